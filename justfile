@@ -1,0 +1,35 @@
+# Everyday commands; CI runs the same ones. `scripts/run` and `scripts/test` work without just.
+
+profile := "checked"
+
+# List the commands
+default:
+    @just --list --unsorted
+
+# Build and start the broker; arguments after -- go to it
+run *args:
+    scripts/run {{args}}
+
+# Run every test, or what the arguments of scripts/test say
+test *args:
+    scripts/test {{args}}
+
+# Formatting, lints with warnings as errors, scripts, licences and duplicates of dependencies
+lint:
+    scripts/test --only fmt --only scripts --only clippy
+    cargo deny --version >/dev/null || cargo install --locked cargo-deny
+    cargo deny --workspace check bans licenses sources
+
+# Undefined behaviour in plugin-abi and the engine, which no test can see otherwise
+miri:
+    rustup toolchain install nightly --profile minimal --component miri
+    # Isolation is off because tests read the clock for their seeds; leaks are errors as always.
+    MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p grapnel-plugin-abi -p grapnel-engine
+
+# The documentation of all crates, with broken links as errors
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps
+
+# Make a new plugin from the template, build it and run its test
+plugin name:
+    scripts/new-plugin {{name}}
