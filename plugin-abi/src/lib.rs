@@ -1,0 +1,206 @@
+//! What the Grapnel broker and its plugins both know, and the SDK for those who write plugins.
+//!
+//! A plugin is a struct (the shared part), an instance per shard, methods, and one macro. This is a whole one; it marks every
+//! message that comes in:
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused};
+//!
+//! #[derive(Clone, serde::Deserialize)]
+//! struct Stamp {
+//!     value: String,
+//! }
+//!
+//! impl Plugin for Stamp {
+//!     type Config = Stamp;
+//!     type Shard = Stamp;
+//!
+//!     fn load(config: Stamp, _host: &Host) -> Result<Stamp, Error> {
+//!         Ok(config)
+//!     }
+//!
+//!     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Stamp, Error> {
+//!         Ok(Stamp::clone(self))
+//!     }
+//! }
+//!
+//! impl Stamp {
+//!     fn publish(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
+//!         message.add_user_property("stamp", &self.value)
+//!     }
+//! }
+//!
+//! grapnel_plugin_abi::plugin!(Stamp { message.publish => Stamp::publish });
+//!
+//! use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
+//!
+//! let mut plugin = testing::load::<Stamp>(r#"{"value": "v1"}"#).expect("it loads");
+//! let mut message = FakeEvent::publish("a/b", b"hello");
+//! assert_eq!(plugin.run(&mut message), Outcome::Continue);
+//! assert_eq!(message.user_properties(), [("stamp".into(), "v1".into())]);
+//! ```
+//!
+//! # Layers
+//!
+//! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only ever grow; [`layout`] is the same as data. [`host`] is
+//! the broker's side of it. Everything at the top of the crate is the SDK; [`testing`] drives a plugin without a broker.
+
+pub mod host;
+pub mod layout;
+pub mod module;
+pub mod point;
+pub mod raw;
+mod sdk;
+pub mod testing;
+pub mod topic;
+
+pub use point::HookPoint;
+pub use sdk::{
+    Action, Authenticate, AuthenticateTicket, Authorize, Connect, Connected, Delivered, Disconnected, Error,
+    Filter, Flow, Host, IntoFlow, Level, NoConfig, Notice, Plugin, Publish, PublishTicket, Reason, Refused,
+    Subscribe, Verdict,
+};
+
+/// What the macros need; nobody else does.
+#[doc(hidden)]
+pub mod __private {
+    pub use abi_stable::library::{__call_root_module_loader, CheckTypeLayout, LibHeader, RootModuleResult};
+
+    pub use crate::module::PluginModuleRef;
+    pub use crate::sdk::{Context, Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
+}
+
+/// Exports a plugin from a `cdylib`: its type, and the methods of its [`Plugin::Shard`] that are called at each hook point.
+///
+/// ```ignore
+/// grapnel_plugin_abi::plugin!(Guard {
+///     client.authenticate => GuardShard::authenticate,
+///     message.publish(priority = 10, deadline_ms = 500) => GuardShard::publish,
+/// });
+/// ```
+///
+/// Name, version and description are those of the package; a `grapnel-` in front of the name is left out. The hook's name,
+/// by which operators and later versions know it, is the method's, or what `name = "…"` says. There can be one plugin in
+/// a library.
+#[macro_export]
+macro_rules! plugin {
+    ($plugin:ty {
+        $($group:ident . $event:ident $(( $($option:ident = $value:expr),* $(,)? ))? => $hook:path),* $(,)?
+    }) => {
+        $crate::__exported!($plugin {
+            $($group . $event $(( $($option = $value),* ))? => $hook,)*
+        });
+
+        const _: () = {
+            fn root_module() -> $crate::__private::PluginModuleRef {
+                $crate::__private::module::<$plugin>()
+            }
+
+            extern "C" fn erased() -> $crate::__private::RootModuleResult {
+                $crate::__private::__call_root_module_loader(root_module)
+            }
+
+            // What `#[abi_stable::export_root_module]` writes, without a dependency of the plugin's on abi_stable.
+            #[unsafe(no_mangle)]
+            #[allow(non_upper_case_globals)]
+            pub static _1as_0lib_1header_0root_bmodule_bloader: $crate::__private::LibHeader = {
+                // SAFETY: `erased` returns what was transmuted from a `PluginModuleRef`.
+                unsafe {
+                    $crate::__private::LibHeader::from_constructor::<$crate::__private::PluginModuleRef>(
+                        erased,
+                        $crate::__private::CheckTypeLayout::Yes,
+                    )
+                }
+            };
+        };
+    };
+}
+
+/// The part of [`plugin!`] that exports no symbol, so that a test can hold several.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! __exported {
+    ($plugin:ty {
+        $($group:ident . $event:ident $(( $($option:ident = $value:expr),* ))? => $hook:path,)*
+    }) => {
+        impl $crate::__private::Exported for $plugin {
+            const NAME: &'static str = $crate::__private::plugin_name(env!("CARGO_PKG_NAME"));
+            const VERSION: &'static str = env!("CARGO_PKG_VERSION");
+            const DESCRIPTION: &'static str = env!("CARGO_PKG_DESCRIPTION");
+            const MOUNTS: &'static [$crate::__private::MountSpec] = &[$({
+                unsafe extern "C" fn hook(
+                    instance: *mut ::core::ffi::c_void,
+                    event: *const $crate::raw::Event,
+                ) -> $crate::raw::Flow {
+                    // SAFETY: the broker calls a hook with an instance of this plugin's, made by its `init_shard`, and
+                    // with an event that is alive during the call.
+                    unsafe {
+                        $crate::__private::run_hook::<<$plugin as $crate::Plugin>::Shard, $crate::__event!($group.$event), _>(
+                            $crate::__point!($group.$event),
+                            instance,
+                            event,
+                            |shard, event| $hook(shard, event),
+                        )
+                    }
+                }
+                $crate::__private::MountSpec::new(
+                    $crate::__point!($group.$event),
+                    $crate::__private::hook_name(stringify!($hook)),
+                    hook,
+                )
+                $($( .$option($value) )*)?
+            }),*];
+        }
+    };
+}
+
+macro_rules! point_macros {
+    ($d:tt $($group:ident.$event:ident: $point:ident, $type:ident;)*) => {
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! __point {
+            $(($group.$event) => { $d crate::HookPoint::$point };)*
+            ($d($d other:tt)*) => {
+                compile_error!(concat!("there is no hook point ", stringify!($d($d other)*)))
+            };
+        }
+
+        #[doc(hidden)]
+        #[macro_export]
+        macro_rules! __event {
+            $(($group.$event) => { $d crate::$type<'_> };)*
+            ($d($d other:tt)*) => { $d crate::Notice<'_> };
+        }
+    };
+}
+
+point_macros! { $
+    client.connect: ClientConnect, Connect;
+    client.authenticate: ClientAuthenticate, Authenticate;
+    client.authorize: ClientAuthorize, Authorize;
+    client.connack: ClientConnack, Notice;
+    client.connected: ClientConnected, Connected;
+    client.disconnected: ClientDisconnected, Disconnected;
+    client.subscribe: ClientSubscribe, Subscribe;
+    client.unsubscribe: ClientUnsubscribe, Notice;
+    session.created: SessionCreated, Notice;
+    session.resumed: SessionResumed, Notice;
+    session.discarded: SessionDiscarded, Notice;
+    session.takenover: SessionTakenover, Notice;
+    session.terminated: SessionTerminated, Notice;
+    session.subscribed: SessionSubscribed, Notice;
+    session.unsubscribed: SessionUnsubscribed, Notice;
+    message.publish: MessagePublish, Publish;
+    message.delivered: MessageDelivered, Delivered;
+    message.acked: MessageAcked, Notice;
+    message.dropped: MessageDropped, Notice;
+    message.retained: MessageRetained, Notice;
+    packet.received: PacketReceived, Notice;
+    packet.sent: PacketSent, Notice;
+    broker.starting: BrokerStarting, Notice;
+    broker.started: BrokerStarted, Notice;
+    broker.stopping: BrokerStopping, Notice;
+    broker.stopped: BrokerStopped, Notice;
+}

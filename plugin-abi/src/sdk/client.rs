@@ -1,0 +1,303 @@
+//! The events about a client: how it comes in, what it may do, and how it leaves.
+
+use std::time::Duration;
+
+use super::error::Refused;
+use super::event::{bytes, client_getters, number, user_property_getters, wrapper};
+use super::reason::Reason;
+use super::ticket::{AuthenticateTicket, deadline_ms};
+use crate::raw::{Change, FLAG_RETAIN, Field};
+
+wrapper! {
+    /// CONNECT was read and nothing is decided yet (`client.connect`). Its properties may be changed, or the client refused.
+    Connect
+}
+
+wrapper! {
+    /// Who is it, and may it come in (`client.authenticate`). A client that nobody answers for comes in only without a user
+    /// name and where the listener allows anonymous ones. A fault denies.
+    Authenticate
+}
+
+wrapper! {
+    /// May the client do this (`client.authorize`): publish to a topic name, subscribe to a topic filter. Unanswered,
+    /// `authorization.no_match` decides. A fault denies. The answer may be remembered for this client and topic.
+    Authorize
+}
+
+wrapper! {
+    /// The client is in: CONNACK with success is on its way (`client.connected`). Nothing can be changed.
+    Connected
+}
+
+wrapper! {
+    /// The connection is about to close (`client.disconnected`). Nothing can be changed.
+    Disconnected
+}
+
+wrapper! {
+    /// An event of a hook point that has no type of its own yet.
+    Notice
+}
+
+/// What a chain has answered so far.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// Nobody has answered.
+    Unanswered,
+    /// Let in, allowed.
+    Allow,
+    /// Refused.
+    Deny,
+}
+
+impl Verdict {
+    pub(super) const ALLOW: u64 = 1;
+    pub(super) const DENY: u64 = 2;
+
+    pub(crate) fn from_number(number: Option<u64>) -> Verdict {
+        match number {
+            Some(Self::ALLOW) => Verdict::Allow,
+            Some(Self::DENY) => Verdict::Deny,
+            _ => Verdict::Unanswered,
+        }
+    }
+}
+
+/// What is authorised.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Publishing to a topic name.
+    Publish,
+    /// Subscribing to a topic filter.
+    Subscribe,
+    /// Receiving a message of a topic name.
+    Deliver,
+    /// Leaving a will for a topic name.
+    Will,
+}
+
+/// Getters of what CONNECT asked for.
+macro_rules! connection_getters {
+    () => {
+        /// Whether the client starts clean.
+        pub fn clean_start(&self) -> bool {
+            self.context.number(Field::CLEAN_START, 0) == Some(1)
+        }
+
+        /// Keep alive, seconds; 0 for none.
+        pub fn keep_alive_s(&self) -> u16 {
+            self.context.number(Field::KEEP_ALIVE_S, 0).unwrap_or(0) as u16
+        }
+
+        /// Session expiry interval, seconds.
+        pub fn session_expiry_s(&self) -> u32 {
+            self.context.number(Field::SESSION_EXPIRY_S, 0).unwrap_or(0) as u32
+        }
+
+        /// How many QoS 1 and 2 messages the client takes unacknowledged.
+        pub fn receive_maximum(&self) -> Option<u16> {
+            self.context.number(Field::RECEIVE_MAXIMUM, 0).map(|maximum| maximum as u16)
+        }
+    };
+}
+
+impl<'a> Connect<'a> {
+    client_getters! {}
+    connection_getters! {}
+    user_property_getters! {}
+
+    fn change(&mut self, change: Change) -> Result<(), Refused> {
+        self.context.change(&change)
+    }
+
+    /// Changes the keep alive; a client of MQTT 5 is told with Server Keep Alive.
+    ///
+    /// # Errors
+    /// [`Refused`] for a value the broker does not grant.
+    pub fn set_keep_alive_s(&mut self, seconds: u16) -> Result<(), Refused> {
+        self.change(number(Field::KEEP_ALIVE_S, u64::from(seconds)))
+    }
+
+    /// Changes the session expiry interval, seconds.
+    ///
+    /// # Errors
+    /// [`Refused`] for a value the broker does not grant.
+    pub fn set_session_expiry_s(&mut self, seconds: u32) -> Result<(), Refused> {
+        self.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)))
+    }
+
+    /// Refuses the client with a reason code and, for MQTT 5, a text.
+    ///
+    /// # Errors
+    /// [`Refused`] for a reason code that CONNACK does not have.
+    pub fn refuse(&mut self, reason: Reason, text: &str) -> Result<(), Refused> {
+        self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
+        if !text.is_empty() {
+            self.change(bytes(Field::REASON_STRING, text.as_bytes()))?;
+        }
+        self.change(number(Field::VERDICT, Verdict::DENY))
+    }
+}
+
+impl<'a> Authenticate<'a> {
+    client_getters! {}
+
+    fn change(&mut self, change: Change) -> Result<(), Refused> {
+        self.context.change(&change)
+    }
+
+    /// The password, if the client gave one.
+    pub fn password(&self) -> Option<&'a [u8]> {
+        self.context.bytes(Field::PASSWORD, 0)
+    }
+
+    /// Authentication method of MQTT 5.
+    pub fn auth_method(&self) -> Option<&'a str> {
+        self.context.text(Field::AUTH_METHOD, 0)
+    }
+
+    /// Authentication data of MQTT 5.
+    pub fn auth_data(&self) -> Option<&'a [u8]> {
+        self.context.bytes(Field::AUTH_DATA, 0)
+    }
+
+    /// What has been answered so far.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::from_number(self.context.number(Field::VERDICT, 0))
+    }
+
+    /// Lets the client in, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn allow(&mut self) -> Result<(), Refused> {
+        self.change(number(Field::VERDICT, Verdict::ALLOW))
+    }
+
+    /// Refuses the client, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    ///
+    /// # Errors
+    /// [`Refused`] for a reason code that CONNACK does not have.
+    pub fn deny(&mut self, reason: Reason) -> Result<(), Refused> {
+        self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
+        self.change(number(Field::VERDICT, Verdict::DENY))
+    }
+
+    /// Makes the client a superuser, who may do everything, or not.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn set_superuser(&mut self, superuser: bool) -> Result<(), Refused> {
+        self.change(number(Field::IS_SUPERUSER, u64::from(superuser)))
+    }
+
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
+    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
+    /// the hook names none. After it, the client is denied.
+    ///
+    /// # Errors
+    /// [`Refused`] where no ticket is left (`tickets_max`).
+    pub fn defer(&mut self, deadline: Duration) -> Result<AuthenticateTicket, Refused> {
+        let ticket = self.context.defer(deadline_ms(deadline))?;
+        Ok(AuthenticateTicket::new(ticket, self.context.host()))
+    }
+}
+
+impl<'a> Authorize<'a> {
+    client_getters! {}
+
+    fn change(&mut self, change: Change) -> Result<(), Refused> {
+        self.context.change(&change)
+    }
+
+    /// What the client wants to do.
+    pub fn action(&self) -> Action {
+        match self.context.event().action {
+            2 => Action::Subscribe,
+            3 => Action::Deliver,
+            4 => Action::Will,
+            _ => Action::Publish,
+        }
+    }
+
+    /// Topic name; at [`Action::Subscribe`] the topic filter, of a shared subscription what stands behind `$share/NAME/`.
+    pub fn topic(&self) -> &'a str {
+        self.context.text_at_hand(Field::TOPIC, self.context.event().topic)
+    }
+
+    /// Quality of service that is asked for, 0 to 2.
+    pub fn qos(&self) -> u8 {
+        self.context.event().qos
+    }
+
+    /// The retain flag of a publish.
+    pub fn retain(&self) -> bool {
+        self.context.event().flags & FLAG_RETAIN != 0
+    }
+
+    /// What has been answered so far.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::from_number(self.context.number(Field::VERDICT, 0))
+    }
+
+    /// Allows it, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn allow(&mut self) -> Result<(), Refused> {
+        self.change(number(Field::VERDICT, Verdict::ALLOW))
+    }
+
+    /// Refuses it, unless a later plugin changes the answer; return [`crate::Flow::Stop`] to have the last word.
+    ///
+    /// # Errors
+    /// [`Refused`] for a reason code that the answering packet does not have.
+    pub fn deny(&mut self, reason: Reason) -> Result<(), Refused> {
+        self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
+        self.change(number(Field::VERDICT, Verdict::DENY))
+    }
+}
+
+impl<'a> Connected<'a> {
+    client_getters! {}
+    connection_getters! {}
+
+    /// When the connection was made, milliseconds since 1970.
+    pub fn connected_at_ms(&self) -> Option<u64> {
+        self.context.number(Field::CONNECTED_AT_MS, 0)
+    }
+}
+
+impl<'a> Disconnected<'a> {
+    client_getters! {}
+
+    /// Why: 0x00 where the client left with DISCONNECT.
+    pub fn reason(&self) -> Reason {
+        Reason(self.context.event().reason_code)
+    }
+
+    /// When the connection was made, milliseconds since 1970.
+    pub fn connected_at_ms(&self) -> Option<u64> {
+        self.context.number(Field::CONNECTED_AT_MS, 0)
+    }
+}
+
+impl<'a> Notice<'a> {
+    client_getters! {}
+
+    /// Number of the hook point, as in [`crate::HookPoint`].
+    pub fn point(&self) -> u16 {
+        self.context.event().point
+    }
+
+    /// Topic name or filter, empty where there is none.
+    pub fn topic(&self) -> &'a str {
+        self.context.text_at_hand(Field::TOPIC, self.context.event().topic)
+    }
+
+    /// Payload of the message, empty where there is none.
+    pub fn payload(&self) -> &'a [u8] {
+        self.context.bytes_at_hand(Field::PAYLOAD, self.context.event().payload)
+    }
+}

@@ -1,0 +1,223 @@
+//! An event as the typed wrappers see it: what is at hand without a call, and the host's accessors for the rest. The wrappers
+//! in `client`, `message` and `filter` are made of it.
+
+use std::cell::Cell;
+
+use super::error::Refused;
+use super::host::Host;
+use crate::raw::{Change, Event, Field, Slice, Status, Ticket, Value};
+
+/// An event while its hook runs. Every view it gives lives until the hook returns, also when what it shows is changed
+/// meanwhile: the host only ever adds to an event.
+#[derive(Debug)]
+pub struct Context<'a> {
+    event: &'a Event,
+    host: Host,
+    /// Bit `n` is set once this hook has changed field `n`: what is at hand is then out of date.
+    changed: Cell<u64>,
+}
+
+impl<'a> Context<'a> {
+    /// # Safety
+    /// `event` must be that of a hook which runs on this thread and does not return during `'a`, and `host` the table of
+    /// the plugin it belongs to.
+    pub(super) unsafe fn new(event: *const Event, host: Host) -> Option<Context<'a>> {
+        // SAFETY: the caller vouches that it is null or alive during 'a.
+        let event = unsafe { event.as_ref() }?;
+        // Every field of this struct has been there since ABI 1.0; a shorter one comes from no broker.
+        (event.size as usize >= size_of::<Event>()).then_some(Context { event, host, changed: Cell::new(0) })
+    }
+
+    pub(super) fn event(&self) -> &'a Event {
+        self.event
+    }
+
+    pub(super) fn host(&self) -> Host {
+        self.host
+    }
+
+    fn value(&self, field: Field, index: u32) -> Option<Value> {
+        let mut value = Value::EMPTY;
+        // SAFETY: this context lives only while its hook runs, on that thread, and `value` is writable.
+        let status = unsafe { (self.host.api().get)(self.event.ctx, field, index, &raw mut value) };
+        (status == Status::OK).then_some(value)
+    }
+
+    pub(super) fn number(&self, field: Field, index: u32) -> Option<u64> {
+        self.value(field, index).map(|value| value.number)
+    }
+
+    pub(super) fn bytes(&self, field: Field, index: u32) -> Option<&'a [u8]> {
+        // SAFETY: the host keeps what it shows alive and unchanged until the hook returns, which is not before 'a ends.
+        self.value(field, index).map(|value| unsafe { value.bytes.bytes() })
+    }
+
+    pub(super) fn text(&self, field: Field, index: u32) -> Option<&'a str> {
+        // SAFETY: as in `bytes`.
+        self.value(field, index).map(|value| unsafe { value.bytes.text() })
+    }
+
+    pub(super) fn pair(&self, field: Field, index: u32) -> Option<(&'a str, &'a str)> {
+        // SAFETY: as in `bytes`.
+        self.value(field, index).map(|value| unsafe { (value.key.text(), value.bytes.text()) })
+    }
+
+    fn is_changed(&self, field: Field) -> bool {
+        self.changed.get() & (1 << field.0) != 0
+    }
+
+    /// A number that is at hand, or the newer one that this hook has set.
+    pub(super) fn number_at_hand(&self, field: Field, at_hand: u64) -> u64 {
+        if self.is_changed(field) { self.number(field, 0).unwrap_or(at_hand) } else { at_hand }
+    }
+
+    /// A view that is at hand, or the newer one that this hook has set.
+    pub(super) fn bytes_at_hand(&self, field: Field, at_hand: Slice) -> &'a [u8] {
+        let newer = if self.is_changed(field) { self.bytes(field, 0) } else { None };
+        // SAFETY: as in `bytes`; what is at hand lives as long as the event.
+        newer.unwrap_or_else(|| unsafe { at_hand.bytes() })
+    }
+
+    /// As `bytes_at_hand`, for text.
+    pub(super) fn text_at_hand(&self, field: Field, at_hand: Slice) -> &'a str {
+        let newer = if self.is_changed(field) { self.text(field, 0) } else { None };
+        // SAFETY: as in `bytes_at_hand`.
+        newer.unwrap_or_else(|| unsafe { at_hand.text() })
+    }
+
+    pub(super) fn change(&mut self, change: &Change) -> Result<(), Refused> {
+        // SAFETY: this context lives only while its hook runs, on that thread, and the host copies during the call.
+        let status = unsafe { (self.host.api().set)(self.event.ctx, change) };
+        if status != Status::OK {
+            return Err(Refused { field: Some(change.field), status });
+        }
+        self.changed.set(self.changed.get() | 1 << (change.field.0 & 63));
+        Ok(())
+    }
+
+    pub(super) fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Refused> {
+        let mut ticket = Ticket(0);
+        // SAFETY: this context lives only while its hook runs, on that thread, and `ticket` is writable.
+        let status = unsafe { (self.host.api().defer)(self.event.ctx, deadline_ms, &raw mut ticket) };
+        if status == Status::OK { Ok(ticket) } else { Err(Refused { field: None, status }) }
+    }
+}
+
+/// A change of a number.
+pub(super) const fn number(field: Field, number: u64) -> Change {
+    Change { field, index: 0, number, bytes: Slice::EMPTY, key: Slice::EMPTY }
+}
+
+/// A change of text or bytes.
+pub(super) const fn bytes(field: Field, bytes: &[u8]) -> Change {
+    Change { field, index: 0, number: 0, bytes: Slice::of(bytes), key: Slice::EMPTY }
+}
+
+/// A change of a pair.
+pub(super) const fn pair(field: Field, index: u32, key: &str, value: &str) -> Change {
+    Change { field, index, number: 0, bytes: Slice::of(value.as_bytes()), key: Slice::of(key.as_bytes()) }
+}
+
+/// The same change of the `index`-th of several.
+pub(super) const fn at(index: u32, change: Change) -> Change {
+    Change { index, ..change }
+}
+
+/// Getters of the client that an event is about.
+macro_rules! client_getters {
+    () => {
+        /// Identifier of the client.
+        pub fn client_id(&self) -> &'a str {
+            // SAFETY: what is at hand lives as long as the event.
+            unsafe { self.context.event().client_id.text() }
+        }
+
+        /// User name of the client, if it gave one.
+        pub fn username(&self) -> Option<&'a str> {
+            let event = self.context.event();
+            // SAFETY: what is at hand lives as long as the event.
+            (event.flags & crate::raw::FLAG_HAS_USERNAME != 0).then(|| unsafe { event.username.text() })
+        }
+
+        /// Whether an authenticator has made it a superuser.
+        pub fn is_superuser(&self) -> bool {
+            self.context.event().flags & crate::raw::FLAG_SUPERUSER != 0
+        }
+
+        /// Protocol level of the client: 3 (MQTT 3.1), 4 (3.1.1) or 5; 0 where there is none.
+        pub fn proto_ver(&self) -> u8 {
+            self.context.event().proto_ver
+        }
+
+        /// Address the client comes from, without the port.
+        pub fn peer_host(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::PEER_HOST, 0)
+        }
+
+        /// Port the client comes from.
+        pub fn peer_port(&self) -> Option<u16> {
+            self.context.number(crate::raw::Field::PEER_PORT, 0).map(|port| port as u16)
+        }
+
+        /// Address and port the client comes from, as `ADDRESS:PORT`.
+        pub fn peer(&self) -> Option<String> {
+            let host = self.peer_host()?;
+            let port = self.peer_port()?;
+            Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
+        }
+
+        /// Name of the listener it came through.
+        pub fn listener(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::LISTENER, 0)
+        }
+
+        /// The shard this runs on.
+        pub fn shard(&self) -> u32 {
+            self.context.event().shard
+        }
+
+        /// Wall clock of the event, milliseconds since 1970.
+        pub fn wall_ms(&self) -> u64 {
+            self.context.event().wall_ms
+        }
+
+        /// The broker.
+        pub fn host(&self) -> crate::Host {
+            self.context.host()
+        }
+    };
+}
+
+/// Getters of the user properties of a packet.
+macro_rules! user_property_getters {
+    () => {
+        /// The user properties, as key and value, in order.
+        pub fn user_properties(&self) -> impl Iterator<Item = (&'a str, &'a str)> {
+            (0..).map_while(|index| self.context.pair(crate::raw::Field::USER_PROPERTY, index))
+        }
+
+        /// The first user property of this key.
+        pub fn user_property(&self, key: &str) -> Option<&'a str> {
+            self.user_properties().find(|(found, _)| *found == key).map(|(_, value)| value)
+        }
+    };
+}
+
+/// The wrapper of a hook point: a struct around a [`Context`].
+macro_rules! wrapper {
+    ($(#[$doc:meta])* $name:ident) => {
+        $(#[$doc])*
+        #[derive(Debug)]
+        pub struct $name<'a> {
+            context: crate::sdk::event::Context<'a>,
+        }
+
+        impl<'a> crate::sdk::export::HookEvent<'a> for $name<'a> {
+            fn over(context: crate::sdk::event::Context<'a>) -> Self {
+                $name { context }
+            }
+        }
+    };
+}
+
+pub(super) use {client_getters, user_property_getters, wrapper};

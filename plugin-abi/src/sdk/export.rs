@@ -1,0 +1,345 @@
+//! The functions that a plugin exports, made from its [`Plugin`] by the `plugin!` macro. This is where Rust ends: every
+//! function catches panics, because an unwind across the ABI would end the broker.
+
+use std::any::Any;
+use std::ffi::c_void;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+
+use abi_stable::prefix_type::PrefixTypeTrait;
+
+use super::config;
+use super::event::Context;
+use super::host::Host;
+use super::{Flow, IntoFlow, Plugin};
+use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
+use crate::point::HookPoint;
+use crate::raw::{self, Event, HookFn, HostApi, Slice, Status};
+
+/// A typed event, made from the one that the broker hands over.
+pub trait HookEvent<'a> {
+    /// The event over its context.
+    fn over(context: Context<'a>) -> Self;
+}
+
+/// One line of the `plugin!` macro.
+#[derive(Clone, Copy, Debug)]
+pub struct MountSpec {
+    point: HookPoint,
+    name: &'static str,
+    hook: HookFn,
+    priority: i32,
+    deadline_ms: u32,
+}
+
+impl MountSpec {
+    /// A function at a hook point, under a name.
+    pub const fn new(point: HookPoint, name: &'static str, hook: HookFn) -> MountSpec {
+        MountSpec { point, name, hook, priority: 0, deadline_ms: 0 }
+    }
+
+    /// Higher runs earlier; 0 unless said otherwise.
+    #[must_use]
+    pub const fn priority(self, priority: i32) -> MountSpec {
+        MountSpec { priority, ..self }
+    }
+
+    /// How long a deferred verdict may take, milliseconds; the operator's default unless said otherwise.
+    #[must_use]
+    pub const fn deadline_ms(self, deadline_ms: u32) -> MountSpec {
+        MountSpec { deadline_ms, ..self }
+    }
+
+    /// The hook's name, where it shall not be the method's.
+    #[must_use]
+    pub const fn name(self, name: &'static str) -> MountSpec {
+        MountSpec { name, ..self }
+    }
+
+    pub(crate) const fn point(&self) -> HookPoint {
+        self.point
+    }
+
+    pub(crate) const fn hook(&self) -> HookFn {
+        self.hook
+    }
+
+    pub(crate) const fn order(&self) -> i32 {
+        self.priority
+    }
+}
+
+/// What the `plugin!` macro says about a plugin.
+pub trait Exported: Plugin {
+    /// The plugin's name.
+    const NAME: &'static str;
+    /// Its version.
+    const VERSION: &'static str;
+    /// One line on what it does.
+    const DESCRIPTION: &'static str;
+    /// Its hooks, in order of mounting.
+    const MOUNTS: &'static [MountSpec];
+}
+
+/// The package's name without the `grapnel-` in front.
+pub const fn plugin_name(package: &'static str) -> &'static str {
+    match package.as_bytes() {
+        [b'g', b'r', b'a', b'p', b'n', b'e', b'l', b'-', _, ..] => package.split_at("grapnel-".len()).1,
+        _ => package,
+    }
+}
+
+/// The last part of a method's path.
+pub const fn hook_name(path: &'static str) -> &'static str {
+    let bytes = path.as_bytes();
+    let mut start = bytes.len();
+    while start > 0 && bytes[start - 1] != b':' && bytes[start - 1] != b' ' {
+        start -= 1;
+    }
+    path.split_at(start).1
+}
+
+/// The shared part as the broker holds it.
+struct Shared<P> {
+    plugin: Arc<P>,
+    host: Host,
+}
+
+/// The instance of a shard as the broker holds it.
+struct Instance<S> {
+    shard: S,
+    host: Host,
+    faults: u64,
+}
+
+/// The table of a plugin.
+pub fn module<P: Exported>() -> PluginModuleRef {
+    let (size, abi_major, abi_minor, abi_hash) = PluginModule::HEAD;
+    PluginModule {
+        size,
+        abi_major,
+        abi_minor,
+        abi_hash,
+        manifest: manifest::<P>,
+        mount: mount::<P>,
+        check_config: check_config::<P>,
+        load: load::<P>,
+        init_shard: init_shard::<P>,
+        drop_shard: drop_shard::<P>,
+        activate: activate::<P>,
+        deactivate: deactivate::<P>,
+        unload: unload::<P>,
+    }
+    .leak_into_prefix()
+}
+
+fn panic_text(payload: Box<dyn Any + Send>) -> String {
+    let text = payload
+        .downcast_ref::<&str>()
+        .map(|text| (*text).to_owned())
+        .or_else(|| payload.downcast_ref::<String>().cloned());
+    // A payload whose own drop panics would unwind into the broker.
+    std::mem::forget(payload);
+    text.unwrap_or_else(|| "without a message".to_owned())
+}
+
+/// Runs a function of the plugin and turns an error or a panic into text for the broker.
+///
+/// # Safety
+/// `error` must be null or point to an [`ErrorText`] of the host's.
+unsafe fn guarded(
+    what: &str,
+    error: *mut ErrorText,
+    function: impl FnOnce() -> Result<(), (Status, String)>,
+) -> Status {
+    let (status, text) = match catch_unwind(AssertUnwindSafe(function)) {
+        Ok(Ok(())) => return Status::OK,
+        Ok(Err(failure)) => failure,
+        Err(payload) => (Status::FAILED, format!("{what} panicked: {}", panic_text(payload))),
+    };
+    // SAFETY: the caller vouches for it.
+    if let Some(error) = unsafe { error.as_mut() } {
+        // SAFETY: the host made it over a buffer of its own, which is alive during the call.
+        unsafe { error.write(&text) };
+    }
+    status
+}
+
+unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
+    // SAFETY: the host passes null or a manifest of its own.
+    let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
+    // All fields of ABI 1.0 have to fit; a smaller one comes from no broker.
+    if (out.size as usize) < size_of::<Manifest>() {
+        return Status::INVALID;
+    }
+    *out = Manifest {
+        name: Slice::of(P::NAME.as_bytes()),
+        version: Slice::of(P::VERSION.as_bytes()),
+        description: Slice::of(P::DESCRIPTION.as_bytes()),
+        sdk: Slice::of(concat!("grapnel-plugin-abi ", env!("CARGO_PKG_VERSION")).as_bytes()),
+        ..Manifest::EMPTY
+    };
+    Status::OK
+}
+
+unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
+    let Some(spec) = P::MOUNTS.get(index as usize) else { return Status::ABSENT };
+    // SAFETY: the host passes null or a mount of its own.
+    let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
+    // All fields of ABI 1.0 have to fit; a smaller one comes from no broker.
+    if (out.size as usize) < size_of::<Mount>() {
+        return Status::INVALID;
+    }
+    *out = Mount {
+        point: spec.point as u16,
+        priority: spec.priority,
+        deadline_ms: spec.deadline_ms,
+        hook: Some(spec.hook),
+        name: Slice::of(spec.name.as_bytes()),
+        ..Mount::EMPTY
+    };
+    Status::OK
+}
+
+unsafe extern "C" fn check_config<P: Exported>(config: Slice, error: *mut ErrorText) -> Status {
+    let check = || {
+        // SAFETY: the host lends the text for the call.
+        let json = unsafe { config.bytes() };
+        config::parse::<P::Config>(json).map(drop).map_err(|text| (Status::INVALID, text))
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("reading the configuration", error, check) }
+}
+
+unsafe extern "C" fn load<P: Exported>(
+    host: *const HostApi,
+    config: Slice,
+    out: *mut *mut c_void,
+    error: *mut ErrorText,
+) -> Status {
+    let load = || {
+        // SAFETY: the host's table is never freed, and null at most by mistake; `out` is writable where it is not null.
+        let (Some(api), Some(out)) = (unsafe { host.as_ref() }, unsafe { out.as_mut() }) else {
+            return Err((Status::INVALID, "the broker passed no host table".to_owned()));
+        };
+        // SAFETY: the host lends the text for the call.
+        let json = unsafe { config.bytes() };
+        let config = config::parse::<P::Config>(json).map_err(|text| (Status::INVALID, text))?;
+        let host = Host::new(api);
+        let plugin = P::load(config, &host).map_err(|error| (Status::FAILED, error.to_string()))?;
+        *out = Box::into_raw(Box::new(Shared { plugin: Arc::new(plugin), host })).cast();
+        Ok(())
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("load", error, load) }
+}
+
+/// # Safety
+/// `plugin` must come from [`load`] of the same `P` and not have gone through [`unload`].
+unsafe fn shared<'a, P: Exported>(plugin: *mut c_void) -> Result<&'a Shared<P>, (Status, String)> {
+    // SAFETY: the caller vouches for it; nothing but `unload` takes it exclusively.
+    unsafe { plugin.cast::<Shared<P>>().as_ref() }
+        .ok_or_else(|| (Status::INVALID, "the broker passed no plugin".to_owned()))
+}
+
+unsafe extern "C" fn init_shard<P: Exported>(
+    plugin: *mut c_void,
+    shard: u32,
+    out: *mut *mut c_void,
+    error: *mut ErrorText,
+) -> Status {
+    let init = || {
+        // SAFETY: the host passes what `load` gave it, before `unload`.
+        let shared = unsafe { shared::<P>(plugin) }?;
+        // SAFETY: `out` is null or writable.
+        let Some(out) = (unsafe { out.as_mut() }) else {
+            return Err((Status::INVALID, "the broker passed no place for the instance".to_owned()));
+        };
+        let instance =
+            shared.plugin.init_shard(shard).map_err(|error| (Status::FAILED, error.to_string()))?;
+        *out = Box::into_raw(Box::new(Instance { shard: instance, host: shared.host, faults: 0 })).cast();
+        Ok(())
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("init_shard", error, init) }
+}
+
+/// Drops what the broker held, and logs instead of unwinding if that panics.
+fn drop_quietly<T>(what: &str, host: Host, value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        host.error(format_args!("{what} panicked: {}", panic_text(payload)));
+    }
+}
+
+unsafe extern "C" fn drop_shard<P: Exported>(instance: *mut c_void) {
+    if !instance.is_null() {
+        // SAFETY: the host passes what `init_shard` gave it, once, on the same thread, after its last hook has returned.
+        let instance = unsafe { Box::from_raw(instance.cast::<Instance<P::Shard>>()) };
+        drop_quietly("dropping a shard's instance", instance.host, instance.shard);
+    }
+}
+
+unsafe extern "C" fn activate<P: Exported>(plugin: *mut c_void, error: *mut ErrorText) -> Status {
+    let activate = || {
+        // SAFETY: the host passes what `load` gave it, before `unload`.
+        let shared = unsafe { shared::<P>(plugin) }?;
+        shared.plugin.activate().map_err(|error| (Status::FAILED, error.to_string()))
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("activate", error, activate) }
+}
+
+unsafe extern "C" fn deactivate<P: Exported>(plugin: *mut c_void) {
+    // SAFETY: the host passes what `load` gave it, before `unload`.
+    if let Ok(shared) = unsafe { shared::<P>(plugin) }
+        && let Err(payload) = catch_unwind(AssertUnwindSafe(|| shared.plugin.deactivate()))
+    {
+        shared.host.error(format_args!("deactivate panicked: {}", panic_text(payload)));
+    }
+}
+
+unsafe extern "C" fn unload<P: Exported>(plugin: *mut c_void) {
+    if !plugin.is_null() {
+        // SAFETY: the host passes what `load` gave it, once, after the last instance has gone.
+        let shared = unsafe { Box::from_raw(plugin.cast::<Shared<P>>()) };
+        drop_quietly("dropping the plugin", shared.host, shared.plugin);
+    }
+}
+
+/// Runs one hook: the body of the function that `plugin!` makes for each.
+///
+/// # Safety
+/// `instance` must come from the `init_shard` of a plugin whose shard type is `S`, `event` from the broker, and both must be
+/// alive and of this thread until the call returns.
+pub unsafe fn run_hook<'a, S: 'static, E: HookEvent<'a>, F: IntoFlow>(
+    point: HookPoint,
+    instance: *mut c_void,
+    event: *const Event,
+    hook: impl FnOnce(&mut S, &mut E) -> F,
+) -> raw::Flow {
+    // SAFETY: the caller vouches for it; no other reference exists while a hook of the instance runs.
+    let Some(instance) = (unsafe { instance.cast::<Instance<S>>().as_mut() }) else {
+        return raw::Flow::FAULT;
+    };
+    // SAFETY: the caller vouches for the event; 'a ends with this call, since the wrapper is a local of it.
+    let Some(context) = (unsafe { Context::new(event, instance.host) }) else { return raw::Flow::FAULT };
+    let shard = &mut instance.shard;
+    let outcome = catch_unwind(AssertUnwindSafe(|| hook(shard, &mut E::over(context)).into_flow()));
+    let problem = match outcome {
+        Ok(Ok(Flow::Continue)) => return raw::Flow::CONTINUE,
+        Ok(Ok(Flow::Stop)) => return raw::Flow::STOP,
+        Ok(Ok(Flow::Defer)) => return raw::Flow::DEFER,
+        Ok(Err(text)) => format!("failed: {text}"),
+        Err(payload) => format!("panicked: {}", panic_text(payload)),
+    };
+    instance.faults += 1;
+    // Nothing logs per packet: the first, second, fourth, eighth … fault do.
+    if instance.faults.is_power_of_two() {
+        instance.host.error(format_args!(
+            "the hook at {} {problem} (fault {})",
+            point.name(),
+            instance.faults
+        ));
+    }
+    raw::Flow::FAULT
+}

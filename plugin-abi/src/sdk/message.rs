@@ -1,0 +1,254 @@
+//! The events that carry a message: a publish that comes in, and a delivery that goes out.
+
+use std::time::Duration;
+
+use super::error::Refused;
+use super::event::{at, bytes, client_getters, number, pair, user_property_getters, wrapper};
+use super::reason::Reason;
+use super::ticket::{PublishTicket, deadline_ms};
+use crate::raw::{APPEND, Change, FLAG_DUP, FLAG_RETAIN, Field};
+
+wrapper! {
+    /// A message came in (`message.publish`). It has been authorised and is routed when the last hook has let it through; its
+    /// acknowledgement waits as long. Called on the publisher's shard, in order of arrival.
+    Publish
+}
+
+wrapper! {
+    /// A message is about to be encoded for one subscriber (`message.delivered`). Called on the subscriber's shard; changes
+    /// reach this subscriber alone.
+    Delivered
+}
+
+macro_rules! message_getters {
+    () => {
+        /// Topic name.
+        pub fn topic(&self) -> &'a str {
+            self.context.text_at_hand(Field::TOPIC, self.context.event().topic)
+        }
+
+        /// Payload.
+        pub fn payload(&self) -> &'a [u8] {
+            self.context.bytes_at_hand(Field::PAYLOAD, self.context.event().payload)
+        }
+
+        /// Quality of service, 0 to 2.
+        pub fn qos(&self) -> u8 {
+            self.context.number_at_hand(Field::QOS, u64::from(self.context.event().qos)) as u8
+        }
+
+        /// The retain flag.
+        pub fn retain(&self) -> bool {
+            let at_hand = u64::from(self.context.event().flags & FLAG_RETAIN != 0);
+            self.context.number_at_hand(Field::RETAIN, at_hand) != 0
+        }
+
+        /// The DUP flag of the packet.
+        pub fn dup(&self) -> bool {
+            self.context.event().flags & FLAG_DUP != 0
+        }
+
+        /// Content type.
+        pub fn content_type(&self) -> Option<&'a str> {
+            self.context.text(Field::CONTENT_TYPE, 0)
+        }
+
+        /// Response topic.
+        pub fn response_topic(&self) -> Option<&'a str> {
+            self.context.text(Field::RESPONSE_TOPIC, 0)
+        }
+
+        /// Correlation data.
+        pub fn correlation_data(&self) -> Option<&'a [u8]> {
+            self.context.bytes(Field::CORRELATION_DATA, 0)
+        }
+
+        /// Message expiry interval, seconds.
+        pub fn message_expiry_s(&self) -> Option<u32> {
+            self.context.number(Field::MESSAGE_EXPIRY_S, 0).map(|seconds| seconds as u32)
+        }
+
+        /// Whether the payload format indicator says that the payload is UTF-8.
+        pub fn payload_is_text(&self) -> bool {
+            self.context.number(Field::PAYLOAD_FORMAT, 0) == Some(1)
+        }
+
+        /// When the message came in, milliseconds since 1970.
+        pub fn timestamp_ms(&self) -> Option<u64> {
+            self.context.number(Field::TIMESTAMP_MS, 0)
+        }
+    };
+}
+
+/// Setters of a message, here and on a ticket; `change` takes what each makes.
+macro_rules! message_setters {
+    ($($out:tt)*) => {
+        /// Replaces the payload.
+        pub fn set_payload(&mut self, payload: &[u8]) $($out)* {
+            self.change(bytes(Field::PAYLOAD, payload))
+        }
+
+        /// Changes the quality of service, 0 to 2.
+        pub fn set_qos(&mut self, qos: u8) $($out)* {
+            self.change(number(Field::QOS, u64::from(qos)))
+        }
+
+        /// Changes the content type.
+        pub fn set_content_type(&mut self, content_type: &str) $($out)* {
+            self.change(bytes(Field::CONTENT_TYPE, content_type.as_bytes()))
+        }
+
+        /// Changes the response topic.
+        pub fn set_response_topic(&mut self, topic: &str) $($out)* {
+            self.change(bytes(Field::RESPONSE_TOPIC, topic.as_bytes()))
+        }
+
+        /// Changes the correlation data.
+        pub fn set_correlation_data(&mut self, data: &[u8]) $($out)* {
+            self.change(bytes(Field::CORRELATION_DATA, data))
+        }
+
+        /// Changes the message expiry interval, seconds.
+        pub fn set_message_expiry_s(&mut self, seconds: u32) $($out)* {
+            self.change(number(Field::MESSAGE_EXPIRY_S, u64::from(seconds)))
+        }
+
+        /// Says with the payload format indicator whether the payload is UTF-8.
+        pub fn set_payload_is_text(&mut self, text: bool) $($out)* {
+            self.change(number(Field::PAYLOAD_FORMAT, u64::from(text)))
+        }
+
+        /// Adds a user property behind those there are.
+        pub fn add_user_property(&mut self, key: &str, value: &str) $($out)* {
+            self.change(pair(Field::USER_PROPERTY, APPEND, key, value))
+        }
+
+        /// Replaces the `index`-th user property.
+        pub fn set_user_property(&mut self, index: u32, key: &str, value: &str) $($out)* {
+            self.change(pair(Field::USER_PROPERTY, index, key, value))
+        }
+
+        /// Takes the `index`-th user property out; those behind it move up.
+        pub fn remove_user_property(&mut self, index: u32) $($out)* {
+            self.change(at(index, number(Field::USER_PROPERTY, 1)))
+        }
+    };
+}
+pub(super) use message_setters;
+
+/// What happens to a published message, as [`Field::DISPOSITION`] has it.
+pub(super) mod disposition {
+    /// Dropped, and acknowledged as if it had been routed.
+    pub const DROP: u64 = 1;
+    /// Refused with a reason code.
+    pub const REJECT: u64 = 2;
+    /// Refused, and the connection is closed.
+    pub const DISCONNECT: u64 = 3;
+    /// Not delivered to this subscriber.
+    pub const VETO: u64 = 1;
+}
+
+/// Setters and verdicts of a publish, here and on its ticket.
+macro_rules! publish_setters {
+    ($($out:tt)*) => {
+        /// Sends the message to another topic name, which is authorised again.
+        pub fn set_topic(&mut self, topic: &str) $($out)* {
+            self.change(bytes(Field::TOPIC, topic.as_bytes()))
+        }
+
+        /// Changes the retain flag.
+        pub fn set_retain(&mut self, retain: bool) $($out)* {
+            self.change(number(Field::RETAIN, u64::from(retain)))
+        }
+    };
+}
+pub(super) use publish_setters;
+
+impl<'a> Publish<'a> {
+    client_getters! {}
+    message_getters! {}
+    user_property_getters! {}
+    message_setters! { -> Result<(), Refused> }
+    publish_setters! { -> Result<(), Refused> }
+
+    fn change(&mut self, change: Change) -> Result<(), Refused> {
+        self.context.change(&change)
+    }
+
+    /// Drops the message; the publisher is told that all is well. Return [`crate::Flow::Stop`] if no later plugin is to
+    /// see it.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn drop_message(&mut self) -> Result<(), Refused> {
+        self.change(number(Field::DISPOSITION, disposition::DROP))
+    }
+
+    /// Refuses the message. A client of MQTT 5 gets the reason code and the text in PUBACK or PUBREC; an older one, and a
+    /// publish of QoS 0, is only dropped. Return [`crate::Flow::Stop`] if no later plugin is to see it.
+    ///
+    /// # Errors
+    /// [`Refused`] for a reason code that is none of a failed publish, or a text that is too long.
+    pub fn reject(&mut self, reason: Reason, text: &str) -> Result<(), Refused> {
+        self.verdict(disposition::REJECT, reason, text)
+    }
+
+    /// Refuses the message and disconnects its publisher with this reason.
+    ///
+    /// # Errors
+    /// As [`Publish::reject`].
+    pub fn disconnect(&mut self, reason: Reason, text: &str) -> Result<(), Refused> {
+        self.verdict(disposition::DISCONNECT, reason, text)
+    }
+
+    fn verdict(&mut self, disposition: u64, reason: Reason, text: &str) -> Result<(), Refused> {
+        self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
+        if !text.is_empty() {
+            self.change(bytes(Field::REASON_STRING, text.as_bytes()))?;
+        }
+        self.change(number(Field::DISPOSITION, disposition))
+    }
+
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
+    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
+    /// the hook names none. After it, it is a fault.
+    ///
+    /// # Errors
+    /// [`Refused`] where no ticket is left (`tickets_max`).
+    pub fn defer(&mut self, deadline: Duration) -> Result<PublishTicket, Refused> {
+        let ticket = self.context.defer(deadline_ms(deadline))?;
+        Ok(PublishTicket::new(ticket, self.context.host()))
+    }
+}
+
+impl<'a> Delivered<'a> {
+    client_getters! {}
+    message_getters! {}
+    user_property_getters! {}
+    message_setters! { -> Result<(), Refused> }
+
+    fn change(&mut self, change: Change) -> Result<(), Refused> {
+        self.context.change(&change)
+    }
+
+    /// Client identifier of the publisher; `None` for a message of the broker's own.
+    pub fn from(&self) -> Option<&'a str> {
+        self.context.text(Field::FROM, 0)
+    }
+
+    /// Delivers under another topic name.
+    ///
+    /// # Errors
+    /// [`Refused`] for an empty topic name or one with a wildcard.
+    pub fn set_topic(&mut self, topic: &str) -> Result<(), Refused> {
+        self.change(bytes(Field::TOPIC, topic.as_bytes()))
+    }
+
+    /// Withholds the message from this subscriber.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn veto(&mut self) -> Result<(), Refused> {
+        self.change(number(Field::DISPOSITION, disposition::VETO))
+    }
+}

@@ -1,0 +1,177 @@
+//! Deferred verdicts: a ticket is taken in a hook, sent to any thread, and completed there once. One that is dropped completes
+//! as a fault, so that no client waits for a thread that has died.
+
+use std::time::Duration;
+
+use super::client::Verdict;
+use super::event::{at, bytes, number, pair};
+use super::host::Host;
+use super::message::{disposition, message_setters, publish_setters};
+use super::reason::Reason;
+use crate::raw::{APPEND, Change, Field, Flow, Slice, Status, Ticket};
+
+/// A deadline in the unit of the ABI; 0 is the operator's default, so that anything longer than nothing is at least 1.
+pub(super) fn deadline_ms(deadline: Duration) -> u32 {
+    u32::try_from(deadline.as_nanos().div_ceil(1_000_000)).unwrap_or(u32::MAX)
+}
+
+#[derive(Debug)]
+struct OwnedChange {
+    field: Field,
+    index: u32,
+    number: u64,
+    bytes: Box<[u8]>,
+    key: Box<[u8]>,
+}
+
+/// What all tickets have in common.
+#[derive(Debug)]
+struct Open {
+    ticket: Ticket,
+    host: Host,
+    changes: Vec<OwnedChange>,
+    done: bool,
+}
+
+impl Open {
+    fn new(ticket: Ticket, host: Host) -> Open {
+        Open { ticket, host, changes: Vec::new(), done: false }
+    }
+
+    fn change(&mut self, change: Change) {
+        // SAFETY: both views were made from borrows that the calling setter still holds.
+        let (bytes, key) = unsafe { (change.bytes.bytes().into(), change.key.bytes().into()) };
+        self.changes.push(OwnedChange {
+            field: change.field,
+            index: change.index,
+            number: change.number,
+            bytes,
+            key,
+        });
+    }
+
+    fn complete(&mut self, flow: Flow) {
+        if std::mem::replace(&mut self.done, true) {
+            return;
+        }
+        let changes: Vec<Change> = self
+            .changes
+            .iter()
+            .map(|change| Change {
+                field: change.field,
+                index: change.index,
+                number: change.number,
+                bytes: Slice::of(&change.bytes),
+                key: Slice::of(&change.key),
+            })
+            .collect();
+        let complete = self.host.api().complete;
+        // SAFETY: `complete` may be called from any thread; `changes` and what they point to live through the call.
+        let status = unsafe { complete(self.ticket, flow, changes.as_ptr(), changes.len()) };
+        if status != Status::OK && status != Status::STALE {
+            self.host.error(format_args!(
+                "the broker did not take a deferred verdict: {status:?}; it counts as a fault"
+            ));
+            // SAFETY: as above, without changes.
+            unsafe { complete(self.ticket, Flow::FAULT, std::ptr::null(), 0) };
+        }
+    }
+}
+
+impl Drop for Open {
+    fn drop(&mut self) {
+        self.complete(Flow::FAULT);
+    }
+}
+
+/// Answers `client.authenticate` later. Send it to any thread; dropped, it denies by the fault policy.
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped is a fault"]
+pub struct AuthenticateTicket(Open);
+
+impl AuthenticateTicket {
+    pub(super) fn new(ticket: Ticket, host: Host) -> AuthenticateTicket {
+        AuthenticateTicket(Open::new(ticket, host))
+    }
+
+    /// Makes the client a superuser, or not, when the ticket is completed.
+    pub fn set_superuser(&mut self, superuser: bool) {
+        self.0.change(number(Field::IS_SUPERUSER, u64::from(superuser)));
+    }
+
+    /// Lets the client in; no later plugin is asked.
+    pub fn allow(mut self) {
+        self.0.change(number(Field::VERDICT, Verdict::ALLOW));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Refuses the client; no later plugin is asked.
+    pub fn deny(mut self, reason: Reason) {
+        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
+        self.0.change(number(Field::VERDICT, Verdict::DENY));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Leaves the answer to the next plugin.
+    pub fn proceed(mut self) {
+        self.0.complete(Flow::CONTINUE);
+    }
+
+    /// Ends the chain with the answer that it had.
+    pub fn stop(mut self) {
+        self.0.complete(Flow::STOP);
+    }
+}
+
+/// Answers `message.publish` later. Send it to any thread; dropped, it counts as a fault.
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped is a fault"]
+pub struct PublishTicket(Open);
+
+impl PublishTicket {
+    message_setters! {}
+    publish_setters! {}
+
+    pub(super) fn new(ticket: Ticket, host: Host) -> PublishTicket {
+        PublishTicket(Open::new(ticket, host))
+    }
+
+    fn change(&mut self, change: Change) {
+        self.0.change(change);
+    }
+
+    /// Lets the message go on to the next plugin, with the changes made here.
+    pub fn proceed(mut self) {
+        self.0.complete(Flow::CONTINUE);
+    }
+
+    /// Lets the message go, with the changes made here; no later plugin sees it.
+    pub fn stop(mut self) {
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Drops the message and acknowledges it; no later plugin sees it.
+    pub fn drop_message(mut self) {
+        self.0.change(number(Field::DISPOSITION, disposition::DROP));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Refuses the message with a reason code and a text; no later plugin sees it.
+    pub fn reject(self, reason: Reason, text: &str) {
+        self.refuse(disposition::REJECT, reason, text);
+    }
+
+    /// Refuses the message and disconnects its publisher.
+    pub fn disconnect(self, reason: Reason, text: &str) {
+        self.refuse(disposition::DISCONNECT, reason, text);
+    }
+
+    fn refuse(mut self, disposition: u64, reason: Reason, text: &str) {
+        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
+        if !text.is_empty() {
+            self.0.change(bytes(Field::REASON_STRING, text.as_bytes()));
+        }
+        self.0.change(number(Field::DISPOSITION, disposition));
+        self.0.complete(Flow::STOP);
+    }
+}

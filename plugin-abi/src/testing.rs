@@ -1,0 +1,242 @@
+//! Drives a plugin's hooks in unit tests, without a broker: [`load`] goes through the very functions that the broker's loader
+//! calls, [`FakeEvent`] stands for what the broker would hand to a hook. No part of this runs in a broker.
+//!
+//! The example in the documentation of the crate shows both.
+
+mod event;
+
+use std::collections::HashMap;
+use std::ffi::c_void;
+use std::marker::PhantomData;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::mpsc::Sender;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+pub use event::FakeEvent;
+
+use crate::host::{self, Entry};
+use crate::module::{ErrorText, PluginModuleRef};
+use crate::raw::{self, Change, HostApi, Slice, Status, Ticket};
+use crate::sdk::{Exported, Level, module};
+
+/// How a run of a chain ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// Every hook of the point went on.
+    Continue,
+    /// A hook ended the chain.
+    Stop,
+    /// A hook answers later: [`FakeEvent::wait`] for it.
+    Deferred,
+    /// A hook failed; none of its changes is left.
+    Fault,
+}
+
+/// Loads a plugin on one shard. `config` is JSON, as in `{"key": "value"}`; empty text stands for `{}`.
+///
+/// # Errors
+/// The sentence that the operator would read.
+pub fn load<P: Exported>(config: &str) -> Result<TestPlugin<P>, String> {
+    load_on(1, config)
+}
+
+/// Loads a plugin on several shards.
+///
+/// # Errors
+/// The sentence that the operator would read.
+pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
+    let handle = NEXT.fetch_add(1, Ordering::Relaxed);
+    let api: &'static HostApi = Box::leak(Box::new(HostApi {
+        log: fake_log,
+        complete: fake_complete,
+        ..host::host_api(handle, shards)
+    }));
+    let table = module::<P>();
+    let mut plugin = TestPlugin {
+        table,
+        handle,
+        shared: std::ptr::null_mut(),
+        shards: Vec::new(),
+        active: false,
+        of: PhantomData,
+    };
+    let config = Slice::of(config.as_bytes());
+    // SAFETY: the text is alive during the call and the error buffer is `with_error`'s.
+    with_error(|error| unsafe { table.check_config()(config, error) })?;
+    // SAFETY: likewise, and the table is leaked.
+    with_error(|error| unsafe { table.load()(api, config, &raw mut plugin.shared, error) })?;
+    for shard in 0..shards {
+        let mut instance = std::ptr::null_mut();
+        // SAFETY: `shared` is what `load` gave; this thread plays the part of every shard.
+        with_error(|error| unsafe { table.init_shard()(plugin.shared, shard, &raw mut instance, error) })?;
+        plugin.shards.push(instance);
+    }
+    // SAFETY: `shared` is what `load` gave.
+    with_error(|error| unsafe { table.activate()(plugin.shared, error) })?;
+    plugin.active = true;
+    Ok(plugin)
+}
+
+fn with_error(call: impl FnOnce(*mut ErrorText) -> Status) -> Result<(), String> {
+    let mut buffer = vec![0; ErrorText::CAPACITY];
+    let mut text = ErrorText::over(&mut buffer);
+    if call(&raw mut text) == Status::OK {
+        return Ok(());
+    }
+    let len = text.len.min(buffer.len());
+    Err(String::from_utf8_lossy(&buffer[..len]).into_owned())
+}
+
+/// A loaded plugin. Dropping it deactivates and unloads it.
+pub struct TestPlugin<P> {
+    table: PluginModuleRef,
+    handle: u64,
+    shared: *mut c_void,
+    shards: Vec<*mut c_void>,
+    active: bool,
+    of: PhantomData<P>,
+}
+
+impl<P> std::fmt::Debug for TestPlugin<P> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "TestPlugin(on {} shards)", self.shards.len())
+    }
+}
+
+impl<P: Exported> TestPlugin<P> {
+    /// Runs every hook that the plugin has at the event's point, as shard 0 would.
+    pub fn run(&mut self, event: &mut FakeEvent) -> Outcome {
+        self.run_on(0, event)
+    }
+
+    /// Runs every hook that the plugin has at the event's point, as this shard would.
+    pub fn run_on(&mut self, shard: u32, event: &mut FakeEvent) -> Outcome {
+        let mut hooks: Vec<_> = P::MOUNTS.iter().filter(|mount| mount.point() == event.point()).collect();
+        hooks.sort_by_key(|mount| std::cmp::Reverse(mount.order()));
+        for mount in hooks {
+            // SAFETY: the code is this test's own, and the instance lives as long as `self`, which stays on its thread.
+            let entry = unsafe { Entry::new(mount.hook(), self.shards[shard as usize]) };
+            match event.call(entry, shard) {
+                raw::Flow::CONTINUE => {}
+                raw::Flow::STOP => return Outcome::Stop,
+                raw::Flow::DEFER => return Outcome::Deferred,
+                _ => return Outcome::Fault,
+            }
+        }
+        Outcome::Continue
+    }
+
+    /// What the plugin has logged so far.
+    pub fn logs(&self) -> Vec<(Level, String)> {
+        registry().logs.get(&self.handle).cloned().unwrap_or_default()
+    }
+}
+
+impl<P> Drop for TestPlugin<P> {
+    fn drop(&mut self) {
+        // SAFETY: each pointer is what the plugin gave, is handed back once and in the order of the contract.
+        unsafe {
+            if self.active {
+                self.table.deactivate()(self.shared);
+            }
+            for instance in self.shards.drain(..) {
+                self.table.drop_shard()(instance);
+            }
+            if !self.shared.is_null() {
+                self.table.unload()(self.shared);
+            }
+        }
+        registry().logs.remove(&self.handle);
+    }
+}
+
+/// A completed ticket, copied out of the call that completed it.
+#[derive(Debug)]
+struct Completed {
+    flow: raw::Flow,
+    changes: Vec<CompletedChange>,
+}
+
+#[derive(Debug)]
+struct CompletedChange {
+    field: raw::Field,
+    index: u32,
+    number: u64,
+    bytes: Vec<u8>,
+    key: Vec<u8>,
+}
+
+#[derive(Default)]
+struct Registry {
+    logs: HashMap<u64, Vec<(Level, String)>>,
+    tickets: HashMap<u64, Sender<Completed>>,
+}
+
+static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);
+static NEXT: AtomicU64 = AtomicU64::new(1);
+
+struct Registered(MutexGuard<'static, Option<Registry>>);
+
+impl std::ops::Deref for Registered {
+    type Target = Registry;
+
+    fn deref(&self) -> &Registry {
+        self.0.as_ref().expect("`registry` has filled it")
+    }
+}
+
+impl std::ops::DerefMut for Registered {
+    fn deref_mut(&mut self) -> &mut Registry {
+        self.0.as_mut().expect("`registry` has filled it")
+    }
+}
+
+fn registry() -> Registered {
+    let mut registry = REGISTRY.lock().unwrap_or_else(PoisonError::into_inner);
+    registry.get_or_insert_default();
+    Registered(registry)
+}
+
+/// A ticket whose completion arrives at `sender`.
+fn open_ticket(sender: Sender<Completed>) -> Ticket {
+    let ticket = NEXT.fetch_add(1, Ordering::Relaxed);
+    registry().tickets.insert(ticket, sender);
+    Ticket(ticket)
+}
+
+unsafe extern "C" fn fake_log(plugin: u64, level: u32, message: Slice) {
+    let level = match level {
+        1 => Level::Error,
+        2 => Level::Warn,
+        3 => Level::Info,
+        4 => Level::Debug,
+        _ => Level::Trace,
+    };
+    // SAFETY: the plugin lends the message for the call.
+    let message = String::from_utf8_lossy(unsafe { message.bytes() }).into_owned();
+    registry().logs.entry(plugin).or_default().push((level, message));
+}
+
+unsafe extern "C" fn fake_complete(
+    ticket: Ticket,
+    flow: raw::Flow,
+    changes: *const Change,
+    count: usize,
+) -> Status {
+    if count > host::COMPLETION_CHANGES_MAX || (changes.is_null() && count > 0) {
+        return Status::INVALID;
+    }
+    let Some(sender) = registry().tickets.remove(&ticket.0) else { return Status::STALE };
+    let changes = (0..count)
+        .map(|at| {
+            // SAFETY: `changes` is not null where `count` is above 0, and the plugin lends that many for the call.
+            let change = unsafe { &*changes.add(at) };
+            // SAFETY: likewise what each points to.
+            let (bytes, key) = unsafe { (change.bytes.bytes().to_vec(), change.key.bytes().to_vec()) };
+            CompletedChange { field: change.field, index: change.index, number: change.number, bytes, key }
+        })
+        .collect();
+    // The test may have dropped the event; then nobody wants the answer.
+    let _ = sender.send(Completed { flow, changes });
+    Status::OK
+}

@@ -1,0 +1,394 @@
+//! An event for unit tests: fields by number, as the broker would show them, with an overlay per hook call.
+
+use std::collections::BTreeMap;
+use std::sync::mpsc::{Receiver, channel};
+use std::time::Duration;
+
+use super::{Completed, CompletedChange, Outcome, open_ticket};
+use crate::host::{Entry, EventAccess, FieldChange, FieldValue};
+use crate::point::HookPoint;
+use crate::raw::{self, APPEND, Event, Field, Flow, Slice, Status, Ticket};
+use crate::sdk::{Action, Reason, Verdict};
+
+#[derive(Clone, Debug)]
+enum Stored {
+    Number(u64),
+    Bytes(Vec<u8>),
+    Pair(Vec<u8>, Vec<u8>),
+}
+
+/// What a hook is called with, and what it made of it. Made for one hook point; setters named `with_…` fill in what the test
+/// needs, getters show what the hooks have changed.
+#[derive(Debug)]
+pub struct FakeEvent {
+    point: HookPoint,
+    proto_ver: u8,
+    fields: BTreeMap<(u32, u32), Stored>,
+    /// What was replaced while a hook ran: it may still hold views of it.
+    replaced: Vec<Stored>,
+    waiting: Option<Receiver<Completed>>,
+}
+
+impl FakeEvent {
+    /// An event of any hook point, of a client named `client` that speaks MQTT 5.
+    pub fn new(point: HookPoint) -> FakeEvent {
+        let fields = BTreeMap::new();
+        let event = FakeEvent { point, proto_ver: 5, fields, replaced: Vec::new(), waiting: None };
+        event
+            .with_text(Field::CLIENT_ID, "client")
+            .with_text(Field::PEER_HOST, "127.0.0.1")
+            .with_number(Field::PEER_PORT, 40_000)
+            .with_text(Field::LISTENER, "default")
+    }
+
+    /// `message.publish` with QoS 0.
+    pub fn publish(topic: &str, payload: &[u8]) -> FakeEvent {
+        FakeEvent::new(HookPoint::MessagePublish)
+            .with_text(Field::TOPIC, topic)
+            .with_bytes(Field::PAYLOAD, payload)
+    }
+
+    /// `message.delivered` with QoS 0, to the client named `client`.
+    pub fn delivered(topic: &str, payload: &[u8]) -> FakeEvent {
+        FakeEvent { point: HookPoint::MessageDelivered, ..FakeEvent::publish(topic, payload) }
+    }
+
+    /// `client.authenticate` with user name and password.
+    pub fn authenticate(username: &str, password: &[u8]) -> FakeEvent {
+        FakeEvent::new(HookPoint::ClientAuthenticate)
+            .with_username(username)
+            .with_bytes(Field::PASSWORD, password)
+    }
+
+    /// `client.authorize`.
+    pub fn authorize(action: Action, topic: &str) -> FakeEvent {
+        let action = match action {
+            Action::Publish => 1,
+            Action::Subscribe => 2,
+            Action::Deliver => 3,
+            Action::Will => 4,
+        };
+        FakeEvent::new(HookPoint::ClientAuthorize)
+            .with_number(Field::ACTION, action)
+            .with_text(Field::TOPIC, topic)
+    }
+
+    /// `client.subscribe` with topic filters and their options bytes.
+    pub fn subscribe(filters: &[(&str, u8)]) -> FakeEvent {
+        let mut event = FakeEvent::new(HookPoint::ClientSubscribe);
+        for (index, (filter, options)) in (0..).zip(filters) {
+            event.put(Field::FILTER, index, Stored::Bytes(filter.as_bytes().to_vec()));
+            event.put(Field::FILTER_OPTIONS, index, Stored::Number(u64::from(*options)));
+        }
+        event
+    }
+
+    /// The client's identifier.
+    #[must_use]
+    pub fn with_client_id(self, client_id: &str) -> FakeEvent {
+        self.with_text(Field::CLIENT_ID, client_id)
+    }
+
+    /// The client's user name.
+    #[must_use]
+    pub fn with_username(self, username: &str) -> FakeEvent {
+        self.with_text(Field::USERNAME, username)
+    }
+
+    /// The protocol level of the client: 3, 4 or 5.
+    #[must_use]
+    pub fn with_proto_ver(mut self, proto_ver: u8) -> FakeEvent {
+        self.proto_ver = proto_ver;
+        self
+    }
+
+    /// Quality of service, 0 to 2.
+    #[must_use]
+    pub fn with_qos(self, qos: u8) -> FakeEvent {
+        self.with_number(Field::QOS, u64::from(qos))
+    }
+
+    /// The retain flag.
+    #[must_use]
+    pub fn with_retain(self, retain: bool) -> FakeEvent {
+        self.with_number(Field::RETAIN, u64::from(retain))
+    }
+
+    /// One more user property.
+    #[must_use]
+    pub fn with_user_property(mut self, key: &str, value: &str) -> FakeEvent {
+        let pair = Stored::Pair(key.as_bytes().to_vec(), value.as_bytes().to_vec());
+        self.put(Field::USER_PROPERTY, self.count(Field::USER_PROPERTY), pair);
+        self
+    }
+
+    /// Any field that is a number or a flag.
+    #[must_use]
+    pub fn with_number(mut self, field: Field, number: u64) -> FakeEvent {
+        self.put(field, 0, Stored::Number(number));
+        self
+    }
+
+    /// Any field that is text.
+    #[must_use]
+    pub fn with_text(self, field: Field, text: &str) -> FakeEvent {
+        self.with_bytes(field, text.as_bytes())
+    }
+
+    /// Any field that is bytes.
+    #[must_use]
+    pub fn with_bytes(mut self, field: Field, bytes: &[u8]) -> FakeEvent {
+        self.put(field, 0, Stored::Bytes(bytes.to_vec()));
+        self
+    }
+
+    /// The hook point it was made for.
+    pub fn point(&self) -> HookPoint {
+        self.point
+    }
+
+    /// The topic name, or the filter at `client.authorize`.
+    pub fn topic(&self) -> &str {
+        self.text(Field::TOPIC, 0).unwrap_or("")
+    }
+
+    /// The payload.
+    pub fn payload(&self) -> &[u8] {
+        self.bytes(Field::PAYLOAD, 0).unwrap_or(&[])
+    }
+
+    /// The quality of service.
+    pub fn qos(&self) -> u8 {
+        self.number(Field::QOS, 0).unwrap_or(0) as u8
+    }
+
+    /// The retain flag.
+    pub fn retain(&self) -> bool {
+        self.number(Field::RETAIN, 0) == Some(1)
+    }
+
+    /// All user properties.
+    pub fn user_properties(&self) -> Vec<(String, String)> {
+        let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+        (0..)
+            .map_while(|index| match self.fields.get(&(Field::USER_PROPERTY.0, index)) {
+                Some(Stored::Pair(key, value)) => Some((text(key), text(value))),
+                _ => None,
+            })
+            .collect()
+    }
+
+    /// The answer of `client.connect`, `client.authenticate` or `client.authorize`.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::from_number(self.number(Field::VERDICT, 0))
+    }
+
+    /// The answer to the `index`-th topic filter of `client.subscribe`.
+    pub fn filter_verdict(&self, index: u32) -> Verdict {
+        Verdict::from_number(self.number(Field::VERDICT, index))
+    }
+
+    /// The `index`-th topic filter of `client.subscribe`.
+    pub fn filter(&self, index: u32) -> Option<&str> {
+        self.text(Field::FILTER, index)
+    }
+
+    /// The reason code of a refusal.
+    pub fn reason(&self) -> Option<Reason> {
+        self.number(Field::REASON_CODE, 0).map(|code| Reason(code as u8))
+    }
+
+    /// The text of a refusal.
+    pub fn reason_text(&self) -> Option<&str> {
+        self.text(Field::REASON_STRING, 0)
+    }
+
+    /// Whether the client was made a superuser.
+    pub fn is_superuser(&self) -> bool {
+        self.number(Field::IS_SUPERUSER, 0) == Some(1)
+    }
+
+    /// Whether the message was dropped (publish) or vetoed (delivered).
+    pub fn is_dropped(&self) -> bool {
+        self.number(Field::DISPOSITION, 0) == Some(1)
+    }
+
+    /// Whether the message was rejected.
+    pub fn is_rejected(&self) -> bool {
+        self.number(Field::DISPOSITION, 0) == Some(2)
+    }
+
+    /// Whether the publisher is to be disconnected.
+    pub fn is_disconnected(&self) -> bool {
+        self.number(Field::DISPOSITION, 0) == Some(3)
+    }
+
+    /// Any field that is a number or a flag.
+    pub fn number(&self, field: Field, index: u32) -> Option<u64> {
+        match self.fields.get(&(field.0, index)) {
+            Some(Stored::Number(number)) => Some(*number),
+            _ => None,
+        }
+    }
+
+    /// Any field that is text.
+    pub fn text(&self, field: Field, index: u32) -> Option<&str> {
+        self.bytes(field, index).and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// Any field that is bytes.
+    pub fn bytes(&self, field: Field, index: u32) -> Option<&[u8]> {
+        match self.fields.get(&(field.0, index)) {
+            Some(Stored::Bytes(bytes)) => Some(bytes),
+            _ => None,
+        }
+    }
+
+    /// Waits until the ticket of a deferred verdict is completed, and applies what came with it. [`Outcome::Fault`] for a
+    /// ticket that was dropped, [`Outcome::Deferred`] if `timeout` has passed.
+    pub fn wait(&mut self, timeout: Duration) -> Outcome {
+        let Some(waiting) = &self.waiting else { return Outcome::Fault };
+        let Ok(completed) = waiting.recv_timeout(timeout) else { return Outcome::Deferred };
+        self.waiting = None;
+        let outcome = match completed.flow {
+            Flow::CONTINUE => Outcome::Continue,
+            Flow::STOP => Outcome::Stop,
+            _ => return Outcome::Fault,
+        };
+        for CompletedChange { field, index, number, bytes, key } in &completed.changes {
+            let change = FieldChange { field: *field, index: *index, number: *number, bytes, key };
+            if self.set(change).is_err() {
+                return Outcome::Fault;
+            }
+        }
+        outcome
+    }
+
+    /// Calls one hook with this event, as a chain would; for tests of whatever makes entries.
+    pub fn call(&mut self, entry: Entry, shard: u32) -> Flow {
+        let before = self.fields.clone();
+        let mut event = self.at_hand(shard);
+        let flow = entry.call(&mut event, self);
+        self.replaced.clear();
+        // As the broker has it: a Defer without a ticket is a fault, and so is a ticket without a Defer.
+        match (flow, self.waiting.is_some()) {
+            (Flow::CONTINUE | Flow::STOP, false) | (Flow::DEFER, true) => flow,
+            _ => {
+                self.waiting = None;
+                self.fields = before;
+                Flow::FAULT
+            }
+        }
+    }
+
+    /// The event's own struct; its views are of `self.fields`, whose values stay where they are until the hook has returned.
+    fn at_hand(&self, shard: u32) -> Event {
+        let view = |field| self.bytes(field, 0).map_or(Slice::EMPTY, Slice::of);
+        let flag = |field, flag| if self.number(field, 0) == Some(1) { flag } else { 0 };
+        let given = |field, flag| if self.bytes(field, 0).is_some() { flag } else { 0 };
+        Event {
+            size: size_of::<Event>() as u32,
+            point: self.point as u16,
+            proto_ver: self.proto_ver,
+            qos: self.qos(),
+            flags: flag(Field::RETAIN, raw::FLAG_RETAIN)
+                | flag(Field::DUP, raw::FLAG_DUP)
+                | flag(Field::IS_SUPERUSER, raw::FLAG_SUPERUSER)
+                | given(Field::USERNAME, raw::FLAG_HAS_USERNAME)
+                | given(Field::PASSWORD, raw::FLAG_HAS_PASSWORD),
+            shard,
+            action: self.number(Field::ACTION, 0).unwrap_or(0) as u8,
+            reason_code: self.number(Field::REASON_CODE, 0).unwrap_or(0) as u8,
+            reserved: 0,
+            reserved2: 0,
+            wall_ms: self.number(Field::TIMESTAMP_MS, 0).unwrap_or(1_000),
+            client_id: view(Field::CLIENT_ID),
+            username: view(Field::USERNAME),
+            topic: view(Field::TOPIC),
+            payload: view(Field::PAYLOAD),
+            ctx: std::ptr::null_mut(),
+        }
+    }
+
+    fn put(&mut self, field: Field, index: u32, value: Stored) {
+        self.replaced.extend(self.fields.insert((field.0, index), value));
+    }
+
+    fn count(&self, field: Field) -> u32 {
+        self.fields.range((field.0, 0)..=(field.0, u32::MAX)).count() as u32
+    }
+
+    fn set_user_property(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
+        let count = self.count(Field::USER_PROPERTY);
+        if change.index != APPEND && change.index >= count {
+            return Err(Status::ABSENT);
+        }
+        if change.number == 1 {
+            if change.index == APPEND {
+                return Err(Status::INVALID);
+            }
+            for index in change.index + 1..count {
+                if let Some(next) = self.fields.remove(&(Field::USER_PROPERTY.0, index)) {
+                    self.put(Field::USER_PROPERTY, index - 1, next);
+                }
+            }
+            self.replaced.extend(self.fields.remove(&(Field::USER_PROPERTY.0, count - 1)));
+            return Ok(());
+        }
+        let index = if change.index == APPEND { count } else { change.index };
+        let pair = Stored::Pair(change.key.to_vec(), change.bytes.to_vec());
+        self.put(Field::USER_PROPERTY, index, pair);
+        Ok(())
+    }
+}
+
+impl EventAccess for FakeEvent {
+    fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
+        match self.fields.get(&(field.0, index)) {
+            Some(Stored::Number(number)) => Ok(FieldValue::Number(*number)),
+            Some(Stored::Bytes(bytes)) => Ok(FieldValue::Bytes(bytes)),
+            Some(Stored::Pair(key, value)) => Ok(FieldValue::Pair(key, value)),
+            None => Err(Status::ABSENT),
+        }
+    }
+
+    fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
+        let FieldChange { field, index, number, bytes, .. } = change;
+        let value = match field {
+            Field::USER_PROPERTY => return self.set_user_property(&change),
+            Field::TOPIC if bytes.is_empty() || bytes.iter().any(|byte| b"+#\0".contains(byte)) => {
+                return Err(Status::INVALID);
+            }
+            Field::FILTER if index >= self.count(Field::FILTER) => return Err(Status::ABSENT),
+            Field::FILTER if bytes.is_empty() => return Err(Status::INVALID),
+            Field::QOS if number > 2 => return Err(Status::INVALID),
+            Field::RETAIN if self.point != HookPoint::MessagePublish => return Err(Status::UNSUPPORTED),
+            Field::REASON_CODE if !(0x80..=0xff).contains(&number) => return Err(Status::INVALID),
+            Field::TOPIC
+            | Field::PAYLOAD
+            | Field::FILTER
+            | Field::REASON_STRING
+            | Field::CONTENT_TYPE
+            | Field::RESPONSE_TOPIC
+            | Field::CORRELATION_DATA => Stored::Bytes(bytes.to_vec()),
+            Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {
+                return Err(Status::UNSUPPORTED);
+            }
+            _ => Stored::Number(number),
+        };
+        self.put(field, index, value);
+        Ok(())
+    }
+
+    fn defer(&mut self, _deadline_ms: u32) -> Result<Ticket, Status> {
+        if !self.point.may_defer() {
+            return Err(Status::UNSUPPORTED);
+        }
+        if self.waiting.is_some() {
+            return Err(Status::WRONG_MOMENT);
+        }
+        let (sender, receiver) = channel();
+        self.waiting = Some(receiver);
+        Ok(open_ticket(sender))
+    }
+}
