@@ -1,0 +1,118 @@
+//! Encoding of deliveries: a message that goes to many sessions is encoded once for each protocol version and option set,
+//! and copied from there with its packet identifier patched in.
+
+use std::num::NonZeroU16;
+
+use crate::codec::{PublishHeader, encode_publish, patch_packet_id};
+use crate::message::MessageView;
+use crate::packet::{QoS, Version};
+
+/// From this size on a payload is referred to instead of copied into each outbound queue, bytes.
+pub const SHARED_PAYLOAD_BYTES: usize = 4096;
+
+/// How a message is to be written for one session.
+#[derive(Clone, Copy, Debug)]
+pub struct Shape<'a> {
+    /// The receiver's version.
+    pub version: Version,
+    /// QoS of the delivery.
+    pub qos: QoS,
+    /// RETAIN of the delivery.
+    pub retain: bool,
+    /// A resend [MQTT-3.3.1-1].
+    pub dup: bool,
+    /// Identifiers of the matching subscriptions.
+    pub subscription_ids: &'a [u32],
+    /// Alias to set or use.
+    pub topic_alias: Option<u16>,
+    /// Whether the alias stands for the topic name already.
+    pub topic_known: bool,
+}
+
+/// An encoded PUBLISH; small payloads are part of it.
+#[derive(Debug, Default)]
+pub struct EncodedFrame {
+    /// The bytes.
+    pub bytes: Vec<u8>,
+    packet_id_at: Option<usize>,
+    /// Bytes of the whole packet, with a payload that is sent by reference. 0 where MQTT cannot express it.
+    pub len: usize,
+    fresh: bool,
+}
+
+impl EncodedFrame {
+    fn encode(&mut self, view: &MessageView<'_>, shape: &Shape<'_>, now_ms: u64) {
+        self.bytes.clear();
+        let payload = view.payload.as_slice();
+        let header = PublishHeader {
+            topic: if shape.topic_known { "" } else { view.topic },
+            qos: shape.qos,
+            retain: shape.retain,
+            dup: shape.dup,
+            packet_id: None,
+            subscription_ids: shape.subscription_ids,
+            topic_alias: shape.topic_alias,
+            message_expiry_s: view.expiry_left_s(now_ms),
+            properties: view.properties,
+            payload_len: payload.len(),
+        };
+        let encoded = encode_publish(&header, shape.version, &mut self.bytes);
+        self.packet_id_at = encoded.packet_id_at;
+        self.len = encoded.len;
+        self.fresh = true;
+        if payload.len() < SHARED_PAYLOAD_BYTES {
+            self.bytes.extend_from_slice(payload);
+        }
+    }
+
+    /// Appends a copy with this packet identifier.
+    #[inline]
+    pub fn copy_to(&self, out: &mut Vec<u8>, packet_id: Option<NonZeroU16>) {
+        let start = out.len();
+        out.extend_from_slice(&self.bytes);
+        if let (Some(at), Some(packet_id)) = (self.packet_id_at, packet_id) {
+            patch_packet_id(out, start + at, packet_id);
+        }
+    }
+}
+
+/// The encodings of the message that is being delivered. Its buffers live as long as the shard.
+#[derive(Debug, Default)]
+pub struct FrameCache {
+    frames: [EncodedFrame; 12],
+    odd: EncodedFrame,
+}
+
+impl FrameCache {
+    /// Another message begins.
+    #[inline]
+    pub fn begin(&mut self) {
+        for frame in &mut self.frames {
+            frame.fresh = false;
+        }
+    }
+
+    /// The message in this shape. `cached` says that it is the message as it was begun; with identifiers, an alias or DUP it is
+    /// encoded anew in any case.
+    pub fn frame(
+        &mut self,
+        view: &MessageView<'_>,
+        shape: &Shape<'_>,
+        cached: bool,
+        now_ms: u64,
+    ) -> &EncodedFrame {
+        let plain = shape.subscription_ids.is_empty() && shape.topic_alias.is_none() && !shape.dup;
+        if !cached || !plain {
+            self.odd.encode(view, shape, now_ms);
+            return &self.odd;
+        }
+        let place = usize::from(shape.version.is_v5()) * 6
+            + usize::from(shape.qos.as_u8()) * 2
+            + usize::from(shape.retain);
+        let frame = &mut self.frames[place];
+        if !frame.fresh {
+            frame.encode(view, shape, now_ms);
+        }
+        frame
+    }
+}

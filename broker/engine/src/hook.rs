@@ -1,0 +1,131 @@
+//! Hook chains: links sorted once, called in one loop. The pipeline runs a chain and turns what it ends with into a verdict;
+//! nothing here knows what a session or a route is.
+
+use std::sync::Arc;
+
+use grapnel_plugin_abi::raw::Status;
+
+mod call;
+pub mod chain;
+pub mod client;
+pub mod message;
+pub mod subscribe;
+pub mod tickets;
+
+pub use call::CallCell;
+pub use grapnel_plugin_abi::host::Entry;
+pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
+
+/// A plugin on this broker, as index and generation: each load or reload has another one. It is what
+/// [`grapnel_plugin_abi::raw::HostApi::plugin`] holds, and it names the plugin in logs and statistics.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct PluginHandle(pub u64);
+
+/// Plugin name and hook name as one number, the same for every version of the plugin: an event that waited through a reload
+/// skips the links it has visited by it.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]
+pub struct LinkIdentity(pub u32);
+
+/// A function of a plugin with its instance on this shard, as the loader mounts it.
+#[derive(Clone, Debug)]
+pub struct Link {
+    /// What is called.
+    pub entry: Entry,
+    /// Whose it is.
+    pub plugin: PluginHandle,
+    /// Stays through reloads.
+    pub identity: LinkIdentity,
+    /// Name of plugin and hook, for people.
+    pub name: Arc<str>,
+    /// Higher runs earlier; equal ones in order of mounting.
+    pub priority: i32,
+    /// How long a deferred verdict may take, milliseconds.
+    pub deadline_ms: u32,
+    /// What a fault or a missed deadline means.
+    pub policy: FaultPolicy,
+}
+
+/// What one link did since its chain was compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkStats {
+    /// Times it was called.
+    pub calls: u64,
+    /// Times it ended the chain.
+    pub stops: u64,
+    /// Times it answered later.
+    pub deferrals: u64,
+    /// Panics, nonsense and missed deadlines.
+    pub faults: u64,
+}
+
+/// The links of one hook point in the order in which they run.
+#[derive(Debug, Default)]
+pub struct Chain {
+    pub(crate) links: Box<[Link]>,
+    pub(crate) stats: Box<[LinkStats]>,
+}
+
+impl Chain {
+    /// The links with what they did, in order.
+    pub fn links(&self) -> impl Iterator<Item = (&Link, &LinkStats)> {
+        self.links.iter().zip(&self.stats)
+    }
+
+    /// Whether nobody is mounted.
+    #[inline]
+    pub fn is_empty(&self) -> bool {
+        self.links.is_empty()
+    }
+}
+
+/// All chains of a shard. Swapped whole between two steps of the shard, never inside one.
+#[derive(Debug)]
+pub struct ChainTable {
+    generation: u64,
+    pub(crate) chains: [Chain; POINTS],
+}
+
+impl ChainTable {
+    /// A table without a link.
+    pub fn empty() -> ChainTable {
+        ChainTable { generation: 0, chains: std::array::from_fn(|_| Chain::default()) }
+    }
+
+    /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted.
+    pub fn compile(generation: u64, links: impl IntoIterator<Item = (HookPoint, Link)>) -> ChainTable {
+        let mut lists: [Vec<Link>; POINTS] = std::array::from_fn(|_| Vec::new());
+        for (point, link) in links {
+            lists[point as usize].push(link);
+        }
+        let chains = lists.map(|mut list| {
+            list.sort_by_key(|link| std::cmp::Reverse(link.priority));
+            let stats = vec![LinkStats::default(); list.len()].into_boxed_slice();
+            Chain { links: list.into_boxed_slice(), stats }
+        });
+        ChainTable { generation, chains }
+    }
+
+    /// The version of the table, as the loader counted it.
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// The chain of a point.
+    #[inline]
+    pub fn chain(&self, point: HookPoint) -> &Chain {
+        &self.chains[point as usize]
+    }
+}
+
+/// Text that a plugin gave.
+fn text(bytes: &[u8]) -> Result<&str, Status> {
+    std::str::from_utf8(bytes).ok().filter(|text| !text.contains('\0')).ok_or(Status::INVALID)
+}
+
+/// Text that fits a string of MQTT (section 1.5.4).
+fn short_text(bytes: &[u8]) -> Result<&str, Status> {
+    if bytes.len() > usize::from(u16::MAX) {
+        return Err(Status::INVALID);
+    }
+    text(bytes)
+}

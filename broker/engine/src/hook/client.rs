@@ -1,0 +1,348 @@
+//! Events about a client: connect, authenticate, authorize, connected, disconnected. What hooks read of the client, and
+//! the accumulator of the points that decide whether it may do something.
+
+use std::net::SocketAddr;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue};
+use grapnel_plugin_abi::raw::{
+    Event, FLAG_DUP, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_RETAIN, FLAG_SUPERUSER, Field, Slice, Status,
+    Ticket,
+};
+
+use super::chain::Fold;
+use super::tickets::TicketDesk;
+use super::{HookPoint, Link};
+use crate::id::ShardId;
+use crate::packet::{Properties, QoS, Version};
+use crate::reason::ReasonCode;
+
+/// What hooks may read of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientView<'a> {
+    /// Client identifier.
+    pub client_id: &'a str,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Password, at authenticate alone.
+    pub password: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
+    /// The host part of `peer` as text.
+    pub peer_host: &'a str,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// Name of the listener.
+    pub listener: &'a str,
+    /// Protocol version.
+    pub version: Version,
+    /// Clean start.
+    pub clean_start: bool,
+    /// Keep alive, seconds.
+    pub keep_alive_s: u16,
+    /// Session expiry interval, seconds.
+    pub expiry_s: u32,
+    /// Receive maximum.
+    pub receive_maximum: u16,
+    /// When the connection was made, milliseconds since 1970.
+    pub connected_at_ms: u64,
+    /// Whether authentication made it a superuser.
+    pub superuser: bool,
+    /// Properties of CONNECT, at connect and authenticate.
+    pub properties: Properties<'a>,
+}
+
+impl<'a> ClientView<'a> {
+    /// Reads one of the client's fields.
+    ///
+    /// # Errors
+    /// UNSUPPORTED where the field is not one of the client's, ABSENT where it has none.
+    pub fn get(&self, field: Field, index: u32) -> Result<FieldValue<'a>, Status> {
+        let text = |value: Option<&'a str>| {
+            value.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
+        };
+        let port = |address: Option<SocketAddr>| {
+            address.map(|address| FieldValue::Number(u64::from(address.port()))).ok_or(Status::ABSENT)
+        };
+        match field {
+            Field::CLIENT_ID => text(Some(self.client_id)),
+            Field::USERNAME => text(self.username),
+            Field::PASSWORD => self.password.map(FieldValue::Bytes).ok_or(Status::ABSENT),
+            Field::PEER_HOST => text(self.peer.map(|_| self.peer_host)),
+            Field::PEER_PORT => port(self.peer),
+            Field::SOCK_PORT => port(self.local),
+            Field::LISTENER => text(Some(self.listener)),
+            Field::PROTO_VER => Ok(FieldValue::Number(u64::from(self.version.level()))),
+            Field::CLEAN_START => Ok(FieldValue::Number(u64::from(self.clean_start))),
+            Field::KEEP_ALIVE_S => Ok(FieldValue::Number(u64::from(self.keep_alive_s))),
+            Field::SESSION_EXPIRY_S => Ok(FieldValue::Number(u64::from(self.expiry_s))),
+            Field::RECEIVE_MAXIMUM => Ok(FieldValue::Number(u64::from(self.receive_maximum))),
+            Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
+            Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
+            Field::AUTH_METHOD => text(self.properties.auth_method()),
+            Field::AUTH_DATA => self.properties.auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
+            Field::USER_PROPERTY => self
+                .properties
+                .user()
+                .nth(index as usize)
+                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
+                .ok_or(Status::ABSENT),
+            _ => Err(Status::UNSUPPORTED),
+        }
+    }
+
+    /// The flags of an event about this client.
+    pub fn flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.superuser {
+            flags |= FLAG_SUPERUSER;
+        }
+        if self.username.is_some() {
+            flags |= FLAG_HAS_USERNAME;
+        }
+        if self.password.is_some() {
+            flags |= FLAG_HAS_PASSWORD;
+        }
+        flags
+    }
+
+    /// An event about this client, with nothing in it but the client.
+    pub fn event(&self, point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
+        Event {
+            size: size_of::<Event>() as u32,
+            point: point as u16,
+            proto_ver: self.version.level(),
+            qos: 0,
+            flags: self.flags(),
+            shard: u32::from(shard.0),
+            action: 0,
+            reason_code: 0,
+            reserved: 0,
+            reserved2: 0,
+            wall_ms,
+            client_id: Slice::of(self.client_id.as_bytes()),
+            username: Slice::of(self.username.unwrap_or("").as_bytes()),
+            topic: Slice::EMPTY,
+            payload: Slice::EMPTY,
+            ctx: std::ptr::null_mut(),
+        }
+    }
+}
+
+/// What a client wants to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Publish to a topic.
+    Publish = 1,
+    /// Subscribe to a filter.
+    Subscribe = 2,
+    /// Get a message.
+    Deliver = 3,
+    /// Leave a will.
+    Will = 4,
+}
+
+/// A request at client.authorize.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What.
+    pub action: Action,
+    /// Topic name or filter.
+    pub topic: &'a str,
+    /// QoS of message or subscription.
+    pub qos: QoS,
+    /// RETAIN of the message.
+    pub retain: bool,
+}
+
+/// Nobody has answered.
+pub const UNANSWERED: u8 = 0;
+/// Allowed.
+pub const ALLOW: u8 = 1;
+/// Refused.
+pub const DENY: u8 = 2;
+
+/// The accumulator of the points that decide about a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientVerdict {
+    /// [`UNANSWERED`], [`ALLOW`] or [`DENY`].
+    pub verdict: u8,
+    /// Reason of a refusal.
+    pub reason: ReasonCode,
+    /// Text of a refusal.
+    pub reason_string: Option<Bytes>,
+    /// Whether the client is a superuser.
+    pub superuser: bool,
+    /// Keep alive, seconds (connect alone).
+    pub keep_alive_s: u16,
+    /// Session expiry, seconds (connect alone).
+    pub expiry_s: u32,
+}
+
+impl ClientVerdict {
+    /// Unanswered; `refusal` is the reason a refusal has that names none.
+    pub fn unanswered(client: &ClientView<'_>, refusal: ReasonCode) -> ClientVerdict {
+        ClientVerdict {
+            verdict: UNANSWERED,
+            reason: refusal,
+            reason_string: None,
+            superuser: client.superuser,
+            keep_alive_s: client.keep_alive_s,
+            expiry_s: client.expiry_s,
+        }
+    }
+
+    /// Takes one change.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value out of its range.
+    pub fn set(&mut self, point: HookPoint, change: &FieldChange<'_>) -> Result<(), Status> {
+        let decides = matches!(
+            point,
+            HookPoint::ClientConnect | HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize
+        );
+        match (change.field, point) {
+            (Field::VERDICT, _) if decides => {
+                self.verdict =
+                    u8::try_from(change.number).ok().filter(|v| *v <= DENY).ok_or(Status::INVALID)?;
+            }
+            (Field::REASON_CODE, _) if decides => {
+                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
+                if !code.is_defined() || !code.is_error() {
+                    return Err(Status::INVALID);
+                }
+                self.reason = code;
+            }
+            (Field::REASON_STRING, _) if decides => {
+                super::text(change.bytes)?;
+                self.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            (Field::IS_SUPERUSER, HookPoint::ClientAuthenticate) => self.superuser = change.number != 0,
+            (Field::KEEP_ALIVE_S, HookPoint::ClientConnect) => {
+                self.keep_alive_s = u16::try_from(change.number).map_err(|_| Status::INVALID)?;
+            }
+            (Field::SESSION_EXPIRY_S, HookPoint::ClientConnect) => {
+                self.expiry_s = u32::try_from(change.number).map_err(|_| Status::INVALID)?;
+            }
+            _ => return Err(Status::UNSUPPORTED),
+        }
+        Ok(())
+    }
+}
+
+/// A client's event on its way along a chain.
+#[derive(Debug)]
+pub struct ClientFold<'a> {
+    point: HookPoint,
+    client: ClientView<'a>,
+    request: Option<Request<'a>>,
+    /// What the links before have left; the chain's answer at the end.
+    pub verdict: ClientVerdict,
+    overlay: Option<ClientVerdict>,
+    /// Reason strings that were replaced during the event: a view a hook took of one stays valid.
+    replaced: Vec<Bytes>,
+    desk: Option<TicketDesk<'a>>,
+}
+
+impl<'a> ClientFold<'a> {
+    /// An event at `point`; a desk lets links defer.
+    pub fn new(
+        point: HookPoint,
+        client: ClientView<'a>,
+        request: Option<Request<'a>>,
+        verdict: ClientVerdict,
+        desk: Option<TicketDesk<'a>>,
+    ) -> ClientFold<'a> {
+        ClientFold { point, client, request, verdict, overlay: None, replaced: Vec::new(), desk }
+    }
+
+    /// The event that goes with it.
+    pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
+        let mut event = self.client.event(self.point, shard, wall_ms);
+        event.reason_code = self.verdict.reason.0;
+        if let Some(request) = &self.request {
+            event.topic = Slice::of(request.topic.as_bytes());
+            event.qos = request.qos.as_u8();
+            event.action = request.action as u8;
+            if request.retain {
+                event.flags |= FLAG_RETAIN;
+            }
+            event.flags &= !FLAG_DUP;
+        }
+        event
+    }
+
+    fn current(&self) -> &ClientVerdict {
+        self.overlay.as_ref().unwrap_or(&self.verdict)
+    }
+}
+
+impl EventAccess for ClientFold<'_> {
+    fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
+        let verdict = self.current();
+        match (field, &self.request) {
+            (Field::VERDICT, _) => Ok(FieldValue::Number(u64::from(verdict.verdict))),
+            (Field::REASON_CODE, _) => Ok(FieldValue::Number(u64::from(verdict.reason.0))),
+            (Field::REASON_STRING, _) => {
+                verdict.reason_string.as_ref().map(|text| FieldValue::Bytes(text)).ok_or(Status::ABSENT)
+            }
+            (Field::IS_SUPERUSER, _) => Ok(FieldValue::Number(u64::from(verdict.superuser))),
+            (Field::KEEP_ALIVE_S, _) => Ok(FieldValue::Number(u64::from(verdict.keep_alive_s))),
+            (Field::SESSION_EXPIRY_S, _) => Ok(FieldValue::Number(u64::from(verdict.expiry_s))),
+            (Field::ACTION, Some(request)) => Ok(FieldValue::Number(request.action as u64)),
+            (Field::TOPIC, Some(request)) => Ok(FieldValue::Bytes(request.topic.as_bytes())),
+            (Field::QOS, Some(request)) => Ok(FieldValue::Number(u64::from(request.qos.as_u8()))),
+            (Field::RETAIN, Some(request)) => Ok(FieldValue::Number(u64::from(request.retain))),
+            _ => self.client.get(field, index),
+        }
+    }
+
+    fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
+        let mut next = self.current().clone();
+        next.set(self.point, &change)?;
+        if let Some(before) = self.overlay.replace(next) {
+            self.replaced.extend(before.reason_string);
+        }
+        Ok(())
+    }
+
+    fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
+        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
+    }
+}
+
+impl Fold for ClientFold<'_> {
+    fn begin(&mut self, link: &Link) {
+        self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.begin(link);
+        }
+    }
+
+    fn commit(&mut self, event: &mut Event) {
+        if let Some(next) = self.overlay.take() {
+            if next.superuser {
+                event.flags |= FLAG_SUPERUSER;
+            } else {
+                event.flags &= !FLAG_SUPERUSER;
+            }
+            event.reason_code = next.reason.0;
+            self.verdict = next;
+        }
+    }
+
+    fn rollback(&mut self) {
+        self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.rollback();
+        }
+    }
+
+    fn ticket(&self) -> Option<Ticket> {
+        self.desk.as_ref().and_then(|desk| desk.taken)
+    }
+
+    fn deny(&mut self) {
+        self.verdict.verdict = DENY;
+    }
+}

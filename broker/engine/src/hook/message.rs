@@ -1,0 +1,416 @@
+//! Events about a message: publish and delivered. The accumulator is the message; what a link changes lies in a draft over
+//! it, so that a message nobody changes is never copied.
+
+use std::num::NonZeroU32;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue};
+use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, Field, Slice, Status, Ticket};
+use smallvec::SmallVec;
+
+use super::chain::Fold;
+use super::client::ClientView;
+use super::tickets::TicketDesk;
+use super::{HookPoint, Link};
+use crate::id::ShardId;
+use crate::message::{Message, MessageView, Payload};
+use crate::packet::{Properties, Property, PropertyId, QoS, push_property};
+use crate::reason::ReasonCode;
+use crate::topic;
+
+/// What is to become of a message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Disposition {
+    /// Route it; deliver it.
+    #[default]
+    Pass,
+    /// Drop it and acknowledge; veto the delivery.
+    Drop,
+    /// Reject it with the reason.
+    Reject,
+    /// Disconnect its sender with the reason.
+    Disconnect,
+}
+
+/// Changes of a message; what is `None` is as it was.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Draft {
+    /// New topic name.
+    pub topic: Option<Bytes>,
+    /// New payload.
+    pub payload: Option<Bytes>,
+    /// New QoS.
+    pub qos: Option<QoS>,
+    /// New RETAIN.
+    pub retain: Option<bool>,
+    /// New encoded properties.
+    pub properties: Option<Bytes>,
+    /// New message expiry interval, seconds; it is in `properties` too.
+    pub expiry_s: Option<NonZeroU32>,
+    /// What becomes of the message.
+    pub disposition: Disposition,
+    /// With which reason.
+    pub reason: Option<ReasonCode>,
+    /// And text.
+    pub reason_string: Option<Bytes>,
+}
+
+impl Draft {
+    /// Whether the message itself is as it was.
+    pub fn leaves_message(&self) -> bool {
+        self.topic.is_none()
+            && self.payload.is_none()
+            && self.qos.is_none()
+            && self.retain.is_none()
+            && self.properties.is_none()
+    }
+
+    /// The topic as text; it was checked when it was set.
+    pub fn topic_text(&self) -> Option<&str> {
+        self.topic.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok())
+    }
+
+    /// The message with the changes.
+    pub fn view<'a>(&'a self, base: MessageView<'a>, now_ms: u64) -> MessageView<'a> {
+        MessageView {
+            topic: self.topic_text().unwrap_or(base.topic),
+            payload: self.payload.as_ref().map_or(base.payload, Payload::Shared),
+            properties: self.properties.as_deref().unwrap_or(base.properties),
+            qos: self.qos.unwrap_or(base.qos),
+            retain: self.retain.unwrap_or(base.retain),
+            expires_at_ms: self
+                .expiry_s
+                .map_or(base.expires_at_ms, |s| Some(now_ms + u64::from(s.get()) * 1000)),
+            ..base
+        }
+    }
+
+    /// Makes the changes part of an owned message, and leaves only what becomes of it.
+    pub fn apply(&mut self, message: &mut Message, now_ms: u64) {
+        if let Some(topic) = self.topic_text() {
+            message.topic = topic.into();
+        }
+        self.topic = None;
+        if let Some(payload) = self.payload.take() {
+            message.payload = payload;
+        }
+        if let Some(properties) = self.properties.take() {
+            message.properties = properties.as_ref().into();
+        }
+        message.qos = self.qos.take().unwrap_or(message.qos);
+        message.retain = self.retain.take().unwrap_or(message.retain);
+        if let Some(expiry_s) = self.expiry_s.take() {
+            message.expires_at_ms = Some(now_ms + u64::from(expiry_s.get()) * 1000);
+        }
+    }
+}
+
+/// A message's event on its way along a chain.
+#[derive(Debug)]
+pub struct MessageFold<'a> {
+    point: HookPoint,
+    client: ClientView<'a>,
+    base: MessageView<'a>,
+    topic_bytes_max: usize,
+    now_ms: u64,
+    /// What the links before have left; the chain's answer at the end.
+    pub draft: Draft,
+    overlay: Option<Draft>,
+    /// What was replaced during the event: a view a hook took of it stays valid.
+    replaced: SmallVec<[Bytes; 2]>,
+    desk: Option<TicketDesk<'a>>,
+}
+
+impl<'a> MessageFold<'a> {
+    /// An event at `point` about a message of, or for, a client; a desk lets links defer.
+    pub fn new(
+        point: HookPoint,
+        client: ClientView<'a>,
+        base: MessageView<'a>,
+        draft: Draft,
+        limits: (usize, u64),
+        desk: Option<TicketDesk<'a>>,
+    ) -> MessageFold<'a> {
+        let (topic_bytes_max, now_ms) = limits;
+        MessageFold {
+            point,
+            client,
+            base,
+            topic_bytes_max,
+            now_ms,
+            draft,
+            overlay: None,
+            replaced: SmallVec::new(),
+            desk,
+        }
+    }
+
+    /// The event that goes with it.
+    pub fn event(&self, shard: ShardId, wall_ms: u64, dup: bool) -> Event {
+        let mut event = self.client.event(self.point, shard, wall_ms);
+        self.show(&mut event);
+        if dup {
+            event.flags |= FLAG_DUP;
+        }
+        event
+    }
+
+    fn show(&self, event: &mut Event) {
+        let view = self.draft.view(self.base, self.now_ms);
+        event.topic = Slice::of(view.topic.as_bytes());
+        event.payload = Slice::of(view.payload.as_slice());
+        event.qos = view.qos.as_u8();
+        event.flags = if view.retain { event.flags | FLAG_RETAIN } else { event.flags & !FLAG_RETAIN };
+    }
+
+    fn current(&self) -> &Draft {
+        self.overlay.as_ref().unwrap_or(&self.draft)
+    }
+
+    fn properties(&self) -> Properties<'_> {
+        Properties::from_encoded(self.current().properties.as_deref().unwrap_or(self.base.properties))
+    }
+
+    /// Takes one change into the overlay; also for changes that come with a completion.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for what cannot be changed here, INVALID for a value that no message may have.
+    pub fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
+        let mut next = self.current().clone();
+        match change.field {
+            Field::TOPIC => {
+                let name = super::text(change.bytes)?;
+                let valid = name.len() <= self.topic_bytes_max && topic::validate_name(name).is_ok();
+                if !valid {
+                    return Err(Status::INVALID);
+                }
+                next.topic = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            Field::PAYLOAD => {
+                if change.bytes.len() > crate::packet::PACKET_BYTES_MAX as usize / 2 {
+                    return Err(Status::INVALID);
+                }
+                next.payload = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            Field::QOS => {
+                let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
+                next.qos = Some(qos);
+            }
+            Field::RETAIN if self.point == HookPoint::MessagePublish => {
+                next.retain = Some(change.number != 0)
+            }
+            Field::DISPOSITION => next.disposition = self.disposition(change.number)?,
+            Field::REASON_CODE if self.point == HookPoint::MessagePublish => {
+                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
+                if !code.is_defined() || !code.is_error() {
+                    return Err(Status::INVALID);
+                }
+                next.reason = Some(code);
+            }
+            Field::REASON_STRING if self.point == HookPoint::MessagePublish => {
+                super::text(change.bytes)?;
+                next.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            Field::USER_PROPERTY
+            | Field::CONTENT_TYPE
+            | Field::RESPONSE_TOPIC
+            | Field::CORRELATION_DATA
+            | Field::MESSAGE_EXPIRY_S
+            | Field::PAYLOAD_FORMAT => {
+                let encoded = changed_properties(self.properties(), change)?;
+                if change.field == Field::MESSAGE_EXPIRY_S {
+                    next.expiry_s = NonZeroU32::new(u32::try_from(change.number).unwrap_or(0));
+                }
+                next.properties = Some(encoded);
+            }
+            _ => return Err(Status::UNSUPPORTED),
+        }
+        if let Some(before) = self.overlay.replace(next) {
+            let parts = [before.topic, before.payload, before.properties, before.reason_string];
+            self.replaced.extend(parts.into_iter().flatten());
+        }
+        Ok(())
+    }
+
+    fn disposition(&self, number: u64) -> Result<Disposition, Status> {
+        match (number, self.point) {
+            (0, _) => Ok(Disposition::Pass),
+            (1, _) => Ok(Disposition::Drop),
+            (2, HookPoint::MessagePublish) => Ok(Disposition::Reject),
+            (3, HookPoint::MessagePublish) => Ok(Disposition::Disconnect),
+            _ => Err(Status::INVALID),
+        }
+    }
+
+    /// Keeps the overlay, for changes that came with a completion.
+    pub fn keep(&mut self) {
+        if let Some(next) = self.overlay.take() {
+            self.replaced.extend(
+                [self.draft.topic.take(), self.draft.payload.take(), self.draft.properties.take()]
+                    .into_iter()
+                    .flatten(),
+            );
+            self.draft = next;
+        }
+    }
+}
+
+/// Bytes of properties a plugin may give a message.
+const PROPERTIES_BYTES_MAX: usize = 1 << 20;
+
+/// The encoded properties with one changed, added or taken out.
+fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
+    let mut out = Vec::with_capacity(before.as_bytes().len() + change.bytes.len() + change.key.len() + 8);
+    let gone = change.number == 1 && change.bytes.is_empty() && change.key.is_empty();
+    let (id, property) = match change.field {
+        Field::USER_PROPERTY => {
+            let (key, value) = (super::short_text(change.key)?, super::short_text(change.bytes)?);
+            (PropertyId::User, Property::User(key, value))
+        }
+        Field::CONTENT_TYPE => {
+            (PropertyId::ContentType, Property::ContentType(super::short_text(change.bytes)?))
+        }
+        Field::RESPONSE_TOPIC => {
+            let name = super::short_text(change.bytes)?;
+            if !gone && topic::validate_name(name).is_err() {
+                return Err(Status::INVALID);
+            }
+            (PropertyId::ResponseTopic, Property::ResponseTopic(name))
+        }
+        Field::CORRELATION_DATA if change.bytes.len() <= usize::from(u16::MAX) => {
+            (PropertyId::CorrelationData, Property::CorrelationData(change.bytes))
+        }
+        Field::MESSAGE_EXPIRY_S => {
+            let seconds = u32::try_from(change.number).ok().filter(|s| *s > 0).ok_or(Status::INVALID)?;
+            (PropertyId::MessageExpiry, Property::MessageExpiry(seconds))
+        }
+        Field::PAYLOAD_FORMAT if change.number <= 1 => {
+            (PropertyId::PayloadFormat, Property::PayloadFormat(change.number as u8))
+        }
+        _ => return Err(Status::INVALID),
+    };
+    let numeric = matches!(change.field, Field::MESSAGE_EXPIRY_S | Field::PAYLOAD_FORMAT);
+    let gone = gone && !numeric;
+    let mut index = 0;
+    let mut placed = false;
+    for old in before.iter() {
+        if old.id() != id {
+            push_property(&mut out, old);
+            continue;
+        }
+        let hit = id != PropertyId::User || change.index == index;
+        index += 1;
+        if !hit {
+            push_property(&mut out, old);
+        } else if !gone {
+            push_property(&mut out, property);
+        }
+        placed |= hit;
+    }
+    if !placed {
+        if gone {
+            return Err(Status::ABSENT);
+        }
+        if id == PropertyId::User && change.index != APPEND && change.index != index {
+            return Err(Status::ABSENT);
+        }
+        push_property(&mut out, property);
+    }
+    if out.len() > PROPERTIES_BYTES_MAX {
+        return Err(Status::FULL);
+    }
+    Ok(Bytes::from(out))
+}
+
+impl EventAccess for MessageFold<'_> {
+    fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
+        let draft = self.current();
+        let view = draft.view(self.base, self.now_ms);
+        let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
+        match field {
+            Field::TOPIC => {
+                Ok(FieldValue::Bytes(draft.topic.as_deref().unwrap_or(self.base.topic.as_bytes())))
+            }
+            Field::PAYLOAD => {
+                Ok(FieldValue::Bytes(draft.payload.as_deref().unwrap_or(self.base.payload.as_slice())))
+            }
+            Field::QOS => number(Some(u64::from(view.qos.as_u8()))),
+            Field::RETAIN => number(Some(u64::from(view.retain))),
+            Field::FROM => Ok(FieldValue::Bytes(self.base.from.as_bytes())),
+            Field::TIMESTAMP_MS => number(Some(self.base.wall_ms)),
+            Field::DISPOSITION => number(Some(draft.disposition as u64)),
+            Field::REASON_CODE => number(draft.reason.map(|reason| u64::from(reason.0))),
+            Field::REASON_STRING => {
+                draft.reason_string.as_deref().map(FieldValue::Bytes).ok_or(Status::ABSENT)
+            }
+            Field::CONTENT_TYPE => self
+                .properties()
+                .content_type()
+                .map(|v| FieldValue::Bytes(v.as_bytes()))
+                .ok_or(Status::ABSENT),
+            Field::RESPONSE_TOPIC => self
+                .properties()
+                .response_topic()
+                .map(|v| FieldValue::Bytes(v.as_bytes()))
+                .ok_or(Status::ABSENT),
+            Field::CORRELATION_DATA => {
+                self.properties().correlation_data().map(FieldValue::Bytes).ok_or(Status::ABSENT)
+            }
+            Field::MESSAGE_EXPIRY_S => number(view.expiry_left_s(self.now_ms).map(u64::from)),
+            Field::PAYLOAD_FORMAT => number(self.properties().payload_format().map(u64::from)),
+            Field::USER_PROPERTY => self
+                .properties()
+                .user()
+                .nth(index as usize)
+                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
+                .ok_or(Status::ABSENT),
+            _ => self.client.get(field, index),
+        }
+    }
+
+    fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
+        self.change(&change)
+    }
+
+    fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
+        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
+    }
+}
+
+impl Fold for MessageFold<'_> {
+    #[inline]
+    fn begin(&mut self, link: &Link) {
+        self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.begin(link);
+        }
+    }
+
+    #[inline]
+    fn commit(&mut self, event: &mut Event) {
+        if self.overlay.is_some() {
+            self.keep();
+            self.show(event);
+        }
+    }
+
+    fn rollback(&mut self) {
+        self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.rollback();
+        }
+    }
+
+    #[inline]
+    fn ticket(&self) -> Option<Ticket> {
+        self.desk.as_ref().and_then(|desk| desk.taken)
+    }
+
+    fn deny(&mut self) {
+        self.draft = Draft {
+            disposition: Disposition::Reject,
+            reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
+            ..Draft::default()
+        };
+    }
+}

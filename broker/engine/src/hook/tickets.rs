@@ -1,0 +1,192 @@
+//! Tickets of deferred verdicts: a fixed table per shard, so that completing one never allocates and a late or doubled
+//! completion meets another generation. A ticket's number is shard (8 bits), generation (32), place (24).
+
+use grapnel_plugin_abi::raw::{Status, Ticket};
+
+use super::{FaultPolicy, LinkIdentity, PluginHandle};
+use crate::id::{ConnKey, SessionKey, ShardId};
+
+/// What waits for a ticket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Waiter {
+    /// A CONNECT at client.authenticate.
+    Authenticate(ConnKey),
+    /// A publish in the slot with this number.
+    Publish(SessionKey, u64),
+}
+
+/// An open ticket.
+#[derive(Clone, Copy, Debug)]
+pub struct OpenTicket {
+    /// Who waits.
+    pub waiter: Waiter,
+    /// Which link deferred.
+    pub link: LinkIdentity,
+    /// Whose link it is.
+    pub plugin: PluginHandle,
+    /// What a missed deadline means.
+    pub policy: FaultPolicy,
+    /// Monotonic milliseconds.
+    pub deadline_ms: u64,
+}
+
+/// The tickets of a shard.
+#[derive(Debug)]
+pub struct Tickets {
+    shard: ShardId,
+    places: Vec<(u32, Option<OpenTicket>)>,
+    free: Vec<u32>,
+    max: usize,
+    open: usize,
+}
+
+impl Tickets {
+    /// At most `max` open at a time.
+    pub fn new(shard: ShardId, max: u64) -> Tickets {
+        let max = usize::try_from(max).unwrap_or(usize::MAX).min((1 << 24) - 1);
+        Tickets { shard, places: Vec::new(), free: Vec::new(), max, open: 0 }
+    }
+
+    /// How many are open.
+    pub fn open(&self) -> usize {
+        self.open
+    }
+
+    /// Opens one.
+    ///
+    /// # Errors
+    /// [`Status::FULL`] when `tickets_max` are open.
+    pub fn take(&mut self, ticket: OpenTicket) -> Result<Ticket, Status> {
+        let place = match self.free.pop() {
+            Some(place) => place,
+            None if self.places.len() < self.max => {
+                self.places.push((0, None));
+                (self.places.len() - 1) as u32
+            }
+            None => return Err(Status::FULL),
+        };
+        let entry = &mut self.places[place as usize];
+        entry.0 = entry.0.wrapping_add(1).max(1);
+        entry.1 = Some(ticket);
+        self.open += 1;
+        Ok(self.number(place, entry_generation(&self.places, place)))
+    }
+
+    /// Closes one and says what waited for it; `None` for a ticket that is closed already.
+    pub fn close(&mut self, ticket: Ticket) -> Option<OpenTicket> {
+        let place = (ticket.0 & 0x00FF_FFFF) as usize;
+        let generation = (ticket.0 >> 24) as u32;
+        let entry = self.places.get_mut(place)?;
+        if entry.0 != generation {
+            return None;
+        }
+        let open = entry.1.take()?;
+        self.free.push(place as u32);
+        self.open -= 1;
+        Some(open)
+    }
+
+    /// Looks at one without closing it.
+    pub fn get(&self, ticket: Ticket) -> Option<&OpenTicket> {
+        let entry = self.places.get((ticket.0 & 0x00FF_FFFF) as usize)?;
+        (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_ref()).flatten()
+    }
+
+    fn number(&self, place: u32, generation: u32) -> Ticket {
+        Ticket(u64::from(self.shard.0) << 56 | u64::from(generation) << 24 | u64::from(place))
+    }
+}
+
+fn entry_generation(places: &[(u32, Option<OpenTicket>)], place: u32) -> u32 {
+    places[place as usize].0
+}
+
+/// What a fold needs to hand out a ticket to the running link.
+#[derive(Debug)]
+pub struct TicketDesk<'a> {
+    /// The shard's tickets.
+    pub tickets: &'a mut Tickets,
+    /// Who will wait.
+    pub waiter: Waiter,
+    /// Monotonic time of the event.
+    pub now_ms: u64,
+    /// The running link.
+    pub link: Option<(LinkIdentity, PluginHandle, FaultPolicy, u32)>,
+    /// What it has taken.
+    pub taken: Option<Ticket>,
+}
+
+impl<'a> TicketDesk<'a> {
+    /// A desk for one event.
+    pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketDesk<'a> {
+        TicketDesk { tickets, waiter, now_ms, link: None, taken: None }
+    }
+
+    /// The running link changes.
+    pub fn begin(&mut self, link: &super::Link) {
+        self.link = Some((link.identity, link.plugin, link.policy, link.deadline_ms));
+        self.taken = None;
+    }
+
+    /// One ticket per call; the deadline is the plugin's wish, at most what the operator allows the link.
+    ///
+    /// # Errors
+    /// [`Status::WRONG_MOMENT`] for a second ticket, [`Status::FULL`] when none is left.
+    pub fn take(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
+        let Some((link, plugin, policy, allowed_ms)) = self.link else { return Err(Status::WRONG_MOMENT) };
+        if self.taken.is_some() {
+            return Err(Status::WRONG_MOMENT);
+        }
+        let wait_ms = if deadline_ms == 0 { allowed_ms } else { deadline_ms.min(allowed_ms) };
+        let deadline_ms = self.now_ms + u64::from(wait_ms);
+        let ticket =
+            self.tickets.take(OpenTicket { waiter: self.waiter, link, plugin, policy, deadline_ms })?;
+        self.taken = Some(ticket);
+        Ok(ticket)
+    }
+
+    /// The running link failed: what it took is closed.
+    pub fn rollback(&mut self) {
+        if let Some(ticket) = self.taken.take() {
+            self.tickets.close(ticket);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn open() -> OpenTicket {
+        OpenTicket {
+            waiter: Waiter::Authenticate(ConnKey { index: 1, generation: 1 }),
+            link: LinkIdentity(1),
+            plugin: PluginHandle(1),
+            policy: FaultPolicy::Deny,
+            deadline_ms: 5,
+        }
+    }
+
+    #[test]
+    fn a_ticket_closes_once() {
+        let mut tickets = Tickets::new(ShardId(3), 10);
+        let ticket = tickets.take(open()).unwrap();
+        assert_eq!(ticket.0 >> 56, 3);
+        assert!(tickets.close(ticket).is_some());
+        assert!(tickets.close(ticket).is_none());
+        let again = tickets.take(open()).unwrap();
+        assert_ne!(again, ticket, "the place is reused under another generation");
+        assert!(tickets.get(ticket).is_none());
+    }
+
+    #[test]
+    fn the_table_is_bounded() {
+        let mut tickets = Tickets::new(ShardId(0), 2);
+        let first = tickets.take(open()).unwrap();
+        tickets.take(open()).unwrap();
+        assert_eq!(tickets.take(open()), Err(Status::FULL));
+        tickets.close(first);
+        assert!(tickets.take(open()).is_ok());
+    }
+}

@@ -1,0 +1,200 @@
+//! Small keys that everything in the engine passes around: shards, sets of shards, slab keys with a generation.
+//! A key never borrows what it names, so the shell may hold one across an await.
+
+use std::fmt;
+
+/// Most shards a broker may have: what a [`ShardSet`] can name.
+pub const SHARDS_MAX: usize = 64;
+
+/// One pinned executor and all that it owns, 0 to 63.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, Default)]
+pub struct ShardId(pub u8);
+
+impl ShardId {
+    /// The shard as an index into a table of shards.
+    pub const fn index(self) -> usize {
+        self.0 as usize
+    }
+}
+
+impl fmt::Display for ShardId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}", self.0)
+    }
+}
+
+/// Which shards want something; a bit for each.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Hash)]
+pub struct ShardSet(pub u64);
+
+impl ShardSet {
+    /// No shard.
+    pub const EMPTY: ShardSet = ShardSet(0);
+
+    /// Shards 0 to `count` − 1 (`count` at most 64).
+    pub const fn all(count: usize) -> ShardSet {
+        if count >= 64 { ShardSet(u64::MAX) } else { ShardSet((1 << count) - 1) }
+    }
+
+    /// Adds a shard.
+    pub const fn insert(&mut self, shard: ShardId) {
+        self.0 |= 1 << (shard.0 & 63);
+    }
+
+    /// Takes a shard out.
+    pub const fn remove(&mut self, shard: ShardId) {
+        self.0 &= !(1 << (shard.0 & 63));
+    }
+
+    /// Whether the shard is in the set.
+    pub const fn contains(self, shard: ShardId) -> bool {
+        self.0 & (1 << (shard.0 & 63)) != 0
+    }
+
+    /// Whether no shard is in the set.
+    pub const fn is_empty(self) -> bool {
+        self.0 == 0
+    }
+
+    /// How many shards are in the set.
+    pub const fn len(self) -> usize {
+        self.0.count_ones() as usize
+    }
+
+    /// The union of both sets.
+    #[must_use]
+    pub const fn union(self, other: ShardSet) -> ShardSet {
+        ShardSet(self.0 | other.0)
+    }
+
+    /// The shards of the set in ascending order.
+    pub fn iter(self) -> impl Iterator<Item = ShardId> {
+        let mut rest = self.0;
+        std::iter::from_fn(move || {
+            (rest != 0).then(|| {
+                let shard = ShardId(rest.trailing_zeros() as u8);
+                rest &= rest - 1;
+                shard
+            })
+        })
+    }
+}
+
+impl fmt::Debug for ShardSet {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(self.iter().map(|shard| shard.0)).finish()
+    }
+}
+
+macro_rules! keys {
+    ($($(#[$doc:meta])* $name:ident;)*) => {$(
+        $(#[$doc])*
+        #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
+        pub struct $name {
+            /// Place in the table.
+            pub index: u32,
+            /// How often that place had been given away before: a stale key meets another generation and finds nothing.
+            pub generation: u32,
+        }
+    )*};
+}
+
+keys! {
+    /// A network connection on its shard.
+    ConnKey;
+    /// An MQTT session on its home shard.
+    SessionKey;
+}
+
+/// A table whose keys carry a generation, so that a late one finds nothing instead of a stranger.
+#[derive(Debug)]
+pub struct Table<T> {
+    slots: slab::Slab<(u32, T)>,
+    next_generation: u32,
+}
+
+impl<T> Default for Table<T> {
+    fn default() -> Self {
+        Table { slots: slab::Slab::new(), next_generation: 1 }
+    }
+}
+
+/// A key of a [`Table`].
+pub trait Key: Copy {
+    /// Makes the key of a place.
+    fn from_parts(index: u32, generation: u32) -> Self;
+    /// Place and generation.
+    fn parts(self) -> (u32, u32);
+}
+
+macro_rules! impl_key {
+    ($($name:ident),*) => {$(
+        impl Key for $name {
+            fn from_parts(index: u32, generation: u32) -> Self {
+                $name { index, generation }
+            }
+            fn parts(self) -> (u32, u32) {
+                (self.index, self.generation)
+            }
+        }
+    )*};
+}
+impl_key!(ConnKey, SessionKey);
+
+impl<T> Table<T> {
+    /// Puts a value in, made from the key it will have.
+    pub fn insert_with<K: Key>(&mut self, make: impl FnOnce(K) -> T) -> K {
+        let generation = self.next_generation;
+        self.next_generation = self.next_generation.wrapping_add(1).max(1);
+        let entry = self.slots.vacant_entry();
+        let key = K::from_parts(entry.key() as u32, generation);
+        entry.insert((generation, make(key)));
+        key
+    }
+
+    /// The value, if the key is not stale.
+    pub fn get<K: Key>(&self, key: K) -> Option<&T> {
+        let (index, generation) = key.parts();
+        self.slots.get(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
+    }
+
+    /// The value, if the key is not stale.
+    pub fn get_mut<K: Key>(&mut self, key: K) -> Option<&mut T> {
+        let (index, generation) = key.parts();
+        self.slots.get_mut(index as usize).and_then(|(found, value)| (*found == generation).then_some(value))
+    }
+
+    /// Takes the value out, if the key is not stale.
+    pub fn remove<K: Key>(&mut self, key: K) -> Option<T> {
+        self.get(key)?;
+        let (index, _) = key.parts();
+        Some(self.slots.remove(index as usize).1)
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.slots.is_empty()
+    }
+
+    /// All values with their keys, by place.
+    pub fn iter<K: Key>(&self) -> impl Iterator<Item = (K, &T)> {
+        self.slots
+            .iter()
+            .map(|(index, (generation, value))| (K::from_parts(index as u32, *generation), value))
+    }
+
+    /// The key at a place, for slices that go on where they stopped.
+    pub fn key_at<K: Key>(&self, index: usize) -> Option<K> {
+        self.slots.get(index).map(|(generation, _)| K::from_parts(index as u32, *generation))
+    }
+
+    /// One past the highest place ever in use.
+    pub fn places(&self) -> usize {
+        self.slots.capacity()
+    }
+}

@@ -1,0 +1,141 @@
+//! Application messages: a borrowed view on the way through the pipeline, an owned one for whatever outlives the step.
+//! Used by hooks, sessions, retained store and mesh; decides nothing.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::id::{SessionKey, ShardId};
+use crate::packet::QoS;
+
+/// Which session a message came from, for No Local [MQTT-3.8.3-3].
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// Home shard of the publisher.
+    pub shard: ShardId,
+    /// Its session there.
+    pub session: SessionKey,
+}
+
+/// A payload in a buffer that is about to be reused, or in one that can be shared.
+#[derive(Clone, Copy, Debug)]
+pub enum Payload<'a> {
+    /// Must be copied to be kept.
+    Borrowed(&'a [u8]),
+    /// Can be kept by reference.
+    Shared(&'a Bytes),
+}
+
+impl<'a> Payload<'a> {
+    /// The bytes.
+    pub fn as_slice(self) -> &'a [u8] {
+        match self {
+            Payload::Borrowed(bytes) => bytes,
+            Payload::Shared(bytes) => bytes,
+        }
+    }
+
+    /// The bytes to keep; copies only what cannot be shared.
+    pub fn to_bytes(self) -> Bytes {
+        match self {
+            Payload::Borrowed(bytes) => Bytes::copy_from_slice(bytes),
+            Payload::Shared(bytes) => bytes.clone(),
+        }
+    }
+}
+
+/// A message in passing.
+#[derive(Clone, Copy, Debug)]
+pub struct MessageView<'a> {
+    /// Valid topic name.
+    pub topic: &'a str,
+    /// The payload.
+    pub payload: Payload<'a>,
+    /// Encoded properties that go on to subscribers (no alias, no subscription identifiers).
+    pub properties: &'a [u8],
+    /// QoS it was published with.
+    pub qos: QoS,
+    /// RETAIN as it was published.
+    pub retain: bool,
+    /// Client identifier of the publisher; empty where the broker is.
+    pub from: &'a Arc<str>,
+    /// Session of the publisher.
+    pub origin: Option<Origin>,
+    /// Monotonic milliseconds from which on it must not be delivered any more.
+    pub expires_at_ms: Option<u64>,
+    /// When it came in, milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+/// A message that is kept.
+#[derive(Clone, Debug)]
+pub struct Message {
+    /// Valid topic name.
+    pub topic: Box<str>,
+    /// The payload.
+    pub payload: Bytes,
+    /// Encoded properties that go on to subscribers.
+    pub properties: Box<[u8]>,
+    /// QoS it was published with.
+    pub qos: QoS,
+    /// RETAIN as it was published.
+    pub retain: bool,
+    /// Client identifier of the publisher.
+    pub from: Arc<str>,
+    /// Session of the publisher.
+    pub origin: Option<Origin>,
+    /// Monotonic milliseconds from which on it must not be delivered any more.
+    pub expires_at_ms: Option<u64>,
+    /// When it came in, milliseconds since 1970.
+    pub wall_ms: u64,
+}
+
+impl MessageView<'_> {
+    /// Copies what cannot be shared.
+    pub fn to_message(&self) -> Message {
+        Message {
+            topic: self.topic.into(),
+            payload: self.payload.to_bytes(),
+            properties: self.properties.into(),
+            qos: self.qos,
+            retain: self.retain,
+            from: Arc::clone(self.from),
+            origin: self.origin,
+            expires_at_ms: self.expires_at_ms,
+            wall_ms: self.wall_ms,
+        }
+    }
+
+    /// Seconds of the message expiry interval that are left, rounded up; `None` where it never expires [MQTT-3.3.2-6].
+    pub fn expiry_left_s(&self, now_ms: u64) -> Option<u32> {
+        let left_ms = self.expires_at_ms?.saturating_sub(now_ms);
+        Some(left_ms.div_ceil(1000).min(u64::from(u32::MAX)) as u32)
+    }
+
+    /// Whether its time has run out [MQTT-3.3.2-5].
+    pub fn is_expired(&self, now_ms: u64) -> bool {
+        self.expires_at_ms.is_some_and(|at| at <= now_ms)
+    }
+}
+
+impl Message {
+    /// The message in passing.
+    pub fn view(&self) -> MessageView<'_> {
+        MessageView {
+            topic: &self.topic,
+            payload: Payload::Shared(&self.payload),
+            properties: &self.properties,
+            qos: self.qos,
+            retain: self.retain,
+            from: &self.from,
+            origin: self.origin,
+            expires_at_ms: self.expires_at_ms,
+            wall_ms: self.wall_ms,
+        }
+    }
+
+    /// What it counts against byte limits.
+    pub fn bytes(&self) -> usize {
+        size_of::<Message>() + self.topic.len() + self.payload.len() + self.properties.len()
+    }
+}

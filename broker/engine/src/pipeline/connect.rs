@@ -1,0 +1,508 @@
+//! CONNECT (MQTT 5.0 section 3.1): the home shard, client.connect, client.authenticate, and the session that is created,
+//! resumed, taken over or discarded.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::connection::{Aliases, Pending, State};
+use super::packets::Handled;
+use super::{OwnedChange, Shard};
+use crate::codec::{self, Frame};
+use crate::hook::chain::{Course, Exit, visited_until};
+use crate::hook::client::{ALLOW, ClientVerdict, DENY, UNANSWERED};
+use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
+use crate::id::{ConnKey, SessionKey, ShardId};
+use crate::message::{Message, Origin};
+use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Version, push_property};
+use crate::reason::ReasonCode;
+use crate::session::{EndCause, Fate, Identity, Inflight, Session, Slots, Will};
+use crate::topic;
+
+/// The expiry interval the broker grants.
+pub(super) fn granted_expiry(asked_s: u32, max_s: u64) -> u32 {
+    u32::try_from(u64::from(asked_s).min(max_s)).unwrap_or(u32::MAX)
+}
+
+impl Shard {
+    /// The home shard of a client identifier: a keyed hash, so that nobody can aim at one shard.
+    pub(super) fn home_of(&self, client_id: &str) -> ShardId {
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(self.setup.keys[0], self.setup.keys[1]);
+        hasher.write(client_id.as_bytes());
+        ShardId((hasher.finish() % self.setup.shards as u64) as u8)
+    }
+
+    /// A client identifier whose home is this shard [MQTT-3.1.3-6].
+    fn assign_client_id(&mut self) -> String {
+        loop {
+            let id = format!("grapnel-{:016x}{:08x}", self.random(), self.random() as u32);
+            if self.home_of(&id) == self.setup.id && !self.by_client.contains_key(id.as_str()) {
+                return id;
+            }
+        }
+    }
+
+    /// The first packet of a connection.
+    pub(super) fn first_packet(&mut self, key: ConnKey, frame: &Frame<'_>, whole: &[u8]) -> Handled {
+        let version = codec::connect_version(frame);
+        if let (Some(version), Some(conn)) = (version, self.conns.get_mut(key)) {
+            conn.version = version;
+        }
+        let connect = match codec::decode(frame, Version::V5) {
+            Ok(Packet::Connect(connect)) => connect,
+            Ok(_) => {
+                self.end_connection(key, EndCause::ByBroker(ReasonCode::PROTOCOL_ERROR), None);
+                return Handled::Closed;
+            }
+            Err(error) => {
+                self.counters.packets_malformed += 1;
+                // MQTT 5 and an unknown level are told [MQTT-3.1.2-2] [MQTT-3.1.4-1]; a broken CONNECT of 3.x, and what is no
+                // MQTT at all [MQTT-3.1.2-1], just ends.
+                let unsupported = error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
+                if version == Some(Version::V5) || (version.is_some() && unsupported) {
+                    return self.refuse(key, error.reason, None);
+                }
+                self.end_connection(key, EndCause::ByBroker(error.reason), None);
+                return Handled::Closed;
+            }
+        };
+        if connect.client_id.len() as u64 > self.limits().client_id_bytes_max {
+            return self.refuse(key, ReasonCode::CLIENT_ID_NOT_VALID, None);
+        }
+        let assigned = connect.client_id.is_empty();
+        if assigned {
+            // 3.1 wants an identifier; 3.1.1 gives one only to clean sessions [MQTT-3.1.3-8]; 5 always.
+            let refused = match connect.version {
+                Version::V31 => true,
+                Version::V311 => !connect.clean_start,
+                Version::V5 => false,
+            };
+            if refused {
+                return self.refuse(key, ReasonCode::CLIENT_ID_NOT_VALID, None);
+            }
+        } else {
+            let home = self.home_of(connect.client_id);
+            if home != self.setup.id {
+                return Handled::Handoff(home);
+            }
+        }
+        self.counters.packets_received += 1;
+        self.counters.packets_connect_received += 1;
+        self.counters.client_connect += 1;
+        self.admit(key, &connect, whole, assigned)
+    }
+
+    /// Client.connect, then client.authenticate.
+    fn admit(&mut self, key: ConnKey, connect: &Connect<'_>, whole: &[u8], assigned: bool) -> Handled {
+        if self.draining {
+            return self.refuse(key, ReasonCode::SERVER_SHUTTING_DOWN, None);
+        }
+        if connect.properties.auth_method().is_some()
+            && self.chains.chain(HookPoint::ClientAuthenticate).is_empty()
+        {
+            // Nobody here speaks any method [section 4.12].
+            return self.refuse(key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
+        }
+        let Some(mut identity) = self.identity_of(key, connect, assigned) else { return Handled::Closed };
+        let mut view = identity.view();
+        view.properties = connect.properties;
+        let verdict = self.run_connect(view);
+        if verdict.verdict == DENY {
+            return self.refuse(key, verdict.reason, verdict.reason_string.as_deref());
+        }
+        identity.keep_alive_s = verdict.keep_alive_s;
+        identity.expiry_s = verdict.expiry_s;
+        let identity = Rc::new(identity);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
+            conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
+            conn.traced = self.traces.contains_key(&*identity.client_id);
+        }
+        // By its name: the connection has neither a session nor an authentication yet.
+        self.trace_client(&identity.client_id, true, || super::trace::describe(&Packet::Connect(*connect)));
+        let refusal = ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+        self.authenticate(key, connect, whole, (identity, assigned, refusal), &[])
+    }
+
+    fn identity_of(&mut self, key: ConnKey, connect: &Connect<'_>, assigned: bool) -> Option<Identity> {
+        let client_id: Arc<str> =
+            if assigned { self.assign_client_id().into() } else { Arc::from(connect.client_id) };
+        let limits = Arc::clone(&self.setup.limits);
+        let expiry_s = match connect.version {
+            Version::V5 => granted_expiry(
+                connect.properties.session_expiry_s().unwrap_or(0),
+                limits.session_expiry_max_s,
+            ),
+            _ if connect.clean_start => 0,
+            _ => granted_expiry(limits.session_expiry_v3_s as u32, u64::from(u32::MAX)),
+        };
+        // Only MQTT 5 can be told of a shorter one [MQTT-3.1.2-21].
+        let keep_alive_max_s = limits.keep_alive_max_s as u16;
+        let keep_alive_s = match (connect.version, connect.keep_alive_s) {
+            (Version::V5, 0) if keep_alive_max_s < u16::MAX => keep_alive_max_s,
+            (Version::V5, asked) => asked.min(keep_alive_max_s),
+            (_, asked) => asked,
+        };
+        let now = self.now;
+        let conn = self.conns.get(key)?;
+        Some(Identity {
+            client_id,
+            username: connect.username.map(Box::from),
+            superuser: false,
+            peer: conn.peer.peer,
+            peer_host: conn.peer.peer.ip().to_string().into(),
+            local: conn.peer.local,
+            listener: Arc::clone(&conn.peer.listener.name),
+            version: connect.version,
+            clean_start: connect.clean_start,
+            keep_alive_s,
+            expiry_s,
+            receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
+            connected_at_ms: now.wall_ms,
+        })
+    }
+
+    fn authenticate(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        whole: &[u8],
+        asked: (Rc<Identity>, bool, ClientVerdict),
+        visited: &[LinkIdentity],
+    ) -> Handled {
+        let (identity, assigned, verdict) = asked;
+        let mut client = identity.view();
+        client.password = connect.password;
+        client.properties = connect.properties;
+        let course = Course { visited, behind: None };
+        let (verdict, exit) = self.run_authenticate(client, verdict, course, Waiter::Authenticate(key));
+        match exit {
+            Exit::Deferred(place, _) => {
+                let mut visited = visited.to_vec();
+                visited.extend(visited_until(self.chains.chain(HookPoint::ClientAuthenticate), place + 1));
+                let packet = Bytes::copy_from_slice(whole);
+                if let Some(conn) = self.conns.get_mut(key) {
+                    conn.paused = true;
+                    conn.state = State::Authenticating(Box::new(Pending {
+                        packet,
+                        identity,
+                        assigned,
+                        verdict,
+                        visited,
+                    }));
+                }
+                Handled::Pause
+            }
+            Exit::Done | Exit::Blocked(_) => self.authenticated(key, connect, identity, assigned, &verdict),
+        }
+    }
+
+    /// A deferred client.authenticate has been answered, or missed its deadline (`None`).
+    pub(super) fn authenticate_again(
+        &mut self,
+        key: ConnKey,
+        ticket: &OpenTicket,
+        answer: Option<(grapnel_plugin_abi::raw::Flow, &[OwnedChange])>,
+    ) {
+        use grapnel_plugin_abi::raw::Flow;
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if !matches!(conn.state, State::Authenticating(_)) {
+            return;
+        }
+        let State::Authenticating(pending) = std::mem::replace(&mut conn.state, State::New) else { return };
+        let Pending { packet, identity, assigned, mut verdict, visited } = *pending;
+        let mut stop = false;
+        let before = verdict.clone();
+        match answer {
+            Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) => {
+                stop = flow == Flow::STOP;
+                let valid = changes
+                    .iter()
+                    .all(|change| verdict.set(HookPoint::ClientAuthenticate, &change.borrow()).is_ok());
+                if !valid {
+                    verdict = before;
+                    stop = self.fault(ticket, HookPoint::ClientAuthenticate, &mut verdict);
+                }
+            }
+            _ => stop |= self.fault(ticket, HookPoint::ClientAuthenticate, &mut verdict),
+        }
+        let Ok(Some(frame)) = codec::frame(&packet, u32::MAX) else { return };
+        let Ok(Packet::Connect(connect)) = codec::decode(&frame, Version::V5) else { return };
+        let handled = if stop {
+            self.authenticated(key, &connect, identity, assigned, &verdict)
+        } else {
+            self.authenticate(key, &connect, &packet, (identity, assigned, verdict), &visited)
+        };
+        if let (Handled::Next, Some(conn)) = (handled, self.conns.get_mut(key)) {
+            conn.paused = false;
+            conn.last_received_ms = self.now.mono_ms;
+            self.out.resume.push(key);
+        }
+    }
+
+    /// A link failed after it had deferred: whether that ends the chain.
+    fn fault(&mut self, ticket: &OpenTicket, point: HookPoint, verdict: &mut ClientVerdict) -> bool {
+        self.count_fault(ticket, point);
+        let deny = ticket.policy == FaultPolicy::Deny;
+        if deny {
+            verdict.verdict = DENY;
+        }
+        deny
+    }
+
+    /// Counts a fault of a link that had deferred.
+    pub(super) fn count_fault(&mut self, ticket: &OpenTicket, point: HookPoint) {
+        let chain = &mut self.chains.chains[point as usize];
+        let place = chain.links.iter().position(|link| link.identity == ticket.link);
+        if let Some(stats) = place.and_then(|place| chain.stats.get_mut(place)) {
+            stats.faults += 1;
+        }
+    }
+
+    fn authenticated(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        identity: Rc<Identity>,
+        assigned: bool,
+        verdict: &ClientVerdict,
+    ) -> Handled {
+        let guarded = !self.chains.chain(HookPoint::ClientAuthenticate).is_empty();
+        let anonymous = identity.username.is_none();
+        let Some(allow_anonymous) = self.conns.get(key).map(|conn| conn.peer.listener.allow_anonymous) else {
+            return Handled::Closed;
+        };
+        // Nobody answered: without a link anybody who gives a name comes in, with one only the anonymous where they may.
+        let welcome = if anonymous { allow_anonymous } else { !guarded };
+        match verdict.verdict {
+            ALLOW => {}
+            UNANSWERED if welcome => self.counters.client_auth_anonymous += 1,
+            DENY => {
+                self.counters.client_auth_denied += 1;
+                return self.refuse(key, verdict.reason, verdict.reason_string.as_deref());
+            }
+            _ => {
+                self.counters.client_auth_denied += 1;
+                return self.refuse(key, ReasonCode::BAD_USER_NAME_OR_PASSWORD, None);
+            }
+        }
+        let identity = if verdict.superuser == identity.superuser {
+            identity
+        } else {
+            Rc::new(Identity { superuser: verdict.superuser, ..Identity::clone(&identity) })
+        };
+        let will = match self.will_of(connect, &identity) {
+            Ok(will) => will,
+            Err(reason) => return self.refuse(key, reason, None),
+        };
+        self.establish(key, connect, identity, assigned, will)
+    }
+
+    /// The will, if the client may leave it.
+    fn will_of(
+        &mut self,
+        connect: &Connect<'_>,
+        identity: &Rc<Identity>,
+    ) -> Result<Option<Box<Will>>, ReasonCode> {
+        let Some(will) = &connect.will else { return Ok(None) };
+        let limits = self.limits();
+        if will.topic.len() as u64 > limits.topic_bytes_max
+            || topic::check_levels(will.topic, limits.topic_levels_max as u16).is_err()
+        {
+            return Err(ReasonCode::TOPIC_NAME_INVALID);
+        }
+        let delay_max_s = limits.will_delay_max_s;
+        let mut forwarded = Vec::new();
+        let properties = match codec::forwardable_properties(&will.properties, &mut forwarded) {
+            true => will.properties.as_bytes(),
+            false => &forwarded,
+        };
+        let message = Message {
+            topic: will.topic.into(),
+            payload: Bytes::copy_from_slice(will.payload),
+            properties: properties.into(),
+            qos: will.qos,
+            retain: will.retain,
+            from: Arc::clone(&identity.client_id),
+            origin: None,
+            expires_at_ms: None,
+            wall_ms: 0,
+        };
+        self.authorize_publish(identity, &message.view(), true)?;
+        Ok(Some(Box::new(Will {
+            message,
+            expiry_s: will.properties.message_expiry_s(),
+            delay_s: granted_expiry(will.properties.will_delay_s().unwrap_or(0), delay_max_s),
+        })))
+    }
+
+    /// Lets the client in: takeover, resume or a new session, CONNACK, and what waited for it.
+    fn establish(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        identity: Rc<Identity>,
+        assigned: bool,
+        will: Option<Box<Will>>,
+    ) -> Handled {
+        let existing = self.by_client.get(&*identity.client_id).copied();
+        let present = existing.and_then(|session| self.make_way(session, connect.clean_start));
+        let session_key = match present {
+            Some(session) => session,
+            None if self.sessions.len() as u64 >= self.limits().sessions_max => {
+                return self.refuse(key, ReasonCode::SERVER_BUSY, None);
+            }
+            None => self.create_session(&identity),
+        };
+        let Some(session) = self.sessions.get_mut(session_key) else { return Handled::Closed };
+        session.conn = Some(key);
+        session.expiry_s = identity.expiry_s;
+        session.since_wall_ms = self.now.wall_ms;
+        session.epoch = session.epoch.wrapping_add(1);
+        session.will = will;
+        if let Some(will) = &mut session.will {
+            will.message.origin = Some(Origin { shard: self.setup.id, session: session_key });
+        }
+        let window = self.setup.limits.inflight_max.min(u64::from(identity.receive_maximum)) as usize;
+        session.inflight.restart(window);
+        session.identity = Rc::clone(&identity);
+        if present.is_some() {
+            self.counters.session_resumed += 1;
+        }
+        let Some(conn) = self.conns.get_mut(key) else { return Handled::Closed };
+        conn.state = State::Live;
+        conn.session = Some(session_key);
+        conn.last_received_ms = self.now.mono_ms;
+        conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;
+        if conn.silence_max_ms > 0 {
+            let due = self.now.mono_ms + conn.silence_max_ms;
+            self.seconds.arm(due, super::timers::Overdue::KeepAlive(key));
+        }
+        if connect.version.is_v5() {
+            let theirs = connect.properties.topic_alias_maximum().unwrap_or(0);
+            conn.aliases = Some(Box::new(Aliases {
+                inbound: Vec::new(),
+                outbound: HashMap::with_hasher(self.hasher.clone()),
+                outbound_max: theirs.min(self.setup.limits.topic_alias_max as u16),
+            }));
+        }
+        self.counters.client_connected += 1;
+        self.send_connack(key, connect, &identity, assigned, present.is_some());
+        self.notify_client(HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
+        self.set_shared_connected(session_key, true);
+        self.pump_queue(session_key);
+        Handled::Next
+    }
+
+    /// An older connection or session under the same client identifier: whether it goes on as this session.
+    fn make_way(&mut self, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
+        let session = self.sessions.get_mut(session_key)?;
+        let persistent = session.is_persistent();
+        if let Some(old) = session.conn {
+            self.counters.session_takenover += 1;
+            let reason = ReasonCode::SESSION_TAKEN_OVER;
+            if clean_start && let Some(session) = self.sessions.get_mut(session_key) {
+                // It ends with its connection, and its will with it [MQTT-3.1.4-3] [MQTT-3.1.4-4].
+                session.expiry_s = 0;
+            }
+            self.end_connection(old, EndCause::ByBroker(reason), Some((reason, None)));
+        }
+        let session = self.sessions.get_mut(session_key)?;
+        if clean_start || !persistent || session.fate == Fate::Ends {
+            self.counters.session_discarded += 1;
+            self.retire(session_key);
+            return None;
+        }
+        // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
+        session.delayed_will = None;
+        Some(session_key)
+    }
+
+    fn create_session(&mut self, identity: &Rc<Identity>) -> SessionKey {
+        let now = self.now;
+        let hasher = self.hasher.clone();
+        let window = self.limits().inflight_max as usize;
+        let key = self.sessions.insert_with(|key| Session {
+            key,
+            identity: Rc::clone(identity),
+            conn: None,
+            expiry_s: identity.expiry_s,
+            created_wall_ms: now.wall_ms,
+            since_wall_ms: now.wall_ms,
+            epoch: 0,
+            fate: Fate::Stays,
+            orphan: false,
+            takedown: false,
+            subscriptions: HashMap::with_hasher(hasher),
+            inflight: Inflight::new(window),
+            queue: std::collections::VecDeque::new(),
+            queue_bytes: 0,
+            awaiting_rel: Vec::new(),
+            slots: Slots::default(),
+            will: None,
+            delayed_will: None,
+            fetches: Vec::new(),
+            dropped: 0,
+        });
+        self.by_client.insert(Arc::clone(&identity.client_id), key);
+        self.counters.session_created += 1;
+        key
+    }
+
+    fn send_connack(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        identity: &Identity,
+        assigned: bool,
+        session_present: bool,
+    ) {
+        let mut section = Vec::new();
+        if connect.version.is_v5() {
+            let limits = &self.setup.limits;
+            let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
+            if identity.expiry_s != asked_expiry_s {
+                push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
+            }
+            push_property(&mut section, Property::ReceiveMaximum(limits.receive_max as u16));
+            if limits.packet_bytes_max < u64::from(crate::packet::PACKET_BYTES_MAX) {
+                push_property(&mut section, Property::MaximumPacketSize(limits.packet_bytes_max as u32));
+            }
+            if assigned {
+                push_property(&mut section, Property::AssignedClientId(&identity.client_id));
+            }
+            if limits.topic_alias_max > 0 {
+                push_property(&mut section, Property::TopicAliasMaximum(limits.topic_alias_max as u16));
+            }
+            if identity.keep_alive_s != connect.keep_alive_s {
+                push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
+            }
+        }
+        // MQTT 3.1 has no session present flag; the encoder knows.
+        let properties = Properties::from_encoded(&section);
+        self.send(key, &Packet::ConnAck(ConnAck { session_present, code: 0, properties }));
+    }
+
+    /// Answers CONNECT with a refusal and ends the connection [MQTT-3.1.4-2].
+    pub(super) fn refuse(&mut self, key: ConnKey, reason: ReasonCode, text: Option<&[u8]>) -> Handled {
+        self.counters.packets_connack_error += 1;
+        if let Some(conn) = self.conns.get(key) {
+            let v5 = conn.version.is_v5();
+            let mut section = Vec::new();
+            if let (true, Some(text)) =
+                (v5 && conn.problem_info, text.and_then(|t| std::str::from_utf8(t).ok()))
+            {
+                push_property(&mut section, Property::ReasonString(text));
+            }
+            let code = if v5 { reason.0 } else { reason.connack_v3() };
+            let properties = Properties::from_encoded(&section);
+            self.send(key, &Packet::ConnAck(ConnAck { session_present: false, code, properties }));
+        }
+        self.end_connection(key, EndCause::ByBroker(reason), None);
+        Handled::Closed
+    }
+}

@@ -1,0 +1,213 @@
+//! A network connection as the engine sees it, and the one place where packets are put on its outbound queue.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use super::outbox::{Outbound, Outbox};
+use super::{Counters, Peer, Shard};
+use crate::codec;
+use crate::hook::LinkIdentity;
+use crate::hook::client::ClientVerdict;
+use crate::id::{ConnKey, SessionKey};
+use crate::packet::{Packet, PacketType, Version};
+use crate::reason::ReasonCode;
+use crate::session::Identity;
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub(super) enum State {
+    /// Nothing but CONNECT is welcome [MQTT-3.1.0-1].
+    New,
+    /// client.authenticate answers later; nothing is read meanwhile.
+    Authenticating(Box<Pending>),
+    /// In.
+    Live,
+}
+
+/// A CONNECT that waits for client.authenticate.
+#[derive(Debug)]
+pub(super) struct Pending {
+    /// The CONNECT packet, whole.
+    pub(super) packet: bytes::Bytes,
+    /// Who asks, as client.connect left it.
+    pub(super) identity: Rc<Identity>,
+    /// Whether the broker chose the client id.
+    pub(super) assigned: bool,
+    /// The verdict so far.
+    pub(super) verdict: ClientVerdict,
+    /// Links it has been to.
+    pub(super) visited: Vec<LinkIdentity>,
+}
+
+/// Topic aliases of an MQTT 5 connection, both ways (section 3.3.2.3.4).
+#[derive(Debug)]
+pub(super) struct Aliases {
+    /// Set by the client: alias − 1 → topic.
+    pub(super) inbound: Vec<Option<Rc<str>>>,
+    /// Set by us: topic → alias.
+    pub(super) outbound: HashMap<Box<str>, u16, ahash::RandomState>,
+    /// How many we may set.
+    pub(super) outbound_max: u16,
+}
+
+/// A network connection.
+#[derive(Debug)]
+pub(super) struct Connection {
+    pub(super) key: ConnKey,
+    pub(super) peer: Peer,
+    pub(super) state: State,
+    pub(super) version: Version,
+    pub(super) session: Option<SessionKey>,
+    pub(super) out: Outbound,
+    /// Whether the outbox lists it.
+    pub(super) dirty: bool,
+    /// Whether the shell has been told to read nothing.
+    pub(super) paused: bool,
+    /// Monotonic milliseconds.
+    pub(super) last_received_ms: u64,
+    /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
+    pub(super) silence_max_ms: u64,
+    /// The client's Maximum Packet Size [MQTT-3.1.2-24].
+    pub(super) packet_bytes_max: u32,
+    /// Whether failures may carry reason strings [MQTT-3.1.2-29].
+    pub(super) problem_info: bool,
+    pub(super) aliases: Option<Box<Aliases>>,
+    pub(super) traced: bool,
+}
+
+impl Connection {
+    pub(super) fn new(key: ConnKey, peer: Peer, now_ms: u64) -> Connection {
+        Connection {
+            key,
+            peer,
+            state: State::New,
+            version: Version::V311,
+            session: None,
+            out: Outbound::default(),
+            dirty: false,
+            paused: false,
+            last_received_ms: now_ms,
+            silence_max_ms: 0,
+            packet_bytes_max: u32::MAX,
+            problem_info: true,
+            aliases: None,
+            traced: false,
+        }
+    }
+
+    /// Has the shell send what is queued.
+    #[inline]
+    pub(super) fn touch(&mut self, out: &mut Outbox) {
+        if !self.dirty {
+            self.dirty = true;
+            out.dirty.push(self.key);
+        }
+    }
+
+    /// Queues a packet. One beyond the client's Maximum Packet Size is left out [MQTT-3.1.2-24] and false returned.
+    pub(super) fn send(&mut self, packet: &Packet<'_>, out: &mut Outbox, counters: &mut Counters) -> bool {
+        if self.packet_bytes_max != u32::MAX
+            && codec::encoded_len(packet, self.version) > self.packet_bytes_max as usize
+        {
+            return false;
+        }
+        let before = self.out.len();
+        let version = self.version;
+        self.out.append(|buffer| codec::encode(packet, version, buffer));
+        counters.bytes_sent += (self.out.len() - before) as u64;
+        count_sent(packet.packet_type(), counters);
+        self.touch(out);
+        true
+    }
+
+    /// Queues an acknowledgement.
+    #[inline]
+    pub(super) fn send_ack(
+        &mut self,
+        kind: PacketType,
+        packet_id: NonZeroU16,
+        reason: ReasonCode,
+        out: &mut Outbox,
+        counters: &mut Counters,
+    ) {
+        let version = self.version;
+        let before = self.out.len();
+        self.out.append(|buffer| codec::encode_ack(kind, packet_id, reason, version, buffer));
+        counters.bytes_sent += (self.out.len() - before) as u64;
+        count_sent(kind, counters);
+        self.touch(out);
+    }
+}
+
+/// Counts a packet that was queued.
+pub(super) fn count_sent(kind: PacketType, counters: &mut Counters) {
+    counters.packets_sent += 1;
+    match kind {
+        PacketType::ConnAck => counters.packets_connack_sent += 1,
+        PacketType::Publish => counters.packets_publish_sent += 1,
+        PacketType::PubAck => counters.packets_puback_sent += 1,
+        PacketType::PubRec => counters.packets_pubrec_sent += 1,
+        PacketType::PubRel => counters.packets_pubrel_sent += 1,
+        PacketType::PubComp => counters.packets_pubcomp_sent += 1,
+        PacketType::SubAck => counters.packets_suback_sent += 1,
+        PacketType::UnsubAck => counters.packets_unsuback_sent += 1,
+        PacketType::PingResp => counters.packets_pingresp_sent += 1,
+        PacketType::Disconnect => counters.packets_disconnect_sent += 1,
+        _ => {}
+    }
+}
+
+impl Shard {
+    /// Queues a packet for a connection, if it is still there.
+    pub(super) fn send(&mut self, key: ConnKey, packet: &Packet<'_>) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        let sent = conn.send(packet, &mut self.out, &mut self.counters);
+        if conn.traced && sent {
+            self.trace(key, false, || super::trace::describe(packet));
+        }
+    }
+
+    /// Queues an acknowledgement for a connection, if it is still there.
+    #[inline]
+    pub(super) fn send_ack(
+        &mut self,
+        key: ConnKey,
+        kind: PacketType,
+        packet_id: NonZeroU16,
+        reason: ReasonCode,
+    ) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        conn.send_ack(kind, packet_id, reason, &mut self.out, &mut self.counters);
+        if conn.traced {
+            self.trace(key, false, || format!("{} m{packet_id} rc{:02x}", kind.name(), reason.0));
+        }
+    }
+
+    /// What is to be sent on a connection, to be written from the front and `advance`d.
+    pub fn outbound(&mut self, conn: ConnKey) -> Option<&mut Outbound> {
+        let conn = self.conns.get_mut(conn)?;
+        conn.dirty = false;
+        Some(&mut conn.out)
+    }
+
+    /// Tells that bytes of a connection's outbound queue have left, so that waiting messages may move up.
+    pub fn written(&mut self, conn: ConnKey) {
+        if let Some(session) = self.conns.get(conn).and_then(|conn| conn.session) {
+            self.pump_queue(session);
+        }
+    }
+
+    /// A new connection, before its first byte. `None` when `connections_max` is reached or the broker drains: close the
+    /// socket.
+    pub fn open(&mut self, peer: Peer) -> Option<ConnKey> {
+        if self.draining || self.conns.len() as u64 >= self.limits().connections_max {
+            return None;
+        }
+        let now_ms = self.now.mono_ms;
+        let key = self.conns.insert_with(|key| Connection::new(key, peer, now_ms));
+        self.deadlines
+            .arm(now_ms + self.setup.limits.connect_timeout_ms, super::timers::Deadline::Connect(key));
+        Some(key)
+    }
+}

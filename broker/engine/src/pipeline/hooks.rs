@@ -1,0 +1,198 @@
+//! Running chains: which accumulator a point has, and what its end means. The rest of the pipeline asks questions here and
+//! gets verdicts.
+
+use std::rc::Rc;
+
+use grapnel_plugin_abi::raw::Ticket;
+
+use super::Shard;
+use crate::hook::HookPoint;
+use crate::hook::chain::{Course, Exit};
+use crate::hook::client::{ALLOW, Action, ClientFold, ClientVerdict, ClientView, DENY, Request, UNANSWERED};
+use crate::hook::message::{Draft, MessageFold};
+use crate::hook::subscribe::{Requested, SubscribeFold};
+use crate::hook::tickets::{TicketDesk, Waiter};
+use crate::message::MessageView;
+use crate::packet::QoS;
+use crate::reason::ReasonCode;
+use crate::session::Identity;
+
+/// A walk along the publish chain.
+pub(super) enum PublishWalk {
+    /// Through.
+    Decided,
+    /// A link answers later; it and all before it have been visited.
+    Deferred(usize, Ticket),
+    /// The link at this place waits for the publish in front.
+    Blocked(usize),
+}
+
+impl Shard {
+    /// Runs client.connect.
+    pub(super) fn run_connect(&mut self, client: ClientView<'_>) -> ClientVerdict {
+        let verdict = ClientVerdict::unanswered(&client, ReasonCode::NOT_AUTHORIZED);
+        let (verdict, _) =
+            self.run_client(HookPoint::ClientConnect, client, None, verdict, Course::WHOLE, None);
+        verdict
+    }
+
+    /// Runs client.authenticate from where `course` says.
+    pub(super) fn run_authenticate(
+        &mut self,
+        client: ClientView<'_>,
+        verdict: ClientVerdict,
+        course: Course<'_>,
+        waiter: Waiter,
+    ) -> (ClientVerdict, Exit) {
+        self.run_client(HookPoint::ClientAuthenticate, client, None, verdict, course, Some(waiter))
+    }
+
+    fn run_client(
+        &mut self,
+        point: HookPoint,
+        client: ClientView<'_>,
+        request: Option<Request<'_>>,
+        verdict: ClientVerdict,
+        course: Course<'_>,
+        waiter: Option<Waiter>,
+    ) -> (ClientVerdict, Exit) {
+        let chain = &mut self.chains.chains[point as usize];
+        if chain.is_empty() {
+            return (verdict, Exit::Done);
+        }
+        let desk = waiter.map(|waiter| TicketDesk::new(&mut self.tickets, waiter, self.now.mono_ms));
+        let mut fold = ClientFold::new(point, client, request, verdict, desk);
+        let mut event = fold.event(self.setup.id, self.now.wall_ms);
+        let exit = chain.run((point, &self.calls), course, &mut event, &mut fold);
+        let verdict = fold.verdict;
+        self.arm_ticket(exit);
+        (verdict, exit)
+    }
+
+    fn arm_ticket(&mut self, exit: Exit) {
+        if let Exit::Deferred(_, ticket) = exit {
+            self.counters.hook_deferred += 1;
+            if let Some(open) = self.tickets.get(ticket) {
+                self.deadlines.arm(open.deadline_ms, super::timers::Deadline::Ticket(ticket));
+            }
+        }
+    }
+
+    /// Runs client.authorize: `Ok` if the client may, otherwise the reason. Superusers may do everything, as in EMQX.
+    pub(super) fn authorize(&mut self, identity: &Identity, request: Request<'_>) -> Result<(), ReasonCode> {
+        if identity.superuser {
+            return Ok(());
+        }
+        let client = identity.view();
+        let mut verdict = ClientVerdict::unanswered(&client, ReasonCode::NOT_AUTHORIZED);
+        if !self.chains.chain(HookPoint::ClientAuthorize).is_empty() {
+            (verdict, _) = self.run_client(
+                HookPoint::ClientAuthorize,
+                client,
+                Some(request),
+                verdict,
+                Course::WHOLE,
+                None,
+            );
+        }
+        match verdict.verdict {
+            ALLOW => Ok(()),
+            UNANSWERED if self.setup.no_match_allow => Ok(()),
+            DENY => Err(verdict.reason),
+            _ => Err(ReasonCode::NOT_AUTHORIZED),
+        }
+    }
+
+    /// Authorises a publish or a will.
+    pub(super) fn authorize_publish(
+        &mut self,
+        identity: &Identity,
+        view: &MessageView<'_>,
+        will: bool,
+    ) -> Result<(), ReasonCode> {
+        let action = if will { Action::Will } else { Action::Publish };
+        self.authorize(identity, Request { action, topic: view.topic, qos: view.qos, retain: view.retain })
+    }
+
+    /// Authorises a subscription.
+    pub(super) fn authorize_subscribe(
+        &mut self,
+        identity: &Identity,
+        filter: &str,
+        qos: QoS,
+    ) -> Result<(), ReasonCode> {
+        self.authorize(identity, Request { action: Action::Subscribe, topic: filter, qos, retain: false })
+    }
+
+    /// Runs a point that only tells of a client.
+    pub(super) fn notify_client(&mut self, point: HookPoint, identity: &Rc<Identity>, reason: ReasonCode) {
+        if self.chains.chain(point).is_empty() {
+            return;
+        }
+        let client = identity.view();
+        let verdict = ClientVerdict::unanswered(&client, reason);
+        self.run_client(point, client, None, verdict, Course::WHOLE, None);
+    }
+
+    /// Runs client.subscribe.
+    pub(super) fn run_subscribe(
+        &mut self,
+        identity: &Identity,
+        filters: Vec<Requested>,
+        subscription_id: u32,
+    ) -> Vec<Requested> {
+        let topic_bytes_max = self.limits().topic_bytes_max as usize;
+        let chain = &mut self.chains.chains[HookPoint::ClientSubscribe as usize];
+        if chain.is_empty() {
+            return filters;
+        }
+        let mut fold = SubscribeFold::new(identity.view(), filters, subscription_id, topic_bytes_max);
+        let mut event = fold.event(self.setup.id, self.now.wall_ms);
+        chain.run((HookPoint::ClientSubscribe, &self.calls), Course::WHOLE, &mut event, &mut fold);
+        fold.filters
+    }
+
+    /// Runs message.publish from where `course` says; the draft is the accumulator.
+    pub(super) fn run_publish(
+        &mut self,
+        identity: &Identity,
+        view: MessageView<'_>,
+        draft: &mut Draft,
+        course: Course<'_>,
+        waiter: Waiter,
+        dup: bool,
+    ) -> PublishWalk {
+        let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
+        let chain = &mut self.chains.chains[HookPoint::MessagePublish as usize];
+        let desk = TicketDesk::new(&mut self.tickets, waiter, self.now.mono_ms);
+        let mut fold = MessageFold::new(
+            HookPoint::MessagePublish,
+            identity.view(),
+            view,
+            std::mem::take(draft),
+            limits,
+            Some(desk),
+        );
+        let mut event = fold.event(self.setup.id, self.now.wall_ms, dup);
+        let exit = chain.run((HookPoint::MessagePublish, &self.calls), course, &mut event, &mut fold);
+        *draft = std::mem::take(&mut fold.draft);
+        drop(fold);
+        self.arm_ticket(exit);
+        match exit {
+            Exit::Done => PublishWalk::Decided,
+            Exit::Deferred(place, ticket) => PublishWalk::Deferred(place, ticket),
+            Exit::Blocked(place) => PublishWalk::Blocked(place),
+        }
+    }
+
+    /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
+    pub(super) fn run_delivered(&mut self, identity: &Identity, view: MessageView<'_>) -> Draft {
+        let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
+        let chain = &mut self.chains.chains[HookPoint::MessageDelivered as usize];
+        let point = HookPoint::MessageDelivered;
+        let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), limits, None);
+        let mut event = fold.event(self.setup.id, self.now.wall_ms, false);
+        chain.run((point, &self.calls), Course::WHOLE, &mut event, &mut fold);
+        std::mem::take(&mut fold.draft)
+    }
+}

@@ -1,0 +1,230 @@
+//! SUBSCRIBE and UNSUBSCRIBE (MQTT 5.0 sections 3.8 to 3.11): hooks, authorisation, the trie, the barrier that makes SUBACK a
+//! promise, and then the retained messages.
+
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::timers::Deadline;
+use crate::codec::DecodeError;
+use crate::hook::subscribe::Requested;
+use crate::id::{ConnKey, SessionKey};
+use crate::packet::{
+    Packet, Properties, QoS, RetainHandling, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe,
+};
+use crate::reason::ReasonCode;
+use crate::route::SubOptions;
+use crate::session::slots::Granted;
+use crate::session::{Slot, SlotBody, Subscription};
+use crate::topic;
+
+impl Shard {
+    pub(super) fn on_subscribe(
+        &mut self,
+        key: ConnKey,
+        subscribe: &Subscribe<'_>,
+    ) -> Result<(), DecodeError> {
+        let Some(session_key) = self.session_of(key) else { return Ok(()) };
+        if let Some(slot) = self.begin_subscribe(key, session_key, subscribe)
+            && let Some(session) = self.sessions.get_mut(session_key)
+        {
+            session.slots.push(slot);
+            self.wait_for_barrier(session_key);
+        }
+        Ok(())
+    }
+
+    /// Has the session looked at when the other shards have caught up.
+    pub(super) fn wait_for_barrier(&mut self, session_key: SessionKey) {
+        if !self.barrier_waiters.contains(&session_key) {
+            self.barrier_waiters.push(session_key);
+        }
+    }
+
+    /// Does what a SUBSCRIBE asks; the slot it waits in, if other shards must hear of it first.
+    pub(super) fn begin_subscribe(
+        &mut self,
+        key: ConnKey,
+        session_key: SessionKey,
+        subscribe: &Subscribe<'_>,
+    ) -> Option<Slot> {
+        self.counters.packets_subscribe_received += 1;
+        let identity = Rc::clone(&self.sessions.get(session_key)?.identity);
+        let id = subscribe.properties.subscription_id().unwrap_or(0);
+        let requested: Vec<Requested> = subscribe
+            .filters
+            .map(|(filter, options)| Requested {
+                filter: Bytes::copy_from_slice(filter.as_bytes()),
+                options,
+                refused: None,
+            })
+            .collect();
+        let requested = self.run_subscribe(&identity, requested, id);
+        let mut codes = Vec::with_capacity(requested.len());
+        let mut granted = Vec::new();
+        for (place, request) in requested.iter().enumerate() {
+            match self.grant(session_key, &identity, request, id) {
+                Ok(mut grant) => {
+                    grant.place = place;
+                    codes.push(grant.options.qos.as_u8());
+                    granted.push(grant);
+                }
+                Err(reason) => codes.push(reason.0),
+            }
+        }
+        let barrier = self.routes.barrier();
+        if granted.iter().all(|grant| grant.barrier_seq <= barrier) {
+            self.finish_subscribe(Some(key), session_key, subscribe.packet_id, &codes, granted);
+            return None;
+        }
+        let deadline_ms = self.now.mono_ms + self.limits().subscribe_barrier_ms;
+        self.deadlines.arm(deadline_ms, Deadline::Barrier(session_key));
+        let body = SlotBody::Subscribe { packet_id: subscribe.packet_id, codes, granted, deadline_ms };
+        Some(Slot { conn: Some(key), bytes: 0, body })
+    }
+
+    fn grant(
+        &mut self,
+        session_key: SessionKey,
+        identity: &crate::session::Identity,
+        request: &Requested,
+        id: u32,
+    ) -> Result<Granted, ReasonCode> {
+        if let Some(reason) = request.refused {
+            return Err(reason);
+        }
+        let filter = request.filter_text();
+        let limits = self.limits();
+        let (topic_bytes_max, levels_max) = (limits.topic_bytes_max, limits.topic_levels_max as u16);
+        let subscriptions_max = limits.subscriptions_max as usize;
+        let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+        if filter.len() as u64 > topic_bytes_max || topic::check_levels(parsed.filter, levels_max).is_err() {
+            return Err(ReasonCode::TOPIC_FILTER_INVALID);
+        }
+        // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
+        if let Err(reason) = self.authorize_subscribe(identity, parsed.filter, request.options.qos) {
+            self.counters.packets_subscribe_auth_error += 1;
+            return Err(reason);
+        }
+        let session = self.sessions.get_mut(session_key).ok_or(ReasonCode::UNSPECIFIED_ERROR)?;
+        let known = session.subscriptions.contains_key(filter);
+        if !known && (session.subscriptions.len() >= subscriptions_max || self.routes.is_full()) {
+            return Err(ReasonCode::QUOTA_EXCEEDED);
+        }
+        let options = request.options;
+        session.subscriptions.insert(filter.into(), Subscription { options, id });
+        let routed = sub_options(options, id);
+        let subscribed = match parsed.share {
+            Some(group) => self.routes.subscribe_shared(group, parsed.filter, session_key, routed, true),
+            None => self.routes.subscribe(parsed.filter, session_key, routed),
+        };
+        // [MQTT-3.3.1-9] to [MQTT-3.3.1-11]; a shared subscription gets none (section 4.8.2).
+        let retained = parsed.share.is_none()
+            && match options.retain_handling {
+                RetainHandling::Send => true,
+                RetainHandling::SendIfNew => !known,
+                RetainHandling::DoNotSend => false,
+            };
+        Ok(Granted {
+            place: 0,
+            filter: filter.into(),
+            barrier_seq: subscribed.barrier_seq,
+            retained,
+            options,
+            id,
+        })
+    }
+
+    /// Every shard knows, or the time is up: SUBACK, then retained messages.
+    pub(super) fn finish_subscribe(
+        &mut self,
+        conn: Option<ConnKey>,
+        session_key: SessionKey,
+        packet_id: NonZeroU16,
+        codes: &[u8],
+        granted: Vec<Granted>,
+    ) {
+        let Some(session) = self.sessions.get(session_key) else { return };
+        // A SUBACK dies with its connection.
+        if let Some(conn) = conn
+            && session.conn == Some(conn)
+        {
+            self.send(conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
+        }
+        if session_is_connected(self, session_key) {
+            for grant in granted.into_iter().filter(|grant| grant.retained) {
+                self.fetch_retained(session_key, &grant);
+            }
+        }
+    }
+
+    /// A SUBSCRIBE in front of its session's slots: whether it is done.
+    pub(super) fn pump_subscribe(&mut self, session_key: SessionKey) -> bool {
+        let barrier = self.routes.barrier();
+        let now_ms = self.now.mono_ms;
+        let Some(session) = self.sessions.get_mut(session_key) else { return false };
+        let Some(Slot { conn, body: SlotBody::Subscribe { packet_id, codes, granted, deadline_ms }, .. }) =
+            session.slots.front_mut()
+        else {
+            return false;
+        };
+        let known = granted.iter().all(|grant| grant.barrier_seq <= barrier);
+        if !known && now_ms < *deadline_ms {
+            return false;
+        }
+        let (conn, packet_id) = (*conn, *packet_id);
+        let (mut codes, mut granted) = (std::mem::take(codes), std::mem::take(granted));
+        session.slots.pop();
+        // Some shard has not answered: what it does not know is no promise.
+        for grant in granted.extract_if(.., |grant| grant.barrier_seq > barrier) {
+            self.counters.subscribe_barrier_timeouts += 1;
+            codes[grant.place] = ReasonCode::UNSPECIFIED_ERROR.0;
+            if let Some(session) = self.sessions.get_mut(session_key) {
+                session.subscriptions.remove(&grant.filter);
+            }
+            self.unroute(session_key, &grant.filter);
+        }
+        self.finish_subscribe(conn, session_key, packet_id, &codes, granted);
+        true
+    }
+
+    pub(super) fn on_unsubscribe(&mut self, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
+        self.counters.packets_unsubscribe_received += 1;
+        let Some(session_key) = self.session_of(key) else { return };
+        let mut codes = Vec::new();
+        for filter in unsubscribe.filters {
+            let Some(session) = self.sessions.get_mut(session_key) else { return };
+            let existed = session.subscriptions.remove(filter).is_some();
+            if existed {
+                self.unroute(session_key, filter);
+            }
+            // [MQTT-3.11.3-2]
+            let code = if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED };
+            codes.push(code.0);
+        }
+        // Waits for nobody: too much interest costs an envelope, never a wrong delivery.
+        let unsuback =
+            UnsubAck { packet_id: unsubscribe.packet_id, properties: Properties::default(), codes: &codes };
+        self.send(key, &Packet::UnsubAck(unsuback));
+    }
+}
+
+fn session_is_connected(shard: &Shard, session_key: SessionKey) -> bool {
+    shard.sessions.get(session_key).is_some_and(|session| session.conn.is_some())
+}
+
+fn sub_options(options: SubscriptionOptions, id: u32) -> SubOptions {
+    SubOptions {
+        qos: options.qos.as_u8(),
+        no_local: options.no_local,
+        retain_as_published: options.retain_as_published,
+        subscription_id: id,
+    }
+}
+
+/// The lower of two QoS (section 3.8.4).
+pub(super) fn lower(a: QoS, b: u8) -> QoS {
+    QoS::from_u8(a.as_u8().min(b)).unwrap_or(QoS::AtMostOnce)
+}

@@ -1,0 +1,105 @@
+//! What happens when time passes: missed deadlines, silent clients, delayed wills, expired sessions.
+
+use grapnel_plugin_abi::raw::Ticket;
+
+use super::connection::State;
+use super::{Completion, Shard};
+use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::id::{ConnKey, SessionKey};
+use crate::reason::ReasonCode;
+use crate::session::EndCause;
+
+/// Entries of the 10 ms wheel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Deadline {
+    /// A deferred verdict.
+    Ticket(Ticket),
+    /// A SUBACK that waits for the other shards.
+    Barrier(SessionKey),
+    /// A connection that must have sent CONNECT.
+    Connect(ConnKey),
+}
+
+/// Entries of the 1 s wheel.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Overdue {
+    /// A connection that must have sent something.
+    KeepAlive(ConnKey),
+    /// A session without a connection, of this life.
+    Expiry(SessionKey, u32),
+    /// A delayed will, of this life.
+    Will(SessionKey, u32),
+}
+
+impl Shard {
+    pub(super) fn run_timers(&mut self) {
+        let now_ms = self.now.mono_ms;
+        let mut deadlines = Vec::new();
+        self.deadlines.expire(now_ms, &mut deadlines);
+        for deadline in deadlines {
+            match deadline {
+                Deadline::Ticket(ticket) => self.ticket_due(ticket),
+                Deadline::Barrier(session) => self.pump_slots(session),
+                Deadline::Connect(conn) => {
+                    if self.conns.get(conn).is_some_and(|conn| matches!(conn.state, State::New)) {
+                        self.end_connection(conn, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
+                    }
+                }
+            }
+        }
+        let mut overdue = Vec::new();
+        self.seconds.expire(now_ms, &mut overdue);
+        for entry in overdue {
+            match entry {
+                Overdue::KeepAlive(conn) => self.keep_alive_due(conn),
+                Overdue::Expiry(session, epoch) => self.expiry_due(session, epoch),
+                Overdue::Will(session, epoch) => self.will_due(session, epoch),
+            }
+        }
+    }
+
+    /// When `advance` has something to do at the latest, in monotonic milliseconds; `None` while nothing is armed.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        let (a, b) = (self.deadlines.next_due_ms(), self.seconds.next_due_ms());
+        a.into_iter().chain(b).min()
+    }
+
+    fn keep_alive_due(&mut self, key: ConnKey) {
+        let now_ms = self.now.mono_ms;
+        let Some(conn) = self.conns.get(key) else { return };
+        let due = conn.last_received_ms + conn.silence_max_ms;
+        if now_ms < due || conn.paused {
+            // It does not run while we refuse to read.
+            let again = if conn.paused { now_ms + conn.silence_max_ms } else { due };
+            self.seconds.arm(again, Overdue::KeepAlive(key));
+            return;
+        }
+        // [MQTT-3.1.2-22]
+        self.counters.client_keepalive_timeout += 1;
+        let reason = ReasonCode::KEEP_ALIVE_TIMEOUT;
+        self.end_connection(key, EndCause::ByBroker(reason), Some((reason, None)));
+    }
+
+    fn ticket_due(&mut self, ticket: Ticket) {
+        if let Some(open) = self.tickets.close(ticket) {
+            self.counters.tickets_expired += 1;
+            self.answer(&open, None);
+        }
+    }
+
+    /// A deferred verdict. Late or doubled ones are counted and ignored.
+    pub fn complete(&mut self, completion: Completion) {
+        match self.tickets.close(Ticket(completion.ticket)) {
+            Some(open) => self.answer(&open, Some(completion)),
+            None => self.counters.tickets_stale += 1,
+        }
+    }
+
+    fn answer(&mut self, open: &OpenTicket, completion: Option<Completion>) {
+        let answer = completion.as_ref().map(|completion| (completion.flow, &completion.changes[..]));
+        match open.waiter {
+            Waiter::Authenticate(conn) => self.authenticate_again(conn, open, answer),
+            Waiter::Publish(session, number) => self.publish_again(session, number, open, answer),
+        }
+    }
+}

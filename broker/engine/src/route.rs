@@ -1,0 +1,463 @@
+//! Routing of one shard: who here and which shards elsewhere want a topic, and the retained messages it owns.
+//!
+//! Called by the pipeline. It keeps data and answers; it delivers nothing, knows sessions only by key, runs no hook,
+//! reads no clock and draws no random number.
+//!
+//! The order of calls: `subscribe*`, `unsubscribe*` and `set_connected` as clients act; once a turn [`Routes::take_changes`],
+//! whose batch goes to every other shard, and [`Routes::sweep`]; [`Routes::apply`] for each batch that arrives, whose
+//! sender gets the sequence number back and hands it to [`Routes::acked`]; [`Routes::matches`] for each message.
+
+mod apply;
+mod cache;
+mod crowd;
+mod filters;
+mod group;
+mod hash;
+mod interest;
+mod matched;
+pub mod retained;
+mod trie;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+pub use cache::CacheStats;
+pub use group::{GroupId, GroupRef, MemberCount};
+pub use interest::{Change, GroupChange, Interest, InterestBatch};
+pub use matched::{Matched, MatchedOptions, Target};
+
+use crate::id::{SessionKey, ShardId, ShardSet};
+use cache::TopicCache;
+use crowd::Subscriber;
+use filters::{Filters, is_wildcard};
+use group::{Group, Groups};
+use hash::{HashedMap, Hashes};
+use interest::Outbox;
+
+/// The options of a subscription (MQTT 5.0 section 3.8.3.1) that count when a message is delivered.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct SubOptions {
+    /// Maximum QoS, 0 to 2.
+    pub qos: u8,
+    /// Not to the client that published it.
+    pub no_local: bool,
+    /// Keep the RETAIN flag as published.
+    pub retain_as_published: bool,
+    /// Subscription identifier, 1 to 268,435,455; 0 = none.
+    pub subscription_id: u32,
+}
+
+/// Bounds of one shard's routing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RouteLimits {
+    /// Topics whose matches are remembered. 0 = none.
+    pub topic_cache_entries_max: usize,
+    /// Memory for them, in bytes. A topic that alone needs more than a quarter is matched anew each time.
+    pub topic_cache_bytes_max: usize,
+    /// Subscriptions of this shard's sessions, plain and shared; see [`Routes::is_full`].
+    pub shard_subscriptions_max: usize,
+    /// Filters without a subscriber that may wait for the sweep; beyond, unsubscribing sweeps.
+    pub idle_filters_max: usize,
+}
+
+impl Default for RouteLimits {
+    fn default() -> Self {
+        RouteLimits {
+            topic_cache_entries_max: 65_536,
+            topic_cache_bytes_max: 32 << 20,
+            shard_subscriptions_max: 4_000_000,
+            idle_filters_max: 65_536,
+        }
+    }
+}
+
+/// What became of a subscription.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Subscribed {
+    /// Whether the session did not have it; if it had, its options were replaced [MQTT-3.8.4-3].
+    pub is_new: bool,
+    /// Whether the other shards know.
+    pub interest: Interest,
+    /// SUBACK waits until [`Routes::barrier`] has reached this; 0 = need not wait.
+    pub barrier_seq: u64,
+}
+
+/// What one shard's routing holds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RouteStats {
+    /// Subscriptions of this shard's sessions, plain and shared.
+    pub subscriptions: usize,
+    /// Filters known, those of other shards' wildcard interest and of groups included.
+    pub filters: usize,
+    /// Nodes of the trie of wildcard filters.
+    pub trie_nodes: usize,
+    /// Literal filters that other shards want.
+    pub literal_interest: usize,
+    /// Shared subscriptions known.
+    pub groups: usize,
+    /// Filters that wait for the sweep.
+    pub idle_filters: usize,
+    /// The topic cache.
+    pub cache: CacheStats,
+}
+
+/// The routing of one shard.
+pub struct Routes {
+    me: ShardId,
+    shards: usize,
+    limits: RouteLimits,
+    hashes: Hashes,
+    filters: Filters,
+    groups: Groups,
+    /// Fingerprint of a literal filter → the other shards with plain subscribers to it.
+    literal_interest: HashedMap<u64, ShardSet>,
+    outbox: Outbox,
+    /// Groups whose counts go into the next batch.
+    dirty_groups: Vec<GroupRef>,
+    /// Filters without a subscriber whose removal the others have not been told, oldest first.
+    idle: VecDeque<u32>,
+    subscriptions: usize,
+    cache: TopicCache,
+    /// The numbers of matching filters, while a miss is served.
+    found: Vec<u32>,
+    nothing: Rc<Matched>,
+}
+
+impl Routes {
+    /// The routing of shard `me` of `shards` (1 to 64). All shards of a process get the same seeds, which are secret.
+    pub fn new(me: ShardId, shards: usize, seeds: [u64; 4], limits: RouteLimits) -> Self {
+        Routes::with_hashes(me, shards, Hashes::new(seeds), limits)
+    }
+
+    fn with_hashes(me: ShardId, shards: usize, hashes: Hashes, limits: RouteLimits) -> Self {
+        debug_assert!(me.index() < shards && shards <= crate::id::SHARDS_MAX);
+        Routes {
+            me,
+            shards,
+            limits,
+            filters: Filters::new(&hashes),
+            groups: Groups::default(),
+            literal_interest: HashedMap::default(),
+            outbox: Outbox::new(me, shards),
+            dirty_groups: Vec::new(),
+            idle: VecDeque::new(),
+            subscriptions: 0,
+            cache: TopicCache::new(&hashes, limits.topic_cache_entries_max, limits.topic_cache_bytes_max),
+            found: Vec::new(),
+            nothing: Rc::default(),
+            hashes,
+        }
+    }
+
+    // --- subscriptions of this shard
+
+    /// Whether `shard_subscriptions_max` is reached: the caller then refuses a new subscription with 0x97 and does not call
+    /// [`Routes::subscribe`]. One that replaces another is still welcome.
+    pub fn is_full(&self) -> bool {
+        self.subscriptions >= self.limits.shard_subscriptions_max
+    }
+
+    /// Subscribes a session to a valid filter, or replaces the options of its subscription [MQTT-3.8.4-3].
+    pub fn subscribe(&mut self, filter: &str, session: SessionKey, options: SubOptions) -> Subscribed {
+        let at = self.filters.obtain(filter);
+        let is_new = self.filters.get_mut(at).subscribers.insert(Subscriber { session, options });
+        self.subscriptions += usize::from(is_new);
+        self.outdate(at);
+        if self.filters.get(at).told == 0 && self.shards > 1 {
+            self.filters.get_mut(at).told = self.outbox.next_seq();
+            let change = match is_wildcard(filter) {
+                true => Change::AddWildcard(filter.into()),
+                false => Change::AddLiteral(self.hashes.fingerprint(filter)),
+            };
+            self.outbox.push(change);
+        }
+        let (interest, barrier_seq) = self.outbox.wait_for(self.filters.get(at).told);
+        Subscribed { is_new, interest, barrier_seq }
+    }
+
+    /// Ends a session's subscription; returns whether there was one [MQTT-3.10.4-1].
+    ///
+    /// The other shards are told by [`Routes::sweep`], and only if nobody has subscribed in the meantime.
+    pub fn unsubscribe(&mut self, filter: &str, session: SessionKey) -> bool {
+        let Some(at) = self.filters.find(filter) else { return false };
+        if !self.filters.get_mut(at).subscribers.remove(session) {
+            return false;
+        }
+        self.subscriptions -= 1;
+        self.outdate(at);
+        let filter = self.filters.get_mut(at);
+        if filter.subscribers.is_empty() && filter.told != 0 && !filter.idle {
+            filter.idle = true;
+            self.idle.push_back(at);
+            if self.idle.len() > self.limits.idle_filters_max {
+                self.sweep(2);
+            }
+        } else {
+            self.filters.release(at);
+        }
+        true
+    }
+
+    /// Makes a session a member of a shared subscription, or replaces its options. `filter` comes without `$share/…/`.
+    pub fn subscribe_shared(
+        &mut self,
+        group: &str,
+        filter: &str,
+        session: SessionKey,
+        options: SubOptions,
+        connected: bool,
+    ) -> Subscribed {
+        let key = self.obtain_group(self.hashes.group_id(group, filter), group, filter);
+        let Some(group) = self.groups.get_mut(key) else {
+            return Subscribed { is_new: false, interest: Interest::Known, barrier_seq: 0 };
+        };
+        let before = group.local();
+        let is_new = group.insert(Subscriber { session, options }, connected);
+        if group.told == 0 && self.shards > 1 {
+            group.told = self.outbox.next_seq();
+        }
+        let told = group.told;
+        if group.local() != before {
+            self.tell_counts(key);
+        }
+        self.subscriptions += usize::from(is_new);
+        let (interest, barrier_seq) = self.outbox.wait_for(told);
+        Subscribed { is_new, interest, barrier_seq }
+    }
+
+    /// Ends a membership; returns whether there was one.
+    pub fn unsubscribe_shared(&mut self, group: &str, filter: &str, session: SessionKey) -> bool {
+        let Some(key) = self.group_by_name(group, filter) else { return false };
+        if !self.groups.get_mut(key).is_some_and(|group| group.remove(session)) {
+            return false;
+        }
+        self.subscriptions -= 1;
+        self.tell_counts(key);
+        self.settle_group(key);
+        true
+    }
+
+    /// Notes that a member's client has connected or disconnected; members that are connected are served first.
+    pub fn set_connected(&mut self, group: &str, filter: &str, session: SessionKey, connected: bool) {
+        let Some(key) = self.group_by_name(group, filter) else { return };
+        if self.groups.get_mut(key).is_some_and(|group| group.set_connected(session, connected)) {
+            self.tell_counts(key);
+        }
+    }
+
+    // --- interest of the other shards
+
+    /// What has changed here since the last call, as one batch for every other shard; `None` if nothing has.
+    pub fn take_changes(&mut self) -> Option<InterestBatch> {
+        for key in std::mem::take(&mut self.dirty_groups) {
+            let Some(group) = self.groups.get_mut(key) else { continue };
+            group.dirty = false;
+            let count = group.local();
+            if count.total == 0 {
+                group.told = 0;
+            }
+            self.outbox.push(Change::Group(GroupChange {
+                id: group.id,
+                group: group.name.clone(),
+                filter: self.filters.get(group.filter).name.clone(),
+                connected: count.connected,
+                total: count.total,
+            }));
+            self.settle_group(key);
+        }
+        self.outbox.take()
+    }
+
+    /// Takes in another shard's batch; returns the sequence number to acknowledge to it. A batch that was applied
+    /// before changes nothing.
+    pub fn apply(&mut self, from: ShardId, batch: &InterestBatch) -> u64 {
+        debug_assert!(from != self.me);
+        if from != self.me && self.outbox.accept(from, batch.seq) {
+            for change in &batch.changes {
+                self.apply_change(from, change);
+            }
+        }
+        self.outbox.applied(from)
+    }
+
+    /// Notes that a shard has applied all batches up to `seq`.
+    pub fn acked(&mut self, from: ShardId, seq: u64) {
+        self.outbox.acked(from, seq);
+    }
+
+    /// The lowest sequence number that all others have acknowledged; the highest number there is on a single shard.
+    pub fn barrier(&self) -> u64 {
+        self.outbox.barrier()
+    }
+
+    /// Looks at up to `budget` filters that have lost their last subscriber, and has the next batch tell the others of
+    /// those that still have none.
+    pub fn sweep(&mut self, budget: usize) {
+        for _ in 0..budget {
+            let Some(at) = self.idle.pop_front() else { return };
+            let filter = self.filters.get_mut(at);
+            filter.idle = false;
+            if !filter.subscribers.is_empty() {
+                continue;
+            }
+            filter.told = 0;
+            if filter.is_wildcard() {
+                self.outbox.push(Change::RemoveWildcard(filter.name.clone()));
+            } else {
+                let fingerprint = self.hashes.fingerprint(&filter.name);
+                if !self.filters.twin_told(fingerprint, at) {
+                    self.outbox.push(Change::RemoveLiteral(fingerprint));
+                }
+            }
+            self.filters.release(at);
+        }
+    }
+
+    // --- matching
+
+    /// Everything that matches a valid topic name. A repeated topic costs one look-up and no allocation.
+    pub fn matches(&mut self, topic: &str) -> Rc<Matched> {
+        let fingerprint = self.hashes.fingerprint(topic);
+        if let Some(matched) = self.cache.get(fingerprint, topic) {
+            return matched;
+        }
+        self.found.clear();
+        self.filters.matches(fingerprint, topic, &mut self.found);
+        let shards = self.literal_interest.get(&fingerprint).copied().unwrap_or_default();
+        let mut matched = Rc::new(matched::gather(&self.filters, &self.found, shards, &self.hashes));
+        if matched.is_empty() {
+            matched = Rc::clone(&self.nothing);
+        }
+        self.cache.put(fingerprint, topic, &matched);
+        matched
+    }
+
+    /// What a message that came from another shard is served by: the same as [`Routes::matches`], of which the caller
+    /// then uses neither `shards` nor any group but those that the envelope names.
+    pub fn matches_local(&mut self, topic: &str) -> Rc<Matched> {
+        self.matches(topic)
+    }
+
+    // --- shared subscriptions
+
+    /// The shard whose member shall get the next message of a group, drawn with `random` (any number, evenly spread):
+    /// each as likely as its part of the connected members; if none is connected anywhere, of all. `None`: no members.
+    pub fn pick_shared(&mut self, group: GroupRef, random: u64) -> Option<ShardId> {
+        self.pick_shared_among(group, ShardSet::all(self.shards), random)
+    }
+
+    /// Like [`Routes::pick_shared`] with only these shards: for the one time that a message is forwarded.
+    pub fn pick_shared_among(&self, group: GroupRef, among: ShardSet, random: u64) -> Option<ShardId> {
+        self.groups.get(group)?.pick_shard(self.me, among, random)
+    }
+
+    /// The member on this shard whose turn it is, among those that `eligible` accepts; those that are connected first.
+    pub fn pick_member(
+        &mut self,
+        group: GroupRef,
+        eligible: impl FnMut(SessionKey) -> bool,
+    ) -> Option<(SessionKey, SubOptions)> {
+        let member = self.groups.get_mut(group)?.pick_member(eligible)?;
+        Some((member.session, member.options))
+    }
+
+    /// Group name and filter.
+    pub fn group_name(&self, group: GroupRef) -> Option<(&str, &str)> {
+        let group = self.groups.get(group)?;
+        Some((&group.name, &self.filters.get(group.filter).name))
+    }
+
+    /// What the group is called on other shards.
+    pub fn group_id(&self, group: GroupRef) -> Option<GroupId> {
+        self.groups.get(group).map(|group| group.id)
+    }
+
+    /// The group with this name and filter (without `$share/…/`), if any shard has a member.
+    pub fn group_by_name(&self, group: &str, filter: &str) -> Option<GroupRef> {
+        self.groups.find(self.hashes.group_id(group, filter))
+    }
+
+    /// The group that an envelope names.
+    pub fn group_by_id(&self, id: GroupId) -> Option<GroupRef> {
+        self.groups.find(id)
+    }
+
+    /// The members each shard has, as far as this one knows; shards without any are left out.
+    pub fn group_counts(&self, group: GroupRef) -> impl Iterator<Item = (ShardId, MemberCount)> + '_ {
+        self.groups.get(group).into_iter().flat_map(|group| group.counts(self.me))
+    }
+
+    /// The members on this shard, the connected ones first.
+    pub fn group_members(&self, group: GroupRef) -> impl Iterator<Item = (SessionKey, SubOptions)> + '_ {
+        let members = self.groups.get(group).map_or(&[][..], Group::members);
+        members.iter().map(|member| (member.session, member.options))
+    }
+
+    // --- the rest
+
+    /// The shard that owns the topic's retained message and its publishes from outside the shards; the same on each.
+    pub fn owner_of(&self, topic: &str) -> ShardId {
+        hash::shard_of(self.hashes.fingerprint(topic), self.shards)
+    }
+
+    /// Counts for metrics and for finding leaks.
+    pub fn stats(&self) -> RouteStats {
+        RouteStats {
+            subscriptions: self.subscriptions,
+            filters: self.filters.len(),
+            trie_nodes: self.filters.trie_nodes(),
+            literal_interest: self.literal_interest.len(),
+            groups: self.groups.len(),
+            idle_filters: self.idle.len(),
+            cache: self.cache.stats(),
+        }
+    }
+
+    /// What matches may have changed for the topics that this filter matches.
+    fn outdate(&mut self, at: u32) {
+        let filter = self.filters.get(at);
+        if filter.is_wildcard() {
+            self.cache.outdate(&filter.name);
+        } else {
+            self.cache.forget(self.hashes.fingerprint(&filter.name));
+        }
+    }
+
+    fn obtain_group(&mut self, id: GroupId, name: &str, filter: &str) -> GroupRef {
+        if let Some(key) = self.groups.find(id) {
+            return key;
+        }
+        let at = self.filters.obtain(filter);
+        let key = self.groups.insert(Group::new(name, id, at));
+        self.filters.get_mut(at).add_group(key);
+        self.outdate(at);
+        key
+    }
+
+    /// Has the next batch tell the counts of a group.
+    fn tell_counts(&mut self, key: GroupRef) {
+        if self.shards == 1 {
+            return;
+        }
+        if let Some(group) = self.groups.get_mut(key)
+            && !group.dirty
+        {
+            group.dirty = true;
+            self.dirty_groups.push(key);
+        }
+    }
+
+    /// Forgets a group that no shard has a member of.
+    fn settle_group(&mut self, key: GroupRef) {
+        if self.groups.get(key).is_some_and(Group::is_spent)
+            && let Some(group) = self.groups.remove(key)
+        {
+            self.filters.get_mut(group.filter).remove_group(key);
+            self.outdate(group.filter);
+            self.filters.release(group.filter);
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! Sets of subscriptions of one filter or one group: small ones inline, large ones with an index.
+//! Called by `filters` and `group`. Knows nothing of filters.
+
+use ahash::RandomState;
+use std::collections::HashMap;
+
+use super::SubOptions;
+use crate::id::SessionKey;
+
+/// From this many on a crowd looks its sessions up instead of searching for them.
+const INDEX_FROM: usize = if cfg!(test) { 4 } else { 24 };
+/// Below this many the index is given back; apart from the other, so that a session coming and going costs nothing.
+const INDEX_UNTIL: usize = if cfg!(test) { 3 } else { 12 };
+
+/// One session's subscription.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Subscriber {
+    pub(super) session: SessionKey,
+    pub(super) options: SubOptions,
+}
+
+/// An unordered list of subscriptions, each session at most once; a place moves only by [`Crowd::swap`] and removal.
+#[derive(Default)]
+pub(super) struct Crowd {
+    list: Vec<Subscriber>,
+    index: Option<HashMap<SessionKey, u32, RandomState>>,
+}
+
+impl Crowd {
+    pub(super) fn list(&self) -> &[Subscriber] {
+        &self.list
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.list.len()
+    }
+
+    pub(super) fn position(&self, session: SessionKey) -> Option<usize> {
+        match &self.index {
+            Some(index) => index.get(&session).map(|at| *at as usize),
+            None => self.list.iter().position(|one| one.session == session),
+        }
+    }
+
+    pub(super) fn set_options(&mut self, at: usize, options: SubOptions) {
+        self.list[at].options = options;
+    }
+
+    /// Adds a session that is not in the list; returns its place, the last.
+    pub(super) fn push(&mut self, one: Subscriber) -> usize {
+        let at = self.list.len();
+        self.list.push(one);
+        match &mut self.index {
+            Some(index) => {
+                index.insert(one.session, at as u32);
+            }
+            None if self.list.len() >= INDEX_FROM => {
+                // Session keys are the broker's own numbers: nobody aims them, so fixed seeds do.
+                let mut index = HashMap::with_capacity_and_hasher(
+                    self.list.len() * 2,
+                    RandomState::with_seeds(0x5EED, 0xC0DE, 0xF00D, 0xCAFE),
+                );
+                index.extend(self.list.iter().enumerate().map(|(at, one)| (one.session, at as u32)));
+                self.index = Some(index);
+            }
+            None => {}
+        }
+        at
+    }
+
+    pub(super) fn swap(&mut self, a: usize, b: usize) {
+        if a == b {
+            return;
+        }
+        self.list.swap(a, b);
+        if let Some(index) = &mut self.index {
+            index.insert(self.list[a].session, a as u32);
+            index.insert(self.list[b].session, b as u32);
+        }
+    }
+
+    /// Takes the last one out.
+    pub(super) fn pop(&mut self) -> Option<Subscriber> {
+        let gone = self.list.pop()?;
+        if self.list.len() < INDEX_UNTIL {
+            self.index = None;
+        }
+        if let Some(index) = &mut self.index {
+            index.remove(&gone.session);
+        }
+        // A crowd that has gone home leaves no stadium behind.
+        if self.list.capacity() > 64 && self.list.len() < self.list.capacity() / 4 {
+            self.list.shrink_to(self.list.len() * 2);
+            if let Some(index) = &mut self.index {
+                index.shrink_to(self.list.len() * 2);
+            }
+        }
+        Some(gone)
+    }
+
+    pub(super) fn swap_remove(&mut self, at: usize) -> Option<Subscriber> {
+        self.swap(at, self.list.len().checked_sub(1)?);
+        self.pop()
+    }
+}
+
+/// The plain subscriptions of one filter on this shard. Most filters have one: 16 bytes in all.
+#[derive(Default)]
+pub(super) enum Subscribers {
+    #[default]
+    None,
+    One(Subscriber),
+    Many(Box<Crowd>),
+}
+
+impl Subscribers {
+    pub(super) fn as_slice(&self) -> &[Subscriber] {
+        match self {
+            Subscribers::None => &[],
+            Subscribers::One(one) => std::slice::from_ref(one),
+            Subscribers::Many(crowd) => crowd.list(),
+        }
+    }
+
+    pub(super) fn is_empty(&self) -> bool {
+        matches!(self, Subscribers::None)
+    }
+
+    /// Adds a subscription, or replaces the options of the one that is there [MQTT-3.8.4-3]; returns whether it is new.
+    pub(super) fn insert(&mut self, new: Subscriber) -> bool {
+        match self {
+            Subscribers::None => *self = Subscribers::One(new),
+            Subscribers::One(one) if one.session == new.session => {
+                one.options = new.options;
+                return false;
+            }
+            Subscribers::One(one) => {
+                let mut crowd = Box::<Crowd>::default();
+                crowd.push(*one);
+                crowd.push(new);
+                *self = Subscribers::Many(crowd);
+            }
+            Subscribers::Many(crowd) => match crowd.position(new.session) {
+                Some(at) => {
+                    crowd.set_options(at, new.options);
+                    return false;
+                }
+                None => {
+                    crowd.push(new);
+                }
+            },
+        }
+        true
+    }
+
+    /// Takes a session's subscription out; returns whether there was one.
+    pub(super) fn remove(&mut self, session: SessionKey) -> bool {
+        match self {
+            Subscribers::One(one) if one.session == session => *self = Subscribers::None,
+            Subscribers::None | Subscribers::One(_) => return false,
+            Subscribers::Many(crowd) => {
+                let Some(at) = crowd.position(session) else { return false };
+                crowd.swap_remove(at);
+                if let [last] = crowd.list() {
+                    *self = Subscribers::One(*last);
+                }
+            }
+        }
+        true
+    }
+}

@@ -1,0 +1,194 @@
+//! The filters one shard knows of: who subscribes here, which other shards want it, which groups hang on it.
+//! Called by `Routes`. A literal filter is found by hash, a wildcard filter through the trie; both are numbers outside.
+
+use slab::Slab;
+
+use super::GroupRef;
+use super::crowd::Subscribers;
+use super::hash::{HashedMap, Hashes};
+use super::trie::Trie;
+use crate::id::ShardSet;
+
+const NONE: u32 = u32::MAX;
+
+/// Whether a filter has a wildcard (section 4.7.1). In a valid filter `+` and `#` stand for nothing else.
+pub(super) fn is_wildcard(filter: &str) -> bool {
+    filter.bytes().any(|byte| byte == b'+' || byte == b'#')
+}
+
+/// One filter. 64 bytes: there are millions of them.
+pub(super) struct Filter {
+    pub(super) name: Box<str>,
+    /// Plain subscriptions of this shard.
+    pub(super) subscribers: Subscribers,
+    #[expect(clippy::box_collection, reason = "most filters have no group: 8 bytes instead of 24")]
+    groups: Option<Box<Vec<GroupRef>>>,
+    /// Other shards with plain subscriptions; of wildcard filters only, the flat table has those of literal ones.
+    pub(super) shards: ShardSet,
+    /// The sequence number with which the others are, or will be, told of this shard's interest; 0 = not told.
+    pub(super) told: u64,
+    /// Next literal filter with the same fingerprint.
+    next: u32,
+    /// Whether it waits for the sweep.
+    pub(super) idle: bool,
+    wildcard: bool,
+}
+
+impl Filter {
+    pub(super) fn is_wildcard(&self) -> bool {
+        self.wildcard
+    }
+
+    pub(super) fn groups(&self) -> &[GroupRef] {
+        self.groups.as_deref().map_or(&[], Vec::as_slice)
+    }
+
+    pub(super) fn add_group(&mut self, group: GroupRef) {
+        self.groups.get_or_insert_default().push(group);
+    }
+
+    pub(super) fn remove_group(&mut self, group: GroupRef) {
+        if let Some(groups) = &mut self.groups {
+            groups.retain(|one| *one != group);
+            if groups.is_empty() {
+                self.groups = None;
+            }
+        }
+    }
+}
+
+/// All filters of a shard.
+pub(super) struct Filters {
+    slots: Slab<Filter>,
+    /// Fingerprint → first literal filter that has it.
+    literals: HashedMap<u64, u32>,
+    trie: Trie,
+    hashes: Hashes,
+}
+
+impl Filters {
+    pub(super) fn new(hashes: &Hashes) -> Self {
+        Filters {
+            slots: Slab::new(),
+            literals: HashedMap::default(),
+            trie: Trie::new(hashes),
+            hashes: hashes.clone(),
+        }
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.slots.len()
+    }
+
+    pub(super) fn trie_nodes(&self) -> usize {
+        self.trie.len()
+    }
+
+    pub(super) fn get(&self, at: u32) -> &Filter {
+        &self.slots[at as usize]
+    }
+
+    pub(super) fn get_mut(&mut self, at: u32) -> &mut Filter {
+        &mut self.slots[at as usize]
+    }
+
+    /// The number of a filter that is known.
+    pub(super) fn find(&self, name: &str) -> Option<u32> {
+        if is_wildcard(name) {
+            self.trie.find(name)
+        } else {
+            self.find_literal(self.hashes.fingerprint(name), name)
+        }
+    }
+
+    /// The number of a filter, made known if it was not.
+    pub(super) fn obtain(&mut self, name: &str) -> u32 {
+        if let Some(at) = self.find(name) {
+            return at;
+        }
+        let wildcard = is_wildcard(name);
+        let at = self.slots.insert(Filter {
+            name: name.into(),
+            subscribers: Subscribers::None,
+            groups: None,
+            shards: ShardSet::EMPTY,
+            told: 0,
+            next: NONE,
+            idle: false,
+            wildcard,
+        }) as u32;
+        if wildcard {
+            self.trie.insert(name, at);
+        } else {
+            let first = self.literals.insert(self.hashes.fingerprint(name), at);
+            self.get_mut(at).next = first.unwrap_or(NONE);
+        }
+        at
+    }
+
+    /// Forgets the filter if nothing needs it any more.
+    pub(super) fn release(&mut self, at: u32) {
+        let filter = self.get(at);
+        let needed = !filter.subscribers.is_empty()
+            || filter.groups.is_some()
+            || !filter.shards.is_empty()
+            || filter.told != 0
+            || filter.idle;
+        if needed {
+            return;
+        }
+        let filter = self.slots.remove(at as usize);
+        if filter.wildcard {
+            self.trie.remove(&filter.name);
+        } else {
+            self.unchain(self.hashes.fingerprint(&filter.name), at, filter.next);
+        }
+    }
+
+    /// Whether a literal filter other than `at` has told its fingerprint, which is `at`'s too.
+    pub(super) fn twin_told(&self, fingerprint: u64, at: u32) -> bool {
+        self.chain(fingerprint).any(|other| other != at && self.get(other).told != 0)
+    }
+
+    /// Appends the numbers of all filters that match a topic name.
+    pub(super) fn matches(&mut self, fingerprint: u64, topic: &str, out: &mut Vec<u32>) {
+        out.extend(self.find_literal(fingerprint, topic));
+        self.trie.matches(topic, out);
+    }
+
+    fn find_literal(&self, fingerprint: u64, name: &str) -> Option<u32> {
+        self.chain(fingerprint).find(|at| *self.get(*at).name == *name)
+    }
+
+    fn chain(&self, fingerprint: u64) -> impl Iterator<Item = u32> + '_ {
+        let mut at = self.literals.get(&fingerprint).copied().unwrap_or(NONE);
+        std::iter::from_fn(move || {
+            let found = (at != NONE).then_some(at)?;
+            at = self.get(found).next;
+            Some(found)
+        })
+    }
+
+    /// Takes a removed literal filter, followed by `next`, out of its chain.
+    fn unchain(&mut self, fingerprint: u64, gone: u32, next: u32) {
+        if self.literals.get(&fingerprint) != Some(&gone) {
+            let before = self.chain_until(fingerprint, gone);
+            self.get_mut(before).next = next;
+        } else if next != NONE {
+            self.literals.insert(fingerprint, next);
+        } else {
+            self.literals.remove(&fingerprint);
+            if self.literals.capacity() > 1024 && self.literals.len() < self.literals.capacity() / 8 {
+                self.literals.shrink_to(self.literals.len() * 2);
+            }
+        }
+    }
+
+    fn chain_until(&self, fingerprint: u64, follower: u32) -> u32 {
+        let mut at = self.literals[&fingerprint];
+        while self.get(at).next != follower {
+            at = self.get(at).next;
+        }
+        at
+    }
+}

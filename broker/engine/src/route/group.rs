@@ -1,0 +1,251 @@
+//! Shared subscriptions (section 4.8.2): the members on this shard, the counts of the others, and who gets the next
+//! message. Called by `Routes`. Knows of sessions only whether they are connected.
+
+use smallvec::SmallVec;
+
+use super::crowd::{Crowd, Subscriber};
+use super::hash::HashedMap;
+use crate::id::{Key, SessionKey, ShardId, ShardSet, Table};
+
+/// The name of a shared subscription across shards: a keyed fingerprint of group name and filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct GroupId(pub u128);
+
+/// A shared subscription in one shard's table. Finds nothing once the group is gone.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct GroupRef {
+    /// Place in the table.
+    pub index: u32,
+    /// How often that place had been given away before.
+    pub generation: u32,
+}
+
+impl Key for GroupRef {
+    fn from_parts(index: u32, generation: u32) -> Self {
+        GroupRef { index, generation }
+    }
+
+    fn parts(self) -> (u32, u32) {
+        (self.index, self.generation)
+    }
+}
+
+/// A shard's members of a shared subscription.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct MemberCount {
+    /// Members that are connected.
+    pub connected: u32,
+    /// All members.
+    pub total: u32,
+}
+
+/// The members on this shard, the connected ones first.
+#[derive(Default)]
+struct Members {
+    crowd: Crowd,
+    connected: usize,
+    /// Whose turn it is among the connected, as a place.
+    turn: usize,
+    /// Whose turn it is among the others, counted from the first of them.
+    idle_turn: usize,
+}
+
+impl Members {
+    fn count(&self) -> MemberCount {
+        MemberCount { connected: self.connected as u32, total: self.crowd.len() as u32 }
+    }
+
+    /// Adds a member or changes one; returns whether it is new.
+    fn insert(&mut self, member: Subscriber, connected: bool) -> bool {
+        let known = self.crowd.position(member.session);
+        match known {
+            Some(at) => self.crowd.set_options(at, member.options),
+            None => {
+                self.crowd.push(member);
+            }
+        }
+        self.set_connected(member.session, connected);
+        known.is_none()
+    }
+
+    /// Returns whether that changed anything.
+    fn set_connected(&mut self, session: SessionKey, connected: bool) -> bool {
+        let Some(at) = self.crowd.position(session) else { return false };
+        if (at < self.connected) == connected {
+            return false;
+        }
+        if connected {
+            self.crowd.swap(at, self.connected);
+            self.connected += 1;
+        } else {
+            self.connected -= 1;
+            self.crowd.swap(at, self.connected);
+        }
+        true
+    }
+
+    fn remove(&mut self, session: SessionKey) -> bool {
+        self.set_connected(session, false);
+        let Some(at) = self.crowd.position(session) else { return false };
+        self.crowd.swap_remove(at);
+        true
+    }
+
+    /// The next one in turn who may have it; the connected before the others.
+    fn pick(&mut self, mut eligible: impl FnMut(SessionKey) -> bool) -> Option<Subscriber> {
+        let (connected, others) = self.crowd.list().split_at(self.connected);
+        next_in_turn(connected, &mut self.turn, &mut eligible)
+            .or_else(|| next_in_turn(others, &mut self.idle_turn, &mut eligible))
+    }
+}
+
+fn next_in_turn(
+    list: &[Subscriber],
+    turn: &mut usize,
+    eligible: &mut impl FnMut(SessionKey) -> bool,
+) -> Option<Subscriber> {
+    if *turn >= list.len() {
+        *turn = 0;
+    }
+    let (before, from) = list.split_at(*turn);
+    let at = from.iter().chain(before).position(|one| eligible(one.session))?;
+    let at = (*turn + at) % list.len();
+    *turn = at + 1;
+    Some(list[at])
+}
+
+/// One shared subscription.
+pub(super) struct Group {
+    pub(super) name: Box<str>,
+    pub(super) id: GroupId,
+    /// Number of its filter.
+    pub(super) filter: u32,
+    members: Members,
+    /// The other shards that have members.
+    others: SmallVec<[(ShardId, MemberCount); 2]>,
+    /// The sequence number with which the others were, or will be, told that there is a member here; 0 = not told.
+    pub(super) told: u64,
+    /// Whether its count waits for the next batch.
+    pub(super) dirty: bool,
+}
+
+impl Group {
+    pub(super) fn new(name: &str, id: GroupId, filter: u32) -> Self {
+        Group {
+            name: name.into(),
+            id,
+            filter,
+            members: Members::default(),
+            others: SmallVec::new(),
+            told: 0,
+            dirty: false,
+        }
+    }
+
+    pub(super) fn insert(&mut self, member: Subscriber, connected: bool) -> bool {
+        self.members.insert(member, connected)
+    }
+
+    pub(super) fn remove(&mut self, session: SessionKey) -> bool {
+        self.members.remove(session)
+    }
+
+    pub(super) fn set_connected(&mut self, session: SessionKey, connected: bool) -> bool {
+        self.members.set_connected(session, connected)
+    }
+
+    pub(super) fn pick_member(&mut self, eligible: impl FnMut(SessionKey) -> bool) -> Option<Subscriber> {
+        self.members.pick(eligible)
+    }
+
+    pub(super) fn members(&self) -> &[Subscriber] {
+        self.members.crowd.list()
+    }
+
+    /// The members on this shard.
+    pub(super) fn local(&self) -> MemberCount {
+        self.members.count()
+    }
+
+    /// Sets the count of another shard.
+    pub(super) fn set_other(&mut self, shard: ShardId, count: MemberCount) {
+        self.others.retain(|(other, _)| *other != shard);
+        if count.total > 0 {
+            let connected = count.connected.min(count.total);
+            self.others.push((shard, MemberCount { connected, ..count }));
+        }
+    }
+
+    /// Whether no shard has a member and nobody need be told so.
+    pub(super) fn is_spent(&self) -> bool {
+        self.local().total == 0 && self.others.is_empty() && !self.dirty
+    }
+
+    /// The shards with members, this one (`me`) first.
+    pub(super) fn counts(&self, me: ShardId) -> impl Iterator<Item = (ShardId, MemberCount)> + Clone + '_ {
+        let own = Some((me, self.local())).filter(|(_, count)| count.total > 0);
+        own.into_iter().chain(self.others.iter().copied())
+    }
+
+    /// A shard of `among`, each as likely as its part of the connected members, or of all if none is connected.
+    pub(super) fn pick_shard(&self, me: ShardId, among: ShardSet, random: u64) -> Option<ShardId> {
+        let counts = self.counts(me).filter(|(shard, _)| among.contains(*shard));
+        let connected: u64 = counts.clone().map(|(_, count)| u64::from(count.connected)).sum();
+        if connected > 0 {
+            weighted(counts.map(|(shard, count)| (shard, count.connected)), connected, random)
+        } else {
+            let total = counts.clone().map(|(_, count)| u64::from(count.total)).sum();
+            weighted(counts.map(|(shard, count)| (shard, count.total)), total, random)
+        }
+    }
+}
+
+fn weighted(weights: impl Iterator<Item = (ShardId, u32)>, sum: u64, random: u64) -> Option<ShardId> {
+    // Scales the random number to 0..sum without the bias and the cost of a remainder.
+    let mut left = ((u128::from(random) * u128::from(sum)) >> 64) as u64;
+    for (shard, weight) in weights {
+        match left.checked_sub(u64::from(weight)) {
+            Some(less) => left = less,
+            None => return Some(shard),
+        }
+    }
+    None
+}
+
+/// All shared subscriptions that one shard knows of.
+#[derive(Default)]
+pub(super) struct Groups {
+    table: Table<Group>,
+    by_id: HashedMap<GroupId, GroupRef>,
+}
+
+impl Groups {
+    pub(super) fn len(&self) -> usize {
+        self.table.len()
+    }
+
+    pub(super) fn find(&self, id: GroupId) -> Option<GroupRef> {
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn get(&self, key: GroupRef) -> Option<&Group> {
+        self.table.get(key)
+    }
+
+    pub(super) fn get_mut(&mut self, key: GroupRef) -> Option<&mut Group> {
+        self.table.get_mut(key)
+    }
+
+    pub(super) fn insert(&mut self, group: Group) -> GroupRef {
+        let id = group.id;
+        let key = self.table.insert_with(|_| group);
+        self.by_id.insert(id, key);
+        key
+    }
+
+    pub(super) fn remove(&mut self, key: GroupRef) -> Option<Group> {
+        let gone = self.table.remove(key)?;
+        self.by_id.remove(&gone.id);
+        Some(gone)
+    }
+}

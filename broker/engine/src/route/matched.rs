@@ -1,0 +1,103 @@
+//! What matches a topic name, gathered from the filters: sessions here, shards elsewhere, groups anywhere.
+//! Built by `Routes` on a miss of the topic cache, read by whoever routes a message. Delivers nothing.
+
+use smallvec::{SmallVec, smallvec};
+
+use super::crowd::Subscriber;
+use super::filters::{Filter, Filters};
+use super::hash::{Hashes, KeyedMap};
+use super::{GroupRef, SubOptions};
+use crate::id::{SessionKey, ShardSet};
+
+/// Up to this many targets a merge searches; beyond, it hashes.
+const SEARCH_UNTIL: usize = if cfg!(test) { 2 } else { 16 };
+
+/// Everything that matches one topic name.
+#[derive(Clone, Debug, Default)]
+pub struct Matched {
+    /// Sessions of this shard with plain subscriptions, each once, in no special order.
+    pub local: Box<[Target]>,
+    /// Other shards with plain subscriptions. One too many is possible, one too few is not.
+    pub shards: ShardSet,
+    /// Shared subscriptions with members on any shard, this one included.
+    pub groups: Box<[GroupRef]>,
+}
+
+/// The options of a session's subscriptions that match. Two fit without an allocation.
+pub type MatchedOptions = SmallVec<[SubOptions; 2]>;
+
+/// A session and all its plain subscriptions that match: at least one.
+///
+/// The caller delivers once with the highest QoS and all subscription identifiers ([MQTT-3.3.4-2], [MQTT-3.3.4-4]).
+#[derive(Clone, Debug)]
+pub struct Target {
+    /// The session.
+    pub session: SessionKey,
+    /// Its matching subscriptions' options, in no special order.
+    pub subs: MatchedOptions,
+}
+
+impl Matched {
+    /// Whether nobody anywhere wants the topic.
+    pub fn is_empty(&self) -> bool {
+        self.local.is_empty() && self.shards.is_empty() && self.groups.is_empty()
+    }
+
+    /// Memory it takes, in bytes.
+    pub(super) fn bytes(&self) -> usize {
+        let spilled: usize = self
+            .local
+            .iter()
+            .filter(|target| target.subs.spilled())
+            .map(|target| target.subs.capacity())
+            .sum();
+        size_of::<Matched>()
+            + size_of_val::<[Target]>(&self.local)
+            + size_of_val::<[GroupRef]>(&self.groups)
+            + spilled * size_of::<SubOptions>()
+    }
+}
+
+/// Gathers what the filters with these numbers want; `shards` are those that want the literal topic.
+pub(super) fn gather(filters: &Filters, found: &[u32], shards: ShardSet, hashes: &Hashes) -> Matched {
+    let mut matched = Matched { shards, ..Matched::default() };
+    let all = || found.iter().map(|at| filters.get(*at));
+    for filter in all() {
+        matched.shards = matched.shards.union(filter.shards);
+    }
+    matched.groups = all().flat_map(|filter| filter.groups().iter().copied()).collect();
+    matched.local = merge(all(), hashes);
+    matched
+}
+
+/// One target for each session, with the options of all its subscriptions.
+fn merge<'a>(filters: impl Iterator<Item = &'a Filter> + Clone, hashes: &Hashes) -> Box<[Target]> {
+    let mut lists = filters.map(|filter| filter.subscribers.as_slice()).filter(|list| !list.is_empty());
+    let count: usize = lists.clone().map(<[_]>::len).sum();
+    let mut targets: Vec<Target> = Vec::with_capacity(count);
+    // A session subscribes to a filter once, so one list alone has nothing to merge.
+    targets.extend(lists.next().unwrap_or_default().iter().map(target));
+    if count <= SEARCH_UNTIL {
+        for one in lists.flatten() {
+            match targets.iter_mut().find(|target| target.session == one.session) {
+                Some(known) => known.subs.push(one.options),
+                None => targets.push(target(one)),
+            }
+        }
+    } else if targets.len() < count {
+        let mut places: KeyedMap<SessionKey, usize> = hashes.map();
+        places.extend(targets.iter().enumerate().map(|(at, target)| (target.session, at)));
+        for one in lists.flatten() {
+            let at = *places.entry(one.session).or_insert(targets.len());
+            match targets.get_mut(at) {
+                Some(known) => known.subs.push(one.options),
+                None => targets.push(target(one)),
+            }
+        }
+    }
+    targets.into_boxed_slice()
+}
+
+fn target(one: &Subscriber) -> Target {
+    Target { session: one.session, subs: smallvec![one.options] }
+}

@@ -1,0 +1,241 @@
+//! The trie of wildcard filters: filter → number. Called by `filters`, which keeps what the numbers stand for.
+//! Levels are interned, the children of all nodes share one flat map, and removal prunes, so that a million filters fit.
+//! Walks are loops, never recursion: a client chooses the depth of its filters and topics.
+
+use slab::Slab;
+
+use super::hash::{Hashes, KeyedMap};
+
+/// No node, no value.
+const NONE: u32 = u32::MAX;
+const ROOT: u32 = 0;
+
+/// A place between two levels. `x/#` is no node of its own but a value of `x`'s, since it matches `x` too
+/// (section 4.7.1.2).
+struct Node {
+    parent: u32,
+    /// Child for the level `+`.
+    plus: u32,
+    /// Value of the filter that ends here with `#`.
+    multi: u32,
+    /// Value of the filter that ends here.
+    here: u32,
+    /// Number of children in the edge map.
+    children: u32,
+}
+
+impl Node {
+    fn new(parent: u32) -> Self {
+        Node { parent, plus: NONE, multi: NONE, here: NONE, children: 0 }
+    }
+
+    fn is_bare(&self) -> bool {
+        self.plus == NONE && self.multi == NONE && self.here == NONE && self.children == 0
+    }
+}
+
+struct Level {
+    id: u32,
+    /// Edges that bear this level.
+    edges: u32,
+}
+
+pub(super) struct Trie {
+    nodes: Slab<Node>,
+    /// (parent, level id) → child; `+` and `#` are in the nodes.
+    edges: KeyedMap<(u32, u32), u32>,
+    levels: KeyedMap<Box<str>, Level>,
+    free_level_ids: Vec<u32>,
+    next_level_id: u32,
+    /// The nodes a walk stands on, and those it steps to: kept to allocate nothing.
+    frontier: Vec<u32>,
+    next: Vec<u32>,
+}
+
+impl Trie {
+    pub(super) fn new(hashes: &Hashes) -> Self {
+        let mut nodes = Slab::new();
+        nodes.insert(Node::new(NONE));
+        Trie {
+            nodes,
+            edges: hashes.map(),
+            levels: hashes.map(),
+            free_level_ids: Vec::new(),
+            next_level_id: 0,
+            frontier: Vec::new(),
+            next: Vec::new(),
+        }
+    }
+
+    /// Number of nodes without the root.
+    pub(super) fn len(&self) -> usize {
+        self.nodes.len() - 1
+    }
+
+    /// The value of exactly this filter.
+    pub(super) fn find(&self, filter: &str) -> Option<u32> {
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            if level == "#" {
+                return some(self.node(at).multi);
+            }
+            at = self.child(at, level)?;
+        }
+        some(self.node(at).here)
+    }
+
+    /// Gives the filter this value. It has none yet.
+    pub(super) fn insert(&mut self, filter: &str, value: u32) {
+        debug_assert!(value != NONE && self.find(filter).is_none());
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            if level == "#" {
+                self.node_mut(at).multi = value;
+                return;
+            }
+            at = match self.child(at, level) {
+                Some(child) => child,
+                None => self.grow(at, level),
+            };
+        }
+        self.node_mut(at).here = value;
+    }
+
+    /// Takes the filter out, with every node that then leads nowhere; returns its value.
+    pub(super) fn remove(&mut self, filter: &str) -> Option<u32> {
+        let mut at = ROOT;
+        let mut multi = false;
+        for level in filter.split('/') {
+            if level == "#" {
+                multi = true;
+                break;
+            }
+            at = self.child(at, level)?;
+        }
+        let node = self.node_mut(at);
+        let slot = if multi { &mut node.multi } else { &mut node.here };
+        let gone = some(std::mem::replace(slot, NONE))?;
+        for level in filter.rsplit('/').skip(usize::from(multi)) {
+            if !self.node(at).is_bare() {
+                break;
+            }
+            at = self.prune(at, level);
+        }
+        Some(gone)
+    }
+
+    /// Appends the values of all filters that match the topic name, each once, in no special order.
+    pub(super) fn matches(&mut self, topic: &str, out: &mut Vec<u32>) {
+        let mut frontier = std::mem::take(&mut self.frontier);
+        let mut next = std::mem::take(&mut self.next);
+        frontier.clear();
+        frontier.push(ROOT);
+        // [MQTT-4.7.2-1]: a filter that starts with a wildcard does not match a topic name that starts with `$`.
+        let mut wildcards = !topic.starts_with('$');
+        for level in topic.split('/') {
+            next.clear();
+            let id = self.levels.get(level).map(|level| level.id);
+            for &at in &frontier {
+                let node = self.node(at);
+                if wildcards {
+                    out.extend(some(node.multi));
+                    next.extend(some(node.plus));
+                }
+                if let (Some(id), 1..) = (id, node.children) {
+                    next.extend(self.edges.get(&(at, id)));
+                }
+            }
+            wildcards = true;
+            std::mem::swap(&mut frontier, &mut next);
+            if frontier.is_empty() {
+                break;
+            }
+        }
+        for &at in &frontier {
+            let node = self.node(at);
+            out.extend(some(node.here));
+            out.extend(some(node.multi));
+        }
+        self.frontier = frontier;
+        self.next = next;
+    }
+
+    fn node(&self, at: u32) -> &Node {
+        &self.nodes[at as usize]
+    }
+
+    fn node_mut(&mut self, at: u32) -> &mut Node {
+        &mut self.nodes[at as usize]
+    }
+
+    fn child(&self, at: u32, level: &str) -> Option<u32> {
+        if level == "+" {
+            return some(self.node(at).plus);
+        }
+        let id = self.levels.get(level)?.id;
+        self.edges.get(&(at, id)).copied()
+    }
+
+    fn grow(&mut self, parent: u32, level: &str) -> u32 {
+        let child = self.nodes.insert(Node::new(parent)) as u32;
+        if level == "+" {
+            self.node_mut(parent).plus = child;
+        } else {
+            let id = self.intern(level);
+            self.edges.insert((parent, id), child);
+            self.node_mut(parent).children += 1;
+        }
+        child
+    }
+
+    /// Takes a bare node, its parent's child for `level`, out; returns the parent.
+    fn prune(&mut self, at: u32, level: &str) -> u32 {
+        let parent = self.nodes.remove(at as usize).parent;
+        if level == "+" {
+            self.node_mut(parent).plus = NONE;
+        } else {
+            let id = self.release(level);
+            self.edges.remove(&(parent, id));
+            self.node_mut(parent).children -= 1;
+        }
+        shrink(&mut self.edges);
+        parent
+    }
+
+    fn intern(&mut self, level: &str) -> u32 {
+        if let Some(known) = self.levels.get_mut(level) {
+            known.edges += 1;
+            return known.id;
+        }
+        let id = self.free_level_ids.pop().unwrap_or_else(|| {
+            self.next_level_id += 1;
+            self.next_level_id - 1
+        });
+        self.levels.insert(level.into(), Level { id, edges: 1 });
+        id
+    }
+
+    /// One edge fewer bears the level.
+    fn release(&mut self, level: &str) -> u32 {
+        let known = self.levels.get_mut(level).expect("a level on an edge is interned");
+        let id = known.id;
+        known.edges -= 1;
+        if known.edges == 0 {
+            self.levels.remove(level);
+            self.free_level_ids.push(id);
+            shrink(&mut self.levels);
+        }
+        id
+    }
+}
+
+fn some(value: u32) -> Option<u32> {
+    (value != NONE).then_some(value)
+}
+
+/// Gives memory back once a map is nearly empty; rarely enough to be free on average.
+fn shrink<K: Eq + std::hash::Hash, V>(map: &mut KeyedMap<K, V>) {
+    if map.capacity() > 1024 && map.len() < map.capacity() / 8 {
+        map.shrink_to(map.len() * 2);
+    }
+}

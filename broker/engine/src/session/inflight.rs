@@ -1,0 +1,244 @@
+//! QoS 1 and 2 packets on their way to the client: packet identifiers, the window, and where each stands in its exchange
+//! (MQTT 5.0 sections 4.3 and 4.4).
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use super::Delivery;
+use crate::packet::QoS;
+
+/// Where a packet sent to the client stands.
+#[derive(Clone, Debug)]
+pub enum Phase {
+    /// PUBLISH sent; waits for PUBACK or PUBREC.
+    Published(Delivery),
+    /// PUBREC came, PUBREL sent; waits for PUBCOMP. The message is no longer needed [MQTT-4.3.3-8].
+    Released,
+}
+
+/// A packet sent and not acknowledged.
+#[derive(Clone, Debug)]
+pub struct Outgoing {
+    /// Its identifier.
+    pub packet_id: NonZeroU16,
+    /// Where it stands.
+    pub phase: Phase,
+}
+
+/// The packets in flight, in the order in which they were sent [MQTT-4.6.0-5].
+#[derive(Debug)]
+pub struct Inflight {
+    entries: VecDeque<Outgoing>,
+    /// How many of them, from the oldest on, have been sent on the present connection.
+    sent: usize,
+    next_id: NonZeroU16,
+    window: usize,
+}
+
+/// Why an acknowledgement fits nothing.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum AckError {
+    /// No packet with that identifier waits.
+    Unknown,
+    /// The packet waits for another acknowledgement.
+    Unexpected,
+}
+
+impl Inflight {
+    /// An empty window of `window` packets (1 to 65,535).
+    pub fn new(window: usize) -> Inflight {
+        Inflight { entries: VecDeque::new(), sent: 0, next_id: NonZeroU16::MIN, window }
+    }
+
+    /// Another connection with another Receive Maximum [MQTT-3.3.4-9]: everything is to be sent again.
+    pub fn restart(&mut self, window: usize) {
+        self.window = window;
+        self.sent = 0;
+    }
+
+    /// The next packet of an earlier connection to send again, in order, once there is room [MQTT-4.4.0-1].
+    pub fn next_resend(&mut self) -> Option<Outgoing> {
+        if self.sent >= self.window {
+            return None;
+        }
+        let entry = self.entries.get(self.sent)?.clone();
+        self.sent += 1;
+        Some(entry)
+    }
+
+    fn remove(&mut self, place: usize) -> Option<Outgoing> {
+        if place < self.sent {
+            self.sent -= 1;
+        }
+        self.entries.remove(place)
+    }
+
+    /// Packets in flight.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether none is.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Whether another may be sent.
+    pub fn has_room(&self) -> bool {
+        self.sent == self.entries.len() && self.sent < self.window
+    }
+
+    /// The next identifier that is not in use [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
+    pub fn next_packet_id(&mut self) -> NonZeroU16 {
+        loop {
+            let id = self.next_id;
+            self.next_id = self.next_id.checked_add(1).unwrap_or(NonZeroU16::MIN);
+            // The oldest entry is the likeliest to stand in the way, after 65,535 others.
+            if !self.entries.iter().any(|entry| entry.packet_id == id) {
+                return id;
+            }
+        }
+    }
+
+    /// Notes a PUBLISH that is being sent under an identifier of [`Inflight::next_packet_id`].
+    pub fn publish(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
+        debug_assert!(self.entries.len() < usize::from(u16::MAX), "every identifier would be in use");
+        self.entries.push_back(Outgoing { packet_id, phase: Phase::Published(delivery) });
+        self.sent += 1;
+    }
+
+    fn place(&self, packet_id: NonZeroU16) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.packet_id == packet_id)
+    }
+
+    /// PUBACK: the exchange of a QoS 1 message is over.
+    ///
+    /// # Errors
+    /// No such packet, or one of QoS 2.
+    pub fn puback(&mut self, packet_id: NonZeroU16) -> Result<Delivery, AckError> {
+        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
+        match &self.entries[place].phase {
+            Phase::Published(delivery) if delivery.qos == QoS::AtLeastOnce => {}
+            _ => return Err(AckError::Unexpected),
+        }
+        match self.remove(place).map(|entry| entry.phase) {
+            Some(Phase::Published(delivery)) => Ok(delivery),
+            _ => Err(AckError::Unknown),
+        }
+    }
+
+    /// PUBREC with success: PUBREL is to be sent; the message is no longer kept. Also for a repeated PUBREC.
+    ///
+    /// # Errors
+    /// No such packet, or one of QoS 1.
+    pub fn pubrec(&mut self, packet_id: NonZeroU16) -> Result<Option<Delivery>, AckError> {
+        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
+        let phase = &mut self.entries[place].phase;
+        match std::mem::replace(phase, Phase::Released) {
+            Phase::Published(delivery) if delivery.qos == QoS::ExactlyOnce => Ok(Some(delivery)),
+            Phase::Released => Ok(None),
+            other => {
+                *phase = other;
+                Err(AckError::Unexpected)
+            }
+        }
+    }
+
+    /// PUBREC with a failure: the exchange is over [MQTT-4.3.3-4].
+    ///
+    /// # Errors
+    /// No such packet, or one of QoS 1.
+    pub fn pubrec_failed(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
+        self.pubrec(packet_id)?;
+        self.pubcomp(packet_id)
+    }
+
+    /// PUBCOMP: the exchange of a QoS 2 message is over.
+    ///
+    /// # Errors
+    /// No such packet, or one that PUBREC has not come for.
+    pub fn pubcomp(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
+        let place = self.place(packet_id).ok_or(AckError::Unknown)?;
+        if !matches!(self.entries[place].phase, Phase::Released) {
+            return Err(AckError::Unexpected);
+        }
+        self.remove(place);
+        Ok(())
+    }
+
+    /// All packets, oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = &Outgoing> {
+        self.entries.iter()
+    }
+
+    /// Takes everything out, oldest first.
+    pub fn drain(&mut self) -> impl Iterator<Item = Outgoing> + '_ {
+        self.sent = 0;
+        self.entries.drain(..)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::rc::Rc;
+    use std::sync::Arc;
+
+    use super::*;
+    use crate::message::Message;
+
+    fn delivery(qos: QoS) -> Delivery {
+        let message = Message {
+            topic: "t".into(),
+            payload: bytes::Bytes::new(),
+            properties: Box::default(),
+            qos,
+            retain: false,
+            from: "".into(),
+            origin: None,
+            expires_at_ms: None,
+            wall_ms: 0,
+        };
+        Delivery {
+            message: Rc::new(Arc::new(message)),
+            qos,
+            retain: false,
+            subscription_ids: Box::default(),
+            group: None,
+        }
+    }
+
+    #[test]
+    fn an_identifier_in_use_is_passed_over_after_the_count_wraps() {
+        let mut inflight = Inflight::new(10);
+        let first = inflight.next_packet_id();
+        inflight.publish(first, delivery(QoS::AtLeastOnce));
+        for _ in 0..65_534 {
+            assert_ne!(inflight.next_packet_id(), first);
+        }
+        assert_ne!(inflight.next_packet_id(), first, "1 is in use, so 2 comes after 65,535");
+    }
+
+    #[test]
+    fn qos_2_takes_four_packets() {
+        let mut inflight = Inflight::new(10);
+        let id = inflight.next_packet_id();
+        inflight.publish(id, delivery(QoS::ExactlyOnce));
+        assert_eq!(inflight.puback(id).unwrap_err(), AckError::Unexpected);
+        assert_eq!(inflight.pubcomp(id).unwrap_err(), AckError::Unexpected);
+        assert!(inflight.pubrec(id).unwrap().is_some());
+        assert!(inflight.pubrec(id).unwrap().is_none(), "a repeated PUBREC is answered again");
+        inflight.pubcomp(id).unwrap();
+        assert_eq!(inflight.pubcomp(id).unwrap_err(), AckError::Unknown);
+    }
+
+    #[test]
+    fn a_failed_pubrec_ends_the_exchange() {
+        let mut inflight = Inflight::new(1);
+        let id = inflight.next_packet_id();
+        inflight.publish(id, delivery(QoS::ExactlyOnce));
+        assert!(!inflight.has_room());
+        inflight.pubrec_failed(id).unwrap();
+        assert!(inflight.has_room());
+    }
+}

@@ -1,0 +1,243 @@
+//! The ordered queue of received packets that wait: for a deferred verdict, the owner of a retained message, a full lane, the
+//! SUBACK barrier, or simply for those in front. They take effect and are acknowledged in order of arrival.
+
+use std::collections::VecDeque;
+use std::num::NonZeroU16;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::raw::Ticket;
+use smallvec::SmallVec;
+
+use crate::hook::LinkIdentity;
+use crate::hook::message::Draft;
+use crate::id::ConnKey;
+use crate::message::Message;
+use crate::packet::{QoS, SubscriptionOptions};
+use crate::reason::ReasonCode;
+use crate::session::{EndCause, Will};
+
+/// How far a publish has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Stage {
+    /// Neither authorised nor shown to a hook: something in front forbids it.
+    Unstarted,
+    /// A link answers later.
+    Deferred(Ticket),
+    /// The next link waits until the publish in front has been there.
+    Blocked,
+    /// The chain is through: it waits for its turn.
+    Decided,
+    /// The owner of its retained topic is storing it, under this number.
+    Storing(u64),
+    /// The owner has stored it: it waits for its turn or for lanes.
+    Stored,
+}
+
+/// A publish that waits.
+#[derive(Debug)]
+pub struct PublishSlot {
+    /// The message as far as the chain has changed it.
+    pub message: Message,
+    /// Packet identifier of QoS 1 and 2; none for a will.
+    pub packet_id: Option<NonZeroU16>,
+    /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
+    pub packet_qos: QoS,
+    /// DUP of the packet.
+    pub dup: bool,
+    /// Whether it is the session's will.
+    pub will: bool,
+    /// How far it has come.
+    pub stage: Stage,
+    /// Links that it has been to.
+    pub visited: SmallVec<[LinkIdentity; 4]>,
+    /// What becomes of it.
+    pub draft: Draft,
+    /// Why the broker refuses it, if it does.
+    pub refusal: Option<ReasonCode>,
+}
+
+/// A subscription that waits for the barrier, to be followed by retained messages.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Place in the SUBSCRIBE packet.
+    pub place: usize,
+    /// Full filter.
+    pub filter: Box<str>,
+    /// Sequence number it waits for, 0 for none.
+    pub barrier_seq: u64,
+    /// Whether retained messages are wanted.
+    pub retained: bool,
+    /// Options.
+    pub options: SubscriptionOptions,
+    /// Subscription identifier, 0 for none.
+    pub id: u32,
+}
+
+/// What waits.
+#[derive(Debug)]
+pub enum SlotBody {
+    /// A PUBLISH, or the will.
+    Publish(Box<PublishSlot>),
+    /// A SUBSCRIBE whose filters are in the trie and must become known to the other shards.
+    Subscribe {
+        /// Its packet identifier.
+        packet_id: NonZeroU16,
+        /// Reason codes so far.
+        codes: Vec<u8>,
+        /// What was granted.
+        granted: Vec<Granted>,
+        /// Monotonic milliseconds.
+        deadline_ms: u64,
+    },
+    /// A whole SUBSCRIBE, UNSUBSCRIBE or DISCONNECT, not looked at yet.
+    Packet(Bytes),
+    /// The connection has ended in this way; whatever it sent is in front.
+    End(EndCause, Option<Box<Will>>),
+}
+
+/// A received packet that waits.
+#[derive(Debug)]
+pub struct Slot {
+    /// The connection it came from.
+    pub conn: Option<ConnKey>,
+    /// What it counts against `slot_bytes_max`.
+    pub bytes: usize,
+    /// What it is.
+    pub body: SlotBody,
+}
+
+/// The slots of a session.
+#[derive(Debug, Default)]
+pub struct Slots {
+    queue: VecDeque<Slot>,
+    first: u64,
+    bytes: usize,
+}
+
+impl Slots {
+    /// Number of waiting packets.
+    pub fn len(&self) -> usize {
+        self.queue.len()
+    }
+
+    /// Whether nothing waits.
+    pub fn is_empty(&self) -> bool {
+        self.queue.is_empty()
+    }
+
+    /// Bytes of the waiting packets.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// Whether only publishes wait, so that another may begin its chain behind them.
+    pub fn only_publishes(&self) -> bool {
+        self.queue.iter().all(|slot| match &slot.body {
+            SlotBody::Publish(publish) => publish.stage != Stage::Unstarted,
+            _ => false,
+        })
+    }
+
+    /// Puts a packet at the end; its number names it until it leaves.
+    pub fn push(&mut self, slot: Slot) -> u64 {
+        self.bytes += slot.bytes;
+        self.queue.push_back(slot);
+        self.first + self.queue.len() as u64 - 1
+    }
+
+    /// Puts a packet before all others, in the place of the one that was just taken.
+    pub fn push_front(&mut self, slot: Slot) {
+        self.bytes += slot.bytes;
+        self.queue.push_front(slot);
+        self.first -= 1;
+    }
+
+    /// The number that the next packet will have.
+    pub fn next_number(&self) -> u64 {
+        self.first + self.queue.len() as u64
+    }
+
+    /// The packet in front.
+    pub fn front_mut(&mut self) -> Option<&mut Slot> {
+        self.queue.front_mut()
+    }
+
+    /// Number of the packet in front.
+    pub fn front_number(&self) -> u64 {
+        self.first
+    }
+
+    /// Takes the packet in front.
+    pub fn pop(&mut self) -> Option<Slot> {
+        let slot = self.queue.pop_front()?;
+        self.first += 1;
+        self.bytes -= slot.bytes;
+        if self.queue.is_empty() && self.queue.capacity() > 64 {
+            self.queue = VecDeque::new();
+        }
+        Some(slot)
+    }
+
+    /// A packet by its number.
+    pub fn get_mut(&mut self, number: u64) -> Option<&mut Slot> {
+        self.queue.get_mut(usize::try_from(number.checked_sub(self.first)?).ok()?)
+    }
+
+    /// A waiting publish by its number.
+    pub fn publish_mut(&mut self, number: u64) -> Option<&mut PublishSlot> {
+        match &mut self.get_mut(number)?.body {
+            SlotBody::Publish(publish) => Some(publish),
+            _ => None,
+        }
+    }
+
+    /// Where the nearest publish in front of `number` waits that is still on its way along the chain: the links it has been
+    /// to. `None` where nothing in front limits it.
+    pub fn visited_in_front(&self, number: u64) -> Option<SmallVec<[LinkIdentity; 4]>> {
+        let before = usize::try_from(number.saturating_sub(self.first)).ok()?;
+        self.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
+            SlotBody::Publish(publish) if matches!(publish.stage, Stage::Deferred(_) | Stage::Blocked) => {
+                Some(publish.visited.clone())
+            }
+            _ => None,
+        })
+    }
+
+    /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
+    pub fn has_publish(&self, packet_id: NonZeroU16) -> bool {
+        self.publishes().any(|publish| publish.packet_id == Some(packet_id))
+    }
+
+    /// Publishes that we owe an acknowledgement for.
+    pub fn acknowledgements_owed(&self) -> usize {
+        if self.queue.is_empty() {
+            0
+        } else {
+            self.publishes().filter(|publish| publish.packet_id.is_some()).count()
+        }
+    }
+
+    /// All waiting publishes in order.
+    pub fn publishes(&self) -> impl Iterator<Item = &PublishSlot> {
+        self.queue.iter().filter_map(|slot| match &slot.body {
+            SlotBody::Publish(publish) => Some(&**publish),
+            _ => None,
+        })
+    }
+
+    /// A parked DISCONNECT of a connection that is gone: the end of that connection becomes the client's own.
+    pub fn mark_end(&mut self, conn: ConnKey, cause: EndCause) {
+        for slot in &mut self.queue {
+            if let SlotBody::End(end, _) = &mut slot.body
+                && slot.conn == Some(conn)
+            {
+                *end = cause;
+            }
+        }
+    }
+
+    /// All waiting packets in order.
+    pub fn iter(&self) -> impl Iterator<Item = &Slot> {
+        self.queue.iter()
+    }
+}

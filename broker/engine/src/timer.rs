@@ -1,0 +1,146 @@
+//! Timer wheels: many deadlines, few wake-ups. Nothing is ever cancelled; whoever takes an expired entry looks whether it
+//! still means something.
+
+/// Places of a wheel. A power of two.
+const PLACES: usize = 512;
+
+/// Entries due at a tick, in a ring of places; an entry further away than one turn waits in its place.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    granularity_ms: u64,
+    places: Vec<Vec<(u64, T)>>,
+    occupied: [u64; PLACES / 64],
+    /// First tick that has not been looked at.
+    next_tick: u64,
+    len: usize,
+}
+
+impl<T> Wheel<T> {
+    /// A wheel that is late by at most `granularity_ms` (at least 1).
+    pub fn new(granularity_ms: u64) -> Wheel<T> {
+        Wheel {
+            granularity_ms: granularity_ms.max(1),
+            places: (0..PLACES).map(|_| Vec::new()).collect(),
+            occupied: [0; PLACES / 64],
+            next_tick: 0,
+            len: 0,
+        }
+    }
+
+    /// Puts an entry in, due at `due_ms` (never early, late by one granule at most).
+    pub fn arm(&mut self, due_ms: u64, entry: T) {
+        let tick = due_ms.div_ceil(self.granularity_ms).max(self.next_tick);
+        let place = tick as usize % PLACES;
+        self.places[place].push((tick, entry));
+        self.occupied[place / 64] |= 1 << (place % 64);
+        self.len += 1;
+    }
+
+    /// Moves everything that is due at `now_ms` to `due`.
+    pub fn expire(&mut self, now_ms: u64, due: &mut Vec<T>) {
+        let now_tick = now_ms / self.granularity_ms;
+        if now_tick < self.next_tick {
+            return;
+        }
+        if self.len > 0 {
+            let ticks = (now_tick - self.next_tick + 1).min(PLACES as u64);
+            for offset in 0..ticks {
+                let place = (self.next_tick + offset) as usize % PLACES;
+                if self.occupied[place / 64] & (1 << (place % 64)) != 0 {
+                    self.expire_place(place, now_tick, due);
+                }
+            }
+        }
+        self.next_tick = now_tick + 1;
+    }
+
+    fn expire_place(&mut self, place: usize, now_tick: u64, due: &mut Vec<T>) {
+        let entries = &mut self.places[place];
+        let mut index = 0;
+        while index < entries.len() {
+            if entries[index].0 <= now_tick {
+                due.push(entries.swap_remove(index).1);
+                self.len -= 1;
+            } else {
+                index += 1;
+            }
+        }
+        if entries.is_empty() {
+            self.occupied[place / 64] &= !(1 << (place % 64));
+            if entries.capacity() > 1024 {
+                *entries = Vec::new();
+            }
+        }
+    }
+
+    /// When to look again at the latest, milliseconds; may be early for an entry more than a turn away. `None` while empty.
+    pub fn next_due_ms(&self) -> Option<u64> {
+        if self.len == 0 {
+            return None;
+        }
+        (0..PLACES as u64).map(|offset| self.next_tick + offset).find_map(|tick| {
+            let place = tick as usize % PLACES;
+            (self.occupied[place / 64] & (1 << (place % 64)) != 0).then_some(tick * self.granularity_ms)
+        })
+    }
+
+    /// Number of entries.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether nothing is armed.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn expired(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {
+        let mut due = Vec::new();
+        wheel.expire(now_ms, &mut due);
+        due.sort_unstable();
+        due
+    }
+
+    #[test]
+    fn an_entry_is_never_early_and_at_most_a_granule_late() {
+        let mut wheel = Wheel::new(10);
+        wheel.arm(95, 1);
+        assert_eq!(expired(&mut wheel, 94), [0_u32; 0]);
+        assert_eq!(expired(&mut wheel, 99), [0_u32; 0]);
+        assert_eq!(expired(&mut wheel, 100), [1]);
+        assert!(wheel.is_empty());
+    }
+
+    #[test]
+    fn an_entry_turns_away_waits_for_its_turn() {
+        let mut wheel = Wheel::new(10);
+        let far = 10 * PLACES as u64 * 3 + 50;
+        wheel.arm(far, 7);
+        wheel.arm(50, 1);
+        assert_eq!(expired(&mut wheel, 60), [1]);
+        assert_eq!(expired(&mut wheel, far - 10), [0_u32; 0]);
+        assert_eq!(expired(&mut wheel, far), [7]);
+    }
+
+    #[test]
+    fn a_jump_over_many_turns_finds_everything() {
+        let mut wheel = Wheel::new(1000);
+        (0..1000).for_each(|n| wheel.arm(u64::from(n) * 997, n));
+        assert_eq!(expired(&mut wheel, 10_000_000).len(), 1000);
+        assert_eq!(wheel.next_due_ms(), None);
+    }
+
+    #[test]
+    fn what_is_armed_for_the_past_comes_next() {
+        let mut wheel = Wheel::new(10);
+        assert_eq!(expired(&mut wheel, 1000), [0_u32; 0]);
+        wheel.arm(5, 1);
+        assert_eq!(wheel.next_due_ms(), Some(1010));
+        assert_eq!(expired(&mut wheel, 1010), [1]);
+    }
+}

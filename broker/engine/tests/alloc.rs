@@ -1,0 +1,188 @@
+//! QoS 0 from a client's bytes to its subscribers' outbound queues allocates nothing once it runs: codec, hooks, routing and
+//! delivery, with 0, 1 and 8 links mounted.
+#![allow(missing_docs, clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use grapnel_engine::codec;
+use grapnel_engine::hook::{ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::id::{ConnKey, ShardId};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::{
+    Connect, Filters, Packet, Properties, Publish, QoS, Subscribe, SubscriptionOptions, Version,
+    push_subscription,
+};
+use grapnel_engine::pipeline::{Input, ListenerInfo, Next, Peer, Setup, Shard};
+use grapnel_engine::time::Now;
+use grapnel_plugin_abi::raw::{Event, Flow};
+
+struct Counting;
+
+thread_local! {
+    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+}
+
+// SAFETY: every call goes to the system's allocator unchanged; counting touches a constant-initialised thread-local alone.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.alloc(layout) }
+    }
+
+    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.dealloc(pointer, layout) }
+    }
+
+    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
+        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        // SAFETY: the caller's promise is passed on.
+        unsafe { System.realloc(pointer, layout, size) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+unsafe extern "C" fn continues(_instance: *mut c_void, event: *const Event) -> Flow {
+    // SAFETY: the event is alive during the call.
+    let event = unsafe { &*event };
+    if event.topic.len == 0 { Flow::FAULT } else { Flow::CONTINUE }
+}
+
+fn shard() -> Shard {
+    let mut shard = Shard::new(Setup {
+        id: ShardId(0),
+        shards: 1,
+        limits: Arc::new(Limits::default()),
+        no_match_allow: true,
+        keys: [1, 2, 3, 4],
+        seed: 1,
+    });
+    shard.advance(Now { mono_ms: 1000, wall_ms: 1_700_000_000_000 });
+    shard
+}
+
+fn send(shard: &mut Shard, key: ConnKey, packet: &Packet<'_>, version: Version) {
+    let mut bytes = Vec::new();
+    codec::encode(packet, version, &mut bytes);
+    let received = shard.receive(key, Input::Scratch(&bytes));
+    assert_eq!((received.consumed, received.next), (bytes.len(), Next::Read));
+}
+
+fn connect(shard: &mut Shard, client_id: &str, version: Version) -> ConnKey {
+    let peer = Peer {
+        listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true }),
+        peer: "127.0.0.1:40000".parse().unwrap(),
+        local: "127.0.0.1:1883".parse().unwrap(),
+    };
+    let key = shard.open(peer).unwrap();
+    let connect = Connect {
+        version,
+        clean_start: true,
+        keep_alive_s: 0,
+        client_id,
+        username: None,
+        password: None,
+        will: None,
+        properties: Properties::default(),
+    };
+    send(shard, key, &Packet::Connect(connect), version);
+    key
+}
+
+fn subscribe(shard: &mut Shard, key: ConnKey, filter: &str, version: Version) {
+    let mut payload = Vec::new();
+    push_subscription(&mut payload, filter, SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    let subscribe = Subscribe {
+        packet_id: std::num::NonZeroU16::MIN,
+        properties: Properties::default(),
+        filters: Filters::from_encoded(&payload),
+    };
+    send(shard, key, &Packet::Subscribe(subscribe), version);
+}
+
+/// As the shell does it after each read.
+fn flush(shard: &mut Shard, keys: &mut Vec<ConnKey>) -> usize {
+    let mut sent = 0;
+    std::mem::swap(keys, &mut shard.outbox().dirty);
+    for key in keys.drain(..) {
+        if let Some(outbound) = shard.outbound(key) {
+            let bytes = outbound.len();
+            outbound.advance(bytes);
+            sent += bytes;
+            shard.written(key);
+        }
+    }
+    sent
+}
+
+#[test]
+fn qos_0_allocates_nothing_in_steady_state() {
+    let points = [HookPoint::ClientAuthorize, HookPoint::MessagePublish, HookPoint::MessageDelivered];
+    for links in [0u32, 1, 8] {
+        let mut shard = shard();
+        let publisher = connect(&mut shard, "publisher", Version::V311);
+        for (name, version) in [("three", Version::V311), ("five", Version::V5)] {
+            let key = connect(&mut shard, name, version);
+            subscribe(&mut shard, key, "sensors/+/temperature", version);
+            subscribe(&mut shard, key, "sensors/7/temperature", version);
+        }
+        let mounted = (0..links).flat_map(|number| {
+            points.map(|point| {
+                let link = Link {
+                    // SAFETY: the function ignores its instance and is part of this program.
+                    entry: unsafe { Entry::new(continues, std::ptr::null_mut()) },
+                    plugin: PluginHandle(u64::from(number)),
+                    identity: LinkIdentity(number * 3 + point as u32 % 3),
+                    name: "test".into(),
+                    priority: 0,
+                    deadline_ms: 1000,
+                    policy: FaultPolicy::Ignore,
+                };
+                (point, link)
+            })
+        });
+        shard.swap_chains(ChainTable::compile(1, mounted));
+        let mut bytes = Vec::new();
+        let publish = Publish {
+            dup: false,
+            qos: QoS::AtMostOnce,
+            retain: false,
+            topic: "sensors/7/temperature",
+            packet_id: None,
+            properties: Properties::default(),
+            payload: &[7; 64],
+        };
+        codec::encode(&Packet::Publish(publish), Version::V311, &mut bytes);
+        let mut keys = Vec::new();
+        let mut step = |shard: &mut Shard| {
+            let received = shard.receive(publisher, Input::Scratch(&bytes));
+            assert_eq!(received.next, Next::Read);
+            flush(shard, &mut keys)
+        };
+        (0..100).for_each(|_| {
+            step(&mut shard);
+        });
+        let before = ALLOCATIONS.with(Cell::get);
+        let mut sent = 0;
+        for _ in 0..1000 {
+            sent += step(&mut shard);
+        }
+        let made = ALLOCATIONS.with(Cell::get) - before;
+        assert_eq!(made, 0, "{links} links: {made} allocations in 1,000 messages");
+        assert_eq!(sent, 1000 * (2 * bytes.len() + 1), "both subscribers got every message");
+        let calls: Vec<u64> = points
+            .iter()
+            .flat_map(|point| {
+                shard.chains().chain(*point).links().map(|(_, stats)| stats.calls).collect::<Vec<_>>()
+            })
+            .collect();
+        assert!(calls.iter().all(|calls| *calls >= 1100), "every link was called: {calls:?}");
+        assert_eq!(calls.len(), 3 * links as usize);
+    }
+}

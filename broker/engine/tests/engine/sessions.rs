@@ -1,0 +1,327 @@
+//! Connections and sessions: CONNECT, takeover, resume, expiry, keep alive, wills (MQTT 5.0 sections 3.1, 3.2, 4.1).
+
+use grapnel_engine::packet::{Packet, Property, QoS, Version};
+use grapnel_engine::reason::ReasonCode;
+
+use crate::world::{Ask, Got, World, message};
+
+fn stored(version: Version) -> Ask<'static> {
+    let properties = if version == Version::V5 { vec![Property::SessionExpiry(60)] } else { Vec::new() };
+    Ask { clean: false, properties, ..Ask::v(version) }
+}
+
+#[test]
+fn a_stored_session_gets_what_came_while_it_was_away() {
+    for shards in [1, 2, 8] {
+        for version in [Version::V31, Version::V311, Version::V5] {
+            let mut world = World::new(shards);
+            let sub = world.connect("sub", &stored(version));
+            world.subscribe(sub, "t", QoS::AtLeastOnce);
+            world.disconnect(sub, ReasonCode::SUCCESS);
+            assert!(world.is_closed(sub));
+            let publisher = world.connect("pub", &Ask::v(version));
+            world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
+            world.publish(publisher, "t", "gone", QoS::AtMostOnce, 0);
+            world.publish(publisher, "t", "2", QoS::AtLeastOnce, 2);
+            let (sub, connack) = world.try_connect("sub", &stored(version));
+            assert_eq!(connack, Some(Got::ConnAck { present: version != Version::V31, code: 0 }));
+            assert_eq!(world.take_plain(sub), [message("t", "1", 1), message("t", "2", 1)]);
+        }
+    }
+}
+
+#[test]
+fn what_was_not_acknowledged_comes_again_with_dup_and_the_same_identifier() {
+    // [MQTT-4.4.0-1]
+    let mut world = World::new(2);
+    let sub = world.connect("sub", &stored(Version::V5));
+    world.subscribe(sub, "t", QoS::ExactlyOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "t", "1", QoS::ExactlyOnce, 1);
+    world.publish(publisher, "t", "2", QoS::ExactlyOnce, 2);
+    let before = world.take(sub);
+    world.ack(sub, Packet::PubRec, before[0].id());
+    world.take(sub);
+    world.lose(sub);
+    let sub = world.connect("sub", &stored(Version::V5));
+    let after = world.take(sub);
+    let Got::Publish { payload, dup, id, .. } = &after[1] else { panic!("{after:?}") };
+    assert_eq!(after[0], Got::Ack("PUBREL", before[0].id(), 0), "the first was received already");
+    assert_eq!((&payload[..], *dup, *id), (&b"2"[..], true, before[1].id()));
+}
+
+#[test]
+fn a_second_connection_takes_the_session_over() {
+    for shards in [1, 2, 8] {
+        let mut world = World::new(shards);
+        let first = world.connect("c", &stored(Version::V5));
+        world.subscribe(first, "t", QoS::AtLeastOnce);
+        let (second, connack) = world.try_connect("c", &stored(Version::V5));
+        // [MQTT-3.1.4-3]
+        assert_eq!(world.take(first), [Got::Disconnect(0x8E)]);
+        assert!(world.is_closed(first));
+        assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+        assert_eq!(world.take_plain(second), [message("t", "x", 1)]);
+    }
+}
+
+#[test]
+fn a_clean_start_throws_the_session_away() {
+    let mut world = World::new(1);
+    let first = world.connect("c", &stored(Version::V5));
+    world.subscribe(first, "t", QoS::AtLeastOnce);
+    let (second, connack) = world.try_connect("c", &Ask::v(Version::V5));
+    assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(second), []);
+    world.pass_ms(10);
+    assert_eq!(world.shards[0].counters().sessions_count, 2);
+    assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+}
+
+#[test]
+fn a_session_expires_when_its_interval_is_over() {
+    // [MQTT-3.1.2-23]
+    let mut world = World::new(1);
+    let client = world.connect("c", &stored(Version::V5));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    world.lose(client);
+    world.pass_ms(59_000);
+    assert_eq!(world.shards[0].counters().sessions_count, 1);
+    world.pass_ms(2_000);
+    assert_eq!(world.shards[0].counters().sessions_count, 0);
+    assert_eq!(world.shards[0].counters().session_expired, 1);
+    let (_, connack) = world.try_connect("c", &stored(Version::V5));
+    assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
+}
+
+#[test]
+fn a_client_that_comes_back_stops_the_clock_of_its_session() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &stored(Version::V5));
+    world.lose(client);
+    world.pass_ms(50_000);
+    let client = world.connect("c", &stored(Version::V5));
+    world.pass_ms(50_000);
+    assert!(!world.is_closed(client));
+    world.lose(client);
+    world.pass_ms(50_000);
+    let (_, connack) = world.try_connect("c", &stored(Version::V5));
+    assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
+}
+
+#[test]
+fn silence_of_one_and_a_half_keep_alives_ends_the_connection() {
+    // [MQTT-3.1.2-22]
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    world.pass_ms(14_000);
+    world.send(client, &Packet::PingReq);
+    assert_eq!(world.take(client), [Got::PingResp]);
+    world.pass_ms(14_000);
+    assert!(!world.is_closed(client));
+    world.pass_ms(3_000);
+    assert_eq!(world.take(client), [Got::Disconnect(0x8D)]);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn no_connect_within_the_time_ends_the_connection() {
+    let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
+    let client = world.open(Version::V311);
+    world.pass_ms(900);
+    assert!(!world.is_closed(client));
+    world.pass_ms(200);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn client_identifiers_and_who_may_leave_them_out() {
+    // [MQTT-3.1.3-6] [MQTT-3.1.3-8]
+    let mut world = World::new(8);
+    let (_, got) = world.try_connect("", &Ask::v(Version::V5));
+    assert!(matches!(got, Some(Got::ConnAck { code: 0, .. })));
+    let (_, got) = world.try_connect("", &Ask::v(Version::V311));
+    assert!(matches!(got, Some(Got::ConnAck { code: 0, .. })));
+    let (client, got) = world.try_connect("", &stored(Version::V311));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 2 }));
+    assert!(world.is_closed(client));
+    let (_, got) = world.try_connect("", &Ask::v(Version::V31));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 2 }));
+}
+
+#[test]
+fn anything_but_connect_comes_too_early() {
+    // [MQTT-3.1.0-1]
+    let mut world = World::new(1);
+    let client = world.open(Version::V311);
+    world.send(client, &Packet::PingReq);
+    assert!(world.is_closed(client));
+    assert_eq!(world.take(client), []);
+}
+
+#[test]
+fn an_unknown_protocol_level_is_told() {
+    // [MQTT-3.1.2-2]
+    let cases = [
+        (*b"MQTT", 9, Version::V5, vec![Got::ConnAck { present: false, code: 0x84 }]),
+        (*b"MQTT", 2, Version::V311, vec![Got::ConnAck { present: false, code: 1 }]),
+        (*b"HTTP", 4, Version::V311, vec![]),
+    ];
+    for (name, level, version, expected) in cases {
+        let mut world = World::new(1);
+        let client = world.open(version);
+        let [a, b, c, d] = name;
+        world.send_bytes(client, &[0x10, 13, 0, 4, a, b, c, d, level, 2, 0, 0, 0, 1, b'c']);
+        assert!(world.is_closed(client));
+        assert_eq!(world.take(client), expected);
+    }
+}
+
+fn with_will(delay_s: u32, expiry_s: u32) -> Ask<'static> {
+    Ask {
+        clean: expiry_s == 0,
+        will: Some(("will", "bye", QoS::AtLeastOnce, false)),
+        will_delay_s: delay_s,
+        properties: vec![Property::SessionExpiry(expiry_s)],
+        ..Ask::v(Version::V5)
+    }
+}
+
+fn watcher(world: &mut World) -> usize {
+    let watcher = world.connect("watcher", &Ask::v(Version::V5));
+    world.subscribe(watcher, "will", QoS::AtLeastOnce);
+    watcher
+}
+
+#[test]
+fn a_will_is_published_when_the_connection_is_lost_and_not_when_it_is_ended() {
+    // [MQTT-3.1.2-8] [MQTT-3.1.2-10] [MQTT-3.14.4-3]
+    for shards in [1, 2, 8] {
+        let mut world = World::new(shards);
+        let watcher = watcher(&mut world);
+        let client = world.connect("a", &with_will(0, 0));
+        world.disconnect(client, ReasonCode::SUCCESS);
+        assert_eq!(world.take(watcher), []);
+        let client = world.connect("b", &with_will(0, 0));
+        world.lose(client);
+        assert_eq!(world.take_plain(watcher), [message("will", "bye", 1)]);
+        let client = world.connect("c", &with_will(0, 0));
+        world.disconnect(client, ReasonCode::DISCONNECT_WITH_WILL);
+        assert_eq!(world.take_plain(watcher), [message("will", "bye", 1)]);
+    }
+}
+
+#[test]
+fn a_will_waits_for_its_delay_and_is_cancelled_by_a_return() {
+    // [MQTT-3.1.3-9]
+    let mut world = World::new(2);
+    let watcher = watcher(&mut world);
+    let client = world.connect("c", &with_will(10, 60));
+    world.lose(client);
+    world.pass_ms(5_000);
+    let client = world.connect("c", &with_will(10, 60));
+    world.pass_ms(20_000);
+    assert_eq!(world.take(watcher), [], "the client came back in time");
+    world.lose(client);
+    world.pass_ms(9_000);
+    assert_eq!(world.take(watcher), []);
+    world.pass_ms(2_000);
+    assert_eq!(world.take_plain(watcher), [message("will", "bye", 1)]);
+}
+
+#[test]
+fn a_session_that_ends_does_not_wait_for_the_will_delay() {
+    let mut world = World::new(1);
+    let watcher = watcher(&mut world);
+    let client = world.connect("c", &with_will(100, 5));
+    world.lose(client);
+    world.pass_ms(4_000);
+    assert_eq!(world.take(watcher), []);
+    world.pass_ms(3_000);
+    assert_eq!(world.take_plain(watcher), [message("will", "bye", 1)]);
+}
+
+#[test]
+fn a_takeover_sends_the_will_that_has_no_delay() {
+    let mut world = World::new(1);
+    let watcher = watcher(&mut world);
+    world.connect("c", &with_will(0, 60));
+    world.connect("c", &with_will(10, 60));
+    assert_eq!(world.take_plain(watcher), [message("will", "bye", 1)]);
+    world.connect("c", &with_will(10, 60));
+    world.pass_ms(30_000);
+    assert_eq!(world.take(watcher), [], "the delayed one was cancelled by the resume");
+}
+
+#[test]
+fn a_session_expiry_of_zero_cannot_be_raised_at_disconnect() {
+    // [MQTT-3.14.2-2]
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.send_bytes(client, &[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 9]);
+    assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
+}
+
+#[test]
+fn a_kick_ends_the_connection_and_discards_the_session_on_demand() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &stored(Version::V5));
+    assert!(world.shards[0].kick("c", ReasonCode::ADMINISTRATIVE_ACTION, false));
+    world.drive();
+    assert_eq!(world.take(client), [Got::Disconnect(0x98)]);
+    assert!(world.shards[0].client("c").is_some_and(|client| !client.summary.connected));
+    assert!(world.shards[0].kick("c", ReasonCode::ADMINISTRATIVE_ACTION, true));
+    world.drive();
+    assert!(world.shards[0].client("c").is_none());
+    assert!(!world.shards[0].kick("c", ReasonCode::ADMINISTRATIVE_ACTION, true));
+}
+
+#[test]
+fn draining_tells_mqtt_5_clients_and_takes_nobody_new() {
+    let mut world = World::new(1);
+    let five = world.connect("five", &Ask::v(Version::V5));
+    let three = world.connect("three", &Ask::v(Version::V311));
+    world.shards[0].drain();
+    world.drive();
+    assert_eq!(world.take(five), [Got::Disconnect(0x8B)]);
+    assert_eq!(world.take(three), []);
+    assert!(world.is_closed(three) && world.shards[0].drained());
+}
+
+#[test]
+fn a_session_with_many_subscriptions_is_taken_down_in_slices() {
+    let mut world = World::new(2);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    for n in 0..2000 {
+        world.subscribe(client, &format!("t/{n}"), QoS::AtMostOnce);
+    }
+    world.lose(client);
+    world.pass_ms(100);
+    let total: u64 = world.shards.iter_mut().map(|shard| shard.counters().subscriptions_count).sum();
+    assert_eq!(total, 0);
+}
+
+#[test]
+fn the_limits_and_what_we_chose_stand_in_connack() {
+    let mut world = World::with(1, |limits| {
+        limits.keep_alive_max_s = 60;
+        limits.session_expiry_max_s = 100;
+    });
+    let client = world.open(Version::V5);
+    let ask =
+        Ask { keep_alive_s: 600, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(Version::V5) };
+    world.send_connect(client, "", &ask);
+    let bytes = world.take_raw(client);
+    let frame = grapnel_engine::codec::frame(&bytes, u32::MAX).unwrap().unwrap();
+    let Ok(Packet::ConnAck(connack)) = grapnel_engine::codec::decode(&frame, Version::V5) else {
+        panic!("CONNACK")
+    };
+    assert_eq!(connack.properties.server_keep_alive_s(), Some(60));
+    assert_eq!(connack.properties.session_expiry_s(), Some(100));
+    assert!(connack.properties.assigned_client_id().is_some_and(|id| id.starts_with("grapnel-")));
+    assert_eq!(connack.properties.maximum_packet_size(), Some(1_048_576));
+}

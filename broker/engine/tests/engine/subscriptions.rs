@@ -1,0 +1,235 @@
+//! Subscriptions: options, identifiers, retained messages, shared subscriptions, the SUBACK barrier (MQTT 5.0 sections 3.8,
+//! 3.10, 4.7, 4.8).
+
+use grapnel_engine::packet::{QoS, RetainHandling, SubscriptionOptions, Version};
+
+use crate::world::{Ask, Got, World, message};
+
+fn retained(topic: &str, payload: &str, qos: u8) -> Got {
+    match message(topic, payload, qos) {
+        Got::Publish { topic, payload, qos, dup, id, ids, .. } => {
+            Got::Publish { topic, payload, qos, retain: true, dup, id, ids }
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn a_new_subscriber_gets_the_retained_message_of_any_shard() {
+    for shards in [1, 2, 8] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..20 {
+            world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, n + 1, true, &[]);
+        }
+        assert_eq!(world.take(publisher).len(), 20, "each is acknowledged once its owner has it");
+        let one = world.connect("one", &Ask::v(Version::V311));
+        world.subscribe(one, "r/7", QoS::AtMostOnce);
+        assert_eq!(world.take_plain(one), [retained("r/7", "v", 0)]);
+        let all = world.connect("all", &Ask::v(Version::V5));
+        world.subscribe(all, "r/#", QoS::AtLeastOnce);
+        assert_eq!(world.take(all).len(), 20);
+        world.publish_with(publisher, "r/7", "", QoS::AtLeastOnce, 1, true, &[]);
+        let two = world.connect("two", &Ask::v(Version::V311));
+        world.subscribe(two, "r/7", QoS::AtMostOnce);
+        assert_eq!(world.take(two), [], "an empty payload clears [MQTT-3.3.1-6]");
+        let live = world.take_plain(one);
+        assert_eq!(live, [message("r/7", "", 0)], "live messages carry no RETAIN [MQTT-3.3.1-12]");
+    }
+}
+
+#[test]
+fn retain_handling_says_when_retained_messages_come() {
+    // [MQTT-3.3.1-9] [MQTT-3.3.1-10] [MQTT-3.3.1-11]
+    let mut world = World::new(2);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish_with(publisher, "r", "v", QoS::AtMostOnce, 0, true, &[]);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let with = |handling| SubscriptionOptions {
+        retain_handling: handling,
+        ..SubscriptionOptions::of_qos(QoS::AtMostOnce)
+    };
+    world.subscribe_with(sub, "r", with(RetainHandling::DoNotSend), None);
+    assert_eq!(world.take(sub), []);
+    world.subscribe_with(sub, "r", with(RetainHandling::SendIfNew), None);
+    assert_eq!(world.take(sub), [], "the subscription existed");
+    world.subscribe_with(sub, "r", with(RetainHandling::Send), None);
+    assert_eq!(world.take(sub), [retained("r", "v", 0)]);
+    world.unsubscribe(sub, "r");
+    world.take(sub);
+    world.subscribe_with(sub, "r", with(RetainHandling::SendIfNew), None);
+    assert_eq!(world.take(sub), [retained("r", "v", 0)]);
+}
+
+#[test]
+fn retain_as_published_and_no_local() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let own = SubscriptionOptions { no_local: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
+    world.subscribe_with(client, "a", own, None);
+    world.publish(client, "a", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(client), [], "[MQTT-3.8.3-3]");
+    let other = world.connect("o", &Ask::v(Version::V5));
+    let kept =
+        SubscriptionOptions { retain_as_published: true, ..SubscriptionOptions::of_qos(QoS::AtMostOnce) };
+    world.subscribe_with(other, "b", kept, None);
+    world.publish_with(client, "b", "x", QoS::AtMostOnce, 0, true, &[]);
+    assert_eq!(world.take(other), [retained("b", "x", 0)], "[MQTT-3.3.1-13]");
+}
+
+#[test]
+fn overlapping_subscriptions_are_one_delivery_with_all_identifiers() {
+    // [MQTT-3.3.4-2] [MQTT-3.3.4-4]
+    let mut world = World::new(2);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe_with(sub, "a/+", SubscriptionOptions::of_qos(QoS::AtMostOnce), Some(1));
+    world.subscribe_with(sub, "a/#", SubscriptionOptions::of_qos(QoS::ExactlyOnce), Some(2));
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "a/b", "x", QoS::ExactlyOnce, 1);
+    let got = world.take(sub);
+    let [Got::Publish { qos: 2, ids, .. }] = &got[..] else { panic!("{got:?}") };
+    let mut ids = ids.clone();
+    ids.sort_unstable();
+    assert_eq!(ids, [1, 2]);
+}
+
+#[test]
+fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
+    // [MQTT-4.7.2-1]
+    let mut world = World::new(1);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "#", QoS::AtMostOnce);
+    world.subscribe(sub, "+/x", QoS::AtMostOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "$own/x", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(sub), []);
+    world.subscribe(sub, "$own/#", QoS::AtMostOnce);
+    world.publish(publisher, "$own/x", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(sub).len(), 1);
+}
+
+#[test]
+fn unsubscribe_ends_deliveries_and_says_what_was_there() {
+    let mut world = World::new(2);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtMostOnce);
+    world.unsubscribe(sub, "t");
+    assert_eq!(world.take(sub), [Got::UnsubAck(8, vec![0])]);
+    world.unsubscribe(sub, "t");
+    assert_eq!(world.take(sub), [Got::UnsubAck(8, vec![0x11])]);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(sub), []);
+}
+
+#[test]
+fn a_shared_subscription_gives_each_message_to_one_member() {
+    for shards in [1, 2, 8] {
+        let mut world = World::new(shards);
+        let members: Vec<_> = (0..4).map(|n| world.connect(&format!("m{n}"), &Ask::v(Version::V5))).collect();
+        for &member in &members {
+            assert_eq!(world.subscribe(member, "$share/g/t/+", QoS::AtLeastOnce), [1]);
+        }
+        let plain = world.connect("plain", &Ask::v(Version::V5));
+        world.subscribe(plain, "t/#", QoS::AtMostOnce);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        for n in 1..=100 {
+            world.publish(publisher, "t/x", &n.to_string(), QoS::AtLeastOnce, n);
+        }
+        let mut seen = Vec::new();
+        for &member in &members {
+            let mut mine = 0;
+            loop {
+                let got = world.take(member);
+                if got.is_empty() {
+                    break;
+                }
+                for one in got {
+                    mine += 1;
+                    let Got::Publish { payload, id, .. } = one else { panic!("{one:?}") };
+                    seen.push(String::from_utf8(payload).unwrap().parse::<u32>().unwrap());
+                    world.ack(member, grapnel_engine::packet::Packet::PubAck, id);
+                }
+            }
+            assert!(mine > 5, "a member got {mine} of 100 on {shards} shards");
+        }
+        seen.sort_unstable();
+        assert_eq!(seen, (1..=100).collect::<Vec<_>>());
+        assert_eq!(world.take(plain).len(), 100, "plain subscribers get every one");
+    }
+}
+
+#[test]
+fn what_a_leaving_member_had_unacknowledged_goes_to_another() {
+    let mut world = World::new(2);
+    let first = world.connect("first", &Ask::v(Version::V5));
+    world.subscribe(first, "$share/g/t", QoS::AtLeastOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(first).len(), 1);
+    let second = world.connect("second", &Ask::v(Version::V5));
+    world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
+    world.lose(first);
+    world.pass_ms(10);
+    assert_eq!(world.take_plain(second), [message("t", "x", 1)]);
+}
+
+#[test]
+fn suback_is_a_promise() {
+    // Published after the SUBACK was read means delivered, whatever the shards.
+    let mut world = World::new(8);
+    for round in 0..100 {
+        let sub = world.connect(&format!("s{round}"), &Ask::v(Version::V311));
+        let publisher = world.connect(&format!("p{round}"), &Ask::v(Version::V311));
+        let topic = format!("t/{round}");
+        world.subscribe(sub, &topic, QoS::AtMostOnce);
+        world.publish(publisher, &topic, "x", QoS::AtMostOnce, 0);
+        assert_eq!(world.take(sub), [message(&topic, "x", 0)]);
+    }
+}
+
+#[test]
+fn suback_waits_for_the_other_shards_and_gives_up_in_time() {
+    let mut world = World::new(2);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.lanes_open = false;
+    world.send_subscribe(sub, "t", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
+    assert_eq!(world.take(sub), []);
+    world.send(sub, &grapnel_engine::packet::Packet::PingReq);
+    assert_eq!(world.take(sub), [Got::PingResp], "PINGREQ waits for nothing");
+    world.pass_ms(6_000);
+    assert_eq!(world.take(sub), [Got::SubAck(7, vec![0x80])]);
+    world.lanes_open = true;
+    world.drive();
+    assert_eq!(world.subscribe(sub, "t", QoS::AtLeastOnce), [1]);
+}
+
+#[test]
+fn broken_filters_are_refused_one_by_one() {
+    let mut world = World::with(1, |limits| limits.topic_levels_max = 3);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(sub, "a/b/c/d", QoS::AtMostOnce), [0x8F]);
+    assert_eq!(world.subscribe(sub, "a/b/c", QoS::AtMostOnce), [0]);
+}
+
+#[test]
+fn the_number_of_subscriptions_is_bounded() {
+    let mut world = World::with(1, |limits| limits.subscriptions_max = 2);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(sub, "1", QoS::AtMostOnce), [0]);
+    assert_eq!(world.subscribe(sub, "2", QoS::AtMostOnce), [0]);
+    assert_eq!(world.subscribe(sub, "3", QoS::AtMostOnce), [0x97]);
+    assert_eq!(world.subscribe(sub, "2", QoS::AtLeastOnce), [1], "a replacement is no addition");
+}
+
+#[test]
+fn many_retained_messages_come_in_pages_as_the_session_drains() {
+    let mut world = World::with(2, |limits| limits.retained_page_messages_max = 10);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..500 {
+        world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtMostOnce, 0, true, &[]);
+    }
+    let sub = world.connect("sub", &Ask::v(Version::V311));
+    world.subscribe(sub, "r/+", QoS::AtMostOnce);
+    assert_eq!(world.take(sub).len(), 500);
+}

@@ -1,0 +1,518 @@
+//! Some shards, their lanes, a clock and clients, all in one struct and one thread: `drive` moves bytes and envelopes until
+//! nothing moves any more. No socket, no sleep.
+
+use std::collections::{HashMap, VecDeque};
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use grapnel_engine::codec;
+use grapnel_engine::id::{ConnKey, ShardId};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::{
+    Ack, Connect, Disconnect, Filters, Packet, Properties, Property, Publish, QoS, Subscribe,
+    SubscriptionOptions, TopicFilters, Unsubscribe, Version, Will, push_filter, push_property,
+    push_subscription,
+};
+use grapnel_engine::pipeline::{Ended, Envelope, Input, Lane, ListenerInfo, Next, Peer, Setup, Shard};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::time::Now;
+
+/// A client of the world.
+pub type ClientId = usize;
+
+struct Client {
+    version: Version,
+    place: Option<(usize, ConnKey)>,
+    /// Bytes the shell holds for a connection that is paused or has sent part of a packet.
+    rest: BytesMut,
+    paused: bool,
+    received: BytesMut,
+    closed: bool,
+}
+
+pub struct World {
+    pub shards: Vec<Shard>,
+    lanes: HashMap<(usize, usize), VecDeque<Envelope>>,
+    clients: Vec<Client>,
+    pub now: Now,
+    /// Whether lanes move; tests stop them to look at what waits.
+    pub lanes_open: bool,
+}
+
+/// A packet a client got, in a form that tests compare.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Got {
+    ConnAck { present: bool, code: u8 },
+    Publish { topic: String, payload: Vec<u8>, qos: u8, retain: bool, dup: bool, id: u16, ids: Vec<u32> },
+    Ack(&'static str, u16, u8),
+    SubAck(u16, Vec<u8>),
+    UnsubAck(u16, Vec<u8>),
+    PingResp,
+    Disconnect(u8),
+}
+
+pub fn message(topic: &str, payload: &str, qos: u8) -> Got {
+    Got::Publish {
+        topic: topic.into(),
+        payload: payload.as_bytes().to_vec(),
+        qos,
+        retain: false,
+        dup: false,
+        id: 0,
+        ids: Vec::new(),
+    }
+}
+
+impl Got {
+    /// Without the packet identifier, which a test seldom knows.
+    pub fn plain(mut self) -> Got {
+        if let Got::Publish { id, .. } = &mut self {
+            *id = 0;
+        }
+        self
+    }
+
+    pub fn id(&self) -> u16 {
+        match self {
+            Got::Publish { id, .. } | Got::Ack(_, id, _) | Got::SubAck(id, _) | Got::UnsubAck(id, _) => *id,
+            _ => 0,
+        }
+    }
+}
+
+/// What a client asks at CONNECT.
+pub struct Ask<'a> {
+    pub version: Version,
+    pub clean: bool,
+    pub keep_alive_s: u16,
+    pub username: Option<&'a str>,
+    pub password: Option<&'a [u8]>,
+    pub will: Option<(&'a str, &'a str, QoS, bool)>,
+    pub will_delay_s: u32,
+    pub properties: Vec<Property<'a>>,
+}
+
+impl Ask<'_> {
+    pub fn v(version: Version) -> Self {
+        Ask {
+            version,
+            clean: true,
+            keep_alive_s: 0,
+            username: None,
+            password: None,
+            will: None,
+            will_delay_s: 0,
+            properties: Vec::new(),
+        }
+    }
+}
+
+pub fn id(number: u16) -> NonZeroU16 {
+    NonZeroU16::new(number).expect("a packet identifier is not 0")
+}
+
+impl World {
+    pub fn new(shards: usize) -> World {
+        World::with(shards, |_| {})
+    }
+
+    pub fn with(shards: usize, change: impl FnOnce(&mut Limits)) -> World {
+        World::with_setup(shards, change, true)
+    }
+
+    pub fn with_setup(shards: usize, change: impl FnOnce(&mut Limits), no_match_allow: bool) -> World {
+        let mut limits = Limits::default();
+        change(&mut limits);
+        let limits = Arc::new(limits);
+        let now = Now { mono_ms: 1000, wall_ms: 1_700_000_000_000 };
+        let mut shards: Vec<Shard> = (0..shards)
+            .map(|index| {
+                Shard::new(Setup {
+                    id: ShardId(index as u8),
+                    shards,
+                    limits: Arc::clone(&limits),
+                    no_match_allow,
+                    keys: [1, 2, 3, 4],
+                    seed: 42 + index as u64,
+                })
+            })
+            .collect();
+        for shard in &mut shards {
+            shard.advance(now);
+        }
+        World { shards, lanes: HashMap::new(), clients: Vec::new(), now, lanes_open: true }
+    }
+
+    /// A connection on some shard's listener.
+    pub fn open(&mut self, version: Version) -> ClientId {
+        let number = self.clients.len();
+        let shard = number % self.shards.len();
+        let peer = peer();
+        let key = self.shards[shard].open(peer).expect("there is room for a connection");
+        self.clients.push(Client {
+            version,
+            place: Some((shard, key)),
+            rest: BytesMut::new(),
+            paused: false,
+            received: BytesMut::new(),
+            closed: false,
+        });
+        number
+    }
+
+    /// Connects and expects to come in; what came behind CONNACK is left to be taken.
+    pub fn connect(&mut self, client_id: &str, ask: &Ask<'_>) -> ClientId {
+        let (client, connack) = self.try_connect(client_id, ask);
+        assert!(matches!(connack, Some(Got::ConnAck { code: 0, .. })), "{client_id}: {connack:?}");
+        client
+    }
+
+    pub fn try_connect(&mut self, client_id: &str, ask: &Ask<'_>) -> (ClientId, Option<Got>) {
+        let client = self.open(ask.version);
+        self.send_connect(client, client_id, ask);
+        let connack = self.take_first(client);
+        (client, connack)
+    }
+
+    pub fn send_connect(&mut self, client: ClientId, client_id: &str, ask: &Ask<'_>) {
+        let mut section = Vec::new();
+        ask.properties.iter().for_each(|property| push_property(&mut section, *property));
+        let mut will_section = Vec::new();
+        if ask.will_delay_s > 0 {
+            push_property(&mut will_section, Property::WillDelay(ask.will_delay_s));
+        }
+        let will = ask.will.map(|(topic, payload, qos, retain)| Will {
+            topic,
+            payload: payload.as_bytes(),
+            qos,
+            retain,
+            properties: Properties::from_encoded(&will_section),
+        });
+        self.send(
+            client,
+            &Packet::Connect(Connect {
+                version: ask.version,
+                clean_start: ask.clean,
+                keep_alive_s: ask.keep_alive_s,
+                client_id,
+                username: ask.username,
+                password: ask.password,
+                will,
+                properties: Properties::from_encoded(&section),
+            }),
+        );
+    }
+
+    pub fn send(&mut self, client: ClientId, packet: &Packet<'_>) {
+        let mut bytes = Vec::new();
+        codec::encode(packet, self.clients[client].version, &mut bytes);
+        self.send_bytes(client, &bytes);
+    }
+
+    pub fn send_bytes(&mut self, client: ClientId, bytes: &[u8]) {
+        self.clients[client].rest.extend_from_slice(bytes);
+        if !self.clients[client].paused {
+            self.offer(client);
+        }
+        self.drive();
+    }
+
+    pub fn subscribe(&mut self, client: ClientId, filter: &str, qos: QoS) -> Vec<u8> {
+        self.subscribe_with(client, filter, SubscriptionOptions::of_qos(qos), None)
+    }
+
+    pub fn subscribe_with(
+        &mut self,
+        client: ClientId,
+        filter: &str,
+        options: SubscriptionOptions,
+        subscription_id: Option<u32>,
+    ) -> Vec<u8> {
+        self.send_subscribe(client, filter, options, subscription_id);
+        match self.take_first(client) {
+            Some(Got::SubAck(7, codes)) => codes,
+            other => panic!("SUBACK expected, not {other:?}"),
+        }
+    }
+
+    pub fn send_subscribe(
+        &mut self,
+        client: ClientId,
+        filter: &str,
+        options: SubscriptionOptions,
+        subscription_id: Option<u32>,
+    ) {
+        let mut payload = Vec::new();
+        push_subscription(&mut payload, filter, options);
+        let mut section = Vec::new();
+        if let Some(id) = subscription_id {
+            push_property(&mut section, Property::SubscriptionId(id));
+        }
+        self.send(
+            client,
+            &Packet::Subscribe(Subscribe {
+                packet_id: id(7),
+                properties: Properties::from_encoded(&section),
+                filters: Filters::from_encoded(&payload),
+            }),
+        );
+    }
+
+    pub fn unsubscribe(&mut self, client: ClientId, filter: &str) {
+        let mut payload = Vec::new();
+        push_filter(&mut payload, filter);
+        let filters = TopicFilters::from_encoded(&payload);
+        self.send(
+            client,
+            &Packet::Unsubscribe(Unsubscribe {
+                packet_id: id(8),
+                properties: Properties::default(),
+                filters,
+            }),
+        );
+    }
+
+    pub fn publish(&mut self, client: ClientId, topic: &str, payload: &str, qos: QoS, packet_id: u16) {
+        self.publish_with(client, topic, payload, qos, packet_id, false, &[]);
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a PUBLISH has as many parts")]
+    pub fn publish_with(
+        &mut self,
+        client: ClientId,
+        topic: &str,
+        payload: &str,
+        qos: QoS,
+        packet_id: u16,
+        retain: bool,
+        properties: &[Property<'_>],
+    ) {
+        let mut section = Vec::new();
+        properties.iter().for_each(|property| push_property(&mut section, *property));
+        self.send(
+            client,
+            &Packet::Publish(Publish {
+                dup: false,
+                qos,
+                retain,
+                topic,
+                packet_id: NonZeroU16::new(packet_id),
+                properties: Properties::from_encoded(&section),
+                payload: payload.as_bytes(),
+            }),
+        );
+    }
+
+    pub fn ack(&mut self, client: ClientId, kind: fn(Ack<'static>) -> Packet<'static>, packet_id: u16) {
+        self.send(client, &kind(Ack::new(id(packet_id), ReasonCode::SUCCESS)));
+    }
+
+    pub fn disconnect(&mut self, client: ClientId, reason: ReasonCode) {
+        self.send(client, &Packet::Disconnect(Disconnect { reason, properties: Properties::default() }));
+    }
+
+    /// The socket breaks.
+    pub fn lose(&mut self, client: ClientId) {
+        if let Some((shard, key)) = self.clients[client].place.take() {
+            self.shards[shard].closed(key, Ended::ByPeer);
+        }
+        self.clients[client].closed = true;
+        self.drive();
+    }
+
+    pub fn is_closed(&self, client: ClientId) -> bool {
+        self.clients[client].closed
+    }
+
+    pub fn shard_of(&self, client: ClientId) -> usize {
+        self.clients[client].place.expect("the client is connected").0
+    }
+
+    /// Time passes, in steps of at most a second.
+    pub fn pass_ms(&mut self, mut ms: u64) {
+        while ms > 0 {
+            let step = ms.min(1000);
+            ms -= step;
+            self.now = self.now.plus_ms(step);
+            self.drive();
+        }
+    }
+
+    /// Everything a client has got since it was last asked.
+    pub fn take(&mut self, client: ClientId) -> Vec<Got> {
+        let version = self.clients[client].version;
+        let bytes = self.clients[client].received.split().freeze();
+        let mut rest = &bytes[..];
+        let mut all = Vec::new();
+        while let Some(frame) = codec::frame(rest, u32::MAX).expect("the broker writes whole packets") {
+            all.push(got(&codec::decode(&frame, version).expect("the broker writes valid packets")));
+            rest = &rest[frame.len..];
+        }
+        assert!(rest.is_empty(), "half a packet was written");
+        all
+    }
+
+    /// The bytes a client has got since it was last asked.
+    pub fn take_raw(&mut self, client: ClientId) -> Bytes {
+        self.clients[client].received.split().freeze()
+    }
+
+    /// The same without packet identifiers.
+    pub fn take_plain(&mut self, client: ClientId) -> Vec<Got> {
+        self.take(client).into_iter().map(Got::plain).collect()
+    }
+
+    fn take_first(&mut self, client: ClientId) -> Option<Got> {
+        let version = self.clients[client].version;
+        let received = &mut self.clients[client].received;
+        let frame = codec::frame(received, u32::MAX).expect("the broker writes whole packets")?;
+        let first = got(&codec::decode(&frame, version).expect("the broker writes valid packets"));
+        let len = frame.len;
+        let _ = received.split_to(len);
+        Some(first)
+    }
+
+    fn offer(&mut self, client: ClientId) {
+        while let Some((shard, key)) = self.clients[client].place {
+            let bytes: Bytes = self.clients[client].rest.clone().freeze();
+            // Both kinds of input, in turn.
+            let input = if client.is_multiple_of(2) { Input::Scratch(&bytes) } else { Input::Owned(&bytes) };
+            let received = self.shards[shard].receive(key, input);
+            let _ = self.clients[client].rest.split_to(received.consumed);
+            match received.next {
+                Next::Read => return,
+                Next::Pause => {
+                    self.clients[client].paused = true;
+                    return;
+                }
+                Next::Closed => {
+                    self.collect(shard);
+                    self.clients[client].place = None;
+                    self.clients[client].closed = true;
+                    return;
+                }
+                Next::Handoff(home) => {
+                    let home = home.index();
+                    let key = self.shards[home].open(peer()).expect("there is room for a connection");
+                    self.clients[client].place = Some((home, key));
+                }
+            }
+        }
+    }
+
+    /// Moves everything until nothing moves.
+    pub fn drive(&mut self) {
+        for round in 0.. {
+            assert!(round < 100_000, "the world does not come to rest");
+            let mut moved = false;
+            for shard in 0..self.shards.len() {
+                moved |= self.shards[shard].advance(self.now);
+                moved |= self.collect(shard);
+            }
+            if !moved {
+                return;
+            }
+        }
+    }
+
+    fn collect(&mut self, shard: usize) -> bool {
+        let mut moved = false;
+        let outbox = self.shards[shard].outbox();
+        let dirty = std::mem::take(&mut outbox.dirty);
+        let resume = std::mem::take(&mut outbox.resume);
+        let closing = std::mem::take(&mut outbox.closing);
+        for key in dirty {
+            moved |= self.flush(shard, key);
+        }
+        for mut closing in closing {
+            moved = true;
+            if let Some(client) = self.client_at(shard, closing.conn) {
+                while !closing.outbound.is_empty() {
+                    let front = closing.outbound.front().to_vec();
+                    self.clients[client].received.extend_from_slice(&front);
+                    closing.outbound.advance(front.len());
+                }
+                self.clients[client].place = None;
+                self.clients[client].closed = true;
+            }
+        }
+        for key in resume {
+            moved = true;
+            if let Some(client) = self.client_at(shard, key) {
+                self.clients[client].paused = false;
+                self.offer(client);
+            }
+        }
+        moved | self.move_lanes(shard)
+    }
+
+    fn flush(&mut self, shard: usize, key: ConnKey) -> bool {
+        let Some(client) = self.client_at(shard, key) else { return false };
+        let Some(outbound) = self.shards[shard].outbound(key) else { return false };
+        let mut all = Vec::new();
+        while !outbound.is_empty() {
+            let front = outbound.front().to_vec();
+            outbound.advance(front.len());
+            all.extend(front);
+        }
+        self.shards[shard].written(key);
+        self.clients[client].received.extend_from_slice(&all);
+        !all.is_empty()
+    }
+
+    fn move_lanes(&mut self, from: usize) -> bool {
+        let mut moved = false;
+        if !self.lanes_open {
+            return false;
+        }
+        for to in 0..self.shards.len() {
+            for lane in [Lane::Control, Lane::Data] {
+                let mut batch = Vec::new();
+                self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 64, &mut batch);
+                moved |= !batch.is_empty();
+                self.lanes.entry((from, to)).or_default().extend(batch);
+            }
+            for envelope in std::mem::take(self.lanes.entry((from, to)).or_default()) {
+                self.shards[to].envelope(ShardId(from as u8), envelope);
+            }
+        }
+        self.shards[from].lanes_moved();
+        moved
+    }
+
+    fn client_at(&self, shard: usize, key: ConnKey) -> Option<ClientId> {
+        self.clients.iter().position(|client| client.place == Some((shard, key)))
+    }
+}
+
+fn peer() -> Peer {
+    Peer {
+        listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true }),
+        peer: "127.0.0.1:40000".parse().expect("an address"),
+        local: "127.0.0.1:1883".parse().expect("an address"),
+    }
+}
+
+fn got(packet: &Packet<'_>) -> Got {
+    match packet {
+        Packet::ConnAck(connack) => Got::ConnAck { present: connack.session_present, code: connack.code },
+        Packet::Publish(publish) => Got::Publish {
+            topic: publish.topic.to_owned(),
+            payload: publish.payload.to_vec(),
+            qos: publish.qos.as_u8(),
+            retain: publish.retain,
+            dup: publish.dup,
+            id: publish.packet_id.map_or(0, NonZeroU16::get),
+            ids: publish.properties.subscription_ids().collect(),
+        },
+        Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubRel(ack) | Packet::PubComp(ack) => {
+            Got::Ack(packet.packet_type().name(), ack.packet_id.get(), ack.reason.0)
+        }
+        Packet::SubAck(suback) => Got::SubAck(suback.packet_id.get(), suback.codes.to_vec()),
+        Packet::UnsubAck(unsuback) => Got::UnsubAck(unsuback.packet_id.get(), unsuback.codes.to_vec()),
+        Packet::PingResp => Got::PingResp,
+        Packet::Disconnect(disconnect) => Got::Disconnect(disconnect.reason.0),
+        other => panic!("the broker must not send {other:?}"),
+    }
+}
