@@ -1,0 +1,258 @@
+//! The broker's configuration: one TOML file, then the environment, then the command line, checked whole before anything
+//! starts. Called by `main`; everything else gets the finished [`Config`] and reads no file and no variable.
+
+use std::fmt;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use grapnel_engine::limits::Limits;
+
+use crate::shard::limits::ShellLimits;
+
+mod draft;
+mod environment;
+mod error;
+mod file;
+mod keys;
+mod nearest;
+mod places;
+mod text;
+mod value;
+
+use draft::{Draft, ListenerDraft};
+pub use error::{ConfigErrors, Origin};
+pub use file::FILE_BYTES_MAX;
+pub use keys::SOCKET_PATH_BYTES_MAX;
+pub use places::Environment;
+pub use value::to_json;
+
+/// What the command line says about the configuration; it has the last word. For `#[command(flatten)]`.
+#[derive(Clone, Debug, Default, clap::Args)]
+pub struct CliOverrides {
+    /// Configuration file (TOML); without one the broker works on its defaults
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Listen here instead of on the configured addresses; may be repeated
+    #[arg(long, value_name = "ADDR:PORT")]
+    pub listen: Vec<String>,
+    /// Number of shards, 1 to 64, or auto for one per core
+    #[arg(long, value_name = "N")]
+    pub shards: Option<String>,
+    /// Control socket, where grapnel-ctl reaches the broker
+    #[arg(long, value_name = "PATH")]
+    pub socket: Option<PathBuf>,
+}
+
+/// The whole configuration, checked. Paths are absolute.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The file it was read from.
+    pub file: Option<PathBuf>,
+    /// How many shards, 1 to 64.
+    pub shards: usize,
+    /// Where clients connect; never empty.
+    pub listeners: Vec<ListenerConfig>,
+    /// What clients may do.
+    pub authorization: AuthorizationConfig,
+    /// The engine's bounds, the first half of `[limits]`.
+    pub limits: Limits,
+    /// The shell's bounds, the other half.
+    pub shell_limits: ShellLimits,
+    /// Where plugins are looked up by name.
+    pub plugins_dir: PathBuf,
+    /// Plugins to load at start, in this order.
+    pub plugins: Vec<PluginConfig>,
+    /// Where the control plane answers.
+    pub control: ControlConfig,
+    /// What is remembered between two starts; may not exist yet.
+    pub state_dir: PathBuf,
+    /// What is logged, where GRAPNEL_LOG says nothing else.
+    pub log_level: LogLevel,
+}
+
+/// One listening address.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerConfig {
+    /// How plugins and logs name it.
+    pub name: String,
+    /// Address and port; port 0 lets the system choose.
+    pub bind: SocketAddr,
+    /// Whether a client without user name comes in where links of client.authenticate are mounted and none answers.
+    pub allow_anonymous: bool,
+    /// Where it was configured.
+    pub origin: Origin,
+}
+
+/// `[authorization]`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AuthorizationConfig {
+    /// What holds where no link answers.
+    pub no_match: NoMatch,
+}
+
+/// The answer where no link of client.authorize gives one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NoMatch {
+    /// Allowed.
+    Allow,
+    /// Denied.
+    Deny,
+}
+
+/// `[plugins.NAME]`.
+#[derive(Clone, Debug, PartialEq)]
+pub struct PluginConfig {
+    /// Its name.
+    pub name: String,
+    /// Its file; where there is none, it is looked up by name.
+    pub path: Option<PathBuf>,
+    /// Priority of its hooks instead of their own.
+    pub priority: Option<i32>,
+    /// Whether the broker refuses to start without it.
+    pub required: bool,
+    /// Its own configuration, an object.
+    pub config: serde_json::Value,
+    /// Where it was configured.
+    pub origin: Origin,
+}
+
+/// `[control]`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ControlConfig {
+    /// The Unix socket.
+    pub socket: PathBuf,
+    /// The same API on TCP, loopback only.
+    pub http_bind: Option<SocketAddr>,
+    /// Connections at a time, per listening socket.
+    pub connections_max: usize,
+    /// Largest request body, bytes.
+    pub request_bytes_max: usize,
+    /// How long a shard may take to answer.
+    pub answer_timeout: Duration,
+    /// Clients traced at a time.
+    pub traces_max: usize,
+}
+
+impl Default for ControlConfig {
+    fn default() -> Self {
+        ControlConfig {
+            socket: PathBuf::new(),
+            http_bind: None,
+            connections_max: 64,
+            request_bytes_max: 1 << 20,
+            answer_timeout: Duration::from_secs(2),
+            traces_max: 16,
+        }
+    }
+}
+
+/// What is logged.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogLevel {
+    /// What failed.
+    Error,
+    /// What needs attention.
+    Warn,
+    /// Starts, stops, plugins.
+    Info,
+    /// Each connection.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+impl LogLevel {
+    const WORDS: [(&'static str, LogLevel); 5] = [
+        ("error", LogLevel::Error),
+        ("warn", LogLevel::Warn),
+        ("info", LogLevel::Info),
+        ("debug", LogLevel::Debug),
+        ("trace", LogLevel::Trace),
+    ];
+}
+
+impl fmt::Display for LogLevel {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let word = LogLevel::WORDS.iter().find(|(_, level)| level == self).map_or("info", |(word, _)| word);
+        write!(f, "{word}")
+    }
+}
+
+impl Config {
+    /// Where the broker listens if nobody says otherwise.
+    pub const DEFAULT_BIND: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 1883);
+
+    /// The defaults on this machine.
+    ///
+    /// The state folder is empty where there is none to be had; [`Config::load`] refuses that.
+    pub fn defaults(environment: &Environment) -> Config {
+        Config {
+            file: None,
+            shards: environment.default_shards(),
+            listeners: vec![ListenerConfig {
+                name: Config::DEFAULT_BIND.to_string(),
+                bind: Config::DEFAULT_BIND,
+                allow_anonymous: true,
+                origin: Origin::Default,
+            }],
+            authorization: AuthorizationConfig { no_match: NoMatch::Allow },
+            limits: Limits::default(),
+            shell_limits: ShellLimits::default(),
+            plugins_dir: environment.default_plugins_dir(),
+            plugins: Vec::new(),
+            control: ControlConfig { socket: environment.default_socket(), ..ControlConfig::default() },
+            state_dir: environment.default_state_dir().unwrap_or_default(),
+            log_level: LogLevel::Info,
+        }
+    }
+
+    /// Reads the file, then the environment, then the command line.
+    ///
+    /// # Errors
+    /// Everything that is wrong, each with its place; nothing has been started or changed.
+    pub fn load(cli: &CliOverrides, environment: &Environment) -> Result<Config, ConfigErrors> {
+        let mut draft = Draft::new(Config::defaults(environment));
+        if let Some(path) = &cli.config {
+            file::read(path, &mut draft);
+            draft.config.file = Some(std::path::absolute(path).unwrap_or_else(|_| path.clone()));
+        }
+        if draft.listeners.is_empty() {
+            let bind = Some(Config::DEFAULT_BIND);
+            draft.listeners.push(ListenerDraft { bind, ..ListenerDraft::default() });
+        }
+        environment::apply(environment, &mut draft);
+        apply_options(cli, &mut draft);
+        draft.finish()
+    }
+
+    /// The configuration file with every key, its range and the reason for its default. Reading it gives the defaults.
+    pub fn default_text() -> String {
+        text::default_text()
+    }
+}
+
+fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
+    use value::Value;
+    if !cli.listen.is_empty() {
+        draft.listeners.clear();
+    }
+    let origin = Origin::Option("--listen");
+    for (index, listen) in cli.listen.iter().enumerate() {
+        draft.listeners.push(ListenerDraft { origin: Some(origin.clone()), ..ListenerDraft::default() });
+        draft.set_of_listener(index, "bind", &Value::Plain(listen.clone()), &origin);
+    }
+    if let Some(shards) = &cli.shards {
+        draft.set("shards", &Value::Plain(shards.clone()), &Origin::Option("--shards"));
+    }
+    if let Some(socket) = &cli.socket {
+        let origin = Origin::Option("--socket");
+        match socket.to_str() {
+            Some(path) => draft.set("control.socket", &Value::Plain(path.to_owned()), &origin),
+            None => draft.fail(&origin, "the path is not UTF-8"),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,173 @@
+//! A configuration in the making: assignments from the file, the environment and the command line go in, errors are
+//! gathered, and what is whole comes out. Used by `Config::load` alone.
+
+use std::net::SocketAddr;
+use std::path::Path;
+
+use super::error::{ConfigErrors, Origin};
+use super::keys::{self, Key};
+use super::nearest::nearest;
+use super::value::Value;
+use super::{Config, ListenerConfig, PluginConfig};
+
+/// A listener of which not everything need be said yet.
+#[derive(Debug, Default)]
+pub(super) struct ListenerDraft {
+    pub name: Option<String>,
+    pub bind: Option<SocketAddr>,
+    pub allow_anonymous: Option<bool>,
+    pub origin: Option<Origin>,
+    /// Something about it was refused, which is error enough.
+    pub refused: bool,
+}
+
+pub(super) struct Draft {
+    pub config: Config,
+    pub listeners: Vec<ListenerDraft>,
+    pub keys: Vec<Key<Config>>,
+    pub listener_keys: Vec<Key<ListenerDraft>>,
+    pub plugin_keys: Vec<Key<PluginConfig>>,
+    errors: Vec<String>,
+}
+
+impl Draft {
+    pub fn new(defaults: Config) -> Draft {
+        Draft {
+            config: Config { listeners: Vec::new(), ..defaults },
+            listeners: Vec::new(),
+            keys: keys::keys(),
+            listener_keys: keys::listener_keys(),
+            plugin_keys: keys::plugin_keys(),
+            errors: Vec::new(),
+        }
+    }
+
+    pub fn fail(&mut self, origin: &Origin, sentence: impl std::fmt::Display) {
+        self.errors.push(format!("{origin}: {sentence}"));
+    }
+
+    /// Sets the key of a path, if it is one of the document's own.
+    pub fn set(&mut self, path: &str, value: &Value, origin: &Origin) {
+        let Some(key) = self.keys.iter().find(|key| key.path == path) else {
+            return self.fail_unknown(path, origin);
+        };
+        if let Err(error) = (key.set)(&mut self.config, value) {
+            self.fail(origin, format_args!("{path} {error}"));
+        }
+    }
+
+    /// Sets a key of a listener that exists.
+    pub fn set_of_listener(&mut self, index: usize, name: &str, value: &Value, origin: &Origin) {
+        let Some(key) = self.listener_keys.iter().find(|key| key.path == name) else {
+            return self.fail_unknown(&format!("listeners.{name}"), origin);
+        };
+        if let Err(error) = (key.set)(&mut self.listeners[index], value) {
+            self.listeners[index].refused = true;
+            self.fail(origin, format_args!("listeners.{name} {error}"));
+        }
+    }
+
+    /// Sets a key of a plugin that exists.
+    pub fn set_of_plugin(&mut self, index: usize, name: &str, value: &Value, origin: &Origin) {
+        let plugin = &mut self.config.plugins[index];
+        let path = format!("plugins.{}.{name}", plugin.name);
+        let Some(key) = self.plugin_keys.iter().find(|key| key.path == name) else {
+            return self.fail_unknown(&path, origin);
+        };
+        if let Err(error) = (key.set)(plugin, value) {
+            self.fail(origin, format_args!("{path} {error}"));
+        }
+    }
+
+    /// The place of a plugin, which is made if it is new; `None`, with an error, for a name that cannot be one.
+    pub fn plugin(&mut self, name: &str, origin: &Origin) -> Option<usize> {
+        if let Some(index) = self.config.plugins.iter().position(|plugin| plugin.name == name) {
+            return Some(index);
+        }
+        let fits = !name.is_empty() && name.len() <= 64;
+        if !fits || !name.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_') {
+            self.fail(
+                origin,
+                format_args!("plugins.\"{name}\" is no name of a plugin: 1 to 64 letters, digits, - and _"),
+            );
+            return None;
+        }
+        self.config.plugins.push(PluginConfig {
+            name: name.to_owned(),
+            path: None,
+            priority: None,
+            required: false,
+            config: serde_json::Value::Object(serde_json::Map::new()),
+            origin: origin.clone(),
+        });
+        Some(self.config.plugins.len() - 1)
+    }
+
+    /// An unknown key: what it may have meant, or that it is for a later version.
+    pub fn fail_unknown(&mut self, path: &str, origin: &Origin) {
+        if let Some(what) = keys::not_yet(path) {
+            return self.fail(origin, format_args!("{path}: {what} not in this version"));
+        }
+        let own = path.rsplit_once('.').and_then(|(table, _)| table.strip_prefix("plugins."));
+        let listeners = self.listener_keys.iter().map(|key| format!("listeners.{}", key.path));
+        let plugin = own.unwrap_or("NAME");
+        let plugins = self.plugin_keys.iter().map(|key| format!("plugins.{plugin}.{}", key.path));
+        let tables = keys::TABLES.iter().skip(1).map(|(table, _)| (*table).to_owned());
+        let known: Vec<String> = self
+            .keys
+            .iter()
+            .map(|key| key.path.clone())
+            .chain(listeners)
+            .chain(plugins)
+            .chain(tables.chain(["listeners".to_owned()]))
+            .collect();
+        let meant = nearest(path, known.iter().map(String::as_str)).unwrap_or("shards");
+        self.fail(origin, format_args!("there is no key {path}; the nearest is {meant}"));
+    }
+
+    /// The configuration, if nothing is wrong with it.
+    pub fn finish(mut self) -> Result<Config, ConfigErrors> {
+        if self.config.state_dir == Path::new("") {
+            self.fail(
+                &Origin::Default,
+                "state.dir has no default without HOME or XDG_STATE_HOME; set it in the file or as GRAPNEL_STATE_DIR",
+            );
+        }
+        for draft in std::mem::take(&mut self.listeners) {
+            let origin = draft.origin.unwrap_or(Origin::Default);
+            let Some(bind) = draft.bind else {
+                if draft.refused {
+                    continue;
+                }
+                self.fail(
+                    &origin,
+                    "this listener has no bind; say where it listens, such as bind = \"127.0.0.1:1883\"",
+                );
+                continue;
+            };
+            self.config.listeners.push(ListenerConfig {
+                name: draft.name.unwrap_or_else(|| bind.to_string()),
+                bind,
+                allow_anonymous: draft.allow_anonymous.unwrap_or_else(|| bind.ip().is_loopback()),
+                origin,
+            });
+        }
+        self.refuse_doubled_listeners();
+        if self.errors.is_empty() { Ok(self.config) } else { Err(ConfigErrors { sentences: self.errors }) }
+    }
+
+    fn refuse_doubled_listeners(&mut self) {
+        let mut sentences = Vec::new();
+        for (index, listener) in self.config.listeners.iter().enumerate() {
+            for other in &self.config.listeners[..index] {
+                if listener.bind == other.bind && listener.bind.port() != 0 {
+                    sentences.push(format!("{}: two listeners bind to {}", listener.origin, listener.bind));
+                } else if listener.name == other.name && listener.bind.port() != 0 {
+                    sentences
+                        .push(format!("{}: two listeners are named \"{}\"", listener.origin, listener.name));
+                }
+            }
+        }
+        self.errors.append(&mut sentences);
+    }
+}

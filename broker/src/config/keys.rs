@@ -1,0 +1,383 @@
+//! Every key of the configuration, once: its name, what it takes, why its default is what it is, and how it is set. The
+//! readers, the suggestions for unknown keys and the printed configuration all come from this list.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use grapnel_engine::id::SHARDS_MAX;
+use grapnel_engine::limits::{LimitError, Limits, Setting};
+
+use crate::shard::limits::ShellLimits;
+
+use super::value::Value;
+use super::{Config, ListenerDraft, LogLevel, NoMatch, PluginConfig};
+
+/// A key of `T`: the whole configuration, one listener or one plugin.
+pub(super) struct Key<T> {
+    /// Dotted path as people name it; of a listener or plugin only the last part.
+    pub path: String,
+    /// What values it takes.
+    pub takes: String,
+    /// Why the default is what it is.
+    pub reason: &'static str,
+    /// How it is printed.
+    pub printed: Printed,
+    /// Takes a value or says what is wrong with it.
+    pub set: Setter<T>,
+}
+
+type Setter<T> = Box<dyn Fn(&mut T, &Value) -> Result<(), String>>;
+
+/// What the printed configuration has behind the key.
+pub(super) enum Printed {
+    /// The default, in force.
+    Default(String),
+    /// An example behind a comment sign, because the default depends on the machine or there is none.
+    Example(String),
+}
+
+impl<T> Key<T> {
+    fn new(
+        path: &str,
+        takes: &str,
+        reason: &'static str,
+        printed: Printed,
+        set: impl Fn(&mut T, &Value) -> Result<(), String> + 'static,
+    ) -> Key<T> {
+        Key { path: path.to_owned(), takes: takes.to_owned(), reason, printed, set: Box::new(set) }
+    }
+
+    /// The last part of the path.
+    pub fn name(&self) -> &str {
+        self.path.rsplit_once('.').map_or(&self.path, |(_, name)| name)
+    }
+
+    /// The environment variable that overrides it.
+    pub fn variable(&self) -> String {
+        variable(&self.path)
+    }
+}
+
+/// The environment variable of a dotted path: upper case, with `_` for everything that separates.
+pub(super) fn variable(path: &str) -> String {
+    let name: String =
+        path.chars().map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_uppercase() } else { '_' }).collect();
+    format!("{VARIABLE_PREFIX}{name}")
+}
+
+/// What the variables that override keys begin with.
+pub(super) const VARIABLE_PREFIX: &str = "GRAPNEL_";
+
+/// Variables of the broker itself, which are no keys.
+pub(super) const OWN_VARIABLES: [&str; 2] = ["GRAPNEL_DIE_WITH_PARENT", "GRAPNEL_LOG"];
+
+/// What the variables of the test suite begin with; brokers that it starts inherit them.
+pub(super) const TESTS_PREFIX: &str = "GRAPNEL_TESTS_";
+
+/// Tables and what may be said about them, in the order in which they are printed. The first is the document itself.
+pub(super) const TABLES: [(&str, &str); 7] = [
+    ("", ""),
+    ("authorization", "What clients may do."),
+    (
+        "limits",
+        "Bounds, each with its unit in its name. What is per shard is multiplied by the number of shards.",
+    ),
+    ("plugins", "Plugins to load at start. Those that were loaded with grapnel-ctl come back by themselves."),
+    ("control", "Where grapnel-ctl and programs reach the broker."),
+    ("state", "What the broker remembers between two starts."),
+    ("log", "What the broker tells on standard error."),
+];
+
+/// Keys that later versions will have: path (also as a prefix before `.` or `_`) and what to call it.
+pub(super) const NOT_YET: [(&str, &str); 12] = [
+    ("tls", "TLS is"),
+    ("listeners.tls", "TLS is"),
+    ("listeners.cert", "TLS is"),
+    ("listeners.websocket", "WebSocket is"),
+    ("listeners.ws", "WebSocket is"),
+    ("websocket", "WebSocket is"),
+    ("storage", "storage on disk is"),
+    ("persistence", "storage on disk is"),
+    ("bridge", "bridging is"),
+    ("bridges", "bridging is"),
+    ("cluster", "clustering is"),
+    ("control.tls", "TLS is"),
+];
+
+/// What is said about a path that a later version will know.
+pub(super) fn not_yet(path: &str) -> Option<&'static str> {
+    NOT_YET.iter().find_map(|(known, what)| {
+        let rest = path.strip_prefix(known)?;
+        (rest.is_empty() || rest.starts_with(['.', '_'])).then_some(*what)
+    })
+}
+
+/// All keys but those of listeners and plugins, with the defaults of this version.
+pub(super) fn keys() -> Vec<Key<Config>> {
+    let mut keys = vec![
+        Key::new(
+            "shards",
+            "\"auto\" or 1 to 64",
+            "one shard for each core that the process may use",
+            Printed::Default("\"auto\"".to_owned()),
+            |config: &mut Config, value| {
+                if !matches!(value.text(), Ok("auto")) {
+                    let wanted = value.number(1, SHARDS_MAX as i64);
+                    config.shards =
+                        wanted.map_err(|error| format!("{error}; \"auto\" is one for each core"))? as usize;
+                }
+                Ok(())
+            },
+        ),
+        Key::new(
+            "authorization.no_match",
+            "\"allow\" or \"deny\"",
+            "a broker without an access list lets its clients work; set it to deny where a list must name everything",
+            Printed::Default("\"allow\"".to_owned()),
+            |config: &mut Config, value| {
+                config.authorization.no_match =
+                    value.word(&[("allow", NoMatch::Allow), ("deny", NoMatch::Deny)])?;
+                Ok(())
+            },
+        ),
+    ];
+    keys.extend(limit_keys());
+    keys.push(Key::new(
+        "plugins.dir",
+        "a folder",
+        "the folder of the executable if it holds plugins (a build folder), else where packages install them",
+        Printed::Example("\"/usr/lib/grapnel/plugins\"".to_owned()),
+        |config: &mut Config, value| {
+            config.plugins_dir = value.path()?;
+            Ok(())
+        },
+    ));
+    keys.extend(control_keys());
+    keys.push(Key::new(
+        "state.dir",
+        "a folder",
+        "/var/lib/grapnel for root, else $XDG_STATE_HOME/grapnel, else ~/.local/state/grapnel",
+        Printed::Example("\"/var/lib/grapnel\"".to_owned()),
+        |config: &mut Config, value| {
+            config.state_dir = value.path()?;
+            Ok(())
+        },
+    ));
+    keys.push(Key::new(
+        "log.level",
+        "\"error\", \"warn\", \"info\", \"debug\" or \"trace\"",
+        "starts, stops, plugins and whatever needs attention, but nothing per client; GRAPNEL_LOG filters by module",
+        Printed::Default("\"info\"".to_owned()),
+        |config: &mut Config, value| {
+            config.log_level = value.word(&LogLevel::WORDS)?;
+            Ok(())
+        },
+    ));
+    keys
+}
+
+fn limit_keys() -> impl Iterator<Item = Key<Config>> {
+    let (engine, shell) = (Limits::default(), ShellLimits::default());
+    let engine = Limits::SETTINGS.iter().map(move |setting| {
+        limit_key(setting, engine.value(setting.name), |config, name, value| config.limits.set(name, value))
+    });
+    let shell = ShellLimits::SETTINGS.iter().map(move |setting| {
+        limit_key(setting, shell.value(setting.name), |config, name, value| {
+            config.shell_limits.set(name, value)
+        })
+    });
+    engine.chain(shell)
+}
+
+fn limit_key(
+    setting: &'static Setting,
+    default: Option<u64>,
+    set: fn(&mut Config, &str, u64) -> Result<(), LimitError>,
+) -> Key<Config> {
+    Key::new(
+        &format!("limits.{}", setting.name),
+        &format!("{} to {}", setting.min, setting.max),
+        setting.reason,
+        Printed::Default(default.unwrap_or(setting.min).to_string()),
+        move |config: &mut Config, value| {
+            // TOML's numbers end at 2^63 - 1.
+            let max = i64::try_from(setting.max).unwrap_or(i64::MAX);
+            let number = value.number(setting.min as i64, max)?;
+            set(config, setting.name, number as u64).map_err(|error| error.to_string())
+        },
+    )
+}
+
+fn control_keys() -> Vec<Key<Config>> {
+    let defaults = super::ControlConfig::default();
+    vec![
+        Key::new(
+            "control.socket",
+            "a path of at most 107 bytes",
+            "/run/grapnel.sock for root, else $XDG_RUNTIME_DIR/grapnel.sock, else /tmp/grapnel-UID.sock; grapnel-ctl looks there too",
+            Printed::Example("\"/run/grapnel.sock\"".to_owned()),
+            |config: &mut Config, value| {
+                let path = value.path()?;
+                if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
+                    return Err(format!(
+                        "must be at most {SOCKET_PATH_BYTES_MAX} bytes long, which is all a Unix socket can have, not {}",
+                        path.display()
+                    ));
+                }
+                config.control.socket = path;
+                Ok(())
+            },
+        ),
+        Key::new(
+            "control.http_bind",
+            "\"\" for none, or a loopback address and port",
+            "whoever reaches the API controls the broker, so a TCP port for it is opened only on request and only on loopback",
+            Printed::Default("\"\"".to_owned()),
+            |config: &mut Config, value| {
+                config.control.http_bind = match value.text() {
+                    Ok("") => None,
+                    _ => Some(loopback(value.address()?)?),
+                };
+                Ok(())
+            },
+        ),
+        Key::new(
+            "control.connections_max",
+            "1 to 1024",
+            "connections to the API at a time; a handful of terminals and a metrics collector",
+            Printed::Default(defaults.connections_max.to_string()),
+            |config: &mut Config, value| {
+                config.control.connections_max = value.number(1, 1024)? as usize;
+                Ok(())
+            },
+        ),
+        Key::new(
+            "control.request_bytes_max",
+            "1024 to 16777216",
+            "largest request of the API; a plugin's configuration is what needs room",
+            Printed::Default(defaults.request_bytes_max.to_string()),
+            |config: &mut Config, value| {
+                config.control.request_bytes_max = value.number(1024, 16 << 20)? as usize;
+                Ok(())
+            },
+        ),
+        Key::new(
+            "control.answer_timeout_ms",
+            "10 to 60000",
+            "how long the API waits for a shard before it answers without it, and names it",
+            Printed::Default(defaults.answer_timeout.as_millis().to_string()),
+            |config: &mut Config, value| {
+                config.control.answer_timeout = Duration::from_millis(value.number(10, 60_000)? as u64);
+                Ok(())
+            },
+        ),
+        Key::new(
+            "control.traces_max",
+            "1 to 64",
+            "clients traced at a time; each remembers up to limits.trace_lines_max packets on its shard",
+            Printed::Default(defaults.traces_max.to_string()),
+            |config: &mut Config, value| {
+                config.control.traces_max = value.number(1, 64)? as usize;
+                Ok(())
+            },
+        ),
+    ]
+}
+
+/// What fits into the `sun_path` of a Unix socket address, without the closing zero.
+pub const SOCKET_PATH_BYTES_MAX: usize = 107;
+
+fn loopback(address: SocketAddr) -> Result<SocketAddr, String> {
+    if address.ip().is_loopback() {
+        return Ok(address);
+    }
+    Err(format!(
+        "must be a loopback address such as \"127.0.0.1:{}\", not \"{address}\": whoever reaches the API controls the broker; put a proxy that authenticates in front of it",
+        address.port()
+    ))
+}
+
+/// The keys of one `[[listeners]]`.
+pub(super) fn listener_keys() -> Vec<Key<ListenerDraft>> {
+    vec![
+        Key::new(
+            "bind",
+            "an IP address and a port; port 0 lets the system choose",
+            "MQTT's own port, for this machine only until you decide who else may come",
+            Printed::Default("\"127.0.0.1:1883\"".to_owned()),
+            |listener: &mut ListenerDraft, value| {
+                listener.bind = Some(value.address()?);
+                Ok(())
+            },
+        ),
+        Key::new(
+            "allow_anonymous",
+            "true or false",
+            "whether a client without user name comes in where authentication plugins are loaded and none answers; true on loopback, false beyond it",
+            Printed::Default("true".to_owned()),
+            |listener: &mut ListenerDraft, value| {
+                listener.allow_anonymous = Some(value.flag()?);
+                Ok(())
+            },
+        ),
+        Key::new(
+            "name",
+            "text",
+            "how plugins and logs name it; its address where it has none",
+            Printed::Example("\"inside\"".to_owned()),
+            |listener: &mut ListenerDraft, value| match value.text()? {
+                name if name.is_empty() || name.len() > 64 => Err("must have 1 to 64 bytes".to_owned()),
+                name => {
+                    listener.name = Some(name.to_owned());
+                    Ok(())
+                }
+            },
+        ),
+    ]
+}
+
+/// The keys of one `[plugins.NAME]`.
+pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
+    vec![
+        Key::new(
+            "path",
+            "a path of a .so",
+            "libgrapnel_NAME.so in plugins.dir, with _ for - in the name",
+            Printed::Example("\"/usr/lib/grapnel/plugins/libgrapnel_NAME.so\"".to_owned()),
+            |plugin: &mut PluginConfig, value| {
+                plugin.path = Some(value.path()?);
+                Ok(())
+            },
+        ),
+        Key::new(
+            "priority",
+            "-1000000 to 1000000",
+            "higher runs earlier; without it each hook has the priority that its plugin gave it, 0 as a rule",
+            Printed::Example("0".to_owned()),
+            |plugin: &mut PluginConfig, value| {
+                plugin.priority = Some(value.number(-1_000_000, 1_000_000)? as i32);
+                Ok(())
+            },
+        ),
+        Key::new(
+            "required",
+            "true or false",
+            "whether the broker refuses to start without it; a broken plugin should not take the broker down unless it guards it",
+            Printed::Example("false".to_owned()),
+            |plugin: &mut PluginConfig, value| {
+                plugin.required = value.flag()?;
+                Ok(())
+            },
+        ),
+        Key::new(
+            "config",
+            "a table",
+            "the plugin's own configuration, checked by the plugin",
+            Printed::Example("{}".to_owned()),
+            |plugin: &mut PluginConfig, value| {
+                plugin.config = value.object()?;
+                Ok(())
+            },
+        ),
+    ]
+}

@@ -1,0 +1,429 @@
+//! The configuration as people write it, and each way to get it wrong with the sentence that says so.
+#![allow(clippy::unwrap_used)]
+
+use std::ffi::OsString;
+use std::path::Path;
+
+use super::*;
+
+fn environment(vars: &[(&str, &str)]) -> Environment {
+    let vars = vars.iter().map(|(name, value)| (OsString::from(name), OsString::from(value))).collect();
+    Environment { vars, uid: 0, executable_dir: None, cores: 2 }
+}
+
+fn load_with(text: &str, vars: &[(&str, &str)]) -> Result<Config, String> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grapnel.toml");
+    std::fs::write(&path, text).unwrap();
+    let cli = CliOverrides { config: Some(path), ..CliOverrides::default() };
+    let shown = format!("{}/", dir.path().display());
+    Config::load(&cli, &environment(vars)).map_err(|errors| errors.to_string().replace(&shown, ""))
+}
+
+fn load(text: &str) -> Result<Config, String> {
+    load_with(text, &[])
+}
+
+fn with_vars(vars: &[(&str, &str)]) -> Result<Config, String> {
+    Config::load(&CliOverrides::default(), &environment(vars)).map_err(|errors| errors.to_string())
+}
+
+/// The printed configuration with what is commented out put in force.
+fn uncommented(text: &str) -> String {
+    let line = |line: &str| match line.strip_prefix('#') {
+        Some(rest) if !rest.starts_with(' ') => format!("{rest}\n"),
+        _ => format!("{line}\n"),
+    };
+    text.lines().map(line).collect()
+}
+
+#[test]
+fn without_a_file_it_listens_on_loopback_and_lets_anybody_in() {
+    let config = with_vars(&[]).unwrap();
+    assert_eq!(config.listeners.len(), 1);
+    assert_eq!(config.listeners[0].bind.to_string(), "127.0.0.1:1883");
+    assert!(config.listeners[0].allow_anonymous);
+    assert_eq!(config.shards, 2);
+    assert_eq!(config.control.socket, Path::new("/run/grapnel.sock"));
+    assert_eq!(config, Config::defaults(&environment(&[])));
+}
+
+#[test]
+fn the_printed_configuration_reads_as_the_defaults() {
+    let mut config = load(&Config::default_text()).unwrap();
+    config.file = None;
+    config.listeners[0].origin = Origin::Default;
+    config.listeners[0].name = config.listeners[0].bind.to_string();
+    assert_eq!(config, Config::defaults(&environment(&[])));
+}
+
+#[test]
+fn the_printed_configuration_names_every_key_and_its_examples_are_valid() {
+    let text = Config::default_text();
+    let mut names: Vec<String> = keys::keys().iter().map(|key| key.name().to_owned()).collect();
+    names.extend(keys::listener_keys().iter().map(|key| key.path.clone()));
+    names.extend(keys::plugin_keys().iter().map(|key| key.path.clone()));
+    for name in names {
+        let there = text.lines().any(|line| line.trim_start_matches('#').starts_with(&format!("{name} = ")));
+        assert!(there, "{name} is not printed");
+    }
+    let config = load(&uncommented(&text)).unwrap();
+    assert_eq!(config.plugins[0].name, "NAME");
+    assert_eq!(config.listeners[0].name, "inside");
+    assert!(text.lines().all(|line| line.chars().count() <= 110), "a line is too long");
+}
+
+#[test]
+fn every_key_is_taken_from_the_file() {
+    let config = load(
+        r#"
+shards = 7
+[[listeners]]
+bind = "127.0.0.1:2000"
+allow_anonymous = false
+name = "inside"
+[[listeners]]
+bind = "[::]:2001"
+[authorization]
+no_match = "deny"
+[limits]
+receive_max = 1_0
+[plugins]
+dir = "/p"
+[plugins.zeta]
+path = "/x/libz.so"
+priority = -3
+required = true
+config = { rules = [{ from = "a", at = 2026-01-02 }], n = 1.5 }
+[plugins.alpha]
+[control]
+socket = "/s/g.sock"
+http_bind = "[::1]:8080"
+connections_max = 5
+request_bytes_max = 2048
+answer_timeout_ms = 100
+traces_max = 2
+[state]
+dir = "/st"
+[log]
+level = "debug"
+"#,
+    )
+    .unwrap();
+    assert_eq!(config.shards, 7);
+    let listeners: Vec<(&str, bool)> =
+        config.listeners.iter().map(|listener| (listener.name.as_str(), listener.allow_anonymous)).collect();
+    assert_eq!(listeners, [("inside", false), ("[::]:2001", false)]);
+    assert_eq!(config.authorization.no_match, NoMatch::Deny);
+    assert_eq!(config.limits.receive_max, 10);
+    assert_eq!(config.plugins_dir, Path::new("/p"));
+    let zeta = &config.plugins[0];
+    assert_eq!((zeta.name.as_str(), zeta.priority, zeta.required), ("zeta", Some(-3), true));
+    assert_eq!(zeta.path.as_deref(), Some(Path::new("/x/libz.so")));
+    let expected = serde_json::json!({"rules": [{"from": "a", "at": "2026-01-02"}], "n": 1.5});
+    assert_eq!(zeta.config, expected);
+    assert_eq!(config.plugins[1].name, "alpha", "plugins keep the file's order");
+    assert_eq!(config.plugins[1].config, serde_json::json!({}));
+    let control = ControlConfig {
+        socket: "/s/g.sock".into(),
+        http_bind: Some("[::1]:8080".parse().unwrap()),
+        connections_max: 5,
+        request_bytes_max: 2048,
+        answer_timeout: Duration::from_millis(100),
+        traces_max: 2,
+    };
+    assert_eq!(config.control, control);
+    assert_eq!(config.state_dir, Path::new("/st"));
+    assert_eq!(config.log_level, LogLevel::Debug);
+}
+
+#[test]
+fn each_mistake_in_a_file_has_its_sentence() {
+    let cases = [
+        (
+            "[limits]\nrecieve_max = 3",
+            "grapnel.toml:2: there is no key limits.recieve_max; the nearest is limits.receive_max",
+        ),
+        (
+            "inflight_max = 3",
+            "grapnel.toml:1: there is no key inflight_max; the nearest is limits.inflight_max",
+        ),
+        ("\n[limit]\nreceive_max = 3", "grapnel.toml:2: there is no key limit; the nearest is limits"),
+        (
+            "[[listeners]]\nbnd = \"127.0.0.1:1\"\nbind = \"127.0.0.1:1\"",
+            "grapnel.toml:2: there is no key listeners.bnd; the nearest is listeners.bind",
+        ),
+        (
+            "[plugins.tap]\nprio = 3",
+            "grapnel.toml:2: there is no key plugins.tap.prio; the nearest is plugins.tap.priority",
+        ),
+        (
+            "[plugins]\nfolder = \"/p\"\ndri = \"/p\"",
+            "grapnel.toml:2: there is no key plugins.folder; the nearest is plugins.dir\ngrapnel.toml:3: there is no key plugins.dri; the nearest is plugins.dir",
+        ),
+        (
+            "[plugins.dir]\npath = \"x\"",
+            "grapnel.toml:1: plugins.dir is the folder of the plugins; a plugin cannot have that name",
+        ),
+        (
+            "[plugins.\"a b\"]",
+            "grapnel.toml:1: plugins.\"a b\" is no name of a plugin: 1 to 64 letters, digits, - and _",
+        ),
+        (
+            "[limits]\nreceive_max = 0",
+            "grapnel.toml:2: limits.receive_max must be between 1 and 65535, not 0",
+        ),
+        (
+            "[limits]\nreceive_max = \"3\"",
+            "grapnel.toml:2: limits.receive_max must be a whole number between 1 and 65535, not \"3\"",
+        ),
+        (
+            "[limits]\nreceive_max = 99999999999999999999",
+            "grapnel.toml:2: limits.receive_max: 99999999999999999999 is too large a number",
+        ),
+        (
+            "shards = 65",
+            "grapnel.toml:1: shards must be between 1 and 64, not 65; \"auto\" is one for each core",
+        ),
+        ("limits = 3", "grapnel.toml:1: limits is a table: write [limits] and its keys below"),
+        ("plugins = 3", "grapnel.toml:1: plugins is a table: write [plugins] and its keys below"),
+        (
+            "[listeners]\nbind = \"127.0.0.1:1\"",
+            "grapnel.toml:1: listeners is a list: write [[listeners]] and the keys of one below",
+        ),
+        ("listeners = []", "grapnel.toml:1: listeners is empty; leave it out to listen on 127.0.0.1:1883"),
+        (
+            "[[listeners]]\nname = \"a\"",
+            "grapnel.toml:1: this listener has no bind; say where it listens, such as bind = \"127.0.0.1:1883\"",
+        ),
+        (
+            "[[listeners]]\nbind = \"localhost:77\"",
+            "grapnel.toml:2: listeners.bind must be an IP address and a port such as \"127.0.0.1:77\", \"0.0.0.0:77\" or \"[::]:77\", not \"localhost:77\"",
+        ),
+        (
+            "[[listeners]]\nbind = \"0.0.0.0:1\"\n[[listeners]]\nbind = \"0.0.0.0:1\"",
+            "grapnel.toml:3: two listeners bind to 0.0.0.0:1",
+        ),
+        (
+            "[authorization]\nno_match = \"no\"",
+            "grapnel.toml:2: authorization.no_match must be \"allow\" or \"deny\", not \"no\"",
+        ),
+        (
+            "[control]\nhttp_bind = \"0.0.0.0:8080\"",
+            "grapnel.toml:2: control.http_bind must be a loopback address such as \"127.0.0.1:8080\", not \"0.0.0.0:8080\": whoever reaches the API controls the broker; put a proxy that authenticates in front of it",
+        ),
+        ("[control]\nsocket = \"\"", "grapnel.toml:2: control.socket must be a path, but is empty"),
+        ("[state]\ndir = 3", "grapnel.toml:2: state.dir must be text in quotes, not 3"),
+        (
+            "[plugins.tap]\nrequired = \"yes\"",
+            "grapnel.toml:2: plugins.tap.required must be true or false, not \"yes\"",
+        ),
+        ("[plugins.tap]\nconfig = 3", "grapnel.toml:2: plugins.tap.config must be a table, not 3"),
+        (
+            "[plugins.tap]\nconfig = { x = nan }",
+            "grapnel.toml:2: plugins.tap.config holds NaN, which no plugin can be told",
+        ),
+        ("shards = 2\nshards = 3", "grapnel.toml:2: duplicate key"),
+    ];
+    for (text, sentence) in cases {
+        assert_eq!(load(text).unwrap_err(), sentence, "for {text}");
+    }
+    let long = format!("[control]\nsocket = \"/{}\"", "x".repeat(107));
+    assert!(
+        load(&long).unwrap_err().starts_with("grapnel.toml:2: control.socket must be at most 107 bytes long")
+    );
+}
+
+#[test]
+fn what_later_versions_will_have_is_refused_as_that() {
+    let cases = [
+        ("[tls]\ncert = \"x\"", "grapnel.toml:1: tls: TLS is not in this version"),
+        (
+            "[[listeners]]\nbind = \"127.0.0.1:1\"\ntls = true",
+            "grapnel.toml:3: listeners.tls: TLS is not in this version",
+        ),
+        (
+            "[[listeners]]\nbind = \"127.0.0.1:1\"\ntls_cert = \"x\"",
+            "grapnel.toml:3: listeners.tls_cert: TLS is not in this version",
+        ),
+        (
+            "[[listeners]]\nbind = \"127.0.0.1:1\"\n[listeners.websocket]\npath = \"/\"",
+            "grapnel.toml:3: listeners.websocket: WebSocket is not in this version",
+        ),
+        ("[storage]\ndir = \"x\"", "grapnel.toml:1: storage: storage on disk is not in this version"),
+        ("[persistence]", "grapnel.toml:1: persistence: storage on disk is not in this version"),
+        ("[[bridge]]\nto = \"x\"", "grapnel.toml:1: bridge: bridging is not in this version"),
+        ("[cluster]\nnodes = []", "grapnel.toml:1: cluster: clustering is not in this version"),
+    ];
+    for (text, sentence) in cases {
+        assert_eq!(load(text).unwrap_err(), sentence, "for {text}");
+    }
+    let error = with_vars(&[("GRAPNEL_TLS_CERT", "x"), ("GRAPNEL_LISTENERS_0_TLS", "true")]).unwrap_err();
+    assert_eq!(
+        error,
+        "GRAPNEL_LISTENERS_0_TLS: TLS is not in this version\nGRAPNEL_TLS_CERT: TLS is not in this version"
+    );
+}
+
+#[test]
+fn all_errors_are_told_at_once_wherever_they_are() {
+    let error = load_with("shards = 0\n[log]\nlevel = 3", &[("GRAPNEL_LIMITS_SLOTS_MAX", "x")]).unwrap_err();
+    let lines: Vec<&str> = error.lines().collect();
+    assert_eq!(lines.len(), 3, "{error}");
+    assert!(
+        lines[2].starts_with("GRAPNEL_LIMITS_SLOTS_MAX: limits.slots_max must be a whole number"),
+        "{error}"
+    );
+}
+
+#[test]
+fn all_syntax_errors_are_told_with_their_lines() {
+    let error = load("shards = \n[log\nlevel = \"info\"\n").unwrap_err();
+    assert!(error.lines().count() >= 2, "{error}");
+    assert!(error.starts_with("grapnel.toml:1: "), "{error}");
+}
+
+#[test]
+fn a_file_that_cannot_be_read_is_named() {
+    let cli = CliOverrides { config: Some("/nowhere/g.toml".into()), ..CliOverrides::default() };
+    let error = Config::load(&cli, &environment(&[])).unwrap_err().to_string();
+    assert_eq!(error, "--config: cannot read /nowhere/g.toml: No such file or directory (os error 2)");
+}
+
+#[test]
+fn the_environment_overrides_every_key_of_the_document() {
+    let samples = [
+        ("shards", "5"),
+        ("authorization.no_match", "deny"),
+        ("plugins.dir", "/pp"),
+        ("control.socket", "/c.sock"),
+    ];
+    let samples = samples.into_iter().chain([
+        ("control.http_bind", "127.0.0.1:99"),
+        ("control.connections_max", "9"),
+        ("control.request_bytes_max", "9999"),
+        ("control.answer_timeout_ms", "99"),
+        ("control.traces_max", "9"),
+        ("state.dir", "/ss"),
+        ("log.level", "trace"),
+    ]);
+    let samples: std::collections::HashMap<&str, &str> = samples.collect();
+    let defaults = with_vars(&[]).unwrap();
+    for key in keys::keys() {
+        let limit = key.path.strip_prefix("limits.");
+        let setting = limit.map(|limit| {
+            let all = Limits::SETTINGS.iter().chain(ShellLimits::SETTINGS);
+            all.into_iter().find(|setting| setting.name == limit).unwrap()
+        });
+        let value = match setting {
+            Some(setting) => setting.max.to_string(),
+            None => samples[key.path.as_str()].to_owned(),
+        };
+        let changed = with_vars(&[(&key.variable(), &value)]).unwrap();
+        // A default that is the largest value shows no change.
+        let same = limit.is_some_and(|limit| {
+            let default = defaults.limits.value(limit).or_else(|| defaults.shell_limits.value(limit));
+            default.unwrap().to_string() == value
+        });
+        assert!(same || changed != defaults, "{} had no effect", key.variable());
+    }
+}
+
+#[test]
+fn the_environment_wins_over_the_file_and_the_command_line_over_both() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("g.toml");
+    std::fs::write(&path, "shards = 2\n[limits]\nslots_max = 5\nreceive_max = 5").unwrap();
+    let cli = CliOverrides { config: Some(path), shards: Some("4".to_owned()), ..CliOverrides::default() };
+    let vars = environment(&[("GRAPNEL_SHARDS", "3"), ("GRAPNEL_LIMITS_SLOTS_MAX", "6")]);
+    let config = Config::load(&cli, &vars).unwrap();
+    assert_eq!((config.shards, config.limits.slots_max, config.limits.receive_max), (4, 6, 5));
+}
+
+#[test]
+fn listeners_and_plugins_are_overridden_by_place_and_name() {
+    let text =
+        "[plugins.topic-rewrite]\npriority = 1\n[plugins.with_line]\n[[listeners]]\nbind = \"127.0.0.1:1\"";
+    let config = load_with(
+        text,
+        &[
+            ("GRAPNEL_PLUGINS_TOPIC_REWRITE_PRIORITY", "7"),
+            ("GRAPNEL_PLUGINS_WITH_LINE_REQUIRED", "true"),
+            ("GRAPNEL_PLUGINS_AUTH_FILE_CONFIG", "{ file = \"users\" }"),
+            ("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false"),
+            ("GRAPNEL_LISTENERS_1_BIND", "127.0.0.1:2"),
+        ],
+    )
+    .unwrap();
+    let names: Vec<&str> = config.plugins.iter().map(|plugin| plugin.name.as_str()).collect();
+    assert_eq!(names, ["topic-rewrite", "with_line", "auth-file"]);
+    assert_eq!(config.plugins[0].priority, Some(7));
+    assert!(config.plugins[1].required);
+    assert_eq!(config.plugins[2].config, serde_json::json!({"file": "users"}));
+    assert!(!config.listeners[0].allow_anonymous);
+    assert_eq!(config.listeners[1].bind.to_string(), "127.0.0.1:2");
+}
+
+#[test]
+fn each_mistake_in_the_environment_has_its_sentence() {
+    let cases = [
+        (
+            "GRAPNEL_LIMITS_RECIEVE_MAX",
+            "3",
+            "no key has this variable; the nearest is GRAPNEL_LIMITS_RECEIVE_MAX",
+        ),
+        ("GRAPNEL_LOGLEVEL", "info", "no key has this variable; the nearest is GRAPNEL_LOG_LEVEL"),
+        ("GRAPNEL_LISTENERS_2_BIND", "127.0.0.1:1", "there are 1 listeners, so the next is 1"),
+        (
+            "GRAPNEL_SHARDS",
+            "",
+            "shards must be a whole number between 1 and 64, not \"\"; \"auto\" is one for each core",
+        ),
+        (
+            "GRAPNEL_PLUGINS_TAP_CONFIG",
+            "[",
+            "plugins.tap.config must be a table such as { key = \"value\" }, not [",
+        ),
+    ];
+    for (name, value, sentence) in cases {
+        assert_eq!(with_vars(&[(name, value)]).unwrap_err(), format!("{name}: {sentence}"));
+    }
+}
+
+#[test]
+fn the_brokers_own_variables_and_those_of_others_are_let_be() {
+    let vars = [
+        ("GRAPNEL_DIE_WITH_PARENT", "1"),
+        ("GRAPNEL_LOG", "debug"),
+        ("GRAPNEL_TESTS_PEER", "x"),
+        ("OTHER", "x"),
+    ];
+    assert!(with_vars(&vars).is_ok());
+}
+
+#[test]
+fn listen_replaces_the_listeners_and_names_itself_in_errors() {
+    let cli = |listen: &[&str]| CliOverrides {
+        listen: listen.iter().map(|address| (*address).to_owned()).collect(),
+        socket: Some("g.sock".into()),
+        ..CliOverrides::default()
+    };
+    let config = Config::load(&cli(&["0.0.0.0:0", "127.0.0.1:0"]), &environment(&[])).unwrap();
+    let anonymous: Vec<bool> = config.listeners.iter().map(|listener| listener.allow_anonymous).collect();
+    assert_eq!(anonymous, [false, true]);
+    assert_eq!(config.control.socket, std::env::current_dir().unwrap().join("g.sock"));
+    let error = Config::load(&cli(&["1883"]), &environment(&[])).unwrap_err().to_string();
+    assert_eq!(
+        error,
+        "--listen: listeners.bind must be an IP address and a port such as \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\", not \"1883\""
+    );
+}
+
+#[test]
+fn without_a_home_the_state_folder_must_be_named() {
+    let env = Environment { uid: 1000, ..environment(&[]) };
+    let error = Config::load(&CliOverrides::default(), &env).unwrap_err().to_string();
+    assert!(error.contains("state.dir has no default without HOME"), "{error}");
+    let env = Environment { uid: 1000, ..environment(&[("GRAPNEL_STATE_DIR", "/s")]) };
+    assert!(Config::load(&CliOverrides::default(), &env).is_ok());
+}

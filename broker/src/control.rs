@@ -1,0 +1,182 @@
+//! The control plane: one HTTP API on a Unix socket, and on loopback TCP where configured, served by a thread of its own.
+//! Started by `main`; it reaches shards only with questions they answer between two steps of their loops, and never touches
+//! their state.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use tokio::sync::watch;
+
+use crate::config::Config;
+use crate::plugin::PluginManager;
+use crate::shard::handle::ShardHandle;
+
+mod answer;
+mod api;
+mod clients;
+mod gather;
+mod links;
+mod plugins;
+mod prometheus;
+mod server;
+mod socket;
+mod status;
+mod trace;
+pub mod wire;
+
+pub use socket::SocketError;
+
+/// Time that requests in hand have to be answered when the broker stops.
+const STOP_TIMEOUT: Duration = Duration::from_secs(2);
+
+/// Threads for what blocks: one change of the plugins, and reports on their hooks.
+const BLOCKING_THREADS_MAX: usize = 4;
+
+/// What the control plane works with.
+#[derive(Debug)]
+pub struct ControlContext {
+    /// Every shard.
+    pub shards: Vec<ShardHandle>,
+    /// Loads and unloads.
+    pub plugins: Arc<PluginManager>,
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// What only `main` knows.
+    pub info: BrokerInfo,
+}
+
+/// What only `main` knows of the running broker.
+#[derive(Clone, Debug)]
+pub struct BrokerInfo {
+    /// When it started, milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// Where it listens, with the ports that the system chose.
+    pub listeners: Vec<wire::Listener>,
+}
+
+/// Why there is no control plane.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    /// The Unix socket.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The TCP port.
+    #[error("cannot bind control.http_bind {address}: {error}; choose another port")]
+    Http {
+        /// The configured address.
+        address: SocketAddr,
+        /// What the system said.
+        error: std::io::Error,
+    },
+    /// The thread or its reactor.
+    #[error("cannot start the control plane: {0}")]
+    System(#[from] std::io::Error),
+}
+
+/// The running control plane. Dropping it stops it, as [`ControlServer::stop`] does.
+#[derive(Debug)]
+pub struct ControlServer {
+    stop: watch::Sender<bool>,
+    thread: Option<JoinHandle<()>>,
+    http_address: Option<SocketAddr>,
+    // Last, so that the file goes after the thread has ended.
+    _socket: socket::SocketFile,
+}
+
+/// Binds the sockets, then serves them from a thread of its own.
+///
+/// # Errors
+/// [`ControlError`]: the socket of a living broker, an address in use, no resources.
+pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
+    let control = &context.config.control;
+    let (unix, socket) = socket::listen(&control.socket)?;
+    let http = control.http_bind.map(bind_http).transpose()?;
+    let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()?;
+    let (stop, stopping) = watch::channel(false);
+    let connections_max = control.connections_max;
+    let api = api::Api {
+        shards: gather::Shards { handles: context.shards, timeout: control.answer_timeout },
+        plugins: context.plugins,
+        plugin_turn: Arc::default(),
+        config: context.config.clone(),
+        info: Arc::new(context.info),
+        http_address,
+        traces: trace::Traces::default(),
+        stopping: stopping.clone(),
+    };
+    let serve = async move {
+        let router = api::router(api);
+        let on_unix = async {
+            match tokio::net::UnixListener::from_std(unix) {
+                Ok(unix) => server::serve(unix, router.clone(), connections_max, stopping.clone()).await,
+                Err(error) => tracing::error!("the control socket cannot be served: {error}"),
+            }
+        };
+        let on_tcp = async {
+            let Some(http) = http else { return };
+            let router = router.clone().layer(axum::middleware::from_fn(api::refuse_browsers));
+            match tokio::net::TcpListener::from_std(http) {
+                Ok(http) => server::serve(http, router, connections_max, stopping.clone()).await,
+                Err(error) => tracing::error!("control.http_bind cannot be served: {error}"),
+            }
+        };
+        tokio::join!(on_unix, on_tcp);
+    };
+    let mut stopping = stop.subscribe();
+    let thread = std::thread::Builder::new().name("grapnel-control".to_owned()).spawn(move || {
+        runtime.block_on(async {
+            let deadline = async {
+                server::stopped(&mut stopping).await;
+                tokio::time::sleep(STOP_TIMEOUT).await;
+            };
+            tokio::select! {
+                () = serve => {}
+                () = deadline => tracing::warn!("the control plane stops with requests unanswered"),
+            }
+        });
+        // Not waiting for a plugin call that blocks.
+        runtime.shutdown_background();
+    })?;
+    Ok(ControlServer { stop, thread: Some(thread), http_address, _socket: socket })
+}
+
+fn bind_http(address: SocketAddr) -> Result<TcpListener, ControlError> {
+    let bind = || {
+        let listener = TcpListener::bind(address)?;
+        listener.set_nonblocking(true)?;
+        Ok(listener)
+    };
+    bind().map_err(|error| ControlError::Http { address, error })
+}
+
+impl ControlServer {
+    /// Where the API is on TCP, if it is.
+    pub fn http_address(&self) -> Option<SocketAddr> {
+        self.http_address
+    }
+
+    /// Ends running traces, answers the requests in hand for at most two seconds, and removes the socket.
+    pub fn stop(self) {
+        // Drop does it.
+    }
+}
+
+impl Drop for ControlServer {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the control plane ended with a panic; please report it");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

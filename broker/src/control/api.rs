@@ -1,0 +1,114 @@
+//! The routes of the API and what every handler has at hand. The same for the Unix socket and for TCP, where requests that a
+//! browser was tricked into are refused.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+
+use axum::Router;
+use axum::extract::{DefaultBodyLimit, Request};
+use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use axum::routing::{get, post};
+use tokio::sync::{Mutex, watch};
+
+use super::answer::ApiError;
+use super::gather::Shards;
+use super::trace::{self, Traces};
+use super::{BrokerInfo, clients, plugins, status};
+use crate::config::Config;
+use crate::plugin::PluginManager;
+
+/// What handlers work with. Cheap to clone.
+#[derive(Clone)]
+pub(super) struct Api {
+    pub shards: Shards,
+    pub plugins: Arc<PluginManager>,
+    /// Held by whoever changes plugins.
+    pub plugin_turn: Arc<Mutex<()>>,
+    pub config: Arc<Config>,
+    pub info: Arc<BrokerInfo>,
+    pub http_address: Option<SocketAddr>,
+    pub traces: Traces,
+    /// True once the broker stops.
+    pub stopping: watch::Receiver<bool>,
+}
+
+/// All routes.
+pub(super) fn router(api: Api) -> Router {
+    let request_bytes_max = api.config.control.request_bytes_max;
+    Router::new()
+        .route("/metrics", get(status::prometheus))
+        .route("/api/v1/status", get(status::status))
+        .route("/api/v1/metrics", get(status::metrics))
+        .route("/api/v1/plugins", get(plugins::list).post(plugins::load))
+        .route("/api/v1/plugins/{name}", get(plugins::show).delete(plugins::unload))
+        .route("/api/v1/plugins/{name}/reload", post(plugins::reload))
+        .route("/api/v1/hooks", get(plugins::hooks))
+        .route("/api/v1/clients", get(clients::list))
+        .route("/api/v1/clients/{id}", get(clients::show).delete(clients::kick))
+        .route("/api/v1/subscriptions", get(clients::subscriptions))
+        .route("/api/v1/trace/{id}", get(trace::trace))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .layer(DefaultBodyLimit::max(request_bytes_max))
+        .with_state(api)
+}
+
+async fn no_route(uri: Uri) -> ApiError {
+    ApiError::not_found(format_args!(
+        "there is nothing at {}; the API is under /api/v1, metrics are at /metrics",
+        uri.path()
+    ))
+}
+
+async fn no_method(method: Method, uri: Uri) -> ApiError {
+    ApiError::new(StatusCode::METHOD_NOT_ALLOWED, format_args!("{} does not take {method}", uri.path()))
+}
+
+/// For TCP: a web page that a user of this machine looks at must not control the broker. Browsers name the page's origin
+/// with everything that changes something, and the name they believe to be talking to as host.
+pub(super) async fn refuse_browsers(request: Request, next: Next) -> Result<Response, ApiError> {
+    if request.headers().contains_key(header::ORIGIN) {
+        return Err(ApiError::new(
+            StatusCode::FORBIDDEN,
+            "requests of web pages are refused (they carry an Origin header)",
+        ));
+    }
+    if !names_loopback(request.headers()) {
+        let sentence = "the Host header must name localhost or a loopback address, as whoever asks from this machine does";
+        return Err(ApiError::new(StatusCode::FORBIDDEN, sentence));
+    }
+    Ok(next.run(request).await)
+}
+
+fn names_loopback(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let name = match host.rsplit_once(':') {
+        Some((name, port)) if port.bytes().all(|byte| byte.is_ascii_digit()) => name,
+        _ => host,
+    };
+    let name = name.trim_start_matches('[').trim_end_matches(']');
+    name == "localhost" || name.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+
+    #[test]
+    fn only_loopback_names_are_taken_for_this_machine() {
+        let named = |host: &'static str| {
+            names_loopback(&HeaderMap::from_iter([(header::HOST, HeaderValue::from_static(host))]))
+        };
+        for host in ["localhost", "localhost:80", "127.0.0.1:8083", "127.0.0.2", "[::1]:80", "[::1]"] {
+            assert!(named(host), "{host}");
+        }
+        for host in ["example.org", "localhost.example.org", "10.0.0.1:80", "", "127.0.0.1.example.org:80"] {
+            assert!(!named(host), "{host}");
+        }
+        assert!(!names_loopback(&HeaderMap::new()));
+    }
+}

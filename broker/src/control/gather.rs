@@ -1,0 +1,147 @@
+//! Asks shards and waits a bounded time: all at once, or one after the other for lists that come in pages. A shard that does
+//! not answer is named in the answer instead of being waited for.
+
+use std::time::Duration;
+
+use grapnel_engine::id::ShardId;
+use grapnel_engine::pipeline::Shard;
+use tokio::task::JoinSet;
+
+use super::answer::ApiError;
+use super::wire::UnansweredShard;
+use crate::shard::handle::{ShardHandle, Unanswered};
+
+/// The shards and how long one may take.
+#[derive(Clone, Debug)]
+pub(super) struct Shards {
+    pub handles: Vec<ShardHandle>,
+    pub timeout: Duration,
+}
+
+/// What came back, by shard.
+#[derive(Debug)]
+pub(super) struct Gathered<R> {
+    /// In the order of the shards.
+    pub answers: Vec<(ShardId, R)>,
+    pub unanswered: Vec<Unanswered>,
+}
+
+impl<R> Gathered<R> {
+    pub fn unanswered_rows(&self) -> Vec<UnansweredShard> {
+        self.unanswered.iter().map(unanswered_row).collect()
+    }
+}
+
+pub(super) fn unanswered_row(unanswered: &Unanswered) -> UnansweredShard {
+    UnansweredShard { shard: unanswered.shard.0, error: unanswered.to_string() }
+}
+
+impl Shards {
+    /// The same question to every shard, at the same time.
+    pub async fn ask_all<R: Send + 'static>(
+        &self,
+        question: impl FnOnce(&mut Shard) -> R + Clone + Send + 'static,
+    ) -> Gathered<R> {
+        let mut asked = JoinSet::new();
+        for handle in &self.handles {
+            let (handle, timeout, question) = (handle.clone(), self.timeout, question.clone());
+            asked.spawn(async move { (handle.id(), handle.ask(timeout, question).await) });
+        }
+        let mut gathered = Gathered { answers: Vec::new(), unanswered: Vec::new() };
+        while let Some(joined) = asked.join_next().await {
+            match joined {
+                Ok((shard, Ok(answer))) => gathered.answers.push((shard, answer)),
+                Ok((_, Err(unanswered))) => gathered.unanswered.push(unanswered),
+                // Only the end of the runtime ends a question.
+                Err(_) => {}
+            }
+        }
+        gathered.answers.sort_by_key(|(shard, _)| *shard);
+        gathered.unanswered.sort_by_key(|unanswered| unanswered.shard);
+        gathered
+    }
+
+    /// A page of a list that goes through all shards: from the cursor on, at most `limit` rows.
+    pub async fn page<R: Send + 'static>(
+        &self,
+        from: Cursor,
+        limit: usize,
+        question: impl Fn(&mut Shard, usize, usize) -> (Vec<R>, Option<usize>) + Clone + Send + 'static,
+    ) -> Page<R> {
+        let mut page = Page { rows: Vec::new(), next: None, unanswered: Vec::new() };
+        let mut at = from;
+        while let Some(handle) = self.handles.get(at.shard) {
+            // A shard may give more than was asked for, to end at a whole session.
+            let room = limit.saturating_sub(page.rows.len());
+            if room == 0 {
+                page.next = Some(at);
+                break;
+            }
+            let (question, place) = (question.clone(), at.place);
+            match handle.ask(self.timeout, move |shard| question(shard, place, room)).await {
+                Ok((rows, next)) => {
+                    page.rows.extend(rows);
+                    at = match next {
+                        Some(place) => Cursor { place, ..at },
+                        None => Cursor { shard: at.shard + 1, place: 0 },
+                    };
+                }
+                Err(unanswered) => {
+                    page.unanswered.push(unanswered_row(&unanswered));
+                    at = Cursor { shard: at.shard + 1, place: 0 };
+                }
+            }
+        }
+        page
+    }
+}
+
+/// A part of a list.
+#[derive(Debug)]
+pub(super) struct Page<R> {
+    pub rows: Vec<R>,
+    pub next: Option<Cursor>,
+    pub unanswered: Vec<UnansweredShard>,
+}
+
+/// Where a list goes on; `1-250` to those who pass it back.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Cursor {
+    shard: usize,
+    place: usize,
+}
+
+impl std::fmt::Display for Cursor {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}-{}", self.shard, self.place)
+    }
+}
+
+impl Cursor {
+    /// Reads what an earlier answer gave as `next`; nothing is the beginning.
+    pub fn parse(text: Option<&str>) -> Result<Cursor, ApiError> {
+        let Some(text) = text else { return Ok(Cursor::default()) };
+        let parsed = text.split_once('-').and_then(|(shard, place)| {
+            Some(Cursor { shard: shard.parse().ok()?, place: place.parse().ok()? })
+        });
+        parsed.ok_or_else(|| {
+            ApiError::bad_request(format_args!("\"{text}\" is no cursor; pass on what \"next\" said"))
+        })
+    }
+}
+
+/// Rows in an answer where nobody says otherwise.
+pub(super) const PAGE_ROWS_DEFAULT: usize = 100;
+/// Rows in an answer at most.
+pub(super) const PAGE_ROWS_MAX: usize = 1000;
+
+/// The number of rows asked for.
+pub(super) fn page_limit(limit: Option<usize>) -> Result<usize, ApiError> {
+    match limit {
+        None => Ok(PAGE_ROWS_DEFAULT),
+        Some(limit) if (1..=PAGE_ROWS_MAX).contains(&limit) => Ok(limit),
+        Some(limit) => Err(ApiError::bad_request(format_args!(
+            "limit must be between 1 and {PAGE_ROWS_MAX}, not {limit}"
+        ))),
+    }
+}

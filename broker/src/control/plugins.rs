@@ -1,0 +1,128 @@
+//! Plugins and the chains they are compiled into: what the plugin manager does, as requests. The manager blocks while shards
+//! answer, so it is called on threads of its own, one change at a time.
+
+use axum::extract::State;
+use axum::http::StatusCode;
+use serde::Deserialize;
+use serde_json::Value;
+
+use super::answer::{ApiError, Json, Name, Parameters, Payload};
+use super::api::Api;
+use super::wire;
+use crate::plugin::{HookReport, LoadError, LoadRequest, PluginInfo, PluginList};
+
+impl From<LoadError> for ApiError {
+    fn from(error: LoadError) -> ApiError {
+        let status = match &error {
+            LoadError::Name { .. } | LoadError::ConfigShape { .. } => StatusCode::BAD_REQUEST,
+            LoadError::NotFound { .. } | LoadError::NotLoaded { .. } => StatusCode::NOT_FOUND,
+            LoadError::AlreadyLoaded { .. } | LoadError::RetiredFull { .. } => StatusCode::CONFLICT,
+            LoadError::Shard { .. } => StatusCode::GATEWAY_TIMEOUT,
+            _ => StatusCode::UNPROCESSABLE_ENTITY,
+        };
+        ApiError::new(status, error)
+    }
+}
+
+pub(super) async fn list(State(api): State<Api>) -> Json<PluginList> {
+    Json(api.plugins.list())
+}
+
+pub(super) async fn show(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+    let found = api.plugins.show(&name);
+    found.map(Json).ok_or_else(|| {
+        let loaded = api.plugins.list().plugins.into_iter().map(|plugin| plugin.name).collect();
+        LoadError::NotLoaded { name, loaded }.into()
+    })
+}
+
+/// A plugin to load.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct LoadBody {
+    source: String,
+    #[serde(default)]
+    name: Option<String>,
+    #[serde(default)]
+    config: Value,
+    #[serde(default)]
+    priority: Option<i32>,
+    #[serde(default)]
+    once: bool,
+}
+
+pub(super) async fn load(
+    State(api): State<Api>,
+    Payload(body): Payload<LoadBody>,
+) -> Result<Json<PluginInfo>, ApiError> {
+    let LoadBody { source, name, config, priority, once } = body;
+    let request = LoadRequest { source, name, config, priority, once };
+    change(&api, move |api| api.plugins.load(request)).await.map(Json)
+}
+
+pub(super) async fn unload(
+    State(api): State<Api>,
+    Name(name): Name,
+) -> Result<Json<wire::Unloaded>, ApiError> {
+    let unloaded = wire::Unloaded { unloaded: name.clone() };
+    change(&api, move |api| api.plugins.unload(&name)).await.map(|()| Json(unloaded))
+}
+
+/// What may change with a reload.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ReloadBody {
+    /// Nothing keeps the configuration it has.
+    #[serde(default)]
+    config: Option<Value>,
+}
+
+pub(super) async fn reload(
+    State(api): State<Api>,
+    Name(name): Name,
+    Payload(body): Payload<ReloadBody>,
+) -> Result<Json<PluginInfo>, ApiError> {
+    change(&api, move |api| api.plugins.reload(&name, body.config)).await.map(Json)
+}
+
+/// Which points.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct HooksParameters {
+    /// Those without a link too.
+    #[serde(default)]
+    all: bool,
+}
+
+pub(super) async fn hooks(
+    State(api): State<Api>,
+    Parameters(wanted): Parameters<HooksParameters>,
+) -> Result<Json<HookReport>, ApiError> {
+    blocking(&api, move |api| api.plugins.hooks(wanted.all)).await.map(Json)
+}
+
+/// One after the other: whoever waits for its turn and goes away has asked for nothing.
+async fn change<R: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce(Api) -> Result<R, LoadError> + Send + 'static,
+) -> Result<R, ApiError> {
+    let turn = api.plugin_turn.clone().lock_owned().await;
+    let result = blocking(api, move |api| {
+        let result = work(api);
+        // The turn ends with the work, not with whoever asked for it.
+        drop(turn);
+        result
+    });
+    Ok(result.await??)
+}
+
+async fn blocking<R: Send + 'static>(
+    api: &Api,
+    work: impl FnOnce(Api) -> R + Send + 'static,
+) -> Result<R, ApiError> {
+    let api = api.clone();
+    tokio::task::spawn_blocking(move || work(api)).await.map_err(|_| {
+        let sentence = "the broker failed at this (see its log); please report it";
+        ApiError::new(StatusCode::INTERNAL_SERVER_ERROR, sentence)
+    })
+}

@@ -1,0 +1,65 @@
+//! The text format that Prometheus scrapes (version 0.0.4): families with help and type, samples with labels.
+
+use std::fmt::Write;
+
+/// What the format calls itself.
+pub(super) const CONTENT_TYPE: &str = "text/plain; version=0.0.4; charset=utf-8";
+
+/// What every name begins with.
+const PREFIX: &str = "grapnel_";
+
+/// Whether a counter of the engine is a state that can fall again.
+pub(super) fn is_gauge(name: &str) -> bool {
+    name.ends_with("_count") || name == "messages_retained_bytes"
+}
+
+/// Text being written.
+#[derive(Debug, Default)]
+pub(super) struct Text(String);
+
+// Writing to a string cannot fail, so the results below are let go.
+impl Text {
+    /// Begins a metric; its samples follow.
+    pub fn family(&mut self, name: &str, help: &str, gauge: bool) {
+        let kind = if gauge { "gauge" } else { "counter" };
+        let help = help.replace('\\', "\\\\").replace('\n', "\\n");
+        let _ = writeln!(self.0, "# HELP {PREFIX}{name} {help}\n# TYPE {PREFIX}{name} {kind}");
+    }
+
+    /// A value of the metric.
+    pub fn sample(&mut self, name: &str, labels: &[(&str, &str)], value: u64) {
+        let _ = write!(self.0, "{PREFIX}{name}");
+        for (index, (label, text)) in labels.iter().enumerate() {
+            let text = text.replace('\\', "\\\\").replace('"', "\\\"").replace('\n', "\\n");
+            let _ = write!(self.0, "{}{label}=\"{text}\"", if index == 0 { '{' } else { ',' });
+        }
+        let close = if labels.is_empty() { "" } else { "}" };
+        let _ = writeln!(self.0, "{close} {value}");
+    }
+
+    /// All of it.
+    pub fn finish(self) -> String {
+        self.0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_are_escaped_as_the_format_wants_it() {
+        let mut text = Text::default();
+        text.family("x", "a \\ b\nc", false);
+        text.sample("x", &[("a", "q\"\\\n"), ("b", "2")], 3);
+        text.sample("x", &[], 4);
+        let expected = "# HELP grapnel_x a \\\\ b\\nc\n# TYPE grapnel_x counter\ngrapnel_x{a=\"q\\\"\\\\\\n\",b=\"2\"} 3\ngrapnel_x 4\n";
+        assert_eq!(text.finish(), expected);
+    }
+
+    #[test]
+    fn what_can_fall_is_a_gauge() {
+        assert!(is_gauge("connections_count") && is_gauge("messages_retained_bytes"));
+        assert!(!is_gauge("messages_received"));
+    }
+}

@@ -1,0 +1,127 @@
+//! The broker at a glance, and its counters as JSON and as Prometheus wants them.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use axum::extract::State;
+use axum::http::header;
+use axum::response::IntoResponse;
+use grapnel_engine::pipeline::Counters;
+use serde::Deserialize;
+
+use super::answer::{ApiError, Json, Parameters};
+use super::api::Api;
+use super::links;
+use super::prometheus::{self, Text};
+use super::wire;
+use crate::plugin::{PluginInfo, PluginState};
+
+pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
+    let gathered = api.shards.ask_all(|shard| (*shard.counters(), shard.chains().generation())).await;
+    let mut all = Counters::default();
+    let mut shards = Vec::new();
+    for (id, (counters, generation)) in &gathered.answers {
+        all.add(counters);
+        shards.push(wire::ShardStatus {
+            shard: id.0,
+            connections: counters.connections_count,
+            sessions: counters.sessions_count,
+            subscriptions: counters.subscriptions_count,
+            messages_received: counters.messages_received,
+            messages_sent: counters.messages_sent,
+            chain_generation: *generation,
+        });
+    }
+    let plugins = api.plugins.list().plugins;
+    let (loaded, failed): (Vec<_>, Vec<_>) =
+        plugins.into_iter().partition(|plugin| plugin.state == PluginState::Loaded);
+    let names = |plugins: Vec<PluginInfo>| plugins.into_iter().map(|plugin| plugin.name).collect();
+    Json(wire::Status {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        pid: std::process::id(),
+        started_at_ms: api.info.started_at_ms,
+        uptime_s: uptime_s(api.info.started_at_ms),
+        connections: all.connections_count,
+        sessions: all.sessions_count,
+        subscriptions: all.subscriptions_count,
+        retained_messages: all.messages_retained_count,
+        messages_received: all.messages_received,
+        messages_sent: all.messages_sent,
+        messages_dropped: all.messages_dropped,
+        shards,
+        listeners: api.info.listeners.clone(),
+        plugins: names(loaded),
+        plugins_failed: names(failed),
+        control_socket: api.config.control.socket.display().to_string(),
+        control_http: api.http_address.map(|address| address.to_string()),
+        config_file: api.config.file.as_ref().map(|file| file.display().to_string()),
+        plugins_dir: api.config.plugins_dir.display().to_string(),
+        state_dir: api.config.state_dir.display().to_string(),
+        unanswered: gathered.unanswered_rows(),
+    })
+}
+
+fn uptime_s(started_at_ms: u64) -> u64 {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    now_ms.saturating_sub(started_at_ms) / 1000
+}
+
+pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
+    let gathered = api.shards.ask_all(|shard| *shard.counters()).await;
+    let mut all = Counters::default();
+    gathered.answers.iter().for_each(|(_, counters)| all.add(counters));
+    let by_shard: Vec<_> = gathered.answers.iter().map(|(_, counters)| counters.rows()).collect();
+    let metrics = all.rows().into_iter().enumerate().map(|(index, (name, value, help))| wire::Metric {
+        name: name.to_owned(),
+        value,
+        shards: by_shard.iter().map(|rows| rows[index].1).collect(),
+        gauge: prometheus::is_gauge(name),
+        help: help.to_owned(),
+    });
+    Json(wire::Metrics { metrics: metrics.collect(), unanswered: gathered.unanswered_rows() })
+}
+
+/// How Prometheus wants them.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct PrometheusParameters {
+    #[serde(default)]
+    per_shard: bool,
+}
+
+pub(super) async fn prometheus(
+    State(api): State<Api>,
+    Parameters(wanted): Parameters<PrometheusParameters>,
+) -> Result<impl IntoResponse, ApiError> {
+    let gathered = api.shards.ask_all(|shard| (*shard.counters(), links::counted(shard.chains()))).await;
+    let mut text = Text::default();
+    text.family("broker_info", "the broker's version, as a label", true);
+    text.sample("broker_info", &[("version", env!("CARGO_PKG_VERSION"))], 1);
+    text.family("broker_uptime_seconds", "time since the broker started", true);
+    text.sample("broker_uptime_seconds", &[], uptime_s(api.info.started_at_ms));
+    text.family(
+        "shard_answered",
+        "whether the shard answered in time; what it counts is missing if not",
+        true,
+    );
+    for handle in &api.shards.handles {
+        let answered = gathered.answers.iter().any(|(id, _)| *id == handle.id());
+        text.sample("shard_answered", &[("shard", &handle.id().to_string())], u64::from(answered));
+    }
+    let mut all = Counters::default();
+    gathered.answers.iter().for_each(|(_, (counters, _))| all.add(counters));
+    let by_shard: Vec<_> =
+        gathered.answers.iter().map(|(id, (counters, _))| (id.to_string(), counters.rows())).collect();
+    for (index, (name, value, help)) in all.rows().into_iter().enumerate() {
+        text.family(name, help, prometheus::is_gauge(name));
+        if !wanted.per_shard {
+            text.sample(name, &[], value);
+            continue;
+        }
+        for (shard, rows) in &by_shard {
+            text.sample(name, &[("shard", shard)], rows[index].1);
+        }
+    }
+    let rows = gathered.answers.into_iter().map(|(id, (_, rows))| (id, rows)).collect();
+    links::write(&mut text, rows, wanted.per_shard);
+    Ok(([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text.finish()))
+}

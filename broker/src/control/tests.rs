@@ -1,0 +1,272 @@
+//! The API over its real sockets, before shards that answer and shards that do not.
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use grapnel_engine::id::ShardId;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::config::{Environment, NoMatch};
+use crate::plugin::Settings;
+
+mod engine;
+
+/// A control plane in a folder of its own.
+struct Plane {
+    server: Option<ControlServer>,
+    socket: PathBuf,
+    handles: Vec<ShardHandle>,
+    dir: tempfile::TempDir,
+}
+
+impl Plane {
+    /// Before shards that nobody runs, with changes to the configuration.
+    fn with_silent_shards(count: u8, change: impl FnOnce(&mut Config)) -> Plane {
+        let handles: Vec<ShardHandle> = (0..count).map(|id| ShardHandle::new(ShardId(id))).collect();
+        Plane::before(handles, change)
+    }
+
+    fn before(handles: Vec<ShardHandle>, change: impl FnOnce(&mut Config)) -> Plane {
+        let dir = tempfile::tempdir().unwrap();
+        let mut config = Config::defaults(&Environment { uid: 0, cores: 1, ..Environment::default() });
+        config.control.socket = dir.path().join("g.sock");
+        config.control.answer_timeout = Duration::from_millis(50);
+        config.state_dir = dir.path().join("state");
+        config.plugins_dir = dir.path().join("plugins");
+        change(&mut config);
+        let socket = config.control.socket.clone();
+        let server = start(context(&handles, config)).unwrap();
+        Plane { server: Some(server), socket, handles, dir }
+    }
+
+    fn connect(&self) -> UnixStream {
+        bounded(UnixStream::connect(&self.socket).unwrap())
+    }
+
+    fn ask(&self, method: &str, path: &str) -> (u16, Value) {
+        let mut stream = self.connect();
+        write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+        json_answer(&mut stream)
+    }
+
+    fn get(&self, path: &str) -> (u16, Value) {
+        self.ask("GET", path)
+    }
+}
+
+fn context(handles: &[ShardHandle], config: Config) -> ControlContext {
+    let listener =
+        wire::Listener { name: "a".to_owned(), address: "127.0.0.1:1883".to_owned(), allow_anonymous: true };
+    let info = BrokerInfo { started_at_ms: 1, listeners: vec![listener] };
+    let settings = Settings { record: None, copies_dir: None, ..Settings::of(&config, handles.to_vec()) };
+    let plugins = Arc::new(PluginManager::new(settings).unwrap());
+    ControlContext { shards: handles.to_vec(), plugins, config: Arc::new(config), info }
+}
+
+fn bounded(stream: UnixStream) -> UnixStream {
+    stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+    stream
+}
+
+fn answer(stream: &mut impl Read) -> (u16, String) {
+    let mut text = String::new();
+    stream.read_to_string(&mut text).unwrap();
+    let (head, body) = text.split_once("\r\n\r\n").unwrap_or((&text, ""));
+    let status = head.split(' ').nth(1).and_then(|status| status.parse().ok()).unwrap_or(0);
+    (status, body.to_owned())
+}
+
+fn json_answer(stream: &mut impl Read) -> (u16, Value) {
+    let (status, body) = answer(stream);
+    (status, serde_json::from_str(&body).unwrap_or(Value::String(body)))
+}
+
+#[test]
+fn what_is_not_there_is_said_in_json() {
+    let plane = Plane::with_silent_shards(1, |_| {});
+    let expected =
+        json!({"error": "there is nothing at /api/v2; the API is under /api/v1, metrics are at /metrics"});
+    assert_eq!(plane.get("/api/v2"), (404, expected));
+    assert_eq!(
+        plane.ask("PUT", "/api/v1/status"),
+        (405, json!({"error": "/api/v1/status does not take PUT"}))
+    );
+}
+
+#[test]
+fn a_shard_that_does_not_answer_is_named_and_not_waited_for() {
+    let plane = Plane::with_silent_shards(2, |_| {});
+    let began = Instant::now();
+    let (status, body) = plane.get("/api/v1/status");
+    assert_eq!(status, 200);
+    assert_eq!(body["shards"], json!([]));
+    assert_eq!(body["unanswered"][1]["shard"], 1);
+    let error = body["unanswered"][1]["error"].as_str().unwrap();
+    assert!(error.starts_with("shard 1 did not answer within 50 ms"), "{error}");
+    assert_eq!(body["listeners"][0]["address"], "127.0.0.1:1883");
+    let (_, body) = plane.get("/api/v1/clients");
+    assert_eq!(body["unanswered"].as_array().unwrap().len(), 2);
+    let (status, body) = plane.get("/api/v1/clients/x");
+    assert_eq!(status, 504);
+    assert!(body["error"].as_str().unwrap().starts_with("shard 0 did not answer"));
+    assert_eq!(plane.get("/api/v1/trace/x").0, 504);
+    assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn metrics_say_which_shard_is_missing() {
+    let plane = Plane::with_silent_shards(1, |_| {});
+    let mut stream = plane.connect();
+    write!(stream, "GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let (status, text) = answer(&mut stream);
+    assert_eq!(status, 200);
+    assert!(text.contains("grapnel_shard_answered{shard=\"0\"} 0\n"), "{text}");
+}
+
+#[test]
+fn parameters_that_cannot_be_are_refused_with_a_sentence() {
+    let plane = Plane::with_silent_shards(1, |_| {});
+    let cases = [
+        ("/api/v1/clients?limit=0", "limit must be between 1 and 1000, not 0"),
+        ("/api/v1/clients?cursor=x", "\"x\" is no cursor; pass on what \"next\" said"),
+        ("/api/v1/trace/x?count=0", "count must be between 1 and 1000000, not 0"),
+        ("/api/v1/trace/x?for_s=99999999", "for_s must be between 1 and 86400, not 99999999"),
+    ];
+    for (path, sentence) in cases {
+        assert_eq!(plane.get(path), (400, json!({ "error": sentence })));
+    }
+    let (status, body) = plane.get("/api/v1/clients?limits=3");
+    assert_eq!(status, 400);
+    assert!(body["error"].as_str().unwrap().contains("unknown field `limits`"), "{body}");
+    let kick = plane.ask("DELETE", "/api/v1/clients/x?reason=4");
+    let sentence = "reason must be a reason code of MQTT 5 from 128 up such as 152, not 4";
+    assert_eq!(kick, (400, json!({ "error": sentence })));
+    let (status, body) = plane.get(&format!("/api/v1/trace/{}", "x".repeat(1025)));
+    assert_eq!(status, 400);
+    assert!(body["error"].as_str().unwrap().contains("limits.client_id_bytes_max"), "{body}");
+}
+
+#[test]
+fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
+    let mut plane = Plane::with_silent_shards(1, |_| {});
+    let mut config = Config::defaults(&Environment::default());
+    config.control.socket.clone_from(&plane.socket);
+    let error = start(context(&plane.handles, config.clone())).unwrap_err().to_string();
+    assert!(error.contains("another broker uses it"), "{error}");
+    assert_eq!(config.authorization.no_match, NoMatch::Allow);
+    plane.server.take().unwrap().stop();
+    assert!(!plane.socket.exists());
+    start(context(&plane.handles, config)).unwrap().stop();
+}
+
+#[test]
+fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
+    let mut plane =
+        Plane::with_silent_shards(1, |config| config.control.answer_timeout = Duration::from_secs(60));
+    let _idle = plane.connect();
+    let mut asking = plane.connect();
+    write!(asking, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let began = Instant::now();
+    plane.server.take().unwrap().stop();
+    assert!(began.elapsed() < STOP_TIMEOUT + Duration::from_secs(5), "{:?}", began.elapsed());
+}
+
+#[test]
+fn connections_beyond_the_bound_wait_for_a_place() {
+    let plane = Plane::with_silent_shards(0, |config| config.control.connections_max = 1);
+    let mut first = plane.connect();
+    write!(first, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut head = [0; 12];
+    first.read_exact(&mut head).unwrap();
+    let mut second = plane.connect();
+    second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
+    write!(second, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    assert!(second.read_exact(&mut head).is_err(), "the one place is taken");
+    first.shutdown(Shutdown::Both).unwrap();
+    let mut second = bounded(second);
+    assert_eq!(json_answer(&mut second).0, 200);
+}
+
+#[test]
+fn the_same_api_is_on_tcp_but_not_for_web_pages() {
+    let plane = Plane::with_silent_shards(0, |config| {
+        config.control.http_bind = Some("127.0.0.1:0".parse().unwrap());
+    });
+    let address = plane.server.as_ref().unwrap().http_address().unwrap();
+    let ask = |headers: &str| {
+        let mut stream = TcpStream::connect(address).unwrap();
+        stream.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        write!(stream, "GET /api/v1/status HTTP/1.1\r\n{headers}connection: close\r\n\r\n").unwrap();
+        json_answer(&mut stream)
+    };
+    let (status, body) = ask(&format!("host: {address}\r\n"));
+    assert_eq!((status, &body["control_http"]), (200, &json!(address.to_string())));
+    let (status, body) = ask("host: localhost\r\norigin: http://localhost\r\n");
+    assert_eq!(status, 403);
+    assert_eq!(body, json!({"error": "requests of web pages are refused (they carry an Origin header)"}));
+    assert_eq!(ask("host: rebound.example.org\r\n").0, 403);
+}
+
+impl Plane {
+    fn post(&self, path: &str, body: &str) -> (u16, Value) {
+        let mut stream = self.connect();
+        let length = body.len();
+        write!(
+            stream,
+            "POST {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-length: {length}\r\n\r\n{body}"
+        )
+        .unwrap();
+        json_answer(&mut stream)
+    }
+}
+
+#[test]
+fn what_the_plugin_manager_refuses_has_a_fitting_status_and_its_sentence() {
+    let plane = Plane::with_silent_shards(0, |_| {});
+    let no_plugin = json!({"error": "no plugin named tap is loaded; loaded are: none"});
+    assert_eq!(plane.get("/api/v1/plugins/tap"), (404, no_plugin.clone()));
+    assert_eq!(plane.ask("DELETE", "/api/v1/plugins/tap"), (404, no_plugin.clone()));
+    assert_eq!(plane.post("/api/v1/plugins/tap/reload", ""), (404, no_plugin));
+    let (status, body) = plane.post("/api/v1/plugins", r#"{"source": "tap"}"#);
+    assert_eq!(status, 404);
+    assert!(
+        body["error"].as_str().unwrap().starts_with("there is no plugin named tap; looked for "),
+        "{body}"
+    );
+    let file = plane.dir.path().join("no.so");
+    std::fs::write(&file, "not a plugin").unwrap();
+    let (status, body) = plane.post("/api/v1/plugins", &json!({"source": file, "once": true}).to_string());
+    assert_eq!(status, 422, "{body}");
+    let (status, _) = plane.post("/api/v1/plugins", r#"{"source": "tap", "config": 3}"#);
+    assert_eq!(status, 400);
+    let nothing = json!({"plugins": [], "retired": []});
+    assert_eq!(plane.get("/api/v1/plugins"), (200, nothing));
+}
+
+#[test]
+fn bodies_that_cannot_be_are_refused_and_large_ones_are_not_read() {
+    let plane = Plane::with_silent_shards(0, |config| config.control.request_bytes_max = 1024);
+    let (status, body) = plane.post("/api/v1/plugins", r#"{"source": "tap", "prio": 3}"#);
+    assert_eq!(status, 400);
+    let error = body["error"].as_str().unwrap();
+    assert!(error.starts_with("the request body is not what is expected: unknown field `prio`"), "{error}");
+    assert_eq!(plane.post("/api/v1/plugins", "{").0, 400);
+    let large = format!(r#"{{"source": "{}"}}"#, "x".repeat(2000));
+    let expected = json!({"error": "the request body is larger than control.request_bytes_max"});
+    assert_eq!(plane.post("/api/v1/plugins", &large), (413, expected));
+}
+
+#[test]
+fn all_hook_points_are_listed_on_request() {
+    let plane = Plane::with_silent_shards(0, |_| {});
+    assert_eq!(plane.get("/api/v1/hooks").1["rows"], json!([]));
+    let (_, all) = plane.get("/api/v1/hooks?all=true");
+    let points: Vec<&str> =
+        all["rows"].as_array().unwrap().iter().map(|row| row["point"].as_str().unwrap()).collect();
+    assert!(points.contains(&"message.publish") && points.contains(&"broker.stopped"), "{points:?}");
+}

@@ -1,0 +1,209 @@
+//! One client's packets as they come and go, as lines of JSON for as long as somebody reads them. The shards remember a
+//! bounded number; this takes what they have a few times a second and tells them to forget when the reader has gone.
+
+use std::collections::HashSet;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use axum::extract::State;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use grapnel_engine::pipeline;
+use hyper::body::Frame;
+use serde::Deserialize;
+use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
+
+use super::answer::{ApiError, Name, Parameters};
+use super::api::Api;
+use super::gather::{Gathered, Shards};
+use super::server::stopped;
+use super::wire::{Direction, TraceLine};
+
+/// How often the shards are asked.
+const INTERVAL: Duration = Duration::from_millis(100);
+/// Batches of lines on their way to a reader; for one that reads slower the shard loses the oldest, counted.
+const BATCHES: usize = 4;
+/// Packets after which a trace ends where nobody says otherwise, and at most.
+const COUNT: (u64, u64) = (10_000, 1_000_000);
+/// Seconds after which a trace ends where nobody says otherwise, and at most.
+const SECONDS: (u64, u64) = (600, 86_400);
+
+/// Who is being traced: a client at most once, because taking the lines empties them.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Traces(Arc<Mutex<HashSet<String>>>);
+
+impl Traces {
+    fn begin(&self, client_id: &str, max: usize, shards: &Shards) -> Result<Tracing, ApiError> {
+        let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if running.contains(client_id) {
+            let sentence =
+                format_args!("client \"{client_id}\" is being traced already; end that trace first");
+            return Err(ApiError::new(StatusCode::CONFLICT, sentence));
+        }
+        if running.len() >= max {
+            let sentence =
+                format_args!("{max} clients are being traced, as many as control.traces_max allows");
+            return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, sentence));
+        }
+        running.insert(client_id.to_owned());
+        Ok(Tracing { traces: self.clone(), client_id: client_id.to_owned(), shards: shards.clone() })
+    }
+}
+
+/// A trace that runs; its end tells the shards to forget.
+struct Tracing {
+    traces: Traces,
+    client_id: String,
+    shards: Shards,
+}
+
+impl Drop for Tracing {
+    fn drop(&mut self) {
+        for handle in &self.shards.handles {
+            let client_id = self.client_id.clone();
+            handle.submit(Box::new(move |shard| shard.trace_stop(&client_id)));
+        }
+        // After the shards were told: a trace that begins now is told to them later.
+        self.traces.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.client_id);
+    }
+}
+
+/// When a trace ends by itself.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TraceParameters {
+    count: Option<u64>,
+    for_s: Option<u64>,
+}
+
+pub(super) async fn trace(
+    State(api): State<Api>,
+    Name(client_id): Name,
+    Parameters(wanted): Parameters<TraceParameters>,
+) -> Result<Response, ApiError> {
+    let bytes_max = api.config.limits.client_id_bytes_max;
+    if client_id.len() as u64 > bytes_max {
+        let sentence = format_args!(
+            "no client can have an id of more than {bytes_max} bytes (limits.client_id_bytes_max)"
+        );
+        return Err(ApiError::bad_request(sentence));
+    }
+    let count = within("count", wanted.count, COUNT)?;
+    let seconds = within("for_s", wanted.for_s, SECONDS)?;
+    let tracing = api.traces.begin(&client_id, api.config.control.traces_max, &api.shards)?;
+    // Every shard: the client may be yet to connect, and only the shards know which of them is its home.
+    let started = api.shards.ask_all(move |shard| shard.trace_start(&client_id)).await;
+    if let Some(unanswered) = started.unanswered.first() {
+        return Err(ApiError::from(*unanswered));
+    }
+    let (sender, receiver) = mpsc::channel(BATCHES);
+    let until = Instant::now() + Duration::from_secs(seconds);
+    tokio::spawn(run(tracing, sender, Bound { count, seconds, until }, api.stopping.clone()));
+    Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(receiver))).into_response())
+}
+
+fn within(name: &str, value: Option<u64>, (default, max): (u64, u64)) -> Result<u64, ApiError> {
+    match value {
+        None => Ok(default),
+        Some(value) if (1..=max).contains(&value) => Ok(value),
+        Some(value) => {
+            Err(ApiError::bad_request(format_args!("{name} must be between 1 and {max}, not {value}")))
+        }
+    }
+}
+
+struct Bound {
+    count: u64,
+    seconds: u64,
+    until: Instant,
+}
+
+async fn run(
+    tracing: Tracing,
+    sender: mpsc::Sender<Bytes>,
+    bound: Bound,
+    mut stopping: watch::Receiver<bool>,
+) {
+    let mut left = bound.count;
+    let mut next = Instant::now();
+    loop {
+        next = (next + INTERVAL).max(Instant::now()).min(bound.until);
+        let stop = tokio::select! {
+            () = tokio::time::sleep_until(next) => false,
+            () = sender.closed() => return,
+            () = stopped(&mut stopping) => true,
+        };
+        let client_id = tracing.client_id.clone();
+        let taken = tracing.shards.ask_all(move |shard| shard.trace_take(&client_id)).await;
+        let unanswered = taken.unanswered.first().map(ToString::to_string);
+        let mut batch = Vec::new();
+        for line in lines(taken).take_while(|line| within_count(line, &mut left)) {
+            write_line(&mut batch, &line);
+        }
+        let ended = match (left, unanswered, stop) {
+            (0, _, _) => Some(format!("{} packets were traced", bound.count)),
+            (_, Some(sentence), _) => Some(sentence),
+            (_, _, true) => Some("the broker stops".to_owned()),
+            _ if Instant::now() >= bound.until => Some(format!("{} s are over", bound.seconds)),
+            _ => None,
+        };
+        if let Some(ended) = &ended {
+            write_line(&mut batch, &TraceLine::Ended { ended: ended.clone() });
+        }
+        let gone = !batch.is_empty() && sender.send(batch.into()).await.is_err();
+        if gone || ended.is_some() {
+            return;
+        }
+    }
+}
+
+/// Counts packets down; false for what comes after the last.
+fn within_count(line: &TraceLine, left: &mut u64) -> bool {
+    if *left == 0 {
+        return false;
+    }
+    if matches!(line, TraceLine::Packet { .. }) {
+        *left -= 1;
+    }
+    true
+}
+
+fn lines(taken: Gathered<(Vec<pipeline::TraceLine>, u64)>) -> impl Iterator<Item = TraceLine> {
+    taken.answers.into_iter().flat_map(|(shard, (lines, lost))| {
+        // The shard makes room by losing the oldest, so the loss stands before what it kept.
+        let loss = (lost > 0).then_some(TraceLine::Lost { lost });
+        let packets = lines.into_iter().map(move |line| TraceLine::Packet {
+            at_ms: line.wall_ms,
+            direction: if line.inbound { Direction::In } else { Direction::Out },
+            packet: line.text,
+            shard: shard.0,
+        });
+        loss.into_iter().chain(packets)
+    })
+}
+
+fn write_line(batch: &mut Vec<u8>, line: &TraceLine) {
+    // Numbers and text always have a JSON form, and a vector always has room.
+    if serde_json::to_writer(&mut *batch, line).is_ok() {
+        batch.push(b'\n');
+    }
+}
+
+/// A response body that ends when its sender does.
+struct Lines(mpsc::Receiver<Bytes>);
+
+impl hyper::body::Body for Lines {
+    type Data = Bytes;
+    type Error = std::convert::Infallible;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        self.0.poll_recv(context).map(|batch| batch.map(|batch| Ok(Frame::data(batch))))
+    }
+}

@@ -1,0 +1,333 @@
+//! What the API's answers and requests look like in JSON. The broker writes them, `grapnel-ctl` reads them; field names are
+//! a promise to programs, so they are added to, never changed.
+
+use grapnel_engine::pipeline;
+use serde::{Deserialize, Serialize};
+
+/// Every refusal: one sentence for people.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Refusal {
+    /// What happened, to which thing, what to do.
+    pub error: String,
+}
+
+/// A shard that did not answer in time; what it has is missing from the answer that names it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnansweredShard {
+    /// Which shard.
+    pub shard: u8,
+    /// The sentence about it.
+    pub error: String,
+}
+
+/// `GET /api/v1/status`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the broker.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// When it started, milliseconds since 1970.
+    pub started_at_ms: u64,
+    /// How long it has been up, seconds.
+    pub uptime_s: u64,
+    /// Connections now.
+    pub connections: u64,
+    /// Sessions now, connected or stored.
+    pub sessions: u64,
+    /// Subscriptions now.
+    pub subscriptions: u64,
+    /// Retained messages now.
+    pub retained_messages: u64,
+    /// Application messages taken from clients since the start.
+    pub messages_received: u64,
+    /// Deliveries queued for clients since the start.
+    pub messages_sent: u64,
+    /// Messages and deliveries dropped since the start.
+    pub messages_dropped: u64,
+    /// The shards that answered.
+    pub shards: Vec<ShardStatus>,
+    /// Where clients connect.
+    pub listeners: Vec<Listener>,
+    /// Names of the plugins that are loaded.
+    pub plugins: Vec<String>,
+    /// Names of the plugins that are wanted and could not be loaded.
+    pub plugins_failed: Vec<String>,
+    /// The control socket.
+    pub control_socket: String,
+    /// The same API on TCP.
+    pub control_http: Option<String>,
+    /// The configuration file, if there is one.
+    pub config_file: Option<String>,
+    /// Where plugins are looked up by name.
+    pub plugins_dir: String,
+    /// What is remembered between two starts.
+    pub state_dir: String,
+    /// Shards that did not answer.
+    pub unanswered: Vec<UnansweredShard>,
+}
+
+/// One shard in the status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ShardStatus {
+    /// Which shard.
+    pub shard: u8,
+    /// Connections now.
+    pub connections: u64,
+    /// Sessions now.
+    pub sessions: u64,
+    /// Subscriptions now.
+    pub subscriptions: u64,
+    /// Messages taken from its clients.
+    pub messages_received: u64,
+    /// Deliveries queued for its clients.
+    pub messages_sent: u64,
+    /// Version of its chain table.
+    pub chain_generation: u64,
+}
+
+/// A listening address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Listener {
+    /// Its name.
+    pub name: String,
+    /// Address and port as they are bound.
+    pub address: String,
+    /// Whether clients without user name may come in where nobody answers for them.
+    pub allow_anonymous: bool,
+}
+
+/// `GET /api/v1/clients`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Clients {
+    /// A page of clients, in no particular order.
+    pub clients: Vec<Client>,
+    /// What to ask for as `cursor` to get the next page.
+    pub next: Option<String>,
+    /// Shards whose clients are missing.
+    pub unanswered: Vec<UnansweredShard>,
+}
+
+/// A client or stored session in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Client {
+    /// Client identifier.
+    pub client_id: String,
+    /// User name.
+    pub username: Option<String>,
+    /// Whether a connection is there now.
+    pub connected: bool,
+    /// Address and port it came from.
+    pub peer: Option<String>,
+    /// 3, 4 or 5.
+    pub protocol: u8,
+    /// Keep alive in force, seconds; 0 is off.
+    pub keep_alive_s: u16,
+    /// Session expiry in force, seconds; 4294967295 is never.
+    pub expiry_s: u32,
+    /// Connected, or disconnected, since: milliseconds since 1970.
+    pub since_ms: u64,
+    /// Number of subscriptions.
+    pub subscriptions: usize,
+    /// QoS 1 and 2 messages sent and not acknowledged.
+    pub inflight: usize,
+    /// Messages waiting.
+    pub queued: usize,
+    /// Home shard.
+    pub shard: u8,
+}
+
+impl From<pipeline::ClientSummary> for Client {
+    fn from(row: pipeline::ClientSummary) -> Client {
+        Client {
+            client_id: row.client_id,
+            username: row.username,
+            connected: row.connected,
+            peer: row.peer.map(|peer| peer.to_string()),
+            protocol: row.protocol,
+            keep_alive_s: row.keep_alive_s,
+            expiry_s: row.expiry_s,
+            since_ms: row.since_ms,
+            subscriptions: row.subscriptions,
+            inflight: row.inflight,
+            queued: row.queued,
+            shard: row.shard,
+        }
+    }
+}
+
+/// `GET /api/v1/clients/{id}`: all about one client.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClientDetails {
+    /// As in lists.
+    #[serde(flatten)]
+    pub client: Client,
+    /// Through which listener.
+    pub listener: Option<String>,
+    /// Whether it asked for a clean start.
+    pub clean_start: bool,
+    /// Its Receive Maximum.
+    pub receive_maximum: u16,
+    /// Its Maximum Packet Size; 0 where it set none.
+    pub packet_bytes_max: u32,
+    /// Topic aliases it lets the broker set.
+    pub topic_alias_max: u16,
+    /// Whether client.authenticate made it a superuser.
+    pub superuser: bool,
+    /// Whether it left a will.
+    pub has_will: bool,
+    /// QoS 2 publishes of it that wait for PUBREL.
+    pub awaiting_rel: usize,
+    /// Packets of it that wait for their turn.
+    pub slots: usize,
+    /// Bytes queued for its socket.
+    pub outbound_bytes: usize,
+    /// Messages dropped for it so far.
+    pub dropped: u64,
+    /// When its session was created, milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+impl From<pipeline::ClientDetails> for ClientDetails {
+    fn from(all: pipeline::ClientDetails) -> ClientDetails {
+        ClientDetails {
+            client: all.summary.into(),
+            listener: all.listener,
+            clean_start: all.clean_start,
+            receive_maximum: all.receive_maximum,
+            packet_bytes_max: all.packet_bytes_max,
+            topic_alias_max: all.topic_alias_max,
+            superuser: all.superuser,
+            has_will: all.has_will,
+            awaiting_rel: all.awaiting_rel,
+            slots: all.slots,
+            outbound_bytes: all.outbound_bytes,
+            dropped: all.dropped,
+            created_at_ms: all.created_at_ms,
+        }
+    }
+}
+
+/// `DELETE /api/v1/clients/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Kicked {
+    /// Who was disconnected.
+    pub client_id: String,
+    /// Whether its session is gone too.
+    pub discarded: bool,
+}
+
+/// `DELETE /api/v1/plugins/{name}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unloaded {
+    /// Which plugin is gone from every chain.
+    pub unloaded: String,
+}
+
+/// `GET /api/v1/subscriptions`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscriptions {
+    /// A page of subscriptions, in no particular order.
+    pub subscriptions: Vec<Subscription>,
+    /// What to ask for as `cursor` to get the next page.
+    pub next: Option<String>,
+    /// Shards whose subscriptions are missing.
+    pub unanswered: Vec<UnansweredShard>,
+}
+
+/// A subscription in a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Subscription {
+    /// Whose.
+    pub client_id: String,
+    /// Topic filter, with its $share prefix where it has one.
+    pub filter: String,
+    /// Granted QoS.
+    pub qos: u8,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Retain Handling, 0 to 2.
+    pub retain_handling: u8,
+    /// Subscription identifier; 0 where there is none.
+    pub subscription_id: u32,
+    /// Home shard of the client.
+    pub shard: u8,
+}
+
+impl From<pipeline::SubscriptionRow> for Subscription {
+    fn from(row: pipeline::SubscriptionRow) -> Subscription {
+        Subscription {
+            client_id: row.client_id,
+            filter: row.filter,
+            qos: row.qos,
+            no_local: row.no_local,
+            retain_as_published: row.retain_as_published,
+            retain_handling: row.retain_handling,
+            subscription_id: row.subscription_id,
+            shard: row.shard,
+        }
+    }
+}
+
+/// `GET /api/v1/metrics`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metrics {
+    /// Each metric, summed over the shards that answered.
+    pub metrics: Vec<Metric>,
+    /// Shards that did not answer.
+    pub unanswered: Vec<UnansweredShard>,
+}
+
+/// One metric.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Metric {
+    /// Its name, without the prefix that Prometheus sees.
+    pub name: String,
+    /// Its value.
+    pub value: u64,
+    /// The values of the shards, in the order of their numbers; those that did not answer are left out.
+    pub shards: Vec<u64>,
+    /// Whether it can fall.
+    pub gauge: bool,
+    /// What it counts.
+    pub help: String,
+}
+
+/// A line of `GET /api/v1/trace/{id}`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum TraceLine {
+    /// A packet.
+    Packet {
+        /// When, milliseconds since 1970.
+        at_ms: u64,
+        /// `in` from the client, `out` to it.
+        direction: Direction,
+        /// The packet in one line.
+        packet: String,
+        /// The client's home shard.
+        shard: u8,
+    },
+    /// Packets that were not remembered, because they came faster than they were read.
+    Lost {
+        /// How many.
+        lost: u64,
+    },
+    /// Why the trace ended; the last line.
+    Ended {
+        /// A sentence.
+        ended: String,
+    },
+}
+
+/// Which way a packet went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// From the client.
+    In,
+    /// To the client.
+    Out,
+}

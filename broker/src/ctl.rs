@@ -1,0 +1,151 @@
+//! What `grapnel-ctl` does: a thin client of the control API, with tables for people and `--json` for programs. Only `passwd`
+//! does its work itself, on a file. Called by the binary; nothing of the broker uses it.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+mod clients;
+mod connection;
+mod metrics;
+mod output;
+mod passwd;
+mod plugin_config;
+mod plugins;
+mod status;
+mod table;
+mod trace;
+
+use connection::Broker;
+use output::Output;
+
+use crate::config::Environment;
+
+/// Looks at a running Grapnel broker and changes it.
+#[derive(Debug, Parser)]
+#[command(name = "grapnel-ctl", version, max_term_width = 100)]
+struct Ctl {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Args)]
+struct Global {
+    /// The broker's control socket [default: $GRAPNEL_CONTROL_SOCKET, else where the broker puts it]
+    #[arg(long, global = true, value_name = "PATH")]
+    socket: Option<PathBuf>,
+    /// Print JSON for programs
+    #[arg(long, global = true)]
+    json: bool,
+    /// Seconds to wait for an answer
+    #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    timeout: u64,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// The broker at a glance
+    Status,
+    /// Plugins: what is loaded, and loading more
+    #[command(subcommand)]
+    Plugins(plugins::PluginsCommand),
+    /// The chains that plugins are compiled into
+    #[command(subcommand)]
+    Hooks(plugins::HooksCommand),
+    /// Connected clients and stored sessions
+    #[command(subcommand)]
+    Clients(clients::ClientsCommand),
+    /// Who has subscribed to what
+    #[command(subcommand)]
+    Subscriptions(clients::SubscriptionsCommand),
+    /// All counters, summed over the shards
+    Metrics(metrics::MetricsCommand),
+    /// Packets as they come and go
+    #[command(subcommand)]
+    Trace(trace::TraceCommand),
+    /// Set or delete a password in a file for the plugin auth-file
+    Passwd(passwd::PasswdCommand),
+}
+
+/// Why a command did not do what it was asked for; each kind has its exit code.
+#[derive(Debug, thiserror::Error)]
+enum CtlError {
+    /// Refused, not found, or incomplete.
+    #[error("{0}")]
+    Refused(String),
+    /// Asked for in a way that cannot be.
+    #[error("{0}")]
+    Usage(String),
+    /// Nobody there.
+    #[error("{0}")]
+    Unreachable(String),
+    /// Standard output cannot be written to.
+    #[error("cannot write the answer: {0}")]
+    Output(std::io::Error),
+}
+
+impl CtlError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            // `grapnel-ctl … | head` has got what it wanted.
+            CtlError::Output(error) if error.kind() == std::io::ErrorKind::BrokenPipe => 0,
+            CtlError::Refused(_) | CtlError::Output(_) => 1,
+            CtlError::Usage(_) => 2,
+            CtlError::Unreachable(_) => 3,
+        }
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let ctl = Ctl::parse();
+    let mut output = Output::of_process(ctl.global.json);
+    let result = run(ctl, &Environment::of_process(), &mut output).and_then(|()| output.flush());
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            let code = error.exit_code();
+            if code != 0 {
+                output.complain(&error.to_string());
+            }
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), CtlError> {
+    let Ctl { global, command } = ctl;
+    if let Command::Passwd(command) = command {
+        return passwd::run(&command, output);
+    }
+    let broker = Broker::new(global.socket, environment, global.timeout);
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .map_err(|error| CtlError::Refused(format!("cannot start: {error}")))?;
+    runtime.block_on(async {
+        match command {
+            Command::Status => status::run(&broker, output).await,
+            Command::Plugins(command) => plugins::run(&broker, command, output).await,
+            Command::Hooks(command) => plugins::run_hooks(&broker, command, output).await,
+            Command::Clients(command) => clients::run(&broker, command, output).await,
+            Command::Subscriptions(command) => clients::run_subscriptions(&broker, command, output).await,
+            Command::Metrics(command) => metrics::run(&broker, &command, output).await,
+            Command::Trace(command) => trace::run(&broker, command, output).await,
+            // It has returned above.
+            Command::Passwd(_) => Ok(()),
+        }
+    })
+}
+
+#[cfg(test)]
+mod tests;
+
+/// Runs every command that only looks against a broker with a client `c1` that has subscribed to `x`.
+#[cfg(test)]
+pub(crate) fn check_against(socket: &std::path::Path) {
+    tests::check_against(socket);
+}

@@ -1,0 +1,168 @@
+//! One request to the broker and its answer, over the control socket. Every wait is bounded; every refusal becomes the
+//! sentence that the broker gave.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, Limited};
+use hyper::body::Incoming;
+use hyper::{Method, Request, Response, header};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::CtlError;
+use crate::config::Environment;
+use crate::control::wire::{Refusal, UnansweredShard};
+
+/// Largest answer taken, bytes; lists come in pages far below.
+const ANSWER_BYTES_MAX: usize = 64 << 20;
+
+/// The broker behind a socket.
+#[derive(Debug)]
+pub(super) struct Broker {
+    socket: PathBuf,
+    timeout: Duration,
+    /// The socket's place was not chosen, and others could have put theirs there.
+    guessed_by: Option<u32>,
+}
+
+impl Broker {
+    /// The socket that was named, else that of GRAPNEL_CONTROL_SOCKET, else where a broker of this user puts it.
+    pub fn new(socket: Option<PathBuf>, environment: &Environment, timeout_s: u64) -> Broker {
+        let named = socket.or_else(|| environment.var("GRAPNEL_CONTROL_SOCKET").map(PathBuf::from));
+        let guessed_by = named.is_none().then_some(environment.uid);
+        let socket = named.unwrap_or_else(|| environment.default_socket());
+        Broker { socket, timeout: Duration::from_secs(timeout_s), guessed_by }
+    }
+
+    /// Asks for a JSON answer.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, CtlError> {
+        self.json(Method::GET, path, None).await
+    }
+
+    /// Any request with a JSON answer.
+    pub async fn json<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<T, CtlError> {
+        let whole = async {
+            let response = self.send(method, path, body).await?;
+            let status = response.status();
+            let bytes = self.collect(response).await?;
+            serde_json::from_slice(&bytes).map_err(|error| {
+                let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+                CtlError::Refused(format!(
+                    "the broker's answer ({status}) is none that this grapnel-ctl understands ({error}): {text}"
+                ))
+            })
+        };
+        tokio::time::timeout(self.timeout, whole).await.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    /// A request whose answer comes bit by bit; only the beginning of the answer is waited for.
+    pub async fn stream(&self, path: &str) -> Result<Incoming, CtlError> {
+        let begin = async { Ok(self.send(Method::GET, path, None).await?.into_body()) };
+        tokio::time::timeout(self.timeout, begin).await.unwrap_or_else(|_| Err(self.too_late()))
+    }
+
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Response<Incoming>, CtlError> {
+        self.distrust()?;
+        let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(&error))?;
+        let lost = |error: hyper::Error| CtlError::Unreachable(format!("the broker did not answer: {error}"));
+        let (mut sender, connection) =
+            hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.map_err(lost)?;
+        // Its error is also that of the request or of the body.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "localhost")
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))
+            .map_err(|error| CtlError::Usage(format!("this cannot be asked for: {error}")))?;
+        let response = sender.send_request(request).await.map_err(lost)?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        let bytes = self.collect(response).await?;
+        let sentence = match serde_json::from_slice::<Refusal>(&bytes) {
+            Ok(refusal) => refusal.error,
+            Err(_) => format!("the broker answered {status}"),
+        };
+        Err(CtlError::Refused(sentence))
+    }
+
+    async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, CtlError> {
+        let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        let body =
+            body.map_err(|error| CtlError::Refused(format!("the broker's answer broke off: {error}")))?;
+        Ok(body.to_bytes())
+    }
+
+    /// A socket in a place that everybody can write to is only trusted if it is this user's.
+    fn distrust(&self) -> Result<(), CtlError> {
+        let Some(uid) = self.guessed_by else { return Ok(()) };
+        match std::fs::metadata(&self.socket) {
+            Ok(found) if found.uid() != uid && found.uid() != 0 => Err(CtlError::Unreachable(format!(
+                "the socket at {} belongs to another user (id {}); if that is the broker you mean, name it with --socket",
+                self.socket.display(),
+                found.uid()
+            ))),
+            // What is not there is found out by connecting.
+            _ => Ok(()),
+        }
+    }
+
+    fn unreachable(&self, error: &std::io::Error) -> CtlError {
+        CtlError::Unreachable(format!(
+            "cannot reach the broker at {}: {error}; is it running? start it with grapnel, or name its socket with --socket",
+            self.path().display()
+        ))
+    }
+
+    fn too_late(&self) -> CtlError {
+        CtlError::Unreachable(format!(
+            "the broker at {} did not answer within {} s; --timeout waits longer",
+            self.path().display(),
+            self.timeout.as_secs()
+        ))
+    }
+
+    fn path(&self) -> &Path {
+        &self.socket
+    }
+}
+
+/// A name as one segment of a path, or as a parameter's value.
+pub(super) fn encoded(name: &str) -> String {
+    let mut text = String::with_capacity(name.len());
+    for byte in name.bytes() {
+        match byte {
+            b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'-' | b'_' | b'~' => text.push(char::from(byte)),
+            _ => text.push_str(&format!("%{byte:02X}")),
+        }
+    }
+    text
+}
+
+/// What is missing from an answer, as an error once the rest has been printed.
+pub(super) fn complete(unanswered: &[UnansweredShard]) -> Result<(), CtlError> {
+    match unanswered {
+        [] => Ok(()),
+        missing => {
+            let sentences: Vec<&str> = missing.iter().map(|shard| shard.error.as_str()).collect();
+            Err(CtlError::Refused(format!("the answer is incomplete: {}", sentences.join("; "))))
+        }
+    }
+}

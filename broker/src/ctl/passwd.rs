@@ -1,0 +1,255 @@
+//! `grapnel-ctl passwd`: entries for the plugin auth-file, `user:$argon2id$…` one a line. The file is replaced as a whole, so
+//! that a plugin that reads it meanwhile sees the old or the new one.
+
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
+use std::path::{Path, PathBuf};
+
+use argon2::{Argon2, PasswordHasher};
+use clap::Args;
+use serde::Serialize;
+
+use super::CtlError;
+use super::output::Output;
+
+/// Longest password, bytes: what CONNECT can carry (section 3.1.3.6).
+const PASSWORD_BYTES_MAX: u64 = 65_535;
+
+/// Whose password.
+#[derive(Debug, Args)]
+pub(super) struct PasswdCommand {
+    /// The file; it is made if it is not there, readable by its owner alone
+    file: PathBuf,
+    /// The user name that clients send
+    user: String,
+    /// Delete the user instead
+    #[arg(long, conflicts_with = "password_stdin")]
+    delete: bool,
+    /// Read the password from standard input instead of asking for it
+    #[arg(long)]
+    password_stdin: bool,
+}
+
+#[derive(Debug, Serialize)]
+struct Done<'a> {
+    file: &'a Path,
+    user: &'a str,
+    action: &'static str,
+}
+
+pub(super) fn run(command: &PasswdCommand, output: &mut Output) -> Result<(), CtlError> {
+    check_user(&command.user)?;
+    let action = if command.delete {
+        delete(&command.file, &command.user)?;
+        "deleted"
+    } else {
+        let password = if command.password_stdin { from_stdin()? } else { from_terminal(&command.user)? };
+        set(&command.file, &command.user, &password)?;
+        "set"
+    };
+    if output.json {
+        return output.value(&Done { file: &command.file, user: &command.user, action });
+    }
+    match action {
+        "deleted" => {
+            output.line(&format!("user {} was deleted from {}", command.user, command.file.display()))
+        }
+        _ => output.line(&format!("the password of {} was set in {}", command.user, command.file.display())),
+    }
+}
+
+fn check_user(user: &str) -> Result<(), CtlError> {
+    let wrong = match user {
+        "" => "must not be empty",
+        _ if user.contains(':') => "must not hold a colon, which ends it in the file",
+        _ if user.starts_with('#') => "must not begin with #, which begins a comment in the file",
+        _ if user.contains(char::is_control) => "must not hold control characters",
+        _ if user.len() > usize::from(u16::MAX) => "must have at most 65535 bytes",
+        _ => return Ok(()),
+    };
+    Err(CtlError::Usage(format!("a user name {wrong}")))
+}
+
+fn from_stdin() -> Result<String, CtlError> {
+    let mut password = String::new();
+    // Two more for the end of the line.
+    let read = std::io::stdin().take(PASSWORD_BYTES_MAX + 3).read_to_string(&mut password);
+    read.map_err(|error| {
+        CtlError::Refused(format!("cannot read the password from standard input: {error}"))
+    })?;
+    let line = password.strip_suffix('\n').unwrap_or(&password);
+    let line = line.strip_suffix('\r').unwrap_or(line);
+    check_password(line)?;
+    Ok(line.to_owned())
+}
+
+fn from_terminal(user: &str) -> Result<String, CtlError> {
+    let ask = |prompt: &str| {
+        rpassword::prompt_password(prompt).map_err(|error| {
+            CtlError::Refused(format!("cannot ask for the password: {error}; give it with --password-stdin"))
+        })
+    };
+    let password = ask(&format!("Password of {user}: "))?;
+    check_password(&password)?;
+    if ask("Again: ")? != password {
+        return Err(CtlError::Refused("the two passwords differ; nothing was changed".to_owned()));
+    }
+    Ok(password)
+}
+
+fn check_password(password: &str) -> Result<(), CtlError> {
+    if password.is_empty() {
+        return Err(CtlError::Refused("the password is empty; nothing was changed".to_owned()));
+    }
+    if password.len() as u64 > PASSWORD_BYTES_MAX {
+        let sentence =
+            format!("the password is longer than the {PASSWORD_BYTES_MAX} bytes that MQTT can carry");
+        return Err(CtlError::Refused(sentence));
+    }
+    Ok(())
+}
+
+/// Sets a user's entry, in its place if there is one, else at the end.
+fn set(path: &Path, user: &str, password: &str) -> Result<(), CtlError> {
+    let hash = Argon2::default().hash_password(password.as_bytes());
+    let hash = hash.map_err(|error| CtlError::Refused(format!("cannot hash the password: {error}")))?;
+    let entry = format!("{user}:{hash}");
+    let text = read(path)?.unwrap_or_default();
+    let mut lines: Vec<&str> = text.lines().collect();
+    let place = lines.iter().position(|line| is_entry_of(line, user));
+    match place {
+        Some(place) => lines[place] = &entry,
+        None => lines.push(&entry),
+    }
+    replace(path, &lines)
+}
+
+fn delete(path: &Path, user: &str) -> Result<(), CtlError> {
+    let missing = || CtlError::Refused(format!("there is no user {user} in {}", path.display()));
+    let text = read(path)?.ok_or_else(missing)?;
+    let kept: Vec<&str> = text.lines().filter(|line| !is_entry_of(line, user)).collect();
+    if kept.len() == text.lines().count() {
+        return Err(missing());
+    }
+    replace(path, &kept)
+}
+
+fn is_entry_of(line: &str, user: &str) -> bool {
+    line.split_once(':').is_some_and(|(name, _)| name == user)
+}
+
+/// The file's text; `None` where there is no file.
+fn read(path: &Path) -> Result<Option<String>, CtlError> {
+    match std::fs::read_to_string(path) {
+        Ok(text) => Ok(Some(text)),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(CtlError::Refused(format!("cannot read {}: {error}", path.display()))),
+    }
+}
+
+fn replace(path: &Path, lines: &[&str]) -> Result<(), CtlError> {
+    let mut text = lines.join("\n");
+    if !text.is_empty() {
+        text.push('\n');
+    }
+    write_whole(path, &text).map_err(|error| {
+        CtlError::Refused(format!("cannot write {}: {error}; it is as it was", path.display()))
+    })
+}
+
+/// Writes beside the file and renames over it. A new file is the owner's alone; an old one keeps its owner and mode, or the
+/// broker that could read it could not any more.
+fn write_whole(path: &Path, text: &str) -> std::io::Result<()> {
+    // Through a link to the file itself, which the rename would cut off.
+    let old = std::fs::metadata(path).ok();
+    let path = if old.is_some() { std::fs::canonicalize(path)? } else { std::path::absolute(path)? };
+    let folder = path.parent().unwrap_or(Path::new("/"));
+    let mut file = tempfile::Builder::new()
+        .prefix(".grapnel-passwd-")
+        .permissions(std::fs::Permissions::from_mode(0o600))
+        .tempfile_in(folder)?;
+    file.write_all(text.as_bytes())?;
+    if let Some(old) = old {
+        let new = file.as_file().metadata()?;
+        if (new.uid(), new.gid()) != (old.uid(), old.gid()) {
+            fchown(file.as_file(), Some(old.uid()), Some(old.gid()))?;
+        }
+        file.as_file().set_permissions(std::fs::Permissions::from_mode(old.mode() & 0o7777))?;
+    }
+    file.as_file().sync_all()?;
+    file.persist(&path).map_err(|error| error.error)?;
+    std::fs::File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use argon2::PasswordVerifier;
+    use argon2::password_hash::phc::PasswordHash;
+
+    use super::*;
+
+    fn opens(path: &Path, user: &str, password: &str) -> bool {
+        let text = std::fs::read_to_string(path).unwrap();
+        let entry = text.lines().find_map(|line| line.strip_prefix(&format!("{user}:"))).unwrap().to_owned();
+        assert!(entry.starts_with("$argon2id$v=19$"), "{entry}");
+        let hash = PasswordHash::new(&entry).unwrap();
+        Argon2::default().verify_password(password.as_bytes(), &hash).is_ok()
+    }
+
+    #[test]
+    fn a_new_file_is_private_and_its_entry_opens_with_the_password() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        set(&path, "ann", "secret").unwrap();
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o600);
+        assert!(opens(&path, "ann", "secret"));
+        assert!(!opens(&path, "ann", "Secret"));
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 1, "no temporary file is left");
+    }
+
+    #[test]
+    fn an_entry_is_replaced_in_its_place_and_the_rest_stays() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        std::fs::write(&path, "# ours\nann:old\nann2:x\n").unwrap();
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o640)).unwrap();
+        set(&path, "ann", "secret").unwrap();
+        set(&path, "bob", "b").unwrap();
+        let text = std::fs::read_to_string(&path).unwrap();
+        let lines: Vec<&str> = text.lines().collect();
+        assert_eq!((lines[0], lines[2], lines.len()), ("# ours", "ann2:x", 4));
+        assert!(opens(&path, "ann", "secret") && opens(&path, "bob", "b"));
+        assert_eq!(std::fs::metadata(&path).unwrap().mode() & 0o7777, 0o640, "the broker can still read it");
+    }
+
+    #[test]
+    fn a_link_to_the_file_stays_a_link() {
+        let dir = tempfile::tempdir().unwrap();
+        let (path, link) = (dir.path().join("users"), dir.path().join("link"));
+        std::fs::write(&path, "ann:x\n").unwrap();
+        std::os::unix::fs::symlink(&path, &link).unwrap();
+        set(&link, "bob", "b").unwrap();
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        assert!(opens(&path, "bob", "b"));
+    }
+
+    #[test]
+    fn deleting_takes_the_user_out_or_says_that_there_is_none() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("users");
+        assert!(delete(&path, "ann").unwrap_err().to_string().starts_with("there is no user ann in "));
+        std::fs::write(&path, "ann:x\nann2:y\n").unwrap();
+        delete(&path, "ann").unwrap();
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), "ann2:y\n");
+        assert!(delete(&path, "ann").is_err());
+    }
+
+    #[test]
+    fn names_that_the_file_cannot_hold_are_refused() {
+        for user in ["", "a:b", "#a", "a\nb"] {
+            assert!(matches!(check_user(user), Err(CtlError::Usage(_))), "{user:?}");
+        }
+        assert!(check_user("jürgen o'neil").is_ok());
+    }
+}

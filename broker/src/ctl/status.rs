@@ -1,0 +1,77 @@
+//! `grapnel-ctl status`.
+
+use super::CtlError;
+use super::connection::{Broker, complete};
+use super::output::Output;
+use super::table::{self, Column, duration};
+use crate::control::wire::Status;
+
+pub(super) async fn run(broker: &Broker, output: &mut Output) -> Result<(), CtlError> {
+    let status: Status = broker.get("/api/v1/status").await?;
+    print(&status, output)?;
+    complete(&status.unanswered)
+}
+
+pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError> {
+    if output.json {
+        return output.value(status);
+    }
+    let listeners: Vec<String> = status
+        .listeners
+        .iter()
+        .map(|listener| match listener.name.parse::<std::net::SocketAddr>() {
+            // It has no name of its own but the address that was asked for.
+            Ok(_) => listener.address.clone(),
+            Err(_) => format!("{} ({})", listener.address, listener.name),
+        })
+        .collect();
+    let mut plugins = if status.plugins.is_empty() { "none".to_owned() } else { status.plugins.join(", ") };
+    if !status.plugins_failed.is_empty() {
+        plugins += &format!("; failed: {} (see plugins list)", status.plugins_failed.join(", "));
+    }
+    let mut pairs = vec![
+        ("version", status.version.clone()),
+        ("process", format!("{}, up {}", status.pid, duration(status.uptime_s))),
+        ("listens on", listeners.join(", ")),
+        ("control", status.control_socket.clone()),
+    ];
+    if let Some(http) = &status.control_http {
+        pairs.push(("control http", http.clone()));
+    }
+    pairs.extend([
+        ("config file", status.config_file.clone().unwrap_or_else(|| "none: defaults".to_owned())),
+        ("plugins", plugins),
+        ("connections", status.connections.to_string()),
+        ("sessions", status.sessions.to_string()),
+        ("subscriptions", status.subscriptions.to_string()),
+        ("retained", status.retained_messages.to_string()),
+        (
+            "messages",
+            format!(
+                "{} received, {} sent, {} dropped",
+                status.messages_received, status.messages_sent, status.messages_dropped
+            ),
+        ),
+    ]);
+    table::print_pairs(output, pairs)?;
+    output.line("")?;
+    let columns = [
+        Column::Right("SHARD"),
+        Column::Right("CONNECTIONS"),
+        Column::Right("SESSIONS"),
+        Column::Right("SUBSCRIPTIONS"),
+        Column::Right("RECEIVED"),
+        Column::Right("SENT"),
+    ];
+    let rows = status.shards.iter().map(|shard| {
+        [
+            shard.shard.to_string(),
+            shard.connections.to_string(),
+            shard.sessions.to_string(),
+            shard.subscriptions.to_string(),
+            shard.messages_received.to_string(),
+            shard.messages_sent.to_string(),
+        ]
+    });
+    table::print(output, columns, rows)
+}

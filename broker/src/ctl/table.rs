@@ -1,0 +1,110 @@
+//! Tables for people: no borders, columns as wide as they must be, wrapped to the terminal. What clients chose as their names
+//! is made harmless for the terminal first.
+
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use comfy_table::presets::NOTHING;
+use comfy_table::{Cell, CellAlignment, ContentArrangement, Table};
+
+use super::CtlError;
+use super::output::Output;
+
+/// Which way a column is set.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Column {
+    /// Words.
+    Left(&'static str),
+    /// Numbers.
+    Right(&'static str),
+}
+
+/// Prints rows under their headers.
+pub(super) fn print<const N: usize>(
+    output: &mut Output,
+    columns: [Column; N],
+    rows: impl IntoIterator<Item = [String; N]>,
+) -> Result<(), CtlError> {
+    let mut table = Table::new();
+    table.load_style(NOTHING);
+    match output.width {
+        Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
+        None => table.set_content_arrangement(ContentArrangement::Disabled),
+    };
+    table.set_header(columns.map(|column| match column {
+        Column::Left(name) | Column::Right(name) => Cell::new(name),
+    }));
+    for row in rows {
+        table.add_row(row.map(|text| Cell::new_owned(printable(&text))));
+    }
+    for (column, set) in table.column_iter_mut().zip(columns) {
+        column.set_padding((0, 2));
+        if matches!(set, Column::Right(_)) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    for line in table.lines() {
+        output.line(line.trim_end())?;
+    }
+    Ok(())
+}
+
+/// Prints names with their values, one a line.
+pub(super) fn print_pairs<'a>(
+    output: &mut Output,
+    pairs: impl IntoIterator<Item = (&'a str, String)>,
+) -> Result<(), CtlError> {
+    let pairs: Vec<_> = pairs.into_iter().collect();
+    let width = pairs.iter().map(|(name, _)| name.len()).max().unwrap_or(0);
+    for (name, value) in pairs {
+        output.line(&format!("{name:width$}  {}", printable(&value)))?;
+    }
+    Ok(())
+}
+
+/// Text without what a terminal would obey: an MQTT client id may hold an escape sequence.
+pub(super) fn printable(text: &str) -> String {
+    let obeyed = |c: char| {
+        c.is_control()
+            || matches!(c, '\u{200e}' | '\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2066}'..='\u{2069}')
+    };
+    if !text.contains(obeyed) {
+        return text.to_owned();
+    }
+    text.chars()
+        .flat_map(|c| if obeyed(c) { c.escape_unicode().collect::<Vec<char>>() } else { vec![c] })
+        .collect()
+}
+
+/// Seconds as people say them: the two largest units.
+pub(super) fn duration(seconds: u64) -> String {
+    let (days, hours, minutes, rest) =
+        (seconds / 86_400, seconds / 3600 % 24, seconds / 60 % 60, seconds % 60);
+    match (days, hours, minutes) {
+        (0, 0, 0) => format!("{rest}s"),
+        (0, 0, _) => format!("{minutes}m {rest}s"),
+        (0, _, _) => format!("{hours}h {minutes}m"),
+        _ => format!("{days}d {hours}h"),
+    }
+}
+
+/// How long ago that was.
+pub(super) fn since(at_ms: u64) -> String {
+    let now_ms = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64);
+    duration(now_ms.saturating_sub(at_ms) / 1000)
+}
+
+/// The time of day in UTC, with milliseconds.
+pub(super) fn time_of_day(at_ms: u64) -> String {
+    let seconds = at_ms / 1000;
+    format!("{:02}:{:02}:{:02}.{:03}Z", seconds / 3600 % 24, seconds / 60 % 60, seconds % 60, at_ms % 1000)
+}
+
+/// Yes or no.
+pub(super) fn yes(flag: bool) -> String {
+    if flag { "yes" } else { "no" }.to_owned()
+}
+
+/// Text, or a dash where there is none.
+pub(super) fn or_dash(text: Option<&str>) -> String {
+    text.unwrap_or("-").to_owned()
+}

@@ -1,0 +1,11 @@
+//! The shell of the Grapnel broker: executors, sockets, the mesh between shards, plugin loading and the control plane.
+//! Decisions are made in `grapnel-engine`; this crate moves bytes, envelopes and requests to it and from it.
+
+pub mod config;
+pub mod control;
+pub mod ctl;
+pub mod net;
+pub mod plugin;
+pub mod preflight;
+pub mod rt;
+pub mod shard;

@@ -1,0 +1,9 @@
+//! Listening sockets and what the shell does to a socket without the runtime: binding, accepting, sending, ending. Called by
+//! `main` for the listeners and by `shard` for the rest; nothing here waits.
+
+mod listen;
+mod wire;
+
+pub(crate) use listen::{Accepted, accept};
+pub use listen::{Bound, Listen, ListenError, Listening, bind};
+pub(crate) use wire::{Sent, end_sending, send};

@@ -1,0 +1,54 @@
+//! Sending on a socket directly, without asking the runtime first: most sends find room, and one call per dirty connection is
+//! what a shard can afford. Called by `shard`; whoever meets a full socket waits through the runtime.
+
+use std::io::IoSlice;
+use std::os::fd::BorrowedFd;
+
+use grapnel_engine::pipeline::Outbound;
+use rustix::io::Errno;
+use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
+use smallvec::SmallVec;
+
+/// Pieces of an outbound queue that one call sends.
+const PIECES: usize = 16;
+
+/// What one call sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Sent {
+    /// So many bytes left.
+    Bytes(usize),
+    /// The socket is full.
+    Full,
+    /// The connection is gone.
+    Gone,
+}
+
+/// Sends from the front of a queue that is not empty what the socket takes at once, in one system call. Takes nothing off the
+/// queue.
+pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
+    let pieces = outbound.pieces::<PIECES>();
+    let flags = SendFlags::NOSIGNAL | SendFlags::DONTWAIT;
+    loop {
+        let sent = match pieces.as_slice() {
+            [piece] => rustix::net::send(socket, piece, flags),
+            pieces => {
+                let slices: SmallVec<[IoSlice<'_>; PIECES]> =
+                    pieces.iter().map(|piece| IoSlice::new(piece)).collect();
+                rustix::net::sendmsg(socket, &slices, &mut SendAncillaryBuffer::default(), flags)
+            }
+        };
+        return match sent {
+            Ok(bytes) => Sent::Bytes(bytes),
+            Err(Errno::INTR) => continue,
+            // Out of socket memory is not the connection's fault: it waits as with a full socket.
+            Err(Errno::AGAIN | Errno::NOBUFS | Errno::NOMEM) => Sent::Full,
+            Err(_) => Sent::Gone,
+        };
+    }
+}
+
+/// Tells the peer that nothing more comes, after what has been sent.
+pub(crate) fn end_sending(socket: BorrowedFd<'_>) {
+    // A connection that is gone already needs no end.
+    let _ = rustix::net::shutdown(socket, Shutdown::Write);
+}

@@ -1,0 +1,137 @@
+//! A plugin as it stands in the chains: its loaded code, its hooks with what the operator says about them, and its instance on
+//! each shard. Also compiles the chains of a shard from a list of these. Used by the transactions and by the reports.
+
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::id::ShardId;
+
+use super::loaded::{About, Hook, Instance, Loaded};
+use super::report::{HookInfo, Origin, PluginInfo, PluginState};
+
+/// What the operator wants: enough to load it again.
+#[derive(Clone)]
+pub(super) struct Wanted {
+    /// Name it goes by; unknown until the plugin was opened, where only a path was given.
+    pub name: Option<String>,
+    /// Name or path, as it is looked up.
+    pub source: String,
+    /// An object.
+    pub config: serde_json::Value,
+    pub priority: Option<i32>,
+    pub origin: Origin,
+}
+
+/// A hook with its place among all hooks.
+pub(super) struct ActiveHook {
+    pub hook: Hook,
+    pub identity: LinkIdentity,
+    /// Plugin and hook, for people.
+    pub label: Arc<str>,
+}
+
+/// A plugin with an instance on every shard.
+pub(super) struct Active {
+    pub name: Arc<str>,
+    pub wanted: Wanted,
+    pub about: About,
+    pub file: PathBuf,
+    pub generation: u32,
+    pub loaded_at_ms: u64,
+    pub hooks: Vec<ActiveHook>,
+    pub loaded: Arc<Loaded>,
+    pub instances: Instances,
+    pub warnings: Mutex<Vec<String>>,
+}
+
+/// One instance per shard, until they are taken out to be destroyed.
+pub(super) struct Instances(Mutex<Vec<Option<Instance>>>);
+
+impl Instances {
+    pub(super) fn new(instances: Vec<Option<Instance>>) -> Instances {
+        Instances(Mutex::new(instances))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Instance>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Takes the instance of a shard out; no chain may name it any more.
+    pub(super) fn take(&self, shard: ShardId) -> Option<Instance> {
+        self.lock().get_mut(shard.index()).and_then(Option::take)
+    }
+}
+
+/// What all plugins of a compilation share.
+#[derive(Clone, Copy)]
+pub(super) struct Defaults {
+    /// Deadline of a deferred verdict where the hook names none.
+    pub deadline_ms: u32,
+}
+
+impl Active {
+    pub(super) fn handle(&self) -> PluginHandle {
+        self.loaded.handle
+    }
+
+    fn priority(&self, hook: &Hook) -> i32 {
+        self.wanted.priority.unwrap_or(hook.priority)
+    }
+
+    fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(HookPoint, Link)> {
+        let instances = self.instances.lock();
+        let Some(Some(instance)) = instances.get(shard.index()) else { return Vec::new() };
+        let link = |active: &ActiveHook| Link {
+            entry: instance.entry(&active.hook),
+            plugin: self.handle(),
+            identity: active.identity,
+            name: Arc::clone(&active.label),
+            priority: self.priority(&active.hook),
+            deadline_ms: match active.hook.deadline_ms {
+                0 => defaults.deadline_ms,
+                own => own,
+            },
+            policy: active.hook.point.fault_policy(),
+        };
+        self.hooks.iter().map(|active| (active.hook.point, link(active))).collect()
+    }
+
+    pub(super) fn info(&self) -> PluginInfo {
+        let hooks = self.hooks.iter().map(|active| HookInfo {
+            point: active.hook.point.name().to_owned(),
+            name: active.hook.name.clone(),
+            priority: self.priority(&active.hook),
+        });
+        PluginInfo {
+            name: self.name.to_string(),
+            state: PluginState::Loaded,
+            version: self.about.version.clone(),
+            description: self.about.description.clone(),
+            sdk: self.about.sdk.clone(),
+            file: Some(self.file.clone()),
+            origin: self.wanted.origin,
+            generation: self.generation,
+            priority: self.wanted.priority,
+            hooks: hooks.collect(),
+            mapped_bytes: self.loaded.library.bytes,
+            loaded_at_ms: self.loaded_at_ms,
+            warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    pub(super) fn warn(&self, warning: String) {
+        tracing::warn!(plugin = &*self.name, "{warning}");
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+}
+
+/// The chains of one shard; plugins are mounted in the order of the list.
+pub(super) fn compile(
+    generation: u64,
+    plugins: &[Arc<Active>],
+    shard: ShardId,
+    defaults: Defaults,
+) -> ChainTable {
+    ChainTable::compile(generation, plugins.iter().flat_map(|plugin| plugin.links(shard, defaults)))
+}

@@ -1,0 +1,167 @@
+//! Looks at a plugin's file before the dynamic linker does: a truncated one would end the process with SIGBUS inside of dlopen,
+//! one for another machine gives a message that helps nobody. Reads bytes that are in memory; executes and maps nothing.
+
+use std::path::Path;
+
+use object::Endianness;
+use object::elf::{self, FileHeader64};
+use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+
+use super::error::LoadError;
+
+/// What the linker will do with a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Image {
+    /// Bytes from the beginning of the file that are mapped; what lies behind is for debuggers.
+    pub loaded_file_bytes: usize,
+    /// Bytes of memory it takes.
+    pub memory_bytes: u64,
+}
+
+/// The machine this broker was built for, as ELF numbers it.
+const MACHINE: elf::Machine = if cfg!(target_arch = "x86_64") {
+    elf::EM_X86_64
+} else if cfg!(target_arch = "aarch64") {
+    elf::EM_AARCH64
+} else if cfg!(target_arch = "riscv64") {
+    elf::EM_RISCV
+} else {
+    elf::EM_NONE
+};
+
+/// Checks the headers of a shared library against the bytes there are.
+pub(super) fn check(file: &Path, bytes: &[u8]) -> Result<Image, LoadError> {
+    let not = |what: &str| LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() };
+    let truncated =
+        |need: u64| LoadError::Truncated { file: file.to_owned(), have: bytes.len() as u64, need };
+    if bytes.is_empty() {
+        return Err(not("the file is empty"));
+    }
+    if !bytes.starts_with(&elf::ELFMAG) {
+        return Err(not("it is not an ELF file"));
+    }
+    let header_bytes = size_of::<FileHeader64<Endianness>>();
+    if bytes.len() < header_bytes {
+        return Err(truncated(header_bytes as u64));
+    }
+    let header = FileHeader64::<Endianness>::parse(bytes)
+        .map_err(|_| not("it is an ELF file, but not a 64-bit one"))?;
+    let endian = header.endian().map_err(|_| not("it has no byte order"))?;
+    if endian != Endianness::default() || header.e_machine(endian) != MACHINE {
+        return Err(not("it was built for another kind of processor"));
+    }
+    if header.e_type(endian) != elf::ET_DYN {
+        return Err(not("it is an ELF file, but not a shared library"));
+    }
+    let need = header_ends(header, endian).ok_or_else(|| not("its headers make no sense"))?;
+    if need > bytes.len() as u64 {
+        return Err(truncated(need));
+    }
+    let segments = header.program_headers(endian, bytes).map_err(|_| not("its segments make no sense"))?;
+    let mut loaded_file_bytes = (header.e_phoff(endian)).max(header_bytes as u64);
+    loaded_file_bytes += size_of_val(segments) as u64;
+    let mut memory_bytes = 0_u64;
+    let mut need = need;
+    for segment in segments {
+        let end = segment.p_offset(endian).checked_add(segment.p_filesz(endian));
+        let end = end.ok_or_else(|| not("its segments make no sense"))?;
+        need = need.max(end);
+        if segment.p_type(endian) == elf::PT_LOAD {
+            memory_bytes = memory_bytes.saturating_add(segment.p_memsz(endian));
+        }
+        if !is_for_debuggers(segment.p_type(endian)) {
+            loaded_file_bytes = loaded_file_bytes.max(end);
+        }
+    }
+    let sections = header.section_headers(endian, bytes).map_err(|_| not("its sections make no sense"))?;
+    for section in sections {
+        if section.sh_type(endian) != elf::SHT_NOBITS {
+            let end = section.sh_offset(endian).checked_add(section.sh_size(endian));
+            need = need.max(end.ok_or_else(|| not("its sections make no sense"))?);
+        }
+    }
+    if need > bytes.len() as u64 {
+        return Err(truncated(need));
+    }
+    if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_DYNAMIC) {
+        return Err(not("it is an ELF file, but not a dynamic library"));
+    }
+    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes })
+}
+
+/// Where the two tables of headers end; `None` for numbers that overflow.
+fn header_ends(header: &FileHeader64<Endianness>, endian: Endianness) -> Option<u64> {
+    let table = |offset: u64, count: u16, size: u16| {
+        if offset == 0 { Some(0) } else { offset.checked_add(u64::from(count) * u64::from(size)) }
+    };
+    let segments = table(header.e_phoff(endian), header.e_phnum(endian), header.e_phentsize(endian))?;
+    let sections = table(header.e_shoff(endian), header.e_shnum(endian), header.e_shentsize(endian))?;
+    Some(segments.max(sections))
+}
+
+/// Segments that the linker does not read.
+fn is_for_debuggers(kind: elf::ProgramType) -> bool {
+    kind == elf::PT_NULL
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    /// This test's own executable: a position-independent one has the form of a shared library.
+    fn own() -> Vec<u8> {
+        std::fs::read(std::env::current_exe().unwrap()).unwrap()
+    }
+
+    fn told(bytes: &[u8]) -> String {
+        check(Path::new("x.so"), bytes).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_whole_library_passes_and_only_its_loaded_part_is_needed() {
+        let bytes = own();
+        let image = check(Path::new("x.so"), &bytes).unwrap();
+        assert!(image.loaded_file_bytes < bytes.len(), "symbols and debug lines lie behind");
+        assert!(image.memory_bytes > 4096);
+    }
+
+    #[test]
+    fn a_truncated_library_is_refused_wherever_it_ends() {
+        let bytes = own();
+        let image = check(Path::new("x.so"), &bytes).unwrap();
+        for end in
+            [5, 63, 64, 200, 4096, image.loaded_file_bytes - 1, image.loaded_file_bytes, bytes.len() - 1]
+        {
+            assert!(told(&bytes[..end]).contains("truncated"), "cut at {end}: {}", told(&bytes[..end]));
+        }
+    }
+
+    #[test]
+    fn what_is_no_library_is_named() {
+        assert!(told(b"").contains("the file is empty"));
+        assert!(told(b"#!/bin/sh\n").contains("not an ELF file"));
+        let mut narrow = own();
+        narrow[4] = 1;
+        assert!(told(&narrow).contains("not a 64-bit one"));
+        let mut foreign = own();
+        foreign[18..20].copy_from_slice(&0x1234_u16.to_le_bytes());
+        assert!(told(&foreign).contains("another kind of processor"));
+        let mut object = own();
+        object[16..18].copy_from_slice(&1_u16.to_le_bytes());
+        assert!(told(&object).contains("not a shared library"));
+    }
+
+    #[test]
+    fn headers_that_lie_do_not_panic() {
+        let whole = own();
+        let mut bytes = whole[..4096].to_vec();
+        for at in 0..64 {
+            for value in [0, 1, 0x7f, 0xff] {
+                let before = std::mem::replace(&mut bytes[at], value);
+                let _ = check(Path::new("x.so"), &bytes);
+                bytes[at] = before;
+            }
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! From a file to the functions of a plugin: a private copy, the dynamic linker, and the checks of the ABI before any code of
+//! the plugin's author runs. What has been mapped and checked stays mapped: abi_stable keeps layouts of it in a process-wide
+//! map, and threads or thread-local destructors of the plugin may still be inside.
+
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::sabi_types::VersionNumber;
+use grapnel_plugin_abi::layout::ABI_HASH;
+use grapnel_plugin_abi::module::PluginModuleRef;
+use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
+use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
+
+use super::elf;
+use super::error::LoadError;
+
+/// Code of a plugin that is mapped and speaks our ABI.
+#[derive(Clone, Copy)]
+pub(super) struct Library {
+    /// Its functions.
+    pub module: PluginModuleRef,
+    /// Memory that its code and data take.
+    pub bytes: u64,
+}
+
+/// A library that was not taken, and what of it stays mapped.
+#[derive(Debug)]
+pub(super) struct Refused {
+    /// Why.
+    pub error: LoadError,
+    /// Memory that stays mapped; 0 where nothing does.
+    pub bytes: u64,
+}
+
+impl From<LoadError> for Refused {
+    fn from(error: LoadError) -> Refused {
+        Refused { error, bytes: 0 }
+    }
+}
+
+/// Maps a plugin's file. `copies` is a folder of our own for the private copy, which is gone again when this returns.
+pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
+    let (copy, image) = private_copy(file, copies)?;
+    // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
+    // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
+    // it exports no plugin, before any other thread could know of it.
+    let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| linker(file, copy.path(), &error))?;
+    drop(copy);
+    let Some(header) = header_of(&library) else {
+        return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
+    };
+    // From here on it stays mapped: the header has been handed our globals.
+    let kept = std::mem::ManuallyDrop::new(library);
+    let refused = |error| Refused { error, bytes: image.memory_bytes };
+    let header = header.upgrade().map_err(|_| {
+        refused(LoadError::ForeignAbi {
+            file: file.to_owned(),
+            built: format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor),
+            speaks: speaks(),
+        })
+    })?;
+    let module = checked_module(file, header).map_err(refused)?;
+    tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
+    Ok(Library { module, bytes: image.memory_bytes })
+}
+
+/// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
+/// mapped already, and overwriting a mapped file ends the process.
+fn private_copy(file: &Path, copies: &Path) -> Result<(tempfile::NamedTempFile, elf::Image), LoadError> {
+    let failed = |what: &'static str| {
+        let file: PathBuf = file.to_owned();
+        move |source| LoadError::File { file, what, source }
+    };
+    let metadata = std::fs::metadata(file).map_err(failed("cannot read it"))?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
+        return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
+    }
+    let bytes = std::fs::read(file).map_err(failed("cannot read it"))?;
+    let image = elf::check(file, &bytes)?;
+    let mut copy = tempfile::Builder::new()
+        .prefix("plugin-")
+        .suffix(".so")
+        .tempfile_in(copies)
+        .map_err(failed("cannot make a private copy of it"))?;
+    copy.write_all(&bytes[..image.loaded_file_bytes]).map_err(failed("cannot write a private copy of it"))?;
+    Ok((copy, image))
+}
+
+/// What the linker said, with the operator's path instead of the private one.
+fn linker(file: &Path, copy: &Path, error: &libloading::Error) -> LoadError {
+    let mut said = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        said = source.to_string();
+    }
+    let said = said.replace(&copy.display().to_string(), &file.display().to_string());
+    LoadError::Linker { file: file.to_owned(), said }
+}
+
+fn header_of(library: &unix::Library) -> Option<AbiHeaderRef> {
+    // SAFETY: the symbol's name is abi_stable's own and mangled for nothing but its header; what it points to is compared
+    // with a magic string of 32 bytes before anything else is read.
+    let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
+    symbol.ok().map(|symbol| *symbol).filter(|header| header.magic_string == ours().magic_string)
+}
+
+const fn ours() -> abi_stable::library::AbiHeader {
+    abi_stable::library::AbiHeader::VALUE
+}
+
+fn speaks() -> String {
+    if ABI_MINOR == 0 {
+        format!("{ABI_MAJOR}.0")
+    } else {
+        format!("{ABI_MAJOR}.0 to {ABI_MAJOR}.{ABI_MINOR}")
+    }
+}
+
+/// Checks version, layout and hash, in this order, because each makes the next one meaningful.
+fn checked_module(file: &Path, header: &'static LibHeader) -> Result<PluginModuleRef, LoadError> {
+    let text = header.version_strings();
+    let built = text.version.as_str().to_owned();
+    let version = VersionNumber::new(text).ok();
+    let taken = version.is_some_and(|version| {
+        version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR)
+    });
+    if !taken {
+        let built = version.map_or(built, |version| format!("{}.{}", version.major, version.minor));
+        return Err(LoadError::ForeignAbi { file: file.to_owned(), built, speaks: speaks() });
+    }
+    let layout =
+        |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
+    let module = header.init_root_module::<PluginModuleRef>().map_err(|error| {
+        tracing::debug!(file = %file.display(), %error, "the layout check refused a plugin");
+        layout(match error {
+            LibraryError::AbiInstability(_) => "abi_stable found the difference".to_owned(),
+            LibraryError::RootModule { .. } => "its root module failed to initialise".to_owned(),
+            _ => "its header cannot be read".to_owned(),
+        })
+    })?;
+    if (module.abi_major(), module.abi_minor()) != (ABI_MAJOR, ABI_MINOR) {
+        return Err(layout(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
+    }
+    if module.abi_hash() != ABI_HASH {
+        return Err(layout(format!("hash {:016x} instead of {ABI_HASH:016x}", module.abi_hash())));
+    }
+    Ok(module)
+}

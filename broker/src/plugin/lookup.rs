@@ -1,0 +1,63 @@
+//! Finds a plugin's file: a path is taken as it is, a name is looked up in `plugins.dir`.
+
+use std::path::{Path, PathBuf};
+
+use super::error::LoadError;
+
+/// The file of what the operator wrote.
+pub(super) fn find(source: &str, dir: &Path) -> Result<PathBuf, LoadError> {
+    if is_path(source) {
+        return Ok(PathBuf::from(source));
+    }
+    if !super::is_name(source) {
+        return Err(LoadError::Name { name: source.to_owned() });
+    }
+    let candidates = [
+        format!("libgrapnel_{}.so", source.replace('-', "_")),
+        format!("{source}.so"),
+        format!("lib{source}.so"),
+    ];
+    let looked: Vec<PathBuf> = candidates.iter().map(|candidate| dir.join(candidate)).collect();
+    match looked.iter().find(|path| path.exists()) {
+        Some(path) => Ok(path.clone()),
+        None => Err(LoadError::NotFound { name: source.to_owned(), looked }),
+    }
+}
+
+/// Whether the operator gave a path and not a name.
+pub(super) fn is_path(source: &str) -> bool {
+    source.contains('/') || source.ends_with(".so")
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_name_is_found_in_each_of_its_spellings_and_the_first_wins() {
+        let dir = tempfile::tempdir().unwrap();
+        for file in ["libmy-guard.so", "my-guard.so", "libgrapnel_my_guard.so"] {
+            std::fs::write(dir.path().join(file), b"").unwrap();
+            assert_eq!(find("my-guard", dir.path()).unwrap(), dir.path().join(file));
+        }
+    }
+
+    #[test]
+    fn a_name_that_is_not_there_says_where_it_was_looked_for() {
+        let error = find("my-guard", Path::new("/p")).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            "there is no plugin named my-guard; looked for /p/libgrapnel_my_guard.so, /p/my-guard.so, /p/libmy-guard.so; \
+             build it, or give the path of its file"
+        );
+    }
+
+    #[test]
+    fn a_path_is_taken_as_it_is_and_a_name_cannot_leave_the_folder() {
+        assert_eq!(find("./x.so", Path::new("/p")).unwrap(), Path::new("./x.so"));
+        assert_eq!(find("/a/b", Path::new("/p")).unwrap(), Path::new("/a/b"));
+        assert!(matches!(find("..", Path::new("/p")), Err(LoadError::Name { .. })));
+        assert!(matches!(find("", Path::new("/p")), Err(LoadError::Name { .. })));
+    }
+}

@@ -1,0 +1,135 @@
+//! What comes back after a restart: the plugins that were loaded with ctl and without `--once`, in a small file. Written whole
+//! and renamed into place, so that a crash leaves the old one or the new one. The file may hold secrets of configurations and
+//! is readable by its owner alone.
+
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// One remembered load.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub(super) struct Recorded {
+    pub name: String,
+    /// Name or absolute path, as it is looked up again.
+    pub source: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub priority: Option<i32>,
+    #[serde(default)]
+    pub config: serde_json::Value,
+}
+
+#[derive(Default, Serialize, Deserialize)]
+struct Content {
+    /// Version of this file's form.
+    version: u32,
+    plugins: Vec<Recorded>,
+}
+
+const VERSION: u32 = 1;
+
+/// The file.
+#[derive(Debug)]
+pub(super) struct Record {
+    path: PathBuf,
+}
+
+impl Record {
+    pub(super) fn at(path: PathBuf) -> Record {
+        Record { path }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What was remembered; nothing where there is no file. One that cannot be understood is put aside, so that nothing of it
+    /// is lost, and is an error.
+    pub(super) fn read(&self) -> io::Result<Vec<Recorded>> {
+        let text = match std::fs::read(&self.path) {
+            Ok(text) => text,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(error),
+        };
+        match serde_json::from_slice::<Content>(&text) {
+            Ok(content) if content.version == VERSION => Ok(content.plugins),
+            other => {
+                let aside = self.path.with_extension("unreadable");
+                std::fs::rename(&self.path, &aside)?;
+                let why = match other {
+                    Ok(content) => format!("it has form {}, this broker knows {VERSION}", content.version),
+                    Err(error) => format!("line {}, column {}", error.line(), error.column()),
+                };
+                let text = format!(
+                    "{} cannot be understood ({why}); it is now {}",
+                    self.path.display(),
+                    aside.display()
+                );
+                Err(io::Error::new(io::ErrorKind::InvalidData, text))
+            }
+        }
+    }
+
+    /// Remembers these and no others.
+    pub(super) fn write(&self, plugins: &[Recorded]) -> io::Result<()> {
+        let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        std::fs::create_dir_all(dir)?;
+        let content = Content { version: VERSION, plugins: plugins.to_vec() };
+        let mut text = serde_json::to_vec_pretty(&content)?;
+        text.push(b'\n');
+        // `NamedTempFile` is made with mode 0600.
+        let mut file = tempfile::NamedTempFile::new_in(dir)?;
+        file.write_all(&text)?;
+        file.as_file().sync_all()?;
+        file.persist(&self.path).map_err(|error| error.error)?;
+        std::fs::File::open(dir)?.sync_all()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn guard() -> Recorded {
+        Recorded {
+            name: "guard".to_owned(),
+            source: "/p/guard.so".to_owned(),
+            priority: Some(-3),
+            config: serde_json::json!({"password": "s3cret"}),
+        }
+    }
+
+    #[test]
+    fn what_is_written_is_read_again_by_its_owner_alone() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::at(dir.path().join("new/plugins.json"));
+        assert_eq!(record.read().unwrap(), []);
+        record.write(&[guard()]).unwrap();
+        assert_eq!(record.read().unwrap(), [guard()]);
+        let mode = std::fs::metadata(record.path()).unwrap().permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        record.write(&[]).unwrap();
+        assert_eq!(record.read().unwrap(), []);
+        assert_eq!(
+            std::fs::read_dir(dir.path().join("new")).unwrap().count(),
+            1,
+            "no temporary file is left"
+        );
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_put_aside_and_not_shown() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::at(dir.path().join("plugins.json"));
+        for text in ["{\"password\": s3cret", "{\"version\": 9, \"plugins\": []}"] {
+            std::fs::write(record.path(), text).unwrap();
+            let error = record.read().unwrap_err().to_string();
+            assert!(error.contains("plugins.unreadable") && !error.contains("s3cret"), "{error}");
+            assert_eq!(std::fs::read_to_string(dir.path().join("plugins.unreadable")).unwrap(), text);
+            assert_eq!(record.read().unwrap(), []);
+        }
+    }
+}

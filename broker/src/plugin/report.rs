@@ -1,0 +1,132 @@
+//! What the manager tells of plugins: rows for ctl and for the log. Nothing in here comes from a plugin's configuration, which may
+//! hold secrets.
+
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+
+/// Whether a plugin works.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "state", content = "reason")]
+pub enum PluginState {
+    /// Loaded and active on every shard.
+    Loaded,
+    /// Wanted by the configuration or the record, and not loaded: why.
+    Failed(String),
+}
+
+/// Who wants a plugin.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Origin {
+    /// The configuration file.
+    Configured,
+    /// Loaded through ctl; it comes back after a restart.
+    Recorded,
+    /// Loaded through ctl for this run alone.
+    Once,
+}
+
+/// A plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginInfo {
+    /// Name it goes by here.
+    pub name: String,
+    /// Loaded or failed.
+    #[serde(flatten)]
+    pub state: PluginState,
+    /// Version the plugin gives itself; empty if it failed.
+    pub version: String,
+    /// What it says it does.
+    pub description: String,
+    /// What it was built with.
+    pub sdk: String,
+    /// Its file, if one was found.
+    pub file: Option<PathBuf>,
+    /// Who wants it.
+    pub origin: Origin,
+    /// 1 for the first load under this name, one more with each that is tried after it; 0 if it failed.
+    pub generation: u32,
+    /// Priority the operator gave to all of its hooks.
+    pub priority: Option<i32>,
+    /// Its hooks, in its own order.
+    pub hooks: Vec<HookInfo>,
+    /// Memory its code and data take.
+    pub mapped_bytes: u64,
+    /// When it was loaded, milliseconds since 1970.
+    pub loaded_at_ms: u64,
+    /// What went wrong beside, such as a record that could not be written.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub warnings: Vec<String>,
+}
+
+/// A hook of a plugin.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookInfo {
+    /// Hook point.
+    pub point: String,
+    /// The hook's name within the plugin.
+    pub name: String,
+    /// Priority in force.
+    pub priority: i32,
+}
+
+/// A generation that no chain calls any more, and whose code is still mapped.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Retired {
+    /// Name it went by.
+    pub name: String,
+    /// Version it gave itself; empty if it never got so far.
+    pub version: String,
+    /// Which load of that name; 0 if it never was loaded.
+    pub generation: u32,
+    /// Memory its code and data still take.
+    pub mapped_bytes: u64,
+}
+
+/// All plugins.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginList {
+    /// Those that are loaded, in order of loading, then those that failed.
+    pub plugins: Vec<PluginInfo>,
+    /// Generations that are gone but mapped.
+    pub retired: Vec<Retired>,
+}
+
+/// One place of a compiled chain.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookRow {
+    /// Hook point.
+    pub point: String,
+    /// Place in the chain, from 1; 0 for a point without a link, which `--all` shows.
+    pub place: u32,
+    /// Plugin; empty where the place is 0.
+    pub plugin: String,
+    /// The hook's name within the plugin.
+    pub hook: String,
+    /// Priority in force.
+    pub priority: i32,
+    /// Generation of the plugin.
+    pub generation: u32,
+    /// Whether this version of the broker calls the point.
+    pub called: bool,
+    /// Times it was called, over all shards.
+    pub calls: u64,
+    /// Times it ended the chain.
+    pub stops: u64,
+    /// Times it answered later.
+    pub deferrals: u64,
+    /// Panics, nonsense and missed deadlines.
+    pub faults: u64,
+}
+
+/// The compiled chains.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HookReport {
+    /// In the order of the points, and within a point in the order of the calls.
+    pub rows: Vec<HookRow>,
+    /// Version of the chain tables.
+    pub generation: u64,
+    /// Shards that did not answer: their counts since the last change of the chains are missing.
+    pub unanswered: Vec<u8>,
+}

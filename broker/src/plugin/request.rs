@@ -1,0 +1,78 @@
+//! What a manager is made with, and what it is asked for. Made by the start of the broker and by the control plane.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::config::Config;
+use crate::shard::handle::ShardHandle;
+
+/// What a manager is made with.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Every shard, in order. They answer from `start` on.
+    pub shards: Vec<ShardHandle>,
+    /// Where plugins are looked up by name.
+    pub plugins_dir: PathBuf,
+    /// Folder for the private copies that are mapped and removed at once; the system's temporary folder if there is none.
+    pub copies_dir: Option<PathBuf>,
+    /// The file that remembers what was loaded through ctl; `None` forgets.
+    pub record: Option<PathBuf>,
+    /// How long all shards together may take for one step.
+    pub answer_timeout: Duration,
+    /// Deadline of a deferred verdict where the hook names none, milliseconds.
+    pub defer_deadline_ms: u32,
+    /// Generations that may be retired and still mapped before nothing is loaded any more.
+    pub retired_max: usize,
+    /// Bytes of changes that may come with one deferred verdict.
+    pub change_bytes_max: usize,
+}
+
+impl Settings {
+    /// What the configuration says. Loads are remembered in `plugins.json` in the state folder; private copies are made there
+    /// too, because a temporary folder may forbid execution.
+    pub fn of(config: &Config, shards: Vec<ShardHandle>) -> Settings {
+        let copies_dir = std::fs::create_dir_all(&config.state_dir).is_ok().then(|| config.state_dir.clone());
+        Settings {
+            shards,
+            plugins_dir: config.plugins_dir.clone(),
+            copies_dir,
+            record: Some(config.state_dir.join("plugins.json")),
+            answer_timeout: Duration::from_millis(config.shell_limits.plugin_answer_timeout_ms),
+            defer_deadline_ms: u32::try_from(config.limits.defer_deadline_ms).unwrap_or(u32::MAX),
+            retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
+            change_bytes_max: usize::try_from(config.limits.packet_bytes_max).unwrap_or(usize::MAX),
+        }
+    }
+}
+
+/// A plugin to load.
+#[derive(Clone)]
+pub struct LoadRequest {
+    /// Its name, to be looked up, or the path of its file.
+    pub source: String,
+    /// Name it shall go by; where there is none, the looked-up one, or at a path the one it gives itself.
+    pub name: Option<String>,
+    /// Its configuration, an object; null stands for an empty one. May hold secrets and is never logged.
+    pub config: Value,
+    /// Priority of all of its hooks instead of their own.
+    pub priority: Option<i32>,
+    /// Do not load it again after a restart.
+    pub once: bool,
+}
+
+impl std::fmt::Debug for LoadRequest {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("LoadRequest")
+            .field("source", &self.source)
+            .field("once", &self.once)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether a text can be the name of a plugin: 1 to 64 letters, digits, `-` and `_`.
+pub fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-' || byte == b'_')
+}

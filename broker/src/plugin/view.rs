@@ -1,0 +1,102 @@
+//! What the manager's readers see while transactions go on, and the rows that are made of it for people and programs.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use grapnel_engine::hook::{ChainTable, HookPoint};
+
+use super::active::{Active, Wanted};
+use super::lookup;
+use super::record::Recorded;
+use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
+use super::transaction::Totals;
+
+/// Wanted, and not loaded.
+pub(super) struct Failed {
+    pub wanted: Wanted,
+    pub reason: String,
+}
+
+impl Failed {
+    pub(super) fn name(&self) -> &str {
+        self.wanted.name.as_deref().unwrap_or(&self.wanted.source)
+    }
+
+    fn info(&self) -> PluginInfo {
+        PluginInfo {
+            name: self.name().to_owned(),
+            state: PluginState::Failed(self.reason.clone()),
+            version: String::new(),
+            description: String::new(),
+            sdk: String::new(),
+            file: lookup::is_path(&self.wanted.source).then(|| PathBuf::from(&self.wanted.source)),
+            origin: self.wanted.origin,
+            generation: 0,
+            priority: self.wanted.priority,
+            hooks: Vec::new(),
+            mapped_bytes: 0,
+            loaded_at_ms: 0,
+            warnings: Vec::new(),
+        }
+    }
+}
+
+/// What readers see; replaced at the end of a transaction.
+#[derive(Default)]
+pub(super) struct View {
+    /// In order of mounting.
+    pub active: Vec<Arc<Active>>,
+    pub failed: Vec<Arc<Failed>>,
+    pub retired: Vec<Retired>,
+    pub totals: Totals,
+    pub table_generation: u64,
+}
+
+impl View {
+    pub(super) fn list(&self) -> PluginList {
+        let loaded = self.active.iter().map(|plugin| plugin.info());
+        let plugins = loaded.chain(self.failed.iter().map(|failed| failed.info())).collect();
+        PluginList { plugins, retired: self.retired.clone() }
+    }
+
+    /// What comes back after a restart, in order.
+    pub(super) fn recorded(&self) -> Vec<Recorded> {
+        let active = self.active.iter().map(|plugin| &plugin.wanted);
+        let wanted = active.chain(self.failed.iter().map(|failed| &failed.wanted));
+        wanted
+            .filter(|wanted| wanted.origin == Origin::Recorded)
+            .map(|wanted| Recorded {
+                name: wanted.name.clone().unwrap_or_else(|| wanted.source.clone()),
+                source: wanted.source.clone(),
+                priority: wanted.priority,
+                config: wanted.config.clone(),
+            })
+            .collect()
+    }
+}
+
+/// The rows of one point: its links in the order of the calls, or one that stands for none where `all` asks for it.
+pub(super) fn rows(table: &ChainTable, point: HookPoint, totals: &Totals, all: bool) -> Vec<HookRow> {
+    let chain = table.chain(point);
+    let empty = HookRow { point: point.name().to_owned(), called: point.is_called(), ..HookRow::default() };
+    if chain.is_empty() {
+        return if all { vec![empty] } else { Vec::new() };
+    }
+    let row = |(place, (link, _)): (u32, (&grapnel_engine::hook::Link, _))| {
+        let stats = totals.get(&(link.plugin, link.identity)).copied().unwrap_or_default();
+        let (plugin, hook) = link.name.split_once('/').unwrap_or((&link.name, ""));
+        HookRow {
+            place,
+            plugin: plugin.to_owned(),
+            hook: hook.to_owned(),
+            priority: link.priority,
+            generation: (link.plugin.0 >> 32) as u32,
+            calls: stats.calls,
+            stops: stats.stops,
+            deferrals: stats.deferrals,
+            faults: stats.faults,
+            ..empty.clone()
+        }
+    };
+    (1..).zip(chain.links()).map(row).collect()
+}

@@ -1,0 +1,223 @@
+//! What the machine must grant before the first executor is made: a ring, memory for it, descriptors. The runtime panics or
+//! exits where something is missing; here it is one sentence with the remedy. Called by `main` once, before any shard.
+
+use rustix::io::Errno;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+use crate::rt::{RingProbe, probe_ring};
+
+/// Exit code for a machine that does not let the broker run: EX_CONFIG of sysexits.
+pub const EXIT_CODE: u8 = 78;
+
+/// Locked memory that the runtime insists on, bytes.
+const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
+
+/// Descriptors the process has beside its connections, at least: per shard three rings, an eventfd and listeners.
+const FILES_PER_SHARD_MIN: u64 = 16;
+
+/// Why the broker cannot run on this machine, and what to do.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreflightError {
+    /// `io_uring_setup` is not there.
+    #[error(
+        "this kernel has no io_uring, which the broker needs; run it on Linux 5.8 or later, built with CONFIG_IO_URING"
+    )]
+    NoRing,
+    /// The administrator has switched it off.
+    #[error("io_uring is switched off on this machine (kernel.io_uring_disabled = {value}); {remedy}")]
+    SwitchedOff {
+        /// What the sysctl says, 1 or 2.
+        value: u8,
+        /// Who must do what.
+        remedy: &'static str,
+    },
+    /// A seccomp filter, most likely.
+    #[error(
+        "this process may not use io_uring (EPERM), most likely because of a container's seccomp profile; \
+         allow io_uring_setup, io_uring_enter and io_uring_register in it, or run the container with \
+         --security-opt seccomp=unconfined"
+    )]
+    Forbidden,
+    /// A ring was refused for another reason.
+    #[error(
+        "the kernel refuses an io_uring ring: {cause}; see `ulimit -l` (locked memory) and `ulimit -n` (open files)"
+    )]
+    Refused {
+        /// What the kernel said.
+        cause: String,
+    },
+    /// The ring lacks operations.
+    #[error("this kernel's io_uring is too old: it lacks {missing}; run the broker on Linux 5.8 or later")]
+    TooOld {
+        /// Names of the operations.
+        missing: String,
+    },
+    /// Too little locked memory.
+    #[error(
+        "this process may lock {have} bytes of memory and needs {need}; raise it with `ulimit -l unlimited`, LimitMEMLOCK= \
+         in a systemd unit, or --ulimit memlock=-1 for a container"
+    )]
+    LockedMemory {
+        /// The hard limit.
+        have: u64,
+        /// What the rings need.
+        need: u64,
+    },
+    /// Too few descriptors.
+    #[error(
+        "this process may open {have} files and needs {need} before the first client; raise it with `ulimit -n`, \
+         LimitNOFILE= in a systemd unit, or --ulimit nofile= for a container"
+    )]
+    OpenFiles {
+        /// The hard limit.
+        have: u64,
+        /// What the shards need.
+        need: u64,
+    },
+}
+
+/// What the machine grants.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Granted {
+    /// Open files of the process, after the soft limit was raised to the hard one.
+    pub open_files: u64,
+}
+
+/// Checks the machine for so many shards, and raises the soft limits of locked memory and open files to the hard ones.
+///
+/// # Errors
+/// The first thing that is missing, with its remedy; the process exits with [`EXIT_CODE`].
+pub fn check(shards: usize) -> Result<Granted, PreflightError> {
+    let open_files = raise(Resource::Nofile);
+    judge_files(open_files, shards)?;
+    judge_memlock(raise(Resource::Memlock))?;
+    let numbers: Vec<u8> = OPERATIONS.iter().map(|&(number, _)| number).collect();
+    judge_ring(probe_ring(&numbers), ring_switch())?;
+    Ok(Granted { open_files })
+}
+
+/// Operations that the runtime demands when it starts, by their number in the kernel's ABI.
+const OPERATIONS: [(u8, &str); 23] = [
+    (0, "NOP"),
+    (1, "READV"),
+    (2, "WRITEV"),
+    (3, "FSYNC"),
+    (4, "READ_FIXED"),
+    (5, "WRITE_FIXED"),
+    (6, "POLL_ADD"),
+    (7, "POLL_REMOVE"),
+    (9, "SENDMSG"),
+    (10, "RECVMSG"),
+    (11, "TIMEOUT"),
+    (12, "TIMEOUT_REMOVE"),
+    (13, "ACCEPT"),
+    (15, "LINK_TIMEOUT"),
+    (16, "CONNECT"),
+    (17, "FALLOCATE"),
+    (18, "OPENAT"),
+    (19, "CLOSE"),
+    (21, "STATX"),
+    (22, "READ"),
+    (23, "WRITE"),
+    (26, "SEND"),
+    (27, "RECV"),
+];
+
+fn judge_ring(probe: RingProbe, switch: u8) -> Result<(), PreflightError> {
+    match probe {
+        RingProbe::Made { missing } if missing.is_empty() => Ok(()),
+        RingProbe::Made { missing } => {
+            let named = OPERATIONS.iter().filter(|(number, _)| missing.contains(number));
+            let names: Vec<&str> = named.map(|&(_, name)| name).collect();
+            Err(PreflightError::TooOld { missing: names.join(", ") })
+        }
+        RingProbe::Refused(Errno::NOSYS) => Err(PreflightError::NoRing),
+        // A kernel of before 5.6 has rings and cannot be asked what they do.
+        RingProbe::Refused(Errno::INVAL) => Err(PreflightError::TooOld { missing: "the probe".to_owned() }),
+        RingProbe::Refused(Errno::PERM | Errno::ACCESS) => Err(match switch {
+            1 => PreflightError::SwitchedOff {
+                value: 1,
+                remedy: "the administrator can set it to 0, or put the broker's group into kernel.io_uring_group",
+            },
+            2 => PreflightError::SwitchedOff {
+                value: 2,
+                remedy: "the administrator can allow it with `sysctl kernel.io_uring_disabled=0`",
+            },
+            _ => PreflightError::Forbidden,
+        }),
+        RingProbe::Refused(errno) => {
+            Err(PreflightError::Refused { cause: std::io::Error::from(errno).to_string() })
+        }
+    }
+}
+
+fn judge_memlock(hard: u64) -> Result<(), PreflightError> {
+    if hard < MEMLOCK_MIN_BYTES {
+        return Err(PreflightError::LockedMemory { have: hard, need: MEMLOCK_MIN_BYTES });
+    }
+    Ok(())
+}
+
+fn judge_files(hard: u64, shards: usize) -> Result<(), PreflightError> {
+    let need = 64 + FILES_PER_SHARD_MIN * shards as u64;
+    if hard < need {
+        return Err(PreflightError::OpenFiles { have: hard, need });
+    }
+    Ok(())
+}
+
+/// 0 where the sysctl is off or the kernel is too old to have it.
+fn ring_switch() -> u8 {
+    std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
+        .ok()
+        .and_then(|text| text.trim().parse().ok())
+        .unwrap_or(0)
+}
+
+/// Raises a soft limit to the hard one and returns what is in force; no limit is the largest number.
+fn raise(resource: Resource) -> u64 {
+    let Rlimit { current, maximum } = getrlimit(resource);
+    // The kernel may refuse, in a sandbox; then the soft limit is what we have.
+    let raised = setrlimit(resource, Rlimit { current: maximum, maximum }).is_ok();
+    if raised { maximum } else { current }.unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn this_machine_passes_and_gets_its_hard_limit_of_files() {
+        let granted = check(2).expect("the machine of the tests has io_uring");
+        assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), granted.open_files);
+    }
+
+    #[test]
+    fn the_kernel_is_asked_what_it_has() {
+        // 255 is a number no kernel has given away.
+        let RingProbe::Made { missing } = probe_ring(&[0, 6, 255]) else { panic!("no ring on this machine") };
+        assert_eq!(missing, [255]);
+    }
+
+    #[test]
+    fn each_refusal_names_its_remedy() {
+        let refused =
+            |errno, switch| judge_ring(RingProbe::Refused(errno), switch).expect_err("refused").to_string();
+        assert!(refused(Errno::NOSYS, 0).contains("Linux 5.8"));
+        assert!(refused(Errno::PERM, 0).contains("seccomp"));
+        assert!(refused(Errno::PERM, 1).contains("io_uring_group"));
+        assert!(refused(Errno::PERM, 2).contains("sysctl kernel.io_uring_disabled=0"));
+        assert!(refused(Errno::NOMEM, 0).contains("ulimit -l"));
+        let old = judge_ring(RingProbe::Made { missing: vec![22, 27] }, 0).expect_err("lacks two");
+        assert!(old.to_string().contains("lacks READ, RECV;"), "{old}");
+    }
+
+    #[test]
+    fn little_memory_or_few_files_are_refused_with_both_numbers() {
+        let memory = judge_memlock(65536).expect_err("the default of old systems");
+        assert!(memory.to_string().contains("may lock 65536 bytes of memory and needs 524288"), "{memory}");
+        let files = judge_files(256, 64).expect_err("64 shards have 192 rings");
+        assert!(files.to_string().contains("may open 256 files and needs 1088"), "{files}");
+        assert_eq!(judge_files(1024, 8), Ok(()));
+    }
+}

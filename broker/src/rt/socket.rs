@@ -1,0 +1,250 @@
+//! Sockets on the runtime, and the question to the kernel whether it has one: the only file of the shell with `unsafe`,
+//! beside the plugin loader. A stream owns its descriptor; whoever needs it longer takes a duplicate.
+
+use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use futures_io::{AsyncRead, AsyncWrite};
+use glommio::net::TcpStream;
+use rustix::io::Errno;
+use rustix::io_uring::{IoringRegisterOp, io_uring_params, io_uring_register, io_uring_setup};
+
+/// A connected TCP socket.
+#[derive(Debug)]
+pub struct Stream {
+    inner: TcpStream,
+}
+
+impl Stream {
+    /// Takes a connected socket. Inside a task of this thread only.
+    pub fn new(socket: OwnedFd) -> Stream {
+        Stream { inner: adopt(socket) }
+    }
+
+    /// Receives into `buffer`, which is not empty; 0 is the peer's end. At most one `recv`, and none while the last one was
+    /// short and nothing has come since.
+    pub fn poll_read(&mut self, cx: &mut Context<'_>, buffer: &mut [u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+
+    /// Sends from `bytes`, which are not empty, or wakes the task when there is room.
+    pub fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.inner).poll_write(cx, bytes)
+    }
+
+    /// The socket, to be moved to another thread. The runtime does not let go of the one it has, so it is a duplicate.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left; the connection is closed then.
+    pub fn into_fd(self) -> io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self.as_fd(), 0)?)
+    }
+}
+
+impl AsFd for Stream {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `inner` owns the descriptor and closes it only when it is dropped; the borrow that is returned keeps `self`,
+        // and with it `inner`, alive and unmoved from.
+        unsafe { BorrowedFd::borrow_raw(self.inner.as_raw_fd()) }
+    }
+}
+
+/// A listening socket, which the runtime watches and its owner accepts from.
+#[derive(Debug)]
+pub struct Incoming {
+    watch: TcpStream,
+    spent: bool,
+}
+
+impl Incoming {
+    /// Watches a listening socket, which must not block. Inside a task of this thread only.
+    pub fn new(socket: OwnedFd) -> Incoming {
+        Incoming { watch: adopt(socket), spent: false }
+    }
+
+    /// Ready when somebody may be waiting to be accepted; to be called after `accept` has found nobody.
+    ///
+    /// The runtime has no call for "tell me when this is readable", but its stream begins with exactly that: it asks the ring
+    /// first, and only then reads, which fails at once on a listening socket. The next wait takes a new stream.
+    pub fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.spent {
+            // SAFETY: the descriptor is open, and it passes to the new stream: the old one is forgotten below, not dropped.
+            let fresh = unsafe { TcpStream::from_raw_fd(self.watch.as_raw_fd()) };
+            // A spent stream has no request in the ring; all it holds besides the descriptor is a weak count.
+            std::mem::forget(std::mem::replace(&mut self.watch, fresh));
+            self.spent = false;
+        }
+        match Pin::new(&mut self.watch).poll_read(cx, &mut [0]) {
+            Poll::Ready(_) => {
+                self.spent = true;
+                Poll::Ready(())
+            }
+            Poll::Pending => Poll::Pending,
+        }
+    }
+}
+
+impl AsFd for Incoming {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        // SAFETY: `watch` owns the descriptor until it is dropped or hands it to its successor in `poll_ready`, which needs
+        // `&mut self`; the borrow that is returned rules both out.
+        unsafe { BorrowedFd::borrow_raw(self.watch.as_raw_fd()) }
+    }
+}
+
+fn adopt(socket: OwnedFd) -> TcpStream {
+    // SAFETY: the descriptor is open and nobody else's: `into_raw_fd` gave up the only owner.
+    unsafe { TcpStream::from_raw_fd(socket.into_raw_fd()) }
+}
+
+/// What the kernel says about io_uring.
+#[derive(Debug)]
+pub(crate) enum RingProbe {
+    /// A ring was made, and of the operations asked for these are missing.
+    Made {
+        /// Numbers of those it does not have.
+        missing: Vec<u8>,
+    },
+    /// No ring.
+    Refused(Errno),
+}
+
+/// Makes a small ring and asks it for operations by their numbers.
+pub(crate) fn probe_ring(operations: &[u8]) -> RingProbe {
+    let mut params = io_uring_params::default();
+    // SAFETY: `params` is a whole, writable io_uring_params; no flag in it names memory or a descriptor, and nothing is mapped.
+    let ring = match unsafe { io_uring_setup(4, &mut params) } {
+        Ok(ring) => ring,
+        Err(errno) => return RingProbe::Refused(errno),
+    };
+    // struct io_uring_probe: 16 bytes of header (last_op, ops_len, reserved), then for each operation 8: op, reserved, flags
+    // (u16, bit 0 = supported), reserved.
+    const OPERATIONS: usize = 256;
+    let mut answer = [0_u64; 2 + OPERATIONS];
+    // SAFETY: `answer` is zeroed as the call demands, aligned, writable, lives across the call, and has room for the header and
+    // all 256 entries that are asked for.
+    let registered = unsafe {
+        io_uring_register(
+            &ring,
+            IoringRegisterOp::RegisterProbe,
+            answer.as_mut_ptr().cast(),
+            OPERATIONS as u32,
+        )
+    };
+    if let Err(errno) = registered {
+        return RingProbe::Refused(errno);
+    }
+    let supported = |operation: u8| answer[2 + usize::from(operation)].to_ne_bytes()[2] & 1 != 0;
+    RingProbe::Made {
+        missing: operations.iter().copied().filter(|&operation| !supported(operation)).collect(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+    use std::io::{Read, Write};
+    use std::net::{TcpListener, TcpStream as Client};
+    use std::sync::mpsc::channel;
+    use std::time::Duration;
+
+    use super::*;
+    use crate::rt::Executor;
+
+    fn open_descriptors() -> usize {
+        std::fs::read_dir("/proc/self/fd").unwrap().count()
+    }
+
+    fn pair() -> (Client, OwnedFd) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let client = Client::connect(listener.local_addr().unwrap()).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let (server, _) = listener.accept().unwrap();
+        (client, server.into())
+    }
+
+    #[test]
+    fn a_stream_waits_reads_and_writes() {
+        let (mut client, server) = pair();
+        let writer = std::thread::spawn(move || {
+            client.write_all(b"ping").unwrap();
+            let mut answer = [0; 4];
+            client.read_exact(&mut answer).unwrap();
+            answer
+        });
+        Executor::new().unwrap().run(async move {
+            let mut stream = Stream::new(server);
+            let mut buffer = [0; 16];
+            let count = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
+            assert_eq!(&buffer[..count], b"ping");
+            assert_eq!(poll_fn(|cx| stream.poll_write(cx, b"pong")).await.unwrap(), 4);
+        });
+        assert_eq!(writer.join().unwrap(), *b"pong");
+    }
+
+    #[test]
+    fn a_stream_moves_to_another_executor_and_leaves_no_descriptor_behind() {
+        let (mut client, server) = pair();
+        let executor = Executor::new().unwrap();
+        let with_executor = open_descriptors();
+        let (send, receive) = channel();
+        executor.run(async move {
+            // The stream has a request in the ring when it is taken apart.
+            let mut stream = Stream::new(server);
+            let waits = poll_fn(|cx| Poll::Ready(stream.poll_read(cx, &mut [0; 16]).is_pending())).await;
+            assert!(waits);
+            send.send(stream.into_fd().unwrap()).unwrap();
+        });
+        assert_eq!(open_descriptors(), with_executor, "one is gone, its duplicate is there");
+        let socket = receive.recv().unwrap();
+        client.write_all(b"after").unwrap();
+        Executor::new().unwrap().run(async move {
+            let mut stream = Stream::new(socket);
+            let mut buffer = [0; 16];
+            let count = poll_fn(|cx| stream.poll_read(cx, &mut buffer)).await.unwrap();
+            assert_eq!(&buffer[..count], b"after");
+        });
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "dropped at last, it is closed");
+    }
+
+    #[test]
+    fn a_listener_is_watched_again_and_again_without_a_descriptor_more() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        listener.set_nonblocking(true).unwrap();
+        let address = listener.local_addr().unwrap();
+        let (go, wait) = channel();
+        let connector = std::thread::spawn(move || {
+            for () in wait {
+                drop(Client::connect(address).unwrap());
+            }
+        });
+        Executor::new().unwrap().run(async move {
+            let mut incoming = Incoming::new(listener.into());
+            let before = open_descriptors();
+            for round in 0..50 {
+                go.send(()).unwrap();
+                poll_fn(|cx| {
+                    loop {
+                        match rustix::net::accept(&incoming) {
+                            Ok(_) => return Poll::Ready(()),
+                            Err(Errno::AGAIN) => {}
+                            Err(errno) => panic!("{errno} in round {round}"),
+                        }
+                        if incoming.poll_ready(cx).is_pending() {
+                            return Poll::Pending;
+                        }
+                    }
+                })
+                .await;
+            }
+            // The connector's own may still be open for a moment.
+            assert!(open_descriptors() <= before + 1, "{} descriptors, {before} before", open_descriptors());
+        });
+        connector.join().unwrap();
+        assert!(Client::connect(address).is_err(), "dropped at last, the listener is closed");
+    }
+}

@@ -1,0 +1,61 @@
+//! When the shell must look at a connection again: its write stall and its linger. One heap per shard under the turn's one
+//! timer; an alarm that was set anew leaves its old entry behind, which finds nothing when its time comes.
+
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+
+use super::conn::Token;
+
+/// An alarm of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
+pub(crate) struct Alarm {
+    /// Millisecond at which it is due.
+    pub at_ms: u64,
+    /// Whose.
+    pub token: Token,
+    /// Tells a connection from a later one with the same token.
+    pub serial: u32,
+}
+
+/// All alarms of a shard.
+#[derive(Debug, Default)]
+pub(crate) struct Alarms {
+    heap: BinaryHeap<Reverse<Alarm>>,
+}
+
+impl Alarms {
+    /// Sets an alarm.
+    pub fn set(&mut self, alarm: Alarm) {
+        self.heap.push(Reverse(alarm));
+    }
+
+    /// When the next one is due.
+    pub fn next_ms(&self) -> Option<u64> {
+        self.heap.peek().map(|Reverse(alarm)| alarm.at_ms)
+    }
+
+    /// The next one that is due.
+    pub fn due(&mut self, now_ms: u64) -> Option<Alarm> {
+        self.next_ms().filter(|at_ms| *at_ms <= now_ms)?;
+        self.heap.pop().map(|Reverse(alarm)| alarm)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn alarms_come_in_order_of_their_time_and_not_before() {
+        let mut alarms = Alarms::default();
+        for at_ms in [30, 10, 20] {
+            alarms.set(Alarm { at_ms, token: at_ms as usize, serial: 1 });
+        }
+        assert_eq!(alarms.next_ms(), Some(10));
+        assert_eq!(alarms.due(9), None);
+        assert_eq!(alarms.due(25).map(|alarm| alarm.token), Some(10));
+        assert_eq!(alarms.due(25).map(|alarm| alarm.token), Some(20));
+        assert_eq!(alarms.due(25), None);
+        assert_eq!(alarms.next_ms(), Some(30));
+    }
+}

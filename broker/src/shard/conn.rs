@@ -1,0 +1,141 @@
+//! A connection as the shell has it: socket, held-back bytes, and where its task stands. What it means is the engine's.
+
+use std::task::Waker;
+
+use grapnel_engine::id::ConnKey;
+use grapnel_engine::pipeline::{Outbound, Peer};
+
+use super::alarm::{Alarm, Alarms};
+use super::rest::Rest;
+use crate::net::{self, Sent};
+use crate::rt::Stream;
+use std::os::fd::AsFd;
+
+/// Place of a connection in its shard's table, for as long as its task lives.
+pub(crate) type Token = usize;
+
+/// Whether a connection is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Reading {
+    /// As bytes come.
+    On,
+    /// Not until the engine says so.
+    Paused,
+    /// What was held back is to be offered, then on.
+    Resumed,
+}
+
+/// What a connection's task is doing.
+#[derive(Debug)]
+pub(crate) enum Phase {
+    /// Serving the engine.
+    Serving,
+    /// The engine has forgotten it; its last bytes are still to leave.
+    Lingering(Box<Linger>),
+    /// Nothing any more.
+    Ended,
+}
+
+/// The last of a connection.
+#[derive(Debug, Default)]
+pub(crate) struct Linger {
+    /// What is still to be sent.
+    pub outbound: Outbound,
+    /// The peer has been told that nothing more comes.
+    pub told: bool,
+    /// Bytes that came meanwhile and were thrown away.
+    pub read_bytes: u64,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(crate) struct Conn {
+    pub stream: Stream,
+    pub key: ConnKey,
+    serial: u32,
+    pub phase: Phase,
+    /// The task's; kept even where nothing needs it, since a task that nobody can wake is lost with its memory.
+    pub waker: Option<Waker>,
+    pub rest: Rest,
+    /// Where it comes from, as long as it may have to move.
+    pub peer: Option<Box<Peer>>,
+    pub reading: Reading,
+    /// The socket has been full since this millisecond, when it last took something.
+    pub full_since_ms: Option<u64>,
+    alarm_ms: Option<u64>,
+}
+
+impl Conn {
+    /// A connection that has just been opened, with what is to be offered before anything is read.
+    pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: Rest, peer: Option<Box<Peer>>) -> Conn {
+        let reading = if rest.is_empty() { Reading::On } else { Reading::Resumed };
+        Conn {
+            stream,
+            key,
+            serial,
+            phase: Phase::Serving,
+            waker: None,
+            rest,
+            peer,
+            reading,
+            full_since_ms: None,
+            alarm_ms: None,
+        }
+    }
+
+    /// Has the task polled.
+    pub fn wake(&self) {
+        if let Some(waker) = &self.waker {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Has the turn look at the connection at that millisecond, and not when it was to look before.
+    pub fn set_alarm(&mut self, token: Token, at_ms: u64, alarms: &mut Alarms) {
+        if self.alarm_ms != Some(at_ms) {
+            self.alarm_ms = Some(at_ms);
+            alarms.set(Alarm { at_ms, token, serial: self.serial });
+        }
+    }
+
+    /// Whether an alarm that is due is the connection's own and last one; it has none then.
+    pub fn take_alarm(&mut self, alarm: &Alarm) -> bool {
+        let own = self.serial == alarm.serial && self.alarm_ms == Some(alarm.at_ms);
+        if own {
+            self.alarm_ms = None;
+        }
+        own
+    }
+
+    /// Whether the turn is going to look at the connection.
+    pub fn has_alarm(&self) -> bool {
+        self.alarm_ms.is_some()
+    }
+}
+
+/// How far a queue has been sent.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Flushed {
+    /// All of it.
+    All,
+    /// As far as the socket took it.
+    Full,
+    /// The connection is gone.
+    Gone,
+}
+
+/// Sends as much of a queue as the socket takes at once, and takes it off. Also returns the number of bytes that left.
+pub(crate) fn flush(stream: &Stream, outbound: &mut Outbound) -> (Flushed, usize) {
+    let mut left = 0;
+    while !outbound.is_empty() {
+        match net::send(stream.as_fd(), outbound) {
+            Sent::Bytes(count) => {
+                outbound.advance(count);
+                left += count;
+            }
+            Sent::Full => return (Flushed::Full, left),
+            Sent::Gone => return (Flushed::Gone, left),
+        }
+    }
+    (Flushed::All, left)
+}

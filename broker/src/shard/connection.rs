@@ -1,0 +1,245 @@
+//! The task of one connection: reads while the engine wants bytes, waits for room where the socket is full, and sees the last
+//! bytes off. It ends by itself and takes the socket with it; everything it knows is in the shard's table.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+
+use grapnel_engine::pipeline::{Ended, Outbound};
+
+use super::conn::{Flushed, Phase, Reading, Token, flush};
+use super::rest::Step;
+use super::state::{Shared, State};
+use crate::net;
+use crate::rt;
+use std::os::fd::AsFd;
+
+/// One connection's life.
+pub(crate) struct Connection {
+    pub shared: Rc<Shared>,
+    pub token: Token,
+}
+
+impl Future for Connection {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.shared.state.borrow_mut();
+        state.begin();
+        let driven = state.drive(self.token, cx);
+        if driven == Driven::Again {
+            cx.waker().wake_by_ref();
+        }
+        state.finish(false);
+        match driven {
+            Driven::Done => Poll::Ready(()),
+            Driven::Again | Driven::Waiting => Poll::Pending,
+        }
+    }
+}
+
+/// Where a connection's task stands after a poll.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Driven {
+    /// It waits for its socket, or for the engine.
+    Waiting,
+    /// It would go on, but others are to have a turn.
+    Again,
+    /// It is over; the connection is in no table any more.
+    Done,
+}
+
+impl State {
+    fn drive(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
+        let conn = &mut *self.conns[token];
+        if !conn.waker.as_ref().is_some_and(|known| known.will_wake(cx.waker())) {
+            conn.waker = Some(cx.waker().clone());
+        }
+        let driven = match conn.phase {
+            Phase::Serving => self.serve(token, cx),
+            Phase::Lingering(_) => self.linger(token, cx),
+            Phase::Ended => Driven::Done,
+        };
+        if driven == Driven::Done && self.conns.contains(token) {
+            drop(self.remove(token));
+        }
+        driven
+    }
+
+    fn serve(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
+        if self.conns[token].full_since_ms.is_some() && !self.write_on(token, cx) {
+            return Driven::Done;
+        }
+        match self.conns[token].reading {
+            Reading::Paused => return Driven::Waiting,
+            Reading::Resumed => {
+                self.conns[token].reading = Reading::On;
+                if let Some(driven) = self.offer(token, 0) {
+                    return driven;
+                }
+            }
+            Reading::On => {}
+        }
+        self.read(token, cx)
+    }
+
+    /// Reads until nothing is there or others are to have a turn.
+    fn read(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
+        let mut read_bytes = 0;
+        loop {
+            match self.conns[token].stream.poll_read(cx, &mut self.scratch) {
+                Poll::Pending => return Driven::Waiting,
+                Poll::Ready(Ok(0) | Err(_)) => {
+                    self.gone(token, Ended::ByPeer);
+                    return Driven::Done;
+                }
+                Poll::Ready(Ok(count)) => {
+                    if let Some(driven) = self.offer(token, count) {
+                        return driven;
+                    }
+                    read_bytes += count as u64;
+                }
+            }
+            if read_bytes >= self.fittings.limits.read_turn_bytes_max || rt::should_yield() {
+                return Driven::Again;
+            }
+        }
+    }
+
+    /// Offers what is held back and the first `count` bytes of the scratch to the engine; `None` means to read on.
+    fn offer(&mut self, token: Token, count: usize) -> Option<Driven> {
+        let State { engine, conns, scratch, .. } = self;
+        let conn = &mut *conns[token];
+        let key = conn.key;
+        let before = conn.rest.memory();
+        let mut taken = 0;
+        let step = conn.rest.offer(&scratch[..count], |input| {
+            let received = engine.receive(key, input);
+            taken += received.consumed;
+            received
+        });
+        let after = conn.rest.memory();
+        if taken > 0 && !matches!(step, Step::Handoff(..)) {
+            conn.peer = None;
+        }
+        self.held_bytes = self.held_bytes + after - before;
+        match step {
+            Step::Read | Step::Pause
+                if after > before && self.held_bytes as u64 > self.fittings.partial_bytes_max =>
+            {
+                self.gone(token, Ended::Overload);
+                Some(Driven::Done)
+            }
+            Step::Read => None,
+            Step::Pause => {
+                self.conns[token].reading = Reading::Paused;
+                Some(Driven::Waiting)
+            }
+            Step::Handoff(shard, unread) => {
+                let conn = self.remove(token);
+                self.hand_off(*conn, shard, unread);
+                Some(Driven::Done)
+            }
+            Step::Closed => {
+                // What is still to be sent is in the outbox under `closing`, and replaces this when the outbox is emptied.
+                self.linger_with(token, Outbound::default());
+                Some(Driven::Waiting)
+            }
+        }
+    }
+
+    /// Goes on sending where the socket was full, and waits for room again. False if the connection is gone.
+    fn write_on(&mut self, token: Token, cx: &mut Context<'_>) -> bool {
+        let conn = &mut *self.conns[token];
+        let key = conn.key;
+        let mut left = 0;
+        let mut full = false;
+        while let Some(outbound) = self.engine.outbound(key) {
+            // An empty piece at the front would be sent as nothing for ever.
+            if outbound.front().is_empty() {
+                outbound.advance(0);
+            }
+            if outbound.is_empty() {
+                outbound.release();
+                break;
+            }
+            match conn.stream.poll_write(cx, outbound.front()) {
+                Poll::Pending => {
+                    full = true;
+                    break;
+                }
+                Poll::Ready(Err(_)) => {
+                    self.gone(token, Ended::ByPeer);
+                    return false;
+                }
+                Poll::Ready(Ok(count)) => {
+                    outbound.advance(count);
+                    left += count;
+                }
+            }
+            // There is room: the rest leaves in as few calls as it can.
+            let (flushed, count) = flush(&conn.stream, outbound);
+            left += count;
+            if flushed == Flushed::Gone {
+                self.gone(token, Ended::ByPeer);
+                return false;
+            }
+        }
+        if !full {
+            conn.full_since_ms = None;
+        } else if left > 0 {
+            self.is_full(token);
+        }
+        if left > 0 {
+            self.engine.written(key);
+        }
+        true
+    }
+
+    /// Sends the last bytes, tells the peer that nothing more comes, and waits until it has closed its end, so that it can read
+    /// them: a socket closed with unread bytes is reset, and the peer loses what it has not read.
+    fn linger(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
+        let read_max = self.fittings.limits.linger_read_bytes_max;
+        let conn = &mut *self.conns[token];
+        let Phase::Lingering(linger) = &mut conn.phase else { return Driven::Done };
+        while !linger.outbound.is_empty() {
+            match flush(&conn.stream, &mut linger.outbound).0 {
+                Flushed::All => break,
+                Flushed::Gone => return Driven::Done,
+                Flushed::Full => {}
+            }
+            match conn.stream.poll_write(cx, linger.outbound.front()) {
+                Poll::Pending => return Driven::Waiting,
+                Poll::Ready(Err(_)) => return Driven::Done,
+                Poll::Ready(Ok(count)) => linger.outbound.advance(count),
+            }
+        }
+        if !linger.told {
+            net::end_sending(conn.stream.as_fd());
+            linger.told = true;
+        }
+        loop {
+            match conn.stream.poll_read(cx, &mut self.scratch) {
+                Poll::Pending => return Driven::Waiting,
+                Poll::Ready(Ok(0) | Err(_)) => return Driven::Done,
+                Poll::Ready(Ok(count)) => linger.read_bytes += count as u64,
+            }
+            if linger.read_bytes > read_max {
+                return Driven::Done;
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shard::conn::Conn;
+
+    #[test]
+    fn a_connection_is_at_most_512_bytes_in_its_task_and_its_table() {
+        let bytes = size_of::<Connection>() + size_of::<Conn>();
+        assert!(bytes <= 512, "{bytes} bytes: task {}, table {}", size_of::<Connection>(), size_of::<Conn>());
+    }
+}

@@ -1,0 +1,208 @@
+//! How every other thread reaches a shard: requests and completions in queues, and one wake for any number of them. Used by
+//! the control plane, the plugin loader and plugin threads; only the shard's own loop takes from the queues.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, mpsc};
+use std::task::Waker;
+use std::time::Duration;
+
+use crossbeam::queue::SegQueue;
+use grapnel_engine::id::ShardId;
+use grapnel_engine::pipeline::{Completion, Shard};
+
+use super::pulse::Pulse;
+use crate::net::Listening;
+
+/// Work for a shard, run between two steps of its loop with its engine.
+pub type Job = Box<dyn FnOnce(&mut Shard) + Send>;
+
+/// What the shell itself asks of a shard, beside its engine.
+#[derive(Debug)]
+pub(crate) enum Command {
+    /// Accept from these from now on.
+    Listen(Vec<Listening>),
+    /// Accept nobody any more, disconnect everybody, tell when that is done and go on serving the mesh.
+    Drain,
+    /// End, without waiting for anything.
+    Stop,
+}
+
+/// A shard that did not answer in time, or has ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("shard {shard} did not answer within {waited_ms} ms; a hook may be blocking it (see the log)")]
+pub struct Unanswered {
+    /// Which shard.
+    pub shard: ShardId,
+    /// How long the caller waited, milliseconds.
+    pub waited_ms: u64,
+}
+
+/// Wakes the shard's loop from any thread. The runtime counts every wake that is under way from another thread in a 16-bit
+/// reference count, so an "already signalled" flag keeps them to one. That holds only if the flag is lowered by nothing but
+/// the task that was woken: the shard has a task for this alone, its bell, which no other event polls.
+#[derive(Debug, Default)]
+pub struct Signal {
+    raised: AtomicBool,
+    waker: Mutex<Option<Waker>>,
+}
+
+impl Signal {
+    /// Wakes the loop unless it has been woken and has not looked yet.
+    pub fn raise(&self) {
+        if self.raised.swap(true, Ordering::AcqRel) {
+            return;
+        }
+        let waker = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// Wakes the loop whether it has been woken or not: for the watchdog, which does it rarely and only to a shard that sleeps.
+    pub(super) fn kick(&self) {
+        let waker = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(waker) = waker {
+            waker.wake();
+        }
+    }
+
+    /// For the shard's bell: the loop is about to look at its queues, and a raise from now on wakes again. True if one had come.
+    pub fn lower(&self) -> bool {
+        self.raised.swap(false, Ordering::AcqRel)
+    }
+
+    /// Whether a raise has come that the loop has not looked at.
+    pub fn is_raised(&self) -> bool {
+        self.raised.load(Ordering::Acquire)
+    }
+
+    /// Sets whom to wake. After it the loop must look at its queues once more before it sleeps.
+    pub fn register(&self, waker: &Waker) {
+        let mut place = self.waker.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !place.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            *place = Some(waker.clone());
+        }
+    }
+}
+
+#[derive(Default)]
+struct Inner {
+    jobs: SegQueue<Job>,
+    completions: SegQueue<Completion>,
+    commands: SegQueue<Command>,
+    signal: Signal,
+    pulse: Pulse,
+}
+
+/// A shard as other threads see it. Cheap to clone.
+#[derive(Clone)]
+pub struct ShardHandle {
+    id: ShardId,
+    inner: Arc<Inner>,
+}
+
+impl std::fmt::Debug for ShardHandle {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "ShardHandle({})", self.id)
+    }
+}
+
+impl ShardHandle {
+    /// A handle whose shard is yet to start; jobs wait until it does.
+    pub fn new(id: ShardId) -> ShardHandle {
+        ShardHandle { id, inner: Arc::default() }
+    }
+
+    /// Which shard.
+    pub fn id(&self) -> ShardId {
+        self.id
+    }
+
+    /// Hands work over and returns at once. Any thread.
+    pub fn submit(&self, job: Job) {
+        self.inner.jobs.push(job);
+        self.inner.signal.raise();
+    }
+
+    /// Runs `work` on the shard and waits for its answer. Blocks: never from a shard, nor from the control plane's executor.
+    ///
+    /// # Errors
+    /// [`Unanswered`] after `timeout`; the work may still run later.
+    pub fn call<R: Send + 'static>(
+        &self,
+        timeout: Duration,
+        work: impl FnOnce(&mut Shard) -> R + Send + 'static,
+    ) -> Result<R, Unanswered> {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        self.submit(Box::new(move |shard| {
+            // The caller may have gone; then nobody wants the answer.
+            let _ = sender.send(work(shard));
+        }));
+        receiver.recv_timeout(timeout).map_err(|_| self.unanswered(timeout))
+    }
+
+    /// As [`ShardHandle::call`], for the control plane's executor.
+    ///
+    /// # Errors
+    /// [`Unanswered`] after `timeout`; the work may still run later.
+    pub async fn ask<R: Send + 'static>(
+        &self,
+        timeout: Duration,
+        work: impl FnOnce(&mut Shard) -> R + Send + 'static,
+    ) -> Result<R, Unanswered> {
+        let (sender, receiver) = tokio::sync::oneshot::channel();
+        self.submit(Box::new(move |shard| {
+            // The caller may have gone; then nobody wants the answer.
+            let _ = sender.send(work(shard));
+        }));
+        match tokio::time::timeout(timeout, receiver).await {
+            Ok(Ok(answer)) => Ok(answer),
+            _ => Err(self.unanswered(timeout)),
+        }
+    }
+
+    /// Hands a deferred verdict over. Any thread.
+    pub fn complete(&self, completion: Completion) {
+        self.inner.completions.push(completion);
+        self.inner.signal.raise();
+    }
+
+    /// Wakes the shard's loop; what it is to find lies in a lane.
+    pub fn wake(&self) {
+        self.inner.signal.raise();
+    }
+
+    /// For the shard's loop: whom and whether to wake.
+    pub fn signal(&self) -> &Signal {
+        &self.inner.signal
+    }
+
+    /// For the shard's loop: the next piece of work.
+    pub fn next_job(&self) -> Option<Job> {
+        self.inner.jobs.pop()
+    }
+
+    /// For the shard's loop: the next deferred verdict.
+    pub fn next_completion(&self) -> Option<Completion> {
+        self.inner.completions.pop()
+    }
+
+    /// What the shard is doing at this moment. Any thread.
+    pub fn pulse(&self) -> &Pulse {
+        &self.inner.pulse
+    }
+
+    /// Asks something of the shell's part of the shard. Any thread.
+    pub(crate) fn command(&self, command: Command) {
+        self.inner.commands.push(command);
+        self.inner.signal.raise();
+    }
+
+    pub(crate) fn next_command(&self) -> Option<Command> {
+        self.inner.commands.pop()
+    }
+
+    fn unanswered(&self, timeout: Duration) -> Unanswered {
+        Unanswered { shard: self.id, waited_ms: timeout.as_millis() as u64 }
+    }
+}

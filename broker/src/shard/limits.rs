@@ -1,0 +1,44 @@
+//! The bounds of the shell, in the manner of the engine's: what one shard reads, accepts and holds per turn. The
+//! configuration's `[limits]` table lists both; nothing else in the shell holds a number that bounds memory or time.
+
+grapnel_engine::bounds! {
+    /// The bounds of one shard's sockets and lanes. See [`ShellLimits::SETTINGS`] for ranges and reasons.
+    ShellLimits:
+    listen_backlog_max = 4096, 1..=65535, "connections waiting to be accepted on each shard's listener; the kernel caps it at net.core.somaxconn";
+    accept_burst_max = 64, 1..=65536, "connections accepted before the connected ones get a turn";
+    accept_pause_ms = 100, 1..=60000, "time nobody is accepted after the process has run out of file descriptors";
+    read_scratch_bytes_max = 65536, 4096..=4194304, "bytes taken from a socket at once; one buffer per shard, not per connection";
+    read_turn_bytes_max = 262144, 4096..=1073741824, "bytes read from one connection before the others get a turn";
+    write_stall_timeout_ms = 30000, 100..=3600000, "time a socket may refuse every byte before its client counts as gone";
+    linger_ms = 2000, 0..=600000, "time the last bytes of a closed connection may take, and the client to close its end";
+    linger_read_bytes_max = 262144, 0..=1073741824, "bytes a client may still send into a connection that has been closed, so that it can read why";
+    lane_batches_max = 64, 2..=65536, "batches of up to 64 envelopes on the way to one other shard; what finds no room waits with its publishers";
+    lane_transit_bytes_max = 8388608, 65536..=4294967296, "bytes of those batches";
+    turn_envelopes_max = 1024, 64..=1000000, "envelopes taken from other shards before a shard's own connections get a turn";
+    turn_jobs_max = 64, 1..=65536, "requests of the control plane and the plugin loader served before connections get a turn";
+    turn_completions_max = 1024, 1..=1000000, "deferred verdicts taken before connections get a turn";
+    plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
+    plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
+    stall_warning_ms = 200, 10..=600000, "time a shard may be held by one step before the log names it and what it is calling";
+}
+
+#[cfg(test)]
+mod tests {
+    use super::ShellLimits;
+
+    #[test]
+    fn every_default_is_within_its_own_range_and_named_once() {
+        let mut limits = ShellLimits::default();
+        for setting in ShellLimits::SETTINGS {
+            let value = limits.value(setting.name).expect("a listed setting has a value");
+            assert_eq!(limits.set(setting.name, value), Ok(()), "{}", setting.name);
+            let engine = grapnel_engine::limits::Limits::SETTINGS;
+            assert!(
+                engine.iter().all(|other| other.name != setting.name),
+                "{} is the engine's too",
+                setting.name
+            );
+            assert!(setting.name.ends_with("_max") || setting.name.ends_with("_ms"), "{}", setting.name);
+        }
+    }
+}

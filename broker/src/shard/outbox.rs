@@ -1,0 +1,280 @@
+//! What a step of the engine has left, carried away: bytes to sockets, connections to their end, envelopes to other shards.
+//! Whoever ran the step empties the outbox before it returns, so that an answer leaves in the turn that made it.
+
+use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
+use grapnel_engine::pipeline::{Closing, Ended, Envelope, Lane, Outbound};
+
+use super::conn::{Conn, Flushed, Linger, Phase, Reading, Token, flush};
+use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
+use super::rest::Rest;
+use super::state::{Handoff, State};
+
+/// Rounds in one step: bytes that have left let messages move up, which make bytes. The turn goes on with the rest.
+const ROUNDS: usize = 8;
+
+impl State {
+    /// Carries away what the engine has left.
+    pub(super) fn empty_outbox(&mut self) {
+        for _ in 0..ROUNDS {
+            let sent = self.send_envelopes();
+            let outbox = self.engine.outbox();
+            if !sent && outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.closing.is_empty() {
+                // A step outside the turn may leave work in slices, which only the turn goes on with.
+                if self.engine.has_work() {
+                    self.wake_turn();
+                }
+                return;
+            }
+            self.flush_dirty();
+            self.wake_resumed();
+            self.begin_closing();
+        }
+        self.wake_turn();
+    }
+
+    fn flush_dirty(&mut self) {
+        let mut keys = std::mem::take(&mut self.spare_keys);
+        std::mem::swap(&mut keys, &mut self.engine.outbox().dirty);
+        for key in keys.drain(..) {
+            if let Some(token) = self.token(key) {
+                self.flush_conn(token, key);
+            }
+        }
+        self.spare_keys = keys;
+    }
+
+    fn wake_resumed(&mut self) {
+        let mut keys = std::mem::take(&mut self.spare_keys);
+        std::mem::swap(&mut keys, &mut self.engine.outbox().resume);
+        for key in keys.drain(..) {
+            let Some(token) = self.token(key) else { continue };
+            let conn = &mut self.conns[token];
+            if conn.reading == Reading::Paused {
+                conn.reading = Reading::Resumed;
+                conn.wake();
+            }
+        }
+        self.spare_keys = keys;
+    }
+
+    fn begin_closing(&mut self) {
+        let mut ended = std::mem::take(&mut self.spare_closing);
+        std::mem::swap(&mut ended, &mut self.engine.outbox().closing);
+        for closing in ended.drain(..) {
+            self.begin_linger(closing);
+        }
+        self.spare_closing = ended;
+    }
+
+    fn begin_linger(&mut self, closing: Closing) {
+        let Some(token) = self.token(closing.conn) else { return };
+        self.forget_key(token);
+        self.linger_with(token, closing.outbound);
+    }
+
+    /// The engine has done with a connection: its task sees these bytes off, and the turn ends it if that takes too long.
+    pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
+        let conn = &mut *self.conns[token];
+        self.held_bytes -= conn.rest.memory();
+        conn.rest = Rest::default();
+        conn.peer = None;
+        conn.phase = Phase::Lingering(Box::new(Linger { outbound, ..Linger::default() }));
+        let until_ms = self.now.mono_ms + self.fittings.limits.linger_ms;
+        conn.set_alarm(token, until_ms, &mut self.alarms);
+        conn.wake();
+    }
+
+    /// Sends what the engine has for a connection, unless its socket is full already and its task waits for room.
+    fn flush_conn(&mut self, token: Token, key: ConnKey) {
+        let conn = &mut *self.conns[token];
+        if conn.full_since_ms.is_some() {
+            return;
+        }
+        let Some(outbound) = self.engine.outbound(key) else { return };
+        let (flushed, left) = flush(&conn.stream, outbound);
+        match flushed {
+            Flushed::All => outbound.release(),
+            Flushed::Full => {
+                conn.wake();
+                self.is_full(token);
+            }
+            Flushed::Gone => return self.gone(token, Ended::ByPeer),
+        }
+        if left > 0 {
+            self.engine.written(key);
+        }
+    }
+
+    /// The socket took nothing or not all of it, at this moment.
+    pub(super) fn is_full(&mut self, token: Token) {
+        let conn = &mut *self.conns[token];
+        conn.full_since_ms = Some(self.now.mono_ms);
+        if !conn.has_alarm() {
+            let at_ms = self.now.mono_ms + self.fittings.limits.write_stall_timeout_ms;
+            conn.set_alarm(token, at_ms, &mut self.alarms);
+        }
+    }
+
+    /// The connection's socket has ended, or is to be: tells the engine.
+    pub(super) fn gone(&mut self, token: Token, why: Ended) {
+        let key = self.conns[token].key;
+        self.end(token);
+        self.engine.closed(key, why);
+    }
+
+    /// Looks at the connections whose time has come.
+    pub(super) fn ring_alarms(&mut self) {
+        while let Some(alarm) = self.alarms.due(self.now.mono_ms) {
+            let token = alarm.token;
+            let Some(conn) = self.conns.get_mut(token) else { continue };
+            if !conn.take_alarm(&alarm) {
+                continue;
+            }
+            match (&conn.phase, conn.full_since_ms) {
+                (Phase::Lingering(_), _) => self.end(token),
+                (Phase::Serving, Some(since_ms)) => {
+                    let at_ms = since_ms + self.fittings.limits.write_stall_timeout_ms;
+                    if at_ms <= self.now.mono_ms {
+                        self.gone(token, Ended::Stuck);
+                    } else {
+                        conn.set_alarm(token, at_ms, &mut self.alarms);
+                    }
+                }
+                (Phase::Serving, None) | (Phase::Ended, _) => {}
+            }
+        }
+    }
+
+    /// Moves staged envelopes into the lanes as far as there is room. Whether any moved.
+    fn send_envelopes(&mut self) -> bool {
+        let pending = self.engine.outbox().pending;
+        if pending.is_empty() {
+            return false;
+        }
+        let mut reached = ShardSet::EMPTY;
+        let mut data_moved = false;
+        for to in pending.iter() {
+            let control = self.send_staged_control(to);
+            let data = self.send_staged_data(to);
+            data_moved |= data;
+            if control || data {
+                reached.insert(to);
+            }
+        }
+        self.fittings.mesh.announce(self.id(), reached);
+        if data_moved {
+            self.engine.lanes_moved();
+        }
+        !reached.is_empty()
+    }
+
+    fn send_staged_control(&mut self, to: ShardId) -> bool {
+        let from = self.id();
+        let mesh = &self.fittings.mesh;
+        let outbox = self.engine.outbox();
+        let mut moved = false;
+        while !outbox.control[to.index()].is_empty() {
+            let mut batch = mesh.spare(from, to);
+            outbox.take_batch(to, Lane::Control, BATCH_ENVELOPES, &mut batch);
+            mesh.send_control(from, to, Control::Batch(batch));
+            moved = true;
+        }
+        moved
+    }
+
+    fn send_staged_data(&mut self, to: ShardId) -> bool {
+        let from = self.id();
+        let mesh = &self.fittings.mesh;
+        let outbox = self.engine.outbox();
+        let mut moved = false;
+        while !outbox.data[to.index()].is_empty() {
+            let Some(room) = mesh.room(from, to) else { break };
+            let (mut count, mut bytes) = (0, 0);
+            for envelope in outbox.data[to.index()].iter().take(BATCH_ENVELOPES) {
+                if count > 0 && bytes + envelope.bytes() > room.bytes {
+                    break;
+                }
+                count += 1;
+                bytes += envelope.bytes();
+            }
+            let mut envelopes = mesh.spare(from, to);
+            outbox.take_batch(to, Lane::Data, count, &mut envelopes);
+            mesh.send_data(from, to, DataBatch { envelopes, bytes });
+            moved = true;
+        }
+        moved
+    }
+
+    /// Moves a connection, which is in no table any more, to its home shard.
+    pub(super) fn hand_off(&mut self, conn: Conn, to: ShardId, unread: Vec<u8>) {
+        let Some(peer) = conn.peer else {
+            debug_assert!(false, "the engine handed a connection on that it had begun to serve");
+            return;
+        };
+        let socket = match conn.stream.into_fd() {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!("closed a connection from {} that belongs to shard {to}: {error}", peer.peer);
+                return;
+            }
+        };
+        // What the engine told that shard before must arrive before.
+        self.send_staged_control(to);
+        let handoff = Box::new(Handoff { socket, unread, peer: *peer });
+        self.fittings.mesh.send_control(self.id(), to, Control::Own(handoff));
+        let mut reached = ShardSet::EMPTY;
+        reached.insert(to);
+        self.fittings.mesh.announce(self.id(), reached);
+    }
+
+    /// Takes what has come from other shards, about `budget` envelopes. Whether something is left.
+    pub(super) fn take_arrivals(&mut self, mut budget: usize) -> bool {
+        let to = self.id();
+        let mut arrived = self.fittings.mesh.arrivals(to);
+        for from in arrived.iter() {
+            if self.take_control(from, &mut budget) && self.take_data(from, &mut budget) {
+                arrived.remove(from);
+            }
+        }
+        if !arrived.is_empty() {
+            self.fittings.mesh.not_done(to, arrived);
+        }
+        !arrived.is_empty()
+    }
+
+    /// Whether the lane is empty.
+    fn take_control(&mut self, from: ShardId, budget: &mut usize) -> bool {
+        let to = self.id();
+        while *budget > 0 {
+            match self.fittings.mesh.next_control(from, to) {
+                None => return true,
+                Some(Control::Own(handoff)) => {
+                    *budget -= 1;
+                    let Handoff { socket, unread, peer } = *handoff;
+                    self.open(socket, peer, Some(unread));
+                }
+                Some(Control::Batch(envelopes)) => self.take_envelopes(from, envelopes, budget),
+            }
+        }
+        false
+    }
+
+    /// Whether the lane is empty.
+    fn take_data(&mut self, from: ShardId, budget: &mut usize) -> bool {
+        let to = self.id();
+        while *budget > 0 {
+            let Some(batch) = self.fittings.mesh.next_data(from, to) else { return true };
+            self.take_envelopes(from, batch.envelopes, budget);
+            self.fittings.mesh.taken(from, to, batch.bytes);
+        }
+        false
+    }
+
+    fn take_envelopes(&mut self, from: ShardId, mut envelopes: Vec<Envelope>, budget: &mut usize) {
+        *budget = budget.saturating_sub(envelopes.len());
+        for envelope in envelopes.drain(..) {
+            self.engine.envelope(from, envelope);
+        }
+        self.fittings.mesh.recycle(from, self.id(), envelopes);
+    }
+}

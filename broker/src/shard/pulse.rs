@@ -1,0 +1,120 @@
+//! What a shard is doing, for those who watch it from outside: since when it has been in its current step, and which plugin it
+//! is calling. Written by the shard with plain stores, read by the watchdog; a reader may see two stores in part, which is
+//! good enough for a log line and for nothing else.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+use grapnel_engine::hook::CallCell;
+use grapnel_engine::time::Now;
+
+/// The process's clock, which all shards read so that their milliseconds compare.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    started: Instant,
+}
+
+impl Clock {
+    /// A clock that begins now. Made once, before the first shard.
+    pub fn start() -> Clock {
+        Clock { started: Instant::now() }
+    }
+
+    /// Milliseconds since the clock began, and since 1970.
+    pub fn now(&self) -> Now {
+        let wall = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+        // A machine whose clock stands before 1970 has 1970.
+        Now { mono_ms: self.mono_ms(), wall_ms: wall.map_or(0, |since| since.as_millis() as u64) }
+    }
+
+    /// Milliseconds since the clock began.
+    pub fn mono_ms(&self) -> u64 {
+        self.started.elapsed().as_millis() as u64
+    }
+
+    /// From now until that millisecond begins; zero if it has.
+    pub fn until(&self, mono_ms: u64) -> std::time::Duration {
+        std::time::Duration::from_millis(mono_ms).saturating_sub(self.started.elapsed())
+    }
+}
+
+/// A shard's sign of life.
+#[derive(Debug, Default)]
+pub struct Pulse {
+    /// Steps begun since the start.
+    steps: AtomicU64,
+    /// Rounds of the guard since the start.
+    beats: AtomicU64,
+    /// When the current step began, in milliseconds of the clock plus one; 0 between steps.
+    began: AtomicU64,
+    call: Arc<CallCell>,
+}
+
+impl Pulse {
+    /// The shard begins a step at this millisecond.
+    pub(crate) fn begin(&self, mono_ms: u64) {
+        // One writer: a load and a store are enough.
+        self.steps.store(self.steps.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+        self.began.store(mono_ms + 1, Ordering::Relaxed);
+    }
+
+    /// The step is over.
+    pub(crate) fn end(&self) {
+        self.began.store(0, Ordering::Relaxed);
+    }
+
+    /// The shard's guard has come round.
+    pub(crate) fn beat(&self) {
+        self.beats.store(self.beats.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
+    }
+
+    /// Rounds of the guard since the start: a shard without one for long is asleep and may have slept in on its work.
+    pub fn beats(&self) -> u64 {
+        self.beats.load(Ordering::Relaxed)
+    }
+
+    /// Steps since the start.
+    pub fn steps(&self) -> u64 {
+        self.steps.load(Ordering::Relaxed)
+    }
+
+    /// For how many milliseconds the current step has been going on; `None` between steps.
+    pub fn step_ms(&self, now_mono_ms: u64) -> Option<u64> {
+        let began = self.began.load(Ordering::Relaxed).checked_sub(1)?;
+        Some(now_mono_ms.saturating_sub(began))
+    }
+
+    /// Which plugin the shard is calling.
+    pub fn call(&self) -> &Arc<CallCell> {
+        &self.call
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grapnel_engine::hook::{HookPoint, PluginHandle};
+
+    use super::*;
+
+    #[test]
+    fn a_step_lasts_from_its_begin_to_its_end() {
+        let pulse = Pulse::default();
+        assert_eq!(pulse.step_ms(5), None);
+        pulse.begin(0);
+        assert_eq!((pulse.step_ms(0), pulse.step_ms(300)), (Some(0), Some(300)));
+        pulse.end();
+        assert_eq!(pulse.step_ms(300), None);
+        assert_eq!(pulse.steps(), 1);
+    }
+
+    #[test]
+    fn a_call_is_named_while_it_lasts() {
+        let cell = CallCell::default();
+        assert_eq!(cell.current(), None);
+        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        assert_eq!(cell.current(), Some((PluginHandle(7), HookPoint::ClientConnect)));
+        cell.leave();
+        assert_eq!(cell.current(), None);
+    }
+}

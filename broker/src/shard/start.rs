@@ -1,0 +1,134 @@
+//! Starts the shards, each on a thread of its own, and tells the process what becomes of them. Called by `main`, which decides
+//! what that means.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use grapnel_engine::id::ShardId;
+use grapnel_engine::pipeline::{Setup, Shard};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+
+use super::handle::ShardHandle;
+use super::limits::ShellLimits;
+use super::mesh::Mesh;
+use super::pulse::Clock;
+use super::state::{EngineMesh, Fittings, share};
+use super::turn::{Bell, Turn};
+use crate::rt;
+
+/// What a shard, or the process, has to tell `main`.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Event {
+    /// The shard runs and takes requests.
+    Running(ShardId),
+    /// Nobody is connected to the draining shard any more.
+    Drained(ShardId),
+    /// The shard has ended; what it died of, unless it was asked to.
+    Ended(ShardId, Option<String>),
+    /// A signal came.
+    Signal(i32),
+}
+
+/// A shard's thread could not be made.
+#[derive(Debug, thiserror::Error)]
+#[error("cannot start the thread of shard {shard}: {cause}; see `ulimit -u` (threads)")]
+pub struct StartError {
+    /// Which shard.
+    pub shard: ShardId,
+    /// What the system said.
+    #[source]
+    pub cause: std::io::Error,
+}
+
+/// Starts a shard for each setup, in order of their ids, reached by the handle in the same place. Returns at once; each tells
+/// [`Event::Running`] or [`Event::Ended`].
+///
+/// # Errors
+/// [`StartError`] when a thread cannot be made; those already started run on.
+pub fn start(
+    setups: Vec<Setup>,
+    handles: &[ShardHandle],
+    limits: &Arc<ShellLimits>,
+    clock: Clock,
+    events: &Sender<Event>,
+) -> Result<(), StartError> {
+    let mesh: Arc<EngineMesh> = Arc::new(Mesh::new(handles, limits));
+    let cores = cores_for(handles.len());
+    for (place, (setup, handle)) in setups.into_iter().zip(handles).enumerate() {
+        let shard = setup.id;
+        debug_assert_eq!(shard, handle.id(), "setups and handles are in one order");
+        let fittings = Fittings {
+            limits: Arc::clone(limits),
+            partial_bytes_max: setup.limits.partial_bytes_max,
+            handle: handle.clone(),
+            mesh: Arc::clone(&mesh),
+            clock,
+            shards: handles.len(),
+        };
+        let core = cores.get(place).copied();
+        let events = events.clone();
+        std::thread::Builder::new()
+            .name(format!("shard-{shard}"))
+            .spawn(move || {
+                let cause = run(setup, fittings, core, &events).err();
+                // Without a listener the process is ending already.
+                let _ = events.send(Event::Ended(shard, cause));
+            })
+            .map_err(|cause| StartError { shard, cause })?;
+    }
+    Ok(())
+}
+
+fn run(setup: Setup, fittings: Fittings, core: Option<usize>, events: &Sender<Event>) -> Result<(), String> {
+    if let Some(core) = core {
+        let mut set = CpuSet::new();
+        set.set(core);
+        // A container may take the core away in between; then the shard runs where it may.
+        if let Err(errno) = sched_setaffinity(None, &set) {
+            tracing::debug!("shard {} is not pinned to core {core}: {errno}", setup.id);
+        }
+    }
+    let executor = rt::Executor::new().map_err(|error| error.to_string())?;
+    let (handle, events) = (fittings.handle.clone(), events.clone());
+    let life = async move {
+        let shared = share(Shard::new(setup), fittings);
+        rt::spawn(Bell::new(Rc::clone(&shared)));
+        rt::spawn(guard(handle));
+        Turn::new(shared, events).await;
+    };
+    let ended = catch_unwind(AssertUnwindSafe(|| executor.run(life)));
+    // The process is about to end. Tasks that still wait are lost with the executor either way, and dropping it after a panic
+    // might panic again.
+    std::mem::forget(executor);
+    ended.map_err(|panic| format!("panicked: {}", text_of(&*panic)))
+}
+
+fn guard(handle: ShardHandle) -> rt::Guard<impl FnMut() -> bool + Unpin> {
+    let mut last = 0;
+    rt::Guard::new(move || {
+        let pulse = handle.pulse();
+        pulse.beat();
+        std::mem::replace(&mut last, pulse.steps()) != pulse.steps()
+    })
+}
+
+/// A core for each shard, if there are as many; else none, and the system places them. The first depends on the process, so
+/// that several brokers on a machine do not all begin with the same core.
+fn cores_for(shards: usize) -> Vec<usize> {
+    let Ok(allowed) = sched_getaffinity(None) else { return Vec::new() };
+    let mut cores: Vec<usize> = (0..CpuSet::MAX_CPU).filter(|&core| allowed.is_set(core)).collect();
+    if shards > cores.len() {
+        return Vec::new();
+    }
+    let first = std::process::id() as usize % cores.len();
+    cores.rotate_left(first);
+    cores.truncate(shards);
+    cores
+}
+
+fn text_of(panic: &(dyn std::any::Any + Send)) -> &str {
+    let owned = panic.downcast_ref::<String>().map(String::as_str);
+    owned.or_else(|| panic.downcast_ref::<&str>().copied()).unwrap_or("without a message")
+}

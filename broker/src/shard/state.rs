@@ -1,0 +1,230 @@
+//! A shard's engine with the sockets it decides about, and one step of theirs. The tasks of the shard (its turn, its
+//! acceptors, its connections) borrow this for one poll each and never across an await; none of it knows a task or a thread
+//! but by a waker.
+
+use std::cell::RefCell;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use grapnel_engine::id::{ConnKey, ShardId};
+use grapnel_engine::pipeline::{Closing, Envelope, Peer, Shard};
+use grapnel_engine::time::Now;
+use slab::Slab;
+
+use super::alarm::Alarms;
+use super::conn::{Conn, Phase, Token};
+use super::handle::ShardHandle;
+use super::limits::ShellLimits;
+use super::mesh::Mesh;
+use super::pulse::Clock;
+use super::rest::Rest;
+use crate::rt::Stream;
+
+/// What one step takes of other shards' envelopes is the turn's share by this.
+const STEPS_OF_A_TURN: usize = 8;
+
+/// A connection on its way to its home shard.
+#[derive(Debug)]
+pub(crate) struct Handoff {
+    /// Closes itself if it never arrives.
+    pub socket: OwnedFd,
+    /// What was read of it, all of it untaken.
+    pub unread: Vec<u8>,
+    /// Where it comes from.
+    pub peer: Peer,
+}
+
+/// The lanes between the engines.
+pub(crate) type EngineMesh = Mesh<Envelope, Box<Handoff>>;
+
+/// What all tasks of a shard share.
+pub(crate) struct Shared {
+    /// Borrowed for one poll at a time.
+    pub state: RefCell<State>,
+}
+
+/// What a shard is made with, beside its engine.
+pub(crate) struct Fittings {
+    /// Bounds of the sockets and lanes.
+    pub limits: Arc<ShellLimits>,
+    /// The engine's bound on unfinished packets, bytes.
+    pub partial_bytes_max: u64,
+    /// How others reach the shard.
+    pub handle: ShardHandle,
+    /// How it reaches other shards.
+    pub mesh: Arc<EngineMesh>,
+    /// The process's clock.
+    pub clock: Clock,
+    /// How many shards there are.
+    pub shards: usize,
+}
+
+/// One shard's engine and connections.
+pub(crate) struct State {
+    pub(super) engine: Shard,
+    pub(super) fittings: Fittings,
+    pub(super) now: Now,
+    pub(super) conns: Slab<Box<Conn>>,
+    /// For each place of the engine's connection table: whose connection it is now.
+    by_key: Vec<Option<(u32, Token)>>,
+    next_serial: u32,
+    /// Connections that have no task yet.
+    opened: Vec<Token>,
+    pub(super) scratch: Box<[u8]>,
+    /// Memory of unfinished packets, bytes.
+    pub(super) held_bytes: usize,
+    pub(super) alarms: Alarms,
+    /// Acceptors that wait, each with the millisecond until which it accepts nobody (0 where somebody must come).
+    pub(super) acceptors: Slab<(u64, Waker)>,
+    turn: Option<Waker>,
+    /// When the turn wakes by itself.
+    pub(super) armed_ms: Option<u64>,
+    /// Nobody is accepted any more.
+    pub(super) draining: bool,
+    /// Lists that change places with the engine's, so that both keep their memory.
+    pub(super) spare_keys: Vec<ConnKey>,
+    pub(super) spare_closing: Vec<Closing>,
+}
+
+impl State {
+    /// A shard without connections.
+    pub fn new(mut engine: Shard, fittings: Fittings) -> State {
+        engine.set_call_cell(std::sync::Arc::clone(fittings.handle.pulse().call()));
+        let scratch = vec![0; fittings.limits.read_scratch_bytes_max as usize].into_boxed_slice();
+        State {
+            engine,
+            now: fittings.clock.now(),
+            conns: Slab::new(),
+            by_key: Vec::new(),
+            next_serial: 0,
+            opened: Vec::new(),
+            scratch,
+            held_bytes: 0,
+            alarms: Alarms::default(),
+            acceptors: Slab::new(),
+            turn: None,
+            armed_ms: None,
+            draining: false,
+            spare_keys: Vec::new(),
+            spare_closing: Vec::new(),
+            fittings,
+        }
+    }
+
+    pub(super) fn id(&self) -> ShardId {
+        self.fittings.handle.id()
+    }
+
+    /// A step begins: tells the watchdog and gives the engine the time.
+    pub fn begin(&mut self) {
+        let now = self.fittings.clock.now();
+        self.fittings.handle.pulse().begin(now.mono_ms);
+        if now.mono_ms != self.now.mono_ms && self.advance(now) {
+            self.wake_turn();
+        }
+    }
+
+    /// Gives the engine the time; whether it has sliced work left.
+    pub(super) fn advance(&mut self, now: Now) -> bool {
+        self.now = now;
+        self.engine.advance(now)
+    }
+
+    /// A step of a connection or an acceptor is over: takes a little of what has come from other shards, so that a busy shard
+    /// does not keep them waiting, sends what is to be sent, and sees to it that the turn wakes in time. `spawns` where the
+    /// caller starts the tasks of new connections itself.
+    pub fn finish(&mut self, spawns: bool) {
+        let budget = self.fittings.limits.turn_envelopes_max as usize / STEPS_OF_A_TURN;
+        let behind = self.fittings.mesh.has_arrivals(self.id()) && self.take_arrivals(budget);
+        self.empty_outbox();
+        let due = self.next_due_ms();
+        let late = due.is_some_and(|due| self.armed_ms.is_none_or(|armed| due < armed));
+        if behind || late || self.draining || (!spawns && !self.opened.is_empty()) {
+            self.wake_turn();
+        }
+        self.fittings.handle.pulse().end();
+    }
+
+    /// When something of the shard is due at the latest.
+    pub(super) fn next_due_ms(&self) -> Option<u64> {
+        let acceptors =
+            self.acceptors.iter().map(|(_, (until_ms, _))| *until_ms).filter(|until_ms| *until_ms > 0);
+        [self.engine.next_deadline_ms(), self.alarms.next_ms(), acceptors.min()].into_iter().flatten().min()
+    }
+
+    /// Takes a new connection, unless the engine has enough of them; then the socket is closed.
+    /// `brought` is what another shard has read of it.
+    pub fn open(&mut self, socket: OwnedFd, peer: Peer, brought: Option<Vec<u8>>) {
+        // Only the shard that accepted a connection hands it on, and only before the engine has taken anything of it.
+        let kept = (self.fittings.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
+        let Some(key) = self.engine.open(peer) else { return };
+        self.next_serial = self.next_serial.wrapping_add(1);
+        let rest = Rest::brought(brought.unwrap_or_default());
+        self.held_bytes += rest.memory();
+        let conn = Conn::new(Stream::new(socket), key, self.next_serial, rest, kept);
+        let token = self.conns.insert(Box::new(conn));
+        let place = key.index as usize;
+        if place >= self.by_key.len() {
+            self.by_key.resize(place + 1, None);
+        }
+        self.by_key[place] = Some((key.generation, token));
+        self.opened.push(token);
+    }
+
+    /// A connection that has no task yet.
+    pub fn next_opened(&mut self) -> Option<Token> {
+        self.opened.pop()
+    }
+
+    /// The connection of an engine's key, if it still has it.
+    pub(super) fn token(&self, key: ConnKey) -> Option<Token> {
+        let (generation, token) = (*self.by_key.get(key.index as usize)?)?;
+        (generation == key.generation).then_some(token)
+    }
+
+    /// The engine has forgotten the connection, or is told to.
+    pub(super) fn forget_key(&mut self, token: Token) {
+        let Some(conn) = self.conns.get_mut(token) else { return };
+        let place = &mut self.by_key[conn.key.index as usize];
+        if *place == Some((conn.key.generation, token)) {
+            *place = None;
+        }
+    }
+
+    /// The connection has ended and sends nothing more: its task removes it.
+    pub(super) fn end(&mut self, token: Token) {
+        self.forget_key(token);
+        let conn = &mut self.conns[token];
+        conn.phase = Phase::Ended;
+        conn.wake();
+    }
+
+    /// Takes a connection out; dropping it closes its socket. For its own task alone, which ends.
+    pub(super) fn remove(&mut self, token: Token) -> Box<Conn> {
+        self.forget_key(token);
+        let conn = self.conns.remove(token);
+        self.held_bytes -= conn.rest.memory();
+        conn
+    }
+
+    /// Has the turn polled.
+    pub fn wake_turn(&self) {
+        if let Some(waker) = &self.turn {
+            waker.wake_by_ref();
+        }
+    }
+
+    /// Whom to wake for the turn.
+    pub(super) fn set_turn(&mut self, waker: &Waker) {
+        if !self.turn.as_ref().is_some_and(|known| known.will_wake(waker)) {
+            self.turn = Some(waker.clone());
+        }
+    }
+}
+
+/// A shard without connections, for its tasks to share.
+pub(crate) fn share(engine: Shard, fittings: Fittings) -> Rc<Shared> {
+    Rc::new(Shared { state: RefCell::new(State::new(engine, fittings)) })
+}

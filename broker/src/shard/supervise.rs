@@ -1,0 +1,245 @@
+//! All shards of the process, from their start to their end: waits for signals and for shards that die, drains, and says with
+//! which code the process ends. Used by `main`'s thread alone, which does nothing else while the broker runs.
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::{Duration, Instant};
+
+use grapnel_engine::id::{ShardId, ShardSet};
+use grapnel_engine::pipeline::Setup;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
+use signal_hook::iterator::Signals;
+
+use super::handle::{Command, ShardHandle};
+use super::limits::ShellLimits;
+use super::pulse::Clock;
+use super::start::{Event, StartError, start};
+use super::watchdog::{NamePlugin, Watchdog};
+use crate::net::Bound;
+
+/// Exit code of a process that a shard has taken down: EX_SOFTWARE of sysexits.
+pub const EXIT_CODE_DIED: u8 = 70;
+
+/// Time the shards have to make their executors.
+const START_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// Why the shards do not run.
+#[derive(Debug, thiserror::Error)]
+pub enum ShardsError {
+    /// No thread.
+    #[error(transparent)]
+    Thread(#[from] StartError),
+    /// The watchdog or the signal handlers.
+    #[error("cannot start {what}: {cause}")]
+    Helper {
+        /// What.
+        what: &'static str,
+        /// What the system said.
+        #[source]
+        cause: std::io::Error,
+    },
+    /// A shard ended before it ran.
+    #[error("shard {shard} cannot start: {cause}")]
+    Died {
+        /// Which.
+        shard: ShardId,
+        /// What it died of.
+        cause: String,
+    },
+    /// A shard said nothing.
+    #[error("shard {shard} has not started within {} s; the machine is overloaded", START_TIMEOUT.as_secs())]
+    Silent {
+        /// The first of them.
+        shard: ShardId,
+    },
+}
+
+/// How the broker's life ended.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum End {
+    /// It was asked to, with this signal.
+    Asked(i32),
+    /// A shard died: there is no half broker.
+    Died {
+        /// Which.
+        shard: ShardId,
+        /// What of.
+        cause: String,
+    },
+}
+
+impl End {
+    /// The process's exit code.
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            End::Asked(_) => 0,
+            End::Died { .. } => EXIT_CODE_DIED,
+        }
+    }
+}
+
+/// The running shards.
+#[derive(Debug)]
+pub struct Shards {
+    handles: Vec<ShardHandle>,
+    events: Receiver<Event>,
+    sender: Sender<Event>,
+    _watchdog: Watchdog,
+}
+
+impl Shards {
+    /// Starts a shard for each setup and waits until all run. `name` names a plugin in the log when it holds a shard.
+    ///
+    /// # Errors
+    /// [`ShardsError`]; the process is to end then, as shards that did start are not stopped.
+    pub fn start(
+        setups: Vec<Setup>,
+        limits: &Arc<ShellLimits>,
+        clock: Clock,
+        name: NamePlugin,
+    ) -> Result<Shards, ShardsError> {
+        let handles: Vec<ShardHandle> = setups.iter().map(|setup| ShardHandle::new(setup.id)).collect();
+        let (sender, events) = channel();
+        let watchdog = Watchdog::start(handles.clone(), clock, limits.stall_warning_ms, name)
+            .map_err(|cause| ShardsError::Helper { what: "the watchdog", cause })?;
+        start(setups, &handles, limits, clock, &sender)?;
+        let shards = Shards { handles, events, sender, _watchdog: watchdog };
+        shards.wait_until_running()?;
+        Ok(shards)
+    }
+
+    fn wait_until_running(&self) -> Result<(), ShardsError> {
+        let mut missing = ShardSet::all(self.handles.len());
+        let until = Instant::now() + START_TIMEOUT;
+        while let Some(shard) = missing.iter().next() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Running(shard)) => missing.remove(shard),
+                Ok(Event::Ended(shard, cause)) => {
+                    let cause = cause.unwrap_or_else(|| "it ended".to_owned());
+                    return Err(ShardsError::Died { shard, cause });
+                }
+                Ok(Event::Drained(_) | Event::Signal(_)) => {}
+                Err(_) => return Err(ShardsError::Silent { shard }),
+            }
+        }
+        Ok(())
+    }
+
+    /// How to reach each shard, in order of their ids.
+    pub fn handles(&self) -> &[ShardHandle] {
+        &self.handles
+    }
+
+    /// Has all shards accept from a listener, each from its share.
+    pub fn listen(&self, bound: Bound) {
+        for (handle, share) in self.handles.iter().zip(bound.into_shares()) {
+            handle.command(Command::Listen(vec![share]));
+        }
+    }
+
+    /// Has SIGTERM, SIGINT and SIGHUP end up in [`Shards::wait`].
+    ///
+    /// # Errors
+    /// When the handlers or their thread cannot be made.
+    pub fn handle_signals(&self) -> Result<(), ShardsError> {
+        let failed = |cause| ShardsError::Helper { what: "the signal handlers", cause };
+        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+        let sender = self.sender.clone();
+        let forward = move || {
+            for signal in signals.forever() {
+                if sender.send(Event::Signal(signal)).is_err() {
+                    return;
+                }
+            }
+        };
+        std::thread::Builder::new().name("signals".to_owned()).spawn(forward).map(drop).map_err(failed)
+    }
+
+    /// Waits until the broker is asked to end, or a shard dies.
+    pub fn wait(&self) -> End {
+        loop {
+            match self.events.recv() {
+                Ok(Event::Signal(SIGHUP)) => {
+                    tracing::info!(
+                        "SIGHUP is ignored: this version reads its configuration only when it starts"
+                    );
+                }
+                Ok(Event::Signal(signal)) => return End::Asked(signal),
+                Ok(Event::Ended(shard, cause)) => return died(shard, cause),
+                Ok(Event::Running(_) | Event::Drained(_)) => {}
+                // We hold a sender ourselves, so the channel is never closed.
+                Err(_) => return died(ShardId::default(), None),
+            }
+        }
+    }
+
+    /// Accepts nobody any more, disconnects everybody, has `last` done when all have gone or `timeout` is over, and ends the
+    /// shards, which answer until then. A second signal ends the wait for clients at once.
+    pub fn drain(self, asked: i32, timeout: Duration, last: impl FnOnce() + Send + 'static) -> End {
+        let until = Instant::now() + timeout;
+        self.tell_all(|| Command::Drain);
+        let mut missing = ShardSet::all(self.handles.len());
+        while !missing.is_empty() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Drained(shard)) => missing.remove(shard),
+                Ok(Event::Ended(shard, cause)) => return died(shard, cause),
+                Ok(Event::Signal(SIGHUP) | Event::Running(_)) => {}
+                Ok(Event::Signal(_)) => {
+                    tracing::warn!("asked again to stop: leaves without waiting for clients");
+                    break;
+                }
+                Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
+                    let shards: Vec<String> = missing.iter().map(|shard| shard.to_string()).collect();
+                    tracing::warn!("clients of shard {} have not gone in time; leaves", shards.join(", "));
+                    break;
+                }
+            }
+        }
+        do_within(until.max(Instant::now() + LAST_TIMEOUT), last);
+        self.stop(until.max(Instant::now() + STOP_TIMEOUT));
+        End::Asked(asked)
+    }
+
+    fn stop(&self, until: Instant) {
+        self.tell_all(|| Command::Stop);
+        let mut missing = ShardSet::all(self.handles.len());
+        while !missing.is_empty() {
+            match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
+                Ok(Event::Ended(shard, _)) => missing.remove(shard),
+                Ok(_) => {}
+                // A hook may be holding a shard; the process ends without it.
+                Err(_) => return,
+            }
+        }
+    }
+
+    fn tell_all(&self, command: impl Fn() -> Command) {
+        for handle in &self.handles {
+            handle.command(command());
+        }
+    }
+}
+
+/// Does something on a thread of its own and waits for it until then.
+fn do_within(until: Instant, work: impl FnOnce() + Send + 'static) {
+    let (done, wait) = channel::<()>();
+    let thread = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
+        work();
+        drop(done);
+    });
+    // It never sends, so the wait ends with the thread or with the time.
+    let waited = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
+    if thread.is_err() || waited == Err(RecvTimeoutError::Timeout) {
+        tracing::warn!("the plugins could not be ended in time; leaves");
+    }
+}
+
+/// Least time the plugins have to end, where the clients used up theirs.
+const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// Time the shards have to end once nobody is connected.
+const STOP_TIMEOUT: Duration = Duration::from_millis(200);
+
+fn died(shard: ShardId, cause: Option<String>) -> End {
+    End::Died { shard, cause: cause.unwrap_or_else(|| "it ended unasked".to_owned()) }
+}

@@ -1,0 +1,99 @@
+//! The shards as they run: real executors, real sockets, the real engine, in this process. What the engine decides is tested
+//! without them; here it is what only sockets, lanes and threads can get wrong.
+#![allow(clippy::unwrap_used)]
+
+mod client;
+mod overload;
+mod traffic;
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use grapnel_engine::id::ShardId;
+use grapnel_engine::limits::Limits;
+use grapnel_engine::pipeline::{ListenerInfo, Setup};
+
+use super::limits::ShellLimits;
+use super::pulse::Clock;
+use super::supervise::{End, Shards};
+use crate::net::{Listen, bind};
+use client::Client;
+
+/// Longest wait for anything.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A broker without control plane and plugins.
+struct Broker {
+    shards: Shards,
+    address: SocketAddr,
+}
+
+impl Broker {
+    fn start(shards: usize) -> Broker {
+        Broker::with(shards, |_, _| {})
+    }
+
+    fn with(shards: usize, set: impl FnOnce(&mut Limits, &mut ShellLimits)) -> Broker {
+        let (mut limits, mut shell) = (Limits::default(), ShellLimits::default());
+        set(&mut limits, &mut shell);
+        let limits = Arc::new(limits);
+        let setups = (0..shards).map(|shard| Setup {
+            id: ShardId(shard as u8),
+            shards,
+            limits: Arc::clone(&limits),
+            no_match_allow: true,
+            keys: [11, 12, 13, 14],
+            seed: shard as u64 + 1,
+        });
+        let info = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
+        let listen = Listen { bind: "127.0.0.1:0".parse().unwrap(), info };
+        let bound = bind(&listen, shards, shell.listen_backlog_max).unwrap();
+        let address = bound.local;
+        let shards =
+            Shards::start(setups.collect(), &Arc::new(shell), Clock::start(), Box::new(|_| None)).unwrap();
+        shards.listen(bound);
+        Broker { shards, address }
+    }
+
+    fn connect(&self, client_id: &str) -> Client {
+        let mut client = Client::open(self.address);
+        client.send(&client::connect(client_id));
+        assert_eq!(client.packet(), client::CONNACK, "{client_id} is not let in");
+        client
+    }
+
+    /// What the engines count, over all shards.
+    fn count(&self, counter: &str) -> u64 {
+        let rows = self
+            .shards
+            .handles()
+            .iter()
+            .flat_map(|handle| handle.call(PATIENCE, |shard| shard.counters().rows()).unwrap());
+        rows.filter(|(name, ..)| *name == counter).map(|(_, value, _)| value).sum()
+    }
+
+    fn wait_for_count(&self, counter: &str, wanted: u64) {
+        wait_for(&format!("{counter} = {wanted}"), || (self.count(counter) == wanted).then_some(()));
+    }
+
+    fn drain(self) -> End {
+        self.shards.drain(15, PATIENCE, || {})
+    }
+}
+
+/// Looks again and again until it is there.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < until, "waited in vain for {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn open_descriptors() -> usize {
+    std::fs::read_dir("/proc/self/fd").unwrap().count()
+}

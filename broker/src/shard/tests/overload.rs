@@ -1,0 +1,175 @@
+//! What happens when something runs out: room in a socket, memory for packets, descriptors, a shard itself.
+
+use std::io::{Read, Write};
+use std::time::{Duration, Instant};
+
+use grapnel_engine::id::ShardId;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use socket2::{Domain, Protocol, Socket, Type};
+
+use super::client::{Client, connect, publish};
+use super::{Broker, End, PATIENCE, open_descriptors, wait_for};
+
+#[test]
+fn a_shard_that_panics_ends_the_broker_with_its_cause() {
+    let broker = Broker::start(2);
+    broker.shards.handles()[1].submit(Box::new(|_| panic!("a hook went wrong")));
+    let end = broker.shards.wait();
+    let cause = "panicked: a hook went wrong".to_owned();
+    assert_eq!(end, End::Died { shard: ShardId(1), cause });
+    assert_eq!(end.exit_code(), 70);
+}
+
+#[test]
+fn a_subscriber_that_reads_nothing_is_closed_and_holds_up_nobody() {
+    let broker = Broker::with(2, |_, shell| shell.write_stall_timeout_ms = 300);
+    let mut stuck = broker.connect("stuck");
+    stuck.subscribe("flood", 0);
+    let mut reader = broker.connect("reader");
+    reader.subscribe("end", 0);
+    let mut writer = broker.connect("writer");
+    let payload = vec![b'x'; 60_000];
+    let began = Instant::now();
+    // Far beyond what two socket buffers and the outbound queue hold.
+    for _ in 0..400 {
+        writer.send(&publish("flood", &payload));
+    }
+    writer.send(&publish("end", b""));
+    assert_eq!(reader.packet().publish().0, "end");
+    broker.wait_for_count("connections_count", 2);
+    assert!(began.elapsed() >= Duration::from_millis(300));
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn a_subscriber_that_reads_late_gets_everything_in_order_and_is_not_closed() {
+    let broker = Broker::with(2, |limits, _| {
+        limits.outbound_bytes_max = 64 << 20;
+        limits.session_queue_bytes_max = 64 << 20;
+    });
+    let mut late = broker.connect("late");
+    late.subscribe("flood", 0);
+    let mut writer = broker.connect("writer");
+    for n in 0..300_u32 {
+        let mut payload = vec![0; 60_000];
+        payload[..4].copy_from_slice(&n.to_be_bytes());
+        writer.send(&publish("flood", &payload));
+    }
+    writer.ping();
+    for n in 0..300_u32 {
+        let (_, payload) = late.packet().publish();
+        assert_eq!((&payload[..4], payload.len()), (&n.to_be_bytes()[..], 60_000));
+    }
+    late.ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn unfinished_packets_beyond_their_bound_end_the_newest_sender_alone() {
+    let broker = Broker::with(1, |limits, _| limits.partial_bytes_max = 250_000);
+    let packet = publish("partial", &vec![b'x'; 100_000]);
+    let (beginning, end) = packet.split_at(90_000);
+    let mut clients: Vec<Client> = (0..3).map(|n| broker.connect(&format!("partial-{n}"))).collect();
+    for client in &mut clients {
+        // Whoever is last may be closed while it still writes.
+        let _ = client.socket.write_all(beginning);
+    }
+    broker.wait_for_count("connections_count", 2);
+    let mut served = 0;
+    for client in &mut clients {
+        if client.socket.write_all(end).and_then(|()| client.socket.write_all(&[0xC0, 0])).is_ok() {
+            served += usize::from(client.next().is_some_and(|packet| packet.first == 0xD0));
+        }
+    }
+    assert_eq!(served, 2);
+    // What they held is free again.
+    let mut fourth = broker.connect("fourth");
+    fourth.send(beginning);
+    fourth.send(end);
+    fourth.ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+/// Changes the limit of the whole process: for a runner that gives each test its own.
+#[test]
+fn without_descriptors_newcomers_are_closed_and_the_connected_go_on() {
+    let broker = Broker::with(1, |_, shell| shell.accept_pause_ms = 20);
+    let mut first = broker.connect("first");
+    // Both ends are in this process, so the clients have their descriptors before there are none left.
+    let newcomers: Vec<Socket> =
+        (0..20).map(|_| Socket::new(Domain::IPV4, Type::STREAM, Some(Protocol::TCP)).unwrap()).collect();
+    let before = getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(open_descriptors() as u64 + 4), maximum: before.maximum };
+    setrlimit(Resource::Nofile, few).unwrap();
+    for newcomer in &newcomers {
+        newcomer.connect(&broker.address.into()).unwrap();
+        newcomer.set_nonblocking(true).unwrap();
+    }
+    first.ping();
+    let closed = |newcomer: &&Socket| matches!((&**newcomer).read(&mut [0]), Ok(0));
+    wait_for("newcomers to be closed", || (newcomers.iter().filter(closed).count() >= 10).then_some(()));
+    first.ping();
+    drop(newcomers);
+    setrlimit(Resource::Nofile, before).unwrap();
+    let mut later = Client::open(broker.address);
+    later.send(&connect("later"));
+    assert_eq!(later.packet(), super::client::CONNACK, "accepts again by itself");
+    first.ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn a_drain_does_not_wait_longer_than_it_may_for_a_client_that_does_not_read() {
+    let broker = Broker::with(2, |_, shell| shell.linger_ms = 600_000);
+    let _deaf = broker.connect("deaf");
+    let began = Instant::now();
+    assert_eq!(broker.shards.drain(15, Duration::from_millis(300), || {}), End::Asked(15));
+    let took = began.elapsed();
+    assert!(took >= Duration::from_millis(300) && took < PATIENCE, "{took:?}");
+}
+
+#[test]
+fn a_client_that_does_not_close_its_end_is_closed_after_the_linger() {
+    let broker = Broker::with(1, |_, shell| shell.linger_ms = 100);
+    // Whatever the shard opens once is open after this.
+    let _other = broker.connect("other");
+    let before = open_descriptors();
+    let mut client = broker.connect("lingers");
+    client.send(&[0xE0, 0]);
+    assert_eq!(client.next(), None, "told that nothing more comes");
+    // Our end stays open; the broker's is closed all the same.
+    wait_for("the broker's end to be closed", || (open_descriptors() <= before + 1).then_some(()));
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn a_held_shard_delays_only_its_own_clients() {
+    let broker = Broker::start(2);
+    // Clients by shard: the shard of a client is where the engine knows it.
+    let mut by_shard: [Vec<Client>; 2] = [Vec::new(), Vec::new()];
+    for n in 0.. {
+        let id = format!("held-{n}");
+        let client = broker.connect(&id);
+        let name = id.clone();
+        let there =
+            broker.shards.handles()[0].call(PATIENCE, move |shard| shard.client(&name).is_some()).unwrap();
+        by_shard[usize::from(!there)].push(client);
+        if by_shard.iter().all(|clients| clients.len() >= 2) {
+            break;
+        }
+    }
+    let [_, others] = &mut by_shard;
+    others[0].subscribe("other", 0);
+    let (release, held) = std::sync::mpsc::channel::<()>();
+    broker.shards.handles()[0].submit(Box::new(move |_| {
+        // As a hook that sleeps: the shard does nothing else until it is released.
+        let _ = held.recv_timeout(Duration::from_secs(5));
+    }));
+    for n in 0..100_u8 {
+        others[1].send(&publish("other", &[n]));
+        assert_eq!(others[0].packet().publish().1, [n]);
+    }
+    drop(release);
+    by_shard[0][0].ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}

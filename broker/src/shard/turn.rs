@@ -1,0 +1,308 @@
+//! The main task of a shard. It takes what comes from other threads and shards, gives the engine the time, keeps the one timer
+//! and starts the tasks of new connections. Each poll is one turn; it never waits inside one.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::sync::mpsc::Sender;
+use std::task::{Context, Poll};
+
+use super::acceptor::Acceptor;
+use super::connection::Connection;
+use super::handle::Command;
+use super::start::Event;
+use super::state::{Shared, State};
+use crate::net::Listening;
+use crate::rt;
+
+/// A shard's main task; the shard ends with it.
+pub(crate) struct Turn {
+    shared: Rc<Shared>,
+    timer: rt::Timer,
+    events: Sender<Event>,
+    /// The first turn is over, and that has been told.
+    running: bool,
+    /// Everybody has gone, and that has been told.
+    drained: bool,
+}
+
+/// What a turn leaves to be done outside the borrow of the state.
+#[derive(Default)]
+struct Left {
+    listen: Vec<Listening>,
+    again: bool,
+    stop: bool,
+}
+
+impl Turn {
+    /// Inside a task of the shard only.
+    pub fn new(shared: Rc<Shared>, events: Sender<Event>) -> Turn {
+        Turn { shared, timer: rt::Timer::new(), events, running: false, drained: false }
+    }
+
+    /// Tells `main` what it waits for. Nobody listens any more when the process is on its way out by another road.
+    fn tell(&mut self, state: &State) {
+        if !self.running {
+            self.running = true;
+            let _ = self.events.send(Event::Running(state.id()));
+        }
+        if state.draining && !self.drained && state.conns.is_empty() && state.engine.drained() {
+            self.drained = true;
+            let _ = self.events.send(Event::Drained(state.id()));
+        }
+    }
+
+    fn arm(timer: &mut rt::Timer, state: &mut State, cx: &mut Context<'_>) {
+        let Some(due_ms) = state.next_due_ms() else { return };
+        if state.armed_ms.is_some_and(|armed_ms| armed_ms <= due_ms) {
+            return;
+        }
+        // What is due now and was not done in this turn must not keep the shard from everything else.
+        let due_ms = due_ms.max(state.now.mono_ms + 1);
+        state.armed_ms = Some(due_ms);
+        if timer.poll_after(state.fittings.clock.until(due_ms), cx).is_ready() {
+            cx.waker().wake_by_ref();
+        }
+    }
+}
+
+impl Future for Turn {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let this = &mut *self;
+        let shared = Rc::clone(&this.shared);
+        let mut state = shared.state.borrow_mut();
+        state.set_turn(cx.waker());
+        let left = state.turn();
+        this.tell(&state);
+        Turn::arm(&mut this.timer, &mut state, cx);
+        state.fittings.handle.pulse().end();
+        drop(state);
+        if left.stop {
+            return Poll::Ready(());
+        }
+        for listening in left.listen {
+            rt::spawn(Acceptor::new(Rc::clone(&this.shared), listening));
+        }
+        spawn_opened(&this.shared);
+        if left.again {
+            cx.waker().wake_by_ref();
+        }
+        Poll::Pending
+    }
+}
+
+impl State {
+    fn turn(&mut self) -> Left {
+        let now = self.fittings.clock.now();
+        self.fittings.handle.pulse().begin(now.mono_ms);
+        if self.armed_ms.is_some_and(|armed_ms| armed_ms <= now.mono_ms) {
+            self.armed_ms = None;
+        }
+        let mut left = Left { again: self.advance(now), ..Left::default() };
+        self.take_commands(&mut left);
+        left.again |= self.take_arrivals(self.fittings.limits.turn_envelopes_max as usize);
+        left.again |= self.take_completions();
+        left.again |= self.run_jobs();
+        self.ring_alarms();
+        self.wake_acceptors();
+        self.empty_outbox();
+        left
+    }
+
+    fn take_commands(&mut self, left: &mut Left) {
+        while let Some(command) = self.fittings.handle.next_command() {
+            match command {
+                Command::Listen(listening) => left.listen.extend(listening),
+                Command::Drain => {
+                    self.draining = true;
+                    self.engine.drain();
+                }
+                Command::Stop => left.stop = true,
+            }
+        }
+    }
+
+    /// Whether some are left.
+    fn take_completions(&mut self) -> bool {
+        for _ in 0..self.fittings.limits.turn_completions_max {
+            let Some(completion) = self.fittings.handle.next_completion() else { return false };
+            self.engine.complete(completion);
+        }
+        true
+    }
+
+    /// Whether some are left.
+    fn run_jobs(&mut self) -> bool {
+        for _ in 0..self.fittings.limits.turn_jobs_max {
+            let Some(job) = self.fittings.handle.next_job() else { return false };
+            job(&mut self.engine);
+        }
+        true
+    }
+
+    fn wake_acceptors(&mut self) {
+        for (_, (until_ms, waker)) in &mut self.acceptors {
+            if self.draining || (*until_ms > 0 && *until_ms <= self.now.mono_ms) {
+                *until_ms = 0;
+                waker.wake_by_ref();
+            }
+        }
+    }
+}
+
+/// Starts the tasks of connections that have none, each of which is polled at once. Only the turn and the acceptors do: a
+/// connection that started others would be on the stack below all of them.
+pub(crate) fn spawn_opened(shared: &Rc<Shared>) {
+    loop {
+        let opened = shared.state.borrow_mut().next_opened();
+        let Some(token) = opened else { return };
+        rt::spawn(Connection { shared: Rc::clone(shared), token });
+    }
+}
+
+/// The task that other threads wake, and nothing else: see [`Signal`](super::handle::Signal).
+pub(crate) struct Bell {
+    shared: Rc<Shared>,
+}
+
+impl Bell {
+    /// Inside a task of the shard only.
+    pub fn new(shared: Rc<Shared>) -> Bell {
+        Bell { shared }
+    }
+}
+
+impl Future for Bell {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let state = self.shared.state.borrow();
+        let signal = state.fittings.handle.signal();
+        signal.register(cx.waker());
+        // Whatever was pushed before this is found by the turn; whatever comes later rings again.
+        if signal.lower() {
+            state.wake_turn();
+        }
+        Poll::Pending
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::future::poll_fn;
+    use std::sync::Arc;
+    use std::sync::mpsc::channel;
+    use std::time::{Duration, Instant};
+
+    use grapnel_engine::id::ShardId;
+    use grapnel_engine::pipeline::{Setup, Shard};
+
+    use super::*;
+    use crate::shard::handle::ShardHandle;
+    use crate::shard::limits::ShellLimits;
+    use crate::shard::mesh::Mesh;
+    use crate::shard::pulse::Clock;
+    use crate::shard::state::{Fittings, share};
+
+    fn shared(handle: &ShardHandle) -> Rc<Shared> {
+        let limits = Arc::new(ShellLimits::default());
+        let setup = Setup {
+            id: handle.id(),
+            shards: 1,
+            limits: Arc::default(),
+            no_match_allow: true,
+            keys: [1, 2, 3, 4],
+            seed: 5,
+        };
+        let mesh = Arc::new(Mesh::new(std::slice::from_ref(handle), &limits));
+        let fittings = Fittings {
+            limits,
+            partial_bytes_max: 1 << 20,
+            handle: handle.clone(),
+            mesh,
+            clock: Clock::start(),
+            shards: 1,
+        };
+        share(Shard::new(setup), fittings)
+    }
+
+    #[test]
+    fn any_number_of_wakes_of_a_busy_shard_from_other_threads_is_one() {
+        // The runtime counts wakes from other threads in 16 bits and panics in the thread that wakes when they are full.
+        let handle = ShardHandle::new(ShardId(0));
+        let stop = Instant::now() + Duration::from_millis(500);
+        let wakers: Vec<_> = (0..2)
+            .map(|_| {
+                let handle = handle.clone();
+                std::thread::spawn(move || {
+                    let mut wakes = 0_u64;
+                    while Instant::now() < stop {
+                        for _ in 0..1000 {
+                            handle.wake();
+                        }
+                        wakes += 1000;
+                    }
+                    wakes
+                })
+            })
+            .collect();
+        rt::Executor::new().unwrap().run(async move {
+            let shared = shared(&handle);
+            rt::spawn(Bell::new(Rc::clone(&shared)));
+            // As every executor has one: without it, it may sleep on ready tasks.
+            rt::spawn(rt::Guard::new(|| true));
+            // Busy without a look at the rings, as a shard with a slow hook is, and then polled often.
+            poll_fn(|cx| {
+                shared.state.borrow_mut().set_turn(cx.waker());
+                let step = Instant::now();
+                while step.elapsed() < Duration::from_micros(250) {
+                    std::hint::spin_loop();
+                }
+                if Instant::now() >= stop {
+                    return Poll::Ready(());
+                }
+                cx.waker().wake_by_ref();
+                Poll::Pending
+            })
+            .await;
+        });
+        let wakes: u64 =
+            wakers.into_iter().map(|waker| waker.join().expect("a waking thread panicked")).sum();
+        assert!(wakes > 40_000, "only {wakes} wakes in half a second");
+    }
+
+    #[test]
+    fn a_wake_from_another_thread_reaches_the_turn_of_a_sleeping_shard_each_time() {
+        const ROUNDS: usize = 200;
+        let handle = ShardHandle::new(ShardId(0));
+        let (woken, wait) = channel();
+        let ringer = {
+            let handle = handle.clone();
+            std::thread::spawn(move || {
+                for round in 0..=ROUNDS {
+                    wait.recv_timeout(Duration::from_secs(5)).unwrap_or_else(|_| panic!("lost wake {round}"));
+                    handle.wake();
+                }
+            })
+        };
+        rt::Executor::new().unwrap().run(async move {
+            let shared = shared(&handle);
+            rt::spawn(Bell::new(Rc::clone(&shared)));
+            // As every executor has one: without it, it may sleep on ready tasks.
+            rt::spawn(rt::Guard::new(|| true));
+            let mut polls = 0;
+            poll_fn(|cx| {
+                shared.state.borrow_mut().set_turn(cx.waker());
+                polls += 1;
+                woken.send(()).unwrap();
+                if polls > ROUNDS { Poll::Ready(()) } else { Poll::Pending }
+            })
+            .await;
+        });
+        ringer.join().unwrap();
+    }
+}

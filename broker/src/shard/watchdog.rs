@@ -1,0 +1,220 @@
+//! A thread that looks at every shard from outside. It says in the log when one is held by a single step for long, and by which
+//! plugin, and it wakes one that has slept in (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards,
+//! ended with the process or when dropped.
+
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use grapnel_engine::hook::PluginHandle;
+
+use super::handle::ShardHandle;
+use super::pulse::Clock;
+
+/// Longest time between two looks, milliseconds; longer than a shard's guard is away at its longest.
+const LOOK_EVERY_MS: u64 = 50;
+
+/// Names a plugin by its handle, for the log.
+pub type NamePlugin = Box<dyn Fn(PluginHandle) -> Option<String> + Send>;
+
+/// Watches until it is dropped.
+#[derive(Debug)]
+pub struct Watchdog {
+    stop: Option<Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Watches these shards; a step longer than `warning_ms` is worth a line.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub fn start(
+        shards: Vec<ShardHandle>,
+        clock: Clock,
+        warning_ms: u64,
+        name: NamePlugin,
+    ) -> std::io::Result<Watchdog> {
+        let (stop, stopped) = channel();
+        let mut watched: Vec<Watched> = shards.into_iter().map(Watched::new).collect();
+        let period = Duration::from_millis((warning_ms / 4).clamp(5, LOOK_EVERY_MS));
+        let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
+                let now = clock.mono_ms();
+                for shard in &mut watched {
+                    shard.wake_if_asleep();
+                    match shard.look(now, warning_ms) {
+                        Some(Finding::Stalled { ms }) => {
+                            let what = describe(&shard.handle, &name);
+                            tracing::warn!(
+                                "shard {} is held by one step for {ms} ms: {what}",
+                                shard.handle.id()
+                            );
+                        }
+                        Some(Finding::Recovered { ms }) => {
+                            tracing::warn!("shard {} goes on after about {ms} ms", shard.handle.id());
+                        }
+                        None => {}
+                    }
+                }
+            }
+        })?;
+        Ok(Watchdog { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        self.stop.take();
+        if let Some(thread) = self.thread.take() {
+            // A watchdog that panicked has said so already.
+            let _ = thread.join();
+        }
+    }
+}
+
+fn describe(handle: &ShardHandle, name: &NamePlugin) -> String {
+    match handle.pulse().call().current() {
+        Some((plugin, point)) => {
+            let plugin = name(plugin).unwrap_or_else(|| format!("plugin {}", plugin.0));
+            format!("{plugin} has not returned from {}", point.name())
+        }
+        None => "it is calling no plugin".to_owned(),
+    }
+}
+
+/// What a look at a shard brings.
+#[derive(Debug, PartialEq, Eq)]
+enum Finding {
+    /// One step has been going on for so long; told once.
+    Stalled { ms: u64 },
+    /// A step that was told of is over.
+    Recovered { ms: u64 },
+}
+
+#[derive(Debug)]
+struct Watched {
+    handle: ShardHandle,
+    /// The step that was told of, and how long it had lasted when it was last seen.
+    told: Option<(u64, u64)>,
+    /// The guard's last round that was seen.
+    beats: u64,
+}
+
+impl Watched {
+    fn new(handle: ShardHandle) -> Watched {
+        Watched { handle, told: None, beats: 0 }
+    }
+
+    /// Wakes a shard whose guard has not come round since the last look, although no step holds it.
+    fn wake_if_asleep(&mut self) {
+        let pulse = self.handle.pulse();
+        let beats = pulse.beats();
+        let asleep = beats == self.beats && beats > 0;
+        self.beats = beats;
+        if asleep && pulse.step_ms(0).is_none() {
+            self.handle.signal().kick();
+        }
+    }
+
+    fn look(&mut self, now_ms: u64, warning_ms: u64) -> Option<Finding> {
+        let pulse = self.handle.pulse();
+        let step = pulse.steps();
+        let lasting = pulse.step_ms(now_ms);
+        if let Some((told, last_ms)) = self.told {
+            if told == step && lasting.is_some() {
+                self.told = Some((told, lasting.unwrap_or(last_ms)));
+                return None;
+            }
+            self.told = None;
+            return Some(Finding::Recovered { ms: last_ms });
+        }
+        let ms = lasting.filter(|ms| *ms > warning_ms)?;
+        self.told = Some((step, ms));
+        Some(Finding::Stalled { ms })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::{Wake, Waker};
+
+    use grapnel_engine::hook::HookPoint;
+    use grapnel_engine::id::ShardId;
+
+    use super::*;
+
+    fn watched() -> Watched {
+        Watched::new(ShardHandle::new(ShardId(0)))
+    }
+
+    #[test]
+    fn an_idle_shard_is_no_stall_however_long() {
+        let mut shard = watched();
+        shard.handle.pulse().begin(0);
+        shard.handle.pulse().end();
+        assert_eq!(shard.look(1_000_000, 200), None);
+    }
+
+    #[test]
+    fn a_long_step_is_told_once_and_its_end_too() {
+        let mut shard = watched();
+        shard.handle.pulse().begin(1000);
+        assert_eq!(shard.look(1200, 200), None);
+        assert_eq!(shard.look(1201, 200), Some(Finding::Stalled { ms: 201 }));
+        assert_eq!(shard.look(1900, 200), None);
+        shard.handle.pulse().end();
+        assert_eq!(shard.look(2000, 200), Some(Finding::Recovered { ms: 900 }));
+        assert_eq!(shard.look(2100, 200), None);
+    }
+
+    #[test]
+    fn another_long_step_is_told_again() {
+        let mut shard = watched();
+        shard.handle.pulse().begin(0);
+        assert_eq!(shard.look(300, 200), Some(Finding::Stalled { ms: 300 }));
+        shard.handle.pulse().end();
+        shard.handle.pulse().begin(310);
+        assert_eq!(shard.look(600, 200), Some(Finding::Recovered { ms: 300 }));
+        assert_eq!(shard.look(601, 200), Some(Finding::Stalled { ms: 291 }));
+    }
+
+    #[test]
+    fn a_shard_whose_guard_does_not_come_round_is_woken_unless_a_step_holds_it() {
+        #[derive(Default)]
+        struct Wakes(AtomicUsize);
+        impl Wake for Wakes {
+            fn wake(self: Arc<Self>) {
+                self.0.fetch_add(1, Ordering::SeqCst);
+            }
+        }
+        let wakes = Arc::new(Wakes::default());
+        let mut shard = watched();
+        shard.handle.signal().register(&Waker::from(Arc::clone(&wakes)));
+        let mut look = |prepare: fn(&ShardHandle)| {
+            prepare(&shard.handle);
+            shard.wake_if_asleep();
+            wakes.0.load(Ordering::SeqCst)
+        };
+        assert_eq!(look(|_| {}), 0, "it has not started");
+        assert_eq!(look(|shard| shard.pulse().beat()), 0);
+        assert_eq!(look(|shard| shard.pulse().beat()), 0);
+        assert_eq!(look(|_| {}), 1, "asleep");
+        assert_eq!(look(|shard| shard.pulse().begin(5)), 1, "held by a step");
+        assert_eq!(look(|shard| shard.pulse().end()), 2);
+        assert_eq!(look(|shard| shard.pulse().beat()), 2);
+    }
+
+    #[test]
+    fn the_plugin_that_holds_a_shard_is_named() {
+        let shard = watched();
+        let name: NamePlugin = Box::new(|plugin| (plugin.0 == 3).then(|| "tap".to_owned()));
+        assert_eq!(describe(&shard.handle, &name), "it is calling no plugin");
+        shard.handle.pulse().call().enter(PluginHandle(3), HookPoint::MessagePublish);
+        assert_eq!(describe(&shard.handle, &name), "tap has not returned from message.publish");
+        shard.handle.pulse().call().enter(PluginHandle(4), HookPoint::MessagePublish);
+        assert_eq!(describe(&shard.handle, &name), "plugin 4 has not returned from message.publish");
+    }
+}
