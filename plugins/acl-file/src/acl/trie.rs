@@ -1,0 +1,85 @@
+//! The lines of a section as a trie over levels: a topic name meets all filters that match it in one walk, which finds the
+//! union of what they give and take. Bounded by the nodes of the trie, at most [`super::LEVELS_MAX`] deep.
+
+use std::collections::BTreeMap;
+
+use super::{Access, Client, Level, Pattern, Piece};
+
+/// What is known after some levels of a topic.
+#[derive(Default, Debug)]
+pub(super) struct Node {
+    /// If the topic ends here.
+    here: Access,
+    /// Whatever follows, and also if nothing does: `#`.
+    below: Access,
+    text: BTreeMap<Box<str>, Node>,
+    any: Option<Box<Node>>,
+    templates: Vec<(Box<[Piece]>, Node)>,
+}
+
+impl Node {
+    pub(super) fn add(&mut self, access: Access, pattern: &Pattern) {
+        let mut node = self;
+        for level in &pattern.levels {
+            node = match level {
+                Level::Any => node.any.get_or_insert_default(),
+                Level::Text(text) => node.text.entry(text.clone()).or_default(),
+                Level::Template(pieces) => node.template(pieces),
+            };
+        }
+        *(if pattern.open { &mut node.below } else { &mut node.here }) |= access;
+    }
+
+    fn template(&mut self, pieces: &[Piece]) -> &mut Node {
+        let at = self.templates.iter().position(|(known, _)| **known == *pieces).unwrap_or_else(|| {
+            self.templates.push((pieces.into(), Node::default()));
+            self.templates.len() - 1
+        });
+        &mut self.templates[at].1
+    }
+
+    /// What the filters that match this topic name give and take together.
+    pub(super) fn find(&self, topic: &str, client: Client<'_>) -> Access {
+        if !topic.starts_with('$') {
+            return self.walk(Some(topic), client);
+        }
+        // A wildcard in front does not match a name that begins with `$` [MQTT-4.7.2-1].
+        let (level, rest) = split(topic);
+        self.named(level, rest, client)
+    }
+
+    /// `rest` is what of the topic is left; none once its last level has been passed.
+    fn walk(&self, rest: Option<&str>, client: Client<'_>) -> Access {
+        let Some(rest) = rest else { return self.here | self.below };
+        let (level, rest) = split(rest);
+        let mut found = self.below | self.named(level, rest, client);
+        if let Some(node) = &self.any {
+            found |= node.walk(rest, client);
+        }
+        found
+    }
+
+    /// By all that names the level, wildcards left out.
+    fn named(&self, level: &str, rest: Option<&str>, client: Client<'_>) -> Access {
+        let mut found = self.text.get(level).map_or(Access::default(), |node| node.walk(rest, client));
+        for (pieces, node) in &self.templates {
+            if spells(pieces, level, client) {
+                found |= node.walk(rest, client);
+            }
+        }
+        found
+    }
+}
+
+fn split(topic: &str) -> (&str, Option<&str>) {
+    match topic.split_once('/') {
+        Some((level, rest)) => (level, Some(rest)),
+        None => (topic, None),
+    }
+}
+
+/// Whether the pieces, put together, are the level.
+fn spells(pieces: &[Piece], level: &str, client: Client<'_>) -> bool {
+    let rest = pieces.iter().try_fold(level, |rest, piece| rest.strip_prefix(piece.text(client)?));
+    rest == Some("")
+}

@@ -1,0 +1,123 @@
+//! The hook over a fake broker: which line decides on which action, and what is left to others.
+#![allow(clippy::unwrap_used)]
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use grapnel_plugin_abi::raw::Field;
+use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome, TestPlugin};
+use grapnel_plugin_abi::{Action, Level, Reason, Verdict};
+
+use super::AclFile;
+
+const FILE: &str =
+    "topic read public/#\nuser ann\ntopic write cmd/#\ntopic read state/#\npattern write by/%c/#\n";
+
+fn write(dir: &Path, text: &str) -> PathBuf {
+    let path = dir.join("acl");
+    fs::write(dir.join("new"), text).unwrap();
+    fs::rename(dir.join("new"), &path).unwrap();
+    path
+}
+
+fn load(path: &Path, more: &str) -> Result<TestPlugin<AclFile>, String> {
+    testing::load(&format!(r#"{{"path": {:?}{more}}}"#, path.to_str().unwrap()))
+}
+
+fn ask(plugin: &mut TestPlugin<AclFile>, mut event: FakeEvent) -> (Outcome, Verdict, Option<Reason>) {
+    let outcome = plugin.run(&mut event);
+    (outcome, event.verdict(), event.reason())
+}
+
+const ALLOWED: (Outcome, Verdict, Option<Reason>) = (Outcome::Stop, Verdict::Allow, None);
+const DENIED: (Outcome, Verdict, Option<Reason>) =
+    (Outcome::Stop, Verdict::Deny, Some(Reason::NOT_AUTHORIZED));
+const LEFT: (Outcome, Verdict, Option<Reason>) = (Outcome::Continue, Verdict::Unanswered, None);
+
+#[test]
+fn each_action_asks_for_its_access() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plugin = load(&write(dir.path(), FILE), "").unwrap();
+    for (action, topic, expected) in [
+        (Action::Publish, "cmd/1", ALLOWED),
+        (Action::Publish, "state/1", DENIED),
+        (Action::Publish, "by/client/1", ALLOWED),
+        (Action::Will, "cmd/1", ALLOWED),
+        (Action::Will, "state/1", DENIED),
+        (Action::Subscribe, "state/+", ALLOWED),
+        (Action::Subscribe, "#", DENIED),
+        (Action::Subscribe, "cmd/#", DENIED),
+        (Action::Subscribe, "public/#", DENIED),
+        (Action::Deliver, "state/1", ALLOWED),
+        (Action::Deliver, "cmd/1", DENIED),
+    ] {
+        let event = FakeEvent::authorize(action, topic).with_username("ann");
+        assert_eq!(ask(&mut plugin, event), expected, "{action:?} {topic}");
+    }
+    let nobody = FakeEvent::authorize(Action::Subscribe, "public/#");
+    assert_eq!(ask(&mut plugin, nobody), ALLOWED);
+    let root = FakeEvent::authorize(Action::Publish, "any").with_number(Field::IS_SUPERUSER, 1);
+    assert_eq!(ask(&mut plugin, root), ALLOWED);
+}
+
+#[test]
+fn what_no_line_says_can_be_left_to_others() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut plugin = load(&write(dir.path(), FILE), r#", "no_match": "ignore""#).unwrap();
+    for (action, topic, expected) in [
+        (Action::Publish, "elsewhere", LEFT),
+        (Action::Publish, "cmd/1", ALLOWED),
+        (Action::Subscribe, "elsewhere/#", LEFT),
+        (Action::Subscribe, "#", DENIED),
+    ] {
+        let event = FakeEvent::authorize(action, topic).with_username("ann");
+        assert_eq!(ask(&mut plugin, event), expected, "{action:?} {topic}");
+    }
+}
+
+#[test]
+fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "topic write a\n");
+    let mut plugin = load(&path, "").unwrap();
+    let publish = |topic| FakeEvent::authorize(Action::Publish, topic);
+    assert_eq!(ask(&mut plugin, publish("b")), DENIED);
+    write(dir.path(), "topic write b\n");
+    let until = Instant::now() + Duration::from_secs(30);
+    while ask(&mut plugin, publish("b")) != ALLOWED {
+        assert!(Instant::now() < until, "{:?}", plugin.logs());
+        std::thread::yield_now();
+    }
+    assert_eq!(ask(&mut plugin, publish("a")), DENIED);
+    write(dir.path(), "topic write c\ntopics x\n");
+    while !plugin.logs().iter().any(|(level, _)| *level == Level::Error) {
+        assert!(Instant::now() < until, "{:?}", plugin.logs());
+        std::thread::yield_now();
+    }
+    let said = plugin.logs().pop().unwrap().1;
+    assert!(said.starts_with(&format!("{}:2: unknown word \"topics\"", path.display())), "{said}");
+    assert!(said.ends_with("the lines read before stay in force"), "{said}");
+    assert_eq!(ask(&mut plugin, publish("b")), ALLOWED);
+}
+
+#[test]
+fn a_file_or_configuration_that_cannot_be_used_is_refused() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "# ours\ntopic some a\n");
+    let said = load(&path, "").unwrap_err();
+    assert!(said.starts_with(&format!("{}:2: unknown access \"some\"", path.display())), "{said}");
+    let unknown = load(&path, r#", "no_macth": "deny""#).unwrap_err();
+    assert_eq!(unknown, "the key no_macth is not known; did you mean no_match?");
+    assert_eq!(testing::load::<AclFile>("{}").unwrap_err(), "the key path is missing");
+}
+
+#[test]
+fn what_is_hardly_meant_is_warned_of() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "pattern read a\n");
+    let plugin = load(&path, "").unwrap();
+    let warning =
+        format!("{}: pattern \"a\" has neither %c nor %u: it holds for every client", path.display());
+    assert!(plugin.logs().contains(&(Level::Warn, warning)));
+}

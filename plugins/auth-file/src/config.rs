@@ -1,0 +1,101 @@
+//! What the operator writes for auth-file. Read once at load.
+
+use std::path::PathBuf;
+
+use serde::Deserialize;
+
+/// `[plugins.auth-file.config]`.
+#[derive(Deserialize, Clone, Debug)]
+#[serde(deny_unknown_fields)]
+pub struct Config {
+    /// The file of users: `user:$argon2id$…`, one a line, as `grapnel-ctl passwd` writes it.
+    pub path: PathBuf,
+    /// Seconds between looks whether the file changed; 0: it is read at load only. Default 1.
+    #[serde(default = "defaults::reload_s")]
+    pub reload_s: u64,
+    /// Largest file that is read, bytes. Default 16 777 216 (16 MiB).
+    #[serde(default = "defaults::file_bytes_max")]
+    pub file_bytes_max: u64,
+    /// Threads that check passwords, 1 to 64. Each keeps as much memory as the costliest entry asks for. Default 2.
+    #[serde(default = "defaults::threads")]
+    pub threads: usize,
+    /// Most logins that wait for a thread, 1 to 100 000; one more is refused with 0x89, server busy. Default 1 000.
+    #[serde(default = "defaults::queue_max")]
+    pub queue_max: usize,
+    /// Milliseconds after which a login that has no answer is refused, 1 to 600 000. Default 10 000.
+    #[serde(default = "defaults::deadline_ms")]
+    pub deadline_ms: u32,
+    /// Longest password that is looked at, bytes, 1 to 65 535; a longer one is wrong. Default 1 024.
+    #[serde(default = "defaults::password_bytes_max")]
+    pub password_bytes_max: usize,
+    /// Most memory an entry may ask for (m of its argon2 parameters), KiB. Default 65 536 (64 MiB).
+    #[serde(default = "defaults::memory_kib_max")]
+    pub memory_kib_max: u32,
+    /// Most passes over the memory an entry may ask for (t of its argon2 parameters). Default 10.
+    #[serde(default = "defaults::passes_max")]
+    pub passes_max: u32,
+    /// Users of the file who pass every authorisation once their password was right. Default: none.
+    #[serde(default)]
+    pub superusers: Vec<String>,
+    /// What a user name that is not in the file means: `deny`, or `ignore`, which leaves the answer to the next plugin (and
+    /// tells by the time it takes who is in the file). Default `deny`.
+    #[serde(default)]
+    pub unknown: Unknown,
+}
+
+/// What becomes of a user name that is not in the file.
+#[derive(Deserialize, Clone, Copy, PartialEq, Eq, Debug, Default)]
+#[serde(rename_all = "lowercase")]
+pub enum Unknown {
+    /// Refused like a wrong password, after as much work.
+    #[default]
+    Deny,
+    /// Not answered here.
+    Ignore,
+}
+
+mod defaults {
+    pub fn reload_s() -> u64 {
+        1
+    }
+    pub fn file_bytes_max() -> u64 {
+        16 << 20
+    }
+    pub fn threads() -> usize {
+        2
+    }
+    pub fn queue_max() -> usize {
+        1000
+    }
+    pub fn deadline_ms() -> u32 {
+        10_000
+    }
+    pub fn password_bytes_max() -> usize {
+        1024
+    }
+    pub fn memory_kib_max() -> u32 {
+        65_536
+    }
+    pub fn passes_max() -> u32 {
+        10
+    }
+}
+
+impl Config {
+    /// Whether every number is in its range.
+    ///
+    /// # Errors
+    /// The key, its value and what it may be.
+    pub fn check(&self) -> Result<(), String> {
+        let ranges = [
+            ("threads", self.threads as u64, 64),
+            ("queue_max", self.queue_max as u64, 100_000),
+            ("deadline_ms", self.deadline_ms.into(), 600_000),
+            ("password_bytes_max", self.password_bytes_max as u64, 65_535),
+        ];
+        match ranges.into_iter().find(|(_, value, max)| !(1..=*max).contains(value)) {
+            Some((key, value, max)) => Err(format!("{key} = {value}: must be from 1 to {max}")),
+            None => Ok(()),
+        }
+    }
+}

@@ -1,0 +1,140 @@
+//! auth-file: lets in the users of a file, whose passwords it keeps as argon2id hashes. A shard only looks the name up; the
+//! hashing is done on threads of the plugin's own. The broker loads it as `libgrapnel_auth_file.so`.
+
+pub mod config;
+pub mod passwd;
+pub mod pool;
+
+use std::collections::HashSet;
+use std::hash::RandomState;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use grapnel_plugin_abi::{
+    Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Verdict as Answered,
+};
+use grapnel_watched_file::{Change, View, Watch, WatchedFile};
+
+use config::{Config, Unknown};
+use passwd::{Costs, Table};
+use pool::{Answer, Job, Pool, Verdict};
+
+/// The users, and the threads that check their passwords.
+#[derive(Debug)]
+pub struct AuthFile {
+    users: WatchedFile<Table>,
+    pool: Pool<Login>,
+    superusers: HashSet<String>,
+    unknown: Unknown,
+    deadline: Duration,
+    password_bytes_max: usize,
+}
+
+/// What one shard looks names up in.
+#[derive(Debug)]
+pub struct AuthShard {
+    shared: Arc<AuthFile>,
+    users: View<Table>,
+}
+
+/// A client that waits for its answer.
+#[derive(Debug)]
+struct Login {
+    ticket: AuthenticateTicket,
+    superuser: bool,
+}
+
+impl Answer for Login {
+    fn answer(mut self, verdict: Verdict) {
+        match verdict {
+            Verdict::Right => {
+                self.ticket.set_superuser(self.superuser);
+                self.ticket.allow();
+            }
+            Verdict::Wrong => self.ticket.deny(Reason::BAD_USERNAME_OR_PASSWORD),
+            Verdict::Expired => self.ticket.deny(Reason::SERVER_BUSY),
+        }
+    }
+}
+
+impl Plugin for AuthFile {
+    type Config = Config;
+    type Shard = AuthShard;
+
+    fn load(config: Config, host: &Host) -> Result<AuthFile, Error> {
+        config.check().map_err(Error::new)?;
+        let users = open(&config, *host)?;
+        host.info(format_args!("{} users in {}", users.latest().len(), config.path.display()));
+        Ok(AuthFile {
+            users,
+            pool: Pool::start(config.threads, config.queue_max)?,
+            superusers: config.superusers.into_iter().collect(),
+            unknown: config.unknown,
+            deadline: Duration::from_millis(config.deadline_ms.into()),
+            password_bytes_max: config.password_bytes_max,
+        })
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<AuthShard, Error> {
+        Ok(AuthShard { users: self.users.view(), shared: Arc::clone(self) })
+    }
+}
+
+fn open(config: &Config, host: Host) -> Result<WatchedFile<Table>, Error> {
+    let watch = Watch {
+        path: config.path.clone(),
+        every: Duration::from_secs(config.reload_s),
+        bytes_max: config.file_bytes_max,
+        thread: "auth-file-watch".into(),
+    };
+    let costs = Costs { memory_kib_max: config.memory_kib_max, passes_max: config.passes_max };
+    let chooser = RandomState::new();
+    let path = config.path.clone();
+    let told = move |change: Change<'_, Table>| match change {
+        Change::Taken(users) => host.info(format_args!("{} users in {} now", users.len(), path.display())),
+        Change::Refused(error) => host.error(format_args!("{error}; the users read before stay")),
+    };
+    Ok(WatchedFile::open(watch, move |text| Table::parse(text, costs, chooser.clone()), told)?)
+}
+
+impl AuthShard {
+    fn authenticate(&mut self, client: &mut Authenticate<'_>) -> Result<Flow, Refused> {
+        // Without a user name `allow_anonymous` decides; a method of MQTT 5 is not about passwords [MQTT-4.12.0-1]; and whom a
+        // plugin before has refused costs no hash.
+        let Some(name) = client.username() else { return Ok(Flow::Continue) };
+        if client.auth_method().is_some() || client.verdict() == Answered::Deny {
+            return Ok(Flow::Continue);
+        }
+        let shared = &self.shared;
+        let users = self.users.get();
+        let (entry, known) = match (users.find(name), shared.unknown) {
+            (Some(entry), _) => (Some(entry), true),
+            (None, Unknown::Ignore) => return Ok(Flow::Continue),
+            (None, Unknown::Deny) => (users.decoy(name), false),
+        };
+        let Some(entry) = entry else {
+            client.deny(Reason::BAD_USERNAME_OR_PASSWORD)?;
+            return Ok(Flow::Stop);
+        };
+        let password = client.password();
+        let fits = password.is_some_and(|password| password.len() <= shared.password_bytes_max);
+        let ticket = client.defer(shared.deadline)?;
+        let job = Job {
+            entry: Arc::clone(entry),
+            hopeless: !(known && fits),
+            password: if fits { password.unwrap_or_default().into() } else { Box::default() },
+            expires: Instant::now() + shared.deadline,
+            answer: Login { ticket, superuser: known && shared.superusers.contains(name) },
+        };
+        if let Err(job) = shared.pool.submit(job) {
+            // The answer overtakes the return of this hook; it is taken up after it, like any other.
+            job.answer.ticket.deny(Reason::SERVER_BUSY);
+        }
+        Ok(Flow::Defer)
+    }
+}
+
+grapnel_plugin_abi::plugin!(AuthFile { client.authenticate => AuthShard::authenticate });
+
+#[cfg(test)]
+mod tests;

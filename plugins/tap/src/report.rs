@@ -1,0 +1,119 @@
+//! The lines tap writes to the log: made and timed on a thread of its own, which asks the counters and stops no shard.
+
+use std::fmt::Write;
+use std::sync::Arc;
+use std::sync::mpsc::{self, RecvTimeoutError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::count::{Counts, Total};
+
+/// One line for these totals, and what was counted since `before`.
+pub fn line(totals: &[Total], before: &[Total]) -> String {
+    let sum = |totals: &[Total]| {
+        totals
+            .iter()
+            .fold((0, 0), |(messages, bytes), total| (messages + total.messages, bytes + total.bytes))
+    };
+    let ((messages, bytes), (messages_before, bytes_before)) = (sum(totals), sum(before));
+    // Two totals are not of one moment: a group may have moved into (other) and back.
+    let mut line = format!(
+        "{messages} messages, {bytes} bytes (since the last report {}, {})",
+        messages.saturating_sub(messages_before),
+        bytes.saturating_sub(bytes_before),
+    );
+    for (index, total) in totals.iter().enumerate() {
+        let separator = if index == 0 { ": " } else { "; " };
+        // Writing to a String cannot fail.
+        let _ =
+            write!(line, "{separator}{:?} {} messages {} bytes", total.group, total.messages, total.bytes);
+    }
+    line
+}
+
+/// The reporting thread. Dropping it writes the last report and ends the thread.
+#[derive(Debug)]
+pub struct Reporter {
+    /// Never sent to: that it is dropped is the message.
+    stop: Option<mpsc::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Reporter {
+    /// Starts to report every so often; zero: only at the end.
+    ///
+    /// # Errors
+    /// The thread cannot be started.
+    pub fn start(
+        counts: Arc<Counts>,
+        every: Duration,
+        log: impl Fn(&str) + Send + 'static,
+    ) -> std::io::Result<Reporter> {
+        let (stop, stopped) = mpsc::channel();
+        let run = move || {
+            let mut before = Vec::new();
+            loop {
+                let ended = if every.is_zero() {
+                    stopped.recv().is_err()
+                } else {
+                    stopped.recv_timeout(every) == Err(RecvTimeoutError::Disconnected)
+                };
+                let totals = counts.totals();
+                if ended || totals != before {
+                    log(&line(&totals, &before));
+                }
+                if ended {
+                    return;
+                }
+                before = totals;
+            }
+        };
+        let thread = std::thread::Builder::new().name("tap-report".into()).spawn(run)?;
+        Ok(Reporter { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Reporter {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
+            let _ = thread.join();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+    use crate::config::Config;
+    use crate::count::Counter;
+
+    #[test]
+    fn reports_come_when_something_was_counted_and_at_the_end() {
+        let config = Config::default();
+        let counts = Counts::new(&config, 1);
+        let mut counter = Counter::new(&config, Arc::clone(&counts), 0);
+        counter.count("a/b", 5);
+        let (log, lines) = mpsc::channel();
+        let reporter =
+            Reporter::start(counts, Duration::from_millis(1), move |line| log.send(line.to_owned()).unwrap());
+        let first = lines.recv_timeout(Duration::from_secs(20)).unwrap();
+        assert!(first.starts_with("1 messages, 5 bytes (since the last report 1, 5)"), "{first}");
+        drop(reporter.unwrap());
+        let last = lines.iter().last().unwrap();
+        assert_eq!(last, "1 messages, 5 bytes (since the last report 0, 0): \"a\" 1 messages 5 bytes");
+    }
+
+    #[test]
+    fn without_an_interval_only_the_end_is_reported() {
+        let counts = Counts::new(&Config::default(), 1);
+        let (log, lines) = mpsc::channel();
+        let reporter =
+            Reporter::start(counts, Duration::ZERO, move |line| log.send(line.to_owned()).unwrap());
+        drop(reporter.unwrap());
+        assert_eq!(lines.iter().collect::<Vec<_>>(), ["0 messages, 0 bytes (since the last report 0, 0)"]);
+    }
+}

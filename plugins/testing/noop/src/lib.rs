@@ -1,0 +1,28 @@
+//! A plugin for the tests of the loader and for measurements: mounted at message.publish, it does nothing.
+
+use std::sync::Arc;
+
+use grapnel_plugin_abi::{Error, Flow, Host, NoConfig, Plugin, Publish};
+
+struct Noop;
+
+impl Plugin for Noop {
+    type Config = NoConfig;
+    type Shard = Noop;
+
+    fn load(_config: NoConfig, _host: &Host) -> Result<Noop, Error> {
+        Ok(Noop)
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Noop, Error> {
+        Ok(Noop)
+    }
+}
+
+impl Noop {
+    fn publish(&mut self, _message: &mut Publish<'_>) -> Flow {
+        Flow::Continue
+    }
+}
+
+grapnel_plugin_abi::plugin!(Noop { message.publish => Noop::publish });

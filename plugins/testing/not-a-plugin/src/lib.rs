@@ -1,0 +1,7 @@
+//! A library for the tests of the loader: it is whole and can be mapped, and exports no plugin.
+
+/// Something to export.
+#[unsafe(no_mangle)]
+pub extern "C" fn grapnel_not_a_plugin() -> u32 {
+    7
+}

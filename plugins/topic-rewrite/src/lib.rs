@@ -1,0 +1,133 @@
+//! topic-rewrite: changes the topics of messages and of subscriptions by rules, in the manner of EMQX, and can mark every
+//! message with the load of the plugin it went through. The broker loads it as `libgrapnel_topic_rewrite.so`.
+
+pub mod config;
+pub mod rule;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe};
+
+use config::{Action, Config};
+use rule::{Client, Outcome, Rewriter, Rules};
+
+/// The rules, and how often each made something that cannot be a topic.
+#[derive(Debug)]
+pub struct TopicRewrite {
+    rules: Rules,
+    refused: Box<[AtomicU64]>,
+    stamp: Option<Stamp>,
+    host: Host,
+}
+
+/// The user property that names this load.
+#[derive(Clone, Debug)]
+struct Stamp {
+    key: String,
+    value: String,
+}
+
+/// What one shard rewrites with.
+#[derive(Debug)]
+pub struct RewriteShard {
+    shared: Arc<TopicRewrite>,
+    rewriter: Rewriter,
+    publishes: bool,
+    subscribes: bool,
+}
+
+impl Plugin for TopicRewrite {
+    type Config = Config;
+    type Shard = RewriteShard;
+
+    fn load(config: Config, host: &Host) -> Result<TopicRewrite, Error> {
+        let rules = Rules::compile(&config.rules)?;
+        let refused = (0..rules.len()).map(|_| AtomicU64::new(0)).collect();
+        let stamp = config.stamp.map(|key| Stamp { key, value: host.handle().to_string() });
+        Ok(TopicRewrite { rules, refused, stamp, host: *host })
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<RewriteShard, Error> {
+        Ok(RewriteShard {
+            rewriter: Rewriter::new(&self.rules),
+            publishes: self.rules.any(Action::Publish),
+            subscribes: self.rules.any(Action::Subscribe),
+            shared: Arc::clone(self),
+        })
+    }
+}
+
+impl TopicRewrite {
+    /// Counts what a rule made and nobody can use; the log hears of it once for each rule.
+    fn refuse(&self, rule: usize, topic: &str, why: &dyn std::fmt::Display) {
+        // Any order will do: the numbers are read one by one, at the end.
+        if self.refused[rule - 1].fetch_add(1, Ordering::Relaxed) == 0 {
+            self.host.warn(format_args!(
+                "rule {rule} leaves {topic:?} as it is: {why} (said once for each rule; the number is logged at unload)"
+            ));
+        }
+    }
+}
+
+impl Drop for TopicRewrite {
+    fn drop(&mut self) {
+        for (index, count) in self.refused.iter().enumerate() {
+            let count = count.load(Ordering::Relaxed);
+            if count > 0 {
+                self.host.info(format_args!("rule {} left {count} topics as they were", index + 1));
+            }
+        }
+    }
+}
+
+impl RewriteShard {
+    fn publish(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
+        if self.publishes {
+            let old = message.topic();
+            let client = Client { id: message.client_id(), username: message.username() };
+            match self.rewriter.rewrite(Action::Publish, old, client) {
+                Outcome::Same => {}
+                Outcome::New { rule, topic } => {
+                    // The broker may have narrower limits than the specification.
+                    if let Err(why) = message.set_topic(topic) {
+                        self.shared.refuse(rule, old, &why);
+                    }
+                }
+                Outcome::Refused { rule, why } => self.shared.refuse(rule, old, &why),
+            }
+        }
+        match &self.shared.stamp {
+            Some(stamp) => message.add_user_property(&stamp.key, &stamp.value),
+            None => Ok(()),
+        }
+    }
+
+    fn subscribe(&mut self, packet: &mut Subscribe<'_>) {
+        if !self.subscribes {
+            return;
+        }
+        let client = Client { id: packet.client_id(), username: packet.username() };
+        for index in 0.. {
+            let Some(old) = packet.filter(index) else { break };
+            match self.rewriter.rewrite(Action::Subscribe, old.filter, client) {
+                Outcome::Same => {}
+                Outcome::New { rule, topic } => {
+                    if let Err(why) = packet.rewrite(index, topic) {
+                        self.shared.refuse(rule, old.filter, &why);
+                    }
+                }
+                Outcome::Refused { rule, why } => self.shared.refuse(rule, old.filter, &why),
+            }
+        }
+    }
+}
+
+// Early in both chains: what other plugins see, count and allow is the topic that is used.
+grapnel_plugin_abi::plugin!(TopicRewrite {
+    message.publish(priority = 100) => RewriteShard::publish,
+    client.subscribe(priority = 100) => RewriteShard::subscribe,
+});
+
+#[cfg(test)]
+mod tests;

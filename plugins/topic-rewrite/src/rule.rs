@@ -1,0 +1,344 @@
+//! Rules compiled, and the one decision of this plugin: what becomes of a topic. Knows neither broker nor hooks; each shard
+//! has a [`Rewriter`] of its own, whose buffers are reused, so that a message costs no allocation.
+
+use std::sync::Arc;
+
+use grapnel_plugin_abi::topic::{self, TOPIC_BYTES_MAX, TopicError};
+use regex::{CaptureLocations, Regex};
+use thiserror::Error;
+
+use crate::config::{Action, RuleConfig};
+
+/// Why a rule cannot be used.
+#[derive(Debug, Error)]
+pub enum RuleError {
+    /// The filter is none.
+    #[error("rule {rule}: filter {filter:?}: {why}")]
+    Filter {
+        /// The rule, from 1.
+        rule: usize,
+        /// What the operator wrote.
+        filter: String,
+        /// What is wrong with it.
+        why: TopicError,
+    },
+    /// The regular expression is none, or too large.
+    #[error("rule {rule}: regex {regex:?}: {why}")]
+    Regex {
+        /// The rule, from 1.
+        rule: usize,
+        /// What the operator wrote.
+        regex: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The destination names a group that is not there.
+    #[error(
+        "rule {rule}: destination {destination:?} asks for ${group}, but the number of groups is {groups}"
+    )]
+    Group {
+        /// The rule, from 1.
+        rule: usize,
+        /// What the operator wrote.
+        destination: String,
+        /// The group that is not there.
+        group: usize,
+        /// How many there are.
+        groups: usize,
+    },
+    /// The destination has nothing in it.
+    #[error("rule {rule}: destination is empty")]
+    NoDestination {
+        /// The rule, from 1.
+        rule: usize,
+    },
+}
+
+/// A piece of a destination.
+#[derive(Clone, PartialEq, Eq, Debug)]
+enum Part {
+    Text(String),
+    Group(usize),
+    ClientId,
+    Username,
+}
+
+/// How a topic is taken apart.
+#[derive(Clone, Debug)]
+enum Groups {
+    /// By the wildcards of the filter.
+    Wildcards,
+    /// By a regular expression.
+    Regex(Regex),
+}
+
+#[derive(Clone, Debug)]
+struct Rule {
+    action: Action,
+    filter: String,
+    groups: Groups,
+    destination: Vec<Part>,
+}
+
+/// All rules, in the order the operator wrote them.
+#[derive(Clone, Debug)]
+pub struct Rules(Arc<[Rule]>);
+
+impl Rules {
+    /// Compiles what the operator wrote.
+    ///
+    /// # Errors
+    /// The first rule that cannot be used, and why.
+    pub fn compile(rules: &[RuleConfig]) -> Result<Rules, RuleError> {
+        rules
+            .iter()
+            .enumerate()
+            .map(|(index, rule)| compile(index + 1, rule))
+            .collect::<Result<_, _>>()
+            .map(Rules)
+    }
+
+    /// Whether any rule applies to this.
+    pub fn any(&self, action: Action) -> bool {
+        self.0.iter().any(|rule| rule.action.covers(action))
+    }
+
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.0.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
+fn compile(rule: usize, config: &RuleConfig) -> Result<Rule, RuleError> {
+    let filter = config.filter.clone();
+    topic::check_filter(&filter).map_err(|why| RuleError::Filter { rule, filter: filter.clone(), why })?;
+    let (groups, count) = match &config.regex {
+        None => (Groups::Wildcards, filter.split('/').filter(|level| is_wildcard(level)).count()),
+        Some(text) => {
+            let regex = Regex::new(text).map_err(|error| {
+                // The error draws a picture of several lines; the last one says it.
+                let error = error.to_string();
+                let why = error.lines().last().unwrap_or_default().trim_start_matches("error: ").into();
+                RuleError::Regex { rule, regex: text.clone(), why }
+            })?;
+            let count = regex.captures_len() - 1;
+            (Groups::Regex(regex), count)
+        }
+    };
+    if config.destination.is_empty() {
+        return Err(RuleError::NoDestination { rule });
+    }
+    let destination = parts(&config.destination);
+    let asked =
+        destination.iter().filter_map(|part| if let Part::Group(group) = part { Some(*group) } else { None });
+    match asked.max() {
+        Some(group) if group > count => {
+            Err(RuleError::Group { rule, destination: config.destination.clone(), group, groups: count })
+        }
+        _ => Ok(Rule { action: config.action, filter, groups, destination }),
+    }
+}
+
+fn is_wildcard(level: &str) -> bool {
+    level == "+" || level == "#"
+}
+
+/// Takes a destination apart. What is not a variable stands for itself, `$0` and a lone `$` or `%` included.
+fn parts(destination: &str) -> Vec<Part> {
+    let mut parts = Vec::new();
+    let mut text = String::new();
+    let mut rest = destination;
+    while let Some(first) = rest.chars().next() {
+        let (part, length) = variable(rest).unzip();
+        match part {
+            Some(part) => {
+                if !text.is_empty() {
+                    parts.push(Part::Text(std::mem::take(&mut text)));
+                }
+                parts.push(part);
+            }
+            None => text.push(first),
+        }
+        rest = &rest[length.unwrap_or(first.len_utf8())..];
+    }
+    if !text.is_empty() {
+        parts.push(Part::Text(text));
+    }
+    parts
+}
+
+/// The variable at the start of the text, and how many bytes name it.
+fn variable(text: &str) -> Option<(Part, usize)> {
+    for (name, part) in [
+        ("%c", Part::ClientId),
+        ("${clientid}", Part::ClientId),
+        ("%u", Part::Username),
+        ("${username}", Part::Username),
+    ] {
+        if text.starts_with(name) {
+            return Some((part, name.len()));
+        }
+    }
+    let digits = text.strip_prefix('$')?;
+    let end = digits.find(|c: char| !c.is_ascii_digit()).unwrap_or(digits.len());
+    match digits[..end].parse() {
+        Ok(group) if group > 0 => Some((Part::Group(group), 1 + end)),
+        _ => None,
+    }
+}
+
+/// Who published or subscribed.
+#[derive(Clone, Copy, Debug)]
+pub struct Client<'a> {
+    /// Client identifier.
+    pub id: &'a str,
+    /// User name, where it gave one.
+    pub username: Option<&'a str>,
+}
+
+/// What becomes of a topic.
+#[derive(PartialEq, Eq, Debug)]
+pub enum Outcome<'a> {
+    /// It stays: no rule decides on it, or the one that does has nothing to say.
+    Same,
+    /// It changes.
+    New {
+        /// The rule, from 1.
+        rule: usize,
+        /// The new topic name or filter.
+        topic: &'a str,
+    },
+    /// It stays, because what the rule makes of it cannot be a topic.
+    Refused {
+        /// The rule, from 1.
+        rule: usize,
+        /// Why not.
+        why: Refusal,
+    },
+}
+
+/// Why a rewritten topic was not taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Error)]
+pub enum Refusal {
+    /// The destination wants the user name.
+    #[error("the client gave no user name")]
+    NoUsername,
+    /// A client could choose an identifier that widens a filter.
+    #[error("the client identifier or user name contains a wildcard")]
+    WildcardInId,
+    /// The result is no topic.
+    #[error("the new topic cannot be used: {0}")]
+    Topic(TopicError),
+}
+
+/// A shard's copy of the rules with its buffers.
+#[derive(Debug)]
+pub struct Rewriter {
+    rules: Vec<(Rule, Option<CaptureLocations>)>,
+    /// Where the groups are in the topic, `$1` first.
+    groups: Vec<(usize, usize)>,
+    topic: String,
+}
+
+impl Rewriter {
+    /// A rewriter for one shard. Copies the regular expressions: each copy has its own cache, so that shards do not share one.
+    pub fn new(rules: &Rules) -> Rewriter {
+        let rules = rules.0.iter().map(|rule| {
+            let locations = match &rule.groups {
+                Groups::Regex(regex) => Some(regex.capture_locations()),
+                Groups::Wildcards => None,
+            };
+            (rule.clone(), locations)
+        });
+        Rewriter { rules: rules.collect(), groups: Vec::new(), topic: String::new() }
+    }
+
+    /// Decides on the topic of a publish or on a topic filter of a subscription. The levels of a filter are taken as text: its
+    /// wildcards match `+` and `#` of a rule and themselves. A `$share/group/` is no part of it and stays.
+    pub fn rewrite(&mut self, action: Action, topic: &str, client: Client<'_>) -> Outcome<'_> {
+        let (share, topic) =
+            if action == Action::Subscribe { topic::split_share(topic) } else { ("", topic) };
+        let decides = |rule: &Rule| rule.action.covers(action) && topic::matches(&rule.filter, topic);
+        let Some(index) = self.rules.iter().rposition(|(rule, _)| decides(rule)) else {
+            return Outcome::Same;
+        };
+        let (rule, locations) = &mut self.rules[index];
+        self.groups.clear();
+        match (&rule.groups, locations) {
+            (Groups::Regex(regex), Some(locations)) => {
+                if regex.captures_read(locations, topic).is_none() {
+                    return Outcome::Same;
+                }
+                // A group that took no part in the match is empty.
+                self.groups.extend((1..locations.len()).map(|group| locations.get(group).unwrap_or((0, 0))));
+            }
+            _ => wildcard_groups(&rule.filter, topic, &mut self.groups),
+        }
+        self.topic.clear();
+        self.topic.push_str(share);
+        let built = build(&rule.destination, topic, &self.groups, client, &mut self.topic);
+        let (rule, new) = (index + 1, &self.topic[share.len()..]);
+        match built.and_then(|()| check(action, new, share)) {
+            Err(why) => Outcome::Refused { rule, why },
+            Ok(()) if new == topic => Outcome::Same,
+            Ok(()) => Outcome::New { rule, topic: &self.topic },
+        }
+    }
+}
+
+fn check(action: Action, topic: &str, share: &str) -> Result<(), Refusal> {
+    match action {
+        Action::Subscribe if share.len() + topic.len() > TOPIC_BYTES_MAX => Err(TopicError::TooLong),
+        Action::Subscribe => topic::check_filter(topic),
+        _ => topic::check_name(topic),
+    }
+    .map_err(Refusal::Topic)
+}
+
+fn build(
+    destination: &[Part],
+    topic: &str,
+    groups: &[(usize, usize)],
+    client: Client<'_>,
+    out: &mut String,
+) -> Result<(), Refusal> {
+    for part in destination {
+        match part {
+            Part::Text(text) => out.push_str(text),
+            Part::Group(group) => {
+                let (start, end) = groups[group - 1];
+                out.push_str(&topic[start..end]);
+            }
+            Part::ClientId => out.push_str(harmless(client.id)?),
+            Part::Username => out.push_str(harmless(client.username.ok_or(Refusal::NoUsername)?)?),
+        }
+    }
+    Ok(())
+}
+
+fn harmless(id: &str) -> Result<&str, Refusal> {
+    if id.contains(['+', '#']) { Err(Refusal::WildcardInId) } else { Ok(id) }
+}
+
+/// What each wildcard of the filter matched in a topic that it does match.
+fn wildcard_groups(filter: &str, topic: &str, out: &mut Vec<(usize, usize)>) {
+    let mut start = 0;
+    for level in filter.split('/') {
+        // `a/#` matches `a` too: nothing is left then.
+        let rest = topic.get(start..).unwrap_or("");
+        let end = if level == "#" { rest.len() } else { rest.find('/').unwrap_or(rest.len()) };
+        if is_wildcard(level) {
+            let at = start.min(topic.len());
+            out.push((at, at + end));
+        }
+        start += end + 1;
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,418 @@
+//! A file that a plugin reads at load and again when it changes: [`WatchedFile`] owns the thread that looks, [`View`] is a
+//! shard's own copy of what was read last. Used by auth-file and acl-file. A shard never waits here, neither for the disk
+//! nor for a lock, and never frees what the file held before.
+
+use std::fs::{self, File, Metadata};
+use std::io::Read;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use thiserror::Error;
+
+/// Why a file cannot be used.
+#[derive(Debug, Error)]
+pub enum FileError {
+    /// It cannot be opened or read.
+    #[error("cannot read {}: {why}", path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+    /// It is larger than the plugin's limit.
+    #[error("{} is larger than file_bytes_max = {bytes_max}; raise the limit or split the file", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// The limit, in bytes.
+        bytes_max: u64,
+    },
+    /// It is not text.
+    #[error("{}:{line}: not UTF-8", path.display())]
+    NotUtf8 {
+        /// The file.
+        path: PathBuf,
+        /// Line of the first byte that is not UTF-8, from 1.
+        line: usize,
+    },
+    /// A line is wrong.
+    #[error("{}:{}: {}", path.display(), at.line, at.reason)]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// Where and why.
+        at: LineError,
+    },
+    /// The thread that looks for changes did not start.
+    #[error("cannot start the thread that watches {}: {why}", path.display())]
+    Thread {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        why: std::io::Error,
+    },
+}
+
+/// What a parser says of a line it cannot take.
+#[derive(Clone, PartialEq, Eq, Debug, Error)]
+#[error("line {line}: {reason}")]
+pub struct LineError {
+    /// The line, from 1.
+    pub line: usize,
+    /// What is wrong with it and what would be right.
+    pub reason: String,
+}
+
+/// How a file is watched.
+#[derive(Clone, Debug)]
+pub struct Watch {
+    /// The file.
+    pub path: PathBuf,
+    /// How often to look whether it changed. Zero: never again after load.
+    pub every: Duration,
+    /// Largest file that is read, bytes.
+    pub bytes_max: u64,
+    /// Name of the thread that looks.
+    pub thread: String,
+}
+
+/// What came of looking at a file that had changed. Handed to the plugin on the watching thread.
+#[derive(Debug)]
+pub enum Change<'a, T> {
+    /// It was read, and this holds from now on.
+    Taken(&'a T),
+    /// It could not be used; what was read before still holds. Told once for each state of the file.
+    Refused(FileError),
+}
+
+/// A file's content, parsed, and the thread that keeps it fresh. Dropping it ends the thread.
+#[derive(Debug)]
+pub struct WatchedFile<T> {
+    latest: Arc<Latest<T>>,
+    stop: Arc<Stop>,
+    thread: Option<JoinHandle<()>>,
+}
+
+#[derive(Debug)]
+struct Latest<T> {
+    /// Raised after `value` was replaced, so that a shard sees by one load that nothing changed.
+    version: AtomicU64,
+    value: Mutex<Arc<T>>,
+}
+
+#[derive(Default, Debug)]
+struct Stop {
+    asked: Mutex<bool>,
+    wake: Condvar,
+}
+
+/// The locks of this crate guard single assignments: a panic elsewhere cannot leave half of one behind.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<T: Send + Sync + 'static> WatchedFile<T> {
+    /// Reads and parses the file, and starts to watch it.
+    ///
+    /// A change is taken once the file has stayed the same from one look to the next, so that a file that is being written
+    /// in place is not read halfway. `told` runs on the watching thread.
+    ///
+    /// # Errors
+    /// The file cannot be read, is too large or not UTF-8, has a line that `parse` refuses, or no thread can be started.
+    pub fn open(
+        watch: Watch,
+        parse: impl Fn(&str) -> Result<T, LineError> + Send + 'static,
+        told: impl Fn(Change<'_, T>) + Send + 'static,
+    ) -> Result<WatchedFile<T>, FileError> {
+        // The look precedes the reading: what changes in between is seen as a change later, never missed.
+        let seen = Look::at(&watch.path);
+        let value = Arc::new(read(&watch, &parse)?);
+        let latest = Arc::new(Latest { version: AtomicU64::new(0), value: Mutex::new(value) });
+        let stop = Arc::new(Stop::default());
+        let mut file = WatchedFile { latest: Arc::clone(&latest), stop: Arc::clone(&stop), thread: None };
+        if !watch.every.is_zero() {
+            let (path, name, every) = (watch.path.clone(), watch.thread.clone(), watch.every);
+            let mut watcher = Watcher {
+                watch,
+                parse,
+                told,
+                latest,
+                seen: seen.clone(),
+                pending: seen,
+                retired: Vec::new(),
+            };
+            let run = move || {
+                while !stop.asked_within(every) {
+                    watcher.look();
+                }
+            };
+            let thread = std::thread::Builder::new().name(name).spawn(run);
+            file.thread = Some(thread.map_err(|why| FileError::Thread { path, why })?);
+        }
+        Ok(file)
+    }
+
+    /// A shard's own copy, to be asked with [`View::get`].
+    pub fn view(&self) -> View<T> {
+        // The version is read first: if the value moves on in between, the next look takes it once more.
+        let version = self.latest.version.load(Ordering::Acquire);
+        View { version, value: self.latest(), latest: Arc::clone(&self.latest) }
+    }
+
+    /// What was read last. Takes a lock for the time of a reference count: not for a shard.
+    pub fn latest(&self) -> Arc<T> {
+        Arc::clone(&lock(&self.latest.value))
+    }
+}
+
+impl<T> Drop for WatchedFile<T> {
+    fn drop(&mut self) {
+        *lock(&self.stop.asked) = true;
+        self.stop.wake.notify_all();
+        if let Some(thread) = self.thread.take() {
+            // A panic of the thread has been reported by the panic hook; there is nothing left to undo here.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Stop {
+    /// Waits for at most this long; true once the end was asked for.
+    fn asked_within(&self, wait: Duration) -> bool {
+        let asked = lock(&self.asked);
+        let (asked, _) = self
+            .wake
+            .wait_timeout_while(asked, wait, |asked| !*asked)
+            .unwrap_or_else(PoisonError::into_inner);
+        *asked
+    }
+}
+
+/// A shard's own copy of what the file held when it was last asked.
+#[derive(Debug)]
+pub struct View<T> {
+    version: u64,
+    value: Arc<T>,
+    latest: Arc<Latest<T>>,
+}
+
+impl<T> View<T> {
+    /// What the file holds. One load of a number that rarely changes; never waits: while the watching thread is putting a
+    /// new value in place, the old one is given once more.
+    #[inline]
+    pub fn get(&mut self) -> &T {
+        if self.latest.version.load(Ordering::Acquire) != self.version {
+            self.refresh();
+        }
+        &self.value
+    }
+
+    #[cold]
+    fn refresh(&mut self) {
+        let version = self.latest.version.load(Ordering::Acquire);
+        if let Ok(value) = self.latest.value.try_lock() {
+            self.value = Arc::clone(&value);
+            self.version = version;
+        }
+    }
+}
+
+/// What tells one state of a file from another without reading it. None: there is no such file, or it cannot be looked at.
+#[derive(Clone, PartialEq, Eq, Debug)]
+struct Look(Option<(u64, u64, u64, i64, i64, i64, i64)>);
+
+impl Look {
+    fn at(path: &Path) -> Look {
+        let tell =
+            |m: Metadata| (m.dev(), m.ino(), m.size(), m.mtime(), m.mtime_nsec(), m.ctime(), m.ctime_nsec());
+        Look(fs::metadata(path).ok().map(tell))
+    }
+}
+
+/// The state of the watching thread.
+struct Watcher<T, P, R> {
+    watch: Watch,
+    parse: P,
+    told: R,
+    latest: Arc<Latest<T>>,
+    /// The state that was read last, or refused last.
+    seen: Look,
+    /// A state that differs from `seen`, waiting to be met a second time.
+    pending: Look,
+    /// Values that a shard may still hold; kept so that they are freed here. At most one for each shard.
+    retired: Vec<Arc<T>>,
+}
+
+impl<T, P, R> Watcher<T, P, R>
+where
+    P: Fn(&str) -> Result<T, LineError>,
+    R: Fn(Change<'_, T>),
+{
+    fn look(&mut self) {
+        self.retired.retain(|value| Arc::strong_count(value) > 1);
+        let now = Look::at(&self.watch.path);
+        let settled = now == self.pending;
+        self.pending = now;
+        if !settled || self.pending == self.seen {
+            return;
+        }
+        self.seen = self.pending.clone();
+        match read(&self.watch, &self.parse) {
+            Ok(value) => self.take(Arc::new(value)),
+            Err(error) => (self.told)(Change::Refused(error)),
+        }
+    }
+
+    fn take(&mut self, value: Arc<T>) {
+        let old = std::mem::replace(&mut *lock(&self.latest.value), Arc::clone(&value));
+        self.latest.version.fetch_add(1, Ordering::Release);
+        self.retired.push(old);
+        (self.told)(Change::Taken(&value));
+    }
+}
+
+fn read<T>(watch: &Watch, parse: &impl Fn(&str) -> Result<T, LineError>) -> Result<T, FileError> {
+    let path = || watch.path.clone();
+    let failed = |why| FileError::Read { path: path(), why };
+    // Not by the file's size: it may grow while it is read, and special files say 0.
+    let mut bytes = Vec::new();
+    let file = File::open(&watch.path).map_err(failed)?;
+    file.take(watch.bytes_max.saturating_add(1)).read_to_end(&mut bytes).map_err(failed)?;
+    if bytes.len() as u64 > watch.bytes_max {
+        return Err(FileError::TooLarge { path: path(), bytes_max: watch.bytes_max });
+    }
+    let text = std::str::from_utf8(&bytes).map_err(|error| {
+        let before = &bytes[..error.valid_up_to()];
+        FileError::NotUtf8 { path: path(), line: 1 + before.iter().filter(|&&byte| byte == b'\n').count() }
+    })?;
+    parse(text).map_err(|at| FileError::Line { path: path(), at })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    const PATIENCE: Duration = Duration::from_secs(20);
+
+    /// In one step, as the README tells operators to: nobody sees half of it.
+    fn replace(path: &Path, content: &str) {
+        let new = path.with_extension("new");
+        fs::write(&new, content).unwrap();
+        fs::rename(&new, path).unwrap();
+    }
+
+    fn number(text: &str) -> Result<u32, LineError> {
+        text.trim().parse().map_err(|_| LineError { line: 1, reason: "not a number".into() })
+    }
+
+    fn watch(path: &Path) -> Watch {
+        Watch {
+            path: path.to_owned(),
+            every: Duration::from_millis(2),
+            bytes_max: 100,
+            thread: "watch".into(),
+        }
+    }
+
+    fn watched(path: &Path) -> (WatchedFile<u32>, mpsc::Receiver<Result<u32, String>>) {
+        let (told, changes) = mpsc::channel();
+        let tell = move |change: Change<'_, u32>| {
+            let _ = told.send(match change {
+                Change::Taken(value) => Ok(*value),
+                Change::Refused(error) => Err(error.to_string()),
+            });
+        };
+        (WatchedFile::open(watch(path), number, tell).unwrap(), changes)
+    }
+
+    #[test]
+    fn a_change_reaches_every_view_and_the_old_value_outlives_a_refused_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "1").unwrap();
+        let (file, changes) = watched(&path);
+        let mut view = file.view();
+        assert_eq!(*view.get(), 1);
+
+        replace(&path, "22");
+        assert_eq!(changes.recv_timeout(PATIENCE).unwrap(), Ok(22));
+        assert_eq!(*view.get(), 22);
+
+        replace(&path, "none");
+        let refused = changes.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        assert_eq!(refused, format!("{}:1: not a number", path.display()));
+        assert_eq!(*view.get(), 22);
+
+        fs::remove_file(&path).unwrap();
+        let refused = changes.recv_timeout(PATIENCE).unwrap().unwrap_err();
+        assert!(refused.starts_with(&format!("cannot read {}", path.display())), "{refused}");
+        assert_eq!(*view.get(), 22);
+
+        replace(&path, "3");
+        assert_eq!(changes.recv_timeout(PATIENCE).unwrap(), Ok(3));
+        assert_eq!(*view.get(), 3);
+    }
+
+    #[test]
+    fn old_values_are_kept_until_no_view_holds_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "1").unwrap();
+        let file: WatchedFile<u32> =
+            WatchedFile::open(Watch { every: Duration::ZERO, ..watch(&path) }, number, |_| ()).unwrap();
+        let mut view = file.view();
+        let seen = Look::at(&path);
+        let mut watcher = Watcher {
+            watch: watch(&path),
+            parse: number,
+            told: |_: Change<'_, u32>| (),
+            latest: Arc::clone(&file.latest),
+            seen: seen.clone(),
+            pending: seen,
+            retired: Vec::new(),
+        };
+        replace(&path, "22");
+        watcher.look();
+        assert_eq!(*view.get(), 1, "taken only once it has stayed the same");
+        watcher.look();
+        assert_eq!(watcher.retired.len(), 1);
+        watcher.look();
+        assert_eq!(watcher.retired.len(), 1, "the view still holds it");
+        assert_eq!(*view.get(), 22);
+        watcher.look();
+        assert!(watcher.retired.is_empty());
+    }
+
+    #[test]
+    fn what_cannot_be_used_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        let open = || WatchedFile::open(watch(&path), number, |_| ()).unwrap_err().to_string();
+        assert!(open().contains("No such file"));
+        fs::write(&path, [b'x'; 101]).unwrap();
+        assert!(open().ends_with("file_bytes_max = 100; raise the limit or split the file"));
+        fs::write(&path, b"1\n\xff").unwrap();
+        assert_eq!(open(), format!("{}:2: not UTF-8", path.display()));
+    }
+
+    #[test]
+    fn dropping_it_ends_the_thread_at_once() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "1").unwrap();
+        let slow = Watch { every: Duration::from_secs(3600), ..watch(&path) };
+        let (ended, end) = mpsc::channel();
+        std::thread::spawn(move || {
+            drop(WatchedFile::open(slow, number, |_| ()).unwrap());
+            ended.send(()).unwrap();
+        });
+        end.recv_timeout(PATIENCE).unwrap();
+    }
+}
