@@ -1,0 +1,134 @@
+//! The header that `pub --payload-hdrs` writes in front of a payload, and `sub` reads: who sent it,
+//! its sequence number, when it was due. Knows nothing of MQTT packets.
+//!
+//! Layout, big endian: `Gbh`, one byte of flags (1 = cnt, 2 = ts), then with `cnt` the run (4 bytes), the
+//! client number (4) and the sequence number from 1 (8), then with `ts` nanoseconds since 1970 (8).
+
+const MAGIC: &[u8; 3] = b"Gbh";
+const FLAG_CNT: u8 = 1;
+const FLAG_TS: u8 = 2;
+
+/// Which fields a header has.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Fields {
+    /// Publisher and sequence number.
+    pub cnt: bool,
+    /// Time at which the message was due.
+    pub ts: bool,
+}
+
+impl Fields {
+    /// Bytes that the header takes at the front of the payload.
+    pub fn len(self) -> usize {
+        if !self.any() {
+            return 0;
+        }
+        4 + if self.cnt { 16 } else { 0 } + if self.ts { 8 } else { 0 }
+    }
+
+    /// Whether there is a header at all.
+    pub fn any(self) -> bool {
+        self.cnt || self.ts
+    }
+
+    /// Writes the header over the first [`Fields::len`] bytes of `payload`, which must be there.
+    pub fn write(self, payload: &mut [u8], publisher: Publisher, sequence: u64, due_ns: u64) {
+        if !self.any() {
+            return;
+        }
+        payload[..3].copy_from_slice(MAGIC);
+        payload[3] = if self.cnt { FLAG_CNT } else { 0 } | if self.ts { FLAG_TS } else { 0 };
+        let mut at = 4;
+        if self.cnt {
+            payload[4..12].copy_from_slice(&publisher.0.to_be_bytes());
+            payload[12..20].copy_from_slice(&sequence.to_be_bytes());
+            at = 20;
+        }
+        if self.ts {
+            payload[at..at + 8].copy_from_slice(&due_ns.to_be_bytes());
+        }
+    }
+}
+
+/// One publishing client of one run: the run in the upper half, the client number in the lower.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Publisher(u64);
+
+impl Publisher {
+    /// `run` is drawn once per process, so that two runs never continue each other's sequence.
+    pub fn new(run: u32, client: u32) -> Self {
+        Self(u64::from(run) << 32 | u64::from(client))
+    }
+}
+
+impl std::fmt::Display for Publisher {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:08x}/{}", self.0 >> 32, self.0 & u64::from(u32::MAX))
+    }
+}
+
+/// What a payload says about itself.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stamp {
+    /// Publisher and sequence number, with `cnt`.
+    pub sequence: Option<(Publisher, u64)>,
+    /// Nanoseconds since 1970, with `ts`.
+    pub due_ns: Option<u64>,
+}
+
+/// Reads the header, or `None` if the payload has none.
+pub fn read(payload: &[u8]) -> Option<Stamp> {
+    let (head, rest) = payload.split_first_chunk::<4>()?;
+    let flags = head[3];
+    if &head[..3] != MAGIC || flags == 0 || flags & !(FLAG_CNT | FLAG_TS) != 0 {
+        return None;
+    }
+    let (sequence, rest) = if flags & FLAG_CNT == 0 {
+        (None, rest)
+    } else {
+        let (publisher, rest) = rest.split_first_chunk::<8>()?;
+        let (sequence, rest) = rest.split_first_chunk::<8>()?;
+        (Some((Publisher(u64::from_be_bytes(*publisher)), u64::from_be_bytes(*sequence))), rest)
+    };
+    let due_ns =
+        if flags & FLAG_TS == 0 { None } else { Some(u64::from_be_bytes(*rest.first_chunk::<8>()?)) };
+    Some(Stamp { sequence, due_ns })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_written_is_read_back_for_every_choice_of_fields() {
+        let publisher = Publisher::new(0xdead_beef, 42);
+        for (cnt, ts) in [(true, false), (false, true), (true, true)] {
+            let fields = Fields { cnt, ts };
+            let mut payload = vec![b'a'; fields.len() + 3];
+            fields.write(&mut payload, publisher, 7, 99);
+            let stamp = read(&payload).unwrap();
+            assert_eq!(stamp.sequence, cnt.then_some((publisher, 7)));
+            assert_eq!(stamp.due_ns, ts.then_some(99));
+            assert_eq!(&payload[fields.len()..], b"aaa", "the filler behind the header stays");
+            assert_eq!(read(&payload[..fields.len() - 1]), None, "a cut header is none");
+        }
+        assert_eq!(publisher.to_string(), "deadbeef/42");
+    }
+
+    #[test]
+    fn no_field_means_no_header() {
+        let mut payload = *b"abcdefgh";
+        Fields::default().write(&mut payload, Publisher::new(1, 1), 1, 1);
+        assert_eq!(&payload, b"abcdefgh");
+        assert_eq!(Fields::default().len(), 0);
+    }
+
+    #[test]
+    fn foreign_payloads_have_no_header() {
+        assert_eq!(read(b""), None);
+        assert_eq!(read(b"hello world, this is long enough for one"), None);
+        assert_eq!(read(b"Gbh\0aaaaaaaaaaaaaaaaaaaaaaaaaaaaa"), None);
+        assert_eq!(read(b"Gbh\x07aaaaaaaaaaaaaaaaaaaaaaaaaaaa"), None);
+    }
+}

@@ -1,0 +1,66 @@
+//! `grapnel-bench`: a load generator for MQTT brokers in the manner of emqtt-bench. Reads the command line, drives
+//! the load, prints what it came to; exits with 1 if connections or messages failed, with 2 on bad arguments.
+
+mod cli;
+mod client;
+mod clock;
+mod frames;
+mod header;
+mod plan;
+mod poll;
+mod publish;
+mod reason;
+mod report;
+mod sequence;
+mod socket;
+mod stats;
+mod subscribe;
+mod topic;
+mod wheel;
+
+use anyhow::{Context, Result};
+use clap::Parser;
+use signal_hook::consts::{SIGINT, SIGTERM};
+use std::io::Write;
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+const EXIT_FAILED: u8 = 1;
+const EXIT_USAGE: u8 = 2;
+
+fn main() -> ExitCode {
+    let command = cli::Cli::parse().command;
+    let name = command.name();
+    let plan = match command.into_plan() {
+        Ok(plan) => plan,
+        Err(error) => return complain(&error, EXIT_USAGE),
+    };
+    run(name, &plan).unwrap_or_else(|error| complain(&error, EXIT_FAILED))
+}
+
+fn run(name: &'static str, plan: &plan::Plan) -> Result<ExitCode> {
+    let outcome = poll::drive(plan, &stop_on_signals()?)?;
+    let summary = report::Summary::new(name, plan, &outcome);
+    let text = if plan.output.json { summary.to_json()? } else { summary.to_string() };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the summary")?;
+    Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
+}
+
+/// The first signal ends the run in order, the second at once.
+fn stop_on_signals() -> Result<Arc<AtomicBool>> {
+    let stop = Arc::new(AtomicBool::new(false));
+    for signal in [SIGINT, SIGTERM] {
+        // In this order: the default action of a signal must find the flag as the signal before left it.
+        signal_hook::flag::register_conditional_default(signal, Arc::clone(&stop))
+            .and_then(|_| signal_hook::flag::register(signal, Arc::clone(&stop)))
+            .context("cannot install a signal handler")?;
+    }
+    Ok(stop)
+}
+
+fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
+    // Whoever closed stderr still gets the exit code.
+    let _ = writeln!(std::io::stderr(), "grapnel-bench: {error:#}");
+    ExitCode::from(code)
+}

@@ -1,0 +1,229 @@
+//! Lost, doubled and reordered messages, told from sequence numbers. The subscriber's side calls it for
+//! each message that carries one; the usual case, the next number, is one comparison.
+//! Knows neither packets nor clients.
+
+use crate::header::Publisher;
+use ahash::AHasher;
+use std::collections::HashMap;
+use std::hash::BuildHasherDefault;
+
+/// What one receiver, or the members of one shared subscription together, have seen, by publisher.
+#[derive(Debug, Default)]
+pub struct Tracker {
+    streams: Vec<(Publisher, Stream)>,
+    index: HashMap<Publisher, usize, BuildHasherDefault<AHasher>>,
+    /// Where the last message was counted: most receivers hear bursts of one publisher.
+    last: usize,
+}
+
+impl Tracker {
+    /// Counts one message. `gaps_max` bounds the remembered gaps of a publisher; beyond it the oldest are
+    /// written off as lost.
+    pub fn see(&mut self, publisher: Publisher, sequence: u64, gaps_max: usize) {
+        let at = match self.streams.get(self.last) {
+            Some((known, _)) if *known == publisher => self.last,
+            _ => self.find(publisher, sequence),
+        };
+        self.last = at;
+        self.streams[at].1.see(sequence, gaps_max);
+    }
+
+    fn find(&mut self, publisher: Publisher, first: u64) -> usize {
+        *self.index.entry(publisher).or_insert_with(|| {
+            self.streams.push((publisher, Stream { next: first, first, ..Stream::default() }));
+            self.streams.len() - 1
+        })
+    }
+
+    /// Every publisher heard, with its counts.
+    pub fn tallies(&self) -> impl Iterator<Item = (Publisher, Tally)> + '_ {
+        self.streams.iter().map(|(publisher, stream)| (*publisher, stream.tally()))
+    }
+}
+
+/// The counts of one publisher at one receiver, or sums of them.
+#[derive(Debug, Default, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+pub struct Tally {
+    /// Numbers missing between the first and the highest received.
+    pub lost: u64,
+    /// Numbers received again.
+    pub duplicated: u64,
+    /// Numbers received after a higher one.
+    pub out_of_order: u64,
+    /// Numbers below the first received: lost, or sent before the subscription.
+    pub before_first: u64,
+}
+
+impl Tally {
+    /// Adds another's counts.
+    pub fn add(&mut self, other: Tally) {
+        self.lost += other.lost;
+        self.duplicated += other.duplicated;
+        self.out_of_order += other.out_of_order;
+        self.before_first += other.before_first;
+    }
+
+    /// How much is wrong, for picking the worst.
+    pub fn weight(&self) -> u64 {
+        self.lost + self.duplicated + self.out_of_order + self.before_first
+    }
+}
+
+#[derive(Debug, Default)]
+struct Stream {
+    /// One above the highest number received.
+    next: u64,
+    /// Lowest number received.
+    first: u64,
+    duplicated: u64,
+    out_of_order: u64,
+    /// Missing numbers between `first` and `next`: disjoint half-open ranges, ascending.
+    gaps: Vec<(u64, u64)>,
+    /// Missing numbers of gaps that are no longer remembered; all lie below `floor`.
+    written_off: u64,
+    floor: u64,
+}
+
+impl Stream {
+    #[inline]
+    fn see(&mut self, sequence: u64, gaps_max: usize) {
+        if sequence == self.next {
+            self.next += 1;
+        } else if sequence > self.next {
+            self.gaps.push((self.next, sequence));
+            self.next = sequence + 1;
+            if self.gaps.len() > gaps_max {
+                self.write_off();
+            }
+        } else {
+            self.see_late(sequence);
+        }
+    }
+
+    #[cold]
+    fn see_late(&mut self, sequence: u64) {
+        if sequence < self.first {
+            // Overtaken by the very first message that arrived: what lies between is missing so far.
+            if sequence + 1 < self.first {
+                self.gaps.insert(0, (sequence + 1, self.first));
+            }
+            self.first = sequence;
+            self.out_of_order += 1;
+            return;
+        }
+        let at = self.gaps.partition_point(|gap| gap.1 <= sequence);
+        match self.gaps.get(at).copied() {
+            Some((from, to)) if from <= sequence => {
+                self.out_of_order += 1;
+                self.fill(at, from, to, sequence);
+            }
+            // Below the floor the gaps are forgotten: if any number is still out there, it may be this one.
+            _ if sequence < self.floor && self.written_off > 0 => {
+                self.out_of_order += 1;
+                self.written_off -= 1;
+            }
+            _ => self.duplicated += 1,
+        }
+    }
+
+    fn fill(&mut self, at: usize, from: u64, to: u64, sequence: u64) {
+        match (from == sequence, sequence + 1 == to) {
+            (true, true) => drop(self.gaps.remove(at)),
+            (true, false) => self.gaps[at].0 = sequence + 1,
+            (false, true) => self.gaps[at].1 = sequence,
+            (false, false) => {
+                self.gaps[at].1 = sequence;
+                self.gaps.insert(at + 1, (sequence + 1, to));
+            }
+        }
+    }
+
+    /// Forgets the older half of the gaps, so that this is rare.
+    fn write_off(&mut self) {
+        let half = self.gaps.len().div_ceil(2);
+        for (from, to) in self.gaps.drain(..half) {
+            self.written_off += to - from;
+            self.floor = to;
+        }
+    }
+
+    fn tally(&self) -> Tally {
+        Tally {
+            lost: self.written_off + self.gaps.iter().map(|gap| gap.1 - gap.0).sum::<u64>(),
+            duplicated: self.duplicated,
+            out_of_order: self.out_of_order,
+            before_first: self.first.saturating_sub(1),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tally(sequence: &[u64], gaps_max: usize) -> Tally {
+        let mut tracker = Tracker::default();
+        for number in sequence {
+            tracker.see(Publisher::new(1, 1), *number, gaps_max);
+        }
+        let mut sum = Tally::default();
+        tracker.tallies().for_each(|(_, each)| sum.add(each));
+        sum
+    }
+
+    fn expect(lost: u64, duplicated: u64, out_of_order: u64, before_first: u64) -> Tally {
+        Tally { lost, duplicated, out_of_order, before_first }
+    }
+
+    #[test]
+    fn an_unbroken_sequence_is_clean() {
+        assert_eq!(tally(&[1, 2, 3, 4], 8), expect(0, 0, 0, 0));
+        assert_eq!(tally(&[], 8), expect(0, 0, 0, 0));
+    }
+
+    #[test]
+    fn gaps_are_lost_until_they_are_filled() {
+        assert_eq!(tally(&[1, 2, 5], 8), expect(2, 0, 0, 0));
+        assert_eq!(tally(&[1, 2, 5, 3], 8), expect(1, 0, 1, 0));
+        assert_eq!(tally(&[1, 2, 5, 4, 3], 8), expect(0, 0, 2, 0));
+        assert_eq!(tally(&[1, 9, 5, 5], 8), expect(6, 1, 1, 0), "a number inside a gap splits it");
+    }
+
+    #[test]
+    fn a_number_seen_before_is_a_duplicate_not_a_late_one() {
+        assert_eq!(tally(&[1, 1, 2, 2, 1], 8), expect(0, 3, 0, 0));
+        assert_eq!(tally(&[1, 2, 5, 5, 2], 8), expect(2, 2, 0, 0));
+    }
+
+    #[test]
+    fn what_came_before_the_first_is_told_apart_from_loss() {
+        assert_eq!(tally(&[4, 5], 8), expect(0, 0, 0, 3));
+        assert_eq!(tally(&[4, 5, 2], 8), expect(1, 0, 1, 1));
+        assert_eq!(tally(&[4, 3, 2, 1], 8), expect(0, 0, 3, 0));
+    }
+
+    #[test]
+    fn forgotten_gaps_stay_counted_as_lost() {
+        let every_second: Vec<u64> = (0..100).map(|n| n * 2 + 1).collect();
+        assert_eq!(tally(&every_second, 8), expect(99, 0, 0, 0));
+        let mut late = every_second.clone();
+        late.push(2);
+        assert_eq!(tally(&late, 8), expect(98, 0, 1, 0));
+    }
+
+    #[test]
+    fn publishers_do_not_mix() {
+        let mut tracker = Tracker::default();
+        for (client, number) in [(1, 1), (2, 1), (1, 2), (2, 3), (1, 3)] {
+            tracker.see(Publisher::new(9, client), number, 8);
+        }
+        let tallies: Vec<_> = tracker.tallies().collect();
+        assert_eq!(
+            tallies,
+            [
+                (Publisher::new(9, 1), Tally::default()),
+                (Publisher::new(9, 2), Tally { lost: 1, ..Tally::default() })
+            ]
+        );
+    }
+}

@@ -1,0 +1,279 @@
+//! The smallest broker that the load tool's tests need: CONNECT, SUBSCRIBE, PUBLISH of every QoS, exact topics and
+//! round-robin shared subscriptions, and faults on demand. One blocking thread per connection.
+
+use std::collections::HashMap;
+use std::io::{Read, Write};
+use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::sync::{Arc, Mutex};
+
+/// What this broker does wrong, or insists on.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Behaviour {
+    /// CONNACK code for the user name `mallory`.
+    pub refuse_mallory: Option<u8>,
+    /// SUBACK code instead of the QoS asked for.
+    pub suback: Option<u8>,
+    /// Close a connection after this many PUBLISH packets from it.
+    pub drop_after: Option<u32>,
+    /// Do not forward every n-th message.
+    pub lose_every: Option<u32>,
+    /// Forward every n-th message twice.
+    pub double_every: Option<u32>,
+    /// Receive Maximum in the CONNACK of MQTT 5.
+    pub receive_maximum: Option<u16>,
+    /// PUBACK with this reason code instead of success.
+    pub puback: Option<u8>,
+    /// Never acknowledge a PUBLISH.
+    pub no_acks: bool,
+    /// Close as soon as a subscriber was sent this many messages, in the same breath.
+    pub close_subscriber_after: Option<u32>,
+}
+
+/// What it saw.
+#[derive(Debug, Default, Clone)]
+pub struct Seen {
+    pub client_ids: Vec<String>,
+    pub protocol_levels: Vec<u8>,
+    pub topics: HashMap<String, u32>,
+    /// Most PUBLISH packets of one connection that had come before any of them was acknowledged.
+    pub unacknowledged_max: usize,
+    /// DISCONNECT packets.
+    pub goodbyes: u32,
+}
+
+#[derive(Debug, Default)]
+struct Hub {
+    subscribers: Vec<Subscriber>,
+    forwarded: u32,
+    shared_turn: usize,
+    seen: Seen,
+}
+
+#[derive(Debug)]
+struct Subscriber {
+    filter: String,
+    qos: u8,
+    v5: bool,
+    stream: TcpStream,
+    sent: u32,
+}
+
+/// A broker on a port of its own. Its threads end with the test process.
+pub struct Broker {
+    pub addr: SocketAddr,
+    hub: Arc<Mutex<Hub>>,
+}
+
+impl Broker {
+    pub fn start(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let addr = listener.local_addr().unwrap();
+        let hub = Arc::new(Mutex::new(Hub::default()));
+        let shared = Arc::clone(&hub);
+        std::thread::spawn(move || {
+            for stream in listener.incoming().flatten() {
+                let hub = Arc::clone(&shared);
+                std::thread::spawn(move || serve(stream, behaviour, &hub));
+            }
+        });
+        Self { addr, hub }
+    }
+
+    pub fn seen(&self) -> Seen {
+        self.hub.lock().unwrap().seen.clone()
+    }
+}
+
+/// One connection, until it ends.
+fn serve(mut stream: TcpStream, behaviour: Behaviour, hub: &Mutex<Hub>) {
+    let mut session = Session { behaviour, v5: false, published: 0, acks: Vec::new() };
+    let _ = session.run(&mut stream, hub);
+    // The hub may hold the stream too: dropping it would not close it.
+    let _ = stream.shutdown(std::net::Shutdown::Both);
+}
+
+struct Session {
+    behaviour: Behaviour,
+    v5: bool,
+    published: u32,
+    acks: Vec<u8>,
+}
+
+impl Session {
+    fn run(&mut self, stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+        let mut buffer = Vec::new();
+        let mut chunk = vec![0; 64 * 1024];
+        while let Ok(read @ 1..) = stream.read(&mut chunk) {
+            buffer.extend_from_slice(&chunk[..read]);
+            while let Some(length) = frame_length(&buffer) {
+                let frame: Vec<u8> = buffer.drain(..length).collect();
+                self.take(&frame, stream, hub)?;
+            }
+            // Acknowledgements go out per read, so that a window that is too wide shows.
+            let seen = &mut hub.lock().unwrap().seen;
+            seen.unacknowledged_max = seen.unacknowledged_max.max(self.acks.len() / 4);
+            if !self.behaviour.no_acks {
+                stream.write_all(&self.acks).ok()?;
+            }
+            self.acks.clear();
+        }
+        None
+    }
+
+    /// `None` ends the connection.
+    fn take(&mut self, frame: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+        let body = &frame[body_at(frame)..];
+        match frame[0] >> 4 {
+            1 => return self.connect(body, stream, hub),
+            3 => return self.publish(frame[0], body, hub),
+            // PUBREC from a subscriber, PUBREL from a publisher.
+            5 => stream.write_all(&[0x62, 2, body[0], body[1]]).ok()?,
+            6 => stream.write_all(&[0x70, 2, body[0], body[1]]).ok()?,
+            8 => self.subscribe(body, stream, hub)?,
+            12 => stream.write_all(&[0xD0, 0]).ok()?,
+            14 => {
+                hub.lock().unwrap().seen.goodbyes += 1;
+                return None;
+            }
+            _ => {}
+        }
+        Some(())
+    }
+
+    fn connect(&mut self, body: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+        let (name, rest) = text(body);
+        let level = rest[0];
+        assert_eq!(name, if level == 3 { "MQIsdp" } else { "MQTT" });
+        self.v5 = level == 5;
+        let flags = rest[1];
+        let mut rest = &rest[4..];
+        if self.v5 {
+            rest = &rest[1 + usize::from(rest[0])..];
+        }
+        let (client_id, rest) = text(rest);
+        let user_name = if flags & 0x80 != 0 { text(rest).0 } else { String::new() };
+        let mut hub = hub.lock().unwrap();
+        hub.seen.client_ids.push(client_id);
+        hub.seen.protocol_levels.push(level);
+        drop(hub);
+
+        let code = self.behaviour.refuse_mallory.filter(|_| user_name == "mallory").unwrap_or(0);
+        let maximum = self.behaviour.receive_maximum.unwrap_or(u16::MAX).to_be_bytes();
+        let connack: &[u8] =
+            if self.v5 { &[0x20, 6, 0, code, 3, 0x21, maximum[0], maximum[1]] } else { &[0x20, 2, 0, code] };
+        stream.write_all(connack).ok()?;
+        (code == 0).then_some(())
+    }
+
+    fn subscribe(&self, body: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+        let mut rest = if self.v5 { &body[3..] } else { &body[2..] };
+        let mut codes = Vec::new();
+        let mut hub = hub.lock().unwrap();
+        while !rest.is_empty() {
+            let (filter, after) = text(rest);
+            codes.push(self.behaviour.suback.unwrap_or(after[0]));
+            let (qos, v5, stream) = (after[0], self.v5, stream.try_clone().unwrap());
+            hub.subscribers.push(Subscriber { filter, qos, v5, stream, sent: 0 });
+            rest = &after[1..];
+        }
+        let properties: &[u8] = if self.v5 { &[0] } else { &[] };
+        let length = u8::try_from(2 + properties.len() + codes.len()).unwrap();
+        let suback = [&[0x90, length, body[0], body[1]], properties, &codes].concat();
+        stream.write_all(&suback).ok()
+    }
+
+    fn publish(&mut self, first: u8, body: &[u8], hub: &Mutex<Hub>) -> Option<()> {
+        self.published += 1;
+        let qos = first >> 1 & 3;
+        let (topic, mut rest) = text(body);
+        if qos > 0 {
+            let ack = if qos == 1 { 0x40 } else { 0x50 };
+            match self.behaviour.puback {
+                Some(code) => self.acks.extend([ack, 3, rest[0], rest[1], code]),
+                None => self.acks.extend([ack, 2, rest[0], rest[1]]),
+            }
+            rest = &rest[2..];
+        }
+        if self.v5 {
+            rest = &rest[1..];
+        }
+        hub.lock().unwrap().forward(&topic, qos, rest, self.behaviour);
+        (self.behaviour.drop_after != Some(self.published)).then_some(())
+    }
+}
+
+impl Hub {
+    fn forward(&mut self, topic: &str, qos: u8, payload: &[u8], behaviour: Behaviour) {
+        *self.seen.topics.entry(topic.to_owned()).or_default() += 1;
+        self.forwarded += 1;
+        let every = |n: Option<u32>| n.is_some_and(|n| self.forwarded.is_multiple_of(n));
+        let copies =
+            if every(behaviour.lose_every) { 0 } else { 1 + u32::from(every(behaviour.double_every)) };
+        let shared: Vec<_> = (0..self.subscribers.len())
+            .filter(|at| self.subscribers[*at].filter == format!("$share/g/{topic}"))
+            .collect();
+        self.shared_turn += 1;
+        let chosen = (!shared.is_empty()).then(|| shared[self.shared_turn % shared.len()]);
+        for _ in 0..copies {
+            for (at, subscriber) in self.subscribers.iter_mut().enumerate() {
+                if subscriber.filter == topic || chosen == Some(at) {
+                    subscriber.send(topic, qos, payload);
+                    if behaviour.close_subscriber_after == Some(subscriber.sent) {
+                        let _ = subscriber.stream.shutdown(std::net::Shutdown::Both);
+                    }
+                }
+            }
+        }
+    }
+}
+
+impl Subscriber {
+    fn send(&mut self, topic: &str, qos: u8, payload: &[u8]) {
+        self.sent += 1;
+        let qos = qos.min(self.qos);
+        let mut body = u16::try_from(topic.len()).unwrap().to_be_bytes().to_vec();
+        body.extend_from_slice(topic.as_bytes());
+        if qos > 0 {
+            body.extend(u16::try_from(self.sent % 65_535 + 1).unwrap().to_be_bytes());
+        }
+        if self.v5 {
+            body.push(0);
+        }
+        body.extend_from_slice(payload);
+        let mut frame = vec![0x30 | qos << 1];
+        let mut length = body.len();
+        loop {
+            let low = u8::try_from(length & 0x7F).unwrap();
+            length >>= 7;
+            if length == 0 {
+                frame.push(low);
+                break;
+            }
+            frame.push(low | 0x80);
+        }
+        frame.extend_from_slice(&body);
+        // A subscriber that has left is not this test's concern.
+        let _ = self.stream.write_all(&frame);
+    }
+}
+
+fn text(bytes: &[u8]) -> (String, &[u8]) {
+    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
+    (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
+}
+
+fn body_at(frame: &[u8]) -> usize {
+    2 + frame[1..].iter().take_while(|byte| **byte & 0x80 != 0).count()
+}
+
+/// Length of the first frame, if it is all here.
+fn frame_length(buffer: &[u8]) -> Option<usize> {
+    let mut length = 0;
+    for (at, byte) in buffer.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7F) << (7 * at);
+        if byte & 0x80 == 0 {
+            return Some(at + 2 + length).filter(|total| *total <= buffer.len());
+        }
+    }
+    None
+}

@@ -1,0 +1,285 @@
+//! The load tool as people run it, against a broker whose faults are known: the counts must say what happened.
+#![allow(clippy::unwrap_used)]
+
+mod broker;
+
+use broker::{Behaviour, Broker};
+use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
+use std::io::{BufRead, BufReader, Read};
+use std::net::SocketAddr;
+use std::process::{Child, ChildStderr, Command, Stdio};
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+/// Ends a tool that hangs, so that the test fails instead.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// A running `grapnel-bench` with `--json`.
+struct Tool {
+    child: Child,
+    stderr: BufReader<ChildStderr>,
+    done: Sender<()>,
+}
+
+/// How it ended.
+struct Ended {
+    code: Option<i32>,
+    stdout: String,
+    stderr: String,
+}
+
+impl Tool {
+    fn start(addr: SocketAddr, arguments: &str) -> Self {
+        let port = addr.port().to_string();
+        // The defaults of this test come first: of a repeated option the last one holds.
+        let (subcommand, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
+        let mut child = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"))
+            .args([subcommand, "-h", "127.0.0.1", "-p", &port, "--json"])
+            .args(["--connect-timeout", "20", "--drain-timeout", "20"])
+            .args(options.split_whitespace())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let pid = Pid::from_child(&child);
+        let (done, finished) = channel();
+        std::thread::spawn(move || {
+            if finished
+                .recv_timeout(PATIENCE)
+                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
+            {
+                let _ = kill_process(pid, Signal::KILL);
+            }
+        });
+        let stderr = BufReader::new(child.stderr.take().unwrap());
+        Self { child, stderr, done }
+    }
+
+    /// Waits for the line that says that every client is ready.
+    fn ready(mut self) -> Self {
+        let mut line = String::new();
+        self.stderr.read_line(&mut line).unwrap();
+        assert!(line.starts_with("ready: "), "said instead: {line}");
+        self
+    }
+
+    fn signal(&self, signal: Signal) {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+    }
+
+    fn end(mut self) -> Ended {
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.child.stdout.take().unwrap().read_to_string(&mut stdout).unwrap();
+        self.stderr.read_to_string(&mut stderr).unwrap();
+        let code = self.child.wait().unwrap().code();
+        let _ = self.done.send(());
+        Ended { code, stdout, stderr }
+    }
+}
+
+impl Ended {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout)
+            .unwrap_or_else(|error| panic!("{error}: {} {}", self.stdout, self.stderr))
+    }
+
+    fn succeeded(self) -> Value {
+        assert_eq!(self.code, Some(0), "{} {}", self.stdout, self.stderr);
+        self.json()
+    }
+
+    fn failed(self) -> Value {
+        assert_eq!(self.code, Some(1), "{} {}", self.stdout, self.stderr);
+        self.json()
+    }
+}
+
+fn run(addr: SocketAddr, arguments: &str) -> Ended {
+    Tool::start(addr, arguments).end()
+}
+
+#[test]
+fn counts_agree_in_every_version_and_qos() {
+    for version in 3..=5 {
+        for qos in 0..=2 {
+            let broker = Broker::start(Behaviour::default());
+            let load = format!("-V {version} -q {qos} -i 0 -t bench/%i");
+            let sub =
+                Tool::start(broker.addr, &format!("sub {load} -c 3 -L 601 --payload-hdrs cnt,ts")).ready();
+            let sent =
+                run(broker.addr, &format!("pub {load} -c 3 -I 0 -L 601 --payload-hdrs cnt,ts")).succeeded();
+            let received = sub.end().succeeded();
+
+            let acked = if qos == 0 { 0 } else { 601 };
+            for (name, count) in
+                [("connected", 3), ("sent", 601), ("acked", acked), ("unacked", 0), ("disconnects", 0)]
+            {
+                assert_eq!(sent[name], count, "{name} with version {version}, QoS {qos}: {sent}");
+            }
+            for (name, count) in
+                [("received", 601), ("lost", 0), ("duplicated", 0), ("out_of_order", 0), ("before_first", 0)]
+            {
+                assert_eq!(received[name], count, "{name} with version {version}, QoS {qos}: {received}");
+            }
+            assert_eq!(received["latency_us"]["count"], 601);
+            assert_eq!(received["received_bytes"], 601 * 256);
+            let seen = broker.seen();
+            assert_eq!(seen.topics.keys().filter(|topic| topic.starts_with("bench/")).count(), 3);
+            assert_eq!(seen.protocol_levels, [version; 6], "all six clients speak the version asked for");
+        }
+    }
+}
+
+#[test]
+fn lost_and_doubled_messages_are_counted() {
+    let broker =
+        Broker::start(Behaviour { lose_every: Some(10), double_every: Some(25), ..Behaviour::default() });
+    let sub = Tool::start(broker.addr, "sub -c 1 -q 1 -t t -L 921").ready();
+    run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -L 1001 --payload-hdrs cnt").succeeded();
+    let received = sub.end().succeeded();
+    // Of 1001 messages, 100 are lost; of the odd multiples of 25, 20 come twice (the even ones are lost).
+    for (name, count) in [("lost", 100), ("duplicated", 20), ("before_first", 0), ("publishers_seen", 1)] {
+        assert_eq!(received[name], count, "{name}: {received}");
+    }
+}
+
+#[test]
+fn the_members_of_a_shared_subscription_are_counted_together() {
+    let broker = Broker::start(Behaviour::default());
+    let sub = Tool::start(broker.addr, "sub -c 4 -i 0 -t $share/g/t -L 400").ready();
+    run(broker.addr, "pub -c 1 -t t -I 0 -L 400 --payload-hdrs cnt").succeeded();
+    let received = sub.end().succeeded();
+    assert_eq!((&received["received"], &received["lost"]), (&400.into(), &0.into()), "{received}");
+}
+
+#[test]
+fn payloads_larger_than_the_read_buffer_arrive() {
+    let broker = Broker::start(Behaviour::default());
+    let sub = Tool::start(broker.addr, "sub -c 2 -i 0 -q 1 -t t -L 20").ready();
+    run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -s 2000000 -L 10 --payload-hdrs cnt").succeeded();
+    let received = sub.end().succeeded();
+    assert_eq!(received["received_bytes"], 20 * 2_000_000, "{received}");
+    assert_eq!(received["lost"], 0);
+}
+
+#[test]
+fn a_paced_load_keeps_its_pace() {
+    let broker = Broker::start(Behaviour::default());
+    let sent = run(broker.addr, "pub -c 5 -i 0 -t t -I 20 --duration 1 --wait-before-publishing").succeeded();
+    // Five clients at fifty messages a second; a loaded machine may be late, but never fast.
+    let count = sent["sent"].as_u64().unwrap();
+    assert!((100..=256).contains(&count), "{sent}");
+}
+
+#[test]
+fn the_broker_decides_how_wide_the_window_is() {
+    let broker = Broker::start(Behaviour { receive_maximum: Some(3), ..Behaviour::default() });
+    let sent = run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -w 50 -L 300").succeeded();
+    assert_eq!((&sent["acked"], broker.seen().unacknowledged_max), (&300.into(), 3));
+    let broker = Broker::start(Behaviour::default());
+    run(broker.addr, "pub -c 1 -q 1 -t t -I 0 -w 50 -L 300").succeeded();
+    assert_eq!(broker.seen().unacknowledged_max, 50);
+}
+
+#[test]
+fn a_refused_connection_is_named_and_fails_the_run() {
+    let v5 = Broker::start(Behaviour { refuse_mallory: Some(0x87), ..Behaviour::default() });
+    let ended = run(v5.addr, "pub -c 2 -u mallory -t t");
+    assert!(ended.stderr.contains("CONNACK: not authorized (0x87)"), "{}", ended.stderr);
+    let summary = ended.failed();
+    assert_eq!(
+        (&summary["failed"], &summary["errors"]["CONNACK: not authorized (0x87)"]),
+        (&2.into(), &2.into())
+    );
+
+    let v311 = Broker::start(Behaviour { refuse_mallory: Some(4), ..Behaviour::default() });
+    let summary = run(v311.addr, "conn -V 4 -c 1 -u mallory").failed();
+    assert_eq!(summary["errors"]["CONNACK: bad user name or password (return code 4)"], 1, "{summary}");
+}
+
+#[test]
+fn a_dropped_connection_fails_the_run() {
+    let broker = Broker::start(Behaviour { drop_after: Some(5), ..Behaviour::default() });
+    let summary = run(broker.addr, "pub -c 3 -i 0 -q 1 -t t -I 1 -L 1000").failed();
+    assert_eq!((&summary["disconnects"], &summary["failed"]), (&3.into(), &0.into()), "{summary}");
+    assert!(summary["short_of_limit"].as_u64().unwrap() > 900);
+}
+
+#[test]
+fn the_end_of_a_stream_is_noticed_even_behind_data() {
+    let broker = Broker::start(Behaviour { close_subscriber_after: Some(50), ..Behaviour::default() });
+    let sub = Tool::start(broker.addr, "sub -c 1 -t t").ready();
+    run(broker.addr, "pub -c 1 -t t -I 0 -L 100").succeeded();
+    let summary = sub.end().failed();
+    assert_eq!((&summary["received"], &summary["disconnects"]), (&50.into(), &1.into()), "{summary}");
+}
+
+#[test]
+fn a_refused_subscription_fails_the_run_and_withholds_the_ready_file() {
+    let ready = std::env::temp_dir().join(format!("grapnel-bench-refused-{}", std::process::id()));
+    std::fs::write(&ready, "of an earlier run").unwrap();
+    let broker = Broker::start(Behaviour { suback: Some(0x87), ..Behaviour::default() });
+    let summary = run(broker.addr, &format!("sub -c 1 -t t --ready-file {}", ready.display())).failed();
+    assert_eq!(summary["errors"]["SUBACK: not authorized (0x87)"], 1, "{summary}");
+    assert!(!ready.exists());
+}
+
+#[test]
+fn the_ready_file_appears_once_every_client_is_subscribed() {
+    let ready = std::env::temp_dir().join(format!("grapnel-bench-ready-{}", std::process::id()));
+    let broker = Broker::start(Behaviour::default());
+    run(broker.addr, &format!("sub -c 3 -i 0 -t t --duration 0 --ready-file {}", ready.display()))
+        .succeeded();
+    assert_eq!(std::fs::read_to_string(&ready).unwrap(), "ready\n");
+    std::fs::remove_file(&ready).unwrap();
+}
+
+#[test]
+fn messages_that_the_broker_refuses_or_ignores_fail_the_run() {
+    let refusing = Broker::start(Behaviour { puback: Some(0x97), ..Behaviour::default() });
+    let summary = run(refusing.addr, "pub -c 1 -q 1 -t t -I 0 -L 30").failed();
+    assert_eq!((&summary["refused"], &summary["acked"]), (&30.into(), &0.into()));
+    assert_eq!(summary["errors"]["PUBACK: quota exceeded (0x97)"], 30);
+
+    let mute = Broker::start(Behaviour { no_acks: true, ..Behaviour::default() });
+    let tool = Tool::start(mute.addr, "pub -c 1 -q 2 -t t -I 0 -w 4 --duration 0.1 --drain-timeout 0.1");
+    let summary = tool.end().failed();
+    assert_eq!((&summary["sent"], &summary["unacked"]), (&4.into(), &4.into()), "{summary}");
+}
+
+#[test]
+fn a_signal_ends_the_run_with_its_summary() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let broker = Broker::start(Behaviour::default());
+        let conn = Tool::start(broker.addr, "conn -c 7 -i 0 --prefix id").ready();
+        conn.signal(signal);
+        let summary = conn.end().succeeded();
+        assert_eq!((&summary["connected"], &summary["interrupted"]), (&7.into(), &true.into()));
+        let mut ids = broker.seen().client_ids;
+        ids.sort();
+        assert_eq!(ids, (1..=7).map(|number| format!("id{number}")).collect::<Vec<_>>());
+        assert_eq!(broker.seen().goodbyes, 7, "every client takes its leave");
+    }
+}
+
+#[test]
+fn bad_arguments_exit_with_two() {
+    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
+    for (arguments, part) in
+        [("pub -t a/#", "cannot hold the wildcards"), ("sub", "--topic"), ("fly", "unrecognized")]
+    {
+        let ended = run(nowhere, arguments);
+        assert_eq!(ended.code, Some(2), "{arguments}");
+        assert!(ended.stderr.contains(part), "{arguments}: {}", ended.stderr);
+    }
+}
+
+#[test]
+fn nobody_listening_is_said_in_words() {
+    let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let addr = listener.local_addr().unwrap();
+    drop(listener);
+    let summary = run(addr, "conn -c 2 -i 0").failed();
+    assert_eq!(summary["errors"]["connect: connection refused; nobody listens there"], 2, "{summary}");
+}
