@@ -1,0 +1,302 @@
+//! Brokers as real processes: Grapnel from the build directory of the test itself, or Mosquitto as the peer that the
+//! protocol tests are checked against. Each has its own port, socket, state directory and log.
+
+use std::net::{SocketAddr, TcpListener};
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus};
+use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+
+use rustix::process::Signal;
+use tempfile::TempDir;
+
+use crate::process::{Process, command};
+use crate::{PATIENCE, plugin};
+
+/// Which broker the tests talk to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Peer {
+    /// Ours.
+    Grapnel,
+    /// Debian's mosquitto, chosen by `GRAPNEL_TESTS_PEER=mosquitto`.
+    Mosquitto,
+}
+
+impl Peer {
+    /// From the environment.
+    ///
+    /// # Panics
+    /// For a peer nobody knows.
+    pub fn chosen() -> Peer {
+        match std::env::var("GRAPNEL_TESTS_PEER").as_deref() {
+            Err(_) | Ok("" | "grapnel") => Peer::Grapnel,
+            Ok("mosquitto") => Peer::Mosquitto,
+            Ok(other) => panic!("GRAPNEL_TESTS_PEER is {other:?}; it may be grapnel or mosquitto"),
+        }
+    }
+}
+
+/// How a broker is to be started.
+pub struct Builder {
+    shards: usize,
+    config: String,
+    mosquitto: String,
+    arguments: Vec<String>,
+    environment: Vec<(String, String)>,
+    grapnel_only: bool,
+    home: Option<TempDir>,
+}
+
+impl Builder {
+    /// Number of shards, 2 where nothing is said.
+    pub fn shards(mut self, shards: usize) -> Builder {
+        self.shards = shards;
+        self
+    }
+
+    /// Lines for the configuration file. The plugin directory is set already.
+    pub fn config(mut self, toml: &str) -> Builder {
+        self.config.push_str(toml);
+        self.config.push('\n');
+        self
+    }
+
+    /// Lines for mosquitto.conf that say the same to Mosquitto.
+    pub fn mosquitto(mut self, lines: &str) -> Builder {
+        self.mosquitto.push_str(lines);
+        self.mosquitto.push('\n');
+        self
+    }
+
+    /// One more command line argument.
+    pub fn argument(mut self, argument: &str) -> Builder {
+        self.arguments.push(argument.to_owned());
+        self
+    }
+
+    /// One more environment variable.
+    pub fn environment(mut self, name: &str, value: &str) -> Builder {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
+    /// The scenario is about Grapnel, not about MQTT: skipped with any other peer.
+    pub fn grapnel_only(mut self) -> Builder {
+        self.grapnel_only = true;
+        self
+    }
+
+    /// Starts where an earlier broker lived, with the state it left; see [`Broker::stop`].
+    pub fn home(mut self, home: TempDir) -> Builder {
+        self.home = Some(home);
+        self
+    }
+
+    /// For [`scenario!`](crate::scenario): `None` where this run makes no sense with the chosen peer.
+    #[track_caller]
+    pub fn start_with_shards(self, shards: usize) -> Option<Broker> {
+        if Peer::chosen() == Peer::Mosquitto && (self.grapnel_only || shards != 1) {
+            eprintln!("skipped: Mosquitto has no shards");
+            return None;
+        }
+        Some(self.shards(shards).start())
+    }
+
+    /// Starts the broker and waits until it accepts connections.
+    ///
+    /// # Panics
+    /// If it does not come up; the message shows its log.
+    #[track_caller]
+    pub fn start(self) -> Broker {
+        match Peer::chosen() {
+            Peer::Mosquitto if !self.grapnel_only => self.start_mosquitto(),
+            _ => self.start_grapnel(),
+        }
+    }
+
+    #[track_caller]
+    fn start_grapnel(mut self) -> Broker {
+        let (mut command, home) = self.grapnel_command();
+        command.args(["--listen", "127.0.0.1:0"]);
+        let process = Process::start("grapnel", command, None);
+        process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
+        let address = process.wait_for_line("the address", PATIENCE, |line| {
+            line.strip_prefix("listening on mqtt://").and_then(|rest| rest.parse().ok())
+        });
+        let socket = process.wait_for_line("the socket", PATIENCE, |line| {
+            line.strip_prefix("ctl socket ").map(PathBuf::from)
+        });
+        Broker {
+            process,
+            address,
+            socket,
+            home: Some(home),
+            peer: Peer::Grapnel,
+            shards: self.shards,
+            forgiven: AtomicBool::new(false),
+        }
+    }
+
+    /// The command of a broker with this configuration and without a listener, and the directory it lives in. For tests that
+    /// want to see how it refuses to start.
+    pub fn grapnel_command(&mut self) -> (Command, TempDir) {
+        let home =
+            self.home.take().unwrap_or_else(|| tempfile::tempdir().expect("a place for temporary files"));
+        let file = home.path().join("grapnel.toml");
+        let config = format!("[plugins]\ndir = {:?}\n{}", plugin::directory(), self.config);
+        std::fs::write(&file, config).expect("the directory is ours");
+        let mut command = command(plugin::built("grapnel"));
+        command.arg("--config").arg(&file).arg("--socket").arg(home.path().join("ctl.sock"));
+        command.args(["--shards", &self.shards.to_string()]).args(&self.arguments);
+        // What configures the tests, or a broker of whoever runs them, is not for this one.
+        for (name, _) in
+            std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"GRAPNEL_"))
+        {
+            command.env_remove(name);
+        }
+        command.env("GRAPNEL_STATE_DIR", home.path().join("state")).env("GRAPNEL_DIE_WITH_PARENT", "1");
+        command.envs(self.environment.iter().cloned());
+        (command, home)
+    }
+
+    #[track_caller]
+    fn start_mosquitto(self) -> Broker {
+        let home = tempfile::tempdir().expect("a place for temporary files");
+        let port = free_port();
+        let file = home.path().join("mosquitto.conf");
+        let config = format!(
+            "listener {port} 127.0.0.1\nallow_anonymous true\nuser root\nlog_type all\n{}",
+            self.mosquitto
+        );
+        std::fs::write(&file, config).expect("the directory is ours");
+        let mut command = command("mosquitto");
+        command.arg("-c").arg(&file).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+        let process = Process::start("mosquitto", command, None);
+        process.wait_for_line("running", PATIENCE, |line| line.ends_with(" running").then_some(()));
+        Broker {
+            process,
+            address: SocketAddr::from(([127, 0, 0, 1], port)),
+            socket: PathBuf::new(),
+            home: Some(home),
+            peer: Peer::Mosquitto,
+            shards: 1,
+            forgiven: AtomicBool::new(false),
+        }
+    }
+}
+
+fn free_port() -> u16 {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
+    listener.local_addr().expect("a bound socket has an address").port()
+}
+
+/// A running broker. Dropping it ends it, and insists that it ended well.
+pub struct Broker {
+    process: Process,
+    address: SocketAddr,
+    socket: PathBuf,
+    home: Option<TempDir>,
+    peer: Peer,
+    shards: usize,
+    forgiven: AtomicBool,
+}
+
+impl Broker {
+    /// A broker with default settings, to be changed before it starts.
+    pub fn builder() -> Builder {
+        Builder {
+            shards: 2,
+            config: String::new(),
+            mosquitto: String::new(),
+            arguments: Vec::new(),
+            environment: Vec::new(),
+            grapnel_only: false,
+            home: None,
+        }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Its control socket.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Its directory: configuration, socket and state.
+    ///
+    /// # Panics
+    /// Never before [`Broker::stop`].
+    pub fn home(&self) -> &Path {
+        self.home.as_ref().expect("taken only by stop").path()
+    }
+
+    /// Number of shards.
+    pub fn shards(&self) -> usize {
+        self.shards
+    }
+
+    /// Its process, for signals and the log.
+    pub fn process(&self) -> &Process {
+        &self.process
+    }
+
+    /// True if the peer is Mosquitto, which is known to differ from the specification here: `statement` says where, `how` in
+    /// what way. The test then leaves the expectation out.
+    pub fn mosquitto_differs(&self, statement: &str, how: &str) -> bool {
+        if self.peer == Peer::Mosquitto {
+            eprintln!("not checked with Mosquitto: {statement}: {how}");
+        }
+        self.peer == Peer::Mosquitto
+    }
+
+    /// The test means this broker to end badly: dropping it checks nothing.
+    pub fn may_end_badly(&self) {
+        self.forgiven.store(true, Relaxed);
+    }
+
+    /// Ends it with SIGTERM, insists that it ended well, and gives its directory back for another start.
+    #[track_caller]
+    pub fn stop(mut self) -> TempDir {
+        let status = self.terminate();
+        self.judge(status);
+        self.forgiven.store(true, Relaxed);
+        self.home.take().expect("taken only here")
+    }
+
+    /// Waits for an end that something else has caused; the status comes back.
+    pub fn wait(&mut self) -> Option<ExitStatus> {
+        self.process.wait(PATIENCE)
+    }
+
+    fn terminate(&mut self) -> Option<ExitStatus> {
+        self.process.signal(Signal::TERM);
+        let status = self.process.wait(PATIENCE);
+        if status.is_none() {
+            self.process.kill();
+        }
+        status
+    }
+
+    #[track_caller]
+    fn judge(&self, status: Option<ExitStatus>) {
+        let log = self.process.log();
+        assert!(
+            status.is_some_and(|s| s.success()),
+            "the broker ended with {status:?} after SIGTERM; its log:\n{log}"
+        );
+        assert!(!log.contains("panicked"), "something panicked in the broker; its log:\n{log}");
+    }
+}
+
+impl Drop for Broker {
+    fn drop(&mut self) {
+        let status = self.terminate();
+        if std::thread::panicking() {
+            eprintln!("---- log of the broker ({status:?})\n{}\n----", self.process.log());
+        } else if !self.forgiven.load(Relaxed) {
+            self.judge(status);
+        }
+    }
+}

@@ -1,0 +1,391 @@
+//! A client under a test's full control: it sends what it is told, byte by byte where need be, and never acts on its own.
+
+use std::collections::VecDeque;
+use std::io::{ErrorKind, Read, Write};
+use std::net::{Shutdown, TcpStream};
+use std::time::{Duration, Instant};
+
+use crate::wire::{Ack, Decoded, Properties, decode, encode};
+use crate::{Broker, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
+
+/// What came next on a connection.
+#[derive(Debug, PartialEq)]
+pub enum Event {
+    /// A packet.
+    Packet(Packet),
+    /// The server closed the connection.
+    Closed,
+    /// Nothing within the time.
+    Silence,
+}
+
+/// A connection and the packets that came on it and were not asked for yet.
+pub struct Client {
+    stream: TcpStream,
+    version: Version,
+    buffer: Vec<u8>,
+    aside: VecDeque<Packet>,
+    last_id: u16,
+}
+
+/// What CONNACK said.
+#[derive(Debug, PartialEq)]
+pub struct Connack {
+    /// Session present flag.
+    pub session_present: bool,
+    /// Reason or return code.
+    pub code: u8,
+    /// Properties.
+    pub properties: Properties,
+}
+
+impl Client {
+    /// A TCP connection on which nothing has been sent.
+    ///
+    /// # Panics
+    /// If the broker does not accept it.
+    #[track_caller]
+    pub fn dial(broker: &Broker, version: Version) -> Client {
+        let stream = TcpStream::connect(broker.address()).expect("the broker accepts connections");
+        stream.set_nodelay(true).expect("a fresh socket takes options");
+        Client { stream, version, buffer: Vec::new(), aside: VecDeque::new(), last_id: 0 }
+    }
+
+    /// Connects; what CONNACK said comes back whatever its code.
+    #[track_caller]
+    pub fn attempt(broker: &Broker, connect: &Connect) -> (Client, Connack) {
+        let mut client = Client::dial(broker, connect.version);
+        client.send(&connect.encode());
+        let connack = client.connack();
+        (client, connack)
+    }
+
+    /// Connects and insists on success.
+    #[track_caller]
+    pub fn connect(broker: &Broker, connect: &Connect) -> Client {
+        let (client, connack) = Client::attempt(broker, connect);
+        assert_eq!(connack.code, 0, "CONNACK of {:?}: {connack:?}", connect.client_id);
+        client
+    }
+
+    /// Connects with a clean start and nothing else.
+    #[track_caller]
+    pub fn hello(broker: &Broker, version: Version, client_id: &str) -> Client {
+        Client::connect(broker, &Connect::new(version, client_id))
+    }
+
+    /// Which version it speaks.
+    pub fn version(&self) -> Version {
+        self.version
+    }
+
+    /// The TCP stream, for tests that need the socket itself.
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+
+    /// Gives the socket away, for a driver of many.
+    ///
+    /// # Panics
+    /// If something has come that nobody asked for.
+    #[track_caller]
+    pub fn into_stream(self) -> TcpStream {
+        assert!(self.buffer.is_empty() && self.aside.is_empty(), "unread: {:?}", self.aside);
+        self.stream
+    }
+
+    /// Sends bytes as they are.
+    ///
+    /// # Panics
+    /// If the connection is gone.
+    #[track_caller]
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.set_write_timeout(Some(PATIENCE)).expect("not a zero timeout");
+        self.stream.write_all(bytes).expect("the server takes what is sent");
+    }
+
+    /// Sends bytes to a server that may have closed already.
+    pub fn send_anyway(&mut self, bytes: &[u8]) {
+        drop(self.stream.write_all(bytes));
+    }
+
+    /// Sends a packet.
+    #[track_caller]
+    pub fn send_packet(&mut self, packet: &Packet) {
+        let bytes = packet.encode(self.version);
+        self.send(&bytes);
+    }
+
+    /// What comes next, within `timeout`.
+    ///
+    /// # Panics
+    /// If the server sends what no server may send.
+    #[track_caller]
+    pub fn next(&mut self, timeout: Duration) -> Event {
+        if let Some(packet) = self.aside.pop_front() {
+            return Event::Packet(packet);
+        }
+        self.next_from_socket(timeout)
+    }
+
+    #[track_caller]
+    fn next_from_socket(&mut self, timeout: Duration) -> Event {
+        let deadline = Instant::now() + timeout;
+        loop {
+            match decode(self.version, &self.buffer) {
+                Ok(Decoded::Packet(packet, used)) => {
+                    self.buffer.drain(..used);
+                    return Event::Packet(packet);
+                }
+                Ok(Decoded::More) => {}
+                Err(error) => panic!("the server sent {error}"),
+            }
+            let left = deadline.saturating_duration_since(Instant::now()).max(Duration::from_millis(1));
+            self.stream.set_read_timeout(Some(left)).expect("not a zero timeout");
+            let mut chunk = [0; 65536];
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Event::Closed,
+                Ok(read) => self.buffer.extend_from_slice(&chunk[..read]),
+                Err(e) if matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                    if Instant::now() >= deadline {
+                        return Event::Silence;
+                    }
+                }
+                Err(e) if matches!(e.kind(), ErrorKind::ConnectionReset | ErrorKind::BrokenPipe) => {
+                    return Event::Closed;
+                }
+                Err(e) => panic!("reading from the server: {e}"),
+            }
+        }
+    }
+
+    /// The next packet.
+    ///
+    /// # Panics
+    /// If none comes in time.
+    #[track_caller]
+    pub fn receive(&mut self) -> Packet {
+        match self.next(PATIENCE) {
+            Event::Packet(packet) => packet,
+            other => panic!("{other:?} instead of a packet"),
+        }
+    }
+
+    /// The next packet that `pick` wants; others are kept for later calls, in order.
+    ///
+    /// # Panics
+    /// If none comes in time.
+    #[track_caller]
+    pub fn receive_where<T>(&mut self, what: &str, pick: impl Fn(&Packet) -> Option<T>) -> T {
+        if let Some(place) = self.aside.iter().position(|packet| pick(packet).is_some()) {
+            let packet = self.aside.remove(place).expect("just found");
+            return pick(&packet).expect("just found");
+        }
+        loop {
+            match self.next_from_socket(PATIENCE) {
+                Event::Packet(packet) => match pick(&packet) {
+                    Some(found) => return found,
+                    None => self.aside.push_back(packet),
+                },
+                other => panic!("{other:?} instead of {what}; kept: {:?}", self.aside),
+            }
+        }
+    }
+
+    #[track_caller]
+    fn connack(&mut self) -> Connack {
+        match self.receive() {
+            Packet::Connack { session_present, code, properties } => {
+                Connack { session_present, code, properties }
+            }
+            other => panic!("{other:?} instead of CONNACK, [MQTT-3.2.0-1]"),
+        }
+    }
+
+    /// A packet identifier that was not used before.
+    pub fn fresh_id(&mut self) -> u16 {
+        self.last_id = self.last_id.checked_add(1).unwrap_or(1);
+        self.last_id
+    }
+
+    /// Subscribes and returns the codes of SUBACK.
+    #[track_caller]
+    pub fn subscribe_all(&mut self, subscribe: &Subscribe) -> Vec<u8> {
+        let id = self.fresh_id();
+        self.send(&subscribe.encode(self.version, id));
+        self.receive_where("SUBACK", |packet| match packet {
+            Packet::Suback { id: got, codes, .. } if *got == id => Some(codes.clone()),
+            _ => None,
+        })
+    }
+
+    /// Subscribes to one filter and insists on getting what the options byte asks for.
+    #[track_caller]
+    pub fn subscribe(&mut self, filter: &str, options: u8) {
+        let codes = self.subscribe_all(&Subscribe::to(filter, options));
+        assert_eq!(codes, [options & 3], "SUBACK of {filter:?}");
+    }
+
+    /// Unsubscribes and returns the codes of UNSUBACK, none before MQTT 5.
+    #[track_caller]
+    pub fn unsubscribe(&mut self, filters: &[&str]) -> Vec<u8> {
+        let id = self.fresh_id();
+        self.send(&encode::unsubscribe(self.version, id, filters));
+        self.receive_where("UNSUBACK", |packet| match packet {
+            Packet::Unsuback { id: got, codes, .. } if *got == id => Some(codes.clone()),
+            _ => None,
+        })
+    }
+
+    /// Sends a PUBLISH, with a fresh identifier if it needs one and has none, and returns that.
+    #[track_caller]
+    pub fn send_publish(&mut self, publish: &Publish) -> Option<u16> {
+        let mut publish = publish.clone();
+        if publish.qos > 0 && publish.id.is_none() {
+            publish.id = Some(self.fresh_id());
+        }
+        self.send(&publish.encode(self.version));
+        publish.id
+    }
+
+    /// Publishes and carries the acknowledgement through; the reason code of PUBACK or PUBREC comes back, 0 with QoS 0.
+    #[track_caller]
+    pub fn publish(&mut self, publish: &Publish) -> u8 {
+        let Some(id) = self.send_publish(publish) else { return 0 };
+        if publish.qos == 1 {
+            return self.receive_where("PUBACK", |packet| match packet {
+                Packet::Puback(ack) if ack.id == id => Some(ack.code),
+                _ => None,
+            });
+        }
+        let code = self.receive_where("PUBREC", |packet| match packet {
+            Packet::Pubrec(ack) if ack.id == id => Some(ack.code),
+            _ => None,
+        });
+        if code < 0x80 {
+            self.send_packet(&Packet::Pubrel(Ack::of(id)));
+            self.receive_where("PUBCOMP", |packet| {
+                matches!(packet, Packet::Pubcomp(ack) if ack.id == id).then_some(())
+            });
+        }
+        code
+    }
+
+    /// The next PUBLISH as it came, unacknowledged.
+    #[track_caller]
+    pub fn receive_publish(&mut self) -> Publish {
+        self.receive_where("PUBLISH", |packet| match packet {
+            Packet::Publish(publish) => Some(publish.clone()),
+            _ => None,
+        })
+    }
+
+    /// The next message, acknowledged to the end as its QoS asks.
+    #[track_caller]
+    pub fn message(&mut self) -> Publish {
+        let publish = self.receive_publish();
+        self.acknowledge(&publish);
+        publish
+    }
+
+    /// Carries the acknowledgement of a received PUBLISH through.
+    #[track_caller]
+    pub fn acknowledge(&mut self, publish: &Publish) {
+        match (publish.qos, publish.id) {
+            (1, Some(id)) => self.send_packet(&Packet::Puback(Ack::of(id))),
+            (2, Some(id)) => {
+                self.send_packet(&Packet::Pubrec(Ack::of(id)));
+                self.receive_where("PUBREL", |p| {
+                    matches!(p, Packet::Pubrel(ack) if ack.id == id).then_some(())
+                });
+                self.send_packet(&Packet::Pubcomp(Ack::of(id)));
+            }
+            _ => {}
+        }
+    }
+
+    /// All messages up to the one with the payload `last`, which is left out.
+    #[track_caller]
+    pub fn messages_until(&mut self, last: &str) -> Vec<Publish> {
+        let mut messages = Vec::new();
+        loop {
+            let message = self.message();
+            if message.payload == last.as_bytes() {
+                return messages;
+            }
+            messages.push(message);
+        }
+    }
+
+    /// A round trip: everything the server had queued for this client before has come when it returns.
+    #[track_caller]
+    pub fn ping(&mut self) {
+        self.send_packet(&Packet::Pingreq);
+        self.receive_where("PINGRESP", |packet| matches!(packet, Packet::Pingresp).then_some(()));
+    }
+
+    /// Insists that no message is waiting here after a round trip. Only what was routed before is sure to be seen: let the
+    /// publisher send a last message first where shards may differ.
+    #[track_caller]
+    pub fn expect_no_message(&mut self) {
+        self.ping();
+        let waiting = self.aside.iter().find(|packet| matches!(packet, Packet::Publish(_)));
+        assert_eq!(waiting, None, "a message nobody expected");
+    }
+
+    /// Waits for the server to end the connection; the reason of its DISCONNECT comes back if it sent one.
+    ///
+    /// # Panics
+    /// If it does not close, or sends something after DISCONNECT.
+    #[track_caller]
+    pub fn end(&mut self) -> Option<u8> {
+        let mut reason = None;
+        loop {
+            match self.next(PATIENCE) {
+                Event::Closed => return reason,
+                Event::Packet(Packet::Disconnect { code, .. }) => {
+                    assert_eq!(reason, None, "a second DISCONNECT");
+                    reason = Some(code);
+                }
+                Event::Packet(other) => {
+                    assert_eq!(reason, None, "{other:?} after DISCONNECT, [MQTT-3.14.4-1]")
+                }
+                Event::Silence => panic!("the server neither closed nor said anything"),
+            }
+        }
+    }
+
+    /// All bytes that come until the server closes, as they are.
+    ///
+    /// # Panics
+    /// If it does not close in time.
+    #[track_caller]
+    pub fn raw_until_closed(&mut self) -> Vec<u8> {
+        self.stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
+        let mut bytes = std::mem::take(&mut self.buffer);
+        match self.stream.read_to_end(&mut bytes) {
+            Ok(_) => {}
+            Err(error) if error.kind() == ErrorKind::ConnectionReset => {}
+            Err(error) => panic!("the server does not close: {error}, after {bytes:02x?}"),
+        }
+        bytes
+    }
+
+    /// Says goodbye as the specification wants it, and waits until the server has closed.
+    #[track_caller]
+    pub fn disconnect(mut self) {
+        self.send(&[0xE0, 0]);
+        self.end();
+    }
+
+    /// Goes away without DISCONNECT, and waits until the server has closed its end too: what is published from then on meets a
+    /// session without a connection.
+    ///
+    /// # Panics
+    /// If the server does not close in time.
+    #[track_caller]
+    pub fn vanish(mut self) {
+        drop(self.stream.shutdown(Shutdown::Write));
+        self.raw_until_closed();
+    }
+}

@@ -1,0 +1,75 @@
+//! One socket of the load, never blocking, with what is to be sent and what was read of it.
+
+use std::io::{ErrorKind, Read, Write};
+use std::net::TcpStream;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
+use crate::Client;
+use crate::wire::{Decoded, Packet, Version, decode};
+
+pub(super) struct Line {
+    stream: TcpStream,
+    unread: Vec<u8>,
+    unsent: Vec<u8>,
+}
+
+impl Line {
+    /// Takes a connected client over.
+    pub fn new(client: Client) -> Line {
+        let stream = client.into_stream();
+        stream.set_nonblocking(true).expect("a socket takes options");
+        Line { stream, unread: Vec::new(), unsent: Vec::new() }
+    }
+
+    /// Queues bytes; [`Line::flush`] sends them.
+    pub fn queue(&mut self, bytes: &[u8]) {
+        self.unsent.extend_from_slice(bytes);
+    }
+
+    /// Sends what the socket takes.
+    pub fn flush(&mut self) -> Result<(), String> {
+        while !self.unsent.is_empty() {
+            match self.stream.write(&self.unsent) {
+                Ok(sent) => drop(self.unsent.drain(..sent)),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(()),
+                Err(error) => return Err(format!("disconnected while sending: {error}")),
+            }
+        }
+        Ok(())
+    }
+
+    /// Reads what has come and hands every whole packet to `each`.
+    pub fn read(&mut self, mut each: impl FnMut(Packet)) -> Result<(), String> {
+        let mut chunk = [0; 16384];
+        loop {
+            match self.stream.read(&mut chunk) {
+                Ok(0) => return Err("disconnected by the broker".to_owned()),
+                Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Err(error) => return Err(format!("disconnected while reading: {error}")),
+            }
+        }
+        let mut used = 0;
+        while let Decoded::Packet(packet, length) = decode(Version::V5, &self.unread[used..])? {
+            used += length;
+            each(packet);
+        }
+        self.unread.drain(..used);
+        Ok(())
+    }
+}
+
+/// Waits up to `microseconds` and returns which lines have something to read or room to send what waits.
+pub(super) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64) -> Vec<usize> {
+    let interest =
+        |line: &Line| if line.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+    let mut watched: Vec<PollFd<'_>> = lines.map(|line| PollFd::new(&line.stream, interest(line))).collect();
+    let timeout = Timespec { tv_sec: 0, tv_nsec: microseconds as i64 * 1000 };
+    // An interrupted call counts as nothing ready; the caller comes back.
+    if poll(&mut watched, Some(&timeout)).unwrap_or(0) == 0 {
+        return Vec::new();
+    }
+    let places = watched.iter().enumerate();
+    places.filter(|(_, entry)| !entry.revents().is_empty()).map(|(place, _)| place).collect()
+}

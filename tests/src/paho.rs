@@ -1,0 +1,37 @@
+//! paho-mqtt, the Python client: scenarios are functions of `tests/paho/scenarios.py`, run by the interpreter that
+//! `scripts/test` prepares.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use serde_json::Value;
+
+use crate::process::{Process, command};
+use crate::{Broker, Version, plugin};
+
+/// Runs one scenario; what it returned comes back.
+///
+/// # Panics
+/// If there is no interpreter with paho-mqtt, the scenario fails, or it does not end in time.
+#[track_caller]
+pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
+    let script = PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("paho/scenarios.py");
+    let mut command = command(python());
+    command.arg("-u").arg(script).arg(broker.address().port().to_string());
+    command.arg(version.level().to_string()).arg(scenario);
+    let mut process = Process::start("paho-mqtt", command, None);
+    let log = process.succeed(Duration::from_secs(60));
+    let last = log.lines().last().unwrap_or_default();
+    serde_json::from_str(last).unwrap_or_else(|error| panic!("{scenario}: {error} in {log}"))
+}
+
+/// The interpreter of the environment that `scripts/test` makes, or the one `GRAPNEL_TESTS_PYTHON` names.
+fn python() -> PathBuf {
+    if let Some(path) = std::env::var_os("GRAPNEL_TESTS_PYTHON") {
+        return path.into();
+    }
+    let target = plugin::directory().parent().expect("target/PROFILE").to_owned();
+    let path = target.join("venv/bin/python");
+    assert!(path.exists(), "{} is missing; make it first: scripts/test --prepare", path.display());
+    path
+}

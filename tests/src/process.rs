@@ -1,0 +1,222 @@
+//! A supervised process: its output is kept line by line, every wait is bounded, and it cannot outlive the test. Used for
+//! brokers and for third-party clients.
+
+use std::ffi::OsStr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard};
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+
+#[derive(Default)]
+struct Lines {
+    all: Vec<String>,
+    open_pipes: usize,
+}
+
+#[derive(Default)]
+struct Output {
+    lines: Mutex<Lines>,
+    changed: Condvar,
+}
+
+impl Output {
+    fn lock(&self) -> MutexGuard<'_, Lines> {
+        self.lines.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// A running program. Dropping it kills it.
+pub struct Process {
+    name: String,
+    child: Child,
+    output: Arc<Output>,
+    status: Option<ExitStatus>,
+}
+
+/// A program and its arguments, to be started by [`Process::start`]; line-buffered, and killed by the kernel when the thread
+/// that started it ends, so that an aborted test leaves nothing behind.
+pub fn command(program: impl AsRef<OsStr>) -> Command {
+    let mut command = Command::new("setpriv");
+    command.args(["--pdeathsig", "KILL", "stdbuf", "-oL"]).arg(program);
+    command
+}
+
+impl Process {
+    /// Starts `command` with its input closed (or fed with `input`) and collects what it prints.
+    ///
+    /// # Panics
+    /// If the program cannot be started.
+    pub fn start(name: &str, mut command: Command, input: Option<&[u8]>) -> Process {
+        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+        let mut child = command
+            .stdin(stdin)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        let output = Arc::new(Output::default());
+        output.lock().open_pipes = 2;
+        collect(child.stdout.take().expect("piped above"), Arc::clone(&output));
+        collect(child.stderr.take().expect("piped above"), Arc::clone(&output));
+        if let (Some(bytes), Some(mut pipe)) = (input, child.stdin.take()) {
+            let bytes = bytes.to_vec();
+            // A thread, because a program that does not read would block the test; a broken pipe shows in the exit status.
+            std::thread::spawn(move || drop(pipe.write_all(&bytes)));
+        }
+        Process { name: name.to_owned(), child, output, status: None }
+    }
+
+    /// Process id.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Everything printed so far on both outputs.
+    pub fn log(&self) -> String {
+        self.output.lock().all.join("\n")
+    }
+
+    /// All lines so far that `pick` wants.
+    pub fn lines<T>(&self, pick: impl Fn(&str) -> Option<T>) -> Vec<T> {
+        self.output.lock().all.iter().filter_map(|line| pick(line)).collect()
+    }
+
+    /// Waits until `pick` wants a line and returns what it made of the first one.
+    ///
+    /// # Panics
+    /// If none comes in time or the program ends without it; the message shows its output.
+    #[track_caller]
+    pub fn wait_for_line<T>(&self, what: &str, timeout: Duration, pick: impl Fn(&str) -> Option<T>) -> T {
+        self.wait_for_lines(what, 1, timeout, pick).remove(0)
+    }
+
+    /// Waits until `pick` wants `count` lines and returns what it made of all it wants by then.
+    ///
+    /// # Panics
+    /// As [`Process::wait_for_line`].
+    #[track_caller]
+    pub fn wait_for_lines<T>(
+        &self,
+        what: &str,
+        count: usize,
+        timeout: Duration,
+        pick: impl Fn(&str) -> Option<T>,
+    ) -> Vec<T> {
+        let deadline = Instant::now() + timeout;
+        let mut lines = self.output.lock();
+        loop {
+            let found: Vec<T> = lines.all.iter().filter_map(|line| pick(line)).collect();
+            if found.len() >= count {
+                return found;
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.open_pipes == 0 {
+                let end = if lines.open_pipes == 0 { "it ended" } else { "the time was up" };
+                let log = lines.all.join("\n");
+                panic!(
+                    "{}: {} of {count} lines with {what} when {end}; it printed:\n{log}",
+                    self.name,
+                    found.len()
+                );
+            }
+            lines = self
+                .output
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Sends a signal to this very process.
+    pub fn signal(&self, signal: Signal) {
+        if self.status.is_none() {
+            // An error means that it has just ended, which is what `wait` tells.
+            let _ = kill_process(self.pid(), signal);
+        }
+    }
+
+    /// Waits for the end and for the last of the output; `None` when the time is up.
+    pub fn wait(&mut self, timeout: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + timeout;
+        if self.status.is_none() {
+            if !exits_within(self.pid(), timeout) {
+                return None;
+            }
+            self.status = Some(self.child.wait().expect("our own child, not yet waited for"));
+        }
+        let mut lines = self.output.lock();
+        while lines.open_pipes > 0 {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            lines = self
+                .output
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+        self.status
+    }
+
+    /// Waits for the end and insists on success.
+    ///
+    /// # Panics
+    /// If it does not end in time, or with anything but status 0; the message shows its output.
+    #[track_caller]
+    pub fn succeed(&mut self, timeout: Duration) -> String {
+        let status = self.wait(timeout);
+        let log = self.log();
+        assert!(
+            status.is_some_and(|s| s.success()),
+            "{} ended with {status:?} and printed:\n{log}",
+            self.name
+        );
+        log
+    }
+
+    /// Ends it as `kill -9` does, and waits for that.
+    pub fn kill(&mut self) {
+        self.signal(Signal::KILL);
+        let _ = self.wait(Duration::from_secs(10));
+    }
+
+    fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        if self.status.is_none() {
+            self.kill();
+        }
+    }
+}
+
+fn exits_within(pid: Pid, timeout: Duration) -> bool {
+    let Ok(descriptor) = pidfd_open(pid, PidfdFlags::empty()) else { return false };
+    let timeout = Timespec::try_from(timeout).expect("test timeouts are short");
+    let mut watched = [PollFd::new(&descriptor, PollFlags::IN)];
+    matches!(poll(&mut watched, Some(&timeout)), Ok(1))
+}
+
+fn collect(pipe: impl Read + Send + 'static, output: Arc<Output>) {
+    std::thread::spawn(move || {
+        let mut reader = BufReader::new(pipe);
+        let mut line = Vec::new();
+        while reader.read_until(b'\n', &mut line).is_ok_and(|read| read > 0) {
+            let text = String::from_utf8_lossy(&line).trim_end().to_owned();
+            output.lock().all.push(text);
+            output.changed.notify_all();
+            line.clear();
+        }
+        output.lock().open_pipes -= 1;
+        output.changed.notify_all();
+    });
+}

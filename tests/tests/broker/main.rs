@@ -1,0 +1,8 @@
+//! Grapnel as an operator meets it: start and stop, configuration, grapnel-ctl, and plugins that come and go while clients
+//! are connected. Real processes, real sockets, real `.so` files.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod ctl;
+mod lifecycle;
+mod plugins;
+mod refusals;

@@ -1,0 +1,77 @@
+//! paho-mqtt, the Python client many users have: the scenarios are in `tests/paho/scenarios.py`.
+
+use grapnel_tests::{Version, paho, scenario};
+
+scenario! {
+    /// Each QoS both ways, on one connection, in order.
+    fn every_qos(broker, version) {
+        let got = paho::run(broker, version, "every_qos");
+        assert_eq!(got, serde_json::json!([["0", 0], ["1", 1], ["2", 2]]));
+    }
+}
+
+scenario! {
+    /// Retained messages: set, seen by a later subscriber, cleared.
+    fn retained(broker, version) {
+        let got = paho::run(broker, version, "retained");
+        assert_eq!(got, serde_json::json!({"late": [["22", true]], "cleared": []}));
+    }
+}
+
+scenario! {
+    /// The will of a client whose socket dies.
+    fn will(broker, version) {
+        assert_eq!(paho::run(broker, version, "will"), serde_json::json!([["will/x", "gone"]]));
+    }
+}
+
+scenario! {
+    /// A session that is kept, with what was published meanwhile.
+    fn resume(broker, version) {
+        let got = paho::run(broker, version, "resume");
+        let present = version != Version::V31;
+        assert_eq!(got, serde_json::json!({"first": false, "second": present, "messages": ["a", "b"]}));
+    }
+}
+
+scenario! {
+    /// Takeover: the first client is told, the second works.
+    fn takeover(broker, version) {
+        let got = paho::run(broker, version, "takeover");
+        if version.is_5() && !broker.mosquitto_differs("[MQTT-3.1.4-3]", "closes without DISCONNECT 0x8E") {
+            // paho 2.1.0 reads the reason only if properties come with it; without them it takes any for a normal one.
+            let reason = got["reason"].as_str().unwrap();
+            assert!(["Session taken over", "Normal disconnection"].contains(&reason), "{reason}");
+        }
+        assert_eq!(got["second"], serde_json::json!(["still here"]));
+    }
+}
+
+scenario! {
+    /// A shared subscription of three paho clients.
+    fn shared(broker) {
+        let got = paho::run(broker, Version::V5, "shared");
+        assert_eq!(got["total"], 90);
+        assert_eq!(got["distinct"], 90);
+        assert_eq!(got["idle_members"], 0);
+    }
+}
+
+scenario! {
+    /// Properties of MQTT 5 as paho names them.
+    fn properties(broker) {
+        let got = paho::run(broker, Version::V5, "properties");
+        let expected = serde_json::json!({
+            "content_type": "text/plain", "response_topic": "answer", "correlation": "abc",
+            "user": [["k", "1"], ["k", "2"]], "subscription_ids": [11],
+        });
+        assert_eq!(got, expected);
+    }
+}
+
+scenario! {
+    /// Two thousand QoS 1 and 2 messages through paho's own window, in order.
+    fn many(broker, version) {
+        assert_eq!(paho::run(broker, version, "many"), serde_json::json!({"count": 2000, "in_order": true}));
+    }
+}
