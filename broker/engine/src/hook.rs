@@ -82,7 +82,7 @@ impl Chain {
 #[derive(Debug)]
 pub struct ChainTable {
     generation: u64,
-    pub(crate) chains: [Chain; POINTS],
+    chains: [Chain; POINTS],
 }
 
 impl ChainTable {
@@ -114,6 +114,12 @@ impl ChainTable {
     #[inline]
     pub fn chain(&self, point: HookPoint) -> &Chain {
         &self.chains[point as usize]
+    }
+
+    /// The chain of a point, to be run.
+    #[inline]
+    pub fn chain_mut(&mut self, point: HookPoint) -> &mut Chain {
+        &mut self.chains[point as usize]
     }
 }
 

@@ -162,6 +162,10 @@ pub struct Fetch {
     pub options: SubscriptionOptions,
     /// Its identifier.
     pub subscription_id: u32,
+    /// Shards that have not said yet from which message on they leave the rest to live delivery. SUBACK waits for them.
+    pub unmarked: crate::id::ShardSet,
+    /// Whether SUBACK is out, so that pages may be asked for.
+    pub begun: bool,
     /// Shards that have not finished answering.
     pub open: crate::id::ShardSet,
     /// Fingerprints of the topics that arrived live meanwhile: their stored message is older.

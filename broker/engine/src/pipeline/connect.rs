@@ -256,7 +256,7 @@ impl Shard {
 
     /// Counts a fault of a link that had deferred.
     pub(super) fn count_fault(&mut self, ticket: &OpenTicket, point: HookPoint) {
-        let chain = &mut self.chains.chains[point as usize];
+        let chain = self.chains.chain_mut(point);
         let place = chain.links.iter().position(|link| link.identity == ticket.link);
         if let Some(stats) = place.and_then(|place| chain.stats.get_mut(place)) {
             stats.faults += 1;

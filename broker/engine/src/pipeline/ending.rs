@@ -24,7 +24,8 @@ impl Shard {
         session.conn = None;
         session.since_wall_ms = self.now.wall_ms;
         session.epoch = session.epoch.wrapping_add(1);
-        for fetch in std::mem::take(&mut session.fetches) {
+        let fetches = std::mem::take(&mut session.fetches);
+        for fetch in &fetches {
             self.fetches.remove(&fetch.id);
         }
         let will = session.will.take();
@@ -34,6 +35,10 @@ impl Shard {
             self.connection_over(session_key, cause, will);
         } else {
             session.slots.push(Slot { conn: Some(conn), bytes: 0, body: SlotBody::End(cause, will) });
+            if !fetches.is_empty() {
+                // A SUBSCRIBE may have waited for their marks, and nothing else would look at it again.
+                self.pump_slots(session_key);
+            }
         }
     }
 

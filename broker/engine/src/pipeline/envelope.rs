@@ -34,9 +34,9 @@ pub(super) enum EnvelopeBody {
     Store { id: u64, message: Arc<Message> },
     /// The owner has stored it, or has no room.
     Stored { id: u64, full: bool },
-    /// Which retained messages does the receiver own?
-    Fetch { id: u64, filter: Arc<str>, cursor: Cursor },
-    /// A page of them.
+    /// Which retained messages does the receiver own? First without a cursor, which asks for one only.
+    Fetch { id: u64, filter: Arc<str>, cursor: Option<Cursor> },
+    /// A page of them, the first one empty.
     Fetched { id: u64, messages: Vec<Arc<Message>>, next: Option<Cursor> },
 }
 
@@ -89,7 +89,15 @@ impl Shard {
             }
             EnvelopeBody::Store { id, message } => self.store_for(from, id, &message),
             EnvelopeBody::Stored { id, full } => self.stored(id, full),
-            EnvelopeBody::Fetch { id, filter, cursor } => {
+            EnvelopeBody::Fetch { id, filter: _, cursor: None } => {
+                let next = Some(self.retained.mark());
+                self.push_envelope(
+                    from,
+                    Lane::Control,
+                    EnvelopeBody::Fetched { id, messages: Vec::new(), next },
+                );
+            }
+            EnvelopeBody::Fetch { id, filter, cursor: Some(cursor) } => {
                 self.scans.push_back(Scan { asker: from, id, filter, cursor });
             }
             EnvelopeBody::Fetched { id, messages, next } => self.fetched(from, id, messages, next),

@@ -56,7 +56,7 @@ impl Shard {
         course: Course<'_>,
         waiter: Option<Waiter>,
     ) -> (ClientVerdict, Exit) {
-        let chain = &mut self.chains.chains[point as usize];
+        let chain = self.chains.chain_mut(point);
         if chain.is_empty() {
             return (verdict, Exit::Done);
         }
@@ -142,7 +142,7 @@ impl Shard {
         subscription_id: u32,
     ) -> Vec<Requested> {
         let topic_bytes_max = self.limits().topic_bytes_max as usize;
-        let chain = &mut self.chains.chains[HookPoint::ClientSubscribe as usize];
+        let chain = self.chains.chain_mut(HookPoint::ClientSubscribe);
         if chain.is_empty() {
             return filters;
         }
@@ -163,7 +163,7 @@ impl Shard {
         dup: bool,
     ) -> PublishWalk {
         let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
-        let chain = &mut self.chains.chains[HookPoint::MessagePublish as usize];
+        let chain = self.chains.chain_mut(HookPoint::MessagePublish);
         let desk = TicketDesk::new(&mut self.tickets, waiter, self.now.mono_ms);
         let mut fold = MessageFold::new(
             HookPoint::MessagePublish,
@@ -188,7 +188,7 @@ impl Shard {
     /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
     pub(super) fn run_delivered(&mut self, identity: &Identity, view: MessageView<'_>) -> Draft {
         let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
-        let chain = &mut self.chains.chains[HookPoint::MessageDelivered as usize];
+        let chain = self.chains.chain_mut(HookPoint::MessageDelivered);
         let point = HookPoint::MessageDelivered;
         let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), limits, None);
         let mut event = fold.event(self.setup.id, self.now.wall_ms, false);

@@ -1,5 +1,6 @@
-//! Retained messages (MQTT 5.0 section 3.3.1.3). A topic's message belongs to one shard; a subscriber asks the owner after its
-//! SUBACK barrier, page by page as it has room.
+//! Retained messages (MQTT 5.0 section 3.3.1.3). A topic's message belongs to one shard. A subscriber asks the owner twice: behind
+//! the barrier for a mark, so that what is set after SUBACK comes live and only live [MQTT-3.3.1-9 of 3.1.1], and then for pages
+//! of what is older, as it has room.
 
 use std::rc::Rc;
 use std::sync::Arc;
@@ -52,8 +53,8 @@ impl Shard {
         self.push_envelope(from, Lane::Control, EnvelopeBody::Stored { id, full });
     }
 
-    /// Asks for the retained messages of a new subscription.
-    pub(super) fn fetch_retained(&mut self, session_key: SessionKey, grant: &Granted) {
+    /// Asks for marks in the retained messages of a new subscription; the number of the fetch.
+    pub(super) fn mark_retained(&mut self, session_key: SessionKey, grant: &Granted) -> Option<u64> {
         let id = self.next_fetch;
         let open = if topic::has_wildcard(&grant.filter) {
             ShardSet::all(self.setup.shards)
@@ -63,29 +64,47 @@ impl Shard {
             one
         };
         let hasher = self.hasher.clone();
-        let Some(session) = self.sessions.get_mut(session_key) else { return };
+        let session = self.sessions.get_mut(session_key)?;
         self.next_fetch += 1;
+        let me = self.setup.id;
+        let mut unmarked = open;
+        unmarked.remove(me);
+        let held_back = if open.contains(me) { vec![(me, self.retained.mark())] } else { Vec::new() };
         session.fetches.push(Fetch {
             id,
             filter: Rc::from(&*grant.filter),
             options: grant.options,
             subscription_id: grant.id,
+            unmarked,
+            begun: false,
             open,
             live: std::collections::HashSet::with_hasher(hasher),
-            held_back: Vec::new(),
+            held_back,
         });
         self.fetches.insert(id, session_key);
         let filter: Arc<str> = Arc::from(&*grant.filter);
-        for shard in open.iter() {
-            self.ask(shard, id, Arc::clone(&filter), Cursor::default());
+        for shard in unmarked.iter() {
+            let body = EnvelopeBody::Fetch { id, filter: Arc::clone(&filter), cursor: None };
+            self.push_envelope(shard, Lane::Control, body);
         }
+        Some(id)
+    }
+
+    /// SUBACK is out: pages of these fetches may come.
+    pub(super) fn begin_fetches(&mut self, session_key: SessionKey, fetches: &[u64]) {
+        let Some(session) = self.sessions.get_mut(session_key) else { return };
+        for fetch in &mut session.fetches {
+            fetch.begun |= fetches.contains(&fetch.id);
+        }
+        self.pull_retained(session_key);
     }
 
     fn ask(&mut self, shard: ShardId, id: u64, filter: Arc<str>, cursor: Cursor) {
         if shard == self.setup.id {
             self.scans.push_back(Scan { asker: shard, id, filter, cursor });
         } else {
-            self.push_envelope(shard, Lane::Control, EnvelopeBody::Fetch { id, filter, cursor });
+            let body = EnvelopeBody::Fetch { id, filter, cursor: Some(cursor) };
+            self.push_envelope(shard, Lane::Control, body);
         }
     }
 
@@ -106,7 +125,7 @@ impl Shard {
         }
     }
 
-    /// A page has come.
+    /// A page has come, or the mark before the first.
     pub(super) fn fetched(
         &mut self,
         from: ShardId,
@@ -143,17 +162,24 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         session.fetches = fetches;
         let Some(place) = session.fetches.iter().position(|fetch| fetch.id == id) else { return };
+        let fetch = &mut session.fetches[place];
+        fetch.unmarked.remove(from);
+        let may_begin = !fetch.begun && fetch.unmarked.is_empty();
         match next {
-            Some(cursor) => session.fetches[place].held_back.push((from, cursor)),
+            Some(cursor) => fetch.held_back.push((from, cursor)),
             None => {
-                session.fetches[place].open.remove(from);
-                if session.fetches[place].open.is_empty() {
+                fetch.open.remove(from);
+                if fetch.open.is_empty() {
                     session.fetches.remove(place);
                     self.fetches.remove(&id);
                 }
             }
         }
-        self.pull_retained(session_key);
+        if may_begin {
+            self.pump_slots(session_key);
+        } else {
+            self.pull_retained(session_key);
+        }
     }
 
     /// Asks for the next pages of a session that has room for them.
@@ -171,6 +197,7 @@ impl Shard {
         let pages: Vec<(u64, Rc<str>, ShardId, Cursor)> = session
             .fetches
             .iter_mut()
+            .filter(|fetch| fetch.begun)
             .flat_map(|fetch| {
                 let (id, filter) = (fetch.id, Rc::clone(&fetch.filter));
                 std::mem::take(&mut fetch.held_back)

@@ -1,10 +1,11 @@
 //! SUBSCRIBE and UNSUBSCRIBE (MQTT 5.0 sections 3.8 to 3.11): hooks, authorisation, the trie, the barrier that makes SUBACK a
-//! promise, and then the retained messages.
+//! promise, the marks that tell retained messages from live ones, and then the retained messages.
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use bytes::Bytes;
+use smallvec::SmallVec;
 
 use super::Shard;
 use super::timers::Deadline;
@@ -75,14 +76,33 @@ impl Shard {
             }
         }
         let barrier = self.routes.barrier();
+        let mut fetches = SmallVec::new();
         if granted.iter().all(|grant| grant.barrier_seq <= barrier) {
-            self.finish_subscribe(Some(key), session_key, subscribe.packet_id, &codes, granted);
-            return None;
+            fetches = self.mark_all(session_key, std::mem::take(&mut granted));
+            if self.marks_are_set(session_key, &fetches) {
+                self.finish_subscribe(Some(key), session_key, subscribe.packet_id, &codes, &fetches);
+                return None;
+            }
         }
         let deadline_ms = self.now.mono_ms + self.limits().subscribe_barrier_ms;
         self.deadlines.arm(deadline_ms, Deadline::Barrier(session_key));
-        let body = SlotBody::Subscribe { packet_id: subscribe.packet_id, codes, granted, deadline_ms };
+        let body =
+            SlotBody::Subscribe { packet_id: subscribe.packet_id, codes, granted, fetches, deadline_ms };
         Some(Slot { conn: Some(key), bytes: 0, body })
+    }
+
+    /// Asks for marks in the retained messages that are to follow. Only who is connected gets them.
+    fn mark_all(&mut self, session_key: SessionKey, granted: Vec<Granted>) -> SmallVec<[u64; 1]> {
+        if !session_is_connected(self, session_key) {
+            return SmallVec::new();
+        }
+        let wanted = granted.into_iter().filter(|grant| grant.retained);
+        wanted.filter_map(|grant| self.mark_retained(session_key, &grant)).collect()
+    }
+
+    fn marks_are_set(&self, session_key: SessionKey, fetches: &[u64]) -> bool {
+        let Some(session) = self.sessions.get(session_key) else { return true };
+        session.fetches.iter().all(|fetch| !fetches.contains(&fetch.id) || fetch.unmarked.is_empty())
     }
 
     fn grant(
@@ -138,13 +158,13 @@ impl Shard {
     }
 
     /// Every shard knows, or the time is up: SUBACK, then retained messages.
-    pub(super) fn finish_subscribe(
+    fn finish_subscribe(
         &mut self,
         conn: Option<ConnKey>,
         session_key: SessionKey,
         packet_id: NonZeroU16,
         codes: &[u8],
-        granted: Vec<Granted>,
+        fetches: &[u64],
     ) {
         let Some(session) = self.sessions.get(session_key) else { return };
         // A SUBACK dies with its connection.
@@ -153,11 +173,7 @@ impl Shard {
         {
             self.send(conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
         }
-        if session_is_connected(self, session_key) {
-            for grant in granted.into_iter().filter(|grant| grant.retained) {
-                self.fetch_retained(session_key, &grant);
-            }
-        }
+        self.begin_fetches(session_key, fetches);
     }
 
     /// A SUBSCRIBE in front of its session's slots: whether it is done.
@@ -165,28 +181,44 @@ impl Shard {
         let barrier = self.routes.barrier();
         let now_ms = self.now.mono_ms;
         let Some(session) = self.sessions.get_mut(session_key) else { return false };
-        let Some(Slot { conn, body: SlotBody::Subscribe { packet_id, codes, granted, deadline_ms }, .. }) =
+        let Some(Slot { body: SlotBody::Subscribe { granted, deadline_ms, .. }, .. }) =
             session.slots.front_mut()
         else {
             return false;
         };
         let known = granted.iter().all(|grant| grant.barrier_seq <= barrier);
-        if !known && now_ms < *deadline_ms {
+        let time_is_up = now_ms >= *deadline_ms;
+        if !known && !time_is_up {
             return false;
         }
-        let (conn, packet_id) = (*conn, *packet_id);
-        let (mut codes, mut granted) = (std::mem::take(codes), std::mem::take(granted));
-        session.slots.pop();
+        let mut granted = std::mem::take(granted);
         // Some shard has not answered: what it does not know is no promise.
-        for grant in granted.extract_if(.., |grant| grant.barrier_seq > barrier) {
+        let unknown: Vec<Granted> = granted.extract_if(.., |grant| grant.barrier_seq > barrier).collect();
+        for grant in &unknown {
             self.counters.subscribe_barrier_timeouts += 1;
-            codes[grant.place] = ReasonCode::UNSPECIFIED_ERROR.0;
             if let Some(session) = self.sessions.get_mut(session_key) {
                 session.subscriptions.remove(&grant.filter);
             }
             self.unroute(session_key, &grant.filter);
         }
-        self.finish_subscribe(conn, session_key, packet_id, &codes, granted);
+        let marked = self.mark_all(session_key, granted);
+        let Some(session) = self.sessions.get_mut(session_key) else { return false };
+        let Some(Slot { conn, body: SlotBody::Subscribe { packet_id, codes, fetches, .. }, .. }) =
+            session.slots.front_mut()
+        else {
+            return false;
+        };
+        unknown.iter().for_each(|grant| codes[grant.place] = ReasonCode::UNSPECIFIED_ERROR.0);
+        fetches.extend(marked);
+        let (conn, packet_id, fetches, codes) = (*conn, *packet_id, fetches.clone(), codes.clone());
+        // An owner that does not answer in time costs its retained messages, not the subscription.
+        if !self.marks_are_set(session_key, &fetches) && !time_is_up {
+            return false;
+        }
+        if let Some(session) = self.sessions.get_mut(session_key) {
+            session.slots.pop();
+        }
+        self.finish_subscribe(conn, session_key, packet_id, &codes, &fetches);
         true
     }
 

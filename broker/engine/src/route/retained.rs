@@ -46,6 +46,8 @@ pub enum Full {
 pub struct Cursor {
     /// The first key that has not been looked at.
     from: String,
+    /// Messages set after this one, by their number, are passed over.
+    until: Option<u64>,
 }
 
 struct Entry<T> {
@@ -53,6 +55,8 @@ struct Entry<T> {
     /// As given by the caller; the topic name counts on top.
     bytes: usize,
     expires_at_ms: Option<u64>,
+    /// How many messages had been set before.
+    number: u64,
 }
 
 /// A topic name as a key: each `/` is U+0000, which no topic name contains [MQTT-4.7.3-2] and which sorts before all else.
@@ -66,6 +70,8 @@ pub struct Retained<T> {
     /// The keys of messages that expire, by time.
     expiries: BTreeSet<(u64, Key)>,
     bytes: usize,
+    /// How many messages have been set.
+    count: u64,
     scratch: String,
 }
 
@@ -77,6 +83,7 @@ impl<T> Retained<T> {
             entries: BTreeMap::new(),
             expiries: BTreeSet::new(),
             bytes: 0,
+            count: 0,
             scratch: String::new(),
         }
     }
@@ -117,7 +124,7 @@ impl<T> Retained<T> {
         if total > self.limits.retained_bytes_max {
             return Err(Full::Bytes(self.limits.retained_bytes_max));
         }
-        let new = Entry { message, bytes, expires_at_ms };
+        let new = Entry { message, bytes, expires_at_ms, number: self.count };
         let Some(old) = old else {
             if self.entries.len() >= self.limits.retained_messages_max {
                 return Err(Full::Messages(self.limits.retained_messages_max));
@@ -126,10 +133,12 @@ impl<T> Retained<T> {
             self.expiries.extend(expires_at_ms.map(|at| (at, Rc::clone(&key))));
             self.entries.insert(key, new);
             self.bytes = total;
+            self.count += 1;
             return Ok(None);
         };
         let old = std::mem::replace(old, new);
         self.bytes = total;
+        self.count += 1;
         if old.expires_at_ms != expires_at_ms
             && let Some((key, _)) = self.entries.get_key_value(self.scratch.as_str())
         {
@@ -161,8 +170,13 @@ impl<T> Retained<T> {
             .map(|entry| &entry.message)
     }
 
+    /// Where a scan begins that passes over all messages set from now on: who asks gets those live.
+    pub fn mark(&self) -> Cursor {
+        Cursor { from: String::new(), until: Some(self.count) }
+    }
+
     /// Appends messages whose topic names match the filter, in the order of the tree, and returns where to go on;
-    /// `None` = done. A new scan begins with `Cursor::default()`.
+    /// `None` = done. A new scan begins with [`Retained::mark`], or with `Cursor::default()` to see what is set during it too.
     ///
     /// `budget` bounds the topics looked at, found or not (at least one, so that every slice gets on). A message that
     /// is there throughout the scan is found once; one that is set or cleared during it may or may not be. Those that
@@ -175,7 +189,8 @@ impl<T> Retained<T> {
         now_ms: u64,
         out: &mut Vec<Arc<T>>,
     ) -> Option<Cursor> {
-        let mut walk = Walk::new(filter, cursor.from);
+        let Cursor { from, until } = cursor;
+        let mut walk = Walk::new(filter, from);
         let mut left = budget.max(1);
         'seek: loop {
             let ahead = (Bound::Included(walk.from()), Bound::Unbounded);
@@ -185,11 +200,12 @@ impl<T> Retained<T> {
                     continue 'seek;
                 }
                 if left == 0 {
-                    return Some(Cursor { from: key.to_string() });
+                    return Some(Cursor { from: key.to_string(), until });
                 }
                 left -= 1;
                 let visit = walk.visit(key);
-                if visit.matches && entry.is_alive(now_ms) {
+                let is_older = until.is_none_or(|until| entry.number < until);
+                if visit.matches && is_older && entry.is_alive(now_ms) {
                     out.push(Arc::clone(&entry.message));
                 }
                 if visit.last {

@@ -78,14 +78,17 @@ pub struct Granted {
 pub enum SlotBody {
     /// A PUBLISH, or the will.
     Publish(Box<PublishSlot>),
-    /// A SUBSCRIBE whose filters are in the trie and must become known to the other shards.
+    /// A SUBSCRIBE whose filters are in the trie and must become known to the other shards, and whose retained messages must be
+    /// told from those that come live.
     Subscribe {
         /// Its packet identifier.
         packet_id: NonZeroU16,
         /// Reason codes so far.
         codes: Vec<u8>,
-        /// What was granted.
+        /// What was granted, until every shard knows.
         granted: Vec<Granted>,
+        /// The fetches of retained messages that follow; none while `granted` waits.
+        fetches: SmallVec<[u64; 1]>,
         /// Monotonic milliseconds.
         deadline_ms: u64,
     },

@@ -222,6 +222,66 @@ fn the_number_of_subscriptions_is_bounded() {
     assert_eq!(world.subscribe(sub, "2", QoS::AtLeastOnce), [1], "a replacement is no addition");
 }
 
+/// Section 3.3.1.3: what is retained once SUBACK is out comes live, with RETAIN 0, and once. The owner of the topic must have
+/// heard of the subscription by then, or it finds the new message among the stored ones.
+#[test]
+fn suback_waits_until_retained_and_live_are_told_apart() {
+    let (mut at_once, mut later) = (0, 0);
+    for n in 0..20 {
+        let topic = format!("r/{n}");
+        let mut world = World::new(2);
+        let clients: Vec<_> =
+            (0..20).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V311))).collect();
+        let (here, there): (Vec<_>, Vec<_>) =
+            clients.into_iter().partition(|client| world.shard_of(*client) == 0);
+        let (first, sub, publisher) = (here[0], here[1], there[0]);
+        // From here on the other shard knows of the filter, and SUBACK need not wait for that.
+        world.subscribe(first, &topic, QoS::AtMostOnce);
+        world.lanes_open = false;
+        world.send_subscribe(sub, &topic, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+        let acked = world.take(sub) == [Got::SubAck(7, vec![0])];
+        world.publish_with(publisher, &topic, "v", QoS::AtMostOnce, 0, true, &[]);
+        world.lanes_open = true;
+        world.drive();
+        let got = world.take_plain(sub);
+        if acked {
+            assert_eq!(got, [message(&topic, "v", 0)], "{topic} belongs to the subscriber's shard");
+            at_once += 1;
+        } else {
+            assert_eq!(got[0], Got::SubAck(7, vec![0]), "{topic}");
+            later += 1;
+        }
+        world.publish_with(publisher, &topic, "w", QoS::AtMostOnce, 0, true, &[]);
+        assert_eq!(world.take_plain(sub), [message(&topic, "w", 0)]);
+    }
+    assert!(at_once > 0 && later > 0, "{at_once} topics of the subscriber's shard, {later} of the other");
+}
+
+#[test]
+fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
+    let mut world = World::new(2);
+    let watcher = world.connect("watcher", &Ask::v(Version::V311));
+    world.subscribe(watcher, "will", QoS::AtMostOnce);
+    let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V311) };
+    for n in 0..8 {
+        let sub = world.connect(&format!("s{n}"), &ask);
+        let on_the_watchers_shard = world.shard_of(sub) == world.shard_of(watcher);
+        world.subscribe(sub, &format!("known/{n}"), QoS::AtMostOnce);
+        world.lanes_open = false;
+        // A filter that the other shard knows: only its retained messages are asked for.
+        world.send_subscribe(sub, &format!("known/{n}"), SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+        world.lose(sub);
+        if on_the_watchers_shard {
+            assert_eq!(world.take(watcher), [message("will", "gone", 0)], "it waits for no other shard");
+        }
+        world.lanes_open = true;
+        world.drive();
+        if !on_the_watchers_shard {
+            assert_eq!(world.take(watcher), [message("will", "gone", 0)]);
+        }
+    }
+}
+
 #[test]
 fn many_retained_messages_come_in_pages_as_the_session_drains() {
     let mut world = World::with(2, |limits| limits.retained_page_messages_max = 10);

@@ -40,6 +40,24 @@ fn a_scan_finds_what_section_4_7_says_in_the_order_of_the_tree() {
 }
 
 #[test]
+fn a_scan_from_a_mark_passes_over_what_is_set_later() {
+    let mut store = store(100, 10_000);
+    for topic in ["a", "b", "c", "d"] {
+        put(&mut store, topic).unwrap();
+    }
+    let mark = store.mark();
+    for topic in ["b", "d", "e"] {
+        put(&mut store, topic).unwrap();
+    }
+    let (mut out, mut cursor) = (Vec::new(), Some(mark));
+    while let Some(at) = cursor {
+        cursor = store.scan("+", at, 1, 0, &mut out);
+    }
+    assert_eq!(out.iter().map(|message| message.as_str()).collect::<Vec<_>>(), ["a", "c"]);
+    assert_eq!(all(&store, "+", 0), ["a", "b", "c", "d", "e"]);
+}
+
+#[test]
 fn limits_refuse_what_is_new_and_let_what_fits_be_replaced() {
     let mut store = store(2, 40);
     put(&mut store, "a").unwrap();
