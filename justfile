@@ -26,6 +26,14 @@ miri:
     # Isolation is off because tests read the clock for their seeds; leaks are errors as always.
     MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p grapnel-plugin-abi -p grapnel-engine
 
+# How long the units of the engine take, on this machine and now (criterion)
+bench *args:
+    cargo bench -p grapnel-bench --bench time -- {{args}}
+
+# Instructions of the same units beside the committed counts; --write makes the new ones the baseline
+bench-instructions *args:
+    scripts/bench-instructions {{args}}
+
 # The documentation of all crates, with broken links as errors
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps

@@ -1,0 +1,114 @@
+//! A message.publish event on its way along a chain of native links.
+
+use std::ffi::c_void;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use grapnel_engine::hook::chain::Course;
+use grapnel_engine::hook::client::ClientView;
+use grapnel_engine::hook::message::{Draft, MessageFold};
+use grapnel_engine::hook::{
+    CallCell, ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle,
+};
+use grapnel_engine::id::ShardId;
+use grapnel_engine::message::{MessageView, Payload};
+use grapnel_engine::packet::{Properties, QoS, Version};
+use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HookFn, HostApi, Slice, Status};
+
+use super::Unit;
+use super::codec::PAYLOAD;
+
+/// The least a hook does: it looks at the topic and lets the message go on.
+unsafe extern "C" fn looks(_instance: *mut c_void, event: *const Event) -> Flow {
+    // SAFETY: the event is alive during the call.
+    let event = unsafe { &*event };
+    if event.topic.len == 0 { Flow::FAULT } else { Flow::CONTINUE }
+}
+
+/// Gives the message another topic. Its instance is the host's table.
+unsafe extern "C" fn rewrites(instance: *mut c_void, event: *const Event) -> Flow {
+    let topic = b"rewritten/17/temperature";
+    let change =
+        Change { field: Field::TOPIC, index: 0, number: 0, bytes: Slice::of(topic), key: Slice::EMPTY };
+    // SAFETY: the instance is a `HostApi` that lives for ever; the event and the change are alive during the call.
+    let status = unsafe { ((*instance.cast::<HostApi>()).set)((*event).ctx, &change) };
+    if status == Status::OK { Flow::CONTINUE } else { Flow::FAULT }
+}
+
+/// So many links that look at the event, at each of the points.
+pub fn links(count: u32, points: &[HookPoint]) -> ChainTable {
+    table(count, points, looks, std::ptr::null_mut())
+}
+
+fn table(count: u32, points: &[HookPoint], function: HookFn, instance: *mut c_void) -> ChainTable {
+    let links = (0..count).flat_map(|number| {
+        points.iter().map(move |point| {
+            let link = Link {
+                // SAFETY: the function is part of this program and gets the instance it expects.
+                entry: unsafe { Entry::new(function, instance) },
+                plugin: PluginHandle(u64::from(number)),
+                identity: LinkIdentity(number),
+                name: "bench".into(),
+                priority: 0,
+                deadline_ms: 1000,
+                policy: FaultPolicy::Ignore,
+            };
+            (*point, link)
+        })
+    });
+    ChainTable::compile(1, links)
+}
+
+pub fn publish(count: u32) -> impl Unit {
+    running(links(count, &[HookPoint::MessagePublish]), "sensors/17/temperature")
+}
+
+pub fn rewrite() -> impl Unit {
+    let host = Box::leak(Box::new(host_api(1, 1)));
+    let instance = std::ptr::from_mut(host).cast();
+    running(table(1, &[HookPoint::MessagePublish], rewrites, instance), "rewritten/17/temperature")
+}
+
+fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
+    let from: Arc<str> = "sensor-17".into();
+    let calls = CallCell::default();
+    move || {
+        let client = ClientView {
+            client_id: &from,
+            username: None,
+            password: None,
+            peer: None,
+            peer_host: "127.0.0.1",
+            local: None,
+            listener: "default",
+            version: Version::V311,
+            clean_start: true,
+            keep_alive_s: 60,
+            expiry_s: 0,
+            receive_maximum: 100,
+            connected_at_ms: 1,
+            superuser: false,
+            properties: Properties::default(),
+        };
+        let view = MessageView {
+            topic: black_box("sensors/17/temperature"),
+            payload: Payload::Borrowed(&PAYLOAD),
+            properties: &[],
+            qos: QoS::AtMostOnce,
+            retain: false,
+            from: &from,
+            origin: None,
+            expires_at_ms: None,
+            wall_ms: 1,
+        };
+        let point = HookPoint::MessagePublish;
+        let mut fold = MessageFold::new(point, client, view, Draft::default(), (4096, 1), None);
+        let mut event = fold.event(ShardId(0), 1, false);
+        let exit = table.chain_mut(point).run((point, &calls), Course::WHOLE, &mut event, &mut fold);
+        black_box(exit);
+        let topic = fold.draft.topic_text().unwrap_or("sensors/17/temperature");
+        assert_eq!(topic.len(), expected.len());
+        topic.len() as u64
+    }
+}

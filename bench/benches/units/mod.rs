@@ -1,0 +1,84 @@
+//! The units that are measured: small steps of the engine that leave it as they found it, so that each can be repeated.
+//! `instructions.rs` counts one step of each under callgrind, `time.rs` times many; both take them from here, by name.
+
+#![allow(missing_docs, clippy::unwrap_used)]
+
+mod bed;
+mod chain;
+mod codec;
+mod session;
+mod trie;
+
+/// One measured step. It leaves things as they were, or a step later may cost something else.
+pub trait Unit {
+    /// What is measured. The answer depends on the work, so that no part of it can be left out.
+    fn step(&mut self) -> u64;
+}
+
+impl<F: FnMut() -> u64> Unit for F {
+    fn step(&mut self) -> u64 {
+        self()
+    }
+}
+
+/// Steps before the first that counts: buffers have grown, caches are filled.
+const WARM_UP_STEPS: u32 = 300;
+
+macro_rules! units {
+    ($($name:literal => $make:expr;)*) => {
+        /// All names, in order.
+        pub const NAMES: &[&str] = &[$($name),*];
+
+        fn make(name: &str) -> Box<dyn Unit> {
+            match name {
+                $($name => Box::new($make),)*
+                _ => panic!("there is no unit {name:?}; there are {NAMES:?}"),
+            }
+        }
+    };
+}
+
+units! {
+    "codec/decode_connect_v5" => codec::decode_connect_v5();
+    "codec/decode_publish_v311" => codec::decode_publish_v311();
+    "codec/decode_publish_v5" => codec::decode_publish_v5();
+    "codec/decode_subscribe_v5" => codec::decode_subscribe_v5();
+    "codec/encode_connack_v5" => codec::encode_connack_v5();
+    "codec/encode_publish_v311" => codec::encode_publish_v311();
+    "codec/encode_publish_v5" => codec::encode_publish_v5();
+    "trie/match_cached" => trie::match_cached();
+    "trie/match_deep" => trie::match_deep();
+    "trie/match_literal" => trie::match_literal();
+    "trie/match_none" => trie::match_none();
+    "trie/match_wildcards" => trie::match_wildcards();
+    "trie/subscribe_literal" => trie::subscribe("site/new/temperature");
+    "trie/subscribe_wildcard" => trie::subscribe("site/+/new/#");
+    "chain/links_0" => chain::publish(0);
+    "chain/links_1" => chain::publish(1);
+    "chain/links_4" => chain::publish(4);
+    "chain/links_16" => chain::publish(16);
+    "chain/rewrite_1" => chain::rewrite();
+    "session/connect_disconnect" => session::connect_disconnect();
+    "session/fan_out_500_qos0" => session::fan_out(500, 0);
+    "session/fan_out_500_qos1" => session::fan_out(500, 1);
+    "session/ping" => session::ping();
+    "session/publish_qos0" => session::publish(0);
+    "session/publish_qos0_links_4" => session::publish_through(4);
+    "session/publish_qos0_v5" => session::publish_v5();
+    "session/publish_qos1" => session::publish(1);
+    "session/publish_qos2" => session::publish(2);
+    "session/publish_unrouted" => session::publish_unrouted();
+    "session/resume_10_queued" => session::resume(10);
+    "session/retained_set_clear" => session::retained_set_clear();
+    "session/shared_10_members" => session::shared(10);
+    "session/subscribe_unsubscribe" => session::subscribe_unsubscribe();
+}
+
+/// A unit, warmed up.
+pub fn prepare(name: &str) -> Box<dyn Unit> {
+    let mut unit = make(name);
+    for _ in 0..WARM_UP_STEPS {
+        std::hint::black_box(unit.step());
+    }
+    unit
+}

@@ -1,0 +1,219 @@
+//! Whole exchanges through a shard: from a client's bytes to the bytes that leave, acknowledgements of both sides included.
+
+use grapnel_engine::hook::HookPoint;
+use grapnel_engine::id::ConnKey;
+use grapnel_engine::packet::{Packet, Property, Version};
+
+use super::Unit;
+use super::bed::{self, Bed};
+use super::chain;
+use super::codec::{PAYLOAD, section};
+
+const TOPIC: &str = "sensors/17/temperature";
+const V311: Version = Version::V311;
+
+fn pair(bed: &mut Bed, qos: u8, version: Version) -> (ConnKey, ConnKey) {
+    let publisher = bed.connect("publisher", version);
+    let subscriber = bed.connect("subscriber", version);
+    bed.subscribe(subscriber, TOPIC, qos, version);
+    (publisher, subscriber)
+}
+
+/// One publisher, one subscriber. Packet identifiers of deliveries count up, as ours do; they are answered as they come.
+pub fn publish(qos: u8) -> impl Unit {
+    let mut bed = Bed::new();
+    let (publisher, subscriber) = pair(&mut bed, qos, V311);
+    let publish = bed::publish(TOPIC, qos, V311);
+    let release = bed::ack(Packet::PubRel, 1);
+    let mut answers = Answers::new();
+    move || {
+        bed.send(publisher, &publish);
+        let mut sent = bed.collect();
+        match qos {
+            0 => {}
+            1 => bed.send(subscriber, answers.next(PUBACK)),
+            _ => {
+                bed.send(publisher, &release);
+                bed.send(subscriber, answers.next(PUBREC));
+                sent += bed.collect();
+                bed.send(subscriber, answers.last(PUBCOMP));
+            }
+        }
+        sent + bed.collect()
+    }
+}
+
+const PUBACK: u8 = 0x40;
+const PUBREC: u8 = 0x50;
+const PUBCOMP: u8 = 0x70;
+
+/// A subscriber's acknowledgements, for the identifiers that the broker gives one after another.
+struct Answers {
+    packet: [u8; 4],
+    packet_id: u16,
+}
+
+impl Answers {
+    fn new() -> Answers {
+        Answers { packet: [0, 2, 0, 0], packet_id: 0 }
+    }
+
+    fn next(&mut self, first: u8) -> &[u8] {
+        self.packet_id = self.packet_id.checked_add(1).unwrap_or(1);
+        self.last(first)
+    }
+
+    fn last(&mut self, first: u8) -> &[u8] {
+        self.packet[0] = first;
+        self.packet[2..].copy_from_slice(&self.packet_id.to_be_bytes());
+        &self.packet
+    }
+}
+
+pub fn publish_v5() -> impl Unit {
+    let mut bed = Bed::new();
+    let (publisher, _) = pair(&mut bed, 0, Version::V5);
+    let properties = section(&[Property::ContentType("application/json"), Property::User("site", "north")]);
+    let publish = bed::publish_with(TOPIC, 0, Version::V5, false, &PAYLOAD, &properties);
+    move || {
+        bed.send(publisher, &publish);
+        bed.collect()
+    }
+}
+
+/// QoS 0 to one subscriber with links at each of the three points that see a message.
+pub fn publish_through(links: u32) -> impl Unit {
+    let mut bed = Bed::new();
+    let (publisher, _) = pair(&mut bed, 0, V311);
+    let points = [HookPoint::ClientAuthorize, HookPoint::MessagePublish, HookPoint::MessageDelivered];
+    bed.shard.swap_chains(chain::links(links, &points));
+    let publish = bed::publish(TOPIC, 0, V311);
+    move || {
+        bed.send(publisher, &publish);
+        bed.collect()
+    }
+}
+
+pub fn publish_unrouted() -> impl Unit {
+    let mut bed = Bed::new();
+    let publisher = bed.connect("publisher", V311);
+    let publish = bed::publish(TOPIC, 0, V311);
+    move || {
+        bed.send(publisher, &publish);
+        bed.collect() + 1
+    }
+}
+
+pub fn fan_out(subscribers: u16, qos: u8) -> impl Unit {
+    let mut bed = Bed::new();
+    let publisher = bed.connect("publisher", V311);
+    let keys: Vec<ConnKey> = (0..subscribers)
+        .map(|number| {
+            let key = bed.connect(&format!("s{number}"), V311);
+            bed.subscribe(key, TOPIC, qos, V311);
+            key
+        })
+        .collect();
+    let publish = bed::publish(TOPIC, qos, V311);
+    let mut answers = Answers::new();
+    move || {
+        bed.send(publisher, &publish);
+        let sent = bed.settle();
+        if qos > 0 {
+            answers.next(PUBACK);
+            for key in &keys {
+                bed.send(*key, answers.last(PUBACK));
+            }
+        }
+        sent + bed.settle()
+    }
+}
+
+pub fn shared(members: u16) -> impl Unit {
+    let mut bed = Bed::new();
+    let publisher = bed.connect("publisher", V311);
+    for number in 0..members {
+        let key = bed.connect(&format!("m{number}"), V311);
+        bed.subscribe(key, &format!("$share/g/{TOPIC}"), 0, V311);
+    }
+    let publish = bed::publish(TOPIC, 0, V311);
+    move || {
+        bed.send(publisher, &publish);
+        bed.settle()
+    }
+}
+
+pub fn connect_disconnect() -> impl Unit {
+    let mut bed = Bed::new();
+    let connect = bed::connect("visitor", V311, true);
+    move || {
+        let key = bed.open();
+        bed.send(key, &connect);
+        let sent = bed.collect();
+        bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+        sent + bed.settle()
+    }
+}
+
+/// A session comes back, gets what has waited, acknowledges it and goes; then the same again.
+pub fn resume(queued: u16) -> impl Unit {
+    let mut bed = Bed::new();
+    let connect = bed::connect("sleeper", V311, false);
+    let key = bed.open();
+    bed.send(key, &connect);
+    bed.subscribe(key, TOPIC, 1, V311);
+    bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+    bed.settle();
+    let publisher = bed.connect("publisher", V311);
+    let publish = bed::publish(TOPIC, 1, V311);
+    let mut answers = Answers::new();
+    move || {
+        for _ in 0..queued {
+            bed.send(publisher, &publish);
+        }
+        bed.settle();
+        let key = bed.open();
+        bed.send(key, &connect);
+        let sent = bed.settle();
+        for _ in 0..queued {
+            bed.send(key, answers.next(PUBACK));
+        }
+        bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+        sent + bed.settle()
+    }
+}
+
+pub fn subscribe_unsubscribe() -> impl Unit {
+    let mut bed = Bed::new();
+    let client = bed.connect("client", V311);
+    let subscribe = bed::subscribe("site/+/state/#", 1, V311);
+    let unsubscribe = bed::unsubscribe("site/+/state/#", V311);
+    move || {
+        bed.send(client, &subscribe);
+        let sent = bed.settle();
+        bed.send(client, &unsubscribe);
+        sent + bed.settle()
+    }
+}
+
+pub fn retained_set_clear() -> impl Unit {
+    let mut bed = Bed::new();
+    let client = bed.connect("client", V311);
+    let set = bed::publish_with(TOPIC, 1, V311, true, &PAYLOAD, &[]);
+    let clear = bed::publish_with(TOPIC, 1, V311, true, &[], &[]);
+    move || {
+        bed.send(client, &set);
+        let sent = bed.settle();
+        bed.send(client, &clear);
+        sent + bed.settle()
+    }
+}
+
+pub fn ping() -> impl Unit {
+    let mut bed = Bed::new();
+    let client = bed.connect("client", V311);
+    move || {
+        bed.send(client, &[0xC0, 0]);
+        bed.collect()
+    }
+}

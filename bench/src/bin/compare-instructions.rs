@@ -1,0 +1,219 @@
+//! Compares instruction counts with the committed baseline: `scripts/bench-instructions` runs it after gungraun has written
+//! its summaries. It prints and never judges: a change is for people to look at.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result, bail, ensure};
+use clap::Parser;
+use serde_json::Value;
+
+/// A change of more than this many percent is pointed out.
+const NOTABLE_PERCENT: f64 = 3.0;
+
+/// Compare instruction counts with the committed baseline
+#[derive(Debug, Parser)]
+struct Options {
+    /// The folder into which gungraun wrote its summaries
+    #[arg(long)]
+    summaries: PathBuf,
+    /// The committed counts: one JSON object, from a unit's name to its instructions
+    #[arg(long)]
+    baseline: PathBuf,
+    /// Make what was counted the new baseline
+    #[arg(long)]
+    write: bool,
+    /// One JSON object instead of a table
+    #[arg(long, conflicts_with = "write")]
+    json: bool,
+}
+
+/// Instructions by the name of the unit.
+type Counts = BTreeMap<String, u64>;
+
+fn main() -> Result<()> {
+    let options = Options::parse();
+    let counted = read_summaries(&options.summaries)?;
+    ensure!(
+        !counted.is_empty(),
+        "{} holds no summary; run scripts/bench-instructions, which writes them",
+        options.summaries.display()
+    );
+    if options.write {
+        let text = serde_json::to_string_pretty(&counted)? + "\n";
+        fs::write(&options.baseline, text)
+            .with_context(|| format!("cannot write {}", options.baseline.display()))?;
+        return say(&format!("{} units written to {}\n", counted.len(), options.baseline.display()));
+    }
+    let baseline = read_baseline(&options.baseline)?;
+    let lines = compare(&baseline, &counted);
+    say(&if options.json { json(&lines)? } else { table(&lines) })
+}
+
+fn say(text: &str) -> Result<()> {
+    Ok(io::stdout().write_all(text.as_bytes())?)
+}
+
+fn read_baseline(path: &Path) -> Result<Counts> {
+    let text = fs::read_to_string(path).with_context(|| {
+        format!("cannot read {}; make it with scripts/bench-instructions --write", path.display())
+    })?;
+    serde_json::from_str(&text)
+        .with_context(|| format!("{} is not an object of names and instruction counts", path.display()))
+}
+
+fn read_summaries(folder: &Path) -> Result<Counts> {
+    let mut counts = Counts::new();
+    let mut folders = vec![folder.to_owned()];
+    while let Some(folder) = folders.pop() {
+        let entries = fs::read_dir(&folder).with_context(|| format!("cannot read {}", folder.display()))?;
+        for entry in entries {
+            let path = entry?.path();
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.file_name().is_some_and(|name| name == "summary.json") {
+                let text = fs::read_to_string(&path)?;
+                let (name, count) = read_summary(&text).with_context(|| format!("in {}", path.display()))?;
+                counts.insert(name, count);
+            }
+        }
+    }
+    Ok(counts)
+}
+
+/// The name of a unit and its instructions, from what gungraun 0.20 writes with `--save-summary=json`.
+fn read_summary(text: &str) -> Result<(String, u64)> {
+    let summary: Value = serde_json::from_str(text).context("not JSON")?;
+    let part = |key: &str| summary[key].as_str().with_context(|| format!("no {key}"));
+    let name = format!("{}/{}", part("function_name")?, part("id")?);
+    let values = &summary["profiles"][0]["data"]["total"]["metrics"]["Ir"]["values"];
+    // With an earlier run in the same folder there is a pair: new and old.
+    let Some(count) = values["new"].as_u64().or_else(|| values["both"][0].as_u64()) else {
+        bail!("no instruction count for {name}");
+    };
+    Ok((name, count))
+}
+
+#[derive(Debug, PartialEq)]
+struct Line {
+    name: String,
+    before: Option<u64>,
+    now: Option<u64>,
+}
+
+impl Line {
+    fn percent(&self) -> Option<f64> {
+        let (before, now) = (self.before? as f64, self.now? as f64);
+        Some(100.0 * (now - before) / before.max(1.0))
+    }
+
+    fn is_notable(&self) -> bool {
+        self.percent().is_none_or(|percent| percent.abs() > NOTABLE_PERCENT)
+    }
+}
+
+fn compare(baseline: &Counts, counted: &Counts) -> Vec<Line> {
+    let mut names: Vec<&String> = baseline.keys().chain(counted.keys()).collect();
+    names.sort();
+    names.dedup();
+    names
+        .into_iter()
+        .map(|name| Line {
+            name: name.clone(),
+            before: baseline.get(name).copied(),
+            now: counted.get(name).copied(),
+        })
+        .collect()
+}
+
+fn table(lines: &[Line]) -> String {
+    let mut text = format!("{:<32}{:>12}{:>12}{:>10}\n", "unit", "baseline", "now", "change");
+    let count = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
+    for line in lines {
+        let change = match line.percent() {
+            Some(percent) => format!("{percent:+.1} %"),
+            None if line.now.is_some() => "new".to_owned(),
+            None => "gone".to_owned(),
+        };
+        let mark = if line.is_notable() { "  <--" } else { "" };
+        // Writing to a String cannot fail.
+        let _ = writeln!(
+            text,
+            "{:<32}{:>12}{:>12}{:>10}{mark}",
+            line.name,
+            count(line.before),
+            count(line.now),
+            change
+        );
+    }
+    let notable = lines.iter().filter(|line| line.is_notable()).count();
+    let _ = match notable {
+        0 => writeln!(text, "instructions: no unit changed by more than {NOTABLE_PERCENT} %"),
+        _ => writeln!(
+            text,
+            "instructions: {notable} of {} units changed by more than {NOTABLE_PERCENT} %, came or went (<--)",
+            lines.len()
+        ),
+    };
+    text
+}
+
+fn json(lines: &[Line]) -> Result<String> {
+    let units: Vec<Value> = lines
+        .iter()
+        .map(|line| {
+            serde_json::json!({
+                "unit": line.name,
+                "baseline": line.before,
+                "now": line.now,
+                "change_percent": line.percent(),
+                "notable": line.is_notable(),
+            })
+        })
+        .collect();
+    Ok(serde_json::to_string_pretty(&serde_json::json!({ "instructions": units }))? + "\n")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counts(pairs: &[(&str, u64)]) -> Counts {
+        pairs.iter().map(|(name, count)| ((*name).to_owned(), *count)).collect()
+    }
+
+    #[test]
+    fn changes_beyond_three_percent_new_and_gone_units_are_pointed_out() {
+        let before = counts(&[("a", 1000), ("b", 1000), ("c", 1000), ("gone", 5)]);
+        let now = counts(&[("a", 1030), ("b", 1031), ("c", 969), ("new", 7)]);
+        let text = table(&compare(&before, &now));
+        let marked: Vec<&str> = text.lines().filter(|line| line.ends_with("<--")).collect();
+        let names: Vec<&str> = marked.iter().filter_map(|line| line.split_whitespace().next()).collect();
+        assert_eq!(names, ["b", "c", "gone", "new"]);
+        assert!(text.ends_with("4 of 5 units changed by more than 3 %, came or went (<--)\n"), "{text}");
+    }
+
+    #[test]
+    fn equal_counts_are_said_to_be_equal() {
+        let same = counts(&[("a", 1000)]);
+        assert!(table(&compare(&same, &same)).ends_with("no unit changed by more than 3 %\n"));
+    }
+
+    #[test]
+    fn a_summary_is_read_with_and_without_an_earlier_run() {
+        let summary = |values: &str| {
+            format!(
+                r#"{{"function_name": "session", "id": "ping", "profiles": [{{"data": {{"total": {{"metrics":
+                {{"Ir": {{"values": {values}}}}}}}}}}}]}}"#
+            )
+        };
+        let expected = ("session/ping".to_owned(), 893);
+        assert_eq!(read_summary(&summary(r#"{"new": 893}"#)).expect("a count"), expected);
+        assert_eq!(read_summary(&summary(r#"{"both": [893, 900]}"#)).expect("a count"), expected);
+        let error = read_summary(&summary(r#"{"old": 1}"#)).expect_err("no count");
+        assert_eq!(error.to_string(), "no instruction count for session/ping");
+    }
+}
