@@ -124,6 +124,9 @@ bounds! {
     lane_reserve_envelopes_max = 1024, 0..=1000000, "more envelopes for what cannot be paused: wills, timers, plugins";
     subscribe_barrier_ms = 5000, 10..=600000, "time a SUBACK waits for the other shards to know the filter; then 0x80";
     topic_cache_entries_max = 65536, 16..=16777216, "topics whose routes a shard remembers";
+    topic_cache_bytes_max = 33554432, 65536..=17179869184, "bytes of those routes; a topic that alone needs more than a quarter is matched anew each time";
+    shard_subscriptions_max = 4000000, 1..=1000000000, "subscriptions of all sessions of a shard; beyond it a new one is refused with 0x97";
+    idle_filters_max = 65536, 1..=16777216, "filters without a subscriber that wait to be swept from a shard's tries; beyond it unsubscribing sweeps them itself";
     turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn";
     user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97";
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";

@@ -240,7 +240,9 @@ impl Shard {
             ahash::RandomState::with_seeds(setup.keys[0], setup.keys[1], setup.keys[2], setup.keys[3]);
         let route_limits = RouteLimits {
             topic_cache_entries_max: size(limits.topic_cache_entries_max),
-            ..RouteLimits::default()
+            topic_cache_bytes_max: size(limits.topic_cache_bytes_max),
+            shard_subscriptions_max: size(limits.shard_subscriptions_max),
+            idle_filters_max: size(limits.idle_filters_max),
         };
         Shard {
             now: Now::default(),

@@ -206,6 +206,24 @@ fn a_second_broker_on_the_same_socket_is_refused() {
 }
 
 #[test]
+fn a_listener_beyond_loopback_that_nobody_guards_is_warned_of() {
+    let warning = |listen: &str| {
+        let mut builder = Broker::builder();
+        let (mut command, _home) = builder.grapnel_command();
+        command.args(["--listen", listen]);
+        let process = Process::start("grapnel", command, None);
+        process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
+        process.signal(Signal::TERM);
+        // The log's next line: whatever was to be said before it has been read by then.
+        process.wait_for_line("stops", PATIENCE, |line| line.contains("stops: signal").then_some(()));
+        process.lines(|line| line.contains("WARN").then(|| line.to_owned()))
+    };
+    assert_eq!(warning("127.0.0.1:0"), Vec::<String>::new());
+    let lines = warning("0.0.0.0:0");
+    assert!(lines.iter().any(|line| line.contains("0.0.0.0") && line.contains("authenticate")), "{lines:?}");
+}
+
+#[test]
 fn many_listeners_serve_the_same_broker() {
     let config = "[[listeners]]\nbind = \"127.0.0.1:0\"\nname = \"one\"\n[[listeners]]\nbind = \"[::1]:0\"\nname = \"two\"";
     let mut builder = Broker::builder().config(config);

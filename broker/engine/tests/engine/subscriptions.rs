@@ -283,6 +283,19 @@ fn a_connection_that_ends_while_suback_waits_takes_its_will_along() {
 }
 
 #[test]
+fn the_subscriptions_of_a_shard_are_bounded() {
+    let mut world = World::with(1, |limits| limits.shard_subscriptions_max = 2);
+    let one = world.connect("one", &Ask::v(Version::V5));
+    let two = world.connect("two", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(one, "1", QoS::AtMostOnce), [0]);
+    assert_eq!(world.subscribe(two, "2", QoS::AtMostOnce), [0]);
+    assert_eq!(world.subscribe(two, "3", QoS::AtMostOnce), [0x97]);
+    world.unsubscribe(one, "1");
+    world.take(one);
+    assert_eq!(world.subscribe(two, "3", QoS::AtMostOnce), [0]);
+}
+
+#[test]
 fn many_retained_messages_come_in_pages_as_the_session_drains() {
     let mut world = World::with(2, |limits| limits.retained_page_messages_max = 10);
     let publisher = world.connect("pub", &Ask::v(Version::V311));
