@@ -3,6 +3,9 @@
 
 mod check;
 
+pub use check::{resolve, seconds};
+
+use crate::scenario::args::RunArgs;
 use crate::topic::Template;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::net::IpAddr;
@@ -16,9 +19,20 @@ pub struct Cli {
     pub command: Command,
 }
 
-/// Each becomes one `Plan`, see `check`.
+/// What the tool is asked to do.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// One kind of client.
+    #[command(flatten)]
+    Load(Box<Load>),
+    /// Run a scenario: publishers and subscribers together, and what it costs the broker
+    #[command(disable_help_flag = true, args_override_self = true)]
+    Run(Box<RunArgs>),
+}
+
+/// Each becomes one `Plan`, see `check`.
+#[derive(Debug, Subcommand)]
+pub enum Load {
     /// Publish with many clients
     #[command(disable_help_flag = true, args_override_self = true)]
     Pub(PubArgs),

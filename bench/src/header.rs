@@ -32,6 +32,7 @@ impl Fields {
     }
 
     /// Writes the header over the first [`Fields::len`] bytes of `payload`, which must be there.
+    #[inline]
     pub fn write(self, payload: &mut [u8], publisher: Publisher, sequence: u64, due_ns: u64) {
         if !self.any() {
             return;
@@ -59,6 +60,13 @@ impl Publisher {
     pub fn new(run: u32, client: u32) -> Self {
         Self(u64::from(run) << 32 | u64::from(client))
     }
+
+    /// The client number, if the message is of this run.
+    #[inline]
+    pub fn client_of(self, run: u32) -> Option<u32> {
+        let client = u32::try_from(self.0 & u64::from(u32::MAX)).expect("masked to 32 bits");
+        (self.0 >> 32 == u64::from(run)).then_some(client)
+    }
 }
 
 impl std::fmt::Display for Publisher {
@@ -77,6 +85,7 @@ pub struct Stamp {
 }
 
 /// Reads the header, or `None` if the payload has none.
+#[inline]
 pub fn read(payload: &[u8]) -> Option<Stamp> {
     let (head, rest) = payload.split_first_chunk::<4>()?;
     let flags = head[3];

@@ -11,6 +11,7 @@ mod poll;
 mod publish;
 mod reason;
 mod report;
+mod scenario;
 mod sequence;
 mod socket;
 mod stats;
@@ -30,13 +31,26 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    let command = cli::Cli::parse().command;
-    let name = command.name();
-    let plan = match command.into_plan() {
-        Ok(plan) => plan,
-        Err(error) => return complain(&error, EXIT_USAGE),
-    };
-    run(name, &plan).unwrap_or_else(|error| complain(&error, EXIT_FAILED))
+    match cli::Cli::parse().command {
+        cli::Command::Load(load) => drive_load(load),
+        cli::Command::Run(args) => run_scenario(&args),
+    }
+    .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
+}
+
+fn drive_load(load: Box<cli::Load>) -> Result<ExitCode> {
+    let name = load.name();
+    match load.into_plan() {
+        Ok(plan) => run(name, &plan),
+        Err(error) => Ok(complain(&error, EXIT_USAGE)),
+    }
+}
+
+fn run_scenario(args: &scenario::args::RunArgs) -> Result<ExitCode> {
+    match scenario::args::command(args, &stop_on_signals()?) {
+        Ok(done) => done.map(|success| if success { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }),
+        Err(usage) => Ok(complain(&usage.0, EXIT_USAGE)),
+    }
 }
 
 fn run(name: &'static str, plan: &plan::Plan) -> Result<ExitCode> {

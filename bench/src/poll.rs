@@ -2,7 +2,7 @@
 //! run. It opens connections at their pace, hands frames to `client`, and decides when the run ends.
 
 mod ending;
-mod link;
+pub mod link;
 mod progress;
 
 use crate::client::{Client, Failure, Shared, State};
@@ -22,7 +22,7 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// All connections read into one buffer of this size.
-const READ_BYTES: usize = 256 * 1024;
+pub const READ_BYTES: usize = 256 * 1024;
 /// Longest sleep: how late a signal, the end of the duration or a progress line can be noticed.
 const SLEEP_NS_MAX: u64 = 50_000_000;
 /// Connects begun before established connections get their turn.
@@ -448,7 +448,7 @@ impl<'p> Run<'p> {
 }
 
 /// Whether connect() has succeeded; it may not be decided yet.
-fn is_connected(link: &Link) -> Result<bool, Failure> {
+pub fn is_connected(link: &Link) -> Result<bool, Failure> {
     let refused = |error: std::io::Error| Failure::Connect(socket::explain(&error));
     if let Some(error) = link.stream.take_error().map_err(refused)? {
         return Err(refused(error));

@@ -186,7 +186,7 @@ impl Ack {
 
 /// The packet ids 1 to its size, and what each is doing.
 #[derive(Debug)]
-struct Window {
+pub struct Window {
     qos: u8,
     slots: Vec<Slot>,
     free: Vec<u16>,
@@ -198,27 +198,33 @@ struct Slot {
     sent_ns: u64,
 }
 
+/// What a packet id is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Phase {
+pub enum Phase {
+    /// Not in use.
     Free,
+    /// PUBLISH is sent.
     Published,
+    /// PUBREC has come and PUBREL is sent.
     Released,
 }
 
 impl Window {
-    fn new(qos: u8, size: u16) -> Self {
+    /// Of this size, or without ids for QoS 0.
+    pub fn new(qos: u8, size: u16) -> Self {
         let size = if qos == 0 { 0 } else { size };
         let slots = vec![Slot { phase: Phase::Free, sent_ns: 0 }; usize::from(size)];
         Self { qos, slots, free: (1..=size).rev().collect() }
     }
 
-    fn in_flight(&self) -> usize {
+    /// Ids in use.
+    pub fn in_flight(&self) -> usize {
         self.slots.len() - self.free.len()
     }
 
     /// A packet id for the next message, 0 with QoS 0, or `None` while the window is full.
     #[inline]
-    fn take(&mut self, now_ns: u64) -> Option<u16> {
+    pub fn take(&mut self, now_ns: u64) -> Option<u16> {
         if self.qos == 0 {
             return Some(0);
         }
@@ -233,7 +239,7 @@ impl Window {
 
     /// Frees the id if it is in this phase; answers when its message was sent.
     #[inline]
-    fn give_back(&mut self, packet_id: u16, phase: Phase) -> Option<u64> {
+    pub fn give_back(&mut self, packet_id: u16, phase: Phase) -> Option<u64> {
         // PUBACK belongs to QoS 1 and PUBCOMP to QoS 2; PUBREC with a refusal ends a QoS 2 message early.
         let slot = self.slot(packet_id).filter(|slot| slot.phase == phase)?;
         slot.phase = Phase::Free;
@@ -243,7 +249,7 @@ impl Window {
     }
 
     /// PUBREC came. True also when it comes again: then PUBREL is repeated [MQTT-4.3.3-4].
-    fn release(&mut self, packet_id: u16) -> bool {
+    pub fn release(&mut self, packet_id: u16) -> bool {
         let qos = self.qos;
         let slot = self.slot(packet_id).filter(|slot| qos == 2 && slot.phase != Phase::Free);
         slot.map(|slot| slot.phase = Phase::Released).is_some()

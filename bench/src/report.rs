@@ -81,17 +81,18 @@ struct PublisherTally {
     tally: Tally,
 }
 
-/// Microseconds.
-#[derive(Debug, Serialize)]
-struct Latency {
-    count: u64,
-    min: f64,
-    mean: f64,
-    p50: f64,
-    p90: f64,
-    p99: f64,
-    p999: f64,
-    max: f64,
+/// A distribution in microseconds.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Latency {
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
 }
 
 impl Summary {
@@ -180,7 +181,8 @@ impl Sequence {
 }
 
 impl Latency {
-    fn of(histogram: &Histogram<u64>) -> Option<Self> {
+    /// Of a histogram in nanoseconds, or `None` of an empty one.
+    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
         let us = |ns: u64| ns as f64 / 1000.0;
         let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
         (!histogram.is_empty()).then(|| Self {

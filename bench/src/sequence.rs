@@ -69,8 +69,22 @@ impl Tally {
     }
 }
 
+/// What a number is to the receiver that sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// The next one.
+    Next,
+    /// One above the next: so many numbers before it are missing so far.
+    Ahead(u64),
+    /// One that was missing.
+    Late,
+    /// One that was seen before.
+    Again,
+}
+
+/// The numbers of one publisher as one receiver sees them.
 #[derive(Debug, Default)]
-struct Stream {
+pub struct Stream {
     /// One above the highest number received.
     next: u64,
     /// Lowest number received.
@@ -85,23 +99,32 @@ struct Stream {
 }
 
 impl Stream {
+    /// Of a receiver that was there from the first message on, whose number is 1.
+    pub fn from_the_start() -> Self {
+        Self { next: 1, first: 1, ..Self::default() }
+    }
+
+    /// Counts one number. `gaps_max` bounds the remembered gaps; beyond it the oldest are written off as lost.
     #[inline]
-    fn see(&mut self, sequence: u64, gaps_max: usize) {
+    pub fn see(&mut self, sequence: u64, gaps_max: usize) -> Seen {
         if sequence == self.next {
             self.next += 1;
-        } else if sequence > self.next {
-            self.gaps.push((self.next, sequence));
-            self.next = sequence + 1;
-            if self.gaps.len() > gaps_max {
-                self.write_off();
-            }
-        } else {
-            self.see_late(sequence);
+            return Seen::Next;
         }
+        if sequence < self.next {
+            return self.see_late(sequence);
+        }
+        let missing = sequence - self.next;
+        self.gaps.push((self.next, sequence));
+        self.next = sequence + 1;
+        if self.gaps.len() > gaps_max {
+            self.write_off();
+        }
+        Seen::Ahead(missing)
     }
 
     #[cold]
-    fn see_late(&mut self, sequence: u64) {
+    fn see_late(&mut self, sequence: u64) -> Seen {
         if sequence < self.first {
             // Overtaken by the very first message that arrived: what lies between is missing so far.
             if sequence + 1 < self.first {
@@ -109,20 +132,25 @@ impl Stream {
             }
             self.first = sequence;
             self.out_of_order += 1;
-            return;
+            return Seen::Late;
         }
         let at = self.gaps.partition_point(|gap| gap.1 <= sequence);
         match self.gaps.get(at).copied() {
             Some((from, to)) if from <= sequence => {
                 self.out_of_order += 1;
                 self.fill(at, from, to, sequence);
+                Seen::Late
             }
             // Below the floor the gaps are forgotten: if any number is still out there, it may be this one.
             _ if sequence < self.floor && self.written_off > 0 => {
                 self.out_of_order += 1;
                 self.written_off -= 1;
+                Seen::Late
             }
-            _ => self.duplicated += 1,
+            _ => {
+                self.duplicated += 1;
+                Seen::Again
+            }
         }
     }
 
@@ -147,7 +175,8 @@ impl Stream {
         }
     }
 
-    fn tally(&self) -> Tally {
+    /// What is amiss so far.
+    pub fn tally(&self) -> Tally {
         Tally {
             lost: self.written_off + self.gaps.iter().map(|gap| gap.1 - gap.0).sum::<u64>(),
             duplicated: self.duplicated,

@@ -128,7 +128,8 @@ impl Stats {
     }
 }
 
-fn histogram() -> Histogram<u64> {
+/// An empty histogram of nanoseconds.
+pub fn histogram() -> Histogram<u64> {
     // Three digits from 1 ns to an hour, allocated here once.
     Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid")
 }

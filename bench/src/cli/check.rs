@@ -1,6 +1,6 @@
 //! From arguments to a `Plan`: the checks that concern more than one option, each with a remedy in its message.
 
-use super::{Command, CommonArgs, PayloadHeader, PubArgs, SubArgs};
+use super::{CommonArgs, Load, PayloadHeader, PubArgs, SubArgs};
 use crate::header::Fields;
 use crate::plan::{Names, Output, Plan, PublishPlan, Role, SubscribePlan, Version};
 use crate::topic::Template;
@@ -14,7 +14,7 @@ const TEXT_BYTES_MAX: usize = 65_000;
 /// Largest remaining length (MQTT 5.0 section 1.5.5), less the largest head of a PUBLISH.
 const PAYLOAD_BYTES_MAX: usize = 268_435_455 - 65_535 - 16;
 
-impl Command {
+impl Load {
     /// Checks the arguments and resolves the host.
     pub fn into_plan(self) -> Result<Plan> {
         match self {
@@ -162,14 +162,16 @@ fn millis(option: &str, value: f64) -> Result<Duration> {
     seconds(option, value / 1000.0)
 }
 
-fn seconds(option: &str, value: f64) -> Result<Duration> {
+/// A time in seconds, as given with `option`.
+pub fn seconds(option: &str, value: f64) -> Result<Duration> {
     // Everything internal counts nanoseconds in 64 bits; ten years stay clear of its end.
     const MAX_S: f64 = 315_360_000.0;
     ensure!((0.0..=MAX_S).contains(&value), "{option} must be a time from 0 to ten years");
     Ok(Duration::from_secs_f64(value))
 }
 
-fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+/// The first address of a host.
+pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     let mut addresses = (host, port)
         .to_socket_addrs()
         .with_context(|| format!("cannot resolve --host {host}; give an address or a name that resolves"))?;
@@ -186,12 +188,15 @@ fn random_u32() -> u32 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::Cli;
+    use crate::cli::{Cli, Command};
     use clap::Parser;
 
     fn plan(arguments: &str) -> Result<Plan> {
         let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
-        Cli::try_parse_from(words)?.command.into_plan()
+        match Cli::try_parse_from(words)?.command {
+            Command::Load(load) => load.into_plan(),
+            other => bail!("{other:?} is no load"),
+        }
     }
 
     fn refusal(arguments: &str) -> String {

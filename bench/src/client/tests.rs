@@ -8,7 +8,10 @@ const S: u64 = 1_000_000_000;
 
 fn plan(arguments: &str) -> Plan {
     let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
-    crate::cli::Cli::try_parse_from(words).unwrap().command.into_plan().unwrap()
+    match crate::cli::Cli::try_parse_from(words).unwrap().command {
+        crate::cli::Command::Load(load) => load.into_plan().unwrap(),
+        other => panic!("{other:?} is no load"),
+    }
 }
 
 fn shared() -> Shared {

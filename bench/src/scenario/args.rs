@@ -1,0 +1,364 @@
+//! Options of `grapnel-bench run`, checked as a whole and turned into a `Scenario` and a `Target`. `cli` names the arguments,
+//! `main` calls [`command`].
+
+use super::target::{parse_cpus, pin, pin_process, usual_cpus};
+use super::{FIELDS, Kind, Pace, Report, Scenario, Target, Waiting};
+use crate::cli::{resolve, seconds};
+use crate::plan::Version;
+use anyhow::{Context, Result, bail, ensure};
+use clap::builder::PossibleValue;
+use clap::{ArgAction, Args, ValueEnum};
+use std::io::Write;
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+/// Largest payload: what an MQTT packet can hold is more, but no broker takes it by default.
+const SIZE_MAX: usize = 16 * 1024 * 1024;
+/// A window of one publisher; the packet identifiers of QoS 1 and 2 end here too.
+const WINDOW_MAX: u32 = 65_535;
+/// Clients of one kind, or filters.
+const COUNT_MAX: u32 = 1_000_000;
+
+/// `grapnel-bench run`
+#[derive(Debug, Args)]
+pub struct RunArgs {
+    /// What to run, or list
+    #[arg(value_name = "SCENARIO")]
+    pub what: What,
+    #[command(flatten)]
+    pub load: LoadArgs,
+    #[command(flatten)]
+    pub target: TargetArgs,
+    /// Print the report as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but the report
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// The load of a scenario where it is to differ from its defaults.
+#[derive(Debug, Clone, Args)]
+pub struct LoadArgs {
+    /// QoS of messages and subscriptions: 0, 1 or 2
+    #[arg(short = 'q', long, default_value_t = 0, value_parser = clap::value_parser!(u8).range(0..=2))]
+    pub qos: u8,
+    /// Payload size in bytes, of which 28 are a header
+    #[arg(short = 's', long, value_name = "BYTES", default_value_t = 64)]
+    pub size: usize,
+    /// Protocol version: 3 (MQTT 3.1), 4 (3.1.1) or 5 (5.0)
+    #[arg(short = 'V', long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=5))]
+    pub version: u8,
+    /// Measured seconds
+    #[arg(long, value_name = "S", default_value_t = 3.0)]
+    pub duration: f64,
+    /// Seconds of load before measuring begins
+    #[arg(long, value_name = "S", default_value_t = 0.5)]
+    pub warm_up: f64,
+    /// Closed loop: messages of one publisher that not all its subscribers have received yet
+    #[arg(short = 'w', long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..=WINDOW_MAX as i64))]
+    pub window: Option<u32>,
+    /// Closed loop: send so many at once, when the window has room for them
+    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..=WINDOW_MAX as i64))]
+    pub burst: Option<u32>,
+    /// Open loop: messages a second in all, whatever the broker does; latency counts from when a message was due
+    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
+    pub rate: Option<u64>,
+    /// Pairs (pairs, pairs-one, and the others with one)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub pairs: Option<u32>,
+    /// Publishing clients (fan-in, fan-out, wildcards)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub publishers: Option<u32>,
+    /// Subscribing clients (fan-in, fan-out; about so many with wildcards)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub subscribers: Option<u32>,
+    /// Connections (connect-storm: in all; idle: at once)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub connections: Option<u32>,
+    /// Filters of all subscribers together (wildcards)
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub filters: Option<u32>,
+    /// Connects under way at once
+    #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    pub connects_pending_max: u32,
+    /// Seconds without any delivery after which outstanding messages are lost
+    #[arg(long, value_name = "S", default_value_t = 5.0)]
+    pub patience: f64,
+    /// Count the broker's system calls too, in a second window of the same length (needs perf and root)
+    #[arg(long)]
+    pub syscalls: bool,
+    /// How the generator waits between events
+    #[arg(long, value_name = "HOW", default_value = "spin")]
+    pub waiting: Waiting,
+}
+
+/// Who is measured.
+#[derive(Debug, Clone, Args)]
+pub struct TargetArgs {
+    /// Address or name of a broker that runs already
+    #[arg(short = 'h', long, default_value = "127.0.0.1", conflicts_with = "broker")]
+    pub host: String,
+    /// Its port
+    #[arg(short = 'p', long, default_value_t = 1883, conflicts_with = "broker")]
+    pub port: u16,
+    /// Its process, whose CPU time and memory are measured
+    #[arg(long, value_name = "PID", conflicts_with = "broker")]
+    pub pid: Option<u32>,
+    /// Start this broker, and end it afterwards; {listen} becomes an address with a free port, {port} the port alone, {dir} a
+    /// fresh directory
+    #[arg(long, value_name = "COMMAND")]
+    pub broker: Option<String>,
+    /// CPUs of the broker, such as 1 or 2-3 [default: the last, if it is started here]
+    #[arg(long, value_name = "LIST")]
+    pub broker_cpu: Option<String>,
+    /// CPUs of the generator [default: the first]
+    #[arg(long, value_name = "LIST")]
+    pub bench_cpu: Option<String>,
+}
+
+/// The first argument.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum What {
+    /// Say what there is.
+    List,
+    /// Run this one.
+    Run(Kind),
+}
+
+impl ValueEnum for What {
+    fn value_variants<'a>() -> &'a [Self] {
+        const ALL: [What; Kind::ALL.len() + 1] = {
+            let mut all = [What::List; Kind::ALL.len() + 1];
+            let mut at = 0;
+            while at < Kind::ALL.len() {
+                all[at] = What::Run(Kind::ALL[at]);
+                at += 1;
+            }
+            all
+        };
+        &ALL
+    }
+
+    fn to_possible_value(&self) -> Option<PossibleValue> {
+        Some(match self {
+            Self::List => PossibleValue::new("list").help("Say what there is"),
+            Self::Run(kind) => PossibleValue::new(kind.name()).help(kind.about()),
+        })
+    }
+}
+
+/// Bad arguments, as opposed to a run that failed.
+#[derive(Debug)]
+pub struct Usage(pub anyhow::Error);
+
+/// Carries `run` out and prints what it came to; true if nothing was amiss.
+pub fn command(args: &RunArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool>, Usage> {
+    let What::Run(kind) = args.what else { return Ok(list().map(|()| true)) };
+    let mut scenario = args.load.scenario(kind).map_err(Usage)?;
+    scenario.progress = !args.quiet;
+    let cpus = args.target.cpus().map_err(Usage)?;
+    Ok(run(args, &scenario, &cpus, stop))
+}
+
+fn run(args: &RunArgs, scenario: &Scenario, cpus: &Cpus, stop: &Arc<AtomicBool>) -> Result<bool> {
+    let mut target = args.target.start(cpus, scenario.version)?;
+    pin(&cpus.bench)?;
+    let report = super::run(scenario, &mut target, stop)?;
+    print(&report, args.json)?;
+    Ok(report.is_success())
+}
+
+fn print(report: &Report, json: bool) -> Result<()> {
+    let text = if json { report.to_json()? } else { report.to_string() };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
+}
+
+fn list() -> Result<()> {
+    let lines: String =
+        Kind::ALL.iter().map(|kind| format!("{:<15}{}\n", kind.name(), kind.about())).collect();
+    std::io::stdout().write_all(lines.as_bytes()).context("cannot write the list")
+}
+
+impl LoadArgs {
+    /// The scenario of a kind with these options.
+    pub fn scenario(&self, kind: Kind) -> Result<Scenario> {
+        let mut scenario = Scenario::new(kind);
+        ensure!(
+            (FIELDS.len()..=SIZE_MAX).contains(&self.size),
+            "--size must be from {} (the header that tells messages apart) to {SIZE_MAX} bytes",
+            FIELDS.len()
+        );
+        scenario.version = match self.version {
+            3 => Version::V31,
+            4 => Version::V311,
+            _ => Version::V5,
+        };
+        (scenario.qos, scenario.size, scenario.waiting) = (self.qos, self.size, self.waiting);
+        scenario.duration = seconds("--duration", self.duration)?;
+        ensure!(!scenario.duration.is_zero(), "--duration must be more than nothing");
+        scenario.warm_up = seconds("--warm-up", self.warm_up)?;
+        scenario.patience = seconds("--patience", self.patience)?;
+        scenario.connects_pending_max = self.connects_pending_max;
+        scenario.syscalls = self.syscalls;
+        scenario.pace = self.pace(kind, scenario.pace)?;
+        self.set_counts(&mut scenario)?;
+        if kind == Kind::Idle {
+            // Nothing comes that could be missed.
+            scenario.waiting = Waiting::Sleep;
+        }
+        Ok(scenario)
+    }
+
+    fn pace(&self, kind: Kind, usual: Pace) -> Result<Pace> {
+        let closed = self.window.is_some() || self.burst.is_some();
+        let name = kind.name();
+        ensure!(
+            !closed || self.rate.is_none(),
+            "--window and --burst belong to a closed loop, --rate to an open one; choose"
+        );
+        ensure!(
+            kind.has_messages() || (!closed && self.rate.is_none()),
+            "{name} sends no messages: leave out --window, --burst and --rate"
+        );
+        if let Some(rate) = self.rate {
+            return Ok(Pace::Rate(rate));
+        }
+        let Pace::Credit { window, burst } = usual else {
+            ensure!(!closed, "{name} is an open loop: give --rate, or take one-to-one for a window");
+            return Ok(usual);
+        };
+        let window = self.window.unwrap_or(window.max(self.burst.unwrap_or(1)));
+        let burst = self.burst.unwrap_or(burst.min(window));
+        ensure!(burst <= window, "--burst {burst} does not fit into --window {window}");
+        Ok(Pace::Credit { window, burst })
+    }
+
+    fn set_counts(&self, scenario: &mut Scenario) -> Result<()> {
+        let kind = scenario.kind;
+        let fans = matches!(kind, Kind::FanIn | Kind::FanOut | Kind::FanOutBurst | Kind::Wildcards);
+        for (option, count, applies) in [
+            ("--pairs", self.pairs, kind.is_pairs()),
+            ("--publishers", self.publishers, fans),
+            ("--subscribers", self.subscribers, fans),
+            ("--connections", self.connections, !kind.has_messages()),
+            ("--filters", self.filters, kind == Kind::Wildcards),
+        ] {
+            if count.is_some() && !applies {
+                bail!("{} has no {option}; see grapnel-bench run list", kind.name());
+            }
+        }
+        scenario.publishers = self.pairs.or(self.publishers).unwrap_or(scenario.publishers);
+        scenario.subscribers = self.pairs.or(self.subscribers).unwrap_or(scenario.subscribers);
+        scenario.connections = self.connections.unwrap_or(scenario.connections);
+        scenario.filters = self.filters.unwrap_or(scenario.filters);
+        Ok(())
+    }
+}
+
+/// Which CPUs are whose.
+#[derive(Debug, Clone)]
+pub struct Cpus {
+    /// The generator's; empty for the system's choice.
+    pub bench: Vec<usize>,
+    /// The broker's; empty for the system's choice.
+    pub broker: Vec<usize>,
+}
+
+impl TargetArgs {
+    /// As asked for, or the first for the generator and the last for a broker that is started here.
+    pub fn cpus(&self) -> Result<Cpus> {
+        let (first, last) = usual_cpus();
+        let list = |text: &Option<String>| text.as_deref().map(parse_cpus).transpose();
+        let bench = list(&self.bench_cpu)?.unwrap_or(first);
+        let broker = list(&self.broker_cpu)?;
+        ensure!(
+            self.broker.is_some() || self.pid.is_some() || broker.is_none(),
+            "--broker-cpu needs --broker or --pid: whose CPUs are they otherwise?"
+        );
+        let started = self.broker.is_some();
+        Ok(Cpus { bench, broker: broker.unwrap_or(if started { last } else { Vec::new() }) })
+    }
+
+    /// Starts the broker, or finds the one that runs.
+    pub fn start(&self, cpus: &Cpus, version: Version) -> Result<Target> {
+        if let Some(command) = &self.broker {
+            return Target::start(command, &cpus.broker, version);
+        }
+        let mut target = Target::at(resolve(&self.host, self.port)?, self.pid);
+        if let Some(pid) = self.pid {
+            pin_process(pid, &cpus.broker)?;
+            target.cpus.clone_from(&cpus.broker);
+        }
+        Ok(target)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn scenario(arguments: &str) -> Result<Scenario> {
+        let words = ["grapnel-bench", "run"].into_iter().chain(arguments.split_whitespace());
+        let Command::Run(args) = Cli::try_parse_from(words)?.command else { bail!("not run") };
+        args.target.cpus()?;
+        let What::Run(kind) = args.what else { bail!("not a scenario") };
+        args.load.scenario(kind)
+    }
+
+    #[test]
+    fn options_change_what_they_name_and_nothing_else() {
+        let pairs = scenario("pairs --pairs 7 -q 1 -s 100 -V 4 -w 5 --duration 0.5 --waiting sleep").unwrap();
+        assert_eq!((pairs.publishers, pairs.subscribers, pairs.qos, pairs.size), (7, 7, 1, 100));
+        assert_eq!((pairs.version, pairs.waiting), (Version::V311, Waiting::Sleep));
+        assert_eq!(pairs.pace, Pace::Credit { window: 5, burst: 5 });
+        assert_eq!(pairs.duration.as_millis(), 500);
+        for kind in Kind::ALL {
+            let usual = Scenario::new(kind);
+            let told = scenario(kind.name()).unwrap();
+            assert_eq!(
+                (told.pace, told.publishers, told.filters),
+                (usual.pace, usual.publishers, usual.filters)
+            );
+        }
+    }
+
+    #[test]
+    fn a_rate_makes_an_open_loop() {
+        assert_eq!(scenario("paced").unwrap().pace, Pace::Rate(5000));
+        assert_eq!(scenario("fan-in --rate 70").unwrap().pace, Pace::Rate(70));
+        assert_eq!(
+            scenario("one-to-one --burst 1000").unwrap().pace,
+            Pace::Credit { window: 1000, burst: 1000 }
+        );
+    }
+
+    #[test]
+    fn contradictions_are_refused_with_a_remedy() {
+        for (arguments, part) in [
+            ("pairs -w 4 --burst 5", "does not fit into --window 4"),
+            ("pairs -w 4 --rate 5", "choose"),
+            ("paced -w 4", "take one-to-one"),
+            ("idle --rate 5", "sends no messages"),
+            ("pairs -s 27", "must be from 28"),
+            ("fan-out --pairs 3", "fan-out has no --pairs"),
+            ("pairs --filters 3", "pairs has no --filters"),
+            ("pairs --duration 0", "more than nothing"),
+            ("pairs --duration=-1", "must be a time"),
+            ("pairs -w 0", "0 is not in 1..=65535"),
+            ("pairs --broker-cpu 1", "needs --broker or --pid"),
+            ("pairs --broker x --pid 1", "cannot be used with"),
+            ("pairs --bench-cpu x", "not a list such as"),
+            ("fly", "invalid value 'fly'"),
+        ] {
+            let refusal = format!("{:#}", scenario(arguments).unwrap_err());
+            assert!(refusal.contains(part), "{arguments}: {refusal}");
+        }
+    }
+}

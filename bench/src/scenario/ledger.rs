@@ -1,0 +1,380 @@
+//! The books of a run: which messages are under way, who still has to receive them, what was lost or came twice, and so
+//! how many each publisher may send. Called for every message sent and received; knows neither packets nor time.
+
+use super::shape::{NOT_HEARD, Shape};
+use crate::sequence::{Seen, Stream, Tally};
+
+/// Gaps that one receiver remembers of one publisher.
+const GAPS_MAX: usize = 4096;
+
+/// All publishers and subscribers of a run.
+#[derive(Debug)]
+pub struct Ledger {
+    accounts: Vec<Account>,
+    listeners: Vec<Listener>,
+    /// Messages sent.
+    pub sent: u64,
+    /// Deliveries that these must make.
+    pub expected: u64,
+    /// Deliveries made, each once.
+    pub delivered: u64,
+    /// Messages that nobody sent, or not to that subscriber.
+    pub stray: u64,
+    /// Publishers that got credit since they were taken last.
+    freed: Vec<usize>,
+}
+
+/// One publisher.
+#[derive(Debug)]
+struct Account {
+    sent: u64,
+    turn: usize,
+    receivers: Vec<u32>,
+    credit: Option<Credit>,
+    /// Stands in `freed`.
+    is_freed: bool,
+}
+
+/// One subscriber.
+#[derive(Debug)]
+struct Listener {
+    first_publisher: usize,
+    heard: Vec<Hearing>,
+}
+
+/// What one subscriber has to hear, and has heard, of one publisher.
+#[derive(Debug)]
+struct Hearing {
+    ranks: Vec<u32>,
+    /// Topics of a round that are heard.
+    matched: u64,
+    stream: Stream,
+}
+
+/// A message just entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Entry {
+    /// Of its publisher, from 1.
+    pub sequence: u64,
+    /// Index of its topic.
+    pub topic: usize,
+}
+
+impl Ledger {
+    /// Empty books. `window` is the credit of each publisher, `None` in an open loop.
+    pub fn new(shape: &Shape, window: Option<u32>) -> Self {
+        let account = |receivers: &Vec<u32>| Account {
+            sent: 0,
+            turn: 0,
+            receivers: receivers.clone(),
+            credit: window.map(Credit::new),
+            is_freed: false,
+        };
+        let hearing = |ranks: &Vec<u32>| Hearing {
+            ranks: ranks.clone(),
+            matched: ranks.iter().filter(|rank| **rank != NOT_HEARD).count() as u64,
+            stream: Stream::from_the_start(),
+        };
+        Self {
+            accounts: shape.publishers.iter().map(|publisher| account(&publisher.receivers)).collect(),
+            listeners: shape
+                .subscribers
+                .iter()
+                .map(|subscriber| Listener {
+                    first_publisher: subscriber.first_publisher,
+                    heard: subscriber.heard.iter().map(|heard| hearing(&heard.ranks)).collect(),
+                })
+                .collect(),
+            sent: 0,
+            expected: 0,
+            delivered: 0,
+            stray: 0,
+            freed: Vec::new(),
+        }
+    }
+
+    /// How many messages this publisher may send now.
+    pub fn available(&self, publisher: usize) -> u64 {
+        self.accounts[publisher].credit.as_ref().map_or(u64::MAX, Credit::available)
+    }
+
+    /// Enters a publisher's next message.
+    #[inline]
+    pub fn send(&mut self, publisher: usize) -> Entry {
+        let account = &mut self.accounts[publisher];
+        let topic = account.turn;
+        account.turn = if topic + 1 == account.receivers.len() { 0 } else { topic + 1 };
+        account.sent += 1;
+        let receivers = account.receivers[topic];
+        if let Some(credit) = &mut account.credit {
+            credit.sent(receivers);
+        }
+        self.sent += 1;
+        self.expected += u64::from(receivers);
+        Entry { sequence: account.sent, topic }
+    }
+
+    /// Enters that a subscriber received a message; true if it is the first time.
+    #[inline]
+    pub fn receive(&mut self, listener: usize, publisher: u32, sequence: u64) -> bool {
+        let listener = &mut self.listeners[listener];
+        let publisher = publisher as usize;
+        let hearing =
+            publisher.checked_sub(listener.first_publisher).and_then(|at| listener.heard.get_mut(at));
+        let (Some(hearing), Some(account)) = (hearing, self.accounts.get_mut(publisher)) else {
+            self.stray += 1;
+            return false;
+        };
+        let ordinal = hearing.ordinal(sequence).filter(|_| (1..=account.sent).contains(&sequence));
+        let Some(ordinal) = ordinal else {
+            self.stray += 1;
+            return false;
+        };
+        let mut freed = false;
+        match hearing.stream.see(ordinal, GAPS_MAX) {
+            Seen::Next => {}
+            Seen::Ahead(missing) => {
+                // Messages of one publisher keep their order [MQTT-4.6.0-6]: what was skipped will hardly come, and must not
+                // hold the window for ever. If it comes after all, it counts, but gives no credit twice.
+                for skipped in hearing.skipped(sequence, missing) {
+                    freed |= account.arrived(skipped);
+                }
+            }
+            Seen::Late => {
+                self.delivered += 1;
+                return true;
+            }
+            Seen::Again => return false,
+        }
+        self.delivered += 1;
+        freed |= account.arrived(sequence);
+        if freed && !account.is_freed {
+            account.is_freed = true;
+            self.freed.push(publisher);
+        }
+        true
+    }
+
+    /// Moves the publishers that got credit since the last call into `into`, each once.
+    pub fn take_freed(&mut self, into: &mut Vec<usize>) {
+        for publisher in &self.freed {
+            self.accounts[*publisher].is_freed = false;
+        }
+        into.append(&mut self.freed);
+    }
+
+    /// Deliveries that are still awaited, or lost.
+    pub fn outstanding(&self) -> u64 {
+        self.expected - self.delivered
+    }
+
+    /// What was amiss so far at all subscribers. Its `lost` knows no message behind the last received one.
+    pub fn tally(&self) -> Tally {
+        let mut sum = Tally::default();
+        for hearing in self.listeners.iter().flat_map(|listener| &listener.heard) {
+            sum.add(hearing.stream.tally());
+        }
+        sum
+    }
+}
+
+impl Account {
+    #[inline]
+    fn arrived(&mut self, sequence: u64) -> bool {
+        self.credit.as_mut().is_some_and(|credit| credit.arrived(sequence))
+    }
+}
+
+impl Hearing {
+    /// The place of a message among those of its publisher that are for this subscriber, from 1.
+    #[inline]
+    fn ordinal(&self, sequence: u64) -> Option<u64> {
+        if self.ranks.is_empty() {
+            return Some(sequence);
+        }
+        let topics = self.ranks.len() as u64;
+        let (round, turn) = (sequence.checked_sub(1)? / topics, (sequence - 1) % topics);
+        let rank = *self.ranks.get(usize::try_from(turn).ok()?)?;
+        (rank != NOT_HEARD).then(|| round * self.matched + u64::from(rank) + 1)
+    }
+
+    /// The `missing` messages before `sequence` that are for this subscriber.
+    fn skipped(&self, sequence: u64, missing: u64) -> impl Iterator<Item = u64> + '_ {
+        let before = (1..sequence).rev().filter(|before| self.ordinal(*before).is_some());
+        before.take(usize::try_from(missing).unwrap_or(usize::MAX))
+    }
+}
+
+/// The credit of one publisher: its messages that are not yet received by all, as a ring of the deliveries each awaits.
+#[derive(Debug)]
+struct Credit {
+    window: u64,
+    /// The oldest that some subscriber has not received.
+    first: u64,
+    /// The next to be sent.
+    next: u64,
+    mask: u64,
+    awaited: Box<[u32]>,
+}
+
+impl Credit {
+    fn new(window: u32) -> Self {
+        let slots = window.next_power_of_two();
+        Self {
+            window: u64::from(window),
+            first: 1,
+            next: 1,
+            mask: u64::from(slots) - 1,
+            awaited: vec![0; slots as usize].into(),
+        }
+    }
+
+    fn available(&self) -> u64 {
+        self.window - (self.next - self.first)
+    }
+
+    #[inline]
+    fn slot(&mut self, sequence: u64) -> &mut u32 {
+        // The mask keeps it within the ring.
+        &mut self.awaited[(sequence & self.mask) as usize]
+    }
+
+    #[inline]
+    fn sent(&mut self, receivers: u32) {
+        *self.slot(self.next) = receivers;
+        self.next += 1;
+        if receivers == 0 {
+            self.finish();
+        }
+    }
+
+    /// One more delivery of a message; true if that gives credit.
+    #[inline]
+    fn arrived(&mut self, sequence: u64) -> bool {
+        if !(self.first..self.next).contains(&sequence) {
+            return false;
+        }
+        let slot = self.slot(sequence);
+        *slot = slot.saturating_sub(1);
+        if *slot > 0 || sequence != self.first {
+            return false;
+        }
+        self.finish();
+        true
+    }
+
+    #[inline]
+    fn finish(&mut self) {
+        while self.first < self.next && *self.slot(self.first) == 0 {
+            self.first += 1;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::scenario::{Kind, Scenario};
+
+    fn books(kind: Kind, window: u32) -> Ledger {
+        let mut scenario = Scenario::new(kind);
+        scenario.publishers = scenario.publishers.min(3);
+        scenario.subscribers = scenario.subscribers.min(3);
+        Ledger::new(&Shape::of(&scenario, 1), Some(window))
+    }
+
+    fn freed(books: &mut Ledger) -> Vec<usize> {
+        let mut freed = Vec::new();
+        books.take_freed(&mut freed);
+        freed
+    }
+
+    #[test]
+    fn credit_is_used_up_and_comes_back_in_order() {
+        let mut books = books(Kind::OneToOne, 3);
+        let sequences: Vec<_> = (0..3).map(|_| books.send(0).sequence).collect();
+        assert_eq!((sequences, books.available(0)), (vec![1, 2, 3], 0));
+        assert!(books.receive(0, 0, 1));
+        assert_eq!((books.available(0), freed(&mut books), freed(&mut books)), (1, vec![0], vec![]));
+        assert!(books.receive(0, 0, 2) && books.receive(0, 0, 3));
+        assert_eq!((books.available(0), books.outstanding()), (3, 0));
+        assert_eq!(freed(&mut books), [0], "once, although two messages freed it");
+    }
+
+    #[test]
+    fn a_message_is_received_when_its_last_subscriber_has_it() {
+        let mut books = books(Kind::FanOut, 2);
+        books.send(0);
+        books.send(0);
+        for subscriber in 0..2 {
+            assert!(books.receive(subscriber, 0, 1) && books.receive(subscriber, 0, 2));
+        }
+        assert_eq!((books.available(0), freed(&mut books)), (0, vec![]), "one subscriber has nothing yet");
+        books.receive(2, 0, 1);
+        assert_eq!((books.available(0), books.outstanding()), (1, 1));
+    }
+
+    #[test]
+    fn a_message_that_comes_twice_gives_credit_once() {
+        let mut books = books(Kind::OneToOne, 2);
+        books.send(0);
+        books.send(0);
+        assert!(books.receive(0, 0, 1));
+        assert!(!books.receive(0, 0, 1));
+        assert_eq!((books.available(0), books.delivered, books.tally().duplicated), (1, 1, 1));
+    }
+
+    #[test]
+    fn what_is_skipped_is_lost_and_does_not_hold_the_window() {
+        let mut books = books(Kind::OneToOne, 4);
+        for _ in 0..4 {
+            books.send(0);
+        }
+        assert!(books.receive(0, 0, 3));
+        assert_eq!((books.available(0), books.tally().lost, books.outstanding()), (3, 2, 3));
+        assert_eq!(freed(&mut books), [0]);
+        assert!(books.receive(0, 0, 2), "late, but there");
+        assert_eq!((books.available(0), books.tally().lost, books.tally().out_of_order), (3, 1, 1));
+    }
+
+    #[test]
+    fn messages_nobody_sent_are_stray() {
+        let mut books = books(Kind::Pairs, 4);
+        books.send(1);
+        assert!(!books.receive(0, 1, 1), "of another pair");
+        assert!(!books.receive(1, 1, 2), "not sent yet");
+        assert!(!books.receive(1, 1, 0) && !books.receive(1, 77, 1));
+        assert_eq!((books.stray, books.delivered), (4, 0));
+    }
+
+    #[test]
+    fn a_subscriber_of_some_topics_expects_those_alone() {
+        let mut scenario = Scenario::new(Kind::Wildcards);
+        (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
+        let shape = Shape::of(&scenario, 1);
+        let mut books = Ledger::new(&shape, Some(1));
+        let rounds = shape.publishers[0].topics.len() * 2 + 3;
+        for _ in 0..rounds {
+            let entry = books.send(0);
+            for (number, subscriber) in shape.subscribers.iter().enumerate() {
+                if subscriber.heard[0].ranks[entry.topic] != NOT_HEARD {
+                    assert!(books.receive(number, 0, entry.sequence));
+                }
+            }
+            assert_eq!((books.available(0), books.outstanding()), (1, 0), "after {entry:?}");
+        }
+        assert_eq!((books.stray, books.tally()), (0, Tally::default()));
+        assert!(books.delivered > rounds as u64);
+    }
+
+    #[test]
+    fn without_a_window_nothing_holds_a_publisher_back() {
+        let mut scenario = Scenario::new(Kind::Paced);
+        scenario.publishers = 1;
+        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        for _ in 0..10_000 {
+            books.send(0);
+        }
+        assert_eq!((books.available(0), books.outstanding()), (u64::MAX, 10_000));
+    }
+}

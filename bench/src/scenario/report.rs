@@ -1,0 +1,444 @@
+//! What a scenario came to, for people and programs: readings become rates and costs here, and nowhere else. Built by the
+//! loops when they are over.
+
+mod progress;
+mod table;
+
+pub use progress::Progress;
+
+use super::client::Shared;
+use super::tally::Tally;
+use super::target::{End, Target};
+use super::usage::{Memory, Times};
+use super::{Kind, Pace, Scenario, Waiting};
+use crate::plan::Version;
+use crate::report::Latency;
+use crate::stats::as_seconds;
+use anyhow::{Context, Result};
+use serde::Serialize;
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+
+/// The counts of one moment.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    /// Nanoseconds since the start.
+    pub at_ns: u64,
+    /// Messages sent.
+    pub sent: u64,
+    /// Deliveries, each once.
+    pub delivered: u64,
+    /// Their payloads.
+    pub delivered_bytes: u64,
+    /// Nanoseconds in which the generator had nothing to do.
+    pub idle_ns: u64,
+    /// What the broker had used.
+    pub used: Option<Times>,
+    /// What the generator had used.
+    pub own: Option<Times>,
+}
+
+/// What a loop has read.
+#[derive(Debug, Clone, Default)]
+pub struct Measured {
+    /// Nanoseconds from the first connect until all clients were ready.
+    pub connect_ns: u64,
+    /// What the broker had used before the first connect, and when all were ready.
+    pub before: Option<Times>,
+    /// See `before`.
+    pub connected: Option<Times>,
+    /// The measured window.
+    pub start: Option<Reading>,
+    /// See `start`.
+    pub end: Option<Reading>,
+    /// Of the broker, before the first connect.
+    pub memory_before: Option<Memory>,
+    /// Of the broker, at the end of the window.
+    pub memory: Option<Memory>,
+    /// System calls of the broker in a window of their own, and the deliveries in it.
+    pub calls: Option<u64>,
+    /// See `calls`.
+    pub calls_delivered: u64,
+}
+
+/// What a scenario came to. Keys and meaning are in README.md; a value that could not be measured is null.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Report {
+    pub scenario: Kind,
+    pub broker: Broker,
+    pub options: Options,
+    pub connects: Connects,
+    pub measured_s: Option<f64>,
+    pub sent: u64,
+    pub delivered: u64,
+    pub delivered_bytes: u64,
+    pub sent_per_s: Option<f64>,
+    pub delivered_per_s: Option<f64>,
+    pub delivered_bytes_per_s: Option<f64>,
+    pub lost: u64,
+    pub duplicated: u64,
+    pub out_of_order: u64,
+    pub stray: u64,
+    pub refused: u64,
+    pub unacked: u64,
+    pub disconnects: u32,
+    pub latency_from: Option<&'static str>,
+    pub latency_us: Option<Latency>,
+    pub ack_latency_us: Option<Latency>,
+    pub cpu: Option<Cpu>,
+    pub memory: Option<MemoryUse>,
+    pub syscalls: Option<Syscalls>,
+    pub syscalls_why_not: Option<String>,
+    pub bench: Option<Bench>,
+    pub interrupted: bool,
+    pub errors: BTreeMap<String, u64>,
+}
+
+/// Who was measured.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Broker {
+    pub address: SocketAddr,
+    pub pid: Option<u32>,
+    pub command: Option<String>,
+    pub cpus: Vec<usize>,
+}
+
+/// With what load.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Options {
+    pub version: u8,
+    pub qos: u8,
+    pub size: usize,
+    pub window: Option<u32>,
+    pub burst: Option<u32>,
+    pub rate: Option<u64>,
+    pub publishers: u32,
+    pub subscribers: u32,
+    pub connections: u32,
+    pub filters: u32,
+    pub waiting: Waiting,
+}
+
+/// How the clients connected.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Connects {
+    pub started: u32,
+    pub connected: u32,
+    pub failed: u32,
+    pub per_s: Option<f64>,
+    pub latency_us: Option<Latency>,
+    pub cpu_us_each: Option<f64>,
+}
+
+/// What the broker used in the measured window.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Cpu {
+    pub total_s: f64,
+    pub user_s: Option<f64>,
+    pub system_s: Option<f64>,
+    /// Of one CPU: 1 is all of it.
+    pub share: f64,
+    /// Time its threads were kept from their CPU, as a part of the window.
+    pub waited: f64,
+    pub us_per_delivery: Option<f64>,
+    pub user_us_per_delivery: Option<f64>,
+    pub system_us_per_delivery: Option<f64>,
+}
+
+/// How the generator fared in the measured window.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Bench {
+    /// Part of the time in which it had something to do.
+    pub busy: f64,
+    /// Part of the time in which it was kept from its CPU.
+    pub waited: Option<f64>,
+}
+
+/// Memory of the broker at the end of the measured window.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct MemoryUse {
+    pub rss_bytes: u64,
+    pub rss_peak_bytes: u64,
+    pub rss_before_bytes: Option<u64>,
+    pub bytes_per_connection: Option<f64>,
+}
+
+/// System calls of the broker, counted in a window after the measured one.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Syscalls {
+    pub count: u64,
+    pub delivered: u64,
+    pub per_delivery: Option<f64>,
+}
+
+impl Report {
+    /// Of a scenario with messages, or an idle one.
+    pub fn new(
+        scenario: &Scenario,
+        target: &Target,
+        shared: &Shared<'_>,
+        measured: &Measured,
+        syscalls_why_not: Option<String>,
+        interrupted: bool,
+    ) -> Self {
+        let mut report = Self::of_connects(scenario, target, &shared.tally, measured, interrupted);
+        let found = shared.ledger.tally();
+        report.options.publishers = count(shared.shape.publishers.len());
+        report.options.subscribers = count(shared.shape.subscribers.len());
+        report.lost = shared.ledger.outstanding();
+        report.duplicated = found.duplicated;
+        report.out_of_order = found.out_of_order;
+        report.stray = shared.ledger.stray;
+        report.refused = shared.tally.refused;
+        report.unacked = shared.tally.in_flight;
+        report.latency_us = Latency::of(shared.tally.latency.histogram());
+        report.latency_from = report.latency_us.is_some().then_some(match scenario.pace {
+            Pace::Credit { .. } => "send",
+            Pace::Rate(_) => "schedule",
+        });
+        report.ack_latency_us = Latency::of(shared.tally.ack_latency.histogram());
+        report.syscalls = measured.calls.map(|count| Syscalls {
+            count,
+            delivered: measured.calls_delivered,
+            per_delivery: ratio(count as f64, measured.calls_delivered as f64),
+        });
+        report.syscalls_why_not = syscalls_why_not;
+        if let (Some(start), Some(end)) = (measured.start, measured.end) {
+            report.add_window(start, end);
+        }
+        let before = measured.memory_before.map(|memory| memory.rss_bytes);
+        // Of the others a connection's part cannot be told from that of the messages.
+        let only_connections = before.filter(|_| scenario.kind == Kind::Idle);
+        report.memory = measured.memory.map(|memory| MemoryUse {
+            rss_bytes: memory.rss_bytes,
+            rss_peak_bytes: memory.rss_peak_bytes,
+            rss_before_bytes: before,
+            bytes_per_connection: only_connections.and_then(|before| {
+                ratio(memory.rss_bytes as f64 - before as f64, f64::from(shared.tally.connected))
+            }),
+        });
+        report
+    }
+
+    /// Of a scenario that only connects.
+    pub fn of_connects(
+        scenario: &Scenario,
+        target: &Target,
+        tally: &Tally,
+        measured: &Measured,
+        interrupted: bool,
+    ) -> Self {
+        let used = measured.before.zip(measured.connected).map(|(before, after)| after.since(before));
+        let (window, burst, rate) = match scenario.pace {
+            _ if !scenario.kind.has_messages() => (None, None, None),
+            Pace::Credit { window, burst } => (Some(window), Some(burst), None),
+            Pace::Rate(rate) => (None, None, Some(rate)),
+        };
+        Self {
+            scenario: scenario.kind,
+            broker: Broker {
+                address: target.addr,
+                pid: target.pid,
+                command: target.command.clone(),
+                cpus: target.cpus.clone(),
+            },
+            options: Options {
+                version: match scenario.version {
+                    Version::V31 => 3,
+                    Version::V311 => 4,
+                    Version::V5 => 5,
+                },
+                qos: scenario.qos,
+                size: scenario.size,
+                window,
+                burst,
+                rate,
+                publishers: 0,
+                subscribers: 0,
+                connections: scenario.connections,
+                filters: scenario.filters,
+                waiting: scenario.waiting,
+            },
+            connects: Connects {
+                started: tally.started,
+                connected: tally.connected,
+                failed: tally.failed,
+                per_s: ratio(f64::from(tally.connected), as_seconds(measured.connect_ns)),
+                latency_us: Latency::of(&tally.connect_latency),
+                cpu_us_each: used.and_then(|used| ratio(micros(used.total_ns), f64::from(tally.connected))),
+            },
+            measured_s: None,
+            sent: 0,
+            delivered: 0,
+            delivered_bytes: 0,
+            sent_per_s: None,
+            delivered_per_s: None,
+            delivered_bytes_per_s: None,
+            lost: 0,
+            duplicated: 0,
+            out_of_order: 0,
+            stray: 0,
+            refused: 0,
+            unacked: 0,
+            disconnects: tally.disconnects,
+            latency_from: None,
+            latency_us: None,
+            ack_latency_us: None,
+            cpu: None,
+            memory: None,
+            syscalls: None,
+            syscalls_why_not: None,
+            bench: None,
+            interrupted,
+            errors: tally.errors.clone(),
+        }
+    }
+
+    /// Adds what lies between two readings.
+    pub fn add_window(&mut self, start: Reading, end: Reading) {
+        let passed_ns = end.at_ns.saturating_sub(start.at_ns);
+        let passed_s = as_seconds(passed_ns);
+        self.measured_s = Some(passed_s);
+        self.sent = end.sent - start.sent;
+        self.delivered = end.delivered - start.delivered;
+        self.delivered_bytes = end.delivered_bytes - start.delivered_bytes;
+        let has_messages = self.scenario.has_messages();
+        let rate = |count: u64| ratio(count as f64, passed_s).filter(|_| has_messages);
+        self.sent_per_s = rate(self.sent);
+        self.delivered_per_s = rate(self.delivered);
+        self.delivered_bytes_per_s = rate(self.delivered_bytes);
+        let own = start.own.zip(end.own).map(|(start, end)| end.since(start));
+        self.bench = ratio((end.idle_ns - start.idle_ns) as f64, passed_ns as f64).map(|idle| Bench {
+            busy: 1.0 - idle.min(1.0),
+            waited: own.map(|own| as_seconds(own.waited_ns) / passed_s),
+        });
+        let used = start.used.zip(end.used).map(|(start, end)| end.since(start));
+        self.cpu = used.map(|used| Cpu::of(used, passed_s, self.delivered));
+    }
+
+    /// The broker ended by itself: an error, whatever else was measured.
+    pub fn broker_ended(&mut self, end: &End) {
+        self.errors.insert(format!("{}; {}", end.what, end.log), 1);
+    }
+
+    /// Whether every connection held, and every message came to all its subscribers, once.
+    pub fn is_success(&self) -> bool {
+        let amiss =
+            self.lost + self.duplicated + self.out_of_order + self.stray + self.refused + self.unacked;
+        amiss == 0 && self.connects.failed == 0 && self.disconnects == 0 && self.errors.is_empty()
+    }
+
+    /// One line of JSON.
+    pub fn to_json(&self) -> Result<String> {
+        let mut json = serde_json::to_string(self).context("cannot write the report as JSON")?;
+        json.push('\n');
+        Ok(json)
+    }
+}
+
+impl Cpu {
+    /// The exact total, split as the ticks of user and system time are.
+    fn of(used: Times, passed_s: f64, delivered: u64) -> Self {
+        let total_s = as_seconds(used.total_ns);
+        let user_share = used.user_share();
+        let user_s = user_share.map(|user| total_s * user);
+        let system_s = user_share.map(|user| total_s * (1.0 - user));
+        let each = |seconds: f64| ratio(seconds * 1e6, delivered as f64);
+        Self {
+            total_s,
+            user_s,
+            system_s,
+            share: total_s / passed_s,
+            waited: as_seconds(used.waited_ns) / passed_s,
+            us_per_delivery: each(total_s),
+            user_us_per_delivery: user_s.and_then(each),
+            system_us_per_delivery: system_s.and_then(each),
+        }
+    }
+}
+
+fn count(clients: usize) -> u32 {
+    u32::try_from(clients).unwrap_or(u32::MAX)
+}
+
+fn micros(ns: u64) -> f64 {
+    as_seconds(ns) * 1e6
+}
+
+fn ratio(of: f64, to: f64) -> Option<f64> {
+    (to > 0.0).then(|| of / to)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn report() -> Report {
+        let scenario = Scenario::new(Kind::Pairs);
+        let target = Target::at("127.0.0.1:1883".parse().unwrap(), None);
+        Report::of_connects(&scenario, &target, &Tally::new(), &Measured::default(), false)
+    }
+
+    #[test]
+    fn costs_are_those_of_the_window_per_delivery() {
+        let mut report = report();
+        let used = |total_ns, user_ticks, system_ticks| {
+            Some(Times { total_ns, waited_ns: total_ns / 2, user_ticks, system_ticks })
+        };
+        let start = Reading {
+            at_ns: 1_000_000_000,
+            sent: 100,
+            delivered: 1000,
+            idle_ns: 5,
+            used: used(7, 1, 1),
+            own: used(0, 0, 0),
+            ..Reading::default()
+        };
+        let end = Reading {
+            at_ns: 3_000_000_000,
+            sent: 300,
+            delivered: 401_000,
+            delivered_bytes: 800,
+            idle_ns: 500_000_005,
+            used: used(1_000_000_007, 26, 76),
+            own: used(1_000_000_000, 0, 0),
+        };
+        report.add_window(start, end);
+        assert_eq!((report.measured_s, report.sent, report.delivered), (Some(2.0), 200, 400_000));
+        assert_eq!((report.delivered_per_s, report.delivered_bytes_per_s), (Some(200_000.0), Some(400.0)));
+        let bench = report.bench.unwrap();
+        assert_eq!((bench.busy, bench.waited), (0.75, Some(0.25)));
+        let cpu = report.cpu.unwrap();
+        assert_eq!((cpu.total_s, cpu.user_s, cpu.system_s, cpu.share), (1.0, Some(0.25), Some(0.75), 0.5));
+        assert_eq!((cpu.us_per_delivery, cpu.system_us_per_delivery), (Some(2.5), Some(1.875)));
+    }
+
+    #[test]
+    fn whatever_is_amiss_is_no_success() {
+        assert!(report().is_success());
+        let faults: [fn(&mut Report); 8] = [
+            |report| report.lost = 1,
+            |report| report.duplicated = 1,
+            |report| report.out_of_order = 1,
+            |report| report.stray = 1,
+            |report| report.unacked = 1,
+            |report| report.disconnects = 1,
+            |report| report.connects.failed = 1,
+            |report| report.errors = BTreeMap::from([("x".to_owned(), 1)]),
+        ];
+        for (number, fault) in faults.into_iter().enumerate() {
+            let mut report = report();
+            fault(&mut report);
+            assert!(!report.is_success(), "fault {number}");
+        }
+    }
+}

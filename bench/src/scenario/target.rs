@@ -1,0 +1,363 @@
+//! What is measured: a broker started for the occasion, or one that runs already; and which CPUs it and this process use.
+//! `args` makes a target, `run` drives it. What was started here ends here, whatever way this process ends.
+
+use crate::frames::{self, ConnectWith, Front};
+use crate::plan::Version;
+use anyhow::{Context, Result, bail, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
+use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::{Duration, Instant};
+use tempfile::TempDir;
+
+/// A started broker has this long until it accepts a CONNECT, and to end when it is told to.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Between two attempts to connect to a broker that is starting.
+const PAUSE: Duration = Duration::from_millis(20);
+/// Lines of a failed broker's log that are shown.
+const LOG_LINES: usize = 20;
+/// What Grapnel says once it listens; the address follows.
+const LISTENING: &str = "listening on mqtt://";
+
+/// A broker to be measured.
+#[derive(Debug)]
+pub struct Target {
+    /// Where it listens.
+    pub addr: SocketAddr,
+    /// Its process, if known: without it, what the broker uses cannot be told.
+    pub pid: Option<u32>,
+    /// The command it was started with.
+    pub command: Option<String>,
+    /// The CPUs it was given; empty: as the system likes.
+    pub cpus: Vec<usize>,
+    process: Option<Process>,
+}
+
+/// How a broker ended that should not have.
+#[derive(Debug)]
+pub struct End {
+    /// In a sentence.
+    pub what: String,
+    /// The end of what it said.
+    pub log: String,
+}
+
+impl Target {
+    /// A broker that runs already.
+    pub fn at(addr: SocketAddr, pid: Option<u32>) -> Self {
+        Self { addr, pid, command: None, cpus: Vec::new(), process: None }
+    }
+
+    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the command `{listen}` stands for
+    /// an address with a free port, `{port}` for the port alone, `{dir}` for a fresh directory; without the first two the
+    /// broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
+    pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
+        let process = Process::start(command, cpus)?;
+        let mut target = Self {
+            addr: process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
+            pid: Some(process.child.id()),
+            command: Some(command.to_owned()),
+            cpus: cpus.to_vec(),
+            process: Some(process),
+        };
+        target.await_ready(version)?;
+        Ok(target)
+    }
+
+    fn await_ready(&mut self, version: Version) -> Result<()> {
+        let deadline = Instant::now() + PATIENCE;
+        let mut last =
+            "it did not say \"listening on mqtt://ADDR:PORT\"; put {listen} or {port} into --broker"
+                .to_owned();
+        loop {
+            if let Some(end) = self.ended() {
+                bail!("the broker did not start: {}\n{}", end.what, end.log);
+            }
+            let Some(process) = &mut self.process else { return Ok(()) };
+            if let Some(addr) = process.address() {
+                self.addr = addr;
+                match handshake(addr, version) {
+                    Ok(()) => return Ok(()),
+                    Err(error) => last = format!("{error:#}"),
+                }
+            }
+            if Instant::now() >= deadline {
+                let log = process.log();
+                bail!("the broker accepted no CONNECT within {} s: {last}\n{log}", PATIENCE.as_secs());
+            }
+            ends_within(&process.child, PAUSE);
+        }
+    }
+
+    /// How the broker ended, if it was started here and has.
+    pub fn ended(&mut self) -> Option<End> {
+        let process = self.process.as_mut()?;
+        let status = process.child.try_wait().ok()??;
+        Some(End { what: format!("the broker ended with {status}"), log: process.log() })
+    }
+}
+
+/// A broker process with its directory.
+#[derive(Debug)]
+struct Process {
+    child: Child,
+    /// Where the command told it to listen.
+    promised: Option<SocketAddr>,
+    dir: TempDir,
+}
+
+impl Process {
+    fn start(command: &str, cpus: &[usize]) -> Result<Self> {
+        let dir =
+            TempDir::with_prefix("grapnel-bench-").context("cannot create a directory for the broker")?;
+        let mut words = split(command)?;
+        let wants_port = words.iter().any(|word| word.contains("{listen}") || word.contains("{port}"));
+        let promised = if wants_port { Some(free_address()?) } else { None };
+        for word in &mut words {
+            if let Some(addr) = promised {
+                *word =
+                    word.replace("{listen}", &addr.to_string()).replace("{port}", &addr.port().to_string());
+            }
+            *word = word.replace("{dir}", &dir.path().to_string_lossy());
+        }
+        // The kernel ends it with us even if we are killed; where there is no setpriv, our own end must do.
+        if Path::new("/usr/bin/setpriv").exists() {
+            let before = ["/usr/bin/setpriv", "--pdeathsig", "KILL", "--"];
+            words.splice(0..0, before.map(str::to_owned));
+        }
+        let log = File::create(dir.path().join("log")).context("cannot create the broker's log")?;
+        let (program, arguments) = words.split_first().context("--broker is empty; give a command")?;
+        let mut command = Command::new(program);
+        command
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(log.try_clone().context("cannot share the broker's log")?)
+            .stderr(log)
+            // Ctrl-C at the terminal is for us: we end the broker when the run is over.
+            .process_group(0);
+        // The child has the CPUs from its first instruction on, and so has every thread of it.
+        let ours = sched_getaffinity(None).context("cannot read the CPU affinity")?;
+        pin(cpus)?;
+        let started = command.spawn().with_context(|| format!("cannot start {program}; is it there?"));
+        sched_setaffinity(None, &ours).context("cannot restore the CPU affinity")?;
+        Ok(Self { child: started?, promised, dir })
+    }
+
+    fn said(&self) -> String {
+        fs::read(self.dir.path().join("log"))
+            .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+            .unwrap_or_default()
+    }
+
+    /// The last lines it said.
+    fn log(&self) -> String {
+        let said = self.said();
+        let lines: Vec<_> = said.lines().collect();
+        if lines.is_empty() {
+            return "it said nothing".to_owned();
+        }
+        let shown = &lines[lines.len().saturating_sub(LOG_LINES)..];
+        format!("the end of its log:\n  {}", shown.join("\n  "))
+    }
+
+    /// Where it listens: as told, or as it says.
+    fn address(&self) -> Option<SocketAddr> {
+        self.promised.or_else(|| listening(&self.said()))
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        // Either may find it gone already; then there is only its status to collect.
+        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
+        if !ends_within(&self.child, PATIENCE) {
+            let _ = self.child.kill();
+        }
+        let _ = self.child.wait();
+    }
+}
+
+/// Waits until a child ends, at most this long; true if it has.
+pub fn ends_within(child: &Child, patience: Duration) -> bool {
+    let Ok(process) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) else { return true };
+    becomes_readable(&process, patience)
+}
+
+/// Waits until there is something to read or the other side has ended, at most this long.
+pub fn becomes_readable(fd: &impl std::os::fd::AsFd, patience: Duration) -> bool {
+    let timeout = Timespec {
+        tv_sec: i64::try_from(patience.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: patience.subsec_nanos().into(),
+    };
+    matches!(poll(&mut [PollFd::new(fd, PollFlags::IN)], Some(&timeout)), Ok(1..))
+}
+
+fn free_address() -> Result<SocketAddr> {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).context("no free port on 127.0.0.1")?;
+    listener.local_addr().context("cannot read the address of a listener")
+}
+
+fn listening(log: &str) -> Option<SocketAddr> {
+    let whole_lines = &log[..=log.rfind('\n')?];
+    whole_lines.lines().find_map(|line| line.split_once(LISTENING)?.1.split_whitespace().next()?.parse().ok())
+}
+
+/// Words of a command line: spaces part them, quotes of either kind keep them together.
+fn split(command: &str) -> Result<Vec<String>> {
+    let mut words = Vec::new();
+    let mut word: Option<String> = None;
+    let mut quote = None;
+    for letter in command.chars() {
+        match (quote, letter) {
+            (Some(open), letter) if open == letter => quote = None,
+            (None, '\'' | '"') => {
+                quote = Some(letter);
+                word.get_or_insert_default();
+            }
+            (None, letter) if letter.is_whitespace() => words.extend(word.take()),
+            (_, letter) => word.get_or_insert_default().push(letter),
+        }
+    }
+    ensure!(quote.is_none(), "a quote in --broker is not closed");
+    words.extend(word);
+    Ok(words)
+}
+
+/// CONNECT and DISCONNECT, with an error that says what came instead of a good CONNACK.
+fn handshake(addr: SocketAddr, version: Version) -> Result<()> {
+    const WITHIN: Duration = Duration::from_secs(1);
+    let mut stream = TcpStream::connect_timeout(&addr, WITHIN)
+        .map_err(|error| anyhow::anyhow!("connect to {addr}: {}", crate::socket::explain(&error)))?;
+    stream.set_read_timeout(Some(WITHIN)).context("cannot set a timeout")?;
+    let with = ConnectWith {
+        version,
+        client_id: "run_is_it_up",
+        user_name: None,
+        password: None,
+        keep_alive_s: 60,
+        clean: true,
+        session_expiry_s: None,
+    };
+    let mut packet = Vec::new();
+    frames::connect(&with, &mut packet)?;
+    stream.write_all(&packet).context("cannot send CONNECT")?;
+    let (mut answer, mut chunk) = (Vec::new(), [0; 512]);
+    loop {
+        if let Front::Whole(frame) =
+            frames::front(&answer).map_err(|malformed| anyhow::anyhow!(malformed.0))?
+        {
+            ensure!(
+                frame.kind() == frames::kind::CONNACK,
+                "it answered CONNECT with a packet of type {}",
+                frame.kind()
+            );
+            let connack =
+                frames::connack(version, &frame).map_err(|malformed| anyhow::anyhow!(malformed.0))?;
+            connack.map_err(|reason| anyhow::anyhow!("CONNACK: {reason}"))?;
+            break;
+        }
+        match stream.read(&mut chunk) {
+            Ok(0) => bail!("it closed the connection instead of sending a CONNACK"),
+            Ok(read) => answer.extend_from_slice(&chunk[..read]),
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error).context("no CONNACK came"),
+        }
+    }
+    packet.clear();
+    frames::disconnect(&mut packet);
+    stream.write_all(&packet).context("cannot send DISCONNECT")
+}
+
+/// Binds the calling thread, and what it starts from now on, to these CPUs; with none it stays as it is.
+pub fn pin(cpus: &[usize]) -> Result<()> {
+    pin_thread(None, cpus)
+}
+
+/// Binds every thread of a running process to these CPUs.
+pub fn pin_process(pid: u32, cpus: &[usize]) -> Result<()> {
+    let tasks = format!("/proc/{pid}/task");
+    let entries =
+        fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}; is process {pid} running?"))?;
+    for entry in entries.flatten() {
+        let id: Option<i32> = entry.file_name().to_str().and_then(|name| name.parse().ok());
+        if let Some(id) = id.and_then(Pid::from_raw) {
+            pin_thread(Some(id), cpus)?;
+        }
+    }
+    Ok(())
+}
+
+fn pin_thread(thread: Option<Pid>, cpus: &[usize]) -> Result<()> {
+    if cpus.is_empty() {
+        return Ok(());
+    }
+    let mut set = CpuSet::new();
+    for cpu in cpus {
+        set.set(*cpu);
+    }
+    sched_setaffinity(thread, &set)
+        .with_context(|| format!("cannot bind to the CPUs {cpus:?}; are they there?"))
+}
+
+/// CPUs of this process, the first for the generator and the last for the broker; empty if there is only one.
+pub fn usual_cpus() -> (Vec<usize>, Vec<usize>) {
+    let allowed = sched_getaffinity(None).ok();
+    let is_allowed = |cpu: &usize| allowed.as_ref().is_some_and(|allowed| allowed.is_set(*cpu));
+    let cpus: Vec<_> = (0..CpuSet::MAX_CPU).filter(is_allowed).collect();
+    match cpus.as_slice() {
+        [first, .., last] => (vec![*first], vec![*last]),
+        _ => (Vec::new(), Vec::new()),
+    }
+}
+
+/// Reads a list such as `0-2,5`.
+pub fn parse_cpus(text: &str) -> Result<Vec<usize>> {
+    let mut cpus = Vec::new();
+    for part in text.split(',') {
+        let (from, to) = part.split_once('-').unwrap_or((part, part));
+        let range = from.trim().parse().ok().zip(to.trim().parse().ok());
+        let (from, to): (usize, usize) =
+            range.with_context(|| format!("{text:?} is not a list such as 0-2,5"))?;
+        ensure!(from <= to && to < CpuSet::MAX_CPU, "{part:?} is not a range of CPUs");
+        cpus.extend(from..=to);
+    }
+    Ok(cpus)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_command_is_cut_into_words_as_people_expect() {
+        let words = split("  a -b 'c d'\te\"f g\"h '' ").unwrap();
+        assert_eq!(words, ["a", "-b", "c d", "ef gh", ""]);
+        assert!(split("a 'b").unwrap_err().to_string().contains("not closed"));
+        assert!(split(" ").unwrap().is_empty());
+    }
+
+    #[test]
+    fn the_address_is_read_from_a_whole_line() {
+        let addr = "127.0.0.1:4711".parse().unwrap();
+        assert_eq!(listening("hello\nlistening on mqtt://127.0.0.1:4711\nready\n"), Some(addr));
+        assert_eq!(listening("INFO listening on mqtt://127.0.0.1:4711 (plain)\n"), Some(addr));
+        assert_eq!(listening("hello\nlistening on mqtt://127.0.0.1:47"), None, "the rest is yet to come");
+        assert_eq!(listening(""), None);
+    }
+
+    #[test]
+    fn cpu_lists_are_read() {
+        assert_eq!(parse_cpus("0-2,5").unwrap(), [0, 1, 2, 5]);
+        assert_eq!(parse_cpus("3").unwrap(), [3]);
+        for wrong in ["", "a", "2-1", "1-", "99999"] {
+            assert!(parse_cpus(wrong).is_err(), "{wrong:?}");
+        }
+    }
+}

@@ -1,0 +1,225 @@
+//! What a process uses, from /proc: CPU time of all its threads, also of those that have ended meanwhile, and memory.
+//! Sampled by the loop at the borders of the measured window and a few times within it.
+
+use anyhow::{Context, Result};
+use std::collections::HashMap;
+use std::fs;
+use std::path::Path;
+
+/// CPU time used until some moment.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Times {
+    /// Nanoseconds, from the scheduler; for a thread that runs right now up to one scheduler tick behind.
+    pub total_ns: u64,
+    /// Nanoseconds ready to run without a CPU to run on.
+    pub waited_ns: u64,
+    /// In user space, in clock ticks.
+    pub user_ticks: u64,
+    /// In the kernel, in clock ticks.
+    pub system_ticks: u64,
+}
+
+impl Times {
+    /// What was used since an earlier moment.
+    pub fn since(self, earlier: Times) -> Times {
+        Times {
+            total_ns: self.total_ns.saturating_sub(earlier.total_ns),
+            waited_ns: self.waited_ns.saturating_sub(earlier.waited_ns),
+            user_ticks: self.user_ticks.saturating_sub(earlier.user_ticks),
+            system_ticks: self.system_ticks.saturating_sub(earlier.system_ticks),
+        }
+    }
+
+    fn add(&mut self, other: Times) {
+        self.total_ns += other.total_ns;
+        self.waited_ns += other.waited_ns;
+        self.user_ticks += other.user_ticks;
+        self.system_ticks += other.system_ticks;
+    }
+
+    /// The part of `total_ns` that was spent in user space, split as the ticks are; `None` if there was no tick.
+    pub fn user_share(self) -> Option<f64> {
+        let ticks = self.user_ticks + self.system_ticks;
+        (ticks > 0).then(|| self.user_ticks as f64 / ticks as f64)
+    }
+}
+
+/// Memory of a process in bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Memory {
+    /// Resident now.
+    pub rss_bytes: u64,
+    /// Most that was ever resident.
+    pub rss_peak_bytes: u64,
+}
+
+/// Follows the CPU time of a process.
+#[derive(Debug)]
+pub struct Sampler {
+    pid: u32,
+    threads: Threads,
+}
+
+impl Sampler {
+    /// Of the process `pid`, which must be there.
+    pub fn new(pid: u32) -> Result<Self> {
+        let mut sampler = Self { pid, threads: Threads::default() };
+        sampler.times().with_context(|| {
+            format!("cannot read the CPU time of process {pid}; is it running, and may this user see it?")
+        })?;
+        Ok(sampler)
+    }
+
+    /// CPU time until now. Threads that began and ended between two calls are missed.
+    pub fn times(&mut self) -> Result<Times> {
+        let tasks = format!("/proc/{}/task", self.pid);
+        let entries = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            // A thread may end between the two looks at it.
+            if let (Some(id), Some(times)) = (id, thread_times(&entry.path())) {
+                self.threads.see(id, times);
+            }
+        }
+        Ok(self.threads.sum())
+    }
+
+    /// Memory now.
+    pub fn memory(&self) -> Result<Memory> {
+        let path = format!("/proc/{}/status", self.pid);
+        let status = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+        parse_status(&status).with_context(|| format!("{path} does not tell the resident memory"))
+    }
+}
+
+/// CPU time of the calling thread.
+pub fn own_times() -> Option<Times> {
+    thread_times(Path::new("/proc/thread-self"))
+}
+
+fn thread_times(task: &Path) -> Option<Times> {
+    let (total_ns, waited_ns) = parse_schedstat(&fs::read_to_string(task.join("schedstat")).ok()?)?;
+    let (user_ticks, system_ticks) = parse_stat(&fs::read_to_string(task.join("stat")).ok()?)?;
+    Some(Times { total_ns, waited_ns, user_ticks, system_ticks })
+}
+
+/// The last that was seen of each thread.
+#[derive(Debug, Default)]
+struct Threads {
+    seen: HashMap<u32, Times>,
+    /// Of threads whose id another one has now.
+    ended: Times,
+}
+
+impl Threads {
+    fn see(&mut self, id: u32, times: Times) {
+        let last = self.seen.insert(id, times);
+        // Time runs forward in a thread: if not, this is another one with the id of one that has ended.
+        if let Some(last) = last.filter(|last| last.total_ns > times.total_ns) {
+            self.ended.add(last);
+        }
+    }
+
+    fn sum(&self) -> Times {
+        let mut sum = self.ended;
+        for times in self.seen.values() {
+            sum.add(*times);
+        }
+        sum
+    }
+}
+
+/// proc(5), /proc/PID/task/TID/schedstat: nanoseconds on the CPU, waiting for it, and time slices.
+fn parse_schedstat(text: &str) -> Option<(u64, u64)> {
+    let mut fields = text.split_ascii_whitespace();
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// proc_pid_stat(5): fields 14 and 15, user and system time in clock ticks. Field 2, the name, may hold anything.
+fn parse_stat(text: &str) -> Option<(u64, u64)> {
+    let (_, after_name) = text.rsplit_once(')')?;
+    let mut fields = after_name.split_ascii_whitespace().skip(11);
+    Some((fields.next()?.parse().ok()?, fields.next()?.parse().ok()?))
+}
+
+/// proc_pid_status(5): VmRSS and VmHWM, in kibibytes though it says kB.
+fn parse_status(text: &str) -> Option<Memory> {
+    let field = |name: &str| {
+        let line = text.lines().find_map(|line| line.strip_prefix(name))?;
+        let kibibytes: u64 = line.trim_start_matches(':').split_ascii_whitespace().next()?.parse().ok()?;
+        Some(kibibytes * 1024)
+    };
+    Some(Memory { rss_bytes: field("VmRSS")?, rss_peak_bytes: field("VmHWM")? })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn schedstat_begins_with_the_time_on_the_cpu_and_waiting_for_it() {
+        assert_eq!(parse_schedstat("1489885123 77 9\n"), Some((1_489_885_123, 77)));
+        assert_eq!(parse_schedstat(""), None);
+        assert_eq!(parse_schedstat("x 1 2"), None);
+    }
+
+    #[test]
+    fn a_thread_may_have_any_name() {
+        let stat = "41 (a) S (b)) R 1 41 41 0 -1 4194304 112 0 0 0 321 54 0 0 20 0 3 0 912 1 2";
+        assert_eq!(parse_stat(stat), Some((321, 54)));
+        assert_eq!(parse_stat("41 (x) R 1 2"), None);
+    }
+
+    #[test]
+    fn memory_is_told_in_bytes() {
+        let status = "Name:\tx\nVmPeak:\t  9000 kB\nVmHWM:\t    2048 kB\nVmRSS:\t     1024 kB\nThreads:\t1\n";
+        let memory = Memory { rss_bytes: 1 << 20, rss_peak_bytes: 2 << 20 };
+        assert_eq!(parse_status(status), Some(memory));
+        assert_eq!(parse_status("Name:\tkthreadd\n"), None, "kernel threads have none");
+    }
+
+    fn times(total_ns: u64) -> Times {
+        Times { total_ns, waited_ns: 3, user_ticks: total_ns / 10, system_ticks: 1 }
+    }
+
+    #[test]
+    fn a_thread_that_ends_keeps_its_time() {
+        let mut threads = Threads::default();
+        threads.see(1, times(100));
+        threads.see(2, times(50));
+        threads.see(1, times(130));
+        assert_eq!(threads.sum(), Times { total_ns: 180, waited_ns: 6, user_ticks: 18, system_ticks: 2 });
+        // Its id is given to a new thread.
+        threads.see(2, times(10));
+        assert_eq!(threads.sum().total_ns, 190);
+        threads.see(2, times(20));
+        assert_eq!(threads.sum().total_ns, 200);
+    }
+
+    #[test]
+    fn the_split_follows_the_ticks() {
+        let earlier = Times { total_ns: 10, waited_ns: 2, user_ticks: 5, system_ticks: 5 };
+        let used = Times { total_ns: 1000, waited_ns: 9, user_ticks: 8, system_ticks: 14 }.since(earlier);
+        assert_eq!((used.total_ns, used.waited_ns, used.user_share()), (990, 7, Some(0.25)));
+        assert_eq!(Times::default().user_share(), None);
+    }
+
+    #[test]
+    fn work_of_this_process_shows() {
+        let mut sampler = Sampler::new(std::process::id()).unwrap();
+        let before = sampler.times().unwrap();
+        let deadline = std::time::Instant::now() + std::time::Duration::from_secs(30);
+        while sampler.times().unwrap().since(before).total_ns < 20_000_000 {
+            assert!(std::time::Instant::now() < deadline, "no CPU time in thirty seconds");
+        }
+        let memory = sampler.memory().unwrap();
+        assert!(memory.rss_bytes > 0 && memory.rss_peak_bytes >= memory.rss_bytes / 2);
+    }
+
+    #[test]
+    fn a_process_that_is_not_there_is_named() {
+        let error = Sampler::new(u32::MAX).unwrap_err().to_string();
+        assert!(error.starts_with("cannot read the CPU time of process 4294967295"), "{error}");
+    }
+}
