@@ -328,6 +328,7 @@ impl Subscriber {
     ) -> Result<(), Failure> {
         let publish = frames::publish(shared.scenario.version, frame)?;
         if publish.qos > 0 && !self.acknowledge(publish.qos, publish.packet_id, out) {
+            shared.tally.error("QoS 2 message once more before its PUBREL");
             return Ok(());
         }
         let stamp = header::read(publish.payload).filter(|stamp| stamp.due_ns.is_some());

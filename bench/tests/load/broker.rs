@@ -1,5 +1,5 @@
-//! The smallest broker that the load tool's tests need: CONNECT, SUBSCRIBE, PUBLISH of every QoS, exact topics and
-//! round-robin shared subscriptions, and faults on demand. One blocking thread per connection.
+//! The smallest broker that the load tool's tests need: CONNECT, SUBSCRIBE, PUBLISH of every QoS, filters with
+//! wildcards and round-robin shared subscriptions, and faults on demand. One blocking thread per connection.
 
 use std::collections::HashMap;
 use std::io::{Read, Write};
@@ -27,6 +27,14 @@ pub struct Behaviour {
     pub no_acks: bool,
     /// Close as soon as a subscriber was sent this many messages, in the same breath.
     pub close_subscriber_after: Option<u32>,
+    /// Hold messages back until there are so many, then forward them all.
+    pub hold: Option<usize>,
+    /// Forward nothing to the subscriber that came as the n-th, counted from 0.
+    pub mute_subscriber: Option<usize>,
+    /// Before the n-th message is forwarded, do nothing for so many milliseconds.
+    pub pause: Option<(u32, u64)>,
+    /// Never answer a CONNECT.
+    pub no_connack: bool,
 }
 
 /// What it saw.
@@ -39,6 +47,10 @@ pub struct Seen {
     pub unacknowledged_max: usize,
     /// DISCONNECT packets.
     pub goodbyes: u32,
+    /// Most messages that were held back at once.
+    pub held_max: usize,
+    /// PUBLISH packets.
+    pub published: u32,
 }
 
 #[derive(Debug, Default)]
@@ -46,7 +58,18 @@ struct Hub {
     subscribers: Vec<Subscriber>,
     forwarded: u32,
     shared_turn: usize,
+    held: Vec<Held>,
+    /// One counter for all connections: a packet id must not be in use twice on any.
+    packet_id: u16,
     seen: Seen,
+}
+
+/// A message that is not forwarded yet.
+#[derive(Debug)]
+struct Held {
+    topic: String,
+    qos: u8,
+    payload: Vec<u8>,
 }
 
 #[derive(Debug)]
@@ -87,6 +110,7 @@ impl Broker {
 /// One connection, until it ends.
 fn serve(mut stream: TcpStream, behaviour: Behaviour, hub: &Mutex<Hub>) {
     let mut session = Session { behaviour, v5: false, published: 0, acks: Vec::new() };
+    let _ = stream.set_nodelay(true);
     let _ = session.run(&mut stream, hub);
     // The hub may hold the stream too: dropping it would not close it.
     let _ = stream.shutdown(std::net::Shutdown::Both);
@@ -109,6 +133,7 @@ impl Session {
                 let frame: Vec<u8> = buffer.drain(..length).collect();
                 self.take(&frame, stream, hub)?;
             }
+            hub.lock().unwrap().release(self.behaviour);
             // Acknowledgements go out per read, so that a window that is too wide shows.
             let seen = &mut hub.lock().unwrap().seen;
             seen.unacknowledged_max = seen.unacknowledged_max.max(self.acks.len() / 4);
@@ -156,6 +181,9 @@ impl Session {
         hub.seen.client_ids.push(client_id);
         hub.seen.protocol_levels.push(level);
         drop(hub);
+        if self.behaviour.no_connack {
+            return Some(());
+        }
 
         let code = self.behaviour.refuse_mallory.filter(|_| user_name == "mallory").unwrap_or(0);
         let maximum = self.behaviour.receive_maximum.unwrap_or(u16::MAX).to_be_bytes();
@@ -197,15 +225,35 @@ impl Session {
         if self.v5 {
             rest = &rest[1..];
         }
-        hub.lock().unwrap().forward(&topic, qos, rest, self.behaviour);
+        let mut hub = hub.lock().unwrap();
+        hub.seen.published += 1;
+        if self.behaviour.hold.is_some() {
+            hub.held.push(Held { topic, qos, payload: rest.to_vec() });
+        } else {
+            hub.forward(&topic, qos, rest, self.behaviour);
+        }
         (self.behaviour.drop_after != Some(self.published)).then_some(())
     }
 }
 
 impl Hub {
+    /// Forwards what was held back, if there is enough of it.
+    fn release(&mut self, behaviour: Behaviour) {
+        self.seen.held_max = self.seen.held_max.max(self.held.len());
+        if behaviour.hold.is_some_and(|hold| self.held.len() >= hold) {
+            for held in std::mem::take(&mut self.held) {
+                self.forward(&held.topic, held.qos, &held.payload, behaviour);
+            }
+        }
+    }
+
     fn forward(&mut self, topic: &str, qos: u8, payload: &[u8], behaviour: Behaviour) {
         *self.seen.topics.entry(topic.to_owned()).or_default() += 1;
         self.forwarded += 1;
+        if let Some((_, pause_ms)) = behaviour.pause.filter(|(number, _)| *number == self.forwarded) {
+            #[allow(clippy::disallowed_methods, reason = "the pause is what is tested")]
+            std::thread::sleep(std::time::Duration::from_millis(pause_ms));
+        }
         let every = |n: Option<u32>| n.is_some_and(|n| self.forwarded.is_multiple_of(n));
         let copies =
             if every(behaviour.lose_every) { 0 } else { 1 + u32::from(every(behaviour.double_every)) };
@@ -216,8 +264,12 @@ impl Hub {
         let chosen = (!shared.is_empty()).then(|| shared[self.shared_turn % shared.len()]);
         for _ in 0..copies {
             for (at, subscriber) in self.subscribers.iter_mut().enumerate() {
-                if subscriber.filter == topic || chosen == Some(at) {
-                    subscriber.send(topic, qos, payload);
+                if behaviour.mute_subscriber == Some(at) {
+                    continue;
+                }
+                if matches(&subscriber.filter, topic) || chosen == Some(at) {
+                    self.packet_id = self.packet_id % u16::MAX + 1;
+                    subscriber.send(topic, qos, self.packet_id, payload);
                     if behaviour.close_subscriber_after == Some(subscriber.sent) {
                         let _ = subscriber.stream.shutdown(std::net::Shutdown::Both);
                     }
@@ -228,13 +280,13 @@ impl Hub {
 }
 
 impl Subscriber {
-    fn send(&mut self, topic: &str, qos: u8, payload: &[u8]) {
+    fn send(&mut self, topic: &str, qos: u8, packet_id: u16, payload: &[u8]) {
         self.sent += 1;
         let qos = qos.min(self.qos);
         let mut body = u16::try_from(topic.len()).unwrap().to_be_bytes().to_vec();
         body.extend_from_slice(topic.as_bytes());
         if qos > 0 {
-            body.extend(u16::try_from(self.sent % 65_535 + 1).unwrap().to_be_bytes());
+            body.extend(packet_id.to_be_bytes());
         }
         if self.v5 {
             body.push(0);
@@ -254,6 +306,19 @@ impl Subscriber {
         frame.extend_from_slice(&body);
         // A subscriber that has left is not this test's concern.
         let _ = self.stream.write_all(&frame);
+    }
+}
+
+/// MQTT 5.0 section 4.7, without its rule for `$` topics.
+fn matches(filter: &str, topic: &str) -> bool {
+    let (mut wanted, mut levels) = (filter.split('/'), topic.split('/'));
+    loop {
+        match (wanted.next(), levels.next()) {
+            (Some("#"), _) | (None, None) => return true,
+            (Some("+"), Some(_)) => {}
+            (Some(wanted), Some(level)) if wanted == level => {}
+            _ => return false,
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broker;
+mod run;
 
 use broker::{Behaviour, Broker};
 use rustix::process::{Pid, Signal, kill_process};
@@ -34,10 +35,14 @@ impl Tool {
         let port = addr.port().to_string();
         // The defaults of this test come first: of a repeated option the last one holds.
         let (subcommand, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
+        let usual = [subcommand, "-h", "127.0.0.1", "-p", &port, "--json"];
+        let patience = ["--connect-timeout", "20", "--drain-timeout", "20"];
+        Self::spawn(usual.into_iter().chain(patience).chain(options.split_whitespace()))
+    }
+
+    fn spawn<'a>(arguments: impl Iterator<Item = &'a str>) -> Self {
         let mut child = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"))
-            .args([subcommand, "-h", "127.0.0.1", "-p", &port, "--json"])
-            .args(["--connect-timeout", "20", "--drain-timeout", "20"])
-            .args(options.split_whitespace())
+            .args(arguments)
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()

@@ -1,0 +1,308 @@
+//! `run`: scenarios against a broker whose faults are known. The report must name each of them.
+
+use super::broker::{Behaviour, Broker};
+use super::{Ended, Tool};
+use rustix::process::Signal;
+use serde_json::Value;
+use std::collections::BTreeSet;
+
+/// Runs a scenario briefly against a broker that is there already.
+fn start(broker: &Broker, arguments: &str) -> Tool {
+    let port = broker.addr.port().to_string();
+    let (scenario, options) = arguments.split_once(' ').unwrap_or((arguments, ""));
+    let usual =
+        ["run", scenario, "-p", &port, "--json", "--warm-up", "0", "--duration", "0.3", "--waiting", "sleep"];
+    Tool::spawn(usual.into_iter().chain(options.split_whitespace()))
+}
+
+fn measure(broker: &Broker, arguments: &str) -> Ended {
+    start(broker, arguments).end()
+}
+
+/// With these words as they are.
+fn tool(arguments: &[&str]) -> Ended {
+    Tool::spawn(["run"].into_iter().chain(arguments.iter().copied())).end()
+}
+
+fn number(report: &Value, key: &str) -> f64 {
+    report[key].as_f64().unwrap_or_else(|| panic!("{key} is no number: {report}"))
+}
+
+/// The sum of all errors whose text contains `part`.
+fn errors(report: &Value, part: &str) -> u64 {
+    let errors = report["errors"].as_object().unwrap();
+    errors.iter().filter(|(text, _)| text.contains(part)).map(|(_, count)| count.as_u64().unwrap()).sum()
+}
+
+#[test]
+fn every_scenario_delivers_in_every_qos() {
+    let scenarios = [
+        "one-to-one -w 20 --burst 5",
+        "ping-pong",
+        "pairs --pairs 4",
+        "pairs-one --pairs 3",
+        "fan-out --subscribers 5",
+        "fan-out-burst --subscribers 5",
+        "fan-in --publishers 5 --subscribers 2",
+        "paced --rate 500",
+        "wildcards --filters 30 --subscribers 8 --publishers 3",
+    ];
+    for scenario in scenarios {
+        for qos in 0..=2 {
+            let broker = Broker::start(Behaviour::default());
+            let report = measure(&broker, &format!("{scenario} -q {qos} -V {}", 3 + qos)).succeeded();
+            let told = format!("{scenario} with QoS {qos}: {report}");
+            assert!(number(&report, "delivered") > 0.0, "{told}");
+            for key in ["lost", "duplicated", "out_of_order", "stray", "refused", "unacked", "disconnects"] {
+                assert_eq!(report[key], 0, "{key} of {told}");
+            }
+            assert!(report["latency_us"]["p50"].as_f64() > Some(0.0), "{told}");
+            assert_eq!(report["ack_latency_us"].is_null(), qos == 0, "{told}");
+            assert_eq!(report["connects"]["connected"], broker.seen().client_ids.len(), "{told}");
+            assert_eq!(report["broker"]["pid"], Value::Null);
+            assert!(report["cpu"].is_null() && report["memory"].is_null(), "without a process id: {told}");
+        }
+    }
+}
+
+#[test]
+fn every_message_of_a_fan_out_counts_once_for_each_subscriber() {
+    let broker = Broker::start(Behaviour::default());
+    let report = measure(&broker, "fan-out --subscribers 7 -s 100").succeeded();
+    let (sent, delivered) = (number(&report, "sent"), number(&report, "delivered"));
+    // At the borders of the window a message may be on its way.
+    assert!((delivered - 7.0 * sent).abs() <= 7.0, "{report}");
+    assert_eq!(number(&report, "delivered_bytes"), delivered * 100.0);
+    assert_eq!(report["latency_us"]["count"], report["delivered"], "every delivery has its latency");
+    assert_eq!(report["latency_from"], "send");
+    assert!(number(&report, "sent") <= f64::from(broker.seen().published));
+}
+
+#[test]
+fn several_filters_match_each_message_of_the_tree() {
+    let broker = Broker::start(Behaviour::default());
+    let report = measure(&broker, "wildcards --filters 100 --subscribers 10 --publishers 2").succeeded();
+    let each = number(&report, "delivered") / number(&report, "sent");
+    assert!((3.5..=5.5).contains(&each), "{each} deliveries for each message: {report}");
+}
+
+#[test]
+fn lost_and_doubled_messages_fail_the_run() {
+    let broker = Broker::start(Behaviour { lose_every: Some(10), ..Behaviour::default() });
+    let report = measure(&broker, "one-to-one -w 50 --burst 1 --patience 0.3").failed();
+    let (published, lost) = (broker.seen().published, report["lost"].as_u64().unwrap());
+    assert_eq!(lost, u64::from(published / 10), "of {published}: {report}");
+    assert!(number(&report, "delivered") > 50.0, "losses do not hold the window for ever: {report}");
+
+    let broker = Broker::start(Behaviour { double_every: Some(10), ..Behaviour::default() });
+    let report = measure(&broker, "one-to-one -w 50").failed();
+    let doubled = u64::from(broker.seen().published / 10);
+    assert_eq!((&report["duplicated"], &report["lost"]), (&doubled.into(), &0.into()), "{report}");
+}
+
+#[test]
+fn a_lost_message_with_nothing_behind_it_ends_the_run() {
+    let broker = Broker::start(Behaviour { lose_every: Some(5), ..Behaviour::default() });
+    let report = measure(&broker, "ping-pong --patience 0.2 --duration 60").failed();
+    assert_eq!((broker.seen().published, &report["lost"]), (5, &1.into()), "{report}");
+    assert_eq!(errors(&report, "nothing came for 0.2 s although messages were outstanding"), 1, "{report}");
+    assert!(report["measured_s"].is_null(), "there was no whole window: {report}");
+}
+
+#[test]
+fn the_window_is_filled_and_never_exceeded() {
+    let broker = Broker::start(Behaviour { hold: Some(7), ..Behaviour::default() });
+    measure(&broker, "one-to-one -w 7 --burst 7 --patience 0.3 --duration 0.1");
+    assert_eq!(broker.seen().held_max, 7);
+    assert!(broker.seen().published > 14, "credit comes back: {:?}", broker.seen());
+
+    let broker = Broker::start(Behaviour { hold: Some(8), ..Behaviour::default() });
+    measure(&broker, "one-to-one -w 7 --burst 3 --patience 0.3").failed();
+    assert_eq!(broker.seen().held_max, 6, "two whole bursts fit into the window");
+}
+
+#[test]
+fn credit_waits_for_the_last_subscriber() {
+    let broker = Broker::start(Behaviour { mute_subscriber: Some(2), ..Behaviour::default() });
+    let report = measure(&broker, "fan-out --subscribers 3 -w 5 --burst 1 --patience 0.2").failed();
+    assert_eq!((broker.seen().published, &report["lost"]), (5, &5.into()), "{report}");
+}
+
+#[test]
+fn an_open_loop_counts_from_when_messages_were_due() {
+    let broker = Broker::start(Behaviour { pause: Some((100, 300)), ..Behaviour::default() });
+    let report = measure(&broker, "paced --rate 1000 --duration 1").succeeded();
+    assert_eq!(report["latency_from"], "schedule");
+    // Three hundred of some thousand messages were due while the broker paused, the first of them for 300 ms.
+    assert!(report["latency_us"]["p90"].as_f64() > Some(100_000.0), "{report}");
+    let sent = number(&report, "sent");
+    assert!((900.0..=1100.0).contains(&sent), "the pace is kept: {report}");
+}
+
+#[test]
+fn connections_are_counted_and_take_their_leave() {
+    let broker = Broker::start(Behaviour::default());
+    let report = measure(&broker, "connect-storm --connections 40 --connects-pending-max 6").succeeded();
+    assert_eq!(report["connects"]["connected"], 40, "{report}");
+    assert_eq!(report["connects"]["latency_us"]["count"], 40, "{report}");
+    let ids: BTreeSet<_> = broker.seen().client_ids.into_iter().collect();
+    assert_eq!((ids.len(), broker.seen().goodbyes), (40, 40), "each has an id of its own");
+
+    let broker = Broker::start(Behaviour::default());
+    let report = measure(&broker, "idle --connections 30").succeeded();
+    assert_eq!(report["connects"]["connected"], 30, "{report}");
+    assert!(report["delivered_per_s"].is_null() && number(&report, "measured_s") >= 0.3, "{report}");
+    assert_eq!(broker.seen().goodbyes, 30);
+}
+
+#[test]
+fn a_broker_that_does_not_answer_is_named() {
+    let broker = Broker::start(Behaviour { no_connack: true, ..Behaviour::default() });
+    for scenario in ["connect-storm --connections 3", "idle --connections 3", "pairs --pairs 1"] {
+        let report = measure(&broker, &format!("{scenario} --patience 0.2")).failed();
+        let clients = report["connects"]["started"].as_u64().unwrap();
+        assert_eq!(errors(&report, "no CONNACK within the connect timeout"), clients, "{scenario}: {report}");
+        assert_eq!(report["connects"]["failed"], clients, "{scenario}: {report}");
+    }
+}
+
+#[test]
+fn a_refused_subscription_and_a_dropped_connection_fail_the_run() {
+    let broker = Broker::start(Behaviour { suback: Some(0x87), ..Behaviour::default() });
+    let report = measure(&broker, "pairs --pairs 2").failed();
+    assert_eq!(errors(&report, "SUBACK: not authorized (0x87)"), 2, "{report}");
+
+    let broker = Broker::start(Behaviour { drop_after: Some(20), ..Behaviour::default() });
+    let ended = measure(&broker, "pairs --pairs 2 --duration 60");
+    assert!(ended.stderr.contains("connection closed by the broker"), "{}", ended.stderr);
+    let report = ended.failed();
+    assert!(number(&report, "disconnects") >= 1.0, "{report}");
+}
+
+#[test]
+fn refused_messages_fail_the_run() {
+    let broker = Broker::start(Behaviour { puback: Some(0x97), ..Behaviour::default() });
+    let report = measure(&broker, "one-to-one -q 1 -w 5").failed();
+    assert_eq!(report["refused"].as_u64(), Some(broker.seen().published.into()), "{report}");
+    assert!(errors(&report, "message refused: quota exceeded (0x97)") > 0, "{report}");
+
+    let broker = Broker::start(Behaviour { no_acks: true, ..Behaviour::default() });
+    let report = measure(&broker, "one-to-one -q 1 -w 5 --burst 1 --patience 0.2").failed();
+    assert_eq!((&report["unacked"], &report["lost"]), (&5.into(), &0.into()), "{report}");
+}
+
+#[test]
+fn the_broker_decides_how_many_messages_are_in_flight() {
+    let broker = Broker::start(Behaviour { receive_maximum: Some(3), ..Behaviour::default() });
+    measure(&broker, "one-to-one -q 1 -w 50 --burst 50").succeeded();
+    assert_eq!(broker.seen().unacknowledged_max, 3);
+}
+
+#[test]
+fn a_process_is_measured_and_left_alone() {
+    let broker = Broker::start(Behaviour::default());
+    let pid = std::process::id();
+    let report = measure(&broker, &format!("fan-out --subscribers 3 --pid {pid} --syscalls")).succeeded();
+    assert_eq!(report["broker"]["pid"], pid);
+    let cpu = &report["cpu"];
+    assert!(cpu["total_s"].as_f64() > Some(0.0) && cpu["us_per_delivery"].as_f64() > Some(0.0), "{report}");
+    let (rss, peak) = (report["memory"]["rss_bytes"].as_u64(), report["memory"]["rss_peak_bytes"].as_u64());
+    assert!(rss > Some(0) && peak >= rss, "{report}");
+    // Where perf is missing or forbidden, the report says so.
+    match report["syscalls_why_not"].as_str() {
+        None => assert!(report["syscalls"]["per_delivery"].as_f64() > Some(0.1), "{report}"),
+        Some(why) => assert!(why.contains("perf") && report["syscalls"].is_null(), "{report}"),
+    }
+}
+
+#[test]
+fn the_report_has_the_keys_that_the_readme_tells() {
+    let broker = Broker::start(Behaviour::default());
+    let report = measure(&broker, &format!("idle --connections 2 --pid {}", std::process::id())).succeeded();
+    let keys = |of: &Value| of.as_object().unwrap().keys().cloned().collect::<BTreeSet<_>>();
+    let set = |words: &str| words.split_whitespace().map(str::to_owned).collect::<BTreeSet<_>>();
+    for (part, words) in [
+        (
+            &report,
+            "scenario broker options connects measured_s sent delivered delivered_bytes sent_per_s delivered_per_s \
+             delivered_bytes_per_s lost duplicated out_of_order stray refused unacked disconnects latency_us \
+             latency_from ack_latency_us cpu memory syscalls syscalls_why_not bench interrupted errors",
+        ),
+        (&report["broker"], "address pid command cpus"),
+        (
+            &report["options"],
+            "version qos size window burst rate publishers subscribers connections filters waiting",
+        ),
+        (&report["connects"], "started connected failed per_s latency_us cpu_us_each"),
+        (
+            &report["cpu"],
+            "total_s user_s system_s share waited us_per_delivery user_us_per_delivery system_us_per_delivery",
+        ),
+        (&report["memory"], "rss_bytes rss_peak_bytes rss_before_bytes bytes_per_connection"),
+        (&report["bench"], "busy waited"),
+    ] {
+        assert_eq!(keys(part), set(words));
+        let readme = include_str!("../../README.md");
+        for key in keys(part).iter().filter(|key| !key.ends_with("_per_s")) {
+            assert!(readme.contains(&format!("`{key}`")), "README.md does not tell of {key}");
+        }
+    }
+}
+
+#[test]
+fn a_signal_ends_the_run_with_its_report() {
+    let broker = Broker::start(Behaviour::default());
+    let tool = start(&broker, "idle --connections 5 --duration 60");
+    while broker.seen().client_ids.len() < 5 {
+        std::thread::yield_now();
+    }
+    tool.signal(Signal::TERM);
+    let report = tool.end().json();
+    assert_eq!((&report["interrupted"], &report["measured_s"]), (&true.into(), &Value::Null), "{report}");
+}
+
+#[test]
+fn a_broker_that_does_not_start_is_explained() {
+    let ended = tool(&["pairs", "--broker", "/bin/sh -c 'echo it is too early >&2; exit 3' {listen}"]);
+    assert_eq!(ended.code, Some(1));
+    for part in ["the broker did not start: the broker ended with exit status: 3", "it is too early"] {
+        assert!(ended.stderr.contains(part), "{}", ended.stderr);
+    }
+    let ended = tool(&["pairs", "--broker", "/no/such/broker {port}"]);
+    assert_eq!(ended.code, Some(1));
+    assert!(ended.stderr.contains("/no/such/broker"), "{}", ended.stderr);
+    assert_eq!(ended.stdout, "", "nothing was measured");
+}
+
+#[test]
+fn the_list_and_the_help_tell_of_every_scenario() {
+    let (list, help) = (tool(&["list"]), tool(&["--help"]));
+    assert_eq!((list.code, help.code), (Some(0), Some(0)));
+    for name in [
+        "one-to-one",
+        "ping-pong",
+        "pairs-one",
+        "fan-out-burst",
+        "fan-in",
+        "paced",
+        "wildcards",
+        "connect-storm",
+        "idle",
+    ] {
+        assert!(list.stdout.contains(name) && help.stdout.contains(name), "{name}");
+    }
+}
+
+#[test]
+fn bad_arguments_exit_with_two() {
+    for (arguments, part) in [
+        (&["pairs", "-s", "5"][..], "--size must be from 28"),
+        (&["paced", "-w", "5"], "open loop"),
+        (&["fly"], "invalid value 'fly'"),
+        (&["pairs", "--broker", "x", "--pid", "1"], "cannot be used with"),
+    ] {
+        let ended = tool(arguments);
+        assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
+        assert!(ended.stderr.contains(part), "{arguments:?}: {}", ended.stderr);
+    }
+}
