@@ -26,6 +26,10 @@ miri:
     # Isolation is off because tests read the clock for their seeds; leaks are errors as always.
     MIRIFLAGS=-Zmiri-disable-isolation cargo +nightly miri test -p grapnel-plugin-abi -p grapnel-engine
 
+# Every scenario with broker and floor in turn: medians, spread, multiples; options of grapnel-bench compare
+bench-floor *args:
+    scripts/bench-floor {{args}}
+
 # How long the units of the engine take, on this machine and now (criterion)
 bench *args:
     cargo bench -p grapnel-bench --bench time -- {{args}}

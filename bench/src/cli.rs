@@ -5,6 +5,7 @@ mod check;
 
 pub use check::{resolve, seconds};
 
+use crate::compare::args::CompareArgs;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
 use clap::{ArgAction, Args, Parser, Subcommand};
@@ -28,6 +29,9 @@ pub enum Command {
     /// Run a scenario: publishers and subscribers together, and what it costs the broker
     #[command(disable_help_flag = true, args_override_self = true)]
     Run(Box<RunArgs>),
+    /// Run scenarios against several brokers, turn by turn, and print each as a multiple of the floor
+    #[command(disable_help_flag = true, args_override_self = false)]
+    Compare(Box<CompareArgs>),
 }
 
 /// Each becomes one `Plan`, see `check`.

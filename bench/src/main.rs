@@ -4,6 +4,7 @@
 mod cli;
 mod client;
 mod clock;
+mod compare;
 mod frames;
 mod header;
 mod plan;
@@ -33,7 +34,12 @@ const EXIT_USAGE: u8 = 2;
 fn main() -> ExitCode {
     match cli::Cli::parse().command {
         cli::Command::Load(load) => drive_load(load),
-        cli::Command::Run(args) => run_scenario(&args),
+        cli::Command::Run(args) => {
+            stop_on_signals().and_then(|stop| finish(scenario::args::command(&args, &stop)))
+        }
+        cli::Command::Compare(args) => {
+            stop_on_signals().and_then(|stop| finish(compare::command(&args, &stop)))
+        }
     }
     .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
 }
@@ -46,8 +52,8 @@ fn drive_load(load: Box<cli::Load>) -> Result<ExitCode> {
     }
 }
 
-fn run_scenario(args: &scenario::args::RunArgs) -> Result<ExitCode> {
-    match scenario::args::command(args, &stop_on_signals()?) {
+fn finish(done: Result<Result<bool>, scenario::args::Usage>) -> Result<ExitCode> {
+    match done {
         Ok(done) => done.map(|success| if success { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }),
         Err(usage) => Ok(complain(&usage.0, EXIT_USAGE)),
     }

@@ -336,6 +336,24 @@ impl Report {
         amiss == 0 && self.connects.failed == 0 && self.disconnects == 0 && self.errors.is_empty()
     }
 
+    /// What was amiss, in a sentence; empty if nothing was.
+    pub fn fault(&self) -> String {
+        let counts = [
+            (self.lost, "lost"),
+            (self.duplicated, "duplicated"),
+            (self.out_of_order, "out of order"),
+            (self.stray, "stray"),
+            (self.refused, "refused"),
+            (self.unacked, "unacknowledged"),
+            (u64::from(self.disconnects), "disconnected"),
+            (u64::from(self.connects.failed), "not connected"),
+        ];
+        let counts =
+            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let errors = self.errors.iter().map(|(error, count)| format!("{error} ({count}×)"));
+        counts.chain(errors).collect::<Vec<_>>().join(", ")
+    }
+
     /// One line of JSON.
     pub fn to_json(&self) -> Result<String> {
         let mut json = serde_json::to_string(self).context("cannot write the report as JSON")?;
@@ -378,14 +396,21 @@ fn ratio(of: f64, to: f64) -> Option<f64> {
 }
 
 #[cfg(test)]
+impl Report {
+    /// Nothing was measured yet.
+    pub fn empty_for_tests(scenario: &Scenario) -> Report {
+        let target = Target::at(SocketAddr::from(([127, 0, 0, 1], 1883)), None);
+        Report::of_connects(scenario, &target, &Tally::new(), &Measured::default(), false)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
 
     fn report() -> Report {
-        let scenario = Scenario::new(Kind::Pairs);
-        let target = Target::at("127.0.0.1:1883".parse().unwrap(), None);
-        Report::of_connects(&scenario, &target, &Tally::new(), &Measured::default(), false)
+        Report::empty_for_tests(&Scenario::new(Kind::Pairs))
     }
 
     #[test]

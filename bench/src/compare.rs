@@ -1,0 +1,133 @@
+//! Several brokers under the same loads, turn by turn in one run, each as a multiple of a reference: the only comparison that
+//! holds on a machine whose speed drifts. `main` calls [`command`]; the loads themselves are `scenario`'s.
+
+pub mod args;
+mod case;
+mod figures;
+mod machine;
+mod markdown;
+
+use crate::scenario::args::Usage;
+use crate::scenario::target::pin;
+use crate::scenario::{self, Report, Target};
+use anyhow::{Context, Result};
+use args::{CompareArgs, Contestant, Settled};
+use case::Case;
+use figures::{Row, rows};
+use machine::Machine;
+use serde::Serialize;
+use std::io::{IsTerminal, Write};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+/// One measurement.
+#[derive(Debug, Serialize)]
+struct Run {
+    round: u32,
+    case: String,
+    broker: String,
+    /// What it came to; null if nothing could be measured.
+    report: Option<Report>,
+    /// What was amiss.
+    fault: Option<String>,
+}
+
+/// Everything that was found, as `--json` writes it.
+#[derive(Debug, Serialize)]
+struct Comparison<'a> {
+    machine: &'a Machine,
+    rounds: u32,
+    duration_s: f64,
+    brokers: &'a [Contestant],
+    rows: &'a [Row],
+    runs: &'a [Run],
+}
+
+/// Carries `compare` out and prints the table; true if nothing was amiss.
+pub fn command(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool>, Usage> {
+    let settled = args.settle().map_err(Usage)?;
+    Ok(compare(args, &settled, stop))
+}
+
+fn compare(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Result<bool> {
+    pin(&settled.bench_cpus)?;
+    let machine = Machine::this();
+    let runs = measure(args, settled, stop);
+    let rows = rows(&settled.cases, &settled.contestants, &runs);
+    let text = markdown::text(&machine, args, settled, &rows, &runs);
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the table")?;
+    if let Some(path) = &args.markdown {
+        write(path, &text)?;
+    }
+    if let Some(path) = &args.json {
+        let comparison = Comparison {
+            machine: &machine,
+            rounds: args.rounds,
+            duration_s: args.duration,
+            brokers: &settled.contestants,
+            rows: &rows,
+            runs: &runs,
+        };
+        let json = serde_json::to_string_pretty(&comparison).context("cannot write the figures as JSON")?;
+        write(path, &(json + "\n"))?;
+    }
+    Ok(runs.iter().all(|run| run.fault.is_none()) && !stop.load(Ordering::Relaxed))
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    std::fs::write(path, text).with_context(|| format!("cannot write {}", path.display()))
+}
+
+/// Every case with every contestant, round by round; who comes first changes with the round.
+fn measure(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Vec<Run> {
+    let Settled { cases, contestants, .. } = settled;
+    let total = args.rounds as usize * cases.len() * contestants.len();
+    let mut runs = Vec::with_capacity(total);
+    for round in 1..=args.rounds {
+        for case in cases {
+            for turn in 0..contestants.len() {
+                if stop.load(Ordering::Relaxed) {
+                    return runs;
+                }
+                let contestant = &contestants[(turn + round as usize) % contestants.len()];
+                say(
+                    args,
+                    &format!(
+                        "{}/{total} round {round}: {} of {}",
+                        runs.len() + 1,
+                        case.name,
+                        contestant.name
+                    ),
+                );
+                runs.push(run(round, case, contestant, settled, stop));
+            }
+        }
+    }
+    say(args, "");
+    runs
+}
+
+fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop: &Arc<AtomicBool>) -> Run {
+    let measured = Target::start(&contestant.command, &settled.broker_cpus, case.scenario.version)
+        .and_then(|mut target| scenario::run(&case.scenario, &mut target, stop));
+    let (report, fault) = match measured {
+        Ok(report) if report.is_success() => (Some(report), None),
+        Ok(report) => {
+            let fault = report.fault();
+            (Some(report), Some(fault))
+        }
+        Err(error) => (None, Some(format!("{error:#}"))),
+    };
+    Run { round, case: case.name.clone(), broker: contestant.name.clone(), report, fault }
+}
+
+/// Says on a terminal how far it is; in a pipe nothing.
+fn say(args: &CompareArgs, text: &str) {
+    let mut stderr = std::io::stderr();
+    if !args.quiet && stderr.is_terminal() {
+        // Whoever closed stderr still gets the table.
+        let _ = write!(stderr, "\r\x1b[K{text}");
+        let _ = stderr.flush();
+    }
+}

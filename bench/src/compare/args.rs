@@ -1,0 +1,174 @@
+//! Options of `grapnel-bench compare`, checked as a whole before anything is started.
+
+use super::case::{Case, USUAL};
+use crate::cli::seconds;
+use crate::scenario::target::{parse_cpus, usual_cpus};
+use anyhow::{Context, Result, ensure};
+use clap::{ArgAction, Args};
+use serde::Serialize;
+use std::path::PathBuf;
+
+/// `grapnel-bench compare`
+#[derive(Debug, Args)]
+pub struct CompareArgs {
+    /// A broker and the command that starts it, with {listen}, {port} and {dir} as in run; may be given repeatedly
+    #[arg(long = "broker", value_name = "NAME=COMMAND", required = true)]
+    pub brokers: Vec<String>,
+    /// What the brokers are multiples of [default: floor, the relay of this program]
+    #[arg(long, value_name = "NAME=COMMAND")]
+    pub reference: Option<String>,
+    /// A load, as a scenario with options of run: pairs,qos=1,size=1024; may be given repeatedly [default: all scenarios]
+    #[arg(long = "case", value_name = "SCENARIO[,OPTION=VALUE]...")]
+    pub cases: Vec<String>,
+    /// How often each case is measured with each broker
+    #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub rounds: u32,
+    /// Measured seconds of each
+    #[arg(long, value_name = "S", default_value_t = 2.0)]
+    pub duration: f64,
+    /// Count the brokers' system calls too, in a second window (needs perf and root)
+    #[arg(long)]
+    pub syscalls: bool,
+    /// CPUs of the brokers, such as 1 or 2-3 [default: the last]
+    #[arg(long, value_name = "LIST")]
+    pub broker_cpu: Option<String>,
+    /// CPUs of the generator [default: the first]
+    #[arg(long, value_name = "LIST")]
+    pub bench_cpu: Option<String>,
+    /// Write the table there too
+    #[arg(long, value_name = "FILE")]
+    pub markdown: Option<PathBuf>,
+    /// Write every figure there
+    #[arg(long, value_name = "FILE")]
+    pub json: Option<PathBuf>,
+    /// Say nothing meanwhile
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// Who is measured.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Contestant {
+    /// For people.
+    pub name: String,
+    /// What starts it.
+    pub command: String,
+}
+
+/// Options that have been looked at.
+#[derive(Debug)]
+pub struct Settled {
+    /// The reference first.
+    pub contestants: Vec<Contestant>,
+    /// In order.
+    pub cases: Vec<Case>,
+    /// The generator's CPUs.
+    pub bench_cpus: Vec<usize>,
+    /// The brokers' CPUs.
+    pub broker_cpus: Vec<usize>,
+}
+
+impl Contestant {
+    fn parse(option: &str, text: &str) -> Result<Contestant> {
+        let (name, command) = text
+            .split_once('=')
+            .filter(|(name, command)| !name.is_empty() && !command.trim().is_empty() && !name.contains(' '))
+            .with_context(|| format!("{option} {text:?} is not NAME=COMMAND"))?;
+        Ok(Contestant { name: name.to_owned(), command: command.to_owned() })
+    }
+
+    fn floor() -> Result<Contestant> {
+        let program = std::env::current_exe().context("cannot find this program to start its floor")?;
+        Ok(Contestant {
+            name: "floor".to_owned(),
+            command: format!("'{}' floor --listen {{listen}}", program.display()),
+        })
+    }
+}
+
+impl CompareArgs {
+    /// Checks everything that can be checked without starting anything.
+    pub fn settle(&self) -> Result<Settled> {
+        let reference = match &self.reference {
+            Some(text) => Contestant::parse("--reference", text)?,
+            None => Contestant::floor()?,
+        };
+        let mut contestants = vec![reference];
+        for text in &self.brokers {
+            let contestant = Contestant::parse("--broker", text)?;
+            let known = contestants.iter().any(|other| other.name == contestant.name);
+            ensure!(!known, "two brokers are named {:?}; give each a name of its own", contestant.name);
+            contestants.push(contestant);
+        }
+        let duration = seconds("--duration", self.duration)?;
+        ensure!(!duration.is_zero(), "--duration must be more than nothing");
+        let named: Vec<&str> = self.cases.iter().map(String::as_str).collect();
+        let names = if named.is_empty() { USUAL } else { &named };
+        let mut cases = names.iter().map(|name| Case::parse(name)).collect::<Result<Vec<_>>>()?;
+        for case in &mut cases {
+            case.scenario.duration = duration;
+            case.scenario.syscalls = self.syscalls && case.scenario.kind.has_messages();
+        }
+        let (first, last) = usual_cpus();
+        let list = |text: &Option<String>| text.as_deref().map(parse_cpus).transpose();
+        Ok(Settled {
+            contestants,
+            cases,
+            bench_cpus: list(&self.bench_cpu)?.unwrap_or(first),
+            broker_cpus: list(&self.broker_cpu)?.unwrap_or(last),
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::cli::{Cli, Command};
+    use clap::Parser;
+
+    fn settle(arguments: &[&str]) -> Result<Settled> {
+        let words = ["grapnel-bench", "compare"].into_iter().chain(arguments.iter().copied());
+        let Command::Compare(args) = Cli::try_parse_from(words)?.command else {
+            anyhow::bail!("not compare")
+        };
+        args.settle()
+    }
+
+    #[test]
+    fn the_floor_is_the_reference_unless_another_is_named() {
+        let settled = settle(&["--broker", "a=x --listen {listen}"]).unwrap();
+        assert_eq!(settled.contestants[0].name, "floor");
+        assert!(settled.contestants[0].command.ends_with("floor --listen {listen}"));
+        assert_eq!(
+            settled.contestants[1],
+            Contestant { name: "a".into(), command: "x --listen {listen}".into() }
+        );
+        assert_eq!(settled.cases.len(), USUAL.len());
+        let settled =
+            settle(&["--broker", "a=x", "--reference", "b=y", "--case", "pairs", "--duration", "1"]).unwrap();
+        assert_eq!(settled.contestants[0].name, "b");
+        assert_eq!(settled.cases[0].scenario.duration.as_secs(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_compared_is_refused_with_a_remedy() {
+        for (arguments, part) in [
+            (&["--broker", "x"][..], "is not NAME=COMMAND"),
+            (&["--broker", "a= "], "is not NAME=COMMAND"),
+            (&["--broker", "a=x", "--broker", "a=y"], "a name of its own"),
+            (&["--broker", "floor=y"], "a name of its own"),
+            (&["--broker", "a=x", "--case", "fly"], "no scenario \"fly\""),
+            (&["--broker", "a=x", "--duration", "0"], "more than nothing"),
+            (&["--broker", "a=x", "--rounds", "0"], "0 is not in 1..=1000"),
+            (&["--broker", "a=x", "--bench-cpu", "z"], "not a list such as"),
+            (&[], "--broker"),
+        ] {
+            let refusal = format!("{:#}", settle(arguments).unwrap_err());
+            assert!(refusal.contains(part), "{arguments:?}: {refusal}");
+        }
+    }
+}

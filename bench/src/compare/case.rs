@@ -1,0 +1,88 @@
+//! A case of a comparison: a scenario with its options, written as `pairs,qos=1,size=1024`.
+
+use crate::scenario::args::LoadArgs;
+use crate::scenario::{Kind, Scenario};
+use anyhow::{Result, anyhow};
+use clap::Parser;
+
+/// What is compared where nothing else is asked for: every scenario, and where QoS or size change what is done, those too.
+pub const USUAL: &[&str] = &[
+    "one-to-one",
+    "one-to-one,qos=1",
+    "one-to-one,qos=2",
+    "one-to-one,size=1024",
+    "one-to-one,size=16384,window=64,burst=8",
+    "ping-pong",
+    "pairs",
+    "pairs,qos=1",
+    "pairs,qos=2",
+    "pairs-one",
+    "fan-out",
+    "fan-out-burst",
+    "fan-out-burst,qos=1",
+    "fan-in",
+    "fan-in,qos=1",
+    "paced",
+    "wildcards",
+    "connect-storm",
+    "idle",
+];
+
+/// A load with its name.
+#[derive(Debug, Clone)]
+pub struct Case {
+    /// As it was written.
+    pub name: String,
+    /// What it means.
+    pub scenario: Scenario,
+}
+
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Words {
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+impl Case {
+    /// Reads `SCENARIO[,OPTION=VALUE]…`, with the options of `grapnel-bench run`.
+    pub fn parse(text: &str) -> Result<Case> {
+        let mut words = text.split(',');
+        let name = words.next().unwrap_or_default();
+        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+            anyhow!("there is no scenario {name:?}; grapnel-bench run list says what there is")
+        })?;
+        let options = words.map(|word| format!("--{word}"));
+        let words =
+            Words::try_parse_from(options).map_err(|error| anyhow!("in the case {text:?}: {error}"))?;
+        let scenario =
+            words.load.scenario(kind).map_err(|error| anyhow!("in the case {text:?}: {error:#}"))?;
+        Ok(Case { name: text.to_owned(), scenario })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_case_is_a_scenario_with_the_options_of_run() {
+        let case = Case::parse("pairs,qos=1,size=1024,pairs=7").unwrap();
+        assert_eq!((case.scenario.kind, case.scenario.qos, case.scenario.size), (Kind::Pairs, 1, 1024));
+        assert_eq!(case.scenario.publishers, 7);
+        for usual in USUAL {
+            assert_eq!(Case::parse(usual).unwrap().name, *usual);
+        }
+    }
+
+    #[test]
+    fn what_is_no_case_is_refused_with_its_name() {
+        for (text, part) in
+            [("fly", "\"fly\""), ("pairs,qos=3", "\"pairs,qos=3\""), ("idle,rate=5", "sends no messages")]
+        {
+            let refusal = format!("{:#}", Case::parse(text).unwrap_err());
+            assert!(refusal.contains(part), "{text}: {refusal}");
+        }
+    }
+}

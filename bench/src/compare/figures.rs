@@ -1,0 +1,159 @@
+//! What the runs come to: medians with their spread, and multiples of the reference, each formed within one round.
+
+use super::Run;
+use super::args::Contestant;
+use super::case::Case;
+use crate::scenario::{Kind, Report};
+use serde::Serialize;
+
+/// Median, least and greatest of the rounds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Spread {
+    /// The middle one; between two, their mean.
+    pub median: f64,
+    /// The least.
+    pub min: f64,
+    /// The greatest.
+    pub max: f64,
+}
+
+/// What one broker made of one case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Cell {
+    /// Whose.
+    pub broker: String,
+    /// The cost, in the row's unit.
+    pub cost: Option<Spread>,
+    /// Of the reference in the same round.
+    pub multiple: Option<Spread>,
+    /// The part of the cost spent in the kernel, 0 to 1.
+    pub system: Option<Spread>,
+    /// System calls per delivery.
+    pub syscalls: Option<Spread>,
+    /// Deliveries per second, or connects.
+    pub per_s: Option<Spread>,
+    /// Median latency of a round, microseconds.
+    pub p50_us: Option<Spread>,
+    /// Its 99th percentile.
+    pub p99_us: Option<Spread>,
+    /// Part of the window in which the broker's CPU was busy with it, 0 to 1.
+    pub share: Option<Spread>,
+    /// Resident memory at the end, bytes.
+    pub rss_bytes: Option<Spread>,
+    /// Messages lost in all rounds.
+    pub lost: u64,
+}
+
+/// One case.
+#[derive(Debug, Clone, Serialize)]
+pub struct Row {
+    /// The case.
+    pub case: String,
+    /// What cost means here.
+    pub unit: &'static str,
+    /// One for each broker, the reference first.
+    pub cells: Vec<Cell>,
+}
+
+/// All rows, in the order of the cases.
+pub fn rows(cases: &[Case], contestants: &[Contestant], runs: &[Run]) -> Vec<Row> {
+    let row = |case: &Case| Row {
+        case: case.name.clone(),
+        unit: unit(case.scenario.kind),
+        cells: contestants.iter().map(|contestant| cell(case, contestant, contestants, runs)).collect(),
+    };
+    cases.iter().map(row).collect()
+}
+
+fn unit(kind: Kind) -> &'static str {
+    match kind {
+        Kind::ConnectStorm => "µs CPU per connect",
+        Kind::Idle => "bytes per connection",
+        _ => "µs CPU per delivery",
+    }
+}
+
+fn cost(report: &Report) -> Option<f64> {
+    match report.scenario {
+        Kind::ConnectStorm => report.connects.cpu_us_each,
+        Kind::Idle => report.memory.as_ref()?.bytes_per_connection,
+        _ => report.cpu.as_ref()?.us_per_delivery,
+    }
+}
+
+fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: &[Run]) -> Cell {
+    let of = |name: &str| -> Vec<(u32, &Report)> {
+        runs.iter()
+            .filter(|run| run.case == case.name && run.broker == name)
+            .filter_map(|run| Some((run.round, run.report.as_ref()?)))
+            .collect()
+    };
+    let own = of(&contestant.name);
+    let reference = contestants.first().map(|first| of(&first.name)).unwrap_or_default();
+    let all = |pick: &dyn Fn(&Report) -> Option<f64>| {
+        spread(own.iter().filter_map(|(_, report)| pick(report)).collect())
+    };
+    let multiples = own.iter().filter_map(|(round, report)| {
+        let (_, beside) = reference.iter().find(|(other, _)| other == round)?;
+        let (own, beside) = (cost(report)?, cost(beside)?);
+        (beside > 0.0).then(|| own / beside)
+    });
+    Cell {
+        broker: contestant.name.clone(),
+        cost: all(&cost),
+        multiple: spread(multiples.collect()),
+        system: all(&|report| {
+            let cpu = report.cpu.as_ref()?;
+            let (user, system) = (cpu.user_s?, cpu.system_s?);
+            (user + system > 0.0).then(|| system / (user + system))
+        }),
+        syscalls: all(&|report| report.syscalls.as_ref()?.per_delivery),
+        per_s: all(&|report| report.delivered_per_s.or(report.connects.per_s)),
+        p50_us: all(&|report| Some(report.latency_us.as_ref()?.p50)),
+        p99_us: all(&|report| Some(report.latency_us.as_ref()?.p99)),
+        share: all(&|report| Some(report.cpu.as_ref()?.share)),
+        rss_bytes: all(&|report| Some(report.memory.as_ref()?.rss_bytes as f64)),
+        lost: own.iter().map(|(_, report)| report.lost).sum(),
+    }
+}
+
+fn spread(mut values: Vec<f64>) -> Option<Spread> {
+    values.sort_by(f64::total_cmp);
+    let (min, max) = (*values.first()?, *values.last()?);
+    let middle = values.len() / 2;
+    let median =
+        if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 };
+    Some(Spread { median, min, max })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_median_is_the_middle_or_the_mean_of_two() {
+        assert_eq!(spread(vec![]), None);
+        assert_eq!(spread(vec![3.0]), Some(Spread { median: 3.0, min: 3.0, max: 3.0 }));
+        assert_eq!(spread(vec![9.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
+        assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
+    }
+
+    /// The machine got twice as slow between two rounds: the multiples say the same all the while.
+    #[test]
+    fn multiples_are_formed_within_a_round() {
+        let case = Case::parse("connect-storm").unwrap();
+        let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
+        let run = |round, broker: &str, cost| {
+            let mut report = Report::empty_for_tests(&case.scenario);
+            report.connects.cpu_us_each = Some(cost);
+            Run { round, case: case.name.clone(), broker: broker.into(), report: Some(report), fault: None }
+        };
+        let runs = [run(1, "floor", 10.0), run(1, "ours", 15.0), run(2, "ours", 30.0), run(2, "floor", 20.0)];
+        let rows = rows(&[case], &contestants, &runs);
+        let ours = &rows[0].cells[1];
+        assert_eq!(ours.cost, Some(Spread { median: 22.5, min: 15.0, max: 30.0 }));
+        assert_eq!(ours.multiple, Some(Spread { median: 1.5, min: 1.5, max: 1.5 }));
+        assert_eq!(rows[0].cells[0].multiple, Some(Spread { median: 1.0, min: 1.0, max: 1.0 }));
+    }
+}

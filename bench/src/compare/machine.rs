@@ -1,0 +1,66 @@
+//! What a figure was measured on, as far as the system says: it stands beside every table.
+
+use serde::Serialize;
+use std::fs;
+use std::process::Command;
+
+/// This machine, this program and when.
+#[derive(Debug, Serialize)]
+pub struct Machine {
+    /// As the processor names itself.
+    pub cpu: String,
+    /// How many this process may use.
+    pub cpus: usize,
+    /// Kernel release.
+    pub kernel: String,
+    /// Commit of the working directory, with `-dirty` where files differ from it; null outside a repository.
+    pub commit: Option<String>,
+    /// The command line, paths of programs shortened to their names.
+    pub command: String,
+    /// Day, UTC.
+    pub day: String,
+}
+
+impl Machine {
+    /// Asks the system; what it does not say is "unknown".
+    pub fn this() -> Machine {
+        let unknown = || "unknown".to_owned();
+        Machine {
+            cpu: cpu().unwrap_or_else(unknown),
+            cpus: std::thread::available_parallelism().map_or(0, usize::from),
+            kernel: fs::read_to_string("/proc/sys/kernel/osrelease")
+                .map_or_else(|_| unknown(), |text| text.trim().to_owned()),
+            commit: said(&["git", "describe", "--always", "--dirty", "--abbrev=10"]),
+            command: command_line(),
+            day: said(&["date", "-u", "+%Y-%m-%d"]).unwrap_or_else(unknown),
+        }
+    }
+}
+
+fn cpu() -> Option<String> {
+    let text = fs::read_to_string("/proc/cpuinfo").ok()?;
+    let line = text.lines().find(|line| line.starts_with("model name"))?;
+    Some(line.split_once(':')?.1.trim().to_owned())
+}
+
+fn said(words: &[&str]) -> Option<String> {
+    let output = Command::new(words.first()?).args(&words[1..]).output().ok()?;
+    let text = String::from_utf8(output.stdout).ok()?;
+    (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
+}
+
+/// As it could be typed again: words with spaces quoted, this program by its name.
+fn command_line() -> String {
+    let words = std::env::args().enumerate().map(|(place, word)| {
+        let word = match word.rsplit_once('/') {
+            Some((_, name)) if place == 0 => name.to_owned(),
+            _ => word,
+        };
+        if word.contains(|c: char| c.is_whitespace() || "{}'$&;".contains(c)) {
+            format!("'{word}'")
+        } else {
+            word
+        }
+    });
+    words.collect::<Vec<_>>().join(" ")
+}

@@ -1,0 +1,138 @@
+//! The table of a comparison, for people and for files that people read.
+
+use super::Run;
+use super::args::{CompareArgs, Settled};
+use super::figures::{Cell, Row, Spread};
+use super::machine::Machine;
+use std::fmt::Write;
+
+/// Everything, as Markdown.
+pub fn text(machine: &Machine, args: &CompareArgs, settled: &Settled, rows: &[Row], runs: &[Run]) -> String {
+    let mut text = String::new();
+    head(&mut text, machine, args, settled);
+    for (name, unit) in [
+        ("CPU of the broker per delivered message, all threads, microseconds", "µs CPU per delivery"),
+        ("CPU of the broker per connect and disconnect, microseconds", "µs CPU per connect"),
+        ("Memory of the broker per idle connection, bytes", "bytes per connection"),
+    ] {
+        let rows: Vec<&Row> = rows.iter().filter(|row| row.unit == unit).collect();
+        if !rows.is_empty() {
+            let _ = writeln!(text, "\n{name}:\n");
+            table(&mut text, settled, &rows);
+        }
+    }
+    faults(&mut text, runs);
+    text
+}
+
+fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Settled) {
+    let commit = machine.commit.as_deref().unwrap_or("unknown");
+    // Writing to a String cannot fail.
+    let _ = writeln!(
+        text,
+        "{}, {} CPUs, Linux {}; commit {commit}; {}. Median of {} rounds of {} s, least and greatest in brackets;\n\
+         multiples of {} are formed within each round.\n\n```\n{}\n```",
+        machine.cpu,
+        machine.cpus,
+        machine.kernel,
+        machine.day,
+        args.rounds,
+        args.duration,
+        settled.contestants[0].name,
+        machine.command
+    );
+}
+
+fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
+    let reference = &settled.contestants[0].name;
+    let others = &settled.contestants[1..];
+    let with = |pick: fn(&Cell) -> Option<Spread>| {
+        rows.iter().any(|row| row.cells.iter().any(|cell| pick(cell).is_some()))
+    };
+    let (system, syscalls, latency) =
+        (with(|cell| cell.system), with(|cell| cell.syscalls), with(|cell| cell.p50_us));
+    let mut heads = vec!["case".to_owned(), reference.clone()];
+    for other in others {
+        heads.extend([other.name.clone(), format!("{} / {reference}", other.name)]);
+    }
+    for contestant in &settled.contestants {
+        let name = &contestant.name;
+        if system {
+            heads.push(format!("{name}: in the kernel"));
+        }
+        if syscalls {
+            heads.push(format!("{name}: calls"));
+        }
+        if latency {
+            heads.push(format!("{name}: p50 / p99 µs"));
+        }
+    }
+    let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
+    for row in rows {
+        let mut cells = vec![row.case.replace(',', " "), spread(row.cells[0].cost)];
+        for cell in &row.cells[1..] {
+            cells.extend([spread(cell.cost), multiple(cell.multiple)]);
+        }
+        for cell in &row.cells {
+            if system {
+                cells.push(cell.system.map_or("-".into(), |part| format!("{:.0} %", part.median * 100.0)));
+            }
+            if syscalls {
+                cells.push(cell.syscalls.map_or("-".into(), |calls| number(calls.median)));
+            }
+            if latency {
+                cells.push(match (cell.p50_us, cell.p99_us) {
+                    (Some(p50), Some(p99)) => format!("{} / {}", number(p50.median), number(p99.median)),
+                    _ => "-".into(),
+                });
+            }
+        }
+        let _ = writeln!(text, "| {} |", cells.join(" | "));
+    }
+}
+
+fn faults(text: &mut String, runs: &[Run]) {
+    let faults: Vec<&Run> = runs.iter().filter(|run| run.fault.is_some()).collect();
+    if faults.is_empty() {
+        let _ = writeln!(text, "\n{} runs, no message lost, duplicated or out of order.", runs.len());
+        return;
+    }
+    let _ = writeln!(text, "\n{} of {} runs were not clean:\n", faults.len(), runs.len());
+    for run in faults {
+        let fault = run.fault.as_deref().unwrap_or_default().replace('\n', " ");
+        let _ = writeln!(text, "* round {}, {}, {}: {fault}", run.round, run.case, run.broker);
+    }
+}
+
+fn spread(spread: Option<Spread>) -> String {
+    spread.map_or("-".into(), |s| format!("{} ({}–{})", number(s.median), number(s.min), number(s.max)))
+}
+
+fn multiple(spread: Option<Spread>) -> String {
+    spread.map_or("-".into(), |s| format!("**{:.2}×** ({:.2}–{:.2})", s.median, s.min, s.max))
+}
+
+/// Three digits that count.
+fn number(value: f64) -> String {
+    let digits = match value.abs() {
+        size if size >= 100.0 => 0,
+        size if size >= 10.0 => 1,
+        size if size >= 1.0 => 2,
+        _ => 3,
+    };
+    format!("{value:.digits$}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_show_three_digits_that_count() {
+        for (value, text) in
+            [(1234.6, "1235"), (12.34, "12.3"), (1.234, "1.23"), (0.1234, "0.123"), (0.0, "0.000")]
+        {
+            assert_eq!(number(value), text);
+        }
+    }
+}
