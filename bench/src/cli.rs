@@ -9,7 +9,7 @@ use crate::compare::args::CompareArgs;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
 use clap::{ArgAction, Args, Parser, Subcommand};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 /// Load generator for MQTT brokers.
@@ -32,6 +32,8 @@ pub enum Command {
     /// Run scenarios against several brokers, turn by turn, and print each as a multiple of the floor
     #[command(disable_help_flag = true, args_override_self = false)]
     Compare(Box<CompareArgs>),
+    /// Relay messages with the least MQTT possible, as a floor to compare brokers with; stays until SIGINT or SIGTERM
+    Floor(FloorArgs),
 }
 
 /// Each becomes one `Plan`, see `check`.
@@ -117,7 +119,15 @@ pub struct ConnArgs {
     pub common: CommonArgs,
 }
 
-/// What every subcommand takes.
+/// `grapnel-bench floor`
+#[derive(Debug, Args)]
+pub struct FloorArgs {
+    /// Address to listen on; port 0 for any that is free
+    #[arg(long, value_name = "ADDR:PORT", default_value = "127.0.0.1:1883")]
+    pub listen: SocketAddr,
+}
+
+/// What every subcommand that makes a load takes.
 #[derive(Debug, Args)]
 pub struct CommonArgs {
     /// Address or name of the broker

@@ -63,6 +63,20 @@ pub enum Front<'a> {
 /// Looks at the front of `bytes`. Fails if the remaining length takes more than four bytes.
 #[inline]
 pub fn front(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
+    // Most packets are short, and this is done for each.
+    match bytes {
+        [_, length @ 0..=0x7F, ..] => {
+            let total = 2 + usize::from(*length);
+            Ok(match bytes.get(..total) {
+                Some(whole) => Front::Whole(Frame { bytes: whole, body: &whole[2..] }),
+                None => Front::Partial(total),
+            })
+        }
+        _ => front_of_long(bytes),
+    }
+}
+
+fn front_of_long(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
     let mut length = 0_usize;
     for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
         length |= usize::from(byte & 0x7F) << (7 * at);

@@ -1,10 +1,12 @@
-//! `grapnel-bench`: a load generator for MQTT brokers in the manner of emqtt-bench. Reads the command line, drives
-//! the load, prints what it came to; exits with 1 if connections or messages failed, with 2 on bad arguments.
+//! `grapnel-bench`: a load generator for MQTT brokers in the manner of emqtt-bench, and the relay that brokers are
+//! compared with. Reads the command line, drives the load, prints what it came to; exits with 1 if connections or
+//! messages failed, with 2 on bad arguments.
 
 mod cli;
 mod client;
 mod clock;
 mod compare;
+mod floor;
 mod frames;
 mod header;
 mod plan;
@@ -40,6 +42,7 @@ fn main() -> ExitCode {
         cli::Command::Compare(args) => {
             stop_on_signals().and_then(|stop| finish(compare::command(&args, &stop)))
         }
+        cli::Command::Floor(args) => floor::serve(args.listen).map(|()| ExitCode::SUCCESS),
     }
     .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
 }

@@ -1,0 +1,133 @@
+//! What goes out: every connection's bytes, and the list of those that have new ones. Owned by `relay`, which knows
+//! who gets what; `floor` sends. No I/O; allocates only where a buffer grows.
+
+use super::peer::Peer;
+use super::routes::Group;
+use super::wire;
+
+/// All connections, by their place, as far as sending goes.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// One for each place that was ever used.
+    pub peers: Vec<Peer>,
+    /// Connections with something new to send, each once.
+    dirty: Vec<u32>,
+    /// A PUBLISH in the form that the subscribers of one group need.
+    anew: Vec<u8>,
+    /// Bytes of messages appended since [`Outbox::take_appended`].
+    appended: usize,
+    waiting_bytes: usize,
+}
+
+impl Outbox {
+    /// Puts a connection on the list of those to send to.
+    pub fn touch(&mut self, index: u32) {
+        mark(&mut self.dirty, &mut self.peers[index as usize], index);
+    }
+
+    /// The next connection to send to, which leaves the list.
+    pub fn pop_dirty(&mut self) -> Option<u32> {
+        let index = self.dirty.pop()?;
+        self.peers[index as usize].dirty = false;
+        Some(index)
+    }
+
+    /// Bytes of messages that connections got since this was last asked.
+    pub fn take_appended(&mut self) -> usize {
+        std::mem::take(&mut self.appended)
+    }
+
+    /// Bytes of messages that wait for acknowledgements, over all connections.
+    pub fn waiting_bytes(&self) -> usize {
+        self.waiting_bytes
+    }
+
+    /// Forgets what a connection had, for the next one in its place.
+    pub fn reset(&mut self, index: u32) {
+        let peer = &mut self.peers[index as usize];
+        self.waiting_bytes -= peer.waiting_bytes();
+        peer.reset();
+    }
+
+    /// Appends a packet for one connection.
+    pub fn push(&mut self, to: u32, packet: &[u8]) {
+        self.peers[to as usize].push(packet);
+        self.touch(to);
+    }
+
+    /// Appends an acknowledgement for one connection.
+    #[inline]
+    pub fn push_ack(&mut self, to: u32, first: u8, packet_id: u16) {
+        let peer = &mut self.peers[to as usize];
+        peer.push_ack(first, packet_id);
+        mark(&mut self.dirty, peer, to);
+    }
+
+    /// A connection has acknowledged a message for good, and the next that waits goes out.
+    #[inline]
+    pub fn acknowledged(&mut self, from: u32) {
+        let peer = &mut self.peers[from as usize];
+        let went_out = peer.acknowledged();
+        if went_out > 0 {
+            self.waiting_bytes -= went_out;
+            mark(&mut self.dirty, peer, from);
+        }
+    }
+
+    // The three are not inlined: each has the registers to itself then, which is what counts here.
+
+    /// Appends a PUBLISH of QoS 0 for everybody in `group`, which is plain.
+    #[inline(never)]
+    pub fn deliver(&mut self, group: &Group, packet: &[u8]) {
+        self.appended += packet.len() * group.to.len();
+        for to in &group.to {
+            let peer = &mut self.peers[*to as usize];
+            peer.push(packet);
+            mark(&mut self.dirty, peer, *to);
+        }
+    }
+
+    /// The same with QoS 1 and 2: everybody gets an identifier of its own at `id_at`.
+    #[inline(never)]
+    pub fn deliver_with_id(&mut self, group: &Group, packet: &[u8], id_at: usize) {
+        self.appended += packet.len() * group.to.len();
+        for to in &group.to {
+            let peer = &mut self.peers[*to as usize];
+            self.waiting_bytes += peer.push_with_id(packet, id_at);
+            mark(&mut self.dirty, peer, *to);
+        }
+    }
+
+    /// Delivers to a group that needs the PUBLISH in another form, or does not want every one.
+    #[inline(never)]
+    pub fn deliver_anew(&mut self, from: u32, parts: &wire::Parts<'_>, group: &Group) {
+        let grant = &group.grant;
+        let parts = wire::Parts { qos: parts.qos.min(grant.qos), ..*parts };
+        self.anew.clear();
+        wire::push_publish(grant.v5, &parts, &mut self.anew);
+        if self.anew.len() > grant.packet_bytes_max as usize {
+            return; // [MQTT-3.1.2-25]
+        }
+        self.appended += self.anew.len() * group.to.len();
+        let id_at = if parts.qos == 0 { None } else { wire::id_at(&self.anew) };
+        for to in &group.to {
+            if grant.no_local && *to == from {
+                continue;
+            }
+            let peer = &mut self.peers[*to as usize];
+            match id_at {
+                None => peer.push(&self.anew),
+                Some(id_at) => self.waiting_bytes += peer.push_with_id(&self.anew, id_at),
+            }
+            mark(&mut self.dirty, peer, *to);
+        }
+    }
+}
+
+#[inline]
+fn mark(dirty: &mut Vec<u32>, peer: &mut Peer, index: u32) {
+    if !peer.dirty {
+        peer.dirty = true;
+        dirty.push(index);
+    }
+}

@@ -1,0 +1,282 @@
+//! The floor without its sockets: bytes of a connection in, bytes for connections out. Called by `floor`, which owns
+//! the sockets and their order; a test is the other caller. No I/O, no clock; allocates only where a buffer grows or
+//! a topic is new.
+
+use super::outbox::Outbox;
+use super::peer::Peer;
+use super::routes::{Grant, Routes};
+use super::wire::{self, Fields, Head, Malformed};
+use crate::frames::{Frame, Front, front};
+
+/// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
+pub const PACKET_BYTES_MAX: u32 = 64 * 1024 * 1024;
+
+/// Why a connection is to be closed, after what is unsent has been tried once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Ended {
+    /// It said DISCONNECT.
+    Left,
+    /// It broke the rules, or asked for what the floor has not.
+    Faulty(Malformed),
+}
+
+impl From<Malformed> for Ended {
+    fn from(malformed: Malformed) -> Self {
+        Self::Faulty(malformed)
+    }
+}
+
+/// Every connection with its subscriptions.
+#[derive(Debug)]
+pub struct Relay {
+    /// What goes out.
+    pub out: Outbox,
+    free: Vec<u32>,
+    routes: Routes,
+    packets: u64,
+}
+
+impl Relay {
+    /// Without connections.
+    pub fn new() -> Self {
+        Self { out: Outbox::default(), free: Vec::new(), routes: Routes::new(), packets: 0 }
+    }
+
+    /// A place for a new connection. Places of closed ones are used again.
+    pub fn open(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.out.peers.push(Peer::default());
+            u32::try_from(self.out.peers.len() - 1).expect("far fewer file descriptors than that")
+        })
+    }
+
+    /// Ends a connection and its subscriptions.
+    pub fn close(&mut self, index: u32) {
+        for filter in &self.out.peers[index as usize].filters {
+            self.routes.unsubscribe(filter, index);
+        }
+        self.out.reset(index);
+        self.free.push(index);
+    }
+
+    /// The connection in a place.
+    pub fn peer(&mut self, index: u32) -> &mut Peer {
+        &mut self.out.peers[index as usize]
+    }
+
+    /// Packets taken in all.
+    pub fn packets(&self) -> u64 {
+        self.packets
+    }
+
+    /// Takes every whole packet at the front of `bytes`; answers how many bytes they were.
+    pub fn receive(&mut self, from: u32, bytes: &[u8]) -> Result<usize, Ended> {
+        let mut rest = bytes;
+        loop {
+            match front(rest).map_err(Malformed::from)? {
+                Front::Whole(frame) => {
+                    rest = &rest[frame.bytes.len()..];
+                    self.packets += 1;
+                    // What comes per message first; the others are told apart below.
+                    let peer = &mut self.out.peers[from as usize];
+                    match frame.bytes[0] {
+                        0x30..=0x3F if peer.connected => {
+                            peer.publishes = true;
+                            let v5 = peer.v5;
+                            self.publish(from, v5, &frame)?;
+                        }
+                        0x40 if peer.connected => self.acknowledged(from, frame.body)?,
+                        first => self.take(from, first, frame.body)?,
+                    }
+                }
+                Front::Partial(total) if total > PACKET_BYTES_MAX as usize => {
+                    return Err(Malformed("packet larger than 64 MiB").into());
+                }
+                Front::Partial(_) | Front::Unknown => return Ok(bytes.len() - rest.len()),
+            }
+        }
+    }
+
+    #[inline(never)]
+    fn take(&mut self, from: u32, first: u8, body: &[u8]) -> Result<(), Ended> {
+        if !self.out.peers[from as usize].connected {
+            return self.connect(from, first, body);
+        }
+        // The lower half of the first byte is fixed, except in PUBLISH [MQTT-2.1.3-1].
+        match first {
+            // PUBREC and PUBCOMP of a subscriber
+            0x50 => Ok(self.received(from, body)?),
+            0x70 => Ok(self.acknowledged(from, body)?),
+            // PUBREL of a publisher, whose message went out when it came
+            0x62 => Ok(self.answer(from, 0x70, body)?),
+            0x82 => self.subscribe(from, body),
+            0xA2 => self.unsubscribe(from, body),
+            0xC0 if body.is_empty() => {
+                self.out.push(from, &[0xD0, 0]);
+                Ok(())
+            }
+            0xE0 => Err(Ended::Left),
+            _ => Err(Malformed("packet that a client does not send").into()),
+        }
+    }
+
+    #[inline(never)]
+    fn publish(&mut self, from: u32, v5: bool, frame: &Frame<'_>) -> Result<(), Malformed> {
+        let (first, body) = (frame.bytes[0], frame.body);
+        let Head { topic, packet_id, .. } = wire::head(v5, first, body)?;
+        let groups = self.routes.find(topic)?;
+        if packet_id > 0 {
+            self.out.push_ack(from, if first & 6 == 2 { 0x40 } else { 0x50 }, packet_id);
+        }
+        for group in groups {
+            // Plain subscribers of the publisher's version and QoS get the packet as it came, unless it is marked as
+            // retained or as a duplicate: what it was on its way here does not concern subscribers.
+            if group.is_plain_of(v5) && first == 0x30 {
+                self.out.deliver(group, frame.bytes);
+            } else if group.is_plain_of(v5) && group.grant.qos > 0 && first == 0x30 | group.grant.qos << 1 {
+                let id_at = frame.bytes.len() - body.len() + 2 + topic.len();
+                self.out.deliver_with_id(group, frame.bytes, id_at);
+            } else {
+                self.out.deliver_anew(from, &wire::publish(v5, first, body)?, group);
+            }
+        }
+        Ok(())
+    }
+
+    #[inline]
+    fn acknowledged(&mut self, from: u32, body: &[u8]) -> Result<(), Malformed> {
+        Fields(body).packet_id()?;
+        self.out.acknowledged(from);
+        Ok(())
+    }
+
+    /// PUBREC of a subscriber: PUBREL, unless it has refused the message, which ends the exchange (section 4.3.3).
+    #[inline(never)]
+    fn received(&mut self, from: u32, body: &[u8]) -> Result<(), Malformed> {
+        match body {
+            [_, _, reason, ..] if *reason >= 0x80 => self.acknowledged(from, body),
+            _ => self.answer(from, 0x62, body),
+        }
+    }
+
+    fn answer(&mut self, to: u32, first: u8, body: &[u8]) -> Result<(), Malformed> {
+        self.out.push_ack(to, first, Fields(body).packet_id()?);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn connect(&mut self, from: u32, first: u8, body: &[u8]) -> Result<(), Ended> {
+        if first != 0x10 {
+            return Err(Malformed("something before CONNECT").into());
+        }
+        let Some(hello) = wire::connect(body)? else {
+            self.out.push(from, &[0x20, 2, 0, 1]);
+            return Err(Malformed("CONNECT for a protocol other than MQTT 3.1, 3.1.1 and 5.0").into());
+        };
+        if hello.authentication {
+            self.out.push(from, &[0x20, 3, 0, 0x8C, 0]);
+            return Err(Malformed("CONNECT with an authentication method").into());
+        }
+        if !hello.v5 && hello.client_id.is_empty() && !hello.clean {
+            self.out.push(from, &[0x20, 2, 0, 2]); // [MQTT-3.1.3-8]
+            return Err(Malformed("CONNECT without client identifier that is to keep its session").into());
+        }
+        self.out.peers[from as usize].accept(&hello);
+        if !hello.v5 {
+            self.out.push(from, &[0x20, 2, 0, 0]);
+            return Ok(());
+        }
+        // What there is not: sessions that outlive the connection, retained messages, subscription identifiers,
+        // shared subscriptions. Topic Alias Maximum is 0 where it is absent.
+        let mut properties = vec![0x11, 0, 0, 0, 0, 0x25, 0, 0x29, 0, 0x2A, 0, 0x27];
+        properties.extend(PACKET_BYTES_MAX.to_be_bytes());
+        if hello.client_id.is_empty() {
+            let id = format!("floor-{from}");
+            properties.extend([0x12, 0, u8::try_from(id.len()).expect("a number has few digits")]);
+            properties.extend(id.as_bytes());
+        }
+        let length = u8::try_from(properties.len()).expect("under forty bytes");
+        self.out.push(from, &[0x20, length + 3, 0, 0, length]);
+        self.out.push(from, &properties);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn subscribe(&mut self, from: u32, body: &[u8]) -> Result<(), Ended> {
+        let peer = &mut self.out.peers[from as usize];
+        let mut fields = Fields(body);
+        let packet_id = fields.packet_id()?;
+        if peer.v5 {
+            fields.properties(only_user_properties)?;
+        }
+        let mut codes = Vec::new();
+        while !fields.0.is_empty() || codes.is_empty() {
+            let (filter, options) = (fields.prefixed()?, fields.byte()?);
+            let known = if peer.v5 { 0x3F } else { 0x03 };
+            if options & !known != 0 || options & 3 == 3 || !wire::is_filter(filter) {
+                return Err(Malformed("SUBSCRIBE with a filter or options that are not valid").into());
+            }
+            let qos = options & 3;
+            let failure = |code: u8| if peer.v5 { code } else { 0x80 };
+            if filter.starts_with(b"$share/") {
+                codes.push(failure(0x9E));
+                continue;
+            }
+            let grant = Grant {
+                v5: peer.v5,
+                qos,
+                packet_bytes_max: peer.packet_bytes_max,
+                no_local: options & 4 != 0,
+            };
+            let added = self.routes.subscribe(filter, from, grant);
+            if added == Some(true) {
+                peer.filters.push(filter.into());
+            }
+            codes.push(if added.is_some() { qos } else { failure(0x97) });
+        }
+        self.push_codes(from, 0x90, packet_id, &codes);
+        Ok(())
+    }
+
+    #[inline(never)]
+    fn unsubscribe(&mut self, from: u32, body: &[u8]) -> Result<(), Ended> {
+        let peer = &mut self.out.peers[from as usize];
+        let mut fields = Fields(body);
+        let packet_id = fields.packet_id()?;
+        if peer.v5 {
+            fields.properties(only_user_properties)?;
+        }
+        let mut codes = Vec::new();
+        while !fields.0.is_empty() || codes.is_empty() {
+            let filter = fields.prefixed()?;
+            let was_there = self.routes.unsubscribe(filter, from);
+            if was_there {
+                peer.filters.retain(|held| **held != *filter);
+            }
+            codes.push(if was_there { 0 } else { 0x11 });
+        }
+        // Before MQTT 5, UNSUBACK has no codes.
+        let codes = if peer.v5 { &codes[..] } else { &[] };
+        self.push_codes(from, 0xB0, packet_id, codes);
+        Ok(())
+    }
+
+    /// SUBACK or UNSUBACK.
+    fn push_codes(&mut self, to: u32, first: u8, packet_id: u16, codes: &[u8]) {
+        let no_properties: &[u8] = if self.out.peers[to as usize].v5 { &[0] } else { &[] };
+        let mut packet = vec![first];
+        wire::push_variable(2 + no_properties.len() + codes.len(), &mut packet);
+        packet.extend(packet_id.to_be_bytes());
+        packet.extend(no_properties);
+        packet.extend(codes);
+        self.out.push(to, &packet);
+    }
+}
+
+fn only_user_properties(id: u8, _value: Fields<'_>) -> Result<(), Malformed> {
+    if id == 0x26 {
+        Ok(())
+    } else {
+        Err(Malformed("SUBSCRIBE or UNSUBSCRIBE with a property that CONNACK had not allowed"))
+    }
+}

@@ -1,0 +1,267 @@
+//! Who gets what: subscriptions by filter, and for each topic that was published to, the list that they come to.
+//! Owned by `relay`. A list is made when its topic is first seen and found by one hash lookup from then on; any change
+//! of subscriptions throws all lists away.
+
+use super::topics::Topics;
+use super::wire::{self, Malformed};
+use std::collections::{BTreeMap, HashMap};
+
+/// Room for topics and their lists; when it is used up, all are thrown away and made again as needed.
+const CACHE_BYTES_MAX: usize = 64 * 1024 * 1024;
+/// Subscriptions of all clients together.
+const SUBSCRIPTIONS_MAX: usize = 4_000_000;
+
+/// What the subscribers of a group have in common, so that a message is encoded and judged once for all of them.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Grant {
+    /// Whether packets have properties.
+    pub v5: bool,
+    /// Highest QoS of a delivery.
+    pub qos: u8,
+    /// Largest packet they take, in bytes.
+    pub packet_bytes_max: u32,
+    /// They do not want what they publish themselves (MQTT 5.0 section 3.8.3.1).
+    pub no_local: bool,
+}
+
+/// Subscribers of one topic that get the same packet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Group {
+    pub grant: Grant,
+    /// Connections, in ascending order.
+    pub to: Vec<u32>,
+}
+
+impl Group {
+    /// Whether its subscribers take any packet of this version, unchanged.
+    #[inline]
+    pub fn is_plain_of(&self, v5: bool) -> bool {
+        self.grant.v5 == v5 && self.grant.packet_bytes_max == u32::MAX && !self.grant.no_local
+    }
+}
+
+#[cfg(test)]
+impl Group {
+    /// As the plainest subscriptions make it.
+    pub fn of(to: Vec<u32>) -> Self {
+        Self { grant: Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false }, to }
+    }
+}
+
+type Filters = HashMap<Box<[u8]>, BTreeMap<u32, Grant>>;
+
+/// All subscriptions.
+#[derive(Debug)]
+pub struct Routes {
+    exact: Filters,
+    wild: Filters,
+    subscriptions: usize,
+    /// Holds valid topics only, so that whoever finds one need not look at it again.
+    cache: Topics,
+    cache_bytes: usize,
+}
+
+impl Routes {
+    /// Without subscriptions.
+    pub fn new() -> Self {
+        Self {
+            exact: Filters::new(),
+            wild: Filters::new(),
+            subscriptions: 0,
+            cache: Topics::new(),
+            cache_bytes: 0,
+        }
+    }
+
+    /// Who gets a message on `topic`. Fails if nobody may publish to it.
+    #[inline]
+    pub fn find(&mut self, topic: &[u8]) -> Result<&[Group], Malformed> {
+        let at = match self.cache.find(topic) {
+            Some(at) => at,
+            None => self.compile(topic)?,
+        };
+        Ok(self.cache.groups(at))
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn compile(&mut self, topic: &[u8]) -> Result<usize, Malformed> {
+        if !wire::is_topic(topic) {
+            return Err(wire::Malformed("PUBLISH to something that is no topic"));
+        }
+        let wild = self.wild.iter().filter(|(filter, _)| matches(filter, topic)).map(|(_, to)| to);
+        let mut merged: BTreeMap<u32, Grant> = BTreeMap::new();
+        for (to, grant) in self.exact.get(topic).into_iter().chain(wild).flatten() {
+            merged
+                .entry(*to)
+                .and_modify(|held| {
+                    // One copy for each client, as the best of its subscriptions would have it (section 3.3.4).
+                    held.qos = held.qos.max(grant.qos);
+                    held.no_local &= grant.no_local;
+                })
+                .or_insert(*grant);
+        }
+        let mut groups: Vec<Group> = Vec::new();
+        let bytes = topic.len() + 8 * merged.len() + 4 * size_of::<Vec<Group>>();
+        for (to, grant) in merged {
+            match groups.iter_mut().find(|group| group.grant == grant) {
+                Some(group) => group.to.push(to),
+                None => groups.push(Group { grant, to: vec![to] }),
+            }
+        }
+        if self.cache_bytes + bytes > CACHE_BYTES_MAX {
+            self.forget();
+        }
+        self.cache_bytes += bytes;
+        Ok(self.cache.insert(topic, groups))
+    }
+
+    /// Adds a subscription or changes it. Answers whether it is new, or `None` if there is no room for more.
+    pub fn subscribe(&mut self, filter: &[u8], to: u32, grant: Grant) -> Option<bool> {
+        if self.subscriptions >= SUBSCRIPTIONS_MAX {
+            return None;
+        }
+        self.forget();
+        let filters = if is_wild(filter) { &mut self.wild } else { &mut self.exact };
+        let subscribers = match filters.get_mut(filter) {
+            Some(subscribers) => subscribers,
+            None => filters.entry(filter.into()).or_default(),
+        };
+        let is_new = subscribers.insert(to, grant).is_none();
+        self.subscriptions += usize::from(is_new);
+        Some(is_new)
+    }
+
+    /// Ends a subscription; answers whether there was one.
+    pub fn unsubscribe(&mut self, filter: &[u8], to: u32) -> bool {
+        let filters = if is_wild(filter) { &mut self.wild } else { &mut self.exact };
+        let Some(subscribers) = filters.get_mut(filter) else { return false };
+        let was_there = subscribers.remove(&to).is_some();
+        if subscribers.is_empty() {
+            filters.remove(filter);
+        }
+        if was_there {
+            self.subscriptions -= 1;
+            self.forget();
+        }
+        was_there
+    }
+
+    fn forget(&mut self) {
+        self.cache.clear();
+        self.cache_bytes = 0;
+    }
+}
+
+fn is_wild(filter: &[u8]) -> bool {
+    filter.iter().any(|byte| matches!(byte, b'+' | b'#'))
+}
+
+/// Whether `filter` covers `topic` (MQTT 5.0 section 4.7).
+fn matches(filter: &[u8], topic: &[u8]) -> bool {
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false; // [MQTT-4.7.2-1]
+    }
+    let mut topic = topic.split(|byte| *byte == b'/');
+    for level in filter.split(|byte| *byte == b'/') {
+        match (level, topic.next()) {
+            // Also the level above it, so that a/# covers a (section 4.7.1.2).
+            (b"#", _) => return true,
+            (_, None) => return false,
+            (b"+", Some(_)) => {}
+            (level, Some(name)) if level == name => {}
+            _ => return false,
+        }
+    }
+    topic.next().is_none()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    const GRANT: Grant = Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false };
+
+    /// Connection and QoS of everybody who gets `topic`.
+    fn found(routes: &mut Routes, topic: &str) -> Vec<(u32, u8)> {
+        let groups = routes.find(topic.as_bytes()).unwrap();
+        groups.iter().flat_map(|group| group.to.iter().map(|to| (*to, group.grant.qos))).collect()
+    }
+
+    #[test]
+    fn filters_cover_what_the_specification_says() {
+        // MQTT 5.0 sections 4.7.1.2, 4.7.1.3 and 4.7.2.
+        for (filter, topic, covers) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("#", "a/b", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/x", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("a/+/c", "a/b/c", true),
+            ("a/+/c", "a/b/d", false),
+            ("a", "a/b", false),
+        ] {
+            assert_eq!(matches(filter.as_bytes(), topic.as_bytes()), covers, "{filter} {topic}");
+        }
+    }
+
+    #[test]
+    fn a_change_of_subscriptions_is_seen_by_topics_that_were_seen_before() {
+        let mut routes = Routes::new();
+        assert_eq!(found(&mut routes, "a/b"), []);
+        assert_eq!(routes.subscribe(b"a/b", 1, GRANT), Some(true));
+        assert_eq!(found(&mut routes, "a/b"), [(1, 0)]);
+        assert_eq!(routes.subscribe(b"a/+", 2, GRANT), Some(true));
+        assert_eq!(found(&mut routes, "a/b"), [(1, 0), (2, 0)]);
+        assert_eq!(routes.subscribe(b"a/+", 2, Grant { qos: 1, ..GRANT }), Some(false));
+        assert_eq!(found(&mut routes, "a/b"), [(1, 0), (2, 1)]);
+        assert!(routes.unsubscribe(b"a/b", 1));
+        assert!(!routes.unsubscribe(b"a/b", 1));
+        assert_eq!(found(&mut routes, "a/b"), [(2, 1)]);
+        assert!(routes.unsubscribe(b"a/+", 2));
+        assert_eq!(found(&mut routes, "a/b"), []);
+        assert_eq!((routes.subscriptions, routes.wild.len(), routes.exact.len()), (0, 0, 0));
+    }
+
+    #[test]
+    fn overlapping_filters_of_one_client_come_to_one_copy_of_the_highest_qos() {
+        let mut routes = Routes::new();
+        for (filter, qos) in [("a/#", 2), ("a/+", 0), ("a/b", 1)] {
+            routes.subscribe(filter.as_bytes(), 7, Grant { qos, ..GRANT });
+        }
+        assert_eq!(found(&mut routes, "a/b"), [(7, 2)]);
+        assert_eq!(found(&mut routes, "a/c"), [(7, 2)]);
+    }
+
+    #[test]
+    fn what_is_no_topic_is_never_cached() {
+        let mut routes = Routes::new();
+        for bad in [&b""[..], b"a/+", b"#", b"a\0", b"\xFF"] {
+            assert!(routes.find(bad).is_err(), "{bad:?}");
+            assert!(routes.find(bad).is_err(), "{bad:?} the second time");
+        }
+        assert_eq!(routes.cache.len(), 0);
+    }
+
+    #[test]
+    fn the_cache_is_bounded() {
+        let mut routes = Routes::new();
+        let topic = |number: u32| format!("{number:060000}").into_bytes();
+        for number in 0..2_000 {
+            routes.find(&topic(number)).unwrap();
+            assert!(routes.cache_bytes <= CACHE_BYTES_MAX);
+        }
+        assert!(routes.cache.len() < 2_000);
+    }
+}
