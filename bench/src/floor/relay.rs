@@ -92,6 +92,10 @@ impl Relay {
                 Front::Partial(total) if total > PACKET_BYTES_MAX as usize => {
                     return Err(Malformed("packet larger than 64 MiB").into());
                 }
+                Front::Partial(_) if rest[0] != 0x10 && !self.out.peers[from as usize].connected => {
+                    // Another protocol would wait for an answer for ever.
+                    return Err(Malformed("something before CONNECT").into());
+                }
                 Front::Partial(_) | Front::Unknown => return Ok(bytes.len() - rest.len()),
             }
         }

@@ -1,0 +1,186 @@
+//! A floor as a process, and clients on raw sockets that know a dozen packets. Every wait is bounded.
+
+use rustix::process::{Pid, Signal, kill_process};
+use std::io::{BufRead, BufReader, ErrorKind, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::Duration;
+
+/// Longest wait for anything that is to come.
+pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// A running `grapnel-bench floor`, which does not outlive the test.
+pub struct Floor {
+    child: Child,
+    pub addr: SocketAddr,
+    stdout: BufReader<ChildStdout>,
+}
+
+/// How it ended, and what it said after its first line.
+pub struct Ended {
+    pub status: ExitStatus,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Floor {
+    pub fn start() -> Self {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
+        command.args(["floor", "--listen", "127.0.0.1:0"]);
+        Self::of(command)
+    }
+
+    /// With so many file descriptors.
+    pub fn start_with_descriptors(count: u32) -> Self {
+        let mut command = Command::new("sh");
+        let script = format!("ulimit -n {count} && exec \"$0\" floor --listen 127.0.0.1:0");
+        command.args(["-c", &script, env!("CARGO_BIN_EXE_grapnel-bench")]);
+        Self::of(command)
+    }
+
+    fn of(mut command: Command) -> Self {
+        let mut child = command.stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let addr = line.trim_end().strip_prefix("listening on mqtt://").map(str::parse);
+        let Some(Ok(addr)) = addr else { panic!("said instead: {line}") };
+        Self { child, addr, stdout }
+    }
+
+    /// Signals it, and waits for its end: a hang shows as the test runner's timeout.
+    pub fn end(mut self, signal: Signal) -> Ended {
+        kill_process(Pid::from_child(&self.child), signal).unwrap();
+        let (mut stdout, mut stderr) = (String::new(), String::new());
+        self.stdout.read_to_string(&mut stdout).unwrap();
+        self.child.stderr.take().unwrap().read_to_string(&mut stderr).unwrap();
+        Ended { status: self.child.wait().unwrap(), stdout, stderr }
+    }
+
+    /// Most memory that it ever had, in bytes.
+    pub fn memory_max(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.child.id())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmHWM:")).unwrap();
+        line.trim().strip_suffix(" kB").unwrap().parse::<u64>().unwrap() * 1024
+    }
+
+    /// A connection that has said nothing yet.
+    pub fn socket(&self) -> Client {
+        let stream = TcpStream::connect(self.addr).unwrap();
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        stream.set_write_timeout(Some(PATIENCE)).unwrap();
+        Client { stream }
+    }
+
+    /// A client of MQTT 3.1.1.
+    pub fn client(&self) -> Client {
+        let mut client = self.socket();
+        client.send(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c");
+        client.expect(&[0x20, 2, 0, 0]);
+        client
+    }
+
+    pub fn subscriber(&self, filter: &str, qos: u8) -> Client {
+        let mut client = self.client();
+        client.subscribe(filter, qos);
+        client
+    }
+}
+
+impl Drop for Floor {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+/// A raw socket.
+pub struct Client {
+    pub stream: TcpStream,
+}
+
+impl Client {
+    pub fn send(&mut self, bytes: &[u8]) {
+        self.stream.write_all(bytes).unwrap();
+    }
+
+    /// The next bytes are these.
+    pub fn expect(&mut self, bytes: &[u8]) {
+        let got = self.take(bytes.len());
+        assert!(got == bytes, "got {got:02x?} instead of {bytes:02x?}");
+    }
+
+    pub fn take(&mut self, count: usize) -> Vec<u8> {
+        let mut got = vec![0; count];
+        self.stream.read_exact(&mut got).unwrap();
+        got
+    }
+
+    /// Nothing came before the answer to a ping, which is behind everything that was on its way.
+    pub fn expect_nothing(&mut self) {
+        self.send(&[0xC0, 0]);
+        self.expect(&[0xD0, 0]);
+    }
+
+    /// The floor closes the connection, and says nothing more than `bytes` before.
+    pub fn expect_end(&mut self, bytes: &[u8]) {
+        let mut got = Vec::new();
+        match self.stream.read_to_end(&mut got) {
+            Ok(_) => {}
+            Err(error) => assert_eq!(error.kind(), ErrorKind::ConnectionReset),
+        }
+        assert_eq!(got, bytes);
+    }
+
+    pub fn subscribe(&mut self, filter: &str, qos: u8) {
+        self.send(&packet(0x82, &[&[0, 9], &text(filter), &[qos]]));
+        self.expect(&[0x90, 3, 0, 9, qos]);
+    }
+
+    /// Sends `bytes` again and again, `times` at most, until the socket takes no more for a second; answers how often.
+    /// A second is no measure of anything here: on a slow machine it is sent less often, and that is all.
+    pub fn send_until_blocked(&mut self, bytes: &[u8], times: usize) -> (usize, Vec<u8>) {
+        self.stream.set_write_timeout(Some(Duration::from_secs(1))).unwrap();
+        for time in 0..times {
+            let mut rest = bytes;
+            while !rest.is_empty() {
+                match self.stream.write(rest) {
+                    Ok(written) => rest = &rest[written..],
+                    Err(error) if error.kind() == ErrorKind::WouldBlock => {
+                        self.stream.set_write_timeout(Some(PATIENCE)).unwrap();
+                        return (time, rest.to_vec());
+                    }
+                    Err(error) => panic!("{error}"),
+                }
+            }
+        }
+        panic!("the floor took all {times} of {} bytes each", bytes.len());
+    }
+}
+
+/// Bytes of a packet.
+pub fn packet(first: u8, body: &[&[u8]]) -> Vec<u8> {
+    let body = body.concat();
+    let mut packet = vec![first];
+    let mut length = body.len();
+    loop {
+        let low = u8::try_from(length & 0x7F).unwrap();
+        length >>= 7;
+        packet.push(if length > 0 { low | 0x80 } else { low });
+        if length == 0 {
+            packet.extend(body);
+            return packet;
+        }
+    }
+}
+
+/// With its length in front.
+pub fn text(text: &str) -> Vec<u8> {
+    [&u16::try_from(text.len()).unwrap().to_be_bytes(), text.as_bytes()].concat()
+}
+
+/// A PUBLISH of MQTT 3.1.1.
+pub fn publish(qos: u8, id: u16, topic: &str, payload: &[u8]) -> Vec<u8> {
+    let id = id.to_be_bytes();
+    packet(0x30 | qos << 1, &[&text(topic), if qos == 0 { &[] } else { &id }, payload])
+}

@@ -1,0 +1,289 @@
+//! The floor as people run it: real sockets, real clients, and what the relay's own tests cannot show: connections that
+//! are slow, gone or hostile, signals, descriptors that run out.
+#![allow(clippy::unwrap_used)]
+
+mod harness;
+
+use harness::{Floor, packet, publish, text};
+use rustix::process::Signal;
+use std::io::Read;
+use std::process::{Command, Stdio};
+
+const MIB: usize = 1024 * 1024;
+
+#[test]
+fn either_signal_ends_it_with_0_and_its_counts() {
+    for signal in [Signal::INT, Signal::TERM] {
+        let floor = Floor::start();
+        let (mut publisher, mut subscriber) = (floor.client(), floor.subscriber("t", 0));
+        publisher.send(&publish(0, 0, "t", b"p"));
+        subscriber.expect(&publish(0, 0, "t", b"p"));
+        let ended = floor.end(signal);
+        assert_eq!(ended.status.code(), Some(0), "{}", ended.stderr);
+        assert!(ended.stdout.starts_with("4 packets in "), "{}", ended.stdout);
+        subscriber.expect_end(&[]);
+    }
+}
+
+#[test]
+fn an_address_in_use_is_said_in_a_sentence() {
+    let floor = Floor::start();
+    let output = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"))
+        .args(["floor", "--listen", &floor.addr.to_string()])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    assert!(stderr.contains("choose another with --listen"), "{stderr}");
+}
+
+/// Runs the load tool; answers its summary.
+fn load(floor: &Floor, arguments: &str) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
+    command.args(arguments.split_whitespace()).args([
+        "-p",
+        &floor.addr.port().to_string(),
+        "--json",
+        "--quiet",
+    ]);
+    command
+}
+
+#[test]
+fn a_load_of_every_version_and_qos_arrives_once_and_in_order() {
+    let floor = Floor::start();
+    for version in 3..=5 {
+        for qos in 0..=2 {
+            let common = format!("-V {version} -q {qos} -i 0 --payload-hdrs cnt");
+            let ready = std::env::temp_dir().join(format!("floor-{}-{version}-{qos}", std::process::id()));
+            let mut sub = load(&floor, &format!("sub {common} -t all -c 7 -L 14000 --connect-timeout 20"));
+            let sub = sub.arg("--ready-file").arg(&ready).stdout(Stdio::piped()).spawn().unwrap();
+            let patience = std::time::Instant::now() + harness::PATIENCE;
+            while !ready.exists() {
+                assert!(std::time::Instant::now() < patience, "sub is not ready");
+                std::thread::yield_now();
+            }
+            std::fs::remove_file(&ready).unwrap();
+            let sent =
+                load(&floor, &format!("pub {common} -t all -c 4 -I 0 -w 50 -L 2000")).output().unwrap();
+            assert!(sent.status.success(), "{sent:?}");
+            let received = sub.wait_with_output().unwrap();
+            assert!(received.status.success(), "version {version} QoS {qos}: {received:?}");
+            let received: serde_json::Value = serde_json::from_slice(&received.stdout).unwrap();
+            for (name, count) in [
+                ("received", 14_000),
+                ("lost", 0),
+                ("duplicated", 0),
+                ("out_of_order", 0),
+                ("before_first", 0),
+            ] {
+                assert_eq!(received[name], count, "{name}, version {version}, QoS {qos}: {received}");
+            }
+        }
+    }
+}
+
+#[test]
+fn clients_of_mosquitto_get_along_with_it() {
+    let floor = Floor::start();
+    let port = floor.addr.port().to_string();
+    for version in ["mqttv31", "mqttv311", "mqttv5"] {
+        for qos in ["0", "1", "2"] {
+            // With -d it says when it is subscribed, if its output is not kept back.
+            let mut sub = Command::new("stdbuf")
+                .args([
+                    "-oL",
+                    "mosquitto_sub",
+                    "-p",
+                    &port,
+                    "-V",
+                    version,
+                    "-q",
+                    qos,
+                    "-t",
+                    "a/+",
+                    "-C",
+                    "1",
+                    "-W",
+                    "20",
+                    "-d",
+                    "-v",
+                ])
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap();
+            let mut said = String::new();
+            let mut stdout = sub.stdout.take().unwrap();
+            let mut chunk = [0; 256];
+            while !said.contains("Subscribed (mid") {
+                let read = stdout.read(&mut chunk).unwrap();
+                assert!(read > 0, "mosquitto_sub, which scripts/test installs, has ended: {said}");
+                said += &String::from_utf8_lossy(&chunk[..read]);
+            }
+            let sent = Command::new("mosquitto_pub")
+                .args(["-p", &port, "-V", version, "-q", qos, "-t", "a/b", "-m", "hello"])
+                .status()
+                .unwrap();
+            assert!(sent.success(), "{version} QoS {qos}");
+            stdout.read_to_string(&mut said).unwrap();
+            assert!(sub.wait().unwrap().success(), "{version} QoS {qos}: {said}");
+            assert!(said.contains(&format!("received PUBLISH (d0, q{qos}, r0")), "{said}");
+            assert!(said.contains("a/b hello\n"), "{said}");
+        }
+    }
+}
+
+#[test]
+fn packet_identifiers_are_those_of_the_subscriber() {
+    let floor = Floor::start();
+    let (mut wild, mut exact) = (floor.subscriber("+/x", 1), floor.subscriber("b/x", 2));
+    let mut publisher = floor.client();
+    publisher.send(&[publish(1, 40, "a/x", b"p"), publish(2, 41, "b/x", b"p")].concat());
+    publisher.expect(&[0x40, 2, 0, 40, 0x50, 2, 0, 41]);
+    wild.expect(&[publish(1, 1, "a/x", b"p"), publish(1, 2, "b/x", b"p")].concat());
+    exact.expect(&publish(2, 1, "b/x", b"p"));
+    exact.send(&[0x50, 2, 0, 1]);
+    exact.expect(&[0x62, 2, 0, 1]);
+    exact.send(&[0x70, 2, 0, 1]);
+    exact.expect_nothing();
+}
+
+#[test]
+fn garbage_closes_the_connection_it_came_on_and_no_other() {
+    let floor = Floor::start();
+    let mut witness = floor.subscriber("t", 0);
+    // Before CONNECT, behind it, and behind a message that is still delivered.
+    let mut early = floor.socket();
+    early.send(b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n");
+    early.expect_end(&[]);
+    let mut late = floor.client();
+    late.send(&[publish(0, 0, "t", b"last words"), vec![0xF7; 100_000]].concat());
+    late.expect_end(&[]);
+    let mut other = floor.socket();
+    other.send(b"\x10\x0D\0\x04MQTT\x07\x02\0\0\0\x01c");
+    other.expect_end(&[0x20, 2, 0, 1]);
+    witness.expect(&publish(0, 0, "t", b"last words"));
+    witness.expect_nothing();
+    let ended = floor.end(Signal::TERM);
+    assert_eq!(ended.stderr.matches("grapnel-bench: closed 127.0.0.1:").count(), 3, "{}", ended.stderr);
+}
+
+#[test]
+fn a_message_larger_than_the_read_buffer_arrives_whole() {
+    let floor = Floor::start();
+    let mut subscriber = floor.subscriber("t", 1);
+    let mut publisher = floor.client();
+    for size in [60_000, 65_536, 200_000, 10 * MIB] {
+        let payload: Vec<u8> = (0..size).map(|at| u8::try_from(at % 251).unwrap()).collect();
+        let id = u16::try_from(size % 60_000 + 1).unwrap();
+        publisher.send(&publish(1, id, "t", &payload));
+        // In front of and behind it, so that what follows is cut right.
+        publisher.send(&publish(0, 0, "t", b"small"));
+        publisher.expect(&packet(0x40, &[&id.to_be_bytes()]));
+        let head = 1 + if size > 2 * MIB { 4 } else { 3 } + 3;
+        let got = subscriber.take(head + 2 + size);
+        assert!(got[head + 2..] == payload, "{size} bytes");
+        subscriber.send(&packet(0x40, &[&got[head..head + 2]]));
+        subscriber.expect(&publish(0, 0, "t", b"small"));
+    }
+}
+
+/// Eight mebibytes in messages of 1 KiB each.
+fn eight_mib() -> Vec<u8> {
+    publish(0, 0, "slow", &[b'x'; 1015]).repeat(8 * 1024)
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_stops_publishers_and_loses_nothing() {
+    let floor = Floor::start();
+    let mut slow = floor.subscriber("slow", 0);
+    let mut publisher = floor.client();
+    let batch = eight_mib();
+    let (whole, rest) = publisher.send_until_blocked(&batch, 64);
+    // 64 MiB, what doubles while a buffer grows, and some for the process itself.
+    assert!(floor.memory_max() < 160 * MIB as u64, "{} bytes", floor.memory_max());
+    // Those who do not publish are served meanwhile.
+    let mut other = floor.subscriber("other", 0);
+    other.expect_nothing();
+
+    let reader = std::thread::spawn(move || {
+        for batch_number in 0..=whole {
+            assert!(slow.take(batch.len()) == batch, "batch {batch_number}");
+        }
+        slow.expect_nothing();
+    });
+    publisher.send(&rest);
+    reader.join().unwrap();
+    publisher.send(&publish(0, 0, "other", b"p"));
+    other.expect(&publish(0, 0, "other", b"p"));
+}
+
+#[test]
+fn a_subscriber_that_does_not_read_and_goes_lets_publishers_go_on() {
+    let floor = Floor::start();
+    let slow = floor.subscriber("slow", 0);
+    let mut publisher = floor.client();
+    let (_, rest) = publisher.send_until_blocked(&eight_mib(), 64);
+    drop(slow);
+    let mut other = floor.subscriber("other", 0);
+    publisher.send(&rest);
+    publisher.send(&publish(0, 0, "other", b"p"));
+    other.expect(&publish(0, 0, "other", b"p"));
+}
+
+#[test]
+fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
+    let floor = Floor::start();
+    // MQTT 5 with a Receive Maximum of 1.
+    let mut slow = floor.socket();
+    slow.send(b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c");
+    slow.take(21);
+    slow.send(&packet(0x82, &[&[0, 9, 0], &text("t"), &[1]]));
+    slow.expect(&[0x90, 4, 0, 9, 0, 1]);
+    let payload = vec![b'x'; MIB];
+    let mut publisher = floor.client();
+    // Without QoS 1 on the publisher's side there would be no identifier to have; its PUBACKs are few.
+    let (whole, rest) = publisher.send_until_blocked(&publish(1, 7, "t", &payload), 512);
+    assert!(floor.memory_max() < 300 * MIB as u64, "{} bytes", floor.memory_max());
+    let reader = std::thread::spawn(move || {
+        for number in 0..=whole {
+            let got = slow.take(1 + 3 + 3 + 2 + 1 + MIB);
+            let id = u16::try_from(number + 1).unwrap().to_be_bytes();
+            assert_eq!(got[7..9], id, "the identifier of message {number}");
+            slow.send(&packet(0x40, &[&id]));
+        }
+        slow.expect_nothing();
+    });
+    publisher.send(&rest);
+    reader.join().unwrap();
+    publisher.expect(&[0x40, 2, 0, 7].repeat(whole + 1));
+}
+
+#[test]
+fn a_client_that_asks_and_does_not_read_is_not_read_either() {
+    let floor = Floor::start();
+    let mut asking = floor.client();
+    let pings = [0xC0, 0].repeat(MIB);
+    let (whole, rest) = asking.send_until_blocked(&pings, 64);
+    assert!(floor.memory_max() < 32 * MIB as u64, "{} bytes", floor.memory_max());
+    let mut writing = asking.stream.try_clone().unwrap();
+    let writer = std::thread::spawn(move || std::io::Write::write_all(&mut writing, &rest).unwrap());
+    for _ in 0..=whole {
+        assert!(asking.take(2 * MIB) == [0xD0, 0].repeat(MIB));
+    }
+    writer.join().unwrap();
+}
+
+#[test]
+fn without_descriptors_left_it_waits_for_connections_to_close() {
+    let floor = Floor::start_with_descriptors(48);
+    let sockets: Vec<_> = (0..60).map(|_| floor.socket()).collect();
+    let mut first = sockets.into_iter().next().unwrap();
+    first.send(b"\x10\x0D\0\x04MQTT\x04\x02\0\0\0\x01c");
+    first.expect(&[0x20, 2, 0, 0]);
+    // The others are closed by now, those that were accepted and those that were not.
+    let mut more: Vec<_> = (0..20).map(|_| floor.client()).collect();
+    more.iter_mut().for_each(harness::Client::expect_nothing);
+    first.expect_nothing();
+    assert_eq!(floor.end(Signal::TERM).status.code(), Some(0));
+}
