@@ -81,6 +81,17 @@ pub enum Waiting {
     Sleep,
 }
 
+impl Waiting {
+    /// Spinning, where there is a CPU to spin on.
+    fn usual() -> Self {
+        if std::thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) {
+            Self::Spin
+        } else {
+            Self::Sleep
+        }
+    }
+}
+
 /// One load, with everything settled.
 #[derive(Debug, Clone)]
 pub struct Scenario {
@@ -221,7 +232,7 @@ impl Scenario {
             connects_pending_max: 64,
             patience: Duration::from_secs(5),
             syscalls: false,
-            waiting: Waiting::Spin,
+            waiting: Waiting::usual(),
             progress: false,
         }
     }
@@ -236,7 +247,10 @@ pub fn run(scenario: &Scenario, target: &mut Target, stop: &Arc<AtomicBool>) -> 
     } else {
         drive::drive(scenario, target, stop)?
     };
-    if let Some(end) = target.ended() {
+    // Its connections end a moment before the process does.
+    let is_broken = report.disconnects > 0 || report.connects.failed > 0;
+    let within = if is_broken { Duration::from_secs(1) } else { Duration::ZERO };
+    if let Some(end) = target.ended(within) {
         report.broker_ended(&end);
     }
     Ok(report)

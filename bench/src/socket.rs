@@ -39,18 +39,23 @@ pub fn explain(error: &io::Error) -> String {
     }
 }
 
-/// Raises the soft limit of open files to the hard one, and checks that `count` connections fit.
-pub fn reserve_descriptors(count: u32) -> Result<()> {
+/// Raises the soft limit of open files to the hard one, for this process and those it starts.
+pub fn raise_descriptor_limit() {
     let limit = getrlimit(Resource::Nofile);
     if limit.current < limit.maximum || (limit.maximum.is_none() && limit.current.is_some()) {
-        // A refusal shows in the check below, which names the limit that holds.
+        // A refusal shows where the descriptors are needed.
         let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
     }
+}
+
+/// Raises the limit of open files as far as it goes, and checks that `count` connections fit.
+pub fn reserve_descriptors(count: u32) -> Result<()> {
+    raise_descriptor_limit();
     let needed = u64::from(count) + OTHER_DESCRIPTORS;
     let held = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
     ensure!(
         needed <= held,
-        "{count} clients need {needed} open files, and the limit is {held}: raise it (ulimit -Hn), or lower --count"
+        "{count} clients need {needed} open files, and the limit is {held}: raise it (ulimit -Hn), or run fewer"
     );
     Ok(())
 }

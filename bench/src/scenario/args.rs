@@ -91,9 +91,9 @@ pub struct LoadArgs {
     /// Count the broker's system calls too, in a second window of the same length (needs perf and root)
     #[arg(long)]
     pub syscalls: bool,
-    /// How the generator waits between events
-    #[arg(long, value_name = "HOW", default_value = "spin")]
-    pub waiting: Waiting,
+    /// How the generator waits between events [default: spin, or sleep where there is only one CPU]
+    #[arg(long, value_name = "HOW")]
+    pub waiting: Option<Waiting>,
 }
 
 /// Who is measured.
@@ -197,7 +197,8 @@ impl LoadArgs {
             4 => Version::V311,
             _ => Version::V5,
         };
-        (scenario.qos, scenario.size, scenario.waiting) = (self.qos, self.size, self.waiting);
+        (scenario.qos, scenario.size) = (self.qos, self.size);
+        scenario.waiting = self.waiting.unwrap_or(scenario.waiting);
         scenario.duration = seconds("--duration", self.duration)?;
         ensure!(!scenario.duration.is_zero(), "--duration must be more than nothing");
         scenario.warm_up = seconds("--warm-up", self.warm_up)?;

@@ -176,7 +176,11 @@ impl<'s> Run<'s> {
         self.deal();
         self.serve_publishers();
         self.advance_phase(stop)?;
-        self.progress.show(&self.shared, self.phase.name());
+        let (count, what) = match self.phase {
+            Phase::Connecting => (self.shared.tally.ready.into(), "clients ready"),
+            _ => (self.shared.ledger.delivered, "delivered"),
+        };
+        self.progress.show(self.shared.now_ns, self.phase.name(), count, what);
         Ok(())
     }
 

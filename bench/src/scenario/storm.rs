@@ -3,7 +3,7 @@
 
 use super::client::client_id;
 use super::drive::{random_u32, source};
-use super::report::{Measured, Report};
+use super::report::{Measured, Progress, Report};
 use super::tally::Tally;
 use super::target::Target;
 use super::usage::Sampler;
@@ -44,11 +44,14 @@ pub fn drive(scenario: &Scenario, target: &Target, stop: &Arc<AtomicBool>) -> Re
     let mut measured =
         Measured { before: sampler.as_mut().map(Sampler::times).transpose()?, ..Measured::default() };
     let mut events = Events::with_capacity(1024);
+    let mut progress = Progress::new(scenario);
     let mut interrupted = false;
     while !storm.is_over() && !interrupted {
         storm.turn(&mut events)?;
+        progress.show(storm.now_ns, "connecting", storm.tally.connected.into(), "connected");
         interrupted = stop.load(Ordering::Relaxed);
     }
+    progress.clear();
     measured.connect_ns = storm.clock.now_ns();
     // The broker may have died of it, which the errors say.
     measured.connected = sampler.as_mut().and_then(|sampler| sampler.times().ok());

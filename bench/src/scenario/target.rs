@@ -58,6 +58,8 @@ impl Target {
     /// an address with a free port, `{port}` for the port alone, `{dir}` for a fresh directory; without the first two the
     /// broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
     pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
+        // Its limit of open files is ours; what a login shell allows is little for a broker.
+        crate::socket::raise_descriptor_limit();
         let process = Process::start(command, cpus)?;
         let mut target = Self {
             addr: process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
@@ -76,7 +78,7 @@ impl Target {
             "it did not say \"listening on mqtt://ADDR:PORT\"; put {listen} or {port} into --broker"
                 .to_owned();
         loop {
-            if let Some(end) = self.ended() {
+            if let Some(end) = self.ended(Duration::ZERO) {
                 bail!("the broker did not start: {}\n{}", end.what, end.log);
             }
             let Some(process) = &mut self.process else { return Ok(()) };
@@ -95,9 +97,10 @@ impl Target {
         }
     }
 
-    /// How the broker ended, if it was started here and has.
-    pub fn ended(&mut self) -> Option<End> {
+    /// How the broker ended, if it was started here and ends within this time.
+    pub fn ended(&mut self, within: Duration) -> Option<End> {
         let process = self.process.as_mut()?;
+        ends_within(&process.child, within);
         let status = process.child.try_wait().ok()??;
         Some(End { what: format!("the broker ended with {status}"), log: process.log() })
     }

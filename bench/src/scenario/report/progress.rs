@@ -2,7 +2,6 @@
 //! stderr; stdout belongs to the report.
 
 use crate::scenario::Scenario;
-use crate::scenario::client::Shared;
 use crate::stats::as_seconds;
 use std::io::{IsTerminal, Write};
 use std::net::SocketAddr;
@@ -28,21 +27,16 @@ impl Progress {
         Self { name: scenario.kind.name(), line, talks, next_ns: SECOND_NS, shown_ns: 0, shown: 0 }
     }
 
-    /// Renews the line once a second.
-    pub fn show(&mut self, shared: &Shared<'_>, phase: &str) {
-        if !self.line || shared.now_ns < self.next_ns {
+    /// Renews the line once a second: where the run stands, and how much of `what` there is by now.
+    pub fn show(&mut self, now_ns: u64, phase: &str, count: u64, what: &str) {
+        if !self.line || now_ns < self.next_ns {
             return;
         }
-        let delivered = shared.ledger.delivered;
-        let rate = (delivered - self.shown) as f64 / as_seconds(shared.now_ns - self.shown_ns);
-        say(&format!(
-            "\r\x1b[K{:>4.0} s  {}: {phase}  {} clients  {delivered} delivered ({rate:.0}/s)",
-            as_seconds(shared.now_ns),
-            self.name,
-            shared.tally.ready,
-        ));
-        (self.shown_ns, self.shown) = (shared.now_ns, delivered);
-        self.next_ns = shared.now_ns + SECOND_NS;
+        let rate = count.saturating_sub(self.shown) as f64 / as_seconds(now_ns - self.shown_ns);
+        let (passed_s, name) = (as_seconds(now_ns), self.name);
+        say(&format!("\r\x1b[K{passed_s:>4.0} s  {name}: {phase}  {count} {what} ({rate:.0}/s)"));
+        (self.shown_ns, self.shown) = (now_ns, count);
+        self.next_ns = now_ns + SECOND_NS;
     }
 
     /// Removes the line, so that something else can be written.
