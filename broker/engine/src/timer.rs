@@ -3,12 +3,18 @@
 
 /// Places of a wheel. A power of two.
 const PLACES: usize = 512;
+/// Empty lists kept for places that get their first entry: with one entry a tick, one is all that is needed.
+const SPARES: usize = 8;
+/// A list with room for more is given back to the allocator.
+const SPARE_ENTRIES_MAX: usize = 1024;
 
 /// Entries due at a tick, in a ring of places; an entry further away than one turn waits in its place.
 #[derive(Debug)]
 pub struct Wheel<T> {
     granularity_ms: u64,
+    /// An empty place has no memory of its own; it would be kept until the wheel has turned, and then for ever.
     places: Vec<Vec<(u64, T)>>,
+    spares: Vec<Vec<(u64, T)>>,
     occupied: [u64; PLACES / 64],
     /// First tick that has not been looked at.
     next_tick: u64,
@@ -21,6 +27,7 @@ impl<T> Wheel<T> {
         Wheel {
             granularity_ms: granularity_ms.max(1),
             places: (0..PLACES).map(|_| Vec::new()).collect(),
+            spares: Vec::with_capacity(SPARES),
             occupied: [0; PLACES / 64],
             next_tick: 0,
             len: 0,
@@ -31,7 +38,13 @@ impl<T> Wheel<T> {
     pub fn arm(&mut self, due_ms: u64, entry: T) {
         let tick = due_ms.div_ceil(self.granularity_ms).max(self.next_tick);
         let place = tick as usize % PLACES;
-        self.places[place].push((tick, entry));
+        let entries = &mut self.places[place];
+        if entries.capacity() == 0
+            && let Some(spare) = self.spares.pop()
+        {
+            *entries = spare;
+        }
+        entries.push((tick, entry));
         self.occupied[place / 64] |= 1 << (place % 64);
         self.len += 1;
     }
@@ -67,8 +80,9 @@ impl<T> Wheel<T> {
         }
         if entries.is_empty() {
             self.occupied[place / 64] &= !(1 << (place % 64));
-            if entries.capacity() > 1024 {
-                *entries = Vec::new();
+            let spare = std::mem::take(entries);
+            if spare.capacity() <= SPARE_ENTRIES_MAX && self.spares.len() < SPARES {
+                self.spares.push(spare);
             }
         }
     }
@@ -133,6 +147,21 @@ mod tests {
         (0..1000).for_each(|n| wheel.arm(u64::from(n) * 997, n));
         assert_eq!(expired(&mut wheel, 10_000_000).len(), 1000);
         assert_eq!(wheel.next_due_ms(), None);
+    }
+
+    #[test]
+    fn a_wheel_that_has_turned_keeps_no_more_than_its_spares() {
+        let mut wheel = Wheel::new(10);
+        for tick in 0..4 * PLACES as u64 {
+            (0..100).for_each(|n| wheel.arm(tick * 10 + 50, n));
+            wheel.expire(tick * 10, &mut Vec::new());
+        }
+        let with_memory =
+            |wheel: &Wheel<u32>| wheel.places.iter().filter(|place| place.capacity() > 0).count();
+        assert_eq!(with_memory(&wheel), 5, "the five ticks ahead");
+        assert_eq!(expired(&mut wheel, 1_000_000).len(), 500);
+        assert_eq!(with_memory(&wheel), 0);
+        assert!((1..=SPARES).contains(&wheel.spares.len()), "{} spares", wheel.spares.len());
     }
 
     #[test]
