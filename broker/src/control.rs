@@ -54,7 +54,12 @@ pub struct BrokerInfo {
     pub started_at_ms: u64,
     /// Where it listens, with the ports that the system chose.
     pub listeners: Vec<wire::Listener>,
+    /// Reads the counters of the allocator, in a program whose allocator counts.
+    pub allocations: Option<CountAllocations>,
 }
+
+/// Reads the counters of an allocator. Any thread; they need not be of one moment.
+pub type CountAllocations = fn() -> wire::Allocations;
 
 /// Why there is no control plane.
 #[derive(Debug, thiserror::Error)]

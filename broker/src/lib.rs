@@ -7,5 +7,6 @@ pub mod ctl;
 pub mod net;
 pub mod plugin;
 pub mod preflight;
+pub mod program;
 pub mod rt;
 pub mod shard;

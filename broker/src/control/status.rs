@@ -56,6 +56,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
         config_file: api.config.file.as_ref().map(|file| file.display().to_string()),
         plugins_dir: api.config.plugins_dir.display().to_string(),
         state_dir: api.config.state_dir.display().to_string(),
+        allocations: api.info.allocations.map(|count| count()),
         unanswered: gathered.unanswered_rows(),
     })
 }

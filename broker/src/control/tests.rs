@@ -62,7 +62,7 @@ impl Plane {
 fn context(handles: &[ShardHandle], config: Config) -> ControlContext {
     let listener =
         wire::Listener { name: "a".to_owned(), address: "127.0.0.1:1883".to_owned(), allow_anonymous: true };
-    let info = BrokerInfo { started_at_ms: 1, listeners: vec![listener] };
+    let info = BrokerInfo { started_at_ms: 1, listeners: vec![listener], allocations: None };
     let settings = Settings { record: None, copies_dir: None, ..Settings::of(&config, handles.to_vec()) };
     let plugins = Arc::new(PluginManager::new(settings).unwrap());
     ControlContext { shards: handles.to_vec(), plugins, config: Arc::new(config), info }

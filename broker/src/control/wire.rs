@@ -63,8 +63,23 @@ pub struct Status {
     pub plugins_dir: String,
     /// What is remembered between two starts.
     pub state_dir: String,
+    /// What the process has from its allocator; only a broker that was built to count says it.
+    pub allocations: Option<Allocations>,
     /// Shards that did not answer.
     pub unanswered: Vec<UnansweredShard>,
+}
+
+/// What the whole process, plugins excepted, has taken from its allocator.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Allocations {
+    /// Allocations that have not been freed.
+    pub live: u64,
+    /// Their bytes, as they were asked for.
+    pub live_bytes: u64,
+    /// Allocations since the start.
+    pub total: u64,
+    /// Bytes that were asked for since the start, growth of what was there included.
+    pub total_bytes: u64,
 }
 
 /// One shard in the status.

@@ -4,7 +4,7 @@ use super::CtlError;
 use super::connection::{Broker, complete};
 use super::output::Output;
 use super::table::{self, Column, duration};
-use crate::control::wire::Status;
+use crate::control::wire::{self, Status};
 
 pub(super) async fn run(broker: &Broker, output: &mut Output) -> Result<(), CtlError> {
     let status: Status = broker.get("/api/v1/status").await?;
@@ -53,6 +53,11 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
             ),
         ),
     ]);
+    if let Some(allocations) = &status.allocations {
+        let wire::Allocations { live, live_bytes, total, total_bytes } = allocations;
+        let text = format!("{live} live ({live_bytes} bytes), {total} since the start ({total_bytes} bytes)");
+        pairs.push(("allocations", text));
+    }
     table::print_pairs(output, pairs)?;
     output.line("")?;
     let columns = [

@@ -1,0 +1,236 @@
+//! The broker's process: reads the command line and the configuration, starts what the configuration asks for, says where it
+//! listens, and waits for its end. Called by the `main` of each program that is a broker, which adds nothing but an allocator.
+
+use std::io::{IsTerminal, Write};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Parser;
+use grapnel_engine::hook::HookPoint;
+use grapnel_engine::id::ShardId;
+use grapnel_engine::pipeline::{ListenerInfo, Setup};
+use tracing_subscriber::EnvFilter;
+
+use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
+use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
+use crate::net::{self, Bound, Listen};
+use crate::plugin::{self, PluginManager, Settings};
+use crate::preflight;
+use crate::shard::pulse::Clock;
+use crate::shard::supervise::{End, Shards};
+
+/// An MQTT broker that people extend with hooks
+#[derive(Debug, Parser)]
+#[command(name = "grapnel", version)]
+struct Cli {
+    #[command(flatten)]
+    overrides: CliOverrides,
+    /// Check the configuration and exit
+    #[arg(long)]
+    check_config: bool,
+    /// Print a configuration file with every key, its unit and the reason for its default, and exit
+    #[arg(long, conflicts_with = "check_config")]
+    print_default_config: bool,
+}
+
+/// Why the broker did not start, and with which code the process ends.
+#[derive(Debug)]
+struct Refusal {
+    text: String,
+    code: u8,
+}
+
+impl Refusal {
+    fn new(code: u8, error: impl std::fmt::Display) -> Refusal {
+        Refusal { text: error.to_string(), code }
+    }
+}
+
+/// Exit code where a port, a socket or a thread is not to be had.
+const EXIT_CODE_REFUSED: u8 = 1;
+
+/// Runs a broker until it has ended; what the process exits with comes back. `allocations` reads the counters of the program's
+/// allocator, where it has any; `status` shows them.
+pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
+    die_with_parent();
+    let cli = Cli::parse();
+    if cli.print_default_config {
+        say(&Config::default_text());
+        return ExitCode::SUCCESS;
+    }
+    match run(&cli, allocations) {
+        Ok(code) => ExitCode::from(code),
+        Err(Refusal { text, code }) => {
+            complain(&text);
+            ExitCode::from(code)
+        }
+    }
+}
+
+fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> {
+    let environment = Environment::of_process();
+    let config = Config::load(&cli.overrides, &environment)
+        .map_err(|errors| Refusal::new(ConfigErrors::EXIT_CODE, errors))?;
+    if cli.check_config {
+        say("the configuration is good\n");
+        return Ok(0);
+    }
+    start_log(&config);
+    let config = Arc::new(config);
+    preflight::check(config.shards).map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
+    let bound = bind_all(&config)?;
+    let limits = Arc::new(config.shell_limits.clone());
+    let clock = Clock::start();
+    let name = |handle| plugin::name_of(handle).map(|name| name.to_string());
+    let shards = Shards::start(setups(&config)?, &limits, clock, Box::new(name))
+        .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+    shards.handle_signals().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+
+    let plugins = start_plugins(&config, &shards)?;
+    let info = info(&bound, clock, allocations);
+    let context = ControlContext {
+        shards: shards.handles().to_vec(),
+        plugins: Arc::clone(&plugins),
+        config: Arc::clone(&config),
+        info,
+    };
+    let control = control::start(context).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+    warn_if_open_to_all(&bound, &shards);
+    let ready = ready_lines(&config, &bound);
+    for listener in bound {
+        shards.listen(listener);
+    }
+    say(&ready);
+
+    let end = match shards.wait() {
+        End::Asked(signal) => {
+            tracing::info!("stops: signal {signal}");
+            let stopping = std::thread::spawn(move || control.stop());
+            let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
+            let end = shards.drain(signal, timeout, move || plugins.shutdown());
+            // It says in the log what went wrong with it.
+            let _ = stopping.join();
+            end
+        }
+        died => died,
+    };
+    if let End::Died { shard, cause } = &end {
+        tracing::error!("shard {shard} {cause}; there is no half broker, so the process ends");
+    }
+    Ok(end.exit_code())
+}
+
+/// Before the first client can come: what guards the broker must be there.
+fn start_plugins(config: &Config, shards: &Shards) -> Result<Arc<PluginManager>, Refusal> {
+    let settings = Settings::of(config, shards.handles().to_vec());
+    let plugins = PluginManager::new(settings).map_err(|error| {
+        let sentence = format!("cannot make a folder for the plugins that are loaded: {error}");
+        Refusal::new(EXIT_CODE_REFUSED, sentence)
+    })?;
+    plugins.start(&config.plugins).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+    Ok(Arc::new(plugins))
+}
+
+fn info(bound: &[Bound], clock: Clock, allocations: Option<CountAllocations>) -> BrokerInfo {
+    let listener = |bound: &Bound| wire::Listener {
+        name: bound.info.name.to_string(),
+        address: bound.local.to_string(),
+        allow_anonymous: bound.info.allow_anonymous,
+    };
+    BrokerInfo {
+        started_at_ms: clock.now().wall_ms,
+        listeners: bound.iter().map(listener).collect(),
+        allocations,
+    }
+}
+
+fn bind_all(config: &Config) -> Result<Vec<Bound>, Refusal> {
+    let listeners = config.listeners.iter().map(|listener| {
+        let info =
+            ListenerInfo { name: listener.name.as_str().into(), allow_anonymous: listener.allow_anonymous };
+        let listen = Listen { bind: listener.bind, info: Arc::new(info) };
+        net::bind(&listen, config.shards, config.shell_limits.listen_backlog_max)
+    });
+    listeners.collect::<Result<_, _>>().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))
+}
+
+fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
+    let random = || {
+        getrandom::u64().map_err(|error| {
+            Refusal::new(EXIT_CODE_REFUSED, format!("the system gives no random numbers: {error}"))
+        })
+    };
+    let keys = [random()?, random()?, random()?, random()?];
+    let limits = Arc::new(config.limits.clone());
+    (0..config.shards)
+        .map(|shard| {
+            Ok(Setup {
+                id: ShardId(shard as u8),
+                shards: config.shards,
+                limits: Arc::clone(&limits),
+                no_match_allow: config.authorization.no_match == NoMatch::Allow,
+                keys,
+                seed: random()?,
+            })
+        })
+        .collect()
+}
+
+/// Whoever reaches the machine may do everything: worth a line.
+fn warn_if_open_to_all(bound: &[Bound], shards: &Shards) {
+    let Some(first) = shards.handles().first() else { return };
+    let guarded = first.call(Duration::from_secs(5), |shard| {
+        !shard.chains().chain(HookPoint::ClientAuthenticate).is_empty()
+    });
+    if guarded.unwrap_or(false) {
+        return;
+    }
+    for listener in bound.iter().filter(|listener| listener.beyond_loopback()) {
+        tracing::warn!(
+            "{} can be reached from other machines and no plugin is mounted on client.authenticate: everybody may connect",
+            listener.local
+        );
+    }
+}
+
+fn ready_lines(config: &Config, bound: &[Bound]) -> String {
+    let shards = config.shards;
+    let mut lines = format!("grapnel {}: {shards} shards\n", env!("CARGO_PKG_VERSION"));
+    for listener in bound {
+        lines += &format!("listening on mqtt://{}\n", listener.local);
+    }
+    lines += &format!("ctl socket {}\nready\n", config.control.socket.display());
+    lines
+}
+
+/// Standard output may be closed; the broker runs on without it.
+fn say(text: &str) {
+    let mut out = std::io::stdout().lock();
+    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
+}
+
+fn complain(text: &str) {
+    let mut out = std::io::stderr().lock();
+    for line in text.lines() {
+        let _ = writeln!(out, "grapnel: {line}");
+    }
+}
+
+fn start_log(config: &Config) {
+    let filter = EnvFilter::try_from_env("GRAPNEL_LOG")
+        .unwrap_or_else(|_| EnvFilter::new(config.log_level.to_string()));
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_ansi(std::io::stderr().is_terminal())
+        .init();
+}
+
+/// For test programs, whose broker is not to outlive them however they end.
+fn die_with_parent() {
+    if std::env::var_os("GRAPNEL_DIE_WITH_PARENT").is_some_and(|value| value == "1") {
+        // Where the kernel refuses, the tests end it themselves.
+        let _ = rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL));
+    }
+}
