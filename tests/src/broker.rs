@@ -43,6 +43,7 @@ pub struct Builder {
     arguments: Vec<String>,
     environment: Vec<(String, String)>,
     grapnel_only: bool,
+    program: &'static str,
     home: Option<TempDir>,
 }
 
@@ -83,6 +84,12 @@ impl Builder {
     pub fn grapnel_only(mut self) -> Builder {
         self.grapnel_only = true;
         self
+    }
+
+    /// The broker whose allocator counts; see [`Ledger`](crate::ledger::Ledger).
+    pub fn counted(mut self) -> Builder {
+        self.program = "grapnel-counted";
+        self.grapnel_only()
     }
 
     /// Starts where an earlier broker lived, with the state it left; see [`Broker::stop`].
@@ -144,7 +151,7 @@ impl Builder {
         let file = home.path().join("grapnel.toml");
         let config = format!("[plugins]\ndir = {:?}\n{}", plugin::directory(), self.config);
         std::fs::write(&file, config).expect("the directory is ours");
-        let mut command = command(plugin::built("grapnel"));
+        let mut command = command(plugin::built(self.program));
         command.arg("--config").arg(&file).arg("--socket").arg(home.path().join("ctl.sock"));
         command.args(["--shards", &self.shards.to_string()]).args(&self.arguments);
         // What configures the tests, or a broker of whoever runs them, is not for this one.
@@ -210,6 +217,7 @@ impl Broker {
             arguments: Vec::new(),
             environment: Vec::new(),
             grapnel_only: false,
+            program: "grapnel",
             home: None,
         }
     }

@@ -6,8 +6,10 @@
 use std::time::Duration;
 
 pub mod broker;
+pub mod churn;
 pub mod client;
 pub mod ctl;
+pub mod ledger;
 pub mod load;
 pub mod mosquitto;
 pub mod paho;
@@ -21,6 +23,12 @@ pub use wire::{Connect, Packet, Publish, Subscribe, Version, Will};
 
 /// How long a test waits for what must happen. Long, because CI has two busy cores; nothing waits this long unless it fails.
 pub const PATIENCE: Duration = Duration::from_secs(20);
+
+/// Lets time pass between two looks at a condition that has its own deadline, or up to the moment that a pace demands.
+#[allow(clippy::disallowed_methods, reason = "the two cases in which time itself is what is meant")]
+pub(crate) fn pause(time: Duration) {
+    std::thread::sleep(time);
+}
 
 /// Makes one test per number of shards out of a scenario that takes a running broker: `NAME::shards_1`, `_2` and `_8`. The
 /// second form takes a builder's settings, the third the MQTT version too.

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use crate::{Broker, Client, PATIENCE, Publish, Version};
+use crate::{Broker, Client, PATIENCE, Publish, Version, pause};
 
 mod line;
 mod publishing;
@@ -172,7 +172,7 @@ impl Load {
         while self.shared.settled.load(Ordering::SeqCst) < messages {
             self.check();
             assert!(Instant::now() < deadline, "too few messages came in this phase: {:?}", self.report());
-            pause();
+            pause(Duration::from_millis(1));
         }
         self.check();
     }
@@ -189,7 +189,7 @@ impl Load {
         while !self.threads.iter().all(JoinHandle::is_finished) {
             self.check();
             assert!(Instant::now() < deadline, "messages are missing: {:?}", self.report());
-            pause();
+            pause(Duration::from_millis(1));
         }
         for thread in self.threads.drain(..) {
             thread.join().expect("the load's threads collect what is wrong and do not panic");
@@ -233,15 +233,6 @@ impl Drop for Load {
     fn drop(&mut self) {
         self.shared.stop.store(true, Ordering::SeqCst);
     }
-}
-
-/// Lets a millisecond pass between two looks at counters that other threads raise.
-#[allow(
-    clippy::disallowed_methods,
-    reason = "a pause between looks at a condition that has its own deadline"
-)]
-fn pause() {
-    std::thread::sleep(Duration::from_millis(1));
 }
 
 fn message(shared: &Shared, pair: usize, place: u64, id: u16) -> Vec<u8> {

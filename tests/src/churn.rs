@@ -1,0 +1,143 @@
+//! Clients that come and go by the thousand, each a connection of its own, and leave in every way a client can leave. Used by the
+//! leak tests; it never makes more connections a second than it was told to.
+
+use std::io::{Read, Write};
+use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+use std::ops::Range;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
+
+use rustix::net::sockopt::set_socket_linger;
+use rustix::net::{AddressFamily, SocketType, bind, connect, socket};
+
+use crate::wire::{Decoded, Packet, decode};
+use crate::{Broker, PATIENCE, Version, pause};
+
+/// How a client leaves.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Leave {
+    /// With a reset, before its CONNECT is whole.
+    ResetWithinConnect,
+    /// With a reset, as soon as it has sent everything.
+    ResetUnread,
+    /// With a reset, when all answers have come.
+    Reset,
+    /// With DISCONNECT, closing at once.
+    Disconnect,
+    /// With DISCONNECT, and it waits for the broker to close.
+    DisconnectAndWait,
+}
+
+/// What one client does.
+#[derive(Clone, Debug)]
+pub struct Visit {
+    /// What it speaks.
+    pub version: Version,
+    /// CONNECT, and what it sends behind it at once.
+    pub bytes: Vec<u8>,
+    /// How many packets answer that.
+    pub answers: usize,
+    /// How it leaves.
+    pub leave: Leave,
+}
+
+/// Connections that are open at a time, of each thread.
+const BATCH: u32 = 50;
+const THREADS: u32 = 2;
+/// They come from 127.0.0.2 to 127.0.0.9, so that ports do not run out.
+const SOURCES: u32 = 8;
+
+/// Makes these visits as `plan` says for each number, at most `per_second` a second.
+///
+/// # Panics
+/// If a client is not answered as it must be.
+pub fn visit(broker: &Broker, visits: Range<u32>, per_second: u32, plan: impl Fn(u32) -> Visit + Sync) {
+    let begun = Instant::now();
+    let next = AtomicU32::new(visits.start);
+    let worker = || {
+        loop {
+            let first = next.fetch_add(BATCH, Ordering::Relaxed);
+            if first >= visits.end {
+                return;
+            }
+            let due = Duration::from_secs_f64(f64::from(first - visits.start) / f64::from(per_second));
+            pause(due.saturating_sub(begun.elapsed()));
+            batch(broker.address(), first..visits.end.min(first + BATCH), &plan);
+        }
+    };
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = (0..THREADS).map(|_| scope.spawn(worker)).collect();
+        for worker in workers {
+            if let Err(panic) = worker.join() {
+                std::panic::resume_unwind(panic);
+            }
+        }
+    });
+}
+
+/// All come, then all are answered, then all leave.
+fn batch(address: SocketAddr, visits: Range<u32>, plan: &impl Fn(u32) -> Visit) {
+    let mut visitors: Vec<(Visit, TcpStream)> = Vec::with_capacity(BATCH as usize);
+    for number in visits {
+        let visit = plan(number);
+        let mut stream = dial(address, number);
+        let sent = match visit.leave {
+            Leave::ResetWithinConnect => &visit.bytes[..8],
+            _ => &visit.bytes[..],
+        };
+        stream.write_all(sent).expect("a new connection takes a packet");
+        visitors.push((visit, stream));
+    }
+    for (visit, stream) in &mut visitors {
+        if !matches!(visit.leave, Leave::ResetWithinConnect | Leave::ResetUnread) {
+            read_answers(visit, stream);
+        }
+    }
+    visitors.into_iter().for_each(|(visit, stream)| leave(visit.leave, stream));
+}
+
+fn dial(address: SocketAddr, number: u32) -> TcpStream {
+    let source = Ipv4Addr::new(127, 0, 0, (2 + number % SOURCES) as u8);
+    let socket = socket(AddressFamily::INET, SocketType::STREAM, None).expect("there are descriptors");
+    bind(&socket, &SocketAddr::from((source, 0))).expect("loopback has free ports");
+    connect(&socket, &address).expect("the broker accepts connections");
+    let stream = TcpStream::from(socket);
+    stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
+    stream
+}
+
+fn read_answers(visit: &Visit, stream: &mut TcpStream) {
+    let mut buffer = Vec::new();
+    let (mut used, mut answers) = (0, 0);
+    while answers < visit.answers {
+        match decode(visit.version, &buffer[used..]).expect("the broker sends what it may") {
+            Decoded::Packet(packet, length) => {
+                if let Packet::Connack { code, .. } = packet {
+                    assert_eq!(code, 0, "CONNACK to {visit:?}");
+                }
+                used += length;
+                answers += 1;
+            }
+            Decoded::More => {
+                let mut chunk = [0; 1024];
+                let read = stream.read(&mut chunk).expect("the broker answers");
+                assert!(read > 0, "the broker closed after {answers} answers to {visit:?}");
+                buffer.extend_from_slice(&chunk[..read]);
+            }
+        }
+    }
+}
+
+fn leave(how: Leave, mut stream: TcpStream) {
+    match how {
+        Leave::ResetWithinConnect | Leave::ResetUnread | Leave::Reset => {
+            set_socket_linger(&stream, Some(Duration::ZERO)).expect("an open socket takes options");
+        }
+        Leave::Disconnect => stream.write_all(&[0xE0, 0]).expect("the broker reads"),
+        Leave::DisconnectAndWait => {
+            stream.write_all(&[0xE0, 0]).expect("the broker reads");
+            let read = stream.read(&mut [0]).expect("the broker closes");
+            assert_eq!(read, 0, "the broker has something to say after DISCONNECT, [MQTT-3.14.4-1]");
+        }
+    }
+}

@@ -1,0 +1,144 @@
+//! What a broker holds while it has nothing to do: allocations, their bytes, open files. Used by the leak tests, which compare it
+//! before and after work that must leave nothing behind. Needs the broker of [`Builder::counted`](crate::broker::Builder).
+
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::{Broker, PATIENCE, pause};
+
+/// What is read from a broker.
+#[derive(Clone, Copy, Debug)]
+pub struct Reading {
+    /// Allocations that have not been freed.
+    pub live: u64,
+    /// Their bytes.
+    pub live_bytes: u64,
+    /// Allocations since the start.
+    pub total: u64,
+    /// Open file descriptors.
+    pub files: usize,
+}
+
+/// Live allocations that any amount of work may add: what grows once and is kept, and what the look itself takes.
+const LIVE_MAX: u64 = 100;
+
+/// How long readings must agree before a broker counts as quiet, and how nearly: longer than any timer of a connection that
+/// outlives it, since the list it is in holds memory until then.
+const QUIET: Duration = Duration::from_millis(3500);
+const AGREEMENT: u64 = 4;
+
+/// Lines for the configuration of the broker: timers that outlive a connection only for a moment, and a cache that is full soon.
+pub const CONFIG: &str =
+    "[limits]\nconnect_timeout_ms = 2500\nsubscribe_barrier_ms = 2500\ntopic_cache_entries_max = 256\n";
+
+/// A keep alive in seconds whose timer is over in good time, too.
+pub const KEEP_ALIVE_S: u16 = 2;
+
+/// Compares what a broker holds before and after work.
+pub struct Ledger<'a> {
+    broker: &'a Broker,
+    /// Files that are open while nobody is connected.
+    idle_files: usize,
+}
+
+impl<'a> Ledger<'a> {
+    /// Before anything has been asked of the broker.
+    ///
+    /// # Panics
+    /// If it is no broker that counts.
+    #[track_caller]
+    pub fn open(broker: &'a Broker) -> Ledger<'a> {
+        // The first request makes what all others use.
+        let (status, _) = look(broker);
+        assert!(status["allocations"].is_object(), "this broker does not count its allocations: {status}");
+        let idle_files = files(broker);
+        Ledger { broker, idle_files }
+    }
+
+    /// Does work twice, the first time to let everything grow that grows once, and insists that the second time leaves nothing
+    /// behind. `warm_up` and `work` are told apart so that names can differ.
+    #[track_caller]
+    pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) {
+        warm_up();
+        let before = self.quiet();
+        let began = Instant::now();
+        work();
+        let worked = began.elapsed();
+        let after = self.back_to(&before);
+        eprintln!(
+            "{what}: {:+} live allocations, {:+} bytes, {:+} files; {} allocations in {:.1} s; before: {before:?}",
+            difference(after.live, before.live),
+            difference(after.live_bytes, before.live_bytes),
+            difference(after.files as u64, before.files as u64),
+            after.total - before.total,
+            worked.as_secs_f64(),
+        );
+        assert!(
+            after.live < before.live + LIVE_MAX && after.files <= before.files,
+            "{what} leaves something behind: {before:?} before, {after:?} after"
+        );
+    }
+
+    /// Waits until nobody is connected, nothing is stored, and several readings agree.
+    #[track_caller]
+    fn quiet(&self) -> Reading {
+        let deadline = Instant::now() + PATIENCE;
+        let mut since: Option<(Instant, u64)> = None;
+        loop {
+            let (status, reading) = look(self.broker);
+            let idle = is_idle(&status) && reading.files <= self.idle_files;
+            since = since.filter(|(_, live)| idle && live.abs_diff(reading.live) <= AGREEMENT);
+            let (from, _) = *since.get_or_insert_with(|| (Instant::now(), reading.live));
+            if from.elapsed() >= QUIET {
+                return reading;
+            }
+            assert!(
+                Instant::now() < deadline,
+                "the broker does not come to rest: {reading:?}, {} files when it was idle; {status}",
+                self.idle_files
+            );
+            pause(Duration::from_millis(100));
+        }
+    }
+
+    /// Waits until it is quiet again and holds no more than before, as far as [`Ledger::judge`] asks; the last reading comes back
+    /// either way.
+    #[track_caller]
+    fn back_to(&self, before: &Reading) -> Reading {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let reading = self.quiet();
+            let back = reading.live < before.live + LIVE_MAX && reading.files <= before.files;
+            if back || Instant::now() >= deadline {
+                return reading;
+            }
+        }
+    }
+}
+
+fn difference(after: u64, before: u64) -> i64 {
+    after as i64 - before as i64
+}
+
+fn is_idle(status: &Value) -> bool {
+    ["connections", "sessions", "subscriptions", "retained_messages"].iter().all(|gauge| status[gauge] == 0)
+}
+
+#[track_caller]
+fn look(broker: &Broker) -> (Value, Reading) {
+    let status = broker.ctl_json(&["status"]);
+    let count = |name: &str| status["allocations"][name].as_u64().unwrap_or(0);
+    let reading = Reading {
+        live: count("live"),
+        live_bytes: count("live_bytes"),
+        total: count("total"),
+        files: files(broker),
+    };
+    (status, reading)
+}
+
+fn files(broker: &Broker) -> usize {
+    let path = format!("/proc/{}/fd", broker.process().id());
+    std::fs::read_dir(path).expect("the broker is our child").count()
+}
