@@ -51,8 +51,9 @@ pub fn command(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool
 }
 
 fn compare(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Result<bool> {
-    pin(&settled.bench_cpus)?;
+    // Before the pinning: it tells how many CPUs this process may use.
     let machine = Machine::this();
+    pin(&settled.bench_cpus)?;
     let runs = measure(args, settled, stop);
     let rows = rows(&settled.cases, &settled.contestants, &runs);
     let text = markdown::text(&machine, args, settled, &rows, &runs);
