@@ -76,11 +76,11 @@ impl Outbox {
 
     // The three are not inlined: each has the registers to itself then, which is what counts here.
 
-    /// Appends a PUBLISH of QoS 0 for everybody in `group`, which is plain.
+    /// Appends a PUBLISH of QoS 0 for everybody in `to`.
     #[inline(never)]
-    pub fn deliver(&mut self, group: &Group, packet: &[u8]) {
-        self.appended += packet.len() * group.to.len();
-        for to in &group.to {
+    pub fn deliver(&mut self, to: &[u32], packet: &[u8]) {
+        self.appended += packet.len() * to.len();
+        for to in to {
             let peer = &mut self.peers[*to as usize];
             peer.push(packet);
             mark(&mut self.dirty, peer, *to);
@@ -89,9 +89,9 @@ impl Outbox {
 
     /// The same with QoS 1 and 2: everybody gets an identifier of its own at `id_at`.
     #[inline(never)]
-    pub fn deliver_with_id(&mut self, group: &Group, packet: &[u8], id_at: usize) {
-        self.appended += packet.len() * group.to.len();
-        for to in &group.to {
+    pub fn deliver_with_id(&mut self, to: &[u32], packet: &[u8], id_at: usize) {
+        self.appended += packet.len() * to.len();
+        for to in to {
             let peer = &mut self.peers[*to as usize];
             self.waiting_bytes += peer.push_with_id(packet, id_at);
             mark(&mut self.dirty, peer, *to);

@@ -6,7 +6,7 @@ use super::outbox::Outbox;
 use super::peer::Peer;
 use super::routes::{Grant, Routes};
 use super::wire::{self, Fields, Head, Malformed};
-use crate::frames::{Frame, Front, front};
+use crate::frames::{Front, front};
 
 /// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
 pub const PACKET_BYTES_MAX: u32 = 64 * 1024 * 1024;
@@ -83,7 +83,7 @@ impl Relay {
                         0x30..=0x3F if peer.connected => {
                             peer.publishes = true;
                             let v5 = peer.v5;
-                            self.publish(from, v5, &frame)?;
+                            self.publish(from, v5, frame.bytes, frame.bytes.len() - frame.body.len())?;
                         }
                         0x40 if peer.connected => self.acknowledged(from, frame.body)?,
                         first => self.take(from, first, frame.body)?,
@@ -125,21 +125,23 @@ impl Relay {
     }
 
     #[inline(never)]
-    fn publish(&mut self, from: u32, v5: bool, frame: &Frame<'_>) -> Result<(), Malformed> {
-        let (first, body) = (frame.bytes[0], frame.body);
+    fn publish(&mut self, from: u32, v5: bool, packet: &[u8], body_at: usize) -> Result<(), Malformed> {
+        let (first, body) = (packet[0], &packet[body_at..]);
         let Head { topic, packet_id, .. } = wire::head(v5, first, body)?;
-        let groups = self.routes.find(topic)?;
+        let Some(groups) = self.routes.find(topic) else {
+            self.routes.learn(topic)?;
+            return self.publish(from, v5, packet, body_at);
+        };
         if packet_id > 0 {
             self.out.push_ack(from, if first & 6 == 2 { 0x40 } else { 0x50 }, packet_id);
         }
         for group in groups {
             // Plain subscribers of the publisher's version and QoS get the packet as it came, unless it is marked as
             // retained or as a duplicate: what it was on its way here does not concern subscribers.
-            if group.is_plain_of(v5) && first == 0x30 {
-                self.out.deliver(group, frame.bytes);
-            } else if group.is_plain_of(v5) && group.grant.qos > 0 && first == 0x30 | group.grant.qos << 1 {
-                let id_at = frame.bytes.len() - body.len() + 2 + topic.len();
-                self.out.deliver_with_id(group, frame.bytes, id_at);
+            if first == 0x30 && group.is_plain_of(v5) {
+                self.out.deliver(&group.to, packet);
+            } else if first == group.first_with_id && group.is_plain_of(v5) {
+                self.out.deliver_with_id(&group.to, packet, body_at + 2 + topic.len());
             } else {
                 self.out.deliver_anew(from, &wire::publish(v5, first, body)?, group);
             }

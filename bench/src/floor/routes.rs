@@ -30,21 +30,35 @@ pub struct Group {
     pub grant: Grant,
     /// Connections, in ascending order.
     pub to: Vec<u32>,
+    /// First byte of a PUBLISH with their QoS, if that is 1 or 2; else 0.
+    pub first_with_id: u8,
+    plain: Plain,
+}
+
+/// Whether a group takes any packet of a version unchanged: said once, asked for each message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Plain {
+    No,
+    Mqtt3,
+    Mqtt5,
 }
 
 impl Group {
+    /// Of connections that have `grant` in common.
+    pub fn new(grant: Grant, to: Vec<u32>) -> Self {
+        let plain = match grant {
+            Grant { no_local: true, .. } | Grant { packet_bytes_max: ..=0xFFFF_FFFE, .. } => Plain::No,
+            Grant { v5: false, .. } => Plain::Mqtt3,
+            Grant { v5: true, .. } => Plain::Mqtt5,
+        };
+        let first_with_id = if grant.qos == 0 { 0 } else { 0x30 | grant.qos << 1 };
+        Self { grant, to, first_with_id, plain }
+    }
+
     /// Whether its subscribers take any packet of this version, unchanged.
     #[inline]
     pub fn is_plain_of(&self, v5: bool) -> bool {
-        self.grant.v5 == v5 && self.grant.packet_bytes_max == u32::MAX && !self.grant.no_local
-    }
-}
-
-#[cfg(test)]
-impl Group {
-    /// As the plainest subscriptions make it.
-    pub fn of(to: Vec<u32>) -> Self {
-        Self { grant: Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false }, to }
+        self.plain == if v5 { Plain::Mqtt5 } else { Plain::Mqtt3 }
     }
 }
 
@@ -73,19 +87,16 @@ impl Routes {
         }
     }
 
-    /// Who gets a message on `topic`. Fails if nobody may publish to it.
+    /// Who gets a message on `topic`; `None` if that has not been learnt.
     #[inline]
-    pub fn find(&mut self, topic: &[u8]) -> Result<&[Group], Malformed> {
-        let at = match self.cache.find(topic) {
-            Some(at) => at,
-            None => self.compile(topic)?,
-        };
-        Ok(self.cache.groups(at))
+    pub fn find(&self, topic: &[u8]) -> Option<&[Group]> {
+        self.cache.find(topic)
     }
 
+    /// Finds out who gets messages on `topic`. Fails if nobody may publish to it.
     #[cold]
     #[inline(never)]
-    fn compile(&mut self, topic: &[u8]) -> Result<usize, Malformed> {
+    pub fn learn(&mut self, topic: &[u8]) -> Result<(), Malformed> {
         if !wire::is_topic(topic) {
             return Err(wire::Malformed("PUBLISH to something that is no topic"));
         }
@@ -106,14 +117,15 @@ impl Routes {
         for (to, grant) in merged {
             match groups.iter_mut().find(|group| group.grant == grant) {
                 Some(group) => group.to.push(to),
-                None => groups.push(Group { grant, to: vec![to] }),
+                None => groups.push(Group::new(grant, vec![to])),
             }
         }
         if self.cache_bytes + bytes > CACHE_BYTES_MAX {
             self.forget();
         }
         self.cache_bytes += bytes;
-        Ok(self.cache.insert(topic, groups))
+        self.cache.insert(topic, groups);
+        Ok(())
     }
 
     /// Adds a subscription or changes it. Answers whether it is new, or `None` if there is no room for more.
@@ -185,6 +197,9 @@ mod tests {
 
     /// Connection and QoS of everybody who gets `topic`.
     fn found(routes: &mut Routes, topic: &str) -> Vec<(u32, u8)> {
+        if routes.find(topic.as_bytes()).is_none() {
+            routes.learn(topic.as_bytes()).unwrap();
+        }
         let groups = routes.find(topic.as_bytes()).unwrap();
         groups.iter().flat_map(|group| group.to.iter().map(|to| (*to, group.grant.qos))).collect()
     }
@@ -248,8 +263,8 @@ mod tests {
     fn what_is_no_topic_is_never_cached() {
         let mut routes = Routes::new();
         for bad in [&b""[..], b"a/+", b"#", b"a\0", b"\xFF"] {
-            assert!(routes.find(bad).is_err(), "{bad:?}");
-            assert!(routes.find(bad).is_err(), "{bad:?} the second time");
+            assert!(routes.find(bad).is_none() && routes.learn(bad).is_err(), "{bad:?}");
+            assert!(routes.find(bad).is_none(), "{bad:?} the second time");
         }
         assert_eq!(routes.cache.len(), 0);
     }
@@ -259,7 +274,7 @@ mod tests {
         let mut routes = Routes::new();
         let topic = |number: u32| format!("{number:060000}").into_bytes();
         for number in 0..2_000 {
-            routes.find(&topic(number)).unwrap();
+            routes.learn(&topic(number)).unwrap();
             assert!(routes.cache_bytes <= CACHE_BYTES_MAX);
         }
         assert!(routes.cache.len() < 2_000);

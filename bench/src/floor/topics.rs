@@ -47,31 +47,34 @@ impl Topics {
         }
     }
 
-    /// The place of `topic`, good until the next call that changes something.
+    /// The subscribers of a topic, if it has been seen.
     #[inline]
-    pub fn find(&self, topic: &[u8]) -> Option<usize> {
+    pub fn find(&self, topic: &[u8]) -> Option<&[Group]> {
         let hash = hash(topic, self.seed);
-        let mut at = self.first_place(hash);
-        loop {
-            let slot = &self.slots[at];
-            if slot.hash == hash && *slot.topic == *topic {
-                return Some(at);
-            }
-            if slot.topic.is_empty() {
-                return None;
-            }
-            at = (at + 1) & (self.slots.len() - 1);
+        let slot = &self.slots[self.first_place(hash)];
+        if slot.hash == hash && *slot.topic == *topic {
+            Some(&slot.groups)
+        } else {
+            self.find_further(hash, topic)
         }
     }
 
-    /// The subscribers of the topic in a place.
-    #[inline]
-    pub fn groups(&self, at: usize) -> &[Group] {
-        &self.slots[at].groups
+    #[cold]
+    #[inline(never)]
+    fn find_further(&self, hash: u64, topic: &[u8]) -> Option<&[Group]> {
+        let mut at = self.first_place(hash);
+        while !self.slots[at].topic.is_empty() {
+            let slot = &self.slots[at];
+            if slot.hash == hash && *slot.topic == *topic {
+                return Some(&slot.groups);
+            }
+            at = (at + 1) & (self.slots.len() - 1);
+        }
+        None
     }
 
-    /// Adds a topic that is not there and not empty; answers its place.
-    pub fn insert(&mut self, topic: &[u8], groups: Vec<Group>) -> usize {
+    /// Adds a topic that is not there and not empty.
+    pub fn insert(&mut self, topic: &[u8], groups: Vec<Group>) {
         if 2 * (self.used + 1) > self.slots.len() {
             let mut wider = Vec::new();
             wider.resize_with(2 * self.slots.len(), Slot::default);
@@ -82,16 +85,15 @@ impl Topics {
             }
         }
         self.used += 1;
-        self.put(Slot { hash: hash(topic, self.seed), topic: topic.into(), groups })
+        self.put(Slot { hash: hash(topic, self.seed), topic: topic.into(), groups });
     }
 
-    fn put(&mut self, slot: Slot) -> usize {
+    fn put(&mut self, slot: Slot) {
         let mut at = self.first_place(slot.hash);
         while !self.slots[at].topic.is_empty() {
             at = (at + 1) & (self.slots.len() - 1);
         }
         self.slots[at] = slot;
-        at
     }
 
     #[inline]
@@ -106,22 +108,34 @@ impl Topics {
 /// Folds sixteen bytes at a time into a product of 128 bits, as wyhash and ahash do.
 #[inline]
 fn hash(topic: &[u8], seed: u64) -> u64 {
-    let mut state = seed ^ (topic.len() as u64).wrapping_mul(ODD);
-    let mut rest = topic;
-    while let Some((chunk, after)) = rest.split_first_chunk::<16>() {
-        let (low, high) = (word(&chunk[..8]), word(&chunk[8..]));
-        state = fold(low ^ state, high ^ ODD);
-        rest = after;
-    }
+    let state = seed ^ (topic.len() as u64).wrapping_mul(ODD);
     // The last words may overlap: the length is part of the state.
-    let (low, high) = match rest {
-        [_, _, _, _, _, _, _, _, ..] => (word(&rest[..8]), word(&rest[rest.len() - 8..])),
-        [_, _, _, _, ..] => (half(&rest[..4]), half(&rest[rest.len() - 4..])),
-        [first, .., last] => (u64::from(*first), u64::from(rest[1]) << 8 | u64::from(*last)),
+    let (low, high) = match topic {
+        [_, _, _, _, _, _, _, _, ..] => {
+            if topic.len() > 16 {
+                return hash_long(topic, state);
+            }
+            (word(&topic[..8]), word(&topic[topic.len() - 8..]))
+        }
+        [_, _, _, _, ..] => (half(&topic[..4]), half(&topic[topic.len() - 4..])),
+        [first, .., last] => (u64::from(*first), u64::from(topic[1]) << 8 | u64::from(*last)),
         [only] => (u64::from(*only), 0),
-        [] => (0, 0),
+        // Never found: an unused slot has the hash 0.
+        [] => return 1,
     };
     fold(low ^ state, high ^ ODD)
+}
+
+#[inline(never)]
+fn hash_long(topic: &[u8], mut state: u64) -> u64 {
+    let mut rest = topic;
+    while rest.len() > 16 {
+        state = fold(word(rest) ^ state, word(&rest[8..]) ^ ODD);
+        rest = &rest[16..];
+    }
+    // The last sixteen bytes may have been seen in part.
+    let last = &topic[topic.len() - 16..];
+    fold(word(last) ^ state, word(&last[8..]) ^ ODD)
 }
 
 /// The golden ratio in 64 bits.
@@ -150,7 +164,10 @@ fn half(bytes: &[u8]) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use crate::floor::routes::Grant;
     use std::collections::HashSet;
+
+    const GRANT: Grant = Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false };
 
     #[test]
     fn what_was_put_in_is_found_and_nothing_else() {
@@ -158,17 +175,14 @@ mod tests {
         let name = |number: u32| "x/".repeat(number as usize % 20) + &number.to_string();
         for number in 0..5_000 {
             assert_eq!(topics.find(name(number).as_bytes()), None);
-            let groups = vec![Group::of(vec![number])];
-            let at = topics.insert(name(number).as_bytes(), groups);
-            assert_eq!(topics.find(name(number).as_bytes()), Some(at));
+            topics.insert(name(number).as_bytes(), vec![Group::new(GRANT, vec![number])]);
         }
         assert_eq!(topics.len(), 5_000);
         for number in 0..5_000 {
-            let at = topics.find(name(number).as_bytes()).unwrap();
-            assert_eq!(topics.groups(at)[0].to, [number]);
+            assert_eq!(topics.find(name(number).as_bytes()).unwrap()[0].to, [number]);
         }
         topics.clear();
-        assert_eq!((topics.find(b"0"), topics.len()), (None, 0));
+        assert_eq!((topics.find(b"0"), topics.find(b""), topics.len()), (None, None, 0));
     }
 
     #[test]

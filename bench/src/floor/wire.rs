@@ -50,7 +50,7 @@ impl<'a> Fields<'a> {
     /// A packet identifier, which is never 0 [MQTT-2.2.1-3].
     pub fn packet_id(&mut self) -> Result<u16, Malformed> {
         match self.number()? {
-            0 => Err(Malformed("packet identifier 0")),
+            0 => Err(no_id()),
             id => Ok(id),
         }
     }
@@ -102,8 +102,17 @@ impl<'a> Fields<'a> {
     }
 }
 
+// Out of the way: what is said when it goes wrong is not to be kept at hand for every packet.
+#[cold]
+#[inline(never)]
 fn cut() -> Malformed {
     Malformed("packet cut short in one of its fields")
+}
+
+#[cold]
+#[inline(never)]
+fn no_id() -> Malformed {
+    Malformed("packet identifier 0")
 }
 
 /// What the floor takes from a CONNECT.
@@ -214,14 +223,23 @@ pub fn head(v5: bool, first: u8, body: &[u8]) -> Result<Head<'_>, Malformed> {
     let packet_id = match first & 0x0E {
         0 => 0,
         2 | 4 | 0x0A | 0x0C => fields.packet_id()?,
-        8 => return Err(Malformed("PUBLISH of QoS 0 that calls itself a duplicate")), // [MQTT-3.3.1-2]
-        _ => return Err(Malformed("PUBLISH with QoS 3")),
+        _ => return Err(bad_flags(first)),
     };
     let rest = fields.0;
     if v5 && rest.first() != Some(&0) {
         after_properties(rest)?;
     }
     Ok(Head { topic, packet_id, rest })
+}
+
+#[cold]
+#[inline(never)]
+fn bad_flags(first: u8) -> Malformed {
+    if first & 6 == 6 {
+        Malformed("PUBLISH with QoS 3")
+    } else {
+        Malformed("PUBLISH of QoS 0 that calls itself a duplicate") // [MQTT-3.3.1-2]
+    }
 }
 
 /// What a PUBLISH consists of.
