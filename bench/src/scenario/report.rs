@@ -93,6 +93,7 @@ pub struct Report {
     pub bench: Option<Bench>,
     pub interrupted: bool,
     pub errors: BTreeMap<String, u64>,
+    pub broker_log: Option<String>,
 }
 
 /// Who was measured.
@@ -299,6 +300,7 @@ impl Report {
             bench: None,
             interrupted,
             errors: tally.errors.clone(),
+            broker_log: None,
         }
     }
 
@@ -326,7 +328,8 @@ impl Report {
 
     /// The broker ended by itself: an error, whatever else was measured.
     pub fn broker_ended(&mut self, end: &End) {
-        self.errors.insert(format!("{}; {}", end.what, end.log), 1);
+        self.errors.insert(end.what.clone(), 1);
+        self.broker_log = Some(end.log.clone());
     }
 
     /// Whether every connection held, and every message came to all its subscribers, once.
@@ -444,7 +447,8 @@ mod tests {
         assert_eq!((bench.busy, bench.waited), (0.75, Some(0.25)));
         let cpu = report.cpu.unwrap();
         assert_eq!((cpu.total_s, cpu.user_s, cpu.system_s, cpu.share), (1.0, Some(0.25), Some(0.75), 0.5));
-        assert_eq!((cpu.us_per_delivery, cpu.system_us_per_delivery), (Some(2.5), Some(1.875)));
+        assert_eq!(cpu.us_per_delivery, Some(2.5));
+        assert_eq!((cpu.user_us_per_delivery, cpu.system_us_per_delivery), (Some(0.625), Some(1.875)));
     }
 
     #[test]

@@ -2,9 +2,11 @@
 
 use super::broker::{Behaviour, Broker};
 use super::{Ended, Tool};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use std::collections::BTreeSet;
+use std::fs::DirEntry;
+use std::time::Instant;
 
 /// Runs a scenario briefly against a broker that is there already.
 fn start(broker: &Broker, arguments: &str) -> Tool {
@@ -130,10 +132,11 @@ fn credit_waits_for_the_last_subscriber() {
 
 #[test]
 fn an_open_loop_counts_from_when_messages_were_due() {
-    let broker = Broker::start(Behaviour { pause: Some((100, 300)), ..Behaviour::default() });
-    let report = measure(&broker, "paced --rate 1000 --duration 1").succeeded();
+    let behaviour = Behaviour { pause: Some((100, 300)), receive_maximum: Some(5), ..Behaviour::default() };
+    let broker = Broker::start(behaviour);
+    let report = measure(&broker, "paced --rate 1000 -q 1 --duration 1").succeeded();
     assert_eq!(report["latency_from"], "schedule");
-    // Three hundred of some thousand messages were due while the broker paused, the first of them for 300 ms.
+    // Three hundred of some thousand messages were due while the broker paused, and all but five could not be sent then.
     assert!(report["latency_us"]["p90"].as_f64() > Some(100_000.0), "{report}");
     let sent = number(&report, "sent");
     assert!((900.0..=1100.0).contains(&sent), "the pace is kept: {report}");
@@ -226,7 +229,7 @@ fn the_report_has_the_keys_that_the_readme_tells() {
             &report,
             "scenario broker options connects measured_s sent delivered delivered_bytes sent_per_s delivered_per_s \
              delivered_bytes_per_s lost duplicated out_of_order stray refused unacked disconnects latency_us \
-             latency_from ack_latency_us cpu memory syscalls syscalls_why_not bench interrupted errors",
+             latency_from ack_latency_us cpu memory syscalls syscalls_why_not bench interrupted errors broker_log",
         ),
         (&report["broker"], "address pid command cpus"),
         (
@@ -272,6 +275,79 @@ fn a_broker_that_does_not_start_is_explained() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.stderr.contains("/no/such/broker"), "{}", ended.stderr);
     assert_eq!(ended.stdout, "", "nothing was measured");
+}
+
+/// The tool's own relay as a broker that `run` starts.
+const FLOOR: &str = concat!(env!("CARGO_BIN_EXE_grapnel-bench"), " floor --listen {listen}");
+
+fn exists(pid: i32) -> bool {
+    std::path::Path::new(&format!("/proc/{pid}")).exists()
+}
+
+/// Waits for something that must happen.
+fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + super::PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen");
+        std::thread::yield_now();
+    }
+}
+
+/// The broker that a tool has started, once the tool's clients are connected to it.
+fn loaded_broker(tool: &Tool, clients: usize) -> i32 {
+    let parent = tool.child.id().to_string();
+    let child_of = |entry: &DirEntry| {
+        let stat = std::fs::read_to_string(entry.path().join("stat")).ok()?;
+        // proc_pid_stat(5): behind the name in parentheses, the state and the parent.
+        let (_, after) = stat.rsplit_once(") ")?;
+        (after.split(' ').nth(1) == Some(&parent)).then(|| entry.file_name().to_str()?.parse().ok()).flatten()
+    };
+    let pid: i32 = wait_for("a broker", || {
+        std::fs::read_dir("/proc").unwrap().flatten().find_map(|entry| child_of(&entry))
+    });
+    let descriptors = format!("/proc/{pid}/fd");
+    wait_for("the load", || {
+        let open = std::fs::read_dir(&descriptors).map_or(0, Iterator::count);
+        (open > clients).then_some(())
+    });
+    pid
+}
+
+#[test]
+fn a_started_broker_is_measured_and_ends_with_the_run() {
+    let ended =
+        tool(&["pairs", "--broker", FLOOR, "--json", "--pairs", "5", "--duration", "0.3", "--syscalls"]);
+    let report = ended.succeeded();
+    assert_eq!(report["broker"]["command"], FLOOR);
+    assert!(number(&report["cpu"], "us_per_delivery") > 0.0, "{report}");
+    let pid = report["broker"]["pid"].as_i64().unwrap();
+    assert!(!exists(i32::try_from(pid).unwrap()), "it was waited for");
+}
+
+#[test]
+fn a_broker_that_dies_in_the_run_is_reported() {
+    let tool = Tool::spawn(
+        ["run", "pairs", "--broker", FLOOR, "--json", "--pairs", "10", "--duration", "60"].into_iter(),
+    );
+    let broker = loaded_broker(&tool, 20);
+    kill_process(Pid::from_raw(broker).unwrap(), Signal::KILL).unwrap();
+    let report = tool.end().failed();
+    assert_eq!(errors(&report, "the broker ended with signal: 9 (SIGKILL)"), 1, "{report}");
+    assert!(report["measured_s"].is_null() && report["broker_log"].is_string(), "{report}");
+}
+
+#[test]
+fn the_broker_dies_with_a_tool_that_is_killed() {
+    let tool = Tool::spawn(
+        ["run", "idle", "--broker", FLOOR, "--connections", "10", "--duration", "60"].into_iter(),
+    );
+    let broker = loaded_broker(&tool, 10);
+    tool.signal(Signal::KILL);
+    tool.end();
+    wait_for("the end of the broker", || (!exists(broker)).then_some(()));
 }
 
 #[test]

@@ -81,6 +81,9 @@ impl fmt::Display for Report {
         for (error, count) in &self.errors {
             row("error", &format!("{count} × {error}"))?;
         }
+        if let Some(log) = &self.broker_log {
+            row("broker's log", log)?;
+        }
         Ok(())
     }
 }
