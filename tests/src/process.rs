@@ -4,6 +4,7 @@
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard};
 use std::time::{Duration, Instant};
 
@@ -34,6 +35,7 @@ pub struct Process {
     child: Child,
     output: Arc<Output>,
     status: Option<ExitStatus>,
+    input: Option<Sender<Vec<u8>>>,
 }
 
 /// A program and its arguments, to be started by [`Process::start`]; line-buffered, and killed by the kernel when the thread
@@ -49,8 +51,25 @@ impl Process {
     ///
     /// # Panics
     /// If the program cannot be started.
-    pub fn start(name: &str, mut command: Command, input: Option<&[u8]>) -> Process {
-        let stdin = if input.is_some() { Stdio::piped() } else { Stdio::null() };
+    pub fn start(name: &str, command: Command, input: Option<&[u8]>) -> Process {
+        let mut process =
+            Process::spawn(name, command, if input.is_some() { Stdio::piped() } else { Stdio::null() });
+        if let Some(bytes) = input {
+            process.write(bytes.to_vec());
+            process.input = None;
+        }
+        process
+    }
+
+    /// Starts `command` with an input that [`Process::write`] feeds, until the process is dropped.
+    ///
+    /// # Panics
+    /// As [`Process::start`].
+    pub fn start_listening(name: &str, command: Command) -> Process {
+        Process::spawn(name, command, Stdio::piped())
+    }
+
+    fn spawn(name: &str, mut command: Command, stdin: Stdio) -> Process {
         let mut child = command
             .stdin(stdin)
             .stdout(Stdio::piped())
@@ -61,12 +80,23 @@ impl Process {
         output.lock().open_pipes = 2;
         collect(child.stdout.take().expect("piped above"), Arc::clone(&output));
         collect(child.stderr.take().expect("piped above"), Arc::clone(&output));
-        if let (Some(bytes), Some(mut pipe)) = (input, child.stdin.take()) {
-            let bytes = bytes.to_vec();
+        let input = child.stdin.take().map(|mut pipe| {
+            let (sender, receiver) = channel::<Vec<u8>>();
             // A thread, because a program that does not read would block the test; a broken pipe shows in the exit status.
-            std::thread::spawn(move || drop(pipe.write_all(&bytes)));
-        }
-        Process { name: name.to_owned(), child, output, status: None }
+            std::thread::spawn(move || receiver.iter().try_for_each(|bytes| pipe.write_all(&bytes)));
+            sender
+        });
+        Process { name: name.to_owned(), child, output, status: None, input }
+    }
+
+    /// Writes to the input of a process that [`Process::start_listening`] started; returns at once.
+    ///
+    /// # Panics
+    /// If it was started otherwise.
+    pub fn write(&self, bytes: Vec<u8>) {
+        let input = self.input.as_ref().expect("started with an input");
+        // An error means that the program has ended, which shows in what it no longer prints.
+        let _ = input.send(bytes);
     }
 
     /// Process id.
@@ -121,6 +151,36 @@ impl Process {
                     self.name,
                     found.len()
                 );
+            }
+            lines = self
+                .output
+                .changed
+                .wait_timeout(lines, left)
+                .unwrap_or_else(std::sync::PoisonError::into_inner)
+                .0;
+        }
+    }
+
+    /// Waits for the next line that `pick` wants, from the line number `from` on, which is moved behind it; `None` when the
+    /// time is up or the program has ended. For long dialogues: no line is looked at twice.
+    pub fn next_line<T>(
+        &self,
+        from: &mut usize,
+        timeout: Duration,
+        pick: impl Fn(&str) -> Option<T>,
+    ) -> Option<T> {
+        let deadline = Instant::now() + timeout;
+        let mut lines = self.output.lock();
+        loop {
+            while let Some(line) = lines.all.get(*from) {
+                *from += 1;
+                if let Some(found) = pick(line) {
+                    return Some(found);
+                }
+            }
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() || lines.open_pipes == 0 {
+                return None;
             }
             lines = self
                 .output
