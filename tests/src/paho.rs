@@ -26,7 +26,10 @@ pub fn run(broker: &Broker, version: Version, scenario: &str) -> Value {
 }
 
 /// The interpreter of the environment that `scripts/test` makes, or the one `GRAPNEL_TESTS_PYTHON` names.
-fn python() -> PathBuf {
+///
+/// # Panics
+/// If there is none; the message names the command that makes it.
+pub fn python() -> PathBuf {
     if let Some(path) = std::env::var_os("GRAPNEL_TESTS_PYTHON") {
         return path.into();
     }

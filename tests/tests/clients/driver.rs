@@ -1,0 +1,210 @@
+//! What a scenario may ask of a client, whatever library is behind it. `mosquitto.rs`, `scripted.rs` and `rumqttc.rs` answer;
+//! nothing here knows how.
+
+use std::fmt;
+use std::time::{Duration, Instant};
+
+use grapnel_tests::{Broker, PATIENCE, Version};
+
+use crate::{mosquitto, scripted};
+
+/// The clients, in the order of the table.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Client {
+    /// mosquitto_pub and mosquitto_sub, C.
+    Mosquitto,
+    /// paho-mqtt, Python.
+    Paho,
+    /// aiomqtt, Python with asyncio; paho-mqtt underneath.
+    Aiomqtt,
+    /// mqtt.js, Node.
+    MqttJs,
+}
+
+impl Client {
+    /// All of them.
+    pub const ALL: [Client; 4] = [Client::Mosquitto, Client::Paho, Client::Aiomqtt, Client::MqttJs];
+
+    /// Its name and the version that `scripts/test` installs. Debian decides on mosquitto's last number.
+    pub fn release(self) -> (&'static str, &'static str) {
+        match self {
+            Client::Mosquitto => ("mosquitto_sub, mosquitto_pub", "2.0"),
+            Client::Paho => ("paho-mqtt", "2.1.0"),
+            Client::Aiomqtt => ("aiomqtt", "2.5.1"),
+            Client::MqttJs => ("mqtt.js", "5.16.0"),
+        }
+    }
+
+    /// The version that really runs.
+    pub fn running_release(self) -> String {
+        match self {
+            Client::Mosquitto => mosquitto::release(),
+            Client::Paho | Client::Aiomqtt | Client::MqttJs => scripted::release(self),
+        }
+    }
+}
+
+/// A message, sent or received.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Message {
+    /// Topic name.
+    pub topic: String,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// QoS it is sent with, or came with.
+    pub qos: u8,
+    /// RETAIN flag.
+    pub retain: bool,
+}
+
+impl Message {
+    /// Not retained.
+    pub fn new(topic: &str, payload: impl Into<Vec<u8>>, qos: u8) -> Message {
+        Message { topic: topic.to_owned(), payload: payload.into(), qos, retain: false }
+    }
+
+    /// With RETAIN.
+    pub fn retained(mut self) -> Message {
+        self.retain = true;
+        self
+    }
+}
+
+impl fmt::Debug for Message {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let retain = if self.retain { ", retained" } else { "" };
+        let payload = String::from_utf8_lossy(&self.payload[..self.payload.len().min(40)]);
+        let length = self.payload.len();
+        write!(f, "{} (QoS {}{retain}, {length} bytes: {payload:?})", self.topic, self.qos)
+    }
+}
+
+/// How a client is to connect, and what it subscribes to before anything else.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    /// Client identifier.
+    pub client_id: String,
+    /// Clean session, or clean start.
+    pub clean: bool,
+    /// Will message.
+    pub will: Option<Message>,
+    /// Topic filters.
+    pub filters: Vec<String>,
+    /// QoS of all of them.
+    pub qos: u8,
+}
+
+impl Settings {
+    /// A clean start without will and subscriptions.
+    pub fn new(client_id: &str) -> Settings {
+        let client_id = client_id.to_owned();
+        Settings { client_id, clean: true, will: None, filters: Vec::new(), qos: 0 }
+    }
+
+    /// Without a clean start; the session is kept for a minute at least.
+    pub fn kept(mut self) -> Settings {
+        self.clean = false;
+        self
+    }
+
+    /// Session Expiry Interval in seconds, for MQTT 5.
+    pub fn expiry_s(&self) -> Option<u32> {
+        (!self.clean).then_some(60)
+    }
+
+    /// With a will.
+    pub fn will(mut self, will: Message) -> Settings {
+        self.will = Some(will);
+        self
+    }
+
+    /// With subscriptions.
+    pub fn subscribed(mut self, filters: &[&str], qos: u8) -> Settings {
+        self.filters = filters.iter().map(|&filter| filter.to_owned()).collect();
+        self.qos = qos;
+        self
+    }
+}
+
+/// The library does not do what it was asked for; in its own words where it has any.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Refused(pub String);
+
+/// A client that is connected and whose subscriptions are in force. Dropping it is as good as [`Driver::vanish`].
+pub trait Driver {
+    /// Session present flag of its CONNACK.
+    fn session_present(&self) -> Result<bool, Refused>;
+
+    /// Publishes, and waits until the library takes the message for delivered.
+    fn publish(&mut self, message: &Message) -> Result<(), Refused>;
+
+    /// The next message within `timeout`.
+    fn next(&mut self, timeout: Duration) -> Option<Message>;
+
+    /// Ends as its users end it properly; an error says how the library went beyond that.
+    fn disconnect(self: Box<Self>) -> Result<(), Refused>;
+
+    /// Ends without DISCONNECT, as a crash does.
+    fn vanish(self: Box<Self>);
+}
+
+impl dyn Driver {
+    /// The next message.
+    #[track_caller]
+    pub fn message(&mut self) -> Message {
+        self.next(PATIENCE).expect("a message comes in time")
+    }
+
+    /// The messages up to the one with the payload `last`, which is left out.
+    #[track_caller]
+    pub fn messages_until(&mut self, last: &str) -> Vec<Message> {
+        let mut messages = Vec::new();
+        loop {
+            let message = self.message();
+            if message.payload == last.as_bytes() {
+                return messages;
+            }
+            messages.push(message);
+        }
+    }
+}
+
+/// `count` messages in all, as they come to whichever of `drivers`; a list for each.
+///
+/// # Panics
+/// If they do not come in time.
+#[track_caller]
+pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Vec<Vec<Message>> {
+    let deadline = Instant::now() + PATIENCE;
+    let mut got = vec![Vec::new(); drivers.len()];
+    while got.iter().map(Vec::len).sum::<usize>() < count {
+        assert!(Instant::now() < deadline, "{count} messages do not come in time, but {got:?}");
+        for (driver, got) in drivers.iter_mut().zip(&mut got) {
+            // Short, because the message may come to the next one.
+            got.extend(driver.next(Duration::from_millis(5)));
+        }
+    }
+    got
+}
+
+/// One client in one version, and the broker it connects to.
+pub struct World<'a> {
+    /// The broker.
+    pub broker: &'a Broker,
+    /// Which library.
+    pub client: Client,
+    /// The version of MQTT it is to speak.
+    pub version: Version,
+}
+
+impl World<'_> {
+    /// Connects and subscribes.
+    pub fn open(&self, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
+        match self.client {
+            Client::Mosquitto => mosquitto::open(self.broker, self.version, settings),
+            Client::Paho | Client::Aiomqtt | Client::MqttJs => {
+                scripted::open(self.client, self.broker, self.version, settings)
+            }
+        }
+    }
+}

@@ -1,0 +1,171 @@
+//! What users do with a client, once each, over [`Driver`](crate::driver::Driver). A scenario ends with an error where the
+//! library refuses; anything else that goes wrong is a panic. Expectations come from the specification.
+
+use grapnel_tests::Version;
+
+use crate::driver::{Message, Refused, Settings, World, messages_of_all};
+
+type Outcome = Result<(), Refused>;
+
+/// Connects in the version it was told, and the broker saw that version.
+pub fn connects(world: &World) -> Outcome {
+    let client = world.open(&Settings::new("visitor"))?;
+    let shown = world.broker.ctl_json(&["clients", "show", "visitor"]);
+    assert_eq!(shown["protocol"], world.version.level(), "{shown}");
+    client.disconnect()
+}
+
+/// Each QoS of a publication with each QoS of a subscription: delivered once, with the smaller of the two (section 3.8.4).
+pub fn every_qos(world: &World) -> Outcome {
+    let mut publisher = world.open(&Settings::new("publisher"))?;
+    for subscribed in 0..=2 {
+        let name = format!("subscriber {subscribed}");
+        let mut subscriber = world.open(&Settings::new(&name).subscribed(&["q/+"], subscribed))?;
+        for published in 0..=2 {
+            publisher.publish(&Message::new(&format!("q/{published}"), "hello", published))?;
+        }
+        // mosquitto_pub publishes each through another connection, which has no order with the others.
+        let mut got: Vec<Message> = (0..3).map(|_| subscriber.message()).collect();
+        got.sort_by(|a, b| a.topic.cmp(&b.topic));
+        let expected: Vec<Message> = (0..=2)
+            .map(|published| Message::new(&format!("q/{published}"), "hello", published.min(subscribed)))
+            .collect();
+        assert_eq!(got, expected);
+        publisher.publish(&Message::new("q/end", "end", 2))?;
+        assert_eq!(subscriber.messages_until("end"), [], "nothing comes twice");
+        subscriber.disconnect()?;
+    }
+    Ok(())
+}
+
+/// A client that ends without DISCONNECT leaves its will ([MQTT-3.1.2-8]).
+pub fn will(world: &World) -> Outcome {
+    let mut watcher = world.open(&Settings::new("watcher").subscribed(&["will/#"], 2))?;
+    for qos in 0..=2 {
+        let will = Message::new("will/x", "gone", qos);
+        world.open(&Settings::new("dying").will(will.clone()))?.vanish();
+        assert_eq!(watcher.message(), will);
+    }
+    Ok(())
+}
+
+/// A client that disconnects takes its will with it ([MQTT-3.1.2-10]).
+pub fn no_will(world: &World) -> Outcome {
+    let mut watcher = world.open(&Settings::new("watcher").subscribed(&["will/#"], 1))?;
+    let will = Message::new("will/x", "gone", 1);
+    let ended = world.open(&Settings::new("leaving").will(will.clone()))?.disconnect();
+    if ended.is_err() {
+        assert_eq!(watcher.message(), will, "the library asked for it");
+    }
+    // Connecting again under the same name comes after whatever the broker does about the first connection.
+    let mut again = world.open(&Settings::new("leaving"))?;
+    again.publish(&Message::new("will/end", "end", 1))?;
+    assert_eq!(watcher.messages_until("end"), []);
+    ended
+}
+
+/// A retained message is kept for later subscribers with RETAIN set; an empty one removes it ([MQTT-3.3.1-5], -6, -8).
+pub fn retained(world: &World) -> Outcome {
+    let mut keeper = world.open(&Settings::new("keeper"))?;
+    for payload in ["21", "22"] {
+        keeper.publish(&Message::new("room", payload, 1).retained())?;
+    }
+    let mut late = world.open(&Settings::new("late").subscribed(&["room"], 1))?;
+    assert_eq!(late.message(), Message::new("room", "22", 1).retained());
+    keeper.publish(&Message::new("room", "", 1).retained())?;
+    assert_eq!(
+        late.message(),
+        Message::new("room", "", 1),
+        "to who is there already it is a message like any"
+    );
+    let mut later = world.open(&Settings::new("later").subscribed(&["room", "end"], 1))?;
+    keeper.publish(&Message::new("end", "end", 1))?;
+    assert_eq!(later.messages_until("end"), [], "the retained message was removed");
+    Ok(())
+}
+
+/// CONNACK says whether there was a session ([MQTT-3.2.2-2], -3); the flag came with MQTT 3.1.1.
+pub fn session_present(world: &World) -> Outcome {
+    let kept = Settings::new("sleeper").kept();
+    for (settings, expected) in [(&kept, false), (&kept, true), (&Settings::new("sleeper"), false)] {
+        let client = world.open(settings)?;
+        assert_eq!(client.session_present()?, expected && world.version != Version::V31);
+        client.disconnect()?;
+    }
+    Ok(())
+}
+
+/// A kept session gets what was published while its client was gone, once, and nothing of it when it comes back again
+/// (section 4.1; [MQTT-4.3.2-2], [MQTT-4.3.3-2]).
+pub fn queued(world: &World) -> Outcome {
+    let kept = Settings::new("sleeper").kept();
+    world.open(&kept.clone().subscribed(&["kept/#"], 2))?.vanish();
+    let mut publisher = world.open(&Settings::new("publisher"))?;
+    let missed = [Message::new("kept/1", "one", 1), Message::new("kept/2", "two", 2)];
+    for message in &missed {
+        publisher.publish(message)?;
+    }
+    // Nothing is subscribed again: what comes is the old session's.
+    let mut back = world.open(&kept)?;
+    let mut got = vec![back.message(), back.message()];
+    got.sort_by(|a, b| a.topic.cmp(&b.topic));
+    assert_eq!(got, missed);
+    publisher.publish(&Message::new("kept/end", "end", 2))?;
+    assert_eq!(back.messages_until("end"), [], "nothing comes twice");
+    back.disconnect()?;
+
+    let mut again = world.open(&kept)?;
+    publisher.publish(&Message::new("kept/end", "second end", 2))?;
+    assert_eq!(again.messages_until("second end"), [], "nothing comes again");
+    Ok(())
+}
+
+/// Two members of a shared subscription get each message once between them, and both have work (section 4.8.2; in MQTT 3.1
+/// and 3.1.1 the broker offers the same filters).
+pub fn shared(world: &World) -> Outcome {
+    const MESSAGES: usize = 40;
+    let member = |name| world.open(&Settings::new(name).subscribed(&["$share/group/work/+", "end"], 1));
+    let mut members = [member("first")?, member("second")?];
+    let mut publisher = world.open(&Settings::new("publisher"))?;
+    let sent: Vec<Message> =
+        (0..MESSAGES).map(|n| Message::new(&format!("work/{n:02}"), n.to_string(), 1)).collect();
+    for message in &sent {
+        publisher.publish(message)?;
+    }
+    let got = messages_of_all(&mut members, MESSAGES);
+    assert!(got.iter().all(|mine| !mine.is_empty()), "both have work: {got:?}");
+    let mut all = got.concat();
+    all.sort_by(|a, b| a.topic.cmp(&b.topic));
+    assert_eq!(all, sent, "each message once in all");
+    publisher.publish(&Message::new("end", "end", 1))?;
+    for member in &mut members {
+        assert_eq!(member.messages_until("end"), [], "nothing comes twice");
+    }
+    Ok(())
+}
+
+/// A mebibyte there and back in each QoS, byte for byte.
+pub fn large(world: &World) -> Outcome {
+    let mut subscriber = world.open(&Settings::new("subscriber").subscribed(&["large/+"], 2))?;
+    let mut publisher = world.open(&Settings::new("publisher"))?;
+    for qos in 0..=2 {
+        let sent = Message::new(&format!("large/{qos}"), noise(1 << 20), qos);
+        publisher.publish(&sent)?;
+        // Not assert_eq: two mebibytes in a message help nobody.
+        let got = subscriber.message();
+        assert!(got == sent, "{got:?} is not the {sent:?} that was sent");
+    }
+    Ok(())
+}
+
+/// Bytes of every value in an order without a pattern, the same in every run (xorshift64*).
+fn noise(bytes: usize) -> Vec<u8> {
+    let mut state = 0x9E37_79B9_7F4A_7C15_u64;
+    let next = || {
+        state ^= state >> 12;
+        state ^= state << 25;
+        state ^= state >> 27;
+        state.wrapping_mul(0x2545_F491_4F6C_DD1D).to_be_bytes()[0]
+    };
+    std::iter::repeat_with(next).take(bytes).collect()
+}
