@@ -186,6 +186,10 @@ impl<'s> Run<'s> {
 
     /// Waits for events, and books the time as idle.
     fn wait(&mut self) -> Result<()> {
+        if self.phase.awaits_perf() {
+            // perf shares this CPU, and with real-time priority it would never have it while the generator spins.
+            std::thread::yield_now();
+        }
         let before_ns = self.shared.now_ns;
         let has_work = !self.again.is_empty() || !self.ready.is_empty() || self.may_connect();
         let spins = self.scenario.waiting == Waiting::Spin && self.phase.is_load();

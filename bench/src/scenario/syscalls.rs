@@ -101,7 +101,11 @@ fn cause(text: &str) -> &str {
 /// perf-stat(1), CSV FORMAT: counter value, unit, event, and more.
 fn parse(text: &str) -> Option<u64> {
     let line = text.lines().find(|line| line.contains(EVENT))?;
-    line.split(',').next()?.trim().parse().ok()
+    match line.split(',').next()?.trim() {
+        // Of a process that slept all the time; perf has attached, or there would be no such line.
+        "<not counted>" => Some(0),
+        count => count.parse().ok(),
+    }
 }
 
 #[cfg(test)]
@@ -112,7 +116,9 @@ mod tests {
     fn the_count_is_the_first_field_of_the_events_line() {
         let said = "Events disabled\nEvents enabled\nEvents disabled\n31415,,raw_syscalls:sys_enter,119688,100.00,,\n";
         assert_eq!(parse(said), Some(31_415));
-        assert_eq!(parse("<not counted>,,raw_syscalls:sys_enter,0,0.00,,\n"), None);
+        let asleep = "<not counted>,,raw_syscalls:sys_enter,0,100.00,,\n";
+        assert_eq!(parse(asleep), Some(0));
+        assert_eq!(parse(&asleep.replace("counted", "supported")), None);
         assert_eq!(parse("Events disabled\n"), None);
     }
 

@@ -48,6 +48,11 @@ impl Phase {
         matches!(self, WarmUp(_) | Measuring(_) | Attaching(_) | Counting(_) | Detaching(_))
     }
 
+    /// Whether the next step is that of perf.
+    pub fn awaits_perf(self) -> bool {
+        matches!(self, Self::Attaching(_) | Self::Detaching(_))
+    }
+
     /// Nanoseconds until its time is over.
     pub fn rest_ns(self, now_ns: u64) -> u64 {
         match self {
