@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used)]
 
 mod broker;
+mod compare;
 mod run;
 
 use broker::{Behaviour, Broker};
