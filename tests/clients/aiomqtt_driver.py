@@ -43,8 +43,9 @@ class Connection:
             **settings,
         )
         await self.client.__aenter__()
-        # aiomqtt keeps the CONNACK flags to itself; None says so.
-        say("connected", session_present=None)
+        # aiomqtt drops the flags of CONNACK; what it does have is shown instead.
+        public = ", ".join(name for name in dir(self.client) if not name.startswith("_"))
+        say("connected", session_present=None, instead=f"Client has {public}")
         self.reader = asyncio.create_task(self.read())
 
     async def read(self):
@@ -72,7 +73,7 @@ class Connection:
 
 async def main():
     connection = Connection()
-    say("ready", library="aiomqtt", version=importlib.metadata.version("aiomqtt"))
+    say("ready", version=importlib.metadata.version("aiomqtt"))
     lines = asyncio.StreamReader(limit=1 << 26)
     await asyncio.get_running_loop().connect_read_pipe(
         lambda: asyncio.StreamReaderProtocol(lines), sys.stdin

@@ -62,7 +62,7 @@ const commands = {
   },
 };
 
-say({ event: 'ready', library: 'mqtt.js', version: require('mqtt/package.json').version });
+say({ event: 'ready', version: require('mqtt/package.json').version });
 for await (const line of createInterface({ input: process.stdin })) {
   const command = JSON.parse(line);
   try {

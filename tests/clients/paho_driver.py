@@ -75,7 +75,7 @@ class Connection:
 
 def main():
     connection = Connection()
-    say("ready", library="paho-mqtt", version=paho.mqtt.__version__)
+    say("ready", version=paho.mqtt.__version__)
     for line in sys.stdin:
         command = json.loads(line)
         try:

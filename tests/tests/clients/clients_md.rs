@@ -47,16 +47,20 @@ fn made() -> String {
             }
         }
     }
-    text.push_str("\n\n## Where a library refuses\n\n");
+    text.push_str("\n\n## Where a library refuses\n\nEach with the words of the library or, where it has none, with what its driver saw instead; the test compares them.\n\n");
     for (index, refusal) in REFUSALS.iter().enumerate() {
         let (name, release) = refusal.client.release();
         let versions: Vec<&str> = refusal.versions.iter().map(|&version| number(version)).collect();
+        let titles: Vec<String> =
+            refusal.capabilities.iter().map(|capability| format!("\"{}\"", capability.title())).collect();
+        let everything = refusal.capabilities.len() == Capability::ALL.len();
+        let what = if everything { "everything".to_owned() } else { titles.join(", ") };
         writeln!(
             text,
-            "{}. {name} {release}, MQTT {}, \"{}\": {}. It says: `{}`",
+            "{}. {name} {release}, MQTT {}, {}: {}. Seen as: `{}`",
             index + 1,
             versions.join(", "),
-            refusal.capability.title(),
+            what,
             refusal.how,
             refusal.says
         )

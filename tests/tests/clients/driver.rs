@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::{Broker, PATIENCE, Version};
 
-use crate::{mosquitto, scripted};
+use crate::{mosquitto, rumqttc, scripted};
 
 /// The clients, in the order of the table.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -19,11 +19,14 @@ pub enum Client {
     Aiomqtt,
     /// mqtt.js, Node.
     MqttJs,
+    /// rumqttc, Rust.
+    Rumqttc,
 }
 
 impl Client {
     /// All of them.
-    pub const ALL: [Client; 4] = [Client::Mosquitto, Client::Paho, Client::Aiomqtt, Client::MqttJs];
+    pub const ALL: [Client; 5] =
+        [Client::Mosquitto, Client::Paho, Client::Aiomqtt, Client::MqttJs, Client::Rumqttc];
 
     /// Its name and the version that `scripts/test` installs. Debian decides on mosquitto's last number.
     pub fn release(self) -> (&'static str, &'static str) {
@@ -32,6 +35,8 @@ impl Client {
             Client::Paho => ("paho-mqtt", "2.1.0"),
             Client::Aiomqtt => ("aiomqtt", "2.5.1"),
             Client::MqttJs => ("mqtt.js", "5.16.0"),
+            // Pinned by the workspace's Cargo.toml.
+            Client::Rumqttc => ("rumqttc", "0.25.1"),
         }
     }
 
@@ -40,6 +45,7 @@ impl Client {
         match self {
             Client::Mosquitto => mosquitto::release(),
             Client::Paho | Client::Aiomqtt | Client::MqttJs => scripted::release(self),
+            Client::Rumqttc => rumqttc::release(),
         }
     }
 }
@@ -92,13 +98,15 @@ pub struct Settings {
     pub filters: Vec<String>,
     /// QoS of all of them.
     pub qos: u8,
+    /// Largest packet that the library should send and take; `None` for its own default.
+    pub packet_bytes_max: Option<u32>,
 }
 
 impl Settings {
     /// A clean start without will and subscriptions.
     pub fn new(client_id: &str) -> Settings {
         let client_id = client_id.to_owned();
-        Settings { client_id, clean: true, will: None, filters: Vec::new(), qos: 0 }
+        Settings { client_id, clean: true, will: None, filters: Vec::new(), qos: 0, packet_bytes_max: None }
     }
 
     /// Without a clean start; the session is kept for a minute at least.
@@ -115,6 +123,12 @@ impl Settings {
     /// With a will.
     pub fn will(mut self, will: Message) -> Settings {
         self.will = Some(will);
+        self
+    }
+
+    /// With room for two mebibytes, where the library has a limit of its own.
+    pub fn roomy(mut self) -> Settings {
+        self.packet_bytes_max = Some(2 << 20);
         self
     }
 
@@ -138,8 +152,8 @@ pub trait Driver {
     /// Publishes, and waits until the library takes the message for delivered.
     fn publish(&mut self, message: &Message) -> Result<(), Refused>;
 
-    /// The next message within `timeout`.
-    fn next(&mut self, timeout: Duration) -> Option<Message>;
+    /// The next message within `timeout`. An error where the library has given the connection up.
+    fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused>;
 
     /// Ends as its users end it properly; an error says how the library went beyond that.
     fn disconnect(self: Box<Self>) -> Result<(), Refused>;
@@ -150,19 +164,25 @@ pub trait Driver {
 
 impl dyn Driver {
     /// The next message.
+    ///
+    /// # Panics
+    /// If none comes in time.
     #[track_caller]
-    pub fn message(&mut self) -> Message {
-        self.next(PATIENCE).expect("a message comes in time")
+    pub fn message(&mut self) -> Result<Message, Refused> {
+        Ok(self.next(PATIENCE)?.expect("a message comes in time"))
     }
 
     /// The messages up to the one with the payload `last`, which is left out.
+    ///
+    /// # Panics
+    /// If it does not come in time.
     #[track_caller]
-    pub fn messages_until(&mut self, last: &str) -> Vec<Message> {
+    pub fn messages_until(&mut self, last: &str) -> Result<Vec<Message>, Refused> {
         let mut messages = Vec::new();
         loop {
-            let message = self.message();
+            let message = self.message()?;
             if message.payload == last.as_bytes() {
-                return messages;
+                return Ok(messages);
             }
             messages.push(message);
         }
@@ -174,17 +194,17 @@ impl dyn Driver {
 /// # Panics
 /// If they do not come in time.
 #[track_caller]
-pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Vec<Vec<Message>> {
+pub fn messages_of_all(drivers: &mut [Box<dyn Driver>], count: usize) -> Result<Vec<Vec<Message>>, Refused> {
     let deadline = Instant::now() + PATIENCE;
     let mut got = vec![Vec::new(); drivers.len()];
     while got.iter().map(Vec::len).sum::<usize>() < count {
         assert!(Instant::now() < deadline, "{count} messages do not come in time, but {got:?}");
         for (driver, got) in drivers.iter_mut().zip(&mut got) {
             // Short, because the message may come to the next one.
-            got.extend(driver.next(Duration::from_millis(5)));
+            got.extend(driver.next(Duration::from_millis(5))?);
         }
     }
-    got
+    Ok(got)
 }
 
 /// One client in one version, and the broker it connects to.
@@ -205,6 +225,7 @@ impl World<'_> {
             Client::Paho | Client::Aiomqtt | Client::MqttJs => {
                 scripted::open(self.client, self.broker, self.version, settings)
             }
+            Client::Rumqttc => rumqttc::open(self.broker, self.version, settings),
         }
     }
 }

@@ -8,5 +8,6 @@ mod driver;
 mod matrix;
 mod mosquitto;
 mod refusals;
+mod rumqttc;
 mod scenarios;
 mod scripted;

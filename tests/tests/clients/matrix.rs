@@ -41,6 +41,7 @@ macro_rules! every_client {
         every_version! { paho Paho $($more)? }
         every_version! { aiomqtt Aiomqtt $($more)? }
         every_version! { mqttjs MqttJs $($more)? }
+        every_version! { rumqttc Rumqttc $($more)? }
     };
 }
 
@@ -69,8 +70,10 @@ capabilities! {
     Retained retained "retained: get, clear";
     SessionPresent session_present "tells session present";
     Queued queued "queued messages on return" on_1_and_8_shards;
+    EarlierPubrel earlier_pubrel "QoS 2 begun by an earlier process";
     Shared shared "shared subscription" on_1_and_8_shards;
     Large large "1 MiB each way";
+    LargeWithRoom large_with_room "1 MiB, its limit raised";
 }
 
 /// Runs a scenario and compares how it ended with what the table says.

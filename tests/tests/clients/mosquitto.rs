@@ -95,8 +95,8 @@ impl Driver for Mosquitto {
         if status.success() { Ok(()) } else { Err(Refused(process.log())) }
     }
 
-    fn next(&mut self, timeout: Duration) -> Option<Message> {
-        self.process.next_line(&mut self.line, timeout, message)
+    fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused> {
+        Ok(self.process.next_line(&mut self.line, timeout, message))
     }
 
     fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {

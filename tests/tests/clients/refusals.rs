@@ -14,19 +14,19 @@ pub struct Refusal {
     /// In which versions of MQTT.
     pub versions: &'static [Version],
     /// What.
-    pub capability: Capability,
-    /// What the library says, or part of it.
+    pub capabilities: &'static [Capability],
+    /// What the library says, or part of it; where it says nothing, what its driver saw instead.
     pub says: &'static str,
     /// How it refuses, for the reader of the table.
     pub how: &'static str,
 }
 
 /// All of them.
-pub const REFUSALS: &[Refusal] = &[
+pub static REFUSALS: &[Refusal] = &[
     Refusal {
         client: Client::Mosquitto,
         versions: &[Version::V5],
-        capability: Capability::NoWill,
+        capabilities: &[Capability::NoWill],
         says: "mosquitto_sub ends with DISCONNECT 0x04 (with will message)",
         how: "with `-V mqttv5` and a will, mosquitto_sub asks for the will when a signal ends it; the broker publishes it \
               ([MQTT-3.1.2-8]), which the test asserts",
@@ -34,22 +34,55 @@ pub const REFUSALS: &[Refusal] = &[
     Refusal {
         client: Client::Mosquitto,
         versions: &Version::ALL,
-        capability: Capability::SessionPresent,
+        capabilities: &[Capability::SessionPresent],
         says: "received CONNACK (0)",
         how: "mosquitto_sub does not show the flag; all that `-d` prints of CONNACK is its code",
     },
     Refusal {
         client: Client::Aiomqtt,
         versions: &Version::ALL,
-        capability: Capability::SessionPresent,
-        says: "the library keeps the flag to itself",
-        how: "aiomqtt's Client has neither an attribute nor a callback with the flags of CONNACK",
+        capabilities: &[Capability::SessionPresent],
+        says: "Client has identifier, messages, pending_calls_threshold, publish, subscribe, timeout, unsubscribe",
+        how: "aiomqtt drops the flags of CONNACK: its Client has nothing that would show them",
+    },
+    Refusal {
+        client: Client::Rumqttc,
+        versions: &[Version::V31],
+        capabilities: Capability::ALL,
+        says: "its CONNECT says MQTT, level 4",
+        how: "rumqttc has a client of MQTT 3.1.1 and one of MQTT 5, and no option for 3.1; the test reads the CONNECT of the \
+              older one",
+    },
+    Refusal {
+        client: Client::Rumqttc,
+        versions: &[Version::V311],
+        capabilities: &[Capability::Large],
+        says: "Cannot send packet of size '1048589'. It's greater than the broker's maximum packet size of: '10240'",
+        how: "rumqttc sends and takes no packet over 10 KiB unless `set_max_packet_size` says otherwise",
+    },
+    Refusal {
+        client: Client::Rumqttc,
+        versions: &[Version::V5],
+        capabilities: &[Capability::Large],
+        says: "Max Payload size of 10240 has been exceeded by packet of 1048586 bytes",
+        how: "rumqttc takes no packet over 10 KiB unless `set_max_packet_size` says otherwise; it does not announce that \
+              limit to the broker, and gives the connection up when a larger packet comes",
+    },
+    Refusal {
+        client: Client::Rumqttc,
+        versions: &[Version::V311, Version::V5],
+        capabilities: &[Capability::EarlierPubrel],
+        says: "Received unsolicited ack pkid: 1",
+        how: "rumqttc gives the connection up at a PUBREL that belongs to an earlier process of its client, each time it \
+              connects; [MQTT-4.3.3-11] wants PUBCOMP",
     },
 ];
 
 /// What is listed for one cell of the table.
 pub fn of(client: Client, version: Version, capability: Capability) -> Option<&'static Refusal> {
     REFUSALS.iter().find(|refusal| {
-        refusal.client == client && refusal.versions.contains(&version) && refusal.capability == capability
+        refusal.client == client
+            && refusal.versions.contains(&version)
+            && refusal.capabilities.contains(&capability)
     })
 }

@@ -17,7 +17,7 @@ struct Scripted {
     /// Number of the first line that was not read yet.
     line: usize,
     inbox: VecDeque<Message>,
-    session_present: Option<bool>,
+    session_present: Result<bool, Refused>,
 }
 
 /// Starts the program, connects and subscribes.
@@ -28,7 +28,7 @@ pub fn open(
     version: Version,
     settings: &Settings,
 ) -> Result<Box<dyn Driver>, Refused> {
-    let mut scripted = Scripted::start(client);
+    let (mut scripted, _) = Scripted::start(client);
     let will = settings.will.as_ref().map(|will| {
         json!({"topic": will.topic, "payload": hex(&will.payload), "qos": will.qos, "retain": will.retain})
     });
@@ -36,7 +36,8 @@ pub fn open(
         "do": "connect", "port": broker.address().port(), "version": name(version), "client_id": settings.client_id,
         "clean": settings.clean, "expiry_s": settings.expiry_s(), "will": will,
     }))?;
-    scripted.session_present = connected["session_present"].as_bool();
+    let instead = Refused(connected["instead"].as_str().unwrap_or_default().to_owned());
+    scripted.session_present = connected["session_present"].as_bool().ok_or(instead);
     for filter in &settings.filters {
         let granted = scripted.ask(&json!({"do": "subscribe", "filter": filter, "qos": settings.qos}))?;
         assert_eq!(granted["granted"], settings.qos, "what SUBACK granted for {filter}");
@@ -46,25 +47,23 @@ pub fn open(
 
 /// The version of the library, as it says itself.
 pub fn release(client: Client) -> String {
-    let mut scripted =
-        Scripted { process: program(client), line: 0, inbox: VecDeque::new(), session_present: None };
-    let ready = scripted.event(PATIENCE).expect("the program says that it is ready");
-    ready["version"].as_str().expect("a version").to_owned()
+    Scripted::start(client).1
 }
 
 impl Scripted {
+    /// Starts the program; the version of its library comes with it.
     #[track_caller]
-    fn start(client: Client) -> Scripted {
+    fn start(client: Client) -> (Scripted, String) {
+        let session_present = Err(Refused("not connected yet".to_owned()));
         let mut scripted =
-            Scripted { process: program(client), line: 0, inbox: VecDeque::new(), session_present: None };
+            Scripted { process: program(client), line: 0, inbox: VecDeque::new(), session_present };
         let ready = scripted.event(PATIENCE);
         let (library, _) = client.release();
-        assert!(
-            ready.is_some_and(|event| event["library"] == library),
-            "{library} does not start:\n{}",
-            scripted.process.log()
-        );
-        scripted
+        let version = ready.and_then(|event| event["version"].as_str().map(str::to_owned));
+        let Some(version) = version else {
+            panic!("{library} does not start:\n{}", scripted.process.log());
+        };
+        (scripted, version)
     }
 
     /// Gives a command and waits for its answer; messages that come meanwhile are put aside.
@@ -96,7 +95,7 @@ impl Scripted {
 
 impl Driver for Scripted {
     fn session_present(&self) -> Result<bool, Refused> {
-        self.session_present.ok_or_else(|| Refused("the library keeps the flag to itself".to_owned()))
+        self.session_present.clone()
     }
 
     fn publish(&mut self, message: &Message) -> Result<(), Refused> {
@@ -107,13 +106,13 @@ impl Driver for Scripted {
         Ok(())
     }
 
-    fn next(&mut self, timeout: Duration) -> Option<Message> {
+    fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused> {
         if let Some(message) = self.inbox.pop_front() {
-            return Some(message);
+            return Ok(Some(message));
         }
-        let event = self.event(timeout)?;
+        let Some(event) = self.event(timeout) else { return Ok(None) };
         assert_eq!(event["event"], "message", "nothing else comes unasked: {event}");
-        Some(message(&event))
+        Ok(Some(message(&event)))
     }
 
     fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {

@@ -1,0 +1,305 @@
+//! rumqttc, the crate: MQTT 3.1.1 and 5 are two sets of equal names in it, so that one macro makes both drivers. Each
+//! connection has a thread that polls its event loop; ending that thread drops the socket without DISCONNECT.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::Read;
+use std::net::TcpListener;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use grapnel_tests::{Broker, PATIENCE, Version};
+use rumqttc::Outgoing;
+use tokio::sync::oneshot;
+
+use crate::driver::{Driver, Message, Refused, Settings};
+
+/// What the event loop told.
+#[derive(Debug)]
+enum Told {
+    Connected {
+        session_present: bool,
+    },
+    Subscribed {
+        granted: Option<u8>,
+    },
+    /// A publication is under way or, without an identifier (QoS 0), done.
+    Sent {
+        id: u16,
+    },
+    Acknowledged,
+    Message(Message),
+    Disconnecting,
+    /// The event loop failed or ended; nothing comes after this.
+    Ended(String),
+}
+
+/// An event loop on its thread.
+struct Loop {
+    told: Receiver<Told>,
+    inbox: VecDeque<Message>,
+    stop: Option<oneshot::Sender<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Loop {
+    /// Runs `run` on a thread: it tells what happens, until it is stopped.
+    fn start(run: impl FnOnce(Sender<Told>, oneshot::Receiver<()>) + Send + 'static) -> Loop {
+        let ((tell, told), (stop, stopped)) = (channel(), oneshot::channel());
+        let thread = std::thread::spawn(move || run(tell, stopped));
+        Loop { told, inbox: VecDeque::new(), stop: Some(stop), thread: Some(thread) }
+    }
+
+    /// Waits for what `pick` wants; messages that come meanwhile are put aside.
+    #[track_caller]
+    fn wait<T>(&mut self, what: &str, pick: impl Fn(&Told) -> Option<T>) -> Result<T, Refused> {
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(told) => match (pick(&told), told) {
+                    (Some(picked), _) => return Ok(picked),
+                    (None, Told::Message(message)) => self.inbox.push_back(message),
+                    (None, Told::Ended(error)) => return Err(Refused(error)),
+                    (None, _) => {}
+                },
+                Err(_) => panic!("rumqttc: no {what} in time"),
+            }
+        }
+    }
+
+    fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused> {
+        if let Some(message) = self.inbox.pop_front() {
+            return Ok(Some(message));
+        }
+        let deadline = Instant::now() + timeout;
+        loop {
+            match self.told.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(Told::Message(message)) => return Ok(Some(message)),
+                Ok(Told::Ended(error)) => return Err(Refused(error)),
+                Ok(_) => {}
+                Err(RecvTimeoutError::Timeout) => return Ok(None),
+                Err(RecvTimeoutError::Disconnected) => {
+                    return Err(Refused("the event loop ended".to_owned()));
+                }
+            }
+        }
+    }
+
+    /// Drops the connection, and waits until the socket is closed.
+    fn end(&mut self) {
+        if let Some(stop) = self.stop.take() {
+            // An error means that it has ended by itself.
+            let _ = stop.send(());
+        }
+        if let Some(thread) = self.thread.take() {
+            // A panic of that thread has been printed by it; whoever waits for a message fails.
+            let _ = thread.join();
+        }
+    }
+}
+
+impl Drop for Loop {
+    fn drop(&mut self) {
+        self.end();
+    }
+}
+
+/// Connects and subscribes.
+#[track_caller]
+pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
+    match version {
+        Version::V31 => Err(Refused(announced())),
+        Version::V311 => v4::open(broker.address().port(), settings),
+        Version::V5 => v5::open(broker.address().port(), settings),
+    }
+}
+
+/// The version that the lock file pins; a crate has no way to tell its own.
+pub fn release() -> String {
+    let lock = include_str!("../../../Cargo.lock");
+    let package = lock.split("[[package]]").find(|package| package.contains("name = \"rumqttc\"\n"));
+    let version = package.and_then(|package| package.split("version = \"").nth(1)?.split('"').next());
+    version.expect("Cargo.lock has it").to_owned()
+}
+
+/// What the CONNECT of the older of its two clients says; none of its options can change that.
+fn announced() -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).expect("loopback has free ports");
+    let port = listener.local_addr().expect("it is bound").port();
+    // Kept while CONNECT is read; its CONNACK never comes.
+    let _client = v4::start(port, &Settings::new("witness"));
+    let (mut stream, _) = listener.accept().expect("rumqttc connects");
+    stream.set_read_timeout(Some(PATIENCE)).expect("not a zero timeout");
+    let mut packet = [0; 9];
+    stream.read_exact(&mut packet).expect("rumqttc sends CONNECT");
+    format!("its CONNECT says {}, level {}", String::from_utf8_lossy(&packet[4..8]), packet[8])
+}
+
+macro_rules! driver {
+    (
+        $module:ident, $($library:ident)::+, packet: $($packets:ident)::+,
+        settings: $configure:expr,
+    ) => {
+        mod $module {
+            use $($library)::+::{AsyncClient, Event, EventLoop, MqttOptions};
+            use $($library)::+::mqttbytes::QoS;
+            use $($packets)::+::{LastWill, Packet, SubscribeReasonCode};
+
+            use super::*;
+
+            struct Rumqttc {
+                client: AsyncClient,
+                events: Loop,
+                session_present: bool,
+            }
+
+            pub fn open(port: u16, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
+                let (client, mut events) = start(port, settings);
+                let session_present = events.wait("CONNACK", |told| match told {
+                    Told::Connected { session_present } => Some(*session_present),
+                    _ => None,
+                })?;
+                let qos = quality(settings.qos);
+                for filter in &settings.filters {
+                    client.try_subscribe(filter, qos).map_err(|error| Refused(error.to_string()))?;
+                    let granted = events.wait("SUBACK", |told| match told {
+                        Told::Subscribed { granted } => Some(*granted),
+                        _ => None,
+                    })?;
+                    assert_eq!(granted, Some(settings.qos), "what SUBACK granted for {filter}");
+                }
+                Ok(Box::new(Rumqttc { client, events, session_present }))
+            }
+
+            /// Connects in the background.
+            pub(super) fn start(port: u16, settings: &Settings) -> (AsyncClient, Loop) {
+                let mut options = MqttOptions::new(settings.client_id.clone(), "127.0.0.1", port);
+                if let Some(will) = &settings.will {
+                    let qos = quality(will.qos);
+                    options.set_last_will(will_of!($module, will, qos));
+                }
+                let configure: fn(&mut MqttOptions, &Settings) = $configure;
+                configure(&mut options, settings);
+                let (client, eventloop) = AsyncClient::new(options, 10);
+                (client, Loop::start(move |tell, stopped| run(eventloop, &tell, stopped)))
+            }
+
+            fn run(mut eventloop: EventLoop, tell: &Sender<Told>, mut stopped: oneshot::Receiver<()>) {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+                // QoS 2 is over with PUBCOMP: whoever leaves before would leave half an exchange in the session.
+                let mut halves = HashMap::new();
+                runtime.expect("a runtime of one thread").block_on(async {
+                    loop {
+                        tokio::select! {
+                            _ = &mut stopped => return,
+                            event = eventloop.poll() => match event {
+                                // An error means that nobody listens any more, which `stopped` tells next.
+                                Ok(event) => drop(translate(event, &mut halves).map(|told| tell.send(told))),
+                                Err(error) => {
+                                    drop(tell.send(Told::Ended(error.to_string())));
+                                    return;
+                                }
+                            },
+                        }
+                    }
+                });
+            }
+
+            fn translate(event: Event, halves: &mut HashMap<u16, Message>) -> Option<Told> {
+                Some(match event {
+                    Event::Incoming(Packet::ConnAck(connack)) => {
+                        Told::Connected { session_present: connack.session_present }
+                    }
+                    Event::Incoming(Packet::SubAck(suback)) => {
+                        let granted = match suback.return_codes[..] {
+                            [SubscribeReasonCode::Success(qos)] => Some(qos as u8),
+                            _ => None,
+                        };
+                        Told::Subscribed { granted }
+                    }
+                    Event::Incoming(Packet::Publish(publish)) => {
+                        let message = Message {
+                            topic: String::from_utf8(publish.topic.into()).expect("topics are UTF-8"),
+                            payload: publish.payload.to_vec(),
+                            qos: publish.qos as u8,
+                            retain: publish.retain,
+                        };
+                        if publish.qos == QoS::ExactlyOnce {
+                            halves.insert(publish.pkid, message);
+                            return None;
+                        }
+                        Told::Message(message)
+                    }
+                    Event::Outgoing(Outgoing::PubComp(id)) => Told::Message(halves.remove(&id)?),
+                    Event::Incoming(Packet::PubAck(_) | Packet::PubComp(_)) => Told::Acknowledged,
+                    Event::Outgoing(Outgoing::Publish(id)) => Told::Sent { id },
+                    Event::Outgoing(Outgoing::Disconnect) => Told::Disconnecting,
+                    _ => return None,
+                })
+            }
+
+            fn quality(qos: u8) -> QoS {
+                [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][usize::from(qos)]
+            }
+
+            impl Driver for Rumqttc {
+                fn session_present(&self) -> Result<bool, Refused> {
+                    Ok(self.session_present)
+                }
+
+                fn publish(&mut self, message: &Message) -> Result<(), Refused> {
+                    let (qos, payload) = (quality(message.qos), message.payload.clone());
+                    self.client
+                        .try_publish(message.topic.clone(), qos, message.retain, payload)
+                        .map_err(|error| Refused(error.to_string()))?;
+                    self.events.wait("end of the publication", |told| match told {
+                        Told::Sent { id: 0 } | Told::Acknowledged => Some(()),
+                        _ => None,
+                    })
+                }
+
+                fn next(&mut self, timeout: Duration) -> Result<Option<Message>, Refused> {
+                    self.events.next(timeout)
+                }
+
+                fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {
+                    self.client.try_disconnect().map_err(|error| Refused(error.to_string()))?;
+                    self.events.wait("DISCONNECT", |told| matches!(told, Told::Disconnecting).then_some(()))?;
+                    // The event loop goes on until the broker closes.
+                    self.events.wait("end", |told| matches!(told, Told::Ended(_)).then_some(()))
+                }
+
+                fn vanish(mut self: Box<Self>) {
+                    self.events.end();
+                }
+            }
+        }
+    };
+}
+
+macro_rules! will_of {
+    (v4, $will:ident, $qos:ident) => {
+        LastWill::new($will.topic.clone(), $will.payload.clone(), $qos, $will.retain)
+    };
+    (v5, $will:ident, $qos:ident) => {
+        LastWill::new($will.topic.clone(), $will.payload.clone(), $qos, $will.retain, None)
+    };
+}
+
+driver! {
+    v4, rumqttc, packet: rumqttc::mqttbytes::v4,
+    settings: |options, settings| {
+        options.set_clean_session(settings.clean);
+        if let Some(bytes) = settings.packet_bytes_max {
+            options.set_max_packet_size(bytes as usize, bytes as usize);
+        }
+    },
+}
+
+driver! {
+    v5, rumqttc::v5, packet: rumqttc::v5::mqttbytes::v5,
+    settings: |options, settings| {
+        options.set_clean_start(settings.clean).set_session_expiry_interval(settings.expiry_s());
+        options.set_max_packet_size(settings.packet_bytes_max);
+    },
+}
