@@ -59,8 +59,8 @@ pub enum Kind {
 /// When a publisher sends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Pace {
-    /// Closed loop: as long as fewer than `window` of a publisher's messages are with the broker, not yet received by all
-    /// their subscribers; `burst` at once.
+    /// Closed loop: as long as fewer than `window` of a publisher's messages are with the broker, not yet received by
+    /// all their subscribers; `burst` at once.
     Credit {
         /// Messages of one publisher, at least 1.
         window: u32,
@@ -238,9 +238,9 @@ impl Scenario {
     }
 }
 
-/// Drives `scenario` against `target` and tells what came of it; ends early, in order, when `stop` becomes true. Fails only
-/// where nothing can be measured; connections and messages that fail are in the report. The calling thread does all the
-/// work: pin it before, see [`target::pin`].
+/// Drives `scenario` against `target` and tells what came of it; ends early, in order, when `stop` becomes true.
+/// Fails only where nothing can be measured; connections and messages that fail are in the report. The calling thread
+/// does all the work: pin it before, see [`target::pin`].
 pub fn run(scenario: &Scenario, target: &mut Target, stop: &Arc<AtomicBool>) -> Result<Report> {
     let mut report = if scenario.kind == Kind::ConnectStorm {
         storm::drive(scenario, target, stop)?

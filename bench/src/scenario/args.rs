@@ -1,12 +1,12 @@
-//! Options of `grapnel-bench run`, checked as a whole and turned into a `Scenario` and a `Target`. `cli` names the arguments,
-//! `main` calls [`command`].
+//! Options of `grapnel-bench run`, checked as a whole and turned into a `Scenario` and a `Target`. `cli` names the
+//! arguments, `main` calls [`command`].
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
 use super::{FIELDS, Kind, Pace, Report, Scenario, Target, Waiting};
 use crate::cli::{resolve, seconds};
 use crate::plan::Version;
 use anyhow::{Context, Result, bail, ensure};
-use clap::builder::PossibleValue;
+use clap::builder::{PossibleValue, RangedI64ValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use std::io::Write;
 use std::sync::Arc;
@@ -18,6 +18,11 @@ const SIZE_MAX: usize = 16 * 1024 * 1024;
 const WINDOW_MAX: u32 = 65_535;
 /// Clients of one kind, or filters.
 const COUNT_MAX: u32 = 1_000_000;
+
+/// Reads numbers from 1 to `max`.
+fn up_to(max: u32) -> RangedI64ValueParser<u32> {
+    clap::value_parser!(u32).range(1..=i64::from(max))
+}
 
 /// `grapnel-bench run`
 #[derive(Debug, Args)]
@@ -59,31 +64,31 @@ pub struct LoadArgs {
     #[arg(long, value_name = "S", default_value_t = 0.5)]
     pub warm_up: f64,
     /// Closed loop: messages of one publisher that not all its subscribers have received yet
-    #[arg(short = 'w', long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..=WINDOW_MAX as i64))]
+    #[arg(short = 'w', long, value_name = "MESSAGES", value_parser = up_to(WINDOW_MAX))]
     pub window: Option<u32>,
     /// Closed loop: send so many at once, when the window has room for them
-    #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u32).range(1..=WINDOW_MAX as i64))]
+    #[arg(long, value_name = "MESSAGES", value_parser = up_to(WINDOW_MAX))]
     pub burst: Option<u32>,
     /// Open loop: messages a second in all, whatever the broker does; latency counts from when a message was due
     #[arg(long, value_name = "MESSAGES", value_parser = clap::value_parser!(u64).range(1..=100_000_000))]
     pub rate: Option<u64>,
     /// Pairs (pairs, pairs-one, and the others with one)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub pairs: Option<u32>,
     /// Publishing clients (fan-in, fan-out, wildcards)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub publishers: Option<u32>,
     /// Subscribing clients (fan-in, fan-out; about so many with wildcards)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub subscribers: Option<u32>,
     /// Connections (connect-storm: in all; idle: at once)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub connections: Option<u32>,
     /// Filters of all subscribers together (wildcards)
-    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "N", value_parser = up_to(COUNT_MAX))]
     pub filters: Option<u32>,
     /// Connects under way at once
-    #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..=COUNT_MAX as i64))]
+    #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = up_to(COUNT_MAX))]
     pub connects_pending_max: u32,
     /// Seconds without any delivery after which outstanding messages are lost
     #[arg(long, value_name = "S", default_value_t = 5.0)]
@@ -108,8 +113,8 @@ pub struct TargetArgs {
     /// Its process, whose CPU time and memory are measured
     #[arg(long, value_name = "PID", conflicts_with = "broker")]
     pub pid: Option<u32>,
-    /// Start this broker, and end it afterwards; {listen} becomes an address with a free port, {port} the port alone, {dir} a
-    /// fresh directory
+    /// Start this broker, and end it afterwards; {listen} becomes an address with a free port, {port} the port alone,
+    /// {dir} a fresh directory
     #[arg(long, value_name = "COMMAND")]
     pub broker: Option<String>,
     /// CPUs of the broker, such as 1 or 2-3 [default: the last, if it is started here]

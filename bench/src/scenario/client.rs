@@ -1,5 +1,5 @@
-//! One connection of a scenario as a state machine without I/O: frames in, packets out. The loop feeds it and owns socket,
-//! buffers and clock.
+//! One connection of a scenario as a state machine without I/O: frames in, packets out. The loop feeds it and owns
+//! socket, buffers and clock.
 
 use super::ledger::Ledger;
 use super::schedule::Schedule;

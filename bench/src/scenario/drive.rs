@@ -1,5 +1,5 @@
-//! The loop of a scenario: one thread, one epoll, publishers and subscribers alike. Called by [`super::run`]. It connects all
-//! clients, warms up, measures, drains, and leaves the counting of messages to the books.
+//! The loop of a scenario: one thread, one epoll, publishers and subscribers alike. Called by [`super::run`]. It
+//! connects all clients, warms up, measures, drains, and leaves the counting of messages to the books.
 
 mod alarm;
 mod phase;

@@ -134,8 +134,8 @@ impl Ledger {
         match hearing.stream.see(ordinal, GAPS_MAX) {
             Seen::Next => {}
             Seen::Ahead(missing) => {
-                // Messages of one publisher keep their order [MQTT-4.6.0-6]: what was skipped will hardly come, and must not
-                // hold the window for ever. If it comes after all, it counts, but gives no credit twice.
+                // Messages of one publisher keep their order [MQTT-4.6.0-6]: what was skipped will hardly come, and
+                // must not hold the window for ever. If it comes after all, it counts, but gives no credit twice.
                 for skipped in hearing.skipped(sequence, missing) {
                     freed |= account.arrived(skipped);
                 }

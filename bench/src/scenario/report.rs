@@ -1,5 +1,5 @@
-//! What a scenario came to, for people and programs: readings become rates and costs here, and nowhere else. Built by the
-//! loops when they are over.
+//! What a scenario came to, for people and programs: readings become rates and costs here, and nowhere else. Built by
+//! the loops when they are over.
 
 mod progress;
 mod table;

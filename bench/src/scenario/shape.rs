@@ -114,8 +114,8 @@ impl Pattern {
     }
 }
 
-/// The patterns over a tree that is `width` wide at each of three levels, by kind. Patterns of one kind match disjoint sets
-/// of topics; each topic is matched by one pattern of each kind.
+/// The patterns over a tree that is `width` wide at each of three levels, by kind. Patterns of one kind match
+/// disjoint sets of topics; each topic is matched by one pattern of each kind.
 fn patterns(width: usize) -> [Vec<Pattern>; 5] {
     let one = || 0..width;
     let two = || one().flat_map(move |a| one().map(move |b| (a, b)));
@@ -128,7 +128,8 @@ fn patterns(width: usize) -> [Vec<Pattern>; 5] {
     ]
 }
 
-/// Exactly so many patterns, over the smallest tree that has them. What is too many is taken from the largest kinds alike.
+/// Exactly so many patterns, over the smallest tree that has them. What is too many is taken from the largest kinds
+/// alike.
 fn choose(filters: usize) -> (usize, [Vec<Pattern>; 5]) {
     let width = (1..).find(|width| 3 * width * width + 2 * width >= filters).unwrap_or(1);
     let mut kinds = patterns(width);

@@ -1,5 +1,5 @@
-//! Connects as fast as the broker answers: connect, CONNECT, CONNACK, DISCONNECT, and again, a bounded number under way at
-//! once. A loop of its own, because nothing here lasts. Called by [`super::run`].
+//! Connects as fast as the broker answers: connect, CONNECT, CONNACK, DISCONNECT, and again, a bounded number under
+//! way at once. A loop of its own, because nothing here lasts. Called by [`super::run`].
 
 use super::client::client_id;
 use super::drive::{random_u32, source};

@@ -1,5 +1,5 @@
-//! Counting the system calls of the broker with `perf stat`, in a window of its own: being watched makes each call dearer,
-//! so the CPU time is never measured at the same moment. Used by the loop, which goes on meanwhile.
+//! Counting the system calls of the broker with `perf stat`, in a window of its own: being watched makes each call
+//! dearer, so the CPU time is never measured at the same moment. Used by the loop, which goes on meanwhile.
 
 use super::target::{becomes_readable, ends_within};
 use anyhow::{Context, Result, bail};
@@ -124,7 +124,8 @@ mod tests {
 
     #[test]
     fn why_perf_failed_is_said() {
-        let forbidden = "event syntax error: 'x'\n   \\___ can't access\n\nError:\tNo permissions to read /sys/x\nHint: y\n";
+        let forbidden =
+            "event syntax error: 'x'\n   \\___ can't access\n\nError:\tNo permissions to read /sys/x\n";
         assert_eq!(cause(forbidden), "No permissions to read /sys/x");
         assert_eq!(
             cause("Events disabled\nProblems finding threads of monitor\n"),

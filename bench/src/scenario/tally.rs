@@ -1,5 +1,6 @@
-//! What the loop of a scenario counts besides the books: connections, acknowledgements, errors, and how long things took.
-//! Written by clients and loop, read by the report. Adding to it allocates nothing, but for an error not seen before.
+//! What the loop of a scenario counts besides the books: connections, acknowledgements, errors, and how long things
+//! took. Written by clients and loop, read by the report. Adding to it allocates nothing, but for an error not seen
+//! before.
 
 use crate::stats::histogram;
 use hdrhistogram::Histogram;

@@ -1,5 +1,5 @@
-//! What is measured: a broker started for the occasion, or one that runs already; and which CPUs it and this process use.
-//! `args` makes a target, `run` drives it. What was started here ends here, whatever way this process ends.
+//! What is measured: a broker started for the occasion, or one that runs already; and which CPUs it and this process
+//! use. `args` makes a target, `run` drives it. What was started here ends here, whatever way this process ends.
 
 use crate::frames::{self, ConnectWith, Front};
 use crate::plan::Version;
@@ -54,9 +54,9 @@ impl Target {
         Self { addr, pid, command: None, cpus: Vec::new(), process: None }
     }
 
-    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the command `{listen}` stands for
-    /// an address with a free port, `{port}` for the port alone, `{dir}` for a fresh directory; without the first two the
-    /// broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
+    /// Starts `command` on these CPUs and waits until it accepts a CONNECT of `version`. In the command `{listen}`
+    /// stands for an address with a free port, `{port}` for the port alone, `{dir}` for a fresh directory; without
+    /// the first two the broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
     pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
         // Its limit of open files is ours; what a login shell allows is little for a broker.
         crate::socket::raise_descriptor_limit();

@@ -136,7 +136,8 @@ fn an_open_loop_counts_from_when_messages_were_due() {
     let broker = Broker::start(behaviour);
     let report = measure(&broker, "paced --rate 1000 -q 1 --duration 1").succeeded();
     assert_eq!(report["latency_from"], "schedule");
-    // Three hundred of some thousand messages were due while the broker paused, and all but five could not be sent then.
+    // Three hundred of some thousand messages were due while the broker paused, and all but five could not be sent
+    // then.
     assert!(report["latency_us"]["p90"].as_f64() > Some(100_000.0), "{report}");
     let sent = number(&report, "sent");
     assert!((900.0..=1100.0).contains(&sent), "the pace is kept: {report}");

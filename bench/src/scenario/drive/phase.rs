@@ -1,5 +1,5 @@
-//! The course of a run: connect, warm up, measure, perhaps count system calls, drain, close; and the readings at the borders.
-//! Part of the loop, called once per turn.
+//! The course of a run: connect, warm up, measure, perhaps count system calls, drain, close; and the readings at the
+//! borders. Part of the loop, called once per turn.
 
 use super::Run;
 use crate::client::State;

@@ -5,7 +5,8 @@ use std::fmt;
 
 /// A generator that is busy for more than this may be what limits the figures.
 const BUSY_MAX: f64 = 0.95;
-/// Who is kept from a CPU for more than this part of the time was not measured alone.
+/// Who is kept from a CPU for more than this part of the time is told of: others, or threads of its own, were in the
+/// way.
 const WAITED_MAX: f64 = 0.02;
 
 impl fmt::Display for Report {
@@ -70,10 +71,10 @@ impl fmt::Display for Report {
         if waited.iter().flatten().any(|waited| *waited > WAITED_MAX) {
             let [broker, bench] = waited
                 .map(|waited| waited.map_or(String::from("?"), |waited| format!("{:.0}", waited * 100.0)));
-            let what = format!(
-                "CPUs shared with others: the broker waited {broker} % of the time, the generator {bench} %"
-            );
-            row("disturbed", &what)?;
+            row(
+                "waited for a CPU",
+                &format!("the broker's threads {broker} %, the generator {bench} % of the time"),
+            )?;
         }
         if self.interrupted {
             row("interrupted", &"by a signal")?;
