@@ -124,6 +124,13 @@ impl Client {
             (kind::PUBLISH, State::Ready | State::AwaitSuback, Part::Subscribe(subscriber)) => {
                 subscriber.publish(frame, shared, out)
             }
+            (kind::PUBLISH, State::Closing, Part::Subscribe(subscriber)) => {
+                // It may be the second copy of the last message. Behind our DISCONNECT nothing may be sent.
+                let before = out.len();
+                let taken = subscriber.publish(frame, shared, out);
+                out.truncate(before);
+                taken
+            }
             (_, State::Closing, _) => Ok(()),
             (kind::CONNACK, State::AwaitConnack, _) => self.connack(frame, shared, out),
             // Before the CONNACK nothing else may come [MQTT-3.2.0-1].
