@@ -30,6 +30,10 @@ miri:
 bench-floor *args:
     scripts/bench-floor {{args}}
 
+# Instructions that the floor takes per message, under callgrind
+floor-instructions:
+    scripts/floor-instructions
+
 # How long the units of the engine take, on this machine and now (criterion)
 bench *args:
     cargo bench -p grapnel-bench --bench time -- {{args}}

@@ -260,6 +260,23 @@ fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
 }
 
 #[test]
+fn a_client_that_feeds_itself_and_does_not_acknowledge_is_closed() {
+    let floor = Floor::start();
+    let mut selfish = floor.socket();
+    selfish.send(b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c");
+    selfish.take(21);
+    selfish.send(&packet(0x82, &[&[0, 9, 0], &text("t"), &[1]]));
+    selfish.expect(&[0x90, 4, 0, 9, 0, 1]);
+    // A KiB each, so that the one that is delivered and the PUBACKs find room in the socket; 256 MiB if all went.
+    let batch = packet(0x32, &[&text("t"), &[0, 7, 0], &[b'x'; 1015]]).repeat(1024);
+    let refused = (0..256).find_map(|_| std::io::Write::write_all(&mut selfish.stream, &batch).err());
+    assert!(refused.is_some_and(|error| error.kind() != std::io::ErrorKind::WouldBlock));
+    assert!(floor.memory_max() < 400 * MIB as u64, "{} bytes", floor.memory_max());
+    let stderr = floor.end(Signal::TERM).stderr;
+    assert!(stderr.contains("more than it acknowledges"), "{stderr}");
+}
+
+#[test]
 fn a_client_that_asks_and_does_not_read_is_not_read_either() {
     let floor = Floor::start();
     let mut asking = floor.client();
