@@ -27,6 +27,8 @@ use std::os::unix::net::UnixStream;
 
 /// All connections read into one buffer of this size.
 const READ_BYTES: usize = 64 * 1024;
+/// Memory that a connection keeps for incomplete packets, after one that was larger.
+const KEPT_CAPACITY_BYTES: usize = 1024 * 1024;
 /// Events of one wait.
 const EVENTS_MAX: usize = 256;
 /// Connections accepted before the others get their turn.
@@ -240,6 +242,9 @@ impl Floor {
             let taken = self.relay.receive(index, &link.partial);
             if let Ok(taken) = taken {
                 link.partial.drain(..taken);
+                if taken > 0 && link.partial.capacity() > KEPT_CAPACITY_BYTES {
+                    link.partial = link.partial.as_slice().to_vec();
+                }
             }
             taken
         };
@@ -345,4 +350,20 @@ fn complain(socket: &OwnedFd, why: &str) {
     };
     // Whoever closed stderr does without.
     let _ = writeln!(std::io::stderr(), "grapnel-bench: closed {peer}: {why}");
+}
+
+#[cfg(test)]
+mod socket_tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_does_not_wait_to_fill_segments() {
+        let mut floor = Floor::open(SocketAddr::from(([127, 0, 0, 1], 0))).unwrap();
+        let client = std::net::TcpStream::connect(floor.listener.local_addr().unwrap()).unwrap();
+        floor.accept().unwrap();
+        let link = floor.links[0].as_ref().unwrap();
+        assert!(sockopt::tcp_nodelay(&link.socket).unwrap());
+        drop(client);
+    }
 }

@@ -103,24 +103,24 @@ impl Outbox {
     pub fn deliver_anew(&mut self, from: u32, parts: &wire::Parts<'_>, group: &Group) {
         let grant = &group.grant;
         let parts = wire::Parts { qos: parts.qos.min(grant.qos), ..*parts };
-        self.anew.clear();
-        wire::push_publish(grant.v5, &parts, &mut self.anew);
-        if self.anew.len() > grant.packet_bytes_max as usize {
-            return; // [MQTT-3.1.2-25]
-        }
-        self.appended += self.anew.len() * group.to.len();
-        let id_at = if parts.qos == 0 { None } else { wire::id_at(&self.anew) };
-        for to in &group.to {
-            if grant.no_local && *to == from {
-                continue;
+        let mut anew = std::mem::take(&mut self.anew);
+        anew.clear();
+        wire::push_publish(grant.v5, &parts, &mut anew);
+        // A client that cannot take so large a packet does without [MQTT-3.1.2-25].
+        if anew.len() <= grant.packet_bytes_max as usize {
+            let own = if grant.no_local { group.to.binary_search(&from).ok() } else { None };
+            let (before, after) = match own {
+                Some(at) => (&group.to[..at], &group.to[at + 1..]),
+                None => (&group.to[..], &[][..]),
+            };
+            for to in [before, after] {
+                match wire::id_at(&anew) {
+                    Some(id_at) if parts.qos > 0 => self.deliver_with_id(to, &anew, id_at),
+                    _ => self.deliver(to, &anew),
+                }
             }
-            let peer = &mut self.peers[*to as usize];
-            match id_at {
-                None => peer.push(&self.anew),
-                Some(id_at) => self.waiting_bytes += peer.push_with_id(&self.anew, id_at),
-            }
-            mark(&mut self.dirty, peer, *to);
         }
+        self.anew = anew;
     }
 }
 

@@ -8,6 +8,9 @@ use crate::frames::{Front, front};
 /// come round after 65,535, so that one is never given twice even if a client acknowledges out of order.
 const WINDOW_MAX: u16 = 16_384;
 
+/// Memory that a connection keeps for the next messages once all are sent. One turn of a fan-in takes as much.
+const KEPT_CAPACITY_BYTES: usize = 16 * 1024 * 1024;
+
 /// State of a connection.
 #[derive(Debug, Default)]
 pub struct Peer {
@@ -39,12 +42,15 @@ impl Peer {
         &self.out[self.sent..]
     }
 
-    /// The first `count` of [`Peer::unsent`] are sent. Memory is kept for the next ones.
+    /// The first `count` of [`Peer::unsent`] are sent. Memory is kept for the next ones, unless it is very much.
     pub fn sent(&mut self, count: usize) {
         self.sent += count;
         if self.sent == self.out.len() {
             self.out.clear();
             self.sent = 0;
+            if self.out.capacity() > KEPT_CAPACITY_BYTES {
+                self.out = Vec::new();
+            }
         } else if self.sent > self.out.len() / 2 {
             // Each byte is moved once at most for each time that as many were sent.
             self.out.drain(..self.sent);
@@ -133,6 +139,9 @@ impl Peer {
         if self.waiting_at > self.waiting.len() / 2 {
             self.waiting.drain(..self.waiting_at);
             self.waiting_at = 0;
+            if self.waiting.is_empty() && self.waiting.capacity() > KEPT_CAPACITY_BYTES {
+                self.waiting = Vec::new();
+            }
         }
         length
     }
