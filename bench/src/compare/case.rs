@@ -23,7 +23,8 @@ pub const USUAL: &[&str] = &[
     "fan-in",
     "fan-in,qos=1",
     "paced",
-    "wildcards",
+    // Longer, so that all topics have been seen when measuring begins.
+    "wildcards,warm-up=2",
     "connect-storm",
     "idle",
 ];
