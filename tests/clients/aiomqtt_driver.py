@@ -49,8 +49,11 @@ class Connection:
         self.reader = asyncio.create_task(self.read())
 
     async def read(self):
-        async for message in self.client.messages:
-            say_message(message)
+        try:
+            async for message in self.client.messages:
+                say_message(message)
+        except aiomqtt.MqttError as error:
+            say("refused", error=refusal(error))
 
     async def subscribe(self, command):
         codes = await self.client.subscribe(command["filter"], command["qos"])

@@ -29,7 +29,7 @@ const commands = {
       ...PROTOCOLS[version],
       clientId: command.client_id,
       clean: command.clean,
-      reconnectPeriod: 0,
+      reconnectPeriod: command.comes_back ? 50 : 0,
     };
     if (command.will) options.will = { ...command.will, payload: payload(command.will.payload) };
     if (command.expiry_s !== null && version === '5') {
@@ -41,7 +41,8 @@ const commands = {
         say({ event: 'message', topic, payload: body.toString('hex'), qos: packet.qos, retain: packet.retain });
       });
       client.once('connect', (connack) => done({ event: 'connected', session_present: connack.sessionPresent }));
-      client.once('error', failed);
+      // Later ones are told by what then does not happen; without anybody to hear them they would end the program.
+      client.on('error', failed);
       client.once('close', () => failed(new Error('the connection was closed')));
     });
   },

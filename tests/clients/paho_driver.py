@@ -26,9 +26,11 @@ class Connection:
             mqtt.CallbackAPIVersion.VERSION2,
             client_id=command["client_id"],
             protocol=PROTOCOLS[command["version"]],
-            reconnect_on_failure=False,
+            reconnect_on_failure=command["comes_back"],
             **settings,
         )
+        # Seconds; whole ones are its default.
+        self.client.reconnect_delay_set(min_delay=0.05, max_delay=1)
         self.connected, self.subscribed, self.ended = queue.Queue(), queue.Queue(), queue.Queue()
         self.client.on_connect = lambda _c, _u, flags, reason, _p: self.connected.put((flags, reason))
         self.client.on_subscribe = lambda _c, _u, _mid, codes, _p: self.subscribed.put(codes)

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::{Broker, PATIENCE, Version};
 
+use crate::link::Link;
 use crate::{mosquitto, rumqttc, scripted};
 
 /// The clients, in the order of the table.
@@ -100,13 +101,27 @@ pub struct Settings {
     pub qos: u8,
     /// Largest packet that the library should send and take; `None` for its own default.
     pub packet_bytes_max: Option<u32>,
+    /// Whether the library is to connect again by itself, where it has a way to be told.
+    pub comes_back: bool,
+    /// Port to connect to instead of the broker's.
+    pub port: Option<u16>,
 }
 
 impl Settings {
     /// A clean start without will and subscriptions.
     pub fn new(client_id: &str) -> Settings {
         let client_id = client_id.to_owned();
-        Settings { client_id, clean: true, will: None, filters: Vec::new(), qos: 0, packet_bytes_max: None }
+        let (comes_back, port) = (false, None);
+        Settings {
+            client_id,
+            clean: true,
+            will: None,
+            filters: Vec::new(),
+            qos: 0,
+            packet_bytes_max: None,
+            comes_back,
+            port,
+        }
     }
 
     /// Without a clean start; the session is kept for a minute at least.
@@ -130,6 +145,18 @@ impl Settings {
     pub fn roomy(mut self) -> Settings {
         self.packet_bytes_max = Some(2 << 20);
         self
+    }
+
+    /// Over a link that will be cut and mended, with the library's own way of coming back.
+    pub fn over(mut self, link: &Link) -> Settings {
+        self.comes_back = true;
+        self.port = Some(link.port());
+        self
+    }
+
+    /// Where to connect.
+    pub fn port(&self, broker: &Broker) -> u16 {
+        self.port.unwrap_or(broker.address().port())
     }
 
     /// With subscriptions.

@@ -5,6 +5,7 @@
 
 mod clients_md;
 mod driver;
+mod link;
 mod matrix;
 mod mosquitto;
 mod refusals;

@@ -70,6 +70,7 @@ capabilities! {
     Retained retained "retained: get, clear";
     SessionPresent session_present "tells session present";
     Queued queued "queued messages on return" on_1_and_8_shards;
+    ComesBack comes_back "returns by itself, with its session";
     EarlierPubrel earlier_pubrel "QoS 2 begun by an earlier process";
     Shared shared "shared subscription" on_1_and_8_shards;
     Large large "1 MiB each way";

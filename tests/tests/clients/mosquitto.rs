@@ -25,7 +25,7 @@ struct Mosquitto {
 #[track_caller]
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
     let port = broker.address().port();
-    let mut command = tool("mosquitto_sub", port, version);
+    let mut command = tool("mosquitto_sub", settings.port(broker), version);
     command.args(["-d", "-F", "message %q %r %x %t", "-i", &settings.client_id]);
     command.args(["-q", &settings.qos.to_string()]);
     if !settings.clean {

@@ -46,6 +46,13 @@ pub static REFUSALS: &[Refusal] = &[
         how: "aiomqtt drops the flags of CONNACK: its Client has nothing that would show them",
     },
     Refusal {
+        client: Client::Aiomqtt,
+        versions: &Version::ALL,
+        capabilities: &[Capability::ComesBack],
+        says: "Disconnected during message iteration",
+        how: "aiomqtt raises MqttError where the connection ends and leaves it to its user to connect again",
+    },
+    Refusal {
         client: Client::Rumqttc,
         versions: &[Version::V31],
         capabilities: Capability::ALL,

@@ -34,6 +34,9 @@ enum Told {
     Ended(String),
 }
 
+/// Pause before an event loop connects again.
+const BETWEEN_CONNECTS: Duration = Duration::from_millis(50);
+
 /// An event loop on its thread.
 struct Loop {
     told: Receiver<Told>,
@@ -109,8 +112,8 @@ impl Drop for Loop {
 pub fn open(broker: &Broker, version: Version, settings: &Settings) -> Result<Box<dyn Driver>, Refused> {
     match version {
         Version::V31 => Err(Refused(announced())),
-        Version::V311 => v4::open(broker.address().port(), settings),
-        Version::V5 => v5::open(broker.address().port(), settings),
+        Version::V311 => v4::open(settings.port(broker), settings),
+        Version::V5 => v5::open(settings.port(broker), settings),
     }
 }
 
@@ -181,10 +184,11 @@ macro_rules! driver {
                 let configure: fn(&mut MqttOptions, &Settings) = $configure;
                 configure(&mut options, settings);
                 let (client, eventloop) = AsyncClient::new(options, 10);
-                (client, Loop::start(move |tell, stopped| run(eventloop, &tell, stopped)))
+                let comes_back = settings.comes_back;
+(client, Loop::start(move |tell, stopped| run(eventloop, comes_back, &tell, stopped)))
             }
 
-            fn run(mut eventloop: EventLoop, tell: &Sender<Told>, mut stopped: oneshot::Receiver<()>) {
+            fn run(mut eventloop: EventLoop, comes_back: bool, tell: &Sender<Told>, mut stopped: oneshot::Receiver<()>) {
                 let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
                 // QoS 2 is over with PUBCOMP: whoever leaves before would leave half an exchange in the session.
                 let mut halves = HashMap::new();
@@ -195,6 +199,8 @@ macro_rules! driver {
                             event = eventloop.poll() => match event {
                                 // An error means that nobody listens any more, which `stopped` tells next.
                                 Ok(event) => drop(translate(event, &mut halves).map(|told| tell.send(told))),
+                                // The next poll connects again; a pause is left to the user of the library.
+                                Err(_) if comes_back => tokio::time::sleep(BETWEEN_CONNECTS).await,
                                 Err(error) => {
                                     drop(tell.send(Told::Ended(error.to_string())));
                                     return;

@@ -5,6 +5,7 @@ use grapnel_tests::wire::Ack;
 use grapnel_tests::{Client as RawClient, Connect, Packet, Version};
 
 use crate::driver::{Message, Refused, Settings, World, messages_of_all};
+use crate::link::Link;
 
 type Outcome = Result<(), Refused>;
 
@@ -118,6 +119,28 @@ pub fn queued(world: &World) -> Outcome {
     let mut again = world.open(&kept)?;
     publisher.publish(&Message::new("kept/end", "second end", 2))?;
     assert_eq!(again.messages_until("second end")?, [], "nothing comes again");
+    Ok(())
+}
+
+/// A client that loses its connection comes back by itself to its session, and gets what it missed, once.
+pub fn comes_back(world: &World) -> Outcome {
+    let link = Link::new(world.broker.address());
+    let settings = Settings::new("mobile").kept().subscribed(&["kept/#"], 2).over(&link);
+    let mut mobile = world.open(&settings)?;
+    let mut publisher = world.open(&Settings::new("publisher"))?;
+    publisher.publish(&Message::new("kept/0", "before", 0))?;
+    assert_eq!(mobile.message()?, Message::new("kept/0", "before", 0));
+    link.cut();
+    let missed = [Message::new("kept/1", "one", 1), Message::new("kept/2", "two", 2)];
+    for message in &missed {
+        publisher.publish(message)?;
+    }
+    link.mend();
+    let mut got = vec![mobile.message()?, mobile.message()?];
+    got.sort_by(|a, b| a.topic.cmp(&b.topic));
+    assert_eq!(got, missed);
+    publisher.publish(&Message::new("kept/end", "end", 2))?;
+    assert_eq!(mobile.messages_until("end")?, [], "nothing comes twice");
     Ok(())
 }
 

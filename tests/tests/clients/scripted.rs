@@ -33,8 +33,8 @@ pub fn open(
         json!({"topic": will.topic, "payload": hex(&will.payload), "qos": will.qos, "retain": will.retain})
     });
     let connected = scripted.ask(&json!({
-        "do": "connect", "port": broker.address().port(), "version": name(version), "client_id": settings.client_id,
-        "clean": settings.clean, "expiry_s": settings.expiry_s(), "will": will,
+        "do": "connect", "port": settings.port(broker), "version": name(version), "client_id": settings.client_id,
+        "clean": settings.clean, "expiry_s": settings.expiry_s(), "will": will, "comes_back": settings.comes_back,
     }))?;
     let instead = Refused(connected["instead"].as_str().unwrap_or_default().to_owned());
     scripted.session_present = connected["session_present"].as_bool().ok_or(instead);
@@ -79,7 +79,7 @@ impl Scripted {
             match event["event"].as_str() {
                 Some("message") => self.inbox.push_back(message(&event)),
                 Some("refused") => {
-                    return Err(Refused(event["error"].as_str().unwrap_or_default().to_owned()));
+                    return Err(refused(&event));
                 }
                 _ => return Ok(event),
             }
@@ -111,8 +111,11 @@ impl Driver for Scripted {
             return Ok(Some(message));
         }
         let Some(event) = self.event(timeout) else { return Ok(None) };
-        assert_eq!(event["event"], "message", "nothing else comes unasked: {event}");
-        Ok(Some(message(&event)))
+        match event["event"].as_str() {
+            Some("message") => Ok(Some(message(&event))),
+            Some("refused") => Err(refused(&event)),
+            _ => panic!("nobody asked for {event}"),
+        }
     }
 
     fn disconnect(mut self: Box<Self>) -> Result<(), Refused> {
@@ -175,6 +178,10 @@ fn message(event: &Value) -> Message {
         qos: event["qos"].as_u64().and_then(|qos| qos.try_into().ok()).expect("a QoS"),
         retain: event["retain"].as_bool().expect("a flag"),
     }
+}
+
+fn refused(event: &Value) -> Refused {
+    Refused(event["error"].as_str().unwrap_or_default().to_owned())
 }
 
 fn hex(bytes: &[u8]) -> String {
