@@ -5,6 +5,8 @@
 
 mod units;
 
+use std::time::Duration;
+
 use criterion::{Criterion, criterion_group, criterion_main};
 
 fn all(criterion: &mut Criterion) {
@@ -14,5 +16,10 @@ fn all(criterion: &mut Criterion) {
     }
 }
 
-criterion_group!(benches, all);
+/// Some two minutes for all units; `--measurement-time` and `--warm-up-time` change it.
+fn config() -> Criterion {
+    Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2))
+}
+
+criterion_group! { name = benches; config = config(); targets = all }
 criterion_main!(benches);
