@@ -32,7 +32,8 @@ pub(super) struct Workshop {
     pub defaults: Defaults,
     pub copies: PathBuf,
     pub table_generation: u64,
-    pub retired: Vec<Retired>,
+    /// Shared with the view: there may be thousands.
+    pub retired: Vec<Arc<Retired>>,
     pub totals: Totals,
     identities: HashMap<(String, HookPoint, String), LinkIdentity>,
     /// Index and last generation of each name that was ever loaded.
@@ -249,7 +250,7 @@ impl Workshop {
 
     fn retire(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
         let (name, version) = (name.to_owned(), version.to_owned());
-        self.retired.push(Retired { name, version, generation, mapped_bytes });
+        self.retired.push(Arc::new(Retired { name, version, generation, mapped_bytes }));
     }
 
     /// Lets go of what shards have left behind; the plugins' own ends run here.

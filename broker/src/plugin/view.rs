@@ -47,7 +47,7 @@ pub(super) struct View {
     /// In order of mounting.
     pub active: Vec<Arc<Active>>,
     pub failed: Vec<Arc<Failed>>,
-    pub retired: Vec<Retired>,
+    pub retired: Vec<Arc<Retired>>,
     pub totals: Totals,
     pub table_generation: u64,
 }
@@ -56,7 +56,7 @@ impl View {
     pub(super) fn list(&self) -> PluginList {
         let loaded = self.active.iter().map(|plugin| plugin.info());
         let plugins = loaded.chain(self.failed.iter().map(|failed| failed.info())).collect();
-        PluginList { plugins, retired: self.retired.clone() }
+        PluginList { plugins, retired: self.retired.iter().map(|retired| Retired::clone(retired)).collect() }
     }
 
     /// What comes back after a restart, in order.
