@@ -3,6 +3,10 @@
 //! what grows once, looks, does it again, and looks again when everything is over.
 
 mod connections;
+mod plugins;
+mod retained;
+mod sessions;
+mod subscriptions;
 
 use grapnel_tests::Broker;
 

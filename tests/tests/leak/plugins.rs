@@ -1,0 +1,52 @@
+//! Plugins that are loaded, reloaded and unloaded while a client is connected, and files that are refused.
+//!
+//! What is unloaded stays mapped on purpose (ARCHITECTURE.md, "What an unloaded plugin leaves"), and a few allocations with it. They are
+//! counted here one by one, so that one more is noticed.
+
+use grapnel_tests::ledger::{self, Ledger};
+use grapnel_tests::{Broker, Client, Publish, Version};
+
+/// Allocations that stay for each generation of a plugin: the table of host functions that it may call at any time, its name for
+/// what it may still log, and its entry in the list of what is retired, with name and version.
+const KEPT: u64 = 5;
+
+/// Loads, reloads and unloads plugins; every second one defers. One message goes through each generation.
+fn churn(broker: &Broker, rounds: u32) {
+    let mut client = Client::hello(broker, Version::V5, "publisher");
+    let mut publish = || assert!(client.publish(&Publish::new("plugins", "through it").qos(1)) < 0x80);
+    for round in 0..rounds {
+        let (plugin, config) =
+            [("noop", &[][..]), ("defer-publish", &["--set", "delay_ms=1"][..])][round as usize % 2];
+        broker.ctl_ok(&[&["plugins", "load", plugin, "--once"], config].concat());
+        publish();
+        broker.ctl_ok(&["plugins", "reload", plugin]);
+        publish();
+        broker.ctl_ok(&["plugins", "unload", plugin]);
+    }
+    client.disconnect();
+}
+
+#[test]
+fn a_thousand_generations() {
+    const ROUNDS: u32 = 500;
+    let broker = Broker::builder().shards(2).config(ledger::CONFIG).counted().start();
+    Ledger::open(&broker).judge_keeping(
+        u64::from(2 * ROUNDS) * KEPT,
+        &format!("{} generations of a plugin", 2 * ROUNDS),
+        || churn(&broker, 50),
+        || churn(&broker, ROUNDS),
+    );
+}
+
+#[test]
+fn files_that_are_refused() {
+    const TIMES: u32 = 200;
+    let broker = Broker::builder().shards(2).config(ledger::CONFIG).counted().start();
+    let refuse = |times: u32| {
+        for _ in 0..times {
+            broker.ctl_refused(&["plugins", "load", "not-a-plugin"]);
+            broker.ctl_refused(&["plugins", "load", "no-such-plugin"]);
+        }
+    };
+    Ledger::open(&broker).judge(&format!("{TIMES} refused plugins"), || refuse(20), || refuse(TIMES));
+}
