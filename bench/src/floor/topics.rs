@@ -1,6 +1,6 @@
 //! A hash table from topics to their subscribers, for the one lookup that every message needs. Owned by `routes`.
-//! The standard library's map with ahash would do, at three times the instructions (130 of 256 for a message from one
-//! client to one): here hash and comparison are inlined, a hit costs one probe, and nothing is ever removed singly.
+//! The standard library's map with ahash would do; with it a message from one client to one took 352 instructions instead of 324
+//! when the two were compared. Here hash and comparison are inlined, a hit costs one probe, and nothing is ever removed singly.
 
 use super::routes::Group;
 use std::hash::{BuildHasher, RandomState};
