@@ -9,7 +9,7 @@ use grapnel_tests::wire::{Value, property};
 use grapnel_tests::{Broker, Client, Connect, Publish, Subscribe, Version, Will};
 
 const PER_SECOND: u32 = 5000;
-const WARM_UP: u32 = 5000;
+const WARM_UP: u32 = 10_000;
 /// Sessions that exist at a time, about.
 const ROUND: u32 = 1000;
 /// Messages for all sessions of a round while nobody is connected.
