@@ -25,15 +25,15 @@ const LIVE_MAX: u64 = 100;
 
 /// How long readings must agree before a broker counts as quiet, and how nearly: longer than any timer of a connection that
 /// outlives it, since the list it is in holds memory until then.
-const QUIET: Duration = Duration::from_millis(3500);
+const QUIET: Duration = Duration::from_millis(7000);
 const AGREEMENT: u64 = 16;
 
 /// Lines for the configuration of the broker: timers that outlive a connection only for a moment, and a cache that is full soon.
 pub const CONFIG: &str =
-    "[limits]\nconnect_timeout_ms = 2500\nsubscribe_barrier_ms = 2500\ntopic_cache_entries_max = 256\n";
+    "[limits]\nconnect_timeout_ms = 6000\nsubscribe_barrier_ms = 6000\ntopic_cache_entries_max = 256\n";
 
 /// A keep alive in seconds whose timer is over in good time, too.
-pub const KEEP_ALIVE_S: u16 = 2;
+pub const KEEP_ALIVE_S: u16 = 4;
 
 /// Compares what a broker holds before and after work.
 pub struct Ledger<'a> {
@@ -99,7 +99,7 @@ impl<'a> Ledger<'a> {
     /// Waits until nobody is connected, nothing is stored, and several readings agree.
     #[track_caller]
     fn quiet(&self) -> Reading {
-        let deadline = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + PATIENCE + QUIET;
         let mut since: Option<(Instant, u64)> = None;
         loop {
             let (status, reading) = look(self.broker);
