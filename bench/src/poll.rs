@@ -14,7 +14,7 @@ use crate::socket;
 use crate::stats::Stats;
 use crate::wheel::Wheel;
 use anyhow::{Context, Result};
-use link::{Filled, Link};
+use link::Link;
 use mio::{Events, Interest, Poll, Token};
 use progress::Progress;
 use std::collections::HashMap;
@@ -353,12 +353,7 @@ impl<'p> Run<'p> {
             let take = |frame: &crate::frames::Frame<'_>| {
                 client.frame(frame, self.plan, &mut self.shared, &mut self.out)
             };
-            more_to_read = match filled {
-                Filled::Nothing => false,
-                Filled::End => return Err(Failure::Closed),
-                Filled::Shared(range, more) => link.cut(&self.read, range, more, take)?,
-                Filled::Own => link.cut_own(take)?,
-            };
+            more_to_read = link.hand_out(filled, &self.read, take)?;
         }
         if state_before != State::Ready && conn.client.state == State::Ready {
             self.became_ready(index);

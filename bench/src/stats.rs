@@ -119,13 +119,18 @@ impl Stats {
 
     /// Counts an error; true if it is the first of its kind.
     pub fn error(&mut self, what: &str) -> bool {
-        if let Some(count) = self.errors.get_mut(what) {
-            *count += 1;
-            return false;
-        }
-        self.errors.insert(what.to_owned(), 1);
-        true
+        count_error(&mut self.errors, what)
     }
+}
+
+/// Counts an error among `errors`, by its words; true if it is the first of its kind.
+pub fn count_error(errors: &mut BTreeMap<String, u64>, what: &str) -> bool {
+    if let Some(count) = errors.get_mut(what) {
+        *count += 1;
+        return false;
+    }
+    errors.insert(what.to_owned(), 1);
+    true
 }
 
 /// An empty histogram of nanoseconds.

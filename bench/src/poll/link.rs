@@ -111,9 +111,26 @@ impl Link {
         })
     }
 
+    /// Hands every whole frame of what [`Link::fill`] brought into `buffer` to `take`. Answers whether more may be waiting in the
+    /// socket; its end is [`Failure::Closed`].
+    #[inline]
+    pub fn hand_out(
+        &mut self,
+        filled: Filled,
+        buffer: &[u8],
+        take: impl FnMut(&Frame<'_>) -> Result<(), Failure>,
+    ) -> Result<bool, Failure> {
+        match filled {
+            Filled::Nothing => Ok(false),
+            Filled::End => Err(Failure::Closed),
+            Filled::Shared(range, more) => self.cut(buffer, range, more, take),
+            Filled::Own => self.cut_own(take),
+        }
+    }
+
     /// Hands every whole frame to `take` and keeps the rest. Answers whether more may be waiting in the socket.
     #[inline]
-    pub fn cut(
+    fn cut(
         &mut self,
         buffer: &[u8],
         filled: Range<usize>,
@@ -140,10 +157,7 @@ impl Link {
     }
 
     /// As [`Link::cut`], for a large frame in the link's own memory.
-    pub fn cut_own(
-        &mut self,
-        mut take: impl FnMut(&Frame<'_>) -> Result<(), Failure>,
-    ) -> Result<bool, Failure> {
+    fn cut_own(&mut self, mut take: impl FnMut(&Frame<'_>) -> Result<(), Failure>) -> Result<bool, Failure> {
         if self.partial.len() == self.partial_frame_bytes {
             let whole = std::mem::take(&mut self.partial);
             self.partial_frame_bytes = 0;

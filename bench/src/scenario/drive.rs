@@ -14,7 +14,7 @@ use super::usage::Sampler;
 use super::{Pace, Scenario, Waiting};
 use crate::client::{Failure, State};
 use crate::clock::Clock;
-use crate::poll::link::{Filled, Link};
+use crate::poll::link::Link;
 use crate::poll::{READ_BYTES, is_connected};
 use crate::socket;
 use alarm::Alarm;
@@ -317,12 +317,7 @@ impl<'s> Run<'s> {
             self.shared.now_ns = self.clock.now_ns();
             let take =
                 |frame: &crate::frames::Frame<'_>| client.frame(frame, &mut self.shared, &mut self.out);
-            more_to_read = match filled {
-                Filled::Nothing => false,
-                Filled::End => return Err(Failure::Closed),
-                Filled::Shared(range, more) => link.cut(&self.read, range, more, take)?,
-                Filled::Own => link.cut_own(take)?,
-            };
+            more_to_read = link.hand_out(filled, &self.read, take)?;
         }
         self.produce_and_send(index, more_to_read).map_err(io)
     }

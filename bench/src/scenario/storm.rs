@@ -195,14 +195,10 @@ impl Storm<'_> {
                     *state = State::Closing;
                     Ok(())
                 };
-                let more = match filled {
-                    Filled::Nothing => false,
-                    Filled::End if was_closing => return Ok(true),
-                    Filled::End => return Err(Failure::Closed),
-                    Filled::Shared(range, more) => conn.link.cut(&self.read, range, more, take)?,
-                    Filled::Own => conn.link.cut_own(take)?,
-                };
-                if !more {
+                if was_closing && filled == Filled::End {
+                    return Ok(true);
+                }
+                if !conn.link.hand_out(filled, &self.read, take)? {
                     break;
                 }
             }

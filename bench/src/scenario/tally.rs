@@ -2,7 +2,7 @@
 //! took. Written by clients and loop, read by the report. Adding to it allocates nothing, but for an error not seen
 //! before.
 
-use crate::stats::histogram;
+use crate::stats::{count_error, histogram};
 use hdrhistogram::Histogram;
 use std::collections::BTreeMap;
 
@@ -59,12 +59,7 @@ impl Tally {
 
     /// Counts an error; true if it is the first of its kind.
     pub fn error(&mut self, what: &str) -> bool {
-        if let Some(count) = self.errors.get_mut(what) {
-            *count += 1;
-            return false;
-        }
-        self.errors.insert(what.to_owned(), 1);
-        true
+        count_error(&mut self.errors, what)
     }
 
     /// Switches the latency meters.
