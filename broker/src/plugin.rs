@@ -6,6 +6,7 @@ mod active;
 mod elf;
 mod error;
 mod everywhere;
+mod kept;
 mod library;
 mod loaded;
 mod lookup;
@@ -167,9 +168,9 @@ impl PluginManager {
         let after: Vec<_> = before.iter().filter(|other| !Arc::ptr_eq(other, plugin)).cloned().collect();
         workshop.swap(name, &before, &after)?;
         plugin.loaded.deactivate();
-        self.commit(&workshop, after, |_| {});
+        self.commit(&mut workshop, after, |_| {});
         workshop.discard(plugin);
-        self.commit_counts(&workshop);
+        self.commit_counts(&mut workshop);
         tracing::info!(plugin = name, generation = plugin.generation, "unloaded");
         drop(before);
         workshop.reap();
@@ -184,18 +185,30 @@ impl PluginManager {
     /// [`LoadError`]; the old version is still in force then.
     pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
         let mut workshop = self.begin();
+        let result = self.reload_in(&mut workshop, name, config);
+        // Also where it failed: what was mapped on the way is retired.
+        self.commit_counts(&mut workshop);
+        workshop.reap();
+        let info = result?;
+        Ok(self.recorded(&info.name).unwrap_or(info))
+    }
+
+    fn reload_in(
+        &self,
+        workshop: &mut Workshop,
+        name: &str,
+        config: Option<Value>,
+    ) -> Result<PluginInfo, LoadError> {
         let before = self.view().active.clone();
         let Some(old) = before.iter().find(|plugin| &*plugin.name == name).cloned() else {
             let failed = self.view().failed.iter().find(|failed| failed.name() == name).cloned();
             let Some(failed) = failed else {
                 return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&before) });
             };
-            let wanted = with_config(&failed.wanted, config);
-            let info = self.load_in(&mut workshop, wanted, false)?;
-            return Ok(self.recorded(&info.name).unwrap_or(info));
+            return self.load_in(workshop, with_config(&failed.wanted, config), false);
         };
         let wanted = with_config(&old.wanted, config);
-        let new = self.stage(&mut workshop, &wanted, |_| false)?;
+        let new = self.stage(workshop, &wanted, |_| false)?;
         let replaced = |plugin: &Arc<Active>| if Arc::ptr_eq(plugin, &old) { &new } else { plugin }.clone();
         let after: Vec<_> = before.iter().map(replaced).collect();
         if let Err(error) = workshop.swap(name, &before, &after) {
@@ -210,16 +223,12 @@ impl PluginManager {
                 old.warn(format!("it could not be activated again after a reload that failed: {said}"));
             }
             workshop.discard(&new);
-            self.commit_counts(&workshop);
             return Err(LoadError::Activate { name: name.to_owned(), said });
         }
-        self.commit(&workshop, after, |_| {});
+        self.commit(workshop, after, |_| {});
         workshop.discard(&old);
-        self.commit_counts(&workshop);
         tracing::info!(plugin = name, generation = new.generation, version = new.about.version, "reloaded");
-        drop((before, old));
-        workshop.reap();
-        Ok(self.recorded(name).unwrap_or_else(|| new.info()))
+        Ok(new.info())
     }
 
     /// All plugins: those that are loaded in order of mounting, those that failed, and what is gone but mapped.
@@ -229,7 +238,7 @@ impl PluginManager {
 
     /// One plugin, loaded or failed.
     pub fn show(&self, name: &str) -> Option<PluginInfo> {
-        self.list().plugins.into_iter().find(|plugin| plugin.name == name)
+        self.view().show(name)
     }
 
     /// The compiled chains with what each link did, summed over the shards. `all` lists points without a link too.
@@ -276,7 +285,7 @@ impl PluginManager {
             }
             plugin.loaded.deactivate();
             workshop.discard(&plugin);
-            self.commit(&workshop, active.clone(), |_| {});
+            self.commit(&mut workshop, active.clone(), |_| {});
             drop((before, plugin));
             workshop.reap();
         }
@@ -347,9 +356,9 @@ impl PluginManager {
             Value::Object(_) => wanted.config.clone(),
             _ => return Err(LoadError::ConfigShape { name: known }),
         };
-        if workshop.retired.len() >= self.settings.retired_max {
-            let bytes = workshop.retired.iter().map(|retired| retired.mapped_bytes).sum();
-            return Err(LoadError::RetiredFull { name: known, retired: workshop.retired.len(), bytes });
+        let (retired, bytes) = self.view().retired_bytes();
+        if retired >= self.settings.retired_max {
+            return Err(LoadError::RetiredFull { name: known, retired, bytes });
         }
         let file = lookup::find(&wanted.source, &self.settings.plugins_dir)?;
         workshop.stage(&Wanted { config, ..wanted.clone() }, &file, taken)
@@ -385,7 +394,7 @@ impl PluginManager {
         workshop
     }
 
-    fn commit(&self, workshop: &Workshop, active: Vec<Arc<Active>>, also: impl FnOnce(&mut View)) {
+    fn commit(&self, workshop: &mut Workshop, active: Vec<Arc<Active>>, also: impl FnOnce(&mut View)) {
         let mut view = self.view_mut();
         view.active = active;
         also(&mut view);
@@ -393,9 +402,9 @@ impl PluginManager {
         self.commit_counts(workshop);
     }
 
-    fn commit_counts(&self, workshop: &Workshop) {
+    fn commit_counts(&self, workshop: &mut Workshop) {
         let mut view = self.view_mut();
-        view.retired.clone_from(&workshop.retired);
+        view.retired.append(&mut workshop.retired);
         view.totals.clone_from(&workshop.totals);
         view.table_generation = workshop.table_generation;
     }

@@ -164,7 +164,9 @@ fn a_reload_takes_the_place_of_the_old_version_and_one_that_fails_leaves_it() {
     for bad in
         [json!({"panic_in": "load"}), json!({"panic_in": "init_shard"}), json!({"panic_in": "activate"})]
     {
+        let retired = broker.manager.list().retired.len();
         broker.manager.reload("panic-in-load", Some(bad)).unwrap_err();
+        assert_eq!(broker.manager.list().retired.len(), retired + 1, "what was mapped for it stays mapped");
         let now = broker.shards.links(1, HookPoint::MessagePublish)[0].clone();
         assert_eq!(format!("{:?}", now.entry), format!("{:?}", before.entry));
         assert_eq!(broker.manager.show("panic-in-load").unwrap().generation, 1);

@@ -66,21 +66,12 @@ impl<'a> Ledger<'a> {
     /// If it does, or if the broker does not come to rest.
     #[track_caller]
     pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) {
-        self.judge_keeping(0, what, warm_up, work);
-    }
-
-    /// The same for work that leaves so many allocations behind on purpose.
-    ///
-    /// # Panics
-    /// As [`Ledger::judge`].
-    #[track_caller]
-    pub fn judge_keeping(&self, kept: u64, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) {
         warm_up();
         let before = self.quiet();
         let began = Instant::now();
         work();
         let worked = began.elapsed();
-        let live_max = before.live + kept + LIVE_MAX;
+        let live_max = before.live + LIVE_MAX;
         let after = self.back_to(live_max, before.files);
         eprintln!(
             "{what}: {:+} live allocations, {:+} bytes, {:+} files; {} allocations in {:.1} s; before: {before:?}",

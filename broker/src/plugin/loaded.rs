@@ -6,13 +6,13 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::{Entry, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_plugin_abi::host;
 use grapnel_plugin_abi::module::{ErrorText, Manifest, Mount};
 use grapnel_plugin_abi::point::HookPoint;
-use grapnel_plugin_abi::raw::{HookFn, HostApi, Slice, Status};
+use grapnel_plugin_abi::raw::{HookFn, Slice, Status};
 
 use super::error::LoadError;
 use super::library::Library;
+use super::services;
 
 /// Most hooks one plugin may have; more is an endless list.
 const MOUNTS_MAX: u32 = 256;
@@ -149,11 +149,10 @@ impl Loaded {
         name: &str,
         config: &str,
     ) -> Result<Arc<Loaded>, LoadError> {
-        // Never freed: threads of the plugin may log through it at any time.
-        let api: &'static HostApi = Box::leak(Box::new(host::host_api(handle.0, shards as u32)));
+        let api = services::host_table(handle, shards as u32);
         let config = Slice::of(config.as_bytes());
         let mut shared = std::ptr::null_mut();
-        // SAFETY: the host table is leaked, the rest is alive during the call.
+        // SAFETY: the host table stays for ever, the rest is alive during the call.
         with_error(|error| unsafe { library.module.load()(api, config, &raw mut shared, error) })
             .map_err(|(_, said)| LoadError::Load { name: name.to_owned(), said })?;
         Ok(Arc::new(Loaded { handle, library, shared }))

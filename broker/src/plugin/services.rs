@@ -1,25 +1,28 @@
-//! What the broker does for plugins outside of events: their log, and the way of a deferred verdict back to its shard. Called
-//! from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
+//! What the broker does for plugins outside of events: their host tables, their log, and the way of a deferred verdict back to its
+//! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
 
-use std::collections::HashMap;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{self, FieldChange, HostServices};
-use grapnel_plugin_abi::raw::{Flow, Status, Ticket};
+use grapnel_plugin_abi::raw::{Flow, HostApi, Status, Ticket};
 
+use super::kept::{Forever, Texts};
 use crate::shard::handle::ShardHandle;
 
 #[derive(Default)]
 struct Services {
     shards: RwLock<Vec<ShardHandle>>,
     change_bytes_max: RwLock<usize>,
-    names: RwLock<HashMap<u64, Arc<str>>>,
+    /// By the low half of a handle.
+    names: RwLock<Texts>,
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
+
+static HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
 /// Says where completions go; from here on plugins are answered. `change_bytes_max` bounds what comes with one completion.
 pub(super) fn attach(shards: &[ShardHandle], change_bytes_max: usize) {
@@ -29,15 +32,21 @@ pub(super) fn attach(shards: &[ShardHandle], change_bytes_max: usize) {
     let _ = host::install_services(&*SERVICES);
 }
 
-/// Remembers how logs name a plugin. Kept for ever: a late thread of a retired plugin may still log.
-pub(super) fn name_plugin(handle: PluginHandle, name: &Arc<str>) {
-    let mut names = SERVICES.names.write().unwrap_or_else(PoisonError::into_inner);
-    names.insert(handle.0, Arc::clone(name));
+/// The handle of a generation of a plugin, which knows its name from now on and for ever: a late thread of a retired plugin may
+/// still log. The name's number is in the low half, the generation in the high one.
+pub(super) fn handle_of(name: &str, generation: u32) -> PluginHandle {
+    let number = SERVICES.names.write().unwrap_or_else(PoisonError::into_inner).number(name);
+    PluginHandle(u64::from(generation) << 32 | u64::from(number))
 }
 
 /// The name of a plugin that is or was loaded.
 pub(super) fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
-    SERVICES.names.read().unwrap_or_else(PoisonError::into_inner).get(&handle.0).cloned()
+    SERVICES.names.read().unwrap_or_else(PoisonError::into_inner).text(handle.0 as u32).cloned()
+}
+
+/// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
+pub(super) fn host_table(handle: PluginHandle, shards: u32) -> &'static HostApi {
+    HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(host::host_api(handle.0, shards))
 }
 
 impl HostServices for Services {
@@ -82,6 +91,22 @@ mod tests {
     use grapnel_plugin_abi::raw::Field;
 
     use super::*;
+
+    #[test]
+    fn every_generation_is_called_by_its_name_and_has_a_table_of_its_own() {
+        let first: Vec<_> = (1..=1_000).map(|generation| handle_of("first", generation)).collect();
+        let second = handle_of("second", 1);
+        let named = |handle| name_of(handle).unwrap().to_string();
+        assert!(first.iter().all(|handle| named(*handle) == "first"));
+        assert_eq!(named(second), "second");
+        assert_eq!(name_of(PluginHandle(1 << 32 | 0xffff_ffff)), None);
+        let mut tables: Vec<_> = first.iter().map(|handle| host_table(*handle, 2)).collect();
+        assert!(
+            tables.iter().zip(&first).all(|(table, handle)| table.plugin == handle.0 && table.shards == 2)
+        );
+        tables.dedup_by_key(|table| std::ptr::from_ref(*table));
+        assert_eq!(tables.len(), 1_000);
+    }
 
     #[test]
     fn a_completion_reaches_the_shard_that_gave_the_ticket_out() {

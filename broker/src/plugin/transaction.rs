@@ -13,10 +13,11 @@ use grapnel_engine::pipeline::Shard;
 use super::active::{Active, ActiveHook, Defaults, Instances, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
+use super::kept::Texts;
 use super::library::{self, Library};
 use super::loaded::{About, Hook, Instance, Loaded};
-use super::report::Retired;
 use super::services;
+use super::view::Gone;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
@@ -32,12 +33,14 @@ pub(super) struct Workshop {
     pub defaults: Defaults,
     pub copies: PathBuf,
     pub table_generation: u64,
-    /// Shared with the view: there may be thousands.
-    pub retired: Vec<Arc<Retired>>,
+    /// What has been retired since the view was told.
+    pub retired: Vec<Gone>,
     pub totals: Totals,
+    /// Names and versions of what was retired.
+    texts: Texts,
     identities: HashMap<(String, HookPoint, String), LinkIdentity>,
-    /// Index and last generation of each name that was ever loaded.
-    generations: HashMap<String, (u32, u32)>,
+    /// Last generation of each name that was ever loaded.
+    generations: HashMap<String, u32>,
     graveyard: Graveyard,
 }
 
@@ -59,6 +62,7 @@ impl Workshop {
             table_generation: 0,
             retired: Vec::new(),
             totals: Totals::new(),
+            texts: Texts::default(),
             identities: HashMap::new(),
             generations: HashMap::new(),
             graveyard: Graveyard::default(),
@@ -106,13 +110,11 @@ impl Workshop {
         let config = wanted.config.to_string();
         library.check_config(&name, &config)?;
         let (handle, generation) = self.next_handle(&name);
-        let shared_name: Arc<str> = name.as_str().into();
-        services::name_plugin(handle, &shared_name);
         let loaded = Loaded::load(library, handle, self.shards.len(), &name, &config)?;
         let instances = self.init_shards(&name, &loaded)?;
         let hooks = hooks.into_iter().map(|hook| self.identify(&name, hook)).collect();
         Ok(Arc::new(Active {
-            name: shared_name,
+            name: name.as_str().into(),
             wanted: Wanted { name: Some(name), ..wanted.clone() },
             about,
             file: file.to_owned(),
@@ -125,13 +127,11 @@ impl Workshop {
         }))
     }
 
-    /// Index in the low half, generation in the high one.
     fn next_handle(&mut self, name: &str) -> (PluginHandle, u32) {
-        let next_index = self.generations.len() as u32 + 1;
-        let (index, generation) = self.generations.entry(name.to_owned()).or_insert((next_index, 0));
+        let generation = self.generations.entry(name.to_owned()).or_insert(0);
         // Also where the load fails later: what the plugin left behind must not be taken for the next one.
         *generation += 1;
-        (PluginHandle(u64::from(*generation) << 32 | u64::from(*index)), *generation)
+        (services::handle_of(name, *generation), *generation)
     }
 
     fn identify(&mut self, plugin: &str, hook: Hook) -> ActiveHook {
@@ -249,8 +249,8 @@ impl Workshop {
     }
 
     fn retire(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
-        let (name, version) = (name.to_owned(), version.to_owned());
-        self.retired.push(Arc::new(Retired { name, version, generation, mapped_bytes }));
+        let (name, version) = (self.texts.keep(name), self.texts.keep(version));
+        self.retired.push(Gone { name, version, generation, mapped_bytes });
     }
 
     /// Lets go of what shards have left behind; the plugins' own ends run here.

@@ -41,13 +41,32 @@ impl Failed {
     }
 }
 
+/// A generation that is retired. There may be thousands of them, with few names.
+pub(super) struct Gone {
+    pub name: Arc<str>,
+    pub version: Arc<str>,
+    pub generation: u32,
+    pub mapped_bytes: u64,
+}
+
+impl Gone {
+    fn row(&self) -> Retired {
+        Retired {
+            name: self.name.to_string(),
+            version: self.version.to_string(),
+            generation: self.generation,
+            mapped_bytes: self.mapped_bytes,
+        }
+    }
+}
+
 /// What readers see; replaced at the end of a transaction.
 #[derive(Default)]
 pub(super) struct View {
     /// In order of mounting.
     pub active: Vec<Arc<Active>>,
     pub failed: Vec<Arc<Failed>>,
-    pub retired: Vec<Arc<Retired>>,
+    pub retired: Vec<Gone>,
     pub totals: Totals,
     pub table_generation: u64,
 }
@@ -56,7 +75,17 @@ impl View {
     pub(super) fn list(&self) -> PluginList {
         let loaded = self.active.iter().map(|plugin| plugin.info());
         let plugins = loaded.chain(self.failed.iter().map(|failed| failed.info())).collect();
-        PluginList { plugins, retired: self.retired.iter().map(|retired| Retired::clone(retired)).collect() }
+        PluginList { plugins, retired: self.retired.iter().map(Gone::row).collect() }
+    }
+
+    /// How many generations are retired, and the memory that they hold.
+    pub(super) fn retired_bytes(&self) -> (usize, u64) {
+        (self.retired.len(), self.retired.iter().map(|gone| gone.mapped_bytes).sum())
+    }
+
+    pub(super) fn show(&self, name: &str) -> Option<PluginInfo> {
+        let loaded = self.active.iter().find(|plugin| &*plugin.name == name).map(|plugin| plugin.info());
+        loaded.or_else(|| self.failed.iter().find(|failed| failed.name() == name).map(|failed| failed.info()))
     }
 
     /// What comes back after a restart, in order.
