@@ -2,10 +2,16 @@
 //! the data path is here, so that the engine needs none. Plugins must not use this module.
 
 use std::ffi::c_void;
-use std::sync::OnceLock;
 
-use crate::raw::{
-    ABI_MAJOR, ABI_MINOR, Change, Event, Field, Flow, HookFn, HostApi, Slice, Status, Ticket, Value,
+use crate::raw::{Change, Event, Field, Flow, HookFn, NewMessage, Slice, Status, Ticket, Value};
+
+mod module;
+mod services;
+
+pub use module::{ForeignTable, Module};
+pub use services::{
+    COMPLETION_CHANGES_MAX, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread, host_api,
+    install_services,
 };
 
 /// A field's value on the broker's side.
@@ -56,41 +62,12 @@ pub trait EventAccess {
     /// # Errors
     /// [`Status::UNSUPPORTED`] where the point cannot wait, [`Status::FULL`] where no ticket is left.
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status>;
-}
 
-/// What the broker does for a plugin outside of an event. Called from any thread.
-pub trait HostServices: Sync + Send {
-    /// A line for the log. `level` 1 error … 5 trace.
-    fn log(&self, plugin: u64, level: u32, message: &str);
-    /// A deferred verdict. The changes are valid during the call.
+    /// Adds a message that is published after this one, to the overlay of the running link.
     ///
     /// # Errors
-    /// [`Status::STALE`] for a ticket that is done or gone, [`Status::INVALID`] for a flow that ends nothing.
-    fn complete(&self, ticket: Ticket, flow: Flow, changes: &[FieldChange<'_>]) -> Result<(), Status>;
-}
-
-static SERVICES: OnceLock<&'static dyn HostServices> = OnceLock::new();
-
-/// Says who answers `log` and `complete`; once per process, before the first plugin is loaded. False if it had been said.
-pub fn install_services(services: &'static dyn HostServices) -> bool {
-    SERVICES.set(services).is_ok()
-}
-
-/// The function table for one plugin.
-pub fn host_api(plugin: u64, shards: u32) -> HostApi {
-    HostApi {
-        size: size_of::<HostApi>() as u32,
-        abi_major: ABI_MAJOR,
-        abi_minor: ABI_MINOR,
-        plugin,
-        shards,
-        reserved: 0,
-        log: host_log,
-        get: host_get,
-        set: host_set,
-        defer: host_defer,
-        complete: host_complete,
-    }
+    /// [`Status::UNSUPPORTED`] where none can be added, [`Status::INVALID`] for one that cannot be, [`Status::FULL`] for one too many.
+    fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status>;
 }
 
 /// A plugin's function with the instance it runs on: what a compiled link calls.
@@ -98,9 +75,10 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
 pub struct Entry {
     function: HookFn,
     instance: *mut c_void,
+    args: *mut c_void,
 }
 
-// SAFETY: an entry only carries the two pointers between the loader and its shard. That it is called on that shard's thread
+// SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on that shard's thread
 // alone is what `Entry::new` is promised.
 unsafe impl Send for Entry {}
 
@@ -122,7 +100,13 @@ impl Entry {
     /// `function` must be a hook of mapped code that stays mapped, `instance` what that plugin's `init_shard` gave for this
     /// shard, not destroyed while the entry is in a chain, and the entry must only be called on that shard's thread.
     pub const unsafe fn new(function: HookFn, instance: *mut c_void) -> Entry {
-        Entry { function, instance }
+        Entry { function, instance, args: std::ptr::null_mut() }
+    }
+
+    /// The same with what the hook was mounted with, which is handed back to it and never followed.
+    #[must_use]
+    pub const fn with_args(self, args: *mut c_void) -> Entry {
+        Entry { args, ..self }
     }
 
     /// Calls the hook. `event` is completed with the context it needs; what the hook does to the event arrives at `access`.
@@ -130,6 +114,7 @@ impl Entry {
     pub fn call(&self, event: &mut Event, access: &mut dyn EventAccess) -> Flow {
         let mut running = Running { access };
         event.ctx = (&raw mut running).cast();
+        event.args = self.args;
         // SAFETY: `new` was promised that the function and the instance are alive and belong to this thread, and `event`
         // and `running` outlive the call; the plugin may not keep them, which its contract says.
         let flow = unsafe { (self.function)(self.instance, event) };
@@ -144,14 +129,6 @@ unsafe fn running<'a>(ctx: *mut c_void) -> Option<&'a mut Running<'a>> {
     // SAFETY: the caller vouches that it is null or points to the `Running` on the stack of `Entry::call`, which nobody
     // else touches while the hook runs.
     unsafe { ctx.cast::<Running<'a>>().as_mut() }
-}
-
-unsafe extern "C" fn host_log(plugin: u64, level: u32, message: Slice) {
-    if let Some(services) = SERVICES.get() {
-        // SAFETY: the plugin lends the message for the call.
-        let bytes = unsafe { message.bytes() };
-        services.log(plugin, level, &String::from_utf8_lossy(bytes));
-    }
 }
 
 unsafe extern "C" fn host_get(ctx: *mut c_void, field: Field, index: u32, out: *mut Value) -> Status {
@@ -206,28 +183,17 @@ unsafe extern "C" fn host_defer(ctx: *mut c_void, deadline_ms: u32, out: *mut Ti
     }
 }
 
-/// Most changes one completion may carry.
-pub const COMPLETION_CHANGES_MAX: usize = 256;
-
-unsafe extern "C" fn host_complete(
-    ticket: Ticket,
-    flow: Flow,
-    changes: *const Change,
-    count: usize,
-) -> Status {
-    let Some(services) = SERVICES.get() else { return Status::WRONG_MOMENT };
-    if count > COMPLETION_CHANGES_MAX || (changes.is_null() && count > 0) {
-        return Status::INVALID;
-    }
-    let raw: &[Change] = if count == 0 {
-        &[]
-    } else {
-        // SAFETY: non-null, and the plugin lends `count` changes for the call.
-        unsafe { std::slice::from_raw_parts(changes, count) }
+unsafe extern "C" fn host_add_message(ctx: *mut c_void, message: *const NewMessage) -> Status {
+    // SAFETY: the contract of `add_message`: called by the running hook with its own ctx, and `message` is null or readable.
+    let (Some(running), Some(message)) = (unsafe { running(ctx) }, unsafe { message.as_ref() }) else {
+        return Status::WRONG_MOMENT;
     };
-    // SAFETY: the plugin lends what each change points to for the call.
-    let changes: Vec<FieldChange<'_>> = raw.iter().map(|change| unsafe { change_of(change) }).collect();
-    match services.complete(ticket, flow, &changes) {
+    // SAFETY: the plugin lends what the message points to for the call.
+    let message = match unsafe { PluginMessage::of(message) } {
+        Ok(message) => message,
+        Err(status) => return status,
+    };
+    match running.access.add_message(&message) {
         Ok(()) => Status::OK,
         Err(status) => status,
     }

@@ -4,7 +4,10 @@
 
 use crate::module::{ErrorText, Manifest, Mount, PluginModule};
 use crate::point::HookPoint;
-use crate::raw::{Change, Event, Field, Flow, HostApi, Slice, Status, Value};
+use crate::raw::{
+    Change, Event, Field, Flow, HostApi, MetricKind, NewMessage, NewMetric, NewThread, Pair, Scope, Slice,
+    StateSink, Status, Value,
+};
 
 /// One field of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -54,17 +57,33 @@ tables! {
     Slice { ptr, len }
     Event {
         size, point, proto_ver, qos, flags, shard, action, reason_code, reserved, reserved2, wall_ms, client_id, username,
-        topic, payload, ctx,
+        topic, payload, ctx, args,
     }
     Value { number, bytes, key }
     Change { field, index, number, bytes, key }
-    HostApi { size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete }
+    Pair { key, value }
+    NewMessage {
+        size, qos, retain, payload_format, reserved, message_expiry_s, reserved2, topic, payload, content_type,
+        response_topic, correlation_data, from, user_properties, user_properties_len,
+    }
+    NewMetric { size, kind, name, help, bounds, bounds_len }
+    NewThread { size, reserved, name, run, arg }
+    StateSink { ctx, write }
+    HostApi {
+        size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,
+        publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
+        adjust, replay,
+    }
     ErrorText { ptr, capacity, len }
-    Manifest { size, reserved, name, version, description, sdk }
-    Mount { size, point, reserved, priority, deadline_ms, hook, name }
+    Manifest {
+        size, reserved, name, version, description, sdk, flags, reserved2, config_schema, depends, depends_len,
+    }
+    Mount {
+        size, point, reserved, priority, deadline_ms, hook, name, flags, policy, topics, topics_len, args,
+    }
     PluginModule {
         size, abi_major, abi_minor, abi_hash, manifest, mount, check_config, load, init_shard, drop_shard, activate,
-        deactivate, unload,
+        deactivate, unload, on_timer, on_mail, export_state, import_state, configure, configured,
     }
 }
 
@@ -83,6 +102,7 @@ pub const ABI_HASH: u64 = {
         table += 1;
     }
     hash = numbers(numbers(numbers(hash, Field::NAMES), Flow::NAMES), Status::NAMES);
+    hash = numbers(numbers(hash, Scope::NAMES), MetricKind::NAMES);
     let mut point = 0;
     while point < HookPoint::ALL.len() {
         hash = number(text(hash, HookPoint::ALL[point].name()), HookPoint::ALL[point] as u64);

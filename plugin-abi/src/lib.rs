@@ -56,11 +56,11 @@ mod sdk;
 pub mod testing;
 pub mod topic;
 
-pub use point::HookPoint;
+pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
-    Action, Authenticate, AuthenticateTicket, Authorize, Connect, Connected, Delivered, Disconnected, Error,
-    Filter, Flow, Host, IntoFlow, Level, NoConfig, Notice, Plugin, Publish, PublishTicket, Reason, Refused,
-    Subscribe, Verdict,
+    Action, Authenticate, AuthenticateTicket, Authorize, Configured, Connect, Connected, Counter, Delivered,
+    Disconnected, Error, Filter, Flow, Gauge, Histogram, Host, IntoFlow, Level, Mail, NoConfig, Notice,
+    Outgoing, Plugin, Publish, PublishTicket, Reason, Refused, Subscribe, Timer, Verdict, Whose,
 };
 
 /// What the macros need; nobody else does.

@@ -9,7 +9,7 @@ use abi_stable::library::RootModule;
 use abi_stable::sabi_types::VersionStrings;
 
 use crate::layout::ABI_HASH;
-use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, Flow, HostApi, Slice, Status};
+use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, Flow, HostApi, Slice, StateSink, Status};
 
 /// Room for one sentence that says why a function failed, lent by the host for the call.
 #[repr(C)]
@@ -67,6 +67,16 @@ pub struct Manifest {
     pub description: Slice,
     /// What it was built with, for people, such as `grapnel-plugin-abi 1.0.0`.
     pub sdk: Slice,
+    /// `MANIFEST_…` bits of [`crate::raw`].
+    pub flags: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// JSON Schema of the configuration; empty for none.
+    pub config_schema: Slice,
+    /// Names of plugins that must be loaded before this one.
+    pub depends: *const Slice,
+    /// How many.
+    pub depends_len: usize,
 }
 
 impl Manifest {
@@ -78,6 +88,11 @@ impl Manifest {
         version: Slice::EMPTY,
         description: Slice::EMPTY,
         sdk: Slice::EMPTY,
+        flags: 0,
+        reserved2: 0,
+        config_schema: Slice::EMPTY,
+        depends: std::ptr::null(),
+        depends_len: 0,
     };
 }
 
@@ -99,6 +114,16 @@ pub struct Mount {
     pub hook: Option<unsafe extern "C" fn(instance: *mut c_void, event: *const Event) -> Flow>,
     /// Name of the hook within the plugin; it stays the same through versions.
     pub name: Slice,
+    /// `MOUNT_…` bits of [`crate::raw`].
+    pub flags: u32,
+    /// What a fault or a missed deadline means: 0 what the hook point says, 1 deny, 2 ignore. The operator may override it.
+    pub policy: u32,
+    /// At the points about a message: only topics that match one of these filters. None for all.
+    pub topics: *const Slice,
+    /// How many.
+    pub topics_len: usize,
+    /// Comes back in [`Event::args`].
+    pub args: *mut c_void,
 }
 
 impl Mount {
@@ -111,11 +136,19 @@ impl Mount {
         deadline_ms: 0,
         hook: None,
         name: Slice::EMPTY,
+        flags: 0,
+        policy: 0,
+        topics: std::ptr::null(),
+        topics_len: 0,
+        args: std::ptr::null_mut(),
     };
 }
 
-/// The functions of a plugin. None of them may unwind; `error` is written where the answer is not [`Status::OK`]. None but
-/// `init_shard`, `drop_shard` and the hooks is called on a shard's thread, and of those without a shard one at a time.
+/// Symbol of a plugin in C: a function without arguments that returns a pointer to its [`PluginModule`], which stays.
+pub const C_ENTRY: &str = "grapnel_plugin_v1";
+
+/// The functions of a plugin. None of them may unwind; `error` is written where the answer is not [`Status::OK`]. On a shard's
+/// thread are called: the hooks and all that take an `instance` or a `shard`. Of the others one at a time, never on a shard.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = PluginModuleRef, prefix_fields = PluginModulePrefix)))]
@@ -156,8 +189,24 @@ pub struct PluginModule {
     /// No shard calls the hooks any more: exclusive resources are given back here.
     pub deactivate: unsafe extern "C" fn(plugin: *mut c_void),
     /// Destroys the shared part, after the last instance.
-    #[sabi(last_prefix_field)]
     pub unload: unsafe extern "C" fn(plugin: *mut c_void),
+    /// A timer that the instance armed is due.
+    pub on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
+    /// Mail from a shard of the plugin, or from one of its threads ([`crate::raw::ALL_SHARDS`]).
+    pub on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+    /// Writes the instance's state for the version that replaces it, and goes on as before. [`Status::UNSUPPORTED`] where there is
+    /// none.
+    pub export_state:
+        unsafe extern "C" fn(instance: *mut c_void, out: *const StateSink, error: *mut ErrorText) -> Status,
+    /// Takes over what the version before wrote; may be called again with newer bytes, which replace what came before.
+    /// [`Status::UNSUPPORTED`] where none is wanted.
+    pub import_state:
+        unsafe extern "C" fn(instance: *mut c_void, state: Slice, error: *mut ErrorText) -> Status,
+    /// Takes a new configuration into the running plugin; [`Status::UNSUPPORTED`] asks for a reload instead.
+    pub configure: unsafe extern "C" fn(plugin: *mut c_void, config: Slice, error: *mut ErrorText) -> Status,
+    /// After `configure`: the instance looks at the shared part again.
+    #[sabi(last_prefix_field)]
+    pub configured: unsafe extern "C" fn(instance: *mut c_void),
 }
 
 impl RootModule for PluginModuleRef {

@@ -5,6 +5,8 @@ use std::ffi::c_void;
 
 use abi_stable::StableAbi;
 
+use crate::module::Mount;
+
 /// Major version of the ABI: another one is another ABI.
 pub const ABI_MAJOR: u16 = 1;
 /// Minor version: what was added since.
@@ -142,7 +144,8 @@ numbers! {
         AUTH_DATA = 15;
         /// Whether the client is a superuser; settable at authenticate.
         IS_SUPERUSER = 16;
-        /// Verdict: 0 unanswered, 1 allow, 2 deny. At connect, authenticate, authorize, and per filter (by index) at subscribe.
+        /// Verdict: 0 unanswered, 1 allow, 2 deny, and at authenticate 3: another round, with AUTH_DATA for the client. At connect,
+        /// authenticate, authorize, and per filter (by index) at subscribe and unsubscribe.
         VERDICT = 17;
         /// Reason code that goes with a refusal, and the reason of client.disconnected.
         REASON_CODE = 18;
@@ -184,6 +187,111 @@ numbers! {
         PLUGIN_NAME = 36;
         /// When the message came in, milliseconds since 1970.
         TIMESTAMP_MS = 37;
+        /// Protocol name as CONNECT has it (text).
+        PROTO_NAME = 38;
+        /// Address the client came to (text, without the port).
+        SOCK_HOST = 39;
+        /// Subject of the client's TLS certificate (text).
+        TLS_SUBJECT = 40;
+        /// What the listener puts in front of the client's topics (text).
+        MOUNTPOINT = 41;
+        /// Whether nobody vouched for the client (0, 1).
+        ANONYMOUS = 42;
+        /// When the session was made, milliseconds since 1970.
+        SESSION_CREATED_AT_MS = 43;
+        /// Whether the session outlives its connection (0, 1).
+        SESSION_PERSISTENT = 44;
+        /// Subscriptions of the session.
+        SESSION_SUBSCRIPTIONS = 45;
+        /// QoS 1 and 2 messages that were sent to the client and not acknowledged.
+        SESSION_INFLIGHT = 46;
+        /// Messages that wait for the client.
+        SESSION_QUEUED = 47;
+        /// QoS 2 messages of the client that wait for PUBREL.
+        SESSION_AWAITING_REL = 48;
+        /// Subscription identifier, at subscribe and the session's subscription points.
+        SUBSCRIPTION_ID = 49;
+        /// Name of the share group of a filter by index (text; absent where it is not shared).
+        SHARE_GROUP = 50;
+        /// Whether the subscription was not there before (0, 1).
+        IS_NEW = 51;
+        /// Why a message was dropped or a session ended: one word, such as `queue_full` or `expired` (text).
+        CAUSE = 52;
+        /// At message.dropped: `node`, or the client identifier of whom it was dropped for (text).
+        DROPPED_BY = 53;
+        /// At message.retained: 1 set, 2 cleared, 3 expired.
+        RETAINED_CHANGE = 54;
+        /// Type of the packet, 1 (CONNECT) to 15 (AUTH).
+        PACKET_TYPE = 55;
+        /// Bytes of the whole packet. PAYLOAD has those of them that lie together: a shared payload of a packet that is sent is not
+        /// among them.
+        PACKET_BYTES = 56;
+        /// Whether the broker may remember the verdict for this session and topic (0, 1). Settable at authorize; 1 at first.
+        CACHEABLE = 57;
+        /// Whether the message is the broker's own (0, 1).
+        SYS = 58;
+        /// Maximum Packet Size of CONNECT; at connack the broker's, which may be lowered.
+        MAXIMUM_PACKET_SIZE = 59;
+        /// Topic Alias Maximum of CONNECT; at connack the broker's.
+        TOPIC_ALIAS_MAXIMUM = 60;
+        /// Request Response Information of CONNECT (0, 1).
+        REQUEST_RESPONSE_INFO = 61;
+        /// Request Problem Information of CONNECT (0, 1).
+        REQUEST_PROBLEM_INFO = 62;
+        /// Response Information of CONNACK (text).
+        RESPONSE_INFO = 63;
+        /// Server Reference of CONNACK (text).
+        SERVER_REFERENCE = 64;
+        /// Session Present of CONNACK (0, 1; read only).
+        SESSION_PRESENT = 65;
+        /// Topic name of the will in CONNECT (text, read only).
+        WILL_TOPIC = 66;
+        /// Payload of the will in CONNECT (bytes, read only).
+        WILL_PAYLOAD = 67;
+        /// QoS of the will in CONNECT.
+        WILL_QOS = 68;
+        /// Retain flag of the will in CONNECT (0, 1).
+        WILL_RETAIN = 69;
+        /// Number of the message: no other one of this run of the broker has it.
+        MESSAGE_ID = 70;
+        /// Client identifier that the broker gave, at connack (text, read only).
+        ASSIGNED_CLIENT_ID = 71;
+        /// Version of the broker (text), at the broker's points.
+        BROKER_VERSION = 72;
+        /// Milliseconds since the broker started, at the broker's points.
+        BROKER_UPTIME_MS = 73;
+        /// Address of a listener by index (text), at the broker's points.
+        BROKER_LISTENER = 74;
+        /// Number of filters at subscribe and unsubscribe.
+        FILTERS = 75;
+        /// Number of user properties.
+        USER_PROPERTIES = 76;
+    }
+}
+
+numbers! {
+    /// Whose authorisation is asked again.
+    Scope: u32 {
+        /// Everybody's.
+        ALL = 0;
+        /// That of one client identifier.
+        CLIENT = 1;
+        /// That of one user name.
+        USER = 2;
+        /// That of topics which match a topic filter.
+        TOPIC_FILTER = 3;
+    }
+}
+
+numbers! {
+    /// What a metric of a plugin is.
+    MetricKind: u32 {
+        /// Only grows; `measure` adds.
+        COUNTER = 0;
+        /// Goes up and down; `measure` sets.
+        GAUGE = 1;
+        /// Counts values by size; `measure` counts one.
+        HISTOGRAM = 2;
     }
 }
 
@@ -200,6 +308,19 @@ pub const FLAG_SUPERUSER: u32 = 4;
 pub const FLAG_HAS_USERNAME: u32 = 8;
 /// Bit of [`Event::flags`]: the client gave a password.
 pub const FLAG_HAS_PASSWORD: u32 = 16;
+/// Bit of [`Event::flags`]: the event tells of what was there before the plugin; it asked for it with `replay`.
+pub const FLAG_REPLAY: u32 = 32;
+/// Bit of [`Event::flags`]: the message is the broker's own.
+pub const FLAG_SYS: u32 = 64;
+
+/// Bit of [`crate::module::Mount::flags`]: at client.authorize, asks for action `deliver` too.
+pub const MOUNT_DELIVER: u32 = 1;
+
+/// Bit of [`crate::module::Manifest::flags`]: the library may be unmapped once it is proven quiet.
+pub const MANIFEST_CLOSABLE: u32 = 1;
+
+/// Every shard, as the addressee of mail.
+pub const ALL_SHARDS: u32 = u32::MAX;
 
 /// What every hook reads, at hand without a call; the rest is asked of the host by [`Field`].
 #[repr(C)]
@@ -217,7 +338,7 @@ pub struct Event {
     pub flags: u32,
     /// The shard this runs on.
     pub shard: u32,
-    /// What is authorised, as [`Field::ACTION`].
+    /// What is authorised, as [`Field::ACTION`]; at packet.received and packet.sent the packet's type.
     pub action: u8,
     /// Reason code of client.disconnected.
     pub reason_code: u8,
@@ -233,10 +354,12 @@ pub struct Event {
     pub username: Slice,
     /// Topic name, or topic filter at authorize for subscribe.
     pub topic: Slice,
-    /// Payload of the message.
+    /// Payload of the message; at packet.received and packet.sent the packet.
     pub payload: Slice,
-    /// The host's own; handed back to it in `get`, `set` and `defer`.
+    /// The host's own; handed back to it in `get`, `set`, `defer` and `add_message`.
     pub ctx: *mut c_void,
+    /// What the hook was mounted with.
+    pub args: *mut c_void,
 }
 
 impl std::fmt::Debug for Event {
@@ -287,10 +410,104 @@ pub struct Change {
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, StableAbi)]
 pub struct Ticket(pub u64);
 
+/// Key and value of a user property. Text.
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct Pair {
+    /// The key.
+    pub key: Slice,
+    /// The value.
+    pub value: Slice,
+}
+
+/// A message that a plugin publishes. Copied by the host during the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewMessage {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// Quality of service, 0 to 2.
+    pub qos: u8,
+    /// Retain flag (0, 1).
+    pub retain: u8,
+    /// Payload format indicator: 0, 1, or 255 for none.
+    pub payload_format: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Message expiry interval, seconds; 0 for none.
+    pub message_expiry_s: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Topic name.
+    pub topic: Slice,
+    /// Payload.
+    pub payload: Slice,
+    /// Content type; empty for none.
+    pub content_type: Slice,
+    /// Response topic; empty for none.
+    pub response_topic: Slice,
+    /// Correlation data; empty for none.
+    pub correlation_data: Slice,
+    /// Client identifier it is said to come from; empty for the plugin's name.
+    pub from: Slice,
+    /// User properties.
+    pub user_properties: *const Pair,
+    /// How many.
+    pub user_properties_len: usize,
+}
+
+/// A metric that a plugin wants to have in `/metrics`. Copied by the host during the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewMetric {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its name within the plugin, with its unit: lower case letters, digits and `_`.
+    pub name: Slice,
+    /// One line on what it counts.
+    pub help: Slice,
+    /// Upper bounds of a histogram's buckets, growing; null for 1, 2, 5, 10 … 1,000,000,000.
+    pub bounds: *const i64,
+    /// How many, at most 64.
+    pub bounds_len: usize,
+}
+
+/// A thread that the broker starts for a plugin and joins at its end.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewThread {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its name, for tools that show threads; the first 15 bytes are seen.
+    pub name: Slice,
+    /// Its body.
+    pub run: unsafe extern "C" fn(arg: *mut c_void),
+    /// Handed to the body.
+    pub arg: *mut c_void,
+}
+
+/// Where an instance writes its state, lent by the host for the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct StateSink {
+    /// The host's own.
+    pub ctx: *mut c_void,
+    /// Takes the next bytes; [`Status::FULL`] beyond `state_bytes_max`.
+    pub write: unsafe extern "C" fn(ctx: *mut c_void, bytes: Slice) -> Status,
+}
+
 /// A hook. Runs on the shard's thread with that shard's instance; must not block.
 pub type HookFn = unsafe extern "C" fn(instance: *mut c_void, event: *const Event) -> Flow;
 
 /// What the broker offers a plugin. One for each loaded plugin; never freed. A field beyond `size` does not exist.
+///
+/// `get`, `set`, `defer` and `add_message` are for the running hook, on its thread, with its `ctx`. All others may be called from
+/// any thread from `load` on until the plugin's end and later, when they answer [`Status::STALE`]; those that act (`publish`,
+/// `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`) are copied and run after the current event has ended.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct HostApi {
@@ -300,7 +517,7 @@ pub struct HostApi {
     pub abi_major: u16,
     /// [`ABI_MINOR`] of the host.
     pub abi_minor: u16,
-    /// The plugin's handle: index and generation. Goes into `log`.
+    /// The plugin's handle: index and generation. The first argument of what is not for the running hook.
     pub plugin: u64,
     /// How many shards there are.
     pub shards: u32,
@@ -317,4 +534,50 @@ pub struct HostApi {
     /// Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. Any thread, once.
     pub complete:
         unsafe extern "C" fn(ticket: Ticket, flow: Flow, changes: *const Change, count: usize) -> Status,
+    /// At message.publish: another message, published after this one if this one is, and before its acknowledgement. In the hook
+    /// alone; [`Status::FULL`] beyond `extra_messages_max`.
+    pub add_message: unsafe extern "C" fn(ctx: *mut c_void, message: *const NewMessage) -> Status,
+    /// Mounts a function at run time; every shard calls it from its next turn on. [`Status::INVALID`] where the function is mounted
+    /// there already, or the mount is wrong. Any thread.
+    pub hook: unsafe extern "C" fn(plugin: u64, mount: *const Mount, out: *mut u64) -> Status,
+    /// Takes what `hook` gave out of the chains. Any thread.
+    pub unhook: unsafe extern "C" fn(plugin: u64, hook: u64) -> Status,
+    /// Publishes a message. It runs through the chains of all plugins but those that led to it. Any thread; [`Status::FULL`] beyond
+    /// `publishes_per_second_max`.
+    pub publish: unsafe extern "C" fn(plugin: u64, message: *const NewMessage) -> Status,
+    /// Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread.
+    pub kick: unsafe extern "C" fn(plugin: u64, client_id: Slice, reason: u32, discard: u32) -> Status,
+    /// Subscribes a client to a topic filter, with an options byte (section 3.8.3.1) and a subscription identifier or 0. Neither
+    /// client.subscribe nor client.authorize is asked. Any thread.
+    pub subscribe: unsafe extern "C" fn(
+        plugin: u64,
+        client_id: Slice,
+        filter: Slice,
+        options: u32,
+        subscription_id: u32,
+    ) -> Status,
+    /// Takes a subscription from a client. Any thread.
+    pub unsubscribe: unsafe extern "C" fn(plugin: u64, client_id: Slice, filter: Slice) -> Status,
+    /// Forgets remembered verdicts of client.authorize and asks again for the subscriptions in force. Any thread.
+    pub invalidate: unsafe extern "C" fn(plugin: u64, scope: Scope, what: Slice) -> Status,
+    /// Sends bytes to the plugin's instance on a shard, or with [`ALL_SHARDS`] to all: its `on_mail`. Any thread; [`Status::FULL`]
+    /// beyond `mail_bytes_max`.
+    pub mail: unsafe extern "C" fn(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status,
+    /// Calls `on_timer` of the shard's instance once, after at least this time. On a shard's thread alone.
+    pub timer: unsafe extern "C" fn(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status,
+    /// Cancels a timer of this shard. On a shard's thread alone.
+    pub cancel_timer: unsafe extern "C" fn(plugin: u64, timer: u64) -> Status,
+    /// Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered 1. Any thread.
+    pub spawn: unsafe extern "C" fn(plugin: u64, thread: *const NewThread) -> Status,
+    /// Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time is 0.
+    pub wait_stop: unsafe extern "C" fn(plugin: u64, timeout_ms: u32) -> u32,
+    /// Makes a metric, or finds the one that an earlier version of the plugin made. Any thread.
+    pub metric: unsafe extern "C" fn(plugin: u64, metric: *const NewMetric, out: *mut u64) -> Status,
+    /// A counter grows by the value, a gauge becomes it, a histogram counts it. Any thread.
+    pub measure: unsafe extern "C" fn(metric: u64, value: i64) -> Status,
+    /// A gauge grows by the value, which may be negative. Any thread.
+    pub adjust: unsafe extern "C" fn(metric: u64, by: i64) -> Status,
+    /// Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
+    /// session.created and session.subscribed with [`FLAG_REPLAY`]. Any thread, once.
+    pub replay: unsafe extern "C" fn(plugin: u64) -> Status,
 }

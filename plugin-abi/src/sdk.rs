@@ -9,6 +9,8 @@ mod export;
 mod filter;
 mod host;
 mod message;
+mod metric;
+mod outgoing;
 mod reason;
 mod ticket;
 
@@ -23,8 +25,10 @@ pub use error::{Error, Refused};
 pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
 pub use filter::{Filter, Subscribe};
-pub use host::{Host, Level};
+pub use host::{Host, Level, Whose};
 pub use message::{Delivered, Publish};
+pub use metric::{Counter, Gauge, Histogram};
+pub use outgoing::Outgoing;
 pub use reason::Reason;
 pub use ticket::{AuthenticateTicket, PublishTicket};
 
@@ -63,6 +67,96 @@ pub trait Plugin: Sized + Send + Sync + 'static {
 
     /// No shard calls the hooks any more. Give back what `activate` took.
     fn deactivate(self: &Arc<Self>) {}
+
+    /// Names of plugins that must be loaded before this one.
+    const DEPENDS: &'static [&'static str] = &[];
+
+    /// Whether the library may be unmapped once it is proven quiet: no thread of its own, no thread-local with a destructor.
+    const CLOSABLE: bool = false;
+
+    /// JSON Schema of [`Plugin::Config`], for tools and for `plugins check`; what it says is checked before `load`.
+    fn config_schema() -> Option<String> {
+        None
+    }
+
+    /// A timer that the instance armed with [`Host::timer`] is due.
+    fn on_timer(shard: &mut Self::Shard, timer: Timer, number: u64) {
+        let _ = (shard, timer, number);
+    }
+
+    /// Mail from another instance of this plugin, or from a thread of it ([`Host::mail`]).
+    fn on_mail(shard: &mut Self::Shard, mail: &Mail<'_>) {
+        let _ = (shard, mail);
+    }
+
+    /// What the instance knows, for the version that replaces it: `None` where there is nothing to hand over. The instance goes
+    /// on as before, because the reload may be called off.
+    ///
+    /// # Errors
+    /// Any; the reload is called off, and the operator reads the text.
+    fn export_state(shard: &Self::Shard) -> Result<Option<Vec<u8>>, Error> {
+        let _ = shard;
+        Ok(None)
+    }
+
+    /// Takes over what the version before exported on this shard; whether it was wanted. May be called again with newer bytes,
+    /// which replace what came before.
+    ///
+    /// # Errors
+    /// Any; the reload is called off, and the operator reads the text.
+    fn import_state(shard: &mut Self::Shard, state: &[u8]) -> Result<bool, Error> {
+        let _ = (shard, state);
+        Ok(false)
+    }
+
+    /// Takes a new configuration into the running plugin. Without it, and where it answers [`Configured::Reload`], the broker
+    /// reloads the plugin with the new configuration.
+    ///
+    /// # Errors
+    /// Any; the configuration before it stays, and the operator reads the text.
+    fn configure(self: &Arc<Self>, config: Self::Config) -> Result<Configured, Error> {
+        let _ = config;
+        Ok(Configured::Reload)
+    }
+
+    /// After [`Plugin::configure`], on each shard: the instance looks at the shared part again.
+    fn configured(self: &Arc<Self>, shard: &mut Self::Shard) {
+        let _ = shard;
+    }
+}
+
+/// What became of a new configuration.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Configured {
+    /// It is in force.
+    Taken,
+    /// It can only be taken by a reload.
+    Reload,
+}
+
+/// A timer of a shard's instance.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub struct Timer(u64);
+
+impl Timer {
+    pub(crate) const fn new(number: u64) -> Timer {
+        Timer(number)
+    }
+
+    pub(crate) const fn number(self) -> u64 {
+        self.0
+    }
+}
+
+/// Bytes from another instance of the plugin, or from one of its threads.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Mail<'a> {
+    /// The shard it comes from; `None` for a thread of the plugin's.
+    pub from_shard: Option<u32>,
+    /// What the sender gave with it.
+    pub number: u64,
+    /// The bytes, which the broker has copied.
+    pub bytes: &'a [u8],
 }
 
 /// What a hook returns.

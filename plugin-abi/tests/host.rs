@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 
 use grapnel_plugin_abi::host::{
-    COMPLETION_CHANGES_MAX, Entry, EventAccess, FieldChange, FieldValue, HostServices, host_api,
-    install_services,
+    COMPLETION_CHANGES_MAX, Entry, EventAccess, FieldChange, FieldValue, HostServices, PluginMessage,
+    host_api, install_services,
 };
 use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HostApi, Slice, Status, Ticket, Value};
 
@@ -43,6 +43,10 @@ impl EventAccess for Recorder {
         Ok(())
     }
 
+    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
+    }
+
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
         self.deadlines.push(deadline_ms);
         if deadline_ms == 9 { Err(Status::FULL) } else { Ok(Ticket(u64::MAX)) }
@@ -67,6 +71,7 @@ fn event() -> Event {
         topic: Slice::EMPTY,
         payload: Slice::EMPTY,
         ctx: std::ptr::null_mut(),
+        args: std::ptr::null_mut(),
     }
 }
 

@@ -14,7 +14,7 @@ fn table(name: &str) -> (usize, Vec<(&'static str, usize, usize)>) {
 #[cfg(target_pointer_width = "64")]
 fn what_a_hook_gets_lies_where_it_always_lay() {
     let (size, fields) = table("Event");
-    assert_eq!(size, 104);
+    assert_eq!(size, 112);
     assert_eq!(
         fields,
         [
@@ -34,6 +34,7 @@ fn what_a_hook_gets_lies_where_it_always_lay() {
             ("topic", 64, 16),
             ("payload", 80, 16),
             ("ctx", 96, 8),
+            ("args", 104, 8),
         ]
     );
     assert_eq!(table("Slice"), (16, vec![("ptr", 0, 8), ("len", 8, 8)]));
@@ -46,11 +47,11 @@ fn what_a_hook_gets_lies_where_it_always_lay() {
 #[cfg(target_pointer_width = "64")]
 fn what_broker_and_plugin_call_lies_where_it_always_lay() {
     let (size, fields) = table("HostApi");
-    assert_eq!(size, 64);
+    assert_eq!(size, 200);
     assert_eq!(fields[6], ("log", 24, 8));
     assert_eq!(fields[10], ("complete", 56, 8));
     let (size, fields) = table("PluginModule");
-    assert_eq!(size, 88);
+    assert_eq!(size, 136);
     let offsets: Vec<_> = fields.iter().map(|field| (field.0, field.1)).collect();
     assert_eq!(
         offsets,
@@ -68,10 +69,16 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
             ("activate", 64),
             ("deactivate", 72),
             ("unload", 80),
+            ("on_timer", 88),
+            ("on_mail", 96),
+            ("export_state", 104),
+            ("import_state", 112),
+            ("configure", 120),
+            ("configured", 128),
         ]
     );
-    assert_eq!(table("Manifest").0, 72);
-    assert_eq!(table("Mount").0, 40);
+    assert_eq!(table("Manifest").0, 112);
+    assert_eq!(table("Mount").0, 72);
     assert_eq!(table("ErrorText").0, 24);
 }
 
@@ -100,5 +107,5 @@ fn no_number_is_given_twice() {
 
 #[test]
 fn a_field_fits_the_mask_of_what_a_hook_has_changed() {
-    assert!(Field::NAMES.iter().all(|(_, number)| *number < 64));
+    assert!(Field::NAMES.iter().all(|(_, number)| *number < 128));
 }

@@ -5,6 +5,7 @@ use std::cell::Cell;
 
 use super::error::Refused;
 use super::host::Host;
+use super::outgoing::Outgoing;
 use crate::raw::{Change, Event, Field, Slice, Status, Ticket, Value};
 
 /// An event while its hook runs. Every view it gives lives until the hook returns, also when what it shows is changed
@@ -14,7 +15,7 @@ pub struct Context<'a> {
     event: &'a Event,
     host: Host,
     /// Bit `n` is set once this hook has changed field `n`: what is at hand is then out of date.
-    changed: Cell<u64>,
+    changed: Cell<u128>,
 }
 
 impl<'a> Context<'a> {
@@ -91,8 +92,16 @@ impl<'a> Context<'a> {
         if status != Status::OK {
             return Err(Refused { field: Some(change.field), status });
         }
-        self.changed.set(self.changed.get() | 1 << (change.field.0 & 63));
+        self.changed.set(self.changed.get() | 1 << (change.field.0 & 127));
         Ok(())
+    }
+
+    pub(super) fn add_message(&mut self, message: &Outgoing) -> Result<(), Refused> {
+        let status = message.with_table(|table| {
+            // SAFETY: this context lives only while its hook runs, on that thread, and the host copies during the call.
+            unsafe { (self.host.api().add_message)(self.event.ctx, table) }
+        });
+        if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
     }
 
     pub(super) fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Refused> {

@@ -4,17 +4,17 @@
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 
 use super::config;
 use super::event::Context;
 use super::host::Host;
-use super::{Flow, IntoFlow, Plugin};
+use super::{Configured, Flow, IntoFlow, Mail, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
-use crate::point::HookPoint;
-use crate::raw::{self, Event, HookFn, HostApi, Slice, Status};
+use crate::point::{FaultPolicy, HookPoint};
+use crate::raw::{self, Event, HookFn, HostApi, Slice, StateSink, Status};
 
 /// A typed event, made from the one that the broker hands over.
 pub trait HookEvent<'a> {
@@ -30,12 +30,15 @@ pub struct MountSpec {
     hook: HookFn,
     priority: i32,
     deadline_ms: u32,
+    topics: &'static [&'static str],
+    deliver: bool,
+    policy: u32,
 }
 
 impl MountSpec {
     /// A function at a hook point, under a name.
     pub const fn new(point: HookPoint, name: &'static str, hook: HookFn) -> MountSpec {
-        MountSpec { point, name, hook, priority: 0, deadline_ms: 0 }
+        MountSpec { point, name, hook, priority: 0, deadline_ms: 0, topics: &[], deliver: false, policy: 0 }
     }
 
     /// Higher runs earlier; 0 unless said otherwise.
@@ -48,6 +51,28 @@ impl MountSpec {
     #[must_use]
     pub const fn deadline_ms(self, deadline_ms: u32) -> MountSpec {
         MountSpec { deadline_ms, ..self }
+    }
+
+    /// At the points about a message: only topics that match one of these filters.
+    #[must_use]
+    pub const fn topics(self, topics: &'static [&'static str]) -> MountSpec {
+        MountSpec { topics, ..self }
+    }
+
+    /// At client.authorize: whether it is asked for deliveries too.
+    #[must_use]
+    pub const fn deliver(self, deliver: bool) -> MountSpec {
+        MountSpec { deliver, ..self }
+    }
+
+    /// What a fault or a missed deadline means, where it shall not be what the hook point says.
+    #[must_use]
+    pub const fn fault(self, policy: FaultPolicy) -> MountSpec {
+        let policy = match policy {
+            FaultPolicy::Deny => 1,
+            FaultPolicy::Ignore => 2,
+        };
+        MountSpec { policy, ..self }
     }
 
     /// The hook's name, where it shall not be the method's.
@@ -108,6 +133,8 @@ struct Shared<P> {
 /// The instance of a shard as the broker holds it.
 struct Instance<S> {
     shard: S,
+    /// The plugin, for `configured`.
+    plugin: Arc<dyn Any + Send + Sync>,
     host: Host,
     faults: u64,
 }
@@ -129,11 +156,17 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         activate: activate::<P>,
         deactivate: deactivate::<P>,
         unload: unload::<P>,
+        on_timer: on_timer::<P>,
+        on_mail: on_mail::<P>,
+        export_state: export_state::<P>,
+        import_state: import_state::<P>,
+        configure: configure::<P>,
+        configured: configured::<P>,
     }
     .leak_into_prefix()
 }
 
-fn panic_text(payload: Box<dyn Any + Send>) -> String {
+pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {
     let text = payload
         .downcast_ref::<&str>()
         .map(|text| (*text).to_owned())
@@ -177,9 +210,37 @@ unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
         version: Slice::of(P::VERSION.as_bytes()),
         description: Slice::of(P::DESCRIPTION.as_bytes()),
         sdk: Slice::of(concat!("grapnel-plugin-abi ", env!("CARGO_PKG_VERSION")).as_bytes()),
+        flags: if P::CLOSABLE { raw::MANIFEST_CLOSABLE } else { 0 },
         ..Manifest::EMPTY
     };
+    let Ok(schema) = catch_unwind(P::config_schema) else { return Status::FAILED };
+    lend(|lent| {
+        lent.text = schema.unwrap_or_default();
+        out.config_schema = Slice::of(lent.text.as_bytes());
+        lent.list = P::DEPENDS.iter().map(|name| LentSlice(Slice::of(name.as_bytes()))).collect();
+        out.depends = lent.list.as_ptr().cast();
+        out.depends_len = lent.list.len();
+    });
     Status::OK
+}
+
+/// What the last call of `manifest` or `mount` has shown; the contract keeps it alive until the next one.
+#[derive(Default)]
+struct Lent {
+    text: String,
+    list: Vec<LentSlice>,
+}
+
+#[repr(transparent)]
+struct LentSlice(Slice);
+
+// SAFETY: each is a view of a `&'static str` of the plugin.
+unsafe impl Send for LentSlice {}
+
+static LENT: Mutex<Option<Lent>> = Mutex::new(None);
+
+fn lend(write: impl FnOnce(&mut Lent)) {
+    write(LENT.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert_default());
 }
 
 unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
@@ -196,8 +257,15 @@ unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
         deadline_ms: spec.deadline_ms,
         hook: Some(spec.hook),
         name: Slice::of(spec.name.as_bytes()),
+        flags: if spec.deliver { raw::MOUNT_DELIVER } else { 0 },
+        policy: spec.policy,
         ..Mount::EMPTY
     };
+    lend(|lent| {
+        lent.list = spec.topics.iter().map(|topic| LentSlice(Slice::of(topic.as_bytes()))).collect();
+        out.topics = lent.list.as_ptr().cast();
+        out.topics_len = lent.list.len();
+    });
     Status::OK
 }
 
@@ -257,7 +325,9 @@ unsafe extern "C" fn init_shard<P: Exported>(
         };
         let instance =
             shared.plugin.init_shard(shard).map_err(|error| (Status::FAILED, error.to_string()))?;
-        *out = Box::into_raw(Box::new(Instance { shard: instance, host: shared.host, faults: 0 })).cast();
+        let plugin: Arc<dyn Any + Send + Sync> = Arc::clone(&shared.plugin) as _;
+        let instance = Instance { shard: instance, plugin, host: shared.host, faults: 0 };
+        *out = Box::into_raw(Box::new(instance)).cast();
         Ok(())
     };
     // SAFETY: `error` is the host's.
@@ -306,6 +376,122 @@ unsafe extern "C" fn unload<P: Exported>(plugin: *mut c_void) {
     }
 }
 
+/// The instance that a call is about.
+///
+/// # Safety
+/// `instance` must be null or come from the `init_shard` of a plugin whose shard type is `S`, and be used by nobody else meanwhile.
+unsafe fn instance_of<'a, S>(instance: *mut c_void) -> Option<&'a mut Instance<S>> {
+    // SAFETY: the caller vouches for it.
+    unsafe { instance.cast::<Instance<S>>().as_mut() }
+}
+
+/// Runs what the broker calls on an instance without waiting for an answer; a panic is logged.
+///
+/// # Safety
+/// As for [`instance_of`].
+unsafe fn told<S>(what: &str, instance: *mut c_void, function: impl FnOnce(&mut Instance<S>)) {
+    // SAFETY: the caller vouches for it.
+    let Some(instance) = (unsafe { instance_of::<S>(instance) }) else { return };
+    let host = instance.host;
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| function(instance))) {
+        host.error(format_args!("{what} panicked: {}", panic_text(payload)));
+    }
+}
+
+unsafe extern "C" fn on_timer<P: Exported>(instance: *mut c_void, timer: u64, number: u64) {
+    // SAFETY: the host passes an instance of this plugin's on its thread, and no hook of it is running.
+    unsafe {
+        told::<P::Shard>("on_timer", instance, |instance| {
+            P::on_timer(&mut instance.shard, Timer::new(timer), number);
+        });
+    }
+}
+
+unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice) {
+    let from = (from_shard != raw::ALL_SHARDS).then_some(from_shard);
+    // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
+    unsafe {
+        told::<P::Shard>("on_mail", instance, |instance| {
+            P::on_mail(&mut instance.shard, &Mail { from_shard: from, number, bytes: bytes.bytes() });
+        });
+    }
+}
+
+unsafe extern "C" fn export_state<P: Exported>(
+    instance: *mut c_void,
+    out: *const StateSink,
+    error: *mut ErrorText,
+) -> Status {
+    let export = || {
+        // SAFETY: as in `on_timer`, and the sink is null or the host's.
+        let (Some(instance), Some(sink)) =
+            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
+        else {
+            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
+        };
+        let state = P::export_state(&instance.shard).map_err(|error| (Status::FAILED, error.to_string()))?;
+        let Some(state) = state else { return Err((Status::UNSUPPORTED, String::new())) };
+        // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
+        match unsafe { (sink.write)(sink.ctx, Slice::of(&state)) } {
+            Status::OK => Ok(()),
+            status => Err((status, format!("the broker does not take {} bytes of state", state.len()))),
+        }
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("export_state", error, export) }
+}
+
+unsafe extern "C" fn import_state<P: Exported>(
+    instance: *mut c_void,
+    state: Slice,
+    error: *mut ErrorText,
+) -> Status {
+    let import = || {
+        // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
+        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
+            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
+        };
+        // SAFETY: as above.
+        match P::import_state(&mut instance.shard, unsafe { state.bytes() }) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err((Status::UNSUPPORTED, String::new())),
+            Err(error) => Err((Status::FAILED, error.to_string())),
+        }
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("import_state", error, import) }
+}
+
+unsafe extern "C" fn configure<P: Exported>(
+    plugin: *mut c_void,
+    config: Slice,
+    error: *mut ErrorText,
+) -> Status {
+    let configure = || {
+        // SAFETY: the host passes what `load` gave it, before `unload`, and lends the text for the call.
+        let (shared, json) = unsafe { (shared::<P>(plugin)?, config.bytes()) };
+        let config = config::parse::<P::Config>(json).map_err(|text| (Status::INVALID, text))?;
+        match shared.plugin.configure(config) {
+            Ok(Configured::Taken) => Ok(()),
+            Ok(Configured::Reload) => Err((Status::UNSUPPORTED, String::new())),
+            Err(error) => Err((Status::FAILED, error.to_string())),
+        }
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("configure", error, configure) }
+}
+
+unsafe extern "C" fn configured<P: Exported>(instance: *mut c_void) {
+    // SAFETY: as in `on_timer`.
+    unsafe {
+        told::<P::Shard>("configured", instance, |instance| {
+            if let Ok(plugin) = Arc::clone(&instance.plugin).downcast::<P>() {
+                plugin.configured(&mut instance.shard);
+            }
+        });
+    }
+}
+
 /// Runs one hook: the body of the function that `plugin!` makes for each.
 ///
 /// # Safety
@@ -318,7 +504,7 @@ pub unsafe fn run_hook<'a, S: 'static, E: HookEvent<'a>, F: IntoFlow>(
     hook: impl FnOnce(&mut S, &mut E) -> F,
 ) -> raw::Flow {
     // SAFETY: the caller vouches for it; no other reference exists while a hook of the instance runs.
-    let Some(instance) = (unsafe { instance.cast::<Instance<S>>().as_mut() }) else {
+    let Some(instance) = (unsafe { instance_of::<S>(instance) }) else {
         return raw::Flow::FAULT;
     };
     // SAFETY: the caller vouches for the event; 'a ends with this call, since the wrapper is a local of it.

@@ -1,8 +1,16 @@
-//! The broker as a plugin sees it outside of events: the log, and how many shards there are.
+//! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What acts on clients is copied and
+//! runs after the current event has ended.
 
+use std::ffi::c_void;
 use std::fmt::Display;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::time::Duration;
 
-use crate::raw::{HostApi, Slice};
+use super::Timer;
+use super::error::Refused;
+use super::outgoing::Outgoing;
+use super::reason::Reason;
+use crate::raw::{ALL_SHARDS, HostApi, NewThread, Scope, Slice, Status};
 
 /// How important a line of the log is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -76,4 +84,188 @@ impl Host {
     pub fn debug(self, message: impl Display) {
         self.log(Level::Debug, message);
     }
+
+    fn done(status: Status) -> Result<(), Refused> {
+        if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
+    }
+
+    /// Publishes a message. It runs through the hooks of all plugins but those that led to it, this one among them. Any thread.
+    ///
+    /// # Errors
+    /// [`Refused`] for a topic or property that no message may have, and beyond `publishes_per_second_max`.
+    pub fn publish(self, message: &Outgoing) -> Result<(), Refused> {
+        message.with_table(|table| {
+            // SAFETY: `publish` may be called from any thread, and the table and what it points to are alive during the call.
+            Host::done(unsafe { (self.api.publish)(self.api.plugin, table) })
+        })
+    }
+
+    /// Disconnects a client. Any thread. That there is no such client is no error.
+    ///
+    /// # Errors
+    /// [`Refused`] where too much waits already.
+    pub fn kick(self, client_id: &str, reason: Reason) -> Result<(), Refused> {
+        self.kick_as(client_id, reason, false)
+    }
+
+    /// Disconnects a client and ends its session. Any thread. That there is no such client is no error.
+    ///
+    /// # Errors
+    /// [`Refused`] where too much waits already.
+    pub fn discard(self, client_id: &str, reason: Reason) -> Result<(), Refused> {
+        self.kick_as(client_id, reason, true)
+    }
+
+    fn kick_as(self, client_id: &str, reason: Reason, discard: bool) -> Result<(), Refused> {
+        let client_id = Slice::of(client_id.as_bytes());
+        // SAFETY: `kick` may be called from any thread, and the text is alive during the call.
+        Host::done(unsafe {
+            (self.api.kick)(self.api.plugin, client_id, u32::from(reason.0), u32::from(discard))
+        })
+    }
+
+    /// Subscribes a client to a topic filter, with the options byte of section 3.8.3.1 (its lowest two bits are the QoS) and a
+    /// subscription identifier or 0. Nobody is asked. Any thread. That there is no such client is no error.
+    ///
+    /// # Errors
+    /// [`Refused`] for a filter or options that cannot be.
+    pub fn subscribe(
+        self,
+        client_id: &str,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Refused> {
+        let (client_id, filter) = (Slice::of(client_id.as_bytes()), Slice::of(filter.as_bytes()));
+        // SAFETY: `subscribe` may be called from any thread, and the texts are alive during the call.
+        Host::done(unsafe {
+            (self.api.subscribe)(self.api.plugin, client_id, filter, u32::from(options), subscription_id)
+        })
+    }
+
+    /// Takes a subscription from a client. Any thread. That there is none is no error.
+    ///
+    /// # Errors
+    /// [`Refused`] for a filter that cannot be.
+    pub fn unsubscribe(self, client_id: &str, filter: &str) -> Result<(), Refused> {
+        let (client_id, filter) = (Slice::of(client_id.as_bytes()), Slice::of(filter.as_bytes()));
+        // SAFETY: `unsubscribe` may be called from any thread, and the texts are alive during the call.
+        Host::done(unsafe { (self.api.unsubscribe)(self.api.plugin, client_id, filter) })
+    }
+
+    /// Has `client.authorize` asked again: what is remembered is forgotten, and subscriptions in force that no longer pass are
+    /// revoked. Any thread.
+    ///
+    /// # Errors
+    /// [`Refused`] for a topic filter that cannot be.
+    pub fn invalidate(self, whose: Whose<'_>) -> Result<(), Refused> {
+        let (scope, what) = match whose {
+            Whose::Everybody => (Scope::ALL, ""),
+            Whose::Client(client_id) => (Scope::CLIENT, client_id),
+            Whose::User(username) => (Scope::USER, username),
+            Whose::Topics(filter) => (Scope::TOPIC_FILTER, filter),
+        };
+        // SAFETY: `invalidate` may be called from any thread, and the text is alive during the call.
+        Host::done(unsafe { (self.api.invalidate)(self.api.plugin, scope, Slice::of(what.as_bytes())) })
+    }
+
+    /// Sends bytes to this plugin's instance on a shard, or with `None` to those of all: [`super::Plugin::on_mail`]. Any thread.
+    ///
+    /// # Errors
+    /// [`Refused`] for a shard that is not there, and beyond `mail_bytes_max`.
+    pub fn mail(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
+        let to = to_shard.unwrap_or(ALL_SHARDS);
+        // SAFETY: `mail` may be called from any thread, and the bytes are alive during the call.
+        Host::done(unsafe { (self.api.mail)(self.api.plugin, to, number, Slice::of(bytes)) })
+    }
+
+    /// Calls [`super::Plugin::on_timer`] of this shard's instance once, after at least `after` (to the next 10 ms), with `number`.
+    /// In `init_shard`, a hook, `on_timer`, `on_mail`, `import_state` or `configured` alone.
+    ///
+    /// # Errors
+    /// [`Refused`] on any other thread, and beyond `plugin_timers_max`.
+    pub fn timer(self, after: Duration, number: u64) -> Result<Timer, Refused> {
+        let after_ms = u64::try_from(after.as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX);
+        let mut timer = 0;
+        // SAFETY: the host checks the thread itself, and `timer` is writable.
+        Host::done(unsafe { (self.api.timer)(self.api.plugin, after_ms, number, &raw mut timer) })?;
+        Ok(Timer::new(timer))
+    }
+
+    /// Cancels a timer of this shard. Where [`Host::timer`] may be called.
+    ///
+    /// # Errors
+    /// [`Refused`] for a timer that has fired or is another shard's.
+    pub fn cancel_timer(self, timer: Timer) -> Result<(), Refused> {
+        // SAFETY: the host checks the thread itself.
+        Host::done(unsafe { (self.api.cancel_timer)(self.api.plugin, timer.number()) })
+    }
+
+    /// Starts a thread that the broker joins at the plugin's end. It must come to its end soon after [`Host::wait_stop`] has
+    /// answered true; a panic in it is logged. Any thread.
+    ///
+    /// # Errors
+    /// [`Refused`] where no thread can be made, and beyond `plugin_threads_max`.
+    pub fn spawn(self, name: &str, body: impl FnOnce(Host) + Send + 'static) -> Result<(), Refused> {
+        struct Body {
+            run: Box<dyn FnOnce(Host) + Send>,
+            host: Host,
+        }
+        unsafe extern "C" fn run(arg: *mut c_void) {
+            // SAFETY: `spawn` made it of a box, and the host calls this once.
+            let body = unsafe { Box::from_raw(arg.cast::<Body>()) };
+            let Body { run, host } = *body;
+            if let Err(payload) = catch_unwind(AssertUnwindSafe(|| run(host))) {
+                host.error(format_args!(
+                    "a thread of the plugin panicked: {}",
+                    super::export::panic_text(payload)
+                ));
+            }
+        }
+        let arg = Box::into_raw(Box::new(Body { run: Box::new(body), host: self }));
+        let thread = NewThread {
+            size: size_of::<NewThread>() as u32,
+            reserved: 0,
+            name: Slice::of(name.as_bytes()),
+            run,
+            arg: arg.cast(),
+        };
+        // SAFETY: `spawn` may be called from any thread, and the table is alive during the call.
+        let started = Host::done(unsafe { (self.api.spawn)(self.api.plugin, &raw const thread) });
+        if started.is_err() {
+            // SAFETY: the host refused it and will not call `run`.
+            drop(unsafe { Box::from_raw(arg) });
+        }
+        started
+    }
+
+    /// Waits until the plugin is to end, for at most `timeout`; whether it is. Not on a shard's thread.
+    pub fn wait_stop(self, timeout: Duration) -> bool {
+        let timeout_ms = u32::try_from(timeout.as_millis()).unwrap_or(u32::MAX);
+        // SAFETY: `wait_stop` may be called from any thread.
+        unsafe { (self.api.wait_stop)(self.api.plugin, timeout_ms) != 0 }
+    }
+
+    /// Has this plugin told of the sessions and subscriptions that are there already: `client.connected`, `session.created` and
+    /// `session.subscribed` once for each, on its shard, marked as a replay. Any thread, once; best in [`super::Plugin::activate`].
+    ///
+    /// # Errors
+    /// [`Refused`] the second time.
+    pub fn replay(self) -> Result<(), Refused> {
+        // SAFETY: `replay` may be called from any thread.
+        Host::done(unsafe { (self.api.replay)(self.api.plugin) })
+    }
+}
+
+/// Whose authorisation is asked again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whose<'a> {
+    /// Everybody's.
+    Everybody,
+    /// That of a client identifier.
+    Client(&'a str),
+    /// That of all clients with a user name.
+    User(&'a str),
+    /// That of topics which match a topic filter, and of subscriptions that could bring such topics.
+    Topics(&'a str),
 }

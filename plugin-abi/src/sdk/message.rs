@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use super::error::Refused;
 use super::event::{at, bytes, client_getters, number, pair, user_property_getters, wrapper};
+use super::outgoing::Outgoing;
 use super::reason::Reason;
 use super::ticket::{PublishTicket, deadline_ms};
 use crate::raw::{APPEND, Change, FLAG_DUP, FLAG_RETAIN, Field};
@@ -199,6 +200,15 @@ impl<'a> Publish<'a> {
     /// As [`Publish::reject`].
     pub fn disconnect(&mut self, reason: Reason, text: &str) -> Result<(), Refused> {
         self.verdict(disposition::DISCONNECT, reason, text)
+    }
+
+    /// Publishes another message after this one, if this one is published, and before it is acknowledged. It passes the hooks of
+    /// all other plugins.
+    ///
+    /// # Errors
+    /// [`Refused`] for a topic or property that no message may have, and beyond `extra_messages_max`.
+    pub fn add_message(&mut self, message: &Outgoing) -> Result<(), Refused> {
+        self.context.add_message(message)
     }
 
     fn verdict(&mut self, disposition: u64, reason: Reason, text: &str) -> Result<(), Refused> {

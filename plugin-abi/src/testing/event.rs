@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::Duration;
 
 use super::{Completed, CompletedChange, Outcome, open_ticket};
-use crate::host::{Entry, EventAccess, FieldChange, FieldValue};
+use crate::host::{Entry, EventAccess, FieldChange, FieldValue, PluginMessage};
 use crate::point::HookPoint;
 use crate::raw::{self, APPEND, Event, Field, Flow, Slice, Status, Ticket};
 use crate::sdk::{Action, Reason, Verdict};
@@ -27,13 +27,16 @@ pub struct FakeEvent {
     /// What was replaced while a hook ran: it may still hold views of it.
     replaced: Vec<Stored>,
     waiting: Option<Receiver<Completed>>,
+    /// Topic name and payload of the messages that hooks have added.
+    added: Vec<(String, Vec<u8>)>,
 }
 
 impl FakeEvent {
     /// An event of any hook point, of a client named `client` that speaks MQTT 5.
     pub fn new(point: HookPoint) -> FakeEvent {
         let fields = BTreeMap::new();
-        let event = FakeEvent { point, proto_ver: 5, fields, replaced: Vec::new(), waiting: None };
+        let event =
+            FakeEvent { point, proto_ver: 5, fields, replaced: Vec::new(), waiting: None, added: Vec::new() };
         event
             .with_text(Field::CLIENT_ID, "client")
             .with_text(Field::PEER_HOST, "127.0.0.1")
@@ -307,7 +310,13 @@ impl FakeEvent {
             topic: view(Field::TOPIC),
             payload: view(Field::PAYLOAD),
             ctx: std::ptr::null_mut(),
+            args: std::ptr::null_mut(),
         }
+    }
+
+    /// Topic name and payload of the messages that hooks have added, in order.
+    pub fn added(&self) -> &[(String, Vec<u8>)] {
+        &self.added
     }
 
     fn put(&mut self, field: Field, index: u32, value: Stored) {
@@ -377,6 +386,18 @@ impl EventAccess for FakeEvent {
             _ => Stored::Number(number),
         };
         self.put(field, index, value);
+        Ok(())
+    }
+
+    fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status> {
+        if self.point != HookPoint::MessagePublish {
+            return Err(Status::UNSUPPORTED);
+        }
+        let topic = std::str::from_utf8(message.topic).map_err(|_| Status::INVALID)?;
+        if topic.is_empty() || topic.contains(['+', '#', '\0']) {
+            return Err(Status::INVALID);
+        }
+        self.added.push((topic.to_owned(), message.payload.to_vec()));
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue};
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{
     Event, FLAG_DUP, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_RETAIN, FLAG_SUPERUSER, Field, Slice, Status,
     Ticket,
@@ -125,6 +125,7 @@ impl<'a> ClientView<'a> {
             topic: Slice::EMPTY,
             payload: Slice::EMPTY,
             ctx: std::ptr::null_mut(),
+            args: std::ptr::null_mut(),
         }
     }
 }
@@ -304,6 +305,10 @@ impl EventAccess for ClientFold<'_> {
             self.replaced.extend(before.reason_string);
         }
         Ok(())
+    }
+
+    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {

@@ -4,7 +4,7 @@
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue};
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, Field, Slice, Status, Ticket};
 use smallvec::SmallVec;
 
@@ -370,6 +370,10 @@ impl EventAccess for MessageFold<'_> {
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         self.change(&change)
+    }
+
+    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {

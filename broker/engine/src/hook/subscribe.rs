@@ -1,7 +1,7 @@
 //! The event client.subscribe: the topic filters with their options, which links rewrite or refuse one by one.
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue};
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
@@ -116,6 +116,10 @@ impl EventAccess for SubscribeFold<'_> {
             _ => return Err(Status::UNSUPPORTED),
         }
         Ok(())
+    }
+
+    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
     }
 
     fn defer(&mut self, _deadline_ms: u32) -> Result<Ticket, Status> {

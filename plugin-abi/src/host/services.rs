@@ -1,0 +1,513 @@
+//! The host's functions outside of an event: what a plugin calls through [`HostApi`] from any thread, turned from the tables of
+//! the ABI into borrowed Rust and handed to the broker's [`HostServices`].
+
+use std::ffi::c_void;
+use std::sync::OnceLock;
+
+use super::{FieldChange, change_of, host_add_message, host_defer, host_get, host_set};
+use crate::module::Mount;
+use crate::point::{FaultPolicy, HookPoint};
+use crate::raw::{
+    ABI_MAJOR, ABI_MINOR, Change, Flow, HookFn, HostApi, MetricKind, NewMessage, NewMetric, NewThread, Pair,
+    Scope, Slice, Status, Ticket,
+};
+
+/// A message that a plugin publishes, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct PluginMessage<'a> {
+    /// Topic name as the plugin wrote it; not checked.
+    pub topic: &'a [u8],
+    /// Payload.
+    pub payload: &'a [u8],
+    /// 0 to 2.
+    pub qos: u8,
+    /// Retain flag.
+    pub retain: bool,
+    /// 0 or 1, if given.
+    pub payload_format: Option<u8>,
+    /// Seconds; 0 for none.
+    pub message_expiry_s: u32,
+    /// Empty for none; not checked.
+    pub content_type: &'a [u8],
+    /// Empty for none; not checked.
+    pub response_topic: &'a [u8],
+    /// Empty for none.
+    pub correlation_data: &'a [u8],
+    /// Client identifier it is said to come from; empty for the plugin's name; not checked.
+    pub from: &'a [u8],
+    /// Keys and values; not checked.
+    pub user_properties: Vec<(&'a [u8], &'a [u8])>,
+}
+
+/// Most user properties of a message of a plugin's.
+const USER_PROPERTIES_MAX: usize = 1024;
+
+impl<'a> PluginMessage<'a> {
+    /// The message of a table.
+    ///
+    /// # Errors
+    /// [`Status::INVALID`] for a table of another size, a QoS above 2, or an absurd number of properties.
+    ///
+    /// # Safety
+    /// What the table points to must be alive and unchanged during `'a`.
+    pub unsafe fn of(message: &NewMessage) -> Result<PluginMessage<'a>, Status> {
+        if (message.size as usize) < size_of::<NewMessage>()
+            || message.qos > 2
+            || message.user_properties_len > USER_PROPERTIES_MAX
+        {
+            return Err(Status::INVALID);
+        }
+        let payload_format = match message.payload_format {
+            format @ (0 | 1) => Some(format),
+            255 => None,
+            _ => return Err(Status::INVALID),
+        };
+        // SAFETY: the caller vouches for it.
+        let pairs: &[Pair] = unsafe { list(message.user_properties, message.user_properties_len) };
+        // SAFETY: the caller vouches for every view.
+        unsafe {
+            Ok(PluginMessage {
+                topic: message.topic.bytes(),
+                payload: message.payload.bytes(),
+                qos: message.qos,
+                retain: message.retain != 0,
+                payload_format,
+                message_expiry_s: message.message_expiry_s,
+                content_type: message.content_type.bytes(),
+                response_topic: message.response_topic.bytes(),
+                correlation_data: message.correlation_data.bytes(),
+                from: message.from.bytes(),
+                user_properties: pairs.iter().map(|pair| (pair.key.bytes(), pair.value.bytes())).collect(),
+            })
+        }
+    }
+}
+
+/// A function that a plugin mounts, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct MountRequest<'a> {
+    /// Where.
+    pub point: HookPoint,
+    /// The function.
+    pub function: HookFn,
+    /// Its name within the plugin.
+    pub name: &'a str,
+    /// Higher runs earlier.
+    pub priority: i32,
+    /// Milliseconds; 0 for the operator's default.
+    pub deadline_ms: u32,
+    /// What a fault means; `None` for what the hook point says.
+    pub policy: Option<FaultPolicy>,
+    /// Whether it is asked for deliveries at client.authorize.
+    pub deliver: bool,
+    /// Topic filters, not checked; none for all topics.
+    pub topics: Vec<&'a str>,
+    /// Comes back to the function; never followed.
+    pub args: usize,
+}
+
+/// Most topic filters of one hook.
+const TOPICS_MAX: usize = 1024;
+
+impl<'a> MountRequest<'a> {
+    /// The mount of a table.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence without a subject: "mounts on hook point 99, which does not exist".
+    ///
+    /// # Safety
+    /// What the table points to must be alive and unchanged during `'a`.
+    pub unsafe fn of(mount: &Mount) -> Result<MountRequest<'a>, String> {
+        let point = HookPoint::from_number(mount.point)
+            .ok_or_else(|| format!("mounts on hook point {}, which does not exist", mount.point))?;
+        let function = mount.hook.ok_or_else(|| format!("mounts no function on {}", point.name()))?;
+        // SAFETY: the caller vouches for the view.
+        let name = unsafe { mount.name.text() };
+        if name.is_empty() {
+            return Err(format!("mounts a hook without a name on {}", point.name()));
+        }
+        let policy = match mount.policy {
+            0 => None,
+            1 => Some(FaultPolicy::Deny),
+            2 => Some(FaultPolicy::Ignore),
+            other => return Err(format!("gives {name} the unknown fault policy {other}")),
+        };
+        if mount.topics_len > TOPICS_MAX {
+            return Err(format!("gives {name} more than {TOPICS_MAX} topic filters"));
+        }
+        // SAFETY: the caller vouches for the list.
+        let topics: &[Slice] = unsafe { list(mount.topics, mount.topics_len) };
+        Ok(MountRequest {
+            point,
+            function,
+            name,
+            priority: mount.priority,
+            deadline_ms: mount.deadline_ms,
+            policy,
+            deliver: mount.flags & crate::raw::MOUNT_DELIVER != 0,
+            // SAFETY: the caller vouches for every view.
+            topics: topics.iter().map(|topic| unsafe { topic.text() }).collect(),
+            args: mount.args as usize,
+        })
+    }
+}
+
+/// A metric that a plugin wants, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct MetricRequest<'a> {
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its name; not checked.
+    pub name: &'a str,
+    /// One line on it.
+    pub help: &'a str,
+    /// Upper bounds of a histogram's buckets; none for the default.
+    pub bounds: &'a [i64],
+}
+
+/// The body of a thread that a plugin wants to have started.
+#[derive(Debug)]
+pub struct PluginThread {
+    run: unsafe extern "C" fn(arg: *mut c_void),
+    arg: *mut c_void,
+}
+
+// SAFETY: the pointer is the plugin's, which asked for it to be handed to another thread.
+unsafe impl Send for PluginThread {}
+
+impl PluginThread {
+    /// Runs it to its end, on the thread that calls this.
+    pub fn run(self) {
+        // SAFETY: the plugin asked for this call, once, on a thread of its own, while its code is mapped, which it stays.
+        unsafe { (self.run)(self.arg) }
+    }
+}
+
+/// What the broker does for a plugin outside of an event. Called from any thread. `plugin` is the handle from its [`HostApi`];
+/// one that is gone is answered [`Status::STALE`], and what this host does not do [`Status::UNSUPPORTED`].
+#[expect(clippy::missing_errors_doc, reason = "each answers with the status that `HostApi` documents")]
+pub trait HostServices: Sync + Send {
+    /// A line for the log. `level` 1 error … 5 trace.
+    fn log(&self, plugin: u64, level: u32, message: &str);
+    /// A deferred verdict. The changes are valid during the call.
+    fn complete(&self, ticket: Ticket, flow: Flow, changes: &[FieldChange<'_>]) -> Result<(), Status>;
+    /// As [`HostApi::hook`]; the number of the mount.
+    fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
+        let _ = (plugin, mount);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::unhook`].
+    fn unhook(&self, plugin: u64, hook: u64) -> Result<(), Status> {
+        let _ = (plugin, hook);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::publish`].
+    fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
+        let _ = (plugin, message);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::kick`].
+    fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
+        let _ = (plugin, client_id, reason, discard);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::subscribe`].
+    fn subscribe(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        let _ = (plugin, client_id, filter, options, subscription_id);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::unsubscribe`].
+    fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
+        let _ = (plugin, client_id, filter);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::invalidate`].
+    fn invalidate(&self, plugin: u64, scope: Scope, what: &str) -> Result<(), Status> {
+        let _ = (plugin, scope, what);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::mail`].
+    fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+        let _ = (plugin, to_shard, number, bytes);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::timer`]; the number of the timer.
+    fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
+        let _ = (plugin, after_ms, number);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::cancel_timer`].
+    fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
+        let _ = (plugin, timer);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::spawn`].
+    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread) -> Result<(), Status> {
+        let _ = (plugin, name, thread);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::wait_stop`].
+    fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
+        let _ = (plugin, timeout_ms);
+        true
+    }
+    /// As [`HostApi::metric`]; the number of the metric.
+    fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
+        let _ = (plugin, metric);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::measure`].
+    fn measure(&self, metric: u64, value: i64) -> Result<(), Status> {
+        let _ = (metric, value);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::adjust`].
+    fn adjust(&self, metric: u64, by: i64) -> Result<(), Status> {
+        let _ = (metric, by);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::replay`].
+    fn replay(&self, plugin: u64) -> Result<(), Status> {
+        let _ = plugin;
+        Err(Status::UNSUPPORTED)
+    }
+}
+
+static SERVICES: OnceLock<&'static dyn HostServices> = OnceLock::new();
+
+/// Says who answers plugins outside of events; once per process, before the first plugin is loaded. False if it had been said.
+pub fn install_services(services: &'static dyn HostServices) -> bool {
+    SERVICES.set(services).is_ok()
+}
+
+/// The function table for one plugin.
+pub fn host_api(plugin: u64, shards: u32) -> HostApi {
+    HostApi {
+        size: size_of::<HostApi>() as u32,
+        abi_major: ABI_MAJOR,
+        abi_minor: ABI_MINOR,
+        plugin,
+        shards,
+        reserved: 0,
+        log: host_log,
+        get: host_get,
+        set: host_set,
+        defer: host_defer,
+        complete: host_complete,
+        add_message: host_add_message,
+        hook: host_hook,
+        unhook: host_unhook,
+        publish: host_publish,
+        kick: host_kick,
+        subscribe: host_subscribe,
+        unsubscribe: host_unsubscribe,
+        invalidate: host_invalidate,
+        mail: host_mail,
+        timer: host_timer,
+        cancel_timer: host_cancel_timer,
+        spawn: host_spawn,
+        wait_stop: host_wait_stop,
+        metric: host_metric,
+        measure: host_measure,
+        adjust: host_adjust,
+        replay: host_replay,
+    }
+}
+
+/// The items that a plugin lends; none for a null pointer.
+///
+/// # Safety
+/// `first` must be null or point to `len` items that live and stay unchanged during `'a`.
+unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
+    if first.is_null() || len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { std::slice::from_raw_parts(first, len) }
+}
+
+/// Text that a plugin lends; INVALID where it is not UTF-8.
+///
+/// # Safety
+/// As for [`Slice::bytes`].
+unsafe fn text<'a>(slice: Slice) -> Result<&'a str, Status> {
+    // SAFETY: the caller vouches for the view.
+    std::str::from_utf8(unsafe { slice.bytes() }).map_err(|_| Status::INVALID)
+}
+
+/// Runs a function of the services, if there are any.
+fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(), Status>) -> Status {
+    let Some(services) = SERVICES.get() else { return Status::WRONG_MOMENT };
+    match function(*services) {
+        Ok(()) => Status::OK,
+        Err(status) => status,
+    }
+}
+
+/// Writes a number that a plugin asked for.
+///
+/// # Safety
+/// `out` must be null or writable.
+unsafe fn give(out: *mut u64, number: Result<u64, Status>) -> Result<(), Status> {
+    let number = number?;
+    // SAFETY: the caller vouches for it.
+    if let Some(out) = unsafe { out.as_mut() } {
+        *out = number;
+    }
+    Ok(())
+}
+
+unsafe extern "C" fn host_log(plugin: u64, level: u32, message: Slice) {
+    if let Some(services) = SERVICES.get() {
+        // SAFETY: the plugin lends the message for the call.
+        let bytes = unsafe { message.bytes() };
+        services.log(plugin, level, &String::from_utf8_lossy(bytes));
+    }
+}
+
+/// Most changes one completion may carry.
+pub const COMPLETION_CHANGES_MAX: usize = 256;
+
+unsafe extern "C" fn host_complete(
+    ticket: Ticket,
+    flow: Flow,
+    changes: *const Change,
+    count: usize,
+) -> Status {
+    if count > COMPLETION_CHANGES_MAX || (changes.is_null() && count > 0) {
+        return Status::INVALID;
+    }
+    // SAFETY: non-null where `count` is not 0, and the plugin lends `count` changes for the call.
+    let raw: &[Change] = unsafe { list(changes, count) };
+    // SAFETY: the plugin lends what each change points to for the call.
+    let changes: Vec<FieldChange<'_>> = raw.iter().map(|change| unsafe { change_of(change) }).collect();
+    serve(|services| services.complete(ticket, flow, &changes))
+}
+
+unsafe extern "C" fn host_hook(plugin: u64, mount: *const Mount, out: *mut u64) -> Status {
+    // SAFETY: null or a mount that the plugin lends for the call.
+    let Some(mount) = (unsafe { mount.as_ref() }) else { return Status::INVALID };
+    if (mount.size as usize) < size_of::<Mount>() {
+        return Status::INVALID;
+    }
+    // SAFETY: the plugin lends what it points to for the call.
+    let request = match unsafe { MountRequest::of(mount) } {
+        Ok(request) => request,
+        Err(what) => {
+            return serve(|services| {
+                services.log(plugin, 2, &format!("it {what}"));
+                Err(Status::INVALID)
+            });
+        }
+    };
+    // SAFETY: `out` is null or writable.
+    serve(|services| unsafe { give(out, services.hook(plugin, &request)) })
+}
+
+unsafe extern "C" fn host_unhook(plugin: u64, hook: u64) -> Status {
+    serve(|services| services.unhook(plugin, hook))
+}
+
+unsafe extern "C" fn host_publish(plugin: u64, message: *const NewMessage) -> Status {
+    // SAFETY: null or a message that the plugin lends for the call.
+    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
+    // SAFETY: the plugin lends what it points to for the call.
+    serve(|services| services.publish(plugin, &unsafe { PluginMessage::of(message) }?))
+}
+
+unsafe extern "C" fn host_kick(plugin: u64, client_id: Slice, reason: u32, discard: u32) -> Status {
+    let Ok(reason) = u8::try_from(reason) else { return Status::INVALID };
+    // SAFETY: the plugin lends the text for the call.
+    serve(|services| services.kick(plugin, unsafe { text(client_id) }?, reason, discard != 0))
+}
+
+unsafe extern "C" fn host_subscribe(
+    plugin: u64,
+    client_id: Slice,
+    filter: Slice,
+    options: u32,
+    subscription_id: u32,
+) -> Status {
+    let Ok(options) = u8::try_from(options) else { return Status::INVALID };
+    // SAFETY: the plugin lends the texts for the call.
+    serve(|services| {
+        let (client_id, filter) = unsafe { (text(client_id)?, text(filter)?) };
+        services.subscribe(plugin, client_id, filter, options, subscription_id)
+    })
+}
+
+unsafe extern "C" fn host_unsubscribe(plugin: u64, client_id: Slice, filter: Slice) -> Status {
+    // SAFETY: the plugin lends the texts for the call.
+    serve(|services| services.unsubscribe(plugin, unsafe { text(client_id) }?, unsafe { text(filter) }?))
+}
+
+unsafe extern "C" fn host_invalidate(plugin: u64, scope: Scope, what: Slice) -> Status {
+    // SAFETY: the plugin lends the text for the call.
+    serve(|services| services.invalidate(plugin, scope, unsafe { text(what) }?))
+}
+
+unsafe extern "C" fn host_mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
+    // SAFETY: the plugin lends the bytes for the call.
+    serve(|services| services.mail(plugin, to_shard, number, unsafe { bytes.bytes() }))
+}
+
+unsafe extern "C" fn host_timer(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status {
+    // SAFETY: `out` is null or writable.
+    serve(|services| unsafe { give(out, services.timer(plugin, after_ms, number)) })
+}
+
+unsafe extern "C" fn host_cancel_timer(plugin: u64, timer: u64) -> Status {
+    serve(|services| services.cancel_timer(plugin, timer))
+}
+
+unsafe extern "C" fn host_spawn(plugin: u64, thread: *const NewThread) -> Status {
+    // SAFETY: null or a table that the plugin lends for the call.
+    let Some(thread) = (unsafe { thread.as_ref() }) else { return Status::INVALID };
+    if (thread.size as usize) < size_of::<NewThread>() {
+        return Status::INVALID;
+    }
+    let body = PluginThread { run: thread.run, arg: thread.arg };
+    // SAFETY: the plugin lends the text for the call.
+    serve(|services| services.spawn(plugin, unsafe { text(thread.name) }?, body))
+}
+
+unsafe extern "C" fn host_wait_stop(plugin: u64, timeout_ms: u32) -> u32 {
+    SERVICES.get().map_or(1, |services| u32::from(services.wait_stop(plugin, timeout_ms)))
+}
+
+unsafe extern "C" fn host_metric(plugin: u64, metric: *const NewMetric, out: *mut u64) -> Status {
+    // SAFETY: null or a table that the plugin lends for the call.
+    let Some(metric) = (unsafe { metric.as_ref() }) else { return Status::INVALID };
+    if (metric.size as usize) < size_of::<NewMetric>() || metric.bounds_len > 64 {
+        return Status::INVALID;
+    }
+    // SAFETY: the plugin lends what it points to for the call, and `out` is null or writable.
+    serve(|services| unsafe {
+        let request = MetricRequest {
+            kind: metric.kind,
+            name: text(metric.name)?,
+            help: text(metric.help)?,
+            bounds: list(metric.bounds, metric.bounds_len),
+        };
+        give(out, services.metric(plugin, &request))
+    })
+}
+
+unsafe extern "C" fn host_measure(metric: u64, value: i64) -> Status {
+    serve(|services| services.measure(metric, value))
+}
+
+unsafe extern "C" fn host_adjust(metric: u64, by: i64) -> Status {
+    serve(|services| services.adjust(metric, by))
+}
+
+unsafe extern "C" fn host_replay(plugin: u64) -> Status {
+    serve(|services| services.replay(plugin))
+}

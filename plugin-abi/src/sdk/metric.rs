@@ -1,0 +1,107 @@
+//! Metrics of a plugin in the broker's `/metrics`, under the plugin's name. A reloaded plugin goes on counting where the version
+//! before it stopped.
+
+use super::error::Refused;
+use super::host::Host;
+use crate::raw::{MetricKind, NewMetric, Slice, Status};
+
+/// A number that only grows. Cheap to copy; any thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter(Handle);
+
+/// A number that goes up and down. Cheap to copy; any thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Gauge(Handle);
+
+/// Values counted by size. Cheap to copy; any thread.
+#[derive(Clone, Copy, Debug)]
+pub struct Histogram(Handle);
+
+#[derive(Clone, Copy, Debug)]
+struct Handle {
+    host: Host,
+    metric: u64,
+}
+
+impl Handle {
+    fn make(host: Host, kind: MetricKind, names: (&str, &str), bounds: &[i64]) -> Result<Handle, Refused> {
+        let (name, help) = names;
+        let table = NewMetric {
+            size: size_of::<NewMetric>() as u32,
+            kind,
+            name: Slice::of(name.as_bytes()),
+            help: Slice::of(help.as_bytes()),
+            bounds: bounds.as_ptr(),
+            bounds_len: bounds.len(),
+        };
+        let mut metric = 0;
+        let api = host.api();
+        // SAFETY: `metric` may be called from any thread, the table is alive during the call, and `metric` is writable.
+        let status = unsafe { (api.metric)(api.plugin, &raw const table, &raw mut metric) };
+        if status == Status::OK { Ok(Handle { host, metric }) } else { Err(Refused { field: None, status }) }
+    }
+
+    fn measure(self, value: i64) {
+        // SAFETY: `measure` may be called from any thread. It fails only for a metric that is not there.
+        let _ = unsafe { (self.host.api().measure)(self.metric, value) };
+    }
+}
+
+impl Counter {
+    /// Adds one.
+    pub fn add_one(self) {
+        self.0.measure(1);
+    }
+
+    /// Adds.
+    pub fn add(self, by: u32) {
+        self.0.measure(i64::from(by));
+    }
+}
+
+impl Gauge {
+    /// Sets it.
+    pub fn set(self, value: i64) {
+        self.0.measure(value);
+    }
+
+    /// Moves it.
+    pub fn adjust(self, by: i64) {
+        // SAFETY: `adjust` may be called from any thread. It fails only for a metric that is not there.
+        let _ = unsafe { (self.0.host.api().adjust)(self.0.metric, by) };
+    }
+}
+
+impl Histogram {
+    /// Counts a value.
+    pub fn record(self, value: i64) {
+        self.0.measure(value);
+    }
+}
+
+impl Host {
+    /// A counter. `name` has its unit in it: lower case letters, digits and `_`. Any thread.
+    ///
+    /// # Errors
+    /// [`Refused`] for a name that cannot be, one that is another kind of metric, and beyond `plugin_metrics_max`.
+    pub fn counter(self, name: &str, help: &str) -> Result<Counter, Refused> {
+        Handle::make(self, MetricKind::COUNTER, (name, help), &[]).map(Counter)
+    }
+
+    /// A gauge. Otherwise as [`Host::counter`].
+    ///
+    /// # Errors
+    /// As [`Host::counter`].
+    pub fn gauge(self, name: &str, help: &str) -> Result<Gauge, Refused> {
+        Handle::make(self, MetricKind::GAUGE, (name, help), &[]).map(Gauge)
+    }
+
+    /// A histogram with the upper bounds of its buckets, growing, at most 64; none for 1, 2, 5, 10 … 1,000,000,000. Otherwise as
+    /// [`Host::counter`].
+    ///
+    /// # Errors
+    /// As [`Host::counter`].
+    pub fn histogram(self, name: &str, help: &str, bounds: &[i64]) -> Result<Histogram, Refused> {
+        Handle::make(self, MetricKind::HISTOGRAM, (name, help), bounds).map(Histogram)
+    }
+}
