@@ -49,6 +49,12 @@ pub fn root_module() -> PluginModuleRef {
         activate: ours.activate(),
         deactivate: ours.deactivate(),
         unload: ours.unload(),
+        on_timer: ours.on_timer(),
+        on_mail: ours.on_mail(),
+        export_state: ours.export_state(),
+        import_state: ours.import_state(),
+        configure: ours.configure(),
+        configured: ours.configured(),
     }
     .leak_into_prefix()
 }
