@@ -53,6 +53,9 @@ fn table(count: u32, points: &[HookPoint], function: HookFn, instance: *mut c_vo
                 priority: 0,
                 deadline_ms: 1000,
                 policy: FaultPolicy::Ignore,
+                topics: None,
+                deliver: false,
+                bit: 0,
             };
             (*point, link)
         })
@@ -101,6 +104,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             origin: None,
             expires_at_ms: None,
             wall_ms: 1,
+            ancestry: 0,
         };
         let point = HookPoint::MessagePublish;
         let mut fold = MessageFold::new(point, client, view, Draft::default(), (4096, 1), None);

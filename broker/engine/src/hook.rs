@@ -8,6 +8,8 @@ use grapnel_plugin_abi::raw::Status;
 mod call;
 pub mod chain;
 pub mod client;
+pub mod filter;
+pub mod latency;
 pub mod message;
 pub mod subscribe;
 pub mod tickets;
@@ -43,6 +45,20 @@ pub struct Link {
     pub deadline_ms: u32,
     /// What a fault or a missed deadline means.
     pub policy: FaultPolicy,
+    /// Only topics that match one of these filters, which are valid; `None` for all.
+    pub topics: Option<Arc<[Box<str>]>>,
+    /// Whether it is asked for deliveries at client.authorize.
+    pub deliver: bool,
+    /// Which bit of a message's ancestry stands for its plugin, 0 to 63; the same for every version of the plugin.
+    pub bit: u8,
+}
+
+impl Link {
+    /// Its plugin in the ancestry of a message.
+    #[inline]
+    pub fn ancestry_bit(&self) -> u64 {
+        1 << (self.bit & 63)
+    }
 }
 
 /// What one link did since its chain was compiled.
@@ -56,6 +72,19 @@ pub struct LinkStats {
     pub deferrals: u64,
     /// Panics, nonsense and missed deadlines.
     pub faults: u64,
+    /// How long its calls took, of which some are timed.
+    pub latency: latency::Latency,
+}
+
+impl LinkStats {
+    /// Adds what the same link has counted elsewhere.
+    pub fn merge(&mut self, other: &LinkStats) {
+        self.calls += other.calls;
+        self.stops += other.stops;
+        self.deferrals += other.deferrals;
+        self.faults += other.faults;
+        self.latency.merge(&other.latency);
+    }
 }
 
 /// The links of one hook point in the order in which they run.
@@ -63,6 +92,11 @@ pub struct LinkStats {
 pub struct Chain {
     pub(crate) links: Box<[Link]>,
     pub(crate) stats: Box<[LinkStats]>,
+    filters: Option<Box<filter::Filters>>,
+    /// Times it was run, for the sample of what is timed.
+    runs: u64,
+    /// Whether a link asks for deliveries.
+    delivers: bool,
 }
 
 impl Chain {
@@ -75,6 +109,12 @@ impl Chain {
     #[inline]
     pub fn is_empty(&self) -> bool {
         self.links.is_empty()
+    }
+
+    /// Whether a link asks for deliveries at client.authorize.
+    #[inline]
+    pub fn delivers(&self) -> bool {
+        self.delivers
     }
 }
 
@@ -91,7 +131,8 @@ impl ChainTable {
         ChainTable { generation: 0, chains: std::array::from_fn(|_| Chain::default()) }
     }
 
-    /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted.
+    /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted. A chain has at
+    /// most [`filter::LINKS_MAX`] links, which the loader sees to; more are left out.
     pub fn compile(generation: u64, links: impl IntoIterator<Item = (HookPoint, Link)>) -> ChainTable {
         let mut lists: [Vec<Link>; POINTS] = std::array::from_fn(|_| Vec::new());
         for (point, link) in links {
@@ -99,8 +140,11 @@ impl ChainTable {
         }
         let chains = lists.map(|mut list| {
             list.sort_by_key(|link| std::cmp::Reverse(link.priority));
+            list.truncate(filter::LINKS_MAX);
             let stats = vec![LinkStats::default(); list.len()].into_boxed_slice();
-            Chain { links: list.into_boxed_slice(), stats }
+            let filters = filter::Filters::of(list.iter().map(|link| link.topics.as_deref()));
+            let delivers = list.iter().any(|link| link.deliver);
+            Chain { links: list.into_boxed_slice(), stats, filters, runs: 0, delivers }
         });
         ChainTable { generation, chains }
     }

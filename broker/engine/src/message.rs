@@ -65,6 +65,8 @@ pub struct MessageView<'a> {
     pub expires_at_ms: Option<u64>,
     /// When it came in, milliseconds since 1970.
     pub wall_ms: u64,
+    /// Plugins that led to it, a bit for each: they do not see it.
+    pub ancestry: u64,
 }
 
 /// A message that is kept.
@@ -88,6 +90,8 @@ pub struct Message {
     pub expires_at_ms: Option<u64>,
     /// When it came in, milliseconds since 1970.
     pub wall_ms: u64,
+    /// Plugins that led to it, a bit for each: they do not see it.
+    pub ancestry: u64,
 }
 
 impl MessageView<'_> {
@@ -103,6 +107,7 @@ impl MessageView<'_> {
             origin: self.origin,
             expires_at_ms: self.expires_at_ms,
             wall_ms: self.wall_ms,
+            ancestry: self.ancestry,
         }
     }
 
@@ -131,6 +136,7 @@ impl Message {
             origin: self.origin,
             expires_at_ms: self.expires_at_ms,
             wall_ms: self.wall_ms,
+            ancestry: self.ancestry,
         }
     }
 

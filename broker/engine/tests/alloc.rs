@@ -143,6 +143,9 @@ fn qos_0_allocates_nothing_in_steady_state() {
                     priority: 0,
                     deadline_ms: 1000,
                     policy: FaultPolicy::Ignore,
+                    topics: None,
+                    deliver: false,
+                    bit: 0,
                 };
                 (point, link)
             })

@@ -93,6 +93,9 @@ impl Active {
                 own => own,
             },
             policy: active.hook.point.fault_policy(),
+            topics: None,
+            deliver: false,
+            bit: (self.handle().0 & 63) as u8,
         };
         self.hooks.iter().map(|active| (active.hook.point, link(active))).collect()
     }

@@ -301,11 +301,7 @@ pub(super) fn merge(
     counted: impl IntoIterator<Item = ((PluginHandle, LinkIdentity), LinkStats)>,
 ) {
     for (link, stats) in counted {
-        let total = totals.entry(link).or_default();
-        total.calls += stats.calls;
-        total.stops += stats.stops;
-        total.deferrals += stats.deferrals;
-        total.faults += stats.faults;
+        totals.entry(link).or_default().merge(&stats);
     }
 }
 

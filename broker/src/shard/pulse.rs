@@ -2,8 +2,8 @@
 //! is calling. Written by the shard with plain stores, read by the watchdog; a reader may see two stores in part, which is
 //! good enough for a log line and for nothing else.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, LazyLock};
 use std::time::Instant;
 
 use grapnel_engine::hook::CallCell;
@@ -40,7 +40,7 @@ impl Clock {
 }
 
 /// A shard's sign of life.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Pulse {
     /// Steps begun since the start.
     steps: AtomicU64,
@@ -49,6 +49,23 @@ pub struct Pulse {
     /// When the current step began, in milliseconds of the clock plus one; 0 between steps.
     began: AtomicU64,
     call: Arc<CallCell>,
+}
+
+/// The clock that calls of plugins are timed with, nanoseconds.
+fn ticks_ns() -> u64 {
+    static BEGIN: LazyLock<Instant> = LazyLock::new(Instant::now);
+    BEGIN.elapsed().as_nanos() as u64
+}
+
+impl Default for Pulse {
+    fn default() -> Pulse {
+        Pulse {
+            steps: AtomicU64::new(0),
+            beats: AtomicU64::new(0),
+            began: AtomicU64::new(0),
+            call: Arc::new(CallCell::new(ticks_ns)),
+        }
+    }
 }
 
 impl Pulse {

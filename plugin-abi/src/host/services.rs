@@ -436,8 +436,8 @@ unsafe extern "C" fn host_subscribe(
     subscription_id: u32,
 ) -> Status {
     let Ok(options) = u8::try_from(options) else { return Status::INVALID };
-    // SAFETY: the plugin lends the texts for the call.
     serve(|services| {
+        // SAFETY: the plugin lends the texts for the call.
         let (client_id, filter) = unsafe { (text(client_id)?, text(filter)?) };
         services.subscribe(plugin, client_id, filter, options, subscription_id)
     })

@@ -324,7 +324,11 @@ impl Fold for ClientFold<'_> {
         }
     }
 
-    fn commit(&mut self, event: &mut Event) {
+    fn topic(&self) -> &str {
+        self.request.map_or("", |request| request.topic)
+    }
+
+    fn commit(&mut self, event: &mut Event) -> bool {
         if let Some(next) = self.overlay.take() {
             if next.superuser {
                 event.flags |= FLAG_SUPERUSER;
@@ -334,6 +338,7 @@ impl Fold for ClientFold<'_> {
             event.reason_code = next.reason.0;
             self.verdict = next;
         }
+        false
     }
 
     fn rollback(&mut self) {

@@ -390,12 +390,17 @@ impl Fold for MessageFold<'_> {
         }
     }
 
+    fn topic(&self) -> &str {
+        self.draft.topic_text().unwrap_or(self.base.topic)
+    }
+
     #[inline]
-    fn commit(&mut self, event: &mut Event) {
-        if self.overlay.is_some() {
-            self.keep();
-            self.show(event);
-        }
+    fn commit(&mut self, event: &mut Event) -> bool {
+        let Some(overlay) = &self.overlay else { return false };
+        let moved = overlay.topic != self.draft.topic;
+        self.keep();
+        self.show(event);
+        moved
     }
 
     fn rollback(&mut self) {

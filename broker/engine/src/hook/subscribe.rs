@@ -132,11 +132,16 @@ impl Fold for SubscribeFold<'_> {
         self.overlay = None;
     }
 
-    fn commit(&mut self, _event: &mut Event) {
+    fn topic(&self) -> &str {
+        ""
+    }
+
+    fn commit(&mut self, _event: &mut Event) -> bool {
         if let Some(next) = self.overlay.take() {
             let before = std::mem::replace(&mut self.filters, next);
             self.replaced.extend(before.into_iter().map(|requested| requested.filter));
         }
+        false
     }
 
     fn rollback(&mut self) {

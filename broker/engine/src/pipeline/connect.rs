@@ -178,7 +178,7 @@ impl Shard {
         let mut client = identity.view();
         client.password = connect.password;
         client.properties = connect.properties;
-        let course = Course { visited, behind: None };
+        let course = Course { visited, ..Course::WHOLE };
         let (verdict, exit) = self.run_authenticate(client, verdict, course, Waiter::Authenticate(key));
         match exit {
             Exit::Deferred(place, _) => {
@@ -331,6 +331,7 @@ impl Shard {
             origin: None,
             expires_at_ms: None,
             wall_ms: 0,
+            ancestry: 0,
         };
         self.authorize_publish(identity, &message.view(), true)?;
         Ok(Some(Box::new(Will {

@@ -192,7 +192,7 @@ impl Shard {
         let point = HookPoint::MessageDelivered;
         let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), limits, None);
         let mut event = fold.event(self.setup.id, self.now.wall_ms, false);
-        chain.run((point, &self.calls), Course::WHOLE, &mut event, &mut fold);
+        chain.run((point, &self.calls), Course::of_message(view.ancestry), &mut event, &mut fold);
         std::mem::take(&mut fold.draft)
     }
 }

@@ -95,6 +95,7 @@ impl Shard {
                 .message_expiry_s()
                 .map(|s| self.now.mono_ms + u64::from(s) * 1000),
             wall_ms: self.now.wall_ms,
+            ancestry: 0,
         };
         self.take_publish(key, session_key, &identity, view, head);
         self.scratch = forwarded;
@@ -280,7 +281,7 @@ impl Shard {
         }
         let waiter = Waiter::Publish(place.0, place.1);
         let (visited, behind) = course;
-        let course = Course { visited, behind };
+        let course = Course { visited, behind, ..Course::of_message(view.ancestry) };
         match self.run_publish(identity, view, &mut draft, course, waiter, head.dup) {
             PublishWalk::Decided => self.judge(identity, view, draft),
             PublishWalk::Deferred(at, ticket) => {

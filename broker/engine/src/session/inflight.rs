@@ -198,6 +198,7 @@ mod tests {
             origin: None,
             expires_at_ms: None,
             wall_ms: 0,
+            ancestry: 0,
         };
         Delivery {
             message: Rc::new(Arc::new(message)),

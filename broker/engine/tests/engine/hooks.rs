@@ -82,6 +82,9 @@ fn link(
         priority,
         deadline_ms: 1000,
         policy,
+        topics: None,
+        deliver: false,
+        bit: 0,
     }
 }
 

@@ -1,0 +1,229 @@
+//! The topic filters of a chain: all filters of all links in one trie, so that an event walks it once, whatever the number of
+//! links. Built when a chain is compiled; the dispatch loop asks it which links a topic is for.
+
+use std::collections::BTreeMap;
+
+use crate::topic;
+
+/// Most links a chain may have.
+pub const LINKS_MAX: usize = 256;
+
+/// A set of places in a chain.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct LinkSet([u64; LINKS_MAX / 64]);
+
+impl LinkSet {
+    /// No place.
+    pub const NONE: LinkSet = LinkSet([0; LINKS_MAX / 64]);
+
+    /// Puts a place in; one beyond [`LINKS_MAX`] is left out.
+    pub fn insert(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / 64) {
+            *word |= 1 << (place % 64);
+        }
+    }
+
+    /// Takes a place out.
+    pub fn remove(&mut self, place: usize) {
+        if let Some(word) = self.0.get_mut(place / 64) {
+            *word &= !(1 << (place % 64));
+        }
+    }
+
+    /// Whether a place is in it.
+    #[inline]
+    pub fn contains(&self, place: usize) -> bool {
+        self.0.get(place / 64).is_some_and(|word| word & (1 << (place % 64)) != 0)
+    }
+
+    /// Whether it is empty.
+    pub fn is_empty(&self) -> bool {
+        self.0.iter().all(|word| *word == 0)
+    }
+
+    #[inline]
+    fn add(&mut self, other: &LinkSet) {
+        for (word, more) in self.0.iter_mut().zip(other.0) {
+            *word |= more;
+        }
+    }
+}
+
+const ROOT: usize = 0;
+
+#[derive(Debug, Default)]
+struct Node {
+    children: BTreeMap<Box<str>, usize>,
+    plus: Option<usize>,
+    /// Links with a filter that ends here.
+    here: LinkSet,
+    /// Links with a filter that goes on from here with `#`; it matches this level too (section 4.7.1.2).
+    multi: LinkSet,
+}
+
+/// The filters of a chain's links. Filters come from plugins, not from clients: their number is bounded, and so is the depth
+/// of a walk by the levels of the longest filter.
+#[derive(Debug)]
+pub struct Filters {
+    nodes: Vec<Node>,
+    /// Links without a filter: every topic is theirs.
+    always: LinkSet,
+}
+
+impl Filters {
+    /// The filters of the links, in their order; `None` where no link has any.
+    pub fn of<'a>(links: impl Iterator<Item = Option<&'a [Box<str>]>> + Clone) -> Option<Box<Filters>> {
+        if links.clone().all(|topics| topics.is_none()) {
+            return None;
+        }
+        let mut filters = Filters { nodes: vec![Node::default()], always: LinkSet::NONE };
+        for (place, topics) in links.enumerate() {
+            match topics {
+                None => filters.always.insert(place),
+                Some(topics) => topics.iter().for_each(|filter| filters.insert(filter, place)),
+            }
+        }
+        Some(Box::new(filters))
+    }
+
+    fn insert(&mut self, filter: &str, place: usize) {
+        if topic::validate_filter(filter).is_err() {
+            // The loader has refused it; here it matches nothing.
+            return;
+        }
+        let mut at = ROOT;
+        for level in filter.split('/') {
+            if level == "#" {
+                self.nodes[at].multi.insert(place);
+                return;
+            }
+            at = self.child(at, level);
+        }
+        self.nodes[at].here.insert(place);
+    }
+
+    fn child(&mut self, at: usize, level: &str) -> usize {
+        let next = self.nodes.len();
+        let node = &mut self.nodes[at];
+        let known = match level {
+            "+" => *node.plus.get_or_insert(next),
+            level => match node.children.get(level) {
+                Some(child) => *child,
+                None => *node.children.entry(level.into()).or_insert(next),
+            },
+        };
+        if known == next {
+            self.nodes.push(Node::default());
+        }
+        known
+    }
+
+    /// The links that a topic is for.
+    pub fn matching(&self, topic: &str) -> LinkSet {
+        let mut set = self.always;
+        // A wildcard at the first level does not match a topic that begins with `$` [MQTT-4.7.2-1].
+        self.walk(ROOT, Some(topic), !topic.starts_with('$'), &mut set);
+        set
+    }
+
+    /// Goes down one level for each call; a plugin's own filters bound the depth, since the walk only follows what they have.
+    fn walk(&self, at: usize, rest: Option<&str>, wild: bool, set: &mut LinkSet) {
+        let node = &self.nodes[at];
+        if wild {
+            set.add(&node.multi);
+        }
+        let Some(rest) = rest else {
+            set.add(&node.here);
+            return;
+        };
+        let (level, below) = match rest.split_once('/') {
+            Some((level, below)) => (level, Some(below)),
+            None => (rest, None),
+        };
+        if let Some(child) = node.children.get(level) {
+            self.walk(*child, below, true, set);
+        }
+        if let Some(plus) = node.plus.filter(|_| wild) {
+            self.walk(plus, below, true, set);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn filters(lists: &[Option<&[&str]>]) -> Option<Box<Filters>> {
+        let lists: Vec<Option<Vec<Box<str>>>> = lists
+            .iter()
+            .map(|list| list.map(|list| list.iter().map(|filter| Box::from(*filter)).collect()))
+            .collect();
+        Filters::of(lists.iter().map(|list| list.as_deref()))
+    }
+
+    #[test]
+    fn links_without_a_filter_need_no_trie() {
+        assert!(filters(&[None, None]).is_none());
+    }
+
+    #[test]
+    fn a_link_without_a_filter_among_others_gets_every_topic() {
+        let filters = filters(&[None, Some(&["a/#"])]).unwrap();
+        assert!(filters.matching("b").contains(0));
+        assert!(!filters.matching("b").contains(1));
+        assert!(filters.matching("a").contains(1), "a/# matches a too (section 4.7.1.2)");
+    }
+
+    #[test]
+    fn a_wildcard_at_the_first_level_leaves_out_topics_of_the_broker() {
+        let filters = filters(&[Some(&["#"]), Some(&["+/x"]), Some(&["$SYS/#"])]).unwrap();
+        let set = filters.matching("$SYS/x");
+        assert_eq!([0, 1, 2].map(|place| set.contains(place)), [false, false, true]);
+    }
+
+    #[test]
+    fn a_link_beyond_the_limit_is_in_no_set() {
+        let mut set = LinkSet::NONE;
+        set.insert(LINKS_MAX);
+        assert!(set.is_empty() && !set.contains(LINKS_MAX));
+        set.insert(LINKS_MAX - 1);
+        assert!(set.contains(LINKS_MAX - 1));
+    }
+
+    fn level() -> impl Strategy<Value = String> {
+        prop_oneof![Just("a".to_owned()), Just("b".to_owned()), Just(String::new()), Just("$c".to_owned())]
+    }
+
+    fn filter() -> impl Strategy<Value = String> {
+        let level = prop_oneof![4 => level(), 2 => Just("+".to_owned())];
+        (prop::collection::vec(level, 1..4), any::<bool>()).prop_map(|(mut levels, multi)| {
+            if multi {
+                levels.push("#".to_owned());
+            }
+            levels.join("/")
+        })
+    }
+
+    proptest! {
+        #[test]
+        fn the_trie_says_what_each_filter_says_alone(
+            lists in prop::collection::vec(prop::collection::vec(filter(), 1..4), 1..8),
+            name in prop::collection::vec(level(), 1..5),
+        ) {
+            let name = name.join("/");
+            let lists: Vec<Vec<Box<str>>> =
+                lists.into_iter().map(|list| list.into_iter().map(String::into_boxed_str).collect()).collect();
+            let filters = Filters::of(lists.iter().map(|list| Some(list.as_slice()))).unwrap();
+            let set = filters.matching(&name);
+            for (place, list) in lists.iter().enumerate() {
+                let alone = list
+                    .iter()
+                    .any(|filter| topic::validate_filter(filter).is_ok() && topic::matches(filter, &name));
+                prop_assert_eq!(set.contains(place), alone, "{:?} and {}", list, name);
+            }
+        }
+    }
+}
