@@ -42,6 +42,10 @@ bench *args:
 bench-instructions *args:
     scripts/bench-instructions {{args}}
 
+# Write the C header anew from the Rust source of the ABI
+header:
+    GRAPNEL_WRITE_HEADER=1 cargo test --profile {{profile}} -p grapnel-plugin-abi --test header the_header_says
+
 # The documentation of all crates, with broken links as errors
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --locked --workspace --no-deps

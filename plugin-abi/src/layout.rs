@@ -5,8 +5,8 @@
 use crate::module::{ErrorText, Manifest, Mount, PluginModule};
 use crate::point::HookPoint;
 use crate::raw::{
-    Change, Event, Field, Flow, HostApi, MetricKind, NewMessage, NewMetric, NewThread, Pair, Scope, Slice,
-    StateSink, Status, Value,
+    Action, Change, Disposition, Event, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric,
+    NewThread, Pair, Policy, Scope, Slice, StateSink, Status, Value, Verdict,
 };
 
 /// One field of a table.
@@ -103,6 +103,8 @@ pub const ABI_HASH: u64 = {
     }
     hash = numbers(numbers(numbers(hash, Field::NAMES), Flow::NAMES), Status::NAMES);
     hash = numbers(numbers(hash, Scope::NAMES), MetricKind::NAMES);
+    hash = numbers(numbers(hash, Verdict::NAMES), Disposition::NAMES);
+    hash = numbers(numbers(numbers(hash, Action::NAMES), LogLevel::NAMES), Policy::NAMES);
     let mut point = 0;
     while point < HookPoint::ALL.len() {
         hash = number(text(hash, HookPoint::ALL[point].name()), HookPoint::ALL[point] as u64);

@@ -110,13 +110,14 @@ pub struct Mount {
     pub priority: i32,
     /// How long a deferred verdict may take, milliseconds; 0 for the operator's default.
     pub deadline_ms: u32,
-    /// The function; `None` (a null pointer) is refused. It is [`crate::raw::HookFn`], written out because the layout check wants it so.
+    /// The function, a [`crate::raw::HookFn`]; a null pointer is refused.
+    // Written out because the layout check wants it so.
     pub hook: Option<unsafe extern "C" fn(instance: *mut c_void, event: *const Event) -> Flow>,
     /// Name of the hook within the plugin; it stays the same through versions.
     pub name: Slice,
     /// `MOUNT_…` bits of [`crate::raw`].
     pub flags: u32,
-    /// What a fault or a missed deadline means: 0 what the hook point says, 1 deny, 2 ignore. The operator may override it.
+    /// What a fault or a missed deadline means: a [`crate::raw::Policy`]. The operator may override it.
     pub policy: u32,
     /// At the points about a message: only topics that match one of these filters. None for all.
     pub topics: *const Slice,

@@ -173,7 +173,7 @@ numbers! {
         MESSAGE_EXPIRY_S = 29;
         /// Payload format indicator (0, 1).
         PAYLOAD_FORMAT = 30;
-        /// User property by index (key and value). A set with index `u32::MAX` adds one; a set of `number` 1 removes it.
+        /// User property by index (key and value). A set with index [`APPEND`] adds one; a set of `number` 1 removes it.
         USER_PROPERTY = 31;
         /// Topic filter by index at subscribe, the $share prefix included (text).
         FILTER = 32;
@@ -292,6 +292,76 @@ numbers! {
         GAUGE = 1;
         /// Counts values by size; `measure` counts one.
         HISTOGRAM = 2;
+    }
+}
+
+numbers! {
+    /// What a chain has answered, as [`Field::VERDICT`] has it.
+    Verdict: u32 {
+        /// Nobody has answered.
+        UNANSWERED = 0;
+        /// Let in, allowed.
+        ALLOW = 1;
+        /// Refused, with [`Field::REASON_CODE`].
+        DENY = 2;
+        /// At authenticate: another round, with [`Field::AUTH_DATA`] for the client.
+        CHALLENGE = 3;
+    }
+}
+
+numbers! {
+    /// What happens to a message, as [`Field::DISPOSITION`] has it.
+    Disposition: u32 {
+        /// It goes on.
+        ROUTE = 0;
+        /// At publish: it is dropped, and acknowledged as if it had been routed. At delivered: this subscriber does not get it.
+        DROP = 1;
+        /// At publish: it is refused with [`Field::REASON_CODE`].
+        REJECT = 2;
+        /// At publish: it is refused, and the connection is closed with [`Field::REASON_CODE`].
+        DISCONNECT = 3;
+    }
+}
+
+numbers! {
+    /// What is authorised, as [`Event::action`] and [`Field::ACTION`] have it.
+    Action: u32 {
+        /// Publishing to a topic name.
+        PUBLISH = 1;
+        /// Subscribing to a topic filter.
+        SUBSCRIBE = 2;
+        /// Receiving a message of a topic name.
+        DELIVER = 3;
+        /// Leaving a will for a topic name.
+        WILL = 4;
+    }
+}
+
+numbers! {
+    /// How important a line of the log is.
+    LogLevel: u32 {
+        /// Something failed.
+        ERROR = 1;
+        /// Something is wrong, and work goes on.
+        WARN = 2;
+        /// Something worth knowing happened.
+        INFO = 3;
+        /// For the plugin's developers.
+        DEBUG = 4;
+        /// For the plugin's developers, in full.
+        TRACE = 5;
+    }
+}
+
+numbers! {
+    /// What a fault or a missed deadline of a hook means, as [`Mount::policy`] has it.
+    Policy: u32 {
+        /// What the hook point says.
+        DEFAULT = 0;
+        /// Stop with a refusal: nobody after it can allow.
+        DENY = 1;
+        /// As if the hook had not been there.
+        IGNORE = 2;
     }
 }
 
@@ -523,7 +593,7 @@ pub struct HostApi {
     pub shards: u32,
     /// Zero.
     pub reserved: u32,
-    /// Writes a line to the broker's log under the plugin's name. Level 1 error … 5 trace. Any thread.
+    /// Writes a line to the broker's log under the plugin's name. `level` is a [`LogLevel`]. Any thread.
     pub log: unsafe extern "C" fn(plugin: u64, level: u32, message: Slice),
     /// Reads a field of the event. In the hook alone, with its `ctx`.
     pub get: unsafe extern "C" fn(ctx: *mut c_void, field: Field, index: u32, out: *mut Value) -> Status,

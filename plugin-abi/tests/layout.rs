@@ -3,7 +3,9 @@
 
 use grapnel_plugin_abi::layout::TABLES;
 use grapnel_plugin_abi::point::{HookPoint, POINTS};
-use grapnel_plugin_abi::raw::{Field, Flow, Status};
+use grapnel_plugin_abi::raw::{
+    Action, Disposition, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Verdict,
+};
 
 fn table(name: &str) -> (usize, Vec<(&'static str, usize, usize)>) {
     let table = TABLES.iter().find(|table| table.name == name).expect("a table of the ABI");
@@ -91,7 +93,9 @@ fn every_table_begins_with_its_size_if_it_may_grow() {
 
 #[test]
 fn no_number_is_given_twice() {
-    for names in [Field::NAMES, Flow::NAMES, Status::NAMES] {
+    let others = [Scope::NAMES, MetricKind::NAMES, Verdict::NAMES, Disposition::NAMES, Action::NAMES];
+    let levels = [LogLevel::NAMES, Policy::NAMES];
+    for names in [Field::NAMES, Flow::NAMES, Status::NAMES].into_iter().chain(others).chain(levels) {
         for (at, (name, number)) in names.iter().enumerate() {
             let twin = names[..at].iter().find(|(_, other)| other == number);
             assert_eq!(twin, None, "{name} has the number of another");

@@ -1,0 +1,1135 @@
+/** The plugin interface of the Grapnel MQTT broker, for C and C++.
+ *
+ *  A plugin is a shared library that exports one function:
+ *
+ *      GRAPNEL_EXPORT const grapnel_plugin_module *grapnel_plugin_v1(void);
+ *
+ *  It returns a table of functions, which stays as it is. Begin with grapnel_module() and set what the plugin has of its own;
+ *  grapnel_plugin_module says what each function is for and which thread calls it.
+ *
+ *  What everything else follows from:
+ *
+ *  * A plugin has one shared part (`load`) and an instance for each shard (`init_shard`). An instance is only ever called on
+ *    its shard's thread, so that its state needs no lock. A hook must not block: the shard's clients wait for it.
+ *  * A slice is a borrowed view, valid during the call it was given in, and not ended by a zero byte. What a hook was shown
+ *    stays as it was until the hook returns, also after a setter. What a plugin hands to the host is copied.
+ *  * Nothing may unwind into the broker: no C++ exception and no longjmp.
+ *  * A status other than GRAPNEL_STATUS_OK that a setter answers leaves the event as it was.
+ *  * Times are in the unit that ends their name, wall clocks in milliseconds since 1970.
+ *
+ *  Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just header` writes it anew. */
+#ifndef GRAPNEL_PLUGIN_H
+#define GRAPNEL_PLUGIN_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifdef __cplusplus
+#define GRAPNEL_STATIC_ASSERT(condition, text) static_assert(condition, text)
+#else
+#define GRAPNEL_STATIC_ASSERT(condition, text) _Static_assert(condition, text)
+#endif
+
+/** Before the definition of grapnel_plugin_v1: exported also where the compiler hides what it can. */
+#define GRAPNEL_EXPORT __attribute__((visibility("default")))
+
+#ifdef __cplusplus
+extern "C" {
+#endif
+
+/** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
+#define GRAPNEL_ABI_HASH UINT64_C(0x7eca88efbec999d5)
+
+typedef struct grapnel_slice grapnel_slice;
+typedef struct grapnel_event grapnel_event;
+typedef struct grapnel_value grapnel_value;
+typedef struct grapnel_change grapnel_change;
+typedef struct grapnel_pair grapnel_pair;
+typedef struct grapnel_new_message grapnel_new_message;
+typedef struct grapnel_new_metric grapnel_new_metric;
+typedef struct grapnel_new_thread grapnel_new_thread;
+typedef struct grapnel_state_sink grapnel_state_sink;
+typedef struct grapnel_host_api grapnel_host_api;
+typedef struct grapnel_error_text grapnel_error_text;
+typedef struct grapnel_manifest grapnel_manifest;
+typedef struct grapnel_mount grapnel_mount;
+typedef struct grapnel_plugin_module grapnel_plugin_module;
+
+/** Major version of the ABI: another one is another ABI. */
+#define GRAPNEL_ABI_MAJOR 1
+
+/** Minor version: what was added since. */
+#define GRAPNEL_ABI_MINOR 0
+
+/** Borrowed bytes; valid during the call they were given in. `ptr` may be null where `len` is 0. */
+struct grapnel_slice {
+    /** First byte. */
+    const uint8_t *ptr;
+    /** Number of bytes. */
+    size_t len;
+};
+
+/** What a hook returns. Any other value is a fault. */
+typedef uint32_t grapnel_flow;
+/** Go on with the next link; changes are kept. */
+#define GRAPNEL_FLOW_CONTINUE UINT32_C(0)
+/** End the chain; changes are kept. */
+#define GRAPNEL_FLOW_STOP UINT32_C(1)
+/** The answer comes later through the ticket that was taken in this call. */
+#define GRAPNEL_FLOW_DEFER UINT32_C(2)
+/** The hook failed; its changes are thrown away and the fault policy holds. */
+#define GRAPNEL_FLOW_FAULT UINT32_C(3)
+
+/** How a host function ended. */
+typedef uint32_t grapnel_status;
+/** Done. */
+#define GRAPNEL_STATUS_OK UINT32_C(0)
+/** This host, or this hook point, does not know the field or function. */
+#define GRAPNEL_STATUS_UNSUPPORTED UINT32_C(1)
+/** The field is known, and absent here. */
+#define GRAPNEL_STATUS_ABSENT UINT32_C(2)
+/** The value cannot be taken: too large, not UTF-8, an unknown reason code, a topic name with a wildcard. */
+#define GRAPNEL_STATUS_INVALID UINT32_C(3)
+/** The handle or ticket names something that is gone. */
+#define GRAPNEL_STATUS_STALE UINT32_C(4)
+/** A limit is reached. */
+#define GRAPNEL_STATUS_FULL UINT32_C(5)
+/** Called from a thread or at a moment where it may not be called. */
+#define GRAPNEL_STATUS_WRONG_MOMENT UINT32_C(6)
+/** The plugin's own function failed; its grapnel_error_text says why. */
+#define GRAPNEL_STATUS_FAILED UINT32_C(7)
+
+/** What is read and changed through the host, by number. Which exist at which point stands in the author's guide. */
+typedef uint32_t grapnel_field;
+/** Client identifier (text, read only). */
+#define GRAPNEL_FIELD_CLIENT_ID UINT32_C(1)
+/** User name (text, read only). */
+#define GRAPNEL_FIELD_USERNAME UINT32_C(2)
+/** Password (bytes, read only, at authenticate alone). */
+#define GRAPNEL_FIELD_PASSWORD UINT32_C(3)
+/** Address the client comes from (text, without the port). */
+#define GRAPNEL_FIELD_PEER_HOST UINT32_C(4)
+/** Port the client comes from. */
+#define GRAPNEL_FIELD_PEER_PORT UINT32_C(5)
+/** Port the client came to. */
+#define GRAPNEL_FIELD_SOCK_PORT UINT32_C(6)
+/** Name of the listener. */
+#define GRAPNEL_FIELD_LISTENER UINT32_C(7)
+/** Protocol level: 3, 4 or 5. */
+#define GRAPNEL_FIELD_PROTO_VER UINT32_C(8)
+/** Clean start (0, 1). */
+#define GRAPNEL_FIELD_CLEAN_START UINT32_C(9)
+/** Keep alive, seconds. May be changed at connect. */
+#define GRAPNEL_FIELD_KEEP_ALIVE_S UINT32_C(10)
+/** Session expiry interval, seconds. May be changed at connect. */
+#define GRAPNEL_FIELD_SESSION_EXPIRY_S UINT32_C(11)
+/** Receive maximum of the client. */
+#define GRAPNEL_FIELD_RECEIVE_MAXIMUM UINT32_C(12)
+/** When the connection was made, milliseconds since 1970. */
+#define GRAPNEL_FIELD_CONNECTED_AT_MS UINT32_C(13)
+/** Authentication method of MQTT 5 (text). */
+#define GRAPNEL_FIELD_AUTH_METHOD UINT32_C(14)
+/** Authentication data of MQTT 5 (bytes). */
+#define GRAPNEL_FIELD_AUTH_DATA UINT32_C(15)
+/** Whether the client is a superuser; settable at authenticate. */
+#define GRAPNEL_FIELD_IS_SUPERUSER UINT32_C(16)
+/** Verdict: 0 unanswered, 1 allow, 2 deny, and at authenticate 3: another round, with AUTH_DATA for the client. At
+ *  connect, authenticate, authorize, and per filter (by index) at subscribe and unsubscribe. */
+#define GRAPNEL_FIELD_VERDICT UINT32_C(17)
+/** Reason code that goes with a refusal, and the reason of client.disconnected. */
+#define GRAPNEL_FIELD_REASON_CODE UINT32_C(18)
+/** Reason string that goes with a refusal (text). */
+#define GRAPNEL_FIELD_REASON_STRING UINT32_C(19)
+/** What is authorised: 1 publish, 2 subscribe, 3 deliver, 4 will. */
+#define GRAPNEL_FIELD_ACTION UINT32_C(20)
+/** Topic name or, at authorize for subscribe, topic filter (text). */
+#define GRAPNEL_FIELD_TOPIC UINT32_C(21)
+/** Payload (bytes). */
+#define GRAPNEL_FIELD_PAYLOAD UINT32_C(22)
+/** Quality of service, 0 to 2. */
+#define GRAPNEL_FIELD_QOS UINT32_C(23)
+/** Retain flag (0, 1). */
+#define GRAPNEL_FIELD_RETAIN UINT32_C(24)
+/** DUP flag (0, 1; read only). */
+#define GRAPNEL_FIELD_DUP UINT32_C(25)
+/** Content type (text). */
+#define GRAPNEL_FIELD_CONTENT_TYPE UINT32_C(26)
+/** Response topic (text). */
+#define GRAPNEL_FIELD_RESPONSE_TOPIC UINT32_C(27)
+/** Correlation data (bytes). */
+#define GRAPNEL_FIELD_CORRELATION_DATA UINT32_C(28)
+/** Message expiry interval, seconds. */
+#define GRAPNEL_FIELD_MESSAGE_EXPIRY_S UINT32_C(29)
+/** Payload format indicator (0, 1). */
+#define GRAPNEL_FIELD_PAYLOAD_FORMAT UINT32_C(30)
+/** User property by index (key and value). A set with index GRAPNEL_APPEND adds one; a set of `number` 1 removes it. */
+#define GRAPNEL_FIELD_USER_PROPERTY UINT32_C(31)
+/** Topic filter by index at subscribe, the $share prefix included (text). */
+#define GRAPNEL_FIELD_FILTER UINT32_C(32)
+/** Options byte of the topic filter by index, as section 3.8.3.1 has it. */
+#define GRAPNEL_FIELD_FILTER_OPTIONS UINT32_C(33)
+/** What happens to the message: 0 route it, 1 drop it and acknowledge, 2 reject it with REASON_CODE, 3 disconnect
+ *  with REASON_CODE. At delivered: 1 vetoes the delivery. */
+#define GRAPNEL_FIELD_DISPOSITION UINT32_C(34)
+/** Client identifier of the publisher, at delivered (text, read only). */
+#define GRAPNEL_FIELD_FROM UINT32_C(35)
+/** Name of the plugin's own instance as the operator wrote it (text, read only). */
+#define GRAPNEL_FIELD_PLUGIN_NAME UINT32_C(36)
+/** When the message came in, milliseconds since 1970. */
+#define GRAPNEL_FIELD_TIMESTAMP_MS UINT32_C(37)
+/** Protocol name as CONNECT has it (text). */
+#define GRAPNEL_FIELD_PROTO_NAME UINT32_C(38)
+/** Address the client came to (text, without the port). */
+#define GRAPNEL_FIELD_SOCK_HOST UINT32_C(39)
+/** Subject of the client's TLS certificate (text). */
+#define GRAPNEL_FIELD_TLS_SUBJECT UINT32_C(40)
+/** What the listener puts in front of the client's topics (text). */
+#define GRAPNEL_FIELD_MOUNTPOINT UINT32_C(41)
+/** Whether nobody vouched for the client (0, 1). */
+#define GRAPNEL_FIELD_ANONYMOUS UINT32_C(42)
+/** When the session was made, milliseconds since 1970. */
+#define GRAPNEL_FIELD_SESSION_CREATED_AT_MS UINT32_C(43)
+/** Whether the session outlives its connection (0, 1). */
+#define GRAPNEL_FIELD_SESSION_PERSISTENT UINT32_C(44)
+/** Subscriptions of the session. */
+#define GRAPNEL_FIELD_SESSION_SUBSCRIPTIONS UINT32_C(45)
+/** QoS 1 and 2 messages that were sent to the client and not acknowledged. */
+#define GRAPNEL_FIELD_SESSION_INFLIGHT UINT32_C(46)
+/** Messages that wait for the client. */
+#define GRAPNEL_FIELD_SESSION_QUEUED UINT32_C(47)
+/** QoS 2 messages of the client that wait for PUBREL. */
+#define GRAPNEL_FIELD_SESSION_AWAITING_REL UINT32_C(48)
+/** Subscription identifier, at subscribe and the session's subscription points. */
+#define GRAPNEL_FIELD_SUBSCRIPTION_ID UINT32_C(49)
+/** Name of the share group of a filter by index (text; absent where it is not shared). */
+#define GRAPNEL_FIELD_SHARE_GROUP UINT32_C(50)
+/** Whether the subscription was not there before (0, 1). */
+#define GRAPNEL_FIELD_IS_NEW UINT32_C(51)
+/** Why a message was dropped or a session ended: one word, such as `queue_full` or `expired` (text). */
+#define GRAPNEL_FIELD_CAUSE UINT32_C(52)
+/** At message.dropped: `node`, or the client identifier of whom it was dropped for (text). */
+#define GRAPNEL_FIELD_DROPPED_BY UINT32_C(53)
+/** At message.retained: 1 set, 2 cleared, 3 expired. */
+#define GRAPNEL_FIELD_RETAINED_CHANGE UINT32_C(54)
+/** Type of the packet, 1 (CONNECT) to 15 (AUTH). */
+#define GRAPNEL_FIELD_PACKET_TYPE UINT32_C(55)
+/** Bytes of the whole packet. PAYLOAD has those of them that lie together: a shared payload of a packet that is sent
+ *  is not among them. */
+#define GRAPNEL_FIELD_PACKET_BYTES UINT32_C(56)
+/** Whether the broker may remember the verdict for this session and topic (0, 1). Settable at authorize; 1 at first. */
+#define GRAPNEL_FIELD_CACHEABLE UINT32_C(57)
+/** Whether the message is the broker's own (0, 1). */
+#define GRAPNEL_FIELD_SYS UINT32_C(58)
+/** Maximum Packet Size of CONNECT; at connack the broker's, which may be lowered. */
+#define GRAPNEL_FIELD_MAXIMUM_PACKET_SIZE UINT32_C(59)
+/** Topic Alias Maximum of CONNECT; at connack the broker's. */
+#define GRAPNEL_FIELD_TOPIC_ALIAS_MAXIMUM UINT32_C(60)
+/** Request Response Information of CONNECT (0, 1). */
+#define GRAPNEL_FIELD_REQUEST_RESPONSE_INFO UINT32_C(61)
+/** Request Problem Information of CONNECT (0, 1). */
+#define GRAPNEL_FIELD_REQUEST_PROBLEM_INFO UINT32_C(62)
+/** Response Information of CONNACK (text). */
+#define GRAPNEL_FIELD_RESPONSE_INFO UINT32_C(63)
+/** Server Reference of CONNACK (text). */
+#define GRAPNEL_FIELD_SERVER_REFERENCE UINT32_C(64)
+/** Session Present of CONNACK (0, 1; read only). */
+#define GRAPNEL_FIELD_SESSION_PRESENT UINT32_C(65)
+/** Topic name of the will in CONNECT (text, read only). */
+#define GRAPNEL_FIELD_WILL_TOPIC UINT32_C(66)
+/** Payload of the will in CONNECT (bytes, read only). */
+#define GRAPNEL_FIELD_WILL_PAYLOAD UINT32_C(67)
+/** QoS of the will in CONNECT. */
+#define GRAPNEL_FIELD_WILL_QOS UINT32_C(68)
+/** Retain flag of the will in CONNECT (0, 1). */
+#define GRAPNEL_FIELD_WILL_RETAIN UINT32_C(69)
+/** Number of the message: no other one of this run of the broker has it. */
+#define GRAPNEL_FIELD_MESSAGE_ID UINT32_C(70)
+/** Client identifier that the broker gave, at connack (text, read only). */
+#define GRAPNEL_FIELD_ASSIGNED_CLIENT_ID UINT32_C(71)
+/** Version of the broker (text), at the broker's points. */
+#define GRAPNEL_FIELD_BROKER_VERSION UINT32_C(72)
+/** Milliseconds since the broker started, at the broker's points. */
+#define GRAPNEL_FIELD_BROKER_UPTIME_MS UINT32_C(73)
+/** Address of a listener by index (text), at the broker's points. */
+#define GRAPNEL_FIELD_BROKER_LISTENER UINT32_C(74)
+/** Number of filters at subscribe and unsubscribe. */
+#define GRAPNEL_FIELD_FILTERS UINT32_C(75)
+/** Number of user properties. */
+#define GRAPNEL_FIELD_USER_PROPERTIES UINT32_C(76)
+
+/** Whose authorisation is asked again. */
+typedef uint32_t grapnel_scope;
+/** Everybody's. */
+#define GRAPNEL_SCOPE_ALL UINT32_C(0)
+/** That of one client identifier. */
+#define GRAPNEL_SCOPE_CLIENT UINT32_C(1)
+/** That of one user name. */
+#define GRAPNEL_SCOPE_USER UINT32_C(2)
+/** That of topics which match a topic filter. */
+#define GRAPNEL_SCOPE_TOPIC_FILTER UINT32_C(3)
+
+/** What a metric of a plugin is. */
+typedef uint32_t grapnel_metric_kind;
+/** Only grows; `measure` adds. */
+#define GRAPNEL_METRIC_KIND_COUNTER UINT32_C(0)
+/** Goes up and down; `measure` sets. */
+#define GRAPNEL_METRIC_KIND_GAUGE UINT32_C(1)
+/** Counts values by size; `measure` counts one. */
+#define GRAPNEL_METRIC_KIND_HISTOGRAM UINT32_C(2)
+
+/** What a chain has answered, as GRAPNEL_FIELD_VERDICT has it. */
+typedef uint32_t grapnel_verdict;
+/** Nobody has answered. */
+#define GRAPNEL_VERDICT_UNANSWERED UINT32_C(0)
+/** Let in, allowed. */
+#define GRAPNEL_VERDICT_ALLOW UINT32_C(1)
+/** Refused, with GRAPNEL_FIELD_REASON_CODE. */
+#define GRAPNEL_VERDICT_DENY UINT32_C(2)
+/** At authenticate: another round, with GRAPNEL_FIELD_AUTH_DATA for the client. */
+#define GRAPNEL_VERDICT_CHALLENGE UINT32_C(3)
+
+/** What happens to a message, as GRAPNEL_FIELD_DISPOSITION has it. */
+typedef uint32_t grapnel_disposition;
+/** It goes on. */
+#define GRAPNEL_DISPOSITION_ROUTE UINT32_C(0)
+/** At publish: it is dropped, and acknowledged as if it had been routed. At delivered: this subscriber does not get
+ *  it. */
+#define GRAPNEL_DISPOSITION_DROP UINT32_C(1)
+/** At publish: it is refused with GRAPNEL_FIELD_REASON_CODE. */
+#define GRAPNEL_DISPOSITION_REJECT UINT32_C(2)
+/** At publish: it is refused, and the connection is closed with GRAPNEL_FIELD_REASON_CODE. */
+#define GRAPNEL_DISPOSITION_DISCONNECT UINT32_C(3)
+
+/** What is authorised, as grapnel_event.action and GRAPNEL_FIELD_ACTION have it. */
+typedef uint32_t grapnel_action;
+/** Publishing to a topic name. */
+#define GRAPNEL_ACTION_PUBLISH UINT32_C(1)
+/** Subscribing to a topic filter. */
+#define GRAPNEL_ACTION_SUBSCRIBE UINT32_C(2)
+/** Receiving a message of a topic name. */
+#define GRAPNEL_ACTION_DELIVER UINT32_C(3)
+/** Leaving a will for a topic name. */
+#define GRAPNEL_ACTION_WILL UINT32_C(4)
+
+/** How important a line of the log is. */
+typedef uint32_t grapnel_log_level;
+/** Something failed. */
+#define GRAPNEL_LOG_LEVEL_ERROR UINT32_C(1)
+/** Something is wrong, and work goes on. */
+#define GRAPNEL_LOG_LEVEL_WARN UINT32_C(2)
+/** Something worth knowing happened. */
+#define GRAPNEL_LOG_LEVEL_INFO UINT32_C(3)
+/** For the plugin's developers. */
+#define GRAPNEL_LOG_LEVEL_DEBUG UINT32_C(4)
+/** For the plugin's developers, in full. */
+#define GRAPNEL_LOG_LEVEL_TRACE UINT32_C(5)
+
+/** What a fault or a missed deadline of a hook means, as grapnel_mount.policy has it. */
+typedef uint32_t grapnel_policy;
+/** What the hook point says. */
+#define GRAPNEL_POLICY_DEFAULT UINT32_C(0)
+/** Stop with a refusal: nobody after it can allow. */
+#define GRAPNEL_POLICY_DENY UINT32_C(1)
+/** As if the hook had not been there. */
+#define GRAPNEL_POLICY_IGNORE UINT32_C(2)
+
+/** Index that appends in a set of an indexed field. */
+#define GRAPNEL_APPEND UINT32_MAX
+
+/** Bit of grapnel_event.flags: the message is retained, or the client asks for retain. */
+#define GRAPNEL_FLAG_RETAIN UINT32_C(1)
+
+/** Bit of grapnel_event.flags: DUP of the packet. */
+#define GRAPNEL_FLAG_DUP UINT32_C(2)
+
+/** Bit of grapnel_event.flags: the client is a superuser. */
+#define GRAPNEL_FLAG_SUPERUSER UINT32_C(4)
+
+/** Bit of grapnel_event.flags: the client gave a user name. */
+#define GRAPNEL_FLAG_HAS_USERNAME UINT32_C(8)
+
+/** Bit of grapnel_event.flags: the client gave a password. */
+#define GRAPNEL_FLAG_HAS_PASSWORD UINT32_C(16)
+
+/** Bit of grapnel_event.flags: the event tells of what was there before the plugin; it asked for it with `replay`. */
+#define GRAPNEL_FLAG_REPLAY UINT32_C(32)
+
+/** Bit of grapnel_event.flags: the message is the broker's own. */
+#define GRAPNEL_FLAG_SYS UINT32_C(64)
+
+/** Bit of grapnel_mount.flags: at client.authorize, asks for action `deliver` too. */
+#define GRAPNEL_MOUNT_DELIVER UINT32_C(1)
+
+/** Bit of grapnel_manifest.flags: the library may be unmapped once it is proven quiet. */
+#define GRAPNEL_MANIFEST_CLOSABLE UINT32_C(1)
+
+/** Every shard, as the addressee of mail. */
+#define GRAPNEL_ALL_SHARDS UINT32_MAX
+
+/** What every hook reads, at hand without a call; the rest is asked of the host by grapnel_field. */
+struct grapnel_event {
+    /** Bytes of this struct as the host built it; a field beyond is absent. */
+    uint32_t size;
+    /** Number of the hook point. */
+    uint16_t point;
+    /** Protocol level of the client: 3, 4, 5, or 0 where there is none. */
+    uint8_t proto_ver;
+    /** Quality of service of message or request. */
+    uint8_t qos;
+    /** GRAPNEL_FLAG_… bits. */
+    uint32_t flags;
+    /** The shard this runs on. */
+    uint32_t shard;
+    /** What is authorised, as GRAPNEL_FIELD_ACTION; at packet.received and packet.sent the packet's type. */
+    uint8_t action;
+    /** Reason code of client.disconnected. */
+    uint8_t reason_code;
+    /** Zero. */
+    uint16_t reserved;
+    /** Zero. */
+    uint32_t reserved2;
+    /** Wall clock of the event, milliseconds since 1970. */
+    uint64_t wall_ms;
+    /** Client the event is about. */
+    grapnel_slice client_id;
+    /** Its user name. */
+    grapnel_slice username;
+    /** Topic name, or topic filter at authorize for subscribe. */
+    grapnel_slice topic;
+    /** Payload of the message; at packet.received and packet.sent the packet. */
+    grapnel_slice payload;
+    /** The host's own; handed back to it in `get`, `set`, `defer` and `add_message`. */
+    void *ctx;
+    /** What the hook was mounted with. */
+    void *args;
+};
+
+/** A field's value as the host gives it: a number, or one or two views. */
+struct grapnel_value {
+    /** The number, or 0. */
+    uint64_t number;
+    /** The text or bytes, or the value of a pair. */
+    grapnel_slice bytes;
+    /** The key of a pair. */
+    grapnel_slice key;
+};
+
+/** One change of an accumulator. Copied by the host during the call. */
+struct grapnel_change {
+    /** Which field. */
+    grapnel_field field;
+    /** Which of several; 0 where there is one; GRAPNEL_APPEND adds. */
+    uint32_t index;
+    /** The new number. */
+    uint64_t number;
+    /** The new text or bytes, or the value of a pair. */
+    grapnel_slice bytes;
+    /** The key of a pair. */
+    grapnel_slice key;
+};
+
+/** Handle of a deferred verdict. Never 0. */
+typedef uint64_t grapnel_ticket;
+
+/** Key and value of a user property. Text. */
+struct grapnel_pair {
+    /** The key. */
+    grapnel_slice key;
+    /** The value. */
+    grapnel_slice value;
+};
+
+/** A message that a plugin publishes. Copied by the host during the call. */
+struct grapnel_new_message {
+    /** Bytes of this struct as the plugin was built with it. */
+    uint32_t size;
+    /** Quality of service, 0 to 2. */
+    uint8_t qos;
+    /** Retain flag (0, 1). */
+    uint8_t retain;
+    /** Payload format indicator: 0, 1, or 255 for none. */
+    uint8_t payload_format;
+    /** Zero. */
+    uint8_t reserved;
+    /** Message expiry interval, seconds; 0 for none. */
+    uint32_t message_expiry_s;
+    /** Zero. */
+    uint32_t reserved2;
+    /** Topic name. */
+    grapnel_slice topic;
+    /** Payload. */
+    grapnel_slice payload;
+    /** Content type; empty for none. */
+    grapnel_slice content_type;
+    /** Response topic; empty for none. */
+    grapnel_slice response_topic;
+    /** Correlation data; empty for none. */
+    grapnel_slice correlation_data;
+    /** Client identifier it is said to come from; empty for the plugin's name. */
+    grapnel_slice from;
+    /** User properties. */
+    const grapnel_pair *user_properties;
+    /** How many. */
+    size_t user_properties_len;
+};
+
+/** A metric that a plugin wants to have in `/metrics`. Copied by the host during the call. */
+struct grapnel_new_metric {
+    /** Bytes of this struct as the plugin was built with it. */
+    uint32_t size;
+    /** What it is. */
+    grapnel_metric_kind kind;
+    /** Its name within the plugin, with its unit: lower case letters, digits and `_`. */
+    grapnel_slice name;
+    /** One line on what it counts. */
+    grapnel_slice help;
+    /** Upper bounds of a histogram's buckets, growing; null for 1, 2, 5, 10 … 1,000,000,000. */
+    const int64_t *bounds;
+    /** How many, at most 64. */
+    size_t bounds_len;
+};
+
+/** A thread that the broker starts for a plugin and joins at its end. */
+struct grapnel_new_thread {
+    /** Bytes of this struct as the plugin was built with it. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t reserved;
+    /** Its name, for tools that show threads; the first 15 bytes are seen. */
+    grapnel_slice name;
+    /** Its body. */
+    void (*run)(void *arg);
+    /** Handed to the body. */
+    void *arg;
+};
+
+/** Where an instance writes its state, lent by the host for the call. */
+struct grapnel_state_sink {
+    /** The host's own. */
+    void *ctx;
+    /** Takes the next bytes; GRAPNEL_STATUS_FULL beyond `state_bytes_max`. */
+    grapnel_status (*write)(void *ctx, grapnel_slice bytes);
+};
+
+/** A hook. Runs on the shard's thread with that shard's instance; must not block. */
+typedef grapnel_flow (*grapnel_hook_fn)(void *instance, const grapnel_event *event);
+
+/** What the broker offers a plugin. One for each loaded plugin; never freed. A field beyond `size` does not exist.
+ *
+ *  `get`, `set`, `defer` and `add_message` are for the running hook, on its thread, with its `ctx`. All others may
+ *  be called from any thread from `load` on until the plugin's end and later, when they answer GRAPNEL_STATUS_STALE;
+ *  those that act (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`) are copied and run after the
+ *  current event has ended. */
+struct grapnel_host_api {
+    /** Bytes of this struct as the host built it. */
+    uint32_t size;
+    /** GRAPNEL_ABI_MAJOR of the host. */
+    uint16_t abi_major;
+    /** GRAPNEL_ABI_MINOR of the host. */
+    uint16_t abi_minor;
+    /** The plugin's handle: index and generation. The first argument of what is not for the running hook. */
+    uint64_t plugin;
+    /** How many shards there are. */
+    uint32_t shards;
+    /** Zero. */
+    uint32_t reserved;
+    /** Writes a line to the broker's log under the plugin's name. `level` is a grapnel_log_level. Any thread. */
+    void (*log)(uint64_t plugin, uint32_t level, grapnel_slice message);
+    /** Reads a field of the event. In the hook alone, with its `ctx`. */
+    grapnel_status (*get)(void *ctx, grapnel_field field, uint32_t index, grapnel_value *out);
+    /** Changes the accumulator; copied at once, kept on Continue and Stop, thrown away on Fault. In the hook alone. */
+    grapnel_status (*set)(void *ctx, const grapnel_change *change);
+    /** Takes a ticket; the hook then returns GRAPNEL_FLOW_DEFER. `deadline_ms` 0 means the operator's default. In
+     *  the hook alone. */
+    grapnel_status (*defer)(void *ctx, uint32_t deadline_ms, grapnel_ticket *out);
+    /** Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. Any thread, once. */
+    grapnel_status (*complete)(grapnel_ticket ticket, grapnel_flow flow, const grapnel_change *changes, size_t count);
+    /** At message.publish: another message, published after this one if this one is, and before its acknowledgement.
+     *  In the hook alone; GRAPNEL_STATUS_FULL beyond `extra_messages_max`. */
+    grapnel_status (*add_message)(void *ctx, const grapnel_new_message *message);
+    /** Mounts a function at run time; every shard calls it from its next turn on. GRAPNEL_STATUS_INVALID where the
+     *  function is mounted there already, or the mount is wrong. Any thread. */
+    grapnel_status (*hook)(uint64_t plugin, const grapnel_mount *mount, uint64_t *out);
+    /** Takes what `hook` gave out of the chains. Any thread. */
+    grapnel_status (*unhook)(uint64_t plugin, uint64_t hook);
+    /** Publishes a message. It runs through the chains of all plugins but those that led to it. Any thread;
+     *  GRAPNEL_STATUS_FULL beyond `publishes_per_second_max`. */
+    grapnel_status (*publish)(uint64_t plugin, const grapnel_new_message *message);
+    /** Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread. */
+    grapnel_status (*kick)(uint64_t plugin, grapnel_slice client_id, uint32_t reason, uint32_t discard);
+    /** Subscribes a client to a topic filter, with an options byte (section 3.8.3.1) and a subscription identifier
+     *  or 0. Neither client.subscribe nor client.authorize is asked. Any thread. */
+    grapnel_status (*subscribe)(uint64_t plugin, grapnel_slice client_id, grapnel_slice filter, uint32_t options, uint32_t subscription_id);
+    /** Takes a subscription from a client. Any thread. */
+    grapnel_status (*unsubscribe)(uint64_t plugin, grapnel_slice client_id, grapnel_slice filter);
+    /** Forgets remembered verdicts of client.authorize and asks again for the subscriptions in force. Any thread. */
+    grapnel_status (*invalidate)(uint64_t plugin, grapnel_scope scope, grapnel_slice what);
+    /** Sends bytes to the plugin's instance on a shard, or with GRAPNEL_ALL_SHARDS to all: its `on_mail`. Any
+     *  thread; GRAPNEL_STATUS_FULL beyond `mail_bytes_max`. */
+    grapnel_status (*mail)(uint64_t plugin, uint32_t to_shard, uint64_t number, grapnel_slice bytes);
+    /** Calls `on_timer` of the shard's instance once, after at least this time. On a shard's thread alone. */
+    grapnel_status (*timer)(uint64_t plugin, uint64_t after_ms, uint64_t number, uint64_t *out);
+    /** Cancels a timer of this shard. On a shard's thread alone. */
+    grapnel_status (*cancel_timer)(uint64_t plugin, uint64_t timer);
+    /** Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered
+     *  1. Any thread. */
+    grapnel_status (*spawn)(uint64_t plugin, const grapnel_new_thread *thread);
+    /** Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time
+     *  is 0. */
+    uint32_t (*wait_stop)(uint64_t plugin, uint32_t timeout_ms);
+    /** Makes a metric, or finds the one that an earlier version of the plugin made. Any thread. */
+    grapnel_status (*metric)(uint64_t plugin, const grapnel_new_metric *metric, uint64_t *out);
+    /** A counter grows by the value, a gauge becomes it, a histogram counts it. Any thread. */
+    grapnel_status (*measure)(uint64_t metric, int64_t value);
+    /** A gauge grows by the value, which may be negative. Any thread. */
+    grapnel_status (*adjust)(uint64_t metric, int64_t by);
+    /** Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
+     *  session.created and session.subscribed with GRAPNEL_FLAG_REPLAY. Any thread, once. */
+    grapnel_status (*replay)(uint64_t plugin);
+};
+
+/** Number of a hook point. */
+typedef uint16_t grapnel_point;
+/** client.connect: CONNECT was read; nothing is decided yet. Links may change what it carries; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_CLIENT_CONNECT 0
+/** client.authenticate: Who is it, and may it come in. Links may change what it carries; a fault denies. */
+#define GRAPNEL_POINT_CLIENT_AUTHENTICATE 1
+/** client.authorize: May it publish here, may it subscribe to this. Links may change what it carries; a fault
+ *  denies. */
+#define GRAPNEL_POINT_CLIENT_AUTHORIZE 2
+/** client.connack: Before CONNACK, on refusals too. Links may change what it carries; a fault is as if the link had
+ *  not been there. */
+#define GRAPNEL_POINT_CLIENT_CONNACK 3
+/** client.connected: CONNACK with success has been queued. Links are told, and change nothing; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_CLIENT_CONNECTED 4
+/** client.disconnected: The connection is about to close. Links are told, and change nothing; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_CLIENT_DISCONNECTED 5
+/** client.subscribe: SUBSCRIBE was read; filters may be rewritten or refused. Links may change what it carries; a
+ *  fault is as if the link had not been there. */
+#define GRAPNEL_POINT_CLIENT_SUBSCRIBE 6
+/** client.unsubscribe: UNSUBSCRIBE was read. Links may change what it carries; a fault is as if the link had not
+ *  been there. */
+#define GRAPNEL_POINT_CLIENT_UNSUBSCRIBE 7
+/** session.created: A session came into being. Links are told, and change nothing; a fault is as if the link had not
+ *  been there. */
+#define GRAPNEL_POINT_SESSION_CREATED 8
+/** session.resumed: A stored session got a connection again. Links are told, and change nothing; a fault is as if
+ *  the link had not been there. */
+#define GRAPNEL_POINT_SESSION_RESUMED 9
+/** session.discarded: A clean start threw a session away. Links are told, and change nothing; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_SESSION_DISCARDED 10
+/** session.takenover: Another connection took a session over. Links are told, and change nothing; a fault is as if
+ *  the link had not been there. */
+#define GRAPNEL_POINT_SESSION_TAKENOVER 11
+/** session.terminated: A session ended in any other way. Links are told, and change nothing; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_SESSION_TERMINATED 12
+/** session.subscribed: A subscription is in force. Links are told, and change nothing; a fault is as if the link had
+ *  not been there. */
+#define GRAPNEL_POINT_SESSION_SUBSCRIBED 13
+/** session.unsubscribed: A subscription is gone. Links are told, and change nothing; a fault is as if the link had
+ *  not been there. */
+#define GRAPNEL_POINT_SESSION_UNSUBSCRIBED 14
+/** message.publish: A message came in and has not been routed yet. Links may change what it carries; a fault is as
+ *  if the link had not been there. */
+#define GRAPNEL_POINT_MESSAGE_PUBLISH 15
+/** message.delivered: A message is about to be encoded for one subscriber. Links may change what it carries; a fault
+ *  is as if the link had not been there. */
+#define GRAPNEL_POINT_MESSAGE_DELIVERED 16
+/** message.acked: A subscriber acknowledged a message. Links are told, and change nothing; a fault is as if the link
+ *  had not been there. */
+#define GRAPNEL_POINT_MESSAGE_ACKED 17
+/** message.dropped: A message was dropped, with the reason. Links are told, and change nothing; a fault is as if the
+ *  link had not been there. */
+#define GRAPNEL_POINT_MESSAGE_DROPPED 18
+/** message.retained: A retained message was set, cleared or expired. Links are told, and change nothing; a fault is
+ *  as if the link had not been there. */
+#define GRAPNEL_POINT_MESSAGE_RETAINED 19
+/** packet.received: A packet was read. Links are told, and change nothing; a fault is as if the link had not been
+ *  there. */
+#define GRAPNEL_POINT_PACKET_RECEIVED 20
+/** packet.sent: A packet was written. Links are told, and change nothing; a fault is as if the link had not been
+ *  there. */
+#define GRAPNEL_POINT_PACKET_SENT 21
+/** broker.starting: The broker begins to start. Links are told, and change nothing; a fault is as if the link had
+ *  not been there. */
+#define GRAPNEL_POINT_BROKER_STARTING 22
+/** broker.started: The broker accepts connections. Links are told, and change nothing; a fault is as if the link had
+ *  not been there. */
+#define GRAPNEL_POINT_BROKER_STARTED 23
+/** broker.stopping: The broker begins to stop. Links are told, and change nothing; a fault is as if the link had not
+ *  been there. */
+#define GRAPNEL_POINT_BROKER_STOPPING 24
+/** broker.stopped: The broker has stopped. Links are told, and change nothing; a fault is as if the link had not
+ *  been there. */
+#define GRAPNEL_POINT_BROKER_STOPPED 25
+
+/** Room for one sentence that says why a function failed, lent by the host for the call. */
+struct grapnel_error_text {
+    /** Where the text goes. */
+    uint8_t *ptr;
+    /** Bytes there are at `ptr`. */
+    size_t capacity;
+    /** Bytes that were written; UTF-8. */
+    size_t len;
+};
+
+/** Who a plugin is. The views are valid while its code is mapped. */
+struct grapnel_manifest {
+    /** Bytes of this struct; set by the host to what it has room for, by the plugin to what it wrote. */
+    uint32_t size;
+    /** Zero. */
+    uint32_t reserved;
+    /** Name the plugin goes by where the operator gives none: letters, digits, `-` and `_`. */
+    grapnel_slice name;
+    /** Its version, for people. */
+    grapnel_slice version;
+    /** One line on what it does. */
+    grapnel_slice description;
+    /** What it was built with, for people, such as `grapnel-plugin-abi 1.0.0`. */
+    grapnel_slice sdk;
+    /** GRAPNEL_MANIFEST_… bits. */
+    uint32_t flags;
+    /** Zero. */
+    uint32_t reserved2;
+    /** JSON Schema of the configuration; empty for none. */
+    grapnel_slice config_schema;
+    /** Names of plugins that must be loaded before this one. */
+    const grapnel_slice *depends;
+    /** How many. */
+    size_t depends_len;
+};
+
+/** One function of a plugin and where it wants to be called. */
+struct grapnel_mount {
+    /** Bytes of this struct; set by the host to what it has room for, by the plugin to what it wrote. */
+    uint32_t size;
+    /** Number of the hook point. */
+    uint16_t point;
+    /** Zero. */
+    uint16_t reserved;
+    /** Higher runs earlier, equal ones in order of mounting; the operator may override it. */
+    int32_t priority;
+    /** How long a deferred verdict may take, milliseconds; 0 for the operator's default. */
+    uint32_t deadline_ms;
+    /** The function, a grapnel_hook_fn; a null pointer is refused. */
+    grapnel_flow (*hook)(void *instance, const grapnel_event *event);
+    /** Name of the hook within the plugin; it stays the same through versions. */
+    grapnel_slice name;
+    /** GRAPNEL_MOUNT_… bits. */
+    uint32_t flags;
+    /** What a fault or a missed deadline means: a grapnel_policy. The operator may override it. */
+    uint32_t policy;
+    /** At the points about a message: only topics that match one of these filters. None for all. */
+    const grapnel_slice *topics;
+    /** How many. */
+    size_t topics_len;
+    /** Comes back in grapnel_event.args. */
+    void *args;
+};
+
+/** The functions of a plugin. None of them may unwind; `error` is written where the answer is not GRAPNEL_STATUS_OK.
+ *  On a shard's thread are called: the hooks and all that take an `instance` or a `shard`. Of the others one at a
+ *  time, never on a shard. */
+struct grapnel_plugin_module {
+    /** Bytes of this struct as the plugin was built with it. */
+    uint32_t size;
+    /** GRAPNEL_ABI_MAJOR the plugin was built with. */
+    uint16_t abi_major;
+    /** GRAPNEL_ABI_MINOR the plugin was built with. */
+    uint16_t abi_minor;
+    /** GRAPNEL_ABI_HASH the plugin was built with: two builds of one ABI version have the same. */
+    uint64_t abi_hash;
+    /** Says who the plugin is. */
+    grapnel_status (*manifest)(grapnel_manifest *out);
+    /** Lists the hooks: index 0, 1, … until GRAPNEL_STATUS_ABSENT. */
+    grapnel_status (*mount)(uint32_t index, grapnel_mount *out);
+    /** Reads a configuration (a JSON object) and says what is wrong with it, without starting anything. */
+    grapnel_status (*check_config)(grapnel_slice config, grapnel_error_text *error);
+    /** Makes the shared part. Must tolerate an older version of itself that still runs. `host` is never freed. */
+    grapnel_status (*load)(const grapnel_host_api *host, grapnel_slice config, void **out, grapnel_error_text *error);
+    /** Makes the instance of one shard, on its thread. No I/O. */
+    grapnel_status (*init_shard)(void *plugin, uint32_t shard, void **out, grapnel_error_text *error);
+    /** Destroys an instance, on its shard's thread, after it has left every chain. */
+    void (*drop_shard)(void *instance);
+    /** Every shard calls the hooks now: exclusive resources are taken here. */
+    grapnel_status (*activate)(void *plugin, grapnel_error_text *error);
+    /** No shard calls the hooks any more: exclusive resources are given back here. */
+    void (*deactivate)(void *plugin);
+    /** Destroys the shared part, after the last instance. */
+    void (*unload)(void *plugin);
+    /** A timer that the instance armed is due. */
+    void (*on_timer)(void *instance, uint64_t timer, uint64_t number);
+    /** Mail from a shard of the plugin, or from one of its threads (GRAPNEL_ALL_SHARDS). */
+    void (*on_mail)(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes);
+    /** Writes the instance's state for the version that replaces it, and goes on as before.
+     *  GRAPNEL_STATUS_UNSUPPORTED where there is none. */
+    grapnel_status (*export_state)(void *instance, const grapnel_state_sink *out, grapnel_error_text *error);
+    /** Takes over what the version before wrote; may be called again with newer bytes, which replace what came
+     *  before. GRAPNEL_STATUS_UNSUPPORTED where none is wanted. */
+    grapnel_status (*import_state)(void *instance, grapnel_slice state, grapnel_error_text *error);
+    /** Takes a new configuration into the running plugin; GRAPNEL_STATUS_UNSUPPORTED asks for a reload instead. */
+    grapnel_status (*configure)(void *plugin, grapnel_slice config, grapnel_error_text *error);
+    /** After `configure`: the instance looks at the shared part again. */
+    void (*configured)(void *instance);
+};
+
+/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each load. */
+GRAPNEL_EXPORT const grapnel_plugin_module *grapnel_plugin_v1(void);
+
+/* ---- Every table as the broker has it: where a compiler lays one out otherwise, it says so here. ---- */
+
+#define GRAPNEL_CHECK_FIELD(table, field, offset, bytes) \
+    GRAPNEL_STATIC_ASSERT(offsetof(table, field) == (offset) && sizeof(((table *)0)->field) == (bytes), \
+                          #table "." #field " lies elsewhere than in the broker")
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_slice) == 16, "grapnel_slice has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_slice, ptr, 0, 8);
+GRAPNEL_CHECK_FIELD(grapnel_slice, len, 8, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_event) == 112, "grapnel_event has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_event, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_event, point, 4, 2);
+GRAPNEL_CHECK_FIELD(grapnel_event, proto_ver, 6, 1);
+GRAPNEL_CHECK_FIELD(grapnel_event, qos, 7, 1);
+GRAPNEL_CHECK_FIELD(grapnel_event, flags, 8, 4);
+GRAPNEL_CHECK_FIELD(grapnel_event, shard, 12, 4);
+GRAPNEL_CHECK_FIELD(grapnel_event, action, 16, 1);
+GRAPNEL_CHECK_FIELD(grapnel_event, reason_code, 17, 1);
+GRAPNEL_CHECK_FIELD(grapnel_event, reserved, 18, 2);
+GRAPNEL_CHECK_FIELD(grapnel_event, reserved2, 20, 4);
+GRAPNEL_CHECK_FIELD(grapnel_event, wall_ms, 24, 8);
+GRAPNEL_CHECK_FIELD(grapnel_event, client_id, 32, 16);
+GRAPNEL_CHECK_FIELD(grapnel_event, username, 48, 16);
+GRAPNEL_CHECK_FIELD(grapnel_event, topic, 64, 16);
+GRAPNEL_CHECK_FIELD(grapnel_event, payload, 80, 16);
+GRAPNEL_CHECK_FIELD(grapnel_event, ctx, 96, 8);
+GRAPNEL_CHECK_FIELD(grapnel_event, args, 104, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_value) == 40, "grapnel_value has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_value, number, 0, 8);
+GRAPNEL_CHECK_FIELD(grapnel_value, bytes, 8, 16);
+GRAPNEL_CHECK_FIELD(grapnel_value, key, 24, 16);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_change) == 48, "grapnel_change has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_change, field, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_change, index, 4, 4);
+GRAPNEL_CHECK_FIELD(grapnel_change, number, 8, 8);
+GRAPNEL_CHECK_FIELD(grapnel_change, bytes, 16, 16);
+GRAPNEL_CHECK_FIELD(grapnel_change, key, 32, 16);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_pair) == 32, "grapnel_pair has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_pair, key, 0, 16);
+GRAPNEL_CHECK_FIELD(grapnel_pair, value, 16, 16);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_message) == 128, "grapnel_new_message has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_new_message, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, qos, 4, 1);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, retain, 5, 1);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, payload_format, 6, 1);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved, 7, 1);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, message_expiry_s, 8, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved2, 12, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, topic, 16, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, payload, 32, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, content_type, 48, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, response_topic, 64, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, correlation_data, 80, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, from, 96, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties, 112, 8);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties_len, 120, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_metric) == 56, "grapnel_new_metric has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, kind, 4, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, name, 8, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, help, 24, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds, 40, 8);
+GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds_len, 48, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_thread) == 40, "grapnel_new_thread has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, reserved, 4, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, name, 8, 16);
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, run, 24, 8);
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, arg, 32, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
+GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 200, "grapnel_host_api has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, plugin, 8, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, shards, 16, 4);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, reserved, 20, 4);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, log, 24, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, get, 32, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, set, 40, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, defer, 48, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, complete, 56, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, add_message, 64, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, hook, 72, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, unhook, 80, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, publish, 88, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, kick, 96, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, subscribe, 104, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe, 112, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, invalidate, 120, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, mail, 128, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, timer, 136, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, cancel_timer, 144, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, spawn, 152, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, wait_stop, 160, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, metric, 168, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, measure, 176, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, adjust, 184, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, replay, 192, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);
+GRAPNEL_CHECK_FIELD(grapnel_error_text, capacity, 8, 8);
+GRAPNEL_CHECK_FIELD(grapnel_error_text, len, 16, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_manifest) == 112, "grapnel_manifest has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_manifest, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, reserved, 4, 4);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, name, 8, 16);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, version, 24, 16);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, description, 40, 16);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, sdk, 56, 16);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, flags, 72, 4);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, reserved2, 76, 4);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, config_schema, 80, 16);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, depends, 96, 8);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, depends_len, 104, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_mount) == 72, "grapnel_mount has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_mount, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_mount, point, 4, 2);
+GRAPNEL_CHECK_FIELD(grapnel_mount, reserved, 6, 2);
+GRAPNEL_CHECK_FIELD(grapnel_mount, priority, 8, 4);
+GRAPNEL_CHECK_FIELD(grapnel_mount, deadline_ms, 12, 4);
+GRAPNEL_CHECK_FIELD(grapnel_mount, hook, 16, 8);
+GRAPNEL_CHECK_FIELD(grapnel_mount, name, 24, 16);
+GRAPNEL_CHECK_FIELD(grapnel_mount, flags, 40, 4);
+GRAPNEL_CHECK_FIELD(grapnel_mount, policy, 44, 4);
+GRAPNEL_CHECK_FIELD(grapnel_mount, topics, 48, 8);
+GRAPNEL_CHECK_FIELD(grapnel_mount, topics_len, 56, 8);
+GRAPNEL_CHECK_FIELD(grapnel_mount, args, 64, 8);
+
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_plugin_module) == 136, "grapnel_plugin_module has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_major, 4, 2);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_minor, 6, 2);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_hash, 8, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, manifest, 16, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, mount, 24, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, check_config, 32, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, load, 40, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, init_shard, 48, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, drop_shard, 56, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, activate, 64, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, deactivate, 72, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, unload, 80, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, on_timer, 88, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, on_mail, 96, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, export_state, 104, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, import_state, 112, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configure, 120, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configured, 128, 8);
+
+/* ---- Helpers. All of them are inline: nothing has to be linked. ---- */
+
+/** A view of a string literal, for initialisers: `static const grapnel_slice NAME = GRAPNEL_LITERAL("gate");` */
+#define GRAPNEL_LITERAL(text) {(const uint8_t *)("" text), sizeof("" text) - 1}
+
+/** Whether the host of this run has a function or field of grapnel_host_api: one of a later minor version may be missing. */
+#define GRAPNEL_HOST_HAS(host, member) \
+    ((host)->size >= offsetof(grapnel_host_api, member) + sizeof(((grapnel_host_api *)0)->member))
+
+/** A view of bytes, which stay alive for as long as the view is used. */
+static inline grapnel_slice grapnel_bytes(const void *ptr, size_t len) {
+    grapnel_slice slice;
+    slice.ptr = (const uint8_t *)ptr;
+    slice.len = len;
+    return slice;
+}
+
+/** A view of a text that ends with a zero byte, without it; empty for a null pointer. */
+static inline grapnel_slice grapnel_text(const char *text) {
+    return grapnel_bytes(text, text ? strlen(text) : 0);
+}
+
+/** Whether two views show the same bytes. */
+static inline bool grapnel_equal(grapnel_slice left, grapnel_slice right) {
+    return left.len == right.len && (left.len == 0 || memcmp(left.ptr, right.ptr, left.len) == 0);
+}
+
+/** Whether a view begins with these bytes. */
+static inline bool grapnel_starts_with(grapnel_slice slice, grapnel_slice prefix) {
+    return slice.len >= prefix.len && grapnel_equal(grapnel_bytes(slice.ptr, prefix.len), prefix);
+}
+
+/** A field's text or bytes; a null pointer and no bytes where it is absent. In a hook alone. */
+static inline grapnel_slice grapnel_get_bytes(const grapnel_host_api *host, const grapnel_event *event,
+                                              grapnel_field field, uint32_t index) {
+    grapnel_value value;
+    if (host->get(event->ctx, field, index, &value) != GRAPNEL_STATUS_OK) return grapnel_bytes(NULL, 0);
+    return value.bytes;
+}
+
+/** A field's number, or `otherwise` where it is absent. In a hook alone. */
+static inline uint64_t grapnel_get_number(const grapnel_host_api *host, const grapnel_event *event,
+                                          grapnel_field field, uint32_t index, uint64_t otherwise) {
+    grapnel_value value;
+    return host->get(event->ctx, field, index, &value) == GRAPNEL_STATUS_OK ? value.number : otherwise;
+}
+
+/** A change of a number, for `set` and `complete`. */
+static inline grapnel_change grapnel_number_change(grapnel_field field, uint64_t number) {
+    grapnel_change change;
+    change.field = field;
+    change.index = 0;
+    change.number = number;
+    change.bytes = grapnel_bytes(NULL, 0);
+    change.key = grapnel_bytes(NULL, 0);
+    return change;
+}
+
+/** A change of a text or of bytes, for `set` and `complete`. */
+static inline grapnel_change grapnel_bytes_change(grapnel_field field, grapnel_slice bytes) {
+    grapnel_change change = grapnel_number_change(field, 0);
+    change.bytes = bytes;
+    return change;
+}
+
+/** A change that adds a user property, for `set` and `complete`. */
+static inline grapnel_change grapnel_user_property_change(grapnel_slice key, grapnel_slice value) {
+    grapnel_change change = grapnel_bytes_change(GRAPNEL_FIELD_USER_PROPERTY, value);
+    change.index = GRAPNEL_APPEND;
+    change.key = key;
+    return change;
+}
+
+/** Sets a number. In a hook alone. */
+static inline grapnel_status grapnel_set_number(const grapnel_host_api *host, const grapnel_event *event,
+                                                grapnel_field field, uint64_t number) {
+    const grapnel_change change = grapnel_number_change(field, number);
+    return host->set(event->ctx, &change);
+}
+
+/** Sets a text or bytes. In a hook alone. */
+static inline grapnel_status grapnel_set_bytes(const grapnel_host_api *host, const grapnel_event *event,
+                                               grapnel_field field, grapnel_slice bytes) {
+    const grapnel_change change = grapnel_bytes_change(field, bytes);
+    return host->set(event->ctx, &change);
+}
+
+/** Adds a user property to the message. In a hook alone. */
+static inline grapnel_status grapnel_add_user_property(const grapnel_host_api *host, const grapnel_event *event,
+                                                       grapnel_slice key, grapnel_slice value) {
+    const grapnel_change change = grapnel_user_property_change(key, value);
+    return host->set(event->ctx, &change);
+}
+
+/** Refuses a message at message.publish with a reason code and, unless it is empty, a text. In a hook alone. */
+static inline grapnel_status grapnel_reject(const grapnel_host_api *host, const grapnel_event *event, uint8_t reason,
+                                            grapnel_slice text) {
+    grapnel_status status = grapnel_set_number(host, event, GRAPNEL_FIELD_REASON_CODE, reason);
+    if (status == GRAPNEL_STATUS_OK && text.len != 0) {
+        status = grapnel_set_bytes(host, event, GRAPNEL_FIELD_REASON_STRING, text);
+    }
+    if (status != GRAPNEL_STATUS_OK) return status;
+    return grapnel_set_number(host, event, GRAPNEL_FIELD_DISPOSITION, GRAPNEL_DISPOSITION_REJECT);
+}
+
+/** Writes a line to the broker's log. Any thread. */
+static inline void grapnel_log(const grapnel_host_api *host, grapnel_log_level level, const char *text) {
+    host->log(host->plugin, level, grapnel_text(text));
+}
+
+/** Writes why a function failed, cut where there is no more room, and gives the status to return. */
+static inline grapnel_status grapnel_fail(grapnel_error_text *error, const char *text) {
+    if (error && error->ptr) {
+        const size_t len = strlen(text);
+        error->len = len < error->capacity ? len : error->capacity;
+        memcpy(error->ptr, text, error->len);
+    }
+    return GRAPNEL_STATUS_FAILED;
+}
+
+static inline grapnel_status grapnel_default_check_config(grapnel_slice config, grapnel_error_text *error) {
+    (void)config, (void)error;
+    return GRAPNEL_STATUS_OK;
+}
+
+static inline grapnel_status grapnel_default_activate(void *plugin, grapnel_error_text *error) {
+    (void)plugin, (void)error;
+    return GRAPNEL_STATUS_OK;
+}
+
+static inline void grapnel_default_nothing(void *plugin_or_instance) { (void)plugin_or_instance; }
+
+static inline void grapnel_default_on_timer(void *instance, uint64_t timer, uint64_t number) {
+    (void)instance, (void)timer, (void)number;
+}
+
+static inline void grapnel_default_on_mail(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes) {
+    (void)instance, (void)from_shard, (void)number, (void)bytes;
+}
+
+static inline grapnel_status grapnel_default_export_state(void *instance, const grapnel_state_sink *out,
+                                                          grapnel_error_text *error) {
+    (void)instance, (void)out, (void)error;
+    return GRAPNEL_STATUS_UNSUPPORTED;
+}
+
+static inline grapnel_status grapnel_default_import_state(void *instance, grapnel_slice state,
+                                                          grapnel_error_text *error) {
+    (void)instance, (void)state, (void)error;
+    return GRAPNEL_STATUS_UNSUPPORTED;
+}
+
+static inline grapnel_status grapnel_default_configure(void *plugin, grapnel_slice config, grapnel_error_text *error) {
+    (void)plugin, (void)config, (void)error;
+    return GRAPNEL_STATUS_UNSUPPORTED;
+}
+
+/** A table to begin with: its head is filled in, `manifest`, `mount`, `load` and `init_shard` are missing, and the others do
+ *  what stands in their place where a plugin has no use for them: any configuration is taken, a new one asks for a reload,
+ *  there is no state to hand over, and nothing has to be freed. */
+static inline grapnel_plugin_module grapnel_module(void) {
+    grapnel_plugin_module module;
+    memset(&module, 0, sizeof(module));
+    module.size = (uint32_t)sizeof(module);
+    module.abi_major = GRAPNEL_ABI_MAJOR;
+    module.abi_minor = GRAPNEL_ABI_MINOR;
+    module.abi_hash = GRAPNEL_ABI_HASH;
+    module.check_config = grapnel_default_check_config;
+    module.drop_shard = grapnel_default_nothing;
+    module.activate = grapnel_default_activate;
+    module.deactivate = grapnel_default_nothing;
+    module.unload = grapnel_default_nothing;
+    module.on_timer = grapnel_default_on_timer;
+    module.on_mail = grapnel_default_on_mail;
+    module.export_state = grapnel_default_export_state;
+    module.import_state = grapnel_default_import_state;
+    module.configure = grapnel_default_configure;
+    module.configured = grapnel_default_nothing;
+    return module;
+}
+
+#ifdef __cplusplus
+}
+#endif
+
+#endif

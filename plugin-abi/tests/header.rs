@@ -1,0 +1,83 @@
+//! The C header: that the committed one is what the Rust source says, that C and C++ take it without a warning, and that the
+//! compilers lay every table out as rustc does.
+
+#[path = "header/source.rs"]
+mod source;
+#[path = "header/write.rs"]
+mod write;
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+fn inside(path: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
+}
+
+fn text(path: &str) -> String {
+    std::fs::read_to_string(inside(path)).unwrap_or_else(|error| panic!("{path}: {error}"))
+}
+
+#[test]
+fn the_header_says_what_the_source_says() {
+    let header = write::header(
+        &text("src/raw.rs"),
+        &text("src/module.rs"),
+        &text("src/point.rs"),
+        &text("tests/header/helpers.h"),
+    );
+    let file = inside("include/grapnel_plugin.h");
+    if std::env::var_os("GRAPNEL_WRITE_HEADER").is_some() {
+        std::fs::write(&file, &header).expect("the header can be written");
+    }
+    let committed = std::fs::read_to_string(&file).unwrap_or_default();
+    let differs = header.lines().zip(committed.lines()).position(|(new, old)| new != old);
+    assert!(
+        header == committed,
+        "include/grapnel_plugin.h is not what the source says (first in line {}); write it anew with: just header",
+        differs.unwrap_or_else(|| header.lines().count().min(committed.lines().count())) + 1
+    );
+}
+
+/// A plugin that says nothing, so that a compiler has a file to compile.
+const MINIMAL: &str = r#"
+#include "grapnel_plugin.h"
+static grapnel_plugin_module module;
+const grapnel_plugin_module *grapnel_plugin_v1(void) {
+    static const grapnel_slice name = GRAPNEL_LITERAL("minimal");
+    module = grapnel_module();
+    return grapnel_starts_with(name, grapnel_text("mini")) ? &module : NULL;
+}
+"#;
+
+fn compile(compiler: &str, language: &str, standard: &str) {
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let (source, object) = (folder.path().join("minimal"), folder.path().join("minimal.o"));
+    std::fs::write(&source, MINIMAL).expect("the folder is ours");
+    let output = Command::new(compiler)
+        .args(["-x", language, standard, "-Wall", "-Wextra", "-Wpedantic", "-Werror", "-c", "-I"])
+        .arg(inside("include"))
+        .arg("-o")
+        .args([object, source])
+        .output()
+        .unwrap_or_else(|error| panic!("{compiler} cannot be started: {error}; install build-essential"));
+    assert!(output.status.success(), "{compiler} {standard}:\n{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[test]
+fn c_takes_the_header_without_a_warning() {
+    compile("cc", "c", "-std=c11");
+}
+
+#[test]
+fn cplusplus_takes_the_header_without_a_warning() {
+    compile("c++", "c++", "-std=c++17");
+}
+
+#[test]
+fn clang_takes_the_header_without_a_warning_where_there_is_one() {
+    for (compiler, language, standard) in [("clang", "c", "-std=c11"), ("clang++", "c++", "-std=c++17")] {
+        if Command::new(compiler).arg("--version").output().is_ok() {
+            compile(compiler, language, standard);
+        }
+    }
+}
