@@ -43,6 +43,18 @@ fn a_plugin_is_loaded_on_every_shard_shown_and_unloaded() {
 }
 
 #[test]
+fn a_plugin_in_c_is_opened_by_its_symbol_and_its_hook_gets_what_it_was_mounted_with() {
+    let broker = Fixture::new(2);
+    assert_eq!(broker.load("c-entry", json!({})).unwrap().name, "c-entry");
+    let entry = broker.shards.links(1, HookPoint::MessagePublish)[0].entry;
+    let flow = broker.shards.handles[1].call(LONG, move |_| FakeEvent::publish("a", b"").call(entry, 1));
+    assert_eq!(flow.unwrap(), Flow::STOP);
+    assert_eq!(broker.manager.reload("c-entry", None).unwrap().generation, 2);
+    broker.manager.unload("c-entry").unwrap();
+    assert_eq!(broker.manager.list().retired.len(), 2);
+}
+
+#[test]
 fn nothing_is_left_of_private_copies() {
     let broker = Fixture::with(1, |settings| settings.record = None);
     broker.load("noop", json!({})).unwrap();

@@ -114,6 +114,7 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
             point: "message.publish".to_owned(),
             name: "publish".to_owned(),
             priority: -100,
+            ..HookInfo::default()
         }],
         mapped_bytes: 4096,
         loaded_at_ms: u64::MAX,

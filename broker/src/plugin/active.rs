@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
 use grapnel_engine::id::ShardId;
 
 use super::loaded::{About, Hook, Instance, Loaded};
@@ -92,9 +92,10 @@ impl Active {
                 0 => defaults.deadline_ms,
                 own => own,
             },
-            policy: active.hook.point.fault_policy(),
-            topics: None,
-            deliver: false,
+            policy: active.hook.policy(),
+            topics: active.hook.topics.clone(),
+            deliver: active.hook.deliver,
+            // Names are numbered from 1 on; the 65th shares its bit with the first.
             bit: (self.handle().0 & 63) as u8,
         };
         self.hooks.iter().map(|active| (active.hook.point, link(active))).collect()
@@ -105,6 +106,15 @@ impl Active {
             point: active.hook.point.name().to_owned(),
             name: active.hook.name.clone(),
             priority: self.priority(&active.hook),
+            deadline_ms: active.hook.deadline_ms,
+            policy: policy_name(active.hook.policy()).to_owned(),
+            topics: active
+                .hook
+                .topics
+                .iter()
+                .flat_map(|topics| topics.iter().map(ToString::to_string))
+                .collect(),
+            deliver: active.hook.deliver,
         });
         PluginInfo {
             name: self.name.to_string(),
@@ -126,6 +136,13 @@ impl Active {
     pub(super) fn warn(&self, warning: String) {
         tracing::warn!(plugin = &*self.name, "{warning}");
         self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+}
+
+fn policy_name(policy: FaultPolicy) -> &'static str {
+    match policy {
+        FaultPolicy::Deny => "deny",
+        FaultPolicy::Ignore => "ignore",
     }
 }
 

@@ -74,7 +74,8 @@ pub enum LoadError {
     },
     /// A library, and no plugin.
     #[error(
-        "cannot load {}: it is a library but not a Grapnel plugin; export one with the plugin! macro of grapnel-plugin-abi",
+        "cannot load {}: it is a library but not a Grapnel plugin; export one with the plugin! macro of grapnel-plugin-abi, or \
+         grapnel_plugin_v1 in C",
         file.display()
     )]
     NotAPlugin {
@@ -107,6 +108,14 @@ pub enum LoadError {
         /// What it was built for.
         built: String,
         /// What differs.
+        what: String,
+    },
+    /// What it exports in C is no table of functions.
+    #[error("cannot load {}: {what}; this is an error of the plugin", file.display())]
+    BrokenTable {
+        /// The plugin's file.
+        file: PathBuf,
+        /// What is wrong with it.
         what: String,
     },
     /// It does not say who it is, or mounts something impossible.

@@ -7,8 +7,9 @@ use std::path::{Path, PathBuf};
 
 use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::sabi_types::VersionNumber;
+use grapnel_plugin_abi::host::{ForeignTable, Module};
 use grapnel_plugin_abi::layout::ABI_HASH;
-use grapnel_plugin_abi::module::PluginModuleRef;
+use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
@@ -19,7 +20,7 @@ use super::error::LoadError;
 #[derive(Clone, Copy)]
 pub(super) struct Library {
     /// Its functions.
-    pub module: PluginModuleRef,
+    pub module: Module,
     /// Memory that its code and data take.
     pub bytes: u64,
 }
@@ -48,20 +49,23 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
     let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| linker(file, copy.path(), &error))?;
     drop(copy);
-    let Some(header) = header_of(&library) else {
+    let header = header_of(&library);
+    let c_entry = c_entry_of(&library);
+    if header.is_none() && c_entry.is_none() {
         return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
-    };
-    // From here on it stays mapped: the header has been handed our globals.
+    }
+    // From here on it stays mapped: functions of it are called, and the header is handed our globals.
     let kept = std::mem::ManuallyDrop::new(library);
     let refused = |error| Refused { error, bytes: image.memory_bytes };
-    let header = header.upgrade().map_err(|_| {
-        refused(LoadError::ForeignAbi {
-            file: file.to_owned(),
-            built: format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor),
-            speaks: speaks(),
-        })
-    })?;
-    let module = checked_module(file, header).map_err(refused)?;
+    let module = match (header, c_entry) {
+        (Some(header), _) => checked_module(file, header).map_err(refused)?,
+        (None, Some(entry)) => {
+            // SAFETY: the symbol is named after this version of the contract, which says that the function takes nothing
+            // and that the table it returns begins with its own size and stays; the code of both stays mapped.
+            unsafe { Module::from_c(entry()) }.map_err(|table| refused(foreign_table(file, table)))?
+        }
+        (None, None) => return Err(LoadError::NotAPlugin { file: file.to_owned() }.into()),
+    };
     tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
     Ok(Library { module, bytes: image.memory_bytes })
 }
@@ -118,8 +122,47 @@ fn speaks() -> String {
     }
 }
 
+/// A plugin in C's way to its table.
+type CEntry = unsafe extern "C" fn() -> *const PluginModule;
+
+fn c_entry_of(library: &unix::Library) -> Option<CEntry> {
+    // SAFETY: nobody but a plugin of ours exports a symbol of this name, and it is a function of this type by our contract.
+    let symbol = unsafe { library.get::<CEntry>(C_ENTRY.as_bytes()) };
+    symbol.ok().map(|symbol| *symbol)
+}
+
+/// Why a table in C is not taken, as a sentence.
+fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
+    let file = file.to_owned();
+    let built = format!("{ABI_MAJOR}.{ABI_MINOR}");
+    match table {
+        ForeignTable::Missing => {
+            LoadError::BrokenTable { file, what: format!("{C_ENTRY} returned no table") }
+        }
+        ForeignTable::Function(name) => {
+            LoadError::BrokenTable { file, what: format!("its table has no function {name}") }
+        }
+        ForeignTable::Version(major, minor) => {
+            LoadError::ForeignAbi { file, built: format!("{major}.{minor}"), speaks: speaks() }
+        }
+        ForeignTable::Short(bytes) => {
+            LoadError::ForeignLayout { file, built, what: format!("its table says it has {bytes} bytes") }
+        }
+        ForeignTable::Hash(hash) => LoadError::ForeignLayout { file, built, what: other_hash(hash) },
+    }
+}
+
+fn other_hash(hash: u64) -> String {
+    format!("hash {hash:016x} instead of {ABI_HASH:016x}")
+}
+
 /// Checks version, layout and hash, in this order, because each makes the next one meaningful.
-fn checked_module(file: &Path, header: &'static LibHeader) -> Result<PluginModuleRef, LoadError> {
+fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError> {
+    let header: &'static LibHeader = header.upgrade().map_err(|_| LoadError::ForeignAbi {
+        file: file.to_owned(),
+        built: format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor),
+        speaks: speaks(),
+    })?;
     let text = header.version_strings();
     let built = text.version.as_str().to_owned();
     let version = VersionNumber::new(text).ok();
@@ -144,7 +187,33 @@ fn checked_module(file: &Path, header: &'static LibHeader) -> Result<PluginModul
         return Err(layout(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
     }
     if module.abi_hash() != ABI_HASH {
-        return Err(layout(format!("hash {:016x} instead of {ABI_HASH:016x}", module.abi_hash())));
+        return Err(layout(other_hash(module.abi_hash())));
     }
-    Ok(module)
+    Ok(Module::of(module))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_in_c_that_is_not_taken_is_a_sentence_with_a_remedy() {
+        let told = |table| foreign_table(Path::new("x.so"), table).to_string();
+        assert_eq!(
+            told(ForeignTable::Missing),
+            "cannot load x.so: grapnel_plugin_v1 returned no table; this is an error of the plugin"
+        );
+        assert_eq!(
+            told(ForeignTable::Function("drop_shard")),
+            "cannot load x.so: its table has no function drop_shard; this is an error of the plugin"
+        );
+        assert_eq!(
+            told(ForeignTable::Version(2, 1)),
+            "cannot load x.so: built for ABI 2.1, this broker speaks 1.0; rebuild it with grapnel-plugin-abi 1"
+        );
+        assert!(
+            told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
+        );
+        assert!(told(ForeignTable::Hash(7)).contains("laid out differently (hash 0000000000000007 instead"));
+    }
 }

@@ -6,8 +6,10 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::{Entry, PluginHandle};
 use grapnel_engine::id::ShardId;
+use grapnel_engine::topic::validate_filter;
+use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::module::{ErrorText, Manifest, Mount};
-use grapnel_plugin_abi::point::HookPoint;
+use grapnel_plugin_abi::point::{FaultPolicy, HookPoint};
 use grapnel_plugin_abi::raw::{HookFn, Slice, Status};
 
 use super::error::LoadError;
@@ -33,7 +35,21 @@ pub(super) struct Hook {
     pub name: String,
     pub priority: i32,
     pub deadline_ms: u32,
+    /// Its own fault policy; `None` for that of the hook point.
+    own_policy: Option<FaultPolicy>,
+    /// Whether it is asked for deliveries at client.authorize.
+    pub deliver: bool,
+    /// The topics it wants; `None` for all.
+    pub topics: Option<Arc<[Box<str>]>>,
     function: HookFn,
+    args: usize,
+}
+
+impl Hook {
+    /// What a fault or a missed deadline means.
+    pub(super) fn policy(&self) -> FaultPolicy {
+        self.own_policy.unwrap_or_else(|| self.point.fault_policy())
+    }
 }
 
 impl Library {
@@ -41,7 +57,7 @@ impl Library {
     pub(super) fn about(&self, file: &str) -> Result<About, LoadError> {
         let mut manifest = Manifest::EMPTY;
         // SAFETY: the table has passed the checks of its layout, and `manifest` is ours.
-        let status = unsafe { self.module.manifest()(&raw mut manifest) };
+        let status = unsafe { (self.module.manifest)(&raw mut manifest) };
         if status != Status::OK {
             return Err(wrong(file, format!("it gives no manifest ({status:?})")));
         }
@@ -66,7 +82,7 @@ impl Library {
         for index in 0..MOUNTS_MAX {
             let mut mount = Mount::EMPTY;
             // SAFETY: the table has passed the checks of its layout, and `mount` is ours.
-            let status = unsafe { self.module.mount()(index, &raw mut mount) };
+            let status = unsafe { (self.module.mount)(index, &raw mut mount) };
             match status {
                 Status::OK => {}
                 Status::ABSENT => return Ok(hooks),
@@ -86,7 +102,7 @@ impl Library {
     pub(super) fn check_config(&self, name: &str, config: &str) -> Result<(), LoadError> {
         let config = Slice::of(config.as_bytes());
         // SAFETY: the configuration and the error text are alive during the call.
-        with_error(|error| unsafe { self.module.check_config()(config, error) })
+        with_error(|error| unsafe { (self.module.check_config)(config, error) })
             .map_err(|(_, said)| LoadError::Config { name: name.to_owned(), said })
     }
 }
@@ -96,22 +112,45 @@ fn wrong(name: &str, what: String) -> LoadError {
 }
 
 fn hook_of(name: &str, mount: &Mount) -> Result<Hook, LoadError> {
-    // SAFETY: the plugin's view is of its mapped code, which stays.
-    let hook = unsafe { mount.name.text() }.to_owned();
-    let Some(point) = HookPoint::from_number(mount.point) else {
-        return Err(wrong(name, format!("it mounts on hook point {}, which does not exist", mount.point)));
-    };
+    // SAFETY: the plugin's views stay until the next call of `mount`, and are copied here.
+    let request = unsafe { MountRequest::of(mount) }.map_err(|what| wrong(name, format!("it {what}")))?;
+    let MountRequest { point, function, name: hook, priority, deadline_ms, policy, deliver, topics, args } =
+        request;
     if !point.is_called() {
-        return Err(LoadError::NotCalled { name: name.to_owned(), hook, point: point.name() });
+        return Err(LoadError::NotCalled {
+            name: name.to_owned(),
+            hook: hook.to_owned(),
+            point: point.name(),
+        });
     }
-    let Some(function) = mount.hook else {
-        return Err(wrong(name, format!("it mounts no function on {}", point.name())));
-    };
-    if hook.is_empty() {
-        return Err(wrong(name, format!("its hook on {} has no name", point.name())));
+    if deliver && point != HookPoint::ClientAuthorize {
+        return Err(wrong(
+            name,
+            format!("{hook} asks for deliveries, which {} does not decide on", point.name()),
+        ));
     }
-    let (priority, deadline_ms) = (mount.priority, mount.deadline_ms);
-    Ok(Hook { point, name: hook, priority, deadline_ms, function })
+    if !topics.is_empty() && !has_topic(point) {
+        return Err(wrong(name, format!("{hook} names topics, which {} does not have", point.name())));
+    }
+    for topic in &topics {
+        validate_filter(topic)
+            .map_err(|error| wrong(name, format!("{hook} names the topic filter {topic:?}: {error}")))?;
+    }
+    let topics = (!topics.is_empty()).then(|| topics.into_iter().map(Box::from).collect());
+    let name = hook.to_owned();
+    Ok(Hook { point, name, priority, deadline_ms, own_policy: policy, deliver, topics, function, args })
+}
+
+/// Whether a point is about a message, so that a link can choose its topics.
+fn has_topic(point: HookPoint) -> bool {
+    matches!(
+        point,
+        HookPoint::MessagePublish
+            | HookPoint::MessageDelivered
+            | HookPoint::MessageAcked
+            | HookPoint::MessageDropped
+            | HookPoint::MessageRetained
+    )
 }
 
 /// Calls a function of the plugin with room for its error.
@@ -153,7 +192,7 @@ impl Loaded {
         let config = Slice::of(config.as_bytes());
         let mut shared = std::ptr::null_mut();
         // SAFETY: the host table stays for ever, the rest is alive during the call.
-        with_error(|error| unsafe { library.module.load()(api, config, &raw mut shared, error) })
+        with_error(|error| unsafe { (library.module.load)(api, config, &raw mut shared, error) })
             .map_err(|(_, said)| LoadError::Load { name: name.to_owned(), said })?;
         Ok(Arc::new(Loaded { handle, library, shared }))
     }
@@ -161,7 +200,7 @@ impl Loaded {
     /// Makes the instance of a shard. On that shard's thread.
     pub(super) fn init_shard(self: &Arc<Loaded>, shard: ShardId) -> Result<Instance, String> {
         let mut instance = std::ptr::null_mut();
-        let init = self.library.module.init_shard();
+        let init = self.library.module.init_shard;
         // SAFETY: `shared` is what `load` gave and lives as long as `self`; the rest is alive during the call.
         with_error(|error| unsafe { init(self.shared, u32::from(shard.0), &raw mut instance, error) })
             .map_err(|(_, said)| said)?;
@@ -171,21 +210,21 @@ impl Loaded {
     /// Tells the plugin that every shard calls it.
     pub(super) fn activate(&self) -> Result<(), String> {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
-        with_error(|error| unsafe { self.library.module.activate()(self.shared, error) })
+        with_error(|error| unsafe { (self.library.module.activate)(self.shared, error) })
             .map_err(|(_, said)| said)
     }
 
     /// Tells the plugin that no shard calls it any more.
     pub(super) fn deactivate(&self) {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
-        unsafe { self.library.module.deactivate()(self.shared) };
+        unsafe { (self.library.module.deactivate)(self.shared) };
     }
 }
 
 impl Drop for Loaded {
     fn drop(&mut self) {
         // SAFETY: every instance holds an `Arc` of this, so that the last one is gone; nobody can call it again.
-        unsafe { self.library.module.unload()(self.shared) };
+        unsafe { (self.library.module.unload)(self.shared) };
     }
 }
 
@@ -205,7 +244,7 @@ impl Instance {
     pub(super) fn entry(&self, hook: &Hook) -> Entry {
         // SAFETY: the hook's code is mapped and stays, the instance was made for the shard whose table this goes into, and
         // the transactions destroy it only after every table that names it has come back.
-        unsafe { Entry::new(hook.function, self.instance) }
+        unsafe { Entry::new(hook.function, self.instance) }.with_args(hook.args as *mut c_void)
     }
 
     /// Calls `drop_shard`. On the shard's thread, when no chain of it names the instance any more. Gives back the shared part,
@@ -213,7 +252,7 @@ impl Instance {
     pub(super) fn destroy(mut self) -> Option<Arc<Loaded>> {
         let owner = self.owner.take()?;
         // SAFETY: what `init_shard` gave, once, on the same thread, and out of every chain: the callers see to it.
-        unsafe { owner.library.module.drop_shard()(self.instance) };
+        unsafe { (owner.library.module.drop_shard)(self.instance) };
         Some(owner)
     }
 }

@@ -61,7 +61,7 @@ pub struct PluginInfo {
 }
 
 /// A hook of a plugin.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HookInfo {
     /// Hook point.
     pub point: String,
@@ -69,6 +69,18 @@ pub struct HookInfo {
     pub name: String,
     /// Priority in force.
     pub priority: i32,
+    /// How long a deferred verdict may take, milliseconds; 0 for the broker's default.
+    #[serde(default)]
+    pub deadline_ms: u32,
+    /// What a fault or a missed deadline means: `deny` or `ignore`.
+    #[serde(default)]
+    pub policy: String,
+    /// The topics it is called for; empty for all.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub topics: Vec<String>,
+    /// Whether it is asked for deliveries too, at client.authorize.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub deliver: bool,
 }
 
 /// A generation that no chain calls any more, and whose code is still mapped.
