@@ -88,33 +88,33 @@ points! {
     /// UNSUBSCRIBE was read.
     ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore, false;
     /// A session came into being.
-    SessionCreated = 8, "session.created", Run, false, Ignore, false;
+    SessionCreated = 8, "session.created", Run, false, Ignore, true;
     /// A stored session got a connection again.
-    SessionResumed = 9, "session.resumed", Run, false, Ignore, false;
+    SessionResumed = 9, "session.resumed", Run, false, Ignore, true;
     /// A clean start threw a session away.
-    SessionDiscarded = 10, "session.discarded", Run, false, Ignore, false;
+    SessionDiscarded = 10, "session.discarded", Run, false, Ignore, true;
     /// Another connection took a session over.
-    SessionTakenover = 11, "session.takenover", Run, false, Ignore, false;
+    SessionTakenover = 11, "session.takenover", Run, false, Ignore, true;
     /// A session ended in any other way.
-    SessionTerminated = 12, "session.terminated", Run, false, Ignore, false;
+    SessionTerminated = 12, "session.terminated", Run, false, Ignore, true;
     /// A subscription is in force.
-    SessionSubscribed = 13, "session.subscribed", Run, false, Ignore, false;
+    SessionSubscribed = 13, "session.subscribed", Run, false, Ignore, true;
     /// A subscription is gone.
-    SessionUnsubscribed = 14, "session.unsubscribed", Run, false, Ignore, false;
+    SessionUnsubscribed = 14, "session.unsubscribed", Run, false, Ignore, true;
     /// A message came in and has not been routed yet.
     MessagePublish = 15, "message.publish", Fold, true, Ignore, true;
     /// A message is about to be encoded for one subscriber.
     MessageDelivered = 16, "message.delivered", Fold, false, Ignore, true;
     /// A subscriber acknowledged a message.
-    MessageAcked = 17, "message.acked", Run, false, Ignore, false;
+    MessageAcked = 17, "message.acked", Run, false, Ignore, true;
     /// A message was dropped, with the reason.
-    MessageDropped = 18, "message.dropped", Run, false, Ignore, false;
+    MessageDropped = 18, "message.dropped", Run, false, Ignore, true;
     /// A retained message was set, cleared or expired.
-    MessageRetained = 19, "message.retained", Run, false, Ignore, false;
+    MessageRetained = 19, "message.retained", Run, false, Ignore, true;
     /// A packet was read.
-    PacketReceived = 20, "packet.received", Run, false, Ignore, false;
+    PacketReceived = 20, "packet.received", Run, false, Ignore, true;
     /// A packet was written.
-    PacketSent = 21, "packet.sent", Run, false, Ignore, false;
+    PacketSent = 21, "packet.sent", Run, false, Ignore, true;
     /// The broker begins to start.
     BrokerStarting = 22, "broker.starting", Run, false, Ignore, false;
     /// The broker accepts connections.

@@ -95,6 +95,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             properties: Properties::default(),
         };
         let view = MessageView {
+            id: 1,
             topic: black_box("sensors/17/temperature"),
             payload: Payload::Borrowed(&PAYLOAD),
             properties: &[],

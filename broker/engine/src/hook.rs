@@ -13,6 +13,7 @@ pub mod latency;
 pub mod message;
 pub mod subscribe;
 pub mod tickets;
+pub mod told;
 
 pub use call::CallCell;
 pub use grapnel_plugin_abi::host::Entry;

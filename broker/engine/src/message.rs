@@ -47,6 +47,8 @@ impl<'a> Payload<'a> {
 /// A message in passing.
 #[derive(Clone, Copy, Debug)]
 pub struct MessageView<'a> {
+    /// Its number; no other message of this run of the broker has it.
+    pub id: u64,
     /// Valid topic name.
     pub topic: &'a str,
     /// The payload.
@@ -72,6 +74,8 @@ pub struct MessageView<'a> {
 /// A message that is kept.
 #[derive(Clone, Debug)]
 pub struct Message {
+    /// Its number; no other message of this run of the broker has it.
+    pub id: u64,
     /// Valid topic name.
     pub topic: Box<str>,
     /// The payload.
@@ -98,6 +102,7 @@ impl MessageView<'_> {
     /// Copies what cannot be shared.
     pub fn to_message(&self) -> Message {
         Message {
+            id: self.id,
             topic: self.topic.into(),
             payload: self.payload.to_bytes(),
             properties: self.properties.into(),
@@ -109,6 +114,11 @@ impl MessageView<'_> {
             wall_ms: self.wall_ms,
             ancestry: self.ancestry,
         }
+    }
+
+    /// Whether it is the broker's own.
+    pub fn is_sys(&self) -> bool {
+        self.from.is_empty()
     }
 
     /// Seconds of the message expiry interval that are left, rounded up; `None` where it never expires [MQTT-3.3.2-6].
@@ -127,6 +137,7 @@ impl Message {
     /// The message in passing.
     pub fn view(&self) -> MessageView<'_> {
         MessageView {
+            id: self.id,
             topic: &self.topic,
             payload: Payload::Shared(&self.payload),
             properties: &self.properties,

@@ -39,6 +39,7 @@ mod pump;
 mod retained;
 mod route;
 mod subscribe;
+mod tell;
 mod timers;
 mod trace;
 mod turns;
@@ -197,6 +198,8 @@ pub struct Shard {
     frames: FrameCache,
     /// State of the shard's own randomness.
     random: u64,
+    /// How many messages have got a number here.
+    messages: u64,
     hasher: ahash::RandomState,
     /// Deliveries of messages with more recipients than a turn takes, in order.
     fanouts: VecDeque<FanOut>,
@@ -263,6 +266,7 @@ impl Shard {
             counters: Counters::default(),
             frames: FrameCache::default(),
             random: setup.seed | 1,
+            messages: 0,
             fanouts: VecDeque::new(),
             ending: VecDeque::new(),
             lane_waiters: VecDeque::new(),
@@ -301,6 +305,12 @@ impl Shard {
         z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
         z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
         z ^ (z >> 31)
+    }
+
+    /// A number for a message: this shard's in the highest byte, then a count.
+    fn next_message_id(&mut self) -> u64 {
+        self.messages += 1;
+        u64::from(self.setup.id.0) << 56 | self.messages
     }
 
     /// What the last calls left to be done.

@@ -9,6 +9,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use crate::hook::client::ClientView;
+use crate::hook::told::SessionView;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
 use crate::packet::{Properties, QoS, SubscriptionOptions, Version};
@@ -142,6 +143,44 @@ pub struct Delivery {
     pub group: Option<GroupId>,
 }
 
+/// Why a session ends, where its end is told.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Last {
+    /// Its connection has ended, in this way, and it does not outlive it.
+    Closed(ReasonCode),
+    /// It has been without a connection for its expiry interval.
+    Expired,
+    /// The operator or a plugin ended it.
+    Kicked,
+    /// Another connection came, and it does not outlive its own.
+    Takenover,
+    /// A clean start threw it away, which has been told already.
+    Discarded,
+}
+
+impl Last {
+    /// The word for hooks.
+    pub fn word(self) -> &'static str {
+        match self {
+            Last::Closed(_) => "closed",
+            Last::Expired => "expired",
+            Last::Kicked => "kicked",
+            Last::Takenover => "takenover",
+            Last::Discarded => "discarded",
+        }
+    }
+
+    /// The reason code that goes with it.
+    pub fn reason(self) -> ReasonCode {
+        match self {
+            Last::Closed(reason) => reason,
+            Last::Expired | Last::Discarded => ReasonCode::SUCCESS,
+            Last::Kicked => ReasonCode::ADMINISTRATIVE_ACTION,
+            Last::Takenover => ReasonCode::SESSION_TAKEN_OVER,
+        }
+    }
+}
+
 /// What is to happen once the slots of a session without a connection have drained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {
@@ -191,6 +230,8 @@ pub struct Session {
     pub since_wall_ms: u64,
     /// How often it has been connected and disconnected: timers of an earlier life find another number.
     pub epoch: u32,
+    /// Why it ends, if that is known before its connection's end decides it.
+    pub last: Option<Last>,
     /// Whether `Fate::Ends` was decided; it lives until its slots have drained.
     pub fate: Fate,
     /// Whether the client id no longer leads here: it drains its slots and is taken down.
@@ -223,6 +264,19 @@ impl Session {
     /// Whether the client's acknowledgements of these publishes are still owed by us: what counts against Receive Maximum.
     pub fn unacknowledged_publishes(&self) -> usize {
         self.awaiting_rel.len() + self.slots.acknowledgements_owed()
+    }
+
+    /// What hooks see of it.
+    pub fn view(&self) -> SessionView {
+        SessionView {
+            created_at_ms: self.created_wall_ms,
+            persistent: self.is_persistent(),
+            expiry_s: self.expiry_s,
+            subscriptions: self.subscriptions.len(),
+            inflight: self.inflight.len(),
+            queued: self.queue.len(),
+            awaiting_rel: self.awaiting_rel.len(),
+        }
     }
 
     /// Whether it outlives its connection.

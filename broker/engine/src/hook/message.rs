@@ -5,7 +5,7 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
-use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, Field, Slice, Status, Ticket};
+use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 use smallvec::SmallVec;
 
 use super::chain::Fold;
@@ -17,6 +17,43 @@ use crate::message::{Message, MessageView, Payload};
 use crate::packet::{Properties, Property, PropertyId, QoS, push_property};
 use crate::reason::ReasonCode;
 use crate::topic;
+
+impl<'a> MessageView<'a> {
+    /// One of the fields that every message has for hooks; `None` for a field that is none of a message's.
+    pub(super) fn field(
+        &self,
+        field: Field,
+        index: u32,
+        now_ms: u64,
+    ) -> Option<Result<FieldValue<'a>, Status>> {
+        let properties = || Properties::from_encoded(self.properties);
+        let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
+        let bytes = |value: Option<&'a [u8]>| value.map(FieldValue::Bytes).ok_or(Status::ABSENT);
+        Some(match field {
+            Field::TOPIC => Ok(FieldValue::Bytes(self.topic.as_bytes())),
+            Field::PAYLOAD => Ok(FieldValue::Bytes(self.payload.as_slice())),
+            Field::QOS => number(Some(u64::from(self.qos.as_u8()))),
+            Field::RETAIN => number(Some(u64::from(self.retain))),
+            Field::SYS => number(Some(u64::from(self.is_sys()))),
+            Field::MESSAGE_ID => number(Some(self.id)),
+            Field::FROM if self.is_sys() => Err(Status::ABSENT),
+            Field::FROM => Ok(FieldValue::Bytes(self.from.as_bytes())),
+            Field::TIMESTAMP_MS => number(Some(self.wall_ms)),
+            Field::CONTENT_TYPE => bytes(properties().content_type().map(str::as_bytes)),
+            Field::RESPONSE_TOPIC => bytes(properties().response_topic().map(str::as_bytes)),
+            Field::CORRELATION_DATA => bytes(properties().correlation_data()),
+            Field::MESSAGE_EXPIRY_S => number(self.expiry_left_s(now_ms).map(u64::from)),
+            Field::PAYLOAD_FORMAT => number(properties().payload_format().map(u64::from)),
+            Field::USER_PROPERTY => properties()
+                .user()
+                .nth(index as usize)
+                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
+                .ok_or(Status::ABSENT),
+            Field::USER_PROPERTIES => number(Some(properties().user().count() as u64)),
+            _ => return None,
+        })
+    }
+}
 
 /// What is to become of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -151,6 +188,9 @@ impl<'a> MessageFold<'a> {
         self.show(&mut event);
         if dup {
             event.flags |= FLAG_DUP;
+        }
+        if self.base.is_sys() {
+            event.flags |= FLAG_SYS;
         }
         event
     }
@@ -326,45 +366,15 @@ impl EventAccess for MessageFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
         let draft = self.current();
         let view = draft.view(self.base, self.now_ms);
-        let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
         match field {
-            Field::TOPIC => {
-                Ok(FieldValue::Bytes(draft.topic.as_deref().unwrap_or(self.base.topic.as_bytes())))
+            Field::DISPOSITION => Ok(FieldValue::Number(draft.disposition as u64)),
+            Field::REASON_CODE => {
+                draft.reason.map(|reason| FieldValue::Number(u64::from(reason.0))).ok_or(Status::ABSENT)
             }
-            Field::PAYLOAD => {
-                Ok(FieldValue::Bytes(draft.payload.as_deref().unwrap_or(self.base.payload.as_slice())))
-            }
-            Field::QOS => number(Some(u64::from(view.qos.as_u8()))),
-            Field::RETAIN => number(Some(u64::from(view.retain))),
-            Field::FROM => Ok(FieldValue::Bytes(self.base.from.as_bytes())),
-            Field::TIMESTAMP_MS => number(Some(self.base.wall_ms)),
-            Field::DISPOSITION => number(Some(draft.disposition as u64)),
-            Field::REASON_CODE => number(draft.reason.map(|reason| u64::from(reason.0))),
             Field::REASON_STRING => {
                 draft.reason_string.as_deref().map(FieldValue::Bytes).ok_or(Status::ABSENT)
             }
-            Field::CONTENT_TYPE => self
-                .properties()
-                .content_type()
-                .map(|v| FieldValue::Bytes(v.as_bytes()))
-                .ok_or(Status::ABSENT),
-            Field::RESPONSE_TOPIC => self
-                .properties()
-                .response_topic()
-                .map(|v| FieldValue::Bytes(v.as_bytes()))
-                .ok_or(Status::ABSENT),
-            Field::CORRELATION_DATA => {
-                self.properties().correlation_data().map(FieldValue::Bytes).ok_or(Status::ABSENT)
-            }
-            Field::MESSAGE_EXPIRY_S => number(view.expiry_left_s(self.now_ms).map(u64::from)),
-            Field::PAYLOAD_FORMAT => number(self.properties().payload_format().map(u64::from)),
-            Field::USER_PROPERTY => self
-                .properties()
-                .user()
-                .nth(index as usize)
-                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
-                .ok_or(Status::ABSENT),
-            _ => self.client.get(field, index),
+            _ => view.field(field, index, self.now_ms).unwrap_or_else(|| self.client.get(field, index)),
         }
     }
 

@@ -18,9 +18,9 @@ use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::message::{Message, Origin};
-use crate::packet::{ConnAck, Connect, Packet, Properties, Property, Version, push_property};
+use crate::packet::{ConnAck, Connect, Packet, PacketType, Properties, Property, Version, push_property};
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Fate, Identity, Inflight, Session, Slots, Will};
+use crate::session::{EndCause, Fate, Identity, Inflight, Last, Session, Slots, Will};
 use crate::topic;
 
 /// The expiry interval the broker grants.
@@ -98,6 +98,9 @@ impl Shard {
 
     /// Client.connect, then client.authenticate.
     fn admit(&mut self, key: ConnKey, connect: &Connect<'_>, whole: &[u8], assigned: bool) -> Handled {
+        let Some(mut identity) = self.identity_of(key, connect, assigned) else { return Handled::Closed };
+        self.set_identity(key, Rc::new(identity.clone()));
+        self.tell_received(key, PacketType::Connect, whole);
         if self.draining {
             return self.refuse(key, ReasonCode::SERVER_SHUTTING_DOWN, None);
         }
@@ -107,7 +110,6 @@ impl Shard {
             // Nobody here speaks any method [section 4.12].
             return self.refuse(key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
         }
-        let Some(mut identity) = self.identity_of(key, connect, assigned) else { return Handled::Closed };
         let mut view = identity.view();
         view.properties = connect.properties;
         let verdict = self.run_connect(view);
@@ -117,6 +119,7 @@ impl Shard {
         identity.keep_alive_s = verdict.keep_alive_s;
         identity.expiry_s = verdict.expiry_s;
         let identity = Rc::new(identity);
+        self.set_identity(key, Rc::clone(&identity));
         if let Some(conn) = self.conns.get_mut(key) {
             conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
             conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
@@ -126,6 +129,12 @@ impl Shard {
         self.trace_client(&identity.client_id, true, || super::trace::describe(&Packet::Connect(*connect)));
         let refusal = ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
         self.authenticate(key, connect, whole, (identity, assigned, refusal), &[])
+    }
+
+    fn set_identity(&mut self, key: ConnKey, identity: Rc<Identity>) {
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.identity = Some(identity);
+        }
     }
 
     fn identity_of(&mut self, key: ConnKey, connect: &Connect<'_>, assigned: bool) -> Option<Identity> {
@@ -295,6 +304,7 @@ impl Shard {
         } else {
             Rc::new(Identity { superuser: verdict.superuser, ..Identity::clone(&identity) })
         };
+        self.set_identity(key, Rc::clone(&identity));
         let will = match self.will_of(connect, &identity) {
             Ok(will) => will,
             Err(reason) => return self.refuse(key, reason, None),
@@ -322,6 +332,7 @@ impl Shard {
             false => &forwarded,
         };
         let message = Message {
+            id: 0,
             topic: will.topic.into(),
             payload: Bytes::copy_from_slice(will.payload),
             properties: properties.into(),
@@ -394,6 +405,11 @@ impl Shard {
         self.counters.client_connected += 1;
         self.send_connack(key, connect, &identity, assigned, present.is_some());
         self.notify_client(HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
+        let point = match present {
+            Some(_) => HookPoint::SessionResumed,
+            None => HookPoint::SessionCreated,
+        };
+        self.tell_session(point, session_key, None);
         self.set_shared_connected(session_key, true);
         self.pump_queue(session_key);
         Handled::Next
@@ -403,9 +419,19 @@ impl Shard {
     fn make_way(&mut self, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
         let session = self.sessions.get_mut(session_key)?;
         let persistent = session.is_persistent();
-        if let Some(old) = session.conn {
+        let (old, reason) = (session.conn, ReasonCode::SESSION_TAKEN_OVER);
+        if clean_start {
+            session.last = Some(Last::Discarded);
+            let end = Some((Last::Discarded.word(), reason));
+            self.tell_session(HookPoint::SessionDiscarded, session_key, end);
+        } else if !persistent {
+            session.last = Some(Last::Takenover);
+        } else if old.is_some() {
+            let end = Some((Last::Takenover.word(), reason));
+            self.tell_session(HookPoint::SessionTakenover, session_key, end);
+        }
+        if let Some(old) = old {
             self.counters.session_takenover += 1;
-            let reason = ReasonCode::SESSION_TAKEN_OVER;
             if clean_start && let Some(session) = self.sessions.get_mut(session_key) {
                 // It ends with its connection, and its will with it [MQTT-3.1.4-3] [MQTT-3.1.4-4].
                 session.expiry_s = 0;
@@ -415,7 +441,7 @@ impl Shard {
         let session = self.sessions.get_mut(session_key)?;
         if clean_start || !persistent || session.fate == Fate::Ends {
             self.counters.session_discarded += 1;
-            self.retire(session_key);
+            self.retire(session_key, Last::Takenover);
             return None;
         }
         // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
@@ -435,6 +461,7 @@ impl Shard {
             created_wall_ms: now.wall_ms,
             since_wall_ms: now.wall_ms,
             epoch: 0,
+            last: None,
             fate: Fate::Stays,
             orphan: false,
             takedown: false,

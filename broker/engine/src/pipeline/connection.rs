@@ -59,6 +59,8 @@ pub(super) struct Connection {
     pub(super) state: State,
     pub(super) version: Version,
     pub(super) session: Option<SessionKey>,
+    /// Who it is, once CONNECT was read.
+    pub(super) identity: Option<Rc<Identity>>,
     pub(super) out: Outbound,
     /// Whether the outbox lists it.
     pub(super) dirty: bool,
@@ -84,6 +86,7 @@ impl Connection {
             state: State::New,
             version: Version::V311,
             session: None,
+            identity: None,
             out: Outbound::default(),
             dirty: false,
             paused: false,
@@ -105,23 +108,24 @@ impl Connection {
         }
     }
 
-    /// Queues a packet. One beyond the client's Maximum Packet Size is left out [MQTT-3.1.2-24] and false returned.
-    pub(super) fn send(&mut self, packet: &Packet<'_>, out: &mut Outbox, counters: &mut Counters) -> bool {
+    /// Queues a packet; its bytes. One beyond the client's Maximum Packet Size is left out [MQTT-3.1.2-24], which are 0.
+    pub(super) fn send(&mut self, packet: &Packet<'_>, out: &mut Outbox, counters: &mut Counters) -> usize {
         if self.packet_bytes_max != u32::MAX
             && codec::encoded_len(packet, self.version) > self.packet_bytes_max as usize
         {
-            return false;
+            return 0;
         }
         let before = self.out.len();
         let version = self.version;
         self.out.append(|buffer| codec::encode(packet, version, buffer));
-        counters.bytes_sent += (self.out.len() - before) as u64;
+        let sent = self.out.len() - before;
+        counters.bytes_sent += sent as u64;
         count_sent(packet.packet_type(), counters);
         self.touch(out);
-        true
+        sent
     }
 
-    /// Queues an acknowledgement.
+    /// Queues an acknowledgement; its bytes.
     #[inline]
     pub(super) fn send_ack(
         &mut self,
@@ -130,13 +134,15 @@ impl Connection {
         reason: ReasonCode,
         out: &mut Outbox,
         counters: &mut Counters,
-    ) {
+    ) -> usize {
         let version = self.version;
         let before = self.out.len();
         self.out.append(|buffer| codec::encode_ack(kind, packet_id, reason, version, buffer));
-        counters.bytes_sent += (self.out.len() - before) as u64;
+        let sent = self.out.len() - before;
+        counters.bytes_sent += sent as u64;
         count_sent(kind, counters);
         self.touch(out);
+        sent
     }
 }
 
@@ -163,9 +169,13 @@ impl Shard {
     pub(super) fn send(&mut self, key: ConnKey, packet: &Packet<'_>) {
         let Some(conn) = self.conns.get_mut(key) else { return };
         let sent = conn.send(packet, &mut self.out, &mut self.counters);
-        if conn.traced && sent {
+        if sent == 0 {
+            return;
+        }
+        if conn.traced {
             self.trace(key, false, || super::trace::describe(packet));
         }
+        self.tell_sent(key, packet.packet_type(), sent, sent);
     }
 
     /// Queues an acknowledgement for a connection, if it is still there.
@@ -178,10 +188,11 @@ impl Shard {
         reason: ReasonCode,
     ) {
         let Some(conn) = self.conns.get_mut(key) else { return };
-        conn.send_ack(kind, packet_id, reason, &mut self.out, &mut self.counters);
+        let sent = conn.send_ack(kind, packet_id, reason, &mut self.out, &mut self.counters);
         if conn.traced {
             self.trace(key, false, || format!("{} m{packet_id} rc{:02x}", kind.name(), reason.0));
         }
+        self.tell_sent(key, kind, sent, sent);
     }
 
     /// What is to be sent on a connection, to be written from the front and `advance`d.

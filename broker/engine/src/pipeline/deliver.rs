@@ -10,6 +10,7 @@ use super::Shard;
 use super::connection::count_sent;
 use super::route::hold;
 use super::subscribe::lower;
+use super::tell::Loss;
 use crate::delivery::{SHARED_PAYLOAD_BYTES, Shape};
 use crate::hook::HookPoint;
 use crate::hook::message::Disposition;
@@ -117,8 +118,7 @@ impl Shard {
         let identity = Rc::clone(&session.identity);
         let draft = self.run_delivered(&identity, *view);
         if draft.disposition != Disposition::Pass {
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_hook += 1;
+            self.count_drop(Loss::Hook, view, Some(key));
             return;
         }
         if draft.leaves_message() {
@@ -142,15 +142,15 @@ impl Shard {
     ) {
         let now_ms = self.now.mono_ms;
         if view.is_expired(now_ms) {
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_expired += 1;
+            self.count_drop(Loss::Expired, view, Some(key));
             return;
         }
         if manner.qos == QoS::AtMostOnce {
             match self.write_publish(key, manner, view, None, false, held) {
                 Sent::Yes => {}
-                Sent::NoRoom => self.drop_full(key),
-                Sent::TooLarge => self.drop_too_large(key),
+                Sent::NoRoom => self.count_drop(Loss::QueueFull, view, Some(key)),
+                // Discarded as if it had been delivered [MQTT-3.1.2-25].
+                Sent::TooLarge => self.count_drop(Loss::TooLarge, view, Some(key)),
             }
             return;
         }
@@ -173,7 +173,7 @@ impl Shard {
         if let Some(session) = self.sessions.get_mut(key)
             && !session.enqueue(delivery, messages_max, bytes_max)
         {
-            self.drop_full(key);
+            self.count_drop(Loss::QueueFull, view, Some(key));
         }
     }
 
@@ -193,24 +193,7 @@ impl Shard {
                     session.inflight.publish(packet_id, delivery);
                 }
             }
-            Sent::TooLarge => self.drop_too_large(key),
-        }
-    }
-
-    fn drop_full(&mut self, key: SessionKey) {
-        self.counters.messages_dropped += 1;
-        self.counters.messages_dropped_queue_full += 1;
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.dropped += 1;
-        }
-    }
-
-    fn drop_too_large(&mut self, key: SessionKey) {
-        // Discarded as if it had been delivered [MQTT-3.1.2-25].
-        self.counters.messages_dropped += 1;
-        self.counters.messages_dropped_too_large += 1;
-        if let Some(session) = self.sessions.get_mut(key) {
-            session.dropped += 1;
+            Sent::TooLarge => self.count_drop(Loss::TooLarge, view, Some(key)),
         }
     }
 
@@ -258,7 +241,7 @@ impl Shard {
             return Sent::TooLarge;
         }
         conn.out.append(|buffer| frame.copy_to(buffer, packet_id));
-        let sent_bytes = frame.len;
+        let (copied_bytes, sent_bytes) = (frame.bytes.len(), frame.len);
         let payload = view.payload.as_slice();
         if payload.len() >= SHARED_PAYLOAD_BYTES {
             let payload: Bytes = match view.payload {
@@ -284,6 +267,7 @@ impl Shard {
             let text = super::trace::describe_publish(view, manner.qos, manner.retain, dup, packet_id);
             self.trace(conn_key, false, || text);
         }
+        self.tell_sent(conn_key, PacketType::Publish, copied_bytes, sent_bytes);
         Sent::Yes
     }
 
@@ -300,7 +284,7 @@ impl Shard {
             if let Some(outgoing) = session.inflight.next_resend() {
                 match outgoing.phase {
                     Phase::Published(delivery) => self.resend(key, outgoing.packet_id, &delivery),
-                    Phase::Released => {
+                    Phase::Released(_) => {
                         self.send_ack(conn, PacketType::PubRel, outgoing.packet_id, ReasonCode::SUCCESS);
                     }
                 }
@@ -325,7 +309,7 @@ impl Shard {
                 let _ = session.inflight.puback(packet_id).is_err()
                     && session.inflight.pubrec_failed(packet_id).is_err();
             }
-            self.drop_too_large(key);
+            self.count_drop(Loss::TooLarge, &view, Some(key));
         }
     }
 
@@ -333,8 +317,7 @@ impl Shard {
         let message = Rc::clone(&delivery.message);
         let view = message.view();
         if view.is_expired(self.now.mono_ms) {
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_expired += 1;
+            self.count_drop(Loss::Expired, &view, Some(key));
             return;
         }
         let manner = manner_of(&delivery);

@@ -7,11 +7,12 @@ use smallvec::SmallVec;
 
 use super::Shard;
 use super::timers::Overdue;
+use crate::hook::HookPoint;
 use crate::hook::message::Draft;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
-use crate::session::{Delivery, EndCause, Fate, Phase, PublishSlot, Slot, SlotBody, Stage, Will};
+use crate::session::{Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Stage, Will};
 use crate::topic;
 
 /// Subscriptions taken down in one slice of work.
@@ -69,7 +70,7 @@ impl Shard {
             return;
         }
         if ends {
-            self.retire(session_key);
+            self.retire(session_key, Last::Closed(cause.reason()));
         } else if session.expiry_s != u32::MAX {
             let due = now_ms + u64::from(session.expiry_s) * 1000;
             self.seconds.arm(due, Overdue::Expiry(session_key, session.epoch));
@@ -90,16 +91,18 @@ impl Shard {
     pub(super) fn expiry_due(&mut self, session_key: SessionKey, epoch: u32) {
         if self.sessions.get(session_key).is_some_and(|session| session.epoch == epoch) {
             self.counters.session_expired += 1;
-            self.retire(session_key);
+            self.retire(session_key, Last::Expired);
         }
     }
 
     /// A will goes the way of a publish, behind what the session still has waiting.
     fn publish_will(&mut self, session_key: SessionKey, will: Will) {
         let now = self.now;
+        let id = self.next_message_id();
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         self.counters.messages_wills += 1;
         let mut message = will.message;
+        message.id = id;
         message.wall_ms = now.wall_ms;
         message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
         let publish = PublishSlot {
@@ -119,7 +122,7 @@ impl Shard {
     }
 
     /// Ends a session: its client identifier is free at once; it is taken down in slices once its slots have drained.
-    pub(super) fn retire(&mut self, session_key: SessionKey) {
+    pub(super) fn retire(&mut self, session_key: SessionKey, last: Last) {
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         if !session.orphan {
             session.orphan = true;
@@ -128,6 +131,11 @@ impl Shard {
                 self.by_client.remove(&*client_id.client_id);
             }
             self.counters.session_terminated += 1;
+            let last = session.last.unwrap_or(last);
+            if last != Last::Discarded {
+                let end = Some((last.word(), last.reason()));
+                self.tell_session(HookPoint::SessionTerminated, session_key, end);
+            }
         }
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         session.fate = Fate::Ends;
@@ -235,12 +243,13 @@ impl Shard {
         let conn = session.conn;
         if discard {
             session.expiry_s = 0;
+            session.last = Some(Last::Kicked);
         }
         match conn {
             Some(conn) => self.end_connection(conn, EndCause::ByBroker(reason), Some((reason, None))),
             None if discard => {
                 self.counters.session_discarded += 1;
-                self.retire(session_key);
+                self.retire(session_key, Last::Kicked);
             }
             None => return false,
         }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::retained::Scan;
+use super::tell::Loss;
 use super::{Envelope, Lane, Shard};
 use crate::id::ShardId;
 use crate::message::Message;
@@ -80,10 +81,7 @@ impl Shard {
                 for id in groups {
                     match self.routes.group_by_id(id) {
                         Some(group) => self.serve_group(group, &view, &mut kept, forwarded),
-                        None => {
-                            self.counters.messages_dropped += 1;
-                            self.counters.messages_dropped_no_member += 1;
-                        }
+                        None => self.count_drop(Loss::NoMember, &view, None),
                     }
                 }
             }

@@ -89,6 +89,15 @@ impl Outbound {
         self.sent = gone;
     }
 
+    /// The last `count` bytes that were copied in, before shared ones behind them: fewer if they do not lie together.
+    pub(crate) fn copied_tail(&self, count: usize) -> &[u8] {
+        let copied = self.segments.iter().rev().find_map(|segment| match segment {
+            Segment::Copied(bytes) => Some(&bytes[..]),
+            Segment::Shared(_) => None,
+        });
+        copied.map_or(&[], |bytes| &bytes[bytes.len().saturating_sub(count)..])
+    }
+
     /// Gives back the memory of a queue that has been flushed.
     pub fn release(&mut self) {
         if self.bytes == 0 {

@@ -83,14 +83,17 @@ impl Shard {
         owner: Option<&Bytes>,
     ) -> Handled {
         let Some(conn) = self.conns.get(key) else { return Handled::Closed };
-        let version = conn.version;
+        let (version, traced) = (conn.version, conn.traced);
         if matches!(conn.state, State::New) {
             return self.first_packet(key, frame, whole);
         }
         self.counters.packets_received += 1;
+        if let Some(kind) = frame.packet_type() {
+            self.tell_received(key, kind, whole);
+        }
         match codec::decode(frame, version) {
             Ok(packet) => {
-                if conn.traced {
+                if traced {
                     self.trace(key, true, || super::trace::describe(&packet));
                 }
                 self.handle_packet(key, &packet, whole, owner)
@@ -230,7 +233,10 @@ impl Shard {
         let Some(session_key) = self.session_of(key) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(session_key) else { return Ok(()) };
         match session.inflight.puback(ack.packet_id) {
-            Ok(_) => self.counters.messages_acked += 1,
+            Ok(delivery) => {
+                self.counters.messages_acked += 1;
+                self.tell_acked(session_key, &delivery);
+            }
             // A late or repeated one: nothing waits for it any more. One for a QoS 2 message breaks the exchange.
             Err(AckError::Unknown) => {}
             Err(AckError::Unexpected) => return Err(unexpected_ack()),
@@ -284,7 +290,10 @@ impl Shard {
         let Some(session_key) = self.session_of(key) else { return Ok(()) };
         let Some(session) = self.sessions.get_mut(session_key) else { return Ok(()) };
         match session.inflight.pubcomp(ack.packet_id) {
-            Ok(()) => self.counters.messages_acked += 1,
+            Ok(delivery) => {
+                self.counters.messages_acked += 1;
+                self.tell_acked(session_key, &delivery);
+            }
             Err(AckError::Unknown) => {}
             Err(AckError::Unexpected) => return Err(unexpected_ack()),
         }

@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 use super::Shard;
 use super::hooks::PublishWalk;
 use super::route::Effect;
+use super::tell::Loss;
 use crate::codec::{self, DecodeError};
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::hook::chain::{Course, visited_until};
@@ -78,11 +79,13 @@ impl Shard {
             true => publish.properties.as_bytes(),
             false => &forwarded,
         };
+        let id = self.next_message_id();
         // A large payload in a buffer of its own is kept without a copy.
         let shared = owner
             .filter(|_| publish.payload.len() >= SHARED_PAYLOAD_BYTES)
             .map(|owner| owner.slice_ref(publish.payload));
         let view = MessageView {
+            id,
             topic,
             payload: shared.as_ref().map_or(Payload::Borrowed(publish.payload), Payload::Shared),
             properties,
@@ -307,8 +310,7 @@ impl Shard {
         match draft.disposition {
             Disposition::Pass => {}
             Disposition::Drop => {
-                self.counters.messages_dropped += 1;
-                self.counters.messages_dropped_hook += 1;
+                self.count_drop(Loss::Hook, &draft.view(view, self.now.mono_ms), None);
                 return Decision::Refused(Verdict::code(ReasonCode::SUCCESS));
             }
             Disposition::Reject => {

@@ -12,6 +12,7 @@ use super::envelope::EnvelopeBody;
 use super::route::hold;
 use super::subscribe::lower;
 use super::{Lane, Shard};
+use crate::hook::told::RetainedChange;
 use crate::id::{SessionKey, ShardId, ShardSet};
 use crate::message::{Message, MessageView};
 use crate::route::retained::{Cursor, Full};
@@ -38,12 +39,16 @@ impl Shard {
     ) -> Result<(), Full> {
         if view.payload.as_slice().is_empty() {
             // An empty payload clears [MQTT-3.3.1-6] [MQTT-3.3.1-7].
-            self.retained.clear(view.topic);
+            if let Some(cleared) = self.retained.clear(view.topic) {
+                self.tell_retained(&cleared.view(), RetainedChange::Cleared);
+            }
             return Ok(());
         }
         let message: Arc<Message> = Arc::clone(hold(view, held));
         let bytes = message.bytes();
-        self.retained.set(view.topic, message, bytes, view.expires_at_ms).map(|_| ())
+        self.retained.set(view.topic, message, bytes, view.expires_at_ms)?;
+        self.tell_retained(view, RetainedChange::Set);
+        Ok(())
     }
 
     /// Another shard's publish to a topic that this shard owns.

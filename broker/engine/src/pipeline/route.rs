@@ -7,6 +7,7 @@ use std::sync::Arc;
 use smallvec::SmallVec;
 
 use super::envelope::EnvelopeBody;
+use super::tell::Loss;
 use super::turns::FanOut;
 use super::{Lane, Shard};
 use crate::id::{SessionKey, ShardId, ShardSet};
@@ -66,8 +67,7 @@ impl Shard {
             return self.wait_for_lane(session, stage);
         }
         if matched.is_empty() {
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_no_subscribers += 1;
+            self.count_drop(Loss::NoSubscribers, view, None);
             let quiet = !self.is_v5(session);
             return Effect::Done(if quiet {
                 ReasonCode::SUCCESS
@@ -201,10 +201,7 @@ impl Shard {
                 let body = EnvelopeBody::Message { message, plain: false, groups, forwarded: true };
                 self.push_reserved(shard, body);
             }
-            _ => {
-                self.counters.messages_dropped += 1;
-                self.counters.messages_dropped_no_member += 1;
-            }
+            _ => self.count_drop(Loss::NoMember, view, None),
         }
     }
 
@@ -234,8 +231,9 @@ impl Shard {
         let limits = &self.setup.limits;
         let most = limits.lane_envelopes_max + limits.lane_reserve_envelopes_max;
         if self.out.data[shard.index()].len() as u64 >= most {
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_lane_full += 1;
+            if let EnvelopeBody::Message { message, .. } = &body {
+                self.count_drop(Loss::LaneFull, &message.view(), None);
+            }
             return;
         }
         self.push_envelope(shard, Lane::Data, body);

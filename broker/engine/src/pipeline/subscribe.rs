@@ -77,27 +77,35 @@ impl Shard {
         }
         let barrier = self.routes.barrier();
         let mut fetches = SmallVec::new();
-        if granted.iter().all(|grant| grant.barrier_seq <= barrier) {
-            fetches = self.mark_all(session_key, std::mem::take(&mut granted));
+        let known = granted.iter().all(|grant| grant.barrier_seq <= barrier);
+        if known {
+            fetches = self.mark_all(session_key, &granted);
             if self.marks_are_set(session_key, &fetches) {
-                self.finish_subscribe(Some(key), session_key, subscribe.packet_id, &codes, &fetches);
+                let answer = (subscribe.packet_id, &codes[..]);
+                self.finish_subscribe(Some(key), session_key, answer, &granted, &fetches);
                 return None;
             }
         }
         let deadline_ms = self.now.mono_ms + self.limits().subscribe_barrier_ms;
         self.deadlines.arm(deadline_ms, Deadline::Barrier(session_key));
-        let body =
-            SlotBody::Subscribe { packet_id: subscribe.packet_id, codes, granted, fetches, deadline_ms };
+        let body = SlotBody::Subscribe {
+            packet_id: subscribe.packet_id,
+            codes,
+            granted,
+            known,
+            fetches,
+            deadline_ms,
+        };
         Some(Slot { conn: Some(key), bytes: 0, body })
     }
 
     /// Asks for marks in the retained messages that are to follow. Only who is connected gets them.
-    fn mark_all(&mut self, session_key: SessionKey, granted: Vec<Granted>) -> SmallVec<[u64; 1]> {
+    fn mark_all(&mut self, session_key: SessionKey, granted: &[Granted]) -> SmallVec<[u64; 1]> {
         if !session_is_connected(self, session_key) {
             return SmallVec::new();
         }
-        let wanted = granted.into_iter().filter(|grant| grant.retained);
-        wanted.filter_map(|grant| self.mark_retained(session_key, &grant)).collect()
+        let wanted = granted.iter().filter(|grant| grant.retained);
+        wanted.filter_map(|grant| self.mark_retained(session_key, grant)).collect()
     }
 
     fn marks_are_set(&self, session_key: SessionKey, fetches: &[u64]) -> bool {
@@ -151,6 +159,7 @@ impl Shard {
             place: 0,
             filter: filter.into(),
             barrier_seq: subscribed.barrier_seq,
+            is_new: !known,
             retained,
             options,
             id,
@@ -162,8 +171,8 @@ impl Shard {
         &mut self,
         conn: Option<ConnKey>,
         session_key: SessionKey,
-        packet_id: NonZeroU16,
-        codes: &[u8],
+        (packet_id, codes): (NonZeroU16, &[u8]),
+        granted: &[Granted],
         fetches: &[u64],
     ) {
         let Some(session) = self.sessions.get(session_key) else { return };
@@ -173,6 +182,7 @@ impl Shard {
         {
             self.send(conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
         }
+        self.tell_subscribed(session_key, granted);
         self.begin_fetches(session_key, fetches);
     }
 
@@ -181,45 +191,72 @@ impl Shard {
         let barrier = self.routes.barrier();
         let now_ms = self.now.mono_ms;
         let Some(session) = self.sessions.get_mut(session_key) else { return false };
-        let Some(Slot { body: SlotBody::Subscribe { granted, deadline_ms, .. }, .. }) =
+        let Some(Slot { body: SlotBody::Subscribe { granted, known, deadline_ms, .. }, .. }) =
             session.slots.front_mut()
         else {
             return false;
         };
-        let known = granted.iter().all(|grant| grant.barrier_seq <= barrier);
         let time_is_up = now_ms >= *deadline_ms;
-        if !known && !time_is_up {
-            return false;
-        }
-        let mut granted = std::mem::take(granted);
-        // Some shard has not answered: what it does not know is no promise.
-        let unknown: Vec<Granted> = granted.extract_if(.., |grant| grant.barrier_seq > barrier).collect();
-        for grant in &unknown {
-            self.counters.subscribe_barrier_timeouts += 1;
-            if let Some(session) = self.sessions.get_mut(session_key) {
-                session.subscriptions.remove(&grant.filter);
+        if !*known {
+            if !time_is_up && granted.iter().any(|grant| grant.barrier_seq > barrier) {
+                return false;
             }
-            self.unroute(session_key, &grant.filter);
+            *known = true;
+            let mut granted = std::mem::take(granted);
+            // Some shard has not answered: what it does not know is no promise.
+            let unknown: Vec<Granted> = granted.extract_if(.., |grant| grant.barrier_seq > barrier).collect();
+            for grant in &unknown {
+                self.counters.subscribe_barrier_timeouts += 1;
+                self.withdraw(session_key, grant);
+            }
+            let marked = self.mark_all(session_key, &granted);
+            self.note_known(session_key, granted, &unknown, marked);
         }
-        let marked = self.mark_all(session_key, granted);
         let Some(session) = self.sessions.get_mut(session_key) else { return false };
-        let Some(Slot { conn, body: SlotBody::Subscribe { packet_id, codes, fetches, .. }, .. }) =
-            session.slots.front_mut()
-        else {
+        let Some(Slot { body: SlotBody::Subscribe { fetches, .. }, .. }) = session.slots.front_mut() else {
             return false;
         };
-        unknown.iter().for_each(|grant| codes[grant.place] = ReasonCode::UNSPECIFIED_ERROR.0);
-        fetches.extend(marked);
-        let (conn, packet_id, fetches, codes) = (*conn, *packet_id, fetches.clone(), codes.clone());
+        let fetches = fetches.clone();
         // An owner that does not answer in time costs its retained messages, not the subscription.
         if !self.marks_are_set(session_key, &fetches) && !time_is_up {
             return false;
         }
-        if let Some(session) = self.sessions.get_mut(session_key) {
-            session.slots.pop();
+        let Some(session) = self.sessions.get_mut(session_key) else { return false };
+        if let Some(Slot { conn, body: SlotBody::Subscribe { packet_id, codes, granted, .. }, .. }) =
+            session.slots.pop()
+        {
+            self.finish_subscribe(conn, session_key, (packet_id, &codes), &granted, &fetches);
         }
-        self.finish_subscribe(conn, session_key, packet_id, &codes, &fetches);
         true
+    }
+
+    /// Takes back a subscription that could not be made known in time.
+    fn withdraw(&mut self, session_key: SessionKey, grant: &Granted) {
+        let Some(session) = self.sessions.get_mut(session_key) else { return };
+        let gone = session.subscriptions.remove(&grant.filter);
+        self.unroute(session_key, &grant.filter);
+        // One that is new has never been told of.
+        if let Some(gone) = gone.filter(|_| !grant.is_new) {
+            self.tell_unsubscribed(session_key, &grant.filter, gone, "barrier");
+        }
+    }
+
+    /// Notes in the SUBSCRIBE in front what every shard knows, what one does not, and the fetches that follow.
+    fn note_known(
+        &mut self,
+        session_key: SessionKey,
+        known: Vec<Granted>,
+        unknown: &[Granted],
+        marked: SmallVec<[u64; 1]>,
+    ) {
+        let Some(session) = self.sessions.get_mut(session_key) else { return };
+        if let Some(Slot { body: SlotBody::Subscribe { codes, granted, fetches, .. }, .. }) =
+            session.slots.front_mut()
+        {
+            unknown.iter().for_each(|grant| codes[grant.place] = ReasonCode::UNSPECIFIED_ERROR.0);
+            *granted = known;
+            fetches.extend(marked);
+        }
     }
 
     pub(super) fn on_unsubscribe(&mut self, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
@@ -228,9 +265,11 @@ impl Shard {
         let mut codes = Vec::new();
         for filter in unsubscribe.filters {
             let Some(session) = self.sessions.get_mut(session_key) else { return };
-            let existed = session.subscriptions.remove(filter).is_some();
-            if existed {
+            let gone = session.subscriptions.remove(filter);
+            let existed = gone.is_some();
+            if let Some(gone) = gone {
                 self.unroute(session_key, filter);
+                self.tell_unsubscribed(session_key, filter, gone, "unsubscribe");
             }
             // [MQTT-3.11.3-2]
             let code = if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED };

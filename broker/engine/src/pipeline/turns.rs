@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::Shard;
+use crate::hook::told::RetainedChange;
 use crate::route::Matched;
 use crate::session::Held;
 use crate::time::Now;
@@ -32,7 +33,11 @@ impl Shard {
         self.end_sessions();
         self.routes.sweep(SWEEP);
         if self.retained.next_expiry_ms().is_some_and(|at| at <= now.mono_ms) {
-            self.retained.expire(now.mono_ms, EXPIRE, |_, _| {});
+            let mut gone = Vec::new();
+            self.retained.expire(now.mono_ms, EXPIRE, |_, message| gone.push(message));
+            for message in gone {
+                self.tell_retained(&message.view(), RetainedChange::Expired);
+            }
         }
         self.has_work()
     }

@@ -12,8 +12,8 @@ use crate::packet::QoS;
 pub enum Phase {
     /// PUBLISH sent; waits for PUBACK or PUBREC.
     Published(Delivery),
-    /// PUBREC came, PUBREL sent; waits for PUBCOMP. The message is no longer needed [MQTT-4.3.3-8].
-    Released,
+    /// PUBREC came, PUBREL sent; waits for PUBCOMP. The message is not sent again [MQTT-4.3.3-8]; it is kept to be told of.
+    Released(Delivery),
 }
 
 /// A packet sent and not acknowledged.
@@ -127,20 +127,20 @@ impl Inflight {
         }
     }
 
-    /// PUBREC with success: PUBREL is to be sent; the message is no longer kept. Also for a repeated PUBREC.
+    /// PUBREC with success: PUBREL is to be sent; the message is not sent again. Also for a repeated PUBREC.
     ///
     /// # Errors
     /// No such packet, or one of QoS 1.
-    pub fn pubrec(&mut self, packet_id: NonZeroU16) -> Result<Option<Delivery>, AckError> {
+    pub fn pubrec(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
         let place = self.place(packet_id).ok_or(AckError::Unknown)?;
-        let phase = &mut self.entries[place].phase;
-        match std::mem::replace(phase, Phase::Released) {
-            Phase::Published(delivery) if delivery.qos == QoS::ExactlyOnce => Ok(Some(delivery)),
-            Phase::Released => Ok(None),
-            other => {
-                *phase = other;
-                Err(AckError::Unexpected)
+        let entry = &mut self.entries[place];
+        match &entry.phase {
+            Phase::Published(delivery) if delivery.qos == QoS::ExactlyOnce => {
+                entry.phase = Phase::Released(delivery.clone());
+                Ok(())
             }
+            Phase::Released(_) => Ok(()),
+            Phase::Published(_) => Err(AckError::Unexpected),
         }
     }
 
@@ -150,20 +150,22 @@ impl Inflight {
     /// No such packet, or one of QoS 1.
     pub fn pubrec_failed(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
         self.pubrec(packet_id)?;
-        self.pubcomp(packet_id)
+        self.pubcomp(packet_id).map(drop)
     }
 
     /// PUBCOMP: the exchange of a QoS 2 message is over.
     ///
     /// # Errors
     /// No such packet, or one that PUBREC has not come for.
-    pub fn pubcomp(&mut self, packet_id: NonZeroU16) -> Result<(), AckError> {
+    pub fn pubcomp(&mut self, packet_id: NonZeroU16) -> Result<Delivery, AckError> {
         let place = self.place(packet_id).ok_or(AckError::Unknown)?;
-        if !matches!(self.entries[place].phase, Phase::Released) {
+        if !matches!(self.entries[place].phase, Phase::Released(_)) {
             return Err(AckError::Unexpected);
         }
-        self.remove(place);
-        Ok(())
+        match self.remove(place).map(|entry| entry.phase) {
+            Some(Phase::Released(delivery)) => Ok(delivery),
+            _ => Err(AckError::Unknown),
+        }
     }
 
     /// All packets, oldest first.
@@ -189,6 +191,7 @@ mod tests {
 
     fn delivery(qos: QoS) -> Delivery {
         let message = Message {
+            id: 0,
             topic: "t".into(),
             payload: bytes::Bytes::new(),
             properties: Box::default(),
@@ -227,8 +230,8 @@ mod tests {
         inflight.publish(id, delivery(QoS::ExactlyOnce));
         assert_eq!(inflight.puback(id).unwrap_err(), AckError::Unexpected);
         assert_eq!(inflight.pubcomp(id).unwrap_err(), AckError::Unexpected);
-        assert!(inflight.pubrec(id).unwrap().is_some());
-        assert!(inflight.pubrec(id).unwrap().is_none(), "a repeated PUBREC is answered again");
+        assert_eq!(inflight.pubrec(id), Ok(()));
+        assert_eq!(inflight.pubrec(id), Ok(()), "a repeated PUBREC is answered again");
         inflight.pubcomp(id).unwrap();
         assert_eq!(inflight.pubcomp(id).unwrap_err(), AckError::Unknown);
     }

@@ -65,6 +65,8 @@ pub struct Granted {
     pub filter: Box<str>,
     /// Sequence number it waits for, 0 for none.
     pub barrier_seq: u64,
+    /// Whether the subscription was not there before.
+    pub is_new: bool,
     /// Whether retained messages are wanted.
     pub retained: bool,
     /// Options.
@@ -85,9 +87,11 @@ pub enum SlotBody {
         packet_id: NonZeroU16,
         /// Reason codes so far.
         codes: Vec<u8>,
-        /// What was granted, until every shard knows.
+        /// What was granted.
         granted: Vec<Granted>,
-        /// The fetches of retained messages that follow; none while `granted` waits.
+        /// Whether every shard knows, so that marks in the retained messages have been asked for.
+        known: bool,
+        /// The fetches of retained messages that follow; none before all is `known`.
         fetches: SmallVec<[u64; 1]>,
         /// Monotonic milliseconds.
         deadline_ms: u64,

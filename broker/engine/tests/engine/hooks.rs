@@ -22,22 +22,22 @@ struct Hook {
 }
 
 /// What a hook sees of its call.
-struct Call<'a> {
-    event: &'a Event,
+pub struct Call<'a> {
+    pub event: &'a Event,
 }
 
 impl Call<'_> {
-    fn topic(&self) -> &str {
+    pub fn topic(&self) -> &str {
         // SAFETY: the view is of the running event.
         unsafe { self.event.topic.text() }
     }
 
-    fn payload(&self) -> String {
+    pub fn payload(&self) -> String {
         // SAFETY: as above.
         unsafe { self.event.payload.text().to_owned() }
     }
 
-    fn set(&self, field: Field, number: u64, bytes: &str, key: &str) -> Status {
+    pub fn set(&self, field: Field, number: u64, bytes: &str, key: &str) -> Status {
         let change = Change {
             field,
             index: APPEND,
@@ -65,7 +65,7 @@ unsafe extern "C" fn shim(instance: *mut c_void, event: *const Event) -> Flow {
     (hook.act.borrow_mut())(&mut Call { event })
 }
 
-fn link(
+pub fn link(
     identity: u32,
     priority: i32,
     policy: FaultPolicy,
@@ -88,26 +88,26 @@ fn link(
     }
 }
 
-fn mount(world: &mut World, links: Vec<(HookPoint, Link)>) {
+pub fn mount(world: &mut World, links: Vec<(HookPoint, Link)>) {
     assert_eq!(world.shards.len(), 1, "hooks of tests belong to one thread and one shard");
     world.shards[0].swap_chains(ChainTable::compile(1, links));
 }
 
 /// Calls that a test's hooks note.
 #[derive(Clone, Default)]
-struct Log(std::rc::Rc<RefCell<Vec<String>>>);
+pub struct Log(std::rc::Rc<RefCell<Vec<String>>>);
 
 impl Log {
-    fn note(&self, what: impl Into<String>) {
+    pub fn note(&self, what: impl Into<String>) {
         self.0.borrow_mut().push(what.into());
     }
 
-    fn take(&self) -> Vec<String> {
+    pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.borrow_mut())
     }
 }
 
-fn noting(log: &Log, name: &'static str, flow: Flow) -> impl FnMut(&mut Call<'_>) -> Flow + 'static {
+pub fn noting(log: &Log, name: &'static str, flow: Flow) -> impl FnMut(&mut Call<'_>) -> Flow + 'static {
     let log = log.clone();
     move |_| {
         log.note(name);

@@ -3,6 +3,7 @@
 
 mod exchange;
 mod hooks;
+mod points;
 mod sessions;
 mod subscriptions;
 mod world;

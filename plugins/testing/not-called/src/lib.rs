@@ -23,4 +23,4 @@ impl Early {
     fn acked(&mut self, _event: &mut Notice<'_>) {}
 }
 
-grapnel_plugin_abi::plugin!(Early { message.acked => Early::acked });
+grapnel_plugin_abi::plugin!(Early { broker.stopped => Early::acked });
