@@ -10,6 +10,7 @@ mod kept;
 mod library;
 mod loaded;
 mod lookup;
+mod metrics;
 mod record;
 mod report;
 mod request;
@@ -26,6 +27,7 @@ use serde_json::Value;
 
 use active::{Active, Defaults, Wanted, compile};
 pub use error::LoadError;
+pub use metrics::{MetricReading, MetricValue};
 use record::{Record, Recorded};
 pub use report::{HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
 pub use request::{LoadRequest, Settings, is_name};
@@ -67,7 +69,7 @@ impl PluginManager {
             Some(dir) => builder.prefix("grapnel-plugins-").tempdir_in(dir)?,
             None => builder.prefix("grapnel-plugins-").tempdir()?,
         };
-        services::attach(&settings.shards, settings.change_bytes_max);
+        services::attach(&settings.shards, settings.change_bytes_max, &settings.limits);
         let defaults = Defaults { deadline_ms: settings.defer_deadline_ms };
         let workshop = Workshop::new(
             settings.shards.clone(),
@@ -239,6 +241,12 @@ impl PluginManager {
     /// One plugin, loaded or failed.
     pub fn show(&self, name: &str) -> Option<PluginInfo> {
         self.view().show(name)
+    }
+
+    /// What the plugins that are loaded have measured with metrics of their own.
+    pub fn metrics(&self) -> Vec<MetricReading> {
+        let names: Vec<String> = names(&self.view().active);
+        services::metrics(&names)
     }
 
     /// The compiled chains with what each link did, summed over the shards. `all` lists points without a link too.

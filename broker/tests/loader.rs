@@ -5,6 +5,9 @@
 #[path = "loader/shards.rs"]
 mod shards;
 
+#[path = "loader/host.rs"]
+mod host;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 

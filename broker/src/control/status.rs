@@ -124,5 +124,6 @@ pub(super) async fn prometheus(
     }
     let rows = gathered.answers.into_iter().map(|(id, (_, rows))| (id, rows)).collect();
     links::write(&mut text, rows, wanted.per_shard);
+    api.plugins.metrics().iter().for_each(|metric| text.plugin_metric(metric));
     Ok(([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text.finish()))
 }

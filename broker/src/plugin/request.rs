@@ -7,6 +7,7 @@ use serde_json::Value;
 
 use crate::config::Config;
 use crate::shard::handle::ShardHandle;
+use crate::shard::limits::ShellLimits;
 
 /// What a manager is made with.
 #[derive(Clone, Debug)]
@@ -27,6 +28,8 @@ pub struct Settings {
     pub retired_max: usize,
     /// Bytes of changes that may come with one deferred verdict.
     pub change_bytes_max: usize,
+    /// What one plugin may have of the broker.
+    pub limits: ShellLimits,
 }
 
 impl Settings {
@@ -43,6 +46,7 @@ impl Settings {
             defer_deadline_ms: u32::try_from(config.limits.defer_deadline_ms).unwrap_or(u32::MAX),
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
             change_bytes_max: usize::try_from(config.limits.packet_bytes_max).unwrap_or(usize::MAX),
+            limits: config.shell_limits.clone(),
         }
     }
 }

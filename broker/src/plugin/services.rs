@@ -1,16 +1,19 @@
 //! What the broker does for plugins outside of events: their host tables, their log, and the way of a deferred verdict back to its
 //! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
 
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use bytes::Bytes;
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
-use grapnel_plugin_abi::host::{self, FieldChange, HostServices};
+use grapnel_plugin_abi::host::{self, FieldChange, HostServices, MetricRequest};
 use grapnel_plugin_abi::raw::{Flow, HostApi, Status, Ticket};
 
 use super::kept::{Forever, Texts};
+use super::metrics::{MetricReading, Metrics};
 use crate::shard::handle::ShardHandle;
+use crate::shard::limits::ShellLimits;
 
 #[derive(Default)]
 struct Services {
@@ -18,16 +21,20 @@ struct Services {
     change_bytes_max: RwLock<usize>,
     /// By the low half of a handle.
     names: RwLock<Texts>,
+    metrics: Metrics,
+    metrics_max: AtomicU64,
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
 
 static HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
-/// Says where completions go; from here on plugins are answered. `change_bytes_max` bounds what comes with one completion.
-pub(super) fn attach(shards: &[ShardHandle], change_bytes_max: usize) {
+/// Says where completions go; from here on plugins are answered. `change_bytes_max` bounds what comes with one completion,
+/// `limits` what one plugin may have.
+pub(super) fn attach(shards: &[ShardHandle], change_bytes_max: usize, limits: &ShellLimits) {
     *SERVICES.shards.write().unwrap_or_else(PoisonError::into_inner) = shards.to_vec();
     *SERVICES.change_bytes_max.write().unwrap_or_else(PoisonError::into_inner) = change_bytes_max;
+    SERVICES.metrics_max.store(limits.plugin_metrics_max, Ordering::Relaxed);
     // It has been said before where there was another manager in this process: the services are the same.
     let _ = host::install_services(&*SERVICES);
 }
@@ -42,6 +49,11 @@ pub(super) fn handle_of(name: &str, generation: u32) -> PluginHandle {
 /// The name of a plugin that is or was loaded.
 pub(super) fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
     SERVICES.names.read().unwrap_or_else(PoisonError::into_inner).text(handle.0 as u32).cloned()
+}
+
+/// What the plugins of these names have measured.
+pub(super) fn metrics(plugins: &[String]) -> Vec<MetricReading> {
+    SERVICES.metrics.read(plugins)
 }
 
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
@@ -81,6 +93,23 @@ impl HostServices for Services {
         });
         shard.complete(Completion { ticket: ticket.0, flow, changes: changes.collect() });
         Ok(())
+    }
+
+    fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
+        let name = name_of(PluginHandle(plugin)).ok_or(Status::STALE)?;
+        let made = self.metrics.make(&name, metric, self.metrics_max.load(Ordering::Relaxed));
+        made.map_err(|(status, what)| {
+            self.log(plugin, 2, &format!("it {what}"));
+            status
+        })
+    }
+
+    fn measure(&self, metric: u64, value: i64) -> Result<(), Status> {
+        self.metrics.measure(metric, value)
+    }
+
+    fn adjust(&self, metric: u64, by: i64) -> Result<(), Status> {
+        self.metrics.adjust(metric, by)
     }
 }
 

@@ -19,6 +19,7 @@ grapnel_engine::bounds! {
     turn_completions_max = 1024, 1..=1000000, "deferred verdicts taken before connections get a turn";
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
+    plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";
     stall_warning_ms = 200, 10..=600000, "time a shard may be held by one step before the log names it and what it is calling";
 }
 

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use grapnel::plugin::{LoadRequest, PluginManager, Settings};
 use grapnel::shard::handle::ShardHandle;
+use grapnel::shard::limits::ShellLimits;
 use grapnel_engine::hook::{HookPoint, Link};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
@@ -164,6 +165,7 @@ impl Fixture {
             defer_deadline_ms: 5_000,
             retired_max: 1_000,
             change_bytes_max: 1 << 20,
+            limits: ShellLimits::default(),
         };
         change(&mut settings);
         Fixture { manager: PluginManager::new(settings).unwrap(), shards, dir }

@@ -40,10 +40,10 @@ impl<E: std::error::Error> From<E> for Error {
     }
 }
 
-/// The broker did not take a change, or gave no ticket.
+/// The broker did not take a change, gave no ticket, or did not do what it was asked for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Refused {
-    /// What was to be changed; `None` for a ticket.
+    /// What was to be changed; `None` where it was something else.
     pub field: Option<Field>,
     /// Why not.
     pub status: Status,
@@ -64,7 +64,7 @@ impl fmt::Display for Refused {
         };
         match self.field {
             Some(field) => write!(f, "the broker did not take {field:?}: {why}"),
-            None => write!(f, "the broker gave no ticket: {why}"),
+            None => write!(f, "the broker refused it: {why}"),
         }
     }
 }
