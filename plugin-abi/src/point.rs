@@ -86,7 +86,7 @@ points! {
     /// SUBSCRIBE was read; filters may be rewritten or refused.
     ClientSubscribe = 6, "client.subscribe", Fold, false, Ignore, true;
     /// UNSUBSCRIBE was read.
-    ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore, false;
+    ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore, true;
     /// A session came into being.
     SessionCreated = 8, "session.created", Run, false, Ignore, true;
     /// A stored session got a connection again.

@@ -75,6 +75,21 @@ impl ReasonCode {
         self.0 >= 0x80
     }
 
+    /// Whether CONNACK may refuse with it (section 3.2.2.2).
+    pub const fn refuses_connect(self) -> bool {
+        matches!(self.0, 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)
+    }
+
+    /// Whether SUBACK may refuse a topic filter with it (section 3.9.3).
+    pub const fn refuses_subscription(self) -> bool {
+        matches!(self.0, 0x80 | 0x83 | 0x87 | 0x8F | 0x91 | 0x97 | 0x9E | 0xA1 | 0xA2)
+    }
+
+    /// Whether UNSUBACK may refuse a topic filter with it (section 3.11.3).
+    pub const fn refuses_unsubscription(self) -> bool {
+        matches!(self.0, 0x80 | 0x83 | 0x87 | 0x8F | 0x91)
+    }
+
     /// The CONNACK return code of MQTT 3.1.1 (section 3.2.2.3) that says the same.
     pub const fn connack_v3(self) -> u8 {
         match self.0 {

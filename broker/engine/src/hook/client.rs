@@ -81,12 +81,7 @@ impl<'a> ClientView<'a> {
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
             Field::AUTH_METHOD => text(self.properties.auth_method()),
             Field::AUTH_DATA => self.properties.auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
-            Field::USER_PROPERTY => self
-                .properties
-                .user()
-                .nth(index as usize)
-                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
-                .ok_or(Status::ABSENT),
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties, field, index),
             _ => Err(Status::UNSUPPORTED),
         }
     }
@@ -116,6 +111,19 @@ impl<'a> ClientView<'a> {
             ..nobodys_event(point, shard, wall_ms)
         }
     }
+}
+
+/// The user properties of a packet, by index, or how many there are.
+pub(super) fn user_property(
+    properties: Properties<'_>,
+    field: Field,
+    index: u32,
+) -> Result<FieldValue<'_>, Status> {
+    if field == Field::USER_PROPERTIES {
+        return Ok(FieldValue::Number(properties.user().count() as u64));
+    }
+    let pair = properties.user().nth(index as usize);
+    pair.map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes())).ok_or(Status::ABSENT)
 }
 
 /// An event that is about no client.

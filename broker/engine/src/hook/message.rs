@@ -9,7 +9,7 @@ use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Fi
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::client::ClientView;
+use super::client::{ClientView, user_property};
 use super::tickets::TicketDesk;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
@@ -44,12 +44,7 @@ impl<'a> MessageView<'a> {
             Field::CORRELATION_DATA => bytes(properties().correlation_data()),
             Field::MESSAGE_EXPIRY_S => number(self.expiry_left_s(now_ms).map(u64::from)),
             Field::PAYLOAD_FORMAT => number(properties().payload_format().map(u64::from)),
-            Field::USER_PROPERTY => properties()
-                .user()
-                .nth(index as usize)
-                .map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes()))
-                .ok_or(Status::ABSENT),
-            Field::USER_PROPERTIES => number(Some(properties().user().count() as u64)),
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(properties(), field, index),
             _ => return None,
         })
     }

@@ -1,69 +1,91 @@
-//! The event client.subscribe: the topic filters with their options, which links rewrite or refuse one by one.
+//! The events client.subscribe and client.unsubscribe: the topic filters, with their options, which links rewrite or refuse one by
+//! one.
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
-use super::client::{ALLOW, ClientView, DENY};
+use super::client::{ALLOW, ClientView, DENY, user_property};
+use super::tickets::TicketDesk;
+use super::told::share_group;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
-use crate::packet::SubscriptionOptions;
+use crate::packet::{Properties, SubscriptionOptions};
 use crate::reason::ReasonCode;
 use crate::topic;
 
-/// A topic filter of a SUBSCRIBE as the chain leaves it.
+/// A topic filter of a SUBSCRIBE or UNSUBSCRIBE as the chain leaves it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Requested {
     /// The filter, $share prefix included.
     pub filter: Bytes,
-    /// Its options.
+    /// Its options; the default at UNSUBSCRIBE, which has none.
     pub options: SubscriptionOptions,
     /// Whether a link refused it, and why.
     pub refused: Option<ReasonCode>,
 }
 
 impl Requested {
+    /// As it stands in the packet.
+    pub fn new(filter: &str, options: SubscriptionOptions) -> Requested {
+        Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None }
+    }
+
     /// The filter as text; it was checked when it was read or set.
     pub fn filter_text(&self) -> &str {
         std::str::from_utf8(&self.filter).unwrap_or("")
     }
 }
 
-/// A SUBSCRIBE on its way along the chain.
+/// A SUBSCRIBE or UNSUBSCRIBE on its way along its chain.
 #[derive(Debug)]
 pub struct SubscribeFold<'a> {
+    point: HookPoint,
     client: ClientView<'a>,
-    subscription_id: u32,
+    properties: Properties<'a>,
     topic_bytes_max: usize,
     /// What the links before have left; the chain's answer at the end.
     pub filters: Vec<Requested>,
     overlay: Option<Vec<Requested>>,
     /// What was replaced during the event: a view a hook took of it stays valid.
     replaced: Vec<Bytes>,
+    desk: Option<TicketDesk<'a>>,
 }
 
 impl<'a> SubscribeFold<'a> {
-    /// The event of one SUBSCRIBE.
+    /// The event of one packet, at client.subscribe or client.unsubscribe; a desk lets links defer.
     pub fn new(
+        point: HookPoint,
         client: ClientView<'a>,
+        properties: Properties<'a>,
         filters: Vec<Requested>,
-        subscription_id: u32,
         topic_bytes_max: usize,
+        desk: Option<TicketDesk<'a>>,
     ) -> SubscribeFold<'a> {
         SubscribeFold {
+            point,
             client,
-            subscription_id,
+            properties,
             topic_bytes_max,
             filters,
             overlay: None,
             replaced: Vec::new(),
+            desk,
         }
     }
 
     /// The event that goes with it.
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
-        self.client.event(HookPoint::ClientSubscribe, shard, wall_ms)
+        self.client.event(self.point, shard, wall_ms)
+    }
+
+    fn is_subscribe(&self) -> bool {
+        self.point == HookPoint::ClientSubscribe
+    }
+
+    fn may_refuse(&self, reason: ReasonCode) -> bool {
+        if self.is_subscribe() { reason.refuses_subscription() } else { reason.refuses_unsubscription() }
     }
 }
 
@@ -73,7 +95,19 @@ impl EventAccess for SubscribeFold<'_> {
         let requested = || filters.get(index as usize).ok_or(Status::ABSENT);
         match field {
             Field::FILTER => requested().map(|r| FieldValue::Bytes(&r.filter)),
-            Field::FILTER_OPTIONS => requested().map(|r| FieldValue::Number(u64::from(r.options.to_byte()))),
+            Field::FILTERS => Ok(FieldValue::Number(filters.len() as u64)),
+            Field::FILTER_OPTIONS if self.is_subscribe() => {
+                requested().map(|r| FieldValue::Number(u64::from(r.options.to_byte())))
+            }
+            Field::SHARE_GROUP => share_group(requested()?.filter_text())
+                .map(|group| FieldValue::Bytes(group.as_bytes()))
+                .ok_or(Status::ABSENT),
+            Field::SUBSCRIPTION_ID if self.is_subscribe() => self
+                .properties
+                .subscription_id()
+                .map(|id| FieldValue::Number(u64::from(id)))
+                .ok_or(Status::ABSENT),
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties, field, index),
             Field::VERDICT => {
                 let refused = requested()?.refused.is_some();
                 Ok(FieldValue::Number(u64::from(if refused { DENY } else { ALLOW })))
@@ -87,6 +121,7 @@ impl EventAccess for SubscribeFold<'_> {
     }
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
+        let (subscribe, reason) = (self.is_subscribe(), reason_of(&change).filter(|r| self.may_refuse(*r)));
         let filters = self.overlay.get_or_insert_with(|| self.filters.clone());
         let requested = filters.get_mut(change.index as usize).ok_or(Status::ABSENT)?;
         match change.field {
@@ -98,7 +133,7 @@ impl EventAccess for SubscribeFold<'_> {
                 let before = std::mem::replace(&mut requested.filter, Bytes::copy_from_slice(change.bytes));
                 self.replaced.push(before);
             }
-            Field::FILTER_OPTIONS => {
+            Field::FILTER_OPTIONS if subscribe => {
                 let byte = u8::try_from(change.number).map_err(|_| Status::INVALID)?;
                 requested.options = SubscriptionOptions::from_byte(byte).map_err(|_| Status::INVALID)?;
             }
@@ -106,13 +141,7 @@ impl EventAccess for SubscribeFold<'_> {
                 requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);
             }
             Field::VERDICT => requested.refused = None,
-            Field::REASON_CODE => {
-                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
-                if !code.is_defined() || !code.is_error() {
-                    return Err(Status::INVALID);
-                }
-                requested.refused = Some(code);
-            }
+            Field::REASON_CODE => requested.refused = Some(reason.ok_or(Status::INVALID)?),
             _ => return Err(Status::UNSUPPORTED),
         }
         Ok(())
@@ -122,14 +151,17 @@ impl EventAccess for SubscribeFold<'_> {
         Err(Status::UNSUPPORTED)
     }
 
-    fn defer(&mut self, _deadline_ms: u32) -> Result<Ticket, Status> {
-        Err(Status::UNSUPPORTED)
+    fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
+        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
     }
 }
 
 impl Fold for SubscribeFold<'_> {
-    fn begin(&mut self, _link: &Link) {
+    fn begin(&mut self, link: &Link) {
         self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.begin(link);
+        }
     }
 
     fn topic(&self) -> &str {
@@ -146,10 +178,13 @@ impl Fold for SubscribeFold<'_> {
 
     fn rollback(&mut self) {
         self.overlay = None;
+        if let Some(desk) = &mut self.desk {
+            desk.rollback();
+        }
     }
 
     fn ticket(&self) -> Option<Ticket> {
-        None
+        self.desk.as_ref().and_then(|desk| desk.taken)
     }
 
     fn deny(&mut self) {
@@ -159,9 +194,7 @@ impl Fold for SubscribeFold<'_> {
     }
 }
 
-impl SubscribeFold<'_> {
-    /// The subscription identifier of the packet, 0 where it has none.
-    pub fn subscription_id(&self) -> u32 {
-        self.subscription_id
-    }
+/// The reason code of a change, if it is one.
+fn reason_of(change: &FieldChange<'_>) -> Option<ReasonCode> {
+    u8::try_from(change.number).ok().map(ReasonCode)
 }

@@ -13,7 +13,7 @@ use crate::hook::message::{Draft, MessageFold};
 use crate::hook::subscribe::{Requested, SubscribeFold};
 use crate::hook::tickets::{TicketDesk, Waiter};
 use crate::message::MessageView;
-use crate::packet::QoS;
+use crate::packet::{Properties, QoS};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
@@ -134,21 +134,22 @@ impl Shard {
         self.run_client(point, client, None, verdict, Course::WHOLE, None);
     }
 
-    /// Runs client.subscribe.
-    pub(super) fn run_subscribe(
+    /// Runs client.subscribe or client.unsubscribe.
+    pub(super) fn run_filters(
         &mut self,
+        point: HookPoint,
         identity: &Identity,
+        properties: Properties<'_>,
         filters: Vec<Requested>,
-        subscription_id: u32,
     ) -> Vec<Requested> {
         let topic_bytes_max = self.limits().topic_bytes_max as usize;
-        let chain = self.chains.chain_mut(HookPoint::ClientSubscribe);
+        let chain = self.chains.chain_mut(point);
         if chain.is_empty() {
             return filters;
         }
-        let mut fold = SubscribeFold::new(identity.view(), filters, subscription_id, topic_bytes_max);
+        let mut fold = SubscribeFold::new(point, identity.view(), properties, filters, topic_bytes_max, None);
         let mut event = fold.event(self.setup.id, self.now.wall_ms);
-        chain.run((HookPoint::ClientSubscribe, &self.calls), Course::WHOLE, &mut event, &mut fold);
+        chain.run((point, &self.calls), Course::WHOLE, &mut event, &mut fold);
         fold.filters
     }
 

@@ -4,12 +4,12 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Shard;
 use super::timers::Deadline;
 use crate::codec::DecodeError;
+use crate::hook::HookPoint;
 use crate::hook::subscribe::Requested;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{
@@ -54,15 +54,10 @@ impl Shard {
         self.counters.packets_subscribe_received += 1;
         let identity = Rc::clone(&self.sessions.get(session_key)?.identity);
         let id = subscribe.properties.subscription_id().unwrap_or(0);
-        let requested: Vec<Requested> = subscribe
-            .filters
-            .map(|(filter, options)| Requested {
-                filter: Bytes::copy_from_slice(filter.as_bytes()),
-                options,
-                refused: None,
-            })
-            .collect();
-        let requested = self.run_subscribe(&identity, requested, id);
+        let requested: Vec<Requested> =
+            subscribe.filters.map(|(filter, options)| Requested::new(filter, options)).collect();
+        let point = HookPoint::ClientSubscribe;
+        let requested = self.run_filters(point, &identity, subscribe.properties, requested);
         let mut codes = Vec::with_capacity(requested.len());
         let mut granted = Vec::new();
         for (place, request) in requested.iter().enumerate() {
@@ -262,23 +257,53 @@ impl Shard {
     pub(super) fn on_unsubscribe(&mut self, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
         self.counters.packets_unsubscribe_received += 1;
         let Some(session_key) = self.session_of(key) else { return };
-        let mut codes = Vec::new();
-        for filter in unsubscribe.filters {
-            let Some(session) = self.sessions.get_mut(session_key) else { return };
-            let gone = session.subscriptions.remove(filter);
-            let existed = gone.is_some();
-            if let Some(gone) = gone {
-                self.unroute(session_key, filter);
-                self.tell_unsubscribed(session_key, filter, gone, "unsubscribe");
-            }
-            // [MQTT-3.11.3-2]
-            let code = if existed { ReasonCode::SUCCESS } else { ReasonCode::NO_SUBSCRIPTION_EXISTED };
+        let Some(session) = self.sessions.get(session_key) else { return };
+        let identity = Rc::clone(&session.identity);
+        let requested = unsubscribe
+            .filters
+            .map(|filter| Requested::new(filter, SubscriptionOptions::default()))
+            .collect();
+        let point = HookPoint::ClientUnsubscribe;
+        let requested = self.run_filters(point, &identity, unsubscribe.properties, requested);
+        self.take_unsubscribe(key, session_key, unsubscribe.packet_id, &requested);
+    }
+
+    /// Ends the subscriptions that the chain leaves, and answers.
+    fn take_unsubscribe(
+        &mut self,
+        key: ConnKey,
+        session_key: SessionKey,
+        packet_id: NonZeroU16,
+        requested: &[Requested],
+    ) {
+        let mut codes = Vec::with_capacity(requested.len());
+        for request in requested {
+            let code = match request.refused {
+                Some(reason) => reason,
+                None => self.unsubscribe(session_key, request.filter_text(), "unsubscribe"),
+            };
             codes.push(code.0);
         }
         // Waits for nobody: too much interest costs an envelope, never a wrong delivery.
-        let unsuback =
-            UnsubAck { packet_id: unsubscribe.packet_id, properties: Properties::default(), codes: &codes };
+        let unsuback = UnsubAck { packet_id, properties: Properties::default(), codes: &codes };
         self.send(key, &Packet::UnsubAck(unsuback));
+    }
+
+    /// Takes a subscription from a session and tells of it; `cause` is one word for who wanted it or why. The code for UNSUBACK
+    /// [MQTT-3.11.3-2].
+    pub(super) fn unsubscribe(
+        &mut self,
+        session_key: SessionKey,
+        filter: &str,
+        cause: &'static str,
+    ) -> ReasonCode {
+        let session = self.sessions.get_mut(session_key);
+        let Some(gone) = session.and_then(|session| session.subscriptions.remove(filter)) else {
+            return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+        };
+        self.unroute(session_key, filter);
+        self.tell_unsubscribed(session_key, filter, gone, cause);
+        ReasonCode::SUCCESS
     }
 }
 

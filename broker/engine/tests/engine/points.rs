@@ -2,13 +2,16 @@
 
 use grapnel_engine::hook::told::BrokerView;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
-use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
+use grapnel_engine::packet::{
+    Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
+    push_subscription,
+};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_plugin_abi::host::host_api;
-use grapnel_plugin_abi::raw::{Field, Flow, Status, Value};
+use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Value};
 
 use crate::hooks::{Call, Log, link, mount, noting};
-use crate::world::{Ask, World};
+use crate::world::{Ask, Got, World, id, message};
 
 impl Call<'_> {
     fn value(&self, field: Field, index: u32) -> Result<Value, Status> {
@@ -496,4 +499,84 @@ fn the_broker_tells_of_itself() {
     let broker = BrokerView { version: "1.2.3", uptime_ms: 42, listeners: &listeners };
     world.shards[0].tell_broker(HookPoint::BrokerStarted, broker);
     assert_eq!(log.take(), ["1.2.3 42 127.0.0.1:1883 [::1]:1883 -"]);
+}
+
+// client.unsubscribe sees the filters of the packet, and what it rewrites or refuses is what happens.
+#[test]
+fn filters_are_rewritten_and_refused_at_unsubscribe() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let seen = log.clone();
+    let act = move |call: &mut Call<'_>| {
+        seen.note(format!(
+            "{} of {} options {:?}",
+            call.text(Field::FILTER),
+            call.number(Field::FILTERS).expect("it says how many"),
+            call.number(Field::FILTER_OPTIONS)
+        ));
+        let (field, number, bytes) = match call.text(Field::FILTER).as_str() {
+            "a" => (Field::FILTER, 0, "inner/a"),
+            "keep" => (Field::REASON_CODE, 0x83, ""),
+            _ => return Flow::CONTINUE,
+        };
+        assert_eq!(change_at(call, Field::REASON_CODE, 0, 0x97, ""), Status::INVALID, "UNSUBACK has no 0x97");
+        assert_eq!(change_at(call, field, 0, number, bytes), Status::OK);
+        Flow::CONTINUE
+    };
+    mount(&mut world, vec![(HookPoint::ClientUnsubscribe, link(1, 0, FaultPolicy::Ignore, act))]);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    for filter in ["a", "inner/a", "keep"] {
+        world.subscribe(client, filter, QoS::AtMostOnce);
+    }
+    world.unsubscribe(client, "a");
+    world.unsubscribe(client, "keep");
+    world.unsubscribe(client, "other");
+    assert_eq!(
+        world.take(client),
+        [Got::UnsubAck(8, vec![0]), Got::UnsubAck(8, vec![0x83]), Got::UnsubAck(8, vec![0x11])]
+    );
+    let unsupported = "options Err(UNSUPPORTED)";
+    assert_eq!(log.take(), ["a", "keep", "other"].map(|filter| format!("{filter} of 1 {unsupported}")));
+    for topic in ["a", "inner/a", "keep"] {
+        world.publish(client, topic, "x", QoS::AtMostOnce, 0);
+    }
+    assert_eq!(world.take(client), [message("a", "x", 0), message("keep", "x", 0)]);
+}
+
+fn change_at(call: &Call<'_>, field: Field, index: u32, number: u64, bytes: &str) -> Status {
+    let bytes = Slice::of(bytes.as_bytes());
+    let change = Change { field, index, number, bytes, key: Slice::EMPTY };
+    // SAFETY: the context is that of the running event.
+    unsafe { (host_api(1, 1).set)(call.event.ctx, &change) }
+}
+
+// client.subscribe reads every filter with its group, and the packet's identifier and user properties.
+#[test]
+fn a_subscribe_is_read_whole() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    mount(
+        &mut world,
+        told(&log, &[HookPoint::ClientSubscribe], |call| {
+            format!(
+                "{} filters, {} group {}, {} group {}, id {:?}, {} properties",
+                call.number(Field::FILTERS).expect("it says how many"),
+                call.text_at(Field::FILTER, 0),
+                call.text_at(Field::SHARE_GROUP, 0),
+                call.text_at(Field::FILTER, 1),
+                call.text_at(Field::SHARE_GROUP, 1),
+                call.number(Field::SUBSCRIPTION_ID),
+                call.number(Field::USER_PROPERTIES).expect("it says how many"),
+            )
+        }),
+    );
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let (mut payload, mut section) = (Vec::new(), Vec::new());
+    push_subscription(&mut payload, "a/+", SubscriptionOptions::default());
+    push_subscription(&mut payload, "$share/g/b", SubscriptionOptions::default());
+    push_property(&mut section, Property::SubscriptionId(5));
+    push_property(&mut section, Property::User("k", "v"));
+    let (properties, filters) = (Properties::from_encoded(&section), Filters::from_encoded(&payload));
+    world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
+    assert_eq!(log.take(), ["2 filters, a/+ group -, $share/g/b group g, id Ok(5), 1 properties"]);
 }
