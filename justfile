@@ -53,3 +53,13 @@ doc:
 # Make a new plugin from the template, build it and run its test
 plugin name:
     scripts/new-plugin {{name}}
+
+# Build the plugin of plugins/NAME that is written in C, as plugins/c-journal is
+plugin-c name:
+    cd plugins/{{name}} && cc -std=c11 -O2 -Wall -Wextra -shared -fPIC -pthread -I ../../plugin-abi/include \
+        -o libgrapnel_{{replace(name, "-", "_")}}.so {{replace(name, "-", "_")}}.c
+
+# Build the plugin of plugins/NAME that is written in C++, as plugins/cpp-json-gate is
+plugin-cpp name:
+    cd plugins/{{name}} && c++ -std=c++17 -O2 -Wall -Wextra -shared -fPIC -pthread -I ../../plugin-abi/include \
+        -o libgrapnel_{{replace(name, "-", "_")}}.so {{replace(name, "-", "_")}}.cpp

@@ -1,6 +1,9 @@
 //! Where the built programs and plugins are, and how broken ones are made of them.
 
 use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use tempfile::TempDir;
 
 /// The directory of the build the running test belongs to, such as `target/checked`.
 ///
@@ -26,6 +29,68 @@ pub fn built(program: &str) -> PathBuf {
 /// As [`built`].
 pub fn library(name: &str) -> PathBuf {
     existing(directory().join(format!("libgrapnel_{}.so", name.replace('-', "_"))))
+}
+
+/// A plugin in C or C++, compiled for one test; gone with it.
+pub struct Compiled {
+    library: PathBuf,
+    _folder: TempDir,
+}
+
+impl Compiled {
+    /// Compiles `plugins/NAME` as its README says, and insists on no warnings.
+    ///
+    /// # Panics
+    /// If there is no compiler, or it has something to say.
+    #[track_caller]
+    pub fn of(name: &str) -> Compiled {
+        Compiled::with(name, &[])
+    }
+
+    /// The same with more arguments for the compiler.
+    ///
+    /// # Panics
+    /// As [`Compiled::of`].
+    #[track_caller]
+    pub fn with(name: &str, arguments: &[&str]) -> Compiled {
+        let folder = tempfile::tempdir().expect("a place for temporary files");
+        let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+        let stem = name.replace('-', "_");
+        let sources = root.join("plugins").join(name);
+        let (compiler, standard, source) = match sources.join(format!("{stem}.c")) {
+            source if source.exists() => ("cc", "-std=c11", source),
+            _ => ("c++", "-std=c++17", sources.join(format!("{stem}.cpp"))),
+        };
+        let library = folder.path().join(format!("libgrapnel_{stem}.so"));
+        let output = Command::new(compiler)
+            .args([
+                standard,
+                "-O2",
+                "-shared",
+                "-fPIC",
+                "-pthread",
+                "-Wall",
+                "-Wextra",
+                "-Wpedantic",
+                "-Werror",
+            ])
+            .arg("-I")
+            .arg(root.join("plugin-abi/include"))
+            .args(arguments)
+            .arg("-o")
+            .args([&library, &source])
+            .output()
+            .unwrap_or_else(|error| {
+                panic!("{compiler} cannot be started: {error}; scripts/test installs it")
+            });
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Compiled { library, _folder: folder }
+    }
+
+    /// The library, as an argument.
+    pub fn path(&self) -> &str {
+        argument(&self.library)
+    }
 }
 
 /// A path as an argument.

@@ -1,0 +1,119 @@
+//! The plugin c-journal, in C, on live traffic: what is acknowledged is in the file, in order, and it comes and goes like any
+//! other plugin.
+
+use std::path::Path;
+
+use grapnel_tests::plugin::Compiled;
+use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+
+/// The records of a journal: place, topic, payload.
+#[track_caller]
+fn records(file: &Path) -> Vec<(String, String, String)> {
+    let bytes = std::fs::read(file).expect("the journal is there");
+    let mut rest = bytes.as_slice();
+    let mut records = Vec::new();
+    while let Some(end) = rest.iter().position(|byte| *byte == b'\n') {
+        let head = std::str::from_utf8(&rest[..end]).expect("the head of a record is text");
+        let words: Vec<&str> = head.split(' ').collect();
+        let bytes = |at: usize| words[at].parse::<usize>().expect("a number of bytes");
+        let (topic, payload) = (bytes(2), bytes(3));
+        let body = &rest[end + 1..];
+        let text = |from: usize, len: usize| String::from_utf8_lossy(&body[from..from + len]).into_owned();
+        records.push((words[0].to_owned(), text(0, topic), text(topic, payload)));
+        assert_eq!(body[topic + payload], b'\n', "{head}");
+        rest = &body[topic + payload + 1..];
+    }
+    assert!(rest.is_empty(), "a record has no end");
+    records
+}
+
+fn load(broker: &Broker, plugin: &Compiled, file: &Path) {
+    let file = format!("file={:?}", file.display().to_string());
+    let prefix = r#"topic_prefix="orders/""#;
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", &file, "--set", prefix, "--once"]);
+}
+
+scenario! {
+    /// Loaded from C, reloaded and unloaded in front of the same two clients; each message that was acknowledged is in the file.
+    fn acknowledged_messages_are_in_the_file(broker in Broker::builder().grapnel_only()) {
+        let plugin = Compiled::of("c-journal");
+        let folder = tempfile::tempdir().expect("a place for temporary files");
+        let file = folder.path().join("orders");
+        let mut subscriber = Client::hello(broker, Version::V5, "s");
+        subscriber.subscribe("#", 1);
+        let mut publisher = Client::hello(broker, Version::V5, "p");
+        load(broker, &plugin, &file);
+        let mut seen = Vec::new();
+        let mut pass = |topic: &str, payload: &str| {
+            assert_eq!(publisher.publish(&Publish::new(topic, payload).qos(1)), 0);
+            let message = subscriber.message();
+            assert_eq!((message.topic.as_str(), message.text().as_str()), (topic, payload));
+            message.properties.user("journal")
+        };
+        for payload in ["one", "", "three\nlines"] {
+            let marks = pass("orders/a", payload);
+            seen.push((marks[0].clone(), "orders/a".to_owned(), payload.to_owned()));
+            assert_eq!(records(&file), seen, "it is there when it has been acknowledged");
+        }
+        assert_eq!(pass("else", "not journalled"), Vec::<String>::new());
+        broker.ctl_ok(&["plugins", "reload", "c-journal"]);
+        let marks = pass("orders/b", "four");
+        assert_eq!(marks.len(), 1);
+        seen.push((marks[0].clone(), "orders/b".to_owned(), "four".to_owned()));
+        assert_eq!(records(&file), seen, "the new version appends");
+        broker.ctl_ok(&["plugins", "unload", "c-journal"]);
+        assert_eq!(pass("orders/c", "five"), Vec::<String>::new());
+        assert_eq!(records(&file), seen);
+    }
+}
+
+scenario! {
+    /// Publishes in flight keep their order, whoever of them waits for the disk.
+    fn the_file_has_the_order_of_the_messages(broker in Broker::builder().grapnel_only()) {
+        let plugin = Compiled::of("c-journal");
+        let folder = tempfile::tempdir().expect("a place for temporary files");
+        let file = folder.path().join("orders");
+        load(broker, &plugin, &file);
+        let mut subscriber = Client::hello(broker, Version::V311, "s");
+        subscriber.subscribe("#", 1);
+        let mut publisher = Client::hello(broker, Version::V311, "p");
+        for n in 0..50u16 {
+            let topic = if n % 3 == 0 { "else" } else { "orders/x" };
+            publisher.send_publish(&Publish::new(topic, n.to_string()).qos(1).id(n + 1));
+        }
+        let came: Vec<String> = (0..50).map(|_| subscriber.message().text()).collect();
+        assert_eq!(came, (0..50).map(|n| n.to_string()).collect::<Vec<_>>());
+        let written: Vec<String> = records(&file).into_iter().map(|(_, _, payload)| payload).collect();
+        assert_eq!(written, (0..50).filter(|n| n % 3 != 0).map(|n| n.to_string()).collect::<Vec<_>>());
+    }
+}
+
+/// A file that cannot be written refuses the messages, and nothing else.
+#[test]
+fn what_cannot_be_written_is_not_acknowledged() {
+    let plugin = Compiled::of("c-journal");
+    let broker = Broker::builder().grapnel_only().start();
+    load(&broker, &plugin, Path::new("/dev/full"));
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "x").qos(1)), 0x97);
+    assert_eq!(publisher.publish(&Publish::new("else", "x").qos(1)), 0x10, "nobody subscribes");
+    broker.ctl_ok(&["plugins", "unload", "c-journal"]);
+}
+
+/// One sentence says what is wrong, by key and without its value, and the broker serves on.
+#[test]
+fn a_wrong_configuration_is_refused() {
+    let plugin = Compiled::of("c-journal");
+    let broker = Broker::builder().grapnel_only().start();
+    for (setting, said) in [
+        ("pending_bytes_max=1", "the key file is missing: a path to append to"),
+        ("path=\"x\"", "the key path is not known"),
+        ("file=1", "file: it must be a text of at most 4095 bytes"),
+        ("file=\"/does/not/exist\"", "file: it cannot be opened for appending: No such file or directory"),
+        ("pending_bytes_max=-1", "pending_bytes_max: it must be a whole number, not negative"),
+    ] {
+        let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", setting]);
+        assert!(refused.contains(said), "{setting}: {refused}");
+    }
+    Client::hello(&broker, Version::V5, "after").ping();
+}

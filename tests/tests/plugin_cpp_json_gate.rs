@@ -1,0 +1,57 @@
+//! The plugin cpp-json-gate, in C++, on live traffic: it refuses what is no JSON, lets the rest through, and comes and goes like
+//! any other plugin.
+
+use grapnel_tests::plugin::Compiled;
+use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+
+const INVALID: u8 = 0x99;
+
+scenario! {
+    /// Messages of its topics pass if they are JSON with the keys; others are not looked at.
+    fn payloads_are_judged_by_topic(broker in Broker::builder().grapnel_only()) {
+        let plugin = Compiled::of("cpp-json-gate");
+        let mut subscriber = Client::hello(broker, Version::V5, "s");
+        subscriber.subscribe("#", 1);
+        let mut publisher = Client::hello(broker, Version::V5, "p");
+        let filters = r#"filters=["json/#", "+/data"]"#;
+        broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", filters, "--set", r#"required=["id", "value"]"#, "--once"]);
+        for (topic, payload, code) in [
+            ("json", r#"{"id": 1, "value": [1.5e3, true, null, "\u00e9"]}"#, 0),
+            ("json/a", r#" {"value":{}, "x":"", "id":-0} "#, 0),
+            ("a/data", r#"{"id": 1}"#, INVALID),
+            ("json/a/b", "[]", INVALID),
+            ("json/a", r#"{"id": 01, "value": 2}"#, INVALID),
+            ("json/a", r#"{"id": 1, "value": 2} x"#, INVALID),
+            ("json/a", "", INVALID),
+            ("a/b/data", "anything", 0),
+            ("jsonly", "anything", 0),
+        ] {
+            assert_eq!(publisher.publish(&Publish::new(topic, payload).qos(1)), code, "{topic} {payload}");
+            if code == 0 {
+                assert_eq!(subscriber.message().text(), payload);
+            }
+        }
+        broker.ctl_ok(&["plugins", "reload", "cpp-json-gate"]);
+        assert_eq!(publisher.publish(&Publish::new("json/a", "{").qos(1)), INVALID);
+        broker.ctl_ok(&["plugins", "unload", "cpp-json-gate"]);
+        assert_eq!(publisher.publish(&Publish::new("json/a", "{").qos(1)), 0);
+        assert_eq!(subscriber.message().text(), "{");
+    }
+}
+
+/// A payload that is nested as deeply as it can be costs no stack; one sentence says what is wrong with a configuration.
+#[test]
+fn deep_payloads_and_wrong_configurations_are_refused() {
+    let plugin = Compiled::of("cpp-json-gate");
+    let broker = Broker::builder().grapnel_only().start();
+    let refused = broker.ctl_refused(&["plugins", "load", plugin.path()]);
+    assert!(refused.contains("the key filters is missing"), "{refused}");
+    let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", "filter=[\"a\"]"]);
+    assert!(refused.contains("the key filter is not known; the keys are filters, required"), "{refused}");
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", "filters=[\"#\"]", "--once"]);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    let deep = "[".repeat(100_000);
+    assert_eq!(publisher.publish(&Publish::new("a", deep.as_str()).qos(1)), INVALID);
+    let most = format!("{}{}", "[".repeat(128), "]".repeat(128));
+    assert_eq!(publisher.publish(&Publish::new("a", most.as_str()).qos(1)), 0x10, "nobody subscribes");
+}
