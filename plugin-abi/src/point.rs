@@ -78,7 +78,7 @@ points! {
     /// May it publish here, may it subscribe to this.
     ClientAuthorize = 2, "client.authorize", Fold, false, Deny, true;
     /// Before CONNACK, on refusals too.
-    ClientConnack = 3, "client.connack", Fold, false, Ignore, false;
+    ClientConnack = 3, "client.connack", Fold, false, Ignore, true;
     /// CONNACK with success has been queued.
     ClientConnected = 4, "client.connected", Run, false, Ignore, true;
     /// The connection is about to close.

@@ -84,6 +84,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             peer: None,
             peer_host: "127.0.0.1",
             local: None,
+            local_host: "",
             listener: "default",
             version: Version::V311,
             clean_start: true,
@@ -92,7 +93,9 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             receive_maximum: 100,
             connected_at_ms: 1,
             superuser: false,
-            properties: Properties::default(),
+            anonymous: true,
+            properties: &[],
+            will: None,
         };
         let view = MessageView {
             id: 1,

@@ -12,7 +12,7 @@ use crate::hook::client::ClientView;
 use crate::hook::told::SessionView;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
-use crate::packet::{Properties, QoS, SubscriptionOptions, Version};
+use crate::packet::{QoS, SubscriptionOptions, Version};
 use crate::reason::ReasonCode;
 use crate::route::GroupId;
 
@@ -41,6 +41,8 @@ pub struct Identity {
     pub peer_host: Box<str>,
     /// Our end.
     pub local: SocketAddr,
+    /// The host part of it as text.
+    pub local_host: Box<str>,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// Protocol version.
@@ -55,6 +57,10 @@ pub struct Identity {
     pub receive_maximum: u16,
     /// Connected, milliseconds since 1970.
     pub connected_at_ms: u64,
+    /// Whether it came in without anybody vouching for it.
+    pub anonymous: bool,
+    /// Encoded properties of CONNECT, without those of authentication.
+    pub properties: Box<[u8]>,
 }
 
 impl Identity {
@@ -67,6 +73,7 @@ impl Identity {
             peer: Some(self.peer),
             peer_host: &self.peer_host,
             local: Some(self.local),
+            local_host: &self.local_host,
             listener: &self.listener,
             version: self.version,
             clean_start: self.clean_start,
@@ -75,7 +82,9 @@ impl Identity {
             receive_maximum: self.receive_maximum,
             connected_at_ms: self.connected_at_ms,
             superuser: self.superuser,
-            properties: Properties::default(),
+            anonymous: self.anonymous,
+            properties: &self.properties,
+            will: None,
         }
     }
 }

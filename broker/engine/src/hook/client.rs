@@ -14,7 +14,7 @@ use super::chain::Fold;
 use super::tickets::TicketDesk;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
-use crate::packet::{Properties, QoS, Version};
+use crate::packet::{Properties, QoS, Version, Will};
 use crate::reason::ReasonCode;
 
 /// What hooks may read of a client.
@@ -32,6 +32,8 @@ pub struct ClientView<'a> {
     pub peer_host: &'a str,
     /// Our end.
     pub local: Option<SocketAddr>,
+    /// The host part of `local` as text.
+    pub local_host: &'a str,
     /// Name of the listener.
     pub listener: &'a str,
     /// Protocol version.
@@ -48,8 +50,12 @@ pub struct ClientView<'a> {
     pub connected_at_ms: u64,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
-    /// Properties of CONNECT, at connect and authenticate.
-    pub properties: Properties<'a>,
+    /// Whether nobody vouched for it.
+    pub anonymous: bool,
+    /// Encoded properties of CONNECT; those of authentication at connect and authenticate alone.
+    pub properties: &'a [u8],
+    /// The will in CONNECT, at connect and authenticate.
+    pub will: Option<Will<'a>>,
 }
 
 impl<'a> ClientView<'a> {
@@ -61,6 +67,7 @@ impl<'a> ClientView<'a> {
         let text = |value: Option<&'a str>| {
             value.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
         };
+        let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
         let port = |address: Option<SocketAddr>| {
             address.map(|address| FieldValue::Number(u64::from(address.port()))).ok_or(Status::ABSENT)
         };
@@ -70,8 +77,10 @@ impl<'a> ClientView<'a> {
             Field::PASSWORD => self.password.map(FieldValue::Bytes).ok_or(Status::ABSENT),
             Field::PEER_HOST => text(self.peer.map(|_| self.peer_host)),
             Field::PEER_PORT => port(self.peer),
+            Field::SOCK_HOST => text(self.local.map(|_| self.local_host)),
             Field::SOCK_PORT => port(self.local),
             Field::LISTENER => text(Some(self.listener)),
+            Field::PROTO_NAME => text(Some(self.version.protocol_name())),
             Field::PROTO_VER => Ok(FieldValue::Number(u64::from(self.version.level()))),
             Field::CLEAN_START => Ok(FieldValue::Number(u64::from(self.clean_start))),
             Field::KEEP_ALIVE_S => Ok(FieldValue::Number(u64::from(self.keep_alive_s))),
@@ -79,11 +88,38 @@ impl<'a> ClientView<'a> {
             Field::RECEIVE_MAXIMUM => Ok(FieldValue::Number(u64::from(self.receive_maximum))),
             Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
-            Field::AUTH_METHOD => text(self.properties.auth_method()),
-            Field::AUTH_DATA => self.properties.auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
-            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties, field, index),
+            Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
+            // There is no TLS yet, and no listener puts anything in front of topics.
+            Field::TLS_SUBJECT | Field::MOUNTPOINT => Err(Status::ABSENT),
+            Field::WILL_TOPIC => text(self.will.map(|will| will.topic)),
+            Field::WILL_PAYLOAD => {
+                self.will.map(|will| FieldValue::Bytes(will.payload)).ok_or(Status::ABSENT)
+            }
+            Field::WILL_QOS => number(self.will.map(|will| u64::from(will.qos.as_u8()))),
+            Field::WILL_RETAIN => number(self.will.map(|will| u64::from(will.retain))),
+            Field::AUTH_METHOD => text(self.properties().auth_method()),
+            Field::AUTH_DATA => self.properties().auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
+            Field::MAXIMUM_PACKET_SIZE => number(self.properties().maximum_packet_size().map(u64::from)),
+            // What CONNECT leaves out has a value of its own [sections 3.1.2.11.5 to 3.1.2.11.7].
+            Field::TOPIC_ALIAS_MAXIMUM => {
+                number(Some(self.properties().topic_alias_maximum().unwrap_or(0).into()))
+            }
+            Field::REQUEST_RESPONSE_INFO => number(Some(self.wants_response_info().into())),
+            Field::REQUEST_PROBLEM_INFO => {
+                number(Some(self.properties().request_problem_info().unwrap_or(true).into()))
+            }
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties(), field, index),
             _ => Err(Status::UNSUPPORTED),
         }
+    }
+
+    fn properties(&self) -> Properties<'a> {
+        Properties::from_encoded(self.properties)
+    }
+
+    /// Whether it asked for Response Information (section 3.1.2.11.6).
+    pub fn wants_response_info(&self) -> bool {
+        self.properties().request_response_info().unwrap_or(false)
     }
 
     /// The flags of an event about this client.

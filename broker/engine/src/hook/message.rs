@@ -5,16 +5,17 @@ use std::num::NonZeroU32;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
-use grapnel_plugin_abi::raw::{APPEND, Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
+use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 use smallvec::SmallVec;
 
 use super::chain::Fold;
 use super::client::{ClientView, user_property};
+use super::section::{put, put_text, put_user, takes_out};
 use super::tickets::TicketDesk;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
 use crate::message::{Message, MessageView, Payload};
-use crate::packet::{Properties, Property, PropertyId, QoS, push_property};
+use crate::packet::{Properties, Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
 use crate::topic;
 
@@ -290,71 +291,31 @@ impl<'a> MessageFold<'a> {
     }
 }
 
-/// Bytes of properties a plugin may give a message.
-const PROPERTIES_BYTES_MAX: usize = 1 << 20;
-
 /// The encoded properties with one changed, added or taken out.
 fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
-    let mut out = Vec::with_capacity(before.as_bytes().len() + change.bytes.len() + change.key.len() + 8);
-    let gone = change.number == 1 && change.bytes.is_empty() && change.key.is_empty();
-    let (id, property) = match change.field {
-        Field::USER_PROPERTY => {
-            let (key, value) = (super::short_text(change.key)?, super::short_text(change.bytes)?);
-            (PropertyId::User, Property::User(key, value))
-        }
-        Field::CONTENT_TYPE => {
-            (PropertyId::ContentType, Property::ContentType(super::short_text(change.bytes)?))
-        }
+    let property = match change.field {
+        Field::USER_PROPERTY => return put_user(before, change),
+        Field::CONTENT_TYPE => return put_text(before, change, Property::ContentType),
         Field::RESPONSE_TOPIC => {
-            let name = super::short_text(change.bytes)?;
-            if !gone && topic::validate_name(name).is_err() {
+            if !takes_out(change) && topic::validate_name(super::short_text(change.bytes)?).is_err() {
                 return Err(Status::INVALID);
             }
-            (PropertyId::ResponseTopic, Property::ResponseTopic(name))
+            return put_text(before, change, Property::ResponseTopic);
+        }
+        Field::CORRELATION_DATA if takes_out(change) => {
+            return put(before, PropertyId::CorrelationData, None, 0);
         }
         Field::CORRELATION_DATA if change.bytes.len() <= usize::from(u16::MAX) => {
-            (PropertyId::CorrelationData, Property::CorrelationData(change.bytes))
+            Property::CorrelationData(change.bytes)
         }
         Field::MESSAGE_EXPIRY_S => {
             let seconds = u32::try_from(change.number).ok().filter(|s| *s > 0).ok_or(Status::INVALID)?;
-            (PropertyId::MessageExpiry, Property::MessageExpiry(seconds))
+            Property::MessageExpiry(seconds)
         }
-        Field::PAYLOAD_FORMAT if change.number <= 1 => {
-            (PropertyId::PayloadFormat, Property::PayloadFormat(change.number as u8))
-        }
+        Field::PAYLOAD_FORMAT if change.number <= 1 => Property::PayloadFormat(change.number as u8),
         _ => return Err(Status::INVALID),
     };
-    let numeric = matches!(change.field, Field::MESSAGE_EXPIRY_S | Field::PAYLOAD_FORMAT);
-    let gone = gone && !numeric;
-    let mut index = 0;
-    let mut placed = false;
-    for old in before.iter() {
-        if old.id() != id {
-            push_property(&mut out, old);
-            continue;
-        }
-        let hit = id != PropertyId::User || change.index == index;
-        index += 1;
-        if !hit {
-            push_property(&mut out, old);
-        } else if !gone {
-            push_property(&mut out, property);
-        }
-        placed |= hit;
-    }
-    if !placed {
-        if gone {
-            return Err(Status::ABSENT);
-        }
-        if id == PropertyId::User && change.index != APPEND && change.index != index {
-            return Err(Status::ABSENT);
-        }
-        push_property(&mut out, property);
-    }
-    if out.len() > PROPERTIES_BYTES_MAX {
-        return Err(Status::FULL);
-    }
-    Ok(Bytes::from(out))
+    put(before, property.id(), Some(property), 0)
 }
 
 impl EventAccess for MessageFold<'_> {

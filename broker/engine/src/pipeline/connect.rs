@@ -18,10 +18,34 @@ use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::message::{Message, Origin};
-use crate::packet::{ConnAck, Connect, Packet, PacketType, Properties, Property, Version, push_property};
+use crate::packet::{
+    Connect, PACKET_BYTES_MAX, Packet, PacketType, Properties, Property, PropertyId, Version, push_property,
+};
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Fate, Identity, Inflight, Last, Session, Slots, Will};
 use crate::topic;
+
+/// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
+fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
+    let mut kept = Vec::new();
+    let secret =
+        |property: &Property<'_>| matches!(property.id(), PropertyId::AuthMethod | PropertyId::AuthData);
+    properties
+        .iter()
+        .filter(|property| !secret(property))
+        .for_each(|property| push_property(&mut kept, property));
+    kept.into()
+}
+
+/// Who it is with what CONNACK grants it.
+fn granted_identity(identity: Rc<Identity>, granted: &Properties<'_>) -> Rc<Identity> {
+    let keep_alive_s = granted.server_keep_alive_s().unwrap_or(identity.keep_alive_s);
+    let expiry_s = granted.session_expiry_s().unwrap_or(identity.expiry_s);
+    if (keep_alive_s, expiry_s) == (identity.keep_alive_s, identity.expiry_s) {
+        return identity;
+    }
+    Rc::new(Identity { keep_alive_s, expiry_s, ..Identity::clone(&identity) })
+}
 
 /// The expiry interval the broker grants.
 pub(super) fn granted_expiry(asked_s: u32, max_s: u64) -> u32 {
@@ -101,6 +125,10 @@ impl Shard {
         let Some(mut identity) = self.identity_of(key, connect, assigned) else { return Handled::Closed };
         self.set_identity(key, Rc::new(identity.clone()));
         self.tell_received(key, PacketType::Connect, whole);
+        if let Some(conn) = self.conns.get_mut(key) {
+            conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
+            conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
+        }
         if self.draining {
             return self.refuse(key, ReasonCode::SERVER_SHUTTING_DOWN, None);
         }
@@ -111,7 +139,8 @@ impl Shard {
             return self.refuse(key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
         }
         let mut view = identity.view();
-        view.properties = connect.properties;
+        view.properties = connect.properties.as_bytes();
+        view.will = connect.will;
         let verdict = self.run_connect(view);
         if verdict.verdict == DENY {
             return self.refuse(key, verdict.reason, verdict.reason_string.as_deref());
@@ -121,8 +150,6 @@ impl Shard {
         let identity = Rc::new(identity);
         self.set_identity(key, Rc::clone(&identity));
         if let Some(conn) = self.conns.get_mut(key) {
-            conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
-            conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
             conn.traced = self.traces.contains_key(&*identity.client_id);
         }
         // By its name: the connection has neither a session nor an authentication yet.
@@ -165,6 +192,7 @@ impl Shard {
             peer: conn.peer.peer,
             peer_host: conn.peer.peer.ip().to_string().into(),
             local: conn.peer.local,
+            local_host: conn.peer.local.ip().to_string().into(),
             listener: Arc::clone(&conn.peer.listener.name),
             version: connect.version,
             clean_start: connect.clean_start,
@@ -172,6 +200,8 @@ impl Shard {
             expiry_s,
             receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
             connected_at_ms: now.wall_ms,
+            anonymous: true,
+            properties: kept_properties(&connect.properties),
         })
     }
 
@@ -186,7 +216,8 @@ impl Shard {
         let (identity, assigned, verdict) = asked;
         let mut client = identity.view();
         client.password = connect.password;
-        client.properties = connect.properties;
+        client.properties = connect.properties.as_bytes();
+        client.will = connect.will;
         let course = Course { visited, ..Course::WHOLE };
         let (verdict, exit) = self.run_authenticate(client, verdict, course, Waiter::Authenticate(key));
         match exit {
@@ -299,10 +330,11 @@ impl Shard {
                 return self.refuse(key, ReasonCode::BAD_USER_NAME_OR_PASSWORD, None);
             }
         }
-        let identity = if verdict.superuser == identity.superuser {
+        let anonymous = verdict.verdict == UNANSWERED;
+        let identity = if (verdict.superuser, anonymous) == (identity.superuser, identity.anonymous) {
             identity
         } else {
-            Rc::new(Identity { superuser: verdict.superuser, ..Identity::clone(&identity) })
+            Rc::new(Identity { superuser: verdict.superuser, anonymous, ..Identity::clone(&identity) })
         };
         self.set_identity(key, Rc::clone(&identity));
         let will = match self.will_of(connect, &identity) {
@@ -370,6 +402,10 @@ impl Shard {
             }
             None => self.create_session(&identity),
         };
+        let section = self.welcome(connect, &identity, assigned, present.is_some());
+        let granted = Properties::from_encoded(&section);
+        let identity = granted_identity(identity, &granted);
+        self.set_identity(key, Rc::clone(&identity));
         let Some(session) = self.sessions.get_mut(session_key) else { return Handled::Closed };
         session.conn = Some(key);
         session.expiry_s = identity.expiry_s;
@@ -396,14 +432,17 @@ impl Shard {
         }
         if connect.version.is_v5() {
             let theirs = connect.properties.topic_alias_maximum().unwrap_or(0);
+            conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);
+            conn.receive_bytes_max = granted.maximum_packet_size().unwrap_or(PACKET_BYTES_MAX);
             conn.aliases = Some(Box::new(Aliases {
                 inbound: Vec::new(),
+                inbound_max: granted.topic_alias_maximum().unwrap_or(0),
                 outbound: HashMap::with_hasher(self.hasher.clone()),
                 outbound_max: theirs.min(self.setup.limits.topic_alias_max as u16),
             }));
         }
         self.counters.client_connected += 1;
-        self.send_connack(key, connect, &identity, assigned, present.is_some());
+        self.send_connack(key, present.is_some(), 0, &section);
         self.notify_client(HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
         let point = match present {
             Some(_) => HookPoint::SessionResumed,
@@ -479,58 +518,5 @@ impl Shard {
         self.by_client.insert(Arc::clone(&identity.client_id), key);
         self.counters.session_created += 1;
         key
-    }
-
-    fn send_connack(
-        &mut self,
-        key: ConnKey,
-        connect: &Connect<'_>,
-        identity: &Identity,
-        assigned: bool,
-        session_present: bool,
-    ) {
-        let mut section = Vec::new();
-        if connect.version.is_v5() {
-            let limits = &self.setup.limits;
-            let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
-            if identity.expiry_s != asked_expiry_s {
-                push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
-            }
-            push_property(&mut section, Property::ReceiveMaximum(limits.receive_max as u16));
-            if limits.packet_bytes_max < u64::from(crate::packet::PACKET_BYTES_MAX) {
-                push_property(&mut section, Property::MaximumPacketSize(limits.packet_bytes_max as u32));
-            }
-            if assigned {
-                push_property(&mut section, Property::AssignedClientId(&identity.client_id));
-            }
-            if limits.topic_alias_max > 0 {
-                push_property(&mut section, Property::TopicAliasMaximum(limits.topic_alias_max as u16));
-            }
-            if identity.keep_alive_s != connect.keep_alive_s {
-                push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
-            }
-        }
-        // MQTT 3.1 has no session present flag; the encoder knows.
-        let properties = Properties::from_encoded(&section);
-        self.send(key, &Packet::ConnAck(ConnAck { session_present, code: 0, properties }));
-    }
-
-    /// Answers CONNECT with a refusal and ends the connection [MQTT-3.1.4-2].
-    pub(super) fn refuse(&mut self, key: ConnKey, reason: ReasonCode, text: Option<&[u8]>) -> Handled {
-        self.counters.packets_connack_error += 1;
-        if let Some(conn) = self.conns.get(key) {
-            let v5 = conn.version.is_v5();
-            let mut section = Vec::new();
-            if let (true, Some(text)) =
-                (v5 && conn.problem_info, text.and_then(|t| std::str::from_utf8(t).ok()))
-            {
-                push_property(&mut section, Property::ReasonString(text));
-            }
-            let code = if v5 { reason.0 } else { reason.connack_v3() };
-            let properties = Properties::from_encoded(&section);
-            self.send(key, &Packet::ConnAck(ConnAck { session_present: false, code, properties }));
-        }
-        self.end_connection(key, EndCause::ByBroker(reason), None);
-        Handled::Closed
     }
 }

@@ -43,6 +43,8 @@ pub(super) struct Pending {
 /// Topic aliases of an MQTT 5 connection, both ways (section 3.3.2.3.4).
 #[derive(Debug)]
 pub(super) struct Aliases {
+    /// How many the client may set.
+    pub(super) inbound_max: u16,
     /// Set by the client: alias − 1 → topic.
     pub(super) inbound: Vec<Option<Rc<str>>>,
     /// Set by us: topic → alias.
@@ -70,6 +72,10 @@ pub(super) struct Connection {
     pub(super) last_received_ms: u64,
     /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
     pub(super) silence_max_ms: u64,
+    /// The largest packet it may send, bytes.
+    pub(super) receive_bytes_max: u32,
+    /// The Receive Maximum it was given.
+    pub(super) receive_maximum: u16,
     /// The client's Maximum Packet Size [MQTT-3.1.2-24].
     pub(super) packet_bytes_max: u32,
     /// Whether failures may carry reason strings [MQTT-3.1.2-29].
@@ -79,7 +85,7 @@ pub(super) struct Connection {
 }
 
 impl Connection {
-    pub(super) fn new(key: ConnKey, peer: Peer, now_ms: u64) -> Connection {
+    pub(super) fn new(key: ConnKey, peer: Peer, now_ms: u64, receive_bytes_max: u32) -> Connection {
         Connection {
             key,
             peer,
@@ -92,6 +98,8 @@ impl Connection {
             paused: false,
             last_received_ms: now_ms,
             silence_max_ms: 0,
+            receive_bytes_max,
+            receive_maximum: u16::MAX,
             packet_bytes_max: u32::MAX,
             problem_info: true,
             aliases: None,
@@ -216,7 +224,8 @@ impl Shard {
             return None;
         }
         let now_ms = self.now.mono_ms;
-        let key = self.conns.insert_with(|key| Connection::new(key, peer, now_ms));
+        let bytes_max = self.limits().packet_bytes_max as u32;
+        let key = self.conns.insert_with(|key| Connection::new(key, peer, now_ms, bytes_max));
         self.deadlines
             .arm(now_ms + self.setup.limits.connect_timeout_ms, super::timers::Deadline::Connect(key));
         Some(key)

@@ -45,7 +45,7 @@ impl Shard {
                 self.end_connection(key, EndCause::ByBroker(ReasonCode::PROTOCOL_ERROR), None);
                 break Next::Closed;
             }
-            match codec::frame(rest, self.setup.limits.packet_bytes_max as u32) {
+            match codec::frame(rest, conn.receive_bytes_max) {
                 Ok(None) => break Next::Read,
                 Ok(Some(frame)) => {
                     conn.last_received_ms = self.now.mono_ms;

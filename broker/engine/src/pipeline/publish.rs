@@ -127,15 +127,14 @@ impl Shard {
             });
         }
         let Some(alias) = publish.properties.topic_alias() else { return Ok(None) };
-        let max = self.setup.limits.topic_alias_max;
         let invalid = |detail| DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, detail };
-        if u64::from(alias) > max {
-            // [MQTT-3.3.2-9]
-            return Err(invalid("topic alias above the Topic Alias Maximum"));
-        }
         let Some(aliases) = self.conns.get_mut(key).and_then(|conn| conn.aliases.as_mut()) else {
             return Ok(None);
         };
+        if alias > aliases.inbound_max {
+            // [MQTT-3.3.2-9]
+            return Err(invalid("topic alias above the Topic Alias Maximum"));
+        }
         let place = usize::from(alias) - 1;
         if publish.topic.is_empty() {
             let known = aliases.inbound.get(place).cloned().flatten();
@@ -161,7 +160,8 @@ impl Shard {
         packet_id: NonZeroU16,
         qos: QoS,
     ) -> Result<bool, DecodeError> {
-        let (receive_max, awaiting_max) = (self.limits().receive_max, self.limits().awaiting_rel_max);
+        let receive_max = self.conns.get(key).map_or(0, |conn| u64::from(conn.receive_maximum));
+        let awaiting_max = self.limits().awaiting_rel_max;
         let Some(session) = self.sessions.get(session_key) else { return Ok(true) };
         if session.slots.has_publish(packet_id) {
             // It is pending: the resend joins it, and one acknowledgement answers both.

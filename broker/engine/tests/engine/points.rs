@@ -1,7 +1,8 @@
 //! When each hook point is called, in which order, and what it says (the design's table of hook points).
 
+use grapnel_engine::codec;
 use grapnel_engine::hook::told::BrokerView;
-use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{
     Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
     push_subscription,
@@ -64,9 +65,10 @@ fn told(
     points.iter().enumerate().map(one).collect()
 }
 
-const LIFE: [HookPoint; 10] = [
+const LIFE: [HookPoint; 11] = [
     HookPoint::ClientConnect,
     HookPoint::ClientAuthenticate,
+    HookPoint::ClientConnack,
     HookPoint::ClientConnected,
     HookPoint::ClientDisconnected,
     HookPoint::SessionCreated,
@@ -98,34 +100,78 @@ fn the_points_of_a_connect_come_in_the_listed_order() {
     let with = |more: &[&str]| begin.iter().chain(more).map(|s| (*s).to_owned()).collect::<Vec<_>>();
 
     let first = world.connect("c", &stored(true));
-    assert_eq!(log.take(), with(&["client.connected", "session.created"]), "a new session");
+    assert_eq!(log.take(), with(&["client.connack", "client.connected", "session.created"]), "a new session");
 
     world.connect("c", &stored(false));
-    let takeover =
-        ["session.takenover takenover", "client.disconnected", "client.connected", "session.resumed"];
+    let takeover = [
+        "session.takenover takenover",
+        "client.disconnected",
+        "client.connack",
+        "client.connected",
+        "session.resumed",
+    ];
     assert_eq!(log.take(), with(&takeover), "a takeover");
     assert!(world.is_closed(first));
 
     let third = world.connect("c", &stored(true));
-    let discard =
-        ["session.discarded discarded", "client.disconnected", "client.connected", "session.created"];
+    let discard = [
+        "session.discarded discarded",
+        "client.disconnected",
+        "client.connack",
+        "client.connected",
+        "session.created",
+    ];
     assert_eq!(log.take(), with(&discard), "a clean start over a connection");
 
     world.lose(third);
     assert_eq!(log.take(), ["client.disconnected"]);
     let fourth = world.connect("c", &stored(false));
-    assert_eq!(log.take(), with(&["client.connected", "session.resumed"]), "a resume");
+    assert_eq!(log.take(), with(&["client.connack", "client.connected", "session.resumed"]), "a resume");
 
     world.lose(fourth);
     log.take();
     world.connect("c", &Ask::v(Version::V5));
-    let discard = ["session.discarded discarded", "client.connected", "session.created"];
+    let discard = ["session.discarded discarded", "client.connack", "client.connected", "session.created"];
     assert_eq!(log.take(), with(&discard), "a clean start over a stored session");
 
     world.connect("c", &Ask { clean: false, ..Ask::v(Version::V5) });
-    let takeover =
-        ["client.disconnected", "session.terminated takenover", "client.connected", "session.created"];
+    let takeover = [
+        "client.disconnected",
+        "session.terminated takenover",
+        "client.connack",
+        "client.connected",
+        "session.created",
+    ];
     assert_eq!(log.take(), with(&takeover), "a session that does not outlive its connection is not kept");
+
+    let method = Ask { properties: vec![Property::AuthMethod("none")], ..Ask::v(Version::V5) };
+    world.shards[0].swap_chains(ChainTable::empty());
+    let early = told(&log, &LIFE[2..], |call| call.point().name().to_owned());
+    mount(&mut world, early);
+    world.try_connect("c", &method);
+    assert_eq!(log.take(), ["client.connack"], "a refusal before the first link");
+}
+
+// A client that is refused by a link sees CONNACK run as well, and nothing after it.
+#[test]
+fn a_refusal_runs_connack_and_nothing_after_it() {
+    for point in [HookPoint::ClientConnect, HookPoint::ClientAuthenticate] {
+        let mut world = World::new(1);
+        let log = Log::default();
+        let mut links = told(&log, &LIFE, |call| call.point().name().to_owned());
+        let act = |call: &mut Call<'_>| {
+            call.set(Field::VERDICT, 2, "", "");
+            Flow::CONTINUE
+        };
+        links.push((point, link(99, -1, FaultPolicy::Deny, act)));
+        mount(&mut world, links);
+        world.try_connect("c", &Ask::v(Version::V5));
+        let before: &[&str] = match point {
+            HookPoint::ClientConnect => &["client.connect"],
+            _ => &["client.connect", "client.authenticate"],
+        };
+        assert_eq!(log.take(), [before, &["client.connack"]].concat());
+    }
 }
 
 // session.terminated says why, in a word, and is told once.
@@ -579,4 +625,240 @@ fn a_subscribe_is_read_whole() {
     let (properties, filters) = (Properties::from_encoded(&section), Filters::from_encoded(&payload));
     world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
     assert_eq!(log.take(), ["2 filters, a/+ group -, $share/g/b group g, id Ok(5), 1 properties"]);
+}
+
+/// The properties of the CONNACK that a client got, and its code.
+fn connack(world: &mut World, client: usize) -> (u8, Vec<String>) {
+    let bytes = world.take_raw(client);
+    let frame = codec::frame(&bytes, u32::MAX).expect("it is whole").expect("CONNACK has come");
+    let Ok(Packet::ConnAck(connack)) = codec::decode(&frame, Version::V5) else { panic!("no CONNACK") };
+    (connack.code, connack.properties.iter().map(|property| format!("{property:?}")).collect())
+}
+
+fn ask_connack(world: &mut World, client_id: &str, ask: &Ask<'_>) -> (usize, u8, Vec<String>) {
+    let client = world.open(ask.version);
+    world.send_connect(client, client_id, ask);
+    let (code, properties) = connack(world, client);
+    (client, code, properties)
+}
+
+// The accumulator of client.connack is the CONNACK's properties as they will be sent; what a link sets there is sent, and holds.
+#[test]
+fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let seen = log.clone();
+    let act = move |call: &mut Call<'_>| {
+        seen.note(format!(
+            "present {:?} code {:?} assigned {} keep alive {:?} expiry {:?} receive {:?} aliases {:?}",
+            call.number(Field::SESSION_PRESENT).expect("it says so"),
+            call.number(Field::REASON_CODE).expect("it says so"),
+            call.text(Field::ASSIGNED_CLIENT_ID).starts_with("grapnel-"),
+            call.number(Field::KEEP_ALIVE_S).expect("it says so"),
+            call.number(Field::SESSION_EXPIRY_S).expect("it says so"),
+            call.number(Field::RECEIVE_MAXIMUM).expect("it says so"),
+            call.number(Field::TOPIC_ALIAS_MAXIMUM).expect("it says so"),
+        ));
+        for (field, number) in [
+            (Field::KEEP_ALIVE_S, 2),
+            (Field::SESSION_EXPIRY_S, 5),
+            (Field::RECEIVE_MAXIMUM, 1),
+            (Field::TOPIC_ALIAS_MAXIMUM, 1),
+            (Field::MAXIMUM_PACKET_SIZE, 100),
+        ] {
+            assert_eq!(change_at(call, field, 0, number, ""), Status::OK, "{field:?}");
+        }
+        for (field, number) in [
+            (Field::RECEIVE_MAXIMUM, 65),
+            (Field::RECEIVE_MAXIMUM, 0),
+            (Field::TOPIC_ALIAS_MAXIMUM, 65),
+            (Field::MAXIMUM_PACKET_SIZE, u64::MAX),
+            (Field::MAXIMUM_PACKET_SIZE, 0),
+        ] {
+            assert_eq!(change_at(call, field, 0, number, ""), Status::INVALID, "{field:?}");
+        }
+        assert_eq!(change_at(call, Field::SERVER_REFERENCE, 0, 0, "b:1"), Status::INVALID);
+        assert_eq!(change_at(call, Field::SESSION_PRESENT, 0, 1, ""), Status::UNSUPPORTED);
+        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, "hello"), Status::OK);
+        assert_eq!(call.set(Field::USER_PROPERTY, 0, "v", "k"), Status::OK);
+        assert_eq!(call.number(Field::USER_PROPERTIES), Ok(1));
+        let wanted = call.number(Field::REQUEST_RESPONSE_INFO) == Ok(1);
+        let answer = if wanted { Status::OK } else { Status::INVALID };
+        assert_eq!(change_at(call, Field::RESPONSE_INFO, 0, 0, "answers"), answer);
+        Flow::CONTINUE
+    };
+    let silent = |call: &mut Call<'_>| {
+        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, "lost"), Status::OK);
+        Flow::FAULT
+    };
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientConnack, link(1, 1, FaultPolicy::Ignore, act)),
+            (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, silent)),
+        ],
+    );
+    let ask = Ask {
+        keep_alive_s: 60,
+        properties: vec![Property::SessionExpiry(60), Property::RequestResponseInfo(true)],
+        ..Ask::v(Version::V5)
+    };
+    let (client, code, properties) = ask_connack(&mut world, "", &ask);
+    let first = "present 0 code 0 assigned true keep alive 60 expiry 60 receive 64 aliases 64";
+    assert_eq!((code, log.take()), (0, vec![first.to_owned()]));
+    for expected in [
+        "ReceiveMaximum(1)",
+        "MaximumPacketSize(100)",
+        "TopicAliasMaximum(1)",
+        "ServerKeepAlive(2)",
+        "SessionExpiry(5)",
+        "ReasonString(\"hello\")",
+        "User(\"k\", \"v\")",
+        "ResponseInfo(\"answers\")",
+    ] {
+        assert_eq!(properties.iter().filter(|p| *p == expected).count(), 1, "{expected}: {properties:?}");
+    }
+    world.pass_ms(2000);
+    assert!(!world.is_closed(client), "one and a half times two seconds are not over");
+    world.pass_ms(2000);
+    assert_eq!(world.take(client), [Got::Disconnect(0x8D)], "the keep alive that was granted holds");
+    assert_eq!(world.shards[0].counters().sessions_count, 1);
+    world.pass_ms(6000);
+    assert_eq!(world.shards[0].counters().sessions_count, 0, "so does the session expiry");
+
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.publish(client, "t", &"x".repeat(100), QoS::AtMostOnce, 0);
+    assert_eq!(world.take(client), [Got::Disconnect(0x95)], "so does the Maximum Packet Size");
+    let client = world.connect("d", &Ask::v(Version::V5));
+    world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(2)]);
+    assert_eq!(world.take(client), [Got::Disconnect(0x94)], "so does the Topic Alias Maximum");
+    let client = world.connect("e", &Ask::v(Version::V5));
+    world.publish(client, "t", "x", QoS::ExactlyOnce, 1);
+    world.publish(client, "t", "x", QoS::ExactlyOnce, 2);
+    assert_eq!(
+        world.take(client),
+        [Got::Ack("PUBREC", 1, 0x10), Got::Disconnect(0x93)],
+        "so does the Receive Maximum"
+    );
+}
+
+// client.connack runs on refusals too, with the reason; the refused get a reason string, user properties and, where the reason
+// is another server, its name. Clients of 3.1.1 get what they know.
+#[test]
+fn a_refusing_connack_is_the_links_to_fill_in() {
+    let mut world = World::new(1);
+    let refuse = |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 2, "", "");
+        call.set(Field::REASON_CODE, 0x9C, "", "");
+        Flow::STOP
+    };
+    let log = Log::default();
+    let seen = log.clone();
+    let fill = move |call: &mut Call<'_>| {
+        let code = call.number(Field::REASON_CODE).expect("there is one");
+        seen.note(format!("{} {code:02x}", call.client()));
+        assert_eq!(change_at(call, Field::SERVER_REFERENCE, 0, 0, "other:1883"), Status::OK);
+        assert_eq!(change_at(call, Field::KEEP_ALIVE_S, 0, 5, ""), Status::UNSUPPORTED);
+        Flow::CONTINUE
+    };
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientConnect, link(1, 0, FaultPolicy::Ignore, refuse)),
+            (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, fill)),
+        ],
+    );
+    let (_, code, properties) = ask_connack(&mut world, "c", &Ask::v(Version::V5));
+    assert_eq!((code, properties), (0x9C, vec!["ServerReference(\"other:1883\")".to_owned()]));
+    let (old, got) = world.try_connect("old", &Ask::v(Version::V311));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 3 }));
+    assert!(world.is_closed(old));
+    assert_eq!(log.take(), ["c 9c", "old 9c"]);
+}
+
+// Reason string and user properties give way to the client's Maximum Packet Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
+#[test]
+fn a_connack_that_would_be_too_large_loses_its_texts() {
+    let mut world = World::new(1);
+    let long = "x".repeat(200);
+    let fill = move |call: &mut Call<'_>| {
+        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, &long), Status::OK);
+        assert_eq!(call.set(Field::USER_PROPERTY, 0, &long, "k"), Status::OK);
+        Flow::CONTINUE
+    };
+    mount(&mut world, vec![(HookPoint::ClientConnack, link(1, 0, FaultPolicy::Ignore, fill))]);
+    let ask = Ask { properties: vec![Property::MaximumPacketSize(100)], ..Ask::v(Version::V5) };
+    let (_, code, properties) = ask_connack(&mut world, "c", &ask);
+    assert_eq!(code, 0);
+    assert!(properties.iter().all(|p| !p.starts_with("User") && !p.starts_with("Reason")), "{properties:?}");
+}
+
+// Conn info is all that CONNECT said, while the connection lasts; what is secret and the will are for connect and authenticate.
+#[test]
+fn conn_info_is_what_connect_said() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientDisconnected];
+    mount(
+        &mut world,
+        told(&log, &points, |call| {
+            let number =
+                |field| call.number(field).map_or_else(|status| format!("{status:?}"), |n| n.to_string());
+            [
+                call.text(Field::PROTO_NAME),
+                number(Field::PROTO_VER),
+                call.text(Field::SOCK_HOST),
+                number(Field::SOCK_PORT),
+                call.text(Field::LISTENER),
+                number(Field::MAXIMUM_PACKET_SIZE),
+                number(Field::TOPIC_ALIAS_MAXIMUM),
+                number(Field::REQUEST_RESPONSE_INFO),
+                number(Field::REQUEST_PROBLEM_INFO),
+                number(Field::USER_PROPERTIES),
+                number(Field::ANONYMOUS),
+                number(Field::TLS_SUBJECT),
+                number(Field::MOUNTPOINT),
+                call.text(Field::WILL_TOPIC),
+                number(Field::WILL_QOS),
+            ]
+            .join(" ")
+        }),
+    );
+    let ask = Ask {
+        will: Some(("bye", "x", QoS::AtLeastOnce, true)),
+        properties: vec![
+            Property::MaximumPacketSize(5000),
+            Property::TopicAliasMaximum(3),
+            Property::RequestProblemInfo(false),
+            Property::User("a", "1"),
+            Property::User("b", "2"),
+        ],
+        ..Ask::v(Version::V5)
+    };
+    let client = world.connect("c", &ask);
+    world.lose(client);
+    let info = "MQTT 5 127.0.0.1 1883 test 5000 3 0 0 2 1 ABSENT ABSENT";
+    let later = format!("{info} - ABSENT");
+    assert_eq!(log.take(), [format!("{info} bye 1"), later.clone(), later]);
+}
+
+// A client that somebody vouched for is not anonymous.
+#[test]
+fn a_client_that_was_allowed_is_not_anonymous() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let mut links = told(&log, &[HookPoint::ClientConnected], |call| {
+        call.number(Field::ANONYMOUS).expect("every client is or is not").to_string()
+    });
+    let allow = |call: &mut Call<'_>| {
+        if call.client() == "known" {
+            call.set(Field::VERDICT, 1, "", "");
+        }
+        Flow::CONTINUE
+    };
+    links.push((HookPoint::ClientAuthenticate, link(9, 0, FaultPolicy::Deny, allow)));
+    mount(&mut world, links);
+    world.connect("known", &Ask::v(Version::V5));
+    world.connect("unknown", &Ask::v(Version::V5));
+    assert_eq!(log.take(), ["0", "1"]);
 }

@@ -1,0 +1,203 @@
+//! The event client.connack: the properties of the CONNACK that is about to be sent, with success or with a refusal. What is decided
+//! is decided; links change what the client is told and given.
+
+use bytes::Bytes;
+use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
+use smallvec::SmallVec;
+
+use super::chain::Fold;
+use super::client::{ClientView, user_property};
+use super::section::{put, put_text, put_user};
+use super::{HookPoint, Link};
+use crate::id::ShardId;
+use crate::packet::{PACKET_BYTES_MAX, Properties, Property};
+use crate::reason::ReasonCode;
+
+/// What the broker grants at most, whatever a link wishes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Grants {
+    /// `receive_max`.
+    pub receive_maximum: u16,
+    /// `packet_bytes_max`.
+    pub packet_bytes: u32,
+    /// `topic_alias_max`.
+    pub topic_aliases: u16,
+    /// `session_expiry_max_s`.
+    pub session_expiry_s: u32,
+}
+
+/// A CONNACK on its way along the chain.
+#[derive(Debug)]
+pub struct ConnackFold<'a> {
+    client: ClientView<'a>,
+    reason: ReasonCode,
+    session_present: bool,
+    grants: Grants,
+    /// The property section as the links before have left it; the chain's answer at the end.
+    pub section: Bytes,
+    overlay: Option<Bytes>,
+    /// Sections that were replaced during the event: a view a hook took of one stays valid.
+    replaced: SmallVec<[Bytes; 2]>,
+}
+
+impl<'a> ConnackFold<'a> {
+    /// The event of one CONNACK; `reason` is that of MQTT 5, also for older clients.
+    pub fn new(
+        client: ClientView<'a>,
+        reason: ReasonCode,
+        session_present: bool,
+        section: Bytes,
+        grants: Grants,
+    ) -> ConnackFold<'a> {
+        ConnackFold {
+            client,
+            reason,
+            session_present,
+            grants,
+            section,
+            overlay: None,
+            replaced: SmallVec::new(),
+        }
+    }
+
+    /// The event that goes with it.
+    pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
+        let mut event = self.client.event(HookPoint::ClientConnack, shard, wall_ms);
+        event.reason_code = self.reason.0;
+        event
+    }
+
+    fn properties(&self) -> Properties<'_> {
+        Properties::from_encoded(self.overlay.as_ref().unwrap_or(&self.section))
+    }
+
+    /// What success grants, beside the properties: each has a value where CONNACK does not name it.
+    fn granted(&self, field: Field) -> Option<u64> {
+        if self.reason.is_error() {
+            return None;
+        }
+        let properties = self.properties();
+        Some(match field {
+            Field::KEEP_ALIVE_S => {
+                properties.server_keep_alive_s().unwrap_or(self.client.keep_alive_s).into()
+            }
+            Field::SESSION_EXPIRY_S => properties.session_expiry_s().unwrap_or(self.client.expiry_s).into(),
+            Field::RECEIVE_MAXIMUM => properties.receive_maximum().unwrap_or(u16::MAX).into(),
+            Field::MAXIMUM_PACKET_SIZE => properties.maximum_packet_size().unwrap_or(PACKET_BYTES_MAX).into(),
+            Field::TOPIC_ALIAS_MAXIMUM => properties.topic_alias_maximum().unwrap_or(0).into(),
+            _ => return None,
+        })
+    }
+
+    /// A number that success grants, as a property; never more than the broker has.
+    fn grant(&self, field: Field, number: u64) -> Result<Property<'static>, Status> {
+        let up_to = |min: u64, max: u64| (min..=max).contains(&number).then_some(()).ok_or(Status::INVALID);
+        let grants = &self.grants;
+        Ok(match field {
+            Field::KEEP_ALIVE_S => {
+                up_to(0, u16::MAX.into())?;
+                Property::ServerKeepAlive(number as u16)
+            }
+            Field::SESSION_EXPIRY_S => {
+                up_to(0, grants.session_expiry_s.into())?;
+                Property::SessionExpiry(number as u32)
+            }
+            // 0 would be a protocol error in these two [sections 3.2.2.3.3 and 3.2.2.3.6].
+            Field::RECEIVE_MAXIMUM => {
+                up_to(1, grants.receive_maximum.into())?;
+                Property::ReceiveMaximum(number as u16)
+            }
+            Field::MAXIMUM_PACKET_SIZE => {
+                up_to(1, grants.packet_bytes.into())?;
+                Property::MaximumPacketSize(number as u32)
+            }
+            Field::TOPIC_ALIAS_MAXIMUM => {
+                up_to(0, grants.topic_aliases.into())?;
+                Property::TopicAliasMaximum(number as u16)
+            }
+            _ => return Err(Status::UNSUPPORTED),
+        })
+    }
+}
+
+impl EventAccess for ConnackFold<'_> {
+    fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
+        let properties = self.properties();
+        let text = match field {
+            Field::REASON_CODE => return Ok(FieldValue::Number(u64::from(self.reason.0))),
+            Field::SESSION_PRESENT => return Ok(FieldValue::Number(u64::from(self.session_present))),
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => {
+                return user_property(properties, field, index);
+            }
+            Field::REASON_STRING => properties.reason_string(),
+            Field::RESPONSE_INFO => properties.response_info(),
+            Field::SERVER_REFERENCE => properties.server_reference(),
+            Field::ASSIGNED_CLIENT_ID => properties.assigned_client_id(),
+            _ => {
+                return match self.granted(field) {
+                    Some(number) => Ok(FieldValue::Number(number)),
+                    None => self.client.get(field, index),
+                };
+            }
+        };
+        text.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
+    }
+
+    fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
+        let before = self.properties();
+        let elsewhere = matches!(self.reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
+        let section = match change.field {
+            Field::USER_PROPERTY => put_user(before, &change)?,
+            Field::REASON_STRING => put_text(before, &change, Property::ReasonString)?,
+            // It goes with these two reasons alone [section 3.2.2.3.16].
+            Field::SERVER_REFERENCE if !elsewhere => return Err(Status::INVALID),
+            Field::SERVER_REFERENCE => put_text(before, &change, Property::ServerReference)?,
+            _ if self.reason.is_error() => return Err(Status::UNSUPPORTED),
+            // Only who asked for it may get it [MQTT-3.1.2-28].
+            Field::RESPONSE_INFO if !self.client.wants_response_info() => return Err(Status::INVALID),
+            Field::RESPONSE_INFO => put_text(before, &change, Property::ResponseInfo)?,
+            field => {
+                let property = self.grant(field, change.number)?;
+                put(before, property.id(), Some(property), 0)?
+            }
+        };
+        self.replaced.extend(self.overlay.replace(section));
+        Ok(())
+    }
+
+    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
+        Err(Status::UNSUPPORTED)
+    }
+
+    fn defer(&mut self, _deadline_ms: u32) -> Result<Ticket, Status> {
+        Err(Status::UNSUPPORTED)
+    }
+}
+
+impl Fold for ConnackFold<'_> {
+    fn begin(&mut self, _link: &Link) {
+        self.overlay = None;
+    }
+
+    fn commit(&mut self, _event: &mut Event) -> bool {
+        if let Some(next) = self.overlay.take() {
+            self.replaced.push(std::mem::replace(&mut self.section, next));
+        }
+        false
+    }
+
+    fn topic(&self) -> &str {
+        ""
+    }
+
+    fn rollback(&mut self) {
+        self.overlay = None;
+    }
+
+    fn ticket(&self) -> Option<Ticket> {
+        None
+    }
+
+    fn deny(&mut self) {}
+}

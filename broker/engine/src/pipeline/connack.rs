@@ -1,0 +1,148 @@
+//! CONNACK (MQTT 5.0 section 3.2): what the broker grants, what client.connack makes of it, and refusals. Called by the CONNECT that
+//! is decided, and by whatever refuses one.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::Shard;
+use super::packets::Handled;
+use crate::codec;
+use crate::hook::HookPoint;
+use crate::hook::chain::Course;
+use crate::hook::connack::{ConnackFold, Grants};
+use crate::id::ConnKey;
+use crate::packet::{
+    ConnAck, Connect, PACKET_BYTES_MAX, Packet, Properties, Property, PropertyId, push_property,
+};
+use crate::reason::ReasonCode;
+use crate::session::{EndCause, Identity};
+
+impl Shard {
+    fn grants(&self) -> Grants {
+        let limits = self.limits();
+        Grants {
+            receive_maximum: limits.receive_max as u16,
+            packet_bytes: limits.packet_bytes_max as u32,
+            topic_aliases: limits.topic_alias_max as u16,
+            session_expiry_s: u32::try_from(limits.session_expiry_max_s).unwrap_or(u32::MAX),
+        }
+    }
+
+    /// The properties of the CONNACK that lets a client in, as client.connack leaves them.
+    pub(super) fn welcome(
+        &mut self,
+        connect: &Connect<'_>,
+        identity: &Identity,
+        assigned: bool,
+        session_present: bool,
+    ) -> Bytes {
+        let mut section = Vec::new();
+        if connect.version.is_v5() {
+            let grants = self.grants();
+            let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
+            if identity.expiry_s != asked_expiry_s {
+                push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
+            }
+            push_property(&mut section, Property::ReceiveMaximum(grants.receive_maximum));
+            if grants.packet_bytes < PACKET_BYTES_MAX {
+                push_property(&mut section, Property::MaximumPacketSize(grants.packet_bytes));
+            }
+            if assigned {
+                push_property(&mut section, Property::AssignedClientId(&identity.client_id));
+            }
+            if grants.topic_aliases > 0 {
+                push_property(&mut section, Property::TopicAliasMaximum(grants.topic_aliases));
+            }
+            if identity.keep_alive_s != connect.keep_alive_s {
+                push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
+            }
+        }
+        self.run_connack(identity, ReasonCode::SUCCESS, session_present, section.into())
+    }
+
+    /// Runs client.connack. What links change of a CONNACK for an older client than MQTT 5 has no effect.
+    fn run_connack(
+        &mut self,
+        identity: &Identity,
+        reason: ReasonCode,
+        session_present: bool,
+        section: Bytes,
+    ) -> Bytes {
+        let grants = self.grants();
+        let point = HookPoint::ClientConnack;
+        let chain = self.chains.chain_mut(point);
+        if chain.is_empty() {
+            return section;
+        }
+        let before = Bytes::clone(&section);
+        let mut fold = ConnackFold::new(identity.view(), reason, session_present, section, grants);
+        let mut event = fold.event(self.setup.id, self.now.wall_ms);
+        chain.run((point, &self.calls), Course::WHOLE, &mut event, &mut fold);
+        if identity.version.is_v5() { fold.section } else { before }
+    }
+
+    /// Sends a CONNACK; `code` is as it stands on the wire.
+    pub(super) fn send_connack(&mut self, key: ConnKey, session_present: bool, code: u8, section: &[u8]) {
+        let Some(conn) = self.conns.get(key) else { return };
+        // MQTT 3.1 has no session present flag; the encoder knows.
+        let connack = ConnAck { session_present, code, properties: Properties::from_encoded(section) };
+        let packet = Packet::ConnAck(connack);
+        if codec::encoded_len(&packet, conn.version) <= conn.packet_bytes_max as usize {
+            self.send(key, &packet);
+            return;
+        }
+        // These two give way to the client's Maximum Packet Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
+        let mut short = Vec::new();
+        let stays =
+            |property: &Property<'_>| !matches!(property.id(), PropertyId::User | PropertyId::ReasonString);
+        connack.properties.iter().filter(stays).for_each(|property| push_property(&mut short, property));
+        let properties = Properties::from_encoded(&short);
+        self.send(key, &Packet::ConnAck(ConnAck { properties, ..connack }));
+    }
+
+    /// Answers CONNECT with a refusal and ends the connection [MQTT-3.1.4-2].
+    pub(super) fn refuse(&mut self, key: ConnKey, reason: ReasonCode, text: Option<&[u8]>) -> Handled {
+        self.counters.packets_connack_error += 1;
+        if let Some(conn) = self.conns.get(key) {
+            let v5 = conn.version.is_v5();
+            let mut section = Vec::new();
+            if let (true, Some(text)) =
+                (v5 && conn.problem_info, text.and_then(|t| std::str::from_utf8(t).ok()))
+            {
+                push_property(&mut section, Property::ReasonString(text));
+            }
+            let identity = conn.identity.clone().unwrap_or_else(|| Rc::new(conn.stranger(self.now.wall_ms)));
+            let section = self.run_connack(&identity, reason, false, section.into());
+            let code = if v5 { reason.0 } else { reason.connack_v3() };
+            self.send_connack(key, false, code, &section);
+        }
+        self.end_connection(key, EndCause::ByBroker(reason), None);
+        Handled::Closed
+    }
+}
+
+impl super::connection::Connection {
+    /// All that is known of a client whose CONNECT could not be taken.
+    fn stranger(&self, wall_ms: u64) -> Identity {
+        Identity {
+            client_id: Arc::from(""),
+            username: None,
+            superuser: false,
+            anonymous: true,
+            peer: self.peer.peer,
+            peer_host: self.peer.peer.ip().to_string().into(),
+            local: self.peer.local,
+            local_host: self.peer.local.ip().to_string().into(),
+            listener: Arc::clone(&self.peer.listener.name),
+            version: self.version,
+            clean_start: true,
+            keep_alive_s: 0,
+            expiry_s: 0,
+            receive_maximum: u16::MAX,
+            connected_at_ms: wall_ms,
+            properties: Box::default(),
+        }
+    }
+}
