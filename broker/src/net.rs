@@ -6,4 +6,4 @@ mod wire;
 
 pub(crate) use listen::{Accepted, accept};
 pub use listen::{Bound, Listen, ListenError, Listening, bind};
-pub(crate) use wire::{Sent, end_sending, send};
+pub(crate) use wire::{Sent, end_sending, send, unread_bytes};

@@ -1,5 +1,5 @@
-//! Sending on a socket directly, without asking the runtime first: most sends find room, and one call per dirty connection is
-//! what a shard can afford. Called by `shard`; whoever meets a full socket waits through the runtime.
+//! Calls on a socket without asking the runtime first. Most sends find room, and one call per dirty connection is what a shard can
+//! afford; whoever meets a full socket waits through the runtime. Called by `shard`; nothing here reads.
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
@@ -45,6 +45,11 @@ pub(crate) fn send(socket: BorrowedFd<'_>, outbound: &Outbound) -> Sent {
             Err(_) => Sent::Gone,
         };
     }
+}
+
+/// Bytes that have come and not been read; none where the socket does not say.
+pub(crate) fn unread_bytes(socket: BorrowedFd<'_>) -> u64 {
+    rustix::io::ioctl_fionread(socket).unwrap_or(0)
 }
 
 /// Tells the peer that nothing more comes, after what has been sent.

@@ -60,6 +60,8 @@ pub(crate) struct Conn {
     /// Where it comes from, as long as it may have to move.
     pub peer: Option<Box<Peer>>,
     pub reading: Reading,
+    /// The engine finds it silent, and so many bytes that had come by then are still to be read.
+    pub unheard_bytes: Option<u64>,
     /// The socket has been full since this millisecond, when it last took something.
     pub full_since_ms: Option<u64>,
     alarm_ms: Option<u64>,
@@ -78,6 +80,7 @@ impl Conn {
             rest,
             peer,
             reading,
+            unheard_bytes: None,
             full_since_ms: None,
             alarm_ms: None,
         }

@@ -131,9 +131,14 @@ impl State {
                 self.gone(token, Ended::Overload);
                 Some(Driven::Done)
             }
-            Step::Read => None,
+            Step::Read => {
+                self.heard(token, count as u64);
+                None
+            }
             Step::Pause => {
                 self.conns[token].reading = Reading::Paused;
+                // It has sent something, and the engine does not count while it refuses to read.
+                self.heard(token, u64::MAX);
                 Some(Driven::Waiting)
             }
             Step::Handoff(shard, unread) => {
@@ -146,6 +151,18 @@ impl State {
                 self.linger_with(token, Outbound::default());
                 Some(Driven::Waiting)
             }
+        }
+    }
+
+    /// So many bytes of a connection have been offered: the engine judges an overdue one when there are no more of those that
+    /// it had sent in time.
+    pub(super) fn heard(&mut self, token: Token, count: u64) {
+        let conn = &mut *self.conns[token];
+        let Some(unheard) = conn.unheard_bytes else { return };
+        let left = unheard.saturating_sub(count);
+        conn.unheard_bytes = (left > 0).then_some(left);
+        if left == 0 {
+            self.engine.heard_out(conn.key);
         }
     }
 

@@ -8,6 +8,8 @@ use super::conn::{Conn, Flushed, Linger, Phase, Reading, Token, flush};
 use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
 use super::rest::Rest;
 use super::state::{Handoff, State};
+use crate::net;
+use std::os::fd::AsFd;
 
 /// Rounds in one step: bytes that have left let messages move up, which make bytes. The turn goes on with the rest.
 const ROUNDS: usize = 8;
@@ -18,7 +20,8 @@ impl State {
         for _ in 0..ROUNDS {
             let sent = self.send_envelopes();
             let outbox = self.engine.outbox();
-            if !sent && outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.closing.is_empty() {
+            let nobody = outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.overdue.is_empty();
+            if !sent && nobody && outbox.closing.is_empty() {
                 // A step outside the turn may leave work in slices, which only the turn goes on with.
                 if self.engine.has_work() {
                     self.wake_turn();
@@ -27,6 +30,7 @@ impl State {
             }
             self.flush_dirty();
             self.wake_resumed();
+            self.hear_overdue();
             self.begin_closing();
         }
         self.wake_turn();
@@ -51,6 +55,27 @@ impl State {
             let conn = &mut self.conns[token];
             if conn.reading == Reading::Paused {
                 conn.reading = Reading::Resumed;
+                conn.wake();
+            }
+        }
+        self.spare_keys = keys;
+    }
+
+    /// Lets those who are overdue be heard: what is in their sockets now came before the deadline was judged, however late that
+    /// was. Their tasks read it and tell the engine.
+    fn hear_overdue(&mut self) {
+        let mut keys = std::mem::take(&mut self.spare_keys);
+        std::mem::swap(&mut keys, &mut self.engine.outbox().overdue);
+        for key in keys.drain(..) {
+            let Some(token) = self.token(key) else { continue };
+            let conn = &mut *self.conns[token];
+            conn.unheard_bytes = Some(net::unread_bytes(conn.stream.as_fd()));
+            if conn.reading == Reading::On {
+                self.heard(token, 0);
+            }
+            // Otherwise what is held back is offered first.
+            let conn = &self.conns[token];
+            if conn.unheard_bytes.is_some() {
                 conn.wake();
             }
         }

@@ -423,6 +423,8 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(key) else { return Handled::Closed };
         conn.state = State::Live;
+        // If it was overdue with its CONNECT, that is answered.
+        conn.overdue = false;
         conn.session = Some(session_key);
         conn.last_received_ms = self.now.mono_ms;
         conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;

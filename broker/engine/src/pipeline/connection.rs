@@ -68,6 +68,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Whether the shell has been told to read nothing.
     pub(super) paused: bool,
+    /// Whether the outbox has listed it as overdue, and the shell has not answered yet.
+    pub(super) overdue: bool,
     /// Monotonic milliseconds.
     pub(super) last_received_ms: u64,
     /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
@@ -96,6 +98,7 @@ impl Connection {
             out: Outbound::default(),
             dirty: false,
             paused: false,
+            overdue: false,
             last_received_ms: now_ms,
             silence_max_ms: 0,
             receive_bytes_max,

@@ -1,4 +1,6 @@
-//! What happens when time passes: missed deadlines, silent clients, delayed wills, expired sessions.
+//! What happens when time passes: missed deadlines, silent clients, delayed wills, expired sessions. A deadline of a client is
+//! judged when what its socket holds has been read: a shard that was held for longer than a keep alive must not take its own
+//! absence for the client's.
 
 use grapnel_plugin_abi::raw::Ticket;
 
@@ -40,11 +42,7 @@ impl Shard {
             match deadline {
                 Deadline::Ticket(ticket) => self.ticket_due(ticket),
                 Deadline::Barrier(session) => self.pump_slots(session),
-                Deadline::Connect(conn) => {
-                    if self.conns.get(conn).is_some_and(|conn| matches!(conn.state, State::New)) {
-                        self.end_connection(conn, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
-                    }
-                }
+                Deadline::Connect(conn) => self.connect_due(conn),
             }
         }
         let mut overdue = Vec::new();
@@ -64,20 +62,60 @@ impl Shard {
         a.into_iter().chain(b).min()
     }
 
+    fn connect_due(&mut self, key: ConnKey) {
+        if let Some(conn) = self.conns.get_mut(key)
+            && matches!(conn.state, State::New)
+        {
+            conn.overdue = true;
+            self.out.overdue.push(key);
+        }
+    }
+
     fn keep_alive_due(&mut self, key: ConnKey) {
+        if self.is_silent(key)
+            && let Some(conn) = self.conns.get_mut(key)
+        {
+            conn.overdue = true;
+            self.out.overdue.push(key);
+        }
+    }
+
+    /// Whether a connection has sent nothing for too long; if not, looks again when it may have.
+    fn is_silent(&mut self, key: ConnKey) -> bool {
         let now_ms = self.now.mono_ms;
-        let Some(conn) = self.conns.get(key) else { return };
+        let Some(conn) = self.conns.get(key) else { return false };
         let due = conn.last_received_ms + conn.silence_max_ms;
-        if now_ms < due || conn.paused {
+        let silent = now_ms >= due && !conn.paused;
+        if !silent {
             // It does not run while we refuse to read.
             let again = if conn.paused { now_ms + conn.silence_max_ms } else { due };
             self.seconds.arm(again, Overdue::KeepAlive(key));
+        }
+        silent
+    }
+
+    /// Everything that the socket of a connection in `overdue` held when it was listed has been offered: one that is still
+    /// silent ends, whatever came later. A stale key is ignored, and so is one that is not overdue.
+    pub fn heard_out(&mut self, key: ConnKey) {
+        let Some(conn) = self.conns.get_mut(key) else { return };
+        if !std::mem::take(&mut conn.overdue) {
             return;
         }
-        // [MQTT-3.1.2-22]
-        self.counters.client_keepalive_timeout += 1;
-        let reason = ReasonCode::KEEP_ALIVE_TIMEOUT;
-        self.end_connection(key, EndCause::ByBroker(reason), Some((reason, None)));
+        match conn.state {
+            State::New => {
+                self.end_connection(key, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
+            }
+            // Its CONNECT has come.
+            State::Authenticating(_) => {}
+            State::Live => {
+                if self.is_silent(key) {
+                    // [MQTT-3.1.2-22]
+                    self.counters.client_keepalive_timeout += 1;
+                    let reason = ReasonCode::KEEP_ALIVE_TIMEOUT;
+                    self.end_connection(key, EndCause::ByBroker(reason), Some((reason, None)));
+                }
+            }
+        }
     }
 
     fn ticket_due(&mut self, ticket: Ticket) {

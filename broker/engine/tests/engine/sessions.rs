@@ -139,6 +139,46 @@ fn no_connect_within_the_time_ends_the_connection() {
 }
 
 #[test]
+fn what_came_while_the_shard_was_held_counts_as_received() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    world.hold_ms(60_000, &[(client, &[0xC0, 0])]);
+    assert_eq!(world.take(client), [Got::PingResp]);
+    world.pass_ms(14_000);
+    assert!(!world.is_closed(client), "its silence begins anew with what was read");
+    world.pass_ms(3_000);
+    assert_eq!(world.take(client), [Got::Disconnect(0x8D)]);
+    assert_eq!(world.shards[0].counters().client_keepalive_timeout, 1);
+}
+
+#[test]
+fn the_beginning_of_a_packet_keeps_nobody_alive() {
+    // [MQTT-3.1.2-22]: a packet is received when it is whole.
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask { keep_alive_s: 10, ..Ask::v(Version::V5) });
+    world.hold_ms(60_000, &[(client, &[0xC0])]);
+    assert_eq!(world.take(client), [Got::Disconnect(0x8D)]);
+}
+
+#[test]
+fn a_connect_that_came_while_the_shard_was_held_is_in_time() {
+    let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
+    let whole = world.open(Version::V311);
+    let begun = world.open(Version::V311);
+    let connect = |client_id: &str| {
+        let mut bytes = b"\x10\x0d\0\x04MQTT\x04\x02\0\0\0\x01".to_vec();
+        bytes.extend_from_slice(client_id.as_bytes());
+        bytes
+    };
+    world.hold_ms(5_000, &[(whole, &connect("a")), (begun, &connect("b")[..10])]);
+    assert_eq!(world.take(whole), [Got::ConnAck { present: false, code: 0 }]);
+    assert!(world.is_closed(begun), "half a CONNECT is none");
+    // It has no keep alive, and the time for its CONNECT ends nothing any more.
+    world.hold_ms(1_000_000, &[]);
+    assert!(!world.is_closed(whole));
+}
+
+#[test]
 fn client_identifiers_and_who_may_leave_them_out() {
     // [MQTT-3.1.3-6] [MQTT-3.1.3-8]
     let mut world = World::new(8);

@@ -26,6 +26,8 @@ struct Client {
     place: Option<(usize, ConnKey)>,
     /// Bytes the shell holds for a connection that is paused or has sent part of a packet.
     rest: BytesMut,
+    /// What came while the shard was held: read when the engine asks for it.
+    unread: Vec<u8>,
     paused: bool,
     received: BytesMut,
     closed: bool,
@@ -154,6 +156,7 @@ impl World {
             version,
             place: Some((shard, key)),
             rest: BytesMut::new(),
+            unread: Vec::new(),
             paused: false,
             received: BytesMut::new(),
             closed: false,
@@ -339,6 +342,15 @@ impl World {
         }
     }
 
+    /// The shard is held for so long, and comes to itself with these bytes in a client's socket.
+    pub fn hold_ms(&mut self, ms: u64, unread: &[(ClientId, &[u8])]) {
+        for (client, bytes) in unread {
+            self.clients[*client].unread.extend_from_slice(bytes);
+        }
+        self.now = self.now.plus_ms(ms);
+        self.drive();
+    }
+
     /// Everything a client has got since it was last asked.
     pub fn take(&mut self, client: ClientId) -> Vec<Got> {
         let version = self.clients[client].version;
@@ -421,6 +433,7 @@ impl World {
         let outbox = self.shards[shard].outbox();
         let dirty = std::mem::take(&mut outbox.dirty);
         let resume = std::mem::take(&mut outbox.resume);
+        let overdue = std::mem::take(&mut outbox.overdue);
         let closing = std::mem::take(&mut outbox.closing);
         for key in dirty {
             moved |= self.flush(shard, key);
@@ -436,6 +449,15 @@ impl World {
                 self.clients[client].place = None;
                 self.clients[client].closed = true;
             }
+        }
+        for key in overdue {
+            moved = true;
+            if let Some(client) = self.client_at(shard, key) {
+                let unread = std::mem::take(&mut self.clients[client].unread);
+                self.clients[client].rest.extend_from_slice(&unread);
+                self.offer(client);
+            }
+            self.shards[shard].heard_out(key);
         }
         for key in resume {
             moved = true;

@@ -1,0 +1,56 @@
+//! A broker that is held for longer than its clients' deadlines, as on an overloaded machine: it must not take its own absence
+//! for theirs.
+
+use std::time::{Duration, Instant};
+
+use grapnel_tests::client::Event;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Version, scenario};
+use rustix::process::Signal;
+
+/// One and a half times a keep alive of 3 s, and the time for a CONNECT.
+const DEADLINE_MS: u64 = 4500;
+
+/// Stops the broker's process, does `meanwhile`, and lets it go on when every deadline has long passed; `witness` hears nothing
+/// for so long.
+fn hold(broker: &Broker, witness: &mut Client, meanwhile: impl FnOnce()) {
+    broker.process().signal(Signal::STOP);
+    let status = format!("/proc/{}/status", broker.process().id());
+    let asked = Instant::now();
+    while !std::fs::read_to_string(&status).unwrap().contains("State:\tT") {
+        assert!(asked.elapsed() < PATIENCE, "the broker does not stop");
+        std::thread::yield_now();
+    }
+    meanwhile();
+    assert_eq!(witness.next(Duration::from_millis(DEADLINE_MS + 1500)), Event::Silence);
+    broker.process().signal(Signal::CONT);
+}
+
+scenario! {
+    /// [MQTT-3.1.2-22]: what was in the socket in time was received. So it is with CONNECT. Who sent nothing, or not all of
+    /// it, is ended all the same.
+    fn what_came_while_the_broker_was_held_came_in_time(
+        broker in Broker::builder().grapnel_only().config(&format!("[limits]\nconnect_timeout_ms = {DEADLINE_MS}"))
+    ) {
+        let mut newcomer = Client::dial(broker, Version::V311);
+        let mut half = Client::dial(broker, Version::V311);
+        let known = |name: &str| Client::connect(broker, &Connect::new(Version::V5, name).keep_alive(3));
+        let (mut lively, mut silent, mut slow) = (known("lively"), known("silent"), known("slow"));
+        // All have been accepted, and their time runs.
+        let asked = Instant::now();
+        while broker.ctl_json(&["status"])["connections"] != 5 {
+            assert!(asked.elapsed() < PATIENCE, "somebody was not accepted");
+        }
+        let connect = |name: &str| Connect::new(Version::V311, name).encode();
+        hold(broker, &mut silent, || {
+            lively.send_packet(&Packet::Pingreq);
+            newcomer.send(&connect("newcomer"));
+            half.send(&connect("half")[..9]);
+            slow.send(&[0xC0]);
+        });
+        assert_eq!(lively.receive(), Packet::Pingresp);
+        assert!(matches!(newcomer.receive(), Packet::Connack { code: 0, .. }));
+        assert_eq!((silent.end(), slow.end(), half.end()), (Some(0x8D), Some(0x8D), None));
+        lively.ping();
+        newcomer.ping();
+    }
+}
