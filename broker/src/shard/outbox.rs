@@ -82,7 +82,8 @@ impl State {
         self.spare_keys = keys;
     }
 
-    fn begin_closing(&mut self) {
+    /// Takes leave of the connections that the engine has ended.
+    pub(super) fn begin_closing(&mut self) {
         let mut ended = std::mem::take(&mut self.spare_closing);
         std::mem::swap(&mut ended, &mut self.engine.outbox().closing);
         for closing in ended.drain(..) {

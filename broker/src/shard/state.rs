@@ -159,6 +159,8 @@ impl State {
     pub fn open(&mut self, socket: OwnedFd, peer: Peer, brought: Option<Vec<u8>>) {
         // Only the shard that accepted a connection hands it on, and only before the engine has taken anything of it.
         let kept = (self.fittings.shards > 1 && brought.is_none()).then(|| Box::new(peer.clone()));
+        // The engine may give the place of a connection that has just ended to this one; that one is found by it until then.
+        self.begin_closing();
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
         let rest = Rest::brought(brought.unwrap_or_default());

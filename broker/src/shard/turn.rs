@@ -199,9 +199,10 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use grapnel_engine::id::ShardId;
-    use grapnel_engine::pipeline::{Setup, Shard};
+    use grapnel_engine::pipeline::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 
     use super::*;
+    use crate::shard::conn::Phase;
     use crate::shard::handle::ShardHandle;
     use crate::shard::limits::ShellLimits;
     use crate::shard::mesh::Mesh;
@@ -228,6 +229,29 @@ mod tests {
             shards: 1,
         };
         share(Shard::new(setup), fittings)
+    }
+
+    #[test]
+    fn a_connection_that_ends_is_seen_off_although_another_gets_its_place_at_once() {
+        let handle = ShardHandle::new(ShardId(0));
+        rt::Executor::new().unwrap().run(async move {
+            let shared = shared(&handle);
+            let mut state = shared.state.borrow_mut();
+            let address = "127.0.0.1:1883".parse().unwrap();
+            let listener = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
+            let peer = Peer { listener, peer: address, local: address };
+            let (ours, _client) = std::os::unix::net::UnixStream::pair().unwrap();
+            state.open(ours.into(), peer.clone(), None);
+            let first = state.conns[0].key;
+            // PINGREQ before CONNECT ends it.
+            assert_eq!(state.engine.receive(first, Input::Scratch(&[0xC0, 0])).next, Next::Closed);
+            let (ours, _client) = std::os::unix::net::UnixStream::pair().unwrap();
+            state.open(ours.into(), peer, None);
+            assert_eq!(state.conns[1].key.index, first.index, "both have had the same place");
+            state.finish(true);
+            assert!(matches!(state.conns[0].phase, Phase::Lingering(_)));
+            assert!(matches!(state.conns[1].phase, Phase::Serving));
+        });
     }
 
     #[test]

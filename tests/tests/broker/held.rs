@@ -31,15 +31,11 @@ scenario! {
     fn what_came_while_the_broker_was_held_came_in_time(
         broker in Broker::builder().grapnel_only().config(&format!("[limits]\nconnect_timeout_ms = {DEADLINE_MS}"))
     ) {
+        // Their time runs from here on; little of it passes before the broker is held.
         let mut newcomer = Client::dial(broker, Version::V311);
         let mut half = Client::dial(broker, Version::V311);
         let known = |name: &str| Client::connect(broker, &Connect::new(Version::V5, name).keep_alive(3));
         let (mut lively, mut silent, mut slow) = (known("lively"), known("silent"), known("slow"));
-        // All have been accepted, and their time runs.
-        let asked = Instant::now();
-        while broker.ctl_json(&["status"])["connections"] != 5 {
-            assert!(asked.elapsed() < PATIENCE, "somebody was not accepted");
-        }
         let connect = |name: &str| Connect::new(Version::V311, name).encode();
         hold(broker, &mut silent, || {
             lively.send_packet(&Packet::Pingreq);
