@@ -3,6 +3,7 @@
 //! Shards see none of this, only the chain tables that are handed to them between two steps.
 
 mod active;
+mod commands;
 mod elf;
 mod error;
 mod everywhere;
@@ -69,7 +70,7 @@ impl PluginManager {
             Some(dir) => builder.prefix("grapnel-plugins-").tempdir_in(dir)?,
             None => builder.prefix("grapnel-plugins-").tempdir()?,
         };
-        services::attach(&settings.shards, settings.change_bytes_max, &settings.limits);
+        services::attach(&settings);
         let defaults = Defaults { deadline_ms: settings.defer_deadline_ms };
         let workshop = Workshop::new(
             settings.shards.clone(),

@@ -88,6 +88,44 @@ impl std::fmt::Debug for Entry {
     }
 }
 
+/// An instance of a plugin on a shard, for what is called outside of events.
+#[derive(Clone, Copy, Debug)]
+pub struct InstanceEntry {
+    instance: *mut c_void,
+    on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
+    on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+}
+
+// SAFETY: as for `Entry`: it only carries the pointers; that it is used on its shard's thread is what `new` is promised.
+unsafe impl Send for InstanceEntry {}
+
+impl InstanceEntry {
+    /// The functions of a plugin with its instance.
+    ///
+    /// # Safety
+    /// Both functions must be of mapped code that stays mapped, `instance` what its `init_shard` gave for this shard, not destroyed while
+    /// this is in a chain table, and the methods must only be called on that shard's thread, while no hook of it is running.
+    pub const unsafe fn new(
+        on_timer: unsafe extern "C" fn(instance: *mut c_void, timer: u64, number: u64),
+        on_mail: unsafe extern "C" fn(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice),
+        instance: *mut c_void,
+    ) -> InstanceEntry {
+        InstanceEntry { instance, on_timer, on_mail }
+    }
+
+    /// Calls `on_timer`.
+    pub fn timer(&self, timer: u64, number: u64) {
+        // SAFETY: `new` was promised that all of it is alive and belongs to this thread.
+        unsafe { (self.on_timer)(self.instance, timer, number) }
+    }
+
+    /// Calls `on_mail`.
+    pub fn mail(&self, from_shard: u32, number: u64, bytes: &[u8]) {
+        // SAFETY: as in `timer`, and the bytes are alive during the call.
+        unsafe { (self.on_mail)(self.instance, from_shard, number, Slice::of(bytes)) }
+    }
+}
+
 /// The event's `ctx` points to one of these on the stack of [`Entry::call`].
 struct Running<'a> {
     access: &'a mut dyn EventAccess,

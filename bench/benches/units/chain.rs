@@ -76,7 +76,9 @@ pub fn rewrite() -> impl Unit {
 fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
     let from: Arc<str> = "sensor-17".into();
     let calls = CallCell::default();
+    let limits = Limits::default();
     move || {
+        let rules = Rules { limits: &limits, now: Now { mono_ms: 1, wall_ms: 1 } };
         let client = ClientView {
             client_id: &from,
             username: None,
@@ -111,7 +113,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             ancestry: 0,
         };
         let point = HookPoint::MessagePublish;
-        let mut fold = MessageFold::new(point, client, view, Draft::default(), (4096, 1), None);
+        let mut fold = MessageFold::new(point, client, view, Draft::default(), rules, None);
         let mut event = fold.event(ShardId(0), 1, false);
         let exit = table.chain_mut(point).run((point, &calls), Course::WHOLE, &mut event, &mut fold);
         black_box(exit);

@@ -13,12 +13,13 @@ pub mod filter;
 pub mod latency;
 pub mod message;
 mod section;
+pub mod outgoing;
 pub mod subscribe;
 pub mod tickets;
 pub mod told;
 
-pub use call::CallCell;
-pub use grapnel_plugin_abi::host::Entry;
+pub use call::{CallCell, Untimely};
+pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
 pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 
 /// A plugin on this broker, as index and generation: each load or reload has another one. It is what
@@ -126,12 +127,14 @@ impl Chain {
 pub struct ChainTable {
     generation: u64,
     chains: [Chain; POINTS],
+    /// The plugins that are in it, for what is called outside of events.
+    instances: Vec<(PluginHandle, InstanceEntry)>,
 }
 
 impl ChainTable {
     /// A table without a link.
     pub fn empty() -> ChainTable {
-        ChainTable { generation: 0, chains: std::array::from_fn(|_| Chain::default()) }
+        ChainTable { generation: 0, chains: std::array::from_fn(|_| Chain::default()), instances: Vec::new() }
     }
 
     /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted. A chain has at
@@ -149,7 +152,31 @@ impl ChainTable {
             let delivers = list.iter().any(|link| link.deliver);
             Chain { links: list.into_boxed_slice(), stats, filters, runs: 0, delivers }
         });
-        ChainTable { generation, chains }
+        ChainTable { generation, chains, instances: Vec::new() }
+    }
+
+    /// With the plugins' instances, for timers and mail.
+    #[must_use]
+    pub fn with_instances(self, instances: Vec<(PluginHandle, InstanceEntry)>) -> ChainTable {
+        ChainTable { instances, ..self }
+    }
+
+    /// The instance of a plugin, if it is in the table.
+    pub fn instance(&self, plugin: PluginHandle) -> Option<InstanceEntry> {
+        self.instances.iter().find(|(handle, _)| *handle == plugin).map(|(_, instance)| *instance)
+    }
+
+    /// The name of a plugin that has a link in the table.
+    pub fn plugin_name(&self, plugin: PluginHandle) -> Option<&str> {
+        let mut links = self.chains.iter().flat_map(|chain| chain.links.iter());
+        let link = links.find(|link| link.plugin == plugin)?;
+        link.name.split('/').next()
+    }
+
+    /// The plugins that have an instance here and none in the other table.
+    pub fn plugins_gone(&self, after: &ChainTable) -> Vec<PluginHandle> {
+        let gone = self.instances.iter().filter(|(handle, _)| after.instance(*handle).is_none());
+        gone.map(|(handle, _)| *handle).collect()
     }
 
     /// The version of the table, as the loader counted it.

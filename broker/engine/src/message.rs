@@ -72,7 +72,7 @@ pub struct MessageView<'a> {
 }
 
 /// A message that is kept.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Message {
     /// Its number; no other message of this run of the broker has it.
     pub id: u64,

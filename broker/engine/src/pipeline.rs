@@ -26,6 +26,7 @@ use crate::timer::Wheel;
 
 mod admin;
 mod connack;
+mod commands;
 mod connect;
 mod connection;
 mod counters;
@@ -46,6 +47,7 @@ mod trace;
 mod turns;
 
 pub use admin::{ClientDetails, ClientSummary, SubscriptionRow, TraceLine};
+pub use commands::{Command, FROM_A_THREAD};
 pub use counters::Counters;
 pub use outbox::{Closing, Envelope, Lane, Outbound, Outbox};
 
@@ -221,6 +223,7 @@ pub struct Shard {
     traces: HashMap<Box<str>, Trace, ahash::RandomState>,
     scratch: Vec<u8>,
     draining: bool,
+    desk: commands::PluginDesk,
 }
 
 impl std::fmt::Debug for Shard {
@@ -280,6 +283,7 @@ impl Shard {
             traces: HashMap::with_hasher(hasher.clone()),
             scratch: Vec::new(),
             draining: false,
+            desk: commands::PluginDesk::default(),
             hasher,
             setup,
         }
@@ -327,7 +331,10 @@ impl Shard {
 
     /// Swaps the chain table; the old one comes back for the loader, which destroys instances only after it has it.
     pub fn swap_chains(&mut self, table: ChainTable) -> ChainTable {
-        std::mem::replace(&mut self.chains, table)
+        let old = std::mem::replace(&mut self.chains, table);
+        let gone = old.plugins_gone(&self.chains);
+        self.settle_plugins(&gone);
+        old
     }
 
     /// The chains in force.
@@ -338,7 +345,7 @@ impl Shard {
     /// Counters since the start, gauges brought up to date. Cheap to copy.
     pub fn counters(&mut self) -> &Counters {
         self.counters.connections_count = self.conns.len() as u64;
-        self.counters.sessions_count = self.sessions.len() as u64;
+        self.counters.sessions_count = (self.sessions.len() - self.plugin_sessions()) as u64;
         self.counters.subscriptions_count = self.routes.stats().subscriptions as u64;
         self.counters.messages_retained_count = self.retained.len() as u64;
         self.counters.messages_retained_bytes = self.retained.bytes() as u64;

@@ -20,7 +20,7 @@ pub mod inflight;
 pub mod slots;
 
 pub use inflight::{Inflight, Outgoing, Phase};
-pub use slots::{PublishSlot, Slot, SlotBody, Slots, Stage};
+pub use slots::{PublishSlot, Slot, SlotBody, Slots, Source, Stage};
 
 /// A message that several sessions of a shard hold: one count for the shard (no atomic per holder), one for all shards.
 pub type Held = Rc<Arc<Message>>;

@@ -1,8 +1,10 @@
 //! What a manager is made with, and what it is asked for. Made by the start of the broker and by the control plane.
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
+use grapnel_engine::limits::Limits;
 use serde_json::Value;
 
 use crate::config::Config;
@@ -30,6 +32,8 @@ pub struct Settings {
     pub change_bytes_max: usize,
     /// What one plugin may have of the broker.
     pub limits: ShellLimits,
+    /// Bounds of the messages that plugins publish.
+    pub message_limits: Arc<Limits>,
 }
 
 impl Settings {
@@ -47,6 +51,7 @@ impl Settings {
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
             change_bytes_max: usize::try_from(config.limits.packet_bytes_max).unwrap_or(usize::MAX),
             limits: config.shell_limits.clone(),
+            message_limits: Arc::new(config.limits.clone()),
         }
     }
 }

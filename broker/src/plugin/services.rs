@@ -7,11 +7,13 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use bytes::Bytes;
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
-use grapnel_plugin_abi::host::{self, FieldChange, HostServices, MetricRequest};
+use grapnel_plugin_abi::host::{self, FieldChange, HostServices, MetricRequest, PluginMessage};
 use grapnel_plugin_abi::raw::{Flow, HostApi, Status, Ticket};
 
+use super::commands::Desk;
 use super::kept::{Forever, Texts};
 use super::metrics::{MetricReading, Metrics};
+use super::request::Settings;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
@@ -23,18 +25,19 @@ struct Services {
     names: RwLock<Texts>,
     metrics: Metrics,
     metrics_max: AtomicU64,
+    desk: Desk,
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
 
 static HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
-/// Says where completions go; from here on plugins are answered. `change_bytes_max` bounds what comes with one completion,
-/// `limits` what one plugin may have.
-pub(super) fn attach(shards: &[ShardHandle], change_bytes_max: usize, limits: &ShellLimits) {
-    *SERVICES.shards.write().unwrap_or_else(PoisonError::into_inner) = shards.to_vec();
-    *SERVICES.change_bytes_max.write().unwrap_or_else(PoisonError::into_inner) = change_bytes_max;
-    SERVICES.metrics_max.store(limits.plugin_metrics_max, Ordering::Relaxed);
+/// Says who does what plugins ask for, and within which bounds; from here on they are answered.
+pub(super) fn attach(settings: &Settings) {
+    *SERVICES.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
+    *SERVICES.change_bytes_max.write().unwrap_or_else(PoisonError::into_inner) = settings.change_bytes_max;
+    SERVICES.desk.attach(settings);
+    SERVICES.metrics_max.store(settings.limits.plugin_metrics_max, Ordering::Relaxed);
     // It has been said before where there was another manager in this process: the services are the same.
     let _ = host::install_services(&*SERVICES);
 }
@@ -54,6 +57,16 @@ pub(super) fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
 /// What the plugins of these names have measured.
 pub(super) fn metrics(plugins: &[String]) -> Vec<MetricReading> {
     SERVICES.metrics.read(plugins)
+}
+
+/// From now on a generation of a plugin may ask for things.
+pub(super) fn admit(handle: PluginHandle, name: &Arc<str>) {
+    SERVICES.desk.admit(handle, name);
+}
+
+/// A generation has ended: whatever it asks for is refused.
+pub(super) fn dismiss(handle: PluginHandle) {
+    SERVICES.desk.dismiss(handle);
 }
 
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
@@ -110,6 +123,45 @@ impl HostServices for Services {
 
     fn adjust(&self, metric: u64, by: i64) -> Result<(), Status> {
         self.metrics.adjust(metric, by)
+    }
+
+    fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
+        self.desk.publish(plugin, message)
+    }
+
+    fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
+        self.desk.kick(plugin, client_id, reason, discard)
+    }
+
+    fn subscribe(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        self.desk.subscribe(plugin, client_id, filter, options, subscription_id)
+    }
+
+    fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
+        self.desk.unsubscribe(plugin, client_id, filter)
+    }
+
+    fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+        self.desk.mail(plugin, to_shard, number, bytes)
+    }
+
+    fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
+        self.desk.timer(plugin, after_ms, number)
+    }
+
+    fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
+        self.desk.cancel_timer(plugin, timer)
+    }
+
+    fn replay(&self, plugin: u64) -> Result<(), Status> {
+        self.desk.replay(plugin)
     }
 }
 

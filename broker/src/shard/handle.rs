@@ -1,14 +1,15 @@
 //! How every other thread reaches a shard: requests and completions in queues, and one wake for any number of them. Used by
 //! the control plane, the plugin loader and plugin threads; only the shard's own loop takes from the queues.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Waker;
 use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{Completion, Shard};
+use grapnel_engine::pipeline::{Command as PluginCommand, Completion, Shard};
 
 use super::pulse::Pulse;
 use crate::net::Listening;
@@ -90,8 +91,14 @@ struct Inner {
     jobs: SegQueue<Job>,
     completions: SegQueue<Completion>,
     commands: SegQueue<Command>,
+    plugin_commands: SegQueue<PluginCommand>,
+    plugin_commands_waiting: AtomicUsize,
     signal: Signal,
     pulse: Pulse,
+}
+
+thread_local! {
+    static HERE: RefCell<Option<ShardHandle>> = const { RefCell::new(None) };
 }
 
 /// A shard as other threads see it. Cheap to clone.
@@ -185,6 +192,35 @@ impl ShardHandle {
     /// For the shard's loop: the next deferred verdict.
     pub fn next_completion(&self) -> Option<Completion> {
         self.inner.completions.pop()
+    }
+
+    /// Hands over what a plugin asks for; false, and nothing done, where `max` wait already. Any thread.
+    pub fn ask_for_plugin(&self, command: PluginCommand, max: usize) -> bool {
+        // Several threads may pass the test at once: the bound is kept up to their number.
+        if self.inner.plugin_commands_waiting.load(Ordering::Relaxed) >= max {
+            return false;
+        }
+        self.inner.plugin_commands_waiting.fetch_add(1, Ordering::Relaxed);
+        self.inner.plugin_commands.push(command);
+        self.inner.signal.raise();
+        true
+    }
+
+    /// For the shard's loop: what a plugin asks for next.
+    pub fn next_plugin_command(&self) -> Option<PluginCommand> {
+        let command = self.inner.plugin_commands.pop()?;
+        self.inner.plugin_commands_waiting.fetch_sub(1, Ordering::Relaxed);
+        Some(command)
+    }
+
+    /// Makes this thread the shard's own, for [`ShardHandle::here`].
+    pub fn enter(&self) {
+        HERE.with(|here| *here.borrow_mut() = Some(self.clone()));
+    }
+
+    /// The shard whose thread this is, if it is one.
+    pub fn here() -> Option<ShardHandle> {
+        HERE.try_with(|here| here.borrow().clone()).ok().flatten()
     }
 
     /// What the shard is doing at this moment. Any thread.

@@ -17,6 +17,11 @@ grapnel_engine::bounds! {
     turn_envelopes_max = 1024, 64..=1000000, "envelopes taken from other shards before a shard's own connections get a turn";
     turn_jobs_max = 64, 1..=65536, "requests of the control plane and the plugin loader served before connections get a turn";
     turn_completions_max = 1024, 1..=1000000, "deferred verdicts taken before connections get a turn";
+    turn_plugin_commands_max = 1024, 1..=1000000, "publishes, kicks, mails and the like of plugins done before connections get a turn";
+    plugin_commands_max = 65536, 64..=16777216, "publishes, kicks, mails and the like of plugins that wait for one shard; beyond it they are refused";
+    plugin_publishes_per_second_max = 100000, 1..=1000000000, "messages one plugin may publish in a second, those that hooks add not counted; ends loops through a plugin's own thread";
+    plugin_mail_bytes_max = 1048576, 64..=1073741824, "bytes of one mail between a plugin's instances";
+    plugin_timers_max = 100000, 1..=16777216, "timers of all plugins that are armed on one shard";
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
     plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";

@@ -90,6 +90,7 @@ fn run(setup: Setup, fittings: Fittings, core: Option<usize>, events: &Sender<Ev
             tracing::debug!("shard {} is not pinned to core {core}: {errno}", setup.id);
         }
     }
+    fittings.handle.enter();
     let executor = rt::Executor::new().map_err(|error| error.to_string())?;
     let (handle, events) = (fittings.handle.clone(), events.clone());
     let life = async move {

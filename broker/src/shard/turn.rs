@@ -104,6 +104,7 @@ impl State {
         self.take_commands(&mut left);
         left.again |= self.take_arrivals(self.fittings.limits.turn_envelopes_max as usize);
         left.again |= self.take_completions();
+        left.again |= self.take_plugin_commands();
         left.again |= self.run_jobs();
         self.ring_alarms();
         self.wake_acceptors();
@@ -129,6 +130,15 @@ impl State {
         for _ in 0..self.fittings.limits.turn_completions_max {
             let Some(completion) = self.fittings.handle.next_completion() else { return false };
             self.engine.complete(completion);
+        }
+        true
+    }
+
+    /// Whether some are left.
+    fn take_plugin_commands(&mut self) -> bool {
+        for _ in 0..self.fittings.limits.turn_plugin_commands_max {
+            let Some(command) = self.fittings.handle.next_plugin_command() else { return false };
+            self.engine.command(command);
         }
         true
     }

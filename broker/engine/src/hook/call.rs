@@ -4,6 +4,15 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::{HookPoint, PluginHandle};
 
+/// What is called of a plugin outside of events; the numbers are none of a hook point's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Untimely {
+    /// A timer is due.
+    Timer = 0x1_0000,
+    /// Mail has come.
+    Mail = 0x1_0001,
+}
+
 /// Set around the links of a chain on the shard's thread; a reader may see the two stores in part, which is good enough for a
 /// log line and for nothing else.
 #[derive(Debug)]
@@ -11,6 +20,8 @@ pub struct CallCell {
     plugin: AtomicU64,
     /// The point's number plus one; 0 while none is called.
     point: AtomicU64,
+    /// Ancestry of the event that runs.
+    ancestry: AtomicU64,
     /// A monotonic clock, nanoseconds: what calls are timed with.
     ticks_ns: fn() -> u64,
 }
@@ -25,7 +36,8 @@ impl Default for CallCell {
 impl CallCell {
     /// With this monotonic clock, nanoseconds, which the engine has none of.
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
-        CallCell { plugin: AtomicU64::new(0), point: AtomicU64::new(0), ticks_ns }
+        let (plugin, point, ancestry) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
+        CallCell { plugin, point, ancestry, ticks_ns }
     }
 
     /// The time that calls are measured with, nanoseconds.
@@ -39,6 +51,38 @@ impl CallCell {
     pub fn enter(&self, plugin: PluginHandle, point: HookPoint) {
         self.plugin.store(plugin.0, Ordering::Relaxed);
         self.point.store(point as u64 + 1, Ordering::Relaxed);
+    }
+
+    /// A call outside of an event begins.
+    pub fn enter_untimely(&self, plugin: PluginHandle, what: Untimely) {
+        self.plugin.store(plugin.0, Ordering::Relaxed);
+        self.point.store(what as u64, Ordering::Relaxed);
+    }
+
+    /// The plugins that led to the event that runs, a bit for each.
+    #[inline]
+    pub fn set_ancestry(&self, ancestry: u64) {
+        self.ancestry.store(ancestry, Ordering::Relaxed);
+    }
+
+    /// The plugins that led to the event that runs. On the shard's own thread, inside a call.
+    pub fn ancestry(&self) -> u64 {
+        self.ancestry.load(Ordering::Relaxed)
+    }
+
+    /// Which function of which plugin runs, for people: the name of a hook point, or of a function outside of events.
+    pub fn current_name(&self) -> Option<(PluginHandle, &'static str)> {
+        let name = match self.point.load(Ordering::Relaxed) {
+            number if number == Untimely::Timer as u64 => "on_timer",
+            number if number == Untimely::Mail as u64 => "on_mail",
+            _ => self.current()?.1.name(),
+        };
+        Some((PluginHandle(self.plugin.load(Ordering::Relaxed)), name))
+    }
+
+    /// Whether a plugin's function runs. On the shard's own thread it is exact.
+    pub fn is_calling(&self) -> bool {
+        self.point.load(Ordering::Relaxed) != 0
     }
 
     /// The call is over.

@@ -88,6 +88,7 @@ impl Chain {
         fold: &mut F,
     ) -> Exit {
         self.runs += 1;
+        calls.set_ancestry(course.ancestry);
         if self.runs <= SAMPLED_FIRST || self.runs.is_multiple_of(SAMPLE_EVERY) {
             self.walk::<F, true>((point, calls), course, event, fold)
         } else {

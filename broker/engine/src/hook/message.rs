@@ -12,11 +12,13 @@ use super::chain::Fold;
 use super::client::{ClientView, user_property};
 use super::section::{put, put_text, put_user, takes_out};
 use super::tickets::TicketDesk;
-use super::{HookPoint, Link};
+use super::{HookPoint, Link, PluginHandle};
 use crate::id::ShardId;
+use crate::limits::Limits;
 use crate::message::{Message, MessageView, Payload};
 use crate::packet::{Properties, Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
+use crate::time::Now;
 use crate::topic;
 
 impl<'a> MessageView<'a> {
@@ -86,6 +88,26 @@ pub struct Draft {
     pub reason: Option<ReasonCode>,
     /// And text.
     pub reason_string: Option<Bytes>,
+    /// Messages that links have added, to be published after this one.
+    pub extra: Option<Box<Vec<Extra>>>,
+}
+
+/// A message that a link has added.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Extra {
+    /// Whose it is.
+    pub plugin: PluginHandle,
+    /// The message; its ancestry names the plugin.
+    pub message: Message,
+}
+
+/// What a fold needs to know of the shard.
+#[derive(Clone, Copy, Debug)]
+pub struct Rules<'a> {
+    /// Its bounds.
+    pub limits: &'a Limits,
+    /// The time of the step.
+    pub now: Now,
 }
 
 impl Draft {
@@ -144,8 +166,9 @@ pub struct MessageFold<'a> {
     point: HookPoint,
     client: ClientView<'a>,
     base: MessageView<'a>,
-    topic_bytes_max: usize,
-    now_ms: u64,
+    rules: Rules<'a>,
+    /// The running link's plugin and its bit in the ancestry.
+    running: Option<(PluginHandle, u64)>,
     /// What the links before have left; the chain's answer at the end.
     pub draft: Draft,
     overlay: Option<Draft>,
@@ -161,16 +184,15 @@ impl<'a> MessageFold<'a> {
         client: ClientView<'a>,
         base: MessageView<'a>,
         draft: Draft,
-        limits: (usize, u64),
+        rules: Rules<'a>,
         desk: Option<TicketDesk<'a>>,
     ) -> MessageFold<'a> {
-        let (topic_bytes_max, now_ms) = limits;
         MessageFold {
             point,
             client,
             base,
-            topic_bytes_max,
-            now_ms,
+            rules,
+            running: None,
             draft,
             overlay: None,
             replaced: SmallVec::new(),
@@ -192,7 +214,7 @@ impl<'a> MessageFold<'a> {
     }
 
     fn show(&self, event: &mut Event) {
-        let view = self.draft.view(self.base, self.now_ms);
+        let view = self.draft.view(self.base, self.rules.now.mono_ms);
         event.topic = Slice::of(view.topic.as_bytes());
         event.payload = Slice::of(view.payload.as_slice());
         event.qos = view.qos.as_u8();
@@ -216,7 +238,8 @@ impl<'a> MessageFold<'a> {
         match change.field {
             Field::TOPIC => {
                 let name = super::text(change.bytes)?;
-                let valid = name.len() <= self.topic_bytes_max && topic::validate_name(name).is_ok();
+                let valid = name.len() as u64 <= self.rules.limits.topic_bytes_max
+                    && topic::validate_name(name).is_ok();
                 if !valid {
                     return Err(Status::INVALID);
                 }
@@ -321,7 +344,7 @@ fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Resul
 impl EventAccess for MessageFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
         let draft = self.current();
-        let view = draft.view(self.base, self.now_ms);
+        let view = draft.view(self.base, self.rules.now.mono_ms);
         match field {
             Field::DISPOSITION => Ok(FieldValue::Number(draft.disposition as u64)),
             Field::REASON_CODE => {
@@ -330,7 +353,7 @@ impl EventAccess for MessageFold<'_> {
             Field::REASON_STRING => {
                 draft.reason_string.as_deref().map(FieldValue::Bytes).ok_or(Status::ABSENT)
             }
-            _ => view.field(field, index, self.now_ms).unwrap_or_else(|| self.client.get(field, index)),
+            _ => view.field(field, index, self.rules.now.mono_ms).unwrap_or_else(|| self.client.get(field, index)),
         }
     }
 
@@ -338,8 +361,27 @@ impl EventAccess for MessageFold<'_> {
         self.change(&change)
     }
 
-    fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
-        Err(Status::UNSUPPORTED)
+    fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status> {
+        let Some((plugin, bit)) = self.running else { return Err(Status::WRONG_MOMENT) };
+        if self.point != HookPoint::MessagePublish {
+            return Err(Status::UNSUPPORTED);
+        }
+        let added = self.current().extra.as_ref().map_or(0, |extra| extra.len());
+        if added as u64 >= self.rules.limits.extra_messages_max {
+            return Err(Status::FULL);
+        }
+        let maker = name.split('/').next().unwrap_or(name);
+        let ancestry = self.base.ancestry | bit;
+        let message =
+            super::outgoing::message_of(message, maker, ancestry, self.rules.limits, self.rules.now)?;
+        let extra = Extra { plugin: *plugin, message };
+        if self.overlay.is_none() {
+            self.overlay = Some(self.draft.clone());
+        }
+        if let Some(next) = &mut self.overlay {
+            next.extra.get_or_insert_default().push(extra);
+        }
+        Ok(())
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
@@ -351,6 +393,7 @@ impl Fold for MessageFold<'_> {
     #[inline]
     fn begin(&mut self, link: &Link) {
         self.overlay = None;
+        self.running = Some((link.plugin, link.ancestry_bit()));
         if let Some(desk) = &mut self.desk {
             desk.begin(link);
         }

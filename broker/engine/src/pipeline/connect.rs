@@ -491,10 +491,18 @@ impl Shard {
     }
 
     fn create_session(&mut self, identity: &Rc<Identity>) -> SessionKey {
+        let key = self.new_session(identity);
+        self.by_client.insert(Arc::clone(&identity.client_id), key);
+        self.counters.session_created += 1;
+        key
+    }
+
+    /// A session that no client identifier leads to yet.
+    pub(super) fn new_session(&mut self, identity: &Rc<Identity>) -> SessionKey {
         let now = self.now;
         let hasher = self.hasher.clone();
         let window = self.limits().inflight_max as usize;
-        let key = self.sessions.insert_with(|key| Session {
+        self.sessions.insert_with(|key| Session {
             key,
             identity: Rc::clone(identity),
             conn: None,
@@ -516,9 +524,6 @@ impl Shard {
             delayed_will: None,
             fetches: Vec::new(),
             dropped: 0,
-        });
-        self.by_client.insert(Arc::clone(&identity.client_id), key);
-        self.counters.session_created += 1;
-        key
+        })
     }
 }

@@ -72,6 +72,8 @@ counters! {
     messages_retained_bytes: "bytes of the retained messages stored now";
     messages_forwarded: "messages sent to other shards";
     messages_wills: "will messages published";
+    messages_plugins: "messages that plugins published";
+    plugin_mail_stale: "mail for plugins that had gone";
     client_connect: "connections that asked to come in";
     client_connected: "connections that came in";
     client_disconnected: "connections that ended after they had come in";

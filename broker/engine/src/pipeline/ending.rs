@@ -12,7 +12,7 @@ use crate::hook::message::Draft;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
-use crate::session::{Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Stage, Will};
+use crate::session::{Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will};
 use crate::topic;
 
 /// Subscriptions taken down in one slice of work.
@@ -110,7 +110,7 @@ impl Shard {
             message,
             packet_id: None,
             dup: false,
-            will: true,
+            source: Source::Will,
             stage: Stage::Unstarted,
             visited: SmallVec::new(),
             draft: Draft::default(),

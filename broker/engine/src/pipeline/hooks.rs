@@ -9,7 +9,7 @@ use super::Shard;
 use crate::hook::HookPoint;
 use crate::hook::chain::{Course, Exit};
 use crate::hook::client::{ALLOW, Action, ClientFold, ClientVerdict, ClientView, DENY, Request, UNANSWERED};
-use crate::hook::message::{Draft, MessageFold};
+use crate::hook::message::{Draft, MessageFold, Rules};
 use crate::hook::subscribe::{Requested, SubscribeFold};
 use crate::hook::tickets::{TicketDesk, Waiter};
 use crate::message::MessageView;
@@ -163,7 +163,7 @@ impl Shard {
         waiter: Waiter,
         dup: bool,
     ) -> PublishWalk {
-        let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
+        let rules = Rules { limits: &self.setup.limits, now: self.now };
         let chain = self.chains.chain_mut(HookPoint::MessagePublish);
         let desk = TicketDesk::new(&mut self.tickets, waiter, self.now.mono_ms);
         let mut fold = MessageFold::new(
@@ -171,7 +171,7 @@ impl Shard {
             identity.view(),
             view,
             std::mem::take(draft),
-            limits,
+            rules,
             Some(desk),
         );
         let mut event = fold.event(self.setup.id, self.now.wall_ms, dup);
@@ -188,10 +188,10 @@ impl Shard {
 
     /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
     pub(super) fn run_delivered(&mut self, identity: &Identity, view: MessageView<'_>) -> Draft {
-        let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
+        let rules = Rules { limits: &self.setup.limits, now: self.now };
         let chain = self.chains.chain_mut(HookPoint::MessageDelivered);
         let point = HookPoint::MessageDelivered;
-        let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), limits, None);
+        let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), rules, None);
         let mut event = fold.event(self.setup.id, self.now.wall_ms, false);
         chain.run((point, &self.calls), Course::of_message(view.ancestry), &mut event, &mut fold);
         std::mem::take(&mut fold.draft)

@@ -21,7 +21,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::message::{MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Stage};
+use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
 type Visited = SmallVec<[LinkIdentity; 4]>;
@@ -229,13 +229,20 @@ impl Shard {
         let mut slot = None;
         match self.decide(identity, view, head, number, session_key, limit.as_deref()) {
             Decision::Refused(verdict) if alone => self.conclude(session_key, head, &verdict),
-            Decision::Pass(draft) if alone => {
+            Decision::Pass(mut draft) if alone => {
+                let extra = draft.extra.take();
                 let changed = draft.view(view, self.now.mono_ms);
                 let mut held = None;
                 match self.effect(session_key, number, &changed, &mut held, false) {
-                    Effect::Done(code) => self.conclude(session_key, head, &Verdict::code(code)),
+                    Effect::Done(code) => {
+                        self.publish_extra(extra);
+                        self.conclude(session_key, head, &Verdict::code(code));
+                    }
                     Effect::Refused(code) => self.conclude(session_key, head, &Verdict::code(code)),
-                    Effect::Waits(stage) => slot = Some(PublishSlot { stage, ..slot_of(&changed, head) }),
+                    Effect::Waits(stage) => {
+                        let draft = Draft { extra, ..Draft::default() };
+                        slot = Some(PublishSlot { stage, draft, ..slot_of(&changed, head) });
+                    }
                 }
             }
             decision => slot = Some(slot_from(decision, &view, head, self.now.mono_ms)),
@@ -406,7 +413,7 @@ fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
         packet_id: head.packet_id,
         packet_qos: head.packet_qos,
         dup: head.dup,
-        will: false,
+        source: Source::Client,
         stage: Stage::Decided,
         visited: SmallVec::new(),
         draft: Draft::default(),
@@ -417,7 +424,10 @@ fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
 fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> PublishSlot {
     let mut slot = slot_of(view, head);
     match decision {
-        Decision::Pass(mut draft) => draft.apply(&mut slot.message, now_ms),
+        Decision::Pass(mut draft) => {
+            draft.apply(&mut slot.message, now_ms);
+            slot.draft.extra = draft.extra;
+        }
         Decision::Refused(verdict) => {
             slot.draft.disposition =
                 if verdict.disconnect { Disposition::Disconnect } else { Disposition::Reject };

@@ -11,14 +11,14 @@ use super::route::Effect;
 use super::{OwnedChange, Shard};
 use crate::codec;
 use crate::hook::client::ClientView;
-use crate::hook::message::{Disposition, Draft, MessageFold};
+use crate::hook::message::{Disposition, Draft, MessageFold, Rules};
 use crate::hook::tickets::OpenTicket;
 use crate::hook::{FaultPolicy, HookPoint};
 use crate::id::SessionKey;
 use crate::message::MessageView;
 use crate::packet::Packet;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Held, Slot, SlotBody, Stage};
+use crate::session::{EndCause, Held, Slot, SlotBody, Source, Stage};
 
 impl Shard {
     /// Moves on whatever of a session's slots can move.
@@ -112,9 +112,9 @@ impl Shard {
         // The message leaves its slot while hooks look at it, so that nothing of the session is borrowed.
         let message = publish.message.clone();
         let view = message.view();
-        // A will was authorised at CONNECT.
-        let will = publish.will;
-        let decision = match unstarted && !will {
+        // A will was authorised at CONNECT, and nobody authorises a plugin.
+        let asked = publish.source == Source::Client;
+        let decision = match unstarted && asked {
             true => self.decide(&identity, view, head, number, session_key, behind.as_deref()),
             false => {
                 self.walk(&identity, view, head, (session_key, number), draft, (&visited, behind.as_deref()))
@@ -139,7 +139,7 @@ impl Shard {
             Decision::Pass(mut draft) => {
                 draft.apply(&mut publish.message, now_ms);
                 publish.stage = Stage::Decided;
-                publish.draft = Draft::default();
+                publish.draft = Draft { extra: draft.extra, ..Draft::default() };
             }
             Decision::Refused(verdict) => {
                 publish.stage = Stage::Decided;
@@ -175,9 +175,13 @@ impl Shard {
         let mut held = Some(Held::new(std::sync::Arc::new(message)));
         let whole = held.as_ref().map(Rc::clone).expect("it was made one line above");
         match self.effect(session_key, number, &whole.view(), &mut held, stored) {
-            Effect::Done(code) | Effect::Refused(code) => {
-                if let Some(session) = self.sessions.get_mut(session_key) {
-                    session.slots.pop();
+            effect @ (Effect::Done(code) | Effect::Refused(code)) => {
+                let session = self.sessions.get_mut(session_key);
+                if let Some(Slot { body: SlotBody::Publish(mut publish), .. }) =
+                    session.and_then(|session| session.slots.pop())
+                    && matches!(effect, Effect::Done(_))
+                {
+                    self.publish_extra(publish.draft.extra.take());
                 }
                 self.conclude(session_key, head, &Verdict::code(code));
                 true
@@ -216,7 +220,8 @@ impl Shard {
         ticket: &OpenTicket,
         answer: Option<(Flow, &[OwnedChange])>,
     ) {
-        let limits = (self.setup.limits.topic_bytes_max as usize, self.now.mono_ms);
+        let setup_limits = std::sync::Arc::clone(&self.setup.limits);
+        let rules = Rules { limits: &setup_limits, now: self.now };
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         let identity = Rc::clone(&session.identity);
         let Some(publish) = session.slots.publish_mut(number) else { return };
@@ -225,7 +230,7 @@ impl Shard {
         let client = identity.view();
         let (flow, faulted) = match answer {
             Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) => {
-                match changed(&draft, client, message.view(), limits, changes) {
+                match changed(&draft, client, message.view(), rules, changes) {
                     Some(changed) => {
                         draft = changed;
                         (flow, false)
@@ -264,10 +269,10 @@ fn changed(
     draft: &Draft,
     client: ClientView<'_>,
     view: MessageView<'_>,
-    limits: (usize, u64),
+    rules: Rules<'_>,
     changes: &[OwnedChange],
 ) -> Option<Draft> {
-    let mut fold = MessageFold::new(HookPoint::MessagePublish, client, view, draft.clone(), limits, None);
+    let mut fold = MessageFold::new(HookPoint::MessagePublish, client, view, draft.clone(), rules, None);
     for change in changes {
         fold.change(&change.borrow()).ok()?;
     }

@@ -121,7 +121,6 @@ impl Shard {
         let filter = request.filter_text();
         let limits = self.limits();
         let (topic_bytes_max, levels_max) = (limits.topic_bytes_max, limits.topic_levels_max as u16);
-        let subscriptions_max = limits.subscriptions_max as usize;
         let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
         if filter.len() as u64 > topic_bytes_max || topic::check_levels(parsed.filter, levels_max).is_err() {
             return Err(ReasonCode::TOPIC_FILTER_INVALID);
@@ -131,6 +130,19 @@ impl Shard {
             self.counters.packets_subscribe_auth_error += 1;
             return Err(reason);
         }
+        self.put_subscription(session_key, parsed, request, id)
+    }
+
+    /// Puts a subscription that is allowed into the session and the routes.
+    fn put_subscription(
+        &mut self,
+        session_key: SessionKey,
+        parsed: topic::ParsedFilter<'_>,
+        request: &Requested,
+        id: u32,
+    ) -> Result<Granted, ReasonCode> {
+        let filter = request.filter_text();
+        let subscriptions_max = self.limits().subscriptions_max as usize;
         let session = self.sessions.get_mut(session_key).ok_or(ReasonCode::UNSPECIFIED_ERROR)?;
         let known = session.subscriptions.contains_key(filter);
         if !known && (session.subscriptions.len() >= subscriptions_max || self.routes.is_full()) {
@@ -159,6 +171,35 @@ impl Shard {
             options,
             id,
         })
+    }
+
+    /// Subscribes a client without asking anybody; whether it is here and could be. Retained messages follow.
+    pub(super) fn subscribe_for(
+        &mut self,
+        client_id: &str,
+        filter: &str,
+        options: SubscriptionOptions,
+        id: u32,
+    ) -> bool {
+        let Some(&session_key) = self.by_client.get(client_id) else { return false };
+        let Ok(parsed) = topic::parse_filter(filter) else { return false };
+        let request = Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None };
+        let Ok(granted) = self.put_subscription(session_key, parsed, &request, id) else { return false };
+        let fetches = self.mark_all(session_key, vec![granted]);
+        self.begin_fetches(session_key, &fetches);
+        true
+    }
+
+    /// Takes a subscription from a client; whether it was there.
+    pub(super) fn unsubscribe_for(&mut self, client_id: &str, filter: &str) -> bool {
+        let session_key = self.by_client.get(client_id).copied();
+        let session = session_key.and_then(|key| self.sessions.get_mut(key));
+        let Some((session, key)) = session.zip(session_key) else { return false };
+        if session.subscriptions.remove(filter).is_none() {
+            return false;
+        }
+        self.unroute(key, filter);
+        true
     }
 
     /// Every shard knows, or the time is up: SUBACK, then retained messages.

@@ -20,6 +20,13 @@ pub(super) enum Deadline {
     Barrier(SessionKey),
     /// A connection that must have sent CONNECT.
     Connect(ConnKey),
+    /// A timer of a plugin's.
+    Plugin {
+        /// Its number.
+        timer: u64,
+        /// The plugin's number.
+        number: u64,
+    },
 }
 
 /// Entries of the 1 s wheel.
@@ -43,6 +50,7 @@ impl Shard {
                 Deadline::Ticket(ticket) => self.ticket_due(ticket),
                 Deadline::Barrier(session) => self.pump_slots(session),
                 Deadline::Connect(conn) => self.connect_due(conn),
+                Deadline::Plugin { timer, number } => self.plugin_timer_due(timer, number),
             }
         }
         let mut overdue = Vec::new();

@@ -33,6 +33,17 @@ pub enum Stage {
     Stored,
 }
 
+/// Where a publish comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A PUBLISH of the session's client.
+    Client,
+    /// Its will, which was authorised at CONNECT.
+    Will,
+    /// A plugin, which nobody authorises.
+    Plugin,
+}
+
 /// A publish that waits.
 #[derive(Debug)]
 pub struct PublishSlot {
@@ -44,8 +55,8 @@ pub struct PublishSlot {
     pub packet_qos: QoS,
     /// DUP of the packet.
     pub dup: bool,
-    /// Whether it is the session's will.
-    pub will: bool,
+    /// Where it comes from.
+    pub source: Source,
     /// How far it has come.
     pub stage: Stage,
     /// Links that it has been to.

@@ -1,0 +1,312 @@
+//! What plugins ask the broker to do: checked here, on the plugin's thread, and handed to the shard that does it between two of
+//! its events. Called by `services` alone.
+
+use std::collections::HashMap;
+use std::hash::Hasher;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Instant;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{PluginHandle, outgoing};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::SubscriptionOptions;
+use grapnel_engine::pipeline::{Command, FROM_A_THREAD};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::time::Now;
+use grapnel_engine::topic;
+use grapnel_plugin_abi::host::PluginMessage;
+use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
+
+use super::request::Settings;
+use crate::shard::handle::ShardHandle;
+use crate::shard::limits::ShellLimits;
+
+/// What is known of a generation that may ask.
+struct Account {
+    name: Arc<str>,
+    bit: u64,
+    /// The second that is counted, since the start, in the high half; publishes in it in the low one.
+    published: AtomicU64,
+    replayed: AtomicBool,
+}
+
+struct Bounds {
+    limits: Arc<Limits>,
+    shell: ShellLimits,
+}
+
+/// Everything plugins may ask for; one per process.
+pub(super) struct Desk {
+    accounts: RwLock<HashMap<u64, Arc<Account>>>,
+    shards: RwLock<Vec<ShardHandle>>,
+    bounds: RwLock<Arc<Bounds>>,
+    timers: AtomicU64,
+    begin: Instant,
+}
+
+impl Default for Desk {
+    fn default() -> Desk {
+        let bounds = Bounds { limits: Arc::default(), shell: ShellLimits::default() };
+        Desk {
+            accounts: RwLock::default(),
+            shards: RwLock::default(),
+            bounds: RwLock::new(Arc::new(bounds)),
+            timers: AtomicU64::new(1),
+            begin: Instant::now(),
+        }
+    }
+}
+
+fn read<T>(lock: &RwLock<T>) -> std::sync::RwLockReadGuard<'_, T> {
+    lock.read().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write<T>(lock: &RwLock<T>) -> std::sync::RwLockWriteGuard<'_, T> {
+    lock.write().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Desk {
+    /// Says who does it, within which bounds.
+    pub(super) fn attach(&self, settings: &Settings) {
+        (*write(&self.shards)).clone_from(&settings.shards);
+        let (limits, shell) = (Arc::clone(&settings.limits), settings.shell_limits.clone());
+        *write(&self.bounds) = Arc::new(Bounds { limits, shell });
+    }
+
+    /// From now on this generation may ask.
+    pub(super) fn admit(&self, plugin: PluginHandle, name: &Arc<str>) {
+        let account = Account {
+            name: Arc::clone(name),
+            bit: ancestry_bit(plugin),
+            published: AtomicU64::new(0),
+            replayed: AtomicBool::new(false),
+        };
+        write(&self.accounts).insert(plugin.0, Arc::new(account));
+    }
+
+    /// From now on it is answered STALE.
+    pub(super) fn dismiss(&self, plugin: PluginHandle) {
+        write(&self.accounts).remove(&plugin.0);
+    }
+
+    fn account(&self, plugin: u64) -> Result<Arc<Account>, Status> {
+        read(&self.accounts).get(&plugin).cloned().ok_or(Status::STALE)
+    }
+
+    fn bounds(&self) -> Arc<Bounds> {
+        Arc::clone(&read(&self.bounds))
+    }
+
+    fn hand(&self, shard: &ShardHandle, command: Command) -> Result<(), Status> {
+        let max = usize::try_from(self.bounds().shell.plugin_commands_max).unwrap_or(usize::MAX);
+        if shard.ask_for_plugin(command, max) { Ok(()) } else { Err(Status::FULL) }
+    }
+
+    /// Whichever shard the client lives on does it.
+    fn hand_to_all(&self, command: impl Fn() -> Command) -> Result<(), Status> {
+        read(&self.shards).iter().try_for_each(|shard| self.hand(shard, command()))
+    }
+
+    pub(super) fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
+        let account = self.account(plugin)?;
+        let bounds = self.bounds();
+        // A command inherits the ancestry of its event.
+        let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
+        let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | account.bit;
+        // The shard knows the time.
+        let then = Now { mono_ms: 0, wall_ms: 0 };
+        let message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits, then)?;
+        if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max) {
+            return Err(Status::FULL);
+        }
+        let shards = read(&self.shards);
+        let shard = match &here {
+            Some(here) => here,
+            // By topic, so that each topic keeps its order.
+            None => shards.get(shard_of(&message.topic, shards.len())).ok_or(Status::WRONG_MOMENT)?,
+        };
+        self.hand(shard, Command::Publish { plugin: PluginHandle(plugin), message })
+    }
+
+    pub(super) fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
+        self.account(plugin)?;
+        let reason = ReasonCode(reason);
+        if !reason.is_defined() || client_id.is_empty() {
+            return Err(Status::INVALID);
+        }
+        self.hand_to_all(|| Command::Kick { client_id: client_id.into(), reason, discard })
+    }
+
+    pub(super) fn subscribe(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        filter: &str,
+        options: u8,
+        id: u32,
+    ) -> Result<(), Status> {
+        self.account(plugin)?;
+        let options = SubscriptionOptions::from_byte(options).map_err(|_| Status::INVALID)?;
+        let limits = &self.bounds().limits;
+        let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
+        if filter.len() as u64 > limits.topic_bytes_max
+            || topic::check_levels(parsed.filter, limits.topic_levels_max as u16).is_err()
+            || id > 268_435_455
+        {
+            return Err(Status::INVALID);
+        }
+        self.hand_to_all(|| Command::Subscribe {
+            client_id: client_id.into(),
+            filter: filter.into(),
+            options,
+            id,
+        })
+    }
+
+    pub(super) fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
+        self.account(plugin)?;
+        topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
+        self.hand_to_all(|| Command::Unsubscribe { client_id: client_id.into(), filter: filter.into() })
+    }
+
+    pub(super) fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+        self.account(plugin)?;
+        if bytes.len() as u64 > self.bounds().shell.plugin_mail_bytes_max {
+            return Err(Status::FULL);
+        }
+        let from = ShardHandle::here().map_or(FROM_A_THREAD, |here| u32::from(here.id().0));
+        let bytes = Bytes::copy_from_slice(bytes);
+        let mail = || Command::Mail { plugin: PluginHandle(plugin), from, number, bytes: bytes.clone() };
+        if to_shard == ALL_SHARDS {
+            return self.hand_to_all(mail);
+        }
+        let shards = read(&self.shards);
+        self.hand(shards.get(to_shard as usize).ok_or(Status::INVALID)?, mail())
+    }
+
+    pub(super) fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
+        self.account(plugin)?;
+        let here = ShardHandle::here().ok_or(Status::WRONG_MOMENT)?;
+        if here.pulse().call().timers() >= self.bounds().shell.plugin_timers_max {
+            return Err(Status::FULL);
+        }
+        let timer = self.timers.fetch_add(1, Ordering::Relaxed);
+        let plugin = PluginHandle(plugin);
+        self.hand(&here, Command::Timer { plugin, timer, after_ms, number })?;
+        Ok(timer)
+    }
+
+    pub(super) fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
+        self.account(plugin)?;
+        let here = ShardHandle::here().ok_or(Status::WRONG_MOMENT)?;
+        self.hand(&here, Command::CancelTimer { plugin: PluginHandle(plugin), timer })
+    }
+
+    pub(super) fn replay(&self, plugin: u64) -> Result<(), Status> {
+        if self.account(plugin)?.replayed.swap(true, Ordering::Relaxed) {
+            return Err(Status::WRONG_MOMENT);
+        }
+        self.hand_to_all(|| Command::Replay { plugin: PluginHandle(plugin) })
+    }
+}
+
+impl Account {
+    /// Counts a publish in this second.
+    fn may_publish(&self, second: u64, max: u64) -> bool {
+        let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
+            let (then, count) = (before >> 32, before & u64::from(u32::MAX));
+            let count = if then == second & u64::from(u32::MAX) { count } else { 0 };
+            (count < max).then_some((second & u64::from(u32::MAX)) << 32 | (count + 1))
+        });
+        counted.is_ok()
+    }
+}
+
+/// The bit of a plugin in the ancestry of a message: that of its name, so that all its versions have the same.
+pub(super) fn ancestry_bit(plugin: PluginHandle) -> u64 {
+    1 << (plugin.0 & 63)
+}
+
+fn shard_of(topic: &str, shards: usize) -> usize {
+    let mut hasher = siphasher::sip::SipHasher13::new();
+    hasher.write(topic.as_bytes());
+    (hasher.finish() % shards.max(1) as u64) as usize
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use grapnel_engine::id::ShardId;
+
+    use super::*;
+
+    fn desk() -> (Desk, [ShardHandle; 2]) {
+        let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
+        let desk = Desk::default();
+        *write(&desk.shards) = shards.to_vec();
+        desk.admit(PluginHandle(5), &"five".into());
+        (desk, shards)
+    }
+
+    fn message(topic: &[u8]) -> PluginMessage<'_> {
+        PluginMessage {
+            topic,
+            payload: b"x",
+            qos: 1,
+            retain: false,
+            payload_format: None,
+            message_expiry_s: 0,
+            content_type: b"",
+            response_topic: b"",
+            correlation_data: b"",
+            from: b"",
+            user_properties: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn a_publish_of_a_thread_enters_the_shard_of_its_topic_and_names_its_maker() {
+        let (desk, shards) = desk();
+        desk.publish(5, &message(b"a/b")).unwrap();
+        desk.publish(5, &message(b"a/b")).unwrap();
+        let home = &shards[shard_of("a/b", 2)];
+        for _ in 0..2 {
+            let Some(Command::Publish { message, .. }) = home.next_plugin_command() else {
+                panic!("it went to the other shard")
+            };
+            assert_eq!((&*message.from, message.ancestry), ("five", 1 << 5));
+        }
+        assert_eq!(desk.publish(5, &message(b"a/+")), Err(Status::INVALID));
+        desk.dismiss(PluginHandle(5));
+        assert_eq!(desk.publish(5, &message(b"a/b")), Err(Status::STALE));
+    }
+
+    #[test]
+    fn publishes_are_bounded_in_each_second() {
+        let (desk, _shards) = desk();
+        let account = desk.account(5).unwrap();
+        assert!((0..3).all(|_| account.may_publish(7, 3)));
+        assert!(!account.may_publish(7, 3));
+        assert!(account.may_publish(8, 3));
+    }
+
+    #[test]
+    fn what_waits_for_a_shard_is_bounded() {
+        let shard = ShardHandle::new(ShardId(0));
+        let mail = || Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
+        assert!(shard.ask_for_plugin(mail(), 1));
+        assert!(!shard.ask_for_plugin(mail(), 1));
+        shard.next_plugin_command().unwrap();
+        assert!(shard.ask_for_plugin(mail(), 1));
+    }
+
+    #[test]
+    fn timers_belong_to_the_threads_of_shards() {
+        let (desk, shards) = desk();
+        assert_eq!(desk.timer(5, 10, 1), Err(Status::WRONG_MOMENT));
+        shards[1].enter();
+        let timer = desk.timer(5, 10, 1).unwrap();
+        assert!(matches!(shards[1].next_plugin_command(), Some(Command::Timer { timer: t, .. }) if t == timer));
+    }
+}
