@@ -6,13 +6,15 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::chain::Course;
 use grapnel_engine::hook::client::ClientView;
-use grapnel_engine::hook::message::{Draft, MessageFold};
+use grapnel_engine::hook::message::{Draft, MessageFold, Rules};
 use grapnel_engine::hook::{
     CallCell, ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle,
 };
 use grapnel_engine::id::ShardId;
+use grapnel_engine::limits::Limits;
 use grapnel_engine::message::{MessageView, Payload};
-use grapnel_engine::packet::{Properties, QoS, Version};
+use grapnel_engine::packet::{QoS, Version};
+use grapnel_engine::time::Now;
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HookFn, HostApi, Slice, Status};
 

@@ -25,8 +25,8 @@ use crate::time::Now;
 use crate::timer::Wheel;
 
 mod admin;
-mod connack;
 mod commands;
+mod connack;
 mod connect;
 mod connection;
 mod counters;

@@ -4,11 +4,14 @@
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::hook::{
+    ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, LinkIdentity, PluginHandle,
+};
 use grapnel_engine::id::ShardId;
 
 use super::loaded::{About, Hook, Instance, Loaded};
 use super::report::{HookInfo, Origin, PluginInfo, PluginState};
+use super::services;
 
 /// What the operator wants: enough to load it again.
 #[derive(Clone)]
@@ -43,6 +46,23 @@ pub(super) struct Active {
     pub loaded: Arc<Loaded>,
     pub instances: Instances,
     pub warnings: Mutex<Vec<String>>,
+    pub _admitted: Admitted,
+}
+
+/// As long as this lives, a generation of a plugin may ask the broker for things.
+pub(super) struct Admitted(PluginHandle);
+
+impl Admitted {
+    pub(super) fn new(handle: PluginHandle, name: &str) -> Admitted {
+        services::admit(handle, &name.into());
+        Admitted(handle)
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        services::dismiss(self.0);
+    }
 }
 
 /// One instance per shard, until they are taken out to be destroyed.
@@ -55,6 +75,11 @@ impl Instances {
 
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Instance>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn untimely(&self, shard: ShardId, plugin: PluginHandle) -> Option<(PluginHandle, InstanceEntry)> {
+        let instances = self.lock();
+        instances.get(shard.index())?.as_ref()?.untimely().map(|entry| (plugin, entry))
     }
 
     /// Takes the instance of a shard out; no chain may name it any more.
@@ -153,5 +178,7 @@ pub(super) fn compile(
     shard: ShardId,
     defaults: Defaults,
 ) -> ChainTable {
+    let instances = plugins.iter().filter_map(|plugin| plugin.instances.untimely(shard, plugin.handle()));
     ChainTable::compile(generation, plugins.iter().flat_map(|plugin| plugin.links(shard, defaults)))
+        .with_instances(instances.collect())
 }

@@ -13,7 +13,6 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::pipeline::{Command, FROM_A_THREAD};
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::time::Now;
 use grapnel_engine::topic;
 use grapnel_plugin_abi::host::PluginMessage;
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
@@ -70,7 +69,7 @@ impl Desk {
     /// Says who does it, within which bounds.
     pub(super) fn attach(&self, settings: &Settings) {
         (*write(&self.shards)).clone_from(&settings.shards);
-        let (limits, shell) = (Arc::clone(&settings.limits), settings.shell_limits.clone());
+        let (limits, shell) = (Arc::clone(&settings.message_limits), settings.limits.clone());
         *write(&self.bounds) = Arc::new(Bounds { limits, shell });
     }
 
@@ -114,10 +113,9 @@ impl Desk {
         // A command inherits the ancestry of its event.
         let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
         let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | account.bit;
-        // The shard knows the time.
-        let then = Now { mono_ms: 0, wall_ms: 0 };
-        let message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits, then)?;
-        if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max) {
+        let message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
+        if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
+        {
             return Err(Status::FULL);
         }
         let shards = read(&self.shards);
@@ -229,7 +227,7 @@ pub(super) fn ancestry_bit(plugin: PluginHandle) -> u64 {
 }
 
 fn shard_of(topic: &str, shards: usize) -> usize {
-    let mut hasher = siphasher::sip::SipHasher13::new();
+    let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(topic.as_bytes());
     (hasher.finish() % shards.max(1) as u64) as usize
 }
@@ -307,6 +305,8 @@ mod tests {
         assert_eq!(desk.timer(5, 10, 1), Err(Status::WRONG_MOMENT));
         shards[1].enter();
         let timer = desk.timer(5, 10, 1).unwrap();
-        assert!(matches!(shards[1].next_plugin_command(), Some(Command::Timer { timer: t, .. }) if t == timer));
+        assert!(
+            matches!(shards[1].next_plugin_command(), Some(Command::Timer { timer: t, .. }) if t == timer)
+        );
     }
 }

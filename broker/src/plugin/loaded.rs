@@ -4,7 +4,7 @@
 use std::ffi::c_void;
 use std::sync::Arc;
 
-use grapnel_engine::hook::{Entry, PluginHandle};
+use grapnel_engine::hook::{Entry, InstanceEntry, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::topic::validate_filter;
 use grapnel_plugin_abi::host::MountRequest;
@@ -245,6 +245,13 @@ impl Instance {
         // SAFETY: the hook's code is mapped and stays, the instance was made for the shard whose table this goes into, and
         // the transactions destroy it only after every table that names it has come back.
         unsafe { Entry::new(hook.function, self.instance) }.with_args(hook.args as *mut c_void)
+    }
+
+    /// What is called outside of events, for the chain table of the shard it was made on.
+    pub(super) fn untimely(&self) -> Option<InstanceEntry> {
+        let module = &self.owner.as_ref()?.library.module;
+        // SAFETY: as in `entry`.
+        Some(unsafe { InstanceEntry::new(module.on_timer, module.on_mail, self.instance) })
     }
 
     /// Calls `drop_shard`. On the shard's thread, when no chain of it names the instance any more. Gives back the shared part,

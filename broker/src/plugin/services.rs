@@ -15,7 +15,6 @@ use super::kept::{Forever, Texts};
 use super::metrics::{MetricReading, Metrics};
 use super::request::Settings;
 use crate::shard::handle::ShardHandle;
-use crate::shard::limits::ShellLimits;
 
 #[derive(Default)]
 struct Services {

@@ -10,7 +10,7 @@ use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, LinkStats, Plugi
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::Shard;
 
-use super::active::{Active, ActiveHook, Defaults, Instances, Wanted, compile};
+use super::active::{Active, ActiveHook, Admitted, Defaults, Instances, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
 use super::kept::Texts;
@@ -110,6 +110,7 @@ impl Workshop {
         let config = wanted.config.to_string();
         library.check_config(&name, &config)?;
         let (handle, generation) = self.next_handle(&name);
+        let admitted = Admitted::new(handle, &name);
         let loaded = Loaded::load(library, handle, self.shards.len(), &name, &config)?;
         let instances = self.init_shards(&name, &loaded)?;
         let hooks = hooks.into_iter().map(|hook| self.identify(&name, hook)).collect();
@@ -124,6 +125,7 @@ impl Workshop {
             loaded,
             instances: Instances::new(instances),
             warnings: Mutex::default(),
+            _admitted: admitted,
         }))
     }
 

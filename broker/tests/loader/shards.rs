@@ -166,6 +166,7 @@ impl Fixture {
             retired_max: 1_000,
             change_bytes_max: 1 << 20,
             limits: ShellLimits::default(),
+            message_limits: Arc::default(),
         };
         change(&mut settings);
         Fixture { manager: PluginManager::new(settings).unwrap(), shards, dir }

@@ -22,6 +22,8 @@ pub struct CallCell {
     point: AtomicU64,
     /// Ancestry of the event that runs.
     ancestry: AtomicU64,
+    /// Timers of plugins that are armed on the shard.
+    timers: AtomicU64,
     /// A monotonic clock, nanoseconds: what calls are timed with.
     ticks_ns: fn() -> u64,
 }
@@ -36,8 +38,13 @@ impl Default for CallCell {
 impl CallCell {
     /// With this monotonic clock, nanoseconds, which the engine has none of.
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
-        let (plugin, point, ancestry) = (AtomicU64::new(0), AtomicU64::new(0), AtomicU64::new(0));
-        CallCell { plugin, point, ancestry, ticks_ns }
+        CallCell {
+            plugin: AtomicU64::new(0),
+            point: AtomicU64::new(0),
+            ancestry: AtomicU64::new(0),
+            timers: AtomicU64::new(0),
+            ticks_ns,
+        }
     }
 
     /// The time that calls are measured with, nanoseconds.
@@ -68,6 +75,16 @@ impl CallCell {
     /// The plugins that led to the event that runs. On the shard's own thread, inside a call.
     pub fn ancestry(&self) -> u64 {
         self.ancestry.load(Ordering::Relaxed)
+    }
+
+    /// Notes how many timers of plugins are armed.
+    pub fn set_timers(&self, timers: u64) {
+        self.timers.store(timers, Ordering::Relaxed);
+    }
+
+    /// How many timers of plugins are armed.
+    pub fn timers(&self) -> u64 {
+        self.timers.load(Ordering::Relaxed)
     }
 
     /// Which function of which plugin runs, for people: the name of a hook point, or of a function outside of events.

@@ -353,7 +353,9 @@ impl EventAccess for MessageFold<'_> {
             Field::REASON_STRING => {
                 draft.reason_string.as_deref().map(FieldValue::Bytes).ok_or(Status::ABSENT)
             }
-            _ => view.field(field, index, self.rules.now.mono_ms).unwrap_or_else(|| self.client.get(field, index)),
+            _ => view
+                .field(field, index, self.rules.now.mono_ms)
+                .unwrap_or_else(|| self.client.get(field, index)),
         }
     }
 
@@ -370,11 +372,10 @@ impl EventAccess for MessageFold<'_> {
         if added as u64 >= self.rules.limits.extra_messages_max {
             return Err(Status::FULL);
         }
-        let maker = name.split('/').next().unwrap_or(name);
         let ancestry = self.base.ancestry | bit;
-        let message =
-            super::outgoing::message_of(message, maker, ancestry, self.rules.limits, self.rules.now)?;
-        let extra = Extra { plugin: *plugin, message };
+        // Whose it is, where it does not say, is filled in when it is published.
+        let message = super::outgoing::message_of(message, "", ancestry, self.rules.limits)?;
+        let extra = Extra { plugin, message };
         if self.overlay.is_none() {
             self.overlay = Some(self.draft.clone());
         }

@@ -10,10 +10,10 @@ use grapnel_plugin_abi::raw::Status;
 use crate::limits::Limits;
 use crate::message::Message;
 use crate::packet::{Property, QoS, push_property};
-use crate::time::Now;
 use crate::topic;
 
-/// The message, if a client could have published it; `from` is who it comes from where it names nobody.
+/// The message, if a client could have published it; `from` is who it comes from where it names nobody. It gets its number, and
+/// its times count, when it is published.
 ///
 /// # Errors
 /// INVALID for a topic or property that no message may have, FULL for one beyond the limits of a packet.
@@ -22,7 +22,6 @@ pub fn message_of(
     from: &str,
     ancestry: u64,
     limits: &Limits,
-    now: Now,
 ) -> Result<Message, Status> {
     let topic = super::text(message.topic)?;
     if topic::validate_name(topic).is_err()
@@ -63,6 +62,8 @@ pub fn message_of(
         return Err(Status::FULL);
     }
     Ok(Message {
+        // Given when it is published, like the time.
+        id: 0,
         topic: topic.into(),
         payload: Bytes::copy_from_slice(message.payload),
         properties: properties.into(),
@@ -70,9 +71,8 @@ pub fn message_of(
         retain: message.retain,
         from: Arc::from(from),
         origin: None,
-        expires_at_ms: (message.message_expiry_s > 0)
-            .then(|| now.mono_ms + u64::from(message.message_expiry_s) * 1000),
-        wall_ms: now.wall_ms,
+        expires_at_ms: (message.message_expiry_s > 0).then(|| u64::from(message.message_expiry_s) * 1000),
+        wall_ms: 0,
         ancestry,
     })
 }

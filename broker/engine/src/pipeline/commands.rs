@@ -24,6 +24,8 @@ use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 const EARLY_MS: u64 = 60_000;
 /// How often a timer of such a plugin is looked at again, milliseconds.
 const EARLY_STEP_MS: u64 = 50;
+/// Sessions that a plugin is told of in one turn.
+const REPLAY_SLICE: usize = 256;
 /// Mails of such plugins that are kept.
 const EARLY_MAILS_MAX: usize = 1024;
 
@@ -86,6 +88,11 @@ pub enum Command {
         /// The plugin's number.
         number: u64,
     },
+    /// Tell a plugin, and nobody else, of the sessions and subscriptions that are there.
+    Replay {
+        /// Which.
+        plugin: PluginHandle,
+    },
     /// Forget a timer.
     CancelTimer {
         /// Whose.
@@ -113,6 +120,16 @@ pub(super) struct PluginDesk {
     /// Timers that are armed, with the time until which an unknown plugin is waited for.
     timers: HashMap<u64, (PluginHandle, u64)>,
     early: VecDeque<EarlyMail>,
+    replays: VecDeque<Replay>,
+}
+
+/// A plugin that is being told of what was there before it.
+#[derive(Debug)]
+struct Replay {
+    plugin: PluginHandle,
+    /// The next place in the table of sessions.
+    place: usize,
+    until_ms: u64,
 }
 
 impl Shard {
@@ -140,24 +157,57 @@ impl Shard {
                     self.desk.timers.remove(&timer);
                 }
             }
+            Command::Replay { plugin } => {
+                self.desk.replays.push_back(Replay {
+                    plugin,
+                    place: 0,
+                    until_ms: self.now.mono_ms + EARLY_MS,
+                });
+            }
+        }
+        self.calls.set_timers(self.desk.timers.len() as u64);
+    }
+
+    /// Whether a plugin has not been told of everything yet.
+    pub(super) fn has_replays(&self) -> bool {
+        !self.desk.replays.is_empty()
+    }
+
+    /// Tells of a slice of the sessions.
+    pub(super) fn replay(&mut self) {
+        let Some(replay) = self.desk.replays.front_mut() else { return };
+        let (plugin, from) = (replay.plugin, replay.place);
+        if self.chains.instance(plugin).is_none() {
+            // It may be on its way into the chains; other work goes on meanwhile.
+            if self.now.mono_ms >= replay.until_ms {
+                self.desk.replays.pop_front();
+            }
+            return;
+        }
+        let end = (from + REPLAY_SLICE).min(self.sessions.places());
+        replay.place = end;
+        if end == self.sessions.places() {
+            self.desk.replays.pop_front();
+        }
+        for place in from..end {
+            if let Some(key) = self.sessions.key_at(place) {
+                self.replay_session(plugin, key);
+            }
         }
     }
 
-    /// Timers of plugins that are armed on this shard.
-    pub fn plugin_timers(&self) -> usize {
-        self.desk.timers.len()
-    }
-
     /// A message of a plugin's own, behind what the plugin has published before.
-    pub(super) fn publish_for(&mut self, plugin: PluginHandle, message: Message) {
+    pub(super) fn publish_for(&mut self, plugin: PluginHandle, mut message: Message) {
+        message.id = self.next_message_id();
+        message.wall_ms = self.now.wall_ms;
+        message.expires_at_ms = message.expires_at_ms.map(|after_ms| self.now.mono_ms + after_ms);
         let session_key = self.session_of_plugin(plugin, &message.from);
         let (slots_max, bytes_max) = (self.limits().slots_max, self.limits().slot_bytes_max);
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         let bytes = message.bytes();
         if session.slots.len() as u64 >= slots_max || (session.slots.bytes() + bytes) as u64 > bytes_max {
             // It cannot be paused; beyond its reserve there is a counted drop.
-            self.counters.messages_dropped += 1;
-            self.counters.messages_dropped_queue_full += 1;
+            self.count_drop(super::tell::Loss::QueueFull, &message.view(), None);
             return;
         }
         self.counters.messages_plugins += 1;
@@ -209,6 +259,9 @@ impl Shard {
             expiry_s: u32::MAX,
             receive_maximum: u16::MAX,
             connected_at_ms: self.now.wall_ms,
+            anonymous: false,
+            local_host: "".into(),
+            properties: Box::default(),
         });
         let key = self.new_session(&identity);
         if let Some(session) = self.sessions.get_mut(key) {
@@ -256,12 +309,15 @@ impl Shard {
                 self.desk.timers.remove(&timer);
             }
         }
+        self.calls.set_timers(self.desk.timers.len() as u64);
     }
 
     /// The chains have been swapped: what plugins that are gone had armed is forgotten, and what came early is handed over.
     pub(super) fn settle_plugins(&mut self, gone: &[PluginHandle]) {
         if !gone.is_empty() {
             self.desk.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
+            self.desk.replays.retain(|replay| !gone.contains(&replay.plugin));
+            self.calls.set_timers(self.desk.timers.len() as u64);
         }
         let now_ms = self.now.mono_ms;
         for early in std::mem::take(&mut self.desk.early) {

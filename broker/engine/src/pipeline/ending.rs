@@ -12,7 +12,9 @@ use crate::hook::message::Draft;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
-use crate::session::{Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will};
+use crate::session::{
+    Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will,
+};
 use crate::topic;
 
 /// Subscriptions taken down in one slice of work.

@@ -4,6 +4,7 @@
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Shard;
@@ -185,7 +186,9 @@ impl Shard {
         let Ok(parsed) = topic::parse_filter(filter) else { return false };
         let request = Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None };
         let Ok(granted) = self.put_subscription(session_key, parsed, &request, id) else { return false };
-        let fetches = self.mark_all(session_key, vec![granted]);
+        let granted = [granted];
+        let fetches = self.mark_all(session_key, &granted);
+        self.tell_subscribed(session_key, &granted);
         self.begin_fetches(session_key, &fetches);
         true
     }
@@ -195,10 +198,9 @@ impl Shard {
         let session_key = self.by_client.get(client_id).copied();
         let session = session_key.and_then(|key| self.sessions.get_mut(key));
         let Some((session, key)) = session.zip(session_key) else { return false };
-        if session.subscriptions.remove(filter).is_none() {
-            return false;
-        }
+        let Some(gone) = session.subscriptions.remove(filter) else { return false };
         self.unroute(key, filter);
+        self.tell_unsubscribed(key, filter, gone, "plugin");
         true
     }
 

@@ -3,10 +3,13 @@
 
 use std::rc::Rc;
 
+use grapnel_plugin_abi::raw::FLAG_REPLAY;
+
 use super::Shard;
-use crate::hook::HookPoint;
+use crate::hook::chain::{Audience, Course};
 use crate::hook::client::ClientView;
 use crate::hook::told::{About, BrokerView, RetainedChange, SubscriptionView, Told};
+use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, SessionKey};
 use crate::message::MessageView;
 use crate::packet::PacketType;
@@ -113,6 +116,53 @@ impl Shard {
         let Some(session) = self.sessions.get(key) else { return };
         let (identity, view) = (Rc::clone(&session.identity), session.view());
         self.tell(point, Some(identity.view()), About::Subscription(view, subscription));
+    }
+
+    /// Tells one plugin of a session that is there already, with its subscriptions.
+    pub(super) fn replay_session(&mut self, plugin: PluginHandle, key: SessionKey) {
+        let Some(session) = self.sessions.get(key).filter(|session| !session.orphan) else { return };
+        let (identity, view, connected) =
+            (Rc::clone(&session.identity), session.view(), session.conn.is_some());
+        let client = Some(identity.view());
+        let about = About::Session(view, None);
+        if connected {
+            self.tell_one(plugin, HookPoint::ClientConnected, client, about);
+        }
+        self.tell_one(plugin, HookPoint::SessionCreated, client, about);
+        if !self.is_heard(HookPoint::SessionSubscribed) {
+            return;
+        }
+        let Some(session) = self.sessions.get(key) else { return };
+        let subscriptions: Vec<_> = session
+            .subscriptions
+            .iter()
+            .map(|(filter, subscription)| (filter.clone(), *subscription))
+            .collect();
+        for (filter, subscription) in subscriptions {
+            let subscription = SubscriptionView {
+                filter: &filter,
+                options: subscription.options,
+                id: subscription.id,
+                is_new: Some(false),
+                cause: None,
+            };
+            let about = About::Subscription(view, subscription);
+            self.tell_one(plugin, HookPoint::SessionSubscribed, client, about);
+        }
+    }
+
+    fn tell_one(
+        &mut self,
+        plugin: PluginHandle,
+        point: HookPoint,
+        client: Option<ClientView<'_>>,
+        about: About<'_>,
+    ) {
+        let mut told = Told::new(point, client, about, self.now.mono_ms);
+        let mut event = told.event(self.setup.id, self.now.wall_ms);
+        event.flags |= FLAG_REPLAY;
+        let course = Course { audience: Audience::Plugin(plugin), ..Course::WHOLE };
+        self.chains.chain_mut(point).run((point, &self.calls), course, &mut event, &mut told);
     }
 
     /// Tells of a message that a subscriber has acknowledged for good.

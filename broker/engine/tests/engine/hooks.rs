@@ -14,7 +14,7 @@ use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Status,
 
 use crate::world::{Ask, Got, World, message};
 
-type Act = Box<dyn FnMut(&mut Call<'_>) -> Flow>;
+pub(crate) type Act = Box<dyn FnMut(&mut Call<'_>) -> Flow>;
 
 /// A hook in the test: a closure behind the ABI's function.
 struct Hook {
@@ -27,6 +27,19 @@ pub struct Call<'a> {
 }
 
 impl Call<'_> {
+    pub fn ctx(&self) -> *mut c_void {
+        self.event.ctx
+    }
+
+    pub fn flags(&self) -> u32 {
+        self.event.flags
+    }
+
+    pub fn client_id(&self) -> &str {
+        // SAFETY: the view is of the running event.
+        unsafe { self.event.client_id.text() }
+    }
+
     pub fn topic(&self) -> &str {
         // SAFETY: the view is of the running event.
         unsafe { self.event.topic.text() }
@@ -49,7 +62,7 @@ impl Call<'_> {
         unsafe { (host_api(1, 1).set)(self.event.ctx, &change) }
     }
 
-    fn defer(&self) -> Result<Ticket, Status> {
+    pub(crate) fn defer(&self) -> Result<Ticket, Status> {
         let mut ticket = Ticket(0);
         // SAFETY: as above.
         match unsafe { (host_api(1, 1).defer)(self.event.ctx, 0, &mut ticket) } {
@@ -115,7 +128,7 @@ pub fn noting(log: &Log, name: &'static str, flow: Flow) -> impl FnMut(&mut Call
     }
 }
 
-fn pair() -> (World, usize, usize) {
+pub(crate) fn pair() -> (World, usize, usize) {
     let mut world = World::new(1);
     let sub = world.connect("sub", &Ask::v(Version::V5));
     let publisher = world.connect("pub", &Ask::v(Version::V5));

@@ -1,0 +1,299 @@
+//! What plugins ask for outside of answers: publishes with their ancestry, messages that hooks add, subscriptions, timers, mail
+//! and replay (the design's section on host functions).
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::message::Message;
+use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
+use grapnel_engine::pipeline::Command;
+use grapnel_engine::reason::ReasonCode;
+use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::raw::{FLAG_REPLAY, Flow, NewMessage, Slice, Status};
+
+use crate::hooks::{Call, Log, link, mount, noting, pair};
+use crate::world::{Ask, Got, World, message};
+
+fn of_plugin(bit: u8, link: Link) -> Link {
+    Link { plugin: PluginHandle(u64::from(bit)), bit, ..link }
+}
+
+fn publish(plugin: u64, topic: &str, payload: &str, ancestry: u64) -> Command {
+    let message = Message {
+        id: 0,
+        topic: topic.into(),
+        payload: Bytes::copy_from_slice(payload.as_bytes()),
+        properties: Box::default(),
+        qos: QoS::AtMostOnce,
+        retain: false,
+        from: Arc::from("plugin"),
+        origin: None,
+        expires_at_ms: None,
+        wall_ms: 0,
+        ancestry,
+    };
+    Command::Publish { plugin: PluginHandle(plugin), message }
+}
+
+fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
+    let table = NewMessage {
+        size: size_of::<NewMessage>() as u32,
+        qos: 1,
+        retain: 0,
+        payload_format: 255,
+        reserved: 0,
+        message_expiry_s: 0,
+        reserved2: 0,
+        topic: Slice::of(topic.as_bytes()),
+        payload: Slice::of(payload.as_bytes()),
+        content_type: Slice::EMPTY,
+        response_topic: Slice::EMPTY,
+        correlation_data: Slice::EMPTY,
+        from: Slice::EMPTY,
+        user_properties: std::ptr::null(),
+        user_properties_len: 0,
+    };
+    // SAFETY: the context is that of the running event, and the table is alive during the call.
+    unsafe { (host_api(1, 1).add_message)(call.ctx(), &table) }
+}
+
+/// No plugin in the ancestry of a message sees it, at no point.
+#[test]
+fn a_plugins_message_is_seen_by_all_other_plugins() {
+    let (mut world, subscriber, _publisher) = pair();
+    let log = Log::default();
+    let on = |bit, point, name| {
+        (
+            point,
+            of_plugin(bit, link(u32::from(bit), 0, FaultPolicy::Ignore, noting(&log, name, Flow::CONTINUE))),
+        )
+    };
+    mount(
+        &mut world,
+        vec![
+            on(1, HookPoint::MessagePublish, "maker"),
+            on(2, HookPoint::MessagePublish, "other"),
+            on(1, HookPoint::MessageDelivered, "maker delivers"),
+            on(2, HookPoint::MessageDelivered, "other delivers"),
+        ],
+    );
+    world.shards[0].command(publish(1, "t", "x", 1 << 1));
+    world.drive();
+    assert_eq!(log.take(), ["other", "other delivers"]);
+    assert_eq!(world.take_plain(subscriber), [message("t", "x", 0)]);
+}
+
+/// Publishes of one plugin take effect in order, also where one of them waits for a verdict.
+#[test]
+fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
+    let (mut world, subscriber, _publisher) = pair();
+    let tickets = std::rc::Rc::new(RefCell::new(Vec::new()));
+    let kept = std::rc::Rc::clone(&tickets);
+    let waits = link(2, 0, FaultPolicy::Ignore, move |call| {
+        if call.payload() == "first" {
+            kept.borrow_mut().push(call.defer().expect("a ticket"));
+            return Flow::DEFER;
+        }
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::MessagePublish, of_plugin(2, waits))]);
+    world.shards[0].command(publish(1, "t", "first", 2));
+    world.shards[0].command(publish(1, "t", "second", 2));
+    world.drive();
+    assert_eq!(world.take_plain(subscriber), []);
+    let ticket = tickets.borrow()[0];
+    world.shards[0].complete(grapnel_engine::pipeline::Completion {
+        ticket: ticket.0,
+        flow: Flow::CONTINUE,
+        changes: Vec::new(),
+    });
+    world.drive();
+    assert_eq!(world.take_plain(subscriber), [message("t", "first", 0), message("t", "second", 0)]);
+}
+
+/// A message that a hook adds is published after the one it came with, by all other plugins' leave.
+#[test]
+fn an_added_message_follows_and_its_maker_does_not_see_it() {
+    let (mut world, subscriber, publisher) = pair();
+    let log = Log::default();
+    let seen = log.clone();
+    let maker = link(1, 1, FaultPolicy::Ignore, move |call| {
+        seen.note(format!("maker {}", call.payload()));
+        assert_eq!(add(call, "t", "added"), Status::OK);
+        Flow::CONTINUE
+    });
+    let seen = log.clone();
+    let other = link(2, 0, FaultPolicy::Ignore, move |call| {
+        seen.note(format!("other {}", call.payload()));
+        Flow::CONTINUE
+    });
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::MessagePublish, of_plugin(1, maker)),
+            (HookPoint::MessagePublish, of_plugin(2, other)),
+        ],
+    );
+    world.publish(publisher, "t", "own", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["maker own", "other own", "other added"]);
+    let payloads: Vec<_> = world.take(subscriber).into_iter().map(|got| got.plain()).collect();
+    assert_eq!(payloads.len(), 2);
+    assert_eq!(payloads[0], message("t", "own", 0));
+}
+
+/// What a link adds is part of its changes: gone with a fault, and with the message.
+#[test]
+fn nothing_is_added_by_a_link_that_fails_or_to_a_message_that_is_refused() {
+    for refused in [false, true] {
+        let (mut world, subscriber, publisher) = pair();
+        let hook = link(1, 0, FaultPolicy::Ignore, move |call| {
+            assert_eq!(add(call, "t", "added"), Status::OK);
+            if refused {
+                call.set(grapnel_plugin_abi::raw::Field::DISPOSITION, 1, "", "");
+                return Flow::STOP;
+            }
+            Flow::FAULT
+        });
+        mount(&mut world, vec![(HookPoint::MessagePublish, of_plugin(1, hook))]);
+        world.publish(publisher, "t", "own", QoS::AtMostOnce, 0);
+        let expected = if refused { vec![] } else { vec![message("t", "own", 0)] };
+        assert_eq!(world.take_plain(subscriber), expected);
+    }
+}
+
+/// `extra_messages_max` bounds them, and what no message may be is refused.
+#[test]
+fn too_many_and_impossible_messages_are_refused() {
+    let (mut world, _subscriber, publisher) = pair();
+    let log = Log::default();
+    let seen = log.clone();
+    let hook = link(1, 0, FaultPolicy::Ignore, move |call| {
+        seen.note(format!("{:?}", add(call, "a/+", "x")));
+        let taken = (0..20).take_while(|_| add(call, "other", "x") == Status::OK).count();
+        seen.note(format!("{taken} {:?}", add(call, "other", "x")));
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::MessagePublish, of_plugin(1, hook))]);
+    world.publish(publisher, "t", "own", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["INVALID", "16 FULL"]);
+}
+
+/// A subscription that a plugin makes or takes works like the client's own.
+#[test]
+fn a_plugin_subscribes_a_client_and_takes_it_back() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let client = world.connect("client", &Ask::v(Version::V5));
+    let options = SubscriptionOptions::from_byte(1).expect("QoS 1");
+    let (client_id, filter): (Box<str>, Box<str>) = ("client".into(), "a/#".into());
+    let (again, gone) = (client_id.clone(), filter.clone());
+    world.shards[0].command(Command::Subscribe { client_id, filter, options, id: 7 });
+    world.publish(publisher, "a/b", "1", QoS::AtMostOnce, 0);
+    assert!(matches!(&world.take(client)[..], [Got::Publish { ids, .. }] if ids[..] == [7]));
+    world.shards[0].command(Command::Unsubscribe { client_id: again, filter: gone });
+    world.publish(publisher, "a/b", "2", QoS::AtMostOnce, 0);
+    assert_eq!(world.take_plain(client), []);
+    world.shards[0].command(Command::Kick {
+        client_id: "client".into(),
+        reason: ReasonCode::ADMINISTRATIVE_ACTION,
+        discard: false,
+    });
+    world.drive();
+    assert!(world.is_closed(client));
+}
+
+/// An instance outside of events: it notes timers and mail.
+struct Instance(RefCell<Vec<String>>);
+
+unsafe extern "C" fn on_timer(instance: *mut c_void, _timer: u64, number: u64) {
+    // SAFETY: the instance is a leaked `Instance` of this thread.
+    unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(format!("timer {number}"));
+}
+
+unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+    // SAFETY: as above, and the bytes are alive during the call.
+    let (instance, text) = unsafe { (&*instance.cast::<Instance>(), bytes.text()) };
+    instance.0.borrow_mut().push(format!("mail {number} from {from}: {text}"));
+}
+
+fn instance() -> (&'static Instance, InstanceEntry) {
+    let instance: &'static Instance = Box::leak(Box::new(Instance(RefCell::default())));
+    let pointer = std::ptr::from_ref(instance).cast_mut().cast();
+    // SAFETY: never freed, and the test has one thread.
+    (instance, unsafe { InstanceEntry::new(on_timer, on_mail, pointer) })
+}
+
+fn table(entry: InstanceEntry) -> ChainTable {
+    ChainTable::compile(1, []).with_instances(vec![(PluginHandle(9), entry)])
+}
+
+/// A timer fires once after its time, unless it is cancelled or its plugin has gone; mail comes at once.
+#[test]
+fn timers_and_mail_reach_the_instance() {
+    let mut world = World::new(1);
+    let (noted, entry) = instance();
+    let plugin = PluginHandle(9);
+    let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
+    // Armed while the plugin is loaded: it is not in the chains yet.
+    world.shards[0].command(timer(1, 0));
+    world.shards[0].command(Command::Mail { plugin, from: 3, number: 4, bytes: Bytes::from("early") });
+    world.pass_ms(100);
+    assert_eq!(noted.0.take(), Vec::<String>::new());
+    world.shards[0].swap_chains(table(entry));
+    assert_eq!(noted.0.take(), ["mail 4 from 3: early"]);
+    world.pass_ms(100);
+    assert_eq!(noted.0.take(), ["timer 10"]);
+
+    world.shards[0].command(timer(2, 50));
+    world.shards[0].command(timer(3, 50));
+    world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
+    world.pass_ms(40);
+    assert_eq!(noted.0.take(), Vec::<String>::new());
+    world.pass_ms(100);
+    assert_eq!(noted.0.take(), ["timer 20"]);
+
+    world.shards[0].command(timer(5, 50));
+    world.shards[0].swap_chains(ChainTable::empty());
+    world.shards[0].swap_chains(table(entry));
+    world.pass_ms(1000);
+    assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
+}
+
+/// A plugin that asks is told of each session and subscription once, and nobody else is.
+#[test]
+fn a_replay_tells_one_plugin_of_what_is_there() {
+    let (mut world, _subscriber, _publisher) = pair();
+    let log = Log::default();
+    let (_, entry) = instance();
+    let points = [HookPoint::ClientConnected, HookPoint::SessionCreated, HookPoint::SessionSubscribed];
+    let links = points.into_iter().flat_map(|point| {
+        [9, 2].map(|bit| {
+            let log = log.clone();
+            let noting = move |call: &mut Call<'_>| {
+                let replay = call.flags() & FLAG_REPLAY != 0;
+                log.note(format!("{bit} {} {} {replay}", point.name(), call.client_id()));
+                Flow::CONTINUE
+            };
+            (point, of_plugin(bit, link(u32::from(bit), 0, FaultPolicy::Ignore, noting)))
+        })
+    });
+    let table = ChainTable::compile(1, links.collect::<Vec<_>>());
+    world.shards[0].swap_chains(table.with_instances(vec![(PluginHandle(9), entry)]));
+    world.shards[0].command(Command::Replay { plugin: PluginHandle(9) });
+    world.pass_ms(10);
+    let mut told = log.take();
+    told.sort();
+    assert_eq!(
+        told,
+        [
+            "9 client.connected pub true",
+            "9 client.connected sub true",
+            "9 session.created pub true",
+            "9 session.created sub true",
+            "9 session.subscribed sub true",
+        ]
+    );
+}
