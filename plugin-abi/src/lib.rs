@@ -59,8 +59,9 @@ pub mod topic;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
     Action, Authenticate, AuthenticateTicket, Authorize, Configured, Connect, Connected, Counter, Delivered,
-    Disconnected, Error, Filter, Flow, Gauge, Histogram, Host, IntoFlow, Level, Mail, NoConfig, Notice,
-    Outgoing, Plugin, Publish, PublishTicket, Reason, Refused, Subscribe, Timer, Verdict, Whose,
+    Disconnected, Error, Filter, Flow, Gauge, Histogram, HookId, Host, IntoFlow, Level, Mail, Mounting,
+    NoConfig, Notice, Outgoing, Plugin, Publish, PublishTicket, Reason, Refused, Subscribe, Timer, Verdict,
+    Whose,
 };
 
 /// What the macros need; nobody else does.
@@ -82,8 +83,8 @@ pub mod __private {
 /// ```
 ///
 /// Name, version and description are those of the package; a `grapnel-` in front of the name is left out. The hook's name,
-/// by which operators and later versions know it, is the method's, or what `name = "…"` says. There can be one plugin in
-/// a library.
+/// by which operators and later versions know it, is the method's, or what `name = "…"` says. A hook with `manual = true` is
+/// mounted by [`Host::mount`] alone. There can be one plugin in a library.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty {
