@@ -1,6 +1,7 @@
 //! The shell of the Grapnel broker: executors, sockets, the mesh between shards, plugin loading and the control plane.
 //! Decisions are made in `grapnel-engine`; this crate moves bytes, envelopes and requests to it and from it.
 
+pub mod announce;
 pub mod config;
 pub mod control;
 pub mod ctl;

@@ -12,6 +12,7 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::{ListenerInfo, Setup};
 use tracing_subscriber::EnvFilter;
 
+use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
 use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
 use crate::net::{self, Bound, Listen};
@@ -88,6 +89,9 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     shards.handle_signals().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
     let plugins = start_plugins(&config, &shards)?;
+    let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
+    let announcer = Announcer::new(shards.handles(), clock, listeners);
+    announcer.tell(HookPoint::BrokerStarting);
     let info = info(&bound, clock, allocations);
     let context = ControlContext {
         shards: shards.handles().to_vec(),
@@ -101,14 +105,20 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     for listener in bound {
         shards.listen(listener);
     }
+    announcer.tell(HookPoint::BrokerStarted);
     say(&ready);
 
     let end = match shards.wait() {
         End::Asked(signal) => {
             tracing::info!("stops: signal {signal}");
+            announcer.tell(HookPoint::BrokerStopping);
             let stopping = std::thread::spawn(move || control.stop());
             let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
-            let end = shards.drain(signal, timeout, move || plugins.shutdown());
+            let last = move || {
+                announcer.tell(HookPoint::BrokerStopped);
+                plugins.shutdown();
+            };
+            let end = shards.drain(signal, timeout, last);
             // It says in the log what went wrong with it.
             let _ = stopping.join();
             end

@@ -58,10 +58,10 @@ pub mod topic;
 
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
-    Action, Authenticate, AuthenticateTicket, Authorize, Configured, Connect, Connected, Counter, Delivered,
-    Disconnected, Error, Filter, Flow, Gauge, Histogram, HookId, Host, IntoFlow, Level, Mail, Mounting,
-    NoConfig, Notice, Outgoing, Plugin, Publish, PublishTicket, Reason, Refused, Subscribe, Timer, Verdict,
-    Whose,
+    Acked, Action, Authenticate, AuthenticateTicket, Authorize, Broker, Configured, Connack, Connect,
+    Connected, Counter, Delivered, Disconnected, Dropped, Error, Filter, Flow, Gauge, Histogram, Host,
+    IntoFlow, Level, Mail, NoConfig, Outgoing, Packet, Plugin, Publish, PublishTicket, Reason, Refused,
+    Retained, RetainedChange, Session, Subscribe, Subscription, Timer, Unsubscribe, Verdict, Whose, Will,
 };
 
 /// What the macros need; nobody else does.
@@ -83,8 +83,8 @@ pub mod __private {
 /// ```
 ///
 /// Name, version and description are those of the package; a `grapnel-` in front of the name is left out. The hook's name,
-/// by which operators and later versions know it, is the method's, or what `name = "…"` says. A hook with `manual = true` is
-/// mounted by [`Host::mount`] alone. There can be one plugin in a library.
+/// by which operators and later versions know it, is the method's, or what `name = "…"` says. There can be one plugin in
+/// a library.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty {
@@ -172,7 +172,8 @@ macro_rules! point_macros {
         #[macro_export]
         macro_rules! __event {
             $(($group.$event) => { $d crate::$type<'_> };)*
-            ($d($d other:tt)*) => { $d crate::Notice<'_> };
+            // `__point!` says what is wrong.
+            ($d($d other:tt)*) => { $d crate::Broker<'_> };
         }
     };
 }
@@ -181,27 +182,27 @@ point_macros! { $
     client.connect: ClientConnect, Connect;
     client.authenticate: ClientAuthenticate, Authenticate;
     client.authorize: ClientAuthorize, Authorize;
-    client.connack: ClientConnack, Notice;
+    client.connack: ClientConnack, Connack;
     client.connected: ClientConnected, Connected;
     client.disconnected: ClientDisconnected, Disconnected;
     client.subscribe: ClientSubscribe, Subscribe;
-    client.unsubscribe: ClientUnsubscribe, Notice;
-    session.created: SessionCreated, Notice;
-    session.resumed: SessionResumed, Notice;
-    session.discarded: SessionDiscarded, Notice;
-    session.takenover: SessionTakenover, Notice;
-    session.terminated: SessionTerminated, Notice;
-    session.subscribed: SessionSubscribed, Notice;
-    session.unsubscribed: SessionUnsubscribed, Notice;
+    client.unsubscribe: ClientUnsubscribe, Unsubscribe;
+    session.created: SessionCreated, Session;
+    session.resumed: SessionResumed, Session;
+    session.discarded: SessionDiscarded, Session;
+    session.takenover: SessionTakenover, Session;
+    session.terminated: SessionTerminated, Session;
+    session.subscribed: SessionSubscribed, Subscription;
+    session.unsubscribed: SessionUnsubscribed, Subscription;
     message.publish: MessagePublish, Publish;
     message.delivered: MessageDelivered, Delivered;
-    message.acked: MessageAcked, Notice;
-    message.dropped: MessageDropped, Notice;
-    message.retained: MessageRetained, Notice;
-    packet.received: PacketReceived, Notice;
-    packet.sent: PacketSent, Notice;
-    broker.starting: BrokerStarting, Notice;
-    broker.started: BrokerStarted, Notice;
-    broker.stopping: BrokerStopping, Notice;
-    broker.stopped: BrokerStopped, Notice;
+    message.acked: MessageAcked, Acked;
+    message.dropped: MessageDropped, Dropped;
+    message.retained: MessageRetained, Retained;
+    packet.received: PacketReceived, Packet;
+    packet.sent: PacketSent, Packet;
+    broker.starting: BrokerStarting, Broker;
+    broker.started: BrokerStarted, Broker;
+    broker.stopping: BrokerStopping, Broker;
+    broker.stopped: BrokerStopped, Broker;
 }

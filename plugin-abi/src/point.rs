@@ -22,7 +22,7 @@ pub enum FaultPolicy {
 }
 
 macro_rules! points {
-    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $kind:ident, $defer:literal, $policy:ident, $wired:literal;)*) => {
+    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $kind:ident, $defer:literal, $policy:ident;)*) => {
         /// A place in the data path where links are called.
         #[repr(u16)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, StableAbi)]
@@ -52,11 +52,6 @@ macro_rules! points {
                 match self { $(HookPoint::$variant => FaultPolicy::$policy,)* }
             }
 
-            /// Whether this version of the broker calls the chain. A point that is named but not called yet refuses mounts.
-            pub const fn is_called(self) -> bool {
-                match self { $(HookPoint::$variant => $wired,)* }
-            }
-
             /// The point of a number on the ABI.
             pub const fn from_number(number: u16) -> Option<HookPoint> {
                 match number { $($number => Some(HookPoint::$variant),)* _ => None }
@@ -72,57 +67,57 @@ macro_rules! points {
 
 points! {
     /// CONNECT was read; nothing is decided yet.
-    ClientConnect = 0, "client.connect", Fold, false, Ignore, true;
+    ClientConnect = 0, "client.connect", Fold, false, Ignore;
     /// Who is it, and may it come in.
-    ClientAuthenticate = 1, "client.authenticate", Fold, true, Deny, true;
+    ClientAuthenticate = 1, "client.authenticate", Fold, true, Deny;
     /// May it publish here, may it subscribe to this.
-    ClientAuthorize = 2, "client.authorize", Fold, false, Deny, true;
+    ClientAuthorize = 2, "client.authorize", Fold, false, Deny;
     /// Before CONNACK, on refusals too.
-    ClientConnack = 3, "client.connack", Fold, false, Ignore, true;
+    ClientConnack = 3, "client.connack", Fold, false, Ignore;
     /// CONNACK with success has been queued.
-    ClientConnected = 4, "client.connected", Run, false, Ignore, true;
+    ClientConnected = 4, "client.connected", Run, false, Ignore;
     /// The connection is about to close.
-    ClientDisconnected = 5, "client.disconnected", Run, false, Ignore, true;
+    ClientDisconnected = 5, "client.disconnected", Run, false, Ignore;
     /// SUBSCRIBE was read; filters may be rewritten or refused.
-    ClientSubscribe = 6, "client.subscribe", Fold, false, Ignore, true;
+    ClientSubscribe = 6, "client.subscribe", Fold, false, Ignore;
     /// UNSUBSCRIBE was read.
-    ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore, true;
+    ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore;
     /// A session came into being.
-    SessionCreated = 8, "session.created", Run, false, Ignore, true;
+    SessionCreated = 8, "session.created", Run, false, Ignore;
     /// A stored session got a connection again.
-    SessionResumed = 9, "session.resumed", Run, false, Ignore, true;
+    SessionResumed = 9, "session.resumed", Run, false, Ignore;
     /// A clean start threw a session away.
-    SessionDiscarded = 10, "session.discarded", Run, false, Ignore, true;
+    SessionDiscarded = 10, "session.discarded", Run, false, Ignore;
     /// Another connection took a session over.
-    SessionTakenover = 11, "session.takenover", Run, false, Ignore, true;
+    SessionTakenover = 11, "session.takenover", Run, false, Ignore;
     /// A session ended in any other way.
-    SessionTerminated = 12, "session.terminated", Run, false, Ignore, true;
+    SessionTerminated = 12, "session.terminated", Run, false, Ignore;
     /// A subscription is in force.
-    SessionSubscribed = 13, "session.subscribed", Run, false, Ignore, true;
+    SessionSubscribed = 13, "session.subscribed", Run, false, Ignore;
     /// A subscription is gone.
-    SessionUnsubscribed = 14, "session.unsubscribed", Run, false, Ignore, true;
+    SessionUnsubscribed = 14, "session.unsubscribed", Run, false, Ignore;
     /// A message came in and has not been routed yet.
-    MessagePublish = 15, "message.publish", Fold, true, Ignore, true;
+    MessagePublish = 15, "message.publish", Fold, true, Ignore;
     /// A message is about to be encoded for one subscriber.
-    MessageDelivered = 16, "message.delivered", Fold, false, Ignore, true;
+    MessageDelivered = 16, "message.delivered", Fold, false, Ignore;
     /// A subscriber acknowledged a message.
-    MessageAcked = 17, "message.acked", Run, false, Ignore, true;
+    MessageAcked = 17, "message.acked", Run, false, Ignore;
     /// A message was dropped, with the reason.
-    MessageDropped = 18, "message.dropped", Run, false, Ignore, true;
+    MessageDropped = 18, "message.dropped", Run, false, Ignore;
     /// A retained message was set, cleared or expired.
-    MessageRetained = 19, "message.retained", Run, false, Ignore, true;
+    MessageRetained = 19, "message.retained", Run, false, Ignore;
     /// A packet was read.
-    PacketReceived = 20, "packet.received", Run, false, Ignore, true;
+    PacketReceived = 20, "packet.received", Run, false, Ignore;
     /// A packet was written.
-    PacketSent = 21, "packet.sent", Run, false, Ignore, true;
+    PacketSent = 21, "packet.sent", Run, false, Ignore;
     /// The broker begins to start.
-    BrokerStarting = 22, "broker.starting", Run, false, Ignore, false;
+    BrokerStarting = 22, "broker.starting", Run, false, Ignore;
     /// The broker accepts connections.
-    BrokerStarted = 23, "broker.started", Run, false, Ignore, false;
+    BrokerStarted = 23, "broker.started", Run, false, Ignore;
     /// The broker begins to stop.
-    BrokerStopping = 24, "broker.stopping", Run, false, Ignore, false;
+    BrokerStopping = 24, "broker.stopping", Run, false, Ignore;
     /// The broker has stopped.
-    BrokerStopped = 25, "broker.stopped", Run, false, Ignore, false;
+    BrokerStopped = 25, "broker.stopped", Run, false, Ignore;
 }
 
 /// How many hook points there are.

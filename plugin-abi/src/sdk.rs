@@ -1,8 +1,10 @@
 //! What plugin authors use: a [`Plugin`] with its instance per shard, typed events, tickets, and the [`plugin!`](crate::plugin)
 //! macro that exports it. It is compiled into every plugin; the broker uses none of it.
 
+mod aftermath;
 mod client;
 mod config;
+mod connack;
 mod error;
 mod event;
 mod export;
@@ -10,29 +12,33 @@ mod filter;
 mod host;
 mod message;
 mod metric;
-mod mounting;
 mod outgoing;
 mod reason;
+mod session;
 mod ticket;
+mod watch;
 
 use std::fmt::Display;
 use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
-pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Notice, Verdict};
+pub use aftermath::{Acked, Dropped, Retained, RetainedChange};
+pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};
 pub use config::NoConfig;
+pub use connack::Connack;
 pub use error::{Error, Refused};
 pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
-pub use filter::{Filter, Subscribe};
+pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, Whose};
 pub use message::{Delivered, Publish};
 pub use metric::{Counter, Gauge, Histogram};
-pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
 pub use reason::Reason;
+pub use session::{Session, Subscription};
 pub use ticket::{AuthenticateTicket, PublishTicket};
+pub use watch::{Broker, Packet};
 
 /// A plugin's shared part: made once when it is loaded, and used by the instances of all shards.
 ///

@@ -4,6 +4,7 @@
 //! The example in the documentation of the crate shows both.
 
 mod event;
+mod points;
 
 use std::collections::HashMap;
 use std::ffi::c_void;
@@ -111,8 +112,7 @@ impl<P: Exported> TestPlugin<P> {
 
     /// Runs every hook that the plugin has at the event's point, as this shard would.
     pub fn run_on(&mut self, shard: u32, event: &mut FakeEvent) -> Outcome {
-        let mut hooks: Vec<_> =
-            P::MOUNTS.iter().filter(|mount| mount.point() == event.point() && !mount.is_manual()).collect();
+        let mut hooks: Vec<_> = P::MOUNTS.iter().filter(|mount| mount.point() == event.point()).collect();
         hooks.sort_by_key(|mount| std::cmp::Reverse(mount.order()));
         for mount in hooks {
             // SAFETY: the code is this test's own, and the instance lives as long as `self`, which stays on its thread.

@@ -12,7 +12,7 @@ use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
 use crate::control::wire::Unloaded;
-use crate::plugin::{HookReport, Origin, PluginInfo, PluginList, PluginState, Retired};
+use crate::plugin::{HookReport, Origin, PluginInfo, PluginList, PluginState};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -162,13 +162,6 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
             count => format!("{count} retired generations keep {kib} KiB mapped"),
         })?;
     }
-    for retired in list.retired.iter().filter(|retired| retired.threads_left > 0) {
-        let Retired { name, generation, threads_left, .. } = retired;
-        let threads = if *threads_left == 1 { "thread has" } else { "threads have" };
-        output.line(&format!(
-            "{name}: generation {generation} is retired, but {threads_left} of its {threads} not ended"
-        ))?;
-    }
     Ok(())
 }
 
@@ -277,10 +270,9 @@ pub(super) fn print_hooks(report: &HookReport, output: &mut Output) -> Result<()
     ];
     let rows = report.rows.iter().map(|row| {
         if row.place == 0 {
-            let note = if row.called { "-" } else { "not called in this version" };
             let mut cells: [String; 9] = Default::default();
             cells[0].clone_from(&row.point);
-            cells[2] = note.to_owned();
+            cells[2] = "-".to_owned();
             return cells;
         }
         [

@@ -126,19 +126,6 @@ pub enum LoadError {
         /// What is wrong.
         what: String,
     },
-    /// It mounts where this version does not call.
-    #[error(
-        "cannot load {name}: it mounts {hook} on {point}, but hook point {point} is named but not called in this version; \
-         take that hook out or use a newer broker"
-    )]
-    NotCalled {
-        /// The plugin.
-        name: String,
-        /// Its hook.
-        hook: String,
-        /// The hook point.
-        point: &'static str,
-    },
     /// It does not take its configuration.
     #[error("cannot load {name}: its configuration is wrong: {said}")]
     Config {

@@ -94,9 +94,6 @@ pub struct Retired {
     pub generation: u32,
     /// Memory its code and data still take.
     pub mapped_bytes: u64,
-    /// Threads of it that have not ended although they were asked to.
-    #[serde(default)]
-    pub threads_left: usize,
 }
 
 /// All plugins.
@@ -123,8 +120,6 @@ pub struct HookRow {
     pub priority: i32,
     /// Generation of the plugin.
     pub generation: u32,
-    /// Whether this version of the broker calls the point.
-    pub called: bool,
     /// Times it was called, over all shards.
     pub calls: u64,
     /// Times it ended the chain.

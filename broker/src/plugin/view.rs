@@ -9,7 +9,6 @@ use super::active::{Active, Wanted};
 use super::lookup;
 use super::record::Recorded;
 use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
-use super::services;
 use super::transaction::Totals;
 
 /// Wanted, and not loaded.
@@ -57,7 +56,6 @@ impl Gone {
             version: self.version.to_string(),
             generation: self.generation,
             mapped_bytes: self.mapped_bytes,
-            threads_left: services::threads_left(&self.name, self.generation),
         }
     }
 }
@@ -109,7 +107,7 @@ impl View {
 /// The rows of one point: its links in the order of the calls, or one that stands for none where `all` asks for it.
 pub(super) fn rows(table: &ChainTable, point: HookPoint, totals: &Totals, all: bool) -> Vec<HookRow> {
     let chain = table.chain(point);
-    let empty = HookRow { point: point.name().to_owned(), called: point.is_called(), ..HookRow::default() };
+    let empty = HookRow { point: point.name().to_owned(), ..HookRow::default() };
     if chain.is_empty() {
         return if all { vec![empty] } else { Vec::new() };
     }

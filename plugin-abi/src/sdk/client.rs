@@ -6,7 +6,7 @@ use super::error::Refused;
 use super::event::{bytes, client_getters, number, user_property_getters, wrapper};
 use super::reason::Reason;
 use super::ticket::{AuthenticateTicket, deadline_ms};
-use crate::raw::{Change, FLAG_RETAIN, Field};
+use crate::raw::{Change, FLAG_REPLAY, FLAG_RETAIN, Field};
 
 wrapper! {
     /// CONNECT was read and nothing is decided yet (`client.connect`). Its properties may be changed, or the client refused.
@@ -35,11 +35,6 @@ wrapper! {
     Disconnected
 }
 
-wrapper! {
-    /// An event of a hook point that has no type of its own yet.
-    Notice
-}
-
 /// What a chain has answered so far.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Verdict {
@@ -64,6 +59,19 @@ impl Verdict {
     }
 }
 
+/// The will in a CONNECT.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Will<'a> {
+    /// Topic name.
+    pub topic: &'a str,
+    /// Payload.
+    pub payload: &'a [u8],
+    /// Quality of service, 0 to 2.
+    pub qos: u8,
+    /// The retain flag.
+    pub retain: bool,
+}
+
 /// What is authorised.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Action {
@@ -77,12 +85,50 @@ pub enum Action {
     Will,
 }
 
+/// Getters of what CONNECT said, apart from what CONNACK answers.
+macro_rules! connect_getters {
+    () => {
+        /// Protocol name of CONNECT: `MQTT`, or `MQIsdp` of MQTT 3.1.
+        pub fn proto_name(&self) -> &'a str {
+            self.context.text(crate::raw::Field::PROTO_NAME, 0).unwrap_or("")
+        }
+
+        /// Whether the client starts clean.
+        pub fn clean_start(&self) -> bool {
+            self.context.number(crate::raw::Field::CLEAN_START, 0) == Some(1)
+        }
+
+        /// When the connection was made, milliseconds since 1970.
+        pub fn connected_at_ms(&self) -> Option<u64> {
+            self.context.number(crate::raw::Field::CONNECTED_AT_MS, 0)
+        }
+
+        /// Whether the client asks for response information.
+        pub fn wants_response_info(&self) -> bool {
+            self.context.number(crate::raw::Field::REQUEST_RESPONSE_INFO, 0) == Some(1)
+        }
+
+        /// Whether the client wants reason strings and user properties where something fails.
+        pub fn wants_problem_info(&self) -> bool {
+            self.context.number(crate::raw::Field::REQUEST_PROBLEM_INFO, 0) == Some(1)
+        }
+    };
+}
+pub(super) use connect_getters;
+
 /// Getters of what CONNECT asked for.
 macro_rules! connection_getters {
     () => {
-        /// Whether the client starts clean.
-        pub fn clean_start(&self) -> bool {
-            self.context.number(Field::CLEAN_START, 0) == Some(1)
+        connect_getters! {}
+
+        /// The largest packet the client takes, bytes; `None` where it sets no limit.
+        pub fn maximum_packet_size(&self) -> Option<u32> {
+            self.context.number(Field::MAXIMUM_PACKET_SIZE, 0).map(|bytes| bytes as u32)
+        }
+
+        /// How many topic aliases the client takes.
+        pub fn topic_alias_maximum(&self) -> u16 {
+            self.context.number(Field::TOPIC_ALIAS_MAXIMUM, 0).unwrap_or(0) as u16
         }
 
         /// Keep alive, seconds; 0 for none.
@@ -109,6 +155,18 @@ impl<'a> Connect<'a> {
 
     fn change(&mut self, change: Change) -> Result<(), Refused> {
         self.context.change(&change)
+    }
+
+    /// The will that the client leaves.
+    pub fn will(&self) -> Option<Will<'a>> {
+        let topic = self.context.text(Field::WILL_TOPIC, 0)?;
+        let number = |field| self.context.number(field, 0).unwrap_or(0);
+        Some(Will {
+            topic,
+            payload: self.context.bytes(Field::WILL_PAYLOAD, 0).unwrap_or(&[]),
+            qos: number(Field::WILL_QOS) as u8,
+            retain: number(Field::WILL_RETAIN) == 1,
+        })
     }
 
     /// Changes the keep alive; a client of MQTT 5 is told with Server Keep Alive.
@@ -142,6 +200,8 @@ impl<'a> Connect<'a> {
 
 impl<'a> Authenticate<'a> {
     client_getters! {}
+    connection_getters! {}
+    user_property_getters! {}
 
     fn change(&mut self, change: Change) -> Result<(), Refused> {
         self.context.change(&change)
@@ -160,6 +220,18 @@ impl<'a> Authenticate<'a> {
     /// Authentication data of MQTT 5.
     pub fn auth_data(&self) -> Option<&'a [u8]> {
         self.context.bytes(Field::AUTH_DATA, 0)
+    }
+
+    /// The will that the client leaves.
+    pub fn will(&self) -> Option<Will<'a>> {
+        let topic = self.context.text(Field::WILL_TOPIC, 0)?;
+        let number = |field| self.context.number(field, 0).unwrap_or(0);
+        Some(Will {
+            topic,
+            payload: self.context.bytes(Field::WILL_PAYLOAD, 0).unwrap_or(&[]),
+            qos: number(Field::WILL_QOS) as u8,
+            retain: number(Field::WILL_RETAIN) == 1,
+        })
     }
 
     /// What has been answered so far.
@@ -262,42 +334,21 @@ impl<'a> Authorize<'a> {
 impl<'a> Connected<'a> {
     client_getters! {}
     connection_getters! {}
+    user_property_getters! {}
 
-    /// When the connection was made, milliseconds since 1970.
-    pub fn connected_at_ms(&self) -> Option<u64> {
-        self.context.number(Field::CONNECTED_AT_MS, 0)
+    /// Whether this tells of what was there before the plugin, which asked for it with [`crate::Host::replay`].
+    pub fn is_replay(&self) -> bool {
+        self.context.event().flags & FLAG_REPLAY != 0
     }
 }
 
 impl<'a> Disconnected<'a> {
     client_getters! {}
+    connection_getters! {}
+    user_property_getters! {}
 
     /// Why: 0x00 where the client left with DISCONNECT.
     pub fn reason(&self) -> Reason {
         Reason(self.context.event().reason_code)
-    }
-
-    /// When the connection was made, milliseconds since 1970.
-    pub fn connected_at_ms(&self) -> Option<u64> {
-        self.context.number(Field::CONNECTED_AT_MS, 0)
-    }
-}
-
-impl<'a> Notice<'a> {
-    client_getters! {}
-
-    /// Number of the hook point, as in [`crate::HookPoint`].
-    pub fn point(&self) -> u16 {
-        self.context.event().point
-    }
-
-    /// Topic name or filter, empty where there is none.
-    pub fn topic(&self) -> &'a str {
-        self.context.text_at_hand(Field::TOPIC, self.context.event().topic)
-    }
-
-    /// Payload of the message, empty where there is none.
-    pub fn payload(&self) -> &'a [u8] {
-        self.context.bytes_at_hand(Field::PAYLOAD, self.context.event().payload)
     }
 }

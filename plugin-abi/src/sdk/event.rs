@@ -175,6 +175,31 @@ macro_rules! client_getters {
             Some(if host.contains(':') { format!("[{host}]:{port}") } else { format!("{host}:{port}") })
         }
 
+        /// Address the client came to, without the port.
+        pub fn sock_host(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::SOCK_HOST, 0)
+        }
+
+        /// Port the client came to.
+        pub fn sock_port(&self) -> Option<u16> {
+            self.context.number(crate::raw::Field::SOCK_PORT, 0).map(|port| port as u16)
+        }
+
+        /// Whether nobody has vouched for the client.
+        pub fn is_anonymous(&self) -> bool {
+            self.context.number(crate::raw::Field::ANONYMOUS, 0) == Some(1)
+        }
+
+        /// Subject of the client's TLS certificate.
+        pub fn tls_subject(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::TLS_SUBJECT, 0)
+        }
+
+        /// What the listener puts in front of the client's topics.
+        pub fn mountpoint(&self) -> Option<&'a str> {
+            self.context.text(crate::raw::Field::MOUNTPOINT, 0)
+        }
+
         /// Name of the listener it came through.
         pub fn listener(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::LISTENER, 0)
@@ -224,13 +249,6 @@ macro_rules! wrapper {
         impl<'a> crate::sdk::export::HookEvent<'a> for $name<'a> {
             fn over(context: crate::sdk::event::Context<'a>) -> Self {
                 $name { context }
-            }
-        }
-
-        impl $name<'_> {
-            /// What the hook was mounted with at run time ([`crate::Mounting::args`]); 0 otherwise.
-            pub fn args(&self) -> usize {
-                self.context.event().args as usize
             }
         }
     };

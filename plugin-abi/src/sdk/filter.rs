@@ -1,4 +1,4 @@
-//! SUBSCRIBE as a plugin sees it: a list of topic filters that may be rewritten or refused one by one.
+//! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters that may be rewritten or refused one by one.
 
 use super::client::Verdict;
 use super::error::Refused;
@@ -12,13 +12,21 @@ wrapper! {
     Subscribe
 }
 
-/// One topic filter of a SUBSCRIBE with its options (section 3.8.3.1).
+wrapper! {
+    /// UNSUBSCRIBE was read (`client.unsubscribe`). What the filters are rewritten to is what the session loses; one that is refused
+    /// stays subscribed. UNSUBACK answers in the order of the packet.
+    Unsubscribe
+}
+
+/// One topic filter with its options (section 3.8.3.1), of a SUBSCRIBE, an UNSUBSCRIBE, which has no options, or a subscription.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Filter<'a> {
     /// Its place in the packet, for [`Subscribe::rewrite`] and [`Subscribe::refuse`].
     pub index: u32,
     /// The topic filter, a `$share/NAME/` in front included.
     pub filter: &'a str,
+    /// Name of the share group, where it is a shared subscription.
+    pub share_group: Option<&'a str>,
     /// The options byte.
     pub options: u8,
     /// Whether a plugin before has refused it.
@@ -47,33 +55,55 @@ impl Filter<'_> {
     }
 }
 
+/// What SUBSCRIBE and UNSUBSCRIBE have in common.
+macro_rules! filters {
+    () => {
+        client_getters! {}
+        user_property_getters! {}
+
+        fn change(&mut self, change: Change) -> Result<(), Refused> {
+            self.context.change(&change)
+        }
+
+        /// The topic filters, in the order of the packet.
+        pub fn filters(&self) -> impl Iterator<Item = Filter<'a>> {
+            (0..).map_while(|index| self.filter(index))
+        }
+
+        /// The `index`-th topic filter.
+        pub fn filter(&self, index: u32) -> Option<Filter<'a>> {
+            let filter = self.context.text(Field::FILTER, index)?;
+            let share_group = self.context.text(Field::SHARE_GROUP, index);
+            let options = self.context.number(Field::FILTER_OPTIONS, index).unwrap_or(0) as u8;
+            let verdict = Verdict::from_number(self.context.number(Field::VERDICT, index));
+            Some(Filter { index, filter, share_group, options, refused: verdict == Verdict::Deny })
+        }
+
+        /// Puts another topic filter in its place.
+        ///
+        /// # Errors
+        /// [`Refused`] for an index that is not there, or text that is no topic filter.
+        pub fn rewrite(&mut self, index: u32, filter: &str) -> Result<(), Refused> {
+            self.change(at(index, bytes(Field::FILTER, filter.as_bytes())))
+        }
+
+        /// Refuses a topic filter; its place in the acknowledgement carries the reason.
+        ///
+        /// # Errors
+        /// [`Refused`] for an index that is not there, or a reason code that the acknowledgement does not have.
+        pub fn refuse(&mut self, index: u32, reason: Reason) -> Result<(), Refused> {
+            self.change(at(index, number(Field::REASON_CODE, u64::from(reason.0))))?;
+            self.change(at(index, number(Field::VERDICT, Verdict::DENY)))
+        }
+    };
+}
+
 impl<'a> Subscribe<'a> {
-    client_getters! {}
-    user_property_getters! {}
+    filters! {}
 
-    fn change(&mut self, change: Change) -> Result<(), Refused> {
-        self.context.change(&change)
-    }
-
-    /// The topic filters, in the order of the packet.
-    pub fn filters(&self) -> impl Iterator<Item = Filter<'a>> {
-        (0..).map_while(|index| self.filter(index))
-    }
-
-    /// The `index`-th topic filter.
-    pub fn filter(&self, index: u32) -> Option<Filter<'a>> {
-        let filter = self.context.text(Field::FILTER, index)?;
-        let options = self.context.number(Field::FILTER_OPTIONS, index).unwrap_or(0) as u8;
-        let verdict = Verdict::from_number(self.context.number(Field::VERDICT, index));
-        Some(Filter { index, filter, options, refused: verdict == Verdict::Deny })
-    }
-
-    /// Subscribes to another topic filter instead.
-    ///
-    /// # Errors
-    /// [`Refused`] for an index that is not there, or text that is no topic filter.
-    pub fn rewrite(&mut self, index: u32, filter: &str) -> Result<(), Refused> {
-        self.change(at(index, bytes(Field::FILTER, filter.as_bytes())))
+    /// Subscription identifier, where the packet has one. It is that of all its filters.
+    pub fn subscription_id(&self) -> Option<u32> {
+        self.context.number(Field::SUBSCRIPTION_ID, 0).map(|id| id as u32)
     }
 
     /// Changes the options byte of a topic filter.
@@ -83,13 +113,8 @@ impl<'a> Subscribe<'a> {
     pub fn set_options(&mut self, index: u32, options: u8) -> Result<(), Refused> {
         self.change(at(index, number(Field::FILTER_OPTIONS, u64::from(options))))
     }
+}
 
-    /// Refuses a topic filter; its place in SUBACK carries the reason.
-    ///
-    /// # Errors
-    /// [`Refused`] for an index that is not there, or a reason code that SUBACK does not have.
-    pub fn refuse(&mut self, index: u32, reason: Reason) -> Result<(), Refused> {
-        self.change(at(index, number(Field::REASON_CODE, u64::from(reason.0))))?;
-        self.change(at(index, number(Field::VERDICT, Verdict::DENY)))
-    }
+impl<'a> Unsubscribe<'a> {
+    filters! {}
 }

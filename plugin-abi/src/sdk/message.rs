@@ -74,12 +74,29 @@ macro_rules! message_getters {
             self.context.number(Field::PAYLOAD_FORMAT, 0) == Some(1)
         }
 
+        /// Number of the message: no other one of this run of the broker has it.
+        pub fn message_id(&self) -> Option<u64> {
+            self.context.number(Field::MESSAGE_ID, 0)
+        }
+
+        /// Client identifier of the publisher; `None` for a message of the broker's own.
+        pub fn from(&self) -> Option<&'a str> {
+            self.context.text(Field::FROM, 0)
+        }
+
+        /// Whether it is the broker's own.
+        pub fn is_sys(&self) -> bool {
+            self.context.event().flags & crate::raw::FLAG_SYS != 0
+        }
+
         /// When the message came in, milliseconds since 1970.
         pub fn timestamp_ms(&self) -> Option<u64> {
             self.context.number(Field::TIMESTAMP_MS, 0)
         }
     };
 }
+
+pub(super) use message_getters;
 
 /// Setters of a message, here and on a ticket; `change` takes what each makes.
 macro_rules! message_setters {
@@ -239,11 +256,6 @@ impl<'a> Delivered<'a> {
 
     fn change(&mut self, change: Change) -> Result<(), Refused> {
         self.context.change(&change)
-    }
-
-    /// Client identifier of the publisher; `None` for a message of the broker's own.
-    pub fn from(&self) -> Option<&'a str> {
-        self.context.text(Field::FROM, 0)
     }
 
     /// Delivers under another topic name.

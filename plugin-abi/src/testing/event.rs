@@ -6,12 +6,12 @@ use std::time::Duration;
 
 use super::{Completed, CompletedChange, Outcome, open_ticket};
 use crate::host::{Entry, EventAccess, FieldChange, FieldValue, PluginMessage};
-use crate::point::HookPoint;
+use crate::point::{HookPoint, Kind};
 use crate::raw::{self, APPEND, Event, Field, Flow, Slice, Status, Ticket};
 use crate::sdk::{Action, Reason, Verdict};
 
 #[derive(Clone, Debug)]
-enum Stored {
+pub(super) enum Stored {
     Number(u64),
     Bytes(Vec<u8>),
     Pair(Vec<u8>, Vec<u8>),
@@ -21,9 +21,9 @@ enum Stored {
 /// needs, getters show what the hooks have changed.
 #[derive(Debug)]
 pub struct FakeEvent {
-    point: HookPoint,
+    pub(super) point: HookPoint,
     proto_ver: u8,
-    fields: BTreeMap<(u32, u32), Stored>,
+    pub(super) fields: BTreeMap<(u32, u32), Stored>,
     /// What was replaced while a hook ran: it may still hold views of it.
     replaced: Vec<Stored>,
     waiting: Option<Receiver<Completed>>,
@@ -297,10 +297,11 @@ impl FakeEvent {
             flags: flag(Field::RETAIN, raw::FLAG_RETAIN)
                 | flag(Field::DUP, raw::FLAG_DUP)
                 | flag(Field::IS_SUPERUSER, raw::FLAG_SUPERUSER)
+                | flag(Field::SYS, raw::FLAG_SYS)
                 | given(Field::USERNAME, raw::FLAG_HAS_USERNAME)
                 | given(Field::PASSWORD, raw::FLAG_HAS_PASSWORD),
             shard,
-            action: self.number(Field::ACTION, 0).unwrap_or(0) as u8,
+            action: self.number(Field::ACTION, 0).or(self.number(Field::PACKET_TYPE, 0)).unwrap_or(0) as u8,
             reason_code: self.number(Field::REASON_CODE, 0).unwrap_or(0) as u8,
             reserved: 0,
             reserved2: 0,
@@ -319,7 +320,7 @@ impl FakeEvent {
         &self.added
     }
 
-    fn put(&mut self, field: Field, index: u32, value: Stored) {
+    pub(super) fn put(&mut self, field: Field, index: u32, value: Stored) {
         self.replaced.extend(self.fields.insert((field.0, index), value));
     }
 
@@ -357,6 +358,10 @@ impl EventAccess for FakeEvent {
             Some(Stored::Number(number)) => Ok(FieldValue::Number(*number)),
             Some(Stored::Bytes(bytes)) => Ok(FieldValue::Bytes(bytes)),
             Some(Stored::Pair(key, value)) => Ok(FieldValue::Pair(key, value)),
+            None if field == Field::FILTERS => Ok(FieldValue::Number(self.count(Field::FILTER).into())),
+            None if field == Field::USER_PROPERTIES => {
+                Ok(FieldValue::Number(self.count(Field::USER_PROPERTY).into()))
+            }
             None => Err(Status::ABSENT),
         }
     }
@@ -364,6 +369,8 @@ impl EventAccess for FakeEvent {
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         let FieldChange { field, index, number, bytes, .. } = change;
         let value = match field {
+            _ if self.point.kind() == Kind::Run => return Err(Status::UNSUPPORTED),
+            Field::REASON_CODE if self.point == HookPoint::ClientConnack => return Err(Status::UNSUPPORTED),
             Field::USER_PROPERTY => return self.set_user_property(&change),
             Field::TOPIC if bytes.is_empty() || bytes.iter().any(|byte| b"+#\0".contains(byte)) => {
                 return Err(Status::INVALID);
@@ -377,9 +384,14 @@ impl EventAccess for FakeEvent {
             | Field::PAYLOAD
             | Field::FILTER
             | Field::REASON_STRING
+            | Field::RESPONSE_INFO
+            | Field::SERVER_REFERENCE
             | Field::CONTENT_TYPE
             | Field::RESPONSE_TOPIC
             | Field::CORRELATION_DATA => Stored::Bytes(bytes.to_vec()),
+            Field::SESSION_PRESENT | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
+                return Err(Status::UNSUPPORTED);
+            }
             Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {
                 return Err(Status::UNSUPPORTED);
             }

@@ -156,3 +156,63 @@ fn a_sleeping_hook_holds_up_its_own_shard_only() {
     assert!(slept >= Duration::from_millis(1000), "the hook did sleep: {slept:?}");
     assert!(rounds >= 10 && longest < Duration::from_millis(500), "{rounds} rounds, the longest {longest:?}");
 }
+
+// Every point is called in a running broker: the broker's own once each, on one shard, whatever the number of shards, and in the
+// order of its life around everything that clients do.
+#[test]
+fn the_points_of_the_brokers_life_are_around_those_of_its_clients() {
+    let broker = builder().shards(2).start();
+    broker.ctl_ok(&["plugins", "load", "witness"]);
+    let mut broker = builder().shards(2).home(broker.stop()).start();
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("t", 1);
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+    client.message();
+    client.unsubscribe(&["t"]);
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1).retain()), 0x10);
+    client.disconnect();
+    let last = |line: &str| line.contains("saw session.terminated c closed").then_some(());
+    broker.process().wait_for_line("the end of the session", Duration::from_secs(10), last);
+    broker.process().signal(rustix::process::Signal::TERM);
+    assert!(broker.wait().is_some_and(|status| status.success()));
+    let saw = broker.process().lines(|line| {
+        let (_, saw) = line.split_once("saw ")?;
+        saw.strip_suffix(" plugin=\"witness\"").map(str::to_owned)
+    });
+    let points: Vec<&str> = saw.iter().filter_map(|line| line.split(' ').next()).collect();
+    let unpacked: Vec<&str> = points.iter().copied().filter(|point| !point.starts_with("packet.")).collect();
+    assert_eq!(
+        unpacked,
+        [
+            "broker.starting",
+            "broker.started",
+            "client.connect",
+            "client.authenticate",
+            "client.connack",
+            "client.connected",
+            "session.created",
+            "client.subscribe",
+            "client.authorize",
+            "session.subscribed",
+            "client.authorize",
+            "message.publish",
+            "message.delivered",
+            "message.acked",
+            "client.unsubscribe",
+            "session.unsubscribed",
+            "client.authorize",
+            "message.publish",
+            "message.retained",
+            "message.dropped",
+            "client.disconnected",
+            "session.terminated",
+            "broker.stopping",
+            "broker.stopped",
+        ],
+        "{saw:#?}"
+    );
+    let count = |way: &str| points.iter().filter(|point| **point == way).count();
+    assert_eq!((count("packet.received"), count("packet.sent")), (7, 6), "{saw:#?}");
+    assert!(saw[1].ends_with(&broker.address().to_string()), "{saw:#?}");
+    broker.may_end_badly();
+}

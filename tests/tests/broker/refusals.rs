@@ -107,7 +107,6 @@ scenario! {
             ("foreign-abi", "built for ABI 2.1"),
             ("foreign-layout", "rebuild it"),
             ("foreign-hash", "rebuild it"),
-            ("not-called", "not called in this version"),
         ] {
             let path = path_of(name);
             refused(broker, text(&path), &[], &[says]);

@@ -1,0 +1,43 @@
+//! The points named `broker.…`: told once each, on shard 0, by the thread that starts and stops the broker. It waits for the hooks,
+//! for a bounded time, and goes on whatever they do.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapnel_engine::hook::HookPoint;
+use grapnel_engine::hook::told::BrokerView;
+
+use crate::shard::handle::ShardHandle;
+use crate::shard::pulse::Clock;
+
+/// Longest wait for the hooks of one point.
+const HOOKS_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Tells plugins how far the broker's life has come.
+#[derive(Clone, Debug)]
+pub struct Announcer {
+    shard: Option<ShardHandle>,
+    clock: Clock,
+    listeners: Arc<[String]>,
+}
+
+impl Announcer {
+    /// For the first of these shards; the clock began with the broker, the addresses are those of the listeners.
+    pub fn new(shards: &[ShardHandle], clock: Clock, listeners: Vec<String>) -> Announcer {
+        Announcer { shard: shards.first().cloned(), clock, listeners: listeners.into() }
+    }
+
+    /// Tells of one of the points named `broker.…`. Blocks until the hooks have run: never from a shard.
+    pub fn tell(&self, point: HookPoint) {
+        let Some(shard) = &self.shard else { return };
+        let uptime_ms = self.clock.mono_ms();
+        let listeners = Arc::clone(&self.listeners);
+        let told = shard.call(HOOKS_TIMEOUT, move |shard| {
+            let version = env!("CARGO_PKG_VERSION");
+            shard.tell_broker(point, BrokerView { version, uptime_ms, listeners: &listeners });
+        });
+        if let Err(error) = told {
+            tracing::warn!("{error}; goes on without the hooks of {}", point.name());
+        }
+    }
+}
