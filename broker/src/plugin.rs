@@ -3,19 +3,23 @@
 //! Shards see none of this, only the chain tables that are handed to them between two steps.
 
 mod active;
+mod attendant;
 mod commands;
 mod elf;
 mod error;
 mod everywhere;
 mod kept;
 mod library;
+mod living;
 mod loaded;
 mod lookup;
 mod metrics;
+mod mounts;
 mod record;
 mod report;
 mod request;
 mod services;
+mod threads;
 mod transaction;
 mod view;
 
@@ -27,6 +31,7 @@ use grapnel_engine::id::ShardId;
 use serde_json::Value;
 
 use active::{Active, Defaults, Wanted, compile};
+use attendant::Attendant;
 pub use error::LoadError;
 pub use metrics::{MetricReading, MetricValue};
 use record::{Record, Recorded};
@@ -47,8 +52,9 @@ pub struct PluginManager {
     settings: Settings,
     record: Option<Record>,
     /// Held for the length of a transaction.
-    workshop: Mutex<Workshop>,
-    view: RwLock<View>,
+    workshop: Arc<Mutex<Workshop>>,
+    view: Arc<RwLock<View>>,
+    _attendant: Attendant,
     /// Removed with the manager; the copies in it are gone long before.
     _copies: tempfile::TempDir,
 }
@@ -78,14 +84,11 @@ impl PluginManager {
             defaults,
             copies.path().to_owned(),
         );
+        let (workshop, view) = (Arc::new(Mutex::new(workshop)), Arc::<RwLock<View>>::default());
+        let attendant = Attendant::start(Arc::clone(&workshop), Arc::clone(&view))?;
+        services::attend(attendant.errands());
         let record = settings.record.clone().map(Record::at);
-        Ok(PluginManager {
-            settings,
-            record,
-            workshop: Mutex::new(workshop),
-            view: RwLock::default(),
-            _copies: copies,
-        })
+        Ok(PluginManager { settings, record, workshop, view, _attendant: attendant, _copies: copies })
     }
 
     /// Loads what the configuration wants, then what was loaded through ctl before the last stop. What fails is logged and
@@ -212,6 +215,7 @@ impl PluginManager {
         };
         let wanted = with_config(&old.wanted, config);
         let new = self.stage(workshop, &wanted, |_| false)?;
+        new.take_place_of(&old);
         let replaced = |plugin: &Arc<Active>| if Arc::ptr_eq(plugin, &old) { &new } else { plugin }.clone();
         let after: Vec<_> = before.iter().map(replaced).collect();
         if let Err(error) = workshop.swap(name, &before, &after) {

@@ -59,9 +59,10 @@ pub mod topic;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
     Acked, Action, Authenticate, AuthenticateTicket, Authorize, Broker, Configured, Connack, Connect,
-    Connected, Counter, Delivered, Disconnected, Dropped, Error, Filter, Flow, Gauge, Histogram, Host,
-    IntoFlow, Level, Mail, NoConfig, Outgoing, Packet, Plugin, Publish, PublishTicket, Reason, Refused,
-    Retained, RetainedChange, Session, Subscribe, Subscription, Timer, Unsubscribe, Verdict, Whose, Will,
+    Connected, Counter, Delivered, Disconnected, Dropped, Error, Filter, Flow, Gauge, Histogram, HookId,
+    Host, IntoFlow, Level, Mail, Mounting, NoConfig, Outgoing, Packet, Plugin, Publish, PublishTicket,
+    Reason, Refused, Retained, RetainedChange, Session, Subscribe, Subscription, Timer, Unsubscribe, Verdict,
+    Whose, Will,
 };
 
 /// What the macros need; nobody else does.
@@ -83,8 +84,8 @@ pub mod __private {
 /// ```
 ///
 /// Name, version and description are those of the package; a `grapnel-` in front of the name is left out. The hook's name,
-/// by which operators and later versions know it, is the method's, or what `name = "…"` says. There can be one plugin in
-/// a library.
+/// by which operators and later versions know it, is the method's, or what `name = "…"` says. A hook with `manual = true` is
+/// mounted by [`Host::mount`] alone. There can be one plugin in a library.
 #[macro_export]
 macro_rules! plugin {
     ($plugin:ty {

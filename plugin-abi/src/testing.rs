@@ -112,7 +112,8 @@ impl<P: Exported> TestPlugin<P> {
 
     /// Runs every hook that the plugin has at the event's point, as this shard would.
     pub fn run_on(&mut self, shard: u32, event: &mut FakeEvent) -> Outcome {
-        let mut hooks: Vec<_> = P::MOUNTS.iter().filter(|mount| mount.point() == event.point()).collect();
+        let mut hooks: Vec<_> =
+            P::MOUNTS.iter().filter(|mount| mount.point() == event.point() && !mount.is_manual()).collect();
         hooks.sort_by_key(|mount| std::cmp::Reverse(mount.order()));
         for mount in hooks {
             // SAFETY: the code is this test's own, and the instance lives as long as `self`, which stays on its thread.

@@ -12,7 +12,7 @@ use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
 use crate::control::wire::Unloaded;
-use crate::plugin::{HookReport, Origin, PluginInfo, PluginList, PluginState};
+use crate::plugin::{HookReport, Origin, PluginInfo, PluginList, PluginState, Retired};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -161,6 +161,13 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
             1 => format!("1 retired generation keeps {kib} KiB mapped"),
             count => format!("{count} retired generations keep {kib} KiB mapped"),
         })?;
+    }
+    for retired in list.retired.iter().filter(|retired| retired.threads_left > 0) {
+        let Retired { name, generation, threads_left, .. } = retired;
+        let threads = if *threads_left == 1 { "thread has" } else { "threads have" };
+        output.line(&format!(
+            "{name}: generation {generation} is retired, but {threads_left} of its {threads} not ended"
+        ))?;
     }
     Ok(())
 }

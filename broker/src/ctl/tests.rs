@@ -126,8 +126,13 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
         version: String::new(),
         ..plugin.clone()
     };
-    let retired =
-        vec![Retired { name: "tap".to_owned(), version: String::new(), generation: 3, mapped_bytes: 2048 }];
+    let retired = vec![Retired {
+        name: "tap".to_owned(),
+        version: String::new(),
+        generation: 3,
+        mapped_bytes: 2048,
+        threads_left: 2,
+    }];
     let list = PluginList { plugins: vec![plugin.clone(), failed], retired };
     let text = printed(false, Some(80), |output| plugins::print_list(&list, output));
     let expected = "\
@@ -136,6 +141,7 @@ tap   1.2.3    loaded once           4      1  0s ago
 acl   -        failed                4      1  -
 acl: cannot load acl: no file
 1 retired generation keeps 2 KiB mapped
+tap: generation 3 is retired, but 2 of its threads have not ended
 ";
     assert_eq!(text, expected);
     let text = printed(false, Some(80), |output| plugins::print_one(&plugin, output));

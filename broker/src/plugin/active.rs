@@ -2,6 +2,7 @@
 //! each shard. Also compiles the chains of a shard from a list of these. Used by the transactions and by the reports.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapnel_engine::hook::{
@@ -10,6 +11,7 @@ use grapnel_engine::hook::{
 use grapnel_engine::id::ShardId;
 
 use super::loaded::{About, Hook, Instance, Loaded};
+use super::mounts::Mounted;
 use super::report::{HookInfo, Origin, PluginInfo, PluginState};
 use super::services;
 
@@ -32,6 +34,8 @@ pub(super) struct ActiveHook {
     pub identity: LinkIdentity,
     /// Plugin and hook, for people.
     pub label: Arc<str>,
+    /// Its number, where it was mounted at run time.
+    pub number: Option<u64>,
 }
 
 /// A plugin with an instance on every shard.
@@ -47,14 +51,15 @@ pub(super) struct Active {
     pub instances: Instances,
     pub warnings: Mutex<Vec<String>>,
     pub _admitted: Admitted,
+    pub run_time: RunTime,
 }
 
-/// As long as this lives, a generation of a plugin may ask the broker for things.
+/// As long as this lives, a generation of a plugin may ask the broker for things; its end is that of its threads, too.
 pub(super) struct Admitted(PluginHandle);
 
 impl Admitted {
-    pub(super) fn new(handle: PluginHandle, name: &str) -> Admitted {
-        services::admit(handle, &name.into());
+    pub(super) fn new(handle: PluginHandle, name: &str, hooks: &[Hook]) -> Admitted {
+        services::admit(handle, &name.into(), hooks);
         Admitted(handle)
     }
 }
@@ -62,6 +67,34 @@ impl Admitted {
 impl Drop for Admitted {
     fn drop(&mut self) {
         services::dismiss(self.0);
+    }
+}
+
+/// What changes about a plugin while it stands in the chains.
+pub(super) struct RunTime {
+    /// Its place in the order of mounting; a reload keeps it.
+    order: AtomicU64,
+    /// Hooks that it has mounted itself, with their place in that order.
+    mounted: Mutex<Vec<(u64, ActiveHook)>>,
+    /// Whether it has been in the chains: what it mounts from then on comes after what was there.
+    compiled: AtomicBool,
+    /// Whether the chains are not as they should be.
+    changed: AtomicBool,
+}
+
+impl RunTime {
+    /// The next one in the order of mounting.
+    pub(super) fn next() -> RunTime {
+        RunTime {
+            order: AtomicU64::new(services::next_mount()),
+            mounted: Mutex::default(),
+            compiled: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+        }
+    }
+
+    fn mounted(&self) -> MutexGuard<'_, Vec<(u64, ActiveHook)>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -100,11 +133,46 @@ impl Active {
         self.loaded.handle
     }
 
+    /// Takes the place that the version before had.
+    pub(super) fn take_place_of(&self, other: &Active) {
+        self.run_time.order.store(other.run_time.order.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    /// Its chains are to be compiled again.
+    pub(super) fn change(&self) {
+        self.run_time.changed.store(true, Ordering::Release);
+    }
+
+    /// Whether its chains are to be compiled again.
+    pub(super) fn is_changed(&self) -> bool {
+        self.run_time.changed.load(Ordering::Acquire) || services::mounts_changed(self.handle())
+    }
+
+    /// Before a compilation: what the plugin has mounted by now. `identify` makes a hook of the chains of one of the plugin's.
+    pub(super) fn refresh(&self, mut identify: impl FnMut(Hook) -> ActiveHook) {
+        self.run_time.changed.store(false, Ordering::Release);
+        let early = !self.run_time.compiled.swap(true, Ordering::Relaxed);
+        let order = self.run_time.order.load(Ordering::Relaxed);
+        let mut mounted = self.run_time.mounted();
+        let before = std::mem::take(&mut *mounted);
+        let place = |number: u64, before: &[(u64, ActiveHook)]| {
+            let known = before.iter().find(|(_, active)| active.number == Some(number));
+            known.map_or(if early { order } else { number }, |(place, _)| *place)
+        };
+        *mounted = services::mounts(self.handle())
+            .into_iter()
+            .map(|Mounted { number, hook }| {
+                let active = ActiveHook { number: Some(number), ..identify(hook) };
+                (place(number, &before), active)
+            })
+            .collect();
+    }
+
     fn priority(&self, hook: &Hook) -> i32 {
         self.wanted.priority.unwrap_or(hook.priority)
     }
 
-    fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(HookPoint, Link)> {
+    fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(u64, HookPoint, Link)> {
         let instances = self.instances.lock();
         let Some(Some(instance)) = instances.get(shard.index()) else { return Vec::new() };
         let link = |active: &ActiveHook| Link {
@@ -123,11 +191,17 @@ impl Active {
             // Names are numbered from 1 on; the 65th shares its bit with the first.
             bit: (self.handle().0 & 63) as u8,
         };
-        self.hooks.iter().map(|active| (active.hook.point, link(active))).collect()
+        let order = self.run_time.order.load(Ordering::Relaxed);
+        let listed = self.hooks.iter().map(|active| (order, active.hook.point, link(active)));
+        let mounted = self.run_time.mounted();
+        let mounted = mounted.iter().map(|(order, active)| (*order, active.hook.point, link(active)));
+        listed.chain(mounted).collect()
     }
 
     pub(super) fn info(&self) -> PluginInfo {
-        let hooks = self.hooks.iter().map(|active| HookInfo {
+        let mounted = self.run_time.mounted();
+        let all = self.hooks.iter().chain(mounted.iter().map(|(_, active)| active));
+        let hooks = all.map(|active| HookInfo {
             point: active.hook.point.name().to_owned(),
             name: active.hook.name.clone(),
             priority: self.priority(&active.hook),
@@ -179,6 +253,8 @@ pub(super) fn compile(
     defaults: Defaults,
 ) -> ChainTable {
     let instances = plugins.iter().filter_map(|plugin| plugin.instances.untimely(shard, plugin.handle()));
-    ChainTable::compile(generation, plugins.iter().flat_map(|plugin| plugin.links(shard, defaults)))
+    let mut links: Vec<_> = plugins.iter().flat_map(|plugin| plugin.links(shard, defaults)).collect();
+    links.sort_by_key(|(order, ..)| *order);
+    ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
         .with_instances(instances.collect())
 }

@@ -50,6 +50,36 @@ impl Hook {
     pub(super) fn policy(&self) -> FaultPolicy {
         self.own_policy.unwrap_or_else(|| self.point.fault_policy())
     }
+
+    /// Whether it is the same code.
+    pub(super) fn same_function(&self, other: &Hook) -> bool {
+        std::ptr::fn_addr_eq(self.function, other.function)
+    }
+
+    /// The hook of a mount, at a point that is called.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence without a subject.
+    pub(super) fn of(request: &MountRequest<'_>) -> Result<Hook, String> {
+        let MountRequest { point, function, name, priority, deadline_ms, policy, deliver, ref topics, args } =
+            *request;
+        if deliver && point != HookPoint::ClientAuthorize {
+            return Err(format!(
+                "mounts {name}, which asks for deliveries, but {} does not decide on them",
+                point.name()
+            ));
+        }
+        if !topics.is_empty() && !has_topic(point) {
+            return Err(format!("mounts {name}, which names topics, but {} has none", point.name()));
+        }
+        for topic in topics {
+            validate_filter(topic)
+                .map_err(|error| format!("mounts {name}, which names the topic filter {topic:?}: {error}"))?;
+        }
+        let topics = (!topics.is_empty()).then(|| topics.iter().copied().map(Box::from).collect());
+        let name = name.to_owned();
+        Ok(Hook { point, name, priority, deadline_ms, own_policy: policy, deliver, topics, function, args })
+    }
 }
 
 impl Library {
@@ -114,24 +144,7 @@ fn wrong(name: &str, what: String) -> LoadError {
 fn hook_of(name: &str, mount: &Mount) -> Result<Hook, LoadError> {
     // SAFETY: the plugin's views stay until the next call of `mount`, and are copied here.
     let request = unsafe { MountRequest::of(mount) }.map_err(|what| wrong(name, format!("it {what}")))?;
-    let MountRequest { point, function, name: hook, priority, deadline_ms, policy, deliver, topics, args } =
-        request;
-    if deliver && point != HookPoint::ClientAuthorize {
-        return Err(wrong(
-            name,
-            format!("{hook} asks for deliveries, which {} does not decide on", point.name()),
-        ));
-    }
-    if !topics.is_empty() && !has_topic(point) {
-        return Err(wrong(name, format!("{hook} names topics, which {} does not have", point.name())));
-    }
-    for topic in &topics {
-        validate_filter(topic)
-            .map_err(|error| wrong(name, format!("{hook} names the topic filter {topic:?}: {error}")))?;
-    }
-    let topics = (!topics.is_empty()).then(|| topics.into_iter().map(Box::from).collect());
-    let name = hook.to_owned();
-    Ok(Hook { point, name, priority, deadline_ms, own_policy: policy, deliver, topics, function, args })
+    Hook::of(&request).map_err(|what| wrong(name, format!("it {what}")))
 }
 
 /// Whether a point is about a message, so that a link can choose its topics.
@@ -216,6 +229,10 @@ impl Loaded {
 
 impl Drop for Loaded {
     fn drop(&mut self) {
+        if services::end(self.handle) > 0 {
+            // Its threads may still use the shared part, which stays for them.
+            return;
+        }
         // SAFETY: every instance holds an `Arc` of this, so that the last one is gone; nobody can call it again.
         unsafe { (self.library.module.unload)(self.shared) };
     }

@@ -94,6 +94,9 @@ pub struct Retired {
     pub generation: u32,
     /// Memory its code and data still take.
     pub mapped_bytes: u64,
+    /// Threads of it that have not ended although they were asked to.
+    #[serde(default)]
+    pub threads_left: usize,
 }
 
 /// All plugins.

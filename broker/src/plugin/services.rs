@@ -3,18 +3,26 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use bytes::Bytes;
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
-use grapnel_plugin_abi::host::{self, FieldChange, HostServices, MetricRequest, PluginMessage};
+use grapnel_plugin_abi::host::{
+    self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
+};
 use grapnel_plugin_abi::raw::{Flow, HostApi, Status, Ticket};
 
+use super::attendant::Errands;
 use super::commands::Desk;
 use super::kept::{Forever, Texts};
+use super::living::Living;
+use super::loaded::Hook;
 use super::metrics::{MetricReading, Metrics};
+use super::mounts::Mounted;
 use super::request::Settings;
 use crate::shard::handle::ShardHandle;
+use crate::shard::limits::ShellLimits;
 
 #[derive(Default)]
 struct Services {
@@ -23,8 +31,12 @@ struct Services {
     /// By the low half of a handle.
     names: RwLock<Texts>,
     metrics: Metrics,
-    metrics_max: AtomicU64,
     desk: Desk,
+    living: Living,
+    limits: RwLock<ShellLimits>,
+    errands: RwLock<Option<Errands>>,
+    /// Number of the last mount.
+    mounted: AtomicU64,
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
@@ -36,7 +48,7 @@ pub(super) fn attach(settings: &Settings) {
     *SERVICES.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
     *SERVICES.change_bytes_max.write().unwrap_or_else(PoisonError::into_inner) = settings.change_bytes_max;
     SERVICES.desk.attach(settings);
-    SERVICES.metrics_max.store(settings.limits.plugin_metrics_max, Ordering::Relaxed);
+    *SERVICES.limits.write().unwrap_or_else(PoisonError::into_inner) = settings.limits.clone();
     // It has been said before where there was another manager in this process: the services are the same.
     let _ = host::install_services(&*SERVICES);
 }
@@ -58,19 +70,70 @@ pub(super) fn metrics(plugins: &[String]) -> Vec<MetricReading> {
     SERVICES.metrics.read(plugins)
 }
 
-/// From now on a generation of a plugin may ask for things.
-pub(super) fn admit(handle: PluginHandle, name: &Arc<str>) {
+/// Who does from now on what plugins ask for and no hook may wait for.
+pub(super) fn attend(errands: Errands) {
+    *SERVICES.errands.write().unwrap_or_else(PoisonError::into_inner) = Some(errands);
+}
+
+/// A number that is larger than all before it, for the order of mounting.
+pub(super) fn next_mount() -> u64 {
+    SERVICES.mounted.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself.
+pub(super) fn admit(handle: PluginHandle, name: &Arc<str>, hooks: &[Hook]) {
     SERVICES.desk.admit(handle, name);
+    SERVICES.living.begin(handle, Arc::clone(name), hooks);
 }
 
 /// A generation has ended: whatever it asks for is refused.
 pub(super) fn dismiss(handle: PluginHandle) {
     SERVICES.desk.dismiss(handle);
+    end(handle);
+}
+
+/// What a generation has mounted at run time, in order.
+pub(super) fn mounts(handle: PluginHandle) -> Vec<Mounted> {
+    SERVICES.living.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()
+}
+
+/// Whether a generation has mounted or unmounted something since it was last asked for its mounts.
+pub(super) fn mounts_changed(handle: PluginHandle) -> bool {
+    SERVICES.living.of(handle.0).is_ok_and(|life| life.mounts.changed())
+}
+
+/// A generation's end: it gets STALE from now on, and its threads are joined. How many have not ended; may be asked again.
+pub(super) fn end(handle: PluginHandle) -> usize {
+    let join_ms = SERVICES.limit(|limits| limits.plugin_thread_join_ms);
+    SERVICES.living.end(handle, Duration::from_millis(join_ms))
+}
+
+/// How many threads of an ended generation still run.
+pub(super) fn threads_left(name: &str, generation: u32) -> usize {
+    SERVICES.living.threads_left(handle_of(name, generation))
 }
 
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
 pub(super) fn host_table(handle: PluginHandle, shards: u32) -> &'static HostApi {
     HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(host::host_api(handle.0, shards))
+}
+
+impl Services {
+    fn limit(&self, which: impl FnOnce(&ShellLimits) -> u64) -> u64 {
+        which(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A refusal, with its sentence in the log.
+    fn refused(&self, plugin: u64, (status, what): (Status, String)) -> Status {
+        self.log(plugin, 2, &format!("it {what}"));
+        status
+    }
+
+    fn remount(&self) {
+        if let Some(errands) = &*self.errands.read().unwrap_or_else(PoisonError::into_inner) {
+            errands.remount();
+        }
+    }
 }
 
 impl HostServices for Services {
@@ -108,12 +171,9 @@ impl HostServices for Services {
     }
 
     fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
-        let name = name_of(PluginHandle(plugin)).ok_or(Status::STALE)?;
-        let made = self.metrics.make(&name, metric, self.metrics_max.load(Ordering::Relaxed));
-        made.map_err(|(status, what)| {
-            self.log(plugin, 2, &format!("it {what}"));
-            status
-        })
+        let life = self.living.of(plugin)?;
+        let made = self.metrics.make(&life.name, metric, self.limit(|limits| limits.plugin_metrics_max));
+        made.map_err(|refusal| self.refused(plugin, refusal))
     }
 
     fn measure(&self, metric: u64, value: i64) -> Result<(), Status> {
@@ -161,6 +221,34 @@ impl HostServices for Services {
 
     fn replay(&self, plugin: u64) -> Result<(), Status> {
         self.desk.replay(plugin)
+    }
+
+    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread) -> Result<(), Status> {
+        let life = self.living.of(plugin)?;
+        let max = self.limit(|limits| limits.plugin_threads_max);
+        life.threads.spawn(name, max, thread, || {})
+    }
+
+    fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
+        let Ok(life) = self.living.of(plugin) else { return true };
+        // A shard waits for nothing.
+        let timeout_ms = if ShardHandle::here().is_some() { 0 } else { timeout_ms };
+        life.threads.wait_stop(Duration::from_millis(u64::from(timeout_ms)))
+    }
+
+    fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
+        let life = self.living.of(plugin)?;
+        let max = self.limit(|limits| limits.plugin_hooks_max);
+        let number = next_mount();
+        life.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;
+        self.remount();
+        Ok(number)
+    }
+
+    fn unhook(&self, plugin: u64, hook: u64) -> Result<(), Status> {
+        self.living.of(plugin)?.mounts.remove(hook)?;
+        self.remount();
+        Ok(())
     }
 }
 

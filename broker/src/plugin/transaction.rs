@@ -10,7 +10,7 @@ use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, LinkStats, Plugi
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::Shard;
 
-use super::active::{Active, ActiveHook, Admitted, Defaults, Instances, Wanted, compile};
+use super::active::{Active, ActiveHook, Admitted, Defaults, Instances, RunTime, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
 use super::kept::Texts;
@@ -110,7 +110,7 @@ impl Workshop {
         let config = wanted.config.to_string();
         library.check_config(&name, &config)?;
         let (handle, generation) = self.next_handle(&name);
-        let admitted = Admitted::new(handle, &name);
+        let admitted = Admitted::new(handle, &name, &hooks);
         let loaded = Loaded::load(library, handle, self.shards.len(), &name, &config)?;
         let instances = self.init_shards(&name, &loaded)?;
         let hooks = hooks.into_iter().map(|hook| self.identify(&name, hook)).collect();
@@ -126,6 +126,7 @@ impl Workshop {
             instances: Instances::new(instances),
             warnings: Mutex::default(),
             _admitted: admitted,
+            run_time: RunTime::next(),
         }))
     }
 
@@ -140,7 +141,7 @@ impl Workshop {
         let next = LinkIdentity(self.identities.len() as u32 + 1);
         let key = (plugin.to_owned(), hook.point, hook.name.clone());
         let identity = *self.identities.entry(key).or_insert(next);
-        ActiveHook { identity, label: format!("{plugin}/{}", hook.name).into(), hook }
+        ActiveHook { identity, label: format!("{plugin}/{}", hook.name).into(), hook, number: None }
     }
 
     /// One instance per shard, or none at all.
@@ -203,6 +204,7 @@ impl Workshop {
 
     /// Puts `after` into force on every shard in place of `before`, or on none.
     pub(super) fn swap(&mut self, name: &str, before: &[Staged], after: &[Staged]) -> Result<(), LoadError> {
+        after.iter().for_each(|plugin| plugin.refresh(|hook| self.identify(&plugin.name, hook)));
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
         let answers = everywhere::ask(
@@ -244,6 +246,7 @@ impl Workshop {
 
     /// Ends a plugin that no chain names any more. Its code stays mapped.
     pub(super) fn discard(&mut self, plugin: &Staged) {
+        services::end(plugin.handle());
         self.destroy(&plugin.instances);
         self.totals.retain(|(handle, _), _| *handle != plugin.handle());
         let About { version, .. } = &plugin.about;

@@ -9,6 +9,7 @@ use super::active::{Active, Wanted};
 use super::lookup;
 use super::record::Recorded;
 use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
+use super::services;
 use super::transaction::Totals;
 
 /// Wanted, and not loaded.
@@ -56,6 +57,7 @@ impl Gone {
             version: self.version.to_string(),
             generation: self.generation,
             mapped_bytes: self.mapped_bytes,
+            threads_left: services::threads_left(&self.name, self.generation),
         }
     }
 }

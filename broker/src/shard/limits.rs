@@ -25,6 +25,9 @@ grapnel_engine::bounds! {
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
     plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";
+    plugin_threads_max = 64, 0..=4096, "threads that run at a time for one plugin";
+    plugin_thread_join_ms = 2000, 0..=600000, "time a plugin's threads have to end when it is unloaded; those that do not are named in the log and go on";
+    plugin_hooks_max = 256, 0..=4096, "hooks that one plugin may have mounted at run time";
     stall_warning_ms = 200, 10..=600000, "time a shard may be held by one step before the log names it and what it is calling";
 }
 

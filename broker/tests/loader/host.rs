@@ -1,9 +1,38 @@
-//! What the broker does for plugins outside of events: metrics of their own.
+//! What the broker does for plugins outside of events: metrics of their own, threads, and hooks mounted at run time.
+
+use std::time::{Duration, Instant};
 
 use grapnel::plugin::MetricValue;
 use serde_json::json;
 
-use super::shards::Fixture;
+use super::shards::{Fixture, LONG, Log};
+
+/// Waits until something holds.
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let deadline = Instant::now() + LONG;
+    while !holds() {
+        assert!(Instant::now() < deadline, "not within {LONG:?}: {what}");
+        std::thread::yield_now();
+    }
+}
+
+fn count(broker: &Fixture, metric: &str) -> i64 {
+    match measured(broker, metric) {
+        Some(MetricValue::Counter(value) | MetricValue::Gauge(value)) => value,
+        other => panic!("{metric} is {other:?}"),
+    }
+}
+
+fn left(broker: &Fixture) -> usize {
+    broker.manager.list().retired.iter().map(|retired| retired.threads_left).sum()
+}
+
+/// The same chain on both shards.
+#[track_caller]
+fn await_chain(broker: &Fixture, links: &[&str]) {
+    until(&links.join(", "), || broker.shards.chains() == [links, links]);
+}
 
 /// What `host-calls` has measured, by the end of the name.
 fn measured(broker: &Fixture, metric: &str) -> Option<MetricValue> {
@@ -14,7 +43,7 @@ fn measured(broker: &Fixture, metric: &str) -> Option<MetricValue> {
 /// In one test, because metrics belong to the process.
 #[test]
 fn metrics_of_a_plugin_are_shown_while_it_is_loaded_and_go_on_through_a_reload() {
-    let broker = Fixture::with(2, |settings| settings.limits.plugin_metrics_max = 4);
+    let broker = Fixture::with(2, |settings| settings.limits.plugin_metrics_max = 8);
     broker.load("host-calls", json!({})).unwrap();
     assert_eq!(measured(&broker, "publishes"), Some(MetricValue::Counter(0)));
     broker.shards.publish(0, 3);
@@ -35,4 +64,124 @@ fn metrics_of_a_plugin_are_shown_while_it_is_loaded_and_go_on_through_a_reload()
     assert!(error.contains("the value cannot be taken"), "{error}");
     let error = broker.load("host-calls", json!({"metric": "one_too_many"})).unwrap_err();
     assert!(error.contains("a limit is reached"), "{error}");
+}
+
+#[test]
+fn threads_of_a_plugin_are_told_to_end_and_joined_with_their_generation() {
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({"threads": 2})).unwrap();
+    until("both threads run", || count(&broker, "threads") == 2);
+    broker.manager.reload("host-calls", None).unwrap();
+    // Those of the generation before have been joined, or they would be counted.
+    until("the new threads run", || count(&broker, "threads") == 2);
+    broker.manager.unload("host-calls").unwrap();
+    assert_eq!(left(&broker), 0);
+    broker.load("host-calls", json!({})).unwrap();
+    assert_eq!(count(&broker, "threads"), 0);
+}
+
+#[test]
+fn a_thread_that_does_not_end_is_named_and_counted_until_it_does() {
+    let log = Log::install();
+    let broker = Fixture::with(1, |settings| settings.limits.plugin_thread_join_ms = 50);
+    broker.load("host-calls", json!({"threads": 1, "stubborn_ms": 1_000})).unwrap();
+    broker.manager.unload("host-calls").unwrap();
+    assert_eq!(left(&broker), 1);
+    let said = "but 1 of its threads have not ended within 50 ms: stubborn; they must return soon";
+    assert!(log.text().contains(said), "{}", log.text());
+    until("it ends", || left(&broker) == 0);
+}
+
+#[test]
+fn threads_are_limited_and_those_of_a_load_that_fails_are_joined() {
+    let broker = Fixture::with(1, |settings| settings.limits.plugin_threads_max = 2);
+    let error = broker.load("host-calls", json!({"threads": 3})).unwrap_err();
+    assert!(error.contains("a limit is reached"), "{error}");
+    broker.load("host-calls", json!({"threads": 2})).unwrap();
+    until("as many as may run", || count(&broker, "threads") == 2);
+}
+
+#[test]
+fn a_hook_is_mounted_and_unmounted_at_run_time_on_every_shard() {
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({})).unwrap();
+    await_chain(&broker, &["host-calls/publish"]);
+    broker.shards.publish_to(0, "host-calls/mount", b"12345", 1);
+    await_chain(&broker, &["host-calls/publish", "host-calls/late"]);
+    broker.shards.publish(1, 3);
+    assert_eq!((count(&broker, "late"), count(&broker, "late_args")), (3, 5));
+    assert_eq!(broker.manager.show("host-calls").unwrap().hooks.len(), 2);
+
+    // One function on one point twice.
+    broker.shards.publish_to(1, "host-calls/mount", b"1", 1);
+    assert_eq!(count(&broker, "refused"), 1);
+
+    broker.shards.publish_to(1, "host-calls/unmount", b"", 1);
+    await_chain(&broker, &["host-calls/publish"]);
+    broker.shards.publish_to(0, "host-calls/unmount", b"", 1);
+    assert_eq!(count(&broker, "refused"), 2, "a handle of what is gone is stale");
+
+    broker.shards.publish_to(1, "host-calls/mount-first", b"", 1);
+    await_chain(&broker, &["host-calls/late", "host-calls/publish"]);
+    broker.shards.publish_to(1, "host-calls/unmount", b"", 1);
+    await_chain(&broker, &["host-calls/publish"]);
+    broker.shards.publish_to(1, "host-calls/mount-from-a-thread", b"", 1);
+    await_chain(&broker, &["host-calls/publish", "host-calls/late"]);
+    broker.shards.publish(1, 1);
+    assert_eq!(count(&broker, "late_args"), 3);
+    broker.manager.unload("host-calls").unwrap();
+    assert_eq!(broker.shards.chains(), [[""; 0], []]);
+}
+
+#[test]
+fn what_load_mounts_is_part_of_the_first_chains_with_its_topics() {
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({"mount_in_load": "only/+"})).unwrap();
+    let both = ["host-calls/publish", "host-calls/late"];
+    assert_eq!(broker.shards.chains(), [both, both]);
+    broker.shards.publish_to(0, "only/these", b"", 2);
+    broker.shards.publish_to(1, "others/too", b"", 2);
+    assert_eq!((count(&broker, "late"), count(&broker, "late_args")), (2, 7));
+}
+
+#[test]
+fn equal_priorities_run_in_the_order_of_mounting_whoever_mounts() {
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({})).unwrap();
+    broker.load("noop", json!({})).unwrap();
+    broker.shards.publish_to(0, "host-calls/mount", b"", 1);
+    await_chain(&broker, &["host-calls/publish", "noop/publish", "host-calls/late"]);
+    broker
+        .manager
+        .load(grapnel::plugin::LoadRequest {
+            name: Some("noop-2".to_owned()),
+            ..super::shards::request("noop", json!({}))
+        })
+        .unwrap();
+    let all = ["host-calls/publish", "noop/publish", "host-calls/late", "noop-2/publish"];
+    assert_eq!(broker.shards.chains(), [all, all]);
+    // The new generation stands where the old one stood, and has mounted nothing.
+    broker.manager.reload("host-calls", None).unwrap();
+    let all = ["host-calls/publish", "noop/publish", "noop-2/publish"];
+    assert_eq!(broker.shards.chains(), [all, all]);
+}
+
+#[test]
+fn hooks_mounted_at_run_time_are_limited() {
+    let broker = Fixture::with(1, |settings| settings.limits.plugin_hooks_max = 0);
+    let error = broker.load("host-calls", json!({"mount_in_load": "a"})).unwrap_err();
+    assert!(error.contains("a limit is reached"), "{error}");
+}
+
+/// A shard that does not answer keeps its chains until it does; nothing is lost.
+#[test]
+fn a_mount_comes_into_force_when_a_shard_that_was_held_up_answers_again() {
+    let log = Log::install();
+    let broker = Fixture::with(2, |settings| settings.answer_timeout = Duration::from_millis(50));
+    broker.load("host-calls", json!({})).unwrap();
+    let release = broker.shards.hold(1);
+    broker.shards.publish_to(0, "host-calls/mount", b"", 1);
+    until("the other one does not answer", || log.text().contains("not in force yet"));
+    drop(release);
+    await_chain(&broker, &["host-calls/publish", "host-calls/late"]);
 }

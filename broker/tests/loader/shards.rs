@@ -72,6 +72,11 @@ impl FakeShards {
 
     /// Lets a client connect to a shard and publish these many messages of QoS 0, through the engine and its chains.
     pub fn publish(&self, shard: usize, messages: usize) {
+        self.publish_to(shard, "a", b"xy", messages);
+    }
+
+    /// The same with a topic and a payload of one's own, both short.
+    pub fn publish_to(&self, shard: usize, topic: &'static str, payload: &'static [u8], messages: usize) {
         let done = self.handles[shard].call(LONG, move |engine| {
             let listener = Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true });
             let address = SocketAddr::from(([127, 0, 0, 1], 40_000));
@@ -79,7 +84,10 @@ impl FakeShards {
                 engine.open(Peer { listener, peer: address, local: address }).expect("a place is free");
             let mut bytes = b"\x10\x0c\x00\x04MQTT\x04\x02\x00\x3c\x00\x00".to_vec();
             for _ in 0..messages {
-                bytes.extend_from_slice(b"\x30\x05\x00\x01axy");
+                let rest = 2 + topic.len() + payload.len();
+                bytes.extend_from_slice(&[0x30, rest as u8, 0, topic.len() as u8]);
+                bytes.extend_from_slice(topic.as_bytes());
+                bytes.extend_from_slice(payload);
             }
             let received = engine.receive(conn, Input::Scratch(&bytes));
             engine.closed(conn, Ended::ByPeer);

@@ -251,6 +251,13 @@ macro_rules! wrapper {
                 $name { context }
             }
         }
+
+        impl $name<'_> {
+            /// What the hook was mounted with at run time ([`crate::Mounting::args`]); 0 otherwise.
+            pub fn args(&self) -> usize {
+                self.context.event().args as usize
+            }
+        }
     };
 }
 

@@ -33,12 +33,23 @@ pub struct MountSpec {
     topics: &'static [&'static str],
     deliver: bool,
     policy: u32,
+    manual: bool,
 }
 
 impl MountSpec {
     /// A function at a hook point, under a name.
     pub const fn new(point: HookPoint, name: &'static str, hook: HookFn) -> MountSpec {
-        MountSpec { point, name, hook, priority: 0, deadline_ms: 0, topics: &[], deliver: false, policy: 0 }
+        MountSpec {
+            point,
+            name,
+            hook,
+            priority: 0,
+            deadline_ms: 0,
+            topics: &[],
+            deliver: false,
+            policy: 0,
+            manual: false,
+        }
     }
 
     /// Higher runs earlier; 0 unless said otherwise.
@@ -79,6 +90,38 @@ impl MountSpec {
     #[must_use]
     pub const fn name(self, name: &'static str) -> MountSpec {
         MountSpec { name, ..self }
+    }
+
+    /// Whether it is mounted by [`Host::mount`] alone and not when the plugin is loaded.
+    #[must_use]
+    pub const fn manual(self, manual: bool) -> MountSpec {
+        MountSpec { manual, ..self }
+    }
+
+    pub(crate) const fn is_manual(&self) -> bool {
+        self.manual
+    }
+
+    pub(crate) const fn hook_name(&self) -> &'static str {
+        self.name
+    }
+
+    pub(crate) const fn topic_list(&self) -> &'static [&'static str] {
+        self.topics
+    }
+
+    /// The table of the ABI, but for the topics.
+    pub(crate) fn table(&self) -> Mount {
+        Mount {
+            point: self.point as u16,
+            priority: self.priority,
+            deadline_ms: self.deadline_ms,
+            hook: Some(self.hook),
+            name: Slice::of(self.name.as_bytes()),
+            flags: if self.deliver { raw::MOUNT_DELIVER } else { 0 },
+            policy: self.policy,
+            ..Mount::EMPTY
+        }
     }
 
     pub(crate) const fn point(&self) -> HookPoint {
@@ -244,23 +287,15 @@ fn lend(write: impl FnOnce(&mut Lent)) {
 }
 
 unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
-    let Some(spec) = P::MOUNTS.get(index as usize) else { return Status::ABSENT };
+    let mut listed = P::MOUNTS.iter().filter(|spec| !spec.is_manual());
+    let Some(spec) = listed.nth(index as usize) else { return Status::ABSENT };
     // SAFETY: the host passes null or a mount of its own.
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
     // All fields of ABI 1.0 have to fit; a smaller one comes from no broker.
     if (out.size as usize) < size_of::<Mount>() {
         return Status::INVALID;
     }
-    *out = Mount {
-        point: spec.point as u16,
-        priority: spec.priority,
-        deadline_ms: spec.deadline_ms,
-        hook: Some(spec.hook),
-        name: Slice::of(spec.name.as_bytes()),
-        flags: if spec.deliver { raw::MOUNT_DELIVER } else { 0 },
-        policy: spec.policy,
-        ..Mount::EMPTY
-    };
+    *out = spec.table();
     lend(|lent| {
         lent.list = spec.topics.iter().map(|topic| LentSlice(Slice::of(topic.as_bytes()))).collect();
         out.topics = lent.list.as_ptr().cast();

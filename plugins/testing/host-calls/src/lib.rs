@@ -1,50 +1,144 @@
-//! A plugin for the tests of what the broker does for plugins: metrics of each kind.
+//! A plugin for the tests of what the broker does for plugins: metrics of each kind, threads, and hooks that are mounted at run
+//! time. What it does beside counting is asked for by its configuration and by messages under `host-calls/`.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{Counter, Error, Gauge, Histogram, Host, Plugin, Publish};
+use grapnel_plugin_abi::{Counter, Error, Gauge, Histogram, HookId, Host, Mounting, Plugin, Publish};
 
 #[derive(serde::Deserialize)]
 struct Config {
     /// Asks for a metric of this name, too, and fails where it gets none.
     #[serde(default)]
     metric: Option<String>,
+    /// Threads that end when they are told to.
+    #[serde(default)]
+    threads: u32,
+    /// Milliseconds for which one more thread does not end then.
+    #[serde(default)]
+    stubborn_ms: u64,
+    /// Mounts `late` in `load`, on these topics.
+    #[serde(default)]
+    mount_in_load: Option<String>,
+}
+
+/// What the instances share.
+struct HostCalls {
+    host: Host,
+    metrics: Metrics,
+    /// What `late` was mounted as.
+    mounted: Mutex<Option<HookId>>,
 }
 
 #[derive(Clone, Copy)]
-struct HostCalls {
+struct Metrics {
     publishes: Counter,
     last_payload: Gauge,
     payload: Histogram,
+    late: Counter,
+    late_args: Gauge,
+    refused: Counter,
+    threads: Gauge,
+}
+
+struct Instance {
+    shared: Arc<HostCalls>,
 }
 
 impl Plugin for HostCalls {
     type Config = Config;
-    type Shard = HostCalls;
+    type Shard = Instance;
 
     fn load(config: Config, host: &Host) -> Result<HostCalls, Error> {
         if let Some(name) = config.metric {
             host.counter(&name, "as the test asked for")?;
         }
-        Ok(HostCalls {
+        let metrics = Metrics {
             publishes: host.counter("publishes", "messages that came in")?,
             last_payload: host.gauge("last_payload_bytes", "size of the last one")?,
             payload: host.histogram("payload_bytes", "sizes of all", &[4, 16])?,
-        })
+            late: host.counter("late", "calls of the hook that is mounted at run time")?,
+            late_args: host.gauge("late_args", "what it was mounted with")?,
+            refused: host.counter("refused", "mounts and unmounts that the broker refused")?,
+            threads: host.gauge("threads", "threads that have not been told to end")?,
+        };
+        for number in 0..config.threads {
+            host.spawn(&format!("polite-{number}"), move |host| {
+                metrics.threads.adjust(1);
+                while !host.wait_stop(Duration::from_secs(3600)) {}
+                metrics.threads.adjust(-1);
+            })?;
+        }
+        if config.stubborn_ms > 0 {
+            let stubborn = Duration::from_millis(config.stubborn_ms);
+            host.spawn("stubborn", move |host| {
+                while !host.wait_stop(Duration::from_secs(3600)) {}
+                let told = Instant::now();
+                while told.elapsed() < stubborn {
+                    std::thread::park_timeout(stubborn);
+                }
+            })?;
+        }
+        let mounted = match config.mount_in_load {
+            Some(topics) => {
+                let mounting = Mounting::new().topics([topics]).args(7);
+                Some(host.mount::<HostCalls>("late", &mounting)?)
+            }
+            None => None,
+        };
+        Ok(HostCalls { host: *host, metrics, mounted: Mutex::new(mounted) })
     }
 
-    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<HostCalls, Error> {
-        Ok(**self)
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Instance, Error> {
+        Ok(Instance { shared: Arc::clone(self) })
     }
 }
 
 impl HostCalls {
-    fn publish(&mut self, message: &mut Publish<'_>) {
-        let bytes = message.payload().len() as i64;
-        self.publishes.add_one();
-        self.last_payload.set(bytes);
-        self.payload.record(bytes);
+    fn mount(&self, mounting: &Mounting) {
+        match self.host.mount::<HostCalls>("late", mounting) {
+            Ok(id) => *self.mounted.lock().unwrap_or_else(PoisonError::into_inner) = Some(id),
+            Err(_) => self.metrics.refused.add_one(),
+        }
+    }
+
+    fn unmount(&self) {
+        let id = *self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        if id.is_none_or(|id| self.host.unmount(id).is_err()) {
+            self.metrics.refused.add_one();
+        }
     }
 }
 
-grapnel_plugin_abi::plugin!(HostCalls { message.publish => HostCalls::publish });
+impl Instance {
+    fn publish(&mut self, message: &mut Publish<'_>) {
+        let Metrics { publishes, last_payload, payload, .. } = self.shared.metrics;
+        let bytes = message.payload().len() as i64;
+        publishes.add_one();
+        last_payload.set(bytes);
+        payload.record(bytes);
+        match message.topic() {
+            "host-calls/mount" => self.shared.mount(&Mounting::new().args(bytes as usize)),
+            "host-calls/mount-first" => self.shared.mount(&Mounting::new().priority(100)),
+            "host-calls/unmount" => self.shared.unmount(),
+            "host-calls/mount-from-a-thread" => {
+                let shared = Arc::clone(&self.shared);
+                let body = move |_: Host| shared.mount(&Mounting::new().args(3));
+                if self.shared.host.spawn("mounts", body).is_err() {
+                    self.shared.metrics.refused.add_one();
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn late(&mut self, message: &mut Publish<'_>) {
+        self.shared.metrics.late.add_one();
+        self.shared.metrics.late_args.set(message.args() as i64);
+    }
+}
+
+grapnel_plugin_abi::plugin!(HostCalls {
+    message.publish => Instance::publish,
+    message.publish(manual = true) => Instance::late,
+});

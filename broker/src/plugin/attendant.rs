@@ -1,0 +1,107 @@
+//! A thread that does what plugins and shards ask for and nobody on a shard may wait for: putting hooks that were mounted at run
+//! time into the chains. It takes its turn among the transactions. Started and ended with the manager.
+
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use super::transaction::Workshop;
+use super::view::View;
+
+/// Time after which what a shard did not answer is tried again.
+const RETRY: Duration = Duration::from_secs(1);
+
+enum Errand {
+    /// Something has changed about what is in the chains.
+    Compile,
+    Stop,
+}
+
+/// Where errands are handed in. Any thread; cheap to clone.
+#[derive(Clone)]
+pub(super) struct Errands {
+    sender: Sender<Errand>,
+    /// One that has not been taken up is enough for all.
+    waiting: Arc<AtomicBool>,
+}
+
+impl Errands {
+    /// Has the chains compiled again. Returns at once.
+    pub(super) fn remount(&self) {
+        if !self.waiting.swap(true, Ordering::AcqRel) {
+            // The attendant has gone with its manager: there are no chains left.
+            let _ = self.sender.send(Errand::Compile);
+        }
+    }
+}
+
+/// The thread. Dropping it ends it.
+pub(super) struct Attendant {
+    errands: Errands,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Attendant {
+    /// Starts it over what the manager holds.
+    ///
+    /// # Errors
+    /// When the thread cannot be made.
+    pub(super) fn start(
+        workshop: Arc<Mutex<Workshop>>,
+        view: Arc<RwLock<View>>,
+    ) -> std::io::Result<Attendant> {
+        let (sender, receiver) = channel();
+        let errands = Errands { sender, waiting: Arc::default() };
+        let waiting = Arc::clone(&errands.waiting);
+        let thread = std::thread::Builder::new()
+            .name("attendant".to_owned())
+            .spawn(move || serve(&receiver, &waiting, &workshop, &view))?;
+        Ok(Attendant { errands, thread: Some(thread) })
+    }
+
+    pub(super) fn errands(&self) -> Errands {
+        self.errands.clone()
+    }
+}
+
+impl Drop for Attendant {
+    fn drop(&mut self) {
+        // It has ended by itself only where it panicked, which it has said.
+        let _ = self.errands.sender.send(Errand::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Workshop>, view: &RwLock<View>) {
+    let mut again = false;
+    loop {
+        let timeout = if again { RETRY } else { Duration::MAX };
+        match errands.recv_timeout(timeout) {
+            Ok(Errand::Compile) => waiting.store(false, Ordering::Release),
+            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+        }
+        again = !compile(workshop, view);
+    }
+}
+
+/// Puts what is mounted into force, if that is not so yet; false where a shard did not answer.
+fn compile(workshop: &Mutex<Workshop>, view: &RwLock<View>) -> bool {
+    let mut workshop = workshop.lock().unwrap_or_else(PoisonError::into_inner);
+    let active = view.read().unwrap_or_else(PoisonError::into_inner).active.clone();
+    let Some(changed) = active.iter().find(|plugin| plugin.is_changed()) else { return true };
+    let result = workshop.swap(&changed.name, &active, &active);
+    let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
+    view.totals.clone_from(&workshop.totals);
+    view.table_generation = workshop.table_generation;
+    if let Err(error) = result {
+        active.iter().for_each(|plugin| plugin.change());
+        tracing::warn!("hooks that were mounted or unmounted at run time are not in force yet: {error}");
+        return false;
+    }
+    true
+}

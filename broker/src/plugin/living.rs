@@ -1,0 +1,78 @@
+//! The generations of plugins that live: from before their `load` until their end. What they ask the broker for by their handle
+//! is found here, and whoever comes later gets STALE. Used by the services and the transactions, from any thread.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use grapnel_engine::hook::PluginHandle;
+use grapnel_plugin_abi::raw::Status;
+
+use super::loaded::Hook;
+use super::mounts::Mounts;
+use super::threads::Threads;
+
+/// What a generation has of the broker.
+pub(super) struct Life {
+    pub handle: PluginHandle,
+    pub name: Arc<str>,
+    pub threads: Threads,
+    pub mounts: Mounts,
+}
+
+/// All that live, and those that have ended but for a thread.
+#[derive(Default)]
+pub(super) struct Living {
+    living: RwLock<HashMap<u64, Arc<Life>>>,
+    left: Mutex<Vec<Arc<Life>>>,
+}
+
+impl Living {
+    /// A generation comes to life; its `load` is next.
+    pub(super) fn begin(&self, handle: PluginHandle, name: Arc<str>, hooks: &[Hook]) {
+        let life = Life { handle, name, threads: Threads::default(), mounts: Mounts::beside(hooks) };
+        let life = Arc::new(life);
+        self.living.write().unwrap_or_else(PoisonError::into_inner).insert(handle.0, life);
+    }
+
+    /// The generation of a handle.
+    ///
+    /// # Errors
+    /// STALE where it has ended.
+    pub(super) fn of(&self, handle: u64) -> Result<Arc<Life>, Status> {
+        self.living.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned().ok_or(Status::STALE)
+    }
+
+    /// The generation is none of them any more, and its threads are asked to end and joined; how many have not ended within the
+    /// time. May be asked again.
+    pub(super) fn end(&self, handle: PluginHandle, join: Duration) -> usize {
+        let life = self.living.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
+        let Some(life) = life else { return self.threads_left(handle) };
+        let left = life.threads.stop(join);
+        if left.is_empty() {
+            return 0;
+        }
+        tracing::error!(
+            plugin = &*life.name,
+            generation = handle.0 >> 32,
+            "the plugin has ended, but {} of its threads have not ended within {} ms: {}; they must return soon after \
+             wait_stop has said so",
+            left.len(),
+            join.as_millis(),
+            left.join(", ")
+        );
+        self.left().push(life);
+        left.len()
+    }
+
+    /// How many threads of an ended generation still run.
+    pub(super) fn threads_left(&self, handle: PluginHandle) -> usize {
+        let mut left = self.left();
+        left.retain(|life| life.threads.running() > 0);
+        left.iter().find(|life| life.handle == handle).map_or(0, |life| life.threads.running())
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Arc<Life>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,144 @@
+//! Threads that the broker starts for a plugin and joins at its end. Plugins start them through the services; the end of a
+//! generation, on the loader's thread, asks them to stop and waits for a bounded time. What has not ended by then goes on, is
+//! named in the log and counted in the list of plugins: nobody can end a thread from outside.
+
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+use grapnel_plugin_abi::host::PluginThread;
+use grapnel_plugin_abi::raw::Status;
+
+/// Bytes of a name that are kept.
+const NAME_BYTES_MAX: usize = 64;
+
+/// The threads of one generation.
+#[derive(Default)]
+pub(super) struct Threads {
+    shared: Arc<Shared>,
+}
+
+#[derive(Default)]
+struct Shared {
+    state: Mutex<State>,
+    /// A thread has ended, or all are to.
+    changed: Condvar,
+}
+
+#[derive(Default)]
+struct State {
+    stopping: bool,
+    started: u64,
+    running: Vec<Running>,
+}
+
+struct Running {
+    number: u64,
+    name: String,
+    /// The body has returned; what is left of the thread is the system's.
+    ended: bool,
+    handle: JoinHandle<()>,
+}
+
+impl Shared {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Says that a thread's body is over, however it came to that.
+struct Leaving {
+    number: u64,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Leaving {
+    fn drop(&mut self) {
+        let mut state = self.shared.state();
+        if let Some(running) = state.running.iter_mut().find(|running| running.number == self.number) {
+            running.ended = true;
+        }
+        drop(state);
+        self.shared.changed.notify_all();
+    }
+}
+
+impl Threads {
+    /// Starts a thread, unless `max` run already.
+    ///
+    /// # Errors
+    /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
+    /// body is not run then.
+    pub(super) fn spawn(
+        &self,
+        name: &str,
+        max: u64,
+        body: PluginThread,
+        before: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Status> {
+        if name.contains('\0') {
+            return Err(Status::INVALID);
+        }
+        let name: String = name.chars().take(NAME_BYTES_MAX).collect();
+        // Held until the thread is in the list: whoever ends the plugin sees all of them.
+        let mut state = self.shared.state();
+        if state.stopping {
+            return Err(Status::STALE);
+        }
+        state.running.retain(|running| !(running.ended && running.handle.is_finished()));
+        if state.running.len() as u64 >= max {
+            return Err(Status::FULL);
+        }
+        state.started += 1;
+        let number = state.started;
+        let shared = Arc::clone(&self.shared);
+        let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
+            let _leaving = Leaving { number, shared };
+            before();
+            body.run();
+        });
+        let handle = thread.map_err(|error| {
+            tracing::warn!("the system starts no thread {name} for a plugin: {error}");
+            Status::FAILED
+        })?;
+        state.running.push(Running { number, name, ended: false, handle });
+        Ok(())
+    }
+
+    /// Waits until the plugin is to end; whether it is.
+    pub(super) fn wait_stop(&self, timeout: Duration) -> bool {
+        let state = self.shared.state();
+        let waited = self.shared.changed.wait_timeout_while(state, timeout, |state| !state.stopping);
+        waited.unwrap_or_else(PoisonError::into_inner).0.stopping
+    }
+
+    /// Asks all threads to end and joins those that do within the time. The names of the others.
+    pub(super) fn stop(&self, timeout: Duration) -> Vec<String> {
+        let deadline = Instant::now() + timeout;
+        let mut state = self.shared.state();
+        state.stopping = true;
+        self.shared.changed.notify_all();
+        while state.running.iter().any(|running| !running.ended) {
+            let left = deadline.saturating_duration_since(Instant::now());
+            if left.is_zero() {
+                break;
+            }
+            state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+        let (ended, left): (Vec<_>, Vec<_>) =
+            std::mem::take(&mut state.running).into_iter().partition(|running| running.ended);
+        state.running = left;
+        let names = state.running.iter().map(|running| running.name.clone()).collect();
+        drop(state);
+        for running in ended {
+            // Its body has returned and the SDK has logged a panic in it.
+            let _ = running.handle.join();
+        }
+        names
+    }
+
+    /// How many have not ended.
+    pub(super) fn running(&self) -> usize {
+        self.shared.state().running.iter().filter(|running| !running.ended).count()
+    }
+}
