@@ -42,11 +42,14 @@
 //! assert_eq!(message.user_properties(), [("stamp".into(), "v1".into())]);
 //! ```
 //!
+//! The [`guide`] says how everything works, chapter by chapter, for authors in Rust and in C.
+//!
 //! # Layers
 //!
 //! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only ever grow; [`layout`] is the same as data. [`host`] is
 //! the broker's side of it. Everything at the top of the crate is the SDK; [`testing`] drives a plugin without a broker.
 
+pub mod guide;
 pub mod host;
 pub mod layout;
 pub mod module;
