@@ -17,7 +17,7 @@
  *  * A status other than GRAPNEL_STATUS_OK that a setter answers leaves the event as it was.
  *  * Times are in the unit that ends their name, wall clocks in milliseconds since 1970.
  *
- *  Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just header` writes it anew. */
+ *  Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just abi` writes it anew. */
 #ifndef GRAPNEL_PLUGIN_H
 #define GRAPNEL_PLUGIN_H
 
@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x7eca88efbec999d5)
+#define GRAPNEL_ABI_HASH UINT64_C(0x7bc5fe71c6df0942)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;

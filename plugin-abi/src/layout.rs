@@ -1,13 +1,17 @@
-//! The ABI as data: every table with its fields, and one hash over them and over every number. A plugin carries the hash it
-//! was built with, and the loader compares it; a change that the layout check of abi_stable cannot see, such as a renumbered
-//! field, is caught by it.
+//! The ABI as data: every table with its fields, what each minor version added, and one hash for each minor version over fields
+//! and numbers. A plugin carries the hash of the version it was built with, and the loader compares it with its own hash of
+//! that version: whatever the broker's tables have grown by since, what the plugin knows of them lies where it expects it.
+
+mod signature;
 
 use crate::module::{ErrorText, Manifest, Mount, PluginModule};
 use crate::point::HookPoint;
+use crate::raw::{ABI_MAJOR, ABI_MINOR};
 use crate::raw::{
     Action, Change, Disposition, Event, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric,
-    NewThread, Pair, Policy, Scope, Slice, StateSink, Status, Value, Verdict,
+    NewThread, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
 };
+use signature::{AbiType, SEED, named};
 
 /// One field of a table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -18,6 +22,8 @@ pub struct FieldLayout {
     pub offset: usize,
     /// Its bytes.
     pub size: usize,
+    /// A number for its type.
+    pub signature: u64,
 }
 
 /// One table of the ABI.
@@ -31,25 +37,82 @@ pub struct TableLayout {
     pub fields: &'static [FieldLayout],
 }
 
-const fn size_of_field<T, F>(_access: fn(&T) -> &F) -> usize {
-    size_of::<F>()
+/// Something that a minor version added.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Addition {
+    /// Minor version that had it first.
+    pub minor: u16,
+    /// A table of [`TABLES`], or one of the names of numbers: `Field`, `Status`, `HookPoint` and so on.
+    pub to: &'static str,
+    /// Name of the field or number.
+    pub name: &'static str,
+}
+
+/// What was added since 1.0, and when. What is not listed here has been there from the beginning.
+pub const ADDITIONS: &[Addition] = &[
+    #[cfg(feature = "abi-test-grown")]
+    Addition { minor: 1, to: "Event", name: "grown" },
+    #[cfg(feature = "abi-test-grown")]
+    Addition { minor: 1, to: "HostApi", name: "grown" },
+    #[cfg(feature = "abi-test-grown")]
+    Addition { minor: 1, to: "PluginModule", name: "grown" },
+];
+
+/// The minor version that had a field or number first.
+const fn since(to: &str, name: &str) -> u16 {
+    let mut at = 0;
+    while at < ADDITIONS.len() {
+        if same(ADDITIONS[at].to, to) && same(ADDITIONS[at].name, name) {
+            return ADDITIONS[at].minor;
+        }
+        at += 1;
+    }
+    0
+}
+
+const fn same(left: &str, right: &str) -> bool {
+    let (left, right) = (left.as_bytes(), right.as_bytes());
+    if left.len() != right.len() {
+        return false;
+    }
+    let mut at = 0;
+    while at < left.len() {
+        if left[at] != right[at] {
+            return false;
+        }
+        at += 1;
+    }
+    true
+}
+
+/// A field's bytes and signature.
+const fn of_field<T, F: AbiType>(_access: fn(&T) -> &F) -> (usize, u64) {
+    (size_of::<F>(), F::SIGNATURE)
 }
 
 macro_rules! tables {
-    ($($table:ident { $($field:ident),* $(,)? })*) => {
+    ($($table:ident { $($(#[$meta:meta])* $field:ident),* $(,)? })*) => {
         /// Every table of the ABI.
         pub const TABLES: &[TableLayout] = &[$(TableLayout {
             name: stringify!($table),
             size: size_of::<$table>(),
-            fields: &[$(FieldLayout {
-                name: stringify!($field),
-                offset: std::mem::offset_of!($table, $field),
-                size: size_of_field::<$table, _>(|table| &table.$field),
+            fields: &[$($(#[$meta])* {
+                let (size, signature) = of_field::<$table, _>(|table| &table.$field);
+                FieldLayout {
+                    name: stringify!($field),
+                    offset: std::mem::offset_of!($table, $field),
+                    size,
+                    signature,
+                }
             }),*],
         }),*];
 
+        named! { $($table),* }
+
         // A field that is missing above does not compile.
-        const _: fn() = || { $(let _ = |table: $table| { let $table { $($field: _),* } = table; };)* };
+        const _: fn() = || {
+            $(let _ = |table: $table| { let $table { $($(#[$meta])* $field: _),* } = table; };)*
+        };
     };
 }
 
@@ -57,7 +120,7 @@ tables! {
     Slice { ptr, len }
     Event {
         size, point, proto_ver, qos, flags, shard, action, reason_code, reserved, reserved2, wall_ms, client_id, username,
-        topic, payload, ctx, args,
+        topic, payload, ctx, args, #[cfg(feature = "abi-test-grown")] grown,
     }
     Value { number, bytes, key }
     Change { field, index, number, bytes, key }
@@ -72,7 +135,7 @@ tables! {
     HostApi {
         size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
-        adjust, replay,
+        adjust, replay, #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }
     Manifest {
@@ -84,34 +147,112 @@ tables! {
     PluginModule {
         size, abi_major, abi_minor, abi_hash, manifest, mount, check_config, load, init_shard, drop_shard, activate,
         deactivate, unload, on_timer, on_mail, export_state, import_state, configure, configured,
+        #[cfg(feature = "abi-test-grown")] grown,
     }
 }
 
-/// FNV-1a over the names, offsets and sizes of [`TABLES`] and over all numbers: fields, flows, statuses and hook points.
-pub const ABI_HASH: u64 = {
-    let mut hash = 0xcbf2_9ce4_8422_2325;
+named! { Action, Disposition, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Ticket, Verdict }
+
+/// The hash of this version: what a plugin that is built now carries.
+pub const ABI_HASH: u64 = hash_of(ABI_MINOR);
+
+/// The hash of a minor version, as far as this one knows it: FNV-1a over the names, offsets, sizes and types of the fields of
+/// [`TABLES`] and over all numbers, without what came later.
+pub const fn hash_of(minor: u16) -> u64 {
+    let mut hash = SEED;
     let mut table = 0;
     while table < TABLES.len() {
-        hash = number(text(hash, TABLES[table].name), TABLES[table].size as u64);
+        let TableLayout { name, fields, .. } = TABLES[table];
+        hash = text(hash, name);
         let mut field = 0;
-        while field < TABLES[table].fields.len() {
-            let layout = &TABLES[table].fields[field];
-            hash = number(number(text(hash, layout.name), layout.offset as u64), layout.size as u64);
+        while field < fields.len() {
+            let FieldLayout { name: field_name, offset, size, signature } = fields[field];
+            if since(name, field_name) <= minor {
+                hash = number(number(text(hash, field_name), offset as u64), size as u64);
+                hash = number(hash, signature);
+            }
             field += 1;
         }
         table += 1;
     }
-    hash = numbers(numbers(numbers(hash, Field::NAMES), Flow::NAMES), Status::NAMES);
-    hash = numbers(numbers(hash, Scope::NAMES), MetricKind::NAMES);
-    hash = numbers(numbers(hash, Verdict::NAMES), Disposition::NAMES);
-    hash = numbers(numbers(numbers(hash, Action::NAMES), LogLevel::NAMES), Policy::NAMES);
+    let mut list = 0;
+    while list < NUMBERS.len() {
+        let (name, numbers) = NUMBERS[list];
+        hash = text(hash, name);
+        let mut at = 0;
+        while at < numbers.len() {
+            let (number_name, value) = numbers[at];
+            if since(name, number_name) <= minor {
+                hash = number(text(hash, number_name), value as u64);
+            }
+            at += 1;
+        }
+        list += 1;
+    }
     let mut point = 0;
     while point < HookPoint::ALL.len() {
-        hash = number(text(hash, HookPoint::ALL[point].name()), HookPoint::ALL[point] as u64);
+        if since("HookPoint", HookPoint::ALL[point].name()) <= minor {
+            hash = number(text(hash, HookPoint::ALL[point].name()), HookPoint::ALL[point] as u64);
+        }
         point += 1;
     }
     hash
-};
+}
+
+/// Every list of numbers with names, beside the hook points.
+pub const NUMBERS: &[(&str, &[(&str, u32)])] = &[
+    ("Field", Field::NAMES),
+    ("Flow", Flow::NAMES),
+    ("Status", Status::NAMES),
+    ("Scope", Scope::NAMES),
+    ("MetricKind", MetricKind::NAMES),
+    ("Verdict", Verdict::NAMES),
+    ("Disposition", Disposition::NAMES),
+    ("Action", Action::NAMES),
+    ("LogLevel", LogLevel::NAMES),
+    ("Policy", Policy::NAMES),
+];
+
+/// Bytes that a table had in a minor version: up to the end of its last field of then.
+pub const fn size_in(table: &str, minor: u16) -> usize {
+    let mut size = 0;
+    let mut at = 0;
+    while at < TABLES.len() {
+        if same(TABLES[at].name, table) {
+            let fields = TABLES[at].fields;
+            let mut field = 0;
+            while field < fields.len() {
+                if since(table, fields[field].name) <= minor {
+                    size = fields[field].offset + fields[field].size;
+                }
+                field += 1;
+            }
+        }
+        at += 1;
+    }
+    size
+}
+
+/// Why a plugin's tables are not taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Mismatch {
+    /// It was built for a version that this one does not know.
+    Version,
+    /// It says it was built for a version that we know, and knows its tables otherwise; the hash is ours of that version.
+    Hash(u64),
+}
+
+/// Whether a plugin that was built for this version, with this hash, knows a part of our tables and nothing else.
+///
+/// # Errors
+/// [`Mismatch`].
+pub const fn check(major: u16, minor: u16, hash: u64) -> Result<(), Mismatch> {
+    if major != ABI_MAJOR || minor > ABI_MINOR {
+        return Err(Mismatch::Version);
+    }
+    let ours = hash_of(minor);
+    if hash == ours { Ok(()) } else { Err(Mismatch::Hash(ours)) }
+}
 
 const fn text(mut hash: u64, text: &str) -> u64 {
     let bytes = text.as_bytes();
@@ -129,15 +270,6 @@ const fn number(mut hash: u64, number: u64) -> u64 {
     while shift < 64 {
         hash = (hash ^ ((number >> shift) & 0xff)).wrapping_mul(0x0100_0000_01b3);
         shift += 8;
-    }
-    hash
-}
-
-const fn numbers(mut hash: u64, names: &[(&str, u32)]) -> u64 {
-    let mut at = 0;
-    while at < names.len() {
-        hash = number(text(hash, names[at].0), names[at].1 as u64);
-        at += 1;
     }
     hash
 }

@@ -208,6 +208,9 @@ pub struct PluginModule {
     /// After `configure`: the instance looks at the shared part again.
     #[sabi(last_prefix_field)]
     pub configured: unsafe extern "C" fn(instance: *mut c_void),
+    /// What a later version could add: a function that answers 77.
+    #[cfg(feature = "abi-test-grown")]
+    pub grown: unsafe extern "C" fn() -> u64,
 }
 
 impl RootModule for PluginModuleRef {
@@ -215,7 +218,10 @@ impl RootModule for PluginModuleRef {
     const BASE_NAME: &'static str = "grapnel_plugin";
     const NAME: &'static str = "grapnel_plugin";
     // The version of this crate is the version of the ABI, which a test holds.
+    #[cfg(not(feature = "abi-test-grown"))]
     const VERSION_STRINGS: VersionStrings = abi_stable::package_version_strings!();
+    #[cfg(feature = "abi-test-grown")]
+    const VERSION_STRINGS: VersionStrings = VersionStrings::new("1.1.0");
 }
 
 impl PluginModule {

@@ -6,11 +6,16 @@ use std::ffi::c_void;
 use abi_stable::StableAbi;
 
 use crate::module::Mount;
+use crate::point::HookPoint;
 
 /// Major version of the ABI: another one is another ABI.
 pub const ABI_MAJOR: u16 = 1;
 /// Minor version: what was added since.
+#[cfg(not(feature = "abi-test-grown"))]
 pub const ABI_MINOR: u16 = 0;
+/// The minor version that the tests of growth pretend to.
+#[cfg(feature = "abi-test-grown")]
+pub const ABI_MINOR: u16 = 1;
 
 /// Borrowed bytes; valid during the call they were given in. `ptr` may be null where `len` is 0.
 #[repr(C)]
@@ -104,7 +109,7 @@ numbers! {
         FULL = 5;
         /// Called from a thread or at a moment where it may not be called.
         WRONG_MOMENT = 6;
-        /// The plugin's own function failed; its [`ErrorText`] says why.
+        /// The plugin's own function failed; its [`crate::module::ErrorText`] says why.
         FAILED = 7;
     }
 }
@@ -430,6 +435,36 @@ pub struct Event {
     pub ctx: *mut c_void,
     /// What the hook was mounted with.
     pub args: *mut c_void,
+    /// What a later version could add: 77.
+    #[cfg(feature = "abi-test-grown")]
+    pub grown: u64,
+}
+
+impl Event {
+    /// An event of a hook point, with nothing in it but where and when.
+    pub const fn at(point: HookPoint, shard: u32, wall_ms: u64) -> Event {
+        Event {
+            size: size_of::<Event>() as u32,
+            point: point as u16,
+            proto_ver: 0,
+            qos: 0,
+            flags: 0,
+            shard,
+            action: 0,
+            reason_code: 0,
+            reserved: 0,
+            reserved2: 0,
+            wall_ms,
+            client_id: Slice::EMPTY,
+            username: Slice::EMPTY,
+            topic: Slice::EMPTY,
+            payload: Slice::EMPTY,
+            ctx: std::ptr::null_mut(),
+            args: std::ptr::null_mut(),
+            #[cfg(feature = "abi-test-grown")]
+            grown: 77,
+        }
+    }
 }
 
 impl std::fmt::Debug for Event {
@@ -650,4 +685,7 @@ pub struct HostApi {
     /// Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
     /// session.created and session.subscribed with [`FLAG_REPLAY`]. Any thread, once.
     pub replay: unsafe extern "C" fn(plugin: u64) -> Status,
+    /// What a later version could add: a function that answers 77.
+    #[cfg(feature = "abi-test-grown")]
+    pub grown: unsafe extern "C" fn(plugin: u64) -> u64,
 }

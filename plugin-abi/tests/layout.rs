@@ -1,11 +1,12 @@
 //! The ABI byte by byte on 64-bit machines: sizes, offsets and numbers as they were first written down. A change here is a change
 //! of the ABI.
 
-use grapnel_plugin_abi::layout::TABLES;
+use std::fmt::Write;
+use std::path::Path;
+
+use grapnel_plugin_abi::layout::{ADDITIONS, Mismatch, NUMBERS, TABLES, check, hash_of, size_in};
 use grapnel_plugin_abi::point::{HookPoint, POINTS};
-use grapnel_plugin_abi::raw::{
-    Action, Disposition, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Verdict,
-};
+use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR, Field};
 
 fn table(name: &str) -> (usize, Vec<(&'static str, usize, usize)>) {
     let table = TABLES.iter().find(|table| table.name == name).expect("a table of the ABI");
@@ -15,10 +16,10 @@ fn table(name: &str) -> (usize, Vec<(&'static str, usize, usize)>) {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn what_a_hook_gets_lies_where_it_always_lay() {
-    let (size, fields) = table("Event");
-    assert_eq!(size, 112);
+    let (_, fields) = table("Event");
+    assert_eq!(size_in("Event", 0), 112);
     assert_eq!(
-        fields,
+        fields[..17],
         [
             ("size", 0, 4),
             ("point", 4, 2),
@@ -48,13 +49,13 @@ fn what_a_hook_gets_lies_where_it_always_lay() {
 #[test]
 #[cfg(target_pointer_width = "64")]
 fn what_broker_and_plugin_call_lies_where_it_always_lay() {
-    let (size, fields) = table("HostApi");
-    assert_eq!(size, 200);
+    let (_, fields) = table("HostApi");
+    assert_eq!(size_in("HostApi", 0), 200);
     assert_eq!(fields[6], ("log", 24, 8));
     assert_eq!(fields[10], ("complete", 56, 8));
-    let (size, fields) = table("PluginModule");
-    assert_eq!(size, 136);
-    let offsets: Vec<_> = fields.iter().map(|field| (field.0, field.1)).collect();
+    let (_, fields) = table("PluginModule");
+    assert_eq!(size_in("PluginModule", 0), 136);
+    let offsets: Vec<_> = fields[..19].iter().map(|field| (field.0, field.1)).collect();
     assert_eq!(
         offsets,
         [
@@ -86,16 +87,16 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
 
 #[test]
 fn every_table_begins_with_its_size_if_it_may_grow() {
-    for name in ["Event", "HostApi", "Manifest", "Mount", "PluginModule"] {
+    let may_grow =
+        ["Event", "HostApi", "Manifest", "Mount", "NewMessage", "NewMetric", "NewThread", "PluginModule"];
+    for name in may_grow {
         assert_eq!(table(name).1[0], ("size", 0, 4), "{name}");
     }
 }
 
 #[test]
 fn no_number_is_given_twice() {
-    let others = [Scope::NAMES, MetricKind::NAMES, Verdict::NAMES, Disposition::NAMES, Action::NAMES];
-    let levels = [LogLevel::NAMES, Policy::NAMES];
-    for names in [Field::NAMES, Flow::NAMES, Status::NAMES].into_iter().chain(others).chain(levels) {
+    for (_, names) in NUMBERS {
         for (at, (name, number)) in names.iter().enumerate() {
             let twin = names[..at].iter().find(|(_, other)| other == number);
             assert_eq!(twin, None, "{name} has the number of another");
@@ -112,4 +113,88 @@ fn no_number_is_given_twice() {
 #[test]
 fn a_field_fits_the_mask_of_what_a_hook_has_changed() {
     assert!(Field::NAMES.iter().all(|(_, number)| *number < 128));
+}
+
+/// Every table and number of 1.0, a line for each field.
+fn written_down() -> String {
+    let was_there =
+        |to: &str, name: &str| !ADDITIONS.iter().any(|added| (added.to, added.name) == (to, name));
+    let mut text = "The plugin ABI 1.0 byte by byte: tables with field, offset, size and signature of the type, and numbers.\n"
+        .to_owned();
+    for table in TABLES {
+        let _ = writeln!(text, "\n{}: {} bytes", table.name, size_in(table.name, 0));
+        for field in table.fields.iter().filter(|field| was_there(table.name, field.name)) {
+            let _ =
+                writeln!(text, "  {} {} {} {:016x}", field.name, field.offset, field.size, field.signature);
+        }
+    }
+    let points: Vec<_> = HookPoint::ALL.iter().map(|point| (point.name(), *point as u32)).collect();
+    for (name, numbers) in NUMBERS.iter().copied().chain([("HookPoint", points.as_slice())]) {
+        let _ = writeln!(text, "\n{name}");
+        for (number_name, number) in numbers.iter().filter(|(number_name, _)| was_there(name, number_name)) {
+            let _ = writeln!(text, "  {number_name} {number}");
+        }
+    }
+    text
+}
+
+fn committed(name: &str, written: impl Fn(&str) -> String) {
+    let file = Path::new(env!("CARGO_MANIFEST_DIR")).join(name);
+    let text = std::fs::read_to_string(&file).unwrap_or_default();
+    let written = written(&text);
+    if std::env::var_os("GRAPNEL_WRITE_ABI").is_some() {
+        std::fs::write(&file, &written).expect("the file can be written");
+        return;
+    }
+    let at = written.lines().zip(text.lines()).position(|(new, old)| new != old).map(|at| at + 1);
+    assert!(
+        written == text,
+        "{name} is not what the source says (line {at:?}). If the ABI was to change, and this version is not released: just abi"
+    );
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn the_abi_is_the_one_that_was_written_down() {
+    committed("abi-1.0.txt", |_| written_down());
+}
+
+#[test]
+#[cfg(target_pointer_width = "64")]
+fn the_document_has_the_hash() {
+    committed("ABI.md", |text| {
+        let row = format!("| 1.0 | `0x{:016x}` |", hash_of(0));
+        let lines = text.lines().map(|line| if line.starts_with("| 1.0 |") { row.as_str() } else { line });
+        lines.collect::<Vec<_>>().join("\n") + "\n"
+    });
+}
+
+#[test]
+fn a_plugin_of_this_version_or_an_earlier_one_is_accepted_by_its_hash() {
+    for minor in 0..=ABI_MINOR {
+        assert_eq!(check(ABI_MAJOR, minor, hash_of(minor)), Ok(()));
+        assert_eq!(check(ABI_MAJOR, minor, !hash_of(minor)), Err(Mismatch::Hash(hash_of(minor))));
+        assert_eq!(check(ABI_MAJOR + 1, minor, hash_of(minor)), Err(Mismatch::Version));
+    }
+    assert_eq!(check(ABI_MAJOR, ABI_MINOR + 1, hash_of(ABI_MINOR)), Err(Mismatch::Version));
+    let hashes: std::collections::BTreeSet<_> = (0..=ABI_MINOR).map(hash_of).collect();
+    assert_eq!(hashes.len(), usize::from(ABI_MINOR) + 1, "what was added is in the hash");
+}
+
+#[test]
+fn every_addition_is_there_and_stands_behind_what_was_there_before() {
+    for added in ADDITIONS {
+        assert!(added.minor != 0 && check(ABI_MAJOR, added.minor, 0) != Err(Mismatch::Version), "{added:?}");
+        if let Some(table) = TABLES.iter().find(|table| table.name == added.to) {
+            let at = table.fields.iter().position(|field| field.name == added.name).expect("it is a field");
+            assert!(table.fields[at].offset >= size_in(added.to, added.minor - 1), "{added:?}");
+            continue;
+        }
+        let named = NUMBERS.iter().find(|(name, _)| *name == added.to);
+        assert!(
+            named.is_some_and(|(_, numbers)| numbers.iter().any(|(name, _)| *name == added.name))
+                || (added.to == "HookPoint" && HookPoint::from_name(added.name).is_some()),
+            "{added:?}"
+        );
+    }
 }

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::sabi_types::VersionNumber;
 use grapnel_plugin_abi::host::{ForeignTable, Module};
-use grapnel_plugin_abi::layout::ABI_HASH;
+use grapnel_plugin_abi::layout::{self, Mismatch};
 use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
@@ -148,12 +148,14 @@ fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
         ForeignTable::Short(bytes) => {
             LoadError::ForeignLayout { file, built, what: format!("its table says it has {bytes} bytes") }
         }
-        ForeignTable::Hash(hash) => LoadError::ForeignLayout { file, built, what: other_hash(hash) },
+        ForeignTable::Hash { theirs, ours } => {
+            LoadError::ForeignLayout { file, built, what: other_hash(theirs, ours) }
+        }
     }
 }
 
-fn other_hash(hash: u64) -> String {
-    format!("hash {hash:016x} instead of {ABI_HASH:016x}")
+fn other_hash(theirs: u64, ours: u64) -> String {
+    format!("hash {theirs:016x} instead of {ours:016x}")
 }
 
 /// Checks version, layout and hash, in this order, because each makes the next one meaningful.
@@ -166,28 +168,38 @@ fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError
     let text = header.version_strings();
     let built = text.version.as_str().to_owned();
     let version = VersionNumber::new(text).ok();
-    let taken = version.is_some_and(|version| {
-        version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR)
-    });
-    if !taken {
+    let taken = version
+        .filter(|version| version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR));
+    let Some(taken) = taken else {
         let built = version.map_or(built, |version| format!("{}.{}", version.major, version.minor));
         return Err(LoadError::ForeignAbi { file: file.to_owned(), built, speaks: speaks() });
-    }
-    let layout =
+    };
+    let otherwise =
         |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
-    let module = header.init_root_module::<PluginModuleRef>().map_err(|error| {
+    let module = if taken.minor == u32::from(ABI_MINOR) {
+        header.init_root_module::<PluginModuleRef>()
+    } else {
+        // abi_stable takes a table that is longer than ours, and none that is shorter. The hash below proves as much: it is
+        // over the names, places and types of all that the plugin knows.
+        // SAFETY: the head of the table, which has the hash, is the same in every version, and nothing else of it is used
+        // before the hash has been compared.
+        unsafe { header.unchecked_layout::<PluginModuleRef>() }
+            .map_err(abi_stable::library::RootModuleError::into_library_error::<PluginModuleRef>)
+    };
+    let module = module.map_err(|error| {
         tracing::debug!(file = %file.display(), %error, "the layout check refused a plugin");
-        layout(match error {
+        otherwise(match error {
             LibraryError::AbiInstability(_) => "abi_stable found the difference".to_owned(),
             LibraryError::RootModule { .. } => "its root module failed to initialise".to_owned(),
             _ => "its header cannot be read".to_owned(),
         })
     })?;
-    if (module.abi_major(), module.abi_minor()) != (ABI_MAJOR, ABI_MINOR) {
-        return Err(layout(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
-    }
-    if module.abi_hash() != ABI_HASH {
-        return Err(layout(other_hash(module.abi_hash())));
+    match layout::check(module.abi_major(), module.abi_minor(), module.abi_hash()) {
+        Ok(()) => {}
+        Err(Mismatch::Hash(ours)) => return Err(otherwise(other_hash(module.abi_hash(), ours))),
+        Err(Mismatch::Version) => {
+            return Err(otherwise(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
+        }
     }
     Ok(Module::of(module))
 }
@@ -214,6 +226,52 @@ mod tests {
         assert!(
             told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
         );
-        assert!(told(ForeignTable::Hash(7)).contains("laid out differently (hash 0000000000000007 instead"));
+        let hash = ForeignTable::Hash { theirs: 7, ours: 8 };
+        assert!(told(hash).contains("laid out differently (hash 0000000000000007 instead"));
+    }
+}
+
+/// A broker whose tables have grown, before plugins that were built without: those of the build directory, which this test is
+/// not to build, since they would then have grown too.
+#[cfg(all(test, feature = "abi-test-grown"))]
+mod grown {
+    use grapnel_engine::hook::Entry;
+    use grapnel_plugin_abi::module::Mount;
+    use grapnel_plugin_abi::raw::Status;
+    use grapnel_plugin_abi::testing::FakeEvent;
+
+    use super::*;
+
+    fn opened(name: &str) -> Library {
+        let test = std::env::current_exe().expect("the kernel knows our path");
+        let built = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
+        let copies = tempfile::tempdir().expect("a place for temporary files");
+        let file = built.join(format!("libgrapnel_{name}.so"));
+        open(&file, copies.path()).map_err(|refused| refused.error.to_string()).expect(name)
+    }
+
+    #[test]
+    fn a_broker_that_has_grown_loads_plugins_of_the_version_before() {
+        assert_eq!(ABI_MINOR, 1, "this is the broker that has grown");
+        for name in ["noop", "c_entry"] {
+            let library = opened(name);
+            assert!(library.module.grown.is_none(), "{name} has not grown");
+            let mut mount = Mount::EMPTY;
+            // SAFETY: the table has passed the checks of its layout, and `mount` is ours.
+            assert_eq!(unsafe { (library.module.mount)(0, &raw mut mount) }, Status::OK);
+            let function = mount.hook.expect("the hook");
+            let mut error = grapnel_plugin_abi::module::ErrorText::over(&mut []);
+            let (mut shared, mut instance) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let api = Box::leak(Box::new(grapnel_plugin_abi::host::host_api(1, 1)));
+            let none = grapnel_plugin_abi::raw::Slice::EMPTY;
+            // SAFETY: in the order of the table's contract; what the calls are lent lives through them.
+            let flow = unsafe {
+                assert_eq!((library.module.load)(api, none, &raw mut shared, &raw mut error), Status::OK);
+                let init = library.module.init_shard;
+                assert_eq!(init(shared, 0, &raw mut instance, &raw mut error), Status::OK);
+                FakeEvent::publish("a", b"").call(Entry::new(function, instance).with_args(mount.args), 0)
+            };
+            assert_ne!(flow, grapnel_plugin_abi::raw::Flow::FAULT, "{name}");
+        }
     }
 }

@@ -2,9 +2,9 @@
 
 use std::ffi::c_void;
 
-use crate::layout::ABI_HASH;
+use crate::layout::{self, Mismatch};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
-use crate::raw::{ABI_MAJOR, ABI_MINOR, HostApi, Slice, StateSink, Status};
+use crate::raw::{HostApi, Slice, StateSink, Status};
 
 /// Why a table in C is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -13,20 +13,30 @@ pub enum ForeignTable {
     Missing,
     /// It was built for another version: major and minor.
     Version(u16, u16),
-    /// It is shorter than version 1.0, in bytes.
+    /// It has fewer bytes than the version that it was built for.
     Short(u32),
     /// It was built with a header whose tables lie otherwise.
-    Hash(u64),
+    Hash {
+        /// Its hash.
+        theirs: u64,
+        /// Ours of that version.
+        ours: u64,
+    },
     /// A function is missing.
     Function(&'static str),
 }
 
 macro_rules! module {
-    ($($(#[$doc:meta])* $name:ident: $type:ty,)*) => {
+    ($($(#[$doc:meta])* $name:ident: $type:ty,)* ; $($(#[$cfg:meta])* $later:ident: $later_type:ty,)*) => {
         /// The functions of a plugin; see [`PluginModule`] for what each does and when it may be called.
         #[derive(Clone, Copy, Debug)]
         pub struct Module {
             $($(#[$doc])* pub $name: $type,)*
+            $(
+                /// What a later minor version added; `None` where the plugin is older.
+                $(#[$cfg])*
+                pub $later: Option<$later_type>,
+            )*
         }
 
         /// [`PluginModule`] as it may come from C: any function may be missing.
@@ -38,12 +48,13 @@ macro_rules! module {
             abi_minor: u16,
             abi_hash: u64,
             $($name: Option<$type>,)*
+            $($(#[$cfg])* $later: Option<$later_type>,)*
         }
 
         impl Module {
             /// The functions of a module whose layout abi_stable has checked.
             pub fn of(module: PluginModuleRef) -> Module {
-                Module { $($name: module.$name(),)* }
+                Module { $($name: module.$name(),)* $($(#[$cfg])* $later: module.$later(),)* }
             }
 
             /// The functions of a table in C.
@@ -59,18 +70,30 @@ macro_rules! module {
                 }
                 // SAFETY: the caller vouches for the head, whose place is that of every version.
                 let (size, major, minor) = unsafe { ((*table).size, (*table).abi_major, (*table).abi_minor) };
-                if major != ABI_MAJOR || minor > ABI_MINOR {
+                let known = layout::size_in("PluginModule", minor);
+                if layout::check(major, minor, 0) == Err(Mismatch::Version) {
                     return Err(ForeignTable::Version(major, minor));
                 }
-                if (size as usize) < size_of::<CModule>() {
+                if (size as usize) < known {
                     return Err(ForeignTable::Short(size));
                 }
-                // SAFETY: the table has room for all of it, and a missing function is a null pointer, which is `None`.
-                let table = unsafe { table.cast::<CModule>().read() };
-                if table.abi_hash != ABI_HASH {
-                    return Err(ForeignTable::Hash(table.abi_hash));
+                // SAFETY: the table has room for as much as its version knows, which is no more than ours.
+                let hash = unsafe { (*table).abi_hash };
+                if let Err(Mismatch::Hash(ours)) = layout::check(major, minor, hash) {
+                    return Err(ForeignTable::Hash { theirs: hash, ours });
                 }
-                Ok(Module { $($name: table.$name.ok_or(ForeignTable::Function(stringify!($name)))?,)* })
+                // What its version does not know stays zero, which is `None`: a missing function is a null pointer.
+                let mut copy = std::mem::MaybeUninit::<CModule>::zeroed();
+                // SAFETY: the table has `known` bytes, and the copy, which is no smaller, overlaps nothing.
+                unsafe {
+                    std::ptr::copy_nonoverlapping(table.cast::<u8>(), copy.as_mut_ptr().cast::<u8>(), known);
+                }
+                // SAFETY: numbers and functions that may be missing: zeroes and what C has written are both of these.
+                let table = unsafe { copy.assume_init() };
+                Ok(Module {
+                    $($name: table.$name.ok_or(ForeignTable::Function(stringify!($name)))?,)*
+                    $($(#[$cfg])* $later: table.$later,)*
+                })
             }
         }
     };
@@ -118,6 +141,9 @@ module! {
     configure: unsafe extern "C" fn(plugin: *mut c_void, config: Slice, error: *mut ErrorText) -> Status,
     /// See [`PluginModule::configured`].
     configured: unsafe extern "C" fn(instance: *mut c_void),
+    ; // What a minor version added.
+    #[cfg(feature = "abi-test-grown")]
+    grown: unsafe extern "C" fn() -> u64,
 }
 
 // Both ways of writing the table down are the same.

@@ -318,7 +318,14 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         measure: host_measure,
         adjust: host_adjust,
         replay: host_replay,
+        #[cfg(feature = "abi-test-grown")]
+        grown: host_grown,
     }
+}
+
+#[cfg(feature = "abi-test-grown")]
+unsafe extern "C" fn host_grown(_plugin: u64) -> u64 {
+    77
 }
 
 /// The items that a plugin lends; none for a null pointer.

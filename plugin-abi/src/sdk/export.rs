@@ -205,8 +205,15 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         import_state: import_state::<P>,
         configure: configure::<P>,
         configured: configured::<P>,
+        #[cfg(feature = "abi-test-grown")]
+        grown,
     }
     .leak_into_prefix()
+}
+
+#[cfg(feature = "abi-test-grown")]
+unsafe extern "C" fn grown() -> u64 {
+    77
 }
 
 pub(super) fn panic_text(payload: Box<dyn Any + Send>) -> String {

@@ -290,8 +290,6 @@ impl FakeEvent {
         let flag = |field, flag| if self.number(field, 0) == Some(1) { flag } else { 0 };
         let given = |field, flag| if self.bytes(field, 0).is_some() { flag } else { 0 };
         Event {
-            size: size_of::<Event>() as u32,
-            point: self.point as u16,
             proto_ver: self.proto_ver,
             qos: self.qos(),
             flags: flag(Field::RETAIN, raw::FLAG_RETAIN)
@@ -300,18 +298,13 @@ impl FakeEvent {
                 | flag(Field::SYS, raw::FLAG_SYS)
                 | given(Field::USERNAME, raw::FLAG_HAS_USERNAME)
                 | given(Field::PASSWORD, raw::FLAG_HAS_PASSWORD),
-            shard,
             action: self.number(Field::ACTION, 0).or(self.number(Field::PACKET_TYPE, 0)).unwrap_or(0) as u8,
             reason_code: self.number(Field::REASON_CODE, 0).unwrap_or(0) as u8,
-            reserved: 0,
-            reserved2: 0,
-            wall_ms: self.number(Field::TIMESTAMP_MS, 0).unwrap_or(1_000),
             client_id: view(Field::CLIENT_ID),
             username: view(Field::USERNAME),
             topic: view(Field::TOPIC),
             payload: view(Field::PAYLOAD),
-            ctx: std::ptr::null_mut(),
-            args: std::ptr::null_mut(),
+            ..Event::at(self.point, shard, self.number(Field::TIMESTAMP_MS, 0).unwrap_or(1_000))
         }
     }
 

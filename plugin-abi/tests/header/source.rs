@@ -36,7 +36,11 @@ pub struct Value {
 /// What a source file has to say to C.
 pub fn entries(source: &str) -> Vec<Entry> {
     let file = syn::parse_file(source).expect("our source is Rust");
-    file.items.into_iter().filter_map(entry).collect()
+    file.items
+        .into_iter()
+        .filter(|item| !matches!(item, Item::Const(item) if pretended(&item.attrs)))
+        .filter_map(entry)
+        .collect()
 }
 
 /// The hook points' names in Rust, with what is written about each.
@@ -72,7 +76,7 @@ fn entry(item: Item) -> Option<Entry> {
             let (name, doc_text) = (item.ident.to_string(), doc(&item.attrs));
             match item.fields {
                 Fields::Named(fields) => {
-                    let fields = fields.named.iter().map(|field| {
+                    let fields = fields.named.iter().filter(|field| !pretended(&field.attrs)).map(|field| {
                         let name = field.ident.as_ref().expect("a named field").to_string();
                         let declaration = declaration(&field.ty, &name);
                         Field { name, doc: doc(&field.attrs), declaration }
@@ -93,6 +97,14 @@ fn entry(item: Item) -> Option<Entry> {
         }
         _ => None,
     }
+}
+
+/// Whether this is there in a test of growth alone.
+fn pretended(attributes: &[Attribute]) -> bool {
+    attributes.iter().any(|attribute| match &attribute.meta {
+        syn::Meta::List(list) => list.path.is_ident("cfg") && list.tokens.to_string().starts_with("feature"),
+        _ => false,
+    })
 }
 
 /// `ErrorText` as `grapnel_error_text`.

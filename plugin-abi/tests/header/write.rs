@@ -30,7 +30,7 @@ What everything else follows from:
 * A status other than GRAPNEL_STATUS_OK that a setter answers leaves the event as it was.
 * Times are in the unit that ends their name, wall clocks in milliseconds since 1970.
 
-Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just header` writes it anew.";
+Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just abi` writes it anew.";
 
 /// The whole header.
 pub fn header(raw: &str, module: &str, point: &str, helpers: &str) -> String {

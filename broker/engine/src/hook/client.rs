@@ -164,25 +164,7 @@ pub(super) fn user_property(
 
 /// An event that is about no client.
 pub(super) fn nobodys_event(point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
-    Event {
-        size: size_of::<Event>() as u32,
-        point: point as u16,
-        proto_ver: 0,
-        qos: 0,
-        flags: 0,
-        shard: u32::from(shard.0),
-        action: 0,
-        reason_code: 0,
-        reserved: 0,
-        reserved2: 0,
-        wall_ms,
-        client_id: Slice::EMPTY,
-        username: Slice::EMPTY,
-        topic: Slice::EMPTY,
-        payload: Slice::EMPTY,
-        ctx: std::ptr::null_mut(),
-        args: std::ptr::null_mut(),
-    }
+    Event::at(point, u32::from(shard.0), wall_ms)
 }
 
 /// What a client wants to do.
