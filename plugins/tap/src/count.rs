@@ -7,6 +7,10 @@ use std::sync::{Arc, OnceLock};
 
 use crate::config::Config;
 
+/// Why messages are dropped, in the broker's words; what has another one is in [`OTHER`].
+const CAUSES: [&str; 7] =
+    ["no_subscribers", "queue_full", "expired", "too_large", "hook", "lane_full", "no_member"];
+
 /// Name of the group of all that fits nowhere else.
 pub const OTHER: &str = "(other)";
 
@@ -26,6 +30,8 @@ struct Slot {
 struct Block {
     /// Slots in use. Stored after the slot has its name.
     used: AtomicUsize,
+    /// Messages dropped, by cause; the last one is for [`OTHER`].
+    drops: [AtomicU64; CAUSES.len() + 1],
     /// The last one is for [`OTHER`].
     slots: Box<[Slot]>,
 }
@@ -42,7 +48,7 @@ impl Counts {
     pub fn new(config: &Config, shards: usize) -> Arc<Counts> {
         let block = |_| {
             let slots: Box<[Slot]> = (0..=config.groups_max).map(|_| Slot::default()).collect();
-            let block = Block { used: AtomicUsize::new(0), slots };
+            let block = Block { used: AtomicUsize::new(0), drops: Default::default(), slots };
             config.prefixes.iter().for_each(|prefix| {
                 block.name(prefix);
             });
@@ -74,6 +80,15 @@ impl Counts {
         let mut totals: Vec<Total> = sums.into_values().filter(|total| total.messages > 0).collect();
         totals.sort_by(|a, b| b.messages.cmp(&a.messages).then_with(|| a.group.cmp(&b.group)));
         self.fold(totals)
+    }
+
+    /// How many messages and deliveries were dropped, by cause, summed over the shards; causes without any are left out.
+    pub fn drops(&self) -> Vec<(&'static str, u64)> {
+        let sum = |place: usize| {
+            self.blocks.iter().map(|block| block.drops[place].load(Ordering::Relaxed)).sum::<u64>()
+        };
+        let names = CAUSES.iter().copied().chain([OTHER]);
+        names.enumerate().map(|(place, name)| (name, sum(place))).filter(|(_, drops)| *drops > 0).collect()
     }
 
     /// Each shard may have found other groups: what is beyond the limit together joins [`OTHER`].
@@ -147,6 +162,15 @@ impl Counter {
             Groups::Prefixes(prefixes)
         };
         Counter { counts, shard, groups }
+    }
+
+    /// Counts one message that was dropped.
+    pub fn count_drop(&mut self, cause: &str) {
+        let Some(block) = self.counts.blocks.get(self.shard) else { return };
+        let place = CAUSES.iter().position(|known| *known == cause).unwrap_or(CAUSES.len());
+        // Only this shard writes here, as in `count`.
+        let drops = &block.drops[place];
+        drops.store(drops.load(Ordering::Relaxed).wrapping_add(1), Ordering::Relaxed);
     }
 
     /// Counts one message.
@@ -225,6 +249,17 @@ mod tests {
         }
         let expected = [total("a/b", 3, 3), total("/", 1, 1), total("a", 1, 1), total("a/", 1, 1)];
         assert_eq!(counts.totals(), expected);
+    }
+
+    #[test]
+    fn drops_are_counted_by_cause_over_all_shards() {
+        let config = Config::default();
+        let counts = Counts::new(&config, 2);
+        for (shard, causes) in [(0, &["expired", "queue_full"][..]), (1, &["expired", "of a later broker"])] {
+            let mut counter = Counter::new(&config, Arc::clone(&counts), shard);
+            causes.iter().for_each(|cause| counter.count_drop(cause));
+        }
+        assert_eq!(counts.drops(), [("queue_full", 1), ("expired", 2), (OTHER, 1)]);
     }
 
     #[test]

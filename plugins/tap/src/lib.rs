@@ -1,4 +1,4 @@
-//! tap: counts messages and bytes by topic prefix, on every shard for itself, and reports to the log. Changes nothing. The
+//! tap: counts messages and bytes by topic prefix, and drops by cause, on every shard for itself, and reports to the log. Changes nothing. The
 //! broker loads it as `libgrapnel_tap.so`.
 
 pub mod config;
@@ -8,7 +8,7 @@ pub mod report;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, Host, Plugin, Publish};
+use grapnel_plugin_abi::{Dropped, Error, Host, Plugin, Publish};
 
 use config::Config;
 use count::{Counter, Counts};
@@ -51,10 +51,17 @@ impl TapShard {
     fn publish(&mut self, message: &mut Publish<'_>) {
         self.counter.count(message.topic(), message.payload().len());
     }
+
+    fn dropped(&mut self, message: &mut Dropped<'_>) {
+        self.counter.count_drop(message.cause());
+    }
 }
 
 // Late in the chain: what is counted is the topic that the message is routed by.
-grapnel_plugin_abi::plugin!(Tap { message.publish(priority = -100) => TapShard::publish });
+grapnel_plugin_abi::plugin!(Tap {
+    message.publish(priority = -100) => TapShard::publish,
+    message.dropped => TapShard::dropped,
+});
 
 #[cfg(test)]
 mod tests {

@@ -8,8 +8,8 @@ use std::time::Duration;
 
 use crate::count::{Counts, Total};
 
-/// One line for these totals, and what was counted since `before`.
-pub fn line(totals: &[Total], before: &[Total]) -> String {
+/// One line for these totals, what was counted since `before`, and the messages dropped by cause.
+pub fn line(totals: &[Total], before: &[Total], drops: &[(&str, u64)]) -> String {
     let sum = |totals: &[Total]| {
         totals
             .iter()
@@ -27,6 +27,10 @@ pub fn line(totals: &[Total], before: &[Total]) -> String {
         // Writing to a String cannot fail.
         let _ =
             write!(line, "{separator}{:?} {} messages {} bytes", total.group, total.messages, total.bytes);
+    }
+    for (index, (cause, drops)) in drops.iter().enumerate() {
+        let separator = if index == 0 { "; dropped: " } else { ", " };
+        let _ = write!(line, "{separator}{cause} {drops}");
     }
     line
 }
@@ -51,21 +55,21 @@ impl Reporter {
     ) -> std::io::Result<Reporter> {
         let (stop, stopped) = mpsc::channel();
         let run = move || {
-            let mut before = Vec::new();
+            let (mut before, mut drops_before) = (Vec::new(), Vec::new());
             loop {
                 let ended = if every.is_zero() {
                     stopped.recv().is_err()
                 } else {
                     stopped.recv_timeout(every) == Err(RecvTimeoutError::Disconnected)
                 };
-                let totals = counts.totals();
-                if ended || totals != before {
-                    log(&line(&totals, &before));
+                let (totals, drops) = (counts.totals(), counts.drops());
+                if ended || totals != before || drops != drops_before {
+                    log(&line(&totals, &before, &drops));
                 }
                 if ended {
                     return;
                 }
-                before = totals;
+                (before, drops_before) = (totals, drops);
             }
         };
         let thread = std::thread::Builder::new().name("tap-report".into()).spawn(run)?;
@@ -97,6 +101,7 @@ mod tests {
         let counts = Counts::new(&config, 1);
         let mut counter = Counter::new(&config, Arc::clone(&counts), 0);
         counter.count("a/b", 5);
+        counter.count_drop("no_subscribers");
         let (log, lines) = mpsc::channel();
         let reporter =
             Reporter::start(counts, Duration::from_millis(1), move |line| log.send(line.to_owned()).unwrap());
@@ -104,7 +109,8 @@ mod tests {
         assert!(first.starts_with("1 messages, 5 bytes (since the last report 1, 5)"), "{first}");
         drop(reporter.unwrap());
         let last = lines.iter().last().unwrap();
-        assert_eq!(last, "1 messages, 5 bytes (since the last report 0, 0): \"a\" 1 messages 5 bytes");
+        let expected = "1 messages, 5 bytes (since the last report 0, 0): \"a\" 1 messages 5 bytes; dropped: no_subscribers 1";
+        assert_eq!(last, expected);
     }
 
     #[test]

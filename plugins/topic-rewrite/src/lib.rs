@@ -7,7 +7,7 @@ pub mod rule;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe};
+use grapnel_plugin_abi::{Error, Host, Plugin, Publish, Refused, Subscribe, Unsubscribe};
 
 use config::{Action, Config};
 use rule::{Client, Outcome, Rewriter, Rules};
@@ -104,29 +104,51 @@ impl RewriteShard {
     }
 
     fn subscribe(&mut self, packet: &mut Subscribe<'_>) {
-        if !self.subscribes {
-            return;
-        }
+        let Some((shared, rewriter)) = self.subscriptions() else { return };
         let client = Client { id: packet.client_id(), username: packet.username() };
         for index in 0.. {
             let Some(old) = packet.filter(index) else { break };
-            match self.rewriter.rewrite(Action::Subscribe, old.filter, client) {
-                Outcome::Same => {}
-                Outcome::New { rule, topic } => {
-                    if let Err(why) = packet.rewrite(index, topic) {
-                        self.shared.refuse(rule, old.filter, &why);
-                    }
-                }
-                Outcome::Refused { rule, why } => self.shared.refuse(rule, old.filter, &why),
-            }
+            rewrite_filter(shared, rewriter, old.filter, client, |new| packet.rewrite(index, new));
         }
+    }
+
+    fn unsubscribe(&mut self, packet: &mut Unsubscribe<'_>) {
+        let Some((shared, rewriter)) = self.subscriptions() else { return };
+        let client = Client { id: packet.client_id(), username: packet.username() };
+        for index in 0.. {
+            let Some(old) = packet.filter(index) else { break };
+            rewrite_filter(shared, rewriter, old.filter, client, |new| packet.rewrite(index, new));
+        }
+    }
+
+    fn subscriptions(&mut self) -> Option<(&TopicRewrite, &mut Rewriter)> {
+        self.subscribes.then_some((&*self.shared, &mut self.rewriter))
     }
 }
 
-// Early in both chains: what other plugins see, count and allow is the topic that is used.
+fn rewrite_filter(
+    shared: &TopicRewrite,
+    rewriter: &mut Rewriter,
+    old: &str,
+    client: Client<'_>,
+    put: impl FnOnce(&str) -> Result<(), Refused>,
+) {
+    match rewriter.rewrite(Action::Subscribe, old, client) {
+        Outcome::Same => {}
+        Outcome::New { rule, topic } => {
+            if let Err(why) = put(topic) {
+                shared.refuse(rule, old, &why);
+            }
+        }
+        Outcome::Refused { rule, why } => shared.refuse(rule, old, &why),
+    }
+}
+
+// Early in every chain: what other plugins see, count and allow is the topic that is used.
 grapnel_plugin_abi::plugin!(TopicRewrite {
     message.publish(priority = 100) => RewriteShard::publish,
     client.subscribe(priority = 100) => RewriteShard::subscribe,
+    client.unsubscribe(priority = 100) => RewriteShard::unsubscribe,
 });
 
 #[cfg(test)]

@@ -53,6 +53,16 @@ fn filters_are_rewritten_one_by_one() {
     assert_eq!(filters, ["z/y/#", "e/7", "$share/g/z/y/+"]);
 }
 
+// A client unsubscribes from the filter it subscribed to, whatever that became.
+#[test]
+fn an_unsubscribe_is_rewritten_as_its_subscribe_was() {
+    let rules = r#"{"rules": [{"action": "subscribe", "filter": "x/#", "destination": "z/x/#"}]}"#;
+    let mut plugin = load(rules);
+    let mut packet = FakeEvent::unsubscribe(&["x/#", "e/7"]);
+    assert_eq!(plugin.run(&mut packet), Outcome::Continue);
+    assert_eq!((packet.filter(0), packet.filter(1)), (Some("z/x/#"), Some("e/7")));
+}
+
 #[test]
 fn what_is_no_topic_is_left_alone_and_logged_once() {
     let mut plugin = load(CONFIG);
