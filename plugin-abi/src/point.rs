@@ -67,7 +67,7 @@ macro_rules! points {
 
 points! {
     /// CONNECT was read; nothing is decided yet.
-    ClientConnect = 0, "client.connect", Fold, false, Ignore;
+    ClientConnect = 0, "client.connect", Fold, true, Ignore;
     /// Who is it, and may it come in.
     ClientAuthenticate = 1, "client.authenticate", Fold, true, Deny;
     /// May it publish here, may it subscribe to this.

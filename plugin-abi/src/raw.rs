@@ -271,6 +271,8 @@ numbers! {
         FILTERS = 75;
         /// Number of user properties.
         USER_PROPERTIES = 76;
+        /// Number of the network connection: no other one of this run has it. The rounds of an authentication have it in common.
+        CONNECTION = 77;
     }
 }
 

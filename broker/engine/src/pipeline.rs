@@ -25,6 +25,7 @@ use crate::time::Now;
 use crate::timer::Wheel;
 
 mod admin;
+mod admission;
 mod commands;
 mod connack;
 mod connect;

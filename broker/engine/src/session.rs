@@ -57,6 +57,8 @@ pub struct Identity {
     pub receive_maximum: u16,
     /// Connected, milliseconds since 1970.
     pub connected_at_ms: u64,
+    /// Number of the network connection in this run; 0 for none.
+    pub connection: u64,
     /// Whether it came in without anybody vouching for it.
     pub anonymous: bool,
     /// Encoded properties of CONNECT, without those of authentication.
@@ -81,6 +83,7 @@ impl Identity {
             expiry_s: self.expiry_s,
             receive_maximum: self.receive_maximum,
             connected_at_ms: self.connected_at_ms,
+            connection: self.connection,
             superuser: self.superuser,
             anonymous: self.anonymous,
             properties: &self.properties,

@@ -48,6 +48,8 @@ pub struct ClientView<'a> {
     pub receive_maximum: u16,
     /// When the connection was made, milliseconds since 1970.
     pub connected_at_ms: u64,
+    /// Number of the network connection in this run; 0 for none.
+    pub connection: u64,
     /// Whether authentication made it a superuser.
     pub superuser: bool,
     /// Whether nobody vouched for it.
@@ -86,6 +88,7 @@ impl<'a> ClientView<'a> {
             Field::KEEP_ALIVE_S => Ok(FieldValue::Number(u64::from(self.keep_alive_s))),
             Field::SESSION_EXPIRY_S => Ok(FieldValue::Number(u64::from(self.expiry_s))),
             Field::RECEIVE_MAXIMUM => Ok(FieldValue::Number(u64::from(self.receive_maximum))),
+            Field::CONNECTION => Ok(FieldValue::Number(self.connection)),
             Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
             Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
             Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
@@ -199,11 +202,13 @@ pub const UNANSWERED: u8 = 0;
 pub const ALLOW: u8 = 1;
 /// Refused.
 pub const DENY: u8 = 2;
+/// At client.authenticate: the client is asked for another AUTH.
+pub const ANOTHER_ROUND: u8 = 3;
 
 /// The accumulator of the points that decide about a client.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ClientVerdict {
-    /// [`UNANSWERED`], [`ALLOW`] or [`DENY`].
+    /// [`UNANSWERED`], [`ALLOW`], [`DENY`] or [`ANOTHER_ROUND`].
     pub verdict: u8,
     /// Reason of a refusal.
     pub reason: ReasonCode,
@@ -215,6 +220,10 @@ pub struct ClientVerdict {
     pub keep_alive_s: u16,
     /// Session expiry, seconds (connect alone).
     pub expiry_s: u32,
+    /// Data for the client's next AUTH, or for CONNACK (authenticate alone).
+    pub auth_data: Option<Bytes>,
+    /// Whether the verdict may be remembered (authorize alone).
+    pub cacheable: bool,
 }
 
 impl ClientVerdict {
@@ -227,6 +236,8 @@ impl ClientVerdict {
             superuser: client.superuser,
             keep_alive_s: client.keep_alive_s,
             expiry_s: client.expiry_s,
+            auth_data: None,
+            cacheable: true,
         }
     }
 
@@ -241,8 +252,9 @@ impl ClientVerdict {
         );
         match (change.field, point) {
             (Field::VERDICT, _) if decides => {
+                let most = if point == HookPoint::ClientAuthenticate { ANOTHER_ROUND } else { DENY };
                 self.verdict =
-                    u8::try_from(change.number).ok().filter(|v| *v <= DENY).ok_or(Status::INVALID)?;
+                    u8::try_from(change.number).ok().filter(|v| *v <= most).ok_or(Status::INVALID)?;
             }
             (Field::REASON_CODE, _) if decides => {
                 let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
@@ -255,6 +267,13 @@ impl ClientVerdict {
                 super::text(change.bytes)?;
                 self.reason_string = Some(Bytes::copy_from_slice(change.bytes));
             }
+            (Field::AUTH_DATA, HookPoint::ClientAuthenticate) => {
+                if change.bytes.len() > usize::from(u16::MAX) {
+                    return Err(Status::INVALID);
+                }
+                self.auth_data = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            (Field::CACHEABLE, HookPoint::ClientAuthorize) => self.cacheable = change.number != 0,
             (Field::IS_SUPERUSER, HookPoint::ClientAuthenticate) => self.superuser = change.number != 0,
             (Field::KEEP_ALIVE_S, HookPoint::ClientConnect) => {
                 self.keep_alive_s = u16::try_from(change.number).map_err(|_| Status::INVALID)?;
@@ -327,6 +346,7 @@ impl EventAccess for ClientFold<'_> {
             (Field::IS_SUPERUSER, _) => Ok(FieldValue::Number(u64::from(verdict.superuser))),
             (Field::KEEP_ALIVE_S, _) => Ok(FieldValue::Number(u64::from(verdict.keep_alive_s))),
             (Field::SESSION_EXPIRY_S, _) => Ok(FieldValue::Number(u64::from(verdict.expiry_s))),
+            (Field::CACHEABLE, Some(_)) => Ok(FieldValue::Number(u64::from(verdict.cacheable))),
             (Field::ACTION, Some(request)) => Ok(FieldValue::Number(request.action as u64)),
             (Field::TOPIC, Some(request)) => Ok(FieldValue::Bytes(request.topic.as_bytes())),
             (Field::QOS, Some(request)) => Ok(FieldValue::Number(u64::from(request.qos.as_u8()))),
@@ -339,7 +359,7 @@ impl EventAccess for ClientFold<'_> {
         let mut next = self.current().clone();
         next.set(self.point, &change)?;
         if let Some(before) = self.overlay.replace(next) {
-            self.replaced.extend(before.reason_string);
+            self.replaced.extend(before.reason_string.into_iter().chain(before.auth_data));
         }
         Ok(())
     }

@@ -9,8 +9,14 @@ use crate::id::{ConnKey, SessionKey, ShardId};
 /// What waits for a ticket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Waiter {
+    /// A CONNECT at client.connect.
+    Connect(ConnKey),
     /// A CONNECT at client.authenticate.
     Authenticate(ConnKey),
+    /// A CONNECT at client.authorize, for its will.
+    Will(ConnKey),
+    /// A re-authentication at client.authenticate.
+    Renewal(ConnKey),
     /// A publish in the slot with this number.
     Publish(SessionKey, u64),
 }

@@ -259,6 +259,7 @@ impl Shard {
             expiry_s: u32::MAX,
             receive_maximum: u16::MAX,
             connected_at_ms: self.now.wall_ms,
+            connection: 0,
             anonymous: false,
             local_host: "".into(),
             properties: Box::default(),

@@ -37,6 +37,7 @@ impl Shard {
         identity: &Identity,
         assigned: bool,
         session_present: bool,
+        auth_data: Option<&[u8]>,
     ) -> Bytes {
         let mut section = Vec::new();
         if connect.version.is_v5() {
@@ -57,6 +58,13 @@ impl Shard {
             }
             if identity.keep_alive_s != connect.keep_alive_s {
                 push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
+            }
+            if let Some(method) = connect.properties.auth_method() {
+                // [MQTT-4.12.0-5]
+                push_property(&mut section, Property::AuthMethod(method));
+            }
+            if let Some(data) = auth_data {
+                push_property(&mut section, Property::AuthData(data));
             }
         }
         self.run_connack(identity, ReasonCode::SUCCESS, session_present, section.into())
@@ -142,6 +150,7 @@ impl super::connection::Connection {
             expiry_s: 0,
             receive_maximum: u16::MAX,
             connected_at_ms: wall_ms,
+            connection: 0,
             properties: Box::default(),
         }
     }

@@ -8,18 +8,15 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::connection::{Aliases, Pending, State};
+use super::Shard;
+use super::connection::{Aliases, State};
 use super::packets::Handled;
-use super::{OwnedChange, Shard};
 use crate::codec::{self, Frame};
-use crate::hook::chain::{Course, Exit, visited_until};
-use crate::hook::client::{ALLOW, ClientVerdict, DENY, UNANSWERED};
-use crate::hook::tickets::{OpenTicket, Waiter};
-use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
+use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::message::{Message, Origin};
 use crate::packet::{
-    Connect, PACKET_BYTES_MAX, Packet, PacketType, Properties, Property, PropertyId, Version, push_property,
+    Connect, PACKET_BYTES_MAX, Packet, Properties, Property, PropertyId, Version, push_property,
 };
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Fate, Identity, Inflight, Last, Session, Slots, Will};
@@ -120,51 +117,12 @@ impl Shard {
         self.admit(key, &connect, whole, assigned)
     }
 
-    /// Client.connect, then client.authenticate.
-    fn admit(&mut self, key: ConnKey, connect: &Connect<'_>, whole: &[u8], assigned: bool) -> Handled {
-        let Some(mut identity) = self.identity_of(key, connect, assigned) else { return Handled::Closed };
-        self.set_identity(key, Rc::new(identity.clone()));
-        self.tell_received(key, PacketType::Connect, whole);
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
-            conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
-        }
-        if self.draining {
-            return self.refuse(key, ReasonCode::SERVER_SHUTTING_DOWN, None);
-        }
-        if connect.properties.auth_method().is_some()
-            && self.chains.chain(HookPoint::ClientAuthenticate).is_empty()
-        {
-            // Nobody here speaks any method [section 4.12].
-            return self.refuse(key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
-        }
-        let mut view = identity.view();
-        view.properties = connect.properties.as_bytes();
-        view.will = connect.will;
-        let verdict = self.run_connect(view);
-        if verdict.verdict == DENY {
-            return self.refuse(key, verdict.reason, verdict.reason_string.as_deref());
-        }
-        identity.keep_alive_s = verdict.keep_alive_s;
-        identity.expiry_s = verdict.expiry_s;
-        let identity = Rc::new(identity);
-        self.set_identity(key, Rc::clone(&identity));
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.traced = self.traces.contains_key(&*identity.client_id);
-        }
-        // By its name: the connection has neither a session nor an authentication yet.
-        self.trace_client(&identity.client_id, true, || super::trace::describe(&Packet::Connect(*connect)));
-        let refusal = ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
-        self.authenticate(key, connect, whole, (identity, assigned, refusal), &[])
-    }
-
-    fn set_identity(&mut self, key: ConnKey, identity: Rc<Identity>) {
-        if let Some(conn) = self.conns.get_mut(key) {
-            conn.identity = Some(identity);
-        }
-    }
-
-    fn identity_of(&mut self, key: ConnKey, connect: &Connect<'_>, assigned: bool) -> Option<Identity> {
+    pub(super) fn identity_of(
+        &mut self,
+        key: ConnKey,
+        connect: &Connect<'_>,
+        assigned: bool,
+    ) -> Option<Identity> {
         let client_id: Arc<str> =
             if assigned { self.assign_client_id().into() } else { Arc::from(connect.client_id) };
         let limits = Arc::clone(&self.setup.limits);
@@ -200,153 +158,17 @@ impl Shard {
             expiry_s,
             receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
             connected_at_ms: now.wall_ms,
+            connection: u64::from(self.setup.id.0) << 56
+                | u64::from(key.generation) << 24
+                | u64::from(key.index),
             anonymous: true,
             properties: kept_properties(&connect.properties),
         })
     }
 
-    fn authenticate(
-        &mut self,
-        key: ConnKey,
-        connect: &Connect<'_>,
-        whole: &[u8],
-        asked: (Rc<Identity>, bool, ClientVerdict),
-        visited: &[LinkIdentity],
-    ) -> Handled {
-        let (identity, assigned, verdict) = asked;
-        let mut client = identity.view();
-        client.password = connect.password;
-        client.properties = connect.properties.as_bytes();
-        client.will = connect.will;
-        let course = Course { visited, ..Course::WHOLE };
-        let (verdict, exit) = self.run_authenticate(client, verdict, course, Waiter::Authenticate(key));
-        match exit {
-            Exit::Deferred(place, _) => {
-                let mut visited = visited.to_vec();
-                visited.extend(visited_until(self.chains.chain(HookPoint::ClientAuthenticate), place + 1));
-                let packet = Bytes::copy_from_slice(whole);
-                if let Some(conn) = self.conns.get_mut(key) {
-                    conn.paused = true;
-                    conn.state = State::Authenticating(Box::new(Pending {
-                        packet,
-                        identity,
-                        assigned,
-                        verdict,
-                        visited,
-                    }));
-                }
-                Handled::Pause
-            }
-            Exit::Done | Exit::Blocked(_) => self.authenticated(key, connect, identity, assigned, &verdict),
-        }
-    }
-
-    /// A deferred client.authenticate has been answered, or missed its deadline (`None`).
-    pub(super) fn authenticate_again(
-        &mut self,
-        key: ConnKey,
-        ticket: &OpenTicket,
-        answer: Option<(grapnel_plugin_abi::raw::Flow, &[OwnedChange])>,
-    ) {
-        use grapnel_plugin_abi::raw::Flow;
-        let Some(conn) = self.conns.get_mut(key) else { return };
-        if !matches!(conn.state, State::Authenticating(_)) {
-            return;
-        }
-        let State::Authenticating(pending) = std::mem::replace(&mut conn.state, State::New) else { return };
-        let Pending { packet, identity, assigned, mut verdict, visited } = *pending;
-        let mut stop = false;
-        let before = verdict.clone();
-        match answer {
-            Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) => {
-                stop = flow == Flow::STOP;
-                let valid = changes
-                    .iter()
-                    .all(|change| verdict.set(HookPoint::ClientAuthenticate, &change.borrow()).is_ok());
-                if !valid {
-                    verdict = before;
-                    stop = self.fault(ticket, HookPoint::ClientAuthenticate, &mut verdict);
-                }
-            }
-            _ => stop |= self.fault(ticket, HookPoint::ClientAuthenticate, &mut verdict),
-        }
-        let Ok(Some(frame)) = codec::frame(&packet, u32::MAX) else { return };
-        let Ok(Packet::Connect(connect)) = codec::decode(&frame, Version::V5) else { return };
-        let handled = if stop {
-            self.authenticated(key, &connect, identity, assigned, &verdict)
-        } else {
-            self.authenticate(key, &connect, &packet, (identity, assigned, verdict), &visited)
-        };
-        if let (Handled::Next, Some(conn)) = (handled, self.conns.get_mut(key)) {
-            conn.paused = false;
-            conn.last_received_ms = self.now.mono_ms;
-            self.out.resume.push(key);
-        }
-    }
-
-    /// A link failed after it had deferred: whether that ends the chain.
-    fn fault(&mut self, ticket: &OpenTicket, point: HookPoint, verdict: &mut ClientVerdict) -> bool {
-        self.count_fault(ticket, point);
-        let deny = ticket.policy == FaultPolicy::Deny;
-        if deny {
-            verdict.verdict = DENY;
-        }
-        deny
-    }
-
-    /// Counts a fault of a link that had deferred.
-    pub(super) fn count_fault(&mut self, ticket: &OpenTicket, point: HookPoint) {
-        let chain = self.chains.chain_mut(point);
-        let place = chain.links.iter().position(|link| link.identity == ticket.link);
-        if let Some(stats) = place.and_then(|place| chain.stats.get_mut(place)) {
-            stats.faults += 1;
-        }
-    }
-
-    fn authenticated(
-        &mut self,
-        key: ConnKey,
-        connect: &Connect<'_>,
-        identity: Rc<Identity>,
-        assigned: bool,
-        verdict: &ClientVerdict,
-    ) -> Handled {
-        let guarded = !self.chains.chain(HookPoint::ClientAuthenticate).is_empty();
-        let anonymous = identity.username.is_none();
-        let Some(allow_anonymous) = self.conns.get(key).map(|conn| conn.peer.listener.allow_anonymous) else {
-            return Handled::Closed;
-        };
-        // Nobody answered: without a link anybody who gives a name comes in, with one only the anonymous where they may.
-        let welcome = if anonymous { allow_anonymous } else { !guarded };
-        match verdict.verdict {
-            ALLOW => {}
-            UNANSWERED if welcome => self.counters.client_auth_anonymous += 1,
-            DENY => {
-                self.counters.client_auth_denied += 1;
-                return self.refuse(key, verdict.reason, verdict.reason_string.as_deref());
-            }
-            _ => {
-                self.counters.client_auth_denied += 1;
-                return self.refuse(key, ReasonCode::BAD_USER_NAME_OR_PASSWORD, None);
-            }
-        }
-        let anonymous = verdict.verdict == UNANSWERED;
-        let identity = if (verdict.superuser, anonymous) == (identity.superuser, identity.anonymous) {
-            identity
-        } else {
-            Rc::new(Identity { superuser: verdict.superuser, anonymous, ..Identity::clone(&identity) })
-        };
-        self.set_identity(key, Rc::clone(&identity));
-        let will = match self.will_of(connect, &identity) {
-            Ok(will) => will,
-            Err(reason) => return self.refuse(key, reason, None),
-        };
-        self.establish(key, connect, identity, assigned, will)
-    }
-
-    /// The will, if the client may leave it.
-    fn will_of(
-        &mut self,
+    /// The will, if there can be such a one; whether the client may leave it is another question.
+    pub(super) fn will_of(
+        &self,
         connect: &Connect<'_>,
         identity: &Rc<Identity>,
     ) -> Result<Option<Box<Will>>, ReasonCode> {
@@ -376,7 +198,6 @@ impl Shard {
             wall_ms: 0,
             ancestry: 0,
         };
-        self.authorize_publish(identity, &message.view(), true)?;
         Ok(Some(Box::new(Will {
             message,
             expiry_s: will.properties.message_expiry_s(),
@@ -385,13 +206,13 @@ impl Shard {
     }
 
     /// Lets the client in: takeover, resume or a new session, CONNACK, and what waited for it.
-    fn establish(
+    pub(super) fn establish(
         &mut self,
         key: ConnKey,
         connect: &Connect<'_>,
         identity: Rc<Identity>,
         assigned: bool,
-        will: Option<Box<Will>>,
+        (will, auth_data): (Option<Box<Will>>, Option<Bytes>),
     ) -> Handled {
         let existing = self.by_client.get(&*identity.client_id).copied();
         let present = existing.and_then(|session| self.make_way(session, connect.clean_start));
@@ -402,7 +223,7 @@ impl Shard {
             }
             None => self.create_session(&identity),
         };
-        let section = self.welcome(connect, &identity, assigned, present.is_some());
+        let section = self.welcome(connect, &identity, assigned, present.is_some(), auth_data.as_deref());
         let granted = Properties::from_encoded(&section);
         let identity = granted_identity(identity, &granted);
         self.set_identity(key, Rc::clone(&identity));
@@ -423,6 +244,7 @@ impl Shard {
         }
         let Some(conn) = self.conns.get_mut(key) else { return Handled::Closed };
         conn.state = State::Live;
+        conn.auth_method = connect.properties.auth_method().map(Box::from);
         // If it was overdue with its CONNECT, that is answered.
         conn.overdue = false;
         conn.session = Some(session_key);

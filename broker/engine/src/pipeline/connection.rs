@@ -4,11 +4,10 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
+use super::admission::{Admission, Renewal};
 use super::outbox::{Outbound, Outbox};
 use super::{Counters, Peer, Shard};
 use crate::codec;
-use crate::hook::LinkIdentity;
-use crate::hook::client::ClientVerdict;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, PacketType, Version};
 use crate::reason::ReasonCode;
@@ -19,25 +18,21 @@ use crate::session::Identity;
 pub(super) enum State {
     /// Nothing but CONNECT is welcome [MQTT-3.1.0-1].
     New,
-    /// client.authenticate answers later; nothing is read meanwhile.
-    Authenticating(Box<Pending>),
+    /// Its CONNECT is not decided yet.
+    Admitting(Box<Admission>),
     /// In.
     Live,
 }
 
-/// A CONNECT that waits for client.authenticate.
-#[derive(Debug)]
-pub(super) struct Pending {
-    /// The CONNECT packet, whole.
-    pub(super) packet: bytes::Bytes,
-    /// Who asks, as client.connect left it.
-    pub(super) identity: Rc<Identity>,
-    /// Whether the broker chose the client id.
-    pub(super) assigned: bool,
-    /// The verdict so far.
-    pub(super) verdict: ClientVerdict,
-    /// Links it has been to.
-    pub(super) visited: Vec<LinkIdentity>,
+impl State {
+    /// Whether the client must send CONNECT or AUTH within `connect_timeout_ms`.
+    pub(super) fn owes_a_packet(&self) -> bool {
+        match self {
+            State::New => true,
+            State::Admitting(admission) => admission.waits_for_client(),
+            State::Live => false,
+        }
+    }
 }
 
 /// Topic aliases of an MQTT 5 connection, both ways (section 3.3.2.3.4).
@@ -84,6 +79,10 @@ pub(super) struct Connection {
     pub(super) problem_info: bool,
     pub(super) aliases: Option<Box<Aliases>>,
     pub(super) traced: bool,
+    /// Authentication method of CONNECT.
+    pub(super) auth_method: Option<Box<str>>,
+    /// A re-authentication that is going on.
+    pub(super) renewal: Option<Box<Renewal>>,
 }
 
 impl Connection {
@@ -107,6 +106,8 @@ impl Connection {
             problem_info: true,
             aliases: None,
             traced: false,
+            auth_method: None,
+            renewal: None,
         }
     }
 

@@ -28,26 +28,7 @@ pub(super) enum PublishWalk {
 }
 
 impl Shard {
-    /// Runs client.connect.
-    pub(super) fn run_connect(&mut self, client: ClientView<'_>) -> ClientVerdict {
-        let verdict = ClientVerdict::unanswered(&client, ReasonCode::NOT_AUTHORIZED);
-        let (verdict, _) =
-            self.run_client(HookPoint::ClientConnect, client, None, verdict, Course::WHOLE, None);
-        verdict
-    }
-
-    /// Runs client.authenticate from where `course` says.
-    pub(super) fn run_authenticate(
-        &mut self,
-        client: ClientView<'_>,
-        verdict: ClientVerdict,
-        course: Course<'_>,
-        waiter: Waiter,
-    ) -> (ClientVerdict, Exit) {
-        self.run_client(HookPoint::ClientAuthenticate, client, None, verdict, course, Some(waiter))
-    }
-
-    fn run_client(
+    pub(super) fn run_client(
         &mut self,
         point: HookPoint,
         client: ClientView<'_>,
@@ -95,12 +76,7 @@ impl Shard {
                 None,
             );
         }
-        match verdict.verdict {
-            ALLOW => Ok(()),
-            UNANSWERED if self.setup.no_match_allow => Ok(()),
-            DENY => Err(verdict.reason),
-            _ => Err(ReasonCode::NOT_AUTHORIZED),
-        }
+        may(&verdict, self.setup.no_match_allow)
     }
 
     /// Authorises a publish or a will.
@@ -195,5 +171,15 @@ impl Shard {
         let mut event = fold.event(self.setup.id, self.now.wall_ms, false);
         chain.run((point, &self.calls), Course::of_message(view.ancestry), &mut event, &mut fold);
         std::mem::take(&mut fold.draft)
+    }
+}
+
+/// What a verdict of client.authorize means.
+pub(super) fn may(verdict: &ClientVerdict, no_match_allow: bool) -> Result<(), ReasonCode> {
+    match verdict.verdict {
+        ALLOW => Ok(()),
+        UNANSWERED if no_match_allow => Ok(()),
+        DENY => Err(verdict.reason),
+        _ => Err(ReasonCode::NOT_AUTHORIZED),
     }
 }

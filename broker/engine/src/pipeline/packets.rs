@@ -87,11 +87,20 @@ impl Shard {
         if matches!(conn.state, State::New) {
             return self.first_packet(key, frame, whole);
         }
+        let admitting = matches!(conn.state, State::Admitting(_));
         self.counters.packets_received += 1;
         if let Some(kind) = frame.packet_type() {
             self.tell_received(key, kind, whole);
         }
         match codec::decode(frame, version) {
+            Ok(Packet::Disconnect(_)) if admitting => {
+                self.end_connection(key, EndCause::ByClient(false), None);
+                Handled::Closed
+            }
+            // Before CONNACK a client that was asked for AUTH may send nothing else (section 4.12).
+            Ok(packet) if admitting && packet.packet_type() != PacketType::Auth => {
+                self.refuse(key, ReasonCode::PROTOCOL_ERROR, Some(b"a packet before authentication is over"))
+            }
             Ok(packet) => {
                 if traced {
                     self.trace(key, true, || super::trace::describe(&packet));
@@ -132,14 +141,7 @@ impl Shard {
                     self.handle_in_turn(key, packet)
                 }
             }
-            Packet::Auth(_) => {
-                self.counters.packets_auth_received += 1;
-                // Without an authentication method in CONNECT the client must not send AUTH [MQTT-4.12.0-6].
-                Err(DecodeError {
-                    reason: ReasonCode::PROTOCOL_ERROR,
-                    detail: "AUTH without an authentication method",
-                })
-            }
+            Packet::Auth(auth) => self.on_auth(key, auth),
             // A second CONNECT [MQTT-3.1.0-2], and packets that only a server sends.
             _ => Err(DecodeError {
                 reason: ReasonCode::PROTOCOL_ERROR,
@@ -342,7 +344,7 @@ impl Shard {
         }
         let Some(mut conn) = self.conns.remove(key) else { return };
         self.out.closing.push(super::Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
-        if let State::Authenticating(_) = conn.state {
+        if let State::Admitting(_) = conn.state {
             // Its ticket dies with it: the completion will find a stale key.
             return;
         }

@@ -72,7 +72,7 @@ impl Shard {
 
     fn connect_due(&mut self, key: ConnKey) {
         if let Some(conn) = self.conns.get_mut(key)
-            && matches!(conn.state, State::New)
+            && conn.state.owes_a_packet()
         {
             conn.overdue = true;
             self.out.overdue.push(key);
@@ -109,12 +109,12 @@ impl Shard {
         if !std::mem::take(&mut conn.overdue) {
             return;
         }
-        match conn.state {
-            State::New => {
+        match &conn.state {
+            state if state.owes_a_packet() => {
                 self.end_connection(key, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
             }
-            // Its CONNECT has come.
-            State::Authenticating(_) => {}
+            // Its packet has come.
+            State::New | State::Admitting(_) => {}
             State::Live => {
                 if self.is_silent(key) {
                     // [MQTT-3.1.2-22]
@@ -144,7 +144,10 @@ impl Shard {
     fn answer(&mut self, open: &OpenTicket, completion: Option<Completion>) {
         let answer = completion.as_ref().map(|completion| (completion.flow, &completion.changes[..]));
         match open.waiter {
-            Waiter::Authenticate(conn) => self.authenticate_again(conn, open, answer),
+            Waiter::Connect(conn) | Waiter::Authenticate(conn) | Waiter::Will(conn) => {
+                self.admission_answered(conn, open, answer);
+            }
+            Waiter::Renewal(conn) => self.renewal_answered(conn, open, answer),
             Waiter::Publish(session, number) => self.publish_again(session, number, open, answer),
         }
     }

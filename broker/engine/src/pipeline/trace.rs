@@ -21,7 +21,7 @@ impl Shard {
     pub(super) fn trace(&mut self, key: ConnKey, inbound: bool, text: impl FnOnce() -> String) {
         let Some(conn) = self.conns.get(key) else { return };
         let client_id = match (&conn.state, conn.session.and_then(|session| self.sessions.get(session))) {
-            (super::connection::State::Authenticating(pending), _) => {
+            (super::connection::State::Admitting(pending), _) => {
                 std::sync::Arc::clone(&pending.identity.client_id)
             }
             (_, Some(session)) => std::sync::Arc::clone(&session.identity.client_id),
