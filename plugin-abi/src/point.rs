@@ -71,7 +71,7 @@ points! {
     /// Who is it, and may it come in.
     ClientAuthenticate = 1, "client.authenticate", Fold, true, Deny;
     /// May it publish here, may it subscribe to this.
-    ClientAuthorize = 2, "client.authorize", Fold, false, Deny;
+    ClientAuthorize = 2, "client.authorize", Fold, true, Deny;
     /// Before CONNACK, on refusals too.
     ClientConnack = 3, "client.connack", Fold, false, Ignore;
     /// CONNACK with success has been queued.
@@ -79,9 +79,9 @@ points! {
     /// The connection is about to close.
     ClientDisconnected = 5, "client.disconnected", Run, false, Ignore;
     /// SUBSCRIBE was read; filters may be rewritten or refused.
-    ClientSubscribe = 6, "client.subscribe", Fold, false, Ignore;
+    ClientSubscribe = 6, "client.subscribe", Fold, true, Ignore;
     /// UNSUBSCRIBE was read.
-    ClientUnsubscribe = 7, "client.unsubscribe", Fold, false, Ignore;
+    ClientUnsubscribe = 7, "client.unsubscribe", Fold, true, Ignore;
     /// A session came into being.
     SessionCreated = 8, "session.created", Run, false, Ignore;
     /// A stored session got a connection again.

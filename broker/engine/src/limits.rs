@@ -114,6 +114,7 @@ bounds! {
     slots_max = 128, 1..=65535, "received packets of one session that wait for their turn; beyond it the connection is not read";
     slot_bytes_max = 4194304, 1024..=1073741824, "bytes of those packets";
     tickets_max = 65536, 1..=16777215, "deferred verdicts open at a time per shard; beyond it a Defer is a fault";
+    defer_window = 32, 1..=65535, "publishes of one connection that wait for plugins at a time, in order; beyond it the connection is not read";
     defer_deadline_ms = 5000, 10..=3600000, "time a deferred verdict may take where neither plugin nor operator says otherwise";
     topic_alias_max = 64, 0..=65535, "topic aliases a client may set, and those the broker sets where the client allows them";
     retained_messages_max = 1000000, 0..=100000000, "retained messages per shard";
@@ -158,7 +159,7 @@ mod tests {
     fn every_name_ends_in_its_unit() {
         for setting in Limits::SETTINGS {
             let name = setting.name;
-            let counts = name.ends_with("_max") || name.ends_with("_deliveries");
+            let counts = name.ends_with("_max") || name.ends_with("_deliveries") || name == "defer_window";
             assert!(counts || name.ends_with("_ms") || name.ends_with("_s"), "{name}");
         }
     }

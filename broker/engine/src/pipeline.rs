@@ -26,6 +26,7 @@ use crate::timer::Wheel;
 
 mod admin;
 mod admission;
+mod asking;
 mod commands;
 mod connack;
 mod connect;
@@ -225,6 +226,8 @@ pub struct Shard {
     scratch: Vec<u8>,
     draining: bool,
     desk: commands::PluginDesk,
+    /// Version of the rules of client.authorize: what was decided under an older one is asked again.
+    authz_epoch: u64,
 }
 
 impl std::fmt::Debug for Shard {
@@ -285,6 +288,7 @@ impl Shard {
             scratch: Vec::new(),
             draining: false,
             desk: commands::PluginDesk::default(),
+            authz_epoch: 0,
             hasher,
             setup,
         }

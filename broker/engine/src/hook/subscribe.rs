@@ -87,6 +87,42 @@ impl<'a> SubscribeFold<'a> {
     fn may_refuse(&self, reason: ReasonCode) -> bool {
         if self.is_subscribe() { reason.refuses_subscription() } else { reason.refuses_unsubscription() }
     }
+
+    /// Takes one change into the overlay; also for changes that come with a completion.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for what cannot be changed here, INVALID for a value that cannot be taken, ABSENT for a filter that is not there.
+    pub fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
+        let (subscribe, reason) = (self.is_subscribe(), reason_of(change).filter(|r| self.may_refuse(*r)));
+        let filters = self.overlay.get_or_insert_with(|| self.filters.clone());
+        let requested = filters.get_mut(change.index as usize).ok_or(Status::ABSENT)?;
+        match change.field {
+            Field::FILTER => {
+                let filter = super::text(change.bytes)?;
+                if filter.len() > self.topic_bytes_max || topic::parse_filter(filter).is_err() {
+                    return Err(Status::INVALID);
+                }
+                let before = std::mem::replace(&mut requested.filter, Bytes::copy_from_slice(change.bytes));
+                self.replaced.push(before);
+            }
+            Field::FILTER_OPTIONS if subscribe => {
+                let byte = u8::try_from(change.number).map_err(|_| Status::INVALID)?;
+                requested.options = SubscriptionOptions::from_byte(byte).map_err(|_| Status::INVALID)?;
+            }
+            Field::VERDICT if change.number == u64::from(DENY) => {
+                requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);
+            }
+            Field::VERDICT => requested.refused = None,
+            Field::REASON_CODE => requested.refused = Some(reason.ok_or(Status::INVALID)?),
+            _ => return Err(Status::UNSUPPORTED),
+        }
+        Ok(())
+    }
+
+    /// The filters with the changes that came with a completion.
+    pub fn changed(self) -> Vec<Requested> {
+        self.overlay.unwrap_or(self.filters)
+    }
 }
 
 impl EventAccess for SubscribeFold<'_> {
@@ -121,30 +157,7 @@ impl EventAccess for SubscribeFold<'_> {
     }
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
-        let (subscribe, reason) = (self.is_subscribe(), reason_of(&change).filter(|r| self.may_refuse(*r)));
-        let filters = self.overlay.get_or_insert_with(|| self.filters.clone());
-        let requested = filters.get_mut(change.index as usize).ok_or(Status::ABSENT)?;
-        match change.field {
-            Field::FILTER => {
-                let filter = super::text(change.bytes)?;
-                if filter.len() > self.topic_bytes_max || topic::parse_filter(filter).is_err() {
-                    return Err(Status::INVALID);
-                }
-                let before = std::mem::replace(&mut requested.filter, Bytes::copy_from_slice(change.bytes));
-                self.replaced.push(before);
-            }
-            Field::FILTER_OPTIONS if subscribe => {
-                let byte = u8::try_from(change.number).map_err(|_| Status::INVALID)?;
-                requested.options = SubscriptionOptions::from_byte(byte).map_err(|_| Status::INVALID)?;
-            }
-            Field::VERDICT if change.number == u64::from(DENY) => {
-                requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);
-            }
-            Field::VERDICT => requested.refused = None,
-            Field::REASON_CODE => requested.refused = Some(reason.ok_or(Status::INVALID)?),
-            _ => return Err(Status::UNSUPPORTED),
-        }
-        Ok(())
+        self.change(&change)
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

@@ -17,8 +17,14 @@ pub enum Waiter {
     Will(ConnKey),
     /// A re-authentication at client.authenticate.
     Renewal(ConnKey),
-    /// A publish in the slot with this number.
+    /// A publish at message.publish, in the slot with this number.
     Publish(SessionKey, u64),
+    /// A publish at client.authorize, in the slot with this number.
+    Authorize(SessionKey, u64),
+    /// A SUBSCRIBE or UNSUBSCRIBE at its own chain, in the slot with this number.
+    Filters(SessionKey, u64),
+    /// One filter of it at client.authorize.
+    Filter(SessionKey, u64, u32),
 }
 
 /// An open ticket.

@@ -219,6 +219,7 @@ impl Shard {
             source: Source::Plugin,
             stage: Stage::Unstarted,
             visited: SmallVec::new(),
+            ask: None,
             draft: Draft::default(),
             refusal: None,
         };

@@ -38,8 +38,13 @@ impl Shard {
             self.connection_over(session_key, cause, will);
         } else {
             session.slots.push(Slot { conn: Some(conn), bytes: 0, body: SlotBody::End(cause, will) });
-            if !fetches.is_empty() {
-                // A SUBSCRIBE may have waited for their marks, and nothing else would look at it again.
+            let asking = matches!(
+                session.slots.front_mut(),
+                Some(Slot { body: SlotBody::Asking(_), conn: Some(asker), .. }) if *asker == conn
+            );
+            if asking || !fetches.is_empty() {
+                // A SUBSCRIBE may have waited for their marks, and nothing else would look at it again; one that waits for a
+                // plugin dies with its connection.
                 self.pump_slots(session_key);
             }
         }
@@ -115,6 +120,7 @@ impl Shard {
             source: Source::Will,
             stage: Stage::Unstarted,
             visited: SmallVec::new(),
+            ask: None,
             draft: Draft::default(),
             refusal: None,
         };

@@ -8,12 +8,10 @@ use grapnel_plugin_abi::raw::Ticket;
 use super::Shard;
 use crate::hook::HookPoint;
 use crate::hook::chain::{Course, Exit};
-use crate::hook::client::{ALLOW, Action, ClientFold, ClientVerdict, ClientView, DENY, Request, UNANSWERED};
+use crate::hook::client::{ALLOW, ClientFold, ClientVerdict, ClientView, DENY, Request, UNANSWERED};
 use crate::hook::message::{Draft, MessageFold, Rules};
-use crate::hook::subscribe::{Requested, SubscribeFold};
 use crate::hook::tickets::{TicketDesk, Waiter};
 use crate::message::MessageView;
-use crate::packet::{Properties, QoS};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
@@ -50,54 +48,13 @@ impl Shard {
         (verdict, exit)
     }
 
-    fn arm_ticket(&mut self, exit: Exit) {
+    pub(super) fn arm_ticket(&mut self, exit: Exit) {
         if let Exit::Deferred(_, ticket) = exit {
             self.counters.hook_deferred += 1;
             if let Some(open) = self.tickets.get(ticket) {
                 self.deadlines.arm(open.deadline_ms, super::timers::Deadline::Ticket(ticket));
             }
         }
-    }
-
-    /// Runs client.authorize: `Ok` if the client may, otherwise the reason. Superusers may do everything, as in EMQX.
-    pub(super) fn authorize(&mut self, identity: &Identity, request: Request<'_>) -> Result<(), ReasonCode> {
-        if identity.superuser {
-            return Ok(());
-        }
-        let client = identity.view();
-        let mut verdict = ClientVerdict::unanswered(&client, ReasonCode::NOT_AUTHORIZED);
-        if !self.chains.chain(HookPoint::ClientAuthorize).is_empty() {
-            (verdict, _) = self.run_client(
-                HookPoint::ClientAuthorize,
-                client,
-                Some(request),
-                verdict,
-                Course::WHOLE,
-                None,
-            );
-        }
-        may(&verdict, self.setup.no_match_allow)
-    }
-
-    /// Authorises a publish or a will.
-    pub(super) fn authorize_publish(
-        &mut self,
-        identity: &Identity,
-        view: &MessageView<'_>,
-        will: bool,
-    ) -> Result<(), ReasonCode> {
-        let action = if will { Action::Will } else { Action::Publish };
-        self.authorize(identity, Request { action, topic: view.topic, qos: view.qos, retain: view.retain })
-    }
-
-    /// Authorises a subscription.
-    pub(super) fn authorize_subscribe(
-        &mut self,
-        identity: &Identity,
-        filter: &str,
-        qos: QoS,
-    ) -> Result<(), ReasonCode> {
-        self.authorize(identity, Request { action: Action::Subscribe, topic: filter, qos, retain: false })
     }
 
     /// Runs a point that only tells of a client.
@@ -108,25 +65,6 @@ impl Shard {
         let client = identity.view();
         let verdict = ClientVerdict::unanswered(&client, reason);
         self.run_client(point, client, None, verdict, Course::WHOLE, None);
-    }
-
-    /// Runs client.subscribe or client.unsubscribe.
-    pub(super) fn run_filters(
-        &mut self,
-        point: HookPoint,
-        identity: &Identity,
-        properties: Properties<'_>,
-        filters: Vec<Requested>,
-    ) -> Vec<Requested> {
-        let topic_bytes_max = self.limits().topic_bytes_max as usize;
-        let chain = self.chains.chain_mut(point);
-        if chain.is_empty() {
-            return filters;
-        }
-        let mut fold = SubscribeFold::new(point, identity.view(), properties, filters, topic_bytes_max, None);
-        let mut event = fold.event(self.setup.id, self.now.wall_ms);
-        chain.run((point, &self.calls), Course::WHOLE, &mut event, &mut fold);
-        fold.filters
     }
 
     /// Runs message.publish from where `course` says; the draft is the accumulator.

@@ -138,7 +138,7 @@ impl Shard {
                     self.park(key, whole);
                     Ok(())
                 } else {
-                    self.handle_in_turn(key, packet)
+                    self.handle_in_turn(key, packet, whole)
                 }
             }
             Packet::Auth(auth) => self.on_auth(key, auth),
@@ -156,11 +156,19 @@ impl Shard {
     }
 
     /// A packet whose turn has come: SUBSCRIBE, UNSUBSCRIBE or DISCONNECT with nothing in front.
-    pub(super) fn handle_in_turn(&mut self, key: ConnKey, packet: &Packet<'_>) -> Result<(), DecodeError> {
+    pub(super) fn handle_in_turn(
+        &mut self,
+        key: ConnKey,
+        packet: &Packet<'_>,
+        whole: &[u8],
+    ) -> Result<(), DecodeError> {
         match packet {
-            Packet::Subscribe(subscribe) => self.on_subscribe(key, subscribe),
+            Packet::Subscribe(subscribe) => {
+                self.on_subscribe(key, subscribe, whole);
+                Ok(())
+            }
             Packet::Unsubscribe(unsubscribe) => {
-                self.on_unsubscribe(key, unsubscribe);
+                self.on_unsubscribe(key, unsubscribe, whole);
                 Ok(())
             }
             Packet::Disconnect(disconnect) => self.on_disconnect(key, disconnect),
@@ -184,12 +192,15 @@ impl Shard {
 
     /// Stops reading a connection whose session has as many packets waiting as it may.
     fn pause_if_full(&mut self, key: ConnKey) -> Handled {
-        let (slots_max, bytes_max) = (self.limits().slots_max, self.limits().slot_bytes_max);
+        let limits = self.limits();
+        let (slots_max, bytes_max, window) = (limits.slots_max, limits.slot_bytes_max, limits.defer_window);
         let Some(conn) = self.conns.get_mut(key) else { return Handled::Closed };
-        let full = conn
-            .session
-            .and_then(|session| self.sessions.get(session))
-            .is_some_and(|s| s.slots.len() as u64 >= slots_max || s.slots.bytes() as u64 >= bytes_max);
+        let full = conn.session.and_then(|session| self.sessions.get(session)).is_some_and(|s| {
+            !s.slots.is_empty()
+                && (s.slots.len() as u64 >= slots_max
+                    || s.slots.bytes() as u64 >= bytes_max
+                    || s.slots.deferred() as u64 >= window)
+        });
         if full {
             conn.paused = true;
             return Handled::Pause;
@@ -199,11 +210,13 @@ impl Shard {
 
     /// Reads a connection on whose session has room again.
     pub(super) fn resume_if_room(&mut self, session: crate::id::SessionKey) {
+        let window = self.limits().defer_window;
         let (slots_max, bytes_max) = (self.limits().slots_max, self.limits().slot_bytes_max);
         let Some(session) = self.sessions.get(session) else { return };
         // Half, so that a connection does not flutter at the limit.
-        let room =
-            session.slots.len() as u64 <= slots_max / 2 && session.slots.bytes() as u64 <= bytes_max / 2;
+        let room = session.slots.len() as u64 <= slots_max / 2
+            && session.slots.bytes() as u64 <= bytes_max / 2
+            && session.slots.deferred() as u64 <= window / 2;
         if let Some(conn) = session.conn.and_then(|key| self.conns.get_mut(key))
             && conn.paused
             && room

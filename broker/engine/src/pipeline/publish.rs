@@ -8,12 +8,14 @@ use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Shard;
+use super::asking::Asked;
 use super::hooks::PublishWalk;
 use super::route::Effect;
 use super::tell::Loss;
 use crate::codec::{self, DecodeError};
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::hook::chain::{Course, visited_until};
+use crate::hook::client::{Action, Request};
 use crate::hook::message::{Disposition, Draft};
 use crate::hook::tickets::Waiter;
 use crate::hook::{HookPoint, LinkIdentity};
@@ -21,6 +23,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::message::{MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::reason::ReasonCode;
+use crate::session::slots::{Ask, Behind};
 use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
@@ -215,19 +218,18 @@ impl Shard {
     ) {
         let Some(session) = self.sessions.get(session_key) else { return };
         let number = session.slots.next_number();
-        let behind = if session.slots.is_empty() {
-            None
+        let (alone, behind) = if session.slots.is_empty() {
+            (true, Behind::default())
         } else if session.slots.only_publishes() {
-            Some(session.slots.visited_in_front(number))
+            (false, session.slots.in_front(number))
         } else {
             let slot = PublishSlot { stage: Stage::Unstarted, ..slot_of(&view, head) };
             self.push_publish(session_key, key, slot);
             return;
         };
-        let alone = behind.is_none();
-        let limit: Option<Visited> = behind.flatten();
+        let at = Place { session: session_key, number, source: Source::Client, head };
         let mut slot = None;
-        match self.decide(identity, view, head, number, session_key, limit.as_deref()) {
+        match self.decide(identity, view, at, &behind) {
             Decision::Refused(verdict) if alone => self.conclude(session_key, head, &verdict),
             Decision::Pass(mut draft) if alone => {
                 let extra = draft.extra.take();
@@ -264,16 +266,66 @@ impl Shard {
         &mut self,
         identity: &Rc<Identity>,
         view: MessageView<'_>,
-        head: Head,
-        number: u64,
-        session_key: SessionKey,
-        behind: Option<&[LinkIdentity]>,
+        at: Place,
+        behind: &Behind,
     ) -> Decision {
-        if let Err(reason) = self.authorize_publish(identity, &view, false) {
-            self.counters.packets_publish_auth_error += 1;
-            return Decision::Refused(Verdict::code(reason));
+        let nothing = (Visited::new(), Draft::default());
+        // What waits in front waits at client.authorize first.
+        if self.chains.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
+            let answer = if self.setup.no_match_allow || identity.superuser {
+                Ok(())
+            } else {
+                Err(ReasonCode::NOT_AUTHORIZED)
+            };
+            return self.authorized(identity, view, at, (Asked::Answered(answer), false), nothing, behind);
         }
-        self.walk(identity, view, head, (session_key, number), Draft::default(), (&[], behind))
+        let ask = self.new_ask(identity);
+        self.authorize_on(identity, view, at, (ask, false), nothing, behind)
+    }
+
+    /// Goes on with client.authorize; `through` says that message.publish is through and has changed the topic.
+    pub(super) fn authorize_on(
+        &mut self,
+        identity: &Rc<Identity>,
+        view: MessageView<'_>,
+        at: Place,
+        (ask, through): (Ask, bool),
+        so_far: (Visited, Draft),
+        behind: &Behind,
+    ) -> Decision {
+        let changed = so_far.1.view(view, self.now.mono_ms);
+        let action = if at.source == Source::Will { Action::Will } else { Action::Publish };
+        let request = Request { action, topic: changed.topic, qos: changed.qos, retain: changed.retain };
+        let limit = behind.authorize.as_deref().filter(|_| !through);
+        let waiter = Waiter::Authorize(at.session, at.number);
+        let asked = self.ask_authorize(identity, request, ask, limit, waiter);
+        self.authorized(identity, view, at, (asked, through), so_far, behind)
+    }
+
+    /// What the answer of client.authorize means for a publish.
+    pub(super) fn authorized(
+        &mut self,
+        identity: &Rc<Identity>,
+        view: MessageView<'_>,
+        at: Place,
+        (asked, through): (Asked, bool),
+        (visited, draft): (Visited, Draft),
+        behind: &Behind,
+    ) -> Decision {
+        match asked {
+            Asked::Answered(Err(reason)) => {
+                self.counters.packets_publish_auth_error += 1;
+                Decision::Refused(Verdict::code(reason))
+            }
+            Asked::Answered(Ok(())) if through => Decision::Pass(draft),
+            Asked::Answered(Ok(())) => {
+                self.walk(identity, view, at, draft, (&visited, behind.publish.as_deref()))
+            }
+            Asked::Deferred(ticket, ask) => {
+                Decision::Asks(Stage::Authorizing(ticket), Box::new((ask, through)), visited, draft)
+            }
+            Asked::Blocked(ask) => Decision::Asks(Stage::Queueing, Box::new((ask, through)), visited, draft),
+        }
     }
 
     /// Goes along the publish chain as far as it can.
@@ -281,23 +333,23 @@ impl Shard {
         &mut self,
         identity: &Rc<Identity>,
         view: MessageView<'_>,
-        head: Head,
-        place: (SessionKey, u64),
+        at: Place,
         mut draft: Draft,
-        course: (&[LinkIdentity], Option<&[LinkIdentity]>),
+        (visited, behind): (&[LinkIdentity], Option<&[LinkIdentity]>),
     ) -> Decision {
         if self.chains.chain(HookPoint::MessagePublish).is_empty() {
-            return self.judge(identity, view, draft);
+            return self.judge(identity, view, at, draft, visited);
         }
-        let waiter = Waiter::Publish(place.0, place.1);
-        let (visited, behind) = course;
+        let waiter = Waiter::Publish(at.session, at.number);
         let course = Course { visited, behind, ..Course::of_message(view.ancestry) };
-        match self.run_publish(identity, view, &mut draft, course, waiter, head.dup) {
-            PublishWalk::Decided => self.judge(identity, view, draft),
-            PublishWalk::Deferred(at, ticket) => {
-                Decision::Waits(Stage::Deferred(ticket), self.visited(visited, at + 1), draft)
+        match self.run_publish(identity, view, &mut draft, course, waiter, at.head.dup) {
+            PublishWalk::Decided => self.judge(identity, view, at, draft, visited),
+            PublishWalk::Deferred(place, ticket) => {
+                Decision::Waits(Stage::Deferred(ticket), self.visited(visited, place + 1), draft)
             }
-            PublishWalk::Blocked(at) => Decision::Waits(Stage::Blocked, self.visited(visited, at), draft),
+            PublishWalk::Blocked(place) => {
+                Decision::Waits(Stage::Blocked, self.visited(visited, place), draft)
+            }
         }
     }
 
@@ -312,7 +364,14 @@ impl Shard {
     }
 
     /// What the chain's answer means.
-    pub(super) fn judge(&mut self, identity: &Rc<Identity>, view: MessageView<'_>, draft: Draft) -> Decision {
+    pub(super) fn judge(
+        &mut self,
+        identity: &Rc<Identity>,
+        view: MessageView<'_>,
+        at: Place,
+        draft: Draft,
+        visited: &[LinkIdentity],
+    ) -> Decision {
         let reason = draft.reason.unwrap_or(ReasonCode::NOT_AUTHORIZED);
         match draft.disposition {
             Disposition::Pass => {}
@@ -331,15 +390,11 @@ impl Shard {
                 return Decision::Refused(Verdict { code: reason, text: None, disconnect: true });
             }
         }
-        if let Some(topic) = draft.topic_text()
-            && topic != view.topic
-        {
+        let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
+        if moved && at.source != Source::Plugin {
             // A new topic is a new question.
-            let changed = draft.view(view, self.now.mono_ms);
-            if let Err(reason) = self.authorize_publish(identity, &changed, false) {
-                self.counters.packets_publish_auth_error += 1;
-                return Decision::Refused(Verdict::code(reason));
-            }
+            let ask = (self.new_ask(identity), true);
+            return self.authorize_on(identity, view, at, ask, (visited.into(), draft), &Behind::default());
         }
         Decision::Pass(draft)
     }
@@ -397,8 +452,19 @@ pub(super) enum Decision {
     Pass(Draft),
     /// It has no effect.
     Refused(Verdict),
-    /// It waits at a link.
+    /// It waits at a link of message.publish.
     Waits(Stage, Visited, Draft),
+    /// It waits at a link of client.authorize.
+    Asks(Stage, Box<(Ask, bool)>, Visited, Draft),
+}
+
+/// Which publish is meant: the slot it is in, or would be, and where it comes from.
+#[derive(Clone, Copy)]
+pub(super) struct Place {
+    pub(super) session: SessionKey,
+    pub(super) number: u64,
+    pub(super) source: Source,
+    pub(super) head: Head,
 }
 
 impl PublishSlot {
@@ -416,6 +482,7 @@ fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
         source: Source::Client,
         stage: Stage::Decided,
         visited: SmallVec::new(),
+        ask: None,
         draft: Draft::default(),
         refusal: None,
     }
@@ -436,6 +503,12 @@ fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64
         }
         Decision::Waits(stage, visited, draft) => {
             slot.stage = stage;
+            slot.visited = visited;
+            slot.draft = draft;
+        }
+        Decision::Asks(stage, ask, visited, draft) => {
+            slot.stage = stage;
+            slot.ask = Some(ask);
             slot.visited = visited;
             slot.draft = draft;
         }

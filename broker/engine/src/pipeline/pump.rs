@@ -6,7 +6,9 @@ use std::rc::Rc;
 use grapnel_plugin_abi::raw::Flow;
 use smallvec::SmallVec;
 
-use super::publish::{Decision, Verdict};
+use super::admission::Answer;
+use super::asking::Asked;
+use super::publish::{Decision, Place, Verdict};
 use super::route::Effect;
 use super::{OwnedChange, Shard};
 use crate::codec;
@@ -35,11 +37,14 @@ impl Shard {
         let Some(front) = session.slots.front_mut() else { return false };
         match &front.body {
             SlotBody::Publish(publish) => match publish.stage {
-                Stage::Deferred(_) | Stage::Storing(_) => false,
-                Stage::Unstarted | Stage::Blocked => self.advance_publish(session_key, None),
+                Stage::Authorizing(_) | Stage::Deferred(_) | Stage::Storing(_) => false,
+                Stage::Unstarted | Stage::Queueing | Stage::Blocked => {
+                    self.advance_publish(session_key, None)
+                }
                 Stage::Decided | Stage::Stored => self.finish_front(session_key),
             },
             SlotBody::Subscribe { .. } => self.pump_subscribe(session_key),
+            SlotBody::Asking(_) => self.pump_asking(session_key),
             SlotBody::Packet(_) => self.pump_packet(session_key),
             SlotBody::End(..) => {
                 if let Some(Slot { body: SlotBody::End(cause, will), .. }) = session.slots.pop() {
@@ -66,20 +71,34 @@ impl Shard {
                 session.slots.mark_end(conn, EndCause::ByClient(with_will));
             }
             Packet::Subscribe(subscribe) if alive => {
-                if let Some(slot) = self.begin_subscribe(conn, session_key, subscribe) {
-                    let Some(session) = self.sessions.get_mut(session_key) else { return false };
-                    session.slots.push_front(slot);
-                    self.wait_for_barrier(session_key);
-                    return false;
-                }
+                // The slot it waits in takes the place that this one had.
+                let number = session.slots.front_number() - 1;
+                let slot = self.ask_subscribe(conn, session_key, number, subscribe, &bytes);
+                return !self.put_back(session_key, slot);
+            }
+            Packet::Unsubscribe(unsubscribe) if alive => {
+                let number = session.slots.front_number() - 1;
+                let slot = self.ask_unsubscribe(conn, session_key, number, unsubscribe, &bytes);
+                return !self.put_back(session_key, slot);
             }
             packet if alive => {
-                if let Err(error) = self.handle_in_turn(conn, packet) {
+                if let Err(error) = self.handle_in_turn(conn, packet, &bytes) {
                     self.broken_rule(conn, error);
                 }
             }
             // SUBSCRIBE and UNSUBSCRIBE die with their connection.
             _ => {}
+        }
+        true
+    }
+
+    /// Puts the slot that a packet waits in into the place of the packet; whether there is one.
+    fn put_back(&mut self, session_key: SessionKey, slot: Option<Slot>) -> bool {
+        let (Some(slot), Some(session)) = (slot, self.sessions.get_mut(session_key)) else { return false };
+        let barrier = matches!(slot.body, SlotBody::Subscribe { .. });
+        session.slots.push_front(slot);
+        if barrier {
+            self.wait_for_barrier(session_key);
         }
         true
     }
@@ -90,7 +109,7 @@ impl Shard {
         let first = session.slots.front_number();
         let blocked: SmallVec<[u64; 8]> = (first..session.slots.next_number())
             .zip(session.slots.iter())
-            .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(p) if p.stage == Stage::Blocked))
+            .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(p) if matches!(p.stage, Stage::Blocked | Stage::Queueing)))
             .map(|(number, _)| number)
             .collect();
         for number in blocked {
@@ -103,22 +122,25 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(session_key) else { return false };
         let identity = Rc::clone(&session.identity);
         let number = number.unwrap_or(session.slots.front_number());
-        let behind = session.slots.visited_in_front(number);
+        let behind = session.slots.in_front(number);
         let Some(publish) = session.slots.publish_mut(number) else { return false };
-        let unstarted = publish.stage == Stage::Unstarted;
+        let (stage, source) = (publish.stage, publish.source);
         let head = publish.head();
         let visited = publish.visited.clone();
         let draft = std::mem::take(&mut publish.draft);
+        let ask = publish.ask.take();
         // The message leaves its slot while hooks look at it, so that nothing of the session is borrowed.
         let message = publish.message.clone();
         let view = message.view();
-        // A will was authorised at CONNECT, and nobody authorises a plugin.
-        let asked = publish.source == Source::Client;
-        let decision = match unstarted && asked {
-            true => self.decide(&identity, view, head, number, session_key, behind.as_deref()),
-            false => {
-                self.walk(&identity, view, head, (session_key, number), draft, (&visited, behind.as_deref()))
+        let at = Place { session: session_key, number, source, head };
+        let decision = match (stage, ask) {
+            (Stage::Queueing, Some(ask)) => {
+                let (ask, through) = *ask;
+                self.authorize_on(&identity, view, at, (ask, through), (visited, draft), &behind)
             }
+            // A will was authorised at CONNECT, and nobody authorises a plugin.
+            (Stage::Unstarted, _) if source == Source::Client => self.decide(&identity, view, at, &behind),
+            _ => self.walk(&identity, view, at, draft, (&visited, behind.publish.as_deref())),
         };
         self.settle_publish(session_key, number, decision);
         true
@@ -133,6 +155,12 @@ impl Shard {
         match decision {
             Decision::Waits(stage, visited, draft) => {
                 publish.stage = stage;
+                publish.visited = visited;
+                publish.draft = draft;
+            }
+            Decision::Asks(stage, ask, visited, draft) => {
+                publish.stage = stage;
+                publish.ask = Some(ask);
                 publish.visited = visited;
                 publish.draft = draft;
             }
@@ -247,17 +275,46 @@ impl Shard {
         }
         publish.stage = Stage::Blocked;
         let (stop, head) = (deny || flow == Flow::STOP, publish.head());
-        let visited = publish.visited.clone();
-        let behind = session.slots.visited_in_front(number);
+        let (visited, source) = (publish.visited.clone(), publish.source);
+        let behind = session.slots.in_front(number);
         if faulted {
             self.count_fault(ticket, HookPoint::MessagePublish);
         }
         let view = message.view();
+        let at = Place { session: session_key, number, source, head };
         let decision = match stop {
-            true => self.judge(&identity, view, draft),
-            false => {
-                self.walk(&identity, view, head, (session_key, number), draft, (&visited, behind.as_deref()))
-            }
+            true => self.judge(&identity, view, at, draft, &visited),
+            false => self.walk(&identity, view, at, draft, (&visited, behind.publish.as_deref())),
+        };
+        self.settle_publish(session_key, number, decision);
+        self.pump_slots(session_key);
+    }
+}
+
+impl Shard {
+    /// A deferred client.authorize for a publish has been answered, or has missed its deadline (`None`).
+    pub(super) fn publish_authorized(
+        &mut self,
+        session_key: SessionKey,
+        number: u64,
+        ticket: &OpenTicket,
+        answer: Answer<'_>,
+    ) {
+        let Some(session) = self.sessions.get_mut(session_key) else { return };
+        let identity = Rc::clone(&session.identity);
+        let Some(publish) = session.slots.publish_mut(number) else { return };
+        let Some(ask) = publish.ask.take() else { return };
+        let (mut ask, through) = *ask;
+        let (draft, visited) = (std::mem::take(&mut publish.draft), publish.visited.clone());
+        let (message, source, head) = (publish.message.clone(), publish.source, publish.head());
+        let behind = session.slots.in_front(number);
+        let at = Place { session: session_key, number, source, head };
+        let decision = if self.ask_answered(&mut ask, ticket, answer) {
+            let answer = Asked::Answered(self.verdict_of(&ask));
+            self.authorized(&identity, message.view(), at, (answer, through), (visited, draft), &behind)
+        } else {
+            let asked = (ask, through);
+            self.authorize_on(&identity, message.view(), at, asked, (visited, draft), &behind)
         };
         self.settle_publish(session_key, number, decision);
         self.pump_slots(session_key);

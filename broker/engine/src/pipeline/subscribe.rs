@@ -2,15 +2,12 @@
 //! promise, the marks that tell retained messages from live ones, and then the retained messages.
 
 use std::num::NonZeroU16;
-use std::rc::Rc;
 
 use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Shard;
 use super::timers::Deadline;
-use crate::codec::DecodeError;
-use crate::hook::HookPoint;
 use crate::hook::subscribe::Requested;
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{
@@ -23,19 +20,21 @@ use crate::session::{Slot, SlotBody, Subscription};
 use crate::topic;
 
 impl Shard {
-    pub(super) fn on_subscribe(
-        &mut self,
-        key: ConnKey,
-        subscribe: &Subscribe<'_>,
-    ) -> Result<(), DecodeError> {
-        let Some(session_key) = self.session_of(key) else { return Ok(()) };
-        if let Some(slot) = self.begin_subscribe(key, session_key, subscribe)
-            && let Some(session) = self.sessions.get_mut(session_key)
-        {
-            session.slots.push(slot);
+    pub(super) fn on_subscribe(&mut self, key: ConnKey, subscribe: &Subscribe<'_>, whole: &[u8]) {
+        let Some(session_key) = self.session_of(key) else { return };
+        let Some(session) = self.sessions.get(session_key) else { return };
+        let number = session.slots.next_number();
+        let slot = self.ask_subscribe(key, session_key, number, subscribe, whole);
+        self.push_waiting(session_key, slot);
+    }
+
+    fn push_waiting(&mut self, session_key: SessionKey, slot: Option<Slot>) {
+        let (Some(slot), Some(session)) = (slot, self.sessions.get_mut(session_key)) else { return };
+        let barrier = matches!(slot.body, SlotBody::Subscribe { .. });
+        session.slots.push(slot);
+        if barrier {
             self.wait_for_barrier(session_key);
         }
-        Ok(())
     }
 
     /// Has the session looked at when the other shards have caught up.
@@ -45,24 +44,24 @@ impl Shard {
         }
     }
 
-    /// Does what a SUBSCRIBE asks; the slot it waits in, if other shards must hear of it first.
+    /// Does what a SUBSCRIBE asks, as far as it may; the slot it waits in, if other shards must hear of it first.
     pub(super) fn begin_subscribe(
         &mut self,
         key: ConnKey,
         session_key: SessionKey,
         subscribe: &Subscribe<'_>,
+        requested: &[Requested],
+        permits: &[Result<(), ReasonCode>],
     ) -> Option<Slot> {
-        self.counters.packets_subscribe_received += 1;
-        let identity = Rc::clone(&self.sessions.get(session_key)?.identity);
         let id = subscribe.properties.subscription_id().unwrap_or(0);
-        let requested: Vec<Requested> =
-            subscribe.filters.map(|(filter, options)| Requested::new(filter, options)).collect();
-        let point = HookPoint::ClientSubscribe;
-        let requested = self.run_filters(point, &identity, subscribe.properties, requested);
         let mut codes = Vec::with_capacity(requested.len());
         let mut granted = Vec::new();
-        for (place, request) in requested.iter().enumerate() {
-            match self.grant(session_key, &identity, request, id) {
+        for (place, (request, permit)) in requested.iter().zip(permits).enumerate() {
+            let granting = permit.and_then(|()| self.filter_of(request));
+            if permit.is_err() && request.refused.is_none() {
+                self.counters.packets_subscribe_auth_error += 1;
+            }
+            match granting.and_then(|parsed| self.put_subscription(session_key, parsed, request, id)) {
                 Ok(mut grant) => {
                     grant.place = place;
                     codes.push(grant.options.qos.as_u8());
@@ -107,31 +106,6 @@ impl Shard {
     fn marks_are_set(&self, session_key: SessionKey, fetches: &[u64]) -> bool {
         let Some(session) = self.sessions.get(session_key) else { return true };
         session.fetches.iter().all(|fetch| !fetches.contains(&fetch.id) || fetch.unmarked.is_empty())
-    }
-
-    fn grant(
-        &mut self,
-        session_key: SessionKey,
-        identity: &crate::session::Identity,
-        request: &Requested,
-        id: u32,
-    ) -> Result<Granted, ReasonCode> {
-        if let Some(reason) = request.refused {
-            return Err(reason);
-        }
-        let filter = request.filter_text();
-        let limits = self.limits();
-        let (topic_bytes_max, levels_max) = (limits.topic_bytes_max, limits.topic_levels_max as u16);
-        let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
-        if filter.len() as u64 > topic_bytes_max || topic::check_levels(parsed.filter, levels_max).is_err() {
-            return Err(ReasonCode::TOPIC_FILTER_INVALID);
-        }
-        // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
-        if let Err(reason) = self.authorize_subscribe(identity, parsed.filter, request.options.qos) {
-            self.counters.packets_subscribe_auth_error += 1;
-            return Err(reason);
-        }
-        self.put_subscription(session_key, parsed, request, id)
     }
 
     /// Puts a subscription that is allowed into the session and the routes.
@@ -297,22 +271,16 @@ impl Shard {
         }
     }
 
-    pub(super) fn on_unsubscribe(&mut self, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
-        self.counters.packets_unsubscribe_received += 1;
+    pub(super) fn on_unsubscribe(&mut self, key: ConnKey, unsubscribe: &Unsubscribe<'_>, whole: &[u8]) {
         let Some(session_key) = self.session_of(key) else { return };
         let Some(session) = self.sessions.get(session_key) else { return };
-        let identity = Rc::clone(&session.identity);
-        let requested = unsubscribe
-            .filters
-            .map(|filter| Requested::new(filter, SubscriptionOptions::default()))
-            .collect();
-        let point = HookPoint::ClientUnsubscribe;
-        let requested = self.run_filters(point, &identity, unsubscribe.properties, requested);
-        self.take_unsubscribe(key, session_key, unsubscribe.packet_id, &requested);
+        let number = session.slots.next_number();
+        let slot = self.ask_unsubscribe(key, session_key, number, unsubscribe, whole);
+        self.push_waiting(session_key, slot);
     }
 
     /// Ends the subscriptions that the chain leaves, and answers.
-    fn take_unsubscribe(
+    pub(super) fn take_unsubscribe(
         &mut self,
         key: ConnKey,
         session_key: SessionKey,

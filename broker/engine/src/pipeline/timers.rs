@@ -149,6 +149,11 @@ impl Shard {
             }
             Waiter::Renewal(conn) => self.renewal_answered(conn, open, answer),
             Waiter::Publish(session, number) => self.publish_again(session, number, open, answer),
+            Waiter::Authorize(session, number) => self.publish_authorized(session, number, open, answer),
+            Waiter::Filters(session, number) => self.filters_answered(session, number, open, answer),
+            Waiter::Filter(session, number, index) => {
+                self.filter_answered((session, number, index), open, answer);
+            }
         }
     }
 }

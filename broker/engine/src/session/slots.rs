@@ -8,8 +8,10 @@ use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
-use crate::hook::LinkIdentity;
+use crate::hook::client::ClientVerdict;
 use crate::hook::message::Draft;
+use crate::hook::subscribe::Requested;
+use crate::hook::{HookPoint, LinkIdentity};
 use crate::id::ConnKey;
 use crate::message::Message;
 use crate::packet::{QoS, SubscriptionOptions};
@@ -21,6 +23,10 @@ use crate::session::{EndCause, Will};
 pub enum Stage {
     /// Neither authorised nor shown to a hook: something in front forbids it.
     Unstarted,
+    /// A link of client.authorize answers later.
+    Authorizing(Ticket),
+    /// The next link of client.authorize waits until the publish in front has been there.
+    Queueing,
     /// A link answers later.
     Deferred(Ticket),
     /// The next link waits until the publish in front has been there.
@@ -61,6 +67,8 @@ pub struct PublishSlot {
     pub stage: Stage,
     /// Links that it has been to.
     pub visited: SmallVec<[LinkIdentity; 4]>,
+    /// The question to client.authorize, while it is on its way; with whether message.publish is through already.
+    pub ask: Option<Box<(Ask, bool)>>,
     /// What becomes of it.
     pub draft: Draft,
     /// Why the broker refuses it, if it does.
@@ -86,6 +94,48 @@ pub struct Granted {
     pub id: u32,
 }
 
+/// A question to client.authorize that is on its way along the chain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Ask {
+    /// The verdict so far.
+    pub verdict: ClientVerdict,
+    /// Links that it has been to.
+    pub visited: SmallVec<[LinkIdentity; 4]>,
+    /// Version of the rules when it began.
+    pub epoch: u64,
+}
+
+/// Whether a filter may be subscribed to.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Permit {
+    /// That is still asked.
+    Open(Box<Ask>),
+    /// It may, or not for this reason.
+    Done(Result<(), ReasonCode>),
+}
+
+/// A SUBSCRIBE or UNSUBSCRIBE whose filters wait for a plugin.
+#[derive(Debug)]
+pub struct Asking {
+    /// The packet, whole.
+    pub packet: Bytes,
+    /// Which of the two it is.
+    pub subscribe: bool,
+    /// The filters as the chain has left them so far.
+    pub requested: Vec<Requested>,
+    /// Links of the packet's own chain that it has been to.
+    pub visited: Vec<LinkIdentity>,
+    /// One for each filter, once the packet's own chain is through.
+    pub permits: Option<Vec<Permit>>,
+}
+
+impl Asking {
+    /// The hook point of the packet's own chain.
+    pub fn point(&self) -> HookPoint {
+        if self.subscribe { HookPoint::ClientSubscribe } else { HookPoint::ClientUnsubscribe }
+    }
+}
+
 /// What waits.
 #[derive(Debug)]
 pub enum SlotBody {
@@ -107,6 +157,8 @@ pub enum SlotBody {
         /// Monotonic milliseconds.
         deadline_ms: u64,
     },
+    /// A SUBSCRIBE or UNSUBSCRIBE whose filters wait for a plugin. It is in front.
+    Asking(Box<Asking>),
     /// A whole SUBSCRIBE, UNSUBSCRIBE or DISCONNECT, not looked at yet.
     Packet(Bytes),
     /// The connection has ended in this way; whatever it sent is in front.
@@ -122,6 +174,31 @@ pub struct Slot {
     pub bytes: usize,
     /// What it is.
     pub body: SlotBody,
+}
+
+/// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;
+/// `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// At client.authorize.
+    pub authorize: Option<SmallVec<[LinkIdentity; 4]>>,
+    /// At message.publish.
+    pub publish: Option<SmallVec<[LinkIdentity; 4]>>,
+}
+
+impl PublishSlot {
+    /// How far it is on its way along the chains, for those behind it; `None` where it is through.
+    fn position(&self) -> Option<Behind> {
+        match (self.stage, &self.ask) {
+            (Stage::Authorizing(_) | Stage::Queueing, Some(ask)) if !ask.1 => {
+                Some(Behind { authorize: Some(ask.0.visited.clone()), publish: Some(SmallVec::new()) })
+            }
+            (Stage::Deferred(_) | Stage::Blocked, _) => {
+                Some(Behind { authorize: None, publish: Some(self.visited.clone()) })
+            }
+            _ => None,
+        }
+    }
 }
 
 /// The slots of a session.
@@ -209,16 +286,19 @@ impl Slots {
         }
     }
 
-    /// Where the nearest publish in front of `number` waits that is still on its way along the chain: the links it has been
-    /// to. `None` where nothing in front limits it.
-    pub fn visited_in_front(&self, number: u64) -> Option<SmallVec<[LinkIdentity; 4]>> {
-        let before = usize::try_from(number.saturating_sub(self.first)).ok()?;
-        self.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
-            SlotBody::Publish(publish) if matches!(publish.stage, Stage::Deferred(_) | Stage::Blocked) => {
-                Some(publish.visited.clone())
-            }
+    /// Where the nearest publish in front of `number` waits that is still on its way along the chains.
+    pub fn in_front(&self, number: u64) -> Behind {
+        let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else { return Behind::default() };
+        let ahead = self.queue.iter().take(before).rev().find_map(|slot| match &slot.body {
+            SlotBody::Publish(publish) => publish.position(),
             _ => None,
-        })
+        });
+        ahead.unwrap_or_default()
+    }
+
+    /// Publishes that wait for a plugin, or behind one that does.
+    pub fn deferred(&self) -> usize {
+        self.publishes().filter(|publish| publish.position().is_some()).count()
     }
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
