@@ -31,6 +31,15 @@ impl Call<'_> {
         self.event.ctx
     }
 
+    pub fn get_text(&self, field: Field) -> String {
+        let mut value = grapnel_plugin_abi::raw::Value::EMPTY;
+        // SAFETY: the context is that of the running event, and what is shown lives until the hook returns.
+        unsafe {
+            (host_api(1, 1).get)(self.event.ctx, field, 0, &mut value);
+            value.bytes.text().to_owned()
+        }
+    }
+
     pub fn flags(&self) -> u32 {
         self.event.flags
     }
@@ -399,12 +408,12 @@ impl Tickets {
     }
 }
 
-fn complete(world: &mut World, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
+pub(crate) fn complete(world: &mut World, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
     world.shards[0].complete(Completion { ticket: ticket.0, flow, changes });
     world.drive();
 }
 
-fn number(field: Field, number: u64) -> OwnedChange {
+pub(crate) fn number(field: Field, number: u64) -> OwnedChange {
     OwnedChange { field, index: 0, number, bytes: Bytes::new(), key: Bytes::new() }
 }
 

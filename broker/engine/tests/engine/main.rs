@@ -2,6 +2,7 @@
 #![allow(missing_docs, clippy::unwrap_used)]
 
 mod commands;
+mod deferral;
 mod exchange;
 mod hooks;
 mod points;

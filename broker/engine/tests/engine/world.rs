@@ -52,6 +52,7 @@ pub enum Got {
     UnsubAck(u16, Vec<u8>),
     PingResp,
     Disconnect(u8),
+    Auth(u8, String),
 }
 
 pub fn message(topic: &str, payload: &str, qos: u8) -> Got {
@@ -535,6 +536,10 @@ fn got(packet: &Packet<'_>) -> Got {
         Packet::UnsubAck(unsuback) => Got::UnsubAck(unsuback.packet_id.get(), unsuback.codes.to_vec()),
         Packet::PingResp => Got::PingResp,
         Packet::Disconnect(disconnect) => Got::Disconnect(disconnect.reason.0),
+        Packet::Auth(auth) => {
+            let data = auth.properties.auth_data().unwrap_or_default();
+            Got::Auth(auth.reason.0, String::from_utf8_lossy(data).into_owned())
+        }
         other => panic!("the broker must not send {other:?}"),
     }
 }

@@ -1,0 +1,403 @@
+//! Verdicts that come later, at every point that may wait for them: order, deadlines, what dies with a connection, and
+//! authentication in rounds (the design's sections on slots and on deferred verdicts).
+
+use std::cell::RefCell;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::packet::{
+    Auth, Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
+    push_subscription,
+};
+use grapnel_engine::pipeline::OwnedChange;
+use grapnel_engine::reason::ReasonCode;
+use grapnel_plugin_abi::raw::{Field, Flow, Ticket};
+
+use crate::hooks::{Call, Log, complete, link, mount, number, pair};
+use crate::world::{Ask, Got, World, message};
+
+/// The tickets that a link has taken, in order, with what each is about.
+#[derive(Clone, Default)]
+struct Taken(Rc<RefCell<Vec<(String, Ticket)>>>);
+
+impl Taken {
+    fn about(&self) -> Vec<String> {
+        self.0.borrow().iter().map(|(about, _)| about.clone()).collect()
+    }
+
+    fn ticket(&self, place: usize) -> Ticket {
+        self.0.borrow()[place].1
+    }
+}
+
+/// A link that answers everything later.
+fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -> Link {
+    let taken = taken.clone();
+    link(identity, priority, policy, move |call: &mut Call<'_>| {
+        let about = if call.topic().is_empty() { call.client_id() } else { call.topic() };
+        let about = about.to_owned();
+        taken.0.borrow_mut().push((about, call.defer().expect("the point may wait")));
+        Flow::DEFER
+    })
+}
+
+fn text(field: Field, index: u32, text: &str) -> OwnedChange {
+    OwnedChange { field, index, number: 0, bytes: Bytes::copy_from_slice(text.as_bytes()), key: Bytes::new() }
+}
+
+fn deny(reason: u8) -> Vec<OwnedChange> {
+    vec![number(Field::REASON_CODE, u64::from(reason)), number(Field::VERDICT, 2)]
+}
+
+fn allow() -> Vec<OwnedChange> {
+    vec![number(Field::VERDICT, 1)]
+}
+
+/// A SUBSCRIBE with several filters.
+fn send_filters(world: &mut World, client: usize, filters: &[(&str, QoS)], packet_id: u16) {
+    let mut payload = Vec::new();
+    for (filter, qos) in filters {
+        let options = SubscriptionOptions::from_byte(qos.as_u8()).expect("options of a QoS alone");
+        push_subscription(&mut payload, filter, options);
+    }
+    let packet_id = std::num::NonZeroU16::new(packet_id).expect("an identifier");
+    let filters = Filters::from_encoded(&payload);
+    world.send(
+        client,
+        &Packet::Subscribe(Subscribe { packet_id, properties: Properties::default(), filters }),
+    );
+}
+
+/// client.connect may wait; what it changes and refuses counts as if it had answered at once, and the next link follows.
+#[test]
+fn client_connect_answers_later() {
+    for refuse in [false, true] {
+        let mut world = World::new(1);
+        let (taken, log) = (Taken::default(), Log::default());
+        let seen = log.clone();
+        let next = link(2, 0, FaultPolicy::Ignore, move |_| {
+            seen.note("next");
+            Flow::CONTINUE
+        });
+        mount(
+            &mut world,
+            vec![
+                (HookPoint::ClientConnect, later(1, 1, FaultPolicy::Ignore, &taken)),
+                (HookPoint::ClientConnect, next),
+            ],
+        );
+        let (client, connack) = world.try_connect("c", &Ask::v(Version::V5));
+        assert_eq!((connack, log.take().len()), (None, 0), "nothing before the answer");
+        let changes = if refuse { deny(0x8A) } else { vec![number(Field::KEEP_ALIVE_S, 7)] };
+        complete(&mut world, taken.ticket(0), if refuse { Flow::STOP } else { Flow::CONTINUE }, changes);
+        let code = if refuse { 0x8A } else { 0 };
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
+        assert_eq!(log.take().len(), usize::from(!refuse));
+        if !refuse {
+            // One and a half times the keep alive that the plugin set [MQTT-3.1.2-22].
+            world.pass_ms(12_000);
+            assert!(world.is_closed(client));
+        }
+    }
+}
+
+/// A missed deadline at client.connect is a fault that is ignored: the client comes in.
+#[test]
+fn client_connect_does_not_wait_for_ever() {
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let (client, _) = world.try_connect("c", &Ask::v(Version::V311));
+    world.pass_ms(1_100);
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
+}
+
+/// A will is authorised before CONNACK, and one that may not be left refuses the client.
+#[test]
+fn the_will_is_authorised_later() {
+    for (answer, code) in [(allow(), 0), (deny(0x87), 0x87)] {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+        let ask = Ask { will: Some(("will/topic", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let (client, connack) = world.try_connect("c", &ask);
+        assert_eq!((connack, taken.about()), (None, vec!["will/topic".to_owned()]));
+        complete(&mut world, taken.ticket(0), Flow::STOP, answer);
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
+    }
+}
+
+/// Publishes are authorised at a time, and take effect and are acknowledged in order of arrival.
+#[test]
+fn publishes_wait_for_authorisation_in_order() {
+    let (mut world, subscriber, publisher) = pair();
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    for (id, topic) in [(1, "a"), (2, "b"), (3, "c")] {
+        world.publish(publisher, topic, "x", QoS::AtLeastOnce, id);
+    }
+    assert_eq!(taken.about(), ["a", "b", "c"], "none waits for the one in front");
+    complete(&mut world, taken.ticket(2), Flow::STOP, allow());
+    complete(&mut world, taken.ticket(1), Flow::STOP, deny(0x87));
+    assert_eq!((world.take(publisher), world.take_plain(subscriber)), (vec![], vec![]));
+    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    assert_eq!(
+        world.take(publisher),
+        [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0x87), Got::Ack("PUBACK", 3, 0),]
+    );
+    assert_eq!(world.take_plain(subscriber), [message("a", "x", 1), message("c", "x", 1)]);
+}
+
+/// Every link sees the publishes of a connection in order, at client.authorize and at message.publish behind it.
+#[test]
+fn no_publish_passes_a_link_before_the_one_in_front() {
+    let (mut world, _subscriber, publisher) = pair();
+    let (taken, log) = (Taken::default(), Log::default());
+    let noting = |identity, name: &'static str| {
+        let log = log.clone();
+        link(identity, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            log.note(format!("{name} {}", call.topic()));
+            Flow::CONTINUE
+        })
+    };
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientAuthorize, later(1, 1, FaultPolicy::Deny, &taken)),
+            (HookPoint::ClientAuthorize, noting(2, "second")),
+            (HookPoint::MessagePublish, noting(3, "publish")),
+        ],
+    );
+    world.publish(publisher, "a", "x", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "b", "x", QoS::AtLeastOnce, 2);
+    complete(&mut world, taken.ticket(1), Flow::CONTINUE, allow());
+    assert_eq!(log.take(), Vec::<String>::new(), "b waits for a at the next link");
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, allow());
+    assert_eq!(log.take(), ["second a", "publish a", "second b", "publish b"]);
+    assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, 0)]);
+}
+
+/// A topic that message.publish has changed is authorised again, and that may wait too.
+#[test]
+fn a_changed_topic_waits_for_authorisation_again() {
+    let (mut world, subscriber, publisher) = pair();
+    let taken = Taken::default();
+    let rewrite = link(2, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
+        call.set(Field::TOPIC, 0, "new", "");
+        Flow::CONTINUE
+    });
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken)),
+            (HookPoint::MessagePublish, rewrite),
+        ],
+    );
+    world.publish(publisher, "old", "x", QoS::AtLeastOnce, 1);
+    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    assert_eq!(taken.about(), ["old", "new"]);
+    assert_eq!(world.take(publisher), []);
+    complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
+    assert_eq!(world.take_plain(subscriber), [message("new", "x", 1)]);
+}
+
+/// A publish belongs to its session: it takes effect when its verdict comes, whatever has become of the connection.
+#[test]
+fn a_publish_outlives_its_connection_at_client_authorize() {
+    let (mut world, subscriber, publisher) = pair();
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    world.publish(publisher, "a", "x", QoS::AtMostOnce, 0);
+    world.disconnect(publisher, ReasonCode::SUCCESS);
+    assert_eq!(world.take_plain(subscriber), []);
+    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    assert_eq!(world.take_plain(subscriber), [message("a", "x", 0)]);
+}
+
+/// client.subscribe may wait; what its answer rewrites is what is authorised, and what is behind waits its turn.
+#[test]
+fn client_subscribe_answers_later() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let (taken, log) = (Taken::default(), Log::default());
+    let seen = log.clone();
+    let asked = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        seen.note(call.topic());
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::CONTINUE
+    });
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken)),
+            (HookPoint::ClientAuthorize, asked),
+        ],
+    );
+    send_filters(&mut world, client, &[("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce)], 7);
+    world.publish(client, "c/own", "x", QoS::AtLeastOnce, 8);
+    assert_eq!((world.take(client), log.take()), (vec![], vec![]));
+    let mut changes = vec![text(Field::FILTER, 0, "c/#")];
+    changes.push(OwnedChange { index: 1, ..number(Field::VERDICT, 2) });
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+    assert_eq!(log.take(), ["c/#", "c/own"]);
+    let got: Vec<Got> = world.take_plain(client);
+    assert_eq!(got[0], Got::SubAck(7, vec![0, 0x87]));
+    assert!(got.contains(&Got::Ack("PUBACK", 8, 0)) && got.contains(&message("c/own", "x", 0)), "{got:?}");
+}
+
+/// The filters of a SUBSCRIBE are authorised at a time; SUBACK waits for the last and has the codes in order [MQTT-3.8.4-6].
+#[test]
+fn filters_wait_for_authorisation_together() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    send_filters(&mut world, client, &[("a", QoS::AtMostOnce), ("b", QoS::AtLeastOnce)], 7);
+    assert_eq!(taken.about(), ["a", "b"]);
+    complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(world.take(client), []);
+    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 1])]);
+}
+
+/// A SUBSCRIBE that waits dies with its connection; what came before it takes effect, and a late answer is nothing.
+#[test]
+fn a_subscribe_that_waits_dies_with_its_connection() {
+    let mut world = World::new(1);
+    let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &ask);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    send_filters(&mut world, client, &[("a", QoS::AtMostOnce)], 7);
+    world.lose(client);
+    let again = world.connect("c", &ask);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    world.publish(again, "a", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(again), [Got::Ack("PUBACK", 1, 0x10)], "nobody has subscribed");
+}
+
+/// client.unsubscribe may wait, and may refuse a filter.
+#[test]
+fn client_unsubscribe_answers_later() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "a", QoS::AtMostOnce);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientUnsubscribe, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    world.unsubscribe(client, "a");
+    assert_eq!(world.take(client), []);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::VERDICT, 2)]);
+    assert!(matches!(&world.take(client)[..], [Got::UnsubAck(_, codes)] if codes[..] == [0x87]));
+    world.publish(client, "a", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.take_plain(client), [message("a", "x", 0)], "the subscription stays");
+}
+
+/// No more than `defer_window` publishes of a connection wait for plugins; the rest is not read, and other connections are.
+#[test]
+fn a_window_bounds_what_waits_for_plugins() {
+    let mut world = World::with(1, |limits| limits.defer_window = 2);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let other = world.connect("other", &Ask::v(Version::V5));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    for id in 1..=4 {
+        world.publish(publisher, "a", "x", QoS::AtLeastOnce, id);
+    }
+    assert_eq!(taken.about().len(), 2);
+    world.publish(other, "b", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(taken.about(), ["a", "a", "b"]);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0x10)]);
+    assert_eq!(taken.about(), ["a", "a", "b", "a"], "half of the window is free: the next is read");
+}
+
+fn auth<'a>(section: &'a mut Vec<u8>, reason: ReasonCode, method: &str, data: &str) -> Packet<'a> {
+    push_property(section, Property::AuthMethod(method));
+    push_property(section, Property::AuthData(data.as_bytes()));
+    Packet::Auth(Auth { reason, properties: Properties::from_encoded(section) })
+}
+
+fn send_auth(world: &mut World, client: usize, reason: ReasonCode, method: &str, data: &str) {
+    let mut section = Vec::new();
+    let packet = auth(&mut section, reason, method, data);
+    world.send(client, &packet);
+}
+
+/// A plugin that asks "1?" for the data "hello", "2?" for "one", lets "two" in, and denies everything else.
+fn challenge(log: &Log) -> Link {
+    let log = log.clone();
+    link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        let data = call.get_text(Field::AUTH_DATA);
+        log.note(format!("{} {data}", call.get_text(Field::AUTH_METHOD)));
+        let (verdict, answer) = match &*data {
+            "hello" => (3, "1?"),
+            "one" => (3, "2?"),
+            "two" => (1, "welcome"),
+            _ => (2, ""),
+        };
+        call.set(Field::AUTH_DATA, 0, answer, "");
+        call.set(Field::VERDICT, verdict, "", "");
+        Flow::STOP
+    })
+}
+
+fn scram<'a>() -> Ask<'a> {
+    Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
+}
+
+/// Authentication takes as many AUTH rounds as the plugin wants, all with CONNECT's method [MQTT-4.12.0-2] [MQTT-4.12.0-5].
+#[test]
+fn authentication_in_rounds() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthenticate, challenge(&log))]);
+    let (client, first) = world.try_connect("c", &scram());
+    assert_eq!(first, Some(Got::Auth(0x18, "1?".into())));
+    send_auth(&mut world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", "one");
+    assert_eq!(world.take(client), [Got::Auth(0x18, "2?".into())]);
+    send_auth(&mut world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", "two");
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
+    assert_eq!(log.take(), ["M hello", "M one", "M two"]);
+    // Again, while the connection lives (section 4.12.1).
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "one");
+    assert_eq!(world.take(client), [Got::Auth(0x18, "2?".into())]);
+    world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x10)], "everything else goes on meanwhile");
+    send_auth(&mut world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", "two");
+    assert_eq!(world.take(client), [Got::Auth(0, "welcome".into())]);
+    // One that fails ends the connection [MQTT-4.12.1-2].
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "wrong");
+    assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
+    assert!(world.is_closed(client));
+}
+
+/// An AUTH of another method, out of turn, or instead of which something else comes, ends it [MQTT-4.12.0-3] [MQTT-4.12.0-6].
+#[test]
+fn authentication_that_is_broken_off() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthenticate, challenge(&log))]);
+    let breaks: [fn(&mut World, usize); 3] = [
+        |world, client| send_auth(world, client, ReasonCode::CONTINUE_AUTHENTICATION, "N", "one"),
+        |world, client| send_auth(world, client, ReasonCode::REAUTHENTICATE, "M", "one"),
+        |world, client| world.publish(client, "t", "x", QoS::AtMostOnce, 0),
+    ];
+    for (number, attempt) in breaks.into_iter().enumerate() {
+        let (client, first) = world.try_connect(&format!("c{number}"), &scram());
+        assert_eq!(first, Some(Got::Auth(0x18, "1?".into())));
+        attempt(&mut world, client);
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0x82 }]);
+        assert!(world.is_closed(client));
+    }
+    // A client that says nothing more has as long as for CONNECT.
+    let (client, _) = world.try_connect("silent", &scram());
+    world.pass_ms(10_100);
+    assert!(world.is_closed(client));
+    // Without a method in CONNECT there is no AUTH.
+    mount(&mut world, Vec::new());
+    let client = world.connect("plain", &Ask::v(Version::V5));
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "one");
+    assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
+}
