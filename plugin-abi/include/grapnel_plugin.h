@@ -40,7 +40,11 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
+<<<<<<< HEAD
 #define GRAPNEL_ABI_HASH UINT64_C(0x7bc5fe71c6df0942)
+=======
+#define GRAPNEL_ABI_HASH UINT64_C(0x14f201e0fddfdb9f)
+>>>>>>> 32aa773 (Write the header anew)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -258,6 +262,9 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_FILTERS UINT32_C(75)
 /** Number of user properties. */
 #define GRAPNEL_FIELD_USER_PROPERTIES UINT32_C(76)
+/** Number of the network connection: no other one of this run has it. The rounds of an authentication have it in
+ *  common. */
+#define GRAPNEL_FIELD_CONNECTION UINT32_C(77)
 
 /** Whose authorisation is asked again. */
 typedef uint32_t grapnel_scope;
