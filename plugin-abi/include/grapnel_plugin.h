@@ -40,11 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-<<<<<<< HEAD
-#define GRAPNEL_ABI_HASH UINT64_C(0x7bc5fe71c6df0942)
-=======
-#define GRAPNEL_ABI_HASH UINT64_C(0x14f201e0fddfdb9f)
->>>>>>> 32aa773 (Write the header anew)
+#define GRAPNEL_ABI_HASH UINT64_C(0xc29ef12ceea864f8)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
