@@ -1,0 +1,61 @@
+//! The bundled plugin delayed-publish on live traffic: messages come when they are due, with all that they had, also through a
+//! reload; what cannot be delayed is refused with its reason.
+
+use std::time::{Duration, Instant};
+
+use grapnel_tests::mosquitto::{Subscriber, publish};
+use grapnel_tests::wire::property::{USER_PROPERTY, Value};
+use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+
+const DELAY: Duration = Duration::from_secs(1);
+
+scenario! {
+    /// mosquitto's clients: acknowledged at once, delivered after a second, nothing on the delayed topic itself.
+    fn a_message_comes_when_it_is_due(broker in Broker::builder().grapnel_only(), version) {
+        broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+        let mut subscriber = Subscriber::start(broker, version, &["-q", "1", "-t", "lights/#", "-t", "$delayed/#", "-C", "2"]);
+        let start = Instant::now();
+        publish(broker, version, &["-t", "$delayed/1/lights/hall", "-q", "1", "-m", "off"]);
+        assert!(start.elapsed() < DELAY, "the publisher does not wait");
+        publish(broker, version, &["-t", "lights/hall", "-q", "1", "-m", "on"]);
+        let messages = subscriber.messages(2);
+        let came: Vec<_> = messages.iter().map(|message| (message.topic.as_str(), message.payload.as_str())).collect();
+        assert_eq!(came, [("lights/hall", "on"), ("lights/hall", "off")]);
+        assert!(start.elapsed() >= DELAY);
+    }
+}
+
+scenario! {
+    /// What a message has besides its payload is there when it comes, and what is due together keeps its order.
+    fn a_message_comes_as_it_was_sent(broker in Broker::builder().grapnel_only()) {
+        broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+        let mut subscriber = Client::hello(broker, Version::V5, "s");
+        subscriber.subscribe("#", 2);
+        let mut publisher = Client::hello(broker, Version::V5, "p");
+        for n in 0..20u16 {
+            let message = Publish::new("$delayed/1/a", n.to_string()).with(USER_PROPERTY, Value::pair("n", &n.to_string()));
+            publisher.send_publish(&message.qos(1).id(n + 1));
+        }
+        for n in 0..20u16 {
+            let message = subscriber.message();
+            assert_eq!((message.topic.as_str(), message.text(), message.qos), ("a", n.to_string(), 1));
+            assert_eq!(message.properties.user("n"), [n.to_string()]);
+        }
+    }
+}
+
+#[test]
+fn what_cannot_be_delayed_is_refused_with_its_reason() {
+    let broker = Broker::builder().grapnel_only().start();
+    let limits = ["--set", "delay_s_max=10", "--set", "messages_max=2"];
+    broker.ctl_ok(&[&["plugins", "load", "delayed-publish", "--once"], limits.as_slice()].concat());
+    let mut client = Client::hello(&broker, Version::V5, "p");
+    for topic in ["$delayed/x/a", "$delayed/11/a", "$delayed/5", "$delayed/5/$SYS/a", "$delayed/-1/a"] {
+        assert_eq!(client.publish(&Publish::new(topic, "x").qos(1)), 0x90, "{topic}");
+    }
+    for code in [0, 0, 0x97] {
+        assert_eq!(client.publish(&Publish::new("$delayed/10/a", "x").qos(1)), code);
+    }
+    let refused = broker.ctl_refused(&["plugins", "reload", "delayed-publish", "--set", "messages_max=0"]);
+    assert!(refused.contains("messages_max = 0: must be at least 1"), "{refused}");
+}
