@@ -39,7 +39,7 @@ pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
 pub use reason::Reason;
 pub use session::{Session, Subscription};
-pub use ticket::{AuthenticateTicket, PublishTicket};
+pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
 pub use watch::{Broker, Packet};
 
 /// A plugin's shared part: made once when it is loaded, and used by the instances of all shards.

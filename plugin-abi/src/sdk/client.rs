@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::error::Refused;
 use super::event::{bytes, client_getters, number, user_property_getters, wrapper};
 use super::reason::Reason;
-use super::ticket::{AuthenticateTicket, deadline_ms};
+use super::ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, deadline_ms};
 use crate::raw::{Change, FLAG_REPLAY, FLAG_RETAIN, Field};
 
 wrapper! {
@@ -49,6 +49,7 @@ pub enum Verdict {
 impl Verdict {
     pub(super) const ALLOW: u64 = 1;
     pub(super) const DENY: u64 = 2;
+    pub(super) const ANOTHER_ROUND: u64 = 3;
 
     pub(crate) fn from_number(number: Option<u64>) -> Verdict {
         match number {
@@ -196,6 +197,17 @@ impl<'a> Connect<'a> {
         }
         self.change(number(Field::VERDICT, Verdict::DENY))
     }
+
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
+    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
+    /// the hook names none. After it, it is a fault, which lets the client go on unless the operator says otherwise.
+    ///
+    /// # Errors
+    /// [`Refused`] where no ticket is left (`tickets_max`).
+    pub fn defer(&mut self, deadline: Duration) -> Result<ConnectTicket, Refused> {
+        let ticket = self.context.defer(deadline_ms(deadline))?;
+        Ok(ConnectTicket::new(ticket, self.context.host()))
+    }
 }
 
 impl<'a> Authenticate<'a> {
@@ -254,6 +266,30 @@ impl<'a> Authenticate<'a> {
     pub fn deny(&mut self, reason: Reason) -> Result<(), Refused> {
         self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
         self.change(number(Field::VERDICT, Verdict::DENY))
+    }
+
+    /// Asks the client for another AUTH, with this data, unless a later plugin changes the answer; only where CONNECT named an
+    /// authentication method. The chain runs again with what the client answers, and the same [`Authenticate::connection`].
+    ///
+    /// # Errors
+    /// [`Refused`] for data longer than 65,535 bytes.
+    pub fn another_round(&mut self, data: &[u8]) -> Result<(), Refused> {
+        self.change(bytes(Field::AUTH_DATA, data))?;
+        self.change(number(Field::VERDICT, Verdict::ANOTHER_ROUND))
+    }
+
+    /// Gives the client data with the CONNACK, or the AUTH, that lets it in.
+    ///
+    /// # Errors
+    /// [`Refused`] for data longer than 65,535 bytes.
+    pub fn set_auth_data(&mut self, data: &[u8]) -> Result<(), Refused> {
+        self.change(bytes(Field::AUTH_DATA, data))
+    }
+
+    /// Number of the network connection: no other one of this run of the broker has it, and all rounds of one authentication
+    /// have it in common.
+    pub fn connection(&self) -> u64 {
+        self.context.number(Field::CONNECTION, 0).unwrap_or(0)
     }
 
     /// Makes the client a superuser, who may do everything, or not.
@@ -328,6 +364,25 @@ impl<'a> Authorize<'a> {
     pub fn deny(&mut self, reason: Reason) -> Result<(), Refused> {
         self.change(number(Field::REASON_CODE, u64::from(reason.0)))?;
         self.change(number(Field::VERDICT, Verdict::DENY))
+    }
+
+    /// Whether the verdict may be remembered for this client and topic; it may unless said otherwise.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn set_cacheable(&mut self, cacheable: bool) -> Result<(), Refused> {
+        self.change(number(Field::CACHEABLE, u64::from(cacheable)))
+    }
+
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
+    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
+    /// the hook names none. After it, it is denied.
+    ///
+    /// # Errors
+    /// [`Refused`] where no ticket is left (`tickets_max`).
+    pub fn defer(&mut self, deadline: Duration) -> Result<AuthorizeTicket, Refused> {
+        let ticket = self.context.defer(deadline_ms(deadline))?;
+        Ok(AuthorizeTicket::new(ticket, self.context.host()))
     }
 }
 

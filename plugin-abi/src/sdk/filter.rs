@@ -1,9 +1,12 @@
 //! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters that may be rewritten or refused one by one.
 
+use std::time::Duration;
+
 use super::client::Verdict;
 use super::error::Refused;
 use super::event::{at, bytes, client_getters, number, user_property_getters, wrapper};
 use super::reason::Reason;
+use super::ticket::{FiltersTicket, deadline_ms};
 use crate::raw::{Change, Field};
 
 wrapper! {
@@ -85,6 +88,17 @@ macro_rules! filters {
         /// [`Refused`] for an index that is not there, or text that is no topic filter.
         pub fn rewrite(&mut self, index: u32, filter: &str) -> Result<(), Refused> {
             self.change(at(index, bytes(Field::FILTER, filter.as_bytes())))
+        }
+
+        /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
+        /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
+        /// the hook names none. After it, it is a fault, as if this plugin had not been asked unless the operator says otherwise.
+        ///
+        /// # Errors
+        /// [`Refused`] where no ticket is left (`tickets_max`).
+        pub fn defer(&mut self, deadline: Duration) -> Result<FiltersTicket, Refused> {
+            let ticket = self.context.defer(deadline_ms(deadline))?;
+            Ok(FiltersTicket::new(ticket, self.context.host()))
         }
 
         /// Refuses a topic filter; its place in the acknowledgement carries the reason.

@@ -112,12 +112,142 @@ impl AuthenticateTicket {
         self.0.complete(Flow::STOP);
     }
 
+    /// Asks the client for another AUTH, with this data; only where CONNECT named an authentication method. The chain runs again
+    /// with what the client answers, which has the same [`super::Authenticate::connection`].
+    pub fn another_round(mut self, data: &[u8]) {
+        self.0.change(bytes(Field::AUTH_DATA, data));
+        self.0.change(number(Field::VERDICT, Verdict::ANOTHER_ROUND));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Gives the client data with the CONNACK, or the AUTH, that lets it in.
+    pub fn set_auth_data(&mut self, data: &[u8]) {
+        self.0.change(bytes(Field::AUTH_DATA, data));
+    }
+
     /// Leaves the answer to the next plugin.
     pub fn proceed(mut self) {
         self.0.complete(Flow::CONTINUE);
     }
 
     /// Ends the chain with the answer that it had.
+    pub fn stop(mut self) {
+        self.0.complete(Flow::STOP);
+    }
+}
+
+/// Answers `client.connect` later. Send it to any thread; dropped, it counts as a fault.
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped is a fault"]
+pub struct ConnectTicket(Open);
+
+impl ConnectTicket {
+    pub(super) fn new(ticket: Ticket, host: Host) -> ConnectTicket {
+        ConnectTicket(Open::new(ticket, host))
+    }
+
+    /// Changes the keep alive, seconds.
+    pub fn set_keep_alive_s(&mut self, seconds: u16) {
+        self.0.change(number(Field::KEEP_ALIVE_S, u64::from(seconds)));
+    }
+
+    /// Changes the session expiry interval, seconds.
+    pub fn set_session_expiry_s(&mut self, seconds: u32) {
+        self.0.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)));
+    }
+
+    /// Refuses the client with a reason code and, for MQTT 5, a text; no later plugin is asked.
+    pub fn refuse(mut self, reason: Reason, text: &str) {
+        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
+        if !text.is_empty() {
+            self.0.change(bytes(Field::REASON_STRING, text.as_bytes()));
+        }
+        self.0.change(number(Field::VERDICT, Verdict::DENY));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Leaves the client to the next plugin.
+    pub fn proceed(mut self) {
+        self.0.complete(Flow::CONTINUE);
+    }
+
+    /// Ends the chain; the client goes on to authentication.
+    pub fn stop(mut self) {
+        self.0.complete(Flow::STOP);
+    }
+}
+
+/// Answers `client.authorize` later. Send it to any thread; dropped, it denies by the fault policy.
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped is a fault"]
+pub struct AuthorizeTicket(Open);
+
+impl AuthorizeTicket {
+    pub(super) fn new(ticket: Ticket, host: Host) -> AuthorizeTicket {
+        AuthorizeTicket(Open::new(ticket, host))
+    }
+
+    /// Whether the verdict may be remembered for this client and topic.
+    pub fn set_cacheable(&mut self, cacheable: bool) {
+        self.0.change(number(Field::CACHEABLE, u64::from(cacheable)));
+    }
+
+    /// Allows it; no later plugin is asked.
+    pub fn allow(mut self) {
+        self.0.change(number(Field::VERDICT, Verdict::ALLOW));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Refuses it; no later plugin is asked.
+    pub fn deny(mut self, reason: Reason) {
+        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
+        self.0.change(number(Field::VERDICT, Verdict::DENY));
+        self.0.complete(Flow::STOP);
+    }
+
+    /// Leaves the answer to the next plugin.
+    pub fn proceed(mut self) {
+        self.0.complete(Flow::CONTINUE);
+    }
+
+    /// Ends the chain with the answer that it had.
+    pub fn stop(mut self) {
+        self.0.complete(Flow::STOP);
+    }
+}
+
+/// Answers `client.subscribe` or `client.unsubscribe` later. Send it to any thread; dropped, it counts as a fault.
+#[derive(Debug)]
+#[must_use = "a ticket that is dropped is a fault"]
+pub struct FiltersTicket(Open);
+
+impl FiltersTicket {
+    pub(super) fn new(ticket: Ticket, host: Host) -> FiltersTicket {
+        FiltersTicket(Open::new(ticket, host))
+    }
+
+    /// Puts another topic filter into the place of the `index`-th.
+    pub fn rewrite(&mut self, index: u32, filter: &str) {
+        self.0.change(at(index, bytes(Field::FILTER, filter.as_bytes())));
+    }
+
+    /// Changes the options byte of the `index`-th filter; of SUBSCRIBE alone.
+    pub fn set_options(&mut self, index: u32, options: u8) {
+        self.0.change(at(index, number(Field::FILTER_OPTIONS, u64::from(options))));
+    }
+
+    /// Refuses the `index`-th filter; its place in the acknowledgement carries the reason.
+    pub fn refuse(&mut self, index: u32, reason: Reason) {
+        self.0.change(at(index, number(Field::REASON_CODE, u64::from(reason.0))));
+        self.0.change(at(index, number(Field::VERDICT, Verdict::DENY)));
+    }
+
+    /// Lets the packet go on to the next plugin, with the changes made here.
+    pub fn proceed(mut self) {
+        self.0.complete(Flow::CONTINUE);
+    }
+
+    /// Lets the packet go, with the changes made here; no later plugin sees it.
     pub fn stop(mut self) {
         self.0.complete(Flow::STOP);
     }
