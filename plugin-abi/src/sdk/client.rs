@@ -3,10 +3,10 @@
 use std::time::Duration;
 
 use super::error::Refused;
-use super::event::{bytes, client_getters, number, user_property_getters, wrapper};
+use super::event::{at, bytes, client_getters, number, pair, user_property_getters, wrapper};
 use super::reason::Reason;
 use super::ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, deadline_ms};
-use crate::raw::{Change, FLAG_REPLAY, FLAG_RETAIN, Field};
+use crate::raw::{APPEND, Change, FLAG_REPLAY, FLAG_RETAIN, Field};
 
 wrapper! {
     /// CONNECT was read and nothing is decided yet (`client.connect`). Its properties may be changed, or the client refused.
@@ -184,6 +184,46 @@ impl<'a> Connect<'a> {
     /// [`Refused`] for a value the broker does not grant.
     pub fn set_session_expiry_s(&mut self, seconds: u32) -> Result<(), Refused> {
         self.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)))
+    }
+
+    /// Changes how many QoS 1 and 2 messages the client gets unacknowledged.
+    ///
+    /// # Errors
+    /// [`Refused`] for 0.
+    pub fn set_receive_maximum(&mut self, maximum: u16) -> Result<(), Refused> {
+        self.change(number(Field::RECEIVE_MAXIMUM, u64::from(maximum)))
+    }
+
+    /// Changes the largest packet that the client gets, bytes.
+    ///
+    /// # Errors
+    /// [`Refused`] for 0.
+    pub fn set_maximum_packet_size(&mut self, bytes: u32) -> Result<(), Refused> {
+        self.change(number(Field::MAXIMUM_PACKET_SIZE, u64::from(bytes)))
+    }
+
+    /// Changes how many topic aliases the broker may set for the client.
+    ///
+    /// # Errors
+    /// [`Refused`], which no broker of this ABI answers here.
+    pub fn set_topic_alias_maximum(&mut self, maximum: u16) -> Result<(), Refused> {
+        self.change(number(Field::TOPIC_ALIAS_MAXIMUM, u64::from(maximum)))
+    }
+
+    /// Adds a user property behind those there are. Later hooks see it as if CONNECT had it.
+    ///
+    /// # Errors
+    /// [`Refused`] for more than 65,535 bytes or U+0000.
+    pub fn add_user_property(&mut self, key: &str, value: &str) -> Result<(), Refused> {
+        self.change(pair(Field::USER_PROPERTY, APPEND, key, value))
+    }
+
+    /// Takes the `index`-th user property out; those behind it move up.
+    ///
+    /// # Errors
+    /// [`Refused`] for one that is not there.
+    pub fn remove_user_property(&mut self, index: u32) -> Result<(), Refused> {
+        self.change(at(index, number(Field::USER_PROPERTY, 1)))
     }
 
     /// Refuses the client with a reason code and, for MQTT 5, a text.

@@ -11,10 +11,11 @@ use grapnel_plugin_abi::raw::{
 };
 
 use super::chain::Fold;
+use super::section::{put, put_user};
 use super::tickets::TicketDesk;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
-use crate::packet::{Properties, QoS, Version, Will};
+use crate::packet::{Properties, Property, QoS, Version, Will};
 use crate::reason::ReasonCode;
 
 /// What hooks may read of a client.
@@ -220,6 +221,8 @@ pub struct ClientVerdict {
     pub keep_alive_s: u16,
     /// Session expiry, seconds (connect alone).
     pub expiry_s: u32,
+    /// Encoded properties of CONNECT (connect alone).
+    pub properties: Bytes,
     /// Data for the client's next AUTH, or for CONNACK (authenticate alone).
     pub auth_data: Option<Bytes>,
     /// Whether the verdict may be remembered (authorize alone).
@@ -236,6 +239,7 @@ impl ClientVerdict {
             superuser: client.superuser,
             keep_alive_s: client.keep_alive_s,
             expiry_s: client.expiry_s,
+            properties: Bytes::new(),
             auth_data: None,
             cacheable: true,
         }
@@ -258,7 +262,12 @@ impl ClientVerdict {
             }
             (Field::REASON_CODE, _) if decides => {
                 let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
-                if !code.is_defined() || !code.is_error() {
+                // A refused request has an answer of another kind each: the code is checked where that is known.
+                let fits = match point {
+                    HookPoint::ClientAuthorize => code.is_defined() && code.is_error(),
+                    _ => code.refuses_connect(),
+                };
+                if !fits {
                     return Err(Status::INVALID);
                 }
                 self.reason = code;
@@ -281,9 +290,29 @@ impl ClientVerdict {
             (Field::SESSION_EXPIRY_S, HookPoint::ClientConnect) => {
                 self.expiry_s = u32::try_from(change.number).map_err(|_| Status::INVALID)?;
             }
+            (_, HookPoint::ClientConnect) => self.properties = self.changed_properties(change)?,
             _ => return Err(Status::UNSUPPORTED),
         }
         Ok(())
+    }
+
+    /// The properties of CONNECT with one changed, added or taken out.
+    fn changed_properties(&self, change: &FieldChange<'_>) -> Result<Bytes, Status> {
+        let before = Properties::from_encoded(&self.properties);
+        let number = |min: u64, max: u64| {
+            (min..=max).contains(&change.number).then_some(change.number).ok_or(Status::INVALID)
+        };
+        let property = match change.field {
+            Field::USER_PROPERTY => return put_user(before, change),
+            // 0 would be a protocol error in these two [sections 3.1.2.11.3 and 3.1.2.11.4].
+            Field::RECEIVE_MAXIMUM => Property::ReceiveMaximum(number(1, u16::MAX.into())? as u16),
+            Field::MAXIMUM_PACKET_SIZE => Property::MaximumPacketSize(number(1, u32::MAX.into())? as u32),
+            Field::TOPIC_ALIAS_MAXIMUM => Property::TopicAliasMaximum(number(0, u16::MAX.into())? as u16),
+            Field::REQUEST_RESPONSE_INFO => Property::RequestResponseInfo(number(0, 1)? == 1),
+            Field::REQUEST_PROBLEM_INFO => Property::RequestProblemInfo(number(0, 1)? == 1),
+            _ => return Err(Status::UNSUPPORTED),
+        };
+        put(before, property.id(), Some(property), 0)
     }
 }
 
@@ -329,6 +358,16 @@ impl<'a> ClientFold<'a> {
         event
     }
 
+    /// The client; at client.connect with the properties as they are now.
+    fn client(&self) -> ClientView<'_> {
+        if self.point != HookPoint::ClientConnect {
+            return self.client;
+        }
+        let properties = &self.current().properties;
+        let receive_maximum = Properties::from_encoded(properties).receive_maximum().unwrap_or(u16::MAX);
+        ClientView { properties, receive_maximum, ..self.client }
+    }
+
     fn current(&self) -> &ClientVerdict {
         self.overlay.as_ref().unwrap_or(&self.verdict)
     }
@@ -351,7 +390,7 @@ impl EventAccess for ClientFold<'_> {
             (Field::TOPIC, Some(request)) => Ok(FieldValue::Bytes(request.topic.as_bytes())),
             (Field::QOS, Some(request)) => Ok(FieldValue::Number(u64::from(request.qos.as_u8()))),
             (Field::RETAIN, Some(request)) => Ok(FieldValue::Number(u64::from(request.retain))),
-            _ => self.client.get(field, index),
+            _ => self.client().get(field, index),
         }
     }
 
@@ -359,7 +398,8 @@ impl EventAccess for ClientFold<'_> {
         let mut next = self.current().clone();
         next.set(self.point, &change)?;
         if let Some(before) = self.overlay.replace(next) {
-            self.replaced.extend(before.reason_string.into_iter().chain(before.auth_data));
+            let gone = [before.reason_string, before.auth_data, Some(before.properties)];
+            self.replaced.extend(gone.into_iter().flatten());
         }
         Ok(())
     }

@@ -7,6 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 use grapnel_plugin_abi::raw::Flow;
 
+use super::connect::kept_properties;
 use super::connection::State;
 use super::packets::Handled;
 use super::timers::Deadline;
@@ -19,9 +20,7 @@ use crate::hook::client::{
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
 use crate::id::ConnKey;
-use crate::packet::{
-    Auth, Connect, Packet, PacketType, Properties, Property, PropertyId, Version, push_property,
-};
+use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Version, push_property};
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity, Will};
 
@@ -98,7 +97,9 @@ impl Shard {
             // Nobody here speaks any method [section 4.12].
             return self.refuse(key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
         }
-        let verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+        let properties = Bytes::copy_from_slice(connect.properties.as_bytes());
+        let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+        let verdict = ClientVerdict { properties, ..unanswered };
         let admission = Admission {
             packet: Bytes::new(),
             identity,
@@ -157,15 +158,18 @@ impl Shard {
         let identity = Rc::clone(&admission.identity);
         let mut client = identity.view();
         let mut section = Vec::new();
-        client.properties = connect.properties.as_bytes();
         client.will = connect.will;
         let mut request = None;
         let waiter = match admission.step {
             Step::Connect => Waiter::Connect(key),
             Step::Authenticate => {
                 client.password = connect.password;
-                if let Some(data) = &admission.data {
-                    replace_auth_data(&connect.properties, data, &mut section);
+                if let Some(method) = connect.properties.auth_method() {
+                    section.extend_from_slice(&identity.properties);
+                    push_property(&mut section, Property::AuthMethod(method));
+                    let first = connect.properties.auth_data();
+                    let data = admission.data.as_deref().or(first);
+                    data.into_iter().for_each(|data| push_property(&mut section, Property::AuthData(data)));
                     client.properties = &section;
                 }
                 Waiter::Authenticate(key)
@@ -292,12 +296,18 @@ impl Shard {
             return Err((verdict.reason, verdict.reason_string.take()));
         }
         let (keep_alive_s, expiry_s) = (verdict.keep_alive_s, verdict.expiry_s);
+        let properties = std::mem::take(&mut verdict.properties);
         let identity = Rc::make_mut(&mut admission.identity);
         identity.keep_alive_s = keep_alive_s;
         identity.expiry_s = expiry_s;
+        let properties = Properties::from_encoded(&properties);
+        identity.receive_maximum = properties.receive_maximum().unwrap_or(u16::MAX);
+        identity.properties = kept_properties(&properties);
         let identity = Rc::clone(&admission.identity);
         self.set_identity(key, Rc::clone(&identity));
         if let Some(conn) = self.conns.get_mut(key) {
+            conn.problem_info = properties.request_problem_info().unwrap_or(true);
+            conn.packet_bytes_max = properties.maximum_packet_size().unwrap_or(u32::MAX);
             conn.traced = self.traces.contains_key(&*identity.client_id);
         }
         // By its name: the connection has neither a session nor an authentication yet.
@@ -514,12 +524,4 @@ impl Admission {
 fn will_allowed(no_match_allow: bool, admission: &Admission) -> Result<(), (ReasonCode, Option<Bytes>)> {
     let verdict = &admission.verdict;
     super::hooks::may(verdict, no_match_allow).map_err(|reason| (reason, verdict.reason_string.clone()))
-}
-
-/// CONNECT's properties with the data of the client's last AUTH.
-fn replace_auth_data(properties: &Properties<'_>, data: &[u8], section: &mut Vec<u8>) {
-    for property in properties.iter().filter(|property| property.id() != PropertyId::AuthData) {
-        push_property(section, property);
-    }
-    push_property(section, Property::AuthData(data));
 }

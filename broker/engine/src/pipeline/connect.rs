@@ -23,7 +23,7 @@ use crate::session::{EndCause, Fate, Identity, Inflight, Last, Session, Slots, W
 use crate::topic;
 
 /// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
-fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
+pub(super) fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
     let mut kept = Vec::new();
     let secret =
         |property: &Property<'_>| matches!(property.id(), PropertyId::AuthMethod | PropertyId::AuthData);
@@ -255,7 +255,7 @@ impl Shard {
             self.seconds.arm(due, super::timers::Overdue::KeepAlive(key));
         }
         if connect.version.is_v5() {
-            let theirs = connect.properties.topic_alias_maximum().unwrap_or(0);
+            let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
             conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);
             conn.receive_bytes_max = granted.maximum_packet_size().unwrap_or(PACKET_BYTES_MAX);
             conn.aliases = Some(Box::new(Aliases {

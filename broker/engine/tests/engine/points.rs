@@ -862,3 +862,68 @@ fn a_client_that_was_allowed_is_not_anonymous() {
     world.connect("unknown", &Ask::v(Version::V5));
     assert_eq!(log.take(), ["0", "1"]);
 }
+
+// The accumulator of client.connect is the properties of CONNECT: what a link changes there, later links, later points and the
+// connection itself see. What CONNECT could not say is refused.
+#[test]
+fn the_properties_of_connect_can_be_changed() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let numbers = |call: &Call<'_>| {
+        let number =
+            |field| call.number(field).map_or_else(|status| format!("{status:?}"), |n| n.to_string());
+        [
+            call.point().name().to_owned(),
+            number(Field::RECEIVE_MAXIMUM),
+            number(Field::MAXIMUM_PACKET_SIZE),
+            number(Field::TOPIC_ALIAS_MAXIMUM),
+            number(Field::REQUEST_RESPONSE_INFO),
+            number(Field::USER_PROPERTIES),
+        ]
+        .join(" ")
+    };
+    let mut links = told(&log, &[HookPoint::ClientConnected], numbers);
+    let act = |call: &mut Call<'_>| {
+        for (field, number) in [
+            (Field::RECEIVE_MAXIMUM, 1),
+            (Field::MAXIMUM_PACKET_SIZE, 60),
+            (Field::TOPIC_ALIAS_MAXIMUM, 2),
+            (Field::REQUEST_RESPONSE_INFO, 1),
+        ] {
+            assert_eq!(change_at(call, field, 0, number, ""), Status::OK, "{field:?}");
+            assert_eq!(call.number(field), Ok(number));
+        }
+        assert_eq!(change_at(call, Field::RECEIVE_MAXIMUM, 0, 0, ""), Status::INVALID);
+        assert_eq!(change_at(call, Field::MAXIMUM_PACKET_SIZE, 0, 0, ""), Status::INVALID);
+        assert_eq!(change_at(call, Field::REQUEST_PROBLEM_INFO, 0, 2, ""), Status::INVALID);
+        assert_eq!(change_at(call, Field::AUTH_METHOD, 0, 0, "other"), Status::UNSUPPORTED);
+        assert_eq!(change_at(call, Field::REASON_CODE, 0, 0x8D, ""), Status::INVALID, "CONNACK has no 0x8D");
+        assert_eq!(call.set(Field::USER_PROPERTY, 0, "v", "k"), Status::OK);
+        Flow::CONTINUE
+    };
+    links.push((HookPoint::ClientConnect, link(50, 1, FaultPolicy::Ignore, act)));
+    let fault = |call: &mut Call<'_>| {
+        assert_eq!(change_at(call, Field::RECEIVE_MAXIMUM, 0, 9, ""), Status::OK);
+        Flow::FAULT
+    };
+    links.push((HookPoint::ClientConnect, link(51, 0, FaultPolicy::Ignore, fault)));
+    for point in [HookPoint::ClientConnect, HookPoint::ClientAuthenticate] {
+        let log = log.clone();
+        let see = move |call: &mut Call<'_>| {
+            log.note(numbers(call));
+            Flow::CONTINUE
+        };
+        links.push((point, link(52 + point as u32, -1, FaultPolicy::Ignore, see)));
+    }
+    mount(&mut world, links);
+    let ask = Ask { properties: vec![Property::User("a", "1")], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &ask);
+    let changed = ["client.connect", "client.authenticate", "client.connected"];
+    assert_eq!(log.take(), changed.map(|point| format!("{point} 1 60 2 1 2")));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
+    world.publish(publisher, "t", "2", QoS::AtLeastOnce, 2);
+    world.publish(publisher, "t", &"x".repeat(60), QoS::AtMostOnce, 0);
+    assert_eq!(world.take(client).len(), 1, "its Receive Maximum and its Maximum Packet Size hold");
+}
