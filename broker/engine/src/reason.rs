@@ -75,6 +75,16 @@ impl ReasonCode {
         self.0 >= 0x80
     }
 
+    /// The code itself if it is no failure or fits its packet; otherwise 0x80, which every acknowledgement has.
+    pub fn fitted(self, fits: impl FnOnce(ReasonCode) -> bool) -> ReasonCode {
+        if !self.is_error() || fits(self) { self } else { ReasonCode::UNSPECIFIED_ERROR }
+    }
+
+    /// Whether PUBACK and PUBREC may refuse a message with it (sections 3.4.2.1 and 3.5.2.1).
+    pub const fn refuses_publish(self) -> bool {
+        matches!(self.0, 0x80 | 0x83 | 0x87 | 0x90 | 0x91 | 0x97 | 0x99)
+    }
+
     /// Whether CONNACK may refuse with it (section 3.2.2.2).
     pub const fn refuses_connect(self) -> bool {
         matches!(self.0, 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)

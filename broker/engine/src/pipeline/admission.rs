@@ -89,7 +89,8 @@ impl Shard {
             conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
         }
         if self.draining {
-            return self.refuse(key, ReasonCode::SERVER_SHUTTING_DOWN, None);
+            // CONNACK has no 0x8B (table 3-1).
+            return self.refuse(key, ReasonCode::SERVER_UNAVAILABLE, None);
         }
         if connect.properties.auth_method().is_some()
             && self.chains.chain(HookPoint::ClientAuthenticate).is_empty()

@@ -113,6 +113,8 @@ impl Shard {
     /// Answers CONNECT with a refusal and ends the connection [MQTT-3.1.4-2].
     pub(super) fn refuse(&mut self, key: ConnKey, reason: ReasonCode, text: Option<&[u8]>) -> Handled {
         self.counters.packets_connack_error += 1;
+        // A plugin may have named any [MQTT-3.2.2-8].
+        let reason = reason.fitted(ReasonCode::refuses_connect);
         if let Some(conn) = self.conns.get(key) {
             let v5 = conn.version.is_v5();
             let mut section = Vec::new();

@@ -430,18 +430,20 @@ impl Shard {
             session.awaiting_rel.push(packet_id);
         }
         let Some(conn) = session.conn else { return };
+        // A plugin may have named any [MQTT-3.4.2-1] [MQTT-3.5.2-1].
+        let code = verdict.code.fitted(ReasonCode::refuses_publish);
         let problem_info = self.conns.get(conn).is_some_and(|conn| conn.problem_info);
         match &verdict.text {
             Some(text) if v5 && problem_info => {
                 let mut section = Vec::new();
                 push_property(&mut section, Property::ReasonString(std::str::from_utf8(text).unwrap_or("")));
                 let properties = Properties::from_encoded(&section);
-                let ack = Ack { packet_id, reason: verdict.code, properties };
+                let ack = Ack { packet_id, reason: code, properties };
                 let packet =
                     if kind == PacketType::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
                 self.send(conn, &packet);
             }
-            _ => self.send_ack(conn, kind, packet_id, verdict.code),
+            _ => self.send_ack(conn, kind, packet_id, code),
         }
     }
 }

@@ -67,7 +67,8 @@ impl Shard {
                     codes.push(grant.options.qos.as_u8());
                     granted.push(grant);
                 }
-                Err(reason) => codes.push(reason.0),
+                // A plugin may have named any [MQTT-3.9.3-2].
+                Err(reason) => codes.push(reason.fitted(ReasonCode::refuses_subscription).0),
             }
         }
         let barrier = self.routes.barrier();

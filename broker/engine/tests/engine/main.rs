@@ -4,6 +4,7 @@
 mod commands;
 mod deferral;
 mod exchange;
+mod folds;
 mod hooks;
 mod points;
 mod sessions;

@@ -1,21 +1,17 @@
 //! When each hook point is called, in which order, and what it says (the design's table of hook points).
 
-use grapnel_engine::codec;
 use grapnel_engine::hook::told::BrokerView;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link};
-use grapnel_engine::packet::{
-    Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
-    push_subscription,
-};
+use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_plugin_abi::host::host_api;
-use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Value};
+use grapnel_plugin_abi::raw::{Field, Flow, Status, Value};
 
 use crate::hooks::{Call, Log, link, mount, noting};
-use crate::world::{Ask, Got, World, id, message};
+use crate::world::{Ask, World};
 
 impl Call<'_> {
-    fn value(&self, field: Field, index: u32) -> Result<Value, Status> {
+    pub fn value(&self, field: Field, index: u32) -> Result<Value, Status> {
         let mut value = Value::EMPTY;
         // SAFETY: the context is that of the running event.
         match unsafe { (host_api(1, 1).get)(self.event.ctx, field, index, &mut value) } {
@@ -24,32 +20,32 @@ impl Call<'_> {
         }
     }
 
-    fn number(&self, field: Field) -> Result<u64, Status> {
+    pub fn number(&self, field: Field) -> Result<u64, Status> {
         self.value(field, 0).map(|value| value.number)
     }
 
-    fn text(&self, field: Field) -> String {
+    pub fn text(&self, field: Field) -> String {
         self.text_at(field, 0)
     }
 
     /// What a field says, or `-`.
-    fn text_at(&self, field: Field, index: u32) -> String {
+    pub fn text_at(&self, field: Field, index: u32) -> String {
         // SAFETY: the view is of the running event.
         self.value(field, index).map_or("-".into(), |value| unsafe { value.bytes.text().to_owned() })
     }
 
-    fn client(&self) -> &str {
+    pub fn client(&self) -> &str {
         // SAFETY: the view is of the running event.
         unsafe { self.event.client_id.text() }
     }
 
-    fn point(&self) -> HookPoint {
+    pub fn point(&self) -> HookPoint {
         HookPoint::from_number(self.event.point).expect("the engine knows its points")
     }
 }
 
 /// A link on each of these points that notes what `say` makes of the call.
-fn told(
+pub fn told(
     log: &Log,
     points: &[HookPoint],
     say: impl Fn(&Call<'_>) -> String + Copy + 'static,
@@ -545,385 +541,4 @@ fn the_broker_tells_of_itself() {
     let broker = BrokerView { version: "1.2.3", uptime_ms: 42, listeners: &listeners };
     world.shards[0].tell_broker(HookPoint::BrokerStarted, broker);
     assert_eq!(log.take(), ["1.2.3 42 127.0.0.1:1883 [::1]:1883 -"]);
-}
-
-// client.unsubscribe sees the filters of the packet, and what it rewrites or refuses is what happens.
-#[test]
-fn filters_are_rewritten_and_refused_at_unsubscribe() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    let seen = log.clone();
-    let act = move |call: &mut Call<'_>| {
-        seen.note(format!(
-            "{} of {} options {:?}",
-            call.text(Field::FILTER),
-            call.number(Field::FILTERS).expect("it says how many"),
-            call.number(Field::FILTER_OPTIONS)
-        ));
-        let (field, number, bytes) = match call.text(Field::FILTER).as_str() {
-            "a" => (Field::FILTER, 0, "inner/a"),
-            "keep" => (Field::REASON_CODE, 0x83, ""),
-            _ => return Flow::CONTINUE,
-        };
-        assert_eq!(change_at(call, Field::REASON_CODE, 0, 0x97, ""), Status::INVALID, "UNSUBACK has no 0x97");
-        assert_eq!(change_at(call, field, 0, number, bytes), Status::OK);
-        Flow::CONTINUE
-    };
-    mount(&mut world, vec![(HookPoint::ClientUnsubscribe, link(1, 0, FaultPolicy::Ignore, act))]);
-    let client = world.connect("c", &Ask::v(Version::V5));
-    for filter in ["a", "inner/a", "keep"] {
-        world.subscribe(client, filter, QoS::AtMostOnce);
-    }
-    world.unsubscribe(client, "a");
-    world.unsubscribe(client, "keep");
-    world.unsubscribe(client, "other");
-    assert_eq!(
-        world.take(client),
-        [Got::UnsubAck(8, vec![0]), Got::UnsubAck(8, vec![0x83]), Got::UnsubAck(8, vec![0x11])]
-    );
-    let unsupported = "options Err(UNSUPPORTED)";
-    assert_eq!(log.take(), ["a", "keep", "other"].map(|filter| format!("{filter} of 1 {unsupported}")));
-    for topic in ["a", "inner/a", "keep"] {
-        world.publish(client, topic, "x", QoS::AtMostOnce, 0);
-    }
-    assert_eq!(world.take(client), [message("a", "x", 0), message("keep", "x", 0)]);
-}
-
-fn change_at(call: &Call<'_>, field: Field, index: u32, number: u64, bytes: &str) -> Status {
-    let bytes = Slice::of(bytes.as_bytes());
-    let change = Change { field, index, number, bytes, key: Slice::EMPTY };
-    // SAFETY: the context is that of the running event.
-    unsafe { (host_api(1, 1).set)(call.event.ctx, &change) }
-}
-
-// client.subscribe reads every filter with its group, and the packet's identifier and user properties.
-#[test]
-fn a_subscribe_is_read_whole() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    mount(
-        &mut world,
-        told(&log, &[HookPoint::ClientSubscribe], |call| {
-            format!(
-                "{} filters, {} group {}, {} group {}, id {:?}, {} properties",
-                call.number(Field::FILTERS).expect("it says how many"),
-                call.text_at(Field::FILTER, 0),
-                call.text_at(Field::SHARE_GROUP, 0),
-                call.text_at(Field::FILTER, 1),
-                call.text_at(Field::SHARE_GROUP, 1),
-                call.number(Field::SUBSCRIPTION_ID),
-                call.number(Field::USER_PROPERTIES).expect("it says how many"),
-            )
-        }),
-    );
-    let client = world.connect("c", &Ask::v(Version::V5));
-    let (mut payload, mut section) = (Vec::new(), Vec::new());
-    push_subscription(&mut payload, "a/+", SubscriptionOptions::default());
-    push_subscription(&mut payload, "$share/g/b", SubscriptionOptions::default());
-    push_property(&mut section, Property::SubscriptionId(5));
-    push_property(&mut section, Property::User("k", "v"));
-    let (properties, filters) = (Properties::from_encoded(&section), Filters::from_encoded(&payload));
-    world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
-    assert_eq!(log.take(), ["2 filters, a/+ group -, $share/g/b group g, id Ok(5), 1 properties"]);
-}
-
-/// The properties of the CONNACK that a client got, and its code.
-fn connack(world: &mut World, client: usize) -> (u8, Vec<String>) {
-    let bytes = world.take_raw(client);
-    let frame = codec::frame(&bytes, u32::MAX).expect("it is whole").expect("CONNACK has come");
-    let Ok(Packet::ConnAck(connack)) = codec::decode(&frame, Version::V5) else { panic!("no CONNACK") };
-    (connack.code, connack.properties.iter().map(|property| format!("{property:?}")).collect())
-}
-
-fn ask_connack(world: &mut World, client_id: &str, ask: &Ask<'_>) -> (usize, u8, Vec<String>) {
-    let client = world.open(ask.version);
-    world.send_connect(client, client_id, ask);
-    let (code, properties) = connack(world, client);
-    (client, code, properties)
-}
-
-// The accumulator of client.connack is the CONNACK's properties as they will be sent; what a link sets there is sent, and holds.
-#[test]
-fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    let seen = log.clone();
-    let act = move |call: &mut Call<'_>| {
-        seen.note(format!(
-            "present {:?} code {:?} assigned {} keep alive {:?} expiry {:?} receive {:?} aliases {:?}",
-            call.number(Field::SESSION_PRESENT).expect("it says so"),
-            call.number(Field::REASON_CODE).expect("it says so"),
-            call.text(Field::ASSIGNED_CLIENT_ID).starts_with("grapnel-"),
-            call.number(Field::KEEP_ALIVE_S).expect("it says so"),
-            call.number(Field::SESSION_EXPIRY_S).expect("it says so"),
-            call.number(Field::RECEIVE_MAXIMUM).expect("it says so"),
-            call.number(Field::TOPIC_ALIAS_MAXIMUM).expect("it says so"),
-        ));
-        for (field, number) in [
-            (Field::KEEP_ALIVE_S, 2),
-            (Field::SESSION_EXPIRY_S, 5),
-            (Field::RECEIVE_MAXIMUM, 1),
-            (Field::TOPIC_ALIAS_MAXIMUM, 1),
-            (Field::MAXIMUM_PACKET_SIZE, 100),
-        ] {
-            assert_eq!(change_at(call, field, 0, number, ""), Status::OK, "{field:?}");
-        }
-        for (field, number) in [
-            (Field::RECEIVE_MAXIMUM, 65),
-            (Field::RECEIVE_MAXIMUM, 0),
-            (Field::TOPIC_ALIAS_MAXIMUM, 65),
-            (Field::MAXIMUM_PACKET_SIZE, u64::MAX),
-            (Field::MAXIMUM_PACKET_SIZE, 0),
-        ] {
-            assert_eq!(change_at(call, field, 0, number, ""), Status::INVALID, "{field:?}");
-        }
-        assert_eq!(change_at(call, Field::SERVER_REFERENCE, 0, 0, "b:1"), Status::INVALID);
-        assert_eq!(change_at(call, Field::SESSION_PRESENT, 0, 1, ""), Status::UNSUPPORTED);
-        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, "hello"), Status::OK);
-        assert_eq!(call.set(Field::USER_PROPERTY, 0, "v", "k"), Status::OK);
-        assert_eq!(call.number(Field::USER_PROPERTIES), Ok(1));
-        let wanted = call.number(Field::REQUEST_RESPONSE_INFO) == Ok(1);
-        let answer = if wanted { Status::OK } else { Status::INVALID };
-        assert_eq!(change_at(call, Field::RESPONSE_INFO, 0, 0, "answers"), answer);
-        Flow::CONTINUE
-    };
-    let silent = |call: &mut Call<'_>| {
-        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, "lost"), Status::OK);
-        Flow::FAULT
-    };
-    mount(
-        &mut world,
-        vec![
-            (HookPoint::ClientConnack, link(1, 1, FaultPolicy::Ignore, act)),
-            (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, silent)),
-        ],
-    );
-    let ask = Ask {
-        keep_alive_s: 60,
-        properties: vec![Property::SessionExpiry(60), Property::RequestResponseInfo(true)],
-        ..Ask::v(Version::V5)
-    };
-    let (client, code, properties) = ask_connack(&mut world, "", &ask);
-    let first = "present 0 code 0 assigned true keep alive 60 expiry 60 receive 64 aliases 64";
-    assert_eq!((code, log.take()), (0, vec![first.to_owned()]));
-    for expected in [
-        "ReceiveMaximum(1)",
-        "MaximumPacketSize(100)",
-        "TopicAliasMaximum(1)",
-        "ServerKeepAlive(2)",
-        "SessionExpiry(5)",
-        "ReasonString(\"hello\")",
-        "User(\"k\", \"v\")",
-        "ResponseInfo(\"answers\")",
-    ] {
-        assert_eq!(properties.iter().filter(|p| *p == expected).count(), 1, "{expected}: {properties:?}");
-    }
-    world.pass_ms(2000);
-    assert!(!world.is_closed(client), "one and a half times two seconds are not over");
-    world.pass_ms(2000);
-    assert_eq!(world.take(client), [Got::Disconnect(0x8D)], "the keep alive that was granted holds");
-    assert_eq!(world.shards[0].counters().sessions_count, 1);
-    world.pass_ms(6000);
-    assert_eq!(world.shards[0].counters().sessions_count, 0, "so does the session expiry");
-
-    let client = world.connect("c", &Ask::v(Version::V5));
-    world.publish(client, "t", &"x".repeat(100), QoS::AtMostOnce, 0);
-    assert_eq!(world.take(client), [Got::Disconnect(0x95)], "so does the Maximum Packet Size");
-    let client = world.connect("d", &Ask::v(Version::V5));
-    world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(2)]);
-    assert_eq!(world.take(client), [Got::Disconnect(0x94)], "so does the Topic Alias Maximum");
-    let client = world.connect("e", &Ask::v(Version::V5));
-    world.publish(client, "t", "x", QoS::ExactlyOnce, 1);
-    world.publish(client, "t", "x", QoS::ExactlyOnce, 2);
-    assert_eq!(
-        world.take(client),
-        [Got::Ack("PUBREC", 1, 0x10), Got::Disconnect(0x93)],
-        "so does the Receive Maximum"
-    );
-}
-
-// client.connack runs on refusals too, with the reason; the refused get a reason string, user properties and, where the reason
-// is another server, its name. Clients of 3.1.1 get what they know.
-#[test]
-fn a_refusing_connack_is_the_links_to_fill_in() {
-    let mut world = World::new(1);
-    let refuse = |call: &mut Call<'_>| {
-        call.set(Field::VERDICT, 2, "", "");
-        call.set(Field::REASON_CODE, 0x9C, "", "");
-        Flow::STOP
-    };
-    let log = Log::default();
-    let seen = log.clone();
-    let fill = move |call: &mut Call<'_>| {
-        let code = call.number(Field::REASON_CODE).expect("there is one");
-        seen.note(format!("{} {code:02x}", call.client()));
-        assert_eq!(change_at(call, Field::SERVER_REFERENCE, 0, 0, "other:1883"), Status::OK);
-        assert_eq!(change_at(call, Field::KEEP_ALIVE_S, 0, 5, ""), Status::UNSUPPORTED);
-        Flow::CONTINUE
-    };
-    mount(
-        &mut world,
-        vec![
-            (HookPoint::ClientConnect, link(1, 0, FaultPolicy::Ignore, refuse)),
-            (HookPoint::ClientConnack, link(2, 0, FaultPolicy::Ignore, fill)),
-        ],
-    );
-    let (_, code, properties) = ask_connack(&mut world, "c", &Ask::v(Version::V5));
-    assert_eq!((code, properties), (0x9C, vec!["ServerReference(\"other:1883\")".to_owned()]));
-    let (old, got) = world.try_connect("old", &Ask::v(Version::V311));
-    assert_eq!(got, Some(Got::ConnAck { present: false, code: 3 }));
-    assert!(world.is_closed(old));
-    assert_eq!(log.take(), ["c 9c", "old 9c"]);
-}
-
-// Reason string and user properties give way to the client's Maximum Packet Size [MQTT-3.2.2-19] [MQTT-3.2.2-20].
-#[test]
-fn a_connack_that_would_be_too_large_loses_its_texts() {
-    let mut world = World::new(1);
-    let long = "x".repeat(200);
-    let fill = move |call: &mut Call<'_>| {
-        assert_eq!(change_at(call, Field::REASON_STRING, 0, 0, &long), Status::OK);
-        assert_eq!(call.set(Field::USER_PROPERTY, 0, &long, "k"), Status::OK);
-        Flow::CONTINUE
-    };
-    mount(&mut world, vec![(HookPoint::ClientConnack, link(1, 0, FaultPolicy::Ignore, fill))]);
-    let ask = Ask { properties: vec![Property::MaximumPacketSize(100)], ..Ask::v(Version::V5) };
-    let (_, code, properties) = ask_connack(&mut world, "c", &ask);
-    assert_eq!(code, 0);
-    assert!(properties.iter().all(|p| !p.starts_with("User") && !p.starts_with("Reason")), "{properties:?}");
-}
-
-// Conn info is all that CONNECT said, while the connection lasts; what is secret and the will are for connect and authenticate.
-#[test]
-fn conn_info_is_what_connect_said() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientDisconnected];
-    mount(
-        &mut world,
-        told(&log, &points, |call| {
-            let number =
-                |field| call.number(field).map_or_else(|status| format!("{status:?}"), |n| n.to_string());
-            [
-                call.text(Field::PROTO_NAME),
-                number(Field::PROTO_VER),
-                call.text(Field::SOCK_HOST),
-                number(Field::SOCK_PORT),
-                call.text(Field::LISTENER),
-                number(Field::MAXIMUM_PACKET_SIZE),
-                number(Field::TOPIC_ALIAS_MAXIMUM),
-                number(Field::REQUEST_RESPONSE_INFO),
-                number(Field::REQUEST_PROBLEM_INFO),
-                number(Field::USER_PROPERTIES),
-                number(Field::ANONYMOUS),
-                number(Field::TLS_SUBJECT),
-                number(Field::MOUNTPOINT),
-                call.text(Field::WILL_TOPIC),
-                number(Field::WILL_QOS),
-            ]
-            .join(" ")
-        }),
-    );
-    let ask = Ask {
-        will: Some(("bye", "x", QoS::AtLeastOnce, true)),
-        properties: vec![
-            Property::MaximumPacketSize(5000),
-            Property::TopicAliasMaximum(3),
-            Property::RequestProblemInfo(false),
-            Property::User("a", "1"),
-            Property::User("b", "2"),
-        ],
-        ..Ask::v(Version::V5)
-    };
-    let client = world.connect("c", &ask);
-    world.lose(client);
-    let info = "MQTT 5 127.0.0.1 1883 test 5000 3 0 0 2 1 ABSENT ABSENT";
-    let later = format!("{info} - ABSENT");
-    assert_eq!(log.take(), [format!("{info} bye 1"), later.clone(), later]);
-}
-
-// A client that somebody vouched for is not anonymous.
-#[test]
-fn a_client_that_was_allowed_is_not_anonymous() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    let mut links = told(&log, &[HookPoint::ClientConnected], |call| {
-        call.number(Field::ANONYMOUS).expect("every client is or is not").to_string()
-    });
-    let allow = |call: &mut Call<'_>| {
-        if call.client() == "known" {
-            call.set(Field::VERDICT, 1, "", "");
-        }
-        Flow::CONTINUE
-    };
-    links.push((HookPoint::ClientAuthenticate, link(9, 0, FaultPolicy::Deny, allow)));
-    mount(&mut world, links);
-    world.connect("known", &Ask::v(Version::V5));
-    world.connect("unknown", &Ask::v(Version::V5));
-    assert_eq!(log.take(), ["0", "1"]);
-}
-
-// The accumulator of client.connect is the properties of CONNECT: what a link changes there, later links, later points and the
-// connection itself see. What CONNECT could not say is refused.
-#[test]
-fn the_properties_of_connect_can_be_changed() {
-    let mut world = World::new(1);
-    let log = Log::default();
-    let numbers = |call: &Call<'_>| {
-        let number =
-            |field| call.number(field).map_or_else(|status| format!("{status:?}"), |n| n.to_string());
-        [
-            call.point().name().to_owned(),
-            number(Field::RECEIVE_MAXIMUM),
-            number(Field::MAXIMUM_PACKET_SIZE),
-            number(Field::TOPIC_ALIAS_MAXIMUM),
-            number(Field::REQUEST_RESPONSE_INFO),
-            number(Field::USER_PROPERTIES),
-        ]
-        .join(" ")
-    };
-    let mut links = told(&log, &[HookPoint::ClientConnected], numbers);
-    let act = |call: &mut Call<'_>| {
-        for (field, number) in [
-            (Field::RECEIVE_MAXIMUM, 1),
-            (Field::MAXIMUM_PACKET_SIZE, 60),
-            (Field::TOPIC_ALIAS_MAXIMUM, 2),
-            (Field::REQUEST_RESPONSE_INFO, 1),
-        ] {
-            assert_eq!(change_at(call, field, 0, number, ""), Status::OK, "{field:?}");
-            assert_eq!(call.number(field), Ok(number));
-        }
-        assert_eq!(change_at(call, Field::RECEIVE_MAXIMUM, 0, 0, ""), Status::INVALID);
-        assert_eq!(change_at(call, Field::MAXIMUM_PACKET_SIZE, 0, 0, ""), Status::INVALID);
-        assert_eq!(change_at(call, Field::REQUEST_PROBLEM_INFO, 0, 2, ""), Status::INVALID);
-        assert_eq!(change_at(call, Field::AUTH_METHOD, 0, 0, "other"), Status::UNSUPPORTED);
-        assert_eq!(change_at(call, Field::REASON_CODE, 0, 0x8D, ""), Status::INVALID, "CONNACK has no 0x8D");
-        assert_eq!(call.set(Field::USER_PROPERTY, 0, "v", "k"), Status::OK);
-        Flow::CONTINUE
-    };
-    links.push((HookPoint::ClientConnect, link(50, 1, FaultPolicy::Ignore, act)));
-    let fault = |call: &mut Call<'_>| {
-        assert_eq!(change_at(call, Field::RECEIVE_MAXIMUM, 0, 9, ""), Status::OK);
-        Flow::FAULT
-    };
-    links.push((HookPoint::ClientConnect, link(51, 0, FaultPolicy::Ignore, fault)));
-    for point in [HookPoint::ClientConnect, HookPoint::ClientAuthenticate] {
-        let log = log.clone();
-        let see = move |call: &mut Call<'_>| {
-            log.note(numbers(call));
-            Flow::CONTINUE
-        };
-        links.push((point, link(52 + point as u32, -1, FaultPolicy::Ignore, see)));
-    }
-    mount(&mut world, links);
-    let ask = Ask { properties: vec![Property::User("a", "1")], ..Ask::v(Version::V5) };
-    let client = world.connect("c", &ask);
-    let changed = ["client.connect", "client.authenticate", "client.connected"];
-    assert_eq!(log.take(), changed.map(|point| format!("{point} 1 60 2 1 2")));
-    world.subscribe(client, "t", QoS::AtLeastOnce);
-    let publisher = world.connect("p", &Ask::v(Version::V311));
-    world.publish(publisher, "t", "1", QoS::AtLeastOnce, 1);
-    world.publish(publisher, "t", "2", QoS::AtLeastOnce, 2);
-    world.publish(publisher, "t", &"x".repeat(60), QoS::AtMostOnce, 0);
-    assert_eq!(world.take(client).len(), 1, "its Receive Maximum and its Maximum Packet Size hold");
 }
