@@ -1,0 +1,106 @@
+//! The bundled plugin message-cache on live traffic: the last messages of each topic come to whoever asks, in order, whichever
+//! shards their publishers are on.
+
+use grapnel_tests::wire::property::{CORRELATION_DATA, RESPONSE_TOPIC, Value};
+use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+
+fn load(broker: &Broker) {
+    let filters = r#"filters=["sensors/#"]"#;
+    broker.ctl_ok(&[
+        "plugins",
+        "load",
+        "message-cache",
+        "--set",
+        filters,
+        "--set",
+        "messages_per_topic_max=3",
+        "--once",
+    ]);
+}
+
+/// Asks and returns topic and payload of what comes, to the end.
+#[track_caller]
+fn ask(client: &mut Client, filter: &str) -> Vec<(String, String)> {
+    let request = Publish::new(&format!("$cache/{filter}"), "answers").qos(1);
+    let request = match client.version() {
+        Version::V5 => request
+            .with(RESPONSE_TOPIC, Value::text("answers"))
+            .with(CORRELATION_DATA, Value::Binary(b"7".to_vec())),
+        _ => request,
+    };
+    assert_eq!(client.publish(&request), 0);
+    let mut came = Vec::new();
+    loop {
+        let message = client.message();
+        assert_eq!(message.topic, "answers");
+        if client.version() != Version::V5 {
+            // Without properties the end is told by its empty payload.
+            if message.payload.is_empty() {
+                return came;
+            }
+            came.push((String::new(), message.text()));
+            continue;
+        }
+        assert_eq!(message.properties.find(CORRELATION_DATA), Some(&Value::Binary(b"7".to_vec())));
+        if let [count] = message.properties.user("messages").as_slice() {
+            assert_eq!(count, &came.len().to_string());
+            return came;
+        }
+        came.push((message.properties.user("topic").concat(), message.text()));
+    }
+}
+
+/// The order between publishers is that of the broker's clock, which must have gone on.
+fn next_milliseconds() {
+    let now = std::time::Instant::now();
+    while now.elapsed() < std::time::Duration::from_millis(3) {
+        std::thread::yield_now();
+    }
+}
+
+scenario! {
+    /// Publishers on every shard write to the same topics; who asks gets the last ones, in the order in which they were sent.
+    fn the_last_messages_of_all_shards_come_in_order(broker in Broker::builder().grapnel_only()) {
+        load(broker);
+        let mut publishers: Vec<Client> =
+            (0..6).map(|n| Client::hello(broker, Version::V5, &format!("p{n}"))).collect();
+        for n in 0..12 {
+            let topic = if n % 2 == 0 { "sensors/a" } else { "sensors/b" };
+            let code = publishers[n % 6].publish(&Publish::new(topic, n.to_string()).qos(1));
+            assert_eq!(code, 0x10, "nobody subscribes");
+            next_milliseconds();
+        }
+        publishers[0].publish(&Publish::new("other", "not kept").qos(1));
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("answers", 1);
+        let pairs = |list: &[(&str, u8)]| -> Vec<(String, String)> {
+            list.iter().map(|(topic, n)| ((*topic).to_owned(), n.to_string())).collect()
+        };
+        let all = pairs(&[("sensors/a", 6), ("sensors/b", 7), ("sensors/a", 8), ("sensors/b", 9), ("sensors/a", 10), ("sensors/b", 11)]);
+        assert_eq!(ask(&mut client, "**"), all);
+        assert_eq!(ask(&mut client, "*/a"), pairs(&[("sensors/a", 6), ("sensors/a", 8), ("sensors/a", 10)]));
+        assert_eq!(ask(&mut client, "other"), []);
+        let mut old = Client::hello(broker, Version::V311, "old");
+        old.subscribe("answers", 1);
+        drop(client);
+        let texts: Vec<String> = ask(&mut old, "sensors/b").into_iter().map(|(_, text)| text).collect();
+        assert_eq!(texts, ["7", "9", "11"]);
+    }
+}
+
+#[test]
+fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
+    let broker = Broker::builder().grapnel_only().start();
+    load(&broker);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("#", 1);
+    client.subscribe("$cache/#", 1);
+    for (topic, payload) in
+        [("$cache/a", ""), ("$cache/a", "b/#"), ("$cache/a", "$SYS/b"), ("$cache/**/a", "b")]
+    {
+        assert_eq!(client.publish(&Publish::new(topic, payload).qos(1)), 0x90, "{topic} {payload}");
+    }
+    client.ping();
+    let refused = broker.ctl_refused(&["plugins", "reload", "message-cache", "--set", "filters=[\"a/#/b\"]"]);
+    assert!(refused.contains("filters[0]: "), "{refused}");
+}
