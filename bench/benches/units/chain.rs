@@ -96,6 +96,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             expiry_s: 0,
             receive_maximum: 100,
             connected_at_ms: 1,
+            connection: 1,
             superuser: false,
             anonymous: true,
             properties: &[],

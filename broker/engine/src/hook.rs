@@ -173,6 +173,15 @@ impl ChainTable {
         link.name.split('/').next()
     }
 
+    /// Whether client.authorize has the same links in both tables.
+    pub fn authorizes_like(&self, other: &ChainTable) -> bool {
+        let links = |table: &ChainTable| {
+            let links = table.chain(HookPoint::ClientAuthorize).links.iter();
+            links.map(|link| (link.plugin, link.identity, link.policy)).collect::<Vec<_>>()
+        };
+        links(self) == links(other)
+    }
+
     /// The plugins that have an instance here and none in the other table.
     pub fn plugins_gone(&self, after: &ChainTable) -> Vec<PluginHandle> {
         let gone = self.instances.iter().filter(|(handle, _)| after.instance(*handle).is_none());

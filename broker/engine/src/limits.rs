@@ -131,6 +131,7 @@ bounds! {
     turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn";
     user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97";
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";
+    deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries remembered for one session, one for each topic; 0 asks each time";
     will_delay_max_s = 604800, 0..=4294967295, "longest will delay granted, a week";
     trace_lines_max = 1000, 1..=100000, "packets remembered for one traced client";
     drain_timeout_ms = 5000, 100..=600000, "time between SIGTERM and the end of the process";

@@ -27,6 +27,7 @@ use crate::timer::Wheel;
 mod admin;
 mod admission;
 mod asking;
+mod authority;
 mod commands;
 mod connack;
 mod connect;
@@ -49,6 +50,7 @@ mod trace;
 mod turns;
 
 pub use admin::{ClientDetails, ClientSummary, SubscriptionRow, TraceLine};
+pub use authority::{Deliveries, Scope};
 pub use commands::{Command, FROM_A_THREAD};
 pub use counters::Counters;
 pub use outbox::{Closing, Envelope, Lane, Outbound, Outbox};
@@ -228,6 +230,7 @@ pub struct Shard {
     desk: commands::PluginDesk,
     /// Version of the rules of client.authorize: what was decided under an older one is asked again.
     authz_epoch: u64,
+    reviews: authority::Reviews,
 }
 
 impl std::fmt::Debug for Shard {
@@ -289,6 +292,7 @@ impl Shard {
             draining: false,
             desk: commands::PluginDesk::default(),
             authz_epoch: 0,
+            reviews: authority::Reviews::default(),
             hasher,
             setup,
         }
@@ -338,6 +342,9 @@ impl Shard {
     pub fn swap_chains(&mut self, table: ChainTable) -> ChainTable {
         let old = std::mem::replace(&mut self.chains, table);
         let gone = old.plugins_gone(&self.chains);
+        if !old.authorizes_like(&self.chains) {
+            self.invalidate(Scope::All);
+        }
         self.settle_plugins(&gone);
         old
     }

@@ -138,6 +138,8 @@ pub struct Will {
     pub expiry_s: Option<u32>,
     /// Will delay interval, seconds.
     pub delay_s: u32,
+    /// Version of the rules it was authorised under.
+    pub epoch: u64,
 }
 
 /// A message on its way to this session.
@@ -268,6 +270,8 @@ pub struct Session {
     pub delayed_will: Option<Box<Will>>,
     /// Retained messages on their way.
     pub fetches: Vec<Fetch>,
+    /// Deliveries that are authorised one by one, where a plugin asks for that.
+    pub deliveries: Option<Box<crate::pipeline::Deliveries>>,
     /// Messages dropped for it.
     pub dropped: u64,
 }

@@ -105,6 +105,25 @@ pub fn check_levels(topic: &str, levels_max: u16) -> Result<(), TopicError> {
     if slashes < usize::from(levels_max) { Ok(()) } else { Err(TopicError::TooManyLevels { levels_max }) }
 }
 
+/// Whether there is a topic name that both filters match (sections 4.7.1 and 4.7.2). Both are valid; of a shared subscription,
+/// give the filter part.
+pub fn overlap(a: &str, b: &str) -> bool {
+    let of_broker = |filter: &str| filter.starts_with('$');
+    let wild = |filter: &str| filter.starts_with(['+', '#']);
+    // A wildcard at the first level does not match a topic that begins with `$` [MQTT-4.7.2-1].
+    if (of_broker(a) && wild(b)) || (of_broker(b) && wild(a)) {
+        return false;
+    }
+    let (mut a, mut b) = (a.split('/'), b.split('/'));
+    loop {
+        match (a.next(), b.next()) {
+            (Some("#"), _) | (_, Some("#")) | (None, None) => return true,
+            (Some(x), Some(y)) if x == y || x == "+" || y == "+" => {}
+            _ => return false,
+        }
+    }
+}
+
 /// A topic filter as a SUBSCRIBE or UNSUBSCRIBE gives it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct ParsedFilter<'a> {

@@ -11,7 +11,7 @@ use bytes::Bytes;
 use grapnel_engine::hook::{PluginHandle, outgoing};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::SubscriptionOptions;
-use grapnel_engine::pipeline::{Command, FROM_A_THREAD};
+use grapnel_engine::pipeline::{Command, FROM_A_THREAD, Scope};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::topic;
 use grapnel_plugin_abi::host::PluginMessage;
@@ -199,6 +199,24 @@ impl Desk {
         self.account(plugin)?;
         let here = ShardHandle::here().ok_or(Status::WRONG_MOMENT)?;
         self.hand(&here, Command::CancelTimer { plugin: PluginHandle(plugin), timer })
+    }
+
+    pub(super) fn invalidate(
+        &self,
+        plugin: u64,
+        scope: grapnel_plugin_abi::raw::Scope,
+        what: &str,
+    ) -> Result<(), Status> {
+        use grapnel_plugin_abi::raw::Scope as Raw;
+        self.account(plugin)?;
+        let scope = match scope {
+            Raw::ALL => Scope::All,
+            Raw::CLIENT if !what.is_empty() => Scope::Client(what.into()),
+            Raw::USER => Scope::User(what.into()),
+            Raw::TOPIC_FILTER if topic::validate_filter(what).is_ok() => Scope::Topics(what.into()),
+            _ => return Err(Status::INVALID),
+        };
+        self.hand_to_all(|| Command::Invalidate(scope.clone()))
     }
 
     pub(super) fn replay(&self, plugin: u64) -> Result<(), Status> {

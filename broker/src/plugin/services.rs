@@ -11,7 +11,7 @@ use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{
     self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
-use grapnel_plugin_abi::raw::{Flow, HostApi, Status, Ticket};
+use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Status, Ticket};
 
 use super::attendant::Errands;
 use super::commands::Desk;
@@ -205,6 +205,10 @@ impl HostServices for Services {
 
     fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
         self.desk.unsubscribe(plugin, client_id, filter)
+    }
+
+    fn invalidate(&self, plugin: u64, scope: Scope, what: &str) -> Result<(), Status> {
+        self.desk.invalidate(plugin, scope, what)
     }
 
     fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {

@@ -23,6 +23,10 @@ pub enum Waiter {
     Authorize(SessionKey, u64),
     /// A SUBSCRIBE or UNSUBSCRIBE at its own chain, in the slot with this number.
     Filters(SessionKey, u64),
+    /// A delivery to this session at client.authorize.
+    Deliver(SessionKey),
+    /// A subscription in force at client.authorize, under this number.
+    Suspect(u64),
     /// One filter of it at client.authorize.
     Filter(SessionKey, u64, u32),
 }

@@ -24,8 +24,8 @@ use crate::topic;
 
 /// How a question ended, or where it waits.
 pub(super) enum Asked {
-    /// The client may, or may not for this reason.
-    Answered(Result<(), ReasonCode>),
+    /// The client may, or may not for this reason; and whether that may be remembered.
+    Answered(Result<(), ReasonCode>, bool),
     /// A link answers later.
     Deferred(Ticket, Ask),
     /// The next link must wait for the publish in front.
@@ -52,7 +52,7 @@ impl Shard {
         waiter: Waiter,
     ) -> Asked {
         if identity.superuser {
-            return Asked::Answered(Ok(()));
+            return Asked::Answered(Ok(()), true);
         }
         let point = HookPoint::ClientAuthorize;
         let audience = match request.action {
@@ -65,7 +65,7 @@ impl Shard {
             self.run_client(point, identity.view(), Some(request), verdict, course, Some(waiter));
         ask.verdict = verdict;
         let until = match exit {
-            Exit::Done => return Asked::Answered(self.verdict_of(&ask)),
+            Exit::Done => return Asked::Answered(self.verdict_of(&ask), ask.verdict.cacheable),
             Exit::Deferred(place, _) => place + 1,
             Exit::Blocked(place) => place,
         };
@@ -248,7 +248,7 @@ impl Shard {
             Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
         let waiter = Waiter::Filter(session, number, index as u32);
         match self.ask_authorize(identity, asked, ask, None, waiter) {
-            Asked::Answered(answer) => Permit::Done(answer),
+            Asked::Answered(answer, _) => Permit::Done(answer),
             Asked::Deferred(_, ask) | Asked::Blocked(ask) => Permit::Open(Box::new(ask)),
         }
     }

@@ -11,6 +11,7 @@ use grapnel_plugin_abi::raw::ALL_SHARDS;
 use smallvec::SmallVec;
 
 use super::Shard;
+use super::authority::Scope;
 use super::timers::Deadline;
 use crate::hook::message::{Draft, Extra};
 use crate::hook::{PluginHandle, Untimely};
@@ -93,6 +94,8 @@ pub enum Command {
         /// Which.
         plugin: PluginHandle,
     },
+    /// Ask client.authorize again.
+    Invalidate(Scope),
     /// Forget a timer.
     CancelTimer {
         /// Whose.
@@ -157,6 +160,7 @@ impl Shard {
                     self.desk.timers.remove(&timer);
                 }
             }
+            Command::Invalidate(scope) => self.invalidate(scope),
             Command::Replay { plugin } => {
                 self.desk.replays.push_back(Replay {
                     plugin,

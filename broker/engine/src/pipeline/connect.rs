@@ -202,6 +202,7 @@ impl Shard {
             message,
             expiry_s: will.properties.message_expiry_s(),
             delay_s: granted_expiry(will.properties.will_delay_s().unwrap_or(0), delay_max_s),
+            epoch: self.authz_epoch,
         })))
     }
 
@@ -345,6 +346,7 @@ impl Shard {
             will: None,
             delayed_will: None,
             fetches: Vec::new(),
+            deliveries: None,
             dropped: 0,
         })
     }

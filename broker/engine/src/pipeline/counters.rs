@@ -68,9 +68,11 @@ counters! {
     messages_dropped_hook: "messages and deliveries a plugin dropped";
     messages_dropped_lane_full: "messages that met a full lane and could not wait";
     messages_dropped_no_member: "shared deliveries without an eligible member";
+    messages_dropped_not_authorized: "deliveries that authorization refused";
     messages_retained_count: "retained messages stored now";
     messages_retained_bytes: "bytes of the retained messages stored now";
     messages_forwarded: "messages sent to other shards";
+    subscriptions_revoked: "subscriptions taken back because the rules have changed";
     messages_wills: "will messages published";
     messages_plugins: "messages that plugins published";
     plugin_mail_stale: "mail for plugins that had gone";

@@ -92,7 +92,7 @@ impl Shard {
     pub(super) fn deliver(
         &mut self,
         key: SessionKey,
-        mut manner: Manner,
+        manner: Manner,
         view: &MessageView<'_>,
         held: &mut Option<Held>,
     ) {
@@ -109,6 +109,25 @@ impl Shard {
         }
         if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
             // Nothing is promised for QoS 0 to who is away (section 4.1).
+            return;
+        }
+        if self.asks_for_deliveries() && !self.may_deliver(key, &manner, view, held) {
+            return;
+        }
+        self.deliver_checked(key, manner, view, held);
+    }
+
+    /// As `deliver`, for what client.authorize has let pass.
+    pub(super) fn deliver_checked(
+        &mut self,
+        key: SessionKey,
+        mut manner: Manner,
+        view: &MessageView<'_>,
+        held: &mut Option<Held>,
+    ) {
+        let Some(session) = self.sessions.get(key) else { return };
+        if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
+            // It has left while its delivery was asked about.
             return;
         }
         if self.chains.chain(HookPoint::MessageDelivered).is_empty() {
@@ -326,7 +345,7 @@ impl Shard {
     }
 }
 
-fn manner_of(delivery: &Delivery) -> Manner {
+pub(super) fn manner_of(delivery: &Delivery) -> Manner {
     Manner {
         qos: delivery.qos,
         retain: delivery.retain,

@@ -106,6 +106,10 @@ impl Shard {
     fn publish_will(&mut self, session_key: SessionKey, will: Will) {
         let now = self.now;
         let id = self.next_message_id();
+        let Some(session) = self.sessions.get(session_key) else { return };
+        let identity = Rc::clone(&session.identity);
+        // What was allowed at CONNECT is asked again if the rules have moved since.
+        let ask = (will.epoch != self.authz_epoch).then(|| Box::new((self.new_ask(&identity), false)));
         let Some(session) = self.sessions.get_mut(session_key) else { return };
         self.counters.messages_wills += 1;
         let mut message = will.message;
@@ -118,9 +122,9 @@ impl Shard {
             packet_id: None,
             dup: false,
             source: Source::Will,
-            stage: Stage::Unstarted,
+            stage: if ask.is_some() { Stage::Queueing } else { Stage::Unstarted },
             visited: SmallVec::new(),
-            ask: None,
+            ask,
             draft: Draft::default(),
             refusal: None,
         };

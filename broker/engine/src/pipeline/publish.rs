@@ -277,7 +277,14 @@ impl Shard {
             } else {
                 Err(ReasonCode::NOT_AUTHORIZED)
             };
-            return self.authorized(identity, view, at, (Asked::Answered(answer), false), nothing, behind);
+            return self.authorized(
+                identity,
+                view,
+                at,
+                (Asked::Answered(answer, true), false),
+                nothing,
+                behind,
+            );
         }
         let ask = self.new_ask(identity);
         self.authorize_on(identity, view, at, (ask, false), nothing, behind)
@@ -313,12 +320,12 @@ impl Shard {
         behind: &Behind,
     ) -> Decision {
         match asked {
-            Asked::Answered(Err(reason)) => {
+            Asked::Answered(Err(reason), _) => {
                 self.counters.packets_publish_auth_error += 1;
                 Decision::Refused(Verdict::code(reason))
             }
-            Asked::Answered(Ok(())) if through => Decision::Pass(draft),
-            Asked::Answered(Ok(())) => {
+            Asked::Answered(Ok(()), _) if through => Decision::Pass(draft),
+            Asked::Answered(Ok(()), _) => {
                 self.walk(identity, view, at, draft, (&visited, behind.publish.as_deref()))
             }
             Asked::Deferred(ticket, ask) => {

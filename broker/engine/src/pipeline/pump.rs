@@ -310,7 +310,7 @@ impl Shard {
         let behind = session.slots.in_front(number);
         let at = Place { session: session_key, number, source, head };
         let decision = if self.ask_answered(&mut ask, ticket, answer) {
-            let answer = Asked::Answered(self.verdict_of(&ask));
+            let answer = Asked::Answered(self.verdict_of(&ask), true);
             self.authorized(&identity, message.view(), at, (answer, through), (visited, draft), &behind)
         } else {
             let asked = (ask, through);

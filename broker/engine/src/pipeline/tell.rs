@@ -27,6 +27,7 @@ pub(super) enum Loss {
     Hook,
     LaneFull,
     NoMember,
+    NotAuthorized,
 }
 
 impl Loss {
@@ -39,6 +40,7 @@ impl Loss {
             Loss::Hook => "hook",
             Loss::LaneFull => "lane_full",
             Loss::NoMember => "no_member",
+            Loss::NotAuthorized => "not_authorized",
         }
     }
 }
@@ -193,6 +195,7 @@ impl Shard {
             Loss::Hook => counters.messages_dropped_hook += 1,
             Loss::LaneFull => counters.messages_dropped_lane_full += 1,
             Loss::NoMember => counters.messages_dropped_no_member += 1,
+            Loss::NotAuthorized => counters.messages_dropped_not_authorized += 1,
         }
         if let (Loss::QueueFull | Loss::TooLarge, Some(session)) =
             (why, of.and_then(|key| self.sessions.get_mut(key)))

@@ -151,6 +151,8 @@ impl Shard {
             Waiter::Publish(session, number) => self.publish_again(session, number, open, answer),
             Waiter::Authorize(session, number) => self.publish_authorized(session, number, open, answer),
             Waiter::Filters(session, number) => self.filters_answered(session, number, open, answer),
+            Waiter::Deliver(session) => self.delivery_answered(session, open, answer),
+            Waiter::Suspect(id) => self.suspect_answered(id, open, answer),
             Waiter::Filter(session, number, index) => {
                 self.filter_answered((session, number, index), open, answer);
             }

@@ -32,6 +32,7 @@ impl Shard {
         self.scan_retained();
         self.end_sessions();
         self.replay();
+        self.review();
         self.routes.sweep(SWEEP);
         if self.retained.next_expiry_ms().is_some_and(|at| at <= now.mono_ms) {
             let mut gone = Vec::new();
@@ -45,7 +46,11 @@ impl Shard {
 
     /// Whether the last step left sliced work: the shell then calls [`Shard::advance`] once more, after others have run.
     pub fn has_work(&self) -> bool {
-        !(self.fanouts.is_empty() && self.scans.is_empty() && self.ending.is_empty() && !self.has_replays())
+        !(self.fanouts.is_empty()
+            && self.scans.is_empty()
+            && self.ending.is_empty()
+            && !self.has_replays()
+            && !self.has_reviews())
     }
 
     fn fan_out(&mut self) {

@@ -151,3 +151,27 @@ fn matching_follows_the_examples_of_the_specification() {
         assert_eq!(matches(filter, name), expected, "{filter} and {name}");
     }
 }
+
+#[test]
+fn two_filters_overlap_if_a_name_matches_both() {
+    let levels = ["a", "b", "$x", ""];
+    let mut names: Vec<String> = levels.iter().map(ToString::to_string).collect();
+    for depth in [1, 2] {
+        let longer: Vec<String> = names
+            .iter()
+            .filter(|name| name.matches('/').count() + 1 == depth)
+            .flat_map(|name| levels.iter().map(move |level| format!("{name}/{level}")))
+            .collect();
+        names.extend(longer);
+    }
+    let filters = [
+        "#", "+", "a", "a/#", "a/+", "+/b", "+/+", "a/b", "a/b/#", "$x", "$x/#", "+/#", "a/+/b", "b/#", "/#",
+        "/+",
+    ];
+    for a in filters {
+        for b in filters {
+            let both = names.iter().any(|name| matches(a, name) && matches(b, name));
+            assert_eq!(overlap(a, b), both, "{a} and {b}");
+        }
+    }
+}

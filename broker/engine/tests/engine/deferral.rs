@@ -19,22 +19,31 @@ use crate::world::{Ask, Got, World, message};
 
 /// The tickets that a link has taken, in order, with what each is about.
 #[derive(Clone, Default)]
-struct Taken(Rc<RefCell<Vec<(String, Ticket)>>>);
+pub struct Taken(Rc<RefCell<Vec<(String, Ticket)>>>);
 
 impl Taken {
-    fn about(&self) -> Vec<String> {
+    pub fn note(&self, about: &str, ticket: Ticket) {
+        self.0.borrow_mut().push((about.to_owned(), ticket));
+    }
+
+    pub fn about(&self) -> Vec<String> {
         self.0.borrow().iter().map(|(about, _)| about.clone()).collect()
     }
 
-    fn ticket(&self, place: usize) -> Ticket {
+    pub fn ticket(&self, place: usize) -> Ticket {
         self.0.borrow()[place].1
     }
 }
 
 /// A link that answers everything later.
-fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -> Link {
+pub fn later(identity: u32, priority: i32, policy: FaultPolicy, taken: &Taken) -> Link {
     let taken = taken.clone();
     link(identity, priority, policy, move |call: &mut Call<'_>| {
+        if call.action() == 2 && call.topic() == "#" {
+            // The subscription in force of `pair`, which is asked about again when a link is mounted.
+            call.set(Field::VERDICT, 1, "", "");
+            return Flow::CONTINUE;
+        }
         let about = if call.topic().is_empty() { call.client_id() } else { call.topic() };
         let about = about.to_owned();
         taken.0.borrow_mut().push((about, call.defer().expect("the point may wait")));
@@ -46,11 +55,11 @@ fn text(field: Field, index: u32, text: &str) -> OwnedChange {
     OwnedChange { field, index, number: 0, bytes: Bytes::copy_from_slice(text.as_bytes()), key: Bytes::new() }
 }
 
-fn deny(reason: u8) -> Vec<OwnedChange> {
+pub fn deny(reason: u8) -> Vec<OwnedChange> {
     vec![number(Field::REASON_CODE, u64::from(reason)), number(Field::VERDICT, 2)]
 }
 
-fn allow() -> Vec<OwnedChange> {
+pub fn allow() -> Vec<OwnedChange> {
     vec![number(Field::VERDICT, 1)]
 }
 

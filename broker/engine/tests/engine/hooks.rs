@@ -40,6 +40,10 @@ impl Call<'_> {
         }
     }
 
+    pub fn action(&self) -> u8 {
+        self.event.action
+    }
+
     pub fn flags(&self) -> u32 {
         self.event.flags
     }

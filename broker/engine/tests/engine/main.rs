@@ -1,6 +1,7 @@
 //! The engine as clients see it, on 1 to 8 shards, without sockets and without sleeps.
 #![allow(missing_docs, clippy::unwrap_used)]
 
+mod authority;
 mod commands;
 mod deferral;
 mod exchange;

@@ -1,0 +1,216 @@
+//! Deliveries that are authorised one by one, and what becomes of verdicts when the rules change (the design's section on the
+//! semantics of client.authorize).
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::packet::{QoS, Version};
+use grapnel_engine::pipeline::{Command, Scope};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, allow, deny, later};
+use crate::hooks::{Call, Log, complete, link, mount};
+use crate::world::{Ask, Got, World, message};
+
+/// A link of client.authorize that is asked for deliveries, notes each question, and denies while `open` is false what is
+/// subscribed to or delivered.
+fn guard(log: &Log, open: &Rc<Cell<bool>>) -> (HookPoint, Link) {
+    let (log, open) = (log.clone(), Rc::clone(open));
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        log.note(format!("{} {} {}", call.action(), call.client_id(), call.topic()));
+        let publishes = call.action() == 1;
+        call.set(Field::VERDICT, if open.get() || publishes { 1 } else { 2 }, "", "");
+        Flow::CONTINUE
+    });
+    (HookPoint::ClientAuthorize, Link { deliver: true, ..guard })
+}
+
+fn subscribers() -> (World, usize, [usize; 2]) {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let subscribers = ["one", "two"].map(|name| {
+        let client = world.connect(name, &Ask::v(Version::V5));
+        world.subscribe(client, "t/#", QoS::AtLeastOnce);
+        client
+    });
+    (world, publisher, subscribers)
+}
+
+/// Deliveries are authorised for each session and topic, and the verdict is remembered.
+#[test]
+fn a_delivery_is_asked_about_once_for_a_topic() {
+    let (mut world, publisher, [one, two]) = subscribers();
+    let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
+    mount(&mut world, vec![guard(&log, &open)]);
+    // Mounting has changed the rules: what is subscribed is asked about again.
+    world.pass_ms(10);
+    log.take();
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["1 pub t/a", "3 one t/a", "3 two t/a"]);
+    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["1 pub t/a"]);
+    open.set(false);
+    world.publish(publisher, "t/b", "3", QoS::AtMostOnce, 0);
+    for client in [one, two] {
+        assert_eq!(world.take_plain(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
+    }
+    assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
+}
+
+/// A link that has not asked for deliveries is not asked about them.
+#[test]
+fn deliveries_are_for_links_that_ask_for_them() {
+    let (mut world, publisher, [one, _]) = subscribers();
+    let log = Log::default();
+    let seen = log.clone();
+    let plain = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        seen.note(format!("{} {}", call.action(), call.topic()));
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, plain)]);
+    world.pass_ms(10);
+    log.take();
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["1 t/a"]);
+    assert_eq!(world.take_plain(one), [message("t/a", "1", 0)]);
+}
+
+/// A delivery that waits parks the outgoing queue of its session alone, and nothing passes it.
+#[test]
+fn a_delivery_that_waits_holds_up_its_own_session() {
+    let (mut world, publisher, [one, two]) = subscribers();
+    let (taken, free) = (Taken::default(), Rc::new(Cell::new(false)));
+    let inner = taken.clone();
+    let waiting = Rc::clone(&free);
+    let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.action() == 3 && call.client_id() == "one" && !waiting.get() {
+            inner.note(call.topic(), call.defer().expect("a delivery may wait"));
+            return Flow::DEFER;
+        }
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..slow })]);
+    world.pass_ms(10);
+    for payload in ["1", "2", "3"] {
+        world.publish(publisher, "t/a", payload, QoS::AtMostOnce, 0);
+    }
+    assert_eq!(taken.about(), ["t/a"], "one question at a time");
+    let all = ["1", "2", "3"].map(|payload| message("t/a", payload, 0));
+    assert_eq!((world.take_plain(one), world.take_plain(two)), (vec![], all.to_vec()));
+    complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+    assert_eq!(world.take_plain(one), all);
+}
+
+/// An invalidation forgets verdicts and takes subscriptions that no longer pass, of those it names alone.
+#[test]
+fn subscriptions_that_no_longer_pass_are_taken() {
+    let scopes = [
+        (Scope::All, [false, false]),
+        (Scope::Client("one".into()), [false, true]),
+        (Scope::User("nobody".into()), [true, true]),
+        (Scope::Topics("t/x".into()), [false, false]),
+        (Scope::Topics("u/#".into()), [true, true]),
+    ];
+    for (scope, stay) in scopes {
+        let (mut world, publisher, clients) = subscribers();
+        let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
+        let (point, asked) = guard(&log, &open);
+        mount(&mut world, vec![(point, Link { deliver: false, ..asked })]);
+        world.pass_ms(10);
+        open.set(false);
+        world.shards[0].command(Command::Invalidate(scope.clone()));
+        world.pass_ms(10);
+        world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+        let got = clients.map(|client| world.take_plain(client) == [message("t/a", "1", 0)]);
+        assert_eq!(got, stay, "{scope:?}");
+    }
+}
+
+/// A verdict on a delivery that was remembered before an invalidation is asked again.
+#[test]
+fn a_remembered_verdict_ends_with_its_rules() {
+    let (mut world, publisher, [one, _]) = subscribers();
+    let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
+    mount(&mut world, vec![guard(&log, &open)]);
+    world.pass_ms(10);
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    log.take();
+    world.shards[0].command(Command::Invalidate(Scope::User("nobody".into())));
+    world.pass_ms(10);
+    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["1 pub t/a", "3 one t/a", "3 two t/a"]);
+    assert_eq!(world.take_plain(one).len(), 2);
+}
+
+/// A verdict that was begun under older rules is asked for again, once.
+#[test]
+fn a_verdict_of_older_rules_is_asked_for_again() {
+    let (mut world, publisher, [one, _]) = subscribers();
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    // Their subscriptions are asked about too, and stay as long as nobody answers.
+    world.pass_ms(10);
+    let asked = taken.about().len();
+    world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
+    world.shards[0].command(Command::Invalidate(Scope::User("nobody".into())));
+    complete(&mut world, taken.ticket(asked), Flow::STOP, allow());
+    assert_eq!(world.take(publisher), [], "the links are asked again");
+    assert_eq!(taken.about().len(), asked + 2);
+    complete(&mut world, taken.ticket(asked + 1), Flow::STOP, allow());
+    assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
+    assert_eq!(world.take_plain(one), [message("t/a", "1", 1)]);
+}
+
+/// A will that was allowed at CONNECT is asked about again when it is due, if the rules have moved since.
+#[test]
+fn a_will_is_authorised_again_when_the_rules_have_moved() {
+    for moved in [false, true] {
+        let mut world = World::new(1);
+        let watcher = world.connect("watcher", &Ask::v(Version::V5));
+        world.subscribe(watcher, "will", QoS::AtMostOnce);
+        let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let client = world.connect("c", &ask);
+        if moved {
+            let denies = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+                call.set(Field::VERDICT, if call.action() == 4 { 2 } else { 1 }, "", "");
+                Flow::CONTINUE
+            });
+            mount(&mut world, vec![(HookPoint::ClientAuthorize, denies)]);
+            world.pass_ms(10);
+        }
+        world.lose(client);
+        let expected = if moved { vec![] } else { vec![message("will", "gone", 0)] };
+        assert_eq!(world.take_plain(watcher), expected);
+    }
+}
+
+/// A question about a subscription in force may wait; it stays until the answer comes.
+#[test]
+fn a_subscription_in_force_stays_until_the_answer() {
+    let (mut world, publisher, [one, _]) = subscribers();
+    let taken = Taken::default();
+    let lock = Rc::new(Cell::new(false));
+    let (inner, locked) = (taken.clone(), Rc::clone(&lock));
+    let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.action() == 2 && locked.get() {
+            inner.note(call.client_id(), call.defer().expect("it may wait"));
+            return Flow::DEFER;
+        }
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, slow)]);
+    world.pass_ms(10);
+    lock.set(true);
+    world.shards[0].command(Command::Invalidate(Scope::Client("one".into())));
+    world.pass_ms(10);
+    assert_eq!(taken.about(), ["one"]);
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    assert_eq!(world.take_plain(one), [message("t/a", "1", 0)]);
+    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+    assert_eq!(world.take_plain(one), []);
+}
