@@ -178,6 +178,9 @@ fn no_publish_passes_a_link_before_the_one_in_front() {
             (HookPoint::MessagePublish, noting(3, "publish")),
         ],
     );
+    // The subscription in force has been asked about.
+    world.pass_ms(10);
+    log.take();
     world.publish(publisher, "a", "x", QoS::AtLeastOnce, 1);
     world.publish(publisher, "b", "x", QoS::AtLeastOnce, 2);
     complete(&mut world, taken.ticket(1), Flow::CONTINUE, allow());
