@@ -121,11 +121,11 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_PROTO_VER UINT32_C(8)
 /** Clean start (0, 1). */
 #define GRAPNEL_FIELD_CLEAN_START UINT32_C(9)
-/** Keep alive, seconds. May be changed at connect. */
+/** Keep alive, seconds. May be changed at connect and connack. */
 #define GRAPNEL_FIELD_KEEP_ALIVE_S UINT32_C(10)
-/** Session expiry interval, seconds. May be changed at connect. */
+/** Session expiry interval, seconds. May be changed at connect and connack. */
 #define GRAPNEL_FIELD_SESSION_EXPIRY_S UINT32_C(11)
-/** Receive maximum of the client. */
+/** Receive Maximum of CONNECT, which may be changed; at connack the broker's, which may be lowered. */
 #define GRAPNEL_FIELD_RECEIVE_MAXIMUM UINT32_C(12)
 /** When the connection was made, milliseconds since 1970. */
 #define GRAPNEL_FIELD_CONNECTED_AT_MS UINT32_C(13)
@@ -166,14 +166,15 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_PAYLOAD_FORMAT UINT32_C(30)
 /** User property by index (key and value). A set with index GRAPNEL_APPEND adds one; a set of `number` 1 removes it. */
 #define GRAPNEL_FIELD_USER_PROPERTY UINT32_C(31)
-/** Topic filter by index at subscribe, the $share prefix included (text). */
+/** Topic filter by index at subscribe and unsubscribe, the $share prefix included (text); the one of
+ *  session.subscribed and session.unsubscribed. */
 #define GRAPNEL_FIELD_FILTER UINT32_C(32)
 /** Options byte of the topic filter by index, as section 3.8.3.1 has it. */
 #define GRAPNEL_FIELD_FILTER_OPTIONS UINT32_C(33)
 /** What happens to the message: 0 route it, 1 drop it and acknowledge, 2 reject it with REASON_CODE, 3 disconnect
  *  with REASON_CODE. At delivered: 1 vetoes the delivery. */
 #define GRAPNEL_FIELD_DISPOSITION UINT32_C(34)
-/** Client identifier of the publisher, at delivered (text, read only). */
+/** Client identifier of the publisher, where there is a message (text, read only). */
 #define GRAPNEL_FIELD_FROM UINT32_C(35)
 /** Name of the plugin's own instance as the operator wrote it (text, read only). */
 #define GRAPNEL_FIELD_PLUGIN_NAME UINT32_C(36)
@@ -207,7 +208,8 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_SHARE_GROUP UINT32_C(50)
 /** Whether the subscription was not there before (0, 1). */
 #define GRAPNEL_FIELD_IS_NEW UINT32_C(51)
-/** Why a message was dropped or a session ended: one word, such as `queue_full` or `expired` (text). */
+/** Why a message was dropped, or a session or subscription ended: one word, such as `queue_full` or `expired`
+ *  (text). */
 #define GRAPNEL_FIELD_CAUSE UINT32_C(52)
 /** At message.dropped: `node`, or the client identifier of whom it was dropped for (text). */
 #define GRAPNEL_FIELD_DROPPED_BY UINT32_C(53)
@@ -222,9 +224,9 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_CACHEABLE UINT32_C(57)
 /** Whether the message is the broker's own (0, 1). */
 #define GRAPNEL_FIELD_SYS UINT32_C(58)
-/** Maximum Packet Size of CONNECT; at connack the broker's, which may be lowered. */
+/** Maximum Packet Size of CONNECT, which may be changed; at connack the broker's, which may be lowered. */
 #define GRAPNEL_FIELD_MAXIMUM_PACKET_SIZE UINT32_C(59)
-/** Topic Alias Maximum of CONNECT; at connack the broker's. */
+/** Topic Alias Maximum of CONNECT, which may be changed; at connack the broker's, which may be lowered. */
 #define GRAPNEL_FIELD_TOPIC_ALIAS_MAXIMUM UINT32_C(60)
 /** Request Response Information of CONNECT (0, 1). */
 #define GRAPNEL_FIELD_REQUEST_RESPONSE_INFO UINT32_C(61)

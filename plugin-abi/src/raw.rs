@@ -135,11 +135,11 @@ numbers! {
         PROTO_VER = 8;
         /// Clean start (0, 1).
         CLEAN_START = 9;
-        /// Keep alive, seconds. May be changed at connect.
+        /// Keep alive, seconds. May be changed at connect and connack.
         KEEP_ALIVE_S = 10;
-        /// Session expiry interval, seconds. May be changed at connect.
+        /// Session expiry interval, seconds. May be changed at connect and connack.
         SESSION_EXPIRY_S = 11;
-        /// Receive maximum of the client.
+        /// Receive Maximum of CONNECT, which may be changed; at connack the broker's, which may be lowered.
         RECEIVE_MAXIMUM = 12;
         /// When the connection was made, milliseconds since 1970.
         CONNECTED_AT_MS = 13;
@@ -180,13 +180,14 @@ numbers! {
         PAYLOAD_FORMAT = 30;
         /// User property by index (key and value). A set with index [`APPEND`] adds one; a set of `number` 1 removes it.
         USER_PROPERTY = 31;
-        /// Topic filter by index at subscribe, the $share prefix included (text).
+        /// Topic filter by index at subscribe and unsubscribe, the $share prefix included (text); the one of session.subscribed and
+        /// session.unsubscribed.
         FILTER = 32;
         /// Options byte of the topic filter by index, as section 3.8.3.1 has it.
         FILTER_OPTIONS = 33;
         /// What happens to the message: 0 route it, 1 drop it and acknowledge, 2 reject it with REASON_CODE, 3 disconnect with REASON_CODE. At delivered: 1 vetoes the delivery.
         DISPOSITION = 34;
-        /// Client identifier of the publisher, at delivered (text, read only).
+        /// Client identifier of the publisher, where there is a message (text, read only).
         FROM = 35;
         /// Name of the plugin's own instance as the operator wrote it (text, read only).
         PLUGIN_NAME = 36;
@@ -220,7 +221,7 @@ numbers! {
         SHARE_GROUP = 50;
         /// Whether the subscription was not there before (0, 1).
         IS_NEW = 51;
-        /// Why a message was dropped or a session ended: one word, such as `queue_full` or `expired` (text).
+        /// Why a message was dropped, or a session or subscription ended: one word, such as `queue_full` or `expired` (text).
         CAUSE = 52;
         /// At message.dropped: `node`, or the client identifier of whom it was dropped for (text).
         DROPPED_BY = 53;
@@ -235,9 +236,9 @@ numbers! {
         CACHEABLE = 57;
         /// Whether the message is the broker's own (0, 1).
         SYS = 58;
-        /// Maximum Packet Size of CONNECT; at connack the broker's, which may be lowered.
+        /// Maximum Packet Size of CONNECT, which may be changed; at connack the broker's, which may be lowered.
         MAXIMUM_PACKET_SIZE = 59;
-        /// Topic Alias Maximum of CONNECT; at connack the broker's.
+        /// Topic Alias Maximum of CONNECT, which may be changed; at connack the broker's, which may be lowered.
         TOPIC_ALIAS_MAXIMUM = 60;
         /// Request Response Information of CONNECT (0, 1).
         REQUEST_RESPONSE_INFO = 61;
