@@ -3,6 +3,7 @@
 //!
 //! The example in the documentation of the crate shows both.
 
+mod desk;
 mod event;
 mod points;
 
@@ -13,7 +14,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+pub use desk::Published;
 pub use event::FakeEvent;
+
+use desk::Desk;
 
 use crate::host::{self, Entry};
 use crate::module::{ErrorText, PluginModuleRef};
@@ -50,8 +54,13 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
     let api: &'static HostApi = Box::leak(Box::new(HostApi {
         log: fake_log,
         complete: fake_complete,
+        publish: desk::publish,
+        mail: desk::mail,
+        timer: desk::timer,
+        cancel_timer: desk::cancel_timer,
         ..host::host_api(handle, shards)
     }));
+    registry().desks.insert(handle, Desk::of(shards));
     let table = module::<P>();
     let mut plugin = TestPlugin {
         table,
@@ -69,7 +78,13 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
     for shard in 0..shards {
         let mut instance = std::ptr::null_mut();
         // SAFETY: `shared` is what `load` gave; this thread plays the part of every shard.
-        with_error(|error| unsafe { table.init_shard()(plugin.shared, shard, &raw mut instance, error) })?;
+        let made = with_error(|error| {
+            // SAFETY: as above.
+            desk::on_shard(shard, || unsafe {
+                table.init_shard()(plugin.shared, shard, &raw mut instance, error)
+            })
+        });
+        made?;
         plugin.shards.push(instance);
     }
     // SAFETY: `shared` is what `load` gave.
@@ -118,7 +133,7 @@ impl<P: Exported> TestPlugin<P> {
         for mount in hooks {
             // SAFETY: the code is this test's own, and the instance lives as long as `self`, which stays on its thread.
             let entry = unsafe { Entry::new(mount.hook(), self.shards[shard as usize]) };
-            match event.call(entry, shard) {
+            match desk::on_shard(shard, || event.call(entry, shard)) {
                 raw::Flow::CONTINUE => {}
                 raw::Flow::STOP => return Outcome::Stop,
                 raw::Flow::DEFER => return Outcome::Deferred,
@@ -148,7 +163,9 @@ impl<P> Drop for TestPlugin<P> {
                 self.table.unload()(self.shared);
             }
         }
-        registry().logs.remove(&self.handle);
+        let mut registry = registry();
+        registry.logs.remove(&self.handle);
+        registry.desks.remove(&self.handle);
     }
 }
 
@@ -172,6 +189,7 @@ struct CompletedChange {
 struct Registry {
     logs: HashMap<u64, Vec<(Level, String)>>,
     tickets: HashMap<u64, Sender<Completed>>,
+    desks: HashMap<u64, Desk>,
 }
 
 static REGISTRY: Mutex<Option<Registry>> = Mutex::new(None);

@@ -1,0 +1,200 @@
+//! What a plugin asks of the broker outside of an answer, in a test: what it publishes is noted, its timers go with a clock that
+//! the test moves, and its mail waits until the test delivers it.
+
+use std::cell::Cell;
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use super::{NEXT, Registered, TestPlugin, registry};
+use crate::host::PluginMessage;
+use crate::raw::{ALL_SHARDS, NewMessage, Slice, Status};
+use crate::sdk::Exported;
+
+thread_local! {
+    /// The shard whose part this thread is playing.
+    static SHARD: Cell<Option<u32>> = const { Cell::new(None) };
+}
+
+/// Plays the part of a shard during the call.
+pub(super) fn on_shard<R>(shard: u32, call: impl FnOnce() -> R) -> R {
+    let before = SHARD.replace(Some(shard));
+    let result = call();
+    SHARD.set(before);
+    result
+}
+
+/// A message that a plugin has published with [`crate::Host::publish`].
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Published {
+    /// Topic name.
+    pub topic: String,
+    /// Payload.
+    pub payload: Vec<u8>,
+    /// Quality of service, 0 to 2.
+    pub qos: u8,
+    /// Retain flag.
+    pub retain: bool,
+    /// Client identifier it is said to come from; empty for the plugin.
+    pub from: String,
+    /// User properties, as key and value.
+    pub user_properties: Vec<(String, String)>,
+}
+
+#[derive(Clone, Debug)]
+struct FakeTimer {
+    shard: u32,
+    due_ms: u64,
+    number: u64,
+}
+
+#[derive(Clone, Debug)]
+struct FakeMail {
+    to: u32,
+    from: u32,
+    number: u64,
+    bytes: Vec<u8>,
+}
+
+/// What one plugin has asked for.
+#[derive(Debug, Default)]
+pub(super) struct Desk {
+    shards: u32,
+    now_ms: u64,
+    published: Vec<Published>,
+    timers: BTreeMap<u64, FakeTimer>,
+    mail: Vec<FakeMail>,
+}
+
+impl Desk {
+    pub(super) fn of(shards: u32) -> Desk {
+        Desk { shards, ..Desk::default() }
+    }
+}
+
+fn with<R>(plugin: u64, call: impl FnOnce(&mut Desk) -> R) -> Option<R> {
+    let mut registry: Registered = registry();
+    registry.desks.get_mut(&plugin).map(call)
+}
+
+fn text(bytes: &[u8]) -> Result<String, Status> {
+    String::from_utf8(bytes.to_vec()).map_err(|_| Status::INVALID)
+}
+
+fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
+    let topic = text(message.topic)?;
+    crate::topic::check_name(&topic).map_err(|_| Status::INVALID)?;
+    let pairs = message.user_properties.iter().map(|(key, value)| Ok((text(key)?, text(value)?)));
+    Ok(Published {
+        topic,
+        payload: message.payload.to_vec(),
+        qos: message.qos,
+        retain: message.retain,
+        from: text(message.from)?,
+        user_properties: pairs.collect::<Result<_, Status>>()?,
+    })
+}
+
+pub(super) unsafe extern "C" fn publish(plugin: u64, message: *const NewMessage) -> Status {
+    // SAFETY: the contract of `publish`: null or a table that lives through the call, as what it points to does.
+    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
+    // SAFETY: likewise.
+    match unsafe { PluginMessage::of(message) }.and_then(|message| noted(&message)) {
+        Ok(message) => {
+            with(plugin, |desk| desk.published.push(message)).map_or(Status::STALE, |()| Status::OK)
+        }
+        Err(status) => status,
+    }
+}
+
+pub(super) unsafe extern "C" fn mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
+    // SAFETY: the plugin lends the bytes for the call.
+    let bytes = unsafe { bytes.bytes() }.to_vec();
+    let from = SHARD.get().unwrap_or(ALL_SHARDS);
+    let sent = with(plugin, |desk| {
+        let to = if to_shard == ALL_SHARDS { 0..desk.shards } else { to_shard..to_shard.saturating_add(1) };
+        if to.end > desk.shards {
+            return Status::INVALID;
+        }
+        desk.mail.extend(to.map(|to| FakeMail { to, from, number, bytes: bytes.clone() }));
+        Status::OK
+    });
+    sent.unwrap_or(Status::STALE)
+}
+
+pub(super) unsafe extern "C" fn timer(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status {
+    let Some(shard) = SHARD.get() else { return Status::WRONG_MOMENT };
+    // SAFETY: the contract of `timer`: null or writable.
+    let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
+    *out = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+    let armed = with(plugin, |desk| {
+        let due_ms = desk.now_ms.saturating_add(after_ms);
+        desk.timers.insert(*out, FakeTimer { shard, due_ms, number });
+    });
+    armed.map_or(Status::STALE, |()| Status::OK)
+}
+
+pub(super) unsafe extern "C" fn cancel_timer(plugin: u64, timer: u64) -> Status {
+    let Some(shard) = SHARD.get() else { return Status::WRONG_MOMENT };
+    let cancelled = with(plugin, |desk| {
+        let own = desk.timers.get(&timer).is_some_and(|timer| timer.shard == shard);
+        own && desk.timers.remove(&timer).is_some()
+    });
+    if cancelled == Some(true) { Status::OK } else { Status::STALE }
+}
+
+impl<P: Exported> TestPlugin<P> {
+    /// What the plugin has published since the last time that this was asked.
+    pub fn published(&self) -> Vec<Published> {
+        with(self.handle, |desk| std::mem::take(&mut desk.published)).unwrap_or_default()
+    }
+
+    /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.
+    pub fn advance(&mut self, time: Duration) {
+        let until_ms = with(self.handle, |desk| desk.now_ms).unwrap_or(0) + time.as_millis() as u64;
+        while let Some((number, timer)) = with(self.handle, |desk| desk.take_due(until_ms)).flatten() {
+            let instance = self.shards[timer.shard as usize];
+            // SAFETY: the instance lives as long as `self`, which stays on its thread.
+            on_shard(timer.shard, || unsafe { self.table.on_timer()(instance, number, timer.number) });
+        }
+        with(self.handle, |desk| desk.now_ms = until_ms);
+    }
+
+    /// Delivers all mail, what is sent meanwhile too; how many there were.
+    ///
+    /// # Panics
+    /// If there is no end of it.
+    pub fn deliver_mail(&mut self) -> usize {
+        let mut delivered = 0;
+        loop {
+            let mail = with(self.handle, |desk| std::mem::take(&mut desk.mail)).unwrap_or_default();
+            if mail.is_empty() {
+                return delivered;
+            }
+            for mail in mail {
+                let instance = self.shards[mail.to as usize];
+                let bytes = Slice::of(&mail.bytes);
+                // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
+                on_shard(mail.to, || unsafe {
+                    self.table.on_mail()(instance, mail.from, mail.number, bytes)
+                });
+                delivered += 1;
+            }
+            assert!(delivered < 1_000_000, "the instances write each other without end");
+        }
+    }
+}
+
+impl Desk {
+    fn take_due(&mut self, until_ms: u64) -> Option<(u64, FakeTimer)> {
+        let (timer, due_ms) = self
+            .timers
+            .iter()
+            .map(|(timer, fake)| (*timer, fake.due_ms))
+            .min_by_key(|(timer, due)| (*due, *timer))?;
+        if due_ms > until_ms {
+            return None;
+        }
+        self.now_ms = self.now_ms.max(due_ms);
+        self.timers.remove(&timer).map(|fake| (timer, fake))
+    }
+}
