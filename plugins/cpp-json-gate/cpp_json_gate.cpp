@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <memory>
 #include <new>
+#include <stdexcept>
 #include <string>
 #include <string_view>
 #include <vector>
@@ -56,6 +57,25 @@ class Gate {
 public:
     Gate(const grapnel_host_api &host, std::string_view config) : host(host), settings_(config) {}
 
+    /// Has the broker call the hook for the configured topics alone: what it is mounted with is only known now.
+    void mount(grapnel_flow (*hook)(void *, const grapnel_event *)) const {
+        std::vector<grapnel_slice> filters;
+        for (const std::string &filter : settings_.filters) filters.push_back(slice(filter));
+        grapnel_mount mount{};
+        mount.size = sizeof(mount);
+        mount.point = GRAPNEL_POINT_MESSAGE_PUBLISH;
+        // Before those that work on what they get.
+        mount.priority = 100;
+        mount.hook = hook;
+        mount.name = grapnel_text("publish");
+        mount.topics = filters.data();
+        mount.topics_len = filters.size();
+        std::uint64_t handle;
+        if (host.hook(host.plugin, &mount, &handle) != GRAPNEL_STATUS_OK) {
+            throw std::runtime_error("filters: the broker does not take them; is each a topic filter?");
+        }
+    }
+
     /// What is wrong with a payload; empty where nothing is.
     std::string problem(std::string_view payload) const {
         try {
@@ -87,30 +107,9 @@ public:
         }
     }
 
-    bool judges(std::string_view topic) const {
-        return std::any_of(settings_.filters.begin(), settings_.filters.end(),
-                           [&](const std::string &filter) { return matches(filter, topic); });
-    }
-
     const grapnel_host_api &host;
 
 private:
-    /// Whether a topic filter matches a topic name (MQTT 5.0, section 4.7).
-    static bool matches(std::string_view filter, std::string_view topic) {
-        if (!topic.empty() && topic[0] == '$' && (filter[0] == '+' || filter[0] == '#')) return false;
-        for (;;) {
-            const auto filter_end = filter.find('/'), topic_end = topic.find('/');
-            const auto level = filter.substr(0, filter_end);
-            if (level == "#") return true;
-            if (level != "+" && level != topic.substr(0, topic_end)) return false;
-            const bool filter_done = filter_end == filter.npos, topic_done = topic_end == topic.npos;
-            if (topic_done) return filter_done || filter.substr(filter_end + 1) == "#";
-            if (filter_done) return false;
-            filter.remove_prefix(filter_end + 1);
-            topic.remove_prefix(topic_end + 1);
-        }
-    }
-
     Settings settings_;
 };
 
@@ -133,7 +132,6 @@ public:
     Shard &operator=(const Shard &) = delete;
 
     grapnel_flow publish(const grapnel_event &event) {
-        if (!gate_.judges(view(event.topic))) return GRAPNEL_FLOW_CONTINUE;
         const std::string problem = gate_.problem(view(event.payload));
         if (problem.empty()) return GRAPNEL_FLOW_CONTINUE;
         ++refused_;
@@ -176,10 +174,6 @@ grapnel_status gate_check_config(grapnel_slice config, grapnel_error_text *error
     return guarded(error, [&] { Settings{view(config)}; });
 }
 
-grapnel_status gate_load(const grapnel_host_api *host, grapnel_slice config, void **out, grapnel_error_text *error) {
-    return guarded(error, [&] { *out = std::make_unique<Gate>(*host, view(config)).release(); });
-}
-
 void gate_unload(void *plugin) { delete static_cast<Gate *>(plugin); }
 
 grapnel_status gate_init_shard(void *plugin, std::uint32_t number, void **out, grapnel_error_text *error) {
@@ -196,16 +190,16 @@ grapnel_flow gate_publish(void *instance, const grapnel_event *event) {
     }
 }
 
-grapnel_status gate_mount(std::uint32_t index, grapnel_mount *out) {
-    if (index != 0) return GRAPNEL_STATUS_ABSENT;
-    out->size = sizeof(*out);
-    out->point = GRAPNEL_POINT_MESSAGE_PUBLISH;
-    // Before those that work on what they get.
-    out->priority = 100;
-    out->hook = gate_publish;
-    out->name = grapnel_text("publish");
-    return GRAPNEL_STATUS_OK;
+grapnel_status gate_load(const grapnel_host_api *host, grapnel_slice config, void **out, grapnel_error_text *error) {
+    return guarded(error, [&] {
+        auto gate = std::make_unique<Gate>(*host, view(config));
+        gate->mount(gate_publish);
+        *out = gate.release();
+    });
 }
+
+// None here: the gate mounts its hook when it knows its topics.
+grapnel_status gate_mounts(std::uint32_t, grapnel_mount *) { return GRAPNEL_STATUS_ABSENT; }
 
 }  // extern "C"
 
@@ -215,7 +209,7 @@ const grapnel_plugin_module *grapnel_plugin_v1() {
     static const grapnel_plugin_module module = [] {
         grapnel_plugin_module module = grapnel_module();
         module.manifest = gate_manifest;
-        module.mount = gate_mount;
+        module.mount = gate_mounts;
         module.check_config = gate_check_config;
         module.load = gate_load;
         module.unload = gate_unload;

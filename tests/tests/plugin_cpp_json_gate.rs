@@ -48,6 +48,8 @@ fn deep_payloads_and_wrong_configurations_are_refused() {
     assert!(refused.contains("the key filters is missing"), "{refused}");
     let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", "filter=[\"a\"]"]);
     assert!(refused.contains("the key filter is not known; the keys are filters, required"), "{refused}");
+    let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", "filters=[\"a/#/b\"]"]);
+    assert!(refused.contains("filters: the broker does not take them"), "{refused}");
     broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", "filters=[\"#\"]", "--once"]);
     let mut publisher = Client::hello(&broker, Version::V5, "p");
     let deep = "[".repeat(100_000);
