@@ -10,4 +10,5 @@ mod hooks;
 mod points;
 mod sessions;
 mod subscriptions;
+mod table;
 mod world;

@@ -372,6 +372,13 @@ impl World {
     }
 
     /// The same without packet identifiers.
+    /// Throws away what a client has got so far, if there is such a client.
+    pub fn forget(&mut self, client: ClientId) {
+        if let Some(client) = self.clients.get_mut(client) {
+            client.received.clear();
+        }
+    }
+
     pub fn take_plain(&mut self, client: ClientId) -> Vec<Got> {
         self.take(client).into_iter().map(Got::plain).collect()
     }

@@ -1,0 +1,408 @@
+//! The table of hook points times what a link may do there: each point, each flow, one plugin and each place among three, MQTT
+//! 3.1.1 and 5. What must come out is worked out here from the design's section on hook points, not from the broker.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::told::BrokerView;
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Kind, Link};
+use grapnel_engine::packet::{Ack, Packet, Property, QoS, SubscriptionOptions, Version};
+use grapnel_engine::pipeline::OwnedChange;
+use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Ticket};
+
+use crate::hooks::{Call, complete, link, mount};
+use crate::world::{Ask, ClientId, Got, World};
+
+/// What a link does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Act {
+    /// Returns this at once, having changed what there is to change, or not.
+    Returns(Flow, bool),
+    /// Defers, and answers this later.
+    Defers(Flow, bool),
+    /// Defers, and never answers.
+    Deadline,
+}
+
+const ACTS: [Act; 11] = [
+    Act::Returns(Flow::CONTINUE, false),
+    Act::Returns(Flow::CONTINUE, true),
+    Act::Returns(Flow::STOP, false),
+    Act::Returns(Flow::STOP, true),
+    Act::Returns(Flow::FAULT, true),
+    Act::Defers(Flow::CONTINUE, false),
+    Act::Defers(Flow::CONTINUE, true),
+    Act::Defers(Flow::STOP, false),
+    Act::Defers(Flow::STOP, true),
+    Act::Defers(Flow::FAULT, true),
+    Act::Deadline,
+];
+
+/// What the world shows afterwards.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Outcome {
+    AsItWas,
+    Changed,
+    Refused,
+}
+
+/// A point: how its event is brought about, what can be changed there, and how that shows.
+struct Row {
+    point: HookPoint,
+    /// Before the links act.
+    prepare: fn(&mut World, Version),
+    /// Brings the event about, once.
+    provoke: fn(&mut World, Version),
+    changes: fn() -> Vec<OwnedChange>,
+    /// What has come out of it.
+    outcome: fn(&mut World, Version) -> Outcome,
+}
+
+fn change(field: Field, number: u64, text: &str) -> OwnedChange {
+    let bytes = Bytes::copy_from_slice(text.as_bytes());
+    OwnedChange { field, index: 0, number, bytes, key: Bytes::new() }
+}
+
+fn user_property() -> Vec<OwnedChange> {
+    let index = grapnel_plugin_abi::raw::APPEND;
+    let (bytes, key) = (Bytes::from_static(b"value-of-it"), Bytes::from_static(b"key"));
+    vec![OwnedChange { field: Field::USER_PROPERTY, index, number: 0, bytes, key }]
+}
+
+/// The clients of every world, by their order: a subscriber of MQTT 5, and the one that it is about.
+const SUBSCRIBER: ClientId = 0;
+const CLIENT: ClientId = 1;
+
+fn ask<'a>(version: Version) -> Ask<'a> {
+    Ask { keep_alive_s: 60, ..Ask::v(version) }
+}
+
+fn persistent<'a>(version: Version) -> Ask<'a> {
+    let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
+    Ask { clean: false, properties, ..ask(version) }
+}
+
+fn nothing(_: &mut World, _: Version) {}
+
+fn connect(world: &mut World, version: Version) {
+    let client = world.open(version);
+    assert_eq!(client, CLIENT);
+    world.send_connect(client, "client", &ask(version));
+}
+
+fn connected(world: &mut World, version: Version) {
+    assert_eq!(world.connect("client", &ask(version)), CLIENT);
+}
+
+fn stored(world: &mut World, version: Version) {
+    assert_eq!(world.connect("client", &persistent(version)), CLIENT);
+}
+
+fn publish(world: &mut World, _: Version) {
+    world.publish(CLIENT, "t", "own", QoS::AtLeastOnce, 9);
+}
+
+fn no_changes() -> Vec<OwnedChange> {
+    Vec::new()
+}
+
+fn always(_: &mut World, _: Version) -> Outcome {
+    Outcome::AsItWas
+}
+
+/// What the subscriber got: nothing, the message as it was, or the changed one.
+fn delivered(world: &mut World, _: Version) -> Outcome {
+    match &world.take(SUBSCRIBER)[..] {
+        [Got::Publish { payload, .. }] if payload == b"own" => Outcome::AsItWas,
+        [Got::Publish { payload, .. }] if payload == b"new" => Outcome::Changed,
+        [] => Outcome::Refused,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn details(world: &World, of: fn(&grapnel_engine::pipeline::ClientDetails) -> bool) -> Outcome {
+    match world.shards[0].client("client") {
+        Some(client) if of(&client) => Outcome::Changed,
+        Some(_) => Outcome::AsItWas,
+        None => Outcome::Refused,
+    }
+}
+
+fn filters(world: &World) -> Vec<String> {
+    let (rows, _) = world.shards[0].subscriptions(Some("client"), 0, 10);
+    rows.into_iter().map(|row| row.filter).collect()
+}
+
+fn tell_broker(point: HookPoint) -> impl Fn(&mut World) {
+    move |world| {
+        let broker = BrokerView { version: "1", uptime_ms: 1, listeners: &[] };
+        world.shards[0].tell_broker(point, broker);
+    }
+}
+
+#[allow(clippy::too_many_lines, reason = "it is the table")]
+fn row(point: HookPoint) -> Row {
+    let told = |prepare, provoke| Row { point, prepare, provoke, changes: no_changes, outcome: always };
+    match point {
+        HookPoint::ClientConnect => Row {
+            point,
+            prepare: nothing,
+            provoke: connect,
+            changes: || vec![change(Field::KEEP_ALIVE_S, 7, "")],
+            outcome: |world, _| details(world, |client| client.summary.keep_alive_s == 7),
+        },
+        HookPoint::ClientAuthenticate => Row {
+            point,
+            prepare: nothing,
+            provoke: connect,
+            changes: || vec![change(Field::VERDICT, 1, ""), change(Field::IS_SUPERUSER, 1, "")],
+            outcome: |world, _| details(world, |client| client.superuser),
+        },
+        HookPoint::ClientAuthorize => Row {
+            point,
+            prepare: connected,
+            provoke: publish,
+            // Allowing shows as nothing, so the change is a refusal of its own.
+            changes: || vec![change(Field::REASON_CODE, 0x97, ""), change(Field::VERDICT, 2, "")],
+            outcome: |world, version| match (&world.take(CLIENT)[..], delivered(world, version)) {
+                ([Got::Ack("PUBACK", 9, 0x97)], Outcome::Refused) => Outcome::Changed,
+                (_, outcome) => outcome,
+            },
+        },
+        HookPoint::ClientConnack => Row {
+            point,
+            prepare: nothing,
+            provoke: connect,
+            changes: user_property,
+            outcome: |world, _| {
+                let raw = world.take_raw(CLIENT);
+                let changed = raw.windows(11).any(|window| window == b"value-of-it");
+                if changed { Outcome::Changed } else { Outcome::AsItWas }
+            },
+        },
+        HookPoint::ClientConnected | HookPoint::SessionCreated => told(nothing, connect),
+        HookPoint::ClientDisconnected => told(connected, |world, _| world.lose(CLIENT)),
+        HookPoint::ClientSubscribe => Row {
+            point,
+            prepare: connected,
+            provoke: |world, _| {
+                world.send_subscribe(CLIENT, "as-it-was", SubscriptionOptions::default(), None)
+            },
+            changes: || vec![change(Field::FILTER, 0, "changed")],
+            outcome: |world, _| match filters(world).first().map(String::as_str) {
+                Some("changed") => Outcome::Changed,
+                Some(_) => Outcome::AsItWas,
+                None => Outcome::Refused,
+            },
+        },
+        HookPoint::ClientUnsubscribe => Row {
+            point,
+            prepare: |world, version| {
+                connected(world, version);
+                world.subscribe(CLIENT, "as-it-was", QoS::AtMostOnce);
+                world.subscribe(CLIENT, "changed", QoS::AtMostOnce);
+            },
+            provoke: |world, _| world.unsubscribe(CLIENT, "as-it-was"),
+            changes: || vec![change(Field::FILTER, 0, "changed")],
+            outcome: |world, _| match &filters(world)[..] {
+                [stays] if stays == "changed" => Outcome::AsItWas,
+                [stays] if stays == "as-it-was" => Outcome::Changed,
+                _ => Outcome::Refused,
+            },
+        },
+        HookPoint::SessionResumed => told(
+            |world, version| {
+                stored(world, version);
+                world.lose(CLIENT);
+            },
+            |world, version| drop(world.try_connect("client", &persistent(version))),
+        ),
+        HookPoint::SessionDiscarded => told(stored, |world, version| {
+            world.try_connect("client", &ask(version));
+        }),
+        HookPoint::SessionTakenover => told(stored, |world, version| {
+            world.try_connect("client", &persistent(version));
+        }),
+        HookPoint::SessionTerminated => told(connected, |world, _| {
+            world.lose(CLIENT);
+            world.pass_ms(10);
+        }),
+        HookPoint::SessionSubscribed => {
+            told(connected, |world, _| drop(world.subscribe(CLIENT, "a", QoS::AtMostOnce)))
+        }
+        HookPoint::SessionUnsubscribed => told(
+            |world, version| {
+                connected(world, version);
+                world.subscribe(CLIENT, "a", QoS::AtMostOnce);
+            },
+            |world, _| world.unsubscribe(CLIENT, "a"),
+        ),
+        HookPoint::MessagePublish => Row {
+            point,
+            prepare: connected,
+            provoke: publish,
+            changes: || vec![change(Field::PAYLOAD, 0, "new")],
+            outcome: delivered,
+        },
+        HookPoint::MessageDelivered => Row {
+            point,
+            prepare: connected,
+            provoke: publish,
+            changes: || vec![change(Field::PAYLOAD, 0, "new")],
+            outcome: delivered,
+        },
+        HookPoint::MessageAcked => told(
+            |world, version| {
+                connected(world, version);
+                publish(world, version);
+            },
+            |world, _| {
+                let id = world.take(SUBSCRIBER).iter().map(Got::id).max().expect("a delivery");
+                world.ack(SUBSCRIBER, |ack: Ack<'static>| Packet::PubAck(ack), id);
+            },
+        ),
+        HookPoint::MessageDropped => told(
+            |world, version| {
+                connected(world, version);
+                world.unsubscribe(SUBSCRIBER, "#");
+            },
+            publish,
+        ),
+        HookPoint::MessageRetained => told(connected, |world, _| {
+            world.publish_with(CLIENT, "t", "kept", QoS::AtMostOnce, 0, true, &[]);
+        }),
+        HookPoint::PacketReceived | HookPoint::PacketSent => {
+            told(connected, |world, _| world.send(CLIENT, &Packet::PingReq))
+        }
+        HookPoint::BrokerStarting => told(nothing, |world, _| tell_broker(HookPoint::BrokerStarting)(world)),
+        HookPoint::BrokerStarted => told(nothing, |world, _| tell_broker(HookPoint::BrokerStarted)(world)),
+        HookPoint::BrokerStopping => told(nothing, |world, _| tell_broker(HookPoint::BrokerStopping)(world)),
+        HookPoint::BrokerStopped => told(nothing, |world, _| tell_broker(HookPoint::BrokerStopped)(world)),
+    }
+}
+
+/// What must come out: which links are called, and what shows.
+fn expected(row: &Row, act: Act, links: usize, place: usize, version: Version) -> (Vec<usize>, Outcome) {
+    let point = row.point;
+    let (flow, changed) = match act {
+        Act::Returns(flow, changed) => (flow, changed),
+        Act::Defers(flow, changed) if point.may_defer() => (flow, changed),
+        // A point that cannot wait gives no ticket, and a Defer without one is a fault.
+        Act::Defers(..) | Act::Deadline => (Flow::FAULT, false),
+    };
+    let denies = flow == Flow::FAULT && point.fault_policy() == FaultPolicy::Deny;
+    let ends = flow == Flow::STOP || denies;
+    let called = if ends { (0..=place).collect() } else { (0..links).collect() };
+    // What a fault had changed is thrown away. A CONNACK of MQTT 3.1.1 has no properties to change.
+    let shows = !(row.changes)().is_empty() && (point != HookPoint::ClientConnack || version.is_v5());
+    let outcome = match flow {
+        Flow::FAULT if denies => Outcome::Refused,
+        Flow::FAULT => Outcome::AsItWas,
+        _ if changed && shows => Outcome::Changed,
+        _ => Outcome::AsItWas,
+    };
+    // MQTT 3.1.1 cannot say with which reason a publish was refused.
+    let blind = point == HookPoint::ClientAuthorize && !version.is_v5() && outcome == Outcome::Changed;
+    (called, if blind { Outcome::Refused } else { outcome })
+}
+
+fn set_all(call: &Call<'_>, changes: &[OwnedChange]) {
+    for change in changes {
+        let change = Change {
+            field: change.field,
+            index: change.index,
+            number: change.number,
+            bytes: Slice::of(&change.bytes),
+            key: Slice::of(&change.key),
+        };
+        // SAFETY: the context is that of the running event, and what the change points to lives through the call.
+        let status = unsafe { (host_api(1, 1).set)(call.ctx(), &change) };
+        assert_eq!(status, Status::OK);
+    }
+}
+
+/// What the links share.
+#[derive(Default)]
+struct Scene {
+    armed: Cell<bool>,
+    called: RefCell<Vec<usize>>,
+    ticket: Cell<Option<Ticket>>,
+}
+
+fn actor(scene: &Rc<Scene>, row: &Row, act: Act, number: usize, acts: bool) -> Link {
+    let scene = Rc::clone(scene);
+    let (point, changes) = (row.point, row.changes);
+    link(number as u32 + 1, 0, point.fault_policy(), move |call: &mut Call<'_>| {
+        if !scene.armed.get() {
+            return Flow::CONTINUE;
+        }
+        scene.called.borrow_mut().push(number);
+        match act {
+            _ if !acts => Flow::CONTINUE,
+            Act::Returns(flow, changed) => {
+                if changed {
+                    set_all(call, &changes());
+                }
+                flow
+            }
+            Act::Defers(..) | Act::Deadline => {
+                scene.ticket.set(call.defer().ok());
+                Flow::DEFER
+            }
+        }
+    })
+}
+
+fn play(row: &Row, act: Act, links: usize, place: usize, version: Version) {
+    let mut world = World::new(1);
+    let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+    assert_eq!(subscriber, SUBSCRIBER);
+    world.subscribe(subscriber, "#", QoS::AtLeastOnce);
+    let scene = Rc::new(Scene::default());
+    let chain = (0..links).map(|number| (row.point, actor(&scene, row, act, number, number == place)));
+    mount(&mut world, chain.collect());
+    // The subscription in force is asked about again where the rules have changed.
+    world.pass_ms(10);
+    (row.prepare)(&mut world, version);
+    // CONNACK and SUBACK are not what it is about.
+    if row.point != HookPoint::MessageAcked {
+        (0..=CLIENT).for_each(|client| world.forget(client));
+    }
+    scene.armed.set(true);
+    (row.provoke)(&mut world, version);
+    if let (Some(ticket), true) = (scene.ticket.get(), row.point.may_defer()) {
+        match act {
+            Act::Defers(flow, changed) => {
+                let changes = if changed { (row.changes)() } else { Vec::new() };
+                complete(&mut world, ticket, flow, changes);
+            }
+            _ => world.pass_ms(1_100),
+        }
+    }
+    scene.armed.set(false);
+    let outcome = (row.outcome)(&mut world, version);
+    let seen = (scene.called.take(), outcome);
+    let name = row.point.name();
+    assert_eq!(
+        seen,
+        expected(row, act, links, place, version),
+        "{name} {act:?} at {place} of {links} {version:?}"
+    );
+}
+
+#[test]
+fn every_point_takes_every_flow() {
+    for point in HookPoint::ALL {
+        let row = row(*point);
+        assert!(point.kind() == Kind::Run || !(row.changes)().is_empty(), "{} has a change", point.name());
+        for act in ACTS {
+            for version in [Version::V311, Version::V5] {
+                for (links, place) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
+                    play(&row, act, links, place, version);
+                }
+            }
+        }
+    }
+}
