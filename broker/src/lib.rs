@@ -5,6 +5,7 @@ pub mod announce;
 pub mod config;
 pub mod control;
 pub mod ctl;
+pub mod fatal;
 pub mod net;
 pub mod plugin;
 pub mod preflight;

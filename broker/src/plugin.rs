@@ -47,6 +47,11 @@ pub fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
     services::name_of(handle)
 }
 
+/// A shard does not call a plugin any more, because it has failed too often there. Returns at once; called by that shard.
+pub fn tripped(plugin: PluginHandle, shard: ShardId) {
+    services::tripped(plugin, shard);
+}
+
 /// All plugins of a broker. One per process.
 pub struct PluginManager {
     settings: Settings,
@@ -246,6 +251,31 @@ impl PluginManager {
     /// One plugin, loaded or failed.
     pub fn show(&self, name: &str) -> Option<PluginInfo> {
         self.view().show(name)
+    }
+
+    /// Lets a plugin that was tripped be called again; nothing where it was not.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`], or [`LoadError::Shard`], after which it is still tripped.
+    pub fn rearm(&self, name: &str) -> Result<PluginInfo, LoadError> {
+        let mut workshop = self.begin();
+        let active = self.view().active.clone();
+        let Some(plugin) = active.iter().find(|plugin| &*plugin.name == name) else {
+            return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&active) });
+        };
+        if let Some(shard) = plugin.rearm() {
+            workshop.swap(name, &active, &active).inspect_err(|_| {
+                plugin.trip(shard);
+            })?;
+            self.commit_counts(&mut workshop);
+            tracing::info!(plugin = name, "the plugin that was tripped is called again");
+        }
+        Ok(plugin.info())
+    }
+
+    /// How often each plugin was tripped, by name.
+    pub fn trips(&self) -> Vec<(Arc<str>, u64)> {
+        services::trips()
     }
 
     /// What the plugins that are loaded have measured with metrics of their own.

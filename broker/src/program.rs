@@ -15,6 +15,7 @@ use tracing_subscriber::EnvFilter;
 use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
 use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
+use crate::fatal;
 use crate::net::{self, Bound, Listen};
 use crate::plugin::{self, PluginManager, Settings};
 use crate::preflight;
@@ -78,6 +79,9 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         return Ok(0);
     }
     start_log(&config);
+    fatal::install().map_err(|error| {
+        Refusal::new(EXIT_CODE_REFUSED, format!("the system takes no handler of fatal signals: {error}"))
+    })?;
     let config = Arc::new(config);
     preflight::check(config.shards).map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
     let bound = bind_all(&config)?;

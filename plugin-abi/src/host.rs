@@ -78,6 +78,9 @@ pub struct Entry {
     args: *mut c_void,
 }
 
+/// Its address marks what stands for a tripped plugin; nobody reads it.
+static TRIPPED: u8 = 0;
+
 // SAFETY: an entry only carries the pointers between the loader and its shard. That it is called on that shard's thread
 // alone is what `Entry::new` is promised.
 unsafe impl Send for Entry {}
@@ -145,6 +148,23 @@ impl Entry {
     #[must_use]
     pub const fn with_args(self, args: *mut c_void) -> Entry {
         Entry { args, ..self }
+    }
+
+    /// What stands for the hook of a plugin that is tripped: a fault, without a call of the plugin.
+    pub const fn tripped() -> Entry {
+        unsafe extern "C" fn fault(_instance: *mut c_void, _event: *const Event) -> Flow {
+            Flow::FAULT
+        }
+        Entry {
+            function: fault,
+            instance: (&raw const TRIPPED).cast_mut().cast(),
+            args: std::ptr::null_mut(),
+        }
+    }
+
+    /// Whether it is what [`Entry::tripped`] gives.
+    pub fn is_tripped(&self) -> bool {
+        std::ptr::eq(self.instance, (&raw const TRIPPED).cast())
     }
 
     /// Calls the hook. `event` is completed with the context it needs; what the hook does to the event arrives at `access`.

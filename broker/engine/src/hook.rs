@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use grapnel_plugin_abi::raw::Status;
 
+pub mod breaker;
 mod call;
 pub mod chain;
 pub mod client;

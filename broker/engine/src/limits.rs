@@ -115,6 +115,8 @@ bounds! {
     slot_bytes_max = 4194304, 1024..=1073741824, "bytes of those packets";
     tickets_max = 65536, 1..=16777215, "deferred verdicts open at a time per shard; beyond it a Defer is a fault";
     defer_window = 32, 1..=65535, "publishes of one connection that wait for plugins at a time, in order; beyond it the connection is not read";
+    breaker_faults_max = 100, 0..=10000, "faults of one plugin on one shard within breaker_window_ms after which it is tripped: its hooks are not called and act by their fault policies; 0 never trips";
+    breaker_window_ms = 10000, 10..=3600000, "time within which those faults lie";
     defer_deadline_ms = 5000, 10..=3600000, "time a deferred verdict may take where neither plugin nor operator says otherwise";
     topic_alias_max = 64, 0..=65535, "topic aliases a client may set, and those the broker sets where the client allows them";
     retained_messages_max = 1000000, 0..=100000000, "retained messages per shard";

@@ -13,6 +13,7 @@ use bytes::Bytes;
 use std::collections::{HashMap, VecDeque};
 
 use crate::delivery::FrameCache;
+use crate::hook::breaker::Breaker;
 use crate::hook::tickets::Tickets;
 use crate::hook::{CallCell, ChainTable};
 use crate::id::{SessionKey, ShardId, Table};
@@ -195,6 +196,7 @@ pub struct Shard {
     retained: Retained<Message>,
     chains: ChainTable,
     calls: Arc<CallCell>,
+    breaker: Breaker,
     tickets: Tickets,
     /// 10 ms: tickets, barriers, CONNECT.
     deadlines: Wheel<Deadline>,
@@ -270,6 +272,7 @@ impl Shard {
             }),
             chains: ChainTable::empty(),
             calls: Arc::default(),
+            breaker: Breaker::default(),
             tickets: Tickets::new(setup.id, limits.tickets_max),
             deadlines: Wheel::new(10),
             seconds: Wheel::new(1000),
@@ -330,7 +333,24 @@ impl Shard {
     /// What the last calls left to be done.
     pub fn outbox(&mut self) -> &mut Outbox {
         self.tell_interest();
+        if self.calls.faults().is_waiting() {
+            self.judge_faults();
+        }
         &mut self.out
+    }
+
+    /// Trips the plugins that have failed too often, on this shard; the outbox names them.
+    #[cold]
+    fn judge_faults(&mut self) {
+        let bounds = (self.limits().breaker_faults_max, self.limits().breaker_window_ms);
+        let (calls, now_ms) = (Arc::clone(&self.calls), self.now.mono_ms);
+        for (plugin, count) in calls.faults().take() {
+            self.counters.hook_faults += count;
+            if self.breaker.note(plugin, count, now_ms, bounds) {
+                self.chains.trip(plugin);
+                self.out.tripped.push(plugin);
+            }
+        }
     }
 
     /// Where the shard says which plugin it is calling, for a watchdog on another thread. Before the first hook.

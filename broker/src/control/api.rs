@@ -44,6 +44,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/api/v1/plugins", get(plugins::list).post(plugins::load))
         .route("/api/v1/plugins/{name}", get(plugins::show).delete(plugins::unload))
         .route("/api/v1/plugins/{name}/reload", post(plugins::reload))
+        .route("/api/v1/plugins/{name}/rearm", post(plugins::rearm))
         .route("/api/v1/hooks", get(plugins::hooks))
         .route("/api/v1/clients", get(clients::list))
         .route("/api/v1/clients/{id}", get(clients::show).delete(clients::kick))

@@ -85,6 +85,10 @@ pub(super) async fn reload(
     change(&api, move |api| api.plugins.reload(&name, body.config)).await.map(Json)
 }
 
+pub(super) async fn rearm(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+    change(&api, move |api| api.plugins.rearm(&name)).await.map(Json)
+}
+
 /// Which points.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]

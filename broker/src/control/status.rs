@@ -33,7 +33,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
     }
     let plugins = api.plugins.list().plugins;
     let (loaded, failed): (Vec<_>, Vec<_>) =
-        plugins.into_iter().partition(|plugin| plugin.state == PluginState::Loaded);
+        plugins.into_iter().partition(|plugin| !matches!(plugin.state, PluginState::Failed(_)));
     let names = |plugins: Vec<PluginInfo>| plugins.into_iter().map(|plugin| plugin.name).collect();
     Json(wire::Status {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -124,6 +124,10 @@ pub(super) async fn prometheus(
     }
     let rows = gathered.answers.into_iter().map(|(id, (_, rows))| (id, rows)).collect();
     links::write(&mut text, rows, wanted.per_shard);
+    text.family("plugins_trips", "times a plugin was tripped because it failed too often", false);
+    for (plugin, trips) in api.plugins.trips() {
+        text.sample("plugins_trips", &[("plugin", &plugin)], trips);
+    }
     api.plugins.metrics().iter().for_each(|metric| text.plugin_metric(metric));
     Ok(([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text.finish()))
 }

@@ -38,6 +38,11 @@ pub(super) enum PluginsCommand {
         #[command(flatten)]
         config: ConfigArguments,
     },
+    /// Call one again that was tripped because it failed too often
+    Rearm {
+        /// Its name
+        name: String,
+    },
 }
 
 /// What to load, and how.
@@ -118,6 +123,14 @@ pub(super) async fn run(
             let info: PluginInfo = broker.json(Method::POST, &path, Some(&body)).await?;
             print_done("reloaded", &info, output)
         }
+        PluginsCommand::Rearm { name } => {
+            let path = format!("/api/v1/plugins/{}/rearm", encoded(&name));
+            let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
+            if output.json {
+                return output.value(&info);
+            }
+            output.line(&format!("plugin {} is armed", printable(&info.name)))
+        }
     }
 }
 
@@ -148,7 +161,7 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
         table::print(output, columns, list.plugins.iter().map(plugin_row))?;
     }
     for plugin in &list.plugins {
-        if let PluginState::Failed(reason) = &plugin.state {
+        if let PluginState::Failed(reason) | PluginState::Tripped(reason) = &plugin.state {
             output.line(&format!("{}: {}", plugin.name, printable(reason)))?;
         }
         for warning in &plugin.warnings {
@@ -173,11 +186,16 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
 }
 
 fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
-    let loaded = plugin.state == PluginState::Loaded;
+    let loaded = !matches!(plugin.state, PluginState::Failed(_));
+    let state = match &plugin.state {
+        PluginState::Loaded => origin(plugin.origin),
+        PluginState::Tripped(_) => "tripped",
+        PluginState::Failed(_) => "failed",
+    };
     [
         plugin.name.clone(),
         or_dash(Some(plugin.version.as_str()).filter(|version| !version.is_empty())),
-        if loaded { origin(plugin.origin) } else { "failed" }.to_owned(),
+        state.to_owned(),
         plugin.generation.to_string(),
         plugin.hooks.len().to_string(),
         if loaded { format!("{} ago", since(plugin.loaded_at_ms)) } else { "-".to_owned() },
@@ -198,6 +216,7 @@ pub(super) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Result<(), 
     }
     let state = match &plugin.state {
         PluginState::Loaded => format!("{}, {} ago", origin(plugin.origin), since(plugin.loaded_at_ms)),
+        PluginState::Tripped(reason) => format!("tripped: {reason}"),
         PluginState::Failed(reason) => format!("failed: {reason}"),
     };
     let mut pairs = vec![

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapnel_engine::hook::{
-    ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, LinkIdentity, PluginHandle,
+    ChainTable, Entry, FaultPolicy, HookPoint, InstanceEntry, Link, LinkIdentity, PluginHandle,
 };
 use grapnel_engine::id::ShardId;
 
@@ -80,6 +80,8 @@ pub(super) struct RunTime {
     compiled: AtomicBool,
     /// Whether the chains are not as they should be.
     changed: AtomicBool,
+    /// The shard on which it failed too often, since when its hooks are not called.
+    tripped: Mutex<Option<ShardId>>,
 }
 
 impl RunTime {
@@ -90,6 +92,7 @@ impl RunTime {
             mounted: Mutex::default(),
             compiled: AtomicBool::new(false),
             changed: AtomicBool::new(false),
+            tripped: Mutex::default(),
         }
     }
 
@@ -138,6 +141,29 @@ impl Active {
         self.run_time.order.store(other.run_time.order.load(Ordering::Relaxed), Ordering::Relaxed);
     }
 
+    fn tripped(&self) -> MutexGuard<'_, Option<ShardId>> {
+        self.run_time.tripped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its hooks are not to be called, because it failed too often on a shard; whether that is news. In force with the next
+    /// compilation.
+    pub(super) fn trip(&self, shard: ShardId) -> bool {
+        let news = self.tripped().replace(shard).is_none();
+        // Also where it is none: a shard that was armed again in between has tripped it once more.
+        self.change();
+        news
+    }
+
+    /// Its hooks are to be called again; the shard that had tripped it, if it was tripped. In force with the next
+    /// compilation.
+    pub(super) fn rearm(&self) -> Option<ShardId> {
+        let was = self.tripped().take();
+        if was.is_some() {
+            self.change();
+        }
+        was
+    }
+
     /// Its chains are to be compiled again.
     pub(super) fn change(&self) {
         self.run_time.changed.store(true, Ordering::Release);
@@ -175,8 +201,9 @@ impl Active {
     fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(u64, HookPoint, Link)> {
         let instances = self.instances.lock();
         let Some(Some(instance)) = instances.get(shard.index()) else { return Vec::new() };
+        let tripped = self.tripped().is_some();
         let link = |active: &ActiveHook| Link {
-            entry: instance.entry(&active.hook),
+            entry: if tripped { Entry::tripped() } else { instance.entry(&active.hook) },
             plugin: self.handle(),
             identity: active.identity,
             name: Arc::clone(&active.label),
@@ -217,7 +244,13 @@ impl Active {
         });
         PluginInfo {
             name: self.name.to_string(),
-            state: PluginState::Loaded,
+            state: match *self.tripped() {
+                None => PluginState::Loaded,
+                Some(shard) => PluginState::Tripped(format!(
+                    "it failed too often on shard {shard} (limits.breaker_faults_max within limits.breaker_window_ms); its hooks \
+                     act by their fault policies until it is armed again"
+                )),
+            },
             version: self.about.version.clone(),
             description: self.about.description.clone(),
             sdk: self.about.sdk.clone(),

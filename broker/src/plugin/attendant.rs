@@ -1,12 +1,18 @@
 //! A thread that does what plugins and shards ask for and nobody on a shard may wait for: putting hooks that were mounted at run
-//! time into the chains. It takes its turn among the transactions. Started and ended with the manager.
+//! time into the chains, tripping a plugin on every shard, and arming it again. It takes its turn among the transactions. Started
+//! and ended with the manager.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
+use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::id::ShardId;
+
+use super::active::Active;
+use super::services;
 use super::transaction::Workshop;
 use super::view::View;
 
@@ -16,6 +22,8 @@ const RETRY: Duration = Duration::from_secs(1);
 enum Errand {
     /// Something has changed about what is in the chains.
     Compile,
+    /// A shard has tripped a plugin.
+    Tripped(PluginHandle, ShardId),
     Stop,
 }
 
@@ -34,6 +42,12 @@ impl Errands {
             // The attendant has gone with its manager: there are no chains left.
             let _ = self.sender.send(Errand::Compile);
         }
+    }
+
+    /// Trips a plugin on all shards, because one has done so. Returns at once.
+    pub(super) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
+        // As above.
+        let _ = self.sender.send(Errand::Tripped(plugin, shard));
     }
 }
 
@@ -78,21 +92,62 @@ impl Drop for Attendant {
 
 fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Workshop>, view: &RwLock<View>) {
     let mut again = false;
+    let mut rearm: Vec<(Instant, PluginHandle)> = Vec::new();
     loop {
-        let timeout = if again { RETRY } else { Duration::MAX };
+        let next = rearm.iter().map(|(at, _)| *at).min();
+        let until_rearm = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
+        let timeout = if again { RETRY.min(until_rearm) } else { until_rearm };
         match errands.recv_timeout(timeout) {
             Ok(Errand::Compile) => waiting.store(false, Ordering::Release),
+            Ok(Errand::Tripped(plugin, shard)) => {
+                trip(workshop, view, plugin, shard);
+                rearm.extend(services::rearm_after().map(|after| (Instant::now() + after, plugin)));
+            }
             Err(RecvTimeoutError::Timeout) => {}
             Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
+        let now = Instant::now();
+        for (_, plugin) in rearm.extract_if(.., |(at, _)| *at <= now) {
+            arm(view, plugin);
+        }
         again = !compile(workshop, view);
+    }
+}
+
+fn active(view: &RwLock<View>) -> Vec<Arc<Active>> {
+    view.read().unwrap_or_else(PoisonError::into_inner).active.clone()
+}
+
+/// Remembers that a plugin is tripped, unless it is already or has ended.
+fn trip(workshop: &Mutex<Workshop>, view: &RwLock<View>, plugin: PluginHandle, shard: ShardId) {
+    // Not in the midst of a transaction, which may be about to put it in.
+    let _turn = workshop.lock().unwrap_or_else(PoisonError::into_inner);
+    let active = active(view);
+    let Some(active) = active.iter().find(|active| active.handle() == plugin) else { return };
+    if active.trip(shard) {
+        services::count_trip(&active.name);
+        tracing::error!(
+            plugin = &*active.name,
+            "the plugin is tripped, because it failed too often on shard {shard}: its hooks are not called and act by their \
+             fault policies; `grapnel-ctl plugins rearm {}` calls it again",
+            active.name
+        );
+    }
+}
+
+fn arm(view: &RwLock<View>, plugin: PluginHandle) {
+    let active = active(view);
+    if let Some(active) = active.iter().find(|active| active.handle() == plugin)
+        && active.rearm().is_some()
+    {
+        tracing::warn!(plugin = &*active.name, "the plugin is called again after breaker_rearm_ms");
     }
 }
 
 /// Puts what is mounted into force, if that is not so yet; false where a shard did not answer.
 fn compile(workshop: &Mutex<Workshop>, view: &RwLock<View>) -> bool {
     let mut workshop = workshop.lock().unwrap_or_else(PoisonError::into_inner);
-    let active = view.read().unwrap_or_else(PoisonError::into_inner).active.clone();
+    let active = active(view);
     let Some(changed) = active.iter().find(|plugin| plugin.is_changed()) else { return true };
     let result = workshop.swap(&changed.name, &active, &active);
     let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
@@ -100,7 +155,7 @@ fn compile(workshop: &Mutex<Workshop>, view: &RwLock<View>) -> bool {
     view.table_generation = workshop.table_generation;
     if let Err(error) = result {
         active.iter().for_each(|plugin| plugin.change());
-        tracing::warn!("hooks that were mounted or unmounted at run time are not in force yet: {error}");
+        tracing::warn!("the chains are not as they should be yet, and are tried again: {error}");
         return false;
     }
     true

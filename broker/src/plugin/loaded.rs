@@ -15,6 +15,7 @@ use grapnel_plugin_abi::raw::{HookFn, Slice, Status};
 use super::error::LoadError;
 use super::library::Library;
 use super::services;
+use crate::fatal;
 
 /// Most hooks one plugin may have; more is an endless list.
 const MOUNTS_MAX: u32 = 256;
@@ -195,6 +196,11 @@ impl Loaded {
         config: &str,
     ) -> Result<Arc<Loaded>, LoadError> {
         let api = services::host_table(handle, shards as u32);
+        fatal::remember_code(
+            handle,
+            services::name_of(handle).unwrap_or_default(),
+            library.module.load as *const () as usize,
+        );
         let config = Slice::of(config.as_bytes());
         let mut shared = std::ptr::null_mut();
         // SAFETY: the host table stays for ever, the rest is alive during the call.

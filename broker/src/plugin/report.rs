@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 pub enum PluginState {
     /// Loaded and active on every shard.
     Loaded,
+    /// Loaded, and not called because it failed too often: where.
+    Tripped(String),
     /// Wanted by the configuration or the record, and not loaded: why.
     Failed(String),
 }

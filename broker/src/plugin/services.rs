@@ -1,12 +1,14 @@
 //! What the broker does for plugins outside of events: their host tables, their log, and the way of a deferred verdict back to its
 //! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
 use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{
     self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
@@ -21,6 +23,7 @@ use super::loaded::Hook;
 use super::metrics::{MetricReading, Metrics};
 use super::mounts::Mounted;
 use super::request::Settings;
+use crate::fatal;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
@@ -37,6 +40,8 @@ struct Services {
     errands: RwLock<Option<Errands>>,
     /// Number of the last mount.
     mounted: AtomicU64,
+    /// How often each plugin was tripped.
+    trips: Mutex<BTreeMap<Arc<str>, u64>>,
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
@@ -73,6 +78,30 @@ pub(super) fn metrics(plugins: &[String]) -> Vec<MetricReading> {
 /// Who does from now on what plugins ask for and no hook may wait for.
 pub(super) fn attend(errands: Errands) {
     *SERVICES.errands.write().unwrap_or_else(PoisonError::into_inner) = Some(errands);
+}
+
+/// A shard does not call a plugin any more, because it has failed too often there.
+pub(super) fn tripped(plugin: PluginHandle, shard: ShardId) {
+    if let Some(errands) = &*SERVICES.errands.read().unwrap_or_else(PoisonError::into_inner) {
+        errands.tripped(plugin, shard);
+    }
+}
+
+/// When a plugin that was tripped is called again by itself.
+pub(super) fn rearm_after() -> Option<Duration> {
+    let rearm_ms = SERVICES.limit(|limits| limits.breaker_rearm_ms);
+    (rearm_ms > 0).then(|| Duration::from_millis(rearm_ms))
+}
+
+/// A plugin was tripped.
+pub(super) fn count_trip(name: &Arc<str>) {
+    *SERVICES.trips.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(name)).or_default() += 1;
+}
+
+/// How often each plugin was tripped, by name.
+pub(super) fn trips() -> Vec<(Arc<str>, u64)> {
+    let trips = SERVICES.trips.lock().unwrap_or_else(PoisonError::into_inner);
+    trips.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
 }
 
 /// A number that is larger than all before it, for the order of mounting.
@@ -230,7 +259,7 @@ impl HostServices for Services {
     fn spawn(&self, plugin: u64, name: &str, thread: PluginThread) -> Result<(), Status> {
         let life = self.living.of(plugin)?;
         let max = self.limit(|limits| limits.plugin_threads_max);
-        life.threads.spawn(name, max, thread, || {})
+        life.threads.spawn(name, max, thread, move || fatal::enter_plugin_thread(PluginHandle(plugin)))
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
@@ -259,7 +288,6 @@ impl HostServices for Services {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use grapnel_engine::id::ShardId;
     use grapnel_plugin_abi::raw::Field;
 
     use super::*;

@@ -64,17 +64,17 @@ impl Drop for Leaving {
 }
 
 impl Threads {
-    /// Starts a thread, unless `max` run already.
+    /// Starts a thread, unless `max` run already. What `before` gives on it lives as long as its body runs.
     ///
     /// # Errors
     /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
     /// body is not run then.
-    pub(super) fn spawn(
+    pub(super) fn spawn<G: 'static>(
         &self,
         name: &str,
         max: u64,
         body: PluginThread,
-        before: impl FnOnce() + Send + 'static,
+        before: impl FnOnce() -> G + Send + 'static,
     ) -> Result<(), Status> {
         if name.contains('\0') {
             return Err(Status::INVALID);
@@ -94,7 +94,7 @@ impl Threads {
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let _leaving = Leaving { number, shared };
-            before();
+            let _guard = before();
             body.run();
         });
         let handle = thread.map_err(|error| {

@@ -20,6 +20,9 @@ impl State {
         for _ in 0..ROUNDS {
             let sent = self.send_envelopes();
             let outbox = self.engine.outbox();
+            for plugin in outbox.tripped.drain(..) {
+                crate::plugin::tripped(plugin, self.fittings.handle.id());
+            }
             let nobody = outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.overdue.is_empty();
             if !sent && nobody && outbox.closing.is_empty() {
                 // A step outside the turn may leave work in slices, which only the turn goes on with.

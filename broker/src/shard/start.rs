@@ -16,7 +16,7 @@ use super::mesh::Mesh;
 use super::pulse::Clock;
 use super::state::{EngineMesh, Fittings, share};
 use super::turn::{Bell, Turn};
-use crate::rt;
+use crate::{fatal, rt};
 
 /// What a shard, or the process, has to tell `main`.
 #[derive(Debug, PartialEq, Eq)]
@@ -91,6 +91,7 @@ fn run(setup: Setup, fittings: Fittings, core: Option<usize>, events: &Sender<Ev
         }
     }
     fittings.handle.enter();
+    let _stack = fatal::enter_shard(setup.id, Arc::clone(fittings.handle.pulse().call()));
     let executor = rt::Executor::new().map_err(|error| error.to_string())?;
     let (handle, events) = (fittings.handle.clone(), events.clone());
     let life = async move {

@@ -2,7 +2,8 @@
 
 use std::time::{Duration, Instant};
 
-use grapnel::plugin::MetricValue;
+use grapnel::plugin::{MetricValue, PluginState};
+use grapnel_engine::hook::HookPoint;
 use serde_json::json;
 
 use super::shards::{Fixture, LONG, Log};
@@ -181,7 +182,62 @@ fn a_mount_comes_into_force_when_a_shard_that_was_held_up_answers_again() {
     broker.load("host-calls", json!({})).unwrap();
     let release = broker.shards.hold(1);
     broker.shards.publish_to(0, "host-calls/mount", b"", 1);
-    until("the other one does not answer", || log.text().contains("not in force yet"));
+    until("the other one does not answer", || {
+        log.text().contains("the chains are not as they should be yet")
+    });
     drop(release);
     await_chain(&broker, &["host-calls/publish", "host-calls/late"]);
+}
+
+/// Whether what is called of the plugin's first link is the plugin, by shard.
+fn armed(broker: &Fixture) -> [bool; 2] {
+    [0, 1].map(|shard| !broker.shards.links(shard, HookPoint::MessagePublish)[0].entry.is_tripped())
+}
+
+#[test]
+fn a_plugin_that_fails_too_often_on_one_shard_is_tripped_on_all_until_it_is_armed_again() {
+    let log = Log::install();
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({})).unwrap();
+    broker.shards.publish_to(0, "host-calls/fail", b"", 99);
+    assert_eq!((armed(&broker), count(&broker, "publishes")), ([true, true], 99));
+    broker.shards.publish_to(0, "host-calls/fail", b"", 1);
+    until("it is tripped on both shards", || armed(&broker) == [false, false]);
+    let state = broker.manager.show("host-calls").unwrap().state;
+    assert!(matches!(&state, PluginState::Tripped(why) if why.starts_with("it failed too often on shard 0")));
+    assert_eq!(log.text().matches("the plugin is tripped").count(), 1);
+    assert_eq!(broker.manager.trips(), [("host-calls".into(), 1)]);
+    broker.shards.publish(1, 7);
+    assert_eq!(count(&broker, "publishes"), 100, "it is not called");
+    assert_eq!(broker.manager.hooks(false).rows[0].faults, 100, "nor does it fail");
+
+    // It stays tripped whatever else happens to the chains.
+    broker.load("noop", json!({})).unwrap();
+    assert_eq!(armed(&broker), [false, false]);
+    assert_eq!(broker.manager.rearm("host-calls").unwrap().state, PluginState::Loaded);
+    assert_eq!(armed(&broker), [true, true]);
+    broker.shards.publish(1, 7);
+    assert_eq!(count(&broker, "publishes"), 107);
+    assert!(broker.manager.rearm("nobody").is_err());
+}
+
+#[test]
+fn a_tripped_plugin_is_armed_again_by_itself_where_the_operator_wants_it() {
+    let broker = Fixture::with(2, |settings| settings.limits.breaker_rearm_ms = 50);
+    broker.load("host-calls", json!({})).unwrap();
+    broker.shards.publish_to(1, "host-calls/fail", b"", 100);
+    until("it is tripped", || !broker.manager.trips().is_empty());
+    until("it is armed again", || armed(&broker) == [true, true]);
+    broker.shards.publish(0, 1);
+    assert_eq!(count(&broker, "publishes"), 101);
+}
+
+#[test]
+fn a_reload_arms_a_tripped_plugin() {
+    let broker = Fixture::new(2);
+    broker.load("host-calls", json!({})).unwrap();
+    broker.shards.publish_to(1, "host-calls/fail", b"", 100);
+    until("it is tripped", || armed(&broker) == [false, false]);
+    assert_eq!(broker.manager.reload("host-calls", None).unwrap().state, PluginState::Loaded);
+    assert_eq!(armed(&broker), [true, true]);
 }

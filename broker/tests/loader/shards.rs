@@ -123,6 +123,9 @@ fn run(handle: &ShardHandle, shards: usize, stop: &AtomicBool) {
         handle.signal().lower();
         while let Some(job) = handle.next_job() {
             job(&mut shard);
+            for plugin in shard.outbox().tripped.drain(..) {
+                grapnel::plugin::tripped(plugin, handle.id());
+            }
         }
         if stop.load(Ordering::Acquire) {
             return;

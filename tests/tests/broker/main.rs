@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod ctl;
+mod faults;
 mod held;
 mod lifecycle;
 mod plugins;

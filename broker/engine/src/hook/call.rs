@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use super::breaker::FaultTally;
 use super::{HookPoint, PluginHandle};
 
 /// What is called of a plugin outside of events; the numbers are none of a hook point's.
@@ -24,6 +25,8 @@ pub struct CallCell {
     ancestry: AtomicU64,
     /// Timers of plugins that are armed on the shard.
     timers: AtomicU64,
+    /// Faults of the running step.
+    faults: FaultTally,
     /// A monotonic clock, nanoseconds: what calls are timed with.
     ticks_ns: fn() -> u64,
 }
@@ -43,8 +46,14 @@ impl CallCell {
             point: AtomicU64::new(0),
             ancestry: AtomicU64::new(0),
             timers: AtomicU64::new(0),
+            faults: FaultTally::default(),
             ticks_ns,
         }
+    }
+
+    /// Faults of the running step. On the shard's own thread.
+    pub fn faults(&self) -> &FaultTally {
+        &self.faults
     }
 
     /// The time that calls are measured with, nanoseconds.

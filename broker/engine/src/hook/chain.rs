@@ -142,7 +142,7 @@ impl Chain {
                 }
                 // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
                 _ => {
-                    stats.faults += 1;
+                    super::breaker::count(link, stats, calls);
                     fold.rollback();
                     if link.policy == FaultPolicy::Deny {
                         fold.deny();

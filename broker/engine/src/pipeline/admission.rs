@@ -282,6 +282,7 @@ impl Shard {
         let place = chain.links.iter().position(|link| link.identity == ticket.link);
         if let Some(stats) = place.and_then(|place| chain.stats.get_mut(place)) {
             stats.faults += 1;
+            self.calls.faults().count(ticket.plugin);
         }
     }
 

@@ -177,6 +177,8 @@ pub struct Outbox {
     pub pending: crate::id::ShardSet,
     /// Bytes of the data envelopes per destination; the shell subtracts what it moves.
     pub data_bytes: Vec<usize>,
+    /// Plugins that have failed too often and are not called here any more: whoever compiles chains is to hear of it.
+    pub tripped: Vec<crate::hook::PluginHandle>,
 }
 
 impl Outbox {

@@ -111,7 +111,7 @@ impl HostCalls {
 }
 
 impl Instance {
-    fn publish(&mut self, message: &mut Publish<'_>) {
+    fn publish(&mut self, message: &mut Publish<'_>) -> Result<(), Error> {
         let Metrics { publishes, last_payload, payload, .. } = self.shared.metrics;
         let bytes = message.payload().len() as i64;
         publishes.add_one();
@@ -128,8 +128,10 @@ impl Instance {
                     self.shared.metrics.refused.add_one();
                 }
             }
+            "host-calls/fail" => return Err(std::io::Error::other("as the test asked for").into()),
             _ => {}
         }
+        Ok(())
     }
 
     fn late(&mut self, message: &mut Publish<'_>) {

@@ -1,0 +1,138 @@
+//! The breaker of each plugin: faults are counted where they happen, and one that has too many within its window is tripped. Its
+//! links then act by their fault policies, without being called, until the loader compiles them anew. A chain counts; the shard
+//! judges when a step has ended; other threads only hear of it.
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use super::{CallCell, ChainTable, Entry, Link, LinkStats, PluginHandle};
+
+/// Plugins whose faults of one step are told apart; those of more count for the last of them.
+const PLACES: usize = 8;
+
+/// Faults that have happened in the running step. Written and taken on the shard's thread alone; atomics only because it lies
+/// in the call cell, which other threads read.
+#[derive(Debug, Default)]
+pub struct FaultTally {
+    waiting: AtomicU64,
+    places: [(AtomicU64, AtomicU64); PLACES],
+}
+
+impl FaultTally {
+    /// A plugin has failed.
+    #[cold]
+    pub fn count(&self, plugin: PluginHandle) {
+        let mine = |place: &&(AtomicU64, AtomicU64)| {
+            place.1.load(Ordering::Relaxed) == 0 || place.0.load(Ordering::Relaxed) == plugin.0
+        };
+        if let Some((name, count)) = self.places.iter().find(mine).or(self.places.last()) {
+            name.store(plugin.0, Ordering::Relaxed);
+            count.store(count.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+            self.waiting.store(1, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether something was counted since it was last taken.
+    #[inline]
+    pub fn is_waiting(&self) -> bool {
+        self.waiting.load(Ordering::Relaxed) != 0
+    }
+
+    /// What was counted, which begins anew.
+    pub fn take(&self) -> impl Iterator<Item = (PluginHandle, u64)> {
+        self.waiting.store(0, Ordering::Relaxed);
+        let taken = self.places.iter().map(|(plugin, count)| {
+            (PluginHandle(plugin.load(Ordering::Relaxed)), count.swap(0, Ordering::Relaxed))
+        });
+        taken.filter(|(_, count)| *count > 0)
+    }
+}
+
+/// Counts the fault of a link that was called, unless what was called stands for a tripped plugin.
+#[cold]
+pub(super) fn count(link: &Link, stats: &mut LinkStats, calls: &CallCell) {
+    if !link.entry.is_tripped() {
+        stats.faults += 1;
+        calls.faults().count(link.plugin);
+    }
+}
+
+/// The faults of a shard's plugins within their windows.
+#[derive(Debug, Default)]
+pub struct Breaker {
+    /// When each of the last faults was, monotonic milliseconds.
+    recent: HashMap<PluginHandle, VecDeque<u64>>,
+}
+
+impl Breaker {
+    /// Counts faults of a plugin; whether it is to be tripped: `faults_max` of them within `window_ms`. 0 trips nobody.
+    pub fn note(
+        &mut self,
+        plugin: PluginHandle,
+        count: u64,
+        now_ms: u64,
+        (faults_max, window_ms): (u64, u64),
+    ) -> bool {
+        if faults_max == 0 {
+            return false;
+        }
+        let recent = self.recent.entry(plugin).or_default();
+        recent.extend(std::iter::repeat_n(now_ms, count.min(faults_max) as usize));
+        while recent.front().is_some_and(|at_ms| now_ms - at_ms >= window_ms) {
+            recent.pop_front();
+        }
+        let tripped = recent.len() as u64 >= faults_max;
+        if tripped {
+            self.recent.remove(&plugin);
+        }
+        tripped
+    }
+}
+
+impl ChainTable {
+    /// Lets the links of a plugin act by their fault policies instead of being called, in this table.
+    pub fn trip(&mut self, plugin: PluginHandle) {
+        let links = self.chains.iter_mut().flat_map(|chain| chain.links.iter_mut());
+        for link in links.filter(|link| link.plugin == plugin) {
+            link.entry = Entry::tripped();
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const PLUGIN: PluginHandle = PluginHandle(7);
+
+    #[test]
+    fn faults_within_the_window_trip_and_older_ones_are_forgotten() {
+        let mut breaker = Breaker::default();
+        let mut note = |count, now_ms| breaker.note(PLUGIN, count, now_ms, (3, 100));
+        assert!(!note(2, 1_000));
+        assert!(!note(1, 1_100), "the first two are as old as the window");
+        assert!(!note(1, 1_150));
+        assert!(note(1, 1_199), "the third within the window");
+        assert!(!note(2, 1_200), "it counts anew");
+        assert!(note(1_000_000, 1_200));
+    }
+
+    #[test]
+    fn nobody_is_tripped_where_the_limit_is_nothing() {
+        assert!(!Breaker::default().note(PLUGIN, 1_000, 5, (0, 100)));
+    }
+
+    #[test]
+    fn a_step_tells_the_faults_of_its_plugins_apart() {
+        let tally = FaultTally::default();
+        assert!(!tally.is_waiting());
+        for plugin in [1, 2, 1] {
+            tally.count(PluginHandle(plugin));
+        }
+        assert!(tally.is_waiting());
+        assert_eq!(tally.take().collect::<Vec<_>>(), [(PluginHandle(1), 2), (PluginHandle(2), 1)]);
+        assert!(!tally.is_waiting());
+        (0..20).for_each(|plugin| tally.count(PluginHandle(plugin)));
+        assert_eq!(tally.take().map(|(_, count)| count).sum::<u64>(), 20);
+    }
+}

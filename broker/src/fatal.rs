@@ -1,0 +1,368 @@
+//! What a fatal signal leaves: one line on standard error that names the plugin in whose code or call it came, then the end that
+//! the process would have had anyhow. Installed once at the start; the loader tells where plugins lie, shards and threads of
+//! plugins tell who they are. The handler only reads atomics and thread-locals and writes with `write`.
+#![allow(unsafe_code)]
+
+use std::cell::{Cell, UnsafeCell};
+use std::ffi::c_void;
+use std::io;
+use std::marker::PhantomData;
+use std::mem::MaybeUninit;
+use std::ptr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+
+use grapnel_engine::hook::{CallCell, PluginHandle};
+use grapnel_engine::id::ShardId;
+
+/// The signals, with their names.
+const SIGNALS: [(i32, &str); 5] = [
+    (libc::SIGSEGV, "SIGSEGV"),
+    (libc::SIGBUS, "SIGBUS"),
+    (libc::SIGILL, "SIGILL"),
+    (libc::SIGFPE, "SIGFPE"),
+    (libc::SIGABRT, "SIGABRT"),
+];
+
+/// Bytes of a handler's stack: the kernel's frame with all vector registers, and ours.
+const STACK_BYTES: usize = 64 * 1024;
+
+/// Generations of plugins whose code is known; those beyond are not named by their code alone.
+const PLACES: usize = 8192;
+
+/// Where the code of a generation lies.
+struct Place {
+    handle: AtomicU64,
+    name: AtomicPtr<u8>,
+    name_bytes: AtomicUsize,
+    start: AtomicUsize,
+    end: AtomicUsize,
+}
+
+static PLACED: AtomicUsize = AtomicUsize::new(0);
+static CODE: [Place; PLACES] = [const {
+    Place {
+        handle: AtomicU64::new(0),
+        name: AtomicPtr::new(ptr::null_mut()),
+        name_bytes: AtomicUsize::new(0),
+        start: AtomicUsize::new(0),
+        end: AtomicUsize::new(0),
+    }
+}; PLACES];
+
+/// What the process did on each signal before.
+struct Before(UnsafeCell<[MaybeUninit<libc::sigaction>; SIGNALS.len()]>);
+
+// SAFETY: written by `install` before the handler that reads it is in force, and never again.
+unsafe impl Sync for Before {}
+
+static BEFORE: Before = Before(UnsafeCell::new([MaybeUninit::uninit(); SIGNALS.len()]));
+
+/// Who a thread is.
+#[derive(Clone, Copy)]
+enum Who {
+    Nobody,
+    Shard(ShardId, *const CallCell),
+    PluginThread(PluginHandle),
+}
+
+thread_local! {
+    // Without a destructor, and so without anything that happens at its first use.
+    static WHO: Cell<Who> = const { Cell::new(Who::Nobody) };
+}
+
+/// A stack of the running thread's for signals, as long as it lives.
+pub struct SignalStack {
+    memory: Box<[MaybeUninit<u8>]>,
+    before: libc::stack_t,
+    /// Neither sent nor shared: it is the thread's own.
+    _thread: PhantomData<*const ()>,
+}
+
+impl std::fmt::Debug for SignalStack {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "SignalStack({} bytes)", self.memory.len())
+    }
+}
+
+impl SignalStack {
+    fn new() -> SignalStack {
+        let mut memory = Box::new_uninit_slice(STACK_BYTES);
+        let stack = libc::stack_t { ss_sp: memory.as_mut_ptr().cast(), ss_flags: 0, ss_size: STACK_BYTES };
+        let mut before = libc::stack_t { ss_sp: ptr::null_mut(), ss_flags: libc::SS_DISABLE, ss_size: 0 };
+        // SAFETY: both point to tables of ours, and the memory stays until `drop` has taken it back from the kernel. It fails
+        // only for a stack that is too small, and leaves the one that was there.
+        unsafe { libc::sigaltstack(&raw const stack, &raw mut before) };
+        SignalStack { memory, before, _thread: PhantomData }
+    }
+}
+
+impl Drop for SignalStack {
+    fn drop(&mut self) {
+        WHO.set(Who::Nobody);
+        // SAFETY: what was in force on this thread before, whose owner has outlived this.
+        unsafe { libc::sigaltstack(&raw const self.before, ptr::null_mut()) };
+    }
+}
+
+/// This thread is a shard, which says in the cell whom it is calling.
+pub fn enter_shard(shard: ShardId, calls: Arc<CallCell>) -> SignalStack {
+    // The cell lives as long as the process: the handler may look at any time.
+    WHO.set(Who::Shard(shard, Arc::into_raw(calls)));
+    SignalStack::new()
+}
+
+/// This thread is one of a plugin's.
+pub fn enter_plugin_thread(plugin: PluginHandle) -> SignalStack {
+    WHO.set(Who::PluginThread(plugin));
+    SignalStack::new()
+}
+
+/// Remembers where the code of a generation lies, for the rest of the process: it stays mapped. `inside` is any address in it.
+pub fn remember_code(plugin: PluginHandle, name: Arc<str>, inside: usize) {
+    let (start, end) = code_around(inside).unwrap_or((0, 0));
+    let place = PLACED.fetch_add(1, Ordering::Relaxed);
+    let Some(place) = CODE.get(place) else { return };
+    place.name_bytes.store(name.len(), Ordering::Relaxed);
+    // The text is never given back: the handler may read it at any time.
+    place.name.store(Arc::into_raw(name).cast::<u8>().cast_mut(), Ordering::Relaxed);
+    place.start.store(start, Ordering::Relaxed);
+    place.end.store(end, Ordering::Relaxed);
+    // Last: a handler that sees the handle sees the rest.
+    place.handle.store(plugin.0, Ordering::Release);
+}
+
+/// The executable mappings of the file that is mapped at an address.
+fn code_around(inside: usize) -> Option<(usize, usize)> {
+    let maps = std::fs::read_to_string("/proc/self/maps").ok()?;
+    let parsed: Vec<Mapping<'_>> = maps.lines().filter_map(Mapping::parse).collect();
+    let own = parsed.iter().find(|mapping| (mapping.start..mapping.end).contains(&inside))?;
+    let code = parsed.iter().filter(|mapping| mapping.file == own.file && mapping.executable);
+    let (start, end) =
+        code.fold((usize::MAX, 0), |(start, end), mapping| (start.min(mapping.start), end.max(mapping.end)));
+    (start < end).then_some((start, end))
+}
+
+struct Mapping<'a> {
+    start: usize,
+    end: usize,
+    executable: bool,
+    /// Device and inode.
+    file: (&'a str, &'a str),
+}
+
+impl Mapping<'_> {
+    fn parse(line: &str) -> Option<Mapping<'_>> {
+        let mut words = line.split_ascii_whitespace();
+        let (start, end) = words.next()?.split_once('-')?;
+        let executable = words.next()?.contains('x');
+        let file = (words.nth(1)?, words.next()?);
+        let address = |text| usize::from_str_radix(text, 16).ok();
+        Some(Mapping { start: address(start)?, end: address(end)?, executable, file })
+    }
+}
+
+/// Puts the handler into force, for the whole process. Once, before the first plugin is loaded.
+///
+/// # Errors
+/// Where the system refuses a handler.
+pub fn install() -> io::Result<()> {
+    for (index, (signal, _)) in SIGNALS.iter().enumerate() {
+        // SAFETY: a table of plain numbers and pointers, for which zeros are good; the fields that count are set below.
+        let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+        let handler: extern "C" fn(i32, *mut libc::siginfo_t, *mut c_void) = handle;
+        action.sa_sigaction = handler as usize;
+        action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
+        // SAFETY: this is the only writer, and the handler that reads the place is not in force for this signal yet.
+        let before = unsafe { (*BEFORE.0.get())[index].as_mut_ptr() };
+        // SAFETY: the handler keeps to what may be done in one, and both pointers are to tables of ours.
+        let failed = unsafe {
+            libc::sigaction(*signal, ptr::null(), before) != 0
+                || libc::sigaction(*signal, &raw const action, ptr::null_mut()) != 0
+        };
+        if failed {
+            return Err(io::Error::last_os_error());
+        }
+    }
+    Ok(())
+}
+
+extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut c_void) {
+    let known = SIGNALS.iter().position(|(number, _)| *number == signal);
+    let Some(index) = known else { return };
+    let mut line = Line { bytes: [0; 512], len: 0 };
+    describe(&mut line, SIGNALS[index].1, program_counter(context));
+    // SAFETY: `install` has filled the place before this handler was in force, the line is alive, and all three functions may be
+    // called in a handler. `info` is the kernel's.
+    unsafe {
+        libc::write(2, line.bytes.as_ptr().cast(), line.len);
+        libc::sigaction(signal, (*BEFORE.0.get())[index].as_ptr(), ptr::null_mut());
+        // An instruction that failed fails again as soon as this returns, under the handler that was there before; what somebody
+        // has sent does not come again by itself.
+        if info.is_null() || (*info).si_code <= 0 {
+            libc::raise(signal);
+        }
+    }
+}
+
+/// Text in a fixed place: a handler must not allocate.
+struct Line {
+    bytes: [u8; 512],
+    len: usize,
+}
+
+impl Line {
+    fn add(&mut self, text: &str) {
+        let room = &mut self.bytes[self.len..];
+        let count = text.len().min(room.len());
+        room[..count].copy_from_slice(&text.as_bytes()[..count]);
+        self.len += count;
+    }
+
+    fn add_number(&mut self, number: u64) {
+        let mut digits = [0_u8; 20];
+        let mut at = digits.len();
+        let mut left = number;
+        loop {
+            at -= 1;
+            digits[at] = b'0' + (left % 10) as u8;
+            left /= 10;
+            if left == 0 {
+                break;
+            }
+        }
+        self.add(std::str::from_utf8(&digits[at..]).unwrap_or("?"));
+    }
+}
+
+/// Writes what is known: the plugin that the thread is calling or is one of, or in whose code the instruction lies.
+fn describe(line: &mut Line, signal: &str, counter: usize) {
+    line.add("grapnel: ");
+    line.add(signal);
+    let who = WHO.try_with(Cell::get).unwrap_or(Who::Nobody);
+    let mut named = false;
+    match who {
+        Who::Shard(shard, calls) => {
+            // SAFETY: `enter_shard` was given the cell and has kept it for ever.
+            if let Some((plugin, what)) = unsafe { &*calls }.current_name() {
+                line.add(" in plugin ");
+                add_name(line, plugin);
+                line.add(" at ");
+                line.add(what);
+                named = true;
+            }
+            if !named {
+                named = add_owner(line, counter);
+            }
+            line.add(if named { ", on shard " } else { " in no plugin, on shard " });
+            line.add_number(u64::from(shard.0));
+        }
+        Who::PluginThread(plugin) => {
+            line.add(" in a thread of plugin ");
+            add_name(line, plugin);
+        }
+        Who::Nobody => {
+            if !add_owner(line, counter) {
+                line.add(" in no plugin");
+            }
+        }
+    }
+    line.add("; the process ends\n");
+}
+
+fn add_name(line: &mut Line, plugin: PluginHandle) {
+    match placed().find(|place| place.handle.load(Ordering::Acquire) == plugin.0) {
+        Some(place) => line.add(name_of(place)),
+        None => line.add_number(plugin.0),
+    }
+}
+
+/// Names the plugin in whose code the instruction lies; whether there is one.
+fn add_owner(line: &mut Line, counter: usize) -> bool {
+    let owner = placed().find(|place| {
+        place.handle.load(Ordering::Acquire) != 0
+            && (place.start.load(Ordering::Relaxed)..place.end.load(Ordering::Relaxed)).contains(&counter)
+    });
+    if let Some(place) = owner {
+        line.add(" in code of plugin ");
+        line.add(name_of(place));
+    }
+    owner.is_some()
+}
+
+fn placed() -> impl Iterator<Item = &'static Place> {
+    CODE.iter().take(PLACED.load(Ordering::Relaxed))
+}
+
+fn name_of(place: &Place) -> &'static str {
+    let (start, bytes) = (place.name.load(Ordering::Relaxed), place.name_bytes.load(Ordering::Relaxed));
+    if start.is_null() {
+        return "";
+    }
+    // SAFETY: `remember_code` took them from one text that is kept for ever, and the handle, which the caller has read, was stored last.
+    unsafe { std::str::from_utf8_unchecked(std::slice::from_raw_parts(start, bytes)) }
+}
+
+/// Where the thread was; 0 on machines whose context we do not know.
+fn program_counter(context: *mut c_void) -> usize {
+    // SAFETY: the kernel passes null or the context of the interrupted thread.
+    let Some(context) = (unsafe { context.cast::<libc::ucontext_t>().as_ref() }) else { return 0 };
+    #[cfg(target_arch = "x86_64")]
+    return context.uc_mcontext.gregs[libc::REG_RIP as usize] as usize;
+    #[cfg(target_arch = "aarch64")]
+    return context.uc_mcontext.pc as usize;
+    #[cfg(not(any(target_arch = "x86_64", target_arch = "aarch64")))]
+    {
+        let _ = context;
+        0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_code_around_a_function_of_ours_is_executable_and_holds_it() {
+        let inside = install as *const () as usize;
+        let (start, end) = code_around(inside).unwrap();
+        assert!((start..end).contains(&inside));
+        assert_eq!(code_around(1), None);
+    }
+
+    #[test]
+    fn a_line_is_cut_where_its_place_ends() {
+        let mut line = Line { bytes: [0; 512], len: 0 };
+        line.add_number(0);
+        line.add_number(u64::MAX);
+        assert_eq!(&line.bytes[..line.len], b"018446744073709551615");
+        (0..100).for_each(|_| line.add("sixteen letters."));
+        assert_eq!(line.len, 512);
+    }
+
+    #[test]
+    fn the_plugin_is_found_by_the_call_the_thread_or_the_code() {
+        let told = |counter| {
+            let mut line = Line { bytes: [0; 512], len: 0 };
+            describe(&mut line, "SIGSEGV", counter);
+            String::from_utf8_lossy(&line.bytes[..line.len]).into_owned()
+        };
+        let inside = install as *const () as usize;
+        remember_code(PluginHandle(7), "crasher".into(), inside);
+        assert_eq!(told(inside), "grapnel: SIGSEGV in code of plugin crasher; the process ends\n");
+        assert_eq!(told(1), "grapnel: SIGSEGV in no plugin; the process ends\n");
+        {
+            let _stack = enter_plugin_thread(PluginHandle(7));
+            assert_eq!(told(1), "grapnel: SIGSEGV in a thread of plugin crasher; the process ends\n");
+        }
+        let calls = Arc::new(CallCell::default());
+        let _stack = enter_shard(ShardId(3), Arc::clone(&calls));
+        assert_eq!(told(1), "grapnel: SIGSEGV in no plugin, on shard 3; the process ends\n");
+        calls.enter(PluginHandle(7), grapnel_engine::hook::HookPoint::MessagePublish);
+        assert_eq!(
+            told(1),
+            "grapnel: SIGSEGV in plugin crasher at message.publish, on shard 3; the process ends\n"
+        );
+    }
+}
