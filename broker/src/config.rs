@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use grapnel_engine::limits::Limits;
 
+use crate::plugin::HookOverrides;
 use crate::shard::limits::ShellLimits;
 
 mod draft;
@@ -113,6 +114,8 @@ pub struct PluginConfig {
     pub required: bool,
     /// Its own configuration, an object.
     pub config: serde_json::Value,
+    /// What the operator says about single hooks of it.
+    pub hooks: HookOverrides,
     /// Where it was configured.
     pub origin: Origin,
 }

@@ -8,6 +8,7 @@ use clap::{Args, Parser, Subcommand};
 
 mod clients;
 mod connection;
+mod hooks;
 mod metrics;
 mod output;
 mod passwd;
@@ -54,7 +55,7 @@ enum Command {
     Plugins(plugins::PluginsCommand),
     /// The chains that plugins are compiled into
     #[command(subcommand)]
-    Hooks(plugins::HooksCommand),
+    Hooks(hooks::HooksCommand),
     /// Connected clients and stored sessions
     #[command(subcommand)]
     Clients(clients::ClientsCommand),
@@ -130,7 +131,7 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
         match command {
             Command::Status => status::run(&broker, output).await,
             Command::Plugins(command) => plugins::run(&broker, command, output).await,
-            Command::Hooks(command) => plugins::run_hooks(&broker, command, output).await,
+            Command::Hooks(command) => hooks::run(&broker, command, output).await,
             Command::Clients(command) => clients::run(&broker, command, output).await,
             Command::Subscriptions(command) => clients::run_subscriptions(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,

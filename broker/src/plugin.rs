@@ -15,10 +15,12 @@ mod loaded;
 mod lookup;
 mod metrics;
 mod mounts;
+mod overrides;
 mod record;
 mod report;
 mod request;
 mod services;
+mod stats;
 mod threads;
 mod transaction;
 mod view;
@@ -34,9 +36,11 @@ use active::{Active, Defaults, Wanted, compile};
 use attendant::Attendant;
 pub use error::LoadError;
 pub use metrics::{MetricReading, MetricValue};
+pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
 use record::{Record, Recorded};
 pub use report::{HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
 pub use request::{LoadRequest, Settings, is_name};
+pub use stats::{HookStat, HookStats, Times};
 use transaction::{Totals, Workshop, absorb, merge};
 use view::{Failed, View};
 
@@ -89,6 +93,12 @@ impl PluginManager {
             defaults,
             copies.path().to_owned(),
         );
+        let mut workshop = workshop;
+        if let Some(record) = &settings.record
+            && let Err(error) = workshop.overrides.read(&overrides::file_beside(record))
+        {
+            tracing::error!("what was set for hooks through ctl does not come back: {error}");
+        }
         let (workshop, view) = (Arc::new(Mutex::new(workshop)), Arc::<RwLock<View>>::default());
         let attendant = Attendant::start(Arc::clone(&workshop), Arc::clone(&view))?;
         services::attend(attendant.errands());
@@ -103,6 +113,7 @@ impl PluginManager {
     /// The first plugin that is marked `required` and cannot be loaded.
     pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
         for plugin in configured {
+            self.begin().overrides.configure(&plugin.name, &plugin.hooks);
             let source = match &plugin.path {
                 Some(path) => path.display().to_string(),
                 None => plugin.name.clone(),
@@ -273,6 +284,52 @@ impl PluginManager {
         Ok(plugin.info())
     }
 
+    /// Says something more about a hook of a plugin that is loaded, and puts it into force; remembered for the next start.
+    ///
+    /// # Errors
+    /// [`HookError`]; nothing has changed then, unless only the file could not be written, which is logged.
+    pub fn override_hook(&self, wanted: &HookChange) -> Result<HookRow, HookError> {
+        let HookChange { plugin: name, point, hook, clear, change } = wanted;
+        let known = HookPoint::from_name(point).ok_or_else(|| HookError::Point { point: point.clone() })?;
+        change.check().map_err(HookError::Value)?;
+        let mut workshop = self.begin();
+        let active = self.view().active.clone();
+        let Some(plugin) = active.iter().find(|plugin| *plugin.name == **name) else {
+            let error = LoadError::NotLoaded { name: name.clone(), loaded: names(&active) };
+            return Err(error.into());
+        };
+        let key = overrides::key(known, hook);
+        let keys = plugin.hook_keys();
+        if !keys.contains(&key) {
+            let (plugin, point, hook) = (name.clone(), point.clone(), hook.clone());
+            return Err(HookError::Hook { plugin, point, hook, known: keys });
+        }
+        let before = workshop.overrides.clone();
+        workshop.overrides.set(name, &key, *clear, *change);
+        if let Err(error) = workshop.swap(name, &active, &active) {
+            workshop.overrides = before;
+            plugin.change();
+            return Err(error.into());
+        }
+        self.commit_counts(&mut workshop);
+        if let Some(record) = &self.settings.record
+            && let Err(error) = workshop.overrides.write(&overrides::file_beside(record))
+        {
+            plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
+        }
+        drop(workshop);
+        tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
+        let row = self.hooks(false).rows.into_iter();
+        let row = row.filter(|row| row.plugin == *name && row.hook == *hook).find(|row| row.point == *point);
+        Ok(row.unwrap_or_default())
+    }
+
+    /// What every link did, by shard and summed.
+    pub fn hook_stats(&self) -> HookStats {
+        let Counted { active, totals, unanswered, .. } = self.counted();
+        stats::of(&active, &totals, unanswered)
+    }
+
     /// How often each plugin was tripped, by name.
     pub fn trips(&self) -> Vec<(Arc<str>, u64)> {
         services::trips()
@@ -286,34 +343,50 @@ impl PluginManager {
 
     /// The compiled chains with what each link did, summed over the shards. `all` lists points without a link too.
     pub fn hooks(&self, all: bool) -> HookReport {
-        let (active, totals, generation) = {
-            let view = self.view();
-            (view.active.clone(), view.totals.clone(), view.table_generation)
-        };
-        let mut report = HookReport { generation, ..HookReport::default() };
-        let totals = self.count(totals, &mut report);
+        let Counted { active, totals, generation, unanswered } = self.counted();
         // Compiled as for a shard, so that the order is that of the calls.
         let defaults = Defaults { deadline_ms: self.settings.defer_deadline_ms };
         let table = compile(generation, &active, ShardId(0), defaults);
-        report.rows =
-            HookPoint::ALL.iter().flat_map(|point| view::rows(&table, *point, &totals, all)).collect();
-        report
+        let rows = HookPoint::ALL
+            .iter()
+            .flat_map(|point| view::rows(&table, *point, &active, &totals, all))
+            .collect();
+        HookReport { rows, generation, unanswered }
     }
 
-    /// Adds what the chains in force have counted themselves.
-    fn count(&self, mut totals: Totals, report: &mut HookReport) -> Totals {
-        for handle in &self.settings.shards {
-            let counted = handle.call(self.settings.answer_timeout, |shard| {
-                let mut counted = Totals::new();
-                absorb(&mut counted, shard.chains());
-                counted
-            });
-            match counted {
-                Ok(counted) => merge(&mut totals, counted),
-                Err(_) => report.unanswered.push(handle.id().0),
+    /// The plugins with what their links did: in the chains that were, and in those in force.
+    fn counted(&self) -> Counted {
+        loop {
+            let (active, totals, generation) = {
+                let view = self.view();
+                (view.active.clone(), view.totals.clone(), view.table_generation)
+            };
+            let mut counted = Counted { active, totals, generation, unanswered: Vec::new() };
+            let mut newest = 0;
+            for handle in &self.settings.shards {
+                let answer = handle.call(self.settings.answer_timeout, |shard| {
+                    let mut counted = Totals::new();
+                    absorb(&mut counted, shard.id(), shard.chains());
+                    (shard.chains().generation(), counted)
+                });
+                match answer {
+                    Ok((generation, more)) => {
+                        newest = newest.max(generation);
+                        merge(&mut counted.totals, more);
+                    }
+                    Err(_) => counted.unanswered.push(handle.id().0),
+                }
+            }
+            if newest <= generation {
+                return counted;
+            }
+            // A shard has chains that are newer than what was read: those before them have been counted nowhere. The transaction
+            // that is about to note it is waited for.
+            drop(self.begin());
+            if self.view().table_generation <= generation {
+                return counted;
             }
         }
-        totals
     }
 
     /// Ends every plugin, the last one first, while the shards still answer. The record stays: what was loaded comes back.
@@ -467,4 +540,13 @@ fn names(active: &[Arc<Active>]) -> Vec<String> {
 
 fn with_config(wanted: &Wanted, config: Option<Value>) -> Wanted {
     Wanted { config: config.unwrap_or_else(|| wanted.config.clone()), ..wanted.clone() }
+}
+
+/// What was counted up to one moment.
+struct Counted {
+    active: Vec<Arc<Active>>,
+    totals: Totals,
+    generation: u64,
+    /// Shards that did not answer.
+    unanswered: Vec<u8>,
 }

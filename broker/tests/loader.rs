@@ -8,6 +8,9 @@ mod shards;
 #[path = "loader/host.rs"]
 mod host;
 
+#[path = "loader/operator.rs"]
+mod operator;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -356,6 +359,7 @@ fn configured(name: &str, path: Option<std::path::PathBuf>) -> PluginConfig {
         priority: None,
         required: false,
         config: json!({}),
+        hooks: Default::default(),
         origin: ConfigOrigin::Default,
     }
 }

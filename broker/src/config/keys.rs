@@ -379,5 +379,15 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
                 Ok(())
             },
         ),
+        Key::new(
+            "hooks",
+            "tables named by hook point and hook, with priority, deadline_ms, fault_policy (\"deny\" or \"ignore\") and mounted",
+            "what holds for single hooks instead of what the plugin says; grapnel-ctl hooks list names them",
+            Printed::Example("{ \"message.publish/publish\" = { priority = 5, mounted = true } }".to_owned()),
+            |plugin: &mut PluginConfig, value| {
+                plugin.hooks = crate::plugin::parse_overrides(&value.object()?)?;
+                Ok(())
+            },
+        ),
     ]
 }

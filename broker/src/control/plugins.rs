@@ -9,7 +9,9 @@ use serde_json::Value;
 use super::answer::{ApiError, Json, Name, Parameters, Payload};
 use super::api::Api;
 use super::wire;
-use crate::plugin::{HookReport, LoadError, LoadRequest, PluginInfo, PluginList};
+use crate::plugin::{
+    HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo, PluginList,
+};
 
 impl From<LoadError> for ApiError {
     fn from(error: LoadError) -> ApiError {
@@ -105,10 +107,32 @@ pub(super) async fn hooks(
     blocking(&api, move |api| api.plugins.hooks(wanted.all)).await.map(Json)
 }
 
+pub(super) async fn hook_stats(State(api): State<Api>) -> Result<Json<HookStats>, ApiError> {
+    blocking(&api, |api| api.plugins.hook_stats()).await.map(Json)
+}
+
+pub(super) async fn override_hook(
+    State(api): State<Api>,
+    Payload(wanted): Payload<HookChange>,
+) -> Result<Json<HookRow>, ApiError> {
+    change(&api, move |api| api.plugins.override_hook(&wanted)).await.map(Json)
+}
+
+impl From<HookError> for ApiError {
+    fn from(error: HookError) -> ApiError {
+        let status = match error {
+            HookError::Plugin(error) => return error.into(),
+            HookError::Point { .. } | HookError::Hook { .. } => StatusCode::NOT_FOUND,
+            HookError::Value(_) => StatusCode::BAD_REQUEST,
+        };
+        ApiError::new(status, error)
+    }
+}
+
 /// One after the other: whoever waits for its turn and goes away has asked for nothing.
-async fn change<R: Send + 'static>(
+async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
-    work: impl FnOnce(Api) -> Result<R, LoadError> + Send + 'static,
+    work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<R, ApiError> {
     let turn = api.plugin_turn.clone().lock_owned().await;
     let result = blocking(api, move |api| {
@@ -117,7 +141,7 @@ async fn change<R: Send + 'static>(
         drop(turn);
         result
     });
-    Ok(result.await??)
+    result.await?.map_err(Into::into)
 }
 
 async fn blocking<R: Send + 'static>(

@@ -1,4 +1,4 @@
-//! `grapnel-ctl plugins` and `grapnel-ctl hooks`.
+//! `grapnel-ctl plugins`.
 
 use std::path::{Path, PathBuf};
 
@@ -12,7 +12,7 @@ use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
 use crate::control::wire::Unloaded;
-use crate::plugin::{HookReport, Origin, PluginInfo, PluginList, PluginState, Retired};
+use crate::plugin::{Origin, PluginInfo, PluginList, PluginState, Retired};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -73,17 +73,6 @@ pub(super) struct ConfigArguments {
     /// One value of its configuration, over the file's; a.b=1 sets b in the table a
     #[arg(long, value_name = "KEY=VALUE")]
     set: Vec<String>,
-}
-
-/// What to do with hooks.
-#[derive(Debug, Subcommand)]
-pub(super) enum HooksCommand {
-    /// The links of every chain, in the order in which they run
-    List {
-        /// Hook points without a link too
-        #[arg(long)]
-        all: bool,
-    },
 }
 
 pub(super) async fn run(
@@ -256,62 +245,4 @@ fn print_done(what: &str, plugin: &PluginInfo, output: &mut Output) -> Result<()
         output.complain(warning);
     }
     Ok(())
-}
-
-pub(super) async fn run_hooks(
-    broker: &Broker,
-    command: HooksCommand,
-    output: &mut Output,
-) -> Result<(), CtlError> {
-    let HooksCommand::List { all } = command;
-    let report: HookReport = broker.get(&format!("/api/v1/hooks?all={all}")).await?;
-    print_hooks(&report, output)?;
-    match report.unanswered.as_slice() {
-        [] => Ok(()),
-        missing => {
-            let shards: Vec<String> = missing.iter().map(u8::to_string).collect();
-            let sentence = format!("the counts are incomplete: shard {} did not answer", shards.join(", "));
-            Err(CtlError::Refused(sentence))
-        }
-    }
-}
-
-pub(super) fn print_hooks(report: &HookReport, output: &mut Output) -> Result<(), CtlError> {
-    if output.json {
-        return output.value(report);
-    }
-    if report.rows.is_empty() {
-        return output.line("no plugin has mounted a hook; --all lists the hook points");
-    }
-    let columns = [
-        Column::Left("POINT"),
-        Column::Right("#"),
-        Column::Left("PLUGIN"),
-        Column::Left("HOOK"),
-        Column::Right("PRIO"),
-        Column::Right("CALLS"),
-        Column::Right("STOPS"),
-        Column::Right("DEFERS"),
-        Column::Right("FAULTS"),
-    ];
-    let rows = report.rows.iter().map(|row| {
-        if row.place == 0 {
-            let mut cells: [String; 9] = Default::default();
-            cells[0].clone_from(&row.point);
-            cells[2] = "-".to_owned();
-            return cells;
-        }
-        [
-            row.point.clone(),
-            row.place.to_string(),
-            row.plugin.clone(),
-            row.hook.clone(),
-            row.priority.to_string(),
-            row.calls.to_string(),
-            row.stops.to_string(),
-            row.deferrals.to_string(),
-            row.faults.to_string(),
-        ]
-    });
-    table::print(output, columns, rows)
 }

@@ -12,6 +12,7 @@ use grapnel_engine::id::ShardId;
 
 use super::loaded::{About, Hook, Instance, Loaded};
 use super::mounts::Mounted;
+use super::overrides::{self, HookOverride, HookOverrides};
 use super::report::{HookInfo, Origin, PluginInfo, PluginState};
 use super::services;
 
@@ -82,6 +83,8 @@ pub(super) struct RunTime {
     changed: AtomicBool,
     /// The shard on which it failed too often, since when its hooks are not called.
     tripped: Mutex<Option<ShardId>>,
+    /// What the operator says about its hooks.
+    overrides: Mutex<HookOverrides>,
 }
 
 impl RunTime {
@@ -93,6 +96,7 @@ impl RunTime {
             compiled: AtomicBool::new(false),
             changed: AtomicBool::new(false),
             tripped: Mutex::default(),
+            overrides: Mutex::default(),
         }
     }
 
@@ -174,8 +178,10 @@ impl Active {
         self.run_time.changed.load(Ordering::Acquire) || services::mounts_changed(self.handle())
     }
 
-    /// Before a compilation: what the plugin has mounted by now. `identify` makes a hook of the chains of one of the plugin's.
-    pub(super) fn refresh(&self, mut identify: impl FnMut(Hook) -> ActiveHook) {
+    /// Before a compilation: what the plugin has mounted by now, and what the operator says about its hooks. `identify` makes a
+    /// hook of the chains of one of the plugin's.
+    pub(super) fn refresh(&self, overrides: HookOverrides, mut identify: impl FnMut(Hook) -> ActiveHook) {
+        *self.run_time.overrides.lock().unwrap_or_else(PoisonError::into_inner) = overrides;
         self.run_time.changed.store(false, Ordering::Release);
         let early = !self.run_time.compiled.swap(true, Ordering::Relaxed);
         let order = self.run_time.order.load(Ordering::Relaxed);
@@ -194,8 +200,31 @@ impl Active {
             .collect();
     }
 
+    /// What the operator says about a hook.
+    pub(super) fn overridden(&self, hook: &Hook) -> HookOverride {
+        let overrides = self.run_time.overrides.lock().unwrap_or_else(PoisonError::into_inner);
+        overrides.get(&overrides::key(hook.point, &hook.name)).copied().unwrap_or_default()
+    }
+
     fn priority(&self, hook: &Hook) -> i32 {
-        self.wanted.priority.unwrap_or(hook.priority)
+        self.overridden(hook).priority.or(self.wanted.priority).unwrap_or(hook.priority)
+    }
+
+    fn policy(&self, hook: &Hook) -> FaultPolicy {
+        self.overridden(hook).fault_policy.map_or_else(|| hook.policy(), FaultPolicy::from)
+    }
+
+    /// Runs over its hooks: those it lists and those it has mounted at run time.
+    pub(super) fn each_hook(&self, mut look: impl FnMut(&ActiveHook)) {
+        self.hooks.iter().for_each(&mut look);
+        self.run_time.mounted().iter().for_each(|(_, active)| look(active));
+    }
+
+    /// Point and name of each of its hooks.
+    pub(super) fn hook_keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        self.each_hook(|active| keys.push(overrides::key(active.hook.point, &active.hook.name)));
+        keys
     }
 
     fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(u64, HookPoint, Link)> {
@@ -208,20 +237,28 @@ impl Active {
             identity: active.identity,
             name: Arc::clone(&active.label),
             priority: self.priority(&active.hook),
-            deadline_ms: match active.hook.deadline_ms {
+            deadline_ms: match self.overridden(&active.hook).deadline_ms.unwrap_or(active.hook.deadline_ms) {
                 0 => defaults.deadline_ms,
                 own => own,
             },
-            policy: active.hook.policy(),
+            policy: self.policy(&active.hook),
             topics: active.hook.topics.clone(),
             deliver: active.hook.deliver,
             // Names are numbered from 1 on; the 65th shares its bit with the first.
             bit: (self.handle().0 & 63) as u8,
         };
         let order = self.run_time.order.load(Ordering::Relaxed);
-        let listed = self.hooks.iter().map(|active| (order, active.hook.point, link(active)));
+        let wanted = |active: &ActiveHook| self.overridden(&active.hook).mounted != Some(false);
+        let listed = self
+            .hooks
+            .iter()
+            .filter(|active| wanted(active))
+            .map(|active| (order, active.hook.point, link(active)));
         let mounted = self.run_time.mounted();
-        let mounted = mounted.iter().map(|(order, active)| (*order, active.hook.point, link(active)));
+        let mounted = mounted
+            .iter()
+            .filter(|(_, active)| wanted(active))
+            .map(|(order, active)| (*order, active.hook.point, link(active)));
         listed.chain(mounted).collect()
     }
 
@@ -232,8 +269,8 @@ impl Active {
             point: active.hook.point.name().to_owned(),
             name: active.hook.name.clone(),
             priority: self.priority(&active.hook),
-            deadline_ms: active.hook.deadline_ms,
-            policy: policy_name(active.hook.policy()).to_owned(),
+            deadline_ms: self.overridden(&active.hook).deadline_ms.unwrap_or(active.hook.deadline_ms),
+            policy: policy_name(self.policy(&active.hook)).to_owned(),
             topics: active
                 .hook
                 .topics
@@ -271,7 +308,7 @@ impl Active {
     }
 }
 
-fn policy_name(policy: FaultPolicy) -> &'static str {
+pub(super) fn policy_name(policy: FaultPolicy) -> &'static str {
     match policy {
         FaultPolicy::Deny => "deny",
         FaultPolicy::Ignore => "ignore",

@@ -125,6 +125,24 @@ pub struct HookRow {
     pub priority: i32,
     /// Generation of the plugin.
     pub generation: u32,
+    /// Whether it is in the chain; false where the operator has unmounted it, and the place is 0.
+    #[serde(default)]
+    pub mounted: bool,
+    /// How long a deferred verdict may take, milliseconds.
+    #[serde(default)]
+    pub deadline_ms: u32,
+    /// What a fault or a missed deadline means: `deny` or `ignore`.
+    #[serde(default)]
+    pub policy: String,
+    /// The topics it is called for; empty for all.
+    #[serde(default)]
+    pub topics: Vec<String>,
+    /// What the operator has overridden: `priority`, `deadline_ms`, `fault_policy`, `mounted`.
+    #[serde(default)]
+    pub overridden: Vec<String>,
+    /// Whether its plugin is tripped: it is not called and acts by its policy.
+    #[serde(default)]
+    pub tripped: bool,
     /// Times it was called, over all shards.
     pub calls: u64,
     /// Times it ended the chain.

@@ -16,12 +16,13 @@ use super::everywhere;
 use super::kept::Texts;
 use super::library::{self, Library};
 use super::loaded::{About, Hook, Instance, Loaded};
+use super::overrides::Overrides;
 use super::services;
 use super::view::Gone;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
-pub(super) type Totals = HashMap<(PluginHandle, LinkIdentity), LinkStats>;
+pub(super) type Totals = HashMap<(ShardId, PluginHandle, LinkIdentity), LinkStats>;
 
 /// Where shards leave the shared parts they have let go of: a plugin's end may be slow, and no shard waits for it.
 type Graveyard = Arc<Mutex<Vec<Arc<Loaded>>>>;
@@ -36,6 +37,8 @@ pub(super) struct Workshop {
     /// What has been retired since the view was told.
     pub retired: Vec<Gone>,
     pub totals: Totals,
+    /// What the operator says about single hooks.
+    pub overrides: Overrides,
     /// Names and versions of what was retired.
     texts: Texts,
     identities: HashMap<(String, HookPoint, String), LinkIdentity>,
@@ -62,6 +65,7 @@ impl Workshop {
             table_generation: 0,
             retired: Vec::new(),
             totals: Totals::new(),
+            overrides: Overrides::default(),
             texts: Texts::default(),
             identities: HashMap::new(),
             generations: HashMap::new(),
@@ -204,7 +208,10 @@ impl Workshop {
 
     /// Puts `after` into force on every shard in place of `before`, or on none.
     pub(super) fn swap(&mut self, name: &str, before: &[Staged], after: &[Staged]) -> Result<(), LoadError> {
-        after.iter().for_each(|plugin| plugin.refresh(|hook| self.identify(&plugin.name, hook)));
+        for plugin in after {
+            let overrides = self.overrides.of(&plugin.name);
+            plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
+        }
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
         let answers = everywhere::ask(
@@ -221,7 +228,7 @@ impl Workshop {
         for (handle, answer) in self.shards.iter().zip(answers) {
             match answer {
                 Ok(old) => {
-                    absorb(&mut self.totals, &old);
+                    absorb(&mut self.totals, handle.id(), &old);
                     swapped.push(handle.clone());
                 }
                 Err(unanswered) => {
@@ -248,7 +255,7 @@ impl Workshop {
     pub(super) fn discard(&mut self, plugin: &Staged) {
         services::end(plugin.handle());
         self.destroy(&plugin.instances);
-        self.totals.retain(|(handle, _), _| *handle != plugin.handle());
+        self.totals.retain(|(_, handle, _), _| *handle != plugin.handle());
         let About { version, .. } = &plugin.about;
         self.retire(&plugin.name, version, plugin.generation, plugin.loaded.library.bytes);
     }
@@ -295,15 +302,15 @@ fn bury(graveyard: &Graveyard, instance: Instance) {
 }
 
 /// Adds what the chains of a table have counted.
-pub(super) fn absorb(totals: &mut Totals, table: &ChainTable) {
+pub(super) fn absorb(totals: &mut Totals, shard: ShardId, table: &ChainTable) {
     let links = HookPoint::ALL.iter().flat_map(|point| table.chain(*point).links());
-    merge(totals, links.map(|(link, stats)| ((link.plugin, link.identity), *stats)));
+    merge(totals, links.map(|(link, stats)| ((shard, link.plugin, link.identity), *stats)));
 }
 
 /// Adds counts to counts.
 pub(super) fn merge(
     totals: &mut Totals,
-    counted: impl IntoIterator<Item = ((PluginHandle, LinkIdentity), LinkStats)>,
+    counted: impl IntoIterator<Item = ((ShardId, PluginHandle, LinkIdentity), LinkStats)>,
 ) {
     for (link, stats) in counted {
         totals.entry(link).or_default().merge(&stats);

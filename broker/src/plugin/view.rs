@@ -3,9 +3,9 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use grapnel_engine::hook::{ChainTable, HookPoint};
+use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkStats};
 
-use super::active::{Active, Wanted};
+use super::active::{Active, Wanted, policy_name};
 use super::lookup;
 use super::record::Recorded;
 use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
@@ -106,15 +106,23 @@ impl View {
     }
 }
 
-/// The rows of one point: its links in the order of the calls, or one that stands for none where `all` asks for it.
-pub(super) fn rows(table: &ChainTable, point: HookPoint, totals: &Totals, all: bool) -> Vec<HookRow> {
+/// The rows of one point: its links in the order of the calls, then what the operator has unmounted there; or one that stands for
+/// none where `all` asks for it.
+pub(super) fn rows(
+    table: &ChainTable,
+    point: HookPoint,
+    active: &[Arc<Active>],
+    totals: &Totals,
+    all: bool,
+) -> Vec<HookRow> {
     let chain = table.chain(point);
     let empty = HookRow { point: point.name().to_owned(), ..HookRow::default() };
-    if chain.is_empty() {
-        return if all { vec![empty] } else { Vec::new() };
-    }
-    let row = |(place, (link, _)): (u32, (&grapnel_engine::hook::Link, _))| {
-        let stats = totals.get(&(link.plugin, link.identity)).copied().unwrap_or_default();
+    let row = |(place, (link, _)): (u32, (&Link, _))| {
+        let mut stats = LinkStats::default();
+        let mine = totals
+            .iter()
+            .filter(|((_, plugin, identity), _)| (*plugin, *identity) == (link.plugin, link.identity));
+        mine.for_each(|(_, more)| stats.merge(more));
         let (plugin, hook) = link.name.split_once('/').unwrap_or((&link.name, ""));
         HookRow {
             place,
@@ -122,6 +130,11 @@ pub(super) fn rows(table: &ChainTable, point: HookPoint, totals: &Totals, all: b
             hook: hook.to_owned(),
             priority: link.priority,
             generation: (link.plugin.0 >> 32) as u32,
+            mounted: true,
+            deadline_ms: link.deadline_ms,
+            policy: policy_name(link.policy).to_owned(),
+            topics: link.topics.iter().flat_map(|topics| topics.iter().map(ToString::to_string)).collect(),
+            tripped: link.entry.is_tripped(),
             calls: stats.calls,
             stops: stats.stops,
             deferrals: stats.deferrals,
@@ -129,5 +142,29 @@ pub(super) fn rows(table: &ChainTable, point: HookPoint, totals: &Totals, all: b
             ..empty.clone()
         }
     };
-    (1..).zip(chain.links()).map(row).collect()
+    let mut rows: Vec<HookRow> = (1..).zip(chain.links()).map(row).collect();
+    for plugin in active {
+        plugin.each_hook(|active| {
+            let said = plugin.overridden(&active.hook);
+            if active.hook.point != point || said.is_empty() {
+                return;
+            }
+            let mine = |row: &&mut HookRow| row.plugin == *plugin.name && row.hook == active.hook.name;
+            if let Some(row) = rows.iter_mut().find(mine) {
+                row.overridden = said.words();
+                return;
+            }
+            rows.push(HookRow {
+                plugin: plugin.name.to_string(),
+                hook: active.hook.name.clone(),
+                generation: plugin.generation,
+                overridden: said.words(),
+                ..empty.clone()
+            });
+        });
+    }
+    if rows.is_empty() && all {
+        rows.push(empty);
+    }
+    rows
 }

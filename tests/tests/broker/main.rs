@@ -5,6 +5,7 @@
 mod ctl;
 mod faults;
 mod held;
+mod hooks;
 mod lifecycle;
 mod plugins;
 mod refusals;

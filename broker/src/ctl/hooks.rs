@@ -1,0 +1,251 @@
+//! `grapnel-ctl hooks`: the compiled chains, what their links did, and what the operator says about single hooks.
+
+use clap::{Args, Subcommand, ValueEnum};
+use hyper::Method;
+use serde_json::json;
+
+use super::CtlError;
+use super::connection::Broker;
+use super::output::Output;
+use super::table::{self, Column};
+use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, HookStats, OnFault};
+
+/// What to do with hooks.
+#[derive(Debug, Subcommand)]
+pub(super) enum HooksCommand {
+    /// The links of every chain, in the order in which they run
+    List {
+        /// Hook points without a link too
+        #[arg(long)]
+        all: bool,
+    },
+    /// What each link did and how long its calls took, of which some are timed
+    Stats {
+        /// On this shard instead of all together
+        #[arg(long, value_name = "N")]
+        shard: Option<u8>,
+    },
+    /// Put a hook that was unmounted into its chain again
+    Mount(HookArguments),
+    /// Take a hook out of its chain
+    Unmount(HookArguments),
+    /// Override what a plugin says about one of its hooks
+    Set(SetCommand),
+}
+
+/// Which hook.
+#[derive(Debug, Args)]
+pub(super) struct HookArguments {
+    /// The plugin
+    plugin: String,
+    /// The hook point, such as message.publish
+    point: String,
+    /// The hook's name; `hooks list` shows it
+    hook: String,
+}
+
+/// What to say about a hook.
+#[derive(Debug, Args)]
+pub(super) struct SetCommand {
+    #[command(flatten)]
+    hook: HookArguments,
+    /// Higher runs earlier
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    priority: Option<i32>,
+    /// How long a deferred verdict may take, milliseconds
+    #[arg(long, value_name = "N")]
+    deadline_ms: Option<u32>,
+    /// What a fault or a missed deadline means
+    #[arg(long)]
+    fault_policy: Option<Policy>,
+    /// Take back what was set before, mount and unmount too
+    #[arg(long)]
+    clear: bool,
+}
+
+/// What a fault means.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Policy {
+    /// A refusal
+    Deny,
+    /// As if the hook were not there
+    Ignore,
+}
+
+impl From<Policy> for OnFault {
+    fn from(policy: Policy) -> OnFault {
+        match policy {
+            Policy::Deny => OnFault::Deny,
+            Policy::Ignore => OnFault::Ignore,
+        }
+    }
+}
+
+pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Output) -> Result<(), CtlError> {
+    match command {
+        HooksCommand::List { all } => {
+            let report: HookReport = broker.get(&format!("/api/v1/hooks?all={all}")).await?;
+            print_list(&report, output)?;
+            complete(&report.unanswered)
+        }
+        HooksCommand::Stats { shard } => {
+            let stats: HookStats = broker.get("/api/v1/hooks/stats").await?;
+            print_stats(stats, shard, output)
+        }
+        HooksCommand::Mount(hook) => {
+            let change = HookOverride { mounted: Some(true), ..HookOverride::default() };
+            say(broker, hook, false, change, output).await
+        }
+        HooksCommand::Unmount(hook) => {
+            let change = HookOverride { mounted: Some(false), ..HookOverride::default() };
+            say(broker, hook, false, change, output).await
+        }
+        HooksCommand::Set(SetCommand { hook, priority, deadline_ms, fault_policy, clear }) => {
+            let fault_policy = fault_policy.map(OnFault::from);
+            let change = HookOverride { priority, deadline_ms, fault_policy, mounted: None };
+            if change.is_empty() && !clear {
+                let sentence = "nothing to set; give --priority, --deadline-ms, --fault-policy or --clear";
+                return Err(CtlError::Usage(sentence.to_owned()));
+            }
+            say(broker, hook, clear, change, output).await
+        }
+    }
+}
+
+async fn say(
+    broker: &Broker,
+    hook: HookArguments,
+    clear: bool,
+    change: HookOverride,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    let HookArguments { plugin, point, hook } = hook;
+    let body = json!(HookChange { plugin, point, hook, clear, change });
+    let row: HookRow = broker.json(Method::POST, "/api/v1/hooks", Some(&body)).await?;
+    if output.json {
+        return output.value(&row);
+    }
+    output.line(&described(&row))
+}
+
+fn described(row: &HookRow) -> String {
+    let HookRow { point, place, plugin, hook, priority, deadline_ms, policy, .. } = row;
+    if row.mounted {
+        format!(
+            "hook {plugin}/{hook} is number {place} at {point}: priority {priority}, deadline {deadline_ms} ms, \
+             fault policy {policy}"
+        )
+    } else {
+        format!("hook {plugin}/{hook} is not mounted at {point}")
+    }
+}
+
+fn complete(unanswered: &[u8]) -> Result<(), CtlError> {
+    if unanswered.is_empty() {
+        return Ok(());
+    }
+    let shards: Vec<String> = unanswered.iter().map(u8::to_string).collect();
+    let sentence = format!("the counts are incomplete: shard {} did not answer", shards.join(", "));
+    Err(CtlError::Refused(sentence))
+}
+
+pub(super) fn print_list(report: &HookReport, output: &mut Output) -> Result<(), CtlError> {
+    if output.json {
+        return output.value(report);
+    }
+    if report.rows.is_empty() {
+        return output.line("no plugin has mounted a hook; --all lists the hook points");
+    }
+    let columns = [
+        Column::Left("POINT"),
+        Column::Right("#"),
+        Column::Left("PLUGIN"),
+        Column::Left("HOOK"),
+        Column::Right("PRIO"),
+        Column::Right("GEN"),
+        Column::Left("FAULT"),
+        Column::Right("DEADLINE"),
+        Column::Left("TOPICS"),
+        Column::Left("OVERRIDDEN"),
+    ];
+    table::print(output, columns, report.rows.iter().map(list_row))
+}
+
+fn list_row(row: &HookRow) -> [String; 10] {
+    let mut cells: [String; 10] = Default::default();
+    cells[0].clone_from(&row.point);
+    if row.plugin.is_empty() {
+        "-".clone_into(&mut cells[2]);
+        return cells;
+    }
+    cells[2].clone_from(&row.plugin);
+    cells[3].clone_from(&row.hook);
+    cells[5] = row.generation.to_string();
+    cells[9] = if row.overridden.is_empty() { "-".to_owned() } else { row.overridden.join(",") };
+    if !row.mounted {
+        "-".clone_into(&mut cells[1]);
+        return cells;
+    }
+    cells[1] = row.place.to_string();
+    cells[4] = row.priority.to_string();
+    cells[6] = if row.tripped { format!("{} (tripped)", row.policy) } else { row.policy.clone() };
+    cells[7] = format!("{} ms", row.deadline_ms);
+    cells[8] = if row.topics.is_empty() { "all".to_owned() } else { row.topics.join(" ") };
+    cells
+}
+
+pub(super) fn print_stats(
+    mut stats: HookStats,
+    shard: Option<u8>,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    if shard.is_some() || !output.json {
+        stats.rows.retain(|row| row.shard == shard);
+    }
+    if output.json {
+        output.value(&stats)?;
+        return complete(&stats.unanswered);
+    }
+    if stats.rows.is_empty() {
+        output.line("no plugin has mounted a hook, or none was called on this shard")?;
+        return complete(&stats.unanswered);
+    }
+    let columns = [
+        Column::Left("POINT"),
+        Column::Left("PLUGIN"),
+        Column::Left("HOOK"),
+        Column::Right("CALLS"),
+        Column::Right("STOPS"),
+        Column::Right("DEFERS"),
+        Column::Right("FAULTS"),
+        Column::Right("P50"),
+        Column::Right("P99"),
+        Column::Right("MAX"),
+    ];
+    let rows = stats.rows.iter().map(|row| {
+        let timed = row.times.timed > 0;
+        [
+            row.point.clone(),
+            row.plugin.clone(),
+            row.hook.clone(),
+            row.calls.to_string(),
+            row.stops.to_string(),
+            row.deferrals.to_string(),
+            row.faults.to_string(),
+            micros(row.times.p50_ns),
+            micros(row.times.p99_ns),
+            micros(timed.then_some(row.times.max_ns)),
+        ]
+    });
+    table::print(output, columns, rows)?;
+    complete(&stats.unanswered)
+}
+
+/// Nanoseconds as microseconds for people.
+fn micros(ns: Option<u64>) -> String {
+    match ns {
+        None => "-".to_owned(),
+        Some(ns) if ns < 100_000 => format!("{}.{} µs", ns / 1_000, ns / 100 % 10),
+        Some(ns) => format!("{} µs", ns / 1_000),
+    }
+}

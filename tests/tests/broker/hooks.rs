@@ -1,0 +1,83 @@
+//! The operator's hand on single hooks: their order, whether they are mounted, and what they are seen to do.
+
+use grapnel_tests::{Broker, Client, Publish, Version};
+
+fn builder() -> grapnel_tests::broker::Builder {
+    Broker::builder().grapnel_only()
+}
+
+/// Plugin and place of each link of message.publish.
+fn order(broker: &Broker) -> Vec<(String, u64)> {
+    let list = broker.ctl_json(&["hooks", "list"]);
+    let rows = list["rows"].as_array().unwrap().iter().filter(|row| row["point"] == "message.publish");
+    rows.map(|row| (row["plugin"].as_str().unwrap().to_owned(), row["place"].as_u64().unwrap())).collect()
+}
+
+fn named(places: &[(&str, u64)]) -> Vec<(String, u64)> {
+    places.iter().map(|(name, place)| ((*name).to_owned(), *place)).collect()
+}
+
+#[test]
+fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
+    let broker = builder().start();
+    broker.ctl_ok(&["plugins", "load", "noop"]);
+    broker.ctl_ok(&["plugins", "load", "host-calls"]);
+    assert_eq!(order(&broker), named(&[("noop", 1), ("host-calls", 2)]));
+    let hook = ["host-calls", "message.publish", "publish"];
+    let with = |verb: &'static str, more: &[&'static str]| -> Vec<&'static str> {
+        ["hooks", verb].into_iter().chain(hook).chain(more.iter().copied()).collect()
+    };
+    let said =
+        broker.ctl_ok(&with("set", &["--priority", "-5", "--deadline-ms", "200", "--fault-policy", "deny"]));
+    assert!(
+        said.contains("is number 2 at message.publish: priority -5, deadline 200 ms, fault policy deny"),
+        "{said}"
+    );
+    broker.ctl_ok(&with("set", &["--priority", "5"]));
+    assert_eq!(order(&broker), named(&[("host-calls", 1), ("noop", 2)]));
+    let table = broker.ctl_ok(&["hooks", "list"]);
+    assert!(table.contains("priority,deadline_ms,fault_policy"), "{table}");
+
+    let broker = builder().home(broker.stop()).start();
+    assert_eq!(order(&broker), named(&[("host-calls", 1), ("noop", 2)]));
+    assert!(broker.ctl_ok(&with("unmount", &[])).contains("is not mounted at message.publish"));
+    assert_eq!(order(&broker), named(&[("noop", 1), ("host-calls", 0)]));
+    broker.ctl_ok(&with("mount", &[]));
+    broker.ctl_ok(&with("set", &["--clear"]));
+    assert_eq!(order(&broker), named(&[("noop", 1), ("host-calls", 2)]));
+    assert!(
+        broker
+            .ctl_refused(&["hooks", "unmount", "noop", "message.publish", "stamp"])
+            .contains("has no hook stamp")
+    );
+}
+
+#[test]
+fn the_configuration_overrides_single_hooks() {
+    let config = "[plugins.noop]\n[plugins.host-calls.hooks.\"message.publish/publish\"]\npriority = 7\n";
+    let broker = builder().config(config).start();
+    assert_eq!(order(&broker), named(&[("host-calls", 1), ("noop", 2)]));
+}
+
+#[test]
+fn what_links_did_is_shown_with_times() {
+    let broker = builder().shards(2).start();
+    broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    for _ in 0..10 {
+        client.publish(&Publish::new("a", "x").qos(1));
+    }
+    let stats = broker.ctl_json(&["hooks", "stats"]);
+    let rows = stats["rows"].as_array().unwrap();
+    let all = rows.iter().find(|row| row["shard"].is_null()).expect("all shards together");
+    assert_eq!(
+        (all["plugin"].as_str(), all["calls"].as_u64(), all["timed"].as_u64()),
+        (Some("noop"), Some(10), Some(10))
+    );
+    assert!(all["max_ns"].as_u64() >= all["p50_ns"].as_u64() && all["p50_ns"].as_u64() > Some(0), "{all}");
+    let shards: u64 =
+        rows.iter().filter(|row| !row["shard"].is_null()).map(|row| row["calls"].as_u64().unwrap()).sum();
+    assert_eq!(shards, 10);
+    let table = broker.ctl_ok(&["hooks", "stats"]);
+    assert!(table.contains("P99") && table.contains("µs"), "{table}");
+}
