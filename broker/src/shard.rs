@@ -11,6 +11,7 @@ mod mesh;
 mod outbox;
 pub mod pulse;
 mod rest;
+mod slow;
 pub mod start;
 mod state;
 pub mod supervise;

@@ -29,6 +29,7 @@ grapnel_engine::bounds! {
     plugin_thread_join_ms = 2000, 0..=600000, "time a plugin's threads have to end when it is unloaded; those that do not are named in the log and go on";
     plugin_hooks_max = 256, 0..=4096, "hooks that one plugin may have mounted at run time";
     breaker_rearm_ms = 0, 0..=86400000, "time after which a plugin that was tripped is called again by itself; 0 waits for grapnel-ctl plugins rearm";
+    slow_call_ms = 5, 0..=600000, "time after which a call of a plugin is named in the log when it has ended, at most once a second and shard; 0 names none";
     stall_warning_ms = 200, 10..=600000, "time a shard may be held by one step before the log names it and what it is calling";
 }
 

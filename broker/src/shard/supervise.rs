@@ -14,7 +14,7 @@ use super::handle::{Command, ShardHandle};
 use super::limits::ShellLimits;
 use super::pulse::Clock;
 use super::start::{Event, StartError, start};
-use super::watchdog::{NamePlugin, Watchdog};
+use super::watchdog::{NamePlugin, Thresholds, Watchdog};
 use crate::net::Bound;
 
 /// Exit code of a process that a shard has taken down: EX_SOFTWARE of sysexits.
@@ -100,7 +100,7 @@ impl Shards {
     ) -> Result<Shards, ShardsError> {
         let handles: Vec<ShardHandle> = setups.iter().map(|setup| ShardHandle::new(setup.id)).collect();
         let (sender, events) = channel();
-        let watchdog = Watchdog::start(handles.clone(), clock, limits.stall_warning_ms, name)
+        let watchdog = Watchdog::start(handles.clone(), clock, Thresholds::of(limits), name)
             .map_err(|cause| ShardsError::Helper { what: "the watchdog", cause })?;
         start(setups, &handles, limits, clock, &sender)?;
         let shards = Shards { handles, events, sender, _watchdog: watchdog };

@@ -1,5 +1,5 @@
 //! A thread that looks at every shard from outside. It says in the log when one is held by a single step for long, and by which
-//! plugin, and it wakes one that has slept in (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards,
+//! plugin, which calls of plugins were slow (`slow.rs`), and it wakes one that has slept in (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards,
 //! ended with the process or when dropped.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
@@ -9,10 +9,30 @@ use std::time::Duration;
 use grapnel_engine::hook::PluginHandle;
 
 use super::handle::ShardHandle;
+use super::limits::ShellLimits;
 use super::pulse::Clock;
+use super::slow::SlowCalls;
 
 /// Longest time between two looks, milliseconds; longer than a shard's guard is away at its longest.
 const LOOK_EVERY_MS: u64 = 50;
+/// Shortest time between two looks, milliseconds.
+const LOOK_EVERY_MS_MIN: u64 = 5;
+
+/// What is worth a line.
+#[derive(Clone, Copy, Debug)]
+pub struct Thresholds {
+    /// A step longer than this, milliseconds.
+    pub stall_ms: u64,
+    /// A call of a plugin as long as this, milliseconds; 0 for none.
+    pub slow_call_ms: u64,
+}
+
+impl Thresholds {
+    /// What the configuration says.
+    pub fn of(limits: &ShellLimits) -> Thresholds {
+        Thresholds { stall_ms: limits.stall_warning_ms, slow_call_ms: limits.slow_call_ms }
+    }
+}
 
 /// Names a plugin by its handle, for the log.
 pub type NamePlugin = Box<dyn Fn(PluginHandle) -> Option<String> + Send>;
@@ -25,24 +45,37 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Watches these shards; a step longer than `warning_ms` is worth a line.
+    /// Watches these shards.
     ///
     /// # Errors
     /// When the thread cannot be made.
     pub fn start(
         shards: Vec<ShardHandle>,
         clock: Clock,
-        warning_ms: u64,
+        thresholds: Thresholds,
         name: NamePlugin,
     ) -> std::io::Result<Watchdog> {
         let (stop, stopped) = channel();
         let mut watched: Vec<Watched> = shards.into_iter().map(Watched::new).collect();
-        let period = Duration::from_millis((warning_ms / 4).clamp(5, LOOK_EVERY_MS));
+        let Thresholds { stall_ms: warning_ms, slow_call_ms } = thresholds;
+        let from_ns = if slow_call_ms == 0 { u64::MAX } else { slow_call_ms.saturating_mul(1_000_000) };
+        watched.iter().for_each(|shard| shard.handle.pulse().call().set_slow_from_ns(from_ns));
+        let idle_ms = (warning_ms / 4).clamp(LOOK_EVERY_MS_MIN, LOOK_EVERY_MS);
+        let busy_ms =
+            if slow_call_ms == 0 { idle_ms } else { slow_call_ms.clamp(LOOK_EVERY_MS_MIN, idle_ms) };
         let thread = std::thread::Builder::new().name("watchdog".to_owned()).spawn(move || {
+            let mut period = Duration::from_millis(idle_ms);
             while stopped.recv_timeout(period) == Err(RecvTimeoutError::Timeout) {
                 let now = clock.mono_ms();
+                // Nothing is slow where nothing happens.
+                let busy = watched.iter_mut().filter_map(|shard| shard.has_moved().then_some(())).count() > 0;
+                period = Duration::from_millis(if busy { busy_ms } else { idle_ms });
                 for shard in &mut watched {
                     shard.wake_if_asleep();
+                    if let Some(slow) = shard.slow.look(shard.handle.pulse().call(), now, slow_call_ms) {
+                        let plugin = name(slow.plugin).unwrap_or_else(|| format!("plugin {}", slow.plugin.0));
+                        tracing::warn!("{}", slow.sentence(&plugin, shard.handle.id()));
+                    }
                     match shard.look(now, warning_ms) {
                         Some(Finding::Stalled { ms }) => {
                             let what = describe(&shard.handle, &name);
@@ -99,11 +132,21 @@ struct Watched {
     told: Option<(u64, u64)>,
     /// The guard's last round that was seen.
     beats: u64,
+    /// The last step that was seen.
+    steps: u64,
+    slow: SlowCalls,
 }
 
 impl Watched {
     fn new(handle: ShardHandle) -> Watched {
-        Watched { handle, told: None, beats: 0 }
+        Watched { handle, told: None, beats: 0, steps: 0, slow: SlowCalls::default() }
+    }
+
+    /// Whether it has done something since the last look, or is about it.
+    fn has_moved(&mut self) -> bool {
+        let pulse = self.handle.pulse();
+        let before = std::mem::replace(&mut self.steps, pulse.steps());
+        before != self.steps || pulse.step_ms(0).is_some()
     }
 
     /// Wakes a shard whose guard has not come round since the last look, although no step holds it.

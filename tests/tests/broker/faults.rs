@@ -63,13 +63,14 @@ fn a_plugin_that_fails_too_often_is_tripped_shown_counted_and_armed_again() {
     broker.ctl_ok(&["plugins", "load", "host-calls", "--once"]);
     let mut client = Client::hello(&broker, Version::V5, "c");
     client.subscribe("host-calls/fail", 1);
-    let mut fail = |times: usize| {
+    let failing = Publish::new("host-calls/fail", "x").qos(1);
+    let fail = |client: &mut Client, times: usize| {
         for _ in 0..times {
-            client.publish(&Publish::new("host-calls/fail", "x").qos(1));
+            assert_eq!(client.publish(&failing), 0);
             client.message();
         }
     };
-    fail(3);
+    fail(&mut client, 3);
     let tripped = "the plugin is tripped, because it failed too often on shard";
     broker.process().wait_for_line("tripped", std::time::Duration::from_secs(10), |line| {
         line.contains(tripped).then_some(())
@@ -77,13 +78,21 @@ fn a_plugin_that_fails_too_often_is_tripped_shown_counted_and_armed_again() {
     let list = broker.ctl_json(&["plugins", "list"]);
     assert_eq!(list["plugins"][0]["state"], "tripped", "{list}");
     assert!(broker.ctl_ok(&["plugins", "list"]).contains("it failed too often on shard"));
-    fail(4);
+    fail(&mut client, 4);
     let faults = || broker.ctl_json(&["hooks", "list"])["rows"][0]["faults"].as_u64();
     assert_eq!(faults(), Some(3), "it is not called");
+    let policy = |word| {
+        broker.ctl_ok(&["hooks", "set", "host-calls", "message.publish", "publish", "--fault-policy", word]);
+    };
+    policy("deny");
+    assert!(client.publish(&failing) >= 0x80, "a tripped plugin refuses under deny");
+    policy("ignore");
 
     assert_eq!(broker.ctl_ok(&["plugins", "rearm", "host-calls"]), "plugin host-calls is armed");
     assert_eq!(broker.ctl_json(&["plugins", "list"])["plugins"][0]["state"], "loaded");
-    fail(1);
+    fail(&mut client, 1);
     assert_eq!(faults(), Some(4), "it is called again");
+    let metrics = broker.ctl_ok(&["metrics", "hook_faults"]);
+    assert!(metrics.contains('4'), "{metrics}");
     assert_eq!(broker.process().lines(|line| line.contains(tripped).then_some(())).len(), 1, "told once");
 }

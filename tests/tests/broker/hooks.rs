@@ -81,3 +81,23 @@ fn what_links_did_is_shown_with_times() {
     let table = broker.ctl_ok(&["hooks", "stats"]);
     assert!(table.contains("P99") && table.contains("µs"), "{table}");
 }
+
+/// A slow call is named with its plugin, its point and its time; `slow_call_ms` says what is slow.
+#[test]
+fn a_slow_call_is_named_in_the_log() {
+    let broker = builder().shards(2).config("[limits]\nslow_call_ms = 30\n").start();
+    let sleep =
+        ["plugins", "load", "sleeper", "--set", "sleep_ms=60", "--set", "topic_prefix=\"sleep\"", "--once"];
+    broker.ctl_ok(&sleep);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.publish(&Publish::new("awake", "x").qos(1));
+    client.publish(&Publish::new("sleep/x", "x").qos(1));
+    let line = broker.process().wait_for_line("a slow call", std::time::Duration::from_secs(10), |line| {
+        line.contains("slow call: ").then(|| line.to_owned())
+    });
+    let took = line
+        .split_once("sleeper took ")
+        .and_then(|(_, rest)| rest.split_once(" ms at message.publish on shard "));
+    let ms: u64 = took.and_then(|(ms, _)| ms.parse().ok()).unwrap_or_else(|| panic!("{line}"));
+    assert!(ms >= 60, "{line}");
+}

@@ -14,19 +14,38 @@ pub enum Untimely {
     Mail = 0x1_0001,
 }
 
+/// The half of the word that says what is called.
+const NUMBER: u64 = u32::MAX as u64;
+
+/// What is called, by the number in the word.
+fn name_of(number: u64) -> Option<&'static str> {
+    match number {
+        number if number == Untimely::Timer as u64 => Some("on_timer"),
+        number if number == Untimely::Mail as u64 => Some("on_mail"),
+        number => {
+            let point = u16::try_from(number.checked_sub(1)?).ok()?;
+            HookPoint::from_number(point).map(HookPoint::name)
+        }
+    }
+}
+
 /// Set around the links of a chain on the shard's thread; a reader may see the two stores in part, which is good enough for a
 /// log line and for nothing else.
 #[derive(Debug)]
 pub struct CallCell {
     plugin: AtomicU64,
-    /// The point's number plus one; 0 while none is called.
-    point: AtomicU64,
+    /// The low half is the point's number plus one, or 0 while none is called; the high one counts the calls.
+    word: AtomicU64,
     /// Ancestry of the event that runs.
     ancestry: AtomicU64,
     /// Timers of plugins that are armed on the shard.
     timers: AtomicU64,
     /// Faults of the running step.
     faults: FaultTally,
+    /// From how many nanoseconds on a call that was timed is noted as slow.
+    slow_from_ns: AtomicU64,
+    /// How many were, and the last of them: plugin, number of the point plus one, nanoseconds.
+    slow: [AtomicU64; 4],
     /// A monotonic clock, nanoseconds: what calls are timed with.
     ticks_ns: fn() -> u64,
 }
@@ -43,10 +62,12 @@ impl CallCell {
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
         CallCell {
             plugin: AtomicU64::new(0),
-            point: AtomicU64::new(0),
+            word: AtomicU64::new(0),
             ancestry: AtomicU64::new(0),
             timers: AtomicU64::new(0),
             faults: FaultTally::default(),
+            slow_from_ns: AtomicU64::new(u64::MAX),
+            slow: Default::default(),
             ticks_ns,
         }
     }
@@ -66,13 +87,55 @@ impl CallCell {
     #[inline]
     pub fn enter(&self, plugin: PluginHandle, point: HookPoint) {
         self.plugin.store(plugin.0, Ordering::Relaxed);
-        self.point.store(point as u64 + 1, Ordering::Relaxed);
+        self.begin(point as u64 + 1);
+    }
+
+    #[inline]
+    fn begin(&self, number: u64) {
+        let count = (self.word.load(Ordering::Relaxed) & !NUMBER).wrapping_add(NUMBER + 1);
+        self.word.store(count | number, Ordering::Relaxed);
+    }
+
+    /// The call that is going on, as a number that no other one of some four thousand million has; `None` while none is.
+    pub fn number(&self) -> Option<u64> {
+        Some(self.word.load(Ordering::Relaxed)).filter(|word| word & NUMBER != 0)
+    }
+
+    /// From how many nanoseconds on a call is slow.
+    pub fn set_slow_from_ns(&self, ns: u64) {
+        self.slow_from_ns.store(ns, Ordering::Relaxed);
+    }
+
+    /// A call was timed.
+    #[inline]
+    pub fn timed(&self, plugin: PluginHandle, point: HookPoint, ns: u64) {
+        if ns >= self.slow_from_ns.load(Ordering::Relaxed) {
+            self.note_slow(plugin, point, ns);
+        }
+    }
+
+    #[cold]
+    fn note_slow(&self, plugin: PluginHandle, point: HookPoint, ns: u64) {
+        let [count, of, at, took] = &self.slow;
+        of.store(plugin.0, Ordering::Relaxed);
+        at.store(point as u64 + 1, Ordering::Relaxed);
+        took.store(ns, Ordering::Relaxed);
+        count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
+    }
+
+    /// How many calls were noted as slow, and the last of them: whose, where, nanoseconds.
+    pub fn slow(&self) -> (u64, Option<(PluginHandle, &'static str, u64)>) {
+        let [count, of, at, took] = &self.slow;
+        let count = count.load(Ordering::Acquire);
+        let last = name_of(at.load(Ordering::Relaxed))
+            .map(|name| (PluginHandle(of.load(Ordering::Relaxed)), name, took.load(Ordering::Relaxed)));
+        (count, last)
     }
 
     /// A call outside of an event begins.
     pub fn enter_untimely(&self, plugin: PluginHandle, what: Untimely) {
         self.plugin.store(plugin.0, Ordering::Relaxed);
-        self.point.store(what as u64, Ordering::Relaxed);
+        self.begin(what as u64);
     }
 
     /// The plugins that led to the event that runs, a bit for each.
@@ -98,29 +161,58 @@ impl CallCell {
 
     /// Which function of which plugin runs, for people: the name of a hook point, or of a function outside of events.
     pub fn current_name(&self) -> Option<(PluginHandle, &'static str)> {
-        let name = match self.point.load(Ordering::Relaxed) {
-            number if number == Untimely::Timer as u64 => "on_timer",
-            number if number == Untimely::Mail as u64 => "on_mail",
-            _ => self.current()?.1.name(),
-        };
+        let name = name_of(self.word.load(Ordering::Relaxed) & NUMBER)?;
         Some((PluginHandle(self.plugin.load(Ordering::Relaxed)), name))
     }
 
     /// Whether a plugin's function runs. On the shard's own thread it is exact.
     pub fn is_calling(&self) -> bool {
-        self.point.load(Ordering::Relaxed) != 0
+        self.word.load(Ordering::Relaxed) & NUMBER != 0
     }
 
     /// The call is over.
     #[inline]
     pub fn leave(&self) {
-        self.point.store(0, Ordering::Relaxed);
+        self.word.store(self.word.load(Ordering::Relaxed) & !NUMBER, Ordering::Relaxed);
     }
 
     /// The call that is going on, if one is.
     pub fn current(&self) -> Option<(PluginHandle, HookPoint)> {
-        let number = self.point.load(Ordering::Relaxed).checked_sub(1)?;
+        let number = (self.word.load(Ordering::Relaxed) & NUMBER).checked_sub(1)?;
         let point = HookPoint::from_number(u16::try_from(number).ok()?)?;
         Some((PluginHandle(self.plugin.load(Ordering::Relaxed)), point))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_call_has_a_number_of_its_own_while_it_lasts() {
+        let cell = CallCell::default();
+        assert_eq!(cell.number(), None);
+        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        let first = cell.number();
+        assert!(first.is_some());
+        cell.leave();
+        assert_eq!((cell.number(), cell.current(), cell.is_calling()), (None, None, false));
+        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        assert!(cell.number().is_some() && cell.number() != first);
+        cell.enter_untimely(PluginHandle(8), Untimely::Mail);
+        assert_eq!(cell.current_name(), Some((PluginHandle(8), "on_mail")));
+        cell.leave();
+    }
+
+    #[test]
+    fn slow_calls_are_counted_and_the_last_one_kept() {
+        let cell = CallCell::default();
+        cell.timed(PluginHandle(7), HookPoint::MessagePublish, u64::MAX - 1);
+        assert_eq!(cell.slow(), (0, None));
+        cell.set_slow_from_ns(1_000);
+        for ns in [999, 1_000, 2_000] {
+            cell.timed(PluginHandle(7), HookPoint::MessagePublish, ns);
+        }
+        assert_eq!(cell.slow(), (2, Some((PluginHandle(7), "message.publish", 2_000))));
     }
 }

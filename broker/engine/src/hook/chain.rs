@@ -120,7 +120,9 @@ impl Chain {
             let began = if TIMED { calls.ticks_ns() } else { 0 };
             let flow = link.entry.call(event, fold);
             if TIMED {
-                stats.latency.record(calls.ticks_ns().saturating_sub(began));
+                let took = calls.ticks_ns().saturating_sub(began);
+                stats.latency.record(took);
+                calls.timed(link.plugin, point, took);
             }
             calls.leave();
             match (flow, fold.ticket()) {

@@ -1,0 +1,154 @@
+//! Finds calls of plugins that took long, for the log. The chains time a sample of the calls and note the slow ones; a call that
+//! is not in the sample is found where two looks of the watchdog meet it. Used by the watchdog alone, one for each shard.
+
+use grapnel_engine::hook::{CallCell, PluginHandle};
+use grapnel_engine::id::ShardId;
+
+/// Time between two lines about one shard, milliseconds.
+const QUIET_MS: u64 = 1000;
+
+/// A call that was slow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Slow {
+    pub plugin: PluginHandle,
+    /// The hook point, or the function outside of events.
+    what: &'static str,
+    ms: u64,
+    /// Whether it was timed, or only seen for so long.
+    timed: bool,
+    /// Others since the last line.
+    others: u64,
+}
+
+impl Slow {
+    pub(super) fn sentence(&self, plugin: &str, shard: ShardId) -> String {
+        let Slow { what, ms, timed, others, .. } = self;
+        let took = if *timed { "took" } else { "took at least" };
+        let others = match others {
+            0 => String::new(),
+            1 => ", and so was one other call since the last such line".to_owned(),
+            others => format!(", and so were {others} other calls since the last such line"),
+        };
+        format!("slow call: {plugin} {took} {ms} ms at {what} on shard {shard}{others}")
+    }
+}
+
+/// What is known of a shard's calls.
+#[derive(Debug, Default)]
+pub(super) struct SlowCalls {
+    /// The call that went on at the last look: its number, whose, where, first and last seen.
+    running: Option<(u64, PluginHandle, &'static str, u64, u64)>,
+    /// How many the chains had noted.
+    noted: u64,
+    /// When the last line was, and how many were left out since.
+    line_ms: Option<u64>,
+    left_out: u64,
+}
+
+impl SlowCalls {
+    /// A look at the shard's calls; what it brings, unless a line was written a short while ago.
+    pub(super) fn look(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
+        if slow_ms == 0 {
+            return None;
+        }
+        let ended = self.watch(calls, now_ms, slow_ms);
+        let (noted, last) = calls.slow();
+        let more = noted - self.noted;
+        self.noted = noted;
+        let timed = last.filter(|_| more > 0).map(|(plugin, what, ns)| Slow {
+            plugin,
+            what,
+            ms: ns / 1_000_000,
+            timed: true,
+            others: 0,
+        });
+        // What was timed is better known than the same call seen from outside.
+        let found = timed.or(ended)?;
+        let count = more.max(1);
+        if self.line_ms.is_some_and(|line_ms| now_ms - line_ms < QUIET_MS) {
+            self.left_out += count;
+            return None;
+        }
+        self.line_ms = Some(now_ms);
+        Some(Slow { others: std::mem::take(&mut self.left_out) + count - 1, ..found })
+    }
+
+    /// Follows the call that goes on; one that has ended and was slow.
+    fn watch(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
+        let number = calls.number();
+        if let Some((running, _, _, _, last_ms)) = &mut self.running
+            && number == Some(*running)
+        {
+            *last_ms = now_ms;
+            return None;
+        }
+        let next = number.zip(calls.current_name());
+        let next = next.map(|(number, (plugin, what))| (number, plugin, what, now_ms, now_ms));
+        let (_, plugin, what, first_ms, last_ms) = std::mem::replace(&mut self.running, next)?;
+        let ms = last_ms - first_ms;
+        (ms >= slow_ms).then_some(Slow { plugin, what, ms, timed: false, others: 0 })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grapnel_engine::hook::HookPoint;
+
+    use super::*;
+
+    const TAP: PluginHandle = PluginHandle(3);
+
+    fn said(slow: Option<Slow>) -> Option<String> {
+        slow.map(|slow| slow.sentence("tap", ShardId(1)))
+    }
+
+    #[test]
+    fn a_call_that_two_looks_meet_is_told_when_it_has_ended() {
+        let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
+        calls.enter(TAP, HookPoint::MessagePublish);
+        assert_eq!(slow.look(&calls, 100, 5), None);
+        assert_eq!(slow.look(&calls, 112, 5), None, "it goes on");
+        calls.leave();
+        let line = "slow call: tap took at least 12 ms at message.publish on shard 1";
+        assert_eq!(said(slow.look(&calls, 117, 5)).as_deref(), Some(line));
+        assert_eq!(slow.look(&calls, 122, 5), None);
+    }
+
+    #[test]
+    fn quick_calls_of_one_plugin_are_not_taken_for_a_slow_one() {
+        let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
+        for look in 0..100 {
+            calls.enter(TAP, HookPoint::MessageDelivered);
+            assert_eq!(slow.look(&calls, look * 5, 5), None);
+            calls.leave();
+        }
+    }
+
+    #[test]
+    fn what_was_timed_is_told_once_with_its_time_and_not_every_one_has_a_line() {
+        let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
+        calls.set_slow_from_ns(5_000_000);
+        let mut at = |now_ms, times_ms: &[u64]| {
+            for ms in times_ms {
+                calls.timed(TAP, HookPoint::MessagePublish, ms * 1_000_000);
+            }
+            said(slow.look(&calls, now_ms, 5))
+        };
+        assert_eq!(at(10, &[4]), None);
+        let line = "slow call: tap took 7 ms at message.publish on shard 1";
+        assert_eq!(at(20, &[7]).as_deref(), Some(line));
+        assert_eq!(at(500, &[8, 8]), None, "too soon");
+        let line = "slow call: tap took 9 ms at message.publish on shard 1, and so were 2 other calls since the last such line";
+        assert_eq!(at(1_020, &[9]).as_deref(), Some(line));
+        assert_eq!(at(9_000, &[]), None);
+    }
+
+    #[test]
+    fn nothing_is_slow_where_the_operator_wants_no_line() {
+        let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
+        calls.enter(TAP, HookPoint::MessagePublish);
+        assert_eq!(slow.look(&calls, 0, 0), None);
+        calls.leave();
+        assert_eq!(slow.look(&calls, 10_000, 0), None);
+    }
+}
