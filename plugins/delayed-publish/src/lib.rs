@@ -227,7 +227,45 @@ grapnel_plugin_abi::plugin!(Delayed {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use grapnel_plugin_abi::raw::Field;
+    use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
+
     use super::*;
+
+    /// A message that came in now, which is the clock that is looked at when the timer fires.
+    fn sent(topic: &str) -> FakeEvent {
+        FakeEvent::publish(topic, b"x").with_client_id("me").with_number(Field::TIMESTAMP_MS, now_ms())
+    }
+
+    #[test]
+    fn what_waits_is_published_by_the_version_that_took_over() {
+        let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
+        let mut due = sent("$delayed/0/a");
+        assert_eq!(plugin.run_on(1, &mut due), Outcome::Stop);
+        assert!(due.is_dropped());
+        plugin.run_on(0, &mut sent("$delayed/3600/b"));
+        let mut plugin = plugin.reloaded("").unwrap();
+        plugin.advance(Duration::from_secs(1));
+        let published = plugin.published();
+        assert_eq!(
+            (published.len(), published[0].topic.as_str(), published[0].from.as_str()),
+            (1, "a", "me")
+        );
+        plugin.advance(Duration::from_secs(1));
+        assert_eq!(plugin.published(), [], "once, and the other is not due yet");
+    }
+
+    #[test]
+    fn what_is_beyond_the_limits_is_refused() {
+        let mut plugin = testing::load::<Delayed>(r#"{"bytes_max": 10}"#).unwrap();
+        for (payload_is_taken, topic) in [(true, "$delayed/9/aaaaa"), (false, "$delayed/9/bbbbb")] {
+            let mut message = sent(topic);
+            plugin.run(&mut message);
+            assert_eq!(message.is_dropped(), payload_is_taken, "{topic}");
+        }
+    }
 
     #[test]
     fn seconds_and_topic_are_read() {
