@@ -15,6 +15,7 @@ use crate::shard::handle::ShardHandle;
 
 mod answer;
 mod api;
+mod authz;
 mod clients;
 mod gather;
 mod links;

@@ -6,6 +6,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+mod authz;
 mod clients;
 mod connection;
 mod hooks;
@@ -62,6 +63,9 @@ enum Command {
     /// Who has subscribed to what
     #[command(subcommand)]
     Subscriptions(clients::SubscriptionsCommand),
+    /// What plugins have allowed and denied
+    #[command(subcommand)]
+    Authz(authz::AuthzCommand),
     /// All counters, summed over the shards
     Metrics(metrics::MetricsCommand),
     /// Packets as they come and go
@@ -134,6 +138,7 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Hooks(command) => hooks::run(&broker, command, output).await,
             Command::Clients(command) => clients::run(&broker, command, output).await,
             Command::Subscriptions(command) => clients::run_subscriptions(&broker, command, output).await,
+            Command::Authz(command) => authz::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
             // It has returned above.

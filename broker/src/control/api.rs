@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, watch};
 use super::answer::ApiError;
 use super::gather::Shards;
 use super::trace::{self, Traces};
-use super::{BrokerInfo, clients, plugins, status};
+use super::{BrokerInfo, authz, clients, plugins, status};
 use crate::config::Config;
 use crate::plugin::PluginManager;
 
@@ -50,6 +50,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/api/v1/clients", get(clients::list))
         .route("/api/v1/clients/{id}", get(clients::show).delete(clients::kick))
         .route("/api/v1/subscriptions", get(clients::subscriptions))
+        .route("/api/v1/authz/invalidate", post(authz::invalidate))
         .route("/api/v1/trace/{id}", get(trace::trace))
         .fallback(no_route)
         .method_not_allowed_fallback(no_method)

@@ -232,6 +232,15 @@ pub struct Kicked {
     pub discarded: bool,
 }
 
+/// `POST /api/v1/authz/invalidate`.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Invalidated {
+    /// How many shards ask again.
+    pub shards: usize,
+    /// Shards that did not answer; they ask again when they do.
+    pub unanswered: Vec<UnansweredShard>,
+}
+
 /// `DELETE /api/v1/plugins/{name}`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Unloaded {

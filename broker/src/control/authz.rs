@@ -1,0 +1,43 @@
+//! Has client.authorize asked again: what plugins have said is forgotten, and subscriptions in force that no longer pass are taken.
+
+use axum::extract::State;
+use grapnel_engine::pipeline::Scope;
+use grapnel_engine::topic;
+use serde::Deserialize;
+
+use super::answer::{ApiError, Json, Parameters};
+use super::api::Api;
+use super::wire;
+
+/// Whose; at most one of them, and none for everybody's.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct InvalidateParameters {
+    client_id: Option<String>,
+    username: Option<String>,
+    topic: Option<String>,
+}
+
+pub(super) async fn invalidate(
+    State(api): State<Api>,
+    Parameters(wanted): Parameters<InvalidateParameters>,
+) -> Result<Json<wire::Invalidated>, ApiError> {
+    let scope = match (wanted.client_id, wanted.username, wanted.topic) {
+        (None, None, None) => Scope::All,
+        (Some(client_id), None, None) => Scope::Client(client_id.into()),
+        (None, Some(username), None) => Scope::User(username.into()),
+        (None, None, Some(filter)) => {
+            topic::validate_filter(&filter).map_err(|error| {
+                ApiError::bad_request(format_args!("topic \"{filter}\" is no topic filter: {error}"))
+            })?;
+            Scope::Topics(filter.into())
+        }
+        _ => {
+            return Err(ApiError::bad_request(format_args!(
+                "client_id, username and topic exclude each other; give one, or none for everybody"
+            )));
+        }
+    };
+    let gathered = api.shards.ask_all(move |shard| shard.invalidate(scope)).await;
+    Ok(Json(wire::Invalidated { shards: gathered.answers.len(), unanswered: gathered.unanswered_rows() }))
+}
