@@ -162,3 +162,25 @@ fn a_file_that_cannot_be_used_is_refused_and_named() {
     assert!(said.contains("cannot read /nowhere/acl: No such file"), "{said}");
     Client::hello(&broker, Version::V5, "after").ping();
 }
+
+#[test]
+fn a_subscription_ends_with_the_line_that_allowed_it() {
+    for shards in [1, 2] {
+        let Some((broker, dir)) = broker(shards, "topic read a/#\ntopic read b/#\n") else { continue };
+        let mut client = Client::hello(&broker, Version::V5, "reader");
+        client.subscribe("a/#", 1);
+        client.subscribe("b/#", 1);
+        std::fs::write(dir.path().join("acl"), "topic read b/#\n").expect("the directory is ours");
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let rows = broker.ctl_ok(&["subscriptions", "list", "--client", "reader", "--json"]);
+            if !rows.contains("a/#") {
+                assert!(rows.contains("b/#"), "{rows}");
+                break;
+            }
+            assert!(Instant::now() < deadline, "the subscription stays: {rows}");
+            std::thread::sleep(std::time::Duration::from_millis(50));
+        }
+        client.disconnect();
+    }
+}

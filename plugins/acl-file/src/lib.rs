@@ -7,7 +7,7 @@ pub mod config;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Action, Authorize, Error, Flow, Host, Plugin, Reason, Refused};
+use grapnel_plugin_abi::{Action, Authorize, Error, Flow, Host, Plugin, Reason, Refused, Whose};
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
 use acl::{Access, Acl, Answer, Client};
@@ -49,7 +49,13 @@ impl Plugin for AclFile {
         let told = {
             let say = say.clone();
             move |change: Change<'_, Acl>| match change {
-                Change::Taken(acl) => say(acl),
+                Change::Taken(acl) => {
+                    say(acl);
+                    // Subscriptions that the new lines no longer allow end; the loader may have ended us meanwhile.
+                    if let Err(refused) = host.invalidate(Whose::Everybody) {
+                        host.warn(format_args!("subscriptions granted before stay: {refused}"));
+                    }
+                }
                 Change::Refused(error) => {
                     host.error(format_args!("{error}; the lines read before stay in force"))
                 }
