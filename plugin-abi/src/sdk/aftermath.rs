@@ -51,7 +51,8 @@ impl<'a> Dropped<'a> {
     }
 
     /// Why, in one word: `no_subscribers`, `queue_full`, `expired`, `too_large` (for the client's Maximum Packet Size), `hook` (a
-    /// plugin dropped or vetoed it), `lane_full`, `no_member` (of a shared subscription). Later brokers may have more.
+    /// plugin dropped or vetoed it), `lane_full`, `no_member` (of a shared subscription),
+    /// `not_authorized` (client.authorize does not allow the delivery). Later brokers may have more.
     pub fn cause(&self) -> &'a str {
         self.context.text(Field::CAUSE, 0).unwrap_or("")
     }

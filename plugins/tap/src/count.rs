@@ -8,8 +8,16 @@ use std::sync::{Arc, OnceLock};
 use crate::config::Config;
 
 /// Why messages are dropped, in the broker's words; what has another one is in [`OTHER`].
-const CAUSES: [&str; 7] =
-    ["no_subscribers", "queue_full", "expired", "too_large", "hook", "lane_full", "no_member"];
+const CAUSES: [&str; 8] = [
+    "no_subscribers",
+    "queue_full",
+    "expired",
+    "too_large",
+    "hook",
+    "lane_full",
+    "no_member",
+    "not_authorized",
+];
 
 /// Name of the group of all that fits nowhere else.
 pub const OTHER: &str = "(other)";
