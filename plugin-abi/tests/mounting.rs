@@ -1,0 +1,97 @@
+//! Hooks that a plugin keeps for mounting at run time: not listed, and handed to the broker with what they are mounted with.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use grapnel_plugin_abi::host::{HostServices, MountRequest, host_api, install_services};
+use grapnel_plugin_abi::raw::{Status, Ticket};
+use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
+use grapnel_plugin_abi::{Error, HookPoint, Host, Mounting, NoConfig, Plugin, Publish};
+
+struct Late;
+
+impl Plugin for Late {
+    type Config = NoConfig;
+    type Shard = ();
+
+    fn load(_config: NoConfig, host: &Host) -> Result<Late, Error> {
+        let mounting = Mounting::new().priority(7).topics(["a/+", "b"]).args(9);
+        let mounted = host.mount::<Late>("late", &mounting)?;
+        host.unmount(mounted)?;
+        let again = host.mount::<Late>("late", &Mounting::new().point(HookPoint::MessagePublish))?;
+        assert!(host.mount::<Late>("late", &Mounting::new().point(HookPoint::ClientConnect)).is_err());
+        assert!(host.mount::<Late>("latest", &Mounting::new()).is_err());
+        assert_ne!(mounted, again);
+        Ok(Late)
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<(), Error> {
+        Ok(())
+    }
+}
+
+impl Late {
+    fn late(_shard: &mut (), _message: &mut Publish<'_>) {
+        unreachable!("the fake broker mounts nothing");
+    }
+
+    fn early(_shard: &mut (), message: &mut Publish<'_>) {
+        assert_eq!(message.args(), 0, "it was not mounted at run time");
+    }
+}
+
+grapnel_plugin_abi::plugin!(Late {
+    message.publish(manual = true, priority = -3, topics = &["own/#"]) => Late::late,
+    message.publish => Late::early,
+});
+
+/// What was asked of the broker.
+#[derive(Default)]
+struct Asked(Mutex<Vec<String>>);
+
+impl Asked {
+    fn note(&self, what: String) -> u64 {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.push(what);
+        asked.len() as u64
+    }
+}
+
+impl HostServices for Asked {
+    fn log(&self, _plugin: u64, _level: u32, _message: &str) {}
+
+    fn complete(
+        &self,
+        _ticket: Ticket,
+        _flow: grapnel_plugin_abi::raw::Flow,
+        _changes: &[grapnel_plugin_abi::host::FieldChange<'_>],
+    ) -> Result<(), Status> {
+        Err(Status::STALE)
+    }
+
+    fn hook(&self, _plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
+        let MountRequest { point, name, priority, topics, args, .. } = mount;
+        Ok(self.note(format!("mount {name} at {}: {priority} {topics:?} {args}", point.name())))
+    }
+
+    fn unhook(&self, _plugin: u64, hook: u64) -> Result<(), Status> {
+        self.note(format!("unmount {hook}"));
+        Ok(())
+    }
+}
+
+#[test]
+fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
+    let asked: &'static Asked = Box::leak(Box::default());
+    assert!(install_services(asked));
+    assert_eq!(host_api(1, 1).plugin, 1);
+    let mut plugin = testing::load::<Late>("").unwrap();
+    let expected = [
+        "mount late at message.publish: 7 [\"a/+\", \"b\"] 9",
+        "unmount 1",
+        "mount late at message.publish: -3 [\"own/#\"] 0",
+    ];
+    assert_eq!(*asked.0.lock().unwrap(), expected);
+    // Only what is listed runs.
+    assert_eq!(plugin.run(&mut FakeEvent::publish("own/x", b"")), Outcome::Continue);
+}
