@@ -165,6 +165,10 @@ fn a_file_that_cannot_be_used_is_refused_and_named() {
 
 #[test]
 fn a_subscription_ends_with_the_line_that_allowed_it() {
+    if Peer::chosen() == Peer::Mosquitto {
+        // It asks for each message instead.
+        return;
+    }
     for shards in [1, 2] {
         let Some((broker, dir)) = broker(shards, "topic read a/#\ntopic read b/#\n") else { continue };
         let mut client = Client::hello(&broker, Version::V5, "reader");
@@ -179,7 +183,6 @@ fn a_subscription_ends_with_the_line_that_allowed_it() {
                 break;
             }
             assert!(Instant::now() < deadline, "the subscription stays: {rows}");
-            std::thread::sleep(std::time::Duration::from_millis(50));
         }
         client.disconnect();
     }

@@ -90,6 +90,11 @@ impl ReasonCode {
         matches!(self.0, 0x80..=0x8A | 0x8C | 0x90 | 0x95 | 0x97 | 0x99..=0x9D | 0x9F)
     }
 
+    /// Whether DISCONNECT of either side has it: table 3-10, and 0x8C, which table 2-6 gives to DISCONNECT too.
+    pub const fn ends_connection(self) -> bool {
+        matches!(self.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2)
+    }
+
     /// Whether SUBACK may refuse a topic filter with it (section 3.9.3).
     pub const fn refuses_subscription(self) -> bool {
         matches!(self.0, 0x80 | 0x83 | 0x87 | 0x8F | 0x91 | 0x97 | 0x9E | 0xA1 | 0xA2)

@@ -171,7 +171,7 @@ pub(super) fn decode_disconnect(
         return Ok(disconnect);
     }
     disconnect.reason = ReasonCode(reader.u8()?);
-    if !is_disconnect(disconnect.reason) {
+    if !disconnect.reason.ends_connection() {
         return Err(DecodeError::protocol("DISCONNECT does not know this reason code [MQTT-3.14.2-1]"));
     }
     // A remaining length of 1 means no properties (section 3.14.2.2.1).
@@ -181,11 +181,6 @@ pub(super) fn decode_disconnect(
         reader.finish()?;
     }
     Ok(disconnect)
-}
-
-/// The reason codes of DISCONNECT from either side: table 3-10, and 0x8C, which table 2-6 gives to DISCONNECT too.
-const fn is_disconnect(reason: ReasonCode) -> bool {
-    matches!(reason.0, 0x00 | 0x04 | 0x80..=0x83 | 0x87 | 0x89 | 0x8B..=0x90 | 0x93..=0xA2)
 }
 
 pub(super) fn decode_auth(mut reader: Reader<'_>, version: Version) -> Result<Auth<'_>, DecodeError> {

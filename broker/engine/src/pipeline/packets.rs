@@ -353,6 +353,8 @@ impl Shard {
                 crate::packet::push_property(&mut properties, crate::packet::Property::ReasonString(text));
             }
             let properties = crate::packet::Properties::from_encoded(&properties);
+            // A plugin may have named one that only other packets have.
+            let reason = reason.fitted(ReasonCode::ends_connection);
             self.send(key, &Packet::Disconnect(Disconnect { reason, properties }));
         }
         let Some(mut conn) = self.conns.remove(key) else { return };

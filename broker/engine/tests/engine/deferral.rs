@@ -349,6 +349,10 @@ fn challenge(log: &Log) -> Link {
             "two" => (1, "welcome"),
             _ => (2, ""),
         };
+        if verdict == 2 {
+            // A reason of CONNACK alone.
+            call.set(Field::REASON_CODE, 0x86, "", "");
+        }
         call.set(Field::AUTH_DATA, 0, answer, "");
         call.set(Field::VERDICT, verdict, "", "");
         Flow::STOP
@@ -381,7 +385,7 @@ fn authentication_in_rounds() {
     assert_eq!(world.take(client), [Got::Auth(0, "welcome".into())]);
     // One that fails ends the connection [MQTT-4.12.1-2].
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "wrong");
-    assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
+    assert_eq!(world.take(client), [Got::Disconnect(0x80)], "DISCONNECT has no 0x86 (section 3.14.2.1)");
     assert!(world.is_closed(client));
 }
 
