@@ -1,8 +1,9 @@
 //! What `grapnel-ctl` does: a thin client of the control API, with tables for people and `--json` for programs. Only `passwd`
-//! does its work itself, on a file. Called by the binary; nothing of the broker uses it.
+//! and `plugins check` do their work themselves, on a file. Called by the binary; nothing of the broker uses it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 
@@ -42,7 +43,7 @@ struct Global {
     /// Print JSON for programs
     #[arg(long, global = true)]
     json: bool,
-    /// Seconds to wait for an answer
+    /// Seconds to wait for an answer, or for a plugin that is checked
     #[arg(long, global = true, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -106,6 +107,9 @@ impl CtlError {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
+    if let Some(code) = crate::plugin::check::main_of_child() {
+        return code;
+    }
     let ctl = Ctl::parse();
     let mut output = Output::of_process(ctl.global.json);
     let result = run(ctl, &Environment::of_process(), &mut output).and_then(|()| output.flush());
@@ -125,6 +129,9 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
     let Ctl { global, command } = ctl;
     if let Command::Passwd(command) = command {
         return passwd::run(&command, output);
+    }
+    if let Command::Plugins(plugins::PluginsCommand::Check(command)) = command {
+        return plugins::check(&command, Duration::from_secs(global.timeout), output);
     }
     let broker = Broker::new(global.socket, environment, global.timeout);
     let runtime = tokio::runtime::Builder::new_current_thread()

@@ -4,22 +4,29 @@
 
 mod active;
 mod attendant;
+mod change;
+pub mod check;
 mod commands;
 mod elf;
 mod error;
 mod everywhere;
+mod handover;
 mod kept;
 mod library;
 mod living;
 mod loaded;
 mod lookup;
+mod manifest;
 mod metrics;
 mod mounts;
+mod order;
 mod overrides;
 mod record;
 mod report;
 mod request;
+mod schema;
 mod services;
+mod start;
 mod stats;
 mod threads;
 mod transaction;
@@ -32,19 +39,20 @@ use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use serde_json::Value;
 
-use active::{Active, Defaults, Wanted, compile};
+use active::{Active, Defaults, Wanted, compile, seats};
 use attendant::Attendant;
 pub use error::LoadError;
+use manifest::Opened;
 pub use metrics::{MetricReading, MetricValue};
 pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
-use record::{Record, Recorded};
-pub use report::{HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
+use record::Record;
+pub use report::{
+    Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
+};
 pub use request::{LoadRequest, Settings, is_name};
 pub use stats::{HookStat, HookStats, Times};
 use transaction::{Totals, Workshop, absorb, merge};
-use view::{Failed, View};
-
-use crate::config::PluginConfig;
+use view::View;
 
 /// The name of a plugin that is or was loaded in this process, by the handle that links and tickets carry. Any thread.
 pub fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
@@ -92,6 +100,7 @@ impl PluginManager {
             settings.answer_timeout,
             defaults,
             copies.path().to_owned(),
+            settings.state_bytes_max,
         );
         let mut workshop = workshop;
         if let Some(record) = &settings.record
@@ -106,53 +115,6 @@ impl PluginManager {
         Ok(PluginManager { settings, record, workshop, view, _attendant: attendant, _copies: copies })
     }
 
-    /// Loads what the configuration wants, then what was loaded through ctl before the last stop. What fails is logged and
-    /// listed as failed.
-    ///
-    /// # Errors
-    /// The first plugin that is marked `required` and cannot be loaded.
-    pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
-        for plugin in configured {
-            self.begin().overrides.configure(&plugin.name, &plugin.hooks);
-            let source = match &plugin.path {
-                Some(path) => path.display().to_string(),
-                None => plugin.name.clone(),
-            };
-            let wanted = Wanted {
-                name: Some(plugin.name.clone()),
-                source,
-                config: plugin.config.clone(),
-                priority: plugin.priority,
-                origin: Origin::Configured,
-            };
-            if let Err(error) = self.load_wanted(wanted, true)
-                && plugin.required
-            {
-                return Err(error);
-            }
-        }
-        let recorded = match self.record.as_ref().map_or(Ok(Vec::new()), Record::read) {
-            Ok(recorded) => recorded,
-            Err(error) => {
-                tracing::error!("plugins that were loaded through ctl do not come back: {error}");
-                Vec::new()
-            }
-        };
-        for Recorded { name, source, priority, config } in recorded {
-            if self.show(&name).is_some() {
-                tracing::info!(
-                    plugin = name,
-                    "the configuration names a plugin that ctl had loaded; it has its way"
-                );
-                continue;
-            }
-            let wanted = Wanted { name: Some(name), source, config, priority, origin: Origin::Recorded };
-            // Logged and listed; the record keeps it.
-            let _ = self.load_wanted(wanted, true);
-        }
-        Ok(())
-    }
-
     /// Loads a plugin on every shard, or on none.
     ///
     /// # Errors
@@ -164,7 +126,12 @@ impl PluginManager {
         let source = absolute.map_or(source, |path| path.display().to_string());
         let name = name.or_else(|| (!by_path).then(|| source.clone()));
         let origin = if once { Origin::Once } else { Origin::Recorded };
-        let info = self.load_wanted(Wanted { name, source, config, priority, origin }, false)?;
+        let wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let mut workshop = self.begin();
+        let result =
+            self.open(&mut workshop, &wanted).and_then(|opened| self.load_in(&mut workshop, &wanted, opened));
+        self.end(workshop);
+        let info = result?;
         Ok(self.recorded(&info.name).unwrap_or(info))
     }
 
@@ -172,8 +139,8 @@ impl PluginManager {
     /// configuration comes back with the next start.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`], or [`LoadError::Shard`], after which it is still loaded.
-    pub fn unload(&self, name: &str) -> Result<(), LoadError> {
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`] or [`LoadError::Shard`], after which it is still loaded.
+    pub fn unload(&self, name: &str) -> Result<Unloaded, LoadError> {
         let mut workshop = self.begin();
         let before = self.view().active.clone();
         let Some(plugin) = before.iter().find(|plugin| &*plugin.name == name) else {
@@ -185,73 +152,29 @@ impl PluginManager {
             }
             drop(view);
             self.write_record();
-            return Ok(());
+            return Ok(Unloaded { unloaded: name.to_owned(), ..Unloaded::default() });
         };
+        let by: Vec<String> = needed_by(name, &before).map(|other| other.name.to_string()).collect();
+        if !by.is_empty() {
+            return Err(LoadError::NeededBy { doing: "unload", name: name.to_owned(), by });
+        }
         let after: Vec<_> = before.iter().filter(|other| !Arc::ptr_eq(other, plugin)).cloned().collect();
-        workshop.swap(name, &before, &after)?;
-        plugin.loaded.deactivate();
+        workshop.swap(name, &seats(&before), &seats(&after))?;
+        if plugin.is_enabled() {
+            plugin.loaded.deactivate();
+        }
         self.commit(&mut workshop, after, |_| {});
         workshop.discard(plugin);
-        self.commit_counts(&mut workshop);
         tracing::info!(plugin = name, generation = plugin.generation, "unloaded");
-        drop(before);
-        workshop.reap();
-        self.write_record();
-        Ok(())
-    }
-
-    /// Reads a plugin's file again and lets the new code take the old one's place, without a client noticing; `config`
-    /// replaces its configuration. A plugin that had failed is tried again.
-    ///
-    /// # Errors
-    /// [`LoadError`]; the old version is still in force then.
-    pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
-        let mut workshop = self.begin();
-        let result = self.reload_in(&mut workshop, name, config);
-        // Also where it failed: what was mapped on the way is retired.
-        self.commit_counts(&mut workshop);
-        workshop.reap();
-        let info = result?;
-        Ok(self.recorded(&info.name).unwrap_or(info))
-    }
-
-    fn reload_in(
-        &self,
-        workshop: &mut Workshop,
-        name: &str,
-        config: Option<Value>,
-    ) -> Result<PluginInfo, LoadError> {
-        let before = self.view().active.clone();
-        let Some(old) = before.iter().find(|plugin| &*plugin.name == name).cloned() else {
-            let failed = self.view().failed.iter().find(|failed| failed.name() == name).cloned();
-            let Some(failed) = failed else {
-                return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&before) });
-            };
-            return self.load_in(workshop, with_config(&failed.wanted, config), false);
+        let unloaded = Unloaded {
+            unloaded: name.to_owned(),
+            mapped_bytes: plugin.loaded.library.bytes,
+            threads_left: services::threads_left(name, plugin.generation),
         };
-        let wanted = with_config(&old.wanted, config);
-        let new = self.stage(workshop, &wanted, |_| false)?;
-        new.take_place_of(&old);
-        let replaced = |plugin: &Arc<Active>| if Arc::ptr_eq(plugin, &old) { &new } else { plugin }.clone();
-        let after: Vec<_> = before.iter().map(replaced).collect();
-        if let Err(error) = workshop.swap(name, &before, &after) {
-            workshop.discard(&new);
-            return Err(error);
-        }
-        old.loaded.deactivate();
-        if let Err(said) = new.loaded.activate() {
-            let shards = self.settings.shards.clone();
-            workshop.swap_back(&shards, &before);
-            if let Err(said) = old.loaded.activate() {
-                old.warn(format!("it could not be activated again after a reload that failed: {said}"));
-            }
-            workshop.discard(&new);
-            return Err(LoadError::Activate { name: name.to_owned(), said });
-        }
-        self.commit(workshop, after, |_| {});
-        workshop.discard(&old);
-        tracing::info!(plugin = name, generation = new.generation, version = new.about.version, "reloaded");
-        Ok(new.info())
+        drop(before);
+        self.end(workshop);
+        self.write_record();
+        Ok(unloaded)
     }
 
     /// All plugins: those that are loaded in order of mounting, those that failed, and what is gone but mapped.
@@ -275,7 +198,7 @@ impl PluginManager {
             return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&active) });
         };
         if let Some(shard) = plugin.rearm() {
-            workshop.swap(name, &active, &active).inspect_err(|_| {
+            workshop.swap(name, &seats(&active), &seats(&active)).inspect_err(|_| {
                 plugin.trip(shard);
             })?;
             self.commit_counts(&mut workshop);
@@ -306,7 +229,7 @@ impl PluginManager {
         }
         let before = workshop.overrides.clone();
         workshop.overrides.set(name, &key, *clear, *change);
-        if let Err(error) = workshop.swap(name, &active, &active) {
+        if let Err(error) = workshop.swap(name, &seats(&active), &seats(&active)) {
             workshop.overrides = before;
             plugin.change();
             return Err(error.into());
@@ -346,7 +269,7 @@ impl PluginManager {
         let Counted { active, totals, generation, unanswered } = self.counted();
         // Compiled as for a shard, so that the order is that of the calls.
         let defaults = Defaults { deadline_ms: self.settings.defer_deadline_ms };
-        let table = compile(generation, &active, ShardId(0), defaults);
+        let table = compile(generation, &seats(&active), ShardId(0), defaults);
         let rows = HookPoint::ALL
             .iter()
             .flat_map(|point| view::rows(&table, *point, &active, &totals, all))
@@ -395,11 +318,13 @@ impl PluginManager {
         let mut active = self.view().active.clone();
         while let Some(plugin) = active.pop() {
             let before: Vec<_> = active.iter().chain([&plugin]).cloned().collect();
-            if let Err(error) = workshop.swap(&plugin.name, &before, &active) {
+            if let Err(error) = workshop.swap(&plugin.name, &seats(&before), &seats(&active)) {
                 tracing::warn!("{error}; it is not told that the broker ends");
                 continue;
             }
-            plugin.loaded.deactivate();
+            if plugin.is_enabled() {
+                plugin.loaded.deactivate();
+            }
             workshop.discard(&plugin);
             self.commit(&mut workshop, active.clone(), |_| {});
             drop((before, plugin));
@@ -407,77 +332,50 @@ impl PluginManager {
         }
     }
 
-    fn load_wanted(&self, wanted: Wanted, list_failure: bool) -> Result<PluginInfo, LoadError> {
-        let mut workshop = self.begin();
-        self.load_in(&mut workshop, wanted, list_failure)
+    /// What comes before any code of the plugin's: name, limits, file. Then the file is opened.
+    fn open(&self, workshop: &mut Workshop, wanted: &Wanted) -> Result<Opened, LoadError> {
+        let known = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
+        if let Some(name) = &wanted.name
+            && !is_name(name)
+        {
+            return Err(LoadError::Name { name: name.clone() });
+        }
+        if !wanted.config.is_object() && !wanted.config.is_null() {
+            return Err(LoadError::ConfigShape { name: known });
+        }
+        let (retired, bytes) = self.view().retired_bytes();
+        if retired >= self.settings.retired_max {
+            return Err(LoadError::RetiredFull { name: known, retired, bytes });
+        }
+        let file = lookup::find(&wanted.source, &self.settings.plugins_dir)?;
+        workshop.open(wanted, file)
     }
 
+    /// Puts an opened plugin behind those that are there.
     fn load_in(
         &self,
         workshop: &mut Workshop,
-        wanted: Wanted,
-        list_failure: bool,
+        wanted: &Wanted,
+        opened: Opened,
     ) -> Result<PluginInfo, LoadError> {
-        let result = self.load_steps(workshop, &wanted);
-        if let Err(error) = &result
-            && list_failure
-        {
-            tracing::error!("{error}");
-            let failed = Failed { wanted, reason: error.to_string() };
-            self.view_mut().failed.push(Arc::new(failed));
-        }
-        workshop.reap();
-        self.commit_counts(workshop);
-        result
-    }
-
-    fn load_steps(&self, workshop: &mut Workshop, wanted: &Wanted) -> Result<PluginInfo, LoadError> {
         let before = self.view().active.clone();
-        let taken = |name: &str| before.iter().any(|plugin| &*plugin.name == name);
-        let new = self.stage(workshop, wanted, taken)?;
+        let new = workshop.stage(&with_object(wanted), opened, &before)?;
         let after: Vec<_> = before.iter().chain([&new]).cloned().collect();
-        if let Err(error) = workshop.swap(&new.name, &before, &after) {
+        if let Err(error) = workshop.swap(&new.name, &seats(&before), &seats(&after)) {
             workshop.discard(&new);
             return Err(error);
         }
-        if let Err(said) = new.loaded.activate() {
+        if new.is_enabled()
+            && let Err(said) = new.loaded.activate()
+        {
             let shards = self.settings.shards.clone();
-            workshop.swap_back(&shards, &before);
+            workshop.swap_back(&shards, &seats(&before));
             workshop.discard(&new);
             return Err(LoadError::Activate { name: new.name.to_string(), said });
         }
         self.commit(workshop, after, |view| view.failed.retain(|failed| failed.name() != &*new.name));
         tracing::info!(plugin = &*new.name, version = new.about.version, file = %new.file.display(), "loaded");
         Ok(new.info())
-    }
-
-    /// What comes before any code of the plugin's: name, file, limits.
-    fn stage(
-        &self,
-        workshop: &mut Workshop,
-        wanted: &Wanted,
-        taken: impl Fn(&str) -> bool,
-    ) -> Result<Arc<Active>, LoadError> {
-        let known = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
-        if let Some(name) = &wanted.name {
-            if !is_name(name) {
-                return Err(LoadError::Name { name: name.clone() });
-            }
-            if taken(name) {
-                return Err(LoadError::AlreadyLoaded { name: name.clone() });
-            }
-        }
-        let config = match &wanted.config {
-            Value::Null => Value::Object(serde_json::Map::new()),
-            Value::Object(_) => wanted.config.clone(),
-            _ => return Err(LoadError::ConfigShape { name: known }),
-        };
-        let (retired, bytes) = self.view().retired_bytes();
-        if retired >= self.settings.retired_max {
-            return Err(LoadError::RetiredFull { name: known, retired, bytes });
-        }
-        let file = lookup::find(&wanted.source, &self.settings.plugins_dir)?;
-        workshop.stage(&Wanted { config, ..wanted.clone() }, &file, taken)
     }
 
     /// Remembers what was loaded through ctl; the plugin of this name is told of it if that fails.
@@ -510,6 +408,12 @@ impl PluginManager {
         workshop
     }
 
+    /// The end of a transaction, whatever became of it: what was mapped on the way is retired, plugins' own ends run.
+    fn end(&self, mut workshop: MutexGuard<'_, Workshop>) {
+        self.commit_counts(&mut workshop);
+        workshop.reap();
+    }
+
     fn commit(&self, workshop: &mut Workshop, active: Vec<Arc<Active>>, also: impl FnOnce(&mut View)) {
         let mut view = self.view_mut();
         view.active = active;
@@ -538,8 +442,18 @@ fn names(active: &[Arc<Active>]) -> Vec<String> {
     active.iter().map(|plugin| plugin.name.to_string()).collect()
 }
 
-fn with_config(wanted: &Wanted, config: Option<Value>) -> Wanted {
-    Wanted { config: config.unwrap_or_else(|| wanted.config.clone()), ..wanted.clone() }
+/// Plugins that have said that they need this one.
+fn needed_by<'a>(name: &'a str, active: &'a [Arc<Active>]) -> impl Iterator<Item = &'a Arc<Active>> {
+    active.iter().filter(move |plugin| plugin.needs(name))
+}
+
+/// No configuration stands for an empty one.
+fn with_object(wanted: &Wanted) -> Wanted {
+    let config = match &wanted.config {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        config => config.clone(),
+    };
+    Wanted { config, ..wanted.clone() }
 }
 
 /// What was counted up to one moment.

@@ -28,7 +28,7 @@ use crate::shard::supervise::{End, Shards};
 struct Cli {
     #[command(flatten)]
     overrides: CliOverrides,
-    /// Check the configuration and exit
+    /// Check the configuration, with the files and the configurations of its plugins, and exit
     #[arg(long)]
     check_config: bool,
     /// Print a configuration file with every key, its unit and the reason for its default, and exit
@@ -55,6 +55,9 @@ const EXIT_CODE_REFUSED: u8 = 1;
 /// Runs a broker until it has ended; what the process exits with comes back. `allocations` reads the counters of the program's
 /// allocator, where it has any; `status` shows them.
 pub fn main(allocations: Option<CountAllocations>) -> ExitCode {
+    if let Some(code) = plugin::check::main_of_child() {
+        return code;
+    }
     die_with_parent();
     let cli = Cli::parse();
     if cli.print_default_config {
@@ -75,6 +78,10 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let config = Config::load(&cli.overrides, &environment)
         .map_err(|errors| Refusal::new(ConfigErrors::EXIT_CODE, errors))?;
     if cli.check_config {
+        let sentences = plugin::check::check_configured(&config);
+        if !sentences.is_empty() {
+            return Err(Refusal::new(ConfigErrors::EXIT_CODE, ConfigErrors { sentences }));
+        }
         say("the configuration is good\n");
         return Ok(0);
     }

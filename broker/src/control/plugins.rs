@@ -8,9 +8,9 @@ use serde_json::Value;
 
 use super::answer::{ApiError, Json, Name, Parameters, Payload};
 use super::api::Api;
-use super::wire;
 use crate::plugin::{
-    HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo, PluginList,
+    Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo,
+    PluginList, Unloaded,
 };
 
 impl From<LoadError> for ApiError {
@@ -18,7 +18,9 @@ impl From<LoadError> for ApiError {
         let status = match &error {
             LoadError::Name { .. } | LoadError::ConfigShape { .. } => StatusCode::BAD_REQUEST,
             LoadError::NotFound { .. } | LoadError::NotLoaded { .. } => StatusCode::NOT_FOUND,
-            LoadError::AlreadyLoaded { .. } | LoadError::RetiredFull { .. } => StatusCode::CONFLICT,
+            LoadError::AlreadyLoaded { .. } | LoadError::RetiredFull { .. } | LoadError::NeededBy { .. } => {
+                StatusCode::CONFLICT
+            }
             LoadError::Shard { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
@@ -62,12 +64,8 @@ pub(super) async fn load(
     change(&api, move |api| api.plugins.load(request)).await.map(Json)
 }
 
-pub(super) async fn unload(
-    State(api): State<Api>,
-    Name(name): Name,
-) -> Result<Json<wire::Unloaded>, ApiError> {
-    let unloaded = wire::Unloaded { unloaded: name.clone() };
-    change(&api, move |api| api.plugins.unload(&name)).await.map(|()| Json(unloaded))
+pub(super) async fn unload(State(api): State<Api>, Name(name): Name) -> Result<Json<Unloaded>, ApiError> {
+    change(&api, move |api| api.plugins.unload(&name)).await.map(Json)
 }
 
 /// What may change with a reload.
@@ -89,6 +87,32 @@ pub(super) async fn reload(
 
 pub(super) async fn rearm(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
     change(&api, move |api| api.plugins.rearm(&name)).await.map(Json)
+}
+
+/// A configuration for a plugin that runs.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ConfigureBody {
+    config: Value,
+    /// `config` holds only what changes (RFC 7396).
+    #[serde(default)]
+    merge: bool,
+}
+
+pub(super) async fn configure(
+    State(api): State<Api>,
+    Name(name): Name,
+    Payload(body): Payload<ConfigureBody>,
+) -> Result<Json<Configured>, ApiError> {
+    change(&api, move |api| api.plugins.configure(&name, body.config, body.merge)).await.map(Json)
+}
+
+pub(super) async fn enable(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+    change(&api, move |api| api.plugins.enable(&name)).await.map(Json)
+}
+
+pub(super) async fn disable(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+    change(&api, move |api| api.plugins.disable(&name)).await.map(Json)
 }
 
 /// Which points.

@@ -241,13 +241,6 @@ pub struct Invalidated {
     pub unanswered: Vec<UnansweredShard>,
 }
 
-/// `DELETE /api/v1/plugins/{name}`.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Unloaded {
-    /// Which plugin is gone from every chain.
-    pub unloaded: String,
-}
-
 /// `GET /api/v1/subscriptions`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Subscriptions {

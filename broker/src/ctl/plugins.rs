@@ -1,18 +1,19 @@
 //! `grapnel-ctl plugins`.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use clap::{Args, Subcommand};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::CtlError;
 use super::connection::{Broker, encoded};
 use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
-use crate::control::wire::Unloaded;
-use crate::plugin::{Origin, PluginInfo, PluginList, PluginState, Retired};
+use crate::plugin::check::{self, Checked};
+use crate::plugin::{Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -43,6 +44,25 @@ pub(super) enum PluginsCommand {
         /// Its name
         name: String,
     },
+    /// Look at a plugin's file, and at a configuration for it, without a broker
+    Check(CheckCommand),
+    /// Give one another configuration while it runs; --set alone changes single values of the one it has
+    Configure {
+        /// Its name
+        name: String,
+        #[command(flatten)]
+        config: ConfigArguments,
+    },
+    /// Take one out of every chain and keep it loaded, also after a restart
+    Disable {
+        /// Its name
+        name: String,
+    },
+    /// Put one that was disabled back into the chains
+    Enable {
+        /// Its name
+        name: String,
+    },
 }
 
 /// What to load, and how.
@@ -62,6 +82,15 @@ pub(super) struct LoadCommand {
     /// Do not load it again when the broker restarts
     #[arg(long)]
     once: bool,
+}
+
+/// What to look at.
+#[derive(Debug, Args)]
+pub(super) struct CheckCommand {
+    /// Path of a .so
+    file: PathBuf,
+    #[command(flatten)]
+    config: ConfigArguments,
 }
 
 /// The plugin's own configuration.
@@ -103,7 +132,18 @@ pub(super) async fn run(
             if output.json {
                 return output.value(&done);
             }
-            output.line(&format!("plugin {} is unloaded", printable(&done.unloaded)))
+            let name = printable(&done.unloaded);
+            output.line(&match done.mapped_bytes / 1024 {
+                0 => format!("plugin {name} is unloaded"),
+                kib => format!("plugin {name} is unloaded; its code keeps {kib} KiB mapped"),
+            })?;
+            if done.threads_left > 0 {
+                output.complain(&format!(
+                    "{} of its threads did not end when they were asked to",
+                    done.threads_left
+                ));
+            }
+            Ok(())
         }
         PluginsCommand::Reload { name, config } => {
             let config = plugin_config::read(config.config.as_deref(), &config.set)?;
@@ -120,7 +160,64 @@ pub(super) async fn run(
             }
             output.line(&format!("plugin {} is armed", printable(&info.name)))
         }
+        PluginsCommand::Configure { name, config } => {
+            let merge = config.config.is_none();
+            let Some(config) = plugin_config::read(config.config.as_deref(), &config.set)? else {
+                return Err(CtlError::Usage(
+                    "say what to change: --set KEY=VALUE or --config FILE".to_owned(),
+                ));
+            };
+            let path = format!("/api/v1/plugins/{}/configure", encoded(&name));
+            let body = json!({ "config": config, "merge": merge });
+            let done: Configured = broker.json(Method::POST, &path, Some(&body)).await?;
+            let what = if done.reloaded { "reloaded with its new configuration" } else { "configured" };
+            if output.json { output.value(&done) } else { print_done(what, &done.plugin, output) }
+        }
+        // It has been done without a broker.
+        PluginsCommand::Check(_) => Ok(()),
+        PluginsCommand::Disable { name } => switch(broker, &name, "disable", output).await,
+        PluginsCommand::Enable { name } => switch(broker, &name, "enable", output).await,
     }
+}
+
+/// `plugins check`: what the file is, and an error where it would not be loaded.
+pub(super) fn check(command: &CheckCommand, timeout: Duration, output: &mut Output) -> Result<(), CtlError> {
+    let config = plugin_config::read(command.config.config.as_deref(), &command.config.set)?;
+    let checked = check::check(&command.file, None, config.as_ref(), timeout)
+        .map_err(|error| CtlError::Refused(format!("cannot check {}: {error}", command.file.display())))?;
+    print_checked(&checked, output)?;
+    checked.error.map_or(Ok(()), |error| Err(CtlError::Refused(error)))
+}
+
+fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError> {
+    if output.json {
+        return output.value(checked);
+    }
+    if checked.name.is_empty() {
+        return Ok(());
+    }
+    let pairs = [
+        ("name", checked.name.clone()),
+        ("version", checked.version.clone()),
+        ("description", checked.description.clone()),
+        ("built with", checked.sdk.clone()),
+        ("file", checked.file.display().to_string()),
+        ("mapped", format!("{} KiB", checked.mapped_bytes / 1024)),
+        ("needs", checked.depends.join(", ")),
+        ("configuration", if checked.config_is_good { "good" } else { "not checked" }.to_owned()),
+    ];
+    table::print_pairs(output, pairs.into_iter().filter(|(_, value)| !value.is_empty()))?;
+    if !checked.hooks.is_empty() {
+        output.line("")?;
+        print_mounts(&checked.hooks, output)?;
+    }
+    print_schema(checked.config_schema.as_ref(), output)
+}
+
+async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
+    let path = format!("/api/v1/plugins/{}/{verb}", encoded(name));
+    let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
+    print_done(&format!("{verb}d"), &info, output)
 }
 
 /// A path means the same to the broker, wherever that runs.
@@ -179,6 +276,7 @@ fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
     let state = match &plugin.state {
         PluginState::Loaded => origin(plugin.origin),
         PluginState::Tripped(_) => "tripped",
+        PluginState::Disabled => "disabled",
         PluginState::Failed(_) => "failed",
     };
     [
@@ -206,6 +304,7 @@ pub(super) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Result<(), 
     let state = match &plugin.state {
         PluginState::Loaded => format!("{}, {} ago", origin(plugin.origin), since(plugin.loaded_at_ms)),
         PluginState::Tripped(reason) => format!("tripped: {reason}"),
+        PluginState::Disabled => format!("disabled ({})", origin(plugin.origin)),
         PluginState::Failed(reason) => format!("failed: {reason}"),
     };
     let mut pairs = vec![
@@ -221,16 +320,44 @@ pub(super) fn print_one(plugin: &PluginInfo, output: &mut Output) -> Result<(), 
             plugin.priority.map_or_else(|| "its hooks' own".to_owned(), |priority| priority.to_string()),
         ),
         ("mapped", format!("{} KiB", plugin.mapped_bytes / 1024)),
+        ("needs", plugin.depends.join(", ")),
     ];
     pairs.extend(plugin.warnings.iter().map(|warning| ("warning", warning.clone())));
     table::print_pairs(output, pairs.into_iter().filter(|(_, value)| !value.is_empty()))?;
-    if plugin.hooks.is_empty() {
-        return Ok(());
+    if !plugin.hooks.is_empty() {
+        output.line("")?;
+        print_mounts(&plugin.hooks, output)?;
     }
+    print_schema(plugin.config_schema.as_ref(), output)
+}
+
+fn print_schema(schema: Option<&Value>, output: &mut Output) -> Result<(), CtlError> {
+    let Some(schema) = schema else { return Ok(()) };
     output.line("")?;
-    let columns = [Column::Left("POINT"), Column::Left("HOOK"), Column::Right("PRIORITY")];
-    let rows =
-        plugin.hooks.iter().map(|hook| [hook.point.clone(), hook.name.clone(), hook.priority.to_string()]);
+    output.line("its configuration, as a JSON Schema:")?;
+    format!("{schema:#}").lines().try_for_each(|line| output.line(&printable(line)))
+}
+
+/// Where a plugin wants to be called, and how.
+fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError> {
+    let columns = [
+        Column::Left("POINT"),
+        Column::Left("HOOK"),
+        Column::Right("PRIORITY"),
+        Column::Right("DEADLINE"),
+        Column::Left("ON A FAULT"),
+        Column::Left("TOPICS"),
+    ];
+    let rows = hooks.iter().map(|hook| {
+        [
+            hook.point.clone(),
+            hook.name.clone(),
+            hook.priority.to_string(),
+            if hook.deadline_ms == 0 { "-".to_owned() } else { format!("{} ms", hook.deadline_ms) },
+            if hook.deliver { format!("{}, asked for deliveries", hook.policy) } else { hook.policy.clone() },
+            if hook.topics.is_empty() { "all".to_owned() } else { hook.topics.join(" ") },
+        ]
+    });
     table::print(output, columns, rows)
 }
 

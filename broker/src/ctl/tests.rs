@@ -114,8 +114,11 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
             point: "message.publish".to_owned(),
             name: "publish".to_owned(),
             priority: -100,
+            policy: "ignore".to_owned(),
             ..HookInfo::default()
         }],
+        depends: Vec::new(),
+        config_schema: None,
         mapped_bytes: 4096,
         loaded_at_ms: u64::MAX,
         warnings: Vec::new(),
@@ -146,7 +149,10 @@ tap: generation 3 is retired, but 2 of its threads have not ended
     assert_eq!(text, expected);
     let text = printed(false, Some(80), |output| plugins::print_one(&plugin, output));
     assert!(
-        text.ends_with("POINT            HOOK     PRIORITY\nmessage.publish  publish      -100\n"),
+        text.ends_with(
+            "POINT            HOOK     PRIORITY  DEADLINE  ON A FAULT  TOPICS\n\
+             message.publish  publish      -100         -  ignore      all\n"
+        ),
         "{text}"
     );
     assert!(!text.contains("description"), "what is empty is left out: {text}");

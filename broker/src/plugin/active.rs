@@ -10,10 +10,11 @@ use grapnel_engine::hook::{
 };
 use grapnel_engine::id::ShardId;
 
-use super::loaded::{About, Hook, Instance, Loaded};
+use super::loaded::{Callee, Instance, Loaded};
+use super::manifest::{About, Hook, Opened};
 use super::mounts::Mounted;
 use super::overrides::{self, HookOverride, HookOverrides};
-use super::report::{HookInfo, Origin, PluginInfo, PluginState};
+use super::report::{Origin, PluginInfo, PluginState};
 use super::services;
 
 /// What the operator wants: enough to load it again.
@@ -27,6 +28,8 @@ pub(super) struct Wanted {
     pub config: serde_json::Value,
     pub priority: Option<i32>,
     pub origin: Origin,
+    /// Loaded, and in no chain.
+    pub disabled: bool,
 }
 
 /// A hook with its place among all hooks.
@@ -42,7 +45,7 @@ pub(super) struct ActiveHook {
 /// A plugin with an instance on every shard.
 pub(super) struct Active {
     pub name: Arc<str>,
-    pub wanted: Wanted,
+    wanted: Mutex<Wanted>,
     pub about: About,
     pub file: PathBuf,
     pub generation: u32,
@@ -50,9 +53,9 @@ pub(super) struct Active {
     pub hooks: Vec<ActiveHook>,
     pub loaded: Arc<Loaded>,
     pub instances: Instances,
-    pub warnings: Mutex<Vec<String>>,
-    pub _admitted: Admitted,
-    pub run_time: RunTime,
+    warnings: Mutex<Vec<String>>,
+    _admitted: Admitted,
+    run_time: RunTime,
 }
 
 /// As long as this lives, a generation of a plugin may ask the broker for things; its end is that of its threads, too.
@@ -105,14 +108,23 @@ impl RunTime {
     }
 }
 
+/// What a plugin is made of that has been loaded on every shard.
+pub(super) struct Parts {
+    pub wanted: Wanted,
+    pub opened: Opened,
+    pub generation: u32,
+    pub loaded_at_ms: u64,
+    pub hooks: Vec<ActiveHook>,
+    pub loaded: Arc<Loaded>,
+    /// One for each shard.
+    pub instances: Vec<Option<Instance>>,
+    pub admitted: Admitted,
+}
+
 /// One instance per shard, until they are taken out to be destroyed.
 pub(super) struct Instances(Mutex<Vec<Option<Instance>>>);
 
 impl Instances {
-    pub(super) fn new(instances: Vec<Option<Instance>>) -> Instances {
-        Instances(Mutex::new(instances))
-    }
-
     fn lock(&self) -> MutexGuard<'_, Vec<Option<Instance>>> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -126,6 +138,11 @@ impl Instances {
     pub(super) fn take(&self, shard: ShardId) -> Option<Instance> {
         self.lock().get_mut(shard.index()).and_then(Option::take)
     }
+
+    /// The instance of a shard, to be called by a job of that shard which is submitted before the one that destroys it.
+    pub(super) fn callee(&self, shard: ShardId) -> Option<Callee> {
+        self.lock().get(shard.index()).and_then(Option::as_ref).and_then(Instance::callee)
+    }
 }
 
 /// What all plugins of a compilation share.
@@ -136,6 +153,52 @@ pub(super) struct Defaults {
 }
 
 impl Active {
+    pub(super) fn new(staged: Parts) -> Active {
+        let Parts { wanted, opened, generation, loaded_at_ms, hooks, loaded, instances, admitted } = staged;
+        let Opened { name, about, file, .. } = opened;
+        let wanted = Wanted { name: Some(name.clone()), ..wanted };
+        Active {
+            name: name.as_str().into(),
+            wanted: Mutex::new(wanted),
+            about,
+            file,
+            generation,
+            loaded_at_ms,
+            hooks,
+            loaded,
+            instances: Instances(Mutex::new(instances)),
+            warnings: Mutex::default(),
+            _admitted: admitted,
+            run_time: RunTime::next(),
+        }
+    }
+
+    /// What the operator wants of it now.
+    pub(super) fn wanted(&self) -> Wanted {
+        self.wanted_mut().clone()
+    }
+
+    fn wanted_mut(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is to be in the chains.
+    pub(super) fn is_enabled(&self) -> bool {
+        !self.wanted_mut().disabled
+    }
+
+    pub(super) fn set_enabled(&self, enabled: bool) {
+        self.wanted_mut().disabled = !enabled;
+    }
+
+    pub(super) fn set_config(&self, config: serde_json::Value) {
+        self.wanted_mut().config = config;
+    }
+
+    pub(super) fn needs(&self, name: &str) -> bool {
+        self.about.depends.iter().any(|needed| needed == name)
+    }
+
     pub(super) fn handle(&self) -> PluginHandle {
         self.loaded.handle
     }
@@ -207,7 +270,7 @@ impl Active {
     }
 
     fn priority(&self, hook: &Hook) -> i32 {
-        self.overridden(hook).priority.or(self.wanted.priority).unwrap_or(hook.priority)
+        self.overridden(hook).priority.or(self.wanted_mut().priority).unwrap_or(hook.priority)
     }
 
     fn policy(&self, hook: &Hook) -> FaultPolicy {
@@ -265,23 +328,20 @@ impl Active {
     pub(super) fn info(&self) -> PluginInfo {
         let mounted = self.run_time.mounted();
         let all = self.hooks.iter().chain(mounted.iter().map(|(_, active)| active));
-        let hooks = all.map(|active| HookInfo {
-            point: active.hook.point.name().to_owned(),
-            name: active.hook.name.clone(),
-            priority: self.priority(&active.hook),
-            deadline_ms: self.overridden(&active.hook).deadline_ms.unwrap_or(active.hook.deadline_ms),
-            policy: policy_name(self.policy(&active.hook)).to_owned(),
-            topics: active
-                .hook
-                .topics
-                .iter()
-                .flat_map(|topics| topics.iter().map(ToString::to_string))
-                .collect(),
-            deliver: active.hook.deliver,
+        let hooks = all.map(|active| {
+            let hook = &active.hook;
+            let deadline_ms = self.overridden(hook).deadline_ms.unwrap_or(hook.deadline_ms);
+            hook.info(self.priority(hook), deadline_ms, self.policy(hook))
         });
+        let (origin, priority, enabled) = {
+            let wanted = self.wanted_mut();
+            (wanted.origin, wanted.priority, !wanted.disabled)
+        };
+        let tripped = *self.tripped();
         PluginInfo {
             name: self.name.to_string(),
-            state: match *self.tripped() {
+            state: match tripped {
+                _ if !enabled => PluginState::Disabled,
                 None => PluginState::Loaded,
                 Some(shard) => PluginState::Tripped(format!(
                     "it failed too often on shard {shard} (limits.breaker_faults_max within limits.breaker_window_ms); its hooks \
@@ -292,14 +352,22 @@ impl Active {
             description: self.about.description.clone(),
             sdk: self.about.sdk.clone(),
             file: Some(self.file.clone()),
-            origin: self.wanted.origin,
+            origin,
             generation: self.generation,
-            priority: self.wanted.priority,
+            priority,
             hooks: hooks.collect(),
+            depends: self.about.depends.clone(),
+            config_schema: None,
             mapped_bytes: self.loaded.library.bytes,
             loaded_at_ms: self.loaded_at_ms,
             warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
         }
+    }
+
+    /// The same with what only one plugin is asked for.
+    pub(super) fn whole_info(&self) -> PluginInfo {
+        let config_schema = self.about.schema.as_ref().map(|schema| schema.value().clone());
+        PluginInfo { config_schema, ..self.info() }
     }
 
     pub(super) fn warn(&self, warning: String) {
@@ -315,15 +383,33 @@ pub(super) fn policy_name(policy: FaultPolicy) -> &'static str {
     }
 }
 
+/// A plugin at its place in the order of mounting.
+#[derive(Clone)]
+pub(super) struct Seat {
+    pub plugin: Arc<Active>,
+    /// Whether its hooks are in the chains. Its timers and its mail come to it either way.
+    pub enabled: bool,
+}
+
+impl Seat {
+    /// The same place, with the plugin in the chains or not.
+    pub(super) fn switched(self, plugin: &Arc<Active>, enabled: bool) -> Seat {
+        if Arc::ptr_eq(&self.plugin, plugin) { Seat { enabled, ..self } } else { self }
+    }
+}
+
+/// Plugins as they are now, in order of mounting.
+pub(super) fn seats(plugins: &[Arc<Active>]) -> Vec<Seat> {
+    let seat = |plugin: &Arc<Active>| Seat { plugin: Arc::clone(plugin), enabled: plugin.is_enabled() };
+    plugins.iter().map(seat).collect()
+}
+
 /// The chains of one shard; plugins are mounted in the order of the list.
-pub(super) fn compile(
-    generation: u64,
-    plugins: &[Arc<Active>],
-    shard: ShardId,
-    defaults: Defaults,
-) -> ChainTable {
-    let instances = plugins.iter().filter_map(|plugin| plugin.instances.untimely(shard, plugin.handle()));
-    let mut links: Vec<_> = plugins.iter().flat_map(|plugin| plugin.links(shard, defaults)).collect();
+pub(super) fn compile(generation: u64, seats: &[Seat], shard: ShardId, defaults: Defaults) -> ChainTable {
+    let instances =
+        seats.iter().filter_map(|Seat { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
+    let enabled = seats.iter().filter(|seat| seat.enabled);
+    let mut links: Vec<_> = enabled.flat_map(|seat| seat.plugin.links(shard, defaults)).collect();
     links.sort_by_key(|(order, ..)| *order);
     ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
         .with_instances(instances.collect())

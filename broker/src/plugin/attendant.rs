@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::id::ShardId;
 
-use super::active::Active;
+use super::active::{Active, seats};
 use super::services;
 use super::transaction::Workshop;
 use super::view::View;
@@ -149,7 +149,8 @@ fn compile(workshop: &Mutex<Workshop>, view: &RwLock<View>) -> bool {
     let mut workshop = workshop.lock().unwrap_or_else(PoisonError::into_inner);
     let active = active(view);
     let Some(changed) = active.iter().find(|plugin| plugin.is_changed()) else { return true };
-    let result = workshop.swap(&changed.name, &active, &active);
+    let seats = seats(&active);
+    let result = workshop.swap(&changed.name, &seats, &seats);
     let mut view = view.write().unwrap_or_else(PoisonError::into_inner);
     view.totals.clone_from(&workshop.totals);
     view.table_generation = workshop.table_generation;

@@ -134,6 +134,57 @@ pub enum LoadError {
         /// What the plugin said.
         said: String,
     },
+    /// A plugin that it needs is not there.
+    #[error(
+        "cannot load {name}: it needs plugin {missing}, which is {}",
+        if *disabled { "disabled; enable that first" } else { "not loaded; load that first" }
+    )]
+    Needs {
+        /// The plugin.
+        name: String,
+        /// What it needs.
+        missing: String,
+        /// Whether that is loaded, but disabled.
+        disabled: bool,
+    },
+    /// Plugins need each other.
+    #[error("cannot load {name}: plugins need each other in a circle: {}", circle.join(" needs "))]
+    Circle {
+        /// The plugin.
+        name: String,
+        /// The way round, from the plugin to itself.
+        circle: Vec<String>,
+    },
+    /// Others need it.
+    #[error("cannot {doing} {name}: it is needed by {}; {doing} that first", by.join(" and "))]
+    NeededBy {
+        /// What was asked for: unload or disable.
+        doing: &'static str,
+        /// The plugin.
+        name: String,
+        /// Who needs it.
+        by: Vec<String>,
+    },
+    /// Its state cannot be handed to the version that is to replace it.
+    #[error(
+        "cannot reload {name}: its state on shard {shard} cannot be handed over: {said}; nothing has changed"
+    )]
+    Handover {
+        /// The plugin.
+        name: String,
+        /// The shard.
+        shard: ShardId,
+        /// What the plugin said, and where.
+        said: String,
+    },
+    /// It refused a configuration while it ran.
+    #[error("cannot configure {name}: {said}; its configuration is the one it had")]
+    Configure {
+        /// The plugin.
+        name: String,
+        /// What the plugin said.
+        said: String,
+    },
     /// Its `load` failed.
     #[error("cannot load {name}: {said}")]
     Load {

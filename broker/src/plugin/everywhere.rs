@@ -70,7 +70,7 @@ pub(super) fn ask<R: Send + 'static>(
 pub(super) fn tell(
     shards: &[ShardHandle],
     timeout: Duration,
-    work: impl Fn(ShardId) -> Box<dyn FnOnce(&mut Shard) + Send>,
+    mut work: impl FnMut(ShardId) -> Box<dyn FnOnce(&mut Shard) + Send>,
 ) -> bool {
     let (sender, receiver) = mpsc::channel();
     for handle in shards {

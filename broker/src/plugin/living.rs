@@ -8,7 +8,7 @@ use std::time::Duration;
 use grapnel_engine::hook::PluginHandle;
 use grapnel_plugin_abi::raw::Status;
 
-use super::loaded::Hook;
+use super::manifest::Hook;
 use super::mounts::Mounts;
 use super::threads::Threads;
 

@@ -6,162 +6,17 @@ use std::sync::Arc;
 
 use grapnel_engine::hook::{Entry, InstanceEntry, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::topic::validate_filter;
-use grapnel_plugin_abi::host::MountRequest;
-use grapnel_plugin_abi::module::{ErrorText, Manifest, Mount};
-use grapnel_plugin_abi::point::{FaultPolicy, HookPoint};
-use grapnel_plugin_abi::raw::{HookFn, Slice, Status};
+use grapnel_plugin_abi::module::ErrorText;
+use grapnel_plugin_abi::raw::{Slice, StateSink, Status};
 
 use super::error::LoadError;
 use super::library::Library;
+use super::manifest::Hook;
 use super::services;
 use crate::fatal;
 
-/// Most hooks one plugin may have; more is an endless list.
-const MOUNTS_MAX: u32 = 256;
-
-/// Who a plugin says it is.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct About {
-    pub name: String,
-    pub version: String,
-    pub description: String,
-    pub sdk: String,
-}
-
-/// One hook of a plugin.
-#[derive(Clone)]
-pub(super) struct Hook {
-    pub point: HookPoint,
-    pub name: String,
-    pub priority: i32,
-    pub deadline_ms: u32,
-    /// Its own fault policy; `None` for that of the hook point.
-    own_policy: Option<FaultPolicy>,
-    /// Whether it is asked for deliveries at client.authorize.
-    pub deliver: bool,
-    /// The topics it wants; `None` for all.
-    pub topics: Option<Arc<[Box<str>]>>,
-    function: HookFn,
-    args: usize,
-}
-
-impl Hook {
-    /// What a fault or a missed deadline means.
-    pub(super) fn policy(&self) -> FaultPolicy {
-        self.own_policy.unwrap_or_else(|| self.point.fault_policy())
-    }
-
-    /// Whether it is the same code.
-    pub(super) fn same_function(&self, other: &Hook) -> bool {
-        std::ptr::fn_addr_eq(self.function, other.function)
-    }
-
-    /// The hook of a mount, at a point that is called.
-    ///
-    /// # Errors
-    /// What is wrong with it, as a sentence without a subject.
-    pub(super) fn of(request: &MountRequest<'_>) -> Result<Hook, String> {
-        let MountRequest { point, function, name, priority, deadline_ms, policy, deliver, ref topics, args } =
-            *request;
-        if deliver && point != HookPoint::ClientAuthorize {
-            return Err(format!(
-                "mounts {name}, which asks for deliveries, but {} does not decide on them",
-                point.name()
-            ));
-        }
-        if !topics.is_empty() && !has_topic(point) {
-            return Err(format!("mounts {name}, which names topics, but {} has none", point.name()));
-        }
-        for topic in topics {
-            validate_filter(topic)
-                .map_err(|error| format!("mounts {name}, which names the topic filter {topic:?}: {error}"))?;
-        }
-        let topics = (!topics.is_empty()).then(|| topics.iter().copied().map(Box::from).collect());
-        let name = name.to_owned();
-        Ok(Hook { point, name, priority, deadline_ms, own_policy: policy, deliver, topics, function, args })
-    }
-}
-
-impl Library {
-    /// Asks the plugin who it is.
-    pub(super) fn about(&self, file: &str) -> Result<About, LoadError> {
-        let mut manifest = Manifest::EMPTY;
-        // SAFETY: the table has passed the checks of its layout, and `manifest` is ours.
-        let status = unsafe { (self.module.manifest)(&raw mut manifest) };
-        if status != Status::OK {
-            return Err(wrong(file, format!("it gives no manifest ({status:?})")));
-        }
-        // SAFETY: the plugin's views are of its mapped code, which stays.
-        let text = |slice: Slice| unsafe { slice.text() }.to_owned();
-        let about = About {
-            name: text(manifest.name),
-            version: text(manifest.version),
-            description: text(manifest.description),
-            sdk: text(manifest.sdk),
-        };
-        if super::is_name(&about.name) {
-            Ok(about)
-        } else {
-            Err(wrong(file, format!("its manifest names it {:?}, which is no name of a plugin", about.name)))
-        }
-    }
-
-    /// Asks the plugin for its hooks.
-    pub(super) fn hooks(&self, name: &str) -> Result<Vec<Hook>, LoadError> {
-        let mut hooks: Vec<Hook> = Vec::new();
-        for index in 0..MOUNTS_MAX {
-            let mut mount = Mount::EMPTY;
-            // SAFETY: the table has passed the checks of its layout, and `mount` is ours.
-            let status = unsafe { (self.module.mount)(index, &raw mut mount) };
-            match status {
-                Status::OK => {}
-                Status::ABSENT => return Ok(hooks),
-                other => return Err(wrong(name, format!("it does not list its hooks ({other:?})"))),
-            }
-            let hook = hook_of(name, &mount)?;
-            if hooks.iter().any(|other| other.point == hook.point && other.name == hook.name) {
-                let what = format!("it mounts two hooks named {} on {}", hook.name, hook.point.name());
-                return Err(wrong(name, what));
-            }
-            hooks.push(hook);
-        }
-        Err(wrong(name, format!("it lists more than {MOUNTS_MAX} hooks")))
-    }
-
-    /// Lets the plugin read its configuration, without starting anything.
-    pub(super) fn check_config(&self, name: &str, config: &str) -> Result<(), LoadError> {
-        let config = Slice::of(config.as_bytes());
-        // SAFETY: the configuration and the error text are alive during the call.
-        with_error(|error| unsafe { (self.module.check_config)(config, error) })
-            .map_err(|(_, said)| LoadError::Config { name: name.to_owned(), said })
-    }
-}
-
-fn wrong(name: &str, what: String) -> LoadError {
-    LoadError::Manifest { name: name.to_owned(), what }
-}
-
-fn hook_of(name: &str, mount: &Mount) -> Result<Hook, LoadError> {
-    // SAFETY: the plugin's views stay until the next call of `mount`, and are copied here.
-    let request = unsafe { MountRequest::of(mount) }.map_err(|what| wrong(name, format!("it {what}")))?;
-    Hook::of(&request).map_err(|what| wrong(name, format!("it {what}")))
-}
-
-/// Whether a point is about a message, so that a link can choose its topics.
-fn has_topic(point: HookPoint) -> bool {
-    matches!(
-        point,
-        HookPoint::MessagePublish
-            | HookPoint::MessageDelivered
-            | HookPoint::MessageAcked
-            | HookPoint::MessageDropped
-            | HookPoint::MessageRetained
-    )
-}
-
 /// Calls a function of the plugin with room for its error.
-fn with_error(call: impl FnOnce(*mut ErrorText) -> Status) -> Result<(), (Status, String)> {
+pub(super) fn with_error(call: impl FnOnce(*mut ErrorText) -> Status) -> Result<(), (Status, String)> {
     let mut buffer = vec![0; ErrorText::CAPACITY];
     let mut text = ErrorText::over(&mut buffer);
     let status = call(&raw mut text);
@@ -231,6 +86,17 @@ impl Loaded {
         // SAFETY: `shared` is what `load` gave and lives as long as `self`.
         unsafe { (self.library.module.deactivate)(self.shared) };
     }
+
+    /// Offers a configuration that the plugin has read and found good. False where it wants to be reloaded for it.
+    pub(super) fn configure(&self, config: &str) -> Result<bool, String> {
+        let config = Slice::of(config.as_bytes());
+        // SAFETY: `shared` is what `load` gave and lives as long as `self`; the rest is alive during the call.
+        match with_error(|error| unsafe { (self.library.module.configure)(self.shared, config, error) }) {
+            Ok(()) => Ok(true),
+            Err((Status::UNSUPPORTED, _)) => Ok(false),
+            Err((_, said)) => Err(said),
+        }
+    }
 }
 
 impl Drop for Loaded {
@@ -252,7 +118,7 @@ pub(super) struct Instance {
 
 // SAFETY: the pointer is followed in `destroy` and by the hooks alone, both on the shard's thread.
 unsafe impl Send for Instance {}
-// SAFETY: `entry`, the only method that takes `&self`, copies the pointer and does not follow it.
+// SAFETY: `entry` and `callee`, the only methods that take `&self`, copy the pointer and do not follow it.
 unsafe impl Sync for Instance {}
 
 impl Instance {
@@ -260,7 +126,13 @@ impl Instance {
     pub(super) fn entry(&self, hook: &Hook) -> Entry {
         // SAFETY: the hook's code is mapped and stays, the instance was made for the shard whose table this goes into, and
         // the transactions destroy it only after every table that names it has come back.
-        unsafe { Entry::new(hook.function, self.instance) }.with_args(hook.args as *mut c_void)
+        unsafe { hook.entry(self.instance) }
+    }
+
+    /// The instance as a job of its shard may call it.
+    pub(super) fn callee(&self) -> Option<Callee> {
+        let owner = self.owner.as_ref()?;
+        Some(Callee { instance: self.instance, library: owner.library })
     }
 
     /// What is called outside of events, for the chain table of the shard it was made on.
@@ -278,6 +150,76 @@ impl Instance {
         unsafe { (owner.library.module.drop_shard)(self.instance) };
         Some(owner)
     }
+}
+
+/// An instance for the jobs of its shard: whoever makes one submits the job that calls it before the job that destroys the
+/// instance, and a shard runs its jobs in order.
+#[derive(Clone, Copy)]
+pub(super) struct Callee {
+    instance: *mut c_void,
+    library: Library,
+}
+
+// SAFETY: the pointer is followed on the shard's thread alone, as the methods ask for.
+unsafe impl Send for Callee {}
+
+impl Callee {
+    /// What the instance knows, or `None` where it hands nothing over. On its shard's thread, between two steps.
+    pub(super) fn export_state(&self, bytes_max: usize) -> Result<Option<Vec<u8>>, String> {
+        let mut state = State { bytes: Vec::new(), bytes_max, is_full: false };
+        let sink = StateSink { ctx: (&raw mut state).cast(), write: write_state };
+        // SAFETY: the instance is alive and of this thread, since the job that destroys it runs later, and no hook of it is
+        // running; the sink and what it points to are alive during the call.
+        let exported = with_error(|error| unsafe {
+            (self.library.module.export_state)(self.instance, &raw const sink, error)
+        });
+        match exported {
+            _ if state.is_full => {
+                Err(format!("its state is larger than {bytes_max} bytes; raise state_bytes_max"))
+            }
+            Ok(()) => Ok(Some(state.bytes)),
+            Err((Status::UNSUPPORTED, _)) => Ok(None),
+            Err((_, said)) => Err(said),
+        }
+    }
+
+    /// Hands a state to the instance; whether it was wanted. On its shard's thread, between two steps.
+    pub(super) fn import_state(&self, state: &[u8]) -> Result<bool, String> {
+        let state = Slice::of(state);
+        // SAFETY: as in `export_state`, and the bytes are alive during the call.
+        let import = |error| unsafe { (self.library.module.import_state)(self.instance, state, error) };
+        match with_error(import) {
+            Ok(()) => Ok(true),
+            Err((Status::UNSUPPORTED, _)) => Ok(false),
+            Err((_, said)) => Err(said),
+        }
+    }
+
+    /// Lets the instance look at its shared part again. On its shard's thread, between two steps.
+    pub(super) fn configured(&self) {
+        // SAFETY: as in `export_state`.
+        unsafe { (self.library.module.configured)(self.instance) };
+    }
+}
+
+/// What an instance has written so far.
+struct State {
+    bytes: Vec<u8>,
+    bytes_max: usize,
+    is_full: bool,
+}
+
+unsafe extern "C" fn write_state(ctx: *mut c_void, bytes: Slice) -> Status {
+    // SAFETY: `ctx` is the `State` of the `export_state` that is running, which nobody else touches meanwhile.
+    let Some(state) = (unsafe { ctx.cast::<State>().as_mut() }) else { return Status::INVALID };
+    // SAFETY: the plugin lends the bytes for the call.
+    let bytes = unsafe { bytes.bytes() };
+    if state.is_full || bytes.len() > state.bytes_max - state.bytes.len() {
+        state.is_full = true;
+        return Status::FULL;
+    }
+    state.bytes.extend_from_slice(bytes);
+    Status::OK
 }
 
 impl Drop for Instance {

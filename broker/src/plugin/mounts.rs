@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::raw::Status;
 
-use super::loaded::Hook;
+use super::manifest::Hook;
 
 /// A hook with the number it was given.
 #[derive(Clone)]

@@ -19,11 +19,22 @@ pub(super) struct Recorded {
     pub config: serde_json::Value,
 }
 
-#[derive(Default, Serialize, Deserialize)]
-struct Content {
+/// All that is remembered.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub(super) struct Content {
     /// Version of this file's form.
     version: u32,
-    plugins: Vec<Recorded>,
+    /// In order of loading.
+    pub plugins: Vec<Recorded>,
+    /// Names of those that are disabled, also of such that the configuration names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub disabled: Vec<String>,
+}
+
+impl Content {
+    pub(super) fn new(plugins: Vec<Recorded>, disabled: Vec<String>) -> Content {
+        Content { version: VERSION, plugins, disabled }
+    }
 }
 
 const VERSION: u32 = 1;
@@ -45,14 +56,14 @@ impl Record {
 
     /// What was remembered; nothing where there is no file. One that cannot be understood is put aside, so that nothing of it
     /// is lost, and is an error.
-    pub(super) fn read(&self) -> io::Result<Vec<Recorded>> {
+    pub(super) fn read(&self) -> io::Result<Content> {
         let text = match std::fs::read(&self.path) {
             Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Content::default()),
             Err(error) => return Err(error),
         };
         match serde_json::from_slice::<Content>(&text) {
-            Ok(content) if content.version == VERSION => Ok(content.plugins),
+            Ok(content) if content.version == VERSION => Ok(content),
             other => {
                 let aside = self.path.with_extension("unreadable");
                 std::fs::rename(&self.path, &aside)?;
@@ -70,12 +81,19 @@ impl Record {
         }
     }
 
-    /// Remembers these and no others.
-    pub(super) fn write(&self, plugins: &[Recorded]) -> io::Result<()> {
+    /// Names of what was remembered, as far as it can be read. Changes nothing.
+    pub(super) fn names(&self) -> Vec<String> {
+        let content = std::fs::read(&self.path).ok();
+        let content = content.and_then(|text| serde_json::from_slice::<Content>(&text).ok());
+        content
+            .map_or_else(Vec::new, |content| content.plugins.into_iter().map(|plugin| plugin.name).collect())
+    }
+
+    /// Remembers this and nothing else.
+    pub(super) fn write(&self, content: &Content) -> io::Result<()> {
         let dir = self.path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
         std::fs::create_dir_all(dir)?;
-        let content = Content { version: VERSION, plugins: plugins.to_vec() };
-        let mut text = serde_json::to_vec_pretty(&content)?;
+        let mut text = serde_json::to_vec_pretty(content)?;
         text.push(b'\n');
         // `NamedTempFile` is made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
@@ -106,13 +124,14 @@ mod tests {
     fn what_is_written_is_read_again_by_its_owner_alone() {
         let dir = tempfile::tempdir().unwrap();
         let record = Record::at(dir.path().join("new/plugins.json"));
-        assert_eq!(record.read().unwrap(), []);
-        record.write(&[guard()]).unwrap();
-        assert_eq!(record.read().unwrap(), [guard()]);
+        assert_eq!(record.read().unwrap(), Content::default());
+        let content = Content::new(vec![guard()], vec!["guard".to_owned()]);
+        record.write(&content).unwrap();
+        assert_eq!(record.read().unwrap(), content);
         let mode = std::fs::metadata(record.path()).unwrap().permissions().mode();
         assert_eq!(mode & 0o777, 0o600);
-        record.write(&[]).unwrap();
-        assert_eq!(record.read().unwrap(), []);
+        record.write(&Content::new(Vec::new(), Vec::new())).unwrap();
+        assert_eq!(record.read().unwrap().plugins, []);
         assert_eq!(
             std::fs::read_dir(dir.path().join("new")).unwrap().count(),
             1,
@@ -129,7 +148,7 @@ mod tests {
             let error = record.read().unwrap_err().to_string();
             assert!(error.contains("plugins.unreadable") && !error.contains("s3cret"), "{error}");
             assert_eq!(std::fs::read_to_string(dir.path().join("plugins.unreadable")).unwrap(), text);
-            assert_eq!(record.read().unwrap(), []);
+            assert_eq!(record.read().unwrap(), Content::default());
         }
     }
 }

@@ -13,6 +13,8 @@ pub enum PluginState {
     Loaded,
     /// Loaded, and not called because it failed too often: where.
     Tripped(String),
+    /// Loaded with its configuration and its instances, and in no chain until it is enabled again.
+    Disabled,
     /// Wanted by the configuration or the record, and not loaded: why.
     Failed(String),
 }
@@ -53,6 +55,12 @@ pub struct PluginInfo {
     pub priority: Option<i32>,
     /// Its hooks, in its own order.
     pub hooks: Vec<HookInfo>,
+    /// Plugins that it needs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub depends: Vec<String>,
+    /// JSON Schema of its configuration, if it has one; only where one plugin is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub config_schema: Option<serde_json::Value>,
     /// Memory its code and data take.
     pub mapped_bytes: u64,
     /// When it was loaded, milliseconds since 1970.
@@ -83,6 +91,27 @@ pub struct HookInfo {
     /// Whether it is asked for deliveries too, at client.authorize.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deliver: bool,
+}
+
+/// What became of a new configuration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Configured {
+    /// Whether the plugin was reloaded for it; else it took it while it ran.
+    pub reloaded: bool,
+    /// The plugin with it.
+    pub plugin: PluginInfo,
+}
+
+/// What an unloaded plugin leaves.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Unloaded {
+    /// Its name.
+    pub unloaded: String,
+    /// Memory that its code and data keep until the broker ends; 0 where it had not been loaded.
+    pub mapped_bytes: u64,
+    /// Threads of it that have not ended although they were asked to.
+    #[serde(default)]
+    pub threads_left: usize,
 }
 
 /// A generation that no chain calls any more, and whose code is still mapped.

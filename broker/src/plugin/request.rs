@@ -28,6 +28,8 @@ pub struct Settings {
     pub defer_deadline_ms: u32,
     /// Generations that may be retired and still mapped before nothing is loaded any more.
     pub retired_max: usize,
+    /// Bytes of state that an instance may hand to the version that replaces it.
+    pub state_bytes_max: usize,
     /// Bytes of changes that may come with one deferred verdict.
     pub change_bytes_max: usize,
     /// What one plugin may have of the broker.
@@ -49,6 +51,7 @@ impl Settings {
             answer_timeout: Duration::from_millis(config.shell_limits.plugin_answer_timeout_ms),
             defer_deadline_ms: u32::try_from(config.limits.defer_deadline_ms).unwrap_or(u32::MAX),
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
+            state_bytes_max: usize::try_from(config.shell_limits.state_bytes_max).unwrap_or(usize::MAX),
             change_bytes_max: usize::try_from(config.limits.packet_bytes_max).unwrap_or(usize::MAX),
             limits: config.shell_limits.clone(),
             message_limits: Arc::new(config.limits.clone()),

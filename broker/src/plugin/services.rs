@@ -19,7 +19,7 @@ use super::attendant::Errands;
 use super::commands::Desk;
 use super::kept::{Forever, Texts};
 use super::living::Living;
-use super::loaded::Hook;
+use super::manifest::Hook;
 use super::metrics::{MetricReading, Metrics};
 use super::mounts::Mounted;
 use super::request::Settings;

@@ -2,7 +2,7 @@
 //! transaction lock around every call here. Never called on a shard's thread.
 
 use std::collections::HashMap;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -10,12 +10,15 @@ use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, LinkStats, Plugi
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::Shard;
 
-use super::active::{Active, ActiveHook, Admitted, Defaults, Instances, RunTime, Wanted, compile};
+use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
+use super::handover::Handover;
 use super::kept::Texts;
-use super::library::{self, Library};
-use super::loaded::{About, Hook, Instance, Loaded};
+use super::library;
+use super::loaded::{Instance, Loaded};
+use super::manifest::{About, Hook, Opened, check_config};
+use super::order::{self, Node};
 use super::overrides::Overrides;
 use super::services;
 use super::view::Gone;
@@ -33,6 +36,8 @@ pub(super) struct Workshop {
     pub answer_timeout: Duration,
     pub defaults: Defaults,
     pub copies: PathBuf,
+    /// Bytes of state that one instance may hand over.
+    pub state_bytes_max: usize,
     pub table_generation: u64,
     /// What has been retired since the view was told.
     pub retired: Vec<Gone>,
@@ -56,12 +61,14 @@ impl Workshop {
         answer_timeout: Duration,
         defaults: Defaults,
         copies: PathBuf,
+        state_bytes_max: usize,
     ) -> Workshop {
         Workshop {
             shards,
             answer_timeout,
             defaults,
             copies,
+            state_bytes_max,
             table_generation: 0,
             retired: Vec::new(),
             totals: Totals::new(),
@@ -73,14 +80,9 @@ impl Workshop {
         }
     }
 
-    /// Opens, checks and loads a plugin and makes its instances; nothing calls it yet. Whatever fails is undone.
-    pub(super) fn stage(
-        &mut self,
-        wanted: &Wanted,
-        file: &Path,
-        taken: impl Fn(&str) -> bool,
-    ) -> Result<Staged, LoadError> {
-        let library = match library::open(file, &self.copies) {
+    /// Opens a plugin's file and asks it who it is. What fails is undone, but for the mapping.
+    pub(super) fn open(&mut self, wanted: &Wanted, file: PathBuf) -> Result<Opened, LoadError> {
+        let library = match library::open(&file, &self.copies) {
             Ok(library) => library,
             Err(refused) => {
                 if refused.bytes > 0 {
@@ -89,49 +91,72 @@ impl Workshop {
                 return Err(refused.error);
             }
         };
-        let staged = self.stage_mapped(library, wanted, file, taken);
+        let shown = file.display().to_string();
+        let asked = library.about(&shown).and_then(|about| {
+            let name = wanted.name.clone().unwrap_or_else(|| about.name.clone());
+            library.hooks(&name).map(|hooks| (name, about, hooks))
+        });
+        match asked {
+            Ok((name, about, hooks)) => Ok(Opened { library, file, name, about, hooks }),
+            Err(error) => {
+                self.retire(wanted.name.as_deref().unwrap_or(&shown), "", 0, library.bytes);
+                Err(error)
+            }
+        }
+    }
+
+    /// Loads an opened plugin beside those that are there, and makes its instances; nothing calls it yet. Whatever fails is
+    /// undone, but for the mapping.
+    pub(super) fn stage(
+        &mut self,
+        wanted: &Wanted,
+        opened: Opened,
+        beside: &[Staged],
+    ) -> Result<Staged, LoadError> {
+        let (name, bytes) = (opened.name.clone(), opened.library.bytes);
+        let staged = self.stage_steps(wanted, opened, beside);
         if let Err(error) = &staged {
-            tracing::debug!(file = %file.display(), %error, "a plugin was not loaded");
-            let name = wanted.name.clone().unwrap_or_else(|| file.display().to_string());
-            self.retire(&name, "", 0, library.bytes);
+            tracing::debug!(plugin = name, %error, "a plugin was not loaded");
+            self.retire(&name, "", 0, bytes);
         }
         staged
     }
 
-    fn stage_mapped(
+    fn stage_steps(
         &mut self,
-        library: Library,
         wanted: &Wanted,
-        file: &Path,
-        taken: impl Fn(&str) -> bool,
+        opened: Opened,
+        beside: &[Staged],
     ) -> Result<Staged, LoadError> {
-        let about = library.about(&file.display().to_string())?;
-        let name = wanted.name.clone().unwrap_or_else(|| about.name.clone());
-        if taken(&name) {
-            return Err(LoadError::AlreadyLoaded { name });
+        if beside.iter().any(|plugin| *plugin.name == *opened.name) {
+            return Err(LoadError::AlreadyLoaded { name: opened.name });
         }
-        let hooks = library.hooks(&name)?;
+        find_needed(&opened, beside)?;
+        let Opened { library, name, about, hooks, .. } = &opened;
+        check_config(library, about, name, &wanted.config)?;
+        let (handle, generation) = self.next_handle(name);
+        let admitted = Admitted::new(handle, name, hooks);
         let config = wanted.config.to_string();
-        library.check_config(&name, &config)?;
-        let (handle, generation) = self.next_handle(&name);
-        let admitted = Admitted::new(handle, &name, &hooks);
-        let loaded = Loaded::load(library, handle, self.shards.len(), &name, &config)?;
-        let instances = self.init_shards(&name, &loaded)?;
-        let hooks = hooks.into_iter().map(|hook| self.identify(&name, hook)).collect();
-        Ok(Arc::new(Active {
-            name: name.as_str().into(),
-            wanted: Wanted { name: Some(name), ..wanted.clone() },
-            about,
-            file: file.to_owned(),
+        let loaded = Loaded::load(*library, handle, self.shards.len(), name, &config)?;
+        let instances = self.init_shards(name, &loaded)?;
+        let hooks = hooks.iter().map(|hook| self.identify(name, hook.clone())).collect();
+        let loaded_at_ms = now_ms();
+        let wanted = wanted.clone();
+        Ok(Arc::new(Active::new(Parts {
+            wanted,
+            opened,
             generation,
-            loaded_at_ms: now_ms(),
+            loaded_at_ms,
             hooks,
             loaded,
-            instances: Instances::new(instances),
-            warnings: Mutex::default(),
-            _admitted: admitted,
-            run_time: RunTime::next(),
-        }))
+            instances,
+            admitted,
+        })))
+    }
+
+    /// Gives an opened plugin up that will not be staged.
+    pub(super) fn close(&mut self, opened: &Opened) {
+        self.retire(&opened.name, "", 0, opened.library.bytes);
     }
 
     fn next_handle(&mut self, name: &str) -> (PluginHandle, u32) {
@@ -164,7 +189,7 @@ impl Workshop {
                 }
             },
         );
-        let mut instances = Vec::with_capacity(answers.len());
+        let mut instances: Vec<Option<Instance>> = Vec::with_capacity(answers.len());
         let mut failure = None;
         for (handle, answer) in self.shards.iter().zip(answers) {
             let name = name.to_owned();
@@ -182,16 +207,16 @@ impl Workshop {
         match failure {
             None => Ok(instances),
             Some(problem) => {
-                self.destroy(&Instances::new(instances));
+                self.destroy(|shard| instances.get_mut(shard.index()).and_then(Option::take));
                 Err(problem)
             }
         }
     }
 
     /// Lets every shard destroy its instance, behind whatever it has been asked before.
-    fn destroy(&self, instances: &Instances) {
+    fn destroy(&self, mut take: impl FnMut(ShardId) -> Option<Instance>) {
         let all = everywhere::tell(&self.shards, self.answer_timeout, |shard| {
-            let instance = instances.take(shard);
+            let instance = take(shard);
             let graveyard = Arc::clone(&self.graveyard);
             Box::new(move |_: &mut Shard| {
                 if let Some(instance) = instance {
@@ -207,8 +232,20 @@ impl Workshop {
     }
 
     /// Puts `after` into force on every shard in place of `before`, or on none.
-    pub(super) fn swap(&mut self, name: &str, before: &[Staged], after: &[Staged]) -> Result<(), LoadError> {
-        for plugin in after {
+    pub(super) fn swap(&mut self, name: &str, before: &[Seat], after: &[Seat]) -> Result<(), LoadError> {
+        self.swap_over(name, before, after, &Handover::default()).map(drop)
+    }
+
+    /// The same, and in the step in which a shard swaps a state is handed over there. Gives what was lost of it: the shards on
+    /// which it failed, although it had gone well when it was tried.
+    pub(super) fn swap_over(
+        &mut self,
+        name: &str,
+        before: &[Seat],
+        after: &[Seat],
+        handover: &Handover,
+    ) -> Result<Vec<(ShardId, String)>, LoadError> {
+        for Seat { plugin, .. } in after {
             let overrides = self.overrides.of(&plugin.name);
             plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
         }
@@ -219,30 +256,40 @@ impl Workshop {
             self.answer_timeout,
             |shard| {
                 let table = compile(generation, after, shard, defaults);
-                Box::new(move |engine: &mut Shard| engine.swap_chains(table))
+                let passing = handover.on(shard);
+                Box::new(move |engine: &mut Shard| {
+                    let passed = passing.map_or(Ok(true), |passing| passing.pass());
+                    (engine.swap_chains(table), passed)
+                })
             },
-            |engine, old: ChainTable| drop(engine.swap_chains(old)),
+            |engine, (old, _): (ChainTable, Result<bool, String>)| drop(engine.swap_chains(old)),
         );
         let mut swapped = Vec::new();
+        let mut lost = Vec::new();
         let mut failure: Option<Unanswered> = None;
         for (handle, answer) in self.shards.iter().zip(answers) {
             match answer {
-                Ok(old) => {
+                Ok((old, passed)) => {
                     absorb(&mut self.totals, handle.id(), &old);
                     swapped.push(handle.clone());
+                    match passed {
+                        Ok(true) => {}
+                        Ok(false) => lost.push((handle.id(), "it was not wanted any more".to_owned())),
+                        Err(said) => lost.push((handle.id(), said)),
+                    }
                 }
                 Err(unanswered) => {
                     failure.get_or_insert(unanswered);
                 }
             }
         }
-        let Some(unanswered) = failure else { return Ok(()) };
+        let Some(unanswered) = failure else { return Ok(lost) };
         self.swap_back(&swapped, before);
         Err(LoadError::Shard { name: name.to_owned(), unanswered })
     }
 
     /// Puts `before` into force again. A shard that does not answer does so later, before anything else it is asked.
-    pub(super) fn swap_back(&mut self, shards: &[ShardHandle], before: &[Staged]) {
+    pub(super) fn swap_back(&mut self, shards: &[ShardHandle], before: &[Seat]) {
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
         everywhere::tell(shards, self.answer_timeout, |shard| {
@@ -254,7 +301,7 @@ impl Workshop {
     /// Ends a plugin that no chain names any more. Its code stays mapped.
     pub(super) fn discard(&mut self, plugin: &Staged) {
         services::end(plugin.handle());
-        self.destroy(&plugin.instances);
+        self.destroy(|shard| plugin.instances.take(shard));
         self.totals.retain(|(_, handle, _), _| *handle != plugin.handle());
         let About { version, .. } = &plugin.about;
         self.retire(&plugin.name, version, plugin.generation, plugin.loaded.library.bytes);
@@ -270,6 +317,26 @@ impl Workshop {
         let dead = std::mem::take(&mut *self.graveyard.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
     }
+}
+
+/// What a plugin needs must be there and in force, and must not need it in turn.
+fn find_needed(opened: &Opened, beside: &[Staged]) -> Result<(), LoadError> {
+    let Opened { name, about, .. } = opened;
+    let own = Node { name, needs: &about.depends };
+    let others = beside.iter().map(|plugin| Node { name: &plugin.name, needs: &plugin.about.depends });
+    let nodes: Vec<Node<'_>> = [own].into_iter().chain(others).collect();
+    let circles = order::sorted(&nodes).circles;
+    if let Some((_, circle)) = circles.into_iter().find(|(index, _)| *index == 0) {
+        return Err(LoadError::Circle { name: name.clone(), circle });
+    }
+    for missing in &about.depends {
+        let there = beside.iter().find(|plugin| *plugin.name == **missing);
+        if !there.is_some_and(|plugin| plugin.is_enabled()) {
+            let (name, missing) = (name.clone(), missing.clone());
+            return Err(LoadError::Needs { name, missing, disabled: there.is_some() });
+        }
+    }
+    Ok(())
 }
 
 /// A shared part on its way through a shard, which must not be the last to hold it.

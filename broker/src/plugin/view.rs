@@ -7,7 +7,7 @@ use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkStats};
 
 use super::active::{Active, Wanted, policy_name};
 use super::lookup;
-use super::record::Recorded;
+use super::record::{Content, Recorded};
 use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
 use super::services;
 use super::transaction::Totals;
@@ -35,6 +35,8 @@ impl Failed {
             generation: 0,
             priority: self.wanted.priority,
             hooks: Vec::new(),
+            depends: Vec::new(),
+            config_schema: None,
             mapped_bytes: 0,
             loaded_at_ms: 0,
             warnings: Vec::new(),
@@ -86,23 +88,29 @@ impl View {
     }
 
     pub(super) fn show(&self, name: &str) -> Option<PluginInfo> {
-        let loaded = self.active.iter().find(|plugin| &*plugin.name == name).map(|plugin| plugin.info());
+        let loaded =
+            self.active.iter().find(|plugin| &*plugin.name == name).map(|plugin| plugin.whole_info());
         loaded.or_else(|| self.failed.iter().find(|failed| failed.name() == name).map(|failed| failed.info()))
     }
 
-    /// What comes back after a restart, in order.
-    pub(super) fn recorded(&self) -> Vec<Recorded> {
-        let active = self.active.iter().map(|plugin| &plugin.wanted);
-        let wanted = active.chain(self.failed.iter().map(|failed| &failed.wanted));
-        wanted
-            .filter(|wanted| wanted.origin == Origin::Recorded)
-            .map(|wanted| Recorded {
-                name: wanted.name.clone().unwrap_or_else(|| wanted.source.clone()),
-                source: wanted.source.clone(),
-                priority: wanted.priority,
-                config: wanted.config.clone(),
-            })
-            .collect()
+    /// What is remembered for the next start.
+    pub(super) fn recorded(&self) -> Content {
+        let active = self.active.iter().map(|plugin| plugin.wanted());
+        let wanted: Vec<Wanted> =
+            active.chain(self.failed.iter().map(|failed| failed.wanted.clone())).collect();
+        let disabled = wanted
+            .iter()
+            .filter(|wanted| wanted.disabled && wanted.origin != Origin::Once)
+            .map(|wanted| wanted.name.clone().unwrap_or_else(|| wanted.source.clone()))
+            .collect();
+        let recorded = wanted.into_iter().filter(|wanted| wanted.origin == Origin::Recorded);
+        let plugins = recorded.map(|wanted| Recorded {
+            name: wanted.name.unwrap_or_else(|| wanted.source.clone()),
+            source: wanted.source,
+            priority: wanted.priority,
+            config: wanted.config,
+        });
+        Content::new(plugins.collect(), disabled)
     }
 }
 

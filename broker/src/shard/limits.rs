@@ -23,6 +23,7 @@ grapnel_engine::bounds! {
     plugin_mail_bytes_max = 1048576, 64..=1073741824, "bytes of one mail between a plugin's instances";
     plugin_timers_max = 100000, 1..=16777216, "timers of all plugins that are armed on one shard";
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
+    state_bytes_max = 16777216, 0..=4294967296, "bytes of state that a plugin's instance on one shard may hand to the version that replaces it; the shard stands still meanwhile";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
     plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";
     plugin_threads_max = 64, 0..=4096, "threads that run at a time for one plugin";

@@ -175,6 +175,7 @@ impl Fixture {
             answer_timeout: LONG,
             defer_deadline_ms: 5_000,
             retired_max: 1_000,
+            state_bytes_max: 1 << 20,
             change_bytes_max: 1 << 20,
             limits: ShellLimits::default(),
             message_limits: Arc::default(),

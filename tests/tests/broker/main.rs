@@ -2,10 +2,12 @@
 //! are connected. Real processes, real sockets, real `.so` files.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
+mod check;
 mod ctl;
 mod faults;
 mod held;
 mod hooks;
+mod life;
 mod lifecycle;
 mod plugins;
 mod refusals;

@@ -1,0 +1,260 @@
+//! Changes to a plugin that is loaded: a new version in its place, a new configuration, out of the chains and back. Called by the
+//! control plane, as everything of the manager is.
+
+use std::sync::Arc;
+
+use serde_json::Value;
+
+use super::active::{Active, Seat, Wanted, seats};
+use super::error::LoadError;
+use super::manifest::check_config;
+use super::report::{Configured, PluginInfo};
+use super::transaction::{Staged, Workshop};
+use super::{PluginManager, names, needed_by, with_object};
+
+impl PluginManager {
+    /// Reads a plugin's file again and lets the new code take the old one's place, without a client noticing; `config`
+    /// replaces its configuration. What the plugin exports goes over to the new instances, without an event falling between. A
+    /// plugin that had failed is tried again; one that is disabled stays so.
+    ///
+    /// # Errors
+    /// [`LoadError`]; the old version is still in force then.
+    pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
+        let mut workshop = self.begin();
+        let result = self.reload_in(&mut workshop, name, config);
+        self.end(workshop);
+        let info = result?;
+        Ok(self.recorded(&info.name).unwrap_or(info))
+    }
+
+    fn reload_in(
+        &self,
+        workshop: &mut Workshop,
+        name: &str,
+        config: Option<Value>,
+    ) -> Result<PluginInfo, LoadError> {
+        let before = self.view().active.clone();
+        let Some(old) = find(name, &before) else {
+            let failed = self.view().failed.iter().find(|failed| failed.name() == name).cloned();
+            let Some(failed) = failed else { return Err(not_loaded(name, &before)) };
+            let wanted = with_config(&failed.wanted, config);
+            let opened = self.open(workshop, &wanted)?;
+            return self.load_in(workshop, &wanted, opened);
+        };
+        let wanted = with_object(&with_config(&old.wanted(), config));
+        let opened = self.open(workshop, &wanted)?;
+        let beside: Vec<_> = before.iter().filter(|plugin| !Arc::ptr_eq(plugin, &old)).cloned().collect();
+        let new = workshop.stage(&wanted, opened, &beside)?;
+        self.replace(workshop, &before, &old, &new)
+    }
+
+    /// Lets a staged version take the place of the one that is loaded, or throws it away.
+    fn replace(
+        &self,
+        workshop: &mut Workshop,
+        before: &[Staged],
+        old: &Staged,
+        new: &Staged,
+    ) -> Result<PluginInfo, LoadError> {
+        new.take_place_of(old);
+        let replaced = |plugin: &Staged| if Arc::ptr_eq(plugin, old) { new } else { plugin }.clone();
+        let after: Vec<_> = before.iter().map(replaced).collect();
+        let swapped = workshop.try_handover(old, new).and_then(|handover| {
+            let lost = workshop.swap_over(&old.name, &seats(before), &seats(&after), &handover)?;
+            Ok((lost, handover.is_any()))
+        });
+        let (lost, handed_over) = swapped.inspect_err(|_| workshop.discard(new))?;
+        if old.is_enabled() {
+            old.loaded.deactivate();
+            if let Err(said) = new.loaded.activate() {
+                let shards = self.settings.shards.clone();
+                workshop.swap_back(&shards, &seats(before));
+                if handed_over {
+                    old.warn("a reload was taken back after the shards had swapped; what its new version counted until then is lost".to_owned());
+                }
+                if let Err(said) = old.loaded.activate() {
+                    old.warn(format!("it could not be activated again after a reload that failed: {said}"));
+                }
+                workshop.discard(new);
+                return Err(LoadError::Activate { name: old.name.to_string(), said });
+            }
+        }
+        self.commit(workshop, after, |_| {});
+        workshop.discard(old);
+        for (shard, said) in lost {
+            new.warn(format!(
+                "on shard {shard} its state went over when the reload was tried and not again when the shard swapped, so that \
+                 what came between is lost: {said}"
+            ));
+        }
+        tracing::info!(
+            plugin = &*new.name,
+            generation = new.generation,
+            version = new.about.version,
+            "reloaded"
+        );
+        Ok(new.info())
+    }
+
+    /// Gives a plugin another configuration, while it runs if it can take one, else by reloading it. With `merge`, `config` holds
+    /// only what changes: tables go into tables, null takes a key away (RFC 7396).
+    ///
+    /// # Errors
+    /// [`LoadError`]; the configuration is the one it was then.
+    pub fn configure(&self, name: &str, config: Value, merge: bool) -> Result<Configured, LoadError> {
+        let mut workshop = self.begin();
+        let result = self.configure_in(&mut workshop, name, config, merge);
+        self.end(workshop);
+        let Configured { reloaded, plugin } = result?;
+        Ok(Configured { reloaded, plugin: self.recorded(&plugin.name).unwrap_or(plugin) })
+    }
+
+    fn configure_in(
+        &self,
+        workshop: &mut Workshop,
+        name: &str,
+        config: Value,
+        merge: bool,
+    ) -> Result<Configured, LoadError> {
+        let active = self.view().active.clone();
+        let plugin = find(name, &active).ok_or_else(|| not_loaded(name, &active))?;
+        let config = if merge { merged(plugin.wanted().config, config) } else { config };
+        check_config(&plugin.loaded.library, &plugin.about, name, &config)?;
+        let taken = plugin.loaded.configure(&config.to_string());
+        let taken = taken.map_err(|said| LoadError::Configure { name: name.to_owned(), said })?;
+        if !taken {
+            let plugin = self.reload_in(workshop, name, Some(config))?;
+            return Ok(Configured { reloaded: true, plugin });
+        }
+        plugin.set_config(config);
+        if !workshop.tell_configured(&plugin) {
+            plugin.warn(
+                "a shard has not looked at its new configuration yet; it will when it answers again"
+                    .to_owned(),
+            );
+        }
+        tracing::info!(plugin = name, "configured");
+        Ok(Configured { reloaded: false, plugin: plugin.info() })
+    }
+
+    /// Takes a plugin out of every chain, and keeps it loaded with its configuration and its instances. It is out after a restart
+    /// too.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`] or [`LoadError::Shard`], after which it is as it was.
+    pub fn disable(&self, name: &str) -> Result<PluginInfo, LoadError> {
+        let mut workshop = self.begin();
+        let active = self.view().active.clone();
+        let plugin = find(name, &active).ok_or_else(|| not_loaded(name, &active))?;
+        let by = needed_by(name, &active).filter(|other| other.is_enabled());
+        let by: Vec<String> = by.map(|other| other.name.to_string()).collect();
+        if !by.is_empty() {
+            return Err(LoadError::NeededBy { doing: "disable", name: name.to_owned(), by });
+        }
+        if plugin.is_enabled() {
+            switch(&mut workshop, &active, &plugin, false)?;
+            plugin.loaded.deactivate();
+            tracing::info!(plugin = name, "disabled");
+        }
+        self.end(workshop);
+        Ok(self.recorded(name).unwrap_or_else(|| plugin.info()))
+    }
+
+    /// Puts a plugin that is disabled back into its place in the chains, with the instances it has.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`]; [`LoadError::Needs`] where what it needs is disabled; [`LoadError::Activate`] or
+    /// [`LoadError::Shard`], after which it is disabled still.
+    pub fn enable(&self, name: &str) -> Result<PluginInfo, LoadError> {
+        let mut workshop = self.begin();
+        let active = self.view().active.clone();
+        let plugin = find(name, &active).ok_or_else(|| not_loaded(name, &active))?;
+        if !plugin.is_enabled() {
+            let disabled = active.iter().find(|other| plugin.needs(&other.name) && !other.is_enabled());
+            if let Some(missing) = disabled {
+                let (name, missing) = (name.to_owned(), missing.name.to_string());
+                return Err(LoadError::Needs { name, missing, disabled: true });
+            }
+            self.enable_in(&mut workshop, &active, &plugin)?;
+            tracing::info!(plugin = name, "enabled");
+        }
+        self.end(workshop);
+        Ok(self.recorded(name).unwrap_or_else(|| plugin.info()))
+    }
+
+    fn enable_in(
+        &self,
+        workshop: &mut Workshop,
+        active: &[Staged],
+        plugin: &Staged,
+    ) -> Result<(), LoadError> {
+        switch(workshop, active, plugin, true)?;
+        if let Err(said) = plugin.loaded.activate() {
+            plugin.set_enabled(false);
+            let shards = self.settings.shards.clone();
+            workshop.swap_back(&shards, &seats(active));
+            return Err(LoadError::Activate { name: plugin.name.to_string(), said });
+        }
+        Ok(())
+    }
+}
+
+/// Puts a plugin into the chains of every shard or takes it out of them, or leaves everything as it is.
+fn switch(
+    workshop: &mut Workshop,
+    active: &[Staged],
+    plugin: &Staged,
+    enabled: bool,
+) -> Result<(), LoadError> {
+    let before = seats(active);
+    let after: Vec<Seat> = before.iter().cloned().map(|seat| seat.switched(plugin, enabled)).collect();
+    workshop.swap(&plugin.name, &before, &after)?;
+    plugin.set_enabled(enabled);
+    Ok(())
+}
+
+fn find(name: &str, active: &[Arc<Active>]) -> Option<Arc<Active>> {
+    active.iter().find(|plugin| &*plugin.name == name).cloned()
+}
+
+fn not_loaded(name: &str, active: &[Arc<Active>]) -> LoadError {
+    LoadError::NotLoaded { name: name.to_owned(), loaded: names(active) }
+}
+
+fn with_config(wanted: &Wanted, config: Option<Value>) -> Wanted {
+    Wanted { config: config.unwrap_or_else(|| wanted.config.clone()), ..wanted.clone() }
+}
+
+/// A JSON Merge Patch (RFC 7396).
+fn merged(target: Value, patch: Value) -> Value {
+    let Value::Object(patch) = patch else { return patch };
+    let mut target = match target {
+        Value::Object(target) => target,
+        _ => serde_json::Map::new(),
+    };
+    for (key, value) in patch {
+        if value.is_null() {
+            target.remove(&key);
+        } else {
+            let before = target.remove(&key).unwrap_or(Value::Null);
+            target.insert(key, merged(before, value));
+        }
+    }
+    Value::Object(target)
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn what_changes_goes_into_what_is_there() {
+        let config = json!({"a": 1, "t": {"x": 1, "y": 2}, "l": [1, 2]});
+        let patch = json!({"t": {"y": 3, "x": null}, "l": [9], "n": {"m": {"k": true, "gone": null}}});
+        let expected = json!({"a": 1, "t": {"y": 3}, "l": [9], "n": {"m": {"k": true}}});
+        assert_eq!(merged(config, patch), expected);
+        assert_eq!(merged(Value::Null, json!({"a": 1})), json!({"a": 1}));
+    }
+}

@@ -1,0 +1,277 @@
+//! Looks at a plugin's file without loading it: in a child process, because code of the plugin runs as soon as the file is opened,
+//! and may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel --check-config`; needs no broker and starts nothing of
+//! the plugin.
+
+use std::io::{self, Read, Write};
+use std::os::unix::process::ExitStatusExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, setrlimit};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::error::LoadError;
+use super::library;
+use super::manifest::check_config;
+use super::order::{self, Node};
+use super::report::HookInfo;
+use super::{Record, lookup};
+use crate::config::Config;
+
+/// The command of the child, in front of everything else; people need not know it.
+const CHILD: &str = "check-plugin-in-child";
+
+/// What a plugin's file is.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Checked {
+    /// The file.
+    pub file: PathBuf,
+    /// What is wrong with it, in one sentence; what is below is then what was known by then.
+    pub error: Option<String>,
+    /// Name it gives itself.
+    pub name: String,
+    /// Its version.
+    pub version: String,
+    /// What it says it does.
+    pub description: String,
+    /// What it was built with.
+    pub sdk: String,
+    /// Memory its code and data take.
+    pub mapped_bytes: u64,
+    /// Plugins that it needs.
+    pub depends: Vec<String>,
+    /// The hooks it would mount.
+    pub hooks: Vec<HookInfo>,
+    /// JSON Schema of its configuration, if it has one.
+    pub config_schema: Option<Value>,
+    /// Whether a configuration was given, and is good.
+    pub config_is_good: bool,
+}
+
+/// What the child is asked, on its standard input: a configuration may hold secrets, and everybody sees arguments.
+#[derive(Serialize, Deserialize)]
+struct Question {
+    file: PathBuf,
+    /// Name it goes by; its own if there is none.
+    name: Option<String>,
+    config: Option<Value>,
+}
+
+/// What the child writes down before each step, so that it is known where it ended.
+#[derive(Serialize, Deserialize)]
+struct Answer {
+    /// What it is about to do, as "opening it"; `None` once it has done everything.
+    doing: Option<String>,
+    checked: Checked,
+}
+
+/// Checks a file, its manifest, and a configuration if there is one. What is wrong with the plugin is in [`Checked::error`].
+///
+/// # Errors
+/// Where the child cannot be had.
+pub fn check(
+    file: &Path,
+    name: Option<&str>,
+    config: Option<&Value>,
+    timeout: Duration,
+) -> io::Result<Checked> {
+    let dir = tempfile::Builder::new().prefix("grapnel-check-").tempdir()?;
+    // The program itself, also where its file has been replaced meanwhile.
+    let mut child = Command::new("/proc/self/exe")
+        .args([CHILD.as_ref(), dir.path().as_os_str()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .spawn()?;
+    let question = Question { file: file.to_owned(), name: name.map(str::to_owned), config: config.cloned() };
+    if let Some(mut stdin) = child.stdin.take() {
+        // A child that has ended already says more by how it ended.
+        let _ = stdin.write_all(&serde_json::to_vec(&question)?);
+    }
+    let ended = wait(&mut child, timeout)?;
+    let answer = std::fs::read(answer_in(dir.path())).ok();
+    let answer = answer.and_then(|answer| serde_json::from_slice::<Answer>(&answer).ok());
+    let Answer { doing, mut checked } =
+        answer.unwrap_or_else(|| Answer { doing: Some("starting".to_owned()), checked: Checked::default() });
+    checked.file = file.to_owned();
+    if let Some(doing) = doing {
+        let ended = match ended {
+            Some(status) => ending(status),
+            None => format!("hung: it did not come back within {} ms", timeout.as_millis()),
+        };
+        let file = file.display();
+        checked.error = Some(format!(
+            "cannot load {file}: the process that was {doing} {ended}; this is an error of the plugin"
+        ));
+    }
+    Ok(checked)
+}
+
+/// Waits for a child's end; one that does not come is ended, and has no status.
+fn wait(child: &mut Child, timeout: Duration) -> io::Result<Option<ExitStatus>> {
+    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
+    let pid = pid.ok_or_else(|| io::Error::other("the system gave a process without a number"))?;
+    let ended = pidfd_open(pid, PidfdFlags::empty())?;
+    let timeout = Timespec::try_from(timeout).map_err(|_| io::Error::other("the time-out is too long"))?;
+    if poll(&mut [PollFd::new(&ended, PollFlags::IN)], Some(&timeout))? > 0 {
+        return child.wait().map(Some);
+    }
+    child.kill()?;
+    child.wait()?;
+    Ok(None)
+}
+
+fn ending(status: ExitStatus) -> String {
+    match status.signal() {
+        Some(signal) => {
+            let name = match Signal::from_named_raw(signal) {
+                Some(Signal::ABORT) => ", SIGABRT",
+                Some(Signal::BUS) => ", SIGBUS",
+                Some(Signal::FPE) => ", SIGFPE",
+                Some(Signal::ILL) => ", SIGILL",
+                Some(Signal::KILL) => ", SIGKILL",
+                Some(Signal::SEGV) => ", SIGSEGV",
+                _ => "",
+            };
+            format!("crashed (signal {signal}{name})")
+        }
+        None => format!("was ended by it (exit code {})", status.code().unwrap_or_default()),
+    }
+}
+
+fn answer_in(dir: &Path) -> PathBuf {
+    dir.join("answer.json")
+}
+
+/// The whole of a process that [`check`] has started; `None` for every other one. To be called before anything else of `main`.
+pub fn main_of_child() -> Option<ExitCode> {
+    let mut arguments = std::env::args_os().skip(1);
+    if arguments.next()? != CHILD {
+        return None;
+    }
+    let dir = PathBuf::from(arguments.next()?);
+    Some(match child(&dir) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(_) => ExitCode::FAILURE,
+    })
+}
+
+fn child(dir: &Path) -> io::Result<()> {
+    // Nobody wants a core of it, and it must not outlive who waits for it. Where the kernel refuses, both are a pity.
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = rustix::process::set_parent_process_death_signal(Some(Signal::KILL));
+    let mut question = Vec::new();
+    io::stdin().read_to_end(&mut question)?;
+    let question: Question = serde_json::from_slice(&question)?;
+    let mut examination = Examination { dir, checked: Checked::default() };
+    if let Err(failure) = examination.run(&question) {
+        match failure {
+            Failure::Plugin(error) => examination.checked.error = Some(error.to_string()),
+            Failure::Io(error) => return Err(error),
+        }
+    }
+    examination.write(None)
+}
+
+enum Failure {
+    Plugin(LoadError),
+    Io(io::Error),
+}
+
+impl From<LoadError> for Failure {
+    fn from(error: LoadError) -> Failure {
+        Failure::Plugin(error)
+    }
+}
+
+impl From<io::Error> for Failure {
+    fn from(error: io::Error) -> Failure {
+        Failure::Io(error)
+    }
+}
+
+struct Examination<'a> {
+    dir: &'a Path,
+    checked: Checked,
+}
+
+impl Examination<'_> {
+    fn run(&mut self, question: &Question) -> Result<(), Failure> {
+        self.write(Some("opening it"))?;
+        let library = library::open(&question.file, self.dir).map_err(|refused| refused.error)?;
+        self.checked.mapped_bytes = library.bytes;
+        self.write(Some("reading its manifest"))?;
+        let about = library.about(&question.file.display().to_string())?;
+        let name = question.name.clone().unwrap_or_else(|| about.name.clone());
+        let checked = &mut self.checked;
+        checked.name.clone_from(&about.name);
+        checked.version.clone_from(&about.version);
+        checked.description.clone_from(&about.description);
+        checked.sdk.clone_from(&about.sdk);
+        checked.depends.clone_from(&about.depends);
+        checked.config_schema = about.schema.as_ref().map(|schema| schema.value().clone());
+        self.write(Some("listing its hooks"))?;
+        let hooks = library.hooks(&name)?;
+        self.checked.hooks =
+            hooks.iter().map(|hook| hook.info(hook.priority, hook.deadline_ms, hook.policy())).collect();
+        if let Some(config) = &question.config {
+            self.write(Some("checking its configuration"))?;
+            check_config(&library, &about, &name, config)?;
+            self.checked.config_is_good = true;
+        }
+        Ok(())
+    }
+
+    /// Renamed into place, so that whoever reads it finds the last step or the one before.
+    fn write(&self, doing: Option<&str>) -> io::Result<()> {
+        let answer = Answer { doing: doing.map(str::to_owned), checked: self.checked.clone() };
+        let mut file = tempfile::NamedTempFile::new_in(self.dir)?;
+        file.write_all(&serde_json::to_vec(&answer)?)?;
+        file.persist(answer_in(self.dir)).map(drop).map_err(|error| error.error)
+    }
+}
+
+/// Checks all plugins of a configuration with what it says of them: a sentence for everything that would keep one from being
+/// loaded. Loads nothing.
+pub fn check_configured(config: &Config) -> Vec<String> {
+    let timeout = Duration::from_millis(config.shell_limits.plugin_answer_timeout_ms);
+    let mut sentences = Vec::new();
+    let mut checked = Vec::new();
+    for plugin in &config.plugins {
+        let source =
+            plugin.path.as_ref().map_or_else(|| plugin.name.clone(), |path| path.display().to_string());
+        let result = lookup::find(&source, &config.plugins_dir).map_err(|error| error.to_string());
+        let result = result.and_then(|file| {
+            let failed = |error| format!("cannot check {}: {error}", file.display());
+            check(&file, Some(&plugin.name), Some(&plugin.config), timeout).map_err(failed)
+        });
+        match result.map(|checked| (checked.error.clone(), checked)) {
+            Ok((None, good)) => checked.push((plugin, good)),
+            Ok((Some(sentence), _)) | Err(sentence) => {
+                sentences.push(format!("{}: {sentence}", plugin.origin));
+            }
+        }
+    }
+    let nodes: Vec<Node<'_>> =
+        checked.iter().map(|(plugin, good)| Node { name: &plugin.name, needs: &good.depends }).collect();
+    for (index, circle) in order::sorted(&nodes).circles {
+        let (plugin, _) = checked[index];
+        let error = LoadError::Circle { name: plugin.name.clone(), circle };
+        sentences.push(format!("{}: {error}", plugin.origin));
+    }
+    let recorded = Record::at(config.state_dir.join("plugins.json")).names();
+    for (plugin, good) in &checked {
+        let there =
+            |name: &String| config.plugins.iter().any(|other| other.name == *name) || recorded.contains(name);
+        if let Some(missing) = good.depends.iter().find(|name| !there(name)) {
+            sentences.push(format!(
+                "{}: cannot load {}: it needs plugin {missing}, which is neither configured nor was it loaded with grapnel-ctl; \
+                 configure it",
+                plugin.origin, plugin.name
+            ));
+        }
+    }
+    sentences
+}

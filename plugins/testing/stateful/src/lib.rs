@@ -1,0 +1,144 @@
+//! A plugin for the tests of reloads, configurations and dependencies: each shard's instance counts the publishes it sees, stamps
+//! each with the count, and hands the count to the version that replaces it. It needs the plugin noop. What goes wrong is said in
+//! its configuration.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use grapnel_plugin_abi::{Configured, Error, Flow, Host, Plugin, Publish};
+
+#[derive(serde::Deserialize, Clone, Default)]
+#[serde(default)]
+struct Config {
+    /// What each publish adds; 0 stands for 1.
+    step: u64,
+    /// Bytes that the state has beside the count.
+    pad_bytes: usize,
+    /// Whether `export_state` and `import_state` answer that there is no state.
+    stateless: bool,
+    /// Shard on which handing over fails, and which side of it: `export` or `import`.
+    fail: Option<Fail>,
+    /// Any other value than the one in force can only be taken by a reload.
+    fixed: u64,
+    /// `configure` fails with this text.
+    refuse: Option<String>,
+    /// A key for the schema alone; at most 8 characters.
+    #[allow(dead_code, reason = "the schema is what is tested")]
+    password: Option<String>,
+    /// Let `activate` fail.
+    fail_activate: bool,
+}
+
+#[derive(serde::Deserialize, Clone)]
+struct Fail {
+    side: String,
+    shard: u32,
+    /// From this call on, counted from 1.
+    call: u64,
+}
+
+struct Stateful {
+    config: Mutex<Config>,
+    /// Calls of `export_state` of all shards that may fail.
+    calls: AtomicU64,
+}
+
+struct Counter {
+    plugin: Arc<Stateful>,
+    shard: u32,
+    step: u64,
+    count: u64,
+}
+
+impl Stateful {
+    fn config(&self) -> Config {
+        self.config.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn fail(&self, side: &str, shard: u32) -> Result<(), Error> {
+        let Some(fail) = self.config().fail.filter(|fail| fail.side == side && fail.shard == shard) else {
+            return Ok(());
+        };
+        if self.calls.fetch_add(1, Ordering::Relaxed) + 1 >= fail.call {
+            return Err(Error::new("failed as configured"));
+        }
+        Ok(())
+    }
+}
+
+impl Plugin for Stateful {
+    type Config = Config;
+    type Shard = Counter;
+
+    const DEPENDS: &'static [&'static str] = &["noop"];
+
+    fn config_schema() -> Option<String> {
+        let schema = r#"{
+            "type": "object",
+            "properties": {
+                "step": {"type": "integer", "minimum": 0, "maximum": 1000000},
+                "password": {"type": "string", "maxLength": 8}
+            }
+        }"#;
+        Some(schema.to_owned())
+    }
+
+    fn load(config: Config, _host: &Host) -> Result<Stateful, Error> {
+        Ok(Stateful { config: Mutex::new(config), calls: AtomicU64::new(0) })
+    }
+
+    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Counter, Error> {
+        Ok(Counter { plugin: Arc::clone(self), shard, step: self.config().step.max(1), count: 0 })
+    }
+
+    fn activate(self: &Arc<Self>) -> Result<(), Error> {
+        if self.config().fail_activate { Err(Error::new("failed as configured")) } else { Ok(()) }
+    }
+
+    fn export_state(counter: &Counter) -> Result<Option<Vec<u8>>, Error> {
+        counter.plugin.fail("export", counter.shard)?;
+        let config = counter.plugin.config();
+        if config.stateless {
+            return Ok(None);
+        }
+        let mut state = counter.count.to_le_bytes().to_vec();
+        state.resize(state.len() + config.pad_bytes, 0);
+        Ok(Some(state))
+    }
+
+    fn import_state(counter: &mut Counter, state: &[u8]) -> Result<bool, Error> {
+        counter.plugin.fail("import", counter.shard)?;
+        if counter.plugin.config().stateless {
+            return Ok(false);
+        }
+        let count = state.first_chunk().ok_or_else(|| Error::new("the state is too short"))?;
+        counter.count = u64::from_le_bytes(*count);
+        Ok(true)
+    }
+
+    fn configure(self: &Arc<Self>, config: Config) -> Result<Configured, Error> {
+        if let Some(text) = config.refuse {
+            return Err(Error::new(text));
+        }
+        let mut in_force = self.config.lock().unwrap_or_else(PoisonError::into_inner);
+        if config.fixed != in_force.fixed {
+            return Ok(Configured::Reload);
+        }
+        *in_force = config;
+        Ok(Configured::Taken)
+    }
+
+    fn configured(self: &Arc<Self>, counter: &mut Counter) {
+        counter.step = self.config().step.max(1);
+    }
+}
+
+impl Counter {
+    fn publish(&mut self, message: &mut Publish<'_>) -> Result<Flow, Error> {
+        self.count += self.step;
+        message.add_user_property("count", &self.count.to_string())?;
+        Ok(Flow::Continue)
+    }
+}
+
+grapnel_plugin_abi::plugin!(Stateful { message.publish => Counter::publish });

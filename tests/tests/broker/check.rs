@@ -1,0 +1,121 @@
+//! `grapnel-ctl plugins check` and `grapnel --check-config`: what a plugin's file is, found out without a broker and without harm.
+
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use grapnel_tests::plugin;
+use grapnel_tests::process::{Process, command};
+use serde_json::Value;
+
+/// Runs a program to its end: whether it succeeded, its standard output, its standard error.
+fn run(mut command: Command) -> (bool, String, String) {
+    let output = command.output().unwrap();
+    let text = |bytes: Vec<u8>| String::from_utf8(bytes).unwrap();
+    (output.status.success(), text(output.stdout), text(output.stderr))
+}
+
+fn check(file: &str, more: &[&str]) -> Command {
+    let mut command = command(plugin::built("grapnel-ctl"));
+    command.args(["plugins", "check", file]).args(more);
+    command
+}
+
+fn file(name: &str) -> String {
+    plugin::argument(&plugin::library(name)).to_owned()
+}
+
+#[test]
+fn a_good_plugin_is_shown_with_what_it_would_mount() {
+    let (success, shown, said) = run(check(&file("stateful"), &["--set", "step=2"]));
+    assert!(success, "{said}");
+    for text in
+        ["stateful", "noop", "message.publish", "ignore", "JSON Schema", "\"maximum\": 1000000", "good"]
+    {
+        assert!(shown.contains(text), "{text:?} is not in: {shown}");
+    }
+    let (success, json, _) = run(check(&file("stateful"), &["--json"]));
+    let json: Value = serde_json::from_str(&json).unwrap();
+    assert!(success);
+    assert_eq!(
+        (&json["name"], &json["error"], &json["depends"][0]),
+        (&"stateful".into(), &Value::Null, &"noop".into())
+    );
+    assert_eq!(json["hooks"][0]["point"], "message.publish");
+    assert_eq!(json["config_is_good"], false, "none was given");
+}
+
+#[test]
+fn what_would_not_be_loaded_is_refused_with_the_sentence_of_the_loader() {
+    let missing = std::env::temp_dir().join("grapnel-there-is-no-such.so");
+    for (path, more, says) in [
+        (file("not-a-plugin"), &[][..], "not a Grapnel plugin"),
+        (file("foreign-abi"), &[], "built for ABI 2.1"),
+        (file("foreign-layout"), &[], "laid out differently"),
+        (file("foreign-hash"), &[], "laid out differently"),
+        (missing.display().to_string(), &[], "cannot read it"),
+        (file("stateful"), &["--set", "step=s3cret"], "step: the value is not of type \"integer\""),
+        (file("stateful"), &["--set", "stepp=1"], "the key stepp is not known; did you mean step?"),
+    ] {
+        let (success, _, said) = run(check(&path, more));
+        assert!(!success && said.contains(says) && !said.contains("s3cret"), "{path}: {said}");
+        assert_eq!(said.lines().count(), 1, "one sentence, not: {said}");
+    }
+}
+
+#[test]
+fn a_plugin_that_crashes_hangs_or_ends_its_process_takes_nobody_along() {
+    let path = file("bad-constructor");
+    assert!(run(check(&path, &[])).0, "without a reason it does none of it");
+    for (what, says) in [("crash", "crashed (signal 6, SIGABRT)"), ("end", "was ended by it (exit code 0)")] {
+        let mut command = check(&path, &[]);
+        command.env("GRAPNEL_TESTS_CONSTRUCTOR", what);
+        let (success, _, said) = run(command);
+        assert!(!success && said.contains(says) && said.contains("opening it"), "{what}: {said}");
+    }
+    let mut command = check(&path, &["--timeout", "1"]);
+    command.env("GRAPNEL_TESTS_CONSTRUCTOR", "hang");
+    let start = Instant::now();
+    let (success, _, said) = run(command);
+    assert!(!success && said.contains("opening it hung: it did not come back within 1000 ms"), "{said}");
+    assert!(start.elapsed() < Duration::from_secs(30));
+}
+
+/// Runs `grapnel --check-config` with a configuration.
+fn check_config(config: &str) -> (bool, String) {
+    let home = tempfile::tempdir().unwrap();
+    let path = home.path().join("grapnel.toml");
+    let state = format!("{config}\n[state]\ndir = {:?}", home.path().join("state"));
+    std::fs::write(&path, state).unwrap();
+    let mut command = command(plugin::built("grapnel"));
+    command.args(["--check-config", "--config"]).arg(&path);
+    let mut process = Process::start("grapnel", command, None);
+    let status = process.wait(Duration::from_secs(60)).expect("it ends");
+    (status.success(), process.log())
+}
+
+#[test]
+fn check_config_looks_at_the_plugins_too() {
+    let of = |name: &str| format!("path = {:?}", file(name));
+    let (noop, stateful) = (of("noop"), of("stateful"));
+    let good = format!("[plugins.stateful]\n{stateful}\nconfig = {{ step = 3 }}\n[plugins.noop]\n{noop}");
+    let (success, log) = check_config(&good);
+    assert!(success && log.contains("the configuration is good"), "{log}");
+
+    let bad = format!(
+        "[plugins.stateful]\n{stateful}\nconfig = {{ step = \"s3cret\" }}\n[plugins.noop]\n{noop}\nconfig = {{ x = 1 }}\n\
+         [plugins.none]\npath = \"/there/is/none.so\""
+    );
+    let (success, log) = check_config(&bad);
+    assert!(!success && !log.contains("s3cret"), "{log}");
+    for says in [
+        "grapnel.toml:1: cannot load stateful: its configuration is wrong: step: the value is not of type",
+        "grapnel.toml:4: cannot load noop: its configuration is wrong",
+        "grapnel.toml:7: cannot load /there/is/none.so: cannot read it",
+    ] {
+        assert!(log.contains(says), "{says:?} is not in: {log}");
+    }
+    let (success, log) = check_config(&format!("[plugins.stateful]\n{stateful}"));
+    assert!(!success && log.contains("it needs plugin noop, which is neither configured nor"), "{log}");
+    let (success, log) = check_config(&format!("[plugins.noop]\n{stateful}"));
+    assert!(!success && log.contains("plugins need each other in a circle: noop needs noop"), "{log}");
+}
