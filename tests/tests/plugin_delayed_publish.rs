@@ -44,6 +44,29 @@ scenario! {
     }
 }
 
+scenario! {
+    /// What waits is handed over by a reload, and comes once, when it is due.
+    fn what_waits_comes_through_a_reload(broker in Broker::builder().grapnel_only()) {
+        broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+        let mut subscriber = Client::hello(broker, Version::V5, "s");
+        subscriber.subscribe("a", 1);
+        let start = Instant::now();
+        let mut publishers: Vec<Client> =
+            (0..8).map(|n| Client::hello(broker, Version::V5, &format!("p{n}"))).collect();
+        for (n, publisher) in publishers.iter_mut().enumerate() {
+            assert_eq!(publisher.publish(&Publish::new("$delayed/1/a", n.to_string()).qos(1)), 0);
+        }
+        broker.ctl_ok(&["plugins", "reload", "delayed-publish"]);
+        let mut came: Vec<String> = (0..8).map(|_| subscriber.message().text()).collect();
+        assert!(start.elapsed() >= DELAY);
+        came.sort();
+        assert_eq!(came, (0..8).map(|n| n.to_string()).collect::<Vec<_>>());
+        // What came twice would be in front of this.
+        publishers[0].publish(&Publish::new("a", "last").qos(1));
+        assert_eq!(subscriber.message().text(), "last");
+    }
+}
+
 #[test]
 fn what_cannot_be_delayed_is_refused_with_its_reason() {
     let broker = Broker::builder().grapnel_only().start();
