@@ -55,7 +55,7 @@ impl Compiled {
     pub fn with(name: &str, arguments: &[&str]) -> Compiled {
         let folder = tempfile::tempdir().expect("a place for temporary files");
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
-        let stem = name.replace('-', "_");
+        let stem = name.rsplit('/').next().unwrap_or(name).replace('-', "_");
         let sources = root.join("plugins").join(name);
         let (compiler, standard, source) = match sources.join(format!("{stem}.c")) {
             source if source.exists() => ("cc", "-std=c11", source),

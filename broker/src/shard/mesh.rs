@@ -16,8 +16,9 @@ use super::limits::ShellLimits;
 /// Most envelopes of a batch.
 pub(crate) const BATCH_ENVELOPES: usize = 64;
 
-/// Empty vectors a pair keeps for its next batches.
-const SPARES: usize = 8;
+/// Empty vectors a pair keeps for its next batches. One, because there are as many pairs as shards squared, and a vector that has
+/// to be made anew costs one allocation for up to 64 envelopes.
+const SPARES: usize = 1;
 
 /// What a control lane carries: the engine's envelopes, and the shell's own `C`, in one order.
 #[derive(Debug)]

@@ -9,5 +9,6 @@ mod held;
 mod hooks;
 mod life;
 mod lifecycle;
+mod misbehaving;
 mod plugins;
 mod refusals;

@@ -62,6 +62,6 @@ fn shards_1() {
 
 #[test]
 fn shards_8() {
-    // Each of 56 pairs of shards keeps a few empty batches, as many as were ever on their way at a time.
+    // Each of 56 pairs of shards keeps an empty batch, once one has been on its way.
     come_and_go(8, 30_000, 10_000);
 }
