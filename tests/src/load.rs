@@ -22,7 +22,7 @@ pub struct Plan {
     pub per_second: u32,
     /// Publisher N publishes to this topic with `/N` behind it.
     pub original: String,
-    /// Where a plugin may move it, likewise.
+    /// Where a plugin may move it, likewise; the same as `original` for one that leaves it there.
     pub rewritten: String,
     /// The user property that a plugin puts on it.
     pub stamp: String,

@@ -104,17 +104,13 @@ fn counted(broker: &Broker, shards: usize) -> u64 {
 }
 
 /// A plugin with a count on each of four shards is reloaded a thousand times under 10,000 messages a second at QoS 1: nothing is
-/// lost, doubled, out of order or disconnected, every message is counted once, and the broker's memory is what it was.
+/// lost, doubled, out of order or disconnected, every message is counted once, and a generation leaves a few hundred bytes of the broker's own.
 #[test]
 fn a_thousand_reloads_hand_the_state_over() {
     let shards = 4;
     let broker = Broker::builder().shards(shards).grapnel_only().counted().start();
-    let plan = Plan {
-        per_second: 10_000,
-        rewritten: "load/in".to_owned(),
-        stamp: "count".to_owned(),
-        ..plan()
-    };
+    let plan =
+        Plan { per_second: 10_000, rewritten: "load/in".to_owned(), stamp: "count".to_owned(), ..plan() };
     let load = Load::start(&broker, plan);
     load.settle(QUIET);
     load.enter(Phase::Changing);
@@ -135,7 +131,9 @@ fn a_thousand_reloads_hand_the_state_over() {
     let report = load.finish();
     eprintln!("{RELOADS} reloads: {report:?}, heap {warm} then {after} bytes");
     assert_eq!(counted(&broker, shards), report.stamped, "every message is counted once");
-    assert!(after <= warm + warm / 20, "the heap has grown from {warm} to {after} bytes");
+    // What each generation keeps is in ARCHITECTURE.md, "What an unloaded plugin leaves".
+    let kept = after.saturating_sub(warm) / (RELOADS * 9 / 10);
+    assert!(kept < 512, "each reload leaves {kept} bytes: {warm}, then {after}");
     let retired = shown["retired"].as_array().map_or(0, Vec::len) as u64;
     assert_eq!(retired, RELOADS, "each generation is reported");
     assert!(report.rate > 8_000.0, "only {:.0} messages/s", report.rate);

@@ -66,7 +66,12 @@ fn judge(shared: &Shared, pair: usize, next: &mut u64, publish: &Publish) {
     // Under the lock, so that no phase begins meanwhile.
     let now = shared.phase.load(Ordering::SeqCst);
     let phases = judgement.phases[sent_in as usize..=now as usize].to_vec();
-    let rewritten = publish.topic == format!("{}/{pair}", shared.plan.rewritten);
+    // A plugin that leaves the topic alone shows by its stamp alone.
+    let rewritten = if shared.plan.rewritten == shared.plan.original {
+        stamps.len() == 1
+    } else {
+        publish.topic == format!("{}/{pair}", shared.plan.rewritten)
+    };
     if let Err(what) = fits(&phases, stamps.len(), rewritten) {
         drop(judgement);
         let seen = format!("{what}: {stamps:?} on {} during {phases:?}", publish.topic);
