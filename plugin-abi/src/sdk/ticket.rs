@@ -84,6 +84,39 @@ impl Drop for Open {
     }
 }
 
+/// What every ticket can do at the least.
+macro_rules! ends {
+    () => {
+        /// Goes on with the next plugin, with the changes made here.
+        pub fn proceed(mut self) {
+            self.0.complete(Flow::CONTINUE);
+        }
+
+        /// Ends the chain, with the changes made here; no later plugin is asked.
+        pub fn stop(mut self) {
+            self.0.complete(Flow::STOP);
+        }
+    };
+}
+
+/// The answers of the points that ask whether a client may.
+macro_rules! answers {
+    () => {
+        /// Lets the client in, or allows what it asked for; no later plugin is asked.
+        pub fn allow(mut self) {
+            self.0.change(number(Field::VERDICT, Verdict::ALLOW));
+            self.0.complete(Flow::STOP);
+        }
+
+        /// Refuses it with this reason; no later plugin is asked.
+        pub fn deny(mut self, reason: Reason) {
+            self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
+            self.0.change(number(Field::VERDICT, Verdict::DENY));
+            self.0.complete(Flow::STOP);
+        }
+    };
+}
+
 /// Answers `client.authenticate` later. Send it to any thread; dropped, it denies by the fault policy.
 #[derive(Debug)]
 #[must_use = "a ticket that is dropped is a fault"]
@@ -99,18 +132,7 @@ impl AuthenticateTicket {
         self.0.change(number(Field::IS_SUPERUSER, u64::from(superuser)));
     }
 
-    /// Lets the client in; no later plugin is asked.
-    pub fn allow(mut self) {
-        self.0.change(number(Field::VERDICT, Verdict::ALLOW));
-        self.0.complete(Flow::STOP);
-    }
-
-    /// Refuses the client; no later plugin is asked.
-    pub fn deny(mut self, reason: Reason) {
-        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
-        self.0.change(number(Field::VERDICT, Verdict::DENY));
-        self.0.complete(Flow::STOP);
-    }
+    answers! {}
 
     /// Asks the client for another AUTH, with this data; only where CONNECT named an authentication method. The chain runs again
     /// with what the client answers, which has the same [`super::Authenticate::connection`].
@@ -125,15 +147,7 @@ impl AuthenticateTicket {
         self.0.change(bytes(Field::AUTH_DATA, data));
     }
 
-    /// Leaves the answer to the next plugin.
-    pub fn proceed(mut self) {
-        self.0.complete(Flow::CONTINUE);
-    }
-
-    /// Ends the chain with the answer that it had.
-    pub fn stop(mut self) {
-        self.0.complete(Flow::STOP);
-    }
+    ends! {}
 }
 
 /// Answers `client.connect` later. Send it to any thread; dropped, it counts as a fault.
@@ -166,15 +180,7 @@ impl ConnectTicket {
         self.0.complete(Flow::STOP);
     }
 
-    /// Leaves the client to the next plugin.
-    pub fn proceed(mut self) {
-        self.0.complete(Flow::CONTINUE);
-    }
-
-    /// Ends the chain; the client goes on to authentication.
-    pub fn stop(mut self) {
-        self.0.complete(Flow::STOP);
-    }
+    ends! {}
 }
 
 /// Answers `client.authorize` later. Send it to any thread; dropped, it denies by the fault policy.
@@ -192,28 +198,8 @@ impl AuthorizeTicket {
         self.0.change(number(Field::CACHEABLE, u64::from(cacheable)));
     }
 
-    /// Allows it; no later plugin is asked.
-    pub fn allow(mut self) {
-        self.0.change(number(Field::VERDICT, Verdict::ALLOW));
-        self.0.complete(Flow::STOP);
-    }
-
-    /// Refuses it; no later plugin is asked.
-    pub fn deny(mut self, reason: Reason) {
-        self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
-        self.0.change(number(Field::VERDICT, Verdict::DENY));
-        self.0.complete(Flow::STOP);
-    }
-
-    /// Leaves the answer to the next plugin.
-    pub fn proceed(mut self) {
-        self.0.complete(Flow::CONTINUE);
-    }
-
-    /// Ends the chain with the answer that it had.
-    pub fn stop(mut self) {
-        self.0.complete(Flow::STOP);
-    }
+    answers! {}
+    ends! {}
 }
 
 /// Answers `client.subscribe` or `client.unsubscribe` later. Send it to any thread; dropped, it counts as a fault.
@@ -242,15 +228,7 @@ impl FiltersTicket {
         self.0.change(at(index, number(Field::VERDICT, Verdict::DENY)));
     }
 
-    /// Lets the packet go on to the next plugin, with the changes made here.
-    pub fn proceed(mut self) {
-        self.0.complete(Flow::CONTINUE);
-    }
-
-    /// Lets the packet go, with the changes made here; no later plugin sees it.
-    pub fn stop(mut self) {
-        self.0.complete(Flow::STOP);
-    }
+    ends! {}
 }
 
 /// Answers `message.publish` later. Send it to any thread; dropped, it counts as a fault.
@@ -270,15 +248,7 @@ impl PublishTicket {
         self.0.change(change);
     }
 
-    /// Lets the message go on to the next plugin, with the changes made here.
-    pub fn proceed(mut self) {
-        self.0.complete(Flow::CONTINUE);
-    }
-
-    /// Lets the message go, with the changes made here; no later plugin sees it.
-    pub fn stop(mut self) {
-        self.0.complete(Flow::STOP);
-    }
+    ends! {}
 
     /// Drops the message and acknowledges it; no later plugin sees it.
     pub fn drop_message(mut self) {
