@@ -429,12 +429,12 @@ impl Shard {
     }
 
     /// Goes on with a re-authentication; everything else of the connection goes on beside it (section 4.12.1).
-    fn renew(&mut self, key: ConnKey, mut renewal: Renewal, mut answered: bool) {
+    fn renew(&mut self, key: ConnKey, mut renewal: Renewal, answered: bool) {
         let Some(conn) = self.conns.get(key) else { return };
         let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
             return;
         };
-        if !std::mem::take(&mut answered) {
+        if !answered {
             let mut section = Vec::new();
             push_property(&mut section, Property::AuthMethod(&method));
             push_property(&mut section, Property::AuthData(&renewal.data));

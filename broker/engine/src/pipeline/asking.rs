@@ -112,8 +112,9 @@ impl Shard {
             subscribe.filters.map(|(filter, options)| Requested::new(filter, options)).collect();
         let asking =
             Asking { packet: Bytes::new(), subscribe: true, requested, visited: Vec::new(), permits: None };
-        let slot = self.ask_filters(key, (session_key, number), whole, subscribe.properties, asking, false);
-        slot.and_then(|asking| self.filters_asked(key, session_key, asking, Some(subscribe)))
+        let place = (session_key, number);
+        let progress = self.ask_filters(key, place, whole, subscribe.properties, asking, false)?;
+        self.subscribe_asked(key, session_key, progress, subscribe)
     }
 
     /// An UNSUBSCRIBE whose turn it is; likewise.
@@ -133,29 +134,39 @@ impl Shard {
         let asking =
             Asking { packet: Bytes::new(), subscribe: false, requested, visited: Vec::new(), permits: None };
         let place = (session_key, number);
-        match self.ask_filters(key, place, whole, unsubscribe.properties, asking, false)? {
+        let progress = self.ask_filters(key, place, whole, unsubscribe.properties, asking, false)?;
+        self.unsubscribe_asked(key, session_key, progress, unsubscribe)
+    }
+
+    fn subscribe_asked(
+        &mut self,
+        key: ConnKey,
+        session_key: SessionKey,
+        progress: Progress,
+        subscribe: &Subscribe<'_>,
+    ) -> Option<Slot> {
+        match progress {
+            Progress::Waits(slot) => Some(slot),
+            Progress::Through(asking) => {
+                let permits = permits_of(&asking);
+                self.begin_subscribe(key, session_key, subscribe, &asking.requested, &permits)
+            }
+        }
+    }
+
+    fn unsubscribe_asked(
+        &mut self,
+        key: ConnKey,
+        session_key: SessionKey,
+        progress: Progress,
+        unsubscribe: &Unsubscribe<'_>,
+    ) -> Option<Slot> {
+        match progress {
             Progress::Waits(slot) => Some(slot),
             Progress::Through(asking) => {
                 self.take_unsubscribe(key, session_key, unsubscribe.packet_id, &asking.requested);
                 None
             }
-        }
-    }
-
-    fn filters_asked(
-        &mut self,
-        key: ConnKey,
-        session_key: SessionKey,
-        progress: Progress,
-        subscribe: Option<&Subscribe<'_>>,
-    ) -> Option<Slot> {
-        match (progress, subscribe) {
-            (Progress::Waits(slot), _) => Some(slot),
-            (Progress::Through(asking), Some(subscribe)) => {
-                let permits = permits_of(&asking);
-                self.begin_subscribe(key, session_key, subscribe, &asking.requested, &permits)
-            }
-            (Progress::Through(_), None) => None,
         }
     }
 
@@ -372,27 +383,13 @@ impl Shard {
         let slot = match &decoded {
             Some(Packet::Subscribe(subscribe)) => self
                 .ask_filters(key, place, &packet, subscribe.properties, asking, answered)
-                .and_then(|progress| self.filters_asked(key, session_key, progress, Some(subscribe))),
-            Some(Packet::Unsubscribe(unsubscribe)) => {
-                match self.ask_filters(key, place, &packet, unsubscribe.properties, asking, answered) {
-                    Some(Progress::Waits(slot)) => Some(slot),
-                    Some(Progress::Through(asking)) => {
-                        self.take_unsubscribe(key, session_key, unsubscribe.packet_id, &asking.requested);
-                        None
-                    }
-                    None => None,
-                }
-            }
+                .and_then(|progress| self.subscribe_asked(key, session_key, progress, subscribe)),
+            Some(Packet::Unsubscribe(unsubscribe)) => self
+                .ask_filters(key, place, &packet, unsubscribe.properties, asking, answered)
+                .and_then(|progress| self.unsubscribe_asked(key, session_key, progress, unsubscribe)),
             _ => None,
         };
-        if let Some(slot) = slot {
-            let barrier = matches!(slot.body, SlotBody::Subscribe { .. });
-            if let Some(session) = self.sessions.get_mut(session_key) {
-                session.slots.push_front(slot);
-            }
-            if barrier {
-                self.wait_for_barrier(session_key);
-            }
+        if self.put_back(session_key, slot) {
             return;
         }
         self.pump_slots(session_key);

@@ -7,8 +7,7 @@ use std::rc::Rc;
 use super::Shard;
 use super::admission::Answer;
 use super::asking::Asked;
-use super::deliver::{Manner, manner_of};
-use super::route::hold;
+use super::deliver::{Manner, delivery_of, manner_of};
 use super::tell::Loss;
 use crate::hook::HookPoint;
 use crate::hook::client::{Action, Request};
@@ -106,10 +105,9 @@ impl Shard {
             }
             let place = review.place;
             review.place += 1;
-            let scope = review.scope.clone();
             let Some(key) = self.sessions.key_at(place) else { continue };
             let Some(session) = self.sessions.get(key).filter(|session| !session.orphan) else { continue };
-            let affected = match &scope {
+            let affected = match &review.scope {
                 Scope::All | Scope::Topics(_) => true,
                 Scope::Client(client_id) => *session.identity.client_id == **client_id,
                 Scope::User(username) => session.identity.username.as_deref() == Some(username),
@@ -117,17 +115,15 @@ impl Shard {
             if session.identity.superuser || !affected {
                 continue;
             }
-            let could = |filter: &str| match &scope {
+            let could = |filter: &str| match &review.scope {
                 Scope::Topics(topics) => {
                     topic::parse_filter(filter).is_ok_and(|parsed| topic::overlap(parsed.filter, topics))
                 }
                 _ => true,
             };
             let filters = session.subscriptions.keys().filter(|filter| could(filter)).cloned().collect();
-            if let Some(review) = self.reviews.queue.front_mut() {
-                review.filters = filters;
-                review.session = Some(key);
-            }
+            review.filters = filters;
+            review.session = Some(key);
         }
     }
 
@@ -296,15 +292,5 @@ impl Shard {
 impl Deliveries {
     fn new(hasher: ahash::RandomState) -> Deliveries {
         Deliveries { said: HashMap::with_hasher(hasher), asked: None, behind: VecDeque::new() }
-    }
-}
-
-fn delivery_of(manner: &Manner, view: &MessageView<'_>, held: &mut Option<Held>) -> Delivery {
-    Delivery {
-        message: Rc::clone(hold(view, held)),
-        qos: manner.qos,
-        retain: manner.retain,
-        subscription_ids: manner.subscription_ids.as_slice().into(),
-        group: manner.group,
     }
 }

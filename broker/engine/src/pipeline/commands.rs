@@ -146,9 +146,7 @@ impl Shard {
             Command::Subscribe { client_id, filter, options, id } => {
                 self.subscribe_for(&client_id, &filter, options, id);
             }
-            Command::Unsubscribe { client_id, filter } => {
-                self.unsubscribe_for(&client_id, &filter);
-            }
+            Command::Unsubscribe { client_id, filter } => self.unsubscribe_for(&client_id, &filter),
             Command::Mail { plugin, from, number, bytes } => self.mail(plugin, from, number, bytes),
             Command::Timer { plugin, timer, after_ms, number } => {
                 let due_ms = self.now.mono_ms.saturating_add(after_ms);

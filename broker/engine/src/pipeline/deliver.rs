@@ -176,13 +176,7 @@ impl Shard {
         let Some(session) = self.sessions.get_mut(key) else { return };
         let at_once = session.conn.is_some() && session.queue.is_empty() && session.inflight.has_room();
         let conn_has_room = self.has_room(key);
-        let delivery = Delivery {
-            message: Rc::clone(hold(view, held)),
-            qos: manner.qos,
-            retain: manner.retain,
-            subscription_ids: manner.subscription_ids.as_slice().into(),
-            group: manner.group,
-        };
+        let delivery = delivery_of(manner, view, held);
         if at_once && conn_has_room {
             self.publish_now(key, manner, delivery, view, held);
             return;
@@ -352,6 +346,17 @@ pub(super) fn manner_of(delivery: &Delivery) -> Manner {
         subscription_ids: delivery.subscription_ids.iter().copied().collect(),
         group: delivery.group,
         cached: false,
+    }
+}
+
+/// The delivery to keep.
+pub(super) fn delivery_of(manner: &Manner, view: &MessageView<'_>, held: &mut Option<Held>) -> Delivery {
+    Delivery {
+        message: Rc::clone(hold(view, held)),
+        qos: manner.qos,
+        retain: manner.retain,
+        subscription_ids: manner.subscription_ids.as_slice().into(),
+        group: manner.group,
     }
 }
 

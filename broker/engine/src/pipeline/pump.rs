@@ -93,7 +93,7 @@ impl Shard {
     }
 
     /// Puts the slot that a packet waits in into the place of the packet; whether there is one.
-    fn put_back(&mut self, session_key: SessionKey, slot: Option<Slot>) -> bool {
+    pub(super) fn put_back(&mut self, session_key: SessionKey, slot: Option<Slot>) -> bool {
         let (Some(slot), Some(session)) = (slot, self.sessions.get_mut(session_key)) else { return false };
         let barrier = matches!(slot.body, SlotBody::Subscribe { .. });
         session.slots.push_front(slot);

@@ -3,7 +3,6 @@
 
 use std::num::NonZeroU16;
 
-use bytes::Bytes;
 use smallvec::SmallVec;
 
 use super::Shard;
@@ -149,34 +148,29 @@ impl Shard {
         })
     }
 
-    /// Subscribes a client without asking anybody; whether it is here and could be. Retained messages follow.
+    /// Subscribes a client without asking anybody; if it is here and that can be. Retained messages follow.
     pub(super) fn subscribe_for(
         &mut self,
         client_id: &str,
         filter: &str,
         options: SubscriptionOptions,
         id: u32,
-    ) -> bool {
-        let Some(&session_key) = self.by_client.get(client_id) else { return false };
-        let Ok(parsed) = topic::parse_filter(filter) else { return false };
-        let request = Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None };
-        let Ok(granted) = self.put_subscription(session_key, parsed, &request, id) else { return false };
+    ) {
+        let Some(&session_key) = self.by_client.get(client_id) else { return };
+        let Ok(parsed) = topic::parse_filter(filter) else { return };
+        let request = Requested::new(filter, options);
+        let Ok(granted) = self.put_subscription(session_key, parsed, &request, id) else { return };
         let granted = [granted];
         let fetches = self.mark_all(session_key, &granted);
         self.tell_subscribed(session_key, &granted);
         self.begin_fetches(session_key, &fetches);
-        true
     }
 
-    /// Takes a subscription from a client; whether it was there.
-    pub(super) fn unsubscribe_for(&mut self, client_id: &str, filter: &str) -> bool {
-        let session_key = self.by_client.get(client_id).copied();
-        let session = session_key.and_then(|key| self.sessions.get_mut(key));
-        let Some((session, key)) = session.zip(session_key) else { return false };
-        let Some(gone) = session.subscriptions.remove(filter) else { return false };
-        self.unroute(key, filter);
-        self.tell_unsubscribed(key, filter, gone, "plugin");
-        true
+    /// Takes a subscription from a client, if it is here and has it.
+    pub(super) fn unsubscribe_for(&mut self, client_id: &str, filter: &str) {
+        if let Some(&session_key) = self.by_client.get(client_id) {
+            self.unsubscribe(session_key, filter, "plugin");
+        }
     }
 
     /// Every shard knows, or the time is up: SUBACK, then retained messages.

@@ -187,6 +187,15 @@ pub struct Behind {
 }
 
 impl PublishSlot {
+    /// Whether it waits for a plugin, or behind a publish that does.
+    fn is_on_its_way(&self) -> bool {
+        match self.stage {
+            Stage::Authorizing(_) | Stage::Queueing => self.ask.as_ref().is_some_and(|ask| !ask.1),
+            Stage::Deferred(_) | Stage::Blocked => true,
+            _ => false,
+        }
+    }
+
     /// How far it is on its way along the chains, for those behind it; `None` where it is through.
     fn position(&self) -> Option<Behind> {
         match (self.stage, &self.ask) {
@@ -298,7 +307,7 @@ impl Slots {
 
     /// Publishes that wait for a plugin, or behind one that does.
     pub fn deferred(&self) -> usize {
-        self.publishes().filter(|publish| publish.position().is_some()).count()
+        self.publishes().filter(|publish| publish.is_on_its_way()).count()
     }
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
