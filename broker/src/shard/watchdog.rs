@@ -107,10 +107,10 @@ impl Drop for Watchdog {
 }
 
 fn describe(handle: &ShardHandle, name: &NamePlugin) -> String {
-    match handle.pulse().call().current() {
-        Some((plugin, point)) => {
+    match handle.pulse().call().current_name() {
+        Some((plugin, function)) => {
             let plugin = name(plugin).unwrap_or_else(|| format!("plugin {}", plugin.0));
-            format!("{plugin} has not returned from {}", point.name())
+            format!("{plugin} has not returned from {function}")
         }
         None => "it is calling no plugin".to_owned(),
     }
