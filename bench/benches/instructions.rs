@@ -37,6 +37,12 @@ fn trie(mut unit: Box<dyn Unit>) -> Done {
 }
 
 #[library_benchmark]
+#[bench::idle_c_4(args = ("chain/idle_c_4"), setup = prepare)]
+#[bench::idle_c_16(args = ("chain/idle_c_16"), setup = prepare)]
+#[bench::idle_sdk_4(args = ("chain/idle_sdk_4"), setup = prepare)]
+#[bench::idle_sdk_16(args = ("chain/idle_sdk_16"), setup = prepare)]
+#[bench::idle_filtered_4(args = ("chain/idle_filtered_4"), setup = prepare)]
+#[bench::idle_filtered_16(args = ("chain/idle_filtered_16"), setup = prepare)]
 #[bench::links_0(args = ("chain/links_0"), setup = prepare)]
 #[bench::links_1(args = ("chain/links_1"), setup = prepare)]
 #[bench::links_4(args = ("chain/links_4"), setup = prepare)]

@@ -359,7 +359,8 @@ mod tests {
         let calls = Arc::new(CallCell::default());
         let _stack = enter_shard(ShardId(3), Arc::clone(&calls));
         assert_eq!(told(1), "grapnel: SIGSEGV in no plugin, on shard 3; the process ends\n");
-        calls.enter(PluginHandle(7), grapnel_engine::hook::HookPoint::MessagePublish);
+        calls.enter(grapnel_engine::hook::HookPoint::MessagePublish, 0);
+        calls.turn_of(PluginHandle(7));
         assert_eq!(
             told(1),
             "grapnel: SIGSEGV in plugin crasher at message.publish, on shard 3; the process ends\n"

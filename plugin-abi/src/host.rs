@@ -2,6 +2,7 @@
 //! unsafe of the data path is here, so that the engine needs none. Plugins must not use this module.
 
 use std::ffi::c_void;
+use std::marker::PhantomData;
 
 use crate::raw::{Change, Event, Field, Flow, HookFn, NewMessage, Slice, Status, Ticket, Value};
 
@@ -129,9 +130,94 @@ impl InstanceEntry {
     }
 }
 
-/// The event's `ctx` points to one of these on the stack of [`Entry::call`].
+/// What an event's `ctx` points to while a chain runs: the way from a plugin's call back to the engine's accumulator.
 struct Running<'a> {
-    access: &'a mut dyn EventAccess,
+    access: *mut (dyn EventAccess + 'a),
+    /// 1 once a hook has called what changes something; the engine looks at the accumulator only then.
+    touched: u32,
+}
+
+/// An event that hooks are called with, one after the other. It is made once for all links of a chain, so that what is the same
+/// for all of them costs nothing for each.
+pub struct Visit<'v, 'a, A: EventAccess + 'a> {
+    running: *mut Running<'a>,
+    event: *mut Event,
+    access: *mut A,
+    lent: PhantomData<(&'v mut Running<'a>, &'v mut Event)>,
+}
+
+/// Runs `body` with a visit of this event; what hooks do to the event arrives at `access`.
+#[inline]
+pub fn visit<'a, A: EventAccess + 'a, R>(
+    event: &mut Event,
+    access: &mut A,
+    body: impl FnOnce(Visit<'_, 'a, A>) -> R,
+) -> R {
+    let access: *mut A = access;
+    let mut running = Running { access: access as *mut (dyn EventAccess + 'a), touched: 0 };
+    event.args = std::ptr::null_mut();
+    let (running, event): (_, *mut Event) = (&raw mut running, event);
+    // SAFETY: the event is this function's.
+    unsafe { (*event).ctx = running.cast() };
+    let done = body(Visit { running, event, access, lent: PhantomData });
+    // SAFETY: as above; no hook runs any more.
+    unsafe { (*event).ctx = std::ptr::null_mut() };
+    done
+}
+
+impl<'a, A: EventAccess + 'a> Visit<'_, 'a, A> {
+    /// The same, lent to a function. By value, so that who goes on with the visit may hold it in registers.
+    #[inline]
+    pub fn lend(&mut self) -> Visit<'_, 'a, A> {
+        Visit { running: self.running, event: self.event, access: self.access, lent: PhantomData }
+    }
+
+    /// Calls a hook that was mounted without arguments.
+    #[inline]
+    pub fn call(&mut self, entry: &Entry) -> Flow {
+        // SAFETY: `Entry::new` was promised that the function and the instance are alive and belong to this thread, and the
+        // event and what it points to outlive the call; the plugin may not keep them, which its contract says. No reference to
+        // the event or to the accumulator exists meanwhile: both are lent to this visit, which has none out, being borrowed.
+        unsafe { (entry.function)(entry.instance, self.event) }
+    }
+
+    /// Calls a hook with what it was mounted with.
+    #[inline]
+    pub fn call_with_args(&mut self, entry: &Entry) -> Flow {
+        // SAFETY: the event is lent to this visit.
+        unsafe { (*self.event).args = entry.args };
+        self.call(entry)
+    }
+
+    /// The accumulator.
+    #[inline]
+    pub fn access(&mut self) -> &mut A {
+        // SAFETY: it is lent to this visit, and no hook runs, since that needs this visit.
+        unsafe { &mut *self.access }
+    }
+
+    /// The accumulator and the event, which no hook sees at this moment.
+    #[inline]
+    pub fn parts(&mut self) -> (&mut A, &mut Event) {
+        // SAFETY: as in `access`; they are two things.
+        unsafe { (&mut *self.access, &mut *self.event) }
+    }
+
+    /// Whether the hook that was called has let the event go on and has called nothing that changes something.
+    #[inline]
+    pub fn goes_on(&self, flow: Flow) -> bool {
+        // SAFETY: it is lent to this visit, and no hook runs.
+        let touched = unsafe { (*self.running).touched };
+        // One comparison for both, since this stands between any two links.
+        (flow.0 ^ Flow::CONTINUE.0) | touched == 0
+    }
+
+    /// The changes have been looked at.
+    #[inline]
+    pub fn settled(&mut self) {
+        // SAFETY: as in `goes_on`.
+        unsafe { (*self.running).touched = 0 }
+    }
 }
 
 impl Entry {
@@ -167,35 +253,44 @@ impl Entry {
         std::ptr::eq(self.instance, (&raw const TRIPPED).cast())
     }
 
-    /// Calls the hook. `event` is completed with the context it needs; what the hook does to the event arrives at `access`.
-    #[inline]
-    pub fn call(&self, event: &mut Event, access: &mut dyn EventAccess) -> Flow {
-        let mut running = Running { access };
-        event.ctx = (&raw mut running).cast();
-        event.args = self.args;
-        // SAFETY: `new` was promised that the function and the instance are alive and belong to this thread, and `event`
-        // and `running` outlive the call; the plugin may not keep them, which its contract says.
-        let flow = unsafe { (self.function)(self.instance, event) };
-        event.ctx = std::ptr::null_mut();
-        flow
+    /// Whether it was mounted with arguments.
+    pub fn has_args(&self) -> bool {
+        !self.args.is_null()
+    }
+
+    /// Calls the hook alone; what it does to the event arrives at `access`.
+    pub fn call(&self, event: &mut Event, access: &mut impl EventAccess) -> Flow {
+        visit(event, access, |mut visit| visit.call_with_args(self))
     }
 }
 
 /// # Safety
 /// `ctx` must be that of an event whose hook is running on this thread.
-unsafe fn running<'a>(ctx: *mut c_void) -> Option<&'a mut Running<'a>> {
-    // SAFETY: the caller vouches that it is null or points to the `Running` on the stack of `Entry::call`, which nobody
-    // else touches while the hook runs.
-    unsafe { ctx.cast::<Running<'a>>().as_mut() }
+unsafe fn reading<'a>(ctx: *mut c_void) -> Option<&'a dyn EventAccess> {
+    // SAFETY: the caller vouches that it is null or points to the `Running` of `visit`, whose accumulator nobody else touches
+    // while the hook runs.
+    unsafe { ctx.cast::<Running<'a>>().as_ref().map(|running| &*running.access) }
+}
+
+/// As [`reading`], to change something.
+///
+/// # Safety
+/// As for [`reading`].
+unsafe fn changing<'a>(ctx: *mut c_void) -> Option<&'a mut dyn EventAccess> {
+    // SAFETY: as in `reading`.
+    let running = unsafe { ctx.cast::<Running<'a>>().as_mut() }?;
+    running.touched = 1;
+    // SAFETY: as in `reading`.
+    Some(unsafe { &mut *running.access })
 }
 
 unsafe extern "C" fn host_get(ctx: *mut c_void, field: Field, index: u32, out: *mut Value) -> Status {
     // SAFETY: the contract of `get`: called by the running hook with its own ctx, and `out` is null or writable.
-    let (Some(running), Some(out)) = (unsafe { running(ctx) }, unsafe { out.as_mut() }) else {
+    let (Some(event), Some(out)) = (unsafe { reading(ctx) }, unsafe { out.as_mut() }) else {
         return Status::WRONG_MOMENT;
     };
     *out = Value::EMPTY;
-    match running.access.get(field, index) {
+    match event.get(field, index) {
         Ok(FieldValue::Number(number)) => out.number = number,
         Ok(FieldValue::Bytes(bytes)) => out.bytes = Slice::of(bytes),
         Ok(FieldValue::Pair(key, value)) => {
@@ -217,11 +312,11 @@ unsafe fn change_of<'a>(change: &Change) -> FieldChange<'a> {
 
 unsafe extern "C" fn host_set(ctx: *mut c_void, change: *const Change) -> Status {
     // SAFETY: the contract of `set`: called by the running hook with its own ctx, and `change` is null or readable.
-    let (Some(running), Some(change)) = (unsafe { running(ctx) }, unsafe { change.as_ref() }) else {
+    let (Some(event), Some(change)) = (unsafe { changing(ctx) }, unsafe { change.as_ref() }) else {
         return Status::WRONG_MOMENT;
     };
     // SAFETY: the plugin lends what the change points to for the call.
-    match running.access.set(unsafe { change_of(change) }) {
+    match event.set(unsafe { change_of(change) }) {
         Ok(()) => Status::OK,
         Err(status) => status,
     }
@@ -229,10 +324,10 @@ unsafe extern "C" fn host_set(ctx: *mut c_void, change: *const Change) -> Status
 
 unsafe extern "C" fn host_defer(ctx: *mut c_void, deadline_ms: u32, out: *mut Ticket) -> Status {
     // SAFETY: the contract of `defer`: called by the running hook with its own ctx, and `out` is null or writable.
-    let (Some(running), Some(out)) = (unsafe { running(ctx) }, unsafe { out.as_mut() }) else {
+    let (Some(event), Some(out)) = (unsafe { changing(ctx) }, unsafe { out.as_mut() }) else {
         return Status::WRONG_MOMENT;
     };
-    match running.access.defer(deadline_ms) {
+    match event.defer(deadline_ms) {
         Ok(ticket) => {
             *out = ticket;
             Status::OK
@@ -243,7 +338,7 @@ unsafe extern "C" fn host_defer(ctx: *mut c_void, deadline_ms: u32, out: *mut Ti
 
 unsafe extern "C" fn host_add_message(ctx: *mut c_void, message: *const NewMessage) -> Status {
     // SAFETY: the contract of `add_message`: called by the running hook with its own ctx, and `message` is null or readable.
-    let (Some(running), Some(message)) = (unsafe { running(ctx) }, unsafe { message.as_ref() }) else {
+    let (Some(event), Some(message)) = (unsafe { changing(ctx) }, unsafe { message.as_ref() }) else {
         return Status::WRONG_MOMENT;
     };
     // SAFETY: the plugin lends what the message points to for the call.
@@ -251,7 +346,7 @@ unsafe extern "C" fn host_add_message(ctx: *mut c_void, message: *const NewMessa
         Ok(message) => message,
         Err(status) => return status,
     };
-    match running.access.add_message(&message) {
+    match event.add_message(&message) {
         Ok(()) => Status::OK,
         Err(status) => status,
     }

@@ -15,8 +15,10 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::message::{MessageView, Payload};
 use grapnel_engine::packet::{QoS, Version};
 use grapnel_engine::time::Now;
-use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::host::{Module, host_api};
+use grapnel_plugin_abi::module::Mount;
 use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HookFn, HostApi, Slice, Status};
+use grapnel_plugin_abi::{Error, Host, NoConfig, Plugin, Publish};
 
 use super::Unit;
 use super::codec::PAYLOAD;
@@ -38,13 +40,66 @@ unsafe extern "C" fn rewrites(instance: *mut c_void, event: *const Event) -> Flo
     if status == Status::OK { Flow::CONTINUE } else { Flow::FAULT }
 }
 
-/// So many links that look at the event, at each of the points.
-pub fn links(count: u32, points: &[HookPoint]) -> ChainTable {
-    table(count, points, looks, std::ptr::null_mut())
+/// What a plugin in C does that does nothing.
+unsafe extern "C" fn passes(_instance: *mut c_void, _event: *const Event) -> Flow {
+    Flow::CONTINUE
 }
 
-fn table(count: u32, points: &[HookPoint], function: HookFn, instance: *mut c_void) -> ChainTable {
+/// What a plugin on the SDK does that does nothing.
+struct Passes;
+
+impl Plugin for Passes {
+    type Config = NoConfig;
+    type Shard = Passes;
+
+    fn load(_config: NoConfig, _host: &Host) -> Result<Passes, Error> {
+        Ok(Passes)
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Passes, Error> {
+        Ok(Passes)
+    }
+}
+
+impl Passes {
+    fn publish(&mut self, _message: &mut Publish<'_>) -> grapnel_plugin_abi::Flow {
+        grapnel_plugin_abi::Flow::Continue
+    }
+}
+
+grapnel_plugin_abi::__exported!(Passes { message.publish => Passes::publish, });
+
+/// The hook of [`Passes`] with an instance, made by the functions that a broker calls.
+fn passing() -> (HookFn, *mut c_void) {
+    let module = Module::of(grapnel_plugin_abi::__private::module::<Passes>());
+    let host: &'static HostApi = Box::leak(Box::new(host_api(1, 1)));
+    let (mut plugin, mut instance, mut mount) = (std::ptr::null_mut(), std::ptr::null_mut(), Mount::EMPTY);
+    // SAFETY: in the order of the contract, with places that are writable and no room for the text of an error.
+    let made = unsafe {
+        [
+            (module.load)(host, Slice::of(b"{}"), &raw mut plugin, std::ptr::null_mut()),
+            (module.init_shard)(plugin, 0, &raw mut instance, std::ptr::null_mut()),
+            (module.mount)(0, &raw mut mount),
+        ]
+    };
+    assert_eq!(made, [Status::OK; 3]);
+    (mount.hook.unwrap(), instance)
+}
+
+/// So many links that look at the event, at each of the points.
+pub fn links(count: u32, points: &[HookPoint]) -> ChainTable {
+    table(count, points, (looks, std::ptr::null_mut()), None)
+}
+
+fn table(
+    count: u32,
+    points: &[HookPoint],
+    (function, instance): (HookFn, *mut c_void),
+    topics: Option<&str>,
+) -> ChainTable {
+    let topics: Option<Arc<[Box<str>]>> = topics.map(|filter| [Box::from(filter)].into());
     let links = (0..count).flat_map(|number| {
+        let topics = &topics;
         points.iter().map(move |point| {
             let link = Link {
                 // SAFETY: the function is part of this program and gets the instance it expects.
@@ -55,7 +110,7 @@ fn table(count: u32, points: &[HookPoint], function: HookFn, instance: *mut c_vo
                 priority: 0,
                 deadline_ms: 1000,
                 policy: FaultPolicy::Ignore,
-                topics: None,
+                topics: topics.clone(),
                 deliver: false,
                 bit: 0,
             };
@@ -69,10 +124,27 @@ pub fn publish(count: u32) -> impl Unit {
     running(links(count, &[HookPoint::MessagePublish]), "sensors/17/temperature")
 }
 
+/// So many links of a plugin in C, of one on the SDK, or in C with a topic filter, that do nothing.
+pub fn idle(kind: Idle, count: u32) -> impl Unit {
+    let (hook, topics) = match kind {
+        Idle::C => ((passes as HookFn, std::ptr::null_mut()), None),
+        Idle::Sdk => (passing(), None),
+        Idle::Filtered => ((passes as HookFn, std::ptr::null_mut()), Some("sensors/+/temperature")),
+    };
+    running(table(count, &[HookPoint::MessagePublish], hook, topics), "sensors/17/temperature")
+}
+
+/// See [`idle`].
+pub enum Idle {
+    C,
+    Sdk,
+    Filtered,
+}
+
 pub fn rewrite() -> impl Unit {
     let host = Box::leak(Box::new(host_api(1, 1)));
     let instance = std::ptr::from_mut(host).cast();
-    running(table(1, &[HookPoint::MessagePublish], rewrites, instance), "rewritten/17/temperature")
+    running(table(1, &[HookPoint::MessagePublish], (rewrites, instance), None), "rewritten/17/temperature")
 }
 
 fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {

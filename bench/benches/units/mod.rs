@@ -53,6 +53,12 @@ units! {
     "trie/match_wildcards" => trie::match_wildcards();
     "trie/subscribe_literal" => trie::subscribe("site/new/temperature");
     "trie/subscribe_wildcard" => trie::subscribe("site/+/new/#");
+    "chain/idle_c_4" => chain::idle(chain::Idle::C, 4);
+    "chain/idle_c_16" => chain::idle(chain::Idle::C, 16);
+    "chain/idle_sdk_4" => chain::idle(chain::Idle::Sdk, 4);
+    "chain/idle_sdk_16" => chain::idle(chain::Idle::Sdk, 16);
+    "chain/idle_filtered_4" => chain::idle(chain::Idle::Filtered, 4);
+    "chain/idle_filtered_16" => chain::idle(chain::Idle::Filtered, 16);
     "chain/links_0" => chain::publish(0);
     "chain/links_1" => chain::publish(1);
     "chain/links_4" => chain::publish(4);

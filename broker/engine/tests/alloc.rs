@@ -51,7 +51,7 @@ static ALLOCATOR: Counting = Counting;
 unsafe extern "C" fn continues(_instance: *mut c_void, event: *const Event) -> Flow {
     // SAFETY: the event is alive during the call.
     let event = unsafe { &*event };
-    if event.topic.len == 0 { Flow::FAULT } else { Flow::CONTINUE }
+    if event.client_id.len == 0 { Flow::FAULT } else { Flow::CONTINUE }
 }
 
 fn shard() -> Shard {

@@ -23,7 +23,7 @@ pub(super) fn counted(chains: &ChainTable) -> Vec<LinkRow> {
         chains.chain(point).links().map(move |(link, stats)| LinkRow {
             point: point.name(),
             name: link.name.clone(),
-            stats: *stats,
+            stats,
         })
     };
     HookPoint::ALL.iter().flat_map(rows).collect()

@@ -371,7 +371,7 @@ fn bury(graveyard: &Graveyard, instance: Instance) {
 /// Adds what the chains of a table have counted.
 pub(super) fn absorb(totals: &mut Totals, shard: ShardId, table: &ChainTable) {
     let links = HookPoint::ALL.iter().flat_map(|point| table.chain(*point).links());
-    merge(totals, links.map(|(link, stats)| ((shard, link.plugin, link.identity), *stats)));
+    merge(totals, links.map(|(link, stats)| ((shard, link.plugin, link.identity), stats)));
 }
 
 /// Adds counts to counts.

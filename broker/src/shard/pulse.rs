@@ -129,7 +129,8 @@ mod tests {
     fn a_call_is_named_while_it_lasts() {
         let cell = CallCell::default();
         assert_eq!(cell.current(), None);
-        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        cell.enter(HookPoint::ClientConnect, 0);
+        cell.turn_of(PluginHandle(7));
         assert_eq!(cell.current(), Some((PluginHandle(7), HookPoint::ClientConnect)));
         cell.leave();
         assert_eq!(cell.current(), None);

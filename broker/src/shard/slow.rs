@@ -75,15 +75,14 @@ impl SlowCalls {
 
     /// Follows the call that goes on; one that has ended and was slow.
     fn watch(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
-        let number = calls.number();
-        if let Some((running, _, _, _, last_ms)) = &mut self.running
-            && number == Some(*running)
+        let going_on = calls.number().zip(calls.current_name());
+        if let Some((number, plugin, _, _, last_ms)) = &mut self.running
+            && going_on.is_some_and(|(now, (whose, _))| (now, whose) == (*number, *plugin))
         {
             *last_ms = now_ms;
             return None;
         }
-        let next = number.zip(calls.current_name());
-        let next = next.map(|(number, (plugin, what))| (number, plugin, what, now_ms, now_ms));
+        let next = going_on.map(|(number, (plugin, what))| (number, plugin, what, now_ms, now_ms));
         let (_, plugin, what, first_ms, last_ms) = std::mem::replace(&mut self.running, next)?;
         let ms = last_ms - first_ms;
         (ms >= slow_ms).then_some(Slow { plugin, what, ms, timed: false, others: 0 })
@@ -98,6 +97,11 @@ mod tests {
 
     const TAP: PluginHandle = PluginHandle(3);
 
+    fn enter(calls: &CallCell, point: HookPoint) {
+        calls.enter(point, 0);
+        calls.turn_of(TAP);
+    }
+
     fn said(slow: Option<Slow>) -> Option<String> {
         slow.map(|slow| slow.sentence("tap", ShardId(1)))
     }
@@ -105,7 +109,7 @@ mod tests {
     #[test]
     fn a_call_that_two_looks_meet_is_told_when_it_has_ended() {
         let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
-        calls.enter(TAP, HookPoint::MessagePublish);
+        enter(&calls, HookPoint::MessagePublish);
         assert_eq!(slow.look(&calls, 100, 5), None);
         assert_eq!(slow.look(&calls, 112, 5), None, "it goes on");
         calls.leave();
@@ -118,7 +122,7 @@ mod tests {
     fn quick_calls_of_one_plugin_are_not_taken_for_a_slow_one() {
         let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
         for look in 0..100 {
-            calls.enter(TAP, HookPoint::MessageDelivered);
+            enter(&calls, HookPoint::MessageDelivered);
             assert_eq!(slow.look(&calls, look * 5, 5), None);
             calls.leave();
         }
@@ -146,7 +150,7 @@ mod tests {
     #[test]
     fn nothing_is_slow_where_the_operator_wants_no_line() {
         let (calls, mut slow) = (CallCell::default(), SlowCalls::default());
-        calls.enter(TAP, HookPoint::MessagePublish);
+        enter(&calls, HookPoint::MessagePublish);
         assert_eq!(slow.look(&calls, 0, 0), None);
         calls.leave();
         assert_eq!(slow.look(&calls, 10_000, 0), None);

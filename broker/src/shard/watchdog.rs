@@ -255,9 +255,11 @@ mod tests {
         let shard = watched();
         let name: NamePlugin = Box::new(|plugin| (plugin.0 == 3).then(|| "tap".to_owned()));
         assert_eq!(describe(&shard.handle, &name), "it is calling no plugin");
-        shard.handle.pulse().call().enter(PluginHandle(3), HookPoint::MessagePublish);
+        shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
+        shard.handle.pulse().call().turn_of(PluginHandle(3));
         assert_eq!(describe(&shard.handle, &name), "tap has not returned from message.publish");
-        shard.handle.pulse().call().enter(PluginHandle(4), HookPoint::MessagePublish);
+        shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
+        shard.handle.pulse().call().turn_of(PluginHandle(4));
         assert_eq!(describe(&shard.handle, &name), "plugin 4 has not returned from message.publish");
     }
 }

@@ -5,7 +5,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use super::{CallCell, ChainTable, Entry, Link, LinkStats, PluginHandle};
+use super::{CallCell, ChainTable, Entry, Link, LinkCounts, PluginHandle};
 
 /// Plugins whose faults of one step are told apart; those of more count for the last of them.
 const PLACES: usize = 8;
@@ -48,11 +48,13 @@ impl FaultTally {
     }
 }
 
-/// Counts the fault of a link that was called, unless what was called stands for a tripped plugin.
+/// Counts the fault of a link that was called, unless what was called stands for a tripped plugin, which was not.
 #[cold]
-pub(super) fn count(link: &Link, stats: &mut LinkStats, calls: &CallCell) {
-    if !link.entry.is_tripped() {
-        stats.faults += 1;
+pub(super) fn count(link: &Link, count: &mut LinkCounts, calls: &CallCell) {
+    if link.entry.is_tripped() {
+        count.tripped += 1;
+    } else {
+        count.stats.faults += 1;
         calls.faults().count(link.plugin);
     }
 }

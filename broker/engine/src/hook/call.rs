@@ -1,4 +1,4 @@
-//! Which plugin a shard is calling at this moment, for who watches it from another thread. Two plain stores a link.
+//! Which plugin a shard is calling at this moment, for who watches it from another thread. One plain store a link.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -34,7 +34,7 @@ fn name_of(number: u64) -> Option<&'static str> {
 #[derive(Debug)]
 pub struct CallCell {
     plugin: AtomicU64,
-    /// The low half is the point's number plus one, or 0 while none is called; the high one counts the calls.
+    /// The low half is the point's number plus one, or 0 while none is called; the high one counts the runs.
     word: AtomicU64,
     /// Ancestry of the event that runs.
     ancestry: AtomicU64,
@@ -83,11 +83,17 @@ impl CallCell {
         (self.ticks_ns)()
     }
 
-    /// A call begins.
+    /// The links of a chain are about to be called, for an event that these plugins led to, a bit for each.
     #[inline]
-    pub fn enter(&self, plugin: PluginHandle, point: HookPoint) {
-        self.plugin.store(plugin.0, Ordering::Relaxed);
+    pub fn enter(&self, point: HookPoint, ancestry: u64) {
+        self.ancestry.store(ancestry, Ordering::Relaxed);
         self.begin(point as u64 + 1);
+    }
+
+    /// A link of this plugin is called next.
+    #[inline]
+    pub fn turn_of(&self, plugin: PluginHandle) {
+        self.plugin.store(plugin.0, Ordering::Relaxed);
     }
 
     #[inline]
@@ -96,7 +102,7 @@ impl CallCell {
         self.word.store(count | number, Ordering::Relaxed);
     }
 
-    /// The call that is going on, as a number that no other one of some four thousand million has; `None` while none is.
+    /// The run of a chain that is going on, as a number that no other one of some four thousand million has; `None` while none is.
     pub fn number(&self) -> Option<u64> {
         Some(self.word.load(Ordering::Relaxed)).filter(|word| word & NUMBER != 0)
     }
@@ -138,12 +144,6 @@ impl CallCell {
         self.begin(what as u64);
     }
 
-    /// The plugins that led to the event that runs, a bit for each.
-    #[inline]
-    pub fn set_ancestry(&self, ancestry: u64) {
-        self.ancestry.store(ancestry, Ordering::Relaxed);
-    }
-
     /// The plugins that led to the event that runs. On the shard's own thread, inside a call.
     pub fn ancestry(&self) -> u64 {
         self.ancestry.load(Ordering::Relaxed)
@@ -170,7 +170,7 @@ impl CallCell {
         self.word.load(Ordering::Relaxed) & NUMBER != 0
     }
 
-    /// The call is over.
+    /// The calls are over.
     #[inline]
     pub fn leave(&self) {
         self.word.store(self.word.load(Ordering::Relaxed) & !NUMBER, Ordering::Relaxed);
@@ -192,12 +192,12 @@ mod tests {
     fn every_call_has_a_number_of_its_own_while_it_lasts() {
         let cell = CallCell::default();
         assert_eq!(cell.number(), None);
-        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        cell.enter(HookPoint::ClientConnect, 0);
         let first = cell.number();
         assert!(first.is_some());
         cell.leave();
         assert_eq!((cell.number(), cell.current(), cell.is_calling()), (None, None, false));
-        cell.enter(PluginHandle(7), HookPoint::ClientConnect);
+        cell.enter(HookPoint::ClientConnect, 0);
         assert!(cell.number().is_some() && cell.number() != first);
         cell.enter_untimely(PluginHandle(8), Untimely::Mail);
         assert_eq!(cell.current_name(), Some((PluginHandle(8), "on_mail")));

@@ -1,15 +1,16 @@
 //! The dispatch loop: the only place in the project that calls plugins on the data path.
 
-use grapnel_plugin_abi::host::EventAccess;
+use grapnel_plugin_abi::host::{EventAccess, Visit, visit};
 use grapnel_plugin_abi::raw::{Event, Flow, Ticket};
 
 use super::filter::{Filters, LinkSet};
-use super::{CallCell, Chain, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
+use super::{CallCell, Chain, FaultPolicy, HookPoint, Link, LinkCounts, LinkIdentity, PluginHandle};
 
-/// An accumulator with an overlay for the running link: kept on Continue and Stop, thrown away on Fault.
-pub trait Fold: EventAccess {
-    /// A link is about to run; `deadline_ms` is for the ticket it may take.
-    fn begin(&mut self, link: &super::Link);
+/// An accumulator with an overlay for the running link: kept on Continue and Stop, thrown away on Fault. Between two links there
+/// is no overlay and no ticket. `'l` is how long the links live.
+pub trait Fold<'l>: EventAccess {
+    /// A link is about to run: its deadline is for the ticket it may take.
+    fn begin(&mut self, link: &'l Link);
     /// The link's changes become the accumulator, and the event shows them to the next link. Whether the topic is another one.
     fn commit(&mut self, event: &mut Event) -> bool;
     /// The topic that filters are compared with; empty where there is none.
@@ -51,6 +52,15 @@ impl Course<'_> {
     pub const WHOLE: Course<'static> =
         Course { visited: &[], behind: None, ancestry: 0, audience: Audience::All };
 
+    /// Whether no link is left out.
+    #[inline]
+    fn is_whole(&self) -> bool {
+        self.visited.is_empty()
+            && self.behind.is_none()
+            && self.ancestry == 0
+            && self.audience == Audience::All
+    }
+
     /// From the first link to the last, for a message that these plugins led to.
     pub const fn of_message(ancestry: u64) -> Course<'static> {
         Course { ancestry, ..Course::WHOLE }
@@ -80,108 +90,187 @@ const SAMPLED_FIRST: u64 = 256;
 impl Chain {
     /// Runs the links that the course leaves, in order; `calls` says meanwhile whose turn it is.
     #[inline]
-    pub fn run<F: Fold>(
-        &mut self,
+    pub fn run<'l, F: Fold<'l>>(
+        &'l mut self,
         (point, calls): (HookPoint, &CallCell),
         course: Course<'_>,
         event: &mut Event,
         fold: &mut F,
     ) -> Exit {
         self.runs += 1;
-        calls.set_ancestry(course.ancestry);
-        if self.runs <= SAMPLED_FIRST || self.runs.is_multiple_of(SAMPLE_EVERY) {
-            self.walk::<F, true>((point, calls), course, event, fold)
-        } else {
-            self.walk::<F, false>((point, calls), course, event, fold)
-        }
+        let timed = self.runs <= SAMPLED_FIRST || self.runs.is_multiple_of(SAMPLE_EVERY);
+        let straight = self.straight && !timed && course.is_whole();
+        calls.enter(point, course.ancestry);
+        let exit = visit(event, fold, |visit| {
+            if straight {
+                self.go_straight(calls, visit)
+            } else {
+                self.walk((point, calls), course, timed, visit)
+            }
+        });
+        calls.leave();
+        exit
     }
 
+    /// The walk of an event that is for all links. What it costs is what a hook costs: a few instructions a link, none of them to
+    /// count the call, which follows from the runs and from where they ended.
     #[inline]
-    fn walk<F: Fold, const TIMED: bool>(
-        &mut self,
-        (point, calls): (HookPoint, &CallCell),
-        course: Course<'_>,
-        event: &mut Event,
-        fold: &mut F,
-    ) -> Exit {
-        let mut eligible = self.eligible(&course, fold);
-        for (place, (link, stats)) in self.links.iter().zip(self.stats.iter_mut()).enumerate() {
-            if eligible.as_ref().is_some_and(|set| !set.contains(place))
-                || (!course.visited.is_empty() && course.visited.contains(&link.identity))
-            {
+    fn go_straight<'l, F: Fold<'l>>(&'l mut self, calls: &CallCell, mut visit: Visit<'_, '_, F>) -> Exit {
+        let Chain { links, counts, straight_runs, .. } = self;
+        *straight_runs += 1;
+        for link in links.iter() {
+            visit.access().begin(link);
+            calls.turn_of(link.plugin);
+            let flow = visit.call(&link.entry);
+            if visit.goes_on(flow) {
                 continue;
             }
-            if course.behind.is_some_and(|before| !before.contains(&link.identity)) {
-                return Exit::Blocked(place);
-            }
-            fold.begin(link);
-            stats.calls += 1;
-            calls.enter(link.plugin, point);
-            let began = if TIMED { calls.ticks_ns() } else { 0 };
-            let flow = link.entry.call(event, fold);
-            if TIMED {
-                let took = calls.ticks_ns().saturating_sub(began);
-                stats.latency.record(took);
-                calls.timed(link.plugin, point, took);
-            }
-            calls.leave();
-            match (flow, fold.ticket()) {
-                (Flow::CONTINUE, None) => {
-                    if fold.commit(event) && self.filters.is_some() {
-                        eligible =
-                            eligible_among(&self.links, self.filters.as_deref(), &course, fold.topic());
-                    }
-                }
-                (Flow::STOP, None) => {
-                    stats.stops += 1;
-                    fold.commit(event);
-                    return Exit::Done;
-                }
-                (Flow::DEFER, Some(ticket)) => {
-                    stats.deferrals += 1;
-                    fold.commit(event);
-                    return Exit::Deferred(place, ticket);
-                }
-                // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
-                _ => {
-                    super::breaker::count(link, stats, calls);
-                    fold.rollback();
-                    if link.policy == FaultPolicy::Deny {
-                        fold.deny();
-                        return Exit::Done;
-                    }
-                }
+            if let Some(exit) = settle_straight((links, link), counts, flow, calls, visit.lend()) {
+                return exit;
             }
         }
         Exit::Done
     }
 
-    /// The links an event is for; `None` is all of them, which is what most are.
-    #[inline]
-    fn eligible<F: Fold>(&self, course: &Course<'_>, fold: &F) -> Option<LinkSet> {
-        if self.filters.is_none() && course.ancestry == 0 && course.audience == Audience::All {
-            return None;
+    /// The walk of an event that some links are not for, or whose calls are timed, or whose hooks have arguments.
+    fn walk<'l, F: Fold<'l>>(
+        &'l mut self,
+        (point, calls): (HookPoint, &CallCell),
+        course: Course<'_>,
+        timed: bool,
+        mut visit: Visit<'_, '_, F>,
+    ) -> Exit {
+        let Chain { links, counts, filters, .. } = self;
+        let filters = filters.as_deref();
+        let everyone = filters.is_none() && course.ancestry == 0 && course.audience == Audience::All;
+        let eligible = if everyone {
+            LinkSet::first(links.len())
+        } else {
+            eligible_among(links, filters, &course, visit.access().topic())
+        };
+        let mut places = eligible.places();
+        while let Some(place) = places.next() {
+            let (Some(link), Some(count)) = (links.get(place), counts.get_mut(place)) else { break };
+            if !course.visited.is_empty() && course.visited.contains(&link.identity) {
+                continue;
+            }
+            if course.behind.is_some_and(|before| !before.contains(&link.identity)) {
+                return Exit::Blocked(place);
+            }
+            visit.access().begin(link);
+            count.stats.calls += 1;
+            calls.turn_of(link.plugin);
+            let flow = if timed {
+                call_timed(link, count, (point, calls), visit.lend())
+            } else {
+                visit.call_with_args(&link.entry)
+            };
+            if visit.goes_on(flow) {
+                continue;
+            }
+            match settle((place, link), count, flow, calls, visit.lend()) {
+                Settled::End(exit) => return exit,
+                Settled::Moved if filters.is_some() => {
+                    places.go_on_in(eligible_among(links, filters, &course, visit.access().topic()), place);
+                }
+                Settled::Moved | Settled::GoOn => {}
+            }
         }
-        eligible_among(&self.links, self.filters.as_deref(), course, fold.topic())
+        Exit::Done
     }
 }
 
-fn eligible_among(
-    links: &[Link],
-    filters: Option<&Filters>,
-    course: &Course<'_>,
-    topic: &str,
-) -> Option<LinkSet> {
-    let mut set = match filters {
-        Some(filters) => filters.matching(topic),
-        None => {
-            let mut all = LinkSet::NONE;
-            (0..links.len()).for_each(|place| all.insert(place));
-            all
+/// Not inlined, so that the loop keeps nothing for it.
+#[inline(never)]
+fn settle_straight<'l, F: Fold<'l>>(
+    (links, link): (&[Link], &Link),
+    counts: &mut [LinkCounts],
+    flow: Flow,
+    calls: &CallCell,
+    visit: Visit<'_, '_, F>,
+) -> Option<Exit> {
+    let place = (std::ptr::from_ref(link).addr() - links.as_ptr().addr()) / size_of::<Link>();
+    let count = counts.get_mut(place)?;
+    match settle((place, link), count, flow, calls, visit) {
+        Settled::End(exit) => {
+            count.straight_ends += 1;
+            Some(exit)
         }
-    };
+        Settled::GoOn | Settled::Moved => None,
+    }
+}
+
+/// Not inlined, so that calls that are not timed do not pay for it.
+#[inline(never)]
+fn call_timed<'l, F: Fold<'l>>(
+    link: &Link,
+    count: &mut LinkCounts,
+    (point, calls): (HookPoint, &CallCell),
+    mut visit: Visit<'_, '_, F>,
+) -> Flow {
+    let began = calls.ticks_ns();
+    let flow = visit.call_with_args(&link.entry);
+    let took = calls.ticks_ns().saturating_sub(began);
+    count.stats.latency.record(took);
+    calls.timed(link.plugin, point, took);
+    flow
+}
+
+/// What a link that did more than let the event go on has led to.
+enum Settled {
+    /// The next link.
+    GoOn,
+    /// The next link, with another topic.
+    Moved,
+    /// None.
+    End(Exit),
+}
+
+fn settle<'l, F: Fold<'l>>(
+    (place, link): (usize, &Link),
+    count: &mut LinkCounts,
+    flow: Flow,
+    calls: &CallCell,
+    mut visit: Visit<'_, '_, F>,
+) -> Settled {
+    visit.settled();
+    let stats = &mut count.stats;
+    let (fold, event) = visit.parts();
+    match (flow, fold.ticket()) {
+        (Flow::CONTINUE, None) => {
+            if fold.commit(event) {
+                Settled::Moved
+            } else {
+                Settled::GoOn
+            }
+        }
+        (Flow::STOP, None) => {
+            stats.stops += 1;
+            fold.commit(event);
+            Settled::End(Exit::Done)
+        }
+        (Flow::DEFER, Some(ticket)) => {
+            stats.deferrals += 1;
+            fold.commit(event);
+            Settled::End(Exit::Deferred(place, ticket))
+        }
+        // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
+        _ => {
+            super::breaker::count(link, count, calls);
+            fold.rollback();
+            if link.policy == FaultPolicy::Deny {
+                fold.deny();
+                return Settled::End(Exit::Done);
+            }
+            Settled::GoOn
+        }
+    }
+}
+
+fn eligible_among(links: &[Link], filters: Option<&Filters>, course: &Course<'_>, topic: &str) -> LinkSet {
+    let mut set = filters.map_or_else(|| LinkSet::first(links.len()), |filters| filters.matching(topic));
     if course.ancestry == 0 && course.audience == Audience::All {
-        return Some(set);
+        return set;
     }
     for (place, link) in links.iter().enumerate() {
         let welcome = match course.audience {
@@ -193,5 +282,5 @@ fn eligible_among(
             set.remove(place);
         }
     }
-    Some(set)
+    set
 }

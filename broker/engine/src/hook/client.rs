@@ -328,6 +328,8 @@ pub struct ClientFold<'a> {
     /// Reason strings that were replaced during the event: a view a hook took of one stays valid.
     replaced: Vec<Bytes>,
     desk: Option<TicketDesk<'a>>,
+    /// The running link.
+    running: Option<&'a Link>,
 }
 
 impl<'a> ClientFold<'a> {
@@ -339,7 +341,16 @@ impl<'a> ClientFold<'a> {
         verdict: ClientVerdict,
         desk: Option<TicketDesk<'a>>,
     ) -> ClientFold<'a> {
-        ClientFold { point, client, request, verdict, overlay: None, replaced: Vec::new(), desk }
+        ClientFold {
+            point,
+            client,
+            request,
+            verdict,
+            overlay: None,
+            replaced: Vec::new(),
+            desk,
+            running: None,
+        }
     }
 
     /// The event that goes with it.
@@ -409,16 +420,15 @@ impl EventAccess for ClientFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
+        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
+        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
-impl Fold for ClientFold<'_> {
-    fn begin(&mut self, link: &Link) {
-        self.overlay = None;
-        if let Some(desk) = &mut self.desk {
-            desk.begin(link);
-        }
+impl<'a> Fold<'a> for ClientFold<'a> {
+    #[inline]
+    fn begin(&mut self, link: &'a Link) {
+        self.running = Some(link);
     }
 
     fn topic(&self) -> &str {

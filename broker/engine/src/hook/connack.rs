@@ -175,10 +175,9 @@ impl EventAccess for ConnackFold<'_> {
     }
 }
 
-impl Fold for ConnackFold<'_> {
-    fn begin(&mut self, _link: &Link) {
-        self.overlay = None;
-    }
+impl<'a> Fold<'a> for ConnackFold<'a> {
+    #[inline]
+    fn begin(&mut self, _link: &'a Link) {}
 
     fn commit(&mut self, _event: &mut Event) -> bool {
         if let Some(next) = self.overlay.take() {

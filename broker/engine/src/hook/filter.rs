@@ -16,6 +16,21 @@ impl LinkSet {
     /// No place.
     pub const NONE: LinkSet = LinkSet([0; LINKS_MAX / 64]);
 
+    /// The first so many places, at most [`LINKS_MAX`].
+    pub fn first(count: usize) -> LinkSet {
+        LinkSet(std::array::from_fn(|word| match count.saturating_sub(word * 64) {
+            0 => 0,
+            left @ 1..64 => (1 << left) - 1,
+            _ => u64::MAX,
+        }))
+    }
+
+    /// Its places, the lowest first.
+    #[inline]
+    pub fn places(self) -> Places {
+        Places { bits: self.0[0], word: 0, set: self }
+    }
+
     /// Puts a place in; one beyond [`LINKS_MAX`] is left out.
     pub fn insert(&mut self, place: usize) {
         if let Some(word) = self.0.get_mut(place / 64) {
@@ -46,6 +61,39 @@ impl LinkSet {
         for (word, more) in self.0.iter_mut().zip(other.0) {
             *word |= more;
         }
+    }
+}
+
+/// The places of a set, in order.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// Those of the word that are left.
+    bits: u64,
+    word: usize,
+    set: LinkSet,
+}
+
+impl Places {
+    /// Goes on with those of another set, behind this place.
+    pub fn go_on_in(&mut self, set: LinkSet, behind: usize) {
+        let next = behind + 1;
+        let bits = set.0.get(next / 64).map_or(0, |bits| bits & u64::MAX << (next % 64));
+        *self = Places { bits, word: next / 64, set };
+    }
+}
+
+impl Iterator for Places {
+    type Item = usize;
+
+    #[inline]
+    fn next(&mut self) -> Option<usize> {
+        while self.bits == 0 {
+            self.word += 1;
+            self.bits = *self.set.0.get(self.word)?;
+        }
+        let place = self.word * 64 + self.bits.trailing_zeros() as usize;
+        self.bits &= self.bits - 1;
+        Some(place)
     }
 }
 

@@ -167,8 +167,8 @@ pub struct MessageFold<'a> {
     client: ClientView<'a>,
     base: MessageView<'a>,
     rules: Rules<'a>,
-    /// The running link's plugin and its bit in the ancestry.
-    running: Option<(PluginHandle, u64)>,
+    /// The running link.
+    running: Option<&'a Link>,
     /// What the links before have left; the chain's answer at the end.
     pub draft: Draft,
     overlay: Option<Draft>,
@@ -364,7 +364,7 @@ impl EventAccess for MessageFold<'_> {
     }
 
     fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status> {
-        let Some((plugin, bit)) = self.running else { return Err(Status::WRONG_MOMENT) };
+        let Some(link) = self.running else { return Err(Status::WRONG_MOMENT) };
         if self.point != HookPoint::MessagePublish {
             return Err(Status::UNSUPPORTED);
         }
@@ -372,10 +372,10 @@ impl EventAccess for MessageFold<'_> {
         if added as u64 >= self.rules.limits.extra_messages_max {
             return Err(Status::FULL);
         }
-        let ancestry = self.base.ancestry | bit;
+        let ancestry = self.base.ancestry | link.ancestry_bit();
         // Whose it is, where it does not say, is filled in when it is published.
         let message = super::outgoing::message_of(message, "", ancestry, self.rules.limits)?;
-        let extra = Extra { plugin, message };
+        let extra = Extra { plugin: link.plugin, message };
         if self.overlay.is_none() {
             self.overlay = Some(self.draft.clone());
         }
@@ -386,18 +386,15 @@ impl EventAccess for MessageFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
+        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
+        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
-impl Fold for MessageFold<'_> {
+impl<'a> Fold<'a> for MessageFold<'a> {
     #[inline]
-    fn begin(&mut self, link: &Link) {
-        self.overlay = None;
-        self.running = Some((link.plugin, link.ancestry_bit()));
-        if let Some(desk) = &mut self.desk {
-            desk.begin(link);
-        }
+    fn begin(&mut self, link: &'a Link) {
+        self.running = Some(link);
     }
 
     fn topic(&self) -> &str {

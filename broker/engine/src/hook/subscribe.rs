@@ -51,6 +51,8 @@ pub struct SubscribeFold<'a> {
     /// What was replaced during the event: a view a hook took of it stays valid.
     replaced: Vec<Bytes>,
     desk: Option<TicketDesk<'a>>,
+    /// The running link.
+    running: Option<&'a Link>,
 }
 
 impl<'a> SubscribeFold<'a> {
@@ -72,6 +74,7 @@ impl<'a> SubscribeFold<'a> {
             overlay: None,
             replaced: Vec::new(),
             desk,
+            running: None,
         }
     }
 
@@ -165,16 +168,15 @@ impl EventAccess for SubscribeFold<'_> {
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        self.desk.as_mut().ok_or(Status::UNSUPPORTED)?.take(deadline_ms)
+        let desk = self.desk.as_mut().ok_or(Status::UNSUPPORTED)?;
+        desk.take(self.running.ok_or(Status::WRONG_MOMENT)?, deadline_ms)
     }
 }
 
-impl Fold for SubscribeFold<'_> {
-    fn begin(&mut self, link: &Link) {
-        self.overlay = None;
-        if let Some(desk) = &mut self.desk {
-            desk.begin(link);
-        }
+impl<'a> Fold<'a> for SubscribeFold<'a> {
+    #[inline]
+    fn begin(&mut self, link: &'a Link) {
+        self.running = Some(link);
     }
 
     fn topic(&self) -> &str {

@@ -3,7 +3,7 @@
 
 use grapnel_plugin_abi::raw::{Status, Ticket};
 
-use super::{FaultPolicy, LinkIdentity, PluginHandle};
+use super::{FaultPolicy, Link, LinkIdentity, PluginHandle};
 use crate::id::{ConnKey, SessionKey, ShardId};
 
 /// What waits for a ticket.
@@ -126,8 +126,6 @@ pub struct TicketDesk<'a> {
     pub waiter: Waiter,
     /// Monotonic time of the event.
     pub now_ms: u64,
-    /// The running link.
-    pub link: Option<(LinkIdentity, PluginHandle, FaultPolicy, u32)>,
     /// What it has taken.
     pub taken: Option<Ticket>,
 }
@@ -135,28 +133,25 @@ pub struct TicketDesk<'a> {
 impl<'a> TicketDesk<'a> {
     /// A desk for one event.
     pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketDesk<'a> {
-        TicketDesk { tickets, waiter, now_ms, link: None, taken: None }
+        TicketDesk { tickets, waiter, now_ms, taken: None }
     }
 
-    /// The running link changes.
-    pub fn begin(&mut self, link: &super::Link) {
-        self.link = Some((link.identity, link.plugin, link.policy, link.deadline_ms));
-        self.taken = None;
-    }
-
-    /// One ticket per call; the deadline is the plugin's wish, at most what the operator allows the link.
+    /// One ticket per call of a link; the deadline is the plugin's wish, at most what the operator allows the link.
     ///
     /// # Errors
     /// [`Status::WRONG_MOMENT`] for a second ticket, [`Status::FULL`] when none is left.
-    pub fn take(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
-        let Some((link, plugin, policy, allowed_ms)) = self.link else { return Err(Status::WRONG_MOMENT) };
+    pub fn take(&mut self, link: &Link, deadline_ms: u32) -> Result<Ticket, Status> {
         if self.taken.is_some() {
             return Err(Status::WRONG_MOMENT);
         }
-        let wait_ms = if deadline_ms == 0 { allowed_ms } else { deadline_ms.min(allowed_ms) };
-        let deadline_ms = self.now_ms + u64::from(wait_ms);
-        let ticket =
-            self.tickets.take(OpenTicket { waiter: self.waiter, link, plugin, policy, deadline_ms })?;
+        let wait_ms = if deadline_ms == 0 { link.deadline_ms } else { deadline_ms.min(link.deadline_ms) };
+        let ticket = self.tickets.take(OpenTicket {
+            waiter: self.waiter,
+            link: link.identity,
+            plugin: link.plugin,
+            policy: link.policy,
+            deadline_ms: self.now_ms + u64::from(wait_ms),
+        })?;
         self.taken = Some(ticket);
         Ok(ticket)
     }

@@ -238,8 +238,9 @@ impl EventAccess for Told<'_> {
     }
 }
 
-impl Fold for Told<'_> {
-    fn begin(&mut self, _link: &Link) {}
+impl<'a> Fold<'a> for Told<'a> {
+    #[inline]
+    fn begin(&mut self, _link: &'a Link) {}
 
     fn commit(&mut self, _event: &mut Event) -> bool {
         false

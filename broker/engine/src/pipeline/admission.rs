@@ -280,7 +280,7 @@ impl Shard {
     pub(super) fn count_fault(&mut self, ticket: &OpenTicket, point: HookPoint) {
         let chain = self.chains.chain_mut(point);
         let place = chain.links.iter().position(|link| link.identity == ticket.link);
-        if let Some(stats) = place.and_then(|place| chain.stats.get_mut(place)) {
+        if let Some(stats) = place.and_then(|place| chain.stats_mut(place)) {
             stats.faults += 1;
             self.calls.faults().count(ticket.plugin);
         }

@@ -11,4 +11,5 @@ mod points;
 mod sessions;
 mod subscriptions;
 mod table;
+mod walks;
 mod world;
