@@ -40,6 +40,8 @@ impl Shard {
             return (verdict, Exit::Done);
         }
         let desk = waiter.map(|waiter| TicketDesk::new(&mut self.tickets, waiter, self.now.mono_ms));
+        // As the links before have left it: a chain that goes on after a deferred verdict begins with a new event.
+        let client = ClientView { superuser: verdict.superuser, ..client };
         let mut fold = ClientFold::new(point, client, request, verdict, desk);
         let mut event = fold.event(self.setup.id, self.now.wall_ms);
         let exit = chain.run((point, &self.calls), course, &mut event, &mut fold);

@@ -12,7 +12,7 @@ use grapnel_engine::packet::{
 };
 use grapnel_engine::pipeline::OwnedChange;
 use grapnel_engine::reason::ReasonCode;
-use grapnel_plugin_abi::raw::{Field, Flow, Ticket};
+use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
 use crate::world::{Ask, Got, World, message};
@@ -109,6 +109,24 @@ fn client_connect_answers_later() {
             assert!(world.is_closed(client));
         }
     }
+}
+
+/// What a ticket says of the client is what the next link sees, also where it is at hand: the chain goes on with a new event.
+#[test]
+fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
+    let mut world = World::new(1);
+    let (taken, log) = (Taken::default(), Log::default());
+    let seen = log.clone();
+    let next = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        seen.note((call.flags() & FLAG_SUPERUSER != 0).to_string());
+        Flow::CONTINUE
+    });
+    let first = later(1, 1, FaultPolicy::Deny, &taken);
+    let point = HookPoint::ClientAuthenticate;
+    mount(&mut world, vec![(point, first), (point, next)]);
+    world.try_connect("c", &Ask::v(Version::V5));
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::IS_SUPERUSER, 1)]);
+    assert_eq!(log.take(), ["true"]);
 }
 
 /// A missed deadline at client.connect is a fault that is ignored: the client comes in.
