@@ -1,0 +1,213 @@
+//! A plugin for the tests: a hook at every point, which does there what a script says, and writes that it was called and what it
+//! saw to a file. The script of a client is its identifier, or the topic where an event has no client, so that one broker plays
+//! many cases side by side; that of the broker's own points is configured. `c-table` is the same in C, and `tests/tests/table`
+//! says what must come out of it.
+
+mod scene;
+mod script;
+
+use std::fs::File;
+use std::io::Write;
+use std::sync::mpsc::{Sender, channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use grapnel_plugin_abi::{
+    Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
+    Error, Flow, Host, Packet, Plugin, Publish, Retained, Session, Subscribe, Subscription, Unsubscribe,
+};
+
+use scene::{Answer, Scene};
+use script::{Act, Ending, Script};
+
+/// How long a verdict may take that never comes.
+const DEADLINE: Duration = Duration::from_millis(20);
+/// How long one may take that does come: never reached.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[derive(serde::Deserialize)]
+struct Config {
+    /// Which of several copies this is, from 0: the scripts name it.
+    place: u32,
+    /// A file to append to.
+    record: String,
+    /// Scripts of the broker's own points, with `;` between them.
+    #[serde(default)]
+    scripts: String,
+}
+
+/// A verdict that comes later, with the thread that gives it.
+type Later = (Answer, Ending, bool);
+
+struct Table {
+    config: Config,
+    record: File,
+    later: Sender<Later>,
+    /// Tickets that nobody completes before the plugin's end.
+    unanswered: Mutex<Vec<Answer>>,
+}
+
+struct Instance {
+    table: Arc<Table>,
+}
+
+impl Plugin for Table {
+    type Config = Config;
+    type Shard = Instance;
+
+    fn load(config: Config, _host: &Host) -> Result<Table, Error> {
+        let record = File::options().append(true).create(true).open(&config.record)?;
+        let (later, inbox) = channel::<Later>();
+        // It ends when the plugin has let go of its sender.
+        std::thread::Builder::new().name("table".into()).spawn(move || {
+            for (answer, ending, changed) in inbox {
+                answer(ending, changed);
+            }
+        })?;
+        Ok(Table { config, record, later, unanswered: Mutex::default() })
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Instance, Error> {
+        Ok(Instance { table: Arc::clone(self) })
+    }
+}
+
+impl Table {
+    /// One write for each line, so that the lines of all copies stay whole and in order.
+    fn write(&self, script: &Script<'_>, point: &str, saw: &str) -> Result<(), Error> {
+        let line = format!("{} {} {point} {saw}\n", script.case, self.config.place);
+        Ok((&self.record).write_all(line.as_bytes())?)
+    }
+
+    fn play<'a>(&self, point: &str, scene: &mut impl Scene<'a>) -> Result<Flow, Error> {
+        let Some(script) = self.script_of(point, scene) else { return Ok(Flow::Continue) };
+        if script.point != point {
+            if let Some(told) = scene.told().filter(|_| self.config.place == 0) {
+                self.write(&script, point, &told)?;
+            }
+            return Ok(Flow::Continue);
+        }
+        if !scene.is_meant(script.change) {
+            return Ok(Flow::Continue);
+        }
+        self.write(&script, point, scene.saw(script.change))?;
+        if script.place != self.config.place { Ok(Flow::Continue) } else { self.act(script, scene) }
+    }
+
+    fn script_of<'s, 'a: 's>(&'s self, point: &str, scene: &impl Scene<'a>) -> Option<Script<'s>> {
+        let configured = || self.config.scripts.split(';').filter_map(Script::parse);
+        scene
+            .texts()
+            .into_iter()
+            .find_map(Script::parse)
+            .or_else(|| configured().find(|script| script.point == point))
+    }
+
+    fn act<'a>(&self, script: Script<'_>, scene: &mut impl Scene<'a>) -> Result<Flow, Error> {
+        match script.act {
+            Act::Returns(ending, changed) => {
+                if changed {
+                    scene.change(script.change)?;
+                }
+                match ending {
+                    Ending::Continue => Ok(Flow::Continue),
+                    Ending::Stop => Ok(Flow::Stop),
+                    Ending::Fault => Err(Error::new("as the test asked for")),
+                }
+            }
+            Act::Breaks => {
+                scene.change(script.change)?;
+                // Without the panic hook, which would write to the log: the tests look for panics there.
+                std::panic::resume_unwind(Box::new("as the test asked for"))
+            }
+            Act::Defers(first, ending, changed) => {
+                if first {
+                    scene.change(script.change)?;
+                }
+                if let Some(answer) = scene.defer(script.change, PATIENCE)? {
+                    // If the thread has ended, the ticket is dropped here, and that is a fault.
+                    let _ = self.later.send((answer, ending, changed));
+                }
+                Ok(Flow::Defer)
+            }
+            Act::Deadline(first) => {
+                if first {
+                    scene.change(script.change)?;
+                }
+                if let Some(answer) = scene.defer(script.change, DEADLINE)? {
+                    self.unanswered.lock().unwrap_or_else(PoisonError::into_inner).push(answer);
+                }
+                Ok(Flow::Defer)
+            }
+        }
+    }
+}
+
+/// A method for each point.
+macro_rules! hooks {
+    ($($method:ident: $type:ident at $point:literal;)*) => {
+        impl Instance {
+            $(fn $method(&mut self, event: &mut $type<'_>) -> Result<Flow, Error> {
+                self.table.play($point, event)
+            })*
+        }
+    };
+}
+
+hooks! {
+    connect: Connect at "client.connect";
+    authenticate: Authenticate at "client.authenticate";
+    authorize: Authorize at "client.authorize";
+    connack: Connack at "client.connack";
+    connected: Connected at "client.connected";
+    disconnected: Disconnected at "client.disconnected";
+    subscribe: Subscribe at "client.subscribe";
+    unsubscribe: Unsubscribe at "client.unsubscribe";
+    created: Session at "session.created";
+    resumed: Session at "session.resumed";
+    discarded: Session at "session.discarded";
+    takenover: Session at "session.takenover";
+    terminated: Session at "session.terminated";
+    subscribed: Subscription at "session.subscribed";
+    unsubscribed: Subscription at "session.unsubscribed";
+    publish: Publish at "message.publish";
+    delivered: Delivered at "message.delivered";
+    acked: Acked at "message.acked";
+    dropped: Dropped at "message.dropped";
+    retained: Retained at "message.retained";
+    received: Packet at "packet.received";
+    sent: Packet at "packet.sent";
+    starting: Broker at "broker.starting";
+    started: Broker at "broker.started";
+    stopping: Broker at "broker.stopping";
+    stopped: Broker at "broker.stopped";
+}
+
+grapnel_plugin_abi::plugin!(Table {
+    client.connect => Instance::connect,
+    client.authenticate => Instance::authenticate,
+    client.authorize(deliver = true) => Instance::authorize,
+    client.connack => Instance::connack,
+    client.connected => Instance::connected,
+    client.disconnected => Instance::disconnected,
+    client.subscribe => Instance::subscribe,
+    client.unsubscribe => Instance::unsubscribe,
+    session.created => Instance::created,
+    session.resumed => Instance::resumed,
+    session.discarded => Instance::discarded,
+    session.takenover => Instance::takenover,
+    session.terminated => Instance::terminated,
+    session.subscribed => Instance::subscribed,
+    session.unsubscribed => Instance::unsubscribed,
+    message.publish => Instance::publish,
+    message.delivered => Instance::delivered,
+    message.acked => Instance::acked,
+    message.dropped => Instance::dropped,
+    message.retained => Instance::retained,
+    packet.received => Instance::received,
+    packet.sent => Instance::sent,
+    broker.starting => Instance::starting,
+    broker.started => Instance::started,
+    broker.stopping => Instance::stopping,
+    broker.stopped => Instance::stopped,
+});

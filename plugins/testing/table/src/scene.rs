@@ -1,0 +1,345 @@
+//! What a script can do with the event of each point: where it finds itself, what can be seen and changed, and the ticket.
+
+use std::time::Duration;
+
+use grapnel_plugin_abi::{
+    Acked, Action, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected,
+    Dropped, Outgoing, Packet, Publish, Reason, Refused, Retained, Session, Subscribe, Subscription,
+    Unsubscribe, Verdict,
+};
+
+use crate::script::Ending;
+
+/// Completes a ticket: with the change, or without.
+pub type Answer = Box<dyn FnOnce(Ending, bool) + Send>;
+
+/// The reason of every refusal; nothing else in these tests refuses with it.
+const QUOTA: Reason = Reason(0x97);
+/// That of a refused CONNECT: MQTT 3.1.1 has a code for it, which a fault has not.
+const UNAVAILABLE: Reason = Reason(0x88);
+/// That of a refused filter, which SUBACK and UNSUBACK may both have.
+const SPECIFIC: Reason = Reason(0x83);
+
+/// An event as the scripts need it.
+pub trait Scene<'a> {
+    /// Where the script may be.
+    fn texts(&self) -> Vec<&'a str>;
+
+    /// Whether the script is about this event of the point, and not about others of the same client.
+    fn is_meant(&self, _change: &str) -> bool {
+        true
+    }
+
+    /// `new` where the change of a copy before this one is seen, `own` where not; `-` where it cannot be seen.
+    fn saw(&self, _change: &str) -> &'static str {
+        "-"
+    }
+
+    /// What the event says of decisions that were made before it.
+    fn told(&self) -> Option<String> {
+        None
+    }
+
+    /// Makes the change, where there is one to make.
+    fn change(&mut self, _change: &str) -> Result<(), Refused> {
+        Ok(())
+    }
+
+    /// Takes a ticket, where there is one.
+    fn defer(&mut self, _change: &str, _deadline: Duration) -> Result<Option<Answer>, Refused> {
+        Ok(None)
+    }
+}
+
+fn seen(new: bool) -> &'static str {
+    if new { "new" } else { "own" }
+}
+
+/// Ends a ticket that has no change left to make.
+macro_rules! end {
+    ($ticket:ident, $ending:ident) => {
+        match $ending {
+            Ending::Continue => $ticket.proceed(),
+            Ending::Stop => $ticket.stop(),
+            Ending::Fault => drop($ticket),
+        }
+    };
+}
+
+impl<'a> Scene<'a> for Connect<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn saw(&self, change: &str) -> &'static str {
+        if change == "keep-alive" { seen(self.keep_alive_s() == 77) } else { "-" }
+    }
+
+    fn change(&mut self, change: &str) -> Result<(), Refused> {
+        if change == "keep-alive" { self.set_keep_alive_s(77) } else { self.refuse(UNAVAILABLE, "why") }
+    }
+
+    fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
+        let (mut ticket, keep_alive) = (self.defer(deadline)?, change == "keep-alive");
+        Ok(Some(Box::new(move |ending, changed| {
+            if changed && !keep_alive && ending == Ending::Stop {
+                return ticket.refuse(UNAVAILABLE, "why");
+            }
+            if changed && keep_alive {
+                ticket.set_keep_alive_s(77);
+            }
+            end!(ticket, ending);
+        })))
+    }
+}
+
+impl<'a> Scene<'a> for Authenticate<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn saw(&self, change: &str) -> &'static str {
+        seen(match change {
+            "promote" => self.is_superuser(),
+            "vouch" => self.verdict() == Verdict::Allow,
+            _ => self.verdict() == Verdict::Deny,
+        })
+    }
+
+    fn change(&mut self, change: &str) -> Result<(), Refused> {
+        match change {
+            "promote" => self.set_superuser(true),
+            "vouch" => self.allow(),
+            _ => self.deny(UNAVAILABLE),
+        }
+    }
+
+    fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
+        let (mut ticket, change) = (self.defer(deadline)?, change.to_owned());
+        Ok(Some(Box::new(move |ending, changed| {
+            if changed && change == "promote" {
+                ticket.set_superuser(true);
+            }
+            match change.as_str() {
+                "vouch" if changed && ending == Ending::Stop => ticket.allow(),
+                "deny" if changed && ending == Ending::Stop => ticket.deny(UNAVAILABLE),
+                _ => end!(ticket, ending),
+            }
+        })))
+    }
+}
+
+impl<'a> Scene<'a> for Authorize<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn is_meant(&self, change: &str) -> bool {
+        let action = match self.action() {
+            Action::Publish => "publish",
+            Action::Subscribe => "subscribe",
+            Action::Deliver => "deliver",
+            Action::Will => "will",
+        };
+        change == action && self.topic().ends_with("/own")
+    }
+
+    fn saw(&self, _change: &str) -> &'static str {
+        seen(self.verdict() == Verdict::Deny)
+    }
+
+    fn change(&mut self, _change: &str) -> Result<(), Refused> {
+        self.deny(QUOTA)
+    }
+
+    fn defer(&mut self, _change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
+        let ticket = self.defer(deadline)?;
+        Ok(Some(Box::new(move |ending, changed| {
+            if changed && ending == Ending::Stop { ticket.deny(QUOTA) } else { end!(ticket, ending) }
+        })))
+    }
+}
+
+impl<'a> Scene<'a> for Connack<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn saw(&self, _change: &str) -> &'static str {
+        seen(self.user_property("table") == Some("new"))
+    }
+
+    fn change(&mut self, _change: &str) -> Result<(), Refused> {
+        self.add_user_property("table", "new")
+    }
+}
+
+impl<'a> Scene<'a> for Connected<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn told(&self) -> Option<String> {
+        Some(format!("{},{}", self.keep_alive_s(), u8::from(self.is_superuser())))
+    }
+}
+
+/// SUBSCRIBE and UNSUBSCRIBE are about one filter, which ends with `/own` and is changed to end with `/new`.
+macro_rules! filters {
+    ($type:ident) => {
+        impl<'a> Scene<'a> for $type<'a> {
+            fn texts(&self) -> Vec<&'a str> {
+                vec![self.client_id()]
+            }
+
+            fn saw(&self, change: &str) -> &'static str {
+                let new = |change: &str| {
+                    self.filter(0).is_some_and(|first| {
+                        if change == "rewrite" { first.filter.ends_with("/new") } else { first.refused }
+                    })
+                };
+                seen(new(change))
+            }
+
+            fn change(&mut self, change: &str) -> Result<(), Refused> {
+                if change == "refuse" {
+                    return self.refuse(0, SPECIFIC);
+                }
+                let filter = format!("{}/new", self.client_id());
+                self.rewrite(0, &filter)
+            }
+
+            fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
+                let filter = (change == "rewrite").then(|| format!("{}/new", self.client_id()));
+                let mut ticket = self.defer(deadline)?;
+                Ok(Some(Box::new(move |ending, changed| {
+                    match &filter {
+                        Some(filter) if changed => ticket.rewrite(0, filter),
+                        None if changed => ticket.refuse(0, SPECIFIC),
+                        _ => {}
+                    }
+                    end!(ticket, ending);
+                })))
+            }
+        }
+    };
+}
+
+filters!(Subscribe);
+filters!(Unsubscribe);
+
+/// A message that comes in, or goes out, is meant where its topic ends with `/own`, or has been changed to end with `/new`.
+fn is_message_meant(change: &str, topic: &str) -> bool {
+    topic.ends_with("/own") || (change == "topic" && topic.ends_with("/new"))
+}
+
+fn saw_message(change: &str, topic: &str, payload: &[u8]) -> &'static str {
+    match change {
+        "payload" => seen(payload == b"new"),
+        "topic" => seen(topic.ends_with("/new")),
+        _ => "-",
+    }
+}
+
+impl<'a> Scene<'a> for Publish<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn is_meant(&self, change: &str) -> bool {
+        is_message_meant(change, self.topic())
+    }
+
+    fn saw(&self, change: &str) -> &'static str {
+        saw_message(change, self.topic(), self.payload())
+    }
+
+    fn change(&mut self, change: &str) -> Result<(), Refused> {
+        match change {
+            "payload" => self.set_payload(b"new"),
+            "topic" => self.set_topic(&format!("{}/new", self.client_id())),
+            "extra" => self.add_message(&Outgoing::new(format!("{}/extra", self.client_id()), "extra")),
+            "drop" => self.drop_message(),
+            "reject" => self.reject(QUOTA, "why"),
+            _ => self.disconnect(QUOTA, "why"),
+        }
+    }
+
+    fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
+        let (change, topic) = (change.to_owned(), format!("{}/new", self.client_id()));
+        let mut ticket = self.defer(deadline)?;
+        Ok(Some(Box::new(move |ending, changed| {
+            match change.as_str() {
+                "payload" if changed => ticket.set_payload(b"new"),
+                "topic" if changed => ticket.set_topic(&topic),
+                _ => {}
+            }
+            match change.as_str() {
+                "drop" if changed && ending == Ending::Stop => ticket.drop_message(),
+                "reject" if changed && ending == Ending::Stop => ticket.reject(QUOTA, "why"),
+                "disconnect" if changed && ending == Ending::Stop => ticket.disconnect(QUOTA, "why"),
+                _ => end!(ticket, ending),
+            }
+        })))
+    }
+}
+
+impl<'a> Scene<'a> for Delivered<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn is_meant(&self, change: &str) -> bool {
+        is_message_meant(change, self.topic())
+    }
+
+    fn saw(&self, change: &str) -> &'static str {
+        saw_message(change, self.topic(), self.payload())
+    }
+
+    fn change(&mut self, change: &str) -> Result<(), Refused> {
+        match change {
+            "payload" => self.set_payload(b"new"),
+            "topic" => self.set_topic(&format!("{}/new", self.client_id())),
+            _ => self.veto(),
+        }
+    }
+}
+
+impl<'a> Scene<'a> for Packet<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        vec![self.client_id()]
+    }
+
+    fn is_meant(&self, _change: &str) -> bool {
+        // PINGREQ and PINGRESP.
+        matches!(self.packet_type(), 12 | 13)
+    }
+}
+
+impl<'a> Scene<'a> for Broker<'a> {
+    fn texts(&self) -> Vec<&'a str> {
+        Vec::new()
+    }
+}
+
+/// Points that tell of a client, or of a message that may have none.
+macro_rules! told {
+    ($($type:ident($event:ident) $($text:expr),+;)*) => {
+        $(impl<'a> Scene<'a> for $type<'a> {
+            fn texts(&self) -> Vec<&'a str> {
+                let $event = self;
+                vec![$($text),+]
+            }
+        })*
+    };
+}
+
+told! {
+    Disconnected(event) event.client_id();
+    Session(event) event.client_id();
+    Subscription(event) event.client_id();
+    Acked(event) event.client_id();
+    Dropped(event) event.client_id(), event.topic();
+    Retained(event) event.client_id(), event.topic();
+}

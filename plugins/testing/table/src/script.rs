@@ -1,0 +1,70 @@
+//! What a case asks of the plugin, as it stands in a client identifier or a topic: `table,POINT,CHANGE,ACT,PLACE,CASE`, in a
+//! topic with more levels behind it.
+
+/// How a hook, or a ticket, ends its turn.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Ending {
+    Continue,
+    Stop,
+    Fault,
+}
+
+/// What the copy does that the script means.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Act {
+    /// Returns, having made the change or not; a fault is an error.
+    Returns(Ending, bool),
+    /// Makes the change and panics.
+    Breaks,
+    /// Makes the change before or not, and defers; its thread completes the ticket, with the change or without. A fault is a
+    /// ticket that is dropped.
+    Defers(bool, Ending, bool),
+    /// Makes the change or not, defers, and completes nothing.
+    Deadline(bool),
+}
+
+/// One case.
+#[derive(Clone, Copy)]
+pub struct Script<'a> {
+    /// The point that it is about.
+    pub point: &'a str,
+    /// What is changed there, where something is.
+    pub change: &'a str,
+    /// What the copy at `place` does.
+    pub act: Act,
+    /// The copy that does something; the others only write that they were called.
+    pub place: u32,
+    /// Its number, which no other case of the same broker has.
+    pub case: &'a str,
+}
+
+impl<'a> Script<'a> {
+    pub fn parse(text: &'a str) -> Option<Script<'a>> {
+        let mut words = text.split(['/', ',']);
+        if words.next() != Some("table") {
+            return None;
+        }
+        let (point, change) = (words.next()?, words.next()?);
+        let act = match words.next()? {
+            "continue" => Act::Returns(Ending::Continue, false),
+            "continue-changed" => Act::Returns(Ending::Continue, true),
+            "stop" => Act::Returns(Ending::Stop, false),
+            "stop-changed" => Act::Returns(Ending::Stop, true),
+            "fault" => Act::Returns(Ending::Fault, true),
+            "break" => Act::Breaks,
+            "defer-continue" => Act::Defers(false, Ending::Continue, false),
+            "defer-continue-changed" => Act::Defers(false, Ending::Continue, true),
+            "defer-stop" => Act::Defers(false, Ending::Stop, false),
+            "defer-stop-changed" => Act::Defers(false, Ending::Stop, true),
+            "defer-fault" => Act::Defers(false, Ending::Fault, true),
+            "deadline" => Act::Deadline(false),
+            "changed-defer-continue" => Act::Defers(true, Ending::Continue, false),
+            "changed-defer-stop" => Act::Defers(true, Ending::Stop, false),
+            "changed-defer-fault" => Act::Defers(true, Ending::Fault, false),
+            "changed-deadline" => Act::Deadline(true),
+            _ => return None,
+        };
+        let place = words.next()?.parse().ok()?;
+        Some(Script { point, change, act, place, case: words.next()? })
+    }
+}

@@ -1,0 +1,149 @@
+//! What a plugin does at its point, and what must come of it.
+
+use grapnel_tests::Version;
+
+use crate::points::Policy;
+use crate::rows::{Change, Row, Seen};
+
+/// In what the plugin is written.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Language {
+    Rust,
+    C,
+}
+
+/// How a link ends its turn.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Flow {
+    Continue,
+    Stop,
+    /// An error, a panic or an unknown flow, a ticket that is dropped, or a deadline that passes.
+    Fault,
+}
+
+/// When a plugin makes the row's change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum When {
+    Never,
+    InTheHook,
+    /// With the verdict that comes later.
+    WithTheTicket,
+}
+
+/// What a plugin does.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Act {
+    /// As the plugins know it.
+    pub word: &'static str,
+    pub flow: Flow,
+    pub changes: When,
+    /// Whether the verdict comes later.
+    pub later: bool,
+}
+
+const fn act(word: &'static str, flow: Flow, changes: When, later: bool) -> Act {
+    Act { word, flow, changes, later }
+}
+
+/// All that a plugin can do. `fault` is an error in Rust, `break` a panic, and in C a flow that there is not.
+pub const ACTS: [Act; 14] = [
+    act("continue", Flow::Continue, When::Never, false),
+    act("continue-changed", Flow::Continue, When::InTheHook, false),
+    act("stop", Flow::Stop, When::Never, false),
+    act("stop-changed", Flow::Stop, When::InTheHook, false),
+    act("fault", Flow::Fault, When::InTheHook, false),
+    act("break", Flow::Fault, When::InTheHook, false),
+    act("defer-continue", Flow::Continue, When::Never, true),
+    act("defer-continue-changed", Flow::Continue, When::WithTheTicket, true),
+    act("defer-stop", Flow::Stop, When::Never, true),
+    act("defer-stop-changed", Flow::Stop, When::WithTheTicket, true),
+    act("defer-fault", Flow::Fault, When::WithTheTicket, true),
+    act("deadline", Flow::Fault, When::Never, true),
+    act("changed-defer-continue", Flow::Continue, When::InTheHook, true),
+    act("changed-defer-stop", Flow::Stop, When::InTheHook, true),
+];
+
+/// What an act must come to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Effect {
+    AsItWas,
+    Changed,
+    /// By the fault policy.
+    Denied,
+}
+
+/// One case of the table.
+#[derive(Clone, Copy, Debug)]
+pub struct Case {
+    pub act: Act,
+    pub version: Version,
+    /// Which of the copies acts; the others continue.
+    pub place: usize,
+    pub copies: usize,
+    /// What a fault means here.
+    pub policy: Policy,
+    pub number: usize,
+}
+
+/// What must come of a case.
+#[derive(Debug)]
+pub struct Due {
+    pub effect: Effect,
+    /// Place of each plugin that is called, in order, with whether it sees the change of one before it: `new`, `own`, or `-`
+    /// where it has no way to see.
+    pub calls: Vec<(usize, String)>,
+}
+
+impl Case {
+    /// What the plugins read.
+    pub fn script(&self, row: &Row) -> String {
+        format!(
+            "table,{},{},{},{},{}",
+            row.point.name, row.change.word, self.act.word, self.place, self.number
+        )
+    }
+
+    pub fn name(&self, row: &Row, language: Language) -> String {
+        format!(
+            "{} ({}) {} by plugin {} of {} in {language:?}, {:?}",
+            row.point.name,
+            row.change.word,
+            self.act.word,
+            self.place + 1,
+            self.copies,
+            self.version
+        )
+    }
+
+    pub fn due(&self, row: &Row, language: Language) -> Due {
+        let flow = match self.act.flow {
+            // There is no ticket where a verdict cannot come later, and a Defer without one is a fault.
+            _ if self.act.later && !row.point.may_defer => Flow::Fault,
+            flow => flow,
+        };
+        // The tickets of the SDK decide and end the chain at once; one cannot decide and leave it to the others. In C one can.
+        let unsaid = language == Language::Rust && flow == Flow::Continue && row.change.answers;
+        let changed = row.change != Change::NONE
+            && match self.act.changes {
+                When::Never => false,
+                When::InTheHook => true,
+                When::WithTheTicket => row.change.with_ticket && !unsaid,
+            };
+        let effect = match flow {
+            Flow::Fault if self.policy == Policy::Deny => Effect::Denied,
+            // What a fault had changed is thrown away.
+            Flow::Fault => Effect::AsItWas,
+            _ if changed => Effect::Changed,
+            _ => Effect::AsItWas,
+        };
+        let ends = flow == Flow::Stop || effect == Effect::Denied;
+        let last = if ends { self.place } else { self.copies - 1 };
+        let saw = |place: usize| match row.change.seen {
+            Seen::ByNobody => "-",
+            Seen::InC if language == Language::Rust => "-",
+            _ if place > self.place && effect == Effect::Changed => "new",
+            _ => "own",
+        };
+        Due { effect, calls: (0..=last).map(|place| (place, saw(place).to_owned())).collect() }
+    }
+}

@@ -1,0 +1,84 @@
+//! The points of the broker's own life, which have no client: each broker is started, serves a client of each version, and is
+//! stopped, and its plugins do the same at all four points.
+
+use std::path::Path;
+
+use grapnel_tests::{Broker, Client, Publish, Version};
+
+use crate::VERSIONS;
+use crate::act::{ACTS, Act, Case, Language};
+use crate::points::{BROKER_STARTED, BROKER_STARTING, BROKER_STOPPED, BROKER_STOPPING, Point};
+use crate::rows::{Change, Row};
+use crate::stage::{Library, Record, plugins};
+
+pub const POINTS: [Point; 4] = [BROKER_STARTING, BROKER_STARTED, BROKER_STOPPING, BROKER_STOPPED];
+
+/// The rows of the points; nobody plays them.
+fn rows() -> Vec<Row> {
+    let row = |point| Row { point, change: Change::NONE, play: |_, _, _| String::new(), expect: |_, _| "" };
+    POINTS.into_iter().map(row).collect()
+}
+
+/// A whole life with an act at each point; how many cases that was.
+fn live(language: Language, library: &Library, act: Act, place: usize, copies: usize) -> usize {
+    let rows = rows();
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let path = folder.path().join("record");
+    let case = |number: usize| {
+        let policy = rows[number].point.policy;
+        Case { act, version: Version::V5, place, copies, policy, number }
+    };
+    let scripts: Vec<String> =
+        rows.iter().enumerate().map(|(number, row)| case(number).script(row)).collect();
+    serve(&plugins(library.path(), copies, &path, &scripts.join(";"), ""));
+    let mut record = Record::open(Path::new(&path));
+    for (number, row) in rows.iter().enumerate() {
+        let due = case(number).due(row, language).calls;
+        let due: Vec<_> =
+            due.into_iter().map(|(place, saw)| (place, row.point.name.to_owned(), saw)).collect();
+        assert_eq!(record.of(number), due, "{}", case(number).name(row, language));
+    }
+    rows.len()
+}
+
+/// A broker that does its work whatever its plugins do at these points: it starts, serves, and ends well.
+fn serve(config: &str) {
+    let mut broker = Broker::builder().grapnel_only().config(config).start();
+    for version in VERSIONS {
+        let mut client = Client::hello(&broker, version, "client");
+        client.subscribe("topic", 1);
+        assert_eq!(client.publish(&Publish::new("topic", "own").qos(1)), 0);
+        assert_eq!(client.message().text(), "own");
+        client.disconnect();
+    }
+    // Plugins panic on purpose, which their log says.
+    broker.may_end_badly();
+    broker.process().signal(rustix::process::Signal::TERM);
+    let status = broker.wait();
+    assert!(status.is_some_and(|status| status.success()), "{status:?}\n{}", broker.process().log());
+}
+
+fn table(language: Language) {
+    let library = Library::of(language);
+    // None of these points has tickets, so that all that would come later is one act: a Defer.
+    let (later, mut acts): (Vec<Act>, Vec<Act>) = ACTS.into_iter().partition(|act| act.later);
+    acts.extend(later.first());
+    let mut played = 0;
+    for &act in &acts {
+        for (place, copies) in [(0, 1), (0, 3), (1, 3), (2, 3)] {
+            played += live(language, &library, act, place, copies);
+        }
+    }
+    assert_eq!(played, POINTS.len() * acts.len() * 4);
+    eprintln!("{played} cases of the broker's life in {language:?}");
+}
+
+#[test]
+fn the_brokers_own_points_in_rust() {
+    table(Language::Rust);
+}
+
+#[test]
+fn the_brokers_own_points_in_c() {
+    table(Language::C);
+}

@@ -1,0 +1,143 @@
+//! Every hook point times every flow, on live brokers: a plugin in Rust and one in C, alone and as three copies, with clients of
+//! MQTT 3.1.1 and 5. The plugins (`plugins/testing/table` and `c-table`) do what the client identifier of a case says and write
+//! down that they were called and what they saw; what must come out is worked out here from the design of the hook points, not
+//! from what the broker does. `broker/engine/tests/engine/table.rs` is the same table on the engine alone.
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
+
+mod act;
+mod life;
+mod points;
+mod rows;
+mod stage;
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use grapnel_tests::Version;
+
+use act::{ACTS, Act, Case, Flow, Language};
+use points::Policy;
+use rows::{ROWS, Row};
+use stage::{Desk, Stage};
+
+/// Cases that are played side by side.
+const PLAYERS: usize = 8;
+/// Cases that are told of when they fail; beyond, the rest is not played.
+const FAILURES_MAX: usize = 20;
+
+const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
+
+/// Plays one case; what is wrong with it.
+fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<(), String> {
+    let due = case.due(row, stage.language());
+    let id = case.script(row);
+    // A panic is a client that did not get what every client gets: an answer, in time.
+    let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let outcome = (row.play)(stage, case, &id);
+        (outcome, desk.calls_of(case.number, row.point.name, due.calls.len()))
+    }));
+    let (outcome, calls) = outcome.map_err(|panic| {
+        let text = panic.downcast_ref::<String>().cloned();
+        text.unwrap_or_else(|| "a panic".to_owned())
+    })?;
+    let expected = (row.expect)(due.effect, case.version);
+    if outcome != expected {
+        return Err(format!("what came of it is {outcome:?}, and should be {expected:?}"));
+    }
+    if calls != due.calls {
+        return Err(format!(
+            "the plugins that were called, each with what it saw, are {calls:?}, and should be {:?}",
+            due.calls
+        ));
+    }
+    Ok(())
+}
+
+/// Plays all cases with so many copies of the plugin of a language. `policy` is the operator's, where it is not the design's.
+fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Policy) -> Policy>) {
+    let stage = Stage::open(language, copies, policy);
+    let mut cases = Vec::new();
+    for row in ROWS {
+        let policy = policy.map_or(row.point.policy, |policy| policy(row.point.policy));
+        for &act in acts {
+            for version in VERSIONS {
+                for place in 0..copies {
+                    cases.push((row, Case { act, version, place, copies, policy, number: cases.len() }));
+                }
+            }
+        }
+    }
+    let (next, played) = (AtomicUsize::new(0), AtomicUsize::new(0));
+    let failures = Mutex::new(Vec::new());
+    std::thread::scope(|scope| {
+        for number in 0..PLAYERS {
+            let mut desk = stage.desk(number);
+            let (stage, cases, next, played, failures) = (&stage, &cases, &next, &played, &failures);
+            scope.spawn(move || {
+                while let Some((row, case)) = cases.get(next.fetch_add(1, Relaxed)) {
+                    if let Err(problem) = play(stage, &mut desk, row, case) {
+                        let mut failures = failures.lock().unwrap();
+                        failures.push(format!("{}: {problem}", case.name(row, language)));
+                        if failures.len() >= FAILURES_MAX {
+                            return;
+                        }
+                    }
+                    played.fetch_add(1, Relaxed);
+                }
+            });
+        }
+    });
+    let failures = failures.into_inner().unwrap();
+    assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
+    // None was left out: not of the table, and not in playing it.
+    assert_eq!(played.into_inner(), ROWS.len() * acts.len() * VERSIONS.len() * copies);
+    eprintln!("{} cases in {language:?} with {copies} copies", cases.len());
+    stage.close();
+}
+
+/// The operator says of every hook the contrary of what its point says: refuse where a fault is ignored, and ignore where it refuses.
+fn inverted(language: Language, copies: usize) {
+    let faults: Vec<Act> = ACTS.into_iter().filter(|act| act.flow == Flow::Fault).collect();
+    let contrary = |policy| if policy == Policy::Deny { Policy::Ignore } else { Policy::Deny };
+    table(language, copies, &faults, Some(contrary));
+}
+
+#[test]
+fn faults_by_the_operators_policy_in_rust() {
+    inverted(Language::Rust, 1);
+    inverted(Language::Rust, 3);
+}
+
+#[test]
+fn faults_by_the_operators_policy_in_c() {
+    inverted(Language::C, 1);
+    inverted(Language::C, 3);
+}
+
+/// Every point has a row, or is the broker's own.
+#[test]
+fn the_table_has_every_point() {
+    let played = ROWS.iter().map(|row| row.point.name).chain(life::POINTS.iter().map(|point| point.name));
+    let played: std::collections::BTreeSet<&str> = played.collect();
+    assert_eq!(played, points::ALL.iter().map(|point| point.name).collect());
+}
+
+#[test]
+fn one_plugin_in_rust() {
+    table(Language::Rust, 1, &ACTS, None);
+}
+
+#[test]
+fn three_plugins_in_rust() {
+    table(Language::Rust, 3, &ACTS, None);
+}
+
+#[test]
+fn one_plugin_in_c() {
+    table(Language::C, 1, &ACTS, None);
+}
+
+#[test]
+fn three_plugins_in_c() {
+    table(Language::C, 3, &ACTS, None);
+}

@@ -1,0 +1,442 @@
+//! The rows of the table: how the event of a point is brought about, what can be changed there, and what a client sees of it.
+
+use grapnel_tests::wire::property;
+use grapnel_tests::{Client, Connect, Packet, Publish, Subscribe, Version, Will};
+
+use crate::act::{Case, Effect};
+use crate::points::{self, Point};
+use crate::stage::Stage;
+
+/// Who can see a change that a plugin before it has made.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Seen {
+    ByAll,
+    /// The header has a field for it, the SDK no method.
+    InC,
+    ByNobody,
+}
+
+/// What is changed at a point.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Change {
+    /// As the plugins know it.
+    pub word: &'static str,
+    pub seen: Seen,
+    /// Whether it is the chain's answer. With the SDK a ticket can only give that and end the chain.
+    pub answers: bool,
+    /// Whether a ticket can make it too, and not the hook alone.
+    pub with_ticket: bool,
+}
+
+impl Change {
+    /// Nothing can be changed.
+    pub const NONE: Change = Change { seen: Seen::ByNobody, ..Change::value("none") };
+
+    const fn value(word: &'static str) -> Change {
+        Change { word, seen: Seen::ByAll, answers: false, with_ticket: true }
+    }
+
+    const fn answer(word: &'static str) -> Change {
+        Change { answers: true, ..Change::value(word) }
+    }
+
+    const fn seen(self, seen: Seen) -> Change {
+        Change { seen, ..self }
+    }
+
+    /// Only the hook itself can make it.
+    const fn in_the_hook(self) -> Change {
+        Change { with_ticket: false, ..self }
+    }
+}
+
+/// A point with one change, and what there is to see.
+#[derive(Debug)]
+pub struct Row {
+    pub point: Point,
+    pub change: Change,
+    /// Brings the event about, and says what the client saw of it.
+    pub play: fn(&Stage, &Case, &str) -> String,
+    /// What it must see.
+    pub expect: fn(Effect, Version) -> &'static str,
+}
+
+/// `$v5` for MQTT 5, `$v311` for MQTT 3.1.1.
+fn by(version: Version, v5: &'static str, v311: &'static str) -> &'static str {
+    if version.is_5() { v5 } else { v311 }
+}
+
+/// What CONNACK of a client that is let in says.
+const IN: &str = "code 0x00";
+
+const fn row(
+    point: Point,
+    change: Change,
+    play: fn(&Stage, &Case, &str) -> String,
+    expect: fn(Effect, Version) -> &'static str,
+) -> Row {
+    Row { point, change, play, expect }
+}
+
+/// A point that only tells.
+const fn told(point: Point, play: fn(&Stage, &Case, &str) -> String) -> Row {
+    row(point, Change::NONE, play, |_, _| "as ever")
+}
+
+pub const ROWS: &[Row] = &[
+    row(points::CLIENT_CONNECT, Change::value("keep-alive"), connect, |effect, version| match effect {
+        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+        Effect::Changed => by(
+            version,
+            "code 0x00, server keep alive 77, keep alive and superuser 77,0",
+            "code 0x00, keep alive and superuser 77,0",
+        ),
+        Effect::Denied => by(version, "code 0x87", "code 0x05"),
+    }),
+    row(points::CLIENT_CONNECT, Change::answer("refuse").seen(Seen::InC), connect, |effect, version| {
+        match effect {
+            Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+            Effect::Changed => by(version, "code 0x88 why", "code 0x03"),
+            Effect::Denied => by(version, "code 0x87", "code 0x05"),
+        }
+    }),
+    row(points::CLIENT_AUTHENTICATE, Change::value("promote"), connect, |effect, version| match effect {
+        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+        Effect::Changed => "code 0x00, keep alive and superuser 60,1",
+        Effect::Denied => by(version, "code 0x86", "code 0x05"),
+    }),
+    row(points::CLIENT_AUTHENTICATE, Change::answer("vouch"), login, |effect, version| match effect {
+        // Nobody answers for a client with a user name, where somebody is mounted who could.
+        Effect::AsItWas | Effect::Denied => by(version, "code 0x86", "code 0x05"),
+        Effect::Changed => "code 0x00, keep alive and superuser 60,0",
+    }),
+    row(points::CLIENT_AUTHENTICATE, Change::answer("deny"), connect, |effect, version| match effect {
+        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+        Effect::Changed => by(version, "code 0x88", "code 0x03"),
+        Effect::Denied => by(version, "code 0x86", "code 0x05"),
+    }),
+    row(points::CLIENT_AUTHORIZE, Change::answer("publish"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        // MQTT 3.1.1 cannot say no [MQTT-3.3.5-2].
+        Effect::Changed => by(version, "acknowledged 0x97", "acknowledged 0x00"),
+        Effect::Denied => by(version, "acknowledged 0x87", "acknowledged 0x00"),
+    }),
+    row(points::CLIENT_AUTHORIZE, Change::answer("subscribe"), subscribe, |effect, version| match effect {
+        Effect::AsItWas => "codes [0], delivered own",
+        Effect::Changed => by(version, "codes [151]", "codes [128]"),
+        Effect::Denied => by(version, "codes [135]", "codes [128]"),
+    }),
+    row(points::CLIENT_AUTHORIZE, Change::answer("deliver"), publish, |effect, _| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed | Effect::Denied => "acknowledged 0x00",
+    }),
+    row(points::CLIENT_AUTHORIZE, Change::answer("will"), leave_a_will, |effect, version| match effect {
+        Effect::AsItWas => IN,
+        Effect::Changed => by(version, "code 0x97", "code 0x03"),
+        Effect::Denied => by(version, "code 0x87", "code 0x05"),
+    }),
+    row(points::CLIENT_CONNACK, Change::value("property"), connack, |effect, version| match effect {
+        // A CONNACK of MQTT 3.1.1 has no properties.
+        Effect::Changed => by(version, "code 0x00, property [\"new\"]", "code 0x00, property []"),
+        _ => "code 0x00, property []",
+    }),
+    row(points::CLIENT_SUBSCRIBE, Change::value("rewrite"), subscribe, |effect, version| match effect {
+        Effect::AsItWas => "codes [0], delivered own",
+        Effect::Changed => "codes [0], delivered new",
+        Effect::Denied => by(version, "codes [135]", "codes [128]"),
+    }),
+    row(points::CLIENT_SUBSCRIBE, Change::value("refuse"), subscribe, |effect, version| match effect {
+        Effect::AsItWas => "codes [0], delivered own",
+        Effect::Changed => by(version, "codes [131]", "codes [128]"),
+        Effect::Denied => by(version, "codes [135]", "codes [128]"),
+    }),
+    row(points::CLIENT_UNSUBSCRIBE, Change::value("rewrite"), unsubscribe, |effect, version| match effect {
+        Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
+        Effect::Changed => by(version, "codes [0], delivered own", "codes [], delivered own"),
+        Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+    }),
+    row(points::CLIENT_UNSUBSCRIBE, Change::value("refuse"), unsubscribe, |effect, version| match effect {
+        Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
+        Effect::Changed => by(version, "codes [131], delivered own new", "codes [], delivered own new"),
+        Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+    }),
+    row(points::MESSAGE_PUBLISH, Change::value("payload"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => "acknowledged 0x00, delivered new at own",
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+    }),
+    row(points::MESSAGE_PUBLISH, Change::value("topic"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => "acknowledged 0x00, delivered own at new",
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+    }),
+    row(
+        points::MESSAGE_PUBLISH,
+        Change::value("extra").seen(Seen::ByNobody).in_the_hook(),
+        publish,
+        |effect, version| match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed => "acknowledged 0x00, delivered own extra",
+            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+        },
+    ),
+    row(points::MESSAGE_PUBLISH, Change::answer("drop").seen(Seen::InC), publish, |effect, version| {
+        match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed => "acknowledged 0x00",
+            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+        }
+    }),
+    row(points::MESSAGE_PUBLISH, Change::answer("reject").seen(Seen::InC), publish, |effect, version| {
+        match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed => by(version, "acknowledged 0x97 why", "acknowledged 0x00"),
+            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+        }
+    }),
+    row(points::MESSAGE_PUBLISH, Change::answer("disconnect").seen(Seen::InC), publish, |effect, version| {
+        match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed => by(version, "closed 0x97", "closed"),
+            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+        }
+    }),
+    row(points::MESSAGE_DELIVERED, Change::value("payload"), publish, |effect, _| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => "acknowledged 0x00, delivered new at own",
+        Effect::Denied => "acknowledged 0x00",
+    }),
+    row(points::MESSAGE_DELIVERED, Change::value("topic"), publish, |effect, _| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => "acknowledged 0x00, delivered own at new",
+        Effect::Denied => "acknowledged 0x00",
+    }),
+    row(
+        points::MESSAGE_DELIVERED,
+        Change::value("veto").seen(Seen::InC),
+        publish,
+        |effect, _| match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed | Effect::Denied => "acknowledged 0x00",
+        },
+    ),
+    told(points::CLIENT_CONNECTED, enter),
+    told(points::SESSION_CREATED, enter),
+    told(points::CLIENT_DISCONNECTED, leave),
+    told(points::SESSION_TERMINATED, leave),
+    told(points::SESSION_RESUMED, resume),
+    told(points::SESSION_DISCARDED, discard),
+    told(points::SESSION_TAKENOVER, take_over),
+    told(points::SESSION_SUBSCRIBED, enter_and_subscribe),
+    told(points::SESSION_UNSUBSCRIBED, enter_and_unsubscribe),
+    told(points::MESSAGE_ACKED, acknowledge),
+    told(points::MESSAGE_DROPPED, publish_to_nobody),
+    told(points::MESSAGE_RETAINED, retain),
+    told(points::PACKET_RECEIVED, enter),
+    told(points::PACKET_SENT, enter),
+];
+
+fn greeting(case: &Case, id: &str) -> Connect {
+    Connect::new(case.version, id).keep_alive(60)
+}
+
+fn hello(stage: &Stage, case: &Case, id: &str) -> Client {
+    Client::connect(stage.broker(), &greeting(case, id))
+}
+
+/// What CONNACK said, and what client.connected was told; refused clients are disconnected.
+fn attempt(stage: &Stage, case: &Case, connect: &Connect) -> String {
+    let (mut client, connack) = Client::attempt(stage.broker(), connect);
+    let why = connack.properties.string(property::REASON_STRING).map(|why| format!(" {why}"));
+    let mut saw = format!("code {:#04x}{}", connack.code, why.unwrap_or_default());
+    if connack.code != 0 {
+        client.end();
+        return saw;
+    }
+    if let Some(seconds) = connack.properties.number(property::SERVER_KEEP_ALIVE) {
+        saw.push_str(&format!(", server keep alive {seconds}"));
+    }
+    // Both are told in the step that sends CONNACK; the answer comes from a later one.
+    client.ping();
+    let calls = stage.written(case.number);
+    let told = calls.iter().find(|call| call.1 == "client.connected").map(|call| call.2.as_str());
+    saw.push_str(&format!(", keep alive and superuser {}", told.unwrap_or("not told")));
+    saw
+}
+
+fn connect(stage: &Stage, case: &Case, id: &str) -> String {
+    attempt(stage, case, &greeting(case, id))
+}
+
+fn login(stage: &Stage, case: &Case, id: &str) -> String {
+    attempt(stage, case, &greeting(case, id).login("user", "password"))
+}
+
+fn leave_a_will(stage: &Stage, case: &Case, id: &str) -> String {
+    let will = Will::new(&format!("{id}/own"), "will");
+    let (mut client, connack) = Client::attempt(stage.broker(), &greeting(case, id).will(will));
+    if connack.code == 0 {
+        client.ping();
+    } else {
+        client.end();
+    }
+    format!("code {:#04x}", connack.code)
+}
+
+fn connack(stage: &Stage, case: &Case, id: &str) -> String {
+    let (mut client, connack) = Client::attempt(stage.broker(), &greeting(case, id));
+    client.ping();
+    format!("code {:#04x}, property {:?}", connack.code, connack.properties.user("table"))
+}
+
+/// What comes of a message of QoS 1 to the client itself: its acknowledgement, and what is delivered. A second message, which
+/// no script is about, comes behind it whatever it had to wait for.
+fn publish(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    client.subscribe(&format!("{id}/#"), 0);
+    client.send_publish(&Publish::new(&format!("{id}/own"), "own").qos(1));
+    let (mut saw, mut delivered) = (None, Vec::new());
+    loop {
+        match client.next(grapnel_tests::PATIENCE) {
+            grapnel_tests::client::Event::Packet(Packet::Puback(ack)) => {
+                let why = ack.properties.string(property::REASON_STRING).map(|why| format!(" {why}"));
+                saw = Some(format!("acknowledged {:#04x}{}", ack.code, why.unwrap_or_default()));
+                client.send_publish(&Publish::new(&format!("{id}/last"), "last"));
+            }
+            grapnel_tests::client::Event::Packet(Packet::Publish(message)) => match message.text() {
+                text if text == "last" => break,
+                text => {
+                    let leaf = message.topic.rsplit('/').next().unwrap_or_default();
+                    delivered.push(if leaf == text { text } else { format!("{text} at {leaf}") });
+                }
+            },
+            grapnel_tests::client::Event::Packet(Packet::Disconnect { code, .. }) => {
+                saw = Some(format!("closed {code:#04x}"));
+            }
+            grapnel_tests::client::Event::Closed => {
+                saw.get_or_insert("closed".to_owned());
+                break;
+            }
+            other => panic!("{other:?} after a publish"),
+        }
+    }
+    with_delivered(saw.unwrap_or("not acknowledged".to_owned()), &delivered)
+}
+
+fn with_delivered(saw: String, delivered: &[String]) -> String {
+    if delivered.is_empty() { saw } else { format!("{saw}, delivered {}", delivered.join(" ")) }
+}
+
+/// Which of its two topics the client gets messages of.
+fn delivered(client: &mut Client, id: &str) -> Vec<String> {
+    for payload in ["own", "new"] {
+        client.send_publish(&Publish::new(&format!("{id}/{payload}"), payload));
+    }
+    client.send_packet(&Packet::Pingreq);
+    let mut delivered = Vec::new();
+    loop {
+        match client.receive() {
+            Packet::Publish(message) => delivered.push(message.text()),
+            Packet::Pingresp => return delivered,
+            other => panic!("{other:?} instead of PUBLISH or PINGRESP"),
+        }
+    }
+}
+
+fn subscribe(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    let codes = client.subscribe_all(&Subscribe::to(&format!("{id}/own"), 0));
+    with_delivered(format!("codes {codes:?}"), &delivered(&mut client, id))
+}
+
+fn unsubscribe(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    client.subscribe(&format!("{id}/own"), 0);
+    client.subscribe(&format!("{id}/new"), 0);
+    let codes = client.unsubscribe(&[&format!("{id}/own")]);
+    with_delivered(format!("codes {codes:?}"), &delivered(&mut client, id))
+}
+
+fn as_ever() -> String {
+    "as ever".to_owned()
+}
+
+fn enter(stage: &Stage, case: &Case, id: &str) -> String {
+    hello(stage, case, id).ping();
+    as_ever()
+}
+
+fn leave(stage: &Stage, case: &Case, id: &str) -> String {
+    hello(stage, case, id).disconnect();
+    as_ever()
+}
+
+/// A session that outlives its first connection, and what a second one makes of it; whether that found it.
+fn return_with(stage: &Stage, case: &Case, again: &Connect) -> bool {
+    let first = Client::connect(stage.broker(), &greeting(case, &again.client_id).persistent());
+    first.vanish();
+    let (mut client, connack) = Client::attempt(stage.broker(), again);
+    client.ping();
+    assert_eq!(connack.code, 0);
+    connack.session_present
+}
+
+fn resume(stage: &Stage, case: &Case, id: &str) -> String {
+    assert!(return_with(stage, case, &greeting(case, id).persistent()), "the session is there");
+    as_ever()
+}
+
+fn discard(stage: &Stage, case: &Case, id: &str) -> String {
+    assert!(!return_with(stage, case, &greeting(case, id)), "the session has gone");
+    as_ever()
+}
+
+fn take_over(stage: &Stage, case: &Case, id: &str) -> String {
+    let connect = greeting(case, id).persistent();
+    let mut first = Client::connect(stage.broker(), &connect);
+    let (mut second, connack) = Client::attempt(stage.broker(), &connect);
+    assert_eq!((connack.code, connack.session_present), (0, true));
+    assert_eq!(first.end(), case.version.is_5().then_some(0x8E));
+    second.ping();
+    as_ever()
+}
+
+fn enter_and_subscribe(stage: &Stage, case: &Case, id: &str) -> String {
+    hello(stage, case, id).subscribe(&format!("{id}/own"), 1);
+    as_ever()
+}
+
+fn enter_and_unsubscribe(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    client.subscribe(&format!("{id}/own"), 1);
+    let codes = client.unsubscribe(&[&format!("{id}/own")]);
+    assert_eq!(codes, if case.version.is_5() { vec![0] } else { vec![] });
+    as_ever()
+}
+
+fn acknowledge(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    client.subscribe(&format!("{id}/own"), 1);
+    assert_eq!(client.publish(&Publish::new(&format!("{id}/own"), "own").qos(1)), 0);
+    client.message();
+    client.ping();
+    as_ever()
+}
+
+fn publish_to_nobody(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    let code = client.publish(&Publish::new(&format!("{id}/own"), "own").qos(1));
+    assert_eq!(code, if case.version.is_5() { 0x10 } else { 0 });
+    as_ever()
+}
+
+/// A retained message, which the next subscriber gets.
+fn retain(stage: &Stage, case: &Case, id: &str) -> String {
+    let mut client = hello(stage, case, id);
+    let topic = format!("{id}/own");
+    client.publish(&Publish::new(&topic, "own").qos(1).retain());
+    client.subscribe(&topic, 0);
+    let message = client.receive_publish();
+    assert_eq!((message.text().as_str(), message.retain), ("own", true));
+    as_ever()
+}
