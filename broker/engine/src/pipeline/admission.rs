@@ -18,7 +18,7 @@ use crate::hook::client::{
     ALLOW, ANOTHER_ROUND, Action, ClientVerdict, ClientView, DENY, Request, UNANSWERED,
 };
 use crate::hook::tickets::{OpenTicket, Waiter};
-use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
+use crate::hook::{FaultPolicy, HookPoint, LinkIdentity, LinkStats};
 use crate::id::ConnKey;
 use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Version, push_property};
 use crate::reason::ReasonCode;
@@ -264,7 +264,7 @@ impl Shard {
         if let Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) = answer {
             let before = verdict.clone();
             if changes.iter().all(|change| verdict.set(point, &change.borrow()).is_ok()) {
-                return flow == Flow::STOP;
+                return self.ends_chain(ticket, point, flow);
             }
             *verdict = before;
         }
@@ -276,11 +276,25 @@ impl Shard {
         deny
     }
 
+    /// The figures of a link that had deferred, if it is still there.
+    fn stats_of(&mut self, ticket: &OpenTicket, point: HookPoint) -> Option<&mut LinkStats> {
+        let chain = self.chains.chain_mut(point);
+        let place = chain.links.iter().position(|link| link.identity == ticket.link)?;
+        chain.stats_mut(place)
+    }
+
+    /// Whether the verdict of a link that had deferred ends the chain, which is counted.
+    pub(super) fn ends_chain(&mut self, ticket: &OpenTicket, point: HookPoint, flow: Flow) -> bool {
+        let stop = flow == Flow::STOP;
+        if stop && let Some(stats) = self.stats_of(ticket, point) {
+            stats.stops += 1;
+        }
+        stop
+    }
+
     /// Counts a fault of a link that had deferred.
     pub(super) fn count_fault(&mut self, ticket: &OpenTicket, point: HookPoint) {
-        let chain = self.chains.chain_mut(point);
-        let place = chain.links.iter().position(|link| link.identity == ticket.link);
-        if let Some(stats) = place.and_then(|place| chain.stats_mut(place)) {
+        if let Some(stats) = self.stats_of(ticket, point) {
             stats.faults += 1;
             self.calls.faults().count(ticket.plugin);
         }

@@ -311,7 +311,7 @@ impl Shard {
             let mut fold = SubscribeFold::new(point, identity.view(), none, filters, topic_bytes_max, None);
             if changes.iter().all(|change| fold.change(&change.borrow()).is_ok()) {
                 asking.requested = fold.changed();
-                return flow == Flow::STOP;
+                return self.ends_chain(ticket, point, flow);
             }
         }
         self.count_fault(ticket, point);

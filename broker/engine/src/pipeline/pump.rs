@@ -274,12 +274,13 @@ impl Shard {
             draft.reason = Some(ReasonCode::IMPLEMENTATION_SPECIFIC);
         }
         publish.stage = Stage::Blocked;
-        let (stop, head) = (deny || flow == Flow::STOP, publish.head());
+        let head = publish.head();
         let (visited, source) = (publish.visited.clone(), publish.source);
         let behind = session.slots.in_front(number);
         if faulted {
             self.count_fault(ticket, HookPoint::MessagePublish);
         }
+        let stop = self.ends_chain(ticket, HookPoint::MessagePublish, flow) || deny;
         let view = message.view();
         let at = Place { session: session_key, number, source, head };
         let decision = match stop {
