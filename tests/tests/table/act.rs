@@ -85,10 +85,28 @@ pub struct Case {
     pub number: usize,
 }
 
+/// What the broker must count of a hook.
+#[derive(Clone, Copy, PartialEq, Eq, Default, Debug)]
+pub struct Counts {
+    pub stops: u64,
+    pub deferrals: u64,
+    pub faults: u64,
+}
+
+impl std::ops::AddAssign for Counts {
+    fn add_assign(&mut self, other: Counts) {
+        self.stops += other.stops;
+        self.deferrals += other.deferrals;
+        self.faults += other.faults;
+    }
+}
+
 /// What must come of a case.
 #[derive(Debug)]
 pub struct Due {
     pub effect: Effect,
+    /// Of the plugin that acts.
+    pub counts: Counts,
     /// Place of each plugin that is called, in order, with whether it sees the change of one before it: `new`, `own`, or `-`
     /// where it has no way to see.
     pub calls: Vec<(usize, String)>,
@@ -144,6 +162,11 @@ impl Case {
             _ if place > self.place && effect == Effect::Changed => "new",
             _ => "own",
         };
-        Due { effect, calls: (0..=last).map(|place| (place, saw(place).to_owned())).collect() }
+        let counts = Counts {
+            stops: u64::from(flow == Flow::Stop),
+            deferrals: u64::from(self.act.later && row.point.may_defer),
+            faults: u64::from(flow == Flow::Fault),
+        };
+        Due { effect, counts, calls: (0..=last).map(|place| (place, saw(place).to_owned())).collect() }
     }
 }

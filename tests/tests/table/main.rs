@@ -17,7 +17,7 @@ use grapnel_tests::Version;
 
 use act::{ACTS, Act, Case, Flow, Language};
 use points::Policy;
-use rows::{ROWS, Row};
+use rows::{Change, ROWS, Row};
 use stage::{Desk, Stage};
 
 /// Cases that are played side by side.
@@ -90,8 +90,10 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     let failures = failures.into_inner().unwrap();
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
     // None was left out: not of the table, and not in playing it.
-    assert_eq!(played.into_inner(), ROWS.len() * acts.len() * VERSIONS.len() * copies);
-    eprintln!("{} cases in {language:?} with {copies} copies", cases.len());
+    assert_eq!(played.load(Relaxed), ROWS.len() * acts.len() * VERSIONS.len() * copies);
+    let cases = cases.iter().map(|(row, case)| (row.point.name, case.place, case.due(row, language).counts));
+    stage.assert_counted(cases);
+    eprintln!("{} cases in {language:?} with {copies} copies", played.into_inner());
     stage.close();
 }
 
@@ -120,6 +122,9 @@ fn the_table_has_every_point() {
     let played = ROWS.iter().map(|row| row.point.name).chain(life::POINTS.iter().map(|point| point.name));
     let played: std::collections::BTreeSet<&str> = played.collect();
     assert_eq!(played, points::ALL.iter().map(|point| point.name).collect());
+    for row in ROWS {
+        assert_eq!(row.point.folds, row.change != Change::NONE, "{}", row.point.name);
+    }
 }
 
 #[test]

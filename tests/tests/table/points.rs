@@ -14,17 +14,24 @@ pub enum Policy {
 #[derive(Debug)]
 pub struct Point {
     pub name: &'static str,
+    /// Whether it carries something that can be changed; otherwise it only tells.
+    pub folds: bool,
     pub may_defer: bool,
     pub policy: Policy,
 }
 
-const fn point(name: &'static str, may_defer: bool, policy: Policy) -> Point {
-    Point { name, may_defer, policy }
+enum Kind {
+    Fold,
+    Run,
+}
+
+const fn point(name: &'static str, kind: Kind, may_defer: bool, policy: Policy) -> Point {
+    Point { name, folds: matches!(kind, Kind::Fold), may_defer, policy }
 }
 
 macro_rules! points {
     ($($const:ident = $name:literal, $kind:ident, $defers:literal, $policy:ident;)*) => {
-        $(pub const $const: Point = point($name, $defers, Policy::$policy);)*
+        $(pub const $const: Point = point($name, Kind::$kind, $defers, Policy::$policy);)*
         /// All of them.
         pub const ALL: &[Point] = &[$($const),*];
     };

@@ -1,6 +1,6 @@
 //! A broker with copies of the plugin of a language, and the file that they write down their calls in.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::fs::File;
 use std::io::Read;
 use std::path::Path;
@@ -11,7 +11,7 @@ use grapnel_tests::plugin::{self, Compiled};
 use grapnel_tests::{Broker, Client, PATIENCE, Version};
 use tempfile::TempDir;
 
-use crate::act::Language;
+use crate::act::{Counts, Language};
 use crate::points::{ALL, Policy};
 
 const SHARDS: usize = 2;
@@ -137,6 +137,22 @@ impl Stage {
     /// What the plugins have written of a case so far.
     pub fn written(&self, case: usize) -> Vec<Call> {
         self.record.lock().unwrap_or_else(PoisonError::into_inner).of(case)
+    }
+
+    /// Insists that the broker has counted what the cases must come to: point, place of the copy that acts, and its counts.
+    pub fn assert_counted(&self, cases: impl Iterator<Item = (&'static str, usize, Counts)>) {
+        let mut due: BTreeMap<(String, String), Counts> = BTreeMap::new();
+        for (point, place, counts) in cases {
+            *due.entry((point.to_owned(), format!("table-{place}"))).or_default() += counts;
+        }
+        for row in self.broker.ctl_json(&["hooks", "list"])["rows"].as_array().expect("a list") {
+            let text = |key: &str| row[key].as_str().expect("a text").to_owned();
+            let number = |key: &str| row[key].as_u64().unwrap_or_else(|| panic!("{key} in {row}"));
+            let counted =
+                Counts { stops: number("stops"), deferrals: number("deferrals"), faults: number("faults") };
+            let hook = (text("point"), text("plugin"));
+            assert_eq!(counted, due.get(&hook).copied().unwrap_or_default(), "{hook:?}");
+        }
     }
 
     /// Ends the broker, which must end well.
