@@ -231,8 +231,15 @@ impl Shard {
 
     /// What links have added to a publish that has taken effect.
     #[expect(clippy::box_collection, reason = "it keeps the draft small, which most publishes leave empty")]
+    #[inline]
     pub(super) fn publish_extra(&mut self, extra: Option<Box<Vec<Extra>>>) {
-        for Extra { plugin, mut message } in extra.into_iter().flat_map(|extra| *extra) {
+        if let Some(extra) = extra {
+            self.publish_added(*extra);
+        }
+    }
+
+    fn publish_added(&mut self, extra: Vec<Extra>) {
+        for Extra { plugin, mut message } in extra {
             if message.from.is_empty() {
                 message.from = self.chains.plugin_name(plugin).unwrap_or("a plugin").into();
             }
