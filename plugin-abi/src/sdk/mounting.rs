@@ -1,10 +1,13 @@
 //! Mounting and unmounting hooks at run time: which of the plugin's, with what, and the handle that takes it out again.
 
+use std::time::Duration;
+
 use super::error::Refused;
 use super::export::Exported;
 use super::host::Host;
+use super::ticket::deadline_ms;
 use crate::module::Mount;
-use crate::point::HookPoint;
+use crate::point::{FaultPolicy, HookPoint};
 use crate::raw::{Slice, Status};
 
 /// How a hook is mounted at run time; what is not said is as the `plugin!` macro has it.
@@ -13,6 +16,9 @@ pub struct Mounting {
     point: Option<HookPoint>,
     priority: Option<i32>,
     topics: Option<Vec<String>>,
+    deadline: Option<Duration>,
+    fault: Option<FaultPolicy>,
+    deliver: Option<bool>,
     args: usize,
 }
 
@@ -40,6 +46,24 @@ impl Mounting {
         Mounting { topics: Some(topics.into_iter().map(Into::into).collect()), ..self }
     }
 
+    /// How long a deferred verdict may take, at least a millisecond.
+    #[must_use]
+    pub fn deadline(self, deadline: Duration) -> Mounting {
+        Mounting { deadline: Some(deadline), ..self }
+    }
+
+    /// What a fault or a missed deadline means.
+    #[must_use]
+    pub fn fault(self, policy: FaultPolicy) -> Mounting {
+        Mounting { fault: Some(policy), ..self }
+    }
+
+    /// At client.authorize: whether it is asked for deliveries too.
+    #[must_use]
+    pub fn deliver(self, deliver: bool) -> Mounting {
+        Mounting { deliver: Some(deliver), ..self }
+    }
+
     /// Comes back as `args()` of the events that the hook is called with.
     #[must_use]
     pub fn args(self, args: usize) -> Mounting {
@@ -61,7 +85,16 @@ impl Host {
     pub fn mount<P: Exported>(self, name: &str, mounting: &Mounting) -> Result<HookId, Refused> {
         let wanted = |point: HookPoint| mounting.point.is_none_or(|wanted| wanted == point);
         let spec = P::MOUNTS.iter().find(|spec| spec.hook_name() == name && wanted(spec.point()));
-        let spec = spec.ok_or(Refused { field: None, status: Status::ABSENT })?;
+        let mut spec = *spec.ok_or(Refused { field: None, status: Status::ABSENT })?;
+        if let Some(deadline) = mounting.deadline {
+            spec = spec.deadline_ms(deadline_ms(deadline));
+        }
+        if let Some(policy) = mounting.fault {
+            spec = spec.fault(policy);
+        }
+        if let Some(deliver) = mounting.deliver {
+            spec = spec.deliver(deliver);
+        }
         let topics: Vec<Slice> = match &mounting.topics {
             Some(topics) => topics.iter().map(|topic| Slice::of(topic.as_bytes())).collect(),
             None => spec.topic_list().iter().map(|topic| Slice::of(topic.as_bytes())).collect(),

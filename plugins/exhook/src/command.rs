@@ -1,0 +1,75 @@
+//! What workers ask of the broker.
+
+use grapnel_plugin_abi::{Host, Outgoing, Reason, Whose};
+use rmpv::ValueRef;
+
+use crate::wire::{bytes_ref, flag_of, get, text_ref};
+
+/// Does it.
+///
+/// # Errors
+/// What is wrong, as a sentence for the log.
+pub fn run(host: Host, command: &ValueRef<'_>) -> Result<(), String> {
+    let ValueRef::Array(parts) = command else { return Err("a command is a list".to_owned()) };
+    let Some(name) = parts.first().and_then(text_ref) else {
+        return Err("a command begins with its name".to_owned());
+    };
+    let text = |at: usize, what: &str| {
+        parts.get(at).and_then(text_ref).ok_or_else(|| format!("{name}: the {what} must be text"))
+    };
+    let done = match name {
+        "publish" => publish(host, parts.get(1).unwrap_or(&ValueRef::Nil))?,
+        "kick" => {
+            let code = parts.get(2).and_then(ValueRef::as_u64).unwrap_or(0x98);
+            host.kick(text(1, "client identifier")?, Reason(u8::try_from(code).unwrap_or(0x98)))
+        }
+        "subscribe" => {
+            let options = parts.get(3).and_then(ValueRef::as_u64).unwrap_or(0);
+            let options = u8::try_from(options).map_err(|_| "subscribe: the options are one byte")?;
+            host.subscribe(text(1, "client identifier")?, text(2, "topic filter")?, options, 0)
+        }
+        "unsubscribe" => host.unsubscribe(text(1, "client identifier")?, text(2, "topic filter")?),
+        "invalidate" => match parts.get(1) {
+            None | Some(ValueRef::Nil) => host.invalidate(Whose::Everybody),
+            Some(_) => host.invalidate(Whose::Client(text(1, "client identifier")?)),
+        },
+        other => return Err(format!("there is no command {other:?}")),
+    };
+    done.map_err(|refused| format!("{name}: {refused}"))
+}
+
+fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin_abi::Refused>, String> {
+    let topic = get(value, "topic").and_then(text_ref).ok_or("publish: there is no topic")?;
+    let payload = get(value, "payload").and_then(bytes_ref).unwrap_or_default();
+    let mut message = Outgoing::new(topic, payload);
+    if let Some(qos) = get(value, "qos").and_then(ValueRef::as_u64) {
+        message = message.qos(u8::try_from(qos).unwrap_or(u8::MAX));
+    }
+    if let Some(retain) = get(value, "retain").and_then(flag_of) {
+        message = message.retain(retain);
+    }
+    if let Some(from) = get(value, "from").and_then(text_ref) {
+        message = message.from_client(from);
+    }
+    if let Some(kind) = get(value, "content_type").and_then(text_ref) {
+        message = message.content_type(kind);
+    }
+    if let Some(topic) = get(value, "response_topic").and_then(text_ref) {
+        message = message.response_topic(topic);
+    }
+    if let Some(data) = get(value, "correlation_data").and_then(bytes_ref) {
+        message = message.correlation_data(data);
+    }
+    if let Some(seconds) = get(value, "message_expiry_s").and_then(ValueRef::as_u64) {
+        message = message.message_expiry_s(u32::try_from(seconds).unwrap_or(u32::MAX));
+    }
+    if let Some(ValueRef::Array(pairs)) = get(value, "user") {
+        for pair in pairs {
+            let ValueRef::Array(pair) = pair else { continue };
+            if let [Some(key), Some(value)] = [pair.first(), pair.get(1)].map(|part| part.and_then(text_ref)) {
+                message = message.user_property(key, value);
+            }
+        }
+    }
+    Ok(host.publish(&message))
+}

@@ -1,0 +1,522 @@
+//! The hooks: what happens on a shard is put on the line of a worker, and where it answers the event waits in a ticket. Each hook is
+//! mounted only where a worker has asked for it.
+
+use grapnel_plugin_abi::{
+    Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
+    FaultPolicy, Flow, HookPoint, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session,
+    Subscribe, Subscription, Unsubscribe, Verdict,
+};
+
+use crate::clients::{Entering, Who};
+use crate::line::Figures;
+use crate::verdict::{FAILED, Ticket};
+use crate::wire::Writer;
+use crate::{Exhook, ExhookShard};
+
+/// The client of an event; every event about a client has these getters.
+macro_rules! who {
+    ($event:expr) => {
+        Who {
+            client_id: $event.client_id(),
+            username: $event.username(),
+            superuser: $event.is_superuser(),
+            anonymous: $event.is_anonymous(),
+            version: $event.proto_ver(),
+            peer_host: $event.peer_host(),
+            peer_port: $event.peer_port(),
+            local_port: $event.sock_port(),
+            listener: $event.listener(),
+        }
+    };
+}
+
+/// What an event about CONNECT says more of the client.
+macro_rules! entering {
+    ($event:expr, $password:expr) => {
+        Entering {
+            password: $password,
+            clean_start: $event.clean_start(),
+            keep_alive_s: $event.keep_alive_s(),
+            session_expiry_s: $event.session_expiry_s(),
+            receive_maximum: $event.receive_maximum(),
+            connected_at_ms: $event.connected_at_ms(),
+            will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
+            properties: $event.user_properties().collect(),
+        }
+    };
+}
+
+/// Writes a message.
+macro_rules! message {
+    ($event:expr, $out:expr) => {{
+        let (event, out): (_, &mut Writer<'_>) = (&*$event, $out);
+        out.list(9).number(event.message_id().unwrap_or(0)).text(event.topic()).bytes(event.payload());
+        out.number(event.qos()).flag(event.retain()).flag(event.dup()).text(event.from().unwrap_or(""));
+        out.number(event.timestamp_ms().unwrap_or_else(|| event.wall_ms()));
+        let users: Vec<_> = event.user_properties().collect();
+        let (kind, response) = (event.content_type(), event.response_topic());
+        let (data, expiry, is_text) =
+            (event.correlation_data(), event.message_expiry_s(), event.payload_is_text());
+        let there = [kind.is_some(), response.is_some(), data.is_some(), expiry.is_some(), is_text];
+        out.map(there.into_iter().filter(|there| *there).count() + usize::from(!users.is_empty()));
+        if let Some(kind) = kind {
+            out.text("content_type").text(kind);
+        }
+        if let Some(topic) = response {
+            out.text("response_topic").text(topic);
+        }
+        if let Some(data) = data {
+            out.text("correlation_data").bytes(data);
+        }
+        if let Some(seconds) = expiry {
+            out.text("message_expiry_s").number(seconds);
+        }
+        if is_text {
+            out.text("payload_format").number(1_u64);
+        }
+        if !users.is_empty() {
+            out.text("user");
+            pairs(out, &users);
+        }
+    }};
+}
+
+fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
+    out.list(pairs.len());
+    for (key, value) in pairs {
+        out.list(2).text(key).text(value);
+    }
+}
+
+/// What a question has led to.
+enum Asked {
+    /// The answer comes through the ticket.
+    Later,
+    /// Nobody takes the question.
+    Nobody(FaultPolicy),
+}
+
+impl ExhookShard {
+    /// Tells the worker of a client what has happened to it.
+    fn tell(
+        &mut self,
+        point: HookPoint,
+        who: &Who<'_>,
+        entering: Option<&Entering<'_>>,
+        data: impl FnOnce(&mut Writer<'_>),
+    ) {
+        let worker = self.shared.worker_of(who.client_id);
+        let line = &self.shared.lines[worker];
+        match line.write() {
+            Some(mut writing) if writing.has_room() => {
+                let client = self.clients[worker].number(&mut writing, who, entering);
+                writing.call(0, point as i64, client, data);
+                if point == HookPoint::ClientDisconnected {
+                    self.clients[worker].forget(&mut writing, who.client_id);
+                }
+                writing.done();
+            }
+            _ => Figures::add(&line.figures.dropped, 1),
+        }
+    }
+
+    /// Tells a worker what no client is there for; every one where `all`.
+    fn tell_of_nobody(&self, point: HookPoint, of: Option<&str>, data: impl Fn(&mut Writer<'_>)) {
+        let worker = of.map(|name| self.shared.worker_of(name));
+        for (index, line) in self.shared.lines.iter().enumerate() {
+            if worker.is_some_and(|worker| worker != index) {
+                continue;
+            }
+            match line.write() {
+                Some(mut writing) if writing.has_room() => {
+                    writing.call(0, point as i64, 0, &data);
+                    writing.done();
+                }
+                _ => Figures::add(&line.figures.dropped, 1),
+            }
+        }
+    }
+
+    /// Asks the worker of a client; `defer` takes the ticket.
+    fn ask(
+        &mut self,
+        point: HookPoint,
+        who: &Who<'_>,
+        entering: Option<&Entering<'_>>,
+        defer: impl FnOnce(&Exhook) -> Result<Ticket, Refused>,
+        data: impl FnOnce(&mut Writer<'_>),
+    ) -> Asked {
+        let worker = self.shared.worker_of(who.client_id);
+        let line = &self.shared.lines[worker];
+        let nobody = || {
+            Figures::add(&line.figures.failed, 1);
+            Asked::Nobody(self.shared.policy(point))
+        };
+        let Some(mut writing) = line.write().filter(|writing| writing.has_room()) else { return nobody() };
+        // The broker may have no ticket left.
+        let Ok(ticket) = defer(&self.shared) else { return nobody() };
+        let client = self.clients[worker].number(&mut writing, who, entering);
+        let id = writing.next_id();
+        writing.call(id, point as i64, client, data);
+        writing.asked(id, ticket);
+        writing.done();
+        Asked::Later
+    }
+
+    pub(crate) fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
+        let (who, entering) = (who!(event), entering!(event, None));
+        let data = |out: &mut Writer<'_>| {
+            out.list(0);
+        };
+        let point = HookPoint::ClientConnect;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, Some(&entering), data);
+            return Ok(Flow::Continue);
+        }
+        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Connect);
+        match self.ask(point, &who, Some(&entering), defer, data) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        event.refuse(FAILED, "")?;
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
+        let (who, entering) = (who!(event), entering!(event, event.password()));
+        let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
+        let data = |out: &mut Writer<'_>| {
+            out.list(3).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data);
+        };
+        let point = HookPoint::ClientAuthenticate;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, Some(&entering), data);
+            return Ok(Flow::Continue);
+        }
+        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Authenticate);
+        match self.ask(point, &who, Some(&entering), defer, data) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        event.deny(Reason::NOT_AUTHORIZED)?;
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
+        use grapnel_plugin_abi::Action;
+        let who = who!(event);
+        let action = match event.action() {
+            Action::Publish => 1_u64,
+            Action::Subscribe => 2,
+            Action::Will => 3,
+            Action::Deliver => 4,
+        };
+        let (topic, qos, retain, verdict) = (event.topic(), event.qos(), event.retain(), event.verdict());
+        let data = |out: &mut Writer<'_>| {
+            out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
+        };
+        let point = HookPoint::ClientAuthorize;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, None, data);
+            return Ok(Flow::Continue);
+        }
+        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Authorize);
+        match self.ask(point, &who, None, defer, data) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        event.deny(Reason::NOT_AUTHORIZED)?;
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
+        let who = who!(event);
+        let filters: Vec<_> = event.filters().map(|filter| (filter.filter, filter.options)).collect();
+        let (id, users) = (event.subscription_id(), event.user_properties().collect::<Vec<_>>());
+        let count = u32::try_from(filters.len()).unwrap_or(u32::MAX);
+        let data = |out: &mut Writer<'_>| {
+            out.list(3).list(filters.len());
+            for (filter, options) in &filters {
+                out.list(2).text(filter).number(*options);
+            }
+            out.number_or_nil(id.map(u64::from));
+            pairs(out, &users);
+        };
+        let point = HookPoint::ClientSubscribe;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, None, data);
+            return Ok(Flow::Continue);
+        }
+        let defer =
+            |shared: &Exhook| event.defer(shared.deadline()).map(|ticket| Ticket::Filters(ticket, count));
+        match self.ask(point, &who, None, defer, data) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        for index in 0..count {
+            event.refuse(index, FAILED)?;
+        }
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
+        let who = who!(event);
+        let filters: Vec<_> = event.filters().map(|filter| filter.filter).collect();
+        let users: Vec<_> = event.user_properties().collect();
+        let count = u32::try_from(filters.len()).unwrap_or(u32::MAX);
+        let data = |out: &mut Writer<'_>| {
+            out.list(2).list(filters.len());
+            for filter in &filters {
+                out.text(filter);
+            }
+            pairs(out, &users);
+        };
+        let point = HookPoint::ClientUnsubscribe;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, None, data);
+            return Ok(Flow::Continue);
+        }
+        let defer =
+            |shared: &Exhook| event.defer(shared.deadline()).map(|ticket| Ticket::Filters(ticket, count));
+        match self.ask(point, &who, None, defer, data) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        for index in 0..count {
+            event.refuse(index, FAILED)?;
+        }
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
+        let who = who!(event);
+        let point = HookPoint::MessagePublish;
+        if !self.shared.answers(point) {
+            self.tell(point, &who, None, |out| message!(event, out));
+            return Ok(Flow::Continue);
+        }
+        // The ticket is taken before the message is written: both look at the event.
+        let mut bytes = Vec::new();
+        message!(event, &mut Writer(&mut bytes));
+        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Publish);
+        match self.ask(point, &who, None, defer, |out| out.0.extend_from_slice(&bytes)) {
+            Asked::Later => return Ok(Flow::Defer),
+            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
+            Asked::Nobody(FaultPolicy::Deny) => {}
+        }
+        event.reject(FAILED, "")?;
+        Ok(Flow::Stop)
+    }
+
+    pub(crate) fn client_connack(&mut self, event: &mut Connack<'_>) {
+        let (reason, present) = (event.reason().0, event.session_present());
+        self.tell(HookPoint::ClientConnack, &who!(event), None, |out| {
+            out.list(2).number(reason).flag(present);
+        });
+    }
+
+    pub(crate) fn client_connected(&mut self, event: &mut Connected<'_>) {
+        self.tell(HookPoint::ClientConnected, &who!(event), None, |out| {
+            out.list(0);
+        });
+    }
+
+    pub(crate) fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
+        let reason = event.reason();
+        self.tell(HookPoint::ClientDisconnected, &who!(event), None, |out| {
+            out.list(2).number(reason.0).text(ended(reason));
+        });
+    }
+
+    fn session(&mut self, point: HookPoint, event: &Session<'_>) {
+        self.tell(point, &who!(event), None, |out| {
+            out.list(4).flag(event.is_persistent()).number(event.expiry_s());
+            out.text_or_nil(event.cause()).number_or_nil(event.reason().map(|reason| u64::from(reason.0)));
+        });
+    }
+
+    pub(crate) fn session_created(&mut self, event: &mut Session<'_>) {
+        self.session(HookPoint::SessionCreated, event);
+    }
+
+    pub(crate) fn session_resumed(&mut self, event: &mut Session<'_>) {
+        self.session(HookPoint::SessionResumed, event);
+    }
+
+    pub(crate) fn session_discarded(&mut self, event: &mut Session<'_>) {
+        self.session(HookPoint::SessionDiscarded, event);
+    }
+
+    pub(crate) fn session_takenover(&mut self, event: &mut Session<'_>) {
+        self.session(HookPoint::SessionTakenover, event);
+    }
+
+    pub(crate) fn session_terminated(&mut self, event: &mut Session<'_>) {
+        self.session(HookPoint::SessionTerminated, event);
+    }
+
+    pub(crate) fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
+        let filter = event.filter();
+        self.tell(HookPoint::SessionSubscribed, &who!(event), None, |out| {
+            out.list(4).text(filter.filter).number(filter.options).flag(event.is_new());
+            out.number_or_nil(event.subscription_id().map(u64::from));
+        });
+    }
+
+    pub(crate) fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
+        let filter = event.filter();
+        self.tell(HookPoint::SessionUnsubscribed, &who!(event), None, |out| {
+            out.list(2).text(filter.filter).text_or_nil(event.cause());
+        });
+    }
+
+    pub(crate) fn message_delivered(&mut self, event: &mut Delivered<'_>) {
+        self.tell(HookPoint::MessageDelivered, &who!(event), None, |out| message!(event, out));
+    }
+
+    pub(crate) fn message_acked(&mut self, event: &mut Acked<'_>) {
+        self.tell(HookPoint::MessageAcked, &who!(event), None, |out| message!(event, out));
+    }
+
+    pub(crate) fn message_dropped(&mut self, event: &mut Dropped<'_>) {
+        let data = |out: &mut Writer<'_>| {
+            out.list(3);
+            message!(event, out);
+            out.text(event.by()).text(event.cause());
+        };
+        if event.client_id().is_empty() {
+            let from = event.from().unwrap_or("");
+            self.tell_of_nobody(HookPoint::MessageDropped, Some(from), data);
+        } else {
+            self.tell(HookPoint::MessageDropped, &who!(event), None, data);
+        }
+    }
+
+    pub(crate) fn message_retained(&mut self, event: &mut Retained<'_>) {
+        self.tell_of_nobody(HookPoint::MessageRetained, None, |out| {
+            out.list(2);
+            message!(event, out);
+            out.number(match event.change() {
+                RetainedChange::Set => 0_u64,
+                RetainedChange::Cleared => 2,
+                RetainedChange::Expired => 3,
+            });
+        });
+    }
+
+    fn packet(&mut self, point: HookPoint, event: &Packet<'_>) {
+        self.tell(point, &who!(event), None, |out| {
+            out.list(2).number(event.packet_type()).bytes(event.bytes());
+        });
+    }
+
+    pub(crate) fn packet_received(&mut self, event: &mut Packet<'_>) {
+        self.packet(HookPoint::PacketReceived, event);
+    }
+
+    pub(crate) fn packet_sent(&mut self, event: &mut Packet<'_>) {
+        self.packet(HookPoint::PacketSent, event);
+    }
+
+    fn broker(&self, point: HookPoint, event: &Broker<'_>) {
+        self.tell_of_nobody(point, None, |out| {
+            out.list(2).text(event.version()).number(event.uptime_ms());
+        });
+    }
+
+    pub(crate) fn broker_starting(&mut self, event: &mut Broker<'_>) {
+        self.broker(HookPoint::BrokerStarting, event);
+    }
+
+    pub(crate) fn broker_started(&mut self, event: &mut Broker<'_>) {
+        self.broker(HookPoint::BrokerStarted, event);
+    }
+
+    pub(crate) fn broker_stopping(&mut self, event: &mut Broker<'_>) {
+        self.broker(HookPoint::BrokerStopping, event);
+    }
+
+    pub(crate) fn broker_stopped(&mut self, event: &mut Broker<'_>) {
+        self.broker(HookPoint::BrokerStopped, event);
+    }
+}
+
+/// Why a connection has ended, in the words of MQTT 5, section 2.4.
+fn ended(reason: Reason) -> &'static str {
+    match reason.0 {
+        0x00 => "normal",
+        0x04 => "disconnect_with_will",
+        0x81 => "malformed_packet",
+        0x82 => "protocol_error",
+        0x83 => "implementation_specific_error",
+        0x87 => "not_authorized",
+        0x89 => "server_busy",
+        0x8B => "server_shutting_down",
+        0x8D => "keepalive_timeout",
+        0x8E => "takenover",
+        0x93 => "receive_maximum_exceeded",
+        0x95 => "packet_too_large",
+        0x96 => "message_rate_too_high",
+        0x97 => "quota_exceeded",
+        0x98 => "kicked",
+        0x9C => "use_another_server",
+        0x9D => "server_moved",
+        _ => "closed",
+    }
+}
+
+fn verdict_number(verdict: Verdict) -> u64 {
+    match verdict {
+        Verdict::Unanswered => 0,
+        Verdict::Allow => 1,
+        Verdict::Deny => 2,
+    }
+}
+
+/// Writes the `plugin!` lines, and says which hook belongs to a point.
+macro_rules! hooks {
+    ($($group:ident.$event:ident: $point:ident, $hook:ident;)*) => {
+        /// The hook of a point.
+        pub(crate) fn name(point: HookPoint) -> &'static str {
+            match point {
+                $(HookPoint::$point => stringify!($hook),)*
+            }
+        }
+
+        grapnel_plugin_abi::plugin!(Exhook { $($group.$event(manual = true) => ExhookShard::$hook,)* });
+    };
+}
+
+hooks! {
+    client.connect: ClientConnect, client_connect;
+    client.authenticate: ClientAuthenticate, client_authenticate;
+    client.authorize: ClientAuthorize, client_authorize;
+    client.connack: ClientConnack, client_connack;
+    client.connected: ClientConnected, client_connected;
+    client.disconnected: ClientDisconnected, client_disconnected;
+    client.subscribe: ClientSubscribe, client_subscribe;
+    client.unsubscribe: ClientUnsubscribe, client_unsubscribe;
+    session.created: SessionCreated, session_created;
+    session.resumed: SessionResumed, session_resumed;
+    session.discarded: SessionDiscarded, session_discarded;
+    session.takenover: SessionTakenover, session_takenover;
+    session.terminated: SessionTerminated, session_terminated;
+    session.subscribed: SessionSubscribed, session_subscribed;
+    session.unsubscribed: SessionUnsubscribed, session_unsubscribed;
+    message.publish: MessagePublish, message_publish;
+    message.delivered: MessageDelivered, message_delivered;
+    message.acked: MessageAcked, message_acked;
+    message.dropped: MessageDropped, message_dropped;
+    message.retained: MessageRetained, message_retained;
+    packet.received: PacketReceived, packet_received;
+    packet.sent: PacketSent, packet_sent;
+    broker.starting: BrokerStarting, broker_starting;
+    broker.started: BrokerStarted, broker_started;
+    broker.stopping: BrokerStopping, broker_stopping;
+    broker.stopped: BrokerStopped, broker_stopped;
+}

@@ -1,0 +1,230 @@
+//! exhook: hooks that run in processes of their own. Each worker has a thread here; the shards put what happens on its line and go
+//! on. What waits for an answer waits in a ticket (PROTOCOL.md has the frames).
+
+mod clients;
+mod command;
+mod config;
+mod hooks;
+mod line;
+mod process;
+mod verdict;
+mod wire;
+mod worker;
+
+use std::collections::BTreeMap;
+use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::sync_channel;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookId, HookPoint, Host, Mounting, Plugin};
+
+use clients::Clients;
+use config::Config;
+use line::Line;
+use wire::Wanted;
+use worker::Worker;
+
+/// How much longer the broker waits than the worker's thread, which answers by policy when the time is over.
+const GRACE: Duration = Duration::from_millis(500);
+/// How often figures are shown.
+const FIGURES: Duration = Duration::from_secs(1);
+
+/// The shared part.
+pub(crate) struct Exhook {
+    config: Arc<Config>,
+    host: Host,
+    lines: Vec<Arc<Line>>,
+    /// What the workers asked for, by hook point.
+    wanted: BTreeMap<HookPoint, Wanted>,
+    mounted: Mutex<Vec<HookId>>,
+}
+
+/// The instance of a shard.
+pub(crate) struct ExhookShard {
+    shared: Arc<Exhook>,
+    /// Whom each worker was told of.
+    clients: Vec<Clients>,
+}
+
+/// The points that can wait for an answer.
+const ANSWERING: [HookPoint; 6] = [
+    HookPoint::ClientConnect,
+    HookPoint::ClientAuthenticate,
+    HookPoint::ClientAuthorize,
+    HookPoint::ClientSubscribe,
+    HookPoint::ClientUnsubscribe,
+    HookPoint::MessagePublish,
+];
+
+/// Whether topic filters have a meaning there.
+fn has_topics(point: HookPoint) -> bool {
+    point.name().starts_with("message.")
+}
+
+impl Plugin for Exhook {
+    type Config = Config;
+    type Shard = ExhookShard;
+
+    fn load(config: Config, host: &Host) -> Result<Exhook, Error> {
+        config.check()?;
+        let config = Arc::new(config);
+        let mut lines = Vec::new();
+        let mut ready = Vec::new();
+        for index in 0..config.pool_size {
+            let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max)?);
+            let (first, answer) = sync_channel(1);
+            let worker = Worker {
+                config: Arc::clone(&config),
+                line: Arc::clone(&line),
+                host: *host,
+                index,
+                first: Some(first),
+            };
+            host.spawn(&format!("exhook-{index}"), move |_host| worker.run())?;
+            lines.push(line);
+            ready.push(answer);
+        }
+        let mut wanted = BTreeMap::new();
+        for answer in ready {
+            let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
+            for hook in ready.map_err(Error::new)?.hooks {
+                add(&mut wanted, hook)?;
+            }
+        }
+        apply_topics(&config, &mut wanted)?;
+        Ok(Exhook { config, host: *host, lines, wanted, mounted: Mutex::default() })
+    }
+
+    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
+        let clients = self.lines.iter().map(|_| Clients::new(shard)).collect();
+        Ok(ExhookShard { shared: Arc::clone(self), clients })
+    }
+
+    fn activate(self: &Arc<Self>) -> Result<(), Error> {
+        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
+        for (point, wanted) in &self.wanted {
+            let mut mounting = Mounting::new()
+                .point(*point)
+                .deadline(self.deadline())
+                .fault(self.policy(*point))
+                .deliver(wanted.deliver);
+            if !wanted.topics.is_empty() && has_topics(*point) {
+                mounting = mounting.topics(wanted.topics.iter().map(String::as_str));
+            }
+            let hook = self.host.mount::<Exhook>(hooks::name(*point), &mounting);
+            mounted.push(hook.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?);
+        }
+        drop(mounted);
+        self.show_figures();
+        Ok(())
+    }
+
+    fn deactivate(self: &Arc<Self>) {
+        for hook in self.mounted.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
+            // The broker takes out what is left.
+            let _ = self.host.unmount(hook);
+        }
+    }
+}
+
+/// One hook of a worker's, beside those of the others.
+fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Error> {
+    let Some(point) = HookPoint::ALL.iter().copied().find(|point| point.name() == hook.point) else {
+        return Err(Error::new(format!("a worker asks for the hook point {:?}, which does not exist", hook.point)));
+    };
+    let answers = hook.answers && ANSWERING.contains(&point);
+    match wanted.get_mut(&point) {
+        None => {
+            wanted.insert(point, Wanted { answers, ..hook });
+        }
+        Some(before) => {
+            before.answers |= answers;
+            before.deliver |= hook.deliver;
+            // No filter is every topic.
+            if hook.topics.is_empty() {
+                before.topics.clear();
+            } else if !before.topics.is_empty() {
+                let more = hook.topics.into_iter().filter(|topic| !before.topics.contains(topic));
+                before.topics.extend(more.collect::<Vec<_>>());
+            }
+        }
+    }
+    Ok(())
+}
+
+/// The operator's topic filters in the place of the workers'.
+fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Result<(), Error> {
+    for (name, topics) in &config.topics {
+        // EMQX writes message_publish, we write message.publish.
+        let point = HookPoint::ALL.iter().copied().find(|point| point.name().replace('.', "_") == name.replace('.', "_"));
+        let Some(point) = point.filter(|point| has_topics(*point)) else {
+            return Err(Error::new(format!("topics.{name}: there is no hook point about messages of that name")));
+        };
+        if let Some(hook) = wanted.get_mut(&point) {
+            hook.topics.clone_from(topics);
+        }
+    }
+    Ok(())
+}
+
+impl Exhook {
+    /// What a failed call means at a point.
+    pub(crate) fn policy(&self, point: HookPoint) -> FaultPolicy {
+        self.config.policy(matches!(point, HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize))
+    }
+
+    /// How long the broker waits for an answer.
+    pub(crate) fn deadline(&self) -> Duration {
+        self.config.call_timeout() + GRACE
+    }
+
+    /// Whether the broker waits for an answer there.
+    pub(crate) fn answers(&self, point: HookPoint) -> bool {
+        self.wanted.get(&point).is_some_and(|wanted| wanted.answers)
+    }
+
+    /// The worker of a client: always the same one, also after a restart of the broker.
+    pub(crate) fn worker_of(&self, client_id: &str) -> usize {
+        let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
+        usize::try_from(hash % self.lines.len().max(1) as u64).unwrap_or(0)
+    }
+
+    /// Shows what happens on the lines, from a thread of its own.
+    fn show_figures(&self) {
+        type Read = fn(&Line) -> u64;
+        const SHOWN: [(&str, &str, Read); 6] = [
+            ("calls", "Calls handed over to the worker", |line| line.figures.calls.load(Ordering::Relaxed)),
+            ("dropped", "Calls that only told and were dropped", |line| {
+                line.figures.dropped.load(Ordering::Relaxed)
+            }),
+            ("failed", "Calls that ended by their policy", |line| line.figures.failed.load(Ordering::Relaxed)),
+            ("timeouts", "Of them, those without an answer in time", |line| {
+                line.figures.timeouts.load(Ordering::Relaxed)
+            }),
+            ("restarts", "Processes started after the first", |line| {
+                line.figures.restarts.load(Ordering::Relaxed)
+            }),
+            ("queue", "Calls that wait for the worker", |line| line.waiting() as u64),
+        ];
+        let mut gauges: Vec<(Gauge, Arc<Line>, Read)> = Vec::new();
+        for (index, line) in self.lines.iter().enumerate() {
+            for (name, help, read) in SHOWN {
+                if let Ok(gauge) = self.host.gauge(&format!("worker{index}_{name}"), help) {
+                    gauges.push((gauge, Arc::clone(line), read));
+                }
+            }
+        }
+        let shown = self.host.spawn("exhook-figures", move |host| {
+            while !host.wait_stop(FIGURES) {
+                for (gauge, line, read) in &gauges {
+                    gauge.set(i64::try_from(read(line)).unwrap_or(i64::MAX));
+                }
+            }
+        });
+        if let Err(refused) = shown {
+            self.host.warn(format_args!("no figures are shown: {refused}"));
+        }
+    }
+}

@@ -1,0 +1,102 @@
+//! A worker's process: how it is started, and its ends of socket and pipes. It dies with the broker, and nothing else of the
+//! broker's is open in it.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::os::unix::process::CommandExt;
+use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use crate::config::Config;
+
+/// A process that runs.
+#[derive(Debug)]
+pub struct Process {
+    child: Child,
+    /// Frames go both ways here; it does not block.
+    pub socket: UnixStream,
+    /// What it prints.
+    pub stdout: ChildStdout,
+    /// What it prints as errors.
+    pub stderr: ChildStderr,
+}
+
+impl Process {
+    /// Starts one.
+    ///
+    /// # Errors
+    /// A sentence that names the program.
+    pub fn start(config: &Config) -> Result<Process, String> {
+        let cannot = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound => format!(
+                "there is no {}: install Python 3.10 or newer, or say where it is with `python`",
+                config.python.display()
+            ),
+            _ => format!("cannot start {}: {error}", config.python.display()),
+        };
+        let (socket, theirs) = UnixStream::pair().map_err(cannot)?;
+        socket.set_nonblocking(true).map_err(cannot)?;
+        let mut command = Command::new(&config.python);
+        command
+            .args(["-u", "-m", "grapnel_exhook"])
+            .env("GRAPNEL_WORKER_FD", theirs.as_raw_fd().to_string())
+            .env("PYTHONUNBUFFERED", "1")
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped());
+        let fd: OwnedFd = theirs.into();
+        // SAFETY: between fork and exec only two system calls are made, on a descriptor that is open there.
+        unsafe {
+            command.pre_exec(move || {
+                rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?;
+                rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
+                Ok(())
+            });
+        }
+        let mut child = command.spawn().map_err(cannot)?;
+        drop(command);
+        let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
+            let _ = child.kill();
+            let _ = child.wait();
+            return Err(format!("cannot read what {} prints", config.python.display()));
+        };
+        for pipe in [rustix::fd::AsFd::as_fd(&stdout), rustix::fd::AsFd::as_fd(&stderr)] {
+            let flags = rustix::fs::fcntl_getfl(pipe).map_err(|error| cannot(error.into()))?;
+            rustix::fs::fcntl_setfl(pipe, flags | rustix::fs::OFlags::NONBLOCK)
+                .map_err(|error| cannot(error.into()))?;
+        }
+        Ok(Process { child, socket, stdout, stderr })
+    }
+
+    /// Its number.
+    pub fn id(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// How it has ended, if it has.
+    pub fn ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().ok().flatten()
+    }
+
+    /// Waits until it has ended by itself, at most so long; then ends it.
+    pub fn end(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let until = Instant::now() + patience;
+        while self.ended().is_none() {
+            if Instant::now() >= until {
+                // It may have ended meanwhile.
+                let _ = self.child.kill();
+                return self.child.wait().ok();
+            }
+            let left = until.saturating_duration_since(Instant::now()).min(Duration::from_millis(5));
+            std::thread::park_timeout(left);
+        }
+        self.ended()
+    }
+}
+
+impl Drop for Process {
+    fn drop(&mut self) {
+        let _ = self.end(Duration::ZERO);
+    }
+}

@@ -1,0 +1,277 @@
+//! Frames between the broker and a worker (PROTOCOL.md): putting calls together, taking answers apart. Nothing here knows of
+//! processes or tickets.
+
+use rmpv::ValueRef;
+
+/// Bytes of the length in front of a frame.
+pub const HEAD: usize = 4;
+
+/// How deep a worker may nest what it sends.
+const DEPTH_MAX: usize = 16;
+
+/// Writes MessagePack at the end of a buffer, which never fails.
+#[derive(Debug)]
+pub struct Writer<'a>(pub &'a mut Vec<u8>);
+
+impl Writer<'_> {
+    /// The head of a list of so many.
+    pub fn list(&mut self, len: usize) -> &mut Self {
+        let _ = rmp::encode::write_array_len(self.0, u32::try_from(len).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// The head of a map of so many pairs.
+    pub fn map(&mut self, len: usize) -> &mut Self {
+        let _ = rmp::encode::write_map_len(self.0, u32::try_from(len).unwrap_or(u32::MAX));
+        self
+    }
+
+    /// A number.
+    pub fn number(&mut self, number: impl Into<u64>) -> &mut Self {
+        let _ = rmp::encode::write_uint(self.0, number.into());
+        self
+    }
+
+    /// A number that may be below zero.
+    pub fn signed(&mut self, number: i64) -> &mut Self {
+        let _ = rmp::encode::write_sint(self.0, number);
+        self
+    }
+
+    /// Yes or no.
+    pub fn flag(&mut self, flag: bool) -> &mut Self {
+        let _ = rmp::encode::write_bool(self.0, flag);
+        self
+    }
+
+    /// Text.
+    pub fn text(&mut self, text: &str) -> &mut Self {
+        let _ = rmp::encode::write_str(self.0, text);
+        self
+    }
+
+    /// Any bytes.
+    pub fn bytes(&mut self, bytes: &[u8]) -> &mut Self {
+        let _ = rmp::encode::write_bin(self.0, bytes);
+        self
+    }
+
+    /// Nothing.
+    pub fn nil(&mut self) -> &mut Self {
+        let _ = rmp::encode::write_nil(self.0);
+        self
+    }
+
+    /// Text or nothing.
+    pub fn text_or_nil(&mut self, text: Option<&str>) -> &mut Self {
+        match text {
+            Some(text) => self.text(text),
+            None => self.nil(),
+        }
+    }
+
+    /// Bytes or nothing.
+    pub fn bytes_or_nil(&mut self, bytes: Option<&[u8]>) -> &mut Self {
+        match bytes {
+            Some(bytes) => self.bytes(bytes),
+            None => self.nil(),
+        }
+    }
+
+    /// A number or nothing.
+    pub fn number_or_nil(&mut self, number: Option<u64>) -> &mut Self {
+        match number {
+            Some(number) => self.number(number),
+            None => self.nil(),
+        }
+    }
+
+    /// JSON as it is.
+    pub fn json(&mut self, value: &serde_json::Value) -> &mut Self {
+        use serde_json::Value;
+        match value {
+            Value::Null => self.nil(),
+            Value::Bool(flag) => self.flag(*flag),
+            Value::Number(number) => {
+                if let Some(number) = number.as_u64() {
+                    self.number(number)
+                } else if let Some(number) = number.as_i64() {
+                    self.signed(number)
+                } else {
+                    let _ = rmp::encode::write_f64(self.0, number.as_f64().unwrap_or(0.0));
+                    self
+                }
+            }
+            Value::String(text) => self.text(text),
+            Value::Array(list) => {
+                self.list(list.len());
+                for value in list {
+                    self.json(value);
+                }
+                self
+            }
+            Value::Object(map) => {
+                self.map(map.len());
+                for (key, value) in map {
+                    self.text(key).json(value);
+                }
+                self
+            }
+        }
+    }
+}
+
+/// Writes one frame: its length, then what `body` writes.
+pub fn frame(out: &mut Vec<u8>, body: impl FnOnce(&mut Writer<'_>)) {
+    let start = out.len();
+    out.extend_from_slice(&[0; HEAD]);
+    body(&mut Writer(out));
+    let len = u32::try_from(out.len() - start - HEAD).unwrap_or(u32::MAX);
+    out[start..start + HEAD].copy_from_slice(&len.to_le_bytes());
+}
+
+/// What a worker has sent.
+#[derive(Debug)]
+pub enum Said<'a> {
+    /// It is ready, and wants these hooks.
+    Ready(Ready),
+    /// It cannot run.
+    Failed(String),
+    /// Answers, and how many calls are done.
+    Answers(Vec<Answer<'a>>, u64),
+    /// A line for the log.
+    Log(u64, String),
+    /// What the broker shall do.
+    Commands(Vec<ValueRef<'a>>),
+}
+
+/// A worker's introduction.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Ready {
+    /// Its SDK.
+    pub sdk: String,
+    /// What it wants to hear of.
+    pub hooks: Vec<Wanted>,
+}
+
+/// A hook of a worker's.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Wanted {
+    /// Name of the hook point.
+    pub point: String,
+    /// Topic filters; none for all topics.
+    pub topics: Vec<String>,
+    /// Whether it answers.
+    pub answers: bool,
+    /// At client.authorize: whether it is asked for deliveries.
+    pub deliver: bool,
+}
+
+/// One answer.
+#[derive(Debug)]
+pub struct Answer<'a> {
+    /// Which call.
+    pub id: u64,
+    /// 0 goes on, 1 ends the chain, 2 has failed.
+    pub code: u64,
+    /// A map, text, or nothing.
+    pub value: ValueRef<'a>,
+}
+
+/// The length of the frame that begins here, once enough is there to know it.
+pub fn frame_len(bytes: &[u8]) -> Option<usize> {
+    let head: [u8; HEAD] = bytes.get(..HEAD)?.try_into().ok()?;
+    Some(u32::from_le_bytes(head) as usize)
+}
+
+/// Reads what a frame holds, without its length.
+///
+/// # Errors
+/// What is wrong with it, for a log.
+pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
+    let mut rest = frame;
+    let value = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX)
+        .map_err(|error| format!("sent a frame that is not MessagePack ({error})"))?;
+    if !rest.is_empty() {
+        return Err(format!("sent a frame with {} bytes too many", rest.len()));
+    }
+    let ValueRef::Array(mut parts) = value else { return Err("sent a frame that is no list".to_owned()) };
+    let odd = || Err("sent a frame of no known form".to_owned());
+    if parts.is_empty() {
+        return odd();
+    }
+    let kind = parts.remove(0).as_u64();
+    match (kind, parts.as_mut_slice()) {
+        (Some(0), [ready]) => Ok(Said::Ready(ready_of(ready)?)),
+        (Some(1), [text]) => Ok(Said::Failed(text_of(text).unwrap_or_default())),
+        (Some(2), [ValueRef::Array(answers), done]) => {
+            let answers = std::mem::take(answers).into_iter().map(answer_of).collect::<Result<_, _>>()?;
+            Ok(Said::Answers(answers, done.as_u64().unwrap_or(0)))
+        }
+        (Some(3), [level, text]) => {
+            Ok(Said::Log(level.as_u64().unwrap_or(3), text_of(text).unwrap_or_default()))
+        }
+        (Some(4), [ValueRef::Array(commands)]) => Ok(Said::Commands(std::mem::take(commands))),
+        _ => odd(),
+    }
+}
+
+fn answer_of(value: ValueRef<'_>) -> Result<Answer<'_>, String> {
+    let odd = || "sent an answer that is not [id, code, value]".to_owned();
+    let ValueRef::Array(mut parts) = value else { return Err(odd()) };
+    let (Some(value), 2) = (parts.pop(), parts.len()) else { return Err(odd()) };
+    let (Some(id), Some(code)) = (parts[0].as_u64(), parts[1].as_u64()) else { return Err(odd()) };
+    Ok(Answer { id, code, value })
+}
+
+fn ready_of(value: &ValueRef<'_>) -> Result<Ready, String> {
+    let hooks = match get(value, "hooks") {
+        Some(ValueRef::Array(hooks)) => hooks,
+        _ => return Err("introduced itself without a list of hooks".to_owned()),
+    };
+    let hooks = hooks.iter().map(|hook| {
+        let point = get(hook, "point").and_then(text_of).ok_or("named a hook without a point")?;
+        let topics = match get(hook, "topics") {
+            Some(ValueRef::Array(topics)) => topics.iter().filter_map(text_of).collect(),
+            _ => Vec::new(),
+        };
+        let flag = |key| get(hook, key).and_then(flag_of).unwrap_or(false);
+        Ok(Wanted { point, topics, answers: flag("answers"), deliver: flag("deliver") })
+    });
+    let hooks = hooks.collect::<Result<_, &str>>().map_err(str::to_owned)?;
+    Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks })
+}
+
+/// What a map has under a key.
+pub fn get<'m, 'a>(map: &'m ValueRef<'a>, key: &str) -> Option<&'m ValueRef<'a>> {
+    let ValueRef::Map(pairs) = map else { return None };
+    pairs.iter().find(|(found, _)| text_ref(found) == Some(key)).map(|(_, value)| value)
+}
+
+/// A yes or no.
+pub fn flag_of(value: &ValueRef<'_>) -> Option<bool> {
+    if let ValueRef::Boolean(flag) = value { Some(*flag) } else { None }
+}
+
+/// Text that is UTF-8.
+pub fn text_ref<'a>(value: &ValueRef<'a>) -> Option<&'a str> {
+    match value {
+        ValueRef::String(text) => text.into_str(),
+        ValueRef::Binary(bytes) => std::str::from_utf8(bytes).ok(),
+        _ => None,
+    }
+}
+
+/// The same, kept.
+pub fn text_of(value: &ValueRef<'_>) -> Option<String> {
+    text_ref(value).map(str::to_owned)
+}
+
+/// Bytes, or the bytes of text.
+pub fn bytes_ref<'a>(value: &ValueRef<'a>) -> Option<&'a [u8]> {
+    match *value {
+        ValueRef::String(text) => text.into_str().map(str::as_bytes),
+        ValueRef::Binary(bytes) => Some(bytes),
+        _ => None,
+    }
+}
