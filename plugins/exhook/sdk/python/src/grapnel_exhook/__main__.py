@@ -1,0 +1,7 @@
+"""`python3 -m grapnel_exhook`: the worker that the broker's exhook plugin starts."""
+
+import sys
+
+from ._worker import main
+
+sys.exit(main())

@@ -1,0 +1,100 @@
+"""Frames on the socket between the broker and this worker.
+
+The worker reads and writes through it, and so does every thread that logs or gives a command. It knows frames, not what
+stands in them, and must not call user code.
+"""
+
+from __future__ import annotations
+
+import select
+import socket
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import msgpack
+
+_READ_BYTES = 256 * 1024
+# What is read while a write waits for room: enough for the largest frame and a few more, so that two sides that both
+# write cannot stop each other.
+_AHEAD_BYTES_MAX = 256 * 1024 * 1024
+
+
+class Closed(Exception):
+    """The broker's end is gone."""
+
+
+def pack(frame: Any) -> bytes:
+    """The bytes of a frame with its length in front. Raises `TypeError` or `ValueError` for what MessagePack has not."""
+    body: bytes = msgpack.packb(frame, use_bin_type=True)
+    return len(body).to_bytes(4, "little") + body
+
+
+class Channel:
+    """One end of the socket. Reading is for the main thread alone; `send` may be called from any thread."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        sock.setblocking(False)
+        self.socket = sock
+        self.frame_bytes_max = 16 * 1024 * 1024
+        self._buffer = bytearray()
+        self._lock = threading.Lock()
+        self._reader = threading.get_ident()
+
+    def fill(self, wait: bool) -> bool:
+        """Read once; wait for something to read if `wait`. Returns whether anything came. Raises `Closed`."""
+        while True:
+            try:
+                data = self.socket.recv(_READ_BYTES)
+            except BlockingIOError:
+                if not wait:
+                    return False
+                self._poll(select.POLLIN)
+                continue
+            except OSError as error:
+                raise Closed from error
+            if not data:
+                raise Closed
+            self._buffer += data
+            return True
+
+    def frames(self) -> Iterator[list[Any]]:
+        """The frames that are complete, in order."""
+        start = 0
+        buffer = self._buffer
+        try:
+            while len(buffer) - start >= 4:
+                end = start + 4 + int.from_bytes(buffer[start : start + 4], "little")
+                if len(buffer) < end:
+                    break
+                body = bytes(memoryview(buffer)[start + 4 : end])
+                start = end
+                yield msgpack.unpackb(body, raw=False, strict_map_key=False, unicode_errors="surrogateescape")
+        finally:
+            # In place: `fill` may have added to it while a frame was being worked on.
+            if start:
+                del buffer[:start]
+
+    def send(self, data: bytes) -> None:
+        """Write whole frames. Waits while the broker does not read. Raises `Closed`."""
+        with self._lock:
+            view = memoryview(data)
+            while view:
+                try:
+                    view = view[self.socket.send(view) :]
+                except BlockingIOError:
+                    self._make_room()
+                except OSError as error:
+                    raise Closed from error
+
+    def _make_room(self) -> None:
+        """Wait until the socket takes more, reading meanwhile where this is the thread that reads."""
+        reads = threading.get_ident() == self._reader and len(self._buffer) < _AHEAD_BYTES_MAX
+        if self._poll(select.POLLOUT | (select.POLLIN if reads else 0)) & select.POLLIN and reads:
+            self.fill(wait=False)
+
+    def _poll(self, events: int) -> int:
+        poll = select.poll()
+        poll.register(self.socket, events)
+        ready = poll.poll()
+        return ready[0][1] if ready else 0

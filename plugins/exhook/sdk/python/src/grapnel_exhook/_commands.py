@@ -1,0 +1,30 @@
+"""Where commands for the broker go: to the worker of this process, or to a test. `broker` fills them in; it knows no socket."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+_sinks: list[tuple[Callable[[list[Any]], None], dict[str, Any]]] = []
+
+
+def attach(sink: Callable[[list[Any]], None], setup: dict[str, Any]) -> None:
+    """From now on commands go to `sink`."""
+    _sinks.append((sink, setup))
+
+
+def detach(sink: Callable[[list[Any]], None]) -> None:
+    """No longer; those go to who was attached before."""
+    _sinks[:] = [entry for entry in _sinks if entry[0] != sink]
+
+
+def give(command: list[Any]) -> None:
+    """Hand a command over. Raises `RuntimeError` where there is no broker."""
+    if not _sinks:
+        raise RuntimeError("no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing")
+    _sinks[-1][0](command)
+
+
+def setup() -> dict[str, Any]:
+    """The setup of the worker; empty where there is none."""
+    return _sinks[-1][1] if _sinks else {}

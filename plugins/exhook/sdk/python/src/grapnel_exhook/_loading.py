@@ -1,0 +1,77 @@
+"""Finding and importing user code, and saying what went wrong with it. Called by the drivers while they load."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+import traceback
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from ._driver import LoadError
+
+_TRACEBACK_CHARS_MAX = 6000
+
+
+def extend_path(entries: list[str]) -> None:
+    """Put folders, and the folders of files, in front of `sys.path`. Raises `LoadError` for what is not there."""
+    folders: list[str] = []
+    for entry in entries:
+        for part in str(entry).split(":"):
+            if not part:
+                continue
+            path = Path(part)
+            if not path.exists():
+                raise LoadError(f"path {part} does not exist; name a Python file or the folder that it stands in")
+            folder = str((path.parent if path.is_file() else path).resolve())
+            if folder not in folders:
+                folders.append(folder)
+    sys.path[:0] = folders
+
+
+def import_user_module(entries: list[str], name: str | None) -> ModuleType:
+    """Import `init_module`; without a name, the only file among `entries`."""
+    # A file that is edited twice within a second must not meet the byte code of its first version.
+    sys.dont_write_bytecode = True
+    extend_path(entries)
+    if not name:
+        files = [Path(entry) for entry in entries if Path(entry).is_file()]
+        if len(files) != 1:
+            raise LoadError("init_module is missing; name the module that has the hooks")
+        name = files[0].stem
+    try:
+        return importlib.import_module(name)
+    except ModuleNotFoundError as error:
+        if error.name != name:
+            raise
+        looked = ", ".join(str(entry) for entry in entries) or "no path"
+        raise LoadError(f"no module {name} (init_module) in {looked}; set path to its folder") from error
+
+
+def tail(error: BaseException) -> str:
+    """The end of a traceback, as it goes to the operator; of a `LoadError` its sentence."""
+    if isinstance(error, LoadError):
+        return str(error)
+    text = "".join(traceback.format_exception(type(error), error, error.__traceback__)).rstrip()
+    if len(text) > _TRACEBACK_CHARS_MAX:
+        text = "…" + text[-_TRACEBACK_CHARS_MAX:]
+    return text
+
+
+def last_line(error: BaseException) -> str:
+    """One line: the type of an error and its text."""
+    return "".join(traceback.format_exception_only(type(error), error)).strip().replace("\n", " ")
+
+
+def positional_parameters(function: Any) -> int | None:
+    """How many positional arguments a callable takes; None for any number, or where it does not tell."""
+    import inspect
+
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except (TypeError, ValueError):
+        return None
+    if any(p.kind is p.VAR_POSITIONAL for p in parameters):
+        return None
+    return sum(1 for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD))

@@ -1,0 +1,510 @@
+"""The worker: takes frames, calls the driver's handlers, sends what they came to.
+
+`__main__` runs it on the socket that the broker left it; the tests run it on one of their own. With a driver that has no
+coroutines the main thread reads, calls and writes in turn, without an event loop, so that hooks may use one of their own.
+With coroutines everything runs on one loop: what does not wait is called in order, what waits lets the others go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+import types
+from collections import deque
+from collections.abc import Callable, Coroutine, Generator, Mapping
+from time import monotonic
+from typing import Any
+
+from . import __version__, _commands
+from ._channel import Channel, Closed, pack
+from ._driver import FAILED, GO_ON, HELD, Batch, Driver, Handler, LoadError
+from ._loading import last_line, tail
+from ._logging import BrokerHandler, Complaints, level_of
+
+PROTOCOL = 1
+logger = logging.getLogger("grapnel_exhook")
+
+# Answers are not held back longer than this for calls that came in the same frame.
+_HOLD_S = 0.02
+# How long calls that wait are given at the end; the broker gives five seconds for all of it.
+_FAREWELL_S = 2.5
+_STOP_S = 1.7
+_LAST_S = 4.5
+# Commands that gather before they are sent without waiting for the end of the frame.
+_COMMANDS_MAX = 4096
+
+
+class Worker:
+    """One worker on one socket. `run` returns the exit code."""
+
+    def __init__(
+        self, sock: socket.socket, choose: Callable[[dict[str, Any]], Driver], own_process: bool = False
+    ) -> None:
+        self._own_process = own_process
+        self._ending = False
+        self._channel = Channel(sock)
+        self._choose = choose
+        self._driver: Driver = Driver()
+        self._table: dict[int, Handler] = {}
+        self._names: dict[int, str] = {}
+        self._complaints = Complaints(logger)
+        self._answers: list[tuple[int, int, Any]] = []
+        self._done = 0
+        self._commands: list[list[Any]] = []
+        self._main = threading.get_ident()
+        self._stopping = False
+        self._setup: dict[str, Any] = {}
+        # Of coroutines: those that have not been stepped yet, whether somebody is about to step them, how many have begun
+        # or are to begin, and for each client that has one waiting, those that come after it.
+        self._ready: deque[_Call] = deque()
+        self._stepping = False
+        self._alive = 0
+        self._behind: dict[int, deque[_Call]] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._flush_due = False
+        self._stopped: asyncio.Event | None = None
+
+    # Life
+
+    def run(self) -> int:
+        """Serve until the broker says stop or is gone. 0 after a stop, 1 where user code could not be loaded."""
+        try:
+            setup = self._first_frame()
+            self._setup = setup
+            self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
+            handler = self._log_here(setup)
+            try:
+                return self._serve(setup)
+            finally:
+                logging.getLogger().removeHandler(handler)
+                _commands.detach(self._command)
+        except Closed:
+            return 0
+
+    def _first_frame(self) -> dict[str, Any]:
+        while True:
+            for frame in self._channel.frames():
+                if frame[0] != 0 or not isinstance(frame[1], dict):
+                    raise LoadError("the first frame of the broker is not its setup")
+                return frame[1]
+            self._channel.fill(wait=True)
+
+    def _log_here(self, setup: dict[str, Any]) -> logging.Handler:
+        def send(level: int, text: str) -> None:
+            try:
+                self._channel.send(pack([3, level, text[: max(64, self._channel.frame_bytes_max // 4 - 64)]]))
+            except Closed:
+                pass
+
+        handler = BrokerHandler(send)
+        handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
+        root = logging.getLogger()
+        root.addHandler(handler)
+        try:
+            root.setLevel(level_of((setup.get("config") or {}).get("log_level")))
+        except (ValueError, AttributeError):
+            root.setLevel(logging.INFO)
+        logging.captureWarnings(True)
+        return handler
+
+    def _serve(self, setup: dict[str, Any]) -> int:
+        try:
+            if setup.get("protocol") != PROTOCOL:
+                raise LoadError(
+                    f"the broker speaks protocol {setup.get('protocol')}, grapnel-exhook {__version__} speaks {PROTOCOL}; "
+                    "install the version that came with the broker"
+                )
+            self._driver = self._choose(setup)
+            self._driver.count = self._count
+            self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
+            self._driver.load()
+        except (Exception, SystemExit) as error:
+            return self._cannot(error)
+        _commands.attach(self._command, setup)
+        if self._driver.asynchronous:
+            return asyncio.run(self._serve_on_loop(setup))
+        try:
+            self._driver.start()
+            self._announce(setup)
+        except (Exception, SystemExit) as error:
+            return self._cannot(error)
+        try:
+            while not self._stopping:
+                for frame in self._channel.frames():
+                    self._take(frame)
+                    if self._stopping:
+                        break
+                else:
+                    self._channel.fill(wait=True)
+        except Closed:
+            pass
+        self._end()
+        try:
+            self._driver.stop()
+        except (Exception, SystemExit) as error:
+            logger.error("the farewell failed", exc_info=error)
+        self.flush()
+        return 0
+
+    async def _serve_on_loop(self, setup: dict[str, Any]) -> int:
+        loop = asyncio.get_running_loop()
+        try:
+            started = self._driver.start()
+            if started is not None:
+                await started
+            self._announce(setup)
+        except (Exception, SystemExit) as error:
+            return self._cannot(error)
+        self._stopped = asyncio.Event()
+        loop.add_reader(self._channel.socket, self._readable)
+        # What came together with the setup frame is in the buffer already.
+        loop.call_soon(self._take_all)
+        await self._stopped.wait()
+        loop.remove_reader(self._channel.socket)
+        await self._finish_begun()
+        try:
+            stopped = self._driver.stop()
+            if stopped is not None:
+                await asyncio.wait_for(stopped, _STOP_S)
+        except (Exception, SystemExit) as error:
+            logger.error("the farewell failed", exc_info=error)
+        self.flush()
+        return 0
+
+    async def _finish_begun(self) -> None:
+        until = monotonic() + _FAREWELL_S
+        while self._alive and monotonic() < until:
+            await asyncio.wait(self._tasks, timeout=0.05) if self._tasks else await asyncio.sleep(0)
+        if self._alive:
+            logger.warning("%d calls had not ended when the worker did", self._alive)
+
+    def _cannot(self, error: BaseException) -> int:
+        text = tail(error)
+        limit = max(256, self._channel.frame_bytes_max // 4 - 64)
+        self._channel.send(pack([1, text[-limit:].encode("utf-8", "backslashreplace").decode("utf-8")]))
+        return 1
+
+    def _announce(self, setup: dict[str, Any]) -> None:
+        points: Mapping[str, int] = setup["points"]
+        hooks = self._driver.hooks()
+        for hook in hooks:
+            if hook["point"] not in points:
+                raise LoadError(f"this broker has no hook point {hook['point']}; it has {', '.join(sorted(points))}")
+        self._table = {points[point]: handler for point, handler in self._driver.handlers().items()}
+        self._names = {points[point]: self._driver.name_of(point) for point in self._driver.handlers()}
+        ready = {
+            "protocol": PROTOCOL,
+            "sdk": f"grapnel-exhook {__version__} (Python {sys.version.split()[0]})",
+            "pid": os.getpid(),
+            "hooks": hooks,
+        }
+        self._channel.send(pack([0, ready]))
+        self.flush()
+        # What was imported lives as long as the worker; frames make many lists that die at once.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 20)
+
+    # Frames
+
+    def _readable(self) -> None:
+        try:
+            self._channel.fill(wait=False)
+            self._take_all()
+        except Closed:
+            self._end()
+
+    def _take_all(self) -> None:
+        try:
+            for frame in self._channel.frames():
+                self._take(frame)
+                if self._stopping:
+                    self._end()
+                    return
+        except Closed:
+            self._end()
+
+    def _end(self) -> None:
+        if self._own_process and not self._ending:
+            # User code may have left threads that do not end; the broker does not wait for them, and neither do we.
+            self._ending = True
+            last = threading.Timer(_LAST_S, os._exit, (0,))
+            last.daemon = True
+            last.start()
+        self._stopping = True
+        if self._stopped is not None:
+            self._stopped.set()
+
+    def _take(self, frame: list[Any]) -> None:
+        kind = frame[0]
+        if kind == 1:
+            self._calls(frame[1])
+        elif kind == 2:
+            self._stopping = True
+        else:
+            logger.warning("a frame of the broker begins with %r, which this version does not know", kind)
+
+    def _calls(self, calls: list[Any]) -> None:
+        table = self._table
+        driver = self._driver
+        answers = self._answers
+        told: Any = None
+        until = monotonic() + _HOLD_S
+        for ident, point, client, data in calls:
+            if point < 0:
+                if point == -1:
+                    driver.describe(client, data)
+                else:
+                    driver.forget(client)
+                self._done += 1
+                continue
+            try:
+                answer = table[point](client, data)
+            except (Exception, SystemExit) as error:
+                answer = self._failed(point, error)
+                told = answer[1]
+            if answer is None:
+                self._done += 1
+                if ident:
+                    answers.append((ident, GO_ON, None))
+            elif answer.__class__ is tuple:
+                self._done += 1
+                if answer[0] == FAILED and answer[1] is not told:  # type: ignore[index]
+                    self._complaints.failed(self._names.get(point, str(point)), answer[1])  # type: ignore[index]
+                if ident:
+                    answers.append((ident, *answer))  # type: ignore[misc]
+            elif answer is not HELD:
+                self._later(_Call(ident, point, client, answer))  # type: ignore[arg-type]
+            if monotonic() > until:
+                self.flush()
+                until = monotonic() + _HOLD_S
+        for batch in driver.frame_end():
+            self._batch(batch)
+        if not self._stepping:
+            self.flush()
+
+    def _batch(self, batch: Batch) -> None:
+        try:
+            answer = batch.run()
+        except (Exception, SystemExit) as error:
+            self._complaints.failed(batch.name, last_line(error), error)
+            return
+        if answer is not None:
+            self._later(_Call(0, batch.name, 0, answer, calls=0))
+
+    def _failed(self, point: int | str, error: BaseException) -> tuple[int, str]:
+        name = point if isinstance(point, str) else self._names.get(point, str(point))
+        text = last_line(error)
+        self._complaints.failed(name, text, error)
+        return (FAILED, f"{name}: {text}"[:2000].encode("utf-8", "backslashreplace").decode("utf-8"))
+
+    # Coroutines
+
+    def _later(self, call: _Call) -> None:
+        self._alive += 1
+        self._ready.append(call)
+        if not self._stepping:
+            self._start_stepping()
+
+    def _start_stepping(self) -> None:
+        self._stepping = True
+        task = asyncio.get_running_loop().create_task(self._step_in_task())
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _step_in_task(self) -> None:
+        await self._step()
+
+    @types.coroutine
+    def _step(self) -> Generator[Any, Any, None]:
+        """Run coroutines until one of them waits; then this task is that one's, and another takes the rest.
+
+        So a coroutine that does not wait costs no task, and one that waits has a task of its own from its first step, which
+        is what timeouts hang on to.
+        """
+        ready = self._ready
+        until = monotonic() + _HOLD_S
+        while ready:
+            call = ready.popleft()
+            if call.client in self._behind and not call.ident and self._driver.in_order:
+                self._behind[call.client].append(call)
+                continue
+            run = call.run
+            try:
+                waits_for = run.send(None)
+            except StopIteration as end:
+                self._finish(call, end.value)
+            except (Exception, SystemExit, asyncio.CancelledError) as error:
+                self._finish(call, self._failed(call.point, error), told=True)
+            else:
+                yield from self._wait(call, waits_for)
+                return
+            if monotonic() > until:
+                self.flush()
+                until = monotonic() + _HOLD_S
+        self._stepping = False
+        self.flush()
+
+    def _wait(self, call: _Call, waits_for: Any) -> Generator[Any, Any, None]:
+        in_order = not call.ident and call.client and self._driver.in_order
+        if in_order:
+            self._behind[call.client] = deque()
+        self._stepping = False
+        if self._ready:
+            self._start_stepping()
+        else:
+            self.flush()
+        run = call.run
+        try:
+            while True:
+                try:
+                    sent = yield waits_for
+                except BaseException as thrown:
+                    waits_for = run.throw(thrown)
+                else:
+                    waits_for = run.send(sent)
+        except StopIteration as end:
+            self._finish(call, end.value)
+        except GeneratorExit:
+            raise
+        except (Exception, SystemExit, asyncio.CancelledError) as error:
+            self._finish(call, self._failed(call.point, error), told=True)
+        if in_order:
+            behind = self._behind.pop(call.client)
+            self._ready.extendleft(reversed(behind))
+            if behind and not self._stepping:
+                self._start_stepping()
+        self._flush_soon()
+
+    def _count(self, calls: int) -> None:
+        self._done += calls
+        if self._stopped is not None:
+            self._flush_soon()
+
+    def _finish(self, call: _Call, answer: Any, told: bool = False) -> None:
+        self._alive -= 1
+        self._done += call.calls
+        if answer is not None and answer[0] == FAILED and not told:
+            self._complaints.failed(self._names.get(call.point, str(call.point)), answer[1])  # type: ignore[call-overload]
+        if call.ident:
+            self._answers.append((call.ident, *answer) if answer is not None else (call.ident, GO_ON, None))
+
+    def _flush_soon(self) -> None:
+        if not self._flush_due:
+            self._flush_due = True
+            asyncio.get_running_loop().call_soon(self._flush_now)
+
+    def _flush_now(self) -> None:
+        self._flush_due = False
+        try:
+            self.flush()
+        except Closed:
+            self._end()
+
+    # What goes out
+
+    def _command(self, command: list[Any]) -> None:
+        """Take a command, from any thread. Raises `ValueError` for one that cannot be sent."""
+        size = len(pack(command))
+        if size + 16 > self._channel.frame_bytes_max:
+            raise ValueError(
+                f"a {command[0]} command of {size} bytes is longer than the broker takes ({self._channel.frame_bytes_max})"
+            )
+        if threading.get_ident() != self._main:
+            self._channel.send(pack([4, [command]]))
+            return
+        self._commands.append(command)
+        if len(self._commands) >= _COMMANDS_MAX:
+            self._send_commands()
+        elif self._stopped is not None:
+            # On the loop nobody may be about to flush: a timer of user code can give a command, too.
+            self._flush_soon()
+
+    def _send_commands(self) -> None:
+        commands, self._commands = self._commands, []
+        self._send_split(4, commands)
+
+    def _send_split(self, kind: int, items: list[Any]) -> None:
+        data = pack([kind, items])
+        if len(data) <= self._channel.frame_bytes_max or len(items) == 1:
+            self._channel.send(data)
+            return
+        half = len(items) // 2
+        self._send_split(kind, items[:half])
+        self._send_split(kind, items[half:])
+
+    def flush(self) -> None:
+        """Send what has gathered: commands first, then answers."""
+        if self._commands:
+            self._send_commands()
+        if not self._done and not self._answers:
+            return
+        answers, done = self._answers[:], self._done
+        self._answers.clear()
+        self._done = 0
+        self._send_answers(answers, done)
+
+    def _send_answers(self, answers: list[tuple[int, int, Any]], done: int) -> None:
+        limit = self._channel.frame_bytes_max
+        try:
+            data = pack([2, answers, done])
+            too_long = len(data) - 4 > limit
+        except (TypeError, ValueError, OverflowError) as error:
+            if len(answers) == 1:
+                text = f"what the hook answered cannot be sent: {last_line(error)}"
+                self._complaints.failed("answer", text)
+                self._send_answers([(answers[0][0], FAILED, text[:1000])], done)
+                return
+            too_long, data = True, b""
+        if not too_long:
+            self._channel.send(data)
+        elif len(answers) > 1:
+            half = len(answers) // 2
+            self._send_answers(answers[:half], 0)
+            self._send_answers(answers[half:], done)
+        else:
+            text = f"the answer has {len(data)} bytes, the broker takes {limit} (frame_bytes_max)"
+            self._complaints.failed("answer", text)
+            self._channel.send(pack([2, [(answers[0][0], FAILED, text)], done]))
+
+
+class _Call:
+    """A call whose handler is a coroutine."""
+
+    __slots__ = ("calls", "client", "ident", "point", "run")
+
+    def __init__(self, ident: int, point: int | str, client: int, run: Coroutine[Any, Any, Any], calls: int = 1) -> None:
+        self.ident = ident
+        self.point = point
+        self.client = client
+        self.run = run
+        self.calls = calls
+
+
+def choose_driver(setup: dict[str, Any]) -> Driver:
+    """The driver that a setup names. `python3` decides by what the module has."""
+    from .drivers import choose
+
+    return choose(setup)
+
+
+def main() -> int:
+    """Run on the socket that the broker left us."""
+    number = os.environ.pop("GRAPNEL_WORKER_FD", "")
+    if not number.isdigit():
+        print("grapnel_exhook is started by the broker's exhook plugin (GRAPNEL_WORKER_FD is not set)", file=sys.stderr)
+        return 2
+    # Hooks print what clients send, and that may be no text.
+    for stream in (sys.stdout, sys.stderr):
+        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+    sock = socket.socket(fileno=int(number))
+    os.set_inheritable(sock.fileno(), False)
+    # Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    return Worker(sock, choose_driver, own_process=True).run()

@@ -1,0 +1,385 @@
+"""The driver of the own API: finds what `grapnel_exhook.on` has marked in a module, and calls it.
+
+The worker calls it, and so does `grapnel_exhook.testing`. What user code returns is checked here, so that a mistake is a
+sentence in the log and not an answer that the broker has to make sense of.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Awaitable, Callable, Coroutine
+from types import ModuleType
+from typing import Any
+
+from .._driver import ANSWERING, FAILED, GO_ON, HELD, STOP, Answer, Batch, Driver, Handler, LoadError
+from .._loading import positional_parameters
+from .._match import matcher
+from ..events import OF_POINT, Client, Event
+from ..hooks import MARK, NOTIFY_PUBLISH, Config, Hooks, Mark
+from .own_answers import INTERPRETERS, WrongAnswer, apply
+
+# Events that a batch handler may be behind before new ones are dropped.
+_BEHIND_MAX = 200_000
+
+
+class Hook:
+    """A function with a mark."""
+
+    __slots__ = ("asynchronous", "behind", "busy", "function", "mark", "matches", "name", "point", "told")
+
+    def __init__(self, function: Callable[..., Any], mark: Mark, name: str) -> None:
+        self.function = function
+        self.mark = mark
+        self.name = name
+        self.told = mark.point == NOTIFY_PUBLISH
+        self.point = "message.publish" if self.told else mark.point
+        self.matches = matcher(mark.topics)
+        self.asynchronous = inspect.iscoroutinefunction(function)
+        self.behind: list[Event] = []
+        self.busy = False
+
+
+def has_hooks(module: ModuleType) -> bool:
+    """Whether a module has something that `on` has marked."""
+    return any(
+        hasattr(value, MARK) or _marked_names(value if isinstance(value, type) else type(value))
+        for value in vars(module).values()
+        if not isinstance(value, ModuleType)
+    )
+
+
+def _marked_names(kind: type) -> list[str]:
+    names: dict[str, None] = {}
+    for each in reversed(kind.__mro__):
+        names.update(dict.fromkeys(name for name in vars(each)))
+    return [name for name in names if hasattr(getattr(kind, name, None), MARK)]
+
+
+class OwnDriver(Driver):
+    """Runs the hooks of one module."""
+
+    in_order = True
+
+    def __init__(self, setup: dict[str, Any], module: ModuleType) -> None:
+        super().__init__()
+        self._module = module
+        self._clients: dict[int, Client] = {}
+        self._points: dict[str, list[Hook]] = {}
+        self._owners: list[Any] = []
+        self._config = Config(setup.get("config") or {})
+        self._config.worker = str(setup.get("worker") or "")
+        self._config.index = int(setup.get("index") or 0)
+        self._config.pool_size = int(setup.get("pool_size") or 1)
+        self._config.node = str(setup.get("node") or "")
+        self._due: list[Hook] = []
+
+    # Life
+
+    def load(self) -> None:
+        for hook in self._found():
+            self._points.setdefault(hook.point, []).append(hook)
+        if not self._points:
+            raise LoadError(f"module {self._module.__name__} has no hooks of grapnel_exhook")
+        self.asynchronous = any(hook.asynchronous for hooks in self._points.values() for hook in hooks) or any(
+            inspect.iscoroutinefunction(self._of_owner(owner, name))
+            for owner in self._owners
+            for name in ("setup", "close")
+        )
+
+    def start(self) -> Awaitable[None] | None:
+        if self.asynchronous:
+            return self._start()
+        for owner in self._owners:
+            self._set_up(owner)
+        return None
+
+    async def _start(self) -> None:
+        for owner in self._owners:
+            result = self._set_up(owner)
+            if inspect.isawaitable(result):
+                await result
+
+    def _set_up(self, owner: Any) -> Any:
+        setup = self._of_owner(owner, "setup")
+        if setup is None:
+            return None
+        return setup() if positional_parameters(setup) == 0 else setup(self._config)
+
+    def stop(self) -> Awaitable[None] | None:
+        if self.asynchronous:
+            return self._stop()
+        for owner in reversed(self._owners):
+            self._close(owner)
+        return None
+
+    async def _stop(self) -> None:
+        for owner in reversed(self._owners):
+            result = self._close(owner)
+            if inspect.isawaitable(result):
+                await result
+
+    def _close(self, owner: Any) -> Any:
+        close = self._of_owner(owner, "close")
+        return None if close is None else close()
+
+    def _of_owner(self, owner: Any, name: str) -> Callable[..., Any] | None:
+        function = getattr(owner, name, None)
+        if owner is self._module and not (inspect.isfunction(function) and function.__module__ == owner.__name__):
+            # Something of that name that the module has imported for itself.
+            return None
+        return function if callable(function) else None
+
+    def describe(self, number: int, client: dict[str, Any]) -> None:
+        known = self._clients.get(number)
+        if known is None:
+            self._clients[number] = Client(number, client)
+        else:
+            known._raw = client
+
+    def forget(self, number: int) -> None:
+        self._clients.pop(number, None)
+
+    # What the module has
+
+    def _found(self) -> list[Hook]:
+        values = {id(value): (name, value) for name, value in vars(self._module).items()}
+        classes = [value for _, value in values.values() if isinstance(value, type)]
+        hooks: list[Hook] = []
+        self._owners.append(self._module)
+        for name, value in values.values():
+            if isinstance(value, type):
+                owner = self._instance_of(value, classes, [each for _, each in values.values()])
+            elif not hasattr(value, MARK) and _marked_names(type(value)):
+                owner = value
+            else:
+                hooks += [Hook(value, mark, name) for mark in getattr(value, MARK, ())]
+                continue
+            if owner is None:
+                continue
+            self._owners.append(owner)
+            for attribute in _marked_names(type(owner)):
+                method = getattr(owner, attribute)
+                hooks += [Hook(method, mark, f"{type(owner).__name__}.{attribute}") for mark in getattr(method, MARK)]
+        return hooks
+
+    def _instance_of(self, kind: type, classes: list[type], values: list[Any]) -> Any:
+        """A new instance of a class with hooks, unless the module has one, or a class that derives from this one."""
+        if kind is Hooks or not (issubclass(kind, Hooks) or _marked_names(kind)):
+            return None
+        if any(other is not kind and issubclass(other, kind) for other in classes):
+            return None
+        if any(not isinstance(value, type) and isinstance(value, kind) for value in values):
+            return None
+        if not issubclass(kind, Hooks):
+            raise LoadError(
+                f"class {kind.__name__} has hooks, but neither derives from grapnel_exhook.Hooks nor has an instance in "
+                f"module {self._module.__name__}"
+            )
+        return kind()
+
+    def hooks(self) -> list[dict[str, Any]]:
+        entries = []
+        for point, hooks in self._points.items():
+            topics = [] if any(not hook.mark.topics for hook in hooks) else sorted({t for h in hooks for t in h.mark.topics})
+            entry: dict[str, Any] = {"point": point, "topics": topics, "answers": self._answers(point)}
+            if point == "client.authorize":
+                entry["deliver"] = any(hook.mark.deliver for hook in hooks)
+            entries.append(entry)
+        return entries
+
+    def _answers(self, point: str) -> bool:
+        return point in ANSWERING and any(not hook.told for hook in self._points[point])
+
+    def name_of(self, point: str) -> str:
+        return ", ".join(hook.name for hook in self._points.get(point, ())) or point
+
+    # Calls
+
+    def handlers(self) -> dict[str, Handler]:
+        return {
+            point: self._verdict(point) if self._answers(point) else self._notification(point) for point in self._points
+        }
+
+    def _notification(self, point: str) -> Handler:
+        hooks = self._points[point]
+        kind = OF_POINT[point]
+        clients = self._clients
+        if len(hooks) == 1:
+            hook = hooks[0]
+            function = hook.function
+            if hook.mark.batch:
+                return self._batching(hook, kind)
+            if hook.asynchronous:
+                return lambda client, data: function(kind(clients.get(client), data))
+
+            def one(client: int, data: Any) -> None:
+                function(kind(clients.get(client), data))
+
+            return one
+        if any(hook.asynchronous and not hook.mark.batch for hook in hooks):
+            return lambda client, data: self._tell_waiting(hooks, kind(clients.get(client), data))
+
+        def several(client: int, data: Any) -> None:
+            self._tell(hooks, kind(clients.get(client), data))
+
+        return several
+
+    def _batching(self, hook: Hook, kind: type[Event]) -> Handler:
+        clients = self._clients
+        due = self._due
+
+        def gather(client: int, data: Any) -> Answer:
+            if not hook.behind:
+                due.append(hook)
+            hook.behind.append(kind(clients.get(client), data))
+            return HELD
+
+        return gather
+
+    def _wanted(self, hook: Hook, event: Event) -> bool:
+        if hook.matches is None:
+            return True
+        raw = event._data
+        # message.dropped and message.retained have the message first in their data.
+        return hook.matches(raw[0][1] if isinstance(raw[0], (list, tuple)) else raw[1])
+
+    def _gather(self, hook: Hook, event: Event) -> None:
+        if len(hook.behind) >= _BEHIND_MAX:
+            self.complain(hook.name, RuntimeError(f"an event is lost: the batch hook is {_BEHIND_MAX} behind"))
+            return
+        if not hook.behind:
+            self._due.append(hook)
+        hook.behind.append(event)
+
+    def _tell(self, hooks: list[Hook], event: Event) -> None:
+        for hook in hooks:
+            if not self._wanted(hook, event):
+                continue
+            if hook.mark.batch:
+                self._gather(hook, event)
+                continue
+            try:
+                hook.function(event)
+            except (Exception, SystemExit) as error:
+                self.complain(hook.name, error)
+
+    async def _tell_waiting(self, hooks: list[Hook], event: Event) -> None:
+        for hook in hooks:
+            if not self._wanted(hook, event):
+                continue
+            if hook.mark.batch:
+                self._gather(hook, event)
+                continue
+            try:
+                result = hook.function(event)
+                if hook.asynchronous:
+                    await result
+            except (Exception, SystemExit) as error:
+                self.complain(hook.name, error)
+
+    def frame_end(self) -> list[Batch]:
+        if not self._due:
+            return []
+        due = [hook for hook in self._due if not hook.busy]
+        self._due.clear()
+        return [Batch(hook.name, self._run_batch(hook)) for hook in due]
+
+    def _run_batch(self, hook: Hook) -> Callable[[], Coroutine[Any, Any, None] | None]:
+        # Only a point with this hook alone has its calls held until the hook has had them.
+        counted = len(self._points[hook.point]) == 1
+
+        def run() -> None:
+            events, hook.behind = hook.behind, []
+            try:
+                hook.function(events)
+            finally:
+                if counted:
+                    self.count(len(events))
+
+        async def run_waiting() -> None:
+            hook.busy = True
+            try:
+                while hook.behind:
+                    events, hook.behind = hook.behind, []
+                    try:
+                        await hook.function(events)
+                    except (Exception, SystemExit) as error:
+                        self.complain(hook.name, error)
+                    if counted:
+                        self.count(len(events))
+            finally:
+                hook.busy = False
+
+        return run_waiting if hook.asynchronous else run
+
+    def _verdict(self, point: str) -> Handler:
+        hooks = [hook for hook in self._points[point] if not hook.told]
+        told = [hook for hook in self._points[point] if hook.told]
+        kind = OF_POINT[point]
+        interpret = INTERPRETERS[point]
+        clients = self._clients
+        if len(hooks) == 1 and not told:
+            hook = hooks[0]
+            function = hook.function
+            if hook.asynchronous:
+
+                async def ask(client: int, data: Any) -> Any:
+                    try:
+                        return interpret(await function(kind(clients.get(client), data)), data)
+                    except WrongAnswer as error:
+                        return (FAILED, f"{hook.name} {error}")
+
+                return ask
+
+            def decide(client: int, data: Any) -> Any:
+                try:
+                    return interpret(function(kind(clients.get(client), data)), data)
+                except WrongAnswer as error:
+                    return (FAILED, f"{hook.name} {error}")
+
+            return decide
+        if any(hook.asynchronous for hook in hooks) or any(hook.asynchronous and not hook.mark.batch for hook in told):
+            return lambda client, data: self._chain_waiting(point, hooks, told, client, data)
+        return lambda client, data: self._chain(point, hooks, told, client, data)
+
+    def _chain(self, point: str, hooks: list[Hook], told: list[Hook], client: int, data: Any) -> Any:
+        """Every hook sees what those before it have changed; the first that ends the chain ends it for all."""
+        interpret = INTERPRETERS[point]
+        kind = OF_POINT[point]
+        who = self._clients.get(client)
+        merged: dict[str, Any] = {}
+        for hook in hooks:
+            event = kind(who, data)
+            if not self._wanted(hook, event):
+                continue
+            try:
+                answer = interpret(hook.function(event), data)
+            except WrongAnswer as error:
+                return (FAILED, f"{hook.name} {error}")
+            if answer is not None:
+                if answer[0] == STOP:
+                    return (STOP, {**merged, **answer[1]}) if merged else answer
+                data = apply(point, data, merged, answer[1])
+        self._tell(told, kind(who, data))
+        return (GO_ON, merged) if merged else None
+
+    async def _chain_waiting(self, point: str, hooks: list[Hook], told: list[Hook], client: int, data: Any) -> Any:
+        interpret = INTERPRETERS[point]
+        kind = OF_POINT[point]
+        who = self._clients.get(client)
+        merged: dict[str, Any] = {}
+        for hook in hooks:
+            event = kind(who, data)
+            if not self._wanted(hook, event):
+                continue
+            try:
+                result = hook.function(event)
+                answer = interpret(await result if hook.asynchronous else result, data)
+            except WrongAnswer as error:
+                return (FAILED, f"{hook.name} {error}")
+            if answer is not None:
+                if answer[0] == STOP:
+                    return (STOP, {**merged, **answer[1]}) if merged else answer
+                data = apply(point, data, merged, answer[1])
+        await self._tell_waiting(told, kind(who, data))
+        return (GO_ON, merged) if merged else None

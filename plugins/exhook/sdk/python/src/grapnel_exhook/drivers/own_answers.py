@@ -1,0 +1,240 @@
+"""What hooks of the own API return, as answers of the protocol. Pure functions; `own.py` calls them.
+
+Each takes what the hook returned and the data of the call, and gives None or (code, value). What does not belong to its point
+raises `WrongAnswer`, whose text goes on a sentence that begins with the hook's name.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from .._driver import GO_ON, STOP
+from .._match import check
+from ..answers import Allow, Challenge, Deny, Disconnect, Drop, Limits, Modify, Refuse, Reject, Rewrite
+
+
+class WrongAnswer(Exception):
+    """The hook returned what its point does not know."""
+
+
+Interpreted = tuple[int, Any] | None
+
+_ALLOW: Interpreted = (STOP, {"allow": True})
+_DENY: Interpreted = (STOP, {"allow": False})
+
+
+def _wrong(result: Any, expected: str) -> WrongAnswer:
+    if inspect.iscoroutine(result):
+        result.close()
+        return WrongAnswer("returned a coroutine that nobody awaits; make the hook itself async def")
+    text = repr(result)
+    return WrongAnswer(f"returned {text if len(text) <= 200 else text[:200] + '…'}, not {expected}")
+
+
+def _reason(value: Any, least: int = 0x80) -> int:
+    if not isinstance(value, int) or not least <= value <= 0xFF:
+        raise WrongAnswer(f"gave {value!r} as a reason code; those that refuse are 0x80 to 0xFF")
+    return int(value)
+
+
+def connect(result: Any, data: Any) -> Interpreted:
+    """client.connect"""
+    if result is None:
+        return None
+    if isinstance(result, Refuse):
+        value: dict[str, Any] = {"refuse": _reason(result.reason)}
+        if result.text is not None:
+            value["text"] = str(result.text)
+        return (STOP, value)
+    if isinstance(result, Limits):
+        pairs = (("keep_alive_s", result.keep_alive_s, 0xFFFF), ("session_expiry_s", result.session_expiry_s, 0xFFFFFFFF))
+        value = {}
+        for key, number, most in pairs:
+            if number is None:
+                continue
+            if not isinstance(number, int) or not 0 <= number <= most:
+                raise WrongAnswer(f"gave {number!r} for {key}, which is 0 to {most}")
+            value[key] = number
+        return (GO_ON, value) if value else None
+    raise _wrong(result, "None, Refuse or Limits")
+
+
+def authenticate(result: Any, data: Any) -> Interpreted:
+    """client.authenticate"""
+    if result is None:
+        return None
+    if result is True:
+        return _ALLOW
+    if result is False:
+        return _DENY
+    if isinstance(result, Allow):
+        value: dict[str, Any] = {"allow": True}
+        if result.superuser is not None:
+            value["superuser"] = bool(result.superuser)
+        if result.auth_data is not None:
+            value["auth_data"] = bytes(result.auth_data)
+        return (STOP if result.last else GO_ON, value)
+    if isinstance(result, Deny):
+        return _deny(result)
+    if isinstance(result, Challenge):
+        return (STOP, {"another_round": bytes(result.auth_data)})
+    raise _wrong(result, "None, a bool, Allow, Deny or Challenge")
+
+
+def _deny(result: Deny) -> Interpreted:
+    value: dict[str, Any] = {"allow": False}
+    if result.reason is not None:
+        value["reason"] = _reason(result.reason)
+    return (STOP if result.last else GO_ON, value)
+
+
+def authorize(result: Any, data: Any) -> Interpreted:
+    """client.authorize"""
+    if result is True:
+        return _ALLOW
+    if result is False:
+        return _DENY
+    if result is None:
+        return None
+    if isinstance(result, Allow):
+        return (STOP if result.last else GO_ON, {"allow": True})
+    if isinstance(result, Deny):
+        return _deny(result)
+    raise _wrong(result, "None, a bool, Allow or Deny")
+
+
+def _filters(result: Any, count: int, with_options: bool) -> Interpreted:
+    if result is None:
+        return None
+    if not isinstance(result, (list, tuple)) or len(result) != count:
+        raise _wrong(result, f"None or a list with one item for each of the {count} filters of the packet")
+    items: list[list[Any]] = []
+    for index, item in enumerate(result):
+        if item is None:
+            continue
+        if isinstance(item, str):
+            item = Rewrite(item)
+        try:
+            if isinstance(item, Refuse):
+                items.append([index, None, None, _reason(item.reason)])
+            elif isinstance(item, Rewrite) and (with_options or item.options is None):
+                topic = None if item.filter is None else check(item.filter)
+                items.append([index, topic, None if item.options is None else item.options.to_byte(), None])
+            else:
+                raise _wrong(item, "None, a filter, Rewrite or Refuse for a filter")
+        except ValueError as error:
+            raise WrongAnswer(f"gave a filter that is none: {error}") from None
+    return (GO_ON, {"filters": items}) if items else None
+
+
+def subscribe(result: Any, data: Any) -> Interpreted:
+    """client.subscribe"""
+    return _filters(result, len(data[0]), True)
+
+
+def unsubscribe(result: Any, data: Any) -> Interpreted:
+    """client.unsubscribe"""
+    return _filters(result, len(data[0]), False)
+
+
+def publish(result: Any, data: Any) -> Interpreted:
+    """message.publish"""
+    if result is None:
+        return None
+    if isinstance(result, Modify):
+        value = _modify(result)
+        return (GO_ON, value) if value else None
+    if isinstance(result, Drop):
+        return (STOP, {"drop": True})
+    if isinstance(result, Reject):
+        value = {"reject": _reason(result.reason)}
+    elif isinstance(result, Disconnect):
+        value = {"disconnect": _reason(result.reason)}
+    else:
+        raise _wrong(result, "None, Modify, Drop, Reject or Disconnect")
+    if result.text is not None:
+        value["text"] = str(result.text)
+    return (STOP, value)
+
+
+def _modify(result: Modify) -> dict[str, Any]:
+    value: dict[str, Any] = {}
+    for key in ("topic", "response_topic"):
+        topic = getattr(result, key)
+        if topic is not None:
+            if not isinstance(topic, str) or not topic or "+" in topic or "#" in topic or "\0" in topic:
+                raise WrongAnswer(f"gave {topic!r} for {key}, which is no topic to publish to")
+            value[key] = topic
+    payload = result.payload
+    if payload is not None:
+        if not isinstance(payload, (str, bytes, bytearray, memoryview)):
+            raise WrongAnswer(f"gave a payload of type {type(payload).__name__}, not bytes or text")
+        value["payload"] = payload.encode("utf-8", "surrogateescape") if isinstance(payload, str) else bytes(payload)
+    if result.qos is not None:
+        if result.qos not in (0, 1, 2):
+            raise WrongAnswer(f"gave {result.qos!r} for qos, which is 0, 1 or 2")
+        value["qos"] = int(result.qos)
+    if result.retain is not None:
+        value["retain"] = bool(result.retain)
+    if result.content_type is not None:
+        value["content_type"] = str(result.content_type)
+    if result.correlation_data is not None:
+        value["correlation_data"] = bytes(result.correlation_data)
+    if result.message_expiry_s is not None:
+        value["message_expiry_s"] = int(result.message_expiry_s)
+    added = [[str(key), str(text)] for key, text in result.add_properties]
+    if added:
+        value["user"] = added
+    return value
+
+
+INTERPRETERS: dict[str, Callable[[Any, Any], Interpreted]] = {
+    "client.connect": connect,
+    "client.authenticate": authenticate,
+    "client.authorize": authorize,
+    "client.subscribe": subscribe,
+    "client.unsubscribe": unsubscribe,
+    "message.publish": publish,
+}
+
+
+def apply(point: str, data: Any, merged: dict[str, Any], value: dict[str, Any]) -> Any:
+    """The data of a call as the next hook of the same worker sees it, after `value`; collects the values in `merged`."""
+    if point == "message.publish":
+        message = list(data)
+        for index, key in ((1, "topic"), (2, "payload"), (3, "qos"), (4, "retain")):
+            message[index] = value.get(key, message[index])
+        properties = dict((message[8] if len(message) > 8 else None) or {})
+        for key in ("content_type", "response_topic", "correlation_data", "message_expiry_s"):
+            if key in value:
+                properties[key] = value[key]
+        if "user" in value:
+            properties["user"] = [*(properties.get("user") or ()), *value["user"]]
+            value = {**value, "user": [*merged.get("user", ()), *value["user"]]}
+        merged.update(value)
+        return [*message[:8], properties]
+    if point in ("client.subscribe", "client.unsubscribe"):
+        known = {item[0]: item for item in merged.get("filters", ())}
+        filters = list(data[0])
+        for index, topic, options, refuse in value["filters"]:
+            before = known.get(index, [index, None, None, None])
+            known[index] = [
+                index,
+                before[1] if topic is None else topic,
+                before[2] if options is None else options,
+                before[3] if refuse is None else refuse,
+            ]
+            if point == "client.subscribe":
+                old = filters[index]
+                filters[index] = [old[0] if topic is None else topic, old[1] if options is None else options]
+            elif topic is not None:
+                filters[index] = topic
+        merged["filters"] = [known[index] for index in sorted(known)]
+        return [filters, *data[1:]]
+    if point in ("client.authenticate", "client.authorize") and "allow" in value:
+        data = list(data)
+        data[0 if point == "client.authenticate" else 4] = 1 if value["allow"] else 2
+    merged.update(value)
+    return data
