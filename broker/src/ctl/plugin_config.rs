@@ -33,6 +33,9 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
     let is_json =
         path.extension().is_some_and(|extension| extension == "json") || text.trim_start().starts_with('{');
+    if path.extension().is_some_and(|extension| extension == "conf") {
+        return lines(&text).map_err(wrong);
+    }
     let value = if is_json {
         serde_json::from_str(&text).map_err(|error| wrong(format!("not JSON: {error}")))?
     } else {
@@ -44,6 +47,23 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
         Value::Object(object) => Ok(object),
         _ => Err(wrong("it must hold a table".to_owned())),
     }
+}
+
+/// A file of `key = value` lines, as EMQX 4 has them: a key with dots is one key, and every value is text.
+fn lines(text: &str) -> Result<Map<String, Value>, String> {
+    let mut config = Map::new();
+    for (number, line) in (1..).zip(text.lines()) {
+        let line = line.trim();
+        if line.is_empty() || line.starts_with('#') {
+            continue;
+        }
+        let (key, value) = line.split_once('=').ok_or_else(|| format!("line {number} is not `key = value`"))?;
+        let value = value.trim().trim_matches('"');
+        if config.insert(key.trim().to_owned(), Value::String(value.to_owned())).is_some() {
+            return Err(format!("line {number}: {} is there twice", key.trim()));
+        }
+    }
+    Ok(config)
 }
 
 fn assign(config: &mut Map<String, Value>, assignment: &str) -> Result<(), String> {
@@ -129,5 +149,19 @@ mod tests {
         std::fs::write(&path, "[1]").unwrap();
         assert!(read(Some(&path), &[]).unwrap_err().to_string().ends_with("p.json: it must hold a table"));
         assert!(read(None, &[]).unwrap().is_none());
+    }
+
+    #[test]
+    fn lines_of_a_conf_file_are_flat_keys_with_text() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("emqx_extension_hook.conf");
+        let text = "## EMQX\n\nexhook.drivers = python3\nexhook.drivers.python3.call_timeout = 5s\n";
+        std::fs::write(&path, text).unwrap();
+        let expected = json!({"exhook.drivers": "python3", "exhook.drivers.python3.call_timeout": "5s"});
+        assert_eq!(read(Some(&path), &[]).unwrap().unwrap(), expected);
+        for (text, expected) in [("a\n", "line 1 is not `key = value`"), ("a = 1\na = 2", "line 2: a is there twice")] {
+            std::fs::write(&path, text).unwrap();
+            assert!(read(Some(&path), &[]).unwrap_err().to_string().ends_with(expected));
+        }
     }
 }

@@ -96,7 +96,7 @@ pub(super) struct CheckCommand {
 /// The plugin's own configuration.
 #[derive(Debug, Args)]
 pub(super) struct ConfigArguments {
-    /// Its configuration: a file of TOML or JSON
+    /// Its configuration: a file of TOML or JSON, or one of `key = value` lines that ends in .conf
     #[arg(long, value_name = "FILE")]
     config: Option<PathBuf>,
     /// One value of its configuration, over the file's; a.b=1 sets b in the table a

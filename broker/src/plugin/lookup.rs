@@ -4,6 +4,9 @@ use std::path::{Path, PathBuf};
 
 use super::error::LoadError;
 
+/// Names that users of other brokers know a plugin of ours by.
+const ALIASES: [(&str, &str); 1] = [("emqx_extension_hook", "exhook")];
+
 /// The file of what the operator wrote.
 pub(super) fn find(source: &str, dir: &Path) -> Result<PathBuf, LoadError> {
     if is_path(source) {
@@ -12,15 +15,17 @@ pub(super) fn find(source: &str, dir: &Path) -> Result<PathBuf, LoadError> {
     if !super::is_name(source) {
         return Err(LoadError::Name { name: source.to_owned() });
     }
+    let alias = ALIASES.iter().find(|(alias, _)| *alias == source);
     let candidates = [
         format!("libgrapnel_{}.so", source.replace('-', "_")),
         format!("{source}.so"),
         format!("lib{source}.so"),
     ];
     let looked: Vec<PathBuf> = candidates.iter().map(|candidate| dir.join(candidate)).collect();
-    match looked.iter().find(|path| path.exists()) {
-        Some(path) => Ok(path.clone()),
-        None => Err(LoadError::NotFound { name: source.to_owned(), looked }),
+    match (looked.iter().find(|path| path.exists()), alias) {
+        (Some(path), _) => Ok(path.clone()),
+        (None, Some((_, name))) => find(name, dir),
+        (None, None) => Err(LoadError::NotFound { name: source.to_owned(), looked }),
     }
 }
 
@@ -41,6 +46,15 @@ mod tests {
             std::fs::write(dir.path().join(file), b"").unwrap();
             assert_eq!(find("my-guard", dir.path()).unwrap(), dir.path().join(file));
         }
+    }
+
+    #[test]
+    fn a_name_of_another_broker_is_ours_unless_there_is_such_a_file() {
+        let dir = tempfile::tempdir().unwrap();
+        std::fs::write(dir.path().join("libgrapnel_exhook.so"), b"").unwrap();
+        assert_eq!(find("emqx_extension_hook", dir.path()).unwrap(), dir.path().join("libgrapnel_exhook.so"));
+        std::fs::write(dir.path().join("emqx_extension_hook.so"), b"").unwrap();
+        assert_eq!(find("emqx_extension_hook", dir.path()).unwrap(), dir.path().join("emqx_extension_hook.so"));
     }
 
     #[test]

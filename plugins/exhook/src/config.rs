@@ -1,4 +1,4 @@
-//! What the operator configures, and what is wrong with it.
+//! What the operator configures, in our own words or in those of EMQX's `emqx_extension_hook.conf`, and what is wrong with it.
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -7,54 +7,111 @@ use std::time::Duration;
 use grapnel_plugin_abi::{Error, FaultPolicy};
 use serde::Deserialize;
 
-/// The keys of `[plugins.exhook] config`.
+/// The keys of `[plugins.exhook] config`, as they are written.
 #[derive(Clone, Debug, Deserialize)]
+pub struct Written {
+    driver: Option<String>,
+    python: Option<PathBuf>,
+    path: Option<String>,
+    init_module: Option<String>,
+    call_timeout: Option<Span>,
+    start_timeout: Option<Span>,
+    pool_size: Option<u32>,
+    failed_action: Option<FailedAction>,
+    auto_reconnect: Option<bool>,
+    queue_max: Option<u32>,
+    queue_bytes_max: Option<usize>,
+    frame_bytes_max: Option<usize>,
+    #[serde(default)]
+    topics: BTreeMap<String, Vec<String>>,
+    /// aMQTT's own configuration file.
+    config: Option<PathBuf>,
+    #[serde(default)]
+    options: serde_json::Map<String, serde_json::Value>,
+    // EMQX's lines.
+    #[serde(rename = "exhook.drivers")]
+    emqx_drivers: Option<String>,
+    #[serde(rename = "exhook.drivers.python3.path")]
+    emqx_path: Option<String>,
+    #[serde(rename = "exhook.drivers.python3.call_timeout")]
+    emqx_call_timeout: Option<Span>,
+    #[serde(rename = "exhook.drivers.python3.init_module")]
+    emqx_init_module: Option<String>,
+    #[serde(rename = "exhook.drivers.python3.pool_size")]
+    emqx_pool_size: Option<Count>,
+}
+
+/// A time: `5s`, `500ms`, `2m`, or a number of milliseconds.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Span {
+    Ms(u64),
+    Text(String),
+}
+
+/// A number, or the text of one.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(untagged)]
+enum Count {
+    Number(u32),
+    Text(String),
+}
+
+impl Span {
+    fn read(&self, key: &str) -> Result<Duration, Error> {
+        let text = match self {
+            Span::Ms(ms) => return Ok(Duration::from_millis(*ms)),
+            Span::Text(text) => text.trim(),
+        };
+        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, unit) = text.split_at(digits);
+        let ms = match unit.trim() {
+            "" | "ms" => Some(1),
+            "s" => Some(1000),
+            "m" => Some(60_000),
+            _ => None,
+        };
+        let ms = ms.zip(number.parse::<u64>().ok()).and_then(|(unit, number): (u64, u64)| unit.checked_mul(number));
+        let wrong = || Error::new(format!("{key} = {text:?}: write a time, as in \"5s\" or \"500ms\""));
+        ms.map(Duration::from_millis).ok_or_else(wrong)
+    }
+}
+
+/// What it means.
+#[derive(Clone, Debug)]
 pub struct Config {
     /// `python3` takes hooks of our own API and of EMQX's, `amqtt` those of aMQTT.
     pub driver: Driver,
     /// The Python to run; the `python3` of the broker's PATH unless said otherwise.
-    #[serde(default = "default_python")]
     pub python: PathBuf,
     /// A file, whose folder is searched; a folder; or several of them with `:` between.
-    #[serde(default)]
     pub path: String,
     /// The module that is imported.
-    #[serde(default = "default_init_module")]
     pub init_module: String,
-    /// How long an answer may take, milliseconds.
-    #[serde(default = "default_call_timeout_ms")]
-    pub call_timeout_ms: u64,
-    /// How long a worker may take until it is ready, milliseconds.
-    #[serde(default = "default_start_timeout_ms")]
-    pub start_timeout_ms: u64,
+    /// How long an answer may take.
+    pub call_timeout: Duration,
+    /// How long a worker may take until it is ready.
+    pub start_timeout: Duration,
     /// How many workers run; one client always meets the same one.
-    #[serde(default = "default_pool_size")]
     pub pool_size: u32,
     /// What a failed call means, everywhere; without it `deny` where it is asked whether a client may, and `ignore` elsewhere.
     pub failed_action: Option<FailedAction>,
     /// Whether a worker that has ended is started anew.
-    #[serde(default = "default_true")]
     pub auto_reconnect: bool,
     /// Most calls that wait for one worker; what only tells is dropped beyond it, and counted.
-    #[serde(default = "default_queue_max")]
     pub queue_max: u32,
     /// Most bytes of calls that wait for one worker.
-    #[serde(default = "default_queue_bytes_max")]
     pub queue_bytes_max: usize,
     /// The longest frame a worker may send, bytes.
-    #[serde(default = "default_frame_bytes_max")]
     pub frame_bytes_max: usize,
     /// Topic filters per hook point about a message, in the place of those that the workers ask for.
-    #[serde(default)]
     pub topics: BTreeMap<String, Vec<String>>,
-    /// The driver's own: of `amqtt` the path of aMQTT's configuration file under `config`, for instance.
-    #[serde(default)]
+    /// The driver's own.
     pub options: serde_json::Map<String, serde_json::Value>,
 }
 
 /// Who runs the hooks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Driver {
     /// Our own API and EMQX's, told apart by the module.
     Python3,
@@ -82,60 +139,72 @@ pub enum FailedAction {
     Ignore,
 }
 
-fn default_python() -> PathBuf {
-    "python3".into()
-}
-
-fn default_init_module() -> String {
-    "main".to_owned()
-}
-
-const fn default_call_timeout_ms() -> u64 {
-    5_000
-}
-
-const fn default_start_timeout_ms() -> u64 {
-    30_000
-}
-
-const fn default_pool_size() -> u32 {
-    1
-}
-
-const fn default_true() -> bool {
-    true
-}
-
-const fn default_queue_max() -> u32 {
-    100_000
-}
-
-const fn default_queue_bytes_max() -> usize {
-    64 << 20
-}
-
-const fn default_frame_bytes_max() -> usize {
-    16 << 20
-}
-
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
-impl Config {
-    /// Says what no worker could be started with.
+impl Driver {
+    fn read(name: &str) -> Result<Driver, Error> {
+        match name.trim() {
+            "python3" | "python" => Ok(Driver::Python3),
+            "amqtt" => Ok(Driver::Amqtt),
+            "python2" => Err(Error::new(
+                "driver python2: Python 2 has ended; the same hooks run with driver = \"python3\" once they are Python 3",
+            )),
+            other => Err(Error::new(format!("driver = {other:?}: there are python3 and amqtt"))),
+        }
+    }
+}
+
+impl Written {
+    /// What it means.
     ///
     /// # Errors
     /// A sentence that names the key.
-    pub fn check(&self) -> Result<(), Error> {
+    pub fn read(self) -> Result<Config, Error> {
+        let driver = self.driver.as_deref().or(self.emqx_drivers.as_deref());
+        let driver = driver.ok_or_else(|| Error::new("driver is missing: python3 or amqtt"))?;
+        let time = |span: &Option<Span>, key: &str, default_s: u64| {
+            span.as_ref().map_or(Ok(Duration::from_secs(default_s)), |span| span.read(key))
+        };
+        let pool_size = match self.emqx_pool_size {
+            None => self.pool_size.unwrap_or(1),
+            Some(Count::Number(number)) => number,
+            Some(Count::Text(text)) => text.trim().parse().unwrap_or(0),
+        };
+        let mut options = self.options;
+        if let Some(file) = &self.config {
+            options.insert("config".to_owned(), file.to_string_lossy().into());
+        }
+        let config = Config {
+            driver: Driver::read(driver)?,
+            python: self.python.unwrap_or_else(|| "python3".into()),
+            path: self.path.or(self.emqx_path).unwrap_or_default(),
+            init_module: self.init_module.or(self.emqx_init_module).unwrap_or_else(|| "main".to_owned()),
+            call_timeout: time(&self.call_timeout.or(self.emqx_call_timeout), "call_timeout", 5)?,
+            start_timeout: time(&self.start_timeout, "start_timeout", 30)?,
+            pool_size,
+            failed_action: self.failed_action,
+            auto_reconnect: self.auto_reconnect.unwrap_or(true),
+            queue_max: self.queue_max.unwrap_or(100_000),
+            queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
+            frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
+            topics: self.topics,
+            options,
+        };
+        config.check()?;
+        Ok(config)
+    }
+}
+
+impl Config {
+    fn check(&self) -> Result<(), Error> {
         let wrong = |text: String| Err(Error::new(text));
         if self.pool_size == 0 || self.pool_size > WORKERS_MAX {
             return wrong(format!("pool_size = {}: must be 1 to {WORKERS_MAX}", self.pool_size));
         }
-        for (key, value) in
-            [("call_timeout_ms", self.call_timeout_ms), ("start_timeout_ms", self.start_timeout_ms)]
-        {
-            if value == 0 || value > 3_600_000 {
-                return wrong(format!("{key} = {value}: must be 1 to 3600000"));
+        for (key, value) in [("call_timeout", self.call_timeout), ("start_timeout", self.start_timeout)] {
+            if value.is_zero() || value > Duration::from_secs(3600) {
+                return wrong(format!("{key}: must be 1 ms to 60 minutes"));
             }
         }
         if self.frame_bytes_max < 1024 {
@@ -157,11 +226,6 @@ impl Config {
         self.path.split(':').filter(|path| !path.is_empty()).map(Path::new)
     }
 
-    /// How long an answer may take.
-    pub const fn call_timeout(&self) -> Duration {
-        Duration::from_millis(self.call_timeout_ms)
-    }
-
     /// What a failed call means at a point that asks whether a client may, or at another.
     pub fn policy(&self, is_question: bool) -> FaultPolicy {
         match self.failed_action {
@@ -169,6 +233,59 @@ impl Config {
             Some(FailedAction::Ignore) => FaultPolicy::Ignore,
             None if is_question => FaultPolicy::Deny,
             None => FaultPolicy::Ignore,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn read(value: Value) -> Result<Config, String> {
+        let written: Written = serde_json::from_value(value).map_err(|error| error.to_string())?;
+        written.read().map_err(|error| error.to_string())
+    }
+
+    #[test]
+    fn what_is_not_said_is_as_the_documentation_has_it() {
+        let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
+        assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
+        assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
+        assert_eq!(config.policy(true), FaultPolicy::Deny);
+        assert_eq!(config.policy(false), FaultPolicy::Ignore);
+    }
+
+    #[test]
+    fn emqx_lines_are_taken_as_they_are() {
+        let config = read(json!({
+            "exhook.drivers": "python3",
+            "exhook.drivers.python3.path": "/tmp",
+            "exhook.drivers.python3.call_timeout": "1500ms",
+            "exhook.drivers.python3.init_module": "hooks",
+            "exhook.drivers.python3.pool_size": "4",
+        }));
+        let config = config.unwrap();
+        assert_eq!((config.init_module.as_str(), config.pool_size), ("hooks", 4));
+        assert_eq!(config.call_timeout, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn what_cannot_be_is_named() {
+        for (value, expected) in [
+            (json!({"path": "/tmp"}), "driver is missing"),
+            (json!({"driver": "python2", "path": "/tmp"}), "Python 2 has ended"),
+            (json!({"driver": "perl", "path": "/tmp"}), "driver = \"perl\""),
+            (json!({"driver": "python3"}), "path is missing"),
+            (json!({"driver": "python3", "path": "/no/such"}), "there is no /no/such"),
+            (json!({"driver": "python3", "path": "/tmp", "pool_size": 0}), "pool_size = 0"),
+            (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
+            (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
+        ] {
+            let error = read(value.clone()).unwrap_err();
+            assert!(error.contains(expected), "{value}: {error}");
         }
     }
 }

@@ -21,7 +21,7 @@ use std::time::Duration;
 use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookId, HookPoint, Host, Mounting, Plugin};
 
 use clients::Clients;
-use config::Config;
+use config::{Config, Written};
 use line::Line;
 use wire::Wanted;
 use worker::Worker;
@@ -64,12 +64,11 @@ fn has_topics(point: HookPoint) -> bool {
 }
 
 impl Plugin for Exhook {
-    type Config = Config;
+    type Config = Written;
     type Shard = ExhookShard;
 
-    fn load(config: Config, host: &Host) -> Result<Exhook, Error> {
-        config.check()?;
-        let config = Arc::new(config);
+    fn load(config: Written, host: &Host) -> Result<Exhook, Error> {
+        let config = Arc::new(config.read()?);
         let mut lines = Vec::new();
         let mut ready = Vec::new();
         for index in 0..config.pool_size {
@@ -177,7 +176,7 @@ impl Exhook {
 
     /// How long the broker waits for an answer.
     pub(crate) fn deadline(&self) -> Duration {
-        self.config.call_timeout() + GRACE
+        self.config.call_timeout + GRACE
     }
 
     /// Whether the broker waits for an answer there.

@@ -231,7 +231,7 @@ impl<'w> Serving<'w> {
             out.text("index").number(*index);
             out.text("pool_size").number(config.pool_size);
             out.text("frame_bytes_max").number(config.frame_bytes_max as u64);
-            out.text("call_timeout_ms").number(config.call_timeout_ms);
+            out.text("call_timeout_ms").number(config.call_timeout.as_millis() as u64);
             out.text("node").text("grapnel@127.0.0.1");
             out.text("version").text(env!("CARGO_PKG_VERSION"));
             out.text("points").map(HookPoint::ALL.len());
@@ -248,14 +248,14 @@ impl<'w> Serving<'w> {
                 return End::Stop;
             }
             let now = Instant::now();
-            if !self.ready && now - began > Duration::from_millis(self.worker.config.start_timeout_ms) {
+            if !self.ready && now - began > self.worker.config.start_timeout {
                 return End::Lost("was not ready in time".to_owned());
             }
             self.time_out(now);
-            if self.open > 0 && now - self.heard > self.worker.config.call_timeout() {
+            if self.open > 0 && now - self.heard > self.worker.config.call_timeout {
                 return End::Lost(format!(
                     "has not done anything for {} ms and is killed",
-                    self.worker.config.call_timeout_ms
+                    self.worker.config.call_timeout.as_millis()
                 ));
             }
             self.fill();
@@ -284,7 +284,7 @@ impl<'w> Serving<'w> {
             if !self.worker.line.take(&mut self.batch) {
                 return;
             }
-            let timeout = self.worker.config.call_timeout();
+            let timeout = self.worker.config.call_timeout;
             for Asked { id, ticket, since } in self.batch.asked.drain(..) {
                 self.asked.insert(id, ticket);
                 self.due.push_back((since + timeout, id));

@@ -1,0 +1,15 @@
+"""Hooks on our own API: what a client sends comes back changed, so that the test sees that every byte has made the way twice."""
+
+from grapnel_exhook import Allow, AuthenticateEvent, Deny, MessageEvent, Modify, on
+
+
+@on.client_authenticate
+def authenticate(event: AuthenticateEvent):
+    return Allow() if event.password in (None, bytes(range(256))) else Deny()
+
+
+@on.message_publish(topics=["mirror/#"])
+def publish(event: MessageEvent):
+    if event.message.topic.startswith("mirror/raise"):
+        raise RuntimeError("on purpose")
+    return Modify(payload=event.message.payload[::-1])

@@ -1,0 +1,195 @@
+//! exhook on a live broker: EMQX's hooks as they are, our own API, and workers that crash, hang and lie under load.
+
+#![allow(clippy::unwrap_used)]
+
+use std::collections::HashMap;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use grapnel_tests::client::Event;
+use grapnel_tests::wire::Ack;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version, paho, scenario};
+
+/// Where the hooks of these tests are.
+fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("exhook")
+}
+
+/// A broker whose workers find the SDK as it lies in the source tree.
+fn broker() -> grapnel_tests::broker::Builder {
+    let sdk = Path::new(env!("CARGO_MANIFEST_DIR")).join("../plugins/exhook/sdk/python/src");
+    Broker::builder()
+        .grapnel_only()
+        .environment("PYTHONPATH", sdk.to_str().unwrap())
+        .environment("GRAPNEL_TESTS_PYTHON", paho::python().to_str().unwrap())
+}
+
+fn load(broker: &Broker, python: &Path, path: &Path, module: &str, more: &[&str]) {
+    let set = [
+        "driver=python3".to_owned(),
+        format!("python=\"{}\"", python.display()),
+        format!("path=\"{}\"", path.display()),
+        format!("init_module={module}"),
+    ];
+    let mut arguments = vec!["plugins", "load", "exhook", "--once"];
+    set.iter().map(String::as_str).chain(more.iter().copied()).for_each(|set| arguments.extend(["--set", set]));
+    broker.ctl_ok(&arguments);
+}
+
+fn login(version: Version, client_id: &str, username: Option<&str>) -> Connect {
+    let connect = Connect::new(version, client_id);
+    match username {
+        Some(username) => connect.login(username, ""),
+        None => connect,
+    }
+}
+
+fn with_password(client_id: &str, password: &[u8]) -> Connect {
+    let mut connect = Connect::new(Version::V5, client_id).login("u", "");
+    connect.password = Some(password.to_vec());
+    connect
+}
+
+/// Waits until the broker's log has it.
+#[allow(clippy::disallowed_methods, reason = "a log can only be looked at")]
+fn wait_for_log(broker: &Broker, what: &str) {
+    let asked = Instant::now();
+    while !broker.process().log().contains(what) {
+        assert!(asked.elapsed() < PATIENCE, "the log does not say {what:?}:\n{}", broker.process().log());
+        std::thread::sleep(Duration::from_millis(10));
+    }
+}
+
+scenario! {
+    /// The file of EMQX's article, and what the article says it does: without a user name nothing may be published or
+    /// subscribed, with one everything; every client is let in, since the broker has given it an identifier by then.
+    fn hooks_of_emqx_run_as_they_are(broker in broker(), version) {
+        // The article's own file, where somebody has it.
+        let path = std::env::var_os("GRAPNEL_COMPAT_DIR").map_or_else(folder, PathBuf::from);
+        load(broker, &paho::python(), &path, "hooks", &[]);
+        let mut named = Client::connect(broker, &login(version, "", Some("alice")));
+        named.subscribe("t/#", 1);
+        assert_eq!(named.publish(&Publish::new("t/a", "hello").qos(1)), 0);
+        assert_eq!(named.message().text(), "hello");
+        let mut nameless = Client::connect(broker, &login(version, "", None));
+        let denied = if version == Version::V5 { 0x87 } else { 0x80 };
+        assert_eq!(nameless.subscribe_all(&Subscribe::to("t/#", 1)), [denied]);
+        nameless.publish(&Publish::new("t/a", "unseen").qos(1));
+        named.publish(&Publish::new("t/a", "last").qos(1));
+        assert_eq!(named.message().text(), "last", "what was denied was not published");
+        wait_for_log(broker, "[on_message_publish] t/a hello");
+        wait_for_log(broker, "[on_client_connected]");
+    }
+}
+
+scenario! {
+    /// Any bytes make the way to the worker and back: in payloads, in passwords, none at all, and under the longest topic.
+    fn any_bytes_survive(
+        broker in broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = \"2MiB\"")
+    ) {
+        load(broker, &paho::python(), &folder(), "mirror", &[]);
+        let password: Vec<u8> = (0..=255).collect();
+        let mut client = Client::connect(broker, &with_password("c", &password));
+        client.subscribe("mirror/#", 0);
+        let long = format!("mirror/{}", "x".repeat(65_535 - 7));
+        let payloads = [password.clone(), Vec::new(), vec![0xFF; 1 << 20], b"\xC3\x28".to_vec()];
+        for (topic, payload) in [("mirror/a", 0), ("mirror/a", 1), ("mirror/a", 2), ("mirror/a", 3), (&long, 0)] {
+            let payload = payloads[payload].clone();
+            assert_eq!(client.publish(&Publish::new(topic, payload.clone()).qos(1)), 0);
+            let came = client.message();
+            let turned: Vec<u8> = payload.into_iter().rev().collect();
+            assert_eq!((came.topic.as_str(), came.payload == turned), (topic, true));
+        }
+        let (_, connack) = Client::attempt(broker, &with_password("d", b"other"));
+        assert_eq!(connack.code, 0x87);
+    }
+}
+
+scenario! {
+    /// An exception is a failure: at a publish the message goes on as it was unless `failed_action` denies it.
+    fn an_exception_ends_by_the_policy(broker in broker()) {
+        for (action, code) in [("ignore", 0), ("deny", 0x83)] {
+            load(broker, &paho::python(), &folder(), "mirror", &[&format!("failed_action={action}")]);
+            let mut client = Client::connect(broker, &Connect::new(Version::V5, "c"));
+            client.subscribe("#", 0);
+            assert_eq!(client.publish(&Publish::new("mirror/raise", "abc").qos(1)), code, "{action}");
+            assert_eq!(client.publish(&Publish::new("elsewhere", "abc").qos(1)), 0, "no failure: nobody asked for it");
+            let first = client.message();
+            assert_eq!(first.topic, if code == 0 { "mirror/raise" } else { "elsewhere" });
+            wait_for_log(broker, "RuntimeError: on purpose");
+            broker.ctl_ok(&["plugins", "unload", "exhook"]);
+        }
+    }
+}
+
+/// How long an answer may take in the tests of faults.
+const CALL_TIMEOUT: Duration = Duration::from_millis(1000);
+
+/// Publishes 2,000 messages a second for so long, the first of them to `rogue/WHAT`; every one is acknowledged in time, and
+/// nobody is disconnected. Gives how many ended by the policy.
+fn publish_through(client: &mut Client, what: &str, lasting: Duration) -> usize {
+    let (began, mut sent, mut failed) = (Instant::now(), 0_usize, 0);
+    let mut waiting: HashMap<u16, Instant> = HashMap::new();
+    while began.elapsed() < lasting || !waiting.is_empty() {
+        while began.elapsed() < lasting && sent < began.elapsed().as_millis() as usize * 2 && waiting.len() < 30_000 {
+            let topic = if sent == 0 { format!("rogue/{what}") } else { "t".to_owned() };
+            let id = client.send_publish(&Publish::new(&topic, "x").qos(1)).unwrap();
+            assert!(waiting.insert(id, Instant::now()).is_none(), "the identifiers have come around");
+            sent += 1;
+        }
+        match client.next(Duration::from_millis(2)) {
+            Event::Packet(Packet::Puback(Ack { id, code, .. })) => {
+                let since = waiting.remove(&id).expect("acknowledged once");
+                // The policy ends it when the time is over, and the machine may be busy.
+                assert!(since.elapsed() < CALL_TIMEOUT + PATIENCE, "{what}: {:?}", since.elapsed());
+                failed += usize::from(code != 0);
+            }
+            Event::Silence => {
+                let oldest = waiting.values().min().map_or(Duration::ZERO, Instant::elapsed);
+                assert!(oldest < CALL_TIMEOUT + PATIENCE, "{what}: no acknowledgement after {oldest:?}");
+            }
+            other => panic!("{what}: {other:?}"),
+        }
+    }
+    failed
+}
+
+/// Resident memory of a process, bytes.
+fn resident(id: u32) -> u64 {
+    let statm = std::fs::read_to_string(format!("/proc/{id}/statm")).unwrap();
+    statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
+}
+
+scenario! {
+    /// A worker that is killed, stopped, loops for ever, sends 100 MiB, closes its socket in the middle of a frame, answers
+    /// nonsense or floods: no client is disconnected by it, every publish ends, the worker is back, memory is bounded.
+    fn a_worker_that_fails_harms_nobody(broker in broker()) {
+        let rogue = folder().join("rogue");
+        let timeout = format!("call_timeout={}ms", CALL_TIMEOUT.as_millis());
+        load(broker, &rogue, &folder(), "rogue", &[&timeout, "failed_action=deny"]);
+        let mut bystander = Client::hello(broker, Version::V5, "bystander");
+        let mut client = Client::hello(broker, Version::V5, "c");
+        publish_through(&mut client, "nothing", Duration::from_millis(300));
+        let before = resident(broker.process().id());
+        for (what, says) in [
+            ("killed", "has ended (signal: 9 (SIGKILL))"),
+            ("stopped", "has not done anything for 1000 ms and is killed"),
+            ("endless", "has not done anything for 1000 ms and is killed"),
+            ("huge", "sends a frame of 104857600 bytes, more than frame_bytes_max"),
+            ("half", "has ended"),
+            ("nonsense", "sent a frame of no known form"),
+            ("prints", "has not done anything for 1000 ms and is killed"),
+        ] {
+            publish_through(&mut client, what, Duration::from_millis(1500));
+            wait_for_log(broker, says);
+            // It is back: a publish is answered, not ended by the policy.
+            let asked = Instant::now();
+            while client.publish(&Publish::new("t", "again").qos(1)) != 0 {
+                assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");
+            }
+            bystander.ping();
+        }
+        let grown = resident(broker.process().id()).saturating_sub(before);
+        assert!(grown < 64 << 20, "the broker has grown by {grown} bytes");
+    }
+}
