@@ -5,7 +5,7 @@ from grapnel_exhook import Allow, AuthenticateEvent, Deny, MessageEvent, Modify,
 
 @on.client_authenticate
 def authenticate(event: AuthenticateEvent):
-    return Allow() if event.password in (None, bytes(range(256))) else Deny()
+    return Allow() if event.client.password in (None, bytes(range(256))) else Deny()
 
 
 @on.message_publish(topics=["mirror/#"])

@@ -67,11 +67,13 @@ scenario! {
         // The article's own file, where somebody has it.
         let path = std::env::var_os("GRAPNEL_COMPAT_DIR").map_or_else(folder, PathBuf::from);
         load(broker, &paho::python(), &path, "hooks", &[]);
-        let mut named = Client::connect(broker, &login(version, "", Some("alice")));
+        // MQTT 3.1 has no identifiers that the broker gives.
+        let own = |name| if version == Version::V31 { name } else { "" };
+        let mut named = Client::connect(broker, &login(version, own("a"), Some("alice")));
         named.subscribe("t/#", 1);
         assert_eq!(named.publish(&Publish::new("t/a", "hello").qos(1)), 0);
         assert_eq!(named.message().text(), "hello");
-        let mut nameless = Client::connect(broker, &login(version, "", None));
+        let mut nameless = Client::connect(broker, &login(version, own("b"), None));
         let denied = if version == Version::V5 { 0x87 } else { 0x80 };
         assert_eq!(nameless.subscribe_all(&Subscribe::to("t/#", 1)), [denied]);
         nameless.publish(&Publish::new("t/a", "unseen").qos(1));
@@ -85,7 +87,7 @@ scenario! {
 scenario! {
     /// Any bytes make the way to the worker and back: in payloads, in passwords, none at all, and under the longest topic.
     fn any_bytes_survive(
-        broker in broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = \"2MiB\"")
+        broker in broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = 2097152")
     ) {
         load(broker, &paho::python(), &folder(), "mirror", &[]);
         let password: Vec<u8> = (0..=255).collect();
@@ -142,7 +144,7 @@ fn publish_through(client: &mut Client, what: &str, lasting: Duration) -> usize 
                 let since = waiting.remove(&id).expect("acknowledged once");
                 // The policy ends it when the time is over, and the machine may be busy.
                 assert!(since.elapsed() < CALL_TIMEOUT + PATIENCE, "{what}: {:?}", since.elapsed());
-                failed += usize::from(code != 0);
+                failed += usize::from(code >= 0x80);
             }
             Event::Silence => {
                 let oldest = waiting.values().min().map_or(Duration::ZERO, Instant::elapsed);
@@ -184,7 +186,7 @@ scenario! {
             wait_for_log(broker, says);
             // It is back: a publish is answered, not ended by the policy.
             let asked = Instant::now();
-            while client.publish(&Publish::new("t", "again").qos(1)) != 0 {
+            while client.publish(&Publish::new("t", "again").qos(1)) >= 0x80 {
                 assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");
             }
             bystander.ping();

@@ -133,6 +133,13 @@ impl Line {
         std::mem::take(&mut state.calls)
     }
 
+    /// Those who have waited here since `before` or longer, and will not any more.
+    pub fn overdue(&self, before: Instant) -> Vec<Asked> {
+        let asked = &mut self.lock().calls.asked;
+        let count = asked.iter().take_while(|asked| asked.since <= before).count();
+        asked.drain(..count).collect()
+    }
+
     /// Wakes the thread.
     pub fn wake(&self) {
         // It cannot fail but for a counter that is full, and then the thread is awake.

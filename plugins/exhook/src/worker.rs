@@ -29,8 +29,12 @@ const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::fro
 const SETTLED: Duration = Duration::from_secs(10);
 /// How often the thread looks whether the plugin is to end.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often it looks whether something has waited on the line for too long, where the worker takes nothing.
+const LINE_LOOK: Duration = Duration::from_millis(20);
 /// How long a worker may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Most lines of a worker's that the log takes in a second.
+const LINES_MAX: u32 = 1000;
 /// Bytes read at once.
 const READ: usize = 64 << 10;
 /// The longest line of what a worker prints; a longer one is cut into several.
@@ -92,12 +96,36 @@ impl Worker {
                 pause = BACKOFF.0;
             }
             self.host.error(format_args!("{name} {lost}; it is started anew in {} ms", pause.as_millis()));
-            if self.host.wait_stop(pause) {
+            if self.rest(pause) {
                 self.fail_waiting(false);
                 return;
             }
             pause = (pause * 2).min(BACKOFF.1);
             Figures::add(&self.line.figures.restarts, 1);
+        }
+    }
+
+    /// Waits without a process; whether the plugin is to end.
+    fn rest(&self, pause: Duration) -> bool {
+        let until = Instant::now() + pause;
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            if self.host.wait_stop(left.min(LINE_LOOK)) {
+                return true;
+            }
+            self.fail_overdue();
+            if left.is_zero() {
+                return false;
+            }
+        }
+    }
+
+    /// What has waited on the line for longer than an answer may take ends by policy.
+    fn fail_overdue(&self) {
+        let Some(before) = Instant::now().checked_sub(self.config.call_timeout) else { return };
+        for asked in self.line.overdue(before) {
+            Figures::add(&self.line.figures.timeouts, 1);
+            fail(&self.config, &self.line.figures, asked.ticket);
         }
     }
 
@@ -130,6 +158,34 @@ fn fail(config: &Config, figures: &Figures, ticket: Ticket) {
     Figures::add(&figures.failed, 1);
     let is_question = matches!(ticket, Ticket::Authenticate(_) | Ticket::Authorize(_));
     ticket.fail(config.policy(is_question));
+}
+
+/// Lines of a worker's that the log takes; those beyond are counted.
+struct Lines {
+    host: Host,
+    name: String,
+    second: Instant,
+    count: u32,
+}
+
+impl Lines {
+    fn say(&mut self, level: Level, text: &str) {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            self.new_second();
+        }
+        self.count += 1;
+        if self.count <= LINES_MAX {
+            self.host.log(level, format_args!("{}: {text}", self.name));
+        }
+    }
+
+    fn new_second(&mut self) {
+        if self.count > LINES_MAX {
+            let left_out = self.count - LINES_MAX;
+            self.host.warn(format_args!("{}: {left_out} further lines are left out", self.name));
+        }
+        (self.second, self.count) = (Instant::now(), 0);
+    }
 }
 
 /// Bytes that a worker prints, until a line is whole.
@@ -188,15 +244,20 @@ struct Serving<'w> {
     asked: HashMap<u64, Ticket>,
     /// The same in the order in which they time out.
     due: VecDeque<(Instant, u64)>,
+    /// When the line is looked at next.
+    line_look: Instant,
     ready: bool,
     printed: [Printed; 2],
+    lines: Lines,
     buffer: Vec<u8>,
 }
 
 impl<'w> Serving<'w> {
     fn new(worker: &'w mut Worker, process: Process) -> Serving<'w> {
+        let lines = Lines { host: worker.host, name: worker.name(), second: Instant::now(), count: 0 };
         Serving {
             worker,
+            lines,
             process,
             out: Vec::new(),
             sent: 0,
@@ -207,6 +268,7 @@ impl<'w> Serving<'w> {
             heard: Instant::now(),
             asked: HashMap::new(),
             due: VecDeque::new(),
+            line_look: Instant::now(),
             ready: false,
             printed: Default::default(),
             buffer: vec![0; READ],
@@ -337,12 +399,12 @@ impl<'w> Serving<'w> {
 
     /// Sleeps until there is something to do.
     fn wait(&mut self, now: Instant) {
-        let mut until = now + LOOK;
+        // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
+        let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
+        let mut until = now + if could { LOOK } else { LINE_LOOK };
         if let Some((due, _)) = self.due.front() {
             until = until.min(*due);
         }
-        // From here on a call wakes this thread, unless one has come meanwhile.
-        let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
         let more = could && (self.next < self.batch.ends.len() || !self.worker.line.sleeps());
         let left = if more { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
@@ -423,7 +485,7 @@ impl<'w> Serving<'w> {
                     3 => Level::Info,
                     _ => Level::Debug,
                 };
-                host.log(level, format_args!("{name}: {text}"));
+                self.lines.say(level, &text);
             }
             Said::Commands(commands) if self.ready => {
                 for command in commands {
@@ -458,6 +520,10 @@ impl<'w> Serving<'w> {
     }
 
     fn time_out(&mut self, now: Instant) {
+        if now >= self.line_look {
+            self.line_look = now + LINE_LOOK;
+            self.worker.fail_overdue();
+        }
         while self.due.front().is_some_and(|(due, id)| *due <= now || !self.asked.contains_key(id)) {
             let Some((_, id)) = self.due.pop_front() else { break };
             if let Some(ticket) = self.asked.remove(&id) {
@@ -468,19 +534,18 @@ impl<'w> Serving<'w> {
     }
 
     fn print(&mut self) {
-        let (host, name) = (self.worker.host, self.worker.name());
-        let [out, err] = &mut self.printed;
-        out.read(&mut self.process.stdout, &mut self.buffer, |line| host.info(format_args!("{name}: {line}")));
-        err.read(&mut self.process.stderr, &mut self.buffer, |line| host.warn(format_args!("{name}: {line}")));
+        let ([out, err], lines) = (&mut self.printed, &mut self.lines);
+        out.read(&mut self.process.stdout, &mut self.buffer, |line| lines.say(Level::Info, line));
+        err.read(&mut self.process.stderr, &mut self.buffer, |line| lines.say(Level::Warn, line));
     }
 
     /// The last of it, also without an end of line.
     fn say_what_is_printed(&mut self) {
         self.print();
-        let (host, name) = (self.worker.host, self.worker.name());
-        let [out, err] = &mut self.printed;
-        out.rest(|line| host.info(format_args!("{name}: {line}")));
-        err.rest(|line| host.warn(format_args!("{name}: {line}")));
+        let ([out, err], lines) = (&mut self.printed, &mut self.lines);
+        out.rest(|line| lines.say(Level::Info, line));
+        err.rest(|line| lines.say(Level::Warn, line));
+        lines.new_second();
     }
 
     /// Ends the process, and what it was asked by policy.
