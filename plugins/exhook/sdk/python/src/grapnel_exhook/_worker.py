@@ -59,6 +59,7 @@ class Worker:
         self._commands: list[list[Any]] = []
         self._main = threading.get_ident()
         self._stopping = False
+        self._announced = False
         self._setup: dict[str, Any] = {}
         # Of coroutines: those that have not been stepped yet, whether somebody is about to step them, how many have begun
         # or are to begin, and for each client that has one waiting, those that come after it.
@@ -205,6 +206,7 @@ class Worker:
             "hooks": hooks,
         }
         self._channel.send(pack([0, ready]))
+        self._announced = True
         self.flush()
         # What was imported lives as long as the worker; frames make many lists that die at once.
         gc.collect()
@@ -279,6 +281,11 @@ class Worker:
                     self._complaints.failed(self._names.get(point, str(point)), answer[1])  # type: ignore[index]
                 if ident:
                     answers.append((ident, *answer))  # type: ignore[misc]
+            elif answer.__class__ is list:
+                # Several coroutines that were told the same: the call is done when the first is.
+                for index, each in enumerate(answer):  # type: ignore[arg-type]
+                    self._later(_Call(ident, point, client, each, calls=0 if index else 1))
+                self._done += not answer
             elif answer is not HELD:
                 self._later(_Call(ident, point, client, answer))  # type: ignore[arg-type]
             if monotonic() > until:
@@ -416,6 +423,10 @@ class Worker:
             raise ValueError(
                 f"a {command[0]} command of {size} bytes is longer than the broker takes ({self._channel.frame_bytes_max})"
             )
+        if not self._announced:
+            # The broker does not listen before it has the hooks.
+            self._commands.append(command)
+            return
         if threading.get_ident() != self._main:
             self._channel.send(pack([4, [command]]))
             return

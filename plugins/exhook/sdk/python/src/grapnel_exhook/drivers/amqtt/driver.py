@@ -1,0 +1,351 @@
+"""The driver for aMQTT's plugins: events to their methods, what they say about logins and topics to verdicts.
+
+The worker calls it. Loading is `manager.py`, what plugins see of the broker `stand_in.py`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import warnings
+from collections.abc import Awaitable, Callable, Coroutine
+from typing import Any
+
+from ..._driver import STOP, Answer, Driver, Handler, LoadError
+
+ALLOW = (STOP, {"allow": True})
+DENY = (STOP, {"allow": False})
+
+Told = Callable[[int, Any], "Answer | list[Any]"]
+logger = logging.getLogger("grapnel_exhook.amqtt")
+
+
+class AmqttDriver(Driver):
+    """Runs the plugins of one configuration of aMQTT."""
+
+    asynchronous = True
+
+    def __init__(self, setup: dict[str, Any]) -> None:
+        super().__init__()
+        self._setup = setup
+        self._raw: dict[int, dict[str, Any]] = {}
+        self._sessions: dict[int, Any] = {}
+        self._aliases: dict[tuple[int, str], Any] = {}
+        self._handlers: dict[str, Handler] = {}
+        self._hooks: dict[str, dict[str, Any]] = {}
+        self._has_started = False
+        self._is_stopping = False
+        self._manager: Any = None
+        self._broker: Any = None
+
+    def load(self) -> None:
+        logging.getLogger("transitions").setLevel(logging.WARNING)
+        # aMQTT warns about ways of its configuration that are taken here for good.
+        warnings.filterwarnings("ignore", category=DeprecationWarning, module="amqtt")
+        try:
+            from . import config
+            from .manager import Manager  # noqa: F401
+
+            self._settings = config.read(self._setup)
+        except ModuleNotFoundError as error:
+            if (error.name or "").split(".")[0] not in ("amqtt", "yaml"):
+                raise
+            raise LoadError("driver amqtt needs the package amqtt: pip install 'grapnel-exhook[amqtt]'") from error
+
+    def start(self) -> Awaitable[None]:
+        return self._start()
+
+    async def _start(self) -> None:
+        from amqtt.broker import BrokerContext
+
+        from .manager import Manager
+        from .stand_in import StandIn
+
+        settings = self._settings
+        self._broker = StandIn(settings.broker, self._tell_retained)
+        context = BrokerContext(self._broker)
+        context.config = settings.broker
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)
+            self._manager = Manager(settings.namespace, context, asyncio.get_running_loop(), settings.topic_check)
+        self._broker.plugins_manager = self._manager
+        if not self._manager.plugins:
+            raise LoadError(f"aMQTT's configuration names no plugins, and {settings.namespace} has no entry points")
+        await self._fire("broker_pre_start")
+        if self._setup.get("running", True):
+            await self._fire("broker_post_start")
+            self._has_started = True
+        self._mount()
+
+    def hooks(self) -> list[dict[str, Any]]:
+        return list(self._hooks.values())
+
+    def handlers(self) -> dict[str, Handler]:
+        return self._handlers
+
+    def describe(self, number: int, client: dict[str, Any]) -> None:
+        self._raw[number] = client
+        session = self._sessions.get(number)
+        if session is not None:
+            session.describe(client)
+
+    def forget(self, number: int) -> None:
+        self._raw.pop(number, None)
+        self._sessions.pop(number, None)
+        if self._aliases:
+            for way in ("received", "sent"):
+                self._aliases.pop((number, way), None)
+
+    def stop(self) -> Awaitable[None]:
+        return self._stop()
+
+    async def _stop(self) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            await self._fire("broker_pre_shutdown")
+        await self._fire("broker_post_shutdown")
+        for plugin in self._manager.plugins:
+            close = getattr(plugin, "close", None)
+            if close is not None:
+                try:
+                    await close()
+                except Exception as error:
+                    self.complain(f"{type(plugin).__name__}.close", error)
+
+    # What is mounted
+
+    def _mount(self) -> None:
+        """Only what a plugin listens to, and what the context's tables need."""
+        mirror = self._settings.mirror
+        self._mount_life()
+        connected, gone = self._methods("broker_client_connected"), self._methods("broker_client_disconnected")
+        if connected or gone or mirror:
+            self._on("client.connected", lambda client, data: self._connected(connected, client))
+            self._on("client.disconnected", lambda client, data: self._disconnected(gone, client))
+        if mirror:
+            self._on("session.terminated", self._ended)
+            self._on("session.discarded", self._ended)
+        subscribed = self._methods("broker_client_subscribed")
+        if subscribed or mirror:
+            self._on("session.subscribed", lambda client, data: self._subscribed(subscribed, client, data))
+        unsubscribed = self._methods("broker_client_unsubscribed")
+        if unsubscribed or mirror:
+            self._on("session.unsubscribed", lambda client, data: self._unsubscribed(unsubscribed, client, data))
+        self._mount_messages(mirror)
+        self._mount_packets()
+        self._mount_verdicts()
+
+    def _on(self, point: str, handler: Any, **more: Any) -> None:
+        self._hooks[point] = {"point": point, "topics": [], "answers": False, **more}
+        self._handlers[point] = handler
+
+    def _methods(self, event: str) -> list[Any]:
+        return self._manager.methods_of(event)  # type: ignore[no-any-return]
+
+    def _tell(self, methods: list[Any], arguments: dict[str, Any]) -> Any:
+        """One coroutine for each method, so that one that waits does not hold the others."""
+        if len(methods) == 1:
+            method = methods[0]
+            return method.call(**method.wants(arguments))
+        return [method.call(**method.wants(arguments)) for method in methods] or None
+
+    async def _fire(self, event: str) -> None:
+        for method in self._methods(event):
+            try:
+                await method.call()
+            except Exception as error:
+                self.complain(method.name, error)
+
+    def _session(self, number: int) -> Any:
+        session = self._sessions.get(number)
+        if session is None and number:
+            from .sessions import ClientSession
+
+            session = self._sessions[number] = ClientSession()
+            session.describe(self._raw.get(number, {}))
+        return session
+
+    # Life
+
+    def _mount_life(self) -> None:
+        if not self._has_started and self._methods("broker_post_start"):
+            self._on("broker.started", lambda client, data: self._late_start())
+        if self._methods("broker_pre_shutdown"):
+            self._on("broker.stopping", lambda client, data: self._early_stop())
+
+    async def _late_start(self) -> None:
+        if not self._has_started:
+            self._has_started = True
+            await self._fire("broker_post_start")
+
+    async def _early_stop(self) -> None:
+        if not self._is_stopping:
+            self._is_stopping = True
+            await self._fire("broker_pre_shutdown")
+
+    # Clients and sessions
+
+    def _connected(self, methods: list[Any], client: int) -> Any:
+        session = self._session(client)
+        self._broker.connected(session)
+        return self._tell(methods, {"client_id": session.client_id, "client_session": session})
+
+    def _disconnected(self, methods: list[Any], client: int) -> Any:
+        session = self._session(client)
+        session.become("disconnected")
+        return self._tell(methods, {"client_id": session.client_id, "client_session": session})
+
+    def _ended(self, client: int, data: Any) -> None:
+        self._broker.ended(self._session(client))
+
+    def _subscribed(self, methods: list[Any], client: int, data: Any) -> Any:
+        client_id, topic, qos = self._session(client).client_id, data[0], data[1] & 3
+        self._broker.subscribed(client_id, topic, qos)
+        return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos})
+
+    def _unsubscribed(self, methods: list[Any], client: int, data: Any) -> Any:
+        client_id, topic = self._session(client).client_id, data[0]
+        self._broker.unsubscribed(client_id, topic)
+        if data[1] not in _BY_UNSUBSCRIBE:
+            # aMQTT tells of UNSUBSCRIBE, not of the end of a session.
+            return None
+        return self._tell(methods, {"client_id": client_id, "topic": topic})
+
+    # Messages
+
+    def _mount_messages(self, mirror: bool) -> None:
+        broadcast = self._methods("broker_message_broadcast")
+        if broadcast:
+            from .sessions import incoming
+
+            def about_to_go(client: int, data: Any) -> Any:
+                if not client:
+                    # Not a client's: aMQTT does not tell of what it publishes itself.
+                    return None
+                return self._tell(broadcast, {"client_id": self._session(client).client_id, "message": incoming(data)})
+
+            self._on("message.publish", about_to_go)
+        retained = self._methods("broker_retained_message")
+        if retained or mirror:
+            self._on("message.retained", lambda client, data: self._retained(retained, client, data))
+
+    def _retained(self, methods: list[Any], client: int, data: Any) -> Any:
+        from amqtt.broker import RetainedApplicationMessage
+
+        raw, change = data
+        topic = raw[1]
+        if change >= _EXPIRED:
+            self._broker.retained_messages.forget(topic)
+            return None
+        payload = b"" if change == _CLEARED else raw[2]
+        session = self._session(client) if client else None
+        message = RetainedApplicationMessage(session, topic, payload, raw[3])
+        if change == _CLEARED:
+            self._broker.retained_messages.forget(topic)
+        else:
+            self._broker.retained_messages.keep(topic, message)
+        return self._tell(methods, {"client_id": None, "retained_message": message})
+
+    async def _tell_retained(self, message: Any) -> None:
+        """What a plugin retains itself does not come back from the broker, and aMQTT tells of it."""
+        arguments = {"client_id": None, "retained_message": message}
+        for method in self._methods("broker_retained_message"):
+            try:
+                await method.call(**method.wants(arguments))
+            except Exception as error:
+                self.complain(method.name, error)
+
+    # Packets
+
+    def _mount_packets(self) -> None:
+        received, published = self._methods("mqtt_packet_received"), self._methods("broker_message_received")
+        if received or published:
+            types = {} if received else {"types": [3]}
+            self._on("packet.received", lambda client, data: self._packet_in(received, published, client, data), **types)
+        sent = self._methods("mqtt_packet_sent")
+        if sent:
+            self._on("packet.sent", lambda client, data: self._packet_out(sent, client, data))
+
+    def _decode(self, way: str, client: int, data: bytes) -> Any:
+        from .packets import Aliases, decode
+
+        aliases = self._aliases.get((client, way))
+        if aliases is None:
+            aliases = self._aliases[client, way] = Aliases()
+        version = self._raw.get(client, {}).get("version") or _version_of(data)
+        return decode(data, version, aliases)
+
+    def _packet_in(self, received: list[Any], published: list[Any], client: int, data: Any) -> Any:
+        kind, raw = data
+        if not received and kind != _PUBLISH:
+            return None
+        packet = self._decode("received", client, raw)
+        if packet is None:
+            return None
+        session = self._session(client)
+        calls = [method.call(**method.wants({"packet": packet, "session": session})) for method in received]
+        if kind == _PUBLISH and published:
+            from .sessions import Incoming
+
+            message = Incoming(packet.packet_id, packet.topic_name, packet.qos, packet.data or b"", packet.retain_flag)
+            message.publish_packet = packet
+            arguments = {"client_id": session.client_id if session else None, "message": message}
+            calls += [method.call(**method.wants(arguments)) for method in published]
+        return calls
+
+    def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
+        packet = self._decode("sent", client, data[1])
+        return None if packet is None else self._tell(sent, {"packet": packet, "session": self._session(client)})
+
+    # Verdicts
+
+    def _mount_verdicts(self) -> None:
+        authenticators = self._manager.authenticators
+        if authenticators:
+            self._on("client.authenticate", self._asking_about_login(authenticators), answers=True)
+        filters = self._manager.filters
+        if filters:
+            self._on("client.authorize", self._asking_about_topic(filters), answers=True, deliver=True)
+
+    def _asking_about_login(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
+        async def authenticate(client: int, data: Any) -> Any:
+            arguments = {"session": self._session(client)}
+            answers = [await method.call(**method.wants(arguments)) for method in methods]
+            # Without one that says yes nobody gets in, also where all have no opinion.
+            said = [answer for answer in answers if answer is not None]
+            return ALLOW if said and all(said) else DENY
+
+        return authenticate
+
+    def _asking_about_topic(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
+        from amqtt.contexts import Action
+
+        actions = {1: Action.PUBLISH, 2: Action.SUBSCRIBE, 3: Action.PUBLISH, 4: Action.RECEIVE}
+
+        async def topic_filtering(client: int, data: Any) -> Any:
+            arguments = {"session": self._session(client), "topic": data[1], "action": actions[data[0]]}
+            answers = [await method.call(**method.wants(arguments)) for method in methods]
+            said = [answer for answer in answers if answer is not None]
+            if not said:
+                return None
+            return ALLOW if all(said) else DENY
+
+        return topic_filtering
+
+
+_PUBLISH = 3
+_CLEARED = 2
+_EXPIRED = 3
+#: The causes of session.unsubscribed that are an UNSUBSCRIBE.
+_BY_UNSUBSCRIBE = (None, "unsubscribe")
+
+
+def _version_of(data: bytes) -> int:
+    """The version that a CONNECT names, before the client is described."""
+    if data[0] >> 4 != 1:
+        return 4
+    at = 1
+    while data[at] & 0x80:
+        at += 1
+    at += 1
+    return data[at + 2 + int.from_bytes(data[at : at + 2], "big")]

@@ -1,0 +1,160 @@
+"""Packets as aMQTT's classes, from the bytes of the wire.
+
+aMQTT knows MQTT 3.1.1; packets of MQTT 5 are shown as what they would be there: without properties, with reason codes where
+3.1.1 has return codes, topic aliases resolved. AUTH has no class in aMQTT and is left out. The driver calls it for packet hooks.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime, timezone
+from typing import Any
+
+from amqtt.adapters import BufferReader
+from amqtt.mqtt import packet_dict
+from amqtt.mqtt.packet import PUBLISH, MQTTFixedHeader
+from amqtt.mqtt.publish import PublishPacket, PublishPayload, PublishVariableHeader
+
+CONNECT, CONNACK, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 4, 5, 6, 7
+SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, DISCONNECT, AUTH = 8, 9, 10, 11, 14, 15
+_TOPIC_ALIAS = 0x23
+# The properties of PUBLISH, and how long their values are: 0 for a length of two bytes in front, -1 for two of those, -2 for
+# a variable byte integer.
+_PUBLISH_PROPERTIES = {0x01: 1, 0x02: 4, 0x03: 0, 0x08: 0, 0x09: 0, 0x0B: -2, 0x23: 2, 0x26: -1}
+
+
+class Aliases:
+    """The topic aliases of one connection in one direction."""
+
+    __slots__ = ("_topics",)
+
+    def __init__(self) -> None:
+        self._topics: dict[int, str] = {}
+
+    def resolve(self, topic: str, alias: int | None) -> str:
+        """The topic of a packet; remembers it where both are there."""
+        if alias is None:
+            return topic
+        if topic:
+            self._topics[alias] = topic
+            return topic
+        return self._topics.get(alias, "")
+
+
+def decode(data: bytes, version: int, aliases: Aliases) -> Any:
+    """The packet; None where aMQTT has no class for it. Raises what aMQTT raises for what it cannot read."""
+    kind = data[0] >> 4
+    if kind == PUBLISH:
+        return publish(data, version, aliases)
+    if kind not in packet_dict:
+        return None
+    body_at = _varint(data, 1)[1]
+    body = data[body_at:]
+    flags = data[0] & 0x0F
+    if version == 5:
+        body = _without_properties(kind, body)
+    header = MQTTFixedHeader(kind, flags, len(body))
+    return _at_once(packet_dict[kind].from_stream(BufferReader(body), header))  # type: ignore[arg-type]
+
+
+def publish(data: bytes, version: int, aliases: Aliases) -> PublishPacket:
+    """A PUBLISH, built without a detour: they are most of what there is."""
+    at = _varint(data, 1)[1]
+    topic, at = _text(data, at)
+    flags = data[0] & 0x0F
+    ident = None
+    if flags & 0x06:
+        ident = int.from_bytes(data[at : at + 2], "big")
+        at += 2
+    if version == 5:
+        length, at = _varint(data, at)
+        topic = aliases.resolve(topic, _alias(data, at, at + length))
+        at += length
+    header = PublishVariableHeader(topic, ident)
+    payload = data[at:]
+    size = 2 + len(topic.encode("utf-8", "surrogateescape")) + (2 if ident is not None else 0) + len(payload)
+    packet = PublishPacket(MQTTFixedHeader(PUBLISH, flags, size), header, PublishPayload(payload))
+    packet.protocol_ts = datetime.now(timezone.utc)
+    return packet
+
+
+def _alias(data: bytes, at: int, end: int) -> int | None:
+    while at < end:
+        kind, at = data[at], at + 1
+        if kind == _TOPIC_ALIAS:
+            return int.from_bytes(data[at : at + 2], "big")
+        length = _PUBLISH_PROPERTIES[kind]
+        if length > 0:
+            at += length
+        elif length == -2:
+            at = _varint(data, at)[1]
+        else:
+            for _ in range(1 - length):
+                at += 2 + int.from_bytes(data[at : at + 2], "big")
+    return None
+
+
+def _without_properties(kind: int, body: bytes) -> bytes:
+    """The body of a packet of MQTT 5 as MQTT 3.1.1 has it."""
+    if kind == CONNECT:
+        return _connect(body)
+    if kind == CONNACK:
+        return body[:2]
+    if kind in (PUBACK, PUBREC, PUBREL, PUBCOMP, UNSUBACK):
+        return body[:2]
+    if kind in (SUBACK, SUBSCRIBE, UNSUBSCRIBE):
+        length, at = _varint(body, 2)
+        rest = body[at + length :]
+        return body[:2] + (_only_qos(rest) if kind == SUBSCRIBE else rest)
+    if kind == DISCONNECT:
+        return b""
+    return body
+
+
+def _only_qos(filters: bytes) -> bytes:
+    """Filters of SUBSCRIBE: the other options have no place in 3.1.1."""
+    out = bytearray(filters)
+    at = 0
+    while at < len(out):
+        at += 2 + int.from_bytes(out[at : at + 2], "big")
+        out[at] &= 0x03
+        at += 1
+    return bytes(out)
+
+
+def _connect(body: bytes) -> bytes:
+    head = 2 + int.from_bytes(body[:2], "big") + 1
+    flags = body[head]
+    length, at = _varint(body, head + 3)
+    at += length
+    ident = body[at : at + 2 + int.from_bytes(body[at : at + 2], "big")]
+    at += len(ident)
+    if flags & 0x04:
+        length, at = _varint(body, at)
+        at += length
+    return body[: head + 3] + ident + body[at:]
+
+
+def _varint(data: bytes, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        byte = data[at]
+        at += 1
+        value |= (byte & 0x7F) << shift
+        if byte < 0x80:
+            return value, at
+        shift += 7
+
+
+def _text(data: bytes, at: int) -> tuple[str, int]:
+    end = at + 2 + int.from_bytes(data[at : at + 2], "big")
+    return data[at + 2 : end].decode("utf-8", "surrogateescape"), end
+
+
+def _at_once(coroutine: Any) -> Any:
+    """What a coroutine returns that never waits: aMQTT's readers are asynchronous, a buffer is not."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        return end.value
+    coroutine.close()
+    raise RuntimeError("aMQTT's decoder waits for more than the packet has")

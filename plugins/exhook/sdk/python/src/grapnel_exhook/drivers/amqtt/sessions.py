@@ -1,0 +1,88 @@
+"""Clients as aMQTT's `Session`, and messages as its `ApplicationMessage`. Made for the driver and for the stand-in broker.
+
+aMQTT's own constructor builds a state machine, half a millisecond each; here it is built when a plugin looks at it.
+"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from amqtt.mqtt.publish import PublishPacket
+from amqtt.session import IncomingApplicationMessage, Session
+
+
+def _text(value: Any) -> str | None:
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+class ClientSession(Session):
+    """A session of the broker's, in this worker."""
+
+    def _init_states(self) -> None:
+        self._state = "new"
+        self._machine: Any = None
+
+    @property
+    def transitions(self) -> Any:
+        """aMQTT's state machine."""
+        if self._machine is None:
+            super()._init_states()
+            self._machine.set_state(self._state)
+        return self._machine
+
+    @transitions.setter
+    def transitions(self, machine: Any) -> None:
+        self._machine = machine
+
+    def become(self, state: str) -> None:
+        """The client is connected, or disconnected."""
+        if self._machine is not None:
+            self._machine.set_state(state)
+        self._state = state
+        now = int(time.time())
+        if state == "connected":
+            self.last_connect_time, self.last_disconnect_time = now, None
+        else:
+            self.last_disconnect_time = now
+
+    def describe(self, raw: dict[str, Any]) -> None:
+        """Take over what the broker says of the client. What plugins have set beside that stays."""
+        self.client_id = raw.get("client_id")
+        self.username = raw.get("username")
+        if raw.get("password") is not None:
+            # Told only while the client is being let in.
+            self.password = _text(raw["password"])
+        self.remote_address = raw.get("peer_host")
+        self.remote_port = raw.get("peer_port")
+        self.clean_session = bool(raw.get("clean_start"))
+        self.keep_alive = raw.get("keep_alive_s") or 0
+        will = raw.get("will")
+        self.will_flag = bool(will)
+        if will:
+            self.will_topic = will["topic"]
+            self.will_message = will["payload"]
+            self.will_qos = will.get("qos") or 0
+            self.will_retain = bool(will.get("retain"))
+
+
+class Incoming(IncomingApplicationMessage):
+    """A message whose PUBLISH packet is built when a plugin looks at it."""
+
+    __slots__ = ("_packet",)
+
+    @property
+    def publish_packet(self) -> PublishPacket | None:  # type: ignore[override]
+        """The packet that it came with."""
+        if self._packet is None:
+            self._packet = self.build_publish_packet()
+        return self._packet
+
+    @publish_packet.setter
+    def publish_packet(self, packet: PublishPacket | None) -> None:
+        self._packet: PublishPacket | None = packet
+
+
+def incoming(raw: Any) -> Incoming:
+    """The `ApplicationMessage` of a message of the protocol."""
+    return Incoming(None, raw[1], raw[3], raw[2], bool(raw[4]))

@@ -1,0 +1,168 @@
+"""What stands for aMQTT's `Broker` behind the context that plugins get: commands go to the broker, tables show what this worker
+has been told.
+
+Plugins reach it through `amqtt.broker.BrokerContext`; the driver keeps its tables. It must not call hooks, except for
+on_broker_retained_message of what plugins retain themselves, as aMQTT does.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Awaitable, Callable
+from typing import Any
+
+from amqtt.broker import RetainedApplicationMessage
+
+from ... import broker as commands
+from .sessions import ClientSession
+
+logger = logging.getLogger("grapnel_exhook.amqtt")
+# Payloads of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
+_RETAINED_BYTES_MAX = 64 * 1024 * 1024
+
+
+class RetainedTable(dict[str, Any]):
+    """Retained messages by topic. What a plugin puts into it is retained by the broker."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._bytes = 0
+        self._full = False
+
+    def __setitem__(self, topic: str, message: Any) -> None:
+        self.keep(topic, message)
+        commands.publish(topic, bytes(message.data), qos=_qos(message.qos), retain=True)
+
+    def __delitem__(self, topic: str) -> None:
+        if topic not in self:
+            raise KeyError(topic)
+        self.forget(topic)
+        commands.publish(topic, b"", retain=True)
+
+    def keep(self, topic: str, message: Any) -> None:
+        """The broker has retained it."""
+        self.forget(topic)
+        if self._bytes + len(message.data) > _RETAINED_BYTES_MAX:
+            if not self._full:
+                logger.warning("retained messages have more than %d bytes; plugins do not see all", _RETAINED_BYTES_MAX)
+                self._full = True
+            return
+        self._bytes += len(message.data)
+        super().__setitem__(topic, message)
+
+    def forget(self, topic: str) -> None:
+        """The broker has it no more."""
+        before = super().pop(topic, None)
+        if before is not None:
+            self._bytes -= len(before.data)
+
+
+class StandIn:
+    """The broker that plugins see."""
+
+    def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]]) -> None:
+        self.config = config
+        self.logger = logger
+        self.plugins_manager: Any = None
+        self._retained = retained
+        self._sessions: dict[str, tuple[ClientSession, Any]] = {}
+        self._filters: dict[str, dict[str, int]] = {}
+        self._retained_messages = RetainedTable()
+
+    # What BrokerContext calls
+
+    @property
+    def sessions(self) -> dict[str, tuple[ClientSession, Any]]:
+        """Sessions by client identifier; aMQTT has the connection's handler beside each, here there is none."""
+        return self._sessions
+
+    @property
+    def retained_messages(self) -> RetainedTable:
+        """Retained messages by topic."""
+        return self._retained_messages
+
+    @property
+    def subscriptions(self) -> dict[str, list[tuple[ClientSession, int]]]:
+        """Subscriptions by filter, made anew each time."""
+        table: dict[str, list[tuple[ClientSession, int]]] = {}
+        for client_id, filters in self._filters.items():
+            known = self._sessions.get(client_id)
+            if known is not None:
+                for topic, qos in filters.items():
+                    table.setdefault(topic, []).append((known[0], qos))
+        return table
+
+    _subscriptions = subscriptions
+
+    async def internal_message_broadcast(self, topic: str, data: bytes, qos: int | None = None) -> None:
+        """Publish. Without a QoS each subscriber gets its own, which is what publishing with 2 comes to."""
+        commands.publish(topic, bytes(data), qos=_qos(qos))
+
+    async def retain_message(
+        self, source_session: Any, topic_name: str | None, data: bytes | bytearray | None, qos: int | None = None
+    ) -> None:
+        """Retain; without data, forget. Subscribers get it, too, which they do not in aMQTT."""
+        if topic_name is None:
+            return
+        if data:
+            message = RetainedApplicationMessage(source_session, topic_name, data, qos)
+            commands.publish(topic_name, bytes(data), qos=_qos(qos), retain=True)
+            self._retained_messages.keep(topic_name, message)
+            await self._retained(message)
+        else:
+            commands.publish(topic_name, b"", retain=True)
+            cleared = self._retained_messages.get(topic_name)
+            if cleared is not None:
+                self._retained_messages.forget(topic_name)
+                cleared.data = b""
+                await self._retained(cleared)
+
+    def create_offline_session(self, client_id: str) -> tuple[Any, ClientSession]:
+        """A session that no client has."""
+        session = ClientSession()
+        session.client_id = client_id
+        session.become("disconnected")
+        return None, session
+
+    async def add_subscription(self, subscription: tuple[str, int], session: Any) -> int:
+        """Subscribe a session. The QoS that was asked for."""
+        topic, qos = subscription
+        commands.subscribe(session.client_id, topic, qos)
+        self.subscribed(session.client_id, topic, qos)
+        return qos
+
+    # What the driver tells
+
+    def connected(self, session: ClientSession) -> None:
+        """A client is in. What plugins have kept at its session goes over."""
+        client_id = session.client_id or ""
+        before = self._sessions.get(client_id, (None, None))[0]
+        if before is not None and before is not session and not session.clean_session:
+            session.attributes = {**before.attributes, **session.attributes}
+            session.retained_messages = before.retained_messages
+            session.parent = 1
+        session.become("connected")
+        self._sessions[client_id] = (session, None)
+
+    def ended(self, session: ClientSession) -> None:
+        """A session is no more."""
+        known = self._sessions.get(session.client_id or "")
+        if known is not None and (known[0] is session or known[0]._state != "connected"):
+            self._sessions.pop(session.client_id or "", None)
+            self._filters.pop(session.client_id or "", None)
+
+    def subscribed(self, client_id: str, topic: str, qos: int) -> None:
+        """A subscription is in force."""
+        self._filters.setdefault(client_id, {})[topic] = qos
+
+    def unsubscribed(self, client_id: str, topic: str) -> None:
+        """It is gone."""
+        filters = self._filters.get(client_id)
+        if filters is not None:
+            filters.pop(topic, None)
+            if not filters:
+                self._filters.pop(client_id, None)
+
+
+def _qos(qos: int | None) -> int:
+    return 2 if qos is None else qos
