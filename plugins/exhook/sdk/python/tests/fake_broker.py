@@ -195,6 +195,10 @@ class FakeBroker:
         self.calls([[0, POINTS[point], client, data]])
         self.until(lambda: self.done == self.asked)
 
+    def tell_only(self, point: str, topic: str) -> None:
+        """Notify of a message without waiting."""
+        self.calls([[0, POINTS[point], 0, message(topic)]])
+
     def stop(self, wait_s: float = 6.0) -> int:
         """Send the stop frame; the exit code."""
         self.send([2])

@@ -1,0 +1,280 @@
+"""Calls hooks without a broker, for the tests of a plugin.
+
+    from grapnel_exhook.testing import Harness
+    import hooks
+
+    def test_strangers_stay_out():
+        with Harness(hooks) as broker:
+            ann = broker.client("c1", username="ann", password=b"secret")
+            assert broker.authenticate(ann).allowed
+            assert broker.authorize(ann, "other/topic").allowed is False
+            assert broker.publish(ann, "a/b", b"hi").value == {"payload": b"HI"}
+
+It runs modules of the own API, of EMQX and, with `driver="amqtt"`, configurations of aMQTT through the same drivers as a worker.
+An exception of a hook comes out of the call; an answer that the broker would take as a failure raises `HookFailed`. A hook that
+waits is waited for. It must not be used inside a running event loop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import dataclasses
+import importlib
+import inspect
+from collections.abc import Iterable, Sequence
+from types import ModuleType, TracebackType
+from typing import Any
+
+from . import _commands
+from ._driver import FAILED, HELD, STOP, Driver, Handler
+from ._match import matcher
+from .events import Action, Change, Options, Verdict
+
+
+class HookFailed(Exception):
+    """A hook answered what the broker takes as a failure."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What a call came to."""
+
+    called: bool = False
+    """Whether a hook was there and its topics matched."""
+    last: bool = False
+    """Whether hooks after it are not asked."""
+    value: dict[str, Any] = dataclasses.field(default_factory=dict)
+    """What changes, by the names of the protocol; empty for nothing."""
+
+    @property
+    def allowed(self) -> bool | None:
+        """Of authentication and authorisation: the verdict, None for none."""
+        return self.value.get("allow")
+
+
+class Harness:
+    """A broker with nothing but hooks. Commands that hooks give gather in `commands`."""
+
+    def __init__(
+        self,
+        module: ModuleType | str | None = None,
+        *,
+        driver: str = "python3",
+        path: Sequence[str] = (),
+        config: dict[str, Any] | None = None,
+        node: str = "grapnel@test",
+    ) -> None:
+        self._setup: dict[str, Any] = {
+            "driver": driver, "path": list(path), "config": config or {}, "worker": "test", "index": 0, "pool_size": 1,
+            "node": node,
+        }  # fmt: skip
+        self._module = module
+        self._driver = Driver()
+        self._handlers: dict[str, Handler] = {}
+        self._matches: dict[str, Any] = {}
+        self._next = 0
+        self._loop: asyncio.AbstractEventLoop | None = None
+        #: Commands that hooks have given: lists that begin with a name, as PROTOCOL.md has them.
+        self.commands: list[list[Any]] = []
+
+    # Life
+
+    def __enter__(self) -> Harness:
+        from .drivers import choose, for_module
+
+        if self._module is None:
+            self._driver = choose(self._setup)
+        else:
+            module = importlib.import_module(self._module) if isinstance(self._module, str) else self._module
+            self._driver = for_module(self._setup, module)
+        self._driver.complain = self._raise
+        self._driver.load()
+        if self._driver.asynchronous:
+            self._loop = asyncio.new_event_loop()
+        _commands.attach(self._take, self._setup)
+        try:
+            self._through(self._driver.start)
+            self._handlers = self._driver.handlers()
+            self._matches = {hook["point"]: matcher(hook["topics"]) for hook in self._driver.hooks()}
+        except BaseException:
+            self._end()
+            raise
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        try:
+            self._through(self._driver.stop)
+        finally:
+            self._end()
+
+    def _end(self) -> None:
+        _commands.detach(self._take)
+        if self._loop is not None:
+            self._loop.close()
+
+    def _take(self, command: list[Any]) -> None:
+        self.commands.append(command)
+
+    def _raise(self, name: str, error: BaseException) -> None:
+        raise error
+
+    def _through(self, function: Any, *arguments: Any) -> Any:
+        """Call, and wait for what is to be waited for."""
+        if self._loop is None:
+            return function(*arguments)
+
+        async def wait() -> Any:
+            result = function(*arguments)
+            if isinstance(result, list):
+                return [await each for each in result][:0]
+            return await result if inspect.isawaitable(result) else result
+
+        return self._loop.run_until_complete(wait())
+
+    # Calls
+
+    def client(self, client_id: str = "client", **about: Any) -> int:
+        """A client, by its number. `about` are the keys of PROTOCOL.md, such as `username`, `password`, `version`."""
+        self._next += 1
+        self.describe(self._next, client_id=client_id, **about)
+        return self._next
+
+    def describe(self, client: int, **about: Any) -> None:
+        """Describe a client again."""
+        raw = {"client_id": "client", "username": None, "password": None, "peer_host": "127.0.0.1", "version": 5, **about}
+        self._driver.describe(client, raw)
+
+    def forget(self, client: int) -> None:
+        """The client will not be named again."""
+        self._driver.forget(client)
+
+    def call(self, point: str, client: int, data: Any) -> Outcome:
+        """Any call of the protocol."""
+        handler = self._handlers.get(point)
+        matches = self._matches.get(point)
+        if handler is None or (matches is not None and not matches(_topic_of(data))):
+            return Outcome()
+        answer = self._through(handler, client, data)
+        for batch in self._driver.frame_end():
+            self._through(batch.run)
+        if answer is None or answer is HELD or isinstance(answer, list):
+            return Outcome(called=True)
+        code, value = answer
+        if code == FAILED:
+            raise HookFailed(value)
+        return Outcome(True, code == STOP, value or {})
+
+    def connect(self, client: int) -> Outcome:
+        """client.connect"""
+        return self.call("client.connect", client, [])
+
+    def connack(self, client: int, reason: int = 0, session_present: bool = False) -> Outcome:
+        """client.connack"""
+        return self.call("client.connack", client, [reason, session_present])
+
+    def connected(self, client: int) -> Outcome:
+        """client.connected"""
+        return self.call("client.connected", client, [])
+
+    def disconnected(self, client: int, reason: int = 0, name: str = "normal") -> Outcome:
+        """client.disconnected"""
+        return self.call("client.disconnected", client, [reason, name])
+
+    def authenticate(
+        self, client: int, *, verdict: Verdict = Verdict.NONE, method: str | None = None, auth_data: bytes | None = None
+    ) -> Outcome:
+        """client.authenticate"""
+        return self.call("client.authenticate", client, [int(verdict), method, auth_data])
+
+    def authorize(
+        self,
+        client: int,
+        topic: str,
+        action: Action = Action.PUBLISH,
+        *,
+        qos: int = 0,
+        retain: bool = False,
+        verdict: Verdict = Verdict.NONE,
+    ) -> Outcome:
+        """client.authorize"""
+        return self.call("client.authorize", client, [int(action), topic, qos, retain, int(verdict)])
+
+    def subscribe(
+        self, client: int, filters: Iterable[tuple[str, Options | int]], *, subscription_id: int | None = None
+    ) -> Outcome:
+        """client.subscribe"""
+        pairs = [[topic, o.to_byte() if isinstance(o, Options) else o] for topic, o in filters]
+        return self.call("client.subscribe", client, [pairs, subscription_id, []])
+
+    def unsubscribe(self, client: int, filters: Iterable[str]) -> Outcome:
+        """client.unsubscribe"""
+        return self.call("client.unsubscribe", client, [list(filters), []])
+
+    def session(
+        self,
+        event: str,
+        client: int,
+        *,
+        persistent: bool = False,
+        expiry_s: int = 0,
+        cause: str | None = None,
+        reason: int | None = None,
+    ) -> Outcome:
+        """session.created, .resumed, .discarded, .takenover, .terminated: `event` is the second word."""
+        return self.call(f"session.{event}", client, [persistent, expiry_s, cause, reason])
+
+    def subscribed(
+        self, client: int, topic_filter: str, options: Options | int = 0, *, is_new: bool = True, subscription_id: int | None = None
+    ) -> Outcome:
+        """session.subscribed"""
+        byte = options.to_byte() if isinstance(options, Options) else options
+        return self.call("session.subscribed", client, [topic_filter, byte, is_new, subscription_id])
+
+    def unsubscribed(self, client: int, topic_filter: str, cause: str | None = "unsubscribe") -> Outcome:
+        """session.unsubscribed"""
+        return self.call("session.unsubscribed", client, [topic_filter, cause])
+
+    def publish(self, client: int, topic: str, payload: bytes = b"", **more: Any) -> Outcome:
+        """message.publish; `more` as for `message`."""
+        return self.call("message.publish", client, message(topic, payload, **more))
+
+    def delivered(self, client: int, topic: str, payload: bytes = b"", **more: Any) -> Outcome:
+        """message.delivered"""
+        return self.call("message.delivered", client, message(topic, payload, **more))
+
+    def acked(self, client: int, topic: str, payload: bytes = b"", **more: Any) -> Outcome:
+        """message.acked"""
+        return self.call("message.acked", client, message(topic, payload, **more))
+
+    def dropped(
+        self, client: int, topic: str, payload: bytes = b"", *, by: str = "broker", cause: str = "no_subscribers", **more: Any
+    ) -> Outcome:
+        """message.dropped"""
+        return self.call("message.dropped", client, [message(topic, payload, **more), by, cause])
+
+    def retained(
+        self, client: int, topic: str, payload: bytes = b"", *, change: Change = Change.STORED, **more: Any
+    ) -> Outcome:
+        """message.retained"""
+        return self.call("message.retained", client, [message(topic, payload, **more), int(change)])
+
+
+def message(
+    topic: str,
+    payload: bytes = b"",
+    *,
+    qos: int = 0,
+    retain: bool = False,
+    dup: bool = False,
+    publisher: str = "publisher",
+    timestamp_ms: int = 1_700_000_000_000,
+    ident: bytes = b"\x00" * 8,
+    **properties: Any,
+) -> list[Any]:
+    """A message as the protocol has it; `properties` are `content_type`, `user` and so on."""
+    return [ident, topic, payload, qos, retain, dup, publisher, timestamp_ms, properties]
+
+
+def _topic_of(data: Any) -> str:
+    topic: str = data[0][1] if data and isinstance(data[0], list) else data[1]
+    return topic
