@@ -6,7 +6,7 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::hook::{CallCell, ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
 use grapnel_engine::message::Message;
 use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
 use grapnel_engine::pipeline::Command;
@@ -38,7 +38,7 @@ fn publish(plugin: u64, topic: &str, payload: &str, ancestry: u64) -> Command {
     Command::Publish { plugin: PluginHandle(plugin), message }
 }
 
-fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
+pub fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
     let table = NewMessage {
         size: size_of::<NewMessage>() as u32,
         qos: 1,
@@ -208,6 +208,17 @@ fn a_plugin_subscribes_a_client_and_takes_it_back() {
 /// An instance outside of events: it notes timers and mail.
 struct Instance(RefCell<Vec<String>>);
 
+thread_local! {
+    /// The call cell of this thread's world.
+    static CALLS: RefCell<Arc<CallCell>> = RefCell::default();
+}
+
+fn is_called() -> String {
+    CALLS.with_borrow(|calls| {
+        calls.current_name().map_or("nobody".into(), |(plugin, name)| format!("{} {name}", plugin.0))
+    })
+}
+
 unsafe extern "C" fn on_timer(instance: *mut c_void, _timer: u64, number: u64) {
     // SAFETY: the instance is a leaked `Instance` of this thread.
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(format!("timer {number}"));
@@ -260,6 +271,62 @@ fn timers_and_mail_reach_the_instance() {
     world.shards[0].swap_chains(table(entry));
     world.pass_ms(1000);
     assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
+}
+
+unsafe extern "C" fn on_timer_called(instance: *mut c_void, _timer: u64, _number: u64) {
+    // SAFETY: the instance is a leaked `Instance` of this thread.
+    unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
+}
+
+unsafe extern "C" fn on_mail_called(instance: *mut c_void, _from: u32, _number: u64, _bytes: Slice) {
+    // SAFETY: as above.
+    unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
+}
+
+/// Who watches a shard is told of the call of a timer or of mail while it lasts, and no longer.
+#[test]
+fn a_timer_and_mail_are_calls_while_they_last() {
+    let mut world = World::new(1);
+    world.shards[0].set_call_cell(CALLS.with_borrow(Arc::clone));
+    let (noted, _) = instance();
+    let pointer = std::ptr::from_ref(noted).cast_mut().cast();
+    // SAFETY: never freed, and the test has one thread.
+    let entry = unsafe { InstanceEntry::new(on_timer_called, on_mail_called, pointer) };
+    world.shards[0].swap_chains(table(entry));
+    let plugin = PluginHandle(9);
+    for (command, called) in [
+        (Command::Timer { plugin, timer: 1, after_ms: 10, number: 1 }, "9 on_timer"),
+        (Command::Mail { plugin, from: 0, number: 1, bytes: Bytes::new() }, "9 on_mail"),
+    ] {
+        world.shards[0].command(command);
+        world.pass_ms(100);
+        assert_eq!(noted.0.take(), [called]);
+        assert_eq!(is_called(), "nobody");
+    }
+}
+
+/// Timers of a plugin that never comes, or that has gone, are forgotten, and no longer counted.
+#[test]
+fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
+    let mut world = World::new(1);
+    let calls: Arc<CallCell> = Arc::default();
+    world.shards[0].set_call_cell(Arc::clone(&calls));
+    let timer = |timer, after_ms| Command::Timer { plugin: PluginHandle(9), timer, after_ms, number: 0 };
+    for number in [1, 2] {
+        world.shards[0].command(timer(number, 0));
+    }
+    // It may still be on its way into the chains.
+    world.pass_ms(30_000);
+    assert_eq!(calls.timers(), 2);
+    world.pass_ms(31_000);
+    assert_eq!(calls.timers(), 0, "it never came");
+
+    let (_, entry) = instance();
+    world.shards[0].swap_chains(table(entry));
+    world.shards[0].command(timer(3, 5_000));
+    assert_eq!(calls.timers(), 1);
+    world.shards[0].swap_chains(ChainTable::empty());
+    assert_eq!(calls.timers(), 0, "it has gone");
 }
 
 /// A plugin that asks is told of each session and subscription once, and nobody else is.
