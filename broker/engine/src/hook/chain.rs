@@ -6,8 +6,8 @@ use grapnel_plugin_abi::raw::{Event, Flow, Ticket};
 use super::filter::{Filters, LinkSet};
 use super::{CallCell, Chain, FaultPolicy, HookPoint, Link, LinkCounts, LinkIdentity, PluginHandle};
 
-/// An accumulator with an overlay for the running link: kept on Continue and Stop, thrown away on Fault. Between two links there
-/// is no overlay and no ticket. `'l` is how long the links live.
+/// An accumulator with an overlay for the running link: kept on Continue and Stop, thrown away on Fault, and kept until further
+/// notice on Defer. Between two links there is no overlay and no ticket. `'l` is how long the links live.
 pub trait Fold<'l>: EventAccess {
     /// A link is about to run: its deadline is for the ticket it may take.
     fn begin(&mut self, link: &'l Link);
@@ -15,6 +15,9 @@ pub trait Fold<'l>: EventAccess {
     fn commit(&mut self, event: &mut Event) -> bool;
     /// The topic that filters are compared with; empty where there is none.
     fn topic(&self) -> &str;
+    /// The link answers later. Its changes become the accumulator too, and where there are any, the ticket keeps what was before
+    /// them: they are gone if it ends by a fault. Nothing comes where no ticket is given.
+    fn park(&mut self) {}
     /// The link's changes are thrown away.
     fn rollback(&mut self);
     /// The ticket that the running link took, if any.
@@ -251,7 +254,7 @@ fn settle<'l, F: Fold<'l>>(
         }
         (Flow::DEFER, Some(ticket)) => {
             stats.deferrals += 1;
-            fold.commit(event);
+            fold.park();
             Settled::End(Exit::Deferred(place, ticket))
         }
         // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.

@@ -12,7 +12,7 @@ use grapnel_plugin_abi::raw::{
 
 use super::chain::Fold;
 use super::section::{put, put_user};
-use super::tickets::TicketDesk;
+use super::tickets::{Before, TicketDesk};
 use super::{HookPoint, Link};
 use crate::id::ShardId;
 use crate::packet::{Properties, Property, QoS, Version, Will};
@@ -446,6 +446,12 @@ impl<'a> Fold<'a> for ClientFold<'a> {
             self.verdict = next;
         }
         false
+    }
+
+    fn park(&mut self) {
+        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+            desk.keep(Before::Client(std::mem::replace(&mut self.verdict, next)));
+        }
     }
 
     fn rollback(&mut self) {

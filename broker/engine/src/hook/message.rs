@@ -11,7 +11,7 @@ use smallvec::SmallVec;
 use super::chain::Fold;
 use super::client::{ClientView, user_property};
 use super::section::{put, put_text, put_user, takes_out};
-use super::tickets::TicketDesk;
+use super::tickets::{Before, TicketDesk};
 use super::{HookPoint, Link, PluginHandle};
 use crate::id::ShardId;
 use crate::limits::Limits;
@@ -111,6 +111,15 @@ pub struct Rules<'a> {
 }
 
 impl Draft {
+    /// What a fault makes of a message where it denies.
+    pub fn denied() -> Draft {
+        Draft {
+            disposition: Disposition::Reject,
+            reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
+            ..Draft::default()
+        }
+    }
+
     /// Whether the message itself is as it was.
     pub fn leaves_message(&self) -> bool {
         self.topic.is_none()
@@ -410,6 +419,12 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         moved
     }
 
+    fn park(&mut self) {
+        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+            desk.keep(Before::Message(std::mem::replace(&mut self.draft, next)));
+        }
+    }
+
     fn rollback(&mut self) {
         self.overlay = None;
         if let Some(desk) = &mut self.desk {
@@ -423,10 +438,6 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn deny(&mut self) {
-        self.draft = Draft {
-            disposition: Disposition::Reject,
-            reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
-            ..Draft::default()
-        };
+        self.draft = Draft::denied();
     }
 }

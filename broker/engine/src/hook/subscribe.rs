@@ -7,7 +7,7 @@ use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
 use super::client::{ALLOW, ClientView, DENY, user_property};
-use super::tickets::TicketDesk;
+use super::tickets::{Before, TicketDesk};
 use super::told::share_group;
 use super::{HookPoint, Link};
 use crate::id::ShardId;
@@ -189,6 +189,12 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
             self.replaced.extend(before.into_iter().map(|requested| requested.filter));
         }
         false
+    }
+
+    fn park(&mut self) {
+        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+            desk.keep(Before::Filters(std::mem::replace(&mut self.filters, next)));
+        }
     }
 
     fn rollback(&mut self) {

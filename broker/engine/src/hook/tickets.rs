@@ -3,6 +3,9 @@
 
 use grapnel_plugin_abi::raw::{Status, Ticket};
 
+use super::client::ClientVerdict;
+use super::message::Draft;
+use super::subscribe::Requested;
 use super::{FaultPolicy, Link, LinkIdentity, PluginHandle};
 use crate::id::{ConnKey, SessionKey, ShardId};
 
@@ -31,8 +34,19 @@ pub enum Waiter {
     Filter(SessionKey, u64, u32),
 }
 
+/// An accumulator as the links before the one that deferred had left it.
+#[derive(Clone, Debug)]
+pub enum Before {
+    /// Of a point that decides about a client.
+    Client(ClientVerdict),
+    /// Of message.publish.
+    Message(Draft),
+    /// Of client.subscribe and client.unsubscribe.
+    Filters(Vec<Requested>),
+}
+
 /// An open ticket.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct OpenTicket {
     /// Who waits.
     pub waiter: Waiter,
@@ -44,6 +58,8 @@ pub struct OpenTicket {
     pub policy: FaultPolicy,
     /// Monotonic milliseconds.
     pub deadline_ms: u64,
+    /// What the accumulator becomes again if the ticket ends by a fault; `None` where the link had changed nothing.
+    pub before: Option<Box<Before>>,
 }
 
 /// The tickets of a shard.
@@ -108,6 +124,11 @@ impl Tickets {
         (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_ref()).flatten()
     }
 
+    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut OpenTicket> {
+        let entry = self.places.get_mut((ticket.0 & 0x00FF_FFFF) as usize)?;
+        (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_mut()).flatten()
+    }
+
     fn number(&self, place: u32, generation: u32) -> Ticket {
         Ticket(u64::from(self.shard.0) << 56 | u64::from(generation) << 24 | u64::from(place))
     }
@@ -151,9 +172,17 @@ impl<'a> TicketDesk<'a> {
             plugin: link.plugin,
             policy: link.policy,
             deadline_ms: self.now_ms + u64::from(wait_ms),
+            before: None,
         })?;
         self.taken = Some(ticket);
         Ok(ticket)
+    }
+
+    /// The running link answers later, and has changed what was `before`.
+    pub fn keep(&mut self, before: Before) {
+        if let Some(open) = self.taken.and_then(|ticket| self.tickets.get_mut(ticket)) {
+            open.before = Some(Box::new(before));
+        }
     }
 
     /// The running link failed: what it took is closed.
@@ -176,6 +205,7 @@ mod tests {
             plugin: PluginHandle(1),
             policy: FaultPolicy::Deny,
             deadline_ms: 5,
+            before: None,
         }
     }
 

@@ -17,7 +17,7 @@ use crate::hook::chain::{Course, Exit, visited_until};
 use crate::hook::client::{
     ALLOW, ANOTHER_ROUND, Action, ClientVerdict, ClientView, DENY, Request, UNANSWERED,
 };
-use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::hook::tickets::{Before, OpenTicket, Waiter};
 use crate::hook::{FaultPolicy, HookPoint, LinkIdentity, LinkStats};
 use crate::id::ConnKey;
 use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Version, push_property};
@@ -269,6 +269,9 @@ impl Shard {
             *verdict = before;
         }
         self.count_fault(ticket, point);
+        if let Some(Before::Client(before)) = ticket.before.as_deref() {
+            verdict.clone_from(before);
+        }
         let deny = ticket.policy == FaultPolicy::Deny;
         if deny {
             verdict.verdict = DENY;

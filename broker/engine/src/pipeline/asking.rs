@@ -13,7 +13,7 @@ use crate::codec;
 use crate::hook::chain::{Audience, Course, Exit, visited_until};
 use crate::hook::client::{Action, ClientVerdict, Request};
 use crate::hook::subscribe::{Requested, SubscribeFold};
-use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
+use crate::hook::tickets::{Before, OpenTicket, TicketDesk, Waiter};
 use crate::hook::{FaultPolicy, HookPoint, LinkIdentity};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, Subscribe, SubscriptionOptions, Unsubscribe};
@@ -315,6 +315,9 @@ impl Shard {
             }
         }
         self.count_fault(ticket, point);
+        if let Some(Before::Filters(before)) = ticket.before.as_deref() {
+            asking.requested.clone_from(before);
+        }
         let deny = ticket.policy == FaultPolicy::Deny;
         if deny {
             for requested in &mut asking.requested {

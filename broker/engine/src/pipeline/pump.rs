@@ -14,7 +14,7 @@ use super::{OwnedChange, Shard};
 use crate::codec;
 use crate::hook::client::ClientView;
 use crate::hook::message::{Disposition, Draft, MessageFold, Rules};
-use crate::hook::tickets::OpenTicket;
+use crate::hook::tickets::{Before, OpenTicket};
 use crate::hook::{FaultPolicy, HookPoint};
 use crate::id::SessionKey;
 use crate::message::MessageView;
@@ -268,10 +268,12 @@ impl Shard {
             }
             _ => (Flow::CONTINUE, true),
         };
+        if let (true, Some(Before::Message(before))) = (faulted, ticket.before.as_deref()) {
+            draft.clone_from(before);
+        }
         let deny = faulted && ticket.policy == FaultPolicy::Deny;
         if deny {
-            draft.disposition = Disposition::Reject;
-            draft.reason = Some(ReasonCode::IMPLEMENTATION_SPECIFIC);
+            draft = Draft::denied();
         }
         publish.stage = Stage::Blocked;
         let head = publish.head();

@@ -349,7 +349,7 @@ fn auth<'a>(section: &'a mut Vec<u8>, reason: ReasonCode, method: &str, data: &s
     Packet::Auth(Auth { reason, properties: Properties::from_encoded(section) })
 }
 
-fn send_auth(world: &mut World, client: usize, reason: ReasonCode, method: &str, data: &str) {
+pub fn send_auth(world: &mut World, client: usize, reason: ReasonCode, method: &str, data: &str) {
     let mut section = Vec::new();
     let packet = auth(&mut section, reason, method, data);
     world.send(client, &packet);

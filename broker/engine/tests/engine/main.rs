@@ -11,5 +11,6 @@ mod points;
 mod sessions;
 mod subscriptions;
 mod table;
+mod undone;
 mod walks;
 mod world;

@@ -22,11 +22,13 @@ enum Act {
     Returns(Flow, bool),
     /// Defers, and answers this later.
     Defers(Flow, bool),
-    /// Defers, and never answers.
-    Deadline,
+    /// Defers, having changed what there is to change, and answers this later.
+    ChangesAndDefers(Flow),
+    /// Defers, having changed what there is to change or not, and never answers.
+    Deadline(bool),
 }
 
-const ACTS: [Act; 11] = [
+const ACTS: [Act; 15] = [
     Act::Returns(Flow::CONTINUE, false),
     Act::Returns(Flow::CONTINUE, true),
     Act::Returns(Flow::STOP, false),
@@ -37,7 +39,11 @@ const ACTS: [Act; 11] = [
     Act::Defers(Flow::STOP, false),
     Act::Defers(Flow::STOP, true),
     Act::Defers(Flow::FAULT, true),
-    Act::Deadline,
+    Act::ChangesAndDefers(Flow::CONTINUE),
+    Act::ChangesAndDefers(Flow::STOP),
+    Act::ChangesAndDefers(Flow::FAULT),
+    Act::Deadline(false),
+    Act::Deadline(true),
 ];
 
 /// What the world shows afterwards.
@@ -284,21 +290,25 @@ fn row(point: HookPoint) -> Row {
 }
 
 /// What must come out: which links are called, and what shows.
-fn expected(row: &Row, act: Act, links: usize, place: usize, version: Version) -> (Vec<usize>, Outcome) {
-    let point = row.point;
+fn expected(row: &Row, play: Play) -> (Vec<usize>, Outcome) {
+    let (point, Play { act, policy, links, place, version }) = (row.point, play);
     let (flow, changed) = match act {
         Act::Returns(flow, changed) => (flow, changed),
         Act::Defers(flow, changed) if point.may_defer() => (flow, changed),
+        Act::ChangesAndDefers(flow) if point.may_defer() => (flow, true),
         // A point that cannot wait gives no ticket, and a Defer without one is a fault.
-        Act::Defers(..) | Act::Deadline => (Flow::FAULT, false),
+        Act::Defers(..) | Act::ChangesAndDefers(_) | Act::Deadline(_) => (Flow::FAULT, false),
     };
-    let denies = flow == Flow::FAULT && point.fault_policy() == FaultPolicy::Deny;
+    let denies = flow == Flow::FAULT && policy == FaultPolicy::Deny;
     let ends = flow == Flow::STOP || denies;
     let called = if ends { (0..=place).collect() } else { (0..links).collect() };
     // What a fault had changed is thrown away. A CONNACK of MQTT 3.1.1 has no properties to change.
     let shows = !(row.changes)().is_empty() && (point != HookPoint::ClientConnack || version.is_v5());
     let outcome = match flow {
-        Flow::FAULT if denies => Outcome::Refused,
+        // What is only told of, and a CONNACK, nobody can refuse.
+        Flow::FAULT if denies && point.kind() == Kind::Fold && point != HookPoint::ClientConnack => {
+            Outcome::Refused
+        }
         Flow::FAULT => Outcome::AsItWas,
         _ if changed && shows => Outcome::Changed,
         _ => Outcome::AsItWas,
@@ -331,10 +341,10 @@ struct Scene {
     ticket: Cell<Option<Ticket>>,
 }
 
-fn actor(scene: &Rc<Scene>, row: &Row, act: Act, number: usize, acts: bool) -> Link {
+fn actor(scene: &Rc<Scene>, row: &Row, (act, policy): (Act, FaultPolicy), number: usize, acts: bool) -> Link {
     let scene = Rc::clone(scene);
-    let (point, changes) = (row.point, row.changes);
-    link(number as u32 + 1, 0, point.fault_policy(), move |call: &mut Call<'_>| {
+    let changes = row.changes;
+    link(number as u32 + 1, 0, policy, move |call: &mut Call<'_>| {
         if !scene.armed.get() {
             return Flow::CONTINUE;
         }
@@ -347,7 +357,10 @@ fn actor(scene: &Rc<Scene>, row: &Row, act: Act, number: usize, acts: bool) -> L
                 }
                 flow
             }
-            Act::Defers(..) | Act::Deadline => {
+            Act::Defers(..) | Act::ChangesAndDefers(_) | Act::Deadline(_) => {
+                if matches!(act, Act::ChangesAndDefers(_) | Act::Deadline(true)) {
+                    set_all(call, &changes());
+                }
                 scene.ticket.set(call.defer().ok());
                 Flow::DEFER
             }
@@ -355,13 +368,26 @@ fn actor(scene: &Rc<Scene>, row: &Row, act: Act, number: usize, acts: bool) -> L
     })
 }
 
-fn play(row: &Row, act: Act, links: usize, place: usize, version: Version) {
+/// One case.
+#[derive(Clone, Copy, Debug)]
+struct Play {
+    act: Act,
+    policy: FaultPolicy,
+    links: usize,
+    /// Which of the links acts.
+    place: usize,
+    version: Version,
+}
+
+fn play(row: &Row, play: Play) {
+    let Play { act, policy, links, place, version } = play;
     let mut world = World::new(1);
     let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
     assert_eq!(subscriber, SUBSCRIBER);
     world.subscribe(subscriber, "#", QoS::AtLeastOnce);
     let scene = Rc::new(Scene::default());
-    let chain = (0..links).map(|number| (row.point, actor(&scene, row, act, number, number == place)));
+    let chain =
+        (0..links).map(|number| (row.point, actor(&scene, row, (act, policy), number, number == place)));
     mount(&mut world, chain.collect());
     // The subscription in force is asked about again where the rules have changed.
     world.pass_ms(10);
@@ -378,18 +404,14 @@ fn play(row: &Row, act: Act, links: usize, place: usize, version: Version) {
                 let changes = if changed { (row.changes)() } else { Vec::new() };
                 complete(&mut world, ticket, flow, changes);
             }
+            Act::ChangesAndDefers(flow) => complete(&mut world, ticket, flow, Vec::new()),
             _ => world.pass_ms(1_100),
         }
     }
     scene.armed.set(false);
     let outcome = (row.outcome)(&mut world, version);
     let seen = (scene.called.take(), outcome);
-    let name = row.point.name();
-    assert_eq!(
-        seen,
-        expected(row, act, links, place, version),
-        "{name} {act:?} at {place} of {links} {version:?}"
-    );
+    assert_eq!(seen, expected(row, play), "{} {play:?}", row.point.name());
 }
 
 #[test]
@@ -399,8 +421,10 @@ fn every_point_takes_every_flow() {
         assert!(point.kind() == Kind::Run || !(row.changes)().is_empty(), "{} has a change", point.name());
         for act in ACTS {
             for version in [Version::V311, Version::V5] {
-                for (links, place) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
-                    play(&row, act, links, place, version);
+                for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
+                    for (links, place) in [(1, 0), (3, 0), (3, 1), (3, 2)] {
+                        play(&row, Play { act, policy, links, place, version });
+                    }
                 }
             }
         }

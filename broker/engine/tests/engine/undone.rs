@@ -1,0 +1,213 @@
+//! What a link changed before it deferred is gone if its ticket ends by a fault, however that comes about, and what the links
+//! before it have changed is not (the design's section on the semantics of hook points: no half change survives). What each
+//! point comes to is in `table`; here is what leads there.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
+use grapnel_engine::pipeline::{Command, Scope};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_plugin_abi::raw::{Field, Flow, Status};
+
+use crate::commands::add;
+use crate::deferral::{Taken, send_auth};
+use crate::hooks::{Call, Log, complete, link, mount, number, pair};
+use crate::world::{Ask, Got, World, message};
+
+/// How a ticket can end by a fault.
+#[derive(Clone, Copy, Debug)]
+enum End {
+    /// The plugin says so, as a ticket of the SDK does that is dropped.
+    Completed,
+    /// What comes with the verdict cannot be taken.
+    Impossible,
+    /// Nothing comes in time.
+    Deadline,
+    /// Nothing comes in time, and meanwhile the plugin has been unloaded.
+    Unloaded,
+}
+
+const ENDS: [End; 4] = [End::Completed, End::Impossible, End::Deadline, End::Unloaded];
+
+fn end(world: &mut World, taken: &Taken, end: End) {
+    match end {
+        End::Completed => complete(world, taken.ticket(0), Flow::FAULT, Vec::new()),
+        End::Impossible => {
+            complete(world, taken.ticket(0), Flow::CONTINUE, vec![number(Field::FILTERS, 1)]);
+        }
+        End::Deadline => world.pass_ms(1_100),
+        End::Unloaded => {
+            mount(world, Vec::new());
+            world.pass_ms(1_100);
+        }
+    }
+}
+
+/// A link that changes something and defers.
+fn half(identity: u32, policy: FaultPolicy, taken: &Taken, change: impl Fn(&mut Call<'_>) + 'static) -> Link {
+    let taken = taken.clone();
+    link(identity, 0, policy, move |call: &mut Call<'_>| {
+        change(call);
+        taken.note(call.topic(), call.defer().expect("the point may wait"));
+        Flow::DEFER
+    })
+}
+
+/// The message is as the links before have left it, for the links behind and for the subscriber, with what they have added.
+#[test]
+fn a_message_is_as_the_links_before_have_left_it() {
+    for (by, policy) in ENDS.into_iter().flat_map(|by| [(by, FaultPolicy::Ignore), (by, FaultPolicy::Deny)]) {
+        let (mut world, subscriber, publisher) = pair();
+        let (taken, log) = (Taken::default(), Log::default());
+        let first = link(1, 1, FaultPolicy::Ignore, |call: &mut Call<'_>| {
+            call.set(Field::PAYLOAD, 0, "first", "");
+            assert_eq!(add(call, "t", "added"), Status::OK);
+            Flow::CONTINUE
+        });
+        let second = half(2, policy, &taken, |call| {
+            for (field, text) in [(Field::TOPIC, "half"), (Field::PAYLOAD, "half")] {
+                assert_eq!(call.set(field, 0, text, ""), Status::OK);
+            }
+            assert_eq!(call.set(Field::DISPOSITION, 1, "", ""), Status::OK);
+            assert_eq!(add(call, "t", "half"), Status::OK);
+        });
+        let seen = log.clone();
+        let third = link(3, -1, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            seen.note(format!("{} {}", call.topic(), call.payload()));
+            Flow::CONTINUE
+        });
+        mount(&mut world, [first, second, third].map(|link| (HookPoint::MessagePublish, link)).into());
+        world.publish(publisher, "t", "own", QoS::AtLeastOnce, 9);
+        end(&mut world, &taken, by);
+        if policy == FaultPolicy::Deny {
+            assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 9, 0x83)], "{by:?}");
+            assert_eq!((world.take_plain(subscriber), log.take()), (vec![], vec![]));
+            continue;
+        }
+        assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 9, 0)], "{by:?}");
+        assert_eq!(
+            world.take_plain(subscriber),
+            [message("t", "first", 1), message("t", "added", 1)],
+            "{by:?}"
+        );
+        let behind = if matches!(by, End::Unloaded) { vec![] } else { vec!["t first".to_owned()] };
+        assert_eq!(log.take(), behind, "{by:?}");
+    }
+}
+
+/// Nobody is a superuser, or let in, by a link that has failed.
+#[test]
+fn a_login_that_fails_half_way_leaves_nothing() {
+    for by in ENDS {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        let change = |call: &mut Call<'_>| {
+            assert_eq!(call.set(Field::VERDICT, 1, "", ""), Status::OK);
+            assert_eq!(call.set(Field::IS_SUPERUSER, 1, "", ""), Status::OK);
+        };
+        let point = HookPoint::ClientAuthenticate;
+        mount(&mut world, vec![(point, half(1, FaultPolicy::Ignore, &taken, change))]);
+        let named = Ask { username: Some("ann"), password: Some(b"wrong"), ..Ask::v(Version::V5) };
+        let (client, _) = world.try_connect("c", &named);
+        end(&mut world, &taken, by);
+        // Where nobody guards the door any more, everybody comes in.
+        let code = if matches!(by, End::Unloaded) { 0 } else { 0x86 };
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code }], "{by:?}");
+        assert!(world.shards[0].client("c").is_none_or(|client| !client.superuser), "{by:?}");
+    }
+}
+
+/// A re-authentication likewise (MQTT 5.0 section 4.12.1).
+#[test]
+fn a_renewal_that_fails_half_way_is_none() {
+    let mut world = World::new(1);
+    let (taken, first) = (Taken::default(), Cell::new(true));
+    let tickets = taken.clone();
+    let guard = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        if first.replace(false) {
+            return Flow::STOP;
+        }
+        tickets.note("", call.defer().expect("the point may wait"));
+        Flow::DEFER
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthenticate, guard)]);
+    let ask = Ask { properties: vec![Property::AuthMethod("M")], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &ask);
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
+    end(&mut world, &taken, End::Completed);
+    assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
+}
+
+/// A world where only a plugin allows anything; its link allows all, and waits with what has this action.
+struct Guarded {
+    world: World,
+    taken: Taken,
+    waits: Rc<Cell<u8>>,
+}
+
+impl Guarded {
+    fn new() -> Guarded {
+        let mut world = World::with_setup(1, |_| {}, false);
+        let (taken, waits) = (Taken::default(), Rc::new(Cell::new(0)));
+        let (tickets, with) = (taken.clone(), Rc::clone(&waits));
+        let guard = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            call.set(Field::VERDICT, 1, "", "");
+            if call.action() != with.get() {
+                return Flow::CONTINUE;
+            }
+            tickets.note(call.topic(), call.defer().expect("the point may wait"));
+            Flow::DEFER
+        });
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..guard })]);
+        world.pass_ms(10);
+        Guarded { world, taken, waits }
+    }
+}
+
+/// Nothing is allowed by a link that has failed: no publish, filter, delivery or will, and no subscription in force.
+#[test]
+fn nothing_is_authorised_half_way() {
+    for by in ENDS {
+        let Guarded { mut world, taken, waits } = Guarded::new();
+        waits.set(1);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        end(&mut world, &taken, by);
+        assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)], "{by:?}");
+
+        let Guarded { mut world, taken, waits } = Guarded::new();
+        waits.set(2);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.send_subscribe(client, "t", SubscriptionOptions::default(), None);
+        end(&mut world, &taken, by);
+        assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87])], "{by:?}");
+
+        let Guarded { mut world, taken, waits } = Guarded::new();
+        waits.set(3);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        end(&mut world, &taken, by);
+        assert_eq!(world.take(client), [], "{by:?}");
+        assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 1, "{by:?}");
+
+        let Guarded { mut world, taken, waits } = Guarded::new();
+        waits.set(4);
+        let will = Ask { will: Some(("w", "x", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+        let (client, _) = world.try_connect("c", &will);
+        end(&mut world, &taken, by);
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0x87 }], "{by:?}");
+
+        let Guarded { mut world, taken, waits } = Guarded::new();
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        waits.set(2);
+        world.shards[0].command(Command::Invalidate(Scope::All));
+        world.pass_ms(10);
+        end(&mut world, &taken, by);
+        assert_eq!(world.shards[0].counters().subscriptions_revoked, 1, "{by:?}");
+    }
+}
