@@ -124,6 +124,41 @@ scenario! {
     }
 }
 
+scenario! {
+    /// Editing the hooks and a reload swap the code under a client that publishes all the while: it stays connected, every message
+    /// comes once and in order, changed by the old code or, from some moment on, by the new.
+    fn a_reload_takes_the_edited_hooks(broker in broker()) {
+        let dir = tempfile::tempdir().unwrap();
+        let write = |mark: &str| {
+            let code = format!(
+                "from grapnel_exhook import Modify, on\n\n@on.message_publish\ndef publish(event):\n    \
+                 return Modify(payload=event.message.payload + b'{mark}')\n"
+            );
+            std::fs::write(dir.path().join("edited.py"), code).unwrap();
+        };
+        write("old");
+        load(broker, &paho::python(), dir.path(), "edited", &["failed_action=deny"]);
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("t", 0);
+        write("new");
+        let reloading = std::thread::scope(|scope| {
+            let reload = scope.spawn(|| broker.ctl_ok(&["plugins", "reload", "exhook"]));
+            let mut marks = Vec::new();
+            while !reload.is_finished() || marks.last().is_none_or(|mark| mark == "old") {
+                let n = marks.len();
+                assert_eq!(client.publish(&Publish::new("t", format!("{n} ")).qos(1)), 0);
+                let text = client.message().text();
+                let (number, mark) = text.split_once(' ').unwrap();
+                assert_eq!(number, n.to_string());
+                marks.push(mark.to_owned());
+            }
+            marks
+        });
+        let first_new = reloading.iter().position(|mark| mark == "new").unwrap();
+        assert!(first_new > 0 && reloading[first_new..].iter().all(|mark| mark == "new"), "{reloading:?}");
+    }
+}
+
 /// How long an answer may take in the tests of faults.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1000);
 

@@ -15,10 +15,10 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookId, HookPoint, Host, Mounting, Plugin};
+use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookPoint, Host, Mounting, Plugin};
 
 use clients::Clients;
 use config::{Config, Written};
@@ -38,7 +38,6 @@ pub(crate) struct Exhook {
     lines: Vec<Arc<Line>>,
     /// What the workers asked for, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
-    mounted: Mutex<Vec<HookId>>,
 }
 
 /// The instance of a shard.
@@ -93,38 +92,16 @@ impl Plugin for Exhook {
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Exhook { config, host: *host, lines, wanted, mounted: Mutex::default() })
+        let exhook = Exhook { config, host: *host, lines, wanted };
+        // Here and not when it is activated: a version that replaces another is asked from its first moment on.
+        exhook.mount()?;
+        exhook.show_figures();
+        Ok(exhook)
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
         let clients = self.lines.iter().map(|_| Clients::new(shard)).collect();
         Ok(ExhookShard { shared: Arc::clone(self), clients })
-    }
-
-    fn activate(self: &Arc<Self>) -> Result<(), Error> {
-        let mut mounted = self.mounted.lock().unwrap_or_else(PoisonError::into_inner);
-        for (point, wanted) in &self.wanted {
-            let mut mounting = Mounting::new()
-                .point(*point)
-                .deadline(self.deadline())
-                .fault(self.policy(*point))
-                .deliver(wanted.deliver);
-            if !wanted.topics.is_empty() && has_topics(*point) {
-                mounting = mounting.topics(wanted.topics.iter().map(String::as_str));
-            }
-            let hook = self.host.mount::<Exhook>(hooks::name(*point), &mounting);
-            mounted.push(hook.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?);
-        }
-        drop(mounted);
-        self.show_figures();
-        Ok(())
-    }
-
-    fn deactivate(self: &Arc<Self>) {
-        for hook in self.mounted.lock().unwrap_or_else(PoisonError::into_inner).drain(..) {
-            // The broker takes out what is left.
-            let _ = self.host.unmount(hook);
-        }
     }
 }
 
@@ -169,6 +146,23 @@ fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Re
 }
 
 impl Exhook {
+    /// Mounts what the workers asked for.
+    fn mount(&self) -> Result<(), Error> {
+        for (point, wanted) in &self.wanted {
+            let mut mounting = Mounting::new()
+                .point(*point)
+                .deadline(self.deadline())
+                .fault(self.policy(*point))
+                .deliver(wanted.deliver);
+            if !wanted.topics.is_empty() && has_topics(*point) {
+                mounting = mounting.topics(wanted.topics.iter().map(String::as_str));
+            }
+            let mounted = self.host.mount::<Exhook>(hooks::name(*point), &mounting);
+            mounted.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?;
+        }
+        Ok(())
+    }
+
     /// What a failed call means at a point.
     pub(crate) fn policy(&self, point: HookPoint) -> FaultPolicy {
         self.config.policy(matches!(point, HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize))

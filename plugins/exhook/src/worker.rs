@@ -244,6 +244,8 @@ struct Serving<'w> {
     asked: HashMap<u64, Ticket>,
     /// The same in the order in which they time out.
     due: VecDeque<(Instant, u64)>,
+    /// Since when the plugin is to end.
+    stopping: Option<Instant>,
     /// When the line is looked at next.
     line_look: Instant,
     ready: bool,
@@ -268,6 +270,7 @@ impl<'w> Serving<'w> {
             heard: Instant::now(),
             asked: HashMap::new(),
             due: VecDeque::new(),
+            stopping: None,
             line_look: Instant::now(),
             ready: false,
             printed: Default::default(),
@@ -306,10 +309,14 @@ impl<'w> Serving<'w> {
     fn turns(&mut self) -> End {
         let began = Instant::now();
         loop {
-            if self.worker.host.wait_stop(Duration::ZERO) {
-                return End::Stop;
-            }
             let now = Instant::now();
+            if self.worker.host.wait_stop(Duration::ZERO) {
+                // What was begun is brought to its end: after a reload the next version has other workers.
+                let since = *self.stopping.get_or_insert(now);
+                if self.is_idle() || now - since > FAREWELL {
+                    return End::Stop;
+                }
+            }
             if !self.ready && now - began > self.worker.config.start_timeout {
                 return End::Lost("was not ready in time".to_owned());
             }
@@ -331,6 +338,12 @@ impl<'w> Serving<'w> {
             }
             self.print();
         }
+    }
+
+    /// Whether nothing is under way, neither here nor at the worker.
+    fn is_idle(&self) -> bool {
+        let all_sent = self.out.is_empty() && self.next == self.batch.ends.len();
+        !self.ready || (all_sent && self.open == 0 && self.worker.line.sleeps())
     }
 
     /// Puts the next frame together, once the one before is on its way.
@@ -401,7 +414,7 @@ impl<'w> Serving<'w> {
     fn wait(&mut self, now: Instant) {
         // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
         let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
-        let mut until = now + if could { LOOK } else { LINE_LOOK };
+        let mut until = now + if could && self.stopping.is_none() { LOOK } else { LINE_LOOK };
         if let Some((due, _)) = self.due.front() {
             until = until.min(*due);
         }
