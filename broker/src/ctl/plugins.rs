@@ -214,7 +214,7 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
     print_schema(checked.config_schema.as_ref(), output)
 }
 
-async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
+pub(super) async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
     let path = format!("/api/v1/plugins/{}/{verb}", encoded(name));
     let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
     print_done(&format!("{verb}d"), &info, output)
@@ -273,20 +273,24 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
 
 fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
     let loaded = !matches!(plugin.state, PluginState::Failed(_));
-    let state = match &plugin.state {
-        PluginState::Loaded => origin(plugin.origin),
-        PluginState::Tripped(_) => "tripped",
-        PluginState::Disabled => "disabled",
-        PluginState::Failed(_) => "failed",
-    };
     [
         plugin.name.clone(),
         or_dash(Some(plugin.version.as_str()).filter(|version| !version.is_empty())),
-        state.to_owned(),
+        state(plugin).to_owned(),
         plugin.generation.to_string(),
         plugin.hooks.len().to_string(),
         if loaded { format!("{} ago", since(plugin.loaded_at_ms)) } else { "-".to_owned() },
     ]
+}
+
+/// In one word or two.
+pub(super) fn state(plugin: &PluginInfo) -> &'static str {
+    match &plugin.state {
+        PluginState::Loaded => origin(plugin.origin),
+        PluginState::Tripped(_) => "tripped",
+        PluginState::Disabled => "disabled",
+        PluginState::Failed(_) => "failed",
+    }
 }
 
 fn origin(origin: Origin) -> &'static str {

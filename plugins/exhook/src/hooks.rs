@@ -8,7 +8,6 @@ use grapnel_plugin_abi::{
 };
 
 use crate::clients::{Entering, Who};
-use crate::line::Figures;
 use crate::verdict::{FAILED, Ticket};
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard};
@@ -116,7 +115,7 @@ impl ExhookShard {
                 }
                 writing.done();
             }
-            _ => Figures::add(&line.figures.dropped, 1),
+            _ => line.figures.dropped(1),
         }
     }
 
@@ -132,7 +131,7 @@ impl ExhookShard {
                     writing.call(0, point as i64, 0, &data);
                     writing.done();
                 }
-                _ => Figures::add(&line.figures.dropped, 1),
+                _ => line.figures.dropped(1),
             }
         }
     }
@@ -149,7 +148,7 @@ impl ExhookShard {
         let worker = self.shared.worker_of(who.client_id);
         let line = &self.shared.lines[worker];
         let nobody = || {
-            Figures::add(&line.figures.failed, 1);
+            line.figures.failed();
             Asked::Nobody(self.shared.policy(point))
         };
         let Some(mut writing) = line.write().filter(|writing| writing.has_room()) else { return nobody() };

@@ -4,6 +4,7 @@
 mod clients;
 mod command;
 mod config;
+mod figures;
 mod hooks;
 mod line;
 mod process;
@@ -13,23 +14,21 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
-use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookPoint, Host, Mounting, Plugin};
+use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Mounting, Plugin};
 
 use clients::Clients;
 use config::{Config, Written};
+use figures::Figures;
 use line::Line;
 use wire::Wanted;
 use worker::Worker;
 
 /// How much longer the broker waits than the worker's thread, which answers by policy when the time is over.
 const GRACE: Duration = Duration::from_millis(500);
-/// How often figures are shown.
-const FIGURES: Duration = Duration::from_secs(1);
 
 /// The shared part.
 pub(crate) struct Exhook {
@@ -71,7 +70,8 @@ impl Plugin for Exhook {
         let mut lines = Vec::new();
         let mut ready = Vec::new();
         for index in 0..config.pool_size {
-            let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max)?);
+            let figures = Figures::new(*host, config.driver.name(), index);
+            let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max, figures)?);
             let (first, answer) = sync_channel(1);
             let worker = Worker {
                 config: Arc::clone(&config),
@@ -79,6 +79,7 @@ impl Plugin for Exhook {
                 host: *host,
                 index,
                 first: Some(first),
+                wrong: 0,
             };
             host.spawn(&format!("exhook-{index}"), move |_host| worker.run())?;
             lines.push(line);
@@ -95,7 +96,6 @@ impl Plugin for Exhook {
         let exhook = Exhook { config, host: *host, lines, wanted };
         // Here and not when it is activated: a version that replaces another is asked from its first moment on.
         exhook.mount()?;
-        exhook.show_figures();
         Ok(exhook)
     }
 
@@ -182,42 +182,5 @@ impl Exhook {
     pub(crate) fn worker_of(&self, client_id: &str) -> usize {
         let hash = BuildHasherDefault::<DefaultHasher>::default().hash_one(client_id);
         usize::try_from(hash % self.lines.len().max(1) as u64).unwrap_or(0)
-    }
-
-    /// Shows what happens on the lines, from a thread of its own.
-    fn show_figures(&self) {
-        type Read = fn(&Line) -> u64;
-        const SHOWN: [(&str, &str, Read); 6] = [
-            ("calls", "Calls handed over to the worker", |line| line.figures.calls.load(Ordering::Relaxed)),
-            ("dropped", "Calls that only told and were dropped", |line| {
-                line.figures.dropped.load(Ordering::Relaxed)
-            }),
-            ("failed", "Calls that ended by their policy", |line| line.figures.failed.load(Ordering::Relaxed)),
-            ("timeouts", "Of them, those without an answer in time", |line| {
-                line.figures.timeouts.load(Ordering::Relaxed)
-            }),
-            ("restarts", "Processes started after the first", |line| {
-                line.figures.restarts.load(Ordering::Relaxed)
-            }),
-            ("queue", "Calls that wait for the worker", |line| line.waiting() as u64),
-        ];
-        let mut gauges: Vec<(Gauge, Arc<Line>, Read)> = Vec::new();
-        for (index, line) in self.lines.iter().enumerate() {
-            for (name, help, read) in SHOWN {
-                if let Ok(gauge) = self.host.gauge(&format!("worker{index}_{name}"), help) {
-                    gauges.push((gauge, Arc::clone(line), read));
-                }
-            }
-        }
-        let shown = self.host.spawn("exhook-figures", move |host| {
-            while !host.wait_stop(FIGURES) {
-                for (gauge, line, read) in &gauges {
-                    gauge.set(i64::try_from(read(line)).unwrap_or(i64::MAX));
-                }
-            }
-        });
-        if let Err(refused) = shown {
-            self.host.warn(format_args!("no figures are shown: {refused}"));
-        }
     }
 }

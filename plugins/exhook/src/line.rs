@@ -2,13 +2,13 @@
 //! The lock is held for the writing of one call, or to take all of them.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use grapnel_plugin_abi::Error;
 use rustix::event::EventfdFlags;
 
+use crate::figures::Figures;
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
@@ -46,28 +46,6 @@ struct State {
     next_id: u64,
 }
 
-/// Figures of a worker; any thread reads them.
-#[derive(Debug, Default)]
-pub struct Figures {
-    /// Calls that were handed over.
-    pub calls: AtomicU64,
-    /// Calls that only told, and were dropped because too many waited or the worker ended.
-    pub dropped: AtomicU64,
-    /// Answers that said what is wrong, or were wrong.
-    pub failed: AtomicU64,
-    /// Answers that did not come in time.
-    pub timeouts: AtomicU64,
-    /// Processes that were started after the first.
-    pub restarts: AtomicU64,
-}
-
-impl Figures {
-    /// Adds to one.
-    pub fn add(which: &AtomicU64, count: u64) {
-        which.fetch_add(count, Ordering::Relaxed);
-    }
-}
-
 /// See the module.
 #[derive(Debug)]
 pub struct Line {
@@ -90,10 +68,10 @@ impl Line {
     ///
     /// # Errors
     /// Where the system gives no descriptor.
-    pub fn new(calls_max: usize, bytes_max: usize) -> Result<Line, Error> {
+    pub fn new(calls_max: usize, bytes_max: usize, figures: Figures) -> Result<Line, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
         let state = State { calls: Calls::default(), epoch: 1, open: true, asleep: false, next_id: 1 };
-        Ok(Line { state: Mutex::new(state), wake, calls_max, bytes_max, figures: Figures::default() })
+        Ok(Line { state: Mutex::new(state), wake, calls_max, bytes_max, figures })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

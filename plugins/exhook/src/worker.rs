@@ -12,7 +12,8 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::command;
 use crate::config::Config;
-use crate::line::{Asked, Calls, Figures, Line};
+use crate::figures::Figures;
+use crate::line::{Asked, Calls, Line};
 use crate::process::Process;
 use crate::verdict::Ticket;
 use crate::wire::{self, Answer, HEAD, Ready, Said};
@@ -52,6 +53,8 @@ pub struct Worker {
     pub index: u32,
     /// Where its first process says that it is ready.
     pub first: Option<SyncSender<Result<Ready, String>>>,
+    /// Answers that were wrong, or said what went wrong.
+    pub wrong: u64,
 }
 
 /// Why a process is served no longer.
@@ -101,7 +104,7 @@ impl Worker {
                 return;
             }
             pause = (pause * 2).min(BACKOFF.1);
-            Figures::add(&self.line.figures.restarts, 1);
+            self.line.figures.restarted();
         }
     }
 
@@ -124,7 +127,7 @@ impl Worker {
     fn fail_overdue(&self) {
         let Some(before) = Instant::now().checked_sub(self.config.call_timeout) else { return };
         for asked in self.line.overdue(before) {
-            Figures::add(&self.line.figures.timeouts, 1);
+            self.line.figures.timed_out();
             fail(&self.config, &self.line.figures, asked.ticket);
         }
     }
@@ -133,7 +136,7 @@ impl Worker {
     fn fail_waiting(&self, open: bool) {
         let calls = self.line.cut(open);
         let told = calls.ends.len() - calls.asked.len();
-        Figures::add(&self.line.figures.dropped, told as u64);
+        self.line.figures.dropped(told);
         for asked in calls.asked {
             fail(&self.config, &self.line.figures, asked.ticket);
         }
@@ -155,7 +158,7 @@ impl Worker {
 
 /// A call that got no answer, or a wrong one.
 fn fail(config: &Config, figures: &Figures, ticket: Ticket) {
-    Figures::add(&figures.failed, 1);
+    figures.failed();
     let is_question = matches!(ticket, Ticket::Authenticate(_) | Ticket::Authorize(_));
     ticket.fail(config.policy(is_question));
 }
@@ -241,7 +244,7 @@ struct Serving<'w> {
     open: u64,
     /// When it last said something, or was given the first of what it has.
     heard: Instant,
-    asked: HashMap<u64, Ticket>,
+    asked: HashMap<u64, (Instant, Ticket)>,
     /// The same in the order in which they time out.
     due: VecDeque<(Instant, u64)>,
     /// Since when the plugin is to end.
@@ -361,7 +364,7 @@ impl<'w> Serving<'w> {
             }
             let timeout = self.worker.config.call_timeout;
             for Asked { id, ticket, since } in self.batch.asked.drain(..) {
-                self.asked.insert(id, ticket);
+                self.asked.insert(id, (since, ticket));
                 self.due.push_back((since + timeout, id));
             }
         }
@@ -385,7 +388,7 @@ impl<'w> Serving<'w> {
             self.heard = Instant::now();
         }
         self.open += calls as u64;
-        Figures::add(&self.worker.line.figures.calls, calls as u64);
+        self.worker.line.figures.called(calls);
     }
 
     fn send(&mut self) -> Result<(), String> {
@@ -515,7 +518,8 @@ impl<'w> Serving<'w> {
 
     fn answer(&mut self, answer: &Answer<'_>) {
         // It may have timed out.
-        let Some(ticket) = self.asked.remove(&answer.id) else { return };
+        let Some((since, ticket)) = self.asked.remove(&answer.id) else { return };
+        self.worker.line.figures.answered(since.elapsed());
         let (host, name) = (self.worker.host, self.worker.name());
         let wrong = match answer.code {
             0 | 1 => ticket.answer(&answer.value, answer.code == 1),
@@ -523,10 +527,10 @@ impl<'w> Serving<'w> {
             code => Err((ticket, format!("answered with the unknown code {code}"))),
         };
         if let Err((ticket, text)) = wrong {
-            let failed = self.worker.line.figures.failed.load(std::sync::atomic::Ordering::Relaxed);
+            self.worker.wrong += 1;
             // Nothing logs per packet: the first, second, fourth, eighth … failure do.
-            if (failed + 1).is_power_of_two() {
-                host.warn(format_args!("{name} {text} (failure {})", failed + 1));
+            if self.worker.wrong.is_power_of_two() {
+                host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
             }
             fail(&self.worker.config, &self.worker.line.figures, ticket);
         }
@@ -536,11 +540,13 @@ impl<'w> Serving<'w> {
         if now >= self.line_look {
             self.line_look = now + LINE_LOOK;
             self.worker.fail_overdue();
+            let here = self.batch.ends.len() - self.next;
+            self.worker.line.figures.waiting(here + self.worker.line.waiting());
         }
         while self.due.front().is_some_and(|(due, id)| *due <= now || !self.asked.contains_key(id)) {
             let Some((_, id)) = self.due.pop_front() else { break };
-            if let Some(ticket) = self.asked.remove(&id) {
-                Figures::add(&self.worker.line.figures.timeouts, 1);
+            if let Some((_, ticket)) = self.asked.remove(&id) {
+                self.worker.line.figures.timed_out();
                 fail(&self.worker.config, &self.worker.line.figures, ticket);
             }
         }
@@ -575,10 +581,9 @@ impl<'w> Serving<'w> {
         } else {
             self.process.end(Duration::ZERO);
         }
-        for (_, ticket) in self.asked.drain() {
+        for (_, (_, ticket)) in self.asked.drain() {
             fail(&self.worker.config, &self.worker.line.figures, ticket);
         }
-        let told = self.batch.ends.len().saturating_sub(self.next) as u64;
-        Figures::add(&self.worker.line.figures.dropped, told);
+        self.worker.line.figures.dropped(self.batch.ends.len().saturating_sub(self.next));
     }
 }

@@ -1,0 +1,306 @@
+//! `grapnel-ctl exhook drivers`: the workers of the plugin exhook, read from what it measures and from the list of plugins.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use clap::{Args, Subcommand};
+use serde::Serialize;
+
+use super::CtlError;
+use super::connection::Broker;
+use super::output::Output;
+use super::table::{self, Column};
+use crate::control::wire::{Metric, Metrics};
+use crate::plugin::{PluginInfo, PluginList};
+
+/// What to do with exhook.
+#[derive(Debug, Subcommand)]
+pub(super) enum ExhookCommand {
+    /// Its drivers, which run hooks in other languages
+    #[command(subcommand)]
+    Drivers(DriversCommand),
+}
+
+/// What to do with drivers.
+#[derive(Debug, Subcommand)]
+pub(super) enum DriversCommand {
+    /// The drivers that are loaded
+    List,
+    /// Call the hooks of a driver again
+    Enable(Driver),
+    /// Do not call the hooks of a driver until it is enabled
+    Disable(Driver),
+    /// What each worker has done, and how long its answers took
+    Stats(StatsCommand),
+}
+
+/// Which driver.
+#[derive(Debug, Args)]
+pub(super) struct Driver {
+    /// Its name, as `exhook drivers list` shows it, or that of its plugin
+    driver: String,
+}
+
+/// How to measure.
+#[derive(Debug, Args)]
+pub(super) struct StatsCommand {
+    /// Seconds over which the rate is measured
+    #[arg(long, value_name = "SECONDS", default_value_t = 1, value_parser = clap::value_parser!(u64).range(1..=3600))]
+    interval: u64,
+}
+
+/// A driver that is loaded.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct DriverRow {
+    driver: String,
+    plugin: String,
+    state: String,
+    workers: usize,
+    calls: i64,
+}
+
+/// What a worker has done.
+#[derive(Debug, Default, PartialEq, Eq, Serialize)]
+struct WorkerRow {
+    plugin: String,
+    driver: String,
+    worker: u32,
+    calls: i64,
+    /// Calls a second, over the interval.
+    rate: i64,
+    /// Microseconds that half of the answers took at most; `None` where there were none.
+    p50_us: Option<i64>,
+    /// And 99 of 100.
+    p99_us: Option<i64>,
+    failed: i64,
+    timeouts: i64,
+    dropped: i64,
+    restarts: i64,
+    queue: i64,
+}
+
+pub(super) async fn run(
+    broker: &Broker,
+    command: ExhookCommand,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    let ExhookCommand::Drivers(command) = command;
+    match command {
+        DriversCommand::List => {
+            let list: PluginList = broker.get("/api/v1/plugins").await?;
+            let metrics: Metrics = broker.get("/api/v1/metrics").await?;
+            print_drivers(&drivers(&list, &workers(&list, &metrics.metrics)), output)
+        }
+        DriversCommand::Enable(driver) => switch(broker, &driver.driver, "enable", output).await,
+        DriversCommand::Disable(driver) => switch(broker, &driver.driver, "disable", output).await,
+        DriversCommand::Stats(StatsCommand { interval }) => {
+            let list: PluginList = broker.get("/api/v1/plugins").await?;
+            let before: Metrics = broker.get("/api/v1/metrics").await?;
+            tokio::time::sleep(Duration::from_secs(interval)).await;
+            let after: Metrics = broker.get("/api/v1/metrics").await?;
+            let rows = rated(&workers(&list, &before.metrics), workers(&list, &after.metrics), interval);
+            print_workers(&rows, output)
+        }
+    }
+}
+
+/// The plugins that are exhook, under whatever name.
+fn exhooks(list: &PluginList) -> impl Iterator<Item = &PluginInfo> {
+    list.plugins.iter().filter(|plugin| {
+        let file = plugin.file.as_ref().and_then(|file| file.file_stem());
+        file.is_some_and(|stem| stem.to_string_lossy().trim_start_matches("libgrapnel_") == "exhook")
+    })
+}
+
+/// What the metrics say of workers: `plugin_NAME_worker_DRIVER_INDEX_WHAT`.
+fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
+    let mut rows = Vec::new();
+    for plugin in exhooks(list) {
+        let prefix = format!("plugin_{}_worker_", plugin.name.replace('-', "_"));
+        let mut found: BTreeMap<(String, u32), (WorkerRow, Vec<(i64, i64)>)> = BTreeMap::new();
+        for metric in metrics {
+            let Some((driver, index, what)) = metric.name.strip_prefix(&prefix).and_then(parts) else { continue };
+            let (row, buckets) = found.entry((driver.to_owned(), index)).or_default();
+            match what {
+                "calls" => row.calls = metric.value,
+                "failed" => row.failed = metric.value,
+                "timeouts" => row.timeouts = metric.value,
+                "dropped" => row.dropped = metric.value,
+                "restarts" => row.restarts = metric.value,
+                "queue" => row.queue = metric.value,
+                what => buckets.extend(bound(what).map(|bound| (bound, metric.value))),
+            }
+        }
+        rows.extend(found.into_iter().map(|((driver, worker), (row, buckets))| WorkerRow {
+            plugin: plugin.name.clone(),
+            driver,
+            worker,
+            p50_us: quantile(&buckets, 50),
+            p99_us: quantile(&buckets, 99),
+            ..row
+        }));
+    }
+    rows
+}
+
+/// Driver, number and what is measured, of the end of a metric's name.
+fn parts(name: &str) -> Option<(&str, u32, &str)> {
+    let (driver, rest) = name.split_once('_')?;
+    let (index, what) = rest.split_once('_')?;
+    Some((driver, index.parse().ok()?, what))
+}
+
+/// The upper bound of a bucket of the times of answers.
+fn bound(what: &str) -> Option<i64> {
+    let bound = what.strip_prefix("answer_us_bucket{le=\"")?.strip_suffix("\"}")?;
+    if bound == "+Inf" { Some(i64::MAX) } else { bound.parse().ok() }
+}
+
+/// The bound below which so many of a hundred are, of buckets that each count what the ones before do.
+fn quantile(buckets: &[(i64, i64)], percent: i64) -> Option<i64> {
+    let all = buckets.iter().map(|(_, count)| *count).max().filter(|all| *all > 0)?;
+    let mut buckets = buckets.to_vec();
+    buckets.sort_unstable();
+    buckets.iter().find(|(_, count)| count * 100 >= all * percent).map(|(bound, _)| *bound)
+}
+
+fn rated(before: &[WorkerRow], after: Vec<WorkerRow>, interval: u64) -> Vec<WorkerRow> {
+    let same = |row: &WorkerRow| {
+        before.iter().find(|old| (&old.plugin, &old.driver, old.worker) == (&row.plugin, &row.driver, row.worker))
+    };
+    let seconds = i64::try_from(interval).unwrap_or(1).max(1);
+    let rate = |row: &WorkerRow| same(row).map_or(0, |old| (row.calls - old.calls).max(0) / seconds);
+    after.into_iter().map(|row| WorkerRow { rate: rate(&row), ..row }).collect()
+}
+
+fn drivers(list: &PluginList, workers: &[WorkerRow]) -> Vec<DriverRow> {
+    let row = |plugin: &PluginInfo| {
+        let mine: Vec<_> = workers.iter().filter(|row| row.plugin == plugin.name).collect();
+        DriverRow {
+            driver: mine.first().map_or_else(String::new, |row| row.driver.clone()),
+            plugin: plugin.name.clone(),
+            state: super::plugins::state(plugin).to_owned(),
+            workers: mine.len(),
+            calls: mine.iter().map(|row| row.calls).sum(),
+        }
+    };
+    exhooks(list).map(row).collect()
+}
+
+async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
+    let list: PluginList = broker.get("/api/v1/plugins").await?;
+    let metrics: Metrics = broker.get("/api/v1/metrics").await?;
+    let rows = drivers(&list, &workers(&list, &metrics.metrics));
+    let mine: Vec<_> = rows.iter().filter(|row| row.driver == name || row.plugin == name).collect();
+    match mine.as_slice() {
+        [row] => super::plugins::switch(broker, &row.plugin, verb, output).await,
+        [] => Err(CtlError::Refused(format!("no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"))),
+        several => {
+            let names: Vec<_> = several.iter().map(|row| row.plugin.as_str()).collect();
+            Err(CtlError::Usage(format!("the plugins {} all run {name}; name one of them", names.join(", "))))
+        }
+    }
+}
+
+fn print_drivers(rows: &[DriverRow], output: &mut Output) -> Result<(), CtlError> {
+    if output.json {
+        return output.value(&rows);
+    }
+    if rows.is_empty() {
+        return output.line("exhook is not loaded");
+    }
+    let columns = [
+        Column::Left("DRIVER"),
+        Column::Left("PLUGIN"),
+        Column::Left("STATE"),
+        Column::Right("WORKERS"),
+        Column::Right("CALLS"),
+    ];
+    let row = |row: &DriverRow| {
+        let driver = if row.driver.is_empty() { "-" } else { &row.driver };
+        [driver.to_owned(), row.plugin.clone(), row.state.clone(), row.workers.to_string(), row.calls.to_string()]
+    };
+    table::print(output, columns, rows.iter().map(row))
+}
+
+fn print_workers(rows: &[WorkerRow], output: &mut Output) -> Result<(), CtlError> {
+    if output.json {
+        return output.value(&rows);
+    }
+    if rows.is_empty() {
+        return output.line("exhook is not loaded, or has no workers");
+    }
+    let columns = [
+        Column::Left("PLUGIN"),
+        Column::Left("WORKER"),
+        Column::Right("CALLS"),
+        Column::Right("PER S"),
+        Column::Right("P50 µs"),
+        Column::Right("P99 µs"),
+        Column::Right("FAILED"),
+        Column::Right("TIMEOUTS"),
+        Column::Right("DROPPED"),
+        Column::Right("RESTARTS"),
+        Column::Right("QUEUE"),
+    ];
+    let time = |us: Option<i64>| match us {
+        None => "-".to_owned(),
+        Some(i64::MAX) => ">5000000".to_owned(),
+        Some(us) => format!("≤{us}"),
+    };
+    let row = |row: &WorkerRow| {
+        [
+            row.plugin.clone(),
+            format!("{}/{}", row.driver, row.worker),
+            row.calls.to_string(),
+            row.rate.to_string(),
+            time(row.p50_us),
+            time(row.p99_us),
+            row.failed.to_string(),
+            row.timeouts.to_string(),
+            row.dropped.to_string(),
+            row.restarts.to_string(),
+            row.queue.to_string(),
+        ]
+    };
+    table::print(output, columns, rows.iter().map(row))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metric(name: &str, value: i64) -> Metric {
+        Metric { name: name.to_owned(), value, shards: Vec::new(), gauge: false, help: String::new() }
+    }
+
+    fn plugin(name: &str, file: &str) -> PluginInfo {
+        PluginInfo { name: name.to_owned(), file: Some(file.into()), ..PluginInfo::default() }
+    }
+
+    #[test]
+    fn the_figures_of_each_worker_are_found_under_the_name_of_its_plugin() {
+        let list = PluginList {
+            plugins: vec![plugin("my-hooks", "/p/libgrapnel_exhook.so"), plugin("tap", "/p/libgrapnel_tap.so")],
+            ..PluginList::default()
+        };
+        let metrics = [
+            metric("plugin_my_hooks_worker_python3_0_calls", 7),
+            metric("plugin_my_hooks_worker_python3_1_calls", 5),
+            metric("plugin_my_hooks_worker_python3_1_restarts", 2),
+            metric("plugin_my_hooks_worker_python3_1_answer_us_bucket{le=\"100\"}", 50),
+            metric("plugin_my_hooks_worker_python3_1_answer_us_bucket{le=\"300\"}", 98),
+            metric("plugin_my_hooks_worker_python3_1_answer_us_bucket{le=\"+Inf\"}", 100),
+            metric("plugin_my_hooks_worker_python3_1_answer_us_count", 100),
+            metric("plugin_tap_worker_python3_0_calls", 9),
+        ];
+        let rows = workers(&list, &metrics);
+        let figures: Vec<_> = rows.iter().map(|row| (row.worker, row.calls, row.restarts)).collect();
+        assert_eq!(figures, [(0, 7, 0), (1, 5, 2)]);
+        assert_eq!((rows[0].p50_us, rows[1].p50_us, rows[1].p99_us), (None, Some(100), Some(i64::MAX)));
+        let drivers = drivers(&list, &rows);
+        assert_eq!((drivers.len(), drivers[0].workers, drivers[0].calls), (1, 2, 12));
+        let later = workers(&list, &[metric("plugin_my_hooks_worker_python3_0_calls", 27)]);
+        assert_eq!(rated(&rows, later, 2)[0].rate, 10);
+    }
+}
