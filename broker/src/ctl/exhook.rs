@@ -119,7 +119,9 @@ fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
         let prefix = format!("plugin_{}_worker_", plugin.name.replace('-', "_"));
         let mut found: BTreeMap<(String, u32), (WorkerRow, Vec<(i64, i64)>)> = BTreeMap::new();
         for metric in metrics {
-            let Some((driver, index, what)) = metric.name.strip_prefix(&prefix).and_then(parts) else { continue };
+            let Some((driver, index, what)) = metric.name.strip_prefix(&prefix).and_then(parts) else {
+                continue;
+            };
             let (row, buckets) = found.entry((driver.to_owned(), index)).or_default();
             match what {
                 "calls" => row.calls = metric.value,
@@ -166,7 +168,9 @@ fn quantile(buckets: &[(i64, i64)], percent: i64) -> Option<i64> {
 
 fn rated(before: &[WorkerRow], after: Vec<WorkerRow>, interval: u64) -> Vec<WorkerRow> {
     let same = |row: &WorkerRow| {
-        before.iter().find(|old| (&old.plugin, &old.driver, old.worker) == (&row.plugin, &row.driver, row.worker))
+        before
+            .iter()
+            .find(|old| (&old.plugin, &old.driver, old.worker) == (&row.plugin, &row.driver, row.worker))
     };
     let seconds = i64::try_from(interval).unwrap_or(1).max(1);
     let rate = |row: &WorkerRow| same(row).map_or(0, |old| (row.calls - old.calls).max(0) / seconds);
@@ -194,7 +198,9 @@ async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) ->
     let mine: Vec<_> = rows.iter().filter(|row| row.driver == name || row.plugin == name).collect();
     match mine.as_slice() {
         [row] => super::plugins::switch(broker, &row.plugin, verb, output).await,
-        [] => Err(CtlError::Refused(format!("no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"))),
+        [] => Err(CtlError::Refused(format!(
+            "no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"
+        ))),
         several => {
             let names: Vec<_> = several.iter().map(|row| row.plugin.as_str()).collect();
             Err(CtlError::Usage(format!("the plugins {} all run {name}; name one of them", names.join(", "))))
@@ -218,7 +224,13 @@ fn print_drivers(rows: &[DriverRow], output: &mut Output) -> Result<(), CtlError
     ];
     let row = |row: &DriverRow| {
         let driver = if row.driver.is_empty() { "-" } else { &row.driver };
-        [driver.to_owned(), row.plugin.clone(), row.state.clone(), row.workers.to_string(), row.calls.to_string()]
+        [
+            driver.to_owned(),
+            row.plugin.clone(),
+            row.state.clone(),
+            row.workers.to_string(),
+            row.calls.to_string(),
+        ]
     };
     table::print(output, columns, rows.iter().map(row))
 }
@@ -281,7 +293,10 @@ mod tests {
     #[test]
     fn the_figures_of_each_worker_are_found_under_the_name_of_its_plugin() {
         let list = PluginList {
-            plugins: vec![plugin("my-hooks", "/p/libgrapnel_exhook.so"), plugin("tap", "/p/libgrapnel_tap.so")],
+            plugins: vec![
+                plugin("my-hooks", "/p/libgrapnel_exhook.so"),
+                plugin("tap", "/p/libgrapnel_tap.so"),
+            ],
             ..PluginList::default()
         };
         let metrics = [

@@ -214,7 +214,12 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
     print_schema(checked.config_schema.as_ref(), output)
 }
 
-pub(super) async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
+pub(super) async fn switch(
+    broker: &Broker,
+    name: &str,
+    verb: &str,
+    output: &mut Output,
+) -> Result<(), CtlError> {
     let path = format!("/api/v1/plugins/{}/{verb}", encoded(name));
     let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
     print_done(&format!("{verb}d"), &info, output)
