@@ -108,7 +108,8 @@ class Records:
         props = self.props(raw.get("properties"))
         if raw.get("session_expiry_s"):
             props["Session-Expiry-Interval"] = raw["session_expiry_s"]
-        if raw.get("receive_maximum"):
+        # Its largest value is what the broker says where the client has said nothing.
+        if raw.get("receive_maximum") not in (None, 0, 0xFFFF):
             props["Receive-Maximum"] = raw["receive_maximum"]
         return props
 

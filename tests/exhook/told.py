@@ -1,0 +1,30 @@
+"""Prints what a hook was called with as one line of JSON that a test reads: every type that JSON does not tell apart is named."""
+
+import json
+
+
+def _show(value):
+    if value is None or isinstance(value, (bool, int, float)):
+        return value
+    if isinstance(value, str):
+        try:
+            value.encode()
+            return str(value)
+        except UnicodeEncodeError:
+            return {"surrogates of": value.encode("utf-8", "surrogateescape").hex()}
+    if isinstance(value, (bytes, bytearray)):
+        return {type(value).__name__: bytes(value).hex()}
+    if isinstance(value, list):
+        return [_show(item) for item in value]
+    if isinstance(value, tuple):
+        return {"tuple": [_show(item) for item in value]}
+    if isinstance(value, dict):
+        return {"dict": [[_show(key), _show(item)] for key, item in value.items()]}
+    if hasattr(value, "to_dict"):
+        # What the EMQX SDK makes of a list of pairs; in the order of the list.
+        return {"record": [[key, _show(item)] for key, item in vars(value).items()]}
+    return {type(value).__name__: str(value)}
+
+
+def told(hook, *arguments):
+    print("CALL", json.dumps([hook, [_show(argument) for argument in arguments]]))

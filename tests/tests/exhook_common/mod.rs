@@ -1,0 +1,102 @@
+//! What the tests of exhook's adapters share: a broker whose workers find the SDK, and the calls that hooks of `tests/exhook`
+//! print, one JSON line each, as they come in the broker's log. It knows no adapter.
+
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+
+use grapnel_tests::broker::Builder;
+use grapnel_tests::{Broker, PATIENCE, paho};
+use serde_json::Value;
+
+/// Where the hooks of these tests are.
+pub fn folder() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("exhook")
+}
+
+/// A broker whose workers find the SDK as it lies in the source tree, or where `GRAPNEL_TESTS_EXHOOK_SDK` says.
+pub fn broker() -> Builder {
+    let sdk = std::env::var("GRAPNEL_TESTS_EXHOOK_SDK").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/exhook/sdk/python/src").to_owned()
+    });
+    Broker::builder().grapnel_only().environment("PYTHONPATH", &sdk)
+}
+
+/// The arguments of `plugins load exhook` with these settings, and with the Python that has the packages.
+pub fn load_with(settings: &[String]) -> Vec<String> {
+    let mut arguments: Vec<String> = ["plugins", "load", "exhook", "--once"].map(String::from).into();
+    let python = format!("python=\"{}\"", paho::python().display());
+    for setting in settings.iter().chain([&python]) {
+        arguments.extend(["--set".to_owned(), setting.clone()]);
+    }
+    arguments
+}
+
+/// Loads exhook.
+#[track_caller]
+pub fn load(broker: &Broker, settings: &[String]) -> String {
+    let arguments = load_with(settings);
+    broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// Loads exhook and insists that it is refused; what was said comes back.
+#[track_caller]
+pub fn load_refused(broker: &Broker, settings: &[String]) -> String {
+    let arguments = load_with(settings);
+    broker.ctl_refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+/// The calls that hooks have printed, in the order in which they came.
+pub struct Calls<'b> {
+    broker: &'b Broker,
+    line: AtomicUsize,
+}
+
+impl<'b> Calls<'b> {
+    /// From now on.
+    pub fn of(broker: &'b Broker) -> Calls<'b> {
+        let line = broker.process().lines(|_| Some(())).len();
+        Calls { broker, line: AtomicUsize::new(line) }
+    }
+
+    /// The next call: its hook, and its arguments.
+    ///
+    /// # Panics
+    /// If none comes in time.
+    #[track_caller]
+    pub fn next(&self) -> (String, Value) {
+        let mut from = self.line.load(Relaxed);
+        let found = self.broker.process().next_line(&mut from, PATIENCE, call_of);
+        self.line.store(from, Relaxed);
+        found.expect("a hook is called")
+    }
+
+    /// The next calls, which must be those of these hooks, in this order; their arguments come back.
+    #[track_caller]
+    pub fn expect<const N: usize>(&self, hooks: [&str; N]) -> [Value; N] {
+        let mut seen = Vec::new();
+        hooks.map(|hook| {
+            let (called, arguments) = self.next();
+            seen.push(called.clone());
+            assert_eq!(called, hook, "called so far: {seen:?}, expected: {hooks:?}");
+            arguments
+        })
+    }
+
+    /// Passes over calls up to one of a hook that `pick` wants.
+    #[track_caller]
+    pub fn until(&self, hook: &str, pick: impl Fn(&Value) -> bool) -> Value {
+        loop {
+            let (called, arguments) = self.next();
+            if called == hook && pick(&arguments) {
+                return arguments;
+            }
+        }
+    }
+}
+
+/// `CALL ["hook", arguments]` in a line of the log, whose fields follow.
+fn call_of(line: &str) -> Option<(String, Value)> {
+    let (_, text) = line.split_once(" CALL ")?;
+    let call = serde_json::Deserializer::from_str(text).into_iter().next();
+    Some(call.and_then(Result::ok).unwrap_or_else(|| panic!("{line:?} is no call")))
+}
