@@ -85,7 +85,7 @@ numbers! {
         CONTINUE = 0;
         /// End the chain; changes are kept.
         STOP = 1;
-        /// The answer comes later through the ticket that was taken in this call.
+        /// The answer comes later through the ticket that was taken in this call; changes are kept, unless it ends by a fault.
         DEFER = 2;
         /// The hook failed; its changes are thrown away and the fault policy holds.
         FAULT = 3;

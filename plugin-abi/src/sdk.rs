@@ -33,7 +33,7 @@ pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
 pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, Whose};
-pub use message::{Delivered, Publish};
+pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, Histogram};
 pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
