@@ -32,7 +32,10 @@ fn load(broker: &Broker, python: &Path, path: &Path, module: &str, more: &[&str]
         format!("init_module={module}"),
     ];
     let mut arguments = vec!["plugins", "load", "exhook", "--once"];
-    set.iter().map(String::as_str).chain(more.iter().copied()).for_each(|set| arguments.extend(["--set", set]));
+    set.iter()
+        .map(String::as_str)
+        .chain(more.iter().copied())
+        .for_each(|set| arguments.extend(["--set", set]));
     broker.ctl_ok(&arguments);
 }
 
@@ -168,7 +171,10 @@ fn publish_through(client: &mut Client, what: &str, lasting: Duration) -> usize 
     let (began, mut sent, mut failed) = (Instant::now(), 0_usize, 0);
     let mut waiting: HashMap<u16, Instant> = HashMap::new();
     while began.elapsed() < lasting || !waiting.is_empty() {
-        while began.elapsed() < lasting && sent < began.elapsed().as_millis() as usize * 2 && waiting.len() < 30_000 {
+        while began.elapsed() < lasting
+            && sent < began.elapsed().as_millis() as usize * 2
+            && waiting.len() < 30_000
+        {
             let topic = if sent == 0 { format!("rogue/{what}") } else { "t".to_owned() };
             let id = client.send_publish(&Publish::new(&topic, "x").qos(1)).unwrap();
             assert!(waiting.insert(id, Instant::now()).is_none(), "the identifiers have come around");

@@ -57,7 +57,8 @@ fn lines(text: &str) -> Result<Map<String, Value>, String> {
         if line.is_empty() || line.starts_with('#') {
             continue;
         }
-        let (key, value) = line.split_once('=').ok_or_else(|| format!("line {number} is not `key = value`"))?;
+        let (key, value) =
+            line.split_once('=').ok_or_else(|| format!("line {number} is not `key = value`"))?;
         let value = value.trim().trim_matches('"');
         if config.insert(key.trim().to_owned(), Value::String(value.to_owned())).is_some() {
             return Err(format!("line {number}: {} is there twice", key.trim()));
@@ -159,7 +160,9 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let expected = json!({"exhook.drivers": "python3", "exhook.drivers.python3.call_timeout": "5s"});
         assert_eq!(read(Some(&path), &[]).unwrap().unwrap(), expected);
-        for (text, expected) in [("a\n", "line 1 is not `key = value`"), ("a = 1\na = 2", "line 2: a is there twice")] {
+        for (text, expected) in
+            [("a\n", "line 1 is not `key = value`"), ("a = 1\na = 2", "line 2: a is there twice")]
+        {
             std::fs::write(&path, text).unwrap();
             assert!(read(Some(&path), &[]).unwrap_err().to_string().ends_with(expected));
         }

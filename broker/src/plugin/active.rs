@@ -408,9 +408,12 @@ pub(super) fn seats(plugins: &[Arc<Active>]) -> Vec<Seat> {
 pub(super) fn compile(generation: u64, seats: &[Seat], shard: ShardId, defaults: Defaults) -> ChainTable {
     let instances =
         seats.iter().filter_map(|Seat { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
+    let resting = seats.iter().filter(|seat| !seat.enabled || seat.plugin.tripped().is_some());
+    let resting = resting.map(|seat| seat.plugin.handle());
     let enabled = seats.iter().filter(|seat| seat.enabled);
     let mut links: Vec<_> = enabled.flat_map(|seat| seat.plugin.links(shard, defaults)).collect();
     links.sort_by_key(|(order, ..)| *order);
     ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
         .with_instances(instances.collect())
+        .with_resting(resting.collect())
 }

@@ -54,7 +54,10 @@ mod tests {
         std::fs::write(dir.path().join("libgrapnel_exhook.so"), b"").unwrap();
         assert_eq!(find("emqx_extension_hook", dir.path()).unwrap(), dir.path().join("libgrapnel_exhook.so"));
         std::fs::write(dir.path().join("emqx_extension_hook.so"), b"").unwrap();
-        assert_eq!(find("emqx_extension_hook", dir.path()).unwrap(), dir.path().join("emqx_extension_hook.so"));
+        assert_eq!(
+            find("emqx_extension_hook", dir.path()).unwrap(),
+            dir.path().join("emqx_extension_hook.so")
+        );
     }
 
     #[test]

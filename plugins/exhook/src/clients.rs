@@ -105,8 +105,8 @@ impl Clients {
             let Some(first) = self.order.pop_front() else { break };
             if let Some(known) = self.known.remove(&first) {
                 line.call(0, FORGOTTEN, known.number, |data| {
-                data.nil();
-            });
+                    data.nil();
+                });
             }
         }
         let number = self.next;

@@ -66,7 +66,8 @@ fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin
     if let Some(ValueRef::Array(pairs)) = get(value, "user") {
         for pair in pairs {
             let ValueRef::Array(pair) = pair else { continue };
-            if let [Some(key), Some(value)] = [pair.first(), pair.get(1)].map(|part| part.and_then(text_ref)) {
+            if let [Some(key), Some(value)] = [pair.first(), pair.get(1)].map(|part| part.and_then(text_ref))
+            {
                 message = message.user_property(key, value);
             }
         }

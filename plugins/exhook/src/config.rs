@@ -71,7 +71,9 @@ impl Span {
             "m" => Some(60_000),
             _ => None,
         };
-        let ms = ms.zip(number.parse::<u64>().ok()).and_then(|(unit, number): (u64, u64)| unit.checked_mul(number));
+        let ms = ms
+            .zip(number.parse::<u64>().ok())
+            .and_then(|(unit, number): (u64, u64)| unit.checked_mul(number));
         let wrong = || Error::new(format!("{key} = {text:?}: write a time, as in \"5s\" or \"500ms\""));
         ms.map(Duration::from_millis).ok_or_else(wrong)
     }

@@ -13,9 +13,9 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::sync_channel;
-use std::sync::Arc;
 use std::time::Duration;
 
 use grapnel_plugin_abi::{Error, FaultPolicy, Gauge, HookPoint, Host, Mounting, Plugin};
@@ -108,7 +108,10 @@ impl Plugin for Exhook {
 /// One hook of a worker's, beside those of the others.
 fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Error> {
     let Some(point) = HookPoint::ALL.iter().copied().find(|point| point.name() == hook.point) else {
-        return Err(Error::new(format!("a worker asks for the hook point {:?}, which does not exist", hook.point)));
+        return Err(Error::new(format!(
+            "a worker asks for the hook point {:?}, which does not exist",
+            hook.point
+        )));
     };
     let answers = hook.answers && ANSWERING.contains(&point);
     match wanted.get_mut(&point) {
@@ -134,9 +137,14 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
 fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Result<(), Error> {
     for (name, topics) in &config.topics {
         // EMQX writes message_publish, we write message.publish.
-        let point = HookPoint::ALL.iter().copied().find(|point| point.name().replace('.', "_") == name.replace('.', "_"));
+        let point = HookPoint::ALL
+            .iter()
+            .copied()
+            .find(|point| point.name().replace('.', "_") == name.replace('.', "_"));
         let Some(point) = point.filter(|point| has_topics(*point)) else {
-            return Err(Error::new(format!("topics.{name}: there is no hook point about messages of that name")));
+            return Err(Error::new(format!(
+                "topics.{name}: there is no hook point about messages of that name"
+            )));
         };
         if let Some(hook) = wanted.get_mut(&point) {
             hook.topics.clone_from(topics);
@@ -192,7 +200,9 @@ impl Exhook {
             ("dropped", "Calls that only told and were dropped", |line| {
                 line.figures.dropped.load(Ordering::Relaxed)
             }),
-            ("failed", "Calls that ended by their policy", |line| line.figures.failed.load(Ordering::Relaxed)),
+            ("failed", "Calls that ended by their policy", |line| {
+                line.figures.failed.load(Ordering::Relaxed)
+            }),
             ("timeouts", "Of them, those without an answer in time", |line| {
                 line.figures.timeouts.load(Ordering::Relaxed)
             }),

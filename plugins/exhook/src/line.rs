@@ -160,7 +160,8 @@ impl Writing<'_> {
 
     /// Whether there is room for one more call.
     pub fn has_room(&self) -> bool {
-        self.state.calls.ends.len() < self.line.calls_max && self.state.calls.bytes.len() < self.line.bytes_max
+        self.state.calls.ends.len() < self.line.calls_max
+            && self.state.calls.bytes.len() < self.line.bytes_max
     }
 
     /// The number that the next call which is waited for gets.

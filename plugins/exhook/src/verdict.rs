@@ -125,7 +125,10 @@ fn authenticate(
             ticket.deny(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))
         }
         Some(_) => {
-            return Err((Ticket::Authenticate(ticket), "answered with an `allow` that is no boolean".to_owned()));
+            return Err((
+                Ticket::Authenticate(ticket),
+                "answered with an `allow` that is no boolean".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -139,7 +142,10 @@ fn authorize(ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Resul
             ticket.deny(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))
         }
         Some(_) => {
-            return Err((Ticket::Authorize(ticket), "answered with an `allow` that is no boolean".to_owned()));
+            return Err((
+                Ticket::Authorize(ticket),
+                "answered with an `allow` that is no boolean".to_owned(),
+            ));
         }
     }
     Ok(())
@@ -162,7 +168,8 @@ fn filters(
         let [index, filter, options, refuse] = row.as_slice() else {
             return wrong(ticket, "a filter that is not [index, filter, options, refuse]");
         };
-        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < count) else {
+        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < count)
+        else {
             return wrong(ticket, "the index of no filter");
         };
         if let Some(filter) = text_ref(filter) {
@@ -212,7 +219,10 @@ fn publish(mut ticket: PublishTicket, value: &ValueRef<'_>, stop: bool) -> Resul
         };
         if set.is_none() {
             let key = text_ref(key).unwrap_or("a key");
-            return Err((Ticket::Publish(ticket), format!("answered with a `{key}` that no message may have")));
+            return Err((
+                Ticket::Publish(ticket),
+                format!("answered with a `{key}` that no message may have"),
+            ));
         }
     }
     Ticket::Publish(ticket).go_on(stop);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{Host, HookPoint, Level};
+use grapnel_plugin_abi::{HookPoint, Host, Level};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::command;
@@ -479,7 +479,11 @@ impl<'w> Serving<'w> {
             Said::Ready(ready) if !self.ready => {
                 self.ready = true;
                 let hooks = ready.hooks.len();
-                host.info(format_args!("{name} is ready: {}, {hooks} hooks, process {}", ready.sdk, self.process.id()));
+                host.info(format_args!(
+                    "{name} is ready: {}, {hooks} hooks, process {}",
+                    ready.sdk,
+                    self.process.id()
+                ));
                 if let Some(first) = self.worker.first.take() {
                     let _ = first.send(Ok(ready));
                 }
