@@ -1,7 +1,6 @@
 //! topic-rewrite is loaded, reloaded and unloaded a hundred times while 200 clients exchange 5,000 messages a second. Every
 //! message is judged: one stamp while it is loaded, none while it is not, never two, none lost, none doubled, nobody
 //! disconnected.
-#![allow(clippy::print_stderr, reason = "the test says what load it made")]
 
 use grapnel_tests::load::{Load, Phase, Plan};
 use grapnel_tests::{Broker, Client, Peer, Publish, Version};
