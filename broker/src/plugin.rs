@@ -11,8 +11,10 @@ mod elf;
 mod error;
 mod everywhere;
 mod handover;
+mod gone;
 mod kept;
 mod library;
+mod known;
 mod living;
 mod loaded;
 mod lookup;
@@ -424,7 +426,7 @@ impl PluginManager {
 
     fn commit_counts(&self, workshop: &mut Workshop) {
         let mut view = self.view_mut();
-        view.retired.append(&mut workshop.retired);
+        workshop.retired.drain(..).for_each(|gone| view.retired.add(gone));
         view.totals.clone_from(&workshop.totals);
         view.table_generation = workshop.table_generation;
     }

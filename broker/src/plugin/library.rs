@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::sabi_types::VersionNumber;
@@ -15,6 +16,10 @@ use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
 use super::elf;
 use super::error::LoadError;
+use super::known::{Content, Known};
+
+/// Of the process, as what abi_stable remembers is.
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 /// Code of a plugin that is mapped and speaks our ABI.
 #[derive(Clone, Copy)]
@@ -42,7 +47,7 @@ impl From<LoadError> for Refused {
 
 /// Maps a plugin's file. `copies` is a folder of our own for the private copy, which is gone again when this returns.
 pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
-    let (copy, image) = private_copy(file, copies)?;
+    let (copy, image, content) = private_copy(file, copies)?;
     // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
     // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
     // it exports no plugin, before any other thread could know of it.
@@ -58,7 +63,7 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
     let kept = std::mem::ManuallyDrop::new(library);
     let refused = |error| Refused { error, bytes: image.memory_bytes };
     let module = match (header, c_entry) {
-        (Some(header), _) => checked_module(file, header).map_err(refused)?,
+        (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
         (None, Some(entry)) => {
             // SAFETY: the symbol is named after this version of the contract, which says that the function takes nothing
             // and that the table it returns begins with its own size and stays; the code of both stays mapped.
@@ -72,7 +77,10 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
 
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
 /// mapped already, and overwriting a mapped file ends the process.
-fn private_copy(file: &Path, copies: &Path) -> Result<(tempfile::NamedTempFile, elf::Image), LoadError> {
+fn private_copy(
+    file: &Path,
+    copies: &Path,
+) -> Result<(tempfile::NamedTempFile, elf::Image, Content), LoadError> {
     let failed = |what: &'static str| {
         let file: PathBuf = file.to_owned();
         move |source| LoadError::File { file, what, source }
@@ -83,14 +91,23 @@ fn private_copy(file: &Path, copies: &Path) -> Result<(tempfile::NamedTempFile, 
         return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
     }
     let bytes = std::fs::read(file).map_err(failed("cannot read it"))?;
-    let image = elf::check(file, &bytes)?;
+    let image = elf::check(file, &bytes, page_bytes())?;
+    let mapped = &bytes[..image.loaded_file_bytes];
     let mut copy = tempfile::Builder::new()
         .prefix("plugin-")
         .suffix(".so")
         .tempfile_in(copies)
         .map_err(failed("cannot make a private copy of it"))?;
-    copy.write_all(&bytes[..image.loaded_file_bytes]).map_err(failed("cannot write a private copy of it"))?;
-    Ok((copy, image))
+    copy.write_all(mapped).map_err(failed("cannot write a private copy of it"))?;
+    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
+    Ok((copy, image, content))
+}
+
+/// What this machine maps memory by.
+fn page_bytes() -> u64 {
+    // SAFETY: it reads a number that the process was given at its start.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
 }
 
 /// What the linker said, with the operator's path instead of the private one.
@@ -159,11 +176,10 @@ fn other_hash(theirs: u64, ours: u64) -> String {
 }
 
 /// Checks version, layout and hash, in this order, because each makes the next one meaningful.
-fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError> {
-    let header: &'static LibHeader = header.upgrade().map_err(|_| LoadError::ForeignAbi {
-        file: file.to_owned(),
-        built: format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor),
-        speaks: speaks(),
+fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result<Module, LoadError> {
+    let header: &'static LibHeader = header.upgrade().map_err(|_| {
+        let built = format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor);
+        foreign_abi(file, None, built)
     })?;
     let text = header.version_strings();
     let built = text.version.as_str().to_owned();
@@ -176,11 +192,13 @@ fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError
     };
     let otherwise =
         |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
-    let module = if taken.minor == u32::from(ABI_MINOR) {
+    let has_passed = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).has_passed(content);
+    let module = if taken.minor == u32::from(ABI_MINOR) && !has_passed {
         header.init_root_module::<PluginModuleRef>()
     } else {
         // abi_stable takes a table that is longer than ours, and none that is shorter. The hash below proves as much: it is
-        // over the names, places and types of all that the plugin knows.
+        // over the names, places and types of all that the plugin knows. And it need not check the same file twice, which
+        // would keep another entry in its map.
         // SAFETY: the head of the table, which has the hash, is the same in every version, and nothing else of it is used
         // before the hash has been compared.
         unsafe { header.unchecked_layout::<PluginModuleRef>() }
@@ -214,6 +232,7 @@ mod tests {
         assert_eq!(
             told(ForeignTable::Missing),
             "cannot load x.so: grapnel_plugin_v1 returned no table; this is an error of the plugin"
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).passed(content);
         );
         assert_eq!(
             told(ForeignTable::Function("drop_shard")),

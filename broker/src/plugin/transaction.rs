@@ -13,6 +13,7 @@ use grapnel_engine::pipeline::Shard;
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
+use super::gone::Gone;
 use super::handover::Handover;
 use super::kept::Texts;
 use super::library;
@@ -21,7 +22,6 @@ use super::manifest::{About, Hook, Opened, check_config};
 use super::order::{self, Node};
 use super::overrides::Overrides;
 use super::services;
-use super::view::Gone;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
