@@ -84,9 +84,8 @@ pub enum LoadError {
     },
     /// Built for another version of the ABI.
     #[error(
-        "cannot load {}: built for ABI {built}, this broker speaks {speaks}; rebuild it with grapnel-plugin-abi {major}",
-        file.display(),
-        major = grapnel_plugin_abi::raw::ABI_MAJOR
+        "cannot load {}: built for ABI {built}, this broker speaks {speaks}; {remedy}",
+        file.display()
     )]
     ForeignAbi {
         /// The plugin's file.
@@ -95,6 +94,8 @@ pub enum LoadError {
         built: String,
         /// What this broker takes.
         speaks: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// The same version of the ABI, laid out differently.
     #[error(

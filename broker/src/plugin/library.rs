@@ -131,12 +131,22 @@ const fn ours() -> abi_stable::library::AbiHeader {
     abi_stable::library::AbiHeader::VALUE
 }
 
-fn speaks() -> String {
-    if ABI_MINOR == 0 {
+/// A plugin of another version, which is known where it could be read.
+fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadError {
+    let speaks = if ABI_MINOR == 0 {
         format!("{ABI_MAJOR}.0")
     } else {
         format!("{ABI_MAJOR}.0 to {ABI_MAJOR}.{ABI_MINOR}")
-    }
+    };
+    let remedy = match version {
+        // What it was built for may be missing here, and only the plugin knows whether it needs it.
+        Some((major, minor)) if major == u32::from(ABI_MAJOR) && minor > u32::from(ABI_MINOR) => format!(
+            "its minor version is later than the broker's, which is {ABI_MINOR}: rebuild it with grapnel-plugin-abi \
+             ~{ABI_MAJOR}.{ABI_MINOR}, or load it into a broker that speaks {major}.{minor}"
+        ),
+        _ => format!("rebuild it with grapnel-plugin-abi {ABI_MAJOR}"),
+    };
+    LoadError::ForeignAbi { file: file.to_owned(), built, speaks, remedy }
 }
 
 /// A plugin in C's way to its table.
@@ -150,23 +160,25 @@ fn c_entry_of(library: &unix::Library) -> Option<CEntry> {
 
 /// Why a table in C is not taken, as a sentence.
 fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
-    let file = file.to_owned();
     let built = format!("{ABI_MAJOR}.{ABI_MINOR}");
+    let owned = || file.to_owned();
     match table {
+        ForeignTable::Version(major, minor) => {
+            foreign_abi(file, Some((major.into(), minor.into())), format!("{major}.{minor}"))
+        }
         ForeignTable::Missing => {
-            LoadError::BrokenTable { file, what: format!("{C_ENTRY} returned no table") }
+            LoadError::BrokenTable { file: owned(), what: format!("{C_ENTRY} returned no table") }
         }
         ForeignTable::Function(name) => {
-            LoadError::BrokenTable { file, what: format!("its table has no function {name}") }
+            LoadError::BrokenTable { file: owned(), what: format!("its table has no function {name}") }
         }
-        ForeignTable::Version(major, minor) => {
-            LoadError::ForeignAbi { file, built: format!("{major}.{minor}"), speaks: speaks() }
-        }
-        ForeignTable::Short(bytes) => {
-            LoadError::ForeignLayout { file, built, what: format!("its table says it has {bytes} bytes") }
-        }
+        ForeignTable::Short(bytes) => LoadError::ForeignLayout {
+            file: owned(),
+            built,
+            what: format!("its table says it has {bytes} bytes"),
+        },
         ForeignTable::Hash { theirs, ours } => {
-            LoadError::ForeignLayout { file, built, what: other_hash(theirs, ours) }
+            LoadError::ForeignLayout { file: owned(), built, what: other_hash(theirs, ours) }
         }
     }
 }
@@ -187,8 +199,9 @@ fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result
     let taken = version
         .filter(|version| version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR));
     let Some(taken) = taken else {
-        let built = version.map_or(built, |version| format!("{}.{}", version.major, version.minor));
-        return Err(LoadError::ForeignAbi { file: file.to_owned(), built, speaks: speaks() });
+        let version = version.map(|version| (version.major, version.minor));
+        let built = version.map_or(built, |(major, minor)| format!("{major}.{minor}"));
+        return Err(foreign_abi(file, version, built));
     };
     let otherwise =
         |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
@@ -219,6 +232,7 @@ fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result
             return Err(otherwise(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
         }
     }
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).passed(content);
     Ok(Module::of(module))
 }
 
@@ -232,7 +246,6 @@ mod tests {
         assert_eq!(
             told(ForeignTable::Missing),
             "cannot load x.so: grapnel_plugin_v1 returned no table; this is an error of the plugin"
-    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).passed(content);
         );
         assert_eq!(
             told(ForeignTable::Function("drop_shard")),
@@ -241,6 +254,11 @@ mod tests {
         assert_eq!(
             told(ForeignTable::Version(2, 1)),
             "cannot load x.so: built for ABI 2.1, this broker speaks 1.0; rebuild it with grapnel-plugin-abi 1"
+        );
+        assert_eq!(
+            told(ForeignTable::Version(1, 7)),
+            "cannot load x.so: built for ABI 1.7, this broker speaks 1.0; its minor version is later than the broker's, which is \
+             0: rebuild it with grapnel-plugin-abi ~1.0, or load it into a broker that speaks 1.7"
         );
         assert!(
             told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
