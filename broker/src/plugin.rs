@@ -3,6 +3,7 @@
 //! Shards see none of this, only the chain tables that are handed to them between two steps.
 
 mod active;
+mod ancestry;
 mod attendant;
 mod change;
 pub mod check;

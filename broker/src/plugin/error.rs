@@ -135,6 +135,16 @@ pub enum LoadError {
         /// What the plugin said.
         said: String,
     },
+    /// No place in the ancestry of messages is left for its name.
+    #[error(
+        "cannot load {name}: {places} other plugins are loaded or have led to messages since the broker started, and each keeps its \
+         place in the ancestry of these, so that it does not see them; unload some that never publish, or restart the broker",
+        places = super::ancestry::PLACES
+    )]
+    Ancestry {
+        /// The plugin.
+        name: String,
+    },
     /// A plugin that it needs is not there.
     #[error(
         "cannot load {name}: it needs plugin {missing}, which is {}",

@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{
@@ -15,6 +15,7 @@ use grapnel_plugin_abi::host::{
 };
 use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Status, Ticket};
 
+use super::ancestry::Places;
 use super::attendant::Errands;
 use super::commands::Desk;
 use super::kept::{Forever, Texts};
@@ -36,6 +37,7 @@ struct Services {
     metrics: Metrics,
     desk: Desk,
     living: Living,
+    ancestry: Mutex<Places>,
     limits: RwLock<ShellLimits>,
     errands: RwLock<Option<Errands>>,
     /// Number of the last mount.
@@ -109,15 +111,24 @@ pub(super) fn next_mount() -> u64 {
     SERVICES.mounted.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself.
-pub(super) fn admit(handle: PluginHandle, name: &Arc<str>, hooks: &[Hook]) {
-    SERVICES.desk.admit(handle, name);
+/// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself. Gives its bit in
+/// the ancestry of messages, and `None`, after which it may not, where none is left.
+pub(super) fn admit(handle: PluginHandle, name: &Arc<str>, hooks: &[Hook]) -> Option<u8> {
+    let bit = SERVICES.ancestry.lock().unwrap_or_else(PoisonError::into_inner).take(name)?;
+    SERVICES.desk.admit(handle, name, bit, hooks.iter().any(|hook| may_add_messages(hook.point)));
     SERVICES.living.begin(handle, Arc::clone(name), hooks);
+    Some(bit)
+}
+
+/// Whether a hook at this point may lead to messages without asking the desk.
+fn may_add_messages(point: HookPoint) -> bool {
+    point == HookPoint::MessagePublish
 }
 
 /// A generation has ended: whatever it asks for is refused.
-pub(super) fn dismiss(handle: PluginHandle) {
-    SERVICES.desk.dismiss(handle);
+pub(super) fn dismiss(handle: PluginHandle, bit: u8) {
+    let led = SERVICES.desk.dismiss(handle);
+    SERVICES.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
     end(handle);
 }
 
@@ -271,6 +282,9 @@ impl HostServices for Services {
 
     fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
         let life = self.living.of(plugin)?;
+        if may_add_messages(mount.point) {
+            self.desk.will_lead(plugin)?;
+        }
         let max = self.limit(|limits| limits.plugin_hooks_max);
         let number = next_mount();
         life.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;

@@ -135,7 +135,7 @@ impl Workshop {
         let Opened { library, name, about, hooks, .. } = &opened;
         check_config(library, about, name, &wanted.config)?;
         let (handle, generation) = self.next_handle(name);
-        let admitted = Admitted::new(handle, name, hooks);
+        let admitted = Admitted::new(handle, name, hooks)?;
         let config = wanted.config.to_string();
         let loaded = Loaded::load(*library, handle, self.shards.len(), name, &config)?;
         let instances = self.init_shards(name, &loaded)?;
