@@ -11,11 +11,11 @@ mod commands;
 mod elf;
 mod error;
 mod everywhere;
-mod handover;
 mod gone;
+mod handover;
 mod kept;
-mod library;
 mod known;
+mod library;
 mod living;
 mod loaded;
 mod lookup;
@@ -45,6 +45,7 @@ use serde_json::Value;
 use active::{Active, Defaults, Wanted, compile, seats};
 use attendant::Attendant;
 pub use error::LoadError;
+use handover::Handover;
 use manifest::Opened;
 pub use metrics::{MetricReading, MetricValue};
 pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
@@ -346,7 +347,7 @@ impl PluginManager {
         if !wanted.config.is_object() && !wanted.config.is_null() {
             return Err(LoadError::ConfigShape { name: known });
         }
-        let (retired, bytes) = self.view().retired_bytes();
+        let (retired, bytes) = self.view().retired.totals();
         if retired >= self.settings.retired_max {
             return Err(LoadError::RetiredFull { name: known, retired, bytes });
         }
@@ -372,7 +373,7 @@ impl PluginManager {
             && let Err(said) = new.loaded.activate()
         {
             let shards = self.settings.shards.clone();
-            workshop.swap_back(&shards, &seats(&before));
+            workshop.swap_back(&shards, &seats(&before), &Handover::default());
             workshop.discard(&new);
             return Err(LoadError::Activate { name: new.name.to_string(), said });
         }

@@ -284,18 +284,40 @@ impl Workshop {
             }
         }
         let Some(unanswered) = failure else { return Ok(lost) };
-        self.swap_back(&swapped, before);
+        let handed = handover.clone().without(&lost);
+        for (shard, said) in self.swap_back(&swapped, before, &handed) {
+            tracing::warn!(plugin = name, "{}", not_back(shard, &said));
+        }
         Err(LoadError::Shard { name: name.to_owned(), unanswered })
     }
 
-    /// Puts `before` into force again. A shard that does not answer does so later, before anything else it is asked.
-    pub(super) fn swap_back(&mut self, shards: &[ShardHandle], before: &[Seat]) {
+    /// Puts `before` into force again, and in the step in which a shard does so, what was handed over comes back there with what
+    /// was added to it. A shard that does not answer does so later, before anything else it is asked. Gives the shards on which
+    /// the state did not come back.
+    pub(super) fn swap_back(
+        &mut self,
+        shards: &[ShardHandle],
+        before: &[Seat],
+        handed: &Handover,
+    ) -> Vec<(ShardId, String)> {
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
+        let lost = Arc::new(Mutex::new(Vec::new()));
         everywhere::tell(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
-            Box::new(move |engine: &mut Shard| drop(engine.swap_chains(table)))
+            let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
+            Box::new(move |engine: &mut Shard| {
+                let said = match passing.map(|passing| passing.pass()) {
+                    None | Some(Ok(true)) => None,
+                    Some(Ok(false)) => Some("it was not wanted".to_owned()),
+                    Some(Err(said)) => Some(said),
+                };
+                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.extend(said.map(|said| (shard, said)));
+                drop(engine.swap_chains(table));
+            })
         });
+        std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends a plugin that no chain names any more. Its code stays mapped.
@@ -317,6 +339,14 @@ impl Workshop {
         let dead = std::mem::take(&mut *self.graveyard.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
     }
+}
+
+/// What a state that did not come back means.
+pub(super) fn not_back(shard: ShardId, said: &str) -> String {
+    format!(
+        "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \
+         what came between is lost: {said}"
+    )
 }
 
 /// What a plugin needs must be there and in force, and must not need it in turn.
