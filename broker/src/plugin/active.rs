@@ -364,6 +364,7 @@ impl Active {
             priority,
             hooks: hooks.collect(),
             depends: self.about.depends.clone(),
+            closable: self.about.closable,
             config_schema: None,
             mapped_bytes: self.loaded.library.bytes,
             loaded_at_ms: self.loaded_at_ms,

@@ -36,6 +36,7 @@ impl Failed {
             priority: self.wanted.priority,
             hooks: Vec::new(),
             depends: Vec::new(),
+            closable: false,
             config_schema: None,
             mapped_bytes: 0,
             loaded_at_ms: 0,
