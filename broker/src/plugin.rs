@@ -38,7 +38,7 @@ mod view;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use grapnel_engine::hook::{HookPoint, PluginHandle};
+use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use serde_json::Value;
 
@@ -58,9 +58,17 @@ pub use stats::{HookStat, HookStats, Times};
 use transaction::{Totals, Workshop, absorb, merge};
 use view::View;
 
-/// The name of a plugin that is or was loaded in this process, by the handle that links and tickets carry. Any thread.
-pub fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
-    services::name_of(handle)
+use crate::fatal;
+
+/// The name of the plugin that a shard says it calls. Any thread.
+pub fn name_of(called: Called) -> Option<String> {
+    match called {
+        Called::Plugin(handle) => services::name_of(handle).map(|name| name.to_string()),
+        Called::Hook(link) => {
+            let (plugin, _) = fatal::hook_name(link)?.split_once('/')?;
+            Some(plugin.to_owned())
+        }
+    }
 }
 
 /// A shard does not call a plugin any more, because it has failed too often there. Returns at once; called by that shard.

@@ -19,7 +19,7 @@ pub mod subscribe;
 pub mod tickets;
 pub mod told;
 
-pub use call::{CallCell, Untimely};
+pub use call::{CallCell, Called, Untimely};
 pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
 pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 

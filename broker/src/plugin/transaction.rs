@@ -22,6 +22,7 @@ use super::manifest::{About, Hook, Opened, check_config};
 use super::order::{self, Node};
 use super::overrides::Overrides;
 use super::services;
+use crate::fatal;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
@@ -170,7 +171,9 @@ impl Workshop {
         let next = LinkIdentity(self.identities.len() as u32 + 1);
         let key = (plugin.to_owned(), hook.point, hook.name.clone());
         let identity = *self.identities.entry(key).or_insert(next);
-        ActiveHook { identity, label: format!("{plugin}/{}", hook.name).into(), hook, number: None }
+        let label = format!("{plugin}/{}", hook.name).into();
+        fatal::remember_hook(identity, &label);
+        ActiveHook { identity, label, hook, number: None }
     }
 
     /// One instance per shard, or none at all.

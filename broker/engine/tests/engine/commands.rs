@@ -6,7 +6,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::{CallCell, ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::hook::{
+    CallCell, Called, ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle,
+};
 use grapnel_engine::message::Message;
 use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
 use grapnel_engine::pipeline::Command;
@@ -214,8 +216,10 @@ thread_local! {
 }
 
 fn is_called() -> String {
-    CALLS.with_borrow(|calls| {
-        calls.current_name().map_or("nobody".into(), |(plugin, name)| format!("{} {name}", plugin.0))
+    CALLS.with_borrow(|calls| match calls.current_name() {
+        Some((Called::Plugin(plugin), name)) => format!("{} {name}", plugin.0),
+        Some((Called::Hook(_), name)) => format!("a hook at {name}"),
+        None => "nobody".into(),
     })
 }
 
