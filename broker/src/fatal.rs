@@ -1,6 +1,6 @@
-//! What a fatal signal leaves: one line on standard error that names the plugin in whose code or call it came, then the end that
-//! the process would have had anyhow. Installed once at the start; the loader tells where plugins lie, shards and threads of
-//! plugins tell who they are. The handler only reads atomics and thread-locals and writes with `write`.
+//! What a fatal signal leaves: one line on standard error that names the plugin and hook in whose code or call it came, then the
+//! end that the process would have had anyhow. Installed once at the start; the loader tells where plugins lie and what their
+//! hooks are called, shards and threads of plugins tell who they are. The handler only reads atomics and thread-locals and writes with `write`.
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};
@@ -9,10 +9,10 @@ use std::io;
 use std::marker::PhantomData;
 use std::mem::MaybeUninit;
 use std::ptr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use grapnel_engine::hook::{CallCell, PluginHandle};
+use grapnel_engine::hook::{CallCell, Called, LinkIdentity, PluginHandle};
 use grapnel_engine::id::ShardId;
 
 /// The signals, with their names.
@@ -29,6 +29,12 @@ const STACK_BYTES: usize = 64 * 1024;
 
 /// Generations of plugins whose code is known; those beyond are not named by their code alone.
 const PLACES: usize = 8192;
+
+/// Hooks whose names are known, of all plugins together and of all their versions once; those beyond are not named.
+const HOOKS_MAX: usize = 8192;
+
+/// Plugin and hook, with a slash between, by the identity of the link. To read one is to read an atomic.
+static HOOKS: [OnceLock<Arc<str>>; HOOKS_MAX] = [const { OnceLock::new() }; HOOKS_MAX];
 
 /// Where the code of a generation lies.
 struct Place {
@@ -130,6 +136,19 @@ pub fn remember_code(plugin: PluginHandle, name: Arc<str>, inside: usize) {
     place.end.store(end, Ordering::Relaxed);
     // Last: a handler that sees the handle sees the rest.
     place.handle.store(plugin.0, Ordering::Release);
+}
+
+/// Remembers what a hook is called, for the rest of the process: its plugin's name and its own, with a slash between.
+pub fn remember_hook(link: LinkIdentity, name: &Arc<str>) {
+    if let Some(place) = HOOKS.get(link.0 as usize) {
+        // Whoever has said it before has said the same.
+        let _ = place.set(Arc::clone(name));
+    }
+}
+
+/// What a hook is called: its plugin's name and its own, with a slash between. Any thread, and in a handler of signals.
+pub fn hook_name(link: LinkIdentity) -> Option<&'static str> {
+    HOOKS.get(link.0 as usize)?.get().map(|name| &**name)
 }
 
 /// The executable mappings of the file that is mapped at an address.
@@ -244,9 +263,9 @@ fn describe(line: &mut Line, signal: &str, counter: usize) {
     match who {
         Who::Shard(shard, calls) => {
             // SAFETY: `enter_shard` was given the cell and has kept it for ever.
-            if let Some((plugin, what)) = unsafe { &*calls }.current_name() {
+            if let Some((called, what)) = unsafe { &*calls }.current_name() {
                 line.add(" in plugin ");
-                add_name(line, plugin);
+                add_called(line, called);
                 line.add(" at ");
                 line.add(what);
                 named = true;
@@ -268,6 +287,18 @@ fn describe(line: &mut Line, signal: &str, counter: usize) {
         }
     }
     line.add("; the process ends\n");
+}
+
+fn add_called(line: &mut Line, called: Called) {
+    match called {
+        Called::Plugin(plugin) => add_name(line, plugin),
+        Called::Hook(link) => {
+            let (plugin, hook) = hook_name(link).and_then(|name| name.split_once('/')).unwrap_or(("?", "?"));
+            line.add(plugin);
+            line.add(", hook ");
+            line.add(hook);
+        }
+    }
 }
 
 fn add_name(line: &mut Line, plugin: PluginHandle) {
@@ -360,10 +391,11 @@ mod tests {
         let _stack = enter_shard(ShardId(3), Arc::clone(&calls));
         assert_eq!(told(1), "grapnel: SIGSEGV in no plugin, on shard 3; the process ends\n");
         calls.enter(grapnel_engine::hook::HookPoint::MessagePublish, 0);
-        calls.turn_of(PluginHandle(7));
+        remember_hook(LinkIdentity(7), &"crasher/second".into());
+        calls.turn_of(LinkIdentity(7));
         assert_eq!(
             told(1),
-            "grapnel: SIGSEGV in plugin crasher at message.publish, on shard 3; the process ends\n"
+            "grapnel: SIGSEGV in plugin crasher, hook second at message.publish, on shard 3; the process ends\n"
         );
     }
 }

@@ -3,6 +3,7 @@
 //! Shards see none of this, only the chain tables that are handed to them between two steps.
 
 mod active;
+mod ancestry;
 mod attendant;
 mod change;
 pub mod check;
@@ -10,8 +11,10 @@ mod commands;
 mod elf;
 mod error;
 mod everywhere;
+mod gone;
 mod handover;
 mod kept;
+mod known;
 mod library;
 mod living;
 mod loaded;
@@ -35,13 +38,14 @@ mod view;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
-use grapnel_engine::hook::{HookPoint, PluginHandle};
+use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use serde_json::Value;
 
 use active::{Active, Defaults, Wanted, compile, seats};
 use attendant::Attendant;
 pub use error::LoadError;
+use handover::Handover;
 use manifest::Opened;
 pub use metrics::{MetricReading, MetricValue};
 pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
@@ -54,9 +58,17 @@ pub use stats::{HookStat, HookStats, Times};
 use transaction::{Totals, Workshop, absorb, merge};
 use view::View;
 
-/// The name of a plugin that is or was loaded in this process, by the handle that links and tickets carry. Any thread.
-pub fn name_of(handle: PluginHandle) -> Option<Arc<str>> {
-    services::name_of(handle)
+use crate::fatal;
+
+/// The name of the plugin that a shard says it calls. Any thread.
+pub fn name_of(called: Called) -> Option<String> {
+    match called {
+        Called::Plugin(handle) => services::name_of(handle).map(|name| name.to_string()),
+        Called::Hook(link) => {
+            let (plugin, _) = fatal::hook_name(link)?.split_once('/')?;
+            Some(plugin.to_owned())
+        }
+    }
 }
 
 /// A shard does not call a plugin any more, because it has failed too often there. Returns at once; called by that shard.
@@ -343,7 +355,7 @@ impl PluginManager {
         if !wanted.config.is_object() && !wanted.config.is_null() {
             return Err(LoadError::ConfigShape { name: known });
         }
-        let (retired, bytes) = self.view().retired_bytes();
+        let (retired, bytes) = self.view().retired.totals();
         if retired >= self.settings.retired_max {
             return Err(LoadError::RetiredFull { name: known, retired, bytes });
         }
@@ -369,7 +381,7 @@ impl PluginManager {
             && let Err(said) = new.loaded.activate()
         {
             let shards = self.settings.shards.clone();
-            workshop.swap_back(&shards, &seats(&before));
+            workshop.swap_back(&shards, &seats(&before), &Handover::default());
             workshop.discard(&new);
             return Err(LoadError::Activate { name: new.name.to_string(), said });
         }
@@ -424,7 +436,7 @@ impl PluginManager {
 
     fn commit_counts(&self, workshop: &mut Workshop) {
         let mut view = self.view_mut();
-        view.retired.append(&mut workshop.retired);
+        workshop.retired.drain(..).for_each(|gone| view.retired.add(gone));
         view.totals.clone_from(&workshop.totals);
         view.table_generation = workshop.table_generation;
     }

@@ -94,7 +94,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let bound = bind_all(&config)?;
     let limits = Arc::new(config.shell_limits.clone());
     let clock = Clock::start();
-    let name = |handle| plugin::name_of(handle).map(|name| name.to_string());
+    let name = plugin::name_of;
     let shards = Shards::start(setups(&config)?, &limits, clock, Box::new(name))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     shards.handle_signals().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;

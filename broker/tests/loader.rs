@@ -32,6 +32,7 @@ fn a_plugin_is_loaded_on_every_shard_shown_and_unloaded() {
     assert_eq!(info.state, PluginState::Loaded);
     assert_eq!(info.file, Some(plugin_file("noop")));
     assert!(info.mapped_bytes > 4096 && info.loaded_at_ms > 0 && info.warnings.is_empty());
+    assert!(info.closable, "as its manifest says");
     assert_eq!(info.description, "A hook that does nothing, to load and to measure");
     assert_eq!((info.hooks[0].point.as_str(), info.hooks[0].name.as_str()), ("message.publish", "publish"));
     assert_eq!(broker.shards.chains(), [["noop/publish"], ["noop/publish"], ["noop/publish"]]);
@@ -53,7 +54,8 @@ fn a_plugin_is_loaded_on_every_shard_shown_and_unloaded() {
 #[test]
 fn a_plugin_in_c_is_opened_by_its_symbol_and_its_hook_gets_what_it_was_mounted_with() {
     let broker = Fixture::new(2);
-    assert_eq!(broker.load("c-entry", json!({})).unwrap().name, "c-entry");
+    let info = broker.load("c-entry", json!({})).unwrap();
+    assert_eq!((info.name.as_str(), info.closable), ("c-entry", false));
     let entry = broker.shards.links(1, HookPoint::MessagePublish)[0].entry;
     let flow = broker.shards.handles[1].call(LONG, move |_| FakeEvent::publish("a", b"").call(entry, 1));
     assert_eq!(flow.unwrap(), Flow::STOP);

@@ -77,7 +77,8 @@ typedef uint32_t grapnel_flow;
 #define GRAPNEL_FLOW_CONTINUE UINT32_C(0)
 /** End the chain; changes are kept. */
 #define GRAPNEL_FLOW_STOP UINT32_C(1)
-/** The answer comes later through the ticket that was taken in this call. */
+/** The answer comes later through the ticket that was taken in this call; changes are kept, unless it ends by a
+ *  fault. */
 #define GRAPNEL_FLOW_DEFER UINT32_C(2)
 /** The hook failed; its changes are thrown away and the fault policy holds. */
 #define GRAPNEL_FLOW_FAULT UINT32_C(3)

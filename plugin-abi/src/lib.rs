@@ -62,7 +62,7 @@ pub mod topic;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
     Acked, Action, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket, Broker, Configured, Connack,
-    Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Dropped, Error, Filter,
+    Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Disposition, Dropped, Error, Filter,
     FiltersTicket, Flow, Gauge, Histogram, HookId, Host, IntoFlow, Level, Mail, Mounting, NoConfig, Outgoing,
     Packet, Plugin, Publish, PublishTicket, Reason, Refused, Retained, RetainedChange, Session, Subscribe,
     Subscription, Timer, Unsubscribe, Verdict, Whose, Will,

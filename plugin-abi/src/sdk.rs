@@ -33,7 +33,7 @@ pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
 pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, Whose};
-pub use message::{Delivered, Publish};
+pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, Histogram};
 pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
@@ -89,12 +89,14 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         None
     }
 
-    /// A timer that the instance armed with [`Host::timer`] is due.
+    /// A timer that the instance armed with [`Host::timer`] is due. One that falls due while the plugin is disabled or tripped comes
+    /// when it is called again.
     fn on_timer(shard: &mut Self::Shard, timer: Timer, number: u64) {
         let _ = (shard, timer, number);
     }
 
-    /// Mail from another instance of this plugin, or from a thread of it ([`Host::mail`]).
+    /// Mail from another instance of this plugin, or from a thread of it ([`Host::mail`]). What is sent while the plugin is disabled or
+    /// tripped comes when it is called again.
     fn on_mail(shard: &mut Self::Shard, mail: &Mail<'_>) {
         let _ = (shard, mail);
     }

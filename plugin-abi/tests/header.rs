@@ -9,6 +9,10 @@ mod write;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+/// Where the tables and numbers are written, in the order of the header.
+const RAW: [&str; 6] =
+    ["raw.rs", "raw/slice.rs", "raw/numbers.rs", "raw/event.rs", "raw/requests.rs", "raw/host.rs"];
+
 fn inside(path: &str) -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join(path)
 }
@@ -21,7 +25,7 @@ fn text(path: &str) -> String {
 #[cfg(not(feature = "abi-test-grown"))]
 fn the_header_says_what_the_source_says() {
     let header = write::header(
-        &text("src/raw.rs"),
+        &RAW.map(|file| text(&format!("src/{file}"))),
         &text("src/module.rs"),
         &text("src/point.rs"),
         &text("tests/header/helpers.h"),
@@ -37,6 +41,15 @@ fn the_header_says_what_the_source_says() {
         "include/grapnel_plugin.h is not what the source says (first in line {}); write it anew with: just abi",
         differs.unwrap_or_else(|| header.lines().count().min(committed.lines().count())) + 1
     );
+}
+
+#[test]
+fn the_header_is_made_of_every_file() {
+    let files = std::fs::read_dir(inside("src/raw")).expect("the folder is there");
+    let files = files.map(|file| file.expect("an entry").file_name().to_string_lossy().into_owned());
+    let forgotten: Vec<String> =
+        files.filter(|file| !RAW.contains(&format!("raw/{file}").as_str())).collect();
+    assert!(forgotten.is_empty(), "tests/header.rs does not read {forgotten:?}");
 }
 
 /// A plugin that says nothing, so that a compiler has a file to compile.

@@ -7,8 +7,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
 use grapnel_plugin_abi::{
-    Action, Authenticate, Authorize, Connect, Delivered, Error, Flow, HookPoint, Host, Level, Plugin,
-    Publish, Reason, Refused, Subscribe, Verdict,
+    Action, Authenticate, Authorize, Connect, Delivered, Error, Flow, HookPoint, Host, Level, Outgoing,
+    Plugin, Publish, Reason, Refused, Subscribe, Verdict,
 };
 
 const SOON: Duration = Duration::from_secs(5);
@@ -148,6 +148,12 @@ impl ProbeShard {
                 message.set_payload(b"half")?;
                 panic!("seen {} on shard {}", self.seen, self.shard);
             }
+            "half, then lost" => {
+                message.set_payload(b"half")?;
+                message.add_message(&Outgoing::new("half", "half"))?;
+                drop(message.defer(Duration::ZERO)?);
+                return Ok(Flow::Defer);
+            }
             "wild" => message.set_topic("a/+")?,
             "later" => {
                 let mut ticket = message.defer(Duration::ZERO)?;
@@ -262,6 +268,16 @@ fn a_publish_is_answered_later_from_another_thread() {
     assert_eq!(message.wait(SOON), Outcome::Continue);
     assert_eq!(message.topic(), "moved");
     assert_eq!(message.user_properties(), [("when".into(), "later".into())]);
+}
+
+#[test]
+fn a_ticket_that_is_lost_leaves_nothing_of_the_change() {
+    let mut plugin = probe();
+    let mut message = FakeEvent::publish("half, then lost", b"whole");
+    assert_eq!(plugin.run(&mut message), Outcome::Deferred);
+    assert_eq!((message.payload(), message.added().len()), (&b"half"[..], 1));
+    assert_eq!(message.wait(SOON), Outcome::Fault);
+    assert_eq!((message.payload(), message.added().len()), (&b"whole"[..], 0));
 }
 
 #[test]

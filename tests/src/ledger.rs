@@ -60,12 +60,13 @@ impl<'a> Ledger<'a> {
         Ledger { broker, idle_files }
     }
 
-    /// Does `warm_up`, which lets everything grow that grows once, then `work`, and insists that this leaves nothing behind.
+    /// Does `warm_up`, which lets everything grow that grows once, then `work`, and insists that this leaves nothing behind. Gives what
+    /// the broker held before and after, for who wants to know more.
     ///
     /// # Panics
     /// If it does, or if the broker does not come to rest.
     #[track_caller]
-    pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) {
+    pub fn judge(&self, what: &str, warm_up: impl FnOnce(), work: impl FnOnce()) -> (Reading, Reading) {
         warm_up();
         let before = self.quiet();
         let began = Instant::now();
@@ -85,6 +86,7 @@ impl<'a> Ledger<'a> {
             after.live < live_max && after.files <= before.files,
             "{what} leaves something behind: {before:?} before, {after:?} after"
         );
+        (before, after)
     }
 
     /// Waits until nobody is connected, nothing is stored, and several readings agree.

@@ -10,11 +10,14 @@ pub mod churn;
 pub mod client;
 pub mod ctl;
 pub mod ledger;
+mod line;
 pub mod load;
 pub mod mosquitto;
 pub mod paho;
 pub mod plugin;
 pub mod process;
+pub mod row;
+pub mod storm;
 pub mod wire;
 
 pub use broker::{Broker, Peer};

@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use crate::line::Line;
 use crate::{Broker, Client, PATIENCE, Publish, Version, pause};
 
-mod line;
 mod publishing;
 mod receiving;
 
@@ -127,10 +127,10 @@ impl Load {
             let mut client = connect("subscriber", n);
             client.subscribe(&format!("{}/{n}", plan.original), 1);
             client.subscribe(&format!("{}/{n}", plan.rewritten), 1);
-            line::Line::new(client)
+            Line::new(client)
         });
-        let subscribers: Vec<line::Line> = subscribers.collect();
-        let publishers = (0..plan.pairs).map(|n| line::Line::new(connect("publisher", n))).collect();
+        let subscribers: Vec<Line> = subscribers.collect();
+        let publishers = (0..plan.pairs).map(|n| Line::new(connect("publisher", n))).collect();
         let shared = Arc::new(Shared {
             plan,
             start: Instant::now(),

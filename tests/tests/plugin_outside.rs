@@ -42,6 +42,10 @@ fn is_loaded_and_called(broker: &Broker, file: &Path) {
 fn is_refused_with_a_sentence(broker: &Broker, file: &Path) {
     let refused = broker.ctl_refused(&["plugins", "load", argument(file), "--set", "greeting=\"Hello\""]);
     assert!(refused.contains("built for ABI 1.1, this broker speaks 1.0"), "{refused}");
+    assert!(
+        refused.contains("rebuild it with grapnel-plugin-abi ~1.0, or load it into a broker that"),
+        "{refused}"
+    );
     Client::hello(broker, Version::V5, "after").ping();
 }
 

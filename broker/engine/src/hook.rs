@@ -19,7 +19,7 @@ pub mod subscribe;
 pub mod tickets;
 pub mod told;
 
-pub use call::{CallCell, Untimely};
+pub use call::{CallCell, Called, Untimely};
 pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
 pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 
@@ -156,12 +156,19 @@ pub struct ChainTable {
     chains: [Chain; POINTS],
     /// The plugins that are in it, for what is called outside of events.
     instances: Vec<(PluginHandle, InstanceEntry)>,
+    /// Those of them that are disabled or tripped: what is called outside of events waits for them.
+    resting: Vec<PluginHandle>,
 }
 
 impl ChainTable {
     /// A table without a link.
     pub fn empty() -> ChainTable {
-        ChainTable { generation: 0, chains: std::array::from_fn(|_| Chain::default()), instances: Vec::new() }
+        ChainTable {
+            generation: 0,
+            chains: std::array::from_fn(|_| Chain::default()),
+            instances: Vec::new(),
+            resting: Vec::new(),
+        }
     }
 
     /// Compiles links, given in order of mounting, into chains: higher priority first, equal priority as mounted. A chain has at
@@ -181,13 +188,29 @@ impl ChainTable {
             let links = list.into_boxed_slice();
             Chain { links, counts, filters, runs: 0, straight_runs: 0, straight, delivers }
         });
-        ChainTable { generation, chains, instances: Vec::new() }
+        ChainTable { generation, chains, instances: Vec::new(), resting: Vec::new() }
     }
 
     /// With the plugins' instances, for timers and mail.
     #[must_use]
     pub fn with_instances(self, instances: Vec<(PluginHandle, InstanceEntry)>) -> ChainTable {
         ChainTable { instances, ..self }
+    }
+
+    /// With those plugins of [`ChainTable::with_instances`] that are disabled or tripped.
+    #[must_use]
+    pub fn with_resting(self, resting: Vec<PluginHandle>) -> ChainTable {
+        ChainTable { resting, ..self }
+    }
+
+    /// Whether a plugin is disabled or tripped: its timers and mail wait.
+    pub fn is_resting(&self, plugin: PluginHandle) -> bool {
+        self.resting.contains(&plugin)
+    }
+
+    /// The instance of a plugin, if it is in the table and may be called.
+    pub fn instance_awake(&self, plugin: PluginHandle) -> Option<InstanceEntry> {
+        self.instance(plugin).filter(|_| !self.is_resting(plugin))
     }
 
     /// The instance of a plugin, if it is in the table.

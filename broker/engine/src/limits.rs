@@ -97,6 +97,7 @@ bounds! {
     connect_timeout_ms = 10000, 100..=600000, "time from accept to a whole CONNECT; slow links need seconds, idle probes should not hold a socket";
     packet_bytes_max = 1048576, 128..=268435460, "largest packet taken from a client, announced as Maximum Packet Size; 1 MiB as EMQX has it";
     partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it the newest sender is disconnected";
+    connects_pending_max = 16384, 1..=16777215, "clients per shard whose CONNECT waits for a plugin or for their own next AUTH; beyond it a new one is refused with 0x89, server busy, before any plugin is asked";
     client_id_bytes_max = 1024, 23..=65535, "MQTT 3.1 promises 23, MQTT 5 allows 65535; 1 KiB keeps tables small";
     topic_bytes_max = 4096, 64..=65535, "longest topic name or filter; the same as EMQX";
     topic_levels_max = 128, 1..=32768, "levels of a topic; bounds the depth of every walk";

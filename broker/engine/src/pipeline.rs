@@ -190,6 +190,8 @@ pub struct Shard {
     setup: Setup,
     now: Now,
     conns: Table<Connection>,
+    /// Connections whose CONNECT waits for an answer.
+    admitting: u64,
     sessions: Table<Session>,
     by_client: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
     routes: Routes,
@@ -263,6 +265,7 @@ impl Shard {
         Shard {
             now: Now::default(),
             conns: Table::default(),
+            admitting: 0,
             sessions: Table::default(),
             by_client: HashMap::with_hasher(hasher.clone()),
             routes: Routes::new(setup.id, setup.shards, setup.keys, route_limits),

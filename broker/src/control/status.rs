@@ -13,7 +13,7 @@ use super::api::Api;
 use super::links;
 use super::prometheus::{self, Text};
 use super::wire;
-use crate::plugin::{PluginInfo, PluginState};
+use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState};
 
 pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
     let gathered = api.shards.ask_all(|shard| (*shard.counters(), shard.chains().generation())).await;
@@ -73,12 +73,42 @@ pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
     let by_shard: Vec<_> = gathered.answers.iter().map(|(_, counters)| counters.rows()).collect();
     let metrics = all.rows().into_iter().enumerate().map(|(index, (name, value, help))| wire::Metric {
         name: name.to_owned(),
-        value,
+        value: signed(value),
         shards: by_shard.iter().map(|rows| rows[index].1).collect(),
         gauge: prometheus::is_gauge(name),
         help: help.to_owned(),
     });
-    Json(wire::Metrics { metrics: metrics.collect(), unanswered: gathered.unanswered_rows() })
+    let of_plugins = api.plugins.metrics().into_iter().flat_map(plugin_rows);
+    let metrics = metrics.chain(of_plugins).collect();
+    Json(wire::Metrics { metrics, unanswered: gathered.unanswered_rows() })
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
+}
+
+/// The rows of a metric that a plugin has made.
+fn plugin_rows(MetricReading { name, help, value }: MetricReading) -> Vec<wire::Metric> {
+    let row = |name: String, value: i64, gauge: bool| wire::Metric {
+        name,
+        value,
+        shards: Vec::new(),
+        gauge,
+        help: help.clone(),
+    };
+    match value {
+        MetricValue::Counter(value) => vec![row(name, value, false)],
+        MetricValue::Gauge(value) => vec![row(name, value, true)],
+        MetricValue::Histogram { buckets, count, sum } => {
+            let all = ("+Inf".to_owned(), count);
+            let buckets = buckets.into_iter().map(|(bound, values)| (bound.to_string(), values)).chain([all]);
+            let bucket = |(le, values)| row(format!("{name}_bucket{{le=\"{le}\"}}"), signed(values), false);
+            let mut rows: Vec<_> = buckets.map(bucket).collect();
+            rows.push(row(format!("{name}_sum"), sum, false));
+            rows.push(row(format!("{name}_count"), signed(count), false));
+            rows
+        }
+    }
 }
 
 /// How Prometheus wants them.
@@ -130,4 +160,31 @@ pub(super) async fn prometheus(
     }
     api.plugins.metrics().iter().for_each(|metric| text.plugin_metric(metric));
     Ok(([(header::CONTENT_TYPE, prometheus::CONTENT_TYPE)], text.finish()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_metric_of_a_plugin_is_called_as_prometheus_calls_its_samples() {
+        let rows = |value| {
+            let reading = MetricReading { name: "plugin_p_x".to_owned(), help: "what".to_owned(), value };
+            let rows = plugin_rows(reading);
+            assert!(rows.iter().all(|row| row.help == "what" && row.shards.is_empty()));
+            rows.into_iter().map(|row| (row.name, row.value, row.gauge)).collect::<Vec<_>>()
+        };
+        let name = || "plugin_p_x".to_owned();
+        assert_eq!(rows(MetricValue::Counter(3)), [(name(), 3, false)]);
+        assert_eq!(rows(MetricValue::Gauge(-3)), [(name(), -3, true)]);
+        let histogram = MetricValue::Histogram { buckets: vec![(1, 2), (5, 2)], count: 3, sum: -4 };
+        let expected = [
+            ("_bucket{le=\"1\"}", 2),
+            ("_bucket{le=\"5\"}", 2),
+            ("_bucket{le=\"+Inf\"}", 3),
+            ("_sum", -4),
+            ("_count", 3),
+        ];
+        assert_eq!(rows(histogram), expected.map(|(end, value)| (name() + end, value, false)));
+    }
 }

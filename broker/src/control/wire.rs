@@ -291,7 +291,8 @@ impl From<pipeline::SubscriptionRow> for Subscription {
 /// `GET /api/v1/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Each metric, summed over the shards that answered.
+    /// Each metric, summed over the shards that answered; then those that plugins have made, by name. A histogram has a row for
+    /// each of its samples, under the names that Prometheus sees.
     pub metrics: Vec<Metric>,
     /// Shards that did not answer.
     pub unanswered: Vec<UnansweredShard>,
@@ -303,8 +304,9 @@ pub struct Metric {
     /// Its name, without the prefix that Prometheus sees.
     pub name: String,
     /// Its value.
-    pub value: u64,
-    /// The values of the shards, in the order of their numbers; those that did not answer are left out.
+    pub value: i64,
+    /// The values of the shards, in the order of their numbers; those that did not answer are left out. Empty for a metric of a
+    /// plugin, which is not counted by shard.
     pub shards: Vec<u64>,
     /// Whether it can fall.
     pub gauge: bool,

@@ -112,12 +112,15 @@ fn exhooks(list: &PluginList) -> impl Iterator<Item = &PluginInfo> {
     })
 }
 
+/// Upper bounds of a histogram with what is counted up to each.
+type Buckets = Vec<(i64, i64)>;
+
 /// What the metrics say of workers: `plugin_NAME_worker_DRIVER_INDEX_WHAT`.
 fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
     let mut rows = Vec::new();
     for plugin in exhooks(list) {
         let prefix = format!("plugin_{}_worker_", plugin.name.replace('-', "_"));
-        let mut found: BTreeMap<(String, u32), (WorkerRow, Vec<(i64, i64)>)> = BTreeMap::new();
+        let mut found: BTreeMap<(String, u32), (WorkerRow, Buckets)> = BTreeMap::new();
         for metric in metrics {
             let Some((driver, index, what)) = metric.name.strip_prefix(&prefix).and_then(parts) else {
                 continue;
@@ -287,7 +290,24 @@ mod tests {
     }
 
     fn plugin(name: &str, file: &str) -> PluginInfo {
-        PluginInfo { name: name.to_owned(), file: Some(file.into()), ..PluginInfo::default() }
+        PluginInfo {
+            name: name.to_owned(),
+            state: crate::plugin::PluginState::Loaded,
+            version: String::new(),
+            description: String::new(),
+            sdk: String::new(),
+            file: Some(file.into()),
+            origin: crate::plugin::Origin::Once,
+            generation: 1,
+            priority: None,
+            hooks: Vec::new(),
+            depends: Vec::new(),
+            config_schema: None,
+            closable: false,
+            mapped_bytes: 0,
+            loaded_at_ms: 0,
+            warnings: Vec::new(),
+        }
     }
 
     #[test]

@@ -118,6 +118,7 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
             ..HookInfo::default()
         }],
         depends: Vec::new(),
+        closable: false,
         config_schema: None,
         mapped_bytes: 4096,
         loaded_at_ms: u64::MAX,

@@ -10,6 +10,7 @@ use grapnel_engine::hook::{
 };
 use grapnel_engine::id::ShardId;
 
+use super::error::LoadError;
 use super::loaded::{Callee, Instance, Loaded};
 use super::manifest::{About, Hook, Opened};
 use super::mounts::Mounted;
@@ -54,23 +55,30 @@ pub(super) struct Active {
     pub loaded: Arc<Loaded>,
     pub instances: Instances,
     warnings: Mutex<Vec<String>>,
-    _admitted: Admitted,
+    admitted: Admitted,
     run_time: RunTime,
 }
 
 /// As long as this lives, a generation of a plugin may ask the broker for things; its end is that of its threads, too.
-pub(super) struct Admitted(PluginHandle);
+pub(super) struct Admitted {
+    handle: PluginHandle,
+    /// What stands for it in the ancestry of messages.
+    bit: u8,
+}
 
 impl Admitted {
-    pub(super) fn new(handle: PluginHandle, name: &str, hooks: &[Hook]) -> Admitted {
-        services::admit(handle, &name.into(), hooks);
-        Admitted(handle)
+    /// # Errors
+    /// [`LoadError::Ancestry`].
+    pub(super) fn new(handle: PluginHandle, name: &str, hooks: &[Hook]) -> Result<Admitted, LoadError> {
+        let bit = services::admit(handle, &name.into(), hooks);
+        let bit = bit.ok_or_else(|| LoadError::Ancestry { name: name.to_owned() })?;
+        Ok(Admitted { handle, bit })
     }
 }
 
 impl Drop for Admitted {
     fn drop(&mut self) {
-        services::dismiss(self.0);
+        services::dismiss(self.handle, self.bit);
     }
 }
 
@@ -168,7 +176,7 @@ impl Active {
             loaded,
             instances: Instances(Mutex::new(instances)),
             warnings: Mutex::default(),
-            _admitted: admitted,
+            admitted,
             run_time: RunTime::next(),
         }
     }
@@ -307,8 +315,7 @@ impl Active {
             policy: self.policy(&active.hook),
             topics: active.hook.topics.clone(),
             deliver: active.hook.deliver,
-            // Names are numbered from 1 on; the 65th shares its bit with the first.
-            bit: (self.handle().0 & 63) as u8,
+            bit: self.admitted.bit,
         };
         let order = self.run_time.order.load(Ordering::Relaxed);
         let wanted = |active: &ActiveHook| self.overridden(&active.hook).mounted != Some(false);
@@ -357,6 +364,7 @@ impl Active {
             priority,
             hooks: hooks.collect(),
             depends: self.about.depends.clone(),
+            closable: self.about.closable,
             config_schema: None,
             mapped_bytes: self.loaded.library.bytes,
             loaded_at_ms: self.loaded_at_ms,
@@ -408,9 +416,12 @@ pub(super) fn seats(plugins: &[Arc<Active>]) -> Vec<Seat> {
 pub(super) fn compile(generation: u64, seats: &[Seat], shard: ShardId, defaults: Defaults) -> ChainTable {
     let instances =
         seats.iter().filter_map(|Seat { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
+    let resting = seats.iter().filter(|seat| !seat.enabled || seat.plugin.tripped().is_some());
+    let resting = resting.map(|seat| seat.plugin.handle());
     let enabled = seats.iter().filter(|seat| seat.enabled);
     let mut links: Vec<_> = enabled.flat_map(|seat| seat.plugin.links(shard, defaults)).collect();
     links.sort_by_key(|(order, ..)| *order);
     ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
         .with_instances(instances.collect())
+        .with_resting(resting.collect())
 }

@@ -7,9 +7,10 @@ use serde_json::Value;
 
 use super::active::{Active, Seat, Wanted, seats};
 use super::error::LoadError;
+use super::handover::Handover;
 use super::manifest::check_config;
 use super::report::{Configured, PluginInfo};
-use super::transaction::{Staged, Workshop};
+use super::transaction::{Staged, Workshop, not_back};
 use super::{PluginManager, names, needed_by, with_object};
 
 impl PluginManager {
@@ -61,16 +62,16 @@ impl PluginManager {
         let after: Vec<_> = before.iter().map(replaced).collect();
         let swapped = workshop.try_handover(old, new).and_then(|handover| {
             let lost = workshop.swap_over(&old.name, &seats(before), &seats(&after), &handover)?;
-            Ok((lost, handover.is_any()))
+            let handed = handover.without(&lost);
+            Ok((lost, handed))
         });
-        let (lost, handed_over) = swapped.inspect_err(|_| workshop.discard(new))?;
+        let (lost, handed) = swapped.inspect_err(|_| workshop.discard(new))?;
         if old.is_enabled() {
             old.loaded.deactivate();
             if let Err(said) = new.loaded.activate() {
                 let shards = self.settings.shards.clone();
-                workshop.swap_back(&shards, &seats(before));
-                if handed_over {
-                    old.warn("a reload was taken back after the shards had swapped; what its new version counted until then is lost".to_owned());
+                for (shard, said) in workshop.swap_back(&shards, &seats(before), &handed) {
+                    old.warn(not_back(shard, &said));
                 }
                 if let Err(said) = old.loaded.activate() {
                     old.warn(format!("it could not be activated again after a reload that failed: {said}"));
@@ -192,7 +193,7 @@ impl PluginManager {
         if let Err(said) = plugin.loaded.activate() {
             plugin.set_enabled(false);
             let shards = self.settings.shards.clone();
-            workshop.swap_back(&shards, &seats(active));
+            workshop.swap_back(&shards, &seats(active), &Handover::default());
             return Err(LoadError::Activate { name: plugin.name.to_string(), said });
         }
         Ok(())

@@ -24,7 +24,10 @@ use crate::shard::limits::ShellLimits;
 /// What is known of a generation that may ask.
 struct Account {
     name: Arc<str>,
+    /// Its bit in the ancestry of messages.
     bit: u64,
+    /// Whether a message may have it.
+    led: AtomicBool,
     /// The second that is counted, since the start, in the high half; publishes in it in the low one.
     published: AtomicU64,
     replayed: AtomicBool,
@@ -73,24 +76,39 @@ impl Desk {
         *write(&self.bounds) = Arc::new(Bounds { limits, shell });
     }
 
-    /// From now on this generation may ask.
-    pub(super) fn admit(&self, plugin: PluginHandle, name: &Arc<str>) {
+    /// From now on this generation may ask. Its messages have this bit in their ancestry; `leads` where it may make some elsewhere.
+    pub(super) fn admit(&self, plugin: PluginHandle, name: &Arc<str>, bit: u8, leads: bool) {
         let account = Account {
             name: Arc::clone(name),
-            bit: ancestry_bit(plugin),
+            bit: 1 << (bit & 63),
+            led: AtomicBool::new(leads),
             published: AtomicU64::new(0),
             replayed: AtomicBool::new(false),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
 
-    /// From now on it is answered STALE.
-    pub(super) fn dismiss(&self, plugin: PluginHandle) {
-        write(&self.accounts).remove(&plugin.0);
+    /// From now on it is answered STALE. Whether there may be messages that it led to.
+    pub(super) fn dismiss(&self, plugin: PluginHandle) -> bool {
+        let account = write(&self.accounts).remove(&plugin.0);
+        account.is_some_and(|account| account.led.load(Ordering::Relaxed))
+    }
+
+    /// It may make messages elsewhere from now on.
+    pub(super) fn will_lead(&self, plugin: u64) -> Result<(), Status> {
+        self.leading_account(plugin).map(drop)
     }
 
     fn account(&self, plugin: u64) -> Result<Arc<Account>, Status> {
         read(&self.accounts).get(&plugin).cloned().ok_or(Status::STALE)
+    }
+
+    /// The same of one that is about to lead to a message. Noted under the lock: whoever dismisses it sees it.
+    fn leading_account(&self, plugin: u64) -> Result<Arc<Account>, Status> {
+        let accounts = read(&self.accounts);
+        let account = accounts.get(&plugin).ok_or(Status::STALE)?;
+        account.led.store(true, Ordering::Relaxed);
+        Ok(Arc::clone(account))
     }
 
     fn bounds(&self) -> Arc<Bounds> {
@@ -108,7 +126,7 @@ impl Desk {
     }
 
     pub(super) fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
-        let account = self.account(plugin)?;
+        let account = self.leading_account(plugin)?;
         let bounds = self.bounds();
         // A command inherits the ancestry of its event.
         let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
@@ -239,11 +257,6 @@ impl Account {
     }
 }
 
-/// The bit of a plugin in the ancestry of a message: that of its name, so that all its versions have the same.
-pub(super) fn ancestry_bit(plugin: PluginHandle) -> u64 {
-    1 << (plugin.0 & 63)
-}
-
 fn shard_of(topic: &str, shards: usize) -> usize {
     let mut hasher = std::hash::DefaultHasher::new();
     hasher.write(topic.as_bytes());
@@ -261,7 +274,7 @@ mod tests {
         let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
         let desk = Desk::default();
         *write(&desk.shards) = shards.to_vec();
-        desk.admit(PluginHandle(5), &"five".into());
+        desk.admit(PluginHandle(5), &"five".into(), 9, false);
         (desk, shards)
     }
 
@@ -291,10 +304,10 @@ mod tests {
             let Some(Command::Publish { message, .. }) = home.next_plugin_command() else {
                 panic!("it went to the other shard")
             };
-            assert_eq!((&*message.from, message.ancestry), ("five", 1 << 5));
+            assert_eq!((&*message.from, message.ancestry), ("five", 1 << 9));
         }
         assert_eq!(desk.publish(5, &message(b"a/+")), Err(Status::INVALID));
-        desk.dismiss(PluginHandle(5));
+        assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
         assert_eq!(desk.publish(5, &message(b"a/b")), Err(Status::STALE));
     }
 

@@ -14,7 +14,7 @@ use super::error::LoadError;
 pub(super) struct Image {
     /// Bytes from the beginning of the file that are mapped; what lies behind is for debuggers.
     pub loaded_file_bytes: usize,
-    /// Bytes of memory it takes.
+    /// Bytes of memory its segments take, in whole pages.
     pub memory_bytes: u64,
 }
 
@@ -29,8 +29,8 @@ const MACHINE: elf::Machine = if cfg!(target_arch = "x86_64") {
     elf::EM_NONE
 };
 
-/// Checks the headers of a shared library against the bytes there are.
-pub(super) fn check(file: &Path, bytes: &[u8]) -> Result<Image, LoadError> {
+/// Checks the headers of a shared library against the bytes there are. `page_bytes` is what memory is mapped by.
+pub(super) fn check(file: &Path, bytes: &[u8], page_bytes: u64) -> Result<Image, LoadError> {
     let not = |what: &str| LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() };
     let truncated =
         |need: u64| LoadError::Truncated { file: file.to_owned(), have: bytes.len() as u64, need };
@@ -67,7 +67,12 @@ pub(super) fn check(file: &Path, bytes: &[u8]) -> Result<Image, LoadError> {
         let end = end.ok_or_else(|| not("its segments make no sense"))?;
         need = need.max(end);
         if segment.p_type(endian) == elf::PT_LOAD {
-            memory_bytes = memory_bytes.saturating_add(segment.p_memsz(endian));
+            let start = segment.p_vaddr(endian);
+            let end = start
+                .checked_add(segment.p_memsz(endian))
+                .ok_or_else(|| not("its segments make no sense"))?;
+            let pages = end.div_ceil(page_bytes) - start / page_bytes;
+            memory_bytes = memory_bytes.saturating_add(pages.saturating_mul(page_bytes));
         }
         if !is_for_debuggers(segment.p_type(endian)) {
             loaded_file_bytes = loaded_file_bytes.max(end);
@@ -115,21 +120,21 @@ mod tests {
     }
 
     fn told(bytes: &[u8]) -> String {
-        check(Path::new("x.so"), bytes).unwrap_err().to_string()
+        check(Path::new("x.so"), bytes, 4096).unwrap_err().to_string()
     }
 
     #[test]
     fn a_whole_library_passes_and_only_its_loaded_part_is_needed() {
         let bytes = own();
-        let image = check(Path::new("x.so"), &bytes).unwrap();
+        let image = check(Path::new("x.so"), &bytes, 4096).unwrap();
         assert!(image.loaded_file_bytes < bytes.len(), "symbols and debug lines lie behind");
-        assert!(image.memory_bytes > 4096);
+        assert!(image.memory_bytes > 4096 && image.memory_bytes.is_multiple_of(4096));
     }
 
     #[test]
     fn a_truncated_library_is_refused_wherever_it_ends() {
         let bytes = own();
-        let image = check(Path::new("x.so"), &bytes).unwrap();
+        let image = check(Path::new("x.so"), &bytes, 4096).unwrap();
         for end in
             [5, 63, 64, 200, 4096, image.loaded_file_bytes - 1, image.loaded_file_bytes, bytes.len() - 1]
         {
@@ -159,7 +164,7 @@ mod tests {
         for at in 0..64 {
             for value in [0, 1, 0x7f, 0xff] {
                 let before = std::mem::replace(&mut bytes[at], value);
-                let _ = check(Path::new("x.so"), &bytes);
+                let _ = check(Path::new("x.so"), &bytes, 4096);
                 bytes[at] = before;
             }
         }

@@ -84,9 +84,8 @@ pub enum LoadError {
     },
     /// Built for another version of the ABI.
     #[error(
-        "cannot load {}: built for ABI {built}, this broker speaks {speaks}; rebuild it with grapnel-plugin-abi {major}",
-        file.display(),
-        major = grapnel_plugin_abi::raw::ABI_MAJOR
+        "cannot load {}: built for ABI {built}, this broker speaks {speaks}; {remedy}",
+        file.display()
     )]
     ForeignAbi {
         /// The plugin's file.
@@ -95,6 +94,8 @@ pub enum LoadError {
         built: String,
         /// What this broker takes.
         speaks: String,
+        /// What to do about it.
+        remedy: String,
     },
     /// The same version of the ABI, laid out differently.
     #[error(
@@ -133,6 +134,16 @@ pub enum LoadError {
         name: String,
         /// What the plugin said.
         said: String,
+    },
+    /// No place in the ancestry of messages is left for its name.
+    #[error(
+        "cannot load {name}: {places} other plugins are loaded or have led to messages since the broker started, and each keeps its \
+         place in the ancestry of these, so that it does not see them; unload some that never publish, or restart the broker",
+        places = super::ancestry::PLACES
+    )]
+    Ancestry {
+        /// The plugin.
+        name: String,
     },
     /// A plugin that it needs is not there.
     #[error(

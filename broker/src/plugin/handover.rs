@@ -1,5 +1,6 @@
 //! The state of a plugin on its way from the version before to the one that replaces it, shard by shard: tried on every shard
-//! before the first one swaps, and done again in the same step as the swap, so that no event falls between. Used by the reload.
+//! before the first one swaps, and done again in the same step as the swap, so that no event falls between; and back in the same
+//! way, where the swap is taken back. Used by the reload.
 
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::Shard;
@@ -10,7 +11,7 @@ use super::loaded::Callee;
 use super::transaction::{Staged, Workshop};
 
 /// The shards on which a state is handed over, each with both instances.
-#[derive(Default)]
+#[derive(Clone, Default)]
 pub(super) struct Handover(Vec<(ShardId, Passing)>);
 
 impl Handover {
@@ -19,9 +20,15 @@ impl Handover {
         self.0.iter().find(|(of, _)| *of == shard).map(|(_, passing)| *passing)
     }
 
-    /// Whether anything is handed over.
-    pub(super) fn is_any(&self) -> bool {
-        !self.0.is_empty()
+    /// What the shard does in the step in which it swaps back; `None` where nothing comes back.
+    pub(super) fn back_on(&self, shard: ShardId) -> Option<Passing> {
+        self.on(shard).map(|Passing { from, to, bytes_max }| Passing { from: to, to: from, bytes_max })
+    }
+
+    /// The same without the shards on which nothing was handed over after all: the old instance knows more there.
+    pub(super) fn without(self, lost: &[(ShardId, String)]) -> Handover {
+        let kept = self.0.into_iter().filter(|(shard, _)| !lost.iter().any(|(of, _)| of == shard));
+        Handover(kept.collect())
     }
 }
 
@@ -34,7 +41,7 @@ pub(super) struct Passing {
 }
 
 impl Passing {
-    /// Lets the old instance write and the new one read. False where one of them does not do that. On the shard's thread.
+    /// Lets one instance write and the other one read. False where one of them does not do that. On the shard's thread.
     pub(super) fn pass(&self) -> Result<bool, String> {
         let state = self.from.export_state(self.bytes_max).map_err(|said| format!("export_state: {said}"))?;
         let Some(state) = state else { return Ok(false) };

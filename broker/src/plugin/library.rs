@@ -4,6 +4,7 @@
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
+use std::sync::{LazyLock, Mutex, PoisonError};
 
 use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
 use abi_stable::sabi_types::VersionNumber;
@@ -15,6 +16,10 @@ use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
 use super::elf;
 use super::error::LoadError;
+use super::known::{Content, Known};
+
+/// Of the process, as what abi_stable remembers is.
+static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
 /// Code of a plugin that is mapped and speaks our ABI.
 #[derive(Clone, Copy)]
@@ -42,7 +47,7 @@ impl From<LoadError> for Refused {
 
 /// Maps a plugin's file. `copies` is a folder of our own for the private copy, which is gone again when this returns.
 pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
-    let (copy, image) = private_copy(file, copies)?;
+    let (copy, image, content) = private_copy(file, copies)?;
     // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
     // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
     // it exports no plugin, before any other thread could know of it.
@@ -58,7 +63,7 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
     let kept = std::mem::ManuallyDrop::new(library);
     let refused = |error| Refused { error, bytes: image.memory_bytes };
     let module = match (header, c_entry) {
-        (Some(header), _) => checked_module(file, header).map_err(refused)?,
+        (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
         (None, Some(entry)) => {
             // SAFETY: the symbol is named after this version of the contract, which says that the function takes nothing
             // and that the table it returns begins with its own size and stays; the code of both stays mapped.
@@ -72,7 +77,10 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
 
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
 /// mapped already, and overwriting a mapped file ends the process.
-fn private_copy(file: &Path, copies: &Path) -> Result<(tempfile::NamedTempFile, elf::Image), LoadError> {
+fn private_copy(
+    file: &Path,
+    copies: &Path,
+) -> Result<(tempfile::NamedTempFile, elf::Image, Content), LoadError> {
     let failed = |what: &'static str| {
         let file: PathBuf = file.to_owned();
         move |source| LoadError::File { file, what, source }
@@ -83,14 +91,23 @@ fn private_copy(file: &Path, copies: &Path) -> Result<(tempfile::NamedTempFile, 
         return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
     }
     let bytes = std::fs::read(file).map_err(failed("cannot read it"))?;
-    let image = elf::check(file, &bytes)?;
+    let image = elf::check(file, &bytes, page_bytes())?;
+    let mapped = &bytes[..image.loaded_file_bytes];
     let mut copy = tempfile::Builder::new()
         .prefix("plugin-")
         .suffix(".so")
         .tempfile_in(copies)
         .map_err(failed("cannot make a private copy of it"))?;
-    copy.write_all(&bytes[..image.loaded_file_bytes]).map_err(failed("cannot write a private copy of it"))?;
-    Ok((copy, image))
+    copy.write_all(mapped).map_err(failed("cannot write a private copy of it"))?;
+    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
+    Ok((copy, image, content))
+}
+
+/// What this machine maps memory by.
+fn page_bytes() -> u64 {
+    // SAFETY: it reads a number that the process was given at its start.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
 }
 
 /// What the linker said, with the operator's path instead of the private one.
@@ -114,12 +131,22 @@ const fn ours() -> abi_stable::library::AbiHeader {
     abi_stable::library::AbiHeader::VALUE
 }
 
-fn speaks() -> String {
-    if ABI_MINOR == 0 {
+/// A plugin of another version, which is known where it could be read.
+fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadError {
+    let speaks = if ABI_MINOR == 0 {
         format!("{ABI_MAJOR}.0")
     } else {
         format!("{ABI_MAJOR}.0 to {ABI_MAJOR}.{ABI_MINOR}")
-    }
+    };
+    let remedy = match version {
+        // What it was built for may be missing here, and only the plugin knows whether it needs it.
+        Some((major, minor)) if major == u32::from(ABI_MAJOR) && minor > u32::from(ABI_MINOR) => format!(
+            "its minor version is later than the broker's, which is {ABI_MINOR}: rebuild it with grapnel-plugin-abi \
+             ~{ABI_MAJOR}.{ABI_MINOR}, or load it into a broker that speaks {major}.{minor}"
+        ),
+        _ => format!("rebuild it with grapnel-plugin-abi {ABI_MAJOR}"),
+    };
+    LoadError::ForeignAbi { file: file.to_owned(), built, speaks, remedy }
 }
 
 /// A plugin in C's way to its table.
@@ -133,23 +160,25 @@ fn c_entry_of(library: &unix::Library) -> Option<CEntry> {
 
 /// Why a table in C is not taken, as a sentence.
 fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
-    let file = file.to_owned();
     let built = format!("{ABI_MAJOR}.{ABI_MINOR}");
+    let owned = || file.to_owned();
     match table {
+        ForeignTable::Version(major, minor) => {
+            foreign_abi(file, Some((major.into(), minor.into())), format!("{major}.{minor}"))
+        }
         ForeignTable::Missing => {
-            LoadError::BrokenTable { file, what: format!("{C_ENTRY} returned no table") }
+            LoadError::BrokenTable { file: owned(), what: format!("{C_ENTRY} returned no table") }
         }
         ForeignTable::Function(name) => {
-            LoadError::BrokenTable { file, what: format!("its table has no function {name}") }
+            LoadError::BrokenTable { file: owned(), what: format!("its table has no function {name}") }
         }
-        ForeignTable::Version(major, minor) => {
-            LoadError::ForeignAbi { file, built: format!("{major}.{minor}"), speaks: speaks() }
-        }
-        ForeignTable::Short(bytes) => {
-            LoadError::ForeignLayout { file, built, what: format!("its table says it has {bytes} bytes") }
-        }
+        ForeignTable::Short(bytes) => LoadError::ForeignLayout {
+            file: owned(),
+            built,
+            what: format!("its table says it has {bytes} bytes"),
+        },
         ForeignTable::Hash { theirs, ours } => {
-            LoadError::ForeignLayout { file, built, what: other_hash(theirs, ours) }
+            LoadError::ForeignLayout { file: owned(), built, what: other_hash(theirs, ours) }
         }
     }
 }
@@ -159,11 +188,10 @@ fn other_hash(theirs: u64, ours: u64) -> String {
 }
 
 /// Checks version, layout and hash, in this order, because each makes the next one meaningful.
-fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError> {
-    let header: &'static LibHeader = header.upgrade().map_err(|_| LoadError::ForeignAbi {
-        file: file.to_owned(),
-        built: format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor),
-        speaks: speaks(),
+fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result<Module, LoadError> {
+    let header: &'static LibHeader = header.upgrade().map_err(|_| {
+        let built = format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor);
+        foreign_abi(file, None, built)
     })?;
     let text = header.version_strings();
     let built = text.version.as_str().to_owned();
@@ -171,16 +199,19 @@ fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError
     let taken = version
         .filter(|version| version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR));
     let Some(taken) = taken else {
-        let built = version.map_or(built, |version| format!("{}.{}", version.major, version.minor));
-        return Err(LoadError::ForeignAbi { file: file.to_owned(), built, speaks: speaks() });
+        let version = version.map(|version| (version.major, version.minor));
+        let built = version.map_or(built, |(major, minor)| format!("{major}.{minor}"));
+        return Err(foreign_abi(file, version, built));
     };
     let otherwise =
         |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
-    let module = if taken.minor == u32::from(ABI_MINOR) {
+    let has_passed = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).has_passed(content);
+    let module = if taken.minor == u32::from(ABI_MINOR) && !has_passed {
         header.init_root_module::<PluginModuleRef>()
     } else {
         // abi_stable takes a table that is longer than ours, and none that is shorter. The hash below proves as much: it is
-        // over the names, places and types of all that the plugin knows.
+        // over the names, places and types of all that the plugin knows. And it need not check the same file twice, which
+        // would keep another entry in its map.
         // SAFETY: the head of the table, which has the hash, is the same in every version, and nothing else of it is used
         // before the hash has been compared.
         unsafe { header.unchecked_layout::<PluginModuleRef>() }
@@ -201,6 +232,7 @@ fn checked_module(file: &Path, header: AbiHeaderRef) -> Result<Module, LoadError
             return Err(otherwise(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
         }
     }
+    KNOWN.lock().unwrap_or_else(PoisonError::into_inner).passed(content);
     Ok(Module::of(module))
 }
 
@@ -222,6 +254,11 @@ mod tests {
         assert_eq!(
             told(ForeignTable::Version(2, 1)),
             "cannot load x.so: built for ABI 2.1, this broker speaks 1.0; rebuild it with grapnel-plugin-abi 1"
+        );
+        assert_eq!(
+            told(ForeignTable::Version(1, 7)),
+            "cannot load x.so: built for ABI 1.7, this broker speaks 1.0; its minor version is later than the broker's, which is \
+             0: rebuild it with grapnel-plugin-abi ~1.0, or load it into a broker that speaks 1.7"
         );
         assert!(
             told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")

@@ -10,7 +10,7 @@ use grapnel_engine::topic::validate_filter;
 use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::module::{Manifest, Mount};
 use grapnel_plugin_abi::point::{FaultPolicy, HookPoint};
-use grapnel_plugin_abi::raw::{HookFn, Slice, Status};
+use grapnel_plugin_abi::raw::{HookFn, MANIFEST_CLOSABLE, Slice, Status};
 use serde_json::Value;
 
 use super::active::policy_name;
@@ -37,6 +37,8 @@ pub(super) struct About {
     pub schema: Option<Schema>,
     /// Names of plugins that must be loaded before it.
     pub depends: Vec<String>,
+    /// Whether it says that its library may be unmapped. It is told, and not done (ABI.md, "What closable means").
+    pub closable: bool,
 }
 
 /// A plugin's file that has been mapped, checked and asked who it is; nothing of it has been started.
@@ -145,7 +147,8 @@ impl Library {
         let schema = schema.map_err(|what| wrong(file, format!("the schema of its configuration {what}")))?;
         let (version, description, sdk) =
             (text(manifest.version), text(manifest.description), text(manifest.sdk));
-        Ok(About { name, version, description, sdk, schema, depends: depends(file, &manifest)? })
+        let closable = closable(manifest.flags).map_err(|what| wrong(file, what))?;
+        Ok(About { name, version, description, sdk, schema, depends: depends(file, &manifest)?, closable })
     }
 
     /// Asks the plugin for its hooks.
@@ -195,6 +198,14 @@ pub(super) fn check_config(
     library.check_config(name, &config.to_string())
 }
 
+/// What the flags say; a bit that nobody knows may ask for what is not done.
+fn closable(flags: u32) -> Result<bool, String> {
+    match flags & !MANIFEST_CLOSABLE {
+        0 => Ok(flags & MANIFEST_CLOSABLE != 0),
+        unknown => Err(format!("its manifest has flags that this broker does not know ({unknown:#x})")),
+    }
+}
+
 fn depends(file: &str, manifest: &Manifest) -> Result<Vec<String>, LoadError> {
     if manifest.depends_len == 0 {
         return Ok(Vec::new());
@@ -241,4 +252,16 @@ fn has_topic(point: HookPoint) -> bool {
             | HookPoint::MessageDropped
             | HookPoint::MessageRetained
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_flag_that_nobody_knows_is_refused() {
+        assert_eq!((closable(0), closable(MANIFEST_CLOSABLE)), (Ok(false), Ok(true)));
+        let told = "its manifest has flags that this broker does not know (0x4)";
+        assert_eq!(closable(MANIFEST_CLOSABLE | 4), Err(told.to_owned()));
+    }
 }

@@ -58,6 +58,9 @@ pub struct PluginInfo {
     /// Plugins that it needs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub depends: Vec<String>,
+    /// Whether it says that its library may be unmapped, which is not done.
+    #[serde(default)]
+    pub closable: bool,
     /// JSON Schema of its configuration, if it has one; only where one plugin is asked for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub config_schema: Option<serde_json::Value>,

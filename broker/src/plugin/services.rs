@@ -2,12 +2,12 @@
 //! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use bytes::Bytes;
-use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{
@@ -15,6 +15,7 @@ use grapnel_plugin_abi::host::{
 };
 use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Status, Ticket};
 
+use super::ancestry::Places;
 use super::attendant::Errands;
 use super::commands::Desk;
 use super::kept::{Forever, Texts};
@@ -36,6 +37,7 @@ struct Services {
     metrics: Metrics,
     desk: Desk,
     living: Living,
+    ancestry: Mutex<Places>,
     limits: RwLock<ShellLimits>,
     errands: RwLock<Option<Errands>>,
     /// Number of the last mount.
@@ -46,7 +48,14 @@ struct Services {
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
 
-static HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
+/// Host tables of the first generations, in memory of the program's own: they stay for ever, so that the heap has no part in them.
+static HOSTS: [OnceLock<HostApi>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
+static HOSTS_TAKEN: AtomicUsize = AtomicUsize::new(0);
+/// As many as may be retired by default, and some that are loaded.
+const HOSTS_MAX: usize = 4096 + 64;
+
+/// Those of the generations beyond.
+static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
 
 /// Says who does what plugins ask for, and within which bounds; from here on they are answered.
 pub(super) fn attach(settings: &Settings) {
@@ -109,15 +118,24 @@ pub(super) fn next_mount() -> u64 {
     SERVICES.mounted.fetch_add(1, Ordering::Relaxed) + 1
 }
 
-/// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself.
-pub(super) fn admit(handle: PluginHandle, name: &Arc<str>, hooks: &[Hook]) {
-    SERVICES.desk.admit(handle, name);
+/// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself. Gives its bit in
+/// the ancestry of messages, and `None`, after which it may not, where none is left.
+pub(super) fn admit(handle: PluginHandle, name: &Arc<str>, hooks: &[Hook]) -> Option<u8> {
+    let bit = SERVICES.ancestry.lock().unwrap_or_else(PoisonError::into_inner).take(name)?;
+    SERVICES.desk.admit(handle, name, bit, hooks.iter().any(|hook| may_add_messages(hook.point)));
     SERVICES.living.begin(handle, Arc::clone(name), hooks);
+    Some(bit)
+}
+
+/// Whether a hook at this point may lead to messages without asking the desk.
+fn may_add_messages(point: HookPoint) -> bool {
+    point == HookPoint::MessagePublish
 }
 
 /// A generation has ended: whatever it asks for is refused.
-pub(super) fn dismiss(handle: PluginHandle) {
-    SERVICES.desk.dismiss(handle);
+pub(super) fn dismiss(handle: PluginHandle, bit: u8) {
+    let led = SERVICES.desk.dismiss(handle);
+    SERVICES.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
     end(handle);
 }
 
@@ -144,7 +162,12 @@ pub(super) fn threads_left(name: &str, generation: u32) -> usize {
 
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
 pub(super) fn host_table(handle: PluginHandle, shards: u32) -> &'static HostApi {
-    HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(host::host_api(handle.0, shards))
+    let table = host::host_api(handle.0, shards);
+    match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
+        // Each place is given once, so that it is this table that it gets.
+        Some(place) => place.get_or_init(|| table),
+        None => MORE_HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(table),
+    }
 }
 
 impl Services {
@@ -271,6 +294,9 @@ impl HostServices for Services {
 
     fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
         let life = self.living.of(plugin)?;
+        if may_add_messages(mount.point) {
+            self.desk.will_lead(plugin)?;
+        }
         let max = self.limit(|limits| limits.plugin_hooks_max);
         let number = next_mount();
         life.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;
@@ -294,7 +320,8 @@ mod tests {
 
     #[test]
     fn every_generation_is_called_by_its_name_and_has_a_table_of_its_own() {
-        let first: Vec<_> = (1..=1_000).map(|generation| handle_of("first", generation)).collect();
+        // More than there are places for in the program's own memory.
+        let first: Vec<_> = (1..=5_000).map(|generation| handle_of("first", generation)).collect();
         let second = handle_of("second", 1);
         let named = |handle| name_of(handle).unwrap().to_string();
         assert!(first.iter().all(|handle| named(*handle) == "first"));
@@ -305,7 +332,7 @@ mod tests {
             tables.iter().zip(&first).all(|(table, handle)| table.plugin == handle.0 && table.shards == 2)
         );
         tables.dedup_by_key(|table| std::ptr::from_ref(*table));
-        assert_eq!(tables.len(), 1_000);
+        assert_eq!(tables.len(), 5_000);
     }
 
     #[test]

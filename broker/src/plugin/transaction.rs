@@ -13,6 +13,7 @@ use grapnel_engine::pipeline::Shard;
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
 use super::error::LoadError;
 use super::everywhere;
+use super::gone::Gone;
 use super::handover::Handover;
 use super::kept::Texts;
 use super::library;
@@ -21,7 +22,7 @@ use super::manifest::{About, Hook, Opened, check_config};
 use super::order::{self, Node};
 use super::overrides::Overrides;
 use super::services;
-use super::view::Gone;
+use crate::fatal;
 use crate::shard::handle::{ShardHandle, Unanswered};
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
@@ -135,7 +136,7 @@ impl Workshop {
         let Opened { library, name, about, hooks, .. } = &opened;
         check_config(library, about, name, &wanted.config)?;
         let (handle, generation) = self.next_handle(name);
-        let admitted = Admitted::new(handle, name, hooks);
+        let admitted = Admitted::new(handle, name, hooks)?;
         let config = wanted.config.to_string();
         let loaded = Loaded::load(*library, handle, self.shards.len(), name, &config)?;
         let instances = self.init_shards(name, &loaded)?;
@@ -170,7 +171,9 @@ impl Workshop {
         let next = LinkIdentity(self.identities.len() as u32 + 1);
         let key = (plugin.to_owned(), hook.point, hook.name.clone());
         let identity = *self.identities.entry(key).or_insert(next);
-        ActiveHook { identity, label: format!("{plugin}/{}", hook.name).into(), hook, number: None }
+        let label = format!("{plugin}/{}", hook.name).into();
+        fatal::remember_hook(identity, &label);
+        ActiveHook { identity, label, hook, number: None }
     }
 
     /// One instance per shard, or none at all.
@@ -284,18 +287,40 @@ impl Workshop {
             }
         }
         let Some(unanswered) = failure else { return Ok(lost) };
-        self.swap_back(&swapped, before);
+        let handed = handover.clone().without(&lost);
+        for (shard, said) in self.swap_back(&swapped, before, &handed) {
+            tracing::warn!(plugin = name, "{}", not_back(shard, &said));
+        }
         Err(LoadError::Shard { name: name.to_owned(), unanswered })
     }
 
-    /// Puts `before` into force again. A shard that does not answer does so later, before anything else it is asked.
-    pub(super) fn swap_back(&mut self, shards: &[ShardHandle], before: &[Seat]) {
+    /// Puts `before` into force again, and in the step in which a shard does so, what was handed over comes back there with what
+    /// was added to it. A shard that does not answer does so later, before anything else it is asked. Gives the shards on which
+    /// the state did not come back.
+    pub(super) fn swap_back(
+        &mut self,
+        shards: &[ShardHandle],
+        before: &[Seat],
+        handed: &Handover,
+    ) -> Vec<(ShardId, String)> {
         self.table_generation += 1;
         let (generation, defaults) = (self.table_generation, self.defaults);
+        let lost = Arc::new(Mutex::new(Vec::new()));
         everywhere::tell(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
-            Box::new(move |engine: &mut Shard| drop(engine.swap_chains(table)))
+            let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
+            Box::new(move |engine: &mut Shard| {
+                let said = match passing.map(|passing| passing.pass()) {
+                    None | Some(Ok(true)) => None,
+                    Some(Ok(false)) => Some("it was not wanted".to_owned()),
+                    Some(Err(said)) => Some(said),
+                };
+                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.extend(said.map(|said| (shard, said)));
+                drop(engine.swap_chains(table));
+            })
         });
+        std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// Ends a plugin that no chain names any more. Its code stays mapped.
@@ -317,6 +342,14 @@ impl Workshop {
         let dead = std::mem::take(&mut *self.graveyard.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
     }
+}
+
+/// What a state that did not come back means.
+pub(super) fn not_back(shard: ShardId, said: &str) -> String {
+    format!(
+        "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \
+         what came between is lost: {said}"
+    )
 }
 
 /// What a plugin needs must be there and in force, and must not need it in turn.

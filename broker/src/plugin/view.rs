@@ -6,10 +6,10 @@ use std::sync::Arc;
 use grapnel_engine::hook::{ChainTable, HookPoint, Link, LinkStats};
 
 use super::active::{Active, Wanted, policy_name};
+use super::gone::AllGone;
 use super::lookup;
 use super::record::{Content, Recorded};
-use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState, Retired};
-use super::services;
+use super::report::{HookRow, Origin, PluginInfo, PluginList, PluginState};
 use super::transaction::Totals;
 
 /// Wanted, and not loaded.
@@ -36,30 +36,11 @@ impl Failed {
             priority: self.wanted.priority,
             hooks: Vec::new(),
             depends: Vec::new(),
+            closable: false,
             config_schema: None,
             mapped_bytes: 0,
             loaded_at_ms: 0,
             warnings: Vec::new(),
-        }
-    }
-}
-
-/// A generation that is retired. There may be thousands of them, with few names.
-pub(super) struct Gone {
-    pub name: Arc<str>,
-    pub version: Arc<str>,
-    pub generation: u32,
-    pub mapped_bytes: u64,
-}
-
-impl Gone {
-    fn row(&self) -> Retired {
-        Retired {
-            name: self.name.to_string(),
-            version: self.version.to_string(),
-            generation: self.generation,
-            mapped_bytes: self.mapped_bytes,
-            threads_left: services::threads_left(&self.name, self.generation),
         }
     }
 }
@@ -70,7 +51,7 @@ pub(super) struct View {
     /// In order of mounting.
     pub active: Vec<Arc<Active>>,
     pub failed: Vec<Arc<Failed>>,
-    pub retired: Vec<Gone>,
+    pub retired: AllGone,
     pub totals: Totals,
     pub table_generation: u64,
 }
@@ -79,12 +60,7 @@ impl View {
     pub(super) fn list(&self) -> PluginList {
         let loaded = self.active.iter().map(|plugin| plugin.info());
         let plugins = loaded.chain(self.failed.iter().map(|failed| failed.info())).collect();
-        PluginList { plugins, retired: self.retired.iter().map(Gone::row).collect() }
-    }
-
-    /// How many generations are retired, and the memory that they hold.
-    pub(super) fn retired_bytes(&self) -> (usize, u64) {
-        (self.retired.len(), self.retired.iter().map(|gone| gone.mapped_bytes).sum())
+        PluginList { plugins, retired: self.retired.rows() }
     }
 
     pub(super) fn show(&self, name: &str) -> Option<PluginInfo> {

@@ -26,7 +26,7 @@ grapnel_engine::bounds! {
     state_bytes_max = 16777216, 0..=4294967296, "bytes of state that a plugin's instance on one shard may hand to the version that replaces it; the shard stands still meanwhile";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
     plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";
-    plugin_threads_max = 64, 0..=4096, "threads that run at a time for one plugin";
+    plugin_threads_max = 512, 0..=4096, "threads that run at a time for one plugin; a pool of threads that block on a directory or a database wants some hundred";
     plugin_thread_join_ms = 2000, 0..=600000, "time a plugin's threads have to end when it is unloaded; those that do not are named in the log and go on";
     plugin_hooks_max = 256, 0..=4096, "hooks that one plugin may have mounted at run time";
     breaker_rearm_ms = 0, 0..=86400000, "time after which a plugin that was tripped is called again by itself; 0 waits for grapnel-ctl plugins rearm";

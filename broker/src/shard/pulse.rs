@@ -110,7 +110,7 @@ impl Pulse {
 
 #[cfg(test)]
 mod tests {
-    use grapnel_engine::hook::{HookPoint, PluginHandle};
+    use grapnel_engine::hook::{Called, HookPoint, LinkIdentity};
 
     use super::*;
 
@@ -130,8 +130,8 @@ mod tests {
         let cell = CallCell::default();
         assert_eq!(cell.current(), None);
         cell.enter(HookPoint::ClientConnect, 0);
-        cell.turn_of(PluginHandle(7));
-        assert_eq!(cell.current(), Some((PluginHandle(7), HookPoint::ClientConnect)));
+        cell.turn_of(LinkIdentity(7));
+        assert_eq!(cell.current(), Some((Called::Hook(LinkIdentity(7)), HookPoint::ClientConnect)));
         cell.leave();
         assert_eq!(cell.current(), None);
     }

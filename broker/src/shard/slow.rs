@@ -1,7 +1,7 @@
 //! Finds calls of plugins that took long, for the log. The chains time a sample of the calls and note the slow ones; a call that
 //! is not in the sample is found where two looks of the watchdog meet it. Used by the watchdog alone, one for each shard.
 
-use grapnel_engine::hook::{CallCell, PluginHandle};
+use grapnel_engine::hook::{CallCell, Called};
 use grapnel_engine::id::ShardId;
 
 /// Time between two lines about one shard, milliseconds.
@@ -10,7 +10,7 @@ const QUIET_MS: u64 = 1000;
 /// A call that was slow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Slow {
-    pub plugin: PluginHandle,
+    pub called: Called,
     /// The hook point, or the function outside of events.
     what: &'static str,
     ms: u64,
@@ -37,7 +37,7 @@ impl Slow {
 #[derive(Debug, Default)]
 pub(super) struct SlowCalls {
     /// The call that went on at the last look: its number, whose, where, first and last seen.
-    running: Option<(u64, PluginHandle, &'static str, u64, u64)>,
+    running: Option<(u64, Called, &'static str, u64, u64)>,
     /// How many the chains had noted.
     noted: u64,
     /// When the last line was, and how many were left out since.
@@ -55,8 +55,8 @@ impl SlowCalls {
         let (noted, last) = calls.slow();
         let more = noted - self.noted;
         self.noted = noted;
-        let timed = last.filter(|_| more > 0).map(|(plugin, what, ns)| Slow {
-            plugin,
+        let timed = last.filter(|_| more > 0).map(|(called, what, ns)| Slow {
+            called,
             what,
             ms: ns / 1_000_000,
             timed: true,
@@ -76,26 +76,26 @@ impl SlowCalls {
     /// Follows the call that goes on; one that has ended and was slow.
     fn watch(&mut self, calls: &CallCell, now_ms: u64, slow_ms: u64) -> Option<Slow> {
         let going_on = calls.number().zip(calls.current_name());
-        if let Some((number, plugin, _, _, last_ms)) = &mut self.running
-            && going_on.is_some_and(|(now, (whose, _))| (now, whose) == (*number, *plugin))
+        if let Some((number, called, _, _, last_ms)) = &mut self.running
+            && going_on.is_some_and(|(now, (whose, _))| (now, whose) == (*number, *called))
         {
             *last_ms = now_ms;
             return None;
         }
-        let next = going_on.map(|(number, (plugin, what))| (number, plugin, what, now_ms, now_ms));
-        let (_, plugin, what, first_ms, last_ms) = std::mem::replace(&mut self.running, next)?;
+        let next = going_on.map(|(number, (called, what))| (number, called, what, now_ms, now_ms));
+        let (_, called, what, first_ms, last_ms) = std::mem::replace(&mut self.running, next)?;
         let ms = last_ms - first_ms;
-        (ms >= slow_ms).then_some(Slow { plugin, what, ms, timed: false, others: 0 })
+        (ms >= slow_ms).then_some(Slow { called, what, ms, timed: false, others: 0 })
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use grapnel_engine::hook::HookPoint;
+    use grapnel_engine::hook::{HookPoint, LinkIdentity};
 
     use super::*;
 
-    const TAP: PluginHandle = PluginHandle(3);
+    const TAP: LinkIdentity = LinkIdentity(3);
 
     fn enter(calls: &CallCell, point: HookPoint) {
         calls.enter(point, 0);

@@ -6,7 +6,7 @@ use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::hook::Called;
 
 use super::handle::ShardHandle;
 use super::limits::ShellLimits;
@@ -34,8 +34,8 @@ impl Thresholds {
     }
 }
 
-/// Names a plugin by its handle, for the log.
-pub type NamePlugin = Box<dyn Fn(PluginHandle) -> Option<String> + Send>;
+/// Names the plugin that is called, for the log.
+pub type NamePlugin = Box<dyn Fn(Called) -> Option<String> + Send>;
 
 /// Watches until it is dropped.
 #[derive(Debug)]
@@ -73,7 +73,7 @@ impl Watchdog {
                 for shard in &mut watched {
                     shard.wake_if_asleep();
                     if let Some(slow) = shard.slow.look(shard.handle.pulse().call(), now, slow_call_ms) {
-                        let plugin = name(slow.plugin).unwrap_or_else(|| format!("plugin {}", slow.plugin.0));
+                        let plugin = name(slow.called).unwrap_or_else(|| unnamed(slow.called));
                         tracing::warn!("{}", slow.sentence(&plugin, shard.handle.id()));
                     }
                     match shard.look(now, warning_ms) {
@@ -106,10 +106,17 @@ impl Drop for Watchdog {
     }
 }
 
+fn unnamed(called: Called) -> String {
+    match called {
+        Called::Hook(link) => format!("hook {}", link.0),
+        Called::Plugin(plugin) => format!("plugin {}", plugin.0),
+    }
+}
+
 fn describe(handle: &ShardHandle, name: &NamePlugin) -> String {
     match handle.pulse().call().current_name() {
-        Some((plugin, function)) => {
-            let plugin = name(plugin).unwrap_or_else(|| format!("plugin {}", plugin.0));
+        Some((called, function)) => {
+            let plugin = name(called).unwrap_or_else(|| unnamed(called));
             format!("{plugin} has not returned from {function}")
         }
         None => "it is calling no plugin".to_owned(),
@@ -184,7 +191,7 @@ mod tests {
     use std::sync::atomic::{AtomicUsize, Ordering};
     use std::task::{Wake, Waker};
 
-    use grapnel_engine::hook::HookPoint;
+    use grapnel_engine::hook::{HookPoint, LinkIdentity};
     use grapnel_engine::id::ShardId;
 
     use super::*;
@@ -253,13 +260,14 @@ mod tests {
     #[test]
     fn the_plugin_that_holds_a_shard_is_named() {
         let shard = watched();
-        let name: NamePlugin = Box::new(|plugin| (plugin.0 == 3).then(|| "tap".to_owned()));
+        let name: NamePlugin =
+            Box::new(|called| (called == Called::Hook(LinkIdentity(3))).then(|| "tap".to_owned()));
         assert_eq!(describe(&shard.handle, &name), "it is calling no plugin");
         shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
-        shard.handle.pulse().call().turn_of(PluginHandle(3));
+        shard.handle.pulse().call().turn_of(LinkIdentity(3));
         assert_eq!(describe(&shard.handle, &name), "tap has not returned from message.publish");
         shard.handle.pulse().call().enter(HookPoint::MessagePublish, 0);
-        shard.handle.pulse().call().turn_of(PluginHandle(4));
-        assert_eq!(describe(&shard.handle, &name), "plugin 4 has not returned from message.publish");
+        shard.handle.pulse().call().turn_of(LinkIdentity(4));
+        assert_eq!(describe(&shard.handle, &name), "hook 4 has not returned from message.publish");
     }
 }

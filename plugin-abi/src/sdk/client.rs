@@ -170,6 +170,12 @@ impl<'a> Connect<'a> {
         })
     }
 
+    /// What has been answered so far: [`Verdict::Deny`] where a plugin before this one has refused the client and let the chain
+    /// go on.
+    pub fn verdict(&self) -> Verdict {
+        Verdict::from_number(self.context.number(Field::VERDICT, 0))
+    }
+
     /// Changes the keep alive; a client of MQTT 5 is told with Server Keep Alive.
     ///
     /// # Errors
@@ -238,9 +244,10 @@ impl<'a> Connect<'a> {
         self.change(number(Field::VERDICT, Verdict::DENY))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
-    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
-    /// the hook names none. After it, it is a fault, which lets the client go on unless the operator says otherwise.
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
+    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
+    /// default (`defer_deadline_ms`) where the hook names none. After it, it is a fault, which lets the client go on unless
+    /// the operator says otherwise.
     ///
     /// # Errors
     /// [`Refused`] where no ticket is left (`tickets_max`).
@@ -340,9 +347,9 @@ impl<'a> Authenticate<'a> {
         self.change(number(Field::IS_SUPERUSER, u64::from(superuser)))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
-    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
-    /// the hook names none. After it, the client is denied.
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
+    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
+    /// default (`defer_deadline_ms`) where the hook names none. After it, the client is denied.
     ///
     /// # Errors
     /// [`Refused`] where no ticket is left (`tickets_max`).
@@ -414,9 +421,9 @@ impl<'a> Authorize<'a> {
         self.change(number(Field::CACHEABLE, u64::from(cacheable)))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
-    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
-    /// the hook names none. After it, it is denied.
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
+    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
+    /// default (`defer_deadline_ms`) where the hook names none. After it, it is denied.
     ///
     /// # Errors
     /// [`Refused`] where no ticket is left (`tickets_max`).

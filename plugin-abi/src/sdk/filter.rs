@@ -90,9 +90,10 @@ macro_rules! filters {
             self.change(at(index, bytes(Field::FILTER, filter.as_bytes())))
         }
 
-        /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
-        /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
-        /// the hook names none. After it, it is a fault, as if this plugin had not been asked unless the operator says otherwise.
+        /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are
+        /// kept, unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the
+        /// operator's default (`defer_deadline_ms`) where the hook names none. After it, it is a fault, as if this plugin had
+        /// not been asked unless the operator says otherwise.
         ///
         /// # Errors
         /// [`Refused`] where no ticket is left (`tickets_max`).

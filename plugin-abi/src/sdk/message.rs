@@ -166,6 +166,19 @@ pub(super) mod disposition {
     pub const VETO: u64 = 1;
 }
 
+/// What is to become of a published message, as the plugins so far have it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Disposition {
+    /// It is routed.
+    Route,
+    /// It is dropped, and acknowledged as if it had been routed.
+    Drop,
+    /// It is refused with a reason code.
+    Reject,
+    /// It is refused, and its publisher disconnected.
+    Disconnect,
+}
+
 /// Setters and verdicts of a publish, here and on its ticket.
 macro_rules! publish_setters {
     ($($out:tt)*) => {
@@ -191,6 +204,16 @@ impl<'a> Publish<'a> {
 
     fn change(&mut self, change: Change) -> Result<(), Refused> {
         self.context.change(&change)
+    }
+
+    /// What is to become of the message, as the plugins before this one have left it.
+    pub fn disposition(&self) -> Disposition {
+        match self.context.number(Field::DISPOSITION, 0) {
+            Some(disposition::DROP) => Disposition::Drop,
+            Some(disposition::REJECT) => Disposition::Reject,
+            Some(disposition::DISCONNECT) => Disposition::Disconnect,
+            _ => Disposition::Route,
+        }
     }
 
     /// Drops the message; the publisher is told that all is well. Return [`crate::Flow::Stop`] if no later plugin is to
@@ -236,9 +259,9 @@ impl<'a> Publish<'a> {
         self.change(number(Field::DISPOSITION, disposition))
     }
 
-    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept. A
-    /// zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's default (`defer_deadline_ms`) where
-    /// the hook names none. After it, it is a fault.
+    /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are kept,
+    /// unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the operator's
+    /// default (`defer_deadline_ms`) where the hook names none. After it, it is a fault.
     ///
     /// # Errors
     /// [`Refused`] where no ticket is left (`tickets_max`).
@@ -264,6 +287,11 @@ impl<'a> Delivered<'a> {
     /// [`Refused`] for an empty topic name or one with a wildcard.
     pub fn set_topic(&mut self, topic: &str) -> Result<(), Refused> {
         self.change(bytes(Field::TOPIC, topic.as_bytes()))
+    }
+
+    /// Whether a plugin before this one withholds the message from this subscriber.
+    pub fn is_vetoed(&self) -> bool {
+        self.context.number(Field::DISPOSITION, 0) == Some(disposition::VETO)
     }
 
     /// Withholds the message from this subscriber.

@@ -104,15 +104,26 @@ macro_rules! answers {
     () => {
         /// Lets the client in, or allows what it asked for; no later plugin is asked.
         pub fn allow(mut self) {
-            self.0.change(number(Field::VERDICT, Verdict::ALLOW));
-            self.0.complete(Flow::STOP);
+            self.set_allowed();
+            self.stop();
         }
 
         /// Refuses it with this reason; no later plugin is asked.
         pub fn deny(mut self, reason: Reason) {
+            self.set_denied(reason);
+            self.stop();
+        }
+
+        /// Lets the client in, or allows what it asked for, unless a later plugin changes the answer: end with `proceed`.
+        pub fn set_allowed(&mut self) {
+            self.0.change(number(Field::VERDICT, Verdict::ALLOW));
+        }
+
+        /// Refuses it with this reason, unless a later plugin changes the answer: end with `proceed`. A reason code that the
+        /// answering packet does not have makes the ticket a fault.
+        pub fn set_denied(&mut self, reason: Reason) {
             self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
             self.0.change(number(Field::VERDICT, Verdict::DENY));
-            self.0.complete(Flow::STOP);
         }
     };
 }
@@ -137,9 +148,14 @@ impl AuthenticateTicket {
     /// Asks the client for another AUTH, with this data; only where CONNECT named an authentication method. The chain runs again
     /// with what the client answers, which has the same [`super::Authenticate::connection`].
     pub fn another_round(mut self, data: &[u8]) {
+        self.set_another_round(data);
+        self.stop();
+    }
+
+    /// Asks the client for another AUTH, unless a later plugin changes the answer: end with [`AuthenticateTicket::proceed`].
+    pub fn set_another_round(&mut self, data: &[u8]) {
         self.0.change(bytes(Field::AUTH_DATA, data));
         self.0.change(number(Field::VERDICT, Verdict::ANOTHER_ROUND));
-        self.0.complete(Flow::STOP);
     }
 
     /// Gives the client data with the CONNACK, or the AUTH, that lets it in.
@@ -170,14 +186,45 @@ impl ConnectTicket {
         self.0.change(number(Field::SESSION_EXPIRY_S, u64::from(seconds)));
     }
 
+    /// Changes how many QoS 1 and 2 messages the client gets unacknowledged; 0 makes the ticket a fault.
+    pub fn set_receive_maximum(&mut self, maximum: u16) {
+        self.0.change(number(Field::RECEIVE_MAXIMUM, u64::from(maximum)));
+    }
+
+    /// Changes the largest packet that the client gets, bytes; 0 makes the ticket a fault.
+    pub fn set_maximum_packet_size(&mut self, bytes: u32) {
+        self.0.change(number(Field::MAXIMUM_PACKET_SIZE, u64::from(bytes)));
+    }
+
+    /// Changes how many topic aliases the broker may set for the client.
+    pub fn set_topic_alias_maximum(&mut self, maximum: u16) {
+        self.0.change(number(Field::TOPIC_ALIAS_MAXIMUM, u64::from(maximum)));
+    }
+
+    /// Adds a user property behind those there are.
+    pub fn add_user_property(&mut self, key: &str, value: &str) {
+        self.0.change(pair(Field::USER_PROPERTY, APPEND, key, value));
+    }
+
+    /// Takes the `index`-th user property out; those behind it move up. One that is not there makes the ticket a fault.
+    pub fn remove_user_property(&mut self, index: u32) {
+        self.0.change(at(index, number(Field::USER_PROPERTY, 1)));
+    }
+
     /// Refuses the client with a reason code and, for MQTT 5, a text; no later plugin is asked.
     pub fn refuse(mut self, reason: Reason, text: &str) {
+        self.set_refused(reason, text);
+        self.stop();
+    }
+
+    /// Refuses the client with a reason code and, for MQTT 5, a text, when the chain is through: end with
+    /// [`ConnectTicket::proceed`]. A reason code that CONNACK does not have makes the ticket a fault.
+    pub fn set_refused(&mut self, reason: Reason, text: &str) {
         self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
         if !text.is_empty() {
             self.0.change(bytes(Field::REASON_STRING, text.as_bytes()));
         }
         self.0.change(number(Field::VERDICT, Verdict::DENY));
-        self.0.complete(Flow::STOP);
     }
 
     ends! {}
@@ -252,26 +299,44 @@ impl PublishTicket {
 
     /// Drops the message and acknowledges it; no later plugin sees it.
     pub fn drop_message(mut self) {
-        self.0.change(number(Field::DISPOSITION, disposition::DROP));
-        self.0.complete(Flow::STOP);
+        self.set_dropped();
+        self.stop();
     }
 
     /// Refuses the message with a reason code and a text; no later plugin sees it.
-    pub fn reject(self, reason: Reason, text: &str) {
-        self.refuse(disposition::REJECT, reason, text);
+    pub fn reject(mut self, reason: Reason, text: &str) {
+        self.set_rejected(reason, text);
+        self.stop();
     }
 
     /// Refuses the message and disconnects its publisher.
-    pub fn disconnect(self, reason: Reason, text: &str) {
-        self.refuse(disposition::DISCONNECT, reason, text);
+    pub fn disconnect(mut self, reason: Reason, text: &str) {
+        self.set_disconnected(reason, text);
+        self.stop();
     }
 
-    fn refuse(mut self, disposition: u64, reason: Reason, text: &str) {
+    /// Drops the message and acknowledges it when the chain is through: end with [`PublishTicket::proceed`]. Later plugins see
+    /// the message, and with [`super::Publish::disposition`] what is to become of it.
+    pub fn set_dropped(&mut self) {
+        self.0.change(number(Field::DISPOSITION, disposition::DROP));
+    }
+
+    /// Refuses the message with a reason code and a text; otherwise as [`PublishTicket::set_dropped`]. A reason code that is none
+    /// of a failed publish makes the ticket a fault.
+    pub fn set_rejected(&mut self, reason: Reason, text: &str) {
+        self.set_refusal(disposition::REJECT, reason, text);
+    }
+
+    /// Refuses the message and disconnects its publisher; otherwise as [`PublishTicket::set_rejected`].
+    pub fn set_disconnected(&mut self, reason: Reason, text: &str) {
+        self.set_refusal(disposition::DISCONNECT, reason, text);
+    }
+
+    fn set_refusal(&mut self, disposition: u64, reason: Reason, text: &str) {
         self.0.change(number(Field::REASON_CODE, u64::from(reason.0)));
         if !text.is_empty() {
             self.0.change(bytes(Field::REASON_STRING, text.as_bytes()));
         }
         self.0.change(number(Field::DISPOSITION, disposition));
-        self.0.complete(Flow::STOP);
     }
 }

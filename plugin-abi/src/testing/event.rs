@@ -17,6 +17,14 @@ pub(super) enum Stored {
     Pair(Vec<u8>, Vec<u8>),
 }
 
+/// What a hook may have to be undone to.
+#[derive(Debug, Default)]
+struct Before {
+    fields: BTreeMap<(u32, u32), Stored>,
+    /// How many messages had been added.
+    added: usize,
+}
+
 /// What a hook is called with, and what it made of it. Made for one hook point; setters named `with_…` fill in what the test
 /// needs, getters show what the hooks have changed.
 #[derive(Debug)]
@@ -27,6 +35,8 @@ pub struct FakeEvent {
     /// What was replaced while a hook ran: it may still hold views of it.
     replaced: Vec<Stored>,
     waiting: Option<Receiver<Completed>>,
+    /// What the event was before the hook that deferred.
+    before: Before,
     /// Topic name and payload of the messages that hooks have added.
     added: Vec<(String, Vec<u8>)>,
 }
@@ -35,8 +45,15 @@ impl FakeEvent {
     /// An event of any hook point, of a client named `client` that speaks MQTT 5.
     pub fn new(point: HookPoint) -> FakeEvent {
         let fields = BTreeMap::new();
-        let event =
-            FakeEvent { point, proto_ver: 5, fields, replaced: Vec::new(), waiting: None, added: Vec::new() };
+        let event = FakeEvent {
+            point,
+            proto_ver: 5,
+            fields,
+            replaced: Vec::new(),
+            waiting: None,
+            before: Before::default(),
+            added: Vec::new(),
+        };
         event
             .with_text(Field::CLIENT_ID, "client")
             .with_text(Field::PEER_HOST, "127.0.0.1")
@@ -248,7 +265,7 @@ impl FakeEvent {
     }
 
     /// Waits until the ticket of a deferred verdict is completed, and applies what came with it. [`Outcome::Fault`] for a
-    /// ticket that was dropped, [`Outcome::Deferred`] if `timeout` has passed.
+    /// ticket that was dropped, which leaves nothing of what the hook had changed, [`Outcome::Deferred`] if `timeout` has passed.
     pub fn wait(&mut self, timeout: Duration) -> Outcome {
         let Some(waiting) = &self.waiting else { return Outcome::Fault };
         let Ok(completed) = waiting.recv_timeout(timeout) else { return Outcome::Deferred };
@@ -256,20 +273,28 @@ impl FakeEvent {
         let outcome = match completed.flow {
             Flow::CONTINUE => Outcome::Continue,
             Flow::STOP => Outcome::Stop,
-            _ => return Outcome::Fault,
+            _ => return self.undo(),
         };
         for CompletedChange { field, index, number, bytes, key } in &completed.changes {
             let change = FieldChange { field: *field, index: *index, number: *number, bytes, key };
             if self.set(change).is_err() {
-                return Outcome::Fault;
+                return self.undo();
             }
         }
         outcome
     }
 
+    /// Makes the event what it was before the hook that failed.
+    fn undo(&mut self) -> Outcome {
+        let Before { fields, added } = std::mem::take(&mut self.before);
+        self.fields = fields;
+        self.added.truncate(added);
+        Outcome::Fault
+    }
+
     /// Calls one hook with this event, as a chain would; for tests of whatever makes entries.
     pub fn call(&mut self, entry: Entry, shard: u32) -> Flow {
-        let before = self.fields.clone();
+        self.before = Before { fields: self.fields.clone(), added: self.added.len() };
         let mut event = self.at_hand(shard);
         let flow = entry.call(&mut event, self);
         self.replaced.clear();
@@ -278,7 +303,7 @@ impl FakeEvent {
             (Flow::CONTINUE | Flow::STOP, false) | (Flow::DEFER, true) => flow,
             _ => {
                 self.waiting = None;
-                self.fields = before;
+                self.undo();
                 Flow::FAULT
             }
         }
@@ -381,7 +406,8 @@ impl EventAccess for FakeEvent {
             | Field::SERVER_REFERENCE
             | Field::CONTENT_TYPE
             | Field::RESPONSE_TOPIC
-            | Field::CORRELATION_DATA => Stored::Bytes(bytes.to_vec()),
+            | Field::CORRELATION_DATA
+            | Field::AUTH_DATA => Stored::Bytes(bytes.to_vec()),
             Field::SESSION_PRESENT | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
                 return Err(Status::UNSUPPORTED);
             }

@@ -33,8 +33,9 @@ What everything else follows from:
 Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just abi` writes it anew.";
 
 /// The whole header.
-pub fn header(raw: &str, module: &str, point: &str, helpers: &str) -> String {
-    let (raw, module) = (source::entries(raw), source::entries(module));
+pub fn header(raw: &[String], module: &str, point: &str, helpers: &str) -> String {
+    let raw: Vec<Entry> = raw.iter().flat_map(|file| source::entries(file)).collect();
+    let module = source::entries(module);
     let mut out = Out { text: String::new(), names: Names::of(&raw, &module) };
     let introduction = INTRODUCTION.to_owned();
     out.comment("", &introduction, false);

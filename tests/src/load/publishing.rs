@@ -3,9 +3,9 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::line::{Line, ready};
 use super::{Shared, message};
 use crate::Packet;
+use crate::line::{Line, ready};
 
 /// Publishes of one client that may wait for their PUBACK; well below every broker's Receive Maximum.
 const WINDOW: u64 = 30;

@@ -3,8 +3,8 @@
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use super::line::{Line, ready};
 use super::{Phase, Shared, read_payload};
+use crate::line::{Line, ready};
 use crate::wire::Ack;
 use crate::{Packet, Publish, Version};
 

@@ -31,14 +31,30 @@ const SIGABRT: Option<i32> = Some(6);
 fn a_hook_that_writes_to_a_null_pointer_is_named_and_the_process_ends_by_the_signal() {
     let (signal, log) = crash("crash/null");
     assert_eq!(signal, SIGSEGV, "{log}");
-    assert_said(&log, "grapnel: SIGSEGV in plugin crasher at message.publish, on shard N; the process ends");
+    assert_said(
+        &log,
+        "grapnel: SIGSEGV in plugin crasher, hook publish at message.publish, on shard N; the process ends",
+    );
 }
 
 #[test]
 fn a_hook_that_aborts_is_named() {
     let (signal, log) = crash("crash/abort");
     assert_eq!(signal, SIGABRT, "{log}");
-    assert_said(&log, "grapnel: SIGABRT in plugin crasher at message.publish, on shard N; the process ends");
+    assert_said(
+        &log,
+        "grapnel: SIGABRT in plugin crasher, hook publish at message.publish, on shard N; the process ends",
+    );
+}
+
+#[test]
+fn of_two_hooks_at_one_point_the_one_that_ran_is_named() {
+    let (signal, log) = crash("crash/second");
+    assert_eq!(signal, SIGSEGV, "{log}");
+    assert_said(
+        &log,
+        "grapnel: SIGSEGV in plugin crasher, hook second at message.publish, on shard N; the process ends",
+    );
 }
 
 #[test]

@@ -12,3 +12,4 @@ mod lifecycle;
 mod misbehaving;
 mod plugins;
 mod refusals;
+mod resting;

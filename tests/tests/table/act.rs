@@ -3,7 +3,7 @@
 use grapnel_tests::Version;
 
 use crate::points::Policy;
-use crate::rows::{Change, Row, Seen};
+use crate::rows::{Change, Row};
 
 /// In what the plugin is written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -46,7 +46,7 @@ const fn act(word: &'static str, flow: Flow, changes: When, later: bool) -> Act 
 }
 
 /// All that a plugin can do. `fault` is an error in Rust, `break` a panic, and in C a flow that there is not.
-pub const ACTS: [Act; 14] = [
+pub const ACTS: [Act; 16] = [
     act("continue", Flow::Continue, When::Never, false),
     act("continue-changed", Flow::Continue, When::InTheHook, false),
     act("stop", Flow::Stop, When::Never, false),
@@ -61,6 +61,8 @@ pub const ACTS: [Act; 14] = [
     act("deadline", Flow::Fault, When::Never, true),
     act("changed-defer-continue", Flow::Continue, When::InTheHook, true),
     act("changed-defer-stop", Flow::Stop, When::InTheHook, true),
+    act("changed-defer-fault", Flow::Fault, When::InTheHook, true),
+    act("changed-deadline", Flow::Fault, When::InTheHook, true),
 ];
 
 /// What an act must come to.
@@ -133,19 +135,17 @@ impl Case {
         )
     }
 
-    pub fn due(&self, row: &Row, language: Language) -> Due {
+    pub fn due(&self, row: &Row) -> Due {
         let flow = match self.act.flow {
             // There is no ticket where a verdict cannot come later, and a Defer without one is a fault.
             _ if self.act.later && !row.point.may_defer => Flow::Fault,
             flow => flow,
         };
-        // The tickets of the SDK decide and end the chain at once; one cannot decide and leave it to the others. In C one can.
-        let unsaid = language == Language::Rust && flow == Flow::Continue && row.change.answers;
         let changed = row.change != Change::NONE
             && match self.act.changes {
                 When::Never => false,
                 When::InTheHook => true,
-                When::WithTheTicket => row.change.with_ticket && !unsaid,
+                When::WithTheTicket => row.change.with_ticket,
             };
         let effect = match flow {
             Flow::Fault if self.policy == Policy::Deny => Effect::Denied,
@@ -157,10 +157,9 @@ impl Case {
         let ends = flow == Flow::Stop || effect == Effect::Denied;
         let last = if ends { self.place } else { self.copies - 1 };
         let saw = |place: usize| match row.change.seen {
-            Seen::ByNobody => "-",
-            Seen::InC if language == Language::Rust => "-",
-            _ if place > self.place && effect == Effect::Changed => "new",
-            _ => "own",
+            false => "-",
+            true if place > self.place && effect == Effect::Changed => "new",
+            true => "own",
         };
         let counts = Counts {
             stops: u64::from(flow == Flow::Stop),

@@ -33,7 +33,7 @@ fn live(language: Language, library: &Library, act: Act, place: usize, copies: u
     serve(&plugins(library.path(), copies, &path, &scripts.join(";"), ""));
     let mut record = Record::open(Path::new(&path));
     for (number, row) in rows.iter().enumerate() {
-        let due = case(number).due(row, language).calls;
+        let due = case(number).due(row).calls;
         let due: Vec<_> =
             due.into_iter().map(|(place, saw)| (place, row.point.name.to_owned(), saw)).collect();
         assert_eq!(record.of(number), due, "{}", case(number).name(row, language));

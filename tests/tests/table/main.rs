@@ -29,7 +29,7 @@ const VERSIONS: [Version; 2] = [Version::V311, Version::V5];
 
 /// Plays one case; what is wrong with it.
 fn play(stage: &Stage, desk: &mut Desk<'_>, row: &Row, case: &Case) -> Result<(), String> {
-    let due = case.due(row, stage.language());
+    let due = case.due(row);
     let id = case.script(row);
     // A panic is a client that did not get what every client gets: an answer, in time.
     let outcome = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
@@ -91,7 +91,7 @@ fn table(language: Language, copies: usize, acts: &[Act], policy: Option<fn(Poli
     assert!(failures.is_empty(), "\n{}\n", failures.join("\n"));
     // None was left out: not of the table, and not in playing it.
     assert_eq!(played.load(Relaxed), ROWS.len() * acts.len() * VERSIONS.len() * copies);
-    let cases = cases.iter().map(|(row, case)| (row.point.name, case.place, case.due(row, language).counts));
+    let cases = cases.iter().map(|(row, case)| (row.point.name, case.place, case.due(row).counts));
     stage.assert_counted(cases);
     eprintln!("{} cases in {language:?} with {copies} copies", played.into_inner());
     stage.close();

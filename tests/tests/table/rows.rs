@@ -7,41 +7,27 @@ use crate::act::{Case, Effect};
 use crate::points::{self, Point};
 use crate::stage::Stage;
 
-/// Who can see a change that a plugin before it has made.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Seen {
-    ByAll,
-    /// The header has a field for it, the SDK no method.
-    InC,
-    ByNobody,
-}
-
 /// What is changed at a point.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Change {
     /// As the plugins know it.
     pub word: &'static str,
-    pub seen: Seen,
-    /// Whether it is the chain's answer. With the SDK a ticket can only give that and end the chain.
-    pub answers: bool,
+    /// Whether plugins behind it can see it.
+    pub seen: bool,
     /// Whether a ticket can make it too, and not the hook alone.
     pub with_ticket: bool,
 }
 
 impl Change {
     /// Nothing can be changed.
-    pub const NONE: Change = Change { seen: Seen::ByNobody, ..Change::value("none") };
+    pub const NONE: Change = Change::value("none").unseen();
 
     const fn value(word: &'static str) -> Change {
-        Change { word, seen: Seen::ByAll, answers: false, with_ticket: true }
+        Change { word, seen: true, with_ticket: true }
     }
 
-    const fn answer(word: &'static str) -> Change {
-        Change { answers: true, ..Change::value(word) }
-    }
-
-    const fn seen(self, seen: Seen) -> Change {
-        Change { seen, ..self }
+    const fn unseen(self) -> Change {
+        Change { seen: false, ..self }
     }
 
     /// Only the hook itself can make it.
@@ -93,44 +79,42 @@ pub const ROWS: &[Row] = &[
         ),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
-    row(points::CLIENT_CONNECT, Change::answer("refuse").seen(Seen::InC), connect, |effect, version| {
-        match effect {
-            Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
-            Effect::Changed => by(version, "code 0x88 why", "code 0x03"),
-            Effect::Denied => by(version, "code 0x87", "code 0x05"),
-        }
+    row(points::CLIENT_CONNECT, Change::value("refuse"), connect, |effect, version| match effect {
+        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+        Effect::Changed => by(version, "code 0x88 why", "code 0x03"),
+        Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
     row(points::CLIENT_AUTHENTICATE, Change::value("promote"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => "code 0x00, keep alive and superuser 60,1",
         Effect::Denied => by(version, "code 0x86", "code 0x05"),
     }),
-    row(points::CLIENT_AUTHENTICATE, Change::answer("vouch"), login, |effect, version| match effect {
+    row(points::CLIENT_AUTHENTICATE, Change::value("vouch"), login, |effect, version| match effect {
         // Nobody answers for a client with a user name, where somebody is mounted who could.
         Effect::AsItWas | Effect::Denied => by(version, "code 0x86", "code 0x05"),
         Effect::Changed => "code 0x00, keep alive and superuser 60,0",
     }),
-    row(points::CLIENT_AUTHENTICATE, Change::answer("deny"), connect, |effect, version| match effect {
+    row(points::CLIENT_AUTHENTICATE, Change::value("deny"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => by(version, "code 0x88", "code 0x03"),
         Effect::Denied => by(version, "code 0x86", "code 0x05"),
     }),
-    row(points::CLIENT_AUTHORIZE, Change::answer("publish"), publish, |effect, version| match effect {
+    row(points::CLIENT_AUTHORIZE, Change::value("publish"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         // MQTT 3.1.1 cannot say no [MQTT-3.3.5-2].
         Effect::Changed => by(version, "acknowledged 0x97", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x87", "acknowledged 0x00"),
     }),
-    row(points::CLIENT_AUTHORIZE, Change::answer("subscribe"), subscribe, |effect, version| match effect {
+    row(points::CLIENT_AUTHORIZE, Change::value("subscribe"), subscribe, |effect, version| match effect {
         Effect::AsItWas => "codes [0], delivered own",
         Effect::Changed => by(version, "codes [151]", "codes [128]"),
         Effect::Denied => by(version, "codes [135]", "codes [128]"),
     }),
-    row(points::CLIENT_AUTHORIZE, Change::answer("deliver"), publish, |effect, _| match effect {
+    row(points::CLIENT_AUTHORIZE, Change::value("deliver"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    row(points::CLIENT_AUTHORIZE, Change::answer("will"), leave_a_will, |effect, version| match effect {
+    row(points::CLIENT_AUTHORIZE, Change::value("will"), leave_a_will, |effect, version| match effect {
         Effect::AsItWas => IN,
         Effect::Changed => by(version, "code 0x97", "code 0x03"),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
@@ -172,7 +156,7 @@ pub const ROWS: &[Row] = &[
     }),
     row(
         points::MESSAGE_PUBLISH,
-        Change::value("extra").seen(Seen::ByNobody).in_the_hook(),
+        Change::value("extra").unseen().in_the_hook(),
         publish,
         |effect, version| match effect {
             Effect::AsItWas => "acknowledged 0x00, delivered own",
@@ -180,26 +164,20 @@ pub const ROWS: &[Row] = &[
             Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
         },
     ),
-    row(points::MESSAGE_PUBLISH, Change::answer("drop").seen(Seen::InC), publish, |effect, version| {
-        match effect {
-            Effect::AsItWas => "acknowledged 0x00, delivered own",
-            Effect::Changed => "acknowledged 0x00",
-            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
-        }
+    row(points::MESSAGE_PUBLISH, Change::value("drop"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => "acknowledged 0x00",
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(points::MESSAGE_PUBLISH, Change::answer("reject").seen(Seen::InC), publish, |effect, version| {
-        match effect {
-            Effect::AsItWas => "acknowledged 0x00, delivered own",
-            Effect::Changed => by(version, "acknowledged 0x97 why", "acknowledged 0x00"),
-            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
-        }
+    row(points::MESSAGE_PUBLISH, Change::value("reject"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => by(version, "acknowledged 0x97 why", "acknowledged 0x00"),
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(points::MESSAGE_PUBLISH, Change::answer("disconnect").seen(Seen::InC), publish, |effect, version| {
-        match effect {
-            Effect::AsItWas => "acknowledged 0x00, delivered own",
-            Effect::Changed => by(version, "closed 0x97", "closed"),
-            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
-        }
+    row(points::MESSAGE_PUBLISH, Change::value("disconnect"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => by(version, "closed 0x97", "closed"),
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
     row(points::MESSAGE_DELIVERED, Change::value("payload"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
@@ -211,15 +189,10 @@ pub const ROWS: &[Row] = &[
         Effect::Changed => "acknowledged 0x00, delivered own at new",
         Effect::Denied => "acknowledged 0x00",
     }),
-    row(
-        points::MESSAGE_DELIVERED,
-        Change::value("veto").seen(Seen::InC),
-        publish,
-        |effect, _| match effect {
-            Effect::AsItWas => "acknowledged 0x00, delivered own",
-            Effect::Changed | Effect::Denied => "acknowledged 0x00",
-        },
-    ),
+    row(points::MESSAGE_DELIVERED, Change::value("veto"), publish, |effect, _| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed | Effect::Denied => "acknowledged 0x00",
+    }),
     told(points::CLIENT_CONNECTED, enter),
     told(points::SESSION_CREATED, enter),
     told(points::CLIENT_DISCONNECTED, leave),

@@ -81,7 +81,6 @@ impl Record {
 
 /// A broker, its plugins, and what they have written.
 pub struct Stage {
-    language: Language,
     broker: Broker,
     record: Mutex<Record>,
     _library: Library,
@@ -103,11 +102,7 @@ impl Stage {
         assert_mounted(&broker, copies);
         // Plugin panics are logged as what they are; anything else that panics ends the process.
         broker.may_end_badly();
-        Stage { language, broker, record, _library: library, _folder: folder }
-    }
-
-    pub fn language(&self) -> Language {
-        self.language
+        Stage { broker, record, _library: library, _folder: folder }
     }
 
     pub fn broker(&self) -> &Broker {

@@ -1,9 +1,9 @@
-//! Which plugin a shard is calling at this moment, for who watches it from another thread. One plain store a link.
+//! Which hook a shard is calling at this moment, for who watches it from another thread. One plain store a link.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::breaker::FaultTally;
-use super::{HookPoint, PluginHandle};
+use super::{HookPoint, LinkIdentity, PluginHandle};
 
 /// What is called of a plugin outside of events; the numbers are none of a hook point's.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -12,6 +12,15 @@ pub enum Untimely {
     Timer = 0x1_0000,
     /// Mail has come.
     Mail = 0x1_0001,
+}
+
+/// Who is called.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Called {
+    /// A hook, of any version of its plugin.
+    Hook(LinkIdentity),
+    /// A plugin, outside of events.
+    Plugin(PluginHandle),
 }
 
 /// The half of the word that says what is called.
@@ -33,7 +42,8 @@ fn name_of(number: u64) -> Option<&'static str> {
 /// log line and for nothing else.
 #[derive(Debug)]
 pub struct CallCell {
-    plugin: AtomicU64,
+    /// Identity of the link; outside of events the plugin's handle.
+    whose: AtomicU64,
     /// The low half is the point's number plus one, or 0 while none is called; the high one counts the runs.
     word: AtomicU64,
     /// Ancestry of the event that runs.
@@ -44,7 +54,7 @@ pub struct CallCell {
     faults: FaultTally,
     /// From how many nanoseconds on a call that was timed is noted as slow.
     slow_from_ns: AtomicU64,
-    /// How many were, and the last of them: plugin, number of the point plus one, nanoseconds.
+    /// How many were, and the last of them: identity of the link, number of the point plus one, nanoseconds.
     slow: [AtomicU64; 4],
     /// A monotonic clock, nanoseconds: what calls are timed with.
     ticks_ns: fn() -> u64,
@@ -61,7 +71,7 @@ impl CallCell {
     /// With this monotonic clock, nanoseconds, which the engine has none of.
     pub fn new(ticks_ns: fn() -> u64) -> CallCell {
         CallCell {
-            plugin: AtomicU64::new(0),
+            whose: AtomicU64::new(0),
             word: AtomicU64::new(0),
             ancestry: AtomicU64::new(0),
             timers: AtomicU64::new(0),
@@ -90,10 +100,10 @@ impl CallCell {
         self.begin(point as u64 + 1);
     }
 
-    /// A link of this plugin is called next.
+    /// This link is called next.
     #[inline]
-    pub fn turn_of(&self, plugin: PluginHandle) {
-        self.plugin.store(plugin.0, Ordering::Relaxed);
+    pub fn turn_of(&self, link: LinkIdentity) {
+        self.whose.store(u64::from(link.0), Ordering::Relaxed);
     }
 
     #[inline]
@@ -114,33 +124,33 @@ impl CallCell {
 
     /// A call was timed.
     #[inline]
-    pub fn timed(&self, plugin: PluginHandle, point: HookPoint, ns: u64) {
+    pub fn timed(&self, link: LinkIdentity, point: HookPoint, ns: u64) {
         if ns >= self.slow_from_ns.load(Ordering::Relaxed) {
-            self.note_slow(plugin, point, ns);
+            self.note_slow(link, point, ns);
         }
     }
 
     #[cold]
-    fn note_slow(&self, plugin: PluginHandle, point: HookPoint, ns: u64) {
+    fn note_slow(&self, link: LinkIdentity, point: HookPoint, ns: u64) {
         let [count, of, at, took] = &self.slow;
-        of.store(plugin.0, Ordering::Relaxed);
+        of.store(u64::from(link.0), Ordering::Relaxed);
         at.store(point as u64 + 1, Ordering::Relaxed);
         took.store(ns, Ordering::Relaxed);
         count.store(count.load(Ordering::Relaxed) + 1, Ordering::Release);
     }
 
     /// How many calls were noted as slow, and the last of them: whose, where, nanoseconds.
-    pub fn slow(&self) -> (u64, Option<(PluginHandle, &'static str, u64)>) {
+    pub fn slow(&self) -> (u64, Option<(Called, &'static str, u64)>) {
         let [count, of, at, took] = &self.slow;
         let count = count.load(Ordering::Acquire);
         let last = name_of(at.load(Ordering::Relaxed))
-            .map(|name| (PluginHandle(of.load(Ordering::Relaxed)), name, took.load(Ordering::Relaxed)));
+            .map(|name| (hook(of.load(Ordering::Relaxed)), name, took.load(Ordering::Relaxed)));
         (count, last)
     }
 
     /// A call outside of an event begins.
     pub fn enter_untimely(&self, plugin: PluginHandle, what: Untimely) {
-        self.plugin.store(plugin.0, Ordering::Relaxed);
+        self.whose.store(plugin.0, Ordering::Relaxed);
         self.begin(what as u64);
     }
 
@@ -159,10 +169,12 @@ impl CallCell {
         self.timers.load(Ordering::Relaxed)
     }
 
-    /// Which function of which plugin runs, for people: the name of a hook point, or of a function outside of events.
-    pub fn current_name(&self) -> Option<(PluginHandle, &'static str)> {
-        let name = name_of(self.word.load(Ordering::Relaxed) & NUMBER)?;
-        Some((PluginHandle(self.plugin.load(Ordering::Relaxed)), name))
+    /// Who runs where, for people: at a hook point, or in a function outside of events.
+    pub fn current_name(&self) -> Option<(Called, &'static str)> {
+        let number = self.word.load(Ordering::Relaxed) & NUMBER;
+        let whose = self.whose.load(Ordering::Relaxed);
+        let untimely = number >= Untimely::Timer as u64;
+        Some((if untimely { Called::Plugin(PluginHandle(whose)) } else { hook(whose) }, name_of(number)?))
     }
 
     /// Whether a plugin's function runs. On the shard's own thread it is exact.
@@ -177,11 +189,15 @@ impl CallCell {
     }
 
     /// The call that is going on, if one is.
-    pub fn current(&self) -> Option<(PluginHandle, HookPoint)> {
+    pub fn current(&self) -> Option<(Called, HookPoint)> {
         let number = (self.word.load(Ordering::Relaxed) & NUMBER).checked_sub(1)?;
         let point = HookPoint::from_number(u16::try_from(number).ok()?)?;
-        Some((PluginHandle(self.plugin.load(Ordering::Relaxed)), point))
+        Some((hook(self.whose.load(Ordering::Relaxed)), point))
     }
+}
+
+fn hook(whose: u64) -> Called {
+    Called::Hook(LinkIdentity(whose as u32))
 }
 
 #[cfg(test)]
@@ -200,19 +216,19 @@ mod tests {
         cell.enter(HookPoint::ClientConnect, 0);
         assert!(cell.number().is_some() && cell.number() != first);
         cell.enter_untimely(PluginHandle(8), Untimely::Mail);
-        assert_eq!(cell.current_name(), Some((PluginHandle(8), "on_mail")));
+        assert_eq!(cell.current_name(), Some((Called::Plugin(PluginHandle(8)), "on_mail")));
         cell.leave();
     }
 
     #[test]
     fn slow_calls_are_counted_and_the_last_one_kept() {
         let cell = CallCell::default();
-        cell.timed(PluginHandle(7), HookPoint::MessagePublish, u64::MAX - 1);
+        cell.timed(LinkIdentity(7), HookPoint::MessagePublish, u64::MAX - 1);
         assert_eq!(cell.slow(), (0, None));
         cell.set_slow_from_ns(1_000);
         for ns in [999, 1_000, 2_000] {
-            cell.timed(PluginHandle(7), HookPoint::MessagePublish, ns);
+            cell.timed(LinkIdentity(7), HookPoint::MessagePublish, ns);
         }
-        assert_eq!(cell.slow(), (2, Some((PluginHandle(7), "message.publish", 2_000))));
+        assert_eq!(cell.slow(), (2, Some((Called::Hook(LinkIdentity(7)), "message.publish", 2_000))));
     }
 }

@@ -123,7 +123,7 @@ impl Chain {
         *straight_runs += 1;
         for link in links.iter() {
             visit.access().begin(link);
-            calls.turn_of(link.plugin);
+            calls.turn_of(link.identity);
             let flow = visit.call(&link.entry);
             if visit.goes_on(flow) {
                 continue;
@@ -162,7 +162,7 @@ impl Chain {
             }
             visit.access().begin(link);
             count.stats.calls += 1;
-            calls.turn_of(link.plugin);
+            calls.turn_of(link.identity);
             let flow = if timed {
                 call_timed(link, count, (point, calls), visit.lend())
             } else {
@@ -215,7 +215,7 @@ fn call_timed<'l, F: Fold<'l>>(
     let flow = visit.call_with_args(&link.entry);
     let took = calls.ticks_ns().saturating_sub(began);
     count.stats.latency.record(took);
-    calls.timed(link.plugin, point, took);
+    calls.timed(link.identity, point, took);
     flow
 }
 

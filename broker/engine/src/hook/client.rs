@@ -245,6 +245,14 @@ impl ClientVerdict {
         }
     }
 
+    /// Forgets what was said to a question of client.authorize; `refusal` as in [`ClientVerdict::unanswered`].
+    pub fn begin_anew(&mut self, refusal: ReasonCode) {
+        self.verdict = UNANSWERED;
+        self.reason = refusal;
+        self.reason_string = None;
+        self.cacheable = true;
+    }
+
     /// Takes one change.
     ///
     /// # Errors

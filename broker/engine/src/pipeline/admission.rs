@@ -92,6 +92,9 @@ impl Shard {
             // CONNACK has no 0x8B (table 3-1).
             return self.refuse(key, ReasonCode::SERVER_UNAVAILABLE, None);
         }
+        if self.admitting >= self.limits().connects_pending_max {
+            return self.refuse(key, ReasonCode::SERVER_BUSY, Some(b"too many clients wait to be let in"));
+        }
         if connect.properties.auth_method().is_some()
             && self.chains.chain(HookPoint::ClientAuthenticate).is_empty()
         {
@@ -213,6 +216,7 @@ impl Shard {
         let Some(conn) = self.conns.get_mut(key) else { return Handled::Closed };
         conn.paused = pause;
         conn.state = State::Admitting(Box::new(admission));
+        self.admitting += 1;
         if pause {
             return Handled::Pause;
         }
@@ -226,6 +230,7 @@ impl Shard {
         if !matches!(conn.state, State::Admitting(_)) {
             return None;
         }
+        self.admitting -= 1;
         match std::mem::replace(&mut conn.state, State::New) {
             State::Admitting(admission) => Some(*admission),
             _ => None,

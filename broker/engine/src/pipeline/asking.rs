@@ -94,7 +94,7 @@ impl Shard {
         // The links are asked again, once: whatever changes from now on is the next question's.
         ask.epoch = self.authz_epoch;
         ask.visited.clear();
-        ask.verdict.verdict = crate::hook::client::UNANSWERED;
+        ask.verdict.begin_anew(ReasonCode::NOT_AUTHORIZED);
         false
     }
 

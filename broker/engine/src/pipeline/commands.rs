@@ -27,8 +27,10 @@ const EARLY_MS: u64 = 60_000;
 const EARLY_STEP_MS: u64 = 50;
 /// Sessions that a plugin is told of in one turn.
 const REPLAY_SLICE: usize = 256;
-/// Mails of such plugins that are kept.
-const EARLY_MAILS_MAX: usize = 1024;
+/// Mails that are kept for such plugins, and for those that are disabled or tripped.
+const KEPT_MAILS_MAX: usize = 1024;
+/// Bytes of them.
+const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
 
 /// What a plugin asks of a shard.
 #[derive(Debug)]
@@ -105,13 +107,14 @@ pub enum Command {
     },
 }
 
-/// Mail for a plugin that is not in the chains yet.
+/// Mail for a plugin that is not in the chains yet, or is not to be called for now.
 #[derive(Debug)]
-struct EarlyMail {
+struct KeptMail {
     plugin: PluginHandle,
     from: u32,
     number: u64,
     bytes: Bytes,
+    /// Until then one that is in no chain table is waited for.
     until_ms: u64,
 }
 
@@ -122,7 +125,10 @@ pub(super) struct PluginDesk {
     sessions: HashMap<u64, SessionKey>,
     /// Timers that are armed, with the time until which an unknown plugin is waited for.
     timers: HashMap<u64, (PluginHandle, u64)>,
-    early: VecDeque<EarlyMail>,
+    /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
+    held: Vec<(u64, u64)>,
+    mails: VecDeque<KeptMail>,
+    mails_bytes: usize,
     replays: VecDeque<Replay>,
 }
 
@@ -288,29 +294,40 @@ impl Shard {
     }
 
     fn mail(&mut self, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
-        match self.chains.instance(plugin) {
+        match self.chains.instance_awake(plugin) {
             Some(instance) => {
                 self.calls.enter_untimely(plugin, Untimely::Mail);
                 instance.mail(from, number, &bytes);
                 self.calls.leave();
             }
-            None if self.desk.early.len() < EARLY_MAILS_MAX => {
+            None => {
                 let until_ms = self.now.mono_ms + EARLY_MS;
-                self.desk.early.push_back(EarlyMail { plugin, from, number, bytes, until_ms });
+                self.keep_mail(KeptMail { plugin, from, number, bytes, until_ms });
             }
-            None => self.counters.plugin_mail_stale += 1,
         }
+    }
+
+    fn keep_mail(&mut self, mail: KeptMail) {
+        let bytes = self.desk.mails_bytes + mail.bytes.len();
+        if self.desk.mails.len() >= KEPT_MAILS_MAX || bytes > KEPT_MAIL_BYTES_MAX {
+            self.counters.plugin_mail_stale += 1;
+            return;
+        }
+        self.desk.mails_bytes = bytes;
+        self.desk.mails.push_back(mail);
     }
 
     pub(super) fn plugin_timer_due(&mut self, timer: u64, number: u64) {
         let Some(&(plugin, until_ms)) = self.desk.timers.get(&timer) else { return };
-        match self.chains.instance(plugin) {
+        match self.chains.instance_awake(plugin) {
             Some(instance) => {
                 self.desk.timers.remove(&timer);
                 self.calls.enter_untimely(plugin, Untimely::Timer);
                 instance.timer(timer, number);
                 self.calls.leave();
             }
+            // It is brought when its plugin is called again.
+            None if self.chains.is_resting(plugin) => self.desk.held.push((timer, number)),
             // Armed while it was loaded: it may still come into the chains.
             None if self.now.mono_ms < until_ms => {
                 let again_ms = self.now.mono_ms + EARLY_STEP_MS;
@@ -323,21 +340,33 @@ impl Shard {
         self.calls.set_timers(self.desk.timers.len() as u64);
     }
 
-    /// The chains have been swapped: what plugins that are gone had armed is forgotten, and what came early is handed over.
+    /// The chains have been swapped: what plugins that are gone had armed is forgotten, and what waited for those that are in the
+    /// chains now, or are called again, is handed over.
     pub(super) fn settle_plugins(&mut self, gone: &[PluginHandle]) {
         if !gone.is_empty() {
             self.desk.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
             self.desk.replays.retain(|replay| !gone.contains(&replay.plugin));
             self.calls.set_timers(self.desk.timers.len() as u64);
         }
-        let now_ms = self.now.mono_ms;
-        for early in std::mem::take(&mut self.desk.early) {
-            if gone.contains(&early.plugin) || early.until_ms <= now_ms {
+        for (timer, number) in std::mem::take(&mut self.desk.held) {
+            match self.desk.timers.get(&timer) {
+                Some((plugin, _)) if self.chains.is_resting(*plugin) => self.desk.held.push((timer, number)),
+                Some(_) => self.deadlines.arm(self.now.mono_ms, Deadline::Plugin { timer, number }),
+                // Cancelled, or its plugin has gone.
+                None => {}
+            }
+        }
+        self.desk.mails_bytes = 0;
+        for mail in std::mem::take(&mut self.desk.mails) {
+            let late = mail.until_ms <= self.now.mono_ms && !self.chains.is_resting(mail.plugin);
+            if gone.contains(&mail.plugin) {
                 self.counters.plugin_mail_stale += 1;
-            } else if self.chains.instance(early.plugin).is_some() {
-                self.mail(early.plugin, early.from, early.number, early.bytes);
+            } else if self.chains.instance_awake(mail.plugin).is_some() {
+                self.mail(mail.plugin, mail.from, mail.number, mail.bytes);
+            } else if late {
+                self.counters.plugin_mail_stale += 1;
             } else {
-                self.desk.early.push_back(early);
+                self.keep_mail(mail);
             }
         }
     }

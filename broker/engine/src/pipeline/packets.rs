@@ -361,6 +361,7 @@ impl Shard {
         self.out.closing.push(super::Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
         if let State::Admitting(_) = conn.state {
             // Its ticket dies with it: the completion will find a stale key.
+            self.admitting -= 1;
             return;
         }
         let Some(session_key) = conn.session else { return };

@@ -6,7 +6,9 @@ use std::ffi::c_void;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::{CallCell, ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::hook::{
+    CallCell, Called, ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle,
+};
 use grapnel_engine::message::Message;
 use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
 use grapnel_engine::pipeline::Command;
@@ -214,8 +216,10 @@ thread_local! {
 }
 
 fn is_called() -> String {
-    CALLS.with_borrow(|calls| {
-        calls.current_name().map_or("nobody".into(), |(plugin, name)| format!("{} {name}", plugin.0))
+    CALLS.with_borrow(|calls| match calls.current_name() {
+        Some((Called::Plugin(plugin), name)) => format!("{} {name}", plugin.0),
+        Some((Called::Hook(_), name)) => format!("a hook at {name}"),
+        None => "nobody".into(),
     })
 }
 
@@ -327,6 +331,79 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     assert_eq!(calls.timers(), 1);
     world.shards[0].swap_chains(ChainTable::empty());
     assert_eq!(calls.timers(), 0, "it has gone");
+}
+
+/// A plugin that is disabled or tripped gets neither timers nor mail. When it is called again it gets what came meanwhile, once; what
+/// was cancelled, or belongs to a plugin that has gone, comes to nobody.
+#[test]
+fn timers_and_mail_wait_for_a_plugin_that_rests() {
+    type Rest = fn(&mut World, InstanceEntry);
+    let disable: Rest = |world, entry| {
+        drop(world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)])));
+    };
+    let trip: Rest = |world, entry| {
+        let fails = of_plugin(9, link(9, 0, FaultPolicy::Ignore, |_| Flow::FAULT));
+        let table = ChainTable::compile(1, [(HookPoint::MessagePublish, fails)]);
+        world.shards[0].swap_chains(table.with_instances(vec![(PluginHandle(9), entry)]));
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+    };
+    for rest in [disable, trip] {
+        let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
+        let (noted, entry) = instance();
+        let plugin = PluginHandle(9);
+        let timer = |timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer * 10 };
+        let mail = |number| Command::Mail { plugin, from: 3, number, bytes: Bytes::from("x") };
+        world.shards[0].swap_chains(table(entry));
+        for (number, after_ms) in [(1, 70), (2, 50), (3, 60), (4, 200_000)] {
+            world.shards[0].command(timer(number, after_ms));
+        }
+        rest(&mut world, entry);
+        world.shards[0].command(mail(1));
+        world.shards[0].command(mail(2));
+        // Longer than one that is being loaded is waited for, and over another swap.
+        world.pass_ms(100_000);
+        world.shards[0].command(Command::CancelTimer { plugin, timer: 3 });
+        disable(&mut world, entry);
+        assert_eq!(noted.0.take(), Vec::<String>::new());
+
+        world.shards[0].swap_chains(table(entry));
+        world.pass_ms(20);
+        assert_eq!(noted.0.take(), ["mail 1 from 3: x", "mail 2 from 3: x", "timer 20", "timer 10"]);
+        world.shards[0].command(mail(5));
+        world.pass_ms(100_000);
+        assert_eq!(noted.0.take(), ["mail 5 from 3: x", "timer 40"], "everything else goes on as before");
+
+        world.shards[0].command(timer(6, 50));
+        disable(&mut world, entry);
+        world.shards[0].command(mail(6));
+        world.pass_ms(100);
+        let stale = world.shards[0].counters().plugin_mail_stale;
+        world.shards[0].swap_chains(ChainTable::empty());
+        world.shards[0].swap_chains(table(entry));
+        world.pass_ms(100);
+        assert_eq!(noted.0.take(), Vec::<String>::new(), "what was kept goes with its plugin");
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, stale + 1);
+    }
+}
+
+/// Mail that is kept is bounded, in pieces and in bytes; what is beyond is counted.
+#[test]
+fn mail_for_a_plugin_that_rests_is_bounded() {
+    for (bytes, kept) in [(1, 1024), (1 << 20, 16)] {
+        let mut world = World::new(1);
+        let (noted, entry) = instance();
+        world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)]));
+        for number in 0..1_100 {
+            let bytes = Bytes::from(vec![b'x'; bytes]);
+            let plugin = PluginHandle(9);
+            world.shards[0].command(Command::Mail { plugin, from: 3, number, bytes });
+        }
+        world.shards[0].swap_chains(table(entry));
+        assert_eq!(noted.0.take().len(), kept);
+        assert_eq!(world.shards[0].counters().plugin_mail_stale, 1_100 - kept as u64);
+    }
 }
 
 /// A plugin that asks is told of each session and subscription once, and nobody else is.

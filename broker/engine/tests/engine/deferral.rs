@@ -129,6 +129,30 @@ fn the_link_behind_a_deferred_one_sees_the_superuser_it_made() {
     assert_eq!(log.take(), ["true"]);
 }
 
+/// Clients beyond `connects_pending_max` are refused as by a busy server, and no plugin is asked about them. Whoever is answered or
+/// goes away makes room.
+#[test]
+fn so_many_clients_may_wait_and_no_more() {
+    for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
+        let mut world = World::with(1, |limits| limits.connects_pending_max = 2);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
+        let ask = Ask::v(version);
+        let (first, _) = world.try_connect("first", &ask);
+        let (second, _) = world.try_connect("second", &ask);
+        let refused = Some(Got::ConnAck { present: false, code: busy });
+        assert_eq!(world.try_connect("third", &ask).1, refused);
+        assert_eq!(taken.about(), ["first", "second"], "nobody was asked about the third");
+        complete(&mut world, taken.ticket(0), Flow::STOP, allow());
+        assert_eq!(world.take(first), [Got::ConnAck { present: false, code: 0 }]);
+        assert_eq!(world.try_connect("fourth", &ask).1, None);
+        assert_eq!(world.try_connect("fifth", &ask).1, refused);
+        world.lose(second);
+        assert_eq!(world.try_connect("sixth", &ask).1, None);
+        assert_eq!(world.try_connect("seventh", &ask).1, refused);
+    }
+}
+
 /// A missed deadline at client.connect is a fault that is ignored: the client comes in.
 #[test]
 fn client_connect_does_not_wait_for_ever() {

@@ -141,6 +141,36 @@ fn a_renewal_that_fails_half_way_is_none() {
     assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
 }
 
+/// A question that begins anew, because the rules have changed since it was asked, begins with nothing of what was said to it.
+#[test]
+fn a_question_that_begins_anew_begins_with_nothing() {
+    let (mut world, _subscriber, publisher) = pair();
+    let (taken, first) = (Taken::default(), Cell::new(true));
+    let tickets = taken.clone();
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.action() != 1 {
+            return Flow::CONTINUE;
+        }
+        call.set(Field::VERDICT, 2, "", "");
+        if !first.replace(false) {
+            return Flow::STOP;
+        }
+        call.set(Field::REASON_CODE, 0x97, "", "");
+        tickets.note(call.topic(), call.defer().expect("the point may wait"));
+        Flow::DEFER
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, guard)]);
+    world.pass_ms(10);
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    world.shards[0].command(Command::Invalidate(Scope::All));
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(
+        world.take(publisher),
+        [Got::Ack("PUBACK", 1, 0x87)],
+        "the reason that it has where none is given"
+    );
+}
+
 /// A world where only a plugin allows anything; its link allows all, and waits with what has this action.
 struct Guarded {
     world: World,

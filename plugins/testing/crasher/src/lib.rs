@@ -42,6 +42,16 @@ impl Crasher {
         }
         Ok(Flow::Continue)
     }
+
+    fn second(&mut self, message: &mut Publish<'_>) -> Result<Flow, Error> {
+        if message.topic() == "crash/second" {
+            write_to_null();
+        }
+        Ok(Flow::Continue)
+    }
 }
 
-grapnel_plugin_abi::plugin!(Crasher { message.publish => Crasher::publish });
+grapnel_plugin_abi::plugin!(Crasher {
+    message.publish => Crasher::publish,
+    message.publish => Crasher::second,
+});

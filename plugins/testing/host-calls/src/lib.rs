@@ -1,10 +1,12 @@
-//! A plugin for the tests of what the broker does for plugins: metrics of each kind, threads, and hooks that are mounted at run
-//! time. What it does beside counting is asked for by its configuration and by messages under `host-calls/`.
+//! A plugin for the tests of what the broker does for plugins: metrics of each kind, threads, timers and mail, and hooks that are
+//! mounted at run time. What it does beside counting is asked for by its configuration and by messages under `host-calls/`.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{Counter, Error, Gauge, Histogram, HookId, Host, Mounting, Plugin, Publish};
+use grapnel_plugin_abi::{
+    Counter, Error, Gauge, Histogram, HookId, Host, Mail, Mounting, Outgoing, Plugin, Publish, Timer,
+};
 
 #[derive(serde::Deserialize)]
 struct Config {
@@ -92,6 +94,14 @@ impl Plugin for HostCalls {
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Instance, Error> {
         Ok(Instance { shared: Arc::clone(self) })
     }
+
+    fn on_timer(instance: &mut Instance, _timer: Timer, number: u64) {
+        instance.came("timer", number);
+    }
+
+    fn on_mail(instance: &mut Instance, mail: &Mail<'_>) {
+        instance.came("mail", mail.number);
+    }
 }
 
 impl HostCalls {
@@ -111,6 +121,26 @@ impl HostCalls {
 }
 
 impl Instance {
+    /// Tells the test.
+    fn came(&self, what: &str, number: u64) {
+        let host = self.shared.host;
+        if let Err(refused) = host.publish(&Outgoing::new(format!("came/{what}"), number.to_string())) {
+            host.error(refused);
+        }
+    }
+
+    /// After so many milliseconds: a timer, and mail from a thread.
+    fn later(&self, number: u64) -> Result<(), Error> {
+        let (host, after) = (self.shared.host, Duration::from_millis(number));
+        host.timer(after, number)?;
+        host.spawn("mails", move |host| {
+            if !host.wait_stop(after) && host.mail(None, number, b"").is_err() {
+                host.error("no mail");
+            }
+        })?;
+        Ok(())
+    }
+
     fn publish(&mut self, message: &mut Publish<'_>) -> Result<(), Error> {
         let Metrics { publishes, last_payload, payload, .. } = self.shared.metrics;
         let bytes = message.payload().len() as i64;
@@ -127,6 +157,10 @@ impl Instance {
                 if self.shared.host.spawn("mounts", body).is_err() {
                     self.shared.metrics.refused.add_one();
                 }
+            }
+            "host-calls/later" => {
+                let text = std::str::from_utf8(message.payload())?;
+                self.later(text.parse()?)?;
             }
             "host-calls/fail" => return Err(std::io::Error::other("as the test asked for").into()),
             _ => {}

@@ -10,6 +10,9 @@ impl Plugin for Noop {
     type Config = NoConfig;
     type Shard = Noop;
 
+    // It has neither threads nor thread-locals.
+    const CLOSABLE: bool = true;
+
     fn load(_config: NoConfig, _host: &Host) -> Result<Noop, Error> {
         Ok(Noop)
     }

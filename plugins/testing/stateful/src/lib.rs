@@ -4,8 +4,12 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{Configured, Error, Flow, Host, Plugin, Publish};
+
+/// How long `activate` waits at most.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[derive(serde::Deserialize, Clone, Default)]
 #[serde(default)]
@@ -27,6 +31,8 @@ struct Config {
     password: Option<String>,
     /// Let `activate` fail.
     fail_activate: bool,
+    /// Let `activate` wait until this version has counted so often, and fail then.
+    fail_activate_after: u64,
 }
 
 #[derive(serde::Deserialize, Clone)]
@@ -41,6 +47,8 @@ struct Stateful {
     config: Mutex<Config>,
     /// Calls of `export_state` of all shards that may fail.
     calls: AtomicU64,
+    /// Publishes that its instances have counted themselves.
+    counted: AtomicU64,
 }
 
 struct Counter {
@@ -84,7 +92,7 @@ impl Plugin for Stateful {
     }
 
     fn load(config: Config, _host: &Host) -> Result<Stateful, Error> {
-        Ok(Stateful { config: Mutex::new(config), calls: AtomicU64::new(0) })
+        Ok(Stateful { config: Mutex::new(config), calls: AtomicU64::new(0), counted: AtomicU64::new(0) })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Counter, Error> {
@@ -92,7 +100,13 @@ impl Plugin for Stateful {
     }
 
     fn activate(self: &Arc<Self>) -> Result<(), Error> {
-        if self.config().fail_activate { Err(Error::new("failed as configured")) } else { Ok(()) }
+        let config = self.config();
+        let deadline = Instant::now() + PATIENCE;
+        while self.counted.load(Ordering::Relaxed) < config.fail_activate_after && Instant::now() < deadline {
+            std::thread::yield_now();
+        }
+        let fails = config.fail_activate || config.fail_activate_after > 0;
+        if fails { Err(Error::new("failed as configured")) } else { Ok(()) }
     }
 
     fn export_state(counter: &Counter) -> Result<Option<Vec<u8>>, Error> {
@@ -136,6 +150,7 @@ impl Plugin for Stateful {
 impl Counter {
     fn publish(&mut self, message: &mut Publish<'_>) -> Result<Flow, Error> {
         self.count += self.step;
+        self.plugin.counted.fetch_add(1, Ordering::Relaxed);
         message.add_user_property("count", &self.count.to_string())?;
         Ok(Flow::Continue)
     }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::{
     Acked, Action, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected,
-    Dropped, Outgoing, Packet, Publish, Reason, Refused, Retained, Session, Subscribe, Subscription,
-    Unsubscribe, Verdict,
+    Disposition, Dropped, Outgoing, Packet, Publish, Reason, Refused, Retained, Session, Subscribe,
+    Subscription, Unsubscribe, Verdict,
 };
 
 use crate::script::Ending;
@@ -72,7 +72,10 @@ impl<'a> Scene<'a> for Connect<'a> {
     }
 
     fn saw(&self, change: &str) -> &'static str {
-        if change == "keep-alive" { seen(self.keep_alive_s() == 77) } else { "-" }
+        seen(match change {
+            "keep-alive" => self.keep_alive_s() == 77,
+            _ => self.verdict() == Verdict::Deny,
+        })
     }
 
     fn change(&mut self, change: &str) -> Result<(), Refused> {
@@ -82,11 +85,11 @@ impl<'a> Scene<'a> for Connect<'a> {
     fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
         let (mut ticket, keep_alive) = (self.defer(deadline)?, change == "keep-alive");
         Ok(Some(Box::new(move |ending, changed| {
-            if changed && !keep_alive && ending == Ending::Stop {
-                return ticket.refuse(UNAVAILABLE, "why");
-            }
-            if changed && keep_alive {
-                ticket.set_keep_alive_s(77);
+            match ending {
+                Ending::Stop if changed && !keep_alive => return ticket.refuse(UNAVAILABLE, "why"),
+                _ if changed && keep_alive => ticket.set_keep_alive_s(77),
+                _ if changed => ticket.set_refused(UNAVAILABLE, "why"),
+                _ => {}
             }
             end!(ticket, ending);
         })))
@@ -117,14 +120,15 @@ impl<'a> Scene<'a> for Authenticate<'a> {
     fn defer(&mut self, change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
         let (mut ticket, change) = (self.defer(deadline)?, change.to_owned());
         Ok(Some(Box::new(move |ending, changed| {
-            if changed && change == "promote" {
-                ticket.set_superuser(true);
+            match (change.as_str(), ending) {
+                _ if !changed => {}
+                ("promote", _) => ticket.set_superuser(true),
+                ("vouch", Ending::Stop) => return ticket.allow(),
+                ("vouch", _) => ticket.set_allowed(),
+                (_, Ending::Stop) => return ticket.deny(UNAVAILABLE),
+                _ => ticket.set_denied(UNAVAILABLE),
             }
-            match change.as_str() {
-                "vouch" if changed && ending == Ending::Stop => ticket.allow(),
-                "deny" if changed && ending == Ending::Stop => ticket.deny(UNAVAILABLE),
-                _ => end!(ticket, ending),
-            }
+            end!(ticket, ending);
         })))
     }
 }
@@ -153,9 +157,14 @@ impl<'a> Scene<'a> for Authorize<'a> {
     }
 
     fn defer(&mut self, _change: &str, deadline: Duration) -> Result<Option<Answer>, Refused> {
-        let ticket = self.defer(deadline)?;
+        let mut ticket = self.defer(deadline)?;
         Ok(Some(Box::new(move |ending, changed| {
-            if changed && ending == Ending::Stop { ticket.deny(QUOTA) } else { end!(ticket, ending) }
+            match ending {
+                Ending::Stop if changed => return ticket.deny(QUOTA),
+                _ if changed => ticket.set_denied(QUOTA),
+                _ => {}
+            }
+            end!(ticket, ending);
         })))
     }
 }
@@ -233,11 +242,12 @@ fn is_message_meant(change: &str, topic: &str) -> bool {
     topic.ends_with("/own") || (change == "topic" && topic.ends_with("/new"))
 }
 
-fn saw_message(change: &str, topic: &str, payload: &[u8]) -> &'static str {
+fn saw_message(change: &str, topic: &str, payload: &[u8], refused: bool) -> &'static str {
     match change {
         "payload" => seen(payload == b"new"),
         "topic" => seen(topic.ends_with("/new")),
-        _ => "-",
+        "extra" => "-",
+        _ => seen(refused),
     }
 }
 
@@ -251,7 +261,7 @@ impl<'a> Scene<'a> for Publish<'a> {
     }
 
     fn saw(&self, change: &str) -> &'static str {
-        saw_message(change, self.topic(), self.payload())
+        saw_message(change, self.topic(), self.payload(), self.disposition() != Disposition::Route)
     }
 
     fn change(&mut self, change: &str) -> Result<(), Refused> {
@@ -269,17 +279,19 @@ impl<'a> Scene<'a> for Publish<'a> {
         let (change, topic) = (change.to_owned(), format!("{}/new", self.client_id()));
         let mut ticket = self.defer(deadline)?;
         Ok(Some(Box::new(move |ending, changed| {
-            match change.as_str() {
-                "payload" if changed => ticket.set_payload(b"new"),
-                "topic" if changed => ticket.set_topic(&topic),
+            match (change.as_str(), ending) {
+                _ if !changed => {}
+                ("payload", _) => ticket.set_payload(b"new"),
+                ("topic", _) => ticket.set_topic(&topic),
+                ("drop", Ending::Stop) => return ticket.drop_message(),
+                ("drop", _) => ticket.set_dropped(),
+                ("reject", Ending::Stop) => return ticket.reject(QUOTA, "why"),
+                ("reject", _) => ticket.set_rejected(QUOTA, "why"),
+                ("disconnect", Ending::Stop) => return ticket.disconnect(QUOTA, "why"),
+                ("disconnect", _) => ticket.set_disconnected(QUOTA, "why"),
                 _ => {}
             }
-            match change.as_str() {
-                "drop" if changed && ending == Ending::Stop => ticket.drop_message(),
-                "reject" if changed && ending == Ending::Stop => ticket.reject(QUOTA, "why"),
-                "disconnect" if changed && ending == Ending::Stop => ticket.disconnect(QUOTA, "why"),
-                _ => end!(ticket, ending),
-            }
+            end!(ticket, ending);
         })))
     }
 }
@@ -294,7 +306,7 @@ impl<'a> Scene<'a> for Delivered<'a> {
     }
 
     fn saw(&self, change: &str) -> &'static str {
-        saw_message(change, self.topic(), self.payload())
+        saw_message(change, self.topic(), self.payload(), self.is_vetoed())
     }
 
     fn change(&mut self, change: &str) -> Result<(), Refused> {

@@ -8,7 +8,7 @@ use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use crate::Client;
 use crate::wire::{Decoded, Packet, Version, decode};
 
-pub(super) struct Line {
+pub(crate) struct Line {
     stream: TcpStream,
     unread: Vec<u8>,
     unsent: Vec<u8>,
@@ -39,33 +39,35 @@ impl Line {
         Ok(())
     }
 
-    /// Reads what has come and hands every whole packet to `each`.
+    /// Reads what has come and hands every whole packet to `each`, also those before the end of the connection.
     pub fn read(&mut self, mut each: impl FnMut(Packet)) -> Result<(), String> {
         let mut chunk = [0; 16384];
-        loop {
+        let end = loop {
             match self.stream.read(&mut chunk) {
-                Ok(0) => return Err("disconnected by the broker".to_owned()),
+                Ok(0) => break Err("disconnected by the broker".to_owned()),
                 Ok(read) => self.unread.extend_from_slice(&chunk[..read]),
-                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
-                Err(error) => return Err(format!("disconnected while reading: {error}")),
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break Ok(()),
+                Err(error) => break Err(format!("disconnected while reading: {error}")),
             }
-        }
+        };
         let mut used = 0;
         while let Decoded::Packet(packet, length) = decode(Version::V5, &self.unread[used..])? {
             used += length;
             each(packet);
         }
         self.unread.drain(..used);
-        Ok(())
+        end
     }
 }
 
 /// Waits up to `microseconds` and returns which lines have something to read or room to send what waits.
-pub(super) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64) -> Vec<usize> {
+pub(crate) fn ready<'a>(lines: impl Iterator<Item = &'a Line>, microseconds: u64) -> Vec<usize> {
     let interest =
         |line: &Line| if line.unsent.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
     let mut watched: Vec<PollFd<'_>> = lines.map(|line| PollFd::new(&line.stream, interest(line))).collect();
-    let timeout = Timespec { tv_sec: 0, tv_nsec: microseconds as i64 * 1000 };
+    let nanos = |microseconds: u64| microseconds as i64 * 1000;
+    let timeout =
+        Timespec { tv_sec: (microseconds / 1_000_000) as i64, tv_nsec: nanos(microseconds % 1_000_000) };
     // An interrupted call counts as nothing ready; the caller comes back.
     if poll(&mut watched, Some(&timeout)).unwrap_or(0) == 0 {
         return Vec::new();

@@ -1,0 +1,97 @@
+//! A hook as the host calls it, and the table of functions that the host offers.
+
+use std::ffi::c_void;
+
+use abi_stable::StableAbi;
+
+#[cfg(doc)]
+use super::{ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, LogLevel};
+use super::{
+    Change, Event, Field, Flow, NewMessage, NewMetric, NewThread, Scope, Slice, Status, Ticket, Value,
+};
+use crate::module::Mount;
+
+/// A hook. Runs on the shard's thread with that shard's instance; must not block.
+pub type HookFn = unsafe extern "C" fn(instance: *mut c_void, event: *const Event) -> Flow;
+
+/// What the broker offers a plugin. One for each loaded plugin; never freed. A field beyond `size` does not exist.
+///
+/// `get`, `set`, `defer` and `add_message` are for the running hook, on its thread, with its `ctx`. All others may be called from
+/// any thread from `load` on until the plugin's end and later, when they answer [`Status::STALE`]; those that act (`publish`,
+/// `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`) are copied and run after the current event has ended.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct HostApi {
+    /// Bytes of this struct as the host built it.
+    pub size: u32,
+    /// [`ABI_MAJOR`] of the host.
+    pub abi_major: u16,
+    /// [`ABI_MINOR`] of the host.
+    pub abi_minor: u16,
+    /// The plugin's handle: index and generation. The first argument of what is not for the running hook.
+    pub plugin: u64,
+    /// How many shards there are.
+    pub shards: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Writes a line to the broker's log under the plugin's name. `level` is a [`LogLevel`]. Any thread.
+    pub log: unsafe extern "C" fn(plugin: u64, level: u32, message: Slice),
+    /// Reads a field of the event. In the hook alone, with its `ctx`.
+    pub get: unsafe extern "C" fn(ctx: *mut c_void, field: Field, index: u32, out: *mut Value) -> Status,
+    /// Changes the accumulator; copied at once, kept on Continue and Stop, thrown away on Fault. In the hook alone.
+    pub set: unsafe extern "C" fn(ctx: *mut c_void, change: *const Change) -> Status,
+    /// Takes a ticket; the hook then returns [`Flow::DEFER`]. `deadline_ms` 0 means the operator's default. In the hook alone.
+    pub defer: unsafe extern "C" fn(ctx: *mut c_void, deadline_ms: u32, out: *mut Ticket) -> Status,
+    /// Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. Any thread, once.
+    pub complete:
+        unsafe extern "C" fn(ticket: Ticket, flow: Flow, changes: *const Change, count: usize) -> Status,
+    /// At message.publish: another message, published after this one if this one is, and before its acknowledgement. In the hook
+    /// alone; [`Status::FULL`] beyond `extra_messages_max`.
+    pub add_message: unsafe extern "C" fn(ctx: *mut c_void, message: *const NewMessage) -> Status,
+    /// Mounts a function at run time; every shard calls it from its next turn on. [`Status::INVALID`] where the function is mounted
+    /// there already, or the mount is wrong. Any thread.
+    pub hook: unsafe extern "C" fn(plugin: u64, mount: *const Mount, out: *mut u64) -> Status,
+    /// Takes what `hook` gave out of the chains. Any thread.
+    pub unhook: unsafe extern "C" fn(plugin: u64, hook: u64) -> Status,
+    /// Publishes a message. It runs through the chains of all plugins but those that led to it. Any thread; [`Status::FULL`] beyond
+    /// `publishes_per_second_max`.
+    pub publish: unsafe extern "C" fn(plugin: u64, message: *const NewMessage) -> Status,
+    /// Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread.
+    pub kick: unsafe extern "C" fn(plugin: u64, client_id: Slice, reason: u32, discard: u32) -> Status,
+    /// Subscribes a client to a topic filter, with an options byte (section 3.8.3.1) and a subscription identifier or 0. Neither
+    /// client.subscribe nor client.authorize is asked. Any thread.
+    pub subscribe: unsafe extern "C" fn(
+        plugin: u64,
+        client_id: Slice,
+        filter: Slice,
+        options: u32,
+        subscription_id: u32,
+    ) -> Status,
+    /// Takes a subscription from a client. Any thread.
+    pub unsubscribe: unsafe extern "C" fn(plugin: u64, client_id: Slice, filter: Slice) -> Status,
+    /// Forgets remembered verdicts of client.authorize and asks again for the subscriptions in force. Any thread.
+    pub invalidate: unsafe extern "C" fn(plugin: u64, scope: Scope, what: Slice) -> Status,
+    /// Sends bytes to the plugin's instance on a shard, or with [`ALL_SHARDS`] to all: its `on_mail`. Any thread; [`Status::FULL`]
+    /// beyond `mail_bytes_max`.
+    pub mail: unsafe extern "C" fn(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status,
+    /// Calls `on_timer` of the shard's instance once, after at least this time. On a shard's thread alone.
+    pub timer: unsafe extern "C" fn(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status,
+    /// Cancels a timer of this shard. On a shard's thread alone.
+    pub cancel_timer: unsafe extern "C" fn(plugin: u64, timer: u64) -> Status,
+    /// Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered 1. Any thread.
+    pub spawn: unsafe extern "C" fn(plugin: u64, thread: *const NewThread) -> Status,
+    /// Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time is 0.
+    pub wait_stop: unsafe extern "C" fn(plugin: u64, timeout_ms: u32) -> u32,
+    /// Makes a metric, or finds the one that an earlier version of the plugin made. Any thread.
+    pub metric: unsafe extern "C" fn(plugin: u64, metric: *const NewMetric, out: *mut u64) -> Status,
+    /// A counter grows by the value, a gauge becomes it, a histogram counts it. Any thread.
+    pub measure: unsafe extern "C" fn(metric: u64, value: i64) -> Status,
+    /// A gauge grows by the value, which may be negative. Any thread.
+    pub adjust: unsafe extern "C" fn(metric: u64, by: i64) -> Status,
+    /// Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
+    /// session.created and session.subscribed with [`FLAG_REPLAY`]. Any thread, once.
+    pub replay: unsafe extern "C" fn(plugin: u64) -> Status,
+    /// What a later version could add: a function that answers 77.
+    #[cfg(feature = "abi-test-grown")]
+    pub grown: unsafe extern "C" fn(plugin: u64) -> u64,
+}

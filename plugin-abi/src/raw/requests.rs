@@ -1,0 +1,97 @@
+//! What a plugin hands the host with a request: a message, a metric, a thread; and where the host lets it write its state.
+
+use std::ffi::c_void;
+
+use abi_stable::StableAbi;
+
+use super::{MetricKind, Slice, Status};
+
+/// Key and value of a user property. Text.
+#[repr(C)]
+#[derive(Clone, Copy, StableAbi)]
+pub struct Pair {
+    /// The key.
+    pub key: Slice,
+    /// The value.
+    pub value: Slice,
+}
+
+/// A message that a plugin publishes. Copied by the host during the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewMessage {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// Quality of service, 0 to 2.
+    pub qos: u8,
+    /// Retain flag (0, 1).
+    pub retain: u8,
+    /// Payload format indicator: 0, 1, or 255 for none.
+    pub payload_format: u8,
+    /// Zero.
+    pub reserved: u8,
+    /// Message expiry interval, seconds; 0 for none.
+    pub message_expiry_s: u32,
+    /// Zero.
+    pub reserved2: u32,
+    /// Topic name.
+    pub topic: Slice,
+    /// Payload.
+    pub payload: Slice,
+    /// Content type; empty for none.
+    pub content_type: Slice,
+    /// Response topic; empty for none.
+    pub response_topic: Slice,
+    /// Correlation data; empty for none.
+    pub correlation_data: Slice,
+    /// Client identifier it is said to come from; empty for the plugin's name.
+    pub from: Slice,
+    /// User properties.
+    pub user_properties: *const Pair,
+    /// How many.
+    pub user_properties_len: usize,
+}
+
+/// A metric that a plugin wants to have in `/metrics`. Copied by the host during the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewMetric {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its name within the plugin, with its unit: lower case letters, digits and `_`.
+    pub name: Slice,
+    /// One line on what it counts.
+    pub help: Slice,
+    /// Upper bounds of a histogram's buckets, growing; null for 1, 2, 5, 10 … 1,000,000,000.
+    pub bounds: *const i64,
+    /// How many, at most 64.
+    pub bounds_len: usize,
+}
+
+/// A thread that the broker starts for a plugin and joins at its end.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct NewThread {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// Zero.
+    pub reserved: u32,
+    /// Its name, for tools that show threads; the first 15 bytes are seen.
+    pub name: Slice,
+    /// Its body.
+    pub run: unsafe extern "C" fn(arg: *mut c_void),
+    /// Handed to the body.
+    pub arg: *mut c_void,
+}
+
+/// Where an instance writes its state, lent by the host for the call.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct StateSink {
+    /// The host's own.
+    pub ctx: *mut c_void,
+    /// Takes the next bytes; [`Status::FULL`] beyond `state_bytes_max`.
+    pub write: unsafe extern "C" fn(ctx: *mut c_void, bytes: Slice) -> Status,
+}

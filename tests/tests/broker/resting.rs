@@ -1,0 +1,47 @@
+//! A plugin that is not called for now, because the operator has disabled it or because it has failed too often: what it has asked to
+//! be told of waits for it.
+
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
+
+/// A timer and a mail that fall due while the plugin rests come when it is called again, once, and not before.
+fn rests(rest: fn(&Broker, &mut Client), wake: &str) {
+    // One shard, so that what was due earlier there has come earlier.
+    let broker =
+        Broker::builder().grapnel_only().shards(1).config("[limits]\nbreaker_faults_max = 3\n").start();
+    broker.ctl_ok(&["plugins", "load", "host-calls", "--once"]);
+    broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("came/#", 0);
+    let next = |client: &mut Client| client.receive_publish().topic;
+
+    client.publish(&Publish::new("host-calls/later", "10").qos(1));
+    let mut came = [next(&mut client), next(&mut client)];
+    came.sort();
+    assert_eq!(came, ["came/mail", "came/timer"], "that is what it does");
+
+    client.publish(&Publish::new("host-calls/later", "1500").qos(1));
+    rest(&broker, &mut client);
+    // Another plugin's timer on the same shard, due later than both.
+    client.publish(&Publish::new("$delayed/3/came/clock", "x").qos(1));
+    assert_eq!(next(&mut client), "came/clock");
+    broker.ctl_ok(&["plugins", wake, "host-calls"]);
+    assert_eq!([next(&mut client), next(&mut client)], ["came/mail", "came/timer"]);
+    client.expect_no_message();
+}
+
+#[test]
+fn a_disabled_plugin_gets_its_timers_and_mail_when_it_is_enabled() {
+    rests(|broker, _| drop(broker.ctl_ok(&["plugins", "disable", "host-calls"])), "enable");
+}
+
+#[test]
+fn a_tripped_plugin_gets_its_timers_and_mail_when_it_is_armed_again() {
+    let trip = |broker: &Broker, client: &mut Client| {
+        for _ in 0..3 {
+            assert!(client.publish(&Publish::new("host-calls/fail", "x").qos(1)) < 0x80);
+        }
+        let tripped = |line: &str| line.contains("the plugin is tripped").then_some(());
+        broker.process().wait_for_line("tripped", PATIENCE, tripped);
+    };
+    rests(trip, "rearm");
+}

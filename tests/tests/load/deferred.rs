@@ -1,0 +1,84 @@
+//! Verdicts that come later, in numbers: a thousand clients that authenticate slowly at the same moment, and one publisher whose
+//! every message waits for a plugin.
+
+use grapnel_tests::Broker;
+use grapnel_tests::row::Row;
+use grapnel_tests::storm::{Bystanders, Storm};
+
+/// Size of the pool that authenticates.
+const THREADS: usize = 256;
+/// How long it takes over one client, milliseconds.
+const DELAY_MS: usize = 200;
+
+fn load_slow_auth(broker: &Broker, delay_ms: usize) {
+    let (threads, delay) = (format!("threads={THREADS}"), format!("delay_ms={delay_ms}"));
+    let prefix = "client_prefix=\"storm\"";
+    broker.ctl_ok(&[
+        "plugins",
+        "load",
+        "slow-auth",
+        "--set",
+        &threads,
+        "--set",
+        &delay,
+        "--set",
+        prefix,
+        "--once",
+    ]);
+}
+
+/// A thousand clients whose authentication blocks a thread for 200 ms each, 256 at a time, are all let in, and the others'
+/// messages pass meanwhile. The plugin leaves with all its threads.
+#[test]
+fn a_thousand_clients_at_once_are_authenticated_slowly() {
+    let clients = 1_000;
+    let broker = Broker::builder().shards(2).grapnel_only().start();
+    load_slow_auth(&broker, DELAY_MS);
+    let bystanders = Bystanders::start(&broker, 4);
+    bystanders.settle(500);
+    let quiet = bystanders.since();
+    let storm = Storm::rage(&broker, clients, "storm");
+    let meanwhile = bystanders.since();
+    let refused: Vec<_> = storm.codes.iter().filter(|(_, code)| *code != 0).collect();
+    assert!(refused.is_empty(), "{} of {clients} refused: {refused:?}", refused.len());
+    let ideal_ms = clients.div_ceil(THREADS) * DELAY_MS;
+    eprintln!(
+        "{clients} clients, {THREADS} threads, {DELAY_MS} ms each: first in after {:?}, all after {:?}, ideal {ideal_ms} ms",
+        storm.first, storm.last
+    );
+    eprintln!("bystanders before: {quiet:?}\nbystanders meanwhile: {meanwhile:?}");
+    assert!(meanwhile.messages > 0, "the bystanders waited for the storm");
+    bystanders.finish();
+    broker.ctl_ok(&["plugins", "unload", "slow-auth"]);
+    let list = broker.ctl_json(&["plugins", "list"]);
+    assert_eq!(list["retired"][0]["threads_left"], 0, "{list}");
+}
+
+/// Of clients that wait for their authentication a shard holds `connects_pending_max`; who comes beyond is told at once that the server
+/// is busy, and the others are let in.
+#[test]
+fn who_finds_too_many_waiting_is_told_that_the_server_is_busy() {
+    let (clients, max) = (300, 100);
+    let config = format!("[limits]\nconnects_pending_max = {max}\n");
+    let broker = Broker::builder().shards(1).grapnel_only().config(&config).start();
+    load_slow_auth(&broker, 2_000);
+    let storm = Storm::rage(&broker, clients, "storm");
+    let count = |code| storm.codes.iter().filter(|(_, said)| *said == code).count();
+    let (welcome, busy) = (count(0), count(0x89));
+    eprintln!("{clients} clients, {max} may wait: {welcome} in, {busy} told that the server is busy");
+    assert_eq!(welcome + busy, clients, "{:?}", storm.codes);
+    assert!(welcome >= max && busy > 0, "{welcome} in, {busy} refused");
+    // Whoever was let in made room.
+    let again = Storm::rage(&broker, max, "storm again");
+    assert!(again.codes.iter().all(|(_, code)| *code == 0), "{:?}", again.codes);
+}
+
+/// One publisher with 64 messages in flight through a hook that answers each a millisecond later, of which 32 may wait at a time.
+#[test]
+fn one_publisher_behind_a_hook_that_defers_every_message() {
+    let broker = Broker::builder().shards(1).grapnel_only().start();
+    broker.ctl_ok(&["plugins", "load", "defer-publish", "--set", "delay_ms=1", "--once"]);
+    let row = Row { messages: 30_000, window: 64 };
+    let ran = row.run(&broker, "deferred");
+    eprintln!("{row:?}: {:.0} messages/s, none longer than {:?}", ran.rate, ran.longest);
+}
