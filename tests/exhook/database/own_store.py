@@ -108,6 +108,11 @@ def _cut(connection: psycopg.AsyncConnection[Any]) -> None:
         copy.shutdown(socket.SHUT_RDWR)
 
 
+def said(error: BaseException) -> str:
+    """Its first line."""
+    return str(error).partition("\n")[0] or type(error).__name__
+
+
 class Store(Hooks):
     async def setup(self, config: Config) -> None:
         self.database = Database(
@@ -221,6 +226,6 @@ class Store(Hooks):
             try:
                 return await self.database.run(work)
             except AWAY as error:
-                log.warning("%d rows wait for the database: %s", len(rows), error or type(error).__name__)
+                log.warning("%d rows wait for the database: %s", len(rows), said(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)

@@ -95,9 +95,12 @@ impl Database {
         Hanging(shell)
     }
 
-    /// Ends it as `kill -9` does.
-    pub fn kill(&mut self) {
-        self.server.kill();
+    /// Ends it as `kill -9` does, also while it hangs. Its processes end once they go on and notice.
+    pub fn kill(&mut self, hanging: Option<Hanging>) {
+        self.server.signal(Signal::KILL);
+        drop(hanging);
+        let ended = self.server.wait(PATIENCE);
+        assert!(ended.is_some(), "postgres lives on");
     }
 
     /// Starts it with the data that it left.
