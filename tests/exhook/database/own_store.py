@@ -226,6 +226,7 @@ class Store(Hooks):
             try:
                 return await self.database.run(work)
             except AWAY as error:
+                # Said each time: a worker that says nothing for `call_timeout` while it has calls to end is taken for stuck.
                 log.warning("%d rows wait for the database: %s", len(rows), said(error))
             await asyncio.sleep(pause)
             pause = min(pause * 2, longest)
