@@ -2,11 +2,13 @@
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use grapnel_plugin_abi::host::{HostServices, MountRequest, host_api, install_services};
-use grapnel_plugin_abi::raw::{Status, Ticket};
+use grapnel_plugin_abi::module::Mount;
+use grapnel_plugin_abi::raw::{Event, Flow, MOUNT_DELIVER, Slice, Status, Ticket};
 use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
-use grapnel_plugin_abi::{Error, HookPoint, Host, Mounting, NoConfig, Plugin, Publish};
+use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Mounting, NoConfig, Plugin, Publish};
 
 struct Late;
 
@@ -16,6 +18,7 @@ impl Plugin for Late {
 
     fn load(_config: NoConfig, host: &Host) -> Result<Late, Error> {
         let mounting = Mounting::new().priority(7).topics(["a/+", "b"]).args(9);
+        let mounting = mounting.deadline(Duration::from_micros(1500)).fault(FaultPolicy::Deny).deliver(true);
         let mounted = host.mount::<Late>("late", &mounting)?;
         host.unmount(mounted)?;
         let again = host.mount::<Late>("late", &Mounting::new().point(HookPoint::MessagePublish))?;
@@ -70,8 +73,9 @@ impl HostServices for Asked {
     }
 
     fn hook(&self, _plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
-        let MountRequest { point, name, priority, topics, args, .. } = mount;
-        Ok(self.note(format!("mount {name} at {}: {priority} {topics:?} {args}", point.name())))
+        let MountRequest { point, name, priority, topics, args, deadline_ms, policy, deliver, .. } = mount;
+        let more = format!("{deadline_ms} ms {policy:?} {deliver}");
+        Ok(self.note(format!("mount {name} at {}: {priority} {topics:?} {args} {more}", point.name())))
     }
 
     fn unhook(&self, _plugin: u64, hook: u64) -> Result<(), Status> {
@@ -87,11 +91,26 @@ fn a_manual_hook_is_mounted_with_what_it_is_given_or_else_with_its_own() {
     assert_eq!(host_api(1, 1).plugin, 1);
     let mut plugin = testing::load::<Late>("").unwrap();
     let expected = [
-        "mount late at message.publish: 7 [\"a/+\", \"b\"] 9",
+        "mount late at message.publish: 7 [\"a/+\", \"b\"] 9 2 ms Some(Deny) true",
         "unmount 1",
-        "mount late at message.publish: -3 [\"own/#\"] 0",
+        "mount late at message.publish: -3 [\"own/#\"] 0 0 ms None false",
     ];
     assert_eq!(*asked.0.lock().unwrap(), expected);
     // Only what is listed runs.
     assert_eq!(plugin.run(&mut FakeEvent::publish("own/x", b"")), Outcome::Continue);
+}
+
+#[test]
+fn a_mount_with_flags_of_a_later_version_is_refused() {
+    unsafe extern "C" fn passes(_instance: *mut std::ffi::c_void, _event: *const Event) -> Flow {
+        Flow::CONTINUE
+    }
+    let asked = |flags| {
+        let (name, hook) = (Slice::of(b"late"), Some(passes as grapnel_plugin_abi::raw::HookFn));
+        let mount = Mount { point: HookPoint::ClientAuthorize as u16, name, hook, flags, ..Mount::EMPTY };
+        // SAFETY: what it points to is static.
+        unsafe { MountRequest::of(&mount) }.map(|request| request.deliver)
+    };
+    assert_eq!((asked(0), asked(MOUNT_DELIVER)), (Ok(false), Ok(true)));
+    assert_eq!(asked(2).unwrap_err(), "gives late the flags 0x2, of which this broker knows not all");
 }
