@@ -220,6 +220,13 @@ class FakeBroker:
         """What the worker wrote to its standard streams."""
         return self.output.read_text(errors="replace")
 
+    def until_printed(self, text: str, wait_s: float = WAIT_S) -> None:
+        """Wait until the worker has written something to its standard streams."""
+        end = time.monotonic() + wait_s
+        while text not in self.printed():
+            assert time.monotonic() < end, f"{text!r} is not in {self.printed()!r}"
+            time.sleep(0.005)
+
     def lines(self) -> str:
         """The log, one line after the other."""
         return "\n".join(text for _, text in self.log)

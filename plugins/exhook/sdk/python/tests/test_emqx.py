@@ -1,0 +1,389 @@
+"""EMQX's hooks: what each is called with, what its answers come to, how modules are loaded. What is expected stands in EMQX's
+documents and in the SDK's own code."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Start, recorded
+from fake_broker import Refused, message
+
+from grapnel_exhook.drivers.emqx import HOOKS
+
+RAW = """
+    NAMES = %r
+    def recorder(name):
+        def hook(*args):
+            print(repr((name, args)))
+        return hook
+    for name in NAMES:
+        globals()[name] = recorder(name)
+    def init():
+        return (0, ([(name, __name__, name) for name in NAMES], ("the", "state")))
+    def deinit():
+        print(repr(("deinit",)))
+"""
+CLIENTINFO = [
+    (b"node", "grapnel@test"), (b"clientid", "c1"), (b"username", "ann"), (b"password", "secret"),
+    (b"peerhost", "10.0.0.7"), (b"sockport", 1883), (b"protocol", "mqtt"), (b"mountpoint", ""),
+    (b"is_superuser", False), (b"anonymous", False),
+]  # fmt: skip
+CONNINFO = [
+    (b"node", "grapnel@test"), (b"clientid", "c1"), (b"username", "ann"), (b"peerhost", "10.0.0.7"),
+    (b"sockport", 1883), (b"proto_name", "MQTT"), (b"proto_ver", 5), (b"keepalive", 60),
+]  # fmt: skip
+MESSAGE = [
+    (b"node", "grapnel@test"), (b"id", "01ab"), (b"qos", 1), (b"from", "pub"), (b"topic", "a/b"),
+    (b"payload", "\udcffhi"), (b"timestamp", 1_700_000_000_123),
+]  # fmt: skip
+SENT = message("a/b", b"\xffhi")
+OPTS = [(b"nl", 1), (b"qos", 2), (b"rap", 1), (b"rh", 2)]
+SESSION = [True, 30, None, None]
+
+# hook, point, what the broker sends, arguments before state, whether the broker waits
+TABLE: list[tuple[str, str, Any, list[Any], bool]] = [
+    ("client_connect", "client.connect", [], [CONNINFO, {"Session-Expiry-Interval": 30, "Receive-Maximum": 100}], False),
+    ("client_connack", "client.connack", [0x87, False], [CONNINFO, "not_authorized", {}], False),
+    ("client_connected", "client.connected", [], [CLIENTINFO], False),
+    ("client_disconnected", "client.disconnected", [0x8D, "keep alive timeout"], [CLIENTINFO, "keep alive timeout"], False),
+    ("client_authenticate", "client.authenticate", [1, None, None], [CLIENTINFO, True], True),
+    ("client_check_acl", "client.authorize", [1, "a/b", 1, False, 0], [CLIENTINFO, "publish", "a/b", True], True),
+    (
+        "client_subscribe",
+        "client.subscribe",
+        [[["a/#", 0b101110], ["ä", 0]], 7, [["k", "v"]]],
+        [
+            CLIENTINFO,
+            {"User-Property": [("k", "v")], "Subscription-Identifier": 7},
+            [(b"a/#", OPTS), ("ä".encode(), [(b"nl", 0), (b"qos", 0), (b"rap", 0), (b"rh", 0)])],
+        ],
+        False,
+    ),
+    ("client_unsubscribe", "client.unsubscribe", [["a/#"], []], [CLIENTINFO, {}, [(b"a/#", [])]], False),
+    ("session_created", "session.created", SESSION, [CLIENTINFO], False),
+    ("session_subscribed", "session.subscribed", ["a/#", 0b101110, True, 7], [CLIENTINFO, "a/#", [(b"is_new", True), *OPTS]], False),
+    ("session_unsubscribed", "session.unsubscribed", ["a/#", "unsubscribe"], [CLIENTINFO, "a/#"], False),
+    ("session_resumed", "session.resumed", SESSION, [CLIENTINFO], False),
+    ("session_discarded", "session.discarded", SESSION, [CLIENTINFO], False),
+    ("session_takeovered", "session.takenover", SESSION, [CLIENTINFO], False),
+    ("session_terminated", "session.terminated", [True, 30, "expired", None], [CLIENTINFO, "expired"], False),
+    ("message_publish", "message.publish", SENT, [MESSAGE], True),
+    ("message_delivered", "message.delivered", SENT, [CLIENTINFO, MESSAGE], False),
+    ("message_acked", "message.acked", SENT, [CLIENTINFO, MESSAGE], False),
+    ("message_dropped", "message.dropped", [SENT, "broker", "no_subscribers"], [MESSAGE, "no_subscribers"], False),
+]
+
+
+def test_the_table_has_every_hook_of_emqx() -> None:
+    from emqx_extension.hooks import EMQX_HOOK_DICT
+
+    assert {row[0] for row in TABLE} == set(EMQX_HOOK_DICT.values()) == set(HOOKS)
+
+
+def test_every_hook_gets_its_arguments_in_order_with_the_state_last(start: Start) -> None:
+    broker = start(RAW % [row[0] for row in TABLE])
+    broker.describe()
+    for _, point, data, _, answers in TABLE:
+        assert broker.hooks[point]["answers"] is answers and broker.hooks[point]["topics"] == []
+        if answers:
+            assert broker.ask(point, 1, data) == (0, None)
+        else:
+            broker.tell(point, 1, data)
+    assert broker.stop() == 0
+    seen = recorded(broker)
+    assert seen.pop() == ("deinit",)
+    for (name, args), (hook, _, _, expected, _) in zip(seen, TABLE, strict=True):
+        assert (name, args) == (hook, (*expected, ("the", "state")))
+
+
+def test_every_hook_of_the_sdk_is_called_with_what_its_signature_says(start: Start) -> None:
+    """With the SDK's class, its decorator, and the parameters of its own methods."""
+    source = """
+        import inspect
+        from emqx_extension.hooks import EmqxHookSdk, hooks_handler, EMQX_HOOK_DICT
+        def show(value):
+            if hasattr(value, "to_dict"):
+                return value.__dict__
+            return value
+        def make(name):
+            signature = inspect.signature(getattr(EmqxHookSdk, name))
+            names = [p for p in signature.parameters if p != "self"]
+            code = f"def {name}(self, {', '.join(names)}): print(repr(({name!r}, [show(v) for v in ({', '.join(names)},)])))"
+            scope = {"show": show}
+            exec(code, scope)
+            return hooks_handler()(scope[name])
+        class Custom(EmqxHookSdk):
+            for name in EMQX_HOOK_DICT:
+                locals()[name] = make(name)
+        emqx_hook = Custom(hook_module=f"{__name__}.emqx_hook")
+        def init():
+            return emqx_hook.start()
+    """
+    broker = start(source)
+    broker.describe(1, password=b"\xff\x00")
+    for _, point, data, _, answers in TABLE:
+        if answers:
+            assert broker.ask(point, 1, data) == (0, None), broker.lines()
+        else:
+            broker.tell(point, 1, data)
+    assert broker.lines() == ""
+    seen = dict(recorded(broker))
+    assert len(seen) == len(TABLE)
+    assert seen["on_client_connected"][0]["password"] == "\udcff\x00"
+    assert seen["on_client_connack"][1] == {} and len(seen["on_client_connack"]) == 3
+    assert seen["on_message_publish"][0]["from_clientid"] == "pub"
+    assert seen["on_message_publish"][0]["payload"] == "\udcffhi"
+    assert seen["on_client_subscribe"][2] == {"a/#": OPTS, "ä": [(b"nl", 0), (b"qos", 0), (b"rap", 0), (b"rh", 0)]}
+    assert seen["on_session_subscribed"][2] == {"is_new": True, "nl": 1, "qos": 2, "rap": 1, "rh": 2}
+    assert all(values[-1] == () for values in seen.values())
+
+
+def test_client_connack_gets_rc_where_its_signature_has_it(start: Start) -> None:
+    source = """
+        from emqx_extension.hooks import EmqxHookSdk, hooks_handler
+        class Custom(EmqxHookSdk):
+            @hooks_handler()
+            def on_client_connack(self, conninfo, rc, props, state):
+                print(repr((conninfo.clientid, rc, props, state)))
+        emqx_hook = Custom(hook_module=f"{__name__}.emqx_hook")
+        def init():
+            return emqx_hook.start()
+    """
+    broker = start(source)
+    broker.describe()
+    broker.tell("client.connack", 1, [0, True])
+    assert recorded(broker) == [("c1", "success", {}, ())]
+
+
+def test_what_is_absent_is_the_empty_string(start: Start) -> None:
+    broker = start(RAW % ["client_connect", "client_connected", "client_disconnected", "message_publish"])
+    broker.describe(1, username=None, password=None, version=3)
+    broker.tell("client.connect", 1, [])
+    broker.tell("client.connected", 1, [])
+    broker.tell("client.disconnected", 1, [0x8D, None])
+    broker.ask("message.publish", 0, message("a", b"", publisher=None))
+    connect, connected, disconnected, publish = (args for _, args in recorded(broker))
+    assert (b"username", "") in connect[0] and (b"proto_name", "MQIsdp") in connect[0] and connect[1] == {}
+    assert (b"username", "") in connected[0] and (b"password", "") in connected[0]
+    assert disconnected[1] == "keepalive_timeout"
+    assert (b"from", "") in publish[0] and (b"payload", "") in publish[0]
+
+
+@pytest.mark.parametrize(
+    ("data", "kind", "result"),
+    [
+        ([1, "t", 0, False, 0], "publish", True),
+        ([3, "t", 0, False, 1], "publish", True),
+        ([2, "t", 0, False, 2], "subscribe", False),
+    ],
+)
+def test_check_acl_says_publish_for_a_will_and_the_verdict_so_far(start: Start, data: Any, kind: str, result: bool) -> None:
+    broker = start(RAW % ["client_check_acl"])
+    assert broker.hooks["client.authorize"].get("deliver", False) is False
+    broker.describe()
+    broker.ask("client.authorize", 1, data)
+    assert recorded(broker)[0][1][1:4] == (kind, "t", result)
+
+
+@pytest.mark.parametrize(("verdict", "anonymous", "result"), [(0, False, False), (0, True, True), (1, False, True), (2, True, False)])
+def test_authresult_is_the_verdict_so_far(start: Start, verdict: int, anonymous: bool, result: bool) -> None:
+    broker = start(RAW % ["client_authenticate"])
+    broker.describe(1, anonymous=anonymous)
+    broker.ask("client.authenticate", 1, [verdict, None, None])
+    assert recorded(broker)[0][1][1] is result
+
+
+ANSWERS = [
+    ("(0, True)", (1, {"allow": True}), None),
+    ("(0, False)", (1, {"allow": False}), None),
+    ("None", (0, None), (0, None)),
+    ("(0, None)", (0, None), (0, None)),
+    ("(1, 'database')", 2, 2),
+    ("True", 2, 2),
+    ("(0, 1)", 2, 2),
+    ("(2, True)", 2, 2),
+    ("(0, True, 3)", 2, 2),
+    ("'yes'", 2, 2),
+    ("1 / 0", 2, 2),
+    ("(0, [(b'topic', b'new'), (b'payload', b'\\xff'), (b'qos', 2)])", 2, (0, {"topic": "new", "payload": b"\xff", "qos": 2})),
+    ("(0, [('topic', 'new'), ('payload', '\\udcff\\xe4')])", 2, (0, {"topic": "new", "payload": b"\xff\xc3\xa4"})),
+    ("(0, [('payload', '')])", 2, (0, {"payload": b""})),
+    ("(0, [])", 2, (0, None)),
+    ("(0, [('node', 'n'), ('timestamp', 3)])", 2, (0, None)),
+    ("(0, True)", None, 2),
+    ("(0, [('qos', 3)])", 2, 2),
+    ("(0, [('qos', True)])", 2, 2),
+    ("(0, [('payload', 3)])", 2, 2),
+    ("(0, [('payload',)])", 2, 2),
+    ("(0, [5])", 2, 2),
+]
+
+
+def test_every_answer_comes_to_what_emqx_makes_of_it_or_a_failure(start: Start) -> None:
+    source = """
+        def answer(*args):
+            return eval(open("answer").read())
+        def init():
+            return 0, ([(n, __name__, "answer") for n in ("client_authenticate", "client_check_acl", "message_publish")], ())
+    """
+    broker = start(source)
+    broker.describe()
+    for text, verdict, change in ANSWERS:
+        (broker.output.parent / "answer").write_text(text)
+        for point, data, expected in [
+            ("client.authenticate", [0, None, None], verdict),
+            ("client.authorize", [1, "t", 0, False, 0], verdict),
+            ("message.publish", message(), change),
+        ]:
+            if expected is None:
+                continue
+            got = broker.ask(point, 1, data)
+            assert got[0] == 2 if expected == 2 else got == expected, (text, point, got)
+            if expected == 2:
+                assert got[1].startswith("on_")
+
+
+def test_an_exception_in_every_hook_fails_that_call_alone(start: Start) -> None:
+    source = """
+        NAMES = %r
+        def make(name):
+            def hook(*args):
+                raise ValueError(name)
+            return hook
+        for name in NAMES:
+            globals()[name] = make(name)
+        def init():
+            return (0, ([(name, __name__, name) for name in NAMES], ()))
+    """
+    broker = start(source % [row[0] for row in TABLE])
+    broker.describe()
+    for name, point, data, _, answers in TABLE:
+        if answers:
+            code, text = broker.ask(point, 1, data)
+            assert code == 2 and text == f"on_{name}: ValueError: {name}"
+        else:
+            broker.tell(point, 1, data)
+        assert f"on_{name}: ValueError: {name}" in broker.lines()
+
+
+def test_topics_as_opts_and_as_the_sdk_passes_them(start: Start) -> None:
+    source = """
+        def tell(*args): pass
+        def init():
+            spec = [("message_publish", __name__, "tell", [("topics", ["a/#", b"b"])]),
+                    ("message_delivered", __name__, "tell", ["c/+"]),
+                    ("message_acked", __name__, "tell", []),
+                    (b"message_dropped", __name__.encode(), b"tell", [(b"topics", [])]),
+                    ("client_connected", __name__, "tell", [("topics", ["a"])])]
+            return 0, (spec, ())
+    """
+    broker = start(source)
+    assert {point: hook["topics"] for point, hook in broker.hooks.items()} == {
+        "message.publish": ["a/#", "b"], "message.delivered": ["c/+"], "message.acked": [], "message.dropped": [],
+        "client.connected": [],
+    }  # fmt: skip
+
+
+def test_several_functions_of_a_hook_run_in_order(start: Start) -> None:
+    source = """
+        def first(message, state):
+            print(repr(("first", dict(message)[b"topic"], state)))
+            return (0, [("topic", "moved")])
+        def second(message, state):
+            print(repr(("second", dict(message)[b"topic"], state)))
+            return (0, [("payload", "new")])
+        def allow_a(clientinfo, kind, topic, result, state):
+            return (0, True) if topic == "a" else None
+        def deny(clientinfo, kind, topic, result, state):
+            return (0, False)
+        def init():
+            return 0, ([("message_publish", __name__, "first"), ("message_publish", __name__, "second", [("topics", ["moved"])]),
+                        ("client_check_acl", __name__, "allow_a"), ("client_check_acl", __name__, "deny")], 5)
+    """
+    broker = start(source)
+    broker.describe()
+    assert broker.ask("message.publish", 0, message("t")) == (0, {"topic": "moved", "payload": b"new"})
+    assert recorded(broker) == [("first", "t", 5), ("second", "moved", 5)]
+    assert broker.ask("client.authorize", 1, [1, "a", 0, False, 0]) == (1, {"allow": True})
+    assert broker.ask("client.authorize", 1, [1, "b", 0, False, 0]) == (1, {"allow": False})
+
+
+def test_messages_below_sys_are_not_shown(start: Start) -> None:
+    broker = start(RAW % ["message_publish", "message_delivered", "message_dropped"])
+    broker.ask("message.publish", 0, message("$SYS/a"))
+    broker.tell("message.delivered", 0, message("$SYS/a"))
+    broker.tell("message.dropped", 0, [message("$SYS/a"), "", ""])
+    broker.ask("message.publish", 0, message("$other"))
+    assert [name for name, _ in recorded(broker)] == ["message_publish"]
+
+
+@pytest.mark.parametrize(
+    ("result", "says"),
+    [
+        ("(1, 'no database')", "refused: 'no database'"),
+        ("None", "returned None, not"),
+        ("(0, 5)", "not \\(0, \\(hookspec, state\\)\\)"),
+        ("(0, ([], ()))", "is empty"),
+        ("(0, ([('client_login', __name__, 'f')], ()))", "names hook 'client_login', which EMQX has not; it has client_connect, "),
+        ("(0, ([('client_connect', 'nowhere', 'f')], ()))", "module 'nowhere', which cannot be found"),
+        ("(0, ([('client_connect', __name__, 'f.g')], ()))", "hooks.f.g, but there is no 'g'"),
+        ("(0, ([('client_connect', __name__, 'x')], ()))", "hooks.x, which cannot be called"),
+        ("(0, ([('client_connect', __name__)], ()))", "is not \\(name, module, function\\)"),
+        ("(0, ([('message_publish', __name__, 'f', [('topics', ['a#'])])], ()))", "no topic filter"),
+        ("(0, ([('message_publish', __name__, 'f', 'a')], ()))", "not a list"),
+        ("1 / 0", "ZeroDivisionError"),
+    ],
+)
+def test_a_bad_hookspec_refuses_the_load_and_says_why(start: Start, result: str, says: str) -> None:
+    with pytest.raises(Refused, match=says):
+        start(f"x = 5\ndef f(*args): pass\ndef init():\n    return {result}\n")
+
+
+def test_without_init_it_says_so(start: Start) -> None:
+    with pytest.raises(Refused, match="no init"):
+        start("x = 5\n", driver="emqx")
+
+
+def test_a_module_with_our_decorators_is_ours_even_with_an_init(start: Start) -> None:
+    source = "from grapnel_exhook import on\n@on.client_connected\ndef c(e): pass\ndef init(): raise ValueError\n"
+    assert list(start(source).hooks) == ["client.connected"]
+
+
+def _files() -> list[Path]:
+    files = [Path(__file__).parent / "data" / "hooks.py"]
+    given = os.environ.get("GRAPNEL_COMPAT_DIR")
+    return [*files, Path(given) / "hooks.py"] if given else files
+
+
+@pytest.mark.parametrize("file", _files(), ids=lambda file: file.parent.name)
+def test_a_file_of_the_article_behaves_as_in_the_article(start: Start, file: Path) -> None:
+    broker = start(path=[str(file)], init_module="hooks")
+    assert set(broker.hooks) == {
+        "client.connect", "client.connected", "client.authorize", "client.authenticate", "message.publish",
+    }  # fmt: skip
+    broker.describe(1, client_id="with", username="ann")
+    broker.describe(2, client_id="without", username=None)
+    broker.describe(3, client_id="")
+    broker.tell("client.connect", 1, [])
+    assert [broker.ask("client.authenticate", n, [0, None, None])[1] for n in (1, 2, 3)] == [
+        {"allow": True}, {"allow": True}, {"allow": False},
+    ]  # fmt: skip
+    broker.tell("client.connected", 1, [])
+    for action in (1, 2):
+        assert broker.ask("client.authorize", 1, [action, "t", 0, False, 0]) == (1, {"allow": True})
+        assert broker.ask("client.authorize", 2, [action, "t", 0, False, 0]) == (1, {"allow": False})
+    for payload in (b"hello", b"", b"\xff\xfe"):
+        assert broker.ask("message.publish", 1, message("t", payload)) == (0, None)
+    assert broker.stop() == 0
+    printed = broker.printed()
+    for line in (
+        "[Python SDK] [on_client_connect] with connecte", "[Python SDK] [on_client_authenticate] without authenticate",
+        "[Python SDK] [on_client_connected] with connected", "[Python SDK] [on_client_check_acl] ann check ACL: publish t",
+        "[Python SDK] [on_client_check_acl]  check ACL: subscribe t", "[Python SDK] [on_message_publish] t hello",
+        "[Python SDK] [on_message_publish] t \\udcff\\udcfe",
+    ):  # fmt: skip
+        assert line + "\n" in printed
+    assert broker.lines() == ""
