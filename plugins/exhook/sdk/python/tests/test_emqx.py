@@ -188,8 +188,8 @@ def test_check_acl_says_publish_for_a_will_and_the_verdict_so_far(start: Start, 
     assert recorded(broker)[0][1][1:4] == (kind, "t", result)
 
 
-@pytest.mark.parametrize(("verdict", "anonymous", "result"), [(0, False, False), (0, True, True), (1, False, True), (2, True, False)])
-def test_authresult_is_the_verdict_so_far(start: Start, verdict: int, anonymous: bool, result: bool) -> None:
+@pytest.mark.parametrize(("verdict", "anonymous", "result"), [(0, False, False), (0, True, False), (1, False, True), (2, True, False)])
+def test_authresult_says_whether_a_hook_before_has_let_it_in(start: Start, verdict: int, anonymous: bool, result: bool) -> None:
     broker = start(RAW % ["client_authenticate"])
     broker.describe(1, anonymous=anonymous)
     broker.ask("client.authenticate", 1, [verdict, None, None])

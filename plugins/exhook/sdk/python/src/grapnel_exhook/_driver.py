@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Union
 
-#: What a call comes to: None goes on unchanged, a pair is (code, value) of the protocol, a coroutine returns one of them.
-Answer = Union[None, "tuple[int, Any]", "Held", Coroutine[Any, Any, Any]]
+#: What a call comes to: None goes on unchanged, a pair is (code, value) of the protocol, a coroutine returns one of them; a
+#: list of coroutines is for notifications that several hooks get.
+Answer = Union[None, "tuple[int, Any]", "list[Coroutine[Any, Any, Any]]", Coroutine[Any, Any, Any]]
 Handler = Callable[[int, Any], Answer]
 
 GO_ON = 0
@@ -30,11 +31,14 @@ ANSWERING = frozenset(
 )
 
 
-class Held:
-    """The call is not done yet and the driver says when (`frame_end`); nobody waits for an answer."""
-
-
-HELD = Held()
+def merged(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
+    """A client that is described again: what the broker does not repeat still holds, but for the password."""
+    if not before:
+        return now
+    client = {**before, **now}
+    if "password" not in now:
+        client.pop("password", None)
+    return client
 
 
 class LoadError(Exception):
@@ -61,8 +65,6 @@ class Driver:
     in_order = False
 
     def __init__(self) -> None:
-        #: Set by the worker: tells of calls that were `HELD` and are done now.
-        self.count: Callable[[int], None] = lambda calls: None
         #: Set by the worker: logs a failure of user code that no call fails by.
         self.complain: Callable[[str, BaseException], None] = lambda name, error: None
 

@@ -23,7 +23,7 @@ from typing import Any
 
 from . import __version__, _commands
 from ._channel import Channel, Closed, pack
-from ._driver import FAILED, GO_ON, HELD, Batch, Driver, Handler, LoadError
+from ._driver import FAILED, GO_ON, Batch, Driver, Handler, LoadError
 from ._loading import last_line, tail
 from ._logging import BrokerHandler, Complaints, level_of
 
@@ -32,10 +32,12 @@ logger = logging.getLogger("grapnel_exhook")
 
 # Answers are not held back longer than this for calls that came in the same frame.
 _HOLD_S = 0.02
-# How long calls that wait are given at the end; the broker gives five seconds for all of it.
-_FAREWELL_S = 2.5
-_STOP_S = 1.7
-_LAST_S = 4.5
+# How long calls that wait are given at the end, how long the farewell of user code; the broker gives two seconds for all of it.
+_FAREWELL_S = 0.8
+_STOP_S = 0.8
+_LAST_S = 1.8
+# Coroutines that wait and are counted as done, so that the broker goes on sending; beyond it waits for them.
+_WAITING_MAX = 10_000
 # Commands that gather before they are sent without waiting for the end of the frame.
 _COMMANDS_MAX = 4096
 
@@ -66,6 +68,7 @@ class Worker:
         self._ready: deque[_Call] = deque()
         self._stepping = False
         self._alive = 0
+        self._waiting = 0
         self._behind: dict[int, deque[_Call]] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self._flush_due = False
@@ -122,7 +125,6 @@ class Worker:
                     "install the version that came with the broker"
                 )
             self._driver = self._choose(setup)
-            self._driver.count = self._count
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
             self._driver.load()
         except (Exception, SystemExit) as error:
@@ -286,7 +288,7 @@ class Worker:
                 for index, each in enumerate(answer):  # type: ignore[arg-type]
                     self._later(_Call(ident, point, client, each, calls=0 if index else 1))
                 self._done += not answer
-            elif answer is not HELD:
+            else:
                 self._later(_Call(ident, point, client, answer))  # type: ignore[arg-type]
             if monotonic() > until:
                 self.flush()
@@ -341,6 +343,7 @@ class Worker:
             call = ready.popleft()
             if call.client in self._behind and not call.ident and self._driver.in_order:
                 self._behind[call.client].append(call)
+                self._waits(call)
                 continue
             run = call.run
             try:
@@ -362,6 +365,7 @@ class Worker:
         in_order = not call.ident and call.client and self._driver.in_order
         if in_order:
             self._behind[call.client] = deque()
+        self._waits(call)
         self._stepping = False
         if self._ready:
             self._start_stepping()
@@ -389,13 +393,18 @@ class Worker:
                 self._start_stepping()
         self._flush_soon()
 
-    def _count(self, calls: int) -> None:
-        self._done += calls
-        if self._stopped is not None:
-            self._flush_soon()
+    def _waits(self, call: _Call) -> None:
+        """A call that waits is taken note of, as far as the broker is concerned: it sends on, and its answer comes later."""
+        if not call.waits:
+            call.waits = True
+            self._waiting += 1
+            if self._waiting <= _WAITING_MAX:
+                self._done += call.calls
+                call.calls = 0
 
     def _finish(self, call: _Call, answer: Any, told: bool = False) -> None:
         self._alive -= 1
+        self._waiting -= call.waits
         self._done += call.calls
         if answer is not None and answer[0] == FAILED and not told:
             self._complaints.failed(self._names.get(call.point, str(call.point)), answer[1])  # type: ignore[call-overload]
@@ -488,7 +497,7 @@ class Worker:
 class _Call:
     """A call whose handler is a coroutine."""
 
-    __slots__ = ("calls", "client", "ident", "point", "run")
+    __slots__ = ("calls", "client", "ident", "point", "run", "waits")
 
     def __init__(self, ident: int, point: int | str, client: int, run: Coroutine[Any, Any, Any], calls: int = 1) -> None:
         self.ident = ident
@@ -496,6 +505,7 @@ class _Call:
         self.client = client
         self.run = run
         self.calls = calls
+        self.waits = False
 
 
 def choose_driver(setup: dict[str, Any]) -> Driver:
@@ -513,7 +523,7 @@ def main() -> int:
         return 2
     # Hooks print what clients send, and that may be no text.
     for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, errors="backslashreplace")  # type: ignore[union-attr]
+        stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
     sock = socket.socket(fileno=int(number))
     os.set_inheritable(sock.fileno(), False)
     # Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop.

@@ -160,7 +160,7 @@ class Client:
 
     @property
     def anonymous(self) -> bool:
-        """Whether its listener lets in clients that no hook has spoken for."""
+        """Whether it was let in without anybody having vouched for it."""
         return bool(self._raw.get("anonymous"))
 
     @property

@@ -26,7 +26,7 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from . import _commands
-from ._driver import FAILED, HELD, STOP, Driver, Handler
+from ._driver import FAILED, STOP, Driver, Handler
 from ._match import matcher
 from .events import Action, Change, Options, Verdict
 
@@ -157,7 +157,7 @@ class Harness:
         answer = self._through(handler, client, data)
         for batch in self._driver.frame_end():
             self._through(batch.run)
-        if answer is None or answer is HELD or isinstance(answer, list):
+        if answer is None or isinstance(answer, list):
             return Outcome(called=True)
         code, value = answer
         if code == FAILED:

@@ -249,12 +249,10 @@ class EmqxDriver(Driver):
         return decide
 
     def _client_authenticate(self, hooks: list[_Hook]) -> Handler:
-        records, state = self._records, self._state
+        clientinfo, state = self._records.clientinfo, self._state
 
         def ask(hook: _Hook, client: int, data: Any) -> Any:
-            verdict = data[0]
-            so_far = verdict == 1 or (verdict == 0 and records.is_anonymous(client))
-            return hook.function(records.clientinfo(client), so_far, state)
+            return hook.function(clientinfo(client), data[0] == 1, state)
 
         return self._verdict(hooks, ask)
 

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from .._driver import merged
+
 Record = list[tuple[bytes, Any]]
 
 _REASONS = {
@@ -54,17 +56,13 @@ class Records:
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
         """A client is described, or described again."""
-        self._raw[number] = client
+        self._raw[number] = merged(self._raw.get(number), client)
         self._clientinfo.pop(number, None)
 
     def forget(self, number: int) -> None:
         """It will not be named again."""
         self._raw.pop(number, None)
         self._clientinfo.pop(number, None)
-
-    def is_anonymous(self, number: int) -> bool:
-        """Whether the listener lets clients in that nobody has spoken for."""
-        return bool(self._raw.get(number, {}).get("anonymous"))
 
     def clientinfo(self, number: int) -> Record:
         """A list of its own for each call."""

@@ -11,21 +11,22 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import ModuleType
 from typing import Any
 
-from .._driver import ANSWERING, FAILED, GO_ON, HELD, STOP, Answer, Batch, Driver, Handler, LoadError
+from .._driver import ANSWERING, FAILED, GO_ON, STOP, Batch, Driver, Handler, LoadError, merged
 from .._loading import positional_parameters
 from .._match import matcher
 from ..events import OF_POINT, Client, Event
 from ..hooks import MARK, NOTIFY_PUBLISH, Config, Hooks, Mark
 from .own_answers import INTERPRETERS, WrongAnswer, apply
 
-# Events that a batch handler may be behind before new ones are dropped.
+# Events, and bytes of their payloads, that a batch handler may be behind before new ones are lost.
 _BEHIND_MAX = 200_000
+_BEHIND_BYTES_MAX = 64 * 1024 * 1024
 
 
 class Hook:
     """A function with a mark."""
 
-    __slots__ = ("asynchronous", "behind", "busy", "function", "mark", "matches", "name", "point", "told")
+    __slots__ = ("asynchronous", "behind", "behind_bytes", "busy", "function", "mark", "matches", "name", "point", "told")
 
     def __init__(self, function: Callable[..., Any], mark: Mark, name: str) -> None:
         self.function = function
@@ -36,6 +37,7 @@ class Hook:
         self.matches = matcher(mark.topics)
         self.asynchronous = inspect.iscoroutinefunction(function)
         self.behind: list[Event] = []
+        self.behind_bytes = 0
         self.busy = False
 
 
@@ -53,6 +55,11 @@ def _marked_names(kind: type) -> list[str]:
     for each in reversed(kind.__mro__):
         names.update(dict.fromkeys(name for name in vars(each)))
     return [name for name in names if hasattr(getattr(kind, name, None), MARK)]
+
+
+def _payload_bytes(data: Any) -> int:
+    message = data[0] if data and isinstance(data[0], list) else data
+    return len(message[2]) if len(message) > 2 and isinstance(message[2], bytes) else 0
 
 
 class OwnDriver(Driver):
@@ -134,7 +141,7 @@ class OwnDriver(Driver):
         if known is None:
             self._clients[number] = Client(number, client)
         else:
-            known._raw = client
+            known._raw = merged(known._raw, client)
 
     def forget(self, number: int) -> None:
         self._clients.pop(number, None)
@@ -226,15 +233,7 @@ class OwnDriver(Driver):
 
     def _batching(self, hook: Hook, kind: type[Event]) -> Handler:
         clients = self._clients
-        due = self._due
-
-        def gather(client: int, data: Any) -> Answer:
-            if not hook.behind:
-                due.append(hook)
-            hook.behind.append(kind(clients.get(client), data))
-            return HELD
-
-        return gather
+        return lambda client, data: self._gather(hook, kind(clients.get(client), data))
 
     def _wanted(self, hook: Hook, event: Event) -> bool:
         if hook.matches is None:
@@ -244,12 +243,13 @@ class OwnDriver(Driver):
         return hook.matches(raw[0][1] if isinstance(raw[0], (list, tuple)) else raw[1])
 
     def _gather(self, hook: Hook, event: Event) -> None:
-        if len(hook.behind) >= _BEHIND_MAX:
-            self.complain(hook.name, RuntimeError(f"an event is lost: the batch hook is {_BEHIND_MAX} behind"))
-            return
         if not hook.behind:
             self._due.append(hook)
+        elif len(hook.behind) >= _BEHIND_MAX or hook.behind_bytes >= _BEHIND_BYTES_MAX:
+            self.complain(hook.name, RuntimeError(f"an event is lost: the batch hook is {len(hook.behind)} events behind"))
+            return
         hook.behind.append(event)
+        hook.behind_bytes += _payload_bytes(event._data)
 
     def _tell(self, hooks: list[Hook], event: Event) -> None:
         for hook in hooks:
@@ -285,28 +285,21 @@ class OwnDriver(Driver):
         return [Batch(hook.name, self._run_batch(hook)) for hook in due]
 
     def _run_batch(self, hook: Hook) -> Callable[[], Coroutine[Any, Any, None] | None]:
-        # Only a point with this hook alone has its calls held until the hook has had them.
-        counted = len(self._points[hook.point]) == 1
+        def take() -> list[Event]:
+            events, hook.behind, hook.behind_bytes = hook.behind, [], 0
+            return events
 
         def run() -> None:
-            events, hook.behind = hook.behind, []
-            try:
-                hook.function(events)
-            finally:
-                if counted:
-                    self.count(len(events))
+            hook.function(take())
 
         async def run_waiting() -> None:
             hook.busy = True
             try:
                 while hook.behind:
-                    events, hook.behind = hook.behind, []
                     try:
-                        await hook.function(events)
+                        await hook.function(take())
                     except (Exception, SystemExit) as error:
                         self.complain(hook.name, error)
-                    if counted:
-                        self.count(len(events))
             finally:
                 hook.busy = False
 

@@ -86,7 +86,12 @@ class AmqttDriver(Driver):
     def describe(self, number: int, client: dict[str, Any]) -> None:
         self._raw[number] = client
         session = self._sessions.get(number)
-        if session is not None:
+        if session is None:
+            return
+        if "clean_start" in client and session.is_connected:
+            # Somebody with the same identifier wants to come in; it is not this client yet.
+            del self._sessions[number]
+        else:
             session.describe(client)
 
     def forget(self, number: int) -> None:
@@ -161,8 +166,14 @@ class AmqttDriver(Driver):
         if session is None and number:
             from .sessions import ClientSession
 
-            session = self._sessions[number] = ClientSession()
-            session.describe(self._raw.get(number, {}))
+            raw = self._raw.get(number, {})
+            entering = "clean_start" in raw
+            known = None if entering else self._broker.session(raw.get("client_id"))
+            session = self._sessions[number] = known or ClientSession()
+            session.describe(raw)
+            if not entering and known is None and session.client_id:
+                # It was there before this worker.
+                self._broker.connected(session)
         return session
 
     # Life
@@ -219,10 +230,11 @@ class AmqttDriver(Driver):
             from .sessions import incoming
 
             def about_to_go(client: int, data: Any) -> Any:
-                if not client:
+                session = self._session(client)
+                if session is None or not session.client_id:
                     # Not a client's: aMQTT does not tell of what it publishes itself.
                     return None
-                return self._tell(broadcast, {"client_id": self._session(client).client_id, "message": incoming(data)})
+                return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)})
 
             self._on("message.publish", about_to_go)
         retained = self._methods("broker_retained_message")

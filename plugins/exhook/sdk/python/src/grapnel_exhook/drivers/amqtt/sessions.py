@@ -35,6 +35,11 @@ class ClientSession(Session):
     def transitions(self, machine: Any) -> None:
         self._machine = machine
 
+    @property
+    def is_connected(self) -> bool:
+        """Whether the client is there."""
+        return self._state == "connected"
+
     def become(self, state: str) -> None:
         """The client is connected, or disconnected."""
         if self._machine is not None:
@@ -55,7 +60,10 @@ class ClientSession(Session):
             self.password = _text(raw["password"])
         self.remote_address = raw.get("peer_host")
         self.remote_port = raw.get("peer_port")
-        self.clean_session = bool(raw.get("clean_start"))
+        if "clean_start" not in raw:
+            # The broker knows the rest only while the client is being let in.
+            return
+        self.clean_session = bool(raw["clean_start"])
         self.keep_alive = raw.get("keep_alive_s") or 0
         will = raw.get("will")
         self.will_flag = bool(will)

@@ -133,6 +133,10 @@ class StandIn:
 
     # What the driver tells
 
+    def session(self, client_id: str | None) -> ClientSession | None:
+        """The session of a client, if there is one."""
+        return self._sessions.get(client_id or "", (None, None))[0]
+
     def connected(self, session: ClientSession) -> None:
         """A client is in. What plugins have kept at its session goes over."""
         client_id = session.client_id or ""
@@ -147,7 +151,7 @@ class StandIn:
     def ended(self, session: ClientSession) -> None:
         """A session is no more."""
         known = self._sessions.get(session.client_id or "")
-        if known is not None and (known[0] is session or known[0]._state != "connected"):
+        if known is not None and (known[0] is session or not known[0].is_connected):
             self._sessions.pop(session.client_id or "", None)
             self._filters.pop(session.client_id or "", None)
 

@@ -1,0 +1,668 @@
+"""aMQTT's plugins: every event with its arguments, verdicts and how they add up, configuration, context, bundled plugins.
+
+What is expected stands in aMQTT's documents and in what its own broker calls."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from conftest import Start, recorded
+from fake_broker import POINTS, FakeBroker, Refused, message
+
+pytest.importorskip("amqtt")
+
+EVENTS = """
+    from amqtt.plugins.base import BasePlugin
+    from amqtt.session import ApplicationMessage, Session
+    from amqtt.mqtt.packet import MQTTPacket
+    from amqtt.mqtt.publish import PublishPacket
+
+    def show(value):
+        if isinstance(value, Session):
+            return ("session", value.client_id, value.transitions.state)
+        if isinstance(value, ApplicationMessage):
+            packet = value.publish_packet
+            return ("message", value.topic, bytes(value.data), value.qos, value.retain, packet and type(packet).__name__)
+        if isinstance(value, MQTTPacket):
+            return ("packet", type(value).__name__)
+        return value
+
+    class All(BasePlugin):
+        async def on_mqtt_packet_received(self, *, packet, session):
+            self.tell("mqtt_packet_received", packet, session)
+        async def on_mqtt_packet_sent(self, *, packet, session):
+            self.tell("mqtt_packet_sent", packet, session)
+        async def on_broker_pre_start(self):
+            self.tell("broker_pre_start")
+        async def on_broker_post_start(self):
+            self.tell("broker_post_start")
+        async def on_broker_pre_shutdown(self):
+            self.tell("broker_pre_shutdown")
+        async def on_broker_post_shutdown(self):
+            self.tell("broker_post_shutdown")
+        async def on_broker_client_connected(self, *, client_id, client_session):
+            self.tell("broker_client_connected", client_id, client_session)
+        async def on_broker_client_disconnected(self, *, client_id, client_session):
+            self.tell("broker_client_disconnected", client_id, client_session)
+        async def on_broker_client_subscribed(self, *, client_id, topic, qos):
+            self.tell("broker_client_subscribed", client_id, topic, qos)
+        async def on_broker_client_unsubscribed(self, *, client_id, topic):
+            self.tell("broker_client_unsubscribed", client_id, topic)
+        async def on_broker_message_received(self, *, client_id, message):
+            self.tell("broker_message_received", client_id, message)
+        async def on_broker_message_broadcast(self, *, client_id, message):
+            self.tell("broker_message_broadcast", client_id, message)
+        async def on_broker_retained_message(self, *, client_id, retained_message):
+            self.tell("broker_retained_message", client_id, retained_message)
+        async def close(self):
+            self.tell("close")
+        def tell(self, name, *values):
+            print(repr((name, *(show(value) for value in values))))
+"""
+PLUGIN = {"plugins": {"hooks.All": {}}}
+PUBLISH = b"\x33\x0b\x00\x03a/b\x00\x05\xffhi!"
+IN = ("message", "a/b", b"\xffhi!", 1, True, "PublishPacket")
+ABOUT = ("message", "a/b", b"\xffhi", 1, True, "PublishPacket")
+ME, GONE = ("session", "c1", "connected"), ("session", "c1", "disconnected")
+
+TABLE: list[tuple[str, int, Any, list[tuple]]] = [
+    ("client.connected", 1, [], [("broker_client_connected", "c1", ME)]),
+    ("packet.received", 1, [12, b"\xc0\x00"], [("mqtt_packet_received", ("packet", "PingReqPacket"), ME)]),
+    (
+        "packet.received",
+        1,
+        [3, PUBLISH],
+        [("mqtt_packet_received", ("packet", "PublishPacket"), ME), ("broker_message_received", "c1", IN)],
+    ),
+    ("packet.sent", 1, [4, b"\x40\x02\x00\x05"], [("mqtt_packet_sent", ("packet", "PubackPacket"), ME)]),
+    ("message.publish", 1, message("a/b", b"\xffhi", retain=True), [("broker_message_broadcast", "c1", ABOUT)]),
+    ("message.publish", 0, message("$SYS/x", b"ours"), []),
+    ("session.subscribed", 1, ["a/#", 0b1101, True, None], [("broker_client_subscribed", "c1", "a/#", 1)]),
+    ("session.unsubscribed", 1, ["a/#", "unsubscribe"], [("broker_client_unsubscribed", "c1", "a/#")]),
+    ("session.unsubscribed", 1, ["a/#", "revoked"], []),
+    (
+        "message.retained",
+        1,
+        [message("a/b", b"\xffhi", retain=True), 0],
+        [("broker_retained_message", None, ABOUT[:5] + (None,))],
+    ),
+    (
+        "message.retained",
+        0,
+        [message("a/b", b"", retain=True), 2],
+        [("broker_retained_message", None, ("message", "a/b", b"", 1, True, None))],
+    ),
+    ("message.retained", 0, [message("a/b", b"\xffhi", retain=True), 3], []),
+    ("client.disconnected", 1, [0, "normal"], [("broker_client_disconnected", "c1", GONE)]),
+]
+
+
+@pytest.fixture
+def amqtt(start: Start) -> Any:
+    def amqtt(source: str | None, config: dict[str, Any], **setup: Any) -> FakeBroker:
+        return start(source, driver="amqtt", init_module="", config=config, **setup)
+
+    return amqtt
+
+
+def test_every_event_gets_its_arguments(amqtt: Any) -> None:
+    from amqtt.events import BrokerEvents, MQTTEvents
+
+    broker = amqtt(EVENTS, PLUGIN)
+    assert not any(hook["answers"] for hook in broker.hooks.values())
+    assert recorded(broker) == [("broker_pre_start",), ("broker_post_start",)]
+    broker.describe(1, version=4)
+    told = 2
+    for point, client, data, expected in TABLE:
+        broker.tell(point, client, data)
+        seen = recorded(broker)
+        assert seen[told:] == expected, point
+        told = len(seen)
+    assert broker.stop() == 0
+    last = [("broker_pre_shutdown",), ("broker_post_shutdown",), ("close",)]
+    assert recorded(broker)[told:] == last and broker.lines().count("\n") == 0, broker.lines()
+    fired = {name for name, *_ in recorded(broker)}
+    assert fired == {str(event) for event in (*BrokerEvents, *MQTTEvents)} | {"close"}
+
+
+def test_a_plugin_loaded_before_the_broker_has_started_gets_post_start_then(amqtt: Any) -> None:
+    broker = amqtt(EVENTS, PLUGIN, running=False)
+    assert recorded(broker) == [("broker_pre_start",)]
+    broker.tell("broker.started", 0, ["1", 1])
+    assert recorded(broker) == [("broker_pre_start",), ("broker_post_start",)]
+    broker.tell("broker.stopping", 0, ["1", 1])
+    broker.stop()
+    assert [name for name, *_ in recorded(broker)].count("broker_pre_shutdown") == 1
+
+
+@pytest.mark.parametrize("signature", ["*, client_id", "client_id", "**kwargs", "*, client_id, other=None"])
+def test_a_method_gets_only_what_it_accepts(amqtt: Any, signature: str) -> None:
+    source = f"""
+        from amqtt.plugins.base import BasePlugin
+        class Few(BasePlugin):
+            async def on_broker_client_connected(self, {signature}):
+                print(repr(("connected", client_id if "kwargs" not in locals() else kwargs["client_id"])))
+            async def on_broker_message_received(self, {signature}):
+                print(repr(("received",)))
+    """
+    broker = amqtt(source, {"plugins": ["hooks.Few"]})
+    assert broker.ready["hooks"][-1] is not None and "packet.received" in broker.hooks
+    broker.describe(1, version=4)
+    broker.tell("client.connected", 1, [])
+    broker.tell("packet.received", 1, [3, PUBLISH])
+    broker.tell("packet.received", 1, [12, b"\xc0\x00"])
+    assert recorded(broker) == [("connected", "c1"), ("received",)] and "rror" not in broker.lines()
+
+
+def test_an_exception_in_every_method_fails_that_call_alone(amqtt: Any) -> None:
+    source = EVENTS.replace("print(repr((name, *(show(value) for value in values))))", "raise ValueError(name)")
+    broker = amqtt(source, PLUGIN)
+    broker.describe(1, version=4)
+    for point, client, data, _ in TABLE:
+        broker.tell(point, client, data)
+    assert broker.stop() == 0
+    for name in ("broker_pre_start", "broker_post_start", "mqtt_packet_received", "broker_message_broadcast", "close"):
+        assert f"ValueError: {name}" in broker.lines()
+
+
+def test_a_method_that_waits_does_not_hold_that_of_another_plugin(amqtt: Any) -> None:
+    source = """
+        import asyncio
+        from amqtt.plugins.base import BasePlugin
+        gate = asyncio.Event()
+        class First(BasePlugin):
+            async def on_broker_client_connected(self, *, client_id):
+                await gate.wait()
+                print(repr(("first", client_id)))
+        class Second(BasePlugin):
+            async def on_broker_client_connected(self, *, client_id):
+                print(repr(("second", client_id)))
+                if client_id == "c2": gate.set()
+    """
+    broker = amqtt(source, {"plugins": {"hooks.First": None, "hooks.Second": None}})
+    broker.describe(1, client_id="c1")
+    broker.describe(2, client_id="c2")
+    broker.calls([[0, POINTS["client.connected"], 1, []]])
+    broker.until_printed("('second', 'c1')")
+    broker.tell("client.connected", 2, [])
+    assert set(recorded(broker)[-3:]) == {("second", "c2"), ("first", "c1"), ("first", "c2")}
+
+
+# Verdicts
+
+VERDICTS = """
+    from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+    from amqtt.contexts import Action
+    def opinion(name):
+        return {"y": True, "n": False, "-": None, "x": 1 / 0 if name == "x" else 0}[name]
+    class A(BaseAuthPlugin):
+        at = 0
+        async def authenticate(self, *, session):
+            print(repr((session.client_id, session.username, session.password, session.remote_address, session.remote_port,
+                        session.clean_session, session.keep_alive, session.will_flag, session.will_topic,
+                        session.will_message, session.will_qos, session.will_retain)))
+            return opinion(session.username[self.at])
+    class B(A):
+        at = 1
+    class C(BaseTopicPlugin):
+        at = 0
+        async def topic_filtering(self, *, session, topic, action):
+            assert isinstance(action, Action)
+            print(repr((session.client_id, topic, str(action.value))))
+            return opinion(topic[self.at])
+    class D(C):
+        at = 1
+"""
+BOTH = {"plugins": {"hooks.A": {}, "hooks.B": {}, "hooks.C": {}, "hooks.D": {}}}
+OPINIONS = [
+    ("yy", True, True), ("yn", False, False), ("ny", False, False), ("y-", True, True), ("-y", True, True),
+    ("-n", False, False), ("nn", False, False), ("--", False, None), ("yx", "fails", "fails"),
+]  # fmt: skip
+
+
+def test_verdicts_add_up_one_yes_and_no_no(amqtt: Any) -> None:
+    broker = amqtt(VERDICTS, BOTH)
+    assert broker.hooks["client.authenticate"]["answers"] and broker.hooks["client.authorize"]["answers"]
+    assert broker.hooks["client.authorize"]["deliver"] is True
+    for number, (opinions, login, topic) in enumerate(OPINIONS, 1):
+        broker.describe(number, username=opinions)
+        for point, data, expected in [
+            ("client.authenticate", [0, None, None], login),
+            ("client.authorize", [1, opinions, 0, False, 0], topic),
+        ]:
+            code, value = broker.ask(point, number, data)
+            if expected == "fails":
+                assert code == 2 and "ZeroDivisionError" in value
+            elif expected is None:
+                assert (code, value) == (0, None)
+            else:
+                assert (code, value) == (1, {"allow": expected}), (opinions, point)
+
+
+def test_what_plugins_see_of_a_login(amqtt: Any) -> None:
+    broker = amqtt(VERDICTS, {"plugins": {"hooks.A": {}}})
+    will = {"topic": "w", "payload": b"\xff", "qos": 2, "retain": True}
+    broker.describe(1, username="y", password=b"\xffpw", will=will, clean_start=False)
+    broker.ask("client.authenticate", 1, [0, None, None])
+    broker.describe(2, username="y", password=None, will=None)
+    broker.ask("client.authenticate", 2, [0, None, None])
+    assert recorded(broker) == [
+        ("c1", "y", "\udcffpw", "10.0.0.7", 50123, False, 60, True, "w", b"\xff", 2, True),
+        ("c1", "y", None, "10.0.0.7", 50123, True, 60, False, None, None, None, None),
+    ]
+
+
+def test_actions_of_topic_filtering(amqtt: Any) -> None:
+    broker = amqtt(VERDICTS, {"plugins": {"hooks.C": {}}})
+    broker.describe()
+    for action in (1, 2, 3, 4):
+        broker.ask("client.authorize", 1, [action, "y", 0, False, 0])
+    assert [action for _, _, action in recorded(broker)] == ["publish", "subscribe", "publish", "receive"]
+
+
+def test_a_session_is_the_same_object_from_login_to_farewell(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin
+        class A(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes["role"] = session.password
+                session.is_anonymous = True
+                return True
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                print(repr((client_session.attributes, client_session.is_anonymous, client_session.password,
+                            self.context.get_session(client_id) is client_session)))
+            on_broker_client_disconnected = on_broker_client_connected
+    """
+    broker = amqtt(source, {"plugins": {"hooks.A": {}}})
+    broker.describe(1)
+    broker.ask("client.authenticate", 1, [0, None, None])
+    broker.describe(1, password=None)
+    broker.tell("client.connected", 1, [])
+    broker.tell("client.disconnected", 1, [0, ""])
+    assert recorded(broker) == [({"role": "secret"}, True, "secret", True)] * 2
+
+
+# Context
+
+CONTEXT = """
+    from amqtt.plugins.base import BasePlugin
+    class Uses(BasePlugin):
+        async def on_broker_post_start(self):
+            assert self.context.config is not None and self.context.loop is not None
+            self.context.logger.warning("hello")
+            await self.context.broadcast_message("b/1", b"one")
+            await self.context.broadcast_message("b/2", b"\\xff", 1)
+            await self.context.retain_message("r/1", b"kept", 0)
+            await self.context.retain_message("r/2", b"")
+            await self.context.add_subscription("offline", "o/#", 1)
+            await self.context.add_subscription("empty", None, None)
+        async def on_broker_retained_message(self, *, client_id, retained_message):
+            print(repr(("retained", retained_message.topic, bytes(retained_message.data))))
+        async def on_broker_client_disconnected(self, *, client_id):
+            context = self.context
+            print(repr((
+                sorted((s.client_id, s.transitions.state) for s in context.sessions),
+                context.get_session("nobody"), context.get_session("c1").client_id,
+                {t: bytes(m.data) for t, m in context.retained_messages.items()},
+                {t: [(s.client_id, qos) for s, qos in subs] for t, subs in context.subscriptions.items()},
+            )))
+"""
+
+
+def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
+    broker = amqtt(CONTEXT, {"plugins": {"hooks.Uses": {}}})
+    broker.until(lambda: len(broker.commands) == 5)
+    assert (2, "amqtt.broker.plugins.Uses: hello") in broker.log
+    assert broker.commands == [
+        ["publish", {"topic": "b/1", "payload": b"one", "qos": 2, "retain": False}],
+        ["publish", {"topic": "b/2", "payload": b"\xff", "qos": 1, "retain": False}],
+        ["publish", {"topic": "r/1", "payload": b"kept", "qos": 0, "retain": True}],
+        ["publish", {"topic": "r/2", "payload": b"", "qos": 0, "retain": True}],
+        ["subscribe", "offline", "o/#", 1],
+    ] or broker.commands[3][1]["topic"] == "r/2"
+    broker.describe(1, clean_start=False)
+    broker.describe(2, client_id="c2")
+    for number in (1, 2):
+        broker.tell("client.connected", number, [])
+        broker.tell("session.subscribed", number, ["a/#", number, True, None])
+    broker.tell("session.subscribed", 1, ["b", 0, True, None])
+    broker.tell("session.unsubscribed", 1, ["b", "unsubscribe"])
+    broker.tell("message.retained", 2, [message("x", b"1", retain=True), 0])
+    broker.tell("message.retained", 2, [message("y", b"1", retain=True), 1])
+    broker.tell("message.retained", 2, [message("y", b"", retain=True), 2])
+    broker.tell("client.disconnected", 1, [0, ""])
+    sessions = [("c1", "disconnected"), ("c2", "connected"), ("empty", "disconnected"), ("offline", "disconnected")]
+    tables = (None, "c1", {"r/1": b"kept", "x": b"1"})
+    assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1), ("c2", 2)], "o/#": [("offline", 1)]})
+    # A session that ends is gone with its subscriptions; one that does not is found again when its client comes back.
+    broker.calls([[0, -2, 1, None]])
+    broker.describe(3, clean_start=False)
+    broker.tell("client.connected", 3, [])
+    broker.tell("session.terminated", 2, [False, 0, "closed", 0])
+    broker.tell("client.disconnected", 3, [0, ""])
+    sessions = [("c1", "disconnected"), ("empty", "disconnected"), ("offline", "disconnected")]
+    assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1)], "o/#": [("offline", 1)]})
+
+
+def test_without_a_mirror_only_what_plugins_listen_to_is_asked_for(amqtt: Any) -> None:
+    broker = amqtt(VERDICTS, {"plugins": {"hooks.A": {}}, "mirror": False})
+    assert list(broker.hooks) == ["client.authenticate"]
+
+
+def test_tasks_of_plugins_go_on_and_give_commands(amqtt: Any) -> None:
+    source = """
+        import asyncio
+        from amqtt.plugins.base import BasePlugin
+        class Ticks(BasePlugin):
+            async def on_broker_post_start(self):
+                self.task = asyncio.ensure_future(self.tick())
+            async def tick(self):
+                for n in range(3):
+                    await asyncio.sleep(0.01)
+                    await self.context.broadcast_message(f"tick/{n}", b"")
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Ticks": {}}})
+    broker.until(lambda: len(broker.commands) == 3)
+
+
+# Packets
+
+def test_packets_of_3_1_1_and_5_are_aMQTTs_objects(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Packets(BasePlugin):
+            async def on_mqtt_packet_received(self, *, packet, session):
+                kind = type(packet).__name__
+                header, payload = packet.variable_header, packet.payload
+                print(repr((kind, packet.fixed_header.packet_type, header and {
+                    name: getattr(header, name) for name in ("packet_id", "topic_name", "keep_alive", "proto_level", "return_code")
+                    if hasattr(header, name)}, payload and {
+                    name: getattr(payload, name) for name in ("data", "topics", "return_codes", "client_id", "will_topic",
+                    "will_message", "username", "password") if hasattr(payload, name)}, packet.bytes_length)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Packets": {}}, "mirror": False})
+    broker.describe(4, version=4)
+    broker.describe(5, version=5)
+    connect = (
+        "ConnectPacket", 1, {"keep_alive": 60, "proto_level": 5},
+        {"client_id": "c1", "will_topic": "w", "will_message": b"\xff", "username": "ann", "password": "pw"},
+    )  # fmt: skip
+    cases: list[tuple[int, bytes, tuple]] = [
+        (0, packet(1, b"\0\4MQTT\5\xc6\0\x3c" + b"\5\x11\0\0\0\x0a" + b"\0\2c1" + b"\2\1\1" + b"\0\1w\0\1\xff\0\3ann\0\2pw"), connect),
+        (5, packet(3, b"\0\3a/b\0\5" + b"\3\x23\0\7" + b"pay", 2), ("PublishPacket", 3, {"packet_id": 5, "topic_name": "a/b"}, {"data": b"pay"})),
+        (
+            5,
+            packet(3, b"\0\0" + b"\x18\1\1\2\0\0\0\1\3\0\1c\x0b\x80\1\x26\0\1k\0\1v\x23\0\7" + b"", 0),
+            ("PublishPacket", 3, {"packet_id": None, "topic_name": "a/b"}, {"data": b""}),
+        ),
+        (4, packet(3, b"\0\1t" + b"\0\xff", 0), ("PublishPacket", 3, {"packet_id": None, "topic_name": "t"}, {"data": b"\0\xff"})),
+        (5, packet(4, b"\0\5\x10\0"), ("PubackPacket", 4, {"packet_id": 5}, None)),
+        (5, packet(6, b"\0\5", 2), ("PubrelPacket", 6, {"packet_id": 5}, None)),
+        (5, packet(8, b"\0\6\2\x0b\1\0\3a/#\x2d", 2), ("SubscribePacket", 8, {"packet_id": 6}, {"topics": [("a/#", 1)]})),
+        (4, packet(8, b"\0\6\0\3a/#\1\0\1b\2", 2), ("SubscribePacket", 8, {"packet_id": 6}, {"topics": [("a/#", 1), ("b", 2)]})),
+        (5, packet(10, b"\0\6\0\0\3a/#", 2), ("UnsubscribePacket", 10, {"packet_id": 6}, {"topics": ["a/#"]})),
+        (5, packet(9, b"\0\6\0\1\x87"), ("SubackPacket", 9, {"packet_id": 6}, {"return_codes": [1, 0x87]})),
+        (5, packet(11, b"\0\6\0\0"), ("UnsubackPacket", 11, {"packet_id": 6}, None)),
+        (5, packet(2, b"\1\0\3\x21\0\x0a"), ("ConnackPacket", 2, {"return_code": 0}, None)),
+        (5, packet(14, b"\x04\0"), ("DisconnectPacket", 14, None, None)),
+        (4, packet(12, b""), ("PingReqPacket", 12, None, None)),
+    ]
+    for client, data, _ in cases:
+        broker.tell("packet.received", client, [data[0] >> 4, data])
+    broker.tell("packet.received", 5, [15, packet(15, b"\x18\0")])
+    seen = recorded(broker)
+    assert broker.lines().count("\n") == 0, broker.lines()
+    for (kind, number, header, payload, _), (_, data, expected) in zip(seen, cases, strict=True):
+        assert (kind, number, header or None, payload or None) == expected, data
+
+
+def packet(kind: int, body: bytes, flags: int = 0) -> bytes:
+    assert len(body) < 128
+    return bytes([kind << 4 | flags, len(body)]) + body
+
+
+# Configuration
+
+
+def entry_points(tmp_path: Path, namespace: str, **points: str) -> None:
+    folder = tmp_path / "shop-1.0.dist-info"
+    folder.mkdir()
+    (folder / "METADATA").write_text("Metadata-Version: 2.1\nName: shop\nVersion: 1.0\n")
+    lines = "\n".join(f"{name} = {value}" for name, value in points.items())
+    (folder / "entry_points.txt").write_text(f"[{namespace}]\n{lines}\n")
+
+
+def test_a_configuration_in_a_yaml_file_as_it_is(amqtt: Any, tmp_path: Path) -> None:
+    (tmp_path / "amqtt.yaml").write_text(
+        """
+listeners:
+  default:
+    type: tcp
+    bind: 0.0.0.0:1883
+  tls:
+    type: tcp
+    bind: 0.0.0.0:8883
+    ssl: on
+    certfile: /nowhere/cert.pem
+    keyfile: /nowhere/key.pem
+timeout-disconnect-delay: 2
+sys_interval: 20
+unheard-of: 5
+plugins:
+  - amqtt.plugins.authentication.AnonymousAuthPlugin:
+      allow_anonymous: false
+  - hooks.Mine:
+      word: hello
+      many: [1, 2]
+  - hooks.Plain
+"""
+    )
+    source = """
+        from dataclasses import dataclass, field
+        from amqtt.plugins.base import BasePlugin
+        class Plain(BasePlugin):
+            pass
+        class Mine(BasePlugin):
+            @dataclass
+            class Config:
+                word: str
+                many: list[int] = field(default_factory=list)
+                left: int = 7
+            async def on_broker_post_start(self):
+                print(repr((self.config.word, self.config.many, self.config.left)))
+    """
+    for config in ({"config": "amqtt.yaml"}, {"config": str(tmp_path / "amqtt.yaml")}):
+        broker = amqtt(source, config)
+        assert recorded(broker) == [("hello", [1, 2], 7)]
+        assert "listeners" in broker.lines() and "unheard-of" in broker.lines()
+        broker.describe(1, username=None)
+        broker.describe(2)
+        assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+        assert broker.ask("client.authenticate", 2, [0, None, None]) == (1, {"allow": True})
+    assert amqtt(source, {}, path=[str(tmp_path / "amqtt.yaml")]).hooks
+
+
+def test_aliases_are_entry_points_with_the_old_sections(amqtt: Any, tmp_path: Path) -> None:
+    entry_points(tmp_path, "shop.plugins", mine="hooks:A", other="hooks:B", topics="hooks:C", more="hooks:D")
+    config = {
+        "plugin_namespace": "shop.plugins",
+        "plugins": ["mine", "other", "topics", "more"],
+        "auth": {"plugins": ["other"]},
+        "topic-check": {"enabled": True, "plugins": ["topics"]},
+    }
+    broker = amqtt(VERDICTS, config)
+    broker.describe(1, username="ny")
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert broker.ask("client.authorize", 1, [1, "yn", 0, False, 0]) == (1, {"allow": True})
+    assert len(recorded(broker)) == 2
+
+
+@pytest.mark.parametrize(
+    ("section", "mounted"),
+    [
+        ({"enabled": True}, True), ({"enable": True}, True), ({"enable": False}, False), ({"enabled": False}, False),
+        ({"plugins": ["topics"]}, False),
+    ],
+)  # fmt: skip
+def test_topic_check_is_switched_by_both_names(amqtt: Any, tmp_path: Path, section: dict, mounted: bool) -> None:
+    entry_points(tmp_path, "shop.plugins", mine="hooks:A", topics="hooks:C")
+    broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "topic-check": section})
+    assert ("client.authorize" in broker.hooks) is mounted
+    assert "client.authenticate" in broker.hooks
+
+
+def test_without_a_list_all_authentication_plugins_of_the_namespace_are_asked(amqtt: Any, tmp_path: Path) -> None:
+    entry_points(tmp_path, "shop.plugins", mine="hooks:A", other="hooks:B")
+    broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "auth": {}})
+    broker.describe(1, username="yn")
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+
+
+def test_an_alias_with_options_is_a_class_with_options(amqtt: Any) -> None:
+    broker = amqtt("", {"plugins": {"auth_anonymous": {"allow_anonymous": False}}})
+    broker.describe(1, username=None)
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": False})
+
+
+@pytest.mark.parametrize(
+    ("config", "says"),
+    [
+        ({"config": "nowhere.yaml"}, "nowhere.yaml is in none of"),
+        ({"plugins": {"hooks.Nothing": {}}}, "Plugin import failed: hooks.Nothing"),
+        ({"plugins": {"nowhere.Nothing": {}}}, "Plugin import failed: nowhere.Nothing"),
+        ({"plugins": ["nothing"]}, "neither a class path nor an entry point of amqtt.broker.plugins; it has auth_anonymous"),
+        ({"plugins": {"hooks.A": {"unknown": 1}}}, "unknown"),
+        ({"plugins": {"hooks.NotOne": {}}}, "not a subclass"),
+        ({"plugins": {"hooks.Sync": {}}}, "not a coroutine"),
+        ({"plugins": {"hooks.Fails": {}}}, "ValueError: at once"),
+        ({"plugins": {}}, "names no plugins"),
+        ({"plugins": [5]}, "can not match type"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(amqtt: Any, config: dict, says: str) -> None:
+    source = VERDICTS + """
+    from amqtt.plugins.base import BasePlugin
+    class NotOne: pass
+    class Sync(BasePlugin):
+        def on_broker_client_connected(self, *, client_id): pass
+    class Fails(BasePlugin):
+        def __init__(self, context):
+            raise ValueError("at once")
+    """
+    with pytest.raises(Refused, match=says):
+        amqtt(source, config)
+
+
+# aMQTT's own plugins
+
+
+def ask(broker: FakeBroker, client: int, topic: str, action: int = 1) -> bool | None:
+    code, value = broker.ask("client.authorize", client, [action, topic, 0, False, 0])
+    assert code != 2, value
+    return None if value is None else value["allow"]
+
+
+def test_anonymous_auth(amqtt: Any) -> None:
+    name = "amqtt.plugins.authentication.AnonymousAuthPlugin"
+    for allowed, expected in [(True, [True, True]), (False, [False, True])]:
+        broker = amqtt("", {"plugins": {name: {"allow_anonymous": allowed}}})
+        broker.describe(1, username=None)
+        broker.describe(2)
+        assert [broker.ask("client.authenticate", n, [0, None, None])[1]["allow"] for n in (1, 2)] == expected
+
+
+def test_file_auth(amqtt: Any, tmp_path: Path) -> None:
+    from pwdlib import PasswordHash
+    from pwdlib.hashers.argon2 import Argon2Hasher
+
+    hashed = PasswordHash((Argon2Hasher(time_cost=1, memory_cost=1024),)).hash("secret")
+    (tmp_path / "passwd").write_text(f"# users\nann:{hashed}\n")
+    name = "amqtt.plugins.authentication.FileAuthPlugin"
+    broker = amqtt("", {"plugins": {name: {"password_file": str(tmp_path / "passwd")}}})
+    cases = [("ann", b"secret", True), ("ann", b"wrong", False), ("bob", b"secret", False), (None, None, False)]
+    for number, (username, password, _) in enumerate(cases, 1):
+        broker.describe(number, username=username, password=password)
+    answers = [broker.ask("client.authenticate", n, [0, None, None]) for n in range(1, 5)]
+    assert [value["allow"] for _, value in answers] == [expected for *_, expected in cases]
+    broker.describe(9, password=b"\xff\xfe")
+    code, value = broker.ask("client.authenticate", 9, [0, None, None])
+    assert code == 2 or value == {"allow": False}
+
+
+def test_topic_taboo(amqtt: Any) -> None:
+    broker = amqtt("", {"plugins": {"amqtt.plugins.topic_checking.TopicTabooPlugin": {}}})
+    broker.describe(1)
+    broker.describe(2, username="admin")
+    assert [ask(broker, 1, t) for t in ("prohibited", "data/classified", "free")] == [False, False, True]
+    assert ask(broker, 2, "top-secret") is True
+
+
+def test_topic_access_control_list(amqtt: Any) -> None:
+    name = "amqtt.plugins.topic_checking.TopicAccessControlListPlugin"
+    options = {"acl": {"ann": ["a/#"], "anonymous": ["open"]}, "publish_acl": {"ann": ["a/+/set"]}}
+    broker = amqtt("", {"plugins": {name: options}})
+    broker.describe(1)
+    broker.describe(2, username=None)
+    assert [ask(broker, 1, t, 2) for t in ("a/b/c", "b")] == [True, False]
+    assert [ask(broker, 1, t, 1) for t in ("a/b/set", "a/b")] == [True, False]
+    assert [ask(broker, 2, t, 2) for t in ("open", "a/b")] == [True, False]
+
+
+def test_topic_access_control_list_of_the_old_sections(amqtt: Any) -> None:
+    sections = {
+        "auth": {"plugins": ["auth_anonymous"], "allow-anonymous": True},
+        "topic-check": {
+            "enabled": True, "plugins": ["topic_acl"], "subscribe-acl": {"ann": ["s"]}, "publish-acl": {"ann": ["p"]},
+            "receive-acl": {"ann": ["r"]},
+        },
+    }  # fmt: skip
+    broker = amqtt("", sections)
+    broker.describe(1)
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert [[ask(broker, 1, t, a) for t in "spr"] for a in (2, 1, 4)] == [
+        [True, False, False], [False, True, False], [False, False, True],
+    ]  # fmt: skip
+
+
+def test_event_and_packet_logger(amqtt: Any) -> None:
+    plugins = {"plugins": {f"amqtt.plugins.logging_amqtt.{name}": {} for name in ("EventLoggerPlugin", "PacketLoggerPlugin")}}
+    quiet = amqtt("", {**plugins, "mirror": False})
+    # At info only two events are logged; nothing else is asked for.
+    assert set(quiet.hooks) == {"client.connected", "client.disconnected"}
+    quiet.describe()
+    quiet.tell("client.connected", 1, [])
+    assert "### 'on_broker_client_connected' EVENT FIRED ###" in quiet.lines()
+    loud = amqtt("", {**plugins, "log_level": "debug"})
+    loud.describe(1, version=4)
+    for point, client, data, _ in TABLE:
+        loud.tell(point, client, data)
+    for event in ("message_received", "message_broadcast", "client_subscribed", "client_unsubscribed", "retained_message"):
+        assert f"### 'on_broker_{event}' EVENT FIRED ###" in loud.lines()
+    assert "c1 <-in-- PublishPacket(" in loud.lines() and "c1 -out-> PubackPacket(" in loud.lines()
+
+
+def test_broker_sys(amqtt: Any) -> None:
+    broker = amqtt("", {"plugins": {"amqtt.plugins.sys.broker.BrokerSysPlugin": {"sys_interval": 1}}})
+    broker.describe(1, version=4)
+    broker.tell("client.connected", 1, [])
+    broker.tell("packet.received", 1, [3, PUBLISH])
+    topics: dict[str, bytes] = {}
+
+    def seen() -> bool:
+        topics.update((command[1]["topic"], command[1]["payload"]) for command in broker.commands)
+        return "$SYS/broker/cpu/maximum" in topics
+
+    broker.until(seen)
+    assert topics["$SYS/broker/version"].startswith(b"aMQTT version")
+    assert topics["$SYS/broker/clients/connected"] == b"1"
+    assert topics["$SYS/broker/messages/publish/received"] == b"1"
+    assert topics["$SYS/broker/load/bytes/received"] == b"%d" % len(PUBLISH)
+    assert broker.stop() == 0
+
+
+def test_the_default_plugins_where_the_configuration_names_none(amqtt: Any) -> None:
+    broker = amqtt("", {"sys_interval": None})
+    broker.describe(1, username=None)
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
