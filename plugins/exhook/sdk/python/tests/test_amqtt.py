@@ -187,6 +187,8 @@ def test_a_method_that_waits_does_not_hold_that_of_another_plugin(amqtt: Any) ->
     broker.calls([[0, POINTS["client.connected"], 1, []]])
     broker.until_printed("('second', 'c1')")
     broker.tell("client.connected", 2, [])
+    broker.until_printed("('first', 'c1')")
+    broker.until_printed("('first', 'c2')")
     assert set(recorded(broker)[-3:]) == {("second", "c2"), ("first", "c1"), ("first", "c2")}
 
 

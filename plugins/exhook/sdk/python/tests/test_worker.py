@@ -294,6 +294,39 @@ def test_exceptions_after_waiting_and_cancelling_oneself_are_failures(start: Sta
         assert code == 2 and says in text
 
 
+def test_what_waits_does_not_keep_the_broker_from_sending_on_up_to_a_limit(start: Start) -> None:
+    broker = start(WAITS)
+    at = POINTS["message.delivered"]
+    for frame in range(25):
+        broker.calls([[0, at, 0, message("wait")] for _ in range(500)])
+    # 10,000 are counted when they begin to wait, the rest when they end.
+    broker.until(lambda: broker.done >= 10_000)
+    assert broker.ask("client.authorize", 0, [1, "t", 0, False, 0]) == (1, {"allow": True})
+    assert broker.done == 10_001
+    broker.tell_only("message.acked", "wait")
+    broker.until(lambda: broker.done == broker.asked)
+
+
+def test_what_an_async_notification_returns_does_not_count(start: Start) -> None:
+    broker = start("from grapnel_exhook import on\n@on.message_delivered\nasync def d(event): return 5\n")
+    broker.tell("message.delivered", 0, message())
+    assert broker.lines() == ""
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_whatever_a_hook_raises_the_worker_stays(start: Start, kind: str) -> None:
+    source = f"""
+        from grapnel_exhook import on
+        class Odd(BaseException): pass
+        @on.client_authorize
+        {kind} authorize(event):
+            raise {{"odd": Odd, "deep": RecursionError, "exit": GeneratorExit, "key": KeyboardInterrupt, "mem": MemoryError}}[event.topic]
+    """
+    broker = start(source)
+    for topic in ("odd", "deep", "exit", "key", "mem"):
+        assert broker.ask("client.authorize", 0, [1, topic, 0, False, 0])[0] == 2
+
+
 def test_sync_hooks_may_run_event_loops_of_their_own(start: Start) -> None:
     source = """
         import asyncio

@@ -65,4 +65,4 @@ class Complaints:
         self._seen[hook] = (now, 0)
         suffix = f" ({more} more like it since the last line)" if more else ""
         trace = (type(error), error, error.__traceback__) if error is not None else None
-        self._logger.error("%s: %s%s", hook, text, suffix, exc_info=trace)  # type: ignore[arg-type]
+        self._logger.error("%s: %s%s", hook, text, suffix, exc_info=trace)

@@ -15,9 +15,7 @@ import signal
 import socket
 import sys
 import threading
-import types
-from collections import deque
-from collections.abc import Callable, Coroutine, Generator, Mapping
+from collections.abc import Callable, Mapping
 from time import monotonic
 from typing import Any
 
@@ -26,6 +24,7 @@ from ._channel import Channel, Closed, pack
 from ._driver import FAILED, GO_ON, Batch, Driver, Handler, LoadError
 from ._loading import last_line, tail
 from ._logging import BrokerHandler, Complaints, level_of
+from ._stepping import Call, Stepper
 
 PROTOCOL = 1
 logger = logging.getLogger("grapnel_exhook")
@@ -36,8 +35,6 @@ _HOLD_S = 0.02
 _FAREWELL_S = 0.8
 _STOP_S = 0.8
 _LAST_S = 1.8
-# Coroutines that wait and are counted as done, so that the broker goes on sending; beyond it waits for them.
-_WAITING_MAX = 10_000
 # Commands that gather before they are sent without waiting for the end of the frame.
 _COMMANDS_MAX = 4096
 
@@ -63,14 +60,7 @@ class Worker:
         self._stopping = False
         self._announced = False
         self._setup: dict[str, Any] = {}
-        # Of coroutines: those that have not been stepped yet, whether somebody is about to step them, how many have begun
-        # or are to begin, and for each client that has one waiting, those that come after it.
-        self._ready: deque[_Call] = deque()
-        self._stepping = False
-        self._alive = 0
-        self._waiting = 0
-        self._behind: dict[int, deque[_Call]] = {}
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._stepper = self._stepper_of(self._driver)
         self._flush_due = False
         self._stopped: asyncio.Event | None = None
 
@@ -127,6 +117,7 @@ class Worker:
             self._driver = self._choose(setup)
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
             self._driver.load()
+            self._stepper = self._stepper_of(self._driver)
         except (Exception, SystemExit) as error:
             return self._cannot(error)
         _commands.attach(self._command, setup)
@@ -170,7 +161,9 @@ class Worker:
         loop.call_soon(self._take_all)
         await self._stopped.wait()
         loop.remove_reader(self._channel.socket)
-        await self._finish_begun()
+        left = await self._stepper.finish(_FAREWELL_S)
+        if left:
+            logger.warning("%d calls had not ended when the worker did", left)
         try:
             stopped = self._driver.stop()
             if stopped is not None:
@@ -179,13 +172,6 @@ class Worker:
             logger.error("the farewell failed", exc_info=error)
         self.flush()
         return 0
-
-    async def _finish_begun(self) -> None:
-        until = monotonic() + _FAREWELL_S
-        while self._alive and monotonic() < until:
-            await asyncio.wait(self._tasks, timeout=0.05) if self._tasks else await asyncio.sleep(0)
-        if self._alive:
-            logger.warning("%d calls had not ended when the worker did", self._alive)
 
     def _cannot(self, error: BaseException) -> int:
         text = tail(error)
@@ -270,7 +256,7 @@ class Worker:
                 continue
             try:
                 answer = table[point](client, data)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
                 answer = self._failed(point, error)
                 told = answer[1]
             if answer is None:
@@ -279,137 +265,74 @@ class Worker:
                     answers.append((ident, GO_ON, None))
             elif answer.__class__ is tuple:
                 self._done += 1
-                if answer[0] == FAILED and answer[1] is not told:  # type: ignore[index]
-                    self._complaints.failed(self._names.get(point, str(point)), answer[1])  # type: ignore[index]
+                if answer[0] == FAILED and answer[1] is not told:
+                    self._complaints.failed(self._name(point), answer[1])
                 if ident:
-                    answers.append((ident, *answer))  # type: ignore[misc]
+                    answers.append((ident, *answer))
             elif answer.__class__ is list:
                 # Several coroutines that were told the same: the call is done when the first is.
-                for index, each in enumerate(answer):  # type: ignore[arg-type]
-                    self._later(_Call(ident, point, client, each, calls=0 if index else 1))
+                for index, each in enumerate(answer):
+                    self._stepper.add(Call(ident, point, client, each, calls=0 if index else 1))
                 self._done += not answer
             else:
-                self._later(_Call(ident, point, client, answer))  # type: ignore[arg-type]
+                self._stepper.add(Call(ident, point, client, answer))  # type: ignore[arg-type]
             if monotonic() > until:
                 self.flush()
                 until = monotonic() + _HOLD_S
         for batch in driver.frame_end():
             self._batch(batch)
-        if not self._stepping:
+        if not self._stepper.is_stepping:
             self.flush()
 
     def _batch(self, batch: Batch) -> None:
         try:
             answer = batch.run()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             self._complaints.failed(batch.name, last_line(error), error)
             return
         if answer is not None:
-            self._later(_Call(0, batch.name, 0, answer, calls=0))
+            self._stepper.add(Call(0, batch.name, 0, answer, calls=0))
+
+    def _name(self, point: int | str) -> str:
+        return point if isinstance(point, str) else self._names.get(point, str(point))
 
     def _failed(self, point: int | str, error: BaseException) -> tuple[int, str]:
-        name = point if isinstance(point, str) else self._names.get(point, str(point))
+        name = self._name(point)
         text = last_line(error)
         self._complaints.failed(name, text, error)
         return (FAILED, f"{name}: {text}"[:2000].encode("utf-8", "backslashreplace").decode("utf-8"))
 
     # Coroutines
 
-    def _later(self, call: _Call) -> None:
-        self._alive += 1
-        self._ready.append(call)
-        if not self._stepping:
-            self._start_stepping()
+    def _stepper_of(self, driver: Driver) -> Stepper:
+        return Stepper(
+            in_order=driver.in_order,
+            hold_s=_HOLD_S,
+            done=self._count,
+            finished=self._finished,
+            failed=self._failed_later,
+            pause=self._flush_now,
+            soon=self._flush_soon,
+        )
 
-    def _start_stepping(self) -> None:
-        self._stepping = True
-        task = asyncio.get_running_loop().create_task(self._step_in_task())
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+    def _count(self, calls: int) -> None:
+        self._done += calls
 
-    async def _step_in_task(self) -> None:
-        await self._step()
+    def _finished(self, call: Call, answer: Any) -> None:
+        if not call.ident:
+            # What a hook returns that was only told does not count.
+            return
+        if answer is None:
+            self._answers.append((call.ident, GO_ON, None))
+            return
+        if answer[0] == FAILED:
+            self._complaints.failed(self._name(call.point), answer[1])
+        self._answers.append((call.ident, *answer))
 
-    @types.coroutine
-    def _step(self) -> Generator[Any, Any, None]:
-        """Run coroutines until one of them waits; then this task is that one's, and another takes the rest.
-
-        So a coroutine that does not wait costs no task, and one that waits has a task of its own from its first step, which
-        is what timeouts hang on to.
-        """
-        ready = self._ready
-        until = monotonic() + _HOLD_S
-        while ready:
-            call = ready.popleft()
-            if call.client in self._behind and not call.ident and self._driver.in_order:
-                self._behind[call.client].append(call)
-                self._waits(call)
-                continue
-            run = call.run
-            try:
-                waits_for = run.send(None)
-            except StopIteration as end:
-                self._finish(call, end.value)
-            except (Exception, SystemExit, asyncio.CancelledError) as error:
-                self._finish(call, self._failed(call.point, error), told=True)
-            else:
-                yield from self._wait(call, waits_for)
-                return
-            if monotonic() > until:
-                self.flush()
-                until = monotonic() + _HOLD_S
-        self._stepping = False
-        self.flush()
-
-    def _wait(self, call: _Call, waits_for: Any) -> Generator[Any, Any, None]:
-        in_order = not call.ident and call.client and self._driver.in_order
-        if in_order:
-            self._behind[call.client] = deque()
-        self._waits(call)
-        self._stepping = False
-        if self._ready:
-            self._start_stepping()
-        else:
-            self.flush()
-        run = call.run
-        try:
-            while True:
-                try:
-                    sent = yield waits_for
-                except BaseException as thrown:
-                    waits_for = run.throw(thrown)
-                else:
-                    waits_for = run.send(sent)
-        except StopIteration as end:
-            self._finish(call, end.value)
-        except GeneratorExit:
-            raise
-        except (Exception, SystemExit, asyncio.CancelledError) as error:
-            self._finish(call, self._failed(call.point, error), told=True)
-        if in_order:
-            behind = self._behind.pop(call.client)
-            self._ready.extendleft(reversed(behind))
-            if behind and not self._stepping:
-                self._start_stepping()
-        self._flush_soon()
-
-    def _waits(self, call: _Call) -> None:
-        """A call that waits is taken note of, as far as the broker is concerned: it sends on, and its answer comes later."""
-        if not call.waits:
-            call.waits = True
-            self._waiting += 1
-            if self._waiting <= _WAITING_MAX:
-                self._done += call.calls
-                call.calls = 0
-
-    def _finish(self, call: _Call, answer: Any, told: bool = False) -> None:
-        self._alive -= 1
-        self._waiting -= call.waits
-        self._done += call.calls
-        if answer is not None and answer[0] == FAILED and not told:
-            self._complaints.failed(self._names.get(call.point, str(call.point)), answer[1])  # type: ignore[call-overload]
+    def _failed_later(self, call: Call, error: BaseException) -> None:
+        answer = self._failed(call.point, error)
         if call.ident:
-            self._answers.append((call.ident, *answer) if answer is not None else (call.ident, GO_ON, None))
+            self._answers.append((call.ident, *answer))
 
     def _flush_soon(self) -> None:
         if not self._flush_due:
@@ -492,20 +415,6 @@ class Worker:
             text = f"the answer has {len(data)} bytes, the broker takes {limit} (frame_bytes_max)"
             self._complaints.failed("answer", text)
             self._channel.send(pack([2, [(answers[0][0], FAILED, text)], done]))
-
-
-class _Call:
-    """A call whose handler is a coroutine."""
-
-    __slots__ = ("calls", "client", "ident", "point", "run", "waits")
-
-    def __init__(self, ident: int, point: int | str, client: int, run: Coroutine[Any, Any, Any], calls: int = 1) -> None:
-        self.ident = ident
-        self.point = point
-        self.client = client
-        self.run = run
-        self.calls = calls
-        self.waits = False
 
 
 def choose_driver(setup: dict[str, Any]) -> Driver:

@@ -53,7 +53,7 @@ def decode(data: bytes, version: int, aliases: Aliases) -> Any:
     if version == 5:
         body = _without_properties(kind, body)
     header = MQTTFixedHeader(kind, flags, len(body))
-    return _at_once(packet_dict[kind].from_stream(BufferReader(body), header))  # type: ignore[arg-type]
+    return _at_once(packet_dict[kind].from_stream(BufferReader(body), header))
 
 
 def publish(data: bytes, version: int, aliases: Aliases) -> PublishPacket:

@@ -19,16 +19,19 @@ def _text(value: Any) -> str | None:
 class ClientSession(Session):
     """A session of the broker's, in this worker."""
 
+    _machine: Any = None
+
     def _init_states(self) -> None:
         self._state = "new"
-        self._machine: Any = None
 
     @property
     def transitions(self) -> Any:
         """aMQTT's state machine."""
         if self._machine is None:
+            # It sets what this property keeps.
             super()._init_states()
-            self._machine.set_state(self._state)
+            machine: Any = self._machine
+            machine.set_state(self._state)
         return self._machine
 
     @transitions.setter
@@ -79,8 +82,10 @@ class Incoming(IncomingApplicationMessage):
 
     __slots__ = ("_packet",)
 
+    _packet: PublishPacket | None
+
     @property
-    def publish_packet(self) -> PublishPacket | None:  # type: ignore[override]
+    def publish_packet(self) -> PublishPacket | None:
         """The packet that it came with."""
         if self._packet is None:
             self._packet = self.build_publish_packet()
@@ -88,7 +93,7 @@ class Incoming(IncomingApplicationMessage):
 
     @publish_packet.setter
     def publish_packet(self, packet: PublishPacket | None) -> None:
-        self._packet: PublishPacket | None = packet
+        self._packet = packet
 
 
 def incoming(raw: Any) -> Incoming:
