@@ -27,6 +27,7 @@ from typing import Any
 
 from . import _commands
 from ._driver import FAILED, STOP, Driver, Handler
+from ._loading import extend_path
 from ._match import matcher
 from .events import Action, Change, Options, Verdict
 
@@ -85,6 +86,7 @@ class Harness:
         if self._module is None:
             self._driver = choose(self._setup)
         else:
+            extend_path(self._setup["path"])
             module = importlib.import_module(self._module) if isinstance(self._module, str) else self._module
             self._driver = for_module(self._setup, module)
         self._driver.complain = self._raise
