@@ -246,6 +246,93 @@ def test_notifications_of_one_client_keep_their_order_behind_one_that_waits(star
     assert mine == ["1", "wait/1", "2", "wait/2", "3", "4"]
 
 
+def test_hooks_begin_in_the_order_of_events_whether_async_or_not(start: Start) -> None:
+    from conftest import recorded
+
+    source = """
+        import asyncio
+        from grapnel_exhook import on
+        @on.client_connected
+        async def connected(event): print(repr(("connected",)))
+        @on.message_delivered
+        def delivered(event): print(repr(("delivered",)))
+        @on.client_authorize
+        def authorize(event): print(repr(("authorize",)))
+        @on.client_disconnected
+        async def disconnected(event): print(repr(("disconnected",)))
+    """
+    broker = start(source)
+    points = ["client.connected", "client.authorize", "message.delivered", "client.disconnected"]
+    data = [[], [1, "t", 0, False, 0], message(), [0, ""]]
+    broker.describe()
+    broker.calls([[int("auth" in point), POINTS[point], 1, each] for point, each in zip(points, data, strict=True)])
+    broker.until(lambda: broker.done == broker.asked)
+    assert recorded(broker) == [("connected",), ("authorize",), ("delivered",), ("disconnected",)]
+
+
+LOGINS = {
+    "sync": """
+        from grapnel_exhook import on
+        @on.client_authenticate
+        def login(event): return event.client.password == b"right"
+    """,
+    "async": """
+        import asyncio
+        from grapnel_exhook import on
+        @on.client_authenticate
+        async def login(event):
+            event.client.attributes["tried"] = event.client.password
+            await asyncio.sleep(0.01)
+            return event.client.password == b"right"
+        @on.client_connected
+        def connected(event):
+            assert event.client.attributes["tried"] == b"right" and event.client.keep_alive_s == 60
+    """,
+    "emqx": """
+        def login(clientinfo, result, state):
+            return (0, dict(clientinfo)[b"password"] == "right")
+        def init():
+            return 0, ([("client_authenticate", __name__, "login")], ())
+    """,
+    "amqtt": """
+        import asyncio
+        from amqtt.plugins.base import BaseAuthPlugin
+        class Login(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                await asyncio.sleep(0.01)
+                return session.password == "right"
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                assert client_session.password == "right" and client_session.keep_alive == 60
+    """,
+}
+
+
+@pytest.mark.parametrize("kind", LOGINS)
+def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: Start, kind: str) -> None:
+    from fake_broker import client
+
+    amqtt = {"driver": "amqtt", "config": {"plugins": {"hooks.Login": {}}}} if kind == "amqtt" else {}
+    broker = start(LOGINS[kind], **amqtt)
+    at = POINTS["client.authenticate"]
+    wrong = client("c1", password=b"wrong", peer_port=1, keep_alive_s=9)
+    right = client("c1", password=b"right", peer_port=2)
+    # In one frame, with one number: the broker names clients by their identifier.
+    frame = []
+    for ident, who in enumerate([wrong, right, wrong, right], 1):
+        frame += [[0, -1, 1, who], [ident, at, 1, [0, None, None]]]
+    broker.calls([*frame, [0, -2, 1, None]])
+    broker.until(lambda: len(broker.answers) == 4)
+    assert [broker.answers[n][1]["allow"] for n in (1, 2, 3, 4)] == [False, True, False, True]
+    # What is said of one while the other is tried is not taken for the other's.
+    broker.calls([[0, -1, 2, right], [5, at, 2, [0, None, None]], [0, -1, 2, wrong], [6, at, 2, [0, None, None]]])
+    broker.until(lambda: {5, 6} <= set(broker.answers))
+    if "client.connected" in broker.hooks:
+        short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
+        broker.calls([[0, -1, 2, short]])
+        broker.tell("client.connected", 2, [])
+    assert "rror" not in broker.lines()
+
+
 def test_timeouts_of_asyncio_work_from_the_first_step(start: Start) -> None:
     source = """
         import asyncio

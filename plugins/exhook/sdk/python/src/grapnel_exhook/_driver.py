@@ -31,16 +31,6 @@ ANSWERING = frozenset(
 )
 
 
-def merged(before: dict[str, Any] | None, now: dict[str, Any]) -> dict[str, Any]:
-    """A client that is described again: what the broker does not repeat still holds, but for the password."""
-    if not before:
-        return now
-    client = {**before, **now}
-    if "password" not in now:
-        client.pop("password", None)
-    return client
-
-
 class LoadError(Exception):
     """User code or its configuration cannot be used; the text is what the operator reads."""
 

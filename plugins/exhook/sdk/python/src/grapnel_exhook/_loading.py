@@ -46,7 +46,9 @@ def import_user_module(entries: list[str], name: str | None) -> ModuleType:
         if error.name != name:
             raise
         looked = ", ".join(str(entry) for entry in entries) or "no path"
-        raise LoadError(f"no module {name} (init_module) in {looked}; set path to its folder") from error
+        stems = [Path(entry).stem for entry in entries if str(entry).endswith(".py")]
+        remedy = f'set init_module = "{stems[0]}"' if stems else "set path to its folder"
+        raise LoadError(f"no module {name} (init_module) in {looked}; {remedy}") from error
 
 
 def tail(error: BaseException) -> str:

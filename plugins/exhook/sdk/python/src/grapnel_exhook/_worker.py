@@ -59,6 +59,7 @@ class Worker:
         self._main = threading.get_ident()
         self._stopping = False
         self._announced = False
+        self._exit_code = 0
         self._setup: dict[str, Any] = {}
         self._stepper = self._stepper_of(self._driver)
         self._flush_due = False
@@ -171,7 +172,7 @@ class Worker:
         except (Exception, SystemExit) as error:
             logger.error("the farewell failed", exc_info=error)
         self.flush()
-        return 0
+        return self._exit_code
 
     def _cannot(self, error: BaseException) -> int:
         text = tail(error)
@@ -218,6 +219,11 @@ class Worker:
                     self._end()
                     return
         except Closed:
+            self._end()
+        except Exception as error:
+            # Ours, not a hook's. Going on would leave calls without an end.
+            logger.error("the worker has to end", exc_info=error)
+            self._exit_code = 1
             self._end()
 
     def _end(self) -> None:

@@ -66,15 +66,15 @@ class Options(NamedTuple):
 
 
 class Client:
-    """A client as the broker described it last. The same object for as long as the broker speaks of that client."""
+    """A client as the broker described it when the event happened."""
 
     __slots__ = ("_raw", "attributes", "number")
 
-    def __init__(self, number: int, raw: dict[str, Any]) -> None:
+    def __init__(self, number: int, raw: dict[str, Any], attributes: dict[str, Any] | None = None) -> None:
         self.number = number
         self._raw = raw
-        #: Yours: what hooks want to remember of this client, until the broker forgets it.
-        self.attributes: dict[str, Any] = {}
+        #: Yours: what hooks want to remember of this connection, until the broker forgets the client.
+        self.attributes: dict[str, Any] = {} if attributes is None else attributes
 
     def __repr__(self) -> str:
         return f"<Client {self.client_id!r} at {self.peer_host}:{self.peer_port}>"

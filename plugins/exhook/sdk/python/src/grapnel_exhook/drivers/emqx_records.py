@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from .._driver import merged
+from .._clients import Clients, Known
 
 Record = list[tuple[bytes, Any]]
 
@@ -51,25 +51,23 @@ class Records:
 
     def __init__(self, node: str) -> None:
         self._node = (b"node", node)
-        self._raw: dict[int, dict[str, Any]] = {}
-        self._clientinfo: dict[int, Record] = {}
+        self._clients = Clients()
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
         """A client is described, or described again."""
-        self._raw[number] = merged(self._raw.get(number), client)
-        self._clientinfo.pop(number, None)
+        self._clients.describe(number, client).thing = None
 
     def forget(self, number: int) -> None:
         """It will not be named again."""
-        self._raw.pop(number, None)
-        self._clientinfo.pop(number, None)
+        self._clients.forget(number)
 
     def clientinfo(self, number: int) -> Record:
         """A list of its own for each call."""
-        known = self._clientinfo.get(number)
-        if known is None:
-            raw = self._raw.get(number, {})
-            known = self._clientinfo[number] = [
+        known = self._clients.get(number) or Known({}, None)
+        record: Record | None = known.thing
+        if record is None:
+            raw = known.raw
+            record = known.thing = [
                 self._node,
                 (b"clientid", _text(raw.get("client_id"))),
                 (b"username", _text(raw.get("username"))),
@@ -81,11 +79,11 @@ class Records:
                 (b"is_superuser", bool(raw.get("superuser"))),
                 (b"anonymous", bool(raw.get("anonymous"))),
             ]
-        return known.copy()
+        return record.copy()
 
     def conninfo(self, number: int) -> Record:
         """The connection, as client_connect and client_connack see it."""
-        raw = self._raw.get(number, {})
+        raw = self._clients.raw(number)
         version = raw.get("version") or 4
         return [
             self._node,
@@ -100,7 +98,7 @@ class Records:
 
     def connect_props(self, number: int) -> dict[str, Any]:
         """The properties of CONNECT, by their names in EMQX; empty before MQTT 5."""
-        raw = self._raw.get(number, {})
+        raw = self._clients.raw(number)
         if raw.get("version") != 5:
             return {}
         props = self.props(raw.get("properties"))

@@ -11,7 +11,8 @@ from collections.abc import Awaitable, Callable, Coroutine
 from types import ModuleType
 from typing import Any
 
-from .._driver import ANSWERING, FAILED, GO_ON, STOP, Batch, Driver, Handler, LoadError, merged
+from .._clients import Clients
+from .._driver import ANSWERING, FAILED, GO_ON, STOP, Batch, Driver, Handler, LoadError
 from .._loading import positional_parameters
 from .._match import matcher
 from ..events import OF_POINT, Client, Event
@@ -71,6 +72,7 @@ class OwnDriver(Driver):
         super().__init__()
         self._module = module
         self._clients: dict[int, Client] = {}
+        self._table = Clients()
         self._points: dict[str, list[Hook]] = {}
         self._owners: list[Any] = []
         self._config = Config(setup.get("config") or {})
@@ -79,6 +81,7 @@ class OwnDriver(Driver):
         self._config.pool_size = int(setup.get("pool_size") or 1)
         self._config.node = str(setup.get("node") or "")
         self._due: list[Hook] = []
+        self._queues = False
 
     # Life
 
@@ -87,7 +90,9 @@ class OwnDriver(Driver):
             self._points.setdefault(hook.point, []).append(hook)
         if not self._points:
             raise LoadError(f"module {self._module.__name__} has no hooks of grapnel_exhook")
-        self.asynchronous = any(hook.asynchronous for hooks in self._points.values() for hook in hooks) or any(
+        # With one async hook all go the same way, so that they begin in the order of events.
+        self._queues = any(hook.asynchronous for hooks in self._points.values() for hook in hooks)
+        self.asynchronous = self._queues or any(
             inspect.iscoroutinefunction(self._of_owner(owner, name))
             for owner in self._owners
             for name in ("setup", "close")
@@ -137,14 +142,14 @@ class OwnDriver(Driver):
         return function if callable(function) else None
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
-        known = self._clients.get(number)
-        if known is None:
-            self._clients[number] = Client(number, client)
-        else:
-            known._raw = merged(known._raw, client)
+        known = self._table.describe(number, client)
+        # A new object: a hook that waits still has that of its event.
+        attributes = known.thing.attributes if known.thing is not None else None
+        self._clients[number] = known.thing = Client(number, known.raw, attributes)
 
     def forget(self, number: int) -> None:
         self._clients.pop(number, None)
+        self._table.forget(number)
 
     # What the module has
 
@@ -219,11 +224,14 @@ class OwnDriver(Driver):
             if hook.asynchronous:
                 return lambda client, data: function(kind(clients.get(client), data))
 
+            async def queued(event: Event) -> None:
+                function(event)
+
             def one(client: int, data: Any) -> None:
                 function(kind(clients.get(client), data))
 
-            return one
-        if any(hook.asynchronous and not hook.mark.batch for hook in hooks):
+            return (lambda client, data: queued(kind(clients.get(client), data))) if self._queues else one
+        if self._queues and not all(hook.mark.batch for hook in hooks):
             return lambda client, data: self._tell_waiting(hooks, kind(clients.get(client), data))
 
         def several(client: int, data: Any) -> None:
@@ -314,15 +322,17 @@ class OwnDriver(Driver):
         if len(hooks) == 1 and not told:
             hook = hooks[0]
             function = hook.function
-            if hook.asynchronous:
+            if self._queues:
 
-                async def ask(client: int, data: Any) -> Any:
+                async def ask(event: Event, data: Any) -> Any:
                     try:
-                        return interpret(await function(kind(clients.get(client), data)), data)
+                        result = function(event)
+                        return interpret(await result if hook.asynchronous else result, data)
                     except WrongAnswer as error:
                         return (FAILED, f"{hook.name} {error}")
 
-                return ask
+                # The event is made now: when the coroutine begins, the broker may have described the client anew.
+                return lambda client, data: ask(kind(clients.get(client), data), data)
 
             def decide(client: int, data: Any) -> Any:
                 try:
@@ -331,15 +341,14 @@ class OwnDriver(Driver):
                     return (FAILED, f"{hook.name} {error}")
 
             return decide
-        if any(hook.asynchronous for hook in hooks) or any(hook.asynchronous and not hook.mark.batch for hook in told):
-            return lambda client, data: self._chain_waiting(point, hooks, told, client, data)
-        return lambda client, data: self._chain(point, hooks, told, client, data)
+        if self._queues:
+            return lambda client, data: self._chain_waiting(point, hooks, told, clients.get(client), data)
+        return lambda client, data: self._chain(point, hooks, told, clients.get(client), data)
 
-    def _chain(self, point: str, hooks: list[Hook], told: list[Hook], client: int, data: Any) -> Any:
+    def _chain(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
         """Every hook sees what those before it have changed; the first that ends the chain ends it for all."""
         interpret = INTERPRETERS[point]
         kind = OF_POINT[point]
-        who = self._clients.get(client)
         merged: dict[str, Any] = {}
         for hook in hooks:
             event = kind(who, data)
@@ -356,10 +365,9 @@ class OwnDriver(Driver):
         self._tell(told, kind(who, data))
         return (GO_ON, merged) if merged else None
 
-    async def _chain_waiting(self, point: str, hooks: list[Hook], told: list[Hook], client: int, data: Any) -> Any:
+    async def _chain_waiting(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
         interpret = INTERPRETERS[point]
         kind = OF_POINT[point]
-        who = self._clients.get(client)
         merged: dict[str, Any] = {}
         for hook in hooks:
             event = kind(who, data)

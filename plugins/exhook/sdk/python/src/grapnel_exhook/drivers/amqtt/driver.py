@@ -11,6 +11,7 @@ import warnings
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
+from ..._clients import Clients
 from ..._driver import STOP, Answer, Driver, Handler, LoadError
 
 ALLOW = (STOP, {"allow": True})
@@ -28,8 +29,7 @@ class AmqttDriver(Driver):
     def __init__(self, setup: dict[str, Any]) -> None:
         super().__init__()
         self._setup = setup
-        self._raw: dict[int, dict[str, Any]] = {}
-        self._sessions: dict[int, Any] = {}
+        self._clients = Clients()
         self._aliases: dict[tuple[int, str], Any] = {}
         self._handlers: dict[str, Handler] = {}
         self._hooks: dict[str, dict[str, Any]] = {}
@@ -84,19 +84,12 @@ class AmqttDriver(Driver):
         return self._handlers
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
-        self._raw[number] = client
-        session = self._sessions.get(number)
-        if session is None:
-            return
-        if "clean_start" in client and session.is_connected:
-            # Somebody with the same identifier wants to come in; it is not this client yet.
-            del self._sessions[number]
-        else:
-            session.describe(client)
+        known = self._clients.describe(number, client)
+        if known.thing is not None:
+            known.thing.describe(client)
 
     def forget(self, number: int) -> None:
-        self._raw.pop(number, None)
-        self._sessions.pop(number, None)
+        self._clients.forget(number)
         if self._aliases:
             for way in ("received", "sent"):
                 self._aliases.pop((number, way), None)
@@ -162,19 +155,21 @@ class AmqttDriver(Driver):
                 self.complain(method.name, error)
 
     def _session(self, number: int) -> Any:
-        session = self._sessions.get(number)
-        if session is None and number:
+        """The session of a client; None where there is none, as for a packet before CONNECT."""
+        known = self._clients.get(number)
+        if known is None or not known.raw.get("client_id"):
+            return None
+        if known.thing is None:
             from .sessions import ClientSession
 
-            raw = self._raw.get(number, {})
-            entering = "clean_start" in raw
-            known = None if entering else self._broker.session(raw.get("client_id"))
-            session = self._sessions[number] = known or ClientSession()
-            session.describe(raw)
-            if not entering and known is None and session.client_id:
+            entering = "clean_start" in known.raw
+            before = None if entering else self._broker.session(known.raw["client_id"])
+            known.thing = before or ClientSession()
+            known.thing.describe(known.raw)
+            if not entering and before is None:
                 # It was there before this worker.
-                self._broker.connected(session)
-        return session
+                self._broker.connected(known.thing)
+        return known.thing
 
     # Life
 
@@ -231,7 +226,7 @@ class AmqttDriver(Driver):
 
             def about_to_go(client: int, data: Any) -> Any:
                 session = self._session(client)
-                if session is None or not session.client_id:
+                if session is None:
                     # Not a client's: aMQTT does not tell of what it publishes itself.
                     return None
                 return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)})
@@ -282,9 +277,9 @@ class AmqttDriver(Driver):
         from .packets import Aliases, decode
 
         aliases = self._aliases.get((client, way))
-        if aliases is None:
+        if aliases is None or data[0] >> 4 == 1:
             aliases = self._aliases[client, way] = Aliases()
-        version = self._raw.get(client, {}).get("version") or _version_of(data)
+        version = self._clients.raw(client).get("version") or _version_of(data)
         return decode(data, version, aliases)
 
     def _packet_in(self, received: list[Any], published: list[Any], client: int, data: Any) -> Any:
@@ -320,29 +315,30 @@ class AmqttDriver(Driver):
             self._on("client.authorize", self._asking_about_topic(filters), answers=True, deliver=True)
 
     def _asking_about_login(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
-        async def authenticate(client: int, data: Any) -> Any:
-            arguments = {"session": self._session(client)}
+        async def authenticate(session: Any) -> Any:
+            arguments = {"session": session}
             answers = [await method.call(**method.wants(arguments)) for method in methods]
             # Without one that says yes nobody gets in, also where all have no opinion.
             said = [answer for answer in answers if answer is not None]
             return ALLOW if said and all(said) else DENY
 
-        return authenticate
+        # The session is taken now: when the coroutine begins, the client may have gone.
+        return lambda client, data: authenticate(self._session(client))
 
     def _asking_about_topic(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         from amqtt.contexts import Action
 
         actions = {1: Action.PUBLISH, 2: Action.SUBSCRIBE, 3: Action.PUBLISH, 4: Action.RECEIVE}
 
-        async def topic_filtering(client: int, data: Any) -> Any:
-            arguments = {"session": self._session(client), "topic": data[1], "action": actions[data[0]]}
+        async def topic_filtering(session: Any, data: Any) -> Any:
+            arguments = {"session": session, "topic": data[1], "action": actions[data[0]]}
             answers = [await method.call(**method.wants(arguments)) for method in methods]
             said = [answer for answer in answers if answer is not None]
             if not said:
                 return None
             return ALLOW if all(said) else DENY
 
-        return topic_filtering
+        return lambda client, data: topic_filtering(self._session(client), data)
 
 
 _PUBLISH = 3

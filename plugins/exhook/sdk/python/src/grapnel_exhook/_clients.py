@@ -1,0 +1,63 @@
+"""What the broker has said of clients. Each driver keeps one table.
+
+A number stands for a client identifier, and several connections may want to be that client at once: one that is in, and one that
+tries to come in with a wrong password. What is said of one of them must not be taken for the other's, so the table tells them
+apart by where they come from.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+# Connections of one client identifier that are told apart; the one described first is forgotten for one more.
+_PEERS_MAX = 8
+
+
+class Known:
+    """One connection: what the broker said of it, and what the driver has made of that."""
+
+    __slots__ = ("raw", "thing")
+
+    def __init__(self, raw: dict[str, Any], thing: Any) -> None:
+        self.raw = raw
+        self.thing = thing
+
+
+class Clients:
+    """The clients that the broker has described, by number."""
+
+    def __init__(self) -> None:
+        self._now: dict[int, Known] = {}
+        self._peers: dict[int, dict[tuple[Any, Any], Known]] = {}
+
+    def describe(self, number: int, now: dict[str, Any]) -> Known:
+        """A client is described. What is not repeated still holds of the same connection, but for the password."""
+        peers = self._peers.setdefault(number, {})
+        if "peer_host" not in now and peers:
+            peer = next(reversed(peers))
+        else:
+            peer = (now.get("peer_host"), now.get("peer_port"))
+        before = peers.pop(peer, None)
+        raw = now
+        if before is not None:
+            raw = {**before.raw, **now}
+            if "password" not in now:
+                raw.pop("password", None)
+        elif len(peers) >= _PEERS_MAX:
+            del peers[next(iter(peers))]
+        known = peers[peer] = self._now[number] = Known(raw, None if before is None else before.thing)
+        return known
+
+    def get(self, number: int) -> Known | None:
+        """The connection that was described last."""
+        return self._now.get(number)
+
+    def raw(self, number: int) -> dict[str, Any]:
+        """What was said of it; nothing of one that is not known."""
+        known = self._now.get(number)
+        return {} if known is None else known.raw
+
+    def forget(self, number: int) -> None:
+        """It will not be named again."""
+        self._now.pop(number, None)
+        self._peers.pop(number, None)
