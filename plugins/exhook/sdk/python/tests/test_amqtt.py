@@ -286,6 +286,52 @@ def test_a_session_is_the_same_object_from_login_to_farewell(amqtt: Any) -> None
     assert recorded(broker) == [({"role": "secret"}, True, "secret", True)] * 2
 
 
+def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) -> None:
+    from fake_broker import client
+
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin
+        class A(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                return session.password == "right"
+            async def on_mqtt_packet_received(self, *, packet, session=None):
+                if type(packet).__name__ == "ConnectPacket":
+                    print(repr(("connect", session)))
+            async def on_mqtt_packet_sent(self, *, packet, session):
+                print(repr(("sent", session.username, session.transitions.state)))
+            async def on_broker_message_broadcast(self, *, client_id, message):
+                print(repr(("in", [(s.username, s.password, s.keep_alive) for s in self.context.sessions])))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.A": {}}})
+    connect = packet(1, b"\0\4MQTT\4\2\0\x3c\0\2c1")
+    connack = b"\x20\x02\x00\x05"
+    keys = ("client_id", "username", "peer_host", "peer_port", "version")
+
+    def comes(number: int, who: dict, in_or_out: bool) -> None:
+        """As the broker tells of it: the packet, the question, and what is sent."""
+        short = {key: who[key] for key in keys}
+        broker.calls([[0, -1, number, short], [0, POINTS["packet.received"], number, [1, connect]], [0, -1, number, who]])
+        code, value = broker.ask("client.authenticate", number, [0, None, None])
+        assert (code, value) == (1, {"allow": in_or_out})
+        broker.calls([[0, -1, number, short]])
+        broker.tell("packet.sent", number, [2, connack])
+        if in_or_out:
+            broker.tell("client.connected", number, [])
+
+    right = client("c1", username="ann", password=b"right", peer_port=1, keep_alive_s=7, version=4)
+    wrong = client("c1", username="admin", password=b"wrong", peer_port=2, keep_alive_s=9, version=4)
+    comes(1, wrong, False)
+    broker.calls([[0, -2, 1, None]])
+    comes(2, right, True)
+    broker.tell("message.publish", 2, message())
+    comes(2, wrong, False)
+    broker.calls([[0, -1, 2, {key: right[key] for key in keys}]])
+    broker.tell("message.publish", 2, message())
+    ann = ("in", [("ann", "right", 7)])
+    refused = [("connect", None), ("sent", "admin", "new")]
+    assert recorded(broker) == [*refused, ("connect", None), ("sent", "ann", "new"), ann, *refused, ann]
+
+
 # Context
 
 CONTEXT = """

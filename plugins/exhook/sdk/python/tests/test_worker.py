@@ -488,6 +488,21 @@ def test_commands_from_hooks_tasks_and_threads(start: Start) -> None:
         assert command in commands
 
 
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_commands_of_a_thread_go_out_while_nothing_happens(start: Start, kind: str) -> None:
+    source = f"""
+        import threading
+        from grapnel_exhook import on, broker
+        @on.client_connected
+        {kind} connected(event):
+            threading.Timer(0.1, broker.kick, ("c1",)).start()
+    """
+    broker = start(source)
+    broker.describe()
+    broker.tell("client.connected", 1, [])
+    broker.until(lambda: broker.commands == [["kick", "c1", 0x98]], wait_s=5)
+
+
 def test_commands_that_cannot_be_meant_raise_where_they_are_given(start: Start) -> None:
     source = """
         from grapnel_exhook import on, broker

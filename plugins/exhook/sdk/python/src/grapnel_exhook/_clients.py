@@ -22,6 +22,11 @@ class Known:
         self.raw = raw
         self.thing = thing
 
+    @property
+    def came_in(self) -> bool:
+        """Whether the broker has said what only CONNECT has, so that the driver has seen it come in."""
+        return "clean_start" in self.raw
+
 
 class Clients:
     """The clients that the broker has described, by number."""

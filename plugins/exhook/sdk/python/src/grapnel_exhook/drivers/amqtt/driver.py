@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import warnings
-from collections.abc import Awaitable, Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from ..._clients import Clients
@@ -33,6 +33,7 @@ class AmqttDriver(Driver):
         self._aliases: dict[tuple[int, str], Any] = {}
         self._handlers: dict[str, Handler] = {}
         self._hooks: dict[str, dict[str, Any]] = {}
+        self._called: dict[str, str] = {}
         self._has_started = False
         self._is_stopping = False
         self._manager: Any = None
@@ -85,7 +86,12 @@ class AmqttDriver(Driver):
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
         known = self._clients.describe(number, client)
-        if known.thing is not None:
+        if known.thing is None:
+            return
+        if "clean_start" in client and not known.thing.came_in:
+            # Somebody comes in, and is not yet the one whose session has this identifier.
+            known.thing = None
+        else:
             known.thing.describe(client)
 
     def forget(self, number: int) -> None:
@@ -118,22 +124,26 @@ class AmqttDriver(Driver):
         self._mount_life()
         connected, gone = self._methods("broker_client_connected"), self._methods("broker_client_disconnected")
         if connected or gone or mirror:
-            self._on("client.connected", lambda client, data: self._connected(connected, client))
-            self._on("client.disconnected", lambda client, data: self._disconnected(gone, client))
+            self._on("client.connected", lambda client, data: self._connected(connected, client), connected)
+            self._on("client.disconnected", lambda client, data: self._disconnected(gone, client), gone)
         if mirror:
             self._on("session.terminated", self._ended)
             self._on("session.discarded", self._ended)
         subscribed = self._methods("broker_client_subscribed")
         if subscribed or mirror:
-            self._on("session.subscribed", lambda client, data: self._subscribed(subscribed, client, data))
+            self._on("session.subscribed", lambda client, data: self._subscribed(subscribed, client, data), subscribed)
         unsubscribed = self._methods("broker_client_unsubscribed")
         if unsubscribed or mirror:
-            self._on("session.unsubscribed", lambda client, data: self._unsubscribed(unsubscribed, client, data))
+            self._on("session.unsubscribed", lambda client, data: self._unsubscribed(unsubscribed, client, data), unsubscribed)
         self._mount_messages(mirror)
         self._mount_packets()
         self._mount_verdicts()
 
-    def _on(self, point: str, handler: Any, **more: Any) -> None:
+    def name_of(self, point: str) -> str:
+        return self._called.get(point, point)
+
+    def _on(self, point: str, handler: Any, methods: Sequence[Any] = (), **more: Any) -> None:
+        self._called[point] = ", ".join(method.name for method in methods) or point
         self._hooks[point] = {"point": point, "topics": [], "answers": False, **more}
         self._handlers[point] = handler
 
@@ -154,21 +164,23 @@ class AmqttDriver(Driver):
             except Exception as error:
                 self.complain(method.name, error)
 
-    def _session(self, number: int) -> Any:
-        """The session of a client; None where there is none, as for a packet before CONNECT."""
+    def _session(self, number: int, is_in: bool = True) -> Any:
+        """The session of a client; None where there is none. `is_in` where only a client that was let in can be meant."""
         known = self._clients.get(number)
         if known is None or not known.raw.get("client_id"):
             return None
         if known.thing is None:
-            from .sessions import ClientSession
+            from .sessions import Session
 
-            entering = "clean_start" in known.raw
-            before = None if entering else self._broker.session(known.raw["client_id"])
-            known.thing = before or ClientSession()
+            before = None if known.came_in else self._broker.session(known.raw["client_id"])
+            if before is not None and not is_in and not before.is_from(known.raw):
+                # Somebody who may not be let in, with the identifier of somebody who was.
+                before = None
+            known.thing = before or Session()
             known.thing.describe(known.raw)
-            if not entering and before is None:
-                # It was there before this worker.
-                self._broker.connected(known.thing)
+        if is_in and not known.came_in and self._broker.session(known.raw["client_id"]) is None:
+            # It was there before this worker.
+            self._broker.connected(known.thing)
         return known.thing
 
     # Life
@@ -231,10 +243,10 @@ class AmqttDriver(Driver):
                     return None
                 return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)})
 
-            self._on("message.publish", about_to_go)
+            self._on("message.publish", about_to_go, broadcast)
         retained = self._methods("broker_retained_message")
         if retained or mirror:
-            self._on("message.retained", lambda client, data: self._retained(retained, client, data))
+            self._on("message.retained", lambda client, data: self._retained(retained, client, data), retained)
 
     def _retained(self, methods: list[Any], client: int, data: Any) -> Any:
         from amqtt.broker import RetainedApplicationMessage
@@ -268,10 +280,11 @@ class AmqttDriver(Driver):
         received, published = self._methods("mqtt_packet_received"), self._methods("broker_message_received")
         if received or published:
             types = {} if received else {"types": [3]}
-            self._on("packet.received", lambda client, data: self._packet_in(received, published, client, data), **types)
+            methods = [*received, *published]
+            self._on("packet.received", lambda client, data: self._packet_in(received, published, client, data), methods, **types)
         sent = self._methods("mqtt_packet_sent")
         if sent:
-            self._on("packet.sent", lambda client, data: self._packet_out(sent, client, data))
+            self._on("packet.sent", lambda client, data: self._packet_out(sent, client, data), sent)
 
     def _decode(self, way: str, client: int, data: bytes) -> Any:
         from .packets import Aliases, decode
@@ -289,7 +302,8 @@ class AmqttDriver(Driver):
         packet = self._decode("received", client, raw)
         if packet is None:
             return None
-        session = self._session(client)
+        # aMQTT has no session yet when it tells of CONNECT.
+        session = self._session(client, is_in=False) if kind != _CONNECT else None
         calls = [method.call(**method.wants({"packet": packet, "session": session})) for method in received]
         if kind == _PUBLISH and published:
             from .sessions import Incoming
@@ -302,17 +316,17 @@ class AmqttDriver(Driver):
 
     def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
         packet = self._decode("sent", client, data[1])
-        return None if packet is None else self._tell(sent, {"packet": packet, "session": self._session(client)})
+        return None if packet is None else self._tell(sent, {"packet": packet, "session": self._session(client, is_in=False)})
 
     # Verdicts
 
     def _mount_verdicts(self) -> None:
         authenticators = self._manager.authenticators
         if authenticators:
-            self._on("client.authenticate", self._asking_about_login(authenticators), answers=True)
+            self._on("client.authenticate", self._asking_about_login(authenticators), authenticators, answers=True)
         filters = self._manager.filters
         if filters:
-            self._on("client.authorize", self._asking_about_topic(filters), answers=True, deliver=True)
+            self._on("client.authorize", self._asking_about_topic(filters), filters, answers=True, deliver=True)
 
     def _asking_about_login(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         async def authenticate(session: Any) -> Any:
@@ -323,7 +337,7 @@ class AmqttDriver(Driver):
             return ALLOW if said and all(said) else DENY
 
         # The session is taken now: when the coroutine begins, the client may have gone.
-        return lambda client, data: authenticate(self._session(client))
+        return lambda client, data: authenticate(self._session(client, is_in=False))
 
     def _asking_about_topic(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         from amqtt.contexts import Action
@@ -341,6 +355,7 @@ class AmqttDriver(Driver):
         return lambda client, data: topic_filtering(self._session(client), data)
 
 
+_CONNECT = 1
 _PUBLISH = 3
 _CLEARED = 2
 _EXPIRED = 3

@@ -9,14 +9,15 @@ import time
 from typing import Any
 
 from amqtt.mqtt.publish import PublishPacket
-from amqtt.session import IncomingApplicationMessage, Session
+from amqtt.session import IncomingApplicationMessage
+from amqtt.session import Session as AmqttSession
 
 
 def _text(value: Any) -> str | None:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
-class ClientSession(Session):
+class Session(AmqttSession):
     """A session of the broker's, in this worker."""
 
     _machine: Any = None
@@ -37,6 +38,15 @@ class ClientSession(Session):
     @transitions.setter
     def transitions(self, machine: Any) -> None:
         self._machine = machine
+
+    @property
+    def came_in(self) -> bool:
+        """Whether this worker has seen its CONNECT."""
+        return self.clean_session is not None
+
+    def is_from(self, raw: dict[str, Any]) -> bool:
+        """Whether a description is of the same connection."""
+        return (self.remote_address, self.remote_port) == (raw.get("peer_host"), raw.get("peer_port"))
 
     @property
     def is_connected(self) -> bool:

@@ -14,7 +14,7 @@ from typing import Any
 from amqtt.broker import RetainedApplicationMessage
 
 from ... import broker as commands
-from .sessions import ClientSession
+from .sessions import Session
 
 logger = logging.getLogger("grapnel_exhook.amqtt")
 # Payloads of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
@@ -65,14 +65,14 @@ class StandIn:
         self.logger = logger
         self.plugins_manager: Any = None
         self._retained = retained
-        self._sessions: dict[str, tuple[ClientSession, Any]] = {}
+        self._sessions: dict[str, tuple[Session, Any]] = {}
         self._filters: dict[str, dict[str, int]] = {}
         self._retained_messages = RetainedTable()
 
     # What BrokerContext calls
 
     @property
-    def sessions(self) -> dict[str, tuple[ClientSession, Any]]:
+    def sessions(self) -> dict[str, tuple[Session, Any]]:
         """Sessions by client identifier; aMQTT has the connection's handler beside each, here there is none."""
         return self._sessions
 
@@ -82,9 +82,9 @@ class StandIn:
         return self._retained_messages
 
     @property
-    def subscriptions(self) -> dict[str, list[tuple[ClientSession, int]]]:
+    def subscriptions(self) -> dict[str, list[tuple[Session, int]]]:
         """Subscriptions by filter, made anew each time."""
-        table: dict[str, list[tuple[ClientSession, int]]] = {}
+        table: dict[str, list[tuple[Session, int]]] = {}
         for client_id, filters in self._filters.items():
             known = self._sessions.get(client_id)
             if known is not None:
@@ -117,9 +117,9 @@ class StandIn:
                 cleared.data = b""
                 await self._retained(cleared)
 
-    def create_offline_session(self, client_id: str) -> tuple[Any, ClientSession]:
+    def create_offline_session(self, client_id: str) -> tuple[Any, Session]:
         """A session that no client has."""
-        session = ClientSession()
+        session = Session()
         session.client_id = client_id
         session.become("disconnected")
         return None, session
@@ -133,11 +133,11 @@ class StandIn:
 
     # What the driver tells
 
-    def session(self, client_id: str | None) -> ClientSession | None:
+    def session(self, client_id: str | None) -> Session | None:
         """The session of a client, if there is one."""
         return self._sessions.get(client_id or "", (None, None))[0]
 
-    def connected(self, session: ClientSession) -> None:
+    def connected(self, session: Session) -> None:
         """A client is in. What plugins have kept at its session goes over."""
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
@@ -148,7 +148,7 @@ class StandIn:
         session.become("connected")
         self._sessions[client_id] = (session, None)
 
-    def ended(self, session: ClientSession) -> None:
+    def ended(self, session: Session) -> None:
         """A session is no more."""
         known = self._sessions.get(session.client_id or "")
         if known is not None and (known[0] is session or not known[0].is_connected):
