@@ -320,16 +320,18 @@ def test_two_who_want_to_be_one_client_are_judged_by_their_own_passwords(start: 
     frame = []
     for ident, who in enumerate([wrong, right, wrong, right], 1):
         frame += [[0, -1, 1, who], [ident, at, 1, [0, None, None]]]
-    broker.calls([*frame, [0, -2, 1, None]])
+    broker.calls([*frame, [0, -1, 1, wrong], [0, -2, 1, None]])
     broker.until(lambda: len(broker.answers) == 4)
     assert [broker.answers[n][1]["allow"] for n in (1, 2, 3, 4)] == [False, True, False, True]
     # What is said of one while the other is tried is not taken for the other's.
     broker.calls([[0, -1, 2, right], [5, at, 2, [0, None, None]], [0, -1, 2, wrong], [6, at, 2, [0, None, None]]])
     broker.until(lambda: {5, 6} <= set(broker.answers))
     if "client.connected" in broker.hooks:
+        # The one that was in is described when it goes, and the number is forgotten with it.
+        broker.calls([[0, -1, 2, wrong], [0, -2, 2, None]])
         short = {key: right[key] for key in ("client_id", "username", "peer_host", "peer_port", "version")}
-        broker.calls([[0, -1, 2, short]])
-        broker.tell("client.connected", 2, [])
+        broker.calls([[0, -1, 3, short]])
+        broker.tell("client.connected", 3, [])
     assert "rror" not in broker.lines()
 
 

@@ -2,7 +2,8 @@
 
 A number stands for a client identifier, and several connections may want to be that client at once: one that is in, and one that
 tries to come in with a wrong password. What is said of one of them must not be taken for the other's, so the table tells them
-apart by where they come from.
+apart by where they come from. Where one takes the identifier over from the other, the broker forgets the number with the other,
+and what was said of the one while it came in is found again under its next number.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 
 # Connections of one client identifier that are told apart; the one described first is forgotten for one more.
 _PEERS_MAX = 8
+# Connections that wait for another number; the oldest is forgotten for one more.
+_WAITING_MAX = 1024
 
 
 class Known:
@@ -34,6 +37,7 @@ class Clients:
     def __init__(self) -> None:
         self._now: dict[int, Known] = {}
         self._peers: dict[int, dict[tuple[Any, Any], Known]] = {}
+        self._waiting: dict[tuple[Any, ...], Known] = {}
 
     def describe(self, number: int, now: dict[str, Any]) -> Known:
         """A client is described. What is not repeated still holds of the same connection, but for the password."""
@@ -43,6 +47,8 @@ class Clients:
         else:
             peer = (now.get("peer_host"), now.get("peer_port"))
         before = peers.pop(peer, None)
+        if before is None and self._waiting:
+            before = self._waiting.pop((now.get("client_id"), *peer), None)
         raw = now
         if before is not None:
             raw = {**before.raw, **now}
@@ -64,5 +70,12 @@ class Clients:
 
     def forget(self, number: int) -> None:
         """It will not be named again."""
-        self._now.pop(number, None)
-        self._peers.pop(number, None)
+        gone = self._now.pop(number, None)
+        for peer, known in self._peers.pop(number, {}).items():
+            if known is gone:
+                continue
+            # Another dict: events that were not handled yet still show the password.
+            known.raw = {key: value for key, value in known.raw.items() if key != "password"}
+            self._waiting[(known.raw.get("client_id"), *peer)] = known
+            if len(self._waiting) > _WAITING_MAX:
+                del self._waiting[next(iter(self._waiting))]
