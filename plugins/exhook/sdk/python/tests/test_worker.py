@@ -90,6 +90,7 @@ def test_an_answer_that_cannot_be_packed_fails_alone(start: Start) -> None:
         ({"init_module": "nowhere"}, ECHO, "no module nowhere"),
         ({"path": ["/does/not/exist"]}, ECHO, "/does/not/exist does not exist"),
         ({"protocol": 2}, ECHO, "protocol 2"),
+        ({"init_module": "socket"}, ECHO, "init_module socket has the name of a module that Python has loaded itself"),
         ({"driver": "python2"}, ECHO, "python2"),
         ({"points": {"client.connect": 0}}, ECHO, "no hook point message.publish"),
         ({}, "import does_not_exist_either\n", "ModuleNotFoundError: No module named 'does_not_exist_either'"),

@@ -40,6 +40,9 @@ def import_user_module(entries: list[str], name: str | None) -> ModuleType:
         if len(files) != 1:
             raise LoadError("init_module is missing; name the module that has the hooks")
         name = files[0].stem
+    known = sys.modules.get(name)
+    if known is not None and not _is_in(known, entries):
+        raise LoadError(f"init_module {name} has the name of a module that Python has loaded itself; give the file another")
     try:
         return importlib.import_module(name)
     except ModuleNotFoundError as error:
@@ -49,6 +52,12 @@ def import_user_module(entries: list[str], name: str | None) -> ModuleType:
         stems = [Path(entry).stem for entry in entries if str(entry).endswith(".py")]
         remedy = f'set init_module = "{stems[0]}"' if stems else "set path to its folder"
         raise LoadError(f"no module {name} (init_module) in {looked}; {remedy}") from error
+
+
+def _is_in(module: ModuleType, entries: list[str]) -> bool:
+    file = getattr(module, "__file__", None)
+    folders = [path if path.is_dir() else path.parent for path in (Path(part) for e in entries for part in str(e).split(":"))]
+    return file is not None and any(folder.resolve() in Path(file).resolve().parents for folder in folders)
 
 
 def tail(error: BaseException) -> str:
