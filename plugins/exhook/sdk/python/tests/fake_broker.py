@@ -67,6 +67,8 @@ class FakeBroker:
             "node": "grapnel@test", "version": "0.1.0", "points": POINTS, **setup,
         }  # fmt: skip
         ours, theirs = socket.socketpair()
+        # A worker that does not read must fail the test, not hang it.
+        ours.settimeout(WAIT_S)
         self.socket = ours
         self.output = tmp_path / "output.txt"
         environment = dict(os.environ, GRAPNEL_WORKER_FD=str(theirs.fileno()), PYTHONUNBUFFERED="")

@@ -266,6 +266,7 @@ def test_classes_have_an_instance_setup_and_close(start: Start) -> None:
     broker.tell("client.disconnected", 1, [0, ""])
     broker.tell("session.created", 1, [False, 0, None, None])
     broker.stop()
+    assert broker.lines() == ""
     who = ("me", "shop/2", 2, 3, "grapnel@test")
     assert recorded(broker) == [("Mine", 1, who), ("Mine", 2, who), ("gone", 7), ("created",), ("closed", 2)]
 
@@ -397,6 +398,19 @@ def test_the_first_verdict_that_is_last_ends_the_chain(start: Start) -> None:
     assert recorded(broker) == []
     assert broker.ask("client.authorize", 1, [1, "x", 0, False, 0]) == (0, {"allow": True})
     assert broker.hooks["client.authorize"]["deliver"] is False
+
+
+def test_a_verdict_that_ends_the_chain_keeps_what_those_before_it_added(start: Start) -> None:
+    source = """
+        from grapnel_exhook import *
+        @on.client_authenticate
+        def first(event): return Allow(superuser=True, last=False)
+        @on.client_authenticate
+        def second(event): return True
+    """
+    broker = start(source)
+    broker.describe()
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True, "superuser": True})
 
 
 def test_deliveries_are_only_asked_where_a_hook_wants_them(start: Start) -> None:

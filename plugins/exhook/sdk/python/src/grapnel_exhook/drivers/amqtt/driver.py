@@ -86,12 +86,7 @@ class AmqttDriver(Driver):
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
         known = self._clients.describe(number, client)
-        if known.thing is None:
-            return
-        if "clean_start" in client and not known.thing.came_in:
-            # Somebody comes in, and is not yet the one whose session has this identifier.
-            known.thing = None
-        else:
+        if known.thing is not None:
             known.thing.describe(client)
 
     def forget(self, number: int) -> None:

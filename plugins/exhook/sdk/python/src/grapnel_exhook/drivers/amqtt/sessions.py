@@ -39,11 +39,6 @@ class Session(AmqttSession):
     def transitions(self, machine: Any) -> None:
         self._machine = machine
 
-    @property
-    def came_in(self) -> bool:
-        """Whether this worker has seen its CONNECT."""
-        return self.clean_session is not None
-
     def is_from(self, raw: dict[str, Any]) -> bool:
         """Whether a description is of the same connection."""
         return (self.remote_address, self.remote_port) == (raw.get("peer_host"), raw.get("peer_port"))
