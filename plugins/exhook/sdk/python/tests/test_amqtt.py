@@ -324,6 +324,9 @@ def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) 
     broker.calls([[0, -2, 1, None]])
     comes(2, right, True)
     broker.tell("message.publish", 2, message())
+    # Nor is somebody in to whom only a packet was sent.
+    broker.calls([[0, -1, 9, {**{key: wrong[key] for key in keys}, "client_id": "c9"}]])
+    broker.tell("packet.sent", 9, [2, connack])
     # What is sent to the other one before its CONNECT has been told of is not taken for this one's.
     broker.calls([[0, -1, 2, {key: wrong[key] for key in keys}]])
     broker.tell("packet.sent", 2, [2, connack])
@@ -332,7 +335,7 @@ def test_who_is_not_let_in_gets_no_session_and_changes_nobody_elses(amqtt: Any) 
     broker.tell("message.publish", 2, message())
     ann = ("in", [("ann", "right", 7)])
     refused = [("connect", None), ("sent", "admin", "new")]
-    assert recorded(broker) == [*refused, ("connect", None), ("sent", "ann", "new"), ann, refused[1], *refused, ann]
+    assert recorded(broker) == [*refused, ("connect", None), ("sent", "ann", "new"), ann, refused[1], refused[1], *refused, ann]
 
 
 # Context

@@ -287,6 +287,22 @@ def test_topics_as_opts_and_as_the_sdk_passes_them(start: Start) -> None:
     }  # fmt: skip
 
 
+def test_what_a_hook_does_to_its_records_stays_with_it(start: Start) -> None:
+    source = """
+        def spoil(clientinfo, kind, topic, result, state):
+            clientinfo.clear()
+        def show(clientinfo, kind, topic, result, state):
+            print(repr((len(clientinfo),)))
+        def init():
+            return 0, ([("client_check_acl", __name__, "spoil"), ("client_check_acl", __name__, "show")], ())
+    """
+    broker = start(source)
+    broker.describe()
+    for _ in range(2):
+        broker.ask("client.authorize", 1, [1, "t", 0, False, 0])
+    assert recorded(broker) == [(10,), (10,)]
+
+
 def test_several_functions_of_a_hook_run_in_order(start: Start) -> None:
     source = """
         def first(message, state):
