@@ -1,6 +1,8 @@
 //! What the tests of exhook's adapters share: a broker whose workers find the SDK, and the calls that hooks of `tests/exhook`
 //! print, one JSON line each, as they come in the broker's log. It knows no adapter.
 
+#![allow(dead_code, reason = "not every test file needs all of it")]
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

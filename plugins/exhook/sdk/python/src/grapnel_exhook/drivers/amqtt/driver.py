@@ -118,6 +118,9 @@ class AmqttDriver(Driver):
         mirror = self._settings.mirror
         self._mount_life()
         connected, gone = self._methods("broker_client_connected"), self._methods("broker_client_disconnected")
+        if mirror and not self._manager.authenticators:
+            # Nothing is to be done; but a client is described whole only where it comes in, and its session shows that.
+            self._on("client.connect", lambda client, data: None)
         if connected or gone or mirror:
             self._on("client.connected", lambda client, data: self._connected(connected, client), connected)
             self._on("client.disconnected", lambda client, data: self._disconnected(gone, client), gone)

@@ -1,0 +1,526 @@
+//! Plugins of aMQTT through exhook on a live broker: each event with its arguments, what they say about logins and topics, what
+//! they do by their context, and the plugins that the real package brings along. Expected is what aMQTT documents.
+
+#![allow(clippy::unwrap_used)]
+
+mod exhook_common;
+
+use std::time::{Duration, Instant};
+
+use exhook_common::{Calls, broker, folder, load};
+use grapnel_tests::client::Event;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version, Will, scenario};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// What stands in aMQTT's files and has no meaning here.
+const LISTENERS: &str =
+    "listeners:\n  default:\n    type: tcp\n    bind: 0.0.0.0:1883\n    max_connections: 10\n";
+
+/// aMQTT's own file, and the settings that name it.
+fn settings(yaml: &str, more: &[&str]) -> (TempDir, Vec<String>) {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("amqtt.yaml");
+    std::fs::write(&file, format!("{LISTENERS}{yaml}")).unwrap();
+    let mut settings = vec![
+        "driver=amqtt".to_owned(),
+        format!("path=\"{}\"", folder().display()),
+        format!("config=\"{}\"", file.display()),
+    ];
+    settings.extend(more.iter().map(|setting| (*setting).to_owned()));
+    (home, settings)
+}
+
+/// Loads the plugins of aMQTT's own file.
+#[track_caller]
+fn load_yaml(broker: &Broker, yaml: &str, more: &[&str]) -> TempDir {
+    let (home, settings) = settings(yaml, more);
+    load(broker, &settings);
+    home
+}
+
+fn unload(broker: &Broker) {
+    broker.ctl_ok(&["plugins", "unload", "exhook"]);
+}
+
+/// Keyword arguments as the hooks print them.
+fn keywords(pairs: &[(&str, Value)]) -> Value {
+    json!([{"dict": pairs.iter().map(|(name, value)| json!([name, value])).collect::<Vec<_>>()}])
+}
+
+fn packet(kind: &str) -> Value {
+    keywords(&[("packet", json!({"dict": [["packet", kind]]})), ("client", json!("c"))])
+}
+
+fn message(kind: &str, values: &Value) -> Value {
+    json!({"dict": [[kind, values]]})
+}
+
+fn bytes(value: &[u8]) -> Value {
+    json!({"bytes": value.iter().map(|byte| format!("{byte:02x}")).collect::<String>()})
+}
+
+/// The next calls are these, in whatever order where the documents name none.
+#[track_caller]
+fn step<const N: usize>(calls: &Calls<'_>, expected: [(&str, Value); N]) {
+    let mut came: Vec<(String, Value)> = (0..N).map(|_| calls.next()).collect();
+    for (hook, arguments) in expected {
+        let at = came.iter().position(|(called, with)| called == hook && *with == arguments);
+        let at = at.unwrap_or_else(|| panic!("{hook} with {arguments} is not among {came:#?}"));
+        came.remove(at);
+    }
+}
+
+scenario! {
+    /// Every event of the table, with all its arguments.
+    fn every_event_is_told(broker in broker(), version) {
+        let calls = Calls::of(broker);
+        let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
+        // Loaded later: both start events, at load.
+        let config = keywords(&[("greeting", json!("hello")), ("times", json!(3))]);
+        assert_eq!(calls.expect(["on_broker_pre_start", "on_broker_post_start"]), [config, keywords(&[])]);
+
+        let will = Will { qos: 1, retain: true, ..Will::new("will/t", "gone") };
+        let connect = Connect::new(version, "c").login("alice", "secret").keep_alive(77).will(will);
+        let mut client = Client::connect(broker, &connect);
+        let session = json!({"dict": [["Session", {"dict": [
+            ["client_id", "c"], ["username", "alice"], ["remote_address", "127.0.0.1"], ["clean_session", true],
+            ["keep_alive", 77], ["will_flag", true], ["will_topic", "will/t"], ["will_message", bytes(b"gone")],
+            ["will_qos", 1], ["will_retain", true],
+        ]}]]});
+        let whose = keywords(&[("client_id", json!("c")), ("client_session", session)]);
+        // CONNECT comes before there is a session.
+        let [connect] = calls.expect(["on_mqtt_packet_received"]);
+        assert_eq!(connect[0]["dict"][0], packet("ConnectPacket")[0]["dict"][0]);
+        step(&calls, [
+            ("on_mqtt_packet_sent", packet("ConnackPacket")),
+            ("on_broker_client_connected", whose.clone()),
+        ]);
+
+        client.subscribe("t/#", 1);
+        let subscribed = [("client_id", json!("c")), ("topic", json!("t/#")), ("qos", json!(1))];
+        step(&calls, [
+            ("on_mqtt_packet_received", packet("SubscribePacket")),
+            ("on_broker_client_subscribed", keywords(&subscribed)),
+            ("on_mqtt_packet_sent", packet("SubackPacket")),
+        ]);
+
+        assert_eq!(client.publish(&Publish::new("t/a", b"\xFF\x00").qos(1).retain()), 0);
+        assert_eq!(client.message().payload, b"\xFF\x00");
+        let about = message("ApplicationMessage", &json!(["t/a", bytes(b"\xFF\x00"), 1, true]));
+        let about = keywords(&[("client_id", json!("c")), ("message", about)]);
+        let kept = message("RetainedApplicationMessage", &json!(["t/a", bytes(b"\xFF\x00"), 1]));
+        step(&calls, [
+            ("on_mqtt_packet_received", packet("PublishPacket")),
+            ("on_broker_message_received", about.clone()),
+            ("on_broker_message_broadcast", about),
+            ("on_broker_retained_message", keywords(&[("client_id", Value::Null), ("retained_message", kept)])),
+            ("on_mqtt_packet_sent", packet("PubackPacket")),
+            ("on_mqtt_packet_sent", packet("PublishPacket")),
+            ("on_mqtt_packet_received", packet("PubackPacket")),
+        ]);
+
+        client.ping();
+        step(&calls, [
+            ("on_mqtt_packet_received", packet("PingReqPacket")),
+            ("on_mqtt_packet_sent", packet("PingRespPacket")),
+        ]);
+
+        client.unsubscribe(&["t/#"]);
+        step(&calls, [
+            ("on_mqtt_packet_received", packet("UnsubscribePacket")),
+            ("on_broker_client_unsubscribed", keywords(&[("client_id", json!("c")), ("topic", json!("t/#"))])),
+            ("on_mqtt_packet_sent", packet("UnsubackPacket")),
+        ]);
+
+        client.disconnect();
+        step(&calls, [
+            ("on_mqtt_packet_received", packet("DisconnectPacket")),
+            ("on_broker_client_disconnected", whose),
+        ]);
+
+        unload(broker);
+        let none = || keywords(&[]);
+        assert_eq!(
+            calls.expect(["on_broker_pre_shutdown", "on_broker_post_shutdown", "close"]),
+            [none(), none(), none()]
+        );
+    }
+}
+
+scenario! {
+    /// A method gets the arguments that it names, and no other.
+    fn methods_get_what_they_take(broker in broker(), version) {
+        let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Few: {}\n", &[]);
+        let calls = Calls::of(broker);
+        let mut client = Client::connect(broker, &Connect::new(version, "c").login("alice", ""));
+        client.subscribe("a", 0);
+        client.publish(&Publish::new("t", "x").qos(1));
+        client.unsubscribe(&["a"]);
+        client.disconnect();
+        let about = message("ApplicationMessage", &json!(["t", bytes(b"x"), 1, false]));
+        for (hook, arguments) in [
+            ("on_broker_client_connected", keywords(&[("client_id", json!("c"))])),
+            ("on_broker_client_subscribed", keywords(&[("topic", json!("a")), ("mine", json!("default"))])),
+            ("on_broker_message_received", keywords(&[("client_id", json!("c")), ("message", about.clone())])),
+            ("on_broker_message_broadcast", keywords(&[("message", about)])),
+            ("on_broker_client_unsubscribed", keywords(&[])),
+            ("on_broker_client_disconnected", keywords(&[("username", json!("alice"))])),
+        ] {
+            assert_eq!(calls.expect([hook]), [arguments], "{hook}");
+        }
+    }
+}
+
+/// The life of the broker itself.
+#[test]
+fn the_end_of_the_broker_is_told() {
+    let mut broker = broker().start();
+    let _home = load_yaml(&broker, "plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
+    broker.process().signal(rustix::process::Signal::TERM);
+    assert!(broker.wait().is_some_and(|status| status.success()));
+    let told = broker.process().lines(|line| {
+        let (_, call) = line.split_once(" CALL [\"on_broker_")?;
+        Some(call.split_once('"')?.0.to_owned())
+    });
+    assert_eq!(told, ["pre_start", "post_start", "pre_shutdown", "post_shutdown"]);
+    let closed = broker.process().lines(|line| line.contains("CALL [\"close\"").then_some(()));
+    assert_eq!(closed.len(), 1);
+}
+
+scenario! {
+    /// A login needs one plugin that says True and none that says False; None does not count.
+    fn logins_add_up(broker in broker(), version) {
+        let _home = load_yaml(broker, "plugins:\n  amqtt_spy.LoginA: {}\n  amqtt_spy.LoginB: {}\n", &[]);
+        let calls = Calls::of(broker);
+        let attempt = |connect: &Connect| Client::attempt(broker, connect).1.code;
+        for (answers, comes_in) in [
+            ("true-true", true), ("true-none", true), ("none-true", true),
+            ("none-none", false), ("true-false", false), ("false-true", false),
+            ("none-false", false), ("false-none", false), ("false-false", false), ("true-raise", false),
+        ] {
+            let code = attempt(&Connect::new(version, "c").login(answers, "p"));
+            let refused = if version.is_5() { code == 0x87 || code == 0x86 } else { code == 4 || code == 5 };
+            assert!(if comes_in { code == 0 } else { refused }, "{answers}: {code:#x}");
+            let asked = calls.expect(["authenticate"]);
+            assert_eq!(asked, [keywords(&[("client", json!("c")), ("password", json!("p"))])]);
+            calls.until("authenticate", |_| true);
+        }
+        assert!(attempt(&Connect::new(version, "c")) != 0, "nobody says True of a client without a name");
+    }
+}
+
+scenario! {
+    /// At subscribe, publish and receive one False denies, and None does not count, also where all say so.
+    fn topics_are_filtered(broker in broker(), version) {
+        let _home = load_yaml(broker, "plugins:\n  amqtt_spy.FilterA: {}\n  amqtt_spy.FilterB: {}\n", &[]);
+        let calls = Calls::of(broker);
+        let mut reader = Client::hello(broker, version, "reader");
+        let mut writer = Client::hello(broker, version, "writer");
+        for filter in ["publish/+", "receive/+", "end"] {
+            reader.subscribe(filter, 1);
+        }
+        let denied = if version.is_5() { 0x87 } else { 0x80 };
+        for (answers, allowed) in [
+            ("true-true", true), ("true-none", true), ("none-true", true), ("none-none", true),
+            ("true-false", false), ("false-true", false), ("none-false", false), ("false-none", false),
+            ("false-false", false), ("none-raise", false),
+        ] {
+            for action in ["publish", "receive"] {
+                let topic = format!("{action}/{answers}");
+                let code = writer.publish(&Publish::new(&topic, answers).qos(1));
+                let refused = version.is_5() && action == "publish" && !allowed;
+                assert_eq!(code, if refused { 0x87 } else { 0 }, "{topic}");
+                writer.publish(&Publish::new("end", "end").qos(1));
+                let came: Vec<_> = reader.messages_until("end").iter().map(Publish::text).collect();
+                assert_eq!(came, if allowed { vec![answers] } else { vec![] }, "{topic}");
+                let asked = keywords(&[
+                    ("client", json!(if action == "publish" { "writer" } else { "reader" })),
+                    ("topic", json!(topic)),
+                    ("action", json!(action)),
+                ]);
+                calls.until("topic_filtering", |arguments| *arguments == asked);
+            }
+            let topic = format!("subscribe/{answers}");
+            let codes = writer.subscribe_all(&Subscribe::to(&topic, 1));
+            assert_eq!(codes, [if allowed { 1 } else { denied }], "{topic}");
+        }
+    }
+}
+
+/// Whether the taboo of aMQTT's own plugin is kept.
+#[track_caller]
+fn is_taboo(broker: &Broker, version: Version, topic: &str) -> bool {
+    let mut client = Client::hello(broker, version, "c");
+    let denied = client.subscribe_all(&Subscribe::to(topic, 1)) != [1];
+    client.subscribe("#", 1);
+    client.publish(&Publish::new(topic, "x").qos(1));
+    client.publish(&Publish::new("end", "end").qos(1));
+    assert_eq!(client.messages_until("end").is_empty(), denied, "{topic}: as in SUBSCRIBE, so in PUBLISH");
+    denied
+}
+
+scenario! {
+    /// The older form of the file: plugins by their aliases, chosen and switched in `auth` and `topic-check`, which both spellings of
+    /// the switch do.
+    fn the_older_configuration_counts(broker in broker(), version) {
+        let auth = "auth:\n  plugins:\n    - auth_anonymous\n  allow-anonymous: true\nsys_interval: 0\n";
+        for (check, kept) in [
+            ("  enable: true\n  plugins:\n    - topic_taboo\n", true),
+            ("  enabled: true\n  plugins:\n    - topic_taboo\n", true),
+            ("  enable: false\n  plugins:\n    - topic_taboo\n", false),
+            ("  enabled: false\n  plugins:\n    - topic_taboo\n", false),
+            // Nobody of those that are there is asked.
+            ("  enabled: true\n  plugins: []\n", false),
+        ] {
+            let _home = load_yaml(broker, &format!("{auth}topic-check:\n{check}"), &[]);
+            assert_eq!(is_taboo(broker, version, "prohibited"), kept, "{check}");
+            assert!(!is_taboo(broker, version, "free"), "{check}");
+            unload(broker);
+        }
+        // Only those in the list are asked: auth_anonymous is not, and auth_file knows nobody.
+        let _home = load_yaml(broker, "auth:\n  plugins:\n    - auth_file\n  allow-anonymous: true\n", &[]);
+        assert!(Client::attempt(broker, &Connect::new(version, "c")).1.code != 0);
+    }
+}
+
+scenario! {
+    /// Entry points of a namespace of one's own, all of them or by alias.
+    fn plugins_are_found_by_entry_points(broker in broker()) {
+        let calls = Calls::of(broker);
+        for yaml in ["plugins:\n  - few\n", "auth:\n  plugins: []\n"] {
+            let (home, mut settings) = settings(yaml, &["options.plugin_namespace=\"mypackage.mymodule.plugins\""]);
+            let dist = home.path().join("mypackage-1.0.dist-info");
+            std::fs::create_dir(&dist).unwrap();
+            std::fs::write(dist.join("METADATA"), "Metadata-Version: 2.1\nName: mypackage\nVersion: 1.0\n").unwrap();
+            let points = "[mypackage.mymodule.plugins]\nfew = amqtt_spy:Few\n";
+            std::fs::write(dist.join("entry_points.txt"), points).unwrap();
+            settings[1] = format!("path=\"{}:{}\"", home.path().display(), folder().display());
+            load(broker, &settings);
+            Client::hello(broker, Version::V5, "c").disconnect();
+            calls.expect(["on_broker_client_connected", "on_broker_client_disconnected"]);
+            unload(broker);
+        }
+    }
+}
+
+scenario! {
+    /// What plugins do by their context happens, and what they see there is so.
+    fn the_context_takes_effect(broker in broker(), version) {
+        let _home = load_yaml(broker, "plugins:\n  amqtt_spy.Acts: {}\n", &[]);
+        let calls = Calls::of(broker);
+        let mut client = Client::connect(broker, &Connect::new(version, "c").login("alice", ""));
+        let mut other = Client::hello(broker, version, "other");
+        other.subscribe("from/#", 1);
+        client.publish(&Publish::new("do/broadcast", "").qos(1));
+        let came = other.message();
+        assert_eq!((came.topic.as_str(), &came.payload[..], came.qos), ("from/plugin", &b"\xFFhi"[..], 1));
+
+        // No subscription of its own asks for it.
+        client.publish(&Publish::new("do/subscribe", "").qos(1));
+        calls_look(&mut client, &calls, |look| look["subscriptions"] == json!([["added/#", "c", 1], ["from/#", "other", 1]]));
+        // A command takes its time; what is published once it is in force comes.
+        let asked = Instant::now();
+        let came = loop {
+            other.publish(&Publish::new("added/a", "x").qos(1));
+            match client.next(Duration::from_millis(50)) {
+                Event::Packet(Packet::Publish(came)) => break came,
+                other => assert!(asked.elapsed() < PATIENCE && other == Event::Silence, "{other:?}"),
+            }
+        };
+        client.acknowledge(&came);
+        assert_eq!((came.topic.as_str(), came.qos), ("added/a", 1));
+
+        client.publish(&Publish::new("do/retain", "kept").qos(1));
+        let look = calls_look(&mut client, &calls, |look| look["retained"] != json!([]));
+        assert_eq!(look, json!({
+            "sessions": ["c", "other"], "mine": "alice", "nobody": null,
+            "subscriptions": [["added/#", "c", 1], ["from/#", "other", 1]],
+            "retained": [["kept", bytes(b"kept")]]
+        }));
+        let mut late = Client::hello(broker, version, "late");
+        late.subscribe("kept", 1);
+        // It may come as it is stored; then it is there for the next.
+        assert_eq!(late.message().text(), "kept");
+        late.subscribe("kept", 1);
+        let came = late.message();
+        assert_eq!((came.text(), came.retain), ("kept".to_owned(), true));
+
+        // Without data it is forgotten; whoever listens is told so.
+        client.publish(&Publish::new("do/retain", "").qos(1));
+        assert_eq!(late.message().text(), "");
+        calls_look(&mut client, &calls, |look| look["retained"] == json!([]));
+        late.subscribe("kept", 1);
+        late.expect_no_message();
+
+        late.disconnect();
+        other.disconnect();
+        calls_look(&mut client, &calls, |look| look["sessions"] == json!(["c"]));
+    }
+}
+
+/// Has the plugin look at its context until what it sees is as `until` wants it: what another client has done may come later.
+#[track_caller]
+fn calls_look(client: &mut Client, calls: &Calls<'_>, until: impl Fn(&Value) -> bool) -> Value {
+    let asked = Instant::now();
+    loop {
+        client.publish(&Publish::new("do/look", "").qos(1));
+        let look = calls.until("look", |_| true);
+        let look: serde_json::Map<String, Value> = look[0]["dict"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|pair| (pair[0].as_str().unwrap().to_owned(), plain(&pair[1])))
+            .collect();
+        let look = Value::Object(look);
+        if until(&look) {
+            return look;
+        }
+        assert!(asked.elapsed() < PATIENCE, "{look}");
+    }
+}
+
+/// Tuples as lists.
+fn plain(value: &Value) -> Value {
+    match value {
+        Value::Array(items) => items.iter().map(plain).collect(),
+        Value::Object(map) if map.contains_key("tuple") => plain(&map["tuple"]),
+        other => other.clone(),
+    }
+}
+
+/// The plugins of the package.
+mod bundled {
+    use super::*;
+
+    const AUTH: &str = "amqtt.plugins.authentication";
+    const TOPICS: &str = "amqtt.plugins.topic_checking";
+    const LOGS: &str = "amqtt.plugins.logging_amqtt";
+
+    fn comes_in(broker: &Broker, connect: &Connect) -> bool {
+        Client::attempt(broker, connect).1.code == 0
+    }
+
+    scenario! {
+        /// AnonymousAuthPlugin: everybody, or who gives a name.
+        fn anonymous(broker in broker(), version) {
+            for allowed in [true, false] {
+                let yaml = format!("plugins:\n  {AUTH}.AnonymousAuthPlugin:\n    allow_anonymous: {allowed}\n");
+                let _home = load_yaml(broker, &yaml, &[]);
+                assert_eq!(comes_in(broker, &Connect::new(version, "c")), allowed);
+                assert!(comes_in(broker, &Connect::new(version, "c").login("alice", "")));
+                unload(broker);
+            }
+        }
+    }
+
+    scenario! {
+        /// FileAuthPlugin: names and passwords of a file, whose hashes are argon2's.
+        fn file(broker in broker(), version) {
+            // "secret", hashed by aMQTT's own means with little work.
+            let users = "# users\nalice:$argon2id$v=19$m=64,t=1,p=1$z5NOoMfyrSZA7JyIR+T9Lw\
+                         $EpwpsEONmskhFftUXIm/XQeolA5K4ksHvQBf4Fvu9Sg\n";
+            let home = tempfile::tempdir().unwrap();
+            let file = home.path().join("passwords");
+            std::fs::write(&file, users).unwrap();
+            let yaml = format!("plugins:\n  {AUTH}.FileAuthPlugin:\n    password_file: {}\n", file.display());
+            let _home = load_yaml(broker, &yaml, &[]);
+            assert!(comes_in(broker, &Connect::new(version, "c").login("alice", "secret")));
+            assert!(!comes_in(broker, &Connect::new(version, "c").login("alice", "wrong")));
+            assert!(!comes_in(broker, &Connect::new(version, "c").login("bob", "secret")));
+            assert!(!comes_in(broker, &Connect::new(version, "c")), "None, and nobody who says True");
+        }
+    }
+
+    scenario! {
+        /// TopicTabooPlugin: three topics, for all but admin.
+        fn taboo(broker in broker(), version) {
+            let yaml = format!("plugins:\n  {AUTH}.AnonymousAuthPlugin: {{}}\n  {TOPICS}.TopicTabooPlugin: {{}}\n");
+            let _home = load_yaml(broker, &yaml, &[]);
+            for topic in ["prohibited", "top-secret", "data/classified"] {
+                assert!(is_taboo(broker, version, topic), "{topic}");
+            }
+            assert!(!is_taboo(broker, version, "data"));
+            let mut admin = Client::connect(broker, &Connect::new(version, "admin").login("admin", ""));
+            admin.subscribe("prohibited", 1);
+            admin.publish(&Publish::new("prohibited", "x").qos(1));
+            assert_eq!(admin.message().text(), "x");
+        }
+    }
+
+    scenario! {
+        /// TopicAccessControlListPlugin: lists for each user and action, and for who gives no name.
+        fn access_control_list(broker in broker(), version) {
+            let yaml = "auth:\n  plugins:\n    - auth_anonymous\n  allow-anonymous: true\n\
+                        topic-check:\n  enabled: true\n  plugins:\n    - topic_acl\n\
+                        \x20 publish-acl:\n    alice: ['out/+', 'both']\n    anonymous: ['public']\n\
+                        \x20 subscribe-acl:\n    alice: ['in/#', 'both', 'secret']\n    anonymous: ['#']\n\
+                        \x20 receive-acl:\n    alice: ['in/#', 'both']\n    anonymous: ['#']\n";
+            let _home = load_yaml(broker, yaml, &[]);
+            let mut nobody = Client::hello(broker, version, "nobody");
+            nobody.subscribe("#", 1);
+            let mut alice = Client::connect(broker, &Connect::new(version, "a").login("alice", ""));
+            let denied = if version.is_5() { 0x87 } else { 0x80 };
+            for (filter, code) in [("in/a/b", 1), ("both", 1), ("secret", 1), ("out/a", denied), ("public", denied)] {
+                assert_eq!(alice.subscribe_all(&Subscribe::to(filter, 1)), [code], "{filter}");
+            }
+            for topic in ["out/a", "out/a/b", "in/a", "both", "public"] {
+                alice.publish(&Publish::new(topic, "x").qos(1));
+            }
+            nobody.publish(&Publish::new("secret", "x").qos(1));
+            nobody.publish(&Publish::new("public", "end").qos(1));
+            let came: Vec<_> = nobody.messages_until("end").into_iter().map(|came| came.topic).collect();
+            assert_eq!(came, ["out/a", "both"]);
+            assert_eq!(alice.message().topic, "both");
+            alice.expect_no_message();
+        }
+    }
+
+    scenario! {
+        /// EventLoggerPlugin and PacketLoggerPlugin, in the broker's log; most of theirs is at debug.
+        fn loggers(broker in broker().config("[log]\nlevel = \"debug\""), version) {
+            let yaml = format!("plugins:\n  {LOGS}.EventLoggerPlugin: {{}}\n  {LOGS}.PacketLoggerPlugin: {{}}\n");
+            let _home = load_yaml(broker, &yaml, &["options.log_level=debug"]);
+            let mut client = Client::hello(broker, version, "c");
+            client.subscribe("t", 1);
+            client.publish(&Publish::new("t", "x").qos(1));
+            client.message();
+            client.disconnect();
+            for (level, says) in [
+                ("INFO", "### 'on_broker_client_connected' EVENT FIRED ###"),
+                ("INFO", "### 'on_broker_client_disconnected' EVENT FIRED ###"),
+                ("DEBUG", "### 'on_broker_client_subscribed' EVENT FIRED ###"),
+                ("DEBUG", "### 'on_broker_message_received' EVENT FIRED ###"),
+                ("DEBUG", "### 'on_mqtt_packet_received' EVENT FIRED ###"),
+                ("DEBUG", "c <-in-- SubscribePacket("),
+                ("DEBUG", "c -out-> PublishPacket("),
+                ("DEBUG", "-out-> ConnackPacket("),
+            ] {
+                let found = |line: &str| (line.contains(says) && line.contains(level)).then_some(());
+                broker.process().wait_for_line(says, PATIENCE, found);
+            }
+        }
+    }
+
+    scenario! {
+        /// BrokerSysPlugin: its version is retained, and its figures come at its interval.
+        fn sys(broker in broker(), version) {
+            let yaml = "plugins:\n  amqtt.plugins.sys.broker.BrokerSysPlugin:\n    sys_interval: 1\n";
+            let _home = load_yaml(broker, yaml, &[]);
+            let mut client = Client::hello(broker, version, "c");
+            client.publish(&Publish::new("t", "x").qos(1));
+            client.subscribe("$SYS/broker/#", 0);
+            let mut of = |topic: &str| loop {
+                let came = client.message();
+                if came.topic == format!("$SYS/broker/{topic}") {
+                    break came;
+                }
+            };
+            let kept = of("version");
+            assert!(kept.retain && kept.text().starts_with("aMQTT version 0.12"), "{kept:?}");
+            assert_eq!(of("messages/publish/received").text(), "1");
+            assert_eq!(of("messages/subscriptions/count").text(), "1");
+            assert_eq!(of("clients/connected").text(), "1");
+        }
+    }
+}
