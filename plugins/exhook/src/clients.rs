@@ -58,7 +58,12 @@ pub struct Entering<'a> {
 #[derive(Debug)]
 struct Known {
     number: u64,
+    /// Of all that was said of it.
     print: u64,
+    /// Whether it was said with what is only known while it is being let in.
+    entering: bool,
+    /// Of where it comes from: another connection may take the identifier over.
+    origin: u64,
 }
 
 /// The clients that a shard has described to one worker.
@@ -91,12 +96,11 @@ impl Clients {
             self.order.clear();
             self.epoch = line.epoch();
         }
-        // What entered with more is described once more when it is in, then without the password.
-        let print = self.hasher.hash_one((who, entering.is_some()));
-        let known = self.known.get_mut(who.client_id);
-        if let Some(known) = known {
-            if known.print != print || entering.is_some() {
-                known.print = print;
+        let (print, origin) = (self.hasher.hash_one(who), self.origin(who));
+        if let Some(known) = self.known.get_mut(who.client_id) {
+            // What entered with more is described once more when it is in, then without the password.
+            if known.print != print || entering.is_some() || known.entering {
+                *known = Known { number: known.number, print, entering: entering.is_some(), origin };
                 describe(line, known.number, who, entering);
             }
             return known.number;
@@ -111,24 +115,44 @@ impl Clients {
         }
         let number = self.next;
         self.next += 1;
-        self.known.insert(who.client_id.into(), Known { number, print });
+        self.known
+            .insert(who.client_id.into(), Known { number, print, entering: entering.is_some(), origin });
         self.order.push_back(who.client_id.into());
         describe(line, number, who, entering);
         number
     }
 
-    /// The client has gone.
-    pub fn forget(&mut self, line: &mut Writing<'_>, client_id: &str) {
-        if self.epoch == line.epoch()
-            && let Some(known) = self.known.remove(client_id)
-        {
-            line.call(0, FORGOTTEN, known.number, |data| {
-                data.nil();
-            });
-            // The order names it still; that costs a look when its turn comes, and nothing grows: see below.
-            if self.order.len() > 2 * KNOWN_MAX {
-                self.order.retain(|name| self.known.contains_key(name));
-            }
+    fn origin(&self, who: &Who<'_>) -> u64 {
+        self.hasher.hash_one((who.peer_host, who.peer_port))
+    }
+
+    /// The last call about a connection, after which its client is forgotten. Where another connection has taken the identifier over
+    /// meanwhile, that one stays described, and this one goes under a number of its own.
+    pub fn last_call(
+        &mut self,
+        line: &mut Writing<'_>,
+        who: &Who<'_>,
+        call: impl FnOnce(&mut Writing<'_>, u64),
+    ) {
+        let origin = self.origin(who);
+        let taken_over = self.epoch == line.epoch()
+            && self.known.get(who.client_id).is_some_and(|known| known.origin != origin);
+        let number = if taken_over {
+            self.next += 1;
+            describe(line, self.next - 1, who, None);
+            self.next - 1
+        } else {
+            let number = self.number(line, who, None);
+            self.known.remove(who.client_id);
+            number
+        };
+        call(line, number);
+        line.call(0, FORGOTTEN, number, |data| {
+            data.nil();
+        });
+        // The order names it still, which costs a look when its turn comes.
+        if self.order.len() > 2 * KNOWN_MAX {
+            self.order.retain(|name| self.known.contains_key(name));
         }
     }
 }
@@ -167,4 +191,91 @@ fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, entering: Option
             out.list(2).text(key).text(value);
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::figures::Figures;
+    use crate::line::{Calls, Line};
+
+    fn who(peer_port: u16) -> Who<'static> {
+        Who {
+            client_id: "c",
+            username: Some("u"),
+            superuser: false,
+            anonymous: false,
+            version: 5,
+            peer_host: Some("127.0.0.1"),
+            peer_port: Some(peer_port),
+            local_port: Some(1883),
+            listener: Some("default"),
+        }
+    }
+
+    /// Points and numbers of the clients of all calls that wait.
+    fn waiting(line: &Line) -> Vec<(i64, u64)> {
+        let mut calls = Calls::default();
+        line.take(&mut calls);
+        let mut rest = calls.bytes.as_slice();
+        let mut found = Vec::new();
+        while !rest.is_empty() {
+            let call = rmpv::decode::read_value_ref(&mut rest).unwrap();
+            let rmpv::ValueRef::Array(parts) = call else { panic!("{call:?}") };
+            let rmpv::ValueRef::Integer(point) = parts[1] else { panic!("{parts:?}") };
+            found.push((point.as_i64().unwrap(), parts[2].as_u64().unwrap()));
+        }
+        found
+    }
+
+    #[test]
+    fn a_client_is_described_once_and_again_when_it_has_changed() {
+        let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+        let mut clients = Clients::new(0);
+        let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default()));
+        assert_eq!(waiting(&line), [(DESCRIBED, first)]);
+        for expected in [&[(DESCRIBED, first)][..], &[]] {
+            assert_eq!(clients.number(&mut line.write().unwrap(), &who(1), None), first);
+            assert_eq!(waiting(&line), expected, "without the password, and then as it is");
+        }
+        let changed = Who { superuser: true, ..who(1) };
+        assert_eq!(clients.number(&mut line.write().unwrap(), &changed, None), first);
+        assert_eq!(waiting(&line), [(DESCRIBED, first)]);
+        line.cut(true);
+        let again = clients.number(&mut line.write().unwrap(), &changed, None);
+        assert_eq!(waiting(&line), [(DESCRIBED, again)], "another process knows nobody");
+    }
+
+    #[test]
+    fn who_has_been_taken_over_goes_without_the_one_who_came() {
+        let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+        let mut clients = Clients::new(0);
+        let number = clients.number(&mut line.write().unwrap(), &who(1), None);
+        assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None), number);
+        waiting(&line);
+        let leave = |clients: &mut Clients, port| {
+            clients.last_call(&mut line.write().unwrap(), &who(port), |line, number| {
+                line.call(0, 7, number, |data| {
+                    data.nil();
+                });
+            });
+            waiting(&line)
+        };
+        let other = number + 1;
+        assert_eq!(leave(&mut clients, 1), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
+        assert_eq!(leave(&mut clients, 2), [(7, number), (FORGOTTEN, number)]);
+    }
+
+    #[test]
+    fn no_more_clients_are_kept_than_there_are_places() {
+        let line = Line::new(1 << 20, 1 << 30, Figures::none()).unwrap();
+        let mut clients = Clients::new(0);
+        for n in 0..KNOWN_MAX + 10 {
+            let name = format!("c{n}");
+            clients.number(&mut line.write().unwrap(), &Who { client_id: &name, ..who(1) }, None);
+        }
+        assert_eq!(clients.known.len(), KNOWN_MAX);
+        assert_eq!(waiting(&line).iter().filter(|(point, _)| *point == FORGOTTEN).count(), 10);
+    }
 }

@@ -8,6 +8,7 @@ use grapnel_plugin_abi::{
 };
 
 use crate::clients::{Entering, Who};
+use crate::line::Writing;
 use crate::verdict::{FAILED, Ticket};
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard};
@@ -108,10 +109,13 @@ impl ExhookShard {
         let line = &self.shared.lines[worker];
         match line.write() {
             Some(mut writing) if writing.has_room() => {
-                let client = self.clients[worker].number(&mut writing, who, entering);
-                writing.call(0, point as i64, client, data);
+                let clients = &mut self.clients[worker];
                 if point == HookPoint::ClientDisconnected {
-                    self.clients[worker].forget(&mut writing, who.client_id);
+                    let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
+                    clients.last_call(&mut writing, who, call);
+                } else {
+                    let client = clients.number(&mut writing, who, entering);
+                    writing.call(0, point as i64, client, data);
                 }
                 writing.done();
             }
