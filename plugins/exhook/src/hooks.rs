@@ -1,6 +1,8 @@
 //! The hooks: what happens on a shard is put on the line of a worker, and where it answers the event waits in a ticket. Each hook is
 //! mounted only where a worker has asked for it.
 
+use std::time::Duration;
+
 use grapnel_plugin_abi::{
     Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
     FaultPolicy, Flow, HookPoint, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session,
@@ -88,14 +90,6 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
     }
 }
 
-/// What a question has led to.
-enum Asked {
-    /// The answer comes through the ticket.
-    Later,
-    /// Nobody takes the question.
-    Nobody(FaultPolicy),
-}
-
 impl ExhookShard {
     /// Tells the worker of a client what has happened to it.
     fn tell(
@@ -123,7 +117,7 @@ impl ExhookShard {
         }
     }
 
-    /// Tells a worker what no client is there for; every one where `all`.
+    /// Tells what no client is there for: the worker `of` somebody, or all of them.
     fn tell_of_nobody(&self, point: HookPoint, of: Option<&str>, data: impl Fn(&mut Writer<'_>)) {
         let worker = of.map(|name| self.shared.worker_of(name));
         for (index, line) in self.shared.lines.iter().enumerate() {
@@ -140,30 +134,35 @@ impl ExhookShard {
         }
     }
 
-    /// Asks the worker of a client; `defer` takes the ticket.
+    /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. `None` where
+    /// nobody takes the question and that denies it.
     fn ask(
         &mut self,
         point: HookPoint,
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
-        defer: impl FnOnce(&Exhook) -> Result<Ticket, Refused>,
+        defer: impl FnOnce(Duration) -> Result<Ticket, Refused>,
         data: impl FnOnce(&mut Writer<'_>),
-    ) -> Asked {
+    ) -> Option<Flow> {
+        if !self.shared.answers(point) {
+            self.tell(point, who, entering, data);
+            return Some(Flow::Continue);
+        }
         let worker = self.shared.worker_of(who.client_id);
         let line = &self.shared.lines[worker];
-        let nobody = || {
-            line.figures.failed();
-            Asked::Nobody(self.shared.policy(point))
-        };
-        let Some(mut writing) = line.write().filter(|writing| writing.has_room()) else { return nobody() };
+        let writing = line.write().filter(|writing| writing.has_room());
         // The broker may have no ticket left.
-        let Ok(ticket) = defer(&self.shared) else { return nobody() };
+        let asked = writing.and_then(|writing| Some((writing, defer(self.shared.deadline()).ok()?)));
+        let Some((mut writing, ticket)) = asked else {
+            line.figures.failed();
+            return (self.shared.policy(point) == FaultPolicy::Ignore).then_some(Flow::Continue);
+        };
         let client = self.clients[worker].number(&mut writing, who, entering);
         let id = writing.next_id();
         writing.call(id, point as i64, client, data);
         writing.asked(id, ticket);
         writing.done();
-        Asked::Later
+        Some(Flow::Defer)
     }
 
     pub(crate) fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
@@ -171,16 +170,9 @@ impl ExhookShard {
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
-        let point = HookPoint::ClientConnect;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, Some(&entering), data);
-            return Ok(Flow::Continue);
-        }
-        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Connect);
-        match self.ask(point, &who, Some(&entering), defer, data) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
+        if let Some(flow) = self.ask(HookPoint::ClientConnect, &who, Some(&entering), defer, data) {
+            return Ok(flow);
         }
         event.refuse(FAILED, "")?;
         Ok(Flow::Stop)
@@ -192,16 +184,9 @@ impl ExhookShard {
         let data = |out: &mut Writer<'_>| {
             out.list(3).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data);
         };
-        let point = HookPoint::ClientAuthenticate;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, Some(&entering), data);
-            return Ok(Flow::Continue);
-        }
-        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Authenticate);
-        match self.ask(point, &who, Some(&entering), defer, data) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
+        if let Some(flow) = self.ask(HookPoint::ClientAuthenticate, &who, Some(&entering), defer, data) {
+            return Ok(flow);
         }
         event.deny(Reason::NOT_AUTHORIZED)?;
         Ok(Flow::Stop)
@@ -220,16 +205,9 @@ impl ExhookShard {
         let data = |out: &mut Writer<'_>| {
             out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
         };
-        let point = HookPoint::ClientAuthorize;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, None, data);
-            return Ok(Flow::Continue);
-        }
-        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Authorize);
-        match self.ask(point, &who, None, defer, data) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(Ticket::Authorize);
+        if let Some(flow) = self.ask(HookPoint::ClientAuthorize, &who, None, defer, data) {
+            return Ok(flow);
         }
         event.deny(Reason::NOT_AUTHORIZED)?;
         Ok(Flow::Stop)
@@ -248,17 +226,9 @@ impl ExhookShard {
             out.number_or_nil(id.map(u64::from));
             pairs(out, &users);
         };
-        let point = HookPoint::ClientSubscribe;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, None, data);
-            return Ok(Flow::Continue);
-        }
-        let defer =
-            |shared: &Exhook| event.defer(shared.deadline()).map(|ticket| Ticket::Filters(ticket, count));
-        match self.ask(point, &who, None, defer, data) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
+        if let Some(flow) = self.ask(HookPoint::ClientSubscribe, &who, None, defer, data) {
+            return Ok(flow);
         }
         for index in 0..count {
             event.refuse(index, FAILED)?;
@@ -278,17 +248,9 @@ impl ExhookShard {
             }
             pairs(out, &users);
         };
-        let point = HookPoint::ClientUnsubscribe;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, None, data);
-            return Ok(Flow::Continue);
-        }
-        let defer =
-            |shared: &Exhook| event.defer(shared.deadline()).map(|ticket| Ticket::Filters(ticket, count));
-        match self.ask(point, &who, None, defer, data) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
+        if let Some(flow) = self.ask(HookPoint::ClientUnsubscribe, &who, None, defer, data) {
+            return Ok(flow);
         }
         for index in 0..count {
             event.refuse(index, FAILED)?;
@@ -298,19 +260,13 @@ impl ExhookShard {
 
     pub(crate) fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
-        let point = HookPoint::MessagePublish;
-        if !self.shared.answers(point) {
-            self.tell(point, &who, None, |out| message!(event, out));
-            return Ok(Flow::Continue);
-        }
-        // The ticket is taken before the message is written: both look at the event.
+        // It is written before the ticket is taken: both look at the event.
         let mut bytes = Vec::new();
         message!(event, &mut Writer(&mut bytes));
-        let defer = |shared: &Exhook| event.defer(shared.deadline()).map(Ticket::Publish);
-        match self.ask(point, &who, None, defer, |out| out.0.extend_from_slice(&bytes)) {
-            Asked::Later => return Ok(Flow::Defer),
-            Asked::Nobody(FaultPolicy::Ignore) => return Ok(Flow::Continue),
-            Asked::Nobody(FaultPolicy::Deny) => {}
+        let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
+        let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
+        if let Some(flow) = self.ask(HookPoint::MessagePublish, &who, None, defer, data) {
+            return Ok(flow);
         }
         event.reject(FAILED, "")?;
         Ok(Flow::Stop)

@@ -7,6 +7,7 @@ mod config;
 mod figures;
 mod hooks;
 mod line;
+mod printed;
 mod process;
 mod verdict;
 mod wire;

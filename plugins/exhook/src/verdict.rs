@@ -118,35 +118,33 @@ fn authenticate(
     if let Some(data) = get(value, "auth_data").and_then(bytes_ref) {
         ticket.set_auth_data(data);
     }
-    match get(value, "allow") {
-        None => Ticket::Authenticate(ticket).go_on(stop),
-        Some(ValueRef::Boolean(true)) => ticket.allow(),
-        Some(ValueRef::Boolean(false)) => {
-            ticket.deny(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))
-        }
-        Some(_) => {
-            return Err((
-                Ticket::Authenticate(ticket),
-                "answered with an `allow` that is no boolean".to_owned(),
-            ));
-        }
+    match allowed(value) {
+        Ok(None) => Ticket::Authenticate(ticket).go_on(stop),
+        Ok(Some(Ok(()))) => ticket.allow(),
+        Ok(Some(Err(reason))) => ticket.deny(reason),
+        Err(wrong) => return Err((Ticket::Authenticate(ticket), wrong)),
     }
     Ok(())
 }
 
-fn authorize(ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
+/// What is answered to the question whether a client may, if that is.
+fn allowed(value: &ValueRef<'_>) -> Result<Option<Result<(), Reason>>, String> {
     match get(value, "allow") {
-        None => Ticket::Authorize(ticket).go_on(stop),
-        Some(ValueRef::Boolean(true)) => ticket.allow(),
+        None => Ok(None),
+        Some(ValueRef::Boolean(true)) => Ok(Some(Ok(()))),
         Some(ValueRef::Boolean(false)) => {
-            ticket.deny(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))
+            Ok(Some(Err(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))))
         }
-        Some(_) => {
-            return Err((
-                Ticket::Authorize(ticket),
-                "answered with an `allow` that is no boolean".to_owned(),
-            ));
-        }
+        Some(_) => Err("answered with an `allow` that is no boolean".to_owned()),
+    }
+}
+
+fn authorize(ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
+    match allowed(value) {
+        Ok(None) => Ticket::Authorize(ticket).go_on(stop),
+        Ok(Some(Ok(()))) => ticket.allow(),
+        Ok(Some(Err(reason))) => ticket.deny(reason),
+        Err(wrong) => return Err((Ticket::Authorize(ticket), wrong)),
     }
     Ok(())
 }

@@ -14,6 +14,7 @@ use crate::command;
 use crate::config::Config;
 use crate::figures::Figures;
 use crate::line::{Asked, Calls, Line};
+use crate::printed::{Lines, Printed};
 use crate::process::Process;
 use crate::verdict::Ticket;
 use crate::wire::{self, Answer, HEAD, Ready, Said};
@@ -34,12 +35,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const LINE_LOOK: Duration = Duration::from_millis(20);
 /// How long a worker may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(2);
-/// Most lines of a worker's that the log takes in a second.
-const LINES_MAX: u32 = 1000;
 /// Bytes read at once.
 const READ: usize = 64 << 10;
-/// The longest line of what a worker prints; a longer one is cut into several.
-const PRINTED_MAX: usize = 8 << 10;
 
 /// One worker.
 pub struct Worker {
@@ -163,73 +160,6 @@ fn fail(config: &Config, figures: &Figures, ticket: Ticket) {
     ticket.fail(config.policy(is_question));
 }
 
-/// Lines of a worker's that the log takes; those beyond are counted.
-struct Lines {
-    host: Host,
-    name: String,
-    second: Instant,
-    count: u32,
-}
-
-impl Lines {
-    fn say(&mut self, level: Level, text: &str) {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            self.new_second();
-        }
-        self.count += 1;
-        if self.count <= LINES_MAX {
-            self.host.log(level, format_args!("{}: {text}", self.name));
-        }
-    }
-
-    fn new_second(&mut self) {
-        if self.count > LINES_MAX {
-            let left_out = self.count - LINES_MAX;
-            self.host.warn(format_args!("{}: {left_out} further lines are left out", self.name));
-        }
-        (self.second, self.count) = (Instant::now(), 0);
-    }
-}
-
-/// Bytes that a worker prints, until a line is whole.
-#[derive(Default)]
-struct Printed {
-    bytes: Vec<u8>,
-    closed: bool,
-}
-
-impl Printed {
-    /// Reads what is there and gives each whole line to `line`.
-    fn read(&mut self, from: &mut impl Read, buffer: &mut [u8], mut line: impl FnMut(&str)) {
-        // Bounded, so that a worker that never stops printing does not keep the thread.
-        for _ in 0..16 {
-            match from.read(buffer) {
-                Ok(0) => {
-                    self.closed = true;
-                    break;
-                }
-                Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
-                Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-                Err(_) => break,
-            }
-            while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                line(String::from_utf8_lossy(&self.bytes[..end]).trim_end());
-                self.bytes.drain(..=end);
-            }
-            if self.bytes.len() >= PRINTED_MAX {
-                line(&String::from_utf8_lossy(&self.bytes));
-                self.bytes.clear();
-            }
-        }
-    }
-
-    fn rest(&mut self, mut line: impl FnMut(&str)) {
-        if !self.bytes.is_empty() {
-            line(String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).trim_end());
-        }
-    }
-}
-
 /// A process that is being served.
 struct Serving<'w> {
     worker: &'w mut Worker,
@@ -259,7 +189,7 @@ struct Serving<'w> {
 
 impl<'w> Serving<'w> {
     fn new(worker: &'w mut Worker, process: Process) -> Serving<'w> {
-        let lines = Lines { host: worker.host, name: worker.name(), second: Instant::now(), count: 0 };
+        let lines = Lines::new(worker.host, worker.name());
         Serving {
             worker,
             lines,
