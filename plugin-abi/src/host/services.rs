@@ -133,7 +133,10 @@ impl<'a> MountRequest<'a> {
             other => return Err(format!("gives {name} the unknown fault policy {other}")),
         };
         if mount.flags & !crate::raw::MOUNT_DELIVER != 0 {
-            return Err(format!("gives {name} the flags {:#x}, of which this broker knows not all", mount.flags));
+            return Err(format!(
+                "gives {name} the flags {:#x}, of which this broker knows not all",
+                mount.flags
+            ));
         }
         if mount.topics_len > TOPICS_MAX {
             return Err(format!("gives {name} more than {TOPICS_MAX} topic filters"));
