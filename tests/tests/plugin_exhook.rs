@@ -162,6 +162,35 @@ scenario! {
     }
 }
 
+scenario! {
+    /// `exhook drivers`: what is loaded, what its workers have done, and a driver that is disabled is not called until it is enabled.
+    fn drivers_are_shown_and_switched(broker in broker()) {
+        load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("mirror/#", 0);
+        let mut mirrored = |payload: &str| {
+            assert_eq!(client.publish(&Publish::new("mirror/a", payload).qos(1)), 0);
+            client.message().text()
+        };
+        assert_eq!(mirrored("abc"), "cba");
+        let ask = |what: &str| broker.ctl_json(&["exhook", "drivers", what]);
+        let list = ask("list");
+        assert_eq!((&list[0]["driver"], &list[0]["workers"]), (&"python3".into(), &2.into()), "{list}");
+        let workers = ask("stats");
+        let of = |key: &str| workers.as_array().unwrap().iter().map(|row| row[key].as_i64().unwrap_or(0)).sum::<i64>();
+        // It was let in and has published, with what a worker must know of it besides.
+        assert!(of("calls") >= 2 && of("p99_us") > 0, "{workers}");
+        assert_eq!((of("failed"), of("timeouts"), of("dropped"), of("restarts")), (0, 0, 0, 0), "{workers}");
+        broker.ctl_ok(&["exhook", "drivers", "disable", "python3"]);
+        assert_eq!(mirrored("abc"), "abc");
+        assert_eq!(ask("list")[0]["state"], "disabled");
+        broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
+        assert_eq!(mirrored("abc"), "cba");
+        let refused = broker.ctl_refused(&["exhook", "drivers", "enable", "java"]);
+        assert!(refused.contains("no driver java is loaded"), "{refused}");
+    }
+}
+
 /// How long an answer may take in the tests of faults.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1000);
 
@@ -222,6 +251,7 @@ scenario! {
             ("half", "has ended"),
             ("nonsense", "sent a frame of no known form"),
             ("prints", "has not done anything for 1000 ms and is killed"),
+            ("floods", "has not done anything for 1000 ms and is killed"),
         ] {
             publish_through(&mut client, what, Duration::from_millis(1500));
             wait_for_log(broker, says);

@@ -172,7 +172,7 @@ struct Serving<'w> {
     next: usize,
     /// Calls it was sent and is not done with.
     open: u64,
-    /// When it last said something, or was given the first of what it has.
+    /// When it was last done with something, or was given the first of what it has.
     heard: Instant,
     asked: HashMap<u64, (Instant, Ticket)>,
     /// The same in the order in which they time out.
@@ -397,7 +397,6 @@ impl<'w> Serving<'w> {
                 return Err(format!("sends a frame of {len} bytes, more than frame_bytes_max ({max})"));
             }
             let Some(frame) = input.get(at + HEAD..at + HEAD + len) else { break };
-            self.heard = Instant::now();
             self.said(wire::read(frame)?)?;
             at += HEAD + len;
         }
@@ -423,6 +422,10 @@ impl<'w> Serving<'w> {
             }
             Said::Failed(text) => return Err(format!("cannot run: {text}")),
             Said::Answers(answers, done) if self.ready => {
+                // What it logs meanwhile is no sign that it does what it was asked.
+                if done > 0 || !answers.is_empty() {
+                    self.heard = Instant::now();
+                }
                 self.open = self.open.saturating_sub(done);
                 for answer in answers {
                     self.answer(&answer);
