@@ -68,7 +68,7 @@ impl Output {
     pub fn complain(&mut self, sentence: &str) {
         // Standard output may be what is broken, and standard error may be closed: then nobody is to be told.
         let _ = self.writer.flush();
-        // A plugin may say what is wrong in several lines, such as a traceback.
+        // What is wrong may have several lines: the place in a file, a plugin's traceback.
         let lines: Vec<String> = sentence.lines().map(super::table::printable).collect();
         let _ = writeln!(std::io::stderr(), "grapnel-ctl: {}", lines.join("\n  "));
     }
