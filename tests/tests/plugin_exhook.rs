@@ -163,6 +163,30 @@ scenario! {
 }
 
 scenario! {
+    /// A verdict with `last=False` stands unless a later hook, of another exhook here, says otherwise.
+    fn a_verdict_may_leave_the_last_word_to_others(
+        broker in broker().config("[authorization]\nno_match = \"deny\"")
+    ) {
+        for (module, priority) in [("first_word", "10"), ("last_word", "0")] {
+            let set = [
+                "driver=python3".to_owned(),
+                format!("python=\"{}\"", paho::python().display()),
+                format!("path=\"{}\"", folder().display()),
+                format!("init_module={module}"),
+            ];
+            let name = module.replace('_', "-");
+            let mut arguments = vec!["plugins", "load", "exhook", "--once", "--name", &name, "--priority", priority];
+            set.iter().for_each(|set| arguments.extend(["--set", set]));
+            broker.ctl_ok(&arguments);
+        }
+        let mut client = Client::hello(broker, Version::V5, "c");
+        assert_eq!(client.subscribe_all(&Subscribe::to("yes", 0)), [0]);
+        assert_eq!(client.publish(&Publish::new("yes", "x").qos(1)), 0);
+        assert_eq!(client.publish(&Publish::new("no", "x").qos(1)), 0x87);
+    }
+}
+
+scenario! {
     /// `exhook drivers`: what is loaded, what its workers have done, and a driver that is disabled is not called until it is enabled.
     fn drivers_are_shown_and_switched(broker in broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);

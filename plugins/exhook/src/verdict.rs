@@ -92,7 +92,7 @@ impl Ticket {
 
 fn connect(mut ticket: ConnectTicket, value: &ValueRef<'_>, stop: bool) {
     if let Some(reason) = reason(value, "refuse") {
-        return ticket.refuse(reason, get(value, "text").and_then(text_ref).unwrap_or(""));
+        ticket.set_refused(reason, get(value, "text").and_then(text_ref).unwrap_or(""));
     }
     if let Some(seconds) = number(value, "keep_alive_s") {
         ticket.set_keep_alive_s(u16::try_from(seconds).unwrap_or(u16::MAX));
@@ -112,18 +112,18 @@ fn authenticate(
         ticket.set_superuser(superuser);
     }
     if let Some(data) = get(value, "another_round").and_then(bytes_ref) {
-        ticket.another_round(data);
-        return Ok(());
+        ticket.set_another_round(data);
     }
     if let Some(data) = get(value, "auth_data").and_then(bytes_ref) {
         ticket.set_auth_data(data);
     }
     match allowed(value) {
-        Ok(None) => Ticket::Authenticate(ticket).go_on(stop),
-        Ok(Some(Ok(()))) => ticket.allow(),
-        Ok(Some(Err(reason))) => ticket.deny(reason),
+        Ok(None) => {}
+        Ok(Some(Ok(()))) => ticket.set_allowed(),
+        Ok(Some(Err(reason))) => ticket.set_denied(reason),
         Err(wrong) => return Err((Ticket::Authenticate(ticket), wrong)),
     }
+    Ticket::Authenticate(ticket).go_on(stop);
     Ok(())
 }
 
@@ -139,13 +139,14 @@ fn allowed(value: &ValueRef<'_>) -> Result<Option<Result<(), Reason>>, String> {
     }
 }
 
-fn authorize(ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
+fn authorize(mut ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
     match allowed(value) {
-        Ok(None) => Ticket::Authorize(ticket).go_on(stop),
-        Ok(Some(Ok(()))) => ticket.allow(),
-        Ok(Some(Err(reason))) => ticket.deny(reason),
+        Ok(None) => {}
+        Ok(Some(Ok(()))) => ticket.set_allowed(),
+        Ok(Some(Err(reason))) => ticket.set_denied(reason),
         Err(wrong) => return Err((Ticket::Authorize(ticket), wrong)),
     }
+    Ticket::Authorize(ticket).go_on(stop);
     Ok(())
 }
 
@@ -187,16 +188,13 @@ fn filters(
 fn publish(mut ticket: PublishTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
     let text = || get(value, "text").and_then(text_ref).unwrap_or("");
     if let Some(reason) = reason(value, "reject") {
-        ticket.reject(reason, text());
-        return Ok(());
+        ticket.set_rejected(reason, text());
     }
     if let Some(reason) = reason(value, "disconnect") {
-        ticket.disconnect(reason, text());
-        return Ok(());
+        ticket.set_disconnected(reason, text());
     }
     if get(value, "drop").and_then(flag_of) == Some(true) {
-        ticket.drop_message();
-        return Ok(());
+        ticket.set_dropped();
     }
     let ValueRef::Map(pairs) = value else { return Ok(()) };
     for (key, value) in pairs {

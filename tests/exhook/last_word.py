@@ -1,0 +1,8 @@
+"""Denies one topic, and says nothing of others."""
+
+from grapnel_exhook import AuthorizeEvent, on
+
+
+@on.client_authorize
+def authorize(event: AuthorizeEvent) -> bool | None:
+    return False if event.topic == "no" else None
