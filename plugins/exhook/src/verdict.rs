@@ -108,6 +108,11 @@ fn authenticate(
     value: &ValueRef<'_>,
     stop: bool,
 ) -> Result<(), (Ticket, String)> {
+    // Before anything is put into the ticket: nothing of a wrong answer may stay in it.
+    let allowed = match allowed(value) {
+        Ok(allowed) => allowed,
+        Err(wrong) => return Err((Ticket::Authenticate(ticket), wrong)),
+    };
     if let Some(superuser) = get(value, "superuser").and_then(flag_of) {
         ticket.set_superuser(superuser);
     }
@@ -117,11 +122,10 @@ fn authenticate(
     if let Some(data) = get(value, "auth_data").and_then(bytes_ref) {
         ticket.set_auth_data(data);
     }
-    match allowed(value) {
-        Ok(None) => {}
-        Ok(Some(Ok(()))) => ticket.set_allowed(),
-        Ok(Some(Err(reason))) => ticket.set_denied(reason),
-        Err(wrong) => return Err((Ticket::Authenticate(ticket), wrong)),
+    match allowed {
+        None => {}
+        Some(Ok(())) => ticket.set_allowed(),
+        Some(Err(reason)) => ticket.set_denied(reason),
     }
     Ticket::Authenticate(ticket).go_on(stop);
     Ok(())

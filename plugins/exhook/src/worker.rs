@@ -356,14 +356,13 @@ impl<'w> Serving<'w> {
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let socket = if self.out.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let wake = self.worker.line.wake_fd();
-        // A pipe that it has closed would be ready for ever.
-        let flags = |printed: &Printed| if printed.closed { PollFlags::empty() } else { PollFlags::IN };
         let mut fds = [
             PollFd::new(&self.process.socket, socket),
             PollFd::from_borrowed_fd(wake, PollFlags::IN),
-            PollFd::new(&self.process.stdout, flags(&self.printed[0])),
-            PollFd::new(&self.process.stderr, flags(&self.printed[1])),
+            PollFd::new(&self.process.stdout, PollFlags::IN),
+            PollFd::new(&self.process.stderr, PollFlags::IN),
         ];
+        // A pipe that it has closed would be ready for ever; both are read in every turn.
         let open = if self.printed.iter().any(|printed| printed.closed) { 2 } else { fds.len() };
         // A signal or a wake too many costs one turn.
         let _ = rustix::event::poll(&mut fds[..open], Some(&timeout));
@@ -406,11 +405,11 @@ impl<'w> Serving<'w> {
     }
 
     fn said(&mut self, said: Said<'_>) -> Result<(), String> {
-        let (host, name) = (self.worker.host, self.worker.name());
+        let host = self.worker.host;
         match said {
             Said::Ready(ready) if !self.ready => {
                 self.ready = true;
-                let hooks = ready.hooks.len();
+                let (name, hooks) = (self.worker.name(), ready.hooks.len());
                 host.info(format_args!(
                     "{name} is ready: {}, {hooks} hooks, process {}",
                     ready.sdk,
@@ -443,7 +442,7 @@ impl<'w> Serving<'w> {
             Said::Commands(commands) if self.ready => {
                 for command in commands {
                     if let Err(error) = command::run(host, &command) {
-                        host.warn(format_args!("{name}: {error}"));
+                        host.warn(format_args!("{}: {error}", self.worker.name()));
                     }
                 }
             }
@@ -457,7 +456,6 @@ impl<'w> Serving<'w> {
         // It may have timed out.
         let Some((since, ticket)) = self.asked.remove(&answer.id) else { return };
         self.worker.line.figures.answered(since.elapsed());
-        let (host, name) = (self.worker.host, self.worker.name());
         let wrong = match answer.code {
             0 | 1 => ticket.answer(&answer.value, answer.code == 1),
             2 => Err((ticket, format!("failed: {}", wire::text_of(&answer.value).unwrap_or_default()))),
@@ -467,6 +465,7 @@ impl<'w> Serving<'w> {
             self.worker.wrong += 1;
             // Nothing logs per packet: the first, second, fourth, eighth … failure do.
             if self.worker.wrong.is_power_of_two() {
+                let (host, name) = (self.worker.host, self.worker.name());
                 host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
             }
             fail(&self.worker.config, &self.worker.line.figures, ticket);
