@@ -85,6 +85,11 @@ impl LaterShard {
         let mut ticket = message.defer(Duration::ZERO)?;
         match message.topic() {
             "drop" => ticket.set_dropped(),
+            "again" => {
+                ticket.set_payload(b"half of an answer");
+                ticket.forget_changes();
+                ticket.set_retain(true);
+            }
             "reject" => ticket.set_rejected(Reason::QUOTA_EXCEEDED, "too much"),
             _ => ticket.set_disconnected(Reason::QUOTA_EXCEEDED, ""),
         }
@@ -174,6 +179,15 @@ fn a_publish_is_refused_and_the_chain_goes_on() {
     let (event, seen) = answered(&mut plugin, FakeEvent::publish("other", b"x"));
     assert!(event.is_disconnected());
     assert_eq!(seen, "Disconnect");
+}
+
+#[test]
+fn changes_that_were_taken_back_are_not_made() {
+    use grapnel_plugin_abi::raw::Field;
+    let mut event = FakeEvent::publish("again", b"x");
+    assert_eq!(later().run(&mut event), Outcome::Deferred);
+    assert_eq!(event.wait(SOON), Outcome::Continue);
+    assert_eq!((event.payload(), event.number(Field::RETAIN, 0)), (&b"x"[..], Some(1)));
 }
 
 #[test]

@@ -1,9 +1,11 @@
-"""A worker of exhook's that lets every publish go on, until one to rogue/WHAT tells it what to do wrong."""
+"""A worker of exhook's that lets every publish go on, until one to rogue/WHAT tells it what to do wrong. With the argument `lies`
+it answers at every point with something good and, behind it, something that cannot be."""
 
 import os
 import signal
 import socket
 import struct
+import sys
 
 import msgpack
 
@@ -58,9 +60,19 @@ def misbehave(what):
             print("x" * 1000)
 
 
+# What is right in them would be seen if it counted.
+LIES = {
+    "client.authenticate": {"superuser": True, "allow": "yes"},
+    "client.authorize": {"reason": 0x97, "allow": 0},
+    "client.subscribe": {"filters": [[0, "moved", None, None], [1, None, None, 0x97], [7, None, None, None]]},
+    "client.unsubscribe": {"filters": [[0, None, None, 0x97], [0]]},
+    "message.publish": {"payload": b"changed", "topic": "moved", "qos": 9},
+}
+
+lies = LIES if "lies" in sys.argv else {}
 setup = receive()[1]
 names = {number: name for name, number in setup["points"].items()}
-hooks = [{"point": "message.publish", "topics": [], "answers": True}]
+hooks = [{"point": point, "topics": [], "answers": True} for point in ["message.publish", *lies]]
 send([0, {"protocol": 1, "sdk": "rogue", "pid": os.getpid(), "hooks": hooks}])
 while True:
     frame = receive()
@@ -68,7 +80,9 @@ while True:
         break
     answers = []
     for ident, point, client, data in frame[1]:
-        if names.get(point) == "message.publish":
+        if names.get(point) in lies:
+            answers.append([ident, 0, lies[names[point]]])
+        elif names.get(point) == "message.publish":
             if data[1].startswith("rogue/"):
                 misbehave(data[1][len("rogue/") :])
             answers.append([ident, 0, None])

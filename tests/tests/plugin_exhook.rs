@@ -128,6 +128,26 @@ scenario! {
 }
 
 scenario! {
+    /// An answer that is wrong somewhere is a failure as a whole: nothing of what was right in it counts.
+    fn half_of_an_answer_does_not_count(
+        broker in broker().config("[authorization]\nno_match = \"allow\"")
+    ) {
+        load(broker, &folder().join("liar"), &folder(), "liar", &["failed_action=ignore"]);
+        let mut client = Client::hello(broker, Version::V5, "c");
+        assert_eq!(client.subscribe_all(&Subscribe::to("t", 1).and("u", 1)), [1, 1]);
+        assert_eq!(client.publish(&Publish::new("moved", "unseen").qos(1)), 0x10, "nobody has subscribed there");
+        assert_eq!(client.publish(&Publish::new("t", "as it was").qos(1)), 0);
+        let came = client.message();
+        assert_eq!((came.topic.as_str(), came.text().as_str()), ("t", "as it was"));
+        assert_eq!(client.unsubscribe(&["t"]), [0]);
+        assert_eq!(broker.ctl_json(&["clients", "show", "c"])["superuser"], false);
+        for what in ["an `allow` that is no boolean", "the index of no filter", "a `qos` that no message may have"] {
+            wait_for_log(broker, what);
+        }
+    }
+}
+
+scenario! {
     /// Editing the hooks and a reload swap the code under a client that publishes all the while: it stays connected, every message
     /// comes once and in order, changed by the old code or, from some moment on, by the new.
     fn a_reload_takes_the_edited_hooks(broker in broker()) {

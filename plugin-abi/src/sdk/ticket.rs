@@ -87,6 +87,11 @@ impl Drop for Open {
 /// What every ticket can do at the least.
 macro_rules! ends {
     () => {
+        /// Takes back all changes made here so far, as when what they came from turns out to be wrong in the middle of it.
+        pub fn forget_changes(&mut self) {
+            self.0.changes.clear();
+        }
+
         /// Goes on with the next plugin, with the changes made here.
         pub fn proceed(mut self) {
             self.0.complete(Flow::CONTINUE);

@@ -34,8 +34,15 @@ fn reason(map: &ValueRef<'_>, key: &str) -> Option<Reason> {
 }
 
 impl Ticket {
-    /// The answer did not come, or says that it failed.
-    pub fn fail(self, policy: FaultPolicy) {
+    /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts.
+    pub fn fail(mut self, policy: FaultPolicy) {
+        match &mut self {
+            Ticket::Connect(ticket) => ticket.forget_changes(),
+            Ticket::Authenticate(ticket) => ticket.forget_changes(),
+            Ticket::Authorize(ticket) => ticket.forget_changes(),
+            Ticket::Filters(ticket, _) => ticket.forget_changes(),
+            Ticket::Publish(ticket) => ticket.forget_changes(),
+        }
         if policy == FaultPolicy::Ignore {
             return self.go_on(false);
         }
