@@ -67,10 +67,12 @@ impl Printed {
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
-            while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
-                line(String::from_utf8_lossy(&self.bytes[..end]).trim_end());
-                self.bytes.drain(..=end);
+            let mut at = 0;
+            while let Some(len) = self.bytes[at..].iter().position(|byte| *byte == b'\n') {
+                line(String::from_utf8_lossy(&self.bytes[at..at + len]).trim_end());
+                at += len + 1;
             }
+            self.bytes.drain(..at);
             if self.bytes.len() >= PRINTED_MAX {
                 line(&String::from_utf8_lossy(&self.bytes));
                 self.bytes.clear();
@@ -83,5 +85,38 @@ impl Printed {
         if !self.bytes.is_empty() {
             line(String::from_utf8_lossy(&std::mem::take(&mut self.bytes)).trim_end());
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines(printed: &mut Printed, mut bytes: &[u8]) -> Vec<String> {
+        let mut lines = Vec::new();
+        printed.read(&mut bytes, &mut [0; 16], |line| lines.push(line.to_owned()));
+        lines
+    }
+
+    #[test]
+    fn lines_come_whole_however_they_are_read() {
+        let mut printed = Printed::default();
+        assert_eq!(lines(&mut printed, b"a\n\nlonger than a read\r\nbeg"), ["a", "", "longer than a read"]);
+        assert!(printed.closed, "the slice has ended");
+        assert_eq!(lines(&mut printed, b"in\n"), ["begin"]);
+        assert!(lines(&mut printed, b"no end").is_empty());
+        let mut rest = Vec::new();
+        printed.rest(|line| rest.push(line.to_owned()));
+        assert_eq!(rest, ["no end"]);
+    }
+
+    #[test]
+    fn what_is_no_text_and_what_never_ends_is_shown_all_the_same() {
+        let mut printed = Printed::default();
+        assert_eq!(lines(&mut printed, b"\xff\n"), ["\u{fffd}"]);
+        let mut count = 0;
+        let mut endless = std::io::repeat(b'x').take(3 * PRINTED_MAX as u64);
+        printed.read(&mut endless, &mut [0; 1024], |line| count += line.len());
+        assert_eq!(count, 2 * PRINTED_MAX, "16 reads of 1,024 bytes at a time");
     }
 }

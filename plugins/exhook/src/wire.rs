@@ -1,13 +1,19 @@
 //! Frames between the broker and a worker (PROTOCOL.md): putting calls together, taking answers apart. Nothing here knows of
 //! processes or tickets.
 
+use std::io::{Error, Read};
+
 use rmpv::ValueRef;
+use rmpv::decode::value_ref::BorrowRead;
 
 /// Bytes of the length in front of a frame.
 pub const HEAD: usize = 4;
 
 /// How deep a worker may nest what it sends.
 const DEPTH_MAX: usize = 16;
+
+/// Most steps of reading a frame, of which a value takes one to three: a value of one byte takes forty here.
+const STEPS_MAX: usize = 1 << 20;
 
 /// Writes MessagePack at the end of a buffer, which never fails.
 #[derive(Debug)]
@@ -189,11 +195,15 @@ pub fn frame_len(bytes: &[u8]) -> Option<usize> {
 /// # Errors
 /// What is wrong with it, for a log.
 pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
-    let mut rest = frame;
-    let value = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX)
-        .map_err(|error| format!("sent a frame that is not MessagePack ({error})"))?;
-    if !rest.is_empty() {
-        return Err(format!("sent a frame with {} bytes too many", rest.len()));
+    let mut reading = Stepwise { rest: frame, steps: STEPS_MAX };
+    let value = rmpv::decode::read_value_ref_with_max_depth(&mut reading, DEPTH_MAX).map_err(|error| {
+        if reading.steps == 0 {
+            return format!("sent a frame of more than {} values", STEPS_MAX / 3);
+        }
+        format!("sent a frame that is not MessagePack ({error})")
+    })?;
+    if !reading.rest.is_empty() {
+        return Err(format!("sent a frame with {} bytes too many", reading.rest.len()));
     }
     let ValueRef::Array(mut parts) = value else { return Err("sent a frame that is no list".to_owned()) };
     let odd = || Err("sent a frame of no known form".to_owned());
@@ -213,6 +223,29 @@ pub fn read(frame: &[u8]) -> Result<Said<'_>, String> {
         }
         (Some(4), [ValueRef::Array(commands)]) => Ok(Said::Commands(std::mem::take(commands))),
         _ => odd(),
+    }
+}
+
+/// A frame that is being read, in so many steps at most.
+struct Stepwise<'a> {
+    rest: &'a [u8],
+    steps: usize,
+}
+
+impl Read for Stepwise<'_> {
+    fn read(&mut self, into: &mut [u8]) -> std::io::Result<usize> {
+        self.steps = self.steps.checked_sub(1).ok_or_else(|| Error::other("too many values"))?;
+        self.rest.read(into)
+    }
+}
+
+impl<'a> BorrowRead<'a> for Stepwise<'a> {
+    fn fill_buf(&self) -> &'a [u8] {
+        self.rest
+    }
+
+    fn consume(&mut self, len: usize) {
+        self.rest = &self.rest[len..];
     }
 }
 
@@ -273,5 +306,86 @@ pub fn bytes_ref<'a>(value: &ValueRef<'a>) -> Option<&'a [u8]> {
         ValueRef::String(text) => text.into_str().map(str::as_bytes),
         ValueRef::Binary(bytes) => Some(bytes),
         _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn written(body: impl FnOnce(&mut Writer<'_>)) -> Vec<u8> {
+        let mut out = Vec::new();
+        frame(&mut out, body);
+        assert_eq!(frame_len(&out), Some(out.len() - HEAD));
+        out.split_off(HEAD)
+    }
+
+    #[test]
+    fn a_frame_of_many_small_values_is_refused_before_it_has_grown() {
+        let many = |count| {
+            written(|out| {
+                out.list(2).number(4_u64).list(count);
+                (0..count).for_each(|_| {
+                    out.nil();
+                });
+            })
+        };
+        assert!(matches!(read(&many(100_000)), Ok(Said::Commands(commands)) if commands.len() == 100_000));
+        let error = read(&many(STEPS_MAX)).unwrap_err();
+        assert_eq!(error, "sent a frame of more than 349525 values");
+    }
+
+    #[test]
+    fn a_frame_that_says_more_than_it_has_is_refused() {
+        // A list of 4,294,967,295 values.
+        for frame in [&b"\xdd\xff\xff\xff\xff\xc0"[..], b"\xdf\xff\xff\xff\xff\xc0", b"\xc6\xff\xff\xff\xff"]
+        {
+            assert!(read(frame).unwrap_err().starts_with("sent a frame that is not MessagePack"));
+        }
+        assert_eq!(read(b"\x92\x01\xa1x!").unwrap_err(), "sent a frame with 1 bytes too many");
+        let deep = [[0x91; 40].as_slice(), b"\xc0"].concat();
+        assert!(read(&deep).unwrap_err().contains("depth"));
+    }
+
+    proptest! {
+        /// Whatever a worker sends: a sentence, and no panic.
+        #[test]
+        fn any_bytes_are_read_or_refused(bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
+            let _ = read(&bytes);
+        }
+
+        /// The same with what begins like a frame.
+        #[test]
+        fn any_frame_is_read_or_refused(kind in 0_u8..6, bytes in proptest::collection::vec(any::<u8>(), 0..100)) {
+            for parts in [2_u8, 3] {
+                let _ = read(&[&[0x90 | parts, kind], &bytes[..]].concat());
+            }
+        }
+
+        /// Answers come out as they went in, whatever text and bytes are in them.
+        #[test]
+        fn answers_are_what_they_were(
+            answers in proptest::collection::vec((any::<u64>(), 0_u64..3, any::<String>(), any::<Vec<u8>>()), 0..20),
+            done in any::<u64>(),
+        ) {
+            let frame = written(|out| {
+                out.list(3).number(2_u64).list(answers.len());
+                for (id, code, topic, payload) in &answers {
+                    out.list(3).number(*id).number(*code).map(2);
+                    out.text("topic").text(topic).text("payload").bytes(payload);
+                }
+                out.number(done);
+            });
+            let Said::Answers(read, was_done) = read(&frame).unwrap() else { panic!("answers") };
+            prop_assert_eq!((read.len(), was_done), (answers.len(), done));
+            for (answer, (id, code, topic, payload)) in read.iter().zip(&answers) {
+                prop_assert_eq!((answer.id, answer.code), (*id, *code));
+                prop_assert_eq!(get(&answer.value, "topic").and_then(text_ref), Some(topic.as_str()));
+                prop_assert_eq!(get(&answer.value, "payload").and_then(bytes_ref), Some(&payload[..]));
+            }
+        }
     }
 }

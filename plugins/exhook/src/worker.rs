@@ -3,6 +3,7 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::io::{Read, Write};
+use std::os::fd::AsFd;
 use std::sync::Arc;
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
@@ -356,14 +357,15 @@ impl<'w> Serving<'w> {
         let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
         let socket = if self.out.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
         let wake = self.worker.line.wake_fd();
-        let mut fds = [
-            PollFd::new(&self.process.socket, socket),
-            PollFd::from_borrowed_fd(wake, PollFlags::IN),
-            PollFd::new(&self.process.stdout, PollFlags::IN),
-            PollFd::new(&self.process.stderr, PollFlags::IN),
-        ];
-        // A pipe that it has closed would be ready for ever; both are read in every turn.
-        let open = if self.printed.iter().any(|printed| printed.closed) { 2 } else { fds.len() };
+        let pipes = [self.process.stdout.as_fd(), self.process.stderr.as_fd()];
+        let mut fds = [wake; 4].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        fds[1] = PollFd::new(&self.process.socket, socket);
+        let mut open = 2;
+        // A pipe that it has closed would be ready for ever.
+        for (pipe, _) in pipes.into_iter().zip(&self.printed).filter(|(_, printed)| !printed.closed) {
+            fds[open] = PollFd::from_borrowed_fd(pipe, PollFlags::IN);
+            open += 1;
+        }
         // A signal or a wake too many costs one turn.
         let _ = rustix::event::poll(&mut fds[..open], Some(&timeout));
         let _ = rustix::io::read(wake, &mut [0; 8]);
