@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xc29ef12ceea864f8)
+#define GRAPNEL_ABI_HASH UINT64_C(0xafe9ed752ebabd3d)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -594,6 +594,9 @@ struct grapnel_host_api {
     /** Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
      *  session.created and session.subscribed with GRAPNEL_FLAG_REPLAY. Any thread, once. */
     grapnel_status (*replay)(uint64_t plugin);
+    /** The file that the plugin was loaded from: its absolute path, any bytes but zero, for what lies beside it.
+     *  Empty where there is none. It stays for ever. */
+    grapnel_slice file;
 };
 
 /** Number of a hook point. */
@@ -870,7 +873,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has 
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 200, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 216, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -899,6 +902,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, metric, 168, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, measure, 176, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, adjust, 184, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, replay, 192, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, file, 200, 16);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);

@@ -135,7 +135,7 @@ tables! {
     HostApi {
         size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
-        adjust, replay, #[cfg(feature = "abi-test-grown")] grown,
+        adjust, replay, file, #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }
     Manifest {

@@ -1,8 +1,9 @@
 //! What the broker keeps of plugins until the process ends: values whose address plugins know, and texts. Used by the loader's
 //! services and transactions. A load must cost a place in a chunk here, never an allocation of its own.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::mem::MaybeUninit;
+use std::path::Path;
 use std::sync::Arc;
 
 /// Places of one chunk.
@@ -29,6 +30,28 @@ impl<T> Forever<T> {
         let (place, rest) = free.split_first_mut().expect("a new chunk has places");
         self.free = rest;
         place.write(value)
+    }
+}
+
+/// Paths that stay for ever, each of them once.
+pub(super) struct Paths {
+    kept: BTreeSet<&'static Path>,
+}
+
+impl Paths {
+    /// None yet.
+    pub(super) const fn new() -> Paths {
+        Paths { kept: BTreeSet::new() }
+    }
+
+    /// The one copy of a path.
+    pub(super) fn keep(&mut self, path: &Path) -> &'static Path {
+        if let Some(kept) = self.kept.get(path) {
+            return kept;
+        }
+        let kept: &'static Path = Box::leak(path.into());
+        self.kept.insert(kept);
+        kept
     }
 }
 
@@ -68,6 +91,14 @@ impl Texts {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+
+    #[test]
+    fn a_path_is_kept_once() {
+        let mut paths = Paths::new();
+        let first = paths.keep(Path::new("/p/a.so"));
+        assert_eq!(paths.keep(Path::new("/p/b.so")), Path::new("/p/b.so"));
+        assert!(std::ptr::eq(paths.keep(&Path::new("/p").join("a.so")), first));
+    }
 
     #[test]
     fn values_stay_where_they_are_across_chunks() {

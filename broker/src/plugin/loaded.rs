@@ -2,6 +2,7 @@
 //! the transactions, which keep the order that the table's contract asks for.
 
 use std::ffi::c_void;
+use std::path::Path;
 use std::sync::Arc;
 
 use grapnel_engine::hook::{Entry, InstanceEntry, PluginHandle};
@@ -47,10 +48,13 @@ impl Loaded {
         library: Library,
         handle: PluginHandle,
         shards: usize,
+        file: &Path,
         name: &str,
         config: &str,
     ) -> Result<Arc<Loaded>, LoadError> {
-        let api = services::host_table(handle, shards as u32);
+        // What cannot be made absolute, as where the working folder is gone, is given as it is.
+        let file = std::path::absolute(file).unwrap_or_else(|_| file.to_owned());
+        let api = services::host_table(handle, shards as u32, &file);
         fatal::remember_code(
             handle,
             services::name_of(handle).unwrap_or_default(),

@@ -2,6 +2,8 @@
 //! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
 
 use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
@@ -13,12 +15,12 @@ use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
 use grapnel_plugin_abi::host::{
     self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
-use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Status, Ticket};
+use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Slice, Status, Ticket};
 
 use super::ancestry::Places;
 use super::attendant::Errands;
 use super::commands::Desk;
-use super::kept::{Forever, Texts};
+use super::kept::{Forever, Paths, Texts};
 use super::living::Living;
 use super::manifest::Hook;
 use super::metrics::{MetricReading, Metrics};
@@ -56,6 +58,9 @@ const HOSTS_MAX: usize = 4096 + 64;
 
 /// Those of the generations beyond.
 static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
+
+/// The files that plugins were loaded from.
+static FILES: Mutex<Paths> = Mutex::new(Paths::new());
 
 /// Says who does what plugins ask for, and within which bounds; from here on they are answered.
 pub(super) fn attach(settings: &Settings) {
@@ -161,8 +166,9 @@ pub(super) fn threads_left(name: &str, generation: u32) -> usize {
 }
 
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
-pub(super) fn host_table(handle: PluginHandle, shards: u32) -> &'static HostApi {
-    let table = host::host_api(handle.0, shards);
+pub(super) fn host_table(handle: PluginHandle, shards: u32, file: &Path) -> &'static HostApi {
+    let file = FILES.lock().unwrap_or_else(PoisonError::into_inner).keep(file);
+    let table = HostApi { file: Slice::of(file.as_os_str().as_bytes()), ..host::host_api(handle.0, shards) };
     match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
         // Each place is given once, so that it is this table that it gets.
         Some(place) => place.get_or_init(|| table),
@@ -327,7 +333,8 @@ mod tests {
         assert!(first.iter().all(|handle| named(*handle) == "first"));
         assert_eq!(named(second), "second");
         assert_eq!(name_of(PluginHandle(1 << 32 | 0xffff_ffff)), None);
-        let mut tables: Vec<_> = first.iter().map(|handle| host_table(*handle, 2)).collect();
+        let mut tables: Vec<_> =
+            first.iter().map(|handle| host_table(*handle, 2, Path::new("/plugins/first.so"))).collect();
         assert!(
             tables.iter().zip(&first).all(|(table, handle)| table.plugin == handle.0 && table.shards == 2)
         );

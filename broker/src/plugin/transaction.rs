@@ -133,12 +133,12 @@ impl Workshop {
             return Err(LoadError::AlreadyLoaded { name: opened.name });
         }
         find_needed(&opened, beside)?;
-        let Opened { library, name, about, hooks, .. } = &opened;
+        let Opened { library, file, name, about, hooks } = &opened;
         check_config(library, about, name, &wanted.config)?;
         let (handle, generation) = self.next_handle(name);
         let admitted = Admitted::new(handle, name, hooks)?;
         let config = wanted.config.to_string();
-        let loaded = Loaded::load(*library, handle, self.shards.len(), name, &config)?;
+        let loaded = Loaded::load(*library, handle, self.shards.len(), file, name, &config)?;
         let instances = self.init_shards(name, &loaded)?;
         let hooks = hooks.iter().map(|hook| self.identify(name, hook.clone())).collect();
         let loaded_at_ms = now_ms();

@@ -324,6 +324,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         measure: host_measure,
         adjust: host_adjust,
         replay: host_replay,
+        file: Slice::EMPTY,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }

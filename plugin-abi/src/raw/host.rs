@@ -91,7 +91,15 @@ pub struct HostApi {
     /// Tells this plugin alone of the sessions and subscriptions that are there, once per shard: client.connected,
     /// session.created and session.subscribed with [`FLAG_REPLAY`]. Any thread, once.
     pub replay: unsafe extern "C" fn(plugin: u64) -> Status,
+    /// The file that the plugin was loaded from: its absolute path, any bytes but zero, for what lies beside it. Empty where there
+    /// is none. It stays for ever.
+    pub file: Slice,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn(plugin: u64) -> u64,
 }
+
+// SAFETY: its functions say from which threads they may be called, and what `file` shows stays as it is for ever.
+unsafe impl Sync for HostApi {}
+// SAFETY: as above.
+unsafe impl Send for HostApi {}

@@ -1,9 +1,11 @@
 //! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What acts on clients is copied and
 //! runs after the current event has ended.
 
-use std::ffi::c_void;
+use std::ffi::{OsStr, c_void};
 use std::fmt::Display;
+use std::os::unix::ffi::OsStrExt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::Path;
 use std::time::Duration;
 
 use super::Timer;
@@ -254,6 +256,14 @@ impl Host {
     pub fn replay(self) -> Result<(), Refused> {
         // SAFETY: `replay` may be called from any thread.
         Host::done(unsafe { (self.api.replay)(self.api.plugin) })
+    }
+
+    /// The file that the plugin was loaded from, as an absolute path, for what is shipped beside it; `None` in tests without a
+    /// broker. The library that runs is a private copy elsewhere.
+    pub fn file(self) -> Option<&'static Path> {
+        // SAFETY: the path stays for ever.
+        let path = unsafe { self.api.file.bytes() };
+        (!path.is_empty()).then(|| Path::new(OsStr::from_bytes(path)))
     }
 }
 
