@@ -4,14 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
+use hyper::Method;
 use serde::Serialize;
+use serde_json::json;
 
 use super::CtlError;
 use super::connection::Broker;
 use super::output::Output;
 use super::table::{self, Column};
 use crate::control::wire::{Metric, Metrics};
-use crate::plugin::{PluginInfo, PluginList};
+use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, PluginInfo, PluginList};
 
 /// What to do with exhook.
 #[derive(Debug, Subcommand)]
@@ -88,8 +90,7 @@ pub(super) async fn run(
     match command {
         DriversCommand::List => {
             let list: PluginList = broker.get("/api/v1/plugins").await?;
-            let metrics: Metrics = broker.get("/api/v1/metrics").await?;
-            print_drivers(&drivers(&list, &workers(&list, &metrics.metrics)), output)
+            print_drivers(&loaded(broker, &list).await?, output)
         }
         DriversCommand::Enable(driver) => switch(broker, &driver.driver, "enable", output).await,
         DriversCommand::Disable(driver) => switch(broker, &driver.driver, "disable", output).await,
@@ -180,27 +181,57 @@ fn rated(before: &[WorkerRow], after: Vec<WorkerRow>, interval: u64) -> Vec<Work
     after.into_iter().map(|row| WorkerRow { rate: rate(&row), ..row }).collect()
 }
 
-fn drivers(list: &PluginList, workers: &[WorkerRow]) -> Vec<DriverRow> {
-    let row = |plugin: &PluginInfo| {
-        let mine: Vec<_> = workers.iter().filter(|row| row.plugin == plugin.name).collect();
-        DriverRow {
-            driver: mine.first().map_or_else(String::new, |row| row.driver.clone()),
-            plugin: plugin.name.clone(),
-            state: super::plugins::state(plugin).to_owned(),
-            workers: mine.len(),
-            calls: mine.iter().map(|row| row.calls).sum(),
+/// The drivers that are loaded.
+async fn loaded(broker: &Broker, list: &PluginList) -> Result<Vec<DriverRow>, CtlError> {
+    let metrics: Metrics = broker.get("/api/v1/metrics").await?;
+    let hooks: HookReport = broker.get("/api/v1/hooks?all=false").await?;
+    Ok(drivers(list, &workers(list, &metrics.metrics), &hooks.rows))
+}
+
+fn drivers(list: &PluginList, workers: &[WorkerRow], hooks: &[HookRow]) -> Vec<DriverRow> {
+    let mut rows = Vec::new();
+    for plugin in exhooks(list) {
+        let mine = workers.iter().filter(|row| row.plugin == plugin.name);
+        let mut names: Vec<_> = mine.clone().map(|row| row.driver.as_str()).collect();
+        names.dedup();
+        let one = names.len() < 2;
+        if names.is_empty() {
+            names.push("");
         }
-    };
-    exhooks(list).map(row).collect()
+        for driver in names {
+            let of_it = || hooks.iter().filter(|hook| is_of(hook, &plugin.name, driver));
+            let all_out = !one && of_it().count() > 0 && of_it().all(|hook| !hook.mounted);
+            let mine = mine.clone().filter(|row| row.driver == driver);
+            rows.push(DriverRow {
+                driver: driver.to_owned(),
+                plugin: plugin.name.clone(),
+                state: if all_out { "disabled" } else { super::plugins::state(plugin) }.to_owned(),
+                workers: mine.clone().count(),
+                calls: mine.map(|row| row.calls).sum(),
+            });
+        }
+    }
+    rows
+}
+
+/// Whether a hook is that of a driver, in a plugin that runs several: the names say so.
+fn is_of(hook: &HookRow, plugin: &str, driver: &str) -> bool {
+    hook.plugin == plugin && hook.hook.starts_with("java_") == (driver == "java")
 }
 
 async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
     let list: PluginList = broker.get("/api/v1/plugins").await?;
-    let metrics: Metrics = broker.get("/api/v1/metrics").await?;
-    let rows = drivers(&list, &workers(&list, &metrics.metrics));
-    let mine: Vec<_> = rows.iter().filter(|row| row.driver == name || row.plugin == name).collect();
+    let rows = loaded(broker, &list).await?;
+    if rows.iter().any(|row| row.plugin == name) {
+        return super::plugins::switch(broker, name, verb, output).await;
+    }
+    let mine: Vec<_> = rows.iter().filter(|row| row.driver == name).collect();
     match mine.as_slice() {
-        [row] => super::plugins::switch(broker, &row.plugin, verb, output).await,
+        [row] if rows.iter().filter(|other| other.plugin == row.plugin).count() == 1 => {
+            super::plugins::switch(broker, &row.plugin, verb, output).await
+        }
+        // The others of the plugin go on.
+        [row] => switch_hooks(broker, row, verb, output).await,
         [] => Err(CtlError::Refused(format!(
             "no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"
         ))),
@@ -209,6 +240,33 @@ async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) ->
             Err(CtlError::Usage(format!("the plugins {} all run {name}; name one of them", names.join(", "))))
         }
     }
+}
+
+/// Takes the hooks of a driver out of their chains, or puts them in again.
+async fn switch_hooks(
+    broker: &Broker,
+    driver: &DriverRow,
+    verb: &str,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    let hooks: HookReport = broker.get("/api/v1/hooks?all=false").await?;
+    let mut switched = Vec::new();
+    for hook in hooks.rows.into_iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)) {
+        let change = HookOverride { mounted: Some(verb == "enable"), ..HookOverride::default() };
+        let HookRow { plugin, point, hook, .. } = hook;
+        let body = json!(HookChange { plugin, point, hook, clear: false, change });
+        switched.push(broker.json::<HookRow>(Method::POST, "/api/v1/hooks", Some(&body)).await?);
+    }
+    if output.json {
+        return output.value(&switched);
+    }
+    let points: Vec<_> = switched.iter().map(|hook| hook.point.as_str()).collect();
+    output.line(&format!(
+        "driver {} of plugin {} is {verb}d: {}",
+        driver.driver,
+        driver.plugin,
+        points.join(", ")
+    ))
 }
 
 fn print_drivers(rows: &[DriverRow], output: &mut Output) -> Result<(), CtlError> {
@@ -311,6 +369,29 @@ mod tests {
     }
 
     #[test]
+    fn two_drivers_of_one_plugin_are_two_rows_with_states_of_their_own() {
+        let list = PluginList {
+            plugins: vec![plugin("exhook", "/p/libgrapnel_exhook.so")],
+            ..PluginList::default()
+        };
+        let metrics = [
+            metric("plugin_exhook_worker_java_0_calls", 2),
+            metric("plugin_exhook_worker_python3_0_calls", 3),
+        ];
+        let hook = |name: &str, mounted| HookRow {
+            plugin: "exhook".to_owned(),
+            hook: name.to_owned(),
+            mounted,
+            ..HookRow::default()
+        };
+        let hooks = [hook("client_connect", true), hook("java_client_connect", false)];
+        let rows = drivers(&list, &workers(&list, &metrics), &hooks);
+        let seen: Vec<_> =
+            rows.iter().map(|row| (row.driver.as_str(), row.state.as_str(), row.calls)).collect();
+        assert_eq!(seen, [("java", "disabled", 2), ("python3", "loaded once", 3)]);
+    }
+
+    #[test]
     fn the_figures_of_each_worker_are_found_under_the_name_of_its_plugin() {
         let list = PluginList {
             plugins: vec![
@@ -333,7 +414,7 @@ mod tests {
         let figures: Vec<_> = rows.iter().map(|row| (row.worker, row.calls, row.restarts)).collect();
         assert_eq!(figures, [(0, 7, 0), (1, 5, 2)]);
         assert_eq!((rows[0].p50_us, rows[1].p50_us, rows[1].p99_us), (None, Some(100), Some(i64::MAX)));
-        let drivers = drivers(&list, &rows);
+        let drivers = drivers(&list, &rows, &[]);
         assert_eq!((drivers.len(), drivers[0].workers, drivers[0].calls), (1, 2, 12));
         let later = workers(&list, &[metric("plugin_my_hooks_worker_python3_0_calls", 27)]);
         assert_eq!(rated(&rows, later, 2)[0].rate, 10);

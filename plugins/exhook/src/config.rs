@@ -1,6 +1,7 @@
 //! What the operator configures, in our own words or in those of EMQX's `emqx_extension_hook.conf`, and what is wrong with it.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +13,10 @@ use serde::Deserialize;
 pub struct Written {
     driver: Option<String>,
     python: Option<PathBuf>,
+    java: Option<PathBuf>,
+    #[serde(default)]
+    java_options: Vec<String>,
+    java_jar: Option<PathBuf>,
     path: Option<String>,
     init_module: Option<String>,
     call_timeout: Option<Span>,
@@ -32,13 +37,30 @@ pub struct Written {
     #[serde(rename = "exhook.drivers")]
     emqx_drivers: Option<String>,
     #[serde(rename = "exhook.drivers.python3.path")]
-    emqx_path: Option<String>,
+    python3_path: Option<String>,
     #[serde(rename = "exhook.drivers.python3.call_timeout")]
-    emqx_call_timeout: Option<Span>,
+    python3_call_timeout: Option<Span>,
     #[serde(rename = "exhook.drivers.python3.init_module")]
-    emqx_init_module: Option<String>,
+    python3_init_module: Option<String>,
     #[serde(rename = "exhook.drivers.python3.pool_size")]
-    emqx_pool_size: Option<Count>,
+    python3_pool_size: Option<Count>,
+    #[serde(rename = "exhook.drivers.java.path")]
+    java_path: Option<String>,
+    #[serde(rename = "exhook.drivers.java.call_timeout")]
+    java_call_timeout: Option<Span>,
+    #[serde(rename = "exhook.drivers.java.init_module")]
+    java_init_module: Option<String>,
+    #[serde(rename = "exhook.drivers.java.pool_size")]
+    java_pool_size: Option<Count>,
+}
+
+/// What EMQX's lines say of one driver.
+#[derive(Clone, Debug, Default)]
+struct EmqxLines {
+    path: Option<String>,
+    call_timeout: Option<Span>,
+    init_module: Option<String>,
+    pool_size: Option<Count>,
 }
 
 /// A time: `5s`, `500ms`, `2m`, or a number of milliseconds.
@@ -55,6 +77,15 @@ enum Span {
 enum Count {
     Number(u32),
     Text(String),
+}
+
+impl Count {
+    fn read(&self) -> Option<u32> {
+        match self {
+            Count::Number(number) => Some(*number),
+            Count::Text(text) => text.trim().parse().ok(),
+        }
+    }
 }
 
 impl Span {
@@ -79,13 +110,15 @@ impl Span {
     }
 }
 
-/// What it means.
+/// What it means for one driver.
 #[derive(Clone, Debug)]
 pub struct Config {
-    /// `python3` takes hooks of our own API and of EMQX's, `amqtt` those of aMQTT.
+    /// `python3` takes hooks of our own API and of EMQX's, `amqtt` those of aMQTT, `java` EMQX's in Java.
     pub driver: Driver,
-    /// The Python to run; the `python3` of the broker's PATH unless said otherwise.
-    pub python: PathBuf,
+    /// What runs the hooks; the `python3` or `java` of the broker's PATH unless said otherwise.
+    pub program: PathBuf,
+    /// What it is started with.
+    pub arguments: Vec<OsString>,
     /// A file, whose folder is searched; a folder; or several of them with `:` between.
     pub path: String,
     /// The module that is imported.
@@ -119,6 +152,8 @@ pub enum Driver {
     Python3,
     /// aMQTT's plugins.
     Amqtt,
+    /// EMQX's hooks in Java.
+    Java,
 }
 
 impl Driver {
@@ -127,9 +162,29 @@ impl Driver {
         match self {
             Driver::Python3 => "python3",
             Driver::Amqtt => "amqtt",
+            Driver::Java => "java",
+        }
+    }
+
+    /// Which of the plugin's hooks are its: drivers of one language have one place, so that at most one of them runs at a time.
+    pub const fn place(self) -> usize {
+        match self {
+            Driver::Python3 | Driver::Amqtt => 0,
+            Driver::Java => 1,
+        }
+    }
+
+    /// What is imported unless the configuration says otherwise.
+    const fn init_module(self) -> &'static str {
+        match self {
+            Driver::Python3 | Driver::Amqtt => "main",
+            Driver::Java => "Main",
         }
     }
 }
+
+/// How many places there are for drivers.
+pub const PLACES: usize = 2;
 
 /// What a failed call means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
@@ -141,6 +196,8 @@ pub enum FailedAction {
     Ignore,
 }
 
+/// What runs hooks in Java.
+const JAR: &str = "grapnel-exhook.jar";
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
@@ -149,40 +206,80 @@ impl Driver {
         match name.trim() {
             "python3" | "python" => Ok(Driver::Python3),
             "amqtt" => Ok(Driver::Amqtt),
+            "java" => Ok(Driver::Java),
             "python2" => Err(Error::new(
                 "driver python2: Python 2 has ended; the same hooks run with driver = \"python3\" once they are Python 3",
             )),
-            other => Err(Error::new(format!("driver = {other:?}: there are python3 and amqtt"))),
+            several if several.contains(',') => Err(Error::new(format!(
+                "driver = {several:?}: one driver for each load; load exhook once more under another name (--name)"
+            ))),
+            other => Err(Error::new(format!("driver = {other:?}: there are python3, amqtt and java"))),
         }
     }
 }
 
 impl Written {
-    /// What it means.
+    /// What it means, one for each driver: several are only in EMQX's lines. `beside` is the folder that the plugin was loaded from.
     ///
     /// # Errors
     /// A sentence that names the key.
-    pub fn read(self) -> Result<Config, Error> {
-        let driver = self.driver.as_deref().or(self.emqx_drivers.as_deref());
-        let driver = driver.ok_or_else(|| Error::new("driver is missing: python3 or amqtt"))?;
+    pub fn read(mut self, beside: Option<&Path>) -> Result<Vec<Config>, Error> {
+        let drivers = match (&self.driver, &self.emqx_drivers) {
+            (Some(driver), _) => vec![Driver::read(driver)?],
+            (None, Some(drivers)) => drivers.split(',').map(Driver::read).collect::<Result<_, _>>()?,
+            (None, None) => return Err(Error::new("driver is missing: python3, amqtt or java")),
+        };
+        for (index, driver) in drivers.iter().enumerate() {
+            let before = drivers[..index].iter().find(|before| before.place() == driver.place());
+            if let Some(before) = before {
+                return Err(Error::new(format!(
+                    "exhook.drivers names {} and {}: load exhook once more under another name (--name) for one of them",
+                    before.name(),
+                    driver.name()
+                )));
+            }
+        }
+        drivers.into_iter().map(|driver| self.read_driver(driver, beside)).collect()
+    }
+
+    fn read_driver(&mut self, driver: Driver, beside: Option<&Path>) -> Result<Config, Error> {
         let time = |span: &Option<Span>, key: &str, default_s: u64| {
             span.as_ref().map_or(Ok(Duration::from_secs(default_s)), |span| span.read(key))
         };
-        let pool_size = match self.emqx_pool_size {
-            None => self.pool_size.unwrap_or(1),
-            Some(Count::Number(number)) => number,
-            Some(Count::Text(text)) => text.trim().parse().unwrap_or(0),
+        let lines = match driver {
+            Driver::Python3 => EmqxLines {
+                path: self.python3_path.take(),
+                call_timeout: self.python3_call_timeout.take(),
+                init_module: self.python3_init_module.take(),
+                pool_size: self.python3_pool_size.take(),
+            },
+            Driver::Java => EmqxLines {
+                path: self.java_path.take(),
+                call_timeout: self.java_call_timeout.take(),
+                init_module: self.java_init_module.take(),
+                pool_size: self.java_pool_size.take(),
+            },
+            Driver::Amqtt => EmqxLines::default(),
         };
-        let mut options = self.options;
+        let pool_size = match lines.pool_size {
+            None => self.pool_size.unwrap_or(1),
+            Some(count) => count.read().unwrap_or(0),
+        };
+        let mut options = self.options.clone();
         if let Some(file) = &self.config {
             options.insert("config".to_owned(), file.to_string_lossy().into());
         }
+        let (program, arguments) = self.program(driver, beside)?;
         let config = Config {
-            driver: Driver::read(driver)?,
-            python: self.python.unwrap_or_else(|| "python3".into()),
-            path: self.path.or(self.emqx_path).unwrap_or_default(),
-            init_module: self.init_module.or(self.emqx_init_module).unwrap_or_else(|| "main".to_owned()),
-            call_timeout: time(&self.call_timeout.or(self.emqx_call_timeout), "call_timeout", 5)?,
+            driver,
+            program,
+            arguments,
+            path: lines.path.or_else(|| self.path.clone()).unwrap_or_default(),
+            init_module: lines
+                .init_module
+                .or_else(|| self.init_module.clone())
+                .unwrap_or_else(|| driver.init_module().to_owned()),
+            call_timeout: time(&lines.call_timeout.or_else(|| self.call_timeout.clone()), "call_timeout", 5)?,
             start_timeout: time(&self.start_timeout, "start_timeout", 30)?,
             pool_size,
             failed_action: self.failed_action,
@@ -190,11 +287,30 @@ impl Written {
             queue_max: self.queue_max.unwrap_or(100_000),
             queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
             frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
-            topics: self.topics,
+            topics: self.topics.clone(),
             options,
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// What runs the hooks of a driver, and with which arguments.
+    fn program(&self, driver: Driver, beside: Option<&Path>) -> Result<(PathBuf, Vec<OsString>), Error> {
+        if driver != Driver::Java {
+            let python = self.python.clone().unwrap_or_else(|| "python3".into());
+            return Ok((python, ["-u", "-m", "grapnel_exhook"].map(OsString::from).to_vec()));
+        }
+        let jar = self.java_jar.clone().or_else(|| Some(beside?.join(JAR)));
+        let jar = jar.ok_or_else(|| Error::new(format!("java_jar is missing: where {JAR} is")))?;
+        if !jar.exists() {
+            return Err(Error::new(format!(
+                "there is no {}: build it with plugins/exhook/sdk/java/build, or say where it is with `java_jar`",
+                jar.display()
+            )));
+        }
+        let mut arguments: Vec<OsString> = self.java_options.iter().map(OsString::from).collect();
+        arguments.extend([OsString::from("-cp"), jar.into(), OsString::from("io.grapnel.exhook.Worker")]);
+        Ok((self.java.clone().unwrap_or_else(|| "java".into()), arguments))
     }
 }
 
@@ -217,7 +333,7 @@ impl Config {
                 return wrong(format!("path: there is no {}", path.display()));
             }
         }
-        if self.driver == Driver::Python3 && self.path.is_empty() {
+        if self.driver != Driver::Amqtt && self.path.is_empty() {
             return wrong("path is missing: the file or folder of the hooks".to_owned());
         }
         Ok(())
@@ -246,9 +362,13 @@ mod tests {
 
     use super::*;
 
-    fn read(value: Value) -> Result<Config, String> {
+    fn read_all(value: Value) -> Result<Vec<Config>, String> {
         let written: Written = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        written.read().map_err(|error| error.to_string())
+        written.read(Some(Path::new("/plugins"))).map_err(|error| error.to_string())
+    }
+
+    fn read(value: Value) -> Result<Config, String> {
+        read_all(value).map(|mut configs| configs.remove(0))
     }
 
     #[test]
@@ -275,11 +395,42 @@ mod tests {
     }
 
     #[test]
+    fn both_of_emqx_drivers_run_beside_each_other() {
+        let configs = read_all(json!({
+            "exhook.drivers": "java, python3",
+            "exhook.drivers.java.path": "/tmp",
+            "exhook.drivers.java.init_module": "Sample",
+            "exhook.drivers.python3.path": "/usr",
+            "java_jar": "/dev/null",
+            "java_options": ["-Xmx64m"],
+            "pool_size": 2,
+        }));
+        let [java, python] = &configs.unwrap()[..] else { panic!("two drivers") };
+        assert_eq!(
+            (java.driver, java.path.as_str(), java.init_module.as_str()),
+            (Driver::Java, "/tmp", "Sample")
+        );
+        assert_eq!(java.program, Path::new("java"));
+        assert_eq!(java.arguments, ["-Xmx64m", "-cp", "/dev/null", "io.grapnel.exhook.Worker"]);
+        assert_eq!(
+            (python.driver, python.path.as_str(), python.init_module.as_str()),
+            (Driver::Python3, "/usr", "main")
+        );
+        assert_eq!((python.program.as_path(), python.pool_size), (Path::new("python3"), 2));
+    }
+
+    #[test]
     fn what_cannot_be_is_named() {
         for (value, expected) in [
             (json!({"path": "/tmp"}), "driver is missing"),
             (json!({"driver": "python2", "path": "/tmp"}), "Python 2 has ended"),
             (json!({"driver": "perl", "path": "/tmp"}), "driver = \"perl\""),
+            (json!({"driver": "python3,java", "path": "/tmp"}), "one driver for each load"),
+            (
+                json!({"exhook.drivers": "python3,python3", "path": "/tmp"}),
+                "names python3 and python3: load exhook once more",
+            ),
+            (json!({"driver": "java", "path": "/tmp"}), "there is no /plugins/grapnel-exhook.jar: build it"),
             (json!({"driver": "python3"}), "path is missing"),
             (json!({"driver": "python3", "path": "/no/such"}), "there is no /no/such"),
             (json!({"driver": "python3", "path": "/tmp", "pool_size": 0}), "pool_size = 0"),

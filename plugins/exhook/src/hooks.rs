@@ -13,7 +13,7 @@ use crate::clients::{Entering, Who};
 use crate::line::Writing;
 use crate::verdict::{FAILED, Ticket};
 use crate::wire::Writer;
-use crate::{Exhook, ExhookShard};
+use crate::{Exhook, ExhookShard, PoolShard};
 
 /// The client of an event; every event about a client has these getters.
 macro_rules! who {
@@ -90,7 +90,7 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
     }
 }
 
-impl ExhookShard {
+impl PoolShard {
     /// Tells the worker of a client what has happened to it.
     fn tell(
         &mut self,
@@ -99,8 +99,8 @@ impl ExhookShard {
         entering: Option<&Entering<'_>>,
         data: impl FnOnce(&mut Writer<'_>),
     ) {
-        let worker = self.shared.worker_of(who.client_id);
-        let line = &self.shared.lines[worker];
+        let worker = self.pool.worker_of(who.client_id);
+        let line = &self.pool.lines[worker];
         match line.write() {
             Some(mut writing) if writing.has_room() => {
                 let clients = &mut self.clients[worker];
@@ -119,8 +119,8 @@ impl ExhookShard {
 
     /// Tells what no client is there for: the worker `of` somebody, or all of them.
     fn tell_of_nobody(&self, point: HookPoint, of: Option<&str>, data: impl Fn(&mut Writer<'_>)) {
-        let worker = of.map(|name| self.shared.worker_of(name));
-        for (index, line) in self.shared.lines.iter().enumerate() {
+        let worker = of.map(|name| self.pool.worker_of(name));
+        for (index, line) in self.pool.lines.iter().enumerate() {
             if worker.is_some_and(|worker| worker != index) {
                 continue;
             }
@@ -144,18 +144,18 @@ impl ExhookShard {
         defer: impl FnOnce(Duration) -> Result<Ticket, Refused>,
         data: impl FnOnce(&mut Writer<'_>),
     ) -> Option<Flow> {
-        if !self.shared.answers(point) {
+        if !self.pool.answers(point) {
             self.tell(point, who, entering, data);
             return Some(Flow::Continue);
         }
-        let worker = self.shared.worker_of(who.client_id);
-        let line = &self.shared.lines[worker];
+        let worker = self.pool.worker_of(who.client_id);
+        let line = &self.pool.lines[worker];
         let writing = line.write().filter(|writing| writing.has_room());
         // The broker may have no ticket left.
-        let asked = writing.and_then(|writing| Some((writing, defer(self.shared.deadline()).ok()?)));
+        let asked = writing.and_then(|writing| Some((writing, defer(self.pool.deadline()).ok()?)));
         let Some((mut writing, ticket)) = asked else {
             line.figures.failed();
-            return (self.shared.policy(point) == FaultPolicy::Ignore).then_some(Flow::Continue);
+            return (self.pool.policy(point) == FaultPolicy::Ignore).then_some(Flow::Continue);
         };
         let client = self.clients[worker].number(&mut writing, who, entering);
         let id = writing.next_id();
@@ -165,7 +165,7 @@ impl ExhookShard {
         Some(Flow::Defer)
     }
 
-    pub(crate) fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
+    fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, None));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
@@ -178,7 +178,7 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
+    fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, event.password()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let data = |out: &mut Writer<'_>| {
@@ -192,7 +192,7 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
+    fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
         use grapnel_plugin_abi::Action;
         let who = who!(event);
         let action = match event.action() {
@@ -213,7 +213,7 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
+    fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         let filters: Vec<_> = event.filters().map(|filter| (filter.filter, filter.options)).collect();
         let (id, users) = (event.subscription_id(), event.user_properties().collect::<Vec<_>>());
@@ -236,7 +236,7 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
+    fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         let filters: Vec<_> = event.filters().map(|filter| filter.filter).collect();
         let users: Vec<_> = event.user_properties().collect();
@@ -258,7 +258,7 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
+    fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         // It is written before the ticket is taken: both look at the event.
         let mut bytes = Vec::new();
@@ -272,20 +272,20 @@ impl ExhookShard {
         Ok(Flow::Stop)
     }
 
-    pub(crate) fn client_connack(&mut self, event: &mut Connack<'_>) {
+    fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (reason, present) = (event.reason().0, event.session_present());
         self.tell(HookPoint::ClientConnack, &who!(event), None, |out| {
             out.list(2).number(reason).flag(present);
         });
     }
 
-    pub(crate) fn client_connected(&mut self, event: &mut Connected<'_>) {
+    fn client_connected(&mut self, event: &mut Connected<'_>) {
         self.tell(HookPoint::ClientConnected, &who!(event), None, |out| {
             out.list(0);
         });
     }
 
-    pub(crate) fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
+    fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
         let reason = event.reason();
         self.tell(HookPoint::ClientDisconnected, &who!(event), None, |out| {
             out.list(2).number(reason.0).text(ended(reason));
@@ -299,27 +299,27 @@ impl ExhookShard {
         });
     }
 
-    pub(crate) fn session_created(&mut self, event: &mut Session<'_>) {
+    fn session_created(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionCreated, event);
     }
 
-    pub(crate) fn session_resumed(&mut self, event: &mut Session<'_>) {
+    fn session_resumed(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionResumed, event);
     }
 
-    pub(crate) fn session_discarded(&mut self, event: &mut Session<'_>) {
+    fn session_discarded(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionDiscarded, event);
     }
 
-    pub(crate) fn session_takenover(&mut self, event: &mut Session<'_>) {
+    fn session_takenover(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionTakenover, event);
     }
 
-    pub(crate) fn session_terminated(&mut self, event: &mut Session<'_>) {
+    fn session_terminated(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionTerminated, event);
     }
 
-    pub(crate) fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
+    fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
         self.tell(HookPoint::SessionSubscribed, &who!(event), None, |out| {
             out.list(4).text(filter.filter).number(filter.options).flag(event.is_new());
@@ -327,22 +327,22 @@ impl ExhookShard {
         });
     }
 
-    pub(crate) fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
+    fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
         self.tell(HookPoint::SessionUnsubscribed, &who!(event), None, |out| {
             out.list(2).text(filter.filter).text_or_nil(event.cause());
         });
     }
 
-    pub(crate) fn message_delivered(&mut self, event: &mut Delivered<'_>) {
+    fn message_delivered(&mut self, event: &mut Delivered<'_>) {
         self.tell(HookPoint::MessageDelivered, &who!(event), None, |out| message!(event, out));
     }
 
-    pub(crate) fn message_acked(&mut self, event: &mut Acked<'_>) {
+    fn message_acked(&mut self, event: &mut Acked<'_>) {
         self.tell(HookPoint::MessageAcked, &who!(event), None, |out| message!(event, out));
     }
 
-    pub(crate) fn message_dropped(&mut self, event: &mut Dropped<'_>) {
+    fn message_dropped(&mut self, event: &mut Dropped<'_>) {
         let data = |out: &mut Writer<'_>| {
             out.list(3);
             message!(event, out);
@@ -356,7 +356,7 @@ impl ExhookShard {
         }
     }
 
-    pub(crate) fn message_retained(&mut self, event: &mut Retained<'_>) {
+    fn message_retained(&mut self, event: &mut Retained<'_>) {
         self.tell_of_nobody(HookPoint::MessageRetained, None, |out| {
             out.list(2);
             message!(event, out);
@@ -374,11 +374,11 @@ impl ExhookShard {
         });
     }
 
-    pub(crate) fn packet_received(&mut self, event: &mut Packet<'_>) {
+    fn packet_received(&mut self, event: &mut Packet<'_>) {
         self.packet(HookPoint::PacketReceived, event);
     }
 
-    pub(crate) fn packet_sent(&mut self, event: &mut Packet<'_>) {
+    fn packet_sent(&mut self, event: &mut Packet<'_>) {
         self.packet(HookPoint::PacketSent, event);
     }
 
@@ -388,19 +388,19 @@ impl ExhookShard {
         });
     }
 
-    pub(crate) fn broker_starting(&mut self, event: &mut Broker<'_>) {
+    fn broker_starting(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStarting, event);
     }
 
-    pub(crate) fn broker_started(&mut self, event: &mut Broker<'_>) {
+    fn broker_started(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStarted, event);
     }
 
-    pub(crate) fn broker_stopping(&mut self, event: &mut Broker<'_>) {
+    fn broker_stopping(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStopping, event);
     }
 
-    pub(crate) fn broker_stopped(&mut self, event: &mut Broker<'_>) {
+    fn broker_stopped(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStopped, event);
     }
 }
@@ -437,45 +437,72 @@ fn verdict_number(verdict: Verdict) -> u64 {
     }
 }
 
-/// Writes the `plugin!` lines, and says which hook belongs to a point.
+/// Writes the `plugin!` lines, once for each place of a driver, and says which hook belongs to a point. An event is the pool's of that
+/// place; hooks of a place without one are never mounted.
 macro_rules! hooks {
-    ($($group:ident.$event:ident: $point:ident, $hook:ident;)*) => {
-        /// The hook of a point.
-        pub(crate) fn name(point: HookPoint) -> &'static str {
-            match point {
-                $(HookPoint::$point => stringify!($hook),)*
+    ($($group:ident.$event:ident: $point:ident, $type:ident, $hook:ident, $java:ident $(=> $flow:ty)?;)*) => {
+        /// The hook of a point, for the driver of a place.
+        pub(crate) fn name(point: HookPoint, place: usize) -> &'static str {
+            match (point, place) {
+                $((HookPoint::$point, 0) => stringify!($hook), (HookPoint::$point, _) => stringify!($java),)*
             }
         }
 
-        grapnel_plugin_abi::plugin!(Exhook { $($group.$event(manual = true) => ExhookShard::$hook,)* });
+        impl ExhookShard {
+            $(
+                fn $hook(&mut self, event: &mut $type<'_>) $(-> $flow)? {
+                    hooks!(@call self, 0, $hook, event $(, $flow)?)
+                }
+
+                fn $java(&mut self, event: &mut $type<'_>) $(-> $flow)? {
+                    hooks!(@call self, 1, $hook, event $(, $flow)?)
+                }
+            )*
+        }
+
+        grapnel_plugin_abi::plugin!(Exhook {
+            $($group.$event(manual = true) => ExhookShard::$hook,)*
+            $($group.$event(manual = true) => ExhookShard::$java,)*
+        });
+    };
+    (@call $shard:ident, $place:literal, $hook:ident, $event:ident) => {
+        if let Some(pool) = &mut $shard.pools[$place] {
+            pool.$hook($event);
+        }
+    };
+    (@call $shard:ident, $place:literal, $hook:ident, $event:ident, $flow:ty) => {
+        match &mut $shard.pools[$place] {
+            Some(pool) => pool.$hook($event),
+            None => Ok(Flow::Continue),
+        }
     };
 }
 
 hooks! {
-    client.connect: ClientConnect, client_connect;
-    client.authenticate: ClientAuthenticate, client_authenticate;
-    client.authorize: ClientAuthorize, client_authorize;
-    client.connack: ClientConnack, client_connack;
-    client.connected: ClientConnected, client_connected;
-    client.disconnected: ClientDisconnected, client_disconnected;
-    client.subscribe: ClientSubscribe, client_subscribe;
-    client.unsubscribe: ClientUnsubscribe, client_unsubscribe;
-    session.created: SessionCreated, session_created;
-    session.resumed: SessionResumed, session_resumed;
-    session.discarded: SessionDiscarded, session_discarded;
-    session.takenover: SessionTakenover, session_takenover;
-    session.terminated: SessionTerminated, session_terminated;
-    session.subscribed: SessionSubscribed, session_subscribed;
-    session.unsubscribed: SessionUnsubscribed, session_unsubscribed;
-    message.publish: MessagePublish, message_publish;
-    message.delivered: MessageDelivered, message_delivered;
-    message.acked: MessageAcked, message_acked;
-    message.dropped: MessageDropped, message_dropped;
-    message.retained: MessageRetained, message_retained;
-    packet.received: PacketReceived, packet_received;
-    packet.sent: PacketSent, packet_sent;
-    broker.starting: BrokerStarting, broker_starting;
-    broker.started: BrokerStarted, broker_started;
-    broker.stopping: BrokerStopping, broker_stopping;
-    broker.stopped: BrokerStopped, broker_stopped;
+    client.connect: ClientConnect, Connect, client_connect, java_client_connect => Result<Flow, Refused>;
+    client.authenticate: ClientAuthenticate, Authenticate, client_authenticate, java_client_authenticate => Result<Flow, Refused>;
+    client.authorize: ClientAuthorize, Authorize, client_authorize, java_client_authorize => Result<Flow, Refused>;
+    client.connack: ClientConnack, Connack, client_connack, java_client_connack;
+    client.connected: ClientConnected, Connected, client_connected, java_client_connected;
+    client.disconnected: ClientDisconnected, Disconnected, client_disconnected, java_client_disconnected;
+    client.subscribe: ClientSubscribe, Subscribe, client_subscribe, java_client_subscribe => Result<Flow, Refused>;
+    client.unsubscribe: ClientUnsubscribe, Unsubscribe, client_unsubscribe, java_client_unsubscribe => Result<Flow, Refused>;
+    session.created: SessionCreated, Session, session_created, java_session_created;
+    session.resumed: SessionResumed, Session, session_resumed, java_session_resumed;
+    session.discarded: SessionDiscarded, Session, session_discarded, java_session_discarded;
+    session.takenover: SessionTakenover, Session, session_takenover, java_session_takenover;
+    session.terminated: SessionTerminated, Session, session_terminated, java_session_terminated;
+    session.subscribed: SessionSubscribed, Subscription, session_subscribed, java_session_subscribed;
+    session.unsubscribed: SessionUnsubscribed, Subscription, session_unsubscribed, java_session_unsubscribed;
+    message.publish: MessagePublish, Publish, message_publish, java_message_publish => Result<Flow, Refused>;
+    message.delivered: MessageDelivered, Delivered, message_delivered, java_message_delivered;
+    message.acked: MessageAcked, Acked, message_acked, java_message_acked;
+    message.dropped: MessageDropped, Dropped, message_dropped, java_message_dropped;
+    message.retained: MessageRetained, Retained, message_retained, java_message_retained;
+    packet.received: PacketReceived, Packet, packet_received, java_packet_received;
+    packet.sent: PacketSent, Packet, packet_sent, java_packet_sent;
+    broker.starting: BrokerStarting, Broker, broker_starting, java_broker_starting;
+    broker.started: BrokerStarted, Broker, broker_started, java_broker_started;
+    broker.stopping: BrokerStopping, Broker, broker_stopping, java_broker_stopping;
+    broker.stopped: BrokerStopped, Broker, broker_stopped, java_broker_stopped;
 }

@@ -15,17 +15,18 @@ mod worker;
 
 use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
+use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::sync_channel;
+use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Mounting, Plugin};
 
 use clients::Clients;
-use config::{Config, Written};
+use config::{Config, PLACES, Written};
 use figures::Figures;
 use line::Line;
-use wire::Wanted;
+use wire::{Ready, Wanted};
 use worker::Worker;
 
 /// How much longer the broker waits than the worker's thread, which answers by policy when the time is over.
@@ -33,8 +34,12 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The shared part.
 pub(crate) struct Exhook {
+    pools: Vec<Arc<Pool>>,
+}
+
+/// The workers of one driver.
+pub(crate) struct Pool {
     config: Arc<Config>,
-    host: Host,
     lines: Vec<Arc<Line>>,
     /// What the workers asked for, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
@@ -42,7 +47,13 @@ pub(crate) struct Exhook {
 
 /// The instance of a shard.
 pub(crate) struct ExhookShard {
-    shared: Arc<Exhook>,
+    /// By [`Driver::place`].
+    pools: [Option<PoolShard>; PLACES],
+}
+
+/// A pool, as a shard has it.
+pub(crate) struct PoolShard {
+    pool: Arc<Pool>,
     /// Whom each worker was told of.
     clients: Vec<Clients>,
 }
@@ -67,25 +78,60 @@ impl Plugin for Exhook {
     type Shard = ExhookShard;
 
     fn load(config: Written, host: &Host) -> Result<Exhook, Error> {
-        let config = Arc::new(config.read()?);
-        let mut lines = Vec::new();
-        let mut ready = Vec::new();
+        let configs = config.read(host.file().and_then(Path::parent))?;
+        let started: Vec<_> =
+            configs.into_iter().map(|config| Starting::new(config, *host)).collect::<Result<_, _>>()?;
+        let pools = started.into_iter().map(Starting::ready).collect::<Result<Vec<_>, _>>()?;
+        // Here and not when it is activated: a version that replaces another is asked from its first moment on. And only now: where
+        // one driver cannot run, none is asked.
+        pools.iter().try_for_each(|pool| pool.mount(*host))?;
+        Ok(Exhook { pools })
+    }
+
+    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
+        let mut pools = [const { None }; PLACES];
+        for pool in &self.pools {
+            let clients = pool.lines.iter().map(|_| Clients::new(shard)).collect();
+            pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
+        }
+        Ok(ExhookShard { pools })
+    }
+}
+
+/// A pool whose workers are on their way.
+struct Starting {
+    config: Arc<Config>,
+    lines: Vec<Arc<Line>>,
+    ready: Vec<Receiver<Result<Ready, String>>>,
+}
+
+impl Starting {
+    /// Starts all workers of a driver.
+    fn new(config: Config, host: Host) -> Result<Starting, Error> {
+        let config = Arc::new(config);
+        let (mut lines, mut ready) = (Vec::new(), Vec::new());
         for index in 0..config.pool_size {
-            let figures = Figures::new(*host, config.driver.name(), index);
+            let figures = Figures::new(host, config.driver.name(), index);
             let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max, figures)?);
             let (first, answer) = sync_channel(1);
             let worker = Worker {
                 config: Arc::clone(&config),
                 line: Arc::clone(&line),
-                host: *host,
+                host,
                 index,
                 first: Some(first),
                 wrong: 0,
             };
-            host.spawn(&format!("exhook-{index}"), move |_host| worker.run())?;
+            host.spawn(&worker.name(), move |_host| worker.run())?;
             lines.push(line);
             ready.push(answer);
         }
+        Ok(Starting { config, lines, ready })
+    }
+
+    /// Waits until they run, and hears what they want.
+    fn ready(self) -> Result<Arc<Pool>, Error> {
+        let Starting { config, lines, ready } = self;
         let mut wanted = BTreeMap::new();
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
@@ -94,15 +140,7 @@ impl Plugin for Exhook {
             }
         }
         apply_topics(&config, &mut wanted)?;
-        let exhook = Exhook { config, host: *host, lines, wanted };
-        // Here and not when it is activated: a version that replaces another is asked from its first moment on.
-        exhook.mount()?;
-        Ok(exhook)
-    }
-
-    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
-        let clients = self.lines.iter().map(|_| Clients::new(shard)).collect();
-        Ok(ExhookShard { shared: Arc::clone(self), clients })
+        Ok(Arc::new(Pool { config, lines, wanted }))
     }
 }
 
@@ -154,9 +192,9 @@ fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Re
     Ok(())
 }
 
-impl Exhook {
+impl Pool {
     /// Mounts what the workers asked for.
-    fn mount(&self) -> Result<(), Error> {
+    fn mount(&self, host: Host) -> Result<(), Error> {
         for (point, wanted) in &self.wanted {
             let mut mounting = Mounting::new()
                 .point(*point)
@@ -166,7 +204,7 @@ impl Exhook {
             if !wanted.topics.is_empty() && has_topics(*point) {
                 mounting = mounting.topics(wanted.topics.iter().map(String::as_str));
             }
-            let mounted = self.host.mount::<Exhook>(hooks::name(*point), &mounting);
+            let mounted = host.mount::<Exhook>(hooks::name(*point, self.config.driver.place()), &mounting);
             mounted.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?;
         }
         Ok(())

@@ -8,7 +8,7 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::config::Config;
+use crate::config::{Config, Driver};
 
 /// A process that runs.
 #[derive(Debug)]
@@ -28,28 +28,44 @@ impl Process {
     /// # Errors
     /// A sentence that names the program.
     pub fn start(config: &Config) -> Result<Process, String> {
+        let program = &config.program;
         let cannot = |error: io::Error| match error.kind() {
+            io::ErrorKind::NotFound if config.driver == Driver::Java => {
+                format!(
+                    "there is no {}: install Java 17 or newer, or say where it is with `java`",
+                    program.display()
+                )
+            }
             io::ErrorKind::NotFound => format!(
                 "there is no {}: install Python 3.10 or newer, or say where it is with `python`",
-                config.python.display()
+                program.display()
             ),
-            _ => format!("cannot start {}: {error}", config.python.display()),
+            _ => format!("cannot start {}: {error}", program.display()),
         };
         let (socket, theirs) = UnixStream::pair().map_err(cannot)?;
         socket.set_nonblocking(true).map_err(cannot)?;
-        let mut command = Command::new(&config.python);
+        let mut command = Command::new(program);
         command
-            .args(["-u", "-m", "grapnel_exhook"])
-            .env("GRAPNEL_WORKER_FD", theirs.as_raw_fd().to_string())
+            .args(&config.arguments)
             .env("PYTHONUNBUFFERED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped());
-        let fd: OwnedFd = theirs.into();
+        let theirs: OwnedFd = theirs.into();
+        let passed = if config.driver == Driver::Java {
+            // Java can only take over a socket that is its standard input.
+            command.env("GRAPNEL_WORKER_FD", "0").stdin(theirs);
+            None
+        } else {
+            command.env("GRAPNEL_WORKER_FD", theirs.as_raw_fd().to_string());
+            Some(theirs)
+        };
         // SAFETY: between fork and exec only two system calls are made, on a descriptor that is open there.
         unsafe {
             command.pre_exec(move || {
-                rustix::io::fcntl_setfd(&fd, rustix::io::FdFlags::empty())?;
+                if let Some(fd) = &passed {
+                    rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
+                }
                 rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
                 Ok(())
             });
@@ -59,7 +75,7 @@ impl Process {
         let (Some(stdout), Some(stderr)) = (child.stdout.take(), child.stderr.take()) else {
             let _ = child.kill();
             let _ = child.wait();
-            return Err(format!("cannot read what {} prints", config.python.display()));
+            return Err(format!("cannot read what {} prints", program.display()));
         };
         for pipe in [rustix::fd::AsFd::as_fd(&stdout), rustix::fd::AsFd::as_fd(&stderr)] {
             let flags = rustix::fs::fcntl_getfl(pipe).map_err(|error| cannot(error.into()))?;
