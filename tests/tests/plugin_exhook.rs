@@ -148,6 +148,19 @@ scenario! {
 }
 
 scenario! {
+    /// What a process prints that ends before it is ready is the reason why the plugin is not loaded.
+    fn what_cannot_start_says_why(broker in broker()) {
+        let arguments = ["plugins", "load", "exhook", "--once", "--set", "driver=python3", "--set", "path=/tmp", "--set"];
+        let ends = folder().join("cannot");
+        let python = format!("python=\"{}\"", ends.display());
+        let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
+        assert!(said.contains("has ended (exit status: 7); it printed:\n") && said.contains("no module of that name"), "{said}");
+        let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
+        assert!(said.contains("there is no /no/such/python: install Python 3.10"), "{said}");
+    }
+}
+
+scenario! {
     /// Editing the hooks and a reload swap the code under a client that publishes all the while: it stays connected, every message
     /// comes once and in order, changed by the old code or, from some moment on, by the new.
     fn a_reload_takes_the_edited_hooks(broker in broker()) {

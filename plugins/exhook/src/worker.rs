@@ -36,6 +36,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const LINE_LOOK: Duration = Duration::from_millis(20);
 /// How long a worker may take to end by itself.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// Most lines of what a worker printed that are given as the reason why it was never ready.
+const FIRST_WORDS_MAX: usize = 20;
 /// Bytes read at once.
 const READ: usize = 64 << 10;
 
@@ -150,7 +152,13 @@ impl Worker {
         let end = serving.turns();
         serving.say_what_is_printed();
         serving.over(&end);
-        end
+        match (end, serving.first_words) {
+            // Such as that there is no module of that name: nobody else says why.
+            (End::Lost(why), Some(words)) if !words.is_empty() => {
+                End::Lost(format!("{why}; it printed:\n{}", words.join("\n")))
+            }
+            (end, _) => end,
+        }
     }
 }
 
@@ -185,6 +193,8 @@ struct Serving<'w> {
     ready: bool,
     printed: [Printed; 2],
     lines: Lines,
+    /// What it printed as errors before it was ready, unless it has said itself why it cannot be.
+    first_words: Option<Vec<String>>,
     buffer: Vec<u8>,
 }
 
@@ -208,6 +218,7 @@ impl<'w> Serving<'w> {
             line_look: Instant::now(),
             ready: false,
             printed: Default::default(),
+            first_words: Some(Vec::new()),
             buffer: vec![0; READ],
         }
     }
@@ -411,6 +422,7 @@ impl<'w> Serving<'w> {
         match said {
             Said::Ready(ready) if !self.ready => {
                 self.ready = true;
+                self.first_words = None;
                 let (name, hooks) = (self.worker.name(), ready.hooks.len());
                 host.info(format_args!(
                     "{name} is ready: {}, {hooks} hooks, process {}",
@@ -421,7 +433,10 @@ impl<'w> Serving<'w> {
                     let _ = first.send(Ok(ready));
                 }
             }
-            Said::Failed(text) => return Err(format!("cannot run: {text}")),
+            Said::Failed(text) => {
+                self.first_words = None;
+                return Err(format!("cannot run: {text}"));
+            }
             Said::Answers(answers, done) if self.ready => {
                 // What it logs meanwhile is no sign that it does what it was asked.
                 if done > 0 || !answers.is_empty() {
@@ -493,7 +508,13 @@ impl<'w> Serving<'w> {
     fn print(&mut self) {
         let ([out, err], lines) = (&mut self.printed, &mut self.lines);
         out.read(&mut self.process.stdout, &mut self.buffer, |line| lines.say(Level::Info, line));
-        err.read(&mut self.process.stderr, &mut self.buffer, |line| lines.say(Level::Warn, line));
+        let first_words = &mut self.first_words;
+        err.read(&mut self.process.stderr, &mut self.buffer, |line| {
+            lines.say(Level::Warn, line);
+            if let Some(words) = first_words.as_mut().filter(|words| words.len() < FIRST_WORDS_MAX) {
+                words.push(line.to_owned());
+            }
+        });
     }
 
     /// The last of it, also without an end of line.
