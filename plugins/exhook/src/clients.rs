@@ -1,15 +1,19 @@
-//! Which clients a worker has been told of, per shard: each is described once and named by a number from then on.
+//! Which clients a worker has been told of, per shard: each is described once and named by a number from then on. What CONNECT said
+//! of a client is kept, so that a process which is started anew hears of it too.
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 
 use crate::line::Writing;
+use crate::wire::Writer;
 
 /// Most clients that one shard keeps described to one worker; the one described first is forgotten for one more.
 const KNOWN_MAX: usize = 16_384;
 /// Described, and forgotten: numbers in the place of a hook point's.
 const DESCRIBED: i64 = -1;
 const FORGOTTEN: i64 = -2;
+/// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
+const KEPT_MAX: usize = 1024;
 
 /// A client as an event shows it.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -64,6 +68,10 @@ struct Known {
     entering: bool,
     /// Of where it comes from: another connection may take the identifier over.
     origin: u64,
+    /// Of the process that was told.
+    epoch: u64,
+    /// What its CONNECT said, as it is written into a description, but for the password.
+    kept: Option<Box<[u8]>>,
 }
 
 /// The clients that a shard has described to one worker.
@@ -71,8 +79,6 @@ struct Known {
 pub struct Clients {
     known: HashMap<Box<str>, Known>,
     order: VecDeque<Box<str>>,
-    /// Of the process that was told.
-    epoch: u64,
     next: u64,
     hasher: RandomState,
 }
@@ -83,7 +89,6 @@ impl Clients {
         Clients {
             known: HashMap::new(),
             order: VecDeque::new(),
-            epoch: 0,
             next: (u64::from(shard) + 1) << 40,
             hasher: RandomState::new(),
         }
@@ -91,23 +96,34 @@ impl Clients {
 
     /// The number of a client, which is described first where that is needed.
     pub fn number(&mut self, line: &mut Writing<'_>, who: &Who<'_>, entering: Option<&Entering<'_>>) -> u64 {
-        if self.epoch != line.epoch() {
-            self.known.clear();
-            self.order.clear();
-            self.epoch = line.epoch();
-        }
-        let (print, origin) = (self.hasher.hash_one(who), self.origin(who));
+        let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
+        let written = entering.map(Entering::written);
+        let more = match (entering, &written) {
+            (Some(entering), Some(written)) => More::Entering(entering.password, written),
+            _ => More::None,
+        };
+        let is_entering = entering.is_some();
         if let Some(known) = self.known.get_mut(who.client_id) {
+            let told = known.epoch == epoch;
             // What entered with more is described once more when it is in, then without the password.
-            if known.print != print || entering.is_some() || known.entering {
-                *known = Known { number: known.number, print, entering: entering.is_some(), origin };
-                describe(line, known.number, who, entering);
+            if told && known.print == print && !is_entering && !known.entering {
+                return known.number;
             }
+            if known.origin != origin {
+                known.kept = None;
+            }
+            let more = match &known.kept {
+                Some(kept) if !told && !is_entering => More::Earlier(kept),
+                _ => more,
+            };
+            describe(line, known.number, who, more);
+            known.keep(written);
+            (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
             return known.number;
         }
         while self.known.len() >= KNOWN_MAX {
             let Some(first) = self.order.pop_front() else { break };
-            if let Some(known) = self.known.remove(&first) {
+            if let Some(known) = self.known.remove(&first).filter(|known| known.epoch == epoch) {
                 line.call(0, FORGOTTEN, known.number, |data| {
                     data.nil();
                 });
@@ -115,10 +131,11 @@ impl Clients {
         }
         let number = self.next;
         self.next += 1;
-        self.known
-            .insert(who.client_id.into(), Known { number, print, entering: entering.is_some(), origin });
+        describe(line, number, who, more);
+        let mut known = Known { number, print, entering: is_entering, origin, epoch, kept: None };
+        known.keep(written);
+        self.known.insert(who.client_id.into(), known);
         self.order.push_back(who.client_id.into());
-        describe(line, number, who, entering);
         number
     }
 
@@ -135,11 +152,13 @@ impl Clients {
         call: impl FnOnce(&mut Writing<'_>, u64),
     ) {
         let origin = self.origin(who);
-        let taken_over = self.epoch == line.epoch()
-            && self.known.get(who.client_id).is_some_and(|known| known.origin != origin);
+        let taken_over = self
+            .known
+            .get(who.client_id)
+            .is_some_and(|known| known.epoch == line.epoch() && known.origin != origin);
         let number = if taken_over {
             self.next += 1;
-            describe(line, self.next - 1, who, None);
+            describe(line, self.next - 1, who, More::None);
             self.next - 1
         } else {
             let number = self.number(line, who, None);
@@ -157,9 +176,64 @@ impl Clients {
     }
 }
 
-fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, entering: Option<&Entering<'_>>) {
+impl Known {
+    /// Keeps what a CONNECT said, if there was one.
+    fn keep(&mut self, written: Option<Box<[u8]>>) {
+        if let Some(written) = written {
+            self.kept = Some(written).filter(|written| written.len() <= KEPT_MAX);
+        }
+    }
+}
+
+/// Fields that [`Entering::written`] writes.
+const WRITTEN: usize = 7;
+
+impl Entering<'_> {
+    /// All but the password, as pairs of a map.
+    fn written(&self) -> Box<[u8]> {
+        let mut bytes = Vec::new();
+        let out = &mut Writer(&mut bytes);
+        out.text("clean_start").flag(self.clean_start);
+        out.text("keep_alive_s").number(self.keep_alive_s);
+        out.text("session_expiry_s").number(self.session_expiry_s);
+        out.text("receive_maximum").number(self.receive_maximum.unwrap_or(u16::MAX));
+        out.text("connected_at_ms").number(self.connected_at_ms.unwrap_or(0));
+        out.text("will");
+        match self.will {
+            Some((topic, payload, qos, retain)) => {
+                out.map(4).text("topic").text(topic).text("payload").bytes(payload);
+                out.text("qos").number(qos).text("retain").flag(retain);
+            }
+            None => {
+                out.nil();
+            }
+        }
+        out.text("properties").list(self.properties.len());
+        for (key, value) in &self.properties {
+            out.list(2).text(key).text(value);
+        }
+        bytes.into()
+    }
+}
+
+/// What a description says besides.
+#[derive(Clone, Copy, Debug)]
+enum More<'a> {
+    /// Nothing.
+    None,
+    /// It is coming in: its password, and what [`Entering::written`] gives.
+    Entering(Option<&'a [u8]>, &'a [u8]),
+    /// It had come in before there was this process: what [`Entering::written`] gave then.
+    Earlier(&'a [u8]),
+}
+
+fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, more: More<'_>) {
     line.call(0, DESCRIBED, number, |out| {
-        out.map(if entering.is_some() { 17 } else { 9 });
+        out.map(match more {
+            More::None => 9,
+            More::Entering(password, _) => 9 + WRITTEN + usize::from(password.is_some()),
+            More::Earlier(_) => 10 + WRITTEN,
+        });
         out.text("client_id").text(who.client_id);
         out.text("username").text_or_nil(who.username);
         out.text("superuser").flag(who.superuser);
@@ -169,26 +243,18 @@ fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, entering: Option
         out.text("peer_port").number(who.peer_port.unwrap_or(0));
         out.text("local_port").number(who.local_port.unwrap_or(0));
         out.text("listener").text(who.listener.unwrap_or(""));
-        let Some(entering) = entering else { return };
-        out.text("password").bytes_or_nil(entering.password);
-        out.text("clean_start").flag(entering.clean_start);
-        out.text("keep_alive_s").number(entering.keep_alive_s);
-        out.text("session_expiry_s").number(entering.session_expiry_s);
-        out.text("receive_maximum").number(entering.receive_maximum.unwrap_or(u16::MAX));
-        out.text("connected_at_ms").number(entering.connected_at_ms.unwrap_or(0));
-        out.text("will");
-        match entering.will {
-            Some((topic, payload, qos, retain)) => {
-                out.map(4).text("topic").text(topic).text("payload").bytes(payload);
-                out.text("qos").number(qos).text("retain").flag(retain);
+        match more {
+            More::None => {}
+            More::Entering(password, said) => {
+                if let Some(password) = password {
+                    out.text("password").bytes(password);
+                }
+                out.0.extend_from_slice(said);
             }
-            None => {
-                out.nil();
+            More::Earlier(said) => {
+                out.text("earlier").flag(true);
+                out.0.extend_from_slice(said);
             }
-        }
-        out.text("properties").list(entering.properties.len());
-        for (key, value) in &entering.properties {
-            out.list(2).text(key).text(value);
         }
     });
 }
@@ -245,6 +311,42 @@ mod tests {
         line.cut(true);
         let again = clients.number(&mut line.write().unwrap(), &changed, None);
         assert_eq!(waiting(&line), [(DESCRIBED, again)], "another process knows nobody");
+    }
+
+    /// The keys of the description that waits.
+    fn described(line: &Line) -> Vec<String> {
+        let mut calls = Calls::default();
+        line.take(&mut calls);
+        let call = rmpv::decode::read_value_ref(&mut calls.bytes.as_slice()).unwrap();
+        let rmpv::ValueRef::Map(pairs) = &call.as_array().unwrap()[3] else { panic!("{call:?}") };
+        pairs.iter().map(|(key, _)| crate::wire::text_of(key).unwrap()).collect()
+    }
+
+    #[test]
+    fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
+        let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+        let mut clients = Clients::new(0);
+        let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
+            clients.number(&mut line.write().unwrap(), who, entering);
+            let keys = described(line);
+            ["password", "keep_alive_s", "earlier"].map(|key| keys.iter().any(|found| found == key))
+        };
+        let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
+        assert_eq!(tell(&line, &who(1), Some(&entering)), [true, true, false]);
+        assert_eq!(tell(&line, &who(1), None), [false; 3], "it has heard of that");
+        line.cut(true);
+        assert_eq!(tell(&line, &who(1), None), [false, true, true]);
+        line.cut(true);
+        assert_eq!(
+            tell(&line, &who(2), None),
+            [false; 3],
+            "that is another connection, whose CONNECT nobody saw"
+        );
+        let long = "x".repeat(KEPT_MAX);
+        let entering = Entering { properties: vec![("k", &long)], ..Entering::default() };
+        assert_eq!(tell(&line, &who(3), Some(&entering)), [false, true, false]);
+        line.cut(true);
+        assert_eq!(tell(&line, &who(3), None), [false; 3], "too long to be kept");
     }
 
     #[test]
