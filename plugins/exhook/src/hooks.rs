@@ -104,7 +104,8 @@ impl PoolShard {
         match line.write() {
             Some(mut writing) if writing.has_room() => {
                 let clients = &mut self.clients[worker];
-                if point == HookPoint::ClientDisconnected {
+                // The one comes before the other, and each may be the last that is heard of a client.
+                if matches!(point, HookPoint::ClientDisconnected | HookPoint::SessionTerminated) {
                     let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
                     clients.last_call(&mut writing, who, call);
                 } else {
