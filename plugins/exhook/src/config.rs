@@ -27,6 +27,7 @@ pub struct Written {
     queue_max: Option<u32>,
     queue_bytes_max: Option<usize>,
     frame_bytes_max: Option<usize>,
+    node: Option<String>,
     #[serde(default)]
     topics: BTreeMap<String, Vec<String>>,
     /// aMQTT's own configuration file.
@@ -139,6 +140,8 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
+    /// The broker's name, as hooks see it.
+    pub node: String,
     /// Topic filters per hook point about a message, in the place of those that the workers ask for.
     pub topics: BTreeMap<String, Vec<String>>,
     /// The driver's own.
@@ -287,6 +290,7 @@ impl Written {
             queue_max: self.queue_max.unwrap_or(100_000),
             queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
             frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
+            node: self.node.clone().unwrap_or_else(|| "grapnel@127.0.0.1".to_owned()),
             topics: self.topics.clone(),
             options,
         };

@@ -242,7 +242,7 @@ impl<'w> Serving<'w> {
             out.text("pool_size").number(config.pool_size);
             out.text("frame_bytes_max").number(config.frame_bytes_max as u64);
             out.text("call_timeout_ms").number(config.call_timeout.as_millis() as u64);
-            out.text("node").text("grapnel@127.0.0.1");
+            out.text("node").text(&config.node);
             out.text("version").text(env!("CARGO_PKG_VERSION"));
             out.text("points").map(HookPoint::ALL.len());
             for point in HookPoint::ALL {
