@@ -3,6 +3,8 @@
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
 
+pub mod emqx;
+
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -1,0 +1,279 @@
+//! EMQX's hooks in Java through exhook on a live broker: what its documentation promises of every driver, and what is Java's own:
+//! classes, sources and jars, both drivers in one plugin, processes that end, and what is missing on the machine.
+
+#![allow(clippy::unwrap_used)]
+
+mod exhook_common;
+
+use std::path::{Path, PathBuf};
+
+use exhook_common::emqx::{self, Dialect};
+use exhook_common::{broker, folder, load, load_refused};
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, paho, scenario};
+use serde_json::json;
+
+/// Hooks as EMQX's Java driver took them: lists of tuples, atoms and binaries.
+fn dialect() -> Dialect {
+    Dialect {
+        driver: "java",
+        path: folder().join("java"),
+        spy: "Spy",
+        verdicts: "Verdicts",
+        from: "from",
+        state: json!([{"String": "of"}, 7]),
+        props: |some| match some {
+            true => json!({"record": [["User-Property", {"record": [["k", "v"]]}]]}),
+            false => json!([]),
+        },
+        no_text: |hex| json!({"bytes": hex}),
+        asks_for: |asked, qos| *asked == qos,
+    }
+}
+
+scenario! {
+    /// The way of a client in and out.
+    fn clients_are_told(broker in broker(), version) {
+        emqx::clients_are_told(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// A message from one client to another, and one that nobody wants; any bytes.
+    fn messages_are_told(broker in broker(), version) {
+        emqx::messages_are_told(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
+    fn sessions_are_told(broker in broker(), version) {
+        emqx::sessions_are_told(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// A session that nobody has come back to for its expiry interval.
+    fn expired_sessions_are_told(broker in broker()) {
+        emqx::expired_sessions_are_told(broker, &dialect());
+    }
+}
+
+scenario! {
+    /// A will is asked about as a publish, and published as one.
+    fn wills_are_told(broker in broker(), version) {
+        emqx::wills_are_told(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
+    fn logins_end_as_the_hook_says(broker in broker(), version) {
+        emqx::logins_end_as_the_hook_says(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
+    fn rights_are_as_the_hook_says(broker in broker(), version) {
+        emqx::rights_are_as_the_hook_says(broker, version, &dialect());
+    }
+}
+
+scenario! {
+    /// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
+    fn messages_are_changed_as_the_hook_says(broker in broker(), version) {
+        emqx::messages_are_changed_as_the_hook_says(broker, version, &dialect());
+    }
+}
+
+fn with_password(client_id: &str, password: &[u8]) -> Connect {
+    let mut connect = Connect::new(Version::V5, client_id).login("u", "");
+    connect.password = Some(password.to_vec());
+    connect
+}
+
+/// All bytes that there are.
+fn all_bytes() -> Vec<u8> {
+    (0..=255).collect()
+}
+
+scenario! {
+    /// Any bytes make the way to the worker and back: in payloads, in passwords, none at all, and under the longest topic.
+    fn any_bytes_survive(
+        broker in broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = 2097152")
+    ) {
+        load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
+        let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
+        client.subscribe("mirror/#", 0);
+        let long = format!("mirror/{}", "x".repeat(65_535 - 7));
+        for (topic, payload) in [
+            ("mirror/a", all_bytes()),
+            ("mirror/a", Vec::new()),
+            ("mirror/a", [0xFF, 0].repeat(1 << 19)),
+            ("mirror/a", b"\xC3\x28".to_vec()),
+            (&long, all_bytes()),
+        ] {
+            assert_eq!(client.publish(&Publish::new(topic, payload.clone()).qos(1)), 0);
+            let came = client.message();
+            let turned: Vec<u8> = payload.into_iter().rev().collect();
+            assert_eq!((came.topic.as_str(), came.payload == turned), (topic, true));
+        }
+        let (_, connack) = Client::attempt(broker, &with_password("d", b"other"));
+        assert_eq!(connack.code, 0x87);
+    }
+}
+
+scenario! {
+    /// A process that ends in a hook: that publish ends by the policy, the client stays, and the next process is asked.
+    fn a_process_that_ends_is_started_anew(broker in broker()) {
+        load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
+        let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
+        client.subscribe("mirror/#", 0);
+        assert_eq!(client.publish(&Publish::new("mirror/a", "halt").qos(1)), 0x83);
+        assert_eq!(client.publish(&Publish::new("mirror/a", "abc").qos(1)), 0);
+        assert_eq!(client.message().text(), "cba");
+        broker.process().wait_for_lines("its end", 1, PATIENCE, |line| {
+            line.contains("java/0 has ended (exit status: 3); it is started anew").then_some(())
+        });
+    }
+}
+
+/// A folder with a file `Main.java`: a class with these members, which may say `Binary`, `List`, `Tuple`.
+fn main_java(folder: &Path, members: &str) {
+    let imports = "import com.erlport.erlang.term.*;\nimport java.util.*;\n";
+    std::fs::write(folder.join("Main.java"), format!("{imports}public class Main {{\n{members}\n}}\n"))
+        .unwrap();
+}
+
+/// Members of a class that puts a mark behind the payload of every message.
+fn marks(mark: &str) -> String {
+    format!(
+        r#"public static Object init() {{
+            return Tuple.two(0, Tuple.two(List.of(Tuple.three("message_publish", "Main", "mark")), null));
+        }}
+        public static Object mark(Object message, Object state) {{
+            Tuple payload = (Tuple) ((List<?>) message).get(5);
+            String marked = new String(((Binary) payload.elements[1]).raw) + "{mark}";
+            return Tuple.two(0, List.of(Tuple.two("payload", marked)));
+        }}"#
+    )
+}
+
+/// EMQX's lines in a file of the name that they have there.
+fn lines(folder: &Path, text: &str) -> PathBuf {
+    let file = folder.join("emqx_extension_hook.conf");
+    std::fs::write(&file, text).unwrap();
+    file
+}
+
+fn load_emqx(broker: &Broker, file: &Path) {
+    let python = format!("python=\"{}\"", paho::python().display());
+    let file = file.to_str().unwrap();
+    broker.ctl_ok(&["plugins", "load", "emqx_extension_hook", "--once", "--config", file, "--set", &python]);
+}
+
+scenario! {
+    /// EMQX's lines for Java and its default module; an edited source is what runs after a reload, and clients stay.
+    fn a_reload_takes_the_edited_source(broker in broker()) {
+        let dir = tempfile::tempdir().unwrap();
+        main_java(dir.path(), &marks(" old"));
+        let path = dir.path().display();
+        load_emqx(broker, &lines(dir.path(), &format!(
+            "## The drivers\nexhook.drivers = java\nexhook.drivers.java.path = {path}\n\
+             exhook.drivers.java.call_timeout = 5s\nexhook.drivers.java.init_module = Main\n"
+        )));
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("t", 0);
+        let mut marked = || {
+            assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+            client.message().text()
+        };
+        assert_eq!(marked(), "x old");
+        main_java(dir.path(), &marks(" new"));
+        broker.ctl_ok(&["plugins", "reload", "emqx_extension_hook"]);
+        assert_eq!(marked(), "x new");
+        main_java(dir.path(), "public static Object init() { return nothing; }");
+        let said = broker.ctl_refused(&["plugins", "reload", "emqx_extension_hook"]);
+        assert!(said.contains("Main.java:4") && said.contains("cannot find symbol"), "{said}");
+        assert_eq!(marked(), "x new", "what cannot be loaded leaves what is there");
+    }
+}
+
+scenario! {
+    /// Both of EMQX's drivers in one plugin, as its configuration has them: a message passes them in their order, and each is
+    /// shown, disabled and enabled by its name.
+    fn both_drivers_run_in_one_plugin(broker in broker()) {
+        let dir = tempfile::tempdir().unwrap();
+        main_java(dir.path(), &marks(" java"));
+        let python = "def mark(message, state):\n    payload = dict(message)[b'payload']\n    \
+                      return 0, [('payload', payload + ' python')]\n\n\
+                      def init():\n    return 0, ([('message_publish', 'marks', 'mark', [])], ())\n";
+        std::fs::write(dir.path().join("marks.py"), python).unwrap();
+        let path = dir.path().display();
+        let text = |drivers: &str| format!(
+            "exhook.drivers = {drivers}\nexhook.drivers.python3.path = {path}\nexhook.drivers.python3.init_module = marks\n\
+             exhook.drivers.java.path = {path}\n"
+        );
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("t", 0);
+        let mut marked = || {
+            assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+            client.message().text()
+        };
+        for (drivers, both) in [("java,python3", "x java python"), ("python3, java", "x python java")] {
+            load_emqx(broker, &lines(dir.path(), &text(drivers)));
+            assert_eq!(marked(), both);
+            let drivers = |what| broker.ctl_json(&["exhook", "drivers", what]);
+            let states = || {
+                let list = drivers("list");
+                list.as_array().unwrap().iter().map(|row| {
+                    (row["driver"].as_str().unwrap().to_owned(), row["state"].as_str().unwrap().to_owned())
+                }).collect::<Vec<_>>()
+            };
+            let row = |driver: &str, state: &str| (driver.to_owned(), state.to_owned());
+            assert_eq!(states(), [row("java", "loaded once"), row("python3", "loaded once")]);
+            broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+            assert_eq!(states(), [row("java", "disabled"), row("python3", "loaded once")]);
+            assert_eq!(marked(), "x python");
+            broker.ctl_ok(&["exhook", "drivers", "enable", "java"]);
+            broker.ctl_ok(&["exhook", "drivers", "disable", "python3"]);
+            assert_eq!(marked(), "x java");
+            broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
+            assert_eq!(marked(), both);
+            let failed = drivers("stats");
+            assert!(failed.as_array().unwrap().iter().all(|row| row["failed"] == 0), "{failed}");
+            broker.ctl_ok(&["plugins", "unload", "emqx_extension_hook"]);
+        }
+    }
+}
+
+scenario! {
+    /// What cannot be loaded says why, and nothing of it is asked.
+    fn what_fails_to_load_is_not_there(broker in broker()) {
+        let dir = tempfile::tempdir().unwrap();
+        let settings = |more: &[&str]| {
+            let of = Dialect { path: dir.path().to_owned(), ..dialect() };
+            of.settings("Main", more)
+        };
+        let refused = |more: &[&str], says: &[&str]| {
+            let said = load_refused(broker, &settings(more));
+            for says in says {
+                assert!(said.contains(says), "{says:?} is not in {said}");
+            }
+            let hooks = broker.ctl_ok(&["hooks", "list"]);
+            assert!(!hooks.contains("exhook"), "{hooks}");
+        };
+        refused(&[], &["Main"]);
+        main_java(dir.path(), "public static Object init() { throw new IllegalStateException(\"no key\"); }");
+        refused(&[], &["IllegalStateException", "no key", "Main.java:4"]);
+        main_java(dir.path(), "public static Object init() { return Tuple.two(1, \"the database is away\"); }");
+        refused(&[], &["the database is away"]);
+        main_java(dir.path(), &marks("").replace("\"mark\"", "\"gone\""));
+        refused(&[], &["gone"]);
+        main_java(dir.path(), &marks("").replace("message_publish", "message_fly"));
+        refused(&[], &["message_fly"]);
+        refused(&["java=\"/no/such/java\""], &["there is no /no/such/java", "Java 17", "`java`"]);
+        refused(&["java_jar=\"/no/such.jar\""], &["there is no /no/such.jar", "sdk/java/build", "`java_jar`"]);
+        refused(&["java_options=[\"-Xno-such\"]"], &["-Xno-such"]);
+    }
+}
