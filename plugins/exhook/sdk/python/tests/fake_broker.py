@@ -12,7 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import msgpack
 
@@ -71,14 +71,8 @@ class FakeBroker:
         ours.settimeout(WAIT_S)
         self.socket = ours
         self.output = tmp_path / "output.txt"
-        environment = dict(os.environ, GRAPNEL_WORKER_FD=str(theirs.fileno()), PYTHONUNBUFFERED="")
-        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH", "")]))
         with self.output.open("wb") as output:
-            self.process = subprocess.Popen(
-                [sys.executable, "-m", "grapnel_exhook"],
-                pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL, stdout=output,
-                stderr=subprocess.STDOUT, cwd=tmp_path,
-            )  # fmt: skip
+            self.process = self.start_process(theirs, output, tmp_path)
         theirs.close()
         self._buffer = bytearray()
         self._next_id = 0
@@ -90,6 +84,16 @@ class FakeBroker:
         self.frames_of_answers = 0
         self.hooks: dict[str, dict[str, Any]] = {}
         self.ready: dict[str, Any] = {}
+
+    def start_process(self, theirs: socket.socket, output: IO[bytes], cwd: Path) -> subprocess.Popen[bytes]:
+        """Start the worker on its end of the socket."""
+        environment = dict(os.environ, GRAPNEL_WORKER_FD=str(theirs.fileno()), PYTHONUNBUFFERED="")
+        environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(SOURCES), environment.get("PYTHONPATH", "")]))
+        return subprocess.Popen(
+            [sys.executable, "-m", "grapnel_exhook"],
+            pass_fds=(theirs.fileno(),), env=environment, stdin=subprocess.DEVNULL, stdout=output,
+            stderr=subprocess.STDOUT, cwd=cwd,
+        )  # fmt: skip
 
     def __enter__(self) -> FakeBroker:
         return self

@@ -1,0 +1,93 @@
+package io.grapnel.exhook;
+
+import java.util.ArrayList;
+import java.util.HashMap;
+import java.util.List;
+import java.util.Map;
+
+/** What went wrong in user code, as the operator reads it: the log without a flood, and stack traces without our own frames. */
+final class Failures {
+    /** Takes a line of the log. */
+    interface Log {
+        void error(String text);
+    }
+
+    private static final int TRACE_CHARS_MAX = 6000;
+    private static final int HEAD_CHARS_MAX = 1500;
+    private static final long PAUSE_NS = 1_000_000_000L;
+
+    private static final class Seen {
+        long last;
+        long more;
+    }
+
+    private final Log log;
+    private final Map<String, Seen> seen = new HashMap<>();
+
+    Failures(Log log) {
+        this.log = log;
+    }
+
+    /** Tells of a failure at a place: each with its stack trace, at most once a second for each place. */
+    void failed(String place, String text, Throwable error) {
+        long now = System.nanoTime();
+        Seen known = seen.get(place);
+        if (known != null && now - known.last < PAUSE_NS) {
+            known.more++;
+            return;
+        }
+        String more = "";
+        if (known == null) {
+            known = new Seen();
+            seen.put(place, known);
+        } else if (known.more > 0) {
+            more = " (" + known.more + " more like it since the last line)";
+        }
+        known.last = now;
+        known.more = 0;
+        log.error(text + more + (error == null ? "" : "\n" + trace(error)));
+    }
+
+    /** One line: the class of an error and its text. */
+    static String line(Throwable error) {
+        String text;
+        try {
+            text = String.valueOf(error);
+        } catch (Throwable another) {
+            text = error.getClass().getName();
+        }
+        return text.replace('\n', ' ');
+    }
+
+    /** The text of a {@link LoadError}; of anything else its stack trace: the head, and the end where it is long. */
+    static String tail(Throwable error) {
+        return error instanceof LoadError ? error.getMessage() : trace(error);
+    }
+
+    private static String trace(Throwable error) {
+        List<String> lines = new ArrayList<>();
+        Throwable each = error;
+        for (int depth = 0; each != null && depth < 16; depth++) {
+            lines.add((depth == 0 ? "" : "Caused by: ") + line(each));
+            for (StackTraceElement frame : each.getStackTrace()) {
+                if (!isOurs(frame)) {
+                    lines.add("\tat " + frame);
+                }
+            }
+            each = each.getCause() == each ? null : each.getCause();
+        }
+        String text = String.join("\n", lines);
+        if (text.length() <= TRACE_CHARS_MAX) {
+            return text;
+        }
+        return text.substring(0, HEAD_CHARS_MAX) + "\n…" + text.substring(text.length() - TRACE_CHARS_MAX + HEAD_CHARS_MAX);
+    }
+
+    private static boolean isOurs(StackTraceElement frame) {
+        String name = frame.getClassName();
+        return name.startsWith("io.grapnel.exhook.")
+                || name.startsWith("jdk.internal.reflect.")
+                || name.startsWith("java.lang.invoke.")
+                || name.startsWith("java.lang.reflect.");
+    }
+}

@@ -1,0 +1,69 @@
+package io.grapnel.exhook;
+
+import java.util.logging.Formatter;
+import java.util.logging.Handler;
+import java.util.logging.Level;
+import java.util.logging.LogRecord;
+import java.util.logging.Logger;
+
+/** {@code java.util.logging} into the broker's log. Set up by the worker; lines may come from any thread. */
+final class LogHandler extends Handler {
+    /** Takes a line with its level: 1 error, 2 warn, 3 info, 4 debug. */
+    interface Lines {
+        void line(int level, String text);
+    }
+
+    private final Lines lines;
+
+    private LogHandler(Lines lines) {
+        this.lines = lines;
+    }
+
+    /** Takes the place of the handlers that the JDK has set up, which print. */
+    static void install(Lines lines) {
+        Logger root = Logger.getLogger("");
+        for (Handler other : root.getHandlers()) {
+            root.removeHandler(other);
+        }
+        root.addHandler(new LogHandler(lines));
+    }
+
+    @Override
+    public void publish(LogRecord record) {
+        if (!isLoggable(record)) {
+            return;
+        }
+        StringBuilder text = new StringBuilder();
+        if (record.getLoggerName() != null && !record.getLoggerName().isEmpty()) {
+            text.append(record.getLoggerName()).append(": ");
+        }
+        text.append(TEXTS.formatMessage(record));
+        if (record.getThrown() != null) {
+            text.append('\n').append(Failures.tail(record.getThrown()));
+        }
+        lines.line(levelOf(record.getLevel()), text.toString());
+    }
+
+    private static final Formatter TEXTS = new Formatter() {
+        @Override
+        public String format(LogRecord record) {
+            return formatMessage(record);
+        }
+    };
+
+    private static int levelOf(Level level) {
+        if (level.intValue() >= Level.SEVERE.intValue()) {
+            return 1;
+        }
+        if (level.intValue() >= Level.WARNING.intValue()) {
+            return 2;
+        }
+        return level.intValue() >= Level.CONFIG.intValue() ? 3 : 4;
+    }
+
+    @Override
+    public void flush() {}
+
+    @Override
+    public void close() {}
+}

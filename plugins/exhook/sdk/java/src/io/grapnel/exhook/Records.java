@@ -1,0 +1,161 @@
+package io.grapnel.exhook;
+
+import com.erlport.erlang.term.Atom;
+import com.erlport.erlang.term.Binary;
+import com.erlport.erlang.term.Tuple;
+import java.math.BigInteger;
+import java.nio.charset.StandardCharsets;
+import java.util.ArrayList;
+import java.util.HexFormat;
+import java.util.List;
+import java.util.Map;
+
+/**
+ * The records that hooks get: lists of pairs of an atom and a value, in the types that EMQX's driver delivered. Names are
+ * {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, what is a time in milliseconds {@code BigInteger},
+ * flags {@code Boolean}. What is absent is the empty binary.
+ *
+ * <p>Each call makes records of its own, bytes included, so that what a hook does to them stays with it.
+ */
+final class Records {
+    private final Clients clients = new Clients();
+    private final String node;
+
+    Records(String node) {
+        this.node = node;
+    }
+
+    /** The clients that the records are about. */
+    Clients clients() {
+        return clients;
+    }
+
+    /** The client, as most hooks see it. */
+    List<Object> clientinfo(long number) {
+        Map<String, Object> said = clients.get(number);
+        List<Object> record = new ArrayList<>(10);
+        record.add(pair("node", new Atom(node)));
+        record.add(pair("clientid", binary(said.get("client_id"))));
+        record.add(pair("username", binary(said.get("username"))));
+        record.add(pair("password", binary(said.get("password"))));
+        record.add(pair("peerhost", binary(said.get("peer_host"))));
+        record.add(pair("sockport", integer(said.get("local_port"), 0)));
+        record.add(pair("protocol", new Atom("mqtt")));
+        record.add(pair("mountpoint", binary(null)));
+        record.add(pair("is_superuser", Wire.flag(said.get("superuser"))));
+        record.add(pair("anonymous", Wire.flag(said.get("anonymous"))));
+        return record;
+    }
+
+    /** The connection, as client_connect and client_connack see it. */
+    List<Object> conninfo(long number) {
+        Map<String, Object> said = clients.get(number);
+        Object version = said.get("version");
+        List<Object> record = new ArrayList<>(8);
+        record.add(pair("node", new Atom(node)));
+        record.add(pair("clientid", binary(said.get("client_id"))));
+        record.add(pair("username", binary(said.get("username"))));
+        record.add(pair("peerhost", binary(said.get("peer_host"))));
+        record.add(pair("sockport", integer(said.get("local_port"), 0)));
+        record.add(pair("proto_name", new Binary(Wire.number(version, 4) == 3 ? "MQIsdp" : "MQTT")));
+        record.add(pair("proto_ver", integer(version, 4)));
+        record.add(pair("keepalive", integer(said.get("keep_alive_s"), 0)));
+        return record;
+    }
+
+    /** The properties of CONNECT, by their names in EMQX; none before MQTT 5. */
+    List<Object> connectProps(long number) {
+        Map<String, Object> said = clients.get(number);
+        if (Wire.number(said.get("version"), 0) != 5) {
+            return new ArrayList<>();
+        }
+        List<Object> props = props(said.get("properties"), null);
+        if (Wire.number(said.get("session_expiry_s"), 0) != 0) {
+            props.add(pair("Session-Expiry-Interval", number(said.get("session_expiry_s"))));
+        }
+        // Its largest value is what the broker says where the client has said nothing.
+        long most = Wire.number(said.get("receive_maximum"), 0);
+        if (most != 0 && most != 0xFFFF) {
+            props.add(pair("Receive-Maximum", (int) most));
+        }
+        return props;
+    }
+
+    /** The properties of a packet: user properties as pairs, and the subscription identifier. */
+    List<Object> props(Object userProperties, Object subscriptionId) {
+        List<Object> props = new ArrayList<>();
+        List<Object> pairs = new ArrayList<>();
+        for (Object each : Wire.list(userProperties)) {
+            List<Object> keyAndValue = Wire.list(each);
+            pairs.add(Tuple.two(binary(keyAndValue.get(0)), binary(keyAndValue.get(1))));
+        }
+        if (!pairs.isEmpty()) {
+            props.add(pair("User-Property", pairs));
+        }
+        if (subscriptionId != null) {
+            props.add(pair("Subscription-Identifier", number(subscriptionId)));
+        }
+        return props;
+    }
+
+    /** Subscription options (MQTT 5, 3.8.3.1), as session_subscribed sees them. */
+    List<Object> options(Object bits, Object isNew) {
+        int options = integer(bits, 0);
+        List<Object> record = new ArrayList<>(5);
+        record.add(pair("is_new", Wire.flag(isNew)));
+        record.add(pair("nl", options >> 2 & 1));
+        record.add(pair("qos", options & 3));
+        record.add(pair("rap", options >> 3 & 1));
+        record.add(pair("rh", options >> 4 & 3));
+        return record;
+    }
+
+    /** A filter and the QoS that is asked for, as client_subscribe and client_unsubscribe see it. */
+    Tuple filter(Object filter, Object bits) {
+        return Tuple.two(binary(filter), integer(bits, 0) & 3);
+    }
+
+    /** A message as PROTOCOL.md has it. */
+    List<Object> message(List<Object> raw) {
+        List<Object> record = new ArrayList<>(7);
+        record.add(pair("node", new Atom(node)));
+        record.add(pair("id", new Binary(idOf(raw.get(0)))));
+        record.add(pair("qos", integer(raw.get(3), 0)));
+        record.add(pair("from", binary(raw.get(6))));
+        record.add(pair("topic", binary(raw.get(1))));
+        record.add(pair("payload", binary(raw.get(2))));
+        record.add(pair("timestamp", BigInteger.valueOf(Wire.number(raw.get(7), 0))));
+        return record;
+    }
+
+    private static String idOf(Object ident) {
+        if (ident instanceof Binary) {
+            return HexFormat.of().formatHex(((Binary) ident).raw);
+        }
+        return "0000000000000000" + HexFormat.of().withUpperCase().toHexDigits(Wire.number(ident, 0));
+    }
+
+    /** The bytes of a text or of bytes that were read; none for nil. */
+    static Binary binary(Object value) {
+        if (value == null) {
+            return new Binary(new byte[0]);
+        }
+        return value instanceof Binary
+                ? new Binary(((Binary) value).raw.clone())
+                : new Binary(value.toString().getBytes(StandardCharsets.UTF_8));
+    }
+
+    private static Tuple pair(String key, Object value) {
+        return Tuple.two(new Atom(key), value);
+    }
+
+    private static int integer(Object value, int otherwise) {
+        return (int) Wire.number(value, otherwise);
+    }
+
+    /** As Erlang's numbers came: {@code BigInteger} for what 32 bits do not hold. */
+    private static Object number(Object value) {
+        long number = Wire.number(value, 0);
+        return number == (int) number ? (Object) (int) number : BigInteger.valueOf(number);
+    }
+}

@@ -1,0 +1,310 @@
+package io.grapnel.exhook;
+
+import io.grapnel.exhook.Answers.Answer;
+import io.grapnel.exhook.Hooks.Handler;
+import java.io.BufferedOutputStream;
+import java.io.FileDescriptor;
+import java.io.FileInputStream;
+import java.io.FileOutputStream;
+import java.io.InputStream;
+import java.io.PrintStream;
+import java.nio.charset.StandardCharsets;
+import java.util.List;
+import java.util.Map;
+import java.util.TreeSet;
+import java.util.concurrent.atomic.AtomicBoolean;
+import java.util.stream.Collectors;
+
+/**
+ * The worker: takes frames (PROTOCOL.md), calls the hooks one after the other on one thread, sends what they came to. The
+ * broker starts it with the socket as its standard input.
+ */
+public final class Worker {
+    private static final String VERSION = version();
+    private static final int PROTOCOL = 1;
+    /** Answers are not held back longer than this for calls that came in the same frame. */
+    private static final long HOLD_NS = 20_000_000L;
+    /** The broker gives two seconds from its farewell; then user code that has not ended is left behind. */
+    private static final long LAST_MS = 1800;
+    private static final int LINE_CHARS_MAX = 32 * 1024;
+    private static final int DESCRIBED = -1;
+    private static final int FORGOTTEN = -2;
+
+    private final Channel channel;
+    private final AtomicBoolean ending = new AtomicBoolean();
+    private final Failures failures = new Failures(text -> log(1, text));
+    private volatile int frameBytesMax = 16 << 20;
+    private Hooks hooks;
+    private Handlers handlers;
+    private Handler[] table = {};
+    private Answers answers;
+
+    private Worker(Channel channel) {
+        this.channel = channel;
+    }
+
+    /** Runs on the socket that the broker left; ends the process. */
+    public static void main(String[] arguments) {
+        if (!"0".equals(System.getenv("GRAPNEL_WORKER_FD"))) {
+            System.err.println("io.grapnel.exhook.Worker is started by the broker's exhook plugin, with its socket as standard"
+                    + " input (GRAPNEL_WORKER_FD is not 0)");
+            System.exit(2);
+        }
+        // What hooks print stands in the broker's log, line by line, whatever character set the machine has.
+        System.setOut(printer(FileDescriptor.out));
+        System.setErr(printer(FileDescriptor.err));
+        System.setIn(InputStream.nullInputStream());
+        Worker worker =
+                new Worker(new Channel(new FileInputStream(FileDescriptor.in), new FileOutputStream(FileDescriptor.in)));
+        int code = worker.run();
+        // Threads of user code that do not end must not keep the process, nor may its shutdown hooks.
+        worker.endSoon();
+        System.out.flush();
+        System.err.flush();
+        System.exit(code);
+    }
+
+    private static PrintStream printer(FileDescriptor to) {
+        PrintStream stream =
+                new PrintStream(new BufferedOutputStream(new FileOutputStream(to)), true, StandardCharsets.UTF_8);
+        // A hook may end the process itself; the last line need not have an end.
+        Runtime.getRuntime().addShutdownHook(new Thread(stream::flush, "grapnel-flush"));
+        return stream;
+    }
+
+    /** Serves until the broker says stop or is gone. Returns 0 after a stop, 1 where user code could not be loaded. */
+    private int run() {
+        channel.open(this::endSoon);
+        try {
+            List<Object> first = Wire.list(channel.next());
+            if (first.size() != 2 || Wire.number(first.get(0), -1) != 0) {
+                return cannot(new LoadError("the first frame of the broker is not its setup"));
+            }
+            Map<String, Object> setup = Wire.map(first.get(1));
+            frameBytesMax = (int) Math.max(1024, Wire.number(setup.get("frame_bytes_max"), frameBytesMax));
+            answers = new Answers(channel, frameBytesMax);
+            LogHandler.install(this::log);
+            try {
+                load(setup);
+            } catch (OutOfMemoryError error) {
+                throw error;
+            } catch (Throwable error) {
+                return cannot(error);
+            }
+            serve();
+        } catch (Channel.Closed gone) {
+            // The broker is gone: nobody listens, but the hooks' farewell still runs.
+        } catch (OutOfMemoryError error) {
+            outOfMemory(error);
+        }
+        farewell();
+        return 0;
+    }
+
+    // Loading
+
+    private void load(Map<String, Object> setup) throws Throwable {
+        if (Wire.number(setup.get("protocol"), -1) != PROTOCOL) {
+            throw new LoadError("the broker speaks protocol " + setup.get("protocol") + ", grapnel-exhook.jar " + VERSION
+                    + " speaks " + PROTOCOL + "; use the jar that came with the broker");
+        }
+        String driver = Wire.text(setup.get("driver"));
+        if (!driver.equals("java")) {
+            throw new LoadError("this worker runs driver java, not " + driver);
+        }
+        List<String> path = Wire.list(setup.get("path")).stream().map(Wire::text).collect(Collectors.toList());
+        UserLoader loader = UserLoader.over(path);
+        Thread.currentThread().setContextClassLoader(loader);
+        String module = Wire.text(setup.get("init_module"));
+        hooks = new Hooks(module.isEmpty() ? "Main" : module, loader, Wire.text(setup.get("node")));
+        hooks.load();
+        announce(Wire.map(setup.get("points")));
+    }
+
+    private void announce(Map<String, Object> points) throws LoadError, Channel.Closed {
+        List<Hooks.Entry> entries = hooks.entries();
+        handlers = hooks.handlers();
+        long highest = points.values().stream().mapToLong(number -> Wire.number(number, 0)).max().orElse(0);
+        table = new Handler[(int) highest + 1];
+        for (Hooks.Entry entry : entries) {
+            if (!points.containsKey(entry.kind.point)) {
+                throw new LoadError("this broker has no hook point " + entry.kind.point + "; it has "
+                        + String.join(", ", new TreeSet<>(points.keySet())));
+            }
+            table[(int) Wire.number(points.get(entry.kind.point), 0)] = handlers.at(entry.kind.point);
+        }
+        channel.send(Wire.pack(to -> {
+            to.packArrayHeader(2);
+            to.packInt(0);
+            to.packMapHeader(4);
+            Wire.writeText(to, "protocol");
+            to.packInt(PROTOCOL);
+            Wire.writeText(to, "sdk");
+            Wire.writeText(to, "grapnel-exhook " + VERSION + " (Java " + System.getProperty("java.version") + ")");
+            Wire.writeText(to, "pid");
+            to.packLong(ProcessHandle.current().pid());
+            Wire.writeText(to, "hooks");
+            to.packArrayHeader(entries.size());
+            for (Hooks.Entry entry : entries) {
+                to.packMapHeader(3);
+                Wire.writeText(to, "point");
+                Wire.writeText(to, entry.kind.point);
+                Wire.writeText(to, "topics");
+                to.packArrayHeader(entry.topics.size());
+                for (String topic : entry.topics) {
+                    Wire.writeText(to, topic);
+                }
+                Wire.writeText(to, "answers");
+                to.packBoolean(entry.kind.answers);
+            }
+        }));
+    }
+
+    private int cannot(Throwable error) {
+        String text = Failures.tail(error);
+        int most = Math.max(256, frameBytesMax / 4 - 64);
+        String end = text.length() <= most ? text : text.substring(text.length() - most);
+        try {
+            channel.send(Wire.pack(to -> {
+                to.packArrayHeader(2);
+                to.packInt(1);
+                Wire.writeText(to, end);
+            }));
+        } catch (Channel.Closed gone) {
+            System.err.println(text);
+        }
+        return 1;
+    }
+
+    // Frames
+
+    private void serve() throws Channel.Closed {
+        while (true) {
+            Object frame = channel.next();
+            if (Channel.isStop(frame)) {
+                return;
+            }
+            List<Object> parts = Wire.list(frame);
+            if (parts.size() == 2 && Wire.number(parts.get(0), -1) == 1) {
+                calls(Wire.list(parts.get(1)));
+            } else {
+                log(2, "a frame of the broker begins with " + (parts.isEmpty() ? frame : parts.get(0))
+                        + ", which this version does not know");
+            }
+        }
+    }
+
+    private void calls(List<Object> calls) throws Channel.Closed {
+        long until = System.nanoTime() + HOLD_NS;
+        for (Object each : calls) {
+            List<Object> call = Wire.list(each);
+            int point = (int) Wire.number(call.get(1), 0);
+            long client = Wire.number(call.get(2), 0);
+            if (point == DESCRIBED) {
+                hooks.records().clients().describe(client, Wire.map(call.get(3)));
+            } else if (point == FORGOTTEN) {
+                hooks.records().clients().forget(client);
+            } else {
+                Answer answer = call(point, client, Wire.list(call.get(3)));
+                if (Wire.number(call.get(0), -1) != 0) {
+                    String tooLong = answers.add(call.get(0), answer);
+                    if (tooLong != null) {
+                        failures.failed("answer", tooLong, null);
+                    }
+                }
+            }
+            answers.done();
+            if (System.nanoTime() - until > 0) {
+                answers.flush();
+                until = System.nanoTime() + HOLD_NS;
+            }
+        }
+        answers.flush();
+    }
+
+    private Answer call(int point, long client, List<Object> data) {
+        Answer answer;
+        try {
+            Handler handler = point < table.length ? table[point] : null;
+            if (handler == null) {
+                throw new IllegalStateException("the broker calls point " + point + ", where this worker has no hook");
+            }
+            answer = handler.call(client, data);
+            if (answer != null && answer.code == Answer.FAILED) {
+                failures.failed(handlers.called(), answer.value.toString(), null);
+            }
+        } catch (OutOfMemoryError error) {
+            throw error;
+        } catch (Throwable error) {
+            String text = handlers.called() + ": " + Failures.line(error);
+            failures.failed(handlers.called(), text, error);
+            answer = Answer.failed(text);
+        }
+        // A hook that has interrupted its own thread has not meant the next one.
+        Thread.interrupted();
+        return answer;
+    }
+
+    private void log(int level, String text) {
+        int most = Math.min(LINE_CHARS_MAX, Math.max(64, frameBytesMax / 4 - 64));
+        String line = text.length() <= most ? text : text.substring(0, most) + "…";
+        try {
+            channel.send(Wire.pack(to -> {
+                to.packArrayHeader(3);
+                to.packInt(3);
+                to.packInt(level);
+                Wire.writeText(to, line);
+            }));
+        } catch (Channel.Closed gone) {
+            // Nobody listens.
+        }
+    }
+
+    // The end
+
+    private void farewell() {
+        if (hooks == null) {
+            return;
+        }
+        try {
+            hooks.stop();
+        } catch (Throwable error) {
+            log(1, "the farewell failed: " + Failures.tail(error));
+        }
+    }
+
+    /** Ends the process in {@code LAST_MS}, whatever user code does meanwhile. May be called from any thread. */
+    private void endSoon() {
+        if (ending.compareAndSet(false, true)) {
+            Thread last = new Thread(this::endAtLast, "grapnel-last");
+            last.setDaemon(true);
+            last.start();
+        }
+    }
+
+    private void endAtLast() {
+        long until = System.nanoTime() + LAST_MS * 1_000_000;
+        for (long left = LAST_MS; left > 0; left = (until - System.nanoTime()) / 1_000_000) {
+            try {
+                Thread.sleep(left);
+            } catch (InterruptedException notMeantForUs) {
+                continue;
+            }
+        }
+        System.out.flush();
+        System.err.flush();
+        Runtime.getRuntime().halt(0);
+    }
+
+    private static void outOfMemory(OutOfMemoryError error) {
+        // What the heap still holds is not known; the broker starts another process.
+        System.err.println("the worker ends: " + error);
+        System.err.flush();
+        Runtime.getRuntime().halt(3);
+    }
+
+    private static String version() {
+        String version = Worker.class.getPackage().getImplementationVersion();
+        return version == null ? "unpackaged" : version;
+    }
+}
