@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -50,3 +51,40 @@ def start(tmp_path: Path) -> Iterator[Start]:
     yield start
     for broker in brokers:
         broker.__exit__()
+
+
+# Prints values as Python's literals: an atom is {"atom": text}, a binary is bytes, a BigInteger is {"big": number}.
+SHOW = r"""
+    static String show(Object value) {
+        if (value == null) return "None";
+        if (value instanceof Atom) return "{'atom': '" + ((Atom) value).value + "'}";
+        if (value instanceof Integer) return value.toString();
+        if (value instanceof Boolean) return (Boolean) value ? "True" : "False";
+        if (value instanceof java.math.BigInteger) return "{'big': " + value + "}";
+        if (value instanceof String) return "'" + value + "'";
+        if (value instanceof Binary) {
+            StringBuilder text = new StringBuilder("b'");
+            for (byte each : ((Binary) value).raw) text.append(String.format("\\x%02x", each));
+            return text.append("'").toString();
+        }
+        boolean tuple = value instanceof Tuple;
+        StringBuilder text = new StringBuilder(tuple ? "(" : "[");
+        for (Object each : tuple ? Arrays.asList(((Tuple) value).elements) : (List<?>) value) text.append(show(each)).append(", ");
+        return text.append(tuple ? ")" : "]").toString();
+    }
+    static void said(String name, Object... arguments) {
+        System.out.println("('" + name + "', " + show(Arrays.asList(arguments)) + ")");
+    }
+"""
+
+
+def recorder(name: str, arguments: int, returns: str = "null") -> str:
+    """A method `on_NAME` that prints its arguments and the state."""
+    names = ", ".join(f"a{n}" for n in range(arguments)) + ", state"
+    parameters = ", ".join(f"Object {n}" for n in names.split(", "))
+    return f'public static Object on_{name}({parameters}) {{ said("{name}", {names}); return {returns}; }}\n'
+
+
+def recorded(broker: JavaBroker) -> list[Any]:
+    """What `said` has printed."""
+    return [ast.literal_eval(line) for line in broker.printed().splitlines() if line.startswith("('")]

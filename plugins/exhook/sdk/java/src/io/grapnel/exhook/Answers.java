@@ -44,6 +44,7 @@ final class Answers {
 
     private final Channel channel;
     private final int frameBytesMax;
+    private final int textCharsMax;
     private final ByteArrayOutputStream gathered = new ByteArrayOutputStream();
     private int count;
     private long done;
@@ -51,6 +52,8 @@ final class Answers {
     Answers(Channel channel, int frameBytesMax) {
         this.channel = channel;
         this.frameBytesMax = frameBytesMax;
+        // A character has four bytes at most.
+        this.textCharsMax = Math.min(TEXT_CHARS_MAX, frameBytesMax / 4 - AROUND_BYTES);
     }
 
     /** A call is done; what it was answered comes before this. */
@@ -78,7 +81,7 @@ final class Answers {
         return tooLong;
     }
 
-    private static byte[] packed(Object id, Answer answer) {
+    private byte[] packed(Object id, Answer answer) {
         return Wire.pack(to -> {
             to.packArrayHeader(3);
             Wire.write(to, id);
@@ -93,7 +96,7 @@ final class Answers {
                 }
             } else if (value != null) {
                 String text = value.toString();
-                Wire.writeText(to, text.length() > TEXT_CHARS_MAX ? text.substring(0, TEXT_CHARS_MAX) + "…" : text);
+                Wire.writeText(to, text.length() > textCharsMax ? text.substring(0, textCharsMax) + "…" : text);
             } else {
                 to.packNil();
             }

@@ -81,6 +81,9 @@ final class Channel {
             }
         } catch (EOFException end) {
             finish(null);
+        } catch (OutOfMemoryError error) {
+            System.err.println("the worker ends: a frame of the broker does not fit into memory: " + error);
+            Runtime.getRuntime().halt(3);
         } catch (Throwable error) {
             finish(error);
         }

@@ -14,6 +14,7 @@ final class Failures {
 
     private static final int TRACE_CHARS_MAX = 6000;
     private static final int HEAD_CHARS_MAX = 1500;
+    private static final int CAUSES_MAX = 16;
     private static final long PAUSE_NS = 1_000_000_000L;
 
     private static final class Seen {
@@ -59,22 +60,29 @@ final class Failures {
         return text.replace('\n', ' ');
     }
 
-    /** The text of a {@link LoadError}; of anything else its stack trace: the head, and the end where it is long. */
+    /** The text of a {@link LoadError}, also of one that is the cause; of anything else its stack trace: the head, and the end where it is long. */
     static String tail(Throwable error) {
-        return error instanceof LoadError ? error.getMessage() : trace(error);
+        Throwable each = error;
+        for (int depth = 0; each != null && depth < CAUSES_MAX; depth++) {
+            if (each instanceof LoadError) {
+                return each.getMessage();
+            }
+            each = each.getCause();
+        }
+        return trace(error);
     }
 
     private static String trace(Throwable error) {
         List<String> lines = new ArrayList<>();
         Throwable each = error;
-        for (int depth = 0; each != null && depth < 16; depth++) {
+        for (int depth = 0; each != null && depth < CAUSES_MAX; depth++) {
             lines.add((depth == 0 ? "" : "Caused by: ") + line(each));
             for (StackTraceElement frame : each.getStackTrace()) {
                 if (!isOurs(frame)) {
                     lines.add("\tat " + frame);
                 }
             }
-            each = each.getCause() == each ? null : each.getCause();
+            each = each.getCause();
         }
         String text = String.join("\n", lines);
         if (text.length() <= TRACE_CHARS_MAX) {

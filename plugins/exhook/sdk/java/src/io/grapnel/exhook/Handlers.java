@@ -142,11 +142,11 @@ final class Handlers {
 
     private Handler tell(List<Hook> hooks, Arguments arguments) {
         return (client, data) -> {
-            Failures failures = new Failures();
+            Round round = new Round();
             for (Hook hook : hooks) {
-                failures.run(hook, arguments.of(hook, client, data));
+                round.run(hook, arguments.of(hook, client, data));
             }
-            return failures.none();
+            return round.over();
         };
     }
 
@@ -156,18 +156,18 @@ final class Handlers {
             if (isSys(topic)) {
                 return null;
             }
-            Failures failures = new Failures();
+            Round round = new Round();
             for (Hook hook : hooks) {
                 if (isFor(hook, topic)) {
-                    failures.run(hook, arguments.of(hook, client, data));
+                    round.run(hook, arguments.of(hook, client, data));
                 }
             }
-            return failures.none();
+            return round.over();
         };
     }
 
     /** Calls all hooks, also after one has failed; the first failure is told. */
-    private final class Failures {
+    private final class Round {
         private Throwable first;
         private String where;
 
@@ -185,7 +185,7 @@ final class Handlers {
             }
         }
 
-        Answer none() throws Throwable {
+        Answer over() throws Throwable {
             if (first != null) {
                 called = where;
                 throw first;

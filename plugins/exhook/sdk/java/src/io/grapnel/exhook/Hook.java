@@ -18,10 +18,10 @@ import java.util.stream.Collectors;
 final class Hook {
     /** Classes of users and the instances that methods that are not static are called on, one of each. */
     static final class Classes {
-        private final ClassLoader loader;
+        private final UserLoader loader;
         private final Map<Class<?>, Object> instances = new HashMap<>();
 
-        Classes(ClassLoader loader) {
+        Classes(UserLoader loader) {
             this.loader = loader;
         }
 
@@ -31,9 +31,10 @@ final class Hook {
                 return Class.forName(name, true, loader);
             } catch (ClassNotFoundException error) {
                 if (error.getCause() instanceof LoadError) {
+                    // It is there, as a source that does not compile.
                     throw (LoadError) error.getCause();
                 }
-                throw new LoadError(whoNamesIt + " names class " + name + ", which cannot be found in path");
+                throw new LoadError(whoNamesIt + " names class " + name + ", which is not in path; searched: " + loader.searched());
             }
         }
 

@@ -76,7 +76,7 @@ final class Hooks {
     private Object state;
     private Hook farewell;
 
-    Hooks(String module, ClassLoader loader, String node) {
+    Hooks(String module, UserLoader loader, String node) {
         this.module = module;
         this.classes = new Hook.Classes(loader);
         this.records = new Records(node);

@@ -1,5 +1,6 @@
 package io.grapnel.exhook;
 
+import java.util.Map;
 import java.util.logging.Formatter;
 import java.util.logging.Handler;
 import java.util.logging.Level;
@@ -13,15 +14,19 @@ final class LogHandler extends Handler {
         void line(int level, String text);
     }
 
+    private static final Map<String, Level> LEVELS = Map.of(
+            "error", Level.SEVERE, "warn", Level.WARNING, "warning", Level.WARNING, "info", Level.INFO, "debug", Level.FINEST);
+
     private final Lines lines;
 
     private LogHandler(Lines lines) {
         this.lines = lines;
     }
 
-    /** Takes the place of the handlers that the JDK has set up, which print. */
-    static void install(Lines lines) {
+    /** Takes the place of the handlers that the JDK has set up, which print. {@code least}: error, warn, info (default), debug. */
+    static void install(Lines lines, String least) {
         Logger root = Logger.getLogger("");
+        root.setLevel(LEVELS.getOrDefault(least, Level.INFO));
         for (Handler other : root.getHandlers()) {
             root.removeHandler(other);
         }

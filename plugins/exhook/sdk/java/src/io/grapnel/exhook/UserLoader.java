@@ -15,6 +15,7 @@ import java.util.List;
 import java.util.Map;
 import java.util.Set;
 import java.util.stream.Collectors;
+import java.util.stream.Stream;
 
 /**
  * Finds users' classes in folders, jars and sources. The worker makes one while it loads; classes are also found later,
@@ -77,7 +78,7 @@ final class UserLoader extends URLClassLoader {
     }
 
     private UserLoader(List<URL> urls, List<Path> folders, List<Path> jars) {
-        super("hooks", urls.toArray(new URL[0]), UserLoader.class.getClassLoader());
+        super(urls.toArray(new URL[0]), UserLoader.class.getClassLoader());
         this.folders = folders;
         this.sources = new Sources(folders, jars);
     }
@@ -138,6 +139,7 @@ final class UserLoader extends URLClassLoader {
 
     /** Where it looks; for sentences. */
     String searched() {
-        return List.of(getURLs()).stream().map(URL::getPath).collect(Collectors.joining(", "));
+        String all = Stream.of(getURLs()).map(URL::getPath).collect(Collectors.joining(", "));
+        return all.isEmpty() ? "nothing, path is empty" : all;
     }
 }

@@ -6,7 +6,9 @@ import java.io.BufferedOutputStream;
 import java.io.FileDescriptor;
 import java.io.FileInputStream;
 import java.io.FileOutputStream;
+import java.io.IOException;
 import java.io.InputStream;
+import java.io.OutputStream;
 import java.io.PrintStream;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
@@ -54,6 +56,7 @@ public final class Worker {
         System.setOut(printer(FileDescriptor.out));
         System.setErr(printer(FileDescriptor.err));
         System.setIn(InputStream.nullInputStream());
+        ignoreInterrupts();
         Worker worker =
                 new Worker(new Channel(new FileInputStream(FileDescriptor.in), new FileOutputStream(FileDescriptor.in)));
         int code = worker.run();
@@ -64,16 +67,54 @@ public final class Worker {
         System.exit(code);
     }
 
+    /** Goes on with what is written at the end of each line, not in the middle of one. */
+    private static final class Lines extends BufferedOutputStream {
+        Lines(OutputStream out) {
+            super(out);
+        }
+
+        @Override
+        public synchronized void write(int each) throws IOException {
+            super.write(each);
+            if (each == '\n') {
+                flush();
+            }
+        }
+
+        @Override
+        public synchronized void write(byte[] bytes, int from, int length) throws IOException {
+            super.write(bytes, from, length);
+            for (int i = from; i < from + length; i++) {
+                if (bytes[i] == '\n') {
+                    flush();
+                    return;
+                }
+            }
+        }
+    }
+
+    /** Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop. */
+    private static void ignoreInterrupts() {
+        try {
+            Class<?> signal = Class.forName("sun.misc.Signal");
+            Class<?> handler = Class.forName("sun.misc.SignalHandler");
+            Object interrupt = signal.getConstructor(String.class).newInstance("INT");
+            signal.getMethod("handle", signal, handler).invoke(null, interrupt, handler.getField("SIG_IGN").get(null));
+        } catch (ReflectiveOperationException | IllegalArgumentException error) {
+            // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts another.
+        }
+    }
+
     private static PrintStream printer(FileDescriptor to) {
-        PrintStream stream =
-                new PrintStream(new BufferedOutputStream(new FileOutputStream(to)), true, StandardCharsets.UTF_8);
+        PrintStream stream = new PrintStream(new Lines(new FileOutputStream(to)), false, StandardCharsets.UTF_8);
         // A hook may end the process itself; the last line need not have an end.
         Runtime.getRuntime().addShutdownHook(new Thread(stream::flush, "grapnel-flush"));
         return stream;
     }
 
-    /** Serves until the broker says stop or is gone. Returns 0 after a stop, 1 where user code could not be loaded. */
+    /** Serves until the broker says stop or is gone. Returns 0 after that, 1 where it could not go on. */
     private int run() {
+        int code = 0;
         channel.open(this::endSoon);
         try {
             List<Object> first = Wire.list(channel.next());
@@ -83,7 +124,7 @@ public final class Worker {
             Map<String, Object> setup = Wire.map(first.get(1));
             frameBytesMax = (int) Math.max(1024, Wire.number(setup.get("frame_bytes_max"), frameBytesMax));
             answers = new Answers(channel, frameBytesMax);
-            LogHandler.install(this::log);
+            LogHandler.install(this::log, Wire.text(Wire.map(setup.get("config")).get("log_level")));
             try {
                 load(setup);
             } catch (OutOfMemoryError error) {
@@ -94,11 +135,15 @@ public final class Worker {
             serve();
         } catch (Channel.Closed gone) {
             // The broker is gone: nobody listens, but the hooks' farewell still runs.
+            if (gone.getCause() != null && !(gone.getCause() instanceof IOException)) {
+                System.err.println("the worker cannot read what the broker sends: " + gone.getCause());
+                code = 1;
+            }
         } catch (OutOfMemoryError error) {
             outOfMemory(error);
         }
         farewell();
-        return 0;
+        return code;
     }
 
     // Loading

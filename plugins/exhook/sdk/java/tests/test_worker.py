@@ -1,0 +1,527 @@
+"""The worker in Java as the broker sees it: frames, loading, failures, the end. What hooks get is in test_hooks.py."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+import subprocess
+import time
+import zipfile
+from pathlib import Path
+
+import msgpack
+import pytest
+from conftest import SHOW, Start, hookspec, main_class, recorded, recorder
+from java_broker import PACKAGE, POINTS, JavaBroker, Refused, compiled, jar, message
+
+# Sends back what it gets.
+ECHO = hookspec("message_publish") + """
+    static Object of(Object m, int field) { return ((Tuple) ((List<?>) m).get(field)).get(1); }
+    public static Object on_message_publish(Object m, Object s) {
+        return Tuple.two(0, List.of(Tuple.two(new Atom("topic"), of(m, 4)), Tuple.two(new Atom("payload"), of(m, 5))));
+    }
+"""
+TELL = hookspec("message_delivered") + "public static void on_message_delivered(Object c, Object m, Object s) {%s}\n"
+ASK = hookspec("client_check_acl") + """
+    static String topic(Object t) { return new String(((Binary) t).raw, StandardCharsets.UTF_8); }
+    public static Object on_client_check_acl(Object c, Object a, Object t, Object r, Object s) throws Throwable {%s}
+"""
+AUTHORIZE = POINTS["client.authorize"]
+PUBLISH = POINTS["message.publish"]
+
+
+def asked(topic: str) -> list:
+    return [1, topic, 0, False, 0]
+
+
+# Frames
+
+
+def test_ready_names_sdk_process_and_hooks(start: Start) -> None:
+    broker = start(ECHO)
+    assert re.fullmatch(r"grapnel-exhook \d+\.\d+\.\d+ \(Java .+\)", broker.ready["sdk"])
+    assert broker.ready["hooks"] == [{"point": "message.publish", "topics": [], "answers": True}]
+
+
+@pytest.mark.parametrize("payload", [b"", bytes(range(256)), b"\xff" * 100_000])
+def test_payloads_of_any_bytes_come_and_go(start: Start, payload: bytes) -> None:
+    assert start(ECHO).ask("message.publish", 0, message("t", payload)) == (0, {"payload": payload, "topic": "t"})
+
+
+def test_a_topic_of_65535_bytes_comes_and_goes(start: Start) -> None:
+    topic = "ä" * 32767 + "x"
+    broker = start(ECHO)
+    assert broker.ask("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
+    emoji = "😀" * 16383
+    assert broker.ask("message.publish", 0, message(emoji, b""))[1] == {"topic": emoji, "payload": b""}
+
+
+def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
+    broker = start(ECHO)
+    broker.calls([[n, PUBLISH, 0, message()] for n in range(1, 301)])
+    broker.until(lambda: broker.done == 300)
+    # One frame, or a few where the machine is slow: answers do not wait longer than 20 ms for those after them.
+    assert len(broker.answers) == 300 and broker.frames_of_answers <= 10
+
+
+def test_thousands_of_calls_of_all_kinds_are_answered_and_counted(start: Start) -> None:
+    broker = start(SHOW + ECHO)
+    ident = 0
+    for batch in (1, 7, 500, 3000):
+        calls = []
+        for n in range(batch):
+            ident += 1
+            calls += [[0, -1, n, {"client_id": f"c{n}"}], [ident, PUBLISH, n, message(f"t/{ident}", b"%d" % ident)], [0, -2, n, None]]
+        broker.calls(calls)
+    broker.until(lambda: broker.done == broker.asked)
+    assert len(broker.answers) == ident
+    for n in range(1, ident + 1):
+        assert broker.answers[n] == (0, {"topic": f"t/{n}", "payload": b"%d" % n})
+
+
+def test_frames_in_pieces_are_put_together(start: Start) -> None:
+    broker = start(ECHO)
+    body = msgpack.packb([1, [[7, PUBLISH, 0, message("t", b"x")]]])
+    broker.asked += 1
+    for byte in len(body).to_bytes(4, "little") + body:
+        broker.socket.send(bytes([byte]))
+    broker.until(lambda: 7 in broker.answers)
+
+
+def test_numbers_of_64_bits_name_calls_and_messages(start: Start) -> None:
+    broker = start(SHOW + hookspec("message_publish") + recorder("message_publish", 1))
+    ident = 2**64 - 1
+    broker.calls([[ident, PUBLISH, 0, message(id=ident)]])
+    broker.until(lambda: ident in broker.answers)
+    assert ({"atom": "id"}, b"0" * 16 + b"F" * 16) in recorded(broker)[0][1][0]
+
+
+def test_answers_that_do_not_fit_into_a_frame_are_split(start: Start) -> None:
+    broker = start(ECHO, frame_bytes_max=64 * 1024)
+    broker.calls([[n, PUBLISH, 0, message("t", b"x" * 30_000)] for n in range(1, 11)])
+    broker.until(lambda: broker.done == 10)
+    assert all(code == 0 for code, _ in broker.answers.values()) and broker.frames_of_answers >= 5
+
+
+def test_the_longest_answer_that_fits_is_sent_and_one_more_byte_is_a_failure(start: Start) -> None:
+    source = hookspec("message_publish") + """
+        public static Object on_message_publish(Object m, Object s) {
+            int size = Integer.parseInt(new String(((Binary) ((Tuple) ((List<?>) m).get(5)).get(1)).raw));
+            return Tuple.two(0, List.of(Tuple.two(new Atom("payload"), new Binary(new byte[size]))));
+        }
+    """
+    limit = 64 * 1024
+    broker = start(source, frame_bytes_max=limit)
+    outcomes = [broker.ask("message.publish", 0, message("t", b"%d" % size)) for size in range(limit - 60, limit)]
+    codes = [code for code, _ in outcomes]
+    assert codes == sorted(codes) and codes[0] == 0 and codes[-1] == 2
+    assert "frame_bytes_max" in outcomes[-1][1] and str(limit) in outcomes[-1][1]
+    assert broker.ask("message.publish", 0, message("t", b"3")) == (0, {"payload": b"\0\0\0"})
+
+
+def test_lines_of_the_log_and_failures_fit_into_short_frames(start: Start) -> None:
+    source = ASK % 'throw new RuntimeException("ä".repeat(100_000));'
+    broker = start(source, frame_bytes_max=1024)
+    code, text = broker.ask("client.authorize", 0, asked("t"))
+    assert code == 2 and text.startswith("Main.on_client_check_acl: java.lang.RuntimeException: ä")
+
+
+def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: Start) -> None:
+    broker = start(ECHO)
+    broker.send([77, "?"])
+    broker.ask("message.publish", 0, message())
+    assert "77" in broker.lines()
+
+
+def test_both_sides_writing_at_once_do_not_stop_each_other(start: Start) -> None:
+    """The broker does not read until all calls are written: more than both socket buffers hold."""
+    broker = start(ECHO, frame_bytes_max=1 << 20)
+    payload = b"x" * 20_000
+    for at in range(0, 1500, 50):
+        broker.calls([[n, PUBLISH, 0, message("t", payload)] for n in range(at + 1, at + 51)])
+    broker.until(lambda: len(broker.answers) == 1500)
+
+
+def test_answers_before_a_slow_hook_are_not_held_back_by_it(start: Start) -> None:
+    source = ASK % """
+        if (topic(t).equals("slow")) Thread.sleep(100);
+        if (topic(t).equals("slower")) Thread.sleep(3000);
+        return null;
+    """
+    broker = start(source)
+    broker.calls([[n, AUTHORIZE, 0, asked(t)] for n, t in [(1, "x"), (2, "slow"), (3, "slower")]])
+    broker.until(lambda: 2 in broker.answers, wait_s=2.5)
+    assert 3 not in broker.answers
+
+
+def test_hooks_run_one_at_a_time_on_one_thread(start: Start) -> None:
+    source = ASK % """
+        System.out.println("thread " + Thread.currentThread().getId() + " " + inside++);
+        Thread.sleep(1);
+        inside--;
+        return null;
+    """ + "static int inside = 0;"
+    broker = start(source)
+    for at in range(0, 60, 20):
+        broker.calls([[n, AUTHORIZE, 0, asked("t")] for n in range(at + 1, at + 21)])
+    broker.until(lambda: broker.done == 60)
+    assert len({line for line in broker.printed().splitlines() if line.startswith("thread ")}) == 1
+
+
+# Standard streams and the log
+
+
+def test_prints_go_to_standard_output_line_by_line_in_utf_8(start: Start) -> None:
+    broker = start(TELL % 'System.out.printf("to öut %s\\n", "x"); System.err.println("to errör"); System.out.print("cut");')
+    broker.tell("message.delivered", 0, message())
+    assert "to öut x\n" in broker.printed() and "to errör\n" in broker.printed() and "cut" not in broker.printed()
+    broker.stop()
+    assert "cut" in broker.printed()
+
+
+def test_standard_input_is_empty_for_user_code(start: Start) -> None:
+    broker = start(TELL % 'try { System.out.println("read " + System.in.read()); } catch (java.io.IOException e) {}')
+    broker.tell("message.delivered", 0, message())
+    assert "read -1\n" in broker.printed()
+
+
+def test_javas_logging_goes_to_the_brokers_log_with_its_level(start: Start) -> None:
+    source = TELL % """
+        java.util.logging.Logger log = java.util.logging.Logger.getLogger("shop");
+        log.fine("fine");
+        log.info("infö");
+        log.warning("warning");
+        log.log(java.util.logging.Level.SEVERE, "look at {0}", 5);
+        log.log(java.util.logging.Level.SEVERE, "failed", new IllegalStateException("why"));
+    """
+    broker = start(source)
+    broker.tell("message.delivered", 0, message())
+    assert broker.log[:3] == [(3, "shop: infö"), (2, "shop: warning"), (1, "shop: look at 5")]
+    assert broker.log[3][1].startswith("shop: failed\njava.lang.IllegalStateException: why\n\tat Main.")
+    assert "shop" not in broker.printed()
+
+
+def test_log_level_lets_more_or_less_through(start: Start) -> None:
+    source = TELL % 'for (var l : new String[] {"FINE", "INFO"}) java.util.logging.Logger.getLogger("s").log(java.util.logging.Level.parse(l), l);'
+    debug = start(source, config={"log_level": "debug"})
+    debug.tell("message.delivered", 0, message())
+    assert debug.log == [(4, "s: FINE"), (3, "s: INFO")]
+    warn = start(source, config={"log_level": "warn"})
+    warn.tell("message.delivered", 0, message())
+    assert warn.log == []
+
+
+# Loading
+
+
+@pytest.mark.parametrize(
+    ("setup", "says"),
+    [
+        ({"init_module": "Nowhere"}, "init_module names class Nowhere, which is not in path; searched: /"),
+        ({"path": []}, "init_module names class Main, which is not in path; searched: nothing, path is empty"),
+        ({"path": ["/does/not/exist"]}, "path /does/not/exist does not exist"),
+        ({"protocol": 2}, "the broker speaks protocol 2, grapnel-exhook.jar "),
+        ({"driver": "python3"}, "this worker runs driver java, not python3"),
+        ({"points": {"client.connect": 0}}, "this broker has no hook point message.publish; it has client.connect"),
+        ({"frame_bytes_max": 1024, "init_module": "N" * 3000}, "searched: /"),
+    ],
+)
+def test_what_cannot_be_loaded_says_why(start: Start, setup: dict, says: str) -> None:
+    with pytest.raises(Refused, match=re.escape(says)):
+        start(ECHO, **setup)
+
+
+def test_a_class_that_fails_while_it_is_loaded_shows_its_cause_without_our_own_frames(start: Start) -> None:
+    source = 'static int x = make();\nstatic int make() { throw new IllegalStateException("no licence"); }\n'
+    with pytest.raises(Refused, match="Caused by: java.lang.IllegalStateException: no licence\n\tat Main.make") as refused:
+        start(source + ECHO)
+    assert str(refused.value).startswith("java.lang.ExceptionInInitializerError") and "io.grapnel" not in str(refused.value)
+
+
+def test_a_long_stack_trace_shows_head_and_end(start: Start) -> None:
+    source = """
+        static Object deep(int n) { if (n > 0) return deep(n - 1); throw new IllegalStateException("the head"); }
+        public static Object init() {
+            try { return deep(500); } catch (IllegalStateException e) { throw new RuntimeException("outer", new Error("the end")); }
+        }
+    """
+    with pytest.raises(Refused, match="(?s)^java.lang.RuntimeException: outer.*Caused by: java.lang.Error: the end") as refused:
+        start(source)
+    assert len(str(refused.value)) < 7000
+    with pytest.raises(Refused, match="(?s)^java.lang.IllegalStateException: the head.*….*at Main.init") as refused:
+        start("static Object deep(int n) { if (n > 0) return deep(n - 1); throw new IllegalStateException(\"the head\"); }\n"
+              "public static Object init() { return deep(500); }\n")  # fmt: skip
+    assert len(str(refused.value)) < 7000
+
+
+def test_the_worker_ends_after_it_has_refused_though_user_code_has_threads(tmp_path: Path) -> None:
+    source = """
+        public static Object init() {
+            new Thread(() -> { while (true) try { Thread.sleep(100_000); } catch (InterruptedException e) {} }).start();
+            return Tuple.two(1, "no");
+        }
+    """
+    with JavaBroker(tmp_path, path=[str(compiled(main_class(source)))]) as broker:
+        with pytest.raises(Refused):
+            broker.start()
+        assert broker.process.wait(5) == 1
+
+
+def test_jars_files_and_folders_with_jars_are_found(start: Start, tmp_path: Path) -> None:
+    used = compiled("package lib;\npublic class Used { public static String word() { return \"used\"; } }\n", "Used")
+    source = f"public class Main {{ public static Object init() {{ throw new RuntimeException(lib.Used.word()); }} }}"
+    work = tmp_path / "work"
+    work.mkdir()
+    (work / "Main.java").write_text(source)
+    subprocess.run(["javac", "-cp", f"{jar()}:{used}", "-d", work, work / "Main.java"], check=True, timeout=60)
+    main_jar, lib_jar = tmp_path / "main.jar", tmp_path / "lib.jar"
+    for archive, folder in ((main_jar, work), (lib_jar, used)):
+        with zipfile.ZipFile(archive, "w") as zipped:
+            for file in folder.rglob("*.class"):
+                zipped.write(file, file.relative_to(folder))
+    jars = tmp_path / "jars"
+    jars.mkdir()
+    for archive in (main_jar, lib_jar):
+        (jars / archive.name).write_bytes(archive.read_bytes())
+    (work / "lib.jar").write_bytes(lib_jar.read_bytes())
+    for path in (
+        [str(main_jar), str(lib_jar)], [f"{main_jar}:{lib_jar}"], [str(jars)], [str(work)], [str(work / "Main.class")],
+        [str(work / "Main.java"), ""],
+    ):  # fmt: skip
+        with pytest.raises(Refused, match="RuntimeException: used"):
+            start(path=path)
+
+
+def test_what_users_bring_of_messagepack_is_theirs(start: Start) -> None:
+    theirs = compiled("package org.msgpack.core;\npublic class MessagePack { public static String mine() { return \"mine\"; } }\n", "MessagePack")
+    folder = compiled(main_class(TELL % "").replace("public class Main {", """public class Main {
+        static { try { System.out.println(Class.forName("org.msgpack.core.MessagePack").getMethod("mine").invoke(null)); }
+                 catch (ReflectiveOperationException e) { System.out.println(e); } }"""))  # fmt: skip
+    assert "mine\n" in start(path=[str(folder), str(theirs)]).printed()
+
+
+def test_the_context_class_loader_finds_users_resources(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "shop.properties").write_text("name = the shop\n")
+    source = TELL % """
+        try (var in = Thread.currentThread().getContextClassLoader().getResourceAsStream("shop.properties")) {
+            System.out.print(new String(in.readAllBytes()));
+        } catch (java.io.IOException e) {}
+    """
+    broker = start(path=[str(compiled(main_class(source))), str(tmp_path)])
+    broker.tell("message.delivered", 0, message())
+    assert "name = the shop\n" in broker.printed()
+
+
+def test_sources_are_compiled_with_those_that_they_need(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "Main.java").write_text(main_class(ECHO.replace("return Tuple.two(0, List.of(", "shop.Side.seen(m); return Tuple.two(0, List.of(")))
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop/Side.java").write_text("package shop;\npublic class Side { public static void seen(Object m) { System.out.println(\"ä\"); } }\n")
+    (tmp_path / "Unused.java").write_text("this is no Java\n")
+    for path in (tmp_path, tmp_path / "Main.java"):
+        broker = start(path=[str(path)])
+        assert broker.ask("message.publish", 0, message("t", b"x"))[0] == 0
+        assert "ä\n" in broker.printed()
+    left = {file.name for file in tmp_path.rglob("*")} - {"output.txt"}
+    assert left == {"Main.java", "shop", "Side.java", "Unused.java"}
+
+
+def test_a_class_that_only_the_hookspec_names_is_compiled_too(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "Main.java").write_text(main_class(hookspec("client_connected").replace('"Main", "on_', '"Other", "on_')))
+    (tmp_path / "Other.java").write_text(
+        "public class Other { public static void on_client_connected(Object c, Object s) { System.out.println(s); } }\n"
+    )
+    broker = start(path=[str(tmp_path)])
+    broker.describe()
+    broker.tell("client.connected", 1, [])
+    assert "the state\n" in broker.printed()
+
+
+def test_a_source_that_is_newer_than_its_class_wins_and_an_older_one_does_not(start: Start, tmp_path: Path) -> None:
+    def source(word: str) -> str:
+        return main_class(hookspec("client_connected") + f'public static void on_client_connected(Object c, Object s) {{ System.out.println("{word}"); }}')
+
+    def printed() -> str:
+        broker = start(path=[str(tmp_path)])
+        broker.describe()
+        broker.tell("client.connected", 1, [])
+        return broker.printed()
+
+    file = tmp_path / "Main.java"
+    (tmp_path / "Main.class").write_bytes((compiled(source("compiled")) / "Main.class").read_bytes())
+    file.write_text(source("edited"))
+    now = time.time()
+    os.utime(tmp_path / "Main.class", (now, now - 100))
+    assert "edited\n" in printed()
+    os.utime(tmp_path / "Main.class", (now, now + 100))
+    assert "compiled\n" in printed()
+
+
+@pytest.mark.parametrize("where", ["Main", "Other"])
+def test_a_source_that_does_not_compile_refuses_the_load_with_the_compilers_words(start: Start, tmp_path: Path, where: str) -> None:
+    sources = {"Main": main_class(ECHO.replace("Tuple.two(0, Tuple", "Other.self(0, Tuple")), "Other": "public class Other {}\n"}
+    if where == "Main":
+        sources["Main"] = "public class Main { public static Object init() { return nothing; } }"
+    for name, source in sources.items():
+        (tmp_path / f"{name}.java").write_text(source)
+    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/Main.java does not compile:")) as refused:
+        start(path=[str(tmp_path)])
+    assert "cannot find symbol" in str(refused.value) and str(tmp_path / "Main.java") + ":" in str(refused.value)
+
+
+def test_without_a_compiler_it_says_how_it_is_done_by_hand(start: Start, tmp_path: Path) -> None:
+    (tmp_path / "Main.java").write_text(main_class(ECHO))
+    with pytest.raises(Refused, match=re.escape(f"compile it yourself: javac -cp {jar()} {tmp_path}/Main.java")):
+        start(path=[str(tmp_path)], options=("--limit-modules", "java.base,java.logging,java.compiler"))
+
+
+# Failures
+
+
+def test_whatever_a_hook_throws_the_worker_stays(start: Start) -> None:
+    source = ASK % """
+        switch (topic(t)) {
+            case "checked": throw new java.io.IOException("checked");
+            case "error": throw new Error("error");
+            case "assert": throw new AssertionError("assert");
+            case "deep": return deep(1);
+            case "interrupted": Thread.currentThread().interrupt(); Thread.sleep(1000); return null;
+            case "interrupts": Thread.currentThread().interrupt(); return Tuple.two(0, true);
+            case "odd": throw new RuntimeException() { public String toString() { throw new IllegalStateException(); } };
+            case "null": throw null;
+            default: Thread.sleep(1); return Tuple.two(0, true);
+        }
+    """ + "static Object deep(int n) { return deep(n + 1).toString(); }"
+    broker = start(source)
+    for topic, says in [
+        ("checked", "java.io.IOException: checked"), ("error", "java.lang.Error: error"),
+        ("assert", "java.lang.AssertionError: assert"), ("deep", "java.lang.StackOverflowError"),
+        ("interrupted", "java.lang.InterruptedException"), ("odd", "Main$1"), ("null", "NullPointerException"),
+    ]:  # fmt: skip
+        code, text = broker.ask("client.authorize", 0, asked(topic))
+        assert code == 2 and says in text, (topic, text)
+        assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True}), topic
+    # An interrupt that a hook leaves behind is not the next one's.
+    assert broker.ask("client.authorize", 0, asked("interrupts")) == (1, {"allow": True})
+    assert broker.ask("client.authorize", 0, asked("ok")) == (1, {"allow": True})
+
+
+def test_threads_that_interrupt_the_hooks_thread_break_nothing(start: Start) -> None:
+    source = ASK % "return null;" + """
+        static { Thread hooks = Thread.currentThread();
+                 Thread other = new Thread(() -> { while (true) hooks.interrupt(); });
+                 other.setDaemon(true); other.start(); }
+    """
+    broker = start(source)
+    for at in range(0, 2000, 100):
+        broker.calls([[n, AUTHORIZE, 0, asked("t")] for n in range(at + 1, at + 101)])
+    broker.until(lambda: broker.done == 2000)
+    assert all(answer == (0, None) for answer in broker.answers.values())
+    assert broker.stop() == 0
+
+
+def test_memory_that_runs_out_ends_the_process(start: Start) -> None:
+    source = ASK % "List<byte[]> all = new ArrayList<>(); while (true) all.add(new byte[1 << 20]);"
+    broker = start(source, options=("-Xmx64m",))
+    broker.begin("client.authorize", 0, asked("t"))
+    assert broker.process.wait(10) == 3
+    assert "OutOfMemoryError" in broker.printed()
+
+
+def test_a_hook_may_end_the_process(start: Start) -> None:
+    broker = start(ASK % 'System.out.print("last words"); System.exit(7); return null;')
+    broker.begin("client.authorize", 0, asked("t"))
+    assert broker.process.wait(5) == 7 and "last words" in broker.printed()
+
+
+def test_an_interrupt_from_the_brokers_terminal_is_not_for_the_worker(start: Start) -> None:
+    broker = start(ECHO)
+    broker.process.send_signal(signal.SIGINT)
+    assert broker.ask("message.publish", 0, message("t", b"x"))[0] == 0
+
+
+# The end
+
+
+def test_stop_finishes_what_has_begun_runs_deinit_and_exits_with_0(start: Start) -> None:
+    source = ASK % "Thread.sleep(200); return Tuple.two(0, true);" + 'public static void deinit() { System.out.println("deinit"); }'
+    broker = start(source)
+    slow = broker.begin("client.authorize", 0, asked("t"))
+    assert broker.stop() == 0
+    assert broker.answers[slow] == (1, {"allow": True}) and "deinit\n" in broker.printed()
+
+
+def test_deinit_may_be_missing_and_may_fail(start: Start) -> None:
+    assert start(ECHO).stop() == 0
+    broker = start(ECHO + 'public static void deinit() { throw new IllegalStateException("still open"); }')
+    assert broker.stop() == 0 and "the farewell failed: java.lang.IllegalStateException: still open" in broker.lines()
+
+
+FOREVER = "while (true) try { Thread.sleep(100_000); } catch (InterruptedException e) {}"
+
+
+@pytest.mark.parametrize("what", ["thread", "deinit", "hook", "shutdown"])
+def test_stop_ends_within_two_seconds_whatever_user_code_does(start: Start, what: str) -> None:
+    source = ASK % (FOREVER if what == "hook" else "return null;") + """
+        public static void deinit() { %s }
+        static { %s }
+    """ % (
+        FOREVER if what == "deinit" else "",
+        {
+            "thread": "new Thread(() -> { %s }).start();" % FOREVER,
+            "shutdown": "Runtime.getRuntime().addShutdownHook(new Thread(() -> { %s }));" % FOREVER,
+        }.get(what, ""),
+    )
+    broker = start(source)
+    broker.begin("client.authorize", 0, asked("t"))
+    begin = time.monotonic()
+    assert broker.stop() == 0 and time.monotonic() - begin < 2.4
+
+
+def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start) -> None:
+    broker = start(ECHO + 'public static void deinit() { System.out.println("deinit"); }')
+    broker.socket.close()
+    assert broker.process.wait(5) == 0 and "deinit\n" in broker.printed()
+
+
+def test_what_is_no_frame_ends_the_worker(start: Start) -> None:
+    broker = start(ECHO)
+    broker.socket.sendall((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
+    assert broker.process.wait(5) == 1 and "cannot read what the broker sends" in broker.printed()
+
+
+def test_without_a_broker_it_says_how_it_is_started() -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "GRAPNEL_WORKER_FD"}
+    done = subprocess.run(["java", "-jar", jar()], env=environment, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    assert done.returncode == 2 and "started by the broker" in done.stderr
+
+
+# The jar
+
+
+def test_the_jar_stands_alone_and_says_whose_its_parts_are() -> None:
+    with zipfile.ZipFile(jar()) as archive:
+        names = set(archive.namelist())
+        for name in ("LICENSE", "NOTICE"):
+            assert f"META-INF/licences/msgpack-core/{name}" in names
+        classes = {name for name in names if name.endswith(".class")}
+    prefixes = {name.rsplit("/", 1)[0] for name in classes}
+    assert {prefix.split("/")[0] for prefix in prefixes} == {"com", "io", "org"}
+    assert {"com/erlport/erlang/term", "io/grapnel/exhook", "org/msgpack/core"} <= prefixes
+
+
+def test_the_same_sources_give_the_same_jar(tmp_path: Path) -> None:
+    jars = []
+    for name in ("one", "two"):
+        subprocess.run([PACKAGE / "build", tmp_path / name], check=True, capture_output=True, timeout=120)
+        jars.append((tmp_path / name / "grapnel-exhook.jar").read_bytes())
+    assert jars[0] == jars[1]
+
+
+def test_build_says_what_is_missing(tmp_path: Path) -> None:
+    environment = dict(os.environ, MSGPACK_CORE="/no/msgpack.jar")
+    done = subprocess.run([PACKAGE / "build", tmp_path], env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 1 and "there is no /no/msgpack.jar: apt-get install" in done.stderr
+    assert subprocess.run([PACKAGE / "build", "--bogus"], capture_output=True, timeout=60).returncode == 1
+
+
