@@ -382,6 +382,20 @@ def test_one_hook_without_topics_wants_all(start: Start) -> None:
     assert [name for name, _ in recorded(broker)] == ["every", "some", "every"]
 
 
+def test_one_hook_alone_takes_what_the_broker_sends(start: Start) -> None:
+    """The operator may have set other topics in the place of the hook's; the broker filters."""
+    source = """
+        public static Object init() {
+            return Tuple.two(0, Tuple.two(List.of(Tuple.four("message_publish", "Main", "on_message_publish",
+                List.of(Tuple.two("topics", List.of("a"))))), null));
+        }
+    """
+    broker = start(SHOW + source + recorder("message_publish", 1))
+    assert broker.hooks["message.publish"]["topics"] == ["a"]
+    broker.ask("message.publish", 0, message("other"))
+    assert len(recorded(broker)) == 1
+
+
 def test_messages_below_sys_are_not_shown(start: Start) -> None:
     broker = start(recording("message_publish", "message_delivered", "message_acked", "message_dropped"))
     assert broker.ask("message.publish", 0, message("$SYS/a")) == (0, None)

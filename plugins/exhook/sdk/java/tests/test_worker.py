@@ -357,6 +357,21 @@ def test_a_source_that_is_newer_than_its_class_wins_and_an_older_one_does_not(st
     assert "compiled\n" in printed()
 
 
+def test_the_folder_that_comes_first_wins(start: Start, tmp_path: Path) -> None:
+    folders = []
+    for n, word in enumerate(("first", "second")):
+        source = main_class(f'public static Object init() {{ return Tuple.two(1, "{word}"); }}')
+        folders.append(tmp_path / word)
+        folders[n].mkdir()
+        if word == "first":
+            (folders[n] / "Main.class").write_bytes((compiled(source) / "Main.class").read_bytes())
+        else:
+            (folders[n] / "Main.java").write_text(source)
+    for order, word in ((folders, "first"), (folders[::-1], "second")):
+        with pytest.raises(Refused, match=f"refused: {word}"):
+            start(path=[str(folder) for folder in order])
+
+
 @pytest.mark.parametrize("where", ["Main", "Other"])
 def test_a_source_that_does_not_compile_refuses_the_load_with_the_compilers_words(start: Start, tmp_path: Path, where: str) -> None:
     sources = {"Main": main_class(ECHO.replace("Tuple.two(0, Tuple", "Other.self(0, Tuple")), "Other": "public class Other {}\n"}
@@ -484,10 +499,14 @@ def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start) -
     assert broker.process.wait(5) == 0 and "deinit\n" in broker.printed()
 
 
-def test_what_is_no_frame_ends_the_worker(start: Start) -> None:
-    broker = start(ECHO)
-    broker.socket.sendall((3).to_bytes(4, "little") + b"\xc1\xc1\xc1")
-    assert broker.process.wait(5) == 1 and "cannot read what the broker sends" in broker.printed()
+@pytest.mark.parametrize(
+    ("body", "says"),
+    [(b"\xc1\xc1\xc1", "cannot read what the broker sends"), (msgpack.packb([1, [[1]]]), "the worker has to end")],
+)
+def test_what_is_no_frame_ends_the_worker(start: Start, body: bytes, says: str) -> None:
+    broker = start(ECHO + "static { new Thread(() -> { %s }).start(); }" % FOREVER)
+    broker.socket.sendall(len(body).to_bytes(4, "little") + body)
+    assert broker.process.wait(5) == 1 and says in broker.printed()
 
 
 def test_without_a_broker_it_says_how_it_is_started() -> None:

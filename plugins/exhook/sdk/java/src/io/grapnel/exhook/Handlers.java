@@ -158,7 +158,7 @@ final class Handlers {
             }
             Round round = new Round();
             for (Hook hook : hooks) {
-                if (isFor(hook, topic)) {
+                if (isFor(hooks, hook, topic)) {
                     round.run(hook, arguments.of(hook, client, data));
                 }
             }
@@ -204,8 +204,9 @@ final class Handlers {
         return true;
     }
 
-    private static boolean isFor(Hook hook, Binary topic) {
-        return hook.isForEveryTopic() || hook.matches(Wire.text(topic));
+    /** The broker filters for the point; one hook alone takes what comes, because the operator may have set other topics. */
+    private static boolean isFor(List<Hook> hooks, Hook hook, Binary topic) {
+        return hooks.size() == 1 || hook.isForEveryTopic() || hook.matches(Wire.text(topic));
     }
 
     // Verdicts
@@ -243,7 +244,7 @@ final class Handlers {
         }
         Map<String, Object> changes = new LinkedHashMap<>();
         for (Hook hook : hooks) {
-            if (!isFor(hook, (Binary) message.get(1))) {
+            if (!isFor(hooks, hook, (Binary) message.get(1))) {
                 continue;
             }
             called = hook.label;

@@ -132,6 +132,8 @@ final class UserLoader extends URLClassLoader {
                 } catch (IOException error) {
                     return source;
                 }
+            } else if (Files.isRegularFile(binary)) {
+                return null;
             }
         }
         return null;

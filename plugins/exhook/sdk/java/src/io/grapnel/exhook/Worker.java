@@ -59,7 +59,14 @@ public final class Worker {
         ignoreInterrupts();
         Worker worker =
                 new Worker(new Channel(new FileInputStream(FileDescriptor.in), new FileOutputStream(FileDescriptor.in)));
-        int code = worker.run();
+        int code;
+        try {
+            code = worker.run();
+        } catch (Throwable error) {
+            // Ours, not a hook's. Going on would leave calls without an end.
+            System.err.println("the worker has to end: " + Failures.tail(error));
+            code = 1;
+        }
         // Threads of user code that do not end must not keep the process, nor may its shutdown hooks.
         worker.endSoon();
         System.out.flush();
@@ -122,7 +129,8 @@ public final class Worker {
                 return cannot(new LoadError("the first frame of the broker is not its setup"));
             }
             Map<String, Object> setup = Wire.map(first.get(1));
-            frameBytesMax = (int) Math.max(1024, Wire.number(setup.get("frame_bytes_max"), frameBytesMax));
+            long most = Wire.number(setup.get("frame_bytes_max"), frameBytesMax);
+            frameBytesMax = (int) Math.max(1024, Math.min(most, Integer.MAX_VALUE));
             answers = new Answers(channel, frameBytesMax);
             LogHandler.install(this::log, Wire.text(Wire.map(setup.get("config")).get("log_level")));
             try {
