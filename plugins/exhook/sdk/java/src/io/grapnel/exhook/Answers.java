@@ -69,7 +69,8 @@ final class Answers {
         byte[] packed = packed(id, answer);
         String tooLong = null;
         if (packed.length + AROUND_BYTES > frameBytesMax) {
-            tooLong = "the answer has " + packed.length + " bytes, the broker takes " + frameBytesMax + " (frame_bytes_max)";
+            tooLong = "the answer has " + packed.length + " bytes, the broker takes " + frameBytesMax
+                    + " (frame_bytes_max)";
             packed = packed(id, Answer.failed(tooLong));
         }
         if (gathered.size() + packed.length + AROUND_BYTES > Math.min(frameBytesMax, GATHERED_BYTES_MAX) && count > 0) {

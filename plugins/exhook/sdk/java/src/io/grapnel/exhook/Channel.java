@@ -9,12 +9,12 @@ import java.io.OutputStream;
 import java.util.ArrayDeque;
 
 /**
- * Frames on the socket between the broker and this worker. A thread of its own reads ahead, so that two sides that both
- * write cannot stop each other, and so that the end is heard while a hook is busy. {@link #send} may be called from any
- * thread. It knows frames, not what stands in them, and must not call user code.
+ * Frames on the socket between the broker and this worker. A thread of its own reads ahead, so that two sides that
+ * both write cannot stop each other, and so that the end is heard while a hook is busy. {@link #send} may be called
+ * from any thread. It knows frames, not what stands in them, and must not call user code.
  *
- * <p>The streams are plain ones on a file descriptor: a channel of {@code java.nio} would be closed by the first hook that
- * interrupts its thread.
+ * <p>The streams are plain ones on a file descriptor: a channel of {@code java.nio} would be closed by the first hook
+ * that interrupts its thread.
  */
 final class Channel {
     /** The broker's end is gone. */

@@ -9,10 +9,11 @@ import java.util.Map;
 /**
  * What the broker has said of clients. The records are made from it; the worker's main thread alone uses it.
  *
- * <p>A number stands for a client identifier, and several connections may want to be that client at once: one that is in,
- * and one that tries to come in with a wrong password. What is said of one of them must not be taken for the other's, so
- * the table tells them apart by where they come from. Where one takes the identifier over from the other, the broker
- * forgets the number with the other, and what was said of the one while it came in is found again under its next number.
+ * <p>A number stands for a client identifier, and several connections may want to be that client at once: one that is
+ * in, and one that tries to come in with a wrong password. What is said of one of them must not be taken for the
+ * other's, so the table tells them apart by where they come from. Where one takes the identifier over from the other,
+ * the broker forgets the number with the other, and what was said of the one while it came in is found again under
+ * its next number.
  */
 final class Clients {
     /** Connections of one client identifier that are told apart; the one described first is forgotten for one more. */
@@ -26,7 +27,8 @@ final class Clients {
 
     /** A client is described. What is not repeated still holds of the same connection, but for the password. */
     void describe(long number, Map<String, Object> said) {
-        LinkedHashMap<List<Object>, Map<String, Object>> known = peers.computeIfAbsent(number, n -> new LinkedHashMap<>());
+        LinkedHashMap<List<Object>, Map<String, Object>> known =
+                peers.computeIfAbsent(number, n -> new LinkedHashMap<>());
         List<Object> peer = peerOf(said);
         if (!said.containsKey("peer_host") && !known.isEmpty()) {
             for (List<Object> last : known.keySet()) {

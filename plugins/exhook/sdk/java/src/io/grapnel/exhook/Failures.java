@@ -5,7 +5,10 @@ import java.util.HashMap;
 import java.util.List;
 import java.util.Map;
 
-/** What went wrong in user code, as the operator reads it: the log without a flood, and stack traces without our own frames. */
+/**
+ * What went wrong in user code, as the operator reads it: the log without a flood, and stack traces without our own
+ * frames.
+ */
 final class Failures {
     /** Takes a line of the log. */
     interface Log {
@@ -60,7 +63,10 @@ final class Failures {
         return text.replace('\n', ' ');
     }
 
-    /** The text of a {@link LoadError}, also of one that is the cause; of anything else its stack trace: the head, and the end where it is long. */
+    /**
+     * The text of a {@link LoadError}, also of one that is the cause; of anything else its stack trace: the head, and
+     * the end where it is long.
+     */
     static String tail(Throwable error) {
         Throwable each = error;
         for (int depth = 0; each != null && depth < CAUSES_MAX; depth++) {
@@ -88,7 +94,8 @@ final class Failures {
         if (text.length() <= TRACE_CHARS_MAX) {
             return text;
         }
-        return text.substring(0, HEAD_CHARS_MAX) + "\n…" + text.substring(text.length() - TRACE_CHARS_MAX + HEAD_CHARS_MAX);
+        int tail = text.length() - (TRACE_CHARS_MAX - HEAD_CHARS_MAX);
+        return text.substring(0, HEAD_CHARS_MAX) + "\n…" + text.substring(tail);
     }
 
     private static boolean isOurs(StackTraceElement frame) {

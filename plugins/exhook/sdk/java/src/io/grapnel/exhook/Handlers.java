@@ -204,7 +204,10 @@ final class Handlers {
         return true;
     }
 
-    /** The broker filters for the point; one hook alone takes what comes, because the operator may have set other topics. */
+    /**
+     * The broker filters for the point; one hook alone takes what comes, because the operator may have set other
+     * topics.
+     */
     private static boolean isFor(List<Hook> hooks, Hook hook, Binary topic) {
         return hooks.size() == 1 || hook.isForEveryTopic() || hook.matches(Wire.text(topic));
     }

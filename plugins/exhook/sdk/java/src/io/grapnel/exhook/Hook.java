@@ -34,7 +34,8 @@ final class Hook {
                     // It is there, as a source that does not compile.
                     throw (LoadError) error.getCause();
                 }
-                throw new LoadError(whoNamesIt + " names class " + name + ", which is not in path; searched: " + loader.searched());
+                throw new LoadError(whoNamesIt + " names class " + name + ", which is not in path; searched: "
+                        + loader.searched());
             }
         }
 
@@ -46,7 +47,7 @@ final class Hook {
                     constructor = type.getDeclaredConstructor();
                 } catch (NoSuchMethodException error) {
                     throw new LoadError(type.getName() + "." + method + " is not static, and " + type.getName()
-                            + " has no constructor without parameters to make an instance with; make the method static");
+                            + " has no constructor without parameters to make one with; make the method static");
                 }
                 if (Modifier.isAbstract(type.getModifiers())) {
                     throw new LoadError(type.getName() + "." + method + " is not static, and " + type.getName()
@@ -67,8 +68,8 @@ final class Hook {
         Hook find(Class<?> type, String method, int parameters) throws Throwable {
             Method found = null;
             for (Method each : methodsOf(type)) {
-                boolean fits = each.getName().equals(method) && each.getParameterCount() == parameters && !each.isBridge();
-                if (fits && (found == null || onlyObjects(each) && !onlyObjects(found))) {
+                boolean fits = each.getName().equals(method) && each.getParameterCount() == parameters;
+                if (fits && !each.isBridge() && (found == null || onlyObjects(each) && !onlyObjects(found))) {
                     found = each;
                 }
             }

@@ -9,8 +9,8 @@ import java.util.Map;
 import java.util.Set;
 
 /**
- * Hooks of EMQX 4.1's Java driver, as they are: {@code init()} returns a hookspec, hooks are called by position, the state
- * last. The worker calls it on its main thread. What the calls come to is in {@link Handlers}.
+ * Hooks of EMQX 4.1's Java driver, as they are: {@code init()} returns a hookspec, hooks are called by position, the
+ * state last. The worker calls it on its main thread. What the calls come to is in {@link Handlers}.
  */
 final class Hooks {
     /** What a hook of EMQX is here. */
@@ -122,7 +122,8 @@ final class Hooks {
         String method = parts == null ? null : Terms.text(parts[2]);
         if (name == null || className == null || method == null) {
             throw new LoadError(Terms.shown(action)
-                    + " in the hookspec is not Tuple.three(hook, class, method) or Tuple.four(hook, class, method, opts)");
+                    + " in the hookspec is not Tuple.three(hook, class, method)"
+                    + " or Tuple.four(hook, class, method, opts)");
         }
         Kind kind = KINDS.get(name);
         if (kind == null) {

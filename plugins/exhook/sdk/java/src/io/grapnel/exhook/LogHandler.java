@@ -15,7 +15,8 @@ final class LogHandler extends Handler {
     }
 
     private static final Map<String, Level> LEVELS = Map.of(
-            "error", Level.SEVERE, "warn", Level.WARNING, "warning", Level.WARNING, "info", Level.INFO, "debug", Level.FINEST);
+            "error", Level.SEVERE, "warn", Level.WARNING, "warning", Level.WARNING, "info", Level.INFO,
+            "debug", Level.FINEST);
 
     private final Lines lines;
 
@@ -23,7 +24,10 @@ final class LogHandler extends Handler {
         this.lines = lines;
     }
 
-    /** Takes the place of the handlers that the JDK has set up, which print. {@code least}: error, warn, info (default), debug. */
+    /**
+     * Takes the place of the handlers that the JDK has set up, which print. {@code least}: error, warn, info
+     * (default), debug.
+     */
     static void install(Lines lines, String least) {
         Logger root = Logger.getLogger("");
         root.setLevel(LEVELS.getOrDefault(least, Level.INFO));

@@ -11,9 +11,9 @@ import java.util.List;
 import java.util.Map;
 
 /**
- * The records that hooks get: lists of pairs of an atom and a value, in the types that EMQX's driver delivered. Names are
- * {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, what is a time in milliseconds {@code BigInteger},
- * flags {@code Boolean}. What is absent is the empty binary.
+ * The records that hooks get: lists of pairs of an atom and a value, in the types that EMQX's driver delivered. Names
+ * are {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, what is a time in milliseconds {@code
+ * BigInteger}, flags {@code Boolean}. What is absent is the empty binary.
  *
  * <p>Each call makes records of its own, bytes included, so that what a hook does to them stays with it.
  */

@@ -17,7 +17,10 @@ import javax.tools.JavaCompiler;
 import javax.tools.StandardJavaFileManager;
 import javax.tools.ToolProvider;
 
-/** Compiles users' sources where a JDK is there, and says how it is done by hand where none is. The class loader uses it. */
+/**
+ * Compiles users' sources where a JDK is there, and says how it is done by hand where none is. The class loader uses
+ * it.
+ */
 final class Sources {
     private static final int MESSAGES_CHARS_MAX = 4000;
 
@@ -53,7 +56,8 @@ final class Sources {
     }
 
     private void run(JavaCompiler compiler, Path source, Path to) throws IOException, LoadError {
-        String classPath = Stream.concat(Stream.of(ourJar()), Stream.concat(folders.stream(), jars.stream()).map(Path::toString))
+        Stream<Path> theirs = Stream.concat(folders.stream(), jars.stream());
+        String classPath = Stream.concat(Stream.of(ourJar()), theirs.map(Path::toString))
                 .collect(Collectors.joining(File.pathSeparator));
         String sourcePath = folders.stream().map(Path::toString).collect(Collectors.joining(File.pathSeparator));
         List<String> options = List.of(
@@ -61,7 +65,9 @@ final class Sources {
                 "-encoding", "UTF-8", "-g", "-nowarn");
         StringWriter messages = new StringWriter();
         try (StandardJavaFileManager files = compiler.getStandardFileManager(null, null, StandardCharsets.UTF_8)) {
-            boolean done = compiler.getTask(messages, files, null, options, null, files.getJavaFileObjects(source)).call();
+            boolean done = compiler
+                    .getTask(messages, files, null, options, null, files.getJavaFileObjects(source))
+                    .call();
             if (!done) {
                 String text = messages.toString().strip();
                 throw new LoadError(source + " does not compile:\n"

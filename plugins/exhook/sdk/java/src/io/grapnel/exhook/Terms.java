@@ -10,7 +10,10 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 import java.util.List;
 
-/** What users' code hands over: names as text, atom or binary alike, numbers, lists. The hooks read hookspecs and answers with it. */
+/**
+ * What users' code hands over: names as text, atom or binary alike, numbers, lists. The hooks read hookspecs and
+ * answers with it.
+ */
 final class Terms {
     private static final int SHORT_CHARS = 200;
 

@@ -2,7 +2,10 @@ package io.grapnel.exhook;
 
 import java.util.List;
 
-/** Topic filters of MQTT (5.0, 4.7), for where several hooks of a worker share a point and each has filters of its own. */
+/**
+ * Topic filters of MQTT (5.0, 4.7), for where several hooks of a worker share a point and each has filters of its
+ * own.
+ */
 final class Topics {
     private final List<String[]> filters;
 
@@ -34,8 +37,8 @@ final class Topics {
             wrong |= levels[i].contains("#") && (levels[i].length() > 1 || i < levels.length - 1);
         }
         if (wrong) {
-            throw new LoadError(
-                    "'" + filter + "' is no topic filter: + stands for a whole level, # for all that follow, at the end");
+            throw new LoadError("'" + filter
+                    + "' is no topic filter: + stands for a whole level, # for all that follow, at the end");
         }
         return filter;
     }

@@ -64,8 +64,8 @@ final class UserLoader extends URLClassLoader {
 
     private static void addPart(Path part, Set<Path> folders, Set<Path> jars) throws LoadError {
         if (!Files.exists(part)) {
-            throw new LoadError(
-                    "path " + part + " does not exist; name a folder with classes, a jar, or a file, whose folder is searched");
+            throw new LoadError("path " + part
+                    + " does not exist; name a folder with classes, a jar, or a file, whose folder is searched");
         }
         Path absolute = part.toAbsolutePath().normalize();
         if (Files.isDirectory(absolute)) {

@@ -15,11 +15,11 @@ import org.msgpack.core.MessagePacker;
 import org.msgpack.core.MessageUnpacker;
 
 /**
- * Values of MessagePack as Java's. The channel reads frames with it, the worker writes them with it; it knows nothing of
- * what stands in a frame.
+ * Values of MessagePack as Java's. The channel reads frames with it, the worker writes them with it; it knows nothing
+ * of what stands in a frame.
  *
- * <p>Text is left as its bytes, a {@link Binary}: that is what hooks get, and nothing can be lost on the way. Only the keys
- * of maps are strings. Whole numbers are {@code Long}, or {@code BigInteger} beyond it.
+ * <p>Text is left as its bytes, a {@link Binary}: that is what hooks get, and nothing can be lost on the way. Only
+ * the keys of maps are strings. Whole numbers are {@code Long}, or {@code BigInteger} beyond it.
  */
 final class Wire {
     /** Most of what is written is short; a large buffer for each answer would cost more than writing it. */

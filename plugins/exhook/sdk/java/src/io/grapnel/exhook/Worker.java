@@ -18,8 +18,8 @@ import java.util.concurrent.atomic.AtomicBoolean;
 import java.util.stream.Collectors;
 
 /**
- * The worker: takes frames (PROTOCOL.md), calls the hooks one after the other on one thread, sends what they came to. The
- * broker starts it with the socket as its standard input.
+ * The worker: takes frames (PROTOCOL.md), calls the hooks one after the other on one thread, sends what they came to.
+ * The broker starts it with the socket as its standard input.
  */
 public final class Worker {
     private static final String VERSION = version();
@@ -48,8 +48,8 @@ public final class Worker {
     /** Runs on the socket that the broker left; ends the process. */
     public static void main(String[] arguments) {
         if (!"0".equals(System.getenv("GRAPNEL_WORKER_FD"))) {
-            System.err.println("io.grapnel.exhook.Worker is started by the broker's exhook plugin, with its socket as standard"
-                    + " input (GRAPNEL_WORKER_FD is not 0)");
+            System.err.println("io.grapnel.exhook.Worker is started by the broker's exhook plugin, with its socket as"
+                    + " standard input (GRAPNEL_WORKER_FD is not 0)");
             System.exit(2);
         }
         // What hooks print stands in the broker's log, line by line, whatever character set the machine has.
@@ -57,8 +57,8 @@ public final class Worker {
         System.setErr(printer(FileDescriptor.err));
         System.setIn(InputStream.nullInputStream());
         ignoreInterrupts();
-        Worker worker =
-                new Worker(new Channel(new FileInputStream(FileDescriptor.in), new FileOutputStream(FileDescriptor.in)));
+        FileDescriptor socket = FileDescriptor.in;
+        Worker worker = new Worker(new Channel(new FileInputStream(socket), new FileOutputStream(socket)));
         int code;
         try {
             code = worker.run();
@@ -108,7 +108,8 @@ public final class Worker {
             Object interrupt = signal.getConstructor(String.class).newInstance("INT");
             signal.getMethod("handle", signal, handler).invoke(null, interrupt, handler.getField("SIG_IGN").get(null));
         } catch (ReflectiveOperationException | IllegalArgumentException error) {
-            // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts another.
+            // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts
+            // another.
         }
     }
 
@@ -158,8 +159,8 @@ public final class Worker {
 
     private void load(Map<String, Object> setup) throws Throwable {
         if (Wire.number(setup.get("protocol"), -1) != PROTOCOL) {
-            throw new LoadError("the broker speaks protocol " + setup.get("protocol") + ", grapnel-exhook.jar " + VERSION
-                    + " speaks " + PROTOCOL + "; use the jar that came with the broker");
+            throw new LoadError("the broker speaks protocol " + setup.get("protocol") + ", grapnel-exhook.jar "
+                    + VERSION + " speaks " + PROTOCOL + "; use the jar that came with the broker");
         }
         String driver = Wire.text(setup.get("driver"));
         if (!driver.equals("java")) {

@@ -1,8 +1,8 @@
 package com.erlport.erlang.term;
 
 /**
- * A name, as Erlang's drivers pass it: keys of records, {@code publish}, reason codes. Users' hooks read {@link #value};
- * the class has the name and the members that hooks for EMQX 4.1 are compiled against.
+ * A name, as Erlang's drivers pass it: keys of records, {@code publish}, reason codes. Users' hooks read {@link
+ * #value}; the class has the name and the members that hooks for EMQX 4.1 are compiled against.
  */
 public class Atom {
     /** The name of the character set that the text came in; nothing here depends on it. */

@@ -4,8 +4,8 @@ import java.nio.charset.StandardCharsets;
 import java.util.Arrays;
 
 /**
- * Bytes: texts of MQTT in UTF-8, and payloads and passwords whatever stands in them. Users' hooks read {@link #raw}; the
- * class has the name and the members that hooks for EMQX 4.1 are compiled against.
+ * Bytes: texts of MQTT in UTF-8, and payloads and passwords whatever stands in them. Users' hooks read {@link #raw};
+ * the class has the name and the members that hooks for EMQX 4.1 are compiled against.
  */
 public class Binary {
     /** The bytes. */
