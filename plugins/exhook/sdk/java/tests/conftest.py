@@ -69,7 +69,8 @@ SHOW = r"""
         }
         boolean tuple = value instanceof Tuple;
         StringBuilder text = new StringBuilder(tuple ? "(" : "[");
-        for (Object each : tuple ? Arrays.asList(((Tuple) value).elements) : (List<?>) value) text.append(show(each)).append(", ");
+        List<?> elements = tuple ? Arrays.asList(((Tuple) value).elements) : (List<?>) value;
+        for (Object each : elements) text.append(show(each)).append(", ");
         return text.append(tuple ? ")" : "]").toString();
     }
     static void said(String name, Object... arguments) {

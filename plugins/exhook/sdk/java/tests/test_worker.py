@@ -27,6 +27,7 @@ ASK = hookspec("client_check_acl") + """
     static String topic(Object t) { return new String(((Binary) t).raw, StandardCharsets.UTF_8); }
     public static Object on_client_check_acl(Object c, Object a, Object t, Object r, Object s) throws Throwable {%s}
 """
+DEINIT = 'public static void deinit() { System.out.println("deinit"); }'
 AUTHORIZE = POINTS["client.authorize"]
 PUBLISH = POINTS["message.publish"]
 
@@ -72,7 +73,8 @@ def test_thousands_of_calls_of_all_kinds_are_answered_and_counted(start: Start) 
         calls = []
         for n in range(batch):
             ident += 1
-            calls += [[0, -1, n, {"client_id": f"c{n}"}], [ident, PUBLISH, n, message(f"t/{ident}", b"%d" % ident)], [0, -2, n, None]]
+            calls += [[0, -1, n, {"client_id": f"c{n}"}], [ident, PUBLISH, n, message(f"t/{ident}", b"%d" % ident)]]
+            calls.append([0, -2, n, None])
         broker.calls(calls)
     broker.until(lambda: broker.done == broker.asked)
     assert len(broker.answers) == ident
@@ -203,7 +205,11 @@ def test_javas_logging_goes_to_the_brokers_log_with_its_level(start: Start) -> N
 
 
 def test_log_level_lets_more_or_less_through(start: Start) -> None:
-    source = TELL % 'for (var l : new String[] {"FINE", "INFO"}) java.util.logging.Logger.getLogger("s").log(java.util.logging.Level.parse(l), l);'
+    source = TELL % """
+        java.util.logging.Logger log = java.util.logging.Logger.getLogger("s");
+        log.fine("FINE");
+        log.info("INFO");
+    """
     debug = start(source, config={"log_level": "debug"})
     debug.tell("message.delivered", 0, message())
     assert debug.log == [(4, "s: FINE"), (3, "s: INFO")]
@@ -243,7 +249,8 @@ def test_a_long_stack_trace_shows_head_and_end(start: Start) -> None:
     source = """
         static Object deep(int n) { if (n > 0) return deep(n - 1); throw new IllegalStateException("the head"); }
         public static Object init() {
-            try { return deep(500); } catch (IllegalStateException e) { throw new RuntimeException("outer", new Error("the end")); }
+            try { return deep(500); }
+            catch (IllegalStateException e) { throw new RuntimeException("outer", new Error("the end")); }
         }
     """
     with pytest.raises(Refused, match="(?s)^java.lang.RuntimeException: outer.*Caused by: java.lang.Error: the end") as refused:
@@ -294,7 +301,8 @@ def test_jars_files_and_folders_with_jars_are_found(start: Start, tmp_path: Path
 
 
 def test_what_users_bring_of_messagepack_is_theirs(start: Start) -> None:
-    theirs = compiled("package org.msgpack.core;\npublic class MessagePack { public static String mine() { return \"mine\"; } }\n", "MessagePack")
+    source = 'package org.msgpack.core;\npublic class MessagePack { public static String mine() { return "mine"; } }\n'
+    theirs = compiled(source, "MessagePack")
     folder = compiled(main_class(TELL % "").replace("public class Main {", """public class Main {
         static { try { System.out.println(Class.forName("org.msgpack.core.MessagePack").getMethod("mine").invoke(null)); }
                  catch (ReflectiveOperationException e) { System.out.println(e); } }"""))  # fmt: skip
@@ -314,9 +322,12 @@ def test_the_context_class_loader_finds_users_resources(start: Start, tmp_path: 
 
 
 def test_sources_are_compiled_with_those_that_they_need(start: Start, tmp_path: Path) -> None:
-    (tmp_path / "Main.java").write_text(main_class(ECHO.replace("return Tuple.two(0, List.of(", "shop.Side.seen(m); return Tuple.two(0, List.of(")))
+    uses = ECHO.replace("return Tuple.two(0, List.of(", "shop.Side.seen(m); return Tuple.two(0, List.of(")
+    (tmp_path / "Main.java").write_text(main_class(uses))
     (tmp_path / "shop").mkdir()
-    (tmp_path / "shop/Side.java").write_text("package shop;\npublic class Side { public static void seen(Object m) { System.out.println(\"ä\"); } }\n")
+    (tmp_path / "shop/Side.java").write_text(
+        'package shop;\npublic class Side { public static void seen(Object m) { System.out.println("ä"); } }\n'
+    )
     (tmp_path / "Unused.java").write_text("this is no Java\n")
     for path in (tmp_path, tmp_path / "Main.java"):
         broker = start(path=[str(path)])
@@ -339,7 +350,8 @@ def test_a_class_that_only_the_hookspec_names_is_compiled_too(start: Start, tmp_
 
 def test_a_source_that_is_newer_than_its_class_wins_and_an_older_one_does_not(start: Start, tmp_path: Path) -> None:
     def source(word: str) -> str:
-        return main_class(hookspec("client_connected") + f'public static void on_client_connected(Object c, Object s) {{ System.out.println("{word}"); }}')
+        method = f'public static void on_client_connected(Object c, Object s) {{ System.out.println("{word}"); }}'
+        return main_class(hookspec("client_connected") + method)
 
     def printed() -> str:
         broker = start(path=[str(tmp_path)])
@@ -373,15 +385,21 @@ def test_the_folder_that_comes_first_wins(start: Start, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("where", ["Main", "Other"])
-def test_a_source_that_does_not_compile_refuses_the_load_with_the_compilers_words(start: Start, tmp_path: Path, where: str) -> None:
-    sources = {"Main": main_class(ECHO.replace("Tuple.two(0, Tuple", "Other.self(0, Tuple")), "Other": "public class Other {}\n"}
+def test_a_source_that_does_not_compile_refuses_the_load_with_the_compilers_words(
+    start: Start, tmp_path: Path, where: str
+) -> None:
+    """The class that the load begins with, or one that is first needed while init() runs."""
+    wrong = "public class %s { public static Object init() { return nothing; } }"
     if where == "Main":
-        sources["Main"] = "public class Main { public static Object init() { return nothing; } }"
-    for name, source in sources.items():
-        (tmp_path / f"{name}.java").write_text(source)
-    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/Main.java does not compile:")) as refused:
+        (tmp_path / "Main.java").write_text(wrong % "Main")
+    else:
+        calls = "class Main { public static Object init() { return Other.init(); } }\n"
+        right = compiled(calls + "public class Other { public static Object init() { return null; } }\n", "Other")
+        (tmp_path / "Main.class").write_bytes((right / "Main.class").read_bytes())
+    (tmp_path / "Other.java").write_text(wrong % "Other")
+    with pytest.raises(Refused, match=re.escape(f"{tmp_path}/{where}.java does not compile:")) as refused:
         start(path=[str(tmp_path)])
-    assert "cannot find symbol" in str(refused.value) and str(tmp_path / "Main.java") + ":" in str(refused.value)
+    assert "cannot find symbol" in str(refused.value) and f"{tmp_path}/{where}.java:1:" in str(refused.value)
 
 
 def test_without_a_compiler_it_says_how_it_is_done_by_hand(start: Start, tmp_path: Path) -> None:
@@ -459,7 +477,7 @@ def test_an_interrupt_from_the_brokers_terminal_is_not_for_the_worker(start: Sta
 
 
 def test_stop_finishes_what_has_begun_runs_deinit_and_exits_with_0(start: Start) -> None:
-    source = ASK % "Thread.sleep(200); return Tuple.two(0, true);" + 'public static void deinit() { System.out.println("deinit"); }'
+    source = ASK % "Thread.sleep(200); return Tuple.two(0, true);" + DEINIT
     broker = start(source)
     slow = broker.begin("client.authorize", 0, asked("t"))
     assert broker.stop() == 0
@@ -494,7 +512,7 @@ def test_stop_ends_within_two_seconds_whatever_user_code_does(start: Start, what
 
 
 def test_a_broker_that_is_gone_ends_the_worker_with_its_farewell(start: Start) -> None:
-    broker = start(ECHO + 'public static void deinit() { System.out.println("deinit"); }')
+    broker = start(ECHO + DEINIT)
     broker.socket.close()
     assert broker.process.wait(5) == 0 and "deinit\n" in broker.printed()
 
@@ -511,7 +529,9 @@ def test_what_is_no_frame_ends_the_worker(start: Start, body: bytes, says: str) 
 
 def test_without_a_broker_it_says_how_it_is_started() -> None:
     environment = {key: value for key, value in os.environ.items() if key != "GRAPNEL_WORKER_FD"}
-    done = subprocess.run(["java", "-jar", jar()], env=environment, capture_output=True, text=True, timeout=30, stdin=subprocess.DEVNULL)
+    done = subprocess.run(
+        ["java", "-jar", jar()], env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=30
+    )
     assert done.returncode == 2 and "started by the broker" in done.stderr
 
 

@@ -65,6 +65,7 @@ final class Clients {
         }
         known.forEach((peer, said) -> {
             if (said != gone) {
+                // Not needed any more, and nobody's to find.
                 said.remove("password");
                 waiting.put(waitingKey(said, peer), said);
                 if (waiting.size() > WAITING_MAX) {
