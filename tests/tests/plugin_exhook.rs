@@ -243,6 +243,9 @@ scenario! {
         assert_eq!(ask("list")[0]["state"], "disabled");
         broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
         assert_eq!(mirrored("abc"), "cba");
+        broker.ctl_ok(&["plugins", "configure", "exhook", "--set", "pool_size=1"]);
+        assert_eq!(mirrored("abc"), "cba");
+        assert_eq!((&ask("list")[0]["workers"], ask("stats").as_array().unwrap().len()), (&1.into(), 1));
         let refused = broker.ctl_refused(&["exhook", "drivers", "enable", "java"]);
         assert!(refused.contains("no driver java is loaded"), "{refused}");
     }

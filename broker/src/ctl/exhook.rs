@@ -1,6 +1,6 @@
 //! `grapnel-ctl exhook drivers`: the workers of the plugin exhook, read from what it measures and from the list of plugins.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
@@ -122,6 +122,7 @@ fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
     for plugin in exhooks(list) {
         let prefix = format!("plugin_{}_worker_", plugin.name.replace('-', "_"));
         let mut found: BTreeMap<(String, u32), (WorkerRow, Buckets)> = BTreeMap::new();
+        let mut loaded = BTreeSet::new();
         for metric in metrics {
             let Some((driver, index, what)) = metric.name.strip_prefix(&prefix).and_then(parts) else {
                 continue;
@@ -134,9 +135,14 @@ fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
                 "dropped" => row.dropped = metric.value,
                 "restarts" => row.restarts = metric.value,
                 "queue" => row.queue = metric.value,
+                "loaded" => {
+                    loaded.extend((metric.value > 0).then(|| (driver.to_owned(), index)));
+                }
                 what => buckets.extend(bound(what).map(|bound| (bound, metric.value))),
             }
         }
+        // What a version before this one had is measured no longer.
+        found.retain(|worker, _| loaded.contains(worker));
         rows.extend(found.into_iter().map(|((driver, worker), (row, buckets))| WorkerRow {
             plugin: plugin.name.clone(),
             driver,
@@ -376,7 +382,9 @@ mod tests {
         };
         let metrics = [
             metric("plugin_exhook_worker_java_0_calls", 2),
+            metric("plugin_exhook_worker_java_0_loaded", 1),
             metric("plugin_exhook_worker_python3_0_calls", 3),
+            metric("plugin_exhook_worker_python3_0_loaded", 1),
         ];
         let hook = |name: &str, mounted| HookRow {
             plugin: "exhook".to_owned(),
@@ -402,6 +410,10 @@ mod tests {
         };
         let metrics = [
             metric("plugin_my_hooks_worker_python3_0_calls", 7),
+            metric("plugin_my_hooks_worker_python3_0_loaded", 1),
+            metric("plugin_my_hooks_worker_python3_1_loaded", 2),
+            metric("plugin_my_hooks_worker_python3_2_loaded", 0),
+            metric("plugin_my_hooks_worker_python3_2_calls", 3),
             metric("plugin_my_hooks_worker_python3_1_calls", 5),
             metric("plugin_my_hooks_worker_python3_1_restarts", 2),
             metric("plugin_my_hooks_worker_python3_1_answer_us_bucket{le=\"100\"}", 50),
@@ -416,7 +428,9 @@ mod tests {
         assert_eq!((rows[0].p50_us, rows[1].p50_us, rows[1].p99_us), (None, Some(100), Some(i64::MAX)));
         let drivers = drivers(&list, &rows, &[]);
         assert_eq!((drivers.len(), drivers[0].workers, drivers[0].calls), (1, 2, 12));
-        let later = workers(&list, &[metric("plugin_my_hooks_worker_python3_0_calls", 27)]);
+        let later = [("calls", 27), ("loaded", 1)]
+            .map(|(what, value)| metric(&format!("plugin_my_hooks_worker_python3_0_{what}"), value));
+        let later = workers(&list, &later);
         assert_eq!(rated(&rows, later, 2)[0].rate, 10);
     }
 }

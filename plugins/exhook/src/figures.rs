@@ -19,6 +19,7 @@ pub struct Figures {
     timeouts: Option<Counter>,
     restarts: Option<Counter>,
     queue: Option<Gauge>,
+    loaded: Option<Gauge>,
     answer_us: Option<Histogram>,
 }
 
@@ -33,6 +34,7 @@ impl Figures {
             failed: counter("failed", "Calls that ended by their policy"),
             timeouts: counter("timeouts", "Of them, those without an answer in time"),
             restarts: counter("restarts", "Processes started after the first"),
+            loaded: host.gauge(&name("loaded"), "Whether the plugin has the worker now").ok(),
             queue: host.gauge(&name("queue"), "Calls that wait for the worker").ok(),
             answer_us: host
                 .histogram(&name("answer_us"), "Microseconds until an answer was there", &ANSWER_US)
@@ -56,6 +58,7 @@ impl Figures {
             timeouts: None,
             restarts: None,
             queue: None,
+            loaded: None,
             answer_us: None,
         }
     }
@@ -85,6 +88,14 @@ impl Figures {
         add(self.restarts, 1);
     }
 
+    /// The plugin has the worker, until what comes back is dropped. A version that replaces another has it before that has not.
+    pub fn loaded(&self) -> Loaded {
+        if let Some(gauge) = self.loaded {
+            gauge.adjust(1);
+        }
+        Loaded(self.loaded)
+    }
+
     /// So many calls wait.
     pub fn waiting(&self, count: usize) {
         if let Some(gauge) = self.queue {
@@ -96,6 +107,18 @@ impl Figures {
     pub fn answered(&self, after: Duration) {
         if let Some(histogram) = self.answer_us {
             histogram.record(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
+        }
+    }
+}
+
+/// See [`Figures::loaded`].
+#[derive(Debug)]
+pub struct Loaded(Option<Gauge>);
+
+impl Drop for Loaded {
+    fn drop(&mut self) {
+        if let Some(gauge) = self.0 {
+            gauge.adjust(-1);
         }
     }
 }

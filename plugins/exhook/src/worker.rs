@@ -73,6 +73,7 @@ impl Worker {
 
     /// Until the plugin ends.
     pub fn run(mut self) {
+        let _loaded = self.line.figures.loaded();
         let mut pause = BACKOFF.0;
         loop {
             let began = Instant::now();
