@@ -312,7 +312,9 @@ impl Written {
                 jar.display()
             )));
         }
-        let mut arguments: Vec<OsString> = self.java_options.iter().map(OsString::from).collect();
+        // What later versions of Java mean by text without being told; the operator's options come behind it.
+        let mut arguments = vec![OsString::from("-Dfile.encoding=UTF-8")];
+        arguments.extend(self.java_options.iter().map(OsString::from));
         arguments.extend([OsString::from("-cp"), jar.into(), OsString::from("io.grapnel.exhook.Worker")]);
         Ok((self.java.clone().unwrap_or_else(|| "java".into()), arguments))
     }
@@ -415,7 +417,10 @@ mod tests {
             (Driver::Java, "/tmp", "Sample")
         );
         assert_eq!(java.program, Path::new("java"));
-        assert_eq!(java.arguments, ["-Xmx64m", "-cp", "/dev/null", "io.grapnel.exhook.Worker"]);
+        assert_eq!(
+            java.arguments,
+            ["-Dfile.encoding=UTF-8", "-Xmx64m", "-cp", "/dev/null", "io.grapnel.exhook.Worker"]
+        );
         assert_eq!(
             (python.driver, python.path.as_str(), python.init_module.as_str()),
             (Driver::Python3, "/usr", "main")
