@@ -89,3 +89,19 @@ def recorder(name: str, arguments: int, returns: str = "null") -> str:
 def recorded(broker: JavaBroker) -> list[Any]:
     """What `said` has printed."""
     return [ast.literal_eval(line) for line in broker.printed().splitlines() if line.startswith("('")]
+
+
+# Small hooks of one method; those with %s want its body.
+
+# Sends back what it gets.
+ECHO = hookspec("message_publish") + """
+    static Object of(Object m, int field) { return ((Tuple) ((List<?>) m).get(field)).get(1); }
+    public static Object on_message_publish(Object m, Object s) {
+        return Tuple.two(0, List.of(Tuple.two(new Atom("topic"), of(m, 4)), Tuple.two(new Atom("payload"), of(m, 5))));
+    }
+"""
+TELL = hookspec("message_delivered") + "public static void on_message_delivered(Object c, Object m, Object s) {%s}\n"
+ASK = hookspec("client_check_acl") + """
+    static String topic(Object t) { return new String(((Binary) t).raw, StandardCharsets.UTF_8); }
+    public static Object on_client_check_acl(Object c, Object a, Object t, Object r, Object s) throws Throwable {%s}
+"""

@@ -55,13 +55,13 @@ final class Sources {
         }
     }
 
+    /** Sources that are needed are searched where classes are. */
     private void run(JavaCompiler compiler, Path source, Path to) throws IOException, LoadError {
         Stream<Path> theirs = Stream.concat(folders.stream(), jars.stream());
         String classPath = Stream.concat(Stream.of(ourJar()), theirs.map(Path::toString))
                 .collect(Collectors.joining(File.pathSeparator));
-        String sourcePath = folders.stream().map(Path::toString).collect(Collectors.joining(File.pathSeparator));
         List<String> options = List.of(
-                "-d", to.toString(), "-cp", classPath, "-sourcepath", sourcePath, "-implicit:class", "-proc:none",
+                "-d", to.toString(), "-cp", classPath, "-implicit:class", "-proc:none",
                 "-encoding", "UTF-8", "-g", "-nowarn");
         StringWriter messages = new StringWriter();
         try (StandardJavaFileManager files = compiler.getStandardFileManager(null, null, StandardCharsets.UTF_8)) {
