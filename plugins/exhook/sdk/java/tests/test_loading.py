@@ -213,7 +213,7 @@ def test_the_jar_stands_alone_and_says_whose_its_parts_are() -> None:
             assert f"META-INF/licences/msgpack-core/{name}" in names
         classes = {name for name in names if name.endswith(".class")}
     prefixes = {name.rsplit("/", 1)[0] for name in classes}
-    assert {prefix.split("/")[0] for prefix in prefixes} == {"com", "io", "org"}
+    assert {prefix.split("/")[0] for prefix in prefixes} == {"com", "erlport", "io", "org"}
     assert {"com/erlport/erlang/term", "io/grapnel/exhook", "org/msgpack/core"} <= prefixes
 
 

@@ -1,7 +1,7 @@
 package io.grapnel.exhook;
 
-import com.erlport.erlang.term.Atom;
 import com.erlport.erlang.term.Binary;
+import erlport.terms.Atom;
 import io.grapnel.exhook.Answers.Answer;
 import io.grapnel.exhook.Hooks.Handler;
 import io.grapnel.exhook.Hooks.Kind;

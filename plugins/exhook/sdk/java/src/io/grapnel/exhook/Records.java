@@ -1,10 +1,9 @@
 package io.grapnel.exhook;
 
-import com.erlport.erlang.term.Atom;
-import com.erlport.erlang.term.Binary;
-import com.erlport.erlang.term.Tuple;
+import erlport.terms.Atom;
+import erlport.terms.Binary;
+import erlport.terms.Tuple;
 import java.math.BigInteger;
-import java.nio.charset.StandardCharsets;
 import java.util.ArrayList;
 import java.util.HexFormat;
 import java.util.List;
@@ -14,6 +13,9 @@ import java.util.Map;
  * The records that hooks get: lists of pairs of an atom and a value, in the types that EMQX's driver delivered. Names
  * are {@link Atom}, texts and bytes {@link Binary}, numbers {@code Integer}, what is a time in milliseconds {@code
  * BigInteger}, flags {@code Boolean}. What is absent is the empty binary.
+ *
+ * <p>They are made of the classes in {@code erlport.terms}, which are those in {@code com.erlport.erlang.term}, too: hooks
+ * may have been written for either jar.
  *
  * <p>Each call makes records of its own, bytes included, so that what a hook does to them stays with it.
  */
@@ -129,8 +131,8 @@ final class Records {
     }
 
     private static String idOf(Object ident) {
-        if (ident instanceof Binary) {
-            return HexFormat.of().formatHex(((Binary) ident).raw);
+        if (ident instanceof com.erlport.erlang.term.Binary) {
+            return HexFormat.of().formatHex(((com.erlport.erlang.term.Binary) ident).raw);
         }
         return "0000000000000000" + HexFormat.of().withUpperCase().toHexDigits(Wire.number(ident, 0));
     }
@@ -140,9 +142,9 @@ final class Records {
         if (value == null) {
             return new Binary(new byte[0]);
         }
-        return value instanceof Binary
-                ? new Binary(((Binary) value).raw.clone())
-                : new Binary(value.toString().getBytes(StandardCharsets.UTF_8));
+        return value instanceof com.erlport.erlang.term.Binary
+                ? new Binary(((com.erlport.erlang.term.Binary) value).raw.clone())
+                : new Binary(value.toString());
     }
 
     private static Tuple pair(String key, Object value) {

@@ -1,0 +1,14 @@
+package erlport.terms;
+
+/** {@link com.erlport.erlang.term.Binary} by the name that EMQX 4.1's first jar had. Hooks get their bytes as these. */
+public class Binary extends com.erlport.erlang.term.Binary {
+    /** These bytes, without a copy. */
+    public Binary(byte[] bytes) {
+        super(bytes);
+    }
+
+    /** The bytes of a text in UTF-8; none for null. */
+    public Binary(String text) {
+        super(text);
+    }
+}
