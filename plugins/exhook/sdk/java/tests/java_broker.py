@@ -55,6 +55,9 @@ def compiled(source: str, name: str = "Main") -> Path:
 class JavaBroker(FakeBroker):
     """One worker in Java and the broker's end of its socket. `options` go to Java."""
 
+    # A test ends before compiling for long runs pays.
+    short_run: tuple[str, ...] = ("-XX:TieredStopAtLevel=1",)
+
     def __init__(self, tmp_path: Path, options: tuple[str, ...] = (), **setup: Any) -> None:
         self.options = options
         super().__init__(tmp_path, **{"driver": "java", "init_module": "", **setup})
@@ -63,6 +66,6 @@ class JavaBroker(FakeBroker):
         # No character set of the machine's: hooks must not depend on it.
         environment = dict(os.environ, GRAPNEL_WORKER_FD="0", LC_ALL="C")
         return subprocess.Popen(
-            ["java", "-Xshare:auto", "-XX:TieredStopAtLevel=1", *self.options, "-cp", jar(), "io.grapnel.exhook.Worker"],
+            ["java", *self.short_run, *self.options, "-cp", jar(), "io.grapnel.exhook.Worker"],
             env=environment, stdin=theirs, stdout=output, stderr=subprocess.STDOUT, cwd=cwd,
         )  # fmt: skip
