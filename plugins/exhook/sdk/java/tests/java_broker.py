@@ -22,6 +22,8 @@ from fake_broker import POINTS, FakeBroker, Refused, client, message  # noqa: E4
 
 __all__ = ["HERE", "PACKAGE", "POINTS", "JavaBroker", "Refused", "client", "compiled", "jar", "message"]
 _BUILD_S = 120
+# The jar and what is compiled against it; gone with the run.
+_WORK = tempfile.TemporaryDirectory(prefix="grapnel-exhook-")
 
 
 @functools.cache
@@ -30,7 +32,7 @@ def jar() -> Path:
     given = os.environ.get("GRAPNEL_EXHOOK_JAR")
     if given:
         return Path(given).resolve()
-    folder = tempfile.mkdtemp(prefix="grapnel-exhook-jar-")
+    folder = tempfile.mkdtemp(dir=_WORK.name)
     done = subprocess.run([PACKAGE / "build", folder], capture_output=True, text=True, timeout=_BUILD_S)
     assert done.returncode == 0, done.stdout + done.stderr
     return Path(folder, "grapnel-exhook.jar")
@@ -39,7 +41,7 @@ def jar() -> Path:
 @functools.cache
 def compiled(source: str, name: str = "Main") -> Path:
     """A folder with the classes of a source, compiled against the jar as a user does; each source once in a run."""
-    folder = Path(tempfile.mkdtemp(prefix="grapnel-exhook-classes-"))
+    folder = Path(tempfile.mkdtemp(dir=_WORK.name))
     file = folder / "source" / f"{name}.java"
     file.parent.mkdir()
     file.write_text(source, encoding="utf-8")
