@@ -294,9 +294,15 @@ impl PoolShard {
     }
 
     fn session(&mut self, point: HookPoint, event: &Session<'_>) {
+        let reason = event.reason();
+        let cause = match (event.cause(), reason) {
+            // It ended with its connection, and that has a better word.
+            (Some("closed"), Some(reason)) => Some(ended(reason)),
+            (cause, _) => cause,
+        };
         self.tell(point, &who!(event), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
-            out.text_or_nil(event.cause()).number_or_nil(event.reason().map(|reason| u64::from(reason.0)));
+            out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
     }
 
