@@ -155,6 +155,9 @@ scenario! {
         let python = format!("python=\"{}\"", ends.display());
         let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
         assert!(said.contains("has ended (exit status: 7); it printed:\n") && said.contains("no module of that name"), "{said}");
+        let python = format!("python=\"{}\"", folder().join("bare").display());
+        let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
+        assert!(said.contains("bare does not have the package grapnel-exhook; install it with"), "{said}");
         let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
         assert!(said.contains("there is no /no/such/python: install Python 3.10"), "{said}");
     }

@@ -154,7 +154,14 @@ impl Worker {
         serving.say_what_is_printed();
         serving.over(&end);
         match (end, serving.first_words) {
-            // Such as that there is no module of that name: nobody else says why.
+            (_, Some(words)) if words.iter().any(|line| line.ends_with("No module named grapnel_exhook")) => {
+                let python = self.config.program.display();
+                End::Lost(format!(
+                    "cannot run: {python} does not have the package grapnel-exhook; install it with `{python} -m pip \
+                     install`, from plugins/exhook/sdk/python"
+                ))
+            }
+            // Nobody else says why.
             (End::Lost(why), Some(words)) if !words.is_empty() => {
                 End::Lost(format!("{why}; it printed:\n{}", words.join("\n")))
             }
