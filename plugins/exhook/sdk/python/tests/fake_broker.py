@@ -5,11 +5,13 @@ It starts the worker as a process of its own, as the broker does. Nothing of it 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import select
 import socket
 import subprocess
 import sys
+import termios
 import time
 from pathlib import Path
 from typing import IO, Any
@@ -179,6 +181,21 @@ class FakeBroker:
         """Send a frame of calls."""
         self.asked += len(calls)
         self.send([1, calls])
+
+    def until_read(self) -> None:
+        """Wait, without reading, until the worker has taken from the socket all that was sent."""
+        self._until_bytes(termios.TIOCOUTQ, lambda left: left == 0)
+
+    def until_waits_for_room(self) -> None:
+        """Wait, without reading, until the worker has begun to write a frame that the socket's buffer does not hold."""
+        self._until_bytes(termios.FIONREAD, lambda there: there > 64 * 1024)
+
+    def _until_bytes(self, request: int, true: Any) -> None:
+        end = time.monotonic() + WAIT_S
+        count = bytearray(4)
+        while not true(fcntl.ioctl(self.socket, request, count, True) or int.from_bytes(count, sys.byteorder)):
+            assert time.monotonic() < end, f"waited in vain, with {int.from_bytes(count, sys.byteorder)} bytes there"
+            time.sleep(0.001)
 
     def describe(self, number: int = 1, **about: Any) -> None:
         """Describe a client."""

@@ -611,13 +611,28 @@ def test_a_frame_of_a_kind_that_is_not_known_is_logged_and_passed_over(start: St
     assert "77" in broker.lines()
 
 
-def test_both_sides_writing_at_once_do_not_stop_each_other(start: Start) -> None:
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_both_sides_writing_at_once_do_not_stop_each_other(start: Start, kind: str) -> None:
     """The broker does not read until all calls are written: more than both socket buffers hold."""
-    broker = start(ECHO, frame_bytes_max=1 << 20)
+    broker = start(ECHO.replace("def ", f"{kind} "), frame_bytes_max=1 << 20)
     payload = b"x" * 20_000
     for at in range(0, 2000, 50):
         broker.calls([[n, POINTS["message.publish"], 0, message("t", payload)] for n in range(at + 1, at + 51)])
     broker.until(lambda: len(broker.answers) == 2000)
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_what_is_read_while_a_write_waits_for_room_is_not_left_lying(start: Start, kind: str) -> None:
+    broker = start(ECHO.replace("def ", f"{kind} "))
+    payload = b"x" * 10_000
+    calls = [[n, POINTS["message.publish"], 0, message("t", payload)] for n in range(1, 201)]
+    # Answers that no socket buffer holds, and then one more frame while the worker waits for room to write them.
+    broker.calls(calls[:199])
+    broker.until_waits_for_room()
+    broker.calls(calls[199:])
+    broker.until_read()
+    broker.until(lambda: len(broker.answers) == 200, wait_s=5)
+    broker.until(lambda: broker.done == 200)
 
 
 def test_without_a_broker_it_says_how_it_is_started() -> None:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import select
 import socket
 import threading
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import msgpack
@@ -37,8 +38,13 @@ class Channel:
         sock.setblocking(False)
         self.socket = sock
         self.frame_bytes_max = 16 * 1024 * 1024
+        #: Called in the thread that reads where a write that waited for room has read meanwhile: `frames` may have more.
+        self.read_ahead: Callable[[], None] = lambda: None
         self._buffer = bytearray()
-        self._lock = threading.Lock()
+        # Signal handlers and finalisers run in the middle of anything, of a write, too, and may log.
+        self._lock = threading.RLock()
+        self._outgoing: deque[bytes] = deque()
+        self._writing = False
         self._reader = threading.get_ident()
 
     def fill(self, wait: bool) -> bool:
@@ -78,20 +84,31 @@ class Channel:
     def send(self, data: bytes) -> None:
         """Write whole frames. Waits while the broker does not read. Raises `Closed`."""
         with self._lock:
-            view = memoryview(data)
-            while view:
+            self._outgoing.append(data)
+            # What this very thread is in the middle of comes first. Looked at again, since something may come in between.
+            while self._outgoing and not self._writing:
+                self._writing = True
                 try:
-                    view = view[self.socket.send(view) :]
-                except BlockingIOError:
-                    self._make_room()
-                except OSError as error:
-                    raise Closed from error
+                    while self._outgoing:
+                        self._write(self._outgoing.popleft())
+                finally:
+                    self._writing = False
+
+    def _write(self, data: bytes) -> None:
+        view = memoryview(data)
+        while view:
+            try:
+                view = view[self.socket.send(view) :]
+            except BlockingIOError:
+                self._make_room()
+            except OSError as error:
+                raise Closed from error
 
     def _make_room(self) -> None:
         """Wait until the socket takes more, reading meanwhile where this is the thread that reads."""
         reads = threading.get_ident() == self._reader and len(self._buffer) < _AHEAD_BYTES_MAX
-        if self._poll(select.POLLOUT | (select.POLLIN if reads else 0)) & select.POLLIN and reads:
-            self.fill(wait=False)
+        if self._poll(select.POLLOUT | (select.POLLIN if reads else 0)) & select.POLLIN and reads and self.fill(wait=False):
+            self.read_ahead()
 
     def _poll(self, events: int) -> int:
         poll = select.poll()

@@ -63,6 +63,7 @@ class Worker:
         self._setup: dict[str, Any] = {}
         self._stepper = self._stepper_of(self._driver)
         self._flush_due = False
+        self._take_due = False
         self._stopped: asyncio.Event | None = None
 
     # Life
@@ -158,8 +159,9 @@ class Worker:
             return self._cannot(error)
         self._stopped = asyncio.Event()
         loop.add_reader(self._channel.socket, self._readable)
+        self._channel.read_ahead = self._take_soon
         # What came together with the setup frame is in the buffer already.
-        loop.call_soon(self._take_all)
+        self._take_soon()
         await self._stopped.wait()
         loop.remove_reader(self._channel.socket)
         left = await self._stepper.finish(_FAREWELL_S)
@@ -211,7 +213,15 @@ class Worker:
         except Closed:
             self._end()
 
+    def _take_soon(self) -> None:
+        if not self._take_due and not self._stopping:
+            self._take_due = True
+            asyncio.get_running_loop().call_soon(self._take_all)
+
     def _take_all(self) -> None:
+        self._take_due = False
+        if self._stopping:
+            return
         try:
             for frame in self._channel.frames():
                 self._take(frame)
