@@ -481,3 +481,65 @@ def test_a_batch_hook_beside_others_at_its_point(start: Start) -> None:
     broker.until(lambda: broker.done == 3)
     broker.tell("message.delivered", 0, message("b"))
     assert recorded(broker) == [("one", "b"), ["batch", 2], ("one", "b")]
+
+
+BATCH_BESIDE = {
+    "a notification": (
+        "message.delivered",
+        """
+        from grapnel_exhook import on
+        @on.message_delivered
+        async def one(event): pass
+        @on.message_delivered(batch=True)
+        {kind} store(events): print(repr([event.message.payload for event in events]))
+        """,
+    ),
+    "a verdict": (
+        "message.publish",
+        """
+        from grapnel_exhook import on
+        @on.message_publish
+        async def verdict(event): pass
+        @on.message_publish(notify=True, batch=True)
+        {kind} store(events): print(repr([event.message.payload for event in events]))
+        """,
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+@pytest.mark.parametrize("beside", BATCH_BESIDE)
+def test_a_batch_hook_beside_async_hooks_gets_the_events_of_a_frame_with_it(start: Start, kind: str, beside: str) -> None:
+    point, source = BATCH_BESIDE[beside]
+    broker = start(source.format(kind=kind))
+    answers = point == "message.publish"
+    for frame in ([b"1", b"2"], [b"3"]):
+        broker.calls([[int(payload) * answers, POINTS[point], 0, message("t", payload)] for payload in frame])
+        broker.until_printed(repr(frame), wait_s=3)
+    # Those of the last frame before the farewell are not lost.
+    broker.calls([[4 * answers, POINTS[point], 0, message("t", b"4")]])
+    assert broker.stop() == 0
+    assert recorded(broker) == [[b"1", b"2"], [b"3"], [b"4"]] and broker.lines() == ""
+
+
+def test_a_batch_hook_counts_the_bytes_of_packets(start: Start) -> None:
+    source = """
+        import asyncio
+        from grapnel_exhook import on
+        import grapnel_exhook.drivers.own as own
+        own._BEHIND_BYTES_MAX = 1000
+        gate = asyncio.Event()
+        @on.packet_received(batch=True)
+        async def store(events):
+            print(repr([event.type for event in events]))
+            await gate.wait()
+        @on.client_connected
+        async def connected(event): gate.set()
+    """
+    broker = start(source)
+    for kind in (1, 2, 3, 4):
+        broker.tell("packet.received", 0, [kind, bytes(600)])
+        broker.until_printed("[1]")
+    broker.tell("client.connected", 0, [])
+    broker.until_printed("[2, 3]")
+    assert "an event is lost" in broker.lines()

@@ -82,7 +82,7 @@ class Driver:
         raise NotImplementedError
 
     def frame_end(self) -> list[Batch]:
-        """All calls of a frame have been made."""
+        """All calls of a frame have been made, or coroutines have gone on since: what batch handlers have to do."""
         return []
 
     def name_of(self, point: str) -> str:

@@ -295,10 +295,13 @@ class Worker:
             if monotonic() > until:
                 self.flush()
                 until = monotonic() + _HOLD_S
-        for batch in driver.frame_end():
-            self._batch(batch)
+        self._batches()
         if not self._stepper.is_stepping:
             self.flush()
+
+    def _batches(self) -> None:
+        for batch in self._driver.frame_end():
+            self._batch(batch)
 
     def _batch(self, batch: Batch) -> None:
         try:
@@ -357,6 +360,8 @@ class Worker:
 
     def _flush_now(self) -> None:
         self._flush_due = False
+        # Coroutines may have gathered for batch hooks after the end of their frame.
+        self._batches()
         try:
             self.flush()
         except Closed:

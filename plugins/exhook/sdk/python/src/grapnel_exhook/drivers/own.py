@@ -59,8 +59,10 @@ def _marked_names(kind: type) -> list[str]:
 
 
 def _payload_bytes(data: Any) -> int:
-    message = data[0] if data and isinstance(data[0], list) else data
-    return len(message[2]) if len(message) > 2 and isinstance(message[2], bytes) else 0
+    """Of the payload of a message, or of a packet; these are what makes events large."""
+    parts = data[0] if data and isinstance(data[0], list) else data
+    body = parts[2] if len(parts) > 2 else parts[-1] if parts else None
+    return len(body) if isinstance(body, bytes) else 0
 
 
 class OwnDriver(Driver):
