@@ -94,6 +94,13 @@ class Channel:
                 finally:
                     self._writing = False
 
+    def forget(self) -> None:
+        """In a child that user code has forked: the socket is the parent's, and so is what it was in the middle of."""
+        self._lock = threading.RLock()
+        self._outgoing.clear()
+        self._writing = False
+        self.socket.close()
+
     def _write(self, data: bytes) -> None:
         view = memoryview(data)
         while view:

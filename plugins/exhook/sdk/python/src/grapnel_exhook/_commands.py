@@ -21,7 +21,9 @@ def detach(sink: Callable[[list[Any]], None]) -> None:
 def give(command: list[Any]) -> None:
     """Hand a command over. Raises `RuntimeError` where there is no broker."""
     if not _sinks:
-        raise RuntimeError("no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing")
+        raise RuntimeError(
+            "no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing, or in a child that a worker has forked"
+        )
     _sinks[-1][0](command)
 
 

@@ -7,6 +7,9 @@ import threading
 import time
 from collections.abc import Callable
 
+#: What the worker says itself. None of `logging.getLogger`, since configurations of user code switch those off.
+own = logging.Logger("grapnel_exhook")
+
 _LINE_CHARS_MAX = 32 * 1024
 _LEVELS = ((logging.ERROR, 1), (logging.WARNING, 2), (logging.INFO, 3))
 

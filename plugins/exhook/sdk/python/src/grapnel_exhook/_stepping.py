@@ -127,19 +127,22 @@ class Stepper:
         else:
             self._pause()
         run = call.run
+        is_closed = False
         try:
             while True:
                 try:
                     sent = yield waits_for
                 except BaseException as thrown:
+                    # The event loop is no more. A hook may raise the same of its own.
+                    is_closed = isinstance(thrown, GeneratorExit)
                     waits_for = run.throw(thrown)
                 else:
                     waits_for = run.send(sent)
         except StopIteration as end:
             self._end(call, end.value)
-        except GeneratorExit:
-            raise
         except BaseException as error:
+            if is_closed:
+                raise
             self._fail(call, error)
         if in_order:
             behind = self._behind.pop(call.client)

@@ -24,10 +24,10 @@ from ._channel import Channel, Closed, pack
 from ._driver import FAILED, GO_ON, Batch, Driver, Handler, LoadError
 from ._loading import last_line, tail
 from ._logging import BrokerHandler, Complaints, level_of
+from ._logging import own as logger
 from ._stepping import Call, Stepper
 
 PROTOCOL = 1
-logger = logging.getLogger("grapnel_exhook")
 
 # Answers are not held back longer than this for calls that came in the same frame.
 _HOLD_S = 0.02
@@ -46,7 +46,8 @@ class Worker:
         self, sock: socket.socket, choose: Callable[[dict[str, Any]], Driver], own_process: bool = False
     ) -> None:
         self._own_process = own_process
-        self._ending = False
+        self._leaving = False
+        self._forked = False
         self._channel = Channel(sock)
         self._choose = choose
         self._driver: Driver = Driver()
@@ -78,7 +79,8 @@ class Worker:
             try:
                 return self._serve(setup)
             finally:
-                logging.getLogger().removeHandler(handler)
+                for log in (logging.getLogger(), logger):
+                    log.removeHandler(handler)
                 _commands.detach(self._command)
         except Closed:
             return 0
@@ -93,6 +95,9 @@ class Worker:
 
     def _log_here(self, setup: dict[str, Any]) -> logging.Handler:
         def send(level: int, text: str) -> None:
+            if self._forked:
+                print(text, file=sys.stderr, flush=True)
+                return
             try:
                 self._channel.send(pack([3, level, text[: max(64, self._channel.frame_bytes_max // 4 - 64)]]))
             except Closed:
@@ -100,14 +105,22 @@ class Worker:
 
         handler = BrokerHandler(send)
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-        root = logging.getLogger()
-        root.addHandler(handler)
         try:
-            root.setLevel(level_of((setup.get("config") or {}).get("log_level")))
+            level = level_of((setup.get("config") or {}).get("log_level"))
         except (ValueError, AttributeError):
-            root.setLevel(logging.INFO)
+            level = logging.INFO
+        for log in (logging.getLogger(), logger):
+            log.addHandler(handler)
+            log.setLevel(level)
         logging.captureWarnings(True)
         return handler
+
+    def forked(self) -> None:
+        """User code has forked, and this is the child: it has no broker. What it logs it prints, and it ends where it comes back
+        to the worker."""
+        self._forked = True
+        self._channel.forget()
+        _commands.detach(self._command)
 
     def _serve(self, setup: dict[str, Any]) -> int:
         try:
@@ -120,7 +133,7 @@ class Worker:
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
             self._driver.load()
             self._stepper = self._stepper_of(self._driver)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             return self._cannot(error)
         _commands.attach(self._command, setup)
         if self._driver.asynchronous:
@@ -128,7 +141,7 @@ class Worker:
         try:
             self._driver.start()
             self._announce(setup)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             return self._cannot(error)
         try:
             while not self._stopping:
@@ -143,7 +156,7 @@ class Worker:
         self._end()
         try:
             self._driver.stop()
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             logger.error("the farewell failed", exc_info=error)
         self.flush()
         return 0
@@ -155,7 +168,7 @@ class Worker:
             if started is not None:
                 await started
             self._announce(setup)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             return self._cannot(error)
         self._stopped = asyncio.Event()
         loop.add_reader(self._channel.socket, self._readable)
@@ -171,12 +184,13 @@ class Worker:
             stopped = self._driver.stop()
             if stopped is not None:
                 await asyncio.wait_for(stopped, _STOP_S)
-        except (Exception, SystemExit) as error:
+        except BaseException as error:
             logger.error("the farewell failed", exc_info=error)
         self.flush()
         return self._exit_code
 
     def _cannot(self, error: BaseException) -> int:
+        self._leave_at_last(1)
         text = tail(error)
         limit = max(256, self._channel.frame_bytes_max // 4 - 64)
         self._channel.send(pack([1, text[-limit:].encode("utf-8", "backslashreplace").decode("utf-8")]))
@@ -237,15 +251,20 @@ class Worker:
             self._end()
 
     def _end(self) -> None:
-        if self._own_process and not self._ending:
-            # User code may have left threads that do not end; the broker does not wait for them, and neither do we.
-            self._ending = True
-            last = threading.Timer(_LAST_S, os._exit, (0,))
-            last.daemon = True
-            last.start()
+        if self._forked:
+            os._exit(1)
+        self._leave_at_last(0)
         self._stopping = True
         if self._stopped is not None:
             self._stopped.set()
+
+    def _leave_at_last(self, code: int) -> None:
+        """User code may have left threads that do not end; the broker does not wait for them, and neither do we."""
+        if self._own_process and not self._leaving:
+            self._leaving = True
+            last = threading.Timer(_LAST_S, os._exit, (code,))
+            last.daemon = True
+            last.start()
 
     def _take(self, frame: list[Any]) -> None:
         kind = frame[0]
@@ -458,4 +477,6 @@ def main() -> int:
     os.set_inheritable(sock.fileno(), False)
     # Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    return Worker(sock, choose_driver, own_process=True).run()
+    worker = Worker(sock, choose_driver, own_process=True)
+    os.register_at_fork(after_in_child=worker.forked)
+    return worker.run()
