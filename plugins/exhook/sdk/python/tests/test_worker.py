@@ -510,21 +510,34 @@ def test_commands_of_a_thread_go_out_while_nothing_happens(start: Start, kind: s
 
 def test_commands_that_cannot_be_meant_raise_where_they_are_given(start: Start) -> None:
     source = """
-        from grapnel_exhook import on, broker
+        from grapnel_exhook import on, broker, Options
         @on.client_connected
         def connected(event):
-            for topic, payload, qos in [("a/+", b"", 0), ("", b"", 0), ("a", b"", 3), ("a", b"x" * (65 << 10), 0)]:
+            for give in (
+                lambda: broker.publish("a/+"), lambda: broker.publish(""), lambda: broker.publish("a", qos=3),
+                lambda: broker.publish("a", b"x" * (65 << 10)), lambda: broker.publish("a", 5), lambda: broker.publish("a", [5]),
+                lambda: broker.publish("ä" * 40_000), lambda: broker.publish("a", properties=[("k", "v" * 70_000)]),
+                lambda: broker.publish("a", response_topic="#"), lambda: broker.publish("a", message_expiry_s=-1),
+                lambda: broker.publish("a", correlation_data=5), lambda: broker.publish("\\udcff"),
+                lambda: broker.kick(None), lambda: broker.kick("c", -1), lambda: broker.kick("c", 256),
+                lambda: broker.subscribe("c", "a#"), lambda: broker.subscribe("c", "a", 3), lambda: broker.subscribe(5, "a"),
+                lambda: broker.subscribe("c", "a", Options(retain_handling=3)), lambda: broker.unsubscribe("c", ""),
+                lambda: broker.invalidate(5),
+            ):
                 try:
-                    broker.publish(topic, payload, qos=qos)
-                except ValueError as error:
+                    give()
+                except (ValueError, TypeError) as error:
                     print(repr((str(error),)))
+                else:
+                    print(repr(("none",)))
     """
     from conftest import recorded
 
     broker = start(source, frame_bytes_max=64 << 10)
     broker.describe()
     broker.tell("client.connected", 1, [])
-    assert len(recorded(broker)) == 4 and broker.commands == []
+    said = recorded(broker)
+    assert len(said) == 21 and ("none",) not in said and broker.commands == [], said
 
 
 def test_many_commands_go_in_frames_that_the_broker_takes(start: Start) -> None:

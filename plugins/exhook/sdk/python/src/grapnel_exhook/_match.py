@@ -30,12 +30,12 @@ def matcher(filters: Iterable[str]) -> Callable[[str], bool] | None:
 def check(topic_filter: object) -> str:
     """The filter, if it is one. Raises `ValueError`."""
     if not isinstance(topic_filter, str) or not topic_filter or "\0" in topic_filter:
-        raise ValueError(f"{topic_filter!r} is no topic filter")
+        raise ValueError(f"{topic_filter!r:.200} is no topic filter")
     levels = topic_filter.split("/")
     for index, level in enumerate(levels):
         if ("+" in level and level != "+") or ("#" in level and (level != "#" or index != len(levels) - 1)):
             raise ValueError(
-                f"{topic_filter!r} is no topic filter: + stands for a whole level, # for all that follow, at the end"
+                f"{topic_filter!r:.200} is no topic filter: + stands for a whole level, # for all that follow, at the end"
             )
     return topic_filter
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from . import _commands
+from . import _commands, _values
 from .answers import ADMINISTRATIVE_ACTION
 from .events import Options
 
@@ -27,44 +27,46 @@ def publish(
     properties: Iterable[tuple[str, str]] = (),
 ) -> None:
     """Publish a message. It does not come back to hooks of this plugin. Text is sent as UTF-8."""
-    if not isinstance(topic, str) or not topic or "+" in topic or "#" in topic or "\0" in topic:
-        raise ValueError(f"{topic!r} is no topic to publish to")
-    if qos not in (0, 1, 2):
-        raise ValueError(f"qos {qos!r} is not 0, 1 or 2")
     message: dict[str, object] = {
-        "topic": topic,
-        "payload": payload.encode("utf-8", "surrogateescape") if isinstance(payload, str) else bytes(payload),
-        "qos": int(qos),
+        "topic": _values.topic("topic", topic),
+        "payload": _values.payload("payload", payload),
+        "qos": _values.number("qos", qos, 2),
         "retain": bool(retain),
     }
-    more = {
-        "from": publisher,
-        "content_type": content_type,
-        "response_topic": response_topic,
-        "correlation_data": correlation_data,
-        "message_expiry_s": message_expiry_s,
-        "user": [[str(key), str(value)] for key, value in properties] or None,
-    }
-    message.update((key, value) for key, value in more.items() if value is not None)
+    if publisher is not None:
+        message["from"] = _values.text("publisher", publisher)
+    if content_type is not None:
+        message["content_type"] = _values.text("content_type", content_type)
+    if response_topic is not None:
+        message["response_topic"] = _values.topic("response_topic", response_topic)
+    if correlation_data is not None:
+        message["correlation_data"] = _values.data("correlation_data", correlation_data)
+    if message_expiry_s is not None:
+        message["message_expiry_s"] = _values.number("message_expiry_s", message_expiry_s, 0xFFFFFFFF)
+    user = _values.pairs("properties", properties)
+    if user:
+        message["user"] = user
     _commands.give(["publish", message])
 
 
 def kick(client_id: str, reason: int = ADMINISTRATIVE_ACTION) -> None:
     """Disconnect a client with a reason code of MQTT 5."""
-    _commands.give(["kick", client_id, reason])
+    _commands.give(["kick", _values.text("client_id", client_id), _values.number("reason", reason, 0xFF)])
 
 
 def subscribe(client_id: str, topic_filter: str, options: Options | int = 0) -> None:
     """Subscribe a session to a filter. A number is the QoS."""
-    byte = options.to_byte() if isinstance(options, Options) else Options(qos=options).to_byte()
-    _commands.give(["subscribe", client_id, topic_filter, byte])
+    byte = (options if isinstance(options, Options) else Options(qos=options)).to_byte()
+    topic_filter = _values.topic_filter("topic_filter", topic_filter)
+    _commands.give(["subscribe", _values.text("client_id", client_id), topic_filter, byte])
 
 
 def unsubscribe(client_id: str, topic_filter: str) -> None:
     """Take a subscription from a session."""
-    _commands.give(["unsubscribe", client_id, topic_filter])
+    topic_filter = _values.topic_filter("topic_filter", topic_filter)
+    _commands.give(["unsubscribe", _values.text("client_id", client_id), topic_filter])
 
 
 def invalidate(client_id: str | None = None) -> None:
     """What `client_authorize` has decided is asked again: of one client, or of all."""
-    _commands.give(["invalidate", client_id])
+    _commands.give(["invalidate", None if client_id is None else _values.text("client_id", client_id)])

@@ -61,8 +61,11 @@ class Options(NamedTuple):
         return cls(byte & 3, bool(byte & 4), bool(byte & 8), byte >> 4 & 3)
 
     def to_byte(self) -> int:
-        """As SUBSCRIBE has it."""
-        return self.qos | self.no_local << 2 | self.retain_as_published << 3 | self.retain_handling << 4
+        """As SUBSCRIBE has it. Raises `ValueError` for options that it has not."""
+        if self.qos not in (0, 1, 2) or self.retain_handling not in (0, 1, 2):
+            raise ValueError(f"{self} has a QoS or a retain handling that is not 0, 1 or 2")
+        flags = bool(self.no_local) << 2 | bool(self.retain_as_published) << 3
+        return int(self.qos) | flags | int(self.retain_handling) << 4
 
 
 class Client:

@@ -10,9 +10,10 @@ import inspect
 from collections.abc import Callable
 from typing import Any
 
+from .. import _values
 from .._driver import GO_ON, STOP
-from .._match import check
 from ..answers import Allow, Challenge, Deny, Disconnect, Drop, Limits, Modify, Refuse, Reject, Rewrite
+from ..events import Options
 
 
 class WrongAnswer(Exception):
@@ -39,6 +40,17 @@ def _reason(value: Any, least: int = 0x80) -> int:
     return int(value)
 
 
+def _fit(check: Callable[..., Any], *arguments: Any) -> Any:
+    try:
+        return check(*arguments)
+    except (TypeError, ValueError) as error:
+        raise _unfit(error) from None
+
+
+def _unfit(error: Exception) -> WrongAnswer:
+    return WrongAnswer(f"answered what cannot be sent: {error}")
+
+
 def connect(result: Any, data: Any) -> Interpreted:
     """client.connect"""
     if result is None:
@@ -46,17 +58,15 @@ def connect(result: Any, data: Any) -> Interpreted:
     if isinstance(result, Refuse):
         value: dict[str, Any] = {"refuse": _reason(result.reason)}
         if result.text is not None:
-            value["text"] = str(result.text)
+            value["text"] = _fit(_values.text, "text", result.text)
         return (STOP, value)
     if isinstance(result, Limits):
-        pairs = (("keep_alive_s", result.keep_alive_s, 0xFFFF), ("session_expiry_s", result.session_expiry_s, 0xFFFFFFFF))
+        limits = (("keep_alive_s", result.keep_alive_s, 0xFFFF), ("session_expiry_s", result.session_expiry_s, 0xFFFFFFFF))
         value = {}
-        for key, number, most in pairs:
+        for key, number, most in limits:
             if number is None:
                 continue
-            if not isinstance(number, int) or not 0 <= number <= most:
-                raise WrongAnswer(f"gave {number!r} for {key}, which is 0 to {most}")
-            value[key] = number
+            value[key] = _fit(_values.number, key, number, most)
         return (GO_ON, value) if value else None
     raise _wrong(result, "None, Refuse or Limits")
 
@@ -74,12 +84,12 @@ def authenticate(result: Any, data: Any) -> Interpreted:
         if result.superuser is not None:
             value["superuser"] = bool(result.superuser)
         if result.auth_data is not None:
-            value["auth_data"] = bytes(result.auth_data)
+            value["auth_data"] = _fit(_values.data, "auth_data", result.auth_data)
         return (STOP if result.last else GO_ON, value)
     if isinstance(result, Deny):
         return _deny(result)
     if isinstance(result, Challenge):
-        return (STOP, {"another_round": bytes(result.auth_data)})
+        return (STOP, {"another_round": _fit(_values.data, "auth_data", result.auth_data)})
     raise _wrong(result, "None, a bool, Allow, Deny or Challenge")
 
 
@@ -116,16 +126,13 @@ def _filters(result: Any, count: int, with_options: bool) -> Interpreted:
             continue
         if isinstance(item, str):
             item = Rewrite(item)
-        try:
-            if isinstance(item, Refuse):
-                items.append([index, None, None, _reason(item.reason)])
-            elif isinstance(item, Rewrite) and (with_options or item.options is None):
-                topic = None if item.filter is None else check(item.filter)
-                items.append([index, topic, None if item.options is None else item.options.to_byte(), None])
-            else:
-                raise _wrong(item, "None, a filter, Rewrite or Refuse for a filter")
-        except ValueError as error:
-            raise WrongAnswer(f"gave a filter that is none: {error}") from None
+        if isinstance(item, Refuse):
+            items.append([index, None, None, _reason(item.reason)])
+        elif isinstance(item, Rewrite) and (item.options is None or (with_options and isinstance(item.options, Options))):
+            topic = None if item.filter is None else _fit(_values.topic_filter, "filter", item.filter)
+            items.append([index, topic, None if item.options is None else _fit(Options.to_byte, item.options), None])
+        else:
+            raise _wrong(item, "None, a filter, Rewrite or Refuse for a filter")
     return (GO_ON, {"filters": items}) if items else None
 
 
@@ -155,39 +162,36 @@ def publish(result: Any, data: Any) -> Interpreted:
     else:
         raise _wrong(result, "None, Modify, Drop, Reject or Disconnect")
     if result.text is not None:
-        value["text"] = str(result.text)
+        value["text"] = _fit(_values.text, "text", result.text)
     return (STOP, value)
 
 
 def _modify(result: Modify) -> dict[str, Any]:
     value: dict[str, Any] = {}
-    for key in ("topic", "response_topic"):
-        topic = getattr(result, key)
-        if topic is not None:
-            if not isinstance(topic, str) or not topic or "+" in topic or "#" in topic or "\0" in topic:
-                raise WrongAnswer(f"gave {topic!r} for {key}, which is no topic to publish to")
-            value[key] = topic
-    payload = result.payload
-    if payload is not None:
-        if not isinstance(payload, (str, bytes, bytearray, memoryview)):
-            raise WrongAnswer(f"gave a payload of type {type(payload).__name__}, not bytes or text")
-        value["payload"] = payload.encode("utf-8", "surrogateescape") if isinstance(payload, str) else bytes(payload)
-    if result.qos is not None:
-        if result.qos not in (0, 1, 2):
-            raise WrongAnswer(f"gave {result.qos!r} for qos, which is 0, 1 or 2")
-        value["qos"] = int(result.qos)
-    if result.retain is not None:
-        value["retain"] = bool(result.retain)
-    if result.content_type is not None:
-        value["content_type"] = str(result.content_type)
-    if result.correlation_data is not None:
-        value["correlation_data"] = bytes(result.correlation_data)
-    if result.message_expiry_s is not None:
-        value["message_expiry_s"] = int(result.message_expiry_s)
-    added = [[str(key), str(text)] for key, text in result.add_properties]
+    try:
+        for key, check in _OF_MODIFY:
+            given = getattr(result, key)
+            if given is not None:
+                value[key] = check(key, given)
+        if result.retain is not None:
+            value["retain"] = bool(result.retain)
+        added = _values.pairs("add_properties", result.add_properties)
+    except (TypeError, ValueError) as error:
+        raise _unfit(error) from None
     if added:
         value["user"] = added
     return value
+
+
+_OF_MODIFY: tuple[tuple[str, Callable[[str, Any], Any]], ...] = (
+    ("topic", _values.topic),
+    ("payload", _values.payload),
+    ("qos", lambda name, value: _values.number(name, value, 2)),
+    ("content_type", _values.text),
+    ("response_topic", _values.topic),
+    ("correlation_data", _values.data),
+    ("message_expiry_s", lambda name, value: _values.number(name, value, 0xFFFFFFFF)),
+)
 
 
 INTERPRETERS: dict[str, Callable[[Any, Any], Interpreted]] = {
