@@ -216,6 +216,18 @@ ANSWERS: list[tuple[str, Any, str, Any]] = [
     ("message.publish", message(), "Modify(qos=3)", (2, "qos")),
     ("message.publish", message(), "Modify(payload=7)", (2, "int")),
     ("message.publish", message(), "False", (2, "returned False")),
+    ("message.publish", message(), "Modify(message_expiry_s=-1)", (2, "message_expiry_s -1")),
+    ("message.publish", message(), "Modify(message_expiry_s=1 << 32)", (2, "message_expiry_s 4294967296")),
+    ("message.publish", message(), "Modify(correlation_data=5)", (2, "correlation_data of type int")),
+    ("message.publish", message(), "Modify(topic='ä' * 32768)", (2, "longer than the 65535 bytes")),
+    ("message.publish", message(), "Modify(content_type='x' * 65536)", (2, "longer than the 65535 bytes")),
+    ("message.publish", message(), "Modify(add_properties=[('k', 'x' * 65536)])", (2, "longer than the 65535 bytes")),
+    ("message.publish", message(), "Reject(0x97, 'x' * 65536)", (2, "longer than the 65535 bytes")),
+    ("client.authenticate", [0, None, None], "Allow(auth_data=5)", (2, "auth_data of type int")),
+    ("client.authenticate", [0, None, None], "Challenge(5)", (2, "auth_data of type int")),
+    ("client.subscribe", [[["a", 0]], None, []], "[Rewrite(options=Options(3))]", (2, "Options(qos=3")),
+    ("client.subscribe", [[["a", 0]], None, []], "[Rewrite(options=Options(retain_handling=3))]", (2, "Options(qos=0")),
+    ("client.subscribe", [[["a", 0]], None, []], "[Rewrite(options=5)]", (2, "options=5")),
     ("message.publish", message(), "hook_of_somebody_else()", (2, "make the hook itself async def")),
 ]
 
@@ -543,3 +555,80 @@ def test_a_batch_hook_counts_the_bytes_of_packets(start: Start) -> None:
     broker.tell("client.connected", 0, [])
     broker.until_printed("[2, 3]")
     assert "an event is lost" in broker.lines()
+
+
+ODD_VALUES = """
+    import unittest.mock, xmlrpc.client
+    class Answers:
+        def __getattr__(self, name): return Answers()
+    class Raises:
+        def __getattribute__(self, name): raise RuntimeError("outside of a request")
+    class Unequal:
+        __hash__ = None
+        def __eq__(self, other): raise RuntimeError("not comparable")
+    values = [call, server, answers, raises, unequal] = [
+        unittest.mock.call, xmlrpc.client.ServerProxy("http://localhost:1"), Answers(), Raises(), Unequal()
+    ]
+"""
+
+
+def test_objects_that_answer_to_any_name_are_no_hooks(start: Start) -> None:
+    own = "    from grapnel_exhook import on\n    @on.client_connected\n    def connected(event): print(repr(('connected',)))\n"
+    broker = start(ODD_VALUES + own)
+    assert [hook["point"] for hook in broker.ready["hooks"]] == ["client.connected"]
+    emqx = start(ODD_VALUES + "    def init(): return 0, ([('client_connected', __name__, 'c')], ())\n    def c(info, state): pass\n")
+    assert [hook["point"] for hook in emqx.ready["hooks"]] == ["client.connected"]
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_hook_with_yield_is_refused_since_nothing_would_run_it(start: Start, kind: str) -> None:
+    with pytest.raises(Refused, match="hook connected has a yield"):
+        start(f"from grapnel_exhook import on\n@on.client_connected\n{kind} connected(event):\n    yield event\n")
+
+
+@pytest.mark.parametrize("beside", ["", "@on.session_created\nasync def s(event): pass\n"])
+def test_a_hook_that_returns_a_coroutine_without_being_async_is_told_of(start: Start, beside: str) -> None:
+    source = """
+        import functools
+        from grapnel_exhook import on
+        def wrapped(function):
+            @functools.wraps(function)
+            def wrapper(event): return function(event)
+            return wrapper
+        @on.client_connected
+        @wrapped
+        async def connected(event): pass
+        @on.message_delivered(batch=True)
+        @wrapped
+        async def store(events): pass
+    """
+    import textwrap
+
+    broker = start(textwrap.dedent(source) + beside)
+    broker.tell("client.connected", 0, [])
+    broker.tell("message.delivered", 0, message())
+    broker.until(lambda: sum("returned a coroutine that nobody awaits" in text for _, text in broker.log) == 2, wait_s=3)
+    assert "connected" in broker.lines() and "store" in broker.lines()
+
+
+def test_a_setup_that_returns_a_coroutine_without_being_async_is_awaited_or_refused(start: Start) -> None:
+    source = "from grapnel_exhook import on\n@on.client_connected\n{kind} c(e): print(repr((state,)))\n"
+    source += "async def later():\n    global state\n    state = 5\nsetup = lambda: later()\nsetup.__module__ = __name__\n"
+    broker = start(source.format(kind="async def"))
+    broker.tell("client.connected", 0, [])
+    assert recorded(broker) == [(5,)]
+    with pytest.raises(Refused, match="setup returned a coroutine; make it async def"):
+        start(source.format(kind="def"))
+
+
+def test_the_broker_can_be_asked_while_the_module_is_loaded(start: Start) -> None:
+    source = """
+        from grapnel_exhook import Hooks, broker, on
+        broker.publish("from/import")
+        class Mine(Hooks):
+            def __init__(self): broker.publish("from/init")
+            @on.client_connected
+            def connected(self, event): pass
+    """
+    broker = start(source)
+    broker.until(lambda: [command[1]["topic"] for command in broker.commands] == ["from/import", "from/init"])

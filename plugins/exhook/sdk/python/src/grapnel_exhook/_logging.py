@@ -67,5 +67,6 @@ class Complaints:
             return
         self._seen[hook] = (now, 0)
         suffix = f" ({more} more like it since the last line)" if more else ""
-        trace = (type(error), error, error.__traceback__) if error is not None else None
+        # One that was only made to be told of has no traceback.
+        trace = (type(error), error, error.__traceback__) if error is not None and error.__traceback__ else None
         self._logger.error("%s: %s%s", hook, text, suffix, exc_info=trace)

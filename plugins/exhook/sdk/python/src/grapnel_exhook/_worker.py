@@ -60,6 +60,8 @@ class Worker:
         self._main = threading.get_ident()
         self._stopping = False
         self._announced = False
+        # The broker does not listen to commands before it has the hooks; until then those of threads gather, too.
+        self._announcing = threading.RLock()
         self._exit_code = 0
         self._setup: dict[str, Any] = {}
         self._stepper = self._stepper_of(self._driver)
@@ -129,13 +131,13 @@ class Worker:
                     f"the broker speaks protocol {setup.get('protocol')}, grapnel-exhook {__version__} speaks {PROTOCOL}; "
                     "install the version that came with the broker"
                 )
+            _commands.attach(self._command, setup)
             self._driver = self._choose(setup)
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
             self._driver.load()
             self._stepper = self._stepper_of(self._driver)
         except BaseException as error:
             return self._cannot(error)
-        _commands.attach(self._command, setup)
         if self._driver.asynchronous:
             return asyncio.run(self._serve_on_loop(setup))
         try:
@@ -211,7 +213,8 @@ class Worker:
             "hooks": hooks,
         }
         self._channel.send(pack([0, ready]))
-        self._announced = True
+        with self._announcing:
+            self._announced = True
         self.flush()
         # What was imported lives as long as the worker; frames make many lists that die at once.
         gc.collect()
@@ -395,14 +398,16 @@ class Worker:
             raise ValueError(
                 f"a {command[0]} command of {size} bytes is longer than the broker takes ({self._channel.frame_bytes_max})"
             )
-        if not self._announced:
-            # The broker does not listen before it has the hooks.
-            self._commands.append(command)
-            return
         if threading.get_ident() != self._main:
+            with self._announcing:
+                if not self._announced:
+                    self._commands.append(command)
+                    return
             self._channel.send(pack([4, [command]]))
             return
         self._commands.append(command)
+        if not self._announced:
+            return
         if len(self._commands) >= _COMMANDS_MAX:
             self._send_commands()
         elif self._stopped is not None:

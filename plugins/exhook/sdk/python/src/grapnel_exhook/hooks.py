@@ -7,6 +7,8 @@ takes one event and may be `async def`. Functions must not share a mark between 
 from __future__ import annotations
 
 import dataclasses
+import inspect
+import types
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Any, TypeVar, Union, overload
 
@@ -67,6 +69,19 @@ def _mark(function: Any, mark: Mark) -> Any:
         raise TypeError(f"on.{mark.point.replace('.', '_')} is for functions and methods")
     target.__dict__.setdefault(MARK, []).append(mark)
     return function
+
+
+def marks_of(value: Any) -> list[Mark]:
+    """What decorators have left at a value of any kind. The value itself is not asked: some answer to every name, or raise."""
+    if isinstance_of(value, (types.MethodType, staticmethod, classmethod)):
+        value = value.__func__
+    marks = inspect.getattr_static(value, MARK, None)
+    return marks if type(marks) is list else []
+
+
+def isinstance_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
+    """`isinstance` without asking the value what it wants to be."""
+    return issubclass(type(value), kinds)
 
 
 class _Notification:

@@ -16,7 +16,7 @@ from .._driver import ANSWERING, FAILED, GO_ON, STOP, Batch, Driver, Handler, Lo
 from .._loading import positional_parameters
 from .._match import matcher
 from ..events import OF_POINT, Client, Event
-from ..hooks import MARK, NOTIFY_PUBLISH, Config, Hooks, Mark
+from ..hooks import NOTIFY_PUBLISH, Config, Hooks, Mark, isinstance_of, marks_of
 from .own_answers import INTERPRETERS, WrongAnswer, apply
 
 # Events, and bytes of their payloads, that a batch handler may be behind before new ones are lost.
@@ -33,6 +33,8 @@ class Hook:
         self.function = function
         self.mark = mark
         self.name = name
+        if inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function):
+            raise LoadError(f"hook {name} has a yield, so that calling it runs nothing of it; hooks return their answer")
         self.told = mark.point == NOTIFY_PUBLISH
         self.point = "message.publish" if self.told else mark.point
         self.matches = matcher(mark.topics)
@@ -45,17 +47,17 @@ class Hook:
 def has_hooks(module: ModuleType) -> bool:
     """Whether a module has something that `on` has marked."""
     return any(
-        hasattr(value, MARK) or _marked_names(value if isinstance(value, type) else type(value))
+        marks_of(value) or _marked_names(value if isinstance_of(value, type) else type(value))
         for value in vars(module).values()
-        if not isinstance(value, ModuleType)
+        if not isinstance_of(value, ModuleType)
     )
 
 
 def _marked_names(kind: type) -> list[str]:
     names: dict[str, None] = {}
     for each in reversed(kind.__mro__):
-        names.update(dict.fromkeys(name for name in vars(each)))
-    return [name for name in names if hasattr(getattr(kind, name, None), MARK)]
+        names.update(dict.fromkeys(vars(each)))
+    return [name for name in names if marks_of(inspect.getattr_static(kind, name))]
 
 
 def _payload_bytes(data: Any) -> int:
@@ -63,6 +65,14 @@ def _payload_bytes(data: Any) -> int:
     parts = data[0] if data and isinstance(data[0], list) else data
     body = parts[2] if len(parts) > 2 else parts[-1] if parts else None
     return len(body) if isinstance(body, bytes) else 0
+
+
+def _must_not_wait(name: str, result: Any) -> None:
+    """Where no hook is async there is no loop, which a function that is not async itself cannot have said before."""
+    if inspect.isawaitable(result):
+        if inspect.iscoroutine(result):
+            result.close()
+        raise LoadError(f"{name} returned a coroutine; make it async def")
 
 
 class OwnDriver(Driver):
@@ -104,7 +114,7 @@ class OwnDriver(Driver):
         if self.asynchronous:
             return self._start()
         for owner in self._owners:
-            self._set_up(owner)
+            _must_not_wait("setup", self._set_up(owner))
         return None
 
     async def _start(self) -> None:
@@ -123,7 +133,7 @@ class OwnDriver(Driver):
         if self.asynchronous:
             return self._stop()
         for owner in reversed(self._owners):
-            self._close(owner)
+            _must_not_wait("close", self._close(owner))
         return None
 
     async def _stop(self) -> None:
@@ -157,23 +167,23 @@ class OwnDriver(Driver):
 
     def _found(self) -> list[Hook]:
         values = {id(value): (name, value) for name, value in vars(self._module).items()}
-        classes = [value for _, value in values.values() if isinstance(value, type)]
+        classes = [value for _, value in values.values() if isinstance_of(value, type)]
         hooks: list[Hook] = []
         self._owners.append(self._module)
         for name, value in values.values():
-            if isinstance(value, type):
+            if isinstance_of(value, type):
                 owner = self._instance_of(value, classes, [each for _, each in values.values()])
-            elif not hasattr(value, MARK) and _marked_names(type(value)):
+            elif not marks_of(value) and _marked_names(type(value)):
                 owner = value
             else:
-                hooks += [Hook(value, mark, name) for mark in getattr(value, MARK, ())]
+                hooks += [Hook(value, mark, name) for mark in marks_of(value)]
                 continue
             if owner is None:
                 continue
             self._owners.append(owner)
             for attribute in _marked_names(type(owner)):
                 method = getattr(owner, attribute)
-                hooks += [Hook(method, mark, f"{type(owner).__name__}.{attribute}") for mark in getattr(method, MARK)]
+                hooks += [Hook(method, mark, f"{type(owner).__name__}.{attribute}") for mark in marks_of(method)]
         return hooks
 
     def _instance_of(self, kind: type, classes: list[type], values: list[Any]) -> Any:
@@ -182,7 +192,7 @@ class OwnDriver(Driver):
             return None
         if any(other is not kind and issubclass(other, kind) for other in classes):
             return None
-        if any(not isinstance(value, type) and isinstance(value, kind) for value in values):
+        if any(isinstance_of(value, kind) for value in values):
             return None
         if not issubclass(kind, Hooks):
             raise LoadError(
@@ -227,10 +237,14 @@ class OwnDriver(Driver):
                 return lambda client, data: function(kind(clients.get(client), data))
 
             async def queued(event: Event) -> None:
-                function(event)
+                result = function(event)
+                if result is not None:
+                    self._not_awaited(hook, result)
 
             def one(client: int, data: Any) -> None:
-                function(kind(clients.get(client), data))
+                result = function(kind(clients.get(client), data))
+                if result is not None:
+                    self._not_awaited(hook, result)
 
             return (lambda client, data: queued(kind(clients.get(client), data))) if self._queues else one
         if self._queues and not all(hook.mark.batch for hook in hooks):
@@ -244,6 +258,13 @@ class OwnDriver(Driver):
     def _batching(self, hook: Hook, kind: type[Event]) -> Handler:
         clients = self._clients
         return lambda client, data: self._gather(hook, kind(clients.get(client), data))
+
+    def _not_awaited(self, hook: Hook, result: Any) -> None:
+        """What a notification returns does not count, but a coroutine is something that was to be done."""
+        if inspect.iscoroutine(result):
+            result.close()
+            text = f"{hook.name} returned a coroutine that nobody awaits; make the hook itself async def"
+            self.complain(hook.name, RuntimeError(text))
 
     def _wanted(self, hook: Hook, event: Event) -> bool:
         if hook.matches is None:
@@ -269,7 +290,7 @@ class OwnDriver(Driver):
                 self._gather(hook, event)
                 continue
             try:
-                hook.function(event)
+                self._not_awaited(hook, hook.function(event))
             except (Exception, SystemExit) as error:
                 self.complain(hook.name, error)
 
@@ -284,6 +305,8 @@ class OwnDriver(Driver):
                 result = hook.function(event)
                 if hook.asynchronous:
                     await result
+                else:
+                    self._not_awaited(hook, result)
             except (Exception, SystemExit) as error:
                 self.complain(hook.name, error)
 
@@ -300,7 +323,7 @@ class OwnDriver(Driver):
             return events
 
         def run() -> None:
-            hook.function(take())
+            self._not_awaited(hook, hook.function(take()))
 
         async def run_waiting() -> None:
             hook.busy = True
