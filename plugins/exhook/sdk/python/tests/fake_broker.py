@@ -154,7 +154,7 @@ class FakeBroker:
             (self.ready,) = frame[1:]
             assert self.ready["protocol"] == 1 and self.ready["pid"] == self.process.pid
             for hook in self.ready["hooks"]:
-                assert set(hook) <= {"point", "topics", "answers", "deliver", "types"}, hook
+                assert set(hook) <= {"point", "topics", "answers", "deliver"}, hook
                 assert hook["point"] in POINTS and hook["point"] not in self.hooks
                 assert not hook["answers"] or hook["point"] in ANSWERING
                 self.hooks[hook["point"]] = hook

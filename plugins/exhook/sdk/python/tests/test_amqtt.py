@@ -124,7 +124,7 @@ def test_every_event_gets_its_arguments(amqtt: Any) -> None:
     last = [("broker_pre_shutdown",), ("broker_post_shutdown",), ("close",)]
     assert recorded(broker)[told:] == last and broker.lines().count("\n") == 0, broker.lines()
     fired = {name for name, *_ in recorded(broker)}
-    assert fired == {str(event) for event in (*BrokerEvents, *MQTTEvents)} | {"close"}
+    assert fired == {event.value for event in (*BrokerEvents, *MQTTEvents)} | {"close"}
 
 
 def test_a_plugin_loaded_before_the_broker_has_started_gets_post_start_then(amqtt: Any) -> None:
@@ -629,6 +629,7 @@ def test_anonymous_auth(amqtt: Any) -> None:
 
 
 def test_file_auth(amqtt: Any, tmp_path: Path) -> None:
+    pytest.importorskip("pwdlib", reason="aMQTT has it since 0.12")
     from pwdlib import PasswordHash
     from pwdlib.hashers.argon2 import Argon2Hasher
 
@@ -721,3 +722,120 @@ def test_the_default_plugins_where_the_configuration_names_none(amqtt: Any) -> N
     broker = amqtt("", {"sys_interval": None})
     broker.describe(1, username=None)
     assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+
+
+def test_a_plugin_of_an_entry_point_need_not_keep_its_context(amqtt: Any, tmp_path: Path) -> None:
+    """Those are of any class, with a constructor that takes the context."""
+    entry_points(tmp_path, "shop.plugins", mine="hooks:Mine")
+    source = """
+        class Mine:
+            def __init__(self, context):
+                self.log = context.logger
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                self.log.warning("%s is here", client_id)
+    """
+    broker = amqtt(source, {"plugin_namespace": "shop.plugins", "auth": {}})
+    broker.describe(1)
+    broker.tell("client.connected", 1, [])
+    assert "c1 is here" in broker.lines()
+
+
+def test_what_plugins_take_from_the_table_of_retained_messages_is_cleared(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Uses(BasePlugin):
+            async def on_broker_client_connected(self, *, client_id):
+                table = self.context.retained_messages
+                kept = table["a"]
+                print(repr((bytes(table.pop("a").data), table.pop("a", None), sorted(table))))
+                table.update({"a": kept})
+                assert table.setdefault("a", None) is kept and "a" in table
+                table.clear()
+                print(repr((len(table), table._bytes)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Uses": {}}})
+    for topic in ("a", "b"):
+        broker.tell("message.retained", 0, [message(topic, b"12", retain=True), 0])
+    broker.describe(1)
+    broker.tell("client.connected", 1, [])
+    assert recorded(broker) == [(b"12", None, ["b"]), (0, 0)], broker.lines()
+    sent = [(command[1]["topic"], command[1]["payload"], command[1]["retain"]) for command in broker.commands]
+    assert sent[:2] == [("a", b"", True), ("a", b"12", True)] and sorted(sent[2:]) == [("a", b"", True), ("b", b"", True)]
+
+
+def test_a_plugin_that_does_not_come_to_its_end_does_not_take_that_of_the_others(amqtt: Any) -> None:
+    source = """
+        import asyncio
+        from amqtt.plugins.base import BasePlugin
+        class Hangs(BasePlugin):
+            async def on_broker_pre_shutdown(self): await asyncio.sleep(3600)
+            on_broker_post_shutdown = close = on_broker_pre_shutdown
+        class Flushes(BasePlugin):
+            async def on_broker_pre_shutdown(self): print(repr(("pre",)))
+            async def on_broker_post_shutdown(self): print(repr(("post",)))
+            async def close(self): print(repr(("close",)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Hangs": {}, "hooks.Flushes": {}}})
+    assert broker.stop() == 0
+    assert recorded(broker) == [("pre",), ("post",), ("close",)]
+    assert "Hangs.on_broker_pre_shutdown" in broker.lines() and "Hangs.close" in broker.lines()
+
+
+def test_plugins_start_beside_each_other(amqtt: Any) -> None:
+    source = """
+        import asyncio
+        from amqtt.plugins.base import BasePlugin
+        there = asyncio.Event()
+        class Waits(BasePlugin):
+            async def on_broker_pre_start(self):
+                await asyncio.wait_for(there.wait(), 5)
+                print(repr(("both",)))
+        class Comes(BasePlugin):
+            async def on_broker_pre_start(self): there.set()
+    """
+    assert recorded(amqtt(source, {"plugins": {"hooks.Waits": {}, "hooks.Comes": {}}})) == [("both",)]
+
+
+def test_what_a_plugin_sets_on_a_session_is_there_until_the_session_ends(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Counts(BasePlugin):
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                client_session.times = getattr(client_session, "times", 0) + 1
+                client_session.attributes["shop.times"] = client_session.attributes.get("shop.times", 0) + 1
+                print(repr((client_session.times, client_session.attributes["shop.times"], client_session.keep_alive)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Counts": {}}})
+    comings = [(False, 10), (False, 20), (True, 30), (False, 40)]
+    for number, (clean, keep_alive) in enumerate(comings, 1):
+        broker.describe(number, clean_start=clean, keep_alive_s=keep_alive, peer_port=number)
+        broker.tell("client.connected", number, [])
+        broker.tell("client.disconnected", number, [0, ""])
+        broker.calls([[0, -2, number, None]])
+    assert recorded(broker) == [(1, 1, 10), (2, 2, 20), (1, 1, 30), (2, 2, 40)]
+
+
+def test_topic_aliases_of_two_who_want_to_be_one_client_are_kept_apart(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Messages(BasePlugin):
+            async def on_broker_message_received(self, *, client_id, message):
+                print(repr((message.topic, bytes(message.data))))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Messages": {}}})
+    connect = packet(1, b"\0\4MQTT\5\2\0\x3c\0\0\2c1")
+    named, short = packet(3, b"\0\3a/b\3\x23\0\7" + b"1"), packet(3, b"\0\0\3\x23\0\7" + b"2")
+    broker.describe(1, peer_port=1)
+    broker.tell("packet.received", 1, [1, connect])
+    broker.tell("packet.received", 1, [3, named])
+    # Somebody else comes with the same identifier and is kept out.
+    broker.describe(1, peer_port=2)
+    broker.tell("packet.received", 1, [1, connect])
+    broker.describe(1, peer_port=1)
+    broker.tell("packet.received", 1, [3, short])
+    assert recorded(broker) == [("a/b", b"1"), ("a/b", b"2")]
+    # A new connection of its own begins without aliases.
+    broker.describe(1, peer_port=3)
+    broker.tell("packet.received", 1, [1, connect])
+    broker.tell("packet.received", 1, [3, short])
+    assert recorded(broker)[-1] == ("", b"2")

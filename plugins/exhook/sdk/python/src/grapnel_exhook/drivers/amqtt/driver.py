@@ -30,7 +30,6 @@ class AmqttDriver(Driver):
         super().__init__()
         self._setup = setup
         self._clients = Clients()
-        self._aliases: dict[tuple[int, str], Any] = {}
         self._handlers: dict[str, Handler] = {}
         self._hooks: dict[str, dict[str, Any]] = {}
         self._called: dict[str, str] = {}
@@ -91,9 +90,6 @@ class AmqttDriver(Driver):
 
     def forget(self, number: int) -> None:
         self._clients.forget(number)
-        if self._aliases:
-            for way in ("received", "sent"):
-                self._aliases.pop((number, way), None)
 
     def stop(self) -> Awaitable[None]:
         return self._stop()
@@ -101,15 +97,10 @@ class AmqttDriver(Driver):
     async def _stop(self) -> None:
         if not self._is_stopping:
             self._is_stopping = True
-            await self._fire("broker_pre_shutdown")
-        await self._fire("broker_post_shutdown")
-        for plugin in self._manager.plugins:
-            close = getattr(plugin, "close", None)
-            if close is not None:
-                try:
-                    await close()
-                except Exception as error:
-                    self.complain(f"{type(plugin).__name__}.close", error)
+            await self._fire("broker_pre_shutdown", _STAGE_S)
+        await self._fire("broker_post_shutdown", _STAGE_S)
+        closes = [(type(plugin).__name__, getattr(plugin, "close", None)) for plugin in self._manager.plugins]
+        await self._beside_each_other([(f"{name}.close", close) for name, close in closes if close is not None], _STAGE_S)
 
     # What is mounted
 
@@ -155,12 +146,28 @@ class AmqttDriver(Driver):
             return method.call(**method.wants(arguments))
         return [method.call(**method.wants(arguments)) for method in methods] or None
 
-    async def _fire(self, event: str) -> None:
-        for method in self._methods(event):
+    async def _fire(self, event: str, within_s: float | None = None) -> None:
+        await self._beside_each_other([(method.name, method.call) for method in self._methods(event)], within_s)
+
+    async def _beside_each_other(self, methods: list[tuple[str, Any]], within_s: float | None) -> None:
+        """Call methods that take nothing and wait for all of them, as aMQTT does where its broker starts and stops."""
+
+        async def call(name: str, method: Any) -> None:
             try:
-                await method.call()
-            except Exception as error:
-                self.complain(method.name, error)
+                await method()
+            except (Exception, SystemExit) as error:
+                self.complain(name, error)
+
+        if len(methods) == 1 and within_s is None:
+            await call(*methods[0])
+            return
+        tasks = {asyncio.ensure_future(call(name, method)): name for name, method in methods}
+        if not tasks:
+            return
+        _, late = await asyncio.wait(tasks, timeout=within_s)
+        for task in late:
+            task.cancel()
+            self.complain(tasks[task], TimeoutError(f"it has not come to its end within {within_s} s"))
 
     def _session(self, number: int, is_in: bool = True) -> Any:
         """The session of a client; None where there is none. `is_in` where only a client that was let in can be meant."""
@@ -277,32 +284,31 @@ class AmqttDriver(Driver):
     def _mount_packets(self) -> None:
         received, published = self._methods("mqtt_packet_received"), self._methods("broker_message_received")
         if received or published:
-            types = {} if received else {"types": [3]}
             methods = [*received, *published]
-            self._on("packet.received", lambda client, data: self._packet_in(received, published, client, data), methods, **types)
+            self._on("packet.received", lambda client, data: self._packet_in(received, published, client, data), methods)
         sent = self._methods("mqtt_packet_sent")
         if sent:
             self._on("packet.sent", lambda client, data: self._packet_out(sent, client, data), sent)
 
-    def _decode(self, way: str, client: int, data: bytes) -> Any:
-        from .packets import Aliases, decode
+    def _decode(self, way: str, session: Any, client: int, data: bytes) -> Any:
+        from .packets import decode
 
-        aliases = self._aliases.get((client, way))
-        if aliases is None or data[0] >> 4 == 1:
-            aliases = self._aliases[client, way] = Aliases()
         version = self._clients.raw(client).get("version") or _version_of(data)
-        return decode(data, version, aliases)
+        return decode(data, version, session.topic_aliases(way) if session is not None else None)
 
     def _packet_in(self, received: list[Any], published: list[Any], client: int, data: Any) -> Any:
         kind, raw = data
+        session = self._session(client, is_in=False)
+        if kind == _CONNECT and session is not None:
+            session.begin_connection()
         if not received and kind != _PUBLISH:
             return None
-        packet = self._decode("received", client, raw)
+        packet = self._decode("received", session, client, raw)
         if packet is None:
             return None
         # aMQTT has no session yet when it tells of CONNECT.
-        session = self._session(client, is_in=False) if kind != _CONNECT else None
-        calls = [method.call(**method.wants({"packet": packet, "session": session})) for method in received]
+        arguments = {"packet": packet, "session": session if kind != _CONNECT else None}
+        calls = [method.call(**method.wants(arguments)) for method in received]
         if kind == _PUBLISH and published:
             from .sessions import Incoming
 
@@ -313,8 +319,9 @@ class AmqttDriver(Driver):
         return calls
 
     def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
-        packet = self._decode("sent", client, data[1])
-        return None if packet is None else self._tell(sent, {"packet": packet, "session": self._session(client, is_in=False)})
+        session = self._session(client, is_in=False)
+        packet = self._decode("sent", session, client, data[1])
+        return None if packet is None else self._tell(sent, {"packet": packet, "session": session})
 
     # Verdicts
 
@@ -353,6 +360,8 @@ class AmqttDriver(Driver):
         return lambda client, data: topic_filtering(self._session(client), data)
 
 
+# How long all plugins together have for each of the three steps of their farewell, of what the worker has for all of it.
+_STAGE_S = 0.25
 _CONNECT = 1
 _PUBLISH = 3
 _CLEARED = 2

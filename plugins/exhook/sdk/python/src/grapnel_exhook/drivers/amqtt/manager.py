@@ -141,9 +141,9 @@ class Manager(PluginManager[Any]):
 
 def _silent(plugin: Any, event: str) -> bool:
     """Whether one of aMQTT's two loggers would log nothing: most of theirs is at debug, and packets cost to be sent here."""
-    if plugin.context.logger.isEnabledFor(logging.DEBUG):
+    if type(plugin) not in (EventLoggerPlugin, PacketLoggerPlugin) or plugin.context.logger.isEnabledFor(logging.DEBUG):
         return False
     if type(plugin) is PacketLoggerPlugin:
         return True
     loud = (BrokerEvents.CLIENT_CONNECTED, BrokerEvents.CLIENT_DISCONNECTED)
-    return type(plugin) is EventLoggerPlugin and event not in loud
+    return event not in loud

@@ -40,7 +40,7 @@ class Aliases:
         return self._topics.get(alias, "")
 
 
-def decode(data: bytes, version: int, aliases: Aliases) -> Any:
+def decode(data: bytes, version: int, aliases: Aliases | None) -> Any:
     """The packet; None where aMQTT has no class for it. Raises what aMQTT raises for what it cannot read."""
     kind = data[0] >> 4
     if kind == PUBLISH:
@@ -56,7 +56,7 @@ def decode(data: bytes, version: int, aliases: Aliases) -> Any:
     return _at_once(packet_dict[kind].from_stream(BufferReader(body), header))
 
 
-def publish(data: bytes, version: int, aliases: Aliases) -> PublishPacket:
+def publish(data: bytes, version: int, aliases: Aliases | None) -> PublishPacket:
     """A PUBLISH, built without a detour: they are most of what there is."""
     at = _varint(data, 1)[1]
     topic, at = _text(data, at)
@@ -67,7 +67,8 @@ def publish(data: bytes, version: int, aliases: Aliases) -> PublishPacket:
         at += 2
     if version == 5:
         length, at = _varint(data, at)
-        topic = aliases.resolve(topic, _alias(data, at, at + length))
+        if aliases is not None:
+            topic = aliases.resolve(topic, _alias(data, at, at + length))
         at += length
     header = PublishVariableHeader(topic, ident)
     payload = data[at:]

@@ -12,6 +12,8 @@ from amqtt.mqtt.publish import PublishPacket
 from amqtt.session import IncomingApplicationMessage
 from amqtt.session import Session as AmqttSession
 
+from .packets import Aliases
+
 
 def _text(value: Any) -> str | None:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
@@ -21,6 +23,13 @@ class Session(AmqttSession):
     """A session of the broker's, in this worker."""
 
     _machine: Any = None
+    _aliases: dict[str, Aliases] | None = None
+
+    def __init__(self) -> None:
+        super().__init__()
+        if not hasattr(self, "attributes"):
+            # aMQTT has them since 0.12.
+            self.attributes: dict[str, Any] = {}
 
     def _init_states(self) -> None:
         self._state = "new"
@@ -47,6 +56,27 @@ class Session(AmqttSession):
     def is_connected(self) -> bool:
         """Whether the client is there."""
         return self._state == "connected"
+
+    def topic_aliases(self, way: str) -> Aliases:
+        """Those of this connection, of packets `received` or `sent`."""
+        if self._aliases is None:
+            self._aliases = {}
+        return self._aliases.setdefault(way, Aliases())
+
+    def begin_connection(self) -> None:
+        """A CONNECT has come: no alias is known yet."""
+        self._aliases = None
+
+    def take_over(self, before: AmqttSession) -> None:
+        """The same session was there before: what plugins have kept at it goes over."""
+        own = vars(self)
+        for name, value in vars(before).items():
+            # Not what aMQTT or this class has, but what plugins have set themselves.
+            if name not in own and not name.startswith("_"):
+                setattr(self, name, value)
+        self.attributes = {**before.attributes, **self.attributes}
+        self.retained_messages = before.retained_messages
+        self.parent = 1
 
     def become(self, state: str) -> None:
         """The client is connected, or disconnected."""

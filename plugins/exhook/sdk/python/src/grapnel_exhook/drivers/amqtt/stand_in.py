@@ -8,7 +8,7 @@ on_broker_retained_message of what plugins retain themselves, as aMQTT does.
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
 from amqtt.broker import RetainedApplicationMessage
@@ -39,6 +39,20 @@ class RetainedTable(dict[str, Any]):
         self.forget(topic)
         commands.publish(topic, b"", retain=True)
 
+    def pop(self, topic: str, *default: Any) -> Any:
+        """Clear one and return it."""
+        if default and topic not in self:
+            return default[0]
+        message = self[topic]
+        del self[topic]
+        return message
+
+    # In terms of the above, so that these tell the broker, too.
+    popitem = MutableMapping.popitem
+    clear = MutableMapping.clear
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
     def keep(self, topic: str, message: Any) -> None:
         """The broker has retained it."""
         self.forget(topic)
@@ -52,8 +66,9 @@ class RetainedTable(dict[str, Any]):
 
     def forget(self, topic: str) -> None:
         """The broker has it no more."""
-        before = super().pop(topic, None)
+        before = self.get(topic)
         if before is not None:
+            super().__delitem__(topic)
             self._bytes -= len(before.data)
 
 
@@ -142,9 +157,7 @@ class StandIn:
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
         if before is not None and before is not session and not session.clean_session:
-            session.attributes = {**before.attributes, **session.attributes}
-            session.retained_messages = before.retained_messages
-            session.parent = 1
+            session.take_over(before)
         session.become("connected")
         self._sessions[client_id] = (session, None)
 
