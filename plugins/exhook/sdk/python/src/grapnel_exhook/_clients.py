@@ -76,6 +76,7 @@ class Clients:
                 continue
             # Another dict: events that were not handled yet still show the password.
             known.raw = {key: value for key, value in known.raw.items() if key != "password"}
-            self._waiting[(known.raw.get("client_id"), *peer)] = known
+            who = (known.raw.get("client_id"), *peer)
+            self._waiting[who] = known
             if len(self._waiting) > _WAITING_MAX:
                 del self._waiting[next(iter(self._waiting))]
