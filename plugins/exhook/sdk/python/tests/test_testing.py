@@ -94,3 +94,123 @@ def test_plugins_of_amqtt() -> None:
         assert harness.authorize(ann, "prohibited").allowed is False
         assert harness.authorize(ann, "free").allowed is True
         assert harness.connected(ann).called
+
+
+def test_the_password_is_there_only_while_a_client_is_let_in_as_at_a_broker() -> None:
+    seen: list[Any] = []
+
+    @on.client_connect
+    def connect(event: Any) -> None:
+        seen.append(("connect", event.client.password, event.client.keep_alive_s, event.client.clean_start))
+
+    @on.client_authenticate
+    def login(event: Any) -> None:
+        seen.append(("login", event.client.password, event.client.keep_alive_s, event.client.clean_start))
+
+    @on.client_connected
+    def connected(event: Any) -> None:
+        seen.append(("connected", event.client.password, event.client.keep_alive_s, event.client.clean_start))
+
+    with Harness(module(connect=connect, login=login, connected=connected)) as harness:
+        ann = harness.client("c1", password=b"pw", keep_alive_s=7, clean_start=False)
+        harness.connect(ann)
+        harness.authenticate(ann)
+        harness.connected(ann)
+    assert seen == [("connect", None, 7, False), ("login", b"pw", 7, False), ("connected", None, 7, False)]
+    seen.clear()
+    with Harness(module(connected=connected)) as harness:
+        harness.connected(harness.client("c1", password=b"pw", keep_alive_s=7))
+    assert seen == [("connected", None, 0, False)], "a broker tells of CONNECT only where a hook is"
+
+
+def test_a_client_that_is_described_again_stays_who_it_is() -> None:
+    @on.client_authorize
+    def authorize(event: Any) -> bool:
+        return (event.client.client_id, event.client.username, event.client.superuser) == ("c1", "ann", True)
+
+    with Harness(module(authorize=authorize)) as harness:
+        ann = harness.client("c1", username="ann")
+        assert harness.authorize(ann, "t").allowed is False
+        harness.describe(ann, superuser=True)
+        assert harness.authorize(ann, "t").allowed is True
+
+
+def test_what_a_broker_would_not_ask_or_take_is_not_asked_or_taken() -> None:
+    @on.client_authorize
+    def authorize(event: Any) -> bool:
+        return True
+
+    @on.client_authorize(deliver=True)
+    def deliveries(event: Any) -> bool:
+        return True
+
+    @on.message_publish
+    def publish(event: Any) -> Modify:
+        return Modify(content_type="\udcff")
+
+    @on.client_connected
+    def connected(event: Any) -> None:
+        broker.publish("\udcff")
+
+    with Harness(module(authorize=authorize, publish=publish, connected=connected)) as harness:
+        assert not harness.authorize(harness.client(), "t", Action.DELIVER).called
+        with pytest.raises(HookFailed, match="cannot be sent"):
+            harness.publish(harness.client(), "t")
+        with pytest.raises(ValueError):
+            harness.connected(harness.client())
+        assert harness.commands == []
+    with Harness(module(deliveries=deliveries)) as harness:
+        assert harness.authorize(harness.client(), "t", Action.DELIVER).called
+
+
+def test_tasks_of_hooks_are_cancelled_at_the_end_as_in_a_worker() -> None:
+    import asyncio
+
+    ended: list[str] = []
+
+    async def runs() -> None:
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.append("cancelled")
+
+    class Own(Hooks):
+        async def setup(self, config: Any) -> None:
+            self.task = asyncio.ensure_future(runs())
+            await asyncio.sleep(0)
+
+        @on.client_connected
+        async def connected(self, event: Any) -> None:
+            pass
+
+    with Harness(module(Own=Own)):
+        assert ended == []
+    assert ended == ["cancelled"]
+
+
+def test_retained_messages_are_nobodys_and_messages_have_numbers() -> None:
+    seen: list[Any] = []
+
+    @on.message_retained
+    def retained(event: Any) -> None:
+        seen.append((event.client.client_id, event.message.id, event.message.publisher))
+
+    with Harness(module(retained=retained)) as harness:
+        assert harness.retained("t", b"x", publisher="c1").called
+    assert seen == [("", 1, "c1")]
+
+
+def test_what_plugins_of_amqtt_raise_when_they_start_comes_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pytest.importorskip("amqtt")
+    source = """
+from amqtt.plugins.base import BasePlugin
+class Quiet(BasePlugin):
+    async def on_broker_pre_start(self): pass
+class Fails(BasePlugin):
+    async def on_broker_pre_start(self): raise ValueError("here")
+"""
+    (tmp_path / "failing_plugins.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    config = {"plugins": {"failing_plugins.Quiet": {}, "failing_plugins.Fails": {}}}
+    with pytest.raises(ValueError, match="here"), Harness(driver="amqtt", config=config):
+        pass

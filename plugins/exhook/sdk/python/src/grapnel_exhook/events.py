@@ -192,9 +192,9 @@ class Message:
         return f"<Message {self.topic!r}, {len(self.payload)} bytes, qos {self.qos}>"
 
     @property
-    def id(self) -> Any:
-        """The broker's identifier of the message."""
-        return self._raw[0]
+    def id(self) -> int:
+        """The broker's number of the message."""
+        return self._raw[0]  # type: ignore[no-any-return]
 
     @property
     def topic(self) -> str:

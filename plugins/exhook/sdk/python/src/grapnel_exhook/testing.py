@@ -26,10 +26,18 @@ from types import ModuleType, TracebackType
 from typing import Any
 
 from . import _commands
+from ._channel import pack
 from ._driver import FAILED, STOP, Driver, Handler
-from ._loading import extend_path
+from ._loading import extend_path, last_line
 from ._match import matcher
 from .events import Action, Change, Options, Verdict
+
+
+#: What the broker says of a client at each of its events; the rest it says only where the client is being let in.
+_ALWAYS = (
+    "client_id", "username", "superuser", "anonymous", "version", "peer_host", "peer_port", "local_port", "listener",
+)  # fmt: skip
+_LETTING_IN = ("client.connect", "client.authenticate")
 
 
 class HookFailed(Exception):
@@ -73,7 +81,10 @@ class Harness:
         self._driver = Driver()
         self._handlers: dict[str, Handler] = {}
         self._matches: dict[str, Any] = {}
+        self._deliver = False
         self._next = 0
+        self._about: dict[int, dict[str, Any]] = {}
+        self._told: dict[int, dict[str, Any]] = {}
         self._loop: asyncio.AbstractEventLoop | None = None
         #: Commands that hooks have given: lists that begin with a name, as PROTOCOL.md has them.
         self.commands: list[list[Any]] = []
@@ -83,21 +94,23 @@ class Harness:
     def __enter__(self) -> Harness:
         from .drivers import choose, for_module
 
-        if self._module is None:
-            self._driver = choose(self._setup)
-        else:
-            extend_path(self._setup["path"])
-            module = importlib.import_module(self._module) if isinstance(self._module, str) else self._module
-            self._driver = for_module(self._setup, module)
-        self._driver.complain = self._raise
-        self._driver.load()
-        if self._driver.asynchronous:
-            self._loop = asyncio.new_event_loop()
         _commands.attach(self._take, self._setup)
         try:
+            if self._module is None:
+                self._driver = choose(self._setup)
+            else:
+                extend_path(self._setup["path"])
+                module = importlib.import_module(self._module) if isinstance(self._module, str) else self._module
+                self._driver = for_module(self._setup, module)
+            self._driver.complain = self._raise
+            self._driver.load()
+            if self._driver.asynchronous:
+                self._loop = asyncio.new_event_loop()
             self._through(self._driver.start)
             self._handlers = self._driver.handlers()
-            self._matches = {hook["point"]: matcher(hook["topics"]) for hook in self._driver.hooks()}
+            hooks = self._driver.hooks()
+            self._matches = {hook["point"]: matcher(hook["topics"]) for hook in hooks}
+            self._deliver = any(hook.get("deliver") for hook in hooks)
         except BaseException:
             self._end()
             raise
@@ -112,9 +125,15 @@ class Harness:
     def _end(self) -> None:
         _commands.detach(self._take)
         if self._loop is not None:
-            self._loop.close()
+            try:
+                self._loop.run_until_complete(_cancel_tasks())
+                self._loop.run_until_complete(self._loop.shutdown_asyncgens())
+            finally:
+                self._loop.close()
 
     def _take(self, command: list[Any]) -> None:
+        # What cannot be packed raises where it is given, as in a worker.
+        pack(command)
         self.commands.append(command)
 
     def _raise(self, name: str, error: BaseException) -> None:
@@ -128,7 +147,10 @@ class Harness:
         async def wait() -> Any:
             result = function(*arguments)
             if isinstance(result, list):
-                return [await each for each in result][:0]
+                failed = [error for each in result if (error := await _error_of(each)) is not None]
+                if failed:
+                    raise failed[0]
+                return []
             return await result if inspect.isawaitable(result) else result
 
         return self._loop.run_until_complete(wait())
@@ -136,18 +158,40 @@ class Harness:
     # Calls
 
     def client(self, client_id: str = "client", **about: Any) -> int:
-        """A client, by its number. `about` are the keys of PROTOCOL.md, such as `username`, `password`, `version`."""
+        """A client, by its number. `about` are the keys of PROTOCOL.md, such as `username`, `password`, `version`. Hooks are shown
+        of it what a broker shows them: the password in client.authenticate, and what only CONNECT has where a hook of the module
+        is at client.connect or client.authenticate."""
         self._next += 1
-        self.describe(self._next, client_id=client_id, **about)
+        self._about[self._next] = {
+            "client_id": client_id, "username": None, "superuser": False, "anonymous": False, "version": 5,
+            "peer_host": "127.0.0.1", "peer_port": 50_000 + self._next, "local_port": 1883, "listener": "default",
+            "password": None, "clean_start": True, "keep_alive_s": 60, "session_expiry_s": 0, "receive_maximum": 65_535,
+            "connected_at_ms": 1_700_000_000_000, "will": None, "properties": [], **about,
+        }  # fmt: skip
+        if any(point in self._handlers for point in _LETTING_IN):
+            self._tell_of(self._next, {**self._about[self._next], "password": None})
         return self._next
 
     def describe(self, client: int, **about: Any) -> None:
-        """Describe a client again."""
-        raw = {"client_id": "client", "username": None, "password": None, "peer_host": "127.0.0.1", "version": 5, **about}
-        self._driver.describe(client, raw)
+        """Something of a client has changed."""
+        self._about[client].update(about)
+
+    def _tell_of(self, client: int, raw: dict[str, Any]) -> None:
+        if client in self._about and self._told.get(client) != raw:
+            self._told[client] = raw
+            self._driver.describe(client, dict(raw))
+
+    def _introduce(self, point: str, client: int) -> None:
+        about = self._about.get(client, {})
+        if point in _LETTING_IN:
+            self._tell_of(client, about if point == "client.authenticate" else {**about, "password": None})
+        else:
+            self._tell_of(client, {key: about.get(key) for key in _ALWAYS})
 
     def forget(self, client: int) -> None:
         """The client will not be named again."""
+        self._about.pop(client, None)
+        self._told.pop(client, None)
         self._driver.forget(client)
 
     def call(self, point: str, client: int, data: Any) -> Outcome:
@@ -156,6 +200,9 @@ class Harness:
         matches = self._matches.get(point)
         if handler is None or (matches is not None and not matches(_topic_of(data))):
             return Outcome()
+        if point == "client.authorize" and data[0] == Action.DELIVER and not self._deliver:
+            return Outcome()
+        self._introduce(point, client)
         answer = self._through(handler, client, data)
         for batch in self._driver.frame_end():
             self._through(batch.run)
@@ -164,6 +211,10 @@ class Harness:
         code, value = answer
         if code == FAILED:
             raise HookFailed(value)
+        try:
+            pack(answer)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise HookFailed(f"what the hook answered cannot be sent: {last_line(error)}") from error
         return Outcome(True, code == STOP, value or {})
 
     def connect(self, client: int) -> Outcome:
@@ -254,11 +305,9 @@ class Harness:
         """message.dropped"""
         return self.call("message.dropped", client, [message(topic, payload, **more), by, cause])
 
-    def retained(
-        self, client: int, topic: str, payload: bytes = b"", *, change: Change = Change.STORED, **more: Any
-    ) -> Outcome:
-        """message.retained"""
-        return self.call("message.retained", client, [message(topic, payload, **more), int(change)])
+    def retained(self, topic: str, payload: bytes = b"", *, change: Change = Change.STORED, **more: Any) -> Outcome:
+        """message.retained, which is about no client"""
+        return self.call("message.retained", 0, [message(topic, payload, **more), int(change)])
 
 
 def message(
@@ -270,11 +319,26 @@ def message(
     dup: bool = False,
     publisher: str = "publisher",
     timestamp_ms: int = 1_700_000_000_000,
-    ident: bytes = b"\x00" * 8,
+    ident: int = 1,
     **properties: Any,
 ) -> list[Any]:
     """A message as the protocol has it; `properties` are `content_type`, `user` and so on."""
     return [ident, topic, payload, qos, retain, dup, publisher, timestamp_ms, properties]
+
+
+async def _cancel_tasks() -> None:
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    for task in tasks:
+        task.cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _error_of(awaitable: Any) -> Exception | None:
+    try:
+        await awaitable
+    except Exception as error:
+        return error
+    return None
 
 
 def _topic_of(data: Any) -> str:

@@ -164,7 +164,11 @@ class AmqttDriver(Driver):
         tasks = {asyncio.ensure_future(call(name, method)): name for name, method in methods}
         if not tasks:
             return
-        _, late = await asyncio.wait(tasks, timeout=within_s)
+        done, late = await asyncio.wait(tasks, timeout=within_s)
+        for task in done:
+            if not task.cancelled():
+                # Raises only what `complain` does, which in a test it does.
+                task.result()
         for task in late:
             task.cancel()
             self.complain(tasks[task], TimeoutError(f"it has not come to its end within {within_s} s"))
