@@ -403,3 +403,18 @@ def test_a_file_of_the_article_behaves_as_in_the_article(start: Start, file: Pat
     ):  # fmt: skip
         assert line + "\n" in printed
     assert broker.lines() == ""
+
+
+def test_connack_shows_what_only_connect_has_also_without_another_hook_of_a_login(start: Start) -> None:
+    source = """
+        def connack(conninfo, rc, props, state): print(repr((dict(conninfo)[b"keepalive"],)))
+        def init(): return (0, ([("client_connack", __name__, "connack")], ()))
+    """
+    broker = start(source)
+    # As a broker describes clients: the rest only with these two points.
+    assert broker.hooks["client.connect"] == {"point": "client.connect", "topics": [], "answers": False}
+    broker.describe(1, keep_alive_s=42)
+    broker.tell("client.connect", 1, [])
+    broker.calls([[0, -1, 1, {"client_id": "c1", "username": "ann", "peer_host": "10.0.0.7", "peer_port": 50123}]])
+    broker.tell("client.connack", 1, [0, False])
+    assert recorded(broker) == [(42,)]

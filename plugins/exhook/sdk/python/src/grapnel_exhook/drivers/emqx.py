@@ -91,10 +91,19 @@ class EmqxDriver(Driver):
             everything = not name.startswith("message_") or any(not hook.topics for hook in hooks)
             topics = [] if everything else list(dict.fromkeys(topic for hook in hooks for topic in hook.topics))
             entries.append({"point": point, "topics": topics, "answers": answers})
+        if self._wants_connect():
+            entries.append({"point": "client.connect", "topics": [], "answers": False})
         return entries
 
     def handlers(self) -> dict[str, Handler]:
-        return {HOOKS[name][0]: getattr(self, f"_{name}")(hooks) for name, hooks in self._hooks.items()}
+        handlers = {HOOKS[name][0]: getattr(self, f"_{name}")(hooks) for name, hooks in self._hooks.items()}
+        if self._wants_connect():
+            handlers["client.connect"] = lambda client, data: None
+        return handlers
+
+    def _wants_connect(self) -> bool:
+        """Whether a hook shows what the broker only says at client.connect and client.authenticate, and there is none of those."""
+        return "client_connack" in self._hooks and not self._hooks.keys() & {"client_connect", "client_authenticate"}
 
     def name_of(self, point: str) -> str:
         return f"on_{_OF_POINT.get(point, point)}"
