@@ -10,8 +10,9 @@ import dataclasses
 import inspect
 import types
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Any, TypeVar, Union, overload
+from typing import Any, Generic, Literal, Protocol, TypeVar, Union, overload
 
+from . import events
 from ._match import check
 from .answers import AuthenticateAnswer, AuthorizeAnswer, ConnectAnswer, FiltersAnswer, PublishAnswer
 
@@ -54,13 +55,28 @@ class Hooks:
         return None
 
 
-_Maybe = Union[None, Awaitable[None]]
-_Notify = TypeVar("_Notify", bound=Callable[..., Any])
-_Connect = TypeVar("_Connect", bound=Callable[..., Union[ConnectAnswer, Awaitable[ConnectAnswer]]])
-_Authenticate = TypeVar("_Authenticate", bound=Callable[..., Union[AuthenticateAnswer, Awaitable[AuthenticateAnswer]]])
-_Authorize = TypeVar("_Authorize", bound=Callable[..., Union[AuthorizeAnswer, Awaitable[AuthorizeAnswer]]])
-_Filters = TypeVar("_Filters", bound=Callable[..., Union[FiltersAnswer, Awaitable[FiltersAnswer]]])
-_Publish = TypeVar("_Publish", bound=Callable[..., Union[PublishAnswer, Awaitable[PublishAnswer]]])
+_A = TypeVar("_A", covariant=True)
+_E = TypeVar("_E", bound=events.Event)
+_R = TypeVar("_R")
+_S = TypeVar("_S")
+_Connect = TypeVar("_Connect", bound=Union[ConnectAnswer, Awaitable[ConnectAnswer]])
+_Authenticate = TypeVar("_Authenticate", bound=Union[AuthenticateAnswer, Awaitable[AuthenticateAnswer]])
+_Authorize = TypeVar("_Authorize", bound=Union[AuthorizeAnswer, Awaitable[AuthorizeAnswer]])
+_Filters = TypeVar("_Filters", bound=Union[FiltersAnswer, Awaitable[FiltersAnswer]])
+_Publish = TypeVar("_Publish", bound=Union[PublishAnswer, Awaitable[PublishAnswer]])
+
+
+# What these decorators give back takes any event, as far as type checkers go: those of several points may stand above a function
+# that takes the events of all of them.
+
+
+class _Told(Protocol[_A]):
+    """A decorator of what takes an `_A` and decides nothing: a function, or a method."""
+
+    @overload
+    def __call__(self, function: Callable[[_A], _R], /) -> Callable[[Any], _R]: ...
+    @overload
+    def __call__(self, function: Callable[[_S, _A], _R], /) -> Callable[[_S, Any], _R]: ...
 
 
 def _mark(function: Any, mark: Mark) -> Any:
@@ -84,94 +100,112 @@ def isinstance_of(value: Any, kinds: type | tuple[type, ...]) -> bool:
     return issubclass(type(value), kinds)
 
 
-class _Notification:
+class _Notification(Generic[_E]):
     """A point that only tells."""
 
     def __init__(self, point: str) -> None:
         self._point = point
 
     @overload
-    def __call__(self, function: _Notify, /) -> _Notify: ...
+    def __call__(self, function: Callable[[_E], _R], /) -> Callable[[Any], _R]: ...
     @overload
-    def __call__(self, /, *, batch: bool = ...) -> Callable[[_Notify], _Notify]: ...
+    def __call__(self, function: Callable[[_S, _E], _R], /) -> Callable[[_S, Any], _R]: ...
+    @overload
+    def __call__(self, /, *, batch: Literal[True]) -> _Told[list[_E]]: ...
+    @overload
+    def __call__(self, /, *, batch: Literal[False] = ...) -> _Told[_E]: ...
     def __call__(self, function: Any = None, /, *, batch: bool = False) -> Any:
         """With `batch=True` the hook gets a list of events, at most one list for each frame of the broker."""
-        mark = Mark(self._point, batch=batch)
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark(self._point, batch=batch))
 
 
-class _MessageNotification:
+class _MessageNotification(Generic[_E]):
     """A point that tells of messages."""
 
     def __init__(self, point: str) -> None:
         self._point = point
 
     @overload
-    def __call__(self, function: _Notify, /) -> _Notify: ...
+    def __call__(self, function: Callable[[_E], _R], /) -> Callable[[Any], _R]: ...
     @overload
-    def __call__(self, /, *, topics: Sequence[str] = ..., batch: bool = ...) -> Callable[[_Notify], _Notify]: ...
+    def __call__(self, function: Callable[[_S, _E], _R], /) -> Callable[[_S, Any], _R]: ...
+    @overload
+    def __call__(self, /, *, topics: Sequence[str] = ..., batch: Literal[True]) -> _Told[list[_E]]: ...
+    @overload
+    def __call__(self, /, *, topics: Sequence[str] = ..., batch: Literal[False] = ...) -> _Told[_E]: ...
     def __call__(self, function: Any = None, /, *, topics: Sequence[str] = (), batch: bool = False) -> Any:
         """Only messages whose topic matches one of `topics`; without them, all."""
-        mark = Mark(self._point, topics=_topics(topics), batch=batch)
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark(self._point, topics=_topics(topics), batch=batch))
 
 
 class _ConnectVerdict:
     @overload
-    def __call__(self, function: _Connect, /) -> _Connect: ...
+    def __call__(self, function: Callable[[events.ConnectEvent], _Connect], /) -> Callable[[Any], _Connect]: ...
     @overload
-    def __call__(self, /) -> Callable[[_Connect], _Connect]: ...
+    def __call__(self, function: Callable[[_S, events.ConnectEvent], _Connect], /) -> Callable[[_S, Any], _Connect]: ...
+    @overload
+    def __call__(self, /) -> _ConnectVerdict: ...
     def __call__(self, function: Any = None, /) -> Any:
         """Return None, `Refuse` or `Limits`."""
-        mark = Mark("client.connect")
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark("client.connect"))
 
 
 class _AuthenticateVerdict:
     @overload
-    def __call__(self, function: _Authenticate, /) -> _Authenticate: ...
+    def __call__(self, function: Callable[[events.AuthenticateEvent], _Authenticate], /) -> Callable[[Any], _Authenticate]: ...
     @overload
-    def __call__(self, /) -> Callable[[_Authenticate], _Authenticate]: ...
+    def __call__(
+        self, function: Callable[[_S, events.AuthenticateEvent], _Authenticate], /
+    ) -> Callable[[_S, Any], _Authenticate]: ...
+    @overload
+    def __call__(self, /) -> _AuthenticateVerdict: ...
     def __call__(self, function: Any = None, /) -> Any:
         """Return None, a bool, `Allow`, `Deny` or `Challenge`."""
-        mark = Mark("client.authenticate")
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark("client.authenticate"))
 
 
 class _AuthorizeVerdict:
     @overload
-    def __call__(self, function: _Authorize, /) -> _Authorize: ...
+    def __call__(self, function: Callable[[events.AuthorizeEvent], _Authorize], /) -> Callable[[Any], _Authorize]: ...
     @overload
-    def __call__(self, /, *, deliver: bool = ...) -> Callable[[_Authorize], _Authorize]: ...
+    def __call__(self, function: Callable[[_S, events.AuthorizeEvent], _Authorize], /) -> Callable[[_S, Any], _Authorize]: ...
+    @overload
+    def __call__(self, /, *, deliver: bool = ...) -> _AuthorizeVerdict: ...
     def __call__(self, function: Any = None, /, *, deliver: bool = False) -> Any:
         """Return None, a bool, `Allow` or `Deny`. With `deliver=True` it is asked before deliveries, too."""
-        mark = Mark("client.authorize", deliver=deliver)
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark("client.authorize", deliver=deliver))
 
 
-class _FiltersVerdict:
+class _FiltersVerdict(Generic[_E]):
     def __init__(self, point: str) -> None:
         self._point = point
 
     @overload
-    def __call__(self, function: _Filters, /) -> _Filters: ...
+    def __call__(self, function: Callable[[_E], _Filters], /) -> Callable[[Any], _Filters]: ...
     @overload
-    def __call__(self, /) -> Callable[[_Filters], _Filters]: ...
+    def __call__(self, function: Callable[[_S, _E], _Filters], /) -> Callable[[_S, Any], _Filters]: ...
+    @overload
+    def __call__(self, /) -> _FiltersVerdict[_E]: ...
     def __call__(self, function: Any = None, /) -> Any:
         """Return None, or a list with one item for each filter: None, another filter, `Rewrite` or `Refuse`."""
-        mark = Mark(self._point)
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        return _decorate(function, Mark(self._point))
 
 
 class _PublishVerdict:
     @overload
-    def __call__(self, function: _Publish, /) -> _Publish: ...
+    def __call__(self, function: Callable[[events.MessageEvent], _Publish], /) -> Callable[[Any], _Publish]: ...
     @overload
-    def __call__(self, /, *, topics: Sequence[str] = ...) -> Callable[[_Publish], _Publish]: ...
+    def __call__(self, function: Callable[[_S, events.MessageEvent], _Publish], /) -> Callable[[_S, Any], _Publish]: ...
+    @overload
+    def __call__(self, /, *, topics: Sequence[str] = ..., notify: Literal[False] = ...) -> _PublishVerdict: ...
     @overload
     def __call__(
-        self, /, *, topics: Sequence[str] = ..., notify: bool, batch: bool = ...
-    ) -> Callable[[_Notify], _Notify]: ...
+        self, /, *, topics: Sequence[str] = ..., notify: Literal[True], batch: Literal[True]
+    ) -> _Told[list[events.MessageEvent]]: ...
+    @overload
+    def __call__(
+        self, /, *, topics: Sequence[str] = ..., notify: Literal[True], batch: Literal[False] = ...
+    ) -> _Told[events.MessageEvent]: ...
     def __call__(
         self, function: Any = None, /, *, topics: Sequence[str] = (), notify: bool = False, batch: bool = False
     ) -> Any:
@@ -179,8 +213,13 @@ class _PublishVerdict:
         hook and what it returns does not count; with `batch=True`, which takes `notify`, it gets a list of events."""
         if batch and not notify:
             raise TypeError("on.message_publish: batch=True needs notify=True, since a batch cannot decide")
-        mark = Mark("message.publish" if not notify else NOTIFY_PUBLISH, topics=_topics(topics), batch=batch)
-        return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
+        point = "message.publish" if not notify else NOTIFY_PUBLISH
+        return _decorate(function, Mark(point, topics=_topics(topics), batch=batch))
+
+
+def _decorate(function: Any, mark: Mark) -> Any:
+    """With options a decorator is called without a function first."""
+    return _mark(function, mark) if function is not None else lambda each: _mark(each, mark)
 
 
 #: The mark of a hook at message.publish that only wants to know.
@@ -197,31 +236,31 @@ class _On:
     """One decorator for each hook point."""
 
     client_connect = _ConnectVerdict()
-    client_connack = _Notification("client.connack")
-    client_connected = _Notification("client.connected")
-    client_disconnected = _Notification("client.disconnected")
+    client_connack = _Notification[events.ConnackEvent]("client.connack")
+    client_connected = _Notification[events.ConnectedEvent]("client.connected")
+    client_disconnected = _Notification[events.DisconnectedEvent]("client.disconnected")
     client_authenticate = _AuthenticateVerdict()
     client_authorize = _AuthorizeVerdict()
-    client_subscribe = _FiltersVerdict("client.subscribe")
-    client_unsubscribe = _FiltersVerdict("client.unsubscribe")
-    session_created = _Notification("session.created")
-    session_resumed = _Notification("session.resumed")
-    session_discarded = _Notification("session.discarded")
-    session_takenover = _Notification("session.takenover")
-    session_terminated = _Notification("session.terminated")
-    session_subscribed = _Notification("session.subscribed")
-    session_unsubscribed = _Notification("session.unsubscribed")
+    client_subscribe = _FiltersVerdict[events.SubscribeEvent]("client.subscribe")
+    client_unsubscribe = _FiltersVerdict[events.UnsubscribeEvent]("client.unsubscribe")
+    session_created = _Notification[events.SessionEvent]("session.created")
+    session_resumed = _Notification[events.SessionEvent]("session.resumed")
+    session_discarded = _Notification[events.SessionEvent]("session.discarded")
+    session_takenover = _Notification[events.SessionEvent]("session.takenover")
+    session_terminated = _Notification[events.SessionEvent]("session.terminated")
+    session_subscribed = _Notification[events.SubscribedEvent]("session.subscribed")
+    session_unsubscribed = _Notification[events.UnsubscribedEvent]("session.unsubscribed")
     message_publish = _PublishVerdict()
-    message_delivered = _MessageNotification("message.delivered")
-    message_acked = _MessageNotification("message.acked")
-    message_dropped = _MessageNotification("message.dropped")
-    message_retained = _MessageNotification("message.retained")
-    packet_received = _Notification("packet.received")
-    packet_sent = _Notification("packet.sent")
-    broker_starting = _Notification("broker.starting")
-    broker_started = _Notification("broker.started")
-    broker_stopping = _Notification("broker.stopping")
-    broker_stopped = _Notification("broker.stopped")
+    message_delivered = _MessageNotification[events.MessageEvent]("message.delivered")
+    message_acked = _MessageNotification[events.MessageEvent]("message.acked")
+    message_dropped = _MessageNotification[events.DroppedEvent]("message.dropped")
+    message_retained = _MessageNotification[events.RetainedEvent]("message.retained")
+    packet_received = _Notification[events.PacketEvent]("packet.received")
+    packet_sent = _Notification[events.PacketEvent]("packet.sent")
+    broker_starting = _Notification[events.BrokerEvent]("broker.starting")
+    broker_started = _Notification[events.BrokerEvent]("broker.started")
+    broker_stopping = _Notification[events.BrokerEvent]("broker.stopping")
+    broker_stopped = _Notification[events.BrokerEvent]("broker.stopped")
 
 
 on = _On()
