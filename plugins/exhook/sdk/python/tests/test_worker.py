@@ -789,3 +789,31 @@ def test_what_a_hook_raises_after_it_has_waited_ends_its_call(start: Start) -> N
         broker.until(lambda ident=ident: ident in broker.answers, wait_s=5)
         assert broker.answers[ident][0] == 2
     assert broker.done == broker.asked
+
+
+def test_context_variables_of_a_hook_that_waits_are_its_own(start: Start) -> None:
+    source = """
+        import asyncio, contextvars
+        from grapnel_exhook import on
+        who = contextvars.ContextVar("who", default=None)
+        common = contextvars.ContextVar("common")
+        async def setup(): common.set("ours")
+        @on.client_authorize
+        async def authorize(event):
+            before = who.get()
+            who.set(event.topic)
+            await asyncio.sleep(0.01)
+            print(repr((event.topic, before, who.get(), common.get())))
+    """
+    from conftest import recorded
+
+    broker = start(source)
+    broker.calls([[n, POINTS["client.authorize"], 0, [1, f"t{n}", 0, False, 0]] for n in range(1, 5)])
+    broker.until(lambda: len(broker.answers) == 4)
+    assert sorted(recorded(broker)) == [(f"t{n}", None, f"t{n}", "ours") for n in range(1, 5)]
+
+
+def test_a_log_level_that_is_none_refuses_the_load(start: Start) -> None:
+    with pytest.raises(Refused, match="log_level inof is none of error, warn, info, debug"):
+        start(ECHO, config={"log_level": "inof"})
+    assert start(ECHO, config={"log_level": "Warning"}).hooks

@@ -7,6 +7,8 @@ import threading
 import time
 from collections.abc import Callable
 
+from ._driver import LoadError
+
 #: What the worker says itself. None of `logging.getLogger`, since configurations of user code switch those off.
 own = logging.Logger("grapnel_exhook")
 
@@ -41,12 +43,12 @@ class BrokerHandler(logging.Handler):
 
 
 def level_of(name: object) -> int:
-    """The level of a name of the configuration; info for none. Raises `ValueError`."""
+    """The level of a name of the configuration; info for none. Raises `LoadError`."""
     if name is None:
         return logging.INFO
     level = logging.getLevelName(str(name).upper().replace("WARN", "WARNING").replace("WARNINGING", "WARNING"))
     if not isinstance(level, int):
-        raise ValueError(f"log_level {name} is none of error, warn, info, debug")
+        raise LoadError(f"log_level {name} is none of error, warn, info, debug")
     return level
 
 

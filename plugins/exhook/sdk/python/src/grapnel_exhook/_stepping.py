@@ -8,6 +8,7 @@ which is what timeouts hang on to. The worker gives it calls and is told what th
 from __future__ import annotations
 
 import asyncio
+import contextvars
 import types
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
@@ -61,6 +62,8 @@ class Stepper:
         # Of each client with a notification that waits, those that come after it.
         self._behind: dict[int, deque[Call]] = {}
         self._waiting = 0
+        # What calls begin with; the context of one that waits is its own.
+        self._context: contextvars.Context | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         #: Whether somebody steps, or is about to.
         self.is_stepping = False
@@ -86,7 +89,10 @@ class Stepper:
 
     def _start(self) -> None:
         self.is_stepping = True
-        task = asyncio.get_running_loop().create_task(self._task())
+        if self._context is None:
+            self._context = contextvars.copy_context()
+        # A copy of its own, since a loop may run what it creates at once.
+        task = self._context.copy().run(asyncio.get_running_loop().create_task, self._task())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 

@@ -42,9 +42,7 @@ _COMMANDS_MAX = 4096
 class Worker:
     """One worker on one socket. `run` returns the exit code."""
 
-    def __init__(
-        self, sock: socket.socket, choose: Callable[[dict[str, Any]], Driver], own_process: bool = False
-    ) -> None:
+    def __init__(self, sock: socket.socket, choose: Callable[[dict[str, Any]], Driver], own_process: bool = False) -> None:
         self._own_process = own_process
         self._leaving = False
         self._forked = False
@@ -77,7 +75,7 @@ class Worker:
             setup = self._first_frame()
             self._setup = setup
             self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
-            handler = self._log_here(setup)
+            handler = self._log_here()
             try:
                 return self._serve(setup)
             finally:
@@ -95,7 +93,7 @@ class Worker:
                 return frame[1]
             self._channel.fill(wait=True)
 
-    def _log_here(self, setup: dict[str, Any]) -> logging.Handler:
+    def _log_here(self) -> logging.Handler:
         def send(level: int, text: str) -> None:
             if self._forked:
                 print(text, file=sys.stderr, flush=True)
@@ -107,13 +105,9 @@ class Worker:
 
         handler = BrokerHandler(send)
         handler.setFormatter(logging.Formatter("%(name)s: %(message)s"))
-        try:
-            level = level_of((setup.get("config") or {}).get("log_level"))
-        except (ValueError, AttributeError):
-            level = logging.INFO
         for log in (logging.getLogger(), logger):
             log.addHandler(handler)
-            log.setLevel(level)
+            log.setLevel(logging.INFO)
         logging.captureWarnings(True)
         return handler
 
@@ -131,6 +125,8 @@ class Worker:
                     f"the broker speaks protocol {setup.get('protocol')}, grapnel-exhook {__version__} speaks {PROTOCOL}; "
                     "install the version that came with the broker"
                 )
+            for log in (logging.getLogger(), logger):
+                log.setLevel(level_of((setup.get("config") or {}).get("log_level")))
             _commands.attach(self._command, setup)
             self._driver = self._choose(setup)
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)

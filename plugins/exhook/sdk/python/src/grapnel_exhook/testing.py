@@ -277,7 +277,13 @@ class Harness:
         return self.call(f"session.{event}", client, [persistent, expiry_s, cause, reason])
 
     def subscribed(
-        self, client: int, topic_filter: str, options: Options | int = 0, *, is_new: bool = True, subscription_id: int | None = None
+        self,
+        client: int,
+        topic_filter: str,
+        options: Options | int = 0,
+        *,
+        is_new: bool = True,
+        subscription_id: int | None = None,
     ) -> Outcome:
         """session.subscribed"""
         byte = options.to_byte() if isinstance(options, Options) else options

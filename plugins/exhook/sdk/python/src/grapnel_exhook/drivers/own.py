@@ -105,9 +105,7 @@ class OwnDriver(Driver):
         # With one async hook all go the same way, so that they begin in the order of events.
         self._queues = any(hook.asynchronous for hooks in self._points.values() for hook in hooks)
         self.asynchronous = self._queues or any(
-            inspect.iscoroutinefunction(self._of_owner(owner, name))
-            for owner in self._owners
-            for name in ("setup", "close")
+            inspect.iscoroutinefunction(self._of_owner(owner, name)) for owner in self._owners for name in ("setup", "close")
         )
 
     def start(self) -> Awaitable[None] | None:
@@ -220,9 +218,7 @@ class OwnDriver(Driver):
     # Calls
 
     def handlers(self) -> dict[str, Handler]:
-        return {
-            point: self._verdict(point) if self._answers(point) else self._notification(point) for point in self._points
-        }
+        return {point: self._verdict(point) if self._answers(point) else self._notification(point) for point in self._points}
 
     def _notification(self, point: str) -> Handler:
         hooks = self._points[point]
