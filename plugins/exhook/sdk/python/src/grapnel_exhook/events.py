@@ -69,7 +69,11 @@ class Options(NamedTuple):
 
 
 class Client:
-    """A client as the broker described it when the event happened."""
+    """A client as the broker described it when the event happened.
+
+    What CONNECT alone says (`clean_start` to `connected_at_ms`, `will` and `properties`) is known where the module has a hook at
+    `client_connect` or `client_authenticate`; elsewhere it is 0, False, None or empty.
+    """
 
     __slots__ = ("_raw", "attributes", "number")
 
@@ -94,7 +98,7 @@ class Client:
 
     @property
     def password(self) -> bytes | None:
-        """The password: any bytes. Only while the client is being let in."""
+        """The password: any bytes. Only at `client_authenticate`."""
         return self._raw.get("password")
 
     @property
