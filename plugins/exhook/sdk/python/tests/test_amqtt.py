@@ -839,3 +839,28 @@ def test_topic_aliases_of_two_who_want_to_be_one_client_are_kept_apart(amqtt: An
     broker.tell("packet.received", 1, [1, connect])
     broker.tell("packet.received", 1, [3, short])
     assert recorded(broker)[-1] == ("", b"2")
+
+
+def test_without_a_mirror_clients_leave_nothing_behind(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Sees(BasePlugin):
+            async def on_broker_message_broadcast(self, *, client_id, message):
+                broker = self.context._broker_instance
+                print(repr((client_id, len(broker._sessions), len(broker._filters))))
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                print(repr((client_id, client_session.transitions.state)))
+            async def on_broker_client_subscribed(self, *, client_id, topic): pass
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Sees": {}}, "mirror": False})
+    short = ("client_id", "username", "superuser", "anonymous", "version", "peer_host", "peer_port", "local_port", "listener")
+    from fake_broker import client
+
+    for number in (1, 2, 3):
+        about = client(f"c{number}")
+        broker.calls([[0, -1, number, {key: about[key] for key in short}]])
+        broker.tell("client.connected", number, [])
+        broker.tell("session.subscribed", number, ["a/#", 1, True, None])
+        broker.tell("message.publish", number, message())
+        broker.calls([[0, -2, number, None]])
+    assert recorded(broker) == [row for n in (1, 2, 3) for row in ((f"c{n}", "connected"), (f"c{n}", 0, 0))]

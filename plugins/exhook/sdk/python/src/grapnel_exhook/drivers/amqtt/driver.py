@@ -62,7 +62,7 @@ class AmqttDriver(Driver):
         from .stand_in import StandIn
 
         settings = self._settings
-        self._broker = StandIn(settings.broker, self._tell_retained)
+        self._broker = StandIn(settings.broker, self._tell_retained, settings.mirror)
         context = BrokerContext(self._broker)
         context.config = settings.broker
         with warnings.catch_warnings():
@@ -187,7 +187,7 @@ class AmqttDriver(Driver):
                 before = None
             known.thing = before or Session()
             known.thing.describe(known.raw)
-        if is_in and not known.came_in and self._broker.session(known.raw["client_id"]) is None:
+        if is_in and not known.came_in and not self._broker.is_in(known.thing):
             # It was there before this worker.
             self._broker.connected(known.thing)
         return known.thing

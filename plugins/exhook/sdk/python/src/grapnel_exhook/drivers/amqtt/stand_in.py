@@ -75,8 +75,10 @@ class RetainedTable(dict[str, Any]):
 class StandIn:
     """The broker that plugins see."""
 
-    def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]]) -> None:
+    def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]], mirror: bool) -> None:
+        """Without `mirror` nobody tells of the end of sessions, so their tables only have what plugins put into them."""
         self.config = config
+        self._mirror = mirror
         self.logger = logger
         self.plugins_manager: Any = None
         self._retained = retained
@@ -143,7 +145,7 @@ class StandIn:
         """Subscribe a session. The QoS that was asked for."""
         topic, qos = subscription
         commands.subscribe(session.client_id, topic, qos)
-        self.subscribed(session.client_id, topic, qos)
+        self._filters.setdefault(session.client_id, {})[topic] = qos
         return qos
 
     # What the driver tells
@@ -152,8 +154,15 @@ class StandIn:
         """The session of a client, if there is one."""
         return self._sessions.get(client_id or "", (None, None))[0]
 
+    def is_in(self, session: Session) -> bool:
+        """Whether `connected` was called for its client."""
+        return self.session(session.client_id) is not None if self._mirror else session.is_connected
+
     def connected(self, session: Session) -> None:
         """A client is in. What plugins have kept at its session goes over."""
+        if not self._mirror:
+            session.become("connected")
+            return
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
         if before is not None and before is not session and not session.clean_session:
@@ -170,7 +179,8 @@ class StandIn:
 
     def subscribed(self, client_id: str, topic: str, qos: int) -> None:
         """A subscription is in force."""
-        self._filters.setdefault(client_id, {})[topic] = qos
+        if self._mirror:
+            self._filters.setdefault(client_id, {})[topic] = qos
 
     def unsubscribed(self, client_id: str, topic: str) -> None:
         """It is gone."""
