@@ -632,3 +632,21 @@ def test_the_broker_can_be_asked_while_the_module_is_loaded(start: Start) -> Non
     """
     broker = start(source)
     broker.until(lambda: [command[1]["topic"] for command in broker.commands] == ["from/import", "from/init"])
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_who_only_wants_to_know_is_told_also_where_a_verdict_fails(start: Start, kind: str) -> None:
+    source = f"""
+        from grapnel_exhook import on
+        @on.message_publish
+        {kind} verdict(event):
+            return 5 if event.message.topic == "wrong" else 1 / 0
+        @on.message_publish(notify=True)
+        {kind} told(event):
+            print(repr((event.message.topic,)))
+    """
+    broker = start(source)
+    for topic in ("wrong", "raises"):
+        code, text = broker.ask("message.publish", 0, message(topic))
+        assert code == 2 and ("returned 5" in text or "ZeroDivisionError" in text)
+    assert recorded(broker) == [("wrong",), ("raises",)]

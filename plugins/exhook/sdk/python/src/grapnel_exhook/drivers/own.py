@@ -367,7 +367,7 @@ class OwnDriver(Driver):
         return lambda client, data: self._chain(point, hooks, told, clients.get(client), data)
 
     def _chain(self, point: str, hooks: list[Hook], told: list[Hook], who: Client | None, data: Any) -> Any:
-        """Every hook sees what those before it have changed; the first that ends the chain ends it for all."""
+        """Every hook sees what those before it have changed; the first that ends the chain, or fails, ends it for all."""
         interpret = INTERPRETERS[point]
         kind = OF_POINT[point]
         merged: dict[str, Any] = {}
@@ -377,8 +377,12 @@ class OwnDriver(Driver):
                 continue
             try:
                 answer = interpret(hook.function(event), data)
-            except WrongAnswer as error:
-                return (FAILED, f"{hook.name} {error}")
+            except Exception as error:
+                # Unless the operator says otherwise the message goes on, and these are to know of it.
+                self._tell(told, event)
+                if isinstance(error, WrongAnswer):
+                    return (FAILED, f"{hook.name} {error}")
+                raise
             if answer is not None:
                 if answer[0] == STOP:
                     return (STOP, {**merged, **answer[1]}) if merged else answer
@@ -397,8 +401,11 @@ class OwnDriver(Driver):
             try:
                 result = hook.function(event)
                 answer = interpret(await result if hook.asynchronous else result, data)
-            except WrongAnswer as error:
-                return (FAILED, f"{hook.name} {error}")
+            except Exception as error:
+                await self._tell_waiting(told, event)
+                if isinstance(error, WrongAnswer):
+                    return (FAILED, f"{hook.name} {error}")
+                raise
             if answer is not None:
                 if answer[0] == STOP:
                     return (STOP, {**merged, **answer[1]}) if merged else answer
