@@ -418,3 +418,14 @@ def test_connack_shows_what_only_connect_has_also_without_another_hook_of_a_logi
     broker.calls([[0, -1, 1, {"client_id": "c1", "username": "ann", "peer_host": "10.0.0.7", "peer_port": 50123}]])
     broker.tell("client.connack", 1, [0, False])
     assert recorded(broker) == [(42,)]
+
+
+@pytest.mark.parametrize("decorator", ["", "@hooks_handler()\n"])
+def test_an_async_hook_is_refused_since_nobody_awaits_it(start: Start, decorator: str) -> None:
+    source = f"""
+from emqx_extension.hooks import hooks_handler
+{decorator}async def connected(clientinfo, state): pass
+def init(): return (0, ([("client_connected", __name__, "connected")], ()))
+"""
+    with pytest.raises(Refused, match=r"hooks\.connected, which is async def"):
+        start(source)

@@ -7,6 +7,7 @@ for more than the module itself uses, so that it works with and without the `emq
 from __future__ import annotations
 
 import importlib
+import inspect
 from collections.abc import Callable
 from types import ModuleType
 from typing import Any
@@ -332,6 +333,11 @@ def _hook(spec: Any) -> _Hook:
             raise LoadError(f"the hookspec of {name} names {module_name}.{path}, but there is no {part!r}") from None
     if not callable(target):
         raise LoadError(f"the hookspec of {name} names {module_name}.{path}, which cannot be called")
+    if inspect.iscoroutinefunction(inspect.unwrap(target)):
+        raise LoadError(
+            f"the hookspec of {name} names {module_name}.{path}, which is async def; nobody awaits EMQX's hooks, those of "
+            "grapnel_exhook may be async"
+        )
     return _Hook(name, target, _topics(name, spec[3] if len(spec) == 4 else None))
 
 
