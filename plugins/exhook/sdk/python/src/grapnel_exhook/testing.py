@@ -32,7 +32,6 @@ from ._loading import extend_path, last_line
 from ._match import matcher
 from .events import Action, Change, Options, Verdict
 
-
 #: What the broker says of a client at each of its events; the rest it says only where the client is being let in.
 _ALWAYS = (
     "client_id", "username", "superuser", "anonymous", "version", "peer_host", "peer_port", "local_port", "listener",
