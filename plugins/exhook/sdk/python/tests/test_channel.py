@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 
+import pytest
 from fake_broker import SOURCES
+
+from grapnel_exhook._channel import Channel, pack
 
 # A signal handler runs in the middle of `send`, as a finaliser does that the garbage collector calls there.
 IN_THE_MIDDLE = """
@@ -38,3 +42,10 @@ def test_what_is_sent_in_the_middle_of_a_frame_by_the_same_thread_comes_after_it
         [sys.executable, "-c", IN_THE_MIDDLE], env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True, timeout=20
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_a_broker_that_is_gone_is_a_runtime_error_for_who_gives_commands() -> None:
+    ours, theirs = socket.socketpair()
+    theirs.close()
+    with ours, pytest.raises(RuntimeError, match="the broker is gone"):
+        Channel(ours).send(pack([4, []]))

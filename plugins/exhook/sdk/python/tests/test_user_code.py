@@ -166,3 +166,23 @@ def test_a_log_level_that_is_none_refuses_the_load(start: Start) -> None:
     with pytest.raises(Refused, match="log_level inof is none of error, warn, info, debug"):
         start(HOOK, config={"log_level": "inof"})
     assert start(HOOK, config={"log_level": "Warning"}).hooks
+
+
+def test_commands_of_tasks_that_end_with_the_worker_go_out(start: Start) -> None:
+    source = """
+        import asyncio
+        from grapnel_exhook import broker, on
+        async def runs():
+            try:
+                await asyncio.sleep(3600)
+            finally:
+                broker.publish("ended")
+        async def setup():
+            global task
+            task = asyncio.ensure_future(runs())
+        @on.client_connected
+        async def connected(event): pass
+    """
+    broker = start(source)
+    assert broker.stop() == 0
+    assert [command[1]["topic"] for command in broker.commands] == ["ended"]

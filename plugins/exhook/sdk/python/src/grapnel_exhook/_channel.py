@@ -21,8 +21,11 @@ _READ_BYTES = 256 * 1024
 _AHEAD_BYTES_MAX = 256 * 1024 * 1024
 
 
-class Closed(Exception):
-    """The broker's end is gone."""
+class Closed(RuntimeError):
+    """The broker's end is gone. User code that gives commands may meet it as the `RuntimeError` that `broker` promises."""
+
+    def __init__(self) -> None:
+        super().__init__("the broker is gone")
 
 
 def pack(frame: Any) -> bytes:
@@ -58,9 +61,9 @@ class Channel:
                 self._poll(select.POLLIN)
                 continue
             except OSError as error:
-                raise Closed from error
+                raise Closed() from error
             if not data:
-                raise Closed
+                raise Closed()
             self._buffer += data
             return True
 
@@ -109,7 +112,7 @@ class Channel:
             except BlockingIOError:
                 self._make_room()
             except OSError as error:
-                raise Closed from error
+                raise Closed() from error
 
     def _make_room(self) -> None:
         """Wait until the socket takes more, reading meanwhile where this is the thread that reads."""
