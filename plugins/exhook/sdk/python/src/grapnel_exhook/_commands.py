@@ -5,28 +5,23 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-_sinks: list[tuple[Callable[[list[Any]], None], dict[str, Any]]] = []
+_sinks: list[Callable[[list[Any]], None]] = []
 
 
-def attach(sink: Callable[[list[Any]], None], setup: dict[str, Any]) -> None:
+def attach(sink: Callable[[list[Any]], None]) -> None:
     """From now on commands go to `sink`."""
-    _sinks.append((sink, setup))
+    _sinks.append(sink)
 
 
 def detach(sink: Callable[[list[Any]], None]) -> None:
     """No longer; those go to who was attached before."""
-    _sinks[:] = [entry for entry in _sinks if entry[0] != sink]
+    _sinks[:] = [each for each in _sinks if each != sink]
 
 
 def give(command: list[Any]) -> None:
     """Hand a command over. Raises `RuntimeError` where there is no broker."""
     if not _sinks:
         raise RuntimeError(
-            "no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing, or in a child that a worker has forked"
+            "no broker to ask: this runs neither in a worker nor in grapnel_exhook.testing, or in a child that a worker forked"
         )
-    _sinks[-1][0](command)
-
-
-def setup() -> dict[str, Any]:
-    """The setup of the worker; empty where there is none."""
-    return _sinks[-1][1] if _sinks else {}
+    _sinks[-1](command)

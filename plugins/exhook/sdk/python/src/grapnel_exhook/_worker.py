@@ -61,7 +61,6 @@ class Worker:
         # The broker does not listen to commands before it has the hooks; until then those of threads gather, too.
         self._announcing = threading.RLock()
         self._exit_code = 0
-        self._setup: dict[str, Any] = {}
         self._stepper = self._stepper_of(self._driver)
         self._flush_due = False
         self._take_due = False
@@ -73,7 +72,6 @@ class Worker:
         """Serve until the broker says stop or is gone. 0 after a stop, 1 where user code could not be loaded."""
         try:
             setup = self._first_frame()
-            self._setup = setup
             self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
             handler = self._log_here()
             try:
@@ -127,7 +125,7 @@ class Worker:
                 )
             for log in (logging.getLogger(), logger):
                 log.setLevel(level_of((setup.get("config") or {}).get("log_level")))
-            _commands.attach(self._command, setup)
+            _commands.attach(self._command)
             self._driver = self._choose(setup)
             self._driver.complain = lambda name, error: self._complaints.failed(name, last_line(error), error)
             self._driver.load()

@@ -93,7 +93,7 @@ class Harness:
     def __enter__(self) -> Harness:
         from .drivers import choose, for_module
 
-        _commands.attach(self._take, self._setup)
+        _commands.attach(self._take)
         try:
             if self._module is None:
                 self._driver = choose(self._setup)

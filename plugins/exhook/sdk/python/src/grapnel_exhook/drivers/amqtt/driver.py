@@ -12,12 +12,11 @@ from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from typing import Any
 
 from ..._clients import Clients
-from ..._driver import STOP, Answer, Driver, Handler, LoadError
+from ..._driver import STOP, Driver, Handler, LoadError
 
 ALLOW = (STOP, {"allow": True})
 DENY = (STOP, {"allow": False})
 
-Told = Callable[[int, Any], "Answer | list[Any]"]
 logger = logging.getLogger("grapnel_exhook.amqtt")
 
 

@@ -15,7 +15,7 @@ from amqtt.mqtt.packet import PUBLISH, MQTTFixedHeader
 from amqtt.mqtt.publish import PublishPacket, PublishPayload, PublishVariableHeader
 
 CONNECT, CONNACK, PUBACK, PUBREC, PUBREL, PUBCOMP = 1, 2, 4, 5, 6, 7
-SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, DISCONNECT, AUTH = 8, 9, 10, 11, 14, 15
+SUBSCRIBE, SUBACK, UNSUBSCRIBE, UNSUBACK, DISCONNECT = 8, 9, 10, 11, 14
 _TOPIC_ALIAS = 0x23
 # The properties of PUBLISH, and how long their values are: 0 for a length of two bytes in front, -1 for two of those, -2 for
 # a variable byte integer.
