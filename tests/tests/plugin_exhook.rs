@@ -223,6 +223,24 @@ scenario! {
 }
 
 scenario! {
+    /// What CONNECT says is known from client_connected on, also to the process that follows one that was killed.
+    fn what_connect_said_is_known_after_a_restart(broker in broker()) {
+        load(broker, &paho::python(), &folder(), "remembers", &["failed_action=deny"]);
+        let mut client = Client::connect(broker, &Connect::new(Version::V5, "c").keep_alive(77));
+        client.subscribe("#", 0);
+        let mut asked = |topic: &str| {
+            let code = client.publish(&Publish::new(topic, "x").qos(1));
+            (code < 0x80).then(|| client.message().text())
+        };
+        let first = asked("t").unwrap();
+        assert!(first.starts_with("77 s, process "), "{first}");
+        assert_eq!(asked("end"), None, "its process has ended in the middle of it");
+        let second = asked("t").unwrap();
+        assert!(second.starts_with("77 s, process ") && second != first, "{first}, then {second}");
+    }
+}
+
+scenario! {
     /// `exhook drivers`: what is loaded, what its workers have done, and a driver that is disabled is not called until it is enabled.
     fn drivers_are_shown_and_switched(broker in broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);

@@ -7,8 +7,6 @@ use std::hash::{BuildHasher, RandomState};
 use crate::line::Writing;
 use crate::wire::Writer;
 
-/// Most clients that one shard keeps described to one worker; the one described first is forgotten for one more.
-const KNOWN_MAX: usize = 16_384;
 /// Described, and forgotten: numbers in the place of a hook point's.
 const DESCRIBED: i64 = -1;
 const FORGOTTEN: i64 = -2;
@@ -38,9 +36,11 @@ pub struct Who<'a> {
     pub listener: Option<&'a str>,
 }
 
-/// What is only known while a client is being let in.
+/// What is only known while a client is being let in, or has just been.
 #[derive(Clone, Debug, Default)]
 pub struct Entering<'a> {
+    /// Whether it is in already, so that there is no password, and nothing is known of a will.
+    pub late: bool,
     /// Any bytes.
     pub password: Option<&'a [u8]>,
     /// Of CONNECT.
@@ -71,7 +71,14 @@ struct Known {
     /// Of the process that was told.
     epoch: u64,
     /// What its CONNECT said, as it is written into a description, but for the password.
-    kept: Option<Box<[u8]>>,
+    kept: Option<Written>,
+}
+
+/// What a CONNECT said but for the password: so many pairs of a map.
+#[derive(Clone, Debug)]
+struct Written {
+    pairs: usize,
+    bytes: Box<[u8]>,
 }
 
 /// The clients that a shard has described to one worker.
@@ -79,16 +86,19 @@ struct Known {
 pub struct Clients {
     known: HashMap<Box<str>, Known>,
     order: VecDeque<Box<str>>,
+    /// Most of them; the one described first is forgotten for one more.
+    max: usize,
     next: u64,
     hasher: RandomState,
 }
 
 impl Clients {
-    /// None, on this shard.
-    pub fn new(shard: u32) -> Clients {
+    /// None yet, and at most so many, on this shard.
+    pub fn new(shard: u32, max: usize) -> Clients {
         Clients {
             known: HashMap::new(),
             order: VecDeque::new(),
+            max,
             next: (u64::from(shard) + 1) << 40,
             hasher: RandomState::new(),
         }
@@ -97,23 +107,27 @@ impl Clients {
     /// The number of a client, which is described first where that is needed.
     pub fn number(&mut self, line: &mut Writing<'_>, who: &Who<'_>, entering: Option<&Entering<'_>>) -> u64 {
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
+        // Who has been seen to come in needs no second description for that.
+        let has_come = |known: &Known| known.origin == origin && known.epoch == epoch && known.kept.is_some();
+        let entering = entering
+            .filter(|entering| !entering.late || !self.known.get(who.client_id).is_some_and(has_come));
         let written = entering.map(Entering::written);
         let more = match (entering, &written) {
             (Some(entering), Some(written)) => More::Entering(entering.password, written),
             _ => More::None,
         };
-        let is_entering = entering.is_some();
+        let is_entering = entering.is_some_and(|entering| !entering.late);
         if let Some(known) = self.known.get_mut(who.client_id) {
             let told = known.epoch == epoch;
             // What entered with more is described once more when it is in, then without the password.
-            if told && known.print == print && !is_entering && !known.entering {
+            if told && known.print == print && written.is_none() && !known.entering {
                 return known.number;
             }
             if known.origin != origin {
                 known.kept = None;
             }
             let more = match &known.kept {
-                Some(kept) if !told && !is_entering => More::Earlier(kept),
+                Some(kept) if !told && written.is_none() => More::Earlier(kept),
                 _ => more,
             };
             describe(line, known.number, who, more);
@@ -121,7 +135,7 @@ impl Clients {
             (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
             return known.number;
         }
-        while self.known.len() >= KNOWN_MAX {
+        while self.known.len() >= self.max {
             let Some(first) = self.order.pop_front() else { break };
             if let Some(known) = self.known.remove(&first).filter(|known| known.epoch == epoch) {
                 line.call(0, FORGOTTEN, known.number, |data| {
@@ -170,7 +184,7 @@ impl Clients {
             data.nil();
         });
         // The order names it still, which costs a look when its turn comes.
-        if self.order.len() > 2 * KNOWN_MAX {
+        if self.order.len() > 2 * self.max {
             self.order.retain(|name| self.known.contains_key(name));
         }
     }
@@ -178,19 +192,16 @@ impl Clients {
 
 impl Known {
     /// Keeps what a CONNECT said, if there was one.
-    fn keep(&mut self, written: Option<Box<[u8]>>) {
+    fn keep(&mut self, written: Option<Written>) {
         if let Some(written) = written {
-            self.kept = Some(written).filter(|written| written.len() <= KEPT_MAX);
+            self.kept = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
         }
     }
 }
 
-/// Fields that [`Entering::written`] writes.
-const WRITTEN: usize = 7;
-
 impl Entering<'_> {
     /// All but the password, as pairs of a map.
-    fn written(&self) -> Box<[u8]> {
+    fn written(&self) -> Written {
         let mut bytes = Vec::new();
         let out = &mut Writer(&mut bytes);
         out.text("clean_start").flag(self.clean_start);
@@ -198,21 +209,24 @@ impl Entering<'_> {
         out.text("session_expiry_s").number(self.session_expiry_s);
         out.text("receive_maximum").number(self.receive_maximum.unwrap_or(u16::MAX));
         out.text("connected_at_ms").number(self.connected_at_ms.unwrap_or(0));
-        out.text("will");
+        if !self.late {
+            out.text("will");
+        }
         match self.will {
             Some((topic, payload, qos, retain)) => {
                 out.map(4).text("topic").text(topic).text("payload").bytes(payload);
                 out.text("qos").number(qos).text("retain").flag(retain);
             }
-            None => {
+            None if !self.late => {
                 out.nil();
             }
+            None => {}
         }
         out.text("properties").list(self.properties.len());
         for (key, value) in &self.properties {
             out.list(2).text(key).text(value);
         }
-        bytes.into()
+        Written { pairs: if self.late { 6 } else { 7 }, bytes: bytes.into() }
     }
 }
 
@@ -222,17 +236,17 @@ enum More<'a> {
     /// Nothing.
     None,
     /// It is coming in: its password, and what [`Entering::written`] gives.
-    Entering(Option<&'a [u8]>, &'a [u8]),
+    Entering(Option<&'a [u8]>, &'a Written),
     /// It had come in before there was this process: what [`Entering::written`] gave then.
-    Earlier(&'a [u8]),
+    Earlier(&'a Written),
 }
 
 fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, more: More<'_>) {
     line.call(0, DESCRIBED, number, |out| {
         out.map(match more {
             More::None => 9,
-            More::Entering(password, _) => 9 + WRITTEN + usize::from(password.is_some()),
-            More::Earlier(_) => 10 + WRITTEN,
+            More::Entering(password, said) => 9 + said.pairs + usize::from(password.is_some()),
+            More::Earlier(said) => 10 + said.pairs,
         });
         out.text("client_id").text(who.client_id);
         out.text("username").text_or_nil(who.username);
@@ -249,11 +263,11 @@ fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, more: More<'_>) 
                 if let Some(password) = password {
                     out.text("password").bytes(password);
                 }
-                out.0.extend_from_slice(said);
+                out.0.extend_from_slice(&said.bytes);
             }
             More::Earlier(said) => {
                 out.text("earlier").flag(true);
-                out.0.extend_from_slice(said);
+                out.0.extend_from_slice(&said.bytes);
             }
         }
     });
@@ -265,6 +279,8 @@ mod tests {
     use super::*;
     use crate::figures::Figures;
     use crate::line::{Calls, Line};
+
+    const MAX: usize = 1000;
 
     fn who(peer_port: u16) -> Who<'static> {
         Who {
@@ -298,7 +314,7 @@ mod tests {
     #[test]
     fn a_client_is_described_once_and_again_when_it_has_changed() {
         let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-        let mut clients = Clients::new(0);
+        let mut clients = Clients::new(0, MAX);
         let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default()));
         assert_eq!(waiting(&line), [(DESCRIBED, first)]);
         for expected in [&[(DESCRIBED, first)][..], &[]] {
@@ -325,7 +341,7 @@ mod tests {
     #[test]
     fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
         let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-        let mut clients = Clients::new(0);
+        let mut clients = Clients::new(0, MAX);
         let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
             clients.number(&mut line.write().unwrap(), who, entering);
             let keys = described(line);
@@ -350,9 +366,31 @@ mod tests {
     }
 
     #[test]
+    fn what_connect_said_comes_late_where_nobody_asked_before() {
+        let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+        let mut clients = Clients::new(0, MAX);
+        let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
+            clients.number(&mut line.write().unwrap(), who, entering);
+            let has =
+                |keys: Vec<String>| ["keep_alive_s", "will"].map(|key| keys.iter().any(|found| found == key));
+            (line.waiting() > 0).then(|| has(described(&line)))
+        };
+        let late = Entering { late: true, keep_alive_s: 7, ..Entering::default() };
+        assert_eq!(tell(&who(1), Some(&late)), Some([true, false]));
+        assert_eq!(tell(&who(1), None), None, "it has no password that must not be shown any longer");
+        assert_eq!(tell(&who(2), Some(&Entering::default())), Some([true, true]));
+        assert_eq!(
+            tell(&who(2), Some(&late)),
+            Some([false, false]),
+            "without the password, and nothing is new"
+        );
+        assert_eq!(tell(&who(2), None), None);
+    }
+
+    #[test]
     fn who_has_been_taken_over_goes_without_the_one_who_came() {
         let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-        let mut clients = Clients::new(0);
+        let mut clients = Clients::new(0, MAX);
         let number = clients.number(&mut line.write().unwrap(), &who(1), None);
         assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None), number);
         waiting(&line);
@@ -372,12 +410,12 @@ mod tests {
     #[test]
     fn no_more_clients_are_kept_than_there_are_places() {
         let line = Line::new(1 << 20, 1 << 30, Figures::none()).unwrap();
-        let mut clients = Clients::new(0);
-        for n in 0..KNOWN_MAX + 10 {
+        let mut clients = Clients::new(0, MAX);
+        for n in 0..MAX + 10 {
             let name = format!("c{n}");
             clients.number(&mut line.write().unwrap(), &Who { client_id: &name, ..who(1) }, None);
         }
-        assert_eq!(clients.known.len(), KNOWN_MAX);
+        assert_eq!(clients.known.len(), MAX);
         assert_eq!(waiting(&line).iter().filter(|(point, _)| *point == FORGOTTEN).count(), 10);
     }
 }

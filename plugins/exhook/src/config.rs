@@ -27,6 +27,7 @@ pub struct Written {
     queue_max: Option<u32>,
     queue_bytes_max: Option<usize>,
     frame_bytes_max: Option<usize>,
+    clients_max: Option<u32>,
     node: Option<String>,
     #[serde(default)]
     topics: BTreeMap<String, Vec<String>>,
@@ -140,6 +141,8 @@ pub struct Config {
     pub queue_bytes_max: usize,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
+    /// Most clients that a shard keeps described to one worker.
+    pub clients_max: u32,
     /// The broker's name, as hooks see it.
     pub node: String,
     /// Topic filters per hook point about a message, in the place of those that the workers ask for.
@@ -290,6 +293,7 @@ impl Written {
             queue_max: self.queue_max.unwrap_or(100_000),
             queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
             frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
+            clients_max: self.clients_max.unwrap_or(100_000),
             node: self.node.clone().unwrap_or_else(|| "grapnel@127.0.0.1".to_owned()),
             topics: self.topics.clone(),
             options,
@@ -333,6 +337,9 @@ impl Config {
         }
         if self.frame_bytes_max < 1024 {
             return wrong(format!("frame_bytes_max = {}: must be at least 1024", self.frame_bytes_max));
+        }
+        if self.clients_max == 0 {
+            return wrong("clients_max = 0: must be at least 1".to_owned());
         }
         for path in self.paths() {
             if !path.exists() {
@@ -443,6 +450,7 @@ mod tests {
             (json!({"driver": "python3"}), "path is missing"),
             (json!({"driver": "python3", "path": "/no/such"}), "there is no /no/such"),
             (json!({"driver": "python3", "path": "/tmp", "pool_size": 0}), "pool_size = 0"),
+            (json!({"driver": "python3", "path": "/tmp", "clients_max": 0}), "clients_max = 0"),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
         ] {

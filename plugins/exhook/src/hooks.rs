@@ -36,13 +36,22 @@ macro_rules! who {
 macro_rules! entering {
     ($event:expr, $password:expr) => {
         Entering {
+            will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             password: $password,
+            late: false,
+            ..entering!($event)
+        }
+    };
+    ($event:expr) => {
+        Entering {
+            late: true,
+            password: None,
+            will: None,
             clean_start: $event.clean_start(),
             keep_alive_s: $event.keep_alive_s(),
             session_expiry_s: $event.session_expiry_s(),
             receive_maximum: $event.receive_maximum(),
             connected_at_ms: $event.connected_at_ms(),
-            will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             properties: $event.user_properties().collect(),
         }
     };
@@ -281,7 +290,7 @@ impl PoolShard {
     }
 
     fn client_connected(&mut self, event: &mut Connected<'_>) {
-        self.tell(HookPoint::ClientConnected, &who!(event), None, |out| {
+        self.tell(HookPoint::ClientConnected, &who!(event), Some(&entering!(event)), |out| {
             out.list(0);
         });
     }

@@ -91,7 +91,8 @@ impl Plugin for Exhook {
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
         let mut pools = [const { None }; PLACES];
         for pool in &self.pools {
-            let clients = pool.lines.iter().map(|_| Clients::new(shard)).collect();
+            let max = pool.config.clients_max as usize;
+            let clients = pool.lines.iter().map(|_| Clients::new(shard, max)).collect();
             pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
         }
         Ok(ExhookShard { pools })

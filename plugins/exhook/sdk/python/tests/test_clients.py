@@ -58,3 +58,11 @@ def test_the_table_is_bounded() -> None:
         clients.describe(number, about(2, client_id=f"c{number}"))
         clients.forget(number)
     assert len(clients._waiting) == _WAITING_MAX and len(clients._peers) == 1
+
+
+def test_who_was_in_before_this_process_has_not_been_seen_to_come_in() -> None:
+    clients = Clients()
+    assert clients.describe(1, about(1, clean_start=True)).came_in
+    assert not clients.describe(2, about(2, clean_start=True, earlier=True, keep_alive_s=5)).came_in
+    known = clients.describe(2, about(2, superuser=True))
+    assert not known.came_in and known.raw["keep_alive_s"] == 5

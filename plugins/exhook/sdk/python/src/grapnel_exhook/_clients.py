@@ -27,8 +27,8 @@ class Known:
 
     @property
     def came_in(self) -> bool:
-        """Whether the broker has said what only CONNECT has, so that the driver has seen it come in."""
-        return "clean_start" in self.raw
+        """Whether the driver has seen it come in: the broker has said what only CONNECT has, and not afterwards."""
+        return "clean_start" in self.raw and not self.raw.get("earlier")
 
 
 class Clients:

@@ -72,7 +72,7 @@ class Client:
     """A client as the broker described it when the event happened.
 
     What CONNECT alone says (`clean_start` to `connected_at_ms`, `will` and `properties`) is known where the module has a hook at
-    `client_connect` or `client_authenticate`; elsewhere it is 0, False, None or empty.
+    `client_connect`, `client_authenticate` or, but for the will, `client_connected`; elsewhere it is 0, False, None or empty.
     """
 
     __slots__ = ("_raw", "attributes", "number")
