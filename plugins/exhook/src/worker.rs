@@ -77,15 +77,8 @@ impl Worker {
         let mut pause = BACKOFF.0;
         loop {
             let began = Instant::now();
-            let lost = match self.serve() {
-                End::Stop => {
-                    self.fail_waiting(false);
-                    return;
-                }
-                End::Lost(why) => why,
-            };
-            let again = self.config.auto_reconnect && self.first.is_none();
-            self.fail_waiting(again);
+            let End::Lost(lost) = self.serve() else { return };
+            let again = self.starts_again();
             if let Some(first) = self.first.take() {
                 // `load` has the text for the operator; nothing is mounted.
                 let _ = first.send(Err(lost));
@@ -101,7 +94,7 @@ impl Worker {
             }
             self.host.error(format_args!("{name} {lost}; it is started anew in {} ms", pause.as_millis()));
             if self.rest(pause) {
-                self.fail_waiting(false);
+                self.fail_all(self.line.cut(false));
                 return;
             }
             pause = (pause * 2).min(BACKOFF.1);
@@ -133,9 +126,13 @@ impl Worker {
         }
     }
 
-    /// What waits on the line ends by policy.
-    fn fail_waiting(&self, open: bool) {
-        let calls = self.line.cut(open);
+    /// Whether another process follows the one that ends.
+    fn starts_again(&self) -> bool {
+        self.config.auto_reconnect && self.first.is_none()
+    }
+
+    /// What was on the line ends by policy.
+    fn fail_all(&self, calls: Calls) {
         let told = calls.ends.len() - calls.asked.len();
         self.line.figures.dropped(told);
         for asked in calls.asked {
@@ -146,7 +143,10 @@ impl Worker {
     fn serve(&mut self) -> End {
         let process = match Process::start(&self.config) {
             Ok(process) => process,
-            Err(error) => return End::Lost(error),
+            Err(error) => {
+                self.fail_all(self.line.cut(self.starts_again()));
+                return End::Lost(error);
+            }
         };
         let mut serving = Serving::new(self, process);
         serving.introduce();
@@ -154,7 +154,9 @@ impl Worker {
         serving.say_what_is_printed();
         serving.over(&end);
         match (end, serving.first_words) {
-            (_, Some(words)) if words.iter().any(|line| line.ends_with("No module named grapnel_exhook")) => {
+            (End::Lost(_), Some(words))
+                if words.iter().any(|line| line.ends_with("No module named grapnel_exhook")) =>
+            {
                 let python = self.config.program.display();
                 End::Lost(format!(
                     "cannot run: {python} does not have the package grapnel-exhook; install it with `{python} -m pip \
@@ -534,8 +536,16 @@ impl<'w> Serving<'w> {
         lines.new_second();
     }
 
-    /// Ends the process, and what it was asked by policy.
+    /// Ends the process, and what it was asked by policy. The line is cut before anybody hears of that: what a client does next is
+    /// for the next process.
     fn over(&mut self, end: &End) {
+        let open = matches!(end, End::Lost(_)) && self.worker.starts_again();
+        let waiting = self.worker.line.cut(open);
+        for (_, (_, ticket)) in self.asked.drain() {
+            fail(&self.worker.config, &self.worker.line.figures, ticket);
+        }
+        self.worker.fail_all(waiting);
+        self.worker.line.figures.dropped(self.batch.ends.len().saturating_sub(self.next));
         if matches!(end, End::Stop) && self.ready {
             self.out.clear();
             wire::frame(&mut self.out, |out| {
@@ -548,9 +558,5 @@ impl<'w> Serving<'w> {
         } else {
             self.process.end(Duration::ZERO);
         }
-        for (_, (_, ticket)) in self.asked.drain() {
-            fail(&self.worker.config, &self.worker.line.figures, ticket);
-        }
-        self.worker.line.figures.dropped(self.batch.ends.len().saturating_sub(self.next));
     }
 }
