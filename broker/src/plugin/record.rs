@@ -95,6 +95,10 @@ impl Record {
         std::fs::create_dir_all(dir)?;
         let mut text = serde_json::to_vec_pretty(content)?;
         text.push(b'\n');
+        // Most reloads change nothing of it, and a disk may take its time.
+        if std::fs::read(&self.path).is_ok_and(|there| there == text) {
+            return Ok(());
+        }
         // `NamedTempFile` is made with mode 0600.
         let mut file = tempfile::NamedTempFile::new_in(dir)?;
         file.write_all(&text)?;
@@ -107,7 +111,7 @@ impl Record {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
-    use std::os::unix::fs::PermissionsExt;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt};
 
     use super::*;
 
@@ -137,6 +141,20 @@ mod tests {
             1,
             "no temporary file is left"
         );
+    }
+
+    #[test]
+    fn what_is_there_already_is_not_written_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let record = Record::at(dir.path().join("plugins.json"));
+        let file = || std::fs::metadata(record.path()).unwrap().ino();
+        let content = Content::new(vec![guard()], Vec::new());
+        record.write(&content).unwrap();
+        let first = file();
+        record.write(&content).unwrap();
+        assert_eq!(file(), first);
+        record.write(&Content::new(vec![guard()], vec!["guard".to_owned()])).unwrap();
+        assert_ne!(file(), first);
     }
 
     #[test]
