@@ -4,11 +4,12 @@
 #![allow(clippy::unwrap_used)]
 
 mod exhook_common;
+mod exhook_emqx;
 
 use std::collections::{HashMap, HashSet};
 
-use exhook_common::emqx::{self, Dialect, enter};
 use exhook_common::{Calls, broker, folder, load, load_refused};
+use exhook_emqx::{Dialect, enter};
 use grapnel_tests::{Client, Connect, Publish, Version, paho, scenario};
 use serde_json::json;
 
@@ -35,61 +36,7 @@ fn dialect() -> Dialect {
     }
 }
 
-scenario! {
-    /// The way of a client in and out.
-    fn clients_are_told(broker in broker(), version) {
-        emqx::clients_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// A message from one client to another, and one that nobody wants; any bytes.
-    fn messages_are_told(broker in broker(), version) {
-        emqx::messages_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
-    fn sessions_are_told(broker in broker(), version) {
-        emqx::sessions_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// A session that nobody has come back to for its expiry interval.
-    fn expired_sessions_are_told(broker in broker()) {
-        emqx::expired_sessions_are_told(broker, &dialect());
-    }
-}
-
-scenario! {
-    /// A will is asked about as a publish, and published as one.
-    fn wills_are_told(broker in broker(), version) {
-        emqx::wills_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
-    fn logins_end_as_the_hook_says(broker in broker(), version) {
-        emqx::logins_end_as_the_hook_says(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
-    fn rights_are_as_the_hook_says(broker in broker(), version) {
-        emqx::rights_are_as_the_hook_says(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
-    fn messages_are_changed_as_the_hook_says(broker in broker(), version) {
-        emqx::messages_are_changed_as_the_hook_says(broker, version, &dialect());
-    }
-}
+exhook_emqx::table!(dialect());
 
 /// A module in a folder of its own, with what is in it.
 fn module(source: &str) -> (tempfile::TempDir, Vec<String>) {

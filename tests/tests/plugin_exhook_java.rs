@@ -4,12 +4,13 @@
 #![allow(clippy::unwrap_used)]
 
 mod exhook_common;
+mod exhook_emqx;
 
 use std::path::{Path, PathBuf};
 
-use exhook_common::emqx::{self, Dialect};
-use exhook_common::{broker, folder, load, load_refused};
-use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, paho, scenario};
+use exhook_common::{all_bytes, broker, folder, load, load_refused, roomy_broker, with_password};
+use exhook_emqx::Dialect;
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, paho, scenario};
 use serde_json::json;
 
 /// Hooks as EMQX's Java driver took them: lists of tuples, atoms and binaries.
@@ -30,96 +31,13 @@ fn dialect() -> Dialect {
     }
 }
 
-scenario! {
-    /// The way of a client in and out.
-    fn clients_are_told(broker in broker(), version) {
-        emqx::clients_are_told(broker, version, &dialect());
-    }
-}
+exhook_emqx::table!(dialect());
 
 scenario! {
-    /// A message from one client to another, and one that nobody wants; any bytes.
-    fn messages_are_told(broker in broker(), version) {
-        emqx::messages_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
-    fn sessions_are_told(broker in broker(), version) {
-        emqx::sessions_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// A session that nobody has come back to for its expiry interval.
-    fn expired_sessions_are_told(broker in broker()) {
-        emqx::expired_sessions_are_told(broker, &dialect());
-    }
-}
-
-scenario! {
-    /// A will is asked about as a publish, and published as one.
-    fn wills_are_told(broker in broker(), version) {
-        emqx::wills_are_told(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
-    fn logins_end_as_the_hook_says(broker in broker(), version) {
-        emqx::logins_end_as_the_hook_says(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
-    fn rights_are_as_the_hook_says(broker in broker(), version) {
-        emqx::rights_are_as_the_hook_says(broker, version, &dialect());
-    }
-}
-
-scenario! {
-    /// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
-    fn messages_are_changed_as_the_hook_says(broker in broker(), version) {
-        emqx::messages_are_changed_as_the_hook_says(broker, version, &dialect());
-    }
-}
-
-fn with_password(client_id: &str, password: &[u8]) -> Connect {
-    let mut connect = Connect::new(Version::V5, client_id).login("u", "");
-    connect.password = Some(password.to_vec());
-    connect
-}
-
-/// All bytes that there are.
-fn all_bytes() -> Vec<u8> {
-    (0..=255).collect()
-}
-
-scenario! {
-    /// Any bytes make the way to the worker and back: in payloads, in passwords, none at all, and under the longest topic.
-    fn any_bytes_survive(
-        broker in broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = 2097152")
-    ) {
+    /// Any bytes, in and out.
+    fn any_bytes_survive(broker in roomy_broker()) {
         load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
-        let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
-        client.subscribe("mirror/#", 0);
-        let long = format!("mirror/{}", "x".repeat(65_535 - 7));
-        for (topic, payload) in [
-            ("mirror/a", all_bytes()),
-            ("mirror/a", Vec::new()),
-            ("mirror/a", [0xFF, 0].repeat(1 << 19)),
-            ("mirror/a", b"\xC3\x28".to_vec()),
-            (&long, all_bytes()),
-        ] {
-            assert_eq!(client.publish(&Publish::new(topic, payload.clone()).qos(1)), 0);
-            let came = client.message();
-            let turned: Vec<u8> = payload.into_iter().rev().collect();
-            assert_eq!((came.topic.as_str(), came.payload == turned), (topic, true));
-        }
-        let (_, connack) = Client::attempt(broker, &with_password("d", b"other"));
-        assert_eq!(connack.code, 0x87);
+        exhook_common::any_bytes_survive(broker);
     }
 }
 

@@ -1,15 +1,13 @@
 //! What the tests of exhook's adapters share: a broker whose workers find the SDK, and the calls that hooks of `tests/exhook`
-//! print, one JSON line each, as they come in the broker's log. It knows no adapter.
+//! print, one JSON line each, as they come in the broker's log.
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
-
-pub mod emqx;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 
 use grapnel_tests::broker::Builder;
-use grapnel_tests::{Broker, PATIENCE, paho};
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, paho};
 use serde_json::Value;
 
 /// Where the hooks of these tests are.
@@ -22,7 +20,49 @@ pub fn broker() -> Builder {
     let sdk = std::env::var("GRAPNEL_TESTS_EXHOOK_SDK").unwrap_or_else(|_| {
         concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/exhook/sdk/python/src").to_owned()
     });
-    Broker::builder().grapnel_only().environment("PYTHONPATH", &sdk)
+    Broker::builder()
+        .grapnel_only()
+        .environment("PYTHONPATH", &sdk)
+        .environment("GRAPNEL_TESTS_PYTHON", paho::python().to_str().expect("a path that is text"))
+}
+
+/// A broker that takes topics as long as there are.
+pub fn roomy_broker() -> Builder {
+    broker().config("[limits]\ntopic_bytes_max = 65535\npacket_bytes_max = 2097152")
+}
+
+/// Gives a password of any bytes.
+pub fn with_password(client_id: &str, password: &[u8]) -> Connect {
+    let mut connect = Connect::new(Version::V5, client_id).login("u", "");
+    connect.password = Some(password.to_vec());
+    connect
+}
+
+/// All bytes that there are.
+pub fn all_bytes() -> Vec<u8> {
+    (0..=255).collect()
+}
+
+/// Any bytes make the way to hooks and back that turn payloads below `mirror/` round and let in who gives all bytes as a password:
+/// in payloads, in passwords, none at all, and under the longest topic.
+pub fn any_bytes_survive(broker: &Broker) {
+    let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
+    client.subscribe("mirror/#", 0);
+    let long = format!("mirror/{}", "x".repeat(65_535 - 7));
+    for (topic, payload) in [
+        ("mirror/a", all_bytes()),
+        ("mirror/a", Vec::new()),
+        ("mirror/a", [0xFF, 0].repeat(1 << 19)),
+        ("mirror/a", b"\xC3\x28".to_vec()),
+        (&long, all_bytes()),
+    ] {
+        assert_eq!(client.publish(&Publish::new(topic, payload.clone()).qos(1)), 0);
+        let came = client.message();
+        let turned: Vec<u8> = payload.into_iter().rev().collect();
+        assert_eq!((came.topic.as_str(), came.payload == turned), (topic, true));
+    }
+    let (_, connack) = Client::attempt(broker, &with_password("d", b"other"));
+    assert_eq!(connack.code, 0x87);
 }
 
 /// The arguments of `plugins load exhook` with these settings, and with the Python that has the packages.

@@ -9,7 +9,69 @@ use grapnel_tests::wire::property::{SESSION_EXPIRY, USER_PROPERTY, Value as Prop
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Subscribe, Version, Will};
 use serde_json::{Value, json};
 
-use super::{Calls, load};
+use crate::exhook_common::{Calls, load};
+
+/// The table, as tests of the file that names its dialect.
+macro_rules! table {
+    ($dialect:expr) => {
+        grapnel_tests::scenario! {
+            /// The way of a client in and out.
+            fn clients_are_told(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::clients_are_told(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// A message from one client to another, and one that nobody wants; any bytes.
+            fn messages_are_told(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::messages_are_told(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// A session that is taken over, resumed, thrown away, and that outlives its connection for a second.
+            fn sessions_are_told(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::sessions_are_told(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// A session that nobody has come back to for its expiry interval.
+            fn expired_sessions_are_told(broker in $crate::exhook_common::broker()) {
+                $crate::exhook_emqx::expired_sessions_are_told(broker, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// A will is asked about as a publish, and published as one.
+            fn wills_are_told(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::wills_are_told(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// What on_client_authenticate answers decides about the login, and a failure is decided by `failed_action`.
+            fn logins_end_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::logins_end_as_the_hook_says(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// What on_client_check_acl answers decides about publishes, subscriptions and wills, likewise.
+            fn rights_are_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::rights_are_as_the_hook_says(broker, version, &$dialect);
+            }
+        }
+
+        grapnel_tests::scenario! {
+            /// What on_message_publish answers changes topic, payload and QoS; a failure leaves the message as it is, or denies it.
+            fn messages_are_changed_as_the_hook_says(broker in $crate::exhook_common::broker(), version) {
+                $crate::exhook_emqx::messages_are_changed_as_the_hook_says(broker, version, &$dialect);
+            }
+        }
+    };
+}
+pub(crate) use table;
 
 /// The broker's name.
 const NODE: &str = "emqx@127.0.0.1";
