@@ -6,7 +6,7 @@ use super::connection::State;
 use super::{Input, Next, Received, Shard};
 use crate::codec::{self, DecodeError, Frame};
 use crate::hook::HookPoint;
-use crate::id::ConnKey;
+use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Ack, Disconnect, Packet, PacketType, Version};
 use crate::reason::ReasonCode;
 use crate::session::inflight::AckError;
@@ -365,12 +365,32 @@ impl Shard {
             return;
         }
         let Some(session_key) = conn.session else { return };
+        let cause = match cause {
+            EndCause::Lost => self.parked_disconnect(session_key, key).unwrap_or(cause),
+            cause => cause,
+        };
         self.counters.client_disconnected += 1;
         if let Some(session) = self.sessions.get(session_key) {
             let identity = std::rc::Rc::clone(&session.identity);
             self.notify_client(HookPoint::ClientDisconnected, &identity, cause.reason());
         }
         self.detach(session_key, key, cause);
+    }
+
+    /// How a client has taken its leave, where its DISCONNECT waits behind what it had sent before: it is not one that was lost
+    /// [MQTT-3.14.4-3].
+    fn parked_disconnect(&self, session_key: SessionKey, key: ConnKey) -> Option<EndCause> {
+        let session = self.sessions.get(session_key)?;
+        session.slots.iter().filter(|slot| slot.conn == Some(key)).find_map(|slot| {
+            let SlotBody::Packet(bytes) = &slot.body else { return None };
+            let frame = codec::frame(bytes, u32::MAX).ok()??;
+            match codec::decode(&frame, session.identity.version) {
+                Ok(Packet::Disconnect(disconnect)) => {
+                    Some(EndCause::ByClient(disconnect.reason == ReasonCode::DISCONNECT_WITH_WILL))
+                }
+                _ => None,
+            }
+        })
     }
 
     /// The connection's socket has ended; the key is stale afterwards. A stale key is ignored.

@@ -59,6 +59,7 @@ impl Shard {
     fn pump_packet(&mut self, session_key: SessionKey) -> bool {
         let Some(session) = self.sessions.get_mut(session_key) else { return false };
         let version = session.identity.version;
+        let expiry_max_s = self.setup.limits.session_expiry_max_s;
         let Some(Slot { conn: Some(conn), body: SlotBody::Packet(bytes), .. }) = session.slots.pop() else {
             return true;
         };
@@ -68,7 +69,16 @@ impl Shard {
         match &packet {
             Packet::Disconnect(disconnect) if !alive => {
                 let with_will = disconnect.reason == ReasonCode::DISCONNECT_WITH_WILL;
+                let is_last = session.conn.is_none() && session.slots.last_end() == Some(conn);
                 session.slots.mark_end(conn, EndCause::ByClient(with_will));
+                // What was 0 at CONNECT stays 0 [MQTT-3.14.2-2]; the client is past hearing that it was wrong. A connection since has
+                // said something else.
+                if let Some(expiry_s) = disconnect.properties.session_expiry_s()
+                    && is_last
+                    && session.identity.expiry_s != 0
+                {
+                    session.expiry_s = super::connect::granted_expiry(expiry_s, expiry_max_s);
+                }
             }
             Packet::Subscribe(subscribe) if alive => {
                 // The slot it waits in takes the place that this one had.

@@ -540,6 +540,46 @@ fn the_will_comes_after_the_publishes_that_wait_and_not_after_a_disconnect_that_
 }
 
 #[test]
+fn a_disconnect_that_waits_says_why_the_connection_ended_and_how_long_the_session_stays() {
+    // [MQTT-3.14.4-3] and section 3.14.2.2.2; 60 s at CONNECT, nothing or 0 at DISCONNECT.
+    for (goodbye, reason, stays) in [
+        (&[0xE0, 0][..], Some(0), true),
+        (&[0xE0, 7, 0, 5, 0x11, 0, 0, 0, 0], Some(0), false),
+        (&[0xE0, 1, 4], Some(4), true),
+        (&[], Some(0x80), true),
+    ] {
+        let mut world = World::new(1);
+        let tickets = Tickets::default();
+        let ended = std::rc::Rc::new(RefCell::new(Vec::new()));
+        let seen = ended.clone();
+        let note = move |call: &mut Call<'_>| {
+            seen.borrow_mut().push(call.event.reason_code);
+            Flow::CONTINUE
+        };
+        mount(
+            &mut world,
+            vec![
+                (HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, tickets.deferring())),
+                (HookPoint::ClientDisconnected, link(2, 0, FaultPolicy::Ignore, note)),
+            ],
+        );
+        let stored = Ask {
+            clean: false,
+            properties: vec![grapnel_engine::packet::Property::SessionExpiry(60)],
+            ..Ask::v(Version::V5)
+        };
+        let client = world.connect("c", &stored);
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        world.send_bytes(client, goodbye);
+        world.lose(client);
+        assert_eq!(ended.borrow().first().copied(), reason, "{goodbye:02x?}");
+        complete(&mut world, tickets.at(0), Flow::CONTINUE, vec![]);
+        world.pass_ms(20);
+        assert_eq!(world.shards[0].counters().sessions_count, u64::from(stays), "{goodbye:02x?}");
+    }
+}
+
+#[test]
 fn a_resend_of_a_pending_publish_joins_it() {
     let mut world = World::new(1);
     let sub = world.connect("sub", &Ask::v(Version::V5));
