@@ -4,9 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use clap::{Args, Subcommand};
-use hyper::Method;
 use serde::Serialize;
-use serde_json::json;
 
 use super::CtlError;
 use super::connection::Broker;
@@ -90,7 +88,7 @@ pub(super) async fn run(
     match command {
         DriversCommand::List => {
             let list: PluginList = broker.get("/api/v1/plugins").await?;
-            print_drivers(&loaded(broker, &list).await?, output)
+            print_drivers(&loaded(broker, &list).await?.0, output)
         }
         DriversCommand::Enable(driver) => switch(broker, &driver.driver, "enable", output).await,
         DriversCommand::Disable(driver) => switch(broker, &driver.driver, "disable", output).await,
@@ -187,11 +185,11 @@ fn rated(before: &[WorkerRow], after: Vec<WorkerRow>, interval: u64) -> Vec<Work
     after.into_iter().map(|row| WorkerRow { rate: rate(&row), ..row }).collect()
 }
 
-/// The drivers that are loaded.
-async fn loaded(broker: &Broker, list: &PluginList) -> Result<Vec<DriverRow>, CtlError> {
+/// The drivers that are loaded, and all hooks.
+async fn loaded(broker: &Broker, list: &PluginList) -> Result<(Vec<DriverRow>, Vec<HookRow>), CtlError> {
     let metrics: Metrics = broker.get("/api/v1/metrics").await?;
     let hooks: HookReport = broker.get("/api/v1/hooks?all=false").await?;
-    Ok(drivers(list, &workers(list, &metrics.metrics), &hooks.rows))
+    Ok((drivers(list, &workers(list, &metrics.metrics), &hooks.rows), hooks.rows))
 }
 
 fn drivers(list: &PluginList, workers: &[WorkerRow], hooks: &[HookRow]) -> Vec<DriverRow> {
@@ -227,7 +225,7 @@ fn is_of(hook: &HookRow, plugin: &str, driver: &str) -> bool {
 
 async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
     let list: PluginList = broker.get("/api/v1/plugins").await?;
-    let rows = loaded(broker, &list).await?;
+    let (rows, hooks) = loaded(broker, &list).await?;
     if rows.iter().any(|row| row.plugin == name) {
         return super::plugins::switch(broker, name, verb, output).await;
     }
@@ -237,7 +235,7 @@ async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) ->
             super::plugins::switch(broker, &row.plugin, verb, output).await
         }
         // The others of the plugin go on.
-        [row] => switch_hooks(broker, row, verb, output).await,
+        [row] => switch_hooks(broker, row, hooks, verb, output).await,
         [] => Err(CtlError::Refused(format!(
             "no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"
         ))),
@@ -252,16 +250,16 @@ async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) ->
 async fn switch_hooks(
     broker: &Broker,
     driver: &DriverRow,
+    hooks: Vec<HookRow>,
     verb: &str,
     output: &mut Output,
 ) -> Result<(), CtlError> {
-    let hooks: HookReport = broker.get("/api/v1/hooks?all=false").await?;
     let mut switched = Vec::new();
-    for hook in hooks.rows.into_iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)) {
+    for hook in hooks.into_iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)) {
         let change = HookOverride { mounted: Some(verb == "enable"), ..HookOverride::default() };
         let HookRow { plugin, point, hook, .. } = hook;
-        let body = json!(HookChange { plugin, point, hook, clear: false, change });
-        switched.push(broker.json::<HookRow>(Method::POST, "/api/v1/hooks", Some(&body)).await?);
+        let change = HookChange { plugin, point, hook, clear: false, change };
+        switched.push(super::hooks::apply(broker, change).await?);
     }
     if output.json {
         return output.value(&switched);

@@ -120,12 +120,16 @@ async fn say(
     output: &mut Output,
 ) -> Result<(), CtlError> {
     let HookArguments { plugin, point, hook } = hook;
-    let body = json!(HookChange { plugin, point, hook, clear, change });
-    let row: HookRow = broker.json(Method::POST, "/api/v1/hooks", Some(&body)).await?;
+    let row = apply(broker, HookChange { plugin, point, hook, clear, change }).await?;
     if output.json {
         return output.value(&row);
     }
     output.line(&described(&row))
+}
+
+/// Says it to the broker; how the hook stands then.
+pub(super) async fn apply(broker: &Broker, change: HookChange) -> Result<HookRow, CtlError> {
+    broker.json(Method::POST, "/api/v1/hooks", Some(&json!(change))).await
 }
 
 fn described(row: &HookRow) -> String {

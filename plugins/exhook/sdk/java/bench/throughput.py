@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
 import msgpack  # noqa: E402
 from conftest import hookspec, main_class  # noqa: E402
-from java_broker import POINTS, JavaBroker, client, compiled, message  # noqa: E402
+from java_broker import POINTS, JavaBroker, client, compiled, cpu, message  # noqa: E402
 
 HOOKS = """
     public static Object on_message_publish(Object message, Object state) {
@@ -31,11 +31,6 @@ HOOKS = """
     }
     public static void on_message_delivered(Object client, Object message, Object state) {}
 """
-
-
-def cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 def run(what: str, point: str, data: list, verdict: bool, batch: int, seconds: float, options: tuple[str, ...]) -> None:

@@ -18,9 +18,9 @@ HERE = Path(__file__).resolve().parent
 PACKAGE = HERE.parent
 sys.path.append(str(PACKAGE.parent / "python" / "tests"))
 
-from fake_broker import POINTS, FakeBroker, Refused, client, message  # noqa: E402
+from fake_broker import POINTS, FakeBroker, Refused, client, cpu, message  # noqa: E402
 
-__all__ = ["HERE", "PACKAGE", "POINTS", "JavaBroker", "Refused", "client", "compiled", "jar", "message"]
+__all__ = ["HERE", "PACKAGE", "POINTS", "JavaBroker", "Refused", "client", "compiled", "cpu", "jar", "message"]
 _BUILD_S = 120
 # The jar and what is compiled against it; gone with the run.
 _WORK = tempfile.TemporaryDirectory(prefix="grapnel-exhook-")

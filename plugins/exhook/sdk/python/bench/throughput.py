@@ -16,7 +16,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "tests"))
 
-from fake_broker import POINTS, FakeBroker, client, message  # noqa: E402
+from fake_broker import POINTS, FakeBroker, client, cpu, message  # noqa: E402
 
 OWN = """
 from grapnel_exhook import on, Modify
@@ -106,11 +106,6 @@ def run(name: str, source: str, what: str, call: list, verdict: bool, batch: int
                 lags.sort()
                 print(f"{'':12} one at a time: median {lags[150] * 1e6:.0f} µs, p99 {lags[296] * 1e6:.0f} µs")
             broker.stop()
-
-
-def cpu(pid: int) -> float:
-    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
-    return (int(fields[11]) + int(fields[12])) / 100
 
 
 class _Broker(FakeBroker):

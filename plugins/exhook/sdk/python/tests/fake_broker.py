@@ -253,3 +253,9 @@ class FakeBroker:
     def lines(self) -> str:
         """The log, one line after the other."""
         return "\n".join(text for _, text in self.log)
+
+
+def cpu(pid: int) -> float:
+    """Seconds of CPU that a process has taken."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+    return (int(fields[11]) + int(fields[12])) / 100
