@@ -20,6 +20,10 @@ lint:
     cargo deny --version >/dev/null || cargo install --locked cargo-deny
     cargo deny --workspace check bans licenses sources
 
+# Random clients, plugins and lanes against the engine, judged by a model: --seed N --ops N, --all for one failure of each rule
+simulate *args:
+    PROFILE={{profile}} scripts/simulate {{args}}
+
 # Undefined behaviour in plugin-abi and the engine, which no test can see otherwise
 miri:
     rustup toolchain install nightly --profile minimal --component miri

@@ -79,7 +79,7 @@ pub struct ListenerConfig {
     pub name: String,
     /// Address and port; port 0 lets the system choose.
     pub bind: SocketAddr,
-    /// Whether a client without user name comes in where links of client.authenticate are mounted and none answers.
+    /// Whether a client comes in that no link of client.authenticate answers for.
     pub allow_anonymous: bool,
     /// Where it was configured.
     pub origin: Origin,
@@ -257,5 +257,7 @@ fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
     }
 }
 
+#[cfg(test)]
+mod readers;
 #[cfg(test)]
 mod tests;

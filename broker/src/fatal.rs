@@ -27,6 +27,9 @@ const SIGNALS: [(i32, &str); 5] = [
 /// Bytes of a handler's stack: the kernel's frame with all vector registers, and ours.
 const STACK_BYTES: usize = 64 * 1024;
 
+/// How long the line waits for a pipe that is full, milliseconds.
+const LINE_WAIT_MS: i32 = 1000;
+
 /// Generations of plugins whose code is known; those beyond are not named by their code alone.
 const PLACES: usize = 8192;
 
@@ -211,10 +214,14 @@ extern "C" fn handle(signal: i32, info: *mut libc::siginfo_t, context: *mut c_vo
     let Some(index) = known else { return };
     let mut line = Line { bytes: [0; 512], len: 0 };
     describe(&mut line, SIGNALS[index].1, program_counter(context));
-    // SAFETY: `install` has filled the place before this handler was in force, the line is alive, and all three functions may be
-    // called in a handler. `info` is the kernel's.
+    let mut stderr = libc::pollfd { fd: 2, events: libc::POLLOUT, revents: 0 };
+    // SAFETY: `install` has filled the place before this handler was in force, the line and the table are alive, and all four
+    // functions may be called in a handler. `info` is the kernel's.
     unsafe {
-        libc::write(2, line.bytes.as_ptr().cast(), line.len);
+        // A pipe that is full and that nobody reads must not keep the process from ending.
+        if libc::poll(&raw mut stderr, 1, LINE_WAIT_MS) > 0 {
+            libc::write(2, line.bytes.as_ptr().cast(), line.len);
+        }
         libc::sigaction(signal, (*BEFORE.0.get())[index].as_ptr(), ptr::null_mut());
         // An instruction that failed fails again as soon as this returns, under the handler that was there before; what somebody
         // has sent does not come again by itself.

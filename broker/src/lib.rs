@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod fatal;
+pub mod log;
 pub mod net;
 pub mod plugin;
 pub mod preflight;

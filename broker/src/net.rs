@@ -2,8 +2,10 @@
 //! `main` for the listeners and by `shard` for the rest; nothing here waits.
 
 mod listen;
+mod watch;
 mod wire;
 
 pub(crate) use listen::{Accepted, accept};
 pub use listen::{Bound, Listen, ListenError, Listening, bind};
+pub(crate) use watch::{Closed, Watch};
 pub(crate) use wire::{Sent, end_sending, send, unread_bytes};

@@ -40,6 +40,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
 use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
+use grapnel_engine::shard::RefusedAnswer;
 use serde_json::Value;
 
 use active::{Active, Defaults, Wanted, compile, seats};
@@ -74,6 +75,11 @@ pub fn name_of(called: Called) -> Option<String> {
 /// A shard does not call a plugin any more, because it has failed too often there. Returns at once; called by that shard.
 pub fn tripped(plugin: PluginHandle, shard: ShardId) {
     services::tripped(plugin, shard);
+}
+
+/// An answer of a plugin was refused as a whole: the operator's log says so. For a shard that has had it.
+pub fn answer_refused(refused: &RefusedAnswer) {
+    services::answer_refused(refused);
 }
 
 /// All plugins of a broker. One per process.

@@ -1,7 +1,7 @@
 //! The broker's process: reads the command line and the configuration, starts what the configuration asks for, says where it
 //! listens, and waits for its end. Called by the `main` of each program that is a broker, which adds nothing but an allocator.
 
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,13 +9,13 @@ use std::time::Duration;
 use clap::Parser;
 use grapnel_engine::hook::HookPoint;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{ListenerInfo, Setup};
-use tracing_subscriber::EnvFilter;
+use grapnel_engine::shard::{ListenerInfo, Setup};
 
 use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
 use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
 use crate::fatal;
+use crate::log;
 use crate::net::{self, Bound, Listen};
 use crate::plugin::{self, PluginManager, Settings};
 use crate::preflight;
@@ -85,7 +85,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         say("the configuration is good\n");
         return Ok(0);
     }
-    start_log(&config);
+    log::start(&config.log_level.to_string());
     fatal::install().map_err(|error| {
         Refusal::new(EXIT_CODE_REFUSED, format!("the system takes no handler of fatal signals: {error}"))
     })?;
@@ -198,7 +198,7 @@ fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
         .collect()
 }
 
-/// Whoever reaches the machine may do everything: worth a line.
+/// Whoever reaches the machine may do everything, or nobody can connect: worth a line.
 fn warn_if_open_to_all(bound: &[Bound], shards: &Shards) {
     let Some(first) = shards.handles().first() else { return };
     let guarded = first.call(Duration::from_secs(5), |shard| {
@@ -208,9 +208,11 @@ fn warn_if_open_to_all(bound: &[Bound], shards: &Shards) {
         return;
     }
     for listener in bound.iter().filter(|listener| listener.beyond_loopback()) {
+        let (local, allows) = (listener.local, listener.info.allow_anonymous);
+        let so =
+            if allows { "everybody may connect" } else { "nobody can connect, as allow_anonymous is false" };
         tracing::warn!(
-            "{} can be reached from other machines and no plugin is mounted on client.authenticate: everybody may connect",
-            listener.local
+            "{local} can be reached from other machines and no plugin is mounted on client.authenticate: {so}"
         );
     }
 }
@@ -236,16 +238,6 @@ fn complain(text: &str) {
     for line in text.lines() {
         let _ = writeln!(out, "grapnel: {line}");
     }
-}
-
-fn start_log(config: &Config) {
-    let filter = EnvFilter::try_from_env("GRAPNEL_LOG")
-        .unwrap_or_else(|_| EnvFilter::new(config.log_level.to_string()));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(std::io::stderr)
-        .with_ansi(std::io::stderr().is_terminal())
-        .init();
 }
 
 /// For test programs, whose broker is not to outlive them however they end.

@@ -3,6 +3,7 @@
 
 mod acceptor;
 mod alarm;
+mod closings;
 mod conn;
 mod connection;
 pub mod handle;

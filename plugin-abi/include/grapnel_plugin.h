@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xafe9ed752ebabd3d)
+#define GRAPNEL_ABI_HASH UINT64_C(0xe93bc77b39fa853a)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -237,7 +237,8 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_RESPONSE_INFO UINT32_C(63)
 /** Server Reference of CONNACK (text). */
 #define GRAPNEL_FIELD_SERVER_REFERENCE UINT32_C(64)
-/** Session Present of CONNACK (0, 1; read only). */
+/** Session Present of CONNACK; at authenticate, whether there is a session under the client identifier (0, 1; read
+ *  only). */
 #define GRAPNEL_FIELD_SESSION_PRESENT UINT32_C(65)
 /** Topic name of the will in CONNECT (text, read only). */
 #define GRAPNEL_FIELD_WILL_TOPIC UINT32_C(66)
@@ -264,6 +265,9 @@ typedef uint32_t grapnel_field;
 /** Number of the network connection: no other one of this run has it. The rounds of an authentication have it in
  *  common. */
 #define GRAPNEL_FIELD_CONNECTION UINT32_C(77)
+/** At authenticate, user name of whom the session under the client identifier belongs to (text, read only; absent
+ *  where there is no session, or it is of a client without a user name). */
+#define GRAPNEL_FIELD_SESSION_OWNER UINT32_C(78)
 
 /** Whose authorisation is asked again. */
 typedef uint32_t grapnel_scope;
@@ -550,7 +554,8 @@ struct grapnel_host_api {
     /** Takes a ticket; the hook then returns GRAPNEL_FLOW_DEFER. `deadline_ms` 0 means the operator's default. In
      *  the hook alone. */
     grapnel_status (*defer)(void *ctx, uint32_t deadline_ms, grapnel_ticket *out);
-    /** Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. Any thread, once. */
+    /** Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. GRAPNEL_STATUS_FULL, and the ticket
+     *  stays open, for more or longer changes than any packet can need: none of them is taken. Any thread, once. */
     grapnel_status (*complete)(grapnel_ticket ticket, grapnel_flow flow, const grapnel_change *changes, size_t count);
     /** At message.publish: another message, published after this one if this one is, and before its acknowledgement.
      *  In the hook alone; GRAPNEL_STATUS_FULL beyond `extra_messages_max`. */
@@ -619,7 +624,7 @@ typedef uint16_t grapnel_point;
  *  link had not been there. */
 #define GRAPNEL_POINT_CLIENT_DISCONNECTED 5
 /** client.subscribe: SUBSCRIBE was read; filters may be rewritten or refused. Links may change what it carries; a
- *  fault is as if the link had not been there. */
+ *  fault denies. */
 #define GRAPNEL_POINT_CLIENT_SUBSCRIBE 6
 /** client.unsubscribe: UNSUBSCRIBE was read. Links may change what it carries; a fault is as if the link had not
  *  been there. */

@@ -236,6 +236,13 @@ impl Entry {
         Entry { args, ..self }
     }
 
+    /// Whether both call the same function with the same instance and arguments.
+    pub fn calls_like(&self, other: &Entry) -> bool {
+        std::ptr::fn_addr_eq(self.function, other.function)
+            && self.instance == other.instance
+            && self.args == other.args
+    }
+
     /// What stands for the hook of a plugin that is tripped: a fault, without a call of the plugin.
     pub const fn tripped() -> Entry {
         unsafe extern "C" fn fault(_instance: *mut c_void, _event: *const Event) -> Flow {

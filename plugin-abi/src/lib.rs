@@ -56,6 +56,8 @@ pub mod module;
 pub mod point;
 pub mod raw;
 mod sdk;
+#[macro_use]
+mod lifetimes;
 pub mod testing;
 pub mod topic;
 
@@ -135,6 +137,14 @@ macro_rules! __exported {
             const VERSION: &'static str = env!("CARGO_PKG_VERSION");
             const DESCRIPTION: &'static str = env!("CARGO_PKG_DESCRIPTION");
             const MOUNTS: &'static [$crate::__private::MountSpec] = &[$({
+                // For every lifetime that a call may have: a hook which takes one of its own choice does not compile.
+                fn call(
+                    shard: &mut <$plugin as $crate::Plugin>::Shard,
+                    event: &mut $crate::__event!('_, $group.$event),
+                ) -> ::core::result::Result<$crate::Flow, ::std::string::String> {
+                    $crate::IntoFlow::into_flow($hook(shard, event))
+                }
+
                 unsafe extern "C" fn hook(
                     instance: *mut ::core::ffi::c_void,
                     event: *const $crate::raw::Event,
@@ -142,12 +152,10 @@ macro_rules! __exported {
                     // SAFETY: the broker calls a hook with an instance of this plugin's, made by its `init_shard`, and
                     // with an event that is alive during the call.
                     unsafe {
-                        $crate::__private::run_hook::<<$plugin as $crate::Plugin>::Shard, $crate::__event!($group.$event), _>(
-                            $crate::__point!($group.$event),
-                            instance,
-                            event,
-                            |shard, event| $hook(shard, event),
-                        )
+                        $crate::__private::run_hook::<
+                            <$plugin as $crate::Plugin>::Shard,
+                            $crate::__event!('static, $group.$event),
+                        >($crate::__point!($group.$event), instance, event, call)
                     }
                 }
                 $crate::__private::MountSpec::new(
@@ -175,10 +183,12 @@ macro_rules! point_macros {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! __event {
-            $(($group.$event) => { $d crate::$type<'_> };)*
+            $(($d lifetime:lifetime, $group.$event) => { $d crate::$type<$d lifetime> };)*
             // `__point!` says what is wrong.
-            ($d($d other:tt)*) => { $d crate::Broker<'_> };
+            ($d lifetime:lifetime, $d($d other:tt)*) => { $d crate::Broker<$d lifetime> };
         }
+
+        $crate::lifetimes::of_each_event! { $($point: $group.$event $type;)* }
     };
 }
 

@@ -79,7 +79,7 @@ points! {
     /// The connection is about to close.
     ClientDisconnected = 5, "client.disconnected", Run, false, Ignore;
     /// SUBSCRIBE was read; filters may be rewritten or refused.
-    ClientSubscribe = 6, "client.subscribe", Fold, true, Ignore;
+    ClientSubscribe = 6, "client.subscribe", Fold, true, Deny;
     /// UNSUBSCRIBE was read.
     ClientUnsubscribe = 7, "client.unsubscribe", Fold, true, Ignore;
     /// A session came into being.

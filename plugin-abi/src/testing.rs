@@ -243,7 +243,10 @@ unsafe extern "C" fn fake_complete(
     changes: *const Change,
     count: usize,
 ) -> Status {
-    if count > host::COMPLETION_CHANGES_MAX || (changes.is_null() && count > 0) {
+    if count > host::COMPLETION_CHANGES_MAX {
+        return Status::FULL;
+    }
+    if changes.is_null() && count > 0 {
         return Status::INVALID;
     }
     let Some(sender) = registry().tickets.remove(&ticket.0) else { return Status::STALE };

@@ -182,13 +182,14 @@ fn services_get_logs_and_completions_of_any_thread_within_their_bounds() {
     unsafe { (api.log)(7, 3, Slice::of(b"not UTF-8: \xff")) };
     assert_eq!(*services.logs.lock().unwrap(), [(7, 3, "not UTF-8: \u{fffd}".to_owned())]);
 
-    let many = vec![CHANGE; COMPLETION_CHANGES_MAX + 1];
-    assert_eq!(complete(1, many.as_ptr(), COMPLETION_CHANGES_MAX), Status::OK);
-    assert_eq!(complete(1, many.as_ptr(), COMPLETION_CHANGES_MAX + 1), Status::INVALID);
+    // A SUBSCRIBE has as many filters as fit into it, and each may be rewritten and refused.
+    let many = vec![CHANGE; 4 * 1024];
+    assert_eq!(complete(1, many.as_ptr(), many.len()), Status::OK);
+    assert_eq!(complete(1, many.as_ptr(), COMPLETION_CHANGES_MAX + 1), Status::FULL, "it is not looked at");
     assert_eq!(complete(1, std::ptr::null(), 1), Status::INVALID);
-    assert_eq!(complete(1, std::ptr::null(), usize::MAX), Status::INVALID);
+    assert_eq!(complete(1, std::ptr::null(), 1 << 20), Status::INVALID);
     assert_eq!(complete(0, std::ptr::null(), 0), Status::STALE);
     let completions = services.completions.lock().unwrap();
     assert_eq!(completions.len(), 1);
-    assert_eq!((completions[0].0, completions[0].1, completions[0].2.len()), (Ticket(1), Flow::STOP, 256));
+    assert_eq!((completions[0].0, completions[0].1, completions[0].2.len()), (Ticket(1), Flow::STOP, 4096));
 }

@@ -3,7 +3,7 @@
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 
 use rustix::process::Signal;
@@ -45,6 +45,8 @@ pub struct Builder {
     grapnel_only: bool,
     program: &'static str,
     home: Option<TempDir>,
+    stderr: Option<Stdio>,
+    working_directory: Option<PathBuf>,
 }
 
 impl Builder {
@@ -78,6 +80,18 @@ impl Builder {
     pub fn environment(mut self, name: &str, value: &str) -> Builder {
         self.environment.push((name.to_owned(), value.to_owned()));
         self
+    }
+
+    /// The folder in which it is started, instead of the test's.
+    pub fn working_directory(mut self, folder: &Path) -> Builder {
+        self.working_directory = Some(folder.to_owned());
+        self.grapnel_only()
+    }
+
+    /// Where its log goes, instead of into [`Process::log`].
+    pub fn stderr(mut self, stderr: impl Into<Stdio>) -> Builder {
+        self.stderr = Some(stderr.into());
+        self.grapnel_only()
     }
 
     /// The scenario is about Grapnel, not about MQTT: skipped with any other peer.
@@ -124,7 +138,10 @@ impl Builder {
     fn start_grapnel(mut self) -> Broker {
         let (mut command, home) = self.grapnel_command();
         command.args(["--listen", "127.0.0.1:0"]);
-        let process = Process::start("grapnel", command, None);
+        let process = match self.stderr.take() {
+            Some(stderr) => Process::start_with_stderr("grapnel", command, stderr),
+            None => Process::start("grapnel", command, None),
+        };
         process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
         let address = process.wait_for_line("the address", PATIENCE, |line| {
             line.strip_prefix("listening on mqtt://").and_then(|rest| rest.parse().ok())
@@ -162,6 +179,9 @@ impl Builder {
         }
         command.env("GRAPNEL_STATE_DIR", home.path().join("state")).env("GRAPNEL_DIE_WITH_PARENT", "1");
         command.envs(self.environment.iter().cloned());
+        if let Some(folder) = &self.working_directory {
+            command.current_dir(folder);
+        }
         (command, home)
     }
 
@@ -219,6 +239,8 @@ impl Broker {
             grapnel_only: false,
             program: "grapnel",
             home: None,
+            stderr: None,
+            working_directory: None,
         }
     }
 

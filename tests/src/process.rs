@@ -69,17 +69,34 @@ impl Process {
         Process::spawn(name, command, Stdio::piped())
     }
 
-    fn spawn(name: &str, mut command: Command, stdin: Stdio) -> Process {
+    /// Starts `command` with its input closed and its errors going to `stderr`; what it prints otherwise is collected.
+    ///
+    /// # Panics
+    /// As [`Process::start`].
+    pub fn start_with_stderr(name: &str, command: Command, stderr: Stdio) -> Process {
+        Process::spawn_with_stderr(name, command, Stdio::null(), stderr)
+    }
+
+    fn spawn(name: &str, command: Command, stdin: Stdio) -> Process {
+        Process::spawn_with_stderr(name, command, stdin, Stdio::piped())
+    }
+
+    fn spawn_with_stderr(name: &str, mut command: Command, stdin: Stdio, stderr: Stdio) -> Process {
         let mut child = command
             .stdin(stdin)
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
+            .stderr(stderr)
             .spawn()
             .unwrap_or_else(|error| panic!("cannot start {name} ({command:?}): {error}"));
+        // The command keeps what it was given; a pipe's end must be the program's alone.
+        drop(command);
         let output = Arc::new(Output::default());
-        output.lock().open_pipes = 2;
+        let stderr = child.stderr.take();
+        output.lock().open_pipes = if stderr.is_some() { 2 } else { 1 };
         collect(child.stdout.take().expect("piped above"), Arc::clone(&output));
-        collect(child.stderr.take().expect("piped above"), Arc::clone(&output));
+        if let Some(stderr) = stderr {
+            collect(stderr, Arc::clone(&output));
+        }
         let input = child.stdin.take().map(|mut pipe| {
             let (sender, receiver) = channel::<Vec<u8>>();
             // A thread, because a program that does not read would block the test; a broken pipe shows in the exit status.

@@ -8,10 +8,12 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use exhook_common::{broker, folder, roomy_broker};
+use exhook_common::{ENVIRONMENT, broker, folder, roomy_broker};
 use grapnel_tests::client::Event;
 use grapnel_tests::wire::Ack;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version, paho, scenario};
+use serde_json::Value;
+use tempfile::TempDir;
 
 fn load(broker: &Broker, python: &Path, path: &Path, module: &str, more: &[&str]) {
     let set = [
@@ -19,6 +21,7 @@ fn load(broker: &Broker, python: &Path, path: &Path, module: &str, more: &[&str]
         format!("python=\"{}\"", python.display()),
         format!("path=\"{}\"", path.display()),
         format!("init_module={module}"),
+        ENVIRONMENT.to_owned(),
     ];
     let mut arguments = vec!["plugins", "load", "exhook", "--once"];
     set.iter()
@@ -118,7 +121,10 @@ scenario! {
 scenario! {
     /// What a process prints that ends before it is ready is the reason why the plugin is not loaded.
     fn what_cannot_start_says_why(broker in broker()) {
-        let arguments = ["plugins", "load", "exhook", "--once", "--set", "driver=python3", "--set", "path=/tmp", "--set"];
+        let arguments = [
+            "plugins", "load", "exhook", "--once", "--set", "driver=python3", "--set", "path=/tmp", "--set", ENVIRONMENT,
+            "--set",
+        ];
         let ends = folder().join("cannot");
         let python = format!("python=\"{}\"", ends.display());
         let said = broker.ctl_refused(&[&arguments[..], &[&python]].concat());
@@ -129,6 +135,132 @@ scenario! {
         let said = broker.ctl_refused(&[&arguments[..], &["python=/no/such/python"]].concat());
         assert!(said.contains("there is no /no/such/python: install Python 3.10"), "{said}");
     }
+}
+
+/// What a worker of `surroundings.py` says of its surroundings.
+fn surroundings(broker: &Broker) -> Value {
+    let mut client = Client::hello(broker, Version::V5, "c");
+    client.subscribe("t", 0);
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+    let said = client.message();
+    serde_json::from_slice(&said.payload).unwrap_or_else(|error| panic!("{error}: {}", said.text()))
+}
+
+/// A folder with modules that Python or a worker would import, each of which leaves a file if it is run.
+fn planted() -> TempDir {
+    let dir = tempfile::tempdir().unwrap();
+    let modules = [
+        "grapnel_exhook/__init__",
+        "grapnel_exhook/__main__",
+        "msgpack",
+        "runpy",
+        "json",
+        "socket",
+        "sitecustomize",
+        "usercustomize",
+        "main",
+        "encodings/__init__",
+    ];
+    for module in modules {
+        let file = dir.path().join(module).with_extension("py");
+        std::fs::create_dir_all(file.parent().unwrap()).unwrap();
+        let mark = dir.path().join(format!("ran-{}", module.replace('/', ".")));
+        std::fs::write(file, format!("open({:?}, 'w')\nraise SystemExit('planted')\n", mark)).unwrap();
+    }
+    dir
+}
+
+/// Insists that none of what was planted has run.
+#[track_caller]
+fn assert_untouched(planted: &TempDir) {
+    let files = std::fs::read_dir(planted.path()).unwrap().map(|file| file.unwrap().file_name());
+    let ran: Vec<_> = files.filter(|name| name.as_encoded_bytes().starts_with(b"ran-")).collect();
+    assert!(ran.is_empty(), "{ran:?}");
+}
+
+/// Whoever may write into the folder in which the broker happens to run puts nothing into its workers, not even where Python is
+/// told to search its working directory.
+#[test]
+fn nothing_of_the_brokers_working_directory_is_run() {
+    let planted = planted();
+    let search = format!("{}:.:", std::fs::canonicalize(exhook_common::sdk()).unwrap().display());
+    let broker = broker().working_directory(planted.path()).environment("PYTHONPATH", &search).start();
+    load(&broker, &paho::python(), &folder(), "surroundings", &["failed_action=deny"]);
+    assert_eq!(surroundings(&broker)["cwd"], "/");
+    assert_untouched(&planted);
+}
+
+/// Nor does that of a working directory that was asked for.
+#[test]
+fn nothing_of_a_workers_working_directory_is_run() {
+    let planted = planted();
+    let broker = broker().start();
+    let setting = format!("working_directory={:?}", planted.path());
+    load(&broker, &paho::python(), &folder(), "surroundings", &[&setting, "failed_action=deny"]);
+    let said = surroundings(&broker);
+    assert_eq!(said["cwd"].as_str().map(Path::new), Some(planted.path()));
+    let path = said["path"].as_array().unwrap().iter().map(|entry| Path::new(entry.as_str().unwrap()));
+    path.for_each(|entry| assert!(entry.is_absolute() && entry != planted.path(), "{said}"));
+    assert_untouched(&planted);
+}
+
+/// Workers get what is named, and nothing by which the broker is configured: not its secrets, nor what would change how a program
+/// loads its code.
+#[test]
+fn a_workers_environment_is_what_is_named() {
+    let broker = broker()
+        .environment("GRAPNEL_LOG", "info")
+        .environment("A_SECRET", "1")
+        .environment("AN_ADDRESS", "here")
+        .environment("PYTHONSTARTUP", "/no/such")
+        .environment("LC_ALL", "C.UTF-8")
+        .start();
+    let setting = "environment=[\"PYTHONPATH\", \"AN_ADDRESS\", \"OF_OURS=x=y\"]";
+    load(&broker, &paho::python(), &folder(), "surroundings", &[setting, "failed_action=deny"]);
+    let said = surroundings(&broker);
+    let environment = said["environment"].as_object().unwrap();
+    let has = |name: &str| environment.get(name).and_then(Value::as_str);
+    assert_eq!(
+        (has("AN_ADDRESS"), has("OF_OURS"), has("LC_ALL")),
+        (Some("here"), Some("x=y"), Some("C.UTF-8"))
+    );
+    assert_eq!(has("PATH"), std::env::var("PATH").ok().as_deref());
+    let named = [
+        "AN_ADDRESS",
+        "HOME",
+        "JAVA_HOME",
+        "LANG",
+        "LANGUAGE",
+        "LOGNAME",
+        "OF_OURS",
+        "PATH",
+        "PYTHONPATH",
+        "PYTHONUNBUFFERED",
+        "SHELL",
+        "TMPDIR",
+        "TZ",
+        "USER",
+        "VIRTUAL_ENV",
+    ];
+    for name in environment.keys() {
+        assert!(named.contains(&name.as_str()) || name.starts_with("LC_"), "{name} is not named");
+    }
+    let said =
+        broker.ctl_refused(&["plugins", "configure", "exhook", "--set", "environment=[\"GRAPNEL_LOG\"]"]);
+    assert!(said.contains("GRAPNEL_LOG is the broker's own"), "{said}");
+}
+
+/// Paths in the configuration are as they are from where the broker runs, although workers run elsewhere.
+#[test]
+fn a_relative_path_is_the_brokers() {
+    let dir = tempfile::tempdir().unwrap();
+    std::fs::create_dir(dir.path().join("hooks")).unwrap();
+    std::fs::copy(folder().join("surroundings.py"), dir.path().join("hooks/here.py")).unwrap();
+    let broker = broker().working_directory(dir.path()).start();
+    load(&broker, &paho::python(), Path::new("hooks"), "here", &["failed_action=deny"]);
+    let said = surroundings(&broker);
+    let first = std::fs::canonicalize(dir.path().join("hooks")).unwrap();
+    assert_eq!((&said["cwd"], said["path"][0].as_str().map(Path::new)), (&"/".into(), Some(&*first)));
 }
 
 scenario! {
@@ -177,6 +309,7 @@ scenario! {
                 format!("python=\"{}\"", paho::python().display()),
                 format!("path=\"{}\"", folder().display()),
                 format!("init_module={module}"),
+                ENVIRONMENT.to_owned(),
             ];
             let name = module.replace('_', "-");
             let mut arguments = vec!["plugins", "load", "exhook", "--once", "--name", &name, "--priority", priority];

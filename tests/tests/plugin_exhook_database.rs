@@ -88,6 +88,7 @@ fn load(broker: &Broker, module: &str, arguments: &[&str], more: &[&str]) {
         format!("python=\"{}\"", paho::python().display()),
         format!("path=\"{}\"", folder().display()),
         format!("init_module={module}"),
+        "environment=[\"PYTHONPATH\", \"PGHOST\", \"PGUSER\", \"PGDATABASE\"]".to_owned(),
     ];
     let mut all = [&["plugins", "load", "exhook", "--once"], arguments].concat();
     set.iter().map(String::as_str).chain(more.iter().copied()).for_each(|set| all.extend(["--set", set]));

@@ -8,7 +8,7 @@ mod exhook_emqx;
 
 use std::collections::{HashMap, HashSet};
 
-use exhook_common::{Calls, broker, folder, load, load_refused};
+use exhook_common::{Calls, ENVIRONMENT, broker, folder, load, load_refused};
 use exhook_emqx::{Dialect, enter};
 use grapnel_tests::{Client, Connect, Publish, Version, paho, scenario};
 use serde_json::json;
@@ -222,6 +222,7 @@ scenario! {
             let python = format!("python=\"{}\"", python.display());
             broker.ctl_ok(&[
                 "plugins", "load", "emqx_extension_hook", "--once", "--config", file.to_str().unwrap(), "--set", &python,
+                "--set", ENVIRONMENT,
             ]);
             let calls = Calls::of(broker);
             enter(broker, &calls, &Connect::new(Version::V5, "c")).disconnect();

@@ -8,7 +8,9 @@ mod exhook_emqx;
 
 use std::path::{Path, PathBuf};
 
-use exhook_common::{all_bytes, broker, folder, load, load_refused, roomy_broker, with_password};
+use exhook_common::{
+    ENVIRONMENT, all_bytes, broker, folder, load, load_refused, roomy_broker, with_password,
+};
 use exhook_emqx::Dialect;
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, paho, scenario};
 use serde_json::json;
@@ -87,7 +89,18 @@ fn lines(folder: &Path, text: &str) -> PathBuf {
 fn load_emqx(broker: &Broker, file: &Path) {
     let python = format!("python=\"{}\"", paho::python().display());
     let file = file.to_str().unwrap();
-    broker.ctl_ok(&["plugins", "load", "emqx_extension_hook", "--once", "--config", file, "--set", &python]);
+    broker.ctl_ok(&[
+        "plugins",
+        "load",
+        "emqx_extension_hook",
+        "--once",
+        "--config",
+        file,
+        "--set",
+        &python,
+        "--set",
+        ENVIRONMENT,
+    ]);
 }
 
 scenario! {
@@ -115,6 +128,43 @@ scenario! {
         assert!(said.contains("Main.java:4") && said.contains("cannot find symbol"), "{said}");
         assert_eq!(marked(), "x new", "what cannot be loaded leaves what is there");
     }
+}
+
+/// Java searches its own jar and the hooks' folder alone, wherever the broker runs and whatever its environment says; workers run
+/// in a fixed folder, with an environment that is named.
+#[test]
+fn nothing_of_the_brokers_working_directory_is_run() {
+    let (planted, hooks) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    main_java(planted.path(), &marks(" planted"));
+    let said = r#"String.join("|", System.getProperty("user.dir"), System.getProperty("java.class.path"),
+        String.valueOf(System.getProperty("planted")), String.join(",", System.getenv().keySet()))"#;
+    let mark = "new String(((Binary) payload.elements[1]).raw) + \" said\"";
+    let members = marks(" said");
+    assert!(members.contains(mark), "{members}");
+    main_java(hooks.path(), &members.replace(mark, said));
+    let broker = broker()
+        .working_directory(planted.path())
+        .environment("CLASSPATH", ".")
+        .environment("JAVA_TOOL_OPTIONS", "-Dplanted=yes")
+        .environment("GRAPNEL_LOG", "info")
+        .start();
+    let path = format!("path={:?}", hooks.path());
+    load(&broker, &["driver=java".to_owned(), path, "failed_action=deny".to_owned()]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("t", 0);
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+    let said = client.message().text();
+    let parts: Vec<&str> = said.split('|').collect();
+    let [folder, jar, planted, names] = parts[..] else { panic!("{said}") };
+    assert_eq!((folder, planted), ("/", "null"));
+    assert!(
+        Path::new(jar).is_absolute() && jar.ends_with("/grapnel-exhook.jar") && !jar.contains(':'),
+        "{jar}"
+    );
+    // The socket is handed over under this name.
+    let own: Vec<&str> = names.split(',').filter(|name| name.starts_with("GRAPNEL_")).collect();
+    assert_eq!(own, ["GRAPNEL_WORKER_FD"]);
+    assert!(!names.contains("CLASSPATH") && !names.contains("JAVA_TOOL_OPTIONS"), "{names}");
 }
 
 scenario! {

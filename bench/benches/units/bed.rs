@@ -10,8 +10,8 @@ use grapnel_engine::packet::{
     Ack, Connect, Filters, Packet, Properties, Publish, QoS, Subscribe, SubscriptionOptions, TopicFilters,
     Unsubscribe, Version, push_filter, push_subscription,
 };
-use grapnel_engine::pipeline::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
 
 use super::codec::PAYLOAD;

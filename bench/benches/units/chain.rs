@@ -5,8 +5,9 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use grapnel_engine::hook::chain::Course;
-use grapnel_engine::hook::client::ClientView;
-use grapnel_engine::hook::message::{Draft, MessageFold, Rules};
+use grapnel_engine::hook::draft::Draft;
+use grapnel_engine::hook::message::{MessageFold, Rules};
+use grapnel_engine::hook::view::ClientView;
 use grapnel_engine::hook::{
     CallCell, ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle,
 };
@@ -172,6 +173,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             superuser: false,
             anonymous: true,
             properties: &[],
+            stored: None,
             will: None,
         };
         let view = MessageView {
@@ -186,6 +188,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             expires_at_ms: None,
             wall_ms: 1,
             ancestry: 0,
+            stored: 0,
         };
         let point = HookPoint::MessagePublish;
         let mut fold = MessageFold::new(point, client, view, Draft::default(), rules, None);

@@ -150,7 +150,7 @@ pub fn connect_disconnect() -> impl Unit {
         let key = bed.open();
         bed.send(key, &connect);
         let sent = bed.collect();
-        bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+        bed.shard.receive(key, grapnel_engine::shard::Input::Scratch(&[0xE0, 0]));
         sent + bed.settle()
     }
 }
@@ -162,7 +162,7 @@ pub fn resume(queued: u16) -> impl Unit {
     let key = bed.open();
     bed.send(key, &connect);
     bed.subscribe(key, TOPIC, 1, V311);
-    bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+    bed.shard.receive(key, grapnel_engine::shard::Input::Scratch(&[0xE0, 0]));
     bed.settle();
     let publisher = bed.connect("publisher", V311);
     let publish = bed::publish(TOPIC, 1, V311);
@@ -178,7 +178,7 @@ pub fn resume(queued: u16) -> impl Unit {
         for _ in 0..queued {
             bed.send(key, answers.next(PUBACK));
         }
-        bed.shard.receive(key, grapnel_engine::pipeline::Input::Scratch(&[0xE0, 0]));
+        bed.shard.receive(key, grapnel_engine::shard::Input::Scratch(&[0xE0, 0]));
         sent + bed.settle()
     }
 }

@@ -1,4 +1,4 @@
-//! Hook chains: links sorted once, called in one loop. The pipeline runs a chain and turns what it ends with into a verdict;
+//! Hook chains: links sorted once, called in one loop. A flow runs a chain and turns what it ends with into a verdict;
 //! nothing here knows what a session or a route is.
 
 use std::sync::Arc;
@@ -10,14 +10,19 @@ mod call;
 pub mod chain;
 pub mod client;
 pub mod connack;
+pub mod draft;
 pub mod filter;
 pub mod latency;
 pub mod message;
 pub mod outgoing;
+pub mod requested;
 mod section;
 pub mod subscribe;
+pub mod suspended;
 pub mod tickets;
 pub mod told;
+pub mod verdict;
+pub mod view;
 
 pub use call::{CallCell, Called, Untimely};
 pub use grapnel_plugin_abi::host::{Entry, InstanceEntry};
@@ -64,6 +69,20 @@ impl Link {
     pub fn ancestry_bit(&self) -> u64 {
         1 << (self.bit & 63)
     }
+}
+
+/// Something that a hook wanted to make of a message and that no message may be. What the hook did in that call is undone, and
+/// its fault policy holds.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Refusal {
+    /// Whose hook.
+    pub plugin: PluginHandle,
+    /// Which.
+    pub link: LinkIdentity,
+    /// Name of plugin and hook, for people.
+    pub name: Arc<str>,
+    /// What is wrong with it.
+    pub reason: &'static str,
 }
 
 /// What one link did since its chain was compiled.
@@ -225,19 +244,24 @@ impl ChainTable {
         link.name.split('/').next()
     }
 
-    /// Whether client.authorize has the same links in both tables.
+    /// Whether client.authorize would say the same in both tables, so that what was said under one counts
+    /// under the other: the same links in the same order, for the same topics, with the same policies.
     pub fn authorizes_like(&self, other: &ChainTable) -> bool {
-        let links = |table: &ChainTable| {
-            let links = table.chain(HookPoint::ClientAuthorize).links.iter();
-            links.map(|link| (link.plugin, link.identity, link.policy)).collect::<Vec<_>>()
-        };
-        links(self) == links(other)
+        let (mine, theirs) =
+            (self.chain(HookPoint::ClientAuthorize), other.chain(HookPoint::ClientAuthorize));
+        mine.links.len() == theirs.links.len()
+            && mine.links.iter().zip(&theirs.links).all(|(a, b)| verdict::answers_alike(a, b))
     }
 
     /// The plugins that have an instance here and none in the other table.
     pub fn plugins_gone(&self, after: &ChainTable) -> Vec<PluginHandle> {
         let gone = self.instances.iter().filter(|(handle, _)| after.instance(*handle).is_none());
         gone.map(|(handle, _)| *handle).collect()
+    }
+
+    /// How many calls its links have had.
+    pub fn calls(&self) -> u64 {
+        self.chains.iter().flat_map(Chain::links).map(|(_, stats)| stats.calls).sum()
     }
 
     /// The version of the table, as the loader counted it.

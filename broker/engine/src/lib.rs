@@ -4,17 +4,33 @@
 //! outbox. Nothing here opens a socket, reads a clock, starts a thread or awaits.
 #![forbid(unsafe_code)]
 
+mod clients;
+mod clock;
 pub mod codec;
+mod counters;
 pub mod delivery;
+mod envelope;
+mod flow;
+mod held;
 pub mod hook;
 pub mod id;
+mod interface;
+mod ledger;
 pub mod limits;
 pub mod message;
+mod outbox;
 pub mod packet;
-pub mod pipeline;
+mod parts;
+mod plugins;
 pub mod reason;
+mod reviews;
 pub mod route;
+mod run_queue;
 pub mod session;
+pub mod shard;
 pub mod time;
 pub mod timer;
 pub mod topic;
+mod totals;
+mod traces;
+mod work;

@@ -1,5 +1,8 @@
 //! Every bound of the engine as a setting: name with its unit, default, allowed range and the reason for the default. The
 //! configuration file's `[limits]` table is this list; nothing else in the engine holds a number that bounds memory or time.
+//! [`Choices`] are the settings that are no numbers, the file's `[mqtt]` table.
+
+use crate::packet::QoS;
 
 /// One setting of [`Limits`].
 #[derive(Debug)]
@@ -17,14 +20,18 @@ pub struct Setting {
 /// Declares a struct of bounds: the engine's [`Limits`], and the shell's own beside it.
 #[macro_export]
 macro_rules! bounds {
-    ($(#[$doc:meta])* $Bounds:ident: $($name:ident = $default:literal, $min:literal..=$max:literal, $reason:literal;)*) => {
+    ($(#[$doc:meta])* $Bounds:ident $(with $others:ident: $Others:ty)?:
+     $($name:ident = $default:literal, $min:literal..=$max:literal, $reason:literal;)*) => {
         $(#[$doc])*
         #[derive(Clone, Debug, PartialEq, Eq)]
-        pub struct $Bounds { $(#[doc = $reason] pub $name: u64,)* }
+        pub struct $Bounds {
+            $(#[doc = $reason] pub $name: u64,)*
+            $(#[doc = "Settings that are no numbers."] pub $others: $Others,)?
+        }
 
         impl Default for $Bounds {
             fn default() -> Self {
-                $Bounds { $($name: $default,)* }
+                $Bounds { $($name: $default,)* $($others: <$Others>::default(),)? }
             }
         }
 
@@ -90,28 +97,92 @@ pub enum LimitError {
     },
 }
 
+/// What becomes of a stored or connected session when another principal connects with its client identifier.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum SessionOwner {
+    /// The old session ends, and the client gets a new one.
+    #[default]
+    Discard,
+    /// The client is refused with 0x87, not authorized.
+    Refuse,
+    /// The client gets the session, as MQTT has it by client identifier alone, once client.authorize has allowed the new principal
+    /// its subscriptions and messages.
+    Inherit,
+}
+
+/// Which message gives way where the queue of a session is full.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum QueueFull {
+    /// The one that comes: what was accepted first is delivered.
+    #[default]
+    DropNewest,
+    /// The one that has waited longest: who comes back late gets the latest.
+    DropOldest,
+}
+
+/// Settings of the engine that are no numbers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Choices {
+    /// Who may go on with a session.
+    pub session_owner: SessionOwner,
+    /// Whether a client may leave its identifier to the broker, where its version lets it.
+    pub allow_empty_client_id: bool,
+    /// What the identifiers begin with that the broker gives.
+    pub assigned_client_id_prefix: Box<str>,
+    /// What a full queue of a session drops.
+    pub queue_full: QueueFull,
+    /// The highest QoS that clients may publish with [MQTT-3.2.2-11].
+    pub maximum_qos: QoS,
+    /// Whether messages may be retained [MQTT-3.2.2-14].
+    pub retain_available: bool,
+    /// Whether clients of MQTT 5 are told in words why something was refused.
+    pub reason_strings: bool,
+    /// Whether a packet with a control character or a noncharacter in a string ends its connection [MQTT-1.5.4-2].
+    pub refuses_control_characters: bool,
+}
+
+impl Default for Choices {
+    fn default() -> Self {
+        Choices {
+            session_owner: SessionOwner::Discard,
+            allow_empty_client_id: true,
+            assigned_client_id_prefix: "grapnel-".into(),
+            queue_full: QueueFull::DropNewest,
+            maximum_qos: QoS::ExactlyOnce,
+            retain_available: true,
+            reason_strings: true,
+            refuses_control_characters: false,
+        }
+    }
+}
+
 bounds! {
     /// The bounds of one shard's engine. See [`Limits::SETTINGS`] for ranges and reasons.
-    Limits:
+    Limits with choices: Choices:
     connections_max = 1000000, 1..=10000000, "connections per shard; the file descriptor limit is met first on most machines";
+    connections_total_max = 1000000, 1..=640000000, "connections of all shards together";
     connect_timeout_ms = 10000, 100..=600000, "time from accept to a whole CONNECT; slow links need seconds, idle probes should not hold a socket";
     packet_bytes_max = 1048576, 128..=268435460, "largest packet taken from a client, announced as Maximum Packet Size; 1 MiB as EMQX has it";
-    partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it the newest sender is disconnected";
+    partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it those who have not been let in and then those who hold most of them are disconnected";
     connects_pending_max = 16384, 1..=16777215, "clients per shard whose CONNECT waits for a plugin or for their own next AUTH; beyond it a new one is refused with 0x89, server busy, before any plugin is asked";
     client_id_bytes_max = 1024, 23..=65535, "MQTT 3.1 promises 23, MQTT 5 allows 65535; 1 KiB keeps tables small";
     topic_bytes_max = 4096, 64..=65535, "longest topic name or filter; the same as EMQX";
     topic_levels_max = 128, 1..=32768, "levels of a topic; bounds the depth of every walk";
+    filters_per_subscribe_max = 1024, 1..=65535, "topic filters of one SUBSCRIBE; those beyond it are refused with 0x97. No client library sends as many by itself, and each costs as much as a packet";
+    filters_per_unsubscribe_max = 1024, 1..=65535, "topic filters of one UNSUBSCRIBE; those beyond it are refused with 0x80, and an MQTT 3 client, which could not be told, is disconnected";
     subscriptions_max = 10000, 1..=10000000, "subscriptions of one session";
     keep_alive_max_s = 65535, 10..=65535, "a longer or absent keep alive is lowered to it with Server Keep Alive (MQTT 5); 65535 leaves the client's";
     session_expiry_max_s = 604800, 0..=4294967295, "longest session expiry granted, a week; 4294967295 allows sessions that never expire";
     session_expiry_v3_s = 86400, 0..=4294967295, "expiry of an MQTT 3 session with clean session 0, which has none of its own";
     sessions_max = 1000000, 1..=100000000, "sessions per shard, connected or stored";
+    sessions_total_max = 1000000, 1..=6400000000, "sessions of all shards together, connected or stored";
     session_queue_messages_max = 1000, 1..=10000000, "QoS 1 and 2 messages waiting for one session; Mosquitto's and EMQX's default";
     session_queue_bytes_max = 67108864, 1024..=17179869184, "bytes of the messages waiting for one session";
     inflight_max = 32, 1..=65535, "QoS 1 and 2 messages sent and unacknowledged per session, below the client's own Receive Maximum; EMQX's default";
     receive_max = 64, 1..=65535, "Receive Maximum that clients are given: QoS 1 and 2 publishes of theirs that may be unacknowledged";
-    awaiting_rel_max = 100, 1..=65535, "QoS 2 publishes that wait for PUBREL per session; EMQX's default";
-    outbound_bytes_max = 1048576, 4096..=1073741824, "bytes queued for one socket; beyond it QoS 0 is dropped and QoS 1 and 2 wait in the session's queue";
+    awaiting_rel_max = 100, 1..=65535, "QoS 2 publishes that wait for PUBREL per session; EMQX's default. Beyond it those of a client of MQTT 3 wait for their turn; one of MQTT 5 has its Receive Maximum";
+    awaiting_rel_timeout_ms = 5000, 10..=600000, "time such a client is left unread once as many of its packets wait as may, since its PUBREL may be behind them; then it is disconnected";
+    outbound_bytes_max = 1048576, 4096..=1073741824, "bytes queued for one socket, acknowledgements included; beyond it its client is not read, QoS 1 and 2 wait in the session's queue, and QoS 0 is dropped unless the socket keeps up";
     slots_max = 128, 1..=65535, "received packets of one session that wait for their turn; beyond it the connection is not read";
     slot_bytes_max = 4194304, 1024..=1073741824, "bytes of those packets";
     tickets_max = 65536, 1..=16777215, "deferred verdicts open at a time per shard; beyond it a Defer is a fault";
@@ -122,6 +193,8 @@ bounds! {
     topic_alias_max = 64, 0..=65535, "topic aliases a client may set, and those the broker sets where the client allows them";
     retained_messages_max = 1000000, 0..=100000000, "retained messages per shard";
     retained_bytes_max = 1073741824, 0..=1099511627776, "bytes of retained messages per shard";
+    retained_client_messages_max = 250000, 0..=100000000, "retained messages per shard that one client has published, by its client identifier; a quarter of retained_messages_max, so that no client fills the store for the others. 0 lets none store any";
+    retained_client_bytes_max = 268435456, 0..=1099511627776, "bytes of those messages; a quarter of retained_bytes_max";
     retained_page_messages_max = 256, 1..=65536, "retained messages a scan looks at before it lets others run";
     lane_envelopes_max = 8192, 64..=1000000, "envelopes waiting for one other shard before publishers to it wait";
     lane_bytes_max = 16777216, 65536..=4294967296, "bytes of those envelopes";
@@ -131,12 +204,20 @@ bounds! {
     topic_cache_bytes_max = 33554432, 65536..=17179869184, "bytes of those routes; a topic that alone needs more than a quarter is matched anew each time";
     shard_subscriptions_max = 4000000, 1..=1000000000, "subscriptions of all sessions of a shard; beyond it a new one is refused with 0x97";
     idle_filters_max = 65536, 1..=16777216, "filters without a subscriber that wait to be swept from a shard's tries; beyond it unsubscribing sweeps them itself";
-    turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn";
+    turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn; and units of work for subscriptions and retained messages";
     user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97";
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";
     deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries remembered for one session, one for each topic; 0 asks each time";
+    rechecks_max = 64, 1..=65535, "authorization requests about subscriptions in force that wait for plugins at a time per shard; one plugin thread that takes 50 ms for each still answers all within 5 s";
+    deliver_requests_max = 1024, 1..=65535, "sessions per shard whose delivery waits for a plugin at a time; those beyond wait in order, within their queue's bounds, instead of being refused";
     will_delay_max_s = 604800, 0..=4294967295, "longest will delay granted, a week";
     trace_lines_max = 1000, 1..=100000, "packets remembered for one traced client";
+    payload_bytes_max = 268435455, 0..=268435455, "largest payload of a message, of clients, wills and plugins; packet_bytes_max is met first unless this is smaller";
+    connect_bytes_max = 131072, 128..=268435460, "largest CONNECT; a will of 64 KiB, a name and a password fit. A longer one is refused when its header is read, also below packet_bytes_max";
+    connects_pending_bytes_max = 33554432, 65536..=17179869184, "bytes that connections of a shard hold before they are let in; beyond it those that hold most of them are closed";
+    outbound_burst_bytes_max = 268435456, 0..=17179869184, "QoS 0 that a shard may have queued beyond outbound_bytes_max, one connection at most half of what is left, for sockets that keep taking bytes; 0 is none";
+    outbound_burst_ms = 2000, 0..=600000, "time since a socket last took bytes within which it counts as one that keeps taking them";
+    shard_bytes_max = 4294967296, 1048576..=1099511627776, "bytes that clients make one shard hold, retained messages apart; beyond it those who have not been let in and then those who hold most are ended; the machine's memory, shared by the shards, is a good value";
     drain_timeout_ms = 5000, 100..=600000, "time between SIGTERM and the end of the process";
 }
 

@@ -1,4 +1,4 @@
-//! Application messages: a borrowed view on the way through the pipeline, an owned one for whatever outlives the step.
+//! Application messages: a borrowed view on the way through the flows, an owned one for whatever outlives the step.
 //! Used by hooks, sessions, retained store and mesh; decides nothing.
 
 use std::sync::Arc;
@@ -69,6 +69,8 @@ pub struct MessageView<'a> {
     pub wall_ms: u64,
     /// Plugins that led to it, a bit for each: they do not see it.
     pub ancestry: u64,
+    /// The number under which the owner of its topic has stored it, or has cleared the topic; 0 where neither has happened.
+    pub stored: u64,
 }
 
 /// A message that is kept.
@@ -99,6 +101,11 @@ pub struct Message {
 }
 
 impl MessageView<'_> {
+    /// What a copy of it would count against byte limits.
+    pub fn bytes(&self) -> usize {
+        size_of::<Message>() + self.topic.len() + self.payload.as_slice().len() + self.properties.len()
+    }
+
     /// Copies what cannot be shared.
     pub fn to_message(&self) -> Message {
         Message {
@@ -148,6 +155,7 @@ impl Message {
             expires_at_ms: self.expires_at_ms,
             wall_ms: self.wall_ms,
             ancestry: self.ancestry,
+            stored: 0,
         }
     }
 

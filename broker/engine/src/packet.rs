@@ -2,6 +2,8 @@
 //! Plain values without behaviour; bytes are the business of `codec`, state that of the session.
 
 mod connect;
+mod control;
+mod owned;
 mod properties;
 mod property;
 mod publish;
@@ -9,6 +11,8 @@ mod subscribe;
 pub(crate) mod wire;
 
 pub use connect::{Auth, ConnAck, Connect, Disconnect, Will};
+pub use control::has_control_characters;
+pub use owned::{FiltersHeader, Leave, OwnedConnect, OwnedProperties};
 pub use properties::{Iter as PropertiesIter, Properties};
 pub use property::{Property, PropertyId, PropertyOwner, push_property};
 pub use publish::{Ack, Publish};
@@ -163,6 +167,11 @@ impl PacketType {
             Self::Disconnect => "DISCONNECT",
             Self::Auth => "AUTH",
         }
+    }
+
+    /// Whether only a server sends it.
+    pub const fn is_servers(self) -> bool {
+        matches!(self, Self::ConnAck | Self::SubAck | Self::UnsubAck | Self::PingResp)
     }
 
     /// The lower four bits of the first byte: fixed for all types but PUBLISH, where they are flags (section 2.1.3).

@@ -1,6 +1,6 @@
 //! Routing of one shard: who here and which shards elsewhere want a topic, and the retained messages it owns.
 //!
-//! Called by the pipeline. It keeps data and answers; it delivers nothing, knows sessions only by key, runs no hook,
+//! Called by the flows. It keeps data and answers; it delivers nothing, knows sessions only by key, runs no hook,
 //! reads no clock and draws no random number.
 //!
 //! The order of calls: `subscribe*`, `unsubscribe*` and `set_connected` as clients act; once a turn [`Routes::take_changes`],
@@ -16,6 +16,7 @@ mod hash;
 mod interest;
 mod matched;
 pub mod retained;
+mod set;
 mod trie;
 
 #[cfg(test)]
@@ -27,7 +28,8 @@ use std::rc::Rc;
 pub use cache::CacheStats;
 pub use group::{GroupId, GroupRef, MemberCount};
 pub use interest::{Change, GroupChange, Interest, InterestBatch};
-pub use matched::{Matched, MatchedOptions, Target};
+pub use matched::{Matched, MatchedSub, MatchedSubs, Target};
+pub use set::FilterSet;
 
 use crate::id::{SessionKey, ShardId, ShardSet};
 use cache::TopicCache;
@@ -83,6 +85,8 @@ pub struct Subscribed {
     pub interest: Interest,
     /// SUBACK waits until [`Routes::barrier`] has reached this; 0 = need not wait.
     pub barrier_seq: u64,
+    /// Number of the filter, while the session has a subscription to it: see [`MatchedSub::filter`].
+    pub filter: u32,
 }
 
 /// What one shard's routing holds.
@@ -127,6 +131,11 @@ pub struct Routes {
 }
 
 impl Routes {
+    /// An empty set of filters, for work on one session.
+    pub fn filter_set(&self) -> FilterSet {
+        FilterSet::new(&self.hashes)
+    }
+
     /// The routing of shard `me` of `shards` (1 to 64). All shards of a process get the same seeds, which are secret.
     pub fn new(me: ShardId, shards: usize, seeds: [u64; 4], limits: RouteLimits) -> Self {
         Routes::with_hashes(me, shards, Hashes::new(seeds), limits)
@@ -175,7 +184,7 @@ impl Routes {
             self.outbox.push(change);
         }
         let (interest, barrier_seq) = self.outbox.wait_for(self.filters.get(at).told);
-        Subscribed { is_new, interest, barrier_seq }
+        Subscribed { is_new, interest, barrier_seq, filter: at }
     }
 
     /// Ends a session's subscription; returns whether there was one [MQTT-3.10.4-1].
@@ -201,6 +210,11 @@ impl Routes {
         true
     }
 
+    /// Number of a plain filter that is known, as in [`Subscribed::filter`].
+    pub fn filter_number(&self, filter: &str) -> Option<u32> {
+        self.filters.find(filter)
+    }
+
     /// Makes a session a member of a shared subscription, or replaces its options. `filter` comes without `$share/…/`.
     pub fn subscribe_shared(
         &mut self,
@@ -212,8 +226,9 @@ impl Routes {
     ) -> Subscribed {
         let key = self.obtain_group(self.hashes.group_id(group, filter), group, filter);
         let Some(group) = self.groups.get_mut(key) else {
-            return Subscribed { is_new: false, interest: Interest::Known, barrier_seq: 0 };
+            return Subscribed { is_new: false, interest: Interest::Known, barrier_seq: 0, filter: 0 };
         };
+        let filter = group.filter;
         let before = group.local();
         let is_new = group.insert(Subscriber { session, options }, connected);
         if group.told == 0 && self.shards > 1 {
@@ -225,7 +240,7 @@ impl Routes {
         }
         self.subscriptions += usize::from(is_new);
         let (interest, barrier_seq) = self.outbox.wait_for(told);
-        Subscribed { is_new, interest, barrier_seq }
+        Subscribed { is_new, interest, barrier_seq, filter }
     }
 
     /// Ends a membership; returns whether there was one.
@@ -362,6 +377,20 @@ impl Routes {
     ) -> Option<(SessionKey, SubOptions)> {
         let member = self.groups.get_mut(group)?.pick_member(eligible)?;
         Some((member.session, member.options))
+    }
+
+    /// Notes whether a member that was picked has much waiting. True where as many in a row had as there are members here, which
+    /// is when to look whether [`Routes::set_group_full`] is due.
+    pub fn note_pick(&mut self, group: GroupRef, busy: bool) -> bool {
+        self.groups.get_mut(group).is_some_and(|group| group.note_pick(busy))
+    }
+
+    /// Says whether the members on this shard have much waiting. While they have, every shard chooses others where it can: a
+    /// message that has come here stays here, since on a way round it could come behind a later one.
+    pub fn set_group_full(&mut self, group: GroupRef, full: bool) {
+        if self.groups.get_mut(group).is_some_and(|group| group.set_full(full)) {
+            self.tell_counts(group);
+        }
     }
 
     /// Group name and filter.

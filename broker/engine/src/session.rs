@@ -3,122 +3,33 @@
 //! windows; it knows neither hooks nor routes nor sockets.
 
 use std::collections::VecDeque;
-use std::net::SocketAddr;
 use std::num::NonZeroU16;
 use std::rc::Rc;
-use std::sync::Arc;
 
-use crate::hook::client::ClientView;
+use crate::held::Pool;
 use crate::hook::told::SessionView;
-use crate::id::{ConnKey, SessionKey};
-use crate::message::Message;
-use crate::packet::{QoS, SubscriptionOptions, Version};
-use crate::reason::ReasonCode;
-use crate::route::GroupId;
+use crate::id::{ConnKey, SessionKey, ShardSet};
+use crate::packet::{QoS, SubscriptionOptions};
+use crate::time::Now;
 
+pub(crate) mod deliveries;
+pub mod delivery;
+pub mod ending;
+pub mod identity;
 pub mod inflight;
+pub mod readers;
+pub(crate) mod ready;
 pub mod slots;
+pub mod subscriptions;
 
+pub use delivery::Delivery;
+pub use ending::{EndCause, Fate, Last, Will};
+pub use identity::{Identity, Principal};
 pub use inflight::{Inflight, Outgoing, Phase};
+pub use readers::Readers;
+pub use ready::Ready;
 pub use slots::{PublishSlot, Slot, SlotBody, Slots, Source, Stage};
-
-/// A message that several sessions of a shard hold: one count for the shard (no atomic per holder), one for all shards.
-pub type Held = Rc<Arc<Message>>;
-
-/// Who a client is and how it came in; fixed for the life of a connection. Shared by connection and session, so that a hook's
-/// view of the client borrows neither.
-#[derive(Clone, Debug)]
-pub struct Identity {
-    /// Client identifier.
-    pub client_id: Arc<str>,
-    /// User name.
-    pub username: Option<Box<str>>,
-    /// Whether authentication made it a superuser.
-    pub superuser: bool,
-    /// Where it comes from.
-    pub peer: SocketAddr,
-    /// The host part of it as text.
-    pub peer_host: Box<str>,
-    /// Our end.
-    pub local: SocketAddr,
-    /// The host part of it as text.
-    pub local_host: Box<str>,
-    /// Name of the listener.
-    pub listener: Arc<str>,
-    /// Protocol version.
-    pub version: Version,
-    /// Clean start.
-    pub clean_start: bool,
-    /// Keep alive in force, seconds; 0 is off.
-    pub keep_alive_s: u16,
-    /// Session expiry interval granted, seconds.
-    pub expiry_s: u32,
-    /// Its Receive Maximum.
-    pub receive_maximum: u16,
-    /// Connected, milliseconds since 1970.
-    pub connected_at_ms: u64,
-    /// Number of the network connection in this run; 0 for none.
-    pub connection: u64,
-    /// Whether it came in without anybody vouching for it.
-    pub anonymous: bool,
-    /// Encoded properties of CONNECT, without those of authentication.
-    pub properties: Box<[u8]>,
-}
-
-impl Identity {
-    /// What hooks see.
-    pub fn view(&self) -> ClientView<'_> {
-        ClientView {
-            client_id: &self.client_id,
-            username: self.username.as_deref(),
-            password: None,
-            peer: Some(self.peer),
-            peer_host: &self.peer_host,
-            local: Some(self.local),
-            local_host: &self.local_host,
-            listener: &self.listener,
-            version: self.version,
-            clean_start: self.clean_start,
-            keep_alive_s: self.keep_alive_s,
-            expiry_s: self.expiry_s,
-            receive_maximum: self.receive_maximum,
-            connected_at_ms: self.connected_at_ms,
-            connection: self.connection,
-            superuser: self.superuser,
-            anonymous: self.anonymous,
-            properties: &self.properties,
-            will: None,
-        }
-    }
-}
-
-/// How a connection ended.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum EndCause {
-    /// DISCONNECT of the client; whether it asks for the will.
-    ByClient(bool),
-    /// The socket closed without a DISCONNECT.
-    Lost,
-    /// The broker ended it, for this reason.
-    ByBroker(ReasonCode),
-}
-
-impl EndCause {
-    /// Whether the will is due [MQTT-3.1.2-8] [MQTT-3.1.2-10].
-    pub fn sends_will(self) -> bool {
-        !matches!(self, EndCause::ByClient(false))
-    }
-
-    /// The reason that client.disconnected is told.
-    pub fn reason(self) -> ReasonCode {
-        match self {
-            EndCause::ByClient(true) => ReasonCode::DISCONNECT_WITH_WILL,
-            EndCause::ByClient(false) => ReasonCode::SUCCESS,
-            EndCause::Lost => ReasonCode::UNSPECIFIED_ERROR,
-            EndCause::ByBroker(reason) => reason,
-        }
-    }
-}
+pub use subscriptions::Subscriptions;
 
 /// A subscription of a session, under its full filter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -127,104 +38,22 @@ pub struct Subscription {
     pub options: SubscriptionOptions,
     /// Subscription identifier, 0 where there is none.
     pub id: u32,
+    /// Number of the reader of its retained messages, 0 where there never was one.
+    pub reader: u64,
+    /// Whether it is being authorized again.
+    pub recheck: Recheck,
 }
 
-/// The will message (section 3.1.2.5), authorised at CONNECT.
-#[derive(Debug)]
-pub struct Will {
-    /// What to publish; its expiry begins when it is published.
-    pub message: Message,
-    /// Message expiry interval, seconds.
-    pub expiry_s: Option<u32>,
-    /// Will delay interval, seconds.
-    pub delay_s: u32,
-    /// Version of the rules it was authorised under.
-    pub epoch: u64,
-}
-
-/// A message on its way to this session.
-#[derive(Clone, Debug)]
-pub struct Delivery {
-    /// The message.
-    pub message: Held,
-    /// QoS of the delivery.
-    pub qos: QoS,
-    /// RETAIN of the delivery.
-    pub retain: bool,
-    /// Identifiers of the matching subscriptions.
-    pub subscription_ids: Box<[u32]>,
-    /// The shared subscription it was drawn for.
-    pub group: Option<GroupId>,
-}
-
-/// Why a session ends, where its end is told.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Last {
-    /// Its connection has ended, in this way, and it does not outlive it.
-    Closed(ReasonCode),
-    /// It has been without a connection for its expiry interval.
-    Expired,
-    /// The operator or a plugin ended it.
-    Kicked,
-    /// Another connection came, and it does not outlive its own.
-    Takenover,
-    /// A clean start threw it away, which has been told already.
-    Discarded,
-}
-
-impl Last {
-    /// The word for hooks.
-    pub fn word(self) -> &'static str {
-        match self {
-            Last::Closed(_) => "closed",
-            Last::Expired => "expired",
-            Last::Kicked => "kicked",
-            Last::Takenover => "takenover",
-            Last::Discarded => "discarded",
-        }
-    }
-
-    /// The reason code that goes with it.
-    pub fn reason(self) -> ReasonCode {
-        match self {
-            Last::Closed(reason) => reason,
-            Last::Expired | Last::Discarded => ReasonCode::SUCCESS,
-            Last::Kicked => ReasonCode::ADMINISTRATIVE_ACTION,
-            Last::Takenover => ReasonCode::SESSION_TAKEN_OVER,
-        }
-    }
-}
-
-/// What is to happen once the slots of a session without a connection have drained.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Fate {
-    /// It stays for its expiry interval.
-    Stays,
-    /// It ends: nobody can reach it any more.
-    Ends,
-}
-
-/// A fetch of retained messages for a new subscription.
-#[derive(Debug)]
-pub struct Fetch {
-    /// Number in the shard.
-    pub id: u64,
-    /// The filter.
-    pub filter: Rc<str>,
-    /// The subscription's options.
-    pub options: SubscriptionOptions,
-    /// Its identifier.
-    pub subscription_id: u32,
-    /// Shards that have not said yet from which message on they leave the rest to live delivery. SUBACK waits for them.
-    pub unmarked: crate::id::ShardSet,
-    /// Whether SUBACK is out, so that pages may be asked for.
-    pub begun: bool,
-    /// Shards that have not finished answering.
-    pub open: crate::id::ShardSet,
-    /// Fingerprints of the topics that arrived live meanwhile: their stored message is older.
-    pub live: std::collections::HashSet<u64, ahash::RandomState>,
-    /// Pages that wait until the session has room.
-    pub held_back: Vec<(crate::id::ShardId, crate::route::retained::Cursor)>,
+/// How it stands with the recheck of a subscription in force.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Recheck {
+    /// None is under way.
+    #[default]
+    None,
+    /// One waits for a plugin, under this number.
+    Open(u64),
+    /// Nobody has answered the last one: another follows.
+    Again,
 }
 
 /// One session on its home shard.
@@ -252,8 +81,16 @@ pub struct Session {
     pub orphan: bool,
     /// Whether it stands in the row of those being taken down.
     pub takedown: bool,
+    /// What of it may go on, for which it stands in the run queue.
+    pub ready: Ready,
+    /// Lanes to other shards that it stands in a row for.
+    pub lanes_waited: ShardSet,
+    /// Whether a shared subscription of it has been called full on this shard, which ends when its queue has drained.
+    pub in_full_group: bool,
+    /// Whether somebody looks, in time, for a PUBREL that the packet in front waits for.
+    pub release_watched: bool,
     /// Subscriptions by full filter.
-    pub subscriptions: std::collections::HashMap<Box<str>, Subscription, ahash::RandomState>,
+    pub subscriptions: Subscriptions,
     /// Packets sent and not acknowledged.
     pub inflight: Inflight,
     /// Messages that wait for the window or the connection.
@@ -268,18 +105,104 @@ pub struct Session {
     pub will: Option<Box<Will>>,
     /// The will of a connection that has ended, until its delay is over.
     pub delayed_will: Option<Box<Will>>,
-    /// Retained messages on their way.
-    pub fetches: Vec<Fetch>,
+    /// Retained messages that it is still to get; `None` if there are none.
+    pub readers: Option<Box<Readers>>,
     /// Deliveries that are authorised one by one, where a plugin asks for that.
-    pub deliveries: Option<Box<crate::pipeline::Deliveries>>,
+    pub deliveries: Option<Box<crate::session::deliveries::Deliveries>>,
     /// Messages dropped for it.
     pub dropped: u64,
+    /// The connection of another principal that is to go on with it, and waits for that.
+    pub heir: Option<ConnKey>,
+    /// Where messages that it holds are counted for the shard.
+    pub pool: Pool,
 }
 
 impl Session {
+    /// A session without a connection, created now. `window` is how many packets may be in flight.
+    pub fn new(key: SessionKey, identity: &Rc<Identity>, now: Now, window: usize, pool: Pool) -> Session {
+        Session {
+            key,
+            identity: Rc::clone(identity),
+            conn: None,
+            expiry_s: identity.expiry_s,
+            created_wall_ms: now.wall_ms,
+            since_wall_ms: now.wall_ms,
+            epoch: 0,
+            last: None,
+            fate: Fate::Stays,
+            orphan: false,
+            takedown: false,
+            ready: Ready::default(),
+            lanes_waited: ShardSet::EMPTY,
+            in_full_group: false,
+            release_watched: false,
+            subscriptions: Subscriptions::default(),
+            inflight: Inflight::new(window),
+            queue: VecDeque::new(),
+            queue_bytes: 0,
+            awaiting_rel: Vec::new(),
+            slots: Slots::default(),
+            will: None,
+            delayed_will: None,
+            readers: None,
+            deliveries: None,
+            dropped: 0,
+            heir: None,
+            pool,
+        }
+    }
+
+    /// Notes a PUBLISH that is being sent under an identifier of [`Inflight::next_packet_id`].
+    pub fn in_flight(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
+        self.pool.count(&delivery.message);
+        self.inflight.publish(packet_id, delivery);
+    }
+
     /// Whether the client's acknowledgements of these publishes are still owed by us: what counts against Receive Maximum.
     pub fn unacknowledged_publishes(&self) -> usize {
         self.awaiting_rel.len() + self.slots.acknowledgements_owed()
+    }
+
+    /// Whether something is to be sent to its client as soon as there is room.
+    #[inline]
+    pub fn has_outgoing(&self) -> bool {
+        !self.queue.is_empty() || self.inflight.has_resends() || self.readers.is_some()
+    }
+
+    /// Whether its client may begin another QoS 2 exchange. Clients of MQTT 5 keep to the Receive Maximum that they were given.
+    pub fn may_await_release(&self, awaiting_rel_max: u64) -> bool {
+        self.identity.version.is_v5() || (self.awaiting_rel.len() as u64) < awaiting_rel_max
+    }
+
+    /// Whether the publish in front waits until its client has released another one with PUBREL. Nobody will where the
+    /// connection has gone.
+    pub fn waits_for_release(&self, awaiting_rel_max: u64) -> bool {
+        self.slots.front().is_some_and(|slot| match &slot.body {
+            SlotBody::Publish(publish) => {
+                publish.stage == Stage::Unstarted
+                    && publish.source == Source::Client
+                    && publish.packet_qos == QoS::ExactlyOnce
+                    && slot.conn == self.conn
+                    && !self.may_await_release(awaiting_rel_max)
+                    && !self.slots.has_disconnect()
+            }
+            _ => false,
+        })
+    }
+
+    /// Whether another connection may come while packets of this one's wait: the end of the connection there is, with its will,
+    /// will wait behind them.
+    pub fn has_room_for_end(&self, slots_max: u64, bytes_max: u64) -> bool {
+        let will_bytes = self.will.as_ref().map_or(0, |will| will.message.bytes());
+        self.slots.is_empty()
+            || (self.slots.len() as u64) < slots_max && (self.slots.bytes() + will_bytes) as u64 <= bytes_max
+    }
+
+    /// Forgets its readers if they have nothing to remember.
+    pub fn tidy_readers(&mut self) {
+        if self.readers.as_ref().is_some_and(|readers| readers.is_empty()) {
+            self.readers = None;
+        }
     }
 
     /// What hooks see of it.
@@ -302,22 +225,56 @@ impl Session {
 
     /// Puts a delivery at the end of the queue. False, and nothing done, when a limit is reached.
     pub fn enqueue(&mut self, delivery: Delivery, messages_max: u64, bytes_max: u64) -> bool {
-        let bytes = delivery.message.bytes();
-        let full = self.queue.len() as u64 >= messages_max || (self.queue_bytes + bytes) as u64 > bytes_max;
-        if !full {
-            self.queue_bytes += bytes;
+        let room = self.has_queue_room(&delivery, messages_max, bytes_max);
+        if room {
+            if let (Some(readers), true) = (&mut self.readers, delivery.reader != 0) {
+                readers.queued(delivery.reader);
+            }
+            self.pool.count(&delivery.message);
+            self.queue_bytes += delivery.message.bytes();
             self.queue.push_back(delivery);
         }
-        !full
+        room
+    }
+
+    /// Whether the queue has room for a delivery.
+    pub fn has_queue_room(&self, delivery: &Delivery, messages_max: u64, bytes_max: u64) -> bool {
+        (self.queue.len() as u64) < messages_max
+            && (self.queue_bytes + delivery.message.bytes()) as u64 <= bytes_max
+    }
+
+    /// Takes out of the queue what may not stay.
+    pub fn withdraw_queued(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let (kept, gone): (VecDeque<Delivery>, VecDeque<Delivery>) =
+            std::mem::take(&mut self.queue).into_iter().partition(|delivery| stays(delivery));
+        self.queue = kept;
+        for delivery in &gone {
+            self.queue_bytes -= delivery.message.bytes();
+            if let (Some(readers), true) = (&mut self.readers, delivery.reader != 0) {
+                readers.dequeued(delivery.reader);
+            }
+        }
+        gone.into()
+    }
+
+    /// Whether something that it has received, or is to be sent, waits for a plugin, a lane or another shard.
+    pub fn is_busy(&self) -> bool {
+        !self.slots.is_empty() || self.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty())
     }
 
     /// Takes the first delivery of the queue.
+    /// Takes the first delivery of the queue. A retained message whose subscription has ended meanwhile is passed over.
     pub fn dequeue(&mut self) -> Option<Delivery> {
-        let delivery = self.queue.pop_front()?;
-        self.queue_bytes -= delivery.message.bytes();
-        if self.queue.is_empty() && self.queue.capacity() > 1024 {
-            self.queue = VecDeque::new();
+        loop {
+            let delivery = self.queue.pop_front()?;
+            self.queue_bytes -= delivery.message.bytes();
+            if self.queue.is_empty() && self.queue.capacity() > 1024 {
+                self.queue = VecDeque::new();
+            }
+            let reader = delivery.reader;
+            if reader == 0 || self.readers.as_mut().is_some_and(|readers| readers.dequeued(reader)) {
+                return Some(delivery);
+            }
         }
-        Some(delivery)
     }
 }

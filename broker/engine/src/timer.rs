@@ -1,5 +1,5 @@
 //! Timer wheels: many deadlines, few wake-ups. Nothing is ever cancelled; whoever takes an expired entry looks whether it
-//! still means something.
+//! still means something. What is due at one look comes in the order of its due times, and of one moment in that of arming.
 
 /// Places of a wheel. A power of two.
 const PLACES: usize = 512;
@@ -13,12 +13,26 @@ const SPARE_ENTRIES_MAX: usize = 1024;
 pub struct Wheel<T> {
     granularity_ms: u64,
     /// An empty place has no memory of its own; it would be kept until the wheel has turned, and then for ever.
-    places: Vec<Vec<(u64, T)>>,
-    spares: Vec<Vec<(u64, T)>>,
+    places: Vec<Vec<Entry<T>>>,
+    spares: Vec<Vec<Entry<T>>>,
+    /// What is due, before it is in order; empty between two looks.
+    due: Vec<Entry<T>>,
+    /// Entries armed so far.
+    armed: u64,
     occupied: [u64; PLACES / 64],
     /// First tick that has not been looked at.
     next_tick: u64,
     len: usize,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// First tick at which it is due.
+    tick: u64,
+    due_ms: u64,
+    /// How many had been armed before.
+    number: u64,
+    what: T,
 }
 
 impl<T> Wheel<T> {
@@ -28,6 +42,8 @@ impl<T> Wheel<T> {
             granularity_ms: granularity_ms.max(1),
             places: (0..PLACES).map(|_| Vec::new()).collect(),
             spares: Vec::with_capacity(SPARES),
+            due: Vec::new(),
+            armed: 0,
             occupied: [0; PLACES / 64],
             next_tick: 0,
             len: 0,
@@ -44,12 +60,13 @@ impl<T> Wheel<T> {
         {
             *entries = spare;
         }
-        entries.push((tick, entry));
+        entries.push(Entry { tick, due_ms, number: self.armed, what: entry });
+        self.armed += 1;
         self.occupied[place / 64] |= 1 << (place % 64);
         self.len += 1;
     }
 
-    /// Moves everything that is due at `now_ms` to `due`.
+    /// Moves everything that is due at `now_ms` to `due`, in the order of the due times.
     pub fn expire(&mut self, now_ms: u64, due: &mut Vec<T>) {
         let now_tick = now_ms / self.granularity_ms;
         if now_tick < self.next_tick {
@@ -60,19 +77,24 @@ impl<T> Wheel<T> {
             for offset in 0..ticks {
                 let place = (self.next_tick + offset) as usize % PLACES;
                 if self.occupied[place / 64] & (1 << (place % 64)) != 0 {
-                    self.expire_place(place, now_tick, due);
+                    self.expire_place(place, now_tick);
                 }
             }
         }
         self.next_tick = now_tick + 1;
+        self.due.sort_unstable_by_key(|entry| (entry.due_ms, entry.number));
+        due.extend(self.due.drain(..).map(|entry| entry.what));
+        if self.due.capacity() > SPARE_ENTRIES_MAX {
+            self.due = Vec::new();
+        }
     }
 
-    fn expire_place(&mut self, place: usize, now_tick: u64, due: &mut Vec<T>) {
+    fn expire_place(&mut self, place: usize, now_tick: u64) {
         let entries = &mut self.places[place];
         let mut index = 0;
         while index < entries.len() {
-            if entries[index].0 <= now_tick {
-                due.push(entries.swap_remove(index).1);
+            if entries[index].tick <= now_tick {
+                self.due.push(entries.swap_remove(index));
                 self.len -= 1;
             } else {
                 index += 1;
@@ -113,11 +135,45 @@ impl<T> Wheel<T> {
 mod tests {
     use super::*;
 
-    fn expired(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {
+    fn in_order(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.expire(now_ms, &mut due);
+        due
+    }
+
+    fn expired(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {
+        let mut due = in_order(wheel, now_ms);
         due.sort_unstable();
         due
+    }
+
+    #[test]
+    fn entries_of_one_tick_fire_in_the_order_of_their_due_times() {
+        let mut wheel = Wheel::new(1000);
+        // All due at the tick of 2,000 ms, but for the last, which is a turn of the wheel later.
+        for (entry, due_ms) in [(4, 1_900), (1, 1_001), (5, 2_000), (3, 1_500), (2, 1_400), (6, 514_000)] {
+            wheel.arm(due_ms, entry);
+        }
+        assert_eq!(in_order(&mut wheel, 2_000), [1, 2, 3, 4, 5]);
+        assert_eq!(in_order(&mut wheel, 514_000), [6]);
+    }
+
+    #[test]
+    fn entries_of_one_moment_fire_in_the_order_of_arming_and_a_jump_keeps_all_in_order() {
+        let mut wheel = Wheel::new(10);
+        for entry in 0..50 {
+            wheel.arm(100, entry);
+        }
+        assert_eq!(in_order(&mut wheel, 100), (0..50).collect::<Vec<_>>());
+        // From the far end of the wheel to the near one, and beyond it.
+        for entry in (0..2_000).rev() {
+            wheel.arm(200 + u64::from(entry) * 7, entry);
+        }
+        assert_eq!(in_order(&mut wheel, 20_000), (0..2_000).collect::<Vec<_>>());
+        wheel.arm(300, 2);
+        wheel.arm(20_001, 3);
+        wheel.arm(200, 1);
+        assert_eq!(in_order(&mut wheel, 20_010), [1, 2, 3], "what was due long ago is first");
     }
 
     #[test]

@@ -15,7 +15,7 @@ use grapnel_engine::packet::{
     Connect, Filters, Packet, Properties, Publish, QoS, Subscribe, SubscriptionOptions, Version,
     push_subscription,
 };
-use grapnel_engine::pipeline::{Input, ListenerInfo, Next, Peer, Setup, Shard};
+use grapnel_engine::shard::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
 use grapnel_plugin_abi::raw::{Event, Flow};
 

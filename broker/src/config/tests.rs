@@ -4,6 +4,8 @@
 use std::ffi::OsString;
 use std::path::Path;
 
+use grapnel_engine::limits::{Choices, SessionOwner};
+
 use super::*;
 
 fn environment(vars: &[(&str, &str)]) -> Environment {
@@ -86,8 +88,13 @@ name = "inside"
 bind = "[::]:2001"
 [authorization]
 no_match = "deny"
+[mqtt]
+session_owner = "inherit"
+allow_empty_client_id = false
+assigned_client_id_prefix = "fleet-7."
 [limits]
 receive_max = 1_0
+sessions_total_max = 3
 [plugins]
 dir = "/p"
 [plugins.zeta]
@@ -115,7 +122,14 @@ level = "debug"
         config.listeners.iter().map(|listener| (listener.name.as_str(), listener.allow_anonymous)).collect();
     assert_eq!(listeners, [("inside", false), ("[::]:2001", false)]);
     assert_eq!(config.authorization.no_match, NoMatch::Deny);
-    assert_eq!(config.limits.receive_max, 10);
+    let choices = Choices {
+        session_owner: SessionOwner::Inherit,
+        allow_empty_client_id: false,
+        assigned_client_id_prefix: "fleet-7.".into(),
+        ..Choices::default()
+    };
+    assert_eq!(config.limits.choices, choices);
+    assert_eq!((config.limits.receive_max, config.limits.sessions_total_max), (10, 3));
     assert_eq!(config.plugins_dir, Path::new("/p"));
     let zeta = &config.plugins[0];
     assert_eq!((zeta.name.as_str(), zeta.priority, zeta.required), ("zeta", Some(-3), true));
@@ -138,6 +152,7 @@ level = "debug"
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one table")]
 fn each_mistake_in_a_file_has_its_sentence() {
     let cases = [
         (
@@ -207,6 +222,18 @@ fn each_mistake_in_a_file_has_its_sentence() {
         (
             "[authorization]\nno_match = \"no\"",
             "grapnel.toml:2: authorization.no_match must be \"allow\" or \"deny\", not \"no\"",
+        ),
+        (
+            "[mqtt]\nsession_owner = \"steal\"",
+            "grapnel.toml:2: mqtt.session_owner must be \"discard\" or \"refuse\" or \"inherit\", not \"steal\"",
+        ),
+        (
+            "[mqtt]\nassigned_client_id_prefix = \"a/b\"",
+            "grapnel.toml:2: mqtt.assigned_client_id_prefix must have at most 64 letters, digits, -, _ and ., not \"a/b\"",
+        ),
+        (
+            "[mqtt]\nsession_ower = 1",
+            "grapnel.toml:2: there is no key mqtt.session_ower; the nearest is mqtt.session_owner",
         ),
         (
             "[control]\nhttp_bind = \"0.0.0.0:8080\"",
@@ -295,10 +322,18 @@ fn the_environment_overrides_every_key_of_the_document() {
     let samples = [
         ("shards", "5"),
         ("authorization.no_match", "deny"),
+        ("mqtt.queue_full", "drop_oldest"),
+        ("mqtt.maximum_qos", "1"),
+        ("mqtt.retain_available", "false"),
+        ("mqtt.reason_strings", "false"),
+        ("mqtt.control_characters", "refuse"),
         ("plugins.dir", "/pp"),
         ("control.socket", "/c.sock"),
     ];
     let samples = samples.into_iter().chain([
+        ("mqtt.session_owner", "refuse"),
+        ("mqtt.allow_empty_client_id", "false"),
+        ("mqtt.assigned_client_id_prefix", "x"),
         ("control.http_bind", "127.0.0.1:99"),
         ("control.connections_max", "9"),
         ("control.request_bytes_max", "9999"),

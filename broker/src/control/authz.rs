@@ -1,7 +1,7 @@
 //! Has client.authorize asked again: what plugins have said is forgotten, and subscriptions in force that no longer pass are taken.
 
 use axum::extract::State;
-use grapnel_engine::pipeline::Scope;
+use grapnel_engine::shard::Scope;
 use grapnel_engine::topic;
 use serde::Deserialize;
 

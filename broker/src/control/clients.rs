@@ -2,8 +2,8 @@
 
 use axum::extract::State;
 use axum::http::StatusCode;
-use grapnel_engine::pipeline::Shard;
 use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::Shard;
 use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Name, Parameters};

@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::Shard;
+use grapnel_engine::shard::Shard;
 use tokio::task::JoinSet;
 
 use super::answer::ApiError;

@@ -12,7 +12,7 @@ const PREFIX: &str = "grapnel_";
 
 /// Whether a counter of the engine is a state that can fall again.
 pub(super) fn is_gauge(name: &str) -> bool {
-    name.ends_with("_count") || name == "messages_retained_bytes"
+    name.ends_with("_count") || matches!(name, "messages_retained_bytes" | "memory_bytes")
 }
 
 /// Text being written.
@@ -99,7 +99,9 @@ mod tests {
 
     #[test]
     fn what_can_fall_is_a_gauge() {
-        assert!(is_gauge("connections_count") && is_gauge("messages_retained_bytes"));
+        assert!(
+            is_gauge("connections_count") && is_gauge("messages_retained_bytes") && is_gauge("memory_bytes")
+        );
         assert!(!is_gauge("messages_received"));
     }
 }

@@ -5,7 +5,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use axum::extract::State;
 use axum::http::header;
 use axum::response::IntoResponse;
-use grapnel_engine::pipeline::Counters;
+use grapnel_engine::shard::{Counters, Ledger, Shard};
 use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Parameters};
@@ -13,14 +13,19 @@ use super::api::Api;
 use super::links;
 use super::prometheus::{self, Text};
 use super::wire;
+use crate::log;
 use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState};
 
+/// Name and meaning of what the process counts, beside what shards do.
+const LINES_LOST: (&str, &str) = ("log_lines_lost", "lines of the log that could not be written");
+
 pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
-    let gathered = api.shards.ask_all(|shard| (*shard.counters(), shard.chains().generation())).await;
-    let mut all = Counters::default();
+    let gathered = api.shards.ask_all(at_a_glance).await;
+    let (mut all, mut memory) = (Counters::default(), Ledger::default());
     let mut shards = Vec::new();
-    for (id, (counters, generation)) in &gathered.answers {
+    for (id, (counters, ledger, generation)) in &gathered.answers {
         all.add(counters);
+        memory.add(ledger);
         shards.push(wire::ShardStatus {
             shard: id.0,
             connections: counters.connections_count,
@@ -29,6 +34,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
             messages_received: counters.messages_received,
             messages_sent: counters.messages_sent,
             chain_generation: *generation,
+            memory: (*ledger).into(),
         });
     }
     let plugins = api.plugins.list().plugins;
@@ -47,6 +53,7 @@ pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
         messages_received: all.messages_received,
         messages_sent: all.messages_sent,
         messages_dropped: all.messages_dropped,
+        memory: memory.into(),
         shards,
         listeners: api.info.listeners.clone(),
         plugins: names(loaded),
@@ -56,9 +63,16 @@ pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
         config_file: api.config.file.as_ref().map(|file| file.display().to_string()),
         plugins_dir: api.config.plugins_dir.display().to_string(),
         state_dir: api.config.state_dir.display().to_string(),
+        log_lines_lost: log::lines_lost(),
         allocations: api.info.allocations.map(|count| count()),
         unanswered: gathered.unanswered_rows(),
     })
+}
+
+/// Counters, ledger and version of the chains.
+fn at_a_glance(shard: &mut Shard) -> (Counters, Ledger, u64) {
+    shard.settle_memory();
+    (*shard.counters(), shard.ledger(), shard.chains().generation())
 }
 
 fn uptime_s(started_at_ms: u64) -> u64 {
@@ -79,7 +93,14 @@ pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
         help: help.to_owned(),
     });
     let of_plugins = api.plugins.metrics().into_iter().flat_map(plugin_rows);
-    let metrics = metrics.chain(of_plugins).collect();
+    let lines_lost = wire::Metric {
+        name: LINES_LOST.0.to_owned(),
+        value: signed(log::lines_lost()),
+        shards: Vec::new(),
+        gauge: false,
+        help: LINES_LOST.1.to_owned(),
+    };
+    let metrics = metrics.chain([lines_lost]).chain(of_plugins).collect();
     Json(wire::Metrics { metrics, unanswered: gathered.unanswered_rows() })
 }
 
@@ -152,6 +173,8 @@ pub(super) async fn prometheus(
             text.sample(name, &[("shard", shard)], rows[index].1);
         }
     }
+    text.family(LINES_LOST.0, LINES_LOST.1, false);
+    text.sample(LINES_LOST.0, &[], log::lines_lost());
     let rows = gathered.answers.into_iter().map(|(id, (_, rows))| (id, rows)).collect();
     links::write(&mut text, rows, wanted.per_shard);
     text.family("plugins_trips", "times a plugin was tripped because it failed too often", false);

@@ -11,7 +11,7 @@ use axum::body::{Body, Bytes};
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use grapnel_engine::pipeline;
+use grapnel_engine::shard;
 use hyper::body::Frame;
 use serde::Deserialize;
 use tokio::sync::{mpsc, watch};
@@ -172,7 +172,7 @@ fn within_count(line: &TraceLine, left: &mut u64) -> bool {
     true
 }
 
-fn lines(taken: Gathered<(Vec<pipeline::TraceLine>, u64)>) -> impl Iterator<Item = TraceLine> {
+fn lines(taken: Gathered<(Vec<shard::TraceLine>, u64)>) -> impl Iterator<Item = TraceLine> {
     taken.answers.into_iter().flat_map(|(shard, (lines, lost))| {
         // The shard makes room by losing the oldest, so the loss stands before what it kept.
         let loss = (lost > 0).then_some(TraceLine::Lost { lost });

@@ -1,7 +1,7 @@
 //! What the API's answers and requests look like in JSON. The broker writes them, `grapnel-ctl` reads them; field names are
 //! a promise to programs, so they are added to, never changed.
 
-use grapnel_engine::pipeline;
+use grapnel_engine::shard;
 use serde::{Deserialize, Serialize};
 
 /// Every refusal: one sentence for people.
@@ -45,6 +45,8 @@ pub struct Status {
     pub messages_sent: u64,
     /// Messages and deliveries dropped since the start.
     pub messages_dropped: u64,
+    /// What clients make the broker hold.
+    pub memory: Memory,
     /// The shards that answered.
     pub shards: Vec<ShardStatus>,
     /// Where clients connect.
@@ -63,6 +65,8 @@ pub struct Status {
     pub plugins_dir: String,
     /// What is remembered between two starts.
     pub state_dir: String,
+    /// Lines of the log that could not be written since the start.
+    pub log_lines_lost: u64,
     /// What the process has from its allocator; only a broker that was built to count says it.
     pub allocations: Option<Allocations>,
     /// Shards that did not answer.
@@ -99,6 +103,50 @@ pub struct ShardStatus {
     pub messages_sent: u64,
     /// Version of its chain table.
     pub chain_generation: u64,
+    /// What its clients make it hold.
+    pub memory: Memory,
+}
+
+/// Bytes that clients make a shard, or the broker, hold; retained messages are counted apart.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Memory {
+    /// What counts against `shard_bytes_max`: all of the following, except that `queues` and `in_flight` count as `messages`.
+    pub total: u64,
+    /// Received, and not a whole packet yet or not taken.
+    pub read_buffers: u64,
+    /// On the way to sockets, acknowledgements included.
+    pub outbound: u64,
+    /// Connections with their topic aliases, and CONNECT packets that are not decided yet.
+    pub connections: u64,
+    /// Received packets that wait for their turn.
+    pub slots: u64,
+    /// Messages in the queues of sessions, each session with all of its own.
+    pub queues: u64,
+    /// Messages sent and not acknowledged, likewise.
+    pub in_flight: u64,
+    /// Sessions with their subscriptions, wills and readers of retained messages.
+    pub sessions: u64,
+    /// Messages in queues and in flight, each once for a shard however many sessions hold it.
+    pub messages: u64,
+    /// Last bytes for connections that have ended.
+    pub closing: u64,
+}
+
+impl From<shard::Ledger> for Memory {
+    fn from(ledger: shard::Ledger) -> Memory {
+        Memory {
+            total: ledger.total(),
+            read_buffers: ledger.read_buffers,
+            outbound: ledger.outbound,
+            connections: ledger.connections,
+            slots: ledger.slots,
+            queues: ledger.queues,
+            in_flight: ledger.in_flight,
+            sessions: ledger.sessions,
+            messages: ledger.messages,
+            closing: ledger.closing,
+        }
+    }
 }
 
 /// A listening address.
@@ -108,7 +156,7 @@ pub struct Listener {
     pub name: String,
     /// Address and port as they are bound.
     pub address: String,
-    /// Whether clients without user name may come in where nobody answers for them.
+    /// Whether clients may come in that no plugin answers for.
     pub allow_anonymous: bool,
 }
 
@@ -152,8 +200,8 @@ pub struct Client {
     pub shard: u8,
 }
 
-impl From<pipeline::ClientSummary> for Client {
-    fn from(row: pipeline::ClientSummary) -> Client {
+impl From<shard::ClientSummary> for Client {
+    fn from(row: shard::ClientSummary) -> Client {
         Client {
             client_id: row.client_id,
             username: row.username,
@@ -197,14 +245,18 @@ pub struct ClientDetails {
     pub slots: usize,
     /// Bytes queued for its socket.
     pub outbound_bytes: usize,
+    /// Bytes that its connection and session hold.
+    pub memory_bytes: usize,
+    /// Why its connection is not read for now: `admission`, `slots`, `outbound` or `memory`.
+    pub paused: Option<String>,
     /// Messages dropped for it so far.
     pub dropped: u64,
     /// When its session was created, milliseconds since 1970.
     pub created_at_ms: u64,
 }
 
-impl From<pipeline::ClientDetails> for ClientDetails {
-    fn from(all: pipeline::ClientDetails) -> ClientDetails {
+impl From<shard::ClientDetails> for ClientDetails {
+    fn from(all: shard::ClientDetails) -> ClientDetails {
         ClientDetails {
             client: all.summary.into(),
             listener: all.listener,
@@ -217,6 +269,8 @@ impl From<pipeline::ClientDetails> for ClientDetails {
             awaiting_rel: all.awaiting_rel,
             slots: all.slots,
             outbound_bytes: all.outbound_bytes,
+            memory_bytes: all.memory_bytes,
+            paused: all.reading.and_then(shard::Reading::why).map(str::to_owned),
             dropped: all.dropped,
             created_at_ms: all.created_at_ms,
         }
@@ -273,8 +327,8 @@ pub struct Subscription {
     pub shard: u8,
 }
 
-impl From<pipeline::SubscriptionRow> for Subscription {
-    fn from(row: pipeline::SubscriptionRow) -> Subscription {
+impl From<shard::SubscriptionRow> for Subscription {
+    fn from(row: shard::SubscriptionRow) -> Subscription {
         Subscription {
             client_id: row.client_id,
             filter: row.filter,
@@ -291,7 +345,7 @@ impl From<pipeline::SubscriptionRow> for Subscription {
 /// `GET /api/v1/metrics`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Metrics {
-    /// Each metric, summed over the shards that answered; then those that plugins have made, by name. A histogram has a row for
+    /// Each metric, summed over the shards that answered; then those of the process, and those that plugins have made, by name. A histogram has a row for
     /// each of its samples, under the names that Prometheus sees.
     pub metrics: Vec<Metric>,
     /// Shards that did not answer.
@@ -305,8 +359,8 @@ pub struct Metric {
     pub name: String,
     /// Its value.
     pub value: i64,
-    /// The values of the shards, in the order of their numbers; those that did not answer are left out. Empty for a metric of a
-    /// plugin, which is not counted by shard.
+    /// The values of the shards, in the order of their numbers; those that did not answer are left out. Empty for a metric of the
+    /// whole process or of a plugin, which is not counted by shard.
     pub shards: Vec<u64>,
     /// Whether it can fall.
     pub gauge: bool,

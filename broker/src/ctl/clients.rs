@@ -203,6 +203,8 @@ pub(super) fn print_client(details: &ClientDetails, output: &mut Output) -> Resu
             ("awaiting PUBREL", details.awaiting_rel.to_string()),
             ("packets waiting", details.slots.to_string()),
             ("outbound", format!("{} bytes", details.outbound_bytes)),
+            ("memory", format!("{} bytes", details.memory_bytes)),
+            ("not read for", details.paused.clone().unwrap_or_else(|| "nothing: it is read".to_owned())),
             ("dropped", details.dropped.to_string()),
             ("largest packet", packet_bytes_max),
             ("topic aliases", details.topic_alias_max.to_string()),

@@ -53,6 +53,14 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
             ),
         ),
     ]);
+    let wire::Memory { total, outbound, read_buffers, slots, messages, .. } = status.memory;
+    let text = format!(
+        "{total} bytes held for clients: {outbound} to be sent, {read_buffers} received in part, {slots} waiting, {messages} queued"
+    );
+    pairs.push(("memory", text));
+    if status.log_lines_lost > 0 {
+        pairs.push(("log lines lost", status.log_lines_lost.to_string()));
+    }
     if let Some(allocations) = &status.allocations {
         let wire::Allocations { live, live_bytes, total, total_bytes } = allocations;
         let text = format!("{live} live ({live_bytes} bytes), {total} since the start ({total_bytes} bytes)");
@@ -67,6 +75,7 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
         Column::Right("SUBSCRIPTIONS"),
         Column::Right("RECEIVED"),
         Column::Right("SENT"),
+        Column::Right("MEMORY"),
     ];
     let rows = status.shards.iter().map(|shard| {
         [
@@ -76,6 +85,7 @@ pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError
             shard.subscriptions.to_string(),
             shard.messages_received.to_string(),
             shard.messages_sent.to_string(),
+            shard.memory.total.to_string(),
         ]
     });
     table::print(output, columns, rows)

@@ -4,7 +4,7 @@
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;
 
-use grapnel_engine::pipeline::Outbound;
+use grapnel_engine::shard::Outbound;
 use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags, Shutdown};
 use smallvec::SmallVec;

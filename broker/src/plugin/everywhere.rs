@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::Shard;
+use grapnel_engine::shard::Shard;
 
 use crate::shard::handle::{ShardHandle, Unanswered};
 

@@ -3,7 +3,7 @@
 //! way, where the swap is taken back. Used by the reload.
 
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::Shard;
+use grapnel_engine::shard::Shard;
 
 use super::error::LoadError;
 use super::everywhere;

@@ -30,11 +30,9 @@ pub struct Settings {
     pub retired_max: usize,
     /// Bytes of state that an instance may hand to the version that replaces it.
     pub state_bytes_max: usize,
-    /// Bytes of changes that may come with one deferred verdict.
-    pub change_bytes_max: usize,
     /// What one plugin may have of the broker.
     pub limits: ShellLimits,
-    /// Bounds of the messages that plugins publish.
+    /// Bounds of the messages that plugins publish, and of the changes that come with deferred verdicts.
     pub message_limits: Arc<Limits>,
 }
 
@@ -52,7 +50,6 @@ impl Settings {
             defer_deadline_ms: u32::try_from(config.limits.defer_deadline_ms).unwrap_or(u32::MAX),
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
             state_bytes_max: usize::try_from(config.shell_limits.state_bytes_max).unwrap_or(usize::MAX),
-            change_bytes_max: usize::try_from(config.limits.packet_bytes_max).unwrap_or(usize::MAX),
             limits: config.shell_limits.clone(),
             message_limits: Arc::new(config.limits.clone()),
         }

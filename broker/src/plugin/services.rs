@@ -11,7 +11,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{Completion, OwnedChange, ticket_shard};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::shard::{Completion, OwnedChange, RefusedAnswer, ticket_shard};
 use grapnel_plugin_abi::host::{
     self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
@@ -30,10 +31,46 @@ use crate::fatal;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
+/// How much may come with one deferred verdict. Both follow from the largest packet that is taken, so that no packet needs
+/// more than an honest answer to it may have.
+#[derive(Clone, Copy, Default, Debug)]
+struct AnswerBounds {
+    changes_max: u64,
+    packet_bytes_max: u64,
+    topic_bytes_max: u64,
+}
+
+impl AnswerBounds {
+    fn of(limits: &Limits) -> AnswerBounds {
+        AnswerBounds {
+            // Nothing in a packet that can be changed one by one is shorter than four bytes, and a filter, which has most
+            // that can be, takes four changes.
+            changes_max: limits.packet_bytes_max,
+            packet_bytes_max: limits.packet_bytes_max,
+            topic_bytes_max: limits.topic_bytes_max,
+        }
+    }
+
+    /// Why an answer is more than that, if it is: a payload and properties of the largest packet each, and for every change
+    /// a topic or filter of the greatest length.
+    fn check(self, changes: &[FieldChange<'_>]) -> Result<(), String> {
+        let count = changes.len() as u64;
+        if count > self.changes_max {
+            return Err(format!("{count} changes are more than {}", self.changes_max));
+        }
+        let bytes: u64 = changes.iter().map(|change| (change.bytes.len() + change.key.len()) as u64).sum();
+        let bytes_max = 2 * self.packet_bytes_max + count * self.topic_bytes_max;
+        if bytes > bytes_max {
+            return Err(format!("{bytes} bytes in {count} changes are more than {bytes_max}"));
+        }
+        Ok(())
+    }
+}
+
 #[derive(Default)]
 struct Services {
     shards: RwLock<Vec<ShardHandle>>,
-    change_bytes_max: RwLock<usize>,
+    answer_bounds: RwLock<AnswerBounds>,
     /// By the low half of a handle.
     names: RwLock<Texts>,
     metrics: Metrics,
@@ -65,7 +102,8 @@ static FILES: Mutex<Paths> = Mutex::new(Paths::new());
 /// Says who does what plugins ask for, and within which bounds; from here on they are answered.
 pub(super) fn attach(settings: &Settings) {
     *SERVICES.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
-    *SERVICES.change_bytes_max.write().unwrap_or_else(PoisonError::into_inner) = settings.change_bytes_max;
+    *SERVICES.answer_bounds.write().unwrap_or_else(PoisonError::into_inner) =
+        AnswerBounds::of(&settings.message_limits);
     SERVICES.desk.attach(settings);
     *SERVICES.limits.write().unwrap_or_else(PoisonError::into_inner) = settings.limits.clone();
     // It has been said before where there was another manager in this process: the services are the same.
@@ -211,12 +249,13 @@ impl HostServices for Services {
         if !matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::FAULT) {
             return Err(Status::INVALID);
         }
-        let bytes: usize = changes.iter().map(|change| change.bytes.len() + change.key.len()).sum();
-        if bytes > *self.change_bytes_max.read().unwrap_or_else(PoisonError::into_inner) {
-            return Err(Status::FULL);
-        }
         let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
         let shard = shards.get(ticket_shard(ticket.0).index()).ok_or(Status::STALE)?;
+        let bounds = *self.answer_bounds.read().unwrap_or_else(PoisonError::into_inner);
+        if let Err(reason) = bounds.check(changes) {
+            shard.refuse_answer(ticket.0, reason);
+            return Err(Status::FULL);
+        }
         let changes = changes.iter().map(|change| OwnedChange {
             field: change.field,
             index: change.index,
@@ -317,6 +356,20 @@ impl HostServices for Services {
     }
 }
 
+/// Says in the log that an answer of a plugin was refused as a whole, and why.
+pub(super) fn answer_refused(refused: &RefusedAnswer) {
+    let link = refused.link.as_deref().unwrap_or("a hook that has gone");
+    SERVICES.log(
+        refused.plugin.0,
+        2,
+        &format!(
+            "its answer as {link} at {} was refused as a whole: {}",
+            refused.point.name(),
+            refused.reason
+        ),
+    );
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -347,7 +400,8 @@ mod tests {
         let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
         let services = Services::default();
         *services.shards.write().unwrap() = shards.to_vec();
-        *services.change_bytes_max.write().unwrap() = 8;
+        let limits = Limits { packet_bytes_max: 3, topic_bytes_max: 2, ..Limits::default() };
+        *services.answer_bounds.write().unwrap() = AnswerBounds::of(&limits);
         let change = |bytes| FieldChange { field: Field::PAYLOAD, index: 0, number: 0, bytes, key: b"" };
         let ticket = Ticket(1 << 56 | 7);
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"12345678")]), Ok(()));
@@ -356,7 +410,15 @@ mod tests {
         assert_eq!(&completion.changes[0].bytes[..], b"12345678");
         assert!(shards[0].next_completion().is_none());
 
+        // One byte and one change too many: refused as a whole, and the shard is told why.
         assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"123456789")]), Err(Status::FULL));
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1"); 4]), Err(Status::FULL));
+        let mut refused = std::iter::from_fn(|| shards[1].next_refused());
+        assert_eq!(refused.next(), Some((ticket.0, "9 bytes in 1 changes are more than 8".to_owned())));
+        assert_eq!(refused.next(), Some((ticket.0, "4 changes are more than 3".to_owned())));
+        assert_eq!(refused.next(), None);
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1234"); 3]), Ok(()));
+        assert_eq!(shards[1].next_completion().unwrap().changes.len(), 3);
         assert_eq!(services.complete(ticket, Flow::DEFER, &[]), Err(Status::INVALID));
         assert_eq!(services.complete(ticket, Flow(9), &[]), Err(Status::INVALID));
         assert_eq!(services.complete(Ticket(2 << 56 | 7), Flow::STOP, &[]), Err(Status::STALE));

@@ -8,7 +8,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, LinkStats, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::Shard;
+use grapnel_engine::shard::Shard;
 
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
 use super::error::LoadError;

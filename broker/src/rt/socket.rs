@@ -34,6 +34,16 @@ impl Stream {
         Pin::new(&mut self.inner).poll_write(cx, bytes)
     }
 
+    /// Bytes that were sent and that the peer's end has not taken; `None` where the socket does not say.
+    pub fn unsent_bytes(&self) -> Option<u64> {
+        const OUTQ: rustix::ioctl::Opcode = libc::TIOCOUTQ as rustix::ioctl::Opcode;
+        // SAFETY: the kernel's answer to TIOCOUTQ on any socket is one int.
+        let question = unsafe { rustix::ioctl::Getter::<OUTQ, libc::c_int>::new() };
+        // SAFETY: the question only writes its own answer; nothing else of the process is touched.
+        let answer = unsafe { rustix::ioctl::ioctl(self.as_fd(), question) };
+        answer.ok().and_then(|bytes| u64::try_from(bytes).ok())
+    }
+
     /// The socket, to be moved to another thread. The runtime does not let go of the one it has, so it is a duplicate.
     ///
     /// # Errors

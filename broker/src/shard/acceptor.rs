@@ -10,7 +10,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-use grapnel_engine::pipeline::ListenerInfo;
+use grapnel_engine::shard::ListenerInfo;
 
 use super::state::{Shared, State};
 use super::turn::spawn_opened;

@@ -3,7 +3,7 @@
 use std::task::Waker;
 
 use grapnel_engine::id::ConnKey;
-use grapnel_engine::pipeline::{Outbound, Peer};
+use grapnel_engine::shard::{Outbound, Peer, Reading};
 
 use super::alarm::{Alarm, Alarms};
 use super::rest::Rest;
@@ -14,15 +14,13 @@ use std::os::fd::AsFd;
 /// Place of a connection in its shard's table, for as long as its task lives.
 pub(crate) type Token = usize;
 
-/// Whether a connection is read.
+/// A socket that is full, over a time in which its client must take some bytes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Reading {
-    /// As bytes come.
-    On,
-    /// Not until the engine says so.
-    Paused,
-    /// What was held back is to be offered, then on.
-    Resumed,
+pub(crate) struct Full {
+    /// When that time has begun, milliseconds.
+    pub since_ms: u64,
+    /// Bytes that the client's end had taken by then.
+    pub taken_bytes: u64,
 }
 
 /// What a connection's task is doing.
@@ -41,6 +39,8 @@ pub(crate) enum Phase {
 pub(crate) struct Linger {
     /// What is still to be sent.
     pub outbound: Outbound,
+    /// What that was at first, bytes.
+    bytes: usize,
     /// The peer has been told that nothing more comes.
     pub told: bool,
     /// Bytes that came meanwhile and were thrown away.
@@ -59,18 +59,25 @@ pub(crate) struct Conn {
     pub rest: Rest,
     /// Where it comes from, as long as it may have to move.
     pub peer: Option<Box<Peer>>,
+    /// As the engine has it: not read until it says so.
     pub reading: Reading,
+    /// What was held back is to be offered before anything is read.
+    pub resumed: bool,
+    /// Whether its end is told of while it is not read.
+    pub watched: bool,
     /// The engine finds it silent, and so many bytes that had come by then are still to be read.
     pub unheard_bytes: Option<u64>,
-    /// The socket has been full since this millisecond, when it last took something.
-    pub full_since_ms: Option<u64>,
+    /// Bytes that its socket has taken so far.
+    sent_bytes: u64,
+    /// Its socket is full.
+    pub full: Option<Full>,
     alarm_ms: Option<u64>,
 }
 
 impl Conn {
     /// A connection that has just been opened, with what is to be offered before anything is read.
     pub fn new(stream: Stream, key: ConnKey, serial: u32, rest: Rest, peer: Option<Box<Peer>>) -> Conn {
-        let reading = if rest.is_empty() { Reading::On } else { Reading::Resumed };
+        let resumed = !rest.is_empty();
         Conn {
             stream,
             key,
@@ -79,9 +86,12 @@ impl Conn {
             waker: None,
             rest,
             peer,
-            reading,
+            reading: Reading::Reading,
+            resumed,
+            watched: false,
             unheard_bytes: None,
-            full_since_ms: None,
+            sent_bytes: 0,
+            full: None,
             alarm_ms: None,
         }
     }
@@ -91,6 +101,22 @@ impl Conn {
         if let Some(waker) = &self.waker {
             waker.wake_by_ref();
         }
+    }
+
+    /// Tells it from every other connection of its shard.
+    pub fn mark(&self, token: Token) -> u64 {
+        u64::from(self.serial) << 32 | token as u64 & u64::from(u32::MAX)
+    }
+
+    /// Its socket has taken so many bytes more.
+    pub fn sent(&mut self, bytes: usize) {
+        self.sent_bytes += bytes as u64;
+    }
+
+    /// Bytes that the client's end has taken of all that the socket has: what a client that reads nothing leaves in its own
+    /// buffers and ours is no progress.
+    pub fn taken_bytes(&self) -> u64 {
+        self.sent_bytes.saturating_sub(self.stream.unsent_bytes().unwrap_or(self.sent_bytes))
     }
 
     /// Has the turn look at the connection at that millisecond, and not when it was to look before.
@@ -113,6 +139,23 @@ impl Conn {
     /// Whether the turn is going to look at the connection.
     pub fn has_alarm(&self) -> bool {
         self.alarm_ms.is_some()
+    }
+}
+
+impl Phase {
+    /// Last bytes that it was given.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Phase::Lingering(linger) => linger.bytes,
+            Phase::Serving | Phase::Ended => 0,
+        }
+    }
+}
+
+impl Linger {
+    /// With these bytes to be sent.
+    pub fn new(outbound: Outbound) -> Linger {
+        Linger { bytes: outbound.held(), outbound, ..Linger::default() }
     }
 }
 

@@ -6,9 +6,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use grapnel_engine::pipeline::{Ended, Outbound};
+use grapnel_engine::shard::{Ended, Outbound, Reading};
 
-use super::conn::{Flushed, Phase, Reading, Token, flush};
+use super::conn::{Flushed, Phase, Token, flush};
 use super::rest::Step;
 use super::state::{Shared, State};
 use crate::net;
@@ -68,18 +68,16 @@ impl State {
     }
 
     fn serve(&mut self, token: Token, cx: &mut Context<'_>) -> Driven {
-        if self.conns[token].full_since_ms.is_some() && !self.write_on(token, cx) {
+        if self.conns[token].full.is_some() && !self.write_on(token, cx) {
             return Driven::Done;
         }
-        match self.conns[token].reading {
-            Reading::Paused => return Driven::Waiting,
-            Reading::Resumed => {
-                self.conns[token].reading = Reading::On;
-                if let Some(driven) = self.offer(token, 0) {
-                    return driven;
-                }
-            }
-            Reading::On => {}
+        if let Reading::Paused(_) = self.conns[token].reading {
+            return Driven::Waiting;
+        }
+        if std::mem::take(&mut self.conns[token].resumed)
+            && let Some(driven) = self.offer(token, 0)
+        {
+            return driven;
         }
         self.read(token, cx)
     }
@@ -123,20 +121,17 @@ impl State {
         if taken > 0 && !matches!(step, Step::Handoff(..)) {
             conn.peer = None;
         }
-        self.held_bytes = self.held_bytes + after - before;
+        if after != before {
+            engine.hold_read_buffer(key, after);
+        }
         match step {
-            Step::Read | Step::Pause
-                if after > before && self.held_bytes as u64 > self.fittings.partial_bytes_max =>
-            {
-                self.gone(token, Ended::Overload);
-                Some(Driven::Done)
-            }
             Step::Read => {
                 self.heard(token, count as u64);
                 None
             }
             Step::Pause => {
-                self.conns[token].reading = Reading::Paused;
+                self.conns[token].reading = self.engine.reading(key).unwrap_or_default();
+                self.watch_end(token);
                 // It has sent something, and the engine does not count while it refuses to read.
                 self.heard(token, u64::MAX);
                 Some(Driven::Waiting)
@@ -203,10 +198,9 @@ impl State {
                 return false;
             }
         }
+        conn.sent(left);
         if !full {
-            conn.full_since_ms = None;
-        } else if left > 0 {
-            self.is_full(token);
+            conn.full = None;
         }
         if left > 0 {
             self.engine.written(key);

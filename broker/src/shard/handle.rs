@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{Command as PluginCommand, Completion, Shard};
+use grapnel_engine::shard::{Command as PluginCommand, Completion, Shard};
 
 use super::pulse::Pulse;
 use crate::net::Listening;
@@ -86,10 +86,15 @@ impl Signal {
     }
 }
 
+/// Refused answers that wait to be counted; a plugin that has more refused faster than its shard turns is not counted for
+/// each.
+const REFUSED_WAITING_MAX: usize = 1024;
+
 #[derive(Default)]
 struct Inner {
     jobs: SegQueue<Job>,
     completions: SegQueue<Completion>,
+    refused: SegQueue<(u64, String)>,
     commands: SegQueue<Command>,
     plugin_commands: SegQueue<PluginCommand>,
     plugin_commands_waiting: AtomicUsize,
@@ -174,6 +179,15 @@ impl ShardHandle {
         self.inner.signal.raise();
     }
 
+    /// An answer to this ticket was not taken, for this reason: the shard counts it and knows whose it was. Any thread.
+    pub fn refuse_answer(&self, ticket: u64, reason: String) {
+        // Several threads may pass the test at once: the bound is kept up to their number.
+        if self.inner.refused.len() < REFUSED_WAITING_MAX {
+            self.inner.refused.push((ticket, reason));
+            self.inner.signal.raise();
+        }
+    }
+
     /// Wakes the shard's loop; what it is to find lies in a lane.
     pub fn wake(&self) {
         self.inner.signal.raise();
@@ -192,6 +206,11 @@ impl ShardHandle {
     /// For the shard's loop: the next deferred verdict.
     pub fn next_completion(&self) -> Option<Completion> {
         self.inner.completions.pop()
+    }
+
+    /// For the shard's loop: the next answer that was not taken, before the completions that came after it.
+    pub fn next_refused(&self) -> Option<(u64, String)> {
+        self.inner.refused.pop()
     }
 
     /// Hands over what a plugin asks for; false, and nothing done, where `max` wait already. Any thread.

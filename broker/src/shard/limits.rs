@@ -9,7 +9,9 @@ grapnel_engine::bounds! {
     accept_pause_ms = 100, 1..=60000, "time nobody is accepted after the process has run out of file descriptors";
     read_scratch_bytes_max = 65536, 4096..=4194304, "bytes taken from a socket at once; one buffer per shard, not per connection";
     read_turn_bytes_max = 262144, 4096..=1073741824, "bytes read from one connection before the others get a turn";
-    write_stall_timeout_ms = 30000, 100..=3600000, "time a socket may refuse every byte before its client counts as gone";
+    write_stall_timeout_ms = 30000, 100..=3600000, "time in which a socket that is full must take write_stall_bytes_min; otherwise its client counts as gone";
+    write_stall_bytes_min = 32768, 1..=1073741824, "bytes that the client's end must take in that time, again and again until all is sent; about one in a millisecond, which the slowest links manage";
+    closing_bytes_max = 67108864, 0..=17179869184, "last bytes that a shard has for connections which it closes; beyond it a connection is closed without them";
     linger_ms = 2000, 0..=600000, "time the last bytes of a closed connection may take, and the client to close its end";
     linger_read_bytes_max = 262144, 0..=1073741824, "bytes a client may still send into a connection that has been closed, so that it can read why";
     lane_batches_max = 64, 2..=65536, "batches of up to 64 envelopes on the way to one other shard; what finds no room waits with its publishers";
@@ -50,7 +52,8 @@ mod tests {
                 "{} is the engine's too",
                 setting.name
             );
-            assert!(setting.name.ends_with("_max") || setting.name.ends_with("_ms"), "{}", setting.name);
+            let units = ["_max", "_min", "_ms"];
+            assert!(units.iter().any(|unit| setting.name.ends_with(unit)), "{}", setting.name);
         }
     }
 }

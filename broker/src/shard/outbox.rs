@@ -2,9 +2,9 @@
 //! Whoever ran the step empties the outbox before it returns, so that an answer leaves in the turn that made it.
 
 use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
-use grapnel_engine::pipeline::{Closing, Ended, Envelope, Lane, Outbound};
+use grapnel_engine::shard::{Closing, Ended, Envelope, Lane, Outbound, Reading};
 
-use super::conn::{Conn, Flushed, Linger, Phase, Reading, Token, flush};
+use super::conn::{Conn, Flushed, Full, Linger, Phase, Token, flush};
 use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
 use super::rest::Rest;
 use super::state::{Handoff, State};
@@ -22,6 +22,11 @@ impl State {
             let outbox = self.engine.outbox();
             for plugin in outbox.tripped.drain(..) {
                 crate::plugin::tripped(plugin, self.fittings.handle.id());
+            }
+            outbox.refused.drain(..).for_each(|refused| crate::plugin::answer_refused(&refused));
+            if let Some(full) = outbox.retained_full.take() {
+                let shard = self.fittings.handle.id();
+                tracing::warn!("a retained message was delivered and not stored on shard {shard}: {full}");
             }
             let nobody = outbox.dirty.is_empty() && outbox.resume.is_empty() && outbox.overdue.is_empty();
             if !sent && nobody && outbox.closing.is_empty() {
@@ -56,8 +61,9 @@ impl State {
         for key in keys.drain(..) {
             let Some(token) = self.token(key) else { continue };
             let conn = &mut self.conns[token];
-            if conn.reading == Reading::Paused {
-                conn.reading = Reading::Resumed;
+            if conn.reading != Reading::Reading {
+                conn.reading = Reading::Reading;
+                conn.resumed = true;
                 conn.wake();
             }
         }
@@ -73,7 +79,7 @@ impl State {
             let Some(token) = self.token(key) else { continue };
             let conn = &mut *self.conns[token];
             conn.unheard_bytes = Some(net::unread_bytes(conn.stream.as_fd()));
-            if conn.reading == Reading::On {
+            if conn.reading == Reading::Reading && !conn.resumed {
                 self.heard(token, 0);
             }
             // Otherwise what is held back is offered first.
@@ -103,11 +109,10 @@ impl State {
 
     /// The engine has done with a connection: its task sees these bytes off, and the turn ends it if that takes too long.
     pub(super) fn linger_with(&mut self, token: Token, outbound: Outbound) {
+        self.enter(token, Phase::Lingering(Box::new(Linger::new(outbound))));
         let conn = &mut *self.conns[token];
-        self.held_bytes -= conn.rest.memory();
         conn.rest = Rest::default();
         conn.peer = None;
-        conn.phase = Phase::Lingering(Box::new(Linger { outbound, ..Linger::default() }));
         let until_ms = self.now.mono_ms + self.fittings.limits.linger_ms;
         conn.set_alarm(token, until_ms, &mut self.alarms);
         conn.wake();
@@ -116,11 +121,12 @@ impl State {
     /// Sends what the engine has for a connection, unless its socket is full already and its task waits for room.
     fn flush_conn(&mut self, token: Token, key: ConnKey) {
         let conn = &mut *self.conns[token];
-        if conn.full_since_ms.is_some() {
+        if conn.full.is_some() {
             return;
         }
         let Some(outbound) = self.engine.outbound(key) else { return };
         let (flushed, left) = flush(&conn.stream, outbound);
+        conn.sent(left);
         match flushed {
             Flushed::All => outbound.release(),
             Flushed::Full => {
@@ -134,10 +140,10 @@ impl State {
         }
     }
 
-    /// The socket took nothing or not all of it, at this moment.
+    /// The socket took nothing or not all of it, at this moment, after it had room.
     pub(super) fn is_full(&mut self, token: Token) {
         let conn = &mut *self.conns[token];
-        conn.full_since_ms = Some(self.now.mono_ms);
+        conn.full = Some(Full { since_ms: self.now.mono_ms, taken_bytes: conn.taken_bytes() });
         if !conn.has_alarm() {
             let at_ms = self.now.mono_ms + self.fittings.limits.write_stall_timeout_ms;
             conn.set_alarm(token, at_ms, &mut self.alarms);
@@ -159,19 +165,30 @@ impl State {
             if !conn.take_alarm(&alarm) {
                 continue;
             }
-            match (&conn.phase, conn.full_since_ms) {
+            match (&conn.phase, conn.full) {
                 (Phase::Lingering(_), _) => self.end(token),
-                (Phase::Serving, Some(since_ms)) => {
-                    let at_ms = since_ms + self.fittings.limits.write_stall_timeout_ms;
-                    if at_ms <= self.now.mono_ms {
-                        self.gone(token, Ended::Stuck);
-                    } else {
-                        conn.set_alarm(token, at_ms, &mut self.alarms);
-                    }
-                }
+                (Phase::Serving, Some(full)) => self.judge_stall(token, full),
                 (Phase::Serving, None) | (Phase::Ended, _) => {}
             }
         }
+    }
+
+    /// A client that takes too few bytes in the time it has is gone; one that takes more has as much time again.
+    fn judge_stall(&mut self, token: Token, full: Full) {
+        let limits = &self.fittings.limits;
+        let (timeout_ms, bytes_min) = (limits.write_stall_timeout_ms, limits.write_stall_bytes_min);
+        let now_ms = self.now.mono_ms;
+        let conn = &mut *self.conns[token];
+        let mut since_ms = full.since_ms;
+        if since_ms + timeout_ms <= now_ms {
+            let taken_bytes = conn.taken_bytes();
+            if taken_bytes.saturating_sub(full.taken_bytes) < bytes_min {
+                return self.gone(token, Ended::Stuck);
+            }
+            since_ms = now_ms;
+            conn.full = Some(Full { since_ms, taken_bytes });
+        }
+        conn.set_alarm(token, since_ms + timeout_ms, &mut self.alarms);
     }
 
     /// Moves staged envelopes into the lanes as far as there is room. Whether any moved.

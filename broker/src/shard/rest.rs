@@ -4,7 +4,7 @@
 use bytes::Bytes;
 use grapnel_engine::codec::frame_len;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{Input, Next, Received};
+use grapnel_engine::shard::{Input, Next, Received};
 
 /// From this size on a packet is handed over in its own buffer, out of which its payload is taken without a copy. Below, the
 /// engine copies anyway.

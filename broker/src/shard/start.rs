@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::sync::mpsc::Sender;
 
 use grapnel_engine::id::ShardId;
-use grapnel_engine::pipeline::{Setup, Shard};
+use grapnel_engine::shard::{Setup, Shard, Totals};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
+use super::closings::Closings;
 use super::handle::ShardHandle;
 use super::limits::ShellLimits;
 use super::mesh::Mesh;
@@ -55,24 +56,24 @@ pub fn start(
     events: &Sender<Event>,
 ) -> Result<(), StartError> {
     let mesh: Arc<EngineMesh> = Arc::new(Mesh::new(handles, limits));
+    let totals = Arc::new(Totals::default());
     let cores = cores_for(handles.len());
     for (place, (setup, handle)) in setups.into_iter().zip(handles).enumerate() {
         let shard = setup.id;
         debug_assert_eq!(shard, handle.id(), "setups and handles are in one order");
         let fittings = Fittings {
             limits: Arc::clone(limits),
-            partial_bytes_max: setup.limits.partial_bytes_max,
             handle: handle.clone(),
             mesh: Arc::clone(&mesh),
             clock,
             shards: handles.len(),
         };
         let core = cores.get(place).copied();
-        let events = events.clone();
+        let (events, totals) = (events.clone(), Arc::clone(&totals));
         std::thread::Builder::new()
             .name(format!("shard-{shard}"))
             .spawn(move || {
-                let cause = run(setup, fittings, core, &events).err();
+                let cause = run((setup, totals), fittings, core, &events).err();
                 // Without a listener the process is ending already.
                 let _ = events.send(Event::Ended(shard, cause));
             })
@@ -81,7 +82,12 @@ pub fn start(
     Ok(())
 }
 
-fn run(setup: Setup, fittings: Fittings, core: Option<usize>, events: &Sender<Event>) -> Result<(), String> {
+fn run(
+    (setup, totals): (Setup, Arc<Totals>),
+    fittings: Fittings,
+    core: Option<usize>,
+    events: &Sender<Event>,
+) -> Result<(), String> {
     if let Some(core) = core {
         let mut set = CpuSet::new();
         set.set(core);
@@ -95,16 +101,21 @@ fn run(setup: Setup, fittings: Fittings, core: Option<usize>, events: &Sender<Ev
     let executor = rt::Executor::new().map_err(|error| error.to_string())?;
     let (handle, events) = (fittings.handle.clone(), events.clone());
     let life = async move {
-        let shared = share(Shard::new(setup), fittings);
+        let no_watch = |error: std::io::Error| format!("cannot watch connections that are not read: {error}");
+        let mut engine = Shard::new(setup);
+        engine.share_totals(totals);
+        let shared = share(engine, fittings).map_err(no_watch)?;
+        rt::spawn(Closings::new(Rc::clone(&shared)).map_err(no_watch)?);
         rt::spawn(Bell::new(Rc::clone(&shared)));
         rt::spawn(guard(handle));
         Turn::new(shared, events).await;
+        Ok(())
     };
     let ended = catch_unwind(AssertUnwindSafe(|| executor.run(life)));
     // The process is about to end. Tasks that still wait are lost with the executor either way, and dropping it after a panic
     // might panic again.
     std::mem::forget(executor);
-    ended.map_err(|panic| format!("panicked: {}", text_of(&*panic)))
+    ended.map_err(|panic| format!("panicked: {}", text_of(&*panic)))?
 }
 
 fn guard(handle: ShardHandle) -> rt::Guard<impl FnMut() -> bool + Unpin> {

@@ -3,23 +3,24 @@
 //! but by a waker.
 
 use std::cell::RefCell;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 
 use grapnel_engine::id::{ConnKey, ShardId};
-use grapnel_engine::pipeline::{Closing, Envelope, Peer, Shard};
+use grapnel_engine::shard::{Closing, Envelope, Peer, Shard};
 use grapnel_engine::time::Now;
 use slab::Slab;
 
 use super::alarm::Alarms;
-use super::conn::{Conn, Phase, Token};
+use super::conn::{Conn, Linger, Phase, Token};
 use super::handle::ShardHandle;
 use super::limits::ShellLimits;
 use super::mesh::Mesh;
 use super::pulse::Clock;
 use super::rest::Rest;
+use crate::net::Watch;
 use crate::rt::Stream;
 
 /// What one step takes of other shards' envelopes is the turn's share by this.
@@ -49,8 +50,6 @@ pub(crate) struct Shared {
 pub(crate) struct Fittings {
     /// Bounds of the sockets and lanes.
     pub limits: Arc<ShellLimits>,
-    /// The engine's bound on unfinished packets, bytes.
-    pub partial_bytes_max: u64,
     /// How others reach the shard.
     pub handle: ShardHandle,
     /// How it reaches other shards.
@@ -73,8 +72,10 @@ pub(crate) struct State {
     /// Connections that have no task yet.
     opened: Vec<Token>,
     pub(super) scratch: Box<[u8]>,
-    /// Memory of unfinished packets, bytes.
-    pub(super) held_bytes: usize,
+    /// Last bytes for connections that have ended.
+    closing_bytes: usize,
+    /// Tells of ends of connections that are not read.
+    pub(super) watch: Watch,
     pub(super) alarms: Alarms,
     /// Acceptors that wait, each with the millisecond until which it accepts nobody (0 where somebody must come).
     pub(super) acceptors: Slab<(u64, Waker)>,
@@ -90,10 +91,14 @@ pub(crate) struct State {
 
 impl State {
     /// A shard without connections.
-    pub fn new(mut engine: Shard, fittings: Fittings) -> State {
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new(mut engine: Shard, fittings: Fittings) -> std::io::Result<State> {
+        let watch = Watch::new()?;
         engine.set_call_cell(std::sync::Arc::clone(fittings.handle.pulse().call()));
         let scratch = vec![0; fittings.limits.read_scratch_bytes_max as usize].into_boxed_slice();
-        State {
+        Ok(State {
             engine,
             now: fittings.clock.now(),
             conns: Slab::new(),
@@ -101,7 +106,8 @@ impl State {
             next_serial: 0,
             opened: Vec::new(),
             scratch,
-            held_bytes: 0,
+            closing_bytes: 0,
+            watch,
             alarms: Alarms::default(),
             acceptors: Slab::new(),
             turn: None,
@@ -110,7 +116,7 @@ impl State {
             spare_keys: Vec::new(),
             spare_closing: Vec::new(),
             fittings,
-        }
+        })
     }
 
     pub(super) fn id(&self) -> ShardId {
@@ -164,7 +170,7 @@ impl State {
         let Some(key) = self.engine.open(peer) else { return };
         self.next_serial = self.next_serial.wrapping_add(1);
         let rest = Rest::brought(brought.unwrap_or_default());
-        self.held_bytes += rest.memory();
+        self.engine.hold_read_buffer(key, rest.memory());
         let conn = Conn::new(Stream::new(socket), key, self.next_serial, rest, kept);
         let token = self.conns.insert(Box::new(conn));
         let place = key.index as usize;
@@ -198,17 +204,36 @@ impl State {
     /// The connection has ended and sends nothing more: its task removes it.
     pub(super) fn end(&mut self, token: Token) {
         self.forget_key(token);
-        let conn = &mut self.conns[token];
-        conn.phase = Phase::Ended;
-        conn.wake();
+        self.enter(token, Phase::Ended);
+        self.conns[token].wake();
     }
 
     /// Takes a connection out; dropping it closes its socket. For its own task alone, which ends.
     pub(super) fn remove(&mut self, token: Token) -> Box<Conn> {
         self.forget_key(token);
+        self.enter(token, Phase::Ended);
         let conn = self.conns.remove(token);
-        self.held_bytes -= conn.rest.memory();
+        if conn.watched {
+            self.watch.forget(conn.stream.as_fd());
+        }
         conn
+    }
+
+    /// A connection goes on in another phase: the last bytes that it has are counted.
+    pub(super) fn enter(&mut self, token: Token, mut phase: Phase) {
+        let conn = &mut *self.conns[token];
+        let mut closing_bytes = self.closing_bytes - conn.phase.bytes();
+        if (closing_bytes + phase.bytes()) as u64 > self.fittings.limits.closing_bytes_max
+            && let Phase::Lingering(linger) = &mut phase
+        {
+            **linger = Linger::default();
+        }
+        closing_bytes += phase.bytes();
+        conn.phase = phase;
+        if closing_bytes != self.closing_bytes {
+            self.closing_bytes = closing_bytes;
+            self.engine.hold_closing(closing_bytes);
+        }
     }
 
     /// Has the turn polled.
@@ -227,6 +252,9 @@ impl State {
 }
 
 /// A shard without connections, for its tasks to share.
-pub(crate) fn share(engine: Shard, fittings: Fittings) -> Rc<Shared> {
-    Rc::new(Shared { state: RefCell::new(State::new(engine, fittings)) })
+///
+/// # Errors
+/// When the process has no descriptor left.
+pub(crate) fn share(engine: Shard, fittings: Fittings) -> std::io::Result<Rc<Shared>> {
+    Ok(Rc::new(Shared { state: RefCell::new(State::new(engine, fittings)?) }))
 }

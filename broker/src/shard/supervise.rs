@@ -6,7 +6,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::{Duration, Instant};
 
 use grapnel_engine::id::{ShardId, ShardSet};
-use grapnel_engine::pipeline::Setup;
+use grapnel_engine::shard::Setup;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::iterator::Signals;
 

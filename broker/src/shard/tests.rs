@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
-use grapnel_engine::pipeline::{ListenerInfo, Setup};
+use grapnel_engine::shard::{ListenerInfo, Setup};
 
 use super::limits::ShellLimits;
 use super::pulse::Clock;

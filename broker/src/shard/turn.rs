@@ -127,6 +127,9 @@ impl State {
 
     /// Whether some are left.
     fn take_completions(&mut self) -> bool {
+        while let Some((ticket, reason)) = self.fittings.handle.next_refused() {
+            self.engine.refuse_answer(ticket, &reason);
+        }
         for _ in 0..self.fittings.limits.turn_completions_max {
             let Some(completion) = self.fittings.handle.next_completion() else { return false };
             self.engine.complete(completion);
@@ -209,7 +212,7 @@ mod tests {
     use std::time::{Duration, Instant};
 
     use grapnel_engine::id::ShardId;
-    use grapnel_engine::pipeline::{Input, ListenerInfo, Next, Peer, Setup, Shard};
+    use grapnel_engine::shard::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 
     use super::*;
     use crate::shard::conn::Phase;
@@ -230,15 +233,8 @@ mod tests {
             seed: 5,
         };
         let mesh = Arc::new(Mesh::new(std::slice::from_ref(handle), &limits));
-        let fittings = Fittings {
-            limits,
-            partial_bytes_max: 1 << 20,
-            handle: handle.clone(),
-            mesh,
-            clock: Clock::start(),
-            shards: 1,
-        };
-        share(Shard::new(setup), fittings)
+        let fittings = Fittings { limits, handle: handle.clone(), mesh, clock: Clock::start(), shards: 1 };
+        share(Shard::new(setup), fittings).unwrap()
     }
 
     #[test]

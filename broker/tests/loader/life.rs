@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use grapnel::config::{Origin as ConfigOrigin, PluginConfig};
 use grapnel::plugin::{LoadRequest, PluginState};
 use grapnel_engine::hook::HookPoint;
-use grapnel_engine::pipeline::Shard;
+use grapnel_engine::shard::Shard;
 use grapnel_plugin_abi::testing::FakeEvent;
 use serde_json::{Value, json};
 

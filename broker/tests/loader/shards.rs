@@ -15,7 +15,7 @@ use grapnel::shard::limits::ShellLimits;
 use grapnel_engine::hook::{HookPoint, Link};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
-use grapnel_engine::pipeline::{Ended, Input, ListenerInfo, Peer, Setup, Shard};
+use grapnel_engine::shard::{Ended, Input, ListenerInfo, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
 use serde_json::Value;
 
@@ -176,7 +176,6 @@ impl Fixture {
             defer_deadline_ms: 5_000,
             retired_max: 1_000,
             state_bytes_max: 1 << 20,
-            change_bytes_max: 1 << 20,
             limits: ShellLimits::default(),
             message_limits: Arc::default(),
         };

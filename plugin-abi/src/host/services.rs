@@ -386,8 +386,10 @@ unsafe extern "C" fn host_log(plugin: u64, level: u32, message: Slice) {
     }
 }
 
-/// Most changes one completion may carry.
-pub const COMPLETION_CHANGES_MAX: usize = 256;
+/// Most changes one completion may carry whatever it is about: what the largest packet of MQTT can need, since none of
+/// its parts that can be changed one by one is shorter than four bytes, and none of them takes more than four changes.
+/// A broker's own bound is lower, by the largest packet that it takes.
+pub const COMPLETION_CHANGES_MAX: usize = 268_435_455;
 
 unsafe extern "C" fn host_complete(
     ticket: Ticket,
@@ -395,7 +397,10 @@ unsafe extern "C" fn host_complete(
     changes: *const Change,
     count: usize,
 ) -> Status {
-    if count > COMPLETION_CHANGES_MAX || (changes.is_null() && count > 0) {
+    if count > COMPLETION_CHANGES_MAX {
+        return Status::FULL;
+    }
+    if changes.is_null() && count > 0 {
         return Status::INVALID;
     }
     // SAFETY: non-null where `count` is not 0, and the plugin lends `count` changes for the call.

@@ -42,7 +42,8 @@ pub struct HostApi {
     pub set: unsafe extern "C" fn(ctx: *mut c_void, change: *const Change) -> Status,
     /// Takes a ticket; the hook then returns [`Flow::DEFER`]. `deadline_ms` 0 means the operator's default. In the hook alone.
     pub defer: unsafe extern "C" fn(ctx: *mut c_void, deadline_ms: u32, out: *mut Ticket) -> Status,
-    /// Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. Any thread, once.
+    /// Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. [`Status::FULL`], and the ticket stays open,
+    /// for more or longer changes than any packet can need: none of them is taken. Any thread, once.
     pub complete:
         unsafe extern "C" fn(ticket: Ticket, flow: Flow, changes: *const Change, count: usize) -> Status,
     /// At message.publish: another message, published after this one if this one is, and before its acknowledgement. In the hook

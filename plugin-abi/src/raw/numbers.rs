@@ -197,7 +197,7 @@ numbers! {
         RESPONSE_INFO = 63;
         /// Server Reference of CONNACK (text).
         SERVER_REFERENCE = 64;
-        /// Session Present of CONNACK (0, 1; read only).
+        /// Session Present of CONNACK; at authenticate, whether there is a session under the client identifier (0, 1; read only).
         SESSION_PRESENT = 65;
         /// Topic name of the will in CONNECT (text, read only).
         WILL_TOPIC = 66;
@@ -223,6 +223,9 @@ numbers! {
         USER_PROPERTIES = 76;
         /// Number of the network connection: no other one of this run has it. The rounds of an authentication have it in common.
         CONNECTION = 77;
+        /// At authenticate, user name of whom the session under the client identifier belongs to (text, read only; absent where there
+        /// is no session, or it is of a client without a user name).
+        SESSION_OWNER = 78;
     }
 }
 

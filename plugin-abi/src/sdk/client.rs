@@ -15,7 +15,7 @@ wrapper! {
 
 wrapper! {
     /// Who is it, and may it come in (`client.authenticate`). A client that nobody answers for comes in only without a user
-    /// name and where the listener allows anonymous ones. A fault denies.
+    /// name and where the listener allows anonymous ones. A fault denies: the client is refused with 0x88, server unavailable.
     Authenticate
 }
 
@@ -291,6 +291,17 @@ impl<'a> Authenticate<'a> {
             qos: number(Field::WILL_QOS) as u8,
             retain: number(Field::WILL_RETAIN) == 1,
         })
+    }
+
+    /// Whether there is a session under the client identifier, stored or connected. If the client is let in and is another user than
+    /// [`Authenticate::session_owner`], the operator's `session_owner` says what becomes of it.
+    pub fn has_session(&self) -> bool {
+        self.context.number(Field::SESSION_PRESENT, 0) == Some(1)
+    }
+
+    /// User name of whom that session belongs to; `None` where there is none, or it is of a client without a user name.
+    pub fn session_owner(&self) -> Option<&'a str> {
+        self.context.text(Field::SESSION_OWNER, 0)
     }
 
     /// What has been answered so far.

@@ -246,8 +246,10 @@ macro_rules! wrapper {
             context: crate::sdk::event::Context<'a>,
         }
 
-        impl<'a> crate::sdk::export::HookEvent<'a> for $name<'a> {
-            fn over(context: crate::sdk::event::Context<'a>) -> Self {
+        impl crate::sdk::export::HookEvent for $name<'static> {
+            type Over<'a> = $name<'a>;
+
+            fn over(context: crate::sdk::event::Context<'_>) -> $name<'_> {
                 $name { context }
             }
         }

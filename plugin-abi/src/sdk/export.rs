@@ -11,15 +11,19 @@ use abi_stable::prefix_type::PrefixTypeTrait;
 use super::config;
 use super::event::Context;
 use super::host::Host;
-use super::{Configured, Flow, IntoFlow, Mail, Plugin, Timer};
+use super::{Configured, Flow, Mail, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
 use crate::point::{FaultPolicy, HookPoint};
 use crate::raw::{self, Event, HookFn, HostApi, Slice, StateSink, Status};
 
-/// A typed event, made from the one that the broker hands over.
-pub trait HookEvent<'a> {
+/// A typed event, made from the one that the broker hands over. Implemented for the event with one lifetime (`'static`), and gives
+/// it with every other: a hook must take it for as long as its call lasts, which it cannot choose.
+pub trait HookEvent {
+    /// The event of a call.
+    type Over<'a>;
+
     /// The event over its context.
-    fn over(context: Context<'a>) -> Self;
+    fn over(context: Context<'_>) -> Self::Over<'_>;
 }
 
 /// One line of the `plugin!` macro.
@@ -534,25 +538,26 @@ unsafe extern "C" fn configured<P: Exported>(instance: *mut c_void) {
     }
 }
 
-/// Runs one hook: the body of the function that `plugin!` makes for each.
+/// Runs one hook: the body of the function that `plugin!` makes for each. The hook is bound for every lifetime, so that what it keeps
+/// of an event is what it has copied.
 ///
 /// # Safety
 /// `instance` must come from the `init_shard` of a plugin whose shard type is `S`, `event` from the broker, and both must be
 /// alive and of this thread until the call returns.
-pub unsafe fn run_hook<'a, S: 'static, E: HookEvent<'a>, F: IntoFlow>(
+pub unsafe fn run_hook<S: 'static, E: HookEvent>(
     point: HookPoint,
     instance: *mut c_void,
     event: *const Event,
-    hook: impl FnOnce(&mut S, &mut E) -> F,
+    hook: impl for<'a> FnOnce(&mut S, &mut E::Over<'a>) -> Result<Flow, String>,
 ) -> raw::Flow {
     // SAFETY: the caller vouches for it; no other reference exists while a hook of the instance runs.
     let Some(instance) = (unsafe { instance_of::<S>(instance) }) else {
         return raw::Flow::FAULT;
     };
-    // SAFETY: the caller vouches for the event; 'a ends with this call, since the wrapper is a local of it.
+    // SAFETY: the caller vouches for the event. The context lives in this call alone, and the hook is bound for every lifetime.
     let Some(context) = (unsafe { Context::new(event, instance.host) }) else { return raw::Flow::FAULT };
     let shard = &mut instance.shard;
-    let outcome = catch_unwind(AssertUnwindSafe(|| hook(shard, &mut E::over(context)).into_flow()));
+    let outcome = catch_unwind(AssertUnwindSafe(|| hook(shard, &mut E::over(context))));
     let problem = match outcome {
         Ok(Ok(Flow::Continue)) => return raw::Flow::CONTINUE,
         Ok(Ok(Flow::Stop)) => return raw::Flow::STOP,

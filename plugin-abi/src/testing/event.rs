@@ -408,7 +408,7 @@ impl EventAccess for FakeEvent {
             | Field::RESPONSE_TOPIC
             | Field::CORRELATION_DATA
             | Field::AUTH_DATA => Stored::Bytes(bytes.to_vec()),
-            Field::SESSION_PRESENT | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
+            Field::SESSION_PRESENT | Field::SESSION_OWNER | Field::ASSIGNED_CLIENT_ID | Field::MESSAGE_ID => {
                 return Err(Status::UNSUPPORTED);
             }
             Field::CLIENT_ID | Field::USERNAME | Field::PASSWORD | Field::DUP | Field::FROM => {

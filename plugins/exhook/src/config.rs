@@ -2,10 +2,11 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy};
+use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint};
 use serde::Deserialize;
 
 /// The keys of `[plugins.exhook] config`, as they are written.
@@ -18,6 +19,9 @@ pub struct Written {
     java_options: Vec<String>,
     java_jar: Option<PathBuf>,
     path: Option<String>,
+    working_directory: Option<PathBuf>,
+    #[serde(default)]
+    environment: Vec<String>,
     init_module: Option<String>,
     call_timeout: Option<Span>,
     start_timeout: Option<Span>,
@@ -117,12 +121,16 @@ impl Span {
 pub struct Config {
     /// `python3` takes hooks of our own API and of EMQX's, `amqtt` those of aMQTT, `java` EMQX's in Java.
     pub driver: Driver,
-    /// What runs the hooks; the `python3` or `java` of the broker's PATH unless said otherwise.
+    /// What runs the hooks: an absolute path, or a name that is looked up in PATH.
     pub program: PathBuf,
     /// What it is started with.
     pub arguments: Vec<OsString>,
-    /// A file, whose folder is searched; a folder; or several of them with `:` between.
-    pub path: String,
+    /// What its environment has besides the names that every worker's has.
+    pub environment: Vec<Variable>,
+    /// Where it runs.
+    pub working_directory: PathBuf,
+    /// Files, whose folders are searched, and folders: absolute paths.
+    pub paths: Vec<PathBuf>,
     /// The module that is imported.
     pub init_module: String,
     /// How long an answer may take.
@@ -149,6 +157,36 @@ pub struct Config {
     pub topics: BTreeMap<String, Vec<String>>,
     /// The driver's own.
     pub options: serde_json::Map<String, serde_json::Value>,
+}
+
+/// One entry of `environment`.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum Variable {
+    /// `NAME`: as the broker has it, if it does.
+    PassedOn(String),
+    /// `NAME=value`.
+    Set(String, String),
+}
+
+impl Variable {
+    fn read(written: &str) -> Result<Variable, Error> {
+        let (name, value) = match written.split_once('=') {
+            Some((name, value)) => (name, Some(value)),
+            None => (written, None),
+        };
+        if name.is_empty() || written.contains('\0') {
+            return Err(Error::new(format!("environment: {written:?} is neither NAME nor NAME=value")));
+        }
+        if name.starts_with(OWN_PREFIX) {
+            return Err(Error::new(format!(
+                "environment: {name} is the broker's own; names that begin with {OWN_PREFIX} are not for workers"
+            )));
+        }
+        Ok(match value {
+            Some(value) => Variable::Set(name.to_owned(), value.to_owned()),
+            None => Variable::PassedOn(name.to_owned()),
+        })
+    }
 }
 
 /// Who runs the hooks.
@@ -204,6 +242,14 @@ pub enum FailedAction {
 
 /// What runs hooks in Java.
 const JAR: &str = "grapnel-exhook.jar";
+/// How Python is told to run our package: it searches no folder that is not named by an absolute path, so that a file in the folder
+/// where it happens to run never takes the place of a module.
+const RUN_PACKAGE: &str = "import sys; sys.path[:] = [path for path in sys.path if path.startswith('/')]; import runpy; \
+    runpy.run_module('grapnel_exhook', run_name='__main__', alter_sys=True)";
+/// Where workers run unless the operator says otherwise: a folder in which nobody but the system's owner can put a file.
+const WORKING_DIRECTORY: &str = "/";
+/// What the names begin with by which the broker itself is configured.
+pub const OWN_PREFIX: &str = "GRAPNEL_";
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
@@ -273,14 +319,25 @@ impl Written {
         };
         let mut options = self.options.clone();
         if let Some(file) = &self.config {
-            options.insert("config".to_owned(), file.to_string_lossy().into());
+            options.insert("config".to_owned(), absolute("config", file)?.to_string_lossy().into());
         }
         let (program, arguments) = self.program(driver, beside)?;
+        let path = lines.path.or_else(|| self.path.clone()).unwrap_or_default();
+        let paths = path.split(':').filter(|path| !path.is_empty());
         let config = Config {
             driver,
             program,
             arguments,
-            path: lines.path.or_else(|| self.path.clone()).unwrap_or_default(),
+            environment: self
+                .environment
+                .iter()
+                .map(|each| Variable::read(each))
+                .collect::<Result<_, _>>()?,
+            working_directory: match &self.working_directory {
+                Some(folder) => absolute("working_directory", folder)?,
+                None => WORKING_DIRECTORY.into(),
+            },
+            paths: paths.map(|path| searched("path", Path::new(path))).collect::<Result<_, _>>()?,
             init_module: lines
                 .init_module
                 .or_else(|| self.init_module.clone())
@@ -305,11 +362,12 @@ impl Written {
     /// What runs the hooks of a driver, and with which arguments.
     fn program(&self, driver: Driver, beside: Option<&Path>) -> Result<(PathBuf, Vec<OsString>), Error> {
         if driver != Driver::Java {
-            let python = self.python.clone().unwrap_or_else(|| "python3".into());
-            return Ok((python, ["-u", "-m", "grapnel_exhook"].map(OsString::from).to_vec()));
+            let python = self.python.as_deref().unwrap_or(Path::new("python3"));
+            return Ok((program("python", python)?, ["-u", "-c", RUN_PACKAGE].map(OsString::from).to_vec()));
         }
         let jar = self.java_jar.clone().or_else(|| Some(beside?.join(JAR)));
         let jar = jar.ok_or_else(|| Error::new(format!("java_jar is missing: where {JAR} is")))?;
+        let jar = searched("java_jar", &jar)?;
         if !jar.exists() {
             return Err(Error::new(format!(
                 "there is no {}: build it with plugins/exhook/sdk/java/build, or say where it is with `java_jar`",
@@ -320,8 +378,27 @@ impl Written {
         let mut arguments = vec![OsString::from("-Dfile.encoding=UTF-8")];
         arguments.extend(self.java_options.iter().map(OsString::from));
         arguments.extend([OsString::from("-cp"), jar.into(), OsString::from("io.grapnel.exhook.Worker")]);
-        Ok((self.java.clone().unwrap_or_else(|| "java".into()), arguments))
+        Ok((program("java", self.java.as_deref().unwrap_or(Path::new("java")))?, arguments))
     }
+}
+
+/// A path of the configuration as it is from the broker's working directory: workers run elsewhere.
+fn absolute(key: &str, path: &Path) -> Result<PathBuf, Error> {
+    std::path::absolute(path).map_err(|error| Error::new(format!("{key} = {}: {error}", path.display())))
+}
+
+/// The same of a path that workers search: they take several with `:` between.
+fn searched(key: &str, path: &Path) -> Result<PathBuf, Error> {
+    let path = absolute(key, path)?;
+    if path.as_os_str().as_bytes().contains(&b':') {
+        return Err(Error::new(format!("{key}: {} has a `:`, which separates paths", path.display())));
+    }
+    Ok(path)
+}
+
+/// The same of a program; a name without a slash is looked up in PATH.
+fn program(key: &str, program: &Path) -> Result<PathBuf, Error> {
+    if program.as_os_str().as_bytes().contains(&b'/') { absolute(key, program) } else { Ok(program.into()) }
 }
 
 impl Config {
@@ -341,29 +418,29 @@ impl Config {
         if self.clients_max == 0 {
             return wrong("clients_max = 0: must be at least 1".to_owned());
         }
-        for path in self.paths() {
+        for path in &self.paths {
             if !path.exists() {
                 return wrong(format!("path: there is no {}", path.display()));
             }
         }
-        if self.driver != Driver::Amqtt && self.path.is_empty() {
+        if !self.working_directory.is_dir() {
+            return wrong(format!(
+                "working_directory: there is no folder {}",
+                self.working_directory.display()
+            ));
+        }
+        if self.driver != Driver::Amqtt && self.paths.is_empty() {
             return wrong("path is missing: the file or folder of the hooks".to_owned());
         }
         Ok(())
     }
 
-    /// The files and folders.
-    pub fn paths(&self) -> impl Iterator<Item = &Path> {
-        self.path.split(':').filter(|path| !path.is_empty()).map(Path::new)
-    }
-
-    /// What a failed call means at a point that asks whether a client may, or at another.
-    pub fn policy(&self, is_question: bool) -> FaultPolicy {
+    /// What a failed call means at a point: what the operator says, else what a fault means there.
+    pub fn policy(&self, point: HookPoint) -> FaultPolicy {
         match self.failed_action {
             Some(FailedAction::Deny) => FaultPolicy::Deny,
             Some(FailedAction::Ignore) => FaultPolicy::Ignore,
-            None if is_question => FaultPolicy::Deny,
-            None => FaultPolicy::Ignore,
+            None => point.fault_policy(),
         }
     }
 }
@@ -389,8 +466,12 @@ mod tests {
         let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
         assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
         assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
-        assert_eq!(config.policy(true), FaultPolicy::Deny);
-        assert_eq!(config.policy(false), FaultPolicy::Ignore);
+        let denies: Vec<_> = HookPoint::ALL
+            .iter()
+            .filter(|point| config.policy(**point) == FaultPolicy::Deny)
+            .map(|point| point.name())
+            .collect();
+        assert_eq!(denies, ["client.authenticate", "client.authorize", "client.subscribe"]);
     }
 
     #[test]
@@ -420,8 +501,8 @@ mod tests {
         }));
         let [java, python] = &configs.unwrap()[..] else { panic!("two drivers") };
         assert_eq!(
-            (java.driver, java.path.as_str(), java.init_module.as_str()),
-            (Driver::Java, "/tmp", "Sample")
+            (java.driver, &java.paths[..], java.init_module.as_str()),
+            (Driver::Java, &["/tmp".into()][..], "Sample")
         );
         assert_eq!(java.program, Path::new("java"));
         assert_eq!(
@@ -429,10 +510,41 @@ mod tests {
             ["-Dfile.encoding=UTF-8", "-Xmx64m", "-cp", "/dev/null", "io.grapnel.exhook.Worker"]
         );
         assert_eq!(
-            (python.driver, python.path.as_str(), python.init_module.as_str()),
-            (Driver::Python3, "/usr", "main")
+            (python.driver, &python.paths[..], python.init_module.as_str()),
+            (Driver::Python3, &["/usr".into()][..], "main")
         );
         assert_eq!((python.program.as_path(), python.pool_size), (Path::new("python3"), 2));
+    }
+
+    /// Workers run elsewhere: what is written from the broker's working directory on is given to them as an absolute path.
+    #[test]
+    fn paths_are_those_of_the_broker() {
+        let here = std::env::current_dir().unwrap();
+        let config = read(
+            json!({"driver": "amqtt", "path": "src:/tmp:", "python": "venv/bin/python", "config": "a.yaml"}),
+        );
+        let config = config.unwrap();
+        assert_eq!(config.paths, [here.join("src"), "/tmp".into()]);
+        assert_eq!(config.program, here.join("venv/bin/python"));
+        assert_eq!(config.options["config"], here.join("a.yaml").to_str().unwrap());
+        assert_eq!(config.working_directory, Path::new("/"));
+        let config = read(json!({"driver": "java", "path": "src", "java_jar": "Cargo.toml"})).unwrap();
+        assert!(config.arguments.contains(&here.join("Cargo.toml").into()), "{:?}", config.arguments);
+    }
+
+    #[test]
+    fn the_environment_is_read_as_names_and_settings() {
+        let mut written = with_environment("A");
+        written["environment"] = json!(["A", "B=", "C=x=y"]);
+        let set = |name: &str, value: &str| Variable::Set(name.to_owned(), value.to_owned());
+        assert_eq!(
+            read(written).unwrap().environment,
+            [Variable::PassedOn("A".to_owned()), set("B", ""), set("C", "x=y")]
+        );
+    }
+
+    fn with_environment(entry: &str) -> Value {
+        json!({"driver": "python3", "path": "/tmp", "environment": [entry]})
     }
 
     #[test]
@@ -453,6 +565,16 @@ mod tests {
             (json!({"driver": "python3", "path": "/tmp", "clients_max": 0}), "clients_max = 0"),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
+            (
+                json!({"driver": "python3", "path": "/tmp", "working_directory": "/no/such"}),
+                "no folder /no/such",
+            ),
+            (json!({"driver": "java", "path": "/tmp", "java_jar": "/a:."}), "java_jar: /a:. has a `:`"),
+            (with_environment("=x"), "\"=x\" is neither NAME nor NAME=value"),
+            (with_environment(""), "\"\" is neither NAME nor NAME=value"),
+            (with_environment("A=\0"), "is neither NAME nor NAME=value"),
+            (with_environment("GRAPNEL_STATE_DIR"), "GRAPNEL_STATE_DIR is the broker's own"),
+            (with_environment("GRAPNEL_X=1"), "GRAPNEL_X is the broker's own"),
         ] {
             let error = read(value.clone()).unwrap_err();
             assert!(error.contains(expected), "{value}: {error}");

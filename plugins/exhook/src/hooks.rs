@@ -11,7 +11,7 @@ use grapnel_plugin_abi::{
 
 use crate::clients::{Entering, Who};
 use crate::line::Writing;
-use crate::verdict::{FAILED, Ticket};
+use crate::verdict::{FAILED, Filters, Ticket};
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
 
@@ -236,8 +236,10 @@ impl PoolShard {
             out.number_or_nil(id.map(u64::from));
             pairs(out, &users);
         };
-        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        if let Some(flow) = self.ask(HookPoint::ClientSubscribe, &who, None, defer, data) {
+        let point = HookPoint::ClientSubscribe;
+        let of = Filters { point, count };
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, of));
+        if let Some(flow) = self.ask(point, &who, None, defer, data) {
             return Ok(flow);
         }
         for index in 0..count {
@@ -258,8 +260,10 @@ impl PoolShard {
             }
             pairs(out, &users);
         };
-        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        if let Some(flow) = self.ask(HookPoint::ClientUnsubscribe, &who, None, defer, data) {
+        let point = HookPoint::ClientUnsubscribe;
+        let of = Filters { point, count };
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, of));
+        if let Some(flow) = self.ask(point, &who, None, defer, data) {
             return Ok(flow);
         }
         for index in 0..count {

@@ -213,7 +213,7 @@ impl Pool {
 
     /// What a failed call means at a point.
     pub(crate) fn policy(&self, point: HookPoint) -> FaultPolicy {
-        self.config.policy(matches!(point, HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize))
+        self.config.policy(point)
     }
 
     /// How long the broker waits for an answer.

@@ -1,6 +1,8 @@
 //! A worker's process: how it is started, and its ends of socket and pipes. It dies with the broker, and nothing else of the
 //! broker's is open in it.
 
+use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::UnixStream;
@@ -8,7 +10,22 @@ use std::os::unix::process::CommandExt;
 use std::process::{Child, ChildStderr, ChildStdout, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
-use crate::config::{Config, Driver};
+use crate::config::{Config, Driver, OWN_PREFIX, Variable};
+
+/// What of the broker's environment every worker gets, beside `LC_…`: who and where it is, and how people there write.
+const PASSED_ON: [&str; 11] = [
+    "HOME",
+    "JAVA_HOME",
+    "LANG",
+    "LANGUAGE",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TMPDIR",
+    "TZ",
+    "USER",
+    "VIRTUAL_ENV",
+];
 
 /// A process that runs.
 #[derive(Debug)]
@@ -47,6 +64,9 @@ impl Process {
         let mut command = Command::new(program);
         command
             .args(&config.arguments)
+            .current_dir(&config.working_directory)
+            .env_clear()
+            .envs(environment(config, std::env::vars_os()))
             .env("PYTHONUNBUFFERED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
@@ -111,8 +131,65 @@ impl Process {
     }
 }
 
+/// The environment of a worker, from that of the broker.
+fn environment(
+    config: &Config,
+    ours: impl Iterator<Item = (OsString, OsString)>,
+) -> BTreeMap<OsString, OsString> {
+    let wanted = |name: &str| {
+        let is_named = |each: &Variable| matches!(each, Variable::PassedOn(wanted) if wanted == name);
+        let everybodys = PASSED_ON.contains(&name) || name.starts_with("LC_");
+        everybodys || config.environment.iter().any(is_named)
+    };
+    let passed_on = ours
+        .filter(|(name, _)| name.to_str().is_some_and(|name| wanted(name) && !name.starts_with(OWN_PREFIX)));
+    let set = config.environment.iter().filter_map(|each| match each {
+        Variable::Set(name, value) => Some((name.into(), value.into())),
+        Variable::PassedOn(_) => None,
+    });
+    passed_on.chain(set).collect()
+}
+
 impl Drop for Process {
     fn drop(&mut self) {
         let _ = self.end(Duration::ZERO);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+    use crate::config::Written;
+
+    #[test]
+    fn a_worker_gets_what_is_named_and_nothing_of_the_brokers_own() {
+        let written = json!({
+            "driver": "python3",
+            "path": "/tmp",
+            "environment": ["PGHOST", "TZ=UTC", "MISSING", "EMPTY="],
+        });
+        let written: Written = serde_json::from_value(written).unwrap();
+        let config = written.read(None).unwrap().remove(0);
+        let ours = [
+            ("HOME", "/root"),
+            ("LC_ALL", "C"),
+            ("PGHOST", "db"),
+            ("PGPASSWORD", "secret"),
+            ("PYTHONPATH", "."),
+            ("PYTHONSTARTUP", "x.py"),
+            ("CLASSPATH", "."),
+            ("JAVA_TOOL_OPTIONS", "-javaagent:x.jar"),
+            ("LD_PRELOAD", "x.so"),
+            ("TZ", "CET"),
+            ("GRAPNEL_STATE_DIR", "/x"),
+            ("NOTIFY_SOCKET", "/run/x"),
+        ];
+        let ours = ours.map(|(name, value)| (OsString::from(name), OsString::from(value)));
+        let theirs = environment(&config, ours.into_iter());
+        let expected = [("EMPTY", ""), ("HOME", "/root"), ("LC_ALL", "C"), ("PGHOST", "db"), ("TZ", "UTC")];
+        assert_eq!(theirs, expected.map(|(name, value)| (name.into(), value.into())).into());
     }
 }

@@ -1,7 +1,8 @@
 //! Answers of workers, put into the tickets that wait for them.
 
 use grapnel_plugin_abi::{
-    AuthenticateTicket, AuthorizeTicket, ConnectTicket, FaultPolicy, FiltersTicket, PublishTicket, Reason,
+    AuthenticateTicket, AuthorizeTicket, ConnectTicket, FaultPolicy, FiltersTicket, HookPoint, PublishTicket,
+    Reason,
 };
 use rmpv::ValueRef;
 
@@ -16,10 +17,19 @@ pub enum Ticket {
     Authenticate(AuthenticateTicket),
     /// client.authorize.
     Authorize(AuthorizeTicket),
-    /// client.subscribe or client.unsubscribe, with the number of its filters.
-    Filters(FiltersTicket, u32),
+    /// client.subscribe or client.unsubscribe.
+    Filters(FiltersTicket, Filters),
     /// message.publish.
     Publish(PublishTicket),
+}
+
+/// What a ticket about filters is for.
+#[derive(Clone, Copy, Debug)]
+pub struct Filters {
+    /// Which of the two hook points.
+    pub point: HookPoint,
+    /// How many there are.
+    pub count: u32,
 }
 
 /// 0x83, for what a worker failed to answer.
@@ -34,6 +44,17 @@ fn reason(map: &ValueRef<'_>, key: &str) -> Option<Reason> {
 }
 
 impl Ticket {
+    /// The hook point at which somebody waits.
+    pub fn point(&self) -> HookPoint {
+        match self {
+            Ticket::Connect(_) => HookPoint::ClientConnect,
+            Ticket::Authenticate(_) => HookPoint::ClientAuthenticate,
+            Ticket::Authorize(_) => HookPoint::ClientAuthorize,
+            Ticket::Filters(_, of) => of.point,
+            Ticket::Publish(_) => HookPoint::MessagePublish,
+        }
+    }
+
     /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts.
     pub fn fail(mut self, policy: FaultPolicy) {
         match &mut self {
@@ -51,7 +72,7 @@ impl Ticket {
             Ticket::Authenticate(ticket) => ticket.deny(Reason::NOT_AUTHORIZED),
             Ticket::Authorize(ticket) => ticket.deny(Reason::NOT_AUTHORIZED),
             Ticket::Filters(mut ticket, filters) => {
-                (0..filters).for_each(|index| ticket.refuse(index, FAILED));
+                (0..filters.count).for_each(|index| ticket.refuse(index, FAILED));
                 ticket.stop();
             }
             Ticket::Publish(ticket) => ticket.reject(FAILED, ""),
@@ -90,7 +111,7 @@ impl Ticket {
             Ticket::Connect(ticket) => connect(ticket, value, stop),
             Ticket::Authenticate(ticket) => return authenticate(ticket, value, stop),
             Ticket::Authorize(ticket) => return authorize(ticket, value, stop),
-            Ticket::Filters(ticket, count) => return filters(ticket, count, value, stop),
+            Ticket::Filters(ticket, of) => return filters(ticket, of, value, stop),
             Ticket::Publish(ticket) => return publish(ticket, value, stop),
         }
         Ok(())
@@ -163,11 +184,11 @@ fn authorize(mut ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> R
 
 fn filters(
     mut ticket: FiltersTicket,
-    count: u32,
+    of: Filters,
     value: &ValueRef<'_>,
     stop: bool,
 ) -> Result<(), (Ticket, String)> {
-    let wrong = |ticket, what: &str| Err((Ticket::Filters(ticket, count), format!("answered with {what}")));
+    let wrong = |ticket, what: &str| Err((Ticket::Filters(ticket, of), format!("answered with {what}")));
     let rows = match get(value, "filters") {
         None => return wrong(ticket, "a map without `filters`"),
         Some(ValueRef::Array(rows)) => rows,
@@ -178,7 +199,7 @@ fn filters(
         let [index, filter, options, refuse] = row.as_slice() else {
             return wrong(ticket, "a filter that is not [index, filter, options, refuse]");
         };
-        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < count)
+        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < of.count)
         else {
             return wrong(ticket, "the index of no filter");
         };
@@ -192,7 +213,7 @@ fn filters(
             ticket.refuse(index, Reason(code));
         }
     }
-    Ticket::Filters(ticket, count).go_on(stop);
+    Ticket::Filters(ticket, of).go_on(stop);
     Ok(())
 }
 

@@ -175,8 +175,8 @@ impl Worker {
 /// A call that got no answer, or a wrong one.
 fn fail(config: &Config, figures: &Figures, ticket: Ticket) {
     figures.failed();
-    let is_question = matches!(ticket, Ticket::Authenticate(_) | Ticket::Authorize(_));
-    ticket.fail(config.policy(is_question));
+    let policy = config.policy(ticket.point());
+    ticket.fail(policy);
 }
 
 /// A process that is being served.
@@ -240,7 +240,7 @@ impl<'w> Serving<'w> {
             out.list(2).number(0_u64).map(13);
             out.text("protocol").number(1_u64);
             out.text("driver").text(config.driver.name());
-            let paths: Vec<_> = config.paths().map(|path| path.to_string_lossy()).collect();
+            let paths: Vec<_> = config.paths.iter().map(|path| path.to_string_lossy()).collect();
             out.text("path").list(paths.len());
             for path in &paths {
                 out.text(path);

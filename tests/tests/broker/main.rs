@@ -9,6 +9,8 @@ mod held;
 mod hooks;
 mod life;
 mod lifecycle;
+mod log;
+mod memory;
 mod misbehaving;
 mod plugins;
 mod refusals;

@@ -15,15 +15,23 @@ pub fn folder() -> PathBuf {
     Path::new(env!("CARGO_MANIFEST_DIR")).join("exhook")
 }
 
-/// A broker whose workers find the SDK as it lies in the source tree, or where `GRAPNEL_TESTS_EXHOOK_SDK` says.
+/// What exhook must be told so that its workers find the SDK, and what stands in the place of Python finds Python.
+pub const ENVIRONMENT: &str = "environment=[\"PYTHONPATH\", \"TESTS_PYTHON\"]";
+
+/// A broker whose workers find the SDK as it lies in the source tree, or where `GRAPNEL_TESTS_EXHOOK_SDK` says; with
+/// [`ENVIRONMENT`] in their configuration.
 pub fn broker() -> Builder {
-    let sdk = std::env::var("GRAPNEL_TESTS_EXHOOK_SDK").unwrap_or_else(|_| {
-        concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/exhook/sdk/python/src").to_owned()
-    });
     Broker::builder()
         .grapnel_only()
-        .environment("PYTHONPATH", &sdk)
-        .environment("GRAPNEL_TESTS_PYTHON", paho::python().to_str().expect("a path that is text"))
+        .environment("PYTHONPATH", &sdk())
+        .environment("TESTS_PYTHON", paho::python().to_str().expect("a path that is text"))
+}
+
+/// Where the SDK is.
+pub fn sdk() -> String {
+    std::env::var("GRAPNEL_TESTS_EXHOOK_SDK").unwrap_or_else(|_| {
+        concat!(env!("CARGO_MANIFEST_DIR"), "/../plugins/exhook/sdk/python/src").to_owned()
+    })
 }
 
 /// A broker that takes topics as long as there are.
@@ -69,7 +77,8 @@ pub fn any_bytes_survive(broker: &Broker) {
 pub fn load_with(settings: &[String]) -> Vec<String> {
     let mut arguments: Vec<String> = ["plugins", "load", "exhook", "--once"].map(String::from).into();
     let python = format!("python=\"{}\"", paho::python().display());
-    for setting in settings.iter().chain([&python]) {
+    // The last one counts: a test may say it itself.
+    for setting in [&ENVIRONMENT.to_owned()].into_iter().chain(settings).chain([&python]) {
         arguments.extend(["--set".to_owned(), setting.clone()]);
     }
     arguments

@@ -44,7 +44,7 @@ points! {
     CLIENT_CONNACK = "client.connack", Fold, false, Ignore;
     CLIENT_CONNECTED = "client.connected", Run, false, Ignore;
     CLIENT_DISCONNECTED = "client.disconnected", Run, false, Ignore;
-    CLIENT_SUBSCRIBE = "client.subscribe", Fold, true, Ignore;
+    CLIENT_SUBSCRIBE = "client.subscribe", Fold, true, Deny;
     CLIENT_UNSUBSCRIBE = "client.unsubscribe", Fold, true, Ignore;
     SESSION_CREATED = "session.created", Run, false, Ignore;
     SESSION_RESUMED = "session.resumed", Run, false, Ignore;

@@ -87,17 +87,18 @@ pub const ROWS: &[Row] = &[
     row(points::CLIENT_AUTHENTICATE, Change::value("promote"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => "code 0x00, keep alive and superuser 60,1",
-        Effect::Denied => by(version, "code 0x86", "code 0x05"),
+        // A plugin that failed has not said that the password is wrong.
+        Effect::Denied => by(version, "code 0x88", "code 0x03"),
     }),
     row(points::CLIENT_AUTHENTICATE, Change::value("vouch"), login, |effect, version| match effect {
         // Nobody answers for a client with a user name, where somebody is mounted who could.
-        Effect::AsItWas | Effect::Denied => by(version, "code 0x86", "code 0x05"),
+        Effect::AsItWas => by(version, "code 0x86", "code 0x05"),
+        Effect::Denied => by(version, "code 0x88", "code 0x03"),
         Effect::Changed => "code 0x00, keep alive and superuser 60,0",
     }),
     row(points::CLIENT_AUTHENTICATE, Change::value("deny"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
-        Effect::Changed => by(version, "code 0x88", "code 0x03"),
-        Effect::Denied => by(version, "code 0x86", "code 0x05"),
+        Effect::Changed | Effect::Denied => by(version, "code 0x88", "code 0x03"),
     }),
     row(points::CLIENT_AUTHORIZE, Change::value("publish"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",

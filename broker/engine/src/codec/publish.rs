@@ -1,5 +1,5 @@
 //! PUBLISH on the wire (section 3.3): decoding, and encoding once for many subscribers.
-//! Called by `codec` and, per message and delivery, by pipeline and session: nothing here allocates but the growth of `out`.
+//! Called by `codec` and, per message and delivery, by the flows and the session: nothing here allocates but the growth of `out`.
 
 use std::num::NonZeroU16;
 

@@ -89,6 +89,11 @@ impl Breaker {
         }
         tripped
     }
+
+    /// Forgets a plugin that is gone.
+    pub fn forget(&mut self, plugin: PluginHandle) {
+        self.recent.remove(&plugin);
+    }
 }
 
 impl ChainTable {
@@ -120,6 +125,16 @@ mod tests {
         assert!(note(1, 1_199), "the third within the window");
         assert!(!note(2, 1_200), "it counts anew");
         assert!(note(1_000_000, 1_200));
+    }
+
+    #[test]
+    fn a_plugin_that_is_gone_leaves_nothing() {
+        let mut breaker = Breaker::default();
+        for generation in 0..1_000 {
+            assert!(!breaker.note(PluginHandle(generation), 2, 5, (3, 100)));
+            breaker.forget(PluginHandle(generation));
+        }
+        assert!(breaker.recent.is_empty());
     }
 
     #[test]

@@ -22,8 +22,14 @@ pub trait Fold<'l>: EventAccess {
     fn rollback(&mut self);
     /// The ticket that the running link took, if any.
     fn ticket(&self) -> Option<Ticket>;
-    /// The accumulator becomes a refusal.
-    fn deny(&mut self);
+    /// Whether the running link has set what cannot be, and left it at that: nothing of what it did counts.
+    fn is_refused(&self) -> bool {
+        false
+    }
+    /// That is being counted as its fault.
+    fn note_refused(&mut self) {}
+    /// The running link has given no answer. Where its policy is to deny, the accumulator becomes a refusal.
+    fn fail(&mut self, policy: FaultPolicy);
 }
 
 /// Which links an event is for, apart from their topic filters.
@@ -239,6 +245,12 @@ fn settle<'l, F: Fold<'l>>(
     visit.settled();
     let stats = &mut count.stats;
     let (fold, event) = visit.parts();
+    if fold.is_refused() && flow != Flow::FAULT {
+        // Its fault, though none that trips its plugin: a client may have chosen what it was made of.
+        stats.faults += 1;
+        fold.note_refused();
+        return undo(link, fold);
+    }
     match (flow, fold.ticket()) {
         (Flow::CONTINUE, None) => {
             if fold.commit(event) {
@@ -260,14 +272,19 @@ fn settle<'l, F: Fold<'l>>(
         // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
         _ => {
             super::breaker::count(link, count, calls);
-            fold.rollback();
-            if link.policy == FaultPolicy::Deny {
-                fold.deny();
-                return Settled::End(Exit::Done);
-            }
-            Settled::GoOn
+            undo(link, fold)
         }
     }
+}
+
+/// What a link did is thrown away, and its fault policy says what follows.
+fn undo<'l, F: Fold<'l>>(link: &Link, fold: &mut F) -> Settled {
+    fold.rollback();
+    fold.fail(link.policy);
+    if link.policy == FaultPolicy::Deny {
+        return Settled::End(Exit::Done);
+    }
+    Settled::GoOn
 }
 
 fn eligible_among(links: &[Link], filters: Option<&Filters>, course: &Course<'_>, topic: &str) -> LinkSet {

@@ -7,9 +7,9 @@ use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::client::{ClientView, user_property};
 use super::section::{put, put_text, put_user};
-use super::{HookPoint, Link};
+use super::view::{ClientView, user_property};
+use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
 use crate::packet::{PACKET_BYTES_MAX, Properties, Property};
 use crate::reason::ReasonCode;
@@ -198,5 +198,5 @@ impl<'a> Fold<'a> for ConnackFold<'a> {
         None
     }
 
-    fn deny(&mut self) {}
+    fn fail(&mut self, _policy: FaultPolicy) {}
 }

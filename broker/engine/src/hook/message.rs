@@ -2,6 +2,7 @@
 //! it, so that a message nobody changes is never copied.
 
 use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
@@ -9,13 +10,14 @@ use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Sli
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::client::{ClientView, user_property};
+use super::draft::{Disposition, Draft, Extra};
 use super::section::{put, put_text, put_user, takes_out};
 use super::tickets::{Before, TicketDesk};
-use super::{HookPoint, Link, PluginHandle};
+use super::view::{ClientView, user_property};
+use super::{FaultPolicy, HookPoint, Link, Refusal};
 use crate::id::ShardId;
 use crate::limits::Limits;
-use crate::message::{Message, MessageView, Payload};
+use crate::message::MessageView;
 use crate::packet::{Properties, Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
 use crate::time::Now;
@@ -53,54 +55,6 @@ impl<'a> MessageView<'a> {
     }
 }
 
-/// What is to become of a message.
-#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub enum Disposition {
-    /// Route it; deliver it.
-    #[default]
-    Pass,
-    /// Drop it and acknowledge; veto the delivery.
-    Drop,
-    /// Reject it with the reason.
-    Reject,
-    /// Disconnect its sender with the reason.
-    Disconnect,
-}
-
-/// Changes of a message; what is `None` is as it was.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Draft {
-    /// New topic name.
-    pub topic: Option<Bytes>,
-    /// New payload.
-    pub payload: Option<Bytes>,
-    /// New QoS.
-    pub qos: Option<QoS>,
-    /// New RETAIN.
-    pub retain: Option<bool>,
-    /// New encoded properties.
-    pub properties: Option<Bytes>,
-    /// New message expiry interval, seconds; it is in `properties` too.
-    pub expiry_s: Option<NonZeroU32>,
-    /// What becomes of the message.
-    pub disposition: Disposition,
-    /// With which reason.
-    pub reason: Option<ReasonCode>,
-    /// And text.
-    pub reason_string: Option<Bytes>,
-    /// Messages that links have added, to be published after this one.
-    pub extra: Option<Box<Vec<Extra>>>,
-}
-
-/// A message that a link has added.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Extra {
-    /// Whose it is.
-    pub plugin: PluginHandle,
-    /// The message; its ancestry names the plugin.
-    pub message: Message,
-}
-
 /// What a fold needs to know of the shard.
 #[derive(Clone, Copy, Debug)]
 pub struct Rules<'a> {
@@ -108,65 +62,6 @@ pub struct Rules<'a> {
     pub limits: &'a Limits,
     /// The time of the step.
     pub now: Now,
-}
-
-impl Draft {
-    /// What a fault makes of a message where it denies.
-    pub fn denied() -> Draft {
-        Draft {
-            disposition: Disposition::Reject,
-            reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
-            ..Draft::default()
-        }
-    }
-
-    /// Whether the message itself is as it was.
-    pub fn leaves_message(&self) -> bool {
-        self.topic.is_none()
-            && self.payload.is_none()
-            && self.qos.is_none()
-            && self.retain.is_none()
-            && self.properties.is_none()
-    }
-
-    /// The topic as text; it was checked when it was set.
-    pub fn topic_text(&self) -> Option<&str> {
-        self.topic.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok())
-    }
-
-    /// The message with the changes.
-    pub fn view<'a>(&'a self, base: MessageView<'a>, now_ms: u64) -> MessageView<'a> {
-        MessageView {
-            topic: self.topic_text().unwrap_or(base.topic),
-            payload: self.payload.as_ref().map_or(base.payload, Payload::Shared),
-            properties: self.properties.as_deref().unwrap_or(base.properties),
-            qos: self.qos.unwrap_or(base.qos),
-            retain: self.retain.unwrap_or(base.retain),
-            expires_at_ms: self
-                .expiry_s
-                .map_or(base.expires_at_ms, |s| Some(now_ms + u64::from(s.get()) * 1000)),
-            ..base
-        }
-    }
-
-    /// Makes the changes part of an owned message, and leaves only what becomes of it.
-    pub fn apply(&mut self, message: &mut Message, now_ms: u64) {
-        if let Some(topic) = self.topic_text() {
-            message.topic = topic.into();
-        }
-        self.topic = None;
-        if let Some(payload) = self.payload.take() {
-            message.payload = payload;
-        }
-        if let Some(properties) = self.properties.take() {
-            message.properties = properties.as_ref().into();
-        }
-        message.qos = self.qos.take().unwrap_or(message.qos);
-        message.retain = self.retain.take().unwrap_or(message.retain);
-        if let Some(expiry_s) = self.expiry_s.take() {
-            message.expires_at_ms = Some(now_ms + u64::from(expiry_s.get()) * 1000);
-        }
-    }
 }
 
 /// A message's event on its way along a chain.
@@ -181,6 +76,12 @@ pub struct MessageFold<'a> {
     /// What the links before have left; the chain's answer at the end.
     pub draft: Draft,
     overlay: Option<Draft>,
+    /// What the running link has set that cannot be, and has not set to something else since.
+    refused: Option<(Field, &'static str)>,
+    /// What of that has undone a call of a link, for the log.
+    pub refusals: Vec<Refusal>,
+    /// How many of them are faults that nobody else has counted.
+    pub refused_faults: u64,
     /// What was replaced during the event: a view a hook took of it stays valid.
     replaced: SmallVec<[Bytes; 2]>,
     desk: Option<TicketDesk<'a>>,
@@ -204,6 +105,9 @@ impl<'a> MessageFold<'a> {
             running: None,
             draft,
             overlay: None,
+            refused: None,
+            refusals: Vec::new(),
+            refused_faults: 0,
             replaced: SmallVec::new(),
             desk,
         }
@@ -243,23 +147,56 @@ impl<'a> MessageFold<'a> {
     /// # Errors
     /// UNSUPPORTED for what cannot be changed here, INVALID for a value that no message may have.
     pub fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
+        let checked = match change.field {
+            Field::TOPIC => self.check_topic(change.bytes),
+            Field::PAYLOAD => self.check_payload(change.bytes),
+            _ => return self.take(change),
+        };
+        if let Err(reason) = checked {
+            self.refused = Some((change.field, reason));
+            return Err(Status::INVALID);
+        }
+        // A hook may set something else instead of what was refused.
+        self.refused = self.refused.filter(|(field, _)| *field != change.field);
+        self.take(change)
+    }
+
+    fn check_topic(&self, bytes: &[u8]) -> Result<(), &'static str> {
+        let limits = self.rules.limits;
+        let name = std::str::from_utf8(bytes).map_err(|_| "the topic is not UTF-8")?;
+        topic::validate_name(name).map_err(|error| match error {
+            topic::TopicError::Empty => "the topic is empty [MQTT-4.7.3-1]",
+            topic::TopicError::Null => "the topic contains U+0000 [MQTT-4.7.3-2]",
+            topic::TopicError::TooLong => "the topic is longer than 65,535 bytes [MQTT-4.7.3-3]",
+            _ => "the topic contains # or + [MQTT-4.7.0-1]",
+        })?;
+        if name.len() as u64 > limits.topic_bytes_max {
+            return Err("the topic is longer than topic_bytes_max");
+        }
+        topic::check_levels(name, limits.topic_levels_max as u16)
+            .map_err(|_| "the topic has more levels than topic_levels_max")
+    }
+
+    fn check_payload(&self, bytes: &[u8]) -> Result<(), &'static str> {
+        if bytes.len() as u64 > self.rules.limits.packet_bytes_max {
+            return Err("the payload is larger than packet_bytes_max");
+        }
+        if bytes.len() as u64 > self.rules.limits.payload_bytes_max {
+            return Err("the payload is larger than payload_bytes_max");
+        }
+        Ok(())
+    }
+
+    /// Why a change could not be taken, where it is the kind that is told of.
+    pub fn refusal(&self) -> Option<&'static str> {
+        self.refused.map(|(_, reason)| reason)
+    }
+
+    fn take(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let mut next = self.current().clone();
         match change.field {
-            Field::TOPIC => {
-                let name = super::text(change.bytes)?;
-                let valid = name.len() as u64 <= self.rules.limits.topic_bytes_max
-                    && topic::validate_name(name).is_ok();
-                if !valid {
-                    return Err(Status::INVALID);
-                }
-                next.topic = Some(Bytes::copy_from_slice(change.bytes));
-            }
-            Field::PAYLOAD => {
-                if change.bytes.len() > crate::packet::PACKET_BYTES_MAX as usize / 2 {
-                    return Err(Status::INVALID);
-                }
-                next.payload = Some(Bytes::copy_from_slice(change.bytes));
-            }
+            Field::TOPIC => next.topic = Some(Bytes::copy_from_slice(change.bytes)),
+            Field::PAYLOAD => next.payload = Some(Bytes::copy_from_slice(change.bytes)),
             Field::QOS => {
                 let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
                 next.qos = Some(qos);
@@ -383,7 +320,11 @@ impl EventAccess for MessageFold<'_> {
         }
         let ancestry = self.base.ancestry | link.ancestry_bit();
         // Whose it is, where it does not say, is filled in when it is published.
-        let message = super::outgoing::message_of(message, "", ancestry, self.rules.limits)?;
+        let message =
+            super::outgoing::message_of(message, "", ancestry, self.rules.limits).inspect_err(|_| {
+                self.refused =
+                    Some((Field::MESSAGE_ID, "a message it adds is none that a client may publish"))
+            })?;
         let extra = Extra { plugin: link.plugin, message };
         if self.overlay.is_none() {
             self.overlay = Some(self.draft.clone());
@@ -425,7 +366,19 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         }
     }
 
+    fn is_refused(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    fn note_refused(&mut self) {
+        self.refused_faults += 1;
+    }
+
     fn rollback(&mut self) {
+        if let (Some((_, reason)), Some(link)) = (self.refused.take(), self.running) {
+            let (plugin, name) = (link.plugin, Arc::clone(&link.name));
+            self.refusals.push(Refusal { plugin, link: link.identity, name, reason });
+        }
         self.overlay = None;
         if let Some(desk) = &mut self.desk {
             desk.rollback();
@@ -437,7 +390,9 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         self.desk.as_ref().and_then(|desk| desk.taken)
     }
 
-    fn deny(&mut self) {
-        self.draft = Draft::denied();
+    fn fail(&mut self, policy: FaultPolicy) {
+        if policy == FaultPolicy::Deny {
+            self.draft = Draft::denied();
+        }
     }
 }

@@ -58,6 +58,9 @@ pub fn message_of(
     for (key, value) in &message.user_properties {
         push_property(&mut properties, Property::User(super::short_text(key)?, super::short_text(value)?));
     }
+    if message.payload.len() as u64 > limits.payload_bytes_max {
+        return Err(Status::FULL);
+    }
     if (topic.len() + message.payload.len() + properties.len()) as u64 > limits.packet_bytes_max {
         return Err(Status::FULL);
     }

@@ -6,37 +6,14 @@ use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessa
 use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
-use super::client::{ALLOW, ClientView, DENY, user_property};
+use super::requested::{Requested, refuse_all};
 use super::tickets::{Before, TicketDesk};
 use super::told::share_group;
-use super::{HookPoint, Link};
+use super::verdict::{ALLOW, DENY};
+use super::view::{ClientView, user_property};
+use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
-use crate::packet::{Properties, SubscriptionOptions};
-use crate::reason::ReasonCode;
-use crate::topic;
-
-/// A topic filter of a SUBSCRIBE or UNSUBSCRIBE as the chain leaves it.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Requested {
-    /// The filter, $share prefix included.
-    pub filter: Bytes,
-    /// Its options; the default at UNSUBSCRIBE, which has none.
-    pub options: SubscriptionOptions,
-    /// Whether a link refused it, and why.
-    pub refused: Option<ReasonCode>,
-}
-
-impl Requested {
-    /// As it stands in the packet.
-    pub fn new(filter: &str, options: SubscriptionOptions) -> Requested {
-        Requested { filter: Bytes::copy_from_slice(filter.as_bytes()), options, refused: None }
-    }
-
-    /// The filter as text; it was checked when it was read or set.
-    pub fn filter_text(&self) -> &str {
-        std::str::from_utf8(&self.filter).unwrap_or("")
-    }
-}
+use crate::packet::Properties;
 
 /// A SUBSCRIBE or UNSUBSCRIBE on its way along its chain.
 #[derive(Debug)]
@@ -87,44 +64,14 @@ impl<'a> SubscribeFold<'a> {
         self.point == HookPoint::ClientSubscribe
     }
 
-    fn may_refuse(&self, reason: ReasonCode) -> bool {
-        if self.is_subscribe() { reason.refuses_subscription() } else { reason.refuses_unsubscription() }
-    }
-
-    /// Takes one change into the overlay; also for changes that come with a completion.
+    /// Takes one change into the overlay.
     ///
     /// # Errors
-    /// UNSUPPORTED for what cannot be changed here, INVALID for a value that cannot be taken, ABSENT for a filter that is not there.
-    pub fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
-        let (subscribe, reason) = (self.is_subscribe(), reason_of(change).filter(|r| self.may_refuse(*r)));
+    /// As [`change`].
+    fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let filters = self.overlay.get_or_insert_with(|| self.filters.clone());
-        let requested = filters.get_mut(change.index as usize).ok_or(Status::ABSENT)?;
-        match change.field {
-            Field::FILTER => {
-                let filter = super::text(change.bytes)?;
-                if filter.len() > self.topic_bytes_max || topic::parse_filter(filter).is_err() {
-                    return Err(Status::INVALID);
-                }
-                let before = std::mem::replace(&mut requested.filter, Bytes::copy_from_slice(change.bytes));
-                self.replaced.push(before);
-            }
-            Field::FILTER_OPTIONS if subscribe => {
-                let byte = u8::try_from(change.number).map_err(|_| Status::INVALID)?;
-                requested.options = SubscriptionOptions::from_byte(byte).map_err(|_| Status::INVALID)?;
-            }
-            Field::VERDICT if change.number == u64::from(DENY) => {
-                requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);
-            }
-            Field::VERDICT => requested.refused = None,
-            Field::REASON_CODE => requested.refused = Some(reason.ok_or(Status::INVALID)?),
-            _ => return Err(Status::UNSUPPORTED),
-        }
+        self.replaced.extend(super::requested::change(filters, self.point, change, self.topic_bytes_max)?);
         Ok(())
-    }
-
-    /// The filters with the changes that came with a completion.
-    pub fn changed(self) -> Vec<Requested> {
-        self.overlay.unwrap_or(self.filters)
     }
 }
 
@@ -208,14 +155,9 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
         self.desk.as_ref().and_then(|desk| desk.taken)
     }
 
-    fn deny(&mut self) {
-        for requested in &mut self.filters {
-            requested.refused.get_or_insert(ReasonCode::NOT_AUTHORIZED);
+    fn fail(&mut self, policy: FaultPolicy) {
+        if policy == FaultPolicy::Deny {
+            refuse_all(&mut self.filters);
         }
     }
-}
-
-/// The reason code of a change, if it is one.
-fn reason_of(change: &FieldChange<'_>) -> Option<ReasonCode> {
-    u8::try_from(change.number).ok().map(ReasonCode)
 }

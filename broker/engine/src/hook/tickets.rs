@@ -1,12 +1,14 @@
 //! Tickets of deferred verdicts: a fixed table per shard, so that completing one never allocates and a late or doubled
 //! completion meets another generation. A ticket's number is shard (8 bits), generation (32), place (24).
 
-use grapnel_plugin_abi::raw::{Status, Ticket};
+use bytes::Bytes;
+use grapnel_plugin_abi::host::FieldChange;
+use grapnel_plugin_abi::raw::{Field, Status, Ticket};
 
-use super::client::ClientVerdict;
-use super::message::Draft;
-use super::subscribe::Requested;
-use super::{FaultPolicy, Link, LinkIdentity, PluginHandle};
+use super::draft::Draft;
+use super::requested::Requested;
+use super::verdict::{ClientVerdict, Why};
+use super::{FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
 use crate::id::{ConnKey, SessionKey, ShardId};
 
 /// What waits for a ticket.
@@ -25,13 +27,30 @@ pub enum Waiter {
     /// A publish at client.authorize, in the slot with this number.
     Authorize(SessionKey, u64),
     /// A SUBSCRIBE or UNSUBSCRIBE at its own chain, in the slot with this number.
-    Filters(SessionKey, u64),
+    Filters(SessionKey, u64, HookPoint),
     /// A delivery to this session at client.authorize.
     Deliver(SessionKey),
-    /// A subscription in force at client.authorize, under this number.
-    Suspect(u64),
+    /// A subscription in force that is rechecked at client.authorize, under this number.
+    Recheck(u64),
     /// One filter of it at client.authorize.
     Filter(SessionKey, u64, u32),
+}
+
+impl Waiter {
+    /// The hook point at which it waits.
+    pub fn point(&self) -> HookPoint {
+        match self {
+            Waiter::Connect(_) => HookPoint::ClientConnect,
+            Waiter::Authenticate(_) | Waiter::Renewal(_) => HookPoint::ClientAuthenticate,
+            Waiter::Publish(..) => HookPoint::MessagePublish,
+            Waiter::Filters(_, _, point) => *point,
+            Waiter::Will(_)
+            | Waiter::Authorize(..)
+            | Waiter::Deliver(_)
+            | Waiter::Recheck(_)
+            | Waiter::Filter(..) => HookPoint::ClientAuthorize,
+        }
+    }
 }
 
 /// An accumulator as the links before the one that deferred had left it.
@@ -45,9 +64,39 @@ pub enum Before {
     Filters(Vec<Requested>),
 }
 
+/// A change that outlives the call it was made in.
+#[derive(Clone, Debug)]
+pub struct OwnedChange {
+    /// Which field.
+    pub field: Field,
+    /// Which of several.
+    pub index: u32,
+    /// The new number.
+    pub number: u64,
+    /// The new bytes, or the value of a pair.
+    pub bytes: Bytes,
+    /// The key of a pair.
+    pub key: Bytes,
+}
+
+impl OwnedChange {
+    /// The change as the accumulators take it.
+    pub fn borrow(&self) -> FieldChange<'_> {
+        FieldChange {
+            field: self.field,
+            index: self.index,
+            number: self.number,
+            bytes: &self.bytes,
+            key: &self.key,
+        }
+    }
+}
+
 /// An open ticket.
 #[derive(Clone, Debug)]
 pub struct OpenTicket {
+    /// Its number, which [`Tickets::take`] gives it.
+    pub number: Ticket,
     /// Who waits.
     pub waiter: Waiter,
     /// Which link deferred.
@@ -79,6 +128,11 @@ impl Tickets {
         Tickets { shard, places: Vec::new(), free: Vec::new(), max, open: 0 }
     }
 
+    /// Whether another can be opened.
+    pub fn has_room(&self) -> bool {
+        self.open < self.max
+    }
+
     /// How many are open.
     pub fn open(&self) -> usize {
         self.open
@@ -88,7 +142,7 @@ impl Tickets {
     ///
     /// # Errors
     /// [`Status::FULL`] when `tickets_max` are open.
-    pub fn take(&mut self, ticket: OpenTicket) -> Result<Ticket, Status> {
+    pub fn take(&mut self, mut ticket: OpenTicket) -> Result<Ticket, Status> {
         let place = match self.free.pop() {
             Some(place) => place,
             None if self.places.len() < self.max => {
@@ -97,11 +151,12 @@ impl Tickets {
             }
             None => return Err(Status::FULL),
         };
-        let entry = &mut self.places[place as usize];
-        entry.0 = entry.0.wrapping_add(1).max(1);
-        entry.1 = Some(ticket);
+        let generation = self.places[place as usize].0.wrapping_add(1).max(1);
+        let number = self.number(place, generation);
+        ticket.number = number;
+        self.places[place as usize] = (generation, Some(ticket));
         self.open += 1;
-        Ok(self.number(place, entry_generation(&self.places, place)))
+        Ok(number)
     }
 
     /// Closes one and says what waited for it; `None` for a ticket that is closed already.
@@ -134,10 +189,6 @@ impl Tickets {
     }
 }
 
-fn entry_generation(places: &[(u32, Option<OpenTicket>)], place: u32) -> u32 {
-    places[place as usize].0
-}
-
 /// What a fold needs to hand out a ticket to the running link.
 #[derive(Debug)]
 pub struct TicketDesk<'a> {
@@ -149,12 +200,14 @@ pub struct TicketDesk<'a> {
     pub now_ms: u64,
     /// What it has taken.
     pub taken: Option<Ticket>,
+    /// The running link wanted one, and none was left.
+    full: bool,
 }
 
 impl<'a> TicketDesk<'a> {
     /// A desk for one event.
     pub fn new(tickets: &'a mut Tickets, waiter: Waiter, now_ms: u64) -> TicketDesk<'a> {
-        TicketDesk { tickets, waiter, now_ms, taken: None }
+        TicketDesk { tickets, waiter, now_ms, taken: None, full: false }
     }
 
     /// One ticket per call of a link; the deadline is the plugin's wish, at most what the operator allows the link.
@@ -167,13 +220,16 @@ impl<'a> TicketDesk<'a> {
         }
         let wait_ms = if deadline_ms == 0 { link.deadline_ms } else { deadline_ms.min(link.deadline_ms) };
         let ticket = self.tickets.take(OpenTicket {
+            number: Ticket(0),
             waiter: self.waiter,
             link: link.identity,
             plugin: link.plugin,
             policy: link.policy,
             deadline_ms: self.now_ms + u64::from(wait_ms),
             before: None,
-        })?;
+        });
+        self.full = ticket.is_err();
+        let ticket = ticket?;
         self.taken = Some(ticket);
         Ok(ticket)
     }
@@ -183,6 +239,16 @@ impl<'a> TicketDesk<'a> {
         if let Some(open) = self.taken.and_then(|ticket| self.tickets.get_mut(ticket)) {
             open.before = Some(Box::new(before));
         }
+    }
+
+    /// The running link has answered, whether it wanted a ticket or not.
+    pub fn answered(&mut self) {
+        self.full = false;
+    }
+
+    /// Why the link that ran last has given no answer.
+    pub fn why(&mut self) -> Why {
+        if std::mem::take(&mut self.full) { Why::NoRoom } else { Why::Fault }
     }
 
     /// The running link failed: what it took is closed.
@@ -200,6 +266,7 @@ mod tests {
 
     fn open() -> OpenTicket {
         OpenTicket {
+            number: Ticket(0),
             waiter: Waiter::Authenticate(ConnKey { index: 1, generation: 1 }),
             link: LinkIdentity(1),
             plugin: PluginHandle(1),
@@ -219,6 +286,21 @@ mod tests {
         let again = tickets.take(open()).unwrap();
         assert_ne!(again, ticket, "the place is reused under another generation");
         assert!(tickets.get(ticket).is_none());
+    }
+
+    #[test]
+    fn a_stale_number_on_a_reused_place_finds_nothing_and_closes_nothing() {
+        let mut tickets = Tickets::new(ShardId(0), 1);
+        let stale = tickets.take(open()).unwrap();
+        assert!(tickets.close(stale).is_some());
+        let fresh = tickets.take(open()).unwrap();
+        assert_eq!(fresh.0 & 0x00FF_FFFF, stale.0 & 0x00FF_FFFF, "the same place");
+        assert!(tickets.get(stale).is_none() && tickets.get_mut(stale).is_none());
+        assert!(tickets.close(stale).is_none(), "it is another's by now");
+        assert_eq!((tickets.open(), tickets.has_room()), (1, false));
+        assert_eq!(tickets.get(fresh).map(|open| open.number), Some(fresh), "which still stands");
+        assert_eq!(tickets.close(fresh).map(|open| open.number), Some(fresh));
+        assert_eq!((tickets.open(), tickets.has_room()), (0, true));
     }
 
     #[test]

@@ -1,12 +1,12 @@
-//! Events that tell and change nothing: of a session, a subscription, a message, a packet, or the broker. The pipeline makes one
+//! Events that tell and change nothing: of a session, a subscription, a message, a packet, or the broker. A flow makes one
 //! where something has happened; links may end the chain, and that is all.
 
 use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 
 use super::chain::{Course, Fold};
-use super::client::ClientView;
-use super::{HookPoint, Link};
+use super::view::ClientView;
+use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
 use crate::message::MessageView;
 use crate::packet::{PacketType, SubscriptionOptions};
@@ -134,7 +134,7 @@ impl<'a> Told<'a> {
     pub fn event(&self, shard: ShardId, wall_ms: u64) -> Event {
         let mut event = match &self.client {
             Some(client) => client.event(self.point, shard, wall_ms),
-            None => super::client::nobodys_event(self.point, shard, wall_ms),
+            None => super::view::nobodys_event(self.point, shard, wall_ms),
         };
         match &self.about {
             About::Session(_, end) => event.reason_code = end.map_or(0, |(_, reason)| reason.0),
@@ -256,5 +256,5 @@ impl<'a> Fold<'a> for Told<'a> {
         None
     }
 
-    fn deny(&mut self) {}
+    fn fail(&mut self, _policy: FaultPolicy) {}
 }

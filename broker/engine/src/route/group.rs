@@ -127,6 +127,10 @@ pub(super) struct Group {
     pub(super) told: u64,
     /// Whether its count waits for the next batch.
     pub(super) dirty: bool,
+    /// Whether its members on this shard have much waiting: they count as not connected, so that others are chosen.
+    full: bool,
+    /// Picks in a row that had much waiting.
+    busy_picks: u32,
 }
 
 impl Group {
@@ -139,11 +143,30 @@ impl Group {
             others: SmallVec::new(),
             told: 0,
             dirty: false,
+            full: false,
+            busy_picks: 0,
         }
     }
 
     pub(super) fn insert(&mut self, member: Subscriber, connected: bool) -> bool {
-        self.members.insert(member, connected)
+        let is_new = self.members.insert(member, connected);
+        if is_new {
+            self.full = false;
+            self.busy_picks = 0;
+        }
+        is_new
+    }
+
+    /// Returns whether that changed anything.
+    pub(super) fn set_full(&mut self, full: bool) -> bool {
+        self.busy_picks = 0;
+        std::mem::replace(&mut self.full, full) != full
+    }
+
+    /// Notes whether the member that was picked has much waiting. Whether as many in a row had as there are members.
+    pub(super) fn note_pick(&mut self, busy: bool) -> bool {
+        self.busy_picks = if busy { self.busy_picks.saturating_add(1) } else { 0 };
+        !self.full && self.busy_picks as usize >= self.members.connected.max(1)
     }
 
     pub(super) fn remove(&mut self, session: SessionKey) -> bool {
@@ -164,7 +187,8 @@ impl Group {
 
     /// The members on this shard.
     pub(super) fn local(&self) -> MemberCount {
-        self.members.count()
+        let count = self.members.count();
+        if self.full { MemberCount { connected: 0, ..count } } else { count }
     }
 
     /// Sets the count of another shard.

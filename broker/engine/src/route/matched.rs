@@ -23,8 +23,17 @@ pub struct Matched {
     pub groups: Box<[GroupRef]>,
 }
 
-/// The options of a session's subscriptions that match. Two fit without an allocation.
-pub type MatchedOptions = SmallVec<[SubOptions; 2]>;
+/// A subscription that matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MatchedSub {
+    /// Its options.
+    pub options: SubOptions,
+    /// Number of its filter: of all subscriptions of a session, one at most has it at a time.
+    pub filter: u32,
+}
+
+/// A session's subscriptions that match. Two fit without an allocation.
+pub type MatchedSubs = SmallVec<[MatchedSub; 2]>;
 
 /// A session and all its plain subscriptions that match: at least one.
 ///
@@ -33,8 +42,8 @@ pub type MatchedOptions = SmallVec<[SubOptions; 2]>;
 pub struct Target {
     /// The session.
     pub session: SessionKey,
-    /// Its matching subscriptions' options, in no special order.
-    pub subs: MatchedOptions,
+    /// Its matching subscriptions, in no special order.
+    pub subs: MatchedSubs,
 }
 
 impl Matched {
@@ -54,7 +63,7 @@ impl Matched {
         size_of::<Matched>()
             + size_of_val::<[Target]>(&self.local)
             + size_of_val::<[GroupRef]>(&self.groups)
-            + spilled * size_of::<SubOptions>()
+            + spilled * size_of::<MatchedSub>()
     }
 }
 
@@ -66,38 +75,46 @@ pub(super) fn gather(filters: &Filters, found: &[u32], shards: ShardSet, hashes:
         matched.shards = matched.shards.union(filter.shards);
     }
     matched.groups = all().flat_map(|filter| filter.groups().iter().copied()).collect();
-    matched.local = merge(all(), hashes);
+    matched.local = merge(found.iter().map(|at| (*at, filters.get(*at))), hashes);
     matched
 }
 
 /// One target for each session, with the options of all its subscriptions.
-fn merge<'a>(filters: impl Iterator<Item = &'a Filter> + Clone, hashes: &Hashes) -> Box<[Target]> {
-    let mut lists = filters.map(|filter| filter.subscribers.as_slice()).filter(|list| !list.is_empty());
-    let count: usize = lists.clone().map(<[_]>::len).sum();
+fn merge<'a>(filters: impl Iterator<Item = (u32, &'a Filter)> + Clone, hashes: &Hashes) -> Box<[Target]> {
+    let mut lists =
+        filters.map(|(at, filter)| (at, filter.subscribers.as_slice())).filter(|(_, list)| !list.is_empty());
+    let count: usize = lists.clone().map(|(_, list)| list.len()).sum();
     let mut targets: Vec<Target> = Vec::with_capacity(count);
     // A session subscribes to a filter once, so one list alone has nothing to merge.
-    targets.extend(lists.next().unwrap_or_default().iter().map(target));
+    if let Some((at, list)) = lists.next() {
+        targets.extend(list.iter().map(|one| target(one, at)));
+    }
+    let rest = lists.flat_map(|(at, list)| list.iter().map(move |one| (at, one)));
     if count <= SEARCH_UNTIL {
-        for one in lists.flatten() {
+        for (at, one) in rest {
             match targets.iter_mut().find(|target| target.session == one.session) {
-                Some(known) => known.subs.push(one.options),
-                None => targets.push(target(one)),
+                Some(known) => known.subs.push(matched_sub(one, at)),
+                None => targets.push(target(one, at)),
             }
         }
     } else if targets.len() < count {
         let mut places: KeyedMap<SessionKey, usize> = hashes.map();
         places.extend(targets.iter().enumerate().map(|(at, target)| (target.session, at)));
-        for one in lists.flatten() {
-            let at = *places.entry(one.session).or_insert(targets.len());
-            match targets.get_mut(at) {
-                Some(known) => known.subs.push(one.options),
-                None => targets.push(target(one)),
+        for (at, one) in rest {
+            let place = *places.entry(one.session).or_insert(targets.len());
+            match targets.get_mut(place) {
+                Some(known) => known.subs.push(matched_sub(one, at)),
+                None => targets.push(target(one, at)),
             }
         }
     }
     targets.into_boxed_slice()
 }
 
-fn target(one: &Subscriber) -> Target {
-    Target { session: one.session, subs: smallvec![one.options] }
+fn target(one: &Subscriber, filter: u32) -> Target {
+    Target { session: one.session, subs: smallvec![matched_sub(one, filter)] }
+}
+
+fn matched_sub(one: &Subscriber, filter: u32) -> MatchedSub {
+    MatchedSub { options: one.options, filter }
 }

@@ -1,4 +1,4 @@
-//! The retained messages of one shard, by topic name (MQTT 5.0 section 3.3.1.3). Called by the pipeline of the shard
+//! The retained messages of one shard, by topic name (MQTT 5.0 section 3.3.1.3). Called by the flows of the shard
 //! that owns the topics. Knows nothing of the messages but their size and when they expire; routes nothing.
 
 mod walk;
@@ -6,7 +6,7 @@ mod walk;
 #[cfg(test)]
 mod tests;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Bound;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,11 +20,20 @@ pub struct RetainedLimits {
     pub retained_messages_max: usize,
     /// Bytes, as the caller counts them in [`Retained::set`], topic names included.
     pub retained_bytes_max: usize,
+    /// Messages of one holder.
+    pub retained_client_messages_max: usize,
+    /// Bytes of them.
+    pub retained_client_bytes_max: usize,
 }
 
 impl Default for RetainedLimits {
     fn default() -> Self {
-        RetainedLimits { retained_messages_max: 1_000_000, retained_bytes_max: 1 << 30 }
+        RetainedLimits {
+            retained_messages_max: 1_000_000,
+            retained_bytes_max: 1 << 30,
+            retained_client_messages_max: 250_000,
+            retained_client_bytes_max: 1 << 28,
+        }
     }
 }
 
@@ -39,15 +48,49 @@ pub enum Full {
         "the retained messages of the shard would exceed retained_bytes_max = {0}; clear some or raise the limit"
     )]
     Bytes(usize),
+    /// The holder has as many messages as it may.
+    #[error(
+        "one client has retained_client_messages_max = {0} retained messages on the shard; clear some or raise the limit"
+    )]
+    ClientMessages(usize),
+    /// The message does not fit into what is left to its holder.
+    #[error(
+        "the retained messages of one client on the shard would exceed retained_client_bytes_max = {0}; clear some or raise the limit"
+    )]
+    ClientBytes(usize),
 }
 
 /// How far a scan has come. The scan goes on there whatever has been set and cleared in between.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Cursor {
     /// The first key that has not been looked at.
     from: String,
-    /// Messages set after this one, by their number, are passed over.
-    until: Option<u64>,
+    /// Messages with a higher number are passed over.
+    until: u64,
+}
+
+impl Cursor {
+    /// Before the first message, of those with a number up to `until`: a [`Retained::mark`], or `u64::MAX` for all.
+    pub fn until(until: u64) -> Cursor {
+        Cursor { from: String::new(), until }
+    }
+
+    /// The same scan, going on with this topic.
+    #[must_use]
+    pub fn at(&self, topic: &str) -> Cursor {
+        let mut from = String::with_capacity(topic.len());
+        to_key(topic, &mut from);
+        Cursor { from, until: self.until }
+    }
+}
+
+/// What a scan has seen.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Scanned {
+    /// Where to go on; `None` = all was looked at.
+    pub next: Option<Cursor>,
+    /// Topics looked at, found or not.
+    pub visited: usize,
 }
 
 struct Entry<T> {
@@ -55,8 +98,17 @@ struct Entry<T> {
     /// As given by the caller; the topic name counts on top.
     bytes: usize,
     expires_at_ms: Option<u64>,
-    /// How many messages had been set before.
+    /// Whom it is charged to.
+    holder: Arc<str>,
+    /// See [`Retained::mark`].
     number: u64,
+}
+
+/// What a holder is charged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Charge {
+    messages: usize,
+    bytes: usize,
 }
 
 /// A topic name as a key: each `/` is U+0000, which no topic name contains [MQTT-4.7.3-2] and which sorts before all else.
@@ -70,19 +122,22 @@ pub struct Retained<T> {
     /// The keys of messages that expire, by time.
     expiries: BTreeSet<(u64, Key)>,
     bytes: usize,
-    /// How many messages have been set.
+    /// What each holder is charged: messages and bytes. Nobody in it has none.
+    holders: HashMap<Arc<str>, Charge, ahash::RandomState>,
+    /// How many messages have been set or cleared.
     count: u64,
     scratch: String,
 }
 
 impl<T> Retained<T> {
-    /// An empty store.
-    pub fn new(limits: RetainedLimits) -> Self {
+    /// An empty store; `hasher` is keyed, since holders choose their names.
+    pub fn new(limits: RetainedLimits, hasher: ahash::RandomState) -> Self {
         Retained {
             limits,
             entries: BTreeMap::new(),
             expiries: BTreeSet::new(),
             bytes: 0,
+            holders: HashMap::with_hasher(hasher),
             count: 0,
             scratch: String::new(),
         }
@@ -106,7 +161,8 @@ impl<T> Retained<T> {
     /// Stores a message for a topic name and returns the one it replaces [MQTT-3.3.1-5].
     ///
     /// `bytes` is what the message counts for; `expires_at_ms` is on whatever clock the caller keeps to. A message with an empty payload is not
-    /// stored but clears its topic [MQTT-3.3.1-6]: that is the caller's to see.
+    /// stored but clears its topic [MQTT-3.3.1-6]: that is the caller's to see. It is charged to `holder`, and the one it replaces
+    /// is not charged to anybody any more; an empty name is nobody's, and has no limit of its own.
     ///
     /// # Errors
     /// [`Full`] if a limit would be exceeded; the message it should have replaced is then still there.
@@ -116,6 +172,7 @@ impl<T> Retained<T> {
         message: Arc<T>,
         bytes: usize,
         expires_at_ms: Option<u64>,
+        holder: &Arc<str>,
     ) -> Result<Option<Arc<T>>, Full> {
         to_key(topic, &mut self.scratch);
         let old = self.entries.get_mut(self.scratch.as_str());
@@ -124,7 +181,20 @@ impl<T> Retained<T> {
         if total > self.limits.retained_bytes_max {
             return Err(Full::Bytes(self.limits.retained_bytes_max));
         }
-        let new = Entry { message, bytes, expires_at_ms, number: self.count };
+        if !holder.is_empty() {
+            let mut charge = self.holders.get(holder).copied().unwrap_or_default();
+            if old.as_ref().is_some_and(|old| old.holder == *holder) {
+                charge.messages -= 1;
+                charge.bytes -= freed;
+            }
+            if charge.messages >= self.limits.retained_client_messages_max {
+                return Err(Full::ClientMessages(self.limits.retained_client_messages_max));
+            }
+            if charge.bytes.saturating_add(bytes + topic.len()) > self.limits.retained_client_bytes_max {
+                return Err(Full::ClientBytes(self.limits.retained_client_bytes_max));
+            }
+        }
+        let new = Entry { message, bytes, expires_at_ms, holder: Arc::clone(holder), number: self.count + 1 };
         let Some(old) = old else {
             if self.entries.len() >= self.limits.retained_messages_max {
                 return Err(Full::Messages(self.limits.retained_messages_max));
@@ -134,11 +204,14 @@ impl<T> Retained<T> {
             self.entries.insert(key, new);
             self.bytes = total;
             self.count += 1;
+            charge(&mut self.holders, holder, bytes + topic.len());
             return Ok(None);
         };
         let old = std::mem::replace(old, new);
         self.bytes = total;
         self.count += 1;
+        discharge(&mut self.holders, &old.holder, freed);
+        charge(&mut self.holders, holder, bytes + topic.len());
         if old.expires_at_ms != expires_at_ms
             && let Some((key, _)) = self.entries.get_key_value(self.scratch.as_str())
         {
@@ -150,11 +223,13 @@ impl<T> Retained<T> {
         Ok(Some(old.message))
     }
 
-    /// Takes a topic's message out [MQTT-3.3.1-6].
+    /// Takes a topic's message out [MQTT-3.3.1-6]. That has a number too, whether there was one or not.
     pub fn clear(&mut self, topic: &str) -> Option<Arc<T>> {
+        self.count += 1;
         to_key(topic, &mut self.scratch);
         let (key, entry) = self.entries.remove_entry(self.scratch.as_str())?;
         self.bytes -= entry.bytes + key.len();
+        discharge(&mut self.holders, &entry.holder, entry.bytes + key.len());
         if let Some(at) = entry.expires_at_ms {
             self.expiries.remove(&(at, key));
         }
@@ -170,13 +245,14 @@ impl<T> Retained<T> {
             .map(|entry| &entry.message)
     }
 
-    /// Where a scan begins that passes over all messages set from now on: who asks gets those live.
-    pub fn mark(&self) -> Cursor {
-        Cursor { from: String::new(), until: Some(self.count) }
+    /// The number of the message that was set or cleared last, from 1 on; later ones have higher numbers. Who keeps it knows
+    /// of each message whether it was set before, and a scan up to it passes over all that are set from now on.
+    pub fn mark(&self) -> u64 {
+        self.count
     }
 
-    /// Appends messages whose topic names match the filter, in the order of the tree, and returns where to go on;
-    /// `None` = done. A new scan begins with [`Retained::mark`], or with `Cursor::default()` to see what is set during it too.
+    /// Hands over messages whose topic names match the filter, with their numbers, in the order of the tree. `take` says of each
+    /// whether it takes it; one that it does not take ends the scan, which goes on with it.
     ///
     /// `budget` bounds the topics looked at, found or not (at least one, so that every slice gets on). A message that
     /// is there throughout the scan is found once; one that is set or cleared during it may or may not be. Those that
@@ -187,11 +263,12 @@ impl<T> Retained<T> {
         cursor: Cursor,
         budget: usize,
         now_ms: u64,
-        out: &mut Vec<Arc<T>>,
-    ) -> Option<Cursor> {
+        mut take: impl FnMut(u64, &Arc<T>) -> bool,
+    ) -> Scanned {
         let Cursor { from, until } = cursor;
         let mut walk = Walk::new(filter, from);
-        let mut left = budget.max(1);
+        let budget = budget.max(1);
+        let mut visited = 0;
         'seek: loop {
             let ahead = (Bound::Included(walk.from()), Bound::Unbounded);
             for (key, entry) in self.entries.range::<str, _>(ahead) {
@@ -199,21 +276,29 @@ impl<T> Retained<T> {
                     // The next match is further on than the next key: a new descent instead of a walk over all between.
                     continue 'seek;
                 }
-                if left == 0 {
-                    return Some(Cursor { from: key.to_string(), until });
+                if visited == budget {
+                    return Scanned { next: Some(Cursor { from: key.to_string(), until }), visited };
                 }
-                left -= 1;
+                visited += 1;
                 let visit = walk.visit(key);
-                let is_older = until.is_none_or(|until| entry.number < until);
-                if visit.matches && is_older && entry.is_alive(now_ms) {
-                    out.push(Arc::clone(&entry.message));
+                let is_wanted = visit.matches && entry.number <= until && entry.is_alive(now_ms);
+                if is_wanted && !take(entry.number, &entry.message) {
+                    return Scanned { next: Some(Cursor { from: key.to_string(), until }), visited };
                 }
                 if visit.last {
-                    return None;
+                    return Scanned { next: None, visited };
                 }
             }
-            return None;
+            return Scanned { next: None, visited };
         }
+    }
+
+    /// Whether some message may match the filter: false only if none does. Looks at `budget` topics at most; with it comes how
+    /// many.
+    pub fn may_match(&self, filter: &str, budget: usize, now_ms: u64) -> (bool, usize) {
+        let Scanned { next, visited } =
+            self.scan(filter, Cursor::until(u64::MAX), budget, now_ms, |_, _| false);
+        (next.is_some(), visited)
     }
 
     /// Takes out up to `budget` messages that have expired at `now_ms`, the oldest first, and hands over
@@ -226,6 +311,7 @@ impl<T> Retained<T> {
             let Some((_, key)) = self.expiries.pop_first() else { return done };
             if let Some(entry) = self.entries.remove(&key) {
                 self.bytes -= entry.bytes + key.len();
+                discharge(&mut self.holders, &entry.holder, entry.bytes + key.len());
                 to_topic(&key, &mut self.scratch);
                 gone(&self.scratch, entry.message);
             }
@@ -242,6 +328,24 @@ impl<T> Retained<T> {
 impl<T> Entry<T> {
     fn is_alive(&self, now_ms: u64) -> bool {
         self.expires_at_ms.is_none_or(|at| at > now_ms)
+    }
+}
+
+fn charge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, holder: &Arc<str>, bytes: usize) {
+    if holder.is_empty() {
+        return;
+    }
+    let charge = holders.entry(Arc::clone(holder)).or_default();
+    charge.messages += 1;
+    charge.bytes += bytes;
+}
+
+fn discharge(holders: &mut HashMap<Arc<str>, Charge, ahash::RandomState>, holder: &str, bytes: usize) {
+    let Some(charge) = holders.get_mut(holder) else { return };
+    charge.messages -= 1;
+    charge.bytes -= bytes;
+    if charge.messages == 0 {
+        holders.remove(holder);
     }
 }
 

@@ -25,12 +25,22 @@ pub struct Outgoing {
     pub phase: Phase,
 }
 
+impl Outgoing {
+    /// What it counts in a ledger.
+    pub fn bytes(&self) -> usize {
+        let (Phase::Published(delivery) | Phase::Released(delivery)) = &self.phase;
+        size_of::<Outgoing>() + delivery.message.bytes()
+    }
+}
+
 /// The packets in flight, in the order in which they were sent [MQTT-4.6.0-5].
 #[derive(Debug)]
 pub struct Inflight {
     entries: VecDeque<Outgoing>,
     /// How many of them, from the oldest on, have been sent on the present connection.
     sent: usize,
+    /// Bytes of the messages.
+    bytes: usize,
     next_id: NonZeroU16,
     window: usize,
 }
@@ -47,7 +57,7 @@ pub enum AckError {
 impl Inflight {
     /// An empty window of `window` packets (1 to 65,535).
     pub fn new(window: usize) -> Inflight {
-        Inflight { entries: VecDeque::new(), sent: 0, next_id: NonZeroU16::MIN, window }
+        Inflight { entries: VecDeque::new(), sent: 0, bytes: 0, next_id: NonZeroU16::MIN, window }
     }
 
     /// Another connection with another Receive Maximum [MQTT-3.3.4-9]: everything is to be sent again.
@@ -66,11 +76,48 @@ impl Inflight {
         Some(entry)
     }
 
+    /// Whether packets of an earlier connection are still to be sent again.
+    #[inline]
+    pub fn has_resends(&self) -> bool {
+        self.sent < self.entries.len()
+    }
+
     fn remove(&mut self, place: usize) -> Option<Outgoing> {
         if place < self.sent {
             self.sent -= 1;
         }
-        self.entries.remove(place)
+        let entry = self.entries.remove(place)?;
+        self.bytes -= entry.bytes();
+        Some(entry)
+    }
+
+    /// Bytes of the messages in flight.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The messages that may have to be sent again, in order.
+    pub fn published(&self) -> impl Iterator<Item = &Delivery> {
+        self.entries.iter().filter_map(|entry| match &entry.phase {
+            Phase::Published(delivery) => Some(delivery),
+            Phase::Released(_) => None,
+        })
+    }
+
+    /// Takes out those of them that may not stay. The client has no connection, or has not been sent anything on it.
+    pub fn withdraw(&mut self, mut stays: impl FnMut(&Delivery) -> bool) -> Vec<Delivery> {
+        let mut gone = Vec::new();
+        self.sent = 0;
+        let bytes = &mut self.bytes;
+        self.entries.retain(|entry| match &entry.phase {
+            Phase::Published(delivery) if !stays(delivery) => {
+                *bytes -= entry.bytes();
+                gone.push(delivery.clone());
+                false
+            }
+            _ => true,
+        });
+        gone
     }
 
     /// Packets in flight.
@@ -88,6 +135,11 @@ impl Inflight {
         self.sent == self.entries.len() && self.sent < self.window
     }
 
+    /// How many more may be sent.
+    pub fn room(&self) -> usize {
+        if self.sent == self.entries.len() { self.window.saturating_sub(self.sent) } else { 0 }
+    }
+
     /// The next identifier that is not in use [MQTT-2.2.1-3]. The window is below 65,535, so there is one.
     pub fn next_packet_id(&mut self) -> NonZeroU16 {
         loop {
@@ -103,7 +155,9 @@ impl Inflight {
     /// Notes a PUBLISH that is being sent under an identifier of [`Inflight::next_packet_id`].
     pub fn publish(&mut self, packet_id: NonZeroU16, delivery: Delivery) {
         debug_assert!(self.entries.len() < usize::from(u16::MAX), "every identifier would be in use");
-        self.entries.push_back(Outgoing { packet_id, phase: Phase::Published(delivery) });
+        let entry = Outgoing { packet_id, phase: Phase::Published(delivery) };
+        self.bytes += entry.bytes();
+        self.entries.push_back(entry);
         self.sent += 1;
     }
 
@@ -176,6 +230,7 @@ impl Inflight {
     /// Takes everything out, oldest first.
     pub fn drain(&mut self) -> impl Iterator<Item = Outgoing> + '_ {
         self.sent = 0;
+        self.bytes = 0;
         self.entries.drain(..)
     }
 }
@@ -204,11 +259,12 @@ mod tests {
             ancestry: 0,
         };
         Delivery {
-            message: Rc::new(Arc::new(message)),
+            message: Rc::new(Arc::new(message).into()),
             qos,
             retain: false,
             subscription_ids: Box::default(),
             group: None,
+            reader: 0,
         }
     }
 

@@ -3,20 +3,21 @@
 
 use std::collections::VecDeque;
 use std::num::NonZeroU16;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
-use crate::hook::client::ClientVerdict;
-use crate::hook::message::Draft;
-use crate::hook::subscribe::Requested;
+use crate::hook::draft::Draft;
+use crate::hook::requested::Requested;
+use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::{HookPoint, LinkIdentity};
 use crate::id::ConnKey;
 use crate::message::Message;
-use crate::packet::{QoS, SubscriptionOptions};
+use crate::packet::{PacketType, QoS, SubscriptionOptions};
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Will};
+use crate::session::ending::{EndCause, Will};
 
 /// How far a publish has come.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -35,8 +36,8 @@ pub enum Stage {
     Decided,
     /// The owner of its retained topic is storing it, under this number.
     Storing(u64),
-    /// The owner has stored it: it waits for its turn or for lanes.
-    Stored,
+    /// The owner has stored it under this number, or has no room for it (0): it waits for its turn or for lanes.
+    Stored(u64),
 }
 
 /// Where a publish comes from.
@@ -81,55 +82,88 @@ pub struct Granted {
     /// Place in the SUBSCRIBE packet.
     pub place: usize,
     /// Full filter.
-    pub filter: Box<str>,
+    pub filter: Arc<str>,
     /// Sequence number it waits for, 0 for none.
     pub barrier_seq: u64,
     /// Whether the subscription was not there before.
     pub is_new: bool,
-    /// Whether retained messages are wanted.
-    pub retained: bool,
+    /// Number of the reader of its retained messages; 0 where none are wanted.
+    pub reader: u64,
+    /// Number of its filter in the routes.
+    pub number: u32,
     /// Options.
     pub options: SubscriptionOptions,
     /// Subscription identifier, 0 for none.
     pub id: u32,
 }
 
-/// A question to client.authorize that is on its way along the chain.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Ask {
-    /// The verdict so far.
-    pub verdict: ClientVerdict,
-    /// Links that it has been to.
-    pub visited: SmallVec<[LinkIdentity; 4]>,
-    /// Version of the rules when it began.
-    pub epoch: u64,
+impl Granted {
+    /// Bytes that it is charged for.
+    pub fn bytes(&self) -> usize {
+        size_of::<Granted>() + self.filter.len()
+    }
 }
+
+/// A request to client.authorize that is on its way along the chain.
+pub type Ask = AuthorizationRequest;
 
 /// Whether a filter may be subscribed to.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Permit {
     /// That is still asked.
     Open(Box<Ask>),
-    /// It may, or not for this reason.
-    Done(Result<(), ReasonCode>),
+    /// It may, or not for this reason, under the rules of this version.
+    Done(Result<(), ReasonCode>, u64),
 }
 
-/// A SUBSCRIBE or UNSUBSCRIBE whose filters wait for a plugin.
+/// A SUBSCRIBE or UNSUBSCRIBE on its way. It is the slot in front.
 #[derive(Debug)]
-pub struct Asking {
-    /// The packet, whole.
-    pub packet: Bytes,
+pub struct FilterPacket {
+    /// Its packet identifier; `None` where a plugin subscribes for the client, which gets no SUBACK.
+    pub packet_id: Option<NonZeroU16>,
     /// Which of the two it is.
     pub subscribe: bool,
+    /// Its properties as they came, for hooks.
+    pub properties: Box<[u8]>,
     /// The filters as the chain has left them so far.
     pub requested: Vec<Requested>,
-    /// Links of the packet's own chain that it has been to.
-    pub visited: Vec<LinkIdentity>,
-    /// One for each filter, once the packet's own chain is through.
-    pub permits: Option<Vec<Permit>>,
+    /// Filters of the packet beyond those, which are refused.
+    pub beyond: usize,
+    /// One for each filter that has been put to client.authorize.
+    pub permits: Vec<Permit>,
+    /// Reason codes so far.
+    pub codes: Vec<u8>,
+    /// What was granted.
+    pub granted: Vec<Granted>,
+    /// Number of the batch of its retained messages.
+    pub batch: u64,
+    /// How many of those granted are known to that batch.
+    pub in_batch: usize,
+    /// How far it has come.
+    pub step: FilterStep,
+    /// Whether it stands in the row of those that go on in the next turn.
+    pub is_queued: bool,
 }
 
-impl Asking {
+/// How far a SUBSCRIBE or UNSUBSCRIBE has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub enum FilterStep {
+    /// At the packet's own hook point: the links it has been to, and whether one of them answers later.
+    Chain(Vec<LinkIdentity>, bool),
+    /// At client.authorize: so many filters wait for an answer.
+    Authorize(usize),
+    /// Its filters are being put into force, or taken out of it.
+    Apply,
+    /// Until the other shards have acknowledged the changes of interest up to this number, or until this time, monotonic
+    /// milliseconds.
+    Barrier(u64, u64),
+    /// Until the owners of retained messages have set their marks, or until this time.
+    Marks(u64),
+    /// SUBACK is out; so many of what was granted have been told of.
+    Tell(usize),
+}
+
+impl FilterPacket {
     /// The hook point of the packet's own chain.
     pub fn point(&self) -> HookPoint {
         if self.subscribe { HookPoint::ClientSubscribe } else { HookPoint::ClientUnsubscribe }
@@ -141,24 +175,8 @@ impl Asking {
 pub enum SlotBody {
     /// A PUBLISH, or the will.
     Publish(Box<PublishSlot>),
-    /// A SUBSCRIBE whose filters are in the trie and must become known to the other shards, and whose retained messages must be
-    /// told from those that come live.
-    Subscribe {
-        /// Its packet identifier.
-        packet_id: NonZeroU16,
-        /// Reason codes so far.
-        codes: Vec<u8>,
-        /// What was granted.
-        granted: Vec<Granted>,
-        /// Whether every shard knows, so that marks in the retained messages have been asked for.
-        known: bool,
-        /// The fetches of retained messages that follow; none before all is `known`.
-        fetches: SmallVec<[u64; 1]>,
-        /// Monotonic milliseconds.
-        deadline_ms: u64,
-    },
-    /// A SUBSCRIBE or UNSUBSCRIBE whose filters wait for a plugin. It is in front.
-    Asking(Box<Asking>),
+    /// A SUBSCRIBE or UNSUBSCRIBE on its way. It is in front.
+    Filters(Box<FilterPacket>),
     /// A whole SUBSCRIBE, UNSUBSCRIBE or DISCONNECT, not looked at yet.
     Packet(Bytes),
     /// The connection has ended in this way; whatever it sent is in front.
@@ -175,6 +193,16 @@ pub struct Slot {
     /// What it is.
     pub body: SlotBody,
 }
+
+impl Slot {
+    /// What it counts in a ledger.
+    pub fn charge(&self) -> usize {
+        SLOT_BYTES + self.bytes
+    }
+}
+
+/// What every slot is charged for beside its packet.
+const SLOT_BYTES: usize = size_of::<Slot>() + size_of::<PublishSlot>();
 
 /// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;
 /// `None` is no limit.
@@ -234,6 +262,11 @@ impl Slots {
         self.bytes
     }
 
+    /// What the waiting packets count in a ledger.
+    pub fn charge(&self) -> usize {
+        self.queue.len() * SLOT_BYTES + self.bytes
+    }
+
     /// Whether only publishes wait, so that another may begin its chain behind them.
     pub fn only_publishes(&self) -> bool {
         self.queue.iter().all(|slot| match &slot.body {
@@ -264,6 +297,18 @@ impl Slots {
     /// The packet in front.
     pub fn front_mut(&mut self) -> Option<&mut Slot> {
         self.queue.front_mut()
+    }
+
+    /// Whether a DISCONNECT waits: its client sends nothing more.
+    pub fn has_disconnect(&self) -> bool {
+        let is =
+            |bytes: &Bytes| bytes.first().is_some_and(|first| first >> 4 == PacketType::Disconnect as u8);
+        self.queue.iter().any(|slot| matches!(&slot.body, SlotBody::Packet(bytes) if is(bytes)))
+    }
+
+    /// The packet in front.
+    pub fn front(&self) -> Option<&Slot> {
+        self.queue.front()
     }
 
     /// Number of the packet in front.
@@ -321,6 +366,18 @@ impl Slots {
             0
         } else {
             self.publishes().filter(|publish| publish.packet_id.is_some()).count()
+        }
+    }
+
+    /// Publishes of clients that begin a QoS 2 exchange when they are acknowledged.
+    pub fn exactly_once(&self) -> usize {
+        if self.queue.is_empty() {
+            0
+        } else {
+            let begins = |publish: &&PublishSlot| {
+                publish.packet_id.is_some() && publish.packet_qos == QoS::ExactlyOnce
+            };
+            self.publishes().filter(begins).count()
         }
     }
 

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{QoS, Version};
-use grapnel_engine::pipeline::{Command, Scope};
+use grapnel_engine::shard::{Command, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later};

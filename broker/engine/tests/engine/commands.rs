@@ -11,8 +11,8 @@ use grapnel_engine::hook::{
 };
 use grapnel_engine::message::Message;
 use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
-use grapnel_engine::pipeline::Command;
 use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::Command;
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{FLAG_REPLAY, Flow, NewMessage, Slice, Status};
 
@@ -107,7 +107,7 @@ fn publishes_of_a_plugin_keep_their_order_behind_one_that_waits() {
     world.drive();
     assert_eq!(world.take_plain(subscriber), []);
     let ticket = tickets.borrow()[0];
-    world.shards[0].complete(grapnel_engine::pipeline::Completion {
+    world.shards[0].complete(grapnel_engine::shard::Completion {
         ticket: ticket.0,
         flow: Flow::CONTINUE,
         changes: Vec::new(),

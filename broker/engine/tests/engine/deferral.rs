@@ -10,8 +10,8 @@ use grapnel_engine::packet::{
     Auth, Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
     push_subscription,
 };
-use grapnel_engine::pipeline::OwnedChange;
 use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::OwnedChange;
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};

@@ -3,14 +3,24 @@
 
 mod authority;
 mod commands;
+mod connecting;
 mod deferral;
 mod exchange;
 mod folds;
+mod holding;
 mod hooks;
+mod lanes;
+mod memory;
+mod offers;
+mod ownership;
 mod points;
+mod publishing;
+mod retained;
 mod sessions;
+mod subscribing;
 mod subscriptions;
 mod table;
 mod undone;
+mod verdicts;
 mod walks;
 mod world;

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use grapnel_engine::hook::told::BrokerView;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Kind, Link};
 use grapnel_engine::packet::{Ack, Packet, Property, QoS, SubscriptionOptions, Version};
-use grapnel_engine::pipeline::OwnedChange;
+use grapnel_engine::shard::OwnedChange;
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{Change, Field, Flow, Slice, Status, Ticket};
 
@@ -128,7 +128,7 @@ fn delivered(world: &mut World, _: Version) -> Outcome {
     }
 }
 
-fn details(world: &World, of: fn(&grapnel_engine::pipeline::ClientDetails) -> bool) -> Outcome {
+fn details(world: &World, of: fn(&grapnel_engine::shard::ClientDetails) -> bool) -> Outcome {
     match world.shards[0].client("client") {
         Some(client) if of(&client) => Outcome::Changed,
         Some(_) => Outcome::AsItWas,

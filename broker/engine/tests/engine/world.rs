@@ -14,8 +14,8 @@ use grapnel_engine::packet::{
     SubscriptionOptions, TopicFilters, Unsubscribe, Version, Will, push_filter, push_property,
     push_subscription,
 };
-use grapnel_engine::pipeline::{Ended, Envelope, Input, Lane, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{Ended, Envelope, Input, Lane, ListenerInfo, Next, Peer, Reading, Setup, Shard};
 use grapnel_engine::time::Now;
 
 /// A client of the world.
@@ -29,6 +29,8 @@ struct Client {
     /// What came while the shard was held: read when the engine asks for it.
     unread: Vec<u8>,
     paused: bool,
+    /// Bytes that its socket still takes; `None` takes all.
+    takes: Option<usize>,
     received: BytesMut,
     closed: bool,
 }
@@ -40,6 +42,10 @@ pub struct World {
     pub now: Now,
     /// Whether lanes move; tests stop them to look at what waits.
     pub lanes_open: bool,
+    /// Shards that take nothing from any lane.
+    pub shards_held: Vec<usize>,
+    /// Whether the listener lets in whom nobody vouches for.
+    pub allow_anonymous: bool,
 }
 
 /// A packet a client got, in a form that tests compare.
@@ -144,14 +150,22 @@ impl World {
         for shard in &mut shards {
             shard.advance(now);
         }
-        World { shards, lanes: HashMap::new(), clients: Vec::new(), now, lanes_open: true }
+        World {
+            shards,
+            lanes: HashMap::new(),
+            clients: Vec::new(),
+            now,
+            lanes_open: true,
+            shards_held: Vec::new(),
+            allow_anonymous: true,
+        }
     }
 
     /// A connection on some shard's listener.
     pub fn open(&mut self, version: Version) -> ClientId {
         let number = self.clients.len();
         let shard = number % self.shards.len();
-        let peer = peer();
+        let peer = self.peer();
         let key = self.shards[shard].open(peer).expect("there is room for a connection");
         self.clients.push(Client {
             version,
@@ -159,6 +173,7 @@ impl World {
             rest: BytesMut::new(),
             unread: Vec::new(),
             paused: false,
+            takes: None,
             received: BytesMut::new(),
             closed: false,
         });
@@ -325,6 +340,21 @@ impl World {
         self.drive();
     }
 
+    /// Whether a client's connection is read.
+    pub fn reading(&self, client: ClientId) -> Reading {
+        let (shard, key) = self.clients[client].place.expect("the client is connected");
+        self.shards[shard].reading(key).expect("the engine knows it")
+    }
+
+    /// Until it says otherwise, a client's socket takes so many bytes more and then none; `None` takes all.
+    pub fn takes(&mut self, client: ClientId, bytes: Option<usize>) {
+        self.clients[client].takes = bytes;
+        if let Some((shard, key)) = self.clients[client].place {
+            self.flush(shard, key);
+        }
+        self.drive();
+    }
+
     pub fn is_closed(&self, client: ClientId) -> bool {
         self.clients[client].closed
     }
@@ -400,6 +430,7 @@ impl World {
             let input = if client.is_multiple_of(2) { Input::Scratch(&bytes) } else { Input::Owned(&bytes) };
             let received = self.shards[shard].receive(key, input);
             let _ = self.clients[client].rest.split_to(received.consumed);
+            self.shards[shard].hold_read_buffer(key, self.clients[client].rest.len());
             match received.next {
                 Next::Read => return,
                 Next::Pause => {
@@ -414,7 +445,8 @@ impl World {
                 }
                 Next::Handoff(home) => {
                     let home = home.index();
-                    let key = self.shards[home].open(peer()).expect("there is room for a connection");
+                    let peer = self.peer();
+                    let key = self.shards[home].open(peer).expect("there is room for a connection");
                     self.clients[client].place = Some((home, key));
                 }
             }
@@ -431,8 +463,17 @@ impl World {
                 moved |= self.collect(shard);
             }
             if !moved {
+                self.check_ledgers();
                 return;
             }
+        }
+    }
+
+    /// What the ledgers say is what all holders have, counted anew.
+    fn check_ledgers(&mut self) {
+        for shard in &mut self.shards {
+            shard.settle_memory();
+            assert_eq!(shard.ledger(), shard.recount(), "{shard:?}");
         }
     }
 
@@ -479,14 +520,31 @@ impl World {
 
     fn flush(&mut self, shard: usize, key: ConnKey) -> bool {
         let Some(client) = self.client_at(shard, key) else { return false };
+        // As the shell: one whose socket is full is not tried again before there is room.
+        if self.clients[client].takes == Some(0) {
+            return false;
+        }
         let Some(outbound) = self.shards[shard].outbound(key) else { return false };
         let mut all = Vec::new();
         while !outbound.is_empty() {
-            let front = outbound.front().to_vec();
+            let takes = self.clients[client].takes.unwrap_or(usize::MAX);
+            let front = outbound.front();
+            let front = front[..front.len().min(takes)].to_vec();
+            if front.is_empty() && takes == 0 {
+                break;
+            }
             outbound.advance(front.len());
+            if let Some(takes) = &mut self.clients[client].takes {
+                *takes -= front.len();
+            }
             all.extend(front);
         }
-        self.shards[shard].written(key);
+        if outbound.is_empty() {
+            outbound.release();
+        }
+        if !all.is_empty() {
+            self.shards[shard].written(key);
+        }
         self.clients[client].received.extend_from_slice(&all);
         !all.is_empty()
     }
@@ -497,6 +555,9 @@ impl World {
             return false;
         }
         for to in 0..self.shards.len() {
+            if self.shards_held.contains(&to) {
+                continue;
+            }
             for lane in [Lane::Control, Lane::Data] {
                 let mut batch = Vec::new();
                 self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 64, &mut batch);
@@ -511,16 +572,76 @@ impl World {
         moved
     }
 
+    /// Moves everything until nothing moves, one envelope or one step of a shard at a time, in an order that `seed` draws. Each
+    /// lane keeps its order; lanes overtake each other.
+    pub fn drive_shuffled(&mut self, seed: u64) {
+        let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+        let mut quiet = 0;
+        while quiet < 40 * self.shards.len().pow(2) {
+            quiet = if self.step_shuffled(&mut random) { 0 } else { quiet + 1 };
+        }
+        self.drive();
+    }
+
+    /// One such step, drawn from the state `random`, which is not 0: whether anything has moved.
+    pub fn step_shuffled(&mut self, random: &mut u64) -> bool {
+        *random ^= *random << 13;
+        *random ^= *random >> 7;
+        *random ^= *random << 17;
+        let (state, count) = (*random, self.shards.len());
+        let (what, from, to) = (state % 3, (state >> 8) as usize % count, (state >> 24) as usize % count);
+        if what == 0 {
+            let more = self.shards[from].advance(self.now);
+            let lanes_open = std::mem::replace(&mut self.lanes_open, false);
+            let moved = self.collect(from);
+            self.lanes_open = lanes_open;
+            return more | moved;
+        }
+        let lane = if what == 1 { Lane::Control } else { Lane::Data };
+        let mut batch = Vec::new();
+        self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 1, &mut batch);
+        let moved = !batch.is_empty();
+        for envelope in batch {
+            self.shards[to].envelope(ShardId(from as u8), envelope);
+        }
+        self.shards[from].lanes_moved();
+        moved
+    }
+
+    /// Bytes of a client that its shard reads, without anything else moving.
+    pub fn offer_bytes(&mut self, client: ClientId, bytes: &[u8]) {
+        self.clients[client].rest.extend_from_slice(bytes);
+        self.offer(client);
+    }
+
+    /// Connects a client whose home is this shard, under a name that begins with `name`.
+    pub fn connect_at(&mut self, home: usize, name: &str, ask: &Ask<'_>) -> ClientId {
+        for n in 0.. {
+            let client = self.connect(&format!("{name}{n}"), ask);
+            if self.shard_of(client) == home {
+                return client;
+            }
+        }
+        unreachable!("some name has its home on each shard")
+    }
+
+    /// Units of work that all shards have done.
+    pub fn work_units(&mut self) -> u64 {
+        self.shards.iter_mut().map(|shard| shard.counters().work_units).sum()
+    }
+
     fn client_at(&self, shard: usize, key: ConnKey) -> Option<ClientId> {
         self.clients.iter().position(|client| client.place == Some((shard, key)))
     }
-}
 
-fn peer() -> Peer {
-    Peer {
-        listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous: true }),
-        peer: "127.0.0.1:40000".parse().expect("an address"),
-        local: "127.0.0.1:1883".parse().expect("an address"),
+    /// Where its clients come from.
+    pub fn peer(&self) -> Peer {
+        let allow_anonymous = self.allow_anonymous;
+        Peer {
+            listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous }),
+            peer: "127.0.0.1:40000".parse().expect("an address"),
+            local: "127.0.0.1:1883".parse().expect("an address"),
+        }
     }
 }
 

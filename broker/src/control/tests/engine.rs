@@ -7,7 +7,7 @@ use std::thread::Thread;
 
 use grapnel_engine::id::ConnKey;
 use grapnel_engine::limits::Limits;
-use grapnel_engine::pipeline::{Ended, Input, Lane, ListenerInfo, Next, Peer, Setup, Shard};
+use grapnel_engine::shard::{Ended, Input, Lane, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
 
 use super::*;

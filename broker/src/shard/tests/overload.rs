@@ -65,13 +65,13 @@ fn a_subscriber_that_reads_late_gets_everything_in_order_and_is_not_closed() {
 }
 
 #[test]
-fn unfinished_packets_beyond_their_bound_end_the_newest_sender_alone() {
+fn unfinished_packets_beyond_their_bound_end_one_sender_alone() {
     let broker = Broker::with(1, |limits, _| limits.partial_bytes_max = 250_000);
     let packet = publish("partial", &vec![b'x'; 100_000]);
     let (beginning, end) = packet.split_at(90_000);
     let mut clients: Vec<Client> = (0..3).map(|n| broker.connect(&format!("partial-{n}"))).collect();
     for client in &mut clients {
-        // Whoever is last may be closed while it still writes.
+        // Whoever is chosen may be closed while it still writes.
         let _ = client.socket.write_all(beginning);
     }
     broker.wait_for_count("connections_count", 2);
@@ -87,6 +87,83 @@ fn unfinished_packets_beyond_their_bound_end_the_newest_sender_alone() {
     fourth.send(beginning);
     fourth.send(end);
     fourth.ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn sockets_that_send_much_before_connect_pay_for_it_themselves() {
+    let broker = Broker::with(1, |limits, _| {
+        limits.connects_pending_bytes_max = 250_000;
+        limits.partial_bytes_max = 250_000;
+    });
+    let packet = publish("partial", &vec![b'x'; 100_000]);
+    let (beginning, end) = packet.split_at(90_000);
+    let mut known = broker.connect("known");
+    known.send(beginning);
+    let mut strangers: Vec<Client> = (0..10).map(|_| Client::open(broker.address)).collect();
+    for stranger in &mut strangers {
+        // The beginning of a CONNECT of 120,000 bytes.
+        let _ = stranger.socket.write_all(&[vec![0x10, 0xC0, 0xA9, 0x07], vec![0; 110_000]].concat());
+    }
+    broker.wait_for_count("connections_evicted", 9);
+    known.send(end);
+    known.ping();
+    assert_eq!(broker.count("connections_count"), 2);
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+/// PINGREQ without end, by a thread of its own, until the broker closes.
+fn ping_for_ever(client: &Client) -> std::thread::JoinHandle<()> {
+    let mut socket = client.socket.try_clone().unwrap();
+    std::thread::spawn(move || while socket.write_all(&[0xC0, 0].repeat(30_000)).is_ok() {})
+}
+
+#[test]
+fn a_client_that_pings_and_never_reads_is_not_read_and_is_closed() {
+    let broker = Broker::with(1, |_, shell| shell.write_stall_timeout_ms = 1000);
+    let deaf = broker.connect("deaf");
+    let pings = ping_for_ever(&deaf);
+    let mut bystander = broker.connect("bystander");
+    broker.wait_for_count("pauses_outbound", 1);
+    bystander.ping();
+    broker.wait_for_count("connections_count", 1);
+    pings.join().unwrap();
+    bystander.ping();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+#[allow(clippy::disallowed_methods, reason = "a client that reads slowly is what is tested")]
+fn a_client_that_reads_a_little_now_and_then_makes_no_progress() {
+    let broker = Broker::with(1, |_, shell| shell.write_stall_timeout_ms = 1000);
+    let mut slow = broker.connect("slow");
+    let pings = ping_for_ever(&slow);
+    broker.wait_for_count("pauses_outbound", 1);
+    let began = Instant::now();
+    // A kilobyte, 20 times a second: some of it in every stall, but less than 32 KiB in a second.
+    while slow.socket.read(&mut [0; 1000]).is_ok_and(|count| count > 0) {
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(began.elapsed() < PATIENCE, "it is not closed");
+        if broker.count("connections_count") == 0 {
+            break;
+        }
+    }
+    pings.join().unwrap();
+    assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn the_end_of_a_client_is_seen_while_it_is_not_read() {
+    // Nothing else would find it: no stall is judged in the time of this test.
+    let broker = Broker::with(1, |_, shell| shell.write_stall_timeout_ms = 3_600_000);
+    let deaf = broker.connect("deaf");
+    let pings = ping_for_ever(&deaf);
+    broker.wait_for_count("pauses_outbound", 1);
+    deaf.socket.shutdown(std::net::Shutdown::Write).unwrap();
+    pings.join().unwrap();
+    // With all that was sent to it unread, its end of the connection is a reset.
+    drop(deaf);
+    broker.wait_for_count("connections_count", 0);
     assert_eq!(broker.drain(), End::Asked(15));
 }
 

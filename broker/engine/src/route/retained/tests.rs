@@ -9,16 +9,36 @@ use super::*;
 use crate::route::tests::{filters, naive_match, topics};
 
 fn store(messages: usize, bytes: usize) -> Retained<String> {
-    Retained::new(RetainedLimits { retained_messages_max: messages, retained_bytes_max: bytes })
+    let limits = RetainedLimits {
+        retained_messages_max: messages,
+        retained_bytes_max: bytes,
+        ..RetainedLimits::default()
+    };
+    Retained::new(limits, ahash::RandomState::with_seeds(1, 2, 3, 4))
 }
 
 fn put(store: &mut Retained<String>, topic: &str) -> Result<Option<Arc<String>>, Full> {
-    store.set(topic, Arc::new(topic.to_owned()), 10, None)
+    store.set(topic, Arc::new(topic.to_owned()), 10, None, &"c".into())
+}
+
+fn page(
+    store: &Retained<String>,
+    filter: &str,
+    cursor: Cursor,
+    budget: usize,
+    now_ms: u64,
+    out: &mut Vec<Arc<String>>,
+) -> Option<Cursor> {
+    let take = |_: u64, message: &Arc<String>| {
+        out.push(Arc::clone(message));
+        true
+    };
+    store.scan(filter, cursor, budget, now_ms, take).next
 }
 
 fn all(store: &Retained<String>, filter: &str, now_ms: u64) -> Vec<String> {
     let mut out = Vec::new();
-    assert_eq!(store.scan(filter, Cursor::default(), usize::MAX, now_ms, &mut out), None);
+    assert_eq!(page(store, filter, Cursor::until(u64::MAX), usize::MAX, now_ms, &mut out), None);
     out.iter().map(|message| message.to_string()).collect()
 }
 
@@ -49,9 +69,9 @@ fn a_scan_from_a_mark_passes_over_what_is_set_later() {
     for topic in ["b", "d", "e"] {
         put(&mut store, topic).unwrap();
     }
-    let (mut out, mut cursor) = (Vec::new(), Some(mark));
+    let (mut out, mut cursor) = (Vec::new(), Some(Cursor::until(mark)));
     while let Some(at) = cursor {
-        cursor = store.scan("+", at, 1, 0, &mut out);
+        cursor = page(&store, "+", at, 1, 0, &mut out);
     }
     assert_eq!(out.iter().map(|message| message.as_str()).collect::<Vec<_>>(), ["a", "c"]);
     assert_eq!(all(&store, "+", 0), ["a", "b", "c", "d", "e"]);
@@ -65,10 +85,10 @@ fn limits_refuse_what_is_new_and_let_what_fits_be_replaced() {
     assert_eq!(store.bytes(), 22);
     assert_eq!(put(&mut store, "c"), Err(Full::Messages(2)));
     let new = Arc::new("new".to_owned());
-    assert_eq!(store.set("a", Arc::clone(&new), 29, None), Err(Full::Bytes(40)));
+    assert_eq!(store.set("a", Arc::clone(&new), 29, None, &"c".into()), Err(Full::Bytes(40)));
     assert_eq!(store.get("a", 0).unwrap().as_str(), "a", "the refused one has changed nothing");
-    assert_eq!(store.set("a", Arc::clone(&new), usize::MAX, None), Err(Full::Bytes(40)));
-    assert_eq!(store.set("a", new, 28, None).unwrap().unwrap().as_str(), "a");
+    assert_eq!(store.set("a", Arc::clone(&new), usize::MAX, None, &"c".into()), Err(Full::Bytes(40)));
+    assert_eq!(store.set("a", new, 28, None, &"c".into()).unwrap().unwrap().as_str(), "a");
     assert_eq!((store.len(), store.bytes()), (2, 40));
     assert_eq!(store.clear("a").unwrap().as_str(), "new");
     assert_eq!(store.clear("a"), None);
@@ -79,9 +99,9 @@ fn limits_refuse_what_is_new_and_let_what_fits_be_replaced() {
 fn messages_expire_once_and_at_their_time() {
     let mut store = store(100, 10_000);
     for (topic, at) in [("a/1", Some(10)), ("a/2", Some(20)), ("a/3", None), ("a/4", Some(10))] {
-        store.set(topic, Arc::new(topic.to_owned()), 1, at).unwrap();
+        store.set(topic, Arc::new(topic.to_owned()), 1, at, &"c".into()).unwrap();
     }
-    store.set("a/4", Arc::new("a/4".to_owned()), 1, Some(30)).unwrap();
+    store.set("a/4", Arc::new("a/4".to_owned()), 1, Some(30), &"c".into()).unwrap();
     assert_eq!(all(&store, "a/+", 9), ["a/1", "a/2", "a/3", "a/4"]);
     assert_eq!(all(&store, "a/+", 10), ["a/2", "a/3", "a/4"]);
     assert!(store.get("a/1", 9).is_some() && store.get("a/1", 10).is_none());
@@ -105,10 +125,10 @@ fn a_scan_looks_at_matching_branches_only() {
         put(&mut store, &format!("{one}/y")).unwrap();
     }
     let looked_at = |filter: &str, wanted: usize| {
-        let (mut out, mut slices, mut cursor) = (Vec::new(), 0, Some(Cursor::default()));
+        let (mut out, mut slices, mut cursor) = (Vec::new(), 0, Some(Cursor::until(u64::MAX)));
         while let Some(at) = cursor {
             slices += 1;
-            cursor = store.scan(filter, at, 1, 0, &mut out);
+            cursor = page(&store, filter, at, 1, 0, &mut out);
         }
         assert_eq!(out.len(), wanted);
         slices
@@ -155,11 +175,11 @@ proptest! {
         // Those that were there all the time must be found, those that ever were may be.
         let (mut throughout, mut ever, mut now) = (before.clone(), before.clone(), before);
         let mut out = Vec::new();
-        let mut cursor = Some(Cursor::default());
+        let mut cursor = Some(Cursor::until(u64::MAX));
         for act in acts.into_iter().chain([Act::Slice(usize::MAX)]) {
             match act {
                 Act::Set(topic, expires_at_ms) => {
-                    let old = store.set(&topic, Arc::new(topic.clone()), 10, expires_at_ms).unwrap();
+                    let old = store.set(&topic, Arc::new(topic.clone()), 10, expires_at_ms, &"c".into()).unwrap();
                     prop_assert_eq!(old.is_some(), now.contains(&topic));
                     now.insert(topic.clone());
                     if expires_at_ms.is_some() {
@@ -174,7 +194,7 @@ proptest! {
                 Act::Slice(budget) => {
                     let found = out.len();
                     if let Some(at) = cursor.take() {
-                        cursor = store.scan(&filter, at, budget, 50, &mut out);
+                        cursor = page(&store, &filter, at, budget, 50, &mut out);
                     }
                     prop_assert!(out.len() - found <= budget.max(1));
                 }
@@ -194,4 +214,45 @@ proptest! {
         store.expire(u64::MAX, usize::MAX, |topic, _| { now.remove(topic); });
         prop_assert_eq!((store.len(), store.next_expiry_ms()), (now.len(), None));
     }
+}
+
+/// Each holder is charged for what it has set, as long as it is there.
+#[test]
+fn a_holder_pays_for_what_it_has_set() {
+    let limits = RetainedLimits {
+        retained_client_messages_max: 2,
+        retained_client_bytes_max: 40,
+        ..RetainedLimits::default()
+    };
+    let mut store = Retained::new(limits, ahash::RandomState::with_seeds(1, 2, 3, 4));
+    let (ann, bob, nobody) = (Arc::from("ann"), Arc::from("bob"), Arc::from(""));
+    let mut set = |topic: &str, bytes, holder: &Arc<str>| {
+        let expires = topic.starts_with('x').then_some(10);
+        store.set(topic, Arc::new(topic.to_owned()), bytes, expires, holder).map(|_| ())
+    };
+    assert_eq!(set("a", 9, &ann), Ok(()));
+    assert_eq!(set("x", 9, &ann), Ok(()));
+    assert_eq!(set("c", 9, &ann), Err(Full::ClientMessages(2)), "two is the limit");
+    assert_eq!(set("a", 29, &ann), Ok(()), "30 and 10 bytes are the limit");
+    assert_eq!(set("a", 30, &ann), Err(Full::ClientBytes(40)), "one byte beyond");
+    assert_eq!(set("c", 9, &bob), Ok(()), "another holder");
+    // What another replaces is its own from then on.
+    assert_eq!(set("a", 9, &bob), Ok(()));
+    assert_eq!(set("d", 29, &ann), Ok(()));
+    assert_eq!(set("e", 0, &bob), Err(Full::ClientMessages(2)));
+    for n in 0..9 {
+        assert_eq!(
+            set(&format!("n{n}"), 100, &nobody),
+            Ok(()),
+            "the broker's own have the store's limits alone"
+        );
+    }
+    store.clear("a");
+    store.expire(10, 9, |_, _| {});
+    assert!(store.set("f", Arc::new(String::new()), 0, None, &bob).is_ok());
+    assert!(store.set("g", Arc::new(String::new()), 9, None, &ann).is_ok());
+    for topic in ["c", "d", "f", "g"] {
+        assert!(store.clear(topic).is_some());
+    }
+    assert!(store.holders.is_empty(), "nobody is charged for nothing");
 }

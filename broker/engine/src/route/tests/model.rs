@@ -94,7 +94,7 @@ fn check(routes: &mut Routes, model: &Model, topic: &str) {
     let matched = routes.matches(topic);
     let mut found: BTreeMap<u32, Vec<u8>> = BTreeMap::new();
     for target in &matched.local {
-        let mut levels: Vec<u8> = target.subs.iter().map(|one| one.qos).collect();
+        let mut levels: Vec<u8> = target.subs.iter().map(|one| one.options.qos).collect();
         levels.sort_unstable();
         assert!(found.insert(target.session.index, levels).is_none(), "one target a session");
     }

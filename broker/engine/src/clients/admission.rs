@@ -1,0 +1,138 @@
+//! A CONNECT that is not decided yet, and a re-authentication that is going on: what of them is kept while they wait.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::raw::Ticket;
+
+use crate::hook::LinkIdentity;
+use crate::hook::verdict::ClientVerdict;
+use crate::id::SessionKey;
+use crate::packet::QoS;
+use crate::session::{Identity, Will};
+
+/// How far a CONNECT has come.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Step {
+    /// At client.connect.
+    Connect,
+    /// At client.authenticate.
+    Authenticate,
+    /// The client has been asked for its next AUTH.
+    Client,
+    /// At client.authorize, for the will.
+    Will,
+    /// At client.authorize, for what a session of another principal holds.
+    Inherit,
+}
+
+/// A CONNECT that is not decided yet.
+#[derive(Debug)]
+pub(crate) struct Admission {
+    /// The CONNECT packet, whole; empty until it has to wait.
+    pub(crate) packet: Bytes,
+    /// Who asks, as client.connect left it.
+    pub(crate) identity: Rc<Identity>,
+    /// Whether the broker chose the client id.
+    pub(crate) assigned: bool,
+    pub(crate) step: Step,
+    /// The verdict so far.
+    pub(crate) verdict: ClientVerdict,
+    /// Links of the step's chain that it has been to.
+    pub(crate) visited: Vec<LinkIdentity>,
+    /// Data of the client's last AUTH.
+    pub(crate) data: Option<Bytes>,
+    /// Data of the broker's for CONNACK.
+    pub(crate) farewell: Option<Bytes>,
+    pub(crate) will: Option<Box<Will>>,
+    /// The ticket it waits for.
+    pub(crate) ticket: Option<Ticket>,
+    /// The session of another principal that it is to go on with.
+    pub(crate) inheritance: Option<Box<Inheritance>>,
+    /// Whether it stands in the row of those that go on in a next turn.
+    pub(crate) queued: bool,
+}
+
+/// A re-authentication that is going on.
+#[derive(Debug)]
+pub(crate) struct Renewal {
+    /// The client has been asked for its next AUTH; otherwise client.authenticate answers later.
+    pub(crate) asked: bool,
+    pub(crate) data: Bytes,
+    pub(crate) verdict: ClientVerdict,
+    pub(crate) visited: Vec<LinkIdentity>,
+    /// The ticket it waits for.
+    pub(crate) ticket: Option<Ticket>,
+}
+
+impl Admission {
+    /// The ticket it waits for.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.ticket
+    }
+}
+
+/// A session that is to change hands.
+#[derive(Debug)]
+pub(crate) struct Inheritance {
+    pub(crate) session: SessionKey,
+    /// The life of the session that it is about.
+    pub(crate) epoch: u32,
+    /// Version of the rules that it is authorized under.
+    pub(crate) rules: u64,
+    /// Those that are still to be authorized; the last is next.
+    pub(crate) open: Vec<Item>,
+    pub(crate) filters: HashMap<Box<str>, bool, ahash::RandomState>,
+    pub(crate) topics: HashMap<Box<str>, bool, ahash::RandomState>,
+    pub(crate) rounds: u32,
+}
+
+/// What is authorized for the new principal of a session.
+#[derive(Debug)]
+pub(crate) enum Item {
+    /// A subscription, by its full filter.
+    Filter(Box<str>, QoS),
+    /// Messages of a topic that wait or are in flight.
+    Topic(Box<str>, QoS, bool),
+}
+
+impl Renewal {
+    /// Bytes that it is charged for.
+    pub(crate) fn bytes(&self) -> usize {
+        size_of::<Renewal>() + self.data.len()
+    }
+}
+
+impl Admission {
+    /// Bytes that it is charged for.
+    pub(crate) fn bytes(&self) -> usize {
+        let data = [&self.data, &self.farewell].into_iter().flatten().map(Bytes::len);
+        let will = self.will.as_ref().map_or(0, |will| will.bytes());
+        let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
+        size_of::<Admission>()
+            + self.packet.len()
+            + self.verdict.properties.len()
+            + data.sum::<usize>()
+            + will
+            + inheritance
+    }
+}
+
+impl Inheritance {
+    /// Bytes that it is charged for: at most what the session that it is about is charged for itself.
+    pub(crate) fn bytes(&self) -> usize {
+        let open: usize = self.open.iter().map(|item| size_of::<Item>() + item.text().len()).sum();
+        let decided = self.filters.keys().chain(self.topics.keys());
+        open + decided.map(|text| size_of::<(Box<str>, bool)>() + text.len()).sum::<usize>()
+    }
+}
+
+impl Item {
+    /// Its filter or topic.
+    fn text(&self) -> &str {
+        match self {
+            Item::Filter(text, _) | Item::Topic(text, ..) => text,
+        }
+    }
+}

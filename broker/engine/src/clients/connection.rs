@@ -1,0 +1,207 @@
+//! A network connection as the engine sees it, and the one place where packets are put on its outbound queue.
+
+use std::collections::HashMap;
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use super::reading::Reading;
+use crate::clients::admission::{Admission, Renewal};
+use crate::codec;
+use crate::counters::Counters;
+use crate::id::{ConnKey, SessionKey};
+use crate::interface::Peer;
+use crate::outbox::{Outbound, Outbox};
+use crate::packet::{Packet, PacketType, Version};
+use crate::reason::ReasonCode;
+use crate::session::Identity;
+
+/// How far a connection has come.
+#[derive(Debug)]
+pub(crate) enum State {
+    /// Nothing but CONNECT is welcome [MQTT-3.1.0-1].
+    New,
+    /// Its CONNECT is not decided yet.
+    Admitting(Box<Admission>),
+    /// In.
+    Live,
+}
+
+/// Topic aliases of an MQTT 5 connection, both ways (section 3.3.2.3.4).
+#[derive(Debug)]
+pub(crate) struct Aliases {
+    /// How many the client may set.
+    pub(crate) inbound_max: u16,
+    /// Set by the client: alias − 1 → topic.
+    pub(crate) inbound: Vec<Option<Rc<str>>>,
+    /// Set by us: topic → alias.
+    pub(crate) outbound: HashMap<Box<str>, u16, ahash::RandomState>,
+    /// How many we may set.
+    pub(crate) outbound_max: u16,
+    /// Bytes of all these topics.
+    pub(crate) bytes: usize,
+}
+
+impl Aliases {
+    /// `bytes`, counted anew.
+    pub(crate) fn recount(&self) -> usize {
+        let inbound = self.inbound.iter().flatten().map(|topic| topic.len());
+        inbound.chain(self.outbound.keys().map(|topic| topic.len())).sum()
+    }
+}
+
+/// A network connection.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    pub(crate) key: ConnKey,
+    pub(crate) peer: Peer,
+    pub(crate) state: State,
+    pub(crate) version: Version,
+    pub(crate) session: Option<SessionKey>,
+    /// Who it is, once CONNECT was read.
+    pub(crate) identity: Option<Rc<Identity>>,
+    pub(crate) out: Outbound,
+    /// Whether the outbox lists it.
+    pub(crate) dirty: bool,
+    /// Whether it is read; the shell is told when that changes.
+    pub(crate) reading: Reading,
+    /// Memory of what the shell has read of it and the engine has not taken.
+    pub(crate) read_bytes: usize,
+    /// When its socket last took bytes, or had nothing to take: monotonic milliseconds.
+    pub(crate) taken_ms: u64,
+    /// Whether the outbox has listed it as overdue, and the shell has not answered yet.
+    pub(crate) overdue: bool,
+    /// Whether its keep alive is over, so that the timer is not armed.
+    pub(crate) silent: bool,
+    /// By when the client must have sent CONNECT or its next AUTH, monotonic milliseconds; `None` while it owes neither.
+    pub(crate) packet_due_ms: Option<u64>,
+    /// Monotonic milliseconds.
+    pub(crate) last_received_ms: u64,
+    /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
+    pub(crate) silence_max_ms: u64,
+    /// The largest packet it may send, bytes.
+    pub(crate) receive_bytes_max: u32,
+    /// The Receive Maximum it was given.
+    pub(crate) receive_maximum: u16,
+    /// The client's Maximum Packet Size [MQTT-3.1.2-24].
+    pub(crate) packet_bytes_max: u32,
+    /// Whether failures may carry reason strings [MQTT-3.1.2-29].
+    pub(crate) problem_info: bool,
+    /// Whether the operator lets clients be told reasons in words.
+    pub(crate) reason_strings: bool,
+    pub(crate) aliases: Option<Box<Aliases>>,
+    pub(crate) traced: bool,
+    /// Authentication method of CONNECT.
+    pub(crate) auth_method: Option<Box<str>>,
+    /// A re-authentication that is going on.
+    pub(crate) renewal: Option<Box<Renewal>>,
+}
+
+impl Connection {
+    pub(crate) fn new(key: ConnKey, peer: Peer, now_ms: u64, receive_bytes_max: u32) -> Connection {
+        Connection {
+            key,
+            peer,
+            state: State::New,
+            version: Version::V311,
+            session: None,
+            identity: None,
+            out: Outbound::default(),
+            dirty: false,
+            reading: Reading::Reading,
+            read_bytes: 0,
+            taken_ms: now_ms,
+            overdue: false,
+            silent: false,
+            packet_due_ms: None,
+            last_received_ms: now_ms,
+            silence_max_ms: 0,
+            receive_bytes_max,
+            receive_maximum: u16::MAX,
+            packet_bytes_max: u32::MAX,
+            problem_info: true,
+            reason_strings: true,
+            aliases: None,
+            traced: false,
+            auth_method: None,
+            renewal: None,
+        }
+    }
+
+    /// Whether the client is late with its CONNECT or AUTH.
+    pub(crate) fn is_late(&self, now_ms: u64) -> bool {
+        self.packet_due_ms.is_some_and(|due_ms| now_ms >= due_ms)
+    }
+
+    /// Whether it may be told in words why something was refused.
+    pub(crate) fn takes_reasons(&self) -> bool {
+        self.problem_info && self.reason_strings
+    }
+
+    /// Whether a packet is within the client's Maximum Packet Size [MQTT-3.1.2-24].
+    pub(crate) fn takes(&self, packet: &Packet<'_>) -> bool {
+        self.packet_bytes_max == u32::MAX
+            || codec::encoded_len(packet, self.version) <= self.packet_bytes_max as usize
+    }
+
+    /// Has the shell send what is queued.
+    #[inline]
+    pub(crate) fn touch(&mut self, out: &mut Outbox) {
+        if !self.dirty {
+            self.dirty = true;
+            out.dirty.push(self.key);
+        }
+    }
+
+    /// Queues a packet; its bytes. One beyond the client's Maximum Packet Size is left out [MQTT-3.1.2-24], which are 0.
+    pub(crate) fn send(&mut self, packet: &Packet<'_>, out: &mut Outbox, counters: &mut Counters) -> usize {
+        if !self.takes(packet) {
+            return 0;
+        }
+        let before = self.out.len();
+        let version = self.version;
+        self.out.append(|buffer| codec::encode(packet, version, buffer));
+        let sent = self.out.len() - before;
+        counters.bytes_sent += sent as u64;
+        count_sent(packet.packet_type(), counters);
+        self.touch(out);
+        sent
+    }
+
+    /// Queues an acknowledgement; its bytes.
+    #[inline]
+    pub(crate) fn send_ack(
+        &mut self,
+        kind: PacketType,
+        packet_id: NonZeroU16,
+        reason: ReasonCode,
+        out: &mut Outbox,
+        counters: &mut Counters,
+    ) -> usize {
+        let version = self.version;
+        let before = self.out.len();
+        self.out.append(|buffer| codec::encode_ack(kind, packet_id, reason, version, buffer));
+        let sent = self.out.len() - before;
+        counters.bytes_sent += sent as u64;
+        count_sent(kind, counters);
+        self.touch(out);
+        sent
+    }
+}
+
+/// Counts a packet that was queued.
+pub(crate) fn count_sent(kind: PacketType, counters: &mut Counters) {
+    counters.packets_sent += 1;
+    match kind {
+        PacketType::ConnAck => counters.packets_connack_sent += 1,
+        PacketType::Publish => counters.packets_publish_sent += 1,
+        PacketType::PubAck => counters.packets_puback_sent += 1,
+        PacketType::PubRec => counters.packets_pubrec_sent += 1,
+        PacketType::PubRel => counters.packets_pubrel_sent += 1,
+        PacketType::PubComp => counters.packets_pubcomp_sent += 1,
+        PacketType::SubAck => counters.packets_suback_sent += 1,
+        PacketType::UnsubAck => counters.packets_unsuback_sent += 1,
+        PacketType::PingResp => counters.packets_pingresp_sent += 1,
+        PacketType::Disconnect => counters.packets_disconnect_sent += 1,
+        _ => {}
+    }
+}

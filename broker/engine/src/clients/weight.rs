@@ -1,0 +1,103 @@
+//! What a connection and a session are charged for.
+
+use crate::clients::connection::{Connection, State};
+use crate::ledger::{Holder, IN_FLIGHT, OUTBOUND, QUEUE, READ, SLOTS, Weight};
+use crate::limits::Limits;
+use crate::session::{Fate, Phase, Session};
+
+impl Holder for Connection {
+    const BY_FIRST_PART: bool = true;
+
+    fn weight(&self, limits: &Limits) -> Weight {
+        let chosen = self.own_bytes();
+        let parts = [self.read_bytes, self.out.held(), 0, size_of::<Connection>() + chosen];
+        let chosen = chosen + parts[READ] + parts[OUTBOUND];
+        let pending = self.session.is_none();
+        Weight {
+            parts,
+            pending: if pending { chosen } else { 0 },
+            chosen,
+            burst: self.out.len().saturating_sub(limits.outbound_bytes_max as usize),
+            first: pending,
+            ends: true,
+        }
+    }
+
+    fn recount(&self) -> [usize; 4] {
+        [self.read_bytes, self.out.recount(), 0, size_of::<Connection>() + self.own_bytes_anew()]
+    }
+}
+
+impl Connection {
+    /// Bytes of a CONNECT that is not decided, of a re-authentication, and of topic aliases.
+    fn own_bytes(&self) -> usize {
+        self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.bytes)
+    }
+
+    fn own_bytes_anew(&self) -> usize {
+        self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.recount())
+    }
+
+    fn own_bytes_but_aliases(&self) -> usize {
+        let admission = match &self.state {
+            State::Admitting(admission) => admission.bytes(),
+            State::New | State::Live => 0,
+        };
+        let renewal = self.renewal.as_ref().map_or(0, |renewal| renewal.bytes());
+        // Once there is a session, it is charged for who its client is.
+        let identity = self.identity.as_ref().filter(|_| self.session.is_none());
+        let method = self.auth_method.as_ref().map_or(0, |method| method.len());
+        admission + renewal + method + identity.map_or(0, |identity| identity.bytes())
+    }
+}
+
+/// What an entry of a queue is charged for beside its message.
+const DELIVERY_BYTES: usize = size_of::<crate::session::Delivery>();
+
+impl Holder for Session {
+    const BY_FIRST_PART: bool = false;
+
+    fn weight(&self, _limits: &Limits) -> Weight {
+        let chosen = self.own_bytes(self.subscriptions.bytes());
+        let parts = [
+            self.slots.charge(),
+            self.queue_bytes + self.queue.len() * DELIVERY_BYTES,
+            self.inflight.bytes(),
+            size_of::<Session>() + chosen,
+        ];
+        Weight {
+            parts,
+            chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
+            ends: self.fate != Fate::Ends && !self.orphan,
+            ..Weight::default()
+        }
+    }
+
+    fn recount(&self) -> [usize; 4] {
+        [
+            self.slots.iter().map(|slot| slot.charge()).sum(),
+            self.queue.iter().map(|delivery| DELIVERY_BYTES + delivery.message.bytes()).sum(),
+            self.inflight.iter().map(|outgoing| outgoing.bytes()).sum(),
+            size_of::<Session>() + self.own_bytes(self.subscriptions.recount()),
+        ]
+    }
+}
+
+impl Session {
+    /// All messages that are on their way to its client.
+    pub(crate) fn held(&self) -> impl Iterator<Item = &crate::held::Held> {
+        let sent = self.inflight.iter().map(|outgoing| match &outgoing.phase {
+            Phase::Published(delivery) | Phase::Released(delivery) => &delivery.message,
+        });
+        let asked = self.deliveries.iter().flat_map(|deliveries| deliveries.held());
+        self.queue.iter().map(|delivery| &delivery.message).chain(sent).chain(asked)
+    }
+
+    fn own_bytes(&self, subscriptions: usize) -> usize {
+        let wills = [&self.will, &self.delayed_will].into_iter().flatten().map(|will| will.bytes());
+        let readers = self.readers.as_ref().map_or(0, |readers| readers.bytes());
+        let deliveries = self.deliveries.as_ref().map_or(0, |deliveries| deliveries.charge());
+        let awaiting = self.awaiting_rel.len() * size_of::<std::num::NonZeroU16>();
+        subscriptions + wills.sum::<usize>() + readers + deliveries + awaiting + self.identity.bytes()
+    }
+}

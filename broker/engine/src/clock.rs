@@ -1,0 +1,99 @@
+//! The time of the running step, and the two wheels of what falls due: 10 ms for deadlines, 1 s for keep alive and expiry.
+
+use grapnel_plugin_abi::raw::Ticket;
+
+use crate::id::{ConnKey, SessionKey};
+use crate::time::Now;
+use crate::timer::Wheel;
+
+/// Entries of the 10 ms wheel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Deadline {
+    /// A deferred verdict.
+    Ticket(Ticket),
+    /// A SUBACK that waits for the other shards.
+    Barrier(SessionKey),
+    /// A publish that waits for a PUBREL.
+    Release(SessionKey),
+    /// A connection that must have sent CONNECT or AUTH.
+    Connect(ConnKey),
+    /// Rechecks that nobody has answered.
+    Recheck,
+    /// A timer of a plugin's.
+    Plugin {
+        /// Its number.
+        timer: u64,
+        /// The plugin's number.
+        number: u64,
+    },
+}
+
+/// Entries of the 1 s wheel.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Overdue {
+    /// A connection that must have sent something.
+    KeepAlive(ConnKey),
+    /// A session without a connection, of this life.
+    Expiry(SessionKey, u32),
+    /// A delayed will, of this life.
+    Will(SessionKey, u32),
+    /// What was stored before the marks of a batch of subscriptions, and might have come live.
+    Settled(SessionKey, u64),
+}
+
+/// A shard's time. It moves only between two steps.
+#[derive(Debug)]
+pub(crate) struct Clock {
+    now: Now,
+    /// 10 ms: tickets, barriers, CONNECT.
+    deadlines: Wheel<Deadline>,
+    /// 1 s: keep alive, expiry, delayed wills.
+    seconds: Wheel<Overdue>,
+}
+
+impl Clock {
+    pub(crate) fn new() -> Clock {
+        Clock { now: Now::default(), deadlines: Wheel::new(10), seconds: Wheel::new(1000) }
+    }
+
+    /// The time of the running step.
+    #[inline]
+    pub(crate) fn now(&self) -> Now {
+        self.now
+    }
+
+    /// A step begins at this time.
+    pub(crate) fn set(&mut self, now: Now) {
+        self.now = now;
+    }
+
+    /// Has something fall due on the 10 ms wheel; monotonic milliseconds.
+    pub(crate) fn arm_deadline(&mut self, due_ms: u64, deadline: Deadline) {
+        self.deadlines.arm(due_ms, deadline);
+    }
+
+    /// Has something fall due on the 1 s wheel; monotonic milliseconds.
+    pub(crate) fn arm_overdue(&mut self, due_ms: u64, overdue: Overdue) {
+        self.seconds.arm(due_ms, overdue);
+    }
+
+    /// Takes what is due on the 10 ms wheel by now.
+    pub(crate) fn take_deadlines(&mut self) -> Vec<Deadline> {
+        let mut due = Vec::new();
+        self.deadlines.expire(self.now.mono_ms, &mut due);
+        due
+    }
+
+    /// Takes what is due on the 1 s wheel by now.
+    pub(crate) fn take_overdue(&mut self) -> Vec<Overdue> {
+        let mut due = Vec::new();
+        self.seconds.expire(self.now.mono_ms, &mut due);
+        due
+    }
+
+    /// When something falls due at the latest, monotonic milliseconds; `None` while nothing is armed.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        let (a, b) = (self.deadlines.next_due_ms(), self.seconds.next_due_ms());
+        a.into_iter().chain(b).min()
+    }
+}

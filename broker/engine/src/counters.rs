@@ -1,0 +1,145 @@
+//! Counters of a shard, named as EMQX names them so that dashboards move over. Plain numbers: one shard, one thread.
+
+macro_rules! counters {
+    ($($name:ident: $text:literal;)*) => {
+        /// What a shard has counted since it started.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $(#[doc = $text] pub $name: u64,)* }
+
+        impl Counters {
+            /// Name, value and meaning of each, in a fixed order.
+            pub fn rows(&self) -> Vec<(&'static str, u64, &'static str)> {
+                vec![$((stringify!($name), self.$name, $text)),*]
+            }
+
+            /// Adds another shard's.
+            pub fn add(&mut self, other: &Counters) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    bytes_received: "bytes read from clients";
+    bytes_sent: "bytes queued for clients";
+    packets_received: "packets read";
+    packets_sent: "packets queued for clients";
+    packets_connect_received: "CONNECT packets read";
+    packets_connack_sent: "CONNACK packets sent";
+    packets_connack_error: "CONNACK packets with a refusal";
+    packets_publish_received: "PUBLISH packets read";
+    packets_publish_sent: "PUBLISH packets queued for clients";
+    packets_publish_error: "PUBLISH packets refused with a reason code";
+    packets_publish_auth_error: "PUBLISH packets that authorization refused";
+    packets_puback_received: "PUBACK packets read";
+    packets_puback_sent: "PUBACK packets sent";
+    packets_pubrec_received: "PUBREC packets read";
+    packets_pubrec_sent: "PUBREC packets sent";
+    packets_pubrel_received: "PUBREL packets read";
+    packets_pubrel_sent: "PUBREL packets sent";
+    packets_pubcomp_received: "PUBCOMP packets read";
+    packets_pubcomp_sent: "PUBCOMP packets sent";
+    packets_subscribe_received: "SUBSCRIBE packets read";
+    packets_subscribe_auth_error: "topic filters that authorization refused";
+    packets_suback_sent: "SUBACK packets sent";
+    packets_unsubscribe_received: "UNSUBSCRIBE packets read";
+    packets_unsuback_sent: "UNSUBACK packets sent";
+    packets_pingreq_received: "PINGREQ packets read";
+    packets_pingresp_sent: "PINGRESP packets sent";
+    packets_disconnect_received: "DISCONNECT packets read";
+    packets_disconnect_sent: "DISCONNECT packets sent";
+    packets_auth_received: "AUTH packets read";
+    packets_malformed: "connections closed for a malformed packet or a protocol error";
+    messages_received: "application messages taken from clients";
+    messages_qos0_received: "of them with QoS 0";
+    messages_qos1_received: "of them with QoS 1";
+    messages_qos2_received: "of them with QoS 2";
+    messages_sent: "deliveries queued for clients";
+    messages_qos0_sent: "of them with QoS 0";
+    messages_qos1_sent: "of them with QoS 1";
+    messages_qos2_sent: "of them with QoS 2";
+    messages_acked: "deliveries that subscribers acknowledged";
+    messages_dropped: "messages and deliveries dropped, whatever the reason";
+    messages_dropped_no_subscribers: "messages nobody had subscribed to";
+    messages_dropped_queue_full: "deliveries a full session queue refused";
+    messages_dropped_expired: "deliveries whose message had expired";
+    messages_dropped_too_large: "deliveries beyond the client's Maximum Packet Size";
+    messages_dropped_hook: "messages and deliveries a plugin dropped";
+    messages_dropped_lane_full: "messages that met a full lane and could not wait";
+    messages_dropped_no_member: "shared deliveries without an eligible member";
+    messages_dropped_not_authorized: "deliveries that authorization refused";
+    messages_retained_count: "retained messages stored now";
+    messages_retained_bytes: "bytes of the retained messages stored now";
+    messages_forwarded: "messages sent to other shards";
+    subscriptions_revoked: "subscriptions taken back because the rules have changed";
+    messages_wills: "will messages published";
+    messages_plugins: "messages that plugins published";
+    plugin_mail_stale: "mail for plugins that had gone";
+    client_connect: "connections that asked to come in";
+    client_connected: "connections that came in";
+    client_disconnected: "connections that ended after they had come in";
+    client_auth_denied: "connections that authentication refused";
+    client_auth_anonymous: "connections let in without an answer of a plugin";
+    client_keepalive_timeout: "connections ended for silence";
+    session_created: "sessions created";
+    session_resumed: "sessions resumed";
+    session_takenover: "sessions taken over by another connection";
+    session_discarded: "sessions a clean start threw away";
+    session_terminated: "sessions ended";
+    session_expired: "of them by expiry";
+    session_owner_discarded: "sessions that ended because another principal came with their client identifier";
+    session_owner_refused: "connections refused because their client identifier is another principal's";
+    session_owner_inherited: "sessions that another principal went on with";
+    connections_refused: "connections closed because a limit of connections was reached";
+    sessions_refused: "connections refused because a limit of sessions was reached";
+    connections_count: "connections now";
+    sessions_count: "sessions now";
+    subscriptions_count: "subscriptions now";
+    hook_calls: "calls of plugin hooks";
+    hook_faults: "hook calls that failed";
+    hook_deferred: "hook calls that answered later";
+    tickets_stale: "completions that came too late or twice";
+    tickets_expired: "deferred verdicts that missed their deadline";
+    pauses_slots: "times a connection was not read because as many of its packets waited as may";
+    pauses_outbound: "times a connection was not read because it did not take what was sent to it";
+    pauses_memory: "times a connection was not read because the shard was near its limit of memory";
+    connections_evicted: "connections ended because they held most where a limit of memory was passed";
+    sessions_evicted: "sessions ended because they held most where a limit of memory was passed";
+    memory_bytes: "bytes that clients make the shard hold now";
+    subscribe_barrier_timeouts: "subscriptions refused because another shard did not answer";
+    hook_changes_refused: "changes of hooks that no message may have";
+    hook_answers_refused: "answers of plugins refused as a whole: more changes than a packet can need, or one that cannot be made";
+    rechecks_unanswered: "subscriptions in force whose recheck nobody answered; they stay and are authorized again";
+    flow_steps: "steps of received packets that had to wait";
+    messages_retained_refused: "messages that were delivered and not stored, because the retained store is full";
+    work_units: "work done, in units: links called, nodes visited, entries moved";
+}
+
+/// Why a message was dropped. Each is a counter, and the word that message.dropped has for it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Loss {
+    NoSubscribers,
+    QueueFull,
+    Expired,
+    TooLarge,
+    Hook,
+    LaneFull,
+    NoMember,
+    NotAuthorized,
+}
+
+impl Loss {
+    pub(crate) const fn word(self) -> &'static str {
+        match self {
+            Loss::NoSubscribers => "no_subscribers",
+            Loss::QueueFull => "queue_full",
+            Loss::Expired => "expired",
+            Loss::TooLarge => "too_large",
+            Loss::Hook => "hook",
+            Loss::LaneFull => "lane_full",
+            Loss::NoMember => "no_member",
+            Loss::NotAuthorized => "not_authorized",
+        }
+    }
+}

@@ -1,0 +1,115 @@
+//! What the control plane sees of a shard: plain owned rows, never a borrow.
+
+use super::memory;
+use crate::id::SessionKey;
+use crate::interface::{ClientDetails, ClientSummary, SubscriptionRow};
+use crate::parts::Parts;
+use crate::session::Session;
+
+fn summary(parts: &Parts, session: &Session) -> ClientSummary {
+    let identity = &session.identity;
+    ClientSummary {
+        client_id: identity.client_id.to_string(),
+        username: identity.username.as_deref().map(str::to_owned),
+        connected: session.conn.is_some(),
+        peer: session.conn.map(|_| identity.peer),
+        protocol: identity.version.level(),
+        keep_alive_s: identity.keep_alive_s,
+        expiry_s: session.expiry_s,
+        since_ms: session.since_wall_ms,
+        subscriptions: session.subscriptions.len(),
+        inflight: session.inflight.len(),
+        queued: session.queue.len(),
+        shard: parts.setup.id.0,
+    }
+}
+
+/// Connected clients and stored sessions, in no particular order, `limit` from the `cursor`-th place on, with the next
+/// cursor if there may be more.
+pub(crate) fn clients(parts: &Parts, cursor: usize, limit: usize) -> (Vec<ClientSummary>, Option<usize>) {
+    let mut rows = Vec::new();
+    for place in cursor..parts.sessions.places() {
+        if rows.len() >= limit {
+            return (rows, Some(place));
+        }
+        let session = parts.sessions.key_at(place).and_then(|key: SessionKey| parts.sessions.get(key));
+        rows.extend(session.filter(|session| !session.orphan).map(|session| summary(parts, session)));
+    }
+    (rows, None)
+}
+
+/// All about one client, if this shard has it.
+pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
+    let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
+    let conn = session.conn.and_then(|key| parts.connections.get(key));
+    let aliases = conn.and_then(|conn| conn.aliases.as_ref());
+    let packet_bytes_max = conn.map_or(0, |conn| conn.packet_bytes_max);
+    Some(ClientDetails {
+        summary: summary(parts, session),
+        listener: conn.map(|conn| conn.peer.listener.name.to_string()),
+        clean_start: session.identity.clean_start,
+        receive_maximum: session.identity.receive_maximum,
+        packet_bytes_max: if packet_bytes_max == u32::MAX { 0 } else { packet_bytes_max },
+        topic_alias_max: aliases.map_or(0, |aliases| aliases.outbound_max),
+        superuser: session.identity.superuser,
+        has_will: session.will.is_some() || session.delayed_will.is_some(),
+        awaiting_rel: session.awaiting_rel.len(),
+        slots: session.slots.len(),
+        outbound_bytes: conn.map_or(0, |conn| conn.out.len()),
+        memory_bytes: parts.sessions.charged(session.key)
+            + session.conn.map_or(0, |conn| parts.connections.charged(conn)),
+        reading: conn.map(|conn| conn.reading),
+        dropped: session.dropped,
+        created_at_ms: session.created_wall_ms,
+    })
+}
+
+/// Subscriptions of one client or of all, at least `limit` of them from the `cursor`-th session on if there are that
+/// many, with the next cursor if there may be more.
+pub(crate) fn subscriptions(
+    parts: &Parts,
+    client_id: Option<&str>,
+    cursor: usize,
+    limit: usize,
+) -> (Vec<SubscriptionRow>, Option<usize>) {
+    let mut rows = Vec::new();
+    if let Some(client_id) = client_id {
+        let session = parts.sessions.by_client_id(client_id).and_then(|key| parts.sessions.get(key));
+        rows.extend(session.into_iter().flat_map(|session| rows_of(parts, session)));
+        return (rows, None);
+    }
+    for place in cursor..parts.sessions.places() {
+        if rows.len() >= limit {
+            return (rows, Some(place));
+        }
+        let session = parts.sessions.key_at(place).and_then(|key: SessionKey| parts.sessions.get(key));
+        rows.extend(session.filter(|session| !session.orphan).into_iter().flat_map(|s| rows_of(parts, s)));
+    }
+    (rows, None)
+}
+
+fn rows_of<'a>(parts: &'a Parts, session: &'a Session) -> impl Iterator<Item = SubscriptionRow> + 'a {
+    session.subscriptions.iter().map(|(filter, subscription)| SubscriptionRow {
+        client_id: session.identity.client_id.to_string(),
+        filter: filter.to_string(),
+        qos: subscription.options.qos.as_u8(),
+        no_local: subscription.options.no_local,
+        retain_as_published: subscription.options.retain_as_published,
+        retain_handling: subscription.options.retain_handling as u8,
+        subscription_id: subscription.id,
+        shard: parts.setup.id.0,
+    })
+}
+
+/// Brings the gauges among the counters up to date.
+pub(crate) fn gauges(parts: &mut Parts) {
+    let memory_bytes = memory::ledger(parts).total();
+    let counters = &mut parts.counters;
+    counters.connections_count = parts.connections.len() as u64;
+    counters.sessions_count = (parts.sessions.len() - parts.hooks.desk.sessions.len()) as u64;
+    counters.subscriptions_count = parts.router.stats().subscriptions as u64;
+    counters.messages_retained_count = parts.retained.len() as u64;
+    counters.messages_retained_bytes = parts.retained.bytes() as u64;
+    counters.hook_calls = parts.hooks.calls_before + parts.hooks.chains.calls();
+    counters.memory_bytes = memory_bytes;
+}

@@ -1,0 +1,545 @@
+//! A CONNECT on its way in: client.connect, client.authenticate with as many AUTH rounds as it takes, client.authorize for the
+//! will. Each may be answered later; nothing is read meanwhile, except while the client is asked for its next AUTH. Also
+//! re-authentication, which goes the second part of this way while the connection lives (MQTT 5.0 section 4.12).
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::raw::Flow;
+
+use super::connect::kept_properties;
+use super::reading::Handled;
+use super::{authority, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
+use crate::clients::admission::{Admission, Renewal, Step};
+use crate::clients::connection::State;
+use crate::clients::reading::Pause;
+use crate::codec;
+use crate::codec::DecodeError;
+use crate::flow::inherit::Claim;
+use crate::hook::HookPoint;
+use crate::hook::chain::{Audience, Course, Exit, visited_until};
+use crate::hook::tickets::{OpenTicket, OwnedChange, Waiter};
+use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED};
+use crate::hook::view::{Action, ClientView, Request, StoredSession};
+use crate::id::ConnKey;
+use crate::interface::Scope;
+use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Version, push_property};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::{EndCause, Identity};
+
+/// A verdict with what came for it later.
+pub(crate) type Answer<'a> = Option<(Flow, &'a [OwnedChange])>;
+
+/// Client.connect, then client.authenticate, then the will.
+pub(crate) fn admit(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    whole: &[u8],
+    assigned: bool,
+) -> Handled {
+    let Some(identity) = connect::identity_of(parts, key, connect, assigned) else { return Handled::Closed };
+    let identity = Rc::new(identity);
+    reading::set_identity(parts, key, Rc::clone(&identity));
+    tell::tell_received(parts, key, PacketType::Connect, whole);
+    if parts.connections.draining {
+        // CONNACK has no 0x8B (table 3-1).
+        return connack::refuse(parts, key, ReasonCode::SERVER_UNAVAILABLE, None);
+    }
+    if parts.connections.admitting >= parts.setup.limits.connects_pending_max {
+        return connack::refuse(
+            parts,
+            key,
+            ReasonCode::SERVER_BUSY,
+            Some(b"too many clients wait to be let in"),
+        );
+    }
+    if connect.properties.auth_method().is_some()
+        && parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty()
+    {
+        // Nobody here speaks any method [section 4.12].
+        return connack::refuse(parts, key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
+    }
+    let properties = Bytes::copy_from_slice(connect.properties.as_bytes());
+    let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+    let verdict = ClientVerdict { properties, ..unanswered };
+    let admission = Admission {
+        packet: Bytes::new(),
+        identity,
+        assigned,
+        step: Step::Connect,
+        verdict,
+        visited: Vec::new(),
+        data: None,
+        farewell: None,
+        will: None,
+        ticket: None,
+        inheritance: None,
+        queued: false,
+    };
+    go_on(parts, key, connect, whole, admission, false)
+}
+
+/// Goes on with a CONNECT; `answered` says that the chain of its step has ended already.
+fn go_on(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    whole: &[u8],
+    mut admission: Admission,
+    mut answered: bool,
+) -> Handled {
+    let mut left = super::inherit::SLICE;
+    loop {
+        if !std::mem::take(&mut answered)
+            && let Exit::Deferred(place, ticket) = run_step(parts, key, connect, &mut admission)
+        {
+            let chain = parts.hooks.chains.chain(point_of(admission.step));
+            admission.visited.extend(visited_until(chain, place + 1));
+            admission.ticket = Some(ticket);
+            return park_admission(parts, key, whole, admission);
+        }
+        let next = match admission.step {
+            Step::Connect => connect_allowed(parts, key, connect, &mut admission),
+            Step::Authenticate => authenticated(parts, key, connect, &mut admission),
+            Step::Will => will_allowed(parts.setup.no_match_allow, &admission).map(|()| None),
+            Step::Inherit => inherit_answered(parts, &mut admission),
+            Step::Client => return Handled::Closed,
+        };
+        match next {
+            Err((reason, text)) => return connack::refuse(parts, key, reason, text.as_deref()),
+            Ok(Some(Step::Client)) => {
+                admission.step = Step::Client;
+                // Its answer is a new event for all links.
+                admission.visited.clear();
+                return park_admission(parts, key, whole, admission);
+            }
+            Ok(Some(step)) => admission.step = step,
+            Ok(None) => match inherit::claim(parts, key, connect, &mut admission) {
+                Claim::Free => return connect::establish(parts, key, connect, admission, false),
+                Claim::Discards => return connect::establish(parts, key, connect, admission, true),
+                Claim::Refused(reason) => {
+                    parts.counters.session_owner_refused += 1;
+                    return connack::refuse(parts, key, reason, None);
+                }
+                claim => {
+                    admission.step = Step::Inherit;
+                    admission.visited.clear();
+                    admission.verdict.begin_anew(ReasonCode::NOT_AUTHORIZED);
+                    left -= 1;
+                    if matches!(claim, Claim::Waits) {
+                        // Until the session has come to rest, or this is over.
+                        let handled = park_admission(parts, key, whole, admission);
+                        reading::expect_packet(parts, key);
+                        return handled;
+                    } else if left == 0 {
+                        let handled = park_admission(parts, key, whole, admission);
+                        wake::queue_heir(parts, key);
+                        return handled;
+                    }
+                }
+            },
+        }
+        admission.visited.clear();
+    }
+}
+
+/// Runs the chain of a step from where it stands.
+fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Exit {
+    let identity = Rc::clone(&admission.identity);
+    let mut client = identity.view();
+    let mut section = Vec::new();
+    client.will = connect.will;
+    let holder;
+    let mut request = None;
+    let waiter = match admission.step {
+        Step::Connect => Waiter::Connect(key),
+        Step::Authenticate => {
+            client.password = connect.password;
+            holder = holder_of(parts, &identity.client_id);
+            client.stored = Some(match &holder {
+                Some(holder) => StoredSession::Of(holder.username.as_deref()),
+                None => StoredSession::Absent,
+            });
+            if let Some(method) = connect.properties.auth_method() {
+                section.extend_from_slice(&identity.properties);
+                push_property(&mut section, Property::AuthMethod(method));
+                let first = connect.properties.auth_data();
+                let data = admission.data.as_deref().or(first);
+                data.into_iter().for_each(|data| push_property(&mut section, Property::AuthData(data)));
+                client.properties = &section;
+            }
+            Waiter::Authenticate(key)
+        }
+        Step::Inherit => {
+            request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request());
+            if request.is_none() {
+                return Exit::Done;
+            }
+            Waiter::Will(key)
+        }
+        Step::Will | Step::Client => {
+            let Some(will) = &connect.will else { return Exit::Done };
+            request =
+                Some(Request { action: Action::Will, topic: will.topic, qos: will.qos, retain: will.retain });
+            if identity.superuser {
+                admission.verdict.verdict = ALLOW;
+                return Exit::Done;
+            }
+            Waiter::Will(key)
+        }
+    };
+    let point = point_of(admission.step);
+    let audience = match request {
+        Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
+        _ => Audience::All,
+    };
+    let course = Course { visited: &admission.visited, audience, ..Course::WHOLE };
+    let verdict = admission.verdict.clone();
+    let (verdict, exit) = hooks::run_client(parts, point, client, request, verdict, course, Some(waiter));
+    admission.verdict = verdict;
+    exit
+}
+
+/// Whose session there is under a client identifier, if anybody is mounted who could look.
+fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
+    if parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty() {
+        return None;
+    }
+    let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
+    Some(Rc::clone(&session.identity))
+}
+
+/// Keeps a CONNECT until its answer comes: from the client, which is read meanwhile, or from a plugin.
+fn park_admission(parts: &mut Parts, key: ConnKey, whole: &[u8], mut admission: Admission) -> Handled {
+    if admission.packet.is_empty() {
+        admission.packet = Bytes::copy_from_slice(whole);
+    }
+    let by_client = admission.step == Step::Client;
+    let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
+    conn.state = State::Admitting(Box::new(admission));
+    if !by_client {
+        conn.pause(Pause::Admission);
+    }
+    parts.connections.admitting += 1;
+    if by_client {
+        // It has as long for each round as it had for CONNECT.
+        reading::expect_packet(parts, key);
+        return Handled::Next;
+    }
+    Handled::Pause
+}
+
+fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
+    let conn = parts.connections.get_mut(key)?;
+    if !matches!(conn.state, State::Admitting(_)) {
+        return None;
+    }
+    let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
+    conn.packet_due_ms = None;
+    parts.connections.admitting -= 1;
+    Some(*admission)
+}
+
+/// A deferred verdict about a CONNECT has come, or its deadline has passed (`None`).
+pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
+    let Some(mut admission) = take_admission(parts, key) else { return };
+    admission.ticket = None;
+    let point = point_of(admission.step);
+    let stop = hooks::take_answer(parts, point, ticket, answer, &mut admission.verdict);
+    admission_goes_on(parts, key, admission, stop);
+}
+
+/// What client.authorize has said of something that a session of another principal holds.
+fn inherit_answered(
+    parts: &Parts,
+    admission: &mut Admission,
+) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
+    let no_match_allow = parts.setup.no_match_allow;
+    let Some(inheritance) = &mut admission.inheritance else { return Ok(None) };
+    inheritance.answered(&admission.verdict, no_match_allow).map_err(|reason| (reason, None))?;
+    Ok(None)
+}
+
+/// Goes on with the first of those. One that has gone is passed over.
+pub(crate) fn serve_heirs(parts: &mut Parts) {
+    let Some(key) = parts.work.heirs.pop_front() else { return };
+    if let Some(mut admission) = take_admission(parts, key) {
+        admission.queued = false;
+        admission_goes_on(parts, key, admission, false);
+    }
+}
+
+fn admission_goes_on(parts: &mut Parts, key: ConnKey, admission: Admission, answered: bool) {
+    let packet = Bytes::clone(&admission.packet);
+    let Ok(Some(frame)) = codec::frame(&packet, u32::MAX) else { return };
+    let Ok(Packet::Connect(connect)) = codec::decode(&frame, Version::V5) else { return };
+    let handled = go_on(parts, key, &connect, &packet, admission, answered);
+    if let Handled::Next = handled {
+        reading::resume_from(parts, key, Pause::Admission);
+    }
+}
+
+/// The end of client.connect.
+fn connect_allowed(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    admission: &mut Admission,
+) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
+    let verdict = &mut admission.verdict;
+    if verdict.verdict == DENY {
+        return Err((verdict.reason, verdict.reason_string.take()));
+    }
+    let (keep_alive_s, expiry_s) = (verdict.keep_alive_s, verdict.expiry_s);
+    let properties = std::mem::take(&mut verdict.properties);
+    let identity = Rc::make_mut(&mut admission.identity);
+    identity.keep_alive_s = keep_alive_s;
+    identity.expiry_s = expiry_s;
+    let properties = Properties::from_encoded(&properties);
+    identity.receive_maximum = properties.receive_maximum().unwrap_or(u16::MAX);
+    identity.properties = kept_properties(&properties);
+    let identity = Rc::clone(&admission.identity);
+    reading::set_identity(parts, key, Rc::clone(&identity));
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.problem_info = properties.request_problem_info().unwrap_or(true);
+        conn.packet_bytes_max = properties.maximum_packet_size().unwrap_or(u32::MAX);
+        conn.traced = parts.traces.contains_key(&*identity.client_id);
+    }
+    // By its name: the connection has neither a session nor an authentication yet.
+    send::trace_client(parts, &identity.client_id, true, || {
+        crate::traces::describe(&Packet::Connect(*connect))
+    });
+    admission.verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    Ok(Some(Step::Authenticate))
+}
+
+/// The end of client.authenticate: another round, a refusal, or the will.
+fn authenticated(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    admission: &mut Admission,
+) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
+    let guarded = !parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty();
+    let nameless = admission.identity.username.is_none();
+    let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
+    // Nobody answered: the listener decides, and a name that somebody could have known is one that nobody knows.
+    let welcome = conn.peer.listener.allow_anonymous && (nameless || !guarded);
+    let verdict = &mut admission.verdict;
+    let method = connect.properties.auth_method();
+    match verdict.verdict {
+        ALLOW => {}
+        UNANSWERED if welcome && method.is_none() => parts.counters.client_auth_anonymous += 1,
+        ANOTHER_ROUND if method.is_some() => {
+            let data = verdict.auth_data.take();
+            if !send_auth(parts, key, ReasonCode::CONTINUE_AUTHENTICATION, method, data.as_deref()) {
+                return Err((ReasonCode::PACKET_TOO_LARGE, None));
+            }
+            admission.verdict.verdict = UNANSWERED;
+            return Ok(Some(Step::Client));
+        }
+        _ => {
+            parts.counters.client_auth_denied += 1;
+            return Err(verdict.login_refusal());
+        }
+    }
+    admission.farewell = verdict.auth_data.take().filter(|_| method.is_some());
+    let (superuser, anonymous) = (verdict.superuser, verdict.verdict == UNANSWERED);
+    let identity = Rc::make_mut(&mut admission.identity);
+    (identity.superuser, identity.anonymous) = (superuser, anonymous);
+    reading::set_identity(parts, key, Rc::clone(&admission.identity));
+    if parts.connections.get(key).is_some_and(|conn| conn.packet_bytes_max != u32::MAX) {
+        let farewell = admission.farewell.as_deref();
+        let section =
+            connack::welcome_section(parts, connect, &admission.identity, admission.assigned, farewell);
+        if !connack::connack_fits(parts, key, &section) {
+            // Before anybody is put out of a session for it [MQTT-3.2.0-1].
+            return Err((ReasonCode::PACKET_TOO_LARGE, None));
+        }
+    }
+    admission.will =
+        connect::will_of(parts, connect, &admission.identity).map_err(|reason| (reason, None))?;
+    if admission.will.is_none() {
+        return Ok(None);
+    }
+    admission.verdict = ClientVerdict::unanswered(&admission.identity.view(), ReasonCode::NOT_AUTHORIZED);
+    Ok(Some(Step::Will))
+}
+
+/// Sends AUTH; false if the client takes none that large [MQTT-3.1.2-24]: no part of it may be left out.
+fn send_auth(
+    parts: &mut Parts,
+    key: ConnKey,
+    reason: ReasonCode,
+    method: Option<&str>,
+    data: Option<&[u8]>,
+) -> bool {
+    let mut section = Vec::new();
+    // [MQTT-4.12.0-5]
+    if let Some(method) = method {
+        push_property(&mut section, Property::AuthMethod(method));
+    }
+    if let Some(data) = data {
+        push_property(&mut section, Property::AuthData(data));
+    }
+    let packet = Packet::Auth(Auth { reason, properties: Properties::from_encoded(&section) });
+    let fits = parts.connections.get(key).is_some_and(|conn| conn.takes(&packet));
+    send::send(parts, key, &packet);
+    fits
+}
+
+/// AUTH (MQTT 5.0 section 3.15): the next round of a CONNECT, or of a re-authentication.
+pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
+    parts.counters.packets_auth_received += 1;
+    let broken = |detail| DecodeError { reason: ReasonCode::PROTOCOL_ERROR, detail };
+    let Some(conn) = parts.connections.get(key) else { return Ok(()) };
+    if matches!(conn.state, State::Admitting(_)) {
+        return next_round(parts, key, auth);
+    }
+    let Some(method) = conn.auth_method.clone() else {
+        // Without an authentication method in CONNECT the client must not send AUTH [MQTT-4.12.0-6].
+        return Err(broken("AUTH without an authentication method"));
+    };
+    if auth.properties.auth_method() != Some(&*method) {
+        // [MQTT-4.12.1-1]
+        return Err(broken("AUTH with another authentication method than CONNECT"));
+    }
+    let asked = conn.renewal.as_ref().map(|renewal| renewal.asked);
+    let fits = match auth.reason {
+        ReasonCode::REAUTHENTICATE => asked.is_none(),
+        ReasonCode::CONTINUE_AUTHENTICATION => asked == Some(true),
+        _ => false,
+    };
+    if !fits {
+        return Err(broken("AUTH out of turn"));
+    }
+    let Some(identity) = conn.identity.clone() else { return Ok(()) };
+    let verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+    let data = Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default());
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.renewal = None;
+        conn.packet_due_ms = None;
+    }
+    renew(parts, key, Renewal { asked: false, data, verdict, visited: Vec::new(), ticket: None }, false);
+    Ok(())
+}
+
+/// The client's AUTH while its CONNECT is not decided.
+fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
+    let Some(mut admission) = take_admission(parts, key) else { return Ok(()) };
+    let method = {
+        let frame = codec::frame(&admission.packet, u32::MAX).ok().flatten();
+        let packet = frame.and_then(|frame| codec::decode(&frame, Version::V5).ok());
+        matches!(packet, Some(Packet::Connect(connect))
+            if connect.properties.auth_method() == auth.properties.auth_method())
+    };
+    if admission.step != Step::Client || !method || auth.reason != ReasonCode::CONTINUE_AUTHENTICATION {
+        // [MQTT-4.12.0-3] [MQTT-4.12.0-4]
+        connack::refuse(parts, key, ReasonCode::PROTOCOL_ERROR, Some(b"AUTH out of turn"));
+        return Ok(());
+    }
+    admission.data = Some(Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default()));
+    admission.step = Step::Authenticate;
+    admission_goes_on(parts, key, admission, false);
+    Ok(())
+}
+
+/// Goes on with a re-authentication; everything else of the connection goes on beside it (section 4.12.1).
+fn renew(parts: &mut Parts, key: ConnKey, mut renewal: Renewal, answered: bool) {
+    let Some(conn) = parts.connections.get(key) else { return };
+    let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
+        return;
+    };
+    if !answered {
+        let mut section = Vec::new();
+        push_property(&mut section, Property::AuthMethod(&method));
+        push_property(&mut section, Property::AuthData(&renewal.data));
+        let client = ClientView { properties: &section, ..identity.view() };
+        let course = Course { visited: &renewal.visited, ..Course::WHOLE };
+        let (point, waiter) = (HookPoint::ClientAuthenticate, Waiter::Renewal(key));
+        let verdict = renewal.verdict.clone();
+        let (verdict, exit) = hooks::run_client(parts, point, client, None, verdict, course, Some(waiter));
+        renewal.verdict = verdict;
+        if let Exit::Deferred(place, ticket) = exit {
+            renewal.ticket = Some(ticket);
+            renewal.visited.extend(visited_until(parts.hooks.chains.chain(point), place + 1));
+            if let Some(conn) = parts.connections.get_mut(key) {
+                conn.renewal = Some(Box::new(renewal));
+            }
+            return;
+        }
+    }
+    renewed(parts, key, &method, renewal);
+}
+
+/// A deferred verdict about a re-authentication.
+pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
+    let Some(renewal) = parts.connections.get_mut(key).and_then(|conn| conn.renewal.take()) else { return };
+    let mut renewal = *renewal;
+    renewal.ticket = None;
+    let stop = hooks::take_answer(parts, HookPoint::ClientAuthenticate, ticket, answer, &mut renewal.verdict);
+    renew(parts, key, renewal, stop);
+}
+
+fn renewed(parts: &mut Parts, key: ConnKey, method: &str, mut renewal: Renewal) {
+    let data = renewal.verdict.auth_data.take();
+    let reason = match renewal.verdict.verdict {
+        ALLOW => ReasonCode::SUCCESS,
+        ANOTHER_ROUND => ReasonCode::CONTINUE_AUTHENTICATION,
+        _ => {
+            parts.counters.client_auth_denied += 1;
+            // DISCONNECT has no 0x88 (section 3.14.2.1), and one that says as much.
+            let unanswered = renewal.verdict.is_unanswered_denial();
+            let reason = if unanswered { ReasonCode::SERVER_BUSY } else { renewal.verdict.reason };
+            return end_renewal(parts, key, reason);
+        }
+    };
+    if !send_auth(parts, key, reason, Some(method), data.as_deref()) {
+        return end_renewal(parts, key, ReasonCode::PACKET_TOO_LARGE);
+    }
+    if reason == ReasonCode::SUCCESS {
+        set_superuser(parts, key, renewal.verdict.superuser);
+        return;
+    }
+    renewal.asked = true;
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.renewal = Some(Box::new(renewal));
+    }
+    reading::expect_packet(parts, key);
+}
+
+/// A re-authentication has failed, and the connection with it [MQTT-4.12.1-2].
+pub(crate) fn end_renewal(parts: &mut Parts, key: ConnKey, reason: ReasonCode) {
+    ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+}
+
+fn set_superuser(parts: &mut Parts, key: ConnKey, superuser: bool) {
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let Some(identity) = &mut conn.identity else { return };
+    if identity.superuser != superuser {
+        let changed = Rc::new(Identity { superuser, ..Identity::clone(identity) });
+        *identity = Rc::clone(&changed);
+        if let Some(session) = conn.session.and_then(|session| parts.sessions.get_mut(session)) {
+            session.identity = Rc::clone(&changed);
+        }
+        if !superuser {
+            // What it has by that alone is asked about.
+            authority::invalidate(parts, Scope::Client((&*changed.client_id).into()));
+        }
+    }
+}
+
+const fn point_of(step: Step) -> HookPoint {
+    match step {
+        Step::Connect => HookPoint::ClientConnect,
+        Step::Authenticate | Step::Client => HookPoint::ClientAuthenticate,
+        Step::Will | Step::Inherit => HookPoint::ClientAuthorize,
+    }
+}
+
+fn will_allowed(no_match_allow: bool, admission: &Admission) -> Result<(), (ReasonCode, Option<Bytes>)> {
+    let verdict = &admission.verdict;
+    super::hooks::may(verdict, no_match_allow).map_err(|reason| (reason, verdict.reason_string.clone()))
+}

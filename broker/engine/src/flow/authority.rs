@@ -1,0 +1,317 @@
+//! What client.authorize has said and what becomes of it when the rules change: deliveries that are
+//! authorized one by one with their verdicts remembered, and rechecks of subscriptions in force. Both ask by
+//! themselves, so both keep to a window: what finds no room waits. What was granted stays until an answer
+//! takes it away.
+
+use std::collections::btree_map;
+use std::ops::Bound;
+use std::rc::Rc;
+
+use super::hooks::Answer;
+use super::{authorize, deliver, deliver_rights, subscriptions, tell};
+use crate::clock::Deadline;
+use crate::counters::Loss;
+use crate::held::Held;
+use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::hook::verdict::Rechecked;
+use crate::hook::view::{Action, Request};
+use crate::id::SessionKey;
+use crate::interface::Scope;
+use crate::message::MessageView;
+use crate::parts::Parts;
+use crate::reviews::{OpenRecheck, Walk, Whose};
+use crate::session::deliveries::Deliveries;
+use crate::session::delivery::{Manner, manner_of};
+use crate::session::slots::Ask;
+use crate::session::{Delivery, Recheck, Session, Subscription};
+use crate::topic;
+
+/// Subscriptions and sessions that are looked at in one turn.
+const SLICE: usize = 128;
+/// Walks that may wait; one of everything takes the place of more.
+const WALKS_MAX: usize = 32;
+/// Time after which what nobody has answered is asked again: twice as long each time, until an answer comes.
+const PAUSE_MIN_MS: u64 = 1_000;
+const PAUSE_MAX_MS: u64 = 60_000;
+
+/// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
+pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
+    parts.hooks.authz_epoch += 1;
+    parts.hooks.reviews.pause_ms = 0;
+    begin_walk(parts, Whose::Scope(scope));
+}
+
+/// Begins a walk. One of everybody's subscriptions takes the place of all others but of those that nobody
+/// has answered, and one that is under way goes on to where it stands now: whoever changes the rules
+/// often does not keep it from the last session.
+fn begin_walk(parts: &mut Parts, whose: Whose) {
+    let places = parts.sessions.places();
+    let walks = &mut parts.hooks.reviews.walks;
+    let everybody = Whose::Scope(Scope::All);
+    let whose = if walks.len() >= WALKS_MAX { Whose::Scope(Scope::All) } else { whose };
+    if whose == everybody {
+        walks.retain(|walk| walk.whose == everybody || walk.whose == Whose::Unanswered);
+    }
+    if let Whose::Scope(Scope::Client(client_id)) = &whose {
+        let Some(key) = parts.sessions.by_client_id(client_id) else { return };
+        walks.retain(|walk| walk.whose != whose);
+        walks.push_back(Walk { place: key.index as usize, left: 1, whose, session: None });
+    } else if let Some(walk) = walks.iter_mut().find(|walk| walk.whose == whose) {
+        walk.left = places;
+    } else {
+        walks.push_back(Walk { place: 0, left: places, whose, session: None });
+    }
+}
+
+/// Whether the next turn can go on with rechecks or deliveries.
+pub(crate) fn has_reviews(parts: &Parts) -> bool {
+    !parts.hooks.reviews.walks.is_empty() && may_recheck(parts)
+        || !parts.hooks.reviews.row.is_empty() && deliver_rights::may_ask_for_deliveries(parts)
+}
+
+fn may_recheck(parts: &Parts) -> bool {
+    (parts.hooks.reviews.open.len() as u64) < parts.setup.limits.rechecks_max
+        && parts.hooks.tickets.has_room()
+}
+
+/// Rechecks a slice of the subscriptions in force, as far as the window has room.
+pub(crate) fn review(parts: &mut Parts) {
+    let mut left = SLICE;
+    while may_recheck(parts) {
+        let Some((key, filter)) = next_to_recheck(parts, &mut left) else { return };
+        if let Some(session) = parts.sessions.get(key) {
+            let client = Rc::clone(&session.identity);
+            let ask = authorize::new_ask(parts, &client);
+            begin_recheck(parts, OpenRecheck { session: key, filter, client, ask });
+        }
+    }
+}
+
+/// The next subscription that is to be rechecked; `None` where there is none, or `left` more have been
+/// looked at.
+fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, Box<str>)> {
+    while *left > 0 {
+        *left -= 1;
+        let walk = parts.hooks.reviews.walks.front_mut()?;
+        if let Some((key, after)) = &mut walk.session {
+            let next =
+                parts.sessions.get(*key).and_then(|session| filters_after(session, after.as_deref()).next());
+            let Some((filter, subscription)) = next else {
+                walk.session = None;
+                continue;
+            };
+            *after = Some(filter.clone());
+            if walk.whose.concerns(filter, subscription) {
+                return Some((*key, filter.clone()));
+            }
+            continue;
+        }
+        if walk.left == 0 {
+            parts.hooks.reviews.walks.pop_front();
+            continue;
+        }
+        let places = parts.sessions.places().max(1);
+        let place = walk.place;
+        walk.place = (place + 1) % places;
+        walk.left -= 1;
+        let key: Option<SessionKey> = parts.sessions.key_at(place);
+        let found =
+            key.and_then(|key| parts.sessions.get(key)).filter(|session| walk.whose.may_concern(session));
+        walk.session = found.map(|session| (session.key, None));
+    }
+    None
+}
+
+/// Authorizes a subscription in force again, from where the request stands.
+fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
+    let OpenRecheck { session: key, filter, client, ask } = recheck;
+    let Some(session) = parts.sessions.get(key) else { return };
+    let Some(subscription) = session.subscriptions.get(&filter) else { return };
+    if matches!(subscription.recheck, Recheck::Open(_)) {
+        // One that is under way is asked again by itself where the rules have moved.
+        return;
+    }
+    let Ok(parsed) = topic::parse_filter(&filter) else { return };
+    let request = Request {
+        action: Action::Subscribe,
+        topic: parsed.filter,
+        qos: subscription.options.qos,
+        retain: false,
+    };
+    parts.hooks.reviews.next += 1;
+    let number = parts.hooks.reviews.next;
+    let (ask, _) = authorize::run_authorize(parts, &client, request, ask, None, Waiter::Recheck(number));
+    if ask.ticket.is_none() {
+        rechecked(parts, key, &filter, &ask);
+        return;
+    }
+    mark(parts, key, &filter, Recheck::Open(number));
+    parts.hooks.reviews.open.insert(number, OpenRecheck { session: key, filter, client, ask });
+}
+
+/// A deferred verdict about a subscription in force.
+pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
+    let Some(mut recheck) = parts.hooks.reviews.open.remove(&number) else { return };
+    let Some(session) = parts.sessions.get(recheck.session) else { return };
+    let client = Rc::clone(&session.identity);
+    mark(parts, recheck.session, &recheck.filter, Recheck::None);
+    let ends = authorize::ask_answered(parts, &mut recheck.ask, ticket, answer);
+    if !Rc::ptr_eq(&client, &recheck.client) {
+        // The session has another connection by now: what was said is about the one before.
+        recheck.ask = authorize::new_ask(parts, &client);
+        recheck.client = client;
+        begin_recheck(parts, recheck);
+    } else if ends {
+        rechecked(parts, recheck.session, &recheck.filter, &recheck.ask);
+    } else {
+        begin_recheck(parts, recheck);
+    }
+}
+
+/// The chain is through: the subscription stays, goes, or is authorized again later.
+fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &Ask) {
+    let superuser = parts.sessions.get(key).is_some_and(|session| session.identity.superuser);
+    match ask.accumulator.rechecked(parts.setup.no_match_allow) {
+        _ if superuser => mark(parts, key, filter, Recheck::None),
+        Rechecked::AskAgain => {
+            parts.counters.rechecks_unanswered += 1;
+            mark(parts, key, filter, Recheck::Again);
+            recheck_later(parts);
+        }
+        Rechecked::Stays => mark(parts, key, filter, Recheck::None),
+        Rechecked::Revoked(_) => {
+            parts.counters.subscriptions_revoked += 1;
+            subscriptions::unsubscribe(parts, key, filter, "revoked");
+        }
+    }
+}
+
+fn mark(parts: &mut Parts, key: SessionKey, filter: &str, recheck: Recheck) {
+    let session = parts.sessions.get_mut(key);
+    if let Some(subscription) = session.and_then(|session| session.subscriptions.get_mut(filter)) {
+        subscription.recheck = recheck;
+    }
+}
+
+/// What nobody has answered is asked again when the pause is over.
+fn recheck_later(parts: &mut Parts) {
+    let reviews = &mut parts.hooks.reviews;
+    if reviews.again_ms.is_none() {
+        reviews.pause_ms = (reviews.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
+        let due_ms = parts.clock.now().mono_ms + reviews.pause_ms;
+        reviews.again_ms = Some(due_ms);
+        parts.clock.arm_deadline(due_ms, Deadline::Recheck);
+    }
+}
+
+/// The pause is over, unless another has begun meanwhile.
+pub(crate) fn recheck_due(parts: &mut Parts) {
+    if parts.hooks.reviews.again_ms.is_some_and(|due_ms| due_ms <= parts.clock.now().mono_ms) {
+        recheck_now(parts);
+    }
+}
+
+/// Asks again now about what nobody has answered: the links may be others.
+pub(crate) fn recheck_now(parts: &mut Parts) {
+    if parts.hooks.reviews.again_ms.take().is_some() {
+        begin_walk(parts, Whose::Unanswered);
+    }
+}
+
+/// Authorizes the delivery that is in front.
+fn authorize_delivery(
+    parts: &mut Parts,
+    key: SessionKey,
+    ask: Ask,
+    manner: &Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) -> bool {
+    match deliver_rights::remembered(parts, key, view) {
+        Some(true) => true,
+        Some(false) => {
+            tell::count_drop(parts, Loss::NotAuthorized, view, Some(key));
+            false
+        }
+        None => deliver_rights::ask_delivery(parts, key, ask, manner, view, held),
+    }
+}
+
+/// Authorizes deliveries that wait, a slice a turn, as far as the window has room.
+pub(crate) fn authorize_deliveries(parts: &mut Parts) {
+    let mut left = parts.setup.limits.turn_budget_deliveries;
+    while left > 0 && deliver_rights::may_ask_for_deliveries(parts) {
+        let Some(key) = parts.hooks.reviews.row.pop_front() else { return };
+        if let Some(deliveries) = deliver_rights::deliveries_of(parts, key) {
+            deliveries.in_row = false;
+        }
+        while left > 0 && deliver_rights::may_ask_for_deliveries(parts) {
+            let Some(next) = deliver_rights::deliveries_of(parts, key).and_then(Deliveries::pop_front) else {
+                break;
+            };
+            left -= 1;
+            authorize_next(parts, key, &next);
+        }
+        deliver_rights::put_in_row(parts, key);
+    }
+}
+
+fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    let ask = authorize::new_ask(parts, &Rc::clone(&session.identity));
+    let view = next.message.view();
+    let mut held = Some(Rc::clone(&next.message));
+    let manner = manner_of(next);
+    if authorize_delivery(parts, key, ask, &manner, &view, &mut held) {
+        deliver::deliver_checked(parts, key, manner, &view, &mut held);
+    }
+}
+
+/// Takes the deliveries from a session that is taken down, and closes the ticket that one of them waits
+/// for.
+pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Delivery> {
+    let deliveries = parts.sessions.get_mut(key).and_then(|session| session.deliveries.take());
+    let Some(deliveries) = deliveries else { return Vec::new() };
+    let Deliveries { asked, behind, .. } = *deliveries;
+    let mut all = Vec::with_capacity(behind.len() + 1);
+    if let Some((ask, delivery)) = asked {
+        parts.hooks.reviews.asked -= 1;
+        if let Some(ticket) = ask.ticket {
+            parts.hooks.tickets.close(ticket);
+        }
+        all.push(delivery);
+    }
+    all.extend(behind);
+    all
+}
+
+impl Whose {
+    /// Whether subscriptions of a session may be among them. What a superuser has, nobody is asked about.
+    fn may_concern(&self, session: &Session) -> bool {
+        let theirs = match self {
+            Whose::Scope(Scope::All | Scope::Topics(_)) | Whose::Unanswered => true,
+            Whose::Scope(Scope::Client(client_id)) => *session.identity.client_id == **client_id,
+            Whose::Scope(Scope::User(username)) => session.identity.username.as_deref() == Some(username),
+        };
+        theirs && !session.orphan && !session.identity.superuser
+    }
+
+    /// Whether a subscription of such a session is.
+    fn concerns(&self, filter: &str, subscription: &Subscription) -> bool {
+        match self {
+            Whose::Scope(Scope::Topics(topics)) => {
+                topic::parse_filter(filter).is_ok_and(|parsed| topic::overlap(parsed.filter, topics))
+            }
+            Whose::Scope(_) => true,
+            Whose::Unanswered => subscription.recheck == Recheck::Again,
+        }
+    }
+}
+
+fn filters_after<'a>(
+    session: &'a Session,
+    after: Option<&str>,
+) -> btree_map::Range<'a, Box<str>, Subscription> {
+    let from = after.map_or(Bound::Unbounded, Bound::Excluded);
+    session.subscriptions.range::<str, _>((from, Bound::Unbounded))
+}

@@ -1,0 +1,108 @@
+//! client.authorize: a request on its way along the chain, whoever asks, and what its answer means.
+
+use grapnel_plugin_abi::raw::Ticket;
+
+use super::hooks;
+use super::hooks::Answer;
+use crate::hook::chain::{Audience, Course, Exit, visited_until};
+use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::hook::verdict::ClientVerdict;
+use crate::hook::view::{Action, Request};
+use crate::hook::{HookPoint, LinkIdentity};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::Identity;
+use crate::session::slots::Ask;
+
+/// A request that nobody has been asked about yet.
+pub(crate) fn new_ask(parts: &Parts, identity: &Identity) -> Ask {
+    let nobody = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+    Ask::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch)
+}
+
+/// Runs client.authorize for what a client asks for now, from where the request stands. Superusers may do
+/// everything, as in EMQX.
+pub(crate) fn ask_authorize(
+    parts: &mut Parts,
+    identity: &Identity,
+    request: Request<'_>,
+    ask: Ask,
+    behind: Option<&[LinkIdentity]>,
+    waiter: Waiter,
+) -> Asked {
+    if identity.superuser {
+        return Asked::Answered(Ok(()));
+    }
+    let (ask, blocked) = run_authorize(parts, identity, request, ask, behind, waiter);
+    match ask.ticket {
+        Some(ticket) => Asked::Deferred(ticket, ask),
+        None if blocked => Asked::Blocked(ask),
+        None => Asked::Answered(verdict_of(parts, &ask)),
+    }
+}
+
+/// What the chain's answer means for what is asked for now.
+pub(crate) fn verdict_of(parts: &Parts, ask: &Ask) -> Result<(), ReasonCode> {
+    super::hooks::may(&ask.accumulator, parts.setup.no_match_allow)
+}
+
+/// An answer to a request: true if it ends the chain. One that was begun before the rules changed begins
+/// anew.
+pub(crate) fn ask_answered(
+    parts: &mut Parts,
+    ask: &mut Ask,
+    ticket: &OpenTicket,
+    answer: Answer<'_>,
+) -> bool {
+    let resumed = ask.resume(ticket, answer, ());
+    let ends = resumed.map(|resumed| hooks::count_resumed(parts, ticket, ask.point, resumed));
+    if ask.epoch == parts.hooks.authz_epoch
+        && let Some(ends) = ends
+    {
+        return ends;
+    }
+    // The links are asked again, once: whatever changes from now on is the next request's.
+    ask.begin_anew(parts.hooks.authz_epoch);
+    false
+}
+
+/// The walk along client.authorize: afterwards the request waits for its ticket, or for the publish in
+/// front (true), or the chain is through.
+pub(crate) fn run_authorize(
+    parts: &mut Parts,
+    identity: &Identity,
+    request: Request<'_>,
+    ask: Ask,
+    behind: Option<&[LinkIdentity]>,
+    waiter: Waiter,
+) -> (Ask, bool) {
+    let audience = match request.action {
+        Action::Deliver => Audience::Deliver,
+        _ => Audience::All,
+    };
+    let Ask { accumulator, visited, epoch, point, ticket: _ } = ask;
+    let course = Course { visited: &visited, behind, ancestry: 0, audience };
+    let (accumulator, exit) =
+        hooks::run_client(parts, point, identity.view(), Some(request), accumulator, course, Some(waiter));
+    let mut ask = Ask { accumulator, visited, epoch, point, ticket: None };
+    let (until, blocked) = match exit {
+        Exit::Done => return (ask, false),
+        Exit::Deferred(place, ticket) => {
+            ask.ticket = Some(ticket);
+            (place + 1, false)
+        }
+        Exit::Blocked(place) => (place, true),
+    };
+    ask.has_visited(visited_until(parts.hooks.chains.chain(point), until));
+    (ask, blocked)
+}
+
+/// How a question ended, or where it waits.
+pub(crate) enum Asked {
+    /// The client may, or may not for this reason.
+    Answered(Result<(), ReasonCode>),
+    /// A link answers later.
+    Deferred(Ticket, Ask),
+    /// The next link must wait for the publish in front.
+    Blocked(Ask),
+}

@@ -1,0 +1,182 @@
+//! What plugins ask for outside of an answer: publish, kick, subscribe, mail, timers. A command runs between two events, never
+//! inside one, so that no plugin is called while a call of it is going on. Its messages know which plugins led to them.
+
+use bytes::Bytes;
+
+use super::{authority, ending, filters, plugin_publish, subscriptions, tell};
+use crate::clock::Deadline;
+use crate::hook::{ChainTable, PluginHandle, Untimely};
+use crate::interface::{Command, Scope};
+use crate::parts::Parts;
+use crate::plugins::{KeptMail, Replay};
+
+/// How long mail and timers of a plugin that is not in the chains yet wait for it, milliseconds.
+const EARLY_MS: u64 = 60_000;
+/// How often a timer of such a plugin is looked at again, milliseconds.
+const EARLY_STEP_MS: u64 = 50;
+/// Sessions that a plugin is told of in one turn.
+const REPLAY_SLICE: usize = 256;
+/// Mails that are kept for such plugins, and for those that are disabled or tripped.
+const KEPT_MAILS_MAX: usize = 1024;
+/// Bytes of them.
+const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
+
+/// Does what a plugin has asked for. Between two events.
+pub(crate) fn command(parts: &mut Parts, command: Command) {
+    match command {
+        Command::Publish { plugin, message } => plugin_publish::publish_for(parts, plugin, message),
+        Command::Kick { client_id, reason, discard } => {
+            ending::kick(parts, &client_id, reason, discard);
+        }
+        Command::Subscribe { client_id, filter, options, id } => {
+            filters::subscribe_for(parts, &client_id, &filter, options, id);
+        }
+        Command::Unsubscribe { client_id, filter } => {
+            subscriptions::unsubscribe_for(parts, &client_id, &filter)
+        }
+        Command::Mail { plugin, from, number, bytes } => bring_mail(parts, plugin, from, number, bytes),
+        Command::Timer { plugin, timer, after_ms, number } => {
+            let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
+            parts.hooks.desk.timers.insert(timer, (plugin, due_ms.saturating_add(EARLY_MS)));
+            parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
+        }
+        Command::CancelTimer { plugin, timer } => {
+            if parts.hooks.desk.timers.get(&timer).is_some_and(|(owner, _)| *owner == plugin) {
+                parts.hooks.desk.timers.remove(&timer);
+            }
+        }
+        Command::Invalidate(scope) => authority::invalidate(parts, scope),
+        Command::Replay { plugin } => {
+            parts.hooks.desk.replays.push_back(Replay {
+                plugin,
+                place: 0,
+                until_ms: parts.clock.now().mono_ms + EARLY_MS,
+            });
+        }
+    }
+    parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+}
+
+/// Whether a plugin has not been told of everything yet.
+pub(crate) fn has_replays(parts: &Parts) -> bool {
+    !parts.hooks.desk.replays.is_empty()
+}
+
+/// Tells of a slice of the sessions.
+pub(crate) fn replay(parts: &mut Parts) {
+    let Some(replay) = parts.hooks.desk.replays.front_mut() else { return };
+    let (plugin, from) = (replay.plugin, replay.place);
+    if parts.hooks.chains.instance(plugin).is_none() {
+        // It may be on its way into the chains; other work goes on meanwhile.
+        if parts.clock.now().mono_ms >= replay.until_ms {
+            parts.hooks.desk.replays.pop_front();
+        }
+        return;
+    }
+    let end = (from + REPLAY_SLICE).min(parts.sessions.places());
+    replay.place = end;
+    if end == parts.sessions.places() {
+        parts.hooks.desk.replays.pop_front();
+    }
+    for place in from..end {
+        if let Some(key) = parts.sessions.key_at(place) {
+            tell::replay_session(parts, plugin, key);
+        }
+    }
+}
+
+fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
+    match parts.hooks.chains.instance_awake(plugin) {
+        Some(instance) => {
+            parts.hooks.calls.enter_untimely(plugin, Untimely::Mail);
+            instance.mail(from, number, &bytes);
+            parts.hooks.calls.leave();
+        }
+        None => {
+            let until_ms = parts.clock.now().mono_ms + EARLY_MS;
+            keep_mail(parts, KeptMail { plugin, from, number, bytes, until_ms });
+        }
+    }
+}
+
+fn keep_mail(parts: &mut Parts, mail: KeptMail) {
+    let bytes = parts.hooks.desk.mails_bytes + mail.bytes.len();
+    if parts.hooks.desk.mails.len() >= KEPT_MAILS_MAX || bytes > KEPT_MAIL_BYTES_MAX {
+        parts.counters.plugin_mail_stale += 1;
+        return;
+    }
+    parts.hooks.desk.mails_bytes = bytes;
+    parts.hooks.desk.mails.push_back(mail);
+}
+
+pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
+    let Some(&(plugin, until_ms)) = parts.hooks.desk.timers.get(&timer) else { return };
+    match parts.hooks.chains.instance_awake(plugin) {
+        Some(instance) => {
+            parts.hooks.desk.timers.remove(&timer);
+            parts.hooks.calls.enter_untimely(plugin, Untimely::Timer);
+            instance.timer(timer, number);
+            parts.hooks.calls.leave();
+        }
+        // It is brought when its plugin is called again.
+        None if parts.hooks.chains.is_resting(plugin) => parts.hooks.desk.held.push((timer, number)),
+        // Armed while it was loaded: it may still come into the chains.
+        None if parts.clock.now().mono_ms < until_ms => {
+            let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
+            parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
+        }
+        None => {
+            parts.hooks.desk.timers.remove(&timer);
+        }
+    }
+    parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+}
+
+/// The chains have been swapped: what plugins that are gone had armed is forgotten, and what waited for those that are in the
+/// chains now, or are called again, is handed over.
+pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
+    if !gone.is_empty() {
+        parts.hooks.desk.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
+        parts.hooks.desk.replays.retain(|replay| !gone.contains(&replay.plugin));
+        parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+    }
+    for (timer, number) in std::mem::take(&mut parts.hooks.desk.held) {
+        match parts.hooks.desk.timers.get(&timer) {
+            Some((plugin, _)) if parts.hooks.chains.is_resting(*plugin) => {
+                parts.hooks.desk.held.push((timer, number))
+            }
+            Some(_) => {
+                parts.clock.arm_deadline(parts.clock.now().mono_ms, Deadline::Plugin { timer, number })
+            }
+            // Cancelled, or its plugin has gone.
+            None => {}
+        }
+    }
+    parts.hooks.desk.mails_bytes = 0;
+    for mail in std::mem::take(&mut parts.hooks.desk.mails) {
+        let late = mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains.is_resting(mail.plugin);
+        if gone.contains(&mail.plugin) {
+            parts.counters.plugin_mail_stale += 1;
+        } else if parts.hooks.chains.instance_awake(mail.plugin).is_some() {
+            bring_mail(parts, mail.plugin, mail.from, mail.number, mail.bytes);
+        } else if late {
+            parts.counters.plugin_mail_stale += 1;
+        } else {
+            keep_mail(parts, mail);
+        }
+    }
+}
+
+/// Swaps the chain table; the old one comes back.
+pub(crate) fn swap_chains(parts: &mut Parts, table: ChainTable) -> ChainTable {
+    let old = std::mem::replace(&mut parts.hooks.chains, table);
+    parts.hooks.calls_before += old.calls();
+    let gone = old.plugins_gone(&parts.hooks.chains);
+    if !old.authorizes_like(&parts.hooks.chains) {
+        authority::invalidate(parts, Scope::All);
+    }
+    authority::recheck_now(parts);
+    gone.iter().for_each(|plugin| parts.hooks.breaker.forget(*plugin));
+    settle_plugins(parts, &gone);
+    old
+}

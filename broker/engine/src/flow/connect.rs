@@ -1,0 +1,335 @@
+//! CONNECT (MQTT 5.0 section 3.1): the home shard, client.connect, client.authenticate, and the session that is created,
+//! resumed, taken over or discarded.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::reading::Handled;
+use super::{
+    connack, ending, home, hooks, inherit, new_session, reading, subscriptions, takeover, tell, wake,
+};
+use crate::clients::Connection;
+use crate::clients::admission::Admission;
+use crate::clients::connection::{Aliases, State};
+use crate::hook::HookPoint;
+use crate::id::{ConnKey, SessionKey};
+use crate::interface::Peer;
+use crate::message::{Message, Origin};
+use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::{Fate, Identity, Last, Will};
+use crate::{codec, topic};
+
+/// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
+pub(crate) fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
+    let mut kept = Vec::new();
+    let secret =
+        |property: &Property<'_>| matches!(property.id(), PropertyId::AuthMethod | PropertyId::AuthData);
+    properties
+        .iter()
+        .filter(|property| !secret(property))
+        .for_each(|property| push_property(&mut kept, property));
+    kept.into()
+}
+
+/// Who it is with what CONNACK grants it.
+fn granted_identity(identity: Rc<Identity>, granted: &Properties<'_>) -> Rc<Identity> {
+    let keep_alive_s = granted.server_keep_alive_s().unwrap_or(identity.keep_alive_s);
+    let expiry_s = granted.session_expiry_s().unwrap_or(identity.expiry_s);
+    if (keep_alive_s, expiry_s) == (identity.keep_alive_s, identity.expiry_s) {
+        return identity;
+    }
+    Rc::new(Identity { keep_alive_s, expiry_s, ..Identity::clone(&identity) })
+}
+
+/// The expiry interval the broker grants.
+pub(crate) fn granted_expiry(asked_s: u32, max_s: u64) -> u32 {
+    u32::try_from(u64::from(asked_s).min(max_s)).unwrap_or(u32::MAX)
+}
+
+pub(crate) fn identity_of(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    assigned: bool,
+) -> Option<Identity> {
+    let client_id: Arc<str> =
+        if assigned { home::assign_client_id(parts).into() } else { Arc::from(connect.client_id) };
+    let limits = Arc::clone(&parts.setup.limits);
+    let expiry_s = match connect.version {
+        Version::V5 => {
+            granted_expiry(connect.properties.session_expiry_s().unwrap_or(0), limits.session_expiry_max_s)
+        }
+        _ if connect.clean_start => 0,
+        _ => granted_expiry(limits.session_expiry_v3_s as u32, u64::from(u32::MAX)),
+    };
+    // Only MQTT 5 can be told of a shorter one [MQTT-3.1.2-21].
+    let keep_alive_max_s = limits.keep_alive_max_s as u16;
+    let keep_alive_s = match (connect.version, connect.keep_alive_s) {
+        (Version::V5, 0) if keep_alive_max_s < u16::MAX => keep_alive_max_s,
+        (Version::V5, asked) => asked.min(keep_alive_max_s),
+        (_, asked) => asked,
+    };
+    let now = parts.clock.now();
+    let conn = parts.connections.get(key)?;
+    Some(Identity {
+        client_id,
+        username: connect.username.map(Box::from),
+        superuser: false,
+        peer: conn.peer.peer,
+        peer_host: conn.peer.peer.ip().to_string().into(),
+        local: conn.peer.local,
+        local_host: conn.peer.local.ip().to_string().into(),
+        listener: Arc::clone(&conn.peer.listener.name),
+        version: connect.version,
+        clean_start: connect.clean_start,
+        keep_alive_s,
+        expiry_s,
+        asked_expiry_s: connect.properties.session_expiry_s().unwrap_or(0),
+        receive_maximum: connect.properties.receive_maximum().unwrap_or(u16::MAX),
+        connected_at_ms: now.wall_ms,
+        connection: u64::from(parts.setup.id.0) << 56
+            | u64::from(key.generation) << 24
+            | u64::from(key.index),
+        anonymous: true,
+        properties: kept_properties(&connect.properties),
+    })
+}
+
+/// The will, if there can be such a one; whether the client may leave it is another question.
+pub(crate) fn will_of(
+    parts: &Parts,
+    connect: &Connect<'_>,
+    identity: &Rc<Identity>,
+) -> Result<Option<Box<Will>>, ReasonCode> {
+    let Some(will) = &connect.will else { return Ok(None) };
+    let limits = &parts.setup.limits;
+    if will.topic.len() as u64 > limits.topic_bytes_max
+        || topic::check_levels(will.topic, limits.topic_levels_max as u16).is_err()
+    {
+        return Err(ReasonCode::TOPIC_NAME_INVALID);
+    }
+    if will.qos > limits.choices.maximum_qos {
+        // [MQTT-3.2.2-12]
+        return Err(ReasonCode::QOS_NOT_SUPPORTED);
+    }
+    if will.retain && !limits.choices.retain_available {
+        // [MQTT-3.2.2-13]
+        return Err(ReasonCode::RETAIN_NOT_SUPPORTED);
+    }
+    if will.payload.len() as u64 > limits.payload_bytes_max {
+        return Err(ReasonCode::QUOTA_EXCEEDED);
+    }
+    let delay_max_s = limits.will_delay_max_s;
+    let mut forwarded = Vec::new();
+    let properties = match codec::forwardable_properties(&will.properties, &mut forwarded) {
+        true => will.properties.as_bytes(),
+        false => &forwarded,
+    };
+    let message = Message {
+        id: 0,
+        topic: will.topic.into(),
+        payload: Bytes::copy_from_slice(will.payload),
+        properties: properties.into(),
+        qos: will.qos,
+        retain: will.retain,
+        from: Arc::clone(&identity.client_id),
+        origin: None,
+        expires_at_ms: None,
+        wall_ms: 0,
+        ancestry: 0,
+    };
+    Ok(Some(Box::new(Will {
+        message,
+        expiry_s: will.properties.message_expiry_s(),
+        delay_s: granted_expiry(will.properties.will_delay_s().unwrap_or(0), delay_max_s),
+        epoch: parts.hooks.authz_epoch,
+    })))
+}
+
+/// Lets the client in: takeover, resume or a new session, CONNACK, and what waited for it.
+pub(crate) fn establish(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    admission: Admission,
+    discards: bool,
+) -> Handled {
+    let Admission { identity, assigned, will, farewell, inheritance, .. } = admission;
+    let section = connack::welcome_section(parts, connect, &identity, assigned, farewell.as_deref());
+    let clean = connect.clean_start || discards;
+    let existing = parts.sessions.by_client_id(&identity.client_id);
+    if let Some(session) = existing
+        && !clean
+        && is_too_busy(parts, session)
+    {
+        // Its client has as many packets waiting as it may. It can come back when some of them have had their effect, and
+        // the connection there is goes on meanwhile; letting the will go instead would break a promise.
+        let text = b"packets of this session wait, and their number is at its limit";
+        return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text));
+    }
+    let goes_on = existing.is_some_and(|session| !clean && can_go_on(parts, session));
+    if !goes_on && !reserve_session(parts, existing.is_some()) {
+        // Before anybody is put out of a session for it.
+        parts.counters.sessions_refused += 1;
+        return connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
+    }
+    let present = existing.and_then(|session| make_way(parts, session, clean));
+    debug_assert_eq!(present.is_some(), goes_on, "what was reserved is used");
+    parts.counters.session_owner_discarded += u64::from(discards);
+    let section = connack::run_connack(parts, &identity, ReasonCode::SUCCESS, present.is_some(), section);
+    if !connack::connack_fits(parts, key, &section) {
+        if present.is_none() {
+            parts.connections.totals.sessions().give_back();
+        }
+        // Links have added what may not be left out [MQTT-3.2.0-1].
+        return connack::refuse(parts, key, ReasonCode::PACKET_TOO_LARGE, None);
+    }
+    if let Some(session) = present
+        && takeover::is_foreign(parts, session, &identity)
+    {
+        inherit::hand_over(parts, session, inheritance.as_deref());
+    }
+    let session_key = present.unwrap_or_else(|| create_session(parts, &identity));
+    let granted = Properties::from_encoded(&section);
+    let identity = granted_identity(identity, &granted);
+    reading::set_identity(parts, key, Rc::clone(&identity));
+    let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
+    session.conn = Some(key);
+    session.expiry_s = identity.expiry_s;
+    session.since_wall_ms = parts.clock.now().wall_ms;
+    session.epoch = session.epoch.wrapping_add(1);
+    session.will = will;
+    if let Some(will) = &mut session.will {
+        will.message.origin = Some(Origin { shard: parts.setup.id, session: session_key });
+    }
+    let window = parts.setup.limits.inflight_max.min(u64::from(identity.receive_maximum)) as usize;
+    session.inflight.restart(window);
+    session.identity = Rc::clone(&identity);
+    if present.is_some() {
+        parts.counters.session_resumed += 1;
+    }
+    let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
+    conn.state = State::Live;
+    conn.auth_method = connect.properties.auth_method().map(Box::from);
+    // If it was overdue with its CONNECT, that is answered.
+    conn.overdue = false;
+    // From here on any packet is welcome.
+    conn.receive_bytes_max = parts.setup.limits.packet_bytes_max as u32;
+    conn.session = Some(session_key);
+    conn.last_received_ms = parts.clock.now().mono_ms;
+    conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;
+    if conn.silence_max_ms > 0 {
+        let due = parts.clock.now().mono_ms + conn.silence_max_ms;
+        parts.clock.arm_overdue(due, crate::clock::Overdue::KeepAlive(key));
+    }
+    if connect.version.is_v5() {
+        let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
+        conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);
+        conn.receive_bytes_max = granted.maximum_packet_size().unwrap_or(PACKET_BYTES_MAX);
+        conn.aliases = Some(Box::new(Aliases {
+            bytes: 0,
+            inbound: Vec::new(),
+            inbound_max: granted.topic_alias_maximum().unwrap_or(0),
+            outbound: HashMap::with_hasher(parts.numbers.hasher.clone()),
+            outbound_max: theirs.min(parts.setup.limits.topic_alias_max as u16),
+        }));
+    }
+    parts.counters.client_connected += 1;
+    connack::send_connack(parts, key, present.is_some(), 0, &section);
+    hooks::notify_client(parts, HookPoint::ClientConnected, &identity, ReasonCode::SUCCESS);
+    let point = match present {
+        Some(_) => HookPoint::SessionResumed,
+        None => HookPoint::SessionCreated,
+    };
+    tell::tell_session(parts, point, session_key, None);
+    subscriptions::set_shared_connected(parts, session_key, true);
+    wake::wake_queue(parts, session_key);
+    Handled::Next
+}
+
+/// Whether a session that goes on would have more waiting than it may once its connection has ended.
+fn is_too_busy(parts: &Parts, session: SessionKey) -> bool {
+    let (slots_max, bytes_max) = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
+    parts
+        .sessions
+        .get(session)
+        .is_some_and(|session| session.is_persistent() && !session.has_room_for_end(slots_max, bytes_max))
+}
+
+/// Whether a session goes on with another connection, which has no clean start.
+fn can_go_on(parts: &Parts, session: SessionKey) -> bool {
+    parts.sessions.get(session).is_some_and(|session| session.is_persistent() && session.fate != Fate::Ends)
+}
+
+/// Room for a new session, which the caller makes or gives back. One that takes the place of another has room already: that one
+/// is taken down a little later.
+fn reserve_session(parts: &Parts, replaces: bool) -> bool {
+    let (limits, more) = (&parts.setup.limits, u64::from(replaces));
+    (parts.sessions.len() as u64) < limits.sessions_max.saturating_add(more)
+        && parts.connections.totals.sessions().take(limits.sessions_total_max.saturating_add(more))
+}
+
+/// An older connection or session under the same client identifier: whether it goes on as this session.
+fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Option<SessionKey> {
+    let session = parts.sessions.get_mut(session_key)?;
+    let persistent = session.is_persistent();
+    let old = session.conn;
+    if clean_start {
+        session.last = Some(Last::Discarded);
+        let end = Some((Last::Discarded.word(), ReasonCode::SESSION_TAKEN_OVER));
+        tell::tell_session(parts, HookPoint::SessionDiscarded, session_key, end);
+        if let Some(session) = parts.sessions.get_mut(session_key).filter(|_| old.is_some()) {
+            // It ends with its connection, and its will with it [MQTT-3.1.4-3] [MQTT-3.1.4-4].
+            session.expiry_s = 0;
+        }
+    } else if !persistent {
+        session.last = Some(Last::Takenover);
+    }
+    if let Some(old) = old {
+        takeover::take_over(parts, session_key, old);
+    }
+    let session = parts.sessions.get_mut(session_key)?;
+    if clean_start || !persistent || session.fate == Fate::Ends {
+        parts.counters.session_discarded += 1;
+        ending::retire(parts, session_key, Last::Takenover);
+        return None;
+    }
+    // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
+    session.delayed_will = None;
+    Some(session_key)
+}
+
+fn create_session(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {
+    let key = new_session::new_session(parts, identity);
+    parts.sessions.name(Arc::clone(&identity.client_id), key);
+    parts.counters.session_created += 1;
+    key
+}
+
+/// A new connection, before its first byte. `None` when `connections_max` or `connections_total_max` is reached or the broker
+/// drains: close the socket.
+pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
+    if parts.connections.draining {
+        return None;
+    }
+    if parts.connections.len() as u64 >= parts.setup.limits.connections_max
+        || !parts.connections.totals.connections().take(parts.setup.limits.connections_total_max)
+    {
+        parts.counters.connections_refused += 1;
+        return None;
+    }
+    let now_ms = parts.clock.now().mono_ms;
+    // Until it has been let in, its first packet is all that it may send.
+    let bytes_max = parts.setup.limits.packet_bytes_max.min(parts.setup.limits.connect_bytes_max) as u32;
+    let reason_strings = parts.setup.limits.choices.reason_strings;
+    let key = parts
+        .connections
+        .insert_with(|key| Connection { reason_strings, ..Connection::new(key, peer, now_ms, bytes_max) });
+    reading::expect_packet(parts, key);
+    Some(key)
+}

@@ -1,0 +1,434 @@
+//! Delivery of a message to a session: message.delivered, window, queue, encoding. A delivery queues or drops; it never waits
+//! and never blocks its publisher.
+
+use std::rc::Rc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::hooks::Answer;
+use super::{authorize, deliver_rights, hooks, live, send, subscriptions, tell, wake};
+use crate::clients::connection::count_sent;
+use crate::counters::Loss;
+use crate::delivery::{SHARED_PAYLOAD_BYTES, Shape};
+use crate::held::{Held, hold};
+use crate::hook::HookPoint;
+use crate::hook::draft::Disposition;
+use crate::hook::tickets::OpenTicket;
+use crate::id::SessionKey;
+use crate::limits::QueueFull;
+use crate::message::{MessageView, Origin, Payload};
+use crate::packet::{PacketType, QoS};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::route::{GroupId, SubOptions, Target};
+use crate::session::delivery::{Manner, delivery_of, lower, manner_of};
+use crate::session::{Delivery, Fate, Phase, Session};
+
+enum Sent {
+    Yes,
+    /// The outbound queue is full.
+    NoRoom,
+    /// It can never be sent to this client.
+    TooLarge,
+}
+
+/// A plain subscriber: its matching subscriptions are one delivery with the highest QoS and all identifiers
+/// [MQTT-3.3.4-2] [MQTT-3.3.4-4].
+pub(crate) fn serve_target(
+    parts: &mut Parts,
+    target: &Target,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let own = view.origin == Some(Origin { shard: parts.setup.id, session: target.session });
+    let mut qos = None;
+    let mut retain = false;
+    let mut subscription_ids = SmallVec::new();
+    for sub in &target.subs {
+        let options = &sub.options;
+        // [MQTT-3.8.3-3]
+        if options.no_local && own {
+            continue;
+        }
+        if view.stored != 0 && live::comes_stored(parts, target.session, sub.filter, view) {
+            continue;
+        }
+        qos = qos.max(Some(options.qos));
+        // [MQTT-3.3.1-12] [MQTT-3.3.1-13]
+        retain |= options.retain_as_published && view.retain;
+        if options.subscription_id != 0 {
+            subscription_ids.push(options.subscription_id);
+        }
+    }
+    let Some(qos) = qos else { return };
+    if view.stored != 0 {
+        live::note_live(parts, target.session, view);
+    }
+    let qos = lower(view.qos, qos);
+    let manner = Manner { qos, retain, subscription_ids, group: None, reader: 0, cached: true };
+    deliver(parts, target.session, manner, view, held);
+}
+
+/// The member of a shared subscription whose turn it is.
+pub(crate) fn serve_member(
+    parts: &mut Parts,
+    session: SessionKey,
+    options: SubOptions,
+    group: Option<GroupId>,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let mut subscription_ids = SmallVec::new();
+    if options.subscription_id != 0 {
+        subscription_ids.push(options.subscription_id);
+    }
+    let manner = Manner {
+        qos: lower(view.qos, options.qos),
+        retain: options.retain_as_published && view.retain,
+        subscription_ids,
+        group,
+        reader: 0,
+        cached: true,
+    };
+    deliver(parts, session, manner, view, held);
+}
+
+/// Queues a message for a session, or drops it and counts why.
+pub(crate) fn deliver(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    if session.fate == Fate::Ends {
+        return;
+    }
+    if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
+        // Nothing is promised for QoS 0 to who is away (section 4.1).
+        return;
+    }
+    let one_by_one = session.deliveries.is_some() || deliver_rights::asks_for_deliveries(parts);
+    if one_by_one && !deliver_rights::may_deliver(parts, key, &manner, view, held) {
+        return;
+    }
+    deliver_checked(parts, key, manner, view, held);
+}
+
+/// As `deliver`, for what client.authorize has let pass.
+pub(crate) fn deliver_checked(
+    parts: &mut Parts,
+    key: SessionKey,
+    mut manner: Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    if session.conn.is_none() && manner.qos == QoS::AtMostOnce {
+        // It has left while its delivery was asked about.
+        return;
+    }
+    if parts.hooks.chains.chain(HookPoint::MessageDelivered).is_empty() {
+        deliver_as(parts, key, &manner, view, held);
+        return;
+    }
+    let identity = Rc::clone(&session.identity);
+    let draft = hooks::run_delivered(parts, &identity, *view);
+    if draft.disposition != Disposition::Pass {
+        tell::count_drop(parts, Loss::Hook, view, Some(key));
+        return;
+    }
+    if draft.leaves_message() {
+        deliver_as(parts, key, &manner, view, held);
+        return;
+    }
+    manner.cached = false;
+    if let Some(qos) = draft.qos {
+        manner.qos = lower(manner.qos, qos.as_u8());
+    }
+    let changed = draft.view(*view, parts.clock.now().mono_ms);
+    deliver_as(parts, key, &manner, &changed, &mut None);
+}
+
+fn deliver_as(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: &Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let now_ms = parts.clock.now().mono_ms;
+    if view.is_expired(now_ms) {
+        tell::count_drop(parts, Loss::Expired, view, Some(key));
+        return;
+    }
+    if manner.qos == QoS::AtMostOnce {
+        match write_publish(parts, key, manner, view, None, false, held) {
+            Sent::Yes => {}
+            Sent::NoRoom => tell::count_drop(parts, Loss::QueueFull, view, Some(key)),
+            // Discarded as if it had been delivered [MQTT-3.1.2-25].
+            Sent::TooLarge => tell::count_drop(parts, Loss::TooLarge, view, Some(key)),
+        }
+        return;
+    }
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    let at_once = session.conn.is_some() && session.queue.is_empty() && session.inflight.has_room();
+    let conn_has_room = has_room(parts, key);
+    let delivery = delivery_of(manner, view, held);
+    if at_once && conn_has_room {
+        publish_now(parts, key, manner, delivery, view, held);
+        return;
+    }
+    enqueue(parts, key, delivery, view);
+}
+
+/// Puts a delivery at the end of a session's queue. Where that is full, it is dropped, or those that have waited longest.
+fn enqueue(parts: &mut Parts, key: SessionKey, delivery: Delivery, view: &MessageView<'_>) {
+    let limits = std::sync::Arc::clone(&parts.setup.limits);
+    let (messages_max, bytes_max) = (limits.session_queue_messages_max, limits.session_queue_bytes_max);
+    let fits_alone = delivery.message.bytes() as u64 <= bytes_max;
+    if limits.choices.queue_full == QueueFull::DropOldest && fits_alone {
+        while let Some(session) = parts.sessions.get_mut(key)
+            && !session.has_queue_room(&delivery, messages_max, bytes_max)
+            && let Some(oldest) = session.dequeue()
+        {
+            tell::count_drop(parts, Loss::QueueFull, &oldest.message.view(), Some(key));
+        }
+    }
+    if let Some(session) = parts.sessions.get_mut(key)
+        && !session.enqueue(delivery, messages_max, bytes_max)
+    {
+        tell::count_drop(parts, Loss::QueueFull, view, Some(key));
+    }
+}
+
+fn publish_now(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: &Manner,
+    delivery: Delivery,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    let packet_id = session.inflight.next_packet_id();
+    match write_publish(parts, key, manner, view, Some(packet_id), false, held) {
+        Sent::Yes | Sent::NoRoom => {
+            if let Some(session) = parts.sessions.get_mut(key) {
+                session.in_flight(packet_id, delivery);
+            }
+        }
+        Sent::TooLarge => tell::count_drop(parts, Loss::TooLarge, view, Some(key)),
+    }
+}
+
+/// Whether the socket's queue takes more.
+fn has_room(parts: &Parts, key: SessionKey) -> bool {
+    let conn =
+        parts.sessions.get(key).and_then(|session| session.conn).and_then(|conn| parts.connections.get(conn));
+    conn.is_some_and(|conn| (conn.out.len() as u64) < parts.setup.limits.outbound_bytes_max)
+}
+
+/// Puts a PUBLISH on the outbound queue of a session's connection.
+fn write_publish(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: &Manner,
+    view: &MessageView<'_>,
+    packet_id: Option<std::num::NonZeroU16>,
+    dup: bool,
+    held: &mut Option<Held>,
+) -> Sent {
+    let now_ms = parts.clock.now().mono_ms;
+    let Some(conn_key) = parts.sessions.get(key).and_then(|session| session.conn) else {
+        return Sent::NoRoom;
+    };
+    let Some(conn) = parts.connections.get_mut(conn_key) else { return Sent::NoRoom };
+    // A packet with an identifier has its place in the window, so it must be sent.
+    if packet_id.is_none()
+        && conn.out.len() as u64 >= parts.setup.limits.outbound_bytes_max
+        && !conn.may_burst(now_ms, &parts.setup.limits, parts.memory.burst_room)
+    {
+        return Sent::NoRoom;
+    }
+    if conn.out.is_empty() {
+        conn.taken_ms = now_ms;
+    }
+    let alias = match &conn.aliases {
+        Some(aliases) if aliases.outbound_max > 0 => alias_for(aliases, view.topic),
+        _ => None,
+    };
+    let shape = Shape {
+        version: conn.version,
+        qos: manner.qos,
+        retain: manner.retain,
+        dup,
+        subscription_ids: &manner.subscription_ids,
+        topic_alias: alias.map(|(alias, _)| alias),
+        topic_known: alias.is_some_and(|(_, known)| known),
+    };
+    let mut alias = alias;
+    let mut frame = parts.encoder.frames.frame(view, &shape, manner.cached, now_ms);
+    if frame.len > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
+        // An alias that would be set gives way to the client's Maximum Packet Size [MQTT-3.1.2-25].
+        alias = None;
+        frame =
+            parts.encoder.frames.frame(view, &Shape { topic_alias: None, ..shape }, manner.cached, now_ms);
+    }
+    if frame.len == 0 || frame.len > conn.packet_bytes_max as usize {
+        return Sent::TooLarge;
+    }
+    conn.out.append(|buffer| frame.copy_to(buffer, packet_id));
+    let (copied_bytes, sent_bytes) = (frame.bytes.len(), frame.len);
+    let payload = view.payload.as_slice();
+    if payload.len() >= SHARED_PAYLOAD_BYTES {
+        let payload: Bytes = match view.payload {
+            Payload::Shared(bytes) => bytes.clone(),
+            Payload::Borrowed(_) => hold(view, held).payload.clone(),
+        };
+        conn.out.append_shared(payload);
+    }
+    // The client knows the alias only once a packet with it is on its way.
+    if let (Some((alias, false)), Some(aliases)) = (alias, &mut conn.aliases) {
+        aliases.bytes += view.topic.len();
+        aliases.outbound.insert(view.topic.into(), alias);
+    }
+    conn.touch(&mut parts.out);
+    parts.counters.bytes_sent += sent_bytes as u64;
+    count_sent(PacketType::Publish, &mut parts.counters);
+    parts.counters.messages_sent += 1;
+    match manner.qos {
+        QoS::AtMostOnce => parts.counters.messages_qos0_sent += 1,
+        QoS::AtLeastOnce => parts.counters.messages_qos1_sent += 1,
+        QoS::ExactlyOnce => parts.counters.messages_qos2_sent += 1,
+    }
+    if conn.traced {
+        let text = crate::traces::describe_publish(view, manner.qos, manner.retain, dup, packet_id);
+        send::trace(parts, conn_key, false, || text);
+    }
+    tell::tell_sent(parts, conn_key, PacketType::Publish, copied_bytes, sent_bytes);
+    Sent::Yes
+}
+
+/// Sends what may be sent: first what an earlier connection left unacknowledged, with DUP and in order
+/// [MQTT-4.4.0-1], then the queue, then what is retained.
+pub(crate) fn pump_queue(parts: &mut Parts, key: SessionKey) {
+    send_waiting(parts, key);
+    let queue_max = parts.setup.limits.session_queue_messages_max;
+    let drained = |session: &Session| session.in_full_group && session.queue.len() as u64 * 2 <= queue_max;
+    if parts.sessions.get(key).is_some_and(drained) {
+        subscriptions::end_full_groups(parts, key);
+    }
+}
+
+fn send_waiting(parts: &mut Parts, key: SessionKey) {
+    loop {
+        let has_room = has_room(parts, key);
+        let Some(session) = parts.sessions.get_mut(key) else { return };
+        let Some(conn) = session.conn else { return };
+        if !has_room {
+            return;
+        }
+        if let Some(outgoing) = session.inflight.next_resend() {
+            match outgoing.phase {
+                Phase::Published(delivery) => resend(parts, key, outgoing.packet_id, &delivery),
+                Phase::Released(_) => {
+                    send::send_ack(parts, conn, PacketType::PubRel, outgoing.packet_id, ReasonCode::SUCCESS);
+                }
+            }
+            parts.work.run.spend(1);
+            if parts.work.run.is_spent() {
+                wake::wake_queue(parts, key);
+                return;
+            }
+            continue;
+        }
+        if !session.inflight.has_room() {
+            return;
+        }
+        let Some(delivery) = session.dequeue() else { return };
+        send_queued(parts, key, delivery);
+        parts.work.run.spend(1);
+        if parts.work.run.is_spent() {
+            wake::wake_queue(parts, key);
+            return;
+        }
+    }
+}
+
+fn resend(parts: &mut Parts, key: SessionKey, packet_id: std::num::NonZeroU16, delivery: &Delivery) {
+    let manner = manner_of(delivery);
+    let view = delivery.message.view();
+    let mut held = Some(Rc::clone(&delivery.message));
+    if let Sent::TooLarge = write_publish(parts, key, &manner, &view, Some(packet_id), true, &mut held) {
+        if let Some(session) = parts.sessions.get_mut(key) {
+            // This connection's client takes no such packet: as if it had been delivered.
+            let _ = session.inflight.puback(packet_id).is_err()
+                && session.inflight.pubrec_failed(packet_id).is_err();
+        }
+        tell::count_drop(parts, Loss::TooLarge, &view, Some(key));
+    }
+}
+
+fn send_queued(parts: &mut Parts, key: SessionKey, delivery: Delivery) {
+    let message = Rc::clone(&delivery.message);
+    let view = message.view();
+    if view.is_expired(parts.clock.now().mono_ms) {
+        tell::count_drop(parts, Loss::Expired, &view, Some(key));
+        return;
+    }
+    let manner = manner_of(&delivery);
+    let mut held = Some(Rc::clone(&message));
+    publish_now(parts, key, &manner, delivery, &view, &mut held);
+}
+
+/// The alias to write for a topic, and whether the client knows it; `None` when all are taken.
+fn alias_for(aliases: &crate::clients::connection::Aliases, topic: &str) -> Option<(u16, bool)> {
+    if let Some(alias) = aliases.outbound.get(topic) {
+        return Some((*alias, true));
+    }
+    let next = aliases.outbound.len() as u16 + 1;
+    (next <= aliases.outbound_max).then_some((next, false))
+}
+
+/// A deferred verdict about a delivery: it goes, or not; what waits behind it is next.
+pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &OpenTicket, answer: Answer<'_>) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    let (client, ends) = (Rc::clone(&session.identity), session.fate == Fate::Ends);
+    let Some(deliveries) = session.deliveries.as_deref_mut() else { return };
+    let Some((mut ask, delivery)) = deliveries.asked.take_if(|(ask, _)| ask.ticket == Some(ticket.number))
+    else {
+        return;
+    };
+    parts.hooks.reviews.asked -= 1;
+    if ends {
+        // What was drawn for a shared subscription goes to another member when the session is taken down.
+        deliveries.behind.push_front(delivery);
+        return;
+    }
+    deliveries.bytes -= delivery.message.bytes();
+    let same_client = Rc::ptr_eq(&deliveries.client, &client);
+    deliveries.belong_to(&client);
+    let mut decided = authorize::ask_answered(parts, &mut ask, ticket, answer);
+    if !same_client {
+        // The session has another connection by now: what was said is about the one before.
+        ask = authorize::new_ask(parts, &client);
+        decided = false;
+    }
+    let manner = manner_of(&delivery);
+    let message = Rc::clone(&delivery.message);
+    let view = message.view();
+    let mut held = Some(Rc::clone(&message));
+    let may = match decided {
+        true => deliver_rights::delivery_decided(parts, key, &view, &ask),
+        false => deliver_rights::ask_delivery(parts, key, ask, &manner, &view, &mut held),
+    };
+    if may {
+        deliver_checked(parts, key, manner, &view, &mut held);
+    }
+    deliver_rights::put_in_row(parts, key);
+    wake::wake_queue(parts, key);
+    wake::wake_heir(parts, key);
+}

@@ -1,0 +1,346 @@
+//! The end of a connection for its session: the will and its delay, expiry, the slices in which a session is taken down, and
+//! what of its messages moves to other members of a shared subscription.
+
+use std::rc::Rc;
+
+use smallvec::SmallVec;
+
+use super::{authority, authorize, hooks, reading, route, send, subscriptions, tell, wake};
+use crate::clients::connection::State;
+use crate::clock::Overdue;
+use crate::codec;
+use crate::codec::DecodeError;
+use crate::hook::HookPoint;
+use crate::hook::draft::Draft;
+use crate::id::{ConnKey, SessionKey};
+use crate::interface::Ended;
+use crate::outbox::Closing;
+use crate::packet::{Packet, QoS};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::{
+    Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will,
+};
+
+/// Subscriptions taken down in one slice of work.
+const SLICE: usize = 512;
+
+/// The connection of a session has ended. The will and the rest come after the publishes that still wait.
+pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, cause: EndCause) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    session.conn = None;
+    session.since_wall_ms = parts.clock.now().wall_ms;
+    session.epoch = session.epoch.wrapping_add(1);
+    let will = session.will.take();
+    subscriptions::set_shared_connected(parts, session_key, false);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if session.slots.is_empty() {
+        connection_over(parts, session_key, cause, will, false);
+    } else {
+        let bytes = will.as_ref().map_or(0, |will| will.bytes());
+        session.slots.push(Slot { conn: Some(conn), bytes, body: SlotBody::End(cause, will) });
+        // What waits for the connection itself waits for nothing now: marks of retained messages, a plugin's answer to a
+        // SUBSCRIBE, a PUBREL.
+        wake::wake_slots(parts, session_key);
+    }
+}
+
+/// Everything a connection sent has taken effect: now its will, before what a later connection has `behind` it, and its
+/// session's expiry.
+pub(crate) fn connection_over(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    cause: EndCause,
+    will: Option<Box<Will>>,
+    behind: bool,
+) {
+    let now_ms = parts.clock.now().mono_ms;
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let resumed = session.conn.is_some();
+    let ends = session.fate == Fate::Ends || (!resumed && session.expiry_s == 0);
+    if let Some(will) = will.filter(|_| cause.sends_will()) {
+        // The will is due when its delay is over or the session ends, whichever is first [MQTT-3.1.3-9]; a client that
+        // is back already has cancelled a delayed one.
+        if will.delay_s == 0 || ends {
+            publish_will(parts, session_key, *will, behind);
+        } else if !resumed && let Some(session) = parts.sessions.get_mut(session_key) {
+            let due = now_ms + u64::from(will.delay_s) * 1000;
+            session.delayed_will = Some(will);
+            parts.clock.arm_overdue(due, Overdue::Will(session_key, session.epoch));
+        }
+    }
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if resumed {
+        return;
+    }
+    if ends {
+        retire(parts, session_key, Last::Closed(cause.reason()));
+    } else if session.expiry_s != u32::MAX {
+        let due = now_ms + u64::from(session.expiry_s) * 1000;
+        parts.clock.arm_overdue(due, Overdue::Expiry(session_key, session.epoch));
+    }
+}
+
+/// The delay of a will is over.
+pub(crate) fn will_due(parts: &mut Parts, session_key: SessionKey, epoch: u32) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if session.epoch == epoch
+        && let Some(will) = session.delayed_will.take()
+    {
+        publish_will(parts, session_key, *will, false);
+    }
+}
+
+/// A session has been without a connection for its expiry interval [MQTT-3.1.2-23].
+pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey, epoch: u32) {
+    if parts.sessions.get(session_key).is_some_and(|session| session.epoch == epoch) {
+        parts.counters.session_expired += 1;
+        retire(parts, session_key, Last::Expired);
+    }
+}
+
+/// A will goes the way of a publish: behind what the session still has waiting, or, where it has waited for its turn itself,
+/// `before` it.
+fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: bool) {
+    let now = parts.clock.now();
+    let id = parts.numbers.message_id();
+    let Some(session) = parts.sessions.get(session_key) else { return };
+    let identity = Rc::clone(&session.identity);
+    // What was allowed at CONNECT is asked again if the rules have moved since.
+    let ask = (will.epoch != parts.hooks.authz_epoch)
+        .then(|| Box::new((authorize::new_ask(parts, &identity), false)));
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    parts.counters.messages_wills += 1;
+    let mut message = will.message;
+    message.id = id;
+    message.wall_ms = now.wall_ms;
+    message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
+    let publish = PublishSlot {
+        packet_qos: message.qos,
+        message,
+        packet_id: None,
+        dup: false,
+        source: Source::Will,
+        stage: if ask.is_some() { Stage::Queueing } else { Stage::Unstarted },
+        visited: SmallVec::new(),
+        ask,
+        draft: Draft::default(),
+        refusal: None,
+    };
+    let bytes = publish.message.bytes();
+    let slot = Slot { conn: None, bytes, body: SlotBody::Publish(Box::new(publish)) };
+    if before {
+        session.slots.push_front(slot);
+    } else {
+        session.slots.push(slot);
+    }
+    wake::wake_slots(parts, session_key);
+}
+
+/// Ends a session: its client identifier is free at once; it is taken down in slices once its slots have drained.
+pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if !session.orphan {
+        session.orphan = true;
+        let last = session.last.unwrap_or(last);
+        let identity = Rc::clone(&session.identity);
+        parts.sessions.free_client_id(&identity.client_id, session_key);
+        parts.counters.session_terminated += 1;
+        if last != Last::Discarded {
+            let end = Some((last.word(), last.reason()));
+            tell::tell_session(parts, HookPoint::SessionTerminated, session_key, end);
+        }
+    }
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    session.fate = Fate::Ends;
+    // A session that ends does not wait for the delay [MQTT-3.1.3-9].
+    if let Some(will) = session.delayed_will.take() {
+        publish_will(parts, session_key, *will, false);
+    }
+    queue_takedown(parts, session_key);
+}
+
+/// A session that ends and has nothing waiting any more is taken down from the next turn on.
+pub(crate) fn queue_takedown(parts: &mut Parts, session_key: SessionKey) {
+    wake::wake_heir(parts, session_key);
+    if let Some(session) = parts.sessions.get_mut(session_key)
+        && session.fate == Fate::Ends
+        && session.slots.is_empty()
+        && !session.takedown
+    {
+        session.takedown = true;
+        parts.work.ending.push_back(session_key);
+    }
+}
+
+/// Takes a slice of the sessions that end down.
+pub(crate) fn end_sessions(parts: &mut Parts) {
+    let mut left = SLICE;
+    while left > 0 {
+        let Some(key) = parts.work.ending.pop_front() else { break };
+        if !end_session(parts, key, &mut left) {
+            parts.work.ending.push_front(key);
+        }
+    }
+}
+
+/// Whether it is gone.
+fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
+    give_away_shared(parts, key);
+    while let Some(session) = parts.sessions.get_mut(key) {
+        if *left == 0 && !session.subscriptions.is_empty() {
+            return false;
+        }
+        let Some((filter, gone)) = session.subscriptions.pop_first() else { break };
+        *left -= 1;
+        subscriptions::forget_recheck(parts, Some(gone));
+        subscriptions::unroute(parts, key, &filter);
+    }
+    if parts.sessions.remove(key).is_some() {
+        parts.connections.totals.sessions().give_back();
+    }
+    *left = left.saturating_sub(1);
+    true
+}
+
+/// What was drawn for this session of shared subscriptions goes to other members: everything that waits, and QoS 1 in
+/// flight; QoS 2 in flight never moves (section 4.8.2).
+fn give_away_shared(parts: &mut Parts, key: SessionKey) {
+    let unanswered = authority::take_unanswered(parts, key);
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    if session.inflight.is_empty() && session.queue.is_empty() && unanswered.is_empty() {
+        return;
+    }
+    let in_flight: Vec<Delivery> = session
+        .inflight
+        .drain()
+        .filter_map(|outgoing| match outgoing.phase {
+            Phase::Published(delivery) if delivery.qos == QoS::AtLeastOnce => Some(delivery),
+            _ => None,
+        })
+        .collect();
+    session.queue_bytes = 0;
+    let waiting = std::mem::take(&mut session.queue);
+    for delivery in in_flight.into_iter().chain(waiting).chain(unanswered) {
+        if let Some(group) = delivery.group {
+            // The leaving member's fate keeps it from drawing it again.
+            route::redraw(parts, group, &delivery.message);
+        }
+    }
+}
+
+/// Disconnects a client with a reason (MQTT 5: DISCONNECT; 3.x: the socket closes). The session stays if it is persistent,
+/// unless `discard`. False if it is not here.
+pub(crate) fn kick(parts: &mut Parts, client_id: &str, reason: ReasonCode, discard: bool) -> bool {
+    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return false };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
+    let conn = session.conn;
+    if discard {
+        session.expiry_s = 0;
+        session.last = Some(Last::Kicked);
+    }
+    match conn {
+        Some(conn) => end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None))),
+        None if discard => {
+            parts.counters.session_discarded += 1;
+            retire(parts, session_key, Last::Kicked);
+        }
+        None => return false,
+    }
+    true
+}
+
+/// Disconnects everybody with 0x8B and takes no new connection; the shell goes on until `drained`.
+pub(crate) fn drain(parts: &mut Parts) {
+    parts.connections.draining = true;
+    let keys: Vec<ConnKey> = parts.connections.iter().map(|(key, _)| key).collect();
+    let reason = ReasonCode::SERVER_SHUTTING_DOWN;
+    for key in keys {
+        end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+    }
+}
+
+/// Whether no connection is left.
+pub(crate) fn drained(parts: &Parts) -> bool {
+    parts.connections.draining && parts.connections.is_empty()
+}
+
+/// The client broke a rule: MQTT 5 is told which, the connection ends [MQTT-4.13.1-1].
+pub(crate) fn broken_rule(parts: &mut Parts, key: ConnKey, error: DecodeError) {
+    parts.counters.packets_malformed += 1;
+    let Some(conn) = parts.connections.get(key) else { return };
+    if conn.traced {
+        send::trace(parts, key, true, || format!("(broken) {}: {}", error.reason, error.detail));
+    }
+    end_connection(parts, key, EndCause::ByBroker(error.reason), Some((error.reason, Some(error.detail))));
+}
+
+/// Ends a connection: the last packet is queued, hooks are told, the session goes on without it.
+pub(crate) fn end_connection(
+    parts: &mut Parts,
+    key: ConnKey,
+    cause: EndCause,
+    disconnect: Option<(ReasonCode, Option<&'static str>)>,
+) {
+    if let Some((reason, detail)) = disconnect {
+        send::send_disconnect(parts, key, reason, detail);
+    }
+    let Some(mut conn) = reading::remove_connection(parts, key) else { return };
+    parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
+    // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
+    let renewal = conn.renewal.and_then(|renewal| renewal.ticket);
+    if let State::Admitting(admission) = conn.state {
+        parts.connections.admitting -= 1;
+        admission.ticket().map(|ticket| parts.hooks.tickets.close(ticket));
+        return;
+    }
+    renewal.map(|ticket| parts.hooks.tickets.close(ticket));
+    let Some(session_key) = conn.session else { return };
+    let parked = parked_disconnect(parts, session_key, key);
+    if parked.is_some_and(|parked| !parked.sends_will())
+        && let Some(session) = parts.sessions.get_mut(session_key)
+    {
+        // It has been received, whatever else has ended the connection meanwhile [MQTT-3.14.4-3].
+        session.will = None;
+    }
+    let cause = match cause {
+        EndCause::Lost => parked.unwrap_or(cause),
+        cause => cause,
+    };
+    parts.counters.client_disconnected += 1;
+    if let Some(session) = parts.sessions.get(session_key) {
+        let identity = std::rc::Rc::clone(&session.identity);
+        hooks::notify_client(parts, HookPoint::ClientDisconnected, &identity, cause.reason());
+    }
+    detach(parts, session_key, key, cause);
+}
+
+/// How a client has taken its leave, where its DISCONNECT waits behind what it had sent before: it is not one that was lost
+/// [MQTT-3.14.4-3].
+fn parked_disconnect(parts: &Parts, session_key: SessionKey, key: ConnKey) -> Option<EndCause> {
+    let session = parts.sessions.get(session_key)?;
+    session.slots.iter().filter(|slot| slot.conn == Some(key)).find_map(|slot| {
+        let SlotBody::Packet(bytes) = &slot.body else { return None };
+        let frame = codec::frame(bytes, u32::MAX).ok()??;
+        match codec::decode(&frame, session.identity.version) {
+            Ok(Packet::Disconnect(disconnect)) => Some(EndCause::ByClient(disconnect.reason)),
+            _ => None,
+        }
+    })
+}
+
+/// The connection's socket has ended; the key is stale afterwards. A stale key is ignored.
+pub(crate) fn closed(parts: &mut Parts, key: ConnKey, why: Ended) {
+    let cause = match why {
+        Ended::ByPeer => EndCause::Lost,
+        Ended::Stuck => EndCause::ByBroker(ReasonCode::QUOTA_EXCEEDED),
+        Ended::Overload => EndCause::ByBroker(ReasonCode::SERVER_BUSY),
+    };
+    end_connection(parts, key, cause, None);
+    // The shell has the socket already: nothing is left to be sent.
+    if parts.out.closing.last().is_some_and(|closing| closing.conn == key) {
+        parts.out.closing.pop();
+    } else {
+        parts.out.closing.retain(|closing| closing.conn != key);
+    }
+}

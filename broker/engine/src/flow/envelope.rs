@@ -1,0 +1,58 @@
+//! What shards tell each other, and what each does with it. A receiver always takes an envelope: it queues or drops, and never
+//! waits, which is why no circle of full lanes can stop the mesh.
+
+use super::{filters, pump, retain, retained, route, send, tell};
+use crate::counters::Loss;
+use crate::envelope::{Envelope, EnvelopeBody, Lane};
+use crate::held::Held;
+use crate::id::ShardId;
+use crate::message::MessageView;
+use crate::parts::Parts;
+use crate::work::Scan;
+
+/// An envelope from another shard. Always taken, never refused.
+pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
+    match envelope.body {
+        EnvelopeBody::Interest(batch) => {
+            let seq = parts.router.apply(from, &batch);
+            send::push_envelope(parts, from, Lane::Control, EnvelopeBody::InterestAck(seq));
+        }
+        EnvelopeBody::InterestAck(seq) => {
+            let before = parts.router.barrier();
+            parts.router.acked(from, seq);
+            if parts.router.barrier() > before {
+                filters::barrier_moved(parts);
+            }
+        }
+        EnvelopeBody::Message { message, plain, groups, forwarded, stored } => {
+            let held = Held::new(message.into());
+            let mut kept = Some(Held::clone(&held));
+            let view = MessageView { stored, ..held.view() };
+            if plain {
+                let matched = parts.router.matches_local(view.topic);
+                route::serve_local(parts, &view, &mut kept, &matched);
+            }
+            for id in groups {
+                match parts.router.group_by_id(id) {
+                    Some(group) => route::serve_group(parts, group, &view, &mut kept, forwarded),
+                    None => tell::count_drop(parts, Loss::NoMember, &view, None),
+                }
+            }
+        }
+        EnvelopeBody::Store { id, message } => retain::store_for(parts, from, id, &message),
+        EnvelopeBody::Stored { id, number } => pump::stored(parts, id, number),
+        EnvelopeBody::Mark { session, batch, wanted } => {
+            retained::mark_for(parts, from, session, batch, &wanted)
+        }
+        EnvelopeBody::Marked { session, batch, mark, found } => {
+            retained::marked(parts, from, session, batch, mark, &found);
+        }
+        EnvelopeBody::Page { session, ask } => {
+            parts.work.scans.push_back(Scan { asker: from, session, ask });
+        }
+        EnvelopeBody::Paged { session, page, body } => {
+            retained::take_page(parts, from, session, page, body);
+            retained::pull_retained(parts, session);
+        }
+    }
+}

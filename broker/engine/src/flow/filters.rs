@@ -1,0 +1,590 @@
+//! The way of a SUBSCRIBE or UNSUBSCRIBE: its own hook point, client.authorize for each filter, the routes, the barrier and the
+//! marks that make SUBACK a promise, the acknowledgement. Called by `packets.rs` and `pump.rs`. A turn does a bounded part of it;
+//! what is left goes on in the next.
+
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use super::authorize::Asked;
+use super::hooks::Answer;
+use super::{authorize, ending, hooks, reading, retained, send, subscriptions, tell, wake};
+use crate::clock::Deadline;
+use crate::hook::chain::{Course, Exit, visited_until};
+use crate::hook::requested::Requested;
+use crate::hook::subscribe::SubscribeFold;
+use crate::hook::suspended::Resumed;
+use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
+use crate::hook::view::{Action, Request};
+use crate::hook::{HookPoint, suspended};
+use crate::id::{ConnKey, SessionKey};
+use crate::packet::{Packet, Properties, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::slots::{Ask, FilterPacket, FilterStep, Granted, Permit};
+use crate::session::{EndCause, Identity, Slot, SlotBody};
+use crate::{codec, topic};
+
+/// What a question to client.authorize costs of a turn's budget: a plugin may take as long over it as the engine over so many
+/// filters.
+const QUESTION: u64 = 32;
+
+/// Where a packet waits.
+#[derive(Clone, Copy)]
+struct Place {
+    session: SessionKey,
+    number: u64,
+    conn: Option<ConnKey>,
+}
+
+/// What a step of a packet comes to.
+enum Step {
+    /// The next step may follow.
+    Goes,
+    /// Something must come first, which will wake it.
+    Waits,
+    /// The turn's budget is used up.
+    Later,
+    /// It is over.
+    Over,
+}
+
+pub(crate) fn on_subscribe(parts: &mut Parts, key: ConnKey, subscribe: &Subscribe<'_>) {
+    parts.counters.packets_subscribe_received += 1;
+    let (count, most) = (subscribe.filters.len(), parts.setup.limits.filters_per_subscribe_max as usize);
+    if !has_room_for_codes(parts, key, count) {
+        return refuse_unanswerable(parts, key);
+    }
+    let filters = subscribe.filters.take(most);
+    let requested = filters.map(|(filter, options)| Requested::new(filter, options)).collect();
+    let batch = wake::next_reader(parts);
+    begin_filters(
+        parts,
+        key,
+        FilterPacket {
+            packet_id: Some(subscribe.packet_id),
+            subscribe: true,
+            properties: subscribe.properties.as_bytes().into(),
+            requested,
+            beyond: count.saturating_sub(most),
+            permits: Vec::new(),
+            codes: Vec::new(),
+            granted: Vec::new(),
+            batch,
+            in_batch: 0,
+            step: FilterStep::Chain(Vec::new(), false),
+            is_queued: false,
+        },
+    );
+}
+
+pub(crate) fn on_unsubscribe(parts: &mut Parts, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
+    parts.counters.packets_unsubscribe_received += 1;
+    let (count, most) = (unsubscribe.filters.len(), parts.setup.limits.filters_per_unsubscribe_max as usize);
+    let v5 = parts.connections.get(key).is_some_and(|conn| conn.version.is_v5());
+    if count > most && !v5 {
+        // Its UNSUBACK has no codes: it would say that all of them have ended.
+        let reason = ReasonCode::QUOTA_EXCEEDED;
+        return ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+    }
+    if v5 && !has_room_for_codes(parts, key, count) {
+        return refuse_unanswerable(parts, key);
+    }
+    let filters = unsubscribe.filters.take(most);
+    let requested = filters.map(|filter| Requested::new(filter, SubscriptionOptions::default())).collect();
+    begin_filters(
+        parts,
+        key,
+        FilterPacket {
+            packet_id: Some(unsubscribe.packet_id),
+            subscribe: false,
+            properties: unsubscribe.properties.as_bytes().into(),
+            requested,
+            beyond: count.saturating_sub(most),
+            permits: Vec::new(),
+            codes: Vec::new(),
+            granted: Vec::new(),
+            batch: 0,
+            in_batch: 0,
+            step: FilterStep::Chain(Vec::new(), false),
+            is_queued: false,
+        },
+    );
+}
+
+/// Whether the client takes a SUBACK or UNSUBACK with so many codes [MQTT-3.1.2-24].
+fn has_room_for_codes(parts: &Parts, key: ConnKey, count: usize) -> bool {
+    let Some(conn) = parts.connections.get(key).filter(|conn| conn.packet_bytes_max != u32::MAX) else {
+        return true;
+    };
+    let codes = vec![0; count];
+    let (packet_id, properties) = (NonZeroU16::MIN, Properties::default());
+    let suback = Packet::SubAck(SubAck { packet_id, properties, codes: &codes });
+    codec::encoded_len(&suback, conn.version) <= conn.packet_bytes_max as usize
+}
+
+/// What the client could not be told must not happen.
+fn refuse_unanswerable(parts: &mut Parts, key: ConnKey) {
+    let reason = ReasonCode::PACKET_TOO_LARGE;
+    ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+}
+
+/// Takes its place in front: nothing of the session waits before it.
+fn begin_filters(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
+    let Some(session_key) = reading::session_of(parts, key) else { return };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let bytes = packet.requested.iter().map(|one| one.filter.len() + size_of::<Requested>()).sum();
+    let slot = Slot { conn: Some(key), bytes, body: SlotBody::Filters(Box::new(packet)) };
+    if session.slots.is_empty() {
+        session.slots.push(slot);
+    } else {
+        session.slots.push_front(slot);
+    }
+}
+
+/// The work that is left of packets with filters, as far as the turn's budget goes.
+pub(crate) fn go_on_with_filters(parts: &mut Parts) {
+    for _ in 0..parts.work.subscribing.len() {
+        if parts.work.turn_left == 0 {
+            return;
+        }
+        let Some(session_key) = parts.work.subscribing.pop_front() else { return };
+        let Some(session) = parts.sessions.get_mut(session_key) else { continue };
+        if let Some(Slot { body: SlotBody::Filters(packet), .. }) = session.slots.front_mut() {
+            packet.is_queued = false;
+        }
+        wake::wake_slots(parts, session_key);
+    }
+}
+
+/// Moves the packet in front on as far as it can go; whether it is over.
+pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
+    wake::spend(parts, 1);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
+    let number = session.slots.front_number();
+    let Some(Slot { conn, bytes, body: SlotBody::Filters(mut packet) }) = session.slots.pop() else {
+        return true;
+    };
+    let place = Place { session: session_key, number, conn };
+    let later = loop {
+        match step_filters(parts, place, &mut packet) {
+            Step::Goes => {}
+            Step::Over => return true,
+            Step::Waits => break false,
+            Step::Later => break true,
+        }
+    };
+    retained::put_in_batch(parts, session_key, &mut packet);
+    if later && !packet.is_queued {
+        packet.is_queued = true;
+        parts.work.subscribing.push_back(session_key);
+    }
+    if let Some(session) = parts.sessions.get_mut(session_key) {
+        session.slots.push_front(Slot { conn, bytes, body: SlotBody::Filters(packet) });
+    }
+    false
+}
+
+fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
+    let alive = parts.sessions.get(place.session).is_some_and(|session| {
+        // What a plugin subscribes to is nobody's packet.
+        session.conn.is_some() && (packet.packet_id.is_none() || session.conn == place.conn)
+    });
+    match packet.step {
+        // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
+        FilterStep::Chain(..) | FilterStep::Authorize(_) if !alive => Step::Over,
+        FilterStep::Chain(_, true) => Step::Waits,
+        FilterStep::Chain(_, false) => run_filters(parts, place, packet),
+        FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
+        FilterStep::Apply if packet.subscribe => grant_filters(parts, place, packet, alive),
+        FilterStep::Apply => end_filters(parts, place, packet, alive),
+        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, place, packet, (seq, until_ms), alive),
+        FilterStep::Marks(until_ms) => await_marks(parts, place, packet, until_ms, alive),
+        FilterStep::Tell(told) => tell_filters(parts, place, packet, told),
+    }
+}
+
+/// Runs client.subscribe or client.unsubscribe from where it stands.
+fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
+    let next = if packet.subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
+    let FilterStep::Chain(mut visited, _) = std::mem::replace(&mut packet.step, next) else {
+        return Step::Goes;
+    };
+    let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
+    let point = packet.point();
+    let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
+    let identity = Rc::clone(&session.identity);
+    let chain = parts.hooks.chains.chain_mut(point);
+    if chain.is_empty() {
+        return Step::Goes;
+    }
+    let waiter = Waiter::Filters(place.session, place.number, point);
+    let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
+    let requested = std::mem::take(&mut packet.requested);
+    let properties = Properties::from_encoded(&packet.properties);
+    let mut fold =
+        SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
+    let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
+    let course = Course { visited: &visited, ..Course::WHOLE };
+    let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
+    packet.requested = std::mem::take(&mut fold.filters);
+    drop(fold);
+    wake::spend(parts, parts.hooks.chains.chain(point).links.len() as u64);
+    hooks::arm_ticket(parts, exit);
+    let Exit::Deferred(link, _) = exit else { return Step::Goes };
+    visited.extend(visited_until(parts.hooks.chains.chain(point), link + 1));
+    packet.step = FilterStep::Chain(visited, true);
+    Step::Waits
+}
+
+/// Asks client.authorize for each filter; those that are answered later hold up none of the others.
+fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut open: usize) -> Step {
+    let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
+    let identity = Rc::clone(&session.identity);
+    let epoch = parts.hooks.authz_epoch;
+    while let Some(request) = packet.requested.get(packet.permits.len()) {
+        if parts.work.turn_left == 0 {
+            return Step::Later;
+        }
+        wake::spend(parts, 1);
+        let permit = match (request.refused, subscriptions::filter_of(parts, request)) {
+            (Some(reason), _) => Permit::Done(Err(reason), epoch),
+            (None, Err(reason)) => Permit::Done(Err(reason), epoch),
+            (None, Ok(_)) => {
+                let ask = authorize::new_ask(parts, &identity);
+                ask_permit(parts, &identity, place, packet.permits.len(), request, ask)
+            }
+        };
+        open += usize::from(matches!(permit, Permit::Open(_)));
+        packet.permits.push(permit);
+        packet.step = FilterStep::Authorize(open);
+    }
+    if open > 0 {
+        return Step::Waits;
+    }
+    // What was allowed under older rules, while others of the packet still waited, is authorized again: a recheck has not seen
+    // it, since it is not in force yet.
+    for index in packet.codes.len()..packet.permits.len() {
+        if !matches!(packet.permits[index], Permit::Done(Ok(()), old) if old != epoch) {
+            continue;
+        }
+        if parts.work.turn_left == 0 {
+            return Step::Later;
+        }
+        wake::spend(parts, 1);
+        let ask = authorize::new_ask(parts, &identity);
+        let permit = ask_permit(parts, &identity, place, index, &packet.requested[index], ask);
+        open += usize::from(matches!(permit, Permit::Open(_)));
+        packet.permits[index] = permit;
+        packet.step = FilterStep::Authorize(open);
+    }
+    if open > 0 {
+        return Step::Waits;
+    }
+    packet.step = FilterStep::Apply;
+    Step::Goes
+}
+
+fn ask_permit(
+    parts: &mut Parts,
+    identity: &Identity,
+    place: Place,
+    index: usize,
+    request: &Requested,
+    ask: Ask,
+) -> Permit {
+    let links = parts.hooks.chains.chain(HookPoint::ClientAuthorize).links.len() as u64;
+    wake::spend(parts, links);
+    parts.work.turn_left = parts.work.turn_left.saturating_sub(if links > 0 { QUESTION } else { 0 });
+    // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
+    let filter = topic::parse_filter(request.filter_text()).map_or("", |parsed| parsed.filter);
+    let asked = Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
+    let waiter = Waiter::Filter(place.session, place.number, index as u32);
+    match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
+        Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch),
+        Asked::Deferred(_, ask) | Asked::Blocked(ask) => Permit::Open(Box::new(ask)),
+    }
+}
+
+/// Puts what may be into force.
+fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
+    let id = Properties::from_encoded(&packet.properties).subscription_id().unwrap_or(0);
+    while alive && packet.codes.len() < packet.requested.len() {
+        if parts.work.turn_left == 0 {
+            return Step::Later;
+        }
+        wake::spend(parts, 1);
+        let index = packet.codes.len();
+        let request = &packet.requested[index];
+        let answer = match &packet.permits[index] {
+            // The rules have changed between two turns.
+            Permit::Done(Ok(()), epoch) if *epoch != parts.hooks.authz_epoch => {
+                packet.step = FilterStep::Authorize(0);
+                return Step::Goes;
+            }
+            Permit::Done(answer, _) => *answer,
+            Permit::Open(_) => Err(ReasonCode::NOT_AUTHORIZED),
+        };
+        if answer.is_err() && request.refused.is_none() {
+            parts.counters.packets_subscribe_auth_error += 1;
+        }
+        let granted = match answer {
+            Ok(()) => grant(parts, place.session, request, id),
+            Err(reason) => Err(reason),
+        };
+        match granted {
+            Ok(mut granted) => {
+                granted.place = index;
+                packet.codes.push(granted.options.qos.as_u8());
+                packet.granted.push(granted);
+            }
+            // A plugin may have named any [MQTT-3.9.3-2].
+            Err(reason) => packet.codes.push(reason.fitted(ReasonCode::refuses_subscription).0),
+        }
+    }
+    packet.codes.extend(std::iter::repeat_n(ReasonCode::QUOTA_EXCEEDED.0, packet.beyond));
+    make_known(parts, packet)
+}
+
+fn grant(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    request: &Requested,
+    id: u32,
+) -> Result<Granted, ReasonCode> {
+    let parsed = subscriptions::filter_of(parts, request)?;
+    subscriptions::put_subscription(parts, session_key, parsed, request, id)
+}
+
+/// Subscribes a client without asking anybody; if it is here and that can be. Retained messages follow.
+pub(crate) fn subscribe_for(
+    parts: &mut Parts,
+    client_id: &str,
+    filter: &str,
+    options: SubscriptionOptions,
+    id: u32,
+) {
+    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return };
+    let Ok(parsed) = topic::parse_filter(filter) else { return };
+    let request = Requested::new(filter, options);
+    let Ok(granted) = subscriptions::put_subscription(parts, session_key, parsed, &request, id) else {
+        return;
+    };
+    tell::tell_subscribed(parts, session_key, &granted);
+    if granted.reader == 0 {
+        return;
+    }
+    let mut packet = FilterPacket {
+        packet_id: None,
+        subscribe: true,
+        properties: Box::default(),
+        requested: Vec::new(),
+        beyond: 0,
+        permits: Vec::new(),
+        codes: Vec::new(),
+        granted: vec![granted],
+        batch: wake::next_reader(parts),
+        in_batch: 0,
+        step: FilterStep::Apply,
+        is_queued: false,
+    };
+    make_known(parts, &mut packet);
+    retained::put_in_batch(parts, session_key, &mut packet);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    session.slots.push(Slot { conn: None, bytes: 0, body: SlotBody::Filters(Box::new(packet)) });
+    wake::wake_slots(parts, session_key);
+}
+
+/// What is in force is to be known to the other shards, and its retained messages told from its live ones.
+fn make_known(parts: &mut Parts, packet: &mut FilterPacket) -> Step {
+    let seq = packet.granted.iter().map(|granted| granted.barrier_seq).max().unwrap_or(0);
+    let until_ms = parts.clock.now().mono_ms + parts.setup.limits.subscribe_barrier_ms;
+    packet.step = FilterStep::Barrier(seq, until_ms);
+    Step::Goes
+}
+
+fn await_barrier(
+    parts: &mut Parts,
+    place: Place,
+    packet: &mut FilterPacket,
+    (seq, until_ms): (u64, u64),
+    alive: bool,
+) -> Step {
+    let barrier = parts.router.barrier();
+    let waiter = (seq, place.session);
+    if alive && seq > barrier && parts.clock.now().mono_ms < until_ms {
+        if parts.work.barrier_waiters.insert(waiter) {
+            parts.clock.arm_deadline(until_ms, Deadline::Barrier(place.session));
+        }
+        return Step::Waits;
+    }
+    if seq > barrier {
+        parts.work.barrier_waiters.remove(&waiter);
+    }
+    if alive && packet.packet_id.is_some() {
+        // Some shard has not answered: what it does not know is no promise.
+        let unknown = packet.granted.extract_if(.., |granted| granted.barrier_seq > barrier);
+        for granted in unknown.collect::<Vec<_>>() {
+            parts.counters.subscribe_barrier_timeouts += 1;
+            packet.codes[granted.place] = ReasonCode::UNSPECIFIED_ERROR.0;
+            subscriptions::withdraw(parts, place.session, &granted);
+            packet.in_batch = packet.in_batch.min(packet.granted.len());
+        }
+    }
+    // Only who is connected gets retained messages.
+    if alive && packet.granted.iter().any(|granted| granted.reader != 0) {
+        packet.step = FilterStep::Marks(until_ms);
+        retained::ask_marks(parts, place.session, packet, until_ms);
+    } else {
+        retained::forget_batch(parts, place.session, packet);
+        packet.step = FilterStep::Marks(0);
+    }
+    Step::Goes
+}
+
+fn await_marks(
+    parts: &mut Parts,
+    place: Place,
+    packet: &mut FilterPacket,
+    until_ms: u64,
+    alive: bool,
+) -> Step {
+    // An owner that does not answer in time costs the wait for its retained messages, not the subscription.
+    if alive
+        && parts.clock.now().mono_ms < until_ms
+        && !retained::is_marked(parts, place.session, packet.batch)
+    {
+        return Step::Waits;
+    }
+    // A SUBACK dies with its connection.
+    if let (Some(packet_id), Some(conn), true) = (packet.packet_id, place.conn, alive) {
+        send_suback(parts, conn, packet_id, &packet.codes);
+    }
+    retained::begin_batch(parts, place.session, packet.batch);
+    packet.step = FilterStep::Tell(0);
+    Step::Goes
+}
+
+fn send_suback(parts: &mut Parts, conn: ConnKey, packet_id: NonZeroU16, codes: &[u8]) {
+    send::send(parts, conn, &Packet::SubAck(SubAck { packet_id, properties: Properties::default(), codes }));
+}
+
+fn tell_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut told: usize) -> Step {
+    // Where a plugin subscribes, that was told at once.
+    if packet.packet_id.is_some() && tell::is_heard(parts, HookPoint::SessionSubscribed) {
+        while let Some(granted) = packet.granted.get(told) {
+            if parts.work.turn_left == 0 {
+                return Step::Later;
+            }
+            wake::spend(parts, 1);
+            tell::tell_subscribed(parts, place.session, granted);
+            told += 1;
+            packet.step = FilterStep::Tell(told);
+        }
+    }
+    retained::pull_retained(parts, place.session);
+    Step::Over
+}
+
+/// Ends the subscriptions that the chain leaves, and answers.
+fn end_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
+    if !alive {
+        return Step::Over;
+    }
+    while let Some(request) = packet.requested.get(packet.codes.len()) {
+        if parts.work.turn_left == 0 {
+            return Step::Later;
+        }
+        wake::spend(parts, 1);
+        let code = match request.refused {
+            Some(reason) => reason,
+            None => subscriptions::unsubscribe(parts, place.session, request.filter_text(), "unsubscribe"),
+        };
+        packet.codes.push(code.0);
+    }
+    // 0x97 is none of the codes of UNSUBACK [MQTT-3.11.3-2].
+    let beyond = ReasonCode::QUOTA_EXCEEDED.fitted(ReasonCode::refuses_unsubscription);
+    packet.codes.extend(std::iter::repeat_n(beyond.0, packet.beyond));
+    if let (Some(packet_id), Some(conn)) = (packet.packet_id, place.conn) {
+        // Waits for nobody: too much interest costs an envelope, never a wrong delivery.
+        let codes = &packet.codes;
+        send::send(
+            parts,
+            conn,
+            &Packet::UnsubAck(UnsubAck { packet_id, properties: Properties::default(), codes }),
+        );
+    }
+    Step::Over
+}
+
+/// Other shards have caught up: wakes those whose condition has come, and nobody else.
+pub(crate) fn barrier_moved(parts: &mut Parts) {
+    let barrier = parts.router.barrier();
+    while let Some(&(seq, session)) = parts.work.barrier_waiters.first()
+        && seq <= barrier
+    {
+        parts.work.barrier_waiters.pop_first();
+        wake::wake_slots(parts, session);
+    }
+}
+
+/// A deferred client.subscribe or client.unsubscribe has been answered, or has missed its deadline (`None`).
+pub(crate) fn filters_answered(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    number: u64,
+    ticket: &OpenTicket,
+    answer: Answer<'_>,
+) {
+    let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
+    let Some(packet) = filters_at(parts, session_key, number) else { return };
+    let FilterStep::Chain(_, waits @ true) = &mut packet.step else { return };
+    *waits = false;
+    let (point, subscribe) = (packet.point(), packet.subscribe);
+    let resumed = suspended::resume(&mut packet.requested, point, ticket, answer, topic_bytes_max);
+    if let Resumed::Ends | Resumed::Failed { ends: true, .. } = resumed {
+        packet.step = if subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
+    }
+    hooks::count_resumed(parts, ticket, point, resumed);
+    wake::wake_slots(parts, session_key);
+}
+
+fn filters_at(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option<&mut FilterPacket> {
+    match &mut parts.sessions.get_mut(session_key)?.slots.get_mut(number)?.body {
+        SlotBody::Filters(packet) => Some(packet),
+        _ => None,
+    }
+}
+
+/// A deferred client.authorize for one filter of a SUBSCRIBE.
+pub(crate) fn filter_answered(
+    parts: &mut Parts,
+    (session_key, number, index): (SessionKey, u64, u32),
+    ticket: &OpenTicket,
+    answer: Answer<'_>,
+) {
+    let Some(identity) = parts.sessions.get(session_key).map(|session| Rc::clone(&session.identity)) else {
+        return;
+    };
+    let index = index as usize;
+    let Some(packet) = filters_at(parts, session_key, number) else { return };
+    let (Some(Permit::Open(ask)), Some(request)) = (packet.permits.get(index), packet.requested.get(index))
+    else {
+        return;
+    };
+    let (mut ask, request) = (Ask::clone(ask), request.clone());
+    let permit = if authorize::ask_answered(parts, &mut ask, ticket, answer) {
+        Permit::Done(authorize::verdict_of(parts, &ask), parts.hooks.authz_epoch)
+    } else {
+        let place = Place { session: session_key, number, conn: None };
+        ask_permit(parts, &identity, place, index, &request, ask)
+    };
+    let is_done = matches!(permit, Permit::Done(..));
+    let Some(packet) = filters_at(parts, session_key, number) else { return };
+    packet.permits[index] = permit;
+    if let (FilterStep::Authorize(open), true) = (&mut packet.step, is_done) {
+        *open -= 1;
+        if *open == 0 {
+            wake::wake_slots(parts, session_key);
+        }
+    }
+}

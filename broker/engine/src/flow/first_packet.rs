@@ -1,0 +1,81 @@
+//! The first packet of a connection: its version, its client identifier, and the shard that is its home.
+
+use super::reading::Handled;
+use super::{admission, connack, ending, home, user_properties};
+use crate::codec;
+use crate::codec::Frame;
+use crate::id::ConnKey;
+use crate::packet::{Packet, Version};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::EndCause;
+
+/// The first packet of a connection.
+pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, whole: &[u8]) -> Handled {
+    let version = codec::connect_version(frame);
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.packet_due_ms = None;
+        conn.version = version.unwrap_or(conn.version);
+    }
+    let connect = match codec::decode(frame, Version::V5) {
+        Ok(packet) if user_properties::refuses_controls(parts, &packet) => {
+            parts.counters.packets_malformed += 1;
+            if version == Some(Version::V5) {
+                return connack::refuse(parts, key, ReasonCode::MALFORMED_PACKET, None);
+            }
+            ending::end_connection(parts, key, EndCause::ByBroker(ReasonCode::MALFORMED_PACKET), None);
+            return Handled::Closed;
+        }
+        Ok(Packet::Connect(connect)) => connect,
+        Ok(_) => {
+            ending::end_connection(parts, key, EndCause::ByBroker(ReasonCode::PROTOCOL_ERROR), None);
+            return Handled::Closed;
+        }
+        Err(error) => {
+            parts.counters.packets_malformed += 1;
+            // MQTT 5 and an unknown level are told [MQTT-3.1.2-2] [MQTT-3.1.4-1]; a broken CONNECT of 3.x, and what is no
+            // MQTT at all [MQTT-3.1.2-1], just ends.
+            let unsupported = error.reason == ReasonCode::UNSUPPORTED_PROTOCOL_VERSION;
+            if version == Some(Version::V5) || (version.is_some() && unsupported) {
+                return connack::refuse(parts, key, error.reason, None);
+            }
+            ending::end_connection(parts, key, EndCause::ByBroker(error.reason), None);
+            return Handled::Closed;
+        }
+    };
+    if let Some(conn) = parts.connections.get_mut(key) {
+        // Refusals keep to it, too.
+        conn.problem_info = connect.properties.request_problem_info().unwrap_or(true);
+        conn.packet_bytes_max = connect.properties.maximum_packet_size().unwrap_or(u32::MAX);
+    }
+    if connect.client_id.len() as u64 > parts.setup.limits.client_id_bytes_max {
+        return connack::refuse(parts, key, ReasonCode::CLIENT_ID_NOT_VALID, None);
+    }
+    let will = connect.will.map(|will| will.properties).unwrap_or_default();
+    for properties in [&connect.properties, &will] {
+        if let Err(beyond) = user_properties::check_user_properties(properties, &parts.setup.limits) {
+            return connack::refuse(parts, key, beyond.reason, None);
+        }
+    }
+    let assigned = connect.client_id.is_empty();
+    if assigned {
+        // 3.1 wants an identifier; 3.1.1 gives one only to clean sessions [MQTT-3.1.3-8]; 5 always may [MQTT-3.1.3-6].
+        let refused = match connect.version {
+            Version::V31 => true,
+            Version::V311 => !connect.clean_start,
+            Version::V5 => false,
+        };
+        if refused || !parts.setup.limits.choices.allow_empty_client_id {
+            return connack::refuse(parts, key, ReasonCode::CLIENT_ID_NOT_VALID, None);
+        }
+    } else {
+        let home = home::home_of(parts, connect.client_id);
+        if home != parts.setup.id {
+            return Handled::Handoff(home);
+        }
+    }
+    parts.counters.packets_received += 1;
+    parts.counters.packets_connect_received += 1;
+    parts.counters.client_connect += 1;
+    admission::admit(parts, key, &connect, whole, assigned)
+}

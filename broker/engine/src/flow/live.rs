@@ -1,0 +1,38 @@
+//! Whether a message that its owner has stored comes to a session live or from the store: never both, never an older one behind a
+//! newer one. Called for each delivery of a stored message.
+
+use super::tell;
+use crate::id::SessionKey;
+use crate::message::MessageView;
+use crate::parts::Parts;
+use crate::session::readers::Comes;
+
+/// Whether a live message for one subscription of a session comes from the store instead, as a retained one. Called for
+/// messages that their owner has stored, of whatever shard.
+pub(crate) fn comes_stored(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    filter: u32,
+    view: &MessageView<'_>,
+) -> bool {
+    let seen_max = parts.setup.limits.session_queue_messages_max as usize;
+    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
+    let Some(readers) = &mut session.readers else { return false };
+    match readers.comes(filter, parts.router.owner_of(view.topic), view.stored, seen_max) {
+        Comes::Live => false,
+        Comes::Stored => true,
+        Comes::TooMany => {
+            tell::count_drop(parts, crate::counters::Loss::QueueFull, view, Some(session_key));
+            true
+        }
+    }
+}
+
+/// A stored message is delivered live: what a page on its way brings of its topic is older.
+pub(crate) fn note_live(parts: &mut Parts, session_key: SessionKey, view: &MessageView<'_>) {
+    let topic = parts.numbers.hasher.hash_one(view.topic);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if let Some(readers) = &mut session.readers {
+        readers.note_live(parts.router.owner_of(view.topic), topic, view.stored);
+    }
+}

@@ -1,0 +1,147 @@
+//! Who holds how much of a shard's memory. Connections and sessions live in tables that note whatever was changed; once a
+//! millisecond the changed ones are weighed anew, and where a limit is passed, those who hold most are ended: first who has not
+//! been let in yet, then whoever it is. Nobody else pays for them.
+
+use std::collections::HashMap;
+use std::rc::Rc;
+
+use super::{ending, reading};
+use crate::clients::reading::Pause;
+use crate::id::{ConnKey, SessionKey};
+use crate::ledger::{Holder, IN_FLIGHT, Ledger, OUTBOUND, OWN, QUEUE, READ, SLOTS};
+use crate::outbox::Outbound;
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::{EndCause, Last};
+
+/// Connections and sessions that one step may end for memory.
+const EVICTIONS: usize = 64;
+
+/// Who is to be ended.
+enum Heaviest {
+    Connection(ConnKey),
+    Session(SessionKey),
+}
+
+/// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
+pub(crate) fn ledger(parts: &Parts) -> Ledger {
+    ledger_of(parts, parts.connections.parts, parts.sessions.parts, parts.memory.pool.bytes())
+}
+
+/// The same counted anew from every packet and message: linear in what is held, for tests.
+pub(crate) fn recount(parts: &Parts) -> Ledger {
+    let mut sums = ([0; 4], [0; 4]);
+    let add = |sums: &mut [usize; 4], more: [usize; 4]| {
+        sums.iter_mut().zip(more).for_each(|(sum, part)| *sum += part);
+    };
+    parts.connections.iter().for_each(|(_, conn)| add(&mut sums.0, conn.recount()));
+    let mut messages = HashMap::new();
+    for (_, session) in parts.sessions.iter() {
+        add(&mut sums.1, session.recount());
+        messages.extend(session.held().map(|message| (Rc::as_ptr(message), message.bytes())));
+    }
+    ledger_of(parts, sums.0, sums.1, messages.values().sum())
+}
+
+fn ledger_of(parts: &Parts, conns: [usize; 4], sessions: [usize; 4], messages: usize) -> Ledger {
+    Ledger {
+        read_buffers: conns[READ] as u64,
+        outbound: conns[OUTBOUND] as u64,
+        connections: conns[OWN] as u64,
+        slots: sessions[SLOTS] as u64,
+        queues: sessions[QUEUE] as u64,
+        in_flight: sessions[IN_FLIGHT] as u64,
+        sessions: sessions[OWN] as u64,
+        messages: messages as u64,
+        closing: parts.memory.closing as u64,
+    }
+}
+
+/// How many bytes the shell has received from a connection that the engine has not taken: their memory, as it was asked for.
+pub(crate) fn hold_read_buffer(parts: &mut Parts, conn: ConnKey, bytes: usize) {
+    if let Some(conn) = parts.connections.get_mut(conn) {
+        conn.read_bytes = bytes;
+    }
+}
+
+/// How many bytes the shell has of connections that have ended.
+pub(crate) fn hold_closing(parts: &mut Parts, bytes: usize) {
+    parts.memory.closing = bytes;
+}
+
+/// Brings the ledger up to date, and ends who holds most where a limit is passed. [`Shard::advance`](crate::shard::Shard::advance) does it too.
+pub(crate) fn settle_memory(parts: &mut Parts) {
+    weigh(parts);
+    for _ in 0..EVICTIONS {
+        match to_be_ended(parts) {
+            None => break,
+            Some(Heaviest::Connection(key)) => evict_connection(parts, key),
+            Some(Heaviest::Session(key)) => evict_session(parts, key),
+        }
+        weigh(parts);
+    }
+    let limits = &parts.setup.limits;
+    let burst_max = limits.outbound_burst_bytes_max as usize;
+    // Half of what is left: whoever comes next finds room too.
+    parts.memory.burst_room = burst_max.saturating_sub(parts.connections.burst) / 2;
+    parts.memory.tight = ledger(parts).total() >= limits.shard_bytes_max / 8 * 7;
+    if !parts.memory.tight && !parts.memory.waiters.is_empty() {
+        for key in std::mem::take(&mut parts.memory.waiters) {
+            reading::resume_from(parts, key, Pause::Memory);
+        }
+    }
+}
+
+fn weigh(parts: &mut Parts) {
+    parts.connections.settle(&parts.setup.limits);
+    parts.sessions.settle(&parts.setup.limits);
+}
+
+fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
+    let limits = &parts.setup.limits;
+    if parts.connections.pending as u64 > limits.connects_pending_bytes_max {
+        return parts.connections.first().map(Heaviest::Connection);
+    }
+    if parts.connections.parts[READ] as u64 > limits.partial_bytes_max {
+        return parts.connections.by_first_part.last().map(|(_, key)| Heaviest::Connection(*key));
+    }
+    if ledger(parts).total() <= limits.shard_bytes_max {
+        return None;
+    }
+    let conn = parts.connections.by_weight.last();
+    let session = parts.sessions.by_weight.last();
+    match (conn, session) {
+        (Some((weight, _)), Some((other, key))) if other > weight => Some(Heaviest::Session(*key)),
+        (Some((_, key)), _) => Some(Heaviest::Connection(*key)),
+        (None, Some((_, key))) => Some(Heaviest::Session(*key)),
+        (None, None) => None,
+    }
+}
+
+fn evict_connection(parts: &mut Parts, key: ConnKey) {
+    parts.counters.connections_evicted += 1;
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let reason = ReasonCode::QUOTA_EXCEEDED;
+    // What it would not take is let go of; a DISCONNECT after half a packet would be nonsense.
+    let owing = !conn.out.is_empty();
+    conn.out = Outbound::default();
+    let told = (!owing).then_some((reason, Some("more memory held than the broker has for its clients")));
+    ending::end_connection(parts, key, EndCause::ByBroker(reason), told);
+}
+
+fn evict_session(parts: &mut Parts, key: SessionKey) {
+    parts.counters.sessions_evicted += 1;
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    let lost = session.queue.len() as u64;
+    session.expiry_s = 0;
+    session.last = Some(Last::Kicked);
+    let conn = session.conn;
+    parts.counters.messages_dropped += lost;
+    parts.counters.messages_dropped_queue_full += lost;
+    if let Some(conn) = conn {
+        let reason = ReasonCode::QUOTA_EXCEEDED;
+        let detail = "more memory held than the broker has for its clients";
+        ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, Some(detail))));
+    }
+    ending::retire(parts, key, Last::Kicked);
+}

@@ -1,0 +1,296 @@
+//! Bytes from a connection: frames are cut, packets handed to what handles them, and broken rules answered.
+
+use bytes::Bytes;
+
+use super::reading::Handled;
+use super::{
+    admission, connack, ending, first_packet, publish, pump, reading, send, settle, tell, user_properties,
+    wake,
+};
+use crate::clients::connection::State;
+use crate::clients::reading::{Pause, Reading};
+use crate::codec;
+use crate::codec::{DecodeError, Frame};
+use crate::id::ConnKey;
+use crate::interface::{Input, Next, Received};
+use crate::packet::{Ack, Packet, PacketType};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::inflight::AckError;
+use crate::session::{EndCause, Slot, SlotBody};
+
+/// Bytes from a connection. A stale key answers `Closed`.
+pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Received {
+    let (buffer, owner) = match input {
+        Input::Scratch(bytes) => (bytes, None),
+        Input::Owned(bytes) => (&bytes[..], Some(bytes)),
+    };
+    let mut consumed = 0;
+    wake::begin_step(parts);
+    let next = loop {
+        // What the packet before has made possible comes before the next one.
+        settle::settle(parts);
+        let Some(conn) = parts.connections.get_mut(key) else { break Next::Closed };
+        if conn.is_paused() {
+            break Next::Pause;
+        }
+        let rest = &buffer[consumed..];
+        if let (State::New, Some(first)) = (&conn.state, rest.first())
+            && first >> 4 != PacketType::Connect as u8
+        {
+            // The first packet must be CONNECT [MQTT-3.1.0-1].
+            ending::end_connection(parts, key, EndCause::ByBroker(ReasonCode::PROTOCOL_ERROR), None);
+            break Next::Closed;
+        }
+        match codec::frame(rest, conn.receive_bytes_max) {
+            Ok(None) => break Next::Read,
+            Ok(Some(frame)) => {
+                conn.last_received_ms = parts.clock.now().mono_ms;
+                match handle_frame(parts, key, &frame, &rest[..frame.len], owner) {
+                    Handled::Next => consumed += frame.len,
+                    Handled::Pause => {
+                        consumed += frame.len;
+                        break Next::Pause;
+                    }
+                    Handled::Handoff(shard) => {
+                        reading::remove_connection(parts, key);
+                        break Next::Handoff(shard);
+                    }
+                    Handled::Closed => {
+                        consumed += frame.len;
+                        break Next::Closed;
+                    }
+                }
+            }
+            Err(error) => {
+                ending::broken_rule(parts, key, error);
+                break Next::Closed;
+            }
+        }
+    };
+    parts.counters.bytes_received += consumed as u64;
+    settle::settle(parts);
+    Received { consumed, next }
+}
+
+fn handle_frame(
+    parts: &mut Parts,
+    key: ConnKey,
+    frame: &Frame<'_>,
+    whole: &[u8],
+    owner: Option<&Bytes>,
+) -> Handled {
+    let Some(conn) = parts.connections.get(key) else { return Handled::Closed };
+    let (version, traced) = (conn.version, conn.traced);
+    if matches!(conn.state, State::New) {
+        return first_packet::first_packet(parts, key, frame, whole);
+    }
+    let admitting = matches!(conn.state, State::Admitting(_));
+    parts.counters.packets_received += 1;
+    if let Some(kind) = frame.packet_type() {
+        tell::tell_received(parts, key, kind, whole);
+    }
+    match codec::decode(frame, version) {
+        Ok(Packet::Disconnect(_)) if admitting => {
+            ending::end_connection(parts, key, EndCause::ByClient(ReasonCode::SUCCESS), None);
+            Handled::Closed
+        }
+        // Before CONNACK a client that was asked for AUTH may send nothing else (section 4.12).
+        Ok(packet) if admitting && packet.packet_type() != PacketType::Auth => connack::refuse(
+            parts,
+            key,
+            ReasonCode::PROTOCOL_ERROR,
+            Some(b"a packet before authentication is over"),
+        ),
+        Ok(packet) if user_properties::refuses_controls(parts, &packet) => {
+            ending::broken_rule(parts, key, control_character());
+            Handled::Closed
+        }
+        Ok(packet) => {
+            if traced {
+                send::trace(parts, key, true, || crate::traces::describe(&packet));
+            }
+            handle_packet(parts, key, &packet, whole, owner)
+        }
+        Err(error) => {
+            // What a client must not send at all is wrong for that, before anything that is in it.
+            let error = match frame.packet_type() {
+                Some(kind) if kind.is_servers() => not_a_clients(),
+                _ => error,
+            };
+            ending::broken_rule(parts, key, error);
+            Handled::Closed
+        }
+    }
+}
+
+fn handle_packet(
+    parts: &mut Parts,
+    key: ConnKey,
+    packet: &Packet<'_>,
+    whole: &[u8],
+    owner: Option<&Bytes>,
+) -> Handled {
+    let handled = match packet {
+        Packet::Publish(publish) => publish::on_publish(parts, key, publish, owner),
+        packet if user_properties::beyond_user_properties(packet, &parts.setup.limits) => {
+            Err(user_properties::too_many_user_properties())
+        }
+        Packet::PubAck(ack) => on_puback(parts, key, ack),
+        Packet::PubRec(ack) => on_pubrec(parts, key, ack),
+        Packet::PubRel(ack) => on_pubrel(parts, key, ack),
+        Packet::PubComp(ack) => on_pubcomp(parts, key, ack),
+        Packet::PingReq => {
+            parts.counters.packets_pingreq_received += 1;
+            // At once, whatever waits [MQTT-3.12.4-1].
+            send::send(parts, key, &Packet::PingResp);
+            Ok(())
+        }
+        Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::Disconnect(_) => {
+            if must_wait(parts, key) {
+                park(parts, key, whole);
+                Ok(())
+            } else {
+                let handled = pump::handle_in_turn(parts, key, packet);
+                if let Some(session) = reading::session_of(parts, key) {
+                    wake::wake_slots(parts, session);
+                }
+                handled
+            }
+        }
+        Packet::Auth(auth) => admission::on_auth(parts, key, auth),
+        // A second CONNECT [MQTT-3.1.0-2], and packets that only a server sends.
+        _ => Err(not_a_clients()),
+    };
+    if let Err(error) = handled {
+        ending::broken_rule(parts, key, error);
+        return Handled::Closed;
+    }
+    reading::pause_if_full(parts, key)
+}
+
+fn must_wait(parts: &Parts, key: ConnKey) -> bool {
+    reading::session_of(parts, key)
+        .and_then(|session| parts.sessions.get(session))
+        .is_some_and(|s| !s.slots.is_empty())
+}
+
+fn park(parts: &mut Parts, key: ConnKey, whole: &[u8]) {
+    let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))
+    else {
+        return;
+    };
+    let body = SlotBody::Packet(Bytes::copy_from_slice(whole));
+    session.slots.push(Slot { conn: Some(key), bytes: whole.len(), body });
+}
+
+fn on_puback(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
+    parts.counters.packets_puback_received += 1;
+    let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
+    match session.inflight.puback(ack.packet_id) {
+        Ok(delivery) => {
+            parts.counters.messages_acked += 1;
+            tell::tell_acked(parts, session_key, &delivery);
+        }
+        // A late or repeated one: nothing waits for it any more. One for a QoS 2 message breaks the exchange.
+        Err(AckError::Unknown) => {}
+        Err(AckError::Unexpected) => return Err(unexpected_ack()),
+    }
+    wake::wake_queue(parts, session_key);
+    Ok(())
+}
+
+fn on_pubrec(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
+    parts.counters.packets_pubrec_received += 1;
+    let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
+    if ack.reason.is_error() {
+        // The receiver refused the message: the identifier is free again [MQTT-4.3.3-4].
+        if session.inflight.pubrec_failed(ack.packet_id) == Err(AckError::Unexpected) {
+            return Err(unexpected_ack());
+        }
+        wake::wake_queue(parts, session_key);
+        return Ok(());
+    }
+    let reason = match session.inflight.pubrec(ack.packet_id) {
+        Ok(_) => ReasonCode::SUCCESS,
+        Err(AckError::Unknown) => ReasonCode::PACKET_ID_NOT_FOUND,
+        Err(AckError::Unexpected) => return Err(unexpected_ack()),
+    };
+    // PUBREL answers every PUBREC [MQTT-4.3.3-3].
+    send::send_ack(parts, key, PacketType::PubRel, ack.packet_id, reason);
+    Ok(())
+}
+
+fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
+    parts.counters.packets_pubrel_received += 1;
+    let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))
+    else {
+        return Ok(());
+    };
+    let known = session.awaiting_rel.iter().position(|id| *id == ack.packet_id);
+    let reason = match known {
+        Some(place) => {
+            session.awaiting_rel.swap_remove(place);
+            ReasonCode::SUCCESS
+        }
+        // PUBCOMP is due all the same [MQTT-4.3.3-11].
+        None => ReasonCode::PACKET_ID_NOT_FOUND,
+    };
+    let session = (!session.slots.is_empty()).then_some(session.key);
+    send::send_ack(parts, key, PacketType::PubComp, ack.packet_id, reason);
+    if let Some(session) = session {
+        // A publish may have waited for this.
+        wake::wake_slots(parts, session);
+    }
+    Ok(())
+}
+
+fn on_pubcomp(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
+    parts.counters.packets_pubcomp_received += 1;
+    let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
+    match session.inflight.pubcomp(ack.packet_id) {
+        Ok(delivery) => {
+            parts.counters.messages_acked += 1;
+            tell::tell_acked(parts, session_key, &delivery);
+        }
+        Err(AckError::Unknown) => {}
+        Err(AckError::Unexpected) => return Err(unexpected_ack()),
+    }
+    wake::wake_queue(parts, session_key);
+    Ok(())
+}
+
+fn not_a_clients() -> DecodeError {
+    DecodeError { reason: ReasonCode::PROTOCOL_ERROR, detail: "a packet that a client must not send here" }
+}
+
+fn unexpected_ack() -> DecodeError {
+    DecodeError {
+        reason: ReasonCode::PROTOCOL_ERROR,
+        detail: "an acknowledgement that does not fit the packet",
+    }
+}
+
+/// Tells that bytes of a connection's outbound queue have left, so that waiting messages may move up.
+pub(crate) fn written(parts: &mut Parts, conn: ConnKey) {
+    let now_ms = parts.clock.now().mono_ms;
+    let Some(found) = parts.connections.get_mut(conn) else { return };
+    found.taken_ms = now_ms;
+    let paused = found.reading == Reading::Paused(Pause::Outbound);
+    if let Some(session) = found.session {
+        wake::wake_queue(parts, session);
+    }
+    if paused {
+        reading::resume_from(parts, conn, Pause::Outbound);
+    }
+}
+
+fn control_character() -> DecodeError {
+    DecodeError {
+        reason: ReasonCode::MALFORMED_PACKET,
+        detail: "a control character or a noncharacter in a string",
+    }
+}

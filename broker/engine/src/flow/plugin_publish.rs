@@ -1,0 +1,101 @@
+//! Messages that plugins publish, or add to a publish that has taken effect. They wait in slots of a session that no client has.
+
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{new_session, tell, wake};
+use crate::hook::PluginHandle;
+use crate::hook::draft::{Draft, Extra};
+use crate::id::SessionKey;
+use crate::message::Message;
+use crate::packet::Version;
+use crate::parts::Parts;
+use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+
+/// A message of a plugin's own, behind what the plugin has published before.
+pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message) {
+    message.id = parts.numbers.message_id();
+    message.wall_ms = parts.clock.now().wall_ms;
+    message.expires_at_ms = message.expires_at_ms.map(|after_ms| parts.clock.now().mono_ms + after_ms);
+    let session_key = session_of_plugin(parts, plugin, &message.from);
+    let (slots_max, bytes_max) = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let bytes = message.bytes();
+    if session.slots.len() as u64 >= slots_max || (session.slots.bytes() + bytes) as u64 > bytes_max {
+        // It cannot be paused; beyond its reserve there is a counted drop.
+        tell::count_drop(parts, crate::counters::Loss::QueueFull, &message.view(), None);
+        return;
+    }
+    parts.counters.messages_plugins += 1;
+    let publish = PublishSlot {
+        packet_qos: message.qos,
+        message,
+        packet_id: None,
+        dup: false,
+        source: Source::Plugin,
+        stage: Stage::Unstarted,
+        visited: SmallVec::new(),
+        ask: None,
+        draft: Draft::default(),
+        refusal: None,
+    };
+    session.slots.push(Slot { conn: None, bytes, body: SlotBody::Publish(Box::new(publish)) });
+    wake::wake_slots(parts, session_key);
+}
+
+/// What links have added to a publish that has taken effect.
+#[expect(clippy::box_collection, reason = "it keeps the draft small, which most publishes leave empty")]
+#[inline]
+pub(crate) fn publish_extra(parts: &mut Parts, extra: Option<Box<Vec<Extra>>>) {
+    if let Some(extra) = extra {
+        publish_added(parts, *extra);
+    }
+}
+
+fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
+    for Extra { plugin, mut message } in extra {
+        if message.from.is_empty() {
+            message.from = parts.hooks.chains.plugin_name(plugin).unwrap_or("a plugin").into();
+        }
+        publish_for(parts, plugin, message);
+    }
+}
+
+/// The session in whose slots a plugin's publishes wait. No list shows it and no client can have it.
+fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
+    // The name's number: later versions go on in the same order.
+    let number = plugin.0 & u64::from(u32::MAX);
+    if let Some(key) = parts.hooks.desk.sessions.get(&number) {
+        return *key;
+    }
+    let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+    let identity = Rc::new(Identity {
+        client_id: Arc::clone(name),
+        username: None,
+        superuser: true,
+        peer: nowhere,
+        peer_host: "".into(),
+        local: nowhere,
+        listener: "".into(),
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 0,
+        expiry_s: u32::MAX,
+        asked_expiry_s: u32::MAX,
+        receive_maximum: u16::MAX,
+        connected_at_ms: parts.clock.now().wall_ms,
+        connection: 0,
+        anonymous: false,
+        local_host: "".into(),
+        properties: Box::default(),
+    });
+    let key = new_session::new_session(parts, &identity);
+    if let Some(session) = parts.sessions.get_mut(key) {
+        session.orphan = true;
+    }
+    parts.hooks.desk.sessions.insert(number, key);
+    key
+}

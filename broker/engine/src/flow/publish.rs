@@ -1,0 +1,600 @@
+//! PUBLISH (MQTT 5.0 section 3.3): alias, authorisation, message.publish, effect and acknowledgement. A publish that can pass
+//! at once is never copied; one that must wait becomes a slot, and goes on from there in order of arrival.
+
+use std::num::NonZeroU16;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use smallvec::SmallVec;
+
+use super::authorize::Asked;
+use super::{authorize, ending, hooks, plugin_publish, reading, route, send, tell, user_properties, wake};
+use crate::codec::DecodeError;
+use crate::counters::Loss;
+use crate::delivery::SHARED_PAYLOAD_BYTES;
+use crate::flow::hooks::PublishWalk;
+use crate::flow::route::Effect;
+use crate::hook::chain::{Course, visited_until};
+use crate::hook::draft::{Disposition, Draft};
+use crate::hook::tickets::Waiter;
+use crate::hook::view::{Action, Request};
+use crate::hook::{HookPoint, LinkIdentity};
+use crate::id::{ConnKey, SessionKey};
+use crate::message::{MessageView, Origin, Payload};
+use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::slots::{Ask, Behind};
+use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::{codec, topic};
+
+type Visited = SmallVec<[LinkIdentity; 4]>;
+
+/// What is known of a publish apart from its message.
+#[derive(Clone, Copy)]
+pub(crate) struct Head {
+    packet_id: Option<NonZeroU16>,
+    packet_qos: QoS,
+    dup: bool,
+}
+
+/// The end of a publish.
+pub(crate) struct Verdict {
+    pub(crate) code: ReasonCode,
+    pub(crate) text: Option<Bytes>,
+    pub(crate) disconnect: bool,
+}
+
+impl Verdict {
+    pub(crate) fn code(code: ReasonCode) -> Verdict {
+        Verdict { code, text: None, disconnect: false }
+    }
+}
+
+pub(crate) fn on_publish(
+    parts: &mut Parts,
+    key: ConnKey,
+    publish: &Publish<'_>,
+    owner: Option<&Bytes>,
+) -> Result<(), DecodeError> {
+    parts.counters.packets_publish_received += 1;
+    let topic_buffer = resolve_alias(parts, key, publish)?;
+    let topic = topic_buffer.as_deref().unwrap_or(publish.topic);
+    let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
+    let Some(session) = parts.sessions.get(session_key) else { return Ok(()) };
+    let identity = Rc::clone(&session.identity);
+    check_offers(parts, publish)?;
+    let mut admission = Admission::New;
+    if let Some(packet_id) = publish.packet_id {
+        admission = admit_publish(parts, key, session_key, packet_id, publish.qos)?;
+        if admission == Admission::Repeated {
+            return Ok(());
+        }
+    }
+    let head = Head { packet_id: publish.packet_id, packet_qos: publish.qos, dup: publish.dup };
+    if let Err(beyond) = check_limits(parts, publish, topic) {
+        return refuse_publish(parts, key, session_key, head, beyond);
+    }
+    count_message(parts, publish.qos);
+    let mut forwarded = std::mem::take(&mut parts.encoder.scratch);
+    forwarded.clear();
+    let properties = match codec::forwardable_properties(&publish.properties, &mut forwarded) {
+        true => publish.properties.as_bytes(),
+        false => &forwarded,
+    };
+    let id = parts.numbers.message_id();
+    // A large payload in a buffer of its own is kept without a copy.
+    let shared = owner
+        .filter(|_| publish.payload.len() >= SHARED_PAYLOAD_BYTES)
+        .map(|owner| owner.slice_ref(publish.payload));
+    let view = MessageView {
+        id,
+        topic,
+        payload: shared.as_ref().map_or(Payload::Borrowed(publish.payload), Payload::Shared),
+        properties,
+        qos: publish.qos,
+        retain: publish.retain,
+        from: &identity.client_id,
+        origin: Some(Origin { shard: parts.setup.id, session: session_key }),
+        expires_at_ms: publish
+            .properties
+            .message_expiry_s()
+            .map(|s| parts.clock.now().mono_ms + u64::from(s) * 1000),
+        wall_ms: parts.clock.now().wall_ms,
+        ancestry: 0,
+        stored: 0,
+    };
+    if admission == Admission::AwaitsRelease {
+        let slot = PublishSlot { stage: Stage::Unstarted, ..slot_of(&view, head) };
+        push_publish(parts, session_key, key, slot);
+        wake::wake_slots(parts, session_key);
+    } else {
+        take_publish(parts, key, session_key, &identity, view, head);
+    }
+    parts.encoder.scratch = forwarded;
+    Ok(())
+}
+
+fn count_message(parts: &mut Parts, qos: QoS) {
+    parts.counters.messages_received += 1;
+    match qos {
+        QoS::AtMostOnce => parts.counters.messages_qos0_received += 1,
+        QoS::AtLeastOnce => parts.counters.messages_qos1_received += 1,
+        QoS::ExactlyOnce => parts.counters.messages_qos2_received += 1,
+    }
+}
+
+/// The topic that an alias stands for, or the alias that a topic sets (section 3.3.2.3.4). `None`: the packet's own topic.
+fn resolve_alias(
+    parts: &mut Parts,
+    key: ConnKey,
+    publish: &Publish<'_>,
+) -> Result<Option<Rc<str>>, DecodeError> {
+    if publish.properties.is_empty() {
+        return Ok(None);
+    }
+    if publish.properties.subscription_ids().next().is_some() {
+        // [MQTT-3.3.4-6]
+        return Err(DecodeError {
+            reason: ReasonCode::PROTOCOL_ERROR,
+            detail: "a client's PUBLISH with a subscription identifier",
+        });
+    }
+    let Some(alias) = publish.properties.topic_alias() else { return Ok(None) };
+    let invalid = |detail| DecodeError { reason: ReasonCode::TOPIC_ALIAS_INVALID, detail };
+    let Some(aliases) = parts.connections.get_mut(key).and_then(|conn| conn.aliases.as_mut()) else {
+        return Ok(None);
+    };
+    if alias > aliases.inbound_max {
+        // [MQTT-3.3.2-9]
+        return Err(invalid("topic alias above the Topic Alias Maximum"));
+    }
+    let place = usize::from(alias) - 1;
+    if publish.topic.is_empty() {
+        let known = aliases.inbound.get(place).cloned().flatten();
+        return known.map(Some).ok_or(DecodeError {
+            reason: ReasonCode::PROTOCOL_ERROR,
+            detail: "topic alias that was never set",
+        });
+    }
+    if aliases.inbound.len() <= place {
+        aliases.inbound.resize(place + 1, None);
+    }
+    if aliases.inbound[place].as_deref() != Some(publish.topic) {
+        let before = aliases.inbound[place].as_ref().map_or(0, |topic| topic.len());
+        aliases.bytes = aliases.bytes + publish.topic.len() - before;
+        aliases.inbound[place] = Some(Rc::from(publish.topic));
+    }
+    Ok(None)
+}
+
+/// Whether a publish begins a new exchange, as far as the windows of its client go.
+fn admit_publish(
+    parts: &mut Parts,
+    key: ConnKey,
+    session_key: SessionKey,
+    packet_id: NonZeroU16,
+    qos: QoS,
+) -> Result<Admission, DecodeError> {
+    let receive_max = parts.connections.get(key).map_or(0, |conn| u64::from(conn.receive_maximum));
+    let awaiting_max = parts.setup.limits.awaiting_rel_max;
+    let Some(session) = parts.sessions.get(session_key) else { return Ok(Admission::Repeated) };
+    if session.slots.has_publish(packet_id) {
+        // It is pending: the resend joins it, and one acknowledgement answers both.
+        return Ok(Admission::Repeated);
+    }
+    if qos == QoS::ExactlyOnce && session.awaiting_rel.contains(&packet_id) {
+        // Taken, and PUBREC got lost [MQTT-4.3.3-10].
+        send::send_ack(parts, key, PacketType::PubRec, packet_id, ReasonCode::SUCCESS);
+        return Ok(Admission::Repeated);
+    }
+    let v5 = session.identity.version.is_v5();
+    let owed = session.unacknowledged_publishes() as u64;
+    // [MQTT-3.3.4-7]; a 3.x client knows no such maximum.
+    if v5 && owed >= receive_max {
+        return Err(DecodeError {
+            reason: ReasonCode::RECEIVE_MAXIMUM_EXCEEDED,
+            detail: "more unacknowledged publishes than Receive Maximum",
+        });
+    }
+    if !v5 && qos == QoS::ExactlyOnce {
+        let open = (session.awaiting_rel.len() + session.slots.exactly_once()) as u64;
+        if open >= awaiting_max {
+            return Ok(Admission::AwaitsRelease);
+        }
+    }
+    Ok(Admission::New)
+}
+
+/// Whether a publish asks for no more than CONNACK has offered; otherwise the connection ends.
+fn check_offers(parts: &Parts, publish: &Publish<'_>) -> Result<(), DecodeError> {
+    let choices = &parts.setup.limits.choices;
+    if publish.qos > choices.maximum_qos {
+        // [MQTT-3.2.2-11]
+        return Err(DecodeError { reason: ReasonCode::QOS_NOT_SUPPORTED, detail: "a QoS above maximum_qos" });
+    }
+    if publish.retain && !choices.retain_available {
+        // [MQTT-3.2.2-14]
+        let detail = "a message to be retained, which retain_available forbids";
+        return Err(DecodeError { reason: ReasonCode::RETAIN_NOT_SUPPORTED, detail });
+    }
+    Ok(())
+}
+
+/// Whether a publish is within what the operator allows.
+fn check_limits(parts: &Parts, publish: &Publish<'_>, topic: &str) -> Result<(), DecodeError> {
+    let limits = &parts.setup.limits;
+    if topic.len() as u64 > limits.topic_bytes_max
+        || topic::check_levels(topic, limits.topic_levels_max as u16).is_err()
+    {
+        return Err(DecodeError {
+            reason: ReasonCode::TOPIC_NAME_INVALID,
+            detail: "topic longer than topic_bytes_max or deeper than topic_levels_max",
+        });
+    }
+    if publish.payload.len() as u64 > limits.payload_bytes_max {
+        let detail = "a payload larger than payload_bytes_max";
+        return Err(DecodeError { reason: ReasonCode::QUOTA_EXCEEDED, detail });
+    }
+    user_properties::check_user_properties(&publish.properties, limits)
+}
+
+/// A publish beyond the limits: refused in its turn where the version can say so, otherwise the connection ends.
+fn refuse_publish(
+    parts: &mut Parts,
+    key: ConnKey,
+    session_key: SessionKey,
+    head: Head,
+    beyond: DecodeError,
+) -> Result<(), DecodeError> {
+    let v5 = parts.connections.get(key).is_some_and(|conn| conn.version.is_v5());
+    let Some(session) = parts.sessions.get(session_key).filter(|_| v5 && head.packet_id.is_some()) else {
+        return Err(beyond);
+    };
+    if session.slots.is_empty() {
+        conclude(parts, session_key, Some(key), head, &Verdict::code(beyond.reason));
+        return Ok(());
+    }
+    // Acknowledged behind those in front [MQTT-4.6.0-2] [MQTT-4.6.0-3]; of the message nothing is kept.
+    let identity = Rc::clone(&session.identity);
+    let nothing = MessageView {
+        id: 0,
+        topic: "",
+        payload: Payload::Borrowed(&[]),
+        properties: &[],
+        qos: head.packet_qos,
+        retain: false,
+        from: &identity.client_id,
+        origin: None,
+        expires_at_ms: None,
+        wall_ms: parts.clock.now().wall_ms,
+        ancestry: 0,
+        stored: 0,
+    };
+    let refused = Decision::Refused(Verdict::code(beyond.reason));
+    push_publish(parts, session_key, key, slot_from(refused, &nothing, head, parts.clock.now().mono_ms));
+    Ok(())
+}
+
+/// A publish whose packet is in order. It passes at once if nothing is in front and nothing makes it wait.
+fn take_publish(
+    parts: &mut Parts,
+    key: ConnKey,
+    session_key: SessionKey,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    head: Head,
+) {
+    let Some(session) = parts.sessions.get(session_key) else { return };
+    let number = session.slots.next_number();
+    let (alone, behind) = if session.slots.is_empty() {
+        (true, Behind::default())
+    } else if session.slots.only_publishes() {
+        (false, session.slots.in_front(number))
+    } else {
+        let slot = PublishSlot { stage: Stage::Unstarted, ..slot_of(&view, head) };
+        push_publish(parts, session_key, key, slot);
+        return;
+    };
+    let at = Place { session: session_key, number, source: Source::Client, head };
+    let mut slot = None;
+    match decide(parts, identity, view, at, &behind) {
+        Decision::Refused(verdict) if alone => conclude(parts, session_key, Some(key), head, &verdict),
+        Decision::Pass(mut draft) if alone => {
+            let extra = draft.extra.take();
+            let changed = draft.view(view, parts.clock.now().mono_ms);
+            let mut held = None;
+            match route::effect(parts, session_key, number, &changed, &mut held, None) {
+                Effect::Done(code) => {
+                    plugin_publish::publish_extra(parts, extra);
+                    conclude(parts, session_key, Some(key), head, &Verdict::code(code));
+                }
+                Effect::Waits(stage) => {
+                    let draft = Draft { extra, ..Draft::default() };
+                    slot = Some(PublishSlot { stage, draft, ..slot_of(&changed, head) });
+                }
+            }
+        }
+        decision => slot = Some(slot_from(decision, &view, head, parts.clock.now().mono_ms)),
+    }
+    if let Some(slot) = slot {
+        push_publish(parts, session_key, key, slot);
+    }
+}
+
+fn push_publish(parts: &mut Parts, session_key: SessionKey, key: ConnKey, slot: PublishSlot) {
+    if let Some(session) = parts.sessions.get_mut(session_key) {
+        let bytes = slot.message.bytes();
+        session.slots.push(Slot { conn: Some(key), bytes, body: SlotBody::Publish(Box::new(slot)) });
+    }
+}
+
+/// Authorisation and the chain, for a publish that begins.
+pub(crate) fn decide(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    behind: &Behind,
+) -> Decision {
+    let nothing = (Visited::new(), Draft::default());
+    // What waits in front waits at client.authorize first.
+    if parts.hooks.chains.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
+        let answer = if parts.setup.no_match_allow || identity.superuser {
+            Ok(())
+        } else {
+            Err(ReasonCode::NOT_AUTHORIZED)
+        };
+        return authorized(parts, identity, view, at, (Asked::Answered(answer), false), nothing, behind);
+    }
+    let ask = authorize::new_ask(parts, identity);
+    authorize_on(parts, identity, view, at, (ask, false), nothing, behind)
+}
+
+/// Goes on with client.authorize; `through` says that message.publish is through and has changed the topic.
+pub(crate) fn authorize_on(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    (ask, through): (Ask, bool),
+    so_far: (Visited, Draft),
+    behind: &Behind,
+) -> Decision {
+    let changed = so_far.1.view(view, parts.clock.now().mono_ms);
+    let action = if at.source == Source::Will { Action::Will } else { Action::Publish };
+    let request = Request { action, topic: changed.topic, qos: changed.qos, retain: changed.retain };
+    let limit = behind.authorize.as_deref().filter(|_| !through);
+    let waiter = Waiter::Authorize(at.session, at.number);
+    let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
+    authorized(parts, identity, view, at, (asked, through), so_far, behind)
+}
+
+/// What the answer of client.authorize means for a publish.
+pub(crate) fn authorized(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    (asked, through): (Asked, bool),
+    (visited, draft): (Visited, Draft),
+    behind: &Behind,
+) -> Decision {
+    match asked {
+        Asked::Answered(Err(reason)) => {
+            parts.counters.packets_publish_auth_error += 1;
+            Decision::Refused(Verdict::code(reason))
+        }
+        Asked::Answered(Ok(())) if through => Decision::Pass(draft),
+        Asked::Answered(Ok(())) => {
+            walk(parts, identity, view, at, draft, (&visited, behind.publish.as_deref()))
+        }
+        Asked::Deferred(ticket, ask) => {
+            Decision::Asks(Stage::Authorizing(ticket), Box::new((ask, through)), visited, draft)
+        }
+        Asked::Blocked(ask) => Decision::Asks(Stage::Queueing, Box::new((ask, through)), visited, draft),
+    }
+}
+
+/// Goes along the publish chain as far as it can.
+pub(crate) fn walk(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    mut draft: Draft,
+    (visited, behind): (&[LinkIdentity], Option<&[LinkIdentity]>),
+) -> Decision {
+    if parts.hooks.chains.chain(HookPoint::MessagePublish).is_empty() {
+        return judge(parts, identity, view, at, draft, visited);
+    }
+    let waiter = Waiter::Publish(at.session, at.number);
+    let course = Course { visited, behind, ..Course::of_message(view.ancestry) };
+    match hooks::run_publish(parts, identity, view, &mut draft, course, waiter, at.head.dup) {
+        PublishWalk::Decided => judge(parts, identity, view, at, draft, visited),
+        PublishWalk::Deferred(place, ticket) => {
+            Decision::Waits(Stage::Deferred(ticket), visited_with(parts, visited, place + 1), draft)
+        }
+        PublishWalk::Blocked(place) => {
+            Decision::Waits(Stage::Blocked, visited_with(parts, visited, place), draft)
+        }
+    }
+}
+
+fn visited_with(parts: &Parts, before: &[LinkIdentity], until: usize) -> Visited {
+    let mut visited: Visited = before.into();
+    for link in visited_until(parts.hooks.chains.chain(HookPoint::MessagePublish), until) {
+        if !visited.contains(&link) {
+            visited.push(link);
+        }
+    }
+    visited
+}
+
+/// What the chain's answer means.
+pub(crate) fn judge(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    draft: Draft,
+    visited: &[LinkIdentity],
+) -> Decision {
+    let reason = draft.reason.unwrap_or(ReasonCode::NOT_AUTHORIZED);
+    match draft.disposition {
+        Disposition::Pass => {}
+        Disposition::Drop => {
+            tell::count_drop(parts, Loss::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
+            return Decision::Refused(Verdict::code(ReasonCode::SUCCESS));
+        }
+        Disposition::Reject => {
+            return Decision::Refused(Verdict { code: reason, text: draft.reason_string, disconnect: false });
+        }
+        Disposition::Disconnect => {
+            return Decision::Refused(Verdict { code: reason, text: None, disconnect: true });
+        }
+    }
+    let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
+    if moved && at.source != Source::Plugin {
+        // A new topic is a new question.
+        let ask = (authorize::new_ask(parts, identity), true);
+        return authorize_on(parts, identity, view, at, ask, (visited.into(), draft), &Behind::default());
+    }
+    Decision::Pass(draft)
+}
+
+/// The publish has its end: it is acknowledged, or its sender disconnected. `from` is the connection it came on: a later one of
+/// the same session is not disconnected for it, and is told like of any other refusal, since it may have sent it again.
+pub(crate) fn conclude(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    from: Option<ConnKey>,
+    head: Head,
+    verdict: &Verdict,
+) {
+    let conn = parts.sessions.get(session_key).and_then(|session| session.conn);
+    if let (true, Some(conn)) = (verdict.disconnect, conn.filter(|conn| Some(*conn) == from)) {
+        let reason = verdict.code;
+        ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
+        return;
+    }
+    if verdict.code.is_error() {
+        parts.counters.packets_publish_error += 1;
+    }
+    acknowledge(parts, session_key, head, verdict);
+}
+
+/// PUBACK or PUBREC [MQTT-4.3.2-4] [MQTT-4.3.3-8]. In 3.x a refused message is acknowledged like any other
+/// [MQTT-3.3.5-2 of 3.1.1].
+fn acknowledge(parts: &mut Parts, session_key: SessionKey, head: Head, verdict: &Verdict) {
+    let Some(packet_id) = head.packet_id else { return };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let kind = match head.packet_qos {
+        QoS::AtMostOnce => return,
+        QoS::AtLeastOnce => PacketType::PubAck,
+        QoS::ExactlyOnce => PacketType::PubRec,
+    };
+    let v5 = session.identity.version.is_v5();
+    // After a refusing PUBREC the exchange is over; 3.x cannot refuse, so PUBREL will come.
+    if kind == PacketType::PubRec && !(v5 && verdict.code.is_error()) {
+        session.awaiting_rel.push(packet_id);
+    }
+    let Some(conn) = session.conn else { return };
+    // A plugin may have named any [MQTT-3.4.2-1] [MQTT-3.5.2-1].
+    let code = verdict.code.fitted(ReasonCode::refuses_publish);
+    let text = verdict.text.as_deref().filter(|_| v5).and_then(|text| std::str::from_utf8(text).ok());
+    if let (Some(text), Some(open)) = (text, parts.connections.get(conn).filter(|conn| conn.takes_reasons()))
+    {
+        let mut section = Vec::new();
+        push_property(&mut section, Property::ReasonString(text));
+        let ack = Ack { packet_id, reason: code, properties: Properties::from_encoded(&section) };
+        let packet = if kind == PacketType::PubAck { Packet::PubAck(ack) } else { Packet::PubRec(ack) };
+        // It gives way to the client's Maximum Packet Size [MQTT-3.4.2-2] [MQTT-3.5.2-2].
+        if codec::encoded_len(&packet, open.version) <= open.packet_bytes_max as usize {
+            send::send(parts, conn, &packet);
+            return;
+        }
+    }
+    send::send_ack(parts, conn, kind, packet_id, code);
+}
+
+/// What a publish is for the windows of its client.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Admission {
+    /// A new one.
+    New,
+    /// A resend of one that was taken already.
+    Repeated,
+    /// A new one, beyond the QoS 2 publishes that may be without PUBREL: it waits for one.
+    AwaitsRelease,
+}
+
+/// How far a publish came.
+pub(crate) enum Decision {
+    /// It takes effect, with these changes.
+    Pass(Draft),
+    /// It has no effect.
+    Refused(Verdict),
+    /// It waits at a link of message.publish.
+    Waits(Stage, Visited, Draft),
+    /// It waits at a link of client.authorize.
+    Asks(Stage, Box<(Ask, bool)>, Visited, Draft),
+}
+
+/// Which publish is meant: the slot it is in, or would be, and where it comes from.
+#[derive(Clone, Copy)]
+pub(crate) struct Place {
+    pub(crate) session: SessionKey,
+    pub(crate) number: u64,
+    pub(crate) source: Source,
+    pub(crate) head: Head,
+}
+
+impl PublishSlot {
+    pub(crate) fn head(&self) -> Head {
+        Head { packet_id: self.packet_id, packet_qos: self.packet_qos, dup: self.dup }
+    }
+}
+
+fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
+    PublishSlot {
+        message: view.to_message(),
+        packet_id: head.packet_id,
+        packet_qos: head.packet_qos,
+        dup: head.dup,
+        source: Source::Client,
+        stage: Stage::Decided,
+        visited: SmallVec::new(),
+        ask: None,
+        draft: Draft::default(),
+        refusal: None,
+    }
+}
+
+fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> PublishSlot {
+    let mut slot = slot_of(view, head);
+    match decision {
+        Decision::Pass(mut draft) => {
+            draft.apply(&mut slot.message, now_ms);
+            slot.draft.extra = draft.extra;
+        }
+        Decision::Refused(verdict) => {
+            slot.draft.disposition =
+                if verdict.disconnect { Disposition::Disconnect } else { Disposition::Reject };
+            slot.draft.reason_string = verdict.text;
+            slot.refusal = Some(verdict.code);
+        }
+        Decision::Waits(stage, visited, draft) => {
+            slot.stage = stage;
+            slot.visited = visited;
+            slot.draft = draft;
+        }
+        Decision::Asks(stage, ask, visited, draft) => {
+            slot.stage = stage;
+            slot.ask = Some(ask);
+            slot.visited = visited;
+            slot.draft = draft;
+        }
+    }
+    slot
+}

@@ -1,0 +1,169 @@
+//! Whether a connection is read, and why it is not. One state, of which the shell sees `Next::Pause` and the outbox's `resume`.
+//! Each reason ends by itself: with a verdict or its deadline, with slots that drain, with bytes that leave or the stall of
+//! their socket, with memory that is let go of.
+
+use std::rc::Rc;
+
+use crate::clients::Connection;
+use crate::clients::reading::{Pause, Reading};
+use crate::id::{ConnKey, SessionKey};
+use crate::limits::Limits;
+use crate::parts::Parts;
+use crate::session::{Identity, Session};
+
+/// Slots of a session that are many enough to stop its client when the shard has little memory left, as a part of what it may
+/// have otherwise.
+const SHARE: u64 = 16;
+
+/// Why a connection should not be read; `part` of each limit, so that one that is paused does not flutter at it.
+#[inline]
+fn too_much(
+    conn: &Connection,
+    session: Option<&Session>,
+    limits: &Limits,
+    tight: bool,
+    part: u64,
+) -> Option<Pause> {
+    if conn.out.len() as u64 * part >= limits.outbound_bytes_max + (part - 1) {
+        return Some(Pause::Outbound);
+    }
+    let slots = &session?.slots;
+    if slots.is_empty() {
+        return None;
+    }
+    let beyond = |value: u64, max: u64| value * part >= max + (part - 1);
+    if beyond(slots.len() as u64, limits.slots_max)
+        || beyond(slots.bytes() as u64, limits.slot_bytes_max)
+        || beyond(slots.deferred() as u64, limits.defer_window)
+    {
+        return Some(Pause::Slots);
+    }
+    (tight && slots.bytes() as u64 * part * SHARE >= limits.slot_bytes_max).then_some(Pause::Memory)
+}
+
+/// Whether a connection is read; `None` for a stale key.
+pub(crate) fn reading(parts: &Parts, conn: ConnKey) -> Option<Reading> {
+    parts.connections.get(conn).map(|conn| conn.reading)
+}
+
+/// Stops reading a connection that holds as much as it may: packets of its session that wait, or bytes that its socket does
+/// not take, acknowledgements and PINGRESP among them.
+pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
+    let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
+    if conn.is_paused() {
+        return Handled::Pause;
+    }
+    let session = conn.session.and_then(|session| parts.sessions.get(session));
+    let Some(why) = too_much(conn, session, &parts.setup.limits, parts.memory.tight, 1) else {
+        return Handled::Next;
+    };
+    conn.pause(why);
+    note_pause(parts, key, why);
+    Handled::Pause
+}
+
+#[cold]
+fn note_pause(parts: &mut Parts, key: ConnKey, why: Pause) {
+    match why {
+        Pause::Admission => {}
+        Pause::Slots => parts.counters.pauses_slots += 1,
+        Pause::Outbound => parts.counters.pauses_outbound += 1,
+        Pause::Memory => {
+            parts.counters.pauses_memory += 1;
+            if parts.memory.waiters.len() > parts.connections.len() {
+                // Some have ended since.
+                let conns = &parts.connections;
+                parts.memory.waiters.retain(|waiter| conns.get(*waiter).is_some());
+            }
+            parts.memory.waiters.insert(key);
+        }
+    }
+}
+
+/// Reads a connection on whose session has room again.
+pub(crate) fn resume_if_room(parts: &mut Parts, session: SessionKey) {
+    if let Some(conn) = parts.sessions.get(session).and_then(|session| session.conn) {
+        resume_if_free(parts, conn);
+    }
+}
+
+/// Reads a connection on that is not read for that reason, if no other holds.
+pub(crate) fn resume_from(parts: &mut Parts, key: ConnKey, why: Pause) {
+    if parts.connections.get(key).is_some_and(|conn| conn.reading == Reading::Paused(why)) {
+        if why == Pause::Admission {
+            // It ends with the verdict, whatever is queued for the socket.
+            read_on(parts, key);
+        } else {
+            resume_if_free(parts, key);
+        }
+    }
+}
+
+/// Reads a connection on that nothing holds any more; one that a plugin decides about waits for that.
+pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
+    let Some(conn) = parts.connections.get(key) else { return };
+    let Reading::Paused(before) = conn.reading else { return };
+    if before == Pause::Admission {
+        return;
+    }
+    let session = conn.session.and_then(|session| parts.sessions.get(session));
+    // Half, so that a connection does not flutter at the limit.
+    match too_much(conn, session, &parts.setup.limits, parts.memory.tight, 2) {
+        None => read_on(parts, key),
+        Some(why) if why != before => {
+            if let Some(conn) = parts.connections.get_mut(key) {
+                conn.pause(why);
+            }
+            note_pause(parts, key, why);
+        }
+        Some(_) => {}
+    }
+}
+
+fn read_on(parts: &mut Parts, key: ConnKey) {
+    let now_ms = parts.clock.now().mono_ms;
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    conn.reading = Reading::Reading;
+    // Keep alive does not run while we refuse to read [MQTT-3.1.2-22].
+    conn.last_received_ms = now_ms;
+    parts.out.resume.push(key);
+}
+
+pub(crate) fn set_identity(parts: &mut Parts, key: ConnKey, identity: Rc<Identity>) {
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.identity = Some(identity);
+    }
+}
+
+/// The session of a live connection.
+pub(crate) fn session_of(parts: &Parts, key: ConnKey) -> Option<crate::id::SessionKey> {
+    parts.connections.get(key).and_then(|conn| conn.session)
+}
+
+/// What became of one packet.
+pub(crate) enum Handled {
+    /// Go on with the next.
+    Next,
+    /// Nothing more is taken for now.
+    Pause,
+    /// The connection goes to another shard with this packet.
+    Handoff(crate::id::ShardId),
+    /// The connection has ended.
+    Closed,
+}
+
+/// Forgets a connection.
+pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) -> Option<Connection> {
+    let conn = parts.connections.remove(key)?;
+    parts.connections.totals.connections().give_back();
+    Some(conn)
+}
+
+/// The client must send CONNECT, or its next AUTH, within `connect_timeout_ms`.
+pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
+    let due_ms = parts.clock.now().mono_ms + parts.setup.limits.connect_timeout_ms;
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.packet_due_ms = Some(due_ms);
+        parts.clock.arm_deadline(due_ms, crate::clock::Deadline::Connect(key));
+    }
+}

@@ -1,0 +1,55 @@
+//! A retained message at the owner of its topic: stored, cleared, or refused by a full store.
+
+use std::sync::Arc;
+
+use super::{send, tell};
+use crate::envelope::{EnvelopeBody, Lane};
+use crate::held::{Held, hold};
+use crate::hook::told::RetainedChange;
+use crate::id::ShardId;
+use crate::message::{Message, MessageView};
+use crate::parts::Parts;
+use crate::route::retained::Full;
+
+/// Stores or clears the message of a topic that this shard owns; the number it is stored under.
+pub(crate) fn store_retained(
+    parts: &mut Parts,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) -> Result<u64, Full> {
+    if view.payload.as_slice().is_empty() {
+        // An empty payload clears [MQTT-3.3.1-6] [MQTT-3.3.1-7].
+        if let Some(cleared) = parts.retained.clear(view.topic) {
+            tell::tell_retained(parts, &cleared.view(), RetainedChange::Cleared);
+        }
+        return Ok(parts.retained.mark());
+    }
+    let message: Arc<Message> = Arc::clone(hold(view, held));
+    let bytes = message.bytes();
+    if let Err(full) = parts.retained.set(view.topic, message, bytes, view.expires_at_ms, view.from) {
+        parts.counters.messages_retained_refused += 1;
+        note_full(parts, full);
+        return Err(full);
+    }
+    tell::tell_retained(parts, view, RetainedChange::Set);
+    Ok(parts.retained.mark())
+}
+
+/// Another shard's publish to a topic that this shard owns.
+pub(crate) fn store_for(parts: &mut Parts, from: ShardId, id: u64, message: &Arc<Message>) {
+    let mut held = Some(Held::new(Arc::clone(message).into()));
+    let number = store_retained(parts, &message.view(), &mut held).unwrap_or(0);
+    send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Stored { id, number });
+}
+
+/// How often the shell is told of a full store, milliseconds.
+const FULL_NOTE_MS: u64 = 10_000;
+
+/// Has the shell log that a retained message was not stored: once in a while, since whoever publishes one publishes more.
+#[cold]
+pub(crate) fn note_full(parts: &mut Parts, full: Full) {
+    if parts.clock.now().mono_ms >= parts.work.full_noted_until_ms {
+        parts.work.full_noted_until_ms = parts.clock.now().mono_ms + FULL_NOTE_MS;
+        parts.out.retained_full = Some(full);
+    }
+}

@@ -1,0 +1,417 @@
+//! Retained messages (MQTT 5.0 section 3.3.1.3). A topic's message belongs to one shard. A subscriber asks the owner twice: behind
+//! the barrier for a mark, so that what is stored after it comes live and only live [MQTT-3.3.1-9 of 3.1.1], and then for pages
+//! of what is older, one at a time and never more than its session has room for.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{deliver, send, wake};
+use crate::clock::Overdue;
+use crate::envelope::{EnvelopeBody, Lane, PageBody, PageItem};
+use crate::held::Held;
+use crate::id::{SessionKey, ShardId, ShardSet};
+use crate::packet::QoS;
+use crate::parts::Parts;
+use crate::session::delivery::{Manner, lower};
+use crate::session::readers::{Page, PageAsk, Room, Wanted};
+use crate::session::slots::{FilterPacket, FilterStep, Granted};
+use crate::session::{Session, SlotBody, Subscription, readers};
+use crate::topic;
+use crate::work::Scan;
+
+/// Topics that an owner looks at to find out whether it has any for a filter: with more, it may have.
+const MATCH_BUDGET: usize = 8;
+/// How long what was stored before a mark may still come live, because a shard was held up, milliseconds.
+const SETTLE_MS: u64 = 30_000;
+/// Retained messages of a session that may wait in its queue, behind live ones.
+const QUEUED_PAGE: usize = 8;
+
+// --- marks
+
+/// Has the batch of a packet tell live from stored messages of what is in force so far.
+pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
+    if matches!(packet.step, FilterStep::Chain(..) | FilterStep::Authorize(_) | FilterStep::Tell(_)) {
+        return;
+    }
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let fresh = packet.granted[packet.in_batch..].iter().filter(|one| one.is_new && one.reader != 0);
+    for granted in fresh {
+        let readers = session.readers.get_or_insert_default();
+        readers.put_in_force(packet.batch, granted.number);
+    }
+    packet.in_batch = packet.granted.len();
+}
+
+/// Asks the owners of retained messages for their marks.
+pub(crate) fn ask_marks(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    packet: &mut FilterPacket,
+    until_ms: u64,
+) {
+    let wanted: Arc<[Wanted]> =
+        packet.granted.iter().filter(|granted| granted.reader != 0).map(wanted_of).collect();
+    let me = parts.setup.id;
+    let mut owners = ShardSet::EMPTY;
+    for one in &*wanted {
+        if topic::has_wildcard(&one.filter) {
+            owners = ShardSet::all(parts.setup.shards);
+            break;
+        }
+        owners.insert(parts.router.owner_of(&one.filter));
+    }
+    let mine = owners.contains(me).then(|| set_mark(parts, &wanted));
+    owners.remove(me);
+    let nothing = mine.as_ref().is_some_and(|(_, found)| found.is_empty());
+    if owners.is_empty() && packet.in_batch == 0 && nothing {
+        // Nothing was in force before this step, and nothing is stored: there is nothing to be told apart.
+        return;
+    }
+    put_in_batch(parts, session_key, packet);
+    let batch = packet.batch;
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let mut asked = owners;
+    if mine.is_some() {
+        asked.insert(me);
+    }
+    let readers = session.readers.get_or_insert_default();
+    readers.ask_marks(batch, asked.iter(), Arc::clone(&wanted));
+    if let Some((mark, found)) = mine {
+        readers.mark(batch, me, mark, &found, |_| true);
+    }
+    if parts.setup.shards == 1 && parts.work.fanouts.is_empty() {
+        // No message that was stored before is on its way.
+        readers.settle(batch);
+        return;
+    }
+    parts.clock.arm_overdue(parts.clock.now().mono_ms + SETTLE_MS, Overdue::Settled(session_key, batch));
+    if owners.is_empty() {
+        return;
+    }
+    parts.clock.arm_deadline(until_ms, crate::clock::Deadline::Barrier(session_key));
+    for owner in owners.iter() {
+        let wanted = Arc::clone(&wanted);
+        let body = EnvelopeBody::Mark { session: session_key, batch, wanted };
+        send::push_envelope(parts, owner, Lane::Control, body);
+    }
+}
+
+/// Another shard's new subscriptions ask for a mark.
+pub(crate) fn mark_for(parts: &mut Parts, from: ShardId, session: SessionKey, batch: u64, wanted: &[Wanted]) {
+    let (mark, found) = set_mark(parts, wanted);
+    send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Marked { session, batch, mark, found });
+}
+
+/// A mark, and the places of those filters that may have messages here. A store without any costs nothing.
+fn set_mark(parts: &mut Parts, wanted: &[Wanted]) -> (u64, Vec<u32>) {
+    let mark = parts.retained.mark();
+    let mut found = Vec::new();
+    if parts.retained.is_empty() {
+        wake::spend(parts, 1);
+        return (mark, found);
+    }
+    for (place, one) in wanted.iter().enumerate() {
+        if !topic::has_wildcard(&one.filter) && parts.router.owner_of(&one.filter) != parts.setup.id {
+            continue;
+        }
+        let (may, visited) = parts.retained.may_match(&one.filter, MATCH_BUDGET, parts.clock.now().mono_ms);
+        wake::spend(parts, 1 + visited as u64);
+        if may {
+            found.push(place as u32);
+        }
+    }
+    (mark, found)
+}
+
+/// An owner has set its mark.
+pub(crate) fn marked(
+    parts: &mut Parts,
+    from: ShardId,
+    session_key: SessionKey,
+    batch: u64,
+    mark: u64,
+    found: &[u32],
+) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let Some(readers) = &mut session.readers else { return };
+    let subscriptions = &session.subscriptions;
+    let known = readers.mark(batch, from, mark, found, |one| is_current(subscriptions, one));
+    if !known || !readers.is_marked(batch) {
+        return;
+    }
+    session.tidy_readers();
+    let waits = matches!(
+        session.slots.front_mut().map(|slot| &slot.body),
+        Some(SlotBody::Filters(packet)) if packet.batch == batch
+    );
+    if waits {
+        wake::wake_slots(parts, session_key);
+    } else {
+        // It came too late for SUBACK, which waits no longer.
+        pull_retained(parts, session_key);
+    }
+}
+
+pub(crate) fn is_marked(parts: &Parts, session_key: SessionKey, batch: u64) -> bool {
+    let readers = parts.sessions.get(session_key).and_then(|session| session.readers.as_ref());
+    readers.is_none_or(|readers| readers.is_marked(batch))
+}
+
+/// SUBACK is out: pages of this batch may come.
+pub(crate) fn begin_batch(parts: &mut Parts, session_key: SessionKey, batch: u64) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let Some(readers) = &mut session.readers else { return };
+    let subscriptions = &session.subscriptions;
+    readers.begin(batch, |one| is_current(subscriptions, one));
+    session.tidy_readers();
+}
+
+/// No marks are asked for after all.
+pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &FilterPacket) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if let Some(readers) = &mut session.readers {
+        readers.abandon(packet.batch);
+        session.tidy_readers();
+    }
+}
+
+/// What was stored before the marks of a batch has come, if it was to come live.
+pub(crate) fn batch_settled(parts: &mut Parts, session_key: SessionKey, batch: u64) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if let Some(readers) = &mut session.readers {
+        readers.settle(batch);
+        session.tidy_readers();
+    }
+}
+
+// --- pages
+
+/// Asks for the next pages of a session that has room for them.
+pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
+    loop {
+        let Some(session) = parts.sessions.get(session_key) else { return };
+        if !session.readers.as_ref().is_some_and(|readers| readers.has_work()) {
+            return;
+        }
+        let Some(room) = reader_room(parts, session) else { return };
+        let page = wake::next_reader(parts);
+        let readers = parts.sessions.get_mut(session_key).and_then(|session| session.readers.as_mut());
+        let Some(ask) = readers.and_then(|readers| readers.next_page(page, room)) else { return };
+        wake::spend(parts, 1 + ask.readers.len() as u64);
+        let owner = ask.owner;
+        if owner != parts.setup.id {
+            send::push_envelope(
+                parts,
+                owner,
+                Lane::Control,
+                EnvelopeBody::Page { session: session_key, ask },
+            );
+        } else if parts.work.turn_left > 0 && parts.work.scans.is_empty() {
+            let body = scan_page(parts, &ask);
+            take_page(parts, owner, session_key, page, body);
+        } else {
+            parts.work.scans.push_back(Scan { asker: owner, session: session_key, ask });
+        }
+    }
+}
+
+/// What a session has room for; `None` for nothing.
+fn reader_room(parts: &Parts, session: &Session) -> Option<Room> {
+    let limits = &parts.setup.limits;
+    let conn = session.conn.and_then(|conn| parts.connections.get(conn))?;
+    if session.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty()) {
+        return None;
+    }
+    // Half of what there is, so that live messages find room beside them.
+    let bytes = (limits.outbound_bytes_max as usize / 2).saturating_sub(conn.out.len());
+    let window = if session.queue.is_empty() {
+        session.inflight.room()
+    } else if session
+        .readers
+        .as_ref()
+        .is_some_and(|readers| readers.has_queued() || readers.is_refused(queue_of(session)))
+    {
+        0
+    } else if queue_has_room(parts, session, 0) {
+        // A queue that never empties does not keep them away for ever.
+        QUEUED_PAGE
+    } else {
+        0
+    };
+    (bytes > 0).then_some(Room { window, bytes })
+}
+
+/// A session's queue as it stands, in messages and bytes.
+fn queue_of(session: &Session) -> (usize, usize) {
+    (session.queue.len(), session.queue_bytes)
+}
+
+fn queue_has_room(parts: &Parts, session: &Session, bytes: usize) -> bool {
+    let limits = &parts.setup.limits;
+    (session.queue.len() as u64) < limits.session_queue_messages_max.div_ceil(2)
+        && (session.queue_bytes + bytes) as u64 <= limits.session_queue_bytes_max
+}
+
+/// Whether a retained message that has come can be delivered now.
+fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> bool {
+    let limits = &parts.setup.limits;
+    let Some(conn) = session.conn.and_then(|conn| parts.connections.get(conn)) else { return false };
+    if session.deliveries.as_ref().is_some_and(|deliveries| !deliveries.is_empty())
+        || conn.out.len() as u64 >= limits.outbound_bytes_max
+    {
+        return false;
+    }
+    qos == QoS::AtMostOnce
+        || (session.queue.is_empty() && session.inflight.has_room())
+        || queue_has_room(parts, session, bytes)
+}
+
+/// Looks through one page each for those who asked.
+pub(crate) fn scan_retained(parts: &mut Parts) {
+    // Only those that wait now: a small one leads to the next of its own at once.
+    for _ in 0..parts.work.scans.len() {
+        if parts.work.turn_left == 0 {
+            return;
+        }
+        let Some(scan) = parts.work.scans.pop_front() else { return };
+        let body = scan_page(parts, &scan.ask);
+        let (session, page) = (scan.session, scan.ask.page);
+        if scan.asker == parts.setup.id {
+            take_page(parts, scan.asker, session, page, body);
+            pull_retained(parts, session);
+        } else {
+            send::push_envelope(
+                parts,
+                scan.asker,
+                Lane::Control,
+                EnvelopeBody::Paged { session, page, body },
+            );
+        }
+    }
+}
+
+/// A page of this shard's store, within the room of who asks.
+fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
+    let mut budget = parts.setup.limits.retained_page_messages_max as usize;
+    let Room { mut window, mut bytes } = ask.room;
+    let mut body = PageBody { items: Vec::new(), ends: Vec::with_capacity(ask.readers.len()) };
+    for reader in &ask.readers {
+        let items = &mut body.items;
+        let scanned = parts.retained.scan(
+            &reader.filter,
+            reader.cursor.clone(),
+            budget,
+            parts.clock.now().mono_ms,
+            |number, message| {
+                let windowed = message.qos.min(reader.qos) != QoS::AtMostOnce;
+                let size = message.bytes();
+                if windowed && window == 0 || size > bytes && !items.is_empty() {
+                    return false;
+                }
+                window -= usize::from(windowed);
+                bytes = bytes.saturating_sub(size);
+                items.push(PageItem { reader: reader.reader, number, message: Arc::clone(message) });
+                true
+            },
+        );
+        parts.counters.work_units += 1 + scanned.visited as u64;
+        parts.work.turn_left = parts.work.turn_left.saturating_sub(1 + scanned.visited as u64);
+        budget = budget.saturating_sub(scanned.visited);
+        let goes_on = scanned.next.is_some();
+        body.ends.push((reader.reader, scanned.next));
+        if goes_on || budget == 0 {
+            break;
+        }
+    }
+    body
+}
+
+/// A page has come: what there is still room for is delivered, the rest is asked for again.
+pub(crate) fn take_page(
+    parts: &mut Parts,
+    owner: ShardId,
+    session_key: SessionKey,
+    page: u64,
+    body: PageBody,
+) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let Some(readers) = &mut session.readers else { return };
+    let Some(page) = readers.page_came(owner, page).filter(|page| !page.stale) else { return };
+    let taken =
+        body.items.iter().take_while(|item| take_item(parts, owner, session_key, &page, item)).count();
+    let stopped = body.items.get(taken);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let queue = queue_of(session);
+    let Some(readers) = &mut session.readers else { return };
+    if taken == 0 && stopped.is_some() {
+        readers.refused(queue);
+    }
+    for (reader, next) in body.ends {
+        if let Some(item) = stopped
+            && item.reader == reader
+        {
+            readers.advance(owner, reader, readers::Next::At(&item.message.topic));
+            break;
+        }
+        readers.advance(owner, reader, next.map_or(readers::Next::Done, readers::Next::Cursor));
+    }
+    session.tidy_readers();
+}
+
+/// Delivers a message of a page, unless it is not wanted any more; false if there is no room for it.
+fn take_item(
+    parts: &mut Parts,
+    owner: ShardId,
+    session_key: SessionKey,
+    page: &Page,
+    item: &PageItem,
+) -> bool {
+    wake::spend(parts, 1);
+    let topic = parts.numbers.hasher.hash_one(&*item.message.topic);
+    let Some(session) = parts.sessions.get(session_key) else { return true };
+    let Some(readers) = &session.readers else { return true };
+    let Some((granted, subscription_id)) = readers.judge(page, owner, item.reader, item.number, topic) else {
+        return true;
+    };
+    // [MQTT-3.8.3-3]: whose message it is, its client identifier says, on whatever shard it is stored.
+    if readers.no_local(owner, item.reader) && item.message.from == session.identity.client_id {
+        return true;
+    }
+    let qos = lower(item.message.qos, granted.as_u8());
+    if !has_room_for(parts, session, qos, item.message.bytes()) {
+        return false;
+    }
+    let mut subscription_ids = SmallVec::new();
+    if subscription_id != 0 {
+        subscription_ids.push(subscription_id);
+    }
+    let manner = Manner {
+        qos,
+        // [MQTT-3.3.1-8]
+        retain: true,
+        subscription_ids,
+        group: None,
+        reader: item.reader,
+        cached: false,
+    };
+    let mut held = Some(Held::new(Arc::clone(&item.message).into()));
+    deliver::deliver(parts, session_key, manner, &item.message.view(), &mut held);
+    true
+}
+
+fn wanted_of(granted: &Granted) -> Wanted {
+    Wanted {
+        reader: granted.reader,
+        filter: Arc::clone(&granted.filter),
+        qos: granted.options.qos,
+        subscription_id: granted.id,
+        no_local: granted.options.no_local,
+    }
+}
+
+/// Whether the subscription that wants its retained messages is still there, and is the same.
+fn is_current(subscriptions: &BTreeMap<Box<str>, Subscription>, wanted: &Wanted) -> bool {
+    subscriptions.get(&*wanted.filter).is_some_and(|subscription| subscription.reader == wanted.reader)
+}

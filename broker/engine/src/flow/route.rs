@@ -1,0 +1,306 @@
+//! The effect of a message: the retained store, this shard's subscribers, the other shards. What cannot go now says what it
+//! waits for, and nothing of it has happened yet.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use smallvec::SmallVec;
+
+use super::{deliver, retain, send, tell, wake};
+use crate::counters::Loss;
+use crate::envelope::{EnvelopeBody, Lane};
+use crate::held::Held;
+use crate::id::{SessionKey, ShardId, ShardSet};
+use crate::message::MessageView;
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::route::{GroupId, GroupRef, Matched};
+use crate::session::Stage;
+use crate::work::FanOut;
+
+/// What became of a message.
+pub(crate) enum Effect {
+    /// It took effect; the code for the acknowledgement.
+    Done(ReasonCode),
+    /// It waits in a slot at this stage.
+    Waits(Stage),
+}
+
+/// Where the deliveries of matching shared subscriptions go.
+type Draws = SmallVec<[(GroupRef, ShardId); 2]>;
+
+/// Has a message take effect for the publish that is, or would be, slot `number` of the session. `stored` is what the owner
+/// of its topic has answered, if it was asked: the number under which it is stored, 0 for no room.
+pub(crate) fn effect(
+    parts: &mut Parts,
+    session: SessionKey,
+    number: u64,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+    mut stored: Option<u64>,
+) -> Effect {
+    if view.retain && stored.is_none() && parts.setup.limits.choices.retain_available {
+        let owner = parts.router.owner_of(view.topic);
+        if owner == parts.setup.id {
+            stored = Some(retain::store_retained(parts, view, held).unwrap_or(0));
+        } else if must_wait_for_lane(parts, session, owner) {
+            wake::wait_for_lane(parts, session, owner);
+            return Effect::Waits(Stage::Decided);
+        } else {
+            parts.work.lanes.passed();
+            // The owner first: whoever is not routed to now will find it there.
+            let id = parts.work.next_store;
+            parts.work.next_store += 1;
+            parts.work.stores.insert(id, (session, number));
+            let message = Arc::clone(hold(view, held));
+            send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
+            return Effect::Waits(Stage::Storing(id));
+        }
+    }
+    let matched = parts.router.matches(view.topic);
+    let draws = draw(parts, &matched);
+    let destinations = destinations(parts, &matched, &draws);
+    if let Some(lane) = destinations.iter().find(|lane| must_wait_for_lane(parts, session, *lane)) {
+        wake::wait_for_lane(parts, session, lane);
+        // What is stored stays stored; only the routing is still to come.
+        return Effect::Waits(stored.map_or(Stage::Decided, Stage::Stored));
+    }
+    parts.work.lanes.passed();
+    // A store without room refuses to store; the message goes on.
+    let full = stored == Some(0) && is_v5(parts, session);
+    let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
+    if matched.is_empty() {
+        tell::count_drop(parts, Loss::NoSubscribers, view, None);
+        let quiet = !is_v5(parts, session);
+        return Effect::Done(if full {
+            ReasonCode::QUOTA_EXCEEDED
+        } else if quiet {
+            ReasonCode::SUCCESS
+        } else {
+            ReasonCode::NO_MATCHING_SUBSCRIBERS
+        });
+    }
+    forward(parts, view, held, &matched, &draws, destinations);
+    serve_local(parts, view, held, &matched);
+    for (group, shard) in draws {
+        if shard == parts.setup.id {
+            serve_group(parts, group, view, held, false);
+        }
+    }
+    Effect::Done(if full { ReasonCode::QUOTA_EXCEEDED } else { ReasonCode::SUCCESS })
+}
+
+fn is_v5(parts: &Parts, session: SessionKey) -> bool {
+    parts.sessions.get(session).is_some_and(|session| session.identity.version.is_v5())
+}
+
+/// Whether a publisher has to wait before its message may take that lane: for room, or for those who came before.
+fn must_wait_for_lane(parts: &Parts, session: SessionKey, lane: ShardId) -> bool {
+    lane_is_full(parts, lane) || parts.work.lanes.are_before(session, lane)
+}
+
+/// Whether there is no room in the lane to that shard.
+pub(crate) fn lane_is_full(parts: &Parts, shard: ShardId) -> bool {
+    let index = shard.index();
+    parts.out.data[index].len() as u64 >= parts.setup.limits.lane_envelopes_max
+        || parts.out.data_bytes[index] as u64 >= parts.setup.limits.lane_bytes_max
+}
+
+/// The shard whose member gets the message, for each matching shared subscription.
+fn draw(parts: &mut Parts, matched: &Matched) -> Draws {
+    let mut draws = Draws::new();
+    for &group in &matched.groups {
+        let random = parts.numbers.random();
+        if let Some(shard) = parts.router.pick_shared(group, random) {
+            draws.push((group, shard));
+        }
+    }
+    draws
+}
+
+fn destinations(parts: &Parts, matched: &Matched, draws: &Draws) -> ShardSet {
+    let mut set = matched.shards;
+    for (_, shard) in draws {
+        set.insert(*shard);
+    }
+    set.remove(parts.setup.id);
+    set
+}
+
+/// One envelope for each shard that wants it, whatever the number of its subscribers.
+fn forward(
+    parts: &mut Parts,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+    matched: &Matched,
+    draws: &Draws,
+    destinations: ShardSet,
+) {
+    for shard in destinations.iter() {
+        let groups: SmallVec<[GroupId; 1]> = draws
+            .iter()
+            .filter(|(_, drawn)| *drawn == shard)
+            .filter_map(|(group, _)| parts.router.group_id(*group))
+            .collect();
+        let plain = matched.shards.contains(shard);
+        let message = Arc::clone(hold(view, held));
+        parts.counters.messages_forwarded += 1;
+        let body = EnvelopeBody::Message { message, plain, groups, forwarded: false, stored: view.stored };
+        send::push_envelope(parts, shard, Lane::Data, body);
+    }
+}
+
+/// This shard's plain subscribers, at once or, where they are more than a turn takes, in slices.
+pub(crate) fn serve_local(
+    parts: &mut Parts,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+    matched: &Rc<Matched>,
+) {
+    if matched.local.is_empty() {
+        return;
+    }
+    // Nothing overtakes a sliced fan-out to the same sessions.
+    if !parts.work.fanouts.is_empty()
+        || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries
+    {
+        let message = Rc::clone(hold(view, held));
+        parts.work.fanouts.push_back(FanOut {
+            message,
+            stored: view.stored,
+            matched: Rc::clone(matched),
+            next: 0,
+        });
+        return;
+    }
+    parts.work.run.spend(matched.local.len() as u64);
+    parts.counters.work_units += matched.local.len() as u64;
+    parts.encoder.frames.begin();
+    for target in &matched.local {
+        deliver::serve_target(parts, target, view, held);
+    }
+}
+
+/// One member of a shared subscription on this shard. Where all have as many messages waiting as they may, it is dropped: on its
+/// way to another shard it could come behind a later one of its publisher [MQTT-4.6.0-5]. Where there is no member any more,
+/// it goes to another shard, once.
+pub(crate) fn serve_group(
+    parts: &mut Parts,
+    group: GroupRef,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+    forwarded: bool,
+) {
+    let id = parts.router.group_id(group);
+    let sessions = &parts.sessions;
+    let queue_max = parts.setup.limits.session_queue_messages_max;
+    let mut stays = false;
+    let member = parts.router.pick_member(group, |key| {
+        sessions.get(key).is_some_and(|session| {
+            let remains = session.fate == crate::session::Fate::Stays;
+            stays |= remains;
+            remains && (session.queue.len() as u64) < queue_max
+        })
+    });
+    if let Some((session, options)) = member {
+        parts.encoder.frames.begin();
+        deliver::serve_member(parts, session, options, id, view, held);
+        let waiting = parts.sessions.get(session).map_or(0, |session| session.queue.len() as u64);
+        if parts.router.note_pick(group, waiting * 4 >= queue_max * 3) {
+            note_full_group(parts, group);
+        }
+        return;
+    }
+    if stays {
+        note_full_group(parts, group);
+        tell::count_drop(parts, Loss::NoMember, view, None);
+        return;
+    }
+    let mut others = ShardSet::all(parts.setup.shards);
+    others.remove(parts.setup.id);
+    let random = parts.numbers.random();
+    let elsewhere = parts.router.pick_shared_among(group, others, random).filter(|_| !forwarded);
+    match (elsewhere, id) {
+        (Some(shard), Some(id)) => {
+            let message = Arc::clone(hold(view, held));
+            let groups = SmallVec::from_elem(id, 1);
+            let body = EnvelopeBody::Message { message, plain: false, groups, forwarded: true, stored: 0 };
+            push_reserved(parts, shard, body);
+        }
+        _ => tell::count_drop(parts, Loss::NoMember, view, None),
+    }
+}
+
+/// Has other shards chosen for a shared subscription, if all its members here have much waiting. Each of them ends that when
+/// its queue has drained.
+fn note_full_group(parts: &mut Parts, group: GroupRef) {
+    let queue_max = parts.setup.limits.session_queue_messages_max;
+    let members: Vec<SessionKey> = parts.router.group_members(group).map(|(session, _)| session).collect();
+    let has_room = |key: &SessionKey| {
+        parts
+            .sessions
+            .get(*key)
+            .is_some_and(|session| session.conn.is_some() && session.queue.len() as u64 * 2 <= queue_max)
+    };
+    let full = !members.iter().any(has_room);
+    parts.router.set_group_full(group, full);
+    if full {
+        for key in members {
+            if let Some(session) = parts.sessions.get_mut(key) {
+                session.in_full_group = true;
+            }
+        }
+    }
+}
+
+/// A message that was drawn for a member that has left.
+pub(crate) fn redraw(parts: &mut Parts, group: GroupId, message: &Held) {
+    let Some(group) = parts.router.group_by_id(group) else { return };
+    let random = parts.numbers.random();
+    let view = message.view();
+    let mut held = Some(Rc::clone(message));
+    match parts.router.pick_shared(group, random) {
+        Some(shard) if shard == parts.setup.id => serve_group(parts, group, &view, &mut held, false),
+        Some(shard) => {
+            let Some(id) = parts.router.group_id(group) else { return };
+            let message = Arc::clone(message);
+            let groups = SmallVec::from_elem(id, 1);
+            push_reserved(
+                parts,
+                shard,
+                EnvelopeBody::Message { message, plain: false, groups, forwarded: false, stored: 0 },
+            );
+        }
+        None => {}
+    }
+}
+
+/// An envelope of what cannot be paused: beyond the lane's limit there is a reserve, beyond that a counted drop.
+pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBody) {
+    let limits = &parts.setup.limits;
+    let most = limits.lane_envelopes_max + limits.lane_reserve_envelopes_max;
+    if parts.out.data[shard.index()].len() as u64 >= most {
+        if let EnvelopeBody::Message { message, .. } = &body {
+            tell::count_drop(parts, Loss::LaneFull, &message.view(), None);
+        }
+        return;
+    }
+    send::push_envelope(parts, shard, Lane::Data, body);
+}
+
+/// The message to keep, made once.
+pub(crate) fn hold<'a>(view: &MessageView<'_>, held: &'a mut Option<Held>) -> &'a Held {
+    held.get_or_insert_with(|| Rc::new(Arc::new(view.to_message()).into()))
+}
+
+/// Tells every other shard what has changed in this one's interest.
+pub(crate) fn tell_interest(parts: &mut Parts) {
+    let Some(batch) = parts.router.take_changes() else { return };
+    let batch = Arc::new(batch);
+    for index in 0..parts.setup.shards {
+        if index != parts.setup.id.index() {
+            let body = EnvelopeBody::Interest(Arc::clone(&batch));
+            send::push_envelope(parts, ShardId(index as u8), Lane::Control, body);
+        }
+    }
+}

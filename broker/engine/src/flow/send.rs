@@ -1,0 +1,106 @@
+//! What leaves a flow: packets for a connection, envelopes for a shard, lines for a trace.
+
+use std::num::NonZeroU16;
+
+use super::tell;
+use crate::clients::connection::State;
+use crate::envelope::{Envelope, EnvelopeBody, Lane};
+use crate::id::{ConnKey, ShardId};
+use crate::interface::TraceLine;
+use crate::outbox::Outbound;
+use crate::packet::{Disconnect, Packet, PacketType, Properties, Property, Version, push_property};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+
+/// Queues a packet for a connection, if it is still there.
+pub(crate) fn send(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>) {
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let sent = conn.send(packet, &mut parts.out, &mut parts.counters);
+    if sent == 0 {
+        return;
+    }
+    if conn.traced {
+        trace(parts, key, false, || crate::traces::describe(packet));
+    }
+    tell::tell_sent(parts, key, packet.packet_type(), sent, sent);
+}
+
+/// Queues an acknowledgement for a connection, if it is still there.
+#[inline]
+pub(crate) fn send_ack(
+    parts: &mut Parts,
+    key: ConnKey,
+    kind: PacketType,
+    packet_id: NonZeroU16,
+    reason: ReasonCode,
+) {
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let sent = conn.send_ack(kind, packet_id, reason, &mut parts.out, &mut parts.counters);
+    if conn.traced {
+        trace(parts, key, false, || format!("{} m{packet_id} rc{:02x}", kind.name(), reason.0));
+    }
+    tell::tell_sent(parts, key, kind, sent, sent);
+}
+
+/// What is to be sent on a connection, to be written from the front and `advance`d.
+pub(crate) fn outbound(parts: &mut Parts, conn: ConnKey) -> Option<&mut Outbound> {
+    let conn = parts.connections.get_mut(conn)?;
+    conn.dirty = false;
+    Some(&mut conn.out)
+}
+
+pub(crate) fn push_envelope(parts: &mut Parts, to: ShardId, lane: Lane, body: EnvelopeBody) {
+    parts.out.push(to, lane, Envelope { body });
+}
+
+/// Remembers a packet of a traced connection.
+#[cold]
+pub(crate) fn trace(parts: &mut Parts, key: ConnKey, inbound: bool, text: impl FnOnce() -> String) {
+    let Some(conn) = parts.connections.get(key) else { return };
+    let client_id = match (&conn.state, conn.session.and_then(|session| parts.sessions.get(session))) {
+        (crate::clients::connection::State::Admitting(pending), _) => {
+            std::sync::Arc::clone(&pending.identity.client_id)
+        }
+        (_, Some(session)) => std::sync::Arc::clone(&session.identity.client_id),
+        _ => return,
+    };
+    trace_client(parts, &client_id, inbound, text);
+}
+
+/// Remembers a packet of a client, if it is traced.
+pub(crate) fn trace_client(parts: &mut Parts, client_id: &str, inbound: bool, text: impl FnOnce() -> String) {
+    let wall_ms = parts.clock.now().wall_ms;
+    let max = parts.setup.limits.trace_lines_max as usize;
+    let Some(trace) = parts.traces.get_mut(client_id) else { return };
+    if trace.lines.len() >= max {
+        trace.lines.pop_front();
+        trace.lost += 1;
+    }
+    trace.lines.push_back(TraceLine { wall_ms, inbound, text: text() });
+}
+
+/// The last packet of a live connection of MQTT 5; its reason string gives way to the client's Maximum Packet Size
+/// [MQTT-3.14.2-3].
+pub(crate) fn send_disconnect(
+    parts: &mut Parts,
+    key: ConnKey,
+    reason: ReasonCode,
+    detail: Option<&'static str>,
+) {
+    let Some(conn) = parts.connections.get(key) else { return };
+    if conn.version != Version::V5 || !matches!(conn.state, State::Live) {
+        return;
+    }
+    // A plugin may have named one that only other packets have.
+    let reason = reason.fitted(ReasonCode::ends_connection);
+    let mut section = Vec::new();
+    if let (Some(text), true) = (detail, conn.takes_reasons()) {
+        push_property(&mut section, Property::ReasonString(text));
+    }
+    let properties = Properties::from_encoded(&section);
+    let mut packet = Packet::Disconnect(Disconnect { reason, properties });
+    if !conn.takes(&packet) {
+        packet = Packet::Disconnect(Disconnect { reason, properties: Properties::default() });
+    }
+    send(parts, key, &packet);
+}

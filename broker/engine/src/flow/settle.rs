@@ -1,0 +1,87 @@
+//! The run queue: sessions that have become able to go on, each in it once, and the one loop that moves them. Whatever makes
+//! something possible (a verdict, an answer of another shard, room in a lane, an acknowledgement, the end of a connection) says
+//! so here and moves nothing itself, so that nothing that a client does can nest. Each public input of the shard begins with
+//! `begin_step` and ends with `settle`.
+
+use std::collections::VecDeque;
+
+use super::{deliver, pump, retained, route};
+use crate::id::{SessionKey, ShardId};
+use crate::parts::Parts;
+
+/// Moves whatever has become able to move, as far as this step's budget goes.
+#[inline]
+pub(crate) fn settle(parts: &mut Parts) {
+    if has_ready(parts) {
+        settle_ready(parts);
+    }
+}
+
+fn settle_ready(parts: &mut Parts) {
+    while !parts.work.run.is_spent() {
+        parts.work.run.spend(1);
+        if let Some(key) = next_lane_turn(parts) {
+            parts.work.lanes.turn = Some(key);
+            pump::pump_slots(parts, key);
+            parts.work.lanes.turn = None;
+            continue;
+        }
+        let Some(key) = parts.work.run.sessions.pop_front() else { return };
+        // A session that has been taken down meanwhile.
+        let Some(session) = parts.sessions.get_mut(key) else { continue };
+        let ready = std::mem::take(&mut session.ready);
+        if ready.slots {
+            pump::pump_slots(parts, key);
+        }
+        if ready.queue {
+            deliver::pump_queue(parts, key);
+            retained::pull_retained(parts, key);
+        }
+    }
+}
+
+/// Whether something could go on at this moment.
+#[inline]
+pub(crate) fn has_ready(parts: &Parts) -> bool {
+    !parts.work.run.sessions.is_empty() || !parts.work.lanes.open.is_empty()
+}
+
+/// The next session that waits for a lane with room.
+fn next_lane_turn(parts: &mut Parts) -> Option<SessionKey> {
+    while let Some(lane) = parts.work.lanes.open.iter().next() {
+        if route::lane_is_full(parts, lane) {
+            parts.work.lanes.open.remove(lane);
+            continue;
+        }
+        let queue = &mut parts.work.lanes.lanes[lane.index()];
+        let key = queue.pop_front();
+        if queue.is_empty() {
+            if queue.capacity() > 1024 {
+                *queue = VecDeque::new();
+            }
+            parts.work.lanes.waited.remove(lane);
+            parts.work.lanes.open.remove(lane);
+        }
+        if let Some(session) = key.and_then(|key| parts.sessions.get_mut(key)) {
+            session.lanes_waited.remove(lane);
+            return key;
+        }
+    }
+    None
+}
+
+/// Envelopes have left the staging of some lane: publishers that waited for room in it go on, first come first served, as
+/// many as there is room for. Once a turn.
+pub(crate) fn lanes_moved(parts: &mut Parts) {
+    let mut open = parts.work.lanes.open;
+    for lane in parts.work.lanes.waited.iter().filter(|lane| lane_is_low(parts, *lane)) {
+        open.insert(lane);
+    }
+    parts.work.lanes.open = open;
+}
+
+fn lane_is_low(parts: &Parts, lane: ShardId) -> bool {
+    let (limits, index) = (&parts.setup.limits, lane.index());
+    parts.out.data[index].len() as u64 <= limits.lane_envelopes_max / 2
+        && parts.out.data_bytes[index] as u64 <= limits.lane_bytes_max / 2
+}

@@ -1,0 +1,189 @@
+//! Subscriptions as they come and go: in the session, in the routes, and in what shared subscriptions know of their members.
+
+use std::sync::Arc;
+
+use super::{tell, wake};
+use crate::hook::requested::Requested;
+use crate::id::SessionKey;
+use crate::packet::{RetainHandling, SubscriptionOptions};
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::route::SubOptions;
+use crate::session::slots::Granted;
+use crate::session::{Recheck, Subscription};
+use crate::topic;
+
+/// Takes a filter out of the routes.
+pub(crate) fn unroute(parts: &mut Parts, key: SessionKey, filter: &str) {
+    if let Ok(parsed) = topic::parse_filter(filter) {
+        match parsed.share {
+            Some(group) => parts.router.unsubscribe_shared(group, parsed.filter, key),
+            None => parts.router.unsubscribe(parsed.filter, key),
+        };
+    }
+}
+
+/// Tells the shared subscriptions of a session that its client is here or gone.
+pub(crate) fn set_shared_connected(parts: &mut Parts, key: SessionKey, connected: bool) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    for filter in session.subscriptions.keys().filter(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
+        if let Ok(topic::ParsedFilter { share: Some(group), filter }) = topic::parse_filter(filter) {
+            parts.router.set_connected(group, filter, key, connected);
+        }
+    }
+}
+
+/// A filter that a subscription may have.
+pub(crate) fn filter_of<'a>(
+    parts: &Parts,
+    request: &'a Requested,
+) -> Result<topic::ParsedFilter<'a>, ReasonCode> {
+    let filter = request.filter_text();
+    let limits = &parts.setup.limits;
+    let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
+    if filter.len() as u64 > limits.topic_bytes_max
+        || topic::check_levels(parsed.filter, limits.topic_levels_max as u16).is_err()
+    {
+        return Err(ReasonCode::TOPIC_FILTER_INVALID);
+    }
+    Ok(parsed)
+}
+
+/// Puts a subscription that is allowed into the session and the routes.
+pub(crate) fn put_subscription(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    parsed: topic::ParsedFilter<'_>,
+    request: &Requested,
+    id: u32,
+) -> Result<Granted, ReasonCode> {
+    let filter = request.filter_text();
+    let subscriptions_max = parts.setup.limits.subscriptions_max as usize;
+    let session = parts.sessions.get(session_key).ok_or(ReasonCode::UNSPECIFIED_ERROR)?;
+    let known = session.subscriptions.get(filter).copied();
+    if known.is_none() && (session.subscriptions.len() >= subscriptions_max || parts.router.is_full()) {
+        return Err(ReasonCode::QUOTA_EXCEEDED);
+    }
+    let options = request.options;
+    // [MQTT-3.3.1-9] to [MQTT-3.3.1-11]; a shared subscription gets none (section 4.8.2).
+    let wants_retained = parsed.share.is_none()
+        && match options.retain_handling {
+            RetainHandling::Send => true,
+            RetainHandling::SendIfNew => known.is_none(),
+            RetainHandling::DoNotSend => false,
+        };
+    let fresh = if wants_retained { wake::next_reader(parts) } else { 0 };
+    let Some(session) = parts.sessions.get_mut(session_key) else {
+        return Err(ReasonCode::UNSPECIFIED_ERROR);
+    };
+    let mut reader = fresh;
+    if let (Some(known), Some(readers)) = (known, &mut session.readers) {
+        if wants_retained {
+            readers.remove(known.reader, None);
+        } else {
+            // What its reader has not delivered yet is still due, as it is granted now.
+            readers.grant_anew(known.reader, options, id);
+            reader = known.reader;
+        }
+    }
+    let subscription = Subscription { options, id, reader, recheck: Recheck::None };
+    let before = session.subscriptions.insert(filter.into(), subscription);
+    forget_recheck(parts, before);
+    let routed = sub_options(options, id);
+    let subscribed = match parsed.share {
+        Some(group) => parts.router.subscribe_shared(group, parsed.filter, session_key, routed, true),
+        None => parts.router.subscribe(parsed.filter, session_key, routed),
+    };
+    Ok(Granted {
+        place: 0,
+        filter: Arc::from(filter),
+        barrier_seq: subscribed.barrier_seq,
+        is_new: known.is_none(),
+        reader: fresh,
+        number: subscribed.filter,
+        options,
+        id,
+    })
+}
+
+/// Takes a subscription from a session and tells of it; `cause` is one word for who wanted it or why. The code for UNSUBACK
+/// [MQTT-3.11.3-2].
+pub(crate) fn unsubscribe(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    filter: &str,
+    cause: &'static str,
+) -> ReasonCode {
+    let Some(gone) = take_subscription(parts, session_key, filter) else {
+        return ReasonCode::NO_SUBSCRIPTION_EXISTED;
+    };
+    forget_recheck(parts, Some(gone));
+    unroute(parts, session_key, filter);
+    tell::tell_unsubscribed(parts, session_key, filter, gone, cause);
+    ReasonCode::SUCCESS
+}
+
+pub(crate) fn sub_options(options: SubscriptionOptions, id: u32) -> SubOptions {
+    SubOptions {
+        qos: options.qos.as_u8(),
+        no_local: options.no_local,
+        retain_as_published: options.retain_as_published,
+        subscription_id: id,
+    }
+}
+
+/// The queue of a session has drained: it may be chosen for its shared subscriptions again.
+pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    session.in_full_group = false;
+    for filter in session.subscriptions.keys().filter(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
+        if let Ok(topic::ParsedFilter { share: Some(name), filter }) = topic::parse_filter(filter)
+            && let Some(group) = parts.router.group_by_name(name, filter)
+        {
+            parts.router.set_group_full(group, false);
+        }
+    }
+}
+
+/// Takes back a subscription that could not be made known in time.
+pub(crate) fn withdraw(parts: &mut Parts, session_key: SessionKey, grant: &Granted) {
+    let gone = take_subscription(parts, session_key, &grant.filter);
+    // One that is new has never been told of.
+    if let Some(gone) = gone.filter(|_| !grant.is_new) {
+        tell::tell_unsubscribed(parts, session_key, &grant.filter, gone, "barrier");
+    }
+}
+
+/// Takes a subscription from a client, if it is here and has it.
+pub(crate) fn unsubscribe_for(parts: &mut Parts, client_id: &str, filter: &str) {
+    if let Some(session_key) = parts.sessions.by_client_id(client_id) {
+        unsubscribe(parts, session_key, filter, "plugin");
+    }
+}
+
+/// Takes a subscription out of the session and the routes, and its retained messages off their way [MQTT-3.10.4-2].
+pub(crate) fn take_subscription(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    filter: &str,
+) -> Option<Subscription> {
+    let session = parts.sessions.get_mut(session_key)?;
+    let gone = session.subscriptions.remove(filter)?;
+    if let Some(readers) = &mut session.readers {
+        readers.remove(gone.reader, parts.router.filter_number(filter));
+        session.tidy_readers();
+    }
+    unroute(parts, session_key, filter);
+    Some(gone)
+}
+
+/// A subscription is gone, or another has taken its place: a recheck of it that is open is nobody's any
+/// more.
+pub(crate) fn forget_recheck(parts: &mut Parts, gone: Option<Subscription>) {
+    if let Some(Subscription { recheck: Recheck::Open(number), .. }) = gone
+        && let Some(recheck) = parts.hooks.reviews.open.remove(&number)
+        && let Some(ticket) = recheck.ask.ticket
+    {
+        parts.hooks.tickets.close(ticket);
+    }
+}

@@ -1,0 +1,232 @@
+//! The points that only tell: each method asks first whether anybody listens, so that where nobody does it costs one length
+//! test. Called wherever something of the kind happens; decides nothing.
+
+use std::rc::Rc;
+
+use grapnel_plugin_abi::raw::FLAG_REPLAY;
+
+use crate::counters::Loss;
+use crate::hook::chain::{Audience, Course};
+use crate::hook::told::{About, BrokerView, RetainedChange, SubscriptionView, Told};
+use crate::hook::view::ClientView;
+use crate::hook::{HookPoint, PluginHandle};
+use crate::id::{ConnKey, SessionKey};
+use crate::message::MessageView;
+use crate::packet::PacketType;
+use crate::parts::Parts;
+use crate::reason::ReasonCode;
+use crate::session::Delivery;
+use crate::session::slots::Granted;
+
+/// Whom message.dropped names where a message was dropped for nobody in particular.
+const NODE: &str = "node";
+
+/// Whether anybody listens at a point.
+#[inline]
+pub(crate) fn is_heard(parts: &Parts, point: HookPoint) -> bool {
+    !parts.hooks.chains.chain(point).is_empty()
+}
+
+fn tell(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
+    let chain = parts.hooks.chains.chain_mut(point);
+    if chain.is_empty() {
+        return;
+    }
+    let mut told = Told::new(point, client, about, parts.clock.now().mono_ms);
+    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
+    chain.run((point, &parts.hooks.calls), told.course(), &mut event, &mut told);
+}
+
+/// Tells of a session; `end` where it ends.
+pub(crate) fn tell_session(
+    parts: &mut Parts,
+    point: HookPoint,
+    key: SessionKey,
+    end: Option<(&'static str, ReasonCode)>,
+) {
+    if !is_heard(parts, point) {
+        return;
+    }
+    let Some(session) = parts.sessions.get(key) else { return };
+    let (identity, view) = (Rc::clone(&session.identity), session.view());
+    tell(parts, point, Some(identity.view()), About::Session(view, end));
+}
+
+/// Tells of a subscription that is in force from now on.
+pub(crate) fn tell_subscribed(parts: &mut Parts, key: SessionKey, granted: &Granted) {
+    let view = SubscriptionView {
+        filter: &granted.filter,
+        options: granted.options,
+        id: granted.id,
+        is_new: Some(granted.is_new),
+        cause: None,
+    };
+    tell_subscription(parts, HookPoint::SessionSubscribed, key, view);
+}
+
+/// Tells of a subscription that is gone: `cause` says by whom or why, in one word.
+pub(crate) fn tell_unsubscribed(
+    parts: &mut Parts,
+    key: SessionKey,
+    filter: &str,
+    gone: crate::session::Subscription,
+    cause: &'static str,
+) {
+    let cause = Some(cause);
+    let view = SubscriptionView { filter, options: gone.options, id: gone.id, is_new: None, cause };
+    tell_subscription(parts, HookPoint::SessionUnsubscribed, key, view);
+}
+
+fn tell_subscription(
+    parts: &mut Parts,
+    point: HookPoint,
+    key: SessionKey,
+    subscription: SubscriptionView<'_>,
+) {
+    if !is_heard(parts, point) {
+        return;
+    }
+    let Some(session) = parts.sessions.get(key) else { return };
+    let (identity, view) = (Rc::clone(&session.identity), session.view());
+    tell(parts, point, Some(identity.view()), About::Subscription(view, subscription));
+}
+
+/// Tells one plugin of a session that is there already, with its subscriptions.
+pub(crate) fn replay_session(parts: &mut Parts, plugin: PluginHandle, key: SessionKey) {
+    let Some(session) = parts.sessions.get(key).filter(|session| !session.orphan) else { return };
+    let (identity, view, connected) = (Rc::clone(&session.identity), session.view(), session.conn.is_some());
+    let client = Some(identity.view());
+    let about = About::Session(view, None);
+    if connected {
+        tell_one(parts, plugin, HookPoint::ClientConnected, client, about);
+    }
+    tell_one(parts, plugin, HookPoint::SessionCreated, client, about);
+    if !is_heard(parts, HookPoint::SessionSubscribed) {
+        return;
+    }
+    let Some(session) = parts.sessions.get(key) else { return };
+    let subscriptions: Vec<_> =
+        session.subscriptions.iter().map(|(filter, subscription)| (filter.clone(), *subscription)).collect();
+    for (filter, subscription) in subscriptions {
+        let subscription = SubscriptionView {
+            filter: &filter,
+            options: subscription.options,
+            id: subscription.id,
+            is_new: Some(false),
+            cause: None,
+        };
+        let about = About::Subscription(view, subscription);
+        tell_one(parts, plugin, HookPoint::SessionSubscribed, client, about);
+    }
+}
+
+fn tell_one(
+    parts: &mut Parts,
+    plugin: PluginHandle,
+    point: HookPoint,
+    client: Option<ClientView<'_>>,
+    about: About<'_>,
+) {
+    let mut told = Told::new(point, client, about, parts.clock.now().mono_ms);
+    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
+    event.flags |= FLAG_REPLAY;
+    let course = Course { audience: Audience::Plugin(plugin), ..Course::WHOLE };
+    parts.hooks.chains.chain_mut(point).run((point, &parts.hooks.calls), course, &mut event, &mut told);
+}
+
+/// Tells of a message that a subscriber has acknowledged for good.
+#[inline]
+pub(crate) fn tell_acked(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
+    if is_heard(parts, HookPoint::MessageAcked) {
+        tell_acked_to(parts, key, delivery);
+    }
+}
+
+#[cold]
+fn tell_acked_to(parts: &mut Parts, key: SessionKey, delivery: &Delivery) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    let identity = Rc::clone(&session.identity);
+    let view = MessageView { qos: delivery.qos, retain: delivery.retain, ..delivery.message.view() };
+    tell(parts, HookPoint::MessageAcked, Some(identity.view()), About::Acked(view));
+}
+
+/// Counts a message that is dropped and tells of it: for the client of a session, or for nobody in particular.
+pub(crate) fn count_drop(parts: &mut Parts, why: Loss, view: &MessageView<'_>, of: Option<SessionKey>) {
+    let counters = &mut parts.counters;
+    counters.messages_dropped += 1;
+    match why {
+        Loss::NoSubscribers => counters.messages_dropped_no_subscribers += 1,
+        Loss::QueueFull => counters.messages_dropped_queue_full += 1,
+        Loss::Expired => counters.messages_dropped_expired += 1,
+        Loss::TooLarge => counters.messages_dropped_too_large += 1,
+        Loss::Hook => counters.messages_dropped_hook += 1,
+        Loss::LaneFull => counters.messages_dropped_lane_full += 1,
+        Loss::NoMember => counters.messages_dropped_no_member += 1,
+        Loss::NotAuthorized => counters.messages_dropped_not_authorized += 1,
+    }
+    if let (Loss::QueueFull | Loss::TooLarge, Some(session)) =
+        (why, of.and_then(|key| parts.sessions.get_mut(key)))
+    {
+        session.dropped += 1;
+    }
+    if is_heard(parts, HookPoint::MessageDropped) {
+        tell_dropped(parts, why, view, of);
+    }
+}
+
+#[cold]
+fn tell_dropped(parts: &mut Parts, why: Loss, view: &MessageView<'_>, of: Option<SessionKey>) {
+    let session = of.and_then(|key| parts.sessions.get(key));
+    let identity = session.map(|session| Rc::clone(&session.identity));
+    let client = identity.as_deref().map(crate::session::Identity::view);
+    let by = client.map_or(NODE, |client| client.client_id);
+    tell(parts, HookPoint::MessageDropped, client, About::Dropped(*view, by, why.word()));
+}
+
+/// Tells what became of a retained message of a topic that this shard owns.
+pub(crate) fn tell_retained(parts: &mut Parts, view: &MessageView<'_>, change: RetainedChange) {
+    tell(parts, HookPoint::MessageRetained, None, About::Retained(*view, change));
+}
+
+/// Tells of a packet that was read.
+#[inline]
+pub(crate) fn tell_received(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
+    if is_heard(parts, HookPoint::PacketReceived) {
+        tell_received_from(parts, key, kind, whole);
+    }
+}
+
+#[cold]
+fn tell_received_from(parts: &mut Parts, key: ConnKey, kind: PacketType, whole: &[u8]) {
+    let Some(identity) = parts.connections.get(key).and_then(|conn| conn.identity.clone()) else { return };
+    tell(parts, HookPoint::PacketReceived, Some(identity.view()), About::Packet(kind, whole, whole.len()));
+}
+
+/// Tells of a packet of `len` bytes that was queued, the last `copied` of what was copied into the connection's queue.
+#[inline]
+pub(crate) fn tell_sent(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
+    if is_heard(parts, HookPoint::PacketSent) {
+        tell_sent_to(parts, key, kind, copied, len);
+    }
+}
+
+#[cold]
+fn tell_sent_to(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize, len: usize) {
+    let Some(conn) = parts.connections.get(key) else { return };
+    let Some(identity) = conn.identity.clone() else { return };
+    let point = HookPoint::PacketSent;
+    let about = About::Packet(kind, conn.out.copied_tail(copied), len);
+    let mut told = Told::new(point, Some(identity.view()), about, parts.clock.now().mono_ms);
+    let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
+    parts.hooks.chains.chain_mut(point).run(
+        (point, &parts.hooks.calls),
+        told.course(),
+        &mut event,
+        &mut told,
+    );
+}
+
+/// Tells of the broker itself: one of the points named `broker.…`. The shell calls it on one shard alone.
+pub(crate) fn tell_broker(parts: &mut Parts, point: HookPoint, broker: BrokerView<'_>) {
+    tell(parts, point, None, About::Broker(broker));
+}

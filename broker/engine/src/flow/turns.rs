@@ -1,0 +1,79 @@
+//! Work that one turn does not finish: large fan-outs, scans, sessions being taken down. Each turn does a slice.
+
+use std::rc::Rc;
+
+use super::{
+    admission, authority, commands, deliver, ending, filters, memory, retained, settle, tell, timers, wake,
+};
+use crate::hook::told::RetainedChange;
+use crate::message::MessageView;
+use crate::parts::Parts;
+use crate::time::Now;
+
+/// Filters whose interest is taken back in one turn.
+const SWEEP: usize = 256;
+/// Retained messages that are expired in one turn.
+const EXPIRE: usize = 256;
+
+/// Sets the time of the step and runs what is due: keep alive, deadlines, expiry, delayed wills, sliced work. Returns
+/// whether sliced work is left, so that the shell calls again after it has let others run.
+pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
+    parts.clock.set(now);
+    wake::begin_step(parts);
+    parts.work.turn_left = parts.setup.limits.turn_budget_deliveries / 2;
+    memory::settle_memory(parts);
+    timers::run_timers(parts);
+    settle::settle(parts);
+    fan_out(parts);
+    filters::go_on_with_filters(parts);
+    // Half of the budget for subscriptions, half for retained messages: neither keeps the other waiting.
+    parts.work.turn_left += parts.setup.limits.turn_budget_deliveries / 2;
+    retained::scan_retained(parts);
+    ending::end_sessions(parts);
+    commands::replay(parts);
+    authority::review(parts);
+    authority::authorize_deliveries(parts);
+    admission::serve_heirs(parts);
+    settle::settle(parts);
+    parts.router.sweep(SWEEP);
+    if parts.retained.next_expiry_ms().is_some_and(|at| at <= now.mono_ms) {
+        let mut gone = Vec::new();
+        parts.retained.expire(now.mono_ms, EXPIRE, |_, message| gone.push(message));
+        for message in gone {
+            tell::tell_retained(parts, &message.view(), RetainedChange::Expired);
+        }
+    }
+    has_work(parts)
+}
+
+/// Whether the last step left sliced work: the shell then calls [`Shard::advance`] once more, after others have run.
+pub(crate) fn has_work(parts: &Parts) -> bool {
+    !parts.work.fanouts.is_empty()
+        || !parts.work.scans.is_empty()
+        || !parts.work.subscribing.is_empty()
+        || !parts.work.ending.is_empty()
+        || settle::has_ready(parts)
+        || commands::has_replays(parts)
+        || authority::has_reviews(parts)
+        || !parts.work.heirs.is_empty()
+}
+
+fn fan_out(parts: &mut Parts) {
+    let mut left = parts.setup.limits.turn_budget_deliveries as usize;
+    while left > 0 {
+        let Some(mut fanout) = parts.work.fanouts.pop_front() else { return };
+        let end = fanout.matched.local.len().min(fanout.next + left);
+        let mut held = Some(Rc::clone(&fanout.message));
+        let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
+        parts.encoder.frames.begin();
+        for target in &fanout.matched.local[fanout.next..end] {
+            deliver::serve_target(parts, target, &view, &mut held);
+        }
+        parts.counters.work_units += (end - fanout.next) as u64;
+        left -= end - fanout.next;
+        fanout.next = end;
+        if fanout.next < fanout.matched.local.len() {
+            parts.work.fanouts.push_front(fanout);
+        }
+    }
+}

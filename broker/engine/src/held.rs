@@ -1,0 +1,67 @@
+//! A message that sessions of a shard hold, and the count of what all of them hold together. Each session is charged for all
+//! that it holds; the shard is charged once for a message that many hold.
+
+use std::cell::{Cell, OnceCell};
+use std::ops::Deref;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use crate::message::{Message, MessageView};
+
+/// Bytes of the messages that sessions of a shard hold, each counted once.
+#[derive(Clone, Debug, Default)]
+pub struct Pool(Rc<Cell<usize>>);
+
+impl Pool {
+    /// Bytes held now.
+    pub fn bytes(&self) -> usize {
+        self.0.get()
+    }
+
+    /// Counts a message until its last holder lets it go; once, however often it is queued.
+    pub fn count(&self, message: &HeldMessage) {
+        if message.pool.get().is_none() {
+            self.0.set(self.0.get() + message.bytes());
+            // It was empty one line above.
+            let _ = message.pool.set(self.clone());
+        }
+    }
+}
+
+/// A message that several sessions of a shard hold: one count for the shard (no atomic per holder), one for all shards.
+#[derive(Debug)]
+pub struct HeldMessage {
+    message: Arc<Message>,
+    /// Where it is counted, once a session has queued it.
+    pool: OnceCell<Pool>,
+}
+
+impl From<Arc<Message>> for HeldMessage {
+    fn from(message: Arc<Message>) -> HeldMessage {
+        HeldMessage { message, pool: OnceCell::new() }
+    }
+}
+
+impl Deref for HeldMessage {
+    type Target = Arc<Message>;
+
+    fn deref(&self) -> &Arc<Message> {
+        &self.message
+    }
+}
+
+impl Drop for HeldMessage {
+    fn drop(&mut self) {
+        if let Some(pool) = self.pool.get() {
+            pool.0.set(pool.0.get() - self.message.bytes());
+        }
+    }
+}
+
+/// A message that several sessions of a shard hold.
+pub type Held = Rc<HeldMessage>;
+
+/// The message to keep, made once.
+pub(crate) fn hold<'a>(view: &MessageView<'_>, held: &'a mut Option<Held>) -> &'a Held {
+    held.get_or_insert_with(|| Rc::new(Arc::new(view.to_message()).into()))
+}

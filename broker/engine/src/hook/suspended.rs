@@ -1,0 +1,291 @@
+//! What is suspended at a hook point while a link answers later, and how it goes on when the answer comes:
+//! the same for every point. A flow keeps it with the packet that waits and calls `resume`; nothing
+//! here runs a chain.
+
+use grapnel_plugin_abi::raw::{Flow, Status, Ticket};
+use smallvec::SmallVec;
+
+use super::requested::Requested;
+use super::tickets::{Before, OpenTicket, OwnedChange};
+use super::verdict::ClientVerdict;
+use super::verdict::Why;
+use super::{FaultPolicy, HookPoint, LinkIdentity};
+use crate::reason::ReasonCode;
+
+/// An event that waits at a hook point, or is about to be shown to one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Suspended<A> {
+    /// The accumulator as the links so far have left it.
+    pub accumulator: A,
+    /// Links that it has been to, by identity, so that it goes on behind them in whatever table is in force
+    /// then.
+    pub visited: SmallVec<[LinkIdentity; 4]>,
+    /// Version of the rules when it began.
+    pub epoch: u64,
+    /// Where.
+    pub point: HookPoint,
+    /// The ticket it waits for; `None` while it does not wait for a link.
+    pub ticket: Option<Ticket>,
+}
+
+/// What an answer that came later has led to.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Resumed {
+    /// The chain goes on behind the link that has answered.
+    GoesOn,
+    /// The link has ended the chain.
+    Ends,
+    /// The link has failed. By its policy the chain `ends`, or goes on as if it had not been there.
+    Failed {
+        /// Whether the chain ends.
+        ends: bool,
+        /// The change that could not be taken, if it failed by that.
+        refused: Option<RefusedChange>,
+    },
+}
+
+/// A change that the accumulator cannot take. None of those that came with it was taken either.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct RefusedChange {
+    /// Which of the changes, from 0.
+    pub place: usize,
+    /// Which field it would have changed.
+    pub field: grapnel_plugin_abi::raw::Field,
+    /// Why it cannot be taken.
+    pub status: Status,
+}
+
+/// What a chain carries from link to link where links may answer later.
+pub trait Accumulator: Clone {
+    /// What it takes to judge a change.
+    type Rules: Copy;
+
+    /// Takes one change that came with an answer.
+    ///
+    /// # Errors
+    /// As for the setter of the same field in a hook.
+    fn take(
+        &mut self,
+        point: HookPoint,
+        change: &grapnel_plugin_abi::host::FieldChange<'_>,
+        rules: Self::Rules,
+    ) -> Result<(), Status>;
+
+    /// Becomes again what it was before the link that has failed.
+    fn restore(&mut self, before: &Before);
+
+    /// A link has given no answer.
+    fn fail(&mut self, why: Why, policy: FaultPolicy);
+}
+
+impl<A> Suspended<A> {
+    /// An event that no link has seen yet.
+    pub fn new(point: HookPoint, accumulator: A, epoch: u64) -> Suspended<A> {
+        Suspended { accumulator, visited: SmallVec::new(), epoch, point, ticket: None }
+    }
+
+    /// Notes links that it has been to.
+    pub fn has_visited(&mut self, links: impl Iterator<Item = LinkIdentity>) {
+        for link in links {
+            if !self.visited.contains(&link) {
+                self.visited.push(link);
+            }
+        }
+    }
+}
+
+impl<A: Accumulator> Suspended<A> {
+    /// Takes the answer for the ticket it waits for. `None`, and nothing done, where it waits for another one
+    /// or for none: such an answer is about something else.
+    pub fn resume(
+        &mut self,
+        open: &OpenTicket,
+        answer: Option<(Flow, &[OwnedChange])>,
+        rules: A::Rules,
+    ) -> Option<Resumed> {
+        if self.ticket != Some(open.number) {
+            return None;
+        }
+        self.ticket = None;
+        Some(resume(&mut self.accumulator, self.point, open, answer, rules))
+    }
+}
+
+/// What an answer makes of an accumulator: all its changes are taken, or the link has failed. `None` is a
+/// missed deadline.
+pub fn resume<A: Accumulator>(
+    accumulator: &mut A,
+    point: HookPoint,
+    open: &OpenTicket,
+    answer: Option<(Flow, &[OwnedChange])>,
+    rules: A::Rules,
+) -> Resumed {
+    let mut refused = None;
+    if let Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) = answer {
+        match changed(accumulator, point, changes, rules) {
+            Ok(next) => {
+                *accumulator = next;
+                return if flow == Flow::STOP { Resumed::Ends } else { Resumed::GoesOn };
+            }
+            Err(change) => refused = Some(change),
+        }
+    }
+    if let Some(before) = open.before.as_deref() {
+        accumulator.restore(before);
+    }
+    accumulator.fail(if answer.is_some() { Why::Fault } else { Why::Deadline }, open.policy);
+    Resumed::Failed { ends: open.policy == FaultPolicy::Deny, refused }
+}
+
+fn changed<A: Accumulator>(
+    before: &A,
+    point: HookPoint,
+    changes: &[OwnedChange],
+    rules: A::Rules,
+) -> Result<A, RefusedChange> {
+    let mut next = before.clone();
+    for (place, change) in changes.iter().enumerate() {
+        next.take(point, &change.borrow(), rules).map_err(|status| RefusedChange {
+            place,
+            field: change.field,
+            status,
+        })?;
+    }
+    Ok(next)
+}
+
+impl Accumulator for ClientVerdict {
+    type Rules = ();
+
+    fn take(
+        &mut self,
+        point: HookPoint,
+        change: &grapnel_plugin_abi::host::FieldChange<'_>,
+        (): (),
+    ) -> Result<(), Status> {
+        self.set(point, change)
+    }
+
+    fn restore(&mut self, before: &Before) {
+        if let Before::Client(before) = before {
+            self.clone_from(before);
+        }
+    }
+
+    fn fail(&mut self, why: Why, policy: FaultPolicy) {
+        ClientVerdict::fail(self, why, policy);
+    }
+}
+
+impl Accumulator for Vec<Requested> {
+    /// `topic_bytes_max`.
+    type Rules = usize;
+
+    fn take(
+        &mut self,
+        point: HookPoint,
+        change: &grapnel_plugin_abi::host::FieldChange<'_>,
+        topic_bytes_max: usize,
+    ) -> Result<(), Status> {
+        super::requested::change(self, point, change, topic_bytes_max).map(|_replaced| ())
+    }
+
+    fn restore(&mut self, before: &Before) {
+        if let Before::Filters(before) = before {
+            self.clone_from(before);
+        }
+    }
+
+    fn fail(&mut self, _why: Why, policy: FaultPolicy) {
+        if policy == FaultPolicy::Deny {
+            super::requested::refuse_all(self);
+        }
+    }
+}
+
+/// A request to client.authorize.
+pub type AuthorizationRequest = Suspended<ClientVerdict>;
+
+impl AuthorizationRequest {
+    /// Begins anew under rules of another version: nobody has been asked yet.
+    pub fn begin_anew(&mut self, epoch: u64) {
+        self.epoch = epoch;
+        self.visited.clear();
+        self.ticket = None;
+        self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use grapnel_plugin_abi::raw::Field;
+
+    use super::*;
+    use crate::hook::PluginHandle;
+    use crate::hook::tickets::Waiter;
+    use crate::hook::verdict::Silence;
+    use crate::hook::verdict::{ALLOW, DENY, UNANSWERED};
+    use crate::hook::view::ClientView;
+
+    const POINT: HookPoint = HookPoint::ClientAuthorize;
+
+    fn nobody() -> ClientVerdict {
+        ClientVerdict::unanswered(&ClientView::NOBODY, ReasonCode::NOT_AUTHORIZED)
+    }
+
+    fn request(ticket: u64) -> AuthorizationRequest {
+        Suspended { ticket: Some(Ticket(ticket)), ..Suspended::new(POINT, nobody(), 1) }
+    }
+
+    fn open(ticket: u64, policy: FaultPolicy, before: Option<ClientVerdict>) -> OpenTicket {
+        OpenTicket {
+            number: Ticket(ticket),
+            waiter: Waiter::Recheck(1),
+            link: LinkIdentity(1),
+            plugin: PluginHandle(1),
+            policy,
+            deadline_ms: 0,
+            before: before.map(|before| Box::new(Before::Client(before))),
+        }
+    }
+
+    fn verdict(number: u64) -> OwnedChange {
+        let (bytes, key) = Default::default();
+        OwnedChange { field: Field::VERDICT, index: 0, number, bytes, key }
+    }
+
+    #[test]
+    fn an_answer_for_another_ticket_changes_nothing() {
+        let allow = [verdict(u64::from(ALLOW))];
+        let mut waiting = request(7);
+        let before = waiting.clone();
+        assert_eq!(waiting.resume(&open(8, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), ()), None);
+        assert_eq!(waiting, before);
+        let done = waiting.resume(&open(7, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), ());
+        assert_eq!((done, waiting.accumulator.verdict), (Some(Resumed::Ends), ALLOW));
+        assert_eq!(waiting.resume(&open(7, FaultPolicy::Deny, None), None, ()), None, "it waits for none");
+        assert_eq!(waiting.accumulator.silence, None);
+    }
+
+    #[test]
+    fn a_failed_answer_leaves_what_was_before_its_link() {
+        let (changed, before) = (ClientVerdict { verdict: ALLOW, ..nobody() }, nobody());
+        let good_and_bad = [verdict(u64::from(DENY)), verdict(9)];
+        let refused = RefusedChange { place: 1, field: Field::VERDICT, status: Status::INVALID };
+        for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
+            let ends = policy == FaultPolicy::Deny;
+            for (answer, why, refused) in [
+                (None, Why::Deadline, None),
+                (Some((Flow::FAULT, &[][..])), Why::Fault, None),
+                (Some((Flow::CONTINUE, &good_and_bad[..])), Why::Fault, Some(refused)),
+            ] {
+                let mut waiting = Suspended { accumulator: changed.clone(), ..request(7) };
+                let resumed = waiting.resume(&open(7, policy, Some(before.clone())), answer, ());
+                assert_eq!(resumed, Some(Resumed::Failed { ends, refused }));
+                let said = if ends { DENY } else { UNANSWERED };
+                let silence = Some(Silence { why, policy });
+                assert_eq!(waiting.accumulator, ClientVerdict { verdict: said, silence, ..nobody() });
+            }
+        }
+    }
+}

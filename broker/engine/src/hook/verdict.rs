@@ -1,0 +1,353 @@
+//! What a hook point has said about a client's request, and the one place that decides what becomes of a verdict that nobody
+//! gave. Asked when a chain has ended; nothing here knows a session, a ticket or a packet.
+
+use bytes::Bytes;
+use grapnel_plugin_abi::host::FieldChange;
+use grapnel_plugin_abi::raw::{Field, Status};
+
+use super::section::{put, put_user};
+use super::view::ClientView;
+use super::{FaultPolicy, HookPoint, Link};
+use crate::packet::{Properties, Property};
+use crate::reason::ReasonCode;
+
+/// Nobody has answered.
+pub const UNANSWERED: u8 = 0;
+
+/// Allowed.
+pub const ALLOW: u8 = 1;
+
+/// Refused.
+pub const DENY: u8 = 2;
+
+/// At client.authenticate: the client is asked for another AUTH.
+pub const ANOTHER_ROUND: u8 = 3;
+
+/// Why nobody has answered.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Why {
+    /// No link was there for this request.
+    NotAsked,
+    /// A link failed, or gave an answer that could not be taken.
+    Fault,
+    /// A link's deferred answer missed its deadline.
+    Deadline,
+    /// A link wanted to answer later, and no ticket was left for it.
+    NoRoom,
+}
+
+/// The verdict of a chain.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Verdict {
+    /// A link, or the operator for what every link has passed, allows it.
+    Allow,
+    /// A link, or the operator likewise, refuses it for this reason.
+    Deny(ReasonCode),
+    /// There is no answer. That is neither of the two.
+    Unanswered(Why),
+}
+
+/// That a link gave no answer, and what its fault policy makes of that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Silence {
+    /// Why there is none.
+    pub why: Why,
+    /// Deny ends the chain; Ignore is as if the link had not been there.
+    pub policy: FaultPolicy,
+}
+
+/// What becomes of something that was granted before and is authorized again.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Rechecked {
+    /// It stays.
+    Stays,
+    /// It is taken back for this reason.
+    Revoked(ReasonCode),
+    /// It stays, and is authorized again later: nobody has answered.
+    AskAgain,
+}
+
+/// The accumulator of the points that decide about a client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientVerdict {
+    /// [`UNANSWERED`], [`ALLOW`], [`DENY`] or [`ANOTHER_ROUND`].
+    pub verdict: u8,
+    /// Reason of a refusal.
+    pub reason: ReasonCode,
+    /// Text of a refusal.
+    pub reason_string: Option<Bytes>,
+    /// Whether the client is a superuser.
+    pub superuser: bool,
+    /// Keep alive, seconds (connect alone).
+    pub keep_alive_s: u16,
+    /// Session expiry, seconds (connect alone).
+    pub expiry_s: u32,
+    /// Encoded properties of CONNECT (connect alone).
+    pub properties: Bytes,
+    /// Data for the client's next AUTH, or for CONNACK (authenticate alone).
+    pub auth_data: Option<Bytes>,
+    /// Whether the verdict may be remembered (authorize alone).
+    pub cacheable: bool,
+    /// Whether a link was called.
+    pub called: bool,
+    /// That a link gave no answer; the one that ended the chain by its policy, else the first.
+    pub silence: Option<Silence>,
+}
+
+impl ClientVerdict {
+    /// Unanswered; `refusal` is the reason a refusal has that names none.
+    pub fn unanswered(client: &ClientView<'_>, refusal: ReasonCode) -> ClientVerdict {
+        ClientVerdict {
+            verdict: UNANSWERED,
+            reason: refusal,
+            reason_string: None,
+            superuser: client.superuser,
+            keep_alive_s: client.keep_alive_s,
+            expiry_s: client.expiry_s,
+            properties: Bytes::new(),
+            auth_data: None,
+            cacheable: true,
+            called: false,
+            silence: None,
+        }
+    }
+
+    /// Forgets what was said to a question of client.authorize; `refusal` as in [`ClientVerdict::unanswered`].
+    pub fn begin_anew(&mut self, refusal: ReasonCode) {
+        self.verdict = UNANSWERED;
+        self.reason = refusal;
+        self.reason_string = None;
+        self.cacheable = true;
+        self.called = false;
+        self.silence = None;
+    }
+
+    /// Takes one change.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value out of its range.
+    pub fn set(&mut self, point: HookPoint, change: &FieldChange<'_>) -> Result<(), Status> {
+        let decides = matches!(
+            point,
+            HookPoint::ClientConnect | HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize
+        );
+        match (change.field, point) {
+            (Field::VERDICT, _) if decides => {
+                let most = if point == HookPoint::ClientAuthenticate { ANOTHER_ROUND } else { DENY };
+                self.verdict =
+                    u8::try_from(change.number).ok().filter(|v| *v <= most).ok_or(Status::INVALID)?;
+            }
+            (Field::REASON_CODE, _) if decides => {
+                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
+                // A refused request has an answer of another kind each: the code is checked where that is known.
+                let fits = match point {
+                    HookPoint::ClientAuthorize => code.is_defined() && code.is_error(),
+                    _ => code.refuses_connect(),
+                };
+                if !fits {
+                    return Err(Status::INVALID);
+                }
+                self.reason = code;
+            }
+            (Field::REASON_STRING, _) if decides => {
+                super::text(change.bytes)?;
+                self.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            (Field::AUTH_DATA, HookPoint::ClientAuthenticate) => {
+                if change.bytes.len() > usize::from(u16::MAX) {
+                    return Err(Status::INVALID);
+                }
+                self.auth_data = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            (Field::CACHEABLE, HookPoint::ClientAuthorize) => self.cacheable = change.number != 0,
+            (Field::IS_SUPERUSER, HookPoint::ClientAuthenticate) => self.superuser = change.number != 0,
+            (Field::KEEP_ALIVE_S, HookPoint::ClientConnect) => {
+                self.keep_alive_s = u16::try_from(change.number).map_err(|_| Status::INVALID)?;
+            }
+            (Field::SESSION_EXPIRY_S, HookPoint::ClientConnect) => {
+                self.expiry_s = u32::try_from(change.number).map_err(|_| Status::INVALID)?;
+            }
+            (_, HookPoint::ClientConnect) => self.properties = self.changed_properties(change)?,
+            _ => return Err(Status::UNSUPPORTED),
+        }
+        Ok(())
+    }
+
+    /// The properties of CONNECT with one changed, added or taken out.
+    fn changed_properties(&self, change: &FieldChange<'_>) -> Result<Bytes, Status> {
+        let before = Properties::from_encoded(&self.properties);
+        let number = |min: u64, max: u64| {
+            (min..=max).contains(&change.number).then_some(change.number).ok_or(Status::INVALID)
+        };
+        let property = match change.field {
+            Field::USER_PROPERTY => return put_user(before, change),
+            // 0 would be a protocol error in these two [sections 3.1.2.11.3 and 3.1.2.11.4].
+            Field::RECEIVE_MAXIMUM => Property::ReceiveMaximum(number(1, u16::MAX.into())? as u16),
+            Field::MAXIMUM_PACKET_SIZE => Property::MaximumPacketSize(number(1, u32::MAX.into())? as u32),
+            Field::TOPIC_ALIAS_MAXIMUM => Property::TopicAliasMaximum(number(0, u16::MAX.into())? as u16),
+            Field::REQUEST_RESPONSE_INFO => Property::RequestResponseInfo(number(0, 1)? == 1),
+            Field::REQUEST_PROBLEM_INFO => Property::RequestProblemInfo(number(0, 1)? == 1),
+            _ => return Err(Status::UNSUPPORTED),
+        };
+        put(before, property.id(), Some(property), 0)
+    }
+}
+
+impl ClientVerdict {
+    /// A link has given no answer. Where its policy is to deny, the chain ends with this.
+    pub fn fail(&mut self, why: Why, policy: FaultPolicy) {
+        match policy {
+            FaultPolicy::Deny => {
+                self.verdict = DENY;
+                self.silence = Some(Silence { why, policy });
+            }
+            FaultPolicy::Ignore => {
+                self.silence.get_or_insert(Silence { why, policy });
+            }
+        }
+    }
+
+    /// What client.authorize has said. Where every link that was called has passed, the answer is the
+    /// operator's: that is what `authorization.no_match` is.
+    pub fn said(&self, no_match_allow: bool) -> Verdict {
+        match (self.silence, self.verdict) {
+            (Some(Silence { why, policy: FaultPolicy::Deny }), _) => Verdict::Unanswered(why),
+            (_, ALLOW) => Verdict::Allow,
+            (_, DENY) => Verdict::Deny(self.reason),
+            (Some(silence), _) => Verdict::Unanswered(silence.why),
+            (None, _) if !self.called => Verdict::Unanswered(Why::NotAsked),
+            (None, _) if no_match_allow => Verdict::Allow,
+            (None, _) => Verdict::Deny(ReasonCode::NOT_AUTHORIZED),
+        }
+    }
+
+    /// The policy of client.authorize for what a client asks for now: it fails closed. A link whose failure
+    /// is to be ignored leaves the request to `authorization.no_match`, as if it had not been there.
+    ///
+    /// # Errors
+    /// The reason of the refusal.
+    pub fn granted(&self, no_match_allow: bool) -> Result<(), ReasonCode> {
+        let closed = self.silence.is_some_and(|silence| silence.policy == FaultPolicy::Deny);
+        match self.said(no_match_allow) {
+            Verdict::Allow => Ok(()),
+            Verdict::Deny(reason) => Err(reason),
+            Verdict::Unanswered(_) if !closed && no_match_allow => Ok(()),
+            Verdict::Unanswered(_) => Err(ReasonCode::NOT_AUTHORIZED),
+        }
+    }
+
+    /// Whether it is a refusal because a link failed, and nobody's answer.
+    pub fn is_unanswered_denial(&self) -> bool {
+        self.silence.is_some_and(|silence| silence.policy == FaultPolicy::Deny)
+    }
+
+    /// The policy of client.authenticate for a login that no link has allowed: where a link failed or was too late that must not be
+    /// left out, nobody knows what it would have said, and the client is told so by a reason that is not that of a bad password.
+    pub fn login_refusal(&self) -> (ReasonCode, Option<Bytes>) {
+        match (self.silence, self.verdict) {
+            (Some(Silence { policy: FaultPolicy::Deny, .. }), _) => (ReasonCode::SERVER_UNAVAILABLE, None),
+            (_, DENY) => (self.reason, self.reason_string.clone()),
+            _ => (ReasonCode::BAD_USER_NAME_OR_PASSWORD, None),
+        }
+    }
+
+    /// Whether what was said may be remembered for requests to come: an answer that a link was missing from
+    /// may not.
+    pub fn may_be_remembered(&self) -> bool {
+        self.cacheable && self.silence.is_none()
+    }
+
+    /// The policy of client.authorize for what was granted before: only an answer takes it away.
+    pub fn rechecked(&self, no_match_allow: bool) -> Rechecked {
+        match self.said(no_match_allow) {
+            Verdict::Allow | Verdict::Unanswered(Why::NotAsked) => Rechecked::Stays,
+            Verdict::Deny(reason) => Rechecked::Revoked(reason),
+            Verdict::Unanswered(_) => Rechecked::AskAgain,
+        }
+    }
+}
+
+/// Whether a link says the same of every request in both chains, as far as a chain can tell: what has a part
+/// in it is the same.
+pub(super) fn answers_alike(a: &Link, b: &Link) -> bool {
+    // A plugin that is tripped or armed again is the same plugin, and what it has said before stays said.
+    let same_call = a.entry.is_tripped() || b.entry.is_tripped() || a.entry.calls_like(&b.entry);
+    same_call
+        && (a.plugin, a.identity, a.policy, a.deliver) == (b.plugin, b.identity, b.policy, b.deliver)
+        && a.topics == b.topics
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::hook::HookPoint;
+    use crate::hook::view::ClientView;
+    use grapnel_plugin_abi::host::FieldChange;
+    use grapnel_plugin_abi::raw::Field;
+
+    const NOBODY: Result<(), ReasonCode> = Err(ReasonCode::NOT_AUTHORIZED);
+
+    fn verdict(said: u8, called: bool) -> ClientVerdict {
+        let mut verdict = ClientVerdict::unanswered(&ClientView::NOBODY, ReasonCode::NOT_AUTHORIZED);
+        (verdict.verdict, verdict.called) = (said, called);
+        verdict
+    }
+
+    #[test]
+    fn an_answer_is_an_answer_for_what_is_new_and_for_what_was_granted() {
+        for no_match_allow in [false, true] {
+            let allow = verdict(ALLOW, true);
+            assert_eq!(
+                (allow.granted(no_match_allow), allow.rechecked(no_match_allow)),
+                (Ok(()), Rechecked::Stays)
+            );
+            let deny = verdict(DENY, true);
+            let revoked = Rechecked::Revoked(ReasonCode::NOT_AUTHORIZED);
+            assert_eq!((deny.granted(no_match_allow), deny.rechecked(no_match_allow)), (NOBODY, revoked));
+        }
+        // Every link has passed: the operator's word, which counts for both.
+        let passed = verdict(UNANSWERED, true);
+        assert_eq!((passed.granted(true), passed.rechecked(true)), (Ok(()), Rechecked::Stays));
+        let revoked = Rechecked::Revoked(ReasonCode::NOT_AUTHORIZED);
+        assert_eq!((passed.granted(false), passed.rechecked(false)), (NOBODY, revoked));
+    }
+
+    #[test]
+    fn no_answer_grants_nothing_new_and_takes_nothing_away() {
+        for no_match_allow in [false, true] {
+            let nobody = verdict(UNANSWERED, false);
+            assert_eq!(nobody.said(no_match_allow), Verdict::Unanswered(Why::NotAsked));
+            assert_eq!(nobody.granted(no_match_allow).is_ok(), no_match_allow);
+            assert_eq!(nobody.rechecked(no_match_allow), Rechecked::Stays);
+            for why in [Why::Fault, Why::Deadline, Why::NoRoom] {
+                for before in [UNANSWERED, ALLOW, DENY] {
+                    let mut failed = verdict(before, true);
+                    failed.fail(why, FaultPolicy::Deny);
+                    assert_eq!(failed.said(no_match_allow), Verdict::Unanswered(why));
+                    assert_eq!(failed.granted(no_match_allow), NOBODY, "it fails closed");
+                    assert_eq!(failed.rechecked(no_match_allow), Rechecked::AskAgain);
+                }
+                let mut ignored = verdict(UNANSWERED, true);
+                ignored.fail(why, FaultPolicy::Ignore);
+                assert_eq!(
+                    ignored.granted(no_match_allow).is_ok(),
+                    no_match_allow,
+                    "as if it had not been there"
+                );
+                assert_eq!(ignored.rechecked(no_match_allow), Rechecked::AskAgain);
+                ignored.verdict = ALLOW;
+                assert_eq!(ignored.granted(false), Ok(()), "another link has answered");
+            }
+        }
+    }
+
+    #[test]
+    fn what_begins_anew_knows_nothing_of_before() {
+        let mut failed = verdict(ALLOW, true);
+        failed.fail(Why::Deadline, FaultPolicy::Deny);
+        let text = FieldChange { field: Field::REASON_STRING, index: 0, number: 0, bytes: b"no", key: b"" };
+        assert!(failed.set(HookPoint::ClientAuthorize, &text).is_ok());
+        failed.begin_anew(ReasonCode::NOT_AUTHORIZED);
+        assert_eq!(failed, verdict(UNANSWERED, false));
+    }
+}

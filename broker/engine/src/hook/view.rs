@@ -1,0 +1,241 @@
+//! What hooks read of a client and of what it wants to do. Views: nothing here decides or changes anything.
+
+use std::net::SocketAddr;
+
+use grapnel_plugin_abi::host::FieldValue;
+use grapnel_plugin_abi::raw::{
+    Event, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_SUPERUSER, Field, Slice, Status,
+};
+
+use super::HookPoint;
+use crate::id::ShardId;
+use crate::packet::{Properties, QoS, Version, Will};
+
+/// What hooks may read of a client.
+#[derive(Clone, Copy, Debug)]
+pub struct ClientView<'a> {
+    /// Client identifier.
+    pub client_id: &'a str,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Password, at authenticate alone.
+    pub password: Option<&'a [u8]>,
+    /// Where it comes from.
+    pub peer: Option<SocketAddr>,
+    /// The host part of `peer` as text.
+    pub peer_host: &'a str,
+    /// Our end.
+    pub local: Option<SocketAddr>,
+    /// The host part of `local` as text.
+    pub local_host: &'a str,
+    /// Name of the listener.
+    pub listener: &'a str,
+    /// Protocol version.
+    pub version: Version,
+    /// Clean start.
+    pub clean_start: bool,
+    /// Keep alive, seconds.
+    pub keep_alive_s: u16,
+    /// Session expiry interval, seconds.
+    pub expiry_s: u32,
+    /// Receive maximum.
+    pub receive_maximum: u16,
+    /// When the connection was made, milliseconds since 1970.
+    pub connected_at_ms: u64,
+    /// Number of the network connection in this run; 0 for none.
+    pub connection: u64,
+    /// Whether authentication made it a superuser.
+    pub superuser: bool,
+    /// Whether nobody vouched for it.
+    pub anonymous: bool,
+    /// Encoded properties of CONNECT; those of authentication at connect and authenticate alone.
+    pub properties: &'a [u8],
+    /// The will in CONNECT, at connect and authenticate.
+    pub will: Option<Will<'a>>,
+    /// The session under its client identifier, at authenticate.
+    pub stored: Option<StoredSession<'a>>,
+}
+
+/// What client.authenticate is shown of the session under a client identifier, connected or not.
+#[derive(Clone, Copy, Debug)]
+pub enum StoredSession<'a> {
+    /// There is none.
+    Absent,
+    /// The session of this user name, or of a client without one.
+    Of(Option<&'a str>),
+}
+
+#[cfg(test)]
+impl ClientView<'static> {
+    /// Nobody in particular, for tests.
+    pub(crate) const NOBODY: ClientView<'static> = ClientView {
+        client_id: "",
+        username: None,
+        password: None,
+        peer: None,
+        peer_host: "",
+        local: None,
+        local_host: "",
+        listener: "",
+        version: Version::V5,
+        clean_start: true,
+        keep_alive_s: 0,
+        expiry_s: 0,
+        receive_maximum: u16::MAX,
+        connected_at_ms: 0,
+        connection: 0,
+        superuser: false,
+        anonymous: true,
+        properties: &[],
+        will: None,
+        stored: None,
+    };
+}
+
+impl<'a> ClientView<'a> {
+    /// Reads one of the client's fields.
+    ///
+    /// # Errors
+    /// UNSUPPORTED where the field is not one of the client's, ABSENT where it has none.
+    pub fn get(&self, field: Field, index: u32) -> Result<FieldValue<'a>, Status> {
+        let text = |value: Option<&'a str>| {
+            value.map(|text| FieldValue::Bytes(text.as_bytes())).ok_or(Status::ABSENT)
+        };
+        let number = |value: Option<u64>| value.map(FieldValue::Number).ok_or(Status::ABSENT);
+        let port = |address: Option<SocketAddr>| {
+            address.map(|address| FieldValue::Number(u64::from(address.port()))).ok_or(Status::ABSENT)
+        };
+        match field {
+            Field::CLIENT_ID => text(Some(self.client_id)),
+            Field::USERNAME => text(self.username),
+            Field::PASSWORD => self.password.map(FieldValue::Bytes).ok_or(Status::ABSENT),
+            Field::PEER_HOST => text(self.peer.map(|_| self.peer_host)),
+            Field::PEER_PORT => port(self.peer),
+            Field::SOCK_HOST => text(self.local.map(|_| self.local_host)),
+            Field::SOCK_PORT => port(self.local),
+            Field::LISTENER => text(Some(self.listener)),
+            Field::PROTO_NAME => text(Some(self.version.protocol_name())),
+            Field::PROTO_VER => Ok(FieldValue::Number(u64::from(self.version.level()))),
+            Field::CLEAN_START => Ok(FieldValue::Number(u64::from(self.clean_start))),
+            Field::KEEP_ALIVE_S => Ok(FieldValue::Number(u64::from(self.keep_alive_s))),
+            Field::SESSION_EXPIRY_S => Ok(FieldValue::Number(u64::from(self.expiry_s))),
+            Field::RECEIVE_MAXIMUM => Ok(FieldValue::Number(u64::from(self.receive_maximum))),
+            Field::CONNECTION => Ok(FieldValue::Number(self.connection)),
+            Field::CONNECTED_AT_MS => Ok(FieldValue::Number(self.connected_at_ms)),
+            Field::IS_SUPERUSER => Ok(FieldValue::Number(u64::from(self.superuser))),
+            Field::ANONYMOUS => Ok(FieldValue::Number(u64::from(self.anonymous))),
+            // There is no TLS yet, and no listener puts anything in front of topics.
+            Field::TLS_SUBJECT | Field::MOUNTPOINT => Err(Status::ABSENT),
+            Field::WILL_TOPIC => text(self.will.map(|will| will.topic)),
+            Field::WILL_PAYLOAD => {
+                self.will.map(|will| FieldValue::Bytes(will.payload)).ok_or(Status::ABSENT)
+            }
+            Field::WILL_QOS => number(self.will.map(|will| u64::from(will.qos.as_u8()))),
+            Field::WILL_RETAIN => number(self.will.map(|will| u64::from(will.retain))),
+            Field::AUTH_METHOD => text(self.properties().auth_method()),
+            Field::AUTH_DATA => self.properties().auth_data().map(FieldValue::Bytes).ok_or(Status::ABSENT),
+            Field::MAXIMUM_PACKET_SIZE => number(self.properties().maximum_packet_size().map(u64::from)),
+            // What CONNECT leaves out has a value of its own [sections 3.1.2.11.5 to 3.1.2.11.7].
+            Field::TOPIC_ALIAS_MAXIMUM => {
+                number(Some(self.properties().topic_alias_maximum().unwrap_or(0).into()))
+            }
+            Field::REQUEST_RESPONSE_INFO => number(Some(self.wants_response_info().into())),
+            Field::REQUEST_PROBLEM_INFO => {
+                number(Some(self.properties().request_problem_info().unwrap_or(true).into()))
+            }
+            Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties(), field, index),
+            Field::SESSION_PRESENT | Field::SESSION_OWNER => self.stored_session(field),
+            _ => Err(Status::UNSUPPORTED),
+        }
+    }
+
+    fn stored_session(&self, field: Field) -> Result<FieldValue<'a>, Status> {
+        let stored = self.stored.ok_or(Status::UNSUPPORTED)?;
+        match (stored, field) {
+            (_, Field::SESSION_PRESENT) => {
+                Ok(FieldValue::Number(u64::from(matches!(stored, StoredSession::Of(_)))))
+            }
+            (StoredSession::Of(Some(owner)), _) => Ok(FieldValue::Bytes(owner.as_bytes())),
+            _ => Err(Status::ABSENT),
+        }
+    }
+
+    fn properties(&self) -> Properties<'a> {
+        Properties::from_encoded(self.properties)
+    }
+
+    /// Whether it asked for Response Information (section 3.1.2.11.6).
+    pub fn wants_response_info(&self) -> bool {
+        self.properties().request_response_info().unwrap_or(false)
+    }
+
+    /// The flags of an event about this client.
+    pub fn flags(&self) -> u32 {
+        let mut flags = 0;
+        if self.superuser {
+            flags |= FLAG_SUPERUSER;
+        }
+        if self.username.is_some() {
+            flags |= FLAG_HAS_USERNAME;
+        }
+        if self.password.is_some() {
+            flags |= FLAG_HAS_PASSWORD;
+        }
+        flags
+    }
+
+    /// An event about this client, with nothing in it but the client.
+    pub fn event(&self, point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
+        Event {
+            proto_ver: self.version.level(),
+            flags: self.flags(),
+            client_id: Slice::of(self.client_id.as_bytes()),
+            username: Slice::of(self.username.unwrap_or("").as_bytes()),
+            ..nobodys_event(point, shard, wall_ms)
+        }
+    }
+}
+
+/// The user properties of a packet, by index, or how many there are.
+pub(super) fn user_property(
+    properties: Properties<'_>,
+    field: Field,
+    index: u32,
+) -> Result<FieldValue<'_>, Status> {
+    if field == Field::USER_PROPERTIES {
+        return Ok(FieldValue::Number(properties.user().count() as u64));
+    }
+    let pair = properties.user().nth(index as usize);
+    pair.map(|(key, value)| FieldValue::Pair(key.as_bytes(), value.as_bytes())).ok_or(Status::ABSENT)
+}
+
+/// An event that is about no client.
+pub(super) fn nobodys_event(point: HookPoint, shard: ShardId, wall_ms: u64) -> Event {
+    Event::at(point, u32::from(shard.0), wall_ms)
+}
+
+/// What a client wants to do.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Action {
+    /// Publish to a topic.
+    Publish = 1,
+    /// Subscribe to a filter.
+    Subscribe = 2,
+    /// Get a message.
+    Deliver = 3,
+    /// Leave a will.
+    Will = 4,
+}
+
+/// A request at client.authorize.
+#[derive(Clone, Copy, Debug)]
+pub struct Request<'a> {
+    /// What.
+    pub action: Action,
+    /// Topic name or filter.
+    pub topic: &'a str,
+    /// QoS of message or subscription.
+    pub qos: QoS,
+    /// RETAIN of the message.
+    pub retain: bool,
+}

@@ -1,0 +1,301 @@
+//! What crosses the boundary between a shard's engine and the shell, as plain data: what a shard is made with, what it is fed with,
+//! and what it answers. The outbox has a room of its own.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::raw::ALL_SHARDS;
+
+use crate::clients::reading::Reading;
+use crate::hook::PluginHandle;
+use crate::hook::tickets::OwnedChange;
+use crate::id::ShardId;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::packet::SubscriptionOptions;
+use crate::reason::ReasonCode;
+
+/// What a shard is made with; the same for all shards but for `id` and `seed`.
+#[derive(Clone, Debug)]
+pub struct Setup {
+    /// This shard.
+    pub id: ShardId,
+    /// How many there are, 1 to 64.
+    pub shards: usize,
+    /// All bounds.
+    pub limits: Arc<Limits>,
+    /// `authorization.no_match`: whether what no link answers is allowed.
+    pub no_match_allow: bool,
+    /// Keys of the hashes that shards must agree on; random per process.
+    pub keys: [u64; 4],
+    /// Seed of this shard's own randomness.
+    pub seed: u64,
+}
+
+/// What the engine knows of a listener.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ListenerInfo {
+    /// Its name, for conn info.
+    pub name: Arc<str>,
+    /// Whether a client may come in that no link of client.authenticate has answered for: one without a user name, and where no
+    /// link is mounted one with a name, too.
+    pub allow_anonymous: bool,
+}
+
+/// Where a connection comes from.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    /// Through which listener.
+    pub listener: Arc<ListenerInfo>,
+    /// The client's address.
+    pub peer: SocketAddr,
+    /// Our address.
+    pub local: SocketAddr,
+}
+
+/// Bytes read from a connection, beginning at a packet's first byte.
+#[derive(Clone, Copy, Debug)]
+pub enum Input<'a> {
+    /// In the shard's scratch buffer: whatever outlives the call is copied.
+    Scratch(&'a [u8]),
+    /// In a buffer of their own, from which a large payload is taken without a copy.
+    Owned(&'a Bytes),
+}
+
+/// What became of the bytes.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Received {
+    /// Bytes that were taken; the rest must be offered again, with more behind it.
+    pub consumed: usize,
+    /// What the shell does next.
+    pub next: Next,
+}
+
+/// What the shell does after [`Shard::receive`](crate::shard::Shard::receive).
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Next {
+    /// Read on. The rest, if any, is the beginning of a packet.
+    Read,
+    /// Read nothing until the outbox lists the connection in `resume`; then offer the rest again before reading.
+    Pause,
+    /// The client's home is another shard: move the socket there with all bytes from `consumed` on, `open` and offer them
+    /// there. This engine has forgotten the connection.
+    Handoff(ShardId),
+    /// The connection has ended; what is still to be sent is in the outbox under `closing`. The engine has forgotten it.
+    Closed,
+}
+
+/// Why the shell reports the end of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Ended {
+    /// The peer closed, or the socket failed: the will is sent.
+    ByPeer,
+    /// Nothing could be written for too long.
+    Stuck,
+    /// The shell is out of memory for partial packets.
+    Overload,
+}
+
+/// A deferred verdict on its way back to its shard, made by the shell's ticket office from any thread.
+#[derive(Debug)]
+pub struct Completion {
+    /// The ticket's number as its shard gave it out; see [`ticket_shard`].
+    pub ticket: u64,
+    /// CONTINUE, STOP or FAULT.
+    pub flow: grapnel_plugin_abi::raw::Flow,
+    /// Changes of the accumulator, owned.
+    pub changes: Vec<OwnedChange>,
+}
+
+/// The shard that gave a ticket out: its highest byte.
+pub const fn ticket_shard(ticket: u64) -> ShardId {
+    ShardId((ticket >> 56) as u8)
+}
+
+/// Whose authorisation is asked again.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Scope {
+    /// Everybody's.
+    All,
+    /// That of a client identifier.
+    Client(Box<str>),
+    /// That of a user name.
+    User(Box<str>),
+    /// That of subscriptions which could bring a topic of this filter.
+    Topics(Box<str>),
+}
+
+/// What a plugin asks of a shard.
+#[derive(Debug)]
+pub enum Command {
+    /// Publish a message, which is checked already. Its ancestry names its maker.
+    Publish {
+        /// Whose it is: publishes of one plugin keep their order.
+        plugin: PluginHandle,
+        /// The message.
+        message: Message,
+    },
+    /// Disconnect a client of this shard.
+    Kick {
+        /// Client identifier.
+        client_id: Box<str>,
+        /// With this reason.
+        reason: ReasonCode,
+        /// Whether its session ends too.
+        discard: bool,
+    },
+    /// Subscribe a client of this shard; the filter is valid.
+    Subscribe {
+        /// Client identifier.
+        client_id: Box<str>,
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+        /// Options.
+        options: SubscriptionOptions,
+        /// Subscription identifier, 0 for none.
+        id: u32,
+    },
+    /// Take a subscription from a client of this shard.
+    Unsubscribe {
+        /// Client identifier.
+        client_id: Box<str>,
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+    },
+    /// Bytes for the plugin's instance on this shard.
+    Mail {
+        /// Whose.
+        plugin: PluginHandle,
+        /// Sending shard, [`ALL_SHARDS`] for a thread.
+        from: u32,
+        /// The sender's number.
+        number: u64,
+        /// The bytes.
+        bytes: Bytes,
+    },
+    /// Call the instance after a time.
+    Timer {
+        /// Whose.
+        plugin: PluginHandle,
+        /// Its number, unique in the process.
+        timer: u64,
+        /// Milliseconds from now.
+        after_ms: u64,
+        /// The plugin's number.
+        number: u64,
+    },
+    /// Tell a plugin, and nobody else, of the sessions and subscriptions that are there.
+    Replay {
+        /// Which.
+        plugin: PluginHandle,
+    },
+    /// Ask client.authorize again.
+    Invalidate(Scope),
+    /// Forget a timer.
+    CancelTimer {
+        /// Whose.
+        plugin: PluginHandle,
+        /// Its number.
+        timer: u64,
+    },
+}
+
+/// The sender of mail that comes from no shard.
+pub const FROM_A_THREAD: u32 = ALL_SHARDS;
+
+/// A client or stored session in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientSummary {
+    /// Client identifier.
+    pub client_id: String,
+    /// User name, if any.
+    pub username: Option<String>,
+    /// Whether a connection is there now.
+    pub connected: bool,
+    /// Address and port it came from, while connected.
+    pub peer: Option<std::net::SocketAddr>,
+    /// 3, 4 or 5.
+    pub protocol: u8,
+    /// Keep alive in force, seconds; 0 is off.
+    pub keep_alive_s: u16,
+    /// Session expiry in force, seconds; 4294967295 is never.
+    pub expiry_s: u32,
+    /// Connected (or disconnected) since, milliseconds since 1970.
+    pub since_ms: u64,
+    /// Number of subscriptions.
+    pub subscriptions: usize,
+    /// QoS 1 and 2 messages sent and not acknowledged.
+    pub inflight: usize,
+    /// Messages waiting.
+    pub queued: usize,
+    /// Home shard.
+    pub shard: u8,
+}
+
+/// All about one client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClientDetails {
+    /// As in lists.
+    pub summary: ClientSummary,
+    /// Through which listener.
+    pub listener: Option<String>,
+    /// Whether it asked for a clean start.
+    pub clean_start: bool,
+    /// Its Receive Maximum.
+    pub receive_maximum: u16,
+    /// Its Maximum Packet Size; 0 where it set none.
+    pub packet_bytes_max: u32,
+    /// Topic aliases it lets us set.
+    pub topic_alias_max: u16,
+    /// Whether client.authenticate made it a superuser.
+    pub superuser: bool,
+    /// Whether it left a will.
+    pub has_will: bool,
+    /// QoS 2 publishes of it that wait for PUBREL.
+    pub awaiting_rel: usize,
+    /// Packets of it that wait for their turn.
+    pub slots: usize,
+    /// Bytes queued for its socket.
+    pub outbound_bytes: usize,
+    /// Bytes that its connection and session are charged for.
+    pub memory_bytes: usize,
+    /// Whether its connection is read, if there is one.
+    pub reading: Option<Reading>,
+    /// Messages dropped for it so far.
+    pub dropped: u64,
+    /// When its session was created, milliseconds since 1970.
+    pub created_at_ms: u64,
+}
+
+/// A subscription in a list.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SubscriptionRow {
+    /// Whose.
+    pub client_id: String,
+    /// Topic filter, with $share prefix where it has one.
+    pub filter: String,
+    /// Granted QoS.
+    pub qos: u8,
+    /// No Local.
+    pub no_local: bool,
+    /// Retain As Published.
+    pub retain_as_published: bool,
+    /// Retain Handling, 0 to 2.
+    pub retain_handling: u8,
+    /// Subscription identifier; 0 where there is none.
+    pub subscription_id: u32,
+    /// Home shard of the client.
+    pub shard: u8,
+}
+
+/// A packet of a traced client.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TraceLine {
+    /// Milliseconds since 1970.
+    pub wall_ms: u64,
+    /// From the client, or to it.
+    pub inbound: bool,
+    /// Packet, its identifiers, flags, topic and sizes, such as `PUBLISH q1 r0 d0 m12 'a/b' (5 bytes)`.
+    pub text: String,
+}

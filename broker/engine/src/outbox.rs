@@ -1,0 +1,240 @@
+//! What the engine leaves for the shell: connections with bytes to send, sockets to close, envelopes by lane. The shell
+//! empties it after each step; the vectors keep their memory.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::hook::{HookPoint, PluginHandle};
+
+use crate::envelope::{Envelope, Lane};
+use crate::id::{ConnKey, ShardId};
+
+/// Bytes on their way to one socket.
+#[derive(Debug, Default)]
+pub struct Outbound {
+    segments: VecDeque<Segment>,
+    /// Bytes of the front segment that have left.
+    sent: usize,
+    bytes: usize,
+}
+
+/// Length from which on a segment of copied bytes gets no more: what has left is let go of a segment at a time, so one that
+/// grew while it is sent would keep all that was ever in it.
+const SEGMENT_BYTES: usize = 65536;
+
+#[derive(Debug)]
+enum Segment {
+    Copied(Vec<u8>),
+    Shared(Bytes),
+}
+
+impl Segment {
+    fn as_slice(&self) -> &[u8] {
+        match self {
+            Segment::Copied(bytes) => bytes,
+            Segment::Shared(bytes) => bytes,
+        }
+    }
+}
+
+impl Outbound {
+    /// Bytes that have not left yet.
+    pub fn len(&self) -> usize {
+        self.bytes
+    }
+
+    /// Bytes of memory held: what has not left, what has left of the first piece, and the pieces themselves.
+    pub fn held(&self) -> usize {
+        self.bytes + self.sent + self.segments.len() * size_of::<Segment>()
+    }
+
+    /// The same, counted anew.
+    pub(crate) fn recount(&self) -> usize {
+        self.segments.iter().map(|segment| size_of::<Segment>() + segment.as_slice().len()).sum()
+    }
+
+    /// Whether nothing is to be sent.
+    pub fn is_empty(&self) -> bool {
+        self.bytes == 0
+    }
+
+    /// The first contiguous piece.
+    pub fn front(&self) -> &[u8] {
+        self.segments.front().map_or(&[], |segment| &segment.as_slice()[self.sent..])
+    }
+
+    /// The pieces in order, for a vectored write; at most `N`.
+    pub fn pieces<const N: usize>(&self) -> smallvec::SmallVec<[&[u8]; N]> {
+        let mut skip = self.sent;
+        self.segments
+            .iter()
+            .take(N)
+            .map(|segment| {
+                let piece = &segment.as_slice()[skip..];
+                skip = 0;
+                piece
+            })
+            .collect()
+    }
+
+    /// `count` bytes have left (at most [`Outbound::len`]).
+    pub fn advance(&mut self, count: usize) {
+        debug_assert!(count <= self.bytes, "more left than there was");
+        self.bytes -= count.min(self.bytes);
+        let mut gone = self.sent + count;
+        let mut left = self.segments.len();
+        while let Some(front) = self.segments.front_mut() {
+            let length = front.as_slice().len();
+            if gone < length {
+                break;
+            }
+            gone -= length;
+            match front {
+                // The last copied segment keeps its memory for the next packets of the turn.
+                Segment::Copied(bytes) if left == 1 => {
+                    bytes.clear();
+                    self.sent = 0;
+                    return;
+                }
+                _ => {
+                    left -= 1;
+                    self.segments.pop_front();
+                }
+            }
+        }
+        self.sent = gone;
+    }
+
+    /// The last `count` bytes that were copied in, before shared ones behind them: fewer if they do not lie together.
+    pub(crate) fn copied_tail(&self, count: usize) -> &[u8] {
+        let copied = self.segments.iter().rev().find_map(|segment| match segment {
+            Segment::Copied(bytes) => Some(&bytes[..]),
+            Segment::Shared(_) => None,
+        });
+        copied.map_or(&[], |bytes| &bytes[bytes.len().saturating_sub(count)..])
+    }
+
+    /// Gives back the memory of a queue that has been flushed.
+    pub fn release(&mut self) {
+        if self.bytes == 0 {
+            self.segments = VecDeque::new();
+            self.sent = 0;
+        }
+    }
+
+    /// Appends by copying: `write` gets the tail segment's buffer and may only append to it.
+    pub(crate) fn append(&mut self, write: impl FnOnce(&mut Vec<u8>)) {
+        let open =
+            |segment: &Segment| matches!(segment, Segment::Copied(bytes) if bytes.len() < SEGMENT_BYTES);
+        if !self.segments.back().is_some_and(open) {
+            self.segments.push_back(Segment::Copied(Vec::new()));
+        }
+        if let Some(Segment::Copied(buffer)) = self.segments.back_mut() {
+            let before = buffer.len();
+            write(buffer);
+            self.bytes += buffer.len() - before;
+        }
+    }
+
+    /// Appends a reference to a payload that others hold too.
+    pub(crate) fn append_shared(&mut self, payload: Bytes) {
+        self.bytes += payload.len();
+        self.segments.push_back(Segment::Shared(payload));
+    }
+}
+
+/// A connection that has ended: what is still to be sent before its socket is closed.
+#[derive(Debug)]
+pub struct Closing {
+    /// The key it had; stale for the engine.
+    pub conn: ConnKey,
+    /// Last bytes, a DISCONNECT or a refusing CONNACK among them; sent with a deadline, best effort.
+    pub outbound: Outbound,
+}
+
+/// An answer of a plugin that was refused as a whole, for the operator's log.
+#[derive(Debug)]
+pub struct RefusedAnswer {
+    /// Whose it was.
+    pub plugin: PluginHandle,
+    /// Plugin and hook; `None` where the link has gone meanwhile.
+    pub link: Option<Arc<str>>,
+    /// Where.
+    pub point: HookPoint,
+    /// What could not be taken, and why.
+    pub reason: String,
+}
+
+/// Everything the engine leaves for the shell.
+#[derive(Debug, Default)]
+pub struct Outbox {
+    /// Connections whose outbound queue has got bytes since they were last taken from here; each at most once.
+    pub dirty: Vec<ConnKey>,
+    /// Connections to offer the rest again and read on; may name a connection that has ended meanwhile.
+    pub resume: Vec<ConnKey>,
+    /// Connections that should have sent something by now, as far as the engine has seen: offer it what their sockets hold at
+    /// this moment, then call [`Shard::heard_out`](super::Shard::heard_out). May name a connection that has ended meanwhile.
+    pub overdue: Vec<ConnKey>,
+    /// Connections that have ended.
+    pub closing: Vec<Closing>,
+    /// Per destination shard: control envelopes in order.
+    pub control: Vec<VecDeque<Envelope>>,
+    /// Per destination shard: data envelopes in order. What the lane has no room for stays here; the engine holds publishers
+    /// back while too much does.
+    pub data: Vec<VecDeque<Envelope>>,
+    /// Shards whose queues above are not empty.
+    pub pending: crate::id::ShardSet,
+    /// Bytes of the data envelopes per destination; the shell subtracts what it moves.
+    pub data_bytes: Vec<usize>,
+    /// Why a retained message was not stored, for the log; at most once in ten seconds.
+    pub retained_full: Option<crate::route::retained::Full>,
+    /// Plugins that have failed too often and are not called here any more: whoever compiles chains is to hear of it.
+    pub tripped: Vec<PluginHandle>,
+    /// Answers of plugins that could not be taken; of those to messages at most one a second for each hook.
+    pub refused: Vec<RefusedAnswer>,
+}
+
+impl Outbox {
+    /// For so many shards.
+    pub fn new(shards: usize) -> Outbox {
+        Outbox {
+            control: (0..shards).map(|_| VecDeque::new()).collect(),
+            data: (0..shards).map(|_| VecDeque::new()).collect(),
+            data_bytes: vec![0; shards],
+            ..Outbox::default()
+        }
+    }
+
+    /// Takes the next batch for a shard from one lane, at most `max` envelopes, into `batch`.
+    pub fn take_batch(&mut self, to: ShardId, lane: Lane, max: usize, batch: &mut Vec<Envelope>) {
+        let index = to.index();
+        let queue = match lane {
+            Lane::Control => &mut self.control[index],
+            Lane::Data => &mut self.data[index],
+        };
+        let count = queue.len().min(max);
+        for envelope in queue.drain(..count) {
+            if lane == Lane::Data {
+                self.data_bytes[index] = self.data_bytes[index].saturating_sub(envelope.bytes());
+            }
+            batch.push(envelope);
+        }
+        if self.control[index].is_empty() && self.data[index].is_empty() {
+            self.pending.remove(to);
+        }
+    }
+
+    pub(crate) fn push(&mut self, to: ShardId, lane: Lane, envelope: Envelope) {
+        let index = to.index();
+        match lane {
+            Lane::Control => self.control[index].push_back(envelope),
+            Lane::Data => {
+                self.data_bytes[index] += envelope.bytes();
+                self.data[index].push_back(envelope);
+            }
+        }
+        self.pending.insert(to);
+    }
+}

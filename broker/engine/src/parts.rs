@@ -1,0 +1,156 @@
+//! The parts of a shard. A flow takes them as one argument; each part keeps its own fields in order.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::clients::{Connections, Sessions};
+use crate::clock::Clock;
+use crate::counters::Counters;
+use crate::delivery::FrameCache;
+use crate::hook::breaker::Breaker;
+use crate::hook::tickets::Tickets;
+use crate::hook::{CallCell, ChainTable, LinkIdentity};
+use crate::id::ShardId;
+use crate::interface::Setup;
+use crate::ledger::Memory;
+use crate::message::Message;
+use crate::outbox::Outbox;
+use crate::plugins::PluginDesk;
+use crate::reviews::Reviews;
+use crate::route::retained::{Retained, RetainedLimits};
+use crate::route::{RouteLimits, Routes};
+use crate::traces::Traces;
+use crate::work::Work;
+
+/// Everything that a shard owns.
+pub(crate) struct Parts {
+    /// What it was made with.
+    pub(crate) setup: Setup,
+    /// The time of the step, and what falls due.
+    pub(crate) clock: Clock,
+    /// Randomness, message numbers, hash keys.
+    pub(crate) numbers: Numbers,
+    pub(crate) connections: Connections,
+    pub(crate) sessions: Sessions,
+    /// Subscriptions of this shard and interest of all.
+    pub(crate) router: Routes,
+    /// Retained messages that this shard owns.
+    pub(crate) retained: Retained<Message>,
+    /// Chains, tickets, and what plugins have here beside their links.
+    pub(crate) hooks: Hooks,
+    /// What is left for the shell.
+    pub(crate) out: Outbox,
+    pub(crate) counters: Counters,
+    pub(crate) encoder: Encoder,
+    /// What is begun and not finished.
+    pub(crate) work: Work,
+    pub(crate) traces: Traces,
+    /// What the shard keeps of its own about memory.
+    pub(crate) memory: Memory,
+}
+
+/// Packets that are encoded once for many, and a buffer that is used again.
+#[derive(Debug, Default)]
+pub(crate) struct Encoder {
+    pub(crate) frames: FrameCache,
+    pub(crate) scratch: Vec<u8>,
+}
+
+/// What plugins are called with.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    pub(crate) chains: ChainTable,
+    /// Calls of the links of earlier tables.
+    pub(crate) calls_before: u64,
+    pub(crate) calls: Arc<CallCell>,
+    pub(crate) breaker: Breaker,
+    pub(crate) tickets: Tickets,
+    pub(crate) desk: PluginDesk,
+    /// Version of the rules of client.authorize: what was decided under an older one is asked again.
+    pub(crate) authz_epoch: u64,
+    pub(crate) reviews: Reviews,
+    /// Hooks whose changes were refused: when the next one is logged, monotonic milliseconds, and how many have not been.
+    pub(crate) refusals: HashMap<LinkIdentity, (u64, u64), ahash::RandomState>,
+}
+
+/// The shard's own randomness (splitmix64; for choices, never for secrets), numbers of messages, and hash keys.
+#[derive(Debug)]
+pub(crate) struct Numbers {
+    shard: ShardId,
+    state: u64,
+    messages: u64,
+    pub(crate) hasher: ahash::RandomState,
+}
+
+impl Numbers {
+    fn new(setup: &Setup) -> Numbers {
+        let [a, b, c, d] = setup.keys;
+        let hasher = ahash::RandomState::with_seeds(a, b, c, d);
+        Numbers { shard: setup.id, state: setup.seed | 1, messages: 0, hasher }
+    }
+
+    /// The next random number.
+    pub(crate) fn random(&mut self) -> u64 {
+        self.state = self.state.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mut z = self.state;
+        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        z ^ (z >> 31)
+    }
+
+    /// A number for a message: this shard's in the highest byte, then a count.
+    pub(crate) fn message_id(&mut self) -> u64 {
+        self.messages += 1;
+        u64::from(self.shard.0) << 56 | self.messages
+    }
+}
+
+impl Parts {
+    /// Those of an empty shard.
+    pub(crate) fn new(setup: Setup) -> Parts {
+        let limits = Arc::clone(&setup.limits);
+        let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
+        let numbers = Numbers::new(&setup);
+        let hasher = &numbers.hasher;
+        let route_limits = RouteLimits {
+            topic_cache_entries_max: size(limits.topic_cache_entries_max),
+            topic_cache_bytes_max: size(limits.topic_cache_bytes_max),
+            shard_subscriptions_max: size(limits.shard_subscriptions_max),
+            idle_filters_max: size(limits.idle_filters_max),
+        };
+        Parts {
+            clock: Clock::new(),
+            connections: Connections::default(),
+            sessions: Sessions::new(hasher),
+            router: Routes::new(setup.id, setup.shards, setup.keys, route_limits),
+            retained: Retained::new(
+                RetainedLimits {
+                    retained_messages_max: size(limits.retained_messages_max),
+                    retained_bytes_max: size(limits.retained_bytes_max),
+                    retained_client_messages_max: size(limits.retained_client_messages_max),
+                    retained_client_bytes_max: size(limits.retained_client_bytes_max),
+                },
+                hasher.clone(),
+            ),
+            hooks: Hooks {
+                chains: ChainTable::empty(),
+                calls_before: 0,
+                calls: Arc::default(),
+                breaker: Breaker::default(),
+                tickets: Tickets::new(setup.id, limits.tickets_max),
+                desk: PluginDesk::default(),
+                authz_epoch: 0,
+                reviews: Reviews::default(),
+                refusals: HashMap::with_hasher(hasher.clone()),
+            },
+            out: Outbox::new(setup.shards),
+            counters: Counters::default(),
+            encoder: Encoder::default(),
+            work: Work::new(setup.shards, limits.turn_budget_deliveries, hasher),
+            traces: HashMap::with_hasher(hasher.clone()),
+            memory: Memory::default(),
+            numbers,
+            setup,
+        }
+    }
+}

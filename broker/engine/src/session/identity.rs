@@ -1,0 +1,103 @@
+//! Who a client is and how it came in.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use crate::hook::view::ClientView;
+use crate::packet::Version;
+
+/// Who a client is and how it came in; fixed for the life of a connection. Shared by connection and session, so that a hook's
+/// view of the client borrows neither.
+#[derive(Clone, Debug)]
+pub struct Identity {
+    /// Client identifier.
+    pub client_id: Arc<str>,
+    /// User name.
+    pub username: Option<Box<str>>,
+    /// Whether authentication made it a superuser.
+    pub superuser: bool,
+    /// Where it comes from.
+    pub peer: SocketAddr,
+    /// The host part of it as text.
+    pub peer_host: Box<str>,
+    /// Our end.
+    pub local: SocketAddr,
+    /// The host part of it as text.
+    pub local_host: Box<str>,
+    /// Name of the listener.
+    pub listener: Arc<str>,
+    /// Protocol version.
+    pub version: Version,
+    /// Clean start.
+    pub clean_start: bool,
+    /// Keep alive in force, seconds; 0 is off.
+    pub keep_alive_s: u16,
+    /// Session expiry interval granted, seconds.
+    pub expiry_s: u32,
+    /// The one that CONNECT said, seconds; what DISCONNECT may say goes by it.
+    pub asked_expiry_s: u32,
+    /// Its Receive Maximum.
+    pub receive_maximum: u16,
+    /// Connected, milliseconds since 1970.
+    pub connected_at_ms: u64,
+    /// Number of the network connection in this run; 0 for none.
+    pub connection: u64,
+    /// Whether it came in without anybody vouching for it.
+    pub anonymous: bool,
+    /// Encoded properties of CONNECT, without those of authentication.
+    pub properties: Box<[u8]>,
+}
+
+/// Whom a session belongs to. There is no TLS yet; what it says of a client will come before the user name.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Principal<'a> {
+    /// Who gave this user name.
+    User(&'a str),
+    /// A client without a user name that a plugin let in.
+    Nameless,
+    /// A client without a user name that nobody vouched for.
+    Anonymous,
+}
+
+impl Identity {
+    /// Whom it logs in. The one place that decides it: plugins have no way to name another principal yet.
+    pub fn principal(&self) -> Principal<'_> {
+        match &self.username {
+            Some(name) => Principal::User(name),
+            None if self.anonymous => Principal::Anonymous,
+            None => Principal::Nameless,
+        }
+    }
+
+    /// Bytes that it is charged for.
+    pub fn bytes(&self) -> usize {
+        let username = self.username.as_deref().map_or(0, str::len);
+        size_of::<Identity>() + self.client_id.len() + username + self.properties.len()
+    }
+
+    /// What hooks see.
+    pub fn view(&self) -> ClientView<'_> {
+        ClientView {
+            client_id: &self.client_id,
+            username: self.username.as_deref(),
+            password: None,
+            peer: Some(self.peer),
+            peer_host: &self.peer_host,
+            local: Some(self.local),
+            local_host: &self.local_host,
+            listener: &self.listener,
+            version: self.version,
+            clean_start: self.clean_start,
+            keep_alive_s: self.keep_alive_s,
+            expiry_s: self.expiry_s,
+            receive_maximum: self.receive_maximum,
+            connected_at_ms: self.connected_at_ms,
+            connection: self.connection,
+            superuser: self.superuser,
+            anonymous: self.anonymous,
+            properties: &self.properties,
+            will: None,
+            stored: None,
+        }
+    }
+}

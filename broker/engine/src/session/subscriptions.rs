@@ -1,0 +1,74 @@
+//! The subscriptions of a session by their full filter, with the bytes that they are charged for. Read as the map that they
+//! are; changed only here, so that the count is right.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use super::Subscription;
+
+/// In order, so that work on them can be done in slices.
+type Map = BTreeMap<Box<str>, Subscription>;
+
+/// What a subscription is charged for beside its filter, in the session and in the shard's tries.
+const SUBSCRIPTION_BYTES: usize = 128;
+
+/// Subscriptions by full filter.
+#[derive(Debug, Default)]
+pub struct Subscriptions {
+    map: Map,
+    bytes: usize,
+}
+
+/// What one is charged for: its filter is in the session and in a trie.
+fn charge(filter: &str) -> usize {
+    SUBSCRIPTION_BYTES + 2 * filter.len()
+}
+
+impl Subscriptions {
+    /// Puts one in, in the place of one with the same filter.
+    pub fn insert(&mut self, filter: Box<str>, subscription: Subscription) -> Option<Subscription> {
+        let bytes = charge(&filter);
+        let before = self.map.insert(filter, subscription);
+        if before.is_none() {
+            self.bytes += bytes;
+        }
+        before
+    }
+
+    /// One of them, to be changed.
+    pub fn get_mut(&mut self, filter: &str) -> Option<&mut Subscription> {
+        self.map.get_mut(filter)
+    }
+
+    /// Takes one out.
+    pub fn remove(&mut self, filter: &str) -> Option<Subscription> {
+        let gone = self.map.remove(filter)?;
+        self.bytes -= charge(filter);
+        Some(gone)
+    }
+
+    /// Takes the first one out.
+    pub fn pop_first(&mut self) -> Option<(Box<str>, Subscription)> {
+        let (filter, gone) = self.map.pop_first()?;
+        self.bytes -= charge(&filter);
+        Some((filter, gone))
+    }
+
+    /// Bytes that they are charged for.
+    pub fn bytes(&self) -> usize {
+        self.bytes
+    }
+
+    /// The same, counted anew.
+    pub fn recount(&self) -> usize {
+        self.map.keys().map(|filter| charge(filter)).sum()
+    }
+}
+
+impl Deref for Subscriptions {
+    type Target = Map;
+
+    fn deref(&self) -> &Map {
+        &self.map
+    }
+}

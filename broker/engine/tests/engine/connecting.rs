@@ -1,0 +1,713 @@
+//! Connecting and ending where something is late, small or refused: AUTH rounds behind deferred verdicts, tickets whose client has
+//! left, logins that nobody decides, packets that the client's Maximum Packet Size leaves no room for, wills and expiry at
+//! DISCONNECT (MQTT 5.0 sections 3.1, 3.2, 3.14, 4.12).
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::{Disconnect, Packet, Properties, Property, QoS, Version, push_property};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{OwnedChange, Totals};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, allow, deny, later, send_auth};
+use crate::hooks::{Call, Log, complete, link, mount, noting, number, pair};
+use crate::world::{Ask, ClientId, Got, World, message};
+
+const AUTHENTICATE: HookPoint = HookPoint::ClientAuthenticate;
+
+/// A CONNECT with an authentication method.
+fn method<'a>() -> Ask<'a> {
+    Ask { properties: vec![Property::AuthMethod("M"), Property::AuthData(b"hello")], ..Ask::v(Version::V5) }
+}
+
+/// A verdict that asks the client for another AUTH, with this data.
+fn another_round(data: &str) -> Vec<OwnedChange> {
+    let bytes = Bytes::copy_from_slice(data.as_bytes());
+    vec![OwnedChange { bytes, ..number(Field::AUTH_DATA, 0) }, number(Field::VERDICT, 3)]
+}
+
+fn next_auth(world: &mut World, client: ClientId, data: &str) {
+    send_auth(world, client, ReasonCode::CONTINUE_AUTHENTICATION, "M", data);
+}
+
+/// A world with room for one client that waits, whose authenticator answers everything later.
+fn one_at_a_time() -> (World, Taken) {
+    let mut world = World::with(1, |limits| limits.connects_pending_max = 1);
+    let taken = Taken::default();
+    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken))]);
+    (world, taken)
+}
+
+/// One that has asked its first client for another AUTH, later.
+fn asked_for_another(log: &mut World, taken: &Taken) -> ClientId {
+    let (client, first) = log.try_connect("c", &method());
+    assert_eq!(first, None);
+    complete(log, taken.ticket(0), Flow::STOP, another_round("1?"));
+    assert_eq!(log.take(client), [Got::Auth(0x18, "1?".into())]);
+    client
+}
+
+/// Somebody else can still come in: nothing of the first client takes its place.
+fn there_is_room(world: &mut World, taken: &Taken) {
+    let (other, _) = world.try_connect("other", &method());
+    let last = taken.about().len() - 1;
+    assert_eq!(taken.about()[last], "other");
+    complete(world, taken.ticket(last), Flow::STOP, allow());
+    assert_eq!(world.take(other), [Got::ConnAck { present: false, code: 0 }]);
+}
+
+/// A round that a plugin asks for later goes on as one that it asks for at once [MQTT-4.12.0-2].
+#[test]
+fn a_deferred_verdict_may_ask_for_another_round() {
+    let (mut world, taken) = one_at_a_time();
+    let client = asked_for_another(&mut world, &taken);
+    for round in 1..3 {
+        next_auth(&mut world, client, "again");
+        assert_eq!(taken.about().len(), round + 1, "the plugin is asked");
+        complete(&mut world, taken.ticket(round), Flow::STOP, another_round("2?"));
+        assert_eq!(world.take(client), [Got::Auth(0x18, "2?".into())]);
+    }
+    next_auth(&mut world, client, "last");
+    complete(&mut world, taken.ticket(3), Flow::STOP, allow());
+    world.send(client, &Packet::PingReq);
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }, Got::PingResp]);
+    there_is_room(&mut world, &taken);
+}
+
+/// The same where client.connect answered later, and client.authenticate asks at once.
+#[test]
+fn a_round_behind_a_deferred_client_connect() {
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    let rounds = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        let verdict = if call.get_text(Field::AUTH_DATA) == "hello" { 3 } else { 1 };
+        call.set(Field::VERDICT, verdict, "", "");
+        Flow::STOP
+    });
+    let first = later(1, 0, FaultPolicy::Ignore, &taken);
+    mount(&mut world, vec![(HookPoint::ClientConnect, first), (AUTHENTICATE, rounds)]);
+    let (client, _) = world.try_connect("c", &method());
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(client), [Got::Auth(0x18, String::new())]);
+    next_auth(&mut world, client, "again");
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
+}
+
+/// A client that is asked for its next AUTH may close, break off or send something else, and makes room for others.
+#[test]
+fn a_client_that_was_asked_later_may_go() {
+    let goes: [fn(&mut World, ClientId); 4] = [
+        |world, client| world.lose(client),
+        |world, client| world.disconnect(client, ReasonCode::SUCCESS),
+        |world, client| world.publish(client, "t", "x", QoS::AtMostOnce, 0),
+        |world, client| send_auth(world, client, ReasonCode::REAUTHENTICATE, "M", "x"),
+    ];
+    for go in goes {
+        let (mut world, taken) = one_at_a_time();
+        let client = asked_for_another(&mut world, &taken);
+        go(&mut world, client);
+        assert!(world.is_closed(client));
+        there_is_room(&mut world, &taken);
+    }
+}
+
+/// One that says nothing ends when its time for this round is over, whenever its CONNECT came.
+#[test]
+fn every_round_has_its_own_time() {
+    let mut world = World::with(1, |limits| {
+        limits.connects_pending_max = 1;
+        limits.connect_timeout_ms = 1000;
+    });
+    let taken = Taken::default();
+    mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let (client, _) = world.try_connect("c", &method());
+    world.pass_ms(900);
+    complete(&mut world, taken.ticket(0), Flow::STOP, another_round("1?"));
+    world.pass_ms(900);
+    assert!(!world.is_closed(client), "its time for CONNECT is not that of the round");
+    next_auth(&mut world, client, "again");
+    // A plugin has a deadline of its own.
+    world.pass_ms(900);
+    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("2?"));
+    world.pass_ms(990);
+    assert!(!world.is_closed(client));
+    world.pass_ms(20);
+    assert!(world.is_closed(client));
+    there_is_room(&mut world, &taken);
+}
+
+/// An AUTH that had arrived in time counts, though it was read late and asks for one more.
+#[test]
+fn an_auth_that_was_read_late_begins_a_round() {
+    let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
+    let rounds = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        let verdict = if call.get_text(Field::AUTH_DATA) == "last" { 1 } else { 3 };
+        call.set(Field::VERDICT, verdict, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(AUTHENTICATE, rounds)]);
+    let (client, _) = world.try_connect("c", &method());
+    let mut section = Vec::new();
+    push_property(&mut section, Property::AuthMethod("M"));
+    let mut unread = vec![0xF0, section.len() as u8 + 2, 0x18, section.len() as u8];
+    unread.extend_from_slice(&section);
+    world.hold_ms(1500, &[(client, &unread)]);
+    assert!(!world.is_closed(client));
+    world.take(client);
+    next_auth(&mut world, client, "last");
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
+}
+
+/// The ticket of a client that has left is nobody's: its place is free at once, and an answer to it is stale, also when the place
+/// of the ticket and that of the connection have been given away.
+#[test]
+fn a_ticket_dies_with_its_client() {
+    for point in [HookPoint::ClientConnect, AUTHENTICATE, HookPoint::ClientAuthorize] {
+        for leaves in [false, true] {
+            let mut world = World::with(1, |limits| limits.tickets_max = 1);
+            let taken = Taken::default();
+            mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Deny, &taken))]);
+            let will = Some(("w", "x", QoS::AtMostOnce, false));
+            let (first, _) = world.try_connect("first", &Ask { will, ..Ask::v(Version::V5) });
+            if leaves {
+                world.lose(first);
+            } else {
+                complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+            }
+            let (second, _) = world.try_connect("second", &Ask { will, ..Ask::v(Version::V5) });
+            assert_eq!(world.take(second), [], "{point:?}: it waits, as there is a ticket for it");
+            let stale = world.shards[0].counters().tickets_stale;
+            complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x8A));
+            assert_eq!(world.shards[0].counters().tickets_stale, stale + 1, "{point:?}");
+            assert_eq!(world.take(second), [], "{point:?}: what was said about another is nothing to it");
+            complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+            assert_eq!(world.take(second), [Got::ConnAck { present: false, code: 0 }], "{point:?}");
+        }
+    }
+}
+
+/// A client of MQTT 5 that is in, whose authenticator answers re-authentication later.
+fn renewing(world: &mut World, taken: &Taken) -> ClientId {
+    mount(world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, taken))]);
+    let (client, _) = world.try_connect("c", &method());
+    complete(world, taken.ticket(0), Flow::STOP, allow());
+    assert_eq!(world.take(client), [Got::ConnAck { present: false, code: 0 }]);
+    send_auth(world, client, ReasonCode::REAUTHENTICATE, "M", "x");
+    client
+}
+
+/// Re-authentication takes rounds that are asked for later, and its ticket dies with the connection.
+#[test]
+fn a_renewal_may_take_rounds_and_may_be_left() {
+    let mut world = World::with(1, |limits| limits.tickets_max = 1);
+    let taken = Taken::default();
+    let client = renewing(&mut world, &taken);
+    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    assert_eq!(world.take(client), [Got::Auth(0x18, "1?".into())]);
+    next_auth(&mut world, client, "one");
+    complete(&mut world, taken.ticket(2), Flow::STOP, allow());
+    assert_eq!(world.take(client), [Got::Auth(0, String::new())]);
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
+    world.lose(client);
+    complete(&mut world, taken.ticket(3), Flow::STOP, allow());
+    assert_eq!(world.shards[0].counters().tickets_stale, 1);
+    there_is_room(&mut world, &taken);
+}
+
+/// Who is asked for an AUTH of its re-authentication has as long as for CONNECT; then it has failed [MQTT-4.12.1-2].
+#[test]
+fn a_renewal_does_not_wait_for_ever() {
+    let mut world = World::with(1, |limits| limits.connect_timeout_ms = 1000);
+    let taken = Taken::default();
+    let client = renewing(&mut world, &taken);
+    world.pass_ms(500);
+    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    world.take(client);
+    world.pass_ms(900);
+    world.send(client, &Packet::PingReq);
+    assert_eq!(world.take(client), [Got::PingResp]);
+    world.pass_ms(200);
+    assert_eq!(world.take(client), [Got::Disconnect(0x87)]);
+    assert!(world.is_closed(client));
+}
+
+/// A login whose plugin failed or did not answer in time is no bad password: clients and people can tell.
+#[test]
+fn a_login_that_could_not_be_decided_is_told_so() {
+    for (version, code) in [(Version::V5, 0x88), (Version::V311, 3), (Version::V31, 3)] {
+        let named = Ask { username: Some("u"), ..Ask::v(version) };
+        // At once.
+        let mut world = World::new(1);
+        let fails = link(1, 0, FaultPolicy::Deny, |_| Flow::FAULT);
+        mount(&mut world, vec![(AUTHENTICATE, fails)]);
+        assert_eq!(world.try_connect("c", &named).1, Some(Got::ConnAck { present: false, code }));
+        // Later, and never.
+        for answers in [true, false] {
+            let mut world = World::new(1);
+            let taken = Taken::default();
+            // What an earlier link says of the reason is no answer.
+            let first = link(2, 1, FaultPolicy::Deny, |call: &mut Call<'_>| {
+                call.set(Field::REASON_CODE, 0x8A, "", "");
+                Flow::CONTINUE
+            });
+            let second = later(1, 0, FaultPolicy::Deny, &taken);
+            mount(&mut world, vec![(AUTHENTICATE, first), (AUTHENTICATE, second)]);
+            let (client, _) = world.try_connect("c", &named);
+            if answers {
+                complete(&mut world, taken.ticket(0), Flow::FAULT, Vec::new());
+            } else {
+                world.pass_ms(1_100);
+            }
+            assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
+        }
+        // One that says no says why.
+        let mut world = World::new(1);
+        let refuses = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+            call.set(Field::VERDICT, 2, "", "");
+            Flow::STOP
+        });
+        mount(&mut world, vec![(AUTHENTICATE, refuses)]);
+        let code = if version.is_v5() { 0x86 } else { 5 };
+        assert_eq!(world.try_connect("c", &named).1, Some(Got::ConnAck { present: false, code }));
+    }
+}
+
+/// DISCONNECT has no 0x88; 0x89 says the same of a re-authentication.
+#[test]
+fn a_renewal_that_could_not_be_decided_is_told_so() {
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    let client = renewing(&mut world, &taken);
+    world.pass_ms(1_100);
+    assert_eq!(world.take(client), [Got::Disconnect(0x89)]);
+}
+
+/// With `allow_anonymous = false` nobody comes in without a plugin's Allow: with a name or without, whatever is mounted.
+#[test]
+fn nobody_comes_in_without_an_allow() {
+    type Mounts = fn() -> Vec<(HookPoint, Link)>;
+    let silent: Mounts = || vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Deny, |_| Flow::CONTINUE))];
+    let broken: Mounts = || vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Ignore, |_| Flow::FAULT))];
+    let none: Mounts = Vec::new;
+    for mounts in [none, silent, broken] {
+        for (version, code) in [(Version::V5, 0x86), (Version::V311, 5), (Version::V31, 5)] {
+            for username in [None, Some(""), Some("ann")] {
+                let mut world = World::new(1);
+                world.allow_anonymous = false;
+                mount(&mut world, mounts());
+                let (client, got) = world.try_connect("c", &Ask { username, ..Ask::v(version) });
+                assert_eq!(got, Some(Got::ConnAck { present: false, code }), "{version:?} {username:?}");
+                assert!(world.is_closed(client));
+                assert_eq!(world.shards[0].counters().client_auth_denied, 1);
+            }
+        }
+    }
+    let mut world = World::new(1);
+    world.allow_anonymous = false;
+    let allows = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(AUTHENTICATE, allows)]);
+    for username in [None, Some("ann")] {
+        world.connect("c", &Ask { username, ..Ask::v(Version::V5) });
+    }
+}
+
+/// A plugin that has been tripped, or is gone while it is asked, opens nothing.
+#[test]
+fn an_authenticator_that_is_tripped_or_gone_opens_nothing() {
+    let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
+    world.allow_anonymous = false;
+    mount(&mut world, vec![(AUTHENTICATE, link(1, 0, FaultPolicy::Ignore, |_| Flow::FAULT))]);
+    for _ in 0..3 {
+        let (_, got) = world.try_connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x86 }));
+    }
+    for (policy, code) in [(FaultPolicy::Ignore, 0x86), (FaultPolicy::Deny, 0x88)] {
+        let mut world = World::new(1);
+        world.allow_anonymous = false;
+        let taken = Taken::default();
+        mount(&mut world, vec![(AUTHENTICATE, later(1, 0, policy, &taken))]);
+        let (client, _) = world.try_connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        mount(&mut world, Vec::new());
+        world.pass_ms(1_100);
+        assert_eq!(world.take(client), [Got::ConnAck { present: false, code }]);
+    }
+}
+
+/// Only a DISCONNECT with 0x00 deletes the will [MQTT-3.14.4-3], also where it waits behind a publish, and also where the socket
+/// closes behind it.
+#[test]
+fn only_a_normal_disconnect_deletes_the_will() {
+    let reasons = [0x00, 0x04, 0x80, 0x81, 0x82, 0x83, 0x8D, 0x93, 0x97, 0x98];
+    for (reason, waits, lost) in
+        reasons.into_iter().flat_map(|r| [(r, false, false), (r, true, false), (r, true, true)])
+    {
+        let (mut world, subscriber, _) = pair();
+        let taken = Taken::default();
+        let log = Log::default();
+        let seen = log.clone();
+        let ended = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            seen.note(format!("{:#04x}", call.event.reason_code));
+            Flow::CONTINUE
+        });
+        let mut links = vec![(HookPoint::ClientDisconnected, ended)];
+        if waits {
+            links.push((HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken)));
+        }
+        mount(&mut world, links);
+        let will = Some(("w", "gone", QoS::AtMostOnce, false));
+        let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        world.disconnect(client, ReasonCode(reason));
+        if lost {
+            world.lose(client);
+        }
+        let mut place = 0;
+        while place < taken.about().len() {
+            complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+            place += 1;
+        }
+        let mut expected = vec![message("t", "x", 0)];
+        expected.extend((reason != 0).then(|| message("w", "gone", 0)));
+        assert_eq!(world.take_plain(subscriber), expected, "{reason:#x} {waits} {lost}");
+        assert_eq!(log.take(), [format!("{reason:#04x}")], "the hook is told what the client said");
+    }
+}
+
+/// A publish belongs to its session, but a verdict to disconnect is about the connection it came from.
+#[test]
+fn a_verdict_to_disconnect_is_for_the_connection_it_was_asked_about() {
+    for version in [Version::V311, Version::V5] {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let properties = if version.is_v5() { vec![Property::SessionExpiry(100)] } else { Vec::new() };
+        let ask = Ask { clean: false, properties, ..Ask::v(version) };
+        let first = world.connect("c", &ask);
+        world.publish(first, "t", "x", QoS::AtLeastOnce, 7);
+        let second = world.connect("c", &ask);
+        assert!(world.is_closed(first));
+        let disconnect = vec![number(Field::DISPOSITION, 3), number(Field::REASON_CODE, 0x97)];
+        complete(&mut world, taken.ticket(0), Flow::STOP, disconnect.clone());
+        assert!(!world.is_closed(second), "it has done nothing");
+        let refused = if version.is_v5() { 0x97 } else { 0 };
+        assert_eq!(world.take(second), [Got::Ack("PUBACK", 7, refused)], "it may give the message up");
+        // One that is still there is disconnected.
+        world.publish(second, "t", "x", QoS::AtLeastOnce, 8);
+        complete(&mut world, taken.ticket(1), Flow::STOP, disconnect);
+        assert!(world.is_closed(second));
+    }
+}
+
+fn disconnect_with_expiry(world: &mut World, client: ClientId, expiry_s: u32) {
+    let mut section = Vec::new();
+    push_property(&mut section, Property::SessionExpiry(expiry_s));
+    let properties = Properties::from_encoded(&section);
+    world.send(client, &Packet::Disconnect(Disconnect { reason: ReasonCode::SUCCESS, properties }));
+}
+
+/// What CONNECT said decides whether DISCONNECT may name an expiry, not what was granted [MQTT-3.14.2-2].
+#[test]
+fn an_expiry_at_disconnect_is_judged_by_what_connect_said() {
+    // Asked for, the most that is granted, whether it may ask at DISCONNECT.
+    for (asked_s, max_s, may) in [(100, 0, true), (100, 1000, true), (0, 1000, false), (0, 0, false)] {
+        for waits in [false, true] {
+            let mut world = World::with(1, |limits| limits.session_expiry_max_s = max_s);
+            let watcher = world.connect("watcher", &Ask::v(Version::V5));
+            world.subscribe(watcher, "w", QoS::AtMostOnce);
+            let taken = Taken::default();
+            if waits {
+                let point = HookPoint::MessagePublish;
+                mount(&mut world, vec![(point, later(1, 0, FaultPolicy::Ignore, &taken))]);
+            }
+            let will = Some(("w", "gone", QoS::AtMostOnce, false));
+            let properties = vec![Property::SessionExpiry(asked_s)];
+            let client = world.connect("c", &Ask { will, properties, ..Ask::v(Version::V5) });
+            if waits {
+                world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+            }
+            disconnect_with_expiry(&mut world, client, 50);
+            if waits {
+                complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+                mount(&mut world, Vec::new());
+                if !may {
+                    complete(&mut world, taken.ticket(taken.about().len() - 1), Flow::CONTINUE, Vec::new());
+                }
+            }
+            let got = world.take_plain(watcher);
+            if may {
+                assert_eq!(got, [], "{asked_s} {max_s} {waits}: the will is deleted");
+                assert_eq!(world.take(client), []);
+                let stored = world.shards[0].client("c").map(|client| client.summary.expiry_s);
+                assert_eq!(stored, (max_s > 0).then_some(50));
+            } else {
+                assert_eq!(world.take(client), [Got::Disconnect(0x82)], "{asked_s} {max_s} {waits}");
+                assert_eq!(got, [message("w", "gone", 0)]);
+            }
+        }
+    }
+}
+
+/// One that waits when its socket closes is judged by its own CONNECT, too.
+#[test]
+fn an_expiry_of_a_disconnect_that_waits_is_judged_by_what_connect_said() {
+    for (asked_s, stays) in [(100, true), (0, false)] {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        let connect = link(2, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
+            // What a plugin makes of it is not what CONNECT said.
+            call.set(Field::SESSION_EXPIRY_S, 200, "", "");
+            Flow::CONTINUE
+        });
+        let publish = later(1, 0, FaultPolicy::Ignore, &taken);
+        mount(&mut world, vec![(HookPoint::ClientConnect, connect), (HookPoint::MessagePublish, publish)]);
+        let ask = Ask { properties: vec![Property::SessionExpiry(asked_s)], ..Ask::v(Version::V5) };
+        let client = world.connect("c", &ask);
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        disconnect_with_expiry(&mut world, client, 50);
+        world.lose(client);
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        let stored = world.shards[0].client("c").map(|client| client.summary.expiry_s);
+        assert_eq!(stored, Some(if stays { 50 } else { 200 }), "{asked_s}");
+    }
+}
+
+/// The CONNECT of the task: Maximum Packet Size 2, keep alive 60, client "a".
+const SMALLEST: [u8; 21] = [
+    0x10, 0x13, 0x00, 0x04, b'M', b'Q', b'T', b'T', 0x05, 0x02, 0x00, 0x3c, 0x05, 0x27, 0x00, 0x00, 0x00,
+    0x02, 0x00, 0x01, b'a',
+];
+
+/// Without room for CONNACK there is no connection [MQTT-3.2.0-1], and nobody is put out of a session for it.
+#[test]
+fn a_client_that_takes_no_connack_does_not_come_in() {
+    let mut world = World::new(1);
+    let first = world.connect("a", &Ask::v(Version::V5));
+    let client = world.open(Version::V5);
+    world.send_bytes(client, &SMALLEST);
+    assert!(world.is_closed(client));
+    assert_eq!(world.take_raw(client), Bytes::new());
+    assert!(!world.is_closed(first), "its session is its own");
+    assert_eq!(world.shards[0].counters().client_connected, 1);
+    assert_eq!(world.shards[0].counters().packets_connack_sent, 1);
+}
+
+fn small<'a>(bytes_max: u32) -> Ask<'a> {
+    Ask { properties: vec![Property::MaximumPacketSize(bytes_max)], ..Ask::v(Version::V5) }
+}
+
+/// CONNACK loses what may be left out, and no more, where it would be too large [MQTT-3.2.2-19] [MQTT-3.2.2-20].
+#[test]
+fn a_connack_loses_what_may_be_left_out() {
+    let mut world = World::new(1);
+    let long = "x".repeat(100);
+    let text = long.clone();
+    let more = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        call.set(Field::REASON_STRING, 0, &text, "");
+        call.set(Field::USER_PROPERTY, 0, &text, "key");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::ClientConnack, more)]);
+    let (client, _) = world.try_connect("whole", &small(1000));
+    let whole = world.shards[0].counters().bytes_sent;
+    assert!(!world.is_closed(client) && whole > 200);
+    let (client, _) = world.try_connect("short", &small(100));
+    let short = world.shards[0].counters().bytes_sent - whole;
+    assert!(!world.is_closed(client) && short < 100);
+    // The bare one fits exactly, and does not by one byte; a refusal needs 5.
+    let (client, got) = world.try_connect("exact", &small(short as u32));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
+    assert!(!world.is_closed(client));
+    for (bytes_max, told) in [(short as u32 - 1, true), (5, true), (4, false)] {
+        let (client, got) = world.try_connect("less", &small(bytes_max));
+        let refused = told.then_some(Got::ConnAck { present: false, code: 0x95 });
+        assert_eq!((got, world.is_closed(client)), (refused, true), "{bytes_max}");
+    }
+    assert_eq!(world.shards[0].clients(0, 10).0.len(), 3, "no session is left of it");
+}
+
+/// A refusal keeps to the client's size as well, whatever refuses: 5 bytes at least, so 4 get none.
+#[test]
+fn a_refusal_keeps_to_the_client_s_size() {
+    for (bytes_max, told) in [(100, true), (5, true), (4, false)] {
+        let mut world = World::with(1, |limits| limits.client_id_bytes_max = 23);
+        let long = "x".repeat(200);
+        let more = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            call.set(Field::USER_PROPERTY, 0, &long, "key");
+            Flow::CONTINUE
+        });
+        mount(&mut world, vec![(HookPoint::ClientConnack, more)]);
+        let (client, got) = world.try_connect(&"c".repeat(24), &small(bytes_max));
+        assert_eq!(got, told.then_some(Got::ConnAck { present: false, code: 0x85 }), "{bytes_max}");
+        assert!(world.is_closed(client));
+    }
+}
+
+/// DISCONNECT loses its reason string where it would be too large [MQTT-3.14.2-3]; 2 bytes take none at all.
+#[test]
+fn a_disconnect_loses_its_reason_string() {
+    // Packet type 13 with wrong flags [MQTT-2.1.3-1].
+    let broken = [0xD1, 0x00];
+    for bytes_max in [30, 20, 19] {
+        let mut world = World::with(1, |limits| limits.topic_alias_max = 0);
+        let client = world.connect("c", &small(bytes_max));
+        world.send_bytes(client, &broken);
+        assert_eq!(world.take_raw(client).as_ref(), [0xE0, 0x01, 0x82], "{bytes_max}");
+        assert!(world.is_closed(client));
+    }
+    let mut world = World::new(1);
+    let client = world.connect("c", &small(1000));
+    world.send_bytes(client, &broken);
+    let raw = world.take_raw(client);
+    assert!(raw.len() > 20 && raw[0] == 0xE0 && raw[2] == 0x82, "with room it says why");
+}
+
+/// An AUTH for which there is no room leaves nobody waiting: the connection ends.
+#[test]
+fn an_auth_that_does_not_fit_ends_the_connection() {
+    let mut world = World::new(1);
+    let long = "x".repeat(200);
+    let asks = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        let renews = call.get_text(Field::AUTH_DATA) == "renew";
+        call.set(Field::AUTH_DATA, 0, if renews { &long } else { "" }, "");
+        call.set(Field::VERDICT, if renews { 3 } else { 1 }, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(AUTHENTICATE, asks)]);
+    let with = |data: &'static [u8]| Ask {
+        properties: vec![
+            Property::AuthMethod("M"),
+            Property::AuthData(data),
+            Property::MaximumPacketSize(100),
+        ],
+        ..Ask::v(Version::V5)
+    };
+    let (client, got) = world.try_connect("a", &with(b"renew"));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x95 }));
+    assert!(world.is_closed(client));
+    let client = world.connect("b", &with(b"come in"));
+    send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "renew");
+    assert_eq!(world.take(client), [Got::Disconnect(0x95)]);
+    assert!(world.is_closed(client));
+}
+
+/// A stranger whom the authenticator refuses puts nobody out.
+#[test]
+fn who_is_refused_takes_nothing_over() {
+    let mut world = World::new(1);
+    let guard = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        let ann = call.get_text(Field::USERNAME) == "ann";
+        call.set(Field::VERDICT, if ann { 1 } else { 2 }, "", "");
+        Flow::STOP
+    });
+    let log = Log::default();
+    let told = link(2, 0, FaultPolicy::Ignore, noting(&log, "taken over", Flow::CONTINUE));
+    let discarded = link(3, 0, FaultPolicy::Ignore, noting(&log, "discarded", Flow::CONTINUE));
+    mount(
+        &mut world,
+        vec![
+            (AUTHENTICATE, guard),
+            (HookPoint::SessionTakenover, told),
+            (HookPoint::SessionDiscarded, discarded),
+        ],
+    );
+    for clean in [false, true] {
+        let properties = vec![Property::SessionExpiry(100)];
+        let ask = |username| Ask { clean, username, properties: properties.clone(), ..Ask::v(Version::V5) };
+        let ann = world.connect("dashboard", &ask(Some("ann")));
+        log.take();
+        for username in [None, Some("bob")] {
+            let (_, got) = world.try_connect("dashboard", &ask(username));
+            assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x86 }));
+        }
+        assert!(!world.is_closed(ann));
+        assert_eq!(log.take(), Vec::<String>::new());
+    }
+}
+
+/// Whether a client may leave its identifier to the broker is a setting, and so is what the identifier begins with [MQTT-3.1.3-6].
+#[test]
+fn an_identifier_is_given_as_the_settings_say() {
+    for (version, refused) in [(Version::V5, 0x85), (Version::V311, 2)] {
+        let mut world = World::with(2, |limits| {
+            assert!(limits.choices.allow_empty_client_id, "the default");
+            assert_eq!(&*limits.choices.assigned_client_id_prefix, "grapnel-", "the default");
+            limits.choices.assigned_client_id_prefix = "fleet.".into();
+        });
+        for _ in 0..2 {
+            world.connect("", &Ask::v(version));
+        }
+        let ids: Vec<String> =
+            world.shards.iter().flat_map(|shard| shard.clients(0, 10).0).map(|row| row.client_id).collect();
+        assert!(ids.len() == 2 && ids[0] != ids[1], "{ids:?}");
+        assert!(ids.iter().all(|id| id.starts_with("fleet.") && id.len() == 30), "{ids:?}");
+        let mut world = World::with(2, |limits| limits.choices.allow_empty_client_id = false);
+        let (client, got) = world.try_connect("", &Ask::v(version));
+        assert_eq!(got, Some(Got::ConnAck { present: false, code: refused }));
+        assert!(world.is_closed(client));
+        world.connect("c", &Ask::v(version));
+    }
+}
+
+/// Shards that count together what they hold.
+fn together(shards: usize, change: impl FnOnce(&mut Limits)) -> World {
+    let mut world = World::with(shards, change);
+    let totals = Arc::new(Totals::default());
+    world.shards.iter_mut().for_each(|shard| shard.share_totals(Arc::clone(&totals)));
+    world
+}
+
+/// Connections of all shards have a limit of their own; one that moves to its home is one, and one that ends makes room.
+#[test]
+fn connections_are_limited_over_all_shards() {
+    let mut world = together(4, |limits| limits.connections_total_max = 3);
+    let clients: Vec<ClientId> =
+        (0..3).map(|n| world.connect(&format!("client {n}"), &Ask::v(Version::V5))).collect();
+    let peer = world.peer();
+    for shard in &mut world.shards {
+        assert!(shard.open(peer.clone()).is_none(), "there are three");
+        assert_eq!(shard.counters().connections_refused, 1);
+    }
+    world.disconnect(clients[0], ReasonCode::SUCCESS);
+    world.lose(clients[1]);
+    assert!(world.shards[0].open(peer.clone()).is_some());
+    assert!(world.shards[3].open(peer.clone()).is_some());
+    assert!(world.shards[1].open(peer).is_none());
+}
+
+/// Sessions of all shards likewise. Who goes on with one, or replaces its own, needs no room, and loses nothing where there is none.
+#[test]
+fn sessions_are_limited_over_all_shards() {
+    let stored = |clean| Ask { clean, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+    for (mut world, shards) in [
+        (together(4, |limits| limits.sessions_total_max = 3), 4),
+        (together(1, |limits| limits.sessions_max = 3), 1),
+    ] {
+        let clients: Vec<ClientId> =
+            (0..3).map(|n| world.connect(&format!("client {n}"), &stored(false))).collect();
+        let (other, got) = world.try_connect("other", &stored(false));
+        assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x89 }), "{shards}");
+        assert!(world.is_closed(other));
+        world.disconnect(clients[0], ReasonCode::SUCCESS);
+        let (_, got) = world.try_connect("other", &stored(false));
+        assert_eq!(got, Some(Got::ConnAck { present: false, code: 0x89 }), "a stored one counts");
+        let (_, got) = world.try_connect("client 0", &stored(false));
+        assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        // Its own makes room for a new one, again and again.
+        for _ in 0..3 {
+            let (_, got) = world.try_connect("client 1", &stored(true));
+            assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{shards}");
+        }
+        let refused: u64 = world.shards.iter_mut().map(|shard| shard.counters().sessions_refused).sum();
+        assert_eq!(refused, 2);
+        let (client, _) = world.try_connect("client 2", &Ask::v(Version::V5));
+        world.disconnect(client, ReasonCode::SUCCESS);
+        let (_, got) = world.try_connect("other", &stored(false));
+        assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{shards}");
+    }
+}

@@ -1,0 +1,310 @@
+//! What a session holds and for how long: byte limits of queue and slots and their accounting, a DISCONNECT that waits, topic
+//! aliases that are set anew, packets in flight across connections, and expiry that is counted down.
+
+use grapnel_engine::codec;
+use grapnel_engine::hook::{FaultPolicy, HookPoint};
+use grapnel_engine::message::Message;
+use grapnel_engine::packet::{Disconnect, Packet, Properties, Property, QoS, Version, push_property};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_plugin_abi::raw::Flow;
+
+use crate::deferral::{Taken, later};
+use crate::hooks::{complete, mount};
+use crate::world::{Ask, ClientId, Got, World, message};
+
+fn stored(properties: &[Property<'static>]) -> Ask<'static> {
+    let mut all = vec![Property::SessionExpiry(1000)];
+    all.extend_from_slice(properties);
+    Ask { clean: false, properties: all, ..Ask::v(Version::V5) }
+}
+
+/// What a message to `t` counts against byte limits, beside its payload.
+const fn overhead() -> u64 {
+    size_of::<Message>() as u64 + 1
+}
+
+/// As many messages wait as `session_queue_bytes_max` has room for; what left the queue makes room for as many again.
+#[test]
+fn the_bytes_of_a_session_queue_are_bounded() {
+    for (limit, fits) in [(3 * (overhead() + 100), 3), (3 * (overhead() + 100) - 1, 2), (overhead() + 99, 0)]
+    {
+        let mut world = World::with(1, |limits| limits.session_queue_bytes_max = limit);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let sub = world.connect("sub", &stored(&[]));
+        world.subscribe(sub, "t", QoS::AtLeastOnce);
+        world.lose(sub);
+        for round in 1..=3 {
+            for n in 1..=5 {
+                world.publish(publisher, "t", &"x".repeat(100), QoS::AtLeastOnce, n);
+            }
+            let dropped = world.shards[0].counters().messages_dropped_queue_full;
+            assert_eq!(dropped, round * (5 - fits), "{limit}");
+            let sub = world.connect("sub", &stored(&[]));
+            let got = world.take(sub);
+            assert_eq!(got.len() as u64, fits);
+            got.iter().for_each(|one| world.ack(sub, Packet::PubAck, one.id()));
+            world.lose(sub);
+        }
+    }
+}
+
+/// A session that ends gives back what its queue held: nothing of it counts for the next one.
+#[test]
+fn the_messages_of_a_session_queue_are_bounded_at_the_limit_and_one_beyond() {
+    let mut world = World::with(1, |limits| limits.session_queue_messages_max = 2);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let sub = world.connect("sub", &stored(&[]));
+    world.subscribe(sub, "t", QoS::ExactlyOnce);
+    world.lose(sub);
+    for (n, dropped) in [(1, 0), (2, 0), (3, 1), (4, 2)] {
+        world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, n);
+        assert_eq!(world.shards[0].counters().messages_dropped_queue_full, dropped);
+    }
+    let sub = world.connect("sub", &stored(&[]));
+    assert_eq!(world.take_plain(sub), [message("t", "1", 1), message("t", "2", 1)]);
+}
+
+/// Publishes wait up to `slot_bytes_max`; the connection is then not read, and is again once half of it is free. The bytes that
+/// left count no more.
+#[test]
+fn the_bytes_of_waiting_publishes_are_bounded() {
+    let mut world = World::with(1, |limits| limits.slot_bytes_max = 4 * (overhead() + 100));
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    let mut completed = 0;
+    for round in 1..=3 {
+        for n in 1..=6 {
+            world.publish(publisher, "t", &"x".repeat(100), QoS::AtLeastOnce, n);
+        }
+        let before = (round - 1) * 6;
+        assert_eq!(taken.about().len(), before + 4, "the fifth is not read");
+        complete(&mut world, taken.ticket(completed), Flow::CONTINUE, Vec::new());
+        assert_eq!(taken.about().len(), before + 4, "more than half is taken");
+        complete(&mut world, taken.ticket(completed + 1), Flow::CONTINUE, Vec::new());
+        assert_eq!(taken.about().len(), before + 6, "half is free");
+        (2..6).for_each(|n| complete(&mut world, taken.ticket(completed + n), Flow::CONTINUE, Vec::new()));
+        completed += 6;
+        assert_eq!(world.take(publisher).len(), 6);
+    }
+}
+
+/// A packet that waits counts the bytes it has.
+#[test]
+fn the_bytes_of_packets_that_wait_are_bounded() {
+    let mut world = World::with(1, |limits| limits.slot_bytes_max = overhead() + 1 + 3 * 20);
+    let client = world.connect("c", &Ask::v(Version::V311));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+    // SUBSCRIBE of 20 bytes: 2 + 2 + 2 + 13 + 1.
+    let options = grapnel_engine::packet::SubscriptionOptions::default();
+    for n in 0..4 {
+        world.send_subscribe(client, &format!("filter/{n:06}"), options, None);
+    }
+    world.send(client, &Packet::PingReq);
+    assert_eq!(world.take(client), [], "the fourth SUBSCRIBE and PINGREQ are not read");
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(client).len(), 5);
+}
+
+/// A DISCONNECT behind a publish that waits takes effect after it: 0x00 takes the will along [MQTT-3.14.4-3], 0x04 sends it
+/// behind the publish, and its session expiry counts.
+#[test]
+fn a_disconnect_waits_for_the_publishes_in_front() {
+    for (reason, will) in [(ReasonCode::SUCCESS, false), (ReasonCode::DISCONNECT_WITH_WILL, true)] {
+        for lost in [false, true] {
+            let mut world = World::new(1);
+            let sub = world.connect("sub", &Ask::v(Version::V5));
+            world.subscribe(sub, "#", QoS::AtMostOnce);
+            let ask = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), ..stored(&[]) };
+            let client = world.connect("c", &ask);
+            let taken = Taken::default();
+            mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+            world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+            let mut section = Vec::new();
+            push_property(&mut section, Property::SessionExpiry(3));
+            let properties = Properties::from_encoded(&section);
+            world.send(client, &Packet::Disconnect(Disconnect { reason, properties }));
+            assert!(!world.is_closed(client), "it waits its turn");
+            if lost {
+                world.lose(client);
+            }
+            mount(&mut world, Vec::new());
+            assert_eq!(world.take(sub), []);
+            complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+            let mut expected = vec![message("t", "x", 0)];
+            expected.extend(will.then(|| message("will", "w", 0)));
+            assert_eq!(world.take(sub), expected);
+            assert!(world.is_closed(client));
+            world.pass_ms(2_000);
+            assert_eq!(world.shards[0].counters().sessions_count, 2);
+            world.pass_ms(2_100);
+            assert_eq!(world.shards[0].counters().sessions_count, 1, "three seconds, not a thousand");
+        }
+    }
+}
+
+/// An alias means the topic that it was last sent with [section 3.3.2.3.4], up to the Topic Alias Maximum [MQTT-3.3.2-9], and
+/// for one connection [MQTT-3.3.2-7].
+#[test]
+fn a_topic_alias_is_set_anew() {
+    let mut world = World::with(1, |limits| limits.topic_alias_max = 3);
+    let sub = world.connect("sub", &Ask::v(Version::V311));
+    world.subscribe(sub, "#", QoS::AtMostOnce);
+    let publisher = world.connect("pub", &stored(&[]));
+    for (topic, alias, meant) in
+        [("a", 1, "a"), ("b", 3, "b"), ("c", 1, "c"), ("", 3, "b"), ("", 1, "c"), ("b", 1, "b"), ("", 1, "b")]
+    {
+        let properties = [Property::TopicAlias(alias)];
+        world.publish_with(publisher, topic, "x", QoS::AtMostOnce, 0, false, &properties);
+        assert_eq!(world.take(sub), [message(meant, "x", 0)], "{topic} {alias}");
+    }
+    world.publish_with(publisher, "d", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(4)]);
+    assert_eq!(world.take(publisher), [Got::Disconnect(ReasonCode::TOPIC_ALIAS_INVALID.0)]);
+    let publisher = world.connect("pub", &stored(&[]));
+    world.publish_with(publisher, "", "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(1)]);
+    assert_eq!(world.take(publisher), [Got::Disconnect(ReasonCode::PROTOCOL_ERROR.0)]);
+}
+
+fn take_ids(world: &mut World, client: ClientId) -> Vec<(String, u8, bool, u16)> {
+    let got = world.take(client);
+    got.into_iter()
+        .map(|one| match one {
+            Got::Publish { payload, qos, dup, id, .. } => {
+                (String::from_utf8(payload).expect("text"), qos, dup, id)
+            }
+            other => panic!("{other:?}"),
+        })
+        .collect()
+}
+
+/// Of a shared subscription's member that ends, QoS 1 in flight and all that waits goes to another; QoS 2 in flight never does,
+/// whether PUBREC has come or not (section 4.8.2).
+#[test]
+fn qos_2_in_flight_of_a_shared_member_does_not_move() {
+    let mut world = World::new(1);
+    let first =
+        world.connect("first", &Ask { properties: vec![Property::ReceiveMaximum(3)], ..Ask::v(Version::V5) });
+    world.subscribe(first, "$share/g/t", QoS::ExactlyOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let all = [("1", 2), ("2", 1), ("3", 2), ("4", 2), ("5", 1)];
+    for (n, (payload, qos)) in (1..).zip(all) {
+        let qos = QoS::from_u8(qos).expect("a QoS");
+        world.publish(publisher, "t", payload, qos, n);
+    }
+    let got = take_ids(&mut world, first);
+    assert_eq!(got.len(), 3);
+    world.ack(first, Packet::PubRec, got[0].3);
+    let second = world.connect("second", &Ask::v(Version::V5));
+    world.subscribe(second, "$share/g/t", QoS::ExactlyOnce);
+    world.lose(first);
+    let moved: Vec<(String, u8)> = take_ids(&mut world, second)
+        .into_iter()
+        .map(|(payload, qos, dup, _)| {
+            assert!(!dup, "it is another exchange");
+            (payload, qos)
+        })
+        .collect();
+    assert_eq!(moved, [("2".to_owned(), 1), ("4".to_owned(), 2), ("5".to_owned(), 1)]);
+}
+
+/// A client that comes back with a smaller Receive Maximum gets what is in flight again as far as that allows, in order, and
+/// the rest as it acknowledges [MQTT-3.3.4-9] [MQTT-4.4.0-1] [MQTT-4.6.0-1].
+#[test]
+fn a_resume_with_a_smaller_receive_maximum_sends_less_at_a_time() {
+    let mut world = World::new(1);
+    let sub = world.connect("sub", &stored(&[Property::ReceiveMaximum(5)]));
+    world.subscribe(sub, "t", QoS::ExactlyOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 1..=7 {
+        let qos = if n % 2 == 0 { QoS::AtLeastOnce } else { QoS::ExactlyOnce };
+        world.publish(publisher, "t", &n.to_string(), qos, n);
+    }
+    let before = take_ids(&mut world, sub);
+    assert_eq!(before.len(), 5);
+    world.ack(sub, Packet::PubRec, before[2].3);
+    world.lose(sub);
+    let sub = world.connect("sub", &stored(&[Property::ReceiveMaximum(2)]));
+    let resent = |at: usize| (before[at].0.clone(), before[at].1, true, before[at].3);
+    assert_eq!(take_ids(&mut world, sub), [resent(0), resent(1)]);
+    // PUBREC alone makes no room; PUBCOMP does. Then comes PUBREL for the third, which is on its way back.
+    world.ack(sub, Packet::PubRec, before[0].3);
+    assert_eq!(world.take(sub), [Got::Ack("PUBREL", before[0].3, 0)]);
+    world.ack(sub, Packet::PubComp, before[0].3);
+    assert_eq!(world.take(sub), [Got::Ack("PUBREL", before[2].3, 0)]);
+    world.ack(sub, Packet::PubAck, before[1].3);
+    assert_eq!(take_ids(&mut world, sub), [resent(3)]);
+    world.ack(sub, Packet::PubComp, before[2].3);
+    assert_eq!(take_ids(&mut world, sub), [resent(4)]);
+    world.ack(sub, Packet::PubAck, before[3].3);
+    let new = take_ids(&mut world, sub);
+    assert_eq!((new.len(), &*new[0].0, new[0].2), (1, "6", false), "the queue follows, without DUP");
+}
+
+fn expiry_of_first(world: &mut World, client: ClientId) -> Option<u32> {
+    let bytes = world.take_raw(client);
+    let frame = codec::frame(&bytes, u32::MAX).ok().flatten()?;
+    match codec::decode(&frame, Version::V5).expect("a packet") {
+        Packet::Publish(publish) => publish.properties.message_expiry_s(),
+        other => panic!("{other:?}"),
+    }
+}
+
+/// The expiry interval is told less the time that the message waited [MQTT-3.3.2-6], rounded up so that nothing expires early;
+/// at the very end it is gone [MQTT-3.3.2-5].
+#[test]
+fn the_expiry_interval_is_counted_down_and_rounded_up() {
+    for (waited_ms, left) in [
+        (0, Some(10)),
+        (1, Some(10)),
+        (999, Some(10)),
+        (1_000, Some(9)),
+        (3_200, Some(7)),
+        (9_001, Some(1)),
+        (9_999, Some(1)),
+        (10_000, None),
+        (10_001, None),
+    ] {
+        let mut world = World::new(1);
+        let ask = stored(&[Property::ReceiveMaximum(1)]);
+        let sub = world.connect("sub", &ask);
+        world.subscribe(sub, "t", QoS::AtLeastOnce);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        world.publish(publisher, "t", "first", QoS::AtLeastOnce, 1);
+        let expiry = [Property::MessageExpiry(10)];
+        world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 2, false, &expiry);
+        let first = take_ids(&mut world, sub);
+        world.pass_ms(waited_ms);
+        world.ack(sub, Packet::PubAck, first[0].3);
+        assert_eq!(expiry_of_first(&mut world, sub), left, "after {waited_ms} ms in the queue");
+        assert_eq!(world.shards[0].counters().messages_dropped_expired, u64::from(left.is_none()));
+        if left == Some(9) {
+            // Sent again, it has less left; and once sent it is sent again whatever the time.
+            world.lose(sub);
+            world.pass_ms(2_500);
+            let sub = world.connect("sub", &ask);
+            assert_eq!(expiry_of_first(&mut world, sub), Some(7));
+        }
+    }
+}
+
+/// A message that waits in a slot has its time count down too.
+#[test]
+fn the_expiry_interval_counts_while_a_publish_waits() {
+    for (waited_ms, left) in [(700, Some(2)), (1_000, Some(1)), (2_000, None)] {
+        let mut world = World::with(1, |limits| limits.defer_deadline_ms = 60_000);
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "t", QoS::AtMostOnce);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let taken = Taken::default();
+        let link =
+            grapnel_engine::hook::Link { deadline_ms: 60_000, ..later(1, 0, FaultPolicy::Ignore, &taken) };
+        mount(&mut world, vec![(HookPoint::MessagePublish, link)]);
+        world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(2)]);
+        world.pass_ms(waited_ms);
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        assert_eq!(expiry_of_first(&mut world, sub), left, "after {waited_ms} ms");
+        assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0)]);
+    }
+}

@@ -1,0 +1,241 @@
+//! Publishers that wait for a lane to another shard: who is woken, in which order, and what it costs; and the order within a
+//! shared subscription over several shards.
+
+use grapnel_engine::packet::{Packet, Property, QoS, Version};
+
+use crate::world::{Ask, ClientId, Got, World, message};
+
+/// A client whose home is this shard.
+fn on_shard(world: &mut World, shard: usize, name: &str, ask: &Ask<'_>) -> ClientId {
+    for n in 0..200 {
+        let client = world.connect(&format!("{name}{n}"), ask);
+        if world.shard_of(client) == shard {
+            return client;
+        }
+        world.disconnect(client, grapnel_engine::reason::ReasonCode::SUCCESS);
+    }
+    panic!("no identifier in 200 belongs to shard {shard}")
+}
+
+fn steps(world: &mut World) -> u64 {
+    world.shards[0].counters().flow_steps
+}
+
+/// Three shards: one is held and its lane is full, `waiting` publishers wait for it. What 100 messages to the other cost.
+fn cost_beside(waiting: usize) -> u64 {
+    let mut world = World::with(3, |limits| limits.lane_envelopes_max = 4);
+    let held = on_shard(&mut world, 2, "held", &Ask::v(Version::V5));
+    let other = on_shard(&mut world, 1, "other", &Ask::v(Version::V5));
+    world.subscribe(held, "held", QoS::AtMostOnce);
+    world.subscribe(other, "other", QoS::AtMostOnce);
+    let publishers: Vec<ClientId> =
+        (0..waiting).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+    let publisher = on_shard(&mut world, 0, "q", &Ask::v(Version::V5));
+    world.shards_held = vec![2];
+    for client in publishers {
+        world.publish(client, "held", "x", QoS::AtLeastOnce, 1);
+    }
+    let before = steps(&mut world);
+    for n in 1..=100 {
+        world.publish(publisher, "other", "x", QoS::AtLeastOnce, n);
+    }
+    assert_eq!(world.take(publisher).len(), 100);
+    assert_eq!(world.take(other).len(), 100);
+    steps(&mut world) - before
+}
+
+/// Who waits for a shard that is held costs those nothing who publish to another, however many wait.
+#[test]
+fn waiters_for_one_lane_cost_nothing_while_others_move() {
+    assert_eq!((cost_beside(10), cost_beside(200)), (0, 0));
+}
+
+/// Everybody gets through a lane that moves, first come first served, with work in proportion.
+#[test]
+fn waiters_are_served_in_order_and_at_linear_cost() {
+    let mut costs = Vec::new();
+    for waiting in [50, 100, 200] {
+        let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
+        let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "t", QoS::AtMostOnce);
+        let publishers: Vec<ClientId> =
+            (0..waiting).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+        world.lanes_open = false;
+        let before = steps(&mut world);
+        // Two each: the second of one comes behind the first of all others.
+        for round in 0..2 {
+            for (n, client) in publishers.iter().enumerate() {
+                let payload = format!("{round}/{n}");
+                world.publish(*client, "t", &payload, QoS::AtLeastOnce, round + 1);
+            }
+        }
+        assert_eq!(publishers.iter().map(|client| world.take(*client).len()).sum::<usize>(), 4);
+        world.lanes_open = true;
+        world.drive();
+        let got = world.take(sub);
+        assert_eq!(got.len(), 2 * waiting);
+        let first: Vec<Got> = (0..waiting).map(|n| message("t", &format!("0/{n}"), 0)).collect();
+        let of_first = |got: &&Got| matches!(got, Got::Publish { payload, .. } if payload.starts_with(b"0/"));
+        assert_eq!(
+            got.iter().filter(of_first).cloned().collect::<Vec<_>>(),
+            first,
+            "first come, first served"
+        );
+        assert!(publishers.iter().all(|client| !world.take(*client).is_empty()));
+        costs.push(steps(&mut world) - before);
+    }
+    assert!(costs[1] <= 2 * costs[0] + 8 && costs[2] <= 2 * costs[1] + 8, "{costs:?}");
+    assert!(costs[2] <= 200 * 2 * 3, "{costs:?}: no more than a few steps for each publish");
+}
+
+/// A publisher that comes later does not pass those that wait already, although there is room at that moment.
+#[test]
+fn a_newcomer_waits_behind_those_who_wait() {
+    let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
+    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtMostOnce);
+    let first = on_shard(&mut world, 0, "first", &Ask::v(Version::V311));
+    let second = on_shard(&mut world, 0, "second", &Ask::v(Version::V311));
+    world.lanes_open = false;
+    for n in 0..6 {
+        world.publish(first, "t", &n.to_string(), QoS::AtMostOnce, 0);
+    }
+    // The shell has moved one envelope, which is not down to the low mark.
+    let mut batch = Vec::new();
+    let to = grapnel_engine::id::ShardId(1);
+    world.shards[0].outbox().take_batch(to, grapnel_engine::shard::Lane::Data, 1, &mut batch);
+    world.shards[0].lanes_moved();
+    world.publish(second, "t", "late", QoS::AtMostOnce, 0);
+    for envelope in batch {
+        world.shards[1].envelope(grapnel_engine::id::ShardId(0), envelope);
+    }
+    world.lanes_open = true;
+    world.drive();
+    let got = world.take(sub);
+    assert_eq!(got.len(), 7);
+    assert_eq!(got.iter().filter(|one| **one != message("t", "late", 0)).count(), 6);
+    let late = got.iter().position(|one| *one == message("t", "late", 0)).expect("it came");
+    assert!(late >= 5, "behind the fifth, which waited: {late}");
+}
+
+/// A publisher that waits and whose connection ends, is taken over, or whose session ends: what it published comes all the same,
+/// and nobody behind it is forgotten.
+#[test]
+fn waiters_that_leave_hold_nobody_up() {
+    let mut world = World::with(2, |limits| limits.lane_envelopes_max = 2);
+    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtMostOnce);
+    let clients: Vec<ClientId> =
+        (0..6).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+    world.lanes_open = false;
+    for (n, client) in clients.iter().enumerate() {
+        world.publish(*client, "t", &n.to_string(), QoS::AtLeastOnce, 1);
+    }
+    world.lose(clients[2]);
+    world.lose(clients[4]);
+    world.pass_ms(3_000);
+    world.lanes_open = true;
+    world.drive();
+    let expected: Vec<Got> = (0..6).map(|n| message("t", &n.to_string(), 0)).collect();
+    assert_eq!(world.take(sub), expected);
+    assert_eq!(world.take(clients[5]), [Got::Ack("PUBACK", 1, 0)]);
+    assert_eq!(world.shards[0].counters().sessions_count, 4, "the two that left are gone");
+}
+
+/// A SUBACK whose barrier has not been reached by the first answer of the other shards waits for the next one.
+#[test]
+fn each_answer_of_the_other_shards_is_looked_at() {
+    for shards in [2, 4] {
+        let mut world = World::new(shards);
+        let clients: Vec<ClientId> =
+            (0..4).map(|n| on_shard(&mut world, 0, &format!("c{n}-"), &Ask::v(Version::V5))).collect();
+        world.lanes_open = false;
+        let options = grapnel_engine::packet::SubscriptionOptions::default();
+        for (n, client) in clients.iter().enumerate() {
+            // Each is a batch of its own.
+            world.send_subscribe(*client, &format!("t/{n}"), options, None);
+            assert_eq!(world.take(*client), []);
+        }
+        world.lanes_open = true;
+        world.drive();
+        for client in clients {
+            assert_eq!(world.take(client), [Got::SubAck(7, vec![0])]);
+        }
+    }
+}
+
+/// However many could go on at once, a step moves no more than its budget; the rest goes on in the next turns.
+#[test]
+fn a_step_moves_no_more_than_its_budget() {
+    let mut world = World::with(2, |limits| {
+        limits.lane_envelopes_max = 400;
+        limits.turn_budget_deliveries = 64;
+    });
+    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtMostOnce);
+    let publishers: Vec<ClientId> =
+        (0..200).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V311))).collect();
+    world.lanes_open = false;
+    for _ in 0..3 {
+        publishers.iter().for_each(|client| world.publish(*client, "t", "x", QoS::AtMostOnce, 0));
+    }
+    let to = grapnel_engine::id::ShardId(1);
+    let mut batch = Vec::new();
+    world.shards[0].outbox().take_batch(to, grapnel_engine::shard::Lane::Data, 400, &mut batch);
+    assert_eq!(batch.len(), 400);
+    world.shards[0].lanes_moved();
+    let moved = world.shards[0].outbox().data[1].len();
+    assert!((16..=64).contains(&moved), "{moved} of 200");
+    assert!(world.shards[0].has_work());
+    let now = world.now;
+    assert!(world.shards[0].advance(now), "there is still more");
+    assert!(world.shards[0].outbox().data[1].len() <= 2 * 64);
+    world.lanes_open = true;
+    world.drive();
+    assert!(!world.shards[0].has_work());
+    assert_eq!(world.take(sub).len(), 200);
+}
+
+/// One publisher, a shared subscription with members on all shards whose queues are small: each member gets what it gets in the
+/// order of publication [MQTT-4.6.0-5].
+#[test]
+fn a_shared_member_gets_each_publishers_messages_in_order() {
+    for seed in 0..20 {
+        let mut world = World::with(3, |limits| {
+            limits.session_queue_messages_max = 2;
+            limits.inflight_max = 2;
+        });
+        let ask = Ask { properties: vec![Property::ReceiveMaximum(2)], ..Ask::v(Version::V5) };
+        let members: Vec<ClientId> =
+            (0..3).map(|shard| on_shard(&mut world, shard, &format!("m{seed}-{shard}-"), &ask)).collect();
+        for member in &members {
+            world.subscribe(*member, "$share/g/t", QoS::AtLeastOnce);
+        }
+        let publishers: Vec<ClientId> = (0..2)
+            .map(|n| on_shard(&mut world, n, &format!("p{seed}-{n}-"), &Ask::v(Version::V311)))
+            .collect();
+        let mut last = [[0_u32; 2]; 3];
+        for n in 1..=120_u16 {
+            world.lanes_open = n % 8 == 0;
+            for (which, publisher) in publishers.iter().enumerate() {
+                world.publish(*publisher, "t", &format!("{which}/{n}"), QoS::AtLeastOnce, n);
+            }
+            // The first two acknowledge at once, the third seldom.
+            for (place, member) in members.iter().enumerate() {
+                if place == 2 && n % 40 != 0 {
+                    continue;
+                }
+                for got in world.take(*member) {
+                    let Got::Publish { payload, id, .. } = got else { panic!("{got:?}") };
+                    let text = String::from_utf8(payload).expect("text");
+                    let (which, number) = text.split_once('/').expect("two numbers");
+                    let (which, number): (usize, u32) =
+                        (which.parse().expect("a number"), number.parse().expect("a number"));
+                    assert!(number > last[place][which], "{number} after {} of {which}", last[place][which]);
+                    last[place][which] = number;
+                    world.ack(*member, Packet::PubAck, id);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,363 @@
+//! Memory belongs to its holder: what a client makes the broker hold is charged to its connection or session, at its limit its
+//! connection is not read, and where a shard's limit is passed, those who hold most are ended. `World::drive` compares every
+//! ledger with what all holders have, whatever a test does.
+
+use grapnel_engine::packet::{Ack, Packet, Property, QoS, Version};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{Ledger, Pause, Reading};
+
+use grapnel_engine::hook::{FaultPolicy, HookPoint};
+use grapnel_plugin_abi::raw::Flow;
+
+use crate::deferral::{Taken, later};
+use crate::hooks::{complete, mount};
+use crate::world::{Ask, ClientId, Got, World, id};
+
+const V5: Version = Version::V5;
+const SMALL: u64 = 4096;
+
+fn ledger(world: &mut World, shard: usize) -> Ledger {
+    world.shards[shard].settle_memory();
+    world.shards[shard].ledger()
+}
+
+fn counter(world: &mut World, name: &str) -> u64 {
+    let rows = world.shards.iter_mut().flat_map(|shard| shard.counters().rows());
+    rows.filter(|(found, ..)| *found == name).map(|(_, value, _)| value).sum()
+}
+
+/// So many times the same packet, in one segment.
+fn flood(world: &mut World, client: ClientId, packet: &[u8], times: usize) {
+    world.send_bytes(client, &packet.repeat(times));
+}
+
+#[test]
+fn acknowledgements_of_a_client_that_does_not_read_are_bounded_and_it_is_not_read() {
+    let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
+    let client = world.connect("floods", &Ask::v(V5));
+    world.takes(client, Some(0));
+    // PUBREL with identifiers that nobody knows, as many as make a megabyte of PUBCOMP with 0x92.
+    let pubrels: Vec<u8> = (0..200_000_u32).flat_map(|n| [0x62, 2, (n >> 8) as u8, n as u8 | 1]).collect();
+    world.send_bytes(client, &pubrels);
+    let outbound = ledger(&mut world, 0).outbound;
+    assert!(outbound <= 2 * SMALL, "{outbound} bytes for one socket");
+    assert_eq!(world.reading(client), Reading::Paused(Pause::Outbound));
+    assert_eq!(counter(&mut world, "pauses_outbound"), 1);
+    // It goes on exactly where it stopped once its socket takes what there is.
+    world.takes(client, None);
+    assert_eq!(world.reading(client), Reading::Reading);
+    let answers = world.take(client);
+    assert_eq!(answers.len(), 200_000);
+    assert_eq!(answers[0], Got::Ack("PUBCOMP", 1, ReasonCode::PACKET_ID_NOT_FOUND.0));
+}
+
+#[test]
+fn pingresp_counts_as_everything_else_that_is_sent() {
+    for version in [Version::V31, Version::V311, V5] {
+        let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
+        let client = world.connect("pings", &Ask::v(version));
+        world.takes(client, Some(0));
+        flood(&mut world, client, &[0xC0, 0], 100_000);
+        assert!(ledger(&mut world, 0).outbound <= 2 * SMALL);
+        assert_eq!(
+            counter(&mut world, "packets_pingresp_sent") * 2,
+            SMALL,
+            "one less than the limit is taken"
+        );
+        world.takes(client, None);
+        assert_eq!(world.take(client).len(), 100_000);
+    }
+}
+
+#[test]
+fn a_queue_that_is_never_empty_keeps_nothing_of_what_has_left() {
+    let mut world = World::new(1);
+    let client = world.connect("slow", &Ask::v(V5));
+    world.takes(client, Some(0));
+    flood(&mut world, client, &[0xC0, 0], 200_000);
+    for _ in 0..40 {
+        // It takes a part of what waits, and makes as much anew.
+        world.takes(client, Some(200_000));
+        flood(&mut world, client, &[0xC0, 0], 100_000);
+        let held = ledger(&mut world, 0).outbound;
+        assert!(held <= 1_300_000, "{held} bytes are held for one socket");
+    }
+}
+
+#[test]
+fn keep_alive_does_not_run_while_a_client_is_not_read_and_begins_anew_after() {
+    let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
+    let client = world.connect("patient", &Ask { keep_alive_s: 10, ..Ask::v(V5) });
+    world.takes(client, Some(0));
+    flood(&mut world, client, &[0xC0, 0], 10_000);
+    assert_eq!(world.reading(client), Reading::Paused(Pause::Outbound));
+    world.pass_ms(100_000);
+    assert!(!world.is_closed(client), "it is the broker that does not read [MQTT-3.1.2-22]");
+    world.takes(client, None);
+    assert_eq!(world.take(client).len(), 10_000);
+    world.pass_ms(14_000);
+    assert!(!world.is_closed(client), "one and a half times the keep alive begins at the resume");
+    world.pass_ms(2_500);
+    assert!(world.is_closed(client));
+}
+
+#[test]
+fn an_end_is_seen_while_a_connection_is_not_read() {
+    let mut world = World::with(1, |limits| limits.outbound_bytes_max = SMALL);
+    let ask = Ask { will: Some(("will", "gone", QoS::AtMostOnce, false)), ..Ask::v(V5) };
+    let client = world.connect("leaves", &ask);
+    let watcher = world.connect("watcher", &Ask::v(V5));
+    world.subscribe(watcher, "will", QoS::AtMostOnce);
+    world.takes(client, Some(0));
+    flood(&mut world, client, &[0xC0, 0], 10_000);
+    assert_eq!(world.reading(client), Reading::Paused(Pause::Outbound));
+    world.lose(client);
+    assert_eq!(world.take_plain(watcher), [crate::world::message("will", "gone", 0)]);
+    assert_eq!(ledger(&mut world, 0).outbound, 0);
+}
+
+#[test]
+fn what_is_sent_before_connect_is_bounded_by_its_own_limit() {
+    let mut world = World::with(1, |limits| limits.connect_bytes_max = 1000);
+    // A header that announces one byte more, and nothing behind it.
+    let client = world.open(V5);
+    world.send_bytes(client, &[0x10, 0xE6, 0x07]);
+    assert!(world.is_closed(client), "1,001 bytes with their header are refused at once");
+    let client = world.open(V5);
+    world.send_bytes(client, &[0x10, 0xE5, 0x07]);
+    assert!(!world.is_closed(client), "1,000 are not");
+    // Once it is in, the limit of its packets is the other one.
+    for version in [Version::V311, V5] {
+        let client = world.connect("in", &Ask::v(version));
+        world.publish(client, "t", &"x".repeat(100_000), QoS::AtMostOnce, 0);
+        assert!(!world.is_closed(client));
+    }
+}
+
+#[test]
+fn those_who_have_not_been_let_in_pay_for_their_own_memory_and_the_heaviest_first() {
+    let mut world = World::with(1, |limits| {
+        limits.connects_pending_bytes_max = 65536;
+        limits.connect_bytes_max = 131_072;
+    });
+    let known = world.connect("known", &Ask::v(V5));
+    // Half a packet of a client that is in.
+    let mut half = vec![0x30, 0x80, 0x80, 0x02];
+    half.extend([b'x'; 30_000]);
+    world.send_bytes(known, &half);
+    let connect = |bytes: usize| [vec![0x10, 0xFF, 0xFF, 0x06], vec![0; bytes]].concat();
+    let light = world.open(V5);
+    world.send_bytes(light, &connect(5_000));
+    let heavy = world.open(V5);
+    world.send_bytes(heavy, &connect(50_000));
+    assert!(!world.is_closed(heavy));
+    let other = world.open(V5);
+    world.send_bytes(other, &connect(40_000));
+    world.pass_ms(1);
+    assert!(world.is_closed(heavy), "it holds most");
+    assert!(!world.is_closed(light) && !world.is_closed(other) && !world.is_closed(known));
+    assert_eq!(counter(&mut world, "connections_evicted"), 1);
+}
+
+#[test]
+fn unfinished_packets_beyond_their_limit_end_first_who_is_not_in_and_then_who_holds_most() {
+    let mut world = World::with(1, |limits| limits.partial_bytes_max = 100_000);
+    let begin = |bytes: usize| [vec![0x30, 0x80, 0x80, 0x10], vec![b'x'; bytes]].concat();
+    let small = world.connect("small", &Ask::v(V5));
+    world.send_bytes(small, &begin(30_000));
+    let large = world.connect("large", &Ask::v(V5));
+    world.send_bytes(large, &begin(60_000));
+    let stranger = world.open(V5);
+    world.send_bytes(stranger, &[vec![0x10, 0xFF, 0xFF, 0x06], vec![0; 20_000]].concat());
+    world.pass_ms(1);
+    assert!(world.is_closed(stranger) && !world.is_closed(large) && !world.is_closed(small));
+    let third = world.connect("third", &Ask::v(V5));
+    world.send_bytes(third, &begin(20_000));
+    world.pass_ms(1);
+    assert!(world.is_closed(large) && !world.is_closed(small) && !world.is_closed(third));
+    assert_eq!(world.take(large).last(), Some(&Got::Disconnect(ReasonCode::QUOTA_EXCEEDED.0)));
+}
+
+#[test]
+fn beyond_the_limit_of_the_shard_the_heaviest_session_ends_and_light_ones_lose_nothing() {
+    let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
+    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let heavy = world.connect("heavy", &persistent());
+    world.subscribe(heavy, "heavy", QoS::AtLeastOnce);
+    let light = world.connect("light", &persistent());
+    world.subscribe(light, "light", QoS::AtLeastOnce);
+    world.lose(heavy);
+    world.lose(light);
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    world.publish(publisher, "light", "kept", QoS::AtMostOnce, 0);
+    world.publish(publisher, "light", "kept", QoS::AtLeastOnce, 1);
+    for n in 0..40_u16 {
+        world.publish(publisher, "heavy", &"x".repeat(50_000), QoS::AtLeastOnce, n + 2);
+        world.pass_ms(1);
+        assert!(ledger(&mut world, 0).total() <= 1 << 20);
+    }
+    assert_eq!(counter(&mut world, "sessions_evicted"), 1);
+    assert!(counter(&mut world, "messages_dropped_queue_full") >= 18);
+    let (_, connack) = world.try_connect("light", &persistent());
+    assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
+    let (_, connack) = world.try_connect("heavy", &persistent());
+    assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
+}
+
+#[test]
+fn a_message_that_many_sessions_hold_counts_once_for_the_shard_and_in_full_for_each() {
+    let mut world = World::new(1);
+    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    for n in 0..20 {
+        let client = world.connect(&format!("away-{n}"), &persistent());
+        world.subscribe(client, "all", QoS::AtLeastOnce);
+        world.lose(client);
+    }
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    let before = ledger(&mut world, 0);
+    world.publish(publisher, "all", &"x".repeat(100_000), QoS::AtLeastOnce, 1);
+    let after = ledger(&mut world, 0);
+    assert!((100_000..110_000).contains(&(after.messages - before.messages)));
+    assert!((2_000_000..2_100_000).contains(&(after.queues - before.queues)));
+    assert!(after.total() - before.total() < 120_000);
+}
+
+#[test]
+fn qos_0_is_queued_beyond_the_limit_for_a_socket_that_takes_bytes_and_dropped_for_one_that_does_not() {
+    let mut world = World::with(1, |limits| {
+        limits.outbound_bytes_max = SMALL;
+        limits.outbound_burst_bytes_max = 1 << 20;
+    });
+    let reader = world.connect("reader", &Ask::v(V5));
+    let stuck = world.connect("stuck", &Ask::v(V5));
+    for client in [reader, stuck] {
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        world.takes(client, Some(0));
+    }
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    for round in 0..10 {
+        for n in 0..10 {
+            world.publish(publisher, "t", &format!("{round}{n}{}", "x".repeat(1000)), QoS::AtMostOnce, 0);
+        }
+        world.takes(reader, Some(5_000));
+        world.pass_ms(500);
+    }
+    world.takes(reader, None);
+    let read = world.take(reader);
+    let got: Vec<String> = read
+        .into_iter()
+        .map(|got| match got {
+            Got::Publish { payload, .. } => String::from_utf8(payload[..2].to_vec()).unwrap(),
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    let all: Vec<String> = (0..100).map(|n| format!("{n:02}")).collect();
+    assert_eq!(got, all, "one that keeps up gets all, in order");
+    world.takes(stuck, None);
+    let stuck_got = world.take(stuck).len();
+    // Two seconds' worth, and one more that the limit itself let pass.
+    assert!((40..=55).contains(&stuck_got), "{stuck_got}");
+    assert_eq!(counter(&mut world, "messages_dropped_queue_full") as usize, 100 - stuck_got);
+}
+
+#[test]
+fn without_room_in_the_shard_the_limit_of_the_connection_holds() {
+    let mut world = World::with(1, |limits| {
+        limits.outbound_bytes_max = SMALL;
+        limits.outbound_burst_bytes_max = 0;
+    });
+    let reader = world.connect("reader", &Ask::v(V5));
+    world.subscribe(reader, "t", QoS::AtMostOnce);
+    world.takes(reader, Some(0));
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    for _ in 0..10 {
+        world.publish(publisher, "t", &"x".repeat(1000), QoS::AtMostOnce, 0);
+    }
+    world.takes(reader, None);
+    assert_eq!(world.take(reader).len(), 5, "the fifth begins below the limit");
+}
+
+#[test]
+fn the_parts_of_a_ledger_name_what_a_client_holds() {
+    let mut world = World::with(1, |limits| limits.inflight_max = 1);
+    let nobody = ledger(&mut world, 0);
+    assert_eq!(nobody.total(), 0);
+    let ask = Ask {
+        clean: false,
+        properties: vec![Property::SessionExpiry(1000), Property::TopicAliasMaximum(10)],
+        will: Some(("will", "message", QoS::AtMostOnce, false)),
+        ..Ask::v(V5)
+    };
+    let client = world.connect("client", &ask);
+    let connected = ledger(&mut world, 0);
+    assert!(connected.connections > 0 && connected.sessions > 0);
+    world.subscribe(client, &"filter/".repeat(10), QoS::AtLeastOnce);
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let subscribed = ledger(&mut world, 0);
+    assert!(subscribed.sessions >= connected.sessions + 2 * 70);
+    let topic = Property::TopicAlias(3);
+    world.publish_with(client, "t", "first", QoS::AtLeastOnce, 1, false, &[topic]);
+    world.publish(client, "t", "second", QoS::AtLeastOnce, 2);
+    let sent = ledger(&mut world, 0);
+    assert!(sent.in_flight > 0 && sent.queues > 0 && sent.messages > 0);
+    assert!(sent.connections > subscribed.connections, "an alias each way");
+    world.send_bytes(client, &[0x30, 100, 0]);
+    assert!(ledger(&mut world, 0).read_buffers >= 3);
+    world.send_bytes(client, &[[1, b't', 0].as_slice(), &[0; 96]].concat());
+    assert_eq!(ledger(&mut world, 0).read_buffers, 0);
+    let first = world.take(client).into_iter().rfind(|got| matches!(got, Got::Publish { qos: 1, .. }));
+    world.send(client, &Packet::PubAck(Ack::new(id(first.unwrap().id()), ReasonCode::SUCCESS)));
+    let acked = ledger(&mut world, 0);
+    assert!(acked.queues == 0 && acked.in_flight > 0);
+    world.disconnect(client, ReasonCode::SUCCESS);
+    let (client, _) = world.try_connect("client", &Ask::v(V5));
+    world.disconnect(client, ReasonCode::SUCCESS);
+    world.pass_ms(10);
+    assert_eq!(ledger(&mut world, 0).total(), 0, "nothing is left");
+}
+
+/// A shard near its limit, by what waits for a client that is away, and a publisher whose first message waits for a plugin.
+fn tight() -> (World, ClientId, Taken) {
+    let mut world = World::with(1, |limits| {
+        limits.shard_bytes_max = 1 << 20;
+        limits.slot_bytes_max = 65536;
+    });
+    let persistent = Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let away = world.connect("away", &persistent);
+    world.subscribe(away, "away", QoS::AtLeastOnce);
+    world.lose(away);
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    for n in 1.. {
+        if ledger(&mut world, 0).total() >= (1 << 20) / 8 * 7 {
+            break;
+        }
+        world.publish(publisher, "away", &"x".repeat(10_000), QoS::AtLeastOnce, n);
+        world.take(publisher);
+    }
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    world.publish(publisher, "light", "x", QoS::AtMostOnce, 0);
+    assert_eq!(world.reading(publisher), Reading::Reading, "it holds next to nothing");
+    world.publish(publisher, "large", &"x".repeat(5_000), QoS::AtMostOnce, 0);
+    assert_eq!(world.reading(publisher), Reading::Paused(Pause::Memory));
+    assert_eq!(counter(&mut world, "pauses_memory"), 1);
+    (world, publisher, taken)
+}
+
+#[test]
+fn near_the_limit_of_the_shard_whoever_has_much_that_waits_is_not_read_until_it_has_less() {
+    let (mut world, publisher, taken) = tight();
+    for place in 0..2 {
+        complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+    }
+    assert_eq!(world.reading(publisher), Reading::Reading);
+}
+
+#[test]
+fn whoever_is_not_read_for_want_of_memory_is_read_when_there_is_some_again() {
+    let (mut world, publisher, taken) = tight();
+    world.connect("away", &Ask::v(V5));
+    world.pass_ms(10);
+    assert_eq!(world.reading(publisher), Reading::Reading);
+    assert_eq!(taken.about(), ["light", "large"], "its messages wait as before");
+}

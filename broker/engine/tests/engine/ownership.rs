@@ -1,0 +1,480 @@
+//! Whose a session is: rights belong to whoever logged in, not to a client identifier that anybody can name.
+
+use std::cell::Cell;
+use std::rc::Rc;
+
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::limits::SessionOwner;
+use grapnel_engine::packet::{Packet, Property, QoS, Version};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{Command, Input, Next, Scope};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, allow, later};
+use crate::hooks::{Call, Log, complete, link, mount};
+use crate::world::{Ask, ClientId, Got, World, message};
+
+fn stored<'a>(version: Version, username: Option<&'a str>) -> Ask<'a> {
+    let properties = if version.is_v5() { vec![Property::SessionExpiry(1000)] } else { Vec::new() };
+    Ask { clean: false, username, properties, ..Ask::v(version) }
+}
+
+/// Who connects with somebody else's client identifier gets a session of its own and nothing of the other's: not what was queued,
+/// not what is in flight, not what comes later.
+#[test]
+fn another_principal_gets_a_session_of_its_own() {
+    for version in [Version::V311, Version::V5] {
+        for (old, new) in [(Some("ann"), Some("bob")), (Some("ann"), None), (None, Some("bob"))] {
+            for leaves in [false, true] {
+                let mut world = World::new(2);
+                let publisher = world.connect("pub", &Ask::v(Version::V5));
+                let ann = world.connect("dashboard", &stored(version, old));
+                world.subscribe(ann, "secret/#", QoS::AtLeastOnce);
+                world.publish(publisher, "secret/1", "in flight", QoS::AtLeastOnce, 1);
+                assert_eq!(world.take_plain(ann), [message("secret/1", "in flight", 1)]);
+                if leaves {
+                    world.disconnect(ann, ReasonCode::SUCCESS);
+                    world.publish(publisher, "secret/1", "queued", QoS::AtLeastOnce, 2);
+                }
+                let (bob, got) = world.try_connect("dashboard", &stored(version, new));
+                assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{old:?} {new:?}");
+                assert!(world.is_closed(ann));
+                let taken_over = [Got::Disconnect(0x8E)];
+                let told = if leaves || !version.is_v5() { &[] } else { &taken_over[..] };
+                assert_eq!(world.take(ann), told);
+                world.publish(publisher, "secret/1", "live", QoS::AtLeastOnce, 3);
+                assert_eq!(world.take(bob), [], "{old:?} {new:?} {leaves}");
+                // The old session is gone for good.
+                world.disconnect(bob, ReasonCode::SUCCESS);
+                let (ann, got) = world.try_connect("dashboard", &stored(version, old));
+                assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
+                assert_eq!(world.take(ann), []);
+            }
+        }
+    }
+}
+
+/// The same principal goes on with its session, from wherever it comes and whatever its password.
+#[test]
+fn the_same_principal_goes_on() {
+    for username in [None, Some("ann")] {
+        let mut world = World::new(1);
+        let ann = world.connect("c", &Ask { password: Some(b"a"), ..stored(Version::V5, username) });
+        world.subscribe(ann, "t", QoS::AtLeastOnce);
+        let (ann, got) =
+            world.try_connect("c", &Ask { password: Some(b"b"), ..stored(Version::V5, username) });
+        assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        world.publish(ann, "t", "x", QoS::AtMostOnce, 0);
+        assert_eq!(world.take_plain(ann), [message("t", "x", 0)]);
+    }
+}
+
+fn counters(world: &mut World) -> [u64; 3] {
+    let counters = world.shards[0].counters();
+    [counters.session_owner_discarded, counters.session_owner_refused, counters.session_owner_inherited]
+}
+
+/// Only who comes to somebody else's session is counted, and not who would have thrown it away anyhow.
+#[test]
+fn what_is_discarded_for_another_principal_is_counted() {
+    let mut world = World::new(1);
+    let ann = stored(Version::V5, Some("ann"));
+    let bob = stored(Version::V5, Some("bob"));
+    world.connect("c", &ann);
+    world.connect("c", &ann);
+    assert_eq!(counters(&mut world), [0, 0, 0]);
+    world.connect("c", &bob);
+    assert_eq!(counters(&mut world), [1, 0, 0]);
+    world.connect("c", &Ask { clean: true, ..ann });
+    assert_eq!(counters(&mut world), [1, 0, 0]);
+    // One that ends with its connection is nobody's inheritance.
+    world.connect("d", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+    world.connect("d", &bob);
+    assert_eq!(counters(&mut world), [1, 0, 0]);
+}
+
+/// A client that a plugin let in without a name is not the same as one that nobody vouched for.
+#[test]
+fn who_was_vouched_for_is_not_anonymous() {
+    let mut world = World::new(1);
+    let vouches = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthenticate, vouches)]);
+    let (client, _) = world.try_connect("c", &stored(Version::V5, None));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let (_, got) = world.try_connect("c", &stored(Version::V5, None));
+    assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+    mount(&mut world, Vec::new());
+    let (_, got) = world.try_connect("c", &stored(Version::V5, None));
+    assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }));
+}
+
+/// `session_owner = "refuse"`: another principal is refused and changes nothing, with a clean start or without.
+#[test]
+fn another_principal_is_refused_where_that_is_the_setting() {
+    for (version, code) in [(Version::V5, 0x87), (Version::V311, 5)] {
+        for (clean, leaves) in [(false, false), (true, false), (false, true), (true, true)] {
+            let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Refuse);
+            let ann = world.connect("c", &stored(version, Some("ann")));
+            world.subscribe(ann, "t", QoS::AtLeastOnce);
+            if leaves {
+                world.disconnect(ann, ReasonCode::SUCCESS);
+            }
+            let (bob, got) = world.try_connect("c", &Ask { clean, ..stored(version, Some("bob")) });
+            assert_eq!(got, Some(Got::ConnAck { present: false, code }), "{version:?} {clean} {leaves}");
+            assert!(world.is_closed(bob));
+            assert_eq!(world.is_closed(ann), leaves);
+            assert_eq!(counters(&mut world), [0, 1, 0]);
+            let (_, got) = world.try_connect("c", &stored(version, Some("ann")));
+            assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        }
+    }
+}
+
+/// A link of client.authorize that lets everybody have `shared/#`, ann and root everything, and nobody else anything.
+fn guard(log: &Log) -> Link {
+    let log = log.clone();
+    link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        let user = call.get_text(Field::USERNAME);
+        if user != "ann" {
+            log.note(format!("{user} {} {}", call.action(), call.topic()));
+        }
+        let may = user == "ann" || call.topic().starts_with("shared/");
+        call.set(Field::VERDICT, if may { 1 } else { 2 }, "", "");
+        Flow::STOP
+    })
+}
+
+/// A world where sessions are inherited: ann's has a message in flight and one that waits, of a topic that others may have and of
+/// one that they may not. `deliver` says whether deliveries are authorized one by one.
+struct Heirs {
+    world: World,
+    log: Log,
+    publisher: ClientId,
+    ann: ClientId,
+}
+
+impl Heirs {
+    fn new(deliver: bool) -> Heirs {
+        let mut world = World::with(1, |limits| {
+            limits.choices.session_owner = SessionOwner::Inherit;
+            limits.inflight_max = 2;
+        });
+        let log = Log::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver, ..guard(&log) })]);
+        let publisher = world.connect("pub", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        let ann = world.connect("c", &stored(Version::V5, Some("ann")));
+        for filter in ["shared/#", "secret/#", "+/both"] {
+            assert_eq!(world.subscribe(ann, filter, QoS::AtLeastOnce), [1]);
+        }
+        for (id, topic) in [(1, "shared/1"), (2, "secret/1"), (3, "shared/2"), (4, "secret/2")] {
+            world.publish(publisher, topic, topic, QoS::AtLeastOnce, id);
+        }
+        assert_eq!(world.take(ann).len(), 2);
+        world.take(publisher);
+        log.take();
+        Heirs { world, log, publisher, ann }
+    }
+
+    fn of(client: &str, world: &World) -> Vec<String> {
+        let (rows, _) = world.shards[0].subscriptions(Some(client), 0, 10);
+        let mut filters: Vec<String> = rows.into_iter().map(|row| row.filter).collect();
+        filters.sort();
+        filters
+    }
+}
+
+fn topics(got: Vec<Got>) -> Vec<(String, bool)> {
+    let publish = |got| match got {
+        Got::Publish { topic, dup, .. } => (topic, dup),
+        other => panic!("{other:?}"),
+    };
+    got.into_iter().map(publish).collect()
+}
+
+/// `session_owner = "inherit"`: the new principal goes on with what it may have of the subscriptions, of what is in flight, and of
+/// what waits; the rest is gone before it could come.
+#[test]
+fn a_session_is_inherited_as_far_as_its_new_principal_may() {
+    for (deliver, leaves) in [(false, false), (false, true), (true, false), (true, true)] {
+        let Heirs { mut world, log, publisher, ann } = Heirs::new(deliver);
+        if leaves {
+            world.disconnect(ann, ReasonCode::SUCCESS);
+        }
+        let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+        assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        assert!(world.is_closed(ann));
+        let mut asked = log.take();
+        asked.sort();
+        let mut expected = vec!["bob 2 +/both", "bob 2 secret/#", "bob 2 shared/#"];
+        if deliver {
+            expected.extend(["bob 3 secret/1", "bob 3 secret/2", "bob 3 shared/1", "bob 3 shared/2"]);
+        }
+        assert_eq!(asked, expected, "each is asked once");
+        // Its identifier, its place and DUP are those of the session [MQTT-4.4.0-1].
+        let got = topics(world.take(bob));
+        assert_eq!(got, [("shared/1".to_owned(), true), ("shared/2".to_owned(), false)], "{deliver}");
+        assert_eq!(Heirs::of("c", &world), ["shared/#"]);
+        assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
+        assert_eq!(world.shards[0].counters().subscriptions_revoked, 2);
+        assert_eq!(counters(&mut world), [0, 0, 1]);
+        for (id, topic) in [(5, "secret/3"), (6, "x/both"), (7, "shared/both")] {
+            world.publish(publisher, topic, "live", QoS::AtLeastOnce, id);
+        }
+        world.ack(bob, Packet::PubAck, 1);
+        let got = topics(world.take(bob));
+        assert_eq!(got, [("shared/both".to_owned(), false)]);
+    }
+}
+
+/// What was said about deliveries to the old principal is not said about the new one, nor the other way round.
+#[test]
+fn remembered_deliveries_are_the_old_principal_s() {
+    let Heirs { mut world, log, publisher, ann } = Heirs::new(true);
+    for id in [1, 2] {
+        world.ack(ann, Packet::PubAck, id);
+    }
+    world.take(ann);
+    // Who may have every filter, and of the deliveries only some.
+    let seen = log.clone();
+    let picky = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        let user = call.get_text(Field::USERNAME);
+        let may = call.action() != 3 || user == "ann" || call.topic() == "shared/1";
+        seen.note(format!("{user} {} {may}", call.topic()));
+        call.set(Field::VERDICT, if may { 1 } else { 2 }, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..picky })]);
+    world.pass_ms(10);
+    for (id, topic) in [(11, "shared/1"), (12, "secret/1")] {
+        world.publish(publisher, topic, "to ann", QoS::AtMostOnce, id);
+    }
+    assert_eq!(world.take(ann).len(), 2);
+    log.take();
+    let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+    world.take(bob);
+    log.take();
+    for (id, topic) in [(13, "shared/1"), (14, "secret/1")] {
+        world.publish(publisher, topic, "to bob", QoS::AtMostOnce, id);
+    }
+    let asked: Vec<String> = log.take().into_iter().filter(|line| line.starts_with("bob")).collect();
+    assert_eq!(asked, ["bob shared/1 true", "bob secret/1 false"], "what ann may have is nothing to bob");
+    assert_eq!(topics(world.take(bob)), [("shared/1".to_owned(), false)]);
+}
+
+/// Questions that are answered later are waited for; nothing moves before the last, and a client that gives up changes nothing.
+#[test]
+fn an_inheritance_waits_for_its_answers() {
+    for gives_up in [false, true] {
+        let Heirs { mut world, publisher, .. } = Heirs::new(false);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+        world.pass_ms(10);
+        let before = taken.about().len();
+        // What is asked about subscriptions in force has nothing to do with it.
+        for place in 0..before {
+            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+        }
+        let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+        assert_eq!(got, None);
+        for place in before..before + 2 {
+            assert_eq!(taken.about().len(), place + 1, "one at a time");
+            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+            assert_eq!(world.take(bob), []);
+        }
+        world.publish(publisher, "shared/3", "x", QoS::AtMostOnce, 0);
+        if gives_up {
+            world.lose(bob);
+            complete(&mut world, taken.ticket(before + 2), Flow::STOP, allow());
+            mount(&mut world, Vec::new());
+            let (_, got) = world.try_connect("c", &stored(Version::V5, Some("ann")));
+            assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }), "it is still ann's");
+            assert_eq!(counters(&mut world), [0, 0, 0]);
+        } else {
+            complete(&mut world, taken.ticket(before + 2), Flow::STOP, allow());
+            let got = world.take(bob);
+            assert_eq!(got[0], Got::ConnAck { present: true, code: 0 });
+            assert_eq!(topics(got[1..].to_vec()).len(), 2);
+            world.send(bob, &Packet::PingReq);
+            assert!(world.take(bob).contains(&Got::PingResp), "it is read");
+        }
+    }
+}
+
+/// A plugin that fails has not said no: the client is refused as by a server that is not there, and the session stays as it is.
+#[test]
+fn an_inheritance_that_nobody_decides_changes_nothing() {
+    for answers in [true, false] {
+        let Heirs { mut world, ann, .. } = Heirs::new(false);
+        world.disconnect(ann, ReasonCode::SUCCESS);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+        world.pass_ms(10);
+        let before = taken.about().len();
+        for place in 0..before {
+            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+        }
+        let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+        if answers {
+            complete(&mut world, taken.ticket(before), Flow::FAULT, Vec::new());
+        } else {
+            world.pass_ms(1_100);
+        }
+        assert_eq!(world.take(bob), [Got::ConnAck { present: false, code: 0x88 }]);
+        assert_eq!(Heirs::of("c", &world), ["+/both", "secret/#", "shared/#"]);
+        mount(&mut world, Vec::new());
+        let (ann, got) = world.try_connect("c", &stored(Version::V5, Some("ann")));
+        assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        assert_eq!(world.take(ann).len(), 2);
+    }
+}
+
+/// Rules that change meanwhile are asked anew, and so is what the session has got meanwhile.
+#[test]
+fn an_inheritance_goes_by_the_rules_of_the_moment() {
+    let Heirs { mut world, .. } = Heirs::new(false);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+    world.pass_ms(10);
+    let mut place = taken.about().len();
+    for place in 0..place {
+        complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+    }
+    let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+    complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+    world.shards[0].command(Command::Invalidate(Scope::Client("nobody".into())));
+    let asked = |taken: &Taken, from: usize| {
+        let mut about: Vec<String> = taken.about().split_off(from);
+        about.sort();
+        about
+    };
+    place += 1;
+    let from = place + 1;
+    for _ in 0..4 {
+        assert_eq!(world.take(bob), []);
+        complete(&mut world, taken.ticket(place), Flow::STOP, allow());
+        place += 1;
+    }
+    assert_eq!(asked(&taken, from), ["+/both", "secret/#", "shared/#"], "all three are asked again");
+    assert_eq!(world.take(bob)[0], Got::ConnAck { present: true, code: 0 });
+}
+
+/// A publish of the old principal's that waits for a plugin is decided as the old principal's: the new one waits for it, and is not
+/// let wait for ever.
+#[test]
+fn an_inheritance_waits_for_what_the_old_principal_has_sent() {
+    for answers in [true, false] {
+        let mut world = World::with(1, |limits| {
+            limits.choices.session_owner = SessionOwner::Inherit;
+            limits.connect_timeout_ms = 500;
+        });
+        let (taken, log) = (Taken::default(), Log::default());
+        let seen = log.clone();
+        let names = link(3, -1, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            seen.note(format!("{} {}", call.get_text(Field::USERNAME), call.topic()));
+            Flow::CONTINUE
+        });
+        let waits = later(2, 0, FaultPolicy::Ignore, &taken);
+        mount(&mut world, vec![(HookPoint::MessagePublish, waits), (HookPoint::MessagePublish, names)]);
+        let ann = world.connect("c", &stored(Version::V5, Some("ann")));
+        world.publish(ann, "t", "x", QoS::AtLeastOnce, 1);
+        let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+        assert_eq!(got, None);
+        assert!(world.is_closed(ann));
+        if answers {
+            complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+            assert_eq!(log.take(), ["ann t"]);
+            assert_eq!(world.take(bob), [Got::ConnAck { present: true, code: 0 }]);
+        } else {
+            world.pass_ms(600);
+            assert_eq!(world.take(bob), [Got::ConnAck { present: false, code: 0x89 }]);
+            world.pass_ms(1_000);
+            let (_, got) = world.try_connect("c", &stored(Version::V5, Some("ann")));
+            assert_eq!(got, Some(Got::ConnAck { present: true, code: 0 }));
+        }
+    }
+}
+
+/// Of two that want the same session the last that came is served; the other is let go.
+#[test]
+fn one_at_a_time_inherits() {
+    let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
+    let taken = Taken::default();
+    let waits = later(2, 0, FaultPolicy::Ignore, &taken);
+    mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
+    let ann = world.connect("c", &stored(Version::V5, Some("ann")));
+    world.publish(ann, "t", "x", QoS::AtLeastOnce, 1);
+    let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
+    let (eve, _) = world.try_connect("c", &stored(Version::V5, Some("eve")));
+    assert_eq!((world.is_closed(bob), world.is_closed(eve)), (true, false));
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(eve), [Got::ConnAck { present: true, code: 0 }]);
+}
+
+/// A session of many subscriptions is asked about in slices: others are served between them.
+#[test]
+fn an_inheritance_takes_turns() {
+    let mut world = World::with(1, |limits| limits.choices.session_owner = SessionOwner::Inherit);
+    let ann = world.connect("c", &stored(Version::V5, Some("ann")));
+    for number in 0..300 {
+        world.subscribe(ann, &format!("t/{number}"), QoS::AtLeastOnce);
+    }
+    let asked = Rc::new(Cell::new(0));
+    let count = Rc::clone(&asked);
+    let counts = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        count.set(count.get() + 1);
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, counts)]);
+    world.pass_ms(100);
+    asked.set(0);
+    let (peer, now) = (world.peer(), world.now);
+    let shard = &mut world.shards[0];
+    let bob = shard.open(peer).expect("there is room for a connection");
+    // Session expiry 255 s, client "c", user name "bob".
+    let connect = *b"\x10\x18\0\x04MQTT\x05\x80\0\0\x05\x11\0\0\0\xff\0\x01c\0\x03bob";
+    let received = shard.receive(bob, Input::Scratch(&connect));
+    assert_eq!((received.consumed, received.next), (connect.len(), Next::Pause));
+    let mut before = 0;
+    loop {
+        let in_this_turn = asked.get() - before;
+        assert!((1..=32).contains(&in_this_turn), "{in_this_turn} in a turn");
+        before = asked.get();
+        if !shard.advance(now) {
+            break;
+        }
+    }
+    assert_eq!(asked.get(), 300);
+    assert_eq!(shard.outbox().resume, [bob]);
+    let outbound = shard.outbound(bob).expect("it is there");
+    assert_eq!(outbound.front()[..4], [0x20, outbound.front()[1], 1, 0]);
+}
+
+/// client.authenticate is shown whether there is a session, and whose it is; nothing else is.
+#[test]
+fn an_authenticator_sees_whose_session_there_is() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let shows = |point: HookPoint| {
+        let log = log.clone();
+        let link = link(point as u32, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            let (present, owner) = (call.number(Field::SESSION_PRESENT), call.text(Field::SESSION_OWNER));
+            log.note(format!("{present:?} {owner}"));
+            Flow::CONTINUE
+        });
+        (point, link)
+    };
+    mount(&mut world, vec![shows(HookPoint::ClientAuthenticate)]);
+    world.try_connect("c", &stored(Version::V5, None));
+    world.try_connect("c", &stored(Version::V5, None));
+    assert_eq!(log.take(), ["Ok(0) -", "Ok(1) -"]);
+    mount(&mut world, Vec::new());
+    let ann = world.connect("c", &stored(Version::V5, Some("ann")));
+    mount(&mut world, vec![shows(HookPoint::ClientAuthenticate), shows(HookPoint::ClientConnect)]);
+    world.try_connect("c", &stored(Version::V5, Some("bob")));
+    assert_eq!(log.take(), ["Err(UNSUPPORTED) -", "Ok(1) ann"]);
+    assert!(!world.is_closed(ann), "a name that nobody knows changes nothing");
+}

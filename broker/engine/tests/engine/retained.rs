@@ -1,0 +1,728 @@
+//! Retained messages on their way to a new subscriber (MQTT 5.0 section 3.3.1.3): all of them, each once, none behind a newer
+//! one, whatever the number of shards, the size of the messages and the client's windows.
+
+use grapnel_engine::packet::{
+    Filters, Packet, Properties, QoS, RetainHandling, Subscribe, SubscriptionOptions, Version,
+    push_subscription,
+};
+
+use crate::world::*;
+
+fn retain(world: &mut World, publisher: ClientId, topic: &str, payload: &str) {
+    world.publish_with(publisher, topic, payload, QoS::AtMostOnce, 0, true, &[]);
+}
+
+/// SUBSCRIBE with several filters.
+fn subscribe_all(world: &mut World, client: ClientId, filters: &[&str], qos: QoS) {
+    let mut payload = Vec::new();
+    for filter in filters {
+        push_subscription(&mut payload, filter, SubscriptionOptions::of_qos(qos));
+    }
+    let filters = Filters::from_encoded(&payload);
+    let subscribe = Subscribe { packet_id: id(7), properties: Properties::default(), filters };
+    world.send(client, &Packet::Subscribe(subscribe));
+}
+
+/// What a client gets that acknowledges everything, until nothing comes any more.
+fn read_all(world: &mut World, client: ClientId) -> Vec<Got> {
+    let mut all = Vec::new();
+    loop {
+        let got = world.take(client);
+        if got.is_empty() {
+            return all;
+        }
+        for one in &got {
+            match one {
+                Got::Publish { qos: 1, id, .. } => world.ack(client, Packet::PubAck, *id),
+                Got::Publish { qos: 2, id, .. } => world.ack(client, Packet::PubRec, *id),
+                Got::Ack("PUBREL", id, _) => world.ack(client, Packet::PubComp, *id),
+                _ => {}
+            }
+        }
+        all.extend(got);
+    }
+}
+
+fn topics(got: &[Got]) -> Vec<String> {
+    let topics = got.iter().filter_map(|got| match got {
+        Got::Publish { topic, .. } => Some(topic.clone()),
+        _ => None,
+    });
+    topics.collect()
+}
+
+fn distinct(got: &[Got]) -> usize {
+    topics(got).into_iter().collect::<std::collections::HashSet<_>>().len()
+}
+
+fn stored(topic: &str, payload: &str) -> Got {
+    match message(topic, payload, 0) {
+        Got::Publish { topic, payload, qos, dup, id, ids, .. } => {
+            Got::Publish { topic, payload, qos, retain: true, dup, id, ids }
+        }
+        other => other,
+    }
+}
+
+#[test]
+fn all_of_many_retained_messages_come_on_any_number_of_shards() {
+    for shards in [1, 2, 4, 8] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let mut world = World::new(shards);
+            let publisher = world.connect("pub", &Ask::v(Version::V5));
+            for n in 0..4000 {
+                world.publish_with(publisher, &format!("r/{n}"), "v", qos, 1, true, &[]);
+                world.take(publisher);
+                world.ack(publisher, Packet::PubRel, 1);
+            }
+            let sub = world.connect("sub", &Ask::v(Version::V5));
+            subscribe_all(&mut world, sub, &["r/#"], qos);
+            let got = topics(&read_all(&mut world, sub));
+            assert_eq!(got.len(), 4000, "{shards} shards, QoS {}", qos.as_u8());
+            let distinct: std::collections::HashSet<_> = got.into_iter().collect();
+            assert_eq!(distinct.len(), 4000);
+        }
+    }
+}
+
+#[test]
+fn the_retained_messages_of_six_filters_of_one_subscribe_all_come() {
+    for shards in [1, 2, 4, 8] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..6000 {
+            world.publish_with(publisher, &format!("{}/{n}", n % 6), "v", QoS::AtLeastOnce, 1, true, &[]);
+        }
+        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let filters = ["0/#", "1/+", "2/#", "3/+", "4/#", "5/+"];
+        subscribe_all(&mut world, sub, &filters, QoS::AtLeastOnce);
+        let got = read_all(&mut world, sub);
+        assert_eq!((topics(&got).len(), distinct(&got)), (6000, 6000), "{shards} shards");
+    }
+}
+
+#[test]
+fn large_retained_messages_all_come_to_a_client_that_reads() {
+    for (shards, count, bytes) in [(1, 3, 900_000), (2, 3, 900_000), (1, 40, 200_000), (4, 40, 200_000)] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let mut world = World::new(shards);
+            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let payload = "x".repeat(bytes);
+            for n in 0..count {
+                world.publish_with(publisher, &format!("r/{n}"), &payload, qos, 1, true, &[]);
+            }
+            let sub = world.connect("sub", &Ask::v(Version::V311));
+            subscribe_all(&mut world, sub, &["r/#"], qos);
+            let got = read_all(&mut world, sub);
+            assert_eq!(topics(&got).len(), count, "{count} of {bytes} bytes, QoS {}", qos.as_u8());
+        }
+    }
+}
+
+#[test]
+fn three_hundred_retained_messages_of_20_kb_come_to_a_client_that_reads() {
+    for shards in [1, 2, 8] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let mut world = World::new(shards);
+            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let payload = "x".repeat(20_000);
+            for n in 0..300 {
+                world.publish_with(publisher, &format!("r/{n}"), &payload, qos, 1, true, &[]);
+            }
+            let sub = world.connect("sub", &Ask::v(Version::V311));
+            subscribe_all(&mut world, sub, &["#"], qos);
+            let got = read_all(&mut world, sub);
+            assert_eq!(topics(&got).len(), 300, "{shards} shards, QoS {}", qos.as_u8());
+        }
+    }
+}
+
+/// A live message without RETAIN replaces nothing [MQTT-3.3.1-8]: the retained one comes all the same, and before it.
+#[test]
+fn a_live_message_without_retain_leaves_the_retained_one_to_come() {
+    let mut world = World::new(1);
+    let one = world.connect("one", &Ask::v(Version::V5));
+    retain(&mut world, one, "r", "r");
+    world.send_bytes(one, &[0x82, 7, 0, 1, 0, 0, 1, b'r', 0, 0x30, 5, 0, 1, b'r', 0, b'l']);
+    assert_eq!(world.take(one), [Got::SubAck(1, vec![0]), stored("r", "r"), message("r", "l", 0)]);
+}
+
+/// The same where the retained message belongs to another shard: the order is not promised there, both are.
+#[test]
+fn a_live_message_without_retain_suppresses_no_retained_one_of_another_shard() {
+    for n in 0..16 {
+        let topic = format!("r/{n}");
+        let mut world = World::new(2);
+        let one = world.connect("one", &Ask::v(Version::V311));
+        let two = world.connect("two", &Ask::v(Version::V311));
+        retain(&mut world, two, &topic, "r");
+        world.lanes_open = false;
+        world.send_subscribe(one, &topic, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+        world.publish(one, &topic, "l", QoS::AtMostOnce, 0);
+        world.lanes_open = true;
+        world.drive();
+        let got = world.take(one);
+        assert!(got.contains(&stored(&topic, "r")), "{topic}: {got:?}");
+        assert!(got.contains(&message(&topic, "l", 0)), "{topic}: {got:?}");
+    }
+}
+
+/// A retained message that is published while a client subscribes comes once, live or retained [4.3.3].
+#[test]
+fn a_retained_message_published_during_a_subscribe_comes_once() {
+    let mut kinds = [0, 0];
+    for shards in [1, 2, 3, 8] {
+        for seed in 0..400_u64 {
+            let mut world = World::new(shards);
+            let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
+            let sub = world.connect(&format!("s{}", seed % 5), &Ask::v(Version::V5));
+            let (topic, filter) = (format!("r/{}", seed % 11), ["r/+", "#", "r/#"][seed as usize % 3]);
+            let filter = if seed % 4 == 0 { &topic[..] } else { filter };
+            world.lanes_open = false;
+            let options = SubscriptionOptions::of_qos(QoS::ExactlyOnce);
+            if seed % 2 == 0 {
+                world.send_subscribe(sub, filter, options, None);
+                world.publish_with(publisher, &topic, "v", QoS::ExactlyOnce, 1, true, &[]);
+            } else {
+                world.publish_with(publisher, &topic, "v", QoS::ExactlyOnce, 1, true, &[]);
+                world.send_subscribe(sub, filter, options, None);
+            }
+            world.lanes_open = true;
+            world.drive_shuffled(seed + 1);
+            let got = read_all(&mut world, sub);
+            assert_eq!(topics(&got).len(), 1, "{shards} shards, seed {seed}: {got:?}");
+            let live = got.iter().any(|got| matches!(got, Got::Publish { retain: false, .. }));
+            kinds[usize::from(live)] += 1;
+        }
+    }
+    assert!(kinds[0] > 50 && kinds[1] > 50, "both ways are seen: {kinds:?}");
+}
+
+/// What a client has got last for a topic is what was published last, whenever it subscribed.
+#[test]
+fn no_old_value_comes_behind_a_new_one() {
+    for shards in [1, 2, 3, 8] {
+        for seed in 0..300_u64 {
+            let mut world = World::new(shards);
+            let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
+            let sub = world.connect(&format!("s{}", seed % 5), &Ask::v(Version::V5));
+            for n in 0..20 {
+                retain(&mut world, publisher, &format!("r/{n}"), "0");
+            }
+            world.lanes_open = false;
+            world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+            for value in 1..4 {
+                for n in 0..5 {
+                    retain(&mut world, publisher, &format!("r/{n}"), &value.to_string());
+                }
+            }
+            world.lanes_open = true;
+            world.drive_shuffled(seed + 1);
+            let mut last = std::collections::HashMap::new();
+            for got in read_all(&mut world, sub) {
+                if let Got::Publish { topic, payload, .. } = got {
+                    let before = last.insert(topic.clone(), payload.clone());
+                    assert!(before < Some(payload), "{shards} shards, seed {seed}: {topic} goes back");
+                }
+            }
+            assert_eq!(last.len(), 20, "{shards} shards, seed {seed}");
+            for n in 0..5 {
+                assert_eq!(last[&format!("r/{n}")], b"3", "{shards} shards, seed {seed}");
+            }
+        }
+    }
+}
+
+/// After UNSUBACK comes nothing but what was in flight [MQTT-3.10.4-2] [MQTT-3.10.4-3].
+#[test]
+fn nothing_follows_an_unsubscribe_but_what_was_in_flight() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..3000 {
+            world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+        }
+        let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(5)];
+        let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+        subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
+        let before = world.take(sub);
+        assert_eq!(topics(&before).len(), 5, "its Receive Maximum");
+        world.unsubscribe(sub, "r/#");
+        assert_eq!(world.take(sub), [Got::UnsubAck(8, vec![0])]);
+        for got in &before {
+            if let Got::Publish { id, .. } = got {
+                world.ack(sub, Packet::PubAck, *id);
+            }
+        }
+        assert_eq!(read_all(&mut world, sub), [], "{shards} shards");
+    }
+}
+
+/// The same where live messages stand in the queue in front of retained ones.
+#[test]
+fn nothing_retained_follows_an_unsubscribe_from_behind_live_messages() {
+    let mut world = World::new(2);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..300 {
+        world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+    }
+    let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(5)];
+    let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+    subscribe_all(&mut world, sub, &["live"], QoS::AtLeastOnce);
+    for _ in 0..20 {
+        world.publish(publisher, "live", "l", QoS::AtLeastOnce, 1);
+    }
+    subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
+    world.unsubscribe(sub, "r/#");
+    let got = topics(&read_all(&mut world, sub));
+    assert_eq!(got, vec!["live"; 20]);
+}
+
+#[test]
+fn a_subscriber_whose_queue_never_empties_gets_its_retained_messages_all_the_same() {
+    let mut world = World::new(2);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..100 {
+        world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+    }
+    let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(2)];
+    let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+    subscribe_all(&mut world, sub, &["live"], QoS::AtLeastOnce);
+    for _ in 0..100 {
+        world.publish(publisher, "live", "l", QoS::AtLeastOnce, 1);
+    }
+    subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
+    let (mut retained, mut rounds) = (0, 0);
+    while retained < 100 {
+        rounds += 1;
+        assert!(rounds < 3000, "{retained} of 100 came");
+        for got in world.take(sub) {
+            let Got::Publish { topic, id, .. } = got else { continue };
+            retained += usize::from(topic != "live");
+            world.publish(publisher, "live", "l", QoS::AtLeastOnce, 1);
+            world.ack(sub, Packet::PubAck, id);
+        }
+    }
+}
+
+/// A queue that has room for messages, but not for the next one that is stored, is not offered that one over and over.
+#[test]
+fn a_client_that_withholds_its_acknowledgements_leaves_its_shard_at_rest() {
+    for shards in [1, 2] {
+        let mut world = World::with(shards, |limits| {
+            limits.session_queue_bytes_max = 4096;
+            limits.inflight_max = 1;
+        });
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..4 {
+            let topic = format!("r/{n}");
+            world.publish_with(publisher, &topic, &"v".repeat(3000), QoS::AtLeastOnce, 1, true, &[]);
+        }
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "live", QoS::AtLeastOnce);
+        for id in 1..3 {
+            world.publish(publisher, "live", &"l".repeat(2000), QoS::AtLeastOnce, id);
+        }
+        let options = SubscriptionOptions::from_byte(1).expect("QoS 1");
+        world.send_subscribe(sub, "r/#", options, None);
+        world.drive();
+        let before = world.work_units();
+        world.pass_ms(1000);
+        let spent = world.work_units() - before;
+        assert!(spent < 100, "{shards} shards spent {spent} units on a client that waits");
+        let (mut came, mut rounds) = (0, 0);
+        while came < 6 {
+            rounds += 1;
+            assert!(rounds < 100, "{came} of 6 came");
+            for got in world.take(sub) {
+                let Got::Publish { id, .. } = got else { continue };
+                came += 1;
+                world.ack(sub, Packet::PubAck, id);
+            }
+        }
+    }
+}
+
+/// Readers of a session outlive its connection.
+#[test]
+fn retained_messages_go_on_where_a_session_is_resumed() {
+    for shards in [1, 2, 4] {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce] {
+            let mut world = World::new(shards);
+            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            for n in 0..900 {
+                world.publish_with(publisher, &format!("r/{n}"), &"v".repeat(4000), qos, 1, true, &[]);
+            }
+            let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+            let sub = world.connect("sub", &ask);
+            subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
+            let mut got = std::collections::HashSet::new();
+            for _ in 0..10 {
+                for one in world.take(sub) {
+                    if let Got::Publish { topic, qos, id, .. } = one {
+                        got.insert(topic);
+                        if qos == 1 {
+                            world.ack(sub, Packet::PubAck, id);
+                        }
+                    }
+                }
+            }
+            world.lose(sub);
+            world.pass_ms(5_000);
+            let sub = world.connect("sub", &ask);
+            got.extend(topics(&read_all(&mut world, sub)));
+            assert_eq!(got.len(), 900, "{shards} shards, QoS {}", qos.as_u8());
+        }
+    }
+}
+
+#[test]
+fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
+    for shards in [1, 2] {
+        for version in [Version::V311, Version::V5] {
+            let mut world = World::with(shards, |limits| limits.retained_messages_max = 2);
+            let sub = world.connect("sub", &Ask::v(Version::V5));
+            world.subscribe(sub, "#", QoS::AtLeastOnce);
+            let publisher = world.connect("pub", &Ask::v(version));
+            let mut codes = Vec::new();
+            for n in 0..8 {
+                world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, n + 1, true, &[]);
+                match &world.take(publisher)[..] {
+                    [Got::Ack("PUBACK", _, code)] => codes.push(*code),
+                    other => panic!("one PUBACK, not {other:?}"),
+                }
+            }
+            let stored: u64 = (0..shards).map(|n| world.shards[n].counters().messages_retained_count).sum();
+            assert_eq!(topics(&read_all(&mut world, sub)).len(), 8, "all are delivered live");
+            let refused = 8 - stored as usize;
+            assert!(refused > 0);
+            let told = codes.iter().filter(|code| **code == 0x97).count();
+            assert_eq!(told, if version == Version::V5 { refused } else { 0 }, "{codes:?}");
+            assert_eq!(codes.iter().filter(|code| **code == 0).count(), 8 - told);
+        }
+    }
+}
+
+/// A subscription that is replaced goes on meanwhile [MQTT-3.8.4-3]; its retained messages come again.
+#[test]
+fn a_subscription_that_is_replaced_loses_nothing_while_marks_are_set() {
+    for seed in 0..100_u64 {
+        let mut world = World::new(3);
+        let publisher = world.connect(&format!("p{}", seed % 7), &Ask::v(Version::V5));
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "r", QoS::ExactlyOnce);
+        world.lanes_open = false;
+        world.send_subscribe(sub, "r", SubscriptionOptions::of_qos(QoS::ExactlyOnce), None);
+        for n in 1..4_u16 {
+            world.publish_with(publisher, "r", &n.to_string(), QoS::ExactlyOnce, n, true, &[]);
+        }
+        world.lanes_open = true;
+        world.drive_shuffled(seed + 1);
+        let got = read_all(&mut world, sub);
+        let live: Vec<_> = got
+            .iter()
+            .filter_map(|got| match got {
+                Got::Publish { retain: false, payload, .. } => Some(payload.clone()),
+                _ => None,
+            })
+            .collect();
+        assert_eq!(live, [b"1", b"2", b"3"], "seed {seed}: {got:?}");
+    }
+}
+
+#[test]
+fn who_wants_no_retained_messages_gets_the_live_one_once() {
+    for seed in 0..60_u64 {
+        let mut world = World::new(2);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        retain(&mut world, publisher, "r", "old");
+        world.lanes_open = false;
+        let options = SubscriptionOptions {
+            retain_handling: RetainHandling::DoNotSend,
+            ..SubscriptionOptions::of_qos(QoS::AtMostOnce)
+        };
+        world.send_subscribe(sub, "r", options, None);
+        world.lanes_open = true;
+        world.drive_shuffled(seed + 1);
+        retain(&mut world, publisher, "r", "new");
+        assert_eq!(world.take(sub), [Got::SubAck(7, vec![0]), message("r", "new", 0)]);
+    }
+}
+
+/// A session's life with a subscription that comes and goes, lost connections and small windows, while retained messages of six
+/// topics change. Values of a topic only rise within a subscription, and the last one is there in the end.
+#[test]
+fn whatever_happens_the_last_value_comes_last_and_none_comes_back() {
+    for seed in 1..400_u64 {
+        life(seed);
+    }
+}
+
+/// What a client has got of six topics.
+#[derive(Default)]
+struct Seen {
+    /// The highest value of each topic since SUBSCRIBE; `u32::MAX` where none may rise any more.
+    last: [u32; 6],
+    newest: [u32; 6],
+    /// Whether SUBACK has come, and whether the subscription may have been there before.
+    answered: bool,
+    again: bool,
+}
+
+impl Seen {
+    /// Reads and acknowledges all there is.
+    fn read(&mut self, world: &mut World, client: ClientId, when: &str) {
+        for one in read_all(world, client) {
+            match one {
+                Got::UnsubAck(..) => self.last = [u32::MAX; 6],
+                Got::SubAck(..) => self.answered = true,
+                Got::Publish { topic, payload, dup, retain, .. } => {
+                    let n: usize = topic[2..].parse().expect("a number");
+                    let value: u32 = String::from_utf8(payload).expect("text").parse().expect("a number");
+                    self.newest[n] = value;
+                    // The stored value of a subscription that goes on may come before the live ones that led to it.
+                    if self.last[n] != u32::MAX && !(self.again && retain) {
+                        assert!(
+                            dup || value > self.last[n],
+                            "{when}: {topic} {value} after {}",
+                            self.last[n]
+                        );
+                        self.last[n] = value.max(self.last[n]);
+                    }
+                }
+                Got::Ack("PUBREL", ..) => {}
+                other => panic!("{when}: {other:?}"),
+            }
+        }
+    }
+}
+
+fn life(seed: u64) {
+    let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
+    let mut draw = move |below: u64| {
+        random ^= random << 13;
+        random ^= random >> 7;
+        random ^= random << 17;
+        (random >> 11) % below
+    };
+    let shards = [1, 2, 3, 8][draw(4) as usize];
+    let qos = [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce][draw(3) as usize];
+    let mut world = World::with(shards, |limits| {
+        limits.retained_page_messages_max = [1, 2, 256][seed as usize % 3];
+        limits.inflight_max = [1, 3, 32][seed as usize / 3 % 3];
+        limits.turn_budget_deliveries = 64;
+    });
+    let publishers: Vec<_> = (0..6).map(|n| world.connect(&format!("p{n}"), &Ask::v(Version::V5))).collect();
+    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+    let mut sub = world.connect("sub", &ask);
+    let (mut value, mut published) = (0, [0_u32; 6]);
+    let mut subscribed = false;
+    let mut seen = Seen::default();
+    let mut order = seed | 1;
+    world.lanes_open = false;
+    for round in 0..60 {
+        let settle = round == 59;
+        match draw(8) {
+            _ if settle => {
+                if !subscribed {
+                    subscribe_all(&mut world, sub, &["r/#"], qos);
+                    (subscribed, seen.last) = (true, [0; 6]);
+                }
+                world.lanes_open = true;
+                world.drive();
+            }
+            0..4 => {
+                let n = draw(6) as usize;
+                value += 1;
+                published[n] = value;
+                let text = format!("{value:05}");
+                let packet_id = if qos == QoS::AtMostOnce { 0 } else { value as u16 };
+                world.publish_with(publishers[n], &format!("r/{n}"), &text, qos, packet_id, true, &[]);
+            }
+            4 if subscribed => {
+                // What it sends is answered before it goes on, as with any client that waits for UNSUBACK.
+                world.unsubscribe(sub, "r/#");
+                world.drive_shuffled(order);
+                world.lanes_open = false;
+                subscribed = false;
+            }
+            4 | 5 if !subscribed => {
+                subscribe_all(&mut world, sub, &["r/#"], qos);
+                (subscribed, seen.last) = (true, [0; 6]);
+                (seen.answered, seen.again) = (false, false);
+            }
+            6 if qos == QoS::AtLeastOnce && subscribed => {
+                world.lose(sub);
+                for _ in 0..draw(40) {
+                    world.step_shuffled(&mut order);
+                }
+                sub = world.connect("sub", &ask);
+                if !seen.answered {
+                    // It died with its connection, or is in force already: then what came live may come again, as it is retained.
+                    subscribe_all(&mut world, sub, &["r/#"], qos);
+                    seen.again = true;
+                }
+            }
+            _ => {}
+        }
+        for _ in 0..draw(60) {
+            world.step_shuffled(&mut order);
+        }
+        seen.read(&mut world, sub, &format!("seed {seed}, round {round}"));
+    }
+    for (n, value) in published.iter().enumerate() {
+        assert_eq!(seen.newest[n], *value, "seed {seed}: r/{n}, QoS {}, {shards} shards", qos.as_u8());
+    }
+}
+
+/// What a publish costs does not depend on how many readers are open, of one session or of many.
+#[test]
+fn a_publish_costs_nothing_for_readers_that_are_open() {
+    for shards in [1, 2] {
+        let units = [0, 2500, 5000].map(|readers| {
+            let mut world = World::with(shards, |limits| limits.filters_per_subscribe_max = 5000);
+            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            for n in 0..5000 {
+                world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+            }
+            let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(1)];
+            let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+            let filters: Vec<_> = (0..readers).map(|n| format!("r/{n}")).collect();
+            let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
+            if !filters.is_empty() {
+                subscribe_all(&mut world, sub, &filters, QoS::AtLeastOnce);
+                assert_eq!(topics(&world.take(sub)).len(), 1, "its window is full, the readers stay open");
+            }
+            let before = world.work_units();
+            for n in 0..500 {
+                world.publish_with(publisher, &format!("x/{n}"), "v", QoS::AtMostOnce, 0, n % 2 == 0, &[]);
+            }
+            world.work_units() - before
+        });
+        assert!(units.iter().all(|one| *one == units[0]), "{shards} shards: {units:?}");
+    }
+}
+
+/// A hundred thousand wildcard filters and no retained message that matches: nothing is left to be done for them.
+#[test]
+fn subscribers_of_an_empty_store_leave_no_work() {
+    for (shards, retained) in [(1, 0), (2, 0), (4, 0), (1, 100), (2, 100)] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..retained {
+            retain(&mut world, publisher, &format!("other/{n}"), "v");
+        }
+        for client in 0..100 {
+            let sub = world.connect(&format!("s{client}"), &Ask::v(Version::V311));
+            let filters: Vec<_> = (0..1000).map(|n| format!("f/{client}/{n}/+")).collect();
+            let filters: Vec<_> = filters.iter().map(|filter| &**filter).collect();
+            subscribe_all(&mut world, sub, &filters, QoS::AtMostOnce);
+            assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; 1000])]);
+        }
+        assert!(world.shards.iter().all(|shard| !shard.has_work()));
+        let mut cost = || {
+            let before = world.work_units();
+            for n in 0..100 {
+                world.publish(publisher, &format!("f/7/{n}/x"), "v", QoS::AtMostOnce, 0);
+            }
+            world.work_units() - before
+        };
+        let (first, later) = (cost(), cost());
+        assert!(first <= later + 4, "{shards} shards: {first} units, later {later}");
+    }
+}
+
+/// Readers of a session end with it, and with their subscriptions.
+#[test]
+fn readers_end_with_their_subscription_and_their_session() {
+    let mut world = World::new(2);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..200 {
+        world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+    }
+    let properties = vec![grapnel_engine::packet::Property::ReceiveMaximum(1)];
+    let ask = Ask { properties, ..Ask::v(Version::V5) };
+    let sub = world.connect("sub", &ask);
+    subscribe_all(&mut world, sub, &["r/#", "r/+"], QoS::AtLeastOnce);
+    let [Got::SubAck(..), Got::Publish { id: packet_id, .. }] = &world.take(sub)[..] else {
+        panic!("SUBACK and one message")
+    };
+    let packet_id = *packet_id;
+    world.unsubscribe(sub, "r/#");
+    world.take(sub);
+    world.ack(sub, Packet::PubAck, packet_id);
+    let rest = topics(&read_all(&mut world, sub));
+    assert_eq!(rest.len(), 200, "those of the other subscription");
+    world.lose(sub);
+    world.pass_ms(40_000);
+    assert!(world.shards.iter().all(|shard| !shard.has_work()));
+    let again = world.connect("sub", &ask);
+    assert_eq!(world.take(again), []);
+}
+
+/// An owner that does not answer in time costs the wait for its retained messages: they come when it does.
+#[test]
+fn retained_messages_of_a_shard_that_was_held_come_when_it_goes_on() {
+    let mut world = World::new(2);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..40 {
+        retain(&mut world, publisher, &format!("r/{n}"), "v");
+    }
+    let sub = world.connect("sub", &Ask::v(Version::V311));
+    let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
+    world.subscribe(first, "r/#", QoS::AtMostOnce);
+    world.lanes_open = false;
+    world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+    assert_eq!(world.take(sub), []);
+    world.pass_ms(5_100);
+    let got = world.take(sub);
+    assert_eq!(got[0], Got::SubAck(7, vec![0]));
+    let here = topics(&got).len();
+    assert!(here > 0 && here < 40, "{here}: those of its own shard");
+    world.lanes_open = true;
+    world.drive();
+    let there = topics(&read_all(&mut world, sub)).len();
+    assert_eq!(here + there, 40);
+}
+
+/// A client that has as many retained messages as it may keeps none of the others from theirs.
+#[test]
+fn a_client_at_its_own_limit_of_retained_messages_is_told_and_others_are_not_held_up() {
+    for by_bytes in [false, true] {
+        let mut world = World::with(1, |limits| {
+            limits.retained_client_messages_max = if by_bytes { 100 } else { 2 };
+            limits.retained_client_bytes_max = if by_bytes { 1000 } else { 1_000_000 };
+        });
+        let [ann, bob] = ["ann", "bob"].map(|name| world.connect(name, &Ask::v(Version::V5)));
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "#", QoS::AtMostOnce);
+        let payload = "v".repeat(200);
+        let mut codes = |client, topic: &str, id| {
+            world.publish_with(client, topic, &payload, QoS::AtLeastOnce, id, true, &[]);
+            match &world.take(client)[..] {
+                [Got::Ack("PUBACK", _, code)] => *code,
+                other => panic!("one PUBACK, not {other:?}"),
+            }
+        };
+        assert_eq!([1, 2, 3].map(|n| codes(ann, &format!("a/{n}"), n)), [0, 0, 0x97]);
+        assert_eq!(codes(ann, "a/1", 4), 0, "what replaces its own fits");
+        assert_eq!(codes(bob, "b/1", 1), 0);
+        assert_eq!(topics(&world.take(sub)).len(), 5, "all are delivered");
+        let counters = world.shards[0].counters();
+        assert_eq!((counters.messages_retained_refused, counters.messages_retained_count), (1, 3));
+    }
+}
+
+/// The log hears of a full store once, not with every message.
+#[test]
+fn a_full_store_is_noted_once_in_a_while() {
+    let mut world = World::with(1, |limits| limits.retained_messages_max = 0);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for (wait_ms, noted) in [(0, true), (0, false), (9_999, false), (1, true)] {
+        world.pass_ms(wait_ms);
+        retain(&mut world, publisher, "r", "v");
+        assert_eq!(world.shards[0].outbox().retained_full.take().is_some(), noted, "after {wait_ms} ms");
+    }
+    assert_eq!(world.shards[0].counters().messages_retained_refused, 4);
+}

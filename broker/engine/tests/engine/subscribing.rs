@@ -1,0 +1,343 @@
+//! SUBSCRIBE and UNSUBSCRIBE with many filters: their limits, their slices, and what they cost.
+
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, allow, later};
+use crate::hooks::{Call, Log, complete, link, mount};
+use crate::world::*;
+
+/// SUBSCRIBE of packet identifier 7 with `count` filters `f/0`, `f/1` and so on, with this suffix.
+fn subscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
+    let mut payload = vec![0, 7];
+    if version == Version::V5 {
+        payload.push(0);
+    }
+    for n in 0..count {
+        let filter = format!("f/{n}{suffix}");
+        payload.extend((filter.len() as u16).to_be_bytes());
+        payload.extend(filter.bytes());
+        payload.push(0);
+    }
+    framed(0x82, &payload)
+}
+
+fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
+    let mut bytes = vec![first];
+    let mut left = payload.len();
+    loop {
+        let low = (left % 128) as u8;
+        left /= 128;
+        bytes.push(if left > 0 { low | 0x80 } else { low });
+        if left == 0 {
+            break;
+        }
+    }
+    bytes.extend(payload);
+    bytes
+}
+
+#[test]
+fn filters_beyond_the_limit_are_refused_one_by_one() {
+    for (version, refusal) in [(Version::V5, 0x97), (Version::V311, 0x80)] {
+        for shards in [1, 2] {
+            for count in [1023, 1024, 1025, 8000] {
+                let mut world = World::new(shards);
+                let sub = world.connect("sub", &Ask::v(version));
+                world.send_bytes(sub, &subscribe_bytes(version, count, "/+"));
+                let [Got::SubAck(7, codes)] = &world.take(sub)[..] else { panic!("one SUBACK") };
+                assert_eq!(codes.len(), count);
+                let taken = count.min(1024);
+                assert!(codes[..taken].iter().all(|code| *code == 0));
+                assert!(codes[taken..].iter().all(|code| *code == refusal), "{:?}", codes.last());
+                let home = world.shard_of(sub);
+                assert_eq!(world.shards[home].counters().subscriptions_count, taken as u64);
+            }
+        }
+    }
+}
+
+/// A client with a small Maximum Packet Size: nothing is subscribed, since the client could not be told [MQTT-3.1.2-24].
+#[test]
+fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
+    for (filters, fits) in [(15, true), (16, false), (20, false)] {
+        let mut world = World::new(1);
+        let properties = vec![Property::MaximumPacketSize(20)];
+        let sub = world.connect("sub", &Ask { properties, ..Ask::v(Version::V5) });
+        world.send_bytes(sub, &subscribe_bytes(Version::V5, filters, ""));
+        if fits {
+            assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; filters])]);
+            continue;
+        }
+        assert_eq!(&world.take_raw(sub)[..], [0xE0, 1, 0x95]);
+        assert!(world.is_closed(sub));
+        assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+    }
+}
+
+fn unsubscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
+    let mut payload = vec![0, 8];
+    if version == Version::V5 {
+        payload.push(0);
+    }
+    for n in 0..count {
+        let filter = format!("f/{n}{suffix}");
+        payload.extend((filter.len() as u16).to_be_bytes());
+        payload.extend(filter.bytes());
+    }
+    framed(0xA2, &payload)
+}
+
+/// 0x97 is none of the codes of UNSUBACK [MQTT-3.11.3-2], and MQTT 3 has none at all.
+#[test]
+fn filters_beyond_the_limit_of_an_unsubscribe_stay() {
+    for count in [1024, 1025] {
+        let mut world = World::with(1, |limits| limits.filters_per_subscribe_max = 2000);
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.send_bytes(sub, &subscribe_bytes(Version::V5, 1100, ""));
+        world.take(sub);
+        world.send_bytes(sub, &unsubscribe_bytes(Version::V5, count, ""));
+        let [Got::UnsubAck(8, codes)] = &world.take(sub)[..] else { panic!("one UNSUBACK") };
+        assert_eq!(codes.len(), count);
+        assert!(codes[..1024].iter().all(|code| *code == 0));
+        assert!(codes[1024..].iter().all(|code| *code == 0x80));
+        assert_eq!(world.shards[0].counters().subscriptions_count, 76);
+
+        let sub = world.connect("sub3", &Ask::v(Version::V311));
+        world.send_bytes(sub, &subscribe_bytes(Version::V311, 1100, ""));
+        world.take(sub);
+        world.send_bytes(sub, &unsubscribe_bytes(Version::V311, count, ""));
+        assert_eq!(world.is_closed(sub), count > 1024);
+    }
+}
+
+/// Units of work for one SUBSCRIBE of `count` filters and everything that follows from it.
+fn units_of_subscribe(shards: usize, count: usize, suffix: &str, retained: usize) -> u64 {
+    let mut world = World::with(shards, |limits| {
+        limits.filters_per_subscribe_max = 65_535;
+        limits.subscriptions_max = 1_000_000;
+    });
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    for n in 0..retained {
+        world.publish_with(publisher, &format!("f/{n}/x"), "v", QoS::AtMostOnce, 0, true, &[]);
+    }
+    let sub = world.connect("sub", &Ask::v(Version::V311));
+    let before = world.work_units();
+    world.send_bytes(sub, &subscribe_bytes(Version::V311, count, suffix));
+    let got = world.take(sub);
+    assert!(matches!(got[0], Got::SubAck(7, _)));
+    assert_eq!(got.len() - 1, if suffix.is_empty() { 0 } else { retained.min(count) });
+    world.work_units() - before
+}
+
+#[test]
+fn twice_the_filters_are_at_most_twice_the_work() {
+    for shards in [1, 2, 4] {
+        for (suffix, retained) in [("", 0), ("", 500), ("/+", 0), ("/#", 500), ("/+", 8000)] {
+            let units = [1000, 2000, 4000].map(|count| units_of_subscribe(shards, count, suffix, retained));
+            for pair in units.windows(2) {
+                assert!(pair[1] <= 2 * pair[0] + 128, "{shards} shards, f/n{suffix}, {retained}: {units:?}");
+            }
+            assert!(units[0] >= 1000, "every filter counts: {units:?}");
+        }
+    }
+}
+
+#[test]
+fn twice_the_subscribers_that_wait_are_at_most_twice_the_work() {
+    let units = [500, 1000, 2000].map(|count| {
+        let mut world = World::new(2);
+        let clients: Vec<_> =
+            (0..count).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V311))).collect();
+        let before = world.work_units();
+        world.lanes_open = false;
+        for (n, client) in clients.iter().enumerate() {
+            let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
+            world.send_subscribe(*client, &format!("f/{n}"), options, None);
+            assert_eq!(world.take(*client), [], "the other shard has not heard of it");
+        }
+        world.lanes_open = true;
+        world.drive();
+        for client in clients {
+            assert_eq!(world.take(client), [Got::SubAck(7, vec![0])]);
+        }
+        world.work_units() - before
+    });
+    for pair in units.windows(2) {
+        assert!(pair[1] <= 2 * pair[0] + 128, "{units:?}");
+    }
+    assert!(units[0] > 500, "{units:?}");
+}
+
+/// A turn does its budget of a long SUBSCRIBE and no more, and whoever else is there is served between two turns.
+#[test]
+fn a_long_subscribe_does_a_turns_work_at_a_time() {
+    for (shards, count) in [(1, 20_000), (2, 8000)] {
+        let budget = 512;
+        let mut world = World::with(shards, |limits| {
+            limits.filters_per_subscribe_max = 65_535;
+            limits.subscriptions_max = 1_000_000;
+            limits.slot_bytes_max = 100_000_000;
+            limits.turn_budget_deliveries = budget;
+        });
+        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let home = world.shard_of(sub);
+        let other = world.connect_at(home, "o", &Ask::v(Version::V311));
+        let before = world.work_units();
+        world.offer_bytes(sub, &subscribe_bytes(Version::V311, count, "/+"));
+        let mut most = world.work_units() - before;
+        let mut turns = 0;
+        while world.shards[home].has_work() {
+            let before = world.shards[home].counters().work_units;
+            world.shards[home].advance(world.now);
+            most = most.max(world.shards[home].counters().work_units - before);
+            turns += 1;
+            if turns == 3 {
+                world.offer_bytes(other, &[0xC0, 0]);
+            }
+        }
+        assert!(most <= budget + 16, "{most} units in a turn");
+        assert!(turns as u64 > count as u64 / budget, "{turns} turns");
+        world.drive();
+        assert_eq!(world.take(other), [Got::PingResp]);
+        let [Got::SubAck(7, codes)] = &world.take(sub)[..] else { panic!("one SUBACK") };
+        assert!(codes.len() == count && codes.iter().all(|code| *code == 0));
+    }
+}
+
+/// A question to a plugin may take long: a turn asks few of them.
+#[test]
+fn a_turn_puts_few_questions_to_client_authorize() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let seen = log.clone();
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        seen.note(call.topic());
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, guard)]);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.pass_ms(10);
+    log.take();
+    world.offer_bytes(sub, &subscribe_bytes(Version::V5, 1000, ""));
+    let mut asked = vec![log.take().len()];
+    while world.shards[0].has_work() {
+        world.shards[0].advance(world.now);
+        asked.push(log.take().len());
+    }
+    assert_eq!(asked.iter().sum::<usize>(), 1000);
+    assert!(asked.iter().all(|count| *count <= 128), "{asked:?}");
+    world.drive();
+    assert_eq!(world.take(sub), [Got::SubAck(7, vec![0; 1000])]);
+}
+
+/// Half a SUBSCRIBE whose connection ends: what is in force stays with the session, the rest never comes, nothing waits for ever.
+#[test]
+fn a_connection_that_ends_in_the_middle_of_a_long_subscribe_leaves_nothing_behind() {
+    for clean in [true, false] {
+        let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
+        let ask = Ask { clean, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &ask);
+        let home = world.shard_of(sub);
+        world.offer_bytes(sub, &subscribe_bytes(Version::V311, 1000, "/+"));
+        while world.shards[home].counters().subscriptions_count == 0 {
+            world.shards[home].advance(world.now);
+        }
+        world.lose(sub);
+        world.pass_ms(1000);
+        let count = world.shards[home].counters().subscriptions_count;
+        if clean {
+            assert_eq!(count, 0);
+            continue;
+        }
+        assert!(count > 0 && count < 1000, "{count}");
+        let sub = world.connect("sub", &ask);
+        assert_eq!(world.subscribe(sub, "f/0/+", QoS::AtMostOnce), [0]);
+        world.send(sub, &Packet::PingReq);
+        assert_eq!(world.take(sub), [Got::PingResp]);
+    }
+}
+
+/// Several filters, one of which the other shards do not hear of in time: it alone is taken back, in its own place.
+#[test]
+fn of_several_filters_those_that_stay_unknown_are_taken_back() {
+    let mut world = World::new(2);
+    let first = world.connect("first", &Ask::v(Version::V5));
+    let sub = world.connect_at(world.shard_of(first), "s", &Ask::v(Version::V5));
+    let home = world.shard_of(first);
+    // The other shard knows f/1 and f/3.
+    world.subscribe(first, "f/1", QoS::AtMostOnce);
+    world.subscribe(first, "f/3", QoS::AtMostOnce);
+    let known = world.shards[home].counters().subscriptions_count;
+    world.lanes_open = false;
+    world.send_bytes(sub, &subscribe_bytes(Version::V5, 5, ""));
+    // Nothing is promised before that is over, whatever else moves its slots.
+    world.send(sub, &Packet::PingReq);
+    world.publish(sub, "x", "v", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(sub), [Got::PingResp]);
+    world.pass_ms(4_900);
+    assert_eq!(world.take(sub), []);
+    world.pass_ms(200);
+    assert_eq!(world.take(sub), [Got::SubAck(7, vec![0x80, 0, 0x80, 0, 0x80]), Got::Ack("PUBACK", 1, 0x10)]);
+    assert_eq!(world.shards[home].counters().subscribe_barrier_timeouts, 3);
+    assert_eq!(world.shards[home].counters().subscriptions_count, known + 2);
+    world.lanes_open = true;
+    world.drive();
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    for n in 0..5 {
+        world.publish(publisher, &format!("f/{n}"), "v", QoS::AtMostOnce, 0);
+    }
+    assert_eq!(world.take(sub), [message("f/1", "v", 0), message("f/3", "v", 0)]);
+}
+
+/// A deferred SUBSCRIBE is not asked again, nor in force, before its answer, whatever moves its session.
+#[test]
+fn nothing_is_in_force_before_the_answer() {
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    world.send_bytes(sub, &subscribe_bytes(Version::V5, 3, ""));
+    world.publish(sub, "x", "v", QoS::AtLeastOnce, 1);
+    world.send(sub, &Packet::PingReq);
+    world.publish(publisher, "f/1", "early", QoS::AtMostOnce, 0);
+    world.pass_ms(500);
+    assert_eq!(taken.about(), ["sub"], "one question");
+    assert_eq!(world.take(sub), [Got::PingResp]);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(sub), [Got::SubAck(7, vec![0, 0, 0]), Got::Ack("PUBACK", 1, 0x10)]);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, allow());
+    world.publish(publisher, "f/1", "late", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(sub), [message("f/1", "late", 0)]);
+}
+
+/// Retained messages that client.authorize is asked about one by one, and answers later, all come.
+#[test]
+fn retained_messages_wait_for_the_answers_about_their_deliveries() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    for n in 0..20 {
+        world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtMostOnce, 0, true, &[]);
+    }
+    let taken = Taken::default();
+    let seen = taken.clone();
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.action() != 3 {
+            call.set(Field::VERDICT, 1, "", "");
+            return Flow::CONTINUE;
+        }
+        seen.note(call.topic(), call.defer().expect("a delivery may wait"));
+        Flow::DEFER
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..guard })]);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(sub, "r/#", QoS::AtMostOnce), [0]);
+    for n in 0..20 {
+        assert_eq!(taken.about().len(), n + 1, "one is asked about at a time, and nothing waits behind it");
+        complete(&mut world, taken.ticket(n), Flow::CONTINUE, allow());
+        assert_eq!(world.take(sub).len(), 1);
+    }
+}

@@ -1,0 +1,1197 @@
+//! What becomes of a verdict that nobody gave, and of one that was given under other rules or for another
+//! client: nothing opens by it, and nothing that was granted is taken away (the engine's rules about
+//! unanswered verdicts).
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::packet::{
+    Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_subscription,
+};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{OwnedChange, Scope};
+use grapnel_plugin_abi::raw::{Field, Flow, Ticket};
+
+use crate::deferral::{Taken, allow, deny};
+use crate::hooks::{Call, Log, complete, link, mount, number};
+use crate::world::{Ask, Got, World, id, message};
+
+const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
+
+/// A plugin that answers one request after the other, in a time of its own: it sees the oldest that it has
+/// not answered.
+#[derive(Clone, Default)]
+struct Clerk {
+    waiting: Rc<RefCell<VecDeque<(String, Ticket)>>>,
+    most: Rc<Cell<usize>>,
+}
+
+impl Clerk {
+    /// Its link, which answers later what `about` finds of interest and allows everything else.
+    fn link(&self, about: impl Fn(&Call<'_>) -> bool + 'static) -> Link {
+        let clerk = self.clone();
+        let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if !about(call) {
+                call.set(Field::VERDICT, 1, "", "");
+                return Flow::CONTINUE;
+            }
+            let Ok(ticket) = call.defer() else { return Flow::FAULT };
+            let mut waiting = clerk.waiting.borrow_mut();
+            waiting.push_back((format!("{} {}", call.client_id(), call.topic()), ticket));
+            clerk.most.set(clerk.most.get().max(waiting.len()));
+            Flow::DEFER
+        });
+        Link { deadline_ms: 5000, deliver: true, ..slow }
+    }
+
+    fn next(&self) -> Option<(String, Ticket)> {
+        self.waiting.borrow_mut().pop_front()
+    }
+
+    /// The next request and how many seconds it took to come.
+    fn wait(&self, world: &mut World) -> (u64, String, Ticket) {
+        for seconds in 0..200 {
+            if let Some((about, ticket)) = self.next() {
+                return (seconds, about, ticket);
+            }
+            world.pass_ms(1_000);
+        }
+        panic!("nothing is asked about");
+    }
+
+    /// Answers all there is, and what comes of that.
+    fn answer_all(&self, world: &mut World, changes: fn() -> Vec<OwnedChange>) -> usize {
+        let mut answered = 0;
+        while let Some((_, ticket)) = self.next() {
+            complete(world, ticket, Flow::STOP, changes());
+            answered += 1;
+        }
+        answered
+    }
+}
+
+fn subscribes(call: &Call<'_>) -> bool {
+    call.action() == 2
+}
+
+fn delivers(call: &Call<'_>) -> bool {
+    call.action() == 3
+}
+
+/// Clients `c0`, `c1` and so on with filters `f/0`, `f/1` and so on each.
+fn crowd(world: &mut World, clients: usize, filters: usize) -> Vec<usize> {
+    let all: Vec<usize> =
+        (0..clients).map(|n| world.connect(&format!("c{n}"), &Ask::v(Version::V5))).collect();
+    for client in &all {
+        for filter in 0..filters {
+            assert_eq!(world.subscribe(*client, &format!("f/{filter}"), QoS::AtLeastOnce), [1]);
+        }
+    }
+    all
+}
+
+/// Many filters in one SUBSCRIBE.
+fn send_many(world: &mut World, client: usize, count: usize) {
+    let mut payload = Vec::new();
+    for n in 0..count {
+        push_subscription(&mut payload, &format!("t/{n}"), SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    }
+    let filters = Filters::from_encoded(&payload);
+    let properties = Properties::default();
+    world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
+}
+
+/// Six thousand subscriptions, a new authorizer that takes 2 ms for each, one after the other: they take
+/// longer than a deadline all together, and every one stays.
+#[test]
+fn a_slow_authorizer_takes_nothing_away_at_a_reload() {
+    let mut world = World::new(1);
+    crowd(&mut world, 60, 100);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    world.drive();
+    let mut answered = 0;
+    for _ in 0..15_000 {
+        if let Some((_, ticket)) = clerk.next() {
+            world.shards[0].complete(grapnel_engine::shard::Completion {
+                ticket: ticket.0,
+                flow: Flow::STOP,
+                changes: allow(),
+            });
+            answered += 1;
+        }
+        world.pass_ms(2);
+    }
+    let counters = *world.shards[0].counters();
+    assert_eq!((counters.subscriptions_count, counters.subscriptions_revoked), (6000, 0));
+    assert_eq!(
+        (answered, counters.tickets_expired),
+        (6000, 0),
+        "each is asked about once, and answered in time"
+    );
+}
+
+/// At most so many rechecks wait for a plugin at a time, whatever the table of tickets would hold.
+#[test]
+fn rechecks_keep_to_their_window() {
+    for (window, tickets, most) in [(1, 100, 1), (8, 100, 8), (100, 3, 3), (39, 100, 39), (41, 100, 40)] {
+        let mut world = World::with(1, |limits| {
+            limits.rechecks_max = window;
+            limits.tickets_max = tickets;
+        });
+        crowd(&mut world, 4, 10);
+        let clerk = Clerk::default();
+        mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+        world.drive();
+        assert_eq!(clerk.answer_all(&mut world, allow), 40, "window {window}, {tickets} tickets");
+        assert_eq!(clerk.most.get(), most);
+        assert_eq!(world.shards[0].counters().subscriptions_count, 40);
+        assert!(!world.shards[0].has_work());
+    }
+}
+
+/// Nobody who answers: what is in force stays, is asked about again, each time later, and goes when somebody
+/// says no.
+#[test]
+fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
+    for silence in ["deadline", "fault", "nonsense"] {
+        let mut world = World::new(1);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        let clerk = Clerk::default();
+        mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+        world.drive();
+        let mut pauses_s = Vec::new();
+        for _ in 0..3 {
+            let (pause_s, about, ticket) = clerk.wait(&mut world);
+            assert_eq!(about, "c t");
+            pauses_s.push(pause_s);
+            match silence {
+                "deadline" => world.pass_ms(5_010),
+                "fault" => complete(&mut world, ticket, Flow::FAULT, Vec::new()),
+                _ => complete(&mut world, ticket, Flow::STOP, vec![number(Field::VERDICT, 77)]),
+            }
+            assert!(clerk.next().is_none(), "not at once");
+            world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+            assert_eq!(world.take(client), [message("t", "x", 0)], "{silence}: it stays");
+        }
+        let (pause_s, _, ticket) = clerk.wait(&mut world);
+        pauses_s.push(pause_s);
+        assert_eq!(pauses_s, [0, 1, 2, 4], "{silence}");
+        assert_eq!(world.shards[0].counters().rechecks_unanswered, 3);
+        complete(&mut world, ticket, Flow::STOP, deny(0x87));
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        assert_eq!(world.take(client), [], "an answer takes it");
+        world.pass_ms(200_000);
+        assert!(clerk.next().is_none());
+        assert_eq!(world.shards[0].counters().subscriptions_revoked, 1);
+    }
+}
+
+/// A new table of links is a reason to ask again at once about what nobody has answered, as when a plugin is
+/// armed again.
+#[test]
+fn an_unanswered_recheck_follows_the_links() {
+    let mut world = World::with(1, |limits| limits.breaker_faults_max = 1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "t", QoS::AtMostOnce);
+    let works = Rc::new(Cell::new(false));
+    let inner = Rc::clone(&works);
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 2, "", "");
+        if inner.get() { Flow::STOP } else { Flow::FAULT }
+    });
+    mount(&mut world, vec![(AUTHORIZE, guard.clone())]);
+    world.drive();
+    assert_eq!(world.subscribe(client, "new", QoS::AtMostOnce), [0x87], "what is new is not granted");
+    assert_eq!(world.shards[0].counters().subscriptions_count, 1, "what was granted stays");
+    works.set(true);
+    mount(&mut world, vec![(AUTHORIZE, guard)]);
+    world.drive();
+    assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+}
+
+/// With `authorization.no_match = "deny"`: an authorizer that is gone takes nothing with it, and one that
+/// passes leaves the operator's word, which counts.
+#[test]
+fn an_authorizer_that_is_gone_is_no_answer_and_one_that_passes_is() {
+    let mut world = World::with_setup(1, |_| {}, false);
+    let open = Rc::new(Cell::new(true));
+    let inner = Rc::clone(&open);
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if inner.get() {
+            call.set(Field::VERDICT, 1, "", "");
+        }
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(AUTHORIZE, guard.clone())]);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(client, "t", QoS::AtMostOnce), [0]);
+    mount(&mut world, Vec::new());
+    world.pass_ms(10);
+    assert_eq!(world.shards[0].counters().subscriptions_count, 1, "nobody was asked");
+    assert_eq!(world.subscribe(client, "u", QoS::AtMostOnce), [0x87], "nothing new");
+    open.set(false);
+    mount(&mut world, vec![(AUTHORIZE, guard)]);
+    world.pass_ms(10);
+    assert_eq!(world.shards[0].counters().subscriptions_count, 0, "every link has passed");
+}
+
+/// A failure that is to be ignored is no answer either: what was granted stays, although nobody else allows
+/// it.
+#[test]
+fn an_ignored_failure_takes_nothing_away() {
+    let mut world = World::with_setup(1, |_| {}, false);
+    let works = Rc::new(Cell::new(true));
+    let inner = Rc::clone(&works);
+    let guard = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        if inner.get() { Flow::CONTINUE } else { Flow::FAULT }
+    });
+    mount(&mut world, vec![(AUTHORIZE, guard)]);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    assert_eq!(world.subscribe(client, "t", QoS::AtMostOnce), [0]);
+    works.set(false);
+    world.shards[0].invalidate(Scope::All);
+    world.drive();
+    assert_eq!(world.shards[0].counters().subscriptions_count, 1);
+    assert_eq!(world.subscribe(client, "u", QoS::AtMostOnce), [0x87], "as if the link had not been there");
+}
+
+/// Rules that change all the time do not keep the last session from being rechecked.
+#[test]
+fn changing_the_rules_often_starves_nobody() {
+    let mut world = World::with(1, |limits| limits.rechecks_max = 1);
+    crowd(&mut world, 20, 1);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    world.drive();
+    for _ in 0..19 {
+        let (_, ticket) = clerk.next().expect("one waits");
+        complete(&mut world, ticket, Flow::STOP, allow());
+        world.shards[0].invalidate(Scope::All);
+        world.drive();
+    }
+    let mut seen = std::collections::HashSet::new();
+    for _ in 0..45 {
+        let Some((about, ticket)) = clerk.next() else { break };
+        seen.insert(about);
+        complete(&mut world, ticket, Flow::STOP, allow());
+    }
+    assert_eq!(seen.len(), 20, "everybody is asked about after the last change");
+    assert!(clerk.next().is_none(), "and then it is over");
+}
+
+/// A subscriber that leaves, unsubscribes or subscribes anew while its recheck is open frees it, with its
+/// ticket.
+#[test]
+fn a_recheck_ends_with_its_subscription() {
+    type Act = fn(&mut World, usize);
+    let leave: [(&str, Act); 4] = [
+        ("unsubscribes", |world, client| world.unsubscribe(client, "t")),
+        ("ends", |world, client| world.disconnect(client, ReasonCode::SUCCESS)),
+        ("is lost", World::lose),
+        ("subscribes anew", |world, client| {
+            world.send_subscribe(client, "t", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+        }),
+    ];
+    for (what, act) in leave {
+        let mut world = World::with(1, |limits| limits.rechecks_max = 1);
+        let client = world.connect("a", &Ask::v(Version::V5));
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        let other = world.connect("b", &Ask::v(Version::V5));
+        world.subscribe(other, "t", QoS::AtMostOnce);
+        let clerk = Clerk::default();
+        let first = Rc::new(Cell::new(2));
+        mount(
+            &mut world,
+            vec![(AUTHORIZE, clerk.link(move |call| subscribes(call) && first.replace(first.get() - 1) > 0))],
+        );
+        world.drive();
+        let (about, ticket) = clerk.next().expect("the first is asked about");
+        assert_eq!(about, "a t");
+        if what == "subscribes anew" {
+            world.take(client);
+        }
+        act(&mut world, client);
+        world.pass_ms(20);
+        if what == "subscribes anew" {
+            let (_, own) = clerk.next().expect("the SUBSCRIBE is asked about too");
+            complete(&mut world, own, Flow::STOP, allow());
+            assert_eq!(world.take(client), [Got::SubAck(7, vec![0])]);
+        } else {
+            assert_eq!(clerk.next().expect("the window is free").0, "b t", "{what}");
+        }
+        complete(&mut world, ticket, Flow::STOP, deny(0x87));
+        assert_eq!(world.shards[0].counters().tickets_stale, 1, "{what}: its ticket is closed");
+        assert_eq!(world.shards[0].counters().subscriptions_revoked, 0);
+    }
+}
+
+/// A recheck that was begun for one connection says nothing about the next.
+#[test]
+fn a_recheck_is_about_the_client_it_was_asked_for() {
+    let mut world = World::new(1);
+    let stored = |username| Ask {
+        clean: false,
+        username: Some(username),
+        properties: vec![Property::SessionExpiry(60)],
+        ..Ask::v(Version::V5)
+    };
+    let client = world.connect("c", &stored("ann"));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    world.drive();
+    let (_, first) = clerk.next().expect("it is asked about");
+    world.lose(client);
+    world.connect("c", &stored("ann"));
+    complete(&mut world, first, Flow::STOP, deny(0x87));
+    assert_eq!(world.shards[0].counters().subscriptions_count, 1);
+    let (_, second) = clerk.next().expect("it is asked about for the new connection");
+    complete(&mut world, second, Flow::STOP, deny(0x87));
+    assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+}
+
+/// A filter that was allowed while others of its packet waited is asked about again where the rules have
+/// moved meanwhile: no recheck has seen it, since it is not in force yet.
+#[test]
+fn a_filter_is_granted_by_the_rules_of_the_moment() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(subscribes))]);
+    send_many(&mut world, client, 2);
+    let (about, first) = clerk.next().expect("the first filter");
+    assert_eq!(about, "c t/0");
+    complete(&mut world, first, Flow::STOP, allow());
+    let (_, second) = clerk.next().expect("the second filter");
+    world.shards[0].invalidate(Scope::All);
+    world.drive();
+    complete(&mut world, second, Flow::STOP, allow());
+    let mut asked = Vec::new();
+    while let Some((about, ticket)) = clerk.next() {
+        let answer = if about == "c t/0" { deny(0x87) } else { allow() };
+        asked.push(about);
+        complete(&mut world, ticket, Flow::STOP, answer);
+    }
+    asked.sort();
+    assert_eq!(asked, ["c t/0", "c t/1"]);
+    assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
+}
+
+/// client.subscribe refuses more filters through a ticket than a completion once could carry.
+#[test]
+fn as_many_filters_are_refused_later_as_a_packet_has() {
+    for count in [129, 1000] {
+        let mut world = World::new(1);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        let taken = Taken::default();
+        let inner = taken.clone();
+        let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
+            inner.note("", call.defer().expect("it may wait"));
+            Flow::DEFER
+        });
+        mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
+        send_many(&mut world, client, count);
+        let refuse = |index| {
+            [(Field::REASON_CODE, 0x87), (Field::VERDICT, 2)]
+                .map(|(field, value)| OwnedChange { index, ..number(field, value) })
+        };
+        complete(&mut world, taken.ticket(0), Flow::STOP, (0..count as u32).flat_map(refuse).collect());
+        assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87; count])]);
+        assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+    }
+}
+
+/// client.subscribe fails closed: a link that fails, answers too late, or with what cannot be taken, opens
+/// nothing.
+#[test]
+fn client_subscribe_fails_closed() {
+    for silence in ["fault", "late fault", "deadline", "nonsense"] {
+        let mut world = World::new(1);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        let taken = Taken::default();
+        let inner = taken.clone();
+        let guard = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
+            if silence == "fault" {
+                return Flow::FAULT;
+            }
+            inner.note("", call.defer().expect("it may wait"));
+            Flow::DEFER
+        });
+        mount(&mut world, vec![(HookPoint::ClientSubscribe, guard)]);
+        send_many(&mut world, client, 3);
+        match silence {
+            "fault" => {}
+            "late fault" => complete(&mut world, taken.ticket(0), Flow::FAULT, Vec::new()),
+            "deadline" => world.pass_ms(1_100),
+            _ => {
+                let refuse = OwnedChange { index: 1, ..number(Field::VERDICT, 2) };
+                let broken = OwnedChange { index: 3, ..number(Field::VERDICT, 2) };
+                complete(&mut world, taken.ticket(0), Flow::STOP, vec![refuse, broken]);
+            }
+        }
+        assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87; 3])], "{silence}");
+        assert_eq!(world.shards[0].counters().subscriptions_count, 0);
+    }
+}
+
+/// An answer that cannot be taken is refused as a whole and counted, and the outbox says whose it was and
+/// why.
+#[test]
+fn a_refused_answer_is_counted_and_named() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let taken = Taken::default();
+    let inner = taken.clone();
+    let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        inner.note("", call.defer().expect("it may wait"));
+        Flow::DEFER
+    });
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
+    send_many(&mut world, client, 2);
+    // The shell does not take it: the ticket stays open, and a smaller answer is taken.
+    world.shards[0].refuse_answer(taken.ticket(0).0, "9 changes, more than 8");
+    let refused = std::mem::take(&mut world.shards[0].outbox().refused);
+    let named: Vec<_> =
+        refused.iter().map(|r| (r.plugin.0, r.link.as_deref(), r.point, r.reason.as_str())).collect();
+    let point = HookPoint::ClientSubscribe;
+    assert_eq!(named, [(3, Some("plugin3.hook"), point, "9 changes, more than 8")]);
+    complete(&mut world, taken.ticket(0), Flow::STOP, vec![number(Field::VERDICT, 2)]);
+    assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
+    world.shards[0].refuse_answer(taken.ticket(0).0, "too late");
+    // The engine does not take it.
+    send_many(&mut world, client, 2);
+    complete(&mut world, taken.ticket(1), Flow::STOP, vec![number(Field::VERDICT, 2), number(Field::QOS, 1)]);
+    let refused = std::mem::take(&mut world.shards[0].outbox().refused);
+    assert_eq!(refused.len(), 1);
+    assert_eq!(refused[0].reason, "change 1, of QOS, is UNSUPPORTED");
+    assert_eq!(world.shards[0].counters().hook_answers_refused, 2);
+}
+
+/// A client, its publisher, and a link that is asked about deliveries; `about` says which it answers later.
+fn guarded(
+    change: impl FnOnce(&mut grapnel_engine::limits::Limits),
+    qos: QoS,
+) -> (World, usize, usize, Clerk) {
+    let mut world = World::with(1, change);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "t/#", qos);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+    world.drive();
+    (world, publisher, client, clerk)
+}
+
+/// A delivery that nobody answers does not go; it is not remembered as refused, so the next one is asked
+/// about.
+#[test]
+fn an_unanswered_delivery_is_dropped_and_not_remembered() {
+    let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
+    for silence in ["deadline", "fault"] {
+        world.publish(publisher, "t/a", silence, QoS::AtMostOnce, 0);
+        let (_, ticket) = clerk.next().expect("it is asked about");
+        match silence {
+            "deadline" => world.pass_ms(5_100),
+            _ => complete(&mut world, ticket, Flow::FAULT, Vec::new()),
+        }
+        assert_eq!(world.take(client), []);
+    }
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    clerk.answer_all(&mut world, allow);
+    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
+    assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 2);
+}
+
+/// What waits behind an unanswered delivery counts like what waits in the session's queue, in messages and in
+/// bytes.
+#[test]
+fn deliveries_that_wait_are_bounded() {
+    let payload = "x".repeat(10_000);
+    for (messages_max, bytes_max, kept) in
+        [(4, 1 << 20, 4), (1000, 45_000, 4), (1000, 1024, 1), (1, 1 << 20, 1)]
+    {
+        let (mut world, publisher, client, clerk) = guarded(
+            |limits| {
+                limits.session_queue_messages_max = messages_max;
+                limits.session_queue_bytes_max = bytes_max;
+            },
+            QoS::AtMostOnce,
+        );
+        for _ in 0..10 {
+            world.publish(publisher, "t/a", &payload, QoS::AtMostOnce, 0);
+        }
+        let dropped = world.shards[0].counters().messages_dropped_queue_full;
+        assert_eq!(dropped, 10 - kept, "{messages_max} messages, {bytes_max} bytes");
+        clerk.answer_all(&mut world, allow);
+        assert_eq!(world.take(client).len() as u64, kept);
+        // All of it is given back.
+        for _ in 0..3 {
+            world.publish(publisher, "t/a", &payload, QoS::AtMostOnce, 0);
+        }
+        assert_eq!(world.take(client).len(), 3);
+    }
+}
+
+/// The queue and what waits for authorization are one budget: a client that is away has no more of both than
+/// of one.
+#[test]
+fn deliveries_that_wait_and_the_queue_are_one_budget() {
+    let mut world = World::with(1, |limits| limits.session_queue_messages_max = 5);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let stored = Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &stored);
+    world.subscribe(client, "t/#", QoS::AtLeastOnce);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| delivers(call) && call.topic() == "t/slow"))]);
+    world.drive();
+    world.lose(client);
+    for topic in ["t/a", "t/a", "t/a", "t/slow", "t/a", "t/a", "t/a"] {
+        world.publish(publisher, topic, "x", QoS::AtLeastOnce, 1);
+    }
+    assert_eq!(world.shards[0].counters().messages_dropped_queue_full, 2);
+    clerk.answer_all(&mut world, allow);
+    let client = world.connect("c", &stored);
+    let topics = ["t/a", "t/a", "t/a", "t/slow", "t/a"];
+    assert_eq!(world.take_plain(client), topics.map(|topic| message(topic, "x", 1)));
+}
+
+/// At most so many deliveries wait for a plugin at a time; the others wait for those, and all go, in order.
+#[test]
+fn deliveries_keep_to_their_window() {
+    for (window, tickets, most) in [(1, 100, 1), (3, 100, 3), (100, 2, 2)] {
+        let mut world = World::with(1, |limits| {
+            limits.deliver_requests_max = window;
+            limits.tickets_max = tickets;
+        });
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let clients = crowd(&mut world, 10, 1);
+        let clerk = Clerk::default();
+        mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+        world.drive();
+        for payload in ["1", "2"] {
+            world.publish(publisher, "f/0", payload, QoS::AtMostOnce, 0);
+        }
+        assert_eq!(clerk.answer_all(&mut world, allow), 10);
+        assert_eq!(clerk.most.get(), most);
+        for client in clients {
+            assert_eq!(world.take(client), [message("f/0", "1", 0), message("f/0", "2", 0)]);
+        }
+        assert!(!world.shards[0].has_work());
+    }
+}
+
+/// The link that a delivery waits for is unloaded: what comes later still waits behind it.
+#[test]
+fn nothing_passes_a_delivery_that_waits_although_nobody_asks_any_more() {
+    let (mut world, publisher, client, clerk) = guarded(|_| {}, QoS::AtMostOnce);
+    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+    mount(&mut world, Vec::new());
+    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(client), []);
+    clerk.answer_all(&mut world, allow);
+    assert_eq!(world.take(client), [message("t/a", "1", 0), message("t/a", "2", 0)]);
+}
+
+/// A session that ends frees its waiting deliveries and their ticket; those of shared subscriptions go to
+/// another member.
+#[test]
+fn waiting_deliveries_end_with_their_session() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let first = world.connect("first", &Ask::v(Version::V5));
+    world.subscribe(first, "$share/g/t", QoS::AtLeastOnce);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| delivers(call) && call.client_id() == "first"))]);
+    world.drive();
+    for n in 1..=3 {
+        world.publish(publisher, "t", &n.to_string(), QoS::AtLeastOnce, n);
+    }
+    let (_, ticket) = clerk.next().expect("the first delivery is asked about");
+    let second = world.connect("second", &Ask::v(Version::V5));
+    world.subscribe(second, "$share/g/t", QoS::AtLeastOnce);
+    world.disconnect(first, ReasonCode::SUCCESS);
+    world.pass_ms(20);
+    assert_eq!(world.take_plain(second), ["1", "2", "3"].map(|n| message("t", n, 1)));
+    complete(&mut world, ticket, Flow::STOP, allow());
+    assert_eq!(world.shards[0].counters().tickets_stale, 1, "the ticket was closed");
+    assert!(clerk.next().is_none());
+}
+
+/// A verdict on a delivery is the client's that it was given for, not its next connection's, nor another's on
+/// the same session.
+#[test]
+fn a_remembered_verdict_ends_with_its_connection() {
+    let mut world =
+        World::with(1, |limits| limits.choices.session_owner = grapnel_engine::limits::SessionOwner::Inherit);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let stored = |username| Ask {
+        clean: false,
+        username: Some(username),
+        properties: vec![Property::SessionExpiry(60)],
+        ..Ask::v(Version::V5)
+    };
+    let client = world.connect("c", &stored("ann"));
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let log = Log::default();
+    let seen = log.clone();
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        let username = call.get_text(Field::USERNAME);
+        if delivers(call) {
+            seen.note(username.clone());
+        }
+        call.set(Field::VERDICT, if delivers(call) && username == "bob" { 2 } else { 1 }, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(AUTHORIZE, Link { deliver: true, ..guard })]);
+    world.drive();
+    let mut client = client;
+    for (username, delivered, asked) in [("ann", 1, 1), ("ann", 1, 0), ("bob", 0, 1), ("ann", 1, 1)] {
+        if asked == 1 {
+            world.lose(client);
+            client = world.connect("c", &stored(username));
+        }
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        let got: Vec<_> = world.take(client);
+        assert_eq!((got.len(), log.take().len()), (delivered, asked), "{username}");
+    }
+}
+
+/// A delivery that was asked about for one connection is asked about again for the next.
+#[test]
+fn a_waiting_delivery_is_asked_about_again_for_the_next_connection() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let stored = Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) };
+    let client = world.connect("c", &stored);
+    world.subscribe(client, "t", QoS::AtLeastOnce);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(delivers))]);
+    world.drive();
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    let (_, first) = clerk.next().expect("it is asked about");
+    world.lose(client);
+    let client = world.connect("c", &stored);
+    complete(&mut world, first, Flow::STOP, allow());
+    assert_eq!(world.take(client), [], "that was about the connection before");
+    let (_, second) = clerk.next().expect("it is asked about again");
+    complete(&mut world, second, Flow::STOP, deny(0x87));
+    assert_eq!(world.take(client), []);
+    assert_eq!(world.shards[0].counters().messages_dropped_not_authorized, 1);
+}
+
+/// A verdict that says it may not be remembered is asked for each time.
+#[test]
+fn a_verdict_that_may_not_be_remembered_is_asked_for_again() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "t", QoS::AtMostOnce);
+    let log = Log::default();
+    let seen = log.clone();
+    let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if delivers(call) {
+            seen.note("asked");
+        }
+        call.set(Field::VERDICT, 1, "", "");
+        call.set(Field::CACHEABLE, 0, "", "");
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(AUTHORIZE, Link { deliver: true, ..guard })]);
+    world.drive();
+    for _ in 0..3 {
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+    }
+    assert_eq!((world.take(client).len(), log.take().len()), (3, 3));
+}
+
+/// Whatever the operator changes of an authorize link, verdicts that were remembered before are asked for
+/// again; what changes nothing asks nobody.
+#[test]
+fn a_remembered_verdict_ends_with_the_links_that_gave_it() {
+    type Change = fn(&mut Vec<(HookPoint, Link)>);
+    let changes: [(&str, Change, bool); 9] = [
+        ("nothing", |_| {}, false),
+        ("a deadline", |links| links[0].1.deadline_ms = 77, false),
+        ("the order", |links| links[1].1.priority = 9, true),
+        ("topics", |links| links[0].1.topics = Some(["t".into(), "u".into()].into()), true),
+        ("the second link's topics", |links| links[1].1.topics = Some(["#".into()].into()), true),
+        ("a policy", |links| links[1].1.policy = FaultPolicy::Ignore, true),
+        ("what asks for deliveries", |links| links[1].1.deliver = true, true),
+        ("a generation", |links| links[0].1.plugin = grapnel_engine::hook::PluginHandle(1 << 32 | 1), true),
+        ("a link less", |links| links.truncate(1), true),
+    ];
+    for (what, change, again) in changes {
+        let mut world = World::new(1);
+        let publisher = world.connect("pub", &Ask::v(Version::V5));
+        let client = world.connect("c", &Ask::v(Version::V5));
+        world.subscribe(client, "t", QoS::AtMostOnce);
+        let log = Log::default();
+        let seen = log.clone();
+        let guard = link(1, 5, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if delivers(call) {
+                seen.note("asked");
+            }
+            call.set(Field::VERDICT, 1, "", "");
+            Flow::CONTINUE
+        });
+        let passes = link(2, 0, FaultPolicy::Deny, |_| Flow::CONTINUE);
+        let mut links = vec![(AUTHORIZE, Link { deliver: true, ..guard }), (AUTHORIZE, passes)];
+        mount(&mut world, links.clone());
+        world.drive();
+        world.publish(publisher, "t", "1", QoS::AtMostOnce, 0);
+        world.publish(publisher, "t", "2", QoS::AtMostOnce, 0);
+        assert_eq!(log.take().len(), 1);
+        change(&mut links);
+        mount(&mut world, links);
+        world.drive();
+        world.publish(publisher, "t", "3", QoS::AtMostOnce, 0);
+        assert_eq!(log.take().len(), usize::from(again), "{what}");
+        assert_eq!(world.take(client).len(), 3);
+    }
+}
+
+/// Another function in the place of a link is another link, although it has the same name and the same
+/// plugin.
+#[test]
+fn a_remembered_verdict_ends_with_the_function_that_gave_it() {
+    let mut world = World::new(1);
+    let publisher = world.connect("pub", &Ask::v(Version::V5));
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "t", QoS::AtMostOnce);
+    for verdict in [1, 2] {
+        let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            call.set(Field::VERDICT, if delivers(call) { verdict } else { 1 }, "", "");
+            Flow::CONTINUE
+        });
+        mount(&mut world, vec![(AUTHORIZE, Link { deliver: true, ..guard })]);
+        world.drive();
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        assert_eq!(world.take(client).len(), usize::from(verdict == 1));
+    }
+}
+
+/// Nobody is asked about what a superuser does, and nobody can refuse it; who is none any more is asked about
+/// again.
+#[test]
+fn a_superuser_may_do_everything_and_nobody_is_asked() {
+    let mut world = World::with_setup(1, |_| {}, false);
+    let log = Log::default();
+    let seen = log.clone();
+    let refuses = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.client_id() == "root" {
+            seen.note(format!("{} {}", call.action(), call.topic()));
+        }
+        call.set(Field::VERDICT, if call.client_id() == "watch" { 1 } else { 2 }, "", "");
+        Flow::STOP
+    });
+    let vouches = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        let root = call.client_id() == "root" && call.get_text(Field::AUTH_DATA) != "down";
+        call.set(Field::VERDICT, 1, "", "");
+        call.set(Field::IS_SUPERUSER, u64::from(root), "", "");
+        Flow::STOP
+    });
+    let links =
+        vec![(AUTHORIZE, Link { deliver: true, ..refuses }), (HookPoint::ClientAuthenticate, vouches)];
+    mount(&mut world, links);
+    let watch = world.connect("watch", &Ask::v(Version::V5));
+    world.subscribe(watch, "#", QoS::AtMostOnce);
+    let ask = Ask {
+        will: Some(("will", "bye", QoS::AtMostOnce, false)),
+        properties: vec![Property::AuthMethod("M"), Property::AuthData(b"up")],
+        ..Ask::v(Version::V5)
+    };
+    let root = world.connect("root", &ask);
+    world.take(root);
+    assert_eq!(world.subscribe(root, "t", QoS::AtMostOnce), [0]);
+    world.publish(root, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(world.take(root), [message("t", "x", 0), Got::Ack("PUBACK", 1, 0)]);
+    world.shards[0].invalidate(Scope::All);
+    world.pass_ms(10);
+    world.publish(watch, "t", "y", QoS::AtMostOnce, 0);
+    assert_eq!(world.take(root), [message("t", "y", 0)], "its subscription stays");
+    assert_eq!(log.take(), Vec::<String>::new());
+    // A re-authentication takes it away, and what it was for goes with it.
+    crate::deferral::send_auth(&mut world, root, ReasonCode::REAUTHENTICATE, "M", "down");
+    assert_eq!(world.take(root), [Got::Auth(0, String::new())]);
+    world.pass_ms(10);
+    assert_eq!(log.take(), ["2 t"]);
+    assert_eq!(world.shards[0].counters().subscriptions_revoked, 1);
+    world.publish(root, "t", "z", QoS::AtLeastOnce, 2);
+    assert_eq!(world.take(root), [Got::Ack("PUBACK", 2, 0x87)]);
+}
+
+/// The will of a superuser is nobody's to refuse, at CONNECT and after the rules have moved.
+#[test]
+fn a_superuser_leaves_its_will() {
+    let mut world = World::new(1);
+    let watch = world.connect("watch", &Ask::v(Version::V5));
+    world.subscribe(watch, "#", QoS::AtMostOnce);
+    let refuses = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, if call.client_id() == "root" { 2 } else { 1 }, "", "");
+        Flow::STOP
+    });
+    let vouches = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        call.set(Field::IS_SUPERUSER, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(AUTHORIZE, refuses), (HookPoint::ClientAuthenticate, vouches)]);
+    world.drive();
+    let ask = Ask { will: Some(("will", "bye", QoS::AtMostOnce, false)), ..Ask::v(Version::V5) };
+    let root = world.connect("root", &ask);
+    world.shards[0].invalidate(Scope::All);
+    world.drive();
+    world.lose(root);
+    assert_eq!(world.take(watch), [message("will", "bye", 0)]);
+}
+
+/// A ticket that was answered is nobody's, also when its place in the table is another's by now.
+#[test]
+fn a_stale_ticket_on_a_reused_place_answers_nothing() {
+    let mut world = World::with(1, |limits| limits.tickets_max = 1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| call.action() == 1))]);
+    world.publish(client, "a", "x", QoS::AtLeastOnce, 1);
+    let (_, stale) = clerk.next().expect("the first is asked about");
+    complete(&mut world, stale, Flow::STOP, deny(0x87));
+    assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)]);
+    world.publish(client, "b", "x", QoS::AtLeastOnce, 2);
+    let (_, fresh) = clerk.next().expect("the second is asked about");
+    assert_eq!(fresh.0 & 0x00FF_FFFF, stale.0 & 0x00FF_FFFF, "in the same place");
+    complete(&mut world, stale, Flow::STOP, deny(0x87));
+    world.shards[0].refuse_answer(stale.0, "of the one before");
+    assert_eq!(world.take(client), []);
+    let counters = *world.shards[0].counters();
+    assert_eq!((counters.tickets_stale, counters.hook_answers_refused), (1, 0));
+    complete(&mut world, fresh, Flow::STOP, allow());
+    assert_eq!(world.take(client), [Got::Ack("PUBACK", 2, 0x10)]);
+}
+
+/// A Defer that finds no ticket grants nothing new; nothing that was granted goes.
+#[test]
+fn no_room_for_a_ticket_is_no_answer() {
+    let mut world = World::with(1, |limits| limits.tickets_max = 1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    world.subscribe(client, "t", QoS::AtMostOnce);
+    let clerk = Clerk::default();
+    mount(&mut world, vec![(AUTHORIZE, clerk.link(|call| call.action() < 3))]);
+    world.drive();
+    assert_eq!(world.subscribe(client, "u", QoS::AtMostOnce), [0x87]);
+    world.shards[0].invalidate(Scope::All);
+    world.drive();
+    assert!(clerk.answer_all(&mut world, allow) > 1, "again, as the rules have moved");
+    assert_eq!(world.shards[0].counters().subscriptions_count, 1);
+}
+
+/// How much a number of subscriptions costs is linear: every one is looked at once in a walk.
+#[test]
+fn a_walk_calls_the_authorizer_once_for_each() {
+    for filters in [250, 500, 1000] {
+        let mut world = World::new(1);
+        crowd(&mut world, 1, filters);
+        let calls = Rc::new(Cell::new(0));
+        let inner = Rc::clone(&calls);
+        let guard = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            inner.set(inner.get() + 1);
+            call.set(Field::VERDICT, 1, "", "");
+            Flow::CONTINUE
+        });
+        mount(&mut world, vec![(AUTHORIZE, guard)]);
+        let mut turns = 0;
+        while world.shards[0].has_work() {
+            world.now = world.now.plus_ms(1);
+            let before = calls.get();
+            world.shards[0].advance(world.now);
+            assert!(calls.get() - before <= 128, "a slice a turn");
+            turns += 1;
+        }
+        assert_eq!(calls.get(), filters);
+        assert!(turns <= filters / 64 + 2, "{turns} turns");
+    }
+}
+
+/// A change of a pair that a hook makes.
+fn change(call: &Call<'_>, field: Field, number: u64, bytes: &str) {
+    let change = grapnel_plugin_abi::raw::Change {
+        field,
+        index: 0,
+        number,
+        bytes: grapnel_plugin_abi::raw::Slice::of(bytes.as_bytes()),
+        key: grapnel_plugin_abi::raw::Slice::EMPTY,
+    };
+    // SAFETY: the context is that of the running event.
+    let status = unsafe { (grapnel_plugin_abi::host::host_api(1, 1).set)(call.ctx(), &change) };
+    assert_eq!(status, grapnel_plugin_abi::raw::Status::OK, "{field:?}");
+}
+
+/// A field that links may change at a point: what the first sets, what the one that fails sets, and whether
+/// it is text.
+type FieldRow = (Field, u64, u64, &'static str, &'static str);
+
+const fn figure(field: Field, first: u64, failed: u64) -> FieldRow {
+    (field, first, failed, "", "")
+}
+
+const fn words(field: Field, first: &'static str, failed: &'static str) -> FieldRow {
+    (field, 0, 0, first, failed)
+}
+
+/// Every accumulator with all its fields.
+fn accumulators() -> Vec<(HookPoint, Vec<FieldRow>)> {
+    let message = vec![
+        words(Field::TOPIC, "t/first", "t/failed"),
+        words(Field::PAYLOAD, "first", "failed"),
+        figure(Field::QOS, 1, 0),
+        figure(Field::DISPOSITION, 0, 1),
+        words(Field::CONTENT_TYPE, "first", "failed"),
+        words(Field::RESPONSE_TOPIC, "r/first", "r/failed"),
+        words(Field::CORRELATION_DATA, "first", "failed"),
+        figure(Field::MESSAGE_EXPIRY_S, 10, 20),
+        figure(Field::PAYLOAD_FORMAT, 1, 0),
+    ];
+    let mut publish = message.clone();
+    publish.extend([
+        figure(Field::RETAIN, 1, 0),
+        figure(Field::REASON_CODE, 0x87, 0x99),
+        words(Field::REASON_STRING, "first", "failed"),
+    ]);
+    vec![
+        (
+            HookPoint::ClientConnect,
+            vec![
+                figure(Field::VERDICT, 1, 2),
+                figure(Field::REASON_CODE, 0x8A, 0x97),
+                words(Field::REASON_STRING, "first", "failed"),
+                figure(Field::KEEP_ALIVE_S, 11, 12),
+                figure(Field::SESSION_EXPIRY_S, 21, 22),
+                figure(Field::RECEIVE_MAXIMUM, 31, 32),
+                figure(Field::MAXIMUM_PACKET_SIZE, 4100, 4200),
+                figure(Field::TOPIC_ALIAS_MAXIMUM, 5, 6),
+                figure(Field::REQUEST_RESPONSE_INFO, 1, 0),
+                figure(Field::REQUEST_PROBLEM_INFO, 0, 1),
+            ],
+        ),
+        (
+            HookPoint::ClientAuthenticate,
+            vec![
+                figure(Field::VERDICT, 1, 2),
+                figure(Field::REASON_CODE, 0x8A, 0x97),
+                words(Field::REASON_STRING, "first", "failed"),
+                figure(Field::IS_SUPERUSER, 1, 0),
+            ],
+        ),
+        (
+            HookPoint::ClientAuthorize,
+            vec![
+                figure(Field::VERDICT, 1, 2),
+                figure(Field::REASON_CODE, 0x87, 0x99),
+                words(Field::REASON_STRING, "first", "failed"),
+                figure(Field::CACHEABLE, 0, 1),
+            ],
+        ),
+        (
+            HookPoint::ClientConnack,
+            vec![
+                figure(Field::KEEP_ALIVE_S, 11, 12),
+                figure(Field::SESSION_EXPIRY_S, 21, 22),
+                figure(Field::RECEIVE_MAXIMUM, 31, 32),
+                figure(Field::MAXIMUM_PACKET_SIZE, 4100, 4200),
+                figure(Field::TOPIC_ALIAS_MAXIMUM, 5, 6),
+                words(Field::REASON_STRING, "first", "failed"),
+            ],
+        ),
+        (
+            HookPoint::ClientSubscribe,
+            vec![
+                words(Field::FILTER, "f/first", "f/failed"),
+                figure(Field::FILTER_OPTIONS, 1, 2),
+                figure(Field::REASON_CODE, 0x87, 0x97),
+                figure(Field::VERDICT, 2, 1),
+            ],
+        ),
+        (
+            HookPoint::ClientUnsubscribe,
+            vec![
+                words(Field::FILTER, "f/first", "f/failed"),
+                figure(Field::REASON_CODE, 0x87, 0x83),
+                figure(Field::VERDICT, 2, 1),
+            ],
+        ),
+        (HookPoint::MessagePublish, publish),
+        (HookPoint::MessageDelivered, message),
+    ]
+}
+
+/// What a link sees of every field, and of the event that holds what most hooks read.
+fn sees(call: &Call<'_>, rows: &[FieldRow]) -> Vec<String> {
+    let mut seen: Vec<String> = rows
+        .iter()
+        .map(|(field, _, _, text, _)| match text.is_empty() {
+            true => format!("{field:?} {:?}", call.number(*field)),
+            false => format!("{field:?} {}", call.text(*field)),
+        })
+        .collect();
+    let user = call.number(Field::USER_PROPERTIES);
+    let event = call.event;
+    seen.push(format!(
+        "user properties {user:?}, event {} {} {:?} q{} f{:x} r{}",
+        call.topic(),
+        call.payload(),
+        event.action,
+        event.qos,
+        event.flags,
+        event.reason_code
+    ));
+    seen
+}
+
+/// Brings an event of every fold point about.
+fn provoke(world: &mut World) {
+    let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
+    let client = world.open(Version::V5);
+    world.send_connect(client, "c", &Ask { will, keep_alive_s: 60, ..stored() });
+    world.pass_ms(2_000);
+    let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
+    world.send_subscribe(client, "#", options, None);
+    world.pass_ms(2_000);
+    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+    world.pass_ms(2_000);
+    world.unsubscribe(client, "#");
+    world.pass_ms(2_000);
+}
+
+fn stored<'a>() -> Ask<'a> {
+    Ask { clean: false, properties: vec![Property::SessionExpiry(60)], ..Ask::v(Version::V5) }
+}
+
+/// A link behind one that has failed sees of every field of every accumulator what it would see if that link
+/// had not been there: whether it failed at once, after its Defer, or by its deadline.
+#[test]
+fn a_failed_link_leaves_nothing_behind_in_any_field() {
+    for (point, rows) in accumulators() {
+        let mut expected = None;
+        for failure in ["not there", "at once", "later", "by its deadline"] {
+            if matches!(failure, "later" | "by its deadline") && !point.may_defer() {
+                continue;
+            }
+            let mut world = World::new(1);
+            if point == HookPoint::MessageDelivered {
+                world.connect("c", &stored());
+            }
+            let log = Log::default();
+            let (first_rows, failed_rows, last_rows) = (rows.clone(), rows.clone(), rows.clone());
+            let first = link(1, 3, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                for (field, value, _, text, _) in &first_rows {
+                    change(call, *field, *value, text);
+                }
+                Flow::CONTINUE
+            });
+            let taken = Taken::default();
+            let tickets = taken.clone();
+            let fails = link(2, 2, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                for (field, _, value, _, text) in &failed_rows {
+                    change(call, *field, *value, text);
+                }
+                if failure == "at once" {
+                    return Flow::FAULT;
+                }
+                tickets.note("", call.defer().expect("the point may wait"));
+                Flow::DEFER
+            });
+            let seen = log.clone();
+            let last = link(3, 1, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                seen.note(sees(call, &last_rows).join("\n"));
+                Flow::CONTINUE
+            });
+            let mut links = vec![(point, first), (point, last)];
+            if failure != "not there" {
+                links.push((point, fails));
+            }
+            if failure == "later" {
+                // A thread of the plugin gives up at once.
+                let faults = taken.clone();
+                let done = Rc::new(Cell::new(0));
+                mount(&mut world, links);
+                provoke_with(&mut world, |world| {
+                    while done.get() < faults.about().len() {
+                        let ticket = faults.ticket(done.replace(done.get() + 1));
+                        complete(world, ticket, Flow::FAULT, vec![number(Field::VERDICT, 2)]);
+                    }
+                });
+            } else {
+                mount(&mut world, links);
+                provoke(&mut world);
+            }
+            let seen = log.take();
+            assert!(!seen.is_empty(), "{}: it is called", point.name());
+            let expected = expected.get_or_insert_with(|| seen[0].clone());
+            assert_eq!(&seen[0], expected, "{} {failure}", point.name());
+        }
+    }
+}
+
+/// As `provoke`, with what a plugin's thread does after each packet.
+fn provoke_with(world: &mut World, answer: impl Fn(&mut World)) {
+    let will = Some(("t/will", "bye", QoS::AtMostOnce, false));
+    let client = world.open(Version::V5);
+    world.send_connect(client, "c", &Ask { will, keep_alive_s: 60, ..stored() });
+    answer(world);
+    world.send_subscribe(client, "#", SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+    answer(world);
+    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+    answer(world);
+    world.unsubscribe(client, "#");
+    answer(world);
+}
+
+/// What a ticket changes and cannot change as a whole, it does not change at all.
+#[test]
+fn an_answer_is_taken_whole_or_not_at_all() {
+    let text = |field, text: &'static str| OwnedChange { bytes: Bytes::from(text), ..number(field, 0) };
+    let cases: [(HookPoint, Vec<OwnedChange>, OwnedChange); 4] = [
+        (HookPoint::ClientConnect, vec![number(Field::KEEP_ALIVE_S, 7)], number(Field::RECEIVE_MAXIMUM, 0)),
+        (HookPoint::ClientAuthenticate, vec![number(Field::IS_SUPERUSER, 1)], number(Field::VERDICT, 4)),
+        (HookPoint::ClientAuthorize, vec![number(Field::CACHEABLE, 0)], number(Field::REASON_CODE, 0)),
+        (HookPoint::MessagePublish, vec![text(Field::PAYLOAD, "new")], text(Field::TOPIC, "a/#")),
+    ];
+    for (point, good, bad) in cases {
+        let mut world = World::new(1);
+        let (taken, log) = (Taken::default(), Log::default());
+        let (inner, seen) = (taken.clone(), log.clone());
+        let later = link(1, 1, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            inner.note("", call.defer().expect("it may wait"));
+            Flow::DEFER
+        });
+        let last = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            seen.note(format!(
+                "{:?} {:?} {:?} {}",
+                call.number(Field::KEEP_ALIVE_S),
+                call.flags(),
+                call.number(Field::CACHEABLE),
+                call.payload()
+            ));
+            Flow::CONTINUE
+        });
+        mount(&mut world, vec![(point, later), (point, last)]);
+        let done = Cell::new(0);
+        let mut changes = good;
+        changes.push(bad);
+        provoke_with(&mut world, |world| {
+            while done.get() < taken.about().len() {
+                complete(world, taken.ticket(done.replace(done.get() + 1)), Flow::CONTINUE, changes.clone());
+            }
+        });
+        let seen = log.take();
+        let plain = seen.first().expect("the link behind is called");
+        assert!(!plain.contains("Ok(7)") && !plain.contains("new") && !plain.contains("Ok(0)"), "{plain}");
+        assert!(world.shards[0].counters().hook_answers_refused > 0 || point == HookPoint::MessagePublish);
+    }
+}

@@ -1,0 +1,167 @@
+//! A delivery as its receiver sees it: whether it may have it, how often it has it, and in which order.
+
+use super::{Asked, Delivered, Message, Model, client_id, topic_text};
+use crate::judge::{Judge, Rule};
+use crate::op::FILTERS;
+use crate::plugins::{CLASSES, class_of};
+
+impl Model {
+    /// A client has got a message; `fresh` says that it is none that it has got before under the same
+    /// identifier.
+    pub fn delivered(&mut self, judge: &mut Judge, delivered: &Delivered, fresh: bool) {
+        let Some(message) = self.messages.get(delivered.number as usize).cloned() else {
+            judge.broken(Rule::Unsubscribed, || format!("message {} was never published", delivered.number));
+            return;
+        };
+        let Delivered { client, number, topic, qos, retain, dup, .. } = *delivered;
+        let own = message.publisher == self.publisher(client);
+        if message.will {
+            self.wills.came(judge, number);
+        }
+        self.allowed(judge, delivered, &message);
+        let life = &self.lives[client];
+        for id in &delivered.ids {
+            let known = life.ids.iter().any(|(filter, other)| other == id && self.matches(*filter, topic));
+            judge.check(known, Rule::IdentifierUnknown, || {
+                format!("{} got message {number} with identifier {id}", client_id(client))
+            });
+        }
+        let asked: Vec<Asked> =
+            life.asked.iter().filter(|asked| self.matches(asked.filter, topic)).copied().collect();
+        let read = message.read.unwrap_or(u32::MAX);
+        let current = |asked: &&Asked| message.will || asked.ended.is_none_or(|ended| read <= ended);
+        judge.check(message.touched || topic == message.topic, Rule::Unsubscribed, || {
+            format!("message {number} came under another topic")
+        });
+        judge.check(asked.iter().any(|asked| current(&asked)), Rule::Unsubscribed, || {
+            format!("{} got message {number} of topic {}", client_id(client), topic_text(topic))
+        });
+        let local = if retain { Rule::NoLocalRetained } else { Rule::NoLocal };
+        judge.check(!own || asked.iter().any(|asked| !asked.no_local), local, || {
+            format!("{} got its own message {number}", client_id(client))
+        });
+        let qos_max = asked.iter().map(|asked| asked.qos_max).max().unwrap_or(0);
+        judge.check(message.touched || qos <= qos_max.min(message.qos), Rule::QosTooHigh, || {
+            format!("{} got message {number} with QoS {qos}", client_id(client))
+        });
+        if !fresh {
+            return;
+        }
+        self.counted(judge, delivered, &message, &asked);
+        self.in_order(judge, delivered, &message, &asked, (retain, dup));
+        let life = &mut self.lives[client];
+        life.due.remove(&number);
+        if life.due_retained.get(&topic).is_some_and(|(due, ..)| *due == number) {
+            life.due_retained.remove(&topic);
+        }
+        if life.due_at_resume.get(&topic) == Some(&number) {
+            life.due_at_resume.remove(&topic);
+        }
+        self.retained.came(client, topic, number);
+    }
+
+    /// Whether the one who is in may have it.
+    fn allowed(&self, judge: &mut Judge, delivered: &Delivered, message: &Message) {
+        let Delivered { client, number, topic, .. } = *delivered;
+        let class = class_of(topic_text(topic)).unwrap_or(CLASSES - 1);
+        let user = usize::from(self.users[client]) % self.denied.len();
+        let denied = self.denied[user][class].zip(message.read).is_some_and(|(since, read)| read > since);
+        let rule = if self.lives[client].inherited { Rule::NotAllowedInherited } else { Rule::NotAllowed };
+        judge.check(!denied, rule, || {
+            format!(
+                "{} as user {user} got message {number} of topic {}",
+                client_id(client),
+                topic_text(topic)
+            )
+        });
+    }
+
+    /// How often it may come.
+    fn counted(&mut self, judge: &mut Judge, delivered: &Delivered, message: &Message, asked: &[Asked]) {
+        let Delivered { client, number, qos, dup, .. } = *delivered;
+        let shared = |asked: &&Asked| FILTERS[usize::from(asked.filter)].starts_with("$share");
+        let groups = asked.iter().filter(shared).count();
+        let plain: usize = asked.iter().filter(|a| !shared(a)).map(|a| usize::from(a.times)).sum();
+        let plain = if message.retain { plain } else { plain.min(1) };
+        let most = groups + plain;
+        let twice = |rule| if message.retain { Rule::LiveAndRetained } else { rule };
+        let got = self.lives[client].got.entry(number).or_default();
+        if qos == 2 {
+            got.0 = got.0.saturating_add(1);
+            let times = got.0;
+            judge.check(usize::from(times) <= most, twice(Rule::ExactlyOnce), || {
+                format!("{} got message {number} {times} times with QoS 2, {most} allowed", client_id(client))
+            });
+        }
+        if !dup {
+            got.1 = got.1.saturating_add(1);
+            let times = got.1;
+            let most = most * (1 + usize::from(message.again));
+            judge.check(usize::from(times) <= most, twice(Rule::TooOften), || {
+                format!("{} got message {number} {times} times, {most} allowed", client_id(client))
+            });
+        }
+    }
+
+    fn in_order(
+        &mut self,
+        judge: &mut Judge,
+        delivered: &Delivered,
+        message: &Message,
+        asked: &[Asked],
+        (retain, dup): (bool, bool),
+    ) {
+        let Delivered { client, number, topic, qos, .. } = *delivered;
+        let shared = asked.iter().any(|asked| FILTERS[usize::from(asked.filter)].starts_with("$share"));
+        if retain || dup || message.will || message.again > 0 {
+            return;
+        }
+        // What a member that leaves had comes late to others, and several groups bring a message at several
+        // times.
+        if shared && (self.redrawn || asked.len() > 1) {
+            return;
+        }
+        let rule = if shared { Rule::OrderShared } else { Rule::Order };
+        let read = message.read.unwrap_or(0);
+        let last = self.lives[client].last.entry((message.publisher, topic, qos)).or_default();
+        let before = *last;
+        *last = before.max(read);
+        judge.check(read >= before, rule, || {
+            format!("{} got message {number} of topic {} late", client_id(client), topic_text(topic))
+        });
+    }
+
+    /// Whether plugins have refused messages of a client.
+    pub fn touched_by(&self, client: usize) -> bool {
+        self.messages.iter().any(|message| message.publisher.client == client && message.touched)
+    }
+
+    /// Whether a message is small enough for a client, without an alias; only said where nothing else makes
+    /// the packet longer.
+    pub fn fits(&self, client: usize, number: u32) -> bool {
+        let life = &self.lives[client];
+        let message = &self.messages[number as usize];
+        let Some(most) =
+            life.packet_bytes_max.filter(|_| self.strict && life.ids.iter().all(|(_, id)| *id == 0))
+        else {
+            return false;
+        };
+        let topic = topic_text(message.topic);
+        // Type and length, topic, identifier, no properties, payload.
+        let rest = 2 + topic.len() + 2 + 1 + message.size as usize;
+        let len = 1 + if rest < 128 { 1 } else { 2 } + rest;
+        len <= most as usize
+    }
+
+    /// Messages that a client should have got and has not. `full` says which: those that were taken, or
+    /// those that were refused because what is retained has no room.
+    pub fn missing(&self, client: usize, full: bool) -> Vec<u32> {
+        let due = self.lives[client].due.keys().copied();
+        due.filter(|number| {
+            let message = &self.messages[*number as usize];
+            let taken = if full { message.full } else { message.accepted == Some(true) };
+            taken && !message.touched && !message.expires
+        })
+        .collect()
+    }
+}

@@ -1,0 +1,111 @@
+//! Which wills must be published, which must not, and of which nobody can say. The engine counts those that
+//! it publishes, and clients that have subscribed for them get them.
+
+use std::collections::BTreeMap;
+
+use crate::judge::{Judge, Rule};
+
+/// What is due.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Due {
+    Must,
+    /// The client has said so with a reason code of DISCONNECT.
+    MustByReason,
+    MustNot,
+    /// The client has discarded it with a DISCONNECT that waited.
+    MustNotWaiting,
+    /// And with a session expiry that CONNECT had asked for and not got.
+    MustNotExpiry,
+    Either,
+}
+
+/// A will whose connection has ended and whose delay goes on.
+struct Waiting {
+    number: u32,
+    client: usize,
+    due_ms: u64,
+    /// The end itself may have waited in the engine.
+    unsure: bool,
+}
+
+#[derive(Default)]
+pub struct Wills {
+    decided: BTreeMap<u32, Due>,
+    waiting: Vec<Waiting>,
+}
+
+/// How much later than due a timer may fire: its wheel turns once a second.
+const SLACK_MS: u64 = 2500;
+
+impl Wills {
+    pub fn decide(&mut self, number: u32, due: Due) {
+        self.decided.insert(number, due);
+    }
+
+    /// The connection has ended without a DISCONNECT that discards the will, and its session goes on.
+    pub fn wait(&mut self, number: u32, client: usize, due_ms: u64, unsure: bool) {
+        self.waiting.push(Waiting { number, client, due_ms, unsure });
+    }
+
+    /// The client has come back to its session, or to a new one, at some time from `since_ms` on.
+    pub fn client_is_back(&mut self, client: usize, resumed: bool, (since_ms, now_ms): (u64, u64)) {
+        let (back, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.client == client);
+        self.waiting = waiting;
+        for will in back {
+            let due = match resumed {
+                false => Due::Must,
+                true if will.unsure => Due::Either,
+                true if now_ms + SLACK_MS < will.due_ms => Due::MustNot,
+                true if since_ms > will.due_ms + SLACK_MS => Due::Must,
+                true => Due::Either,
+            };
+            self.decided.insert(will.number, due);
+        }
+    }
+
+    /// The operator has ended the session, or just the connection.
+    pub fn discarded(&mut self, client: usize, discard: bool) {
+        if discard {
+            self.client_is_back(client, false, (0, 0));
+        }
+    }
+
+    /// Time has passed beyond every delay.
+    pub fn all_due(&mut self) {
+        for will in std::mem::take(&mut self.waiting) {
+            self.decided.insert(will.number, Due::Must);
+        }
+    }
+
+    /// A client has got a will.
+    pub fn came(&mut self, judge: &mut Judge, number: u32) {
+        judge.check(self.decided.get(&number) != Some(&Due::MustNot), Rule::WillUnwanted, || {
+            format!("will {number} came")
+        });
+    }
+
+    /// Compares with what the engine has counted.
+    pub fn compare(&self, judge: &mut Judge, counted: u64) {
+        let of = |due: Due| self.decided.values().filter(|d| **d == due).count() as u64;
+        let (must, either) = (of(Due::Must), of(Due::Either));
+        let by_reason = of(Due::MustByReason);
+        let (waiting, expiry) = (of(Due::MustNotWaiting), of(Due::MustNotExpiry));
+        let listed = || {
+            let list: Vec<_> = self.decided.iter().collect();
+            format!("{counted} wills were published of {list:?}")
+        };
+        judge.check(counted >= must, Rule::WillMissing, listed);
+        judge.check(counted >= must + by_reason || counted < must, Rule::WillReason, listed);
+        let most = must + by_reason + either;
+        judge.check(counted <= most + waiting + expiry, Rule::WillUnwanted, listed);
+        if counted <= most + waiting + expiry {
+            judge.check(counted <= most + expiry || waiting == 0, Rule::WillWaiting, listed);
+            judge.check(counted <= most + waiting || expiry == 0, Rule::WillExpiry, listed);
+            judge.check(
+                counted <= most,
+                if waiting > 0 { Rule::WillWaiting } else { Rule::WillExpiry },
+                listed,
+            );
+        }
+    }
+}

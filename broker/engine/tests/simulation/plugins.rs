@@ -1,0 +1,434 @@
+//! Plugins of a world: three, each with a hook at every fold point, that do what operations have armed them
+//! for and let pass what comes otherwise. The first one knows the rules of client.authorize, if the world
+//! has some.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::ffi::c_void;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::{Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::shard::OwnedChange;
+use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Status, Ticket};
+
+use crate::op::{Act, Answer};
+use crate::settings::Settings;
+use crate::wire;
+
+pub const PLUGINS: usize = 3;
+
+/// Where plugins have hooks, in the numbering of operations.
+pub const POINTS: [HookPoint; 8] = [
+    HookPoint::ClientConnect,
+    HookPoint::ClientAuthenticate,
+    HookPoint::ClientAuthorize,
+    HookPoint::ClientSubscribe,
+    HookPoint::ClientUnsubscribe,
+    HookPoint::MessagePublish,
+    HookPoint::MessageDelivered,
+    HookPoint::ClientConnack,
+];
+
+/// Classes of topics that rules are about: by the first letter.
+pub const CLASSES: usize = 5;
+
+/// What a topic's or filter's class is; `None` for a filter that overlaps all.
+pub fn class_of(topic: &str) -> Option<usize> {
+    match topic.as_bytes().first() {
+        Some(b'a') => Some(0),
+        Some(b'b') => Some(1),
+        Some(b'c') => Some(2),
+        Some(b'p') => Some(3),
+        Some(b'+' | b'#') => None,
+        _ => Some(4),
+    }
+}
+
+/// A ticket that a hook has taken.
+#[derive(Clone, Debug)]
+pub struct Taken {
+    pub ticket: u64,
+    pub point: usize,
+    pub client: String,
+    pub user: usize,
+    pub action: u8,
+    pub class: Option<usize>,
+    /// The message that it is about, where the point shows it.
+    pub number: Option<u32>,
+}
+
+/// What hooks have done that the model must know.
+#[derive(Clone, Debug)]
+pub enum Note {
+    /// The message may be refused or dropped.
+    Message(u32),
+    /// The publisher of the message may be disconnected.
+    Disconnect(u32),
+    /// The client may be disconnected, for a message without a number.
+    DisconnectClient(String),
+    /// Whatever the client has just published may be refused.
+    Publisher(String),
+    /// Subscriptions of the client may be refused or taken back by an answer.
+    Subscriber(String),
+    /// The client may have kept a subscription that it wanted to end.
+    Keeper(String),
+    /// Nobody has answered yet whether subscriptions of the client are allowed, and perhaps nobody will.
+    Unanswered(String),
+}
+
+/// What all hooks share.
+#[derive(Default)]
+pub struct State {
+    armed: Vec<VecDeque<Act>>,
+    pub open: Vec<Taken>,
+    pub closed: Vec<Taken>,
+    pub notes: Vec<Note>,
+    /// Whether a user may do something with a class.
+    pub rules: [[bool; CLASSES]; 3],
+    pub with_rules: bool,
+}
+
+impl State {
+    fn may(&self, user: usize, class: Option<usize>) -> bool {
+        match class {
+            Some(class) => self.rules[user][class],
+            None => self.rules[user].iter().all(|may| *may),
+        }
+    }
+}
+
+struct Hook {
+    state: Rc<RefCell<State>>,
+    plugin: usize,
+    point: usize,
+}
+
+pub struct Plugins {
+    pub state: Rc<RefCell<State>>,
+    #[expect(clippy::vec_box, reason = "shards keep their addresses")]
+    hooks: Vec<Box<Hook>>,
+    /// Generation of each that is loaded.
+    pub loaded: [Option<u32>; PLUGINS],
+    pub enabled: [bool; PLUGINS],
+    pub tripped: [bool; PLUGINS],
+    generations: u32,
+}
+
+impl Plugins {
+    pub fn new(settings: &Settings) -> Plugins {
+        let state = State {
+            armed: vec![VecDeque::new(); PLUGINS * POINTS.len()],
+            rules: [[true; CLASSES]; 3],
+            with_rules: settings.rules,
+            ..State::default()
+        };
+        let state = Rc::new(RefCell::new(state));
+        let places = (0..PLUGINS).flat_map(|plugin| (0..POINTS.len()).map(move |point| (plugin, point)));
+        let hook = |(plugin, point)| Box::new(Hook { state: Rc::clone(&state), plugin, point });
+        let hooks = places.map(hook).collect();
+        let loaded = std::array::from_fn(|plugin| (settings.plugins >> plugin & 1 == 1).then_some(1));
+        Plugins { state, hooks, loaded, enabled: [true; PLUGINS], tripped: [false; PLUGINS], generations: 1 }
+    }
+
+    pub fn load(&mut self, plugin: usize) {
+        self.generations += 1;
+        self.loaded[plugin] = Some(self.generations);
+        self.enabled[plugin] = true;
+        self.tripped[plugin] = false;
+    }
+
+    pub fn arm(&mut self, plugin: usize, point: usize, act: Act, calls: u8) {
+        let mut state = self.state.borrow_mut();
+        state.armed[plugin * POINTS.len() + point].extend(std::iter::repeat_n(act, usize::from(calls)));
+    }
+
+    pub fn disarm(&mut self) {
+        self.state.borrow_mut().armed.iter_mut().for_each(VecDeque::clear);
+    }
+
+    /// The plugin of a handle, if it is still that generation.
+    pub fn of_handle(&self, handle: PluginHandle) -> Option<usize> {
+        (0..PLUGINS).find(|plugin| self.handle(*plugin) == Some(handle))
+    }
+
+    fn handle(&self, plugin: usize) -> Option<PluginHandle> {
+        let generation = self.loaded[plugin]?;
+        Some(PluginHandle(u64::from(generation) << 32 | plugin as u64))
+    }
+
+    /// Whether the plugin that knows the rules is called.
+    pub fn enforces(&self) -> bool {
+        self.loaded[0].is_some() && self.enabled[0] && !self.tripped[0]
+    }
+
+    /// What is to be mounted on every shard.
+    pub fn links(&self) -> Vec<(HookPoint, Link)> {
+        let mut links = Vec::new();
+        for hook in &self.hooks {
+            let Some(handle) = self.handle(hook.plugin).filter(|_| self.enabled[hook.plugin]) else {
+                continue;
+            };
+            let deny = matches!(hook.point, 1 | 2);
+            links.push((
+                POINTS[hook.point],
+                Link {
+                    entry: if self.tripped[hook.plugin] { Entry::tripped() } else { entry(hook) },
+                    plugin: handle,
+                    identity: LinkIdentity((hook.plugin * POINTS.len() + hook.point) as u32),
+                    name: format!("plugin{}/hook{}", hook.plugin, hook.point).into(),
+                    priority: -(hook.plugin as i32),
+                    deadline_ms: 1000,
+                    policy: if deny { FaultPolicy::Deny } else { FaultPolicy::Ignore },
+                    topics: None,
+                    deliver: self.state.borrow().with_rules && hook.plugin == 0,
+                    bit: hook.plugin as u8,
+                },
+            ));
+        }
+        links
+    }
+}
+
+fn entry(hook: &Hook) -> Entry {
+    let instance = std::ptr::from_ref(hook).cast_mut().cast::<c_void>();
+    // SAFETY: the function takes a `Hook`. It is boxed and lives as long as the world, whose shards call it
+    // on one thread.
+    unsafe { Entry::new(called, instance) }
+}
+
+unsafe extern "C" fn called(instance: *mut c_void, event: *const Event) -> Flow {
+    // SAFETY: see `entry`; the event is alive during the call.
+    let (hook, event) = unsafe { (&*instance.cast::<Hook>(), &*event) };
+    hook.run(&Call { event })
+}
+
+/// A call of a hook.
+struct Call<'a> {
+    event: &'a Event,
+}
+
+impl Call<'_> {
+    fn text(&self, slice: Slice) -> String {
+        // SAFETY: the view is one of the running event.
+        unsafe { slice.text().to_owned() }
+    }
+
+    fn number(&self) -> Option<u32> {
+        // SAFETY: likewise.
+        wire::number_of(unsafe { self.event.payload.bytes() })
+    }
+
+    fn set(&self, field: Field, number: u64, bytes: &[u8], index: u32) -> Status {
+        let key = if field == Field::USER_PROPERTY { Slice::of(b"k") } else { Slice::of(b"") };
+        let change = Change { field, index, number, bytes: Slice::of(bytes), key };
+        // SAFETY: the context is that of the running event.
+        unsafe { (host_api(1, 1).set)(self.event.ctx, &change) }
+    }
+
+    fn has(&self, field: Field) -> bool {
+        let mut value = grapnel_plugin_abi::raw::Value::EMPTY;
+        // SAFETY: the context is that of the running event.
+        unsafe { (host_api(1, 1).get)(self.event.ctx, field, 0, &mut value) == Status::OK }
+    }
+
+    fn defer(&self) -> Option<Ticket> {
+        let mut ticket = Ticket(0);
+        // SAFETY: the context is that of the running event.
+        let status = unsafe { (host_api(1, 1).defer)(self.event.ctx, 0, &mut ticket) };
+        (status == Status::OK).then_some(ticket)
+    }
+}
+
+impl Hook {
+    fn run(&self, call: &Call<'_>) -> Flow {
+        let mut state = self.state.borrow_mut();
+        let act = state.armed[self.plugin * POINTS.len() + self.point].pop_front();
+        let user = match call.text(call.event.username).as_str() {
+            "ann" => 1,
+            "bob" => 2,
+            _ => 0,
+        };
+        let about = Taken {
+            ticket: 0,
+            point: self.point,
+            client: call.text(call.event.client_id),
+            user,
+            action: call.event.action,
+            class: class_of(&call.text(call.event.topic)),
+            number: if matches!(self.point, 5 | 6) { call.number() } else { None },
+        };
+        self.usual(call, &mut state, &about);
+        match act {
+            None => Flow::CONTINUE,
+            Some(act) => self.act(call, &mut state, about, act),
+        }
+    }
+
+    /// What it does whatever it is armed for: authentication is answered, rules are kept.
+    fn usual(&self, call: &Call<'_>, state: &mut State, about: &Taken) {
+        match POINTS[self.point] {
+            HookPoint::ClientAuthenticate => {
+                call.set(Field::VERDICT, 1, b"", APPEND);
+            }
+            HookPoint::ClientAuthorize if self.plugin == 0 && state.with_rules => {
+                let may = state.may(about.user, about.class);
+                call.set(Field::VERDICT, if may { 1 } else { 2 }, b"", APPEND);
+                if !may {
+                    state.notes.extend(refused(about));
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn act(&self, call: &Call<'_>, state: &mut State, mut about: Taken, act: Act) -> Flow {
+        match act {
+            Act::Change => {
+                self.change(call);
+                Flow::CONTINUE
+            }
+            Act::Stop => Flow::STOP,
+            Act::Drop | Act::Reject | Act::Disconnect => {
+                self.refuse(call, state, &about, act);
+                Flow::STOP
+            }
+            Act::Fault | Act::ChangeAndFault => {
+                if act == Act::ChangeAndFault {
+                    self.change(call);
+                }
+                state.notes.extend(self.unanswered(&about));
+                Flow::FAULT
+            }
+            Act::Defer | Act::ChangeAndDefer => {
+                if act == Act::ChangeAndDefer {
+                    self.change(call);
+                }
+                let Some(ticket) = call.defer() else { return Flow::CONTINUE };
+                about.ticket = ticket.0;
+                state.notes.extend(self.unanswered(&about));
+                state.open.push(about);
+                Flow::DEFER
+            }
+            Act::Round => {
+                if POINTS[self.point] == HookPoint::ClientAuthenticate && call.has(Field::AUTH_METHOD) {
+                    call.set(Field::VERDICT, 3, b"", APPEND);
+                    call.set(Field::AUTH_DATA, 0, b"more", APPEND);
+                    return Flow::STOP;
+                }
+                Flow::CONTINUE
+            }
+        }
+    }
+
+    /// What follows if nobody answers at client.authorize.
+    fn unanswered(&self, about: &Taken) -> Option<Note> {
+        match about.action {
+            _ if POINTS[self.point] != HookPoint::ClientAuthorize => None,
+            1 => Some(Note::Publisher(about.client.clone())),
+            2 => Some(Note::Unanswered(about.client.clone())),
+            _ => None,
+        }
+    }
+
+    /// A change that the model need not know.
+    fn change(&self, call: &Call<'_>) {
+        match POINTS[self.point] {
+            HookPoint::ClientConnack | HookPoint::MessagePublish | HookPoint::MessageDelivered => {
+                call.set(Field::USER_PROPERTY, 0, b"changed", APPEND);
+            }
+            _ => {}
+        }
+    }
+
+    fn refuse(&self, call: &Call<'_>, state: &mut State, about: &Taken, act: Act) {
+        let (disposition, note) = match act {
+            Act::Drop => (1, Some(message_note(about))),
+            Act::Reject => (2, Some(message_note(about))),
+            _ => {
+                let client = || Note::DisconnectClient(about.client.clone());
+                (3, Some(about.number.map_or_else(client, Note::Disconnect)))
+            }
+        };
+        match POINTS[self.point] {
+            HookPoint::MessagePublish => {
+                call.set(Field::DISPOSITION, disposition, b"", APPEND);
+                call.set(Field::REASON_STRING, 0, &[b'r'; 100], APPEND);
+                state.notes.extend(note);
+            }
+            HookPoint::MessageDelivered => {
+                call.set(Field::DISPOSITION, 1, b"", APPEND);
+            }
+            HookPoint::ClientSubscribe | HookPoint::ClientUnsubscribe => {
+                call.set(Field::VERDICT, 2, b"", 0);
+                if POINTS[self.point] == HookPoint::ClientUnsubscribe {
+                    state.notes.push(Note::Keeper(about.client.clone()));
+                }
+            }
+            HookPoint::ClientConnect | HookPoint::ClientAuthenticate => {
+                call.set(Field::VERDICT, 2, b"", APPEND);
+            }
+            HookPoint::ClientAuthorize => {
+                call.set(Field::VERDICT, 2, b"", APPEND);
+                state.notes.extend(refused(about));
+            }
+            _ => {}
+        }
+    }
+}
+
+/// What follows from a refusal of a message; one without a payload has no number.
+fn message_note(about: &Taken) -> Note {
+    about.number.map_or_else(|| Note::Publisher(about.client.clone()), Note::Message)
+}
+
+/// What follows from a refusal at client.authorize.
+pub fn refused(about: &Taken) -> Option<Note> {
+    match about.action {
+        1 => Some(Note::Publisher(about.client.clone())),
+        2 => Some(Note::Subscriber(about.client.clone())),
+        _ => None,
+    }
+}
+
+/// The answer to a ticket: how the chain goes on, with which changes, and what the model must know of it.
+pub fn answer(taken: &Taken, how: Answer, may: bool) -> (Flow, Vec<OwnedChange>, Option<Note>) {
+    let number =
+        |field, number| OwnedChange { field, index: 0, number, bytes: Bytes::new(), key: Bytes::new() };
+    let mut changes = Vec::new();
+    let mut note = None;
+    let point = POINTS[taken.point];
+    let refuses = how == Answer::Refuse;
+    match point {
+        HookPoint::ClientAuthenticate => {
+            let verdict = match how {
+                Answer::Refuse => 2,
+                Answer::Round => 3,
+                _ => 1,
+            };
+            changes.push(number(Field::VERDICT, verdict));
+        }
+        HookPoint::ClientAuthorize => {
+            let denies = refuses || !may;
+            changes.push(number(Field::VERDICT, if denies { 2 } else { 1 }));
+            note = refused(taken).filter(|_| denies || taken.action == 1);
+        }
+        HookPoint::ClientConnect if refuses => changes.push(number(Field::VERDICT, 2)),
+        HookPoint::ClientSubscribe | HookPoint::ClientUnsubscribe if refuses => {
+            changes.push(number(Field::VERDICT, 2));
+            note = (point == HookPoint::ClientUnsubscribe).then(|| Note::Keeper(taken.client.clone()));
+        }
+        HookPoint::MessagePublish if refuses => {
+            changes.push(number(Field::DISPOSITION, 2));
+            note = Some(message_note(taken));
+        }
+        _ => {}
+    }
+    let flow = match how {
+        Answer::Stop | Answer::Refuse | Answer::Round => Flow::STOP,
+        Answer::Fault => Flow::FAULT,
+        Answer::Continue | Answer::Change => Flow::CONTINUE,
+    };
+    (flow, changes, note)
+}

@@ -1,0 +1,391 @@
+//! What clients get: packets are cut from the bytes of a socket, checked for what may stand on the wire,
+//! and told to the model.
+
+use grapnel_engine::codec;
+use grapnel_engine::packet::{Ack, ConnAck, Packet, PacketType, Publish, Version};
+
+use crate::client::{Piece, Sent, Stage};
+use crate::judge::Rule;
+use crate::model::{Delivered, client_id, topic_index};
+use crate::op::USERS;
+use crate::wire;
+use crate::world::World;
+
+impl World {
+    /// Reads the whole packets that a socket has got.
+    pub fn parse(&mut self, number: usize) {
+        let received = std::mem::take(&mut self.sockets[number].received);
+        let mut at = 0;
+        let version = self.sockets[number].version();
+        loop {
+            let frame = match codec::frame(&received[at..], u32::MAX) {
+                Ok(Some(frame)) => frame,
+                Ok(None) => break,
+                Err(error) => {
+                    self.judge.broken(Rule::WireLegal, || format!("socket {number}: {error:?}"));
+                    at = received.len();
+                    break;
+                }
+            };
+            let len = frame.len;
+            match codec::decode(&frame, version) {
+                Ok(packet) => self.packet(number, &packet, len),
+                Err(error) => self.judge.broken(Rule::WireLegal, || format!("socket {number}: {error:?}")),
+            }
+            at += len;
+        }
+        if self.sockets[number].stage != Stage::Over {
+            let mut rest = received;
+            rest.drain(..at);
+            self.sockets[number].received = rest;
+        }
+    }
+
+    fn packet(&mut self, number: usize, packet: &Packet<'_>, len: usize) {
+        let at_ms = self.engine.now_ms();
+        self.trace(|| format!("{at_ms} to {number}: {packet:?}"));
+        let socket = &self.sockets[number];
+        let most = socket.connect.packet_bytes_max.filter(|_| socket.version().is_v5()).unwrap_or(u32::MAX);
+        let kind = packet.packet_type();
+        self.judge.check(len <= most as usize, Rule::PacketTooLarge, || {
+            format!("{kind:?} of {len} bytes on socket {number}, at most {most}")
+        });
+        let first = socket.stage == Stage::Connecting;
+        if let Packet::ConnAck(connack) = packet {
+            self.judge.check(first, Rule::WireLegal, || format!("a second CONNACK on socket {number}"));
+            self.connack(number, connack);
+            return;
+        }
+        if let Packet::Auth(auth) = packet {
+            self.auth(number, auth.reason);
+            return;
+        }
+        self.judge.check(!first, Rule::WireLegal, || format!("{kind:?} before CONNACK on socket {number}"));
+        if self.sockets[number].stage != Stage::Live {
+            return;
+        }
+        match packet {
+            Packet::Publish(publish) => self.publication(number, publish),
+            Packet::PubAck(ack) | Packet::PubRec(ack) | Packet::PubComp(ack) => {
+                self.acknowledgement(number, kind, ack);
+            }
+            Packet::PubRel(ack) => self.release(number, ack.packet_id.get()),
+            Packet::SubAck(ack) => self.answer(number, kind, ack.packet_id.get(), ack.codes),
+            Packet::UnsubAck(ack) => self.answer(number, kind, ack.packet_id.get(), ack.codes),
+            Packet::PingResp => {
+                let pings = &mut self.sockets[number].pings;
+                let due = *pings > 0;
+                *pings = pings.saturating_sub(1);
+                self.judge.check(due, Rule::AcknowledgementUnknown, || "PINGRESP without PINGREQ".into());
+            }
+            Packet::Disconnect(_) => {}
+            _ => self.judge.broken(Rule::WireLegal, || format!("{kind:?} from a server")),
+        }
+    }
+
+    fn connack(&mut self, number: usize, connack: &ConnAck<'_>) {
+        let client = self.sockets[number].client;
+        self.clients[client].connecting.retain(|other| *other != number);
+        if connack.code != 0 {
+            self.sockets[number].may_end = true;
+            self.sockets[number].stage = Stage::Replaced;
+            return;
+        }
+        let (now_ms, wall_ms) = (self.engine.now_ms(), self.engine.wall_ms());
+        // It was decided at some time since.
+        let opened_ms = self.sockets[number].opened_ms;
+        let certain = self.model.sessions.present(client, now_ms);
+        let certain =
+            certain.filter(|present| self.model.sessions.present(client, opened_ms) == Some(*present));
+        let socket = &mut self.sockets[number];
+        let ask = socket.connect.clone();
+        // MQTT 3.1 has no such flag: a session that is not of this moment is an older one.
+        let details = self.engine.details(&self.clients[client].id);
+        let older = details.is_some_and(|details| details.created_at_ms < wall_ms);
+        let present = match ask.version {
+            // Of another principal it is certain only what the engine shows.
+            Version::V31 => {
+                let named = USERS[usize::from(ask.user) % USERS.len()].is_some();
+                let same = named && self.model.sessions.user(client) == ask.user;
+                !ask.clean && certain.filter(|_| same).unwrap_or(older)
+            }
+            _ => connack.session_present,
+        };
+        socket.stage = Stage::Live;
+        socket.was_in = true;
+        socket.resumed = present;
+        let properties = &connack.properties;
+        let limits = &self.settings.limits;
+        let asked_expiry_s = match (ask.version, ask.clean) {
+            (Version::V5, _) => ask.expiry_s.unwrap_or(0),
+            (_, true) => 0,
+            _ => limits.session_expiry_v3_s as u32,
+        };
+        socket.expiry_s = properties.session_expiry_s().unwrap_or(asked_expiry_s);
+        socket.receive_maximum = match ask.version {
+            Version::V5 => properties.receive_maximum().map_or(usize::from(u16::MAX), usize::from),
+            _ => limits.awaiting_rel_max as usize,
+        };
+        socket.alias_max = properties.topic_alias_maximum().unwrap_or(0);
+        if let Some(old) = self.clients[client].current.replace(number) {
+            let old = &mut self.sockets[old];
+            old.stage = Stage::Replaced;
+            old.may_end = true;
+        }
+        self.clients[client].connection_over();
+        let owner = self.model.sessions.user(client);
+        let rule =
+            if self.model.sessions.is_discarded(client) { Rule::KickUndone } else { Rule::SessionPresent };
+        let expiry_s = self.sockets[number].expiry_s;
+        self.model.sessions.connected(client, ask.user, expiry_s);
+        self.judge.check(!(ask.clean && present), Rule::SessionPresent, || {
+            format!("{} asked for a clean start", client_id(client))
+        });
+        let other = present && owner != ask.user;
+        self.judge.check(!other, Rule::SessionOwner, || format!("{} has another user", client_id(client)));
+        // Who has no name is another principal whenever a plugin vouches for him and whenever none does.
+        let same = owner == ask.user && USERS[usize::from(ask.user) % USERS.len()].is_some();
+        if let (Some(certain), false, true) = (certain, ask.clean, same) {
+            self.judge
+                .check(certain == present, rule, || format!("{}: present is {present}", client_id(client)));
+        }
+        self.model.wills.client_is_back(client, present, (opened_ms, now_ms));
+        if !present {
+            self.clients[client].outgoing.clear();
+            self.clients[client].incoming.clear();
+            self.model.begin(client, ask.version);
+        }
+        let inherited = present && owner != ask.user;
+        let life = &mut self.model.lives[client];
+        life.inherited |= inherited;
+        let theirs = if ask.version.is_v5() { ask.packet_bytes_max } else { None };
+        life.packet_bytes_max = match (life.packet_bytes_max, theirs) {
+            (Some(before), Some(now)) => Some(before.min(now)),
+            (before, now) => before.or(now),
+        };
+        self.model.users[client] = ask.user % 3;
+        self.send_again(client, number);
+    }
+
+    /// After a resume: what was not acknowledged, in its order [MQTT-4.4.0-1].
+    fn send_again(&mut self, client: usize, number: usize) {
+        let version = self.sockets[number].version();
+        let outgoing = self.clients[client].outgoing.clone();
+        // After a change of the version there may be more than the new Receive Maximum allows.
+        let socket = &mut self.sockets[number];
+        socket.may_end |= outgoing.len() > socket.receive_maximum;
+        for out in outgoing {
+            let socket = &mut self.sockets[number];
+            if out.released {
+                socket.expected_again.insert((PacketType::PubComp, out.id));
+                socket.again.insert((PacketType::PubComp, out.id));
+                let bytes = wire::acknowledgement(PacketType::PubRel, out.id, version);
+                socket.push(&Piece { bytes, sent: Sent::Other });
+                continue;
+            }
+            let kind = if out.publish.qos == 1 { PacketType::PubAck } else { PacketType::PubRec };
+            self.model.messages[out.number as usize].socket = number;
+            socket.expected_again.insert((kind, out.id));
+            socket.again.insert((kind, out.id));
+            let bytes = wire::publish(
+                &wire::Publication {
+                    topic: crate::model::topic_text(out.publish.topic),
+                    payload: &wire::payload(out.number, out.publish.size),
+                    qos: out.publish.qos,
+                    retain: out.publish.retain,
+                    dup: true,
+                    id: out.id,
+                    alias: 0,
+                    expiry_s: out.publish.expiry_s,
+                },
+                version,
+            );
+            let sent = Sent::Publish { number: out.number, empty: out.publish.size == 0 };
+            socket.push(&Piece { bytes, sent });
+        }
+        self.offer(number, 0);
+    }
+
+    fn publication(&mut self, number: usize, publish: &Publish<'_>) {
+        let socket = &mut self.sockets[number];
+        let client = socket.client;
+        let most = if socket.version().is_v5() { socket.connect.alias_max } else { 0 };
+        let mut topic = publish.topic.to_owned();
+        if let Some(alias) = publish.properties.topic_alias() {
+            let known = socket.aliases_in.get(&alias).cloned();
+            let right = alias > 0 && alias <= most && (!topic.is_empty() || known.is_some());
+            self.judge.check(right, Rule::AliasUnknown, || format!("alias {alias} on socket {number}"));
+            if topic.is_empty() {
+                topic = known.unwrap_or_default();
+            } else {
+                self.sockets[number].aliases_in.insert(alias, topic.clone());
+            }
+        }
+        let qos = publish.qos.as_u8();
+        let message = wire::number_of(publish.payload);
+        let id = publish.packet_id.map_or(0, std::num::NonZeroU16::get);
+        let fresh = qos == 0 || self.take_id(number, id, qos, publish.dup, message);
+        let (Some(message), Some(topic)) = (message, topic_index(&topic)) else { return };
+        let delivered = Delivered {
+            client,
+            number: message,
+            topic,
+            qos,
+            retain: publish.retain,
+            dup: publish.dup,
+            ids: publish.properties.subscription_ids().collect(),
+        };
+        self.model.delivered(&mut self.judge, &delivered, fresh);
+    }
+
+    /// Notes a QoS 1 or 2 message that is in flight now; whether it is another one than what came under its
+    /// identifier before.
+    fn take_id(&mut self, number: usize, id: u16, qos: u8, dup: bool, message: Option<u32>) -> bool {
+        let socket = &mut self.sockets[number];
+        let client = &mut self.clients[socket.client];
+        self.judge.check(!dup || socket.resumed, Rule::DupWithoutResume, || {
+            format!("message {message:?} on socket {number}")
+        });
+        let key = message.unwrap_or(u32::MAX);
+        let twice = socket.open.insert(id, key).is_some();
+        self.judge.check(!twice, Rule::PacketIdReused, || format!("identifier {id} on socket {number}"));
+        let theirs = match socket.version() {
+            Version::V5 => socket.connect.receive_maximum.map_or(usize::from(u16::MAX), usize::from),
+            _ => usize::from(u16::MAX),
+        };
+        let most = theirs.min(self.settings.limits.inflight_max as usize);
+        let open = socket.open.len();
+        self.judge.check(open <= most, Rule::ReceiveMaximum, || {
+            format!("{open} in flight on socket {number}, at most {most}")
+        });
+        if qos == 1 {
+            client.owed.push_back((PacketType::PubAck, id));
+            return true;
+        }
+        client.owed.push_back((PacketType::PubRec, id));
+        let before = client.incoming.insert(id, key);
+        self.judge.check(before.is_none_or(|before| before == key), Rule::PacketIdReused, || {
+            format!("identifier {id} stands for message {before:?} and {message:?} on socket {number}")
+        });
+        before.is_none()
+    }
+
+    fn release(&mut self, number: usize, id: u16) {
+        let socket = &mut self.sockets[number];
+        let client = &mut self.clients[socket.client];
+        let known = client.incoming.remove(&id).is_some();
+        self.judge.check(known || socket.resumed, Rule::ReleaseUnknown, || {
+            format!("identifier {id} on socket {number}")
+        });
+        socket.open.entry(id).or_insert(u32::MAX);
+        client.owed.push_back((PacketType::PubComp, id));
+    }
+
+    /// PUBACK, PUBREC or PUBCOMP.
+    fn acknowledgement(&mut self, number: usize, kind: PacketType, ack: &Ack<'_>) {
+        let id = ack.packet_id.get();
+        self.in_turn(number, kind, id, ack.reason.0);
+        let client = self.sockets[number].client;
+        let place = self.clients[client].outgoing.iter().position(|out| out.id == id);
+        let Some(place) = place else {
+            // PUBCOMP also answers a PUBREL that a client had no reason for.
+            let socket = &self.sockets[number];
+            let again =
+                || self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)));
+            let odd = socket.may_end || kind == PacketType::PubComp || again();
+            self.judge
+                .check(odd, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
+            return;
+        };
+        let out = self.clients[client].outgoing[place].clone();
+        let fits = match kind {
+            PacketType::PubAck => out.publish.qos == 1,
+            PacketType::PubRec => out.publish.qos == 2,
+            _ => out.released,
+        };
+        self.judge.check(fits, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
+        if kind != PacketType::PubComp && !out.released {
+            let v5 = self.sockets[number].version().is_v5();
+            self.model.acknowledged(out.number, ack.reason.0, v5);
+            self.model.retained.done(out.number, out.publish.topic);
+        }
+        if kind == PacketType::PubRec && ack.reason.0 < 0x80 {
+            self.clients[client].outgoing[place].released = true;
+            self.clients[client].owed.push_back((PacketType::PubRel, id));
+        } else {
+            self.clients[client].outgoing.remove(place);
+        }
+    }
+
+    /// SUBACK or UNSUBACK.
+    fn answer(&mut self, number: usize, kind: PacketType, id: u16, codes: &[u8]) {
+        self.in_turn(number, kind, id, 0);
+        let client = self.sockets[number].client;
+        let place = self.clients[client].requests.iter().position(|request| request.id == id);
+        let Some(place) = place else {
+            self.judge.broken(Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
+            return;
+        };
+        let request = self.clients[client].requests.remove(place);
+        if request.subscribe {
+            let whole = codes.len() == request.filters.len();
+            self.judge.check(whole, Rule::WireLegal, || format!("SUBACK {id} with {} codes", codes.len()));
+            self.model.subscribed(client, &request.filters, codes, (request.unanswered, request.denied));
+        } else {
+            // A SUBSCRIBE that was sent since brings the filter back.
+            let later = &self.clients[client].requests;
+            let back =
+                |filter: u8| later.iter().any(|r| r.subscribe && r.filters.iter().any(|f| f.0 == filter));
+            let mut gone = request.filters;
+            let mut codes = codes.iter();
+            gone.retain(|(filter, _)| codes.next().is_none_or(|code| *code < 0x80) && !back(*filter));
+            self.model.unsubscribed(client, &gone);
+        }
+    }
+
+    /// Whether a client has a packet of its own that waits for this acknowledgement.
+    fn waits(&self, client: usize, kind: PacketType, id: u16) -> bool {
+        self.clients[client].outgoing.iter().any(|out| {
+            out.id == id
+                && match kind {
+                    PacketType::PubAck | PacketType::PubRec => !out.released,
+                    PacketType::PubComp => out.released,
+                    _ => false,
+                }
+        })
+    }
+
+    /// Whether an acknowledgement is the next one that is due.
+    fn in_turn(&mut self, number: usize, kind: PacketType, id: u16, code: u8) {
+        let socket = &mut self.sockets[number];
+        // What was sent again may have been taken already, and is acknowledged twice then.
+        let again = socket.expected_again.remove(&(kind, id)) || socket.again.contains(&(kind, id));
+        if again || kind == PacketType::PubComp {
+            return;
+        }
+        if socket.expected.front() == Some(&(kind, id)) {
+            socket.expected.pop_front();
+            return;
+        }
+        let next = socket.expected.front().copied();
+        let due = socket.expected.iter().position(|expected| *expected == (kind, id));
+        if let Some(place) = due {
+            socket.expected.remove(place);
+        }
+        let short = socket.connect.packet_bytes_max.is_some_and(|most| most < 200);
+        // What earlier connections of the session sent may be acknowledged on this one: once for each time.
+        let client = socket.client;
+        let earlier =
+            || self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)));
+        if due.is_none() && (self.waits(client, kind, id) || earlier()) {
+            return;
+        }
+        let rule = match (due, code) {
+            (Some(_), _) if short && self.model.touched_by(client) => Rule::AcknowledgementTooLarge,
+            (Some(_), 0x90) => Rule::AcknowledgementOrderRefused,
+            (Some(_), _) => Rule::AcknowledgementOrder,
+            (None, _) => Rule::AcknowledgementUnknown,
+        };
+        self.judge.broken(rule, || format!("{kind:?} {id} on socket {number}, {next:?} was next"));
+    }
+}

@@ -1,0 +1,63 @@
+//! What the suite runs: one million operations over ten seeds, or what the environment asks for (`just
+//! simulate`).
+
+use crate::known_faults::KNOWN;
+use crate::shrink::{report, simulate};
+
+/// A number of the environment.
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok()?.parse().ok()
+}
+
+/// Runs from a seed on, and panics with all that is needed to see a failure again.
+fn check(seed: u64, ops: u64, to_the_end: bool) {
+    let summary = simulate(seed, ops as usize, to_the_end);
+    let hook = std::panic::take_hook();
+    std::panic::set_hook(Box::new(|_| {}));
+    let reports: Vec<String> = summary.failures.iter().map(report).collect();
+    std::panic::set_hook(hook);
+    let known: Vec<String> = summary
+        .known
+        .iter()
+        .filter_map(|(rule, times)| {
+            let fault = KNOWN.iter().find(|fault| fault.rule == *rule)?;
+            Some(format!("known, {times} times: {rule:?}: {}", fault.how))
+        })
+        .collect();
+    assert!(reports.is_empty(), "{}\n{}", reports.join("\n\n"), known.join("\n"));
+}
+
+/// One part of the million; each has seeds of its own.
+fn part(number: u64) {
+    check(number * 1_000_000, 100_000, false);
+}
+
+/// `just simulate --seed N --ops N`.
+#[test]
+fn what_the_environment_asks_for() {
+    let Some(seed) = from_environment("GRAPNEL_SIMULATE_SEED") else { return };
+    let ops = from_environment("GRAPNEL_SIMULATE_OPS").unwrap_or(100_000);
+    check(seed, ops, from_environment("GRAPNEL_SIMULATE_ALL").is_some());
+}
+
+macro_rules! parts {
+    ($($name:ident: $number:literal;)*) => {
+        $(#[test]
+        fn $name() {
+            part($number);
+        })*
+    };
+}
+
+parts! {
+    seeds_from_one: 1;
+    seeds_from_two: 2;
+    seeds_from_three: 3;
+    seeds_from_four: 4;
+    seeds_from_five: 5;
+    seeds_from_six: 6;
+    seeds_from_seven: 7;
+    seeds_from_eight: 8;
+    seeds_from_nine: 9;
+    seeds_from_ten: 10;
+}

@@ -1,0 +1,201 @@
+//! That each setting has its effect, and each counter its cause: by reading the sources of the engine and of the shell. A setting
+//! that nothing reads, and a counter that nothing raises, is a promise to operators that nobody keeps. Tests alone.
+#![allow(clippy::unwrap_used)]
+
+use std::path::{Path, PathBuf};
+
+use grapnel_engine::limits::Limits;
+use grapnel_engine::shard::Counters;
+
+use crate::shard::limits::ShellLimits;
+
+/// Settings that nothing reads yet. The list may only get shorter: an entry that is read must go.
+const UNREAD: [&str; 0] = [];
+/// Counters that nothing raises yet; likewise.
+const UNRAISED: [&str; 0] = [];
+
+/// A file without its comments, its texts and its tests.
+struct Source {
+    file: PathBuf,
+    code: String,
+}
+
+/// All sources of the engine and the shell.
+fn sources() -> Vec<Source> {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut folders = vec![root.join("src"), root.join("engine/src")];
+    let mut sources = Vec::new();
+    while let Some(folder) = folders.pop() {
+        for entry in std::fs::read_dir(folder).unwrap() {
+            let path = entry.unwrap().path();
+            let of_tests = path.file_stem().is_some_and(|name| name == "tests" || name == "readers");
+            if path.is_dir() && !of_tests {
+                folders.push(path);
+            } else if path.extension().is_some_and(|ending| ending == "rs") && !of_tests {
+                let code = code(&std::fs::read_to_string(&path).unwrap());
+                sources.push(Source { file: path.strip_prefix(root).unwrap().to_owned(), code });
+            }
+        }
+    }
+    assert!(sources.len() > 100, "these are not the sources: {}", sources.len());
+    sources
+}
+
+/// What is left of a text without comments, the insides of texts, and the module of tests at its end.
+fn code(text: &str) -> String {
+    let mut code = String::new();
+    let mut left = text;
+    while let Some(next) = left.chars().next() {
+        let skipped = match next {
+            '/' if left.starts_with("//") => left.find('\n').unwrap_or(left.len()),
+            '/' if left.starts_with("/*") => left.find("*/").map_or(left.len(), |end| end + 2),
+            '"' => text_len(left),
+            'r' if left.starts_with("r#\"") => left.find("\"#").map_or(left.len(), |end| end + 2),
+            // A character; a lifetime has no second quote there.
+            '\'' if left.starts_with("'\\") => 2 + left[2..].find('\'').map_or(0, |end| end.max(1) + 1),
+            '\'' if left.chars().nth(2) == Some('\'') => {
+                left.char_indices().nth(3).map_or(left.len(), |(at, _)| at)
+            }
+            _ => {
+                code.push(next);
+                left = &left[next.len_utf8()..];
+                continue;
+            }
+        };
+        code.push(' ');
+        left = &left[skipped..];
+    }
+    match code.find("#[cfg(test)]\nmod tests {") {
+        Some(tests) => code[..tests].to_owned(),
+        None => code,
+    }
+}
+
+/// Bytes of a text, with its quotes.
+fn text_len(text: &str) -> usize {
+    let mut escaped = false;
+    for (at, each) in text.char_indices().skip(1) {
+        match each {
+            _ if escaped => escaped = false,
+            '\\' => escaped = true,
+            '"' => return at + 1,
+            _ => {}
+        }
+    }
+    text.len()
+}
+
+fn is_word(each: char) -> bool {
+    each.is_ascii_alphanumeric() || each == '_'
+}
+
+/// Each place of a whole word: what stands in front of it, and behind it.
+fn places<'a>(code: &'a str, word: &'a str) -> impl Iterator<Item = (&'a str, &'a str)> {
+    let all = code.match_indices(word).map(|(at, _)| (&code[..at], &code[at + word.len()..]));
+    all.filter(|(before, behind)| !before.ends_with(is_word) && !behind.starts_with(is_word))
+}
+
+/// Whether a value is put there; `None` where it is read.
+fn is_set(behind: &str) -> bool {
+    let behind = behind.trim_start();
+    let assigned = behind.starts_with('=') && !behind.starts_with("==") && !behind.starts_with("=>");
+    assigned || (behind.get(1..2) == Some("=") && behind.starts_with(['+', '-', '*', '|', '&']))
+}
+
+/// Whether a field of this name is read somewhere: of what is called by a name that ends in `of`, or of anything.
+fn is_read(sources: &[Source], name: &str, of: &str) -> bool {
+    let reads = |(before, behind): (&str, &str)| {
+        let of_whom =
+            before.trim_end().strip_suffix('.').map(|before| before.trim_end().trim_end_matches("()"));
+        of_whom.is_some_and(|whom| whom.ends_with(of)) && !is_set(behind)
+    };
+    sources.iter().any(|source| places(&source.code, name).any(reads))
+}
+
+/// Sources but those in which the settings themselves are declared and read from files.
+fn users() -> Vec<Source> {
+    let mut sources = sources();
+    sources.retain(|source| {
+        !source.file.starts_with("src/config")
+            && !source.file.ends_with("limits.rs")
+            && !source.file.ends_with("config.rs")
+    });
+    sources
+}
+
+#[test]
+fn every_limit_is_read() {
+    let sources = users();
+    let engine = Limits::SETTINGS.iter().filter(|setting| !is_read(&sources, setting.name, "limits"));
+    // Both have one name where the shell is asked for its own.
+    let shell = ShellLimits::SETTINGS.iter().filter(|setting| {
+        !is_read(&sources, setting.name, "limits") && !is_read(&sources, setting.name, "shell")
+    });
+    let unread: Vec<_> = engine.chain(shell).map(|setting| setting.name).collect();
+    assert_eq!(unread, UNREAD, "left: what nothing reads; right: what is known not to be read");
+}
+
+/// The keys outside of `[limits]`, by the fields of the configuration that they set.
+#[test]
+fn every_other_key_is_read() {
+    let declared =
+        std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("src/config.rs")).unwrap();
+    let declared = code(&declared);
+    let structs = ["Config", "ListenerConfig", "AuthorizationConfig", "PluginConfig", "ControlConfig"];
+    let sources = users();
+    let mut seen = 0;
+    for name in structs {
+        let (_, body) = declared.split_once(&format!("pub struct {name} {{")).unwrap();
+        let (body, _) = body.split_once('}').unwrap();
+        for field in
+            body.split("pub ").filter_map(|field| field.split_once(':')).map(|(field, _)| field.trim())
+        {
+            seen += 1;
+            assert!(is_read(&sources, field, ""), "nothing reads {name}::{field}");
+        }
+    }
+    assert!(seen > 20, "{seen} fields are not all of them");
+}
+
+#[test]
+fn every_counter_is_raised_and_shown() {
+    let sources = sources();
+    let rows = Counters::default().rows();
+    let raised = |name: &str| {
+        let raises = |(before, behind): (&str, &str)| {
+            // As a whole, or lent to what raises it.
+            let field = before.trim_end().ends_with('.');
+            field && (is_set(behind) || lent(before))
+        };
+        sources.iter().any(|source| places(&source.code, name).any(raises))
+    };
+    let unraised: Vec<_> = rows.iter().map(|(name, ..)| *name).filter(|name| !raised(name)).collect();
+    assert_eq!(unraised, UNRAISED, "left: what nothing raises; right: what is known not to be raised");
+    // `rows` names each field of the struct by its making; the API shows them all in both of its formats.
+    let shows = sources.iter().find(|source| source.file.ends_with("control/status.rs")).unwrap();
+    assert!(shows.code.matches("all.rows()").count() >= 2, "metrics are no longer all rows");
+}
+
+/// Whether what stands before a field is `&mut` and a path.
+fn lent(before: &str) -> bool {
+    let path = before.trim_end_matches(|each: char| is_word(each) || ".()".contains(each));
+    path.trim_end().ends_with("&mut")
+}
+
+#[test]
+fn comments_texts_and_tests_are_no_readers() {
+    let text = "a.one; // b.two\n/* c.three */ d(\"e.four \\\" f.five\", '\"', 'x', r#\"g.six\"#, h::<'a>(i.seven));\n\
+        #[cfg(test)]\nmod tests { j.eight }";
+    let code = code(text);
+    let has = |name| places(&code, name).next().is_some();
+    assert!(has("one") && has("seven"), "{code}");
+    for name in ["two", "three", "four", "five", "six", "eight"] {
+        assert!(!has(name), "{name} in {code}");
+    }
+    assert!(is_set(" = 1") && is_set(" += 1") && !is_set(" == 1") && !is_set(" => {}") && !is_set(">= 1"));
+    let source = |code: &str| [Source { file: PathBuf::new(), code: code.to_owned() }];
+    assert!(is_read(&source("self.limits().x_max"), "x_max", "limits"));
+    assert!(!is_read(&source("self.limits.x_max = 3"), "x_max", "limits"));
+    assert!(!is_read(&source("self.other.x_max"), "x_max", "limits"));
+    assert!(!is_read(&source("self.limits.xx_max + x_max"), "x_max", "limits"));
+}

@@ -1,0 +1,127 @@
+//! Tells of sockets whose peer has closed without reading anything of them: for connections that are not read for now. One
+//! epoll for each shard, which its runtime watches as it watches a listening socket.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use rustix::event::Timespec;
+use rustix::event::epoll::{self, CreateFlags, Event, EventData, EventFlags};
+
+/// Events taken at once.
+const EVENTS_MAX: usize = 64;
+
+/// The sockets that a shard watches.
+#[derive(Debug)]
+pub(crate) struct Watch {
+    epoll: OwnedFd,
+}
+
+/// What has become of a socket.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Closed {
+    /// As it was given to [`Watch::watch`].
+    pub data: u64,
+    /// Nothing can be read or written any more; otherwise the peer has closed its end, and what it sent before may be unread.
+    pub broken: bool,
+}
+
+/// Once for each time it is asked for: the peer's end, or the end of the connection.
+fn flags() -> EventFlags {
+    EventFlags::RDHUP | EventFlags::ET
+}
+
+impl Watch {
+    /// Watches nothing yet.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn new() -> std::io::Result<Watch> {
+        Ok(Watch { epoll: epoll::create(CreateFlags::CLOEXEC)? })
+    }
+
+    /// Another descriptor of it, which is readable when there is something to take.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn readable(&self) -> std::io::Result<OwnedFd> {
+        Ok(rustix::io::fcntl_dupfd_cloexec(self.epoll.as_fd(), 0)?)
+    }
+
+    /// Tells of a socket once more; `known` is whether it is watched already. Whether it is watched now.
+    pub fn watch(&self, socket: BorrowedFd<'_>, data: u64, known: bool) -> bool {
+        let data = EventData::new_u64(data);
+        let watched = if known {
+            epoll::modify(&self.epoll, socket, data, flags())
+        } else {
+            epoll::add(&self.epoll, socket, data, flags())
+        };
+        watched.is_ok()
+    }
+
+    /// Forgets a socket, which a duplicate may outlive.
+    pub fn forget(&self, socket: BorrowedFd<'_>) {
+        // One that is gone is forgotten already.
+        let _ = epoll::delete(&self.epoll, socket);
+    }
+
+    /// Sockets that have been closed, some at a time; none when there are no more.
+    pub fn take(&self) -> Vec<Closed> {
+        let nothing = Event { flags: EventFlags::empty(), data: EventData::new_u64(0) };
+        let mut events = [nothing; EVENTS_MAX];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let count = epoll::wait(&self.epoll, &mut events[..], Some(&at_once)).unwrap_or(0);
+        let broken = |flags: EventFlags| flags.intersects(EventFlags::HUP | EventFlags::ERR);
+        // The kernel packs them, so they are copied before they are looked at.
+        let closed = |event: &Event| {
+            let Event { flags, data } = *event;
+            Closed { data: data.u64(), broken: broken(flags) }
+        };
+        events[..count].iter().map(closed).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::io::{Read, Write};
+    use std::net::{Shutdown, TcpListener, TcpStream};
+
+    use super::*;
+
+    fn pair() -> (TcpStream, TcpStream) {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let ours = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        (ours, listener.accept().unwrap().0)
+    }
+
+    #[test]
+    fn a_peer_that_closes_is_told_of_and_one_that_only_sends_is_not() {
+        let watch = Watch::new().unwrap();
+        let (mut theirs, mut socket) = pair();
+        assert!(watch.watch(socket.as_fd(), 7, false));
+        theirs.write_all(b"unread").unwrap();
+        assert_eq!(watch.take(), []);
+        theirs.shutdown(Shutdown::Write).unwrap();
+        assert_eq!(watch.take(), [Closed { data: 7, broken: false }]);
+        assert_eq!(watch.take(), [], "once");
+        assert!(watch.watch(socket.as_fd(), 8, true));
+        assert_eq!(watch.take(), [Closed { data: 8, broken: false }], "and once more");
+        let mut read = Vec::new();
+        socket.read_to_end(&mut read).unwrap();
+        assert_eq!(read, b"unread", "nothing of it was read");
+        watch.forget(socket.as_fd());
+        drop(theirs);
+        assert_eq!(watch.take(), []);
+    }
+
+    #[test]
+    fn a_reset_is_told_of_as_such() {
+        let watch = Watch::new().unwrap();
+        let (theirs, mut socket) = pair();
+        assert!(watch.watch(socket.as_fd(), 1, false));
+        // Closed with unread bytes.
+        socket.write_all(b"never read").unwrap();
+        drop(theirs);
+        assert_eq!(watch.take(), [Closed { data: 1, broken: true }]);
+    }
+}

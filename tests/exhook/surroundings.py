@@ -1,0 +1,12 @@
+"""Answers each message with where it runs and what is around it, as JSON."""
+
+import json
+import os
+import sys
+
+from grapnel_exhook import Modify, on
+
+
+@on.message_publish
+def publish(event):
+    return Modify(payload=json.dumps({"cwd": os.getcwd(), "environment": dict(os.environ), "path": sys.path}))

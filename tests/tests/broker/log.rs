@@ -1,0 +1,147 @@
+//! A log that nobody takes: standard error is a closed pipe, a full disk, or a pipe that nobody reads. The lines are lost and
+//! counted, and nothing else is.
+
+use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
+use std::os::unix::process::ExitStatusExt;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, plugin};
+
+/// Lines that one publish makes at the least, from a hook on a shard: `witness` writes one for each of its packets and messages.
+const PUBLISHES: u64 = 300;
+
+fn lines_lost(broker: &Broker) -> u64 {
+    broker.ctl_json(&["status"])["log_lines_lost"].as_u64().expect("a number")
+}
+
+/// Publishes through hooks that write into the log; how long the slowest acknowledgement took.
+fn publish(client: &mut Client, count: u64) -> Duration {
+    let each = |_| {
+        let sent = Instant::now();
+        assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10, "nobody has subscribed");
+        sent.elapsed()
+    };
+    (0..count).map(each).max().unwrap_or_default()
+}
+
+#[track_caller]
+fn serves_on_and_counts(broker: &Broker) {
+    broker.ctl_ok(&["plugins", "load", "witness", "--once"]);
+    let mut client = Client::hello(broker, Version::V5, "c");
+    publish(&mut client, PUBLISHES);
+    let lost = lines_lost(broker);
+    assert!(lost >= PUBLISHES, "{lost} lines are counted as lost");
+    let metrics = broker.ctl_json(&["metrics"]);
+    let rows = metrics["metrics"].as_array().expect("a list");
+    let row = rows.iter().find(|row| row["name"] == "log_lines_lost").expect("it is a metric");
+    assert!(row["value"].as_u64() >= Some(lost), "{row}");
+    // A plugin that fails to load, a client that sends nonsense, and the end write lines of their own.
+    broker.ctl_refused(&["plugins", "load", "panic-in-load", "--once"]);
+    Client::hello(broker, Version::V5, "d");
+    publish(&mut client, 1);
+}
+
+#[test]
+fn a_closed_pipe_costs_the_lines_and_nothing_else() {
+    let (reader, writer) = pipe().unwrap();
+    let broker = Broker::builder().stderr(writer).start();
+    drop(reader);
+    serves_on_and_counts(&broker);
+}
+
+#[test]
+fn a_full_disk_costs_the_lines_and_nothing_else() {
+    let full = std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap();
+    let broker = Broker::builder().stderr(full).start();
+    serves_on_and_counts(&broker);
+}
+
+/// The next line with this in it.
+fn line_with(reader: &mut BufReader<PipeReader>, what: &str) -> String {
+    let mut line = String::new();
+    while reader.read_line(&mut line).is_ok_and(|bytes| bytes > 0) {
+        if line.contains(what) {
+            return line;
+        }
+        line.clear();
+    }
+    panic!("the log ends without {what:?}");
+}
+
+/// Whoever was to read the log has stopped: no shard waits for it, and once it is read again lines come again.
+#[test]
+fn a_pipe_that_nobody_reads_holds_up_nobody() {
+    let (reader, writer) = pipe().unwrap();
+    let broker = Broker::builder().shards(1).stderr(writer).start();
+    broker.ctl_ok(&["plugins", "load", "witness", "--once"]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    // Some hundred bytes each: many times what a pipe holds.
+    let slowest = publish(&mut client, 3000);
+    assert!(slowest < PATIENCE / 4, "{slowest:?}");
+    assert!(lines_lost(&broker) > 0);
+    let reading = std::thread::spawn(move || line_with(&mut BufReader::new(reader), "client.connected late"));
+    let began = Instant::now();
+    while !reading.is_finished() && began.elapsed() < PATIENCE {
+        drop(Client::hello(&broker, Version::V5, "late"));
+    }
+    assert!(reading.is_finished(), "no line comes any more");
+    reading.join().unwrap();
+    // The reader is gone with it, which the end of the broker must survive, too.
+}
+
+/// A process that must end ends, although what it has to say about it is not taken.
+#[test]
+fn a_fatal_signal_ends_the_process_although_nobody_reads() {
+    let (_reader, mut writer) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    while writer.write(&[b'x'; 4096]).is_ok() {}
+    rustix::io::ioctl_fionbio(&writer, false).unwrap();
+    let mut broker = Broker::builder().stderr(writer).start();
+    broker.may_end_badly();
+    broker.ctl_ok(&["plugins", "load", "crasher", "--once"]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.send_publish(&Publish::new("crash/null", "x"));
+    let ended = broker.wait().expect("it ends");
+    assert_eq!(ended.signal(), Some(11), "{ended}");
+}
+
+/// What a program prints for people may go to a closed pipe or a full disk, too.
+#[test]
+fn the_programs_end_well_where_nobody_takes_what_they_print() {
+    let broker = Broker::builder().grapnel_only().start();
+    let socket = plugin::argument(broker.socket()).to_owned();
+    let programs: [(&str, &[&str]); 7] = [
+        ("grapnel-ctl", &["status"]),
+        ("grapnel-ctl", &["metrics", "--json"]),
+        ("grapnel-ctl", &["plugins", "load", "no-such-plugin"]),
+        ("grapnel-ctl", &["--help"]),
+        ("grapnel-ctl", &["no-such-command"]),
+        ("grapnel", &["--print-default-config"]),
+        ("grapnel", &["--config", "/no/such/file"]),
+    ];
+    for (program, arguments) in programs {
+        for full in [false, true] {
+            let ended = Command::new(plugin::built(program))
+                .args(arguments)
+                .env("GRAPNEL_CONTROL_SOCKET", &socket)
+                .stdout(nobody_takes(full))
+                .stderr(nobody_takes(full))
+                .status()
+                .unwrap();
+            // A panic ends with 101, an abort by a signal.
+            let code = ended.code();
+            assert!(code.is_some_and(|code| code < 100), "{program} {arguments:?}: {ended}");
+        }
+    }
+}
+
+/// A pipe whose reader has gone, or a disk without room.
+fn nobody_takes(full: bool) -> Stdio {
+    if full {
+        return std::fs::OpenOptions::new().write(true).open("/dev/full").unwrap().into();
+    }
+    let (reader, writer) = pipe().unwrap();
+    drop(reader);
+    writer.into()
+}

@@ -1,0 +1,166 @@
+//! What clients can make the broker hold, with the whole program and its memory as the kernel counts it: who reads nothing or
+//! never says who it is, holds a bounded amount, pays for it itself, and is felt by nobody else.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
+
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Version, scenario};
+
+/// Memory of the broker's process, MiB.
+fn resident_mib(broker: &Broker) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process().id())).unwrap();
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
+}
+
+/// A socket that is in, and whose CONNACK has been read.
+fn known(broker: &Broker, client_id: &str) -> TcpStream {
+    let mut socket = TcpStream::connect(broker.address()).unwrap();
+    socket.write_all(&Connect::new(Version::V311, client_id).encode()).unwrap();
+    socket.read_exact(&mut [0; 4]).unwrap();
+    socket
+}
+
+/// Sends the same bytes again and again until so many have left, the broker closes, or the time is over; what left.
+fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) -> usize {
+    socket.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
+    let mut sent = 0;
+    while sent < total && Instant::now() < until {
+        match socket.write(bytes) {
+            Ok(count) => sent += count,
+            // A socket that takes nothing for the timeout is tried again; any other error is its end.
+            Err(error)
+                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
+            Err(_) => break,
+        }
+    }
+    sent
+}
+
+/// Round trips of a bystander: the longest.
+fn worst_ping(bystander: &mut Client, times: usize) -> Duration {
+    let ping = |_| {
+        let began = Instant::now();
+        bystander.ping();
+        began.elapsed()
+    };
+    (0..times).map(ping).max().unwrap_or_default()
+}
+
+const MIB: usize = 1 << 20;
+/// What a flood may add to the broker: its limits are a megabyte for each client, and allocators keep some of what was freed.
+const SLACK_MIB: u64 = 24;
+
+scenario! {
+    /// PUBREL with identifiers that nobody knows, and PINGREQ: each is answered, and no answer is read.
+    fn a_client_that_never_reads_is_bounded_and_then_closed(
+        broker in Broker::builder().grapnel_only().config("[limits]\nwrite_stall_timeout_ms = 3000")
+    ) {
+        let mut bystander = Client::connect(broker, &Connect::new(Version::V5, "bystander"));
+        let calm = worst_ping(&mut bystander, 200);
+        for (name, packet) in [("pubrel", &[0x62, 2, 0x30, 0x39][..]), ("pingreq", &[0xC0, 0][..])] {
+            let before = resident_mib(broker);
+            let socket = known(broker, name);
+            let until = Instant::now() + PATIENCE;
+            let flood = std::thread::spawn({
+                let packets = packet.repeat(16_384);
+                move || (pour(&socket, &packets, 500 * MIB, until), socket)
+            });
+            let mut highest = before;
+            while !flood.is_finished() {
+                highest = highest.max(resident_mib(broker));
+                bystander.ping();
+            }
+            let (sent, _socket) = flood.join().unwrap();
+            assert!(sent < 100 * MIB, "{name}: {} MiB were taken of a client that reads nothing", sent / MIB);
+            assert!(highest <= before + SLACK_MIB, "{name}: {before} MiB before, {highest} MiB");
+            assert!(Instant::now() < until, "{name}: it is not closed");
+        }
+        let after = worst_ping(&mut bystander, 200);
+        eprintln!("slowest of 200 round trips of a bystander: {calm:?} before, {after:?} after");
+    }
+}
+
+scenario! {
+    /// 4 KiB in 5 s, as a tenth of that time and of the stall's.
+    fn a_client_that_reads_too_little_is_bounded_and_then_closed(
+        broker in Broker::builder().grapnel_only().config("[limits]\nwrite_stall_timeout_ms = 3000")
+    ) {
+        let before = resident_mib(broker);
+        let mut socket = known(broker, "slow");
+        let until = Instant::now() + PATIENCE;
+        let writer = socket.try_clone().unwrap();
+        let flood = std::thread::spawn(move || pour(&writer, &[0xC0, 0].repeat(16_384), usize::MAX, until));
+        let mut highest = before;
+        socket.set_read_timeout(Some(Duration::from_millis(500))).unwrap();
+        while !flood.is_finished() {
+            let mut left = 4096;
+            let pause = Instant::now();
+            while left > 0 && !flood.is_finished() {
+                match socket.read(&mut vec![0; left]) {
+                    Ok(0) | Err(_) => break,
+                    Ok(count) => left -= count,
+                }
+            }
+            while pause.elapsed() < Duration::from_millis(500) && !flood.is_finished() {
+                highest = highest.max(resident_mib(broker));
+                std::thread::yield_now();
+            }
+        }
+        assert!(Instant::now() < until, "it is not closed");
+        assert!(highest <= before + SLACK_MIB, "{before} MiB before, {highest} MiB");
+    }
+}
+
+scenario! {
+    /// 134 sockets that send a megabyte before CONNECT, or as much as a CONNECT may be: not one of the connected loses a packet
+    /// that comes in two pieces.
+    fn who_sends_much_before_connect_pays_for_it(broker in Broker::builder().grapnel_only()) {
+        let mut clients: Vec<Client> =
+            (0..20).map(|n| Client::connect(broker, &Connect::new(Version::V311, &format!("known-{n}")))).collect();
+        let publish = [vec![0x30, 0xA2, 0x9C, 0x01, 0, 5], b"halfs".to_vec(), vec![b'x'; 19_995]].concat();
+        let (beginning, end) = publish.split_at(10_000);
+        clients.iter_mut().for_each(|client| client.send(beginning));
+        let before = resident_mib(broker);
+        // As much as a CONNECT may be, and as the largest packet.
+        let announced = |bytes: usize| [0x10, bytes as u8 | 0x80, (bytes >> 7) as u8 | 0x80, (bytes >> 14) as u8];
+        let until = Instant::now() + PATIENCE;
+        let strangers: Vec<TcpStream> = (0..134)
+            .map(|n| {
+                let mut socket = TcpStream::connect(broker.address()).unwrap();
+                let bytes = if n % 2 == 0 { MIB - 5 } else { 131_000 };
+                let _ = socket.write_all(&announced(bytes));
+                pour(&socket, &[0; 65536], bytes - 1, until);
+                socket
+            })
+            .collect();
+        for client in &mut clients {
+            client.send(end);
+            client.ping();
+        }
+        let after = resident_mib(broker);
+        assert!(after <= before + 40, "{before} MiB before, {after} MiB");
+        drop(strangers);
+    }
+}
+
+scenario! {
+    /// 20 MB in one go, to a reader that begins to read when all has been sent: the broker is faster than any reader, and that
+    /// alone is no reason to drop.
+    fn a_reader_that_keeps_up_loses_no_qos_0(
+        // The machine may be busy with other things.
+        broker in Broker::builder().grapnel_only().config("[limits]\noutbound_burst_ms = 60000")
+    ) {
+        let mut reader = Client::connect(broker, &Connect::new(Version::V311, "reader"));
+        reader.subscribe("flood", 0);
+        let mut publisher = Client::connect(broker, &Connect::new(Version::V311, "publisher"));
+        let packet = [vec![0x30, 0x97, 0x4E, 0, 5], b"flood".to_vec(), vec![b'x'; 10_000]].concat();
+        (0..2000).for_each(|_| publisher.send(&packet));
+        publisher.ping();
+        for n in 0..2000 {
+            assert_eq!(reader.receive_publish().payload.len(), 10_000, "message {n}");
+        }
+        reader.ping();
+    }
+}
