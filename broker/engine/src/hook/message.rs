@@ -163,6 +163,10 @@ impl<'a> MessageFold<'a> {
 
     fn check_topic(&self, bytes: &[u8]) -> Result<(), &'static str> {
         let limits = self.rules.limits;
+        // Before anything looks at all of it.
+        if bytes.len() > usize::from(u16::MAX) {
+            return Err("the topic is longer than 65,535 bytes [MQTT-4.7.3-3]");
+        }
         let name = std::str::from_utf8(bytes).map_err(|_| "the topic is not UTF-8")?;
         topic::validate_name(name).map_err(|error| match error {
             topic::TopicError::Empty => "the topic is empty [MQTT-4.7.3-1]",

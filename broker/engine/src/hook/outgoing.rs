@@ -23,7 +23,7 @@ pub fn message_of(
     ancestry: u64,
     limits: &Limits,
 ) -> Result<Message, Status> {
-    let topic = super::text(message.topic)?;
+    let topic = super::short_text(message.topic)?;
     if topic::validate_name(topic).is_err()
         || topic.len() as u64 > limits.topic_bytes_max
         || topic::check_levels(topic, limits.topic_levels_max as u16).is_err()

@@ -53,7 +53,7 @@ pub(super) fn change(
     let requested = filters.get_mut(change.index as usize).ok_or(Status::ABSENT)?;
     match change.field {
         Field::FILTER => {
-            let filter = super::text(change.bytes)?;
+            let filter = super::short_text(change.bytes)?;
             if filter.len() > topic_bytes_max || topic::parse_filter(filter).is_err() {
                 return Err(Status::INVALID);
             }
