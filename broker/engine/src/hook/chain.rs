@@ -245,7 +245,7 @@ fn settle<'l, F: Fold<'l>>(
     visit.settled();
     let stats = &mut count.stats;
     let (fold, event) = visit.parts();
-    if fold.is_refused() && flow != Flow::FAULT {
+    if fold.is_refused() && matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::DEFER) {
         // Its fault, though none that trips its plugin: a client may have chosen what it was made of.
         stats.faults += 1;
         fold.note_refused();
