@@ -726,3 +726,57 @@ fn a_full_store_is_noted_once_in_a_while() {
     }
     assert_eq!(world.shards[0].counters().messages_retained_refused, 4);
 }
+
+/// Room that was there when a page was asked for, and is not when it comes: what finds none is asked for again.
+#[test]
+fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
+    for seed in 1..40_u64 {
+        for loses in [false, true] {
+            let mut world = World::with(3, |limits| limits.session_queue_messages_max = 2);
+            let publisher = world.connect("pub", &Ask::v(Version::V311));
+            let qos = if loses { QoS::AtMostOnce } else { QoS::AtLeastOnce };
+            for n in 0..20 {
+                world.publish_with(publisher, &format!("r/{n}"), "v", qos, 1, true, &[]);
+            }
+            let mut ask = Ask { clean: false, ..Ask::v(Version::V5) };
+            ask.properties.push(grapnel_engine::packet::Property::ReceiveMaximum(1));
+            ask.properties.push(grapnel_engine::packet::Property::SessionExpiry(1000));
+            let mut sub = world.connect("sub", &ask);
+            let live = world.connect_at(world.shard_of(sub), "live", &Ask::v(Version::V311));
+            world.subscribe(sub, "live", QoS::AtLeastOnce);
+            world.lanes_open = false;
+            subscribe_all(&mut world, sub, &["r/#"], QoS::AtLeastOnce);
+            let mut order = seed;
+            let mut got = Vec::new();
+            while got.is_empty() {
+                world.step_shuffled(&mut order);
+                got = world.take(sub);
+            }
+            for _ in 0..seed % 7 {
+                world.step_shuffled(&mut order);
+            }
+            got.extend(world.take(sub));
+            if loses {
+                world.lose(sub);
+                world.lanes_open = true;
+                world.drive();
+                sub = world.connect("sub", &ask);
+            } else {
+                let free = 3 - got.iter().filter(|got| matches!(got, Got::Publish { .. })).count();
+                for n in 0..free {
+                    world.publish(live, "live", "l", QoS::AtLeastOnce, n as u16 + 1);
+                }
+                world.lanes_open = true;
+                world.drive();
+            }
+            for one in &got {
+                if let Got::Publish { id, qos: 1, .. } = one {
+                    world.ack(sub, Packet::PubAck, *id);
+                }
+            }
+            got.extend(read_all(&mut world, sub));
+            let retained = topics(&got).iter().filter(|topic| *topic != "live").count();
+            assert_eq!(retained, 20, "seed {seed}, loses {loses}: {got:?}");
+        }
+    }
+}
