@@ -780,3 +780,22 @@ fn a_page_that_finds_no_room_any_more_is_asked_for_again() {
         }
     }
 }
+
+/// A page holds no more than there is room for: what would find none is not even looked at twice.
+#[test]
+fn large_retained_messages_are_looked_at_about_once() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let payload = "x".repeat(200_000);
+        for n in 0..100 {
+            retain(&mut world, publisher, &format!("r/{n}"), &payload);
+        }
+        let sub = world.connect("sub", &Ask::v(Version::V311));
+        let before = world.work_units();
+        subscribe_all(&mut world, sub, &["r/#"], QoS::AtMostOnce);
+        assert_eq!(topics(&world.take(sub)).len(), 100);
+        let units = world.work_units() - before;
+        assert!(units <= 700, "{shards} shards: {units} units for 100 messages");
+    }
+}
