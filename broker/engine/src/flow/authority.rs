@@ -8,20 +8,17 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::hooks::Answer;
-use super::{authorize, deliver, deliver_rights, subscriptions, tell};
+use super::{authorize, deliver, deliver_rights, subscriptions};
 use crate::clock::Deadline;
-use crate::counters::Loss;
-use crate::held::Held;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::Rechecked;
 use crate::hook::view::{Action, Request};
 use crate::id::SessionKey;
 use crate::interface::Scope;
-use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::reviews::{OpenRecheck, Walk, Whose};
 use crate::session::deliveries::Deliveries;
-use crate::session::delivery::{Manner, manner_of};
+use crate::session::delivery::manner_of;
 use crate::session::slots::Ask;
 use crate::session::{Delivery, Recheck, Session, Subscription};
 use crate::topic;
@@ -218,25 +215,6 @@ pub(crate) fn recheck_now(parts: &mut Parts) {
     }
 }
 
-/// Authorizes the delivery that is in front.
-fn authorize_delivery(
-    parts: &mut Parts,
-    key: SessionKey,
-    ask: Ask,
-    manner: &Manner,
-    view: &MessageView<'_>,
-    held: &mut Option<Held>,
-) -> bool {
-    match deliver_rights::remembered(parts, key, view) {
-        Some(true) => true,
-        Some(false) => {
-            tell::count_drop(parts, Loss::NotAuthorized, view, Some(key));
-            false
-        }
-        None => deliver_rights::ask_delivery(parts, key, ask, manner, view, held),
-    }
-}
-
 /// Authorizes deliveries that wait, a slice a turn, as far as the window has room.
 pub(crate) fn authorize_deliveries(parts: &mut Parts) {
     let mut left = parts.setup.limits.turn_budget_deliveries;
@@ -257,12 +235,10 @@ pub(crate) fn authorize_deliveries(parts: &mut Parts) {
 }
 
 fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
-    let Some(session) = parts.sessions.get(key) else { return };
-    let ask = authorize::new_ask(parts, &Rc::clone(&session.identity));
     let view = next.message.view();
     let mut held = Some(Rc::clone(&next.message));
     let manner = manner_of(next);
-    if authorize_delivery(parts, key, ask, &manner, &view, &mut held) {
+    if deliver_rights::may_deliver_now(parts, key, &manner, &view, &mut held) {
         deliver::deliver_checked(parts, key, manner, &view, &mut held);
     }
 }

@@ -31,23 +31,47 @@ pub(crate) fn may_deliver(
         put_behind(parts, key, manner, view, held);
         return false;
     }
-    match remembered(parts, key, view) {
-        Some(true) => true,
-        Some(false) => {
-            tell::count_drop(parts, Loss::NotAuthorized, view, Some(key));
-            false
-        }
-        None if may_ask_for_deliveries(parts) => {
-            let Some(session) = parts.sessions.get(key) else { return false };
-            let ask = authorize::new_ask(parts, &Rc::clone(&session.identity));
-            ask_delivery(parts, key, ask, manner, view, held)
-        }
-        None => {
-            put_behind(parts, key, manner, view, held);
-            put_in_row(parts, key);
-            false
-        }
+    if let Some(may) = known_right(parts, key, view) {
+        return may;
     }
+    if may_ask_for_deliveries(parts) {
+        return ask_anew(parts, key, manner, view, held);
+    }
+    put_behind(parts, key, manner, view, held);
+    put_in_row(parts, key);
+    false
+}
+
+/// A delivery that waited has its turn; true if the message may go.
+pub(crate) fn may_deliver_now(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: &Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) -> bool {
+    known_right(parts, key, view).unwrap_or_else(|| ask_anew(parts, key, manner, view, held))
+}
+
+/// Whether a message may go, as far as nobody need be asked. One that may not is counted.
+fn known_right(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Option<bool> {
+    let may = remembered(parts, key, view)?;
+    if !may {
+        tell::count_drop(parts, Loss::NotAuthorized, view, Some(key));
+    }
+    Some(may)
+}
+
+fn ask_anew(
+    parts: &mut Parts,
+    key: SessionKey,
+    manner: &Manner,
+    view: &MessageView<'_>,
+    held: &mut Option<Held>,
+) -> bool {
+    let Some(session) = parts.sessions.get(key) else { return false };
+    let ask = authorize::new_ask(parts, &Rc::clone(&session.identity));
+    ask_delivery(parts, key, ask, manner, view, held)
 }
 
 /// Runs the request, unless the client is a superuser; true if the message may go.
@@ -153,7 +177,7 @@ pub(crate) fn put_behind(
 }
 
 /// What is known of a session's right to a topic without asking; superusers have every right.
-pub(crate) fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Option<bool> {
+fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Option<bool> {
     if !asks_for_deliveries(parts) {
         return Some(true);
     }

@@ -11,13 +11,13 @@ use crate::clients::connection::State;
 use crate::clients::reading::{Pause, Reading};
 use crate::codec;
 use crate::codec::{DecodeError, Frame};
-use crate::id::ConnKey;
+use crate::id::{ConnKey, SessionKey};
 use crate::interface::{Input, Next, Received};
 use crate::packet::{Ack, Packet, PacketType};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::inflight::AckError;
-use crate::session::{EndCause, Slot, SlotBody};
+use crate::session::{Delivery, EndCause, Slot, SlotBody};
 
 /// Bytes from a connection. A stale key answers `Closed`.
 pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Received {
@@ -188,17 +188,8 @@ fn on_puback(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
     parts.counters.packets_puback_received += 1;
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
-    match session.inflight.puback(ack.packet_id) {
-        Ok(delivery) => {
-            parts.counters.messages_acked += 1;
-            tell::tell_acked(parts, session_key, &delivery);
-        }
-        // A late or repeated one: nothing waits for it any more. One for a QoS 2 message breaks the exchange.
-        Err(AckError::Unknown) => {}
-        Err(AckError::Unexpected) => return Err(unexpected_ack()),
-    }
-    wake::wake_queue(parts, session_key);
-    Ok(())
+    let outcome = session.inflight.puback(ack.packet_id);
+    acked(parts, session_key, outcome)
 }
 
 fn on_pubrec(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
@@ -251,12 +242,24 @@ fn on_pubcomp(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Deco
     parts.counters.packets_pubcomp_received += 1;
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
-    match session.inflight.pubcomp(ack.packet_id) {
+    let outcome = session.inflight.pubcomp(ack.packet_id);
+    acked(parts, session_key, outcome)
+}
+
+/// The last acknowledgement of a message that was sent: its place in the window is free.
+fn acked(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    outcome: Result<Delivery, AckError>,
+) -> Result<(), DecodeError> {
+    match outcome {
         Ok(delivery) => {
             parts.counters.messages_acked += 1;
             tell::tell_acked(parts, session_key, &delivery);
         }
+        // A late or repeated one: nothing waits for it any more.
         Err(AckError::Unknown) => {}
+        // One for a message of another QoS breaks the exchange.
         Err(AckError::Unexpected) => return Err(unexpected_ack()),
     }
     wake::wake_queue(parts, session_key);

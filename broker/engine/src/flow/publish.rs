@@ -554,6 +554,41 @@ impl PublishSlot {
     pub(crate) fn head(&self) -> Head {
         Head { packet_id: self.packet_id, packet_qos: self.packet_qos, dup: self.dup }
     }
+
+    /// Takes how far the publish came.
+    pub(crate) fn settle(&mut self, decision: Decision, now_ms: u64) {
+        match decision {
+            Decision::Pass(mut draft) => {
+                draft.apply(&mut self.message, now_ms);
+                self.stage = Stage::Decided;
+                self.draft = Draft { extra: draft.extra, ..Draft::default() };
+            }
+            Decision::Refused(verdict) => {
+                self.stage = Stage::Decided;
+                self.draft = Draft {
+                    disposition: if verdict.disconnect {
+                        Disposition::Disconnect
+                    } else {
+                        Disposition::Reject
+                    },
+                    reason_string: verdict.text,
+                    ..Draft::default()
+                };
+                self.refusal = Some(verdict.code);
+            }
+            Decision::Waits(stage, visited, draft) => {
+                self.stage = stage;
+                self.visited = visited;
+                self.draft = draft;
+            }
+            Decision::Asks(stage, ask, visited, draft) => {
+                self.stage = stage;
+                self.ask = Some(ask);
+                self.visited = visited;
+                self.draft = draft;
+            }
+        }
+    }
 }
 
 fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
@@ -573,28 +608,6 @@ fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
 
 fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> PublishSlot {
     let mut slot = slot_of(view, head);
-    match decision {
-        Decision::Pass(mut draft) => {
-            draft.apply(&mut slot.message, now_ms);
-            slot.draft.extra = draft.extra;
-        }
-        Decision::Refused(verdict) => {
-            slot.draft.disposition =
-                if verdict.disconnect { Disposition::Disconnect } else { Disposition::Reject };
-            slot.draft.reason_string = verdict.text;
-            slot.refusal = Some(verdict.code);
-        }
-        Decision::Waits(stage, visited, draft) => {
-            slot.stage = stage;
-            slot.visited = visited;
-            slot.draft = draft;
-        }
-        Decision::Asks(stage, ask, visited, draft) => {
-            slot.stage = stage;
-            slot.ask = Some(ask);
-            slot.visited = visited;
-            slot.draft = draft;
-        }
-    }
+    slot.settle(decision, now_ms);
     slot
 }

@@ -186,35 +186,8 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: Option<u6
 
 fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decision: Decision) {
     let now_ms = parts.clock.now().mono_ms;
-    let Some(publish) = parts.sessions.get_mut(session_key).and_then(|s| s.slots.publish_mut(number)) else {
-        return;
-    };
-    match decision {
-        Decision::Waits(stage, visited, draft) => {
-            publish.stage = stage;
-            publish.visited = visited;
-            publish.draft = draft;
-        }
-        Decision::Asks(stage, ask, visited, draft) => {
-            publish.stage = stage;
-            publish.ask = Some(ask);
-            publish.visited = visited;
-            publish.draft = draft;
-        }
-        Decision::Pass(mut draft) => {
-            draft.apply(&mut publish.message, now_ms);
-            publish.stage = Stage::Decided;
-            publish.draft = Draft { extra: draft.extra, ..Draft::default() };
-        }
-        Decision::Refused(verdict) => {
-            publish.stage = Stage::Decided;
-            publish.draft = Draft {
-                disposition: if verdict.disconnect { Disposition::Disconnect } else { Disposition::Reject },
-                reason_string: verdict.text,
-                ..Draft::default()
-            };
-            publish.refusal = Some(verdict.code);
-        }
+    if let Some(publish) = parts.sessions.get_mut(session_key).and_then(|s| s.slots.publish_mut(number)) {
+        publish.settle(decision, now_ms);
     }
 }
 
@@ -222,14 +195,13 @@ fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decis
 fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let number = session.slots.front_number();
+    let conn = session.slots.front().and_then(|slot| slot.conn);
     let Some(publish) = session.slots.publish_mut(number) else { return false };
     let head = publish.head();
     let stored = match publish.stage {
         Stage::Stored(number) => Some(number),
         _ => None,
     };
-    let conn = session.slots.front().and_then(|slot| slot.conn);
-    let Some(publish) = session.slots.publish_mut(number) else { return false };
     if let Some(code) = publish.refusal {
         let disconnect = publish.draft.disposition == Disposition::Disconnect;
         let verdict = Verdict { code, text: publish.draft.reason_string.take(), disconnect };
