@@ -264,19 +264,24 @@ fn remembered_deliveries_are_the_old_principal_s() {
     assert_eq!(topics(world.take(bob)), [("shared/1".to_owned(), false)]);
 }
 
+/// A plugin that answers client.authorize later, and has allowed what is in force already: so many questions.
+fn asked_about_rights(world: &mut World) -> (Taken, usize) {
+    let taken = Taken::default();
+    mount(world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
+    world.pass_ms(10);
+    let before = taken.about().len();
+    for place in 0..before {
+        complete(world, taken.ticket(place), Flow::STOP, allow());
+    }
+    (taken, before)
+}
+
 /// Questions that are answered later are waited for; nothing moves before the last, and a client that gives up changes nothing.
 #[test]
 fn an_inheritance_waits_for_its_answers() {
     for gives_up in [false, true] {
         let Heirs { mut world, publisher, .. } = Heirs::new(false);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
-        world.pass_ms(10);
-        let before = taken.about().len();
-        // What is asked about subscriptions in force has nothing to do with it.
-        for place in 0..before {
-            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
-        }
+        let (taken, before) = asked_about_rights(&mut world);
         let (bob, got) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         assert_eq!(got, None);
         for place in before..before + 2 {
@@ -309,13 +314,7 @@ fn an_inheritance_that_nobody_decides_changes_nothing() {
     for answers in [true, false] {
         let Heirs { mut world, ann, .. } = Heirs::new(false);
         world.disconnect(ann, ReasonCode::SUCCESS);
-        let taken = Taken::default();
-        mount(&mut world, vec![(HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &taken))]);
-        world.pass_ms(10);
-        let before = taken.about().len();
-        for place in 0..before {
-            complete(&mut world, taken.ticket(place), Flow::STOP, allow());
-        }
+        let (taken, before) = asked_about_rights(&mut world);
         let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
         if answers {
             complete(&mut world, taken.ticket(before), Flow::FAULT, Vec::new());

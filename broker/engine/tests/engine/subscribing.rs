@@ -10,17 +10,32 @@ use crate::world::*;
 
 /// SUBSCRIBE of packet identifier 7 with `count` filters `f/0`, `f/1` and so on, with this suffix.
 fn subscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
-    let mut payload = vec![0, 7];
+    filters_bytes(0x82, 7, version, (0..count).map(|n| format!("f/{n}{suffix}")), &[0])
+}
+
+/// UNSUBSCRIBE of packet identifier 8 from the same filters.
+fn unsubscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
+    filters_bytes(0xA2, 8, version, (0..count).map(|n| format!("f/{n}{suffix}")), &[])
+}
+
+/// A packet of filters, each with its options behind it.
+fn filters_bytes(
+    first: u8,
+    packet_id: u8,
+    version: Version,
+    filters: impl Iterator<Item = String>,
+    options: &[u8],
+) -> Vec<u8> {
+    let mut payload = vec![0, packet_id];
     if version == Version::V5 {
         payload.push(0);
     }
-    for n in 0..count {
-        let filter = format!("f/{n}{suffix}");
+    for filter in filters {
         payload.extend((filter.len() as u16).to_be_bytes());
         payload.extend(filter.bytes());
-        payload.push(0);
+        payload.extend(options);
     }
-    framed(0x82, &payload)
+    framed(first, &payload)
 }
 
 fn framed(first: u8, payload: &[u8]) -> Vec<u8> {
@@ -74,19 +89,6 @@ fn a_subscribe_whose_suback_would_be_too_large_subscribes_nothing() {
         assert!(world.is_closed(sub));
         assert_eq!(world.shards[0].counters().subscriptions_count, 0);
     }
-}
-
-fn unsubscribe_bytes(version: Version, count: usize, suffix: &str) -> Vec<u8> {
-    let mut payload = vec![0, 8];
-    if version == Version::V5 {
-        payload.push(0);
-    }
-    for n in 0..count {
-        let filter = format!("f/{n}{suffix}");
-        payload.extend((filter.len() as u16).to_be_bytes());
-        payload.extend(filter.bytes());
-    }
-    framed(0xA2, &payload)
 }
 
 /// 0x97 is none of the codes of UNSUBACK [MQTT-3.11.3-2], and MQTT 3 has none at all.

@@ -290,9 +290,7 @@ impl World {
         let Some(place) = place else {
             // PUBCOMP also answers a PUBREL that a client had no reason for.
             let socket = &self.sockets[number];
-            let again =
-                || self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)));
-            let odd = socket.may_end || kind == PacketType::PubComp || again();
+            let odd = socket.may_end || kind == PacketType::PubComp || self.sent_again(client, kind, id);
             self.judge
                 .check(odd, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
             return;
@@ -355,6 +353,11 @@ impl World {
         })
     }
 
+    /// Whether a client has sent again, on any of its connections, what this acknowledges.
+    fn sent_again(&self, client: usize, kind: PacketType, id: u16) -> bool {
+        self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)))
+    }
+
     /// Whether an acknowledgement is the next one that is due.
     fn in_turn(&mut self, number: usize, kind: PacketType, id: u16, code: u8) {
         let socket = &mut self.sockets[number];
@@ -375,9 +378,7 @@ impl World {
         let short = socket.connect.packet_bytes_max.is_some_and(|most| most < 200);
         // What earlier connections of the session sent may be acknowledged on this one: once for each time.
         let client = socket.client;
-        let earlier =
-            || self.sockets.iter().any(|one| one.client == client && one.again.contains(&(kind, id)));
-        if due.is_none() && (self.waits(client, kind, id) || earlier()) {
+        if due.is_none() && (self.waits(client, kind, id) || self.sent_again(client, kind, id)) {
             return;
         }
         let rule = match (due, code) {
