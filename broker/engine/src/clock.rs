@@ -37,8 +37,8 @@ pub(crate) enum Overdue {
     Expiry(SessionKey, u32),
     /// A delayed will, of this life.
     Will(SessionKey, u32),
-    /// What was stored before the marks of a batch of subscriptions, and might have come live.
-    Settled(SessionKey, u64),
+    /// Sessions with what was stored before the marks of their subscriptions, and might have come live.
+    Settled,
 }
 
 /// A shard's time. It moves only between two steps.

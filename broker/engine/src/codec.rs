@@ -205,6 +205,7 @@ const fn frame_bytes(remaining: usize) -> usize {
 /// Appends the fixed header and makes room for `room` bytes behind it. `false`, and nothing appended, when the packet is larger than
 /// MQTT can express.
 #[must_use]
+#[inline]
 fn begin(out: &mut Vec<u8>, first: u8, remaining: usize, room: usize) -> bool {
     if remaining > VARINT_MAX as usize {
         return false;

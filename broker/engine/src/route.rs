@@ -265,6 +265,12 @@ impl Routes {
 
     // --- interest of the other shards
 
+    /// Whether something has changed here that the other shards have not been told.
+    #[inline]
+    pub fn has_changes(&self) -> bool {
+        !self.dirty_groups.is_empty() || self.outbox.has_pending()
+    }
+
     /// What has changed here since the last call, as one batch for every other shard; `None` if nothing has.
     pub fn take_changes(&mut self) -> Option<InterestBatch> {
         for key in std::mem::take(&mut self.dirty_groups) {

@@ -107,6 +107,8 @@ pub struct Session {
     pub delayed_will: Option<Box<Will>>,
     /// Retained messages that it is still to get; `None` if there are none.
     pub readers: Option<Box<Readers>>,
+    /// Under which time it stands among those whose readers settle, monotonic milliseconds; `None` if it does not.
+    pub settles_ms: Option<u64>,
     /// Deliveries that are authorised one by one, where a plugin asks for that.
     pub deliveries: Option<Box<crate::session::deliveries::Deliveries>>,
     /// Messages dropped for it.
@@ -145,6 +147,7 @@ impl Session {
             will: None,
             delayed_will: None,
             readers: None,
+            settles_ms: None,
             deliveries: None,
             dropped: 0,
             heir: None,

@@ -70,7 +70,9 @@ impl Shard {
 
     /// What the last calls left to be done.
     pub fn outbox(&mut self) -> &mut Outbox {
-        route::tell_interest(&mut self.parts);
+        if self.parts.router.has_changes() {
+            route::tell_interest(&mut self.parts);
+        }
         if self.parts.hooks.calls.faults().is_waiting() {
             hooks::judge_faults(&mut self.parts);
         }

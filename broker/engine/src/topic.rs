@@ -101,6 +101,10 @@ fn validate_length(topic: &str) -> Result<(), TopicError> {
 /// # Errors
 /// [`TopicError::TooManyLevels`].
 pub fn check_levels(topic: &str, levels_max: u16) -> Result<(), TopicError> {
+    if topic.len() < usize::from(levels_max) {
+        // Not even slashes alone would be too many.
+        return Ok(());
+    }
     let slashes = topic.bytes().filter(|&byte| byte == b'/').count();
     if slashes < usize::from(levels_max) { Ok(()) } else { Err(TopicError::TooManyLevels { levels_max }) }
 }

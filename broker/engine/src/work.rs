@@ -57,6 +57,10 @@ pub(crate) struct Work {
     pub(crate) full_noted_until_ms: u64,
     /// Pages of retained messages to be looked for.
     pub(crate) scans: VecDeque<Scan>,
+    /// Sessions whose readers settle, with the time of the first of their batches, monotonic milliseconds: one entry for each.
+    pub(crate) settling: BTreeSet<(u64, SessionKey)>,
+    /// Whether the clock looks after them.
+    pub(crate) settling_watched: bool,
 }
 
 impl Work {
@@ -75,6 +79,8 @@ impl Work {
             full_noted_until_ms: 0,
             heirs: VecDeque::new(),
             scans: VecDeque::new(),
+            settling: BTreeSet::new(),
+            settling_watched: false,
         }
     }
 }

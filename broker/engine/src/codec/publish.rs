@@ -179,7 +179,7 @@ pub fn patch_packet_id(bytes: &mut [u8], at: usize, packet_id: NonZeroU16) {
 pub fn forwardable_properties(properties: &Properties<'_>, out: &mut Vec<u8>) -> bool {
     const DROPPED: [PropertyId; 3] =
         [PropertyId::TopicAlias, PropertyId::SubscriptionId, PropertyId::WillDelay];
-    if !DROPPED.iter().any(|&id| properties.has(id)) {
+    if properties.is_empty() || !DROPPED.iter().any(|&id| properties.has(id)) {
         return true;
     }
     let bytes = properties.as_bytes();

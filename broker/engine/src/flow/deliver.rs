@@ -15,7 +15,7 @@ use crate::held::{Held, hold};
 use crate::hook::HookPoint;
 use crate::hook::draft::Disposition;
 use crate::hook::tickets::OpenTicket;
-use crate::id::SessionKey;
+use crate::id::{ConnKey, SessionKey};
 use crate::limits::QueueFull;
 use crate::message::{MessageView, Origin, Payload};
 use crate::packet::{PacketType, QoS};
@@ -111,6 +111,10 @@ pub(crate) fn deliver(
         return;
     }
     let one_by_one = session.deliveries.is_some() || deliver_rights::asks_for_deliveries(parts);
+    if !one_by_one && parts.hooks.chains.chain(HookPoint::MessageDelivered).is_empty() {
+        deliver_as(parts, key, &manner, view, held);
+        return;
+    }
     if one_by_one && !deliver_rights::may_deliver(parts, key, &manner, view, held) {
         return;
     }
@@ -165,7 +169,8 @@ fn deliver_as(
         return;
     }
     if manner.qos == QoS::AtMostOnce {
-        match write_publish(parts, key, manner, view, None, false, held) {
+        let conn = parts.sessions.get(key).and_then(|session| session.conn);
+        match write_publish(parts, conn, manner, view, None, false, held) {
             Sent::Yes => {}
             Sent::NoRoom => tell::count_drop(parts, Loss::QueueFull, view, Some(key)),
             // Discarded as if it had been delivered [MQTT-3.1.2-25].
@@ -173,11 +178,12 @@ fn deliver_as(
         }
         return;
     }
-    let Some(session) = parts.sessions.get_mut(key) else { return };
-    let at_once = session.conn.is_some() && session.queue.is_empty() && session.inflight.has_room();
-    let conn_has_room = has_room(parts, key);
+    let Some(session) = parts.sessions.get(key) else { return };
+    let at_once = session.queue.is_empty()
+        && session.inflight.has_room()
+        && session.conn.is_some_and(|conn| conn_has_room(parts, conn));
     let delivery = delivery_of(manner, view, held);
-    if at_once && conn_has_room {
+    if at_once {
         publish_now(parts, key, manner, delivery, view, held);
         return;
     }
@@ -213,8 +219,8 @@ fn publish_now(
     held: &mut Option<Held>,
 ) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
-    let packet_id = session.inflight.next_packet_id();
-    match write_publish(parts, key, manner, view, Some(packet_id), false, held) {
+    let (conn, packet_id) = (session.conn, session.inflight.next_packet_id());
+    match write_publish(parts, conn, manner, view, Some(packet_id), false, held) {
         Sent::Yes | Sent::NoRoom => {
             if let Some(session) = parts.sessions.get_mut(key) {
                 session.in_flight(packet_id, delivery);
@@ -224,17 +230,17 @@ fn publish_now(
     }
 }
 
-/// Whether the socket's queue takes more.
-fn has_room(parts: &Parts, key: SessionKey) -> bool {
-    let conn =
-        parts.sessions.get(key).and_then(|session| session.conn).and_then(|conn| parts.connections.get(conn));
+/// Whether a socket's queue takes more.
+#[inline]
+fn conn_has_room(parts: &Parts, conn: ConnKey) -> bool {
+    let conn = parts.connections.get(conn);
     conn.is_some_and(|conn| (conn.out.len() as u64) < parts.setup.limits.outbound_bytes_max)
 }
 
-/// Puts a PUBLISH on the outbound queue of a session's connection.
+/// Puts a PUBLISH on the outbound queue of a session's connection, if it has one.
 fn write_publish(
     parts: &mut Parts,
-    key: SessionKey,
+    conn: Option<ConnKey>,
     manner: &Manner,
     view: &MessageView<'_>,
     packet_id: Option<std::num::NonZeroU16>,
@@ -242,9 +248,7 @@ fn write_publish(
     held: &mut Option<Held>,
 ) -> Sent {
     let now_ms = parts.clock.now().mono_ms;
-    let Some(conn_key) = parts.sessions.get(key).and_then(|session| session.conn) else {
-        return Sent::NoRoom;
-    };
+    let Some(conn_key) = conn else { return Sent::NoRoom };
     let Some(conn) = parts.connections.get_mut(conn_key) else { return Sent::NoRoom };
     // A packet with an identifier has its place in the window, so it must be sent.
     if packet_id.is_none()
@@ -325,15 +329,14 @@ pub(crate) fn pump_queue(parts: &mut Parts, key: SessionKey) {
 
 fn send_waiting(parts: &mut Parts, key: SessionKey) {
     loop {
-        let has_room = has_room(parts, key);
-        let Some(session) = parts.sessions.get_mut(key) else { return };
-        let Some(conn) = session.conn else { return };
-        if !has_room {
+        let Some(conn) = parts.sessions.get(key).and_then(|session| session.conn) else { return };
+        if !conn_has_room(parts, conn) {
             return;
         }
+        let Some(session) = parts.sessions.get_mut(key) else { return };
         if let Some(outgoing) = session.inflight.next_resend() {
             match outgoing.phase {
-                Phase::Published(delivery) => resend(parts, key, outgoing.packet_id, &delivery),
+                Phase::Published(delivery) => resend(parts, key, conn, outgoing.packet_id, &delivery),
                 Phase::Released(_) => {
                     send::send_ack(parts, conn, PacketType::PubRel, outgoing.packet_id, ReasonCode::SUCCESS);
                 }
@@ -358,11 +361,18 @@ fn send_waiting(parts: &mut Parts, key: SessionKey) {
     }
 }
 
-fn resend(parts: &mut Parts, key: SessionKey, packet_id: std::num::NonZeroU16, delivery: &Delivery) {
+fn resend(
+    parts: &mut Parts,
+    key: SessionKey,
+    conn: ConnKey,
+    packet_id: std::num::NonZeroU16,
+    delivery: &Delivery,
+) {
     let manner = manner_of(delivery);
     let view = delivery.message.view();
     let mut held = Some(Rc::clone(&delivery.message));
-    if let Sent::TooLarge = write_publish(parts, key, &manner, &view, Some(packet_id), true, &mut held) {
+    if let Sent::TooLarge = write_publish(parts, Some(conn), &manner, &view, Some(packet_id), true, &mut held)
+    {
         if let Some(session) = parts.sessions.get_mut(key) {
             // This connection's client takes no such packet: as if it had been delivered.
             let _ = session.inflight.puback(packet_id).is_err()

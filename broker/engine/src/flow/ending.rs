@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use smallvec::SmallVec;
 
-use super::{authority, authorize, hooks, reading, route, send, subscriptions, tell, wake};
+use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
 use crate::clock::Overdue;
 use crate::codec;
@@ -196,7 +196,8 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
         subscriptions::forget_recheck(parts, Some(gone));
         subscriptions::unroute(parts, key, &filter);
     }
-    if parts.sessions.remove(key).is_some() {
+    if let Some(session) = parts.sessions.remove(key) {
+        retained::forget_settling(parts, key, session.settles_ms);
         parts.connections.totals.sessions().give_back();
     }
     *left = left.saturating_sub(1);

@@ -13,7 +13,7 @@ use crate::codec;
 use crate::codec::{DecodeError, Frame};
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::{Input, Next, Received};
-use crate::packet::{Ack, Packet, PacketType};
+use crate::packet::{Ack, Packet, PacketType, Version};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::inflight::AckError;
@@ -46,7 +46,13 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
             Ok(None) => break Next::Read,
             Ok(Some(frame)) => {
                 conn.last_received_ms = parts.clock.now().mono_ms;
-                match handle_frame(parts, key, &frame, &rest[..frame.len], owner) {
+                let state = Reader {
+                    version: conn.version,
+                    traced: conn.traced,
+                    admitting: matches!(conn.state, State::Admitting(_)),
+                    new: matches!(conn.state, State::New),
+                };
+                match handle_frame(parts, key, state, &frame, &rest[..frame.len], owner) {
                     Handled::Next => consumed += frame.len,
                     Handled::Pause => {
                         consumed += frame.len;
@@ -73,19 +79,26 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
     Received { consumed, next }
 }
 
+/// What of a connection decides how its next frame is read.
+#[derive(Clone, Copy)]
+struct Reader {
+    version: Version,
+    traced: bool,
+    admitting: bool,
+    new: bool,
+}
+
 fn handle_frame(
     parts: &mut Parts,
     key: ConnKey,
+    Reader { version, traced, admitting, new }: Reader,
     frame: &Frame<'_>,
     whole: &[u8],
     owner: Option<&Bytes>,
 ) -> Handled {
-    let Some(conn) = parts.connections.get(key) else { return Handled::Closed };
-    let (version, traced) = (conn.version, conn.traced);
-    if matches!(conn.state, State::New) {
+    if new {
         return first_packet::first_packet(parts, key, frame, whole);
     }
-    let admitting = matches!(conn.state, State::Admitting(_));
     parts.counters.packets_received += 1;
     if let Some(kind) = frame.packet_type() {
         tell::tell_received(parts, key, kind, whole);

@@ -15,7 +15,7 @@ use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::hooks::PublishWalk;
 use crate::flow::route::Effect;
 use crate::hook::chain::{Course, visited_until};
-use crate::hook::draft::{Disposition, Draft};
+use crate::hook::draft::{Disposition, Draft, Extra};
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
 use crate::hook::{HookPoint, LinkIdentity};
@@ -297,28 +297,52 @@ fn take_publish(
         return;
     };
     let at = Place { session: session_key, number, source: Source::Client, head };
-    let mut slot = None;
+    if alone && is_everybody_silent(parts, identity) {
+        take_effect(parts, key, at, &view, None);
+        return;
+    }
     match decide(parts, identity, view, at, &behind) {
         Decision::Refused(verdict) if alone => conclude(parts, session_key, Some(key), head, &verdict),
         Decision::Pass(mut draft) if alone => {
             let extra = draft.extra.take();
             let changed = draft.view(view, parts.clock.now().mono_ms);
-            let mut held = None;
-            match route::effect(parts, session_key, number, &changed, &mut held, None) {
-                Effect::Done(code) => {
-                    plugin_publish::publish_extra(parts, extra);
-                    conclude(parts, session_key, Some(key), head, &Verdict::code(code));
-                }
-                Effect::Waits(stage) => {
-                    let draft = Draft { extra, ..Draft::default() };
-                    slot = Some(PublishSlot { stage, draft, ..slot_of(&changed, head) });
-                }
-            }
+            take_effect(parts, key, at, &changed, extra);
         }
-        decision => slot = Some(slot_from(decision, &view, head, parts.clock.now().mono_ms)),
+        decision => {
+            let slot = slot_from(decision, &view, head, parts.clock.now().mono_ms);
+            push_publish(parts, session_key, key, slot);
+        }
     }
-    if let Some(slot) = slot {
-        push_publish(parts, session_key, key, slot);
+}
+
+/// Whether nobody is mounted who could decide about a publish, or change it, and it may pass for that.
+#[inline]
+fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
+    let chains = &parts.hooks.chains;
+    (parts.setup.no_match_allow || identity.superuser)
+        && chains.chain(HookPoint::ClientAuthorize).is_empty()
+        && chains.chain(HookPoint::MessagePublish).is_empty()
+}
+
+/// A publish with nothing in front has its effect, or waits for that in a slot.
+fn take_effect(
+    parts: &mut Parts,
+    key: ConnKey,
+    at: Place,
+    view: &MessageView<'_>,
+    extra: Option<Box<Vec<Extra>>>,
+) {
+    let mut held = None;
+    match route::effect(parts, at.session, at.number, view, &mut held, None) {
+        Effect::Done(code) => {
+            plugin_publish::publish_extra(parts, extra);
+            conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
+        }
+        Effect::Waits(stage) => {
+            let draft = Draft { extra, ..Draft::default() };
+            let slot = PublishSlot { stage, draft, ..slot_of(view, at.head) };
+            push_publish(parts, at.session, key, slot);
+        }
     }
 }
 
@@ -472,8 +496,10 @@ pub(crate) fn conclude(
     head: Head,
     verdict: &Verdict,
 ) {
-    let conn = parts.sessions.get(session_key).and_then(|session| session.conn);
-    if let (true, Some(conn)) = (verdict.disconnect, conn.filter(|conn| Some(*conn) == from)) {
+    if verdict.disconnect
+        && let Some(conn) = parts.sessions.get(session_key).and_then(|session| session.conn)
+        && Some(conn) == from
+    {
         let reason = verdict.code;
         ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
         return;

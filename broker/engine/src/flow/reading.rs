@@ -49,7 +49,7 @@ pub(crate) fn reading(parts: &Parts, conn: ConnKey) -> Option<Reading> {
 /// Stops reading a connection that holds as much as it may: packets of its session that wait, or bytes that its socket does
 /// not take, acknowledgements and PINGRESP among them.
 pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
-    let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
+    let Some(conn) = parts.connections.get(key) else { return Handled::Closed };
     if conn.is_paused() {
         return Handled::Pause;
     }
@@ -57,7 +57,9 @@ pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
     let Some(why) = too_much(conn, session, &parts.setup.limits, parts.memory.tight, 1) else {
         return Handled::Next;
     };
-    conn.pause(why);
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.pause(why);
+    }
     note_pause(parts, key, why);
     Handled::Pause
 }

@@ -86,7 +86,13 @@ pub(crate) fn ask_marks(
         readers.settle(batch);
         return;
     }
-    parts.clock.arm_overdue(parts.clock.now().mono_ms + SETTLE_MS, Overdue::Settled(session_key, batch));
+    let settles_ms = parts.clock.now().mono_ms + SETTLE_MS;
+    readers.settle_at(batch, settles_ms);
+    if session.settles_ms.is_none() {
+        session.settles_ms = Some(settles_ms);
+        parts.work.settling.insert((settles_ms, session_key));
+        watch_settling(parts, settles_ms);
+    }
     if owners.is_empty() {
         return;
     }
@@ -177,12 +183,36 @@ pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &
     }
 }
 
-/// What was stored before the marks of a batch has come, if it was to come live.
-pub(crate) fn batch_settled(parts: &mut Parts, session_key: SessionKey, batch: u64) {
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if let Some(readers) = &mut session.readers {
-        readers.settle(batch);
+/// Has the clock look after the sessions that settle, if it does not yet.
+fn watch_settling(parts: &mut Parts, due_ms: u64) {
+    if !parts.work.settling_watched {
+        parts.work.settling_watched = true;
+        parts.clock.arm_overdue(due_ms, Overdue::Settled);
+    }
+}
+
+/// What was stored before the marks of some batches has come, if it was to come live.
+pub(crate) fn settle_due(parts: &mut Parts) {
+    let now_ms = parts.clock.now().mono_ms;
+    parts.work.settling_watched = false;
+    while let Some(&(due_ms, session_key)) = parts.work.settling.first() {
+        if due_ms > now_ms {
+            return watch_settling(parts, due_ms);
+        }
+        parts.work.settling.pop_first();
+        let Some(session) = parts.sessions.get_mut(session_key) else { continue };
+        session.settles_ms = session.readers.as_mut().and_then(|readers| readers.settle_due(now_ms));
         session.tidy_readers();
+        if let Some(next_ms) = session.settles_ms {
+            parts.work.settling.insert((next_ms, session_key));
+        }
+    }
+}
+
+/// A session that ends has nothing to settle any more.
+pub(crate) fn forget_settling(parts: &mut Parts, session_key: SessionKey, settles_ms: Option<u64>) {
+    if let Some(settles_ms) = settles_ms {
+        parts.work.settling.remove(&(settles_ms, session_key));
     }
 }
 

@@ -32,7 +32,7 @@ pub(crate) fn run_timers(parts: &mut Parts) {
             Overdue::KeepAlive(conn) => keep_alive_due(parts, conn),
             Overdue::Expiry(session, epoch) => ending::expiry_due(parts, session, epoch),
             Overdue::Will(session, epoch) => ending::will_due(parts, session, epoch),
-            Overdue::Settled(session, batch) => retained::batch_settled(parts, session, batch),
+            Overdue::Settled => retained::settle_due(parts),
         }
     }
 }

@@ -7,8 +7,9 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 
 /// Whether a packet has no more user properties than one may.
+#[inline]
 pub(crate) fn check_user_properties(properties: &Properties<'_>, limits: &Limits) -> Result<(), DecodeError> {
-    if !properties.has(PropertyId::User) {
+    if properties.is_empty() || !properties.has(PropertyId::User) {
         return Ok(());
     }
     let most = usize::try_from(limits.user_properties_max).unwrap_or(usize::MAX);

@@ -66,8 +66,13 @@ impl<'a> Properties<'a> {
     }
 
     /// The first property of that identifier.
+    #[inline]
     pub fn find(&self, id: PropertyId) -> Option<Property<'a>> {
-        if self.has(id) { self.iter().find(|property| property.id() == id) } else { None }
+        if self.has(id) { self.first_of(id) } else { None }
+    }
+
+    fn first_of(&self, id: PropertyId) -> Option<Property<'a>> {
+        self.iter().find(|property| property.id() == id)
     }
 
     /// The user properties in their order.

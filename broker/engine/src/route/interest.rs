@@ -80,6 +80,11 @@ impl Outbox {
         self.taken + 1
     }
 
+    #[inline]
+    pub(super) fn has_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
     pub(super) fn push(&mut self, change: Change) {
         self.pending.push(change);
     }

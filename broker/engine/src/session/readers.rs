@@ -4,7 +4,7 @@
 //! Owners number what they store. A batch, which is the new subscriptions of one SUBSCRIBE, has a *mark* for each owner: what was
 //! stored up to it comes from the store, what is stored later comes live, and neither comes twice.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;
 
 use smallvec::SmallVec;
@@ -134,6 +134,8 @@ pub enum Comes {
 pub struct Readers {
     owners: BTreeMap<ShardId, Owner>,
     batches: BTreeMap<u64, Batch>,
+    /// When which batch settles, in order of time.
+    settling: VecDeque<(u64, u64)>,
     /// Number of a filter → its batch, while its live messages must be told from its stored ones.
     fresh: BTreeMap<u32, u64>,
     /// Deliveries of each reader that stand in the session's queue.
@@ -168,7 +170,7 @@ impl Readers {
                     + batch.ready.len() * size_of::<Reader>()
             })
             .sum();
-        owners + batches + self.fresh.len() * 16 + self.queued.len() * 16
+        owners + batches + (self.fresh.len() + self.queued.len() + self.settling.len()) * 16
     }
 
     /// A subscription that was not there before, and that gets its retained messages, is in force: from now on its live messages
@@ -239,6 +241,23 @@ impl Readers {
             entry.settled = true;
         }
         self.forget(batch);
+    }
+
+    /// That will be so from this time on, monotonic milliseconds; not before that of another batch.
+    pub fn settle_at(&mut self, batch: u64, settles_ms: u64) {
+        self.settling.push_back((settles_ms, batch));
+    }
+
+    /// Settles those batches whose time has come; when the next one's will, monotonic milliseconds.
+    pub fn settle_due(&mut self, now_ms: u64) -> Option<u64> {
+        while let Some(&(due_ms, batch)) = self.settling.front() {
+            if due_ms > now_ms {
+                return Some(due_ms);
+            }
+            self.settling.pop_front();
+            self.settle(batch);
+        }
+        None
     }
 
     /// Forgets a batch that nobody needs any more.
@@ -620,6 +639,21 @@ mod tests {
             readers.settle(7);
             assert!(readers.is_empty() && readers.fresh.is_empty());
         }
+    }
+
+    #[test]
+    fn batches_settle_in_order_of_their_times_and_leave_nothing() {
+        let mut readers = Readers::default();
+        for batch in 1..=3 {
+            readers.put_in_force(batch, batch as u32);
+            readers.ask_marks(batch, std::iter::empty(), Arc::default());
+            readers.begin(batch, |_| true);
+            readers.settle_at(batch, 1000 * batch);
+        }
+        assert_eq!((readers.settle_due(999), readers.batches.len()), (Some(1000), 3));
+        assert_eq!((readers.settle_due(2000), readers.batches.len()), (Some(3000), 1));
+        assert_eq!(readers.settle_due(3000), None);
+        assert!(readers.is_empty() && readers.fresh.is_empty() && readers.settling.is_empty());
     }
 
     #[test]
