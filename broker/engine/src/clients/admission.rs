@@ -6,7 +6,8 @@ use std::rc::Rc;
 use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 
-use crate::hook::LinkIdentity;
+use crate::hook::HookPoint;
+use crate::hook::suspended::Suspended;
 use crate::hook::verdict::ClientVerdict;
 use crate::id::SessionKey;
 use crate::packet::QoS;
@@ -27,6 +28,17 @@ pub(crate) enum Step {
     Inherit,
 }
 
+impl Step {
+    /// The hook point at which it is, or will be when its client has answered.
+    pub(crate) const fn point(self) -> HookPoint {
+        match self {
+            Step::Connect => HookPoint::ClientConnect,
+            Step::Authenticate | Step::Client => HookPoint::ClientAuthenticate,
+            Step::Will | Step::Inherit => HookPoint::ClientAuthorize,
+        }
+    }
+}
+
 /// A CONNECT that is not decided yet.
 #[derive(Debug)]
 pub(crate) struct Admission {
@@ -37,17 +49,13 @@ pub(crate) struct Admission {
     /// Whether the broker chose the client id.
     pub(crate) assigned: bool,
     pub(crate) step: Step,
-    /// The verdict so far.
-    pub(crate) verdict: ClientVerdict,
-    /// Links of the step's chain that it has been to.
-    pub(crate) visited: Vec<LinkIdentity>,
+    /// How far it is along the chain of its step, with the verdict so far.
+    pub(crate) suspended: Suspended<ClientVerdict>,
     /// Data of the client's last AUTH.
     pub(crate) data: Option<Bytes>,
     /// Data of the broker's for CONNACK.
     pub(crate) farewell: Option<Bytes>,
     pub(crate) will: Option<Box<Will>>,
-    /// The ticket it waits for.
-    pub(crate) ticket: Option<Ticket>,
     /// The session of another principal that it is to go on with.
     pub(crate) inheritance: Option<Box<Inheritance>>,
     /// Whether it stands in the row of those that go on in a next turn.
@@ -56,20 +64,28 @@ pub(crate) struct Admission {
 
 /// A re-authentication that is going on.
 #[derive(Debug)]
-pub(crate) struct Renewal {
-    /// The client has been asked for its next AUTH; otherwise client.authenticate answers later.
-    pub(crate) asked: bool,
-    pub(crate) data: Bytes,
-    pub(crate) verdict: ClientVerdict,
-    pub(crate) visited: Vec<LinkIdentity>,
-    /// The ticket it waits for.
-    pub(crate) ticket: Option<Ticket>,
+pub(crate) enum Renewal {
+    /// The client has been asked for its next AUTH.
+    Client,
+    /// A link of client.authenticate answers later.
+    Suspended {
+        /// Data of the client's last AUTH.
+        data: Bytes,
+        /// How far it is along the chain.
+        suspended: Suspended<ClientVerdict>,
+    },
 }
 
 impl Admission {
+    /// Goes to another step, which no link has seen yet.
+    pub(crate) fn go_to(&mut self, step: Step) {
+        self.step = step;
+        self.suspended.next_event(step.point());
+    }
+
     /// The ticket it waits for.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.ticket
+        self.suspended.ticket
     }
 }
 
@@ -98,9 +114,21 @@ pub(crate) enum Item {
 }
 
 impl Renewal {
+    /// The ticket it waits for.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Renewal::Client => None,
+            Renewal::Suspended { suspended, .. } => suspended.ticket,
+        }
+    }
+
     /// Bytes that it is charged for.
     pub(crate) fn bytes(&self) -> usize {
-        size_of::<Renewal>() + self.data.len()
+        let data = match self {
+            Renewal::Client => 0,
+            Renewal::Suspended { data, .. } => data.len(),
+        };
+        size_of::<Renewal>() + data
     }
 }
 
@@ -112,7 +140,7 @@ impl Admission {
         let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
         size_of::<Admission>()
             + self.packet.len()
-            + self.verdict.properties.len()
+            + self.suspended.accumulator.properties.len()
             + data.sum::<usize>()
             + will
             + inheritance

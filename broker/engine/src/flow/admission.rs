@@ -5,9 +5,9 @@
 use std::rc::Rc;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::raw::Flow;
 
 use super::connect::kept_properties;
+use super::hooks::{Answer, Walk};
 use super::reading::Handled;
 use super::{authority, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
 use crate::clients::admission::{Admission, Renewal, Step};
@@ -17,8 +17,8 @@ use crate::codec;
 use crate::codec::DecodeError;
 use crate::flow::inherit::Claim;
 use crate::hook::HookPoint;
-use crate::hook::chain::{Audience, Course, Exit, visited_until};
-use crate::hook::tickets::{OpenTicket, OwnedChange, Waiter};
+use crate::hook::suspended::Suspended;
+use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED};
 use crate::hook::view::{Action, ClientView, Request, StoredSession};
 use crate::id::ConnKey;
@@ -27,9 +27,6 @@ use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Ver
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity};
-
-/// A verdict with what came for it later.
-pub(crate) type Answer<'a> = Option<(Flow, &'a [OwnedChange])>;
 
 /// Client.connect, then client.authenticate, then the will.
 pub(crate) fn admit(
@@ -64,17 +61,16 @@ pub(crate) fn admit(
     let properties = Bytes::copy_from_slice(connect.properties.as_bytes());
     let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     let verdict = ClientVerdict { properties, ..unanswered };
+    let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch);
     let admission = Admission {
         packet: Bytes::new(),
         identity,
         assigned,
         step: Step::Connect,
-        verdict,
-        visited: Vec::new(),
+        suspended,
         data: None,
         farewell: None,
         will: None,
-        ticket: None,
         inheritance: None,
         queued: false,
     };
@@ -93,11 +89,8 @@ fn go_on(
     let mut left = super::inherit::SLICE;
     loop {
         if !std::mem::take(&mut answered)
-            && let Exit::Deferred(place, ticket) = run_step(parts, key, connect, &mut admission)
+            && let Walk::Deferred(_) = run_step(parts, key, connect, &mut admission)
         {
-            let chain = parts.hooks.chains.chain(point_of(admission.step));
-            admission.visited.extend(visited_until(chain, place + 1));
-            admission.ticket = Some(ticket);
             return park_admission(parts, key, whole, admission);
         }
         let next = match admission.step {
@@ -109,13 +102,12 @@ fn go_on(
         };
         match next {
             Err((reason, text)) => return connack::refuse(parts, key, reason, text.as_deref()),
-            Ok(Some(Step::Client)) => {
-                admission.step = Step::Client;
-                // Its answer is a new event for all links.
-                admission.visited.clear();
-                return park_admission(parts, key, whole, admission);
+            Ok(Some(step)) => {
+                admission.go_to(step);
+                if step == Step::Client {
+                    return park_admission(parts, key, whole, admission);
+                }
             }
-            Ok(Some(step)) => admission.step = step,
             Ok(None) => match inherit::claim(parts, key, connect, &mut admission) {
                 Claim::Free => return connect::establish(parts, key, connect, admission, false),
                 Claim::Discards => return connect::establish(parts, key, connect, admission, true),
@@ -124,9 +116,8 @@ fn go_on(
                     return connack::refuse(parts, key, reason, None);
                 }
                 claim => {
-                    admission.step = Step::Inherit;
-                    admission.visited.clear();
-                    admission.verdict.begin_anew(ReasonCode::NOT_AUTHORIZED);
+                    admission.go_to(Step::Inherit);
+                    admission.suspended.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
                     left -= 1;
                     if matches!(claim, Claim::Waits) {
                         // Until the session has come to rest, or this is over.
@@ -141,12 +132,11 @@ fn go_on(
                 }
             },
         }
-        admission.visited.clear();
     }
 }
 
 /// Runs the chain of a step from where it stands.
-fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Exit {
+fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Walk {
     let identity = Rc::clone(&admission.identity);
     let mut client = identity.view();
     let mut section = Vec::new();
@@ -175,31 +165,22 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
         Step::Inherit => {
             request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request());
             if request.is_none() {
-                return Exit::Done;
+                return Walk::Through;
             }
             Waiter::Will(key)
         }
         Step::Will | Step::Client => {
-            let Some(will) = &connect.will else { return Exit::Done };
+            let Some(will) = &connect.will else { return Walk::Through };
             request =
                 Some(Request { action: Action::Will, topic: will.topic, qos: will.qos, retain: will.retain });
             if identity.superuser {
-                admission.verdict.verdict = ALLOW;
-                return Exit::Done;
+                admission.suspended.accumulator.verdict = ALLOW;
+                return Walk::Through;
             }
             Waiter::Will(key)
         }
     };
-    let point = point_of(admission.step);
-    let audience = match request {
-        Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
-        _ => Audience::All,
-    };
-    let course = Course { visited: &admission.visited, audience, ..Course::WHOLE };
-    let verdict = admission.verdict.clone();
-    let (verdict, exit) = hooks::run_client(parts, point, client, request, verdict, course, Some(waiter));
-    admission.verdict = verdict;
-    exit
+    hooks::go_on(parts, &mut admission.suspended, client, request, None, waiter)
 }
 
 /// Whose session there is under a client identifier, if anybody is mounted who could look.
@@ -244,11 +225,15 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
 
 /// A deferred verdict about a CONNECT has come, or its deadline has passed (`None`).
 pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
+    let Some(State::Admitting(admission)) = parts.connections.get(key).map(|conn| &conn.state) else {
+        return;
+    };
+    if !admission.suspended.waits_for(ticket.number) {
+        return;
+    }
     let Some(mut admission) = take_admission(parts, key) else { return };
-    admission.ticket = None;
-    let point = point_of(admission.step);
-    let stop = hooks::take_answer(parts, point, ticket, answer, &mut admission.verdict);
-    admission_goes_on(parts, key, admission, stop);
+    let ends = hooks::resume(parts, &mut admission.suspended, ticket, answer, ());
+    admission_goes_on(parts, key, admission, ends == Some(true));
 }
 
 /// What client.authorize has said of something that a session of another principal holds.
@@ -258,7 +243,9 @@ fn inherit_answered(
 ) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
     let no_match_allow = parts.setup.no_match_allow;
     let Some(inheritance) = &mut admission.inheritance else { return Ok(None) };
-    inheritance.answered(&admission.verdict, no_match_allow).map_err(|reason| (reason, None))?;
+    inheritance
+        .answered(&admission.suspended.accumulator, no_match_allow)
+        .map_err(|reason| (reason, None))?;
     Ok(None)
 }
 
@@ -288,7 +275,7 @@ fn connect_allowed(
     connect: &Connect<'_>,
     admission: &mut Admission,
 ) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
-    let verdict = &mut admission.verdict;
+    let verdict = &mut admission.suspended.accumulator;
     if verdict.verdict == DENY {
         return Err((verdict.reason, verdict.reason_string.take()));
     }
@@ -311,7 +298,8 @@ fn connect_allowed(
     send::trace_client(parts, &identity.client_id, true, || {
         crate::traces::describe(&Packet::Connect(*connect))
     });
-    admission.verdict = ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    admission.suspended.accumulator =
+        ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     Ok(Some(Step::Authenticate))
 }
 
@@ -327,7 +315,7 @@ fn authenticated(
     let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
     // Nobody answered: the listener decides, and a name that somebody could have known is one that nobody knows.
     let welcome = conn.peer.listener.allow_anonymous && (nameless || !guarded);
-    let verdict = &mut admission.verdict;
+    let verdict = &mut admission.suspended.accumulator;
     let method = connect.properties.auth_method();
     match verdict.verdict {
         ALLOW => {}
@@ -337,7 +325,7 @@ fn authenticated(
             if !send_auth(parts, key, ReasonCode::CONTINUE_AUTHENTICATION, method, data.as_deref()) {
                 return Err((ReasonCode::PACKET_TOO_LARGE, None));
             }
-            admission.verdict.verdict = UNANSWERED;
+            admission.suspended.accumulator.verdict = UNANSWERED;
             return Ok(Some(Step::Client));
         }
         _ => {
@@ -364,7 +352,8 @@ fn authenticated(
     if admission.will.is_none() {
         return Ok(None);
     }
-    admission.verdict = ClientVerdict::unanswered(&admission.identity.view(), ReasonCode::NOT_AUTHORIZED);
+    admission.suspended.accumulator =
+        ClientVerdict::unanswered(&admission.identity.view(), ReasonCode::NOT_AUTHORIZED);
     Ok(Some(Step::Will))
 }
 
@@ -406,10 +395,9 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
         // [MQTT-4.12.1-1]
         return Err(broken("AUTH with another authentication method than CONNECT"));
     }
-    let asked = conn.renewal.as_ref().map(|renewal| renewal.asked);
-    let fits = match auth.reason {
-        ReasonCode::REAUTHENTICATE => asked.is_none(),
-        ReasonCode::CONTINUE_AUTHENTICATION => asked == Some(true),
+    let fits = match (auth.reason, conn.renewal.as_deref()) {
+        (ReasonCode::REAUTHENTICATE, renewal) => renewal.is_none(),
+        (ReasonCode::CONTINUE_AUTHENTICATION, renewal) => matches!(renewal, Some(Renewal::Client)),
         _ => false,
     };
     if !fits {
@@ -422,7 +410,8 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
         conn.renewal = None;
         conn.packet_due_ms = None;
     }
-    renew(parts, key, Renewal { asked: false, data, verdict, visited: Vec::new(), ticket: None }, false);
+    let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch);
+    renew(parts, key, data, suspended, false);
     Ok(())
 }
 
@@ -441,72 +430,70 @@ fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), De
         return Ok(());
     }
     admission.data = Some(Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default()));
-    admission.step = Step::Authenticate;
+    admission.go_to(Step::Authenticate);
     admission_goes_on(parts, key, admission, false);
     Ok(())
 }
 
-/// Goes on with a re-authentication; everything else of the connection goes on beside it (section 4.12.1).
-fn renew(parts: &mut Parts, key: ConnKey, mut renewal: Renewal, answered: bool) {
+/// Goes on with a re-authentication; everything else of the connection goes on beside it (section 4.12.1). `ended` says that
+/// the chain has ended already.
+fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<ClientVerdict>, ended: bool) {
     let Some(conn) = parts.connections.get(key) else { return };
     let (Some(identity), Some(method)) = (conn.identity.clone(), conn.auth_method.clone()) else {
         return;
     };
-    if !answered {
+    if !ended {
         let mut section = Vec::new();
         push_property(&mut section, Property::AuthMethod(&method));
-        push_property(&mut section, Property::AuthData(&renewal.data));
+        push_property(&mut section, Property::AuthData(&data));
         let client = ClientView { properties: &section, ..identity.view() };
-        let course = Course { visited: &renewal.visited, ..Course::WHOLE };
-        let (point, waiter) = (HookPoint::ClientAuthenticate, Waiter::Renewal(key));
-        let verdict = renewal.verdict.clone();
-        let (verdict, exit) = hooks::run_client(parts, point, client, None, verdict, course, Some(waiter));
-        renewal.verdict = verdict;
-        if let Exit::Deferred(place, ticket) = exit {
-            renewal.ticket = Some(ticket);
-            renewal.visited.extend(visited_until(parts.hooks.chains.chain(point), place + 1));
-            if let Some(conn) = parts.connections.get_mut(key) {
-                conn.renewal = Some(Box::new(renewal));
-            }
-            return;
+        let walk = hooks::go_on(parts, &mut suspended, client, None, None, Waiter::Renewal(key));
+        if let Walk::Deferred(_) = walk {
+            return keep_renewal(parts, key, Renewal::Suspended { data, suspended });
         }
     }
-    renewed(parts, key, &method, renewal);
+    renewed(parts, key, &method, suspended.accumulator);
+}
+
+fn keep_renewal(parts: &mut Parts, key: ConnKey, renewal: Renewal) {
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.renewal = Some(Box::new(renewal));
+    }
 }
 
 /// A deferred verdict about a re-authentication.
 pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(renewal) = parts.connections.get_mut(key).and_then(|conn| conn.renewal.take()) else { return };
-    let mut renewal = *renewal;
-    renewal.ticket = None;
-    let stop = hooks::take_answer(parts, HookPoint::ClientAuthenticate, ticket, answer, &mut renewal.verdict);
-    renew(parts, key, renewal, stop);
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    let waits = |renewal: &mut Box<Renewal>| renewal.ticket() == Some(ticket.number);
+    let Some(Renewal::Suspended { data, mut suspended }) =
+        conn.renewal.take_if(waits).map(|renewal| *renewal)
+    else {
+        return;
+    };
+    let ends = hooks::resume(parts, &mut suspended, ticket, answer, ());
+    renew(parts, key, data, suspended, ends == Some(true));
 }
 
-fn renewed(parts: &mut Parts, key: ConnKey, method: &str, mut renewal: Renewal) {
-    let data = renewal.verdict.auth_data.take();
-    let reason = match renewal.verdict.verdict {
+fn renewed(parts: &mut Parts, key: ConnKey, method: &str, verdict: ClientVerdict) {
+    let reason = match verdict.verdict {
         ALLOW => ReasonCode::SUCCESS,
         ANOTHER_ROUND => ReasonCode::CONTINUE_AUTHENTICATION,
         _ => {
             parts.counters.client_auth_denied += 1;
             // DISCONNECT has no 0x88 (section 3.14.2.1), and one that says as much.
-            let unanswered = renewal.verdict.is_unanswered_denial();
-            let reason = if unanswered { ReasonCode::SERVER_BUSY } else { renewal.verdict.reason };
+            let reason =
+                if verdict.is_unanswered_denial() { ReasonCode::SERVER_BUSY } else { verdict.reason };
             return end_renewal(parts, key, reason);
         }
     };
-    if !send_auth(parts, key, reason, Some(method), data.as_deref()) {
+    if !send_auth(parts, key, reason, Some(method), verdict.auth_data.as_deref()) {
         return end_renewal(parts, key, ReasonCode::PACKET_TOO_LARGE);
     }
     if reason == ReasonCode::SUCCESS {
-        set_superuser(parts, key, renewal.verdict.superuser);
+        set_superuser(parts, key, verdict.superuser);
         return;
     }
-    renewal.asked = true;
-    if let Some(conn) = parts.connections.get_mut(key) {
-        conn.renewal = Some(Box::new(renewal));
-    }
+    keep_renewal(parts, key, Renewal::Client);
     reading::expect_packet(parts, key);
 }
 
@@ -531,15 +518,7 @@ fn set_superuser(parts: &mut Parts, key: ConnKey, superuser: bool) {
     }
 }
 
-const fn point_of(step: Step) -> HookPoint {
-    match step {
-        Step::Connect => HookPoint::ClientConnect,
-        Step::Authenticate | Step::Client => HookPoint::ClientAuthenticate,
-        Step::Will | Step::Inherit => HookPoint::ClientAuthorize,
-    }
-}
-
 fn will_allowed(no_match_allow: bool, admission: &Admission) -> Result<(), (ReasonCode, Option<Bytes>)> {
-    let verdict = &admission.verdict;
+    let verdict = &admission.suspended.accumulator;
     super::hooks::may(verdict, no_match_allow).map_err(|reason| (reason, verdict.reason_string.clone()))
 }

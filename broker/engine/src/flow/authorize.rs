@@ -3,11 +3,10 @@
 use grapnel_plugin_abi::raw::Ticket;
 
 use super::hooks;
-use super::hooks::Answer;
-use crate::hook::chain::{Audience, Course, Exit, visited_until};
+use super::hooks::{Answer, Walk};
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::ClientVerdict;
-use crate::hook::view::{Action, Request};
+use crate::hook::view::Request;
 use crate::hook::{HookPoint, LinkIdentity};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -54,8 +53,7 @@ pub(crate) fn ask_answered(
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> bool {
-    let resumed = ask.resume(ticket, answer, ());
-    let ends = resumed.map(|resumed| hooks::count_resumed(parts, ticket, ask.point, resumed));
+    let ends = hooks::resume(parts, ask, ticket, answer, ());
     if ask.epoch == parts.hooks.authz_epoch
         && let Some(ends) = ends
     {
@@ -72,29 +70,12 @@ pub(crate) fn run_authorize(
     parts: &mut Parts,
     identity: &Identity,
     request: Request<'_>,
-    ask: Ask,
+    mut ask: Ask,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> (Ask, bool) {
-    let audience = match request.action {
-        Action::Deliver => Audience::Deliver,
-        _ => Audience::All,
-    };
-    let Ask { accumulator, visited, epoch, point, ticket: _ } = ask;
-    let course = Course { visited: &visited, behind, ancestry: 0, audience };
-    let (accumulator, exit) =
-        hooks::run_client(parts, point, identity.view(), Some(request), accumulator, course, Some(waiter));
-    let mut ask = Ask { accumulator, visited, epoch, point, ticket: None };
-    let (until, blocked) = match exit {
-        Exit::Done => return (ask, false),
-        Exit::Deferred(place, ticket) => {
-            ask.ticket = Some(ticket);
-            (place + 1, false)
-        }
-        Exit::Blocked(place) => (place, true),
-    };
-    ask.has_visited(visited_until(parts.hooks.chains.chain(point), until));
-    (ask, blocked)
+    let walk = hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter);
+    (ask, walk == Walk::Blocked)
 }
 
 /// How a question ended, or where it waits.

@@ -289,7 +289,7 @@ pub(crate) fn end_connection(
     let Some(mut conn) = reading::remove_connection(parts, key) else { return };
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
     // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
-    let renewal = conn.renewal.and_then(|renewal| renewal.ticket);
+    let renewal = conn.renewal.and_then(|renewal| renewal.ticket());
     if let State::Admitting(admission) = conn.state {
         parts.connections.admitting -= 1;
         admission.ticket().map(|ticket| parts.hooks.tickets.close(ticket));

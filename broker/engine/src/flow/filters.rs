@@ -6,16 +6,16 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use super::authorize::Asked;
-use super::hooks::Answer;
+use super::hooks::{Answer, Walk};
 use super::{authorize, ending, hooks, reading, retained, send, subscriptions, tell, wake};
 use crate::clock::Deadline;
-use crate::hook::chain::{Course, Exit, visited_until};
+use crate::hook::HookPoint;
+use crate::hook::chain::Course;
 use crate::hook::requested::Requested;
 use crate::hook::subscribe::SubscribeFold;
-use crate::hook::suspended::Resumed;
+use crate::hook::suspended::Suspended;
 use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
-use crate::hook::{HookPoint, suspended};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe};
 use crate::parts::Parts;
@@ -55,7 +55,8 @@ pub(crate) fn on_subscribe(parts: &mut Parts, key: ConnKey, subscribe: &Subscrib
         return refuse_unanswerable(parts, key);
     }
     let filters = subscribe.filters.take(most);
-    let requested = filters.map(|(filter, options)| Requested::new(filter, options)).collect();
+    let requested: Vec<_> = filters.map(|(filter, options)| Requested::new(filter, options)).collect();
+    let chain = Suspended::new(HookPoint::ClientSubscribe, requested, parts.hooks.authz_epoch);
     let batch = wake::next_reader(parts);
     begin_filters(
         parts,
@@ -64,14 +65,14 @@ pub(crate) fn on_subscribe(parts: &mut Parts, key: ConnKey, subscribe: &Subscrib
             packet_id: Some(subscribe.packet_id),
             subscribe: true,
             properties: subscribe.properties.as_bytes().into(),
-            requested,
+            requested: Vec::new(),
             beyond: count.saturating_sub(most),
             permits: Vec::new(),
             codes: Vec::new(),
             granted: Vec::new(),
             batch,
             in_batch: 0,
-            step: FilterStep::Chain(Vec::new(), false),
+            step: FilterStep::Chain(chain),
             is_queued: false,
         },
     );
@@ -90,7 +91,9 @@ pub(crate) fn on_unsubscribe(parts: &mut Parts, key: ConnKey, unsubscribe: &Unsu
         return refuse_unanswerable(parts, key);
     }
     let filters = unsubscribe.filters.take(most);
-    let requested = filters.map(|filter| Requested::new(filter, SubscriptionOptions::default())).collect();
+    let options = SubscriptionOptions::default();
+    let requested: Vec<_> = filters.map(|filter| Requested::new(filter, options)).collect();
+    let chain = Suspended::new(HookPoint::ClientUnsubscribe, requested, parts.hooks.authz_epoch);
     begin_filters(
         parts,
         key,
@@ -98,14 +101,14 @@ pub(crate) fn on_unsubscribe(parts: &mut Parts, key: ConnKey, unsubscribe: &Unsu
             packet_id: Some(unsubscribe.packet_id),
             subscribe: false,
             properties: unsubscribe.properties.as_bytes().into(),
-            requested,
+            requested: Vec::new(),
             beyond: count.saturating_sub(most),
             permits: Vec::new(),
             codes: Vec::new(),
             granted: Vec::new(),
             batch: 0,
             in_batch: 0,
-            step: FilterStep::Chain(Vec::new(), false),
+            step: FilterStep::Chain(chain),
             is_queued: false,
         },
     );
@@ -132,7 +135,7 @@ fn refuse_unanswerable(parts: &mut Parts, key: ConnKey) {
 fn begin_filters(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
     let Some(session_key) = reading::session_of(parts, key) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let bytes = packet.requested.iter().map(|one| one.filter.len() + size_of::<Requested>()).sum();
+    let bytes = packet.filters().iter().map(|one| one.filter.len() + size_of::<Requested>()).sum();
     let slot = Slot { conn: Some(key), bytes, body: SlotBody::Filters(Box::new(packet)) };
     if session.slots.is_empty() {
         session.slots.push(slot);
@@ -192,8 +195,8 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
     match packet.step {
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
         FilterStep::Chain(..) | FilterStep::Authorize(_) if !alive => Step::Over,
-        FilterStep::Chain(_, true) => Step::Waits,
-        FilterStep::Chain(_, false) => run_filters(parts, place, packet),
+        FilterStep::Chain(ref chain) if chain.ticket.is_some() => Step::Waits,
+        FilterStep::Chain(_) => run_filters(parts, place, packet),
         FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
         FilterStep::Apply if packet.subscribe => grant_filters(parts, place, packet, alive),
         FilterStep::Apply => end_filters(parts, place, packet, alive),
@@ -205,34 +208,33 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
 
 /// Runs client.subscribe or client.unsubscribe from where it stands.
 fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
-    let next = if packet.subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
-    let FilterStep::Chain(mut visited, _) = std::mem::replace(&mut packet.step, next) else {
-        return Step::Goes;
-    };
+    let FilterStep::Chain(suspended) = &mut packet.step else { return Step::Goes };
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
-    let point = packet.point();
+    let point = suspended.point;
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
+    let requested = std::mem::take(&mut suspended.accumulator);
     let chain = parts.hooks.chains.chain_mut(point);
     if chain.is_empty() {
+        packet.end_chain(requested);
         return Step::Goes;
     }
     let waiter = Waiter::Filters(place.session, place.number, point);
     let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
-    let requested = std::mem::take(&mut packet.requested);
     let properties = Properties::from_encoded(&packet.properties);
     let mut fold =
         SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    let course = Course { visited: &visited, ..Course::WHOLE };
+    let course = Course { visited: &suspended.visited, ..Course::WHOLE };
     let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
-    packet.requested = std::mem::take(&mut fold.filters);
+    let requested = std::mem::take(&mut fold.filters);
     drop(fold);
     wake::spend(parts, parts.hooks.chains.chain(point).links.len() as u64);
-    hooks::arm_ticket(parts, exit);
-    let Exit::Deferred(link, _) = exit else { return Step::Goes };
-    visited.extend(visited_until(parts.hooks.chains.chain(point), link + 1));
-    packet.step = FilterStep::Chain(visited, true);
+    if let Walk::Through = hooks::note_exit(parts, suspended, exit) {
+        packet.end_chain(requested);
+        return Step::Goes;
+    }
+    suspended.accumulator = requested;
     Step::Waits
 }
 
@@ -537,12 +539,12 @@ pub(crate) fn filters_answered(
 ) {
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
     let Some(packet) = filters_at(parts, session_key, number) else { return };
-    let FilterStep::Chain(_, waits @ true) = &mut packet.step else { return };
-    *waits = false;
-    let (point, subscribe) = (packet.point(), packet.subscribe);
-    let resumed = suspended::resume(&mut packet.requested, point, ticket, answer, topic_bytes_max);
-    if let Resumed::Ends | Resumed::Failed { ends: true, .. } = resumed {
-        packet.step = if subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
+    let FilterStep::Chain(suspended) = &mut packet.step else { return };
+    let point = suspended.point;
+    let Some(resumed) = suspended.resume(ticket, answer, topic_bytes_max) else { return };
+    if resumed.ends() {
+        let requested = std::mem::take(&mut suspended.accumulator);
+        packet.end_chain(requested);
     }
     hooks::count_resumed(parts, ticket, point, resumed);
     wake::wake_slots(parts, session_key);

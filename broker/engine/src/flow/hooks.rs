@@ -5,43 +5,78 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::{Flow, Ticket};
 
-use crate::hook::chain::{Course, Exit};
+use crate::hook::chain::{Audience, Course, Exit, visited_until};
 use crate::hook::client::ClientFold;
 use crate::hook::draft::Draft;
 use crate::hook::message::{MessageFold, Rules};
-use crate::hook::suspended::{RefusedChange, Resumed};
+use crate::hook::suspended::{Accumulator, RefusedChange, Resumed, Suspended};
 use crate::hook::tickets::{OpenTicket, OwnedChange, TicketDesk, Waiter};
 use crate::hook::verdict::ClientVerdict;
-use crate::hook::view::{ClientView, Request};
-use crate::hook::{HookPoint, LinkStats, Refusal, suspended};
+use crate::hook::view::{Action, ClientView, Request};
+use crate::hook::{HookPoint, LinkIdentity, LinkStats, Refusal};
 use crate::message::MessageView;
 use crate::outbox::RefusedAnswer;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
-/// A walk along the publish chain.
-pub(crate) enum PublishWalk {
-    /// Through.
-    Decided,
-    /// A link answers later; it and all before it have been visited.
-    Deferred(usize, Ticket),
-    /// The link at this place waits for the publish in front.
-    Blocked(usize),
+/// How a walk along a chain ended, which is noted in what walked.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Walk {
+    /// All links have run, or one has ended the chain.
+    Through,
+    /// A link answers later: it waits for its ticket.
+    Deferred(Ticket),
+    /// The next link must wait until the event in front has been there.
+    Blocked,
 }
 
-pub(crate) fn run_client(
+/// Runs the chain of an event about a client from where it stands.
+pub(crate) fn go_on(
     parts: &mut Parts,
-    point: HookPoint,
+    suspended: &mut Suspended<ClientVerdict>,
     client: ClientView<'_>,
     request: Option<Request<'_>>,
-    verdict: ClientVerdict,
+    behind: Option<&[LinkIdentity]>,
+    waiter: Waiter,
+) -> Walk {
+    let audience = match request {
+        Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
+        _ => Audience::All,
+    };
+    let Suspended { accumulator, visited, point, .. } = &mut *suspended;
+    let course = Course { visited, behind, ancestry: 0, audience };
+    let exit = run_client(parts, *point, (client, request), accumulator, course, Some(waiter));
+    note_exit(parts, suspended, exit)
+}
+
+/// Notes in what has walked along its chain how far it has come.
+pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walk {
+    suspended.ticket = None;
+    let (until, walk) = match exit {
+        Exit::Done => return Walk::Through,
+        Exit::Blocked(place) => (place, Walk::Blocked),
+        Exit::Deferred(place, ticket) => {
+            suspended.ticket = Some(ticket);
+            arm_ticket(parts, ticket);
+            (place + 1, Walk::Deferred(ticket))
+        }
+    };
+    suspended.has_visited(visited_until(parts.hooks.chains.chain(suspended.point), until));
+    walk
+}
+
+fn run_client(
+    parts: &mut Parts,
+    point: HookPoint,
+    (client, request): (ClientView<'_>, Option<Request<'_>>),
+    verdict: &mut ClientVerdict,
     course: Course<'_>,
     waiter: Option<Waiter>,
-) -> (ClientVerdict, Exit) {
+) -> Exit {
     let chain = parts.hooks.chains.chain_mut(point);
     if chain.is_empty() {
-        return (verdict, Exit::Done);
+        return Exit::Done;
     }
     let desk =
         waiter.map(|waiter| TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms));
@@ -51,18 +86,15 @@ pub(crate) fn run_client(
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
     let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
     let called = fold.was_called();
-    let mut verdict = fold.verdict;
+    drop(fold);
     verdict.called |= called;
-    arm_ticket(parts, exit);
-    (verdict, exit)
+    exit
 }
 
-pub(crate) fn arm_ticket(parts: &mut Parts, exit: Exit) {
-    if let Exit::Deferred(_, ticket) = exit {
-        parts.counters.hook_deferred += 1;
-        if let Some(open) = parts.hooks.tickets.get(ticket) {
-            parts.clock.arm_deadline(open.deadline_ms, crate::clock::Deadline::Ticket(ticket));
-        }
+fn arm_ticket(parts: &mut Parts, ticket: Ticket) {
+    parts.counters.hook_deferred += 1;
+    if let Some(open) = parts.hooks.tickets.get(ticket) {
+        parts.clock.arm_deadline(open.deadline_ms, crate::clock::Deadline::Ticket(ticket));
     }
 }
 
@@ -77,8 +109,8 @@ pub(crate) fn notify_client(
         return;
     }
     let client = identity.view();
-    let verdict = ClientVerdict::unanswered(&client, reason);
-    run_client(parts, point, client, None, verdict, Course::WHOLE, None);
+    let mut verdict = ClientVerdict::unanswered(&client, reason);
+    run_client(parts, point, (client, None), &mut verdict, Course::WHOLE, None);
 }
 
 /// Runs message.publish from where `course` says; the draft is the accumulator.
@@ -90,7 +122,7 @@ pub(crate) fn run_publish(
     course: Course<'_>,
     waiter: Waiter,
     dup: bool,
-) -> PublishWalk {
+) -> Exit {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let chain = parts.hooks.chains.chain_mut(HookPoint::MessagePublish);
     let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
@@ -107,15 +139,13 @@ pub(crate) fn run_publish(
     *draft = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     drop(fold);
-    arm_ticket(parts, exit);
+    if let Exit::Deferred(_, ticket) = exit {
+        arm_ticket(parts, ticket);
+    }
     if !refusals.is_empty() {
         note_refusals(parts, HookPoint::MessagePublish, refusals, faults);
     }
-    match exit {
-        Exit::Done => PublishWalk::Decided,
-        Exit::Deferred(place, ticket) => PublishWalk::Deferred(place, ticket),
-        Exit::Blocked(place) => PublishWalk::Blocked(place),
-    }
+    exit
 }
 
 /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
@@ -182,16 +212,17 @@ pub(crate) fn count_fault(parts: &mut Parts, ticket: &OpenTicket, point: HookPoi
     }
 }
 
-/// The changes that came with a verdict about a client, or its fault; whether the chain ends with it.
-pub(crate) fn take_answer(
+/// Takes an answer that came later, and counts what it has led to: whether the chain ends with it. `None`, and
+/// nothing done, where it is for another ticket.
+pub(crate) fn resume<A: Accumulator>(
     parts: &mut Parts,
-    point: HookPoint,
+    suspended: &mut Suspended<A>,
     ticket: &OpenTicket,
     answer: Answer<'_>,
-    verdict: &mut ClientVerdict,
-) -> bool {
-    let resumed = suspended::resume(verdict, point, ticket, answer, ());
-    count_resumed(parts, ticket, point, resumed)
+    rules: A::Rules,
+) -> Option<bool> {
+    let resumed = suspended.resume(ticket, answer, rules)?;
+    Some(count_resumed(parts, ticket, suspended.point, resumed))
 }
 
 /// Counts what an answer that came later has led to; whether the chain ends with it.

@@ -12,9 +12,8 @@ use super::{authorize, ending, hooks, plugin_publish, reading, route, send, tell
 use crate::codec::DecodeError;
 use crate::counters::Loss;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
-use crate::flow::hooks::PublishWalk;
 use crate::flow::route::Effect;
-use crate::hook::chain::{Course, visited_until};
+use crate::hook::chain::{Course, Exit, visited_until};
 use crate::hook::draft::{Disposition, Draft, Extra};
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
@@ -435,13 +434,11 @@ pub(crate) fn walk(
     let waiter = Waiter::Publish(at.session, at.number);
     let course = Course { visited, behind, ..Course::of_message(view.ancestry) };
     match hooks::run_publish(parts, identity, view, &mut draft, course, waiter, at.head.dup) {
-        PublishWalk::Decided => judge(parts, identity, view, at, draft, visited),
-        PublishWalk::Deferred(place, ticket) => {
+        Exit::Done => judge(parts, identity, view, at, draft, visited),
+        Exit::Deferred(place, ticket) => {
             Decision::Waits(Stage::Deferred(ticket), visited_with(parts, visited, place + 1), draft)
         }
-        PublishWalk::Blocked(place) => {
-            Decision::Waits(Stage::Blocked, visited_with(parts, visited, place), draft)
-        }
+        Exit::Blocked(place) => Decision::Waits(Stage::Blocked, visited_with(parts, visited, place), draft),
     }
 }
 

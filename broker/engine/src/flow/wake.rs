@@ -70,7 +70,7 @@ pub(crate) fn wake_heir(parts: &mut Parts, session_key: SessionKey) {
 pub(crate) fn queue_heir(parts: &mut Parts, key: ConnKey) {
     if let Some(State::Admitting(admission)) = parts.connections.get_mut(key).map(|conn| &mut conn.state)
         && admission.step == Step::Inherit
-        && admission.ticket.is_none()
+        && admission.ticket().is_none()
         && !admission.queued
     {
         admission.queued = true;

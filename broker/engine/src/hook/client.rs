@@ -21,7 +21,7 @@ pub struct ClientFold<'a> {
     client: ClientView<'a>,
     request: Option<Request<'a>>,
     /// What the links before have left; the chain's answer at the end.
-    pub verdict: ClientVerdict,
+    verdict: &'a mut ClientVerdict,
     overlay: Option<ClientVerdict>,
     /// Reason strings that were replaced during the event: a view a hook took of one stays valid.
     replaced: Vec<Bytes>,
@@ -36,7 +36,7 @@ impl<'a> ClientFold<'a> {
         point: HookPoint,
         client: ClientView<'a>,
         request: Option<Request<'a>>,
-        verdict: ClientVerdict,
+        verdict: &'a mut ClientVerdict,
         desk: Option<TicketDesk<'a>>,
     ) -> ClientFold<'a> {
         ClientFold {
@@ -83,7 +83,7 @@ impl<'a> ClientFold<'a> {
     }
 
     fn current(&self) -> &ClientVerdict {
-        self.overlay.as_ref().unwrap_or(&self.verdict)
+        self.overlay.as_ref().unwrap_or(self.verdict)
     }
 }
 
@@ -146,7 +146,7 @@ impl<'a> Fold<'a> for ClientFold<'a> {
                 event.flags &= !FLAG_SUPERUSER;
             }
             event.reason_code = next.reason.0;
-            self.verdict = next;
+            *self.verdict = next;
         }
         if let Some(desk) = &mut self.desk {
             desk.answered();
@@ -156,7 +156,7 @@ impl<'a> Fold<'a> for ClientFold<'a> {
 
     fn park(&mut self) {
         if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
-            desk.keep(Before::Client(std::mem::replace(&mut self.verdict, next)));
+            desk.keep(Before::Client(std::mem::replace(self.verdict, next)));
         }
     }
 

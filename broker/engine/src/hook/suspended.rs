@@ -44,6 +44,13 @@ pub enum Resumed {
     },
 }
 
+impl Resumed {
+    /// Whether the chain ends with it.
+    pub fn ends(&self) -> bool {
+        matches!(self, Resumed::Ends | Resumed::Failed { ends: true, .. })
+    }
+}
+
 /// A change that the accumulator cannot take. None of those that came with it was taken either.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct RefusedChange {
@@ -84,6 +91,18 @@ impl<A> Suspended<A> {
         Suspended { accumulator, visited: SmallVec::new(), epoch, point, ticket: None }
     }
 
+    /// Begins another event with what the accumulator has become: no link has seen that one.
+    pub fn next_event(&mut self, point: HookPoint) {
+        self.point = point;
+        self.visited.clear();
+        self.ticket = None;
+    }
+
+    /// Whether it waits for this ticket.
+    pub fn waits_for(&self, ticket: Ticket) -> bool {
+        self.ticket == Some(ticket)
+    }
+
     /// Notes links that it has been to.
     pub fn has_visited(&mut self, links: impl Iterator<Item = LinkIdentity>) {
         for link in links {
@@ -103,7 +122,7 @@ impl<A: Accumulator> Suspended<A> {
         answer: Option<(Flow, &[OwnedChange])>,
         rules: A::Rules,
     ) -> Option<Resumed> {
-        if self.ticket != Some(open.number) {
+        if !self.waits_for(open.number) {
             return None;
         }
         self.ticket = None;
@@ -113,7 +132,7 @@ impl<A: Accumulator> Suspended<A> {
 
 /// What an answer makes of an accumulator: all its changes are taken, or the link has failed. `None` is a
 /// missed deadline.
-pub fn resume<A: Accumulator>(
+fn resume<A: Accumulator>(
     accumulator: &mut A,
     point: HookPoint,
     open: &OpenTicket,

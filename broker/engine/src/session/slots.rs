@@ -9,10 +9,10 @@ use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
+use crate::hook::LinkIdentity;
 use crate::hook::draft::Draft;
 use crate::hook::requested::Requested;
-use crate::hook::suspended::AuthorizationRequest;
-use crate::hook::{HookPoint, LinkIdentity};
+use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::id::ConnKey;
 use crate::message::Message;
 use crate::packet::{PacketType, QoS, SubscriptionOptions};
@@ -125,7 +125,7 @@ pub struct FilterPacket {
     pub subscribe: bool,
     /// Its properties as they came, for hooks.
     pub properties: Box<[u8]>,
-    /// The filters as the chain has left them so far.
+    /// The filters as the chain has left them; none while it is on its way there.
     pub requested: Vec<Requested>,
     /// Filters of the packet beyond those, which are refused.
     pub beyond: usize,
@@ -148,8 +148,8 @@ pub struct FilterPacket {
 /// How far a SUBSCRIBE or UNSUBSCRIBE has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FilterStep {
-    /// At the packet's own hook point: the links it has been to, and whether one of them answers later.
-    Chain(Vec<LinkIdentity>, bool),
+    /// At the packet's own hook point, with the filters as its links have left them so far.
+    Chain(Suspended<Vec<Requested>>),
     /// At client.authorize: so many filters wait for an answer.
     Authorize(usize),
     /// Its filters are being put into force, or taken out of it.
@@ -164,9 +164,18 @@ pub enum FilterStep {
 }
 
 impl FilterPacket {
-    /// The hook point of the packet's own chain.
-    pub fn point(&self) -> HookPoint {
-        if self.subscribe { HookPoint::ClientSubscribe } else { HookPoint::ClientUnsubscribe }
+    /// Its filters, wherever it is.
+    pub fn filters(&self) -> &[Requested] {
+        match &self.step {
+            FilterStep::Chain(suspended) => &suspended.accumulator,
+            _ => &self.requested,
+        }
+    }
+
+    /// Its own chain is through, and has left these filters.
+    pub fn end_chain(&mut self, requested: Vec<Requested>) {
+        self.requested = requested;
+        self.step = if self.subscribe { FilterStep::Authorize(0) } else { FilterStep::Apply };
     }
 }
 
