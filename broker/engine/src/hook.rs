@@ -85,6 +85,28 @@ pub struct Refusal {
     pub reason: &'static str,
 }
 
+/// Why an accumulator cannot take a change.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct CannotTake {
+    /// What the hook is answered.
+    pub status: Status,
+    /// The reason in words, where it is something that no message may be.
+    pub reason: Option<&'static str>,
+}
+
+impl CannotTake {
+    /// INVALID, for this reason.
+    fn because(reason: &'static str) -> CannotTake {
+        CannotTake { status: Status::INVALID, reason: Some(reason) }
+    }
+}
+
+impl From<Status> for CannotTake {
+    fn from(status: Status) -> CannotTake {
+        CannotTake { status, reason: None }
+    }
+}
+
 /// What one link did since its chain was compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct LinkStats {

@@ -28,7 +28,7 @@ pub use identity::{Identity, Principal};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use readers::Readers;
 pub use ready::Ready;
-pub use slots::{PublishSlot, Slot, SlotBody, Slots, Source, Stage};
+pub use slots::{PublishSlot, Slot, SlotBody, Slots, Source, Stage, Storage};
 pub use subscriptions::Subscriptions;
 
 /// A subscription of a session, under its full filter.
@@ -182,9 +182,9 @@ impl Session {
     pub fn waits_for_release(&self, awaiting_rel_max: u64) -> bool {
         self.slots.front().is_some_and(|slot| match &slot.body {
             SlotBody::Publish(publish) => {
-                publish.stage == Stage::Unstarted
+                matches!(publish.stage, Stage::Unstarted)
                     && publish.source == Source::Client
-                    && publish.packet_qos == QoS::ExactlyOnce
+                    && publish.head.packet_qos == QoS::ExactlyOnce
                     && slot.conn == self.conn
                     && !self.may_await_release(awaiting_rel_max)
                     && !self.slots.has_disconnect()

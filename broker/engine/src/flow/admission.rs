@@ -7,7 +7,7 @@ use std::rc::Rc;
 use bytes::Bytes;
 
 use super::connect::kept_properties;
-use super::hooks::{Answer, Walk};
+use super::hooks::{Answer, Walked};
 use super::reading::Handled;
 use super::{authority, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
 use crate::clients::admission::{Admission, Renewal, Step};
@@ -89,7 +89,7 @@ fn go_on(
     let mut left = super::inherit::SLICE;
     loop {
         if !std::mem::take(&mut answered)
-            && let Walk::Deferred(_) = run_step(parts, key, connect, &mut admission)
+            && let Walked::Waits = run_step(parts, key, connect, &mut admission)
         {
             return park_admission(parts, key, whole, admission);
         }
@@ -136,7 +136,7 @@ fn go_on(
 }
 
 /// Runs the chain of a step from where it stands.
-fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Walk {
+fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Walked {
     let identity = Rc::clone(&admission.identity);
     let mut client = identity.view();
     let mut section = Vec::new();
@@ -165,17 +165,17 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
         Step::Inherit => {
             request = admission.inheritance.as_ref().and_then(|inheritance| inheritance.request());
             if request.is_none() {
-                return Walk::Through;
+                return Walked::Through;
             }
             Waiter::Will(key)
         }
         Step::Will | Step::Client => {
-            let Some(will) = &connect.will else { return Walk::Through };
+            let Some(will) = &connect.will else { return Walked::Through };
             request =
                 Some(Request { action: Action::Will, topic: will.topic, qos: will.qos, retain: will.retain });
             if identity.superuser {
                 admission.suspended.accumulator.verdict = ALLOW;
-                return Walk::Through;
+                return Walked::Through;
             }
             Waiter::Will(key)
         }
@@ -448,7 +448,7 @@ fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<
         push_property(&mut section, Property::AuthData(&data));
         let client = ClientView { properties: &section, ..identity.view() };
         let walk = hooks::go_on(parts, &mut suspended, client, None, None, Waiter::Renewal(key));
-        if let Walk::Deferred(_) = walk {
+        if let Walked::Waits = walk {
             return keep_renewal(parts, key, Renewal::Suspended { data, suspended });
         }
     }

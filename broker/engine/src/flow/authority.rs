@@ -7,8 +7,8 @@ use std::collections::btree_map;
 use std::ops::Bound;
 use std::rc::Rc;
 
-use super::hooks::Answer;
-use super::{authorize, deliver, deliver_rights, subscriptions};
+use super::hooks::{Answer, Walked};
+use super::{authorize, deliver, deliver_rights, hooks, subscriptions};
 use crate::clock::Deadline;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::Rechecked;
@@ -121,7 +121,7 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
 
 /// Authorizes a subscription in force again, from where the request stands.
 fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
-    let OpenRecheck { session: key, filter, client, ask } = recheck;
+    let OpenRecheck { session: key, filter, client, mut ask } = recheck;
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(subscription) = session.subscriptions.get(&filter) else { return };
     if matches!(subscription.recheck, Recheck::Open(_)) {
@@ -137,8 +137,8 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
     };
     parts.hooks.reviews.next += 1;
     let number = parts.hooks.reviews.next;
-    let (ask, _) = authorize::run_authorize(parts, &client, request, ask, None, Waiter::Recheck(number));
-    if ask.ticket.is_none() {
+    let waiter = Waiter::Recheck(number);
+    if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
         rechecked(parts, key, &filter, &ask);
         return;
     }

@@ -1,9 +1,7 @@
 //! client.authorize: a request on its way along the chain, whoever asks, and what its answer means.
 
-use grapnel_plugin_abi::raw::Ticket;
-
 use super::hooks;
-use super::hooks::{Answer, Walk};
+use super::hooks::{Answer, Walked};
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::ClientVerdict;
 use crate::hook::view::Request;
@@ -25,18 +23,16 @@ pub(crate) fn ask_authorize(
     parts: &mut Parts,
     identity: &Identity,
     request: Request<'_>,
-    ask: Ask,
+    mut ask: Ask,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> Asked {
     if identity.superuser {
         return Asked::Answered(Ok(()));
     }
-    let (ask, blocked) = run_authorize(parts, identity, request, ask, behind, waiter);
-    match ask.ticket {
-        Some(ticket) => Asked::Deferred(ticket, ask),
-        None if blocked => Asked::Blocked(ask),
-        None => Asked::Answered(verdict_of(parts, &ask)),
+    match hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter) {
+        Walked::Through => Asked::Answered(verdict_of(parts, &ask)),
+        Walked::Waits => Asked::Waits(ask),
     }
 }
 
@@ -64,26 +60,10 @@ pub(crate) fn ask_answered(
     false
 }
 
-/// The walk along client.authorize: afterwards the request waits for its ticket, or for the publish in
-/// front (true), or the chain is through.
-pub(crate) fn run_authorize(
-    parts: &mut Parts,
-    identity: &Identity,
-    request: Request<'_>,
-    mut ask: Ask,
-    behind: Option<&[LinkIdentity]>,
-    waiter: Waiter,
-) -> (Ask, bool) {
-    let walk = hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter);
-    (ask, walk == Walk::Blocked)
-}
-
 /// How a question ended, or where it waits.
 pub(crate) enum Asked {
     /// The client may, or may not for this reason.
     Answered(Result<(), ReasonCode>),
-    /// A link answers later.
-    Deferred(Ticket, Ask),
-    /// The next link must wait for the publish in front.
-    Blocked(Ask),
+    /// A link answers later, or the next one must wait for the publish in front.
+    Waits(Ask),
 }

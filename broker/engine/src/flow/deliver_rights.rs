@@ -2,7 +2,8 @@
 
 use std::rc::Rc;
 
-use super::{authorize, tell};
+use super::hooks::Walked;
+use super::{authorize, hooks, tell};
 use crate::counters::Loss;
 use crate::held::Held;
 use crate::hook::HookPoint;
@@ -78,7 +79,7 @@ fn ask_anew(
 pub(crate) fn ask_delivery(
     parts: &mut Parts,
     key: SessionKey,
-    ask: Ask,
+    mut ask: Ask,
     manner: &Manner,
     view: &MessageView<'_>,
     held: &mut Option<Held>,
@@ -90,8 +91,8 @@ pub(crate) fn ask_delivery(
     }
     let request =
         Request { action: Action::Deliver, topic: view.topic, qos: manner.qos, retain: manner.retain };
-    let (ask, _) = authorize::run_authorize(parts, &client, request, ask, None, Waiter::Deliver(key));
-    if ask.ticket.is_none() {
+    let waiter = Waiter::Deliver(key);
+    if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
         return delivery_decided(parts, key, view, &ask);
     }
     let delivery = delivery_of(manner, view, held);

@@ -3,21 +3,19 @@
 
 use std::rc::Rc;
 
-use smallvec::SmallVec;
-
 use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
 use crate::clock::Overdue;
 use crate::codec;
 use crate::codec::DecodeError;
 use crate::hook::HookPoint;
-use crate::hook::draft::Draft;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::Ended;
 use crate::outbox::Closing;
 use crate::packet::{Packet, QoS};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
+use crate::session::slots::{Authorization, Head};
 use crate::session::{
     Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will,
 };
@@ -37,8 +35,7 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
     if session.slots.is_empty() {
         connection_over(parts, session_key, cause, will, false);
     } else {
-        let bytes = will.as_ref().map_or(0, |will| will.bytes());
-        session.slots.push(Slot { conn: Some(conn), bytes, body: SlotBody::End(cause, will) });
+        session.slots.push(Slot::new(Some(conn), SlotBody::End(cause, will)));
         // What waits for the connection itself waits for nothing now: marks of retained messages, a plugin's answer to a
         // SUBSCRIBE, a PUBREL.
         wake::wake_slots(parts, session_key);
@@ -107,28 +104,19 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     let Some(session) = parts.sessions.get(session_key) else { return };
     let identity = Rc::clone(&session.identity);
     // What was allowed at CONNECT is asked again if the rules have moved since.
-    let ask = (will.epoch != parts.hooks.authz_epoch)
-        .then(|| Box::new((authorize::new_ask(parts, &identity), false)));
+    let stage = if will.epoch == parts.hooks.authz_epoch {
+        Stage::Unstarted
+    } else {
+        Stage::Authorize(Box::new(Authorization { ask: authorize::new_ask(parts, &identity), after: None }))
+    };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     parts.counters.messages_wills += 1;
     let mut message = will.message;
     message.id = id;
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
-    let publish = PublishSlot {
-        packet_qos: message.qos,
-        message,
-        packet_id: None,
-        dup: false,
-        source: Source::Will,
-        stage: if ask.is_some() { Stage::Queueing } else { Stage::Unstarted },
-        visited: SmallVec::new(),
-        ask,
-        draft: Draft::default(),
-        refusal: None,
-    };
-    let bytes = publish.message.bytes();
-    let slot = Slot { conn: None, bytes, body: SlotBody::Publish(Box::new(publish)) };
+    let publish = PublishSlot { head: Head::of_message(&message), message, source: Source::Will, stage };
+    let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
         session.slots.push_front(slot);
     } else {

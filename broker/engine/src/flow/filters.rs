@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use super::authorize::Asked;
-use super::hooks::{Answer, Walk};
+use super::hooks::{Answer, Walked};
 use super::{authorize, ending, hooks, reading, retained, send, subscriptions, tell, wake};
 use crate::clock::Deadline;
 use crate::hook::HookPoint;
@@ -135,8 +135,7 @@ fn refuse_unanswerable(parts: &mut Parts, key: ConnKey) {
 fn begin_filters(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
     let Some(session_key) = reading::session_of(parts, key) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let bytes = packet.filters().iter().map(|one| one.filter.len() + size_of::<Requested>()).sum();
-    let slot = Slot { conn: Some(key), bytes, body: SlotBody::Filters(Box::new(packet)) };
+    let slot = Slot::new(Some(key), SlotBody::Filters(Box::new(packet)));
     if session.slots.is_empty() {
         session.slots.push(slot);
     } else {
@@ -230,7 +229,7 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
     let requested = std::mem::take(&mut fold.filters);
     drop(fold);
     wake::spend(parts, parts.hooks.chains.chain(point).links.len() as u64);
-    if let Walk::Through = hooks::note_exit(parts, suspended, exit) {
+    if let Walked::Through = hooks::note_exit(parts, suspended, exit) {
         packet.end_chain(requested);
         return Step::Goes;
     }
@@ -303,7 +302,7 @@ fn ask_permit(
     let waiter = Waiter::Filter(place.session, place.number, index as u32);
     match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
         Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch),
-        Asked::Deferred(_, ask) | Asked::Blocked(ask) => Permit::Open(Box::new(ask)),
+        Asked::Waits(ask) => Permit::Open(Box::new(ask)),
     }
 }
 
@@ -392,7 +391,7 @@ pub(crate) fn subscribe_for(
     make_known(parts, &mut packet);
     retained::put_in_batch(parts, session_key, &mut packet);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.slots.push(Slot { conn: None, bytes: 0, body: SlotBody::Filters(Box::new(packet)) });
+    session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
     wake::wake_slots(parts, session_key);
 }
 

@@ -13,7 +13,7 @@ use crate::hook::suspended::{Accumulator, RefusedChange, Resumed, Suspended};
 use crate::hook::tickets::{OpenTicket, OwnedChange, TicketDesk, Waiter};
 use crate::hook::verdict::ClientVerdict;
 use crate::hook::view::{Action, ClientView, Request};
-use crate::hook::{HookPoint, LinkIdentity, LinkStats, Refusal};
+use crate::hook::{CannotTake, HookPoint, LinkIdentity, LinkStats, Refusal};
 use crate::message::MessageView;
 use crate::outbox::RefusedAnswer;
 use crate::parts::Parts;
@@ -22,13 +22,11 @@ use crate::session::Identity;
 
 /// How a walk along a chain ended, which is noted in what walked.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub(crate) enum Walk {
+pub(crate) enum Walked {
     /// All links have run, or one has ended the chain.
     Through,
-    /// A link answers later: it waits for its ticket.
-    Deferred(Ticket),
-    /// The next link must wait until the event in front has been there.
-    Blocked,
+    /// It waits for its ticket, or without one until the event in front has been at the next link.
+    Waits,
 }
 
 /// Runs the chain of an event about a client from where it stands.
@@ -39,7 +37,7 @@ pub(crate) fn go_on(
     request: Option<Request<'_>>,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
-) -> Walk {
+) -> Walked {
     let audience = match request {
         Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
         _ => Audience::All,
@@ -51,19 +49,19 @@ pub(crate) fn go_on(
 }
 
 /// Notes in what has walked along its chain how far it has come.
-pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walk {
+pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walked {
     suspended.ticket = None;
-    let (until, walk) = match exit {
-        Exit::Done => return Walk::Through,
-        Exit::Blocked(place) => (place, Walk::Blocked),
+    let until = match exit {
+        Exit::Done => return Walked::Through,
+        Exit::Blocked(place) => place,
         Exit::Deferred(place, ticket) => {
             suspended.ticket = Some(ticket);
             arm_ticket(parts, ticket);
-            (place + 1, Walk::Deferred(ticket))
+            place + 1
         }
     };
     suspended.has_visited(visited_until(parts.hooks.chains.chain(suspended.point), until));
-    walk
+    Walked::Waits
 }
 
 fn run_client(
@@ -113,39 +111,31 @@ pub(crate) fn notify_client(
     run_client(parts, point, (client, None), &mut verdict, Course::WHOLE, None);
 }
 
-/// Runs message.publish from where `course` says; the draft is the accumulator.
+/// Runs message.publish for a message from where it stands; the draft is the accumulator.
 pub(crate) fn run_publish(
     parts: &mut Parts,
+    suspended: &mut Suspended<Draft>,
     identity: &Identity,
-    view: MessageView<'_>,
-    draft: &mut Draft,
-    course: Course<'_>,
+    (view, dup): (MessageView<'_>, bool),
+    behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
-    dup: bool,
-) -> Exit {
+) -> Walked {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
-    let chain = parts.hooks.chains.chain_mut(HookPoint::MessagePublish);
+    let point = HookPoint::MessagePublish;
+    let chain = parts.hooks.chains.chain_mut(point);
     let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
-    let mut fold = MessageFold::new(
-        HookPoint::MessagePublish,
-        identity.view(),
-        view,
-        std::mem::take(draft),
-        rules,
-        Some(desk),
-    );
+    let draft = std::mem::take(&mut suspended.accumulator);
+    let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
-    let exit = chain.run((HookPoint::MessagePublish, &parts.hooks.calls), course, &mut event, &mut fold);
-    *draft = std::mem::take(&mut fold.draft);
+    let course = Course { visited: &suspended.visited, behind, ..Course::of_message(view.ancestry) };
+    let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
+    suspended.accumulator = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     drop(fold);
-    if let Exit::Deferred(_, ticket) = exit {
-        arm_ticket(parts, ticket);
-    }
     if !refusals.is_empty() {
-        note_refusals(parts, HookPoint::MessagePublish, refusals, faults);
+        note_refusals(parts, point, refusals, faults);
     }
-    exit
+    note_exit(parts, suspended, exit)
 }
 
 /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
@@ -195,23 +185,6 @@ fn stats_of<'a>(parts: &'a mut Parts, ticket: &OpenTicket, point: HookPoint) -> 
     chain.stats_mut(place)
 }
 
-/// Whether the verdict of a link that had deferred ends the chain, which is counted.
-pub(crate) fn ends_chain(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, flow: Flow) -> bool {
-    let stop = flow == Flow::STOP;
-    if stop && let Some(stats) = stats_of(parts, ticket, point) {
-        stats.stops += 1;
-    }
-    stop
-}
-
-/// Counts a fault of a link that had deferred.
-pub(crate) fn count_fault(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint) {
-    if let Some(stats) = stats_of(parts, ticket, point) {
-        stats.faults += 1;
-        parts.hooks.calls.faults().count(ticket.plugin);
-    }
-}
-
 /// Takes an answer that came later, and counts what it has led to: whether the chain ends with it. `None`, and
 /// nothing done, where it is for another ticket.
 pub(crate) fn resume<A: Accumulator>(
@@ -219,7 +192,7 @@ pub(crate) fn resume<A: Accumulator>(
     suspended: &mut Suspended<A>,
     ticket: &OpenTicket,
     answer: Answer<'_>,
-    rules: A::Rules,
+    rules: A::Rules<'_>,
 ) -> Option<bool> {
     let resumed = suspended.resume(ticket, answer, rules)?;
     Some(count_resumed(parts, ticket, suspended.point, resumed))
@@ -234,15 +207,41 @@ pub(crate) fn count_resumed(
 ) -> bool {
     match resumed {
         Resumed::GoesOn => false,
-        Resumed::Ends => ends_chain(parts, ticket, point, Flow::STOP),
-        Resumed::Failed { ends, refused } => {
-            if let Some(change) = refused {
-                let RefusedChange { place, field, status } = change;
-                note_refused(parts, ticket, point, format!("change {place}, of {field:?}, is {status:?}"));
+        Resumed::Ends => {
+            if let Some(stats) = stats_of(parts, ticket, point) {
+                stats.stops += 1;
             }
-            count_fault(parts, ticket, point);
+            true
+        }
+        Resumed::Failed { ends, refused } => {
+            count_failed(parts, ticket, point, refused);
             ends
         }
+    }
+}
+
+/// Counts the fault of a link that had deferred, and has the log told of a change of it that could not be taken.
+#[cold]
+fn count_failed(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, refused: Option<RefusedChange>) {
+    let chain = parts.hooks.chains.chain_mut(point);
+    let place = chain.links.iter().position(|link| link.identity == ticket.link);
+    if let Some(RefusedChange { why: CannotTake { reason: Some(reason), .. }, .. }) = refused {
+        // None that trips its plugin: a client may have chosen what it was made of.
+        let Some(place) = place else { return };
+        if let Some(stats) = chain.stats_mut(place) {
+            stats.faults += 1;
+        }
+        let name = std::sync::Arc::clone(&chain.links[place].name);
+        let refusal = Refusal { plugin: ticket.plugin, link: ticket.link, name, reason };
+        return note_refusals(parts, point, vec![refusal], 1);
+    }
+    if let Some(RefusedChange { place, field, why }) = refused {
+        let reason = format!("change {place}, of {field:?}, is {:?}", why.status);
+        note_refused(parts, ticket, point, reason);
+    }
+    if let Some(stats) = stats_of(parts, ticket, point) {
+        stats.faults += 1;
+        parts.hooks.calls.faults().count(ticket.plugin);
     }
 }
 

@@ -194,7 +194,7 @@ fn park(parts: &mut Parts, key: ConnKey, whole: &[u8]) {
         return;
     };
     let body = SlotBody::Packet(Bytes::copy_from_slice(whole));
-    session.slots.push(Slot { conn: Some(key), bytes: whole.len(), body });
+    session.slots.push(Slot::new(Some(key), body));
 }
 
 fn on_puback(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {

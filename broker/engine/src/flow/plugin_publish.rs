@@ -4,15 +4,14 @@ use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
 
-use smallvec::SmallVec;
-
 use super::{new_session, tell, wake};
 use crate::hook::PluginHandle;
-use crate::hook::draft::{Draft, Extra};
+use crate::hook::draft::Extra;
 use crate::id::SessionKey;
 use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
+use crate::session::slots::Head;
 use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.
@@ -30,19 +29,9 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
         return;
     }
     parts.counters.messages_plugins += 1;
-    let publish = PublishSlot {
-        packet_qos: message.qos,
-        message,
-        packet_id: None,
-        dup: false,
-        source: Source::Plugin,
-        stage: Stage::Unstarted,
-        visited: SmallVec::new(),
-        ask: None,
-        draft: Draft::default(),
-        refusal: None,
-    };
-    session.slots.push(Slot { conn: None, bytes, body: SlotBody::Publish(Box::new(publish)) });
+    let head = Head::of_message(&message);
+    let publish = PublishSlot { message, head, source: Source::Plugin, stage: Stage::Unstarted };
+    session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
 }
 

@@ -5,50 +5,27 @@ use std::num::NonZeroU16;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use smallvec::SmallVec;
 
 use super::authorize::Asked;
+use super::hooks::Walked;
 use super::{authorize, ending, hooks, plugin_publish, reading, route, send, tell, user_properties, wake};
 use crate::codec::DecodeError;
 use crate::counters::Loss;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
-use crate::hook::chain::{Course, Exit, visited_until};
+use crate::hook::HookPoint;
 use crate::hook::draft::{Disposition, Draft, Extra};
+use crate::hook::suspended::Suspended;
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
-use crate::hook::{HookPoint, LinkIdentity};
 use crate::id::{ConnKey, SessionKey};
-use crate::message::{MessageView, Origin, Payload};
+use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::slots::{Ask, Behind};
+use crate::session::slots::{Ask, Authorization, Behind, Head, Refused, Verdict};
 use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
-
-type Visited = SmallVec<[LinkIdentity; 4]>;
-
-/// What is known of a publish apart from its message.
-#[derive(Clone, Copy)]
-pub(crate) struct Head {
-    packet_id: Option<NonZeroU16>,
-    packet_qos: QoS,
-    dup: bool,
-}
-
-/// The end of a publish.
-pub(crate) struct Verdict {
-    pub(crate) code: ReasonCode,
-    pub(crate) text: Option<Bytes>,
-    pub(crate) disconnect: bool,
-}
-
-impl Verdict {
-    pub(crate) fn code(code: ReasonCode) -> Verdict {
-        Verdict { code, text: None, disconnect: false }
-    }
-}
 
 pub(crate) fn on_publish(
     parts: &mut Parts,
@@ -104,8 +81,7 @@ pub(crate) fn on_publish(
         stored: 0,
     };
     if admission == Admission::AwaitsRelease {
-        let slot = PublishSlot { stage: Stage::Unstarted, ..slot_of(&view, head) };
-        push_publish(parts, session_key, key, slot);
+        push_publish(parts, session_key, key, slot_of(&view, head, Stage::Unstarted));
         wake::wake_slots(parts, session_key);
     } else {
         take_publish(parts, key, session_key, &identity, view, head);
@@ -250,28 +226,12 @@ fn refuse_publish(
     let Some(session) = parts.sessions.get(session_key).filter(|_| v5 && head.packet_id.is_some()) else {
         return Err(beyond);
     };
+    let verdict = Verdict::code(beyond.reason);
     if session.slots.is_empty() {
-        conclude(parts, session_key, Some(key), head, &Verdict::code(beyond.reason));
-        return Ok(());
+        conclude(parts, session_key, Some(key), head, &verdict);
+    } else {
+        push_publish(parts, session_key, key, refused(head, verdict));
     }
-    // Acknowledged behind those in front [MQTT-4.6.0-2] [MQTT-4.6.0-3]; of the message nothing is kept.
-    let identity = Rc::clone(&session.identity);
-    let nothing = MessageView {
-        id: 0,
-        topic: "",
-        payload: Payload::Borrowed(&[]),
-        properties: &[],
-        qos: head.packet_qos,
-        retain: false,
-        from: &identity.client_id,
-        origin: None,
-        expires_at_ms: None,
-        wall_ms: parts.clock.now().wall_ms,
-        ancestry: 0,
-        stored: 0,
-    };
-    let refused = Decision::Refused(Verdict::code(beyond.reason));
-    push_publish(parts, session_key, key, slot_from(refused, &nothing, head, parts.clock.now().mono_ms));
     Ok(())
 }
 
@@ -291,8 +251,7 @@ fn take_publish(
     } else if session.slots.only_publishes() {
         (false, session.slots.in_front(number))
     } else {
-        let slot = PublishSlot { stage: Stage::Unstarted, ..slot_of(&view, head) };
-        push_publish(parts, session_key, key, slot);
+        push_publish(parts, session_key, key, slot_of(&view, head, Stage::Unstarted));
         return;
     };
     let at = Place { session: session_key, number, source: Source::Client, head };
@@ -301,8 +260,8 @@ fn take_publish(
         return;
     }
     match decide(parts, identity, view, at, &behind) {
-        Decision::Refused(verdict) if alone => conclude(parts, session_key, Some(key), head, &verdict),
-        Decision::Pass(mut draft) if alone => {
+        Err(verdict) if alone => conclude(parts, session_key, Some(key), head, &verdict),
+        Ok(Progress::Pass(mut draft)) if alone => {
             let extra = draft.extra.take();
             let changed = draft.view(view, parts.clock.now().mono_ms);
             take_effect(parts, key, at, &changed, extra);
@@ -337,18 +296,16 @@ fn take_effect(
             plugin_publish::publish_extra(parts, extra);
             conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
         }
-        Effect::Waits(stage) => {
-            let draft = Draft { extra, ..Draft::default() };
-            let slot = PublishSlot { stage, draft, ..slot_of(view, at.head) };
+        Effect::Waits(storage) => {
+            let slot = slot_of(view, at.head, Stage::Decided { storage, extra });
             push_publish(parts, at.session, key, slot);
         }
     }
 }
 
-fn push_publish(parts: &mut Parts, session_key: SessionKey, key: ConnKey, slot: PublishSlot) {
+fn push_publish(parts: &mut Parts, session_key: SessionKey, key: ConnKey, body: SlotBody) {
     if let Some(session) = parts.sessions.get_mut(session_key) {
-        let bytes = slot.message.bytes();
-        session.slots.push(Slot { conn: Some(key), bytes, body: SlotBody::Publish(Box::new(slot)) });
+        session.slots.push(Slot::new(Some(key), body));
     }
 }
 
@@ -360,7 +317,6 @@ pub(crate) fn decide(
     at: Place,
     behind: &Behind,
 ) -> Decision {
-    let nothing = (Visited::new(), Draft::default());
     // What waits in front waits at client.authorize first.
     if parts.hooks.chains.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
         let answer = if parts.setup.no_match_allow || identity.superuser {
@@ -368,29 +324,29 @@ pub(crate) fn decide(
         } else {
             Err(ReasonCode::NOT_AUTHORIZED)
         };
-        return authorized(parts, identity, view, at, (Asked::Answered(answer), false), nothing, behind);
+        return authorized(parts, identity, view, at, (Asked::Answered(answer), None), behind);
     }
     let ask = authorize::new_ask(parts, identity);
-    authorize_on(parts, identity, view, at, (ask, false), nothing, behind)
+    authorize_on(parts, identity, view, at, (ask, None), behind)
 }
 
-/// Goes on with client.authorize; `through` says that message.publish is through and has changed the topic.
+/// Goes on with client.authorize; `after` is what message.publish has left where that has changed the topic.
 pub(crate) fn authorize_on(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    (ask, through): (Ask, bool),
-    so_far: (Visited, Draft),
+    (ask, after): (Ask, Option<Draft>),
     behind: &Behind,
 ) -> Decision {
-    let changed = so_far.1.view(view, parts.clock.now().mono_ms);
+    let now_ms = parts.clock.now().mono_ms;
+    let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
     let action = if at.source == Source::Will { Action::Will } else { Action::Publish };
     let request = Request { action, topic: changed.topic, qos: changed.qos, retain: changed.retain };
-    let limit = behind.authorize.as_deref().filter(|_| !through);
-    let waiter = Waiter::Authorize(at.session, at.number);
+    let limit = behind.authorize.as_deref().filter(|_| after.is_none());
+    let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
     let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
-    authorized(parts, identity, view, at, (asked, through), so_far, behind)
+    authorized(parts, identity, view, at, (asked, after), behind)
 }
 
 /// What the answer of client.authorize means for a publish.
@@ -399,24 +355,30 @@ pub(crate) fn authorized(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    (asked, through): (Asked, bool),
-    (visited, draft): (Visited, Draft),
+    (asked, after): (Asked, Option<Draft>),
     behind: &Behind,
 ) -> Decision {
-    match asked {
-        Asked::Answered(Err(reason)) => {
+    match (asked, after) {
+        (Asked::Answered(Err(reason)), _) => {
             parts.counters.packets_publish_auth_error += 1;
-            Decision::Refused(Verdict::code(reason))
+            Err(Verdict::code(reason))
         }
-        Asked::Answered(Ok(())) if through => Decision::Pass(draft),
-        Asked::Answered(Ok(())) => {
-            walk(parts, identity, view, at, draft, (&visited, behind.publish.as_deref()))
-        }
-        Asked::Deferred(ticket, ask) => {
-            Decision::Asks(Stage::Authorizing(ticket), Box::new((ask, through)), visited, draft)
-        }
-        Asked::Blocked(ask) => Decision::Asks(Stage::Queueing, Box::new((ask, through)), visited, draft),
+        (Asked::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
+        (Asked::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, behind),
+        (Asked::Waits(ask), after) => Ok(Progress::Authorize(Box::new(Authorization { ask, after }))),
     }
+}
+
+/// Begins message.publish.
+pub(crate) fn begin_walk(
+    parts: &mut Parts,
+    identity: &Rc<Identity>,
+    view: MessageView<'_>,
+    at: Place,
+    behind: &Behind,
+) -> Decision {
+    let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), parts.hooks.authz_epoch);
+    walk(parts, identity, view, at, chain, behind)
 }
 
 /// Goes along the publish chain as far as it can.
@@ -425,31 +387,18 @@ pub(crate) fn walk(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    mut draft: Draft,
-    (visited, behind): (&[LinkIdentity], Option<&[LinkIdentity]>),
+    mut chain: Suspended<Draft>,
+    behind: &Behind,
 ) -> Decision {
     if parts.hooks.chains.chain(HookPoint::MessagePublish).is_empty() {
-        return judge(parts, identity, view, at, draft, visited);
+        return judge(parts, identity, view, at, chain.accumulator);
     }
-    let waiter = Waiter::Publish(at.session, at.number);
-    let course = Course { visited, behind, ..Course::of_message(view.ancestry) };
-    match hooks::run_publish(parts, identity, view, &mut draft, course, waiter, at.head.dup) {
-        Exit::Done => judge(parts, identity, view, at, draft, visited),
-        Exit::Deferred(place, ticket) => {
-            Decision::Waits(Stage::Deferred(ticket), visited_with(parts, visited, place + 1), draft)
-        }
-        Exit::Blocked(place) => Decision::Waits(Stage::Blocked, visited_with(parts, visited, place), draft),
+    let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
+    let (shown, behind) = ((view, at.head.dup), behind.publish.as_deref());
+    match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
+        Walked::Through => judge(parts, identity, view, at, chain.accumulator),
+        Walked::Waits => Ok(Progress::Chain(chain)),
     }
-}
-
-fn visited_with(parts: &Parts, before: &[LinkIdentity], until: usize) -> Visited {
-    let mut visited: Visited = before.into();
-    for link in visited_until(parts.hooks.chains.chain(HookPoint::MessagePublish), until) {
-        if !visited.contains(&link) {
-            visited.push(link);
-        }
-    }
-    visited
 }
 
 /// What the chain's answer means.
@@ -459,29 +408,28 @@ pub(crate) fn judge(
     view: MessageView<'_>,
     at: Place,
     draft: Draft,
-    visited: &[LinkIdentity],
 ) -> Decision {
     let reason = draft.reason.unwrap_or(ReasonCode::NOT_AUTHORIZED);
     match draft.disposition {
         Disposition::Pass => {}
         Disposition::Drop => {
             tell::count_drop(parts, Loss::Hook, &draft.view(view, parts.clock.now().mono_ms), None);
-            return Decision::Refused(Verdict::code(ReasonCode::SUCCESS));
+            return Err(Verdict::code(ReasonCode::SUCCESS));
         }
         Disposition::Reject => {
-            return Decision::Refused(Verdict { code: reason, text: draft.reason_string, disconnect: false });
+            return Err(Verdict { code: reason, text: draft.reason_string, disconnect: false });
         }
         Disposition::Disconnect => {
-            return Decision::Refused(Verdict { code: reason, text: None, disconnect: true });
+            return Err(Verdict { code: reason, text: None, disconnect: true });
         }
     }
     let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
     if moved && at.source != Source::Plugin {
         // A new topic is a new question.
-        let ask = (authorize::new_ask(parts, identity), true);
-        return authorize_on(parts, identity, view, at, ask, (visited.into(), draft), &Behind::default());
+        let ask = authorize::new_ask(parts, identity);
+        return authorize_on(parts, identity, view, at, (ask, Some(draft)), &Behind::default());
     }
-    Decision::Pass(draft)
+    Ok(Progress::Pass(draft))
 }
 
 /// The publish has its end: it is acknowledged, or its sender disconnected. `from` is the connection it came on: a later one of
@@ -552,16 +500,32 @@ enum Admission {
     AwaitsRelease,
 }
 
-/// How far a publish came.
-pub(crate) enum Decision {
+/// How far a publish came; an error where it has no effect.
+pub(crate) type Decision = Result<Progress, Verdict>;
+
+/// How far a publish came that is not refused.
+#[expect(clippy::large_enum_variant, reason = "a publish that passes at once allocates nothing")]
+pub(crate) enum Progress {
     /// It takes effect, with these changes.
     Pass(Draft),
-    /// It has no effect.
-    Refused(Verdict),
     /// It waits at a link of message.publish.
-    Waits(Stage, Visited, Draft),
+    Chain(Suspended<Draft>),
     /// It waits at a link of client.authorize.
-    Asks(Stage, Box<(Ask, bool)>, Visited, Draft),
+    Authorize(Box<Authorization>),
+}
+
+impl Progress {
+    /// The stage at which it waits with its message, which takes its changes once they are all made.
+    pub(crate) fn stage(self, message: &mut Message, now_ms: u64) -> Stage {
+        match self {
+            Progress::Pass(mut draft) => {
+                draft.apply(message, now_ms);
+                Stage::decided(draft.extra)
+            }
+            Progress::Chain(chain) => Stage::Chain(chain),
+            Progress::Authorize(authorization) => Stage::Authorize(authorization),
+        }
+    }
 }
 
 /// Which publish is meant: the slot it is in, or would be, and where it comes from.
@@ -573,64 +537,26 @@ pub(crate) struct Place {
     pub(crate) head: Head,
 }
 
-impl PublishSlot {
-    pub(crate) fn head(&self) -> Head {
-        Head { packet_id: self.packet_id, packet_qos: self.packet_qos, dup: self.dup }
-    }
-
-    /// Takes how far the publish came.
-    pub(crate) fn settle(&mut self, decision: Decision, now_ms: u64) {
-        match decision {
-            Decision::Pass(mut draft) => {
-                draft.apply(&mut self.message, now_ms);
-                self.stage = Stage::Decided;
-                self.draft = Draft { extra: draft.extra, ..Draft::default() };
-            }
-            Decision::Refused(verdict) => {
-                self.stage = Stage::Decided;
-                self.draft = Draft {
-                    disposition: if verdict.disconnect {
-                        Disposition::Disconnect
-                    } else {
-                        Disposition::Reject
-                    },
-                    reason_string: verdict.text,
-                    ..Draft::default()
-                };
-                self.refusal = Some(verdict.code);
-            }
-            Decision::Waits(stage, visited, draft) => {
-                self.stage = stage;
-                self.visited = visited;
-                self.draft = draft;
-            }
-            Decision::Asks(stage, ask, visited, draft) => {
-                self.stage = stage;
-                self.ask = Some(ask);
-                self.visited = visited;
-                self.draft = draft;
-            }
-        }
-    }
-}
-
-fn slot_of(view: &MessageView<'_>, head: Head) -> PublishSlot {
-    PublishSlot {
+fn slot_of(view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
+    SlotBody::Publish(Box::new(PublishSlot {
         message: view.to_message(),
-        packet_id: head.packet_id,
-        packet_qos: head.packet_qos,
-        dup: head.dup,
+        head,
         source: Source::Client,
-        stage: Stage::Decided,
-        visited: SmallVec::new(),
-        ask: None,
-        draft: Draft::default(),
-        refusal: None,
-    }
+        stage,
+    }))
 }
 
-fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> PublishSlot {
-    let mut slot = slot_of(view, head);
-    slot.settle(decision, now_ms);
-    slot
+fn refused(head: Head, verdict: Verdict) -> SlotBody {
+    SlotBody::Refused(Box::new(Refused { head, verdict }))
+}
+
+fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> SlotBody {
+    match decision {
+        Ok(progress) => {
+            let mut message = view.to_message();
+            let stage = progress.stage(&mut message, now_ms);
+            SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, stage }))
+        }
+        Err(verdict) => refused(head, verdict),
+    }
 }

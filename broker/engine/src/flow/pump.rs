@@ -3,7 +3,6 @@
 
 use std::rc::Rc;
 
-use grapnel_plugin_abi::raw::Flow;
 use smallvec::SmallVec;
 
 use super::authorize::Asked;
@@ -13,20 +12,18 @@ use super::{authorize, ending, filters, hooks, plugin_publish, publish, reading,
 use crate::clock::Deadline;
 use crate::codec;
 use crate::codec::DecodeError;
-use crate::flow::publish::{Decision, Place, Verdict};
+use crate::flow::publish::{Decision, Place};
 use crate::flow::route::Effect;
 use crate::held::Held;
-use crate::hook::draft::{Disposition, Draft};
-use crate::hook::message::{MessageFold, Rules};
-use crate::hook::tickets::{Before, OpenTicket, OwnedChange};
-use crate::hook::view::ClientView;
-use crate::hook::{FaultPolicy, HookPoint, Refusal};
+use crate::hook::draft::DraftRules;
+use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
-use crate::message::MessageView;
+use crate::message::Message;
 use crate::packet::{Disconnect, Packet};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Slot, SlotBody, Source, Stage};
+use crate::session::slots::{Authorization, Behind, Verdict};
+use crate::session::{EndCause, Identity, Slot, SlotBody, Source, Stage, Storage};
 
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
@@ -49,15 +46,26 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     parts.counters.flow_steps += 1;
     parts.work.run.spend(1);
     match &front.body {
-        SlotBody::Publish(publish) => match publish.stage {
-            Stage::Authorizing(_) | Stage::Deferred(_) | Stage::Storing(_) => false,
+        SlotBody::Publish(publish) => match &publish.stage {
+            stage if stage.ticket().is_some() => false,
+            Stage::Decided { storage: Storage::Asked(_), .. } => false,
             Stage::Unstarted if session.waits_for_release(parts.setup.limits.awaiting_rel_max) => {
                 watch_release(parts, session_key);
                 false
             }
-            Stage::Unstarted | Stage::Queueing | Stage::Blocked => advance_publish(parts, session_key, None),
-            Stage::Decided | Stage::Stored(_) => finish_front(parts, session_key),
+            Stage::Unstarted | Stage::Authorize(_) | Stage::Chain(_) => {
+                let number = session.slots.front_number();
+                advance_publish(parts, session_key, number);
+                true
+            }
+            Stage::Decided { .. } => finish_front(parts, session_key),
         },
+        SlotBody::Refused(_) => {
+            if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
+                publish::conclude(parts, session_key, conn, refused.head, &refused.verdict);
+            }
+            true
+        }
         SlotBody::Filters(_) => filters::pump_filters(parts, session_key),
         SlotBody::Packet(_) => pump_packet(parts, session_key),
         SlotBody::End(..) => {
@@ -143,91 +151,100 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
     let first = session.slots.front_number();
     let blocked: SmallVec<[u64; 8]> = (first..session.slots.next_number())
         .zip(session.slots.iter())
-        .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(p) if matches!(p.stage, Stage::Blocked | Stage::Queueing)))
+        .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(publish) if publish.stage.is_blocked()))
         .map(|(number, _)| number)
         .collect();
     for number in blocked {
         parts.counters.flow_steps += 1;
         parts.work.run.spend(1);
-        advance_publish(parts, session_key, Some(number));
+        advance_publish(parts, session_key, number);
     }
 }
 
-/// Goes on with a publish that has not been through the chain: the one in front (`None`) or a blocked one.
-fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: Option<u64>) -> bool {
-    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
-    let identity = Rc::clone(&session.identity);
-    let number = number.unwrap_or(session.slots.front_number());
+/// What a step of a waiting publish takes: while hooks look at it, nothing of its session is borrowed.
+struct Step {
+    identity: Rc<Identity>,
+    message: Message,
+    at: Place,
+    stage: Stage,
+    behind: Behind,
+}
+
+/// Begins a step of a waiting publish; its slot has its stage again when the step has been settled.
+fn begin_step(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option<Step> {
+    let session = parts.sessions.get_mut(session_key)?;
     let behind = session.slots.in_front(number);
-    let Some(publish) = session.slots.publish_mut(number) else { return false };
-    let (stage, source) = (publish.stage, publish.source);
-    let head = publish.head();
-    let visited = publish.visited.clone();
-    let draft = std::mem::take(&mut publish.draft);
-    let ask = publish.ask.take();
-    // The message leaves its slot while hooks look at it, so that nothing of the session is borrowed.
+    let publish = session.slots.publish_mut(number)?;
+    let at = Place { session: session_key, number, source: publish.source, head: publish.head };
+    let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = publish.message.clone();
+    Some(Step { identity: Rc::clone(&session.identity), message, at, stage, behind })
+}
+
+/// Goes on with a publish that has not been through the chains and waits for no ticket.
+fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
+    let Some(Step { identity, message, at, stage, behind }) = begin_step(parts, session_key, number) else {
+        return;
+    };
     let view = message.view();
-    let at = Place { session: session_key, number, source, head };
-    let decision = match (stage, ask) {
-        (Stage::Queueing, Some(ask)) => {
-            let (ask, through) = *ask;
-            publish::authorize_on(parts, &identity, view, at, (ask, through), (visited, draft), &behind)
+    let decision = match stage {
+        Stage::Authorize(authorization) => {
+            let Authorization { ask, after } = *authorization;
+            publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)
         }
+        Stage::Chain(chain) => publish::walk(parts, &identity, view, at, chain, &behind),
         // A will was authorised at CONNECT, and nobody authorises a plugin.
-        (Stage::Unstarted, _) if source == Source::Client => {
-            publish::decide(parts, &identity, view, at, &behind)
-        }
-        _ => publish::walk(parts, &identity, view, at, draft, (&visited, behind.publish.as_deref())),
+        _ if at.source != Source::Client => publish::begin_walk(parts, &identity, view, at, &behind),
+        _ => publish::decide(parts, &identity, view, at, &behind),
     };
     settle_publish(parts, session_key, number, decision);
-    true
 }
 
 fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decision: Decision) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(publish) = parts.sessions.get_mut(session_key).and_then(|s| s.slots.publish_mut(number)) {
-        publish.settle(decision, now_ms);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    match decision {
+        Err(verdict) => session.slots.refuse(number, verdict),
+        Ok(progress) => {
+            if let Some(publish) = session.slots.publish_mut(number) {
+                publish.stage = progress.stage(&mut publish.message, now_ms);
+            }
+        }
     }
 }
 
-/// The publish in front has been decided: its effect, or its refusal; whether it has left.
+/// The publish in front has passed: its effect; whether it has left.
 fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let number = session.slots.front_number();
     let conn = session.slots.front().and_then(|slot| slot.conn);
     let Some(publish) = session.slots.publish_mut(number) else { return false };
-    let head = publish.head();
+    let head = publish.head;
     let stored = match publish.stage {
-        Stage::Stored(number) => Some(number),
+        Stage::Decided { storage: Storage::Answered(number), .. } => Some(number),
         _ => None,
     };
-    if let Some(code) = publish.refusal {
-        let disconnect = publish.draft.disposition == Disposition::Disconnect;
-        let verdict = Verdict { code, text: publish.draft.reason_string.take(), disconnect };
-        session.slots.pop();
-        publish::conclude(parts, session_key, conn, head, &verdict);
-        return true;
-    }
     let message = publish.message.clone();
     let mut held = Some(Held::new(std::sync::Arc::new(message).into()));
     let whole = held.as_ref().map(Rc::clone).expect("it was made one line above");
     match route::effect(parts, session_key, number, &whole.view(), &mut held, stored) {
         Effect::Done(code) => {
             let session = parts.sessions.get_mut(session_key);
-            if let Some(Slot { body: SlotBody::Publish(mut publish), .. }) =
+            if let Some(Slot { body: SlotBody::Publish(publish), .. }) =
                 session.and_then(|session| session.slots.pop())
+                && let Stage::Decided { extra, .. } = publish.stage
             {
-                plugin_publish::publish_extra(parts, publish.draft.extra.take());
+                plugin_publish::publish_extra(parts, extra);
             }
             publish::conclude(parts, session_key, conn, head, &Verdict::code(code));
             true
         }
-        Effect::Waits(stage) => {
+        Effect::Waits(now) => {
             if let Some(publish) =
                 parts.sessions.get_mut(session_key).and_then(|s| s.slots.publish_mut(number))
+                && let Stage::Decided { storage, .. } = &mut publish.stage
             {
-                publish.stage = stage;
+                *storage = now;
             }
             false
         }
@@ -239,87 +256,16 @@ pub(crate) fn stored(parts: &mut Parts, id: u64, number: u64) {
     let Some((session_key, slot)) = parts.work.stores.remove(&id) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(publish) = session.slots.publish_mut(slot)
-        && publish.stage == Stage::Storing(id)
+        && let Stage::Decided { storage, .. } = &mut publish.stage
+        && *storage == Storage::Asked(id)
     {
-        publish.stage = Stage::Stored(number);
+        *storage = Storage::Answered(number);
     }
     wake::wake_slots(parts, session_key);
 }
 
-/// A deferred message.publish has been answered, or missed its deadline (`None`).
-pub(crate) fn publish_again(
-    parts: &mut Parts,
-    session_key: SessionKey,
-    number: u64,
-    ticket: &OpenTicket,
-    answer: Option<(Flow, &[OwnedChange])>,
-) {
-    let setup_limits = std::sync::Arc::clone(&parts.setup.limits);
-    let rules = Rules { limits: &setup_limits, now: parts.clock.now() };
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let identity = Rc::clone(&session.identity);
-    let Some(publish) = session.slots.publish_mut(number) else { return };
-    let message = publish.message.clone();
-    let mut draft = std::mem::take(&mut publish.draft);
-    let client = identity.view();
-    let mut refused = None;
-    let (flow, faulted) = match answer {
-        Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) => {
-            match changed(&draft, client, message.view(), rules, changes) {
-                Ok(changed) => {
-                    draft = changed;
-                    (flow, false)
-                }
-                Err(reason) => {
-                    refused = reason;
-                    (Flow::CONTINUE, true)
-                }
-            }
-        }
-        _ => (Flow::CONTINUE, true),
-    };
-    if let (true, Some(Before::Message(before))) = (faulted, ticket.before.as_deref()) {
-        draft.clone_from(before);
-    }
-    let deny = faulted && ticket.policy == FaultPolicy::Deny;
-    if deny {
-        draft = Draft::denied();
-    }
-    publish.stage = Stage::Blocked;
-    let head = publish.head();
-    let (visited, source) = (publish.visited.clone(), publish.source);
-    let behind = session.slots.in_front(number);
-    match refused {
-        Some(reason) => count_refused(parts, ticket, reason),
-        None if faulted => hooks::count_fault(parts, ticket, HookPoint::MessagePublish),
-        None => {}
-    }
-    let stop = hooks::ends_chain(parts, ticket, HookPoint::MessagePublish, flow) || deny;
-    let view = message.view();
-    let at = Place { session: session_key, number, source, head };
-    let decision = match stop {
-        true => publish::judge(parts, &identity, view, at, draft, &visited),
-        false => publish::walk(parts, &identity, view, at, draft, (&visited, behind.publish.as_deref())),
-    };
-    settle_publish(parts, session_key, number, decision);
-    wake::wake_slots(parts, session_key);
-}
-
-/// What a link of message.publish has answered later cannot be: its fault, which is told as if it had answered at once.
-#[cold]
-fn count_refused(parts: &mut Parts, ticket: &OpenTicket, reason: &'static str) {
-    let chain = parts.hooks.chains.chain_mut(HookPoint::MessagePublish);
-    let Some(place) = chain.links.iter().position(|link| link.identity == ticket.link) else { return };
-    if let Some(stats) = chain.stats_mut(place) {
-        stats.faults += 1;
-    }
-    let name = std::sync::Arc::clone(&chain.links[place].name);
-    let refusal = Refusal { plugin: ticket.plugin, link: ticket.link, name, reason };
-    hooks::note_refusals(parts, HookPoint::MessagePublish, vec![refusal], 1);
-}
-
-/// A deferred client.authorize for a publish has been answered, or has missed its deadline (`None`).
-pub(crate) fn publish_authorized(
+/// A deferred message.publish or client.authorize of a publish has been answered, or has missed its deadline (`None`).
+pub(crate) fn publish_answered(
     parts: &mut Parts,
     session_key: SessionKey,
     number: u64,
@@ -327,50 +273,37 @@ pub(crate) fn publish_authorized(
     answer: Answer<'_>,
 ) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let identity = Rc::clone(&session.identity);
     let Some(publish) = session.slots.publish_mut(number) else { return };
-    let Some(ask) = publish.ask.take() else { return };
-    let (mut ask, through) = *ask;
-    let (draft, visited) = (std::mem::take(&mut publish.draft), publish.visited.clone());
-    let (message, source, head) = (publish.message.clone(), publish.source, publish.head());
-    let behind = session.slots.in_front(number);
-    let at = Place { session: session_key, number, source, head };
-    let decision = if authorize::ask_answered(parts, &mut ask, ticket, answer) {
-        let answer = Asked::Answered(authorize::verdict_of(parts, &ask));
-        publish::authorized(
-            parts,
-            &identity,
-            message.view(),
-            at,
-            (answer, through),
-            (visited, draft),
-            &behind,
-        )
-    } else {
-        let asked = (ask, through);
-        publish::authorize_on(parts, &identity, message.view(), at, asked, (visited, draft), &behind)
+    if publish.stage.ticket() != Some(ticket.number) {
+        return;
+    }
+    let Some(Step { identity, message, at, stage, behind }) = begin_step(parts, session_key, number) else {
+        return;
+    };
+    let view = message.view();
+    let decision = match stage {
+        Stage::Authorize(authorization) => {
+            let Authorization { mut ask, after } = *authorization;
+            if authorize::ask_answered(parts, &mut ask, ticket, answer) {
+                let asked = Asked::Answered(authorize::verdict_of(parts, &ask));
+                publish::authorized(parts, &identity, view, at, (asked, after), &behind)
+            } else {
+                publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)
+            }
+        }
+        Stage::Chain(mut chain) => {
+            let limits = std::sync::Arc::clone(&parts.setup.limits);
+            let rules = DraftRules { limits: &limits, properties: view.properties };
+            match hooks::resume(parts, &mut chain, ticket, answer, rules) {
+                Some(true) => publish::judge(parts, &identity, view, at, chain.accumulator),
+                _ => publish::walk(parts, &identity, view, at, chain, &behind),
+            }
+        }
+        // They wait for no ticket.
+        Stage::Unstarted | Stage::Decided { .. } => return,
     };
     settle_publish(parts, session_key, number, decision);
     wake::wake_slots(parts, session_key);
-}
-
-/// The draft with the changes that came with a completion. An error if one of them cannot be taken, with the reason where it is
-/// something that no message may be.
-fn changed(
-    draft: &Draft,
-    client: ClientView<'_>,
-    view: MessageView<'_>,
-    rules: Rules<'_>,
-    changes: &[OwnedChange],
-) -> Result<Draft, Option<&'static str>> {
-    let mut fold = MessageFold::new(HookPoint::MessagePublish, client, view, draft.clone(), rules, None);
-    for change in changes {
-        if fold.change(&change.borrow()).is_err() {
-            return Err(fold.refusal());
-        }
-    }
-    fold.keep();
-    Ok(std::mem::take(&mut fold.draft))
 }
 
 /// A packet whose turn has come: SUBSCRIBE, UNSUBSCRIBE or DISCONNECT with nothing in front.

@@ -15,15 +15,15 @@ use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::{GroupId, GroupRef, Matched};
-use crate::session::Stage;
+use crate::session::Storage;
 use crate::work::FanOut;
 
 /// What became of a message.
 pub(crate) enum Effect {
     /// It took effect; the code for the acknowledgement.
     Done(ReasonCode),
-    /// It waits in a slot at this stage.
-    Waits(Stage),
+    /// It waits in a slot; so far it stands with the owner of its topic.
+    Waits(Storage),
 }
 
 /// Where the deliveries of matching shared subscriptions go.
@@ -45,7 +45,7 @@ pub(crate) fn effect(
             stored = Some(retain::store_retained(parts, view, held).unwrap_or(0));
         } else if must_wait_for_lane(parts, session, owner) {
             wake::wait_for_lane(parts, session, owner);
-            return Effect::Waits(Stage::Decided);
+            return Effect::Waits(Storage::NotAsked);
         } else {
             parts.work.lanes.passed();
             // The owner first: whoever is not routed to now will find it there.
@@ -54,7 +54,7 @@ pub(crate) fn effect(
             parts.work.stores.insert(id, (session, number));
             let message = Arc::clone(hold(view, held));
             send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
-            return Effect::Waits(Stage::Storing(id));
+            return Effect::Waits(Storage::Asked(id));
         }
     }
     let matched = parts.router.matches(view.topic);
@@ -63,7 +63,7 @@ pub(crate) fn effect(
     if let Some(lane) = destinations.iter().find(|lane| must_wait_for_lane(parts, session, *lane)) {
         wake::wait_for_lane(parts, session, lane);
         // What is stored stays stored; only the routing is still to come.
-        return Effect::Waits(stored.map_or(Stage::Decided, Stage::Stored));
+        return Effect::Waits(stored.map_or(Storage::NotAsked, Storage::Answered));
     }
     parts.work.lanes.passed();
     // A store without room refuses to store; the message goes on.

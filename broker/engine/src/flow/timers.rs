@@ -130,8 +130,7 @@ fn answer(parts: &mut Parts, open: &OpenTicket, completion: Option<Completion>) 
             admission::admission_answered(parts, conn, open, answer);
         }
         Waiter::Renewal(conn) => admission::renewal_answered(parts, conn, open, answer),
-        Waiter::Publish(session, number) => pump::publish_again(parts, session, number, open, answer),
-        Waiter::Authorize(session, number) => pump::publish_authorized(parts, session, number, open, answer),
+        Waiter::Publish(session, number, _) => pump::publish_answered(parts, session, number, open, answer),
         Waiter::Filters(session, number, _) => {
             filters::filters_answered(parts, session, number, open, answer)
         }

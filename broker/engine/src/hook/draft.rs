@@ -1,13 +1,19 @@
-//! What links have made of a message so far: the accumulator of the points where a message passes.
+//! What links have made of a message so far: the accumulator of the points where a message passes, and what may be made of
+//! one.
 
 use std::num::NonZeroU32;
 
 use bytes::Bytes;
+use grapnel_plugin_abi::host::FieldChange;
+use grapnel_plugin_abi::raw::{Field, Status};
 
-use super::PluginHandle;
+use super::section::{put, put_text, put_user, takes_out};
+use super::{CannotTake, FaultPolicy, HookPoint, PluginHandle};
+use crate::limits::Limits;
 use crate::message::{Message, MessageView, Payload};
-use crate::packet::QoS;
+use crate::packet::{Properties, Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
+use crate::topic;
 
 /// What is to become of a message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
@@ -67,6 +73,13 @@ impl Draft {
         }
     }
 
+    /// A link has given no answer. Where its policy is to deny, the message is refused.
+    pub fn fail(&mut self, policy: FaultPolicy) {
+        if policy == FaultPolicy::Deny {
+            *self = Draft::denied();
+        }
+    }
+
     /// Whether the message itself is as it was.
     pub fn leaves_message(&self) -> bool {
         self.topic.is_none()
@@ -114,4 +127,138 @@ impl Draft {
             message.expires_at_ms = Some(now_ms + u64::from(expiry_s.get()) * 1000);
         }
     }
+}
+
+/// What it takes to judge a change of a message.
+#[derive(Clone, Copy, Debug)]
+pub struct DraftRules<'a> {
+    /// The bounds of the shard.
+    pub limits: &'a Limits,
+    /// The encoded properties that the message had when its event began.
+    pub properties: &'a [u8],
+}
+
+impl Draft {
+    /// What one change makes of it.
+    ///
+    /// # Errors
+    /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value that no message may have.
+    pub(super) fn changed(
+        &self,
+        point: HookPoint,
+        change: &FieldChange<'_>,
+        rules: DraftRules<'_>,
+    ) -> Result<Draft, CannotTake> {
+        let publish = point == HookPoint::MessagePublish;
+        match change.field {
+            Field::TOPIC => check_topic(change.bytes, rules.limits)?,
+            Field::PAYLOAD => check_payload(change.bytes, rules.limits)?,
+            _ => {}
+        }
+        let mut next = self.clone();
+        match change.field {
+            Field::TOPIC => next.topic = Some(Bytes::copy_from_slice(change.bytes)),
+            Field::PAYLOAD => next.payload = Some(Bytes::copy_from_slice(change.bytes)),
+            Field::QOS => {
+                let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
+                next.qos = Some(qos);
+            }
+            Field::RETAIN if publish => next.retain = Some(change.number != 0),
+            Field::DISPOSITION => next.disposition = disposition(change.number, publish)?,
+            Field::REASON_CODE if publish => {
+                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
+                if !code.is_defined() || !code.is_error() {
+                    return Err(Status::INVALID.into());
+                }
+                next.reason = Some(code);
+            }
+            Field::REASON_STRING if publish => {
+                super::text(change.bytes)?;
+                next.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+            }
+            Field::USER_PROPERTY
+            | Field::CONTENT_TYPE
+            | Field::RESPONSE_TOPIC
+            | Field::CORRELATION_DATA
+            | Field::MESSAGE_EXPIRY_S
+            | Field::PAYLOAD_FORMAT => {
+                let before = Properties::from_encoded(self.properties.as_deref().unwrap_or(rules.properties));
+                let encoded = changed_properties(before, change)?;
+                if change.field == Field::MESSAGE_EXPIRY_S {
+                    next.expiry_s = NonZeroU32::new(u32::try_from(change.number).unwrap_or(0));
+                }
+                next.properties = Some(encoded);
+            }
+            _ => return Err(Status::UNSUPPORTED.into()),
+        }
+        Ok(next)
+    }
+}
+
+fn check_topic(bytes: &[u8], limits: &Limits) -> Result<(), CannotTake> {
+    // Before anything looks at all of it.
+    if bytes.len() > usize::from(u16::MAX) {
+        return Err(CannotTake::because("the topic is longer than 65,535 bytes [MQTT-4.7.3-3]"));
+    }
+    let name = std::str::from_utf8(bytes).map_err(|_| CannotTake::because("the topic is not UTF-8"))?;
+    topic::validate_name(name).map_err(|error| {
+        CannotTake::because(match error {
+            topic::TopicError::Empty => "the topic is empty [MQTT-4.7.3-1]",
+            topic::TopicError::Null => "the topic contains U+0000 [MQTT-4.7.3-2]",
+            topic::TopicError::TooLong => "the topic is longer than 65,535 bytes [MQTT-4.7.3-3]",
+            _ => "the topic contains # or + [MQTT-4.7.0-1]",
+        })
+    })?;
+    if name.len() as u64 > limits.topic_bytes_max {
+        return Err(CannotTake::because("the topic is longer than topic_bytes_max"));
+    }
+    topic::check_levels(name, limits.topic_levels_max as u16)
+        .map_err(|_| CannotTake::because("the topic has more levels than topic_levels_max"))
+}
+
+fn check_payload(bytes: &[u8], limits: &Limits) -> Result<(), CannotTake> {
+    if bytes.len() as u64 > limits.packet_bytes_max {
+        return Err(CannotTake::because("the payload is larger than packet_bytes_max"));
+    }
+    if bytes.len() as u64 > limits.payload_bytes_max {
+        return Err(CannotTake::because("the payload is larger than payload_bytes_max"));
+    }
+    Ok(())
+}
+
+fn disposition(number: u64, publish: bool) -> Result<Disposition, Status> {
+    match number {
+        0 => Ok(Disposition::Pass),
+        1 => Ok(Disposition::Drop),
+        2 if publish => Ok(Disposition::Reject),
+        3 if publish => Ok(Disposition::Disconnect),
+        _ => Err(Status::INVALID),
+    }
+}
+
+/// The encoded properties with one changed, added or taken out.
+fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
+    let property = match change.field {
+        Field::USER_PROPERTY => return put_user(before, change),
+        Field::CONTENT_TYPE => return put_text(before, change, Property::ContentType),
+        Field::RESPONSE_TOPIC => {
+            if !takes_out(change) && topic::validate_name(super::short_text(change.bytes)?).is_err() {
+                return Err(Status::INVALID);
+            }
+            return put_text(before, change, Property::ResponseTopic);
+        }
+        Field::CORRELATION_DATA if takes_out(change) => {
+            return put(before, PropertyId::CorrelationData, None, 0);
+        }
+        Field::CORRELATION_DATA if change.bytes.len() <= usize::from(u16::MAX) => {
+            Property::CorrelationData(change.bytes)
+        }
+        Field::MESSAGE_EXPIRY_S => {
+            let seconds = u32::try_from(change.number).ok().filter(|s| *s > 0).ok_or(Status::INVALID)?;
+            Property::MessageExpiry(seconds)
+        }
+        Field::PAYLOAD_FORMAT if change.number <= 1 => Property::PayloadFormat(change.number as u8),
+        _ => return Err(Status::INVALID),
+    };
+    put(before, property.id(), Some(property), 0)
 }

@@ -1,7 +1,6 @@
 //! Events about a message: publish and delivered. The accumulator is the message; what a link changes lies in a draft over
 //! it, so that a message nobody changes is never copied.
 
-use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -10,18 +9,15 @@ use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Sli
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::draft::{Disposition, Draft, Extra};
-use super::section::{put, put_text, put_user, takes_out};
+use super::draft::{Draft, DraftRules, Extra};
 use super::tickets::{Before, TicketDesk};
 use super::view::{ClientView, user_property};
-use super::{FaultPolicy, HookPoint, Link, Refusal};
+use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
 use crate::id::ShardId;
 use crate::limits::Limits;
 use crate::message::MessageView;
-use crate::packet::{Properties, Property, PropertyId, QoS};
-use crate::reason::ReasonCode;
+use crate::packet::Properties;
 use crate::time::Now;
-use crate::topic;
 
 impl<'a> MessageView<'a> {
     /// One of the fields that every message has for hooks; `None` for a field that is none of a message's.
@@ -138,102 +134,18 @@ impl<'a> MessageFold<'a> {
         self.overlay.as_ref().unwrap_or(&self.draft)
     }
 
-    fn properties(&self) -> Properties<'_> {
-        Properties::from_encoded(self.current().properties.as_deref().unwrap_or(self.base.properties))
-    }
-
-    /// Takes one change into the overlay; also for changes that come with a completion.
-    ///
-    /// # Errors
-    /// UNSUPPORTED for what cannot be changed here, INVALID for a value that no message may have.
-    pub fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
-        let checked = match change.field {
-            Field::TOPIC => self.check_topic(change.bytes),
-            Field::PAYLOAD => self.check_payload(change.bytes),
-            _ => return self.take(change),
+    /// Takes one change into the overlay.
+    fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
+        let rules = DraftRules { limits: self.rules.limits, properties: self.base.properties };
+        let next = match self.current().changed(self.point, change, rules) {
+            Ok(next) => next,
+            Err(CannotTake { status, reason }) => {
+                self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
+                return Err(status);
+            }
         };
-        if let Err(reason) = checked {
-            self.refused = Some((change.field, reason));
-            return Err(Status::INVALID);
-        }
         // A hook may set something else instead of what was refused.
         self.refused = self.refused.filter(|(field, _)| *field != change.field);
-        self.take(change)
-    }
-
-    fn check_topic(&self, bytes: &[u8]) -> Result<(), &'static str> {
-        let limits = self.rules.limits;
-        // Before anything looks at all of it.
-        if bytes.len() > usize::from(u16::MAX) {
-            return Err("the topic is longer than 65,535 bytes [MQTT-4.7.3-3]");
-        }
-        let name = std::str::from_utf8(bytes).map_err(|_| "the topic is not UTF-8")?;
-        topic::validate_name(name).map_err(|error| match error {
-            topic::TopicError::Empty => "the topic is empty [MQTT-4.7.3-1]",
-            topic::TopicError::Null => "the topic contains U+0000 [MQTT-4.7.3-2]",
-            topic::TopicError::TooLong => "the topic is longer than 65,535 bytes [MQTT-4.7.3-3]",
-            _ => "the topic contains # or + [MQTT-4.7.0-1]",
-        })?;
-        if name.len() as u64 > limits.topic_bytes_max {
-            return Err("the topic is longer than topic_bytes_max");
-        }
-        topic::check_levels(name, limits.topic_levels_max as u16)
-            .map_err(|_| "the topic has more levels than topic_levels_max")
-    }
-
-    fn check_payload(&self, bytes: &[u8]) -> Result<(), &'static str> {
-        if bytes.len() as u64 > self.rules.limits.packet_bytes_max {
-            return Err("the payload is larger than packet_bytes_max");
-        }
-        if bytes.len() as u64 > self.rules.limits.payload_bytes_max {
-            return Err("the payload is larger than payload_bytes_max");
-        }
-        Ok(())
-    }
-
-    /// Why a change could not be taken, where it is the kind that is told of.
-    pub fn refusal(&self) -> Option<&'static str> {
-        self.refused.map(|(_, reason)| reason)
-    }
-
-    fn take(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
-        let mut next = self.current().clone();
-        match change.field {
-            Field::TOPIC => next.topic = Some(Bytes::copy_from_slice(change.bytes)),
-            Field::PAYLOAD => next.payload = Some(Bytes::copy_from_slice(change.bytes)),
-            Field::QOS => {
-                let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
-                next.qos = Some(qos);
-            }
-            Field::RETAIN if self.point == HookPoint::MessagePublish => {
-                next.retain = Some(change.number != 0)
-            }
-            Field::DISPOSITION => next.disposition = self.disposition(change.number)?,
-            Field::REASON_CODE if self.point == HookPoint::MessagePublish => {
-                let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
-                if !code.is_defined() || !code.is_error() {
-                    return Err(Status::INVALID);
-                }
-                next.reason = Some(code);
-            }
-            Field::REASON_STRING if self.point == HookPoint::MessagePublish => {
-                super::text(change.bytes)?;
-                next.reason_string = Some(Bytes::copy_from_slice(change.bytes));
-            }
-            Field::USER_PROPERTY
-            | Field::CONTENT_TYPE
-            | Field::RESPONSE_TOPIC
-            | Field::CORRELATION_DATA
-            | Field::MESSAGE_EXPIRY_S
-            | Field::PAYLOAD_FORMAT => {
-                let encoded = changed_properties(self.properties(), change)?;
-                if change.field == Field::MESSAGE_EXPIRY_S {
-                    next.expiry_s = NonZeroU32::new(u32::try_from(change.number).unwrap_or(0));
-                }
-                next.properties = Some(encoded);
-            }
-            _ => return Err(Status::UNSUPPORTED),
-        }
         if let Some(before) = self.overlay.replace(next) {
             let parts = [before.topic, before.payload, before.properties, before.reason_string];
             self.replaced.extend(parts.into_iter().flatten());
@@ -241,18 +153,8 @@ impl<'a> MessageFold<'a> {
         Ok(())
     }
 
-    fn disposition(&self, number: u64) -> Result<Disposition, Status> {
-        match (number, self.point) {
-            (0, _) => Ok(Disposition::Pass),
-            (1, _) => Ok(Disposition::Drop),
-            (2, HookPoint::MessagePublish) => Ok(Disposition::Reject),
-            (3, HookPoint::MessagePublish) => Ok(Disposition::Disconnect),
-            _ => Err(Status::INVALID),
-        }
-    }
-
-    /// Keeps the overlay, for changes that came with a completion.
-    pub fn keep(&mut self) {
+    /// The overlay becomes what the links have left.
+    fn keep(&mut self) {
         if let Some(next) = self.overlay.take() {
             self.replaced.extend(
                 [self.draft.topic.take(), self.draft.payload.take(), self.draft.properties.take()]
@@ -262,33 +164,6 @@ impl<'a> MessageFold<'a> {
             self.draft = next;
         }
     }
-}
-
-/// The encoded properties with one changed, added or taken out.
-fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
-    let property = match change.field {
-        Field::USER_PROPERTY => return put_user(before, change),
-        Field::CONTENT_TYPE => return put_text(before, change, Property::ContentType),
-        Field::RESPONSE_TOPIC => {
-            if !takes_out(change) && topic::validate_name(super::short_text(change.bytes)?).is_err() {
-                return Err(Status::INVALID);
-            }
-            return put_text(before, change, Property::ResponseTopic);
-        }
-        Field::CORRELATION_DATA if takes_out(change) => {
-            return put(before, PropertyId::CorrelationData, None, 0);
-        }
-        Field::CORRELATION_DATA if change.bytes.len() <= usize::from(u16::MAX) => {
-            Property::CorrelationData(change.bytes)
-        }
-        Field::MESSAGE_EXPIRY_S => {
-            let seconds = u32::try_from(change.number).ok().filter(|s| *s > 0).ok_or(Status::INVALID)?;
-            Property::MessageExpiry(seconds)
-        }
-        Field::PAYLOAD_FORMAT if change.number <= 1 => Property::PayloadFormat(change.number as u8),
-        _ => return Err(Status::INVALID),
-    };
-    put(before, property.id(), Some(property), 0)
 }
 
 impl EventAccess for MessageFold<'_> {
@@ -395,8 +270,6 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
-        if policy == FaultPolicy::Deny {
-            self.draft = Draft::denied();
-        }
+        self.draft.fail(policy);
     }
 }

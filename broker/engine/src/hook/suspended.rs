@@ -2,14 +2,15 @@
 //! the same for every point. A flow keeps it with the packet that waits and calls `resume`; nothing
 //! here runs a chain.
 
-use grapnel_plugin_abi::raw::{Flow, Status, Ticket};
+use grapnel_plugin_abi::raw::{Flow, Ticket};
 use smallvec::SmallVec;
 
+use super::draft::{Draft, DraftRules};
 use super::requested::Requested;
 use super::tickets::{Before, OpenTicket, OwnedChange};
 use super::verdict::ClientVerdict;
 use super::verdict::Why;
-use super::{FaultPolicy, HookPoint, LinkIdentity};
+use super::{CannotTake, FaultPolicy, HookPoint, LinkIdentity};
 use crate::reason::ReasonCode;
 
 /// An event that waits at a hook point, or is about to be shown to one.
@@ -59,13 +60,13 @@ pub struct RefusedChange {
     /// Which field it would have changed.
     pub field: grapnel_plugin_abi::raw::Field,
     /// Why it cannot be taken.
-    pub status: Status,
+    pub why: CannotTake,
 }
 
 /// What a chain carries from link to link where links may answer later.
 pub trait Accumulator: Clone {
     /// What it takes to judge a change.
-    type Rules: Copy;
+    type Rules<'a>: Copy;
 
     /// Takes one change that came with an answer.
     ///
@@ -75,8 +76,8 @@ pub trait Accumulator: Clone {
         &mut self,
         point: HookPoint,
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
-        rules: Self::Rules,
-    ) -> Result<(), Status>;
+        rules: Self::Rules<'_>,
+    ) -> Result<(), CannotTake>;
 
     /// Becomes again what it was before the link that has failed.
     fn restore(&mut self, before: &Before);
@@ -120,7 +121,7 @@ impl<A: Accumulator> Suspended<A> {
         &mut self,
         open: &OpenTicket,
         answer: Option<(Flow, &[OwnedChange])>,
-        rules: A::Rules,
+        rules: A::Rules<'_>,
     ) -> Option<Resumed> {
         if !self.waits_for(open.number) {
             return None;
@@ -137,7 +138,7 @@ fn resume<A: Accumulator>(
     point: HookPoint,
     open: &OpenTicket,
     answer: Option<(Flow, &[OwnedChange])>,
-    rules: A::Rules,
+    rules: A::Rules<'_>,
 ) -> Resumed {
     let mut refused = None;
     if let Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) = answer {
@@ -160,29 +161,29 @@ fn changed<A: Accumulator>(
     before: &A,
     point: HookPoint,
     changes: &[OwnedChange],
-    rules: A::Rules,
+    rules: A::Rules<'_>,
 ) -> Result<A, RefusedChange> {
     let mut next = before.clone();
     for (place, change) in changes.iter().enumerate() {
-        next.take(point, &change.borrow(), rules).map_err(|status| RefusedChange {
+        next.take(point, &change.borrow(), rules).map_err(|why| RefusedChange {
             place,
             field: change.field,
-            status,
+            why,
         })?;
     }
     Ok(next)
 }
 
 impl Accumulator for ClientVerdict {
-    type Rules = ();
+    type Rules<'a> = ();
 
     fn take(
         &mut self,
         point: HookPoint,
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
         (): (),
-    ) -> Result<(), Status> {
-        self.set(point, change)
+    ) -> Result<(), CannotTake> {
+        Ok(self.set(point, change)?)
     }
 
     fn restore(&mut self, before: &Before) {
@@ -198,15 +199,16 @@ impl Accumulator for ClientVerdict {
 
 impl Accumulator for Vec<Requested> {
     /// `topic_bytes_max`.
-    type Rules = usize;
+    type Rules<'a> = usize;
 
     fn take(
         &mut self,
         point: HookPoint,
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
         topic_bytes_max: usize,
-    ) -> Result<(), Status> {
-        super::requested::change(self, point, change, topic_bytes_max).map(|_replaced| ())
+    ) -> Result<(), CannotTake> {
+        super::requested::change(self, point, change, topic_bytes_max)?;
+        Ok(())
     }
 
     fn restore(&mut self, before: &Before) {
@@ -219,6 +221,30 @@ impl Accumulator for Vec<Requested> {
         if policy == FaultPolicy::Deny {
             super::requested::refuse_all(self);
         }
+    }
+}
+
+impl Accumulator for Draft {
+    type Rules<'a> = DraftRules<'a>;
+
+    fn take(
+        &mut self,
+        point: HookPoint,
+        change: &grapnel_plugin_abi::host::FieldChange<'_>,
+        rules: DraftRules<'_>,
+    ) -> Result<(), CannotTake> {
+        *self = self.changed(point, change, rules)?;
+        Ok(())
+    }
+
+    fn restore(&mut self, before: &Before) {
+        if let Before::Message(before) = before {
+            self.clone_from(before);
+        }
+    }
+
+    fn fail(&mut self, _why: Why, policy: FaultPolicy) {
+        Draft::fail(self, policy);
     }
 }
 
@@ -237,7 +263,7 @@ impl AuthorizationRequest {
 
 #[cfg(test)]
 mod tests {
-    use grapnel_plugin_abi::raw::Field;
+    use grapnel_plugin_abi::raw::{Field, Status};
 
     use super::*;
     use crate::hook::PluginHandle;
@@ -290,7 +316,7 @@ mod tests {
     fn a_failed_answer_leaves_what_was_before_its_link() {
         let (changed, before) = (ClientVerdict { verdict: ALLOW, ..nobody() }, nobody());
         let good_and_bad = [verdict(u64::from(DENY)), verdict(9)];
-        let refused = RefusedChange { place: 1, field: Field::VERDICT, status: Status::INVALID };
+        let refused = RefusedChange { place: 1, field: Field::VERDICT, why: Status::INVALID.into() };
         for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
             let ends = policy == FaultPolicy::Deny;
             for (answer, why, refused) in [

@@ -22,10 +22,8 @@ pub enum Waiter {
     Will(ConnKey),
     /// A re-authentication at client.authenticate.
     Renewal(ConnKey),
-    /// A publish at message.publish, in the slot with this number.
-    Publish(SessionKey, u64),
-    /// A publish at client.authorize, in the slot with this number.
-    Authorize(SessionKey, u64),
+    /// A publish at message.publish or client.authorize, in the slot with this number.
+    Publish(SessionKey, u64, HookPoint),
     /// A SUBSCRIBE or UNSUBSCRIBE at its own chain, in the slot with this number.
     Filters(SessionKey, u64, HookPoint),
     /// A delivery to this session at client.authorize.
@@ -42,13 +40,10 @@ impl Waiter {
         match self {
             Waiter::Connect(_) => HookPoint::ClientConnect,
             Waiter::Authenticate(_) | Waiter::Renewal(_) => HookPoint::ClientAuthenticate,
-            Waiter::Publish(..) => HookPoint::MessagePublish,
-            Waiter::Filters(_, _, point) => *point,
-            Waiter::Will(_)
-            | Waiter::Authorize(..)
-            | Waiter::Deliver(_)
-            | Waiter::Recheck(_)
-            | Waiter::Filter(..) => HookPoint::ClientAuthorize,
+            Waiter::Publish(_, _, point) | Waiter::Filters(_, _, point) => *point,
+            Waiter::Will(_) | Waiter::Deliver(_) | Waiter::Recheck(_) | Waiter::Filter(..) => {
+                HookPoint::ClientAuthorize
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
 use crate::hook::LinkIdentity;
-use crate::hook::draft::Draft;
+use crate::hook::draft::{Draft, Extra};
 use crate::hook::requested::Requested;
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::id::ConnKey;
@@ -19,25 +19,79 @@ use crate::packet::{PacketType, QoS, SubscriptionOptions};
 use crate::reason::ReasonCode;
 use crate::session::ending::{EndCause, Will};
 
-/// How far a publish has come.
+/// What is known of a publish apart from its message.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Packet identifier of QoS 1 and 2; none for a will.
+    pub packet_id: Option<NonZeroU16>,
+    /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
+    pub packet_qos: QoS,
+    /// DUP of the packet.
+    pub dup: bool,
+}
+
+impl Head {
+    /// Of a message that came in no packet.
+    pub fn of_message(message: &Message) -> Head {
+        Head { packet_id: None, packet_qos: message.qos, dup: false }
+    }
+}
+
+/// The end of a publish, for its client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// What its acknowledgement says.
+    pub code: ReasonCode,
+    /// The same in words.
+    pub text: Option<Bytes>,
+    /// Whether the client is disconnected for it instead.
+    pub disconnect: bool,
+}
+
+impl Verdict {
+    /// An acknowledgement without words.
+    pub fn code(code: ReasonCode) -> Verdict {
+        Verdict { code, text: None, disconnect: false }
+    }
+}
+
+/// How far a publish has come, with what it needs to go on from there.
+#[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "it is part of a slot, which is in a box")]
 pub enum Stage {
     /// Neither authorised nor shown to a hook: something in front forbids it.
     Unstarted,
-    /// A link of client.authorize answers later.
-    Authorizing(Ticket),
-    /// The next link of client.authorize waits until the publish in front has been there.
-    Queueing,
-    /// A link answers later.
-    Deferred(Ticket),
-    /// The next link waits until the publish in front has been there.
-    Blocked,
-    /// The chain is through: it waits for its turn.
-    Decided,
-    /// The owner of its retained topic is storing it, under this number.
-    Storing(u64),
-    /// The owner has stored it under this number, or has no room for it (0): it waits for its turn or for lanes.
-    Stored(u64),
+    /// At client.authorize: it waits for a ticket, or without one until the publish in front has been there.
+    Authorize(Box<Authorization>),
+    /// At message.publish: it waits for a ticket, or without one until the publish in front has been there.
+    Chain(Suspended<Draft>),
+    /// The chains are through: it waits for its turn, or for lanes.
+    Decided {
+        /// Whether its message is stored, where it is to be retained.
+        storage: Storage,
+        /// Messages that links have added, to be published after this one.
+        extra: Option<Box<Vec<Extra>>>,
+    },
+}
+
+/// A publish at client.authorize.
+#[derive(Debug)]
+pub struct Authorization {
+    /// The question.
+    pub ask: Ask,
+    /// What message.publish has left of it, where it has been there first and has another topic since.
+    pub after: Option<Draft>,
+}
+
+/// How a publish stands with the owner of its retained topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Storage {
+    /// It has not been asked, or need not be.
+    NotAsked,
+    /// It is storing the message, under this number of the request.
+    Asked(u64),
+    /// It has stored it under this number, or has no room for it (0).
+    Answered(u64),
 }
 
 /// Where a publish comes from.
@@ -54,26 +108,24 @@ pub enum Source {
 /// A publish that waits.
 #[derive(Debug)]
 pub struct PublishSlot {
-    /// The message as far as the chain has changed it.
+    /// The message; with the changes of the chain once that is through.
     pub message: Message,
-    /// Packet identifier of QoS 1 and 2; none for a will.
-    pub packet_id: Option<NonZeroU16>,
-    /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
-    pub packet_qos: QoS,
-    /// DUP of the packet.
-    pub dup: bool,
+    /// What else is known of it.
+    pub head: Head,
     /// Where it comes from.
     pub source: Source,
     /// How far it has come.
     pub stage: Stage,
-    /// Links that it has been to.
-    pub visited: SmallVec<[LinkIdentity; 4]>,
-    /// The question to client.authorize, while it is on its way; with whether message.publish is through already.
-    pub ask: Option<Box<(Ask, bool)>>,
-    /// What becomes of it.
-    pub draft: Draft,
-    /// Why the broker refuses it, if it does.
-    pub refusal: Option<ReasonCode>,
+}
+
+/// A publish that is refused, and waits for those in front to be acknowledged [MQTT-4.6.0-2] [MQTT-4.6.0-3]. Of the message
+/// nothing is kept.
+#[derive(Debug)]
+pub struct Refused {
+    /// Which it was.
+    pub head: Head,
+    /// What its client is told.
+    pub verdict: Verdict,
 }
 
 /// A subscription that waits for the barrier, to be followed by retained messages.
@@ -184,6 +236,8 @@ impl FilterPacket {
 pub enum SlotBody {
     /// A PUBLISH, or the will.
     Publish(Box<PublishSlot>),
+    /// A PUBLISH that has no effect.
+    Refused(Box<Refused>),
     /// A SUBSCRIBE or UNSUBSCRIBE on its way. It is in front.
     Filters(Box<FilterPacket>),
     /// A whole SUBSCRIBE, UNSUBSCRIBE or DISCONNECT, not looked at yet.
@@ -204,9 +258,29 @@ pub struct Slot {
 }
 
 impl Slot {
+    /// A packet that begins to wait.
+    pub fn new(conn: Option<ConnKey>, body: SlotBody) -> Slot {
+        Slot { conn, bytes: body.bytes(), body }
+    }
+
     /// What it counts in a ledger.
     pub fn charge(&self) -> usize {
         SLOT_BYTES + self.bytes
+    }
+}
+
+impl SlotBody {
+    /// What it counts against `slot_bytes_max`.
+    fn bytes(&self) -> usize {
+        match self {
+            SlotBody::Publish(publish) => publish.message.bytes(),
+            SlotBody::Refused(refused) => refused.verdict.text.as_ref().map_or(0, Bytes::len),
+            SlotBody::Filters(packet) => {
+                packet.filters().iter().map(|one| one.filter.len() + size_of::<Requested>()).sum()
+            }
+            SlotBody::Packet(bytes) => bytes.len(),
+            SlotBody::End(_, will) => will.as_ref().map_or(0, |will| will.bytes()),
+        }
     }
 }
 
@@ -223,24 +297,46 @@ pub struct Behind {
     pub publish: Option<SmallVec<[LinkIdentity; 4]>>,
 }
 
+impl Stage {
+    /// Its chains are through, and have added these messages.
+    pub fn decided(extra: Option<Box<Vec<Extra>>>) -> Stage {
+        Stage::Decided { storage: Storage::NotAsked, extra }
+    }
+
+    /// The ticket it waits for.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Stage::Authorize(authorization) => authorization.ask.ticket,
+            Stage::Chain(suspended) => suspended.ticket,
+            Stage::Unstarted | Stage::Decided { .. } => None,
+        }
+    }
+
+    /// Whether it is at a hook point and waits for the publish in front.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Stage::Authorize(_) | Stage::Chain(_)) && self.ticket().is_none()
+    }
+}
+
 impl PublishSlot {
     /// Whether it waits for a plugin, or behind a publish that does.
     fn is_on_its_way(&self) -> bool {
-        match self.stage {
-            Stage::Authorizing(_) | Stage::Queueing => self.ask.as_ref().is_some_and(|ask| !ask.1),
-            Stage::Deferred(_) | Stage::Blocked => true,
-            _ => false,
+        match &self.stage {
+            Stage::Authorize(authorization) => authorization.after.is_none(),
+            Stage::Chain(_) => true,
+            Stage::Unstarted | Stage::Decided { .. } => false,
         }
     }
 
     /// How far it is on its way along the chains, for those behind it; `None` where it is through.
     fn position(&self) -> Option<Behind> {
-        match (self.stage, &self.ask) {
-            (Stage::Authorizing(_) | Stage::Queueing, Some(ask)) if !ask.1 => {
-                Some(Behind { authorize: Some(ask.0.visited.clone()), publish: Some(SmallVec::new()) })
-            }
-            (Stage::Deferred(_) | Stage::Blocked, _) => {
-                Some(Behind { authorize: None, publish: Some(self.visited.clone()) })
+        match &self.stage {
+            Stage::Authorize(authorization) if authorization.after.is_none() => Some(Behind {
+                authorize: Some(authorization.ask.visited.clone()),
+                publish: Some(SmallVec::new()),
+            }),
+            Stage::Chain(suspended) => {
+                Some(Behind { authorize: None, publish: Some(suspended.visited.clone()) })
             }
             _ => None,
         }
@@ -279,7 +375,8 @@ impl Slots {
     /// Whether only publishes wait, so that another may begin its chain behind them.
     pub fn only_publishes(&self) -> bool {
         self.queue.iter().all(|slot| match &slot.body {
-            SlotBody::Publish(publish) => publish.stage != Stage::Unstarted,
+            SlotBody::Publish(publish) => !matches!(publish.stage, Stage::Unstarted),
+            SlotBody::Refused(_) => true,
             _ => false,
         })
     }
@@ -349,6 +446,17 @@ impl Slots {
         }
     }
 
+    /// A waiting publish is refused: its message is let go of, and its place kept.
+    pub fn refuse(&mut self, number: u64, verdict: Verdict) {
+        let Some(slot) = self.get_mut(number) else { return };
+        let SlotBody::Publish(publish) = &slot.body else { return };
+        let refused =
+            Slot::new(slot.conn, SlotBody::Refused(Box::new(Refused { head: publish.head, verdict })));
+        let (before, after) = (slot.bytes, refused.bytes);
+        *slot = refused;
+        self.bytes = self.bytes - before + after;
+    }
+
     /// Where the nearest publish in front of `number` waits that is still on its way along the chains.
     pub fn in_front(&self, number: u64) -> Behind {
         let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else { return Behind::default() };
@@ -366,16 +474,12 @@ impl Slots {
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.
     pub fn has_publish(&self, packet_id: NonZeroU16) -> bool {
-        self.publishes().any(|publish| publish.packet_id == Some(packet_id))
+        self.owed().any(|head| head.packet_id == Some(packet_id))
     }
 
     /// Publishes that we owe an acknowledgement for.
     pub fn acknowledgements_owed(&self) -> usize {
-        if self.queue.is_empty() {
-            0
-        } else {
-            self.publishes().filter(|publish| publish.packet_id.is_some()).count()
-        }
+        if self.queue.is_empty() { 0 } else { self.owed().count() }
     }
 
     /// Publishes of clients that begin a QoS 2 exchange when they are acknowledged.
@@ -383,11 +487,18 @@ impl Slots {
         if self.queue.is_empty() {
             0
         } else {
-            let begins = |publish: &&PublishSlot| {
-                publish.packet_id.is_some() && publish.packet_qos == QoS::ExactlyOnce
-            };
-            self.publishes().filter(begins).count()
+            self.owed().filter(|head| head.packet_qos == QoS::ExactlyOnce).count()
         }
+    }
+
+    /// What is known of the publishes that we owe an acknowledgement for.
+    fn owed(&self) -> impl Iterator<Item = &Head> {
+        let heads = self.queue.iter().filter_map(|slot| match &slot.body {
+            SlotBody::Publish(publish) => Some(&publish.head),
+            SlotBody::Refused(refused) => Some(&refused.head),
+            _ => None,
+        });
+        heads.filter(|head| head.packet_id.is_some())
     }
 
     /// All waiting publishes in order.

@@ -471,6 +471,21 @@ fn what_no_message_may_be_is_refused_when_it_comes_later() {
     }
 }
 
+/// As at every other point: an answer that cannot be taken is refused as a whole, and the log is told of it.
+#[test]
+fn an_answer_that_no_publish_can_take_is_told() {
+    let (mut world, sub, publisher) = pair();
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    let changes = vec![crate::hooks::number(Field::RETAIN, 1), crate::hooks::number(Field::QOS, 3)];
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+    assert_eq!(world.take_plain(sub), [message("t", "x", 1)]);
+    let told = refusals(&mut world);
+    assert_eq!(told, [("plugin1.hook".to_owned(), "change 1, of QOS, is INVALID".to_owned())]);
+    assert_eq!(world.shards[0].counters().hook_answers_refused, 1);
+}
+
 #[test]
 fn what_no_message_may_be_is_refused_at_delivery() {
     for case in IMPOSSIBLE {
