@@ -181,3 +181,12 @@ fn only_the_face_and_flows_see_all_parts() {
         assert!(!sees || may, "{module} names Parts: below the flows a part knows nothing of the others");
     }
 }
+
+#[test]
+fn a_packet_is_decoded_once() {
+    for (module, text) in modules_of(&source()) {
+        let decodes = code(&text).contains("codec::decode(");
+        let may = !module.starts_with("flow") || module == "flow::packets" || module == "flow::first_packet";
+        assert!(may || !decodes, "{module} decodes a packet: what waits owns it as it was parsed");
+    }
+}

@@ -10,7 +10,7 @@ use crate::hook::HookPoint;
 use crate::hook::suspended::Suspended;
 use crate::hook::verdict::ClientVerdict;
 use crate::id::SessionKey;
-use crate::packet::QoS;
+use crate::packet::{OwnedConnect, QoS};
 use crate::session::{Identity, Will};
 
 /// How far a CONNECT has come.
@@ -42,8 +42,8 @@ impl Step {
 /// A CONNECT that is not decided yet.
 #[derive(Debug)]
 pub(crate) struct Admission {
-    /// The CONNECT packet, whole; empty until it has to wait.
-    pub(crate) packet: Bytes,
+    /// The CONNECT packet, from when it first has to wait.
+    pub(crate) packet: Option<Rc<OwnedConnect>>,
     /// Who asks, as client.connect left it.
     pub(crate) identity: Rc<Identity>,
     /// Whether the broker chose the client id.
@@ -139,7 +139,7 @@ impl Admission {
         let will = self.will.as_ref().map_or(0, |will| will.bytes());
         let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
         size_of::<Admission>()
-            + self.packet.len()
+            + self.packet.as_ref().map_or(0, |packet| packet.bytes())
             + self.suspended.accumulator.properties.len()
             + data.sum::<usize>()
             + will

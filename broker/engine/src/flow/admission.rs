@@ -13,7 +13,6 @@ use super::{authority, connack, connect, ending, hooks, inherit, reading, send, 
 use crate::clients::admission::{Admission, Renewal, Step};
 use crate::clients::connection::State;
 use crate::clients::reading::Pause;
-use crate::codec;
 use crate::codec::DecodeError;
 use crate::flow::inherit::Claim;
 use crate::hook::HookPoint;
@@ -23,7 +22,7 @@ use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED
 use crate::hook::view::{Action, ClientView, Request, StoredSession};
 use crate::id::ConnKey;
 use crate::interface::Scope;
-use crate::packet::{Auth, Connect, Packet, PacketType, Properties, Property, Version, push_property};
+use crate::packet::{Auth, Connect, OwnedConnect, Packet, PacketType, Properties, Property, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity};
@@ -63,7 +62,7 @@ pub(crate) fn admit(
     let verdict = ClientVerdict { properties, ..unanswered };
     let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch);
     let admission = Admission {
-        packet: Bytes::new(),
+        packet: None,
         identity,
         assigned,
         step: Step::Connect,
@@ -74,7 +73,7 @@ pub(crate) fn admit(
         inheritance: None,
         queued: false,
     };
-    go_on(parts, key, connect, whole, admission, false)
+    go_on(parts, key, connect, admission, false)
 }
 
 /// Goes on with a CONNECT; `answered` says that the chain of its step has ended already.
@@ -82,7 +81,6 @@ fn go_on(
     parts: &mut Parts,
     key: ConnKey,
     connect: &Connect<'_>,
-    whole: &[u8],
     mut admission: Admission,
     mut answered: bool,
 ) -> Handled {
@@ -91,7 +89,7 @@ fn go_on(
         if !std::mem::take(&mut answered)
             && let Walked::Waits = run_step(parts, key, connect, &mut admission)
         {
-            return park_admission(parts, key, whole, admission);
+            return park_admission(parts, key, connect, admission);
         }
         let next = match admission.step {
             Step::Connect => connect_allowed(parts, key, connect, &mut admission),
@@ -105,7 +103,7 @@ fn go_on(
             Ok(Some(step)) => {
                 admission.go_to(step);
                 if step == Step::Client {
-                    return park_admission(parts, key, whole, admission);
+                    return park_admission(parts, key, connect, admission);
                 }
             }
             Ok(None) => match inherit::claim(parts, key, connect, &mut admission) {
@@ -121,11 +119,11 @@ fn go_on(
                     left -= 1;
                     if matches!(claim, Claim::Waits) {
                         // Until the session has come to rest, or this is over.
-                        let handled = park_admission(parts, key, whole, admission);
+                        let handled = park_admission(parts, key, connect, admission);
                         reading::expect_packet(parts, key);
                         return handled;
                     } else if left == 0 {
-                        let handled = park_admission(parts, key, whole, admission);
+                        let handled = park_admission(parts, key, connect, admission);
                         wake::queue_heir(parts, key);
                         return handled;
                     }
@@ -193,10 +191,13 @@ fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
 }
 
 /// Keeps a CONNECT until its answer comes: from the client, which is read meanwhile, or from a plugin.
-fn park_admission(parts: &mut Parts, key: ConnKey, whole: &[u8], mut admission: Admission) -> Handled {
-    if admission.packet.is_empty() {
-        admission.packet = Bytes::copy_from_slice(whole);
-    }
+fn park_admission(
+    parts: &mut Parts,
+    key: ConnKey,
+    connect: &Connect<'_>,
+    mut admission: Admission,
+) -> Handled {
+    admission.packet.get_or_insert_with(|| Rc::new(OwnedConnect::of(connect)));
     let by_client = admission.step == Step::Client;
     let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
     conn.state = State::Admitting(Box::new(admission));
@@ -259,10 +260,8 @@ pub(crate) fn serve_heirs(parts: &mut Parts) {
 }
 
 fn admission_goes_on(parts: &mut Parts, key: ConnKey, admission: Admission, answered: bool) {
-    let packet = Bytes::clone(&admission.packet);
-    let Ok(Some(frame)) = codec::frame(&packet, u32::MAX) else { return };
-    let Ok(Packet::Connect(connect)) = codec::decode(&frame, Version::V5) else { return };
-    let handled = go_on(parts, key, &connect, &packet, admission, answered);
+    let Some(packet) = admission.packet.clone() else { return };
+    let handled = go_on(parts, key, &packet.view(), admission, answered);
     if let Handled::Next = handled {
         reading::resume_from(parts, key, Pause::Admission);
     }
@@ -418,12 +417,10 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
 /// The client's AUTH while its CONNECT is not decided.
 fn next_round(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Result<(), DecodeError> {
     let Some(mut admission) = take_admission(parts, key) else { return Ok(()) };
-    let method = {
-        let frame = codec::frame(&admission.packet, u32::MAX).ok().flatten();
-        let packet = frame.and_then(|frame| codec::decode(&frame, Version::V5).ok());
-        matches!(packet, Some(Packet::Connect(connect))
-            if connect.properties.auth_method() == auth.properties.auth_method())
-    };
+    let method = admission
+        .packet
+        .as_ref()
+        .is_some_and(|packet| packet.view().properties.auth_method() == auth.properties.auth_method());
     if admission.step != Step::Client || !method || auth.reason != ReasonCode::CONTINUE_AUTHENTICATION {
         // [MQTT-4.12.0-3] [MQTT-4.12.0-4]
         connack::refuse(parts, key, ReasonCode::PROTOCOL_ERROR, Some(b"AUTH out of turn"));

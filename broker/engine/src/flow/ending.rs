@@ -6,13 +6,12 @@ use std::rc::Rc;
 use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
 use crate::clock::Overdue;
-use crate::codec;
 use crate::codec::DecodeError;
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::Ended;
 use crate::outbox::Closing;
-use crate::packet::{Packet, QoS};
+use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::slots::{Authorization, Head};
@@ -285,7 +284,10 @@ pub(crate) fn end_connection(
     }
     renewal.map(|ticket| parts.hooks.tickets.close(ticket));
     let Some(session_key) = conn.session else { return };
-    let parked = parked_disconnect(parts, session_key, key);
+    let session = parts.sessions.get(session_key);
+    // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].
+    let leave = session.and_then(|session| session.slots.disconnect_of(key));
+    let parked = leave.map(|leave| EndCause::ByClient(leave.reason));
     if parked.is_some_and(|parked| !parked.sends_will())
         && let Some(session) = parts.sessions.get_mut(session_key)
     {
@@ -302,20 +304,6 @@ pub(crate) fn end_connection(
         hooks::notify_client(parts, HookPoint::ClientDisconnected, &identity, cause.reason());
     }
     detach(parts, session_key, key, cause);
-}
-
-/// How a client has taken its leave, where its DISCONNECT waits behind what it had sent before: it is not one that was lost
-/// [MQTT-3.14.4-3].
-fn parked_disconnect(parts: &Parts, session_key: SessionKey, key: ConnKey) -> Option<EndCause> {
-    let session = parts.sessions.get(session_key)?;
-    session.slots.iter().filter(|slot| slot.conn == Some(key)).find_map(|slot| {
-        let SlotBody::Packet(bytes) = &slot.body else { return None };
-        let frame = codec::frame(bytes, u32::MAX).ok()??;
-        match codec::decode(&frame, session.identity.version) {
-            Ok(Packet::Disconnect(disconnect)) => Some(EndCause::ByClient(disconnect.reason)),
-            _ => None,
-        }
-    })
 }
 
 /// The connection's socket has ended; the key is stale afterwards. A stale key is ignored.

@@ -7,22 +7,21 @@ use std::rc::Rc;
 
 use super::authorize::Asked;
 use super::hooks::{Answer, Walked};
-use super::{authorize, ending, hooks, reading, retained, send, subscriptions, tell, wake};
+use super::{authorize, ending, hooks, retained, send, subscriptions, tell, wake};
 use crate::clock::Deadline;
 use crate::hook::HookPoint;
 use crate::hook::chain::Course;
 use crate::hook::requested::Requested;
 use crate::hook::subscribe::SubscribeFold;
-use crate::hook::suspended::Suspended;
 use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
-use crate::packet::{Packet, Properties, SubAck, Subscribe, SubscriptionOptions, UnsubAck, Unsubscribe};
+use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::slots::{Ask, FilterPacket, FilterStep, Granted, Permit};
 use crate::session::{EndCause, Identity, Slot, SlotBody};
-use crate::{codec, topic};
+use crate::topic;
 
 /// What a question to client.authorize costs of a turn's budget: a plugin may take as long over it as the engine over so many
 /// filters.
@@ -48,99 +47,39 @@ enum Step {
     Over,
 }
 
-pub(crate) fn on_subscribe(parts: &mut Parts, key: ConnKey, subscribe: &Subscribe<'_>) {
-    parts.counters.packets_subscribe_received += 1;
-    let (count, most) = (subscribe.filters.len(), parts.setup.limits.filters_per_subscribe_max as usize);
-    if !has_room_for_codes(parts, key, count) {
-        return refuse_unanswerable(parts, key);
-    }
-    let filters = subscribe.filters.take(most);
-    let requested: Vec<_> = filters.map(|(filter, options)| Requested::new(filter, options)).collect();
-    let chain = Suspended::new(HookPoint::ClientSubscribe, requested, parts.hooks.authz_epoch);
-    let batch = wake::next_reader(parts);
-    begin_filters(
-        parts,
-        key,
-        FilterPacket {
-            packet_id: Some(subscribe.packet_id),
-            subscribe: true,
-            properties: subscribe.properties.as_bytes().into(),
-            requested: Vec::new(),
-            beyond: count.saturating_sub(most),
-            permits: Vec::new(),
-            codes: Vec::new(),
-            granted: Vec::new(),
-            batch,
-            in_batch: 0,
-            step: FilterStep::Chain(chain),
-            is_queued: false,
-        },
-    );
-}
-
-pub(crate) fn on_unsubscribe(parts: &mut Parts, key: ConnKey, unsubscribe: &Unsubscribe<'_>) {
-    parts.counters.packets_unsubscribe_received += 1;
-    let (count, most) = (unsubscribe.filters.len(), parts.setup.limits.filters_per_unsubscribe_max as usize);
-    let v5 = parts.connections.get(key).is_some_and(|conn| conn.version.is_v5());
-    if count > most && !v5 {
-        // Its UNSUBACK has no codes: it would say that all of them have ended.
-        let reason = ReasonCode::QUOTA_EXCEEDED;
-        return ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
-    }
-    if v5 && !has_room_for_codes(parts, key, count) {
-        return refuse_unanswerable(parts, key);
-    }
-    let filters = unsubscribe.filters.take(most);
-    let options = SubscriptionOptions::default();
-    let requested: Vec<_> = filters.map(|filter| Requested::new(filter, options)).collect();
-    let chain = Suspended::new(HookPoint::ClientUnsubscribe, requested, parts.hooks.authz_epoch);
-    begin_filters(
-        parts,
-        key,
-        FilterPacket {
-            packet_id: Some(unsubscribe.packet_id),
-            subscribe: false,
-            properties: unsubscribe.properties.as_bytes().into(),
-            requested: Vec::new(),
-            beyond: count.saturating_sub(most),
-            permits: Vec::new(),
-            codes: Vec::new(),
-            granted: Vec::new(),
-            batch: 0,
-            in_batch: 0,
-            step: FilterStep::Chain(chain),
-            is_queued: false,
-        },
-    );
-}
-
-/// Whether the client takes a SUBACK or UNSUBACK with so many codes [MQTT-3.1.2-24].
-fn has_room_for_codes(parts: &Parts, key: ConnKey, count: usize) -> bool {
-    let Some(conn) = parts.connections.get(key).filter(|conn| conn.packet_bytes_max != u32::MAX) else {
-        return true;
-    };
-    let codes = vec![0; count];
-    let (packet_id, properties) = (NonZeroU16::MIN, Properties::default());
-    let suback = Packet::SubAck(SubAck { packet_id, properties, codes: &codes });
-    codec::encoded_len(&suback, conn.version) <= conn.packet_bytes_max as usize
-}
-
-/// What the client could not be told must not happen.
-fn refuse_unanswerable(parts: &mut Parts, key: ConnKey) {
-    let reason = ReasonCode::PACKET_TOO_LARGE;
-    ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
-}
-
-/// Takes its place in front: nothing of the session waits before it.
-fn begin_filters(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
-    let Some(session_key) = reading::session_of(parts, key) else { return };
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let slot = Slot::new(Some(key), SlotBody::Filters(Box::new(packet)));
-    if session.slots.is_empty() {
-        session.slots.push(slot);
+/// A SUBSCRIBE or UNSUBSCRIBE has become the packet in front: it begins, unless it cannot be answered.
+fn start_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
+    let Some(conn) = place.conn else { return Step::Over };
+    if packet.subscribe {
+        parts.counters.packets_subscribe_received += 1;
+        packet.batch = wake::next_reader(parts);
     } else {
-        session.slots.push_front(slot);
+        parts.counters.packets_unsubscribe_received += 1;
     }
+    if let Some(reason) = unanswerable(parts, conn, packet) {
+        // What the client could not be told must not happen.
+        ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
+        return Step::Over;
+    }
+    packet.begin_chain(parts.hooks.authz_epoch);
+    Step::Goes
+}
+
+/// Why the client cannot be told of every filter what has become of it.
+fn unanswerable(parts: &Parts, conn: ConnKey, packet: &FilterPacket) -> Option<ReasonCode> {
+    let conn = parts.connections.get(conn)?;
+    if !packet.subscribe && packet.beyond > 0 && !conn.version.is_v5() {
+        // Its UNSUBACK has no codes: it would say that all of them have ended.
+        return Some(ReasonCode::QUOTA_EXCEEDED);
+    }
+    if conn.packet_bytes_max == u32::MAX {
+        return None;
+    }
+    // As large as UNSUBACK [MQTT-3.1.2-24].
+    let codes = vec![0; packet.requested.len() + packet.beyond];
+    let (packet_id, properties) = (NonZeroU16::MIN, Properties::default());
+    let fits = conn.takes(&Packet::SubAck(SubAck { packet_id, properties, codes: &codes }));
+    (!fits).then_some(ReasonCode::PACKET_TOO_LARGE)
 }
 
 /// The work that is left of packets with filters, as far as the turn's budget goes.
@@ -193,7 +132,8 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
     });
     match packet.step {
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
-        FilterStep::Chain(..) | FilterStep::Authorize(_) if !alive => Step::Over,
+        FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => Step::Over,
+        FilterStep::Unstarted => start_filters(parts, place, packet),
         FilterStep::Chain(ref chain) if chain.ticket.is_some() => Step::Waits,
         FilterStep::Chain(_) => run_filters(parts, place, packet),
         FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
@@ -220,7 +160,7 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
     }
     let waiter = Waiter::Filters(place.session, place.number, point);
     let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
-    let properties = Properties::from_encoded(&packet.properties);
+    let properties = packet.properties.view();
     let mut fold =
         SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
@@ -308,7 +248,7 @@ fn ask_permit(
 
 /// Puts what may be into force.
 fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
-    let id = Properties::from_encoded(&packet.properties).subscription_id().unwrap_or(0);
+    let id = packet.properties.view().subscription_id().unwrap_or(0);
     while alive && packet.codes.len() < packet.requested.len() {
         if parts.work.turn_left == 0 {
             return Step::Later;
@@ -374,20 +314,7 @@ pub(crate) fn subscribe_for(
     if granted.reader == 0 {
         return;
     }
-    let mut packet = FilterPacket {
-        packet_id: None,
-        subscribe: true,
-        properties: Box::default(),
-        requested: Vec::new(),
-        beyond: 0,
-        permits: Vec::new(),
-        codes: Vec::new(),
-        granted: vec![granted],
-        batch: wake::next_reader(parts),
-        in_batch: 0,
-        step: FilterStep::Apply,
-        is_queued: false,
-    };
+    let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
     make_known(parts, &mut packet);
     retained::put_in_batch(parts, session_key, &mut packet);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };

@@ -13,10 +13,11 @@ use crate::codec;
 use crate::codec::{DecodeError, Frame};
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::{Input, Next, Received};
-use crate::packet::{Ack, Packet, PacketType, Version};
+use crate::packet::{Ack, Leave, Packet, PacketType, Version};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::inflight::AckError;
+use crate::session::slots::FilterPacket;
 use crate::session::{Delivery, EndCause, Slot, SlotBody};
 
 /// Bytes from a connection. A stale key answers `Closed`.
@@ -123,7 +124,7 @@ fn handle_frame(
             if traced {
                 send::trace(parts, key, true, || crate::traces::describe(&packet));
             }
-            handle_packet(parts, key, &packet, whole, owner)
+            handle_packet(parts, key, &packet, owner)
         }
         Err(error) => {
             // What a client must not send at all is wrong for that, before anything that is in it.
@@ -137,13 +138,7 @@ fn handle_frame(
     }
 }
 
-fn handle_packet(
-    parts: &mut Parts,
-    key: ConnKey,
-    packet: &Packet<'_>,
-    whole: &[u8],
-    owner: Option<&Bytes>,
-) -> Handled {
+fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Option<&Bytes>) -> Handled {
     let handled = match packet {
         Packet::Publish(publish) => publish::on_publish(parts, key, publish, owner),
         packet if user_properties::beyond_user_properties(packet, &parts.setup.limits) => {
@@ -159,18 +154,17 @@ fn handle_packet(
             send::send(parts, key, &Packet::PingResp);
             Ok(())
         }
-        Packet::Subscribe(_) | Packet::Unsubscribe(_) | Packet::Disconnect(_) => {
-            if must_wait(parts, key) {
-                park(parts, key, whole);
-                Ok(())
-            } else {
-                let handled = pump::handle_in_turn(parts, key, packet);
-                if let Some(session) = reading::session_of(parts, key) {
-                    wake::wake_slots(parts, session);
-                }
-                handled
-            }
+        Packet::Subscribe(subscribe) => {
+            let most = parts.setup.limits.filters_per_subscribe_max as usize;
+            put_in_line(parts, key, FilterPacket::of_subscribe(subscribe, most));
+            Ok(())
         }
+        Packet::Unsubscribe(unsubscribe) => {
+            let most = parts.setup.limits.filters_per_unsubscribe_max as usize;
+            put_in_line(parts, key, FilterPacket::of_unsubscribe(unsubscribe, most));
+            Ok(())
+        }
+        Packet::Disconnect(disconnect) => on_disconnect(parts, key, Leave::of(disconnect)),
         Packet::Auth(auth) => admission::on_auth(parts, key, auth),
         // A second CONNECT [MQTT-3.1.0-2], and packets that only a server sends.
         _ => Err(not_a_clients()),
@@ -182,19 +176,26 @@ fn handle_packet(
     reading::pause_if_full(parts, key)
 }
 
-fn must_wait(parts: &Parts, key: ConnKey) -> bool {
-    reading::session_of(parts, key)
-        .and_then(|session| parts.sessions.get(session))
-        .is_some_and(|s| !s.slots.is_empty())
+/// SUBSCRIBE and UNSUBSCRIBE act when nothing is in front of them.
+fn put_in_line(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
+    let Some(session_key) = reading::session_of(parts, key) else { return };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let is_first = session.slots.is_empty();
+    session.slots.push(Slot::new(Some(key), SlotBody::Filters(Box::new(packet))));
+    if is_first {
+        wake::wake_slots(parts, session_key);
+    }
 }
 
-fn park(parts: &mut Parts, key: ConnKey, whole: &[u8]) {
-    let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))
-    else {
-        return;
-    };
-    let body = SlotBody::Packet(Bytes::copy_from_slice(whole));
-    session.slots.push(Slot::new(Some(key), body));
+/// A DISCONNECT that comes behind what still waits, waits.
+fn on_disconnect(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), DecodeError> {
+    let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
+    let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
+    if session.slots.is_empty() {
+        return pump::leave(parts, key, leave);
+    }
+    session.slots.push(Slot::new(Some(key), SlotBody::Disconnect(leave)));
+    Ok(())
 }
 
 fn on_puback(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {

@@ -504,7 +504,6 @@ enum Admission {
 pub(crate) type Decision = Result<Progress, Verdict>;
 
 /// How far a publish came that is not refused.
-#[expect(clippy::large_enum_variant, reason = "a publish that passes at once allocates nothing")]
 pub(crate) enum Progress {
     /// It takes effect, with these changes.
     Pass(Draft),

@@ -10,7 +10,6 @@ use super::connect::granted_expiry;
 use super::hooks::Answer;
 use super::{authorize, ending, filters, hooks, plugin_publish, publish, reading, route, wake};
 use crate::clock::Deadline;
-use crate::codec;
 use crate::codec::DecodeError;
 use crate::flow::publish::{Decision, Place};
 use crate::flow::route::Effect;
@@ -19,7 +18,7 @@ use crate::hook::draft::DraftRules;
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
-use crate::packet::{Disconnect, Packet};
+use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::slots::{Authorization, Behind, Verdict};
@@ -67,7 +66,14 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
             true
         }
         SlotBody::Filters(_) => filters::pump_filters(parts, session_key),
-        SlotBody::Packet(_) => pump_packet(parts, session_key),
+        SlotBody::Disconnect(_) => {
+            if let Some(Slot { conn: Some(conn), body: SlotBody::Disconnect(leave), .. }) =
+                session.slots.pop()
+            {
+                pump_disconnect(parts, session_key, conn, leave);
+            }
+            true
+        }
         SlotBody::End(..) => {
             if let Some(Slot { body: SlotBody::End(cause, will), .. }) = session.slots.pop() {
                 ending::connection_over(parts, session_key, cause, will, true);
@@ -108,41 +114,28 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
     }
 }
 
-/// A parked packet whose turn has come.
-fn pump_packet(parts: &mut Parts, session_key: SessionKey) -> bool {
-    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
-    let version = session.identity.version;
+/// A DISCONNECT that has waited for its turn.
+fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, leave: Leave) {
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
-    let Some(Slot { conn: Some(conn), body: SlotBody::Packet(bytes), .. }) = session.slots.pop() else {
-        return true;
-    };
-    let Ok(Some(frame)) = codec::frame(&bytes, u32::MAX) else { return true };
-    let Ok(packet) = codec::decode(&frame, version) else { return true };
-    let alive = session.conn == Some(conn);
-    match &packet {
-        Packet::Disconnect(disconnect) if !alive => {
-            let is_last = session.conn.is_none() && session.slots.last_end() == Some(conn);
-            session.slots.mark_end(conn, EndCause::ByClient(disconnect.reason));
-            // What CONNECT said to be 0 stays 0 [MQTT-3.14.2-2]; the client is past hearing that it was wrong. A connection since has
-            // said something else.
-            if let Some(expiry_s) = disconnect.properties.session_expiry_s()
-                && is_last
-                && session.identity.asked_expiry_s != 0
-                // Nor does it bring back a session that was thrown away since.
-                && session.last.is_none()
-            {
-                session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
-            }
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if session.conn == Some(conn) {
+        if let Err(error) = self::leave(parts, conn, leave) {
+            ending::broken_rule(parts, conn, error);
         }
-        packet if alive => {
-            if let Err(error) = handle_in_turn(parts, conn, packet) {
-                ending::broken_rule(parts, conn, error);
-            }
-        }
-        // SUBSCRIBE and UNSUBSCRIBE die with their connection.
-        _ => {}
+        return;
     }
-    true
+    let is_last = session.conn.is_none() && session.slots.last_end() == Some(conn);
+    session.slots.mark_end(conn, EndCause::ByClient(leave.reason));
+    // What CONNECT said to be 0 stays 0 [MQTT-3.14.2-2]; the client is past hearing that it was wrong. A connection since has
+    // said something else.
+    if let Some(expiry_s) = leave.expiry_s
+        && is_last
+        && session.identity.asked_expiry_s != 0
+        // Nor does it bring back a session that was thrown away since.
+        && session.last.is_none()
+    {
+        session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
+    }
 }
 
 /// Lets the publishes behind a waiting one go as far as it has come.
@@ -306,34 +299,15 @@ pub(crate) fn publish_answered(
     wake::wake_slots(parts, session_key);
 }
 
-/// A packet whose turn has come: SUBSCRIBE, UNSUBSCRIBE or DISCONNECT with nothing in front.
-pub(crate) fn handle_in_turn(
-    parts: &mut Parts,
-    key: ConnKey,
-    packet: &Packet<'_>,
-) -> Result<(), DecodeError> {
-    match packet {
-        Packet::Subscribe(subscribe) => {
-            filters::on_subscribe(parts, key, subscribe);
-            Ok(())
-        }
-        Packet::Unsubscribe(unsubscribe) => {
-            filters::on_unsubscribe(parts, key, unsubscribe);
-            Ok(())
-        }
-        Packet::Disconnect(disconnect) => on_disconnect(parts, key, disconnect),
-        _ => Ok(()),
-    }
-}
-
-fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -> Result<(), DecodeError> {
+/// A DISCONNECT with nothing in front.
+pub(crate) fn leave(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), DecodeError> {
     parts.counters.packets_disconnect_received += 1;
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))
     else {
         return Ok(());
     };
-    if let Some(expiry_s) = disconnect.properties.session_expiry_s() {
+    if let Some(expiry_s) = leave.expiry_s {
         // What CONNECT said to be 0 stays 0, whatever was granted [MQTT-3.14.2-2].
         if session.identity.asked_expiry_s == 0 && expiry_s > 0 {
             return Err(DecodeError {
@@ -343,6 +317,6 @@ fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -
         }
         session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
     }
-    ending::end_connection(parts, key, EndCause::ByClient(disconnect.reason), None);
+    ending::end_connection(parts, key, EndCause::ByClient(leave.reason), None);
     Ok(())
 }

@@ -45,6 +45,16 @@ impl<'a> Properties<'a> {
         Self { bytes, present }
     }
 
+    /// A section with the identifiers that occur in it, as [`Properties::present`] has told.
+    pub(super) const fn with_present(bytes: &'a [u8], present: u64) -> Self {
+        Self { bytes, present }
+    }
+
+    /// One bit for each identifier that occurs.
+    pub(super) const fn present(&self) -> u64 {
+        self.present
+    }
+
     /// The section as it stands on the wire, without its length.
     pub const fn as_bytes(&self) -> &'a [u8] {
         self.bytes

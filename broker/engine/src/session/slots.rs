@@ -9,13 +9,13 @@ use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
-use crate::hook::LinkIdentity;
 use crate::hook::draft::{Draft, Extra};
 use crate::hook::requested::Requested;
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
+use crate::hook::{HookPoint, LinkIdentity};
 use crate::id::ConnKey;
 use crate::message::Message;
-use crate::packet::{PacketType, QoS, SubscriptionOptions};
+use crate::packet::{Leave, OwnedProperties, QoS, Subscribe, SubscriptionOptions, Unsubscribe};
 use crate::reason::ReasonCode;
 use crate::session::ending::{EndCause, Will};
 
@@ -57,7 +57,6 @@ impl Verdict {
 
 /// How far a publish has come, with what it needs to go on from there.
 #[derive(Debug)]
-#[expect(clippy::large_enum_variant, reason = "it is part of a slot, which is in a box")]
 pub enum Stage {
     /// Neither authorised nor shown to a hook: something in front forbids it.
     Unstarted,
@@ -168,7 +167,7 @@ pub enum Permit {
     Done(Result<(), ReasonCode>, u64),
 }
 
-/// A SUBSCRIBE or UNSUBSCRIBE on its way. It is the slot in front.
+/// A SUBSCRIBE or UNSUBSCRIBE. It begins when it is in front.
 #[derive(Debug)]
 pub struct FilterPacket {
     /// Its packet identifier; `None` where a plugin subscribes for the client, which gets no SUBACK.
@@ -176,8 +175,8 @@ pub struct FilterPacket {
     /// Which of the two it is.
     pub subscribe: bool,
     /// Its properties as they came, for hooks.
-    pub properties: Box<[u8]>,
-    /// The filters as the chain has left them; none while it is on its way there.
+    pub properties: OwnedProperties,
+    /// The filters as they came, or as the chain has left them; none while it is on its way there.
     pub requested: Vec<Requested>,
     /// Filters of the packet beyond those, which are refused.
     pub beyond: usize,
@@ -200,6 +199,8 @@ pub struct FilterPacket {
 /// How far a SUBSCRIBE or UNSUBSCRIBE has come.
 #[derive(Clone, PartialEq, Eq, Debug)]
 pub enum FilterStep {
+    /// Something is in front.
+    Unstarted,
     /// At the packet's own hook point, with the filters as its links have left them so far.
     Chain(Suspended<Vec<Requested>>),
     /// At client.authorize: so many filters wait for an answer.
@@ -216,12 +217,59 @@ pub enum FilterStep {
 }
 
 impl FilterPacket {
-    /// Its filters, wherever it is.
-    pub fn filters(&self) -> &[Requested] {
-        match &self.step {
-            FilterStep::Chain(suspended) => &suspended.accumulator,
-            _ => &self.requested,
+    /// Of a SUBSCRIBE, of which at most so many filters are kept.
+    pub fn of_subscribe(subscribe: &Subscribe<'_>, most: usize) -> FilterPacket {
+        let mut filters = subscribe.filters;
+        let kept = filters.by_ref().take(most).map(|(filter, options)| Requested::new(filter, options));
+        FilterPacket {
+            packet_id: Some(subscribe.packet_id),
+            properties: OwnedProperties::of(&subscribe.properties),
+            requested: kept.collect(),
+            beyond: filters.count(),
+            ..FilterPacket::at(FilterStep::Unstarted, true)
         }
+    }
+
+    /// Of an UNSUBSCRIBE, of which at most so many filters are kept.
+    pub fn of_unsubscribe(unsubscribe: &Unsubscribe<'_>, most: usize) -> FilterPacket {
+        let mut filters = unsubscribe.filters;
+        let kept = filters.by_ref().take(most);
+        let kept = kept.map(|filter| Requested::new(filter, SubscriptionOptions::default()));
+        FilterPacket {
+            packet_id: Some(unsubscribe.packet_id),
+            properties: OwnedProperties::of(&unsubscribe.properties),
+            requested: kept.collect(),
+            beyond: filters.count(),
+            ..FilterPacket::at(FilterStep::Unstarted, false)
+        }
+    }
+
+    /// What a plugin has put into force for a client, so that its retained messages follow.
+    pub fn of_plugin(granted: Granted, batch: u64) -> FilterPacket {
+        FilterPacket { granted: vec![granted], batch, ..FilterPacket::at(FilterStep::Apply, true) }
+    }
+
+    fn at(step: FilterStep, subscribe: bool) -> FilterPacket {
+        FilterPacket {
+            packet_id: None,
+            subscribe,
+            properties: OwnedProperties::default(),
+            requested: Vec::new(),
+            beyond: 0,
+            permits: Vec::new(),
+            codes: Vec::new(),
+            granted: Vec::new(),
+            batch: 0,
+            in_batch: 0,
+            step,
+            is_queued: false,
+        }
+    }
+
+    /// Begins its own chain.
+    pub fn begin_chain(&mut self, epoch: u64) {
+        let point = if self.subscribe { HookPoint::ClientSubscribe } else { HookPoint::ClientUnsubscribe };
+        self.step = FilterStep::Chain(Suspended::new(point, std::mem::take(&mut self.requested), epoch));
     }
 
     /// Its own chain is through, and has left these filters.
@@ -238,10 +286,10 @@ pub enum SlotBody {
     Publish(Box<PublishSlot>),
     /// A PUBLISH that has no effect.
     Refused(Box<Refused>),
-    /// A SUBSCRIBE or UNSUBSCRIBE on its way. It is in front.
+    /// A SUBSCRIBE or UNSUBSCRIBE.
     Filters(Box<FilterPacket>),
-    /// A whole SUBSCRIBE, UNSUBSCRIBE or DISCONNECT, not looked at yet.
-    Packet(Bytes),
+    /// A DISCONNECT.
+    Disconnect(Leave),
     /// The connection has ended in this way; whatever it sent is in front.
     End(EndCause, Option<Box<Will>>),
 }
@@ -276,9 +324,11 @@ impl SlotBody {
             SlotBody::Publish(publish) => publish.message.bytes(),
             SlotBody::Refused(refused) => refused.verdict.text.as_ref().map_or(0, Bytes::len),
             SlotBody::Filters(packet) => {
-                packet.filters().iter().map(|one| one.filter.len() + size_of::<Requested>()).sum()
+                let filters = packet.requested.iter();
+                let filters = filters.map(|one| one.filter.len() + size_of::<Requested>());
+                packet.properties.len() + filters.sum::<usize>()
             }
-            SlotBody::Packet(bytes) => bytes.len(),
+            SlotBody::Disconnect(_) => 0,
             SlotBody::End(_, will) => will.as_ref().map_or(0, |will| will.bytes()),
         }
     }
@@ -407,9 +457,15 @@ impl Slots {
 
     /// Whether a DISCONNECT waits: its client sends nothing more.
     pub fn has_disconnect(&self) -> bool {
-        let is =
-            |bytes: &Bytes| bytes.first().is_some_and(|first| first >> 4 == PacketType::Disconnect as u8);
-        self.queue.iter().any(|slot| matches!(&slot.body, SlotBody::Packet(bytes) if is(bytes)))
+        self.queue.iter().any(|slot| matches!(slot.body, SlotBody::Disconnect(_)))
+    }
+
+    /// How the client of a connection has taken its leave, where its DISCONNECT waits.
+    pub fn disconnect_of(&self, conn: ConnKey) -> Option<Leave> {
+        self.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
+            SlotBody::Disconnect(leave) => Some(leave),
+            _ => None,
+        })
     }
 
     /// The packet in front.

@@ -2,6 +2,7 @@
 //! aliases that are set anew, packets in flight across connections, and expiry that is counted down.
 
 use grapnel_engine::codec;
+use grapnel_engine::hook::requested::Requested;
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_engine::message::Message;
 use grapnel_engine::packet::{Disconnect, Packet, Properties, Property, QoS, Version, push_property};
@@ -89,23 +90,26 @@ fn the_bytes_of_waiting_publishes_are_bounded() {
     }
 }
 
-/// A packet that waits counts the bytes it has.
+/// A SUBSCRIBE that waits counts what is kept of it: its filters and its properties.
 #[test]
 fn the_bytes_of_packets_that_wait_are_bounded() {
-    let mut world = World::with(1, |limits| limits.slot_bytes_max = overhead() + 1 + 3 * 20);
-    let client = world.connect("c", &Ask::v(Version::V311));
-    let taken = Taken::default();
-    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
-    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
-    // SUBSCRIBE of 20 bytes: 2 + 2 + 2 + 13 + 1.
-    let options = grapnel_engine::packet::SubscriptionOptions::default();
-    for n in 0..4 {
-        world.send_subscribe(client, &format!("filter/{n:06}"), options, None);
+    for (version, id) in [(Version::V311, None), (Version::V5, Some(1))] {
+        let properties = if id.is_some() { 2 } else { 0 };
+        let each = (size_of::<Requested>() + 13) as u64 + properties;
+        let mut world = World::with(1, |limits| limits.slot_bytes_max = overhead() + 1 + 3 * each);
+        let client = world.connect("c", &Ask::v(version));
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        let options = grapnel_engine::packet::SubscriptionOptions::default();
+        for n in 0..4 {
+            world.send_subscribe(client, &format!("filter/{n:06}"), options, id);
+        }
+        world.send(client, &Packet::PingReq);
+        assert_eq!(world.take(client), [], "the fourth SUBSCRIBE and PINGREQ are not read");
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        assert_eq!(world.take(client).len(), 5);
     }
-    world.send(client, &Packet::PingReq);
-    assert_eq!(world.take(client), [], "the fourth SUBSCRIBE and PINGREQ are not read");
-    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
-    assert_eq!(world.take(client).len(), 5);
 }
 
 /// A DISCONNECT behind a publish that waits takes effect after it: 0x00 takes the will along [MQTT-3.14.4-3], 0x04 sends it

@@ -2,14 +2,17 @@
 //! connection is not read, and where a shard's limit is passed, those who hold most are ended. `World::drive` compares every
 //! ledger with what all holders have, whatever a test does.
 
-use grapnel_engine::packet::{Ack, Packet, Property, QoS, Version};
+use grapnel_engine::packet::{
+    Ack, Filters, Packet, Properties, Property, QoS, Subscribe, SubscriptionOptions, Version, push_property,
+    push_subscription,
+};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Ledger, Pause, Reading};
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_plugin_abi::raw::Flow;
 
-use crate::deferral::{Taken, later};
+use crate::deferral::{Taken, allow, deny, later};
 use crate::hooks::{complete, mount};
 use crate::world::{Ask, ClientId, Got, World, id};
 
@@ -314,6 +317,57 @@ fn the_parts_of_a_ledger_name_what_a_client_holds() {
     world.disconnect(client, ReasonCode::SUCCESS);
     world.pass_ms(10);
     assert_eq!(ledger(&mut world, 0).total(), 0, "nothing is left");
+}
+
+/// What client.authorize refuses behind a publish that waits keeps its place, and nothing of its message.
+#[test]
+fn a_refused_publish_that_waits_holds_nothing_of_its_message() {
+    for resent in [false, true] {
+        let mut world = World::new(1);
+        let client = world.connect("client", &Ask::v(V5));
+        let (published, authorized) = (Taken::default(), Taken::default());
+        mount(
+            &mut world,
+            vec![
+                (HookPoint::MessagePublish, later(1, 0, FaultPolicy::Deny, &published)),
+                (HookPoint::ClientAuthorize, later(2, 0, FaultPolicy::Deny, &authorized)),
+            ],
+        );
+        world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        complete(&mut world, authorized.ticket(0), Flow::STOP, allow());
+        let one = ledger(&mut world, 0).slots;
+        world.publish(client, "no", &"x".repeat(100_000), QoS::AtLeastOnce, 2);
+        assert!(ledger(&mut world, 0).slots > one + 100_000);
+        complete(&mut world, authorized.ticket(1), Flow::STOP, deny(0x87));
+        assert!(ledger(&mut world, 0).slots <= 2 * one, "its place alone");
+        if resent {
+            // The same one again joins the one that waits.
+            world.publish(client, "no", &"x".repeat(100_000), QoS::AtLeastOnce, 2);
+        }
+        assert_eq!(world.take(client), [], "acknowledged in order of arrival");
+        complete(&mut world, published.ticket(0), Flow::CONTINUE, Vec::new());
+        assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x10), Got::Ack("PUBACK", 2, 0x87)]);
+        assert_eq!(ledger(&mut world, 0).slots, 0);
+    }
+}
+
+/// A SUBSCRIBE that a plugin thinks about is charged with its properties.
+#[test]
+fn the_properties_of_a_subscribe_that_waits_are_charged() {
+    let mut world = World::new(1);
+    let client = world.connect("client", &Ask::v(V5));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let (mut section, mut payload) = (Vec::new(), Vec::new());
+    push_property(&mut section, Property::User("key", &"x".repeat(10_000)));
+    push_subscription(&mut payload, "filter", SubscriptionOptions::default());
+    let properties = Properties::from_encoded(&section);
+    let filters = Filters::from_encoded(&payload);
+    world.send(client, &Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters }));
+    assert!(ledger(&mut world, 0).slots > 10_000);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(client).len(), 1);
+    assert_eq!(ledger(&mut world, 0).slots, 0);
 }
 
 /// A shard near its limit, by what waits for a client that is away, and a publisher whose first message waits for a plugin.
