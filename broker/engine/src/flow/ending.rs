@@ -2,6 +2,7 @@
 //! what of its messages moves to other members of a shared subscription.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
@@ -114,7 +115,8 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.id = id;
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
-    let publish = PublishSlot { head: Head::of_message(&message), message, source: Source::Will, stage };
+    let head = Head::of_message(&message);
+    let publish = PublishSlot { message: Arc::new(message), head, source: Source::Will, stage };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
         session.slots.push_front(slot);

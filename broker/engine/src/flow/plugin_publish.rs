@@ -30,6 +30,7 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     }
     parts.counters.messages_plugins += 1;
     let head = Head::of_message(&message);
+    let message = Arc::new(message);
     let publish = PublishSlot { message, head, source: Source::Plugin, stage: Stage::Unstarted };
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);

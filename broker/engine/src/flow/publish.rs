@@ -3,6 +3,7 @@
 
 use std::num::NonZeroU16;
 use std::rc::Rc;
+use std::sync::Arc;
 
 use bytes::Bytes;
 
@@ -515,10 +516,12 @@ pub(crate) enum Progress {
 
 impl Progress {
     /// The stage at which it waits with its message, which takes its changes once they are all made.
-    pub(crate) fn stage(self, message: &mut Message, now_ms: u64) -> Stage {
+    pub(crate) fn stage(self, message: &mut Arc<Message>, now_ms: u64) -> Stage {
         match self {
             Progress::Pass(mut draft) => {
-                draft.apply(message, now_ms);
+                if !draft.leaves_message() {
+                    draft.apply(Arc::make_mut(message), now_ms);
+                }
                 Stage::decided(draft.extra)
             }
             Progress::Chain(chain) => Stage::Chain(chain),
@@ -537,12 +540,8 @@ pub(crate) struct Place {
 }
 
 fn slot_of(view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
-    SlotBody::Publish(Box::new(PublishSlot {
-        message: view.to_message(),
-        head,
-        source: Source::Client,
-        stage,
-    }))
+    let message = Arc::new(view.to_message());
+    SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, stage }))
 }
 
 fn refused(head: Head, verdict: Verdict) -> SlotBody {
@@ -552,7 +551,7 @@ fn refused(head: Head, verdict: Verdict) -> SlotBody {
 fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> SlotBody {
     match decision {
         Ok(progress) => {
-            let mut message = view.to_message();
+            let mut message = Arc::new(view.to_message());
             let stage = progress.stage(&mut message, now_ms);
             SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, stage }))
         }

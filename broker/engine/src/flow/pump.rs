@@ -2,6 +2,7 @@
 //! something has come: a verdict, the owner of a retained topic, room in a lane, the barrier of a SUBACK, the end of a connection.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use smallvec::SmallVec;
 
@@ -157,7 +158,7 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
 /// What a step of a waiting publish takes: while hooks look at it, nothing of its session is borrowed.
 struct Step {
     identity: Rc<Identity>,
-    message: Message,
+    message: Arc<Message>,
     at: Place,
     stage: Stage,
     behind: Behind,
@@ -170,7 +171,7 @@ fn begin_step(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option
     let publish = session.slots.publish_mut(number)?;
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
-    let message = publish.message.clone();
+    let message = Arc::clone(&publish.message);
     Some(Step { identity: Rc::clone(&session.identity), message, at, stage, behind })
 }
 
@@ -190,6 +191,7 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         _ if at.source != Source::Client => publish::begin_walk(parts, &identity, view, at, &behind),
         _ => publish::decide(parts, &identity, view, at, &behind),
     };
+    drop(message);
     settle_publish(parts, session_key, number, decision);
 }
 
@@ -217,10 +219,9 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
         Stage::Decided { storage: Storage::Answered(number), .. } => Some(number),
         _ => None,
     };
-    let message = publish.message.clone();
-    let mut held = Some(Held::new(std::sync::Arc::new(message).into()));
-    let whole = held.as_ref().map(Rc::clone).expect("it was made one line above");
-    match route::effect(parts, session_key, number, &whole.view(), &mut held, stored) {
+    let message = Arc::clone(&publish.message);
+    let mut held = Some(Held::new(Arc::clone(&message).into()));
+    match route::effect(parts, session_key, number, &message.view(), &mut held, stored) {
         Effect::Done(code) => {
             let session = parts.sessions.get_mut(session_key);
             if let Some(Slot { body: SlotBody::Publish(publish), .. }) =
@@ -285,7 +286,7 @@ pub(crate) fn publish_answered(
             }
         }
         Stage::Chain(mut chain) => {
-            let limits = std::sync::Arc::clone(&parts.setup.limits);
+            let limits = Arc::clone(&parts.setup.limits);
             let rules = DraftRules { limits: &limits, properties: view.properties };
             match hooks::resume(parts, &mut chain, ticket, answer, rules) {
                 Some(true) => publish::judge(parts, &identity, view, at, chain.accumulator),
@@ -295,6 +296,7 @@ pub(crate) fn publish_answered(
         // They wait for no ticket.
         Stage::Unstarted | Stage::Decided { .. } => return,
     };
+    drop(message);
     settle_publish(parts, session_key, number, decision);
     wake::wake_slots(parts, session_key);
 }

@@ -107,8 +107,9 @@ pub enum Source {
 /// A publish that waits.
 #[derive(Debug)]
 pub struct PublishSlot {
-    /// The message; with the changes of the chain once that is through.
-    pub message: Message,
+    /// The message, with the changes of the chain once that is through. Shared, so that neither a hook's look at it nor
+    /// its effect copies it.
+    pub message: Arc<Message>,
     /// What else is known of it.
     pub head: Head,
     /// Where it comes from.
