@@ -3,10 +3,10 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use crate::hook::suspended::AuthorizationRequest;
 use crate::id::SessionKey;
 use crate::interface::Scope;
 use crate::session::Identity;
-use crate::session::slots::Ask;
 
 /// Which subscriptions are rechecked.
 #[derive(Debug, PartialEq, Eq)]
@@ -37,7 +37,7 @@ pub(crate) struct OpenRecheck {
     pub(crate) filter: Box<str>,
     /// The client as it was when it was asked about.
     pub(crate) client: Rc<Identity>,
-    pub(crate) ask: Ask,
+    pub(crate) ask: AuthorizationRequest,
 }
 
 /// What the shard authorizes by itself: rechecks of subscriptions in force, and deliveries.

@@ -15,8 +15,10 @@ use crate::time::Now;
 pub(crate) mod deliveries;
 pub mod delivery;
 pub mod ending;
+pub mod filters;
 pub mod identity;
 pub mod inflight;
+pub mod publish;
 pub mod readers;
 pub(crate) mod ready;
 pub mod slots;
@@ -26,9 +28,10 @@ pub use delivery::Delivery;
 pub use ending::{EndCause, Fate, Last, Will};
 pub use identity::{Identity, Principal};
 pub use inflight::{Inflight, Outgoing, Phase};
+pub use publish::{PublishSlot, Source, Stage, Storage};
 pub use readers::Readers;
 pub use ready::Ready;
-pub use slots::{PublishSlot, Slot, SlotBody, Slots, Source, Stage, Storage};
+pub use slots::{Slot, SlotBody, Slots};
 pub use subscriptions::Subscriptions;
 
 /// A subscription of a session, under its full filter.

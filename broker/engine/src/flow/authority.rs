@@ -10,6 +10,7 @@ use std::rc::Rc;
 use super::hooks::{Answer, Walked};
 use super::{authorize, deliver, deliver_rights, hooks, subscriptions};
 use crate::clock::Deadline;
+use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::Rechecked;
 use crate::hook::view::{Action, Request};
@@ -19,7 +20,6 @@ use crate::parts::Parts;
 use crate::reviews::{OpenRecheck, Walk, Whose};
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::manner_of;
-use crate::session::slots::Ask;
 use crate::session::{Delivery, Recheck, Session, Subscription};
 use crate::topic;
 
@@ -166,7 +166,7 @@ pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTick
 }
 
 /// The chain is through: the subscription stays, goes, or is authorized again later.
-fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &Ask) {
+fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &AuthorizationRequest) {
     let superuser = parts.sessions.get(key).is_some_and(|session| session.identity.superuser);
     match ask.accumulator.rechecked(parts.setup.no_match_allow) {
         _ if superuser => mark(parts, key, filter, Recheck::None),

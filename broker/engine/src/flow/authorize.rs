@@ -2,6 +2,7 @@
 
 use super::hooks;
 use super::hooks::{Answer, Walked};
+use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::ClientVerdict;
 use crate::hook::view::Request;
@@ -9,12 +10,11 @@ use crate::hook::{HookPoint, LinkIdentity};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::Identity;
-use crate::session::slots::Ask;
 
 /// A request that nobody has been asked about yet.
-pub(crate) fn new_ask(parts: &Parts, identity: &Identity) -> Ask {
+pub(crate) fn new_ask(parts: &Parts, identity: &Identity) -> AuthorizationRequest {
     let nobody = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
-    Ask::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch)
+    AuthorizationRequest::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch)
 }
 
 /// Runs client.authorize for what a client asks for now, from where the request stands. Superusers may do
@@ -23,7 +23,7 @@ pub(crate) fn ask_authorize(
     parts: &mut Parts,
     identity: &Identity,
     request: Request<'_>,
-    mut ask: Ask,
+    mut ask: AuthorizationRequest,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> Asked {
@@ -37,7 +37,7 @@ pub(crate) fn ask_authorize(
 }
 
 /// What the chain's answer means for what is asked for now.
-pub(crate) fn verdict_of(parts: &Parts, ask: &Ask) -> Result<(), ReasonCode> {
+pub(crate) fn verdict_of(parts: &Parts, ask: &AuthorizationRequest) -> Result<(), ReasonCode> {
     super::hooks::may(&ask.accumulator, parts.setup.no_match_allow)
 }
 
@@ -45,7 +45,7 @@ pub(crate) fn verdict_of(parts: &Parts, ask: &Ask) -> Result<(), ReasonCode> {
 /// anew.
 pub(crate) fn ask_answered(
     parts: &mut Parts,
-    ask: &mut Ask,
+    ask: &mut AuthorizationRequest,
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> bool {
@@ -65,5 +65,5 @@ pub(crate) enum Asked {
     /// The client may, or may not for this reason.
     Answered(Result<(), ReasonCode>),
     /// A link answers later, or the next one must wait for the publish in front.
-    Waits(Ask),
+    Waits(AuthorizationRequest),
 }

@@ -7,6 +7,7 @@ use super::{authorize, hooks, tell};
 use crate::counters::Loss;
 use crate::held::Held;
 use crate::hook::HookPoint;
+use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
 use crate::id::SessionKey;
@@ -14,7 +15,6 @@ use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::{Manner, delivery_of};
-use crate::session::slots::Ask;
 
 /// Whether a session may get a message now. What must wait for the answer, or may not come, is dealt with
 /// here. The caller has seen that somebody asks for deliveries, or that the session has had such.
@@ -79,7 +79,7 @@ fn ask_anew(
 pub(crate) fn ask_delivery(
     parts: &mut Parts,
     key: SessionKey,
-    mut ask: Ask,
+    mut ask: AuthorizationRequest,
     manner: &Manner,
     view: &MessageView<'_>,
     held: &mut Option<Held>,
@@ -120,7 +120,7 @@ pub(crate) fn delivery_decided(
     parts: &mut Parts,
     key: SessionKey,
     view: &MessageView<'_>,
-    ask: &Ask,
+    ask: &AuthorizationRequest,
 ) -> bool {
     let (epoch, most) = (parts.hooks.authz_epoch, parts.setup.limits.deliver_verdicts_max as usize);
     let may = authorize::verdict_of(parts, ask).is_ok();

@@ -15,7 +15,7 @@ use crate::outbox::Closing;
 use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::slots::{Authorization, Head};
+use crate::session::publish::{Authorization, Head};
 use crate::session::{
     Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will,
 };

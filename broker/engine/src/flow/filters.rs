@@ -13,13 +13,14 @@ use crate::hook::HookPoint;
 use crate::hook::chain::Course;
 use crate::hook::requested::Requested;
 use crate::hook::subscribe::SubscribeFold;
+use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::slots::{Ask, FilterPacket, FilterStep, Granted, Permit};
+use crate::session::filters::{FilterPacket, FilterStep, Granted, Permit};
 use crate::session::{EndCause, Identity, Slot, SlotBody};
 use crate::topic;
 
@@ -231,7 +232,7 @@ fn ask_permit(
     place: Place,
     index: usize,
     request: &Requested,
-    ask: Ask,
+    ask: AuthorizationRequest,
 ) -> Permit {
     let links = parts.hooks.chains.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
@@ -499,7 +500,7 @@ pub(crate) fn filter_answered(
     else {
         return;
     };
-    let (mut ask, request) = (Ask::clone(ask), request.clone());
+    let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
     let permit = if authorize::ask_answered(parts, &mut ask, ticket, answer) {
         Permit::Done(authorize::verdict_of(parts, &ask), parts.hooks.authz_epoch)
     } else {

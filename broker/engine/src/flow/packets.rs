@@ -16,8 +16,8 @@ use crate::interface::{Input, Next, Received};
 use crate::packet::{Ack, Leave, Packet, PacketType, Version};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
+use crate::session::filters::FilterPacket;
 use crate::session::inflight::AckError;
-use crate::session::slots::FilterPacket;
 use crate::session::{Delivery, EndCause, Slot, SlotBody};
 
 /// Bytes from a connection. A stale key answers `Closed`.

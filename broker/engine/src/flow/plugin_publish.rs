@@ -11,7 +11,7 @@ use crate::id::SessionKey;
 use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
-use crate::session::slots::Head;
+use crate::session::publish::Head;
 use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.

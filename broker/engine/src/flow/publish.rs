@@ -16,7 +16,7 @@ use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
 use crate::hook::HookPoint;
 use crate::hook::draft::{Disposition, Draft, Extra};
-use crate::hook::suspended::Suspended;
+use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
@@ -24,7 +24,7 @@ use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::slots::{Ask, Authorization, Behind, Head, Refused, Verdict};
+use crate::session::publish::{Authorization, Behind, Head, Refused, Verdict};
 use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
 
@@ -337,7 +337,7 @@ pub(crate) fn authorize_on(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    (ask, after): (Ask, Option<Draft>),
+    (ask, after): (AuthorizationRequest, Option<Draft>),
     behind: &Behind,
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;

@@ -22,7 +22,7 @@ use crate::message::Message;
 use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::slots::{Authorization, Behind, Verdict};
+use crate::session::publish::{Authorization, Behind, Verdict};
 use crate::session::{EndCause, Identity, Slot, SlotBody, Source, Stage, Storage};
 
 /// Moves on whatever of a session's slots can move.

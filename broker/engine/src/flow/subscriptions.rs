@@ -9,7 +9,7 @@ use crate::packet::{RetainHandling, SubscriptionOptions};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::SubOptions;
-use crate::session::slots::Granted;
+use crate::session::filters::Granted;
 use crate::session::{Recheck, Subscription};
 use crate::topic;
 

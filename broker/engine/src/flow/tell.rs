@@ -16,7 +16,7 @@ use crate::packet::PacketType;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::Delivery;
-use crate::session::slots::Granted;
+use crate::session::filters::Granted;
 
 /// Whom message.dropped names where a message was dropped for nobody in particular.
 const NODE: &str = "node";

@@ -4,9 +4,9 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use crate::held::Held;
+use crate::hook::suspended::AuthorizationRequest;
 use crate::session::delivery::Delivery;
 use crate::session::identity::Identity;
-use crate::session::slots::Ask;
 
 /// Deliveries of a session that are authorized one by one.
 #[derive(Debug)]
@@ -19,7 +19,7 @@ pub struct Deliveries {
     /// Bytes of those topics.
     pub(crate) said_bytes: usize,
     /// The request that waits for a plugin, with the delivery it is about.
-    pub(crate) asked: Option<(Ask, Delivery)>,
+    pub(crate) asked: Option<(AuthorizationRequest, Delivery)>,
     /// What comes behind it, or waits for room in the window, in order.
     pub(crate) behind: VecDeque<Delivery>,
     /// Bytes of `asked` and `behind`.

@@ -1,0 +1,180 @@
+//! A publish that waits: what of it is kept at each stage. `flow/pump.rs` moves it.
+
+use std::num::NonZeroU16;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use grapnel_plugin_abi::raw::Ticket;
+use smallvec::SmallVec;
+
+use crate::hook::LinkIdentity;
+use crate::hook::draft::{Draft, Extra};
+use crate::hook::suspended::{AuthorizationRequest, Suspended};
+use crate::message::Message;
+use crate::packet::QoS;
+use crate::reason::ReasonCode;
+
+/// What is known of a publish apart from its message.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Head {
+    /// Packet identifier of QoS 1 and 2; none for a will.
+    pub packet_id: Option<NonZeroU16>,
+    /// QoS of the packet, which the acknowledgement goes by whatever hooks make of the message.
+    pub packet_qos: QoS,
+    /// DUP of the packet.
+    pub dup: bool,
+}
+
+impl Head {
+    /// Of a message that came in no packet.
+    pub fn of_message(message: &Message) -> Head {
+        Head { packet_id: None, packet_qos: message.qos, dup: false }
+    }
+}
+
+/// The end of a publish, for its client.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Verdict {
+    /// What its acknowledgement says.
+    pub code: ReasonCode,
+    /// The same in words.
+    pub text: Option<Bytes>,
+    /// Whether the client is disconnected for it instead.
+    pub disconnect: bool,
+}
+
+impl Verdict {
+    /// An acknowledgement without words.
+    pub fn code(code: ReasonCode) -> Verdict {
+        Verdict { code, text: None, disconnect: false }
+    }
+}
+
+/// How far a publish has come, with what it needs to go on from there.
+#[derive(Debug)]
+pub enum Stage {
+    /// Neither authorised nor shown to a hook: something in front forbids it.
+    Unstarted,
+    /// At client.authorize: it waits for a ticket, or without one until the publish in front has been there.
+    Authorize(Box<Authorization>),
+    /// At message.publish: it waits for a ticket, or without one until the publish in front has been there.
+    Chain(Suspended<Draft>),
+    /// The chains are through: it waits for its turn, or for lanes.
+    Decided {
+        /// Whether its message is stored, where it is to be retained.
+        storage: Storage,
+        /// Messages that links have added, to be published after this one.
+        extra: Option<Box<Vec<Extra>>>,
+    },
+}
+
+/// A publish at client.authorize.
+#[derive(Debug)]
+pub struct Authorization {
+    /// The question.
+    pub ask: AuthorizationRequest,
+    /// What message.publish has left of it, where it has been there first and has another topic since.
+    pub after: Option<Draft>,
+}
+
+/// How a publish stands with the owner of its retained topic.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Storage {
+    /// It has not been asked, or need not be.
+    NotAsked,
+    /// It is storing the message, under this number of the request.
+    Asked(u64),
+    /// It has stored it under this number, or has no room for it (0).
+    Answered(u64),
+}
+
+/// Where a publish comes from.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Source {
+    /// A PUBLISH of the session's client.
+    Client,
+    /// Its will, which was authorised at CONNECT.
+    Will,
+    /// A plugin, which nobody authorises.
+    Plugin,
+}
+
+/// A publish that waits.
+#[derive(Debug)]
+pub struct PublishSlot {
+    /// The message, with the changes of the chain once that is through. Shared, so that neither a hook's look at it nor
+    /// its effect copies it.
+    pub message: Arc<Message>,
+    /// What else is known of it.
+    pub head: Head,
+    /// Where it comes from.
+    pub source: Source,
+    /// How far it has come.
+    pub stage: Stage,
+}
+
+/// A publish that is refused, and waits for those in front to be acknowledged [MQTT-4.6.0-2] [MQTT-4.6.0-3]. Of the message
+/// nothing is kept.
+#[derive(Debug)]
+pub struct Refused {
+    /// Which it was.
+    pub head: Head,
+    /// What its client is told.
+    pub verdict: Verdict,
+}
+
+/// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;
+/// `None` is no limit.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Behind {
+    /// At client.authorize.
+    pub authorize: Option<SmallVec<[LinkIdentity; 4]>>,
+    /// At message.publish.
+    pub publish: Option<SmallVec<[LinkIdentity; 4]>>,
+}
+
+impl Stage {
+    /// Its chains are through, and have added these messages.
+    pub fn decided(extra: Option<Box<Vec<Extra>>>) -> Stage {
+        Stage::Decided { storage: Storage::NotAsked, extra }
+    }
+
+    /// The ticket it waits for.
+    pub fn ticket(&self) -> Option<Ticket> {
+        match self {
+            Stage::Authorize(authorization) => authorization.ask.ticket,
+            Stage::Chain(suspended) => suspended.ticket,
+            Stage::Unstarted | Stage::Decided { .. } => None,
+        }
+    }
+
+    /// Whether it is at a hook point and waits for the publish in front.
+    pub fn is_blocked(&self) -> bool {
+        matches!(self, Stage::Authorize(_) | Stage::Chain(_)) && self.ticket().is_none()
+    }
+}
+
+impl PublishSlot {
+    /// Whether it waits for a plugin, or behind a publish that does.
+    pub(super) fn is_on_its_way(&self) -> bool {
+        match &self.stage {
+            Stage::Authorize(authorization) => authorization.after.is_none(),
+            Stage::Chain(_) => true,
+            Stage::Unstarted | Stage::Decided { .. } => false,
+        }
+    }
+
+    /// How far it is on its way along the chains, for those behind it; `None` where it is through.
+    pub(super) fn position(&self) -> Option<Behind> {
+        match &self.stage {
+            Stage::Authorize(authorization) if authorization.after.is_none() => Some(Behind {
+                authorize: Some(authorization.ask.visited.clone()),
+                publish: Some(SmallVec::new()),
+            }),
+            Stage::Chain(suspended) => {
+                Some(Behind { authorize: None, publish: Some(suspended.visited.clone()) })
+            }
+            _ => None,
+        }
+    }
+}
