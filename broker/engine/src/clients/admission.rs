@@ -85,7 +85,7 @@ impl Admission {
 
     /// The ticket it waits for.
     pub(crate) fn ticket(&self) -> Option<Ticket> {
-        self.suspended.ticket
+        self.suspended.ticket()
     }
 }
 
@@ -118,7 +118,7 @@ impl Renewal {
     pub(crate) fn ticket(&self) -> Option<Ticket> {
         match self {
             Renewal::Client => None,
-            Renewal::Suspended { suspended, .. } => suspended.ticket,
+            Renewal::Suspended { suspended, .. } => suspended.ticket(),
         }
     }
 

@@ -252,7 +252,7 @@ pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Deliver
     let mut all = Vec::with_capacity(behind.len() + 1);
     if let Some((ask, delivery)) = asked {
         parts.hooks.reviews.asked -= 1;
-        if let Some(ticket) = ask.ticket {
+        if let Some(ticket) = ask.ticket() {
             parts.hooks.tickets.close(ticket);
         }
         all.push(delivery);

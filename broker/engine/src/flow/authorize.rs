@@ -50,7 +50,7 @@ pub(crate) fn ask_answered(
     answer: Answer<'_>,
 ) -> bool {
     let ends = hooks::resume(parts, ask, ticket, answer, ());
-    if ask.epoch == parts.hooks.authz_epoch
+    if ask.epoch() == parts.hooks.authz_epoch
         && let Some(ends) = ends
     {
         return ends;

@@ -408,8 +408,7 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let (client, ends) = (Rc::clone(&session.identity), session.fate == Fate::Ends);
     let Some(deliveries) = session.deliveries.as_deref_mut() else { return };
-    let Some((mut ask, delivery)) = deliveries.asked.take_if(|(ask, _)| ask.ticket == Some(ticket.number))
-    else {
+    let Some((mut ask, delivery)) = deliveries.asked.take_if(|(ask, _)| ask.waits_for(ticket.number)) else {
         return;
     };
     parts.hooks.reviews.asked -= 1;

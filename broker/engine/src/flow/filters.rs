@@ -135,7 +135,7 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
         FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => Step::Over,
         FilterStep::Unstarted => start_filters(parts, place, packet),
-        FilterStep::Chain(ref chain) if chain.ticket.is_some() => Step::Waits,
+        FilterStep::Chain(ref chain) if chain.ticket().is_some() => Step::Waits,
         FilterStep::Chain(_) => run_filters(parts, place, packet),
         FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
         FilterStep::Apply if packet.subscribe => grant_filters(parts, place, packet, alive),
@@ -150,7 +150,7 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
 fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
     let FilterStep::Chain(suspended) = &mut packet.step else { return Step::Goes };
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
-    let point = suspended.point;
+    let point = suspended.point();
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let requested = std::mem::take(&mut suspended.accumulator);
@@ -165,7 +165,7 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
     let mut fold =
         SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    let course = Course { visited: &suspended.visited, ..Course::WHOLE };
+    let course = Course { visited: suspended.visited(), ..Course::WHOLE };
     let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
     let requested = std::mem::take(&mut fold.filters);
     drop(fold);
@@ -467,7 +467,7 @@ pub(crate) fn filters_answered(
     let topic_bytes_max = parts.setup.limits.topic_bytes_max as usize;
     let Some(packet) = filters_at(parts, session_key, number) else { return };
     let FilterStep::Chain(suspended) = &mut packet.step else { return };
-    let point = suspended.point;
+    let point = suspended.point();
     let Some(resumed) = suspended.resume(ticket, answer, topic_bytes_max) else { return };
     if resumed.ends() {
         let requested = std::mem::take(&mut suspended.accumulator);

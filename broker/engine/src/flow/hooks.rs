@@ -42,25 +42,25 @@ pub(crate) fn go_on(
         Some(Request { action: Action::Deliver, .. }) => Audience::Deliver,
         _ => Audience::All,
     };
-    let Suspended { accumulator, visited, point, .. } = &mut *suspended;
+    let point = suspended.point();
+    let (verdict, visited) = suspended.split();
     let course = Course { visited, behind, ancestry: 0, audience };
-    let exit = run_client(parts, *point, (client, request), accumulator, course, Some(waiter));
+    let exit = run_client(parts, point, (client, request), verdict, course, Some(waiter));
     note_exit(parts, suspended, exit)
 }
 
 /// Notes in what has walked along its chain how far it has come.
 pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit: Exit) -> Walked {
-    suspended.ticket = None;
-    let until = match exit {
+    debug_assert!(suspended.ticket().is_none(), "what waits for a link does not walk");
+    let (until, ticket) = match exit {
         Exit::Done => return Walked::Through,
-        Exit::Blocked(place) => place,
+        Exit::Blocked(place) => (place, None),
         Exit::Deferred(place, ticket) => {
-            suspended.ticket = Some(ticket);
             arm_ticket(parts, ticket);
-            place + 1
+            (place + 1, Some(ticket))
         }
     };
-    suspended.has_visited(visited_until(parts.hooks.chains.chain(suspended.point), until));
+    suspended.suspend(visited_until(parts.hooks.chains.chain(suspended.point()), until), ticket);
     Walked::Waits
 }
 
@@ -127,7 +127,7 @@ pub(crate) fn run_publish(
     let draft = std::mem::take(&mut suspended.accumulator);
     let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
-    let course = Course { visited: &suspended.visited, behind, ..Course::of_message(view.ancestry) };
+    let course = Course { visited: suspended.visited(), behind, ..Course::of_message(view.ancestry) };
     let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
     suspended.accumulator = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
@@ -195,7 +195,7 @@ pub(crate) fn resume<A: Accumulator>(
     rules: A::Rules<'_>,
 ) -> Option<bool> {
     let resumed = suspended.resume(ticket, answer, rules)?;
-    Some(count_resumed(parts, ticket, suspended.point, resumed))
+    Some(count_resumed(parts, ticket, suspended.point(), resumed))
 }
 
 /// Counts what an answer that came later has led to; whether the chain ends with it.

@@ -18,15 +18,11 @@ use crate::reason::ReasonCode;
 pub struct Suspended<A> {
     /// The accumulator as the links so far have left it.
     pub accumulator: A,
-    /// Links that it has been to, by identity, so that it goes on behind them in whatever table is in force
-    /// then.
-    pub visited: SmallVec<[LinkIdentity; 4]>,
-    /// Version of the rules when it began.
-    pub epoch: u64,
-    /// Where.
-    pub point: HookPoint,
-    /// The ticket it waits for; `None` while it does not wait for a link.
-    pub ticket: Option<Ticket>,
+    /// By identity, so that it goes on behind them in whatever table is in force then.
+    visited: SmallVec<[LinkIdentity; 4]>,
+    epoch: u64,
+    point: HookPoint,
+    ticket: Option<Ticket>,
 }
 
 /// What an answer that came later has led to.
@@ -99,13 +95,39 @@ impl<A> Suspended<A> {
         self.ticket = None;
     }
 
+    /// Where it is.
+    pub fn point(&self) -> HookPoint {
+        self.point
+    }
+
+    /// Version of the rules when it began.
+    pub fn epoch(&self) -> u64 {
+        self.epoch
+    }
+
+    /// Links that it has been to.
+    pub fn visited(&self) -> &[LinkIdentity] {
+        &self.visited
+    }
+
+    /// The accumulator to be changed, and the links that it has been to.
+    pub fn split(&mut self) -> (&mut A, &[LinkIdentity]) {
+        (&mut self.accumulator, &self.visited)
+    }
+
+    /// The ticket it waits for; `None` while it does not wait for a link.
+    pub fn ticket(&self) -> Option<Ticket> {
+        self.ticket
+    }
+
     /// Whether it waits for this ticket.
     pub fn waits_for(&self, ticket: Ticket) -> bool {
         self.ticket == Some(ticket)
     }
 
-    /// Notes links that it has been to.
-    pub fn has_visited(&mut self, links: impl Iterator<Item = LinkIdentity>) {
+    /// It has been to these links, and waits for this ticket, or for none.
+    pub fn suspend(&mut self, links: impl Iterator<Item = LinkIdentity>, ticket: Option<Ticket>) {
+        self.ticket = ticket;
         for link in links {
             if !self.visited.contains(&link) {
                 self.visited.push(link);

@@ -142,8 +142,8 @@ impl Stage {
     /// The ticket it waits for.
     pub fn ticket(&self) -> Option<Ticket> {
         match self {
-            Stage::Authorize(authorization) => authorization.ask.ticket,
-            Stage::Chain(suspended) => suspended.ticket,
+            Stage::Authorize(authorization) => authorization.ask.ticket(),
+            Stage::Chain(suspended) => suspended.ticket(),
             Stage::Unstarted | Stage::Decided { .. } => None,
         }
     }
@@ -168,11 +168,11 @@ impl PublishSlot {
     pub(super) fn position(&self) -> Option<Behind> {
         match &self.stage {
             Stage::Authorize(authorization) if authorization.after.is_none() => Some(Behind {
-                authorize: Some(authorization.ask.visited.clone()),
+                authorize: Some(authorization.ask.visited().into()),
                 publish: Some(SmallVec::new()),
             }),
             Stage::Chain(suspended) => {
-                Some(Behind { authorize: None, publish: Some(suspended.visited.clone()) })
+                Some(Behind { authorize: None, publish: Some(suspended.visited().into()) })
             }
             _ => None,
         }
