@@ -139,7 +139,7 @@ impl Admission {
         let will = self.will.as_ref().map_or(0, |will| will.bytes());
         let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
         size_of::<Admission>()
-            + self.packet.as_ref().map_or(0, |packet| packet.bytes())
+            + self.packet.as_ref().map_or(0, |packet| size_of::<OwnedConnect>() + packet.bytes())
             + self.suspended.accumulator.properties.len()
             + data.sum::<usize>()
             + will

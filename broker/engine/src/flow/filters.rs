@@ -103,25 +103,24 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     wake::spend(parts, 1);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let number = session.slots.front_number();
-    let Some(Slot { conn, bytes, body: SlotBody::Filters(mut packet) }) = session.slots.pop() else {
-        return true;
-    };
-    let place = Place { session: session_key, number, conn };
+    let Some(mut slot) = session.slots.pop() else { return true };
+    let place = Place { session: session_key, number, conn: slot.conn };
+    let SlotBody::Filters(packet) = &mut slot.body else { return true };
     let later = loop {
-        match step_filters(parts, place, &mut packet) {
+        match step_filters(parts, place, packet) {
             Step::Goes => {}
             Step::Over => return true,
             Step::Waits => break false,
             Step::Later => break true,
         }
     };
-    retained::put_in_batch(parts, session_key, &mut packet);
+    retained::put_in_batch(parts, session_key, packet);
     if later && !packet.is_queued {
         packet.is_queued = true;
         parts.work.subscribing.push_back(session_key);
     }
     if let Some(session) = parts.sessions.get_mut(session_key) {
-        session.slots.push_front(Slot { conn, bytes, body: SlotBody::Filters(packet) });
+        session.slots.push_front(slot);
     }
     false
 }

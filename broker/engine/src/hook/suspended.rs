@@ -335,6 +335,32 @@ mod tests {
     }
 
     #[test]
+    fn a_change_that_no_message_may_have_says_why_and_undoes_those_beside_it() {
+        let limits = crate::limits::Limits::default();
+        let rules = DraftRules { limits: &limits, properties: b"" };
+        let topic =
+            |bytes: &'static [u8]| OwnedChange { field: Field::TOPIC, bytes: bytes.into(), ..verdict(0) };
+        let before = Draft { topic: Some("before".into()), ..Draft::default() };
+        let ticket = |policy| OpenTicket {
+            before: Some(Box::new(Before::Message(before.clone()))),
+            ..open(7, policy, None)
+        };
+        for policy in [FaultPolicy::Ignore, FaultPolicy::Deny] {
+            let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), 1);
+            let mut waiting = Suspended { ticket: Some(Ticket(7)), ..chain };
+            let changes = [topic(b"good"), topic(b"#")];
+            let resumed = waiting.resume(&ticket(policy), Some((Flow::STOP, &changes)), rules);
+            let Some(Resumed::Failed { ends, refused: Some(change) }) = resumed else {
+                panic!("{resumed:?} should be a refused change");
+            };
+            let denies = policy == FaultPolicy::Deny;
+            assert_eq!((ends, change.place, change.field), (denies, 1, Field::TOPIC));
+            assert_eq!(change.why.reason, Some("the topic contains # or + [MQTT-4.7.0-1]"));
+            assert_eq!(waiting.accumulator, if denies { Draft::denied() } else { before.clone() });
+        }
+    }
+
+    #[test]
     fn a_failed_answer_leaves_what_was_before_its_link() {
         let (changed, before) = (ClientVerdict { verdict: ALLOW, ..nobody() }, nobody());
         let good_and_bad = [verdict(u64::from(DENY)), verdict(9)];

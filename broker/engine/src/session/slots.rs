@@ -34,7 +34,7 @@ pub struct Slot {
     /// The connection it came from.
     pub conn: Option<ConnKey>,
     /// What it counts against `slot_bytes_max`.
-    pub bytes: usize,
+    bytes: usize,
     /// What it is.
     pub body: SlotBody,
 }
