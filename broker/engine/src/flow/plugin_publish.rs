@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{new_session, tell, wake};
 use crate::hook::PluginHandle;
-use crate::hook::draft::Extra;
+use crate::hook::draft::{Extra, Extras};
 use crate::id::SessionKey;
 use crate::message::Message;
 use crate::packet::Version;
@@ -37,9 +37,8 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
 }
 
 /// What links have added to a publish that has taken effect.
-#[expect(clippy::box_collection, reason = "it keeps the draft small, which most publishes leave empty")]
 #[inline]
-pub(crate) fn publish_extra(parts: &mut Parts, extra: Option<Box<Vec<Extra>>>) {
+pub(crate) fn publish_extra(parts: &mut Parts, extra: Extras) {
     if let Some(extra) = extra {
         publish_added(parts, *extra);
     }

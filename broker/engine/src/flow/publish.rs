@@ -15,7 +15,7 @@ use crate::counters::Loss;
 use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
 use crate::hook::HookPoint;
-use crate::hook::draft::{Disposition, Draft, Extra};
+use crate::hook::draft::{Disposition, Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::hook::tickets::Waiter;
 use crate::hook::view::{Action, Request};
@@ -284,13 +284,7 @@ fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
 }
 
 /// A publish with nothing in front has its effect, or waits for that in a slot.
-fn take_effect(
-    parts: &mut Parts,
-    key: ConnKey,
-    at: Place,
-    view: &MessageView<'_>,
-    extra: Option<Box<Vec<Extra>>>,
-) {
+fn take_effect(parts: &mut Parts, key: ConnKey, at: Place, view: &MessageView<'_>, extra: Extras) {
     let mut held = None;
     match route::effect(parts, at.session, at.number, view, &mut held, None) {
         Effect::Done(code) => {

@@ -51,8 +51,11 @@ pub struct Draft {
     /// And text.
     pub reason_string: Option<Bytes>,
     /// Messages that links have added, to be published after this one.
-    pub extra: Option<Box<Vec<Extra>>>,
+    pub extra: Extras,
 }
+
+/// Messages that links have added; in a box, so that a draft without any is small.
+pub type Extras = Option<Box<Vec<Extra>>>;
 
 /// A message that a link has added.
 #[derive(Clone, Debug, PartialEq, Eq)]

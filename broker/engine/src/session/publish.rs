@@ -8,7 +8,7 @@ use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
 use crate::hook::LinkIdentity;
-use crate::hook::draft::{Draft, Extra};
+use crate::hook::draft::{Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::message::Message;
 use crate::packet::QoS;
@@ -64,7 +64,7 @@ pub enum Stage {
         /// Whether its message is stored, where it is to be retained.
         storage: Storage,
         /// Messages that links have added, to be published after this one.
-        extra: Option<Box<Vec<Extra>>>,
+        extra: Extras,
     },
 }
 
@@ -135,7 +135,7 @@ pub struct Behind {
 
 impl Stage {
     /// Its chains are through, and have added these messages.
-    pub fn decided(extra: Option<Box<Vec<Extra>>>) -> Stage {
+    pub fn decided(extra: Extras) -> Stage {
         Stage::Decided { storage: Storage::NotAsked, extra }
     }
 
