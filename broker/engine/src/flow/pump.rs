@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
 use super::authorize::Asked;
@@ -164,11 +165,20 @@ struct Step {
     behind: Behind,
 }
 
-/// Begins a step of a waiting publish; its slot has its stage again when the step has been settled.
-fn begin_step(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option<Step> {
+/// Begins a step of a publish that has not been through the chains, and waits for this ticket or for none. Its slot has its
+/// stage again when the step has been settled.
+fn begin_step(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    number: u64,
+    ticket: Option<Ticket>,
+) -> Option<Step> {
     let session = parts.sessions.get_mut(session_key)?;
     let behind = session.slots.in_front(number);
     let publish = session.slots.publish_mut(number)?;
+    if matches!(publish.stage, Stage::Decided { .. }) || publish.stage.ticket() != ticket {
+        return None;
+    }
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
@@ -177,9 +187,8 @@ fn begin_step(parts: &mut Parts, session_key: SessionKey, number: u64) -> Option
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
 fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
-    let Some(Step { identity, message, at, stage, behind }) = begin_step(parts, session_key, number) else {
-        return;
-    };
+    let Some(step) = begin_step(parts, session_key, number, None) else { return };
+    let Step { identity, message, at, stage, behind } = step;
     let view = message.view();
     let decision = match stage {
         Stage::Authorize(authorization) => {
@@ -266,14 +275,8 @@ pub(crate) fn publish_answered(
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) {
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let Some(publish) = session.slots.publish_mut(number) else { return };
-    if publish.stage.ticket() != Some(ticket.number) {
-        return;
-    }
-    let Some(Step { identity, message, at, stage, behind }) = begin_step(parts, session_key, number) else {
-        return;
-    };
+    let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
+    let Step { identity, message, at, stage, behind } = step;
     let view = message.view();
     let decision = match stage {
         Stage::Authorize(authorization) => {
