@@ -26,7 +26,7 @@ pub mod subscriptions;
 
 pub use delivery::Delivery;
 pub use ending::{EndCause, Fate, Last, Will};
-pub use identity::{Identity, Principal};
+pub use identity::{Host, Identity, Principal, host_of};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};
 pub use readers::Readers;

@@ -280,6 +280,7 @@ fn connect_allowed(
     }
     let (keep_alive_s, expiry_s) = (verdict.keep_alive_s, verdict.expiry_s);
     let properties = std::mem::take(&mut verdict.properties);
+    reading::take_identity(parts, key);
     let identity = Rc::make_mut(&mut admission.identity);
     identity.keep_alive_s = keep_alive_s;
     identity.expiry_s = expiry_s;
@@ -334,6 +335,7 @@ fn authenticated(
     }
     admission.farewell = verdict.auth_data.take().filter(|_| method.is_some());
     let (superuser, anonymous) = (verdict.superuser, verdict.verdict == UNANSWERED);
+    reading::take_identity(parts, key);
     let identity = Rc::make_mut(&mut admission.identity);
     (identity.superuser, identity.anonymous) = (superuser, anonymous);
     reading::set_identity(parts, key, Rc::clone(&admission.identity));

@@ -17,7 +17,7 @@ use crate::packet::{
 };
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, Identity};
+use crate::session::{EndCause, Identity, host_of};
 
 fn grants(parts: &Parts) -> Grants {
     let limits = &parts.setup.limits;
@@ -173,9 +173,9 @@ impl crate::clients::connection::Connection {
             superuser: false,
             anonymous: true,
             peer: self.peer.peer,
-            peer_host: self.peer.peer.ip().to_string().into(),
+            peer_host: host_of(&self.peer.peer),
             local: self.peer.local,
-            local_host: self.peer.local.ip().to_string().into(),
+            local_host: host_of(&self.peer.local),
             listener: Arc::clone(&self.peer.listener.name),
             version: self.version,
             clean_start: true,

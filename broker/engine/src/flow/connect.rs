@@ -21,7 +21,7 @@ use crate::message::{Message, Origin};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{Fate, Identity, Last, Will};
+use crate::session::{Fate, Identity, Last, Will, host_of};
 use crate::{codec, topic};
 
 /// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
@@ -81,9 +81,9 @@ pub(crate) fn identity_of(
         username: connect.username.map(Box::from),
         superuser: false,
         peer: conn.peer.peer,
-        peer_host: conn.peer.peer.ip().to_string().into(),
+        peer_host: host_of(&conn.peer.peer),
         local: conn.peer.local,
-        local_host: conn.peer.local.ip().to_string().into(),
+        local_host: host_of(&conn.peer.local),
         listener: Arc::clone(&conn.peer.listener.name),
         version: connect.version,
         clean_start: connect.clean_start,

@@ -12,7 +12,7 @@ use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
 use crate::session::publish::Head;
-use crate::session::{Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::session::{Host, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.
 pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message) {
@@ -66,7 +66,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         username: None,
         superuser: true,
         peer: nowhere,
-        peer_host: "".into(),
+        peer_host: Host::new(),
         local: nowhere,
         listener: "".into(),
         version: Version::V5,
@@ -78,7 +78,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         connected_at_ms: parts.clock.now().wall_ms,
         connection: 0,
         anonymous: false,
-        local_host: "".into(),
+        local_host: Host::new(),
         properties: Box::default(),
     });
     let key = new_session::new_session(parts, &identity);

@@ -131,6 +131,13 @@ fn read_on(parts: &mut Parts, key: ConnKey) {
     parts.out.resume.push(key);
 }
 
+/// Takes from a connection who it is, so that it can be changed without a copy; to be given back by `set_identity`.
+pub(crate) fn take_identity(parts: &mut Parts, key: ConnKey) {
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.identity = None;
+    }
+}
+
 pub(crate) fn set_identity(parts: &mut Parts, key: ConnKey, identity: Rc<Identity>) {
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.identity = Some(identity);

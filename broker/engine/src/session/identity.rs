@@ -1,10 +1,52 @@
 //! Who a client is and how it came in.
 
-use std::net::SocketAddr;
+use std::fmt::Write;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
 use crate::hook::view::ClientView;
 use crate::packet::Version;
+
+/// The longest text of an address without its port, bytes: IPv6 with IPv4 at its end.
+const HOST_BYTES_MAX: usize = 45;
+
+/// An address without its port, as text.
+pub type Host = arrayvec::ArrayString<HOST_BYTES_MAX>;
+
+/// The host of an address as text. Every connection has two, so the usual kind goes without the formatter.
+pub fn host_of(address: &SocketAddr) -> Host {
+    let mut text = Host::new();
+    match address.ip() {
+        IpAddr::V4(ip) => text.push_str(dotted(ip.octets(), &mut [0; 15])),
+        ip => {
+            // It has room for the longest address there is.
+            let _ = write!(text, "{ip}");
+        }
+    }
+    text
+}
+
+/// Four numbers with dots between them.
+fn dotted(octets: [u8; 4], room: &mut [u8; 15]) -> &str {
+    let mut len = 0;
+    let mut put = |byte| {
+        room[len] = byte;
+        len += 1;
+    };
+    for (place, octet) in octets.into_iter().enumerate() {
+        if place > 0 {
+            put(b'.');
+        }
+        if octet >= 100 {
+            put(b'0' + octet / 100);
+        }
+        if octet >= 10 {
+            put(b'0' + octet / 10 % 10);
+        }
+        put(b'0' + octet % 10);
+    }
+    str::from_utf8(&room[..len]).unwrap_or_default()
+}
 
 /// Who a client is and how it came in; fixed for the life of a connection. Shared by connection and session, so that a hook's
 /// view of the client borrows neither.
@@ -19,11 +61,11 @@ pub struct Identity {
     /// Where it comes from.
     pub peer: SocketAddr,
     /// The host part of it as text.
-    pub peer_host: Box<str>,
+    pub peer_host: Host,
     /// Our end.
     pub local: SocketAddr,
     /// The host part of it as text.
-    pub local_host: Box<str>,
+    pub local_host: Host,
     /// Name of the listener.
     pub listener: Arc<str>,
     /// Protocol version.
@@ -98,6 +140,28 @@ impl Identity {
             properties: &self.properties,
             will: None,
             stored: None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn hosts_read_as_the_standard_library_writes_them() {
+        for host in [
+            "0.0.0.0",
+            "127.0.0.1",
+            "9.10.99.100",
+            "255.255.255.255",
+            "::1",
+            "2001:db8::ff00:42:8329",
+            "::ffff:255.255.255.255",
+            "ffff:ffff:ffff:ffff:ffff:ffff:ffff:ffff",
+        ] {
+            let ip: IpAddr = host.parse().unwrap();
+            assert_eq!(host_of(&SocketAddr::new(ip, 1883)).as_str(), ip.to_string());
         }
     }
 }
