@@ -66,8 +66,10 @@ impl Sessions {
 
     /// A client identifier leads nowhere any more, if it led to this session.
     pub(crate) fn free_client_id(&mut self, client_id: &str, key: SessionKey) {
-        if self.by_client.get(client_id) == Some(&key) {
-            self.by_client.remove(client_id);
+        if let Some((name, other)) = self.by_client.remove_entry(client_id)
+            && other != key
+        {
+            self.by_client.insert(name, other);
         }
     }
 }

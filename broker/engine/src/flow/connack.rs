@@ -37,41 +37,42 @@ pub(crate) fn welcome_section(
     assigned: bool,
     auth_data: Option<&[u8]>,
 ) -> Bytes {
+    if !connect.version.is_v5() {
+        return Bytes::new();
+    }
     let mut section = Vec::new();
-    if connect.version.is_v5() {
-        let grants = grants(parts);
-        let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
-        if identity.expiry_s != asked_expiry_s {
-            push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
-        }
-        push_property(&mut section, Property::ReceiveMaximum(grants.receive_maximum));
-        if grants.packet_bytes < PACKET_BYTES_MAX {
-            push_property(&mut section, Property::MaximumPacketSize(grants.packet_bytes));
-        }
-        if assigned {
-            push_property(&mut section, Property::AssignedClientId(&identity.client_id));
-        }
-        let choices = &parts.setup.limits.choices;
-        if choices.maximum_qos != QoS::ExactlyOnce {
-            // [MQTT-3.2.2-9]
-            push_property(&mut section, Property::MaximumQos(choices.maximum_qos.as_u8()));
-        }
-        if !choices.retain_available {
-            push_property(&mut section, Property::RetainAvailable(false));
-        }
-        if grants.topic_aliases > 0 {
-            push_property(&mut section, Property::TopicAliasMaximum(grants.topic_aliases));
-        }
-        if identity.keep_alive_s != connect.keep_alive_s {
-            push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
-        }
-        if let Some(method) = connect.properties.auth_method() {
-            // [MQTT-4.12.0-5]
-            push_property(&mut section, Property::AuthMethod(method));
-        }
-        if let Some(data) = auth_data {
-            push_property(&mut section, Property::AuthData(data));
-        }
+    let grants = grants(parts);
+    let asked_expiry_s = connect.properties.session_expiry_s().unwrap_or(0);
+    if identity.expiry_s != asked_expiry_s {
+        push_property(&mut section, Property::SessionExpiry(identity.expiry_s));
+    }
+    push_property(&mut section, Property::ReceiveMaximum(grants.receive_maximum));
+    if grants.packet_bytes < PACKET_BYTES_MAX {
+        push_property(&mut section, Property::MaximumPacketSize(grants.packet_bytes));
+    }
+    if assigned {
+        push_property(&mut section, Property::AssignedClientId(&identity.client_id));
+    }
+    let choices = &parts.setup.limits.choices;
+    if choices.maximum_qos != QoS::ExactlyOnce {
+        // [MQTT-3.2.2-9]
+        push_property(&mut section, Property::MaximumQos(choices.maximum_qos.as_u8()));
+    }
+    if !choices.retain_available {
+        push_property(&mut section, Property::RetainAvailable(false));
+    }
+    if grants.topic_aliases > 0 {
+        push_property(&mut section, Property::TopicAliasMaximum(grants.topic_aliases));
+    }
+    if identity.keep_alive_s != connect.keep_alive_s {
+        push_property(&mut section, Property::ServerKeepAlive(identity.keep_alive_s));
+    }
+    if let Some(method) = connect.properties.auth_method() {
+        // [MQTT-4.12.0-5]
+        push_property(&mut section, Property::AuthMethod(method));
+    }
+    if let Some(data) = auth_data {
+        push_property(&mut section, Property::AuthData(data));
     }
     section.into()
 }

@@ -26,6 +26,9 @@ use crate::{codec, topic};
 
 /// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
 pub(crate) fn kept_properties(properties: &Properties<'_>) -> Box<[u8]> {
+    if properties.is_empty() {
+        return Box::default();
+    }
     let mut kept = Vec::new();
     let secret =
         |property: &Property<'_>| matches!(property.id(), PropertyId::AuthMethod | PropertyId::AuthData);

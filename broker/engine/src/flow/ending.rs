@@ -185,8 +185,9 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
         subscriptions::forget_recheck(parts, Some(gone));
         subscriptions::unroute(parts, key, &filter);
     }
-    if let Some(session) = parts.sessions.remove(key) {
-        retained::forget_settling(parts, key, session.settles_ms);
+    if let Some(settles_ms) = parts.sessions.get(key).map(|session| session.settles_ms) {
+        retained::forget_settling(parts, key, settles_ms);
+        parts.sessions.remove(key);
         parts.connections.totals.sessions().give_back();
     }
     *left = left.saturating_sub(1);
