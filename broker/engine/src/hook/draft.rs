@@ -93,6 +93,7 @@ impl Draft {
     }
 
     /// The topic as text; it was checked when it was set.
+    #[inline]
     pub fn topic_text(&self) -> Option<&str> {
         self.topic.as_deref().and_then(|bytes| std::str::from_utf8(bytes).ok())
     }

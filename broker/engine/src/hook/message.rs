@@ -85,6 +85,7 @@ pub struct MessageFold<'a> {
 
 impl<'a> MessageFold<'a> {
     /// An event at `point` about a message of, or for, a client; a desk lets links defer.
+    #[inline]
     pub fn new(
         point: HookPoint,
         client: ClientView<'a>,
@@ -110,6 +111,7 @@ impl<'a> MessageFold<'a> {
     }
 
     /// The event that goes with it.
+    #[inline]
     pub fn event(&self, shard: ShardId, wall_ms: u64, dup: bool) -> Event {
         let mut event = self.client.event(self.point, shard, wall_ms);
         self.show(&mut event);
@@ -123,11 +125,12 @@ impl<'a> MessageFold<'a> {
     }
 
     fn show(&self, event: &mut Event) {
-        let view = self.draft.view(self.base, self.rules.now.mono_ms);
-        event.topic = Slice::of(view.topic.as_bytes());
-        event.payload = Slice::of(view.payload.as_slice());
-        event.qos = view.qos.as_u8();
-        event.flags = if view.retain { event.flags | FLAG_RETAIN } else { event.flags & !FLAG_RETAIN };
+        let (draft, base) = (&self.draft, &self.base);
+        event.topic = Slice::of(draft.topic_text().unwrap_or(base.topic).as_bytes());
+        event.payload = Slice::of(draft.payload.as_deref().unwrap_or(base.payload.as_slice()));
+        event.qos = draft.qos.unwrap_or(base.qos).as_u8();
+        let retain = draft.retain.unwrap_or(base.retain);
+        event.flags = if retain { event.flags | FLAG_RETAIN } else { event.flags & !FLAG_RETAIN };
     }
 
     fn current(&self) -> &Draft {
