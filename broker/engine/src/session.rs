@@ -229,6 +229,11 @@ impl Session {
         self.expiry_s > 0
     }
 
+    /// Whether it outlives its connection and nothing has ended it.
+    pub fn goes_on(&self) -> bool {
+        self.is_persistent() && self.fate != Fate::Ends
+    }
+
     /// Puts a delivery at the end of the queue. False, and nothing done, when a limit is reached.
     pub fn enqueue(&mut self, delivery: Delivery, messages_max: u64, bytes_max: u64) -> bool {
         let room = self.has_queue_room(&delivery, messages_max, bytes_max);

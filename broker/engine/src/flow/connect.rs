@@ -21,7 +21,7 @@ use crate::message::{Message, Origin};
 use crate::packet::{Connect, PACKET_BYTES_MAX, Properties, Property, PropertyId, Version, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{Fate, Identity, Last, Will, host_of};
+use crate::session::{Fate, Identity, Last, Session, Will, host_of};
 use crate::{codec, topic};
 
 /// The properties of CONNECT that are kept for hooks: not what the client authenticates with.
@@ -266,7 +266,7 @@ fn is_too_busy(parts: &Parts, session: SessionKey) -> bool {
 
 /// Whether a session goes on with another connection, which has no clean start.
 fn can_go_on(parts: &Parts, session: SessionKey) -> bool {
-    parts.sessions.get(session).is_some_and(|session| session.is_persistent() && session.fate != Fate::Ends)
+    parts.sessions.get(session).is_some_and(Session::goes_on)
 }
 
 /// Room for a new session, which the caller makes or gives back. One that takes the place of another has room already: that one

@@ -146,6 +146,8 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
     if let Some(will) = session.delayed_will.take() {
         publish_will(parts, session_key, *will, false);
     }
+    // A SUBSCRIBE that waits for another shard waits for nothing now.
+    wake::wake_slots(parts, session_key);
     queue_takedown(parts, session_key);
 }
 

@@ -36,6 +36,17 @@ struct Place {
     conn: Option<ConnKey>,
 }
 
+/// What has become of the client that a packet is for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Asker {
+    /// It is connected as it was when it sent the packet.
+    Connected,
+    /// That connection has ended and its session goes on.
+    Away,
+    /// Its session has ended too.
+    Gone,
+}
+
 /// What a step of a packet comes to.
 enum Step {
     /// The next step may follow.
@@ -126,10 +137,8 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
 }
 
 fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> Step {
-    let alive = parts.sessions.get(place.session).is_some_and(|session| {
-        // What a plugin subscribes to is nobody's packet.
-        session.conn.is_some() && (packet.packet_id.is_none() || session.conn == place.conn)
-    });
+    let asker = asker(parts, place, packet);
+    let alive = asker == Asker::Connected;
     match packet.step {
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
         FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => Step::Over,
@@ -139,9 +148,22 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
         FilterStep::Authorize(open) => authorize_filters(parts, place, packet, open),
         FilterStep::Apply if packet.subscribe => grant_filters(parts, place, packet, alive),
         FilterStep::Apply => end_filters(parts, place, packet, alive),
-        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, place, packet, (seq, until_ms), alive),
-        FilterStep::Marks(until_ms) => await_marks(parts, place, packet, until_ms, alive),
+        // What is in force by now stays in force where its session goes on, and its retained messages are still to come.
+        FilterStep::Barrier(seq, until_ms) => await_barrier(parts, place, packet, (seq, until_ms), asker),
+        FilterStep::Marks(until_ms) => await_marks(parts, place, packet, until_ms, asker),
         FilterStep::Tell(told) => tell_filters(parts, place, packet, told),
+    }
+}
+
+fn asker(parts: &Parts, place: Place, packet: &FilterPacket) -> Asker {
+    let Some(session) = parts.sessions.get(place.session) else { return Asker::Gone };
+    // What a plugin subscribes to is nobody's packet.
+    if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == place.conn) {
+        Asker::Connected
+    } else if session.goes_on() {
+        Asker::Away
+    } else {
+        Asker::Gone
     }
 }
 
@@ -335,11 +357,12 @@ fn await_barrier(
     place: Place,
     packet: &mut FilterPacket,
     (seq, until_ms): (u64, u64),
-    alive: bool,
+    asker: Asker,
 ) -> Step {
     let barrier = parts.router.barrier();
     let waiter = (seq, place.session);
-    if alive && seq > barrier && parts.clock.now().mono_ms < until_ms {
+    let is_there = asker != Asker::Gone;
+    if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
         if parts.work.barrier_waiters.insert(waiter) {
             parts.clock.arm_deadline(until_ms, Deadline::Barrier(place.session));
         }
@@ -348,7 +371,7 @@ fn await_barrier(
     if seq > barrier {
         parts.work.barrier_waiters.remove(&waiter);
     }
-    if alive && packet.packet_id.is_some() {
+    if is_there && packet.packet_id.is_some() {
         // Some shard has not answered: what it does not know is no promise.
         let unknown = packet.granted.extract_if(.., |granted| granted.barrier_seq > barrier);
         for granted in unknown.collect::<Vec<_>>() {
@@ -358,8 +381,7 @@ fn await_barrier(
             packet.in_batch = packet.in_batch.min(packet.granted.len());
         }
     }
-    // Only who is connected gets retained messages.
-    if alive && packet.granted.iter().any(|granted| granted.reader != 0) {
+    if is_there && packet.granted.iter().any(|granted| granted.reader != 0) {
         packet.step = FilterStep::Marks(until_ms);
         retained::ask_marks(parts, place.session, packet, until_ms);
     } else {
@@ -374,17 +396,17 @@ fn await_marks(
     place: Place,
     packet: &mut FilterPacket,
     until_ms: u64,
-    alive: bool,
+    asker: Asker,
 ) -> Step {
     // An owner that does not answer in time costs the wait for its retained messages, not the subscription.
-    if alive
+    if asker != Asker::Gone
         && parts.clock.now().mono_ms < until_ms
         && !retained::is_marked(parts, place.session, packet.batch)
     {
         return Step::Waits;
     }
     // A SUBACK dies with its connection.
-    if let (Some(packet_id), Some(conn), true) = (packet.packet_id, place.conn, alive) {
+    if let (Some(packet_id), Some(conn), Asker::Connected) = (packet.packet_id, place.conn, asker) {
         send_suback(parts, conn, packet_id, &packet.codes);
     }
     retained::begin_batch(parts, place.session, packet.batch);

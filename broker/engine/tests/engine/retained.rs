@@ -376,6 +376,109 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
     }
 }
 
+/// A SUBSCRIBE whose connection ends while it waits for another shard, for the barrier or for the marks: its subscription is
+/// in force, so its session gets the retained messages when it is resumed, before that has come or after.
+#[test]
+fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
+    for (known, back_early) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut world = World::new(2);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        for n in 0..40 {
+            world.publish_with(publisher, &format!("r/{n}"), "v", QoS::AtLeastOnce, 1, true, &[]);
+        }
+        let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+        let mut sub = world.connect("sub", &ask);
+        if known {
+            // Its barrier is behind it: it waits for the marks alone.
+            let first = world.connect_at(world.shard_of(sub), "f", &Ask::v(Version::V311));
+            world.subscribe(first, "r/#", QoS::AtMostOnce);
+        }
+        world.lanes_open = false;
+        world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
+        assert_eq!(world.take(sub), []);
+        world.lose(sub);
+        if back_early {
+            sub = world.connect("sub", &ask);
+            assert_eq!(world.take(sub), []);
+        }
+        world.lanes_open = true;
+        world.drive();
+        if !back_early {
+            sub = world.connect("sub", &ask);
+        }
+        let got = read_all(&mut world, sub);
+        assert_eq!((topics(&got).len(), distinct(&got)), (40, 40), "{known} {back_early}: {got:?}");
+    }
+}
+
+/// What is retained while its subscriber is away comes once, live or from the store.
+#[test]
+fn what_is_retained_behind_a_subscribe_that_was_cut_off_comes_once() {
+    for shards in [1, 2, 4] {
+        let mut world = World::new(shards);
+        let publisher = world.connect("pub", &Ask::v(Version::V311));
+        let put = |world: &mut World, n: usize, payload: &str| {
+            world.publish_with(publisher, &format!("r/{n}"), payload, QoS::AtLeastOnce, 1, true, &[]);
+        };
+        (0..20).for_each(|n| put(&mut world, n, "old"));
+        let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &ask);
+        world.lanes_open = false;
+        world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
+        world.lose(sub);
+        world.lanes_open = true;
+        (10..30).for_each(|n| put(&mut world, n, "new"));
+        let sub = world.connect("sub", &ask);
+        let got = read_all(&mut world, sub);
+        let of = |n: usize| {
+            let topic = format!("r/{n}");
+            let payloads = got.iter().filter_map(|got| match got {
+                Got::Publish { topic: of, payload, .. } if *of == topic => Some(payload.clone()),
+                _ => None,
+            });
+            payloads.collect::<Vec<_>>()
+        };
+        for n in 0..30 {
+            let last = if n < 10 { "old" } else { "new" };
+            assert_eq!(of(n).last().map(Vec::as_slice), Some(last.as_bytes()), "r/{n} on {shards} shards");
+            assert!(of(n).iter().filter(|payload| **payload == last.as_bytes()).count() == 1, "r/{n}");
+        }
+    }
+}
+
+/// A SUBSCRIBE that was cut off and that the other shards do not hear of in time is taken back, as if its client were there; where
+/// its session has ended, it waits for nobody.
+#[test]
+fn a_subscribe_that_was_cut_off_does_not_wait_without_end() {
+    for (clean, again) in [(false, false), (false, true), (true, false)] {
+        let mut world = World::new(2);
+        let ask = Ask { clean, ..Ask::v(Version::V311) };
+        let sub = world.connect("sub", &ask);
+        let home = world.shard_of(sub);
+        world.lanes_open = false;
+        world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
+        world.lose(sub);
+        let counts = |world: &mut World| {
+            let counters = world.shards[home].counters();
+            (counters.sessions_count, counters.subscriptions_count)
+        };
+        if clean {
+            assert_eq!(counts(&mut world), (0, 0));
+            continue;
+        }
+        assert_eq!(counts(&mut world), (1, 1));
+        if again {
+            // Another one without a session to come back to.
+            world.connect("sub", &Ask::v(Version::V311));
+            world.drive();
+            assert_eq!(counts(&mut world), (1, 0));
+            continue;
+        }
+        world.pass_ms(5_100);
+        assert_eq!(counts(&mut world), (1, 0));
+    }
+}
+
 #[test]
 fn a_full_store_refuses_to_store_and_the_message_is_delivered() {
     for shards in [1, 2] {
