@@ -181,7 +181,7 @@ bounds! {
     inflight_max = 32, 1..=65535, "QoS 1 and 2 messages sent and unacknowledged per session, below the client's own Receive Maximum; EMQX's default";
     receive_max = 64, 1..=65535, "Receive Maximum that clients are given: QoS 1 and 2 publishes of theirs that may be unacknowledged";
     awaiting_rel_max = 100, 1..=65535, "QoS 2 publishes that wait for PUBREL per session; EMQX's default. Beyond it those of a client of MQTT 3 wait for their turn; one of MQTT 5 has its Receive Maximum";
-    awaiting_rel_timeout_ms = 5000, 10..=600000, "time such a client is left unread once as many of its packets wait as may, since its PUBREL may be behind them; then it is disconnected";
+    awaiting_rel_timeout_ms = 5000, 10..=600000, "time such a client is left unread once as many of its packets wait as may, since its PUBREL may be behind them; then they wait no longer, and it may have any number open until its PUBRELs are read";
     outbound_bytes_max = 1048576, 4096..=1073741824, "bytes queued for one socket, acknowledgements included; beyond it its client is not read, QoS 1 and 2 wait in the session's queue, and QoS 0 is dropped unless the socket keeps up";
     slots_max = 128, 1..=65535, "received packets of one session that wait for their turn; beyond it the connection is not read";
     slot_bytes_max = 4194304, 1024..=1073741824, "bytes of those packets";

@@ -59,6 +59,17 @@ pub enum Recheck {
     Again,
 }
 
+/// How long a packet in front still waits until its client has released another one with PUBREL.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum ReleaseWait {
+    /// Until the PUBREL comes.
+    NotTimed,
+    /// A deadline is armed, in case the PUBREL is behind what is not read.
+    Timed,
+    /// No longer: its connection was left unread too long. So it is until as many are released that another may wait.
+    Over,
+}
+
 /// One session on its home shard.
 #[derive(Debug)]
 pub struct Session {
@@ -90,8 +101,8 @@ pub struct Session {
     pub lanes_waited: ShardSet,
     /// Whether a shared subscription of it has been called full on this shard, which ends when its queue has drained.
     pub in_full_group: bool,
-    /// Whether somebody looks, in time, for a PUBREL that the packet in front waits for.
-    pub release_watched: bool,
+    /// How long a packet in front still waits for a PUBREL.
+    pub release_wait: ReleaseWait,
     /// Subscriptions by full filter.
     pub subscriptions: Subscriptions,
     /// Packets sent and not acknowledged.
@@ -140,7 +151,7 @@ impl Session {
             ready: Ready::default(),
             lanes_waited: ShardSet::EMPTY,
             in_full_group: false,
-            release_watched: false,
+            release_wait: ReleaseWait::NotTimed,
             subscriptions: Subscriptions::default(),
             inflight: Inflight::new(window),
             queue: VecDeque::new(),
@@ -177,7 +188,16 @@ impl Session {
 
     /// Whether its client may begin another QoS 2 exchange. Clients of MQTT 5 keep to the Receive Maximum that they were given.
     pub fn may_await_release(&self, awaiting_rel_max: u64) -> bool {
-        self.identity.version.is_v5() || (self.awaiting_rel.len() as u64) < awaiting_rel_max
+        self.identity.version.is_v5()
+            || self.release_wait == ReleaseWait::Over
+            || (self.awaiting_rel.len() as u64) < awaiting_rel_max
+    }
+
+    /// Publishes beyond `awaiting_rel_max` wait for a PUBREL again.
+    pub fn end_release_wait(&mut self) {
+        if self.release_wait == ReleaseWait::Over {
+            self.release_wait = ReleaseWait::NotTimed;
+        }
     }
 
     /// Whether the publish in front waits until its client has released another one with PUBREL. Nobody will where the

@@ -29,6 +29,7 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
     session.conn = None;
     session.since_wall_ms = parts.clock.now().wall_ms;
     session.epoch = session.epoch.wrapping_add(1);
+    session.end_release_wait();
     let will = session.will.take();
     subscriptions::set_shared_connected(parts, session_key, false);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };

@@ -230,6 +230,7 @@ fn on_pubrec(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
 
 fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), DecodeError> {
     parts.counters.packets_pubrel_received += 1;
+    let most = parts.setup.limits.awaiting_rel_max;
     let Some(session) = reading::session_of(parts, key).and_then(|session| parts.sessions.get_mut(session))
     else {
         return Ok(());
@@ -238,6 +239,9 @@ fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
     let reason = match known {
         Some(place) => {
             session.awaiting_rel.swap_remove(place);
+            if (session.awaiting_rel.len() as u64) < most {
+                session.end_release_wait();
+            }
             ReasonCode::SUCCESS
         }
         // PUBCOMP is due all the same [MQTT-4.3.3-11].

@@ -11,6 +11,7 @@ use super::authorize::Asked;
 use super::connect::granted_expiry;
 use super::hooks::Answer;
 use super::{authorize, ending, filters, hooks, plugin_publish, publish, reading, route, wake};
+use crate::clients::reading::{Pause, Reading};
 use crate::clock::Deadline;
 use crate::codec::DecodeError;
 use crate::flow::publish::{Decision, Place};
@@ -24,7 +25,7 @@ use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Behind, Verdict};
-use crate::session::{EndCause, Identity, Slot, SlotBody, Source, Stage, Storage};
+use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, Stage, Storage};
 
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
@@ -85,32 +86,37 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     }
 }
 
-/// Sees to it that a client which is not read, because a publish of its waits for a PUBREL, is not waited for without end.
+/// Sees to it that a client which is not read, because a publish of its waits for a PUBREL, is read again in time.
 fn watch_release(parts: &mut Parts, session_key: SessionKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.awaiting_rel_timeout_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if !session.release_watched {
-        session.release_watched = true;
+    if session.release_wait == ReleaseWait::NotTimed {
+        session.release_wait = ReleaseWait::Timed;
         parts.clock.arm_deadline(due_ms, Deadline::Release(session_key));
     }
 }
 
-/// Ends the connection of a session whose publish in front waits for a PUBREL, if nothing has been read of it for too long:
-/// the PUBREL may be behind what is not read.
+/// Has the publish in front wait for no PUBREL, if nothing has been read of its client for too long because as many packets wait
+/// as may: the PUBREL may be behind what is not read. What its client may then have open beyond `awaiting_rel_max` is bounded by
+/// its packet identifiers, and charged to its session.
 pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
     let (rel_max, timeout_ms) =
         (parts.setup.limits.awaiting_rel_max, parts.setup.limits.awaiting_rel_timeout_ms);
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.release_watched = false;
+    if session.release_wait != ReleaseWait::Timed {
+        return;
+    }
+    session.release_wait = ReleaseWait::NotTimed;
     if !session.waits_for_release(rel_max) {
         return;
     }
     let Some(key) = session.conn else { return };
     let Some(conn) = parts.connections.get(key) else { return };
-    if conn.is_paused() && now_ms >= conn.last_received_ms + timeout_ms {
-        let reason = ReasonCode::QUOTA_EXCEEDED;
-        ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+    let holds = matches!(conn.reading, Reading::Paused(Pause::Slots | Pause::Memory));
+    if holds && now_ms >= conn.last_received_ms + timeout_ms {
+        session.release_wait = ReleaseWait::Over;
+        wake::wake_slots(parts, session_key);
     } else {
         watch_release(parts, session_key);
     }
