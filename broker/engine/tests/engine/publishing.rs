@@ -3,6 +3,7 @@
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
+use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Pause, Reading};
 use grapnel_plugin_abi::raw::{Field, Flow, Status};
 
@@ -375,6 +376,20 @@ fn a_v3_client_whose_pubrel_is_behind_what_is_not_read_goes_on() {
     assert_eq!(world.take(publisher), []);
     world.pass_ms(200);
     assert_eq!(world.take(publisher), (2..=4).map(|n| Got::Ack("PUBREC", n, 0)).collect::<Vec<_>>());
+}
+
+/// Behind a DISCONNECT no PUBREL can come: what waits for one takes effect, and the connection ends at once.
+#[test]
+fn a_disconnect_behind_what_waits_for_pubrel_ends_the_connection() {
+    let mut world = World::with(1, |limits| limits.awaiting_rel_max = 1);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "#", QoS::AtMostOnce);
+    let publisher = world.connect("pub", &Ask::v(Version::V311));
+    (1..=3).for_each(|n| world.publish(publisher, "t", &n.to_string(), QoS::ExactlyOnce, n));
+    world.disconnect(publisher, ReasonCode::SUCCESS);
+    assert!(world.is_closed(publisher));
+    let payloads: Vec<Got> = (1..=3).map(|n| message("t", &n.to_string(), 0)).collect();
+    assert_eq!(world.take_plain(sub), payloads);
 }
 
 /// What one connection was allowed beyond `awaiting_rel_max` is not the next one's.
