@@ -195,8 +195,7 @@ fn on_disconnect(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), De
         return pump::leave(parts, key, leave);
     }
     session.slots.push(Slot::new(Some(key), SlotBody::Disconnect(leave)));
-    // Nothing in front of it waits for a PUBREL any more.
-    wake::wake_slots(parts, session_key);
+    pump::disconnect_waits(parts, session_key, leave);
     Ok(())
 }
 

@@ -124,7 +124,6 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
 
 /// A DISCONNECT that has waited for its turn.
 fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, leave: Leave) {
-    let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if session.conn == Some(conn) {
         if let Err(error) = self::leave(parts, conn, leave) {
@@ -132,18 +131,7 @@ fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, le
         }
         return;
     }
-    let is_last = session.conn.is_none() && session.slots.last_end() == Some(conn);
     session.slots.mark_end(conn, EndCause::ByClient(leave.reason));
-    // What CONNECT said to be 0 stays 0 [MQTT-3.14.2-2]; the client is past hearing that it was wrong. A connection since has
-    // said something else.
-    if let Some(expiry_s) = leave.expiry_s
-        && is_last
-        && session.identity.asked_expiry_s != 0
-        // Nor does it bring back a session that was thrown away since.
-        && session.last.is_none()
-    {
-        session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
-    }
 }
 
 /// Lets the publishes behind a waiting one go as far as it has come.
@@ -307,6 +295,20 @@ pub(crate) fn publish_answered(
     };
     drop(message);
     settle_publish(parts, session_key, number, decision);
+    wake::wake_slots(parts, session_key);
+}
+
+/// A DISCONNECT waits for its turn. The session expiry that it names holds from now on, whatever ends the connection meanwhile.
+/// What CONNECT said to be 0 stays 0 [MQTT-3.14.2-2]; that is answered in its turn.
+pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave: Leave) {
+    let expiry_max_s = parts.setup.limits.session_expiry_max_s;
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    if let Some(expiry_s) = leave.expiry_s
+        && session.identity.asked_expiry_s != 0
+    {
+        session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
+    }
+    // Nothing in front of it waits for a PUBREL any more.
     wake::wake_slots(parts, session_key);
 }
 

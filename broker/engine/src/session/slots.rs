@@ -254,11 +254,6 @@ impl Slots {
         }
     }
 
-    /// The connection whose end waits last.
-    pub fn last_end(&self) -> Option<ConnKey> {
-        self.queue.iter().rev().find(|slot| matches!(slot.body, SlotBody::End(..))).and_then(|slot| slot.conn)
-    }
-
     /// All waiting packets in order.
     pub fn iter(&self) -> impl Iterator<Item = &Slot> {
         self.queue.iter()

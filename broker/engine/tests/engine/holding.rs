@@ -112,6 +112,35 @@ fn the_bytes_of_packets_that_wait_are_bounded() {
     }
 }
 
+/// The session expiry of a DISCONNECT that waits holds from when it was received: a CONNECT that comes meanwhile finds no
+/// session where that was 0, and the will is not put off any more [MQTT-3.1.3-9].
+#[test]
+fn the_next_connect_finds_the_session_as_a_disconnect_that_waits_has_left_it() {
+    for (expiry_s, present) in [(0, false), (50, true)] {
+        let mut world = World::new(1);
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "#", QoS::AtMostOnce);
+        let ask = Ask { will: Some(("will", "w", QoS::AtMostOnce, false)), will_delay_s: 10, ..stored(&[]) };
+        let client = world.connect("c", &ask);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        let mut section = Vec::new();
+        push_property(&mut section, Property::SessionExpiry(expiry_s));
+        let properties = Properties::from_encoded(&section);
+        let reason = ReasonCode::DISCONNECT_WITH_WILL;
+        world.send(client, &Packet::Disconnect(Disconnect { reason, properties }));
+        let (_, connack) = world.try_connect("c", &stored(&[]));
+        assert_eq!(connack, Some(Got::ConnAck { present, code: 0 }));
+        mount(&mut world, Vec::new());
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        let mut expected = vec![message("t", "x", 0)];
+        // Its client is back within the delay.
+        expected.extend((!present).then(|| message("will", "w", 0)));
+        assert_eq!(world.take(sub), expected, "{expiry_s}");
+    }
+}
+
 /// A DISCONNECT behind a publish that waits takes effect after it: 0x00 takes the will along [MQTT-3.14.4-3], 0x04 sends it
 /// behind the publish, and its session expiry counts.
 #[test]
