@@ -254,6 +254,11 @@ impl Session {
         self.is_persistent() && self.fate != Fate::Ends
     }
 
+    /// Whether it is there for its client: connected, or to be resumed.
+    pub fn is_there(&self) -> bool {
+        self.goes_on() || self.conn.is_some() && self.fate != Fate::Ends
+    }
+
     /// Puts a delivery at the end of the queue. False, and nothing done, when a limit is reached.
     pub fn enqueue(&mut self, delivery: Delivery, messages_max: u64, bytes_max: u64) -> bool {
         let room = self.has_queue_room(&delivery, messages_max, bytes_max);

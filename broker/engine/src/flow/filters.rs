@@ -41,7 +41,7 @@ struct Place {
 enum Asker {
     /// It is connected as it was when it sent the packet.
     Connected,
-    /// That connection has ended and its session goes on.
+    /// That connection has ended and its session goes on, with another connection or without.
     Away,
     /// Its session has ended too.
     Gone,
@@ -160,7 +160,7 @@ fn asker(parts: &Parts, place: Place, packet: &FilterPacket) -> Asker {
     // What a plugin subscribes to is nobody's packet.
     if session.conn.is_some() && (packet.packet_id.is_none() || session.conn == place.conn) {
         Asker::Connected
-    } else if session.goes_on() {
+    } else if session.is_there() {
         Asker::Away
     } else {
         Asker::Gone

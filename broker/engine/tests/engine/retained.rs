@@ -380,7 +380,8 @@ fn retained_messages_go_on_where_a_session_is_resumed() {
 /// in force, so its session gets the retained messages when it is resumed, before that has come or after.
 #[test]
 fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
-    for (known, back_early) in [(false, false), (false, true), (true, false), (true, true)] {
+    for n in 0..8 {
+        let (known, back_early, stays) = (n & 1 > 0, n & 2 > 0, n & 4 > 0);
         let mut world = World::new(2);
         let publisher = world.connect("pub", &Ask::v(Version::V311));
         for n in 0..40 {
@@ -397,17 +398,19 @@ fn retained_messages_come_at_resume_where_the_subscribe_was_waiting() {
         world.send_subscribe(sub, "r/#", SubscriptionOptions::of_qos(QoS::AtLeastOnce), None);
         assert_eq!(world.take(sub), []);
         world.lose(sub);
+        // With a session that ends with its next connection, or not.
+        let again = Ask { clean: false, ..Ask::v(if stays { Version::V311 } else { Version::V5 }) };
         if back_early {
-            sub = world.connect("sub", &ask);
+            sub = world.connect("sub", &again);
             assert_eq!(world.take(sub), []);
         }
         world.lanes_open = true;
         world.drive();
         if !back_early {
-            sub = world.connect("sub", &ask);
+            sub = world.connect("sub", &again);
         }
         let got = read_all(&mut world, sub);
-        assert_eq!((topics(&got).len(), distinct(&got)), (40, 40), "{known} {back_early}: {got:?}");
+        assert_eq!((topics(&got).len(), distinct(&got)), (40, 40), "{known} {back_early} {stays}: {got:?}");
     }
 }
 
