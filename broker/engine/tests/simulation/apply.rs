@@ -13,6 +13,10 @@ use crate::op::{Bad, Connect, Op, Publish};
 use crate::wire;
 use crate::world::World;
 
+/// What is held longer than this may come live although it came as a retained message: so long the engine
+/// remembers what is stored and on its way.
+const HELD_MS_MAX: u64 = 29_000;
+
 impl World {
     /// Applies one operation, and gives every shard a turn.
     pub fn apply(&mut self, op: &Op) {
@@ -93,6 +97,10 @@ impl World {
             socket.may_end |= socket.connect.keep_alive_s > 0 || socket.stage == Stage::Connecting;
         }
         self.engine.pass_ms(ms);
+        self.held_ms = if self.engine.any_held() { self.held_ms + ms } else { 0 };
+        if self.held_ms >= HELD_MS_MAX {
+            self.model.all_late();
+        }
     }
 
     /// A connection that can be sent nothing: it must be closed, unless a plugin looks at it first.
@@ -315,10 +323,12 @@ impl World {
         });
     }
 
-    /// Everything that was under way has taken effect, unless a plugin has not answered.
+    /// Everything that was under way has taken effect, unless a plugin has not answered, or a client has not
+    /// released what it began.
     fn at_rest(&mut self) {
         if self.nothing_waits() {
-            self.model.retained.at_rest();
+            let slots: Vec<usize> = (0..self.clients.len()).map(|client| self.slots_of(client)).collect();
+            self.model.retained.at_rest(|client| slots[client] > 0);
             self.settle_rules();
         }
     }

@@ -43,6 +43,9 @@ pub struct Client {
     /// Sockets whose CONNECT is not answered.
     pub connecting: Vec<usize>,
     pub outgoing: Vec<Outgoing>,
+    /// What it has not sent again after its connection had ended: the broker may have read it before, and
+    /// acknowledges it then.
+    pub given_up: BTreeSet<(PacketType, u16)>,
     pub requests: Vec<Request>,
     /// Identifiers of QoS 2 messages that wait for PUBREL, with the message.
     pub incoming: BTreeMap<u16, u32>,
@@ -83,7 +86,10 @@ impl Client {
     /// What dies with a connection.
     pub fn connection_over(&mut self) {
         self.owed.clear();
-        self.outgoing.retain(|out| !out.refused);
+        for out in self.outgoing.extract_if(.., |out| out.refused) {
+            let kind = if out.publish.qos == 1 { PacketType::PubAck } else { PacketType::PubRec };
+            self.given_up.insert((kind, out.id));
+        }
         self.requests.clear();
         self.cork = None;
         self.pieces = 0;
@@ -118,6 +124,8 @@ pub struct Socket {
     /// Whether it has ever been in.
     pub was_in: bool,
     pub resumed: bool,
+    /// Nobody can say whether it was resumed: its version has no flag for it, and the session is of this moment.
+    pub resumed_unclear: bool,
     /// What the engine has not taken yet.
     pub unread: BytesMut,
     pub sent: VecDeque<(u64, Sent)>,
@@ -171,6 +179,7 @@ impl Socket {
             stage: Stage::Connecting,
             was_in: false,
             resumed: false,
+            resumed_unclear: false,
             unread: BytesMut::new(),
             sent: VecDeque::new(),
             pushed: 0,

@@ -24,7 +24,7 @@ rules! {
     PacketTooLarge: "No packet is larger than the client's Maximum Packet Size [MQTT-3.1.2-24].";
     AliasUnknown: "A topic alias is within the client's maximum and set before it is used [MQTT-3.1.2-26].";
     EndedWithoutCause: "A connection is ended only if the client, the operator or a plugin gave cause.";
-    AwaitingRel: "A client of MQTT 3 that sends more QoS 2 than is taken at a time is not read, rather than disconnected.";
+    AwaitingRel: "A client of MQTT 3 that sends more QoS 2 than is taken at a time is not read for a while, and never disconnected for it.";
     VerdictOfAnother: "A Disconnect verdict ends the connection that the message came through, or none.";
     AcknowledgementOrder: "Acknowledgements of packets that take slots come in the order of those packets.";
     AcknowledgementOrderRefused: "The refusal of a topic name waits its turn like every other acknowledgement.";
@@ -38,7 +38,7 @@ rules! {
     Unsubscribed: "A message comes only to who has, or had since it was published, a subscription for it.";
     ExactlyOnce: "A message of QoS 2 comes once for each subscription that brings it [MQTT-4.3.3].";
     TooOften: "A message comes at most once for each subscription that brings it.";
-    LiveAndRetained: "A message that is retained while somebody subscribes comes live or retained, not both.";
+    LiveAndRetained: "A message that is retained while somebody subscribes comes live or retained, not both, unless a lane is held for half a minute.";
     QosTooHigh: "A delivery has at most the QoS of the message and of the subscription.";
     IdentifierUnknown: "A subscription identifier is one of a subscription that matches [MQTT-3.3.4-3].";
     NoLocal: "A client does not get its own message through a subscription with No Local [MQTT-3.8.3-3].";
@@ -57,11 +57,11 @@ rules! {
     KickUndone: "A session that the operator has thrown away is not resumed.";
     SessionOwner: "A session is not resumed by another user than the one that left it.";
     Revoked: "A subscription that was granted is not taken away because nobody answered.";
-    RetainedWrong: "What is retained for a topic is the last message that was accepted for it.";
+    RetainedWrong: "What is retained for a topic is the last message that took effect for it: one that was read after every other had been acknowledged, or the last of its publisher.";
     RetainedMissing: "A new subscription gets every retained message that matches it.";
     RetainedDropped: "A new subscription gets every retained message, as it has room for them.";
     RetainedNotSent: "A SUBSCRIBE brings the retained messages that match, unless they are replaced [MQTT-3.3.1-9].";
-    RetainedAtResume: "Retained messages of QoS 1 and 2 that were due when the connection ended come after a resume.";
+    RetainedAtResume: "Retained messages of QoS 1 and 2 that a subscription in force had due when the connection ended come after a resume.";
     RetainedTwice: "A new subscription gets a retained message once.";
     NotAllowed: "Nothing is delivered that its receiver may not have by the rules in force since it was published.";
     NotAllowedInherited: "Who takes a session over gets nothing that he may not have by the rules in force since it was published.";

@@ -58,6 +58,8 @@ pub struct Message {
     pub socket: usize,
     /// It was sent again after the engine may have taken it.
     pub again: u8,
+    /// A lane was held longer than the engine tells live from retained.
+    pub late: bool,
 }
 
 /// A subscription of a session.
@@ -67,6 +69,20 @@ pub struct Subscription {
     pub options: u8,
     /// Whether SUBACK has said so, and nothing that was sent since takes it back.
     pub sure: bool,
+}
+
+/// A retained message that a SUBSCRIBE must bring.
+#[derive(Clone, Copy, Debug)]
+pub struct DueRetained {
+    pub number: u32,
+    pub filter: u8,
+    /// Whether it is sent with QoS 1 or 2.
+    pub kept: bool,
+    /// Whether it is the first SUBSCRIBE of the session for this filter: if the subscription is in force, it has
+    /// taken effect.
+    pub first: bool,
+    /// Whether SUBACK has come.
+    pub acknowledged: bool,
 }
 
 /// A session from its beginning to its end, as its client sees it.
@@ -88,11 +104,10 @@ pub struct Life {
     pub last: BTreeMap<(Publisher, u8, u8), u32>,
     /// Subscription identifiers that it has used, with their filters.
     pub ids: BTreeSet<(u8, u32)>,
-    /// Retained messages that a SUBSCRIBE must bring, by topic: with the filter, and whether QoS 1 or 2
-    /// brings them.
-    pub due_retained: BTreeMap<u8, (u32, u8, bool)>,
+    /// Retained messages that a SUBSCRIBE must bring, by topic.
+    pub due_retained: BTreeMap<u8, DueRetained>,
     /// Those of QoS 1 and 2 that were due when the connection ended.
-    pub due_at_resume: BTreeMap<u8, u32>,
+    pub due_at_resume: BTreeMap<u8, DueRetained>,
     /// Maximum Packet Size of the connection, the smallest that it has had.
     pub packet_bytes_max: Option<u32>,
     /// Somebody else has had the session before.
@@ -108,11 +123,12 @@ impl Life {
         self.asked.iter().any(|asked| FILTERS[usize::from(asked.filter)].starts_with("$share"))
     }
 
-    /// What is still due of retained messages when the connection ends.
+    /// What is still due of retained messages when the connection ends. A SUBSCRIBE that was not acknowledged
+    /// may have died with it.
     fn connection_over(&mut self) {
-        for (topic, (number, _, kept)) in std::mem::take(&mut self.due_retained) {
-            if kept {
-                self.due_at_resume.insert(topic, number);
+        for (topic, due) in std::mem::take(&mut self.due_retained) {
+            if due.kept && (due.acknowledged || due.first) {
+                self.due_at_resume.insert(topic, due);
             }
         }
     }
@@ -226,6 +242,7 @@ impl Model {
             full: false,
             socket: usize::MAX,
             again: 0,
+            late: false,
         });
         (self.messages.len() - 1) as u32
     }
@@ -322,7 +339,8 @@ impl Model {
             let message = &self.messages[number as usize];
             if message.publisher.client != client {
                 let kept = message.qos > 0 && options.qos.as_u8() > 0;
-                self.lives[client].due_retained.insert(topic, (number, filter, kept));
+                let due = DueRetained { number, filter, kept, first: is_new, acknowledged: false };
+                self.lives[client].due_retained.insert(topic, due);
             }
         }
     }
@@ -331,7 +349,7 @@ impl Model {
     fn forget_retained(&mut self, client: usize, filter: u8) {
         let row = &self.matches[usize::from(filter)];
         let life = &mut self.lives[client];
-        life.due_retained.retain(|_, (_, by, _)| *by != filter);
+        life.due_retained.retain(|_, due| due.filter != filter);
         life.due_at_resume.retain(|topic, _| !row[usize::from(*topic)]);
     }
 
@@ -347,6 +365,11 @@ impl Model {
             let told = v5 || !(message.touched || (message.retain && self.retained_small));
             message.accepted = if told { Some(taken) } else { None };
         }
+    }
+
+    /// Whatever is under way comes later than the engine tells live from retained.
+    pub fn all_late(&mut self) {
+        self.messages.iter_mut().for_each(|message| message.late = true);
     }
 
     /// A plugin may refuse whatever a client has under way.
@@ -425,6 +448,7 @@ impl Model {
         filters: &[(u8, u8)],
         codes: &[u8],
         (unanswered, denied): (bool, bool),
+        taken_back: &BTreeSet<u8>,
     ) {
         for ((filter, options), code) in filters.iter().zip(codes) {
             let life = &mut self.lives[client];
@@ -434,7 +458,7 @@ impl Model {
                 self.forget_retained(client, *filter);
                 continue;
             }
-            if life.withdrawn.contains(filter) {
+            if life.withdrawn.contains(filter) || taken_back.contains(filter) {
                 continue;
             }
             before.map(|place| life.subscriptions.remove(place));
@@ -447,6 +471,12 @@ impl Model {
                 life.granted.insert(*filter);
             }
         }
+    }
+
+    /// SUBACK has granted a filter, which no SUBSCRIBE has asked for since.
+    pub fn retained_promised(&mut self, client: usize, filter: u8) {
+        let due = self.lives[client].due_retained.values_mut();
+        due.filter(|due| due.filter == filter).for_each(|due| due.acknowledged = true);
     }
 
     /// UNSUBACK has come.

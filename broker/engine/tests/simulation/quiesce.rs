@@ -7,8 +7,8 @@ use grapnel_engine::packet::Version;
 
 use crate::client::{Client, Stage};
 use crate::judge::Rule;
-use crate::model::client_id;
-use crate::op::Connect;
+use crate::model::{DueRetained, client_id};
+use crate::op::{Connect, FILTERS};
 use crate::world::World;
 
 impl World {
@@ -205,17 +205,23 @@ impl World {
         let life = &self.model.lives[client];
         let rule = if dropped + others > 0 { Rule::RetainedDropped } else { Rule::RetainedNotSent };
         let mut due = life.due_retained.clone();
-        due.retain(|_, (number, ..)| life.packet_bytes_max.is_none() || self.model.fits(client, *number));
-        self.judge
-            .check(due.is_empty(), rule, || format!("{} lacks (topic, message) {due:?}", client_id(client)));
-        self.judge.check(life.due_at_resume.is_empty(), Rule::RetainedAtResume, || {
-            format!("{} lacks (topic, message) {:?}", client_id(client), life.due_at_resume)
-        });
+        let fits = |due: &DueRetained| life.packet_bytes_max.is_none() || self.model.fits(client, due.number);
+        due.retain(|_, due| fits(due));
+        self.judge.check(due.is_empty(), rule, || format!("{} lacks {due:?}", client_id(client)));
+        // Where SUBACK has not come, only what is in force brings anything.
+        let there = self.engine.filters(&self.clients[client].id);
+        let in_force = |due: &DueRetained| {
+            due.acknowledged || there.iter().any(|there| there == FILTERS[usize::from(due.filter)])
+        };
+        let mut due = life.due_at_resume.clone();
+        due.retain(|_, due| fits(due) && in_force(due));
+        let lacks = || format!("{} lacks {due:?}", client_id(client));
+        self.judge.check(due.is_empty(), Rule::RetainedAtResume, lacks);
     }
 
     /// A client that has never been here subscribes for everything.
     fn check_retained(&mut self) {
-        self.model.retained.at_rest();
+        self.model.retained.at_rest(|_| false);
         let number = self.clients.len();
         self.clients.push(Client::new("reader".into()));
         self.model.add_client();

@@ -3,8 +3,9 @@
 
 use grapnel_engine::codec;
 use grapnel_engine::packet::{Ack, ConnAck, Packet, PacketType, Publish, Version};
+use grapnel_engine::reason::ReasonCode;
 
-use crate::client::{Piece, Sent, Stage};
+use crate::client::{Piece, Request, Sent, Stage};
 use crate::judge::Rule;
 use crate::model::{Delivered, client_id, topic_index};
 use crate::op::USERS;
@@ -78,7 +79,13 @@ impl World {
                 *pings = pings.saturating_sub(1);
                 self.judge.check(due, Rule::AcknowledgementUnknown, || "PINGRESP without PINGREQ".into());
             }
-            Packet::Disconnect(_) => {}
+            // What was sent again is under way once more where the first one was acknowledged meanwhile: the client
+            // counts one less than the broker.
+            Packet::Disconnect(disconnect) => {
+                let socket = &mut self.sockets[number];
+                let beyond = disconnect.reason == ReasonCode::RECEIVE_MAXIMUM_EXCEEDED;
+                socket.may_end |= beyond && !socket.again.is_empty();
+            }
             _ => self.judge.broken(Rule::WireLegal, || format!("{kind:?} from a server")),
         }
     }
@@ -101,7 +108,8 @@ impl World {
         let ask = socket.connect.clone();
         // MQTT 3.1 has no such flag: a session that is not of this moment is an older one.
         let details = self.engine.details(&self.clients[client].id);
-        let older = details.is_some_and(|details| details.created_at_ms < wall_ms);
+        let older = details.as_ref().is_some_and(|details| details.created_at_ms < wall_ms);
+        let unclear = ask.version == Version::V31 && !ask.clean && !older;
         let present = match ask.version {
             // Of another principal it is certain only what the engine shows.
             Version::V31 => {
@@ -114,6 +122,7 @@ impl World {
         socket.stage = Stage::Live;
         socket.was_in = true;
         socket.resumed = present;
+        socket.resumed_unclear = unclear && !present;
         let properties = &connack.properties;
         let limits = &self.settings.limits;
         let asked_expiry_s = match (ask.version, ask.clean) {
@@ -149,9 +158,11 @@ impl World {
             self.judge
                 .check(certain == present, rule, || format!("{}: present is {present}", client_id(client)));
         }
-        self.model.wills.client_is_back(client, present, (opened_ms, now_ms));
+        let back = if self.sockets[number].resumed_unclear { None } else { Some(present) };
+        self.model.wills.client_is_back(client, back, (opened_ms, now_ms));
         if !present {
             self.clients[client].outgoing.clear();
+            self.clients[client].given_up.clear();
             self.clients[client].incoming.clear();
             self.model.begin(client, ask.version);
         }
@@ -174,6 +185,8 @@ impl World {
         // After a change of the version there may be more than the new Receive Maximum allows.
         let socket = &mut self.sockets[number];
         socket.may_end |= outgoing.len() > socket.receive_maximum;
+        // What it has given up counts all the same, as long as the broker has not acknowledged it.
+        socket.may_end |= !self.clients[client].given_up.is_empty();
         for out in outgoing {
             let socket = &mut self.sockets[number];
             if out.released {
@@ -291,6 +304,7 @@ impl World {
             // PUBCOMP also answers a PUBREL that a client had no reason for.
             let socket = &self.sockets[number];
             let odd = socket.may_end || kind == PacketType::PubComp || self.sent_again(client, kind, id);
+            let odd = odd || self.clients[client].given_up.contains(&(kind, id));
             self.judge
                 .check(odd, Rule::AcknowledgementUnknown, || format!("{kind:?} {id} on socket {number}"));
             return;
@@ -328,7 +342,18 @@ impl World {
         if request.subscribe {
             let whole = codes.len() == request.filters.len();
             self.judge.check(whole, Rule::WireLegal, || format!("SUBACK {id} with {} codes", codes.len()));
-            self.model.subscribed(client, &request.filters, codes, (request.unanswered, request.denied));
+            // An UNSUBSCRIBE that was sent since takes the filter back.
+            let later = self.clients[client].requests.iter().filter(|later| !later.subscribe);
+            let taken_back =
+                later.flat_map(|later| later.filters.iter().map(|(filter, _)| *filter)).collect();
+            let unsure = (request.unanswered, request.denied);
+            self.model.subscribed(client, &request.filters, codes, unsure, &taken_back);
+            for ((filter, _), code) in request.filters.iter().zip(codes) {
+                let asks = |later: &Request| later.filters.iter().any(|(one, _)| one == filter);
+                if *code < 0x80 && !self.clients[client].requests.iter().any(asks) {
+                    self.model.retained_promised(client, *filter);
+                }
+            }
         } else {
             // A SUBSCRIBE that was sent since brings the filter back.
             let later = &self.clients[client].requests;
@@ -343,14 +368,16 @@ impl World {
 
     /// Whether a client has a packet of its own that waits for this acknowledgement.
     fn waits(&self, client: usize, kind: PacketType, id: u16) -> bool {
-        self.clients[client].outgoing.iter().any(|out| {
+        let client = &self.clients[client];
+        let waits = client.outgoing.iter().any(|out| {
             out.id == id
                 && match kind {
                     PacketType::PubAck | PacketType::PubRec => !out.released,
                     PacketType::PubComp => out.released,
                     _ => false,
                 }
-        })
+        });
+        waits || client.given_up.contains(&(kind, id))
     }
 
     /// Whether a client has sent again, on any of its connections, what this acknowledges.

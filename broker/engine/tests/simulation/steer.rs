@@ -79,7 +79,7 @@ impl World {
             self.sockets[socket].kicked |= discard;
         }
         if discard {
-            self.model.sessions.discarded(client);
+            self.discarded(client);
         }
         let id = self.clients[client].id.clone();
         self.engine.kick(&id, discard);

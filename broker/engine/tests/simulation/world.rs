@@ -27,6 +27,8 @@ pub struct World {
     pub settings: Settings,
     pub plugins: Plugins,
     events: Vec<Event>,
+    /// How long some lane has been held.
+    pub held_ms: u64,
     /// What was sent and received, for a replay.
     pub traced: Option<Vec<String>>,
 }
@@ -60,6 +62,7 @@ impl World {
             judge: Judge::new(known_too),
             settings,
             events: Vec::new(),
+            held_ms: 0,
             traced: None,
             plugins,
         };
@@ -366,9 +369,19 @@ impl World {
         let unsure = socket.slots_at_end > 0;
         let expiry_s = self.expiry_at_end(number);
         if self.sockets[number].kicked {
-            self.model.sessions.discarded(client);
+            self.discarded(client);
         } else {
             self.model.sessions.away(client, expiry_s, now_ms, unsure);
+        }
+    }
+
+    /// The operator has thrown a session away. A connection that is not answered yet may be in already, and have
+    /// gone on with it before.
+    pub fn discarded(&mut self, client: usize) {
+        if self.clients[client].connecting.is_empty() {
+            self.model.sessions.discarded(client);
+        } else {
+            self.model.sessions.away(client, 0, self.engine.now_ms(), true);
         }
     }
 
@@ -398,7 +411,9 @@ impl World {
         self.model.wills.wait(will, client, now_ms + u64::from(waits_s) * 1000, unsure);
         if replaced {
             // The one that came instead is in already.
-            let resumed = self.clients[client].current.is_some_and(|socket| self.sockets[socket].resumed);
+            let current = self.clients[client].current.map(|socket| &self.sockets[socket]);
+            let unclear = current.is_some_and(|socket| socket.resumed_unclear);
+            let resumed = (!unclear).then(|| current.is_some_and(|socket| socket.resumed));
             self.model.wills.client_is_back(client, resumed, (now_ms, now_ms));
         }
     }

@@ -51,10 +51,10 @@ impl Model {
         self.in_order(judge, delivered, &message, &asked, (retain, dup));
         let life = &mut self.lives[client];
         life.due.remove(&number);
-        if life.due_retained.get(&topic).is_some_and(|(due, ..)| *due == number) {
+        if life.due_retained.get(&topic).is_some_and(|due| due.number == number) {
             life.due_retained.remove(&topic);
         }
-        if life.due_at_resume.get(&topic) == Some(&number) {
+        if life.due_at_resume.get(&topic).is_some_and(|due| due.number == number) {
             life.due_at_resume.remove(&topic);
         }
         self.retained.came(client, topic, number);
@@ -82,13 +82,19 @@ impl Model {
         let shared = |asked: &&Asked| FILTERS[usize::from(asked.filter)].starts_with("$share");
         let groups = asked.iter().filter(shared).count();
         let plain: usize = asked.iter().filter(|a| !shared(a)).map(|a| usize::from(a.times)).sum();
-        let plain = if message.retain { plain } else { plain.min(1) };
+        let plain = match (message.retain, message.late) {
+            (true, true) => plain * 2,
+            (true, false) => plain,
+            (false, _) => plain.min(1),
+        };
         let most = groups + plain;
+        // One that what is retained had no room for was delivered all the same, and its sender may send it again.
+        let again = if message.retain && self.retained_small { usize::from(message.again) } else { 0 };
         let twice = |rule| if message.retain { Rule::LiveAndRetained } else { rule };
         let got = self.lives[client].got.entry(number).or_default();
         if qos == 2 {
             got.0 = got.0.saturating_add(1);
-            let times = got.0;
+            let (times, most) = (got.0, most * (1 + again));
             judge.check(usize::from(times) <= most, twice(Rule::ExactlyOnce), || {
                 format!("{} got message {number} {times} times with QoS 2, {most} allowed", client_id(client))
             });

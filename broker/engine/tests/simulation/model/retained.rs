@@ -1,5 +1,6 @@
-//! What may be retained for each topic. Publishes that ran at the same time may have been stored in any
-//! order; one that was certainly followed by another is out.
+//! What may be retained for each topic. A publish is stored at some time from when it is read until it is
+//! acknowledged, or until nothing of its client waits. Two whose times overlap may be stored in either order,
+//! unless they are of one publisher, whose order is kept; one that was certainly followed by another is out.
 
 use std::collections::BTreeMap;
 
@@ -63,7 +64,7 @@ impl Retained {
     /// The message that is retained for a topic for certain, and that nothing is about to replace.
     pub fn settled(&self, topic: u8, messages: &[Message]) -> Option<u32> {
         let versions = self.topics.get(&topic)?;
-        let refused = |version: &&Version| messages[version.number as usize].accepted == Some(false);
+        let refused = |version: &&Version| is_refused(&messages[version.number as usize]);
         let last = versions.iter().rfind(|version| !refused(version))?;
         let message = &messages[last.number as usize];
         let sure = message.accepted == Some(true) && !message.touched && !last.again && last.done.is_some();
@@ -74,10 +75,10 @@ impl Retained {
         (sure && alone && !last.empty && !last.expires).then_some(last.number)
     }
 
-    /// Everything that was published has taken effect.
-    pub fn at_rest(&mut self) {
+    /// Everything that was published has taken effect, but for clients of whom something still waits.
+    pub fn at_rest(&mut self, waits: impl Fn(usize) -> bool) {
         let step = self.step;
-        for version in self.topics.values_mut().flatten() {
+        for version in self.topics.values_mut().flatten().filter(|version| !waits(version.publisher.client)) {
             version.done.get_or_insert(step);
         }
     }
@@ -96,7 +97,7 @@ impl Retained {
                 let message = &messages[version.number as usize];
                 message.accepted == Some(true) && !message.touched && !version.again
             };
-            let possible = |version: &&Version| messages[version.number as usize].accepted != Some(false);
+            let possible = |version: &&Version| !is_refused(&messages[version.number as usize]);
             let outdone = |place: usize, version: &Version| {
                 let later = |(at, other): (usize, &Version)| {
                     version.done.is_some_and(|done| other.begun > done)
@@ -132,6 +133,11 @@ impl Retained {
             }
         }
     }
+}
+
+/// Whether a message had no effect. Of one that was sent again, a refusal says nothing about the first time.
+fn is_refused(message: &Message) -> bool {
+    message.accepted == Some(false) && message.again == 0
 }
 
 fn numbers(versions: &[&Version]) -> Vec<u32> {

@@ -47,17 +47,18 @@ impl Wills {
         self.waiting.push(Waiting { number, client, due_ms, unsure });
     }
 
-    /// The client has come back to its session, or to a new one, at some time from `since_ms` on.
-    pub fn client_is_back(&mut self, client: usize, resumed: bool, (since_ms, now_ms): (u64, u64)) {
+    /// The client has come back to its session, or to a new one, or nobody can say to which, at some time from
+    /// `since_ms` on.
+    pub fn client_is_back(&mut self, client: usize, resumed: Option<bool>, (since_ms, now_ms): (u64, u64)) {
         let (back, waiting) = std::mem::take(&mut self.waiting).into_iter().partition(|w| w.client == client);
         self.waiting = waiting;
         for will in back {
             let due = match resumed {
-                false => Due::Must,
-                true if will.unsure => Due::Either,
-                true if now_ms + SLACK_MS < will.due_ms => Due::MustNot,
-                true if since_ms > will.due_ms + SLACK_MS => Due::Must,
-                true => Due::Either,
+                Some(false) => Due::Must,
+                Some(true) if will.unsure => Due::Either,
+                Some(true) if now_ms + SLACK_MS < will.due_ms => Due::MustNot,
+                Some(true) if since_ms > will.due_ms + SLACK_MS => Due::Must,
+                Some(true) | None => Due::Either,
             };
             self.decided.insert(will.number, due);
         }
@@ -66,7 +67,7 @@ impl Wills {
     /// The operator has ended the session, or just the connection.
     pub fn discarded(&mut self, client: usize, discard: bool) {
         if discard {
-            self.client_is_back(client, false, (0, 0));
+            self.client_is_back(client, Some(false), (0, 0));
         }
     }
 
