@@ -2,7 +2,7 @@
 //! ways, what waits to be sent, and the slots of what was received and waits for its turn. It decides packet identifiers and
 //! windows; it knows neither hooks nor routes nor sockets.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
@@ -112,7 +112,7 @@ pub struct Session {
     /// Their bytes.
     pub queue_bytes: usize,
     /// Packet identifiers of QoS 2 publishes that wait for PUBREL.
-    pub awaiting_rel: Vec<NonZeroU16>,
+    pub awaiting_rel: BTreeSet<NonZeroU16>,
     /// Received packets that wait for their turn.
     pub slots: Slots,
     /// The will of the connection, until it ends.
@@ -156,7 +156,7 @@ impl Session {
             inflight: Inflight::new(window),
             queue: VecDeque::new(),
             queue_bytes: 0,
-            awaiting_rel: Vec::new(),
+            awaiting_rel: BTreeSet::new(),
             slots: Slots::default(),
             will: None,
             delayed_will: None,

@@ -51,6 +51,9 @@ impl Connection {
     }
 }
 
+/// What a packet identifier that waits for PUBREL is charged for: a place in a set.
+const AWAITING_REL_BYTES: usize = 8;
+
 /// What an entry of a queue is charged for beside its message.
 const DELIVERY_BYTES: usize = size_of::<crate::session::Delivery>();
 
@@ -97,7 +100,7 @@ impl Session {
         let wills = [&self.will, &self.delayed_will].into_iter().flatten().map(|will| will.bytes());
         let readers = self.readers.as_ref().map_or(0, |readers| readers.bytes());
         let deliveries = self.deliveries.as_ref().map_or(0, |deliveries| deliveries.charge());
-        let awaiting = self.awaiting_rel.len() * size_of::<std::num::NonZeroU16>();
+        let awaiting = self.awaiting_rel.len() * AWAITING_REL_BYTES;
         subscriptions + wills.sum::<usize>() + readers + deliveries + awaiting + self.identity.bytes()
     }
 }

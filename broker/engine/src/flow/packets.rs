@@ -236,17 +236,14 @@ fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
     else {
         return Ok(());
     };
-    let known = session.awaiting_rel.iter().position(|id| *id == ack.packet_id);
-    let reason = match known {
-        Some(place) => {
-            session.awaiting_rel.swap_remove(place);
-            if (session.awaiting_rel.len() as u64) < most {
-                session.end_release_wait();
-            }
-            ReasonCode::SUCCESS
+    let reason = if session.awaiting_rel.remove(&ack.packet_id) {
+        if (session.awaiting_rel.len() as u64) < most {
+            session.end_release_wait();
         }
+        ReasonCode::SUCCESS
+    } else {
         // PUBCOMP is due all the same [MQTT-4.3.3-11].
-        None => ReasonCode::PACKET_ID_NOT_FOUND,
+        ReasonCode::PACKET_ID_NOT_FOUND
     };
     let session = (!session.slots.is_empty()).then_some(session.key);
     send::send_ack(parts, key, PacketType::PubComp, ack.packet_id, reason);

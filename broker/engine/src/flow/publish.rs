@@ -463,7 +463,7 @@ fn acknowledge(parts: &mut Parts, session_key: SessionKey, head: Head, verdict: 
     let v5 = session.identity.version.is_v5();
     // After a refusing PUBREC the exchange is over; 3.x cannot refuse, so PUBREL will come.
     if kind == PacketType::PubRec && !(v5 && verdict.code.is_error()) {
-        session.awaiting_rel.push(packet_id);
+        session.awaiting_rel.insert(packet_id);
     }
     let Some(conn) = session.conn else { return };
     // A plugin may have named any [MQTT-3.4.2-1] [MQTT-3.5.2-1].
