@@ -6,9 +6,11 @@
 use std::time::Duration;
 
 pub mod broker;
+pub mod bystander;
 pub mod churn;
 pub mod client;
 pub mod ctl;
+pub mod flood;
 pub mod ledger;
 mod line;
 pub mod load;

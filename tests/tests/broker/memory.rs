@@ -5,37 +5,13 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
+use grapnel_tests::bystander::resident;
+use grapnel_tests::flood::{known, pour};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Version, scenario};
 
 /// Memory of the broker's process, MiB.
 fn resident_mib(broker: &Broker) -> u64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", broker.process().id())).unwrap();
-    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-    line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() / 1024
-}
-
-/// A socket that is in, and whose CONNACK has been read.
-fn known(broker: &Broker, client_id: &str) -> TcpStream {
-    let mut socket = TcpStream::connect(broker.address()).unwrap();
-    socket.write_all(&Connect::new(Version::V311, client_id).encode()).unwrap();
-    socket.read_exact(&mut [0; 4]).unwrap();
-    socket
-}
-
-/// Sends the same bytes again and again until so many have left, the broker closes, or the time is over; what left.
-fn pour(mut socket: &TcpStream, bytes: &[u8], total: usize, until: Instant) -> usize {
-    socket.set_write_timeout(Some(Duration::from_millis(200))).unwrap();
-    let mut sent = 0;
-    while sent < total && Instant::now() < until {
-        match socket.write(bytes) {
-            Ok(count) => sent += count,
-            // A socket that takes nothing for the timeout is tried again; any other error is its end.
-            Err(error)
-                if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {}
-            Err(_) => break,
-        }
-    }
-    sent
+    resident(broker) / MIB as u64
 }
 
 /// Round trips of a bystander: the longest.
