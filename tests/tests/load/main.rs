@@ -4,6 +4,7 @@
 
 mod deferred;
 mod misuse;
+mod neighbours;
 mod reloads;
 
 use grapnel_tests::{Broker, Client, Connect, Packet, Version};
