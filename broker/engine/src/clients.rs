@@ -8,6 +8,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::ledger::Holders;
 use crate::session::Session;
 use crate::totals::Totals;
+use crate::traces::Traces;
 
 pub(crate) mod admission;
 pub(crate) mod connection;
@@ -16,16 +17,76 @@ mod weight;
 
 pub(crate) use connection::Connection;
 
-/// The network connections of a shard.
-#[derive(Debug, Default)]
+/// The network connections of a shard, and what is remembered of the packets of traced clients.
+#[derive(Debug)]
 pub(crate) struct Connections {
     table: Holders<ConnKey, Connection>,
     /// How many have a CONNECT that waits for an answer.
-    pub(crate) admitting: u64,
+    admitting: u64,
     /// What all shards of the process hold together.
-    pub(crate) totals: Arc<Totals>,
+    totals: Arc<Totals>,
     /// Whether no new one is taken.
-    pub(crate) draining: bool,
+    draining: bool,
+    traces: Traces,
+}
+
+impl Connections {
+    pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Connections {
+        Connections {
+            table: Holders::default(),
+            admitting: 0,
+            totals,
+            draining: false,
+            traces: Traces::new(hasher.clone()),
+        }
+    }
+
+    /// Counts with all shards of the process from now on. Before the first connection.
+    pub(crate) fn share_totals(&mut self, totals: Arc<Totals>) {
+        self.totals = totals;
+    }
+
+    /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
+        (self.table.len() as u64) < max && self.totals.connections().take(total_max)
+    }
+
+    /// Takes a connection out, and counts one less.
+    pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Connection> {
+        let conn = self.table.remove(key)?;
+        self.totals.connections().give_back();
+        Some(conn)
+    }
+
+    /// Whether another CONNECT may wait for an answer, at most `max` at a time.
+    pub(crate) fn may_admit(&self, max: u64) -> bool {
+        self.admitting < max
+    }
+
+    /// A CONNECT waits for an answer.
+    pub(crate) fn admission_begins(&mut self) {
+        self.admitting += 1;
+    }
+
+    /// A CONNECT goes on, or its connection has ended.
+    pub(crate) fn admission_ends(&mut self) {
+        self.admitting -= 1;
+    }
+
+    /// Takes no new connection any more.
+    pub(crate) fn drain(&mut self) {
+        self.draining = true;
+    }
+
+    /// Whether no new connection is taken.
+    pub(crate) fn is_draining(&self) -> bool {
+        self.draining
+    }
+
+    /// What is remembered of traced clients.
+    pub(crate) fn traces(&mut self) -> &mut Traces {
+        &mut self.traces
+    }
 }
 
 impl Deref for Connections {
@@ -47,11 +108,36 @@ pub(crate) struct Sessions {
     table: Holders<SessionKey, Session>,
     /// By client identifier.
     by_client: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
+    /// What all shards of the process hold together.
+    totals: Arc<Totals>,
 }
 
 impl Sessions {
-    pub(crate) fn new(hasher: &ahash::RandomState) -> Sessions {
-        Sessions { table: Holders::default(), by_client: HashMap::with_hasher(hasher.clone()) }
+    pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Sessions {
+        let by_client = HashMap::with_hasher(hasher.clone());
+        Sessions { table: Holders::default(), by_client, totals }
+    }
+
+    /// Counts with all shards of the process from now on. Before the first session.
+    pub(crate) fn share_totals(&mut self, totals: Arc<Totals>) {
+        self.totals = totals;
+    }
+
+    /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
+        (self.table.len() as u64) < max && self.totals.sessions().take(total_max)
+    }
+
+    /// What was reserved is not used.
+    pub(crate) fn give_back(&self) {
+        self.totals.sessions().give_back();
+    }
+
+    /// Takes a session out, and counts one less.
+    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Session> {
+        let session = self.table.remove(key)?;
+        self.totals.sessions().give_back();
+        Some(session)
     }
 
     /// The session that a client identifier leads to.

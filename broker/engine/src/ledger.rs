@@ -113,24 +113,26 @@ pub(crate) trait Holder {
 }
 
 #[derive(Debug)]
-pub(crate) struct Entry<T> {
-    pub(crate) value: T,
-    pub(crate) touched: bool,
-    pub(crate) weight: Weight,
+struct Entry<T> {
+    value: T,
+    touched: bool,
+    weight: Weight,
 }
 
 /// Connections or sessions by key, weighed: as [`Table`], but what was changed is known.
 #[derive(Debug)]
 pub(crate) struct Holders<K, T> {
-    pub(crate) table: Table<Entry<T>>,
-    pub(crate) touched: Vec<K>,
-    pub(crate) parts: [usize; 4],
-    pub(crate) pending: usize,
-    pub(crate) burst: usize,
+    table: Table<Entry<T>>,
+    /// What was changed since it was weighed, each once.
+    touched: Vec<K>,
+    /// Sums of what all are charged for, as of the last time they were weighed.
+    parts: [usize; 4],
+    pending: usize,
+    burst: usize,
     /// By size, those that are ended first behind all others; what holds little is left out.
-    pub(crate) by_weight: BTreeSet<(u16, K)>,
+    by_weight: BTreeSet<(u16, K)>,
     /// The same by the first part alone.
-    pub(crate) by_first_part: BTreeSet<(u16, K)>,
+    by_first_part: BTreeSet<(u16, K)>,
 }
 
 impl<K, T> Default for Holders<K, T> {
@@ -148,10 +150,10 @@ impl<K, T> Default for Holders<K, T> {
 }
 
 /// Bytes below which a holder that has been let in is not among the heavy.
-pub(crate) const LIGHT_BYTES: usize = 1024;
+const LIGHT_BYTES: usize = 1024;
 
 /// Sizes in steps of an eighth; 0 is not listed at all.
-pub(crate) fn class(bytes: usize, first: bool) -> u16 {
+fn class(bytes: usize, first: bool) -> u16 {
     if bytes == 0 || (!first && bytes < LIGHT_BYTES) {
         return 0;
     }
@@ -230,7 +232,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         }
     }
 
-    pub(crate) fn weigh_anew(&mut self, key: K, before: Weight, now: Weight) {
+    fn weigh_anew(&mut self, key: K, before: Weight, now: Weight) {
         for ((sum, before), now) in self.parts.iter_mut().zip(before.parts).zip(now.parts) {
             *sum = *sum - before + now;
         }
@@ -242,6 +244,31 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
             let by_first_part = |weight: Weight| class(weight.parts[0], weight.first);
             list_anew(&mut self.by_first_part, key, by_first_part(before), by_first_part(now));
         }
+    }
+
+    /// Bytes that all are charged for, by what they are for; see [`Weight::parts`].
+    pub(crate) fn bytes_by_part(&self) -> [usize; 4] {
+        self.parts
+    }
+
+    /// Bytes of those that have not been let in.
+    pub(crate) fn pending_bytes(&self) -> usize {
+        self.pending
+    }
+
+    /// Bytes on the way to sockets beyond what each may have.
+    pub(crate) fn burst_bytes(&self) -> usize {
+        self.burst
+    }
+
+    /// The heaviest of all, those that are ended first before the others, with a size to compare.
+    pub(crate) fn heaviest(&self) -> Option<(u16, K)> {
+        self.by_weight.last().copied()
+    }
+
+    /// The heaviest by its first part alone.
+    pub(crate) fn heaviest_by_first_part(&self) -> Option<K> {
+        self.by_first_part.last().map(|(_, key)| *key)
     }
 
     /// The heaviest of those that are ended first.
@@ -266,13 +293,65 @@ fn list_anew<K: Ord + Copy>(list: &mut BTreeSet<(u16, K)>, key: K, before: u16, 
 #[derive(Debug, Default)]
 pub(crate) struct Memory {
     /// Messages that sessions hold.
-    pub(crate) pool: Pool,
+    pool: Pool,
     /// What one connection may have queued beyond `outbound_bytes_max` while its socket takes bytes.
-    pub(crate) burst_room: usize,
+    burst_room: usize,
     /// Whether the shard is near its limit, so that publishers with much that waits are not read.
-    pub(crate) tight: bool,
+    tight: bool,
     /// Connections that are not read for that.
-    pub(crate) waiters: BTreeSet<ConnKey>,
+    waiters: BTreeSet<ConnKey>,
     /// Last bytes for connections that have ended.
-    pub(crate) closing: usize,
+    closing: usize,
+}
+
+impl Memory {
+    /// Where messages are counted that sessions hold.
+    #[inline]
+    pub(crate) fn pool(&self) -> &Pool {
+        &self.pool
+    }
+
+    /// Bytes of messages that sessions hold, each message once.
+    pub(crate) fn message_bytes(&self) -> usize {
+        self.pool.bytes()
+    }
+
+    /// Bytes that one connection may have queued beyond `outbound_bytes_max` while its socket takes bytes.
+    #[inline]
+    pub(crate) fn burst_room(&self) -> usize {
+        self.burst_room
+    }
+
+    /// Whether the shard is near its limit, so that publishers with much that waits are not read.
+    #[inline]
+    pub(crate) fn is_tight(&self) -> bool {
+        self.tight
+    }
+
+    /// Bytes of connections that have ended, which the shell still has.
+    pub(crate) fn hold_closing(&mut self, bytes: usize) {
+        self.closing = bytes;
+    }
+
+    /// The same, as they were noted last.
+    pub(crate) fn closing_bytes(&self) -> usize {
+        self.closing
+    }
+
+    /// A connection is not read until the shard is not near its limit any more. `conns` are those that there are.
+    pub(crate) fn wait(&mut self, key: ConnKey, conns: usize, is_there: impl Fn(ConnKey) -> bool) {
+        if self.waiters.len() > conns {
+            // Some have ended since.
+            self.waiters.retain(|waiter| is_there(*waiter));
+        }
+        self.waiters.insert(key);
+    }
+
+    /// Notes what is left for bursts, and whether the shard is near its limit. Hands over who may be read again for that.
+    pub(crate) fn weighed(&mut self, burst_left: usize, tight: bool) -> BTreeSet<ConnKey> {
+        // Half of what is left: whoever comes next finds room too.
+        self.burst_room = burst_left / 2;
+        self.tight = tight;
+        if tight { BTreeSet::new() } else { std::mem::take(&mut self.waiters) }
+    }
 }

@@ -1,35 +1,38 @@
 //! The parts of a shard. A flow takes them as one argument; each part keeps its own fields in order.
 
 use std::collections::HashMap;
+use std::ops::Deref;
 use std::sync::Arc;
 
 use crate::clients::{Connections, Sessions};
 use crate::clock::Clock;
 use crate::counters::Counters;
-use crate::delivery::FrameCache;
+use crate::delivery::{EncodedFrame, FrameCache, Shape};
 use crate::hook::breaker::Breaker;
 use crate::hook::tickets::Tickets;
 use crate::hook::{CallCell, ChainTable, LinkIdentity};
 use crate::id::ShardId;
 use crate::interface::Setup;
 use crate::ledger::Memory;
-use crate::message::Message;
+use crate::message::{Message, MessageView};
 use crate::outbox::Outbox;
 use crate::plugins::PluginDesk;
 use crate::reviews::Reviews;
 use crate::route::retained::{Retained, RetainedLimits};
 use crate::route::{RouteLimits, Routes};
-use crate::traces::Traces;
+use crate::totals::Totals;
 use crate::work::Work;
 
-/// Everything that a shard owns.
+/// Everything that a shard owns: twelve parts, each with private fields, and beside them the setup, which is no part since it
+/// never changes. Two parts are plain data: the counters, and what is left for the shell.
 pub(crate) struct Parts {
-    /// What it was made with.
-    pub(crate) setup: Setup,
+    /// What the shard was made with.
+    pub(crate) setup: Fixed<Setup>,
     /// The time of the step, and what falls due.
     pub(crate) clock: Clock,
     /// Randomness, message numbers, hash keys.
     pub(crate) numbers: Numbers,
+    /// Network connections, and traced clients.
     pub(crate) connections: Connections,
     pub(crate) sessions: Sessions,
     /// Subscriptions of this shard and interest of all.
@@ -44,16 +47,61 @@ pub(crate) struct Parts {
     pub(crate) encoder: Encoder,
     /// What is begun and not finished.
     pub(crate) work: Work,
-    pub(crate) traces: Traces,
     /// What the shard keeps of its own about memory.
     pub(crate) memory: Memory,
+}
+
+/// What is read and never changed.
+pub(crate) struct Fixed<T>(T);
+
+impl<T> Deref for Fixed<T> {
+    type Target = T;
+
+    #[inline]
+    fn deref(&self) -> &T {
+        &self.0
+    }
 }
 
 /// Packets that are encoded once for many, and a buffer that is used again.
 #[derive(Debug, Default)]
 pub(crate) struct Encoder {
-    pub(crate) frames: FrameCache,
-    pub(crate) scratch: Vec<u8>,
+    frames: FrameCache,
+    scratch: Vec<u8>,
+}
+
+impl Encoder {
+    /// Another message begins.
+    #[inline]
+    pub(crate) fn begin(&mut self) {
+        self.frames.begin();
+    }
+
+    /// The message in this shape; see [`FrameCache::frame`].
+    #[inline]
+    pub(crate) fn frame(
+        &mut self,
+        view: &MessageView<'_>,
+        shape: &Shape<'_>,
+        cached: bool,
+        now_ms: u64,
+    ) -> &EncodedFrame {
+        self.frames.frame(view, shape, cached, now_ms)
+    }
+
+    /// An empty buffer that has been used before. Whoever takes it gives it back.
+    #[inline]
+    pub(crate) fn take_scratch(&mut self) -> Vec<u8> {
+        let mut scratch = std::mem::take(&mut self.scratch);
+        scratch.clear();
+        scratch
+    }
+
+    /// The buffer comes back.
+    #[inline]
+    pub(crate) fn give_back_scratch(&mut self, scratch: Vec<u8>) {
+        self.scratch = scratch;
+    }
 }
 
 /// What plugins are called with.
@@ -79,7 +127,7 @@ pub(crate) struct Numbers {
     shard: ShardId,
     state: u64,
     messages: u64,
-    pub(crate) hasher: ahash::RandomState,
+    hasher: ahash::RandomState,
 }
 
 impl Numbers {
@@ -103,6 +151,18 @@ impl Numbers {
         self.messages += 1;
         u64::from(self.shard.0) << 56 | self.messages
     }
+
+    /// Keys for a table of this shard: what clients choose cannot aim at one place of it.
+    #[inline]
+    pub(crate) fn hasher(&self) -> ahash::RandomState {
+        self.hasher.clone()
+    }
+
+    /// A fingerprint of a text, the same as long as the shard lives.
+    #[inline]
+    pub(crate) fn hash_of(&self, text: &str) -> u64 {
+        self.hasher.hash_one(text)
+    }
 }
 
 impl Parts {
@@ -111,7 +171,7 @@ impl Parts {
         let limits = Arc::clone(&setup.limits);
         let size = |limit: u64| usize::try_from(limit).unwrap_or(usize::MAX);
         let numbers = Numbers::new(&setup);
-        let hasher = &numbers.hasher;
+        let (hasher, totals) = (&numbers.hasher, Arc::<Totals>::default());
         let route_limits = RouteLimits {
             topic_cache_entries_max: size(limits.topic_cache_entries_max),
             topic_cache_bytes_max: size(limits.topic_cache_bytes_max),
@@ -120,8 +180,8 @@ impl Parts {
         };
         Parts {
             clock: Clock::new(),
-            connections: Connections::default(),
-            sessions: Sessions::new(hasher),
+            connections: Connections::new(hasher, Arc::clone(&totals)),
+            sessions: Sessions::new(hasher, totals),
             router: Routes::new(setup.id, setup.shards, setup.keys, route_limits),
             retained: Retained::new(
                 RetainedLimits {
@@ -147,10 +207,9 @@ impl Parts {
             counters: Counters::default(),
             encoder: Encoder::default(),
             work: Work::new(setup.shards, limits.turn_budget_deliveries, hasher),
-            traces: HashMap::with_hasher(hasher.clone()),
             memory: Memory::default(),
             numbers,
-            setup,
+            setup: Fixed(setup),
         }
     }
 }

@@ -86,7 +86,8 @@ impl Shard {
 
     /// Where all shards of the process count their connections and sessions. Before the first connection.
     pub fn share_totals(&mut self, totals: Arc<Totals>) {
-        self.parts.connections.totals = totals;
+        self.parts.connections.share_totals(Arc::clone(&totals));
+        self.parts.sessions.share_totals(totals);
     }
 
     /// The shell has not taken what a plugin has answered, for this reason: too much of it. Nothing of it counts, and the ticket

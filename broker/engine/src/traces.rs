@@ -9,13 +9,54 @@ use crate::packet::{Packet, QoS};
 
 /// What is remembered of one client.
 #[derive(Debug, Default)]
-pub(crate) struct Trace {
-    pub(crate) lines: VecDeque<TraceLine>,
-    pub(crate) lost: u64,
+struct Trace {
+    lines: VecDeque<TraceLine>,
+    lost: u64,
 }
 
 /// Traces by client identifier.
-pub(crate) type Traces = HashMap<Box<str>, Trace, ahash::RandomState>;
+#[derive(Debug)]
+pub(crate) struct Traces {
+    clients: HashMap<Box<str>, Trace, ahash::RandomState>,
+}
+
+impl Traces {
+    pub(crate) fn new(hasher: ahash::RandomState) -> Traces {
+        Traces { clients: HashMap::with_hasher(hasher) }
+    }
+
+    /// Begins to remember the packets of a client. One that is traced goes on.
+    pub(crate) fn start(&mut self, client_id: &str) {
+        self.clients.entry(client_id.into()).or_default();
+    }
+
+    /// Forgets a client and what was remembered of it.
+    pub(crate) fn stop(&mut self, client_id: &str) {
+        self.clients.remove(client_id);
+    }
+
+    /// Whether the packets of a client are remembered.
+    pub(crate) fn has(&self, client_id: &str) -> bool {
+        self.clients.contains_key(client_id)
+    }
+
+    /// Remembers a packet of a client, if it is traced; of more than `lines_max` the oldest is lost.
+    pub(crate) fn add(&mut self, client_id: &str, lines_max: usize, line: impl FnOnce() -> TraceLine) {
+        let Some(trace) = self.clients.get_mut(client_id) else { return };
+        if trace.lines.len() >= lines_max {
+            trace.lines.pop_front();
+            trace.lost += 1;
+        }
+        trace.lines.push_back(line());
+    }
+
+    /// Takes what was remembered since the last call, with the number of lines lost to the bound.
+    pub(crate) fn take(&mut self, client_id: &str) -> (Vec<TraceLine>, u64) {
+        self.clients.get_mut(client_id).map_or((Vec::new(), 0), |trace| {
+            (trace.lines.drain(..).collect(), std::mem::take(&mut trace.lost))
+        })
+    }
+}
 
 /// A packet in one line.
 pub(crate) fn describe(packet: &Packet<'_>) -> String {

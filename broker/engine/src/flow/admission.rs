@@ -39,11 +39,11 @@ pub(crate) fn admit(
     let identity = Rc::new(identity);
     reading::set_identity(parts, key, Rc::clone(&identity));
     tell::tell_received(parts, key, PacketType::Connect, whole);
-    if parts.connections.draining {
+    if parts.connections.is_draining() {
         // CONNACK has no 0x8B (table 3-1).
         return connack::refuse(parts, key, ReasonCode::SERVER_UNAVAILABLE, None);
     }
-    if parts.connections.admitting >= parts.setup.limits.connects_pending_max {
+    if !parts.connections.may_admit(parts.setup.limits.connects_pending_max) {
         return connack::refuse(
             parts,
             key,
@@ -209,7 +209,7 @@ fn park_admission(
     if !by_client {
         conn.pause(Pause::Admission);
     }
-    parts.connections.admitting += 1;
+    parts.connections.admission_begins();
     if by_client {
         // It has as long for each round as it had for CONNECT.
         reading::expect_packet(parts, key);
@@ -225,7 +225,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
     }
     let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
     conn.packet_due_ms = None;
-    parts.connections.admitting -= 1;
+    parts.connections.admission_ends();
     Some(*admission)
 }
 
@@ -294,10 +294,11 @@ fn connect_allowed(
     identity.properties = kept_properties(&properties);
     let identity = Rc::clone(&admission.identity);
     reading::set_identity(parts, key, Rc::clone(&identity));
+    let traced = parts.connections.traces().has(&identity.client_id);
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.problem_info = properties.request_problem_info().unwrap_or(true);
         conn.packet_bytes_max = properties.maximum_packet_size().unwrap_or(u32::MAX);
-        conn.traced = parts.traces.contains_key(&*identity.client_id);
+        conn.traced = traced;
     }
     // By its name: the connection has neither a session nor an authentication yet.
     send::trace_client(parts, &identity.client_id, true, || {

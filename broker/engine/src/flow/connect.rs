@@ -187,7 +187,7 @@ pub(crate) fn establish(
     let section = connack::run_connack(parts, &identity, ReasonCode::SUCCESS, present.is_some(), section);
     if !connack::connack_fits(parts, key, &section) {
         if present.is_none() {
-            parts.connections.totals.sessions().give_back();
+            parts.sessions.give_back();
         }
         // Links have added what may not be left out [MQTT-3.2.0-1].
         return connack::refuse(parts, key, ReasonCode::PACKET_TOO_LARGE, None);
@@ -238,7 +238,7 @@ pub(crate) fn establish(
             bytes: 0,
             inbound: Vec::new(),
             inbound_max: granted.topic_alias_maximum().unwrap_or(0),
-            outbound: HashMap::with_hasher(parts.numbers.hasher.clone()),
+            outbound: HashMap::with_hasher(parts.numbers.hasher()),
             outbound_max: theirs.min(parts.setup.limits.topic_alias_max as u16),
         }));
     }
@@ -273,8 +273,8 @@ fn can_go_on(parts: &Parts, session: SessionKey) -> bool {
 /// is taken down a little later.
 fn reserve_session(parts: &Parts, replaces: bool) -> bool {
     let (limits, more) = (&parts.setup.limits, u64::from(replaces));
-    (parts.sessions.len() as u64) < limits.sessions_max.saturating_add(more)
-        && parts.connections.totals.sessions().take(limits.sessions_total_max.saturating_add(more))
+    let (max, total_max) = (limits.sessions_max, limits.sessions_total_max);
+    parts.sessions.reserve(max.saturating_add(more), total_max.saturating_add(more))
 }
 
 /// An older connection or session under the same client identifier: whether it goes on as this session.
@@ -317,12 +317,11 @@ fn create_session(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {
 /// A new connection, before its first byte. `None` when `connections_max` or `connections_total_max` is reached or the broker
 /// drains: close the socket.
 pub(crate) fn open(parts: &mut Parts, peer: Peer) -> Option<ConnKey> {
-    if parts.connections.draining {
+    if parts.connections.is_draining() {
         return None;
     }
-    if parts.connections.len() as u64 >= parts.setup.limits.connections_max
-        || !parts.connections.totals.connections().take(parts.setup.limits.connections_total_max)
-    {
+    let (max, total_max) = (parts.setup.limits.connections_max, parts.setup.limits.connections_total_max);
+    if !parts.connections.reserve(max, total_max) {
         parts.counters.connections_refused += 1;
         return None;
     }

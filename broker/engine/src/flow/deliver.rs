@@ -253,7 +253,7 @@ fn write_publish(
     // A packet with an identifier has its place in the window, so it must be sent.
     if packet_id.is_none()
         && conn.out.len() as u64 >= parts.setup.limits.outbound_bytes_max
-        && !conn.may_burst(now_ms, &parts.setup.limits, parts.memory.burst_room)
+        && !conn.may_burst(now_ms, &parts.setup.limits, parts.memory.burst_room())
     {
         return Sent::NoRoom;
     }
@@ -274,12 +274,11 @@ fn write_publish(
         topic_known: alias.is_some_and(|(_, known)| known),
     };
     let mut alias = alias;
-    let mut frame = parts.encoder.frames.frame(view, &shape, manner.cached, now_ms);
+    let mut frame = parts.encoder.frame(view, &shape, manner.cached, now_ms);
     if frame.len > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
         // An alias that would be set gives way to the client's Maximum Packet Size [MQTT-3.1.2-25].
         alias = None;
-        frame =
-            parts.encoder.frames.frame(view, &Shape { topic_alias: None, ..shape }, manner.cached, now_ms);
+        frame = parts.encoder.frame(view, &Shape { topic_alias: None, ..shape }, manner.cached, now_ms);
     }
     if frame.len == 0 || frame.len > conn.packet_bytes_max as usize {
         return Sent::TooLarge;

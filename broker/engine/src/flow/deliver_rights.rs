@@ -96,7 +96,7 @@ pub(crate) fn ask_delivery(
         return delivery_decided(parts, key, view, &ask);
     }
     let delivery = delivery_of(manner, view, held);
-    parts.memory.pool.count(&delivery.message);
+    parts.memory.pool().count(&delivery.message);
     if let Some(deliveries) = deliveries_of(parts, key) {
         deliveries.bytes += delivery.message.bytes();
         deliveries.asked = Some((ask, delivery));
@@ -159,7 +159,7 @@ pub(crate) fn put_behind(
     view: &MessageView<'_>,
     held: &mut Option<Held>,
 ) {
-    let hasher = parts.numbers.hasher.clone();
+    let hasher = parts.numbers.hasher();
     let (messages_max, bytes_max) =
         (parts.setup.limits.session_queue_messages_max, parts.setup.limits.session_queue_bytes_max);
     let Some(session) = parts.sessions.get_mut(key) else { return };
@@ -182,7 +182,7 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
     if !asks_for_deliveries(parts) {
         return Some(true);
     }
-    let hasher = parts.numbers.hasher.clone();
+    let hasher = parts.numbers.hasher();
     let epoch = parts.hooks.authz_epoch;
     let session = parts.sessions.get_mut(key)?;
     if session.identity.superuser {

@@ -191,7 +191,6 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
     if let Some(settles_ms) = parts.sessions.get(key).map(|session| session.settles_ms) {
         retained::forget_settling(parts, key, settles_ms);
         parts.sessions.remove(key);
-        parts.connections.totals.sessions().give_back();
     }
     *left = left.saturating_sub(1);
     true
@@ -246,7 +245,7 @@ pub(crate) fn kick(parts: &mut Parts, client_id: &str, reason: ReasonCode, disca
 
 /// Disconnects everybody with 0x8B and takes no new connection; the shell goes on until `drained`.
 pub(crate) fn drain(parts: &mut Parts) {
-    parts.connections.draining = true;
+    parts.connections.drain();
     let keys: Vec<ConnKey> = parts.connections.iter().map(|(key, _)| key).collect();
     let reason = ReasonCode::SERVER_SHUTTING_DOWN;
     for key in keys {
@@ -256,7 +255,7 @@ pub(crate) fn drain(parts: &mut Parts) {
 
 /// Whether no connection is left.
 pub(crate) fn drained(parts: &Parts) -> bool {
-    parts.connections.draining && parts.connections.is_empty()
+    parts.connections.is_draining() && parts.connections.is_empty()
 }
 
 /// The client broke a rule: MQTT 5 is told which, the connection ends [MQTT-4.13.1-1].
@@ -284,7 +283,7 @@ pub(crate) fn end_connection(
     // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
     let renewal = conn.renewal.and_then(|renewal| renewal.ticket());
     if let State::Admitting(admission) = conn.state {
-        parts.connections.admitting -= 1;
+        parts.connections.admission_ends();
         admission.ticket().map(|ticket| parts.hooks.tickets.close(ticket));
         return;
     }

@@ -135,7 +135,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
         return Claim::Waits;
     }
     let (rules, deliveries) = (parts.hooks.authz_epoch, deliver_rights::asks_for_deliveries(parts));
-    let hasher = parts.numbers.hasher.clone();
+    let hasher = parts.numbers.hasher();
     let Some(session) = parts.sessions.get(session_key) else { return Claim::Free };
     let begun = admission.inheritance.take();
     let rounds = begun.as_ref().map_or(0, |begun| begun.rounds);

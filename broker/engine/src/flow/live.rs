@@ -30,7 +30,7 @@ pub(crate) fn comes_stored(
 
 /// A stored message is delivered live: what a page on its way brings of its topic is older.
 pub(crate) fn note_live(parts: &mut Parts, session_key: SessionKey, view: &MessageView<'_>) {
-    let topic = parts.numbers.hasher.hash_one(view.topic);
+    let topic = parts.numbers.hash_of(view.topic);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(readers) = &mut session.readers {
         readers.note_live(parts.router.owner_of(view.topic), topic, view.stored);

@@ -25,7 +25,8 @@ enum Heaviest {
 
 /// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
 pub(crate) fn ledger(parts: &Parts) -> Ledger {
-    ledger_of(parts, parts.connections.parts, parts.sessions.parts, parts.memory.pool.bytes())
+    let (conns, sessions) = (parts.connections.bytes_by_part(), parts.sessions.bytes_by_part());
+    ledger_of(parts, conns, sessions, parts.memory.message_bytes())
 }
 
 /// The same counted anew from every packet and message: linear in what is held, for tests.
@@ -53,7 +54,7 @@ fn ledger_of(parts: &Parts, conns: [usize; 4], sessions: [usize; 4], messages: u
         in_flight: sessions[IN_FLIGHT] as u64,
         sessions: sessions[OWN] as u64,
         messages: messages as u64,
-        closing: parts.memory.closing as u64,
+        closing: parts.memory.closing_bytes() as u64,
     }
 }
 
@@ -66,7 +67,7 @@ pub(crate) fn hold_read_buffer(parts: &mut Parts, conn: ConnKey, bytes: usize) {
 
 /// How many bytes the shell has of connections that have ended.
 pub(crate) fn hold_closing(parts: &mut Parts, bytes: usize) {
-    parts.memory.closing = bytes;
+    parts.memory.hold_closing(bytes);
 }
 
 /// Brings the ledger up to date, and ends who holds most where a limit is passed. [`Shard::advance`](crate::shard::Shard::advance) does it too.
@@ -82,13 +83,10 @@ pub(crate) fn settle_memory(parts: &mut Parts) {
     }
     let limits = &parts.setup.limits;
     let burst_max = limits.outbound_burst_bytes_max as usize;
-    // Half of what is left: whoever comes next finds room too.
-    parts.memory.burst_room = burst_max.saturating_sub(parts.connections.burst) / 2;
-    parts.memory.tight = ledger(parts).total() >= limits.shard_bytes_max / 8 * 7;
-    if !parts.memory.tight && !parts.memory.waiters.is_empty() {
-        for key in std::mem::take(&mut parts.memory.waiters) {
-            reading::resume_from(parts, key, Pause::Memory);
-        }
+    let burst_left = burst_max.saturating_sub(parts.connections.burst_bytes());
+    let tight = ledger(parts).total() >= limits.shard_bytes_max / 8 * 7;
+    for key in parts.memory.weighed(burst_left, tight) {
+        reading::resume_from(parts, key, Pause::Memory);
     }
 }
 
@@ -99,21 +97,19 @@ fn weigh(parts: &mut Parts) {
 
 fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
     let limits = &parts.setup.limits;
-    if parts.connections.pending as u64 > limits.connects_pending_bytes_max {
+    if parts.connections.pending_bytes() as u64 > limits.connects_pending_bytes_max {
         return parts.connections.first().map(Heaviest::Connection);
     }
-    if parts.connections.parts[READ] as u64 > limits.partial_bytes_max {
-        return parts.connections.by_first_part.last().map(|(_, key)| Heaviest::Connection(*key));
+    if parts.connections.bytes_by_part()[READ] as u64 > limits.partial_bytes_max {
+        return parts.connections.heaviest_by_first_part().map(Heaviest::Connection);
     }
     if ledger(parts).total() <= limits.shard_bytes_max {
         return None;
     }
-    let conn = parts.connections.by_weight.last();
-    let session = parts.sessions.by_weight.last();
-    match (conn, session) {
-        (Some((weight, _)), Some((other, key))) if other > weight => Some(Heaviest::Session(*key)),
-        (Some((_, key)), _) => Some(Heaviest::Connection(*key)),
-        (None, Some((_, key))) => Some(Heaviest::Session(*key)),
+    match (parts.connections.heaviest(), parts.sessions.heaviest()) {
+        (Some((weight, _)), Some((other, key))) if other > weight => Some(Heaviest::Session(key)),
+        (Some((_, key)), _) => Some(Heaviest::Connection(key)),
+        (None, Some((_, key))) => Some(Heaviest::Session(key)),
         (None, None) => None,
     }
 }

@@ -8,7 +8,7 @@ use crate::session::{Identity, Session};
 
 /// Makes it.
 pub(crate) fn new_session(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {
-    let pool = parts.memory.pool.clone();
+    let pool = parts.memory.pool().clone();
     let (now, window) = (parts.clock.now(), parts.setup.limits.inflight_max as usize);
     parts.sessions.insert_with(|key| Session::new(key, identity, now, window, pool.clone()))
 }

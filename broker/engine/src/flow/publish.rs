@@ -53,8 +53,7 @@ pub(crate) fn on_publish(
         return refuse_publish(parts, key, session_key, head, beyond);
     }
     count_message(parts, publish.qos);
-    let mut forwarded = std::mem::take(&mut parts.encoder.scratch);
-    forwarded.clear();
+    let mut forwarded = parts.encoder.take_scratch();
     let properties = match codec::forwardable_properties(&publish.properties, &mut forwarded) {
         true => publish.properties.as_bytes(),
         false => &forwarded,
@@ -87,7 +86,7 @@ pub(crate) fn on_publish(
     } else {
         take_publish(parts, key, session_key, &identity, view, head);
     }
-    parts.encoder.scratch = forwarded;
+    parts.encoder.give_back_scratch(forwarded);
     Ok(())
 }
 

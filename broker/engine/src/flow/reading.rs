@@ -54,7 +54,7 @@ pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
         return Handled::Pause;
     }
     let session = conn.session.and_then(|session| parts.sessions.get(session));
-    let Some(why) = too_much(conn, session, &parts.setup.limits, parts.memory.tight, 1) else {
+    let Some(why) = too_much(conn, session, &parts.setup.limits, parts.memory.is_tight(), 1) else {
         return Handled::Next;
     };
     if let Some(conn) = parts.connections.get_mut(key) {
@@ -72,12 +72,8 @@ fn note_pause(parts: &mut Parts, key: ConnKey, why: Pause) {
         Pause::Outbound => parts.counters.pauses_outbound += 1,
         Pause::Memory => {
             parts.counters.pauses_memory += 1;
-            if parts.memory.waiters.len() > parts.connections.len() {
-                // Some have ended since.
-                let conns = &parts.connections;
-                parts.memory.waiters.retain(|waiter| conns.get(*waiter).is_some());
-            }
-            parts.memory.waiters.insert(key);
+            let conns = &parts.connections;
+            parts.memory.wait(key, conns.len(), |waiter| conns.get(waiter).is_some());
         }
     }
 }
@@ -110,7 +106,7 @@ pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
     }
     let session = conn.session.and_then(|session| parts.sessions.get(session));
     // Half, so that a connection does not flutter at the limit.
-    match too_much(conn, session, &parts.setup.limits, parts.memory.tight, 2) {
+    match too_much(conn, session, &parts.setup.limits, parts.memory.is_tight(), 2) {
         None => read_on(parts, key),
         Some(why) if why != before => {
             if let Some(conn) = parts.connections.get_mut(key) {
@@ -163,9 +159,7 @@ pub(crate) enum Handled {
 
 /// Forgets a connection.
 pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) -> Option<Connection> {
-    let conn = parts.connections.remove(key)?;
-    parts.connections.totals.connections().give_back();
-    Some(conn)
+    parts.connections.remove(key)
 }
 
 /// The client must send CONNECT, or its next AUTH, within `connect_timeout_ms`.

@@ -399,7 +399,7 @@ fn take_item(
     item: &PageItem,
 ) -> bool {
     wake::spend(parts, 1);
-    let topic = parts.numbers.hasher.hash_one(&*item.message.topic);
+    let topic = parts.numbers.hash_of(&item.message.topic);
     let Some(session) = parts.sessions.get(session_key) else { return true };
     let Some(readers) = &session.readers else { return true };
     let Some((granted, subscription_id)) = readers.judge(page, owner, item.reader, item.number, topic) else {

@@ -175,7 +175,7 @@ pub(crate) fn serve_local(
     }
     parts.work.run.spend(matched.local.len() as u64);
     parts.counters.work_units += matched.local.len() as u64;
-    parts.encoder.frames.begin();
+    parts.encoder.begin();
     for target in &matched.local {
         deliver::serve_target(parts, target, view, held);
     }
@@ -203,7 +203,7 @@ pub(crate) fn serve_group(
         })
     });
     if let Some((session, options)) = member {
-        parts.encoder.frames.begin();
+        parts.encoder.begin();
         deliver::serve_member(parts, session, options, id, view, held);
         let waiting = parts.sessions.get(session).map_or(0, |session| session.queue.len() as u64);
         if parts.router.note_pick(group, waiting * 4 >= queue_max * 3) {

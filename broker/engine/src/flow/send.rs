@@ -71,12 +71,8 @@ pub(crate) fn trace(parts: &mut Parts, key: ConnKey, inbound: bool, text: impl F
 pub(crate) fn trace_client(parts: &mut Parts, client_id: &str, inbound: bool, text: impl FnOnce() -> String) {
     let wall_ms = parts.clock.now().wall_ms;
     let max = parts.setup.limits.trace_lines_max as usize;
-    let Some(trace) = parts.traces.get_mut(client_id) else { return };
-    if trace.lines.len() >= max {
-        trace.lines.pop_front();
-        trace.lost += 1;
-    }
-    trace.lines.push_back(TraceLine { wall_ms, inbound, text: text() });
+    let line = || TraceLine { wall_ms, inbound, text: text() };
+    parts.connections.traces().add(client_id, max, line);
 }
 
 /// The last packet of a live connection of MQTT 5; its reason string gives way to the client's Maximum Packet Size

@@ -5,21 +5,18 @@ use crate::parts::Parts;
 
 /// Begins to remember the packets of a client, also of one that is yet to connect; `trace_lines_max` bounds them.
 pub(crate) fn trace_start(parts: &mut Parts, client_id: &str) {
-    parts.traces.entry(client_id.into()).or_default();
+    parts.connections.traces().start(client_id);
     set_traced(parts, client_id, true);
 }
 
 /// Takes what was remembered since the last call, with the number of lines lost to the bound.
 pub(crate) fn trace_take(parts: &mut Parts, client_id: &str) -> (Vec<TraceLine>, u64) {
-    parts
-        .traces
-        .get_mut(client_id)
-        .map_or((Vec::new(), 0), |trace| (trace.lines.drain(..).collect(), std::mem::take(&mut trace.lost)))
+    parts.connections.traces().take(client_id)
 }
 
 /// Forgets a trace.
 pub(crate) fn trace_stop(parts: &mut Parts, client_id: &str) {
-    parts.traces.remove(client_id);
+    parts.connections.traces().stop(client_id);
     set_traced(parts, client_id, false);
 }
 

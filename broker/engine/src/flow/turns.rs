@@ -65,7 +65,7 @@ fn fan_out(parts: &mut Parts) {
         let end = fanout.matched.local.len().min(fanout.next + left);
         let mut held = Some(Rc::clone(&fanout.message));
         let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
-        parts.encoder.frames.begin();
+        parts.encoder.begin();
         for target in &fanout.matched.local[fanout.next..end] {
             deliver::serve_target(parts, target, &view, &mut held);
         }
