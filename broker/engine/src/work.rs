@@ -29,39 +29,47 @@ pub(crate) struct Scan {
     pub(crate) ask: PageAsk,
 }
 
+/// Sessions whose readers settle, with the time of the first of their batches, monotonic milliseconds: one entry for each.
+#[derive(Debug, Default)]
+pub(crate) struct Settling {
+    sessions: BTreeSet<(u64, SessionKey)>,
+    /// Whether the clock looks after them.
+    is_watched: bool,
+}
+
 /// What a shard has begun and not finished.
 #[derive(Debug)]
 pub(crate) struct Work {
     /// Deliveries of messages with more recipients than a turn takes, in order.
-    pub(crate) fanouts: VecDeque<FanOut>,
+    fanouts: VecDeque<FanOut>,
     /// Sessions whose subscriptions are being taken down, a slice at a time.
-    pub(crate) ending: VecDeque<SessionKey>,
+    ending: VecDeque<SessionKey>,
     /// Sessions that may go on.
-    pub(crate) run: RunQueue,
+    run: RunQueue,
     /// Sessions whose publish in front waits for a lane.
-    pub(crate) lanes: LaneWaiters,
+    lanes: LaneWaiters,
     /// Sessions whose SUBACK waits for the other shards, by the number of the change that these must acknowledge.
-    pub(crate) barrier_waiters: BTreeSet<(u64, SessionKey)>,
+    barrier_waiters: BTreeSet<(u64, SessionKey)>,
     /// Sessions whose SUBSCRIBE or UNSUBSCRIBE goes on in the next turn.
-    pub(crate) subscribing: VecDeque<SessionKey>,
+    subscribing: VecDeque<SessionKey>,
     /// Units of work that this turn may still do for them, and for retained messages.
-    pub(crate) turn_left: u64,
+    turn_left: u64,
     /// Retained publishes that their owner is storing: which slot waits.
-    pub(crate) stores: HashMap<u64, (SessionKey, u64), ahash::RandomState>,
-    pub(crate) next_store: u64,
+    stores: HashMap<u64, (SessionKey, u64), ahash::RandomState>,
+    next_store: u64,
     /// The last number of a batch, reader or page of retained messages.
-    pub(crate) next_reader: u64,
+    last_reader: u64,
     /// Connections whose CONNECT goes on with the session of another principal, or with its authorization, in the next turn.
-    pub(crate) heirs: VecDeque<ConnKey>,
-    /// Until when nobody is told again that the retained store is full, monotonic milliseconds.
-    pub(crate) full_noted_until_ms: u64,
+    heirs: VecDeque<ConnKey>,
+    /// Until when no further note of a full retained store goes to the shell, monotonic milliseconds.
+    full_noted_until_ms: u64,
     /// Pages of retained messages to be looked for.
-    pub(crate) scans: VecDeque<Scan>,
-    /// Sessions whose readers settle, with the time of the first of their batches, monotonic milliseconds: one entry for each.
-    pub(crate) settling: BTreeSet<(u64, SessionKey)>,
-    /// Whether the clock looks after them.
-    pub(crate) settling_watched: bool,
+    scans: VecDeque<Scan>,
+    settling: Settling,
 }
+
+/// How often the shell hears of a full retained store, milliseconds.
+const FULL_NOTE_MS: u64 = 10_000;
 
 impl Work {
     pub(crate) fn new(shards: usize, turn_left: u64, hasher: &ahash::RandomState) -> Work {
@@ -75,12 +83,242 @@ impl Work {
             turn_left,
             stores: HashMap::with_hasher(hasher.clone()),
             next_store: 1,
-            next_reader: 0,
+            last_reader: 0,
             full_noted_until_ms: 0,
             heirs: VecDeque::new(),
             scans: VecDeque::new(),
-            settling: BTreeSet::new(),
-            settling_watched: false,
+            settling: Settling::default(),
         }
+    }
+
+    /// Sessions that may go on, and what is left of this step for them.
+    #[inline]
+    pub(crate) fn run(&mut self) -> &mut RunQueue {
+        &mut self.run
+    }
+
+    /// Sessions whose publish in front waits for a lane.
+    #[inline]
+    pub(crate) fn lanes(&mut self) -> &mut LaneWaiters {
+        &mut self.lanes
+    }
+
+    /// Sessions whose readers settle.
+    pub(crate) fn settling(&mut self) -> &mut Settling {
+        &mut self.settling
+    }
+
+    /// Whether some session may go on at this moment.
+    #[inline]
+    pub(crate) fn has_ready(&self) -> bool {
+        !self.run.is_empty() || self.lanes.has_open()
+    }
+
+    /// Whether others wait for a lane before this session.
+    #[inline]
+    pub(crate) fn are_before(&self, session: SessionKey, lane: ShardId) -> bool {
+        self.lanes.are_before(session, lane)
+    }
+
+    /// Whether the next turn has something to go on with, beside sessions that are ready, replays and rechecks.
+    pub(crate) fn is_left(&self) -> bool {
+        !self.fanouts.is_empty()
+            || !self.scans.is_empty()
+            || !self.subscribing.is_empty()
+            || !self.ending.is_empty()
+            || !self.heirs.is_empty()
+    }
+
+    // --- the budget of a turn
+
+    /// A turn begins, with so many units for packets with filters and for retained messages.
+    pub(crate) fn begin_turn(&mut self, units: u64) {
+        self.turn_left = units;
+    }
+
+    /// The turn gets more.
+    pub(crate) fn add_to_turn(&mut self, units: u64) {
+        self.turn_left += units;
+    }
+
+    /// Takes from what is left of the turn.
+    #[inline]
+    pub(crate) fn spend_turn(&mut self, units: u64) {
+        self.turn_left = self.turn_left.saturating_sub(units);
+    }
+
+    /// Whether nothing is left of the turn.
+    #[inline]
+    pub(crate) fn is_turn_spent(&self) -> bool {
+        self.turn_left == 0
+    }
+
+    // --- deliveries of large fan-outs
+
+    /// Whether some fan-out is under way: what comes later goes behind it.
+    #[inline]
+    pub(crate) fn has_fanouts(&self) -> bool {
+        !self.fanouts.is_empty()
+    }
+
+    /// A fan-out begins behind those that are under way.
+    pub(crate) fn push_fanout(&mut self, fanout: FanOut) {
+        self.fanouts.push_back(fanout);
+    }
+
+    /// The fan-out that is in front. What a slice leaves of it is [put back](Work::put_back_fanout).
+    pub(crate) fn pop_fanout(&mut self) -> Option<FanOut> {
+        self.fanouts.pop_front()
+    }
+
+    /// A fan-out has more recipients than a slice: it goes on before the others.
+    pub(crate) fn put_back_fanout(&mut self, fanout: FanOut) {
+        self.fanouts.push_front(fanout);
+    }
+
+    // --- sessions that end
+
+    /// A session is taken down from the next turn on. The caller sees to it that it is here once.
+    pub(crate) fn push_ending(&mut self, session: SessionKey) {
+        self.ending.push_back(session);
+    }
+
+    /// The session that is taken down next. One with more than a slice is [put back](Work::put_back_ending).
+    pub(crate) fn pop_ending(&mut self) -> Option<SessionKey> {
+        self.ending.pop_front()
+    }
+
+    /// A session has more subscriptions than a slice: it goes on before the others.
+    pub(crate) fn put_back_ending(&mut self, session: SessionKey) {
+        self.ending.push_front(session);
+    }
+
+    // --- packets with filters
+
+    /// The SUBSCRIBE or UNSUBSCRIBE of a session goes on in the next turn. The caller sees to it that it is here once.
+    pub(crate) fn push_subscribing(&mut self, session: SessionKey) {
+        self.subscribing.push_back(session);
+    }
+
+    /// How many such packets wait for their turn.
+    pub(crate) fn subscribing_len(&self) -> usize {
+        self.subscribing.len()
+    }
+
+    /// The session whose packet with filters goes on next.
+    pub(crate) fn pop_subscribing(&mut self) -> Option<SessionKey> {
+        self.subscribing.pop_front()
+    }
+
+    /// The SUBACK of a session waits until the other shards have acknowledged change `seq`; whether it has not waited before.
+    pub(crate) fn await_barrier(&mut self, seq: u64, session: SessionKey) -> bool {
+        self.barrier_waiters.insert((seq, session))
+    }
+
+    /// A SUBACK waits no longer for change `seq`.
+    pub(crate) fn forget_barrier(&mut self, seq: u64, session: SessionKey) {
+        self.barrier_waiters.remove(&(seq, session));
+    }
+
+    /// The next session whose SUBACK waits for a change that all shards have acknowledged: `barrier` or an earlier one.
+    pub(crate) fn pop_past_barrier(&mut self, barrier: u64) -> Option<SessionKey> {
+        let (seq, _) = *self.barrier_waiters.first()?;
+        if seq > barrier {
+            return None;
+        }
+        self.barrier_waiters.pop_first().map(|(_, session)| session)
+    }
+
+    // --- CONNECT for the session of another principal
+
+    /// A CONNECT goes on in the next turn. The caller sees to it that it is here once.
+    pub(crate) fn push_heir(&mut self, conn: ConnKey) {
+        self.heirs.push_back(conn);
+    }
+
+    /// The CONNECT that goes on next.
+    pub(crate) fn pop_heir(&mut self) -> Option<ConnKey> {
+        self.heirs.pop_front()
+    }
+
+    // --- retained messages
+
+    /// Another shard is asked to store the message of a slot: the number of the request.
+    pub(crate) fn begin_store(&mut self, session: SessionKey, slot: u64) -> u64 {
+        let id = self.next_store;
+        self.next_store += 1;
+        self.stores.insert(id, (session, slot));
+        id
+    }
+
+    /// The owner has answered: session and slot that wait for it.
+    pub(crate) fn end_store(&mut self, id: u64) -> Option<(SessionKey, u64)> {
+        self.stores.remove(&id)
+    }
+
+    /// A number for a batch, a reader or a page of retained messages.
+    pub(crate) fn next_reader(&mut self) -> u64 {
+        self.last_reader += 1;
+        self.last_reader
+    }
+
+    /// Whether the shell is to hear at this time, monotonic milliseconds, that the retained store is full: once in a while.
+    pub(crate) fn begin_full_note(&mut self, now_ms: u64) -> bool {
+        let due = now_ms >= self.full_noted_until_ms;
+        if due {
+            self.full_noted_until_ms = now_ms + FULL_NOTE_MS;
+        }
+        due
+    }
+
+    /// A page is to be looked through.
+    pub(crate) fn push_scan(&mut self, scan: Scan) {
+        self.scans.push_back(scan);
+    }
+
+    /// How many pages are to be looked through.
+    pub(crate) fn scans_len(&self) -> usize {
+        self.scans.len()
+    }
+
+    /// The page that is looked through next.
+    pub(crate) fn pop_scan(&mut self) -> Option<Scan> {
+        self.scans.pop_front()
+    }
+}
+
+impl Settling {
+    /// A session has something to settle at that time. The caller sees to it that it is here once.
+    pub(crate) fn insert(&mut self, due_ms: u64, session: SessionKey) {
+        self.sessions.insert((due_ms, session));
+    }
+
+    /// A session has nothing to settle any more.
+    pub(crate) fn remove(&mut self, due_ms: u64, session: SessionKey) {
+        self.sessions.remove(&(due_ms, session));
+    }
+
+    /// The next session with something to settle by now.
+    pub(crate) fn pop_due(&mut self, now_ms: u64) -> Option<SessionKey> {
+        let (due_ms, _) = *self.sessions.first()?;
+        if due_ms > now_ms {
+            return None;
+        }
+        self.sessions.pop_first().map(|(_, session)| session)
+    }
+
+    /// When the first of those that are left is due.
+    pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        self.sessions.first().map(|(due_ms, _)| *due_ms)
+    }
+
+    /// The clock is to look after them; whether it does not yet.
+    pub(crate) fn begin_watch(&mut self) -> bool {
+        !std::mem::replace(&mut self.is_watched, true)
+    }
+
+    /// The clock has looked after them.
+    pub(crate) fn end_watch(&mut self) {
+        self.is_watched = false;
     }
 }

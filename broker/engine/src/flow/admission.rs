@@ -257,7 +257,7 @@ fn inherit_answered(
 
 /// Goes on with the first of those. One that has gone is passed over.
 pub(crate) fn serve_heirs(parts: &mut Parts) {
-    let Some(key) = parts.work.heirs.pop_front() else { return };
+    let Some(key) = parts.work.pop_heir() else { return };
     if let Some(mut admission) = take_admission(parts, key) {
         admission.queued = false;
         admission_goes_on(parts, key, admission, false);

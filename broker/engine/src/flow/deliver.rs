@@ -340,8 +340,8 @@ fn send_waiting(parts: &mut Parts, key: SessionKey) {
                     send::send_ack(parts, conn, PacketType::PubRel, outgoing.packet_id, ReasonCode::SUCCESS);
                 }
             }
-            parts.work.run.spend(1);
-            if parts.work.run.is_spent() {
+            parts.work.run().spend(1);
+            if parts.work.run().is_spent() {
                 wake::wake_queue(parts, key);
                 return;
             }
@@ -352,8 +352,8 @@ fn send_waiting(parts: &mut Parts, key: SessionKey) {
         }
         let Some(delivery) = session.dequeue() else { return };
         send_queued(parts, key, delivery);
-        parts.work.run.spend(1);
-        if parts.work.run.is_spent() {
+        parts.work.run().spend(1);
+        if parts.work.run().is_spent() {
             wake::wake_queue(parts, key);
             return;
         }

@@ -161,7 +161,7 @@ pub(crate) fn queue_takedown(parts: &mut Parts, session_key: SessionKey) {
         && !session.takedown
     {
         session.takedown = true;
-        parts.work.ending.push_back(session_key);
+        parts.work.push_ending(session_key);
     }
 }
 
@@ -169,9 +169,9 @@ pub(crate) fn queue_takedown(parts: &mut Parts, session_key: SessionKey) {
 pub(crate) fn end_sessions(parts: &mut Parts) {
     let mut left = SLICE;
     while left > 0 {
-        let Some(key) = parts.work.ending.pop_front() else { break };
+        let Some(key) = parts.work.pop_ending() else { break };
         if !end_session(parts, key, &mut left) {
-            parts.work.ending.push_front(key);
+            parts.work.put_back_ending(key);
         }
     }
 }

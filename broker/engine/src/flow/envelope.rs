@@ -48,7 +48,7 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
             retained::marked(parts, from, session, batch, mark, &found);
         }
         EnvelopeBody::Page { session, ask } => {
-            parts.work.scans.push_back(Scan { asker: from, session, ask });
+            parts.work.push_scan(Scan { asker: from, session, ask });
         }
         EnvelopeBody::Paged { session, page, body } => {
             retained::take_page(parts, from, session, page, body);

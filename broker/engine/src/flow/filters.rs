@@ -96,11 +96,11 @@ fn unanswerable(parts: &Parts, conn: ConnKey, packet: &FilterPacket) -> Option<R
 
 /// The work that is left of packets with filters, as far as the turn's budget goes.
 pub(crate) fn go_on_with_filters(parts: &mut Parts) {
-    for _ in 0..parts.work.subscribing.len() {
-        if parts.work.turn_left == 0 {
+    for _ in 0..parts.work.subscribing_len() {
+        if parts.work.is_turn_spent() {
             return;
         }
-        let Some(session_key) = parts.work.subscribing.pop_front() else { return };
+        let Some(session_key) = parts.work.pop_subscribing() else { return };
         let Some(session) = parts.sessions.get_mut(session_key) else { continue };
         if let Some(Slot { body: SlotBody::Filters(packet), .. }) = session.slots.front_mut() {
             packet.is_queued = false;
@@ -128,7 +128,7 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     retained::put_in_batch(parts, session_key, packet);
     if later && !packet.is_queued {
         packet.is_queued = true;
-        parts.work.subscribing.push_back(session_key);
+        parts.work.push_subscribing(session_key);
     }
     if let Some(session) = parts.sessions.get_mut(session_key) {
         session.slots.push_front(slot);
@@ -205,7 +205,7 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
     let identity = Rc::clone(&session.identity);
     let epoch = parts.hooks.authz_epoch;
     while let Some(request) = packet.requested.get(packet.permits.len()) {
-        if parts.work.turn_left == 0 {
+        if parts.work.is_turn_spent() {
             return Step::Later;
         }
         wake::spend(parts, 1);
@@ -230,7 +230,7 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         if !matches!(packet.permits[index], Permit::Done(Ok(()), old) if old != epoch) {
             continue;
         }
-        if parts.work.turn_left == 0 {
+        if parts.work.is_turn_spent() {
             return Step::Later;
         }
         wake::spend(parts, 1);
@@ -257,7 +257,7 @@ fn ask_permit(
 ) -> Permit {
     let links = parts.hooks.chains.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
-    parts.work.turn_left = parts.work.turn_left.saturating_sub(if links > 0 { QUESTION } else { 0 });
+    parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
     // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
     let filter = topic::parse_filter(request.filter_text()).map_or("", |parsed| parsed.filter);
     let asked = Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
@@ -272,7 +272,7 @@ fn ask_permit(
 fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
     let id = packet.properties.view().subscription_id().unwrap_or(0);
     while alive && packet.codes.len() < packet.requested.len() {
-        if parts.work.turn_left == 0 {
+        if parts.work.is_turn_spent() {
             return Step::Later;
         }
         wake::spend(parts, 1);
@@ -360,16 +360,15 @@ fn await_barrier(
     asker: Asker,
 ) -> Step {
     let barrier = parts.router.barrier();
-    let waiter = (seq, place.session);
     let is_there = asker != Asker::Gone;
     if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
-        if parts.work.barrier_waiters.insert(waiter) {
+        if parts.work.await_barrier(seq, place.session) {
             parts.clock.arm_deadline(until_ms, Deadline::Barrier(place.session));
         }
         return Step::Waits;
     }
     if seq > barrier {
-        parts.work.barrier_waiters.remove(&waiter);
+        parts.work.forget_barrier(seq, place.session);
     }
     if is_there && packet.packet_id.is_some() {
         // Some shard has not answered: what it does not know is no promise.
@@ -422,7 +421,7 @@ fn tell_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut 
     // Where a plugin subscribes, that was told at once.
     if packet.packet_id.is_some() && tell::is_heard(parts, HookPoint::SessionSubscribed) {
         while let Some(granted) = packet.granted.get(told) {
-            if parts.work.turn_left == 0 {
+            if parts.work.is_turn_spent() {
                 return Step::Later;
             }
             wake::spend(parts, 1);
@@ -441,7 +440,7 @@ fn end_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive
         return Step::Over;
     }
     while let Some(request) = packet.requested.get(packet.codes.len()) {
-        if parts.work.turn_left == 0 {
+        if parts.work.is_turn_spent() {
             return Step::Later;
         }
         wake::spend(parts, 1);
@@ -469,10 +468,7 @@ fn end_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive
 /// Other shards have caught up: wakes those whose condition has come, and nobody else.
 pub(crate) fn barrier_moved(parts: &mut Parts) {
     let barrier = parts.router.barrier();
-    while let Some(&(seq, session)) = parts.work.barrier_waiters.first()
-        && seq <= barrier
-    {
-        parts.work.barrier_waiters.pop_first();
+    while let Some(session) = parts.work.pop_past_barrier(barrier) {
         wake::wake_slots(parts, session);
     }
 }

@@ -30,7 +30,7 @@ use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, St
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     while pump_front(parts, session_key) {
-        if parts.work.run.is_spent() {
+        if parts.work.run().is_spent() {
             // Behind those that wait already.
             wake::wake_slots(parts, session_key);
             break;
@@ -46,7 +46,7 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(front) = session.slots.front() else { return false };
     parts.counters.flow_steps += 1;
-    parts.work.run.spend(1);
+    parts.work.run().spend(1);
     match &front.body {
         SlotBody::Publish(publish) => match &publish.stage {
             stage if stage.ticket().is_some() => false,
@@ -145,7 +145,7 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
         .collect();
     for number in blocked {
         parts.counters.flow_steps += 1;
-        parts.work.run.spend(1);
+        parts.work.run().spend(1);
         advance_publish(parts, session_key, number);
     }
 }
@@ -250,7 +250,7 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
 
 /// The owner of a retained topic has answered.
 pub(crate) fn stored(parts: &mut Parts, id: u64, number: u64) {
-    let Some((session_key, slot)) = parts.work.stores.remove(&id) else { return };
+    let Some((session_key, slot)) = parts.work.end_store(id) else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(publish) = session.slots.publish_mut(slot)
         && let Stage::Decided { storage, .. } = &mut publish.stage

@@ -42,14 +42,10 @@ pub(crate) fn store_for(parts: &mut Parts, from: ShardId, id: u64, message: &Arc
     send::push_envelope(parts, from, Lane::Control, EnvelopeBody::Stored { id, number });
 }
 
-/// How often the shell is told of a full store, milliseconds.
-const FULL_NOTE_MS: u64 = 10_000;
-
 /// Has the shell log that a retained message was not stored: once in a while, since whoever publishes one publishes more.
 #[cold]
 pub(crate) fn note_full(parts: &mut Parts, full: Full) {
-    if parts.clock.now().mono_ms >= parts.work.full_noted_until_ms {
-        parts.work.full_noted_until_ms = parts.clock.now().mono_ms + FULL_NOTE_MS;
+    if parts.work.begin_full_note(parts.clock.now().mono_ms) {
         parts.out.retained_full = Some(full);
     }
 }

@@ -81,7 +81,7 @@ pub(crate) fn ask_marks(
     if let Some((mark, found)) = mine {
         readers.mark(batch, me, mark, &found, |_| true);
     }
-    if parts.setup.shards == 1 && parts.work.fanouts.is_empty() {
+    if parts.setup.shards == 1 && !parts.work.has_fanouts() {
         // No message that was stored before is on its way.
         readers.settle(batch);
         return;
@@ -90,7 +90,7 @@ pub(crate) fn ask_marks(
     readers.settle_at(batch, settles_ms);
     if session.settles_ms.is_none() {
         session.settles_ms = Some(settles_ms);
-        parts.work.settling.insert((settles_ms, session_key));
+        parts.work.settling().insert(settles_ms, session_key);
         watch_settling(parts, settles_ms);
     }
     if owners.is_empty() {
@@ -185,8 +185,7 @@ pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &
 
 /// Has the clock look after the sessions that settle, if it does not yet.
 fn watch_settling(parts: &mut Parts, due_ms: u64) {
-    if !parts.work.settling_watched {
-        parts.work.settling_watched = true;
+    if parts.work.settling().begin_watch() {
         parts.clock.arm_overdue(due_ms, Overdue::Settled);
     }
 }
@@ -194,25 +193,24 @@ fn watch_settling(parts: &mut Parts, due_ms: u64) {
 /// What was stored before the marks of some batches has come, if it was to come live.
 pub(crate) fn settle_due(parts: &mut Parts) {
     let now_ms = parts.clock.now().mono_ms;
-    parts.work.settling_watched = false;
-    while let Some(&(due_ms, session_key)) = parts.work.settling.first() {
-        if due_ms > now_ms {
-            return watch_settling(parts, due_ms);
-        }
-        parts.work.settling.pop_first();
+    parts.work.settling().end_watch();
+    while let Some(session_key) = parts.work.settling().pop_due(now_ms) {
         let Some(session) = parts.sessions.get_mut(session_key) else { continue };
         session.settles_ms = session.readers.as_mut().and_then(|readers| readers.settle_due(now_ms));
         session.tidy_readers();
         if let Some(next_ms) = session.settles_ms {
-            parts.work.settling.insert((next_ms, session_key));
+            parts.work.settling().insert(next_ms, session_key);
         }
+    }
+    if let Some(due_ms) = parts.work.settling().next_due_ms() {
+        watch_settling(parts, due_ms);
     }
 }
 
 /// A session that ends has nothing to settle any more.
 pub(crate) fn forget_settling(parts: &mut Parts, session_key: SessionKey, settles_ms: Option<u64>) {
     if let Some(settles_ms) = settles_ms {
-        parts.work.settling.remove(&(settles_ms, session_key));
+        parts.work.settling().remove(settles_ms, session_key);
     }
 }
 
@@ -238,11 +236,11 @@ pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
                 Lane::Control,
                 EnvelopeBody::Page { session: session_key, ask },
             );
-        } else if parts.work.turn_left > 0 && parts.work.scans.is_empty() {
+        } else if !parts.work.is_turn_spent() && parts.work.scans_len() == 0 {
             let body = scan_page(parts, &ask);
             take_page(parts, owner, session_key, page, body);
         } else {
-            parts.work.scans.push_back(Scan { asker: owner, session: session_key, ask });
+            parts.work.push_scan(Scan { asker: owner, session: session_key, ask });
         }
     }
 }
@@ -301,11 +299,11 @@ fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> boo
 /// Looks through one page each for those who asked.
 pub(crate) fn scan_retained(parts: &mut Parts) {
     // Only those that wait now: a small one leads to the next of its own at once.
-    for _ in 0..parts.work.scans.len() {
-        if parts.work.turn_left == 0 {
+    for _ in 0..parts.work.scans_len() {
+        if parts.work.is_turn_spent() {
             return;
         }
-        let Some(scan) = parts.work.scans.pop_front() else { return };
+        let Some(scan) = parts.work.pop_scan() else { return };
         let body = scan_page(parts, &scan.ask);
         let (session, page) = (scan.session, scan.ask.page);
         if scan.asker == parts.setup.id {
@@ -347,7 +345,7 @@ fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
             },
         );
         parts.counters.work_units += 1 + scanned.visited as u64;
-        parts.work.turn_left = parts.work.turn_left.saturating_sub(1 + scanned.visited as u64);
+        parts.work.spend_turn(1 + scanned.visited as u64);
         budget = budget.saturating_sub(scanned.visited);
         let goes_on = scanned.next.is_some();
         body.ends.push((reader.reader, scanned.next));

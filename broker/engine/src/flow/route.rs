@@ -47,11 +47,9 @@ pub(crate) fn effect(
             wake::wait_for_lane(parts, session, owner);
             return Effect::Waits(Storage::NotAsked);
         } else {
-            parts.work.lanes.passed();
+            parts.work.lanes().passed();
             // The owner first: whoever is not routed to now will find it there.
-            let id = parts.work.next_store;
-            parts.work.next_store += 1;
-            parts.work.stores.insert(id, (session, number));
+            let id = parts.work.begin_store(session, number);
             let message = Arc::clone(hold(view, held));
             send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
             return Effect::Waits(Storage::Asked(id));
@@ -65,7 +63,7 @@ pub(crate) fn effect(
         // What is stored stays stored; only the routing is still to come.
         return Effect::Waits(stored.map_or(Storage::NotAsked, Storage::Answered));
     }
-    parts.work.lanes.passed();
+    parts.work.lanes().passed();
     // A store without room refuses to store; the message goes on.
     let full = stored == Some(0) && is_v5(parts, session);
     let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
@@ -96,7 +94,7 @@ fn is_v5(parts: &Parts, session: SessionKey) -> bool {
 
 /// Whether a publisher has to wait before its message may take that lane: for room, or for those who came before.
 fn must_wait_for_lane(parts: &Parts, session: SessionKey, lane: ShardId) -> bool {
-    lane_is_full(parts, lane) || parts.work.lanes.are_before(session, lane)
+    lane_is_full(parts, lane) || parts.work.are_before(session, lane)
 }
 
 /// Whether there is no room in the lane to that shard.
@@ -161,19 +159,12 @@ pub(crate) fn serve_local(
         return;
     }
     // Nothing overtakes a sliced fan-out to the same sessions.
-    if !parts.work.fanouts.is_empty()
-        || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries
-    {
+    if parts.work.has_fanouts() || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries {
         let message = Rc::clone(hold(view, held));
-        parts.work.fanouts.push_back(FanOut {
-            message,
-            stored: view.stored,
-            matched: Rc::clone(matched),
-            next: 0,
-        });
+        parts.work.push_fanout(FanOut { message, stored: view.stored, matched: Rc::clone(matched), next: 0 });
         return;
     }
-    parts.work.run.spend(matched.local.len() as u64);
+    parts.work.run().spend(matched.local.len() as u64);
     parts.counters.work_units += matched.local.len() as u64;
     parts.encoder.begin();
     for target in &matched.local {

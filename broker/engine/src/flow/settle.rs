@@ -3,10 +3,10 @@
 //! so here and moves nothing itself, so that nothing that a client does can nest. Each public input of the shard begins with
 //! `begin_step` and ends with `settle`.
 
-use std::collections::VecDeque;
-
 use super::{deliver, pump, retained, route};
 use crate::id::{SessionKey, ShardId};
+use crate::limits::Limits;
+use crate::outbox::Outbox;
 use crate::parts::Parts;
 
 /// Moves whatever has become able to move, as far as this step's budget goes.
@@ -18,15 +18,15 @@ pub(crate) fn settle(parts: &mut Parts) {
 }
 
 fn settle_ready(parts: &mut Parts) {
-    while !parts.work.run.is_spent() {
-        parts.work.run.spend(1);
+    while !parts.work.run().is_spent() {
+        parts.work.run().spend(1);
         if let Some(key) = next_lane_turn(parts) {
-            parts.work.lanes.turn = Some(key);
+            parts.work.lanes().begin_turn(key);
             pump::pump_slots(parts, key);
-            parts.work.lanes.turn = None;
+            parts.work.lanes().passed();
             continue;
         }
-        let Some(key) = parts.work.run.sessions.pop_front() else { return };
+        let Some(key) = parts.work.run().pop() else { return };
         // A session that has been taken down meanwhile.
         let Some(session) = parts.sessions.get_mut(key) else { continue };
         let ready = std::mem::take(&mut session.ready);
@@ -43,25 +43,17 @@ fn settle_ready(parts: &mut Parts) {
 /// Whether something could go on at this moment.
 #[inline]
 pub(crate) fn has_ready(parts: &Parts) -> bool {
-    !parts.work.run.sessions.is_empty() || !parts.work.lanes.open.is_empty()
+    parts.work.has_ready()
 }
 
 /// The next session that waits for a lane with room.
 fn next_lane_turn(parts: &mut Parts) -> Option<SessionKey> {
-    while let Some(lane) = parts.work.lanes.open.iter().next() {
+    while let Some(lane) = parts.work.lanes().first_open() {
         if route::lane_is_full(parts, lane) {
-            parts.work.lanes.open.remove(lane);
+            parts.work.lanes().close(lane);
             continue;
         }
-        let queue = &mut parts.work.lanes.lanes[lane.index()];
-        let key = queue.pop_front();
-        if queue.is_empty() {
-            if queue.capacity() > 1024 {
-                *queue = VecDeque::new();
-            }
-            parts.work.lanes.waited.remove(lane);
-            parts.work.lanes.open.remove(lane);
-        }
+        let key = parts.work.lanes().pop(lane);
         if let Some(session) = key.and_then(|key| parts.sessions.get_mut(key)) {
             session.lanes_waited.remove(lane);
             return key;
@@ -73,15 +65,12 @@ fn next_lane_turn(parts: &mut Parts) -> Option<SessionKey> {
 /// Envelopes have left the staging of some lane: publishers that waited for room in it go on, first come first served, as
 /// many as there is room for. Once a turn.
 pub(crate) fn lanes_moved(parts: &mut Parts) {
-    let mut open = parts.work.lanes.open;
-    for lane in parts.work.lanes.waited.iter().filter(|lane| lane_is_low(parts, *lane)) {
-        open.insert(lane);
-    }
-    parts.work.lanes.open = open;
+    let (limits, out) = (&parts.setup.limits, &parts.out);
+    parts.work.lanes().open_lanes(|lane| lane_is_low(limits, out, lane));
 }
 
-fn lane_is_low(parts: &Parts, lane: ShardId) -> bool {
-    let (limits, index) = (&parts.setup.limits, lane.index());
-    parts.out.data[index].len() as u64 <= limits.lane_envelopes_max / 2
-        && parts.out.data_bytes[index] as u64 <= limits.lane_bytes_max / 2
+fn lane_is_low(limits: &Limits, out: &Outbox, lane: ShardId) -> bool {
+    let index = lane.index();
+    out.data[index].len() as u64 <= limits.lane_envelopes_max / 2
+        && out.data_bytes[index] as u64 <= limits.lane_bytes_max / 2
 }

@@ -20,14 +20,14 @@ const EXPIRE: usize = 256;
 pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     parts.clock.set(now);
     wake::begin_step(parts);
-    parts.work.turn_left = parts.setup.limits.turn_budget_deliveries / 2;
+    parts.work.begin_turn(parts.setup.limits.turn_budget_deliveries / 2);
     memory::settle_memory(parts);
     timers::run_timers(parts);
     settle::settle(parts);
     fan_out(parts);
     filters::go_on_with_filters(parts);
     // Half of the budget for subscriptions, half for retained messages: neither keeps the other waiting.
-    parts.work.turn_left += parts.setup.limits.turn_budget_deliveries / 2;
+    parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 2);
     retained::scan_retained(parts);
     ending::end_sessions(parts);
     commands::replay(parts);
@@ -48,20 +48,16 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
 
 /// Whether the last step left sliced work: the shell then calls [`Shard::advance`] once more, after others have run.
 pub(crate) fn has_work(parts: &Parts) -> bool {
-    !parts.work.fanouts.is_empty()
-        || !parts.work.scans.is_empty()
-        || !parts.work.subscribing.is_empty()
-        || !parts.work.ending.is_empty()
+    parts.work.is_left()
         || settle::has_ready(parts)
         || commands::has_replays(parts)
         || authority::has_reviews(parts)
-        || !parts.work.heirs.is_empty()
 }
 
 fn fan_out(parts: &mut Parts) {
     let mut left = parts.setup.limits.turn_budget_deliveries as usize;
     while left > 0 {
-        let Some(mut fanout) = parts.work.fanouts.pop_front() else { return };
+        let Some(mut fanout) = parts.work.pop_fanout() else { return };
         let end = fanout.matched.local.len().min(fanout.next + left);
         let mut held = Some(Rc::clone(&fanout.message));
         let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
@@ -73,7 +69,7 @@ fn fan_out(parts: &mut Parts) {
         left -= end - fanout.next;
         fanout.next = end;
         if fanout.next < fanout.matched.local.len() {
-            parts.work.fanouts.push_front(fanout);
+            parts.work.put_back_fanout(fanout);
         }
     }
 }

@@ -8,14 +8,14 @@ use crate::parts::Parts;
 /// A public input begins: it may do so much work beside its own.
 #[inline]
 pub(crate) fn begin_step(parts: &mut Parts) {
-    parts.work.run.budget = parts.setup.limits.turn_budget_deliveries;
+    parts.work.run().begin_step(parts.setup.limits.turn_budget_deliveries);
 }
 
 /// The packets that wait in a session's slots may go on.
 pub(crate) fn wake_slots(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if !session.ready.is_queued() {
-        parts.work.run.sessions.push_back(key);
+        parts.work.run().push(key);
     }
     session.ready.slots = true;
 }
@@ -28,7 +28,7 @@ pub(crate) fn wake_queue(parts: &mut Parts, key: SessionKey) {
         return;
     }
     if !session.ready.is_queued() {
-        parts.work.run.sessions.push_back(key);
+        parts.work.run().push(key);
     }
     session.ready.queue = true;
 }
@@ -40,20 +40,18 @@ pub(crate) fn wait_for_lane(parts: &mut Parts, key: SessionKey, lane: ShardId) {
         return;
     }
     session.lanes_waited.insert(lane);
-    parts.work.lanes.lanes[lane.index()].push_back(key);
-    parts.work.lanes.waited.insert(lane);
+    parts.work.lanes().wait(key, lane);
 }
 
 /// Notes work that was done, in units: links called, nodes visited, entries moved.
 pub(crate) fn spend(parts: &mut Parts, units: u64) {
     parts.counters.work_units += units;
-    parts.work.turn_left = parts.work.turn_left.saturating_sub(units);
+    parts.work.spend_turn(units);
 }
 
 /// A number for a batch or a reader of retained messages.
 pub(crate) fn next_reader(parts: &mut Parts) -> u64 {
-    parts.work.next_reader += 1;
-    parts.work.next_reader
+    parts.work.next_reader()
 }
 
 /// A session may have come to rest that somebody waits for.
@@ -74,6 +72,6 @@ pub(crate) fn queue_heir(parts: &mut Parts, key: ConnKey) {
         && !admission.queued
     {
         admission.queued = true;
-        parts.work.heirs.push_back(key);
+        parts.work.push_heir(key);
     }
 }
