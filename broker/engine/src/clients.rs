@@ -47,11 +47,13 @@ impl Connections {
     }
 
     /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
         (self.table.len() as u64) < max && self.totals.connections().take(total_max)
     }
 
     /// Takes a connection out, and counts one less.
+    #[inline]
     pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Connection> {
         let conn = self.table.remove(key)?;
         self.totals.connections().give_back();
@@ -59,16 +61,19 @@ impl Connections {
     }
 
     /// Whether another CONNECT may wait for an answer, at most `max` at a time.
+    #[inline]
     pub(crate) fn may_admit(&self, max: u64) -> bool {
         self.admitting < max
     }
 
     /// A CONNECT waits for an answer.
+    #[inline]
     pub(crate) fn admission_begins(&mut self) {
         self.admitting += 1;
     }
 
     /// A CONNECT goes on, or its connection has ended.
+    #[inline]
     pub(crate) fn admission_ends(&mut self) {
         self.admitting -= 1;
     }
@@ -79,11 +84,13 @@ impl Connections {
     }
 
     /// Whether no new connection is taken.
+    #[inline]
     pub(crate) fn is_draining(&self) -> bool {
         self.draining
     }
 
     /// What is remembered of traced clients.
+    #[inline]
     pub(crate) fn traces(&mut self) -> &mut Traces {
         &mut self.traces
     }
@@ -124,16 +131,19 @@ impl Sessions {
     }
 
     /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
+    #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
         (self.table.len() as u64) < max && self.totals.sessions().take(total_max)
     }
 
     /// What was reserved is not used.
+    #[inline]
     pub(crate) fn give_back(&self) {
         self.totals.sessions().give_back();
     }
 
     /// Takes a session out, and counts one less.
+    #[inline]
     pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Session> {
         let session = self.table.remove(key)?;
         self.totals.sessions().give_back();

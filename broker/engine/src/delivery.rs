@@ -32,11 +32,10 @@ pub struct Shape<'a> {
 /// An encoded PUBLISH; small payloads are part of it.
 #[derive(Debug, Default)]
 pub struct EncodedFrame {
-    /// The bytes.
-    pub bytes: Vec<u8>,
+    bytes: Vec<u8>,
     packet_id_at: Option<usize>,
-    /// Bytes of the whole packet, with a payload that is sent by reference. 0 where MQTT cannot express it.
-    pub len: usize,
+    /// Bytes of the whole packet.
+    len: usize,
     fresh: bool,
 }
 
@@ -63,6 +62,18 @@ impl EncodedFrame {
         if payload.len() < SHARED_PAYLOAD_BYTES {
             self.bytes.extend_from_slice(payload);
         }
+    }
+
+    /// Bytes of the whole packet, with a payload that is sent by reference. 0 where MQTT cannot express it.
+    #[inline]
+    pub fn packet_len(&self) -> usize {
+        self.len
+    }
+
+    /// Bytes that [`EncodedFrame::copy_to`] appends.
+    #[inline]
+    pub fn copied_len(&self) -> usize {
+        self.bytes.len()
     }
 
     /// Appends a copy with this packet identifier.

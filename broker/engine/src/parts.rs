@@ -1,6 +1,5 @@
 //! The parts of a shard. A flow takes them as one argument; each part keeps its own fields in order.
 
-use std::collections::HashMap;
 use std::ops::Deref;
 use std::sync::Arc;
 
@@ -8,20 +7,19 @@ use crate::clients::{Connections, Sessions};
 use crate::clock::Clock;
 use crate::counters::Counters;
 use crate::delivery::{EncodedFrame, FrameCache, Shape};
-use crate::hook::breaker::Breaker;
-use crate::hook::tickets::Tickets;
-use crate::hook::{CallCell, ChainTable, LinkIdentity};
 use crate::id::ShardId;
 use crate::interface::Setup;
 use crate::ledger::Memory;
 use crate::message::{Message, MessageView};
 use crate::outbox::Outbox;
-use crate::plugins::PluginDesk;
-use crate::reviews::Reviews;
 use crate::route::retained::{Retained, RetainedLimits};
 use crate::route::{RouteLimits, Routes};
 use crate::totals::Totals;
 use crate::work::Work;
+
+mod hooks;
+
+pub(crate) use hooks::{AtPoint, Hooks};
 
 /// Everything that a shard owns: twelve parts, each with private fields, and beside them the setup, which is no part since it
 /// never changes. Two parts are plain data: the counters, and what is left for the shell.
@@ -104,23 +102,6 @@ impl Encoder {
     }
 }
 
-/// What plugins are called with.
-#[derive(Debug)]
-pub(crate) struct Hooks {
-    pub(crate) chains: ChainTable,
-    /// Calls of the links of earlier tables.
-    pub(crate) calls_before: u64,
-    pub(crate) calls: Arc<CallCell>,
-    pub(crate) breaker: Breaker,
-    pub(crate) tickets: Tickets,
-    pub(crate) desk: PluginDesk,
-    /// Version of the rules of client.authorize: what was decided under an older one is asked again.
-    pub(crate) authz_epoch: u64,
-    pub(crate) reviews: Reviews,
-    /// Hooks whose changes were refused: when the next one is logged, monotonic milliseconds, and how many have not been.
-    pub(crate) refusals: HashMap<LinkIdentity, (u64, u64), ahash::RandomState>,
-}
-
 /// The shard's own randomness (splitmix64; for choices, never for secrets), numbers of messages, and hash keys.
 #[derive(Debug)]
 pub(crate) struct Numbers {
@@ -192,17 +173,7 @@ impl Parts {
                 },
                 hasher.clone(),
             ),
-            hooks: Hooks {
-                chains: ChainTable::empty(),
-                calls_before: 0,
-                calls: Arc::default(),
-                breaker: Breaker::default(),
-                tickets: Tickets::new(setup.id, limits.tickets_max),
-                desk: PluginDesk::default(),
-                authz_epoch: 0,
-                reviews: Reviews::default(),
-                refusals: HashMap::with_hasher(hasher.clone()),
-            },
+            hooks: Hooks::new(setup.id, limits.tickets_max, hasher.clone()),
             out: Outbox::new(setup.shards),
             counters: Counters::default(),
             encoder: Encoder::default(),

@@ -22,14 +22,14 @@ pub(crate) struct KeptMail {
 #[derive(Debug, Default)]
 pub(crate) struct PluginDesk {
     /// Sessions that no client has: what a plugin publishes waits in order in the slots of its own.
-    pub(crate) sessions: HashMap<u64, SessionKey>,
+    sessions: HashMap<u64, SessionKey>,
     /// Timers that are armed, with the time until which an unknown plugin is waited for.
-    pub(crate) timers: HashMap<u64, (PluginHandle, u64)>,
+    timers: HashMap<u64, (PluginHandle, u64)>,
     /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
-    pub(crate) held: Vec<(u64, u64)>,
-    pub(crate) mails: VecDeque<KeptMail>,
-    pub(crate) mails_bytes: usize,
-    pub(crate) replays: VecDeque<Replay>,
+    held: Vec<(u64, u64)>,
+    mails: VecDeque<KeptMail>,
+    mails_bytes: usize,
+    replays: VecDeque<Replay>,
 }
 
 /// A plugin that is being told of what was there before it.
@@ -39,4 +39,119 @@ pub(crate) struct Replay {
     /// The next place in the table of sessions.
     pub(crate) place: usize,
     pub(crate) until_ms: u64,
+}
+
+/// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
+const KEPT_MAILS_MAX: usize = 1024;
+/// Bytes of them.
+const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
+
+impl PluginDesk {
+    /// The session of a plugin, by the number of the plugin's name.
+    pub(crate) fn session(&self, number: u64) -> Option<SessionKey> {
+        self.sessions.get(&number).copied()
+    }
+
+    /// A plugin has got a session.
+    pub(crate) fn add_session(&mut self, number: u64, session: SessionKey) {
+        self.sessions.insert(number, session);
+    }
+
+    /// How many sessions plugins have.
+    pub(crate) fn sessions_len(&self) -> usize {
+        self.sessions.len()
+    }
+
+    // --- timers
+
+    /// A plugin has armed a timer. Until `until_ms` it is waited for if it is in no chain table.
+    pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64) {
+        self.timers.insert(timer, (plugin, until_ms));
+    }
+
+    /// Forgets a timer, if it is this plugin's.
+    pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) {
+        if self.timers.get(&timer).is_some_and(|(owner, _)| *owner == plugin) {
+            self.timers.remove(&timer);
+        }
+    }
+
+    /// Whose timer that is, and until when its plugin is waited for; `None` if it is not armed any more.
+    pub(crate) fn timer(&self, timer: u64) -> Option<(PluginHandle, u64)> {
+        self.timers.get(&timer).copied()
+    }
+
+    /// A timer has run, or nobody is there for it.
+    pub(crate) fn end_timer(&mut self, timer: u64) {
+        self.timers.remove(&timer);
+    }
+
+    /// How many timers are armed.
+    pub(crate) fn timers_len(&self) -> usize {
+        self.timers.len()
+    }
+
+    /// A timer is due while its plugin is not called.
+    pub(crate) fn hold_timer(&mut self, timer: u64, number: u64) {
+        self.held.push((timer, number));
+    }
+
+    /// Takes the timers that have fallen due meanwhile, in this order, each with the plugin's number.
+    pub(crate) fn take_held_timers(&mut self) -> Vec<(u64, u64)> {
+        std::mem::take(&mut self.held)
+    }
+
+    // --- mail
+
+    /// Keeps mail; false, and it is lost, if too much is kept.
+    pub(crate) fn keep_mail(&mut self, mail: KeptMail) -> bool {
+        let bytes = self.mails_bytes + mail.bytes.len();
+        if self.mails.len() >= KEPT_MAILS_MAX || bytes > KEPT_MAIL_BYTES_MAX {
+            return false;
+        }
+        self.mails_bytes = bytes;
+        self.mails.push_back(mail);
+        true
+    }
+
+    /// Takes all mail, in order.
+    pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
+        self.mails_bytes = 0;
+        std::mem::take(&mut self.mails)
+    }
+
+    // --- replays
+
+    /// A plugin is to be told of all that was there before it.
+    pub(crate) fn begin_replay(&mut self, plugin: PluginHandle, until_ms: u64) {
+        self.replays.push_back(Replay { plugin, place: 0, until_ms });
+    }
+
+    /// Whether some plugin has not been told of everything yet.
+    pub(crate) fn has_replays(&self) -> bool {
+        !self.replays.is_empty()
+    }
+
+    /// The replay that goes on next.
+    pub(crate) fn first_replay(&self) -> Option<&Replay> {
+        self.replays.front()
+    }
+
+    /// The replay in front has come to this place.
+    pub(crate) fn move_replay(&mut self, place: usize) {
+        if let Some(replay) = self.replays.front_mut() {
+            replay.place = place;
+        }
+    }
+
+    /// The replay in front is over.
+    pub(crate) fn end_replay(&mut self) {
+        self.replays.pop_front();
+    }
+
+    /// Forgets the timers and replays of plugins that are gone.
+    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) {
+        self.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
+        self.replays.retain(|replay| !gone.contains(&replay.plugin));
+    }
 }

@@ -43,15 +43,152 @@ pub(crate) struct OpenRecheck {
 /// What the shard authorizes by itself: rechecks of subscriptions in force, and deliveries.
 #[derive(Debug, Default)]
 pub(crate) struct Reviews {
-    pub(crate) walks: VecDeque<Walk>,
-    /// Rechecks that wait for a plugin, by number: at most `rechecks_max`.
-    pub(crate) open: HashMap<u64, OpenRecheck>,
-    pub(crate) next: u64,
+    walks: VecDeque<Walk>,
+    /// Rechecks that wait for a plugin, by number.
+    open: HashMap<u64, OpenRecheck>,
+    last_number: u64,
     /// When those that nobody has answered are asked about again, and how long that pause is.
-    pub(crate) again_ms: Option<u64>,
-    pub(crate) pause_ms: u64,
+    again_ms: Option<u64>,
+    pause_ms: u64,
     /// Sessions whose first delivery is to be authorized; each at most once.
-    pub(crate) row: VecDeque<SessionKey>,
-    /// How many deliveries wait for a plugin: at most `deliver_requests_max`.
-    pub(crate) asked: u64,
+    row: VecDeque<SessionKey>,
+    /// How many deliveries wait for a plugin.
+    asked: u64,
+}
+
+/// Walks that may wait; one of everything takes the place of more.
+const WALKS_MAX: usize = 32;
+/// Time after which what nobody has answered is asked again: twice as long each time, until an answer comes.
+const PAUSE_MIN_MS: u64 = 1_000;
+const PAUSE_MAX_MS: u64 = 60_000;
+
+impl Reviews {
+    // --- walks
+
+    /// Begins a walk along `places` sessions; `place_of` is where the session of a client stands. One of everybody's
+    /// subscriptions takes the place of all others but of those that nobody has answered, and one that is under way goes on to
+    /// where it stands now: whoever changes the rules often does not keep it from the last session.
+    pub(crate) fn begin_walk(
+        &mut self,
+        whose: Whose,
+        places: usize,
+        place_of: impl FnOnce(&str) -> Option<usize>,
+    ) {
+        let walks = &mut self.walks;
+        let everybody = Whose::Scope(Scope::All);
+        let whose = if walks.len() >= WALKS_MAX { Whose::Scope(Scope::All) } else { whose };
+        if whose == everybody {
+            walks.retain(|walk| walk.whose == everybody || walk.whose == Whose::Unanswered);
+        }
+        if let Whose::Scope(Scope::Client(client_id)) = &whose {
+            let Some(place) = place_of(client_id) else { return };
+            walks.retain(|walk| walk.whose != whose);
+            walks.push_back(Walk { place, left: 1, whose, session: None });
+        } else if let Some(walk) = walks.iter_mut().find(|walk| walk.whose == whose) {
+            walk.left = places;
+        } else {
+            walks.push_back(Walk { place: 0, left: places, whose, session: None });
+        }
+    }
+
+    /// The walk that goes on next.
+    pub(crate) fn first_walk(&mut self) -> Option<&mut Walk> {
+        self.walks.front_mut()
+    }
+
+    /// The walk in front is over.
+    pub(crate) fn end_walk(&mut self) {
+        self.walks.pop_front();
+    }
+
+    /// Whether some walk is not over.
+    pub(crate) fn has_walks(&self) -> bool {
+        !self.walks.is_empty()
+    }
+
+    // --- rechecks that wait for a plugin
+
+    /// Whether another may wait, at most `max` at a time.
+    pub(crate) fn may_recheck(&self, max: u64) -> bool {
+        (self.open.len() as u64) < max
+    }
+
+    /// A number for a recheck.
+    pub(crate) fn next_number(&mut self) -> u64 {
+        self.last_number += 1;
+        self.last_number
+    }
+
+    /// A recheck waits for a plugin.
+    pub(crate) fn open(&mut self, number: u64, recheck: OpenRecheck) {
+        self.open.insert(number, recheck);
+    }
+
+    /// A recheck has been answered, or is nobody's any more.
+    pub(crate) fn close(&mut self, number: u64) -> Option<OpenRecheck> {
+        self.open.remove(&number)
+    }
+
+    // --- the pause before what nobody has answered is asked again
+
+    /// The pauses are short again, since the rules have changed.
+    pub(crate) fn shorten_pause(&mut self) {
+        self.pause_ms = 0;
+    }
+
+    /// Something was not answered: when the pause ends that begins with it, monotonic milliseconds; `None` within a pause.
+    pub(crate) fn begin_pause(&mut self, now_ms: u64) -> Option<u64> {
+        if self.again_ms.is_some() {
+            return None;
+        }
+        self.pause_ms = (self.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
+        self.again_ms = Some(now_ms + self.pause_ms);
+        self.again_ms
+    }
+
+    /// Whether there is a pause, and it is over by now.
+    pub(crate) fn is_pause_over(&self, now_ms: u64) -> bool {
+        self.again_ms.is_some_and(|due_ms| due_ms <= now_ms)
+    }
+
+    /// Ends the pause; whether there was one.
+    pub(crate) fn end_pause(&mut self) -> bool {
+        self.again_ms.take().is_some()
+    }
+
+    // --- deliveries
+
+    /// The first delivery of a session is to be authorized. The caller sees to it that the session is here once.
+    #[inline]
+    pub(crate) fn push_session(&mut self, session: SessionKey) {
+        self.row.push_back(session);
+    }
+
+    /// The session whose deliveries are authorized next.
+    pub(crate) fn pop_session(&mut self) -> Option<SessionKey> {
+        self.row.pop_front()
+    }
+
+    /// Whether some session waits for that.
+    pub(crate) fn has_sessions(&self) -> bool {
+        !self.row.is_empty()
+    }
+
+    /// Whether another delivery may wait for a plugin, at most `max` at a time.
+    #[inline]
+    pub(crate) fn may_ask(&self, max: u64) -> bool {
+        self.asked < max
+    }
+
+    /// A delivery waits for a plugin.
+    #[inline]
+    pub(crate) fn delivery_waits(&mut self) {
+        self.asked += 1;
+    }
+
+    /// A delivery waits no more: it was answered, or its session is taken down.
+    #[inline]
+    pub(crate) fn delivery_goes_on(&mut self) {
+        self.asked -= 1;
+    }
 }

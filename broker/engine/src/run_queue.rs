@@ -82,6 +82,7 @@ impl LaneWaiters {
     }
 
     /// A session waits for a lane, behind those that wait already. The caller sees to it that it waits there once.
+    #[inline]
     pub(crate) fn wait(&mut self, session: SessionKey, lane: ShardId) {
         self.lanes[lane.index()].push_back(session);
         self.waited.insert(lane);
@@ -112,6 +113,7 @@ impl LaneWaiters {
     }
 
     /// Lanes that somebody waits for have room again where `is_low`.
+    #[inline]
     pub(crate) fn open_lanes(&mut self, is_low: impl Fn(ShardId) -> bool) {
         for lane in self.waited.iter().filter(|lane| is_low(*lane)) {
             self.open.insert(lane);
@@ -119,6 +121,7 @@ impl LaneWaiters {
     }
 
     /// A lane is full: who waits for it waits on.
+    #[inline]
     pub(crate) fn close(&mut self, lane: ShardId) {
         self.open.remove(lane);
     }

@@ -73,7 +73,7 @@ impl Shard {
         if self.parts.router.has_changes() {
             route::tell_interest(&mut self.parts);
         }
-        if self.parts.hooks.calls.faults().is_waiting() {
+        if self.parts.hooks.calls().faults().is_waiting() {
             hooks::judge_faults(&mut self.parts);
         }
         &mut self.parts.out
@@ -81,7 +81,7 @@ impl Shard {
 
     /// Where the shard says which plugin it is calling, for a watchdog on another thread. Before the first hook.
     pub fn set_call_cell(&mut self, calls: Arc<CallCell>) {
-        self.parts.hooks.calls = calls;
+        self.parts.hooks.set_call_cell(calls);
     }
 
     /// Where all shards of the process count their connections and sessions. Before the first connection.
@@ -133,7 +133,7 @@ impl Shard {
 
     /// The chains in force.
     pub fn chains(&self) -> &ChainTable {
-        &self.parts.hooks.chains
+        self.parts.hooks.chains()
     }
 
     /// Counters since the start, gauges brought up to date. Cheap to copy.

@@ -36,6 +36,7 @@ impl Traces {
     }
 
     /// Whether the packets of a client are remembered.
+    #[inline]
     pub(crate) fn has(&self, client_id: &str) -> bool {
         self.clients.contains_key(client_id)
     }

@@ -244,6 +244,7 @@ impl Work {
     // --- retained messages
 
     /// Another shard is asked to store the message of a slot: the number of the request.
+    #[inline]
     pub(crate) fn begin_store(&mut self, session: SessionKey, slot: u64) -> u64 {
         let id = self.next_store;
         self.next_store += 1;
@@ -257,6 +258,7 @@ impl Work {
     }
 
     /// A number for a batch, a reader or a page of retained messages.
+    #[inline]
     pub(crate) fn next_reader(&mut self) -> u64 {
         self.last_reader += 1;
         self.last_reader

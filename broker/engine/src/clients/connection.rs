@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
-use super::reading::Reading;
+use super::reading::{Pause, Reading};
 use crate::clients::admission::{Admission, Renewal};
 use crate::codec;
 use crate::counters::Counters;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::Peer;
+use crate::limits::Limits;
 use crate::outbox::{Outbound, Outbox};
 use crate::packet::{Packet, PacketType, Version};
 use crate::reason::ReasonCode;
@@ -125,6 +126,24 @@ impl Connection {
             auth_method: None,
             renewal: None,
         }
+    }
+
+    /// Whether it is not read.
+    #[inline]
+    pub(crate) fn is_paused(&self) -> bool {
+        self.reading != Reading::Reading
+    }
+
+    /// Has the shell read nothing more.
+    pub(crate) fn pause(&mut self, why: Pause) {
+        self.reading = Reading::Paused(why);
+    }
+
+    /// Whether QoS 0 may be queued although the socket has `outbound_bytes_max` to take: its reader keeps up, and the shard has
+    /// room.
+    pub(crate) fn may_burst(&self, now_ms: u64, limits: &Limits, room: usize) -> bool {
+        let beyond = self.out.len() as u64 - limits.outbound_bytes_max;
+        now_ms.saturating_sub(self.taken_ms) <= limits.outbound_burst_ms && beyond < room as u64
     }
 
     /// Whether the client is late with its CONNECT or AUTH.

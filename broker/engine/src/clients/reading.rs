@@ -1,8 +1,5 @@
 //! Whether a connection is read, and why it is not: one state with one reason, for the engine and the shell.
 
-use super::Connection;
-use crate::limits::Limits;
-
 /// Whether a connection is read.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub enum Reading {
@@ -37,24 +34,4 @@ pub enum Pause {
     Outbound,
     /// The shard is near its limit of memory, and much of its session waits. It drains, or the shard finds room.
     Memory,
-}
-
-impl Connection {
-    /// Whether it is not read.
-    #[inline]
-    pub(crate) fn is_paused(&self) -> bool {
-        self.reading != Reading::Reading
-    }
-
-    /// Has the shell read nothing more.
-    pub(crate) fn pause(&mut self, why: Pause) {
-        self.reading = Reading::Paused(why);
-    }
-
-    /// Whether QoS 0 may be queued although the socket has `outbound_bytes_max` to take: its reader keeps up, and the shard has
-    /// room.
-    pub(crate) fn may_burst(&self, now_ms: u64, limits: &Limits, room: usize) -> bool {
-        let beyond = self.out.len() as u64 - limits.outbound_bytes_max;
-        now_ms.saturating_sub(self.taken_ms) <= limits.outbound_burst_ms && beyond < room as u64
-    }
 }

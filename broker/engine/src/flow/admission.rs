@@ -52,7 +52,7 @@ pub(crate) fn admit(
         );
     }
     if connect.properties.auth_method().is_some()
-        && parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty()
+        && parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty()
     {
         // Nobody here speaks any method [section 4.12].
         return connack::refuse(parts, key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
@@ -60,7 +60,7 @@ pub(crate) fn admit(
     let properties = Bytes::copy_from_slice(connect.properties.as_bytes());
     let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     let verdict = ClientVerdict { properties, ..unanswered };
-    let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch);
+    let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch());
     let admission = Admission {
         packet: None,
         identity,
@@ -136,7 +136,7 @@ fn go_on(
 /// Runs the chain of a step from where it stands.
 fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &mut Admission) -> Walked {
     if matches!(admission.step, Step::Connect | Step::Authenticate)
-        && parts.hooks.chains.chain(admission.suspended.point()).is_empty()
+        && parts.hooks.chain(admission.suspended.point()).is_empty()
     {
         return Walked::Through;
     }
@@ -188,7 +188,7 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
 
 /// Whose session there is under a client identifier, if anybody is mounted who could look.
 fn holder_of(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
-    if parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty() {
+    if parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty() {
         return None;
     }
     let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
@@ -316,7 +316,7 @@ fn authenticated(
     connect: &Connect<'_>,
     admission: &mut Admission,
 ) -> Result<Option<Step>, (ReasonCode, Option<Bytes>)> {
-    let guarded = !parts.hooks.chains.chain(HookPoint::ClientAuthenticate).is_empty();
+    let guarded = !parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty();
     let nameless = admission.identity.username.is_none();
     let conn = parts.connections.get(key).ok_or((ReasonCode::UNSPECIFIED_ERROR, None))?;
     // Nobody answered: the listener decides, and a name that somebody could have known is one that nobody knows.
@@ -417,7 +417,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
         conn.renewal = None;
         conn.packet_due_ms = None;
     }
-    let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch);
+    let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch());
     renew(parts, key, data, suspended, false);
     Ok(())
 }

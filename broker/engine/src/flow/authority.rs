@@ -17,7 +17,7 @@ use crate::hook::view::{Action, Request};
 use crate::id::SessionKey;
 use crate::interface::Scope;
 use crate::parts::Parts;
-use crate::reviews::{OpenRecheck, Walk, Whose};
+use crate::reviews::{OpenRecheck, Whose};
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::manner_of;
 use crate::session::{Delivery, Recheck, Session, Subscription};
@@ -25,50 +25,28 @@ use crate::topic;
 
 /// Subscriptions and sessions that are looked at in one turn.
 const SLICE: usize = 128;
-/// Walks that may wait; one of everything takes the place of more.
-const WALKS_MAX: usize = 32;
-/// Time after which what nobody has answered is asked again: twice as long each time, until an answer comes.
-const PAUSE_MIN_MS: u64 = 1_000;
-const PAUSE_MAX_MS: u64 = 60_000;
 
 /// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
 pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
-    parts.hooks.authz_epoch += 1;
-    parts.hooks.reviews.pause_ms = 0;
+    parts.hooks.rules_changed();
     begin_walk(parts, Whose::Scope(scope));
 }
 
-/// Begins a walk. One of everybody's subscriptions takes the place of all others but of those that nobody
-/// has answered, and one that is under way goes on to where it stands now: whoever changes the rules
-/// often does not keep it from the last session.
+/// Begins a walk along the sessions that there are now.
 fn begin_walk(parts: &mut Parts, whose: Whose) {
-    let places = parts.sessions.places();
-    let walks = &mut parts.hooks.reviews.walks;
-    let everybody = Whose::Scope(Scope::All);
-    let whose = if walks.len() >= WALKS_MAX { Whose::Scope(Scope::All) } else { whose };
-    if whose == everybody {
-        walks.retain(|walk| walk.whose == everybody || walk.whose == Whose::Unanswered);
-    }
-    if let Whose::Scope(Scope::Client(client_id)) = &whose {
-        let Some(key) = parts.sessions.by_client_id(client_id) else { return };
-        walks.retain(|walk| walk.whose != whose);
-        walks.push_back(Walk { place: key.index as usize, left: 1, whose, session: None });
-    } else if let Some(walk) = walks.iter_mut().find(|walk| walk.whose == whose) {
-        walk.left = places;
-    } else {
-        walks.push_back(Walk { place: 0, left: places, whose, session: None });
-    }
+    let sessions = &parts.sessions;
+    let place_of = |client_id: &str| sessions.by_client_id(client_id).map(|key| key.index as usize);
+    parts.hooks.reviews().begin_walk(whose, sessions.places(), place_of);
 }
 
 /// Whether the next turn can go on with rechecks or deliveries.
 pub(crate) fn has_reviews(parts: &Parts) -> bool {
-    !parts.hooks.reviews.walks.is_empty() && may_recheck(parts)
-        || !parts.hooks.reviews.row.is_empty() && deliver_rights::may_ask_for_deliveries(parts)
+    let limits = &parts.setup.limits;
+    parts.hooks.has_reviews(limits.rechecks_max, limits.deliver_requests_max)
 }
 
 fn may_recheck(parts: &Parts) -> bool {
-    (parts.hooks.reviews.open.len() as u64) < parts.setup.limits.rechecks_max
-        && parts.hooks.tickets.has_room()
+    parts.hooks.may_recheck(parts.setup.limits.rechecks_max)
 }
 
 /// Rechecks a slice of the subscriptions in force, as far as the window has room.
@@ -89,7 +67,7 @@ pub(crate) fn review(parts: &mut Parts) {
 fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, Box<str>)> {
     while *left > 0 {
         *left -= 1;
-        let walk = parts.hooks.reviews.walks.front_mut()?;
+        let walk = parts.hooks.reviews().first_walk()?;
         if let Some((key, after)) = &mut walk.session {
             let next =
                 parts.sessions.get(*key).and_then(|session| filters_after(session, after.as_deref()).next());
@@ -104,7 +82,7 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
             continue;
         }
         if walk.left == 0 {
-            parts.hooks.reviews.walks.pop_front();
+            parts.hooks.reviews().end_walk();
             continue;
         }
         let places = parts.sessions.places().max(1);
@@ -135,20 +113,19 @@ fn begin_recheck(parts: &mut Parts, recheck: OpenRecheck) {
         qos: subscription.options.qos,
         retain: false,
     };
-    parts.hooks.reviews.next += 1;
-    let number = parts.hooks.reviews.next;
+    let number = parts.hooks.reviews().next_number();
     let waiter = Waiter::Recheck(number);
     if let Walked::Through = hooks::go_on(parts, &mut ask, client.view(), Some(request), None, waiter) {
         rechecked(parts, key, &filter, &ask);
         return;
     }
     mark(parts, key, &filter, Recheck::Open(number));
-    parts.hooks.reviews.open.insert(number, OpenRecheck { session: key, filter, client, ask });
+    parts.hooks.reviews().open(number, OpenRecheck { session: key, filter, client, ask });
 }
 
 /// A deferred verdict about a subscription in force.
 pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
-    let Some(mut recheck) = parts.hooks.reviews.open.remove(&number) else { return };
+    let Some(mut recheck) = parts.hooks.reviews().close(number) else { return };
     let Some(session) = parts.sessions.get(recheck.session) else { return };
     let client = Rc::clone(&session.identity);
     mark(parts, recheck.session, &recheck.filter, Recheck::None);
@@ -192,25 +169,22 @@ fn mark(parts: &mut Parts, key: SessionKey, filter: &str, recheck: Recheck) {
 
 /// What nobody has answered is asked again when the pause is over.
 fn recheck_later(parts: &mut Parts) {
-    let reviews = &mut parts.hooks.reviews;
-    if reviews.again_ms.is_none() {
-        reviews.pause_ms = (reviews.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
-        let due_ms = parts.clock.now().mono_ms + reviews.pause_ms;
-        reviews.again_ms = Some(due_ms);
+    let now_ms = parts.clock.now().mono_ms;
+    if let Some(due_ms) = parts.hooks.reviews().begin_pause(now_ms) {
         parts.clock.arm_deadline(due_ms, Deadline::Recheck);
     }
 }
 
 /// The pause is over, unless another has begun meanwhile.
 pub(crate) fn recheck_due(parts: &mut Parts) {
-    if parts.hooks.reviews.again_ms.is_some_and(|due_ms| due_ms <= parts.clock.now().mono_ms) {
+    if parts.hooks.reviews().is_pause_over(parts.clock.now().mono_ms) {
         recheck_now(parts);
     }
 }
 
 /// Asks again now about what nobody has answered: the links may be others.
 pub(crate) fn recheck_now(parts: &mut Parts) {
-    if parts.hooks.reviews.again_ms.take().is_some() {
+    if parts.hooks.reviews().end_pause() {
         begin_walk(parts, Whose::Unanswered);
     }
 }
@@ -219,7 +193,7 @@ pub(crate) fn recheck_now(parts: &mut Parts) {
 pub(crate) fn authorize_deliveries(parts: &mut Parts) {
     let mut left = parts.setup.limits.turn_budget_deliveries;
     while left > 0 && deliver_rights::may_ask_for_deliveries(parts) {
-        let Some(key) = parts.hooks.reviews.row.pop_front() else { return };
+        let Some(key) = parts.hooks.reviews().pop_session() else { return };
         if let Some(deliveries) = deliver_rights::deliveries_of(parts, key) {
             deliveries.in_row = false;
         }
@@ -251,9 +225,9 @@ pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Deliver
     let Deliveries { asked, behind, .. } = *deliveries;
     let mut all = Vec::with_capacity(behind.len() + 1);
     if let Some((ask, delivery)) = asked {
-        parts.hooks.reviews.asked -= 1;
+        parts.hooks.reviews().delivery_goes_on();
         if let Some(ticket) = ask.ticket() {
-            parts.hooks.tickets.close(ticket);
+            parts.hooks.tickets().close(ticket);
         }
         all.push(delivery);
     }

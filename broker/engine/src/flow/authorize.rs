@@ -14,7 +14,7 @@ use crate::session::Identity;
 /// A request that nobody has been asked about yet.
 pub(crate) fn new_ask(parts: &Parts, identity: &Identity) -> AuthorizationRequest {
     let nobody = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
-    AuthorizationRequest::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch)
+    AuthorizationRequest::new(HookPoint::ClientAuthorize, nobody, parts.hooks.authz_epoch())
 }
 
 /// Runs client.authorize for what a client asks for now, from where the request stands. Superusers may do
@@ -50,13 +50,13 @@ pub(crate) fn ask_answered(
     answer: Answer<'_>,
 ) -> bool {
     let ends = hooks::resume(parts, ask, ticket, answer, ());
-    if ask.epoch() == parts.hooks.authz_epoch
+    if ask.epoch() == parts.hooks.authz_epoch()
         && let Some(ends) = ends
     {
         return ends;
     }
     // The links are asked again, once: whatever changes from now on is the next request's.
-    ask.begin_anew(parts.hooks.authz_epoch);
+    ask.begin_anew(parts.hooks.authz_epoch());
     false
 }
 

@@ -16,10 +16,6 @@ const EARLY_MS: u64 = 60_000;
 const EARLY_STEP_MS: u64 = 50;
 /// Sessions that a plugin is told of in one turn.
 const REPLAY_SLICE: usize = 256;
-/// Mails that are kept for such plugins, and for those that are disabled or tripped.
-const KEPT_MAILS_MAX: usize = 1024;
-/// Bytes of them.
-const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
 
 /// Does what a plugin has asked for. Between two events.
 pub(crate) fn command(parts: &mut Parts, command: Command) {
@@ -37,46 +33,39 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         Command::Mail { plugin, from, number, bytes } => bring_mail(parts, plugin, from, number, bytes),
         Command::Timer { plugin, timer, after_ms, number } => {
             let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
-            parts.hooks.desk.timers.insert(timer, (plugin, due_ms.saturating_add(EARLY_MS)));
+            parts.hooks.desk().arm_timer(timer, plugin, due_ms.saturating_add(EARLY_MS));
             parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
         }
         Command::CancelTimer { plugin, timer } => {
-            if parts.hooks.desk.timers.get(&timer).is_some_and(|(owner, _)| *owner == plugin) {
-                parts.hooks.desk.timers.remove(&timer);
-            }
+            parts.hooks.desk().cancel_timer(timer, plugin);
         }
         Command::Invalidate(scope) => authority::invalidate(parts, scope),
         Command::Replay { plugin } => {
-            parts.hooks.desk.replays.push_back(Replay {
-                plugin,
-                place: 0,
-                until_ms: parts.clock.now().mono_ms + EARLY_MS,
-            });
+            parts.hooks.desk().begin_replay(plugin, parts.clock.now().mono_ms + EARLY_MS);
         }
     }
-    parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+    parts.hooks.publish_timers();
 }
 
 /// Whether a plugin has not been told of everything yet.
 pub(crate) fn has_replays(parts: &Parts) -> bool {
-    !parts.hooks.desk.replays.is_empty()
+    parts.hooks.has_replays()
 }
 
 /// Tells of a slice of the sessions.
 pub(crate) fn replay(parts: &mut Parts) {
-    let Some(replay) = parts.hooks.desk.replays.front_mut() else { return };
-    let (plugin, from) = (replay.plugin, replay.place);
-    if parts.hooks.chains.instance(plugin).is_none() {
+    let Some(&Replay { plugin, place: from, until_ms }) = parts.hooks.desk().first_replay() else { return };
+    if parts.hooks.chains().instance(plugin).is_none() {
         // It may be on its way into the chains; other work goes on meanwhile.
-        if parts.clock.now().mono_ms >= replay.until_ms {
-            parts.hooks.desk.replays.pop_front();
+        if parts.clock.now().mono_ms >= until_ms {
+            parts.hooks.desk().end_replay();
         }
         return;
     }
     let end = (from + REPLAY_SLICE).min(parts.sessions.places());
-    replay.place = end;
+    parts.hooks.desk().move_replay(end);
     if end == parts.sessions.places() {
-        parts.hooks.desk.replays.pop_front();
+        parts.hooks.desk().end_replay();
     }
     for place in from..end {
         if let Some(key) = parts.sessions.key_at(place) {
@@ -86,11 +75,11 @@ pub(crate) fn replay(parts: &mut Parts) {
 }
 
 fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
-    match parts.hooks.chains.instance_awake(plugin) {
+    match parts.hooks.chains().instance_awake(plugin) {
         Some(instance) => {
-            parts.hooks.calls.enter_untimely(plugin, Untimely::Mail);
+            parts.hooks.calls().enter_untimely(plugin, Untimely::Mail);
             instance.mail(from, number, &bytes);
-            parts.hooks.calls.leave();
+            parts.hooks.calls().leave();
         }
         None => {
             let until_ms = parts.clock.now().mono_ms + EARLY_MS;
@@ -100,50 +89,45 @@ fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, b
 }
 
 fn keep_mail(parts: &mut Parts, mail: KeptMail) {
-    let bytes = parts.hooks.desk.mails_bytes + mail.bytes.len();
-    if parts.hooks.desk.mails.len() >= KEPT_MAILS_MAX || bytes > KEPT_MAIL_BYTES_MAX {
+    if !parts.hooks.desk().keep_mail(mail) {
         parts.counters.plugin_mail_stale += 1;
-        return;
     }
-    parts.hooks.desk.mails_bytes = bytes;
-    parts.hooks.desk.mails.push_back(mail);
 }
 
 pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
-    let Some(&(plugin, until_ms)) = parts.hooks.desk.timers.get(&timer) else { return };
-    match parts.hooks.chains.instance_awake(plugin) {
+    let Some((plugin, until_ms)) = parts.hooks.desk().timer(timer) else { return };
+    match parts.hooks.chains().instance_awake(plugin) {
         Some(instance) => {
-            parts.hooks.desk.timers.remove(&timer);
-            parts.hooks.calls.enter_untimely(plugin, Untimely::Timer);
+            parts.hooks.desk().end_timer(timer);
+            parts.hooks.calls().enter_untimely(plugin, Untimely::Timer);
             instance.timer(timer, number);
-            parts.hooks.calls.leave();
+            parts.hooks.calls().leave();
         }
         // It is brought when its plugin is called again.
-        None if parts.hooks.chains.is_resting(plugin) => parts.hooks.desk.held.push((timer, number)),
+        None if parts.hooks.chains().is_resting(plugin) => parts.hooks.desk().hold_timer(timer, number),
         // Armed while it was loaded: it may still come into the chains.
         None if parts.clock.now().mono_ms < until_ms => {
             let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
             parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
         }
         None => {
-            parts.hooks.desk.timers.remove(&timer);
+            parts.hooks.desk().end_timer(timer);
         }
     }
-    parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+    parts.hooks.publish_timers();
 }
 
 /// The chains have been swapped: what plugins that are gone had armed is forgotten, and what waited for those that are in the
 /// chains now, or are called again, is handed over.
 pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     if !gone.is_empty() {
-        parts.hooks.desk.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
-        parts.hooks.desk.replays.retain(|replay| !gone.contains(&replay.plugin));
-        parts.hooks.calls.set_timers(parts.hooks.desk.timers.len() as u64);
+        parts.hooks.desk().forget(gone);
+        parts.hooks.publish_timers();
     }
-    for (timer, number) in std::mem::take(&mut parts.hooks.desk.held) {
-        match parts.hooks.desk.timers.get(&timer) {
-            Some((plugin, _)) if parts.hooks.chains.is_resting(*plugin) => {
-                parts.hooks.desk.held.push((timer, number))
+    for (timer, number) in parts.hooks.desk().take_held_timers() {
+        match parts.hooks.desk().timer(timer) {
+            Some((plugin, _)) if parts.hooks.chains().is_resting(plugin) => {
+                parts.hooks.desk().hold_timer(timer, number)
             }
             Some(_) => {
                 parts.clock.arm_deadline(parts.clock.now().mono_ms, Deadline::Plugin { timer, number })
@@ -152,12 +136,12 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
             None => {}
         }
     }
-    parts.hooks.desk.mails_bytes = 0;
-    for mail in std::mem::take(&mut parts.hooks.desk.mails) {
-        let late = mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains.is_resting(mail.plugin);
+    for mail in parts.hooks.desk().take_mails() {
+        let late =
+            mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains().is_resting(mail.plugin);
         if gone.contains(&mail.plugin) {
             parts.counters.plugin_mail_stale += 1;
-        } else if parts.hooks.chains.instance_awake(mail.plugin).is_some() {
+        } else if parts.hooks.chains().instance_awake(mail.plugin).is_some() {
             bring_mail(parts, mail.plugin, mail.from, mail.number, mail.bytes);
         } else if late {
             parts.counters.plugin_mail_stale += 1;
@@ -169,14 +153,11 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
 
 /// Swaps the chain table; the old one comes back.
 pub(crate) fn swap_chains(parts: &mut Parts, table: ChainTable) -> ChainTable {
-    let old = std::mem::replace(&mut parts.hooks.chains, table);
-    parts.hooks.calls_before += old.calls();
-    let gone = old.plugins_gone(&parts.hooks.chains);
-    if !old.authorizes_like(&parts.hooks.chains) {
+    let (old, gone) = parts.hooks.swap_chains(table);
+    if !old.authorizes_like(parts.hooks.chains()) {
         authority::invalidate(parts, Scope::All);
     }
     authority::recheck_now(parts);
-    gone.iter().for_each(|plugin| parts.hooks.breaker.forget(*plugin));
     settle_plugins(parts, &gone);
     old
 }

@@ -15,7 +15,7 @@ use crate::id::ConnKey;
 use crate::packet::{
     ConnAck, Connect, PACKET_BYTES_MAX, Packet, Properties, Property, PropertyId, QoS, push_property,
 };
-use crate::parts::Parts;
+use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Identity, host_of};
 
@@ -87,14 +87,14 @@ pub(crate) fn run_connack(
 ) -> Bytes {
     let grants = grants(parts);
     let point = HookPoint::ClientConnack;
-    let chain = parts.hooks.chains.chain_mut(point);
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return section;
     }
     let before = Bytes::clone(&section);
     let mut fold = ConnackFold::new(identity.view(), reason, session_present, section, grants);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    chain.run((point, &parts.hooks.calls), Course::WHOLE, &mut event, &mut fold);
+    chain.run((point, calls), Course::WHOLE, &mut event, &mut fold);
     if identity.version.is_v5() { fold.section } else { before }
 }
 

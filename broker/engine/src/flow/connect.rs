@@ -150,7 +150,7 @@ pub(crate) fn will_of(
         message,
         expiry_s: will.properties.message_expiry_s(),
         delay_s: granted_expiry(will.properties.will_delay_s().unwrap_or(0), delay_max_s),
-        epoch: parts.hooks.authz_epoch,
+        epoch: parts.hooks.authz_epoch(),
     })))
 }
 

@@ -111,7 +111,7 @@ pub(crate) fn deliver(
         return;
     }
     let one_by_one = session.deliveries.is_some() || deliver_rights::asks_for_deliveries(parts);
-    if !one_by_one && parts.hooks.chains.chain(HookPoint::MessageDelivered).is_empty() {
+    if !one_by_one && parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
         deliver_as(parts, key, &manner, view, held);
         return;
     }
@@ -134,7 +134,7 @@ pub(crate) fn deliver_checked(
         // It has left while its delivery was asked about.
         return;
     }
-    if parts.hooks.chains.chain(HookPoint::MessageDelivered).is_empty() {
+    if parts.hooks.chain(HookPoint::MessageDelivered).is_empty() {
         deliver_as(parts, key, &manner, view, held);
         return;
     }
@@ -275,16 +275,16 @@ fn write_publish(
     };
     let mut alias = alias;
     let mut frame = parts.encoder.frame(view, &shape, manner.cached, now_ms);
-    if frame.len > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
+    if frame.packet_len() > conn.packet_bytes_max as usize && alias.is_some_and(|(_, known)| !known) {
         // An alias that would be set gives way to the client's Maximum Packet Size [MQTT-3.1.2-25].
         alias = None;
         frame = parts.encoder.frame(view, &Shape { topic_alias: None, ..shape }, manner.cached, now_ms);
     }
-    if frame.len == 0 || frame.len > conn.packet_bytes_max as usize {
+    if frame.packet_len() == 0 || frame.packet_len() > conn.packet_bytes_max as usize {
         return Sent::TooLarge;
     }
     conn.out.append(|buffer| frame.copy_to(buffer, packet_id));
-    let (copied_bytes, sent_bytes) = (frame.bytes.len(), frame.len);
+    let (copied_bytes, sent_bytes) = (frame.copied_len(), frame.packet_len());
     let payload = view.payload.as_slice();
     if payload.len() >= SHARED_PAYLOAD_BYTES {
         let payload: Bytes = match view.payload {
@@ -410,7 +410,7 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     let Some((mut ask, delivery)) = deliveries.asked.take_if(|(ask, _)| ask.waits_for(ticket.number)) else {
         return;
     };
-    parts.hooks.reviews.asked -= 1;
+    parts.hooks.reviews().delivery_goes_on();
     if ends {
         // What was drawn for a shared subscription goes to another member when the session is taken down.
         deliveries.behind.push_front(delivery);

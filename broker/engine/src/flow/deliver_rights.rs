@@ -100,7 +100,7 @@ pub(crate) fn ask_delivery(
     if let Some(deliveries) = deliveries_of(parts, key) {
         deliveries.bytes += delivery.message.bytes();
         deliveries.asked = Some((ask, delivery));
-        parts.hooks.reviews.asked += 1;
+        parts.hooks.reviews().delivery_waits();
     }
     false
 }
@@ -112,7 +112,7 @@ pub(crate) fn deliveries_of(parts: &mut Parts, key: SessionKey) -> Option<&mut D
 /// Whether deliveries are authorized one by one.
 #[inline]
 pub(crate) fn asks_for_deliveries(parts: &Parts) -> bool {
-    parts.hooks.chains.chain(HookPoint::ClientAuthorize).delivers()
+    parts.hooks.chain(HookPoint::ClientAuthorize).delivers()
 }
 
 /// Remembers what was said, if somebody has said something, and drops what may not come.
@@ -122,7 +122,7 @@ pub(crate) fn delivery_decided(
     view: &MessageView<'_>,
     ask: &AuthorizationRequest,
 ) -> bool {
-    let (epoch, most) = (parts.hooks.authz_epoch, parts.setup.limits.deliver_verdicts_max as usize);
+    let (epoch, most) = (parts.hooks.authz_epoch(), parts.setup.limits.deliver_verdicts_max as usize);
     let may = authorize::verdict_of(parts, ask).is_ok();
     let remembers = ask.accumulator.may_be_remembered() && most > 0;
     if let Some(deliveries) = deliveries_of(parts, key).filter(|_| remembers) {
@@ -147,7 +147,7 @@ pub(crate) fn put_in_row(parts: &mut Parts, key: SessionKey) {
         && !deliveries.behind.is_empty()
         && !std::mem::replace(&mut deliveries.in_row, true)
     {
-        parts.hooks.reviews.row.push_back(key);
+        parts.hooks.reviews().push_session(key);
     }
 }
 
@@ -183,7 +183,7 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
         return Some(true);
     }
     let hasher = parts.numbers.hasher();
-    let epoch = parts.hooks.authz_epoch;
+    let epoch = parts.hooks.authz_epoch();
     let session = parts.sessions.get_mut(key)?;
     if session.identity.superuser {
         return Some(true);
@@ -197,5 +197,5 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
 }
 
 pub(crate) fn may_ask_for_deliveries(parts: &Parts) -> bool {
-    parts.hooks.reviews.asked < parts.setup.limits.deliver_requests_max && parts.hooks.tickets.has_room()
+    parts.hooks.may_ask_for_deliveries(parts.setup.limits.deliver_requests_max)
 }

@@ -105,7 +105,7 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     let Some(session) = parts.sessions.get(session_key) else { return };
     let identity = Rc::clone(&session.identity);
     // What was allowed at CONNECT is asked again if the rules have moved since.
-    let stage = if will.epoch == parts.hooks.authz_epoch {
+    let stage = if will.epoch == parts.hooks.authz_epoch() {
         Stage::Unstarted
     } else {
         Stage::Authorize(Box::new(Authorization { ask: authorize::new_ask(parts, &identity), after: None }))
@@ -284,10 +284,10 @@ pub(crate) fn end_connection(
     let renewal = conn.renewal.and_then(|renewal| renewal.ticket());
     if let State::Admitting(admission) = conn.state {
         parts.connections.admission_ends();
-        admission.ticket().map(|ticket| parts.hooks.tickets.close(ticket));
+        admission.ticket().map(|ticket| parts.hooks.tickets().close(ticket));
         return;
     }
-    renewal.map(|ticket| parts.hooks.tickets.close(ticket));
+    renewal.map(|ticket| parts.hooks.tickets().close(ticket));
     let Some(session_key) = conn.session else { return };
     let session = parts.sessions.get(session_key);
     // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].

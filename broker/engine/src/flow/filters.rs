@@ -18,7 +18,7 @@ use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
-use crate::parts::Parts;
+use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::filters::{FilterPacket, FilterStep, Granted, Permit};
 use crate::session::{EndCause, Identity, Slot, SlotBody};
@@ -73,7 +73,7 @@ fn start_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> 
         ending::end_connection(parts, conn, EndCause::ByBroker(reason), Some((reason, None)));
         return Step::Over;
     }
-    packet.begin_chain(parts.hooks.authz_epoch);
+    packet.begin_chain(parts.hooks.authz_epoch());
     Step::Goes
 }
 
@@ -175,22 +175,22 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let requested = std::mem::take(&mut suspended.accumulator);
-    let chain = parts.hooks.chains.chain_mut(point);
+    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
         packet.end_chain(requested);
         return Step::Goes;
     }
     let waiter = Waiter::Filters(place.session, place.number, point);
-    let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
+    let desk = TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms);
     let properties = packet.properties.view();
     let mut fold =
         SubscribeFold::new(point, identity.view(), properties, requested, topic_bytes_max, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
     let course = Course { visited: suspended.visited(), ..Course::WHOLE };
-    let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
+    let exit = chain.run((point, calls), course, &mut event, &mut fold);
     let requested = std::mem::take(&mut fold.filters);
     drop(fold);
-    wake::spend(parts, parts.hooks.chains.chain(point).links.len() as u64);
+    wake::spend(parts, parts.hooks.chain(point).links.len() as u64);
     if let Walked::Through = hooks::note_exit(parts, suspended, exit) {
         packet.end_chain(requested);
         return Step::Goes;
@@ -203,7 +203,7 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
 fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut open: usize) -> Step {
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
-    let epoch = parts.hooks.authz_epoch;
+    let epoch = parts.hooks.authz_epoch();
     while let Some(request) = packet.requested.get(packet.permits.len()) {
         if parts.work.is_turn_spent() {
             return Step::Later;
@@ -255,7 +255,7 @@ fn ask_permit(
     request: &Requested,
     ask: AuthorizationRequest,
 ) -> Permit {
-    let links = parts.hooks.chains.chain(HookPoint::ClientAuthorize).links.len() as u64;
+    let links = parts.hooks.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
     parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
     // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
@@ -263,7 +263,7 @@ fn ask_permit(
     let asked = Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
     let waiter = Waiter::Filter(place.session, place.number, index as u32);
     match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
-        Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch),
+        Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch()),
         Asked::Waits(ask) => Permit::Open(Box::new(ask)),
     }
 }
@@ -280,7 +280,7 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
         let request = &packet.requested[index];
         let answer = match &packet.permits[index] {
             // The rules have changed between two turns.
-            Permit::Done(Ok(()), epoch) if *epoch != parts.hooks.authz_epoch => {
+            Permit::Done(Ok(()), epoch) if *epoch != parts.hooks.authz_epoch() => {
                 packet.step = FilterStep::Authorize(0);
                 return Step::Goes;
             }
@@ -519,7 +519,7 @@ pub(crate) fn filter_answered(
     };
     let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
     let permit = if authorize::ask_answered(parts, &mut ask, ticket, answer) {
-        Permit::Done(authorize::verdict_of(parts, &ask), parts.hooks.authz_epoch)
+        Permit::Done(authorize::verdict_of(parts, &ask), parts.hooks.authz_epoch())
     } else {
         let place = Place { session: session_key, number, conn: None };
         ask_permit(parts, &identity, place, index, &request, ask)

@@ -16,7 +16,7 @@ use crate::hook::view::{Action, ClientView, Request};
 use crate::hook::{CannotTake, HookPoint, LinkIdentity, LinkStats, Refusal};
 use crate::message::MessageView;
 use crate::outbox::RefusedAnswer;
-use crate::parts::Parts;
+use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
 
@@ -60,7 +60,7 @@ pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit
             (place + 1, Some(ticket))
         }
     };
-    suspended.suspend(visited_until(parts.hooks.chains.chain(suspended.point()), until), ticket);
+    suspended.suspend(visited_until(parts.hooks.chain(suspended.point()), until), ticket);
     Walked::Waits
 }
 
@@ -72,17 +72,16 @@ fn run_client(
     course: Course<'_>,
     waiter: Option<Waiter>,
 ) -> Exit {
-    let chain = parts.hooks.chains.chain_mut(point);
+    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
         return Exit::Done;
     }
-    let desk =
-        waiter.map(|waiter| TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms));
+    let desk = waiter.map(|waiter| TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms));
     // As the links before have left it: a chain that goes on after a deferred verdict begins with a new event.
     let client = ClientView { superuser: verdict.superuser, ..client };
     let mut fold = ClientFold::new(point, client, request, verdict, desk);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
-    let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
+    let exit = chain.run((point, calls), course, &mut event, &mut fold);
     let called = fold.was_called();
     drop(fold);
     verdict.called |= called;
@@ -91,7 +90,7 @@ fn run_client(
 
 fn arm_ticket(parts: &mut Parts, ticket: Ticket) {
     parts.counters.hook_deferred += 1;
-    if let Some(open) = parts.hooks.tickets.get(ticket) {
+    if let Some(open) = parts.hooks.open_ticket(ticket) {
         parts.clock.arm_deadline(open.deadline_ms, crate::clock::Deadline::Ticket(ticket));
     }
 }
@@ -103,7 +102,7 @@ pub(crate) fn notify_client(
     identity: &Rc<Identity>,
     reason: ReasonCode,
 ) {
-    if parts.hooks.chains.chain(point).is_empty() {
+    if parts.hooks.chain(point).is_empty() {
         return;
     }
     let client = identity.view();
@@ -122,13 +121,13 @@ pub(crate) fn run_publish(
 ) -> Walked {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
     let point = HookPoint::MessagePublish;
-    let chain = parts.hooks.chains.chain_mut(point);
-    let desk = TicketDesk::new(&mut parts.hooks.tickets, waiter, parts.clock.now().mono_ms);
+    let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
+    let desk = TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms);
     let draft = std::mem::take(&mut suspended.accumulator);
     let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
     let course = Course { visited: suspended.visited(), behind, ..Course::of_message(view.ancestry) };
-    let exit = chain.run((point, &parts.hooks.calls), course, &mut event, &mut fold);
+    let exit = chain.run((point, calls), course, &mut event, &mut fold);
     suspended.accumulator = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     drop(fold);
@@ -141,11 +140,11 @@ pub(crate) fn run_publish(
 /// Runs message.delivered for one subscriber. The caller has seen that somebody is mounted.
 pub(crate) fn run_delivered(parts: &mut Parts, identity: &Identity, view: MessageView<'_>) -> Draft {
     let rules = Rules { limits: &parts.setup.limits, now: parts.clock.now() };
-    let chain = parts.hooks.chains.chain_mut(HookPoint::MessageDelivered);
     let point = HookPoint::MessageDelivered;
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     let mut fold = MessageFold::new(point, identity.view(), view, Draft::default(), rules, None);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, false);
-    chain.run((point, &parts.hooks.calls), Course::of_message(view.ancestry), &mut event, &mut fold);
+    chain.run((point, calls), Course::of_message(view.ancestry), &mut event, &mut fold);
     let draft = std::mem::take(&mut fold.draft);
     let (refusals, faults) = (std::mem::take(&mut fold.refusals), fold.refused_faults);
     if !refusals.is_empty() {
@@ -161,13 +160,8 @@ pub(crate) fn note_refusals(parts: &mut Parts, point: HookPoint, refusals: Vec<R
     let now_ms = parts.clock.now().mono_ms;
     for Refusal { plugin, link, name, reason } in refusals {
         parts.counters.hook_changes_refused += 1;
-        let (next_ms, untold) = parts.hooks.refusals.entry(link).or_default();
-        if now_ms < *next_ms {
-            *untold += 1;
-            continue;
-        }
-        *next_ms = now_ms + TOLD_EVERY_MS;
-        let reason = match std::mem::take(untold) {
+        let Some(unlogged) = parts.hooks.refused(link, now_ms) else { continue };
+        let reason = match unlogged {
             0 => reason.to_owned(),
             more => format!("{reason}; {more} more were refused since the last line"),
         };
@@ -175,12 +169,9 @@ pub(crate) fn note_refusals(parts: &mut Parts, point: HookPoint, refusals: Vec<R
     }
 }
 
-/// How often the log tells of the changes of one hook that are refused, at most.
-const TOLD_EVERY_MS: u64 = 1_000;
-
 /// The figures of a link that had deferred, if it is still there.
 fn stats_of<'a>(parts: &'a mut Parts, ticket: &OpenTicket, point: HookPoint) -> Option<&'a mut LinkStats> {
-    let chain = parts.hooks.chains.chain_mut(point);
+    let chain = parts.hooks.at(point).chain;
     let place = chain.links.iter().position(|link| link.identity == ticket.link)?;
     chain.stats_mut(place)
 }
@@ -223,7 +214,7 @@ pub(crate) fn count_resumed(
 /// Counts the fault of a link that had deferred, and has the log told of a change of it that could not be taken.
 #[cold]
 fn count_failed(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, refused: Option<RefusedChange>) {
-    let chain = parts.hooks.chains.chain_mut(point);
+    let chain = parts.hooks.at(point).chain;
     let place = chain.links.iter().position(|link| link.identity == ticket.link);
     if let Some(RefusedChange { why: CannotTake { reason: Some(reason), .. }, .. }) = refused {
         // None that trips its plugin: a client may have chosen what it was made of.
@@ -241,14 +232,14 @@ fn count_failed(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, refuse
     }
     if let Some(stats) = stats_of(parts, ticket, point) {
         stats.faults += 1;
-        parts.hooks.calls.faults().count(ticket.plugin);
+        parts.hooks.calls().faults().count(ticket.plugin);
     }
 }
 
 /// The shell has not taken what a plugin has answered, for this reason: too much of it. Nothing of it
 /// counts, and the ticket stays open. Nothing happens for a ticket that is closed.
 pub(crate) fn refuse_answer(parts: &mut Parts, ticket: u64, reason: &str) {
-    let Some(open) = parts.hooks.tickets.get(Ticket(ticket)).cloned() else { return };
+    let Some(open) = parts.hooks.open_ticket(Ticket(ticket)).cloned() else { return };
     note_refused(parts, &open, open.waiter.point(), reason.to_owned());
 }
 
@@ -259,7 +250,7 @@ fn note_refused(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, reason
     if parts.out.refused.len() >= REFUSED_MAX {
         return;
     }
-    let links = &parts.hooks.chains.chain(point).links;
+    let links = &parts.hooks.chain(point).links;
     let link = links.iter().find(|link| link.identity == ticket.link);
     let link = link.map(|link| std::sync::Arc::clone(&link.name));
     parts.out.refused.push(RefusedAnswer { plugin: ticket.plugin, link, point, reason });
@@ -278,13 +269,7 @@ const REFUSED_MAX: usize = 16;
 pub(crate) fn judge_faults(parts: &mut Parts) {
     let limits = &parts.setup.limits;
     let (bounds, now_ms) = ((limits.breaker_faults_max, limits.breaker_window_ms), parts.clock.now().mono_ms);
-    for (plugin, count) in parts.hooks.calls.faults().take() {
-        parts.counters.hook_faults += count;
-        if parts.hooks.breaker.note(plugin, count, now_ms, bounds) {
-            parts.hooks.chains.trip(plugin);
-            parts.out.tripped.push(plugin);
-        }
-    }
+    parts.counters.hook_faults += parts.hooks.judge_faults(now_ms, bounds, &mut parts.out.tripped);
 }
 
 /// A verdict with what came for it later.

@@ -134,7 +134,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     if let Claim::Waits = detach_for(parts, key, session_key) {
         return Claim::Waits;
     }
-    let (rules, deliveries) = (parts.hooks.authz_epoch, deliver_rights::asks_for_deliveries(parts));
+    let (rules, deliveries) = (parts.hooks.authz_epoch(), deliver_rights::asks_for_deliveries(parts));
     let hasher = parts.numbers.hasher();
     let Some(session) = parts.sessions.get(session_key) else { return Claim::Free };
     let begun = admission.inheritance.take();

@@ -47,7 +47,7 @@ pub(crate) fn publish_extra(parts: &mut Parts, extra: Extras) {
 fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
     for Extra { plugin, mut message } in extra {
         if message.from.is_empty() {
-            message.from = parts.hooks.chains.plugin_name(plugin).unwrap_or("a plugin").into();
+            message.from = parts.hooks.chains().plugin_name(plugin).unwrap_or("a plugin").into();
         }
         publish_for(parts, plugin, message);
     }
@@ -57,8 +57,8 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
 fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
     // The name's number: later versions go on in the same order.
     let number = plugin.0 & u64::from(u32::MAX);
-    if let Some(key) = parts.hooks.desk.sessions.get(&number) {
-        return *key;
+    if let Some(key) = parts.hooks.desk().session(number) {
+        return key;
     }
     let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let identity = Rc::new(Identity {
@@ -85,6 +85,6 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
     if let Some(session) = parts.sessions.get_mut(key) {
         session.orphan = true;
     }
-    parts.hooks.desk.sessions.insert(number, key);
+    parts.hooks.desk().add_session(number, key);
     key
 }

@@ -276,10 +276,9 @@ fn take_publish(
 /// Whether nobody is mounted who could decide about a publish, or change it, and it may pass for that.
 #[inline]
 fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
-    let chains = &parts.hooks.chains;
     (parts.setup.no_match_allow || identity.superuser)
-        && chains.chain(HookPoint::ClientAuthorize).is_empty()
-        && chains.chain(HookPoint::MessagePublish).is_empty()
+        && parts.hooks.chain(HookPoint::ClientAuthorize).is_empty()
+        && parts.hooks.chain(HookPoint::MessagePublish).is_empty()
 }
 
 /// A publish with nothing in front has its effect, or waits for that in a slot.
@@ -312,7 +311,7 @@ pub(crate) fn decide(
     behind: &Behind,
 ) -> Decision {
     // What waits in front waits at client.authorize first.
-    if parts.hooks.chains.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
+    if parts.hooks.chain(HookPoint::ClientAuthorize).is_empty() && behind.authorize.is_none() {
         let answer = if parts.setup.no_match_allow || identity.superuser {
             Ok(())
         } else {
@@ -371,7 +370,7 @@ pub(crate) fn begin_walk(
     at: Place,
     behind: &Behind,
 ) -> Decision {
-    let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), parts.hooks.authz_epoch);
+    let chain = Suspended::new(HookPoint::MessagePublish, Draft::default(), parts.hooks.authz_epoch());
     walk(parts, identity, view, at, chain, behind)
 }
 
@@ -384,7 +383,7 @@ pub(crate) fn walk(
     mut chain: Suspended<Draft>,
     behind: &Behind,
 ) -> Decision {
-    if parts.hooks.chains.chain(HookPoint::MessagePublish).is_empty() {
+    if parts.hooks.chain(HookPoint::MessagePublish).is_empty() {
         return judge(parts, identity, view, at, chain.accumulator);
     }
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);

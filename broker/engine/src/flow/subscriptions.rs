@@ -181,9 +181,9 @@ pub(crate) fn take_subscription(
 /// more.
 pub(crate) fn forget_recheck(parts: &mut Parts, gone: Option<Subscription>) {
     if let Some(Subscription { recheck: Recheck::Open(number), .. }) = gone
-        && let Some(recheck) = parts.hooks.reviews.open.remove(&number)
+        && let Some(recheck) = parts.hooks.reviews().close(number)
         && let Some(ticket) = recheck.ask.ticket()
     {
-        parts.hooks.tickets.close(ticket);
+        parts.hooks.tickets().close(ticket);
     }
 }

@@ -13,7 +13,7 @@ use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, SessionKey};
 use crate::message::MessageView;
 use crate::packet::PacketType;
-use crate::parts::Parts;
+use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
 use crate::session::Delivery;
 use crate::session::filters::Granted;
@@ -24,17 +24,17 @@ const NODE: &str = "node";
 /// Whether anybody listens at a point.
 #[inline]
 pub(crate) fn is_heard(parts: &Parts, point: HookPoint) -> bool {
-    !parts.hooks.chains.chain(point).is_empty()
+    !parts.hooks.chain(point).is_empty()
 }
 
 fn tell(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
-    let chain = parts.hooks.chains.chain_mut(point);
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return;
     }
     let mut told = Told::new(point, client, about, parts.clock.now().mono_ms);
     let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
-    chain.run((point, &parts.hooks.calls), told.course(), &mut event, &mut told);
+    chain.run((point, calls), told.course(), &mut event, &mut told);
 }
 
 /// Tells of a session; `end` where it ends.
@@ -131,7 +131,8 @@ fn tell_one(
     let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
     event.flags |= FLAG_REPLAY;
     let course = Course { audience: Audience::Plugin(plugin), ..Course::WHOLE };
-    parts.hooks.chains.chain_mut(point).run((point, &parts.hooks.calls), course, &mut event, &mut told);
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    chain.run((point, calls), course, &mut event, &mut told);
 }
 
 /// Tells of a message that a subscriber has acknowledged for good.
@@ -218,12 +219,8 @@ fn tell_sent_to(parts: &mut Parts, key: ConnKey, kind: PacketType, copied: usize
     let about = About::Packet(kind, conn.out.copied_tail(copied), len);
     let mut told = Told::new(point, Some(identity.view()), about, parts.clock.now().mono_ms);
     let mut event = told.event(parts.setup.id, parts.clock.now().wall_ms);
-    parts.hooks.chains.chain_mut(point).run(
-        (point, &parts.hooks.calls),
-        told.course(),
-        &mut event,
-        &mut told,
-    );
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    chain.run((point, calls), told.course(), &mut event, &mut told);
 }
 
 /// Tells of the broker itself: one of the points named `broker.…`. The shell calls it on one shard alone.

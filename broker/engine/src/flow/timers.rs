@@ -109,7 +109,7 @@ pub(crate) fn heard_out(parts: &mut Parts, key: ConnKey) {
 }
 
 fn ticket_due(parts: &mut Parts, ticket: Ticket) {
-    if let Some(open) = parts.hooks.tickets.close(ticket) {
+    if let Some(open) = parts.hooks.tickets().close(ticket) {
         parts.counters.tickets_expired += 1;
         answer(parts, &open, None);
     }
@@ -117,7 +117,7 @@ fn ticket_due(parts: &mut Parts, ticket: Ticket) {
 
 /// A deferred verdict. Late or doubled ones are counted and ignored.
 pub(crate) fn complete(parts: &mut Parts, completion: Completion) {
-    match parts.hooks.tickets.close(Ticket(completion.ticket)) {
+    match parts.hooks.tickets().close(Ticket(completion.ticket)) {
         Some(open) => answer(parts, &open, Some(completion)),
         None => parts.counters.tickets_stale += 1,
     }

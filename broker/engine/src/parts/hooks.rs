@@ -1,0 +1,214 @@
+//! What plugins are called with on a shard: the chains in force, tickets, faults, and what is kept for plugins. Called by the flows;
+//! it runs no chain itself.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use crate::hook::breaker::Breaker;
+use crate::hook::tickets::{OpenTicket, Tickets};
+use crate::hook::{CallCell, Chain, ChainTable, HookPoint, LinkIdentity, PluginHandle};
+use crate::id::ShardId;
+use crate::plugins::PluginDesk;
+use crate::reviews::Reviews;
+
+/// What plugins are called with.
+#[derive(Debug)]
+pub(crate) struct Hooks {
+    chains: ChainTable,
+    /// Calls of the links of earlier tables.
+    calls_before: u64,
+    calls: Arc<CallCell>,
+    breaker: Breaker,
+    tickets: Tickets,
+    desk: PluginDesk,
+    /// Version of the rules of client.authorize: what was decided under an older one is asked again.
+    authz_epoch: u64,
+    reviews: Reviews,
+    refusals: Refusals,
+}
+
+/// What it takes to run a chain.
+pub(crate) struct AtPoint<'a> {
+    pub(crate) chain: &'a mut Chain,
+    /// Where the shard says which plugin it is calling.
+    pub(crate) calls: &'a Arc<CallCell>,
+    /// For links that answer later.
+    pub(crate) tickets: &'a mut Tickets,
+}
+
+/// Hooks whose changes were refused: when the next one is logged, monotonic milliseconds, and how many have not been.
+#[derive(Debug)]
+struct Refusals {
+    links: HashMap<LinkIdentity, (u64, u64), ahash::RandomState>,
+}
+
+/// How often the log names a refused change of one hook, at most, milliseconds.
+const REFUSAL_LOGGED_EVERY_MS: u64 = 1_000;
+
+impl Hooks {
+    pub(crate) fn new(shard: ShardId, tickets_max: u64, hasher: ahash::RandomState) -> Hooks {
+        Hooks {
+            chains: ChainTable::empty(),
+            calls_before: 0,
+            calls: Arc::default(),
+            breaker: Breaker::default(),
+            tickets: Tickets::new(shard, tickets_max),
+            desk: PluginDesk::default(),
+            authz_epoch: 0,
+            reviews: Reviews::default(),
+            refusals: Refusals { links: HashMap::with_hasher(hasher) },
+        }
+    }
+
+    // --- chains
+
+    /// The chain of a point.
+    #[inline]
+    pub(crate) fn chain(&self, point: HookPoint) -> &Chain {
+        self.chains.chain(point)
+    }
+
+    /// The chain of a point, to be run, with what that takes.
+    #[inline]
+    pub(crate) fn at(&mut self, point: HookPoint) -> AtPoint<'_> {
+        AtPoint { chain: self.chains.chain_mut(point), calls: &self.calls, tickets: &mut self.tickets }
+    }
+
+    /// The chains in force.
+    #[inline]
+    pub(crate) fn chains(&self) -> &ChainTable {
+        &self.chains
+    }
+
+    /// Puts other chains in force. Hands over those before, and the plugins that are gone with them.
+    pub(crate) fn swap_chains(&mut self, table: ChainTable) -> (ChainTable, Vec<PluginHandle>) {
+        let old = std::mem::replace(&mut self.chains, table);
+        self.calls_before += old.calls();
+        let gone = old.plugins_gone(&self.chains);
+        gone.iter().for_each(|plugin| self.breaker.forget(*plugin));
+        (old, gone)
+    }
+
+    /// How many calls the links of this shard have had, of all tables so far.
+    pub(crate) fn calls_count(&self) -> u64 {
+        self.calls_before + self.chains.calls()
+    }
+
+    /// Where the shard says which plugin it is calling.
+    #[inline]
+    pub(crate) fn calls(&self) -> &CallCell {
+        &self.calls
+    }
+
+    /// Says so there from now on. Before the first hook.
+    pub(crate) fn set_call_cell(&mut self, calls: Arc<CallCell>) {
+        self.calls = calls;
+    }
+
+    // --- tickets
+
+    /// The open tickets.
+    #[inline]
+    pub(crate) fn tickets(&mut self) -> &mut Tickets {
+        &mut self.tickets
+    }
+
+    /// A ticket, if it is open.
+    #[inline]
+    pub(crate) fn open_ticket(&self, ticket: grapnel_plugin_abi::raw::Ticket) -> Option<&OpenTicket> {
+        self.tickets.get(ticket)
+    }
+
+    // --- the rules of client.authorize
+
+    /// Version of the rules: what was decided under an older one is asked again.
+    #[inline]
+    pub(crate) fn authz_epoch(&self) -> u64 {
+        self.authz_epoch
+    }
+
+    /// The rules have changed.
+    pub(crate) fn rules_changed(&mut self) {
+        self.authz_epoch += 1;
+        self.reviews.shorten_pause();
+    }
+
+    /// What the shard authorizes by itself.
+    #[inline]
+    pub(crate) fn reviews(&mut self) -> &mut Reviews {
+        &mut self.reviews
+    }
+
+    /// Whether another recheck may begin: at most `max` wait for a plugin, and each may need a ticket.
+    pub(crate) fn may_recheck(&self, max: u64) -> bool {
+        self.reviews.may_recheck(max) && self.tickets.has_room()
+    }
+
+    /// Whether another delivery may be authorized: at most `max` wait for a plugin, and each may need a ticket.
+    #[inline]
+    pub(crate) fn may_ask_for_deliveries(&self, max: u64) -> bool {
+        self.reviews.may_ask(max) && self.tickets.has_room()
+    }
+
+    /// Whether walks or deliveries are left that have room within these bounds.
+    pub(crate) fn has_reviews(&self, rechecks_max: u64, deliveries_max: u64) -> bool {
+        self.reviews.has_walks() && self.may_recheck(rechecks_max)
+            || self.reviews.has_sessions() && self.may_ask_for_deliveries(deliveries_max)
+    }
+
+    // --- what is kept for plugins
+
+    /// Sessions, timers, mail and replays of plugins.
+    #[inline]
+    pub(crate) fn desk(&mut self) -> &mut PluginDesk {
+        &mut self.desk
+    }
+
+    /// Whether a plugin has not been told of everything yet.
+    pub(crate) fn has_replays(&self) -> bool {
+        self.desk.has_replays()
+    }
+
+    /// How many sessions plugins have.
+    pub(crate) fn plugin_sessions(&self) -> usize {
+        self.desk.sessions_len()
+    }
+
+    /// Has the watchdog know how many timers are armed.
+    #[inline]
+    pub(crate) fn publish_timers(&self) {
+        self.calls.set_timers(self.desk.timers_len() as u64);
+    }
+
+    // --- faults
+
+    /// Counts the faults since the last time, and trips the plugins that have had too many: `bounds` are faults and milliseconds,
+    /// see [`Breaker::note`]. How many faults there were; who was tripped is put into the list.
+    pub(crate) fn judge_faults(
+        &mut self,
+        now_ms: u64,
+        bounds: (u64, u64),
+        tripped: &mut Vec<PluginHandle>,
+    ) -> u64 {
+        let mut faults = 0;
+        for (plugin, count) in self.calls.faults().take() {
+            faults += count;
+            if self.breaker.note(plugin, count, now_ms, bounds) {
+                self.chains.trip(plugin);
+                tripped.push(plugin);
+            }
+        }
+        faults
+    }
+
+    /// A change of a link was refused: how many before it were not logged, if this one is; `None` if it is not.
+    pub(crate) fn refused(&mut self, link: LinkIdentity, now_ms: u64) -> Option<u64> {
+        let (next_ms, unlogged) = self.refusals.links.entry(link).or_default();
+        if now_ms < *next_ms {
+            *unlogged += 1;
+            return None;
+        }
+        *next_ms = now_ms + REFUSAL_LOGGED_EVERY_MS;
+        Some(std::mem::take(unlogged))
+    }
+}
