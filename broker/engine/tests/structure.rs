@@ -36,10 +36,14 @@ fn modules_of(root: &Path) -> Modules {
     modules
 }
 
-/// The code without comments and without the tests at the end of the file.
+/// The code without comments.
+fn uncommented(text: &str) -> String {
+    text.lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+}
+
+/// The same without the tests at the end of the file.
 fn code(text: &str) -> String {
-    let tests = text.find("#[cfg(test)]").unwrap_or(text.len());
-    text[..tests].lines().map(|line| line.split("//").next().unwrap_or("")).collect::<Vec<_>>().join("\n")
+    uncommented(&text[..text.find("#[cfg(test)]").unwrap_or(text.len())])
 }
 
 /// `a::{b, c::{d, e}}` as `a::b`, `a::c::d`, `a::c::e`.
@@ -189,4 +193,161 @@ fn a_packet_is_decoded_once() {
         let may = !module.starts_with("flow") || module == "flow::packets" || module == "flow::first_packet";
         assert!(may || !decodes, "{module} decodes a packet: what waits owns it as it was parsed");
     }
+}
+
+/// Parts that a shard may have. What it was made with is none of them: it never changes.
+const PARTS_MAX: usize = 12;
+/// Parts that are plain data: numbers that everybody counts in, and what the shell empties.
+const OPEN_PARTS: [&str; 2] = ["Counters", "Outbox"];
+
+/// A struct: whether it is a value that is copied, and its fields with their types.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Structure {
+    is_value: bool,
+    fields: Vec<Field>,
+}
+
+#[derive(Debug, PartialEq, Eq)]
+struct Field {
+    is_private: bool,
+    /// Empty for a field that has a place and no name.
+    name: String,
+    of_type: String,
+}
+
+/// A struct by its name, from the code of a module.
+fn structure(code: &str, name: &str) -> Option<Structure> {
+    let is_end = |letter: char| !letter.is_alphanumeric() && letter != '_';
+    let (place, begin) = code
+        .match_indices("struct ")
+        .map(|(place, word)| (place, place + word.len()))
+        .find(|(_, begin)| code[*begin..].strip_prefix(name).is_some_and(|rest| rest.starts_with(is_end)))?;
+    let before = code[..place].rfind(['}', ';']).map_or(0, |end| end + 1);
+    let is_value = code[before..place].contains("Copy");
+    let rest = &code[begin..];
+    let open = rest.find(['{', '(', ';'])?;
+    let (mut fields, mut depth, mut field) = (Vec::new(), 0, String::new());
+    for letter in rest[open..].replace("->", "").chars() {
+        depth += i32::from("{([<".contains(letter)) - i32::from("})]>".contains(letter));
+        match letter {
+            ',' if depth == 1 => fields.push(std::mem::take(&mut field)),
+            '{' | '(' if depth == 1 && field.is_empty() => {}
+            _ if depth == 0 => break,
+            _ => field.push(letter),
+        }
+    }
+    fields.push(field);
+    Some(Structure { is_value, fields: fields.iter().filter_map(|text| field_of(text)).collect() })
+}
+
+/// `pub(crate) name: Type`, or `Type` alone.
+fn field_of(text: &str) -> Option<Field> {
+    let mut text = text.trim();
+    while let Some(attribute) = text.strip_prefix("#[") {
+        text = attribute.split_once(']')?.1.trim();
+    }
+    let is_private = !text.starts_with("pub ") && !text.starts_with("pub(");
+    if text.starts_with("pub(") {
+        text = text.split_once(')')?.1;
+    }
+    let text = text.strip_prefix("pub ").unwrap_or(text).trim();
+    let (name, of_type) = match text.split_once(':').filter(|(name, rest)| {
+        !rest.starts_with(':') && name.trim().chars().all(|letter| letter.is_alphanumeric() || letter == '_')
+    }) {
+        Some((name, of_type)) => (name.trim().to_owned(), of_type.trim().to_owned()),
+        None => (String::new(), text.to_owned()),
+    };
+    (!text.is_empty()).then_some(Field { is_private, name, of_type })
+}
+
+/// The module that a name of a type leads to from another module, with the struct.
+fn defined(modules: &Modules, from: &str, name: &str) -> Option<(String, Structure)> {
+    let code = uncommented(modules.get(from)?);
+    if let Some(found) = structure(&code, name) {
+        return Some((from.to_owned(), found));
+    }
+    let named = paths(&code).into_iter().find(|path| path.ends_with(&format!("::{name}")))?;
+    let below = format!("{from}::{}", named.split("::").next()?);
+    let next = target(modules, from, &named).or_else(|| modules.contains_key(&below).then_some(below))?;
+    (next != from).then(|| defined(modules, &next, name))?
+}
+
+/// What is wrong with the parts of a shard: too many, or fields that flows could reach past their methods. What a part consists
+/// of is looked at too, unless it is a value.
+fn faults_of_parts(modules: &Modules) -> Vec<String> {
+    let Some((_, whole)) = defined(modules, "parts", "Parts") else { return vec!["no Parts".to_owned()] };
+    let parts: Vec<&str> = whole
+        .fields
+        .iter()
+        .map(|field| field.of_type.as_str())
+        .filter(|of_type| !of_type.starts_with("Fixed<"))
+        .collect();
+    let mut faults = Vec::new();
+    if parts.len() > PARTS_MAX {
+        faults.push(format!("{} parts: {}", parts.len(), parts.join(", ")));
+    }
+    let mut seen = BTreeSet::new();
+    let mut left: Vec<(String, String)> = parts
+        .iter()
+        .filter(|part| !OPEN_PARTS.contains(part))
+        .map(|part| ("parts".to_owned(), (*part).to_owned()))
+        .collect();
+    while let Some((from, of_type)) = left.pop() {
+        let name = of_type.split('<').next().unwrap_or(&of_type);
+        let Some((module, found)) = defined(modules, &from, name) else {
+            if parts.contains(&of_type.as_str()) {
+                faults.push(format!("{name} is no struct of the engine"));
+            }
+            continue;
+        };
+        if found.is_value || !seen.insert((module.clone(), name.to_owned())) {
+            continue;
+        }
+        for field in found.fields {
+            if !field.is_private {
+                faults.push(format!("{module}::{name} shows {}", field.name));
+            }
+            left.push((module.clone(), field.of_type));
+        }
+    }
+    faults
+}
+
+#[test]
+fn a_shard_has_at_most_twelve_parts_with_private_fields() {
+    let faults = faults_of_parts(&modules_of(&source()));
+    assert!(faults.is_empty(), "a part keeps its own fields in order: {}", faults.join("; "));
+}
+
+#[test]
+fn too_many_parts_and_fields_that_show_are_found() {
+    let many: String = (0..13).map(|number| format!("p{number}: A, ")).collect();
+    let modules = Modules::from([
+        (
+            "parts".to_owned(),
+            format!(
+                "mod c;\nuse crate::b::A;\nuse c::C;\nstruct Parts {{ setup: Fixed<A>, c: C<u8, A>, {many} }}"
+            ),
+        ),
+        (
+            "b".to_owned(),
+            "pub struct A {\n    #[cfg(test)]\n    pub(crate) x: Vec<(u8, u8)>,\n    y: u8,\n}".to_owned(),
+        ),
+        ("parts::c".to_owned(), "use crate::d::{D, E};\nstruct C<T>(pub u8, D, E);".to_owned()),
+        (
+            "d".to_owned(),
+            "#[derive(Copy)]\nstruct E { pub z: u8 }\npub(crate) struct D { pub z: u8, e: E }".to_owned(),
+        ),
+    ]);
+    let mut found = faults_of_parts(&modules);
+    found.sort();
+    assert_eq!(
+        found,
+        [
+            format!("14 parts: C<u8, A>, {}", ["A"; 13].join(", ")),
+            "b::A shows x".to_owned(),
+            "d::D shows z".to_owned(),
+            "parts::c::C shows ".to_owned()
+        ]
+    );
 }
