@@ -1,12 +1,13 @@
 //! Who is here: network connections, and sessions by key and by client identifier.
 
 use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
 
 use crate::id::{ConnKey, SessionKey};
 use crate::ledger::Holders;
-use crate::session::Session;
+use crate::session::{Host, Session, host_of};
 use crate::totals::Totals;
 use crate::traces::Traces;
 
@@ -28,6 +29,8 @@ pub(crate) struct Connections {
     /// Whether no new one is taken.
     draining: bool,
     traces: Traces,
+    /// Our end of the last connection as text: most have the same.
+    local: Option<(IpAddr, Host)>,
 }
 
 impl Connections {
@@ -38,6 +41,16 @@ impl Connections {
             totals,
             draining: false,
             traces: Traces::new(hasher.clone()),
+            local: None,
+        }
+    }
+
+    /// The host of our end of a connection as text.
+    #[inline]
+    pub(crate) fn local_host(&mut self, address: &SocketAddr) -> Host {
+        match &self.local {
+            Some((ip, host)) if *ip == address.ip() => *host,
+            _ => self.local.insert((address.ip(), host_of(address))).1,
         }
     }
 
@@ -142,12 +155,12 @@ impl Sessions {
         self.totals.sessions().give_back();
     }
 
-    /// Takes a session out, and counts one less.
+    /// Drops a session, and counts one less.
     #[inline]
-    pub(crate) fn remove(&mut self, key: SessionKey) -> Option<Session> {
-        let session = self.table.remove(key)?;
-        self.totals.sessions().give_back();
-        Some(session)
+    pub(crate) fn discard(&mut self, key: SessionKey) {
+        if self.table.discard(key) {
+            self.totals.sessions().give_back();
+        }
     }
 
     /// The session that a client identifier leads to.

@@ -194,6 +194,14 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         Some(value)
     }
 
+    /// Drops one; whether it was there.
+    pub(crate) fn discard(&mut self, key: K) -> bool {
+        let Some(weight) = self.table.get(key).map(|entry| entry.weight) else { return false };
+        drop(self.table.remove(key));
+        self.weigh_anew(key, weight, Weight::default());
+        true
+    }
+
     pub(crate) fn len(&self) -> usize {
         self.table.len()
     }

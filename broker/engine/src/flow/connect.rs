@@ -78,6 +78,8 @@ pub(crate) fn identity_of(
         (_, asked) => asked,
     };
     let now = parts.clock.now();
+    let local = parts.connections.get(key)?.peer.local;
+    let local_host = parts.connections.local_host(&local);
     let conn = parts.connections.get(key)?;
     Some(Identity {
         client_id,
@@ -85,8 +87,8 @@ pub(crate) fn identity_of(
         superuser: false,
         peer: conn.peer.peer,
         peer_host: host_of(&conn.peer.peer),
-        local: conn.peer.local,
-        local_host: host_of(&conn.peer.local),
+        local,
+        local_host,
         listener: Arc::clone(&conn.peer.listener.name),
         version: connect.version,
         clean_start: connect.clean_start,
@@ -200,7 +202,6 @@ pub(crate) fn establish(
     let session_key = present.unwrap_or_else(|| create_session(parts, &identity));
     let granted = Properties::from_encoded(&section);
     let identity = granted_identity(identity, &granted);
-    reading::set_identity(parts, key, Rc::clone(&identity));
     let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
     session.conn = Some(key);
     session.expiry_s = identity.expiry_s;
@@ -218,6 +219,7 @@ pub(crate) fn establish(
     }
     let Some(conn) = parts.connections.get_mut(key) else { return Handled::Closed };
     conn.state = State::Live;
+    conn.identity = Some(Rc::clone(&identity));
     conn.auth_method = connect.properties.auth_method().map(Box::from);
     // If it was overdue with its CONNECT, that is answered.
     conn.overdue = false;

@@ -190,7 +190,7 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
     }
     if let Some(settles_ms) = parts.sessions.get(key).map(|session| session.settles_ms) {
         retained::forget_settling(parts, key, settles_ms);
-        parts.sessions.remove(key);
+        parts.sessions.discard(key);
     }
     *left = left.saturating_sub(1);
     true
