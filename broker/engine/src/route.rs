@@ -356,6 +356,13 @@ impl Routes {
         matched
     }
 
+    /// Whether a session has a plain subscription of the filter with this number, and that one matches the topic.
+    pub fn is_subscribed(&self, session: SessionKey, filter: u32, topic: &str) -> bool {
+        self.filters.known(filter).is_some_and(|filter| {
+            filter.subscribers.has(session) && crate::topic::matches(&filter.name, topic)
+        })
+    }
+
     /// What a message that came from another shard is served by: the same as [`Routes::matches`], of which the caller
     /// then uses neither `shards` nor any group but those that the envelope names.
     pub fn matches_local(&mut self, topic: &str) -> Rc<Matched> {

@@ -66,7 +66,12 @@ pub(crate) struct Work {
     /// Pages of retained messages to be looked for.
     scans: VecDeque<Scan>,
     settling: Settling,
+    /// Connections that are not read because there is too much to do for what they have sent.
+    unread: Vec<ConnKey>,
 }
+
+/// Fan-outs under way from which on clients of the shard are not read.
+const FANOUTS_MAX: usize = 16;
 
 /// How often the shell hears of a full retained store, milliseconds.
 const FULL_NOTE_MS: u64 = 10_000;
@@ -88,7 +93,29 @@ impl Work {
             heirs: VecDeque::new(),
             scans: VecDeque::new(),
             settling: Settling::default(),
+            unread: Vec::new(),
         }
+    }
+
+    /// A connection is not read until a turn has done its part. The caller sees to it that it is here once.
+    pub(crate) fn push_unread(&mut self, conn: ConnKey) {
+        self.unread.push(conn);
+    }
+
+    /// Those connections; none is left.
+    pub(crate) fn take_unread(&mut self) -> Vec<ConnKey> {
+        std::mem::take(&mut self.unread)
+    }
+
+    /// Whether so many fan-outs are under way that nothing more is read.
+    #[inline]
+    pub(crate) fn has_many_fanouts(&self) -> bool {
+        self.fanouts.len() >= FANOUTS_MAX
+    }
+
+    /// Messages of the fan-outs that are under way.
+    pub(crate) fn fanout_messages(&self) -> impl Iterator<Item = &Held> {
+        self.fanouts.iter().map(|fanout| &fanout.message)
     }
 
     /// Sessions that may go on, and what is left of this step for them.
@@ -127,6 +154,7 @@ impl Work {
             || !self.subscribing.is_empty()
             || !self.ending.is_empty()
             || !self.heirs.is_empty()
+            || !self.unread.is_empty()
     }
 
     // --- the budget of a turn

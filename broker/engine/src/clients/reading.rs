@@ -18,6 +18,7 @@ impl Reading {
             Reading::Paused(Pause::Admission) => Some("admission"),
             Reading::Paused(Pause::Slots) => Some("slots"),
             Reading::Paused(Pause::Outbound) => Some("outbound"),
+            Reading::Paused(Pause::Work) => Some("work"),
             Reading::Paused(Pause::Memory) => Some("memory"),
         }
     }
@@ -32,6 +33,8 @@ pub enum Pause {
     Slots,
     /// As many bytes wait for its socket as may. They leave, or the shell ends it for its stall.
     Outbound,
+    /// What it has sent is more work than one step does. It is read on in the next turn.
+    Work,
     /// The shard is near its limit of memory, and much of its session waits. It drains, or the shard finds room.
     Memory,
 }

@@ -140,8 +140,17 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
     let asker = asker(parts, place, packet);
     let alive = asker == Asker::Connected;
     match packet.step {
+        // Some filters are in force by now, and the others were authorized again: those that are in force go on.
+        FilterStep::Authorize(_) if !alive && !packet.codes.is_empty() => {
+            close_tickets(parts, packet);
+            packet.step = FilterStep::Apply;
+            Step::Goes
+        }
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
-        FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => Step::Over,
+        FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => {
+            close_tickets(parts, packet);
+            Step::Over
+        }
         FilterStep::Unstarted => start_filters(parts, place, packet),
         FilterStep::Chain(ref chain) if chain.ticket().is_some() => Step::Waits,
         FilterStep::Chain(_) => run_filters(parts, place, packet),
@@ -152,6 +161,21 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
         FilterStep::Barrier(seq, until_ms) => await_barrier(parts, place, packet, (seq, until_ms), asker),
         FilterStep::Marks(until_ms) => await_marks(parts, place, packet, until_ms, asker),
         FilterStep::Tell(told) => tell_filters(parts, place, packet, told),
+    }
+}
+
+/// Nobody waits for what plugins still think about: the places of the tickets are free, and what comes for them is stale.
+fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
+    let of_chain = match &packet.step {
+        FilterStep::Chain(chain) => chain.ticket(),
+        _ => None,
+    };
+    let of_filters = packet.permits.iter().filter_map(|permit| match permit {
+        Permit::Open(ask) => ask.ticket(),
+        Permit::Done(..) => None,
+    });
+    for ticket in of_chain.into_iter().chain(of_filters) {
+        parts.hooks.tickets().close(ticket);
     }
 }
 
@@ -204,7 +228,11 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
     let epoch = parts.hooks.authz_epoch();
+    let window = filters_window(parts);
     while let Some(request) = packet.requested.get(packet.permits.len()) {
+        if open >= window {
+            return Step::Waits;
+        }
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
@@ -230,6 +258,9 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         if !matches!(packet.permits[index], Permit::Done(Ok(()), old) if old != epoch) {
             continue;
         }
+        if open >= window {
+            return Step::Waits;
+        }
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
@@ -245,6 +276,11 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
     }
     packet.step = FilterStep::Apply;
     Step::Goes
+}
+
+/// Filters of a packet that may wait for plugins at a time, as many as publishes of a session may.
+fn filters_window(parts: &Parts) -> usize {
+    usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX).max(1)
 }
 
 fn ask_permit(
@@ -525,11 +561,12 @@ pub(crate) fn filter_answered(
         ask_permit(parts, &identity, place, index, &request, ask)
     };
     let is_done = matches!(permit, Permit::Done(..));
+    let window = filters_window(parts);
     let Some(packet) = filters_at(parts, session_key, number) else { return };
     packet.permits[index] = permit;
     if let (FilterStep::Authorize(open), true) = (&mut packet.step, is_done) {
         *open -= 1;
-        if *open == 0 {
+        if *open == 0 || *open + 1 == window {
             wake::wake_slots(parts, session_key);
         }
     }

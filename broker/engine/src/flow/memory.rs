@@ -41,6 +41,8 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
         add(&mut sums.1, session.recount());
         messages.extend(session.held().map(|message| (Rc::as_ptr(message), message.bytes())));
     }
+    let under_way = parts.work.fanout_messages();
+    messages.extend(under_way.map(|message| (Rc::as_ptr(message), message.bytes())));
     ledger_of(parts, sums.0, sums.1, messages.values().sum())
 }
 

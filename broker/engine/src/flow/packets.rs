@@ -13,7 +13,7 @@ use crate::codec;
 use crate::codec::{DecodeError, Frame};
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::{Input, Next, Received};
-use crate::packet::{Ack, Leave, Packet, PacketType, Version};
+use crate::packet::{Ack, Disconnect, Leave, Packet, PacketType, Version};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::filters::FilterPacket;
@@ -26,13 +26,21 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
         Input::Scratch(bytes) => (bytes, None),
         Input::Owned(bytes) => (&bytes[..], Some(bytes)),
     };
-    let mut consumed = 0;
+    let (mut consumed, mut published) = (0, false);
     wake::begin_step(parts);
     let next = loop {
         // What the packet before has made possible comes before the next one.
         settle::settle(parts);
+        // It is a client's own packets that are too much for one step.
+        let stops = consumed > 0
+            && (consumed < buffer.len() && parts.work.run().is_spent()
+                || published && parts.work.has_many_fanouts());
         let Some(conn) = parts.connections.get_mut(key) else { break Next::Closed };
         if conn.is_paused() {
+            break Next::Pause;
+        }
+        if stops {
+            reading::pause_for_work(parts, key);
             break Next::Pause;
         }
         let rest = &buffer[consumed..];
@@ -47,6 +55,7 @@ pub(crate) fn receive(parts: &mut Parts, key: ConnKey, input: Input<'_>) -> Rece
             Ok(None) => break Next::Read,
             Ok(Some(frame)) => {
                 conn.last_received_ms = parts.clock.now().mono_ms;
+                published = frame.packet_type() == Some(PacketType::Publish);
                 let state = Reader {
                     version: conn.version,
                     traced: conn.traced,
@@ -164,7 +173,7 @@ fn handle_packet(parts: &mut Parts, key: ConnKey, packet: &Packet<'_>, owner: Op
             put_in_line(parts, key, FilterPacket::of_unsubscribe(unsubscribe, most));
             Ok(())
         }
-        Packet::Disconnect(disconnect) => on_disconnect(parts, key, Leave::of(disconnect)),
+        Packet::Disconnect(disconnect) => on_disconnect(parts, key, disconnect),
         Packet::Auth(auth) => admission::on_auth(parts, key, auth),
         // A second CONNECT [MQTT-3.1.0-2], and packets that only a server sends.
         _ => Err(not_a_clients()),
@@ -188,9 +197,10 @@ fn put_in_line(parts: &mut Parts, key: ConnKey, packet: FilterPacket) {
 }
 
 /// A DISCONNECT that comes behind what still waits, waits.
-fn on_disconnect(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(), DecodeError> {
+fn on_disconnect(parts: &mut Parts, key: ConnKey, disconnect: &Disconnect<'_>) -> Result<(), DecodeError> {
     let Some(session_key) = reading::session_of(parts, key) else { return Ok(()) };
     let Some(session) = parts.sessions.get_mut(session_key) else { return Ok(()) };
+    let leave = Leave::of(disconnect, session.identity.asked_expiry_s);
     if session.slots.is_empty() {
         return pump::leave(parts, key, leave);
     }

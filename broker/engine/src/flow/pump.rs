@@ -131,7 +131,9 @@ fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, le
         }
         return;
     }
-    session.slots.mark_end(conn, EndCause::ByClient(leave.reason));
+    if !leave.forbidden {
+        session.slots.mark_end(conn, EndCause::ByClient(leave.reason));
+    }
 }
 
 /// Lets the publishes behind a waiting one go as far as it has come.
@@ -304,7 +306,7 @@ pub(crate) fn disconnect_waits(parts: &mut Parts, session_key: SessionKey, leave
     let expiry_max_s = parts.setup.limits.session_expiry_max_s;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if let Some(expiry_s) = leave.expiry_s
-        && session.identity.asked_expiry_s != 0
+        && !leave.forbidden
     {
         session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
     }
@@ -320,14 +322,13 @@ pub(crate) fn leave(parts: &mut Parts, key: ConnKey, leave: Leave) -> Result<(),
     else {
         return Ok(());
     };
+    if leave.forbidden {
+        return Err(DecodeError {
+            reason: ReasonCode::PROTOCOL_ERROR,
+            detail: "session expiry set at DISCONNECT, which was 0 at CONNECT",
+        });
+    }
     if let Some(expiry_s) = leave.expiry_s {
-        // What CONNECT said to be 0 stays 0, whatever was granted [MQTT-3.14.2-2].
-        if session.identity.asked_expiry_s == 0 && expiry_s > 0 {
-            return Err(DecodeError {
-                reason: ReasonCode::PROTOCOL_ERROR,
-                detail: "session expiry set at DISCONNECT, which was 0 at CONNECT",
-            });
-        }
         session.expiry_s = granted_expiry(expiry_s, expiry_max_s);
     }
     ending::end_connection(parts, key, EndCause::ByClient(leave.reason), None);

@@ -67,7 +67,7 @@ pub(crate) fn pause_if_full(parts: &mut Parts, key: ConnKey) -> Handled {
 #[cold]
 fn note_pause(parts: &mut Parts, key: ConnKey, why: Pause) {
     match why {
-        Pause::Admission => {}
+        Pause::Admission | Pause::Work => {}
         Pause::Slots => parts.counters.pauses_slots += 1,
         Pause::Outbound => parts.counters.pauses_outbound += 1,
         Pause::Memory => {
@@ -101,7 +101,7 @@ pub(crate) fn resume_from(parts: &mut Parts, key: ConnKey, why: Pause) {
 pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
     let Some(conn) = parts.connections.get(key) else { return };
     let Reading::Paused(before) = conn.reading else { return };
-    if before == Pause::Admission {
+    if matches!(before, Pause::Admission | Pause::Work) {
         return;
     }
     let session = conn.session.and_then(|session| parts.sessions.get(session));
@@ -115,6 +115,30 @@ pub(crate) fn resume_if_free(parts: &mut Parts, key: ConnKey) {
             note_pause(parts, key, why);
         }
         Some(_) => {}
+    }
+}
+
+/// Stops reading a connection until the next turn.
+pub(crate) fn pause_for_work(parts: &mut Parts, key: ConnKey) {
+    if let Some(conn) = parts.connections.get_mut(key) {
+        conn.pause(Pause::Work);
+        parts.work.push_unread(key);
+    }
+}
+
+/// A turn has done its part: those that were stopped for too much work are read on, or stay stopped for what they hold by now.
+pub(crate) fn read_on_after_work(parts: &mut Parts) {
+    if parts.work.has_many_fanouts() {
+        return;
+    }
+    for key in parts.work.take_unread() {
+        let Some(conn) = parts.connections.get_mut(key) else { continue };
+        if conn.reading == Reading::Paused(Pause::Work) {
+            conn.reading = Reading::Reading;
+            if let Handled::Next = pause_if_full(parts, key) {
+                read_on(parts, key);
+            }
+        }
     }
 }
 

@@ -161,6 +161,7 @@ pub(crate) fn serve_local(
     // Nothing overtakes a sliced fan-out to the same sessions.
     if parts.work.has_fanouts() || matched.local.len() as u64 > parts.setup.limits.turn_budget_deliveries {
         let message = Rc::clone(hold(view, held));
+        parts.memory.pool().count(&message);
         parts.work.push_fanout(FanOut { message, stored: view.stored, matched: Rc::clone(matched), next: 0 });
         return;
     }

@@ -57,13 +57,8 @@ pub(crate) fn push_envelope(parts: &mut Parts, to: ShardId, lane: Lane, body: En
 #[cold]
 pub(crate) fn trace(parts: &mut Parts, key: ConnKey, inbound: bool, text: impl FnOnce() -> String) {
     let Some(conn) = parts.connections.get(key) else { return };
-    let client_id = match (&conn.state, conn.session.and_then(|session| parts.sessions.get(session))) {
-        (crate::clients::connection::State::Admitting(pending), _) => {
-            std::sync::Arc::clone(&pending.identity.client_id)
-        }
-        (_, Some(session)) => std::sync::Arc::clone(&session.identity.client_id),
-        _ => return,
-    };
+    let Some(identity) = &conn.identity else { return };
+    let client_id = std::sync::Arc::clone(&identity.client_id);
     trace_client(parts, &client_id, inbound, text);
 }
 

@@ -1,5 +1,6 @@
 //! Subscriptions as they come and go: in the session, in the routes, and in what shared subscriptions know of their members.
 
+use std::ops::Bound;
 use std::sync::Arc;
 
 use super::{tell, wake};
@@ -26,7 +27,10 @@ pub(crate) fn unroute(parts: &mut Parts, key: SessionKey, filter: &str) {
 /// Tells the shared subscriptions of a session that its client is here or gone.
 pub(crate) fn set_shared_connected(parts: &mut Parts, key: SessionKey, connected: bool) {
     let Some(session) = parts.sessions.get(key) else { return };
-    for filter in session.subscriptions.keys().filter(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
+    // A session without any pays nothing for its other subscriptions.
+    let from = (Bound::Included(topic::SHARE_PREFIX), Bound::Unbounded);
+    let rest = session.subscriptions.range::<str, _>(from).map(|(filter, _)| filter);
+    for filter in rest.take_while(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
         if let Ok(topic::ParsedFilter { share: Some(group), filter }) = topic::parse_filter(filter) {
             parts.router.set_connected(group, filter, key, connected);
         }

@@ -3,7 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    admission, authority, commands, deliver, ending, filters, memory, retained, settle, tell, timers, wake,
+    admission, authority, commands, deliver, ending, filters, memory, reading, retained, settle, tell,
+    timers, wake,
 };
 use crate::hook::told::RetainedChange;
 use crate::message::MessageView;
@@ -35,6 +36,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     authority::authorize_deliveries(parts);
     admission::serve_heirs(parts);
     settle::settle(parts);
+    reading::read_on_after_work(parts);
     parts.router.sweep(SWEEP);
     if parts.retained.next_expiry_ms().is_some_and(|at| at <= now.mono_ms) {
         let mut gone = Vec::new();
@@ -62,8 +64,17 @@ fn fan_out(parts: &mut Parts) {
         let mut held = Some(Rc::clone(&fanout.message));
         let view = MessageView { stored: fanout.stored, ..fanout.message.view() };
         parts.encoder.begin();
+        // Whoever has ended a subscription meanwhile, or has lost it, gets nothing for it any more [MQTT-3.10.4-2].
+        let is_old = !Rc::ptr_eq(&parts.router.matches(view.topic), &fanout.matched);
         for target in &fanout.matched.local[fanout.next..end] {
-            deliver::serve_target(parts, target, &view, &mut held);
+            if is_old {
+                let mut target = target.clone();
+                let session = target.session;
+                target.subs.retain(|sub| parts.router.is_subscribed(session, sub.filter, view.topic));
+                deliver::serve_target(parts, &target, &view, &mut held);
+            } else {
+                deliver::serve_target(parts, target, &view, &mut held);
+            }
         }
         parts.counters.work_units += (end - fanout.next) as u64;
         left -= end - fanout.next;

@@ -22,6 +22,10 @@ pub trait Fold<'l>: EventAccess {
     fn rollback(&mut self);
     /// The ticket that the running link took, if any.
     fn ticket(&self) -> Option<Ticket>;
+    /// Whether no ticket was left for the running link.
+    fn finds_no_room(&self) -> bool {
+        false
+    }
     /// Whether the running link has set what cannot be, and left it at that: nothing of what it did counts.
     fn is_refused(&self) -> bool {
         false
@@ -268,6 +272,11 @@ fn settle<'l, F: Fold<'l>>(
             stats.deferrals += 1;
             fold.park();
             Settled::End(Exit::Deferred(place, ticket))
+        }
+        (Flow::DEFER, None) if fold.finds_no_room() => {
+            // Others have all tickets: that is no fault that trips its plugin.
+            stats.faults += 1;
+            undo(link, fold)
         }
         // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
         _ => {

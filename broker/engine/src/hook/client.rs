@@ -171,6 +171,10 @@ impl<'a> Fold<'a> for ClientFold<'a> {
         self.desk.as_ref().and_then(|desk| desk.taken)
     }
 
+    fn finds_no_room(&self) -> bool {
+        self.desk.as_ref().is_some_and(TicketDesk::is_full)
+    }
+
     fn fail(&mut self, policy: FaultPolicy) {
         let why = self.desk.as_mut().map_or(Why::Fault, TicketDesk::why);
         self.verdict.fail(why, policy);

@@ -272,6 +272,10 @@ impl<'a> Fold<'a> for MessageFold<'a> {
         self.desk.as_ref().and_then(|desk| desk.taken)
     }
 
+    fn finds_no_room(&self) -> bool {
+        self.desk.as_ref().is_some_and(TicketDesk::is_full)
+    }
+
     fn fail(&mut self, policy: FaultPolicy) {
         self.draft.fail(policy);
     }

@@ -241,6 +241,11 @@ impl<'a> TicketDesk<'a> {
         self.full = false;
     }
 
+    /// Whether the running link wanted a ticket, and none was left.
+    pub fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Why the link that ran last has given no answer.
     pub fn why(&mut self) -> Why {
         if std::mem::take(&mut self.full) { Why::NoRoom } else { Why::Fault }

@@ -119,12 +119,16 @@ pub struct Leave {
     pub reason: ReasonCode,
     /// The session expiry interval that it sets, seconds.
     pub expiry_s: Option<u32>,
+    /// Whether it may not set that: it is no DISCONNECT, but a broken rule [MQTT-3.14.2-2].
+    pub forbidden: bool,
 }
 
 impl Leave {
-    /// Of a DISCONNECT.
-    pub fn of(disconnect: &Disconnect<'_>) -> Leave {
-        Leave { reason: disconnect.reason, expiry_s: disconnect.properties.session_expiry_s() }
+    /// Of a DISCONNECT, whose client had said this at CONNECT: what was 0 stays 0, whatever was granted [MQTT-3.14.2-2].
+    pub fn of(disconnect: &Disconnect<'_>, asked_expiry_s: u32) -> Leave {
+        let expiry_s = disconnect.properties.session_expiry_s();
+        let forbidden = asked_expiry_s == 0 && expiry_s.is_some_and(|expiry_s| expiry_s > 0);
+        Leave { reason: disconnect.reason, expiry_s, forbidden }
     }
 }
 

@@ -126,6 +126,15 @@ impl Subscribers {
         matches!(self, Subscribers::None)
     }
 
+    /// Whether a session is among them.
+    pub(super) fn has(&self, session: SessionKey) -> bool {
+        match self {
+            Subscribers::None => false,
+            Subscribers::One(one) => one.session == session,
+            Subscribers::Many(crowd) => crowd.position(session).is_some(),
+        }
+    }
+
     /// Adds a subscription, or replaces the options of the one that is there [MQTT-3.8.4-3]; returns whether it is new.
     pub(super) fn insert(&mut self, new: Subscriber) -> bool {
         match self {

@@ -88,6 +88,11 @@ impl Filters {
         &self.slots[at as usize]
     }
 
+    /// The filter with a number that may have been given up.
+    pub(super) fn known(&self, at: u32) -> Option<&Filter> {
+        self.slots.get(at as usize)
+    }
+
     pub(super) fn get_mut(&mut self, at: u32) -> &mut Filter {
         &mut self.slots[at as usize]
     }

@@ -141,7 +141,7 @@ impl Slots {
     /// How the client of a connection has taken its leave, where its DISCONNECT waits.
     pub fn disconnect_of(&self, conn: ConnKey) -> Option<Leave> {
         self.queue.iter().filter(|slot| slot.conn == Some(conn)).find_map(|slot| match slot.body {
-            SlotBody::Disconnect(leave) => Some(leave),
+            SlotBody::Disconnect(leave) if !leave.forbidden => Some(leave),
             _ => None,
         })
     }

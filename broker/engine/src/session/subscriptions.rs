@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use super::Subscription;
+use crate::topic;
 
 /// In order, so that work on them can be done in slices.
 type Map = BTreeMap<Box<str>, Subscription>;
@@ -19,9 +20,13 @@ pub struct Subscriptions {
     bytes: usize,
 }
 
+/// What a level of a filter with wildcards is charged for: a node of the trie.
+const LEVEL_BYTES: usize = 56;
+
 /// What one is charged for: its filter is in the session and in a trie.
 fn charge(filter: &str) -> usize {
-    SUBSCRIPTION_BYTES + 2 * filter.len()
+    let levels = if topic::has_wildcard(filter) { topic::levels(filter).count() } else { 0 };
+    SUBSCRIPTION_BYTES + 2 * filter.len() + LEVEL_BYTES * levels
 }
 
 impl Subscriptions {

@@ -14,6 +14,7 @@ mod memory;
 mod offers;
 mod ownership;
 mod points;
+mod pressure;
 mod publishing;
 mod retained;
 mod sessions;

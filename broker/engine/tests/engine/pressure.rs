@@ -1,0 +1,255 @@
+//! What one client does is sliced, bounded and paid for by itself: large fan-outs, many filters at slow plugins, deep filters.
+
+use grapnel_engine::codec;
+use grapnel_engine::hook::{FaultPolicy, HookPoint, PluginHandle};
+use grapnel_engine::packet::{
+    Disconnect, Filters, Packet, Properties, Property, Publish, QoS, Subscribe, SubscriptionOptions,
+    TopicFilters, Unsubscribe, Version, push_filter, push_property, push_subscription,
+};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::shard::{Command, Pause, Reading, Scope};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, later};
+use crate::hooks::{Call, complete, link, mount};
+use crate::world::{Ask, ClientId, Got, World, id};
+
+fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    codec::encode(packet, version, &mut bytes);
+    bytes
+}
+
+/// SUBSCRIBE with many filters, QoS 0.
+fn subscribe_bytes(filters: impl Iterator<Item = String>) -> Vec<u8> {
+    let mut payload = Vec::new();
+    for filter in filters {
+        push_subscription(&mut payload, &filter, SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    }
+    let filters = Filters::from_encoded(&payload);
+    let subscribe = Subscribe { packet_id: id(7), properties: Properties::default(), filters };
+    encoded(&Packet::Subscribe(subscribe), Version::V311)
+}
+
+fn publish_bytes(topic: &str, payload: &[u8]) -> Vec<u8> {
+    let publish = Publish {
+        dup: false,
+        qos: QoS::AtMostOnce,
+        retain: false,
+        topic,
+        packet_id: None,
+        properties: Properties::default(),
+        payload,
+    };
+    encoded(&Packet::Publish(publish), Version::V311)
+}
+
+fn in_force(world: &World, client: &str) -> usize {
+    world.shards[0].subscriptions(Some(client), 0, 1_000_000).0.len()
+}
+
+fn many_subscribers(world: &mut World, count: usize) -> Vec<ClientId> {
+    let mut all = Vec::new();
+    for n in 0..count {
+        let client = world.connect(&format!("s{n}"), &Ask::v(Version::V5));
+        world.subscribe(client, "all", QoS::AtMostOnce);
+        all.push(client);
+    }
+    all
+}
+
+#[test]
+fn one_read_takes_no_more_publishes_than_a_step_has_room_for() {
+    let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
+    let subs = many_subscribers(&mut world, 20);
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let before = world.shards[0].counters().messages_sent;
+    world.offer_bytes(publisher, &publish_bytes("all", b"1").repeat(100));
+    // Three fan-outs of 20 are within 64, the fourth passes it.
+    assert_eq!(world.shards[0].counters().messages_sent - before, 80);
+    assert_eq!(world.reading(publisher), Reading::Paused(Pause::Work));
+    assert!(world.shards[0].has_work());
+    world.drive();
+    assert_eq!(world.reading(publisher), Reading::Reading);
+    for sub in subs {
+        assert_eq!(world.take_plain(sub).len(), 100);
+    }
+}
+
+#[test]
+fn a_publisher_of_large_fan_outs_waits_for_them_and_the_shard_is_charged() {
+    let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
+    let subs = many_subscribers(&mut world, 100);
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    for _ in 0..200 {
+        world.offer_bytes(publisher, &publish_bytes("all", &[b'x'; 10_000]));
+    }
+    assert_eq!(world.reading(publisher), Reading::Paused(Pause::Work));
+    let messages = world.shards[0].ledger().messages;
+    assert!((150_000..400_000).contains(&messages), "{messages} bytes of fan-outs");
+    world.drive();
+    for sub in subs {
+        assert_eq!(world.take_plain(sub).len(), 200);
+    }
+}
+
+#[test]
+fn nothing_of_a_sliced_fan_out_comes_behind_unsuback() {
+    let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
+    let subs = many_subscribers(&mut world, 200);
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    world.offer_bytes(publisher, &publish_bytes("all", b"1"));
+    let mut payload = Vec::new();
+    push_filter(&mut payload, "all");
+    let filters = TopicFilters::from_encoded(&payload);
+    let unsubscribe = Unsubscribe { packet_id: id(8), properties: Properties::default(), filters };
+    world.offer_bytes(subs[199], &encoded(&Packet::Unsubscribe(unsubscribe), Version::V5));
+    world.drive();
+    let got = world.take_plain(subs[199]);
+    assert!(matches!(got[..], [Got::UnsubAck(..)]), "{got:?}");
+    assert_eq!(world.take_plain(subs[198]).len(), 1);
+}
+
+/// A SUBSCRIBE of which some filters are in force, and the others are authorized again when its connection goes.
+#[test]
+fn a_subscribe_that_is_cut_off_while_it_is_authorized_again_leaves_its_filters_at_work() {
+    let mut world = World::with(1, |limits| {
+        limits.turn_budget_deliveries = 64;
+        limits.session_queue_messages_max = 4;
+    });
+    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+    let sub = world.connect("sub", &ask);
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    world.offer_bytes(sub, &subscribe_bytes((0..100).map(|n| format!("f/{n:03}"))));
+    let now = world.now;
+    for _ in 0..100 {
+        if in_force(&world, "sub") > 0 {
+            break;
+        }
+        world.shards[0].advance(now);
+    }
+    assert!((1..100).contains(&in_force(&world, "sub")), "{} in force", in_force(&world, "sub"));
+    world.shards[0].command(Command::Invalidate(Scope::All));
+    world.shards[0].advance(now);
+    world.lose(sub);
+    let sub = world.connect("sub", &ask);
+    world.forget(sub);
+    world.pass_ms(60_000);
+    for n in 0..10 {
+        world.publish_with(publisher, "f/000", &n.to_string(), QoS::AtMostOnce, 0, true, &[]);
+    }
+    assert_eq!(world.take_plain(sub).len(), 10);
+}
+
+#[test]
+fn a_subscribe_keeps_to_the_window_frees_its_tickets_and_trips_nobody() {
+    let mut world = World::with(1, |limits| {
+        limits.tickets_max = 100;
+        limits.defer_window = 64;
+    });
+    let one = world.connect("one", &Ask::v(Version::V311));
+    let two = world.connect("two", &Ask::v(Version::V311));
+    let taken = Taken::default();
+    let slow = |point, identity| {
+        let taken = taken.clone();
+        let mut link = link(identity, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if let Ok(ticket) = call.defer() {
+                taken.note("", ticket);
+            }
+            Flow::DEFER
+        });
+        link.plugin = PluginHandle(1);
+        (point, link)
+    };
+    let slow = vec![slow(HookPoint::ClientAuthenticate, 1), slow(HookPoint::ClientAuthorize, 2)];
+    mount(&mut world, slow);
+    let filters = || subscribe_bytes((0..1000).map(|n| n.to_string()));
+    world.send_bytes(one, &filters());
+    assert_eq!(taken.about().len(), 64, "its window");
+    world.lose(one);
+    world.send_bytes(two, &filters());
+    assert_eq!(taken.about().len(), 128, "the tickets of the first are free");
+    // 36 are left; whoever finds none is no fault of the plugin's.
+    for n in 0..200 {
+        let client = world.open(Version::V5);
+        world.send_connect(client, &format!("c{n}"), &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+    }
+    assert_eq!(world.shards[0].outbox().tripped, []);
+}
+
+#[test]
+fn the_filters_of_a_subscribe_go_on_as_their_window_opens() {
+    let mut world = World::with(1, |limits| limits.defer_window = 8);
+    let client = world.connect("c", &Ask::v(Version::V311));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, later(1, 0, FaultPolicy::Deny, &taken))]);
+    world.send_bytes(client, &subscribe_bytes((0..100).map(|n| n.to_string())));
+    let mut place = 0;
+    while place < taken.about().len() {
+        assert!(taken.about().len() - place <= 8);
+        complete(&mut world, taken.ticket(place), Flow::STOP, crate::deferral::allow());
+        place += 1;
+    }
+    assert_eq!(world.take(client), [Got::SubAck(7, vec![0; 100])]);
+}
+
+#[test]
+fn levels_of_filters_with_wildcards_are_charged() {
+    let mut world = World::new(1);
+    let charged = |world: &mut World, client: ClientId, filter: &str| {
+        world.shards[0].settle_memory();
+        let before = world.shards[0].ledger().sessions;
+        world.subscribe(client, filter, QoS::AtMostOnce);
+        world.shards[0].settle_memory();
+        world.shards[0].ledger().sessions - before
+    };
+    let client = world.connect("c", &Ask::v(Version::V311));
+    let deep = "x/".repeat(60);
+    let (literal, wild) =
+        (charged(&mut world, client, &format!("{deep}y")), charged(&mut world, client, &format!("{deep}#")));
+    assert_eq!(wild - literal, 61 * 56);
+}
+
+/// A DISCONNECT that sets an expiry which was 0 at CONNECT breaks a rule [MQTT-3.14.2-2], whether or not its connection closes
+/// before its turn comes: the will is sent.
+#[test]
+fn a_forbidden_disconnect_that_waits_discards_no_will() {
+    for lost in [false, true] {
+        let mut world = World::new(1);
+        let sub = world.connect("sub", &Ask::v(Version::V5));
+        world.subscribe(sub, "w", QoS::AtMostOnce);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let will = Some(("w", "gone", QoS::AtMostOnce, false));
+        let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+        world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+        let mut section = Vec::new();
+        push_property(&mut section, Property::SessionExpiry(50));
+        let properties = Properties::from_encoded(&section);
+        world.send(client, &Packet::Disconnect(Disconnect { reason: ReasonCode::SUCCESS, properties }));
+        if lost {
+            world.lose(client);
+        }
+        let mut place = 0;
+        while place < taken.about().len() {
+            complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+            place += 1;
+        }
+        assert_eq!(world.take_plain(sub).len(), 1, "lost: {lost}");
+    }
+}
+
+#[test]
+fn a_refused_connack_is_traced() {
+    let mut world = World::new(1);
+    let denies = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 2, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthenticate, denies)]);
+    world.shards[0].trace_start("c");
+    world.try_connect("c", &Ask::v(Version::V5));
+    let lines = world.shards[0].trace_take("c").0;
+    let inbound: Vec<_> = lines.iter().map(|line| line.inbound).collect();
+    assert_eq!(inbound, [true, false], "{lines:?}");
+}
