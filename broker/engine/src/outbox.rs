@@ -238,3 +238,74 @@ impl Outbox {
         self.pending.insert(to);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Copied bytes, shared ones, and copied ones behind them.
+    fn three() -> Outbound {
+        let mut out = Outbound::default();
+        out.append(|buffer| buffer.extend(b"abc"));
+        out.append(|buffer| buffer.extend(b"de"));
+        out.append_shared(Bytes::from_static(b"fgh"));
+        out.append(|buffer| buffer.extend(b"ij"));
+        out
+    }
+
+    #[test]
+    fn bytes_leave_in_order_however_many_at_a_time() {
+        for step in 1..=10 {
+            let (mut out, mut sent) = (three(), Vec::<u8>::new());
+            while !out.is_empty() {
+                assert_eq!(out.len(), 10 - sent.len());
+                assert_eq!(out.held(), out.recount());
+                assert!(out.held() >= out.len());
+                let pieces = out.pieces::<2>().concat();
+                assert!(pieces.starts_with(out.front()));
+                let whole = out.pieces::<8>().concat();
+                assert_eq!(whole.len(), out.len());
+                assert!(whole.starts_with(&pieces));
+                let count = step.min(out.len());
+                sent.extend(&whole[..count]);
+                out.advance(count);
+            }
+            assert_eq!(sent, b"abcdefghij");
+            assert_eq!(out.front(), b"");
+            assert_eq!(out.held(), out.recount());
+            // The last copied piece keeps its memory for what comes next; that is let go of too.
+            out.append(|buffer| buffer.extend(b"k"));
+            assert_eq!((out.front(), out.len()), (&b"k"[..], 1));
+            out.release();
+            assert_eq!(out.front(), b"k", "it has not left yet");
+            out.advance(1);
+            out.release();
+            assert_eq!((out.len(), out.held()), (0, 0));
+        }
+    }
+
+    #[test]
+    fn a_vectored_write_gets_as_many_pieces_as_it_takes() {
+        let mut out = three();
+        out.advance(1);
+        assert_eq!(out.pieces::<2>().to_vec(), [&b"bcde"[..], b"fgh"]);
+        assert_eq!(out.pieces::<3>().to_vec(), [&b"bcde"[..], b"fgh", b"ij"]);
+        out.advance(4);
+        assert_eq!(out.pieces::<3>().to_vec(), [&b"fgh"[..], b"ij"]);
+    }
+
+    #[test]
+    fn a_long_segment_is_followed_by_another() {
+        let mut out = Outbound::default();
+        out.append(|buffer| buffer.resize(SEGMENT_BYTES - 1, 0));
+        out.append(|buffer| buffer.push(1));
+        assert_eq!(out.front().len(), SEGMENT_BYTES);
+        out.append(|buffer| buffer.push(2));
+        assert_eq!((out.front().len(), out.len()), (SEGMENT_BYTES, SEGMENT_BYTES + 1));
+        assert_eq!(out.copied_tail(1), [2]);
+        assert_eq!(out.copied_tail(9), [2], "no more than lie together");
+        out.append_shared(Bytes::from_static(b"x"));
+        assert_eq!(out.copied_tail(1), [2]);
+        assert_eq!(Outbound::default().copied_tail(1), [0_u8; 0]);
+    }
+}

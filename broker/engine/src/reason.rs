@@ -128,3 +128,71 @@ impl std::fmt::Debug for ReasonCode {
         std::fmt::Display::fmt(self, f)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// The codes from 0x80 on that a packet may have.
+    fn refusals(of: fn(ReasonCode) -> bool) -> Vec<u8> {
+        (0x80..=0xFF).filter(|code| of(ReasonCode(*code))).collect()
+    }
+
+    #[test]
+    fn each_packet_has_the_codes_of_its_table() {
+        // Tables 3-4, 3-1, 3-8 and 3-9 of MQTT 5.0, and 3-10 with 0x8C.
+        assert_eq!(refusals(ReasonCode::refuses_publish), [0x80, 0x83, 0x87, 0x90, 0x91, 0x97, 0x99]);
+        assert_eq!(
+            refusals(ReasonCode::refuses_connect),
+            [
+                0x80, 0x81, 0x82, 0x83, 0x84, 0x85, 0x86, 0x87, 0x88, 0x89, 0x8A, 0x8C, 0x90, 0x95, 0x97,
+                0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9F
+            ]
+        );
+        assert_eq!(
+            refusals(ReasonCode::refuses_subscription),
+            [0x80, 0x83, 0x87, 0x8F, 0x91, 0x97, 0x9E, 0xA1, 0xA2]
+        );
+        assert_eq!(refusals(ReasonCode::refuses_unsubscription), [0x80, 0x83, 0x87, 0x8F, 0x91]);
+        assert_eq!(
+            refusals(ReasonCode::ends_connection),
+            [
+                0x80, 0x81, 0x82, 0x83, 0x87, 0x89, 0x8B, 0x8C, 0x8D, 0x8E, 0x8F, 0x90, 0x93, 0x94, 0x95,
+                0x96, 0x97, 0x98, 0x99, 0x9A, 0x9B, 0x9C, 0x9D, 0x9E, 0x9F, 0xA0, 0xA1, 0xA2
+            ]
+        );
+        let ends = (0..0x80).filter(|code| ReasonCode(*code).ends_connection());
+        assert_eq!(ends.collect::<Vec<u8>>(), [0x00, 0x04]);
+    }
+
+    #[test]
+    fn a_code_that_a_packet_does_not_have_becomes_unspecified() {
+        let fitted = |code| ReasonCode(code).fitted(ReasonCode::refuses_publish).0;
+        assert_eq!([0x00, 0x10, 0x7F, 0x87, 0x8F, 0xFF].map(fitted), [0x00, 0x10, 0x7F, 0x87, 0x80, 0x80]);
+    }
+
+    #[test]
+    fn mqtt_3_has_five_refusals() {
+        let v3 = |code: ReasonCode| code.connack_v3();
+        assert_eq!(v3(ReasonCode::SUCCESS), 0);
+        assert_eq!(v3(ReasonCode::UNSUPPORTED_PROTOCOL_VERSION), 1);
+        assert_eq!(v3(ReasonCode::CLIENT_ID_NOT_VALID), 2);
+        for unavailable in
+            [ReasonCode::SERVER_BUSY, ReasonCode::SERVER_UNAVAILABLE, ReasonCode::QUOTA_EXCEEDED]
+        {
+            assert_eq!(v3(unavailable), 3);
+        }
+        for not_authorized in
+            [ReasonCode::NOT_AUTHORIZED, ReasonCode::BAD_USER_NAME_OR_PASSWORD, ReasonCode::BANNED]
+        {
+            assert_eq!(v3(not_authorized), 5);
+        }
+    }
+
+    #[test]
+    fn a_code_is_shown_as_the_specification_writes_it() {
+        assert_eq!(ReasonCode::NOT_AUTHORIZED.to_string(), "0x87 not authorized");
+        assert_eq!(ReasonCode(0xFE).to_string(), "0xFE unknown reason code");
+        assert!(ReasonCode(0xA2).is_defined() && !ReasonCode(0xA3).is_defined());
+    }
+}

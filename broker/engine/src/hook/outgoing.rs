@@ -79,3 +79,101 @@ pub fn message_of(
         ancestry,
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn message() -> PluginMessage<'static> {
+        PluginMessage {
+            topic: b"a/b",
+            payload: b"x",
+            qos: 1,
+            retain: false,
+            payload_format: None,
+            message_expiry_s: 0,
+            content_type: b"",
+            response_topic: b"",
+            correlation_data: b"",
+            from: b"",
+            user_properties: Vec::new(),
+        }
+    }
+
+    fn limits() -> Limits {
+        Limits { topic_bytes_max: 64, topic_levels_max: 3, payload_bytes_max: 100, ..Limits::default() }
+    }
+
+    fn made(message: &PluginMessage<'_>) -> Result<Message, Status> {
+        message_of(message, "plugin", 5, &limits())
+    }
+
+    #[test]
+    fn what_a_plugin_says_is_what_is_published() {
+        let given = PluginMessage {
+            retain: true,
+            payload_format: Some(1),
+            message_expiry_s: 7,
+            content_type: b"text",
+            response_topic: b"answer",
+            correlation_data: b"id",
+            from: b"somebody",
+            user_properties: vec![(b"k", b"v")],
+            ..message()
+        };
+        let made = made(&given).expect("it is in order");
+        let mut properties = Vec::new();
+        for property in [
+            Property::PayloadFormat(1),
+            Property::MessageExpiry(7),
+            Property::ContentType("text"),
+            Property::ResponseTopic("answer"),
+            Property::CorrelationData(b"id"),
+            Property::User("k", "v"),
+        ] {
+            push_property(&mut properties, property);
+        }
+        assert_eq!((&*made.topic, &made.payload[..], &*made.properties), ("a/b", &b"x"[..], &properties[..]));
+        assert_eq!((made.qos, made.retain, &*made.from), (QoS::AtLeastOnce, true, "somebody"));
+        assert_eq!((made.expires_at_ms, made.ancestry), (Some(7_000), 5));
+    }
+
+    #[test]
+    fn what_it_leaves_out_is_nothing() {
+        let made = made(&message()).expect("it is in order");
+        assert_eq!((made.properties.len(), made.retain, made.expires_at_ms), (0, false, None));
+        assert_eq!(&*made.from, "plugin", "whoever it is");
+    }
+
+    #[test]
+    fn as_much_is_taken_as_the_limits_say() {
+        let (topic, payload, data) = ([b't'; 65], [0; 101], [0; 65_536]);
+        let of_topic = |topic| made(&PluginMessage { topic, ..message() }).map(drop);
+        assert_eq!((of_topic(&topic[..64]), of_topic(&topic)), (Ok(()), Err(Status::INVALID)));
+        assert_eq!((of_topic(b"a/b/c"), of_topic(b"a/b/c/d")), (Ok(()), Err(Status::INVALID)));
+        for wrong in [&b""[..], b"a/+", b"a/#", b"a\0", b"\xFF"] {
+            assert_eq!(of_topic(wrong), Err(Status::INVALID));
+        }
+        let of_payload = |payload| made(&PluginMessage { payload, ..message() }).map(drop);
+        assert_eq!((of_payload(&payload[..100]), of_payload(&payload)), (Ok(()), Err(Status::FULL)));
+        let correlation = |correlation_data| made(&PluginMessage { correlation_data, ..message() }).map(drop);
+        assert_eq!((correlation(&data[..65_535]), correlation(&data)), (Ok(()), Err(Status::INVALID)));
+        let content = |content_type| made(&PluginMessage { content_type, ..message() }).map(drop);
+        let text = [b'x'; 65_536];
+        assert_eq!((content(&text[..65_535]), content(&text)), (Ok(()), Err(Status::INVALID)));
+        let of_qos = |qos| made(&PluginMessage { qos, ..message() }).map(drop);
+        assert_eq!((of_qos(2), of_qos(3)), (Ok(()), Err(Status::INVALID)));
+        let response = |response_topic| made(&PluginMessage { response_topic, ..message() }).map(drop);
+        assert_eq!((response(b"a"), response(b"a/#")), (Ok(()), Err(Status::INVALID)));
+    }
+
+    #[test]
+    fn topic_payload_and_properties_together_are_a_packet() {
+        let given = PluginMessage { content_type: b"12345", ..message() };
+        // Topic 3, payload 1, content type 8 with its identifier and length.
+        for (packet_bytes_max, expected) in [(11, Err(Status::FULL)), (12, Ok(()))] {
+            let limits = Limits { packet_bytes_max, ..limits() };
+            assert_eq!(message_of(&given, "plugin", 0, &limits).map(drop), expected);
+        }
+    }
+}

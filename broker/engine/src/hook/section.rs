@@ -78,3 +78,112 @@ pub(super) fn put_text<'a>(
     let property = property(super::short_text(change.bytes)?);
     put(before, property.id(), (!takes_out(change)).then_some(property), 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn section(properties: &[Property<'_>]) -> Vec<u8> {
+        let mut section = Vec::new();
+        properties.iter().for_each(|property| push_property(&mut section, *property));
+        section
+    }
+
+    const BEFORE: [Property<'static>; 4] = [
+        Property::User("a", "1"),
+        Property::ContentType("text"),
+        Property::User("b", "2"),
+        Property::User("a", "3"),
+    ];
+
+    fn change(index: u32, number: u64, key: &'static str, bytes: &'static str) -> FieldChange<'static> {
+        let (key, bytes) = (key.as_bytes(), bytes.as_bytes());
+        FieldChange { field: Field::USER_PROPERTY, index, number, bytes, key }
+    }
+
+    /// What a change of the user properties makes of `BEFORE`.
+    fn user(change: FieldChange<'_>) -> Result<Bytes, Status> {
+        put_user(Properties::from_encoded(&section(&BEFORE)), &change)
+    }
+
+    /// What a change of the content type makes of a section.
+    fn content(before: &[Property<'_>], change: FieldChange<'_>) -> Result<Bytes, Status> {
+        put_text(Properties::from_encoded(&section(before)), &change, Property::ContentType)
+    }
+
+    #[test]
+    fn a_user_property_is_set_in_its_place_or_added_behind_the_last() {
+        let [a, text, b, c] = BEFORE;
+        let new = Property::User("k", "v");
+        for (index, expected) in [
+            (0, section(&[new, text, b, c])),
+            (1, section(&[a, text, new, c])),
+            (2, section(&[a, text, b, new])),
+            (3, section(&[a, text, b, c, new])),
+            (APPEND, section(&[a, text, b, c, new])),
+        ] {
+            assert_eq!(user(change(index, 0, "k", "v")).as_deref(), Ok(&expected[..]), "{index}");
+        }
+        assert_eq!(user(change(4, 0, "k", "v")), Err(Status::ABSENT), "there would be a gap");
+    }
+
+    #[test]
+    fn a_user_property_is_taken_out_where_it_is() {
+        let [a, text, b, c] = BEFORE;
+        for (index, expected) in
+            [(0, section(&[text, b, c])), (1, section(&[a, text, c])), (2, section(&[a, text, b]))]
+        {
+            assert_eq!(user(change(index, 1, "", "")).as_deref(), Ok(&expected[..]), "{index}");
+        }
+        for index in [3, APPEND] {
+            assert_eq!(user(change(index, 1, "", "")), Err(Status::ABSENT));
+        }
+        // With a key or a value it is set, whatever the number.
+        assert_eq!(
+            user(change(0, 1, "", "v")).as_deref(),
+            Ok(&section(&[Property::User("", "v"), text, b, c])[..])
+        );
+        assert_eq!(
+            user(change(0, 1, "k", "")).as_deref(),
+            Ok(&section(&[Property::User("k", ""), text, b, c])[..])
+        );
+        assert_eq!(
+            user(change(0, 0, "", "")).as_deref(),
+            Ok(&section(&[Property::User("", ""), text, b, c])[..])
+        );
+    }
+
+    #[test]
+    fn a_text_is_there_once() {
+        let [a, _, b, c] = BEFORE;
+        let new = Property::ContentType("new");
+        assert_eq!(content(&BEFORE, change(0, 0, "", "new")).as_deref(), Ok(&section(&[a, new, b, c])[..]));
+        assert_eq!(content(&[a, b], change(0, 0, "", "new")).as_deref(), Ok(&section(&[a, b, new])[..]));
+        assert_eq!(content(&BEFORE, change(0, 1, "", "")).as_deref(), Ok(&section(&[a, b, c])[..]));
+        assert_eq!(content(&[a, b], change(0, 1, "", "")), Err(Status::ABSENT));
+    }
+
+    #[test]
+    fn what_is_no_string_or_too_much_is_refused() {
+        let wrong = |key: &[u8], bytes: &[u8]| {
+            let change = FieldChange { field: Field::USER_PROPERTY, index: APPEND, number: 0, bytes, key };
+            put_user(Properties::default(), &change)
+        };
+        let long = vec![b'x'; 65_536];
+        assert_eq!((wrong(&long, b""), wrong(b"", &long)), (Err(Status::INVALID), Err(Status::INVALID)));
+        assert_eq!(wrong(b"\xFF", b""), Err(Status::INVALID));
+        assert!(wrong(&long[1..], b"").is_ok());
+        // As many bytes as a packet may be given, and one more.
+        let one = [Property::User("", "x".repeat(65_531).leak())];
+        let nearly = section(&one).repeat(15);
+        let room = PROPERTIES_BYTES_MAX - nearly.len() - 5;
+        let text = vec![b'x'; room + 1];
+        let more = |bytes: &[u8]| {
+            let change =
+                FieldChange { field: Field::USER_PROPERTY, index: APPEND, number: 0, bytes, key: b"" };
+            put_user(Properties::from_encoded(&nearly), &change).map(|section| section.len())
+        };
+        assert_eq!(more(&text[1..]), Ok(PROPERTIES_BYTES_MAX));
+        assert_eq!(more(&text), Err(Status::FULL));
+    }
+}

@@ -292,6 +292,66 @@ mod tests {
         assert_eq!(inflight.pubcomp(id).unwrap_err(), AckError::Unknown);
     }
 
+    /// So many packets sent in a window, with their identifiers.
+    fn sent(window: usize, count: usize) -> (Inflight, Vec<NonZeroU16>) {
+        let mut inflight = Inflight::new(window);
+        let ids = (0..count).map(|_| {
+            let id = inflight.next_packet_id();
+            inflight.publish(id, delivery(QoS::AtLeastOnce));
+            id
+        });
+        let ids = ids.collect();
+        (inflight, ids)
+    }
+
+    #[test]
+    fn there_is_room_up_to_the_window() {
+        let (mut inflight, ids) = sent(3, 2);
+        assert_eq!((inflight.has_room(), inflight.room(), inflight.len()), (true, 1, 2));
+        let id = inflight.next_packet_id();
+        inflight.publish(id, delivery(QoS::AtLeastOnce));
+        assert_eq!((inflight.has_room(), inflight.room()), (false, 0));
+        inflight.puback(ids[1]).unwrap();
+        assert_eq!((inflight.has_room(), inflight.room()), (true, 1));
+        assert_eq!(inflight.iter().map(|entry| entry.packet_id).collect::<Vec<_>>(), [ids[0], id]);
+    }
+
+    #[test]
+    fn a_smaller_window_is_kept_to_when_all_is_sent_again() {
+        let (mut inflight, ids) = sent(4, 4);
+        inflight.restart(2);
+        assert_eq!((inflight.has_resends(), inflight.has_room(), inflight.room()), (true, false, 0));
+        let mut again = Vec::new();
+        while let Some(outgoing) = inflight.next_resend() {
+            again.push(outgoing.packet_id);
+        }
+        assert_eq!(again, ids[..2], "[MQTT-3.3.4-9]");
+        inflight.puback(ids[0]).unwrap();
+        assert_eq!(inflight.next_resend().map(|outgoing| outgoing.packet_id), Some(ids[2]));
+        assert!(inflight.next_resend().is_none());
+        // An acknowledgement of what has not been sent on this connection makes no room.
+        inflight.puback(ids[3]).unwrap();
+        assert!(!inflight.has_resends() && inflight.next_resend().is_none());
+        assert_eq!((inflight.has_room(), inflight.room()), (false, 0));
+        inflight.puback(ids[1]).unwrap();
+        assert_eq!((inflight.has_room(), inflight.room()), (true, 1));
+    }
+
+    #[test]
+    fn what_is_withdrawn_or_taken_out_is_not_counted_any_more() {
+        let (mut inflight, ids) = sent(4, 3);
+        let one = inflight.bytes() / 3;
+        assert!(one >= size_of::<Outgoing>() && inflight.bytes() == 3 * one);
+        inflight.puback(ids[0]).unwrap();
+        assert_eq!(inflight.bytes(), 2 * one);
+        let mut stays = [true, false].into_iter();
+        assert_eq!(inflight.withdraw(|_| stays.next().unwrap()).len(), 1);
+        assert_eq!((inflight.bytes(), inflight.len()), (one, 1));
+        assert!(inflight.has_resends(), "what stays is sent on the next connection");
+        assert_eq!(inflight.drain().count(), 1);
+        assert_eq!((inflight.bytes(), inflight.is_empty()), (0, true));
+    }
+
     #[test]
     fn a_failed_pubrec_ends_the_exchange() {
         let mut inflight = Inflight::new(1);

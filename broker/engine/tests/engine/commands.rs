@@ -441,3 +441,24 @@ fn a_replay_tells_one_plugin_of_what_is_there() {
         ]
     );
 }
+
+/// The time that a plugin gives its message counts from when it is published.
+#[test]
+fn a_message_of_a_plugin_expires_when_it_says() {
+    for (away_ms, comes) in [(1_900, true), (2_000, false)] {
+        let mut world = World::new(1);
+        let properties = || vec![grapnel_engine::packet::Property::SessionExpiry(100)];
+        let persistent = || Ask { clean: false, properties: properties(), ..Ask::v(Version::V5) };
+        let away = world.connect("away", &persistent());
+        world.subscribe(away, "t", QoS::AtLeastOnce);
+        world.lose(away);
+        world.pass_ms(10_000);
+        let Command::Publish { plugin, message } = publish(1, "t", "x", 0) else { unreachable!() };
+        let message = Message { qos: QoS::AtLeastOnce, expires_at_ms: Some(2_000), ..message };
+        world.shards[0].command(Command::Publish { plugin, message });
+        world.drive();
+        world.pass_ms(away_ms);
+        let away = world.connect("away", &persistent());
+        assert_eq!(world.take(away).len(), usize::from(comes), "{away_ms}");
+    }
+}

@@ -239,3 +239,34 @@ fn a_shared_member_gets_each_publishers_messages_in_order() {
         }
     }
 }
+
+/// A lane is full with as many bytes as with as many envelopes, and publishers go on when half of them have moved.
+#[test]
+fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
+    let mut world = World::with(2, |limits| limits.lane_bytes_max = 65_536);
+    let sub = on_shard(&mut world, 1, "sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtMostOnce);
+    let publisher = on_shard(&mut world, 0, "publisher", &Ask::v(Version::V5));
+    world.lanes_open = false;
+    for packet_id in 1..=6 {
+        world.publish(publisher, "t", &"x".repeat(30_000), QoS::AtLeastOnce, packet_id);
+    }
+    // 60,000 bytes and what envelopes add are less than the limit; 90,000 are not.
+    assert_eq!(world.take(publisher).len(), 3);
+    let to = grapnel_engine::id::ShardId(1);
+    let mut batch = Vec::new();
+    let mut move_one = |world: &mut World| {
+        world.shards[0].outbox().take_batch(to, grapnel_engine::shard::Lane::Data, 1, &mut batch);
+        world.shards[0].lanes_moved();
+        world.drive();
+        world.take(publisher).len()
+    };
+    assert_eq!(move_one(&mut world), 0, "60,000 are more than half");
+    assert_eq!(move_one(&mut world), 2, "30,000 are not: two more fit");
+    for envelope in batch {
+        world.shards[1].envelope(grapnel_engine::id::ShardId(0), envelope);
+    }
+    world.lanes_open = true;
+    world.drive();
+    assert_eq!((world.take(publisher).len(), world.take(sub).len()), (1, 6));
+}

@@ -415,3 +415,137 @@ fn whoever_is_not_read_for_want_of_memory_is_read_when_there_is_some_again() {
     assert_eq!(world.reading(publisher), Reading::Reading);
     assert_eq!(taken.about(), ["light", "large"], "its messages wait as before");
 }
+
+/// As many bytes as a limit of memory says are held, and nobody ends for them; for one more, who holds most does.
+#[test]
+fn as_much_memory_is_held_as_a_limit_says() {
+    const BYTES: u64 = 70_000;
+    for beyond in [false, true] {
+        let more = usize::from(beyond);
+        // Of those who are in: bytes of a packet that is not whole.
+        let mut world = World::with(1, |limits| limits.partial_bytes_max = BYTES);
+        let client = world.connect("c", &Ask::v(V5));
+        let half = [vec![0x30, 0x80, 0x80, 0x10], vec![b'x'; BYTES as usize - 4 + more]].concat();
+        world.send_bytes(client, &half);
+        world.pass_ms(1);
+        assert_eq!(ledger(&mut world, 0).read_buffers == BYTES, !beyond);
+        assert_eq!(world.is_closed(client), beyond, "partial_bytes_max");
+        // Of those who are not.
+        let mut world = World::with(1, |limits| limits.connects_pending_bytes_max = BYTES);
+        let client = world.open(V5);
+        let half = [vec![0x10, 0xFF, 0xFF, 0x06], vec![0; BYTES as usize - 4 + more]].concat();
+        world.send_bytes(client, &half);
+        world.pass_ms(1);
+        assert_eq!(world.is_closed(client), beyond, "connects_pending_bytes_max");
+    }
+    // Of the shard as a whole.
+    let persistent = || Ask { clean: false, properties: vec![Property::SessionExpiry(1000)], ..Ask::v(V5) };
+    let mut world = World::with(1, |limits| limits.shard_bytes_max = 1 << 20);
+    let away = world.connect("away", &persistent());
+    world.subscribe(away, "t", QoS::AtLeastOnce);
+    world.lose(away);
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    world.publish(publisher, "t", &"x".repeat(10_000), QoS::AtLeastOnce, 1);
+    let room = (1 << 20) - ledger(&mut world, 0).total() as usize;
+    for (bytes, evicted) in [(room, 0), (room + 1, 1)] {
+        // What the shell still has of connections that have ended counts as well.
+        world.shards[0].hold_closing(bytes);
+        world.pass_ms(1);
+        assert_eq!(counter(&mut world, "sessions_evicted"), evicted, "shard_bytes_max");
+    }
+}
+
+/// Deliveries that wait for client.authorize are charged to the session that they are for.
+#[test]
+fn deliveries_that_wait_for_a_plugin_are_charged() {
+    let mut world = World::new(1);
+    let subscriber = world.connect("subscriber", &Ask::v(V5));
+    world.subscribe(subscriber, "t", QoS::AtLeastOnce);
+    let publisher = world.connect("publisher", &Ask::v(V5));
+    let taken = Taken::default();
+    let waits = later(1, 0, FaultPolicy::Ignore, &taken);
+    let superuser = |call: &mut crate::hooks::Call<'_>| {
+        if call.client_id() == "publisher" || call.topic() == "t" && call.action() == 2 {
+            call.set(grapnel_plugin_abi::raw::Field::VERDICT, 1, "", "");
+            return Flow::STOP;
+        }
+        Flow::CONTINUE
+    };
+    let first = crate::hooks::link(2, 1, FaultPolicy::Ignore, superuser);
+    let waits = grapnel_engine::hook::Link { deliver: true, ..waits };
+    let first = grapnel_engine::hook::Link { deliver: true, ..first };
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, first), (HookPoint::ClientAuthorize, waits)]);
+    let before = ledger(&mut world, 0).sessions;
+    for packet_id in 1..=3 {
+        world.publish(publisher, "t", &"x".repeat(10_000), QoS::AtLeastOnce, packet_id);
+    }
+    assert_eq!(taken.about(), ["t"], "the others wait behind");
+    let waiting = ledger(&mut world, 0).sessions - before;
+    assert!((30_000..32_000).contains(&waiting), "{waiting}");
+    complete(&mut world, taken.ticket(0), Flow::STOP, crate::deferral::allow());
+    assert_eq!(world.take(subscriber).len(), 3, "it is said for the topic");
+    let remembered = ledger(&mut world, 0).sessions - before;
+    assert!((1..500).contains(&remembered), "{remembered}: what was said is remembered");
+}
+
+/// What a client chooses, of so many bytes.
+type Chosen = (&'static str, fn(&mut World, &str));
+
+const CHOSEN: [Chosen; 9] = [
+    ("client identifier", |world, text| {
+        world.connect(&format!("c{text}"), &Ask::v(V5));
+    }),
+    ("user name", |world, text| {
+        world.connect("c", &Ask { username: Some(text), ..Ask::v(V5) });
+    }),
+    ("user property of CONNECT", |world, text| {
+        world.connect("c", &Ask { properties: vec![Property::User("k", text)], ..Ask::v(V5) });
+    }),
+    ("topic of a will", |world, text| {
+        let will = Some((text, "x", QoS::AtMostOnce, false));
+        world.connect("c", &Ask { will, ..Ask::v(V5) });
+    }),
+    ("payload of a will", |world, text| {
+        let will = Some(("will", text, QoS::AtMostOnce, false));
+        world.connect("c", &Ask { will, ..Ask::v(V5) });
+    }),
+    ("delayed will", |world, text| {
+        let will = Some(("will", text, QoS::AtMostOnce, false));
+        let properties = vec![Property::SessionExpiry(1000)];
+        let client = world.connect("c", &Ask { will, will_delay_s: 100, properties, ..Ask::v(V5) });
+        world.lose(client);
+    }),
+    ("filter", |world, text| {
+        let client = world.connect("c", &Ask::v(V5));
+        world.subscribe(client, text, QoS::AtMostOnce);
+    }),
+    ("topic with an alias", |world, text| {
+        let client = world.connect("c", &Ask::v(V5));
+        world.publish_with(client, text, "x", QoS::AtMostOnce, 0, false, &[Property::TopicAlias(1)]);
+    }),
+    ("identifiers of QoS 2 publishes", |world, text| {
+        let client = world.connect("c", &Ask { clean: false, ..Ask::v(Version::V311) });
+        for packet_id in 1..=text.len() as u16 {
+            world.publish(client, "t", "x", QoS::ExactlyOnce, packet_id);
+        }
+    }),
+];
+
+/// Whatever a client chooses is charged to its connection or its session: 500 bytes more are 500 more in the ledger, or some more
+/// where copies or entries of a table are kept.
+#[test]
+fn whatever_a_client_chooses_is_charged() {
+    for (what, choose) in CHOSEN {
+        let held = |bytes: usize| {
+            let mut world = World::with(1, |limits| limits.awaiting_rel_max = 2000);
+            choose(&mut world, &"x".repeat(bytes));
+            let ledger = ledger(&mut world, 0);
+            assert_eq!(ledger.queues + ledger.in_flight + ledger.slots + ledger.read_buffers, 0, "{what}");
+            ledger.connections + ledger.sessions
+        };
+        let (few, some, many) = (held(10), held(510), held(1010));
+        assert!((500..=5000).contains(&(some - few)), "{what}: {few}, {some}");
+        assert_eq!(many - some, some - few, "{what}");
+        assert!(few >= 500, "{what}: {few} with the connection or the session itself");
+    }
+}

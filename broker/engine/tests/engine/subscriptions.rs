@@ -1,7 +1,7 @@
 //! Subscriptions: options, identifiers, retained messages, shared subscriptions, the SUBACK barrier (MQTT 5.0 sections 3.8,
 //! 3.10, 4.7, 4.8).
 
-use grapnel_engine::packet::{QoS, RetainHandling, SubscriptionOptions, Version};
+use grapnel_engine::packet::{Packet, QoS, RetainHandling, SubscriptionOptions, Version};
 
 use crate::world::{Ask, Got, World, message};
 
@@ -305,4 +305,66 @@ fn many_retained_messages_come_in_pages_as_the_session_drains() {
     let sub = world.connect("sub", &Ask::v(Version::V311));
     world.subscribe(sub, "r/+", QoS::AtMostOnce);
     assert_eq!(world.take(sub).len(), 500);
+}
+
+/// The member of a shared subscription that has three quarters of its queue waiting gets no more while another shard has one that
+/// reads: nothing is dropped. It gets its share again when half of them have gone.
+#[test]
+fn a_member_with_much_waiting_is_passed_over_before_its_queue_is_full() {
+    let mut world = World::with(2, |limits| {
+        limits.inflight_max = 1;
+        limits.session_queue_messages_max = 8;
+    });
+    let reads = world.connect_at(0, "reads", &Ask::v(Version::V5));
+    world.subscribe(reads, "$share/group/t", QoS::AtMostOnce);
+    let slow = world.connect_at(1, "slow", &Ask::v(Version::V5));
+    world.subscribe(slow, "$share/group/t", QoS::AtLeastOnce);
+    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    let publish = |world: &mut World| {
+        for packet_id in 1..=100 {
+            world.publish(publisher, "t", "x", QoS::AtLeastOnce, packet_id);
+        }
+        world.take(publisher);
+        let dropped: u64 = world.shards.iter_mut().map(|shard| shard.counters().messages_dropped).sum();
+        (world.take(reads).len(), dropped)
+    };
+    // One in flight, and six of eight in the queue.
+    assert_eq!(publish(&mut world), (93, 0));
+    let queued = |world: &World| {
+        let rows = world.shards[1].clients(0, 10).0;
+        rows.iter().map(|row| (row.inflight, row.queued)).max()
+    };
+    assert_eq!(queued(&world), Some((1, 6)));
+    assert_eq!(publish(&mut world), (100, 0));
+    // Two are acknowledged, which leaves four in the queue: two more may come.
+    for _ in 0..2 {
+        let packet_id = world.take(slow)[0].id();
+        world.ack(slow, Packet::PubAck, packet_id);
+    }
+    assert_eq!(publish(&mut world), (98, 0));
+    assert_eq!(queued(&world), Some((1, 6)));
+}
+
+/// A message that was drawn for another shard, whose last member has left when it comes there, goes to a member that is left.
+#[test]
+fn a_message_for_a_member_that_has_left_goes_to_another_shard() {
+    let mut world = World::new(2);
+    let leaves = world.connect_at(1, "leaves", &Ask::v(Version::V5));
+    let stays = world.connect_at(0, "stays", &Ask::v(Version::V5));
+    for client in [leaves, stays] {
+        world.subscribe(client, "$share/group/t", QoS::AtMostOnce);
+    }
+    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    world.lanes_open = false;
+    for _ in 0..20 {
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+    }
+    let before = world.take(stays).len();
+    assert!((1..20).contains(&before), "{before} of 20: both shards are drawn");
+    world.lose(leaves);
+    world.lanes_open = true;
+    world.drive();
+    assert_eq!(world.take(stays).len(), 20 - before);
+    let dropped: u64 = world.shards.iter_mut().map(|shard| shard.counters().messages_dropped).sum();
+    assert_eq!(dropped, 0);
 }

@@ -474,6 +474,7 @@ impl World {
         for shard in &mut self.shards {
             shard.settle_memory();
             assert_eq!(shard.ledger(), shard.recount(), "{shard:?}");
+            assert!(!shard.has_work(), "{shard:?} says that it has work, and nothing moves");
         }
     }
 
