@@ -24,6 +24,10 @@ lint:
 simulate *args:
     PROFILE={{profile}} scripts/simulate {{args}}
 
+# Changes of the engine that its tests must notice: --sample N --seed S, --file GLOB; all of them without
+mutants *args:
+    scripts/mutants {{args}}
+
 # Undefined behaviour in plugin-abi and the engine, which no test can see otherwise
 miri:
     rustup toolchain install nightly --profile minimal --component miri

@@ -1,5 +1,5 @@
 # shellcheck shell=bash
-# What scripts/run and scripts/test need on the machine, installed where it is missing. Sourced by them; does nothing by itself.
+# What scripts/run, scripts/test and scripts/mutants need on the machine, installed where it is missing. Sourced by them; does nothing by itself.
 
 # Read by the scripts that source this one.
 # shellcheck disable=SC2034
@@ -56,6 +56,14 @@ need_build_tools() {
   need_rust
   need_packages cc:gcc git:git
   [ -e /usr/include/stdio.h ] || install_packages libc6-dev
+}
+
+NEXTEST=0.9.143
+need_nextest() {
+  cargo nextest --version >/dev/null 2>&1 && return
+  say "installing cargo-nextest $NEXTEST (cargo install; takes some minutes)"
+  cargo install --locked --quiet cargo-nextest --version "$NEXTEST" --no-default-features --features default-no-update ||
+    fail "cargo could not install cargo-nextest $NEXTEST."
 }
 
 # Seconds as "3 min 20 s".
