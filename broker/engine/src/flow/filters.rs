@@ -140,16 +140,15 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
     let asker = asker(parts, place, packet);
     let alive = asker == Asker::Connected;
     match packet.step {
-        // Some filters are in force by now, and the others were authorized again: those that are in force go on.
-        FilterStep::Authorize(_) if !alive && !packet.codes.is_empty() => {
-            close_tickets(parts, packet);
-            packet.step = FilterStep::Apply;
-            Step::Goes
-        }
         // SUBSCRIBE and UNSUBSCRIBE die with their connection, and their tickets with them.
         FilterStep::Unstarted | FilterStep::Chain(_) | FilterStep::Authorize(_) if !alive => {
             close_tickets(parts, packet);
-            Step::Over
+            if packet.codes.is_empty() {
+                return Step::Over;
+            }
+            // Some filters are in force by now, and the others were authorized again: those that are in force go on.
+            packet.step = FilterStep::Apply;
+            Step::Goes
         }
         FilterStep::Unstarted => start_filters(parts, place, packet),
         FilterStep::Chain(ref chain) if chain.ticket().is_some() => Step::Waits,

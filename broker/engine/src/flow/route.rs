@@ -9,7 +9,7 @@ use smallvec::SmallVec;
 use super::{deliver, retain, send, tell, wake};
 use crate::counters::Loss;
 use crate::envelope::{EnvelopeBody, Lane};
-use crate::held::Held;
+use crate::held::{Held, hold};
 use crate::id::{SessionKey, ShardId, ShardSet};
 use crate::message::MessageView;
 use crate::parts::Parts;
@@ -278,11 +278,6 @@ pub(crate) fn push_reserved(parts: &mut Parts, shard: ShardId, body: EnvelopeBod
         return;
     }
     send::push_envelope(parts, shard, Lane::Data, body);
-}
-
-/// The message to keep, made once.
-pub(crate) fn hold<'a>(view: &MessageView<'_>, held: &'a mut Option<Held>) -> &'a Held {
-    held.get_or_insert_with(|| Rc::new(Arc::new(view.to_message()).into()))
 }
 
 /// Tells every other shard what has changed in this one's interest.
