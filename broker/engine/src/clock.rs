@@ -4,7 +4,7 @@ use grapnel_plugin_abi::raw::Ticket;
 
 use crate::id::{ConnKey, SessionKey};
 use crate::time::Now;
-use crate::timer::Wheel;
+use crate::timer::{Timer, Wheel};
 
 /// Entries of the 10 ms wheel.
 #[derive(Clone, Copy, Debug)]
@@ -33,13 +33,16 @@ pub(crate) enum Deadline {
 pub(crate) enum Overdue {
     /// A connection that must have sent something.
     KeepAlive(ConnKey),
-    /// A session without a connection, of this life.
-    Expiry(SessionKey, u32),
-    /// A delayed will, of this life.
-    Will(SessionKey, u32),
+    /// A session without a connection.
+    Expiry(SessionKey),
+    /// A delayed will.
+    Will(SessionKey),
     /// Sessions with what was stored before the marks of their subscriptions, and might have come live.
     Settled,
 }
+
+/// What a timer is charged for.
+pub(crate) const TIMER_BYTES: usize = Wheel::<Deadline>::ENTRY_BYTES;
 
 /// A shard's time. It moves only between two steps.
 #[derive(Debug)]
@@ -68,13 +71,38 @@ impl Clock {
     }
 
     /// Has something fall due on the 10 ms wheel; monotonic milliseconds.
-    pub(crate) fn arm_deadline(&mut self, due_ms: u64, deadline: Deadline) {
-        self.deadlines.arm(due_ms, deadline);
+    pub(crate) fn arm_deadline(&mut self, due_ms: u64, deadline: Deadline) -> Timer {
+        self.deadlines.arm(due_ms, deadline)
     }
 
     /// Has something fall due on the 1 s wheel; monotonic milliseconds.
-    pub(crate) fn arm_overdue(&mut self, due_ms: u64, overdue: Overdue) {
-        self.seconds.arm(due_ms, overdue);
+    pub(crate) fn arm_overdue(&mut self, due_ms: u64, overdue: Overdue) -> Timer {
+        self.seconds.arm(due_ms, overdue)
+    }
+
+    /// A deadline means nothing any more. One that has been due, or none, is nothing.
+    pub(crate) fn cancel_deadline(&mut self, timer: Option<Timer>) {
+        timer.map(|timer| self.deadlines.cancel(timer));
+    }
+
+    /// The same on the 1 s wheel.
+    pub(crate) fn cancel_overdue(&mut self, timer: Option<Timer>) {
+        timer.map(|timer| self.seconds.cancel(timer));
+    }
+
+    /// How many timers are armed.
+    pub(crate) fn armed(&self) -> usize {
+        self.deadlines.len() + self.seconds.len()
+    }
+
+    /// How many of these are on the 10 ms wheel and have not been due.
+    pub(crate) fn count_deadlines(&self, timers: impl IntoIterator<Item = Timer>) -> usize {
+        timers.into_iter().filter(|timer| self.deadlines.has(*timer)).count()
+    }
+
+    /// The same on the 1 s wheel.
+    pub(crate) fn count_overdue(&self, timers: impl IntoIterator<Item = Timer>) -> usize {
+        timers.into_iter().filter(|timer| self.seconds.has(*timer)).count()
     }
 
     /// Takes what is due on the 10 ms wheel by now.

@@ -16,7 +16,7 @@ pub mod latency;
 pub mod message;
 pub mod outgoing;
 pub mod requested;
-mod section;
+pub mod section;
 pub mod subscribe;
 pub mod suspended;
 pub mod tickets;

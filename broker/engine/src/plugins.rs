@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 use crate::hook::PluginHandle;
 use crate::id::SessionKey;
+use crate::timer::Timer;
 
 /// Mail for a plugin that is not in the chains yet, or is not to be called for now.
 #[derive(Debug)]
@@ -23,13 +24,22 @@ pub(crate) struct KeptMail {
 pub(crate) struct PluginDesk {
     /// Sessions that no client has: what a plugin publishes waits in order in the slots of its own.
     sessions: HashMap<u64, SessionKey>,
-    /// Timers that are armed, with the time until which an unknown plugin is waited for.
-    timers: HashMap<u64, (PluginHandle, u64)>,
+    /// Timers that are armed.
+    timers: HashMap<u64, PluginTimer>,
     /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
     held: Vec<(u64, u64)>,
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
     replays: VecDeque<Replay>,
+}
+
+/// A timer of a plugin's.
+#[derive(Debug)]
+struct PluginTimer {
+    plugin: PluginHandle,
+    /// Until then a plugin that is in no chain table is waited for.
+    until_ms: u64,
+    armed: Timer,
 }
 
 /// A plugin that is being told of what was there before it.
@@ -65,25 +75,36 @@ impl PluginDesk {
     // --- timers
 
     /// A plugin has armed a timer. Until `until_ms` it is waited for if it is in no chain table.
-    pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64) {
-        self.timers.insert(timer, (plugin, until_ms));
+    pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64, armed: Timer) {
+        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed });
     }
 
-    /// Forgets a timer, if it is this plugin's.
-    pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) {
-        if self.timers.get(&timer).is_some_and(|(owner, _)| *owner == plugin) {
-            self.timers.remove(&timer);
+    /// A timer is looked at once more.
+    pub(crate) fn rearm_timer(&mut self, timer: u64, armed: Timer) {
+        if let Some(known) = self.timers.get_mut(&timer) {
+            known.armed = armed;
         }
+    }
+
+    /// Forgets a timer, if it is this plugin's, for the clock to forget it too.
+    pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) -> Option<Timer> {
+        self.timers.get(&timer).filter(|known| known.plugin == plugin)?;
+        self.timers.remove(&timer).map(|known| known.armed)
     }
 
     /// Whose timer that is, and until when its plugin is waited for; `None` if it is not armed any more.
     pub(crate) fn timer(&self, timer: u64) -> Option<(PluginHandle, u64)> {
-        self.timers.get(&timer).copied()
+        self.timers.get(&timer).map(|known| (known.plugin, known.until_ms))
     }
 
     /// A timer has run, or nobody is there for it.
     pub(crate) fn end_timer(&mut self, timer: u64) {
         self.timers.remove(&timer);
+    }
+
+    /// The same in the clock.
+    pub(crate) fn timers(&self) -> impl Iterator<Item = Timer> {
+        self.timers.values().map(|timer| timer.armed)
     }
 
     /// How many timers are armed.
@@ -149,9 +170,10 @@ impl PluginDesk {
         self.replays.pop_front();
     }
 
-    /// Forgets the timers and replays of plugins that are gone.
-    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) {
-        self.timers.retain(|_, (plugin, _)| !gone.contains(plugin));
+    /// Forgets the timers and replays of plugins that are gone; the timers, for the clock to forget them too.
+    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
+        let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
+        timers.map(|(_, timer)| timer.armed).collect()
     }
 }

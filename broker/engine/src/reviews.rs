@@ -7,6 +7,7 @@ use crate::hook::suspended::AuthorizationRequest;
 use crate::id::SessionKey;
 use crate::interface::Scope;
 use crate::session::Identity;
+use crate::timer::Timer;
 
 /// Which subscriptions are rechecked.
 #[derive(Debug, PartialEq, Eq)]
@@ -47,8 +48,9 @@ pub(crate) struct Reviews {
     /// Rechecks that wait for a plugin, by number.
     open: HashMap<u64, OpenRecheck>,
     last_number: u64,
-    /// When those that nobody has answered are asked about again, and how long that pause is.
-    again_ms: Option<u64>,
+    /// When those that nobody has answered are asked about again.
+    again: Option<Timer>,
+    /// How long that pause is.
     pause_ms: u64,
     /// Sessions whose first delivery is to be authorized; each at most once.
     row: VecDeque<SessionKey>,
@@ -137,23 +139,27 @@ impl Reviews {
     }
 
     /// Something was not answered: when the pause ends that begins with it, monotonic milliseconds; `None` within a pause.
-    pub(crate) fn begin_pause(&mut self, now_ms: u64) -> Option<u64> {
-        if self.again_ms.is_some() {
+    pub(crate) fn pause_from(&mut self, now_ms: u64) -> Option<u64> {
+        if self.again.is_some() {
             return None;
         }
         self.pause_ms = (self.pause_ms * 2).clamp(PAUSE_MIN_MS, PAUSE_MAX_MS);
-        self.again_ms = Some(now_ms + self.pause_ms);
-        self.again_ms
+        Some(now_ms + self.pause_ms)
     }
 
-    /// Whether there is a pause, and it is over by now.
-    pub(crate) fn is_pause_over(&self, now_ms: u64) -> bool {
-        self.again_ms.is_some_and(|due_ms| due_ms <= now_ms)
+    /// It begins, and this ends it.
+    pub(crate) fn begin_pause(&mut self, timer: Timer) {
+        self.again = Some(timer);
     }
 
-    /// Ends the pause; whether there was one.
-    pub(crate) fn end_pause(&mut self) -> bool {
-        self.again_ms.take().is_some()
+    /// Ends the pause; `None` where there was none.
+    pub(crate) fn end_pause(&mut self) -> Option<Timer> {
+        self.again.take()
+    }
+
+    /// The timer of the pause.
+    pub(crate) fn timer(&self) -> Option<Timer> {
+        self.again
     }
 
     // --- deliveries

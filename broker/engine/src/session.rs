@@ -11,6 +11,7 @@ use crate::hook::told::SessionView;
 use crate::id::{ConnKey, SessionKey, ShardSet};
 use crate::packet::{QoS, SubscriptionOptions};
 use crate::time::Now;
+use crate::timer::Timer;
 
 pub(crate) mod deliveries;
 pub mod delivery;
@@ -65,9 +66,18 @@ pub enum ReleaseWait {
     /// Until the PUBREL comes.
     NotTimed,
     /// A deadline is armed, in case the PUBREL is behind what is not read.
-    Timed,
+    Timed(Timer),
     /// No longer: its connection was left unread too long. So it is until as many are released that another may wait.
     Over,
+}
+
+/// What the shared subscriptions of a session are told, a slice at a time.
+#[derive(Debug)]
+pub struct Telling {
+    /// The last one that has been told, by its full filter; `None` before the first.
+    pub after: Option<Box<str>>,
+    /// Whether they are also told that the session's queue has drained.
+    pub drained: bool,
 }
 
 /// One session on its home shard.
@@ -85,8 +95,14 @@ pub struct Session {
     pub created_wall_ms: u64,
     /// Connected or disconnected since, milliseconds since 1970.
     pub since_wall_ms: u64,
-    /// How often it has been connected and disconnected: timers of an earlier life find another number.
+    /// How often it has been connected and disconnected.
     pub epoch: u32,
+    /// When its expiry interval is over, while it has no connection.
+    pub expiry_timer: Option<Timer>,
+    /// When the delay of its will is over.
+    pub will_timer: Option<Timer>,
+    /// When a SUBSCRIBE waits for other shards no longer.
+    pub barrier_timer: Option<Timer>,
     /// Why it ends, if that is known before its connection's end decides it.
     pub last: Option<Last>,
     /// Whether `Fate::Ends` was decided; it lives until its slots have drained.
@@ -101,6 +117,8 @@ pub struct Session {
     pub lanes_waited: ShardSet,
     /// Whether a shared subscription of it has been called full on this shard, which ends when its queue has drained.
     pub in_full_group: bool,
+    /// What its shared subscriptions are still to be told, for which it stands in the row of those that go on in the next turn.
+    pub telling: Option<Box<Telling>>,
     /// How long a packet in front still waits for a PUBREL.
     pub release_wait: ReleaseWait,
     /// Subscriptions by full filter.
@@ -144,6 +162,9 @@ impl Session {
             created_wall_ms: now.wall_ms,
             since_wall_ms: now.wall_ms,
             epoch: 0,
+            expiry_timer: None,
+            will_timer: None,
+            barrier_timer: None,
             last: None,
             fate: Fate::Stays,
             orphan: false,
@@ -151,6 +172,7 @@ impl Session {
             ready: Ready::default(),
             lanes_waited: ShardSet::EMPTY,
             in_full_group: false,
+            telling: None,
             release_wait: ReleaseWait::NotTimed,
             subscriptions: Subscriptions::default(),
             inflight: Inflight::new(window),
@@ -193,10 +215,11 @@ impl Session {
             || (self.awaiting_rel.len() as u64) < awaiting_rel_max
     }
 
-    /// Publishes beyond `awaiting_rel_max` wait for a PUBREL again.
-    pub fn end_release_wait(&mut self) {
-        if self.release_wait == ReleaseWait::Over {
-            self.release_wait = ReleaseWait::NotTimed;
+    /// Publishes beyond `awaiting_rel_max` wait for a PUBREL again, from now on; the deadline there was means nothing any more.
+    pub fn end_release_wait(&mut self) -> Option<Timer> {
+        match std::mem::replace(&mut self.release_wait, ReleaseWait::NotTimed) {
+            ReleaseWait::Timed(timer) => Some(timer),
+            ReleaseWait::NotTimed | ReleaseWait::Over => None,
         }
     }
 
@@ -242,6 +265,20 @@ impl Session {
             queued: self.queue.len(),
             awaiting_rel: self.awaiting_rel.len(),
         }
+    }
+
+    /// The timers that it holds for its end.
+    pub(crate) fn end_timers(&self) -> impl Iterator<Item = Timer> {
+        self.expiry_timer.into_iter().chain(self.will_timer)
+    }
+
+    /// The timers that it holds for packets of its client that wait.
+    pub(crate) fn packet_timers(&self) -> impl Iterator<Item = Timer> {
+        let release = match self.release_wait {
+            ReleaseWait::Timed(timer) => Some(timer),
+            ReleaseWait::NotTimed | ReleaseWait::Over => None,
+        };
+        self.barrier_timer.into_iter().chain(release)
     }
 
     /// Whether it outlives its connection.

@@ -96,6 +96,12 @@ impl Shard {
         hooks::refuse_answer(&mut self.parts, ticket, reason);
     }
 
+    /// Whether the shell takes messages of other shards now: not while many large fan-outs are under way, so that those who cause
+    /// them wait, on whatever shard they are. What else comes is always taken.
+    pub fn takes_messages(&self) -> bool {
+        !self.parts.work.has_many_fanouts()
+    }
+
     /// What clients make this shard hold, as of the last [`Shard::settle_memory`] or [`Shard::advance`].
     pub fn ledger(&self) -> Ledger {
         memory::ledger(&self.parts)
@@ -104,6 +110,11 @@ impl Shard {
     /// The same counted anew from every packet and message: linear in what is held, for tests.
     pub fn recount(&self) -> Ledger {
         memory::recount(&self.parts)
+    }
+
+    /// Timers that are armed, and how many of these somebody holds; the same, or one has been left behind. Linear, for tests.
+    pub fn timers(&mut self) -> (usize, usize) {
+        memory::timers(&mut self.parts)
     }
 
     /// How many bytes the shell has received from a connection that the engine has not taken: their memory, as it was asked for.

@@ -1,28 +1,41 @@
-//! Timer wheels: many deadlines, few wake-ups. Nothing is ever cancelled; whoever takes an expired entry looks whether it
-//! still means something. What is due at one look comes in the order of its due times, and of one moment in that of arming.
+//! Timer wheels: many deadlines, few wake-ups. Whoever arms a timer holds it, and takes it out when it means nothing any more, so
+//! that a wheel holds no more than there is to wait for. What is due at one look comes in the order of its due times, and of one
+//! moment in that of arming.
+
+use std::num::NonZeroU32;
+
+use slab::Slab;
 
 /// Places of a wheel. A power of two.
 const PLACES: usize = 512;
-/// Empty lists kept for places that get their first entry: with one entry a tick, one is all that is needed.
-const SPARES: usize = 8;
-/// A list with room for more is given back to the allocator.
+/// Memory for so many is kept when there is nothing to wait for.
 const SPARE_ENTRIES_MAX: usize = 1024;
+/// No entry.
+const NONE: u32 = u32::MAX;
+
+/// An entry of a wheel, for its holder. Once it has been due, it finds nothing.
+#[must_use = "who arms a timer takes it out when it means nothing any more"]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timer {
+    index: u32,
+    /// Another for each entry that has its place in memory, but for one in four billion.
+    generation: NonZeroU32,
+}
 
 /// Entries due at a tick, in a ring of places; an entry further away than one turn waits in its place.
 #[derive(Debug)]
 pub struct Wheel<T> {
     granularity_ms: u64,
-    /// An empty place has no memory of its own; it would be kept until the wheel has turned, and then for ever.
-    places: Vec<Vec<Entry<T>>>,
-    spares: Vec<Vec<Entry<T>>>,
+    entries: Slab<Entry<T>>,
+    /// The last entry armed of each place; [`NONE`] where there is none.
+    places: Box<[u32; PLACES]>,
     /// What is due, before it is in order; empty between two looks.
-    due: Vec<Entry<T>>,
+    due: Vec<(u64, u64, T)>,
     /// Entries armed so far.
     armed: u64,
     occupied: [u64; PLACES / 64],
     /// First tick that has not been looked at.
     next_tick: u64,
-    len: usize,
 }
 
 #[derive(Debug)]
@@ -32,38 +45,85 @@ struct Entry<T> {
     due_ms: u64,
     /// How many had been armed before.
     number: u64,
+    /// Its neighbours in its place.
+    newer: u32,
+    older: u32,
     what: T,
 }
 
+fn generation_of(number: u64) -> NonZeroU32 {
+    NonZeroU32::new(number as u32).unwrap_or(NonZeroU32::MAX)
+}
+
 impl<T> Wheel<T> {
+    /// Bytes of an entry.
+    pub const ENTRY_BYTES: usize = size_of::<Entry<T>>() + size_of::<usize>();
+
     /// A wheel that is late by at most `granularity_ms` (at least 1).
     pub fn new(granularity_ms: u64) -> Wheel<T> {
         Wheel {
             granularity_ms: granularity_ms.max(1),
-            places: (0..PLACES).map(|_| Vec::new()).collect(),
-            spares: Vec::with_capacity(SPARES),
+            entries: Slab::new(),
+            places: Box::new([NONE; PLACES]),
             due: Vec::new(),
             armed: 0,
             occupied: [0; PLACES / 64],
             next_tick: 0,
-            len: 0,
         }
     }
 
     /// Puts an entry in, due at `due_ms` (never early, late by one granule at most).
-    pub fn arm(&mut self, due_ms: u64, entry: T) {
+    pub fn arm(&mut self, due_ms: u64, what: T) -> Timer {
         let tick = due_ms.div_ceil(self.granularity_ms).max(self.next_tick);
         let place = tick as usize % PLACES;
-        let entries = &mut self.places[place];
-        if entries.capacity() == 0
-            && let Some(spare) = self.spares.pop()
-        {
-            *entries = spare;
-        }
-        entries.push(Entry { tick, due_ms, number: self.armed, what: entry });
+        let number = self.armed;
         self.armed += 1;
+        let older = self.places[place];
+        let index = self.entries.insert(Entry { tick, due_ms, number, newer: NONE, older, what }) as u32;
+        if let Some(older) = self.entries.get_mut(older as usize) {
+            older.newer = index;
+        }
+        self.places[place] = index;
         self.occupied[place / 64] |= 1 << (place % 64);
-        self.len += 1;
+        Timer { index, generation: generation_of(number) }
+    }
+
+    /// Takes an entry out. Whether it was there: it has not been due before.
+    pub fn cancel(&mut self, timer: Timer) -> bool {
+        let armed = self.has(timer);
+        if armed {
+            self.take(timer.index);
+        }
+        armed
+    }
+
+    /// Whether an entry is there: it has not been due.
+    pub fn has(&self, timer: Timer) -> bool {
+        self.entries
+            .get(timer.index as usize)
+            .is_some_and(|entry| generation_of(entry.number) == timer.generation)
+    }
+
+    /// Takes out an entry that is there.
+    fn take(&mut self, index: u32) -> Entry<T> {
+        let entry = self.entries.remove(index as usize);
+        match self.entries.get_mut(entry.newer as usize) {
+            Some(newer) => newer.older = entry.older,
+            None => {
+                let place = entry.tick as usize % PLACES;
+                self.places[place] = entry.older;
+                if entry.older == NONE {
+                    self.occupied[place / 64] &= !(1 << (place % 64));
+                }
+            }
+        }
+        if let Some(older) = self.entries.get_mut(entry.older as usize) {
+            older.newer = entry.newer;
+        }
+        if self.entries.is_empty() && self.entries.capacity() > SPARE_ENTRIES_MAX {
+            self.entries = Slab::new();
+        }
+        entry
     }
 
     /// Moves everything that is due at `now_ms` to `due`, in the order of the due times.
@@ -72,7 +132,7 @@ impl<T> Wheel<T> {
         if now_tick < self.next_tick {
             return;
         }
-        if self.len > 0 {
+        if !self.entries.is_empty() {
             let ticks = (now_tick - self.next_tick + 1).min(PLACES as u64);
             for offset in 0..ticks {
                 let place = (self.next_tick + offset) as usize % PLACES;
@@ -82,36 +142,28 @@ impl<T> Wheel<T> {
             }
         }
         self.next_tick = now_tick + 1;
-        self.due.sort_unstable_by_key(|entry| (entry.due_ms, entry.number));
-        due.extend(self.due.drain(..).map(|entry| entry.what));
+        self.due.sort_unstable_by_key(|(due_ms, number, _)| (*due_ms, *number));
+        due.extend(self.due.drain(..).map(|(_, _, what)| what));
         if self.due.capacity() > SPARE_ENTRIES_MAX {
             self.due = Vec::new();
         }
     }
 
     fn expire_place(&mut self, place: usize, now_tick: u64) {
-        let entries = &mut self.places[place];
-        let mut index = 0;
-        while index < entries.len() {
-            if entries[index].tick <= now_tick {
-                self.due.push(entries.swap_remove(index));
-                self.len -= 1;
-            } else {
-                index += 1;
+        let mut index = self.places[place];
+        while let Some(entry) = self.entries.get(index as usize) {
+            let (older, is_due) = (entry.older, entry.tick <= now_tick);
+            if is_due {
+                let Entry { due_ms, number, what, .. } = self.take(index);
+                self.due.push((due_ms, number, what));
             }
-        }
-        if entries.is_empty() {
-            self.occupied[place / 64] &= !(1 << (place % 64));
-            let spare = std::mem::take(entries);
-            if spare.capacity() <= SPARE_ENTRIES_MAX && self.spares.len() < SPARES {
-                self.spares.push(spare);
-            }
+            index = older;
         }
     }
 
     /// When to look again at the latest, milliseconds; may be early for an entry more than a turn away. `None` while empty.
     pub fn next_due_ms(&self) -> Option<u64> {
-        if self.len == 0 {
+        if self.entries.is_empty() {
             return None;
         }
         (0..PLACES as u64).map(|offset| self.next_tick + offset).find_map(|tick| {
@@ -122,12 +174,12 @@ impl<T> Wheel<T> {
 
     /// Number of entries.
     pub fn len(&self) -> usize {
-        self.len
+        self.entries.len()
     }
 
     /// Whether nothing is armed.
     pub fn is_empty(&self) -> bool {
-        self.len == 0
+        self.entries.is_empty()
     }
 }
 
@@ -152,7 +204,7 @@ mod tests {
         let mut wheel = Wheel::new(1000);
         // All due at the tick of 2,000 ms, but for the last, which is a turn of the wheel later.
         for (entry, due_ms) in [(4, 1_900), (1, 1_001), (5, 2_000), (3, 1_500), (2, 1_400), (6, 514_000)] {
-            wheel.arm(due_ms, entry);
+            let _ = wheel.arm(due_ms, entry);
         }
         assert_eq!(in_order(&mut wheel, 2_000), [1, 2, 3, 4, 5]);
         assert_eq!(in_order(&mut wheel, 514_000), [6]);
@@ -162,24 +214,24 @@ mod tests {
     fn entries_of_one_moment_fire_in_the_order_of_arming_and_a_jump_keeps_all_in_order() {
         let mut wheel = Wheel::new(10);
         for entry in 0..50 {
-            wheel.arm(100, entry);
+            let _ = wheel.arm(100, entry);
         }
         assert_eq!(in_order(&mut wheel, 100), (0..50).collect::<Vec<_>>());
         // From the far end of the wheel to the near one, and beyond it.
         for entry in (0..2_000).rev() {
-            wheel.arm(200 + u64::from(entry) * 7, entry);
+            let _ = wheel.arm(200 + u64::from(entry) * 7, entry);
         }
         assert_eq!(in_order(&mut wheel, 20_000), (0..2_000).collect::<Vec<_>>());
-        wheel.arm(300, 2);
-        wheel.arm(20_001, 3);
-        wheel.arm(200, 1);
+        let _ = wheel.arm(300, 2);
+        let _ = wheel.arm(20_001, 3);
+        let _ = wheel.arm(200, 1);
         assert_eq!(in_order(&mut wheel, 20_010), [1, 2, 3], "what was due long ago is first");
     }
 
     #[test]
     fn an_entry_is_never_early_and_at_most_a_granule_late() {
         let mut wheel = Wheel::new(10);
-        wheel.arm(95, 1);
+        let _ = wheel.arm(95, 1);
         assert_eq!(expired(&mut wheel, 94), [0_u32; 0]);
         assert_eq!(expired(&mut wheel, 99), [0_u32; 0]);
         assert_eq!(expired(&mut wheel, 100), [1]);
@@ -190,8 +242,8 @@ mod tests {
     fn an_entry_turns_away_waits_for_its_turn() {
         let mut wheel = Wheel::new(10);
         let far = 10 * PLACES as u64 * 3 + 50;
-        wheel.arm(far, 7);
-        wheel.arm(50, 1);
+        let _ = wheel.arm(far, 7);
+        let _ = wheel.arm(50, 1);
         assert_eq!(expired(&mut wheel, 60), [1]);
         assert_eq!(expired(&mut wheel, far - 10), [0_u32; 0]);
         assert_eq!(expired(&mut wheel, far), [7]);
@@ -200,31 +252,61 @@ mod tests {
     #[test]
     fn a_jump_over_many_turns_finds_everything() {
         let mut wheel = Wheel::new(1000);
-        (0..1000).for_each(|n| wheel.arm(u64::from(n) * 997, n));
+        (0..1000).for_each(|n| {
+            let _ = wheel.arm(u64::from(n) * 997, n);
+        });
         assert_eq!(expired(&mut wheel, 10_000_000).len(), 1000);
         assert_eq!(wheel.next_due_ms(), None);
     }
 
     #[test]
-    fn a_wheel_that_has_turned_keeps_no_more_than_its_spares() {
-        let mut wheel = Wheel::new(10);
-        for tick in 0..4 * PLACES as u64 {
-            (0..100).for_each(|n| wheel.arm(tick * 10 + 50, n));
-            wheel.expire(tick * 10, &mut Vec::new());
+    fn an_entry_that_is_taken_out_leaves_the_others_of_its_place_and_nothing_else() {
+        for taken in 0..5 {
+            let mut wheel = Wheel::new(10);
+            let timers: Vec<Timer> = (0..5).map(|n| wheel.arm(100, n)).collect();
+            assert!(wheel.cancel(timers[taken]));
+            assert!(!wheel.cancel(timers[taken]), "it is gone");
+            let left: Vec<u32> = (0..5).filter(|n| *n as usize != taken).collect();
+            assert_eq!(in_order(&mut wheel, 100), left);
+            assert!(wheel.is_empty() && wheel.next_due_ms().is_none());
         }
-        let with_memory =
-            |wheel: &Wheel<u32>| wheel.places.iter().filter(|place| place.capacity() > 0).count();
-        assert_eq!(with_memory(&wheel), 5, "the five ticks ahead");
-        assert_eq!(expired(&mut wheel, 1_000_000).len(), 500);
-        assert_eq!(with_memory(&wheel), 0);
-        assert!((1..=SPARES).contains(&wheel.spares.len()), "{} spares", wheel.spares.len());
+    }
+
+    #[test]
+    fn a_timer_that_has_been_due_takes_nothing_out_where_another_has_its_place() {
+        let mut wheel = Wheel::new(10);
+        let stale = wheel.arm(50, 1);
+        assert_eq!(in_order(&mut wheel, 50), [1]);
+        let fresh = wheel.arm(100, 2);
+        assert_eq!(fresh.index, stale.index, "the same place in memory");
+        assert!(!wheel.cancel(stale));
+        assert_eq!(wheel.len(), 1);
+        assert!(wheel.cancel(fresh));
+        assert_eq!((wheel.len(), wheel.next_due_ms()), (0, None));
+        assert_eq!(in_order(&mut wheel, 1_000), [0_u32; 0]);
+    }
+
+    #[test]
+    fn a_wheel_holds_what_is_armed_and_gives_memory_back_when_it_is_empty() {
+        let mut wheel = Wheel::new(10);
+        for round in 0..1_000 {
+            let timer = wheel.arm(round * 10 + 3_600_000, 7);
+            assert!(wheel.cancel(timer));
+            wheel.expire(round * 10, &mut Vec::new());
+        }
+        assert!(wheel.entries.capacity() <= 4, "{} entries", wheel.entries.capacity());
+        (0..10_000).for_each(|n| {
+            let _ = wheel.arm(20_000 + n, 1);
+        });
+        assert_eq!(expired(&mut wheel, 1_000_000).len(), 10_000);
+        assert_eq!((wheel.entries.capacity(), wheel.due.capacity()), (0, 0));
     }
 
     #[test]
     fn what_is_armed_for_the_past_comes_next() {
         let mut wheel = Wheel::new(10);
         assert_eq!(expired(&mut wheel, 1000), [0_u32; 0]);
-        wheel.arm(5, 1);
+        let _ = wheel.arm(5, 1);
         assert_eq!(wheel.next_due_ms(), Some(1010));
         assert_eq!(expired(&mut wheel, 1010), [1]);
     }

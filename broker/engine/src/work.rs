@@ -8,6 +8,7 @@ use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::route::Matched;
 use crate::run_queue::{LaneWaiters, RunQueue};
 use crate::session::readers::PageAsk;
+use crate::timer::Timer;
 
 /// A message on its way to more sessions than one turn serves.
 #[derive(Debug)]
@@ -33,8 +34,8 @@ pub(crate) struct Scan {
 #[derive(Debug, Default)]
 pub(crate) struct Settling {
     sessions: BTreeSet<(u64, SessionKey)>,
-    /// Whether the clock looks after them.
-    is_watched: bool,
+    /// When the clock looks after them.
+    watch: Option<Timer>,
 }
 
 /// What a shard has begun and not finished.
@@ -44,6 +45,8 @@ pub(crate) struct Work {
     fanouts: VecDeque<FanOut>,
     /// Sessions whose subscriptions are being taken down, a slice at a time.
     ending: VecDeque<SessionKey>,
+    /// Sessions whose shared subscriptions are being told, a slice at a time, that their clients have come or gone.
+    telling: VecDeque<SessionKey>,
     /// Sessions that may go on.
     run: RunQueue,
     /// Sessions whose publish in front waits for a lane.
@@ -81,6 +84,7 @@ impl Work {
         Work {
             fanouts: VecDeque::new(),
             ending: VecDeque::new(),
+            telling: VecDeque::new(),
             run: RunQueue::default(),
             lanes: LaneWaiters::new(shards),
             barrier_waiters: BTreeSet::new(),
@@ -153,6 +157,7 @@ impl Work {
             || !self.scans.is_empty()
             || !self.subscribing.is_empty()
             || !self.ending.is_empty()
+            || !self.telling.is_empty()
             || !self.heirs.is_empty()
             || !self.unread.is_empty()
     }
@@ -221,6 +226,18 @@ impl Work {
         self.ending.push_front(session);
     }
 
+    // --- sessions with many shared subscriptions
+
+    /// More shared subscriptions of a session are to be told. The caller sees to it that it is here once.
+    pub(crate) fn push_telling(&mut self, session: SessionKey) {
+        self.telling.push_back(session);
+    }
+
+    /// The session that goes on with that next.
+    pub(crate) fn pop_telling(&mut self) -> Option<SessionKey> {
+        self.telling.pop_front()
+    }
+
     // --- packets with filters
 
     /// The SUBSCRIBE or UNSUBSCRIBE of a session goes on in the next turn. The caller sees to it that it is here once.
@@ -238,9 +255,9 @@ impl Work {
         self.subscribing.pop_front()
     }
 
-    /// The SUBACK of a session waits until the other shards have acknowledged change `seq`; whether it has not waited before.
-    pub(crate) fn await_barrier(&mut self, seq: u64, session: SessionKey) -> bool {
-        self.barrier_waiters.insert((seq, session))
+    /// The SUBACK of a session waits until the other shards have acknowledged change `seq`.
+    pub(crate) fn await_barrier(&mut self, seq: u64, session: SessionKey) {
+        self.barrier_waiters.insert((seq, session));
     }
 
     /// A SUBACK waits no longer for change `seq`.
@@ -323,9 +340,10 @@ impl Settling {
         self.sessions.insert((due_ms, session));
     }
 
-    /// A session has nothing to settle any more.
-    pub(crate) fn remove(&mut self, due_ms: u64, session: SessionKey) {
+    /// A session has nothing to settle any more. Where no other has, the clock need not look: its timer.
+    pub(crate) fn remove(&mut self, due_ms: u64, session: SessionKey) -> Option<Timer> {
         self.sessions.remove(&(due_ms, session));
+        if self.sessions.is_empty() { self.watch.take() } else { None }
     }
 
     /// The next session with something to settle by now.
@@ -342,13 +360,23 @@ impl Settling {
         self.sessions.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// The clock is to look after them; whether it does not yet.
-    pub(crate) fn begin_watch(&mut self) -> bool {
-        !std::mem::replace(&mut self.is_watched, true)
+    /// The timer with which the clock looks after them.
+    pub(crate) fn timer(&self) -> Option<Timer> {
+        self.watch
+    }
+
+    /// Whether the clock will look after them.
+    pub(crate) fn is_watched(&self) -> bool {
+        self.watch.is_some()
+    }
+
+    /// This has the clock look after them.
+    pub(crate) fn begin_watch(&mut self, timer: Timer) {
+        self.watch = Some(timer);
     }
 
     /// The clock has looked after them.
     pub(crate) fn end_watch(&mut self) {
-        self.is_watched = false;
+        self.watch = None;
     }
 }

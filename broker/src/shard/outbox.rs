@@ -308,7 +308,7 @@ impl State {
     /// Whether the lane is empty.
     fn take_data(&mut self, from: ShardId, budget: &mut usize) -> bool {
         let to = self.id();
-        while *budget > 0 {
+        while *budget > 0 && self.engine.takes_messages() {
             let Some(batch) = self.fittings.mesh.next_data(from, to) else { return true };
             self.take_envelopes(from, batch.envelopes, budget);
             self.fittings.mesh.taken(from, to, batch.bytes);

@@ -72,7 +72,7 @@ pub(crate) enum Renewal {
         /// Data of the client's last AUTH.
         data: Bytes,
         /// How far it is along the chain.
-        suspended: Suspended<ClientVerdict>,
+        suspended: Box<Suspended<ClientVerdict>>,
     },
 }
 
@@ -126,7 +126,7 @@ impl Renewal {
     pub(crate) fn bytes(&self) -> usize {
         let data = match self {
             Renewal::Client => 0,
-            Renewal::Suspended { data, .. } => data.len(),
+            Renewal::Suspended { data, suspended } => data.len() + suspended.accumulator.bytes(),
         };
         size_of::<Renewal>() + data
     }
@@ -140,7 +140,7 @@ impl Admission {
         let inheritance = self.inheritance.as_ref().map_or(0, |inheritance| inheritance.bytes());
         size_of::<Admission>()
             + self.packet.as_ref().map_or(0, |packet| size_of::<OwnedConnect>() + packet.bytes())
-            + self.suspended.accumulator.properties.len()
+            + self.suspended.accumulator.bytes()
             + data.sum::<usize>()
             + will
             + inheritance

@@ -15,6 +15,7 @@ use crate::outbox::{Outbound, Outbox};
 use crate::packet::{Packet, PacketType, Version};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
+use crate::timer::Timer;
 
 /// How far a connection has come.
 #[derive(Debug)]
@@ -74,7 +75,9 @@ pub(crate) struct Connection {
     /// Whether its keep alive is over, so that the timer is not armed.
     pub(crate) silent: bool,
     /// By when the client must have sent CONNECT or its next AUTH, monotonic milliseconds; `None` while it owes neither.
-    pub(crate) packet_due_ms: Option<u64>,
+    pub(crate) packet_due: Option<(u64, Timer)>,
+    /// When it is looked at for its keep alive.
+    pub(crate) keep_alive: Option<Timer>,
     /// Monotonic milliseconds.
     pub(crate) last_received_ms: u64,
     /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
@@ -113,7 +116,8 @@ impl Connection {
             taken_ms: now_ms,
             overdue: false,
             silent: false,
-            packet_due_ms: None,
+            packet_due: None,
+            keep_alive: None,
             last_received_ms: now_ms,
             silence_max_ms: 0,
             receive_bytes_max,
@@ -148,7 +152,7 @@ impl Connection {
 
     /// Whether the client is late with its CONNECT or AUTH.
     pub(crate) fn is_late(&self, now_ms: u64) -> bool {
-        self.packet_due_ms.is_some_and(|due_ms| now_ms >= due_ms)
+        self.packet_due.is_some_and(|(due_ms, _)| now_ms >= due_ms)
     }
 
     /// Whether it may be told in words why something was refused.

@@ -1,6 +1,7 @@
 //! What a connection and a session are charged for.
 
 use crate::clients::connection::{Connection, State};
+use crate::clock::TIMER_BYTES;
 use crate::ledger::{Holder, IN_FLIGHT, OUTBOUND, QUEUE, READ, SLOTS, Weight};
 use crate::limits::Limits;
 use crate::session::{Fate, Phase, Session};
@@ -10,7 +11,7 @@ impl Holder for Connection {
 
     fn weight(&self, limits: &Limits) -> Weight {
         let chosen = self.own_bytes();
-        let parts = [self.read_bytes, self.out.held(), 0, size_of::<Connection>() + chosen];
+        let parts = [self.read_bytes, self.out.held(), 0, self.fixed_bytes() + chosen];
         let chosen = chosen + parts[READ] + parts[OUTBOUND];
         let pending = self.session.is_none();
         Weight {
@@ -24,11 +25,17 @@ impl Holder for Connection {
     }
 
     fn recount(&self) -> [usize; 4] {
-        [self.read_bytes, self.out.recount(), 0, size_of::<Connection>() + self.own_bytes_anew()]
+        [self.read_bytes, self.out.recount(), 0, self.fixed_bytes() + self.own_bytes_anew()]
     }
 }
 
 impl Connection {
+    /// What it is charged for whatever its client does.
+    fn fixed_bytes(&self) -> usize {
+        let timers = usize::from(self.keep_alive.is_some()) + usize::from(self.packet_due.is_some());
+        size_of::<Connection>() + timers * TIMER_BYTES
+    }
+
     /// Bytes of a CONNECT that is not decided, of a re-authentication, and of topic aliases.
     fn own_bytes(&self) -> usize {
         self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.bytes)
@@ -66,7 +73,7 @@ impl Holder for Session {
             self.slots.charge(),
             self.queue_bytes + self.queue.len() * DELIVERY_BYTES,
             self.inflight.bytes(),
-            size_of::<Session>() + chosen,
+            self.fixed_bytes() + chosen,
         ];
         Weight {
             parts,
@@ -78,15 +85,20 @@ impl Holder for Session {
 
     fn recount(&self) -> [usize; 4] {
         [
-            self.slots.iter().map(|slot| slot.charge()).sum(),
+            self.slots.iter().map(|slot| slot.recount()).sum(),
             self.queue.iter().map(|delivery| DELIVERY_BYTES + delivery.message.bytes()).sum(),
             self.inflight.iter().map(|outgoing| outgoing.bytes()).sum(),
-            size_of::<Session>() + self.own_bytes(self.subscriptions.recount()),
+            self.fixed_bytes() + self.own_bytes(self.subscriptions.recount()),
         ]
     }
 }
 
 impl Session {
+    /// What it is charged for whatever its client does.
+    fn fixed_bytes(&self) -> usize {
+        size_of::<Session>() + self.end_timers().chain(self.packet_timers()).count() * TIMER_BYTES
+    }
+
     /// All messages that are on their way to its client.
     pub(crate) fn held(&self) -> impl Iterator<Item = &crate::held::Held> {
         let sent = self.inflight.iter().map(|outgoing| match &outgoing.phase {

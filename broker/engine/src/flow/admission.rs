@@ -16,6 +16,7 @@ use crate::clients::reading::Pause;
 use crate::codec::DecodeError;
 use crate::flow::inherit::Claim;
 use crate::hook::HookPoint;
+use crate::hook::section::Section;
 use crate::hook::suspended::Suspended;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED};
@@ -57,7 +58,7 @@ pub(crate) fn admit(
         // Nobody here speaks any method [section 4.12].
         return connack::refuse(parts, key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
     }
-    let properties = Bytes::copy_from_slice(connect.properties.as_bytes());
+    let properties = Section::of(Bytes::copy_from_slice(connect.properties.as_bytes()));
     let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
     let verdict = ClientVerdict { properties, ..unanswered };
     let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch());
@@ -224,7 +225,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
         return None;
     }
     let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
-    conn.packet_due_ms = None;
+    reading::expect_none(&mut parts.clock, conn);
     parts.connections.admission_ends();
     Some(*admission)
 }
@@ -238,7 +239,8 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
         return;
     }
     let Some(mut admission) = take_admission(parts, key) else { return };
-    let ends = hooks::resume(parts, &mut admission.suspended, ticket, answer, ());
+    let rules = parts.setup.limits.user_properties_max as usize;
+    let ends = hooks::resume(parts, &mut admission.suspended, ticket, answer, rules);
     admission_goes_on(parts, key, admission, ends == Some(true));
 }
 
@@ -289,7 +291,7 @@ fn connect_allowed(
     let identity = Rc::make_mut(&mut admission.identity);
     identity.keep_alive_s = keep_alive_s;
     identity.expiry_s = expiry_s;
-    let properties = Properties::from_encoded(&properties);
+    let properties = Properties::from_encoded(properties.as_bytes());
     identity.receive_maximum = properties.receive_maximum().unwrap_or(u16::MAX);
     identity.properties = kept_properties(&properties);
     let identity = Rc::clone(&admission.identity);
@@ -415,7 +417,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
     let data = Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default());
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.renewal = None;
-        conn.packet_due_ms = None;
+        reading::expect_none(&mut parts.clock, conn);
     }
     let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch());
     renew(parts, key, data, suspended, false);
@@ -454,6 +456,7 @@ fn renew(parts: &mut Parts, key: ConnKey, data: Bytes, mut suspended: Suspended<
         let client = ClientView { properties: &section, ..identity.view() };
         let walk = hooks::go_on(parts, &mut suspended, client, None, None, Waiter::Renewal(key));
         if let Walked::Waits = walk {
+            let suspended = Box::new(suspended);
             return keep_renewal(parts, key, Renewal::Suspended { data, suspended });
         }
     }
@@ -475,8 +478,9 @@ pub(crate) fn renewal_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenTic
     else {
         return;
     };
-    let ends = hooks::resume(parts, &mut suspended, ticket, answer, ());
-    renew(parts, key, data, suspended, ends == Some(true));
+    let rules = parts.setup.limits.user_properties_max as usize;
+    let ends = hooks::resume(parts, &mut suspended, ticket, answer, rules);
+    renew(parts, key, data, *suspended, ends == Some(true));
 }
 
 fn renewed(parts: &mut Parts, key: ConnKey, method: &str, verdict: ClientVerdict) {

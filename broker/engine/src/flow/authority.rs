@@ -170,21 +170,16 @@ fn mark(parts: &mut Parts, key: SessionKey, filter: &str, recheck: Recheck) {
 /// What nobody has answered is asked again when the pause is over.
 fn recheck_later(parts: &mut Parts) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(due_ms) = parts.hooks.reviews().begin_pause(now_ms) {
-        parts.clock.arm_deadline(due_ms, Deadline::Recheck);
-    }
-}
-
-/// The pause is over, unless another has begun meanwhile.
-pub(crate) fn recheck_due(parts: &mut Parts) {
-    if parts.hooks.reviews().is_pause_over(parts.clock.now().mono_ms) {
-        recheck_now(parts);
+    if let Some(due_ms) = parts.hooks.reviews().pause_from(now_ms) {
+        let timer = parts.clock.arm_deadline(due_ms, Deadline::Recheck);
+        parts.hooks.reviews().begin_pause(timer);
     }
 }
 
 /// Asks again now about what nobody has answered: the links may be others.
 pub(crate) fn recheck_now(parts: &mut Parts) {
-    if parts.hooks.reviews().end_pause() {
+    if let Some(timer) = parts.hooks.reviews().end_pause() {
+        parts.clock.cancel_deadline(Some(timer));
         begin_walk(parts, Whose::Unanswered);
     }
 }
@@ -227,7 +222,7 @@ pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Deliver
     if let Some((ask, delivery)) = asked {
         parts.hooks.reviews().delivery_goes_on();
         if let Some(ticket) = ask.ticket() {
-            parts.hooks.tickets().close(ticket);
+            hooks::close_ticket(parts, ticket);
         }
         all.push(delivery);
     }

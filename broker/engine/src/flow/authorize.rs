@@ -49,7 +49,8 @@ pub(crate) fn ask_answered(
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> bool {
-    let ends = hooks::resume(parts, ask, ticket, answer, ());
+    let rules = parts.setup.limits.user_properties_max as usize;
+    let ends = hooks::resume(parts, ask, ticket, answer, rules);
     if ask.epoch() == parts.hooks.authz_epoch()
         && let Some(ends) = ends
     {

@@ -33,11 +33,12 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         Command::Mail { plugin, from, number, bytes } => bring_mail(parts, plugin, from, number, bytes),
         Command::Timer { plugin, timer, after_ms, number } => {
             let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
-            parts.hooks.desk().arm_timer(timer, plugin, due_ms.saturating_add(EARLY_MS));
-            parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
+            let armed = parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
+            parts.hooks.desk().arm_timer(timer, plugin, due_ms.saturating_add(EARLY_MS), armed);
         }
         Command::CancelTimer { plugin, timer } => {
-            parts.hooks.desk().cancel_timer(timer, plugin);
+            let armed = parts.hooks.desk().cancel_timer(timer, plugin);
+            parts.clock.cancel_deadline(armed);
         }
         Command::Invalidate(scope) => authority::invalidate(parts, scope),
         Command::Replay { plugin } => {
@@ -108,7 +109,8 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
         // Armed while it was loaded: it may still come into the chains.
         None if parts.clock.now().mono_ms < until_ms => {
             let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
-            parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
+            let armed = parts.clock.arm_deadline(again_ms, Deadline::Plugin { timer, number });
+            parts.hooks.desk().rearm_timer(timer, armed);
         }
         None => {
             parts.hooks.desk().end_timer(timer);
@@ -121,7 +123,9 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
 /// chains now, or are called again, is handed over.
 pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     if !gone.is_empty() {
-        parts.hooks.desk().forget(gone);
+        for timer in parts.hooks.desk().forget(gone) {
+            parts.clock.cancel_deadline(Some(timer));
+        }
         parts.hooks.publish_timers();
     }
     for (timer, number) in parts.hooks.desk().take_held_timers() {
@@ -130,7 +134,9 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
                 parts.hooks.desk().hold_timer(timer, number)
             }
             Some(_) => {
-                parts.clock.arm_deadline(parts.clock.now().mono_ms, Deadline::Plugin { timer, number })
+                let now_ms = parts.clock.now().mono_ms;
+                let armed = parts.clock.arm_deadline(now_ms, Deadline::Plugin { timer, number });
+                parts.hooks.desk().rearm_timer(timer, armed);
             }
             // Cancelled, or its plugin has gone.
             None => {}

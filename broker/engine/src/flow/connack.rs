@@ -26,6 +26,7 @@ fn grants(parts: &Parts) -> Grants {
         packet_bytes: limits.packet_bytes_max as u32,
         topic_aliases: limits.topic_alias_max as u16,
         session_expiry_s: u32::try_from(limits.session_expiry_max_s).unwrap_or(u32::MAX),
+        user_properties: limits.user_properties_max as usize,
     }
 }
 
@@ -95,7 +96,7 @@ pub(crate) fn run_connack(
     let mut fold = ConnackFold::new(identity.view(), reason, session_present, section, grants);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
     chain.run((point, calls), Course::WHOLE, &mut event, &mut fold);
-    if identity.version.is_v5() { fold.section } else { before }
+    if identity.version.is_v5() { fold.section.into_bytes() } else { before }
 }
 
 /// Sends a CONNACK; `code` is as it stands on the wire.

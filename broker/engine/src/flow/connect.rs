@@ -14,6 +14,7 @@ use super::{
 use crate::clients::Connection;
 use crate::clients::admission::Admission;
 use crate::clients::connection::{Aliases, State};
+use crate::clock::Overdue;
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::Peer;
@@ -204,6 +205,9 @@ pub(crate) fn establish(
     let identity = granted_identity(identity, &granted);
     let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
     session.conn = Some(key);
+    // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
+    session.delayed_will = None;
+    ending::cancel_end(&mut parts.clock, session);
     session.expiry_s = identity.expiry_s;
     session.since_wall_ms = parts.clock.now().wall_ms;
     session.epoch = session.epoch.wrapping_add(1);
@@ -230,7 +234,7 @@ pub(crate) fn establish(
     conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;
     if conn.silence_max_ms > 0 {
         let due = parts.clock.now().mono_ms + conn.silence_max_ms;
-        parts.clock.arm_overdue(due, crate::clock::Overdue::KeepAlive(key));
+        conn.keep_alive = Some(parts.clock.arm_overdue(due, Overdue::KeepAlive(key)));
     }
     if connect.version.is_v5() {
         let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
@@ -252,7 +256,7 @@ pub(crate) fn establish(
         None => HookPoint::SessionCreated,
     };
     tell::tell_session(parts, point, session_key, None);
-    subscriptions::set_shared_connected(parts, session_key, true);
+    subscriptions::tell_groups(parts, session_key);
     wake::wake_queue(parts, session_key);
     Handled::Next
 }
@@ -304,8 +308,6 @@ fn make_way(parts: &mut Parts, session_key: SessionKey, clean_start: bool) -> Op
         ending::retire(parts, session_key, Last::Takenover);
         return None;
     }
-    // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
-    session.delayed_will = None;
     Some(session_key)
 }
 

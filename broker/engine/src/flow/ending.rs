@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
-use crate::clock::Overdue;
+use crate::clock::{Clock, Overdue};
 use crate::codec::DecodeError;
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
@@ -17,7 +17,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Head};
 use crate::session::{
-    Delivery, EndCause, Fate, Last, Phase, PublishSlot, Slot, SlotBody, Source, Stage, Will,
+    Delivery, EndCause, Fate, Last, Phase, PublishSlot, Session, Slot, SlotBody, Source, Stage, Will,
 };
 
 /// Subscriptions taken down in one slice of work.
@@ -29,9 +29,9 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
     session.conn = None;
     session.since_wall_ms = parts.clock.now().wall_ms;
     session.epoch = session.epoch.wrapping_add(1);
-    session.end_release_wait();
+    parts.clock.cancel_deadline(session.end_release_wait());
     let will = session.will.take();
-    subscriptions::set_shared_connected(parts, session_key, false);
+    subscriptions::tell_groups(parts, session_key);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if session.slots.is_empty() {
         connection_over(parts, session_key, cause, will, false);
@@ -54,7 +54,8 @@ pub(crate) fn connection_over(
 ) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let resumed = session.conn.is_some();
+    // Another connection of it is there, or has come and gone meanwhile: that one decides.
+    let resumed = session.conn.is_some() || session.slots.has_end();
     let ends = session.fate == Fate::Ends || (!resumed && session.expiry_s == 0);
     if let Some(will) = will.filter(|_| cause.sends_will()) {
         // The will is due when its delay is over or the session ends, whichever is first [MQTT-3.1.3-9]; a client that
@@ -64,7 +65,8 @@ pub(crate) fn connection_over(
         } else if !resumed && let Some(session) = parts.sessions.get_mut(session_key) {
             let due = now_ms + u64::from(will.delay_s) * 1000;
             session.delayed_will = Some(will);
-            parts.clock.arm_overdue(due, Overdue::Will(session_key, session.epoch));
+            parts.clock.cancel_overdue(session.will_timer.take());
+            session.will_timer = Some(parts.clock.arm_overdue(due, Overdue::Will(session_key)));
         }
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -75,26 +77,32 @@ pub(crate) fn connection_over(
         retire(parts, session_key, Last::Closed(cause.reason()));
     } else if session.expiry_s != u32::MAX {
         let due = now_ms + u64::from(session.expiry_s) * 1000;
-        parts.clock.arm_overdue(due, Overdue::Expiry(session_key, session.epoch));
+        parts.clock.cancel_overdue(session.expiry_timer.take());
+        session.expiry_timer = Some(parts.clock.arm_overdue(due, Overdue::Expiry(session_key)));
     }
 }
 
 /// The delay of a will is over.
-pub(crate) fn will_due(parts: &mut Parts, session_key: SessionKey, epoch: u32) {
+pub(crate) fn will_due(parts: &mut Parts, session_key: SessionKey) {
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if session.epoch == epoch
-        && let Some(will) = session.delayed_will.take()
-    {
+    session.will_timer = None;
+    if let Some(will) = session.delayed_will.take() {
         publish_will(parts, session_key, *will, false);
     }
 }
 
 /// A session has been without a connection for its expiry interval [MQTT-3.1.2-23].
-pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey, epoch: u32) {
-    if parts.sessions.get(session_key).is_some_and(|session| session.epoch == epoch) {
-        parts.counters.session_expired += 1;
-        retire(parts, session_key, Last::Expired);
-    }
+pub(crate) fn expiry_due(parts: &mut Parts, session_key: SessionKey) {
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    session.expiry_timer = None;
+    parts.counters.session_expired += 1;
+    retire(parts, session_key, Last::Expired);
+}
+
+/// A session neither expires nor sends a delayed will: its client is back, or it ends for another reason.
+pub(crate) fn cancel_end(clock: &mut Clock, session: &mut Session) {
+    clock.cancel_overdue(session.will_timer.take());
+    clock.cancel_overdue(session.expiry_timer.take());
 }
 
 /// A will goes the way of a publish: behind what the session still has waiting, or, where it has waited for its turn itself,
@@ -143,6 +151,7 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     session.fate = Fate::Ends;
+    cancel_end(&mut parts.clock, session);
     // A session that ends does not wait for the delay [MQTT-3.1.3-9].
     if let Some(will) = session.delayed_will.take() {
         publish_will(parts, session_key, *will, false);
@@ -188,7 +197,11 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
         subscriptions::forget_recheck(parts, Some(gone));
         subscriptions::unroute(parts, key, &filter);
     }
-    if let Some(settles_ms) = parts.sessions.get(key).map(|session| session.settles_ms) {
+    if let Some(session) = parts.sessions.get_mut(key) {
+        cancel_end(&mut parts.clock, session);
+        parts.clock.cancel_deadline(session.barrier_timer.take());
+        parts.clock.cancel_deadline(session.end_release_wait());
+        let settles_ms = session.settles_ms;
         retained::forget_settling(parts, key, settles_ms);
         parts.sessions.discard(key);
     }
@@ -284,10 +297,10 @@ pub(crate) fn end_connection(
     let renewal = conn.renewal.and_then(|renewal| renewal.ticket());
     if let State::Admitting(admission) = conn.state {
         parts.connections.admission_ends();
-        admission.ticket().map(|ticket| parts.hooks.tickets().close(ticket));
+        admission.ticket().map(|ticket| hooks::close_ticket(parts, ticket));
         return;
     }
-    renewal.map(|ticket| parts.hooks.tickets().close(ticket));
+    renewal.map(|ticket| hooks::close_ticket(parts, ticket));
     let Some(session_key) = conn.session else { return };
     let session = parts.sessions.get(session_key);
     // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].

@@ -117,6 +117,7 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(mut slot) = session.slots.pop() else { return true };
     let place = Place { session: session_key, number, conn: slot.conn };
     let SlotBody::Filters(packet) = &mut slot.body else { return true };
+    let at_hooks = matches!(packet.step, FilterStep::Unstarted | FilterStep::Chain(_));
     let later = loop {
         match step_filters(parts, place, packet) {
             Step::Goes => {}
@@ -132,6 +133,9 @@ pub(crate) fn pump_filters(parts: &mut Parts, session_key: SessionKey) -> bool {
     }
     if let Some(session) = parts.sessions.get_mut(session_key) {
         session.slots.push_front(slot);
+        if at_hooks {
+            session.slots.recharge(number);
+        }
     }
     false
 }
@@ -174,7 +178,7 @@ fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
         Permit::Done(..) => None,
     });
     for ticket in of_chain.into_iter().chain(of_filters) {
-        parts.hooks.tickets().close(ticket);
+        hooks::close_ticket(parts, ticket);
     }
 }
 
@@ -397,9 +401,8 @@ fn await_barrier(
     let barrier = parts.router.barrier();
     let is_there = asker != Asker::Gone;
     if is_there && seq > barrier && parts.clock.now().mono_ms < until_ms {
-        if parts.work.await_barrier(seq, place.session) {
-            parts.clock.arm_deadline(until_ms, Deadline::Barrier(place.session));
-        }
+        parts.work.await_barrier(seq, place.session);
+        watch(parts, place.session, until_ms);
         return Step::Waits;
     }
     if seq > barrier {
@@ -417,12 +420,29 @@ fn await_barrier(
     }
     if is_there && packet.granted.iter().any(|granted| granted.reader != 0) {
         packet.step = FilterStep::Marks(until_ms);
-        retained::ask_marks(parts, place.session, packet, until_ms);
+        retained::ask_marks(parts, place.session, packet);
     } else {
         retained::forget_batch(parts, place.session, packet);
         packet.step = FilterStep::Marks(0);
     }
     Step::Goes
+}
+
+/// Has a session look at that time, or before, whether what it waits for has come: one timer for each session.
+fn watch(parts: &mut Parts, key: SessionKey, until_ms: u64) {
+    if let Some(session) = parts.sessions.get_mut(key)
+        && session.barrier_timer.is_none()
+    {
+        session.barrier_timer = Some(parts.clock.arm_deadline(until_ms, Deadline::Barrier(key)));
+    }
+}
+
+/// That time has come.
+pub(crate) fn barrier_due(parts: &mut Parts, key: SessionKey) {
+    if let Some(session) = parts.sessions.get_mut(key) {
+        session.barrier_timer = None;
+        wake::wake_slots(parts, key);
+    }
 }
 
 fn await_marks(
@@ -437,6 +457,7 @@ fn await_marks(
         && parts.clock.now().mono_ms < until_ms
         && !retained::is_marked(parts, place.session, packet.batch)
     {
+        watch(parts, place.session, until_ms);
         return Step::Waits;
     }
     // A SUBACK dies with its connection.
@@ -526,6 +547,9 @@ pub(crate) fn filters_answered(
         packet.end_chain(requested);
     }
     hooks::count_resumed(parts, ticket, point, resumed);
+    if let Some(session) = parts.sessions.get_mut(session_key) {
+        session.slots.recharge(number);
+    }
     wake::wake_slots(parts, session_key);
 }
 

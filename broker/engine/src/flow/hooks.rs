@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::{Flow, Ticket};
 
+use crate::clock::Deadline;
 use crate::hook::chain::{Audience, Course, Exit, visited_until};
 use crate::hook::client::ClientFold;
 use crate::hook::draft::Draft;
@@ -72,6 +73,7 @@ fn run_client(
     course: Course<'_>,
     waiter: Option<Waiter>,
 ) -> Exit {
+    let user_properties_max = parts.setup.limits.user_properties_max;
     let AtPoint { chain, calls, tickets } = parts.hooks.at(point);
     if chain.is_empty() {
         return Exit::Done;
@@ -79,7 +81,7 @@ fn run_client(
     let desk = waiter.map(|waiter| TicketDesk::new(tickets, waiter, parts.clock.now().mono_ms));
     // As the links before have left it: a chain that goes on after a deferred verdict begins with a new event.
     let client = ClientView { superuser: verdict.superuser, ..client };
-    let mut fold = ClientFold::new(point, client, request, verdict, desk);
+    let mut fold = ClientFold::new(point, client, request, verdict, desk, user_properties_max);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);
     let exit = chain.run((point, calls), course, &mut event, &mut fold);
     let called = fold.was_called();
@@ -90,9 +92,16 @@ fn run_client(
 
 fn arm_ticket(parts: &mut Parts, ticket: Ticket) {
     parts.counters.hook_deferred += 1;
-    if let Some(open) = parts.hooks.open_ticket(ticket) {
-        parts.clock.arm_deadline(open.deadline_ms, crate::clock::Deadline::Ticket(ticket));
+    if let Some(open) = parts.hooks.tickets().get_mut(ticket) {
+        open.timer = Some(parts.clock.arm_deadline(open.deadline_ms, Deadline::Ticket(ticket)));
     }
+}
+
+/// Closes a ticket, and says what waited for it; `None` for one that is closed already.
+pub(crate) fn close_ticket(parts: &mut Parts, ticket: Ticket) -> Option<OpenTicket> {
+    let open = parts.hooks.tickets().close(ticket)?;
+    parts.clock.cancel_deadline(open.timer);
+    Some(open)
 }
 
 /// Runs a point that only tells of a client.

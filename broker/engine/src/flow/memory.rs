@@ -13,6 +13,7 @@ use crate::outbox::Outbound;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Last};
+use crate::timer::Timer;
 
 /// Connections and sessions that one step may end for memory.
 const EVICTIONS: usize = 64;
@@ -44,6 +45,27 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
     let under_way = parts.work.fanout_messages();
     messages.extend(under_way.map(|message| (Rc::as_ptr(message), message.bytes())));
     ledger_of(parts, sums.0, sums.1, messages.values().sum())
+}
+
+/// Timers that are armed, and of these those that somebody holds: the same, or one has been left behind. Linear, for tests.
+pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
+    let (connect, keep_alive): (Vec<_>, Vec<_>) = parts
+        .connections
+        .iter()
+        .map(|(_, conn)| (conn.packet_due.map(|(_, timer)| timer), conn.keep_alive))
+        .unzip();
+    let mut deadlines: Vec<Timer> = connect.into_iter().flatten().collect();
+    deadlines.extend(parts.hooks.tickets().timers());
+    deadlines.extend(parts.hooks.desk().timers());
+    deadlines.extend(parts.hooks.reviews().timer());
+    let mut seconds: Vec<Timer> = keep_alive.into_iter().flatten().collect();
+    seconds.extend(parts.work.settling().timer());
+    for (_, session) in parts.sessions.iter() {
+        deadlines.extend(session.packet_timers());
+        seconds.extend(session.end_timers());
+    }
+    let held = parts.clock.count_deadlines(deadlines) + parts.clock.count_overdue(seconds);
+    (parts.clock.armed(), held)
 }
 
 fn ledger_of(parts: &Parts, conns: [usize; 4], sessions: [usize; 4], messages: usize) -> Ledger {

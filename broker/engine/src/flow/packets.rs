@@ -248,7 +248,7 @@ fn on_pubrel(parts: &mut Parts, key: ConnKey, ack: &Ack<'_>) -> Result<(), Decod
     };
     let reason = if session.awaiting_rel.remove(&ack.packet_id) {
         if (session.awaiting_rel.len() as u64) < most {
-            session.end_release_wait();
+            parts.clock.cancel_deadline(session.end_release_wait());
         }
         ReasonCode::SUCCESS
     } else {

@@ -91,8 +91,8 @@ fn watch_release(parts: &mut Parts, session_key: SessionKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.awaiting_rel_timeout_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if session.release_wait == ReleaseWait::NotTimed {
-        session.release_wait = ReleaseWait::Timed;
-        parts.clock.arm_deadline(due_ms, Deadline::Release(session_key));
+        session.release_wait =
+            ReleaseWait::Timed(parts.clock.arm_deadline(due_ms, Deadline::Release(session_key)));
     }
 }
 
@@ -104,9 +104,6 @@ pub(crate) fn release_due(parts: &mut Parts, session_key: SessionKey) {
         (parts.setup.limits.awaiting_rel_max, parts.setup.limits.awaiting_rel_timeout_ms);
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    if session.release_wait != ReleaseWait::Timed {
-        return;
-    }
     session.release_wait = ReleaseWait::NotTimed;
     if !session.waits_for_release(rel_max) {
         return;
@@ -208,6 +205,7 @@ fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decis
         Ok(progress) => {
             if let Some(publish) = session.slots.publish_mut(number) {
                 publish.stage = progress.stage(&mut publish.message, now_ms);
+                session.slots.recharge(number);
             }
         }
     }

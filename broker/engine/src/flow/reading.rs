@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use crate::clients::Connection;
 use crate::clients::reading::{Pause, Reading};
+use crate::clock::{Clock, Deadline};
 use crate::id::{ConnKey, SessionKey};
 use crate::limits::Limits;
 use crate::parts::Parts;
@@ -183,14 +184,22 @@ pub(crate) enum Handled {
 
 /// Forgets a connection.
 pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) -> Option<Connection> {
-    parts.connections.remove(key)
+    let conn = parts.connections.remove(key)?;
+    parts.clock.cancel_overdue(conn.keep_alive);
+    parts.clock.cancel_deadline(conn.packet_due.map(|(_, timer)| timer));
+    Some(conn)
 }
 
 /// The client must send CONNECT, or its next AUTH, within `connect_timeout_ms`.
 pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.connect_timeout_ms;
     if let Some(conn) = parts.connections.get_mut(key) {
-        conn.packet_due_ms = Some(due_ms);
-        parts.clock.arm_deadline(due_ms, crate::clock::Deadline::Connect(key));
+        expect_none(&mut parts.clock, conn);
+        conn.packet_due = Some((due_ms, parts.clock.arm_deadline(due_ms, Deadline::Connect(key))));
     }
+}
+
+/// What the client had to send has come.
+pub(crate) fn expect_none(clock: &mut Clock, conn: &mut Connection) {
+    clock.cancel_deadline(conn.packet_due.take().map(|(_, timer)| timer));
 }

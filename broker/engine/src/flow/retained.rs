@@ -45,12 +45,7 @@ pub(crate) fn put_in_batch(parts: &mut Parts, session_key: SessionKey, packet: &
 }
 
 /// Asks the owners of retained messages for their marks.
-pub(crate) fn ask_marks(
-    parts: &mut Parts,
-    session_key: SessionKey,
-    packet: &mut FilterPacket,
-    until_ms: u64,
-) {
+pub(crate) fn ask_marks(parts: &mut Parts, session_key: SessionKey, packet: &mut FilterPacket) {
     let wanted: Arc<[Wanted]> =
         packet.granted.iter().filter(|granted| granted.reader != 0).map(wanted_of).collect();
     let me = parts.setup.id;
@@ -96,7 +91,6 @@ pub(crate) fn ask_marks(
     if owners.is_empty() {
         return;
     }
-    parts.clock.arm_deadline(until_ms, crate::clock::Deadline::Barrier(session_key));
     for owner in owners.iter() {
         let wanted = Arc::clone(&wanted);
         let body = EnvelopeBody::Mark { session: session_key, batch, wanted };
@@ -185,8 +179,9 @@ pub(crate) fn forget_batch(parts: &mut Parts, session_key: SessionKey, packet: &
 
 /// Has the clock look after the sessions that settle, if it does not yet.
 fn watch_settling(parts: &mut Parts, due_ms: u64) {
-    if parts.work.settling().begin_watch() {
-        parts.clock.arm_overdue(due_ms, Overdue::Settled);
+    if !parts.work.settling().is_watched() {
+        let timer = parts.clock.arm_overdue(due_ms, Overdue::Settled);
+        parts.work.settling().begin_watch(timer);
     }
 }
 
@@ -210,7 +205,8 @@ pub(crate) fn settle_due(parts: &mut Parts) {
 /// A session that ends has nothing to settle any more.
 pub(crate) fn forget_settling(parts: &mut Parts, session_key: SessionKey, settles_ms: Option<u64>) {
     if let Some(settles_ms) = settles_ms {
-        parts.work.settling().remove(settles_ms, session_key);
+        let nobody_left = parts.work.settling().remove(settles_ms, session_key);
+        parts.clock.cancel_overdue(nobody_left);
     }
 }
 

@@ -1,9 +1,8 @@
 //! Subscriptions as they come and go: in the session, in the routes, and in what shared subscriptions know of their members.
 
-use std::ops::Bound;
 use std::sync::Arc;
 
-use super::{tell, wake};
+use super::{hooks, tell, wake};
 use crate::hook::requested::Requested;
 use crate::id::SessionKey;
 use crate::packet::{RetainHandling, SubscriptionOptions};
@@ -11,7 +10,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::SubOptions;
 use crate::session::filters::Granted;
-use crate::session::{Recheck, Subscription};
+use crate::session::{Recheck, Subscription, Telling};
 use crate::topic;
 
 /// Takes a filter out of the routes.
@@ -24,17 +23,84 @@ pub(crate) fn unroute(parts: &mut Parts, key: SessionKey, filter: &str) {
     }
 }
 
-/// Tells the shared subscriptions of a session that its client is here or gone.
-pub(crate) fn set_shared_connected(parts: &mut Parts, key: SessionKey, connected: bool) {
-    let Some(session) = parts.sessions.get(key) else { return };
+/// Shared subscriptions of a session that are told in one slice of work.
+const GROUPS_SLICE: usize = 64;
+
+/// The client of a session has come or gone: its shared subscriptions are told, those beyond a slice in the next turns.
+#[inline]
+pub(crate) fn tell_groups(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
     // A session without any pays nothing for its other subscriptions.
-    let from = (Bound::Included(topic::SHARE_PREFIX), Bound::Unbounded);
-    let rest = session.subscriptions.range::<str, _>(from).map(|(filter, _)| filter);
-    for filter in rest.take_while(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
-        if let Ok(topic::ParsedFilter { share: Some(group), filter }) = topic::parse_filter(filter) {
-            parts.router.set_connected(group, filter, key, connected);
+    if session.subscriptions.shared_after(None).next().is_some() {
+        begin_telling(parts, key, false);
+    }
+}
+
+/// The queue of a session has drained: it may be chosen for its shared subscriptions again.
+pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    session.in_full_group = false;
+    begin_telling(parts, key, true);
+}
+
+/// Tells the shared subscriptions of a session from the first one on, whether its client is there, and that its queue has
+/// `drained`.
+fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    if let Some(telling) = &mut session.telling {
+        // It stands in the row already, and begins anew.
+        telling.after = None;
+        telling.drained |= drained;
+        return;
+    }
+    if let Some(rest) = tell_slice(parts, key, Telling { after: None, drained })
+        && let Some(session) = parts.sessions.get_mut(key)
+    {
+        session.telling = Some(Box::new(rest));
+        parts.work.push_telling(key);
+    }
+}
+
+/// Tells the shared subscriptions of sessions that have more than a slice, as far as the turn's budget goes.
+pub(crate) fn go_on_telling(parts: &mut Parts) {
+    while !parts.work.is_turn_spent() {
+        let Some(key) = parts.work.pop_telling() else { return };
+        let Some(telling) = parts.sessions.get_mut(key).and_then(|session| session.telling.take()) else {
+            continue;
+        };
+        if let Some(rest) = tell_slice(parts, key, *telling)
+            && let Some(session) = parts.sessions.get_mut(key)
+        {
+            session.telling = Some(Box::new(rest));
+            parts.work.push_telling(key);
         }
     }
+}
+
+/// Tells a slice of them; what is left.
+fn tell_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
+    let session = parts.sessions.get(key)?;
+    let connected = session.conn.is_some();
+    let mut told = 0;
+    let mut last = None;
+    for filter in session.subscriptions.shared_after(telling.after.as_deref()).take(GROUPS_SLICE) {
+        told += 1;
+        last = Some(filter);
+        let Ok(topic::ParsedFilter { share: Some(name), filter }) = topic::parse_filter(filter) else {
+            continue;
+        };
+        parts.router.set_connected(name, filter, key, connected);
+        if telling.drained
+            && let Some(group) = parts.router.group_by_name(name, filter)
+        {
+            parts.router.set_group_full(group, false);
+        }
+    }
+    let rest = last
+        .filter(|_| told == GROUPS_SLICE)
+        .map(|last| Telling { after: Some(last.into()), drained: telling.drained });
+    wake::spend(parts, told as u64);
+    rest
 }
 
 /// A filter that a subscription may have.
@@ -91,11 +157,12 @@ pub(crate) fn put_subscription(
         }
     }
     let subscription = Subscription { options, id, reader, recheck: Recheck::None };
+    let connected = session.conn.is_some();
     let before = session.subscriptions.insert(filter.into(), subscription);
     forget_recheck(parts, before);
     let routed = sub_options(options, id);
     let subscribed = match parsed.share {
-        Some(group) => parts.router.subscribe_shared(group, parsed.filter, session_key, routed, true),
+        Some(group) => parts.router.subscribe_shared(group, parsed.filter, session_key, routed, connected),
         None => parts.router.subscribe(parsed.filter, session_key, routed),
     };
     Ok(Granted {
@@ -133,19 +200,6 @@ pub(crate) fn sub_options(options: SubscriptionOptions, id: u32) -> SubOptions {
         no_local: options.no_local,
         retain_as_published: options.retain_as_published,
         subscription_id: id,
-    }
-}
-
-/// The queue of a session has drained: it may be chosen for its shared subscriptions again.
-pub(crate) fn end_full_groups(parts: &mut Parts, key: SessionKey) {
-    let Some(session) = parts.sessions.get_mut(key) else { return };
-    session.in_full_group = false;
-    for filter in session.subscriptions.keys().filter(|filter| filter.starts_with(topic::SHARE_PREFIX)) {
-        if let Ok(topic::ParsedFilter { share: Some(name), filter }) = topic::parse_filter(filter)
-            && let Some(group) = parts.router.group_by_name(name, filter)
-        {
-            parts.router.set_group_full(group, false);
-        }
     }
 }
 
@@ -188,6 +242,6 @@ pub(crate) fn forget_recheck(parts: &mut Parts, gone: Option<Subscription>) {
         && let Some(recheck) = parts.hooks.reviews().close(number)
         && let Some(ticket) = recheck.ask.ticket()
     {
-        parts.hooks.tickets().close(ticket);
+        hooks::close_ticket(parts, ticket);
     }
 }

@@ -5,7 +5,7 @@
 use grapnel_plugin_abi::raw::Ticket;
 
 use super::{
-    admission, authority, commands, connack, deliver, ending, filters, pump, reading, retained, wake,
+    admission, authority, commands, connack, deliver, ending, filters, hooks, pump, reading, retained,
 };
 use crate::clients::connection::State;
 use crate::clock::{Deadline, Overdue};
@@ -20,18 +20,18 @@ pub(crate) fn run_timers(parts: &mut Parts) {
     for deadline in parts.clock.take_deadlines() {
         match deadline {
             Deadline::Ticket(ticket) => ticket_due(parts, ticket),
-            Deadline::Barrier(session) => wake::wake_slots(parts, session),
+            Deadline::Barrier(session) => filters::barrier_due(parts, session),
             Deadline::Release(session) => pump::release_due(parts, session),
             Deadline::Connect(conn) => connect_due(parts, conn),
-            Deadline::Recheck => authority::recheck_due(parts),
+            Deadline::Recheck => authority::recheck_now(parts),
             Deadline::Plugin { timer, number } => commands::plugin_timer_due(parts, timer, number),
         }
     }
     for entry in parts.clock.take_overdue() {
         match entry {
             Overdue::KeepAlive(conn) => keep_alive_due(parts, conn),
-            Overdue::Expiry(session, epoch) => ending::expiry_due(parts, session, epoch),
-            Overdue::Will(session, epoch) => ending::will_due(parts, session, epoch),
+            Overdue::Expiry(session) => ending::expiry_due(parts, session),
+            Overdue::Will(session) => ending::will_due(parts, session),
             Overdue::Settled => retained::settle_due(parts),
         }
     }
@@ -73,13 +73,13 @@ fn keep_alive_due(parts: &mut Parts, key: ConnKey) {
 /// Whether a connection has sent nothing for too long; if not, looks again when it may have.
 fn is_silent(parts: &mut Parts, key: ConnKey) -> bool {
     let now_ms = parts.clock.now().mono_ms;
-    let Some(conn) = parts.connections.get(key) else { return false };
+    let Some(conn) = parts.connections.get_mut(key) else { return false };
     let due = conn.last_received_ms + conn.silence_max_ms;
     let silent = now_ms >= due && !conn.is_paused();
     if !silent {
         // It does not run while we refuse to read.
         let again = if conn.is_paused() { now_ms + conn.silence_max_ms } else { due };
-        parts.clock.arm_overdue(again, Overdue::KeepAlive(key));
+        conn.keep_alive = Some(parts.clock.arm_overdue(again, Overdue::KeepAlive(key)));
     }
     silent
 }
@@ -109,7 +109,7 @@ pub(crate) fn heard_out(parts: &mut Parts, key: ConnKey) {
 }
 
 fn ticket_due(parts: &mut Parts, ticket: Ticket) {
-    if let Some(open) = parts.hooks.tickets().close(ticket) {
+    if let Some(open) = hooks::close_ticket(parts, ticket) {
         parts.counters.tickets_expired += 1;
         answer(parts, &open, None);
     }
@@ -117,7 +117,7 @@ fn ticket_due(parts: &mut Parts, ticket: Ticket) {
 
 /// A deferred verdict. Late or doubled ones are counted and ignored.
 pub(crate) fn complete(parts: &mut Parts, completion: Completion) {
-    match parts.hooks.tickets().close(Ticket(completion.ticket)) {
+    match hooks::close_ticket(parts, Ticket(completion.ticket)) {
         Some(open) => answer(parts, &open, Some(completion)),
         None => parts.counters.tickets_stale += 1,
     }

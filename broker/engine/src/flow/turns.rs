@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    admission, authority, commands, deliver, ending, filters, memory, reading, retained, settle, tell,
-    timers, wake,
+    admission, authority, commands, deliver, ending, filters, memory, reading, retained, settle,
+    subscriptions, tell, timers, wake,
 };
 use crate::hook::told::RetainedChange;
 use crate::message::MessageView;
@@ -31,6 +31,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 2);
     retained::scan_retained(parts);
     ending::end_sessions(parts);
+    subscriptions::go_on_telling(parts);
     commands::replay(parts);
     authority::review(parts);
     authority::authorize_deliveries(parts);

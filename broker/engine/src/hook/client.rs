@@ -28,6 +28,7 @@ pub struct ClientFold<'a> {
     desk: Option<TicketDesk<'a>>,
     /// The running link.
     running: Option<&'a Link>,
+    user_properties_max: usize,
 }
 
 impl<'a> ClientFold<'a> {
@@ -38,6 +39,7 @@ impl<'a> ClientFold<'a> {
         request: Option<Request<'a>>,
         verdict: &'a mut ClientVerdict,
         desk: Option<TicketDesk<'a>>,
+        user_properties_max: u64,
     ) -> ClientFold<'a> {
         ClientFold {
             point,
@@ -48,6 +50,7 @@ impl<'a> ClientFold<'a> {
             replaced: Vec::new(),
             desk,
             running: None,
+            user_properties_max: user_properties_max as usize,
         }
     }
 
@@ -77,7 +80,7 @@ impl<'a> ClientFold<'a> {
         if self.point != HookPoint::ClientConnect {
             return self.client;
         }
-        let properties = &self.current().properties;
+        let properties = self.current().properties.as_bytes();
         let receive_maximum = Properties::from_encoded(properties).receive_maximum().unwrap_or(u16::MAX);
         ClientView { properties, receive_maximum, ..self.client }
     }
@@ -109,12 +112,13 @@ impl EventAccess for ClientFold<'_> {
     }
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
-        let mut next = self.current().clone();
-        next.set(self.point, &change)?;
-        if let Some(before) = self.overlay.replace(next) {
-            let gone = [before.reason_string, before.auth_data, Some(before.properties)];
-            self.replaced.extend(gone.into_iter().flatten());
+        let is_first = self.overlay.is_none();
+        let next = self.overlay.get_or_insert_with(|| self.verdict.clone());
+        let set = next.set(self.point, &change, self.user_properties_max);
+        if set.is_err() && is_first {
+            self.overlay = None;
         }
+        self.replaced.extend(set?);
         Ok(())
     }
 

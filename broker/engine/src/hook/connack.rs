@@ -7,7 +7,7 @@ use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::section::{put, put_text, put_user};
+use super::section::Section;
 use super::view::{ClientView, user_property};
 use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
@@ -25,6 +25,8 @@ pub struct Grants {
     pub topic_aliases: u16,
     /// `session_expiry_max_s`.
     pub session_expiry_s: u32,
+    /// `user_properties_max`.
+    pub user_properties: usize,
 }
 
 /// A CONNACK on its way along the chain.
@@ -35,8 +37,8 @@ pub struct ConnackFold<'a> {
     session_present: bool,
     grants: Grants,
     /// The property section as the links before have left it; the chain's answer at the end.
-    pub section: Bytes,
-    overlay: Option<Bytes>,
+    pub section: Section,
+    overlay: Option<Section>,
     /// Sections that were replaced during the event: a view a hook took of one stays valid.
     replaced: SmallVec<[Bytes; 2]>,
 }
@@ -55,7 +57,7 @@ impl<'a> ConnackFold<'a> {
             reason,
             session_present,
             grants,
-            section,
+            section: Section::of(section),
             overlay: None,
             replaced: SmallVec::new(),
         }
@@ -69,7 +71,7 @@ impl<'a> ConnackFold<'a> {
     }
 
     fn properties(&self) -> Properties<'_> {
-        Properties::from_encoded(self.overlay.as_ref().unwrap_or(&self.section))
+        Properties::from_encoded(self.overlay.as_ref().unwrap_or(&self.section).as_bytes())
     }
 
     /// What success grants, beside the properties: each has a value where CONNACK does not name it.
@@ -145,24 +147,32 @@ impl EventAccess for ConnackFold<'_> {
     }
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
-        let before = self.properties();
         let elsewhere = matches!(self.reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
-        let section = match change.field {
-            Field::USER_PROPERTY => put_user(before, &change)?,
-            Field::REASON_STRING => put_text(before, &change, Property::ReasonString)?,
-            // It goes with these two reasons alone [section 3.2.2.3.16].
-            Field::SERVER_REFERENCE if !elsewhere => return Err(Status::INVALID),
-            Field::SERVER_REFERENCE => put_text(before, &change, Property::ServerReference)?,
-            _ if self.reason.is_error() => return Err(Status::UNSUPPORTED),
-            // Only who asked for it may get it [MQTT-3.1.2-28].
-            Field::RESPONSE_INFO if !self.client.wants_response_info() => return Err(Status::INVALID),
-            Field::RESPONSE_INFO => put_text(before, &change, Property::ResponseInfo)?,
-            field => {
-                let property = self.grant(field, change.number)?;
-                put(before, property.id(), Some(property), 0)?
+        let granted = match change.field {
+            Field::USER_PROPERTY | Field::REASON_STRING | Field::SERVER_REFERENCE | Field::RESPONSE_INFO => {
+                None
             }
+            _ if self.reason.is_error() => return Err(Status::UNSUPPORTED),
+            field => Some(self.grant(field, change.number)?),
         };
-        self.replaced.extend(self.overlay.replace(section));
+        let (is_first, most) = (self.overlay.is_none(), self.grants.user_properties);
+        let next = self.overlay.get_or_insert_with(|| self.section.clone());
+        let before = match (change.field, granted) {
+            (_, Some(property)) => next.put(property.id(), Some(property)),
+            (Field::USER_PROPERTY, _) => next.put_user(&change, most),
+            (Field::REASON_STRING, _) => next.put_text(&change, Property::ReasonString),
+            // It goes with these two reasons alone [section 3.2.2.3.16].
+            (Field::SERVER_REFERENCE, _) if elsewhere => next.put_text(&change, Property::ServerReference),
+            (Field::SERVER_REFERENCE, _) => Err(Status::INVALID),
+            _ if self.reason.is_error() => Err(Status::UNSUPPORTED),
+            // Only who asked for it may get it [MQTT-3.1.2-28].
+            _ if !self.client.wants_response_info() => Err(Status::INVALID),
+            _ => next.put_text(&change, Property::ResponseInfo),
+        };
+        if before.is_err() && is_first {
+            self.overlay = None;
+        }
+        self.replaced.extend(before?);
         Ok(())
     }
 
@@ -181,7 +191,7 @@ impl<'a> Fold<'a> for ConnackFold<'a> {
 
     fn commit(&mut self, _event: &mut Event) -> bool {
         if let Some(next) = self.overlay.take() {
-            self.replaced.push(std::mem::replace(&mut self.section, next));
+            self.replaced.extend(std::mem::replace(&mut self.section, next).seen());
         }
         false
     }

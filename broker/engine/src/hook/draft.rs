@@ -7,11 +7,11 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
 use grapnel_plugin_abi::raw::{Field, Status};
 
-use super::section::{put, put_text, put_user, takes_out};
+use super::section::{Section, takes_out};
 use super::{CannotTake, FaultPolicy, HookPoint, PluginHandle};
 use crate::limits::Limits;
 use crate::message::{Message, MessageView, Payload};
-use crate::packet::{Properties, Property, PropertyId, QoS};
+use crate::packet::{Property, PropertyId, QoS};
 use crate::reason::ReasonCode;
 use crate::topic;
 
@@ -40,8 +40,8 @@ pub struct Draft {
     pub qos: Option<QoS>,
     /// New RETAIN.
     pub retain: Option<bool>,
-    /// New encoded properties.
-    pub properties: Option<Bytes>,
+    /// New properties.
+    pub properties: Option<Section>,
     /// New message expiry interval, seconds; it is in `properties` too.
     pub expiry_s: Option<NonZeroU32>,
     /// What becomes of the message.
@@ -66,6 +66,12 @@ pub struct Extra {
     pub message: Message,
 }
 
+/// Bytes of messages that links have added.
+pub fn extra_bytes(extra: &Extras) -> usize {
+    let messages = extra.iter().flat_map(|extra| extra.iter());
+    messages.map(|extra| size_of::<Extra>() - size_of::<Message>() + extra.message.bytes()).sum()
+}
+
 impl Draft {
     /// What a fault makes of a message where it denies.
     pub fn denied() -> Draft {
@@ -74,6 +80,13 @@ impl Draft {
             reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
             ..Draft::default()
         }
+    }
+
+    /// Bytes of the changes.
+    pub fn bytes(&self) -> usize {
+        let parts = [&self.topic, &self.payload, &self.reason_string];
+        let properties = self.properties.as_ref().map_or(0, Section::len);
+        parts.into_iter().flatten().map(Bytes::len).sum::<usize>() + properties + extra_bytes(&self.extra)
     }
 
     /// A link has given no answer. Where its policy is to deny, the message is refused.
@@ -103,7 +116,7 @@ impl Draft {
         MessageView {
             topic: self.topic_text().unwrap_or(base.topic),
             payload: self.payload.as_ref().map_or(base.payload, Payload::Shared),
-            properties: self.properties.as_deref().unwrap_or(base.properties),
+            properties: self.properties.as_ref().map_or(base.properties, Section::as_bytes),
             qos: self.qos.unwrap_or(base.qos),
             retain: self.retain.unwrap_or(base.retain),
             expires_at_ms: self
@@ -123,7 +136,7 @@ impl Draft {
             message.payload = payload;
         }
         if let Some(properties) = self.properties.take() {
-            message.properties = properties.as_ref().into();
+            message.properties = properties.as_bytes().into();
         }
         message.qos = self.qos.take().unwrap_or(message.qos);
         message.retain = self.retain.take().unwrap_or(message.retain);
@@ -143,42 +156,42 @@ pub struct DraftRules<'a> {
 }
 
 impl Draft {
-    /// What one change makes of it.
+    /// Takes one change, or none of it. What was there before, for views of it.
     ///
     /// # Errors
     /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value that no message may have.
-    pub(super) fn changed(
-        &self,
+    pub(super) fn change(
+        &mut self,
         point: HookPoint,
         change: &FieldChange<'_>,
         rules: DraftRules<'_>,
-    ) -> Result<Draft, CannotTake> {
+    ) -> Result<Option<Bytes>, CannotTake> {
         let publish = point == HookPoint::MessagePublish;
         match change.field {
-            Field::TOPIC => check_topic(change.bytes, rules.limits)?,
-            Field::PAYLOAD => check_payload(change.bytes, rules.limits)?,
-            _ => {}
-        }
-        let mut next = self.clone();
-        match change.field {
-            Field::TOPIC => next.topic = Some(Bytes::copy_from_slice(change.bytes)),
-            Field::PAYLOAD => next.payload = Some(Bytes::copy_from_slice(change.bytes)),
+            Field::TOPIC => {
+                check_topic(change.bytes, rules.limits)?;
+                return Ok(self.topic.replace(Bytes::copy_from_slice(change.bytes)));
+            }
+            Field::PAYLOAD => {
+                check_payload(change.bytes, rules.limits)?;
+                return Ok(self.payload.replace(Bytes::copy_from_slice(change.bytes)));
+            }
             Field::QOS => {
                 let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
-                next.qos = Some(qos);
+                self.qos = Some(qos);
             }
-            Field::RETAIN if publish => next.retain = Some(change.number != 0),
-            Field::DISPOSITION => next.disposition = disposition(change.number, publish)?,
+            Field::RETAIN if publish => self.retain = Some(change.number != 0),
+            Field::DISPOSITION => self.disposition = disposition(change.number, publish)?,
             Field::REASON_CODE if publish => {
                 let code = ReasonCode(u8::try_from(change.number).map_err(|_| Status::INVALID)?);
                 if !code.is_defined() || !code.is_error() {
                     return Err(Status::INVALID.into());
                 }
-                next.reason = Some(code);
+                self.reason = Some(code);
             }
             Field::REASON_STRING if publish => {
                 super::text(change.bytes)?;
-                next.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+                return Ok(self.reason_string.replace(Bytes::copy_from_slice(change.bytes)));
             }
             Field::USER_PROPERTY
             | Field::CONTENT_TYPE
@@ -186,18 +199,32 @@ impl Draft {
             | Field::CORRELATION_DATA
             | Field::MESSAGE_EXPIRY_S
             | Field::PAYLOAD_FORMAT => {
-                let before = Properties::from_encoded(self.properties.as_deref().unwrap_or(rules.properties));
-                let encoded = changed_properties(before, change)?;
+                let as_it_came = || Section::of(Bytes::copy_from_slice(rules.properties));
+                let mut first = self.properties.is_none().then(as_it_came);
+                let section = self.properties.as_mut().or(first.as_mut()).ok_or(Status::UNSUPPORTED)?;
+                let before =
+                    change_section(section, change, rules.limits).map_err(|status| match status {
+                        Status::FULL => TOO_MUCH,
+                        status => status.into(),
+                    })?;
                 if change.field == Field::MESSAGE_EXPIRY_S {
-                    next.expiry_s = NonZeroU32::new(u32::try_from(change.number).unwrap_or(0));
+                    self.expiry_s = NonZeroU32::new(u32::try_from(change.number).unwrap_or(0));
                 }
-                next.properties = Some(encoded);
+                if first.is_some() {
+                    self.properties = first;
+                }
+                return Ok(before);
             }
             _ => return Err(Status::UNSUPPORTED.into()),
         }
-        Ok(next)
+        Ok(None)
     }
 }
+
+const TOO_MUCH: CannotTake = CannotTake {
+    status: Status::FULL,
+    reason: Some("the properties are more than user_properties_max, or longer than 1 MiB"),
+};
 
 fn check_topic(bytes: &[u8], limits: &Limits) -> Result<(), CannotTake> {
     // Before anything looks at all of it.
@@ -240,19 +267,23 @@ fn disposition(number: u64, publish: bool) -> Result<Disposition, Status> {
     }
 }
 
-/// The encoded properties with one changed, added or taken out.
-fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
+/// Changes, adds or takes out a property. What was encoded before, for views of it.
+fn change_section(
+    section: &mut Section,
+    change: &FieldChange<'_>,
+    limits: &Limits,
+) -> Result<Option<Bytes>, Status> {
     let property = match change.field {
-        Field::USER_PROPERTY => return put_user(before, change),
-        Field::CONTENT_TYPE => return put_text(before, change, Property::ContentType),
+        Field::USER_PROPERTY => return section.put_user(change, limits.user_properties_max as usize),
+        Field::CONTENT_TYPE => return section.put_text(change, Property::ContentType),
         Field::RESPONSE_TOPIC => {
             if !takes_out(change) && topic::validate_name(super::short_text(change.bytes)?).is_err() {
                 return Err(Status::INVALID);
             }
-            return put_text(before, change, Property::ResponseTopic);
+            return section.put_text(change, Property::ResponseTopic);
         }
         Field::CORRELATION_DATA if takes_out(change) => {
-            return put(before, PropertyId::CorrelationData, None, 0);
+            return section.put(PropertyId::CorrelationData, None);
         }
         Field::CORRELATION_DATA if change.bytes.len() <= usize::from(u16::MAX) => {
             Property::CorrelationData(change.bytes)
@@ -264,5 +295,5 @@ fn changed_properties(before: Properties<'_>, change: &FieldChange<'_>) -> Resul
         Field::PAYLOAD_FORMAT if change.number <= 1 => Property::PayloadFormat(change.number as u8),
         _ => return Err(Status::INVALID),
     };
-    put(before, property.id(), Some(property), 0)
+    section.put(property.id(), Some(property))
 }

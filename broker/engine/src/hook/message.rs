@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use super::chain::Fold;
 use super::draft::{Draft, DraftRules, Extra};
+use super::section::Section;
 use super::tickets::{Before, TicketDesk};
 use super::view::{ClientView, user_property};
 use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
@@ -140,31 +141,30 @@ impl<'a> MessageFold<'a> {
     /// Takes one change into the overlay.
     fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let rules = DraftRules { limits: self.rules.limits, properties: self.base.properties };
-        let next = match self.current().changed(self.point, change, rules) {
-            Ok(next) => next,
+        let is_first = self.overlay.is_none();
+        let next = self.overlay.get_or_insert_with(|| self.draft.clone());
+        match next.change(self.point, change, rules) {
+            Ok(before) => self.replaced.extend(before),
             Err(CannotTake { status, reason }) => {
+                if is_first {
+                    self.overlay = None;
+                }
                 self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
                 return Err(status);
             }
-        };
+        }
         // A hook may set something else instead of what was refused.
         self.refused = self.refused.filter(|(field, _)| *field != change.field);
-        if let Some(before) = self.overlay.replace(next) {
-            let parts = [before.topic, before.payload, before.properties, before.reason_string];
-            self.replaced.extend(parts.into_iter().flatten());
-        }
         Ok(())
     }
 
     /// The overlay becomes what the links have left.
     fn keep(&mut self) {
         if let Some(next) = self.overlay.take() {
-            self.replaced.extend(
-                [self.draft.topic.take(), self.draft.payload.take(), self.draft.properties.take()]
-                    .into_iter()
-                    .flatten(),
-            );
-            self.draft = next;
+            let before = std::mem::replace(&mut self.draft, next);
+            let properties = before.properties.and_then(Section::seen);
+            let parts = [before.topic, before.payload, properties, before.reason_string];
+            self.replaced.extend(parts.into_iter().flatten());
         }
     }
 }

@@ -1,82 +1,209 @@
-//! Changes of an encoded property section: what the accumulators of messages, CONNECT and CONNACK have in common.
+//! An encoded property section that links change: what the accumulators of messages, CONNECT and CONNACK have in common.
+
+use std::cell::OnceCell;
+use std::collections::VecDeque;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
 use grapnel_plugin_abi::raw::{APPEND, Field, Status};
+use smallvec::SmallVec;
 
 use crate::packet::{Properties, Property, PropertyId, push_property};
 
 /// Bytes of properties a plugin may give a packet.
 const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 
-/// The section with a property in the place of the one there was (the `index`-th user property; [`APPEND`] adds), or, for `None`,
-/// without it.
-///
-/// # Errors
-/// ABSENT for a place that is not there, FULL for a section that grows too long.
-pub(super) fn put(
-    before: Properties<'_>,
-    id: PropertyId,
-    property: Option<Property<'_>>,
-    index: u32,
-) -> Result<Bytes, Status> {
-    let mut out = Vec::with_capacity(before.as_bytes().len() + 16);
-    let mut met = 0;
-    let mut placed = false;
-    for old in before.iter() {
-        if old.id() != id {
-            push_property(&mut out, old);
-            continue;
-        }
-        let hit = id != PropertyId::User || index == met;
-        met += 1;
-        match property {
-            Some(new) if hit => push_property(&mut out, new),
-            None if hit => {}
-            _ => push_property(&mut out, old),
-        }
-        placed |= hit;
+/// A property section on its way along a chain. The first change takes it apart, so that many changes cost no more than each by
+/// itself; whoever looks at it has it put together again. User properties keep their order, and stand behind the others.
+#[derive(Clone, Debug, Default)]
+pub struct Section {
+    /// As it stands in a packet; missing from a change on until somebody looks.
+    encoded: OnceCell<Bytes>,
+    /// Missing until the first change.
+    apart: Option<Box<Apart>>,
+}
+
+/// The properties of a section, each encoded.
+#[derive(Clone, Debug, Default)]
+struct Apart {
+    others: SmallVec<[(PropertyId, Bytes); 4]>,
+    users: VecDeque<Bytes>,
+    bytes: usize,
+}
+
+impl PartialEq for Section {
+    fn eq(&self, other: &Section) -> bool {
+        self.as_bytes() == other.as_bytes()
     }
-    match property {
-        None if !placed => return Err(Status::ABSENT),
-        Some(_) if !placed && id == PropertyId::User && index != APPEND && index != met => {
-            return Err(Status::ABSENT);
+}
+
+impl Eq for Section {}
+
+impl Section {
+    /// A section as it stands in a packet.
+    pub fn of(encoded: Bytes) -> Section {
+        Section { encoded: OnceCell::from(encoded), apart: None }
+    }
+
+    /// The section as it stands in a packet.
+    pub fn as_bytes(&self) -> &[u8] {
+        self.encoded.get_or_init(|| self.apart.as_ref().map_or_else(Bytes::new, |apart| apart.encode()))
+    }
+
+    /// The same, and the end of it here.
+    pub fn into_bytes(self) -> Bytes {
+        self.as_bytes();
+        self.encoded.into_inner().unwrap_or_default()
+    }
+
+    /// The same where somebody has looked at it: a view of that may still be in use.
+    pub(super) fn seen(self) -> Option<Bytes> {
+        self.encoded.into_inner()
+    }
+
+    /// Its length, bytes.
+    pub fn len(&self) -> usize {
+        match &self.apart {
+            Some(apart) => apart.bytes,
+            None => self.encoded.get().map_or(0, Bytes::len),
         }
-        Some(new) if !placed => push_property(&mut out, new),
-        _ => {}
     }
-    if out.len() > PROPERTIES_BYTES_MAX {
-        return Err(Status::FULL);
+
+    /// Whether there is no property in it.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
     }
-    Ok(Bytes::from(out))
+
+    fn apart(&mut self) -> &mut Apart {
+        let encoded = &self.encoded;
+        self.apart.get_or_insert_with(|| {
+            let properties = encoded.get().map_or(&b""[..], |encoded| encoded);
+            Box::new(Apart::of(Properties::from_encoded(properties)))
+        })
+    }
+
+    /// Puts a property in the place of the one there was, or, for `None`, takes that out. What was encoded before, for views of it.
+    ///
+    /// # Errors
+    /// ABSENT for one that is not there, FULL for a section that grows too long.
+    pub(super) fn put(
+        &mut self,
+        id: PropertyId,
+        property: Option<Property<'_>>,
+    ) -> Result<Option<Bytes>, Status> {
+        debug_assert_ne!(id, PropertyId::User);
+        let apart = self.apart();
+        let place = apart.others.iter().position(|(other, _)| *other == id);
+        let before = place.map_or(0, |place| apart.others[place].1.len());
+        match (property.map(encoded), place) {
+            (Some(new), place) => {
+                apart.grow(before, new.len())?;
+                match place {
+                    Some(place) => apart.others[place].1 = new,
+                    None => apart.others.push((id, new)),
+                }
+            }
+            (None, Some(place)) => {
+                apart.bytes -= before;
+                apart.others.remove(place);
+            }
+            (None, None) => return Err(Status::ABSENT),
+        }
+        Ok(self.encoded.take())
+    }
+
+    /// Sets, adds ([`APPEND`], or the place behind the last) or takes out a user property. What was encoded before, for views of it.
+    ///
+    /// # Errors
+    /// INVALID for what is no string of MQTT, ABSENT for a place that is not there, FULL for a section that grows too long, or for
+    /// more than `most` user properties.
+    pub(super) fn put_user(
+        &mut self,
+        change: &FieldChange<'_>,
+        most: usize,
+    ) -> Result<Option<Bytes>, Status> {
+        debug_assert_eq!(change.field, Field::USER_PROPERTY);
+        let property = Property::User(super::short_text(change.key)?, super::short_text(change.bytes)?);
+        let apart = self.apart();
+        let place = change.index as usize;
+        let before = apart.users.get(place).map(Bytes::len);
+        match (takes_out(change), before) {
+            (true, Some(before)) => {
+                apart.bytes -= before;
+                apart.users.remove(place);
+            }
+            (true, None) => return Err(Status::ABSENT),
+            (false, Some(before)) => {
+                let new = encoded(property);
+                apart.grow(before, new.len())?;
+                apart.users[place] = new;
+            }
+            (false, None) if change.index != APPEND && place != apart.users.len() => {
+                return Err(Status::ABSENT);
+            }
+            (false, None) if apart.users.len() >= most => return Err(Status::FULL),
+            (false, None) => {
+                let new = encoded(property);
+                apart.grow(0, new.len())?;
+                apart.users.push_back(new);
+            }
+        }
+        Ok(self.encoded.take())
+    }
+
+    /// Sets a string or takes it out.
+    ///
+    /// # Errors
+    /// INVALID for what is no string of MQTT, and as [`Section::put`].
+    pub(super) fn put_text<'a>(
+        &mut self,
+        change: &FieldChange<'a>,
+        property: impl FnOnce(&'a str) -> Property<'a>,
+    ) -> Result<Option<Bytes>, Status> {
+        let property = property(super::short_text(change.bytes)?);
+        self.put(property.id(), (!takes_out(change)).then_some(property))
+    }
+}
+
+impl Apart {
+    fn of(properties: Properties<'_>) -> Apart {
+        let mut apart = Apart { bytes: properties.as_bytes().len(), ..Apart::default() };
+        for property in properties.iter() {
+            match property {
+                Property::User(..) => apart.users.push_back(encoded(property)),
+                _ => apart.others.push((property.id(), encoded(property))),
+            }
+        }
+        apart
+    }
+
+    /// A part becomes longer, or shorter.
+    fn grow(&mut self, before: usize, after: usize) -> Result<(), Status> {
+        let bytes = self.bytes - before + after;
+        if bytes > PROPERTIES_BYTES_MAX && after > before {
+            return Err(Status::FULL);
+        }
+        self.bytes = bytes;
+        Ok(())
+    }
+
+    fn encode(&self) -> Bytes {
+        let mut out = Vec::with_capacity(self.bytes);
+        self.others.iter().for_each(|(_, one)| out.extend_from_slice(one));
+        self.users.iter().for_each(|one| out.extend_from_slice(one));
+        Bytes::from(out)
+    }
+}
+
+fn encoded(property: Property<'_>) -> Bytes {
+    let mut out = Vec::new();
+    push_property(&mut out, property);
+    Bytes::from(out)
 }
 
 /// Whether a change takes text or bytes out instead of setting them.
 pub(super) fn takes_out(change: &FieldChange<'_>) -> bool {
     change.number == 1 && change.bytes.is_empty() && change.key.is_empty()
-}
-
-/// The section with a user property set, added or taken out.
-///
-/// # Errors
-/// INVALID for what is no string of MQTT, and as [`put`].
-pub(super) fn put_user(before: Properties<'_>, change: &FieldChange<'_>) -> Result<Bytes, Status> {
-    debug_assert_eq!(change.field, Field::USER_PROPERTY);
-    let property = Property::User(super::short_text(change.key)?, super::short_text(change.bytes)?);
-    put(before, PropertyId::User, (!takes_out(change)).then_some(property), change.index)
-}
-
-/// The section with a string set or taken out.
-///
-/// # Errors
-/// As [`put_user`].
-pub(super) fn put_text<'a>(
-    before: Properties<'_>,
-    change: &FieldChange<'a>,
-    property: impl FnOnce(&'a str) -> Property<'a>,
-) -> Result<Bytes, Status> {
-    let property = property(super::short_text(change.bytes)?);
-    put(before, property.id(), (!takes_out(change)).then_some(property), 0)
 }
 
 #[cfg(test)]
@@ -96,19 +223,46 @@ mod tests {
         Property::User("a", "3"),
     ];
 
+    /// As many as there are of it may be.
+    const MOST: usize = 4;
+
     fn change(index: u32, number: u64, key: &'static str, bytes: &'static str) -> FieldChange<'static> {
         let (key, bytes) = (key.as_bytes(), bytes.as_bytes());
         FieldChange { field: Field::USER_PROPERTY, index, number, bytes, key }
     }
 
+    fn of(properties: &[Property<'_>]) -> Section {
+        Section::of(section(properties).into())
+    }
+
+    /// What one change makes of a section; where it fails, the section is as before.
+    fn made(
+        before: &[Property<'_>],
+        change: impl FnOnce(&mut Section) -> Result<Option<Bytes>, Status>,
+    ) -> Result<Vec<u8>, Status> {
+        let mut made = of(before);
+        let all = made.as_bytes().to_vec();
+        match change(&mut made) {
+            Ok(seen) => {
+                assert_eq!(seen.as_deref(), Some(&all[..]), "whoever has looked at it keeps that");
+                assert_eq!(made.len(), made.as_bytes().len());
+                Ok(made.as_bytes().to_vec())
+            }
+            Err(status) => {
+                assert_eq!((made.len(), made.as_bytes()), (all.len(), &all[..]));
+                Err(status)
+            }
+        }
+    }
+
     /// What a change of the user properties makes of `BEFORE`.
-    fn user(change: FieldChange<'_>) -> Result<Bytes, Status> {
-        put_user(Properties::from_encoded(&section(&BEFORE)), &change)
+    fn user(change: FieldChange<'_>) -> Result<Vec<u8>, Status> {
+        made(&BEFORE, |section| section.put_user(&change, MOST))
     }
 
     /// What a change of the content type makes of a section.
-    fn content(before: &[Property<'_>], change: FieldChange<'_>) -> Result<Bytes, Status> {
-        put_text(Properties::from_encoded(&section(before)), &change, Property::ContentType)
+    fn content(before: &[Property<'_>], change: FieldChange<'_>) -> Result<Vec<u8>, Status> {
+        made(before, |section| section.put_text(&change, Property::ContentType))
     }
 
     #[test]
@@ -116,11 +270,11 @@ mod tests {
         let [a, text, b, c] = BEFORE;
         let new = Property::User("k", "v");
         for (index, expected) in [
-            (0, section(&[new, text, b, c])),
-            (1, section(&[a, text, new, c])),
-            (2, section(&[a, text, b, new])),
-            (3, section(&[a, text, b, c, new])),
-            (APPEND, section(&[a, text, b, c, new])),
+            (0, section(&[text, new, b, c])),
+            (1, section(&[text, a, new, c])),
+            (2, section(&[text, a, b, new])),
+            (3, section(&[text, a, b, c, new])),
+            (APPEND, section(&[text, a, b, c, new])),
         ] {
             assert_eq!(user(change(index, 0, "k", "v")).as_deref(), Ok(&expected[..]), "{index}");
         }
@@ -128,10 +282,25 @@ mod tests {
     }
 
     #[test]
+    fn there_are_no_more_user_properties_than_a_packet_may_have() {
+        let mut full = of(&BEFORE);
+        assert!(full.put_user(&change(APPEND, 0, "k", "v"), MOST).is_ok());
+        assert_eq!(full.put_user(&change(APPEND, 0, "k", "v"), MOST), Err(Status::FULL));
+        assert_eq!(full.put_user(&change(4, 0, "k", "v"), MOST), Err(Status::FULL));
+        // One may take the place of another, and where one is taken out there is room for one.
+        assert!(full.put_user(&change(3, 0, "other", "v"), MOST).is_ok());
+        assert!(full.put_user(&change(0, 1, "", ""), MOST).is_ok());
+        assert!(full.put_user(&change(APPEND, 0, "last", "v"), MOST).is_ok());
+        let [_, text, b, c] = BEFORE;
+        let expected = [text, b, c, Property::User("other", "v"), Property::User("last", "v")];
+        assert_eq!(full.as_bytes(), section(&expected));
+    }
+
+    #[test]
     fn a_user_property_is_taken_out_where_it_is() {
         let [a, text, b, c] = BEFORE;
         for (index, expected) in
-            [(0, section(&[text, b, c])), (1, section(&[a, text, c])), (2, section(&[a, text, b]))]
+            [(0, section(&[text, b, c])), (1, section(&[text, a, c])), (2, section(&[text, a, b]))]
         {
             assert_eq!(user(change(index, 1, "", "")).as_deref(), Ok(&expected[..]), "{index}");
         }
@@ -139,51 +308,63 @@ mod tests {
             assert_eq!(user(change(index, 1, "", "")), Err(Status::ABSENT));
         }
         // With a key or a value it is set, whatever the number.
-        assert_eq!(
-            user(change(0, 1, "", "v")).as_deref(),
-            Ok(&section(&[Property::User("", "v"), text, b, c])[..])
-        );
-        assert_eq!(
-            user(change(0, 1, "k", "")).as_deref(),
-            Ok(&section(&[Property::User("k", ""), text, b, c])[..])
-        );
-        assert_eq!(
-            user(change(0, 0, "", "")).as_deref(),
-            Ok(&section(&[Property::User("", ""), text, b, c])[..])
-        );
+        for (number, key, value) in [(1, "", "v"), (1, "k", ""), (0, "", "")] {
+            let expected = section(&[text, Property::User(key, value), b, c]);
+            assert_eq!(user(change(0, number, key, value)).as_deref(), Ok(&expected[..]));
+        }
     }
 
     #[test]
     fn a_text_is_there_once() {
         let [a, _, b, c] = BEFORE;
         let new = Property::ContentType("new");
-        assert_eq!(content(&BEFORE, change(0, 0, "", "new")).as_deref(), Ok(&section(&[a, new, b, c])[..]));
-        assert_eq!(content(&[a, b], change(0, 0, "", "new")).as_deref(), Ok(&section(&[a, b, new])[..]));
+        assert_eq!(content(&BEFORE, change(0, 0, "", "new")).as_deref(), Ok(&section(&[new, a, b, c])[..]));
+        assert_eq!(content(&[a, b], change(0, 0, "", "new")).as_deref(), Ok(&section(&[new, a, b])[..]));
         assert_eq!(content(&BEFORE, change(0, 1, "", "")).as_deref(), Ok(&section(&[a, b, c])[..]));
         assert_eq!(content(&[a, b], change(0, 1, "", "")), Err(Status::ABSENT));
     }
 
     #[test]
+    fn what_nobody_has_looked_at_is_put_together_once_however_many_changes_there_are() {
+        let mut made = of(&BEFORE);
+        let first = made.put_user(&change(0, 0, "0", ""), usize::MAX);
+        assert!(matches!(first, Ok(Some(_))), "as it came");
+        for _ in 0..1_000 {
+            assert_eq!(made.put_user(&change(APPEND, 0, "k", "v"), usize::MAX), Ok(None));
+        }
+        let length = section(&BEFORE).len() - 1 + 1_000 * 7;
+        assert_eq!((made.len(), made.as_bytes().len()), (length, length));
+        assert!(matches!(made.put_user(&change(0, 1, "", ""), 0), Ok(Some(seen)) if seen.len() == length));
+        assert_eq!(made.clone().seen(), None, "nobody has seen it since");
+        assert_eq!(made.into_bytes().len(), length - 6);
+    }
+
+    #[test]
     fn what_is_no_string_or_too_much_is_refused() {
-        let wrong = |key: &[u8], bytes: &[u8]| {
+        let put = |before: &[u8], key: &[u8], bytes: &[u8]| {
             let change = FieldChange { field: Field::USER_PROPERTY, index: APPEND, number: 0, bytes, key };
-            put_user(Properties::default(), &change)
+            let mut section = Section::of(Bytes::copy_from_slice(before));
+            section.put_user(&change, usize::MAX).map(|_| section.len())
         };
         let long = vec![b'x'; 65_536];
-        assert_eq!((wrong(&long, b""), wrong(b"", &long)), (Err(Status::INVALID), Err(Status::INVALID)));
-        assert_eq!(wrong(b"\xFF", b""), Err(Status::INVALID));
-        assert!(wrong(&long[1..], b"").is_ok());
+        assert_eq!(
+            (put(b"", &long, b""), put(b"", b"", &long)),
+            (Err(Status::INVALID), Err(Status::INVALID))
+        );
+        assert_eq!(put(b"", b"\xFF", b""), Err(Status::INVALID));
+        assert!(put(b"", &long[1..], b"").is_ok());
         // As many bytes as a packet may be given, and one more.
         let one = [Property::User("", "x".repeat(65_531).leak())];
         let nearly = section(&one).repeat(15);
         let room = PROPERTIES_BYTES_MAX - nearly.len() - 5;
         let text = vec![b'x'; room + 1];
-        let more = |bytes: &[u8]| {
-            let change =
-                FieldChange { field: Field::USER_PROPERTY, index: APPEND, number: 0, bytes, key: b"" };
-            put_user(Properties::from_encoded(&nearly), &change).map(|section| section.len())
-        };
-        assert_eq!(more(&text[1..]), Ok(PROPERTIES_BYTES_MAX));
-        assert_eq!(more(&text), Err(Status::FULL));
+        assert_eq!(put(&nearly, b"", &text[1..]), Ok(PROPERTIES_BYTES_MAX));
+        assert_eq!(put(&nearly, b"", &text), Err(Status::FULL));
+        // What a client has sent may be longer than that, and may be made shorter.
+        let beyond = section(&one).repeat(17);
+        let shorter = FieldChange { field: Field::USER_PROPERTY, index: 0, number: 0, bytes: b"", key: b"k" };
+        let mut section = Section::of(beyond.into());
+        assert!(section.put_user(&shorter, usize::MAX).is_ok());
+        assert_eq!(section.len(), section.as_bytes().len());
     }
 }

@@ -197,15 +197,17 @@ fn changed<A: Accumulator>(
 }
 
 impl Accumulator for ClientVerdict {
-    type Rules<'a> = ();
+    /// `user_properties_max`.
+    type Rules<'a> = usize;
 
     fn take(
         &mut self,
         point: HookPoint,
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
-        (): (),
+        user_properties_max: usize,
     ) -> Result<(), CannotTake> {
-        Ok(self.set(point, change)?)
+        self.set(point, change, user_properties_max)?;
+        Ok(())
     }
 
     fn restore(&mut self, before: &Before) {
@@ -255,7 +257,7 @@ impl Accumulator for Draft {
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
         rules: DraftRules<'_>,
     ) -> Result<(), CannotTake> {
-        *self = self.changed(point, change, rules)?;
+        self.change(point, change, rules)?;
         Ok(())
     }
 
@@ -312,6 +314,7 @@ mod tests {
             plugin: PluginHandle(1),
             policy,
             deadline_ms: 0,
+            timer: None,
             before: before.map(|before| Box::new(Before::Client(before))),
         }
     }
@@ -326,11 +329,11 @@ mod tests {
         let allow = [verdict(u64::from(ALLOW))];
         let mut waiting = request(7);
         let before = waiting.clone();
-        assert_eq!(waiting.resume(&open(8, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), ()), None);
+        assert_eq!(waiting.resume(&open(8, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), 64), None);
         assert_eq!(waiting, before);
-        let done = waiting.resume(&open(7, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), ());
+        let done = waiting.resume(&open(7, FaultPolicy::Deny, None), Some((Flow::STOP, &allow)), 64);
         assert_eq!((done, waiting.accumulator.verdict), (Some(Resumed::Ends), ALLOW));
-        assert_eq!(waiting.resume(&open(7, FaultPolicy::Deny, None), None, ()), None, "it waits for none");
+        assert_eq!(waiting.resume(&open(7, FaultPolicy::Deny, None), None, 64), None, "it waits for none");
         assert_eq!(waiting.accumulator.silence, None);
     }
 
@@ -373,7 +376,7 @@ mod tests {
                 (Some((Flow::CONTINUE, &good_and_bad[..])), Why::Fault, Some(refused)),
             ] {
                 let mut waiting = Suspended { accumulator: changed.clone(), ..request(7) };
-                let resumed = waiting.resume(&open(7, policy, Some(before.clone())), answer, ());
+                let resumed = waiting.resume(&open(7, policy, Some(before.clone())), answer, 64);
                 assert_eq!(resumed, Some(Resumed::Failed { ends, refused }));
                 let said = if ends { DENY } else { UNANSWERED };
                 let silence = Some(Silence { why, policy });

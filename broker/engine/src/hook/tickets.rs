@@ -10,6 +10,7 @@ use super::requested::Requested;
 use super::verdict::{ClientVerdict, Why};
 use super::{FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
 use crate::id::{ConnKey, SessionKey, ShardId};
+use crate::timer::Timer;
 
 /// What waits for a ticket.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -102,6 +103,8 @@ pub struct OpenTicket {
     pub policy: FaultPolicy,
     /// Monotonic milliseconds.
     pub deadline_ms: u64,
+    /// What watches over that, once the link has returned.
+    pub timer: Option<Timer>,
     /// What the accumulator becomes again if the ticket ends by a fault; `None` where the link had changed nothing.
     pub before: Option<Box<Before>>,
 }
@@ -131,6 +134,11 @@ impl Tickets {
     /// How many are open.
     pub fn open(&self) -> usize {
         self.open
+    }
+
+    /// The timers that watch over their deadlines.
+    pub fn timers(&self) -> impl Iterator<Item = Timer> {
+        self.places.iter().filter_map(|(_, open)| open.as_ref()?.timer)
     }
 
     /// Opens one.
@@ -174,7 +182,8 @@ impl Tickets {
         (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_ref()).flatten()
     }
 
-    fn get_mut(&mut self, ticket: Ticket) -> Option<&mut OpenTicket> {
+    /// The same, to be changed.
+    pub fn get_mut(&mut self, ticket: Ticket) -> Option<&mut OpenTicket> {
         let entry = self.places.get_mut((ticket.0 & 0x00FF_FFFF) as usize)?;
         (entry.0 == (ticket.0 >> 24) as u32).then_some(entry.1.as_mut()).flatten()
     }
@@ -221,6 +230,7 @@ impl<'a> TicketDesk<'a> {
             plugin: link.plugin,
             policy: link.policy,
             deadline_ms: self.now_ms + u64::from(wait_ms),
+            timer: None,
             before: None,
         });
         self.full = ticket.is_err();
@@ -272,6 +282,7 @@ mod tests {
             plugin: PluginHandle(1),
             policy: FaultPolicy::Deny,
             deadline_ms: 5,
+            timer: None,
             before: None,
         }
     }

@@ -5,10 +5,10 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
 use grapnel_plugin_abi::raw::{Field, Status};
 
-use super::section::{put, put_user};
+use super::section::Section;
 use super::view::ClientView;
 use super::{FaultPolicy, HookPoint, Link};
-use crate::packet::{Properties, Property};
+use crate::packet::Property;
 use crate::reason::ReasonCode;
 
 /// Nobody has answered.
@@ -82,8 +82,8 @@ pub struct ClientVerdict {
     pub keep_alive_s: u16,
     /// Session expiry, seconds (connect alone).
     pub expiry_s: u32,
-    /// Encoded properties of CONNECT (connect alone).
-    pub properties: Bytes,
+    /// Properties of CONNECT (connect alone).
+    pub properties: Section,
     /// Data for the client's next AUTH, or for CONNACK (authenticate alone).
     pub auth_data: Option<Bytes>,
     /// Whether the verdict may be remembered (authorize alone).
@@ -104,12 +104,18 @@ impl ClientVerdict {
             superuser: client.superuser,
             keep_alive_s: client.keep_alive_s,
             expiry_s: client.expiry_s,
-            properties: Bytes::new(),
+            properties: Section::default(),
             auth_data: None,
             cacheable: true,
             called: false,
             silence: None,
         }
+    }
+
+    /// Bytes of its texts and data.
+    pub fn bytes(&self) -> usize {
+        let text = self.reason_string.as_ref().map_or(0, Bytes::len);
+        text + self.properties.len() + self.auth_data.as_ref().map_or(0, Bytes::len)
     }
 
     /// Forgets what was said to a question of client.authorize; `refusal` as in [`ClientVerdict::unanswered`].
@@ -122,11 +128,16 @@ impl ClientVerdict {
         self.silence = None;
     }
 
-    /// Takes one change.
+    /// Takes one change, or none of it. What was there before, for views of it.
     ///
     /// # Errors
     /// UNSUPPORTED for what cannot be changed at this point, INVALID for a value out of its range.
-    pub fn set(&mut self, point: HookPoint, change: &FieldChange<'_>) -> Result<(), Status> {
+    pub fn set(
+        &mut self,
+        point: HookPoint,
+        change: &FieldChange<'_>,
+        user_properties_max: usize,
+    ) -> Result<Option<Bytes>, Status> {
         let decides = matches!(
             point,
             HookPoint::ClientConnect | HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize
@@ -151,13 +162,13 @@ impl ClientVerdict {
             }
             (Field::REASON_STRING, _) if decides => {
                 super::text(change.bytes)?;
-                self.reason_string = Some(Bytes::copy_from_slice(change.bytes));
+                return Ok(self.reason_string.replace(Bytes::copy_from_slice(change.bytes)));
             }
             (Field::AUTH_DATA, HookPoint::ClientAuthenticate) => {
                 if change.bytes.len() > usize::from(u16::MAX) {
                     return Err(Status::INVALID);
                 }
-                self.auth_data = Some(Bytes::copy_from_slice(change.bytes));
+                return Ok(self.auth_data.replace(Bytes::copy_from_slice(change.bytes)));
             }
             (Field::CACHEABLE, HookPoint::ClientAuthorize) => self.cacheable = change.number != 0,
             (Field::IS_SUPERUSER, HookPoint::ClientAuthenticate) => self.superuser = change.number != 0,
@@ -167,20 +178,23 @@ impl ClientVerdict {
             (Field::SESSION_EXPIRY_S, HookPoint::ClientConnect) => {
                 self.expiry_s = u32::try_from(change.number).map_err(|_| Status::INVALID)?;
             }
-            (_, HookPoint::ClientConnect) => self.properties = self.changed_properties(change)?,
+            (_, HookPoint::ClientConnect) => return self.change_properties(change, user_properties_max),
             _ => return Err(Status::UNSUPPORTED),
         }
-        Ok(())
+        Ok(None)
     }
 
-    /// The properties of CONNECT with one changed, added or taken out.
-    fn changed_properties(&self, change: &FieldChange<'_>) -> Result<Bytes, Status> {
-        let before = Properties::from_encoded(&self.properties);
+    /// Changes, adds or takes out a property of CONNECT.
+    fn change_properties(
+        &mut self,
+        change: &FieldChange<'_>,
+        user_properties_max: usize,
+    ) -> Result<Option<Bytes>, Status> {
         let number = |min: u64, max: u64| {
             (min..=max).contains(&change.number).then_some(change.number).ok_or(Status::INVALID)
         };
         let property = match change.field {
-            Field::USER_PROPERTY => return put_user(before, change),
+            Field::USER_PROPERTY => return self.properties.put_user(change, user_properties_max),
             // 0 would be a protocol error in these two [sections 3.1.2.11.3 and 3.1.2.11.4].
             Field::RECEIVE_MAXIMUM => Property::ReceiveMaximum(number(1, u16::MAX.into())? as u16),
             Field::MAXIMUM_PACKET_SIZE => Property::MaximumPacketSize(number(1, u32::MAX.into())? as u32),
@@ -189,7 +203,7 @@ impl ClientVerdict {
             Field::REQUEST_PROBLEM_INFO => Property::RequestProblemInfo(number(0, 1)? == 1),
             _ => return Err(Status::UNSUPPORTED),
         };
-        put(before, property.id(), Some(property), 0)
+        self.properties.put(property.id(), Some(property))
     }
 }
 
@@ -346,7 +360,7 @@ mod tests {
         let mut failed = verdict(ALLOW, true);
         failed.fail(Why::Deadline, FaultPolicy::Deny);
         let text = FieldChange { field: Field::REASON_STRING, index: 0, number: 0, bytes: b"no", key: b"" };
-        assert!(failed.set(HookPoint::ClientAuthorize, &text).is_ok());
+        assert!(failed.set(HookPoint::ClientAuthorize, &text, 64).is_ok());
         failed.begin_anew(ReasonCode::NOT_AUTHORIZED);
         assert_eq!(failed, verdict(UNANSWERED, false));
     }

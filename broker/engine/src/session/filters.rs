@@ -46,6 +46,13 @@ pub enum Permit {
     Done(Result<(), ReasonCode>, u64),
 }
 
+/// What a filter is charged for beside its text: the question whether it may be subscribed to, its code, and what is granted.
+const FILTER_BYTES: usize = size_of::<Requested>()
+    + size_of::<Permit>()
+    + size_of::<AuthorizationRequest>()
+    + size_of::<Granted>()
+    + 1;
+
 /// A SUBSCRIBE or UNSUBSCRIBE. It begins when it is in front.
 #[derive(Debug)]
 pub struct FilterPacket {
@@ -143,6 +150,19 @@ impl FilterPacket {
             step,
             is_queued: false,
         }
+    }
+
+    /// Bytes that it is charged for: each filter with all that there will be of it.
+    pub fn bytes(&self) -> usize {
+        let on_its_way = match &self.step {
+            FilterStep::Chain(chain) => &chain.accumulator[..],
+            _ => &[],
+        };
+        let filters = self.requested.iter().chain(on_its_way);
+        let filters: usize = filters.map(|one| FILTER_BYTES + 2 * one.filter.len()).sum();
+        // A plugin asks for one filter, which is in force from the beginning.
+        let granted = self.granted.iter().filter(|_| self.packet_id.is_none());
+        self.properties.len() + filters + self.beyond + granted.map(Granted::bytes).sum::<usize>()
     }
 
     /// Begins its own chain.

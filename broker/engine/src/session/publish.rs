@@ -8,7 +8,7 @@ use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
 use crate::hook::LinkIdentity;
-use crate::hook::draft::{Draft, Extras};
+use crate::hook::draft::{self, Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::message::Message;
 use crate::packet::QoS;
@@ -137,6 +137,19 @@ impl Stage {
     /// Its chains are through, and have added these messages.
     pub fn decided(extra: Extras) -> Stage {
         Stage::Decided { storage: Storage::NotAsked, extra }
+    }
+
+    /// Bytes of what plugins have said of it, and of what they have made of its message.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Stage::Unstarted => 0,
+            Stage::Authorize(authorization) => {
+                let after = authorization.after.as_ref().map_or(0, Draft::bytes);
+                size_of::<Authorization>() + authorization.ask.accumulator.bytes() + after
+            }
+            Stage::Chain(suspended) => suspended.accumulator.bytes(),
+            Stage::Decided { extra, .. } => draft::extra_bytes(extra),
+        }
     }
 
     /// The ticket it waits for.

@@ -9,7 +9,6 @@ use bytes::Bytes;
 use super::ending::{EndCause, Will};
 use super::filters::FilterPacket;
 use super::publish::{Behind, Head, PublishSlot, Refused, Stage, Verdict};
-use crate::hook::requested::Requested;
 use crate::id::ConnKey;
 use crate::packet::{Leave, QoS};
 
@@ -45,9 +44,13 @@ impl Slot {
         Slot { conn, bytes: body.bytes(), body }
     }
 
-    /// What it counts in a ledger.
-    pub fn charge(&self) -> usize {
-        SLOT_BYTES + self.bytes
+    /// What it counts in a ledger, counted anew.
+    pub fn recount(&self) -> usize {
+        SLOT_BYTES + self.body.bytes()
+    }
+
+    fn is_end(&self) -> bool {
+        matches!(self.body, SlotBody::End(..))
     }
 }
 
@@ -55,13 +58,9 @@ impl SlotBody {
     /// What it counts against `slot_bytes_max`.
     fn bytes(&self) -> usize {
         match self {
-            SlotBody::Publish(publish) => publish.message.bytes(),
+            SlotBody::Publish(publish) => publish.message.bytes() + publish.stage.bytes(),
             SlotBody::Refused(refused) => refused.verdict.text.as_ref().map_or(0, Bytes::len),
-            SlotBody::Filters(packet) => {
-                let filters = packet.requested.iter();
-                let filters = filters.map(|one| one.filter.len() + size_of::<Requested>());
-                packet.properties.len() + filters.sum::<usize>()
-            }
+            SlotBody::Filters(packet) => packet.bytes(),
             SlotBody::Disconnect(_) => 0,
             SlotBody::End(_, will) => will.as_ref().map_or(0, |will| will.bytes()),
         }
@@ -77,6 +76,8 @@ pub struct Slots {
     queue: VecDeque<Slot>,
     first: u64,
     bytes: usize,
+    /// How many of them are ends of connections.
+    ends: usize,
 }
 
 impl Slots {
@@ -112,6 +113,7 @@ impl Slots {
     /// Puts a packet at the end; its number names it until it leaves.
     pub fn push(&mut self, slot: Slot) -> u64 {
         self.bytes += slot.bytes;
+        self.ends += usize::from(slot.is_end());
         self.queue.push_back(slot);
         self.first + self.queue.len() as u64 - 1
     }
@@ -131,6 +133,11 @@ impl Slots {
     /// The packet in front.
     pub fn front_mut(&mut self) -> Option<&mut Slot> {
         self.queue.front_mut()
+    }
+
+    /// Whether the end of a connection waits.
+    pub fn has_end(&self) -> bool {
+        self.ends > 0
     }
 
     /// Whether a DISCONNECT waits: its client sends nothing more.
@@ -161,6 +168,7 @@ impl Slots {
         let slot = self.queue.pop_front()?;
         self.first += 1;
         self.bytes -= slot.bytes;
+        self.ends -= usize::from(slot.is_end());
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }
@@ -178,6 +186,14 @@ impl Slots {
             SlotBody::Publish(publish) => Some(publish),
             _ => None,
         }
+    }
+
+    /// Hooks have changed what waits there: it counts as what it is now.
+    pub fn recharge(&mut self, number: u64) {
+        let Some(slot) = self.get_mut(number) else { return };
+        let before = std::mem::replace(&mut slot.bytes, slot.body.bytes());
+        let after = slot.bytes;
+        self.bytes = self.bytes - before + after;
     }
 
     /// A waiting publish is refused: its message is let go of, and its place kept.

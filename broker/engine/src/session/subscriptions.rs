@@ -2,7 +2,7 @@
 //! are; changed only here, so that the count is right.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 
 use super::Subscription;
 use crate::topic;
@@ -57,6 +57,13 @@ impl Subscriptions {
         let (filter, gone) = self.map.pop_first()?;
         self.bytes -= charge(&filter);
         Some((filter, gone))
+    }
+
+    /// Full filters of shared subscriptions in order, behind this one.
+    pub(crate) fn shared_after(&self, filter: Option<&str>) -> impl Iterator<Item = &str> {
+        let from = filter.map_or(Bound::Included(topic::SHARE_PREFIX), Bound::Excluded);
+        let rest = self.map.range::<str, _>((from, Bound::Unbounded)).map(|(filter, _)| &**filter);
+        rest.take_while(|filter| filter.starts_with(topic::SHARE_PREFIX))
     }
 
     /// Bytes that they are charged for.

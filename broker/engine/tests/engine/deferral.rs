@@ -459,3 +459,30 @@ fn authentication_that_is_broken_off() {
     send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "one");
     assert_eq!(world.take(client), [Got::Disconnect(0x82)]);
 }
+
+/// A message gets no more user properties from hooks than a packet may have.
+#[test]
+fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_whole() {
+    for (added, passes) in [(63, true), (64, false)] {
+        let (mut world, sub, publisher) = pair();
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let one = [Property::User("own", "1")];
+        world.publish_with(publisher, "t", "x", QoS::AtMostOnce, 0, false, &one);
+        let property = || OwnedChange {
+            field: Field::USER_PROPERTY,
+            index: grapnel_plugin_abi::raw::APPEND,
+            number: 0,
+            bytes: "value".into(),
+            key: "key".into(),
+        };
+        let changes = (0..added).map(|_| property()).chain([text(Field::PAYLOAD, 0, "changed")]).collect();
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, changes);
+        let got = world.take_plain(sub);
+        let expected = if passes { "changed" } else { "x" };
+        assert_eq!(got.len(), 1);
+        let Got::Publish { payload, .. } = &got[0] else { panic!("{got:?}") };
+        assert_eq!(payload, expected.as_bytes(), "{added} added to one of its own, limit 64");
+        assert_eq!(world.shards[0].counters().hook_changes_refused > 0, !passes);
+    }
+}

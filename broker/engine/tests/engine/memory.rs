@@ -7,13 +7,13 @@ use grapnel_engine::packet::{
     push_subscription,
 };
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{Ledger, Pause, Reading};
+use grapnel_engine::shard::{Ledger, OwnedChange, Pause, Reading};
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
-use grapnel_plugin_abi::raw::Flow;
+use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later};
-use crate::hooks::{complete, mount};
+use crate::hooks::{Call, complete, link, mount};
 use crate::world::{Ask, ClientId, Got, World, id};
 
 const V5: Version = Version::V5;
@@ -548,4 +548,75 @@ fn whatever_a_client_chooses_is_charged() {
         assert_eq!(many - some, some - few, "{what}");
         assert!(few >= 500, "{what}: {few} with the connection or the session itself");
     }
+}
+
+#[test]
+fn what_hooks_make_of_a_waiting_publish_is_charged_to_its_slot() {
+    let mut world = World::with(1, |limits| limits.slot_bytes_max = 50_000);
+    let publisher = world.connect("p", &Ask::v(V5));
+    let taken = Taken::default();
+    let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::PAYLOAD, 0, &"x".repeat(10_000), "");
+        call.set(Field::USER_PROPERTY, 0, &"v".repeat(2_000), "k");
+        Flow::CONTINUE
+    });
+    let point = HookPoint::MessagePublish;
+    mount(&mut world, vec![(point, grows), (point, later(2, 0, FaultPolicy::Deny, &taken))]);
+    world.publish(publisher, "t", "small", QoS::AtLeastOnce, 1);
+    let slots = ledger(&mut world, 0).slots;
+    assert!((12_000..14_000).contains(&slots), "{slots} bytes for a publish of 12,000");
+    assert_eq!(world.reading(publisher), Reading::Reading);
+    for packet_id in 2..6 {
+        world.publish(publisher, "t", "small", QoS::AtLeastOnce, packet_id);
+    }
+    assert_eq!(world.reading(publisher), Reading::Paused(Pause::Slots), "60,000 bytes wait");
+    // The answer makes it smaller, and it waits for nothing any more.
+    for place in 0..5 {
+        let smaller =
+            OwnedChange { field: Field::PAYLOAD, index: 0, number: 0, bytes: "y".into(), key: "".into() };
+        complete(&mut world, taken.ticket(place), Flow::CONTINUE, vec![smaller]);
+    }
+    assert_eq!(world.reading(publisher), Reading::Reading);
+    assert_eq!(ledger(&mut world, 0).slots, 0);
+}
+
+#[test]
+fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(V5));
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let mut payload = Vec::new();
+    for n in 0..100 {
+        push_subscription(&mut payload, &format!("f/{n:03}"), SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    }
+    let filters = Filters::from_encoded(&payload);
+    let subscribe = Subscribe { packet_id: id(1), properties: Properties::default(), filters };
+    world.send(client, &Packet::Subscribe(subscribe));
+    let as_it_came = ledger(&mut world, 0).slots;
+    let longer = OwnedChange {
+        field: Field::FILTER,
+        index: 7,
+        number: 0,
+        bytes: "x".repeat(1_000).into(),
+        key: "".into(),
+    };
+    let second = link(2, -1, FaultPolicy::Deny, {
+        let taken = taken.clone();
+        move |call: &mut Call<'_>| {
+            taken.note("second", call.defer().expect("it may wait"));
+            Flow::DEFER
+        }
+    });
+    mount(
+        &mut world,
+        vec![
+            (HookPoint::ClientSubscribe, later(1, 0, FaultPolicy::Deny, &taken)),
+            (HookPoint::ClientSubscribe, second),
+        ],
+    );
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![longer]);
+    assert_eq!(ledger(&mut world, 0).slots, as_it_came + 2 * (1_000 - 5), "its filter and that of the grant");
+    complete(&mut world, taken.ticket(1), Flow::CONTINUE, Vec::new());
+    assert_eq!(ledger(&mut world, 0).slots, 0);
 }

@@ -2,12 +2,13 @@
 
 use grapnel_engine::codec;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, PluginHandle};
+use grapnel_engine::id::ShardId;
 use grapnel_engine::packet::{
     Disconnect, Filters, Packet, Properties, Property, Publish, QoS, Subscribe, SubscriptionOptions,
     TopicFilters, Unsubscribe, Version, push_filter, push_property, push_subscription,
 };
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{Command, Pause, Reading, Scope};
+use grapnel_engine::shard::{Command, Lane, Pause, Reading, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, later};
@@ -252,4 +253,93 @@ fn a_refused_connack_is_traced() {
     let lines = world.shards[0].trace_take("c").0;
     let inbound: Vec<_> = lines.iter().map(|line| line.inbound).collect();
     assert_eq!(inbound, [true, false], "{lines:?}");
+}
+
+#[test]
+fn a_session_with_many_shared_subscriptions_tells_them_in_slices() {
+    let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
+    let ask = Ask { clean: false, ..Ask::v(Version::V311) };
+    let many = world.connect("many", &ask);
+    let other = world.connect("other", &Ask::v(Version::V311));
+    for client in [many, other] {
+        world.send_bytes(client, &subscribe_bytes((0..1000).map(|n| format!("$share/g/f/{n}"))));
+        world.forget(client);
+    }
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    let to_all = |world: &mut World| {
+        (0..1000).for_each(|n| world.publish(publisher, &format!("f/{n}"), "x", QoS::AtMostOnce, 0));
+    };
+    let leave =
+        Packet::Disconnect(Disconnect { reason: ReasonCode::SUCCESS, properties: Properties::default() });
+    let before = world.work_units();
+    world.offer_bytes(many, &encoded(&leave, Version::V311));
+    let at_once = world.work_units() - before;
+    assert!(at_once <= 70, "{at_once} units of work in one step");
+    assert!(world.shards[0].has_work());
+    world.drive();
+    let all = world.work_units() - before;
+    assert!((1000..1100).contains(&all), "{all} units of work");
+    to_all(&mut world);
+    assert_eq!(world.take_plain(other).len(), 1000, "the one that is there gets all");
+    // One that is back before all have been told that it has gone.
+    let again = world.connect("many", &ask);
+    world.offer_bytes(again, &encoded(&leave, Version::V311));
+    let again = world.connect("many", &ask);
+    to_all(&mut world);
+    to_all(&mut world);
+    assert_eq!((world.take_plain(again).len(), world.take_plain(other).len()), (1000, 1000), "each in turn");
+}
+
+#[test]
+fn a_plugin_may_subscribe_a_client_that_is_away_and_others_of_the_group_come_first() {
+    let mut world = World::new(1);
+    let away = world.connect("away", &Ask { clean: false, ..Ask::v(Version::V311) });
+    world.lose(away);
+    let here = world.connect("here", &Ask::v(Version::V311));
+    world.subscribe(here, "$share/g/t", QoS::AtLeastOnce);
+    world.shards[0].command(Command::Subscribe {
+        client_id: "away".into(),
+        filter: "$share/g/t".into(),
+        options: SubscriptionOptions::of_qos(QoS::AtLeastOnce),
+        id: 0,
+    });
+    world.drive();
+    assert_eq!(in_force(&world, "away"), 1);
+    for _ in 0..10 {
+        world.publish(here, "t", "x", QoS::AtMostOnce, 0);
+    }
+    assert_eq!(world.take_plain(here).len(), 10);
+}
+
+#[test]
+fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
+    let mut world = World::with(2, |limits| limits.turn_budget_deliveries = 64);
+    let subs: Vec<ClientId> = (0..100)
+        .map(|n| {
+            let sub = world.connect_at(1, &format!("s{n}-"), &Ask::v(Version::V311));
+            world.subscribe(sub, "all", QoS::AtMostOnce);
+            sub
+        })
+        .collect();
+    let publisher = world.connect_at(0, "p", &Ask::v(Version::V311));
+    for _ in 0..300 {
+        world.offer_bytes(publisher, &publish_bytes("all", &[b'x'; 1_000]));
+    }
+    let mut taken = 0;
+    while world.shards[1].takes_messages() {
+        let mut one = Vec::new();
+        world.shards[0].outbox().take_batch(ShardId(1), Lane::Data, 1, &mut one);
+        let Some(envelope) = one.pop() else { break };
+        world.shards[1].envelope(ShardId(0), envelope);
+        taken += 1;
+    }
+    assert_eq!(taken, 16, "fan-outs that may be under way");
+    let now = world.now;
+    while !world.shards[1].takes_messages() {
+        assert!(world.shards[1].advance(now), "it goes on by itself");
+    }
+    world.drive();
+    for sub in subs {
+        assert_eq!(world.take_plain(sub).len(), 300);
+    }
 }

@@ -1,8 +1,12 @@
 //! Connections and sessions: CONNECT, takeover, resume, expiry, keep alive, wills (MQTT 5.0 sections 3.1, 3.2, 4.1).
 
+use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
 use grapnel_engine::reason::ReasonCode;
+use grapnel_plugin_abi::raw::Flow;
 
+use crate::deferral::{Taken, later};
+use crate::hooks::{complete, mount};
 use crate::world::{Ask, Got, World, message};
 
 fn stored(version: Version) -> Ask<'static> {
@@ -364,4 +368,59 @@ fn the_limits_and_what_we_chose_stand_in_connack() {
     assert_eq!(connack.properties.session_expiry_s(), Some(100));
     assert!(connack.properties.assigned_client_id().is_some_and(|id| id.starts_with("grapnel-")));
     assert_eq!(connack.properties.maximum_packet_size(), Some(1_048_576));
+}
+
+#[test]
+fn timers_leave_with_what_they_are_for() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let armed =
+            |world: &mut World| -> usize { world.shards.iter_mut().map(|shard| shard.timers().0).sum() };
+        for n in 0..20 {
+            // Keep alive, a delayed will and an expiry of many hours; it comes back, and leaves for good.
+            let name = n.to_string();
+            let client = world.connect(&name, &Ask { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
+            assert_eq!(armed(&mut world), 1, "keep alive");
+            world.subscribe(client, "a/#", QoS::AtLeastOnce);
+            world.lose(client);
+            let away = armed(&mut world);
+            assert!((2..=4).contains(&away), "{away}: a will, an expiry, and what looks after the SUBSCRIBE");
+            let client = world.connect(&name, &Ask { keep_alive_s: 40_000, ..with_will(50_000, 60_000) });
+            world.disconnect(client, ReasonCode::SUCCESS);
+            let away = armed(&mut world);
+            assert!((1..=3).contains(&away), "{away}: an expiry, and likewise");
+            let client = world.connect(&name, &Ask::v(Version::V5));
+            world.disconnect(client, ReasonCode::SUCCESS);
+            // One that never sends CONNECT.
+            let stranger = world.open(Version::V5);
+            world.lose(stranger);
+            assert_eq!(armed(&mut world), 0);
+        }
+    }
+}
+
+/// Two connections of one session have ended while what the first had sent still waited: the will of the first was cancelled when
+/// the second came [MQTT-3.1.3-9].
+#[test]
+fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn() {
+    let mut world = World::new(1);
+    let watcher = watcher(&mut world);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let client = world.connect("c", &with_will(10, 60));
+    world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
+    world.lose(client);
+    let without = Ask { will: None, will_delay_s: 0, ..with_will(0, 60) };
+    let client = world.connect("c", &without);
+    world.lose(client);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    world.pass_ms(30_000);
+    assert_eq!(world.take(watcher), []);
+    // The session itself goes on until its own time is over, and once more from then.
+    let (client, connack) = world.try_connect("c", &without);
+    assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
+    world.lose(client);
+    world.pass_ms(62_000);
+    let (_, connack) = world.try_connect("c", &without);
+    assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
 }

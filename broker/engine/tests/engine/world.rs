@@ -469,10 +469,12 @@ impl World {
         }
     }
 
-    /// What the ledgers say is what all holders have, counted anew.
+    /// What the ledgers say is what all holders have, counted anew, and nobody has left a timer behind.
     fn check_ledgers(&mut self) {
         for shard in &mut self.shards {
             shard.settle_memory();
+            let (armed, held) = shard.timers();
+            assert_eq!(armed, held, "{shard:?} has timers that nobody holds");
             assert_eq!(shard.ledger(), shard.recount(), "{shard:?}");
             assert!(!shard.has_work(), "{shard:?} says that it has work, and nothing moves");
         }
@@ -560,6 +562,9 @@ impl World {
                 continue;
             }
             for lane in [Lane::Control, Lane::Data] {
+                if lane == Lane::Data && !self.shards[to].takes_messages() {
+                    continue;
+                }
                 let mut batch = Vec::new();
                 self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 64, &mut batch);
                 moved |= !batch.is_empty();
@@ -600,7 +605,9 @@ impl World {
         }
         let lane = if what == 1 { Lane::Control } else { Lane::Data };
         let mut batch = Vec::new();
-        self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 1, &mut batch);
+        if lane == Lane::Control || self.shards[to].takes_messages() {
+            self.shards[from].outbox().take_batch(ShardId(to as u8), lane, 1, &mut batch);
+        }
         let moved = !batch.is_empty();
         for envelope in batch {
             self.shards[to].envelope(ShardId(from as u8), envelope);

@@ -185,6 +185,9 @@ impl Engine {
                 continue;
             }
             for (which, lane) in [Lane::Control, Lane::Data].into_iter().enumerate() {
+                if lane == Lane::Data && !self.shards[to].takes_messages() {
+                    continue;
+                }
                 let mut batch = Vec::new();
                 self.shards[from].outbox().take_batch(ShardId(to as u8), lane, BATCH, &mut batch);
                 self.lanes[pair][which].extend(batch);
@@ -236,9 +239,13 @@ impl Engine {
         }
     }
 
-    /// The first shard whose ledger is not the sum of what is held, in words.
+    /// The first shard whose ledger is not the sum of what is held, or one with a timer that nobody holds, in words.
     pub fn wrong_ledger(&mut self) -> Option<String> {
         self.shards.iter_mut().find_map(|shard| {
+            let (armed, timers) = shard.timers();
+            if armed != timers {
+                return Some(format!("{shard:?} has {armed} timers armed, of which {timers} are held"));
+            }
             let (mut counted, mut held) = (shard.ledger(), shard.recount());
             // What a step has left to the next may move at any call.
             for _ in 0..100 {
