@@ -414,6 +414,8 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     let client = world.connect("c", &without);
     world.lose(client);
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    // A will that is published now would be seen.
+    mount(&mut world, Vec::new());
     world.pass_ms(30_000);
     assert_eq!(world.take(watcher), []);
     // The session itself goes on until its own time is over, and once more from then.
