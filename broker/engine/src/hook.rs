@@ -281,6 +281,11 @@ impl ChainTable {
         gone.map(|(handle, _)| *handle).collect()
     }
 
+    /// Whether a link is in some chain.
+    pub(crate) fn has_link(&self, link: LinkIdentity) -> bool {
+        self.chains.iter().flat_map(|chain| &chain.links).any(|one| one.identity == link)
+    }
+
     /// How many calls its links have had.
     pub fn calls(&self) -> u64 {
         self.chains.iter().flat_map(Chain::links).map(|(_, stats)| stats.calls).sum()

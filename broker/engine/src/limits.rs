@@ -205,7 +205,7 @@ bounds! {
     shard_subscriptions_max = 4000000, 1..=1000000000, "subscriptions of all sessions of a shard; beyond it a new one is refused with 0x97";
     idle_filters_max = 65536, 1..=16777216, "filters without a subscriber that wait to be swept from a shard's tries; beyond it unsubscribing sweeps them itself";
     turn_budget_deliveries = 4096, 64..=1000000, "deliveries made before other work of the shard gets a turn; and units of work for subscriptions and retained messages";
-    user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97";
+    user_properties_max = 64, 0..=65535, "user properties of one packet; more is a protocol abuse answered with 0x97, and hooks can add no more";
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";
     deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries remembered for one session, one for each topic; 0 asks each time";
     rechecks_max = 64, 1..=65535, "authorization requests about subscriptions in force that wait for plugins at a time per shard; one plugin thread that takes 50 ms for each still answers all within 5 s";

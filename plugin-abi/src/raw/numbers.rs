@@ -127,7 +127,8 @@ numbers! {
         MESSAGE_EXPIRY_S = 29;
         /// Payload format indicator (0, 1).
         PAYLOAD_FORMAT = 30;
-        /// User property by index (key and value). A set with index [`APPEND`] adds one; a set of `number` 1 removes it.
+        /// User property by index (key and value). A set with index [`APPEND`] adds one, [`Status::FULL`] beyond
+        /// `user_properties_max`; a set of `number` 1 removes it.
         USER_PROPERTY = 31;
         /// Topic filter by index at subscribe and unsubscribe, the $share prefix included (text); the one of session.subscribed and
         /// session.unsubscribed.

@@ -44,6 +44,12 @@ pub(crate) struct Aliases {
 }
 
 impl Aliases {
+    /// Bytes that they are charged for: the topics, and a place for each.
+    pub(crate) fn charge(&self) -> usize {
+        let inbound = self.inbound.len() * size_of::<Option<Rc<str>>>();
+        self.bytes + inbound + self.outbound.len() * size_of::<(Box<str>, u16)>()
+    }
+
     /// `bytes`, counted anew.
     pub(crate) fn recount(&self) -> usize {
         let inbound = self.inbound.iter().flatten().map(|topic| topic.len());

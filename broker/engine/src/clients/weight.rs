@@ -4,7 +4,7 @@ use crate::clients::connection::{Connection, State};
 use crate::clock::TIMER_BYTES;
 use crate::ledger::{Holder, IN_FLIGHT, OUTBOUND, QUEUE, READ, SLOTS, Weight};
 use crate::limits::Limits;
-use crate::session::{Fate, Phase, Session};
+use crate::session::{Phase, Session};
 
 impl Holder for Connection {
     const BY_FIRST_PART: bool = true;
@@ -38,11 +38,12 @@ impl Connection {
 
     /// Bytes of a CONNECT that is not decided, of a re-authentication, and of topic aliases.
     fn own_bytes(&self) -> usize {
-        self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.bytes)
+        self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.charge())
     }
 
     fn own_bytes_anew(&self) -> usize {
-        self.own_bytes_but_aliases() + self.aliases.as_ref().map_or(0, |aliases| aliases.recount())
+        self.own_bytes_but_aliases()
+            + self.aliases.as_ref().map_or(0, |aliases| aliases.charge() - aliases.bytes + aliases.recount())
     }
 
     fn own_bytes_but_aliases(&self) -> usize {
@@ -78,7 +79,8 @@ impl Holder for Session {
         Weight {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
-            ends: self.fate != Fate::Ends && !self.orphan,
+            // Neither one that ends already, nor one of a plugin's.
+            ends: !self.orphan,
             ..Weight::default()
         }
     }

@@ -128,6 +128,7 @@ fn pump_disconnect(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, le
         }
         return;
     }
+    parts.counters.packets_disconnect_received += 1;
     if !leave.forbidden {
         session.slots.mark_end(conn, EndCause::ByClient(leave.reason));
     }

@@ -86,6 +86,8 @@ impl Hooks {
         self.calls_before += old.calls();
         let gone = old.plugins_gone(&self.chains);
         gone.iter().for_each(|plugin| self.breaker.forget(*plugin));
+        let chains = &self.chains;
+        self.refusals.links.retain(|link, _| chains.has_link(*link));
         (old, gone)
     }
 

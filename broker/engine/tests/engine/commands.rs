@@ -16,7 +16,8 @@ use grapnel_engine::shard::Command;
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{FLAG_REPLAY, Flow, NewMessage, Slice, Status};
 
-use crate::hooks::{Call, Log, link, mount, noting, pair};
+use crate::deferral::{Taken, later};
+use crate::hooks::{Call, Log, complete, link, mount, noting, pair};
 use crate::world::{Ask, Got, World, message};
 
 fn of_plugin(bit: u8, link: Link) -> Link {
@@ -460,5 +461,81 @@ fn a_message_of_a_plugin_expires_when_it_says() {
         world.pass_ms(away_ms);
         let away = world.connect("away", &persistent());
         assert_eq!(world.take(away).len(), usize::from(comes), "{away_ms}");
+    }
+}
+
+/// Of many sessions it is told in slices, of each once.
+#[test]
+fn a_replay_of_many_sessions_goes_on_in_the_next_turns() {
+    let mut world = World::new(1);
+    for n in 0..600 {
+        world.connect(&format!("c{n:03}"), &Ask::v(Version::V311));
+    }
+    let log = Log::default();
+    let (_, entry) = instance();
+    let created = {
+        let log = log.clone();
+        link(9, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            log.note(call.client_id());
+            Flow::CONTINUE
+        })
+    };
+    let table = ChainTable::compile(1, vec![(HookPoint::SessionCreated, of_plugin(9, created))]);
+    world.shards[0].swap_chains(table.with_instances(vec![(PluginHandle(9), entry)]));
+    world.shards[0].command(Command::Replay { plugin: PluginHandle(9) });
+    let now = world.now;
+    assert!(world.shards[0].advance(now), "a slice is not all");
+    let first = log.take();
+    assert!((1..600).contains(&first.len()), "{} in the first turn", first.len());
+    world.drive();
+    let mut told = [first, log.take()].concat();
+    told.sort();
+    assert_eq!(told, (0..600).map(|n| format!("c{n:03}")).collect::<Vec<_>>());
+}
+
+/// What plugins publish is bounded by itself, and is never ended to make room: the heaviest of the clients is.
+#[test]
+fn what_a_plugin_publishes_is_not_evicted() {
+    let mut world = World::with(1, |limits| limits.shard_bytes_max = 3_000_000);
+    let sub = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe(sub, "t", QoS::AtLeastOnce);
+    let away = world.connect("away", &Ask { clean: false, ..Ask::v(Version::V311) });
+    world.subscribe(away, "queued", QoS::AtLeastOnce);
+    world.lose(away);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+    for _ in 0..20 {
+        world.shards[0].command(publish(1, "t", &"x".repeat(100_000), 0));
+    }
+    mount(&mut world, Vec::new());
+    for packet_id in 1..=15 {
+        world.publish(sub, "queued", &"x".repeat(100_000), QoS::AtLeastOnce, packet_id);
+    }
+    world.pass_ms(100);
+    assert_eq!(world.shards[0].counters().sessions_evicted, 1);
+    world.forget(sub);
+    // All wait behind the first.
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(sub).len(), 20);
+}
+
+/// What is retained follows a subscription that a plugin makes.
+#[test]
+fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let client = world.connect("client", &Ask::v(Version::V5));
+        world.publish_with(client, "r", "kept", QoS::AtLeastOnce, 1, true, &[]);
+        world.forget(client);
+        let home = world.shard_of(client);
+        world.shards[home].command(Command::Subscribe {
+            client_id: "client".into(),
+            filter: "r".into(),
+            options: SubscriptionOptions::of_qos(QoS::AtMostOnce),
+            id: 0,
+        });
+        world.drive();
+        let got = world.take_plain(client);
+        assert_eq!(got.len(), 1, "{got:?}");
     }
 }

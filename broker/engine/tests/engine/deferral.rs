@@ -486,3 +486,21 @@ fn an_answer_with_more_user_properties_than_a_packet_may_have_is_refused_as_a_wh
         assert_eq!(world.shards[0].counters().hook_changes_refused > 0, !passes);
     }
 }
+
+/// A DISCONNECT that was read counts, also where its connection has gone before its turn came.
+#[test]
+fn a_disconnect_counts_once_whenever_its_turn_comes() {
+    for lost in [false, true] {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        mount(&mut world, vec![(HookPoint::MessagePublish, later(1, 0, FaultPolicy::Ignore, &taken))]);
+        let client = world.connect("c", &Ask { clean: false, ..Ask::v(Version::V311) });
+        world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        world.disconnect(client, ReasonCode::SUCCESS);
+        if lost {
+            world.lose(client);
+        }
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        assert_eq!(world.shards[0].counters().packets_disconnect_received, 1, "lost {lost}");
+    }
+}

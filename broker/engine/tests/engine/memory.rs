@@ -620,3 +620,14 @@ fn the_filters_of_a_subscribe_are_charged_with_all_that_there_will_be_of_them() 
     complete(&mut world, taken.ticket(1), Flow::CONTINUE, Vec::new());
     assert_eq!(ledger(&mut world, 0).slots, 0);
 }
+
+#[test]
+fn topic_aliases_are_charged_with_the_places_that_they_skip() {
+    let mut world = World::with(1, |limits| limits.topic_alias_max = 65_535);
+    let client = world.connect("c", &Ask::v(V5));
+    let before = ledger(&mut world, 0).connections;
+    let alias = [Property::TopicAlias(65_535)];
+    world.publish_with(client, "t", "x", QoS::AtMostOnce, 0, false, &alias);
+    let after = ledger(&mut world, 0).connections;
+    assert!(after - before >= 65_535 * 16, "{} bytes for a table of 65,535", after - before);
+}

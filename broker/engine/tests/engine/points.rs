@@ -542,3 +542,27 @@ fn the_broker_tells_of_itself() {
     world.shards[0].tell_broker(HookPoint::BrokerStarted, broker);
     assert_eq!(log.take(), ["1.2.3 42 127.0.0.1:1883 [::1]:1883 -"]);
 }
+
+/// What is asked at client.authorize, field by field.
+#[test]
+fn a_question_says_what_it_is_about() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let log = Log::default();
+    let asks = {
+        let log = log.clone();
+        link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            let number = |field| call.number(field).unwrap_or(99);
+            let (action, qos, retain) = (number(Field::ACTION), number(Field::QOS), number(Field::RETAIN));
+            log.note(format!("{action} {} {qos} {retain}", call.text(Field::TOPIC)));
+            call.set(Field::VERDICT, 1, "", "");
+            Flow::CONTINUE
+        })
+    };
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, asks)]);
+    world.publish_with(client, "a", "x", QoS::ExactlyOnce, 1, true, &[]);
+    world.publish_with(client, "b", "x", QoS::AtLeastOnce, 2, false, &[]);
+    world.forget(client);
+    world.subscribe(client, "c/#", QoS::AtLeastOnce);
+    assert_eq!(log.take(), ["1 a 2 1", "1 b 1 0", "2 c/# 1 0"]);
+}
