@@ -321,3 +321,20 @@ fn short_text(bytes: &[u8]) -> Result<&str, Status> {
     }
     text(bytes)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_link_has_counted_in_several_places_adds_up() {
+        let mut latency = latency::Latency::default();
+        latency.record(100);
+        let one = LinkStats { calls: 2, stops: 3, deferrals: 5, faults: 7, latency };
+        let mut all = one;
+        all.merge(&one);
+        all.merge(&LinkStats { calls: 1, ..LinkStats::default() });
+        assert_eq!((all.calls, all.stops, all.deferrals, all.faults), (5, 6, 10, 14));
+        assert_eq!(all.latency.samples, 2);
+    }
+}

@@ -504,3 +504,29 @@ fn a_disconnect_counts_once_whenever_its_turn_comes() {
         assert_eq!(world.shards[0].counters().packets_disconnect_received, 1, "lost {lost}");
     }
 }
+
+/// What becomes of an answer that comes later counts at the link that gave it.
+#[test]
+fn late_answers_count_at_their_link() {
+    for (answer, stops, faults) in
+        [(Some(Flow::CONTINUE), 0, 0), (Some(Flow::STOP), 1, 0), (Some(Flow::FAULT), 0, 1), (None, 0, 1)]
+    {
+        let (mut world, _, publisher) = pair();
+        let taken = Taken::default();
+        let point = HookPoint::MessagePublish;
+        let first = link(1, 10, FaultPolicy::Ignore, |_: &mut Call<'_>| Flow::CONTINUE);
+        mount(&mut world, vec![(point, first), (point, later(2, 0, FaultPolicy::Ignore, &taken))]);
+        world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+        match answer {
+            Some(flow) => complete(&mut world, taken.ticket(0), flow, Vec::new()),
+            None => world.pass_ms(60_000),
+        }
+        let stats: Vec<_> = world.shards[0]
+            .chains()
+            .chain(point)
+            .links()
+            .map(|(_, stats)| (stats.calls, stats.stops, stats.deferrals, stats.faults))
+            .collect();
+        assert_eq!(stats, [(1, 0, 0, 0), (1, stops, 1, faults)], "{answer:?}");
+    }
+}

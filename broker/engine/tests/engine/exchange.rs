@@ -1,6 +1,6 @@
 //! Publishing and delivery: each QoS both ways, windows, order, aliases, expiry, sizes (MQTT 5.0 sections 3.3, 4.3, 4.4).
 
-use grapnel_engine::packet::{Packet, Property, QoS, Version};
+use grapnel_engine::packet::{Packet, Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 
 use crate::world::{Ask, Got, World, message};
@@ -336,4 +336,28 @@ fn properties_of_a_publish_go_on_unchanged() {
         panic!("PUBLISH")
     };
     assert_eq!(got.properties.iter().collect::<Vec<_>>(), properties);
+}
+
+/// Encoded once for many is only what is the same for them [MQTT-3.3.4-3].
+#[test]
+fn each_subscriber_gets_its_own_identifiers() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let subs: Vec<_> = [Some(7), None, Some(9), None]
+            .into_iter()
+            .enumerate()
+            .map(|(n, id)| {
+                let sub = world.connect(&n.to_string(), &Ask::v(Version::V5));
+                world.subscribe_with(sub, "t", SubscriptionOptions::of_qos(QoS::AtMostOnce), id);
+                (sub, id)
+            })
+            .collect();
+        let publisher = world.connect("p", &Ask::v(Version::V5));
+        world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        for (sub, id) in subs {
+            let got = world.take(sub);
+            let [Got::Publish { ids, .. }] = &got[..] else { panic!("{got:?}") };
+            assert_eq!(*ids, id.into_iter().collect::<Vec<_>>());
+        }
+    }
 }

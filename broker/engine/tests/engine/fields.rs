@@ -360,3 +360,26 @@ fn the_next_link_at_connack_sees_what_the_one_before_has_granted() {
     client(&mut world);
     assert_eq!(log.take(), GRANTS.map(|(_, number)| number.to_string()));
 }
+
+#[test]
+fn a_message_shows_the_client_that_it_comes_from() {
+    let mut world = world();
+    let publisher = client(&mut world);
+    let shown = at(&mut world, HookPoint::MessagePublish, |world| publish(world, publisher, "t", false));
+    for line in [
+        "CLEAN_START 0",
+        "KEEP_ALIVE_S 30",
+        "SESSION_EXPIRY_S 100",
+        "RECEIVE_MAXIMUM 9",
+        "MAXIMUM_PACKET_SIZE 5000",
+        "TOPIC_ALIAS_MAXIMUM 7",
+        "REQUEST_RESPONSE_INFO 1",
+        "REQUEST_PROBLEM_INFO 1",
+        "CONNECTED_AT_MS 1700000000000",
+        "IS_SUPERUSER 0",
+        "ANONYMOUS 1",
+        "CONNECTION 1",
+    ] {
+        assert!(shown.iter().any(|one| one == line), "{line} is not among {shown:?}");
+    }
+}

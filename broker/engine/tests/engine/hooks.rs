@@ -7,7 +7,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 use grapnel_engine::hook::{ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
-use grapnel_engine::packet::{Packet, Properties, Publish, QoS, Version};
+use grapnel_engine::packet::{Packet, Properties, Property, Publish, QoS, Version};
 use grapnel_engine::shard::{Completion, OwnedChange};
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Status, Ticket};
@@ -711,4 +711,29 @@ fn an_event_that_waited_through_a_reload_skips_the_links_it_has_visited() {
     complete(&mut world, tickets.at(0), Flow::CONTINUE, vec![]);
     assert_eq!(log.take(), ["first", "last"], "each sees the event once");
     assert_eq!(world.take(sub).len(), 1);
+}
+
+/// A link may give a message another time to live, and another change leaves that as it is.
+#[test]
+fn a_message_lives_as_long_as_a_link_says() {
+    for (field, text, seconds) in
+        [(Field::MESSAGE_EXPIRY_S, "", Some(5)), (Field::CONTENT_TYPE, "text", Some(60))]
+    {
+        let mut world = World::new(1);
+        let ask = Ask { clean: false, properties: vec![Property::SessionExpiry(100)], ..Ask::v(Version::V5) };
+        let sub = world.connect("sub", &ask);
+        world.subscribe(sub, "t", QoS::AtLeastOnce);
+        let publisher = world.connect("p", &Ask::v(Version::V5));
+        let act = move |call: &mut Call<'_>| {
+            assert_eq!(call.set(field, 5, text, ""), Status::OK);
+            Flow::CONTINUE
+        };
+        mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
+        world.lose(sub);
+        world.publish_with(publisher, "t", "x", QoS::AtLeastOnce, 1, false, &[Property::MessageExpiry(60)]);
+        world.pass_ms(20_000);
+        let sub = world.connect("sub", &ask);
+        let lives = seconds > Some(20);
+        assert_eq!(world.take(sub).len(), usize::from(lives), "{field:?}");
+    }
 }

@@ -905,3 +905,26 @@ fn large_retained_messages_are_looked_at_about_once() {
         assert!(units <= 700, "{shards} shards: {units} units for 100 messages");
     }
 }
+
+/// What tells stored messages from live ones is kept for as long as one of them may be on its way.
+#[test]
+fn nothing_is_kept_for_a_subscription_once_it_has_settled() {
+    let mut world = World::new(2);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let held = |world: &mut World| -> u64 {
+        world
+            .shards
+            .iter_mut()
+            .map(|shard| {
+                shard.settle_memory();
+                shard.ledger().sessions
+            })
+            .sum()
+    };
+    world.subscribe(client, "a/#", QoS::AtMostOnce);
+    let before = held(&mut world);
+    world.pass_ms(120_000);
+    let after = held(&mut world);
+    assert!(after < before, "{before} bytes, {after} two minutes later");
+    assert_eq!(world.shards.iter_mut().map(|shard| shard.timers().0).sum::<usize>(), 0);
+}

@@ -140,3 +140,18 @@ proptest! {
         }
     }
 }
+
+/// The first calls of a chain are timed, and then one in 64.
+#[test]
+fn calls_are_timed_by_sample() {
+    let (mut world, _, publisher) = pair();
+    mount(&mut world, vec![(POINT, link(1, 0, FaultPolicy::Ignore, |_: &mut Call<'_>| Flow::CONTINUE))]);
+    let mut timed = Vec::new();
+    for count in [1, 255, 1, 63, 1, 300] {
+        for _ in 0..count {
+            world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+        }
+        timed.push((stats(&world)[0].calls, stats(&world)[0].latency.samples));
+    }
+    assert_eq!(timed, [(1, 1), (256, 256), (257, 256), (320, 257), (321, 257), (621, 261)]);
+}
