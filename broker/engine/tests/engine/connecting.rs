@@ -711,3 +711,22 @@ fn sessions_are_limited_over_all_shards() {
         assert_eq!(got, Some(Got::ConnAck { present: false, code: 0 }), "{shards}");
     }
 }
+
+/// An answer to a re-authentication ends the chain where it says so, and is shown to the links behind where it does not.
+#[test]
+fn a_renewal_goes_on_to_the_links_behind_or_ends() {
+    for (flow, behind) in [(Flow::STOP, 0), (Flow::CONTINUE, 1)] {
+        let mut world = World::new(1);
+        let taken = Taken::default();
+        let client = renewing(&mut world, &taken);
+        complete(&mut world, taken.ticket(1), Flow::STOP, allow());
+        world.forget(client);
+        let log = Log::default();
+        let last = link(2, -1, FaultPolicy::Deny, noting(&log, "behind", Flow::CONTINUE));
+        mount(&mut world, vec![(AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken)), (AUTHENTICATE, last)]);
+        send_auth(&mut world, client, ReasonCode::REAUTHENTICATE, "M", "x");
+        complete(&mut world, taken.ticket(2), flow, allow());
+        assert_eq!(world.take(client), [Got::Auth(0, String::new())]);
+        assert_eq!(log.take().len(), behind);
+    }
+}

@@ -737,3 +737,25 @@ fn a_message_lives_as_long_as_a_link_says() {
         assert_eq!(world.take(sub).len(), usize::from(lives), "{field:?}");
     }
 }
+
+/// A response topic is a topic name [MQTT-3.3.2-14], and can be taken out.
+#[test]
+fn a_response_topic_is_set_to_a_name_or_taken_out() {
+    let (mut world, sub, publisher) = pair();
+    let log = Log::default();
+    let act = {
+        let log = log.clone();
+        move |call: &mut Call<'_>| {
+            for (number, text) in [(0, "a/#"), (0, ""), (0, "b/c"), (1, ""), (1, "")] {
+                let status = call.set(Field::RESPONSE_TOPIC, number, text, "");
+                log.note(format!("{status:?} {}", call.text_at(Field::RESPONSE_TOPIC, 0)));
+            }
+            Flow::CONTINUE
+        }
+    };
+    mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
+    let answer = [Property::ResponseTopic("answer")];
+    world.publish_with(publisher, "t", "x", QoS::AtMostOnce, 0, false, &answer);
+    assert_eq!(log.take(), ["INVALID answer", "INVALID answer", "OK b/c", "OK -", "ABSENT -"]);
+    assert_eq!(world.take(sub).len(), 1);
+}
