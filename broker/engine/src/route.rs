@@ -406,6 +406,11 @@ impl Routes {
         }
     }
 
+    /// Whether the members on this shard have much waiting, as was said last.
+    pub fn is_group_full(&self, group: GroupRef) -> bool {
+        self.groups.get(group).is_some_and(Group::is_full)
+    }
+
     /// Group name and filter.
     pub fn group_name(&self, group: GroupRef) -> Option<(&str, &str)> {
         let group = self.groups.get(group)?;

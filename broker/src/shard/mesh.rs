@@ -1,5 +1,6 @@
 //! The mesh: between each ordered pair of shards a control lane that never refuses and a data lane that is bounded in batches
-//! and bytes. Each shard's turn puts batches in and takes them out; nothing here waits, and a receiver always takes.
+//! and bytes. Each shard's turn puts batches in and takes them out; nothing here waits. A receiver always takes what is in the control
+//! lane, and leaves messages where they are while it has much to deliver.
 //!
 //! Generic in what it carries only because the engine's envelopes can be made by the engine alone, and the lanes are tested
 //! without it.

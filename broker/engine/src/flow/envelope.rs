@@ -1,5 +1,5 @@
-//! What shards tell each other, and what each does with it. A receiver always takes an envelope: it queues or drops, and never
-//! waits, which is why no circle of full lanes can stop the mesh.
+//! What shards tell each other, and what each does with it: it queues or drops, and never waits. A receiver always takes what the
+//! control lanes bring, and puts off messages only for fan-outs of its own, which is why no circle of full lanes can stop the mesh.
 
 use super::{filters, pump, retain, retained, route, send, tell};
 use crate::counters::Loss;

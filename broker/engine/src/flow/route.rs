@@ -186,14 +186,17 @@ pub(crate) fn serve_group(
     let id = parts.router.group_id(group);
     let sessions = &parts.sessions;
     let queue_max = parts.setup.limits.session_queue_messages_max;
-    let mut stays = false;
+    let (mut stays, mut asked) = (false, 0);
     let member = parts.router.pick_member(group, |key| {
+        asked += 1;
         sessions.get(key).is_some_and(|session| {
             let remains = session.fate == crate::session::Fate::Stays;
             stays |= remains;
             remains && (session.queue.len() as u64) < queue_max
         })
     });
+    parts.work.run().spend(asked);
+    parts.counters.work_units += asked;
     if let Some((session, options)) = member {
         parts.encoder.begin();
         deliver::serve_member(parts, session, options, id, view, held);
@@ -204,7 +207,9 @@ pub(crate) fn serve_group(
         return;
     }
     if stays {
-        note_full_group(parts, group);
+        if !parts.router.is_group_full(group) {
+            note_full_group(parts, group);
+        }
         tell::count_drop(parts, Loss::NoMember, view, None);
         return;
     }

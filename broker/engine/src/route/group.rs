@@ -163,6 +163,11 @@ impl Group {
         std::mem::replace(&mut self.full, full) != full
     }
 
+    /// Whether its members here have much waiting.
+    pub(super) fn is_full(&self) -> bool {
+        self.full
+    }
+
     /// Notes whether the member that was picked has much waiting. Whether as many in a row had as there are members.
     pub(super) fn note_pick(&mut self, busy: bool) -> bool {
         self.busy_picks = if busy { self.busy_picks.saturating_add(1) } else { 0 };

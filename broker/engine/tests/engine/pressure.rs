@@ -343,3 +343,29 @@ fn messages_of_other_shards_wait_while_large_fan_outs_are_under_way() {
         assert_eq!(world.take_plain(sub).len(), 300);
     }
 }
+
+/// Where all members of a shared subscription have as much waiting as they may, each publish asks all of them, and that is
+/// counted.
+#[test]
+fn publishes_to_a_shared_subscription_without_room_are_bounded_in_a_step() {
+    let mut world = World::with(1, |limits| {
+        limits.turn_budget_deliveries = 64;
+        limits.session_queue_messages_max = 1;
+    });
+    for n in 0..50 {
+        let member = world.connect(&n.to_string(), &Ask { clean: false, ..Ask::v(Version::V311) });
+        world.subscribe(member, "$share/g/t", QoS::AtLeastOnce);
+        world.lose(member);
+    }
+    let publisher = world.connect("p", &Ask::v(Version::V311));
+    for packet_id in 1..=50 {
+        world.publish(publisher, "t", "x", QoS::AtLeastOnce, packet_id);
+    }
+    let before = world.work_units();
+    world.offer_bytes(publisher, &publish_bytes("t", b"x").repeat(100));
+    assert_eq!(world.reading(publisher), Reading::Paused(Pause::Work));
+    let asked = world.work_units() - before;
+    assert!((64..=150).contains(&asked), "{asked} members asked in a step of 64");
+    world.drive();
+    assert_eq!(world.reading(publisher), Reading::Reading);
+}
