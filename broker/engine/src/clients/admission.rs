@@ -164,3 +164,29 @@ impl Item {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_inheritance_is_charged_for_every_text() {
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        let mut inheritance = Inheritance {
+            session: SessionKey { index: 1, generation: 1 },
+            epoch: 1,
+            rules: 1,
+            open: Vec::new(),
+            filters: HashMap::with_hasher(hasher.clone()),
+            topics: HashMap::with_hasher(hasher),
+            rounds: 0,
+        };
+        let text = |length: usize| -> Box<str> { "x".repeat(length).into() };
+        inheritance.open.push(Item::Filter(text(1_000), QoS::AtMostOnce));
+        inheritance.open.push(Item::Topic(text(2_000), QoS::AtMostOnce, false));
+        inheritance.filters.insert(text(4_000), true);
+        inheritance.topics.insert(text(8_000), false);
+        let places = 2 * size_of::<Item>() + 2 * size_of::<(Box<str>, bool)>();
+        assert_eq!(inheritance.bytes(), 15_000 + places);
+    }
+}

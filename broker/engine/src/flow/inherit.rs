@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{deliver_rights, ending, route, subscriptions, takeover, tell};
+use super::{deliver_rights, ending, route, subscriptions, takeover, tell, wake};
 use crate::clients::admission::{Admission, Inheritance, Item};
 use crate::counters::Loss;
 use crate::hook::verdict::{ALLOW, ClientVerdict, UNANSWERED};
@@ -194,8 +194,10 @@ pub(crate) fn hand_over(parts: &mut Parts, key: SessionKey, inheritance: Option<
         let topic = &*delivery.message.topic;
         (all || kept.matches(topic)) && (!deliveries || inheritance.topics.get(topic) == Some(&true))
     };
+    let units = session.subscriptions.len() + session.queue.len() + session.inflight.len() + refused.len();
     let in_flight = session.inflight.withdraw(&mut stays);
     let waiting = session.withdraw_queued(&mut stays);
+    wake::spend(parts, units as u64);
     // QoS 2 in flight never moves to another member (section 4.8.2).
     let (movable, fixed): (Vec<Delivery>, Vec<Delivery>) =
         in_flight.into_iter().partition(|delivery| delivery.qos == QoS::AtLeastOnce);

@@ -231,4 +231,15 @@ mod tests {
         }
         assert_eq!(cell.slow(), (2, Some((Called::Hook(LinkIdentity(7)), "message.publish", 2_000))));
     }
+
+    #[test]
+    fn whose_turn_it_is_can_be_read_while_it_lasts() {
+        let cell = CallCell::default();
+        cell.enter(HookPoint::MessagePublish, 0b101);
+        assert_eq!(cell.ancestry(), 0b101);
+        for link in [LinkIdentity(7), LinkIdentity(9)] {
+            cell.turn_of(link);
+            assert_eq!(cell.current_name(), Some((Called::Hook(link), "message.publish")));
+        }
+    }
 }

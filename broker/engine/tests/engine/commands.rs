@@ -539,3 +539,19 @@ fn a_client_gets_what_is_retained_when_a_plugin_subscribes_it() {
         assert_eq!(got.len(), 1, "{got:?}");
     }
 }
+
+/// Mail for a plugin that does not come is given up after its time, at the next change of the chains, and counted.
+#[test]
+fn mail_for_a_plugin_that_never_comes_is_counted_as_lost() {
+    let mut world = World::new(1);
+    for number in 0..3 {
+        let mail =
+            Command::Mail { plugin: PluginHandle(9), from: 3, number, bytes: Bytes::from_static(b"x") };
+        world.shards[0].command(mail);
+    }
+    world.shards[0].swap_chains(ChainTable::empty());
+    assert_eq!(world.shards[0].counters().plugin_mail_stale, 0, "it may still come");
+    world.pass_ms(61_000);
+    world.shards[0].swap_chains(ChainTable::empty());
+    assert_eq!(world.shards[0].counters().plugin_mail_stale, 3);
+}

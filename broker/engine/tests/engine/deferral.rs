@@ -530,3 +530,62 @@ fn late_answers_count_at_their_link() {
         assert_eq!(stats, [(1, 0, 0, 0), (1, stops, 1, faults)], "{answer:?}");
     }
 }
+
+/// A publish that waits behind another one goes as far as that has come, although neither has had its effect.
+#[test]
+fn publishes_behind_one_that_waits_follow_it_from_link_to_link() {
+    let (mut world, sub, publisher) = pair();
+    let (first, second) = (Taken::default(), Taken::default());
+    let point = HookPoint::MessagePublish;
+    mount(
+        &mut world,
+        vec![
+            (point, later(1, 10, FaultPolicy::Ignore, &first)),
+            (point, later(2, 0, FaultPolicy::Ignore, &second)),
+        ],
+    );
+    for (packet_id, topic) in [(1, "a"), (2, "b")] {
+        world.publish(publisher, topic, "x", QoS::AtLeastOnce, packet_id);
+    }
+    assert_eq!(first.about(), ["a", "b"]);
+    complete(&mut world, first.ticket(1), Flow::CONTINUE, Vec::new());
+    assert_eq!(second.about(), Vec::<String>::new(), "a has not been there");
+    complete(&mut world, first.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(second.about(), ["a", "b"]);
+    complete(&mut world, second.ticket(1), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take(sub), [], "b is behind a");
+    complete(&mut world, second.ticket(0), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.take_plain(sub), [message("a", "x", 1), message("b", "x", 1)]);
+}
+
+/// The reason of a refusal is one that MQTT knows as a failure.
+#[test]
+fn a_publish_is_refused_with_a_reason_that_is_one() {
+    let (mut world, _, publisher) = pair();
+    let log = Log::default();
+    let act = {
+        let log = log.clone();
+        move |call: &mut Call<'_>| {
+            for code in [0x00, 0x10, 0x7F, 0x85, 0xFE, 0x100, 0x99] {
+                log.note(format!("{code:#x} {:?}", call.set(Field::REASON_CODE, code, "", "")));
+            }
+            call.set(Field::DISPOSITION, 2, "", "");
+            Flow::STOP
+        }
+    };
+    mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
+    world.publish(publisher, "t", "x", QoS::AtLeastOnce, 1);
+    assert_eq!(
+        log.take(),
+        [
+            "0x0 INVALID",
+            "0x10 INVALID",
+            "0x7f INVALID",
+            "0x85 OK",
+            "0xfe INVALID",
+            "0x100 INVALID",
+            "0x99 OK"
+        ]
+    );
+    assert_eq!(world.take(publisher), [Got::Ack("PUBACK", 1, 0x99)]);
+}

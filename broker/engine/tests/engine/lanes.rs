@@ -1,8 +1,11 @@
 //! Publishers that wait for a lane to another shard: who is woken, in which order, and what it costs; and the order within a
 //! shared subscription over several shards.
 
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint};
 use grapnel_engine::packet::{Packet, Property, QoS, Version};
+use grapnel_plugin_abi::raw::{Field, Flow};
 
+use crate::hooks::{Call, Log, link};
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// A client whose home is this shard.
@@ -269,4 +272,45 @@ fn publishers_wait_for_a_lane_that_has_as_many_bytes_as_it_may() {
     world.lanes_open = true;
     world.drive();
     assert_eq!((world.take(publisher).len(), world.take(sub).len()), (1, 6));
+}
+
+/// Requests to store that are under way at one time are answered each for itself.
+#[test]
+fn retained_publishes_that_wait_for_one_owner_are_all_answered() {
+    let mut world = World::new(2);
+    let publishers: Vec<ClientId> =
+        (0..10).map(|n| on_shard(&mut world, 0, &format!("p{n}-"), &Ask::v(Version::V5))).collect();
+    world.shards_held = vec![1];
+    for client in &publishers {
+        for packet_id in 1..=10 {
+            let topic = format!("r/{client}/{packet_id}");
+            world.publish_with(*client, &topic, "kept", QoS::AtLeastOnce, packet_id, true, &[]);
+        }
+    }
+    world.shards_held.clear();
+    world.drive();
+    for client in publishers {
+        let got = world.take(client);
+        let expected: Vec<Got> = (1..=10).map(|id| Got::Ack("PUBACK", id, 0x10)).collect();
+        assert_eq!(got, expected);
+    }
+}
+
+/// Messages and connections have numbers that no other shard gives.
+#[test]
+fn numbers_of_two_shards_never_meet() {
+    let mut world = World::new(2);
+    let log = Log::default();
+    let noting = |identity: u32| {
+        let log = log.clone();
+        link(identity, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            let (message, connection) = (call.number(Field::MESSAGE_ID), call.number(Field::CONNECTION));
+            log.note(format!("{} {}", message.unwrap_or(0) >> 56, connection.unwrap_or(0) >> 56));
+            Flow::CONTINUE
+        })
+    };
+    world.shards[1].swap_chains(ChainTable::compile(1, vec![(HookPoint::MessagePublish, noting(1))]));
+    let client = on_shard(&mut world, 1, "c", &Ask::v(Version::V5));
+    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+    assert_eq!(log.take(), ["1 1"], "the shard's own number in the highest byte");
 }

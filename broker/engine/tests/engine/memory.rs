@@ -631,3 +631,19 @@ fn topic_aliases_are_charged_with_the_places_that_they_skip() {
     let after = ledger(&mut world, 0).connections;
     assert!(after - before >= 65_535 * 16, "{} bytes for a table of 65,535", after - before);
 }
+
+#[test]
+fn a_connect_that_waits_is_charged_for_all_that_it_says() {
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::ClientConnect, later(1, 0, FaultPolicy::Deny, &taken))]);
+    let before = ledger(&mut world, 0).connections;
+    let client = world.open(V5);
+    let password = vec![b'x'; 40_000];
+    let ask = Ask { username: Some("ann"), password: Some(&password), ..Ask::v(V5) };
+    world.send_connect(client, "c", &ask);
+    let waits = ledger(&mut world, 0).connections;
+    assert!(waits - before > 40_000, "{} bytes for a CONNECT of 40,000", waits - before);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    assert!(ledger(&mut world, 0).connections < before + 4_000);
+}

@@ -87,3 +87,23 @@ fn a_huge_fan_out_does_not_take_the_cache() {
     assert!(routes.stats().cache.entries > 20);
     assert!(routes.stats().cache.evictions > 0);
 }
+
+#[test]
+fn the_cache_keeps_to_its_bytes_as_to_its_entries() {
+    let bytes_max = 100_000;
+    let limits = RouteLimits {
+        topic_cache_bytes_max: bytes_max,
+        topic_cache_entries_max: 1_000_000,
+        ..RouteLimits::default()
+    };
+    let mut routes = Routes::new(ShardId(0), 1, SEEDS, limits);
+    let mut most = 0;
+    for at in 0..2_000 {
+        routes.matches(&format!("{at}/{}", "x".repeat(200)));
+        let cache = routes.stats().cache;
+        assert!(cache.bytes <= bytes_max, "{} bytes after {at}", cache.bytes);
+        assert!(cache.bytes >= cache.entries * 200 && cache.bytes <= cache.entries * 600, "{cache:?}");
+        most = most.max(cache.entries);
+    }
+    assert!(most >= 100, "{most} topics at a time");
+}
