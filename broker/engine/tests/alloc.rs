@@ -1,5 +1,5 @@
 //! QoS 0 from a client's bytes to its subscribers' outbound queues allocates nothing once it runs: codec, hooks, routing and
-//! delivery, with 0, 1 and 8 links mounted.
+//! delivery, with 0, 1 and 8 links mounted. And what is published keeps nothing for those who wait for other messages.
 #![allow(missing_docs, clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};
@@ -23,12 +23,18 @@ struct Counting;
 
 thread_local! {
     static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
+    static BYTES: Cell<u64> = const { Cell::new(0) };
+}
+
+fn count(size: usize) {
+    ALLOCATIONS.with(|count| count.set(count.get() + 1));
+    BYTES.with(|bytes| bytes.set(bytes.get() + size as u64));
 }
 
 // SAFETY: every call goes to the system's allocator unchanged; counting touches a constant-initialised thread-local alone.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        count(layout.size());
         // SAFETY: the caller's promise is passed on.
         unsafe { System.alloc(layout) }
     }
@@ -39,7 +45,7 @@ unsafe impl GlobalAlloc for Counting {
     }
 
     unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, size: usize) -> *mut u8 {
-        ALLOCATIONS.with(|count| count.set(count.get() + 1));
+        count(size);
         // SAFETY: the caller's promise is passed on.
         unsafe { System.realloc(pointer, layout, size) }
     }
@@ -194,4 +200,52 @@ fn qos_0_allocates_nothing_in_steady_state() {
         assert!(calls.iter().all(|calls| *calls >= 1100), "every link was called: {calls:?}");
         assert_eq!(calls.len(), points.len() * links as usize);
     }
+}
+
+/// Retained messages that a client is still to get keep nothing of what is published meanwhile.
+#[test]
+fn a_publish_takes_no_memory_for_readers_that_are_open() {
+    let bytes = [0, 500].map(|readers| {
+        let mut shard = shard();
+        let publisher = connect(&mut shard, "publisher", Version::V311);
+        let publish = |shard: &mut Shard, topic: &str, qos: QoS| {
+            let publish = Publish {
+                dup: false,
+                qos,
+                retain: qos != QoS::AtMostOnce,
+                topic,
+                packet_id: (qos != QoS::AtMostOnce).then_some(std::num::NonZeroU16::MIN),
+                properties: Properties::default(),
+                payload: &[7; 64],
+            };
+            send(shard, publisher, &Packet::Publish(publish), Version::V311);
+        };
+        for n in 0..500 {
+            publish(&mut shard, &format!("r/{n}"), QoS::AtLeastOnce);
+        }
+        if readers > 0 {
+            let subscriber = connect(&mut shard, "subscriber", Version::V311);
+            let mut payload = Vec::new();
+            for n in 0..readers {
+                let options = SubscriptionOptions::of_qos(QoS::AtLeastOnce);
+                push_subscription(&mut payload, &format!("r/{n}"), options);
+            }
+            let packet_id = std::num::NonZeroU16::MIN;
+            let filters = Filters::from_encoded(&payload);
+            let subscribe = Subscribe { packet_id, properties: Properties::default(), filters };
+            send(&mut shard, subscriber, &Packet::Subscribe(subscribe), Version::V311);
+            let now = Now { mono_ms: 1001, wall_ms: 1_700_000_000_001 };
+            while shard.advance(now) {}
+            let sent = shard.counters().messages_sent;
+            assert!((1..100).contains(&sent), "{sent} fill its window, the others wait");
+        }
+        flush(&mut shard, &mut Vec::new());
+        let topics: Vec<String> = (0..1000).map(|n| format!("other/{n}")).collect();
+        let before = BYTES.with(Cell::get);
+        for topic in &topics {
+            publish(&mut shard, topic, QoS::AtMostOnce);
+        }
+        BYTES.with(Cell::get) - before
+    });
+    assert!(bytes[1] <= bytes[0] + 4096, "{bytes:?} bytes without readers and with them");
 }

@@ -70,6 +70,26 @@ fn takeovers_behind_a_waiting_publish_are_bounded() {
     );
 }
 
+/// However many wills wait behind a publish: one is published after the other, and none from within another.
+#[test]
+fn thousands_of_wills_behind_a_waiting_publish_come_one_after_the_other() {
+    let mut world = World::with(1, |limits| limits.slots_max = 4000);
+    let subscriber = world.connect("sub", &Ask::v(Version::V5));
+    world.subscribe(subscriber, "#", QoS::AtMostOnce);
+    let taken = Taken::default();
+    mount(&mut world, vec![(HookPoint::MessagePublish, later_for("t", &taken))]);
+    let first = world.connect("c", &stored_with_will("0"));
+    world.publish(first, "t", "x", QoS::AtLeastOnce, 1);
+    for n in 1..=3000 {
+        let (_, connack) = world.try_connect("c", &stored_with_will(&n.to_string()));
+        assert_eq!(connack, Some(Got::ConnAck { present: true, code: 0 }));
+    }
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    let mut expected = vec![message("t", "x", 0)];
+    expected.extend((0..3000).map(|n| message("will", &n.to_string(), 0)));
+    assert_eq!(world.take_plain(subscriber), expected);
+}
+
 /// The same where the publish waits for the owner of its retained topic, which has no deadline, and where older versions are
 /// told with their own code.
 #[test]

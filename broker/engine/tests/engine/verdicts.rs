@@ -407,6 +407,30 @@ fn as_many_filters_are_refused_later_as_a_packet_has() {
     }
 }
 
+/// However many filters an answer is about, each gets what it says, and none what becomes of an answer that cannot be taken.
+#[test]
+fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
+    let mut world = World::new(1);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let taken = Taken::default();
+    let inner = taken.clone();
+    let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
+        inner.note("", call.defer().expect("it may wait"));
+        Flow::DEFER
+    });
+    mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
+    send_many(&mut world, client, 1000);
+    let refuse = |index| {
+        [(Field::REASON_CODE, 0x8F), (Field::VERDICT, 2)]
+            .map(|(field, value)| OwnedChange { index, ..number(field, value) })
+    };
+    complete(&mut world, taken.ticket(0), Flow::STOP, (1..1000).flat_map(refuse).collect());
+    let mut codes = vec![0x8F; 1000];
+    codes[0] = 0;
+    assert_eq!(world.take(client), [Got::SubAck(7, codes)]);
+    assert_eq!(world.shards[0].counters().hook_answers_refused, 0);
+}
+
 /// client.subscribe fails closed: a link that fails, answers too late, or with what cannot be taken, opens
 /// nothing.
 #[test]
@@ -652,7 +676,9 @@ fn a_remembered_verdict_ends_with_its_connection() {
     mount(&mut world, vec![(AUTHORIZE, Link { deliver: true, ..guard })]);
     world.drive();
     let mut client = client;
-    for (username, delivered, asked) in [("ann", 1, 1), ("ann", 1, 0), ("bob", 0, 1), ("ann", 1, 1)] {
+    for (username, delivered, asked) in
+        [("ann", 1, 1), ("ann", 1, 0), ("ann", 1, 1), ("bob", 0, 1), ("ann", 1, 1)]
+    {
         if asked == 1 {
             world.lose(client);
             client = world.connect("c", &stored(username));
