@@ -132,16 +132,18 @@ fn a_client_that_pings_and_never_reads_is_not_read_and_is_closed() {
     assert_eq!(broker.drain(), End::Asked(15));
 }
 
-#[test]
+/// A client that reads so many bytes 20 times a second, and pings faster, is closed where that is too little.
 #[allow(clippy::disallowed_methods, reason = "a client that reads slowly is what is tested")]
-fn a_client_that_reads_a_little_now_and_then_makes_no_progress() {
-    let broker = Broker::with(1, |_, shell| shell.write_stall_timeout_ms = 1000);
+fn is_closed_for_reading_slowly(bytes: usize, change: impl Fn(&mut crate::shard::limits::ShellLimits)) {
+    let broker = Broker::with(1, |_, shell| {
+        shell.write_stall_timeout_ms = 1000;
+        change(shell);
+    });
     let mut slow = broker.connect("slow");
     let pings = ping_for_ever(&slow);
     broker.wait_for_count("pauses_outbound", 1);
     let began = Instant::now();
-    // A kilobyte, 20 times a second: some of it in every stall, but less than 32 KiB in a second.
-    while slow.socket.read(&mut [0; 1000]).is_ok_and(|count| count > 0) {
+    while slow.socket.read(&mut vec![0; bytes]).is_ok_and(|count| count > 0) {
         std::thread::sleep(Duration::from_millis(50));
         assert!(began.elapsed() < PATIENCE, "it is not closed");
         if broker.count("connections_count") == 0 {
@@ -150,6 +152,18 @@ fn a_client_that_reads_a_little_now_and_then_makes_no_progress() {
     }
     pings.join().unwrap();
     assert_eq!(broker.drain(), End::Asked(15));
+}
+
+#[test]
+fn a_client_that_reads_a_little_now_and_then_makes_no_progress() {
+    // A kilobyte, 20 times a second: some of it in every stall, but less than 32 KiB in a second.
+    is_closed_for_reading_slowly(1000, |_| {});
+}
+
+#[test]
+fn progress_is_counted_in_bytes() {
+    // The socket takes some bytes again and again, more than once in the time it has, and fewer than it must.
+    is_closed_for_reading_slowly(64 << 10, |shell| shell.write_stall_bytes_min = 16 << 20);
 }
 
 #[test]
