@@ -65,12 +65,12 @@ impl Connections {
         (self.table.len() as u64) < max && self.totals.connections().take(total_max)
     }
 
-    /// Takes a connection out, and counts one less.
+    /// Drops a connection, and counts one less.
     #[inline]
-    pub(crate) fn remove(&mut self, key: ConnKey) -> Option<Connection> {
-        let conn = self.table.remove(key)?;
-        self.totals.connections().give_back();
-        Some(conn)
+    pub(crate) fn discard(&mut self, key: ConnKey) {
+        if self.table.discard(key) {
+            self.totals.connections().give_back();
+        }
     }
 
     /// Whether another CONNECT may wait for an answer, at most `max` at a time.

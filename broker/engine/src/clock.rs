@@ -1,4 +1,6 @@
-//! The time of the running step, and the two wheels of what falls due: 10 ms for deadlines, 1 s for keep alive and expiry.
+//! The time of the running step, and the two wheels of what falls due: 10 ms for deadlines, 1 s for silent clients and expiry.
+
+use std::collections::VecDeque;
 
 use grapnel_plugin_abi::raw::Ticket;
 
@@ -11,12 +13,12 @@ use crate::timer::{Timer, Wheel};
 pub(crate) enum Deadline {
     /// A deferred verdict.
     Ticket(Ticket),
+    /// A connection that must have sent CONNECT or AUTH.
+    Connection(ConnKey),
     /// A SUBACK that waits for the other shards.
     Barrier(SessionKey),
     /// A publish that waits for a PUBREL.
     Release(SessionKey),
-    /// A connection that must have sent CONNECT or AUTH.
-    Connect(ConnKey),
     /// Rechecks that nobody has answered.
     Recheck,
     /// A timer of a plugin's.
@@ -32,7 +34,7 @@ pub(crate) enum Deadline {
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Overdue {
     /// A connection that must have sent something.
-    KeepAlive(ConnKey),
+    Connection(ConnKey),
     /// A session without a connection.
     Expiry(SessionKey),
     /// A delayed will.
@@ -52,11 +54,20 @@ pub(crate) struct Clock {
     deadlines: Wheel<Deadline>,
     /// 1 s: keep alive, expiry, delayed wills.
     seconds: Wheel<Overdue>,
+    /// What was due and is worked off in slices.
+    due_deadlines: VecDeque<(Timer, Deadline)>,
+    due_seconds: VecDeque<(Timer, Overdue)>,
 }
 
 impl Clock {
     pub(crate) fn new() -> Clock {
-        Clock { now: Now::default(), deadlines: Wheel::new(10), seconds: Wheel::new(1000) }
+        Clock {
+            now: Now::default(),
+            deadlines: Wheel::new(10),
+            seconds: Wheel::new(1000),
+            due_deadlines: VecDeque::new(),
+            due_seconds: VecDeque::new(),
+        }
     }
 
     /// The time of the running step.
@@ -105,22 +116,32 @@ impl Clock {
         timers.into_iter().filter(|timer| self.seconds.has(*timer)).count()
     }
 
-    /// Takes what is due on the 10 ms wheel by now.
-    pub(crate) fn take_deadlines(&mut self) -> Vec<Deadline> {
-        let mut due = Vec::new();
-        self.deadlines.expire(self.now.mono_ms, &mut due);
-        due
+    /// Looks what is due by now.
+    pub(crate) fn look(&mut self) {
+        self.deadlines.expire(self.now.mono_ms, &mut self.due_deadlines);
+        self.seconds.expire(self.now.mono_ms, &mut self.due_seconds);
     }
 
-    /// Takes what is due on the 1 s wheel by now.
-    pub(crate) fn take_overdue(&mut self) -> Vec<Overdue> {
-        let mut due = Vec::new();
-        self.seconds.expire(self.now.mono_ms, &mut due);
-        due
+    /// The next thing that was due on the 10 ms wheel. Nobody holds its timer any more if it means nothing by now.
+    pub(crate) fn pop_deadline(&mut self) -> Option<(Timer, Deadline)> {
+        self.due_deadlines.pop_front()
+    }
+
+    /// The same of the 1 s wheel.
+    pub(crate) fn pop_overdue(&mut self) -> Option<(Timer, Overdue)> {
+        self.due_seconds.pop_front()
+    }
+
+    /// Whether something was due and has not been taken.
+    pub(crate) fn has_due(&self) -> bool {
+        !self.due_deadlines.is_empty() || !self.due_seconds.is_empty()
     }
 
     /// When something falls due at the latest, monotonic milliseconds; `None` while nothing is armed.
     pub(crate) fn next_due_ms(&self) -> Option<u64> {
+        if self.has_due() {
+            return Some(self.now.mono_ms);
+        }
         let (a, b) = (self.deadlines.next_due_ms(), self.seconds.next_due_ms());
         a.into_iter().chain(b).min()
     }

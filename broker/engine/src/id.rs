@@ -61,6 +61,13 @@ impl ShardSet {
         self.0.count_ones() as usize
     }
 
+    /// The first shard of the set from this one on, or, where there is none, the first of all.
+    pub const fn next_from(self, start: ShardId) -> Option<ShardId> {
+        let behind = self.0 & (u64::MAX << (start.0 & 63));
+        let found = if behind == 0 { self.0 } else { behind };
+        if found == 0 { None } else { Some(ShardId(found.trailing_zeros() as u8)) }
+    }
+
     /// The union of both sets.
     #[must_use]
     pub const fn union(self, other: ShardSet) -> ShardSet {
@@ -196,5 +203,20 @@ impl<T> Table<T> {
     /// One past the highest place ever in use.
     pub fn places(&self) -> usize {
         self.slots.capacity()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_next_shard_of_a_set_is_found_all_the_way_round() {
+        let of = |shards: &[u8]| shards.iter().fold(0, |all, shard| all | 1 << shard);
+        let next = |shards: &[u8], start| ShardSet(of(shards)).next_from(ShardId(start)).map(|shard| shard.0);
+        assert_eq!(next(&[], 0), None);
+        for (start, found) in [(0, 3), (3, 3), (4, 7), (7, 7), (8, 63), (63, 63), (64, 3)] {
+            assert_eq!(next(&[3, 7, 63], start), Some(found), "from {start}");
+        }
     }
 }

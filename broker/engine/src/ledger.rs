@@ -188,12 +188,6 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         Some(&mut entry.value)
     }
 
-    pub(crate) fn remove(&mut self, key: K) -> Option<T> {
-        let Entry { value, weight, .. } = self.table.remove(key)?;
-        self.weigh_anew(key, weight, Weight::default());
-        Some(value)
-    }
-
     /// Drops one; whether it was there.
     pub(crate) fn discard(&mut self, key: K) -> bool {
         let Some(weight) = self.table.get(key).map(|entry| entry.weight) else { return false };

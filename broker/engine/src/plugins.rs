@@ -1,6 +1,6 @@
 //! What a shard keeps for plugins beside their links: sessions for what they publish, timers, mail, replays.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
 
@@ -27,7 +27,9 @@ pub(crate) struct PluginDesk {
     /// Timers that are armed.
     timers: HashMap<u64, PluginTimer>,
     /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
-    held: Vec<(u64, u64)>,
+    held: BTreeMap<u64, (u64, u64)>,
+    /// How many have been held so far.
+    held_count: u64,
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
     replays: VecDeque<Replay>,
@@ -40,6 +42,8 @@ struct PluginTimer {
     /// Until then a plugin that is in no chain table is waited for.
     until_ms: u64,
     armed: Timer,
+    /// Its place among those that are held.
+    held: Option<u64>,
 }
 
 /// A plugin that is being told of what was there before it.
@@ -76,7 +80,7 @@ impl PluginDesk {
 
     /// A plugin has armed a timer. Until `until_ms` it is waited for if it is in no chain table.
     pub(crate) fn arm_timer(&mut self, timer: u64, plugin: PluginHandle, until_ms: u64, armed: Timer) {
-        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed });
+        self.timers.insert(timer, PluginTimer { plugin, until_ms, armed, held: None });
     }
 
     /// A timer is looked at once more.
@@ -89,7 +93,9 @@ impl PluginDesk {
     /// Forgets a timer, if it is this plugin's, for the clock to forget it too.
     pub(crate) fn cancel_timer(&mut self, timer: u64, plugin: PluginHandle) -> Option<Timer> {
         self.timers.get(&timer).filter(|known| known.plugin == plugin)?;
-        self.timers.remove(&timer).map(|known| known.armed)
+        let gone = self.timers.remove(&timer)?;
+        gone.held.map(|place| self.held.remove(&place));
+        Some(gone.armed)
     }
 
     /// Whose timer that is, and until when its plugin is waited for; `None` if it is not armed any more.
@@ -100,6 +106,11 @@ impl PluginDesk {
     /// A timer has run, or nobody is there for it.
     pub(crate) fn end_timer(&mut self, timer: u64) {
         self.timers.remove(&timer);
+    }
+
+    /// The same in the clock, of one.
+    pub(crate) fn armed(&self, timer: u64) -> Option<Timer> {
+        self.timers.get(&timer).map(|known| known.armed)
     }
 
     /// The same in the clock.
@@ -114,12 +125,16 @@ impl PluginDesk {
 
     /// A timer is due while its plugin is not called.
     pub(crate) fn hold_timer(&mut self, timer: u64, number: u64) {
-        self.held.push((timer, number));
+        if let Some(known) = self.timers.get_mut(&timer) {
+            self.held_count += 1;
+            known.held = Some(self.held_count);
+            self.held.insert(self.held_count, (timer, number));
+        }
     }
 
     /// Takes the timers that have fallen due meanwhile, in this order, each with the plugin's number.
     pub(crate) fn take_held_timers(&mut self) -> Vec<(u64, u64)> {
-        std::mem::take(&mut self.held)
+        std::mem::take(&mut self.held).into_values().collect()
     }
 
     // --- mail
@@ -174,6 +189,12 @@ impl PluginDesk {
     pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
         let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
-        timers.map(|(_, timer)| timer.armed).collect()
+        let held = &mut self.held;
+        timers
+            .map(|(_, timer)| {
+                timer.held.map(|place| held.remove(&place));
+                timer.armed
+            })
+            .collect()
     }
 }

@@ -26,7 +26,7 @@ pub mod slots;
 pub mod subscriptions;
 
 pub use delivery::Delivery;
-pub use ending::{EndCause, Fate, Last, Will};
+pub use ending::{End, EndCause, Fate, Last, Will};
 pub use identity::{Host, Identity, Principal, host_of};
 pub use inflight::{Inflight, Outgoing, Phase};
 pub use publish::{PublishSlot, Source, Stage, Storage};

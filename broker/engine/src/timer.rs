@@ -30,7 +30,7 @@ pub struct Wheel<T> {
     /// The last entry armed of each place; [`NONE`] where there is none.
     places: Box<[u32; PLACES]>,
     /// What is due, before it is in order; empty between two looks.
-    due: Vec<(u64, u64, T)>,
+    due: Vec<(u64, u64, Timer, T)>,
     /// Entries armed so far.
     armed: u64,
     occupied: [u64; PLACES / 64],
@@ -126,8 +126,9 @@ impl<T> Wheel<T> {
         entry
     }
 
-    /// Moves everything that is due at `now_ms` to `due`, in the order of the due times.
-    pub fn expire(&mut self, now_ms: u64, due: &mut Vec<T>) {
+    /// Moves everything that is due at `now_ms` to `due`, in the order of the due times. Whoever handles it looks whether the timer
+    /// is still held.
+    pub fn expire(&mut self, now_ms: u64, due: &mut impl Extend<(Timer, T)>) {
         let now_tick = now_ms / self.granularity_ms;
         if now_tick < self.next_tick {
             return;
@@ -142,8 +143,8 @@ impl<T> Wheel<T> {
             }
         }
         self.next_tick = now_tick + 1;
-        self.due.sort_unstable_by_key(|(due_ms, number, _)| (*due_ms, *number));
-        due.extend(self.due.drain(..).map(|(_, _, what)| what));
+        self.due.sort_unstable_by_key(|(due_ms, number, ..)| (*due_ms, *number));
+        due.extend(self.due.drain(..).map(|(_, _, timer, what)| (timer, what)));
         if self.due.capacity() > SPARE_ENTRIES_MAX {
             self.due = Vec::new();
         }
@@ -155,7 +156,7 @@ impl<T> Wheel<T> {
             let (older, is_due) = (entry.older, entry.tick <= now_tick);
             if is_due {
                 let Entry { due_ms, number, what, .. } = self.take(index);
-                self.due.push((due_ms, number, what));
+                self.due.push((due_ms, number, Timer { index, generation: generation_of(number) }, what));
             }
             index = older;
         }
@@ -190,7 +191,7 @@ mod tests {
     fn in_order(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {
         let mut due = Vec::new();
         wheel.expire(now_ms, &mut due);
-        due
+        due.into_iter().map(|(_, what)| what).collect()
     }
 
     fn expired(wheel: &mut Wheel<u32>, now_ms: u64) -> Vec<u32> {

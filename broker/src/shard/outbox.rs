@@ -277,8 +277,28 @@ impl State {
     pub(super) fn take_arrivals(&mut self, mut budget: usize) -> bool {
         let to = self.id();
         let mut arrived = self.fittings.mesh.arrivals(to);
+        let mut control_left = ShardSet::EMPTY;
         for from in arrived.iter() {
-            if self.take_control(from, &mut budget) && self.take_data(from, &mut budget) {
+            if !self.take_control(from, &mut budget) {
+                control_left.insert(from);
+            }
+        }
+        // One batch of each lane in turn, from the one on that was next when the last turn stopped: no shard's messages keep
+        // those of another out.
+        let mut data_left = arrived;
+        while budget > 0 && self.engine.takes_messages() {
+            let Some(from) = data_left.next_from(self.next_lane) else { break };
+            self.next_lane = ShardId(from.0.wrapping_add(1));
+            match self.fittings.mesh.next_data(from, to) {
+                Some(batch) => {
+                    self.take_envelopes(from, batch.envelopes, &mut budget);
+                    self.fittings.mesh.taken(from, to, batch.bytes);
+                }
+                None => data_left.remove(from),
+            }
+        }
+        for from in arrived.iter() {
+            if !control_left.contains(from) && !data_left.contains(from) {
                 arrived.remove(from);
             }
         }
@@ -301,17 +321,6 @@ impl State {
                 }
                 Some(Control::Batch(envelopes)) => self.take_envelopes(from, envelopes, budget),
             }
-        }
-        false
-    }
-
-    /// Whether the lane is empty.
-    fn take_data(&mut self, from: ShardId, budget: &mut usize) -> bool {
-        let to = self.id();
-        while *budget > 0 && self.engine.takes_messages() {
-            let Some(batch) = self.fittings.mesh.next_data(from, to) else { return true };
-            self.take_envelopes(from, batch.envelopes, budget);
-            self.fittings.mesh.taken(from, to, batch.bytes);
         }
         false
     }

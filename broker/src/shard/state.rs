@@ -82,6 +82,8 @@ pub(crate) struct State {
     turn: Option<Waker>,
     /// When the turn wakes by itself.
     pub(super) armed_ms: Option<u64>,
+    /// From which shard on data lanes are looked into next.
+    pub(super) next_lane: ShardId,
     /// Nobody is accepted any more.
     pub(super) draining: bool,
     /// Lists that change places with the engine's, so that both keep their memory.
@@ -112,6 +114,7 @@ impl State {
             acceptors: Slab::new(),
             turn: None,
             armed_ms: None,
+            next_lane: ShardId(0),
             draining: false,
             spare_keys: Vec::new(),
             spare_closing: Vec::new(),

@@ -126,7 +126,9 @@ impl Renewal {
     pub(crate) fn bytes(&self) -> usize {
         let data = match self {
             Renewal::Client => 0,
-            Renewal::Suspended { data, suspended } => data.len() + suspended.accumulator.bytes(),
+            Renewal::Suspended { data, suspended } => {
+                data.len() + suspended.accumulator.bytes() + suspended.kept_bytes()
+            }
         };
         size_of::<Renewal>() + data
     }
@@ -141,6 +143,7 @@ impl Admission {
         size_of::<Admission>()
             + self.packet.as_ref().map_or(0, |packet| size_of::<OwnedConnect>() + packet.bytes())
             + self.suspended.accumulator.bytes()
+            + self.suspended.kept_bytes()
             + data.sum::<usize>()
             + will
             + inheritance

@@ -57,6 +57,16 @@ impl Aliases {
     }
 }
 
+/// The timer of a connection.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) struct Watch {
+    /// Monotonic milliseconds.
+    pub(crate) due_ms: u64,
+    pub(crate) timer: Timer,
+    /// Whether it is on the 10 ms wheel, as CONNECT and AUTH want it.
+    pub(crate) is_exact: bool,
+}
+
 /// A network connection.
 #[derive(Debug)]
 pub(crate) struct Connection {
@@ -81,9 +91,9 @@ pub(crate) struct Connection {
     /// Whether its keep alive is over, so that the timer is not armed.
     pub(crate) silent: bool,
     /// By when the client must have sent CONNECT or its next AUTH, monotonic milliseconds; `None` while it owes neither.
-    pub(crate) packet_due: Option<(u64, Timer)>,
-    /// When it is looked at for its keep alive.
-    pub(crate) keep_alive: Option<Timer>,
+    pub(crate) packet_due_ms: Option<u64>,
+    /// When it is looked at whether its client is late or silent.
+    pub(crate) watch: Option<Watch>,
     /// Monotonic milliseconds.
     pub(crate) last_received_ms: u64,
     /// One and a half times the keep alive, 0 for none [MQTT-3.1.2-22].
@@ -122,8 +132,8 @@ impl Connection {
             taken_ms: now_ms,
             overdue: false,
             silent: false,
-            packet_due: None,
-            keep_alive: None,
+            packet_due_ms: None,
+            watch: None,
             last_received_ms: now_ms,
             silence_max_ms: 0,
             receive_bytes_max,
@@ -158,7 +168,22 @@ impl Connection {
 
     /// Whether the client is late with its CONNECT or AUTH.
     pub(crate) fn is_late(&self, now_ms: u64) -> bool {
-        self.packet_due.is_some_and(|(due_ms, _)| now_ms >= due_ms)
+        self.packet_due_ms.is_some_and(|due_ms| now_ms >= due_ms)
+    }
+
+    /// Whether the client has sent nothing for too long. That does not run while we refuse to read [MQTT-3.1.2-22].
+    pub(crate) fn is_silent(&self, now_ms: u64) -> bool {
+        self.silence_max_ms > 0 && now_ms >= self.last_received_ms + self.silence_max_ms && !self.is_paused()
+    }
+
+    /// When its client may be late or silent at the earliest, monotonic milliseconds; `None` for never.
+    pub(crate) fn next_look_ms(&self, now_ms: u64) -> Option<u64> {
+        let since_ms = if self.is_paused() { now_ms } else { self.last_received_ms };
+        let silent_ms = (self.silence_max_ms > 0).then_some(since_ms + self.silence_max_ms);
+        match (self.packet_due_ms, silent_ms) {
+            (Some(packet_ms), Some(silent_ms)) => Some(packet_ms.min(silent_ms)),
+            (one, other) => one.or(other),
+        }
     }
 
     /// Whether it may be told in words why something was refused.

@@ -32,8 +32,7 @@ impl Holder for Connection {
 impl Connection {
     /// What it is charged for whatever its client does.
     fn fixed_bytes(&self) -> usize {
-        let timers = usize::from(self.keep_alive.is_some()) + usize::from(self.packet_due.is_some());
-        size_of::<Connection>() + timers * TIMER_BYTES
+        size_of::<Connection>() + if self.watch.is_some() { TIMER_BYTES } else { 0 }
     }
 
     /// Bytes of a CONNECT that is not decided, of a re-authentication, and of topic aliases.

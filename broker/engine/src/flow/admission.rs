@@ -225,7 +225,7 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
         return None;
     }
     let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
-    reading::expect_none(&mut parts.clock, conn);
+    conn.packet_due_ms = None;
     parts.connections.admission_ends();
     Some(*admission)
 }
@@ -417,7 +417,7 @@ pub(crate) fn on_auth(parts: &mut Parts, key: ConnKey, auth: &Auth<'_>) -> Resul
     let data = Bytes::copy_from_slice(auth.properties.auth_data().unwrap_or_default());
     if let Some(conn) = parts.connections.get_mut(key) {
         conn.renewal = None;
-        reading::expect_none(&mut parts.clock, conn);
+        conn.packet_due_ms = None;
     }
     let suspended = Suspended::new(HookPoint::ClientAuthenticate, verdict, parts.hooks.authz_epoch());
     renew(parts, key, data, suspended, false);

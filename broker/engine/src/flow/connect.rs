@@ -14,7 +14,6 @@ use super::{
 use crate::clients::Connection;
 use crate::clients::admission::Admission;
 use crate::clients::connection::{Aliases, State};
-use crate::clock::Overdue;
 use crate::hook::HookPoint;
 use crate::id::{ConnKey, SessionKey};
 use crate::interface::Peer;
@@ -205,6 +204,7 @@ pub(crate) fn establish(
     let identity = granted_identity(identity, &granted);
     let Some(session) = parts.sessions.get_mut(session_key) else { return Handled::Closed };
     session.conn = Some(key);
+    session.slots.note_return(parts.clock.now().mono_ms);
     // The session continues, so the will of its last connection is no longer due [MQTT-3.1.3-9].
     session.delayed_will = None;
     ending::cancel_end(&mut parts.clock, session);
@@ -232,10 +232,7 @@ pub(crate) fn establish(
     conn.session = Some(session_key);
     conn.last_received_ms = parts.clock.now().mono_ms;
     conn.silence_max_ms = u64::from(identity.keep_alive_s) * 1500;
-    if conn.silence_max_ms > 0 {
-        let due = parts.clock.now().mono_ms + conn.silence_max_ms;
-        conn.keep_alive = Some(parts.clock.arm_overdue(due, Overdue::KeepAlive(key)));
-    }
+    reading::watch(&mut parts.clock, conn);
     if connect.version.is_v5() {
         let theirs = Properties::from_encoded(&identity.properties).topic_alias_maximum().unwrap_or(0);
         conn.receive_maximum = granted.receive_maximum().unwrap_or(u16::MAX);

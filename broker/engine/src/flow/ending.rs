@@ -17,7 +17,7 @@ use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Head};
 use crate::session::{
-    Delivery, EndCause, Fate, Last, Phase, PublishSlot, Session, Slot, SlotBody, Source, Stage, Will,
+    Delivery, End, EndCause, Fate, Last, Phase, PublishSlot, Session, Slot, SlotBody, Source, Stage, Will,
 };
 
 /// Subscriptions taken down in one slice of work.
@@ -33,10 +33,11 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
     let will = session.will.take();
     subscriptions::tell_groups(parts, session_key);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
+    let end = End { cause, will, ended_ms: parts.clock.now().mono_ms, returned_ms: None };
     if session.slots.is_empty() {
-        connection_over(parts, session_key, cause, will, false);
+        connection_over(parts, session_key, end, false);
     } else {
-        session.slots.push(Slot::new(Some(conn), SlotBody::End(cause, will)));
+        session.slots.push(Slot::new(Some(conn), SlotBody::End(Box::new(end))));
         // What waits for the connection itself waits for nothing now: marks of retained messages, a plugin's answer to a
         // SUBSCRIBE, a PUBREL.
         wake::wake_slots(parts, session_key);
@@ -45,28 +46,23 @@ pub(crate) fn detach(parts: &mut Parts, session_key: SessionKey, conn: ConnKey, 
 
 /// Everything a connection sent has taken effect: now its will, before what a later connection has `behind` it, and its
 /// session's expiry.
-pub(crate) fn connection_over(
-    parts: &mut Parts,
-    session_key: SessionKey,
-    cause: EndCause,
-    will: Option<Box<Will>>,
-    behind: bool,
-) {
+pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: End, behind: bool) {
     let now_ms = parts.clock.now().mono_ms;
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    // Another connection of it is there, or has come and gone meanwhile: that one decides.
-    let resumed = session.conn.is_some() || session.slots.has_end();
+    // Another connection of it is there, or has come and gone meanwhile: that one decides of the session.
+    let resumed = end.returned_ms.is_some();
     let ends = session.fate == Fate::Ends || (!resumed && session.expiry_s == 0);
-    if let Some(will) = will.filter(|_| cause.sends_will()) {
+    if let Some(will) = end.will.filter(|_| end.cause.sends_will()) {
         // The will is due when its delay is over or the session ends, whichever is first [MQTT-3.1.3-9]; a client that
-        // is back already has cancelled a delayed one.
-        if will.delay_s == 0 || ends {
+        // was back by then has cancelled it.
+        let due_ms = end.ended_ms + u64::from(will.delay_s) * 1000;
+        let is_due = due_ms <= end.returned_ms.unwrap_or(now_ms);
+        if is_due || ends {
             publish_will(parts, session_key, *will, behind);
         } else if !resumed && let Some(session) = parts.sessions.get_mut(session_key) {
-            let due = now_ms + u64::from(will.delay_s) * 1000;
             session.delayed_will = Some(will);
             parts.clock.cancel_overdue(session.will_timer.take());
-            session.will_timer = Some(parts.clock.arm_overdue(due, Overdue::Will(session_key)));
+            session.will_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Will(session_key)));
         }
     }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
@@ -74,11 +70,11 @@ pub(crate) fn connection_over(
         return;
     }
     if ends {
-        retire(parts, session_key, Last::Closed(cause.reason()));
+        retire(parts, session_key, Last::Closed(end.cause.reason()));
     } else if session.expiry_s != u32::MAX {
-        let due = now_ms + u64::from(session.expiry_s) * 1000;
+        let due_ms = end.ended_ms + u64::from(session.expiry_s) * 1000;
         parts.clock.cancel_overdue(session.expiry_timer.take());
-        session.expiry_timer = Some(parts.clock.arm_overdue(due, Overdue::Expiry(session_key)));
+        session.expiry_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Expiry(session_key)));
     }
 }
 
@@ -291,17 +287,23 @@ pub(crate) fn end_connection(
     if let Some((reason, detail)) = disconnect {
         send::send_disconnect(parts, key, reason, detail);
     }
-    let Some(mut conn) = reading::remove_connection(parts, key) else { return };
+    let Some(conn) = parts.connections.get_mut(key) else { return };
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
     // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
-    let renewal = conn.renewal.and_then(|renewal| renewal.ticket());
-    if let State::Admitting(admission) = conn.state {
+    let renewal = conn.renewal.as_ref().and_then(|renewal| renewal.ticket());
+    let (is_admitting, admission) = match &conn.state {
+        State::Admitting(admission) => (true, admission.ticket()),
+        State::New | State::Live => (false, None),
+    };
+    let session = conn.session;
+    reading::remove_connection(parts, key);
+    if is_admitting {
         parts.connections.admission_ends();
-        admission.ticket().map(|ticket| hooks::close_ticket(parts, ticket));
+        admission.map(|ticket| hooks::close_ticket(parts, ticket));
         return;
     }
     renewal.map(|ticket| hooks::close_ticket(parts, ticket));
-    let Some(session_key) = conn.session else { return };
+    let Some(session_key) = session else { return };
     let session = parts.sessions.get(session_key);
     // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].
     let leave = session.and_then(|session| session.slots.disconnect_of(key));

@@ -1,7 +1,7 @@
 //! The first packet of a connection: its version, its client identifier, and the shard that is its home.
 
 use super::reading::Handled;
-use super::{admission, connack, ending, home, reading, user_properties};
+use super::{admission, connack, ending, home, user_properties};
 use crate::codec;
 use crate::codec::Frame;
 use crate::id::ConnKey;
@@ -14,7 +14,7 @@ use crate::session::EndCause;
 pub(crate) fn first_packet(parts: &mut Parts, key: ConnKey, frame: &Frame<'_>, whole: &[u8]) -> Handled {
     let version = codec::connect_version(frame);
     if let Some(conn) = parts.connections.get_mut(key) {
-        reading::expect_none(&mut parts.clock, conn);
+        conn.packet_due_ms = None;
         conn.version = version.unwrap_or(conn.version);
     }
     let connect = match codec::decode(frame, Version::V5) {

@@ -61,7 +61,8 @@ pub(crate) fn note_exit<A>(parts: &mut Parts, suspended: &mut Suspended<A>, exit
             (place + 1, Some(ticket))
         }
     };
-    suspended.suspend(visited_until(parts.hooks.chain(suspended.point()), until), ticket);
+    let kept = ticket.map_or(0, |ticket| parts.hooks.tickets().kept_bytes(ticket));
+    suspended.suspend(visited_until(parts.hooks.chain(suspended.point()), until), ticket, kept);
     Walked::Waits
 }
 

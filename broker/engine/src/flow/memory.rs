@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use std::rc::Rc;
 
 use super::{ending, reading};
+use crate::clients::connection::Watch;
 use crate::clients::reading::Pause;
 use crate::id::{ConnKey, SessionKey};
 use crate::ledger::{Holder, IN_FLIGHT, Ledger, OUTBOUND, OWN, QUEUE, READ, SLOTS};
@@ -49,16 +50,13 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
 
 /// Timers that are armed, and of these those that somebody holds: the same, or one has been left behind. Linear, for tests.
 pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
-    let (connect, keep_alive): (Vec<_>, Vec<_>) = parts
-        .connections
-        .iter()
-        .map(|(_, conn)| (conn.packet_due.map(|(_, timer)| timer), conn.keep_alive))
-        .unzip();
-    let mut deadlines: Vec<Timer> = connect.into_iter().flatten().collect();
+    let (exact, others): (Vec<Watch>, Vec<Watch>) =
+        parts.connections.iter().filter_map(|(_, conn)| conn.watch).partition(|watch| watch.is_exact);
+    let mut deadlines: Vec<Timer> = exact.iter().map(|watch| watch.timer).collect();
+    let mut seconds: Vec<Timer> = others.iter().map(|watch| watch.timer).collect();
     deadlines.extend(parts.hooks.tickets().timers());
     deadlines.extend(parts.hooks.desk().timers());
     deadlines.extend(parts.hooks.reviews().timer());
-    let mut seconds: Vec<Timer> = keep_alive.into_iter().flatten().collect();
     seconds.extend(parts.work.settling().timer());
     for (_, session) in parts.sessions.iter() {
         deadlines.extend(session.packet_timers());

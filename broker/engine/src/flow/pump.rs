@@ -78,8 +78,8 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
             true
         }
         SlotBody::End(..) => {
-            if let Some(Slot { body: SlotBody::End(cause, will), .. }) = session.slots.pop() {
-                ending::connection_over(parts, session_key, cause, will, true);
+            if let Some(Slot { body: SlotBody::End(end), .. }) = session.slots.pop() {
+                ending::connection_over(parts, session_key, *end, true);
             }
             true
         }

@@ -5,8 +5,9 @@
 use std::rc::Rc;
 
 use crate::clients::Connection;
+use crate::clients::connection::Watch;
 use crate::clients::reading::{Pause, Reading};
-use crate::clock::{Clock, Deadline};
+use crate::clock::{Clock, Deadline, Overdue};
 use crate::id::{ConnKey, SessionKey};
 use crate::limits::Limits;
 use crate::parts::Parts;
@@ -183,23 +184,41 @@ pub(crate) enum Handled {
 }
 
 /// Forgets a connection.
-pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) -> Option<Connection> {
-    let conn = parts.connections.remove(key)?;
-    parts.clock.cancel_overdue(conn.keep_alive);
-    parts.clock.cancel_deadline(conn.packet_due.map(|(_, timer)| timer));
-    Some(conn)
+pub(crate) fn remove_connection(parts: &mut Parts, key: ConnKey) {
+    let watch = parts.connections.get(key).and_then(|conn| conn.watch);
+    cancel(&mut parts.clock, watch);
+    parts.connections.discard(key);
 }
 
 /// The client must send CONNECT, or its next AUTH, within `connect_timeout_ms`.
 pub(crate) fn expect_packet(parts: &mut Parts, key: ConnKey) {
     let due_ms = parts.clock.now().mono_ms + parts.setup.limits.connect_timeout_ms;
     if let Some(conn) = parts.connections.get_mut(key) {
-        expect_none(&mut parts.clock, conn);
-        conn.packet_due = Some((due_ms, parts.clock.arm_deadline(due_ms, Deadline::Connect(key))));
+        conn.packet_due_ms = Some(due_ms);
+        watch(&mut parts.clock, conn);
     }
 }
 
-/// What the client had to send has come.
-pub(crate) fn expect_none(clock: &mut Clock, conn: &mut Connection) {
-    clock.cancel_deadline(conn.packet_due.take().map(|(_, timer)| timer));
+/// Sees to it that a connection is looked at when its client may be late or silent, or before: it has one timer for all that.
+pub(crate) fn watch(clock: &mut Clock, conn: &mut Connection) {
+    let Some(due_ms) = conn.next_look_ms(clock.now().mono_ms) else { return };
+    if conn.watch.is_some_and(|watch| watch.due_ms <= due_ms) {
+        return;
+    }
+    cancel(clock, conn.watch);
+    let is_exact = conn.packet_due_ms == Some(due_ms);
+    let timer = if is_exact {
+        clock.arm_deadline(due_ms, Deadline::Connection(conn.key))
+    } else {
+        clock.arm_overdue(due_ms, Overdue::Connection(conn.key))
+    };
+    conn.watch = Some(Watch { due_ms, timer, is_exact });
+}
+
+fn cancel(clock: &mut Clock, watch: Option<Watch>) {
+    match watch {
+        Some(Watch { timer, is_exact: true, .. }) => clock.cancel_deadline(Some(timer)),
+        Some(Watch { timer, is_exact: false, .. }) => clock.cancel_overdue(Some(timer)),
+        None => {}
+    }
 }

@@ -81,6 +81,9 @@ pub(crate) fn go_on_telling(parts: &mut Parts) {
 fn tell_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Telling> {
     let session = parts.sessions.get(key)?;
     let connected = session.conn.is_some();
+    // One that comes with little waiting has room, whatever was said of the others while it was away.
+    let queue_max = parts.setup.limits.session_queue_messages_max;
+    let has_room = telling.drained || connected && session.queue.len() as u64 * 2 <= queue_max;
     let mut told = 0;
     let mut last = None;
     for filter in session.subscriptions.shared_after(telling.after.as_deref()).take(GROUPS_SLICE) {
@@ -90,9 +93,7 @@ fn tell_slice(parts: &mut Parts, key: SessionKey, telling: Telling) -> Option<Te
             continue;
         };
         parts.router.set_connected(name, filter, key, connected);
-        if telling.drained
-            && let Some(group) = parts.router.group_by_name(name, filter)
-        {
+        if has_room && let Some(group) = parts.router.group_by_name(name, filter) {
             parts.router.set_group_full(group, false);
         }
     }

@@ -14,26 +14,77 @@ use crate::id::ConnKey;
 use crate::interface::Completion;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::EndCause;
+use crate::session::{EndCause, ReleaseWait};
+use crate::timer::Timer;
 
+/// Does what is due, as far as the turn's budget goes: half of it for each wheel.
 pub(crate) fn run_timers(parts: &mut Parts) {
-    for deadline in parts.clock.take_deadlines() {
-        match deadline {
-            Deadline::Ticket(ticket) => ticket_due(parts, ticket),
-            Deadline::Barrier(session) => filters::barrier_due(parts, session),
-            Deadline::Release(session) => pump::release_due(parts, session),
-            Deadline::Connect(conn) => connect_due(parts, conn),
-            Deadline::Recheck => authority::recheck_now(parts),
-            Deadline::Plugin { timer, number } => commands::plugin_timer_due(parts, timer, number),
+    parts.clock.look();
+    let most = (parts.setup.limits.turn_budget_deliveries / 2).max(1);
+    for _ in 0..most {
+        let Some((timer, deadline)) = parts.clock.pop_deadline() else { break };
+        parts.counters.work_units += 1;
+        if holds_deadline(parts, timer, deadline) {
+            run_deadline(parts, deadline);
         }
     }
-    for entry in parts.clock.take_overdue() {
-        match entry {
-            Overdue::KeepAlive(conn) => keep_alive_due(parts, conn),
-            Overdue::Expiry(session) => ending::expiry_due(parts, session),
-            Overdue::Will(session) => ending::will_due(parts, session),
-            Overdue::Settled => retained::settle_due(parts),
+    for _ in 0..most {
+        let Some((timer, entry)) = parts.clock.pop_overdue() else { break };
+        parts.counters.work_units += 1;
+        if holds_overdue(parts, timer, entry) {
+            run_overdue(parts, entry);
         }
+    }
+}
+
+/// Whether what armed a timer still holds it: what has gone since it was due, or has armed another, is not meant.
+fn holds_deadline(parts: &mut Parts, timer: Timer, deadline: Deadline) -> bool {
+    let held = match deadline {
+        Deadline::Ticket(ticket) => parts.hooks.open_ticket(ticket).and_then(|open| open.timer),
+        Deadline::Connection(conn) => watch_of(parts, conn, true),
+        Deadline::Barrier(key) => parts.sessions.get(key).and_then(|session| session.barrier_timer),
+        Deadline::Release(key) => parts.sessions.get(key).and_then(|session| match session.release_wait {
+            ReleaseWait::Timed(timer) => Some(timer),
+            ReleaseWait::NotTimed | ReleaseWait::Over => None,
+        }),
+        Deadline::Recheck => parts.hooks.reviews().timer(),
+        Deadline::Plugin { timer, .. } => parts.hooks.desk().armed(timer),
+    };
+    held == Some(timer)
+}
+
+fn holds_overdue(parts: &mut Parts, timer: Timer, entry: Overdue) -> bool {
+    let held = match entry {
+        Overdue::Connection(conn) => watch_of(parts, conn, false),
+        Overdue::Expiry(key) => parts.sessions.get(key).and_then(|session| session.expiry_timer),
+        Overdue::Will(key) => parts.sessions.get(key).and_then(|session| session.will_timer),
+        Overdue::Settled => parts.work.settling().timer(),
+    };
+    held == Some(timer)
+}
+
+fn watch_of(parts: &Parts, key: ConnKey, is_exact: bool) -> Option<Timer> {
+    let watch = parts.connections.get(key).and_then(|conn| conn.watch);
+    watch.filter(|watch| watch.is_exact == is_exact).map(|watch| watch.timer)
+}
+
+fn run_deadline(parts: &mut Parts, deadline: Deadline) {
+    match deadline {
+        Deadline::Ticket(ticket) => ticket_due(parts, ticket),
+        Deadline::Connection(conn) => connection_due(parts, conn),
+        Deadline::Barrier(session) => filters::barrier_due(parts, session),
+        Deadline::Release(session) => pump::release_due(parts, session),
+        Deadline::Recheck => authority::recheck_now(parts),
+        Deadline::Plugin { timer, number } => commands::plugin_timer_due(parts, timer, number),
+    }
+}
+
+fn run_overdue(parts: &mut Parts, entry: Overdue) {
+    match entry {
+        Overdue::Connection(conn) => connection_due(parts, conn),
+        Overdue::Expiry(session) => ending::expiry_due(parts, session),
+        Overdue::Will(session) => ending::will_due(parts, session),
+        Overdue::Settled => retained::settle_due(parts),
     }
 }
 
@@ -42,46 +93,25 @@ pub(crate) fn next_deadline_ms(parts: &Parts) -> Option<u64> {
     parts.clock.next_due_ms()
 }
 
-fn connect_due(parts: &mut Parts, key: ConnKey) {
+/// A client may be late with its CONNECT or AUTH, or silent for too long.
+fn connection_due(parts: &mut Parts, key: ConnKey) {
     let now_ms = parts.clock.now().mono_ms;
-    // An earlier packet's time is of no interest any more.
-    let Some(conn) = parts.connections.get_mut(key).filter(|conn| conn.is_late(now_ms)) else { return };
-    match (&conn.state, conn.is_paused()) {
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    conn.watch = None;
+    match (conn.is_late(now_ms), &conn.state, conn.is_paused()) {
         // It is not the client that is waited for, but the session of another principal.
-        (State::Admitting(_), true) => {
+        (true, State::Admitting(_), true) => {
             connack::refuse(parts, key, ReasonCode::SERVER_BUSY, None);
         }
         // Its time does not run while we refuse to read.
-        (_, true) => reading::expect_packet(parts, key),
-        _ => {
+        (true, _, true) => reading::expect_packet(parts, key),
+        (false, ..) if !conn.is_silent(now_ms) => reading::watch(&mut parts.clock, conn),
+        (is_late, ..) => {
             conn.overdue = true;
+            conn.silent = !is_late;
             parts.out.overdue.push(key);
         }
     }
-}
-
-fn keep_alive_due(parts: &mut Parts, key: ConnKey) {
-    if is_silent(parts, key)
-        && let Some(conn) = parts.connections.get_mut(key)
-    {
-        conn.overdue = true;
-        conn.silent = true;
-        parts.out.overdue.push(key);
-    }
-}
-
-/// Whether a connection has sent nothing for too long; if not, looks again when it may have.
-fn is_silent(parts: &mut Parts, key: ConnKey) -> bool {
-    let now_ms = parts.clock.now().mono_ms;
-    let Some(conn) = parts.connections.get_mut(key) else { return false };
-    let due = conn.last_received_ms + conn.silence_max_ms;
-    let silent = now_ms >= due && !conn.is_paused();
-    if !silent {
-        // It does not run while we refuse to read.
-        let again = if conn.is_paused() { now_ms + conn.silence_max_ms } else { due };
-        conn.keep_alive = Some(parts.clock.arm_overdue(again, Overdue::KeepAlive(key)));
-    }
-    silent
 }
 
 /// Everything that the socket of a connection in `overdue` held when it was listed has been offered: one that is still
@@ -100,11 +130,13 @@ pub(crate) fn heard_out(parts: &mut Parts, key: ConnKey) {
         admission::end_renewal(parts, key, ReasonCode::NOT_AUTHORIZED);
     } else if late {
         ending::end_connection(parts, key, EndCause::ByBroker(ReasonCode::MAXIMUM_CONNECT_TIME), None);
-    } else if silent && is_silent(parts, key) {
+    } else if silent && conn.is_silent(now_ms) {
         // [MQTT-3.1.2-22]
         parts.counters.client_keepalive_timeout += 1;
         let reason = ReasonCode::KEEP_ALIVE_TIMEOUT;
         ending::end_connection(parts, key, EndCause::ByBroker(reason), Some((reason, None)));
+    } else {
+        reading::watch(&mut parts.clock, conn);
     }
 }
 

@@ -52,6 +52,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
 /// Whether the last step left sliced work: the shell then calls [`Shard::advance`] once more, after others have run.
 pub(crate) fn has_work(parts: &Parts) -> bool {
     parts.work.is_left()
+        || parts.clock.has_due()
         || settle::has_ready(parts)
         || commands::has_replays(parts)
         || authority::has_reviews(parts)

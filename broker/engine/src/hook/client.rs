@@ -75,14 +75,19 @@ impl<'a> ClientFold<'a> {
         self.running.is_some()
     }
 
-    /// The client; at client.connect with the properties as they are now.
-    fn client(&self) -> ClientView<'_> {
+    /// The client as far as it matters for a field; at client.connect with its properties as they are now.
+    fn client(&self, field: Field, index: u32) -> (ClientView<'_>, u32) {
         if self.point != HookPoint::ClientConnect {
-            return self.client;
+            return (self.client, index);
         }
-        let properties = self.current().properties.as_bytes();
+        let (properties, index) = self.current().properties.shown(field, index);
         let receive_maximum = Properties::from_encoded(properties).receive_maximum().unwrap_or(u16::MAX);
-        ClientView { properties, receive_maximum, ..self.client }
+        (ClientView { properties, receive_maximum, ..self.client }, index)
+    }
+
+    /// How many user properties its CONNECT has, where a link has changed it.
+    fn count_of_users(&self) -> Option<usize> {
+        if self.point == HookPoint::ClientConnect { self.current().properties.user_count() } else { None }
     }
 
     fn current(&self) -> &ClientVerdict {
@@ -107,7 +112,13 @@ impl EventAccess for ClientFold<'_> {
             (Field::TOPIC, Some(request)) => Ok(FieldValue::Bytes(request.topic.as_bytes())),
             (Field::QOS, Some(request)) => Ok(FieldValue::Number(u64::from(request.qos.as_u8()))),
             (Field::RETAIN, Some(request)) => Ok(FieldValue::Number(u64::from(request.retain))),
-            _ => self.client().get(field, index),
+            (Field::USER_PROPERTIES, _) if self.count_of_users().is_some() => {
+                self.count_of_users().map(|count| FieldValue::Number(count as u64)).ok_or(Status::ABSENT)
+            }
+            _ => {
+                let (client, index) = self.client(field, index);
+                client.get(field, index)
+            }
         }
     }
 
@@ -118,7 +129,7 @@ impl EventAccess for ClientFold<'_> {
         if set.is_err() && is_first {
             self.overlay = None;
         }
-        self.replaced.extend(set?);
+        self.replaced.extend(set?.into_iter().flatten());
         Ok(())
     }
 

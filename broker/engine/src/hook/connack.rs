@@ -70,8 +70,13 @@ impl<'a> ConnackFold<'a> {
         event
     }
 
-    fn properties(&self) -> Properties<'_> {
-        Properties::from_encoded(self.overlay.as_ref().unwrap_or(&self.section).as_bytes())
+    fn current(&self) -> &Section {
+        self.overlay.as_ref().unwrap_or(&self.section)
+    }
+
+    /// The properties as far as they matter for a field.
+    fn properties(&self, field: Field) -> Properties<'_> {
+        Properties::from_encoded(self.current().shown(field, 0).0)
     }
 
     /// What success grants, beside the properties: each has a value where CONNACK does not name it.
@@ -79,7 +84,7 @@ impl<'a> ConnackFold<'a> {
         if self.reason.is_error() {
             return None;
         }
-        let properties = self.properties();
+        let properties = self.properties(field);
         Some(match field {
             Field::KEEP_ALIVE_S => {
                 properties.server_keep_alive_s().unwrap_or(self.client.keep_alive_s).into()
@@ -125,12 +130,19 @@ impl<'a> ConnackFold<'a> {
 
 impl EventAccess for ConnackFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
-        let properties = self.properties();
+        let properties = self.properties(field);
         let text = match field {
             Field::REASON_CODE => return Ok(FieldValue::Number(u64::from(self.reason.0))),
             Field::SESSION_PRESENT => return Ok(FieldValue::Number(u64::from(self.session_present))),
             Field::USER_PROPERTY | Field::USER_PROPERTIES => {
-                return user_property(properties, field, index);
+                let section = self.current();
+                return match section.user_count().filter(|_| field == Field::USER_PROPERTIES) {
+                    Some(count) => Ok(FieldValue::Number(count as u64)),
+                    None => {
+                        let (shown, index) = section.shown(field, index);
+                        user_property(Properties::from_encoded(shown), field, index)
+                    }
+                };
             }
             Field::REASON_STRING => properties.reason_string(),
             Field::RESPONSE_INFO => properties.response_info(),
@@ -172,7 +184,7 @@ impl EventAccess for ConnackFold<'_> {
         if before.is_err() && is_first {
             self.overlay = None;
         }
-        self.replaced.extend(before?);
+        self.replaced.extend(before?.into_iter().flatten());
         Ok(())
     }
 

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
 use grapnel_plugin_abi::raw::{Field, Status};
 
-use super::section::{Section, takes_out};
+use super::section::{Replaced, Section, takes_out};
 use super::{CannotTake, FaultPolicy, HookPoint, PluginHandle};
 use crate::limits::Limits;
 use crate::message::{Message, MessageView, Payload};
@@ -113,10 +113,15 @@ impl Draft {
 
     /// The message with the changes.
     pub fn view<'a>(&'a self, base: MessageView<'a>, now_ms: u64) -> MessageView<'a> {
+        let properties = self.properties.as_ref().map_or(base.properties, Section::as_bytes);
+        MessageView { properties, ..self.view_beside(base, now_ms) }
+    }
+
+    /// The same but for its properties.
+    pub(super) fn view_beside<'a>(&'a self, base: MessageView<'a>, now_ms: u64) -> MessageView<'a> {
         MessageView {
             topic: self.topic_text().unwrap_or(base.topic),
             payload: self.payload.as_ref().map_or(base.payload, Payload::Shared),
-            properties: self.properties.as_ref().map_or(base.properties, Section::as_bytes),
             qos: self.qos.unwrap_or(base.qos),
             retain: self.retain.unwrap_or(base.retain),
             expires_at_ms: self
@@ -165,16 +170,16 @@ impl Draft {
         point: HookPoint,
         change: &FieldChange<'_>,
         rules: DraftRules<'_>,
-    ) -> Result<Option<Bytes>, CannotTake> {
+    ) -> Result<Replaced, CannotTake> {
         let publish = point == HookPoint::MessagePublish;
         match change.field {
             Field::TOPIC => {
                 check_topic(change.bytes, rules.limits)?;
-                return Ok(self.topic.replace(Bytes::copy_from_slice(change.bytes)));
+                return Ok([self.topic.replace(Bytes::copy_from_slice(change.bytes)), None]);
             }
             Field::PAYLOAD => {
                 check_payload(change.bytes, rules.limits)?;
-                return Ok(self.payload.replace(Bytes::copy_from_slice(change.bytes)));
+                return Ok([self.payload.replace(Bytes::copy_from_slice(change.bytes)), None]);
             }
             Field::QOS => {
                 let qos = u8::try_from(change.number).ok().and_then(QoS::from_u8).ok_or(Status::INVALID)?;
@@ -191,7 +196,7 @@ impl Draft {
             }
             Field::REASON_STRING if publish => {
                 super::text(change.bytes)?;
-                return Ok(self.reason_string.replace(Bytes::copy_from_slice(change.bytes)));
+                return Ok([self.reason_string.replace(Bytes::copy_from_slice(change.bytes)), None]);
             }
             Field::USER_PROPERTY
             | Field::CONTENT_TYPE
@@ -217,7 +222,7 @@ impl Draft {
             }
             _ => return Err(Status::UNSUPPORTED.into()),
         }
-        Ok(None)
+        Ok([None, None])
     }
 }
 
@@ -267,12 +272,12 @@ fn disposition(number: u64, publish: bool) -> Result<Disposition, Status> {
     }
 }
 
-/// Changes, adds or takes out a property. What was encoded before, for views of it.
+/// Changes, adds or takes out a property. What was there before, for views of it.
 fn change_section(
     section: &mut Section,
     change: &FieldChange<'_>,
     limits: &Limits,
-) -> Result<Option<Bytes>, Status> {
+) -> Result<Replaced, Status> {
     let property = match change.field {
         Field::USER_PROPERTY => return section.put_user(change, limits.user_properties_max as usize),
         Field::CONTENT_TYPE => return section.put_text(change, Property::ContentType),

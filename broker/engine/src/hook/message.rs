@@ -144,7 +144,7 @@ impl<'a> MessageFold<'a> {
         let is_first = self.overlay.is_none();
         let next = self.overlay.get_or_insert_with(|| self.draft.clone());
         match next.change(self.point, change, rules) {
-            Ok(before) => self.replaced.extend(before),
+            Ok(before) => self.replaced.extend(before.into_iter().flatten()),
             Err(CannotTake { status, reason }) => {
                 if is_first {
                     self.overlay = None;
@@ -172,7 +172,17 @@ impl<'a> MessageFold<'a> {
 impl EventAccess for MessageFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
         let draft = self.current();
-        let view = draft.view(self.base, self.rules.now.mono_ms);
+        let (properties, index) = match &draft.properties {
+            Some(section) if field == Field::USER_PROPERTIES && section.user_count().is_some() => {
+                return section
+                    .user_count()
+                    .map(|count| FieldValue::Number(count as u64))
+                    .ok_or(Status::ABSENT);
+            }
+            Some(section) => section.shown(field, index),
+            None => (self.base.properties, index),
+        };
+        let view = MessageView { properties, ..draft.view_beside(self.base, self.rules.now.mono_ms) };
         match field {
             Field::DISPOSITION => Ok(FieldValue::Number(draft.disposition as u64)),
             Field::REASON_CODE => {

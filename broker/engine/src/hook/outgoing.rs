@@ -55,6 +55,9 @@ pub fn message_of(
         }
         push_property(&mut properties, Property::CorrelationData(message.correlation_data));
     }
+    if message.user_properties.len() as u64 > limits.user_properties_max {
+        return Err(Status::FULL);
+    }
     for (key, value) in &message.user_properties {
         push_property(&mut properties, Property::User(super::short_text(key)?, super::short_text(value)?));
     }

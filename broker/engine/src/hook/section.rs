@@ -13,14 +13,19 @@ use crate::packet::{Properties, Property, PropertyId, push_property};
 /// Bytes of properties a plugin may give a packet.
 const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 
+/// What a change has taken the place of, where a hook may still have a view of it: all of the section, and the one property.
+pub type Replaced = [Option<Bytes>; 2];
+
 /// A property section on its way along a chain. The first change takes it apart, so that many changes cost no more than each by
 /// itself; whoever looks at it has it put together again. User properties keep their order, and stand behind the others.
-#[derive(Clone, Debug, Default)]
-pub struct Section {
-    /// As it stands in a packet; missing from a change on until somebody looks.
-    encoded: OnceCell<Bytes>,
-    /// Missing until the first change.
-    apart: Option<Box<Apart>>,
+#[derive(Clone, Debug)]
+pub struct Section(Form);
+
+#[derive(Clone, Debug)]
+enum Form {
+    /// As it stands in a packet.
+    Encoded(Bytes),
+    Apart(Box<Apart>),
 }
 
 /// The properties of a section, each encoded.
@@ -29,6 +34,14 @@ struct Apart {
     others: SmallVec<[(PropertyId, Bytes); 4]>,
     users: VecDeque<Bytes>,
     bytes: usize,
+    /// All of it as it stands in a packet; missing from a change on until somebody looks.
+    encoded: OnceCell<Bytes>,
+}
+
+impl Default for Section {
+    fn default() -> Section {
+        Section::of(Bytes::new())
+    }
 }
 
 impl PartialEq for Section {
@@ -41,31 +54,40 @@ impl Eq for Section {}
 
 impl Section {
     /// A section as it stands in a packet.
+    #[inline]
     pub fn of(encoded: Bytes) -> Section {
-        Section { encoded: OnceCell::from(encoded), apart: None }
+        Section(Form::Encoded(encoded))
     }
 
     /// The section as it stands in a packet.
     pub fn as_bytes(&self) -> &[u8] {
-        self.encoded.get_or_init(|| self.apart.as_ref().map_or_else(Bytes::new, |apart| apart.encode()))
+        match &self.0 {
+            Form::Encoded(encoded) => encoded,
+            Form::Apart(apart) => apart.encoded(),
+        }
     }
 
     /// The same, and the end of it here.
     pub fn into_bytes(self) -> Bytes {
-        self.as_bytes();
-        self.encoded.into_inner().unwrap_or_default()
+        match self.0 {
+            Form::Encoded(encoded) => encoded,
+            Form::Apart(apart) => Bytes::clone(apart.encoded()),
+        }
     }
 
     /// The same where somebody has looked at it: a view of that may still be in use.
     pub(super) fn seen(self) -> Option<Bytes> {
-        self.encoded.into_inner()
+        match self.0 {
+            Form::Encoded(encoded) => Some(encoded),
+            Form::Apart(mut apart) => apart.encoded.take(),
+        }
     }
 
     /// Its length, bytes.
     pub fn len(&self) -> usize {
-        match &self.apart {
-            Some(apart) => apart.bytes,
-            None => self.encoded.get().map_or(0, Bytes::len),
+        match &self.0 {
+            Form::Encoded(encoded) => encoded.len(),
+            Form::Apart(apart) => apart.bytes,
         }
     }
 
@@ -74,69 +96,91 @@ impl Section {
         self.len() == 0
     }
 
-    fn apart(&mut self) -> &mut Apart {
-        let encoded = &self.encoded;
-        self.apart.get_or_insert_with(|| {
-            let properties = encoded.get().map_or(&b""[..], |encoded| encoded);
-            Box::new(Apart::of(Properties::from_encoded(properties)))
-        })
+    /// What of it says what a field is, encoded, and at which place among user properties: of one that has been taken apart only that
+    /// property, so that a look costs no more than it.
+    pub(super) fn shown(&self, field: Field, index: u32) -> (&[u8], u32) {
+        let apart = match &self.0 {
+            Form::Encoded(encoded) => return (encoded, index),
+            Form::Apart(apart) => apart,
+        };
+        match property_of(field) {
+            None => (&[], index),
+            Some(PropertyId::User) => (apart.users.get(index as usize).map_or(&[], |user| user), 0),
+            Some(id) => {
+                let found = apart.others.iter().find(|(other, _)| *other == id);
+                (found.map_or(&[], |(_, one)| one), index)
+            }
+        }
     }
 
-    /// Puts a property in the place of the one there was, or, for `None`, takes that out. What was encoded before, for views of it.
+    /// How many user properties there are, where it has been taken apart.
+    pub(super) fn user_count(&self) -> Option<usize> {
+        match &self.0 {
+            Form::Encoded(_) => None,
+            Form::Apart(apart) => Some(apart.users.len()),
+        }
+    }
+
+    fn apart(&mut self) -> &mut Apart {
+        if let Form::Encoded(encoded) = &mut self.0 {
+            self.0 = Form::Apart(Box::new(Apart::of(std::mem::take(encoded))));
+        }
+        match &mut self.0 {
+            Form::Apart(apart) => apart,
+            Form::Encoded(_) => unreachable!("it has just been taken apart"),
+        }
+    }
+
+    /// Puts a property in the place of the one there was, or, for `None`, takes that out. What was there before, for views of it.
     ///
     /// # Errors
     /// ABSENT for one that is not there, FULL for a section that grows too long.
-    pub(super) fn put(
-        &mut self,
-        id: PropertyId,
-        property: Option<Property<'_>>,
-    ) -> Result<Option<Bytes>, Status> {
+    pub(super) fn put(&mut self, id: PropertyId, property: Option<Property<'_>>) -> Result<Replaced, Status> {
         debug_assert_ne!(id, PropertyId::User);
         let apart = self.apart();
         let place = apart.others.iter().position(|(other, _)| *other == id);
         let before = place.map_or(0, |place| apart.others[place].1.len());
-        match (property.map(encoded), place) {
+        let piece = match (property.map(encoded), place) {
             (Some(new), place) => {
                 apart.grow(before, new.len())?;
                 match place {
-                    Some(place) => apart.others[place].1 = new,
-                    None => apart.others.push((id, new)),
+                    Some(place) => Some(std::mem::replace(&mut apart.others[place].1, new)),
+                    None => {
+                        apart.others.push((id, new));
+                        None
+                    }
                 }
             }
             (None, Some(place)) => {
                 apart.bytes -= before;
-                apart.others.remove(place);
+                Some(apart.others.remove(place).1)
             }
             (None, None) => return Err(Status::ABSENT),
-        }
-        Ok(self.encoded.take())
+        };
+        Ok([apart.encoded.take(), piece])
     }
 
-    /// Sets, adds ([`APPEND`], or the place behind the last) or takes out a user property. What was encoded before, for views of it.
+    /// Sets, adds ([`APPEND`], or the place behind the last) or takes out a user property. What was there before, for views of it.
     ///
     /// # Errors
     /// INVALID for what is no string of MQTT, ABSENT for a place that is not there, FULL for a section that grows too long, or for
     /// more than `most` user properties.
-    pub(super) fn put_user(
-        &mut self,
-        change: &FieldChange<'_>,
-        most: usize,
-    ) -> Result<Option<Bytes>, Status> {
+    pub(super) fn put_user(&mut self, change: &FieldChange<'_>, most: usize) -> Result<Replaced, Status> {
         debug_assert_eq!(change.field, Field::USER_PROPERTY);
         let property = Property::User(super::short_text(change.key)?, super::short_text(change.bytes)?);
         let apart = self.apart();
         let place = change.index as usize;
         let before = apart.users.get(place).map(Bytes::len);
-        match (takes_out(change), before) {
+        let piece = match (takes_out(change), before) {
             (true, Some(before)) => {
                 apart.bytes -= before;
-                apart.users.remove(place);
+                apart.users.remove(place)
             }
             (true, None) => return Err(Status::ABSENT),
             (false, Some(before)) => {
                 let new = encoded(property);
                 apart.grow(before, new.len())?;
-                apart.users[place] = new;
+                Some(std::mem::replace(&mut apart.users[place], new))
             }
             (false, None) if change.index != APPEND && place != apart.users.len() => {
                 return Err(Status::ABSENT);
@@ -146,9 +190,10 @@ impl Section {
                 let new = encoded(property);
                 apart.grow(0, new.len())?;
                 apart.users.push_back(new);
+                None
             }
-        }
-        Ok(self.encoded.take())
+        };
+        Ok([apart.encoded.take(), piece])
     }
 
     /// Sets a string or takes it out.
@@ -159,22 +204,27 @@ impl Section {
         &mut self,
         change: &FieldChange<'a>,
         property: impl FnOnce(&'a str) -> Property<'a>,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Replaced, Status> {
         let property = property(super::short_text(change.bytes)?);
         self.put(property.id(), (!takes_out(change)).then_some(property))
     }
 }
 
 impl Apart {
-    fn of(properties: Properties<'_>) -> Apart {
-        let mut apart = Apart { bytes: properties.as_bytes().len(), ..Apart::default() };
-        for property in properties.iter() {
+    fn of(whole: Bytes) -> Apart {
+        let mut apart = Apart { bytes: whole.len(), ..Apart::default() };
+        for property in Properties::from_encoded(&whole).iter() {
             match property {
                 Property::User(..) => apart.users.push_back(encoded(property)),
                 _ => apart.others.push((property.id(), encoded(property))),
             }
         }
+        apart.encoded = OnceCell::from(whole);
         apart
+    }
+
+    fn encoded(&self) -> &Bytes {
+        self.encoded.get_or_init(|| self.encode())
     }
 
     /// A part becomes longer, or shorter.
@@ -199,6 +249,32 @@ fn encoded(property: Property<'_>) -> Bytes {
     let mut out = Vec::new();
     push_property(&mut out, property);
     Bytes::from(out)
+}
+
+/// The property that a field shows; `None` where it is none of a section's.
+fn property_of(field: Field) -> Option<PropertyId> {
+    Some(match field {
+        Field::USER_PROPERTY => PropertyId::User,
+        Field::CONTENT_TYPE => PropertyId::ContentType,
+        Field::RESPONSE_TOPIC => PropertyId::ResponseTopic,
+        Field::CORRELATION_DATA => PropertyId::CorrelationData,
+        Field::MESSAGE_EXPIRY_S => PropertyId::MessageExpiry,
+        Field::PAYLOAD_FORMAT => PropertyId::PayloadFormat,
+        Field::RECEIVE_MAXIMUM => PropertyId::ReceiveMaximum,
+        Field::MAXIMUM_PACKET_SIZE => PropertyId::MaximumPacketSize,
+        Field::TOPIC_ALIAS_MAXIMUM => PropertyId::TopicAliasMaximum,
+        Field::REQUEST_RESPONSE_INFO => PropertyId::RequestResponseInfo,
+        Field::REQUEST_PROBLEM_INFO => PropertyId::RequestProblemInfo,
+        Field::AUTH_METHOD => PropertyId::AuthMethod,
+        Field::AUTH_DATA => PropertyId::AuthData,
+        Field::KEEP_ALIVE_S => PropertyId::ServerKeepAlive,
+        Field::SESSION_EXPIRY_S => PropertyId::SessionExpiry,
+        Field::REASON_STRING => PropertyId::ReasonString,
+        Field::RESPONSE_INFO => PropertyId::ResponseInfo,
+        Field::SERVER_REFERENCE => PropertyId::ServerReference,
+        Field::ASSIGNED_CLIENT_ID => PropertyId::AssignedClientId,
+        _ => return None,
+    })
 }
 
 /// Whether a change takes text or bytes out instead of setting them.
@@ -238,12 +314,12 @@ mod tests {
     /// What one change makes of a section; where it fails, the section is as before.
     fn made(
         before: &[Property<'_>],
-        change: impl FnOnce(&mut Section) -> Result<Option<Bytes>, Status>,
+        change: impl FnOnce(&mut Section) -> Result<Replaced, Status>,
     ) -> Result<Vec<u8>, Status> {
         let mut made = of(before);
         let all = made.as_bytes().to_vec();
         match change(&mut made) {
-            Ok(seen) => {
+            Ok([seen, _]) => {
                 assert_eq!(seen.as_deref(), Some(&all[..]), "whoever has looked at it keeps that");
                 assert_eq!(made.len(), made.as_bytes().len());
                 Ok(made.as_bytes().to_vec())
@@ -328,13 +404,14 @@ mod tests {
     fn what_nobody_has_looked_at_is_put_together_once_however_many_changes_there_are() {
         let mut made = of(&BEFORE);
         let first = made.put_user(&change(0, 0, "0", ""), usize::MAX);
-        assert!(matches!(first, Ok(Some(_))), "as it came");
+        assert!(matches!(first, Ok([Some(_), Some(_)])), "as it came");
         for _ in 0..1_000 {
-            assert_eq!(made.put_user(&change(APPEND, 0, "k", "v"), usize::MAX), Ok(None));
+            assert_eq!(made.put_user(&change(APPEND, 0, "k", "v"), usize::MAX), Ok([None, None]));
         }
         let length = section(&BEFORE).len() - 1 + 1_000 * 7;
         assert_eq!((made.len(), made.as_bytes().len()), (length, length));
-        assert!(matches!(made.put_user(&change(0, 1, "", ""), 0), Ok(Some(seen)) if seen.len() == length));
+        let last = made.put_user(&change(0, 1, "", ""), 0);
+        assert!(matches!(last, Ok([Some(seen), Some(piece)]) if (seen.len(), piece.len()) == (length, 6)));
         assert_eq!(made.clone().seen(), None, "nobody has seen it since");
         assert_eq!(made.into_bytes().len(), length - 6);
     }

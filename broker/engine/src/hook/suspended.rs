@@ -23,6 +23,8 @@ pub struct Suspended<A> {
     epoch: u64,
     point: HookPoint,
     ticket: Option<Ticket>,
+    /// Bytes that the ticket keeps of what was there before its link.
+    kept: usize,
 }
 
 /// What an answer that came later has led to.
@@ -85,14 +87,14 @@ pub trait Accumulator: Clone {
 impl<A> Suspended<A> {
     /// An event that no link has seen yet.
     pub fn new(point: HookPoint, accumulator: A, epoch: u64) -> Suspended<A> {
-        Suspended { accumulator, visited: SmallVec::new(), epoch, point, ticket: None }
+        Suspended { accumulator, visited: SmallVec::new(), epoch, point, ticket: None, kept: 0 }
     }
 
     /// Begins another event with what the accumulator has become: no link has seen that one.
     pub fn next_event(&mut self, point: HookPoint) {
         self.point = point;
         self.visited.clear();
-        self.ticket = None;
+        (self.ticket, self.kept) = (None, 0);
     }
 
     /// Where it is.
@@ -115,6 +117,11 @@ impl<A> Suspended<A> {
         (&mut self.accumulator, &self.visited)
     }
 
+    /// Bytes that its ticket keeps of what was there before the link that answers later.
+    pub fn kept_bytes(&self) -> usize {
+        self.kept
+    }
+
     /// The ticket it waits for; `None` while it does not wait for a link.
     pub fn ticket(&self) -> Option<Ticket> {
         self.ticket
@@ -125,9 +132,14 @@ impl<A> Suspended<A> {
         self.ticket == Some(ticket)
     }
 
-    /// It has been to these links, and waits for this ticket, or for none.
-    pub fn suspend(&mut self, links: impl Iterator<Item = LinkIdentity>, ticket: Option<Ticket>) {
-        self.ticket = ticket;
+    /// It has been to these links, and waits for this ticket, which keeps so many bytes, or for none.
+    pub fn suspend(
+        &mut self,
+        links: impl Iterator<Item = LinkIdentity>,
+        ticket: Option<Ticket>,
+        kept: usize,
+    ) {
+        (self.ticket, self.kept) = (ticket, kept);
         for link in links {
             if !self.visited.contains(&link) {
                 self.visited.push(link);
@@ -148,7 +160,7 @@ impl<A: Accumulator> Suspended<A> {
         if !self.waits_for(open.number) {
             return None;
         }
-        self.ticket = None;
+        (self.ticket, self.kept) = (None, 0);
         Some(resume(&mut self.accumulator, self.point, open, answer, rules))
     }
 }
@@ -280,7 +292,7 @@ impl AuthorizationRequest {
     pub fn begin_anew(&mut self, epoch: u64) {
         self.epoch = epoch;
         self.visited.clear();
-        self.ticket = None;
+        (self.ticket, self.kept) = (None, 0);
         self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
     }
 }

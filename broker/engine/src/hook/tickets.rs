@@ -60,6 +60,19 @@ pub enum Before {
     Filters(Vec<Requested>),
 }
 
+impl Before {
+    /// Bytes of it.
+    pub fn bytes(&self) -> usize {
+        match self {
+            Before::Client(verdict) => size_of::<ClientVerdict>() + verdict.bytes(),
+            Before::Message(draft) => size_of::<Draft>() + draft.bytes(),
+            Before::Filters(filters) => {
+                filters.iter().map(|one| size_of::<Requested>() + one.filter.len()).sum()
+            }
+        }
+    }
+}
+
 /// A change that outlives the call it was made in.
 #[derive(Clone, Debug)]
 pub struct OwnedChange {
@@ -134,6 +147,11 @@ impl Tickets {
     /// How many are open.
     pub fn open(&self) -> usize {
         self.open
+    }
+
+    /// Bytes that a ticket keeps of what was there before its link.
+    pub fn kept_bytes(&self, ticket: Ticket) -> usize {
+        self.get(ticket).and_then(|open| open.before.as_ref()).map_or(0, |before| before.bytes())
     }
 
     /// The timers that watch over their deadlines.

@@ -5,7 +5,7 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FieldChange;
 use grapnel_plugin_abi::raw::{Field, Status};
 
-use super::section::Section;
+use super::section::{Replaced, Section};
 use super::view::ClientView;
 use super::{FaultPolicy, HookPoint, Link};
 use crate::packet::Property;
@@ -137,7 +137,7 @@ impl ClientVerdict {
         point: HookPoint,
         change: &FieldChange<'_>,
         user_properties_max: usize,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Replaced, Status> {
         let decides = matches!(
             point,
             HookPoint::ClientConnect | HookPoint::ClientAuthenticate | HookPoint::ClientAuthorize
@@ -162,13 +162,13 @@ impl ClientVerdict {
             }
             (Field::REASON_STRING, _) if decides => {
                 super::text(change.bytes)?;
-                return Ok(self.reason_string.replace(Bytes::copy_from_slice(change.bytes)));
+                return Ok([self.reason_string.replace(Bytes::copy_from_slice(change.bytes)), None]);
             }
             (Field::AUTH_DATA, HookPoint::ClientAuthenticate) => {
                 if change.bytes.len() > usize::from(u16::MAX) {
                     return Err(Status::INVALID);
                 }
-                return Ok(self.auth_data.replace(Bytes::copy_from_slice(change.bytes)));
+                return Ok([self.auth_data.replace(Bytes::copy_from_slice(change.bytes)), None]);
             }
             (Field::CACHEABLE, HookPoint::ClientAuthorize) => self.cacheable = change.number != 0,
             (Field::IS_SUPERUSER, HookPoint::ClientAuthenticate) => self.superuser = change.number != 0,
@@ -181,7 +181,7 @@ impl ClientVerdict {
             (_, HookPoint::ClientConnect) => return self.change_properties(change, user_properties_max),
             _ => return Err(Status::UNSUPPORTED),
         }
-        Ok(None)
+        Ok([None, None])
     }
 
     /// Changes, adds or takes out a property of CONNECT.
@@ -189,7 +189,7 @@ impl ClientVerdict {
         &mut self,
         change: &FieldChange<'_>,
         user_properties_max: usize,
-    ) -> Result<Option<Bytes>, Status> {
+    ) -> Result<Replaced, Status> {
         let number = |min: u64, max: u64| {
             (min..=max).contains(&change.number).then_some(change.number).ok_or(Status::INVALID)
         };

@@ -174,7 +174,10 @@ impl Group {
         !self.full && self.busy_picks as usize >= self.members.connected.max(1)
     }
 
+    /// Whether it was a member. Those that are left may have room.
     pub(super) fn remove(&mut self, session: SessionKey) -> bool {
+        self.full = false;
+        self.busy_picks = 0;
         self.members.remove(session)
     }
 

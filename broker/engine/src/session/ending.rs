@@ -87,6 +87,19 @@ impl Last {
     }
 }
 
+/// The end of a connection, behind what its client had sent.
+#[derive(Debug)]
+pub struct End {
+    /// How it has ended.
+    pub cause: EndCause,
+    /// The will of the connection.
+    pub will: Option<Box<Will>>,
+    /// When, monotonic milliseconds: delays and expiry count from then.
+    pub ended_ms: u64,
+    /// When the next connection of the session came, monotonic milliseconds; `None` while there is none.
+    pub returned_ms: Option<u64>,
+}
+
 /// What is to happen once the slots of a session without a connection have drained.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Fate {

@@ -154,15 +154,15 @@ impl FilterPacket {
 
     /// Bytes that it is charged for: each filter with all that there will be of it.
     pub fn bytes(&self) -> usize {
-        let on_its_way = match &self.step {
-            FilterStep::Chain(chain) => &chain.accumulator[..],
-            _ => &[],
+        let (on_its_way, kept) = match &self.step {
+            FilterStep::Chain(chain) => (&chain.accumulator[..], chain.kept_bytes()),
+            _ => (&[][..], 0),
         };
         let filters = self.requested.iter().chain(on_its_way);
         let filters: usize = filters.map(|one| FILTER_BYTES + 2 * one.filter.len()).sum();
         // A plugin asks for one filter, which is in force from the beginning.
         let granted = self.granted.iter().filter(|_| self.packet_id.is_none());
-        self.properties.len() + filters + self.beyond + granted.map(Granted::bytes).sum::<usize>()
+        self.properties.len() + kept + filters + self.beyond + granted.map(Granted::bytes).sum::<usize>()
     }
 
     /// Begins its own chain.

@@ -145,9 +145,12 @@ impl Stage {
             Stage::Unstarted => 0,
             Stage::Authorize(authorization) => {
                 let after = authorization.after.as_ref().map_or(0, Draft::bytes);
-                size_of::<Authorization>() + authorization.ask.accumulator.bytes() + after
+                size_of::<Authorization>()
+                    + authorization.ask.accumulator.bytes()
+                    + authorization.ask.kept_bytes()
+                    + after
             }
-            Stage::Chain(suspended) => suspended.accumulator.bytes(),
+            Stage::Chain(suspended) => suspended.accumulator.bytes() + suspended.kept_bytes(),
             Stage::Decided { extra, .. } => draft::extra_bytes(extra),
         }
     }

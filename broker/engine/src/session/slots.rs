@@ -6,7 +6,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
-use super::ending::{EndCause, Will};
+use super::ending::{End, EndCause};
 use super::filters::FilterPacket;
 use super::publish::{Behind, Head, PublishSlot, Refused, Stage, Verdict};
 use crate::id::ConnKey;
@@ -23,8 +23,8 @@ pub enum SlotBody {
     Filters(Box<FilterPacket>),
     /// A DISCONNECT.
     Disconnect(Leave),
-    /// The connection has ended in this way; whatever it sent is in front.
-    End(EndCause, Option<Box<Will>>),
+    /// The connection has ended; whatever it sent is in front.
+    End(Box<End>),
 }
 
 /// A received packet that waits.
@@ -62,7 +62,7 @@ impl SlotBody {
             SlotBody::Refused(refused) => refused.verdict.text.as_ref().map_or(0, Bytes::len),
             SlotBody::Filters(packet) => packet.bytes(),
             SlotBody::Disconnect(_) => 0,
-            SlotBody::End(_, will) => will.as_ref().map_or(0, |will| will.bytes()),
+            SlotBody::End(end) => size_of::<End>() + end.will.as_ref().map_or(0, |will| will.bytes()),
         }
     }
 }
@@ -135,9 +135,18 @@ impl Slots {
         self.queue.front_mut()
     }
 
-    /// Whether the end of a connection waits.
-    pub fn has_end(&self) -> bool {
-        self.ends > 0
+    /// The client is back while the end of its last connection waits, if that does.
+    pub fn note_return(&mut self, now_ms: u64) {
+        if self.ends == 0 {
+            return;
+        }
+        let last = self.queue.iter_mut().rev().find_map(|slot| match &mut slot.body {
+            SlotBody::End(end) => Some(end),
+            _ => None,
+        });
+        if let Some(end) = last {
+            end.returned_ms = Some(now_ms);
+        }
     }
 
     /// Whether a DISCONNECT waits: its client sends nothing more.
@@ -262,10 +271,10 @@ impl Slots {
     /// A parked DISCONNECT of a connection that is gone: the end of that connection becomes the client's own.
     pub fn mark_end(&mut self, conn: ConnKey, cause: EndCause) {
         for slot in &mut self.queue {
-            if let SlotBody::End(end, _) = &mut slot.body
+            if let SlotBody::End(end) = &mut slot.body
                 && slot.conn == Some(conn)
             {
-                *end = cause;
+                end.cause = cause;
             }
         }
     }
