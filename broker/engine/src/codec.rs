@@ -192,6 +192,11 @@ pub fn encode_pingreq(out: &mut Vec<u8>) {
     out.extend_from_slice(&[(PacketType::PingReq as u8) << 4, 0]);
 }
 
+/// Appends a CONNACK of 3.x, with its return code.
+pub fn encode_connack_v3(session_present: bool, code: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&[(PacketType::ConnAck as u8) << 4, 2, u8::from(session_present), code]);
+}
+
 /// Appends PINGRESP.
 pub fn encode_pingresp(out: &mut Vec<u8>) {
     out.extend_from_slice(&[(PacketType::PingResp as u8) << 4, 0]);

@@ -281,6 +281,15 @@ impl Session {
         self.barrier_timer.into_iter().chain(release)
     }
 
+    /// How many timers it holds.
+    #[inline]
+    pub(crate) fn timers_len(&self) -> usize {
+        usize::from(self.expiry_timer.is_some())
+            + usize::from(self.will_timer.is_some())
+            + usize::from(self.barrier_timer.is_some())
+            + usize::from(matches!(self.release_wait, ReleaseWait::Timed(_)))
+    }
+
     /// Whether it outlives its connection.
     pub fn is_persistent(&self) -> bool {
         self.expiry_s > 0

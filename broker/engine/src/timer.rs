@@ -143,6 +143,9 @@ impl<T> Wheel<T> {
             }
         }
         self.next_tick = now_tick + 1;
+        if self.due.is_empty() {
+            return;
+        }
         self.due.sort_unstable_by_key(|(due_ms, number, ..)| (*due_ms, *number));
         due.extend(self.due.drain(..).map(|(_, _, timer, what)| (timer, what)));
         if self.due.capacity() > SPARE_ENTRIES_MAX {

@@ -232,8 +232,36 @@ impl Connection {
         counters: &mut Counters,
     ) -> usize {
         let version = self.version;
+        self.queue(kind, out, counters, |buffer| codec::encode_ack(kind, packet_id, reason, version, buffer))
+    }
+
+    /// Queues a CONNACK of 3.x, which has no properties and is too large for nobody; its bytes.
+    #[inline]
+    pub(crate) fn send_connack_v3(
+        &mut self,
+        session_present: bool,
+        code: u8,
+        out: &mut Outbox,
+        counters: &mut Counters,
+    ) -> usize {
+        // MQTT 3.1 has no session present flag.
+        let present = session_present && self.version != Version::V31;
+        self.queue(PacketType::ConnAck, out, counters, |buffer| {
+            codec::encode_connack_v3(present, code, buffer);
+        })
+    }
+
+    /// Queues a packet of this type, as `encode` writes it; its bytes.
+    #[inline]
+    fn queue(
+        &mut self,
+        kind: PacketType,
+        out: &mut Outbox,
+        counters: &mut Counters,
+        encode: impl FnOnce(&mut Vec<u8>),
+    ) -> usize {
         let before = self.out.len();
-        self.out.append(|buffer| codec::encode_ack(kind, packet_id, reason, version, buffer));
+        self.out.append(encode);
         let sent = self.out.len() - before;
         counters.bytes_sent += sent as u64;
         count_sent(kind, counters);

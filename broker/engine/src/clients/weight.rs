@@ -97,7 +97,7 @@ impl Holder for Session {
 impl Session {
     /// What it is charged for whatever its client does.
     fn fixed_bytes(&self) -> usize {
-        size_of::<Session>() + self.end_timers().chain(self.packet_timers()).count() * TIMER_BYTES
+        size_of::<Session>() + self.timers_len() * TIMER_BYTES
     }
 
     /// All messages that are on their way to its client.

@@ -7,13 +7,14 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::reading::Handled;
-use super::{ending, send};
+use super::{ending, send, tell};
 use crate::hook::HookPoint;
 use crate::hook::chain::Course;
 use crate::hook::connack::{ConnackFold, Grants};
 use crate::id::ConnKey;
 use crate::packet::{
-    ConnAck, Connect, PACKET_BYTES_MAX, Packet, Properties, Property, PropertyId, QoS, push_property,
+    ConnAck, Connect, PACKET_BYTES_MAX, Packet, PacketType, Properties, Property, PropertyId, QoS,
+    push_property,
 };
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
@@ -101,8 +102,12 @@ pub(crate) fn run_connack(
 
 /// Sends a CONNACK; `code` is as it stands on the wire.
 pub(crate) fn send_connack(parts: &mut Parts, key: ConnKey, session_present: bool, code: u8, section: &[u8]) {
-    let Some(conn) = parts.connections.get(key) else { return };
-    // MQTT 3.1 has no session present flag; the encoder knows.
+    let Some(conn) = parts.connections.get_mut(key) else { return };
+    if !conn.version.is_v5() && !conn.traced {
+        let sent = conn.send_connack_v3(session_present, code, &mut parts.out, &mut parts.counters);
+        tell::tell_sent(parts, key, PacketType::ConnAck, sent, sent);
+        return;
+    }
     let mut properties = Properties::from_encoded(section);
     let mut silent = Vec::new();
     if !conn.reason_strings && properties.has(PropertyId::ReasonString) {

@@ -194,7 +194,6 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
         subscriptions::unroute(parts, key, &filter);
     }
     if let Some(session) = parts.sessions.get_mut(key) {
-        cancel_end(&mut parts.clock, session);
         parts.clock.cancel_deadline(session.barrier_timer.take());
         parts.clock.cancel_deadline(session.end_release_wait());
         let settles_ms = session.settles_ms;

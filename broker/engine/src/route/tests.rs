@@ -275,3 +275,17 @@ fn every_shard_names_the_same_owner_and_spreads_topics() {
     }
     assert!(counts.iter().all(|count| (800..1200).contains(count)), "{counts:?}");
 }
+
+#[test]
+fn the_nodes_of_wildcard_filters_are_counted() {
+    let mut routes = one_shard();
+    let before = routes.stats().trie_nodes;
+    routes.subscribe("a/+/c", session(1), qos(0));
+    routes.subscribe("a/+/d", session(1), qos(0));
+    assert_eq!(routes.stats().trie_nodes - before, 4, "a, + and two ends");
+    assert!(routes.unsubscribe("a/+/c", session(1)) && routes.unsubscribe("a/+/d", session(1)));
+    while routes.stats().idle_filters > 0 {
+        routes.sweep(10);
+    }
+    assert_eq!(routes.stats().trie_nodes, before);
+}

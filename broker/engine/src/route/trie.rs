@@ -239,3 +239,23 @@ fn shrink<K: Eq + std::hash::Hash, V>(map: &mut KeyedMap<K, V>) {
         map.shrink_to(map.len() * 2);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_map_gives_memory_back_when_it_is_nearly_empty_and_not_before() {
+        let mut map: KeyedMap<u32, u32> = KeyedMap::with_hasher(ahash::RandomState::with_seeds(1, 2, 3, 4));
+        map.extend((0..10_000).map(|key| (key, key)));
+        let full = map.capacity();
+        shrink(&mut map);
+        assert_eq!(map.capacity(), full);
+        map.retain(|key, _| *key < full as u32 / 8);
+        shrink(&mut map);
+        assert!(map.capacity() > full / 2, "an eighth is not nearly empty");
+        map.retain(|key, _| *key < 100);
+        shrink(&mut map);
+        assert!((100..1_000).contains(&map.capacity()), "{} places for 100", map.capacity());
+    }
+}

@@ -555,3 +555,22 @@ fn mail_for_a_plugin_that_never_comes_is_counted_as_lost() {
     world.shards[0].swap_chains(ChainTable::empty());
     assert_eq!(world.shards[0].counters().plugin_mail_stale, 3);
 }
+
+/// A timer that a plugin takes back while it rests is forgotten, however often it does so.
+#[test]
+fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
+    let mut world = World::new(1);
+    let (noted, entry) = instance();
+    world.shards[0].swap_chains(table(entry).with_resting(vec![PluginHandle(9)]));
+    for timer in 0..100 {
+        let plugin = PluginHandle(9);
+        world.shards[0].command(Command::Timer { plugin, timer, after_ms: 0, number: timer });
+        world.pass_ms(20);
+        if timer != 50 {
+            world.shards[0].command(Command::CancelTimer { plugin, timer });
+        }
+    }
+    world.shards[0].swap_chains(table(entry));
+    world.pass_ms(100);
+    assert_eq!(noted.0.take().len(), 1, "the one that was not taken back");
+}

@@ -9,7 +9,7 @@ use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{Disconnect, Packet, Properties, Property, QoS, Version, push_property};
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{OwnedChange, Totals};
+use grapnel_engine::shard::{OwnedChange, Pause, Reading, Totals};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later, send_auth};
@@ -729,4 +729,33 @@ fn a_renewal_goes_on_to_the_links_behind_or_ends() {
         assert_eq!(world.take(client), [Got::Auth(0, String::new())]);
         assert_eq!(log.take().len(), behind);
     }
+}
+
+/// The time for an AUTH does not end while its client is paused: it begins anew when that is over.
+#[test]
+fn a_renewal_has_a_deadline_whatever_its_client_sends_meanwhile() {
+    let mut world = World::with(1, |limits| {
+        limits.connect_timeout_ms = 1000;
+        limits.defer_window = 1;
+    });
+    let taken = Taken::default();
+    let client = renewing(&mut world, &taken);
+    complete(&mut world, taken.ticket(1), Flow::STOP, another_round("1?"));
+    world.forget(client);
+    mount(
+        &mut world,
+        vec![
+            (AUTHENTICATE, later(1, 0, FaultPolicy::Deny, &taken)),
+            (HookPoint::MessagePublish, later(2, 0, FaultPolicy::Ignore, &taken)),
+        ],
+    );
+    // PUBLISH, QoS 1, identifier 1, no properties.
+    let publish = [0x32, 7, 0, 1, b't', 0, 1, 0, b'x'];
+    world.hold_ms(1_100, &[(client, &publish)]);
+    assert_eq!(world.reading(client), Reading::Paused(Pause::Slots));
+    complete(&mut world, taken.ticket(2), Flow::CONTINUE, Vec::new());
+    assert_eq!(world.reading(client), Reading::Reading);
+    assert!(!world.is_closed(client));
+    world.pass_ms(2_100);
+    assert!(world.is_closed(client), "its AUTH has not come");
 }

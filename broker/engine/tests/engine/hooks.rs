@@ -759,3 +759,43 @@ fn a_response_topic_is_set_to_a_name_or_taken_out() {
     assert_eq!(log.take(), ["INVALID answer", "INVALID answer", "OK b/c", "OK -", "ABSENT -"]);
     assert_eq!(world.take(sub).len(), 1);
 }
+
+/// A link that looks at a message between its changes sees each of them, of user properties as of the others.
+#[test]
+fn a_link_sees_what_it_has_changed() {
+    let (mut world, sub, publisher) = pair();
+    let log = Log::default();
+    let act = {
+        let log = log.clone();
+        move |call: &mut Call<'_>| {
+            let users = |call: &Call<'_>| {
+                let count = call.number(Field::USER_PROPERTIES).unwrap_or(99);
+                let all: Vec<String> =
+                    (0..count as u32).map(|at| call.text_at(Field::USER_PROPERTY, at)).collect();
+                format!("{count} {}", all.join(" "))
+            };
+            log.note(users(call));
+            call.set(Field::USER_PROPERTY, 0, "2", "k");
+            call.set(Field::CONTENT_TYPE, 0, "json", "");
+            log.note(format!("{} {}", users(call), call.text_at(Field::CONTENT_TYPE, 0)));
+            call.set(Field::PAYLOAD_FORMAT, 1, "", "");
+            call.set(Field::USER_PROPERTY, 0, "3", "k");
+            log.note(format!(
+                "{} {} {:?} {}",
+                users(call),
+                call.text_at(Field::CONTENT_TYPE, 0),
+                call.number(Field::PAYLOAD_FORMAT),
+                call.text_at(Field::RESPONSE_TOPIC, 0)
+            ));
+            Flow::CONTINUE
+        }
+    };
+    mount(&mut world, vec![(HookPoint::MessagePublish, link(1, 0, FaultPolicy::Ignore, act))]);
+    let own = [Property::User("k", "1"), Property::ContentType("text")];
+    world.publish_with(publisher, "t", "x", QoS::AtMostOnce, 0, false, &own);
+    let told = log.take();
+    assert!(told[0].starts_with("1 ") && told[0].ends_with('1'), "{told:?}");
+    assert!(told[1].starts_with("2 ") && told[1].ends_with("2 json"), "{told:?}");
+    assert!(told[2].starts_with("3 ") && told[2].ends_with("3 json Ok(1) -"), "{told:?}");
+    assert_eq!(world.take(sub).len(), 1);
+}

@@ -314,3 +314,45 @@ fn numbers_of_two_shards_never_meet() {
     world.publish(client, "t", "x", QoS::AtMostOnce, 0);
     assert_eq!(log.take(), ["1 1"], "the shard's own number in the highest byte");
 }
+
+/// A member of a shared subscription that comes with nothing waiting is drawn, whatever was said of the others while it was away.
+#[test]
+fn a_member_that_comes_back_with_room_gets_its_share() {
+    let mut world = World::with(2, |limits| {
+        limits.inflight_max = 1;
+        limits.session_queue_messages_max = 8;
+    });
+    let ask = || Ask { clean: false, ..Ask::v(Version::V311) };
+    let (slow, back) = (0..)
+        .map(|n| format!("away{n}"))
+        .find_map(|name| {
+            let client = world.connect(&name, &ask());
+            let here = world.shard_of(client) == 1;
+            if here {
+                world.subscribe(client, "$share/g/t", QoS::AtLeastOnce);
+            }
+            world.lose(client);
+            here.then_some(name)
+        })
+        .map(|name| (world.connect_at(1, "slow", &Ask::v(Version::V5)), name))
+        .expect("some name has its home there");
+    world.subscribe(slow, "$share/g/t", QoS::AtLeastOnce);
+    let publisher = world.connect_at(0, "publisher", &Ask::v(Version::V5));
+    for n in 1..=8 {
+        world.publish(publisher, "t", "x", QoS::AtLeastOnce, n);
+    }
+    // The slow member has much waiting, and leaves.
+    world.unsubscribe(slow, "$share/g/t");
+    let back = world.connect(&back, &ask());
+    let other = world.connect_at(0, "other", &Ask::v(Version::V5));
+    world.subscribe(other, "$share/g/t", QoS::AtMostOnce);
+    let mut got = 0;
+    for round in 0..100 {
+        world.publish(publisher, "t", "y", QoS::AtLeastOnce, round + 10);
+        for one in world.take(back) {
+            got += 1;
+            world.ack(back, Packet::PubAck, one.id());
+        }
+    }
+    assert!((20..=80).contains(&got), "{got} of 100");
+}

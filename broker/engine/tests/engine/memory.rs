@@ -647,3 +647,33 @@ fn a_connect_that_waits_is_charged_for_all_that_it_says() {
     complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
     assert!(ledger(&mut world, 0).connections < before + 4_000);
 }
+
+#[test]
+fn what_a_ticket_keeps_of_before_its_link_is_charged() {
+    let mut world = World::new(1);
+    let publisher = world.connect("p", &Ask::v(V5));
+    let taken = Taken::default();
+    let grows = link(1, 10, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::PAYLOAD, 0, &"x".repeat(100_000), "");
+        Flow::CONTINUE
+    });
+    let shrinks = link(2, 0, FaultPolicy::Deny, {
+        let taken = taken.clone();
+        move |call: &mut Call<'_>| {
+            call.set(Field::PAYLOAD, 0, "y", "");
+            taken.note("", call.defer().expect("it may wait"));
+            Flow::DEFER
+        }
+    });
+    let point = HookPoint::MessagePublish;
+    mount(&mut world, vec![(point, grows), (point, shrinks)]);
+    for packet_id in 1..=20 {
+        world.publish(publisher, "t", "small", QoS::AtLeastOnce, packet_id);
+    }
+    let slots = ledger(&mut world, 0).slots;
+    assert!((2_000_000..2_100_000).contains(&slots), "{slots} bytes, while tickets keep 2,000,000");
+    for place in 0..20 {
+        complete(&mut world, taken.ticket(place), Flow::CONTINUE, Vec::new());
+    }
+    assert_eq!(ledger(&mut world, 0).slots, 0);
+}

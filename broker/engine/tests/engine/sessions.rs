@@ -426,3 +426,66 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     let (_, connack) = world.try_connect("c", &without);
     assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
 }
+
+/// The delay of a will runs from the end of the connection, whenever what the client had sent has its effect [MQTT-3.1.3-9]; and
+/// so does the expiry of the session.
+#[test]
+fn delays_count_from_the_end_of_the_connection() {
+    for (away_ms, wills) in [(5_000, 0), (20_000, 1)] {
+        let mut world = World::new(1);
+        let watcher = watcher(&mut world);
+        let taken = Taken::default();
+        let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
+        waits.deadline_ms = 600_000;
+        mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
+        let client = world.connect("c", &with_will(10, 60));
+        world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
+        world.lose(client);
+        world.pass_ms(away_ms);
+        let without = Ask { will: None, will_delay_s: 0, ..with_will(0, 60) };
+        let client = world.connect("c", &without);
+        mount(&mut world, Vec::new());
+        complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+        assert_eq!(world.take(watcher).len(), wills, "{away_ms} ms away, delay 10 s");
+        world.lose(client);
+    }
+    // The session of one that does not come back ends 60 s after its connection, although a publish of it has waited 50.
+    let mut world = World::new(1);
+    let taken = Taken::default();
+    let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
+    waits.deadline_ms = 600_000;
+    mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
+    let client = world.connect("c", &with_will(0, 60));
+    world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
+    world.lose(client);
+    world.pass_ms(50_000);
+    complete(&mut world, taken.ticket(0), Flow::CONTINUE, Vec::new());
+    mount(&mut world, Vec::new());
+    world.pass_ms(12_000);
+    assert_eq!(world.shards[0].counters().session_expired, 1);
+}
+
+/// Sessions that expire in one second are ended a part at a time, and one that is back meanwhile stays.
+#[test]
+fn what_falls_due_together_is_done_in_slices() {
+    let mut world = World::with(1, |limits| limits.turn_budget_deliveries = 64);
+    for n in 0..500 {
+        let client = world.connect(&format!("c{n:03}"), &with_will(0, 10));
+        world.disconnect(client, ReasonCode::SUCCESS);
+    }
+    world.now = world.now.plus_ms(20_000);
+    let now = world.now;
+    assert!(world.shards[0].advance(now), "there is more");
+    let first = world.shards[0].counters().session_expired;
+    assert!((1..=64).contains(&first), "{first} in one step");
+    assert_eq!(world.shards[0].next_deadline_ms(), Some(now.mono_ms), "the rest is due at once");
+    // The last of them comes back before its turn, and leaves again: its time begins anew.
+    let (client, connack) = world.try_connect("c499", &with_will(0, 10));
+    let present = connack == Some(Got::ConnAck { present: true, code: 0 });
+    world.disconnect(client, ReasonCode::SUCCESS);
+    world.drive();
+    let expired = world.shards[0].counters().session_expired;
+    assert_eq!(expired, if present { 499 } else { 500 });
+    world.pass_ms(12_000);
+    assert_eq!(world.shards[0].counters().session_expired, expired + 1);
+}
