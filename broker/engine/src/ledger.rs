@@ -190,9 +190,11 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
 
     /// Drops one; whether it was there.
     pub(crate) fn discard(&mut self, key: K) -> bool {
-        let Some(weight) = self.table.get(key).map(|entry| entry.weight) else { return false };
-        drop(self.table.remove(key));
-        self.weigh_anew(key, weight, Weight::default());
+        let Some(Entry { weight, .. }) = self.table.remove(key) else { return false };
+        // One that came and went between two settlements has never counted.
+        if weight != Weight::default() {
+            self.weigh_anew(key, weight, Weight::default());
+        }
         true
     }
 

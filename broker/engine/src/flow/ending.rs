@@ -295,7 +295,8 @@ pub(crate) fn end_connection(
         State::New | State::Live => (false, None),
     };
     let session = conn.session;
-    reading::remove_connection(parts, key);
+    reading::cancel(&mut parts.clock, conn.watch);
+    parts.connections.discard(key);
     if is_admitting {
         parts.connections.admission_ends();
         admission.map(|ticket| hooks::close_ticket(parts, ticket));
