@@ -2,9 +2,11 @@
 
 use std::io::Write;
 use std::net::Shutdown;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::client::{Client, Packet, connect, publish, publish_qos_1};
-use super::{Broker, End, open_descriptors, wait_for};
+use super::{Broker, End, PATIENCE, open_descriptors, wait_for};
 
 /// Each client sends to each other one through a topic of its own.
 fn everybody_reaches_everybody(shards: usize, count: usize) {
@@ -235,4 +237,47 @@ fn connections_leave_no_descriptor_behind_however_they_end() {
     broker.wait_for_count("connections_count", 0);
     wait_for("every descriptor to be closed", || (open_descriptors() <= before).then_some(()));
     assert_eq!(broker.drain(), End::Asked(15));
+}
+
+/// One shard that sends more large fan-outs than another can work off keeps no other's messages out.
+#[test]
+fn lanes_are_taken_in_turn() {
+    let broker = Broker::with(3, |limits, _| limits.turn_budget_deliveries = 64);
+    let mut names = (0..).map(|n| format!("c{n}"));
+    let mut connect_at = |shard: usize| loop {
+        let name = names.next().unwrap();
+        let client = broker.connect(&name);
+        let handle = &broker.shards.handles()[shard];
+        if handle.call(PATIENCE, move |shard| shard.client(&name).is_some()).unwrap() {
+            return client;
+        }
+    };
+    // More than a turn serves; they never read, and lose what is too much.
+    let crowd: Vec<Client> = (0..100)
+        .map(|_| {
+            let mut client = connect_at(1);
+            client.subscribe("all", 0);
+            client
+        })
+        .collect();
+    let mut reader = connect_at(1);
+    reader.subscribe("one", 0);
+    let (flood, mut quiet) = (connect_at(0), connect_at(2));
+    let stop = Arc::new(AtomicBool::new(false));
+    let sender = std::thread::spawn({
+        let stop = Arc::clone(&stop);
+        move || {
+            let mut socket = flood.socket.try_clone().unwrap();
+            let many = publish("all", b"x").repeat(1000);
+            while !stop.load(Ordering::Relaxed) && socket.write_all(&many).is_ok() {}
+        }
+    });
+    for n in 0..20_u8 {
+        quiet.send(&publish("one", &[n]));
+        assert_eq!(reader.packet().publish(), ("one".to_owned(), vec![n]));
+    }
+    stop.store(true, Ordering::Relaxed);
+    drop(crowd);
+    assert_eq!(broker.drain(), End::Asked(15));
+    sender.join().unwrap();
 }
