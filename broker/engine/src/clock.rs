@@ -46,6 +46,15 @@ pub(crate) enum Overdue {
 /// What a timer is charged for.
 pub(crate) const TIMER_BYTES: usize = Wheel::<Deadline>::ENTRY_BYTES;
 
+/// Memory for so many that were due at one time is kept.
+const SPARE_DUE_MAX: usize = 1024;
+
+fn give_back<T>(due: &mut VecDeque<T>) {
+    if due.capacity() > SPARE_DUE_MAX && due.is_empty() {
+        *due = VecDeque::new();
+    }
+}
+
 /// A shard's time. It moves only between two steps.
 #[derive(Debug)]
 pub(crate) struct Clock {
@@ -118,6 +127,8 @@ impl Clock {
 
     /// Looks what is due by now.
     pub(crate) fn look(&mut self) {
+        give_back(&mut self.due_deadlines);
+        give_back(&mut self.due_seconds);
         self.deadlines.expire(self.now.mono_ms, &mut self.due_deadlines);
         self.seconds.expire(self.now.mono_ms, &mut self.due_seconds);
     }
