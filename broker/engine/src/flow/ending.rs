@@ -65,13 +65,14 @@ pub(crate) fn connection_over(parts: &mut Parts, session_key: SessionKey, end: E
             session.will_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Will(session_key)));
         }
     }
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
     if resumed {
         return;
     }
     if ends {
         retire(parts, session_key, Last::Closed(end.cause.reason()));
-    } else if session.expiry_s != u32::MAX {
+    } else if let Some(session) = parts.sessions.get_mut(session_key)
+        && session.expiry_s != u32::MAX
+    {
         let due_ms = end.ended_ms + u64::from(session.expiry_s) * 1000;
         parts.clock.cancel_overdue(session.expiry_timer.take());
         session.expiry_timer = Some(parts.clock.arm_overdue(due_ms, Overdue::Expiry(session_key)));
@@ -152,8 +153,10 @@ pub(crate) fn retire(parts: &mut Parts, session_key: SessionKey, last: Last) {
     if let Some(will) = session.delayed_will.take() {
         publish_will(parts, session_key, *will, false);
     }
-    // A SUBSCRIBE that waits for another shard waits for nothing now.
-    wake::wake_slots(parts, session_key);
+    if parts.sessions.get(session_key).is_some_and(|session| !session.slots.is_empty()) {
+        // A SUBSCRIBE that waits for another shard waits for nothing now.
+        wake::wake_slots(parts, session_key);
+    }
     queue_takedown(parts, session_key);
 }
 
@@ -304,13 +307,10 @@ pub(crate) fn end_connection(
     }
     renewal.map(|ticket| hooks::close_ticket(parts, ticket));
     let Some(session_key) = session else { return };
-    let session = parts.sessions.get(session_key);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return };
     // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].
-    let leave = session.and_then(|session| session.slots.disconnect_of(key));
-    let parked = leave.map(|leave| EndCause::ByClient(leave.reason));
-    if parked.is_some_and(|parked| !parked.sends_will())
-        && let Some(session) = parts.sessions.get_mut(session_key)
-    {
+    let parked = session.slots.disconnect_of(key).map(|leave| EndCause::ByClient(leave.reason));
+    if parked.is_some_and(|parked| !parked.sends_will()) {
         // It has been received, whatever else has ended the connection meanwhile [MQTT-3.14.4-3].
         session.will = None;
     }
@@ -319,8 +319,10 @@ pub(crate) fn end_connection(
         cause => cause,
     };
     parts.counters.client_disconnected += 1;
-    if let Some(session) = parts.sessions.get(session_key) {
-        let identity = std::rc::Rc::clone(&session.identity);
+    if !parts.hooks.chain(HookPoint::ClientDisconnected).is_empty()
+        && let Some(session) = parts.sessions.get(session_key)
+    {
+        let identity = Rc::clone(&session.identity);
         hooks::notify_client(parts, HookPoint::ClientDisconnected, &identity, cause.reason());
     }
     detach(parts, session_key, key, cause);
