@@ -165,7 +165,8 @@ typedef uint32_t grapnel_field;
 #define GRAPNEL_FIELD_MESSAGE_EXPIRY_S UINT32_C(29)
 /** Payload format indicator (0, 1). */
 #define GRAPNEL_FIELD_PAYLOAD_FORMAT UINT32_C(30)
-/** User property by index (key and value). A set with index GRAPNEL_APPEND adds one; a set of `number` 1 removes it. */
+/** User property by index (key and value). A set with index GRAPNEL_APPEND adds one, GRAPNEL_STATUS_FULL beyond
+ *  `user_properties_max`; a set of `number` 1 removes it. */
 #define GRAPNEL_FIELD_USER_PROPERTY UINT32_C(31)
 /** Topic filter by index at subscribe and unsubscribe, the $share prefix included (text); the one of
  *  session.subscribed and session.unsubscribed. */
