@@ -1,5 +1,5 @@
 //! Every bound of the engine as a setting: name with its unit, default, allowed range and the reason for the default. The
-//! configuration file's `[limits]` table is this list; nothing else in the engine holds a number that bounds memory or time.
+//! configuration file's `[limits]` table is this list. Bounds that nobody need set are constants beside what they bound.
 //! [`Choices`] are the settings that are no numbers, the file's `[mqtt]` table.
 
 use crate::packet::QoS;

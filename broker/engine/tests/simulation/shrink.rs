@@ -88,6 +88,8 @@ pub fn shrink(seed: u64, ops: Vec<Op>, rule: Rule) -> Vec<Op> {
 /// A rule that was broken, with the run that broke it.
 pub struct Failure {
     pub seed: u64,
+    /// How many operations its world had: the last rules are judged at its end.
+    pub world_ops: usize,
     pub ops: Vec<Op>,
     pub violation: Violation,
 }
@@ -119,8 +121,9 @@ pub fn simulate(seed: u64, count: usize, to_the_end: bool) -> Summary {
         if let Some(violation) = outcome.violations.into_iter().next()
             && !summary.failures.iter().any(|failure| failure.violation.rule == violation.rule)
         {
+            let world_ops = ops.len();
             let ops = ops[..outcome.after].to_vec();
-            summary.failures.push(Failure { seed, ops, violation });
+            summary.failures.push(Failure { seed, world_ops, ops, violation });
         }
         seed += 1;
     }
@@ -130,6 +133,7 @@ pub fn simulate(seed: u64, count: usize, to_the_end: bool) -> Summary {
 /// A failure for people: the rule, and the fewest operations that break it.
 pub fn report(failure: &Failure) -> String {
     let (seed, count, rule) = (failure.seed, failure.ops.len(), failure.violation.rule);
+    let world_ops = failure.world_ops;
     let fewest = shrink(seed, failure.ops.clone(), rule);
     let (again, trace) = run_traced(seed, &fewest, true);
     let details = again.violations.iter().find(|violation| violation.rule == rule);
@@ -137,7 +141,7 @@ pub fn report(failure: &Failure) -> String {
     let list: Vec<String> = fewest.iter().map(|op| format!("    {op:?},")).collect();
     format!(
         "seed {seed}, {count} operations: {}\n  {rule:?}: {details}\n  {} operations are enough ({}):\n{}\n  \
-         what is sent and received:\n    {}\n  again: just simulate --seed {seed} --ops {WORLD_OPS}",
+         what is sent and received:\n    {}\n  again: just simulate --seed {seed} --ops {world_ops}",
         rule.sentence(),
         fewest.len(),
         settings(seed).text(),
