@@ -175,7 +175,7 @@ pub struct Outbox {
     /// Connections to offer the rest again and read on; may name a connection that has ended meanwhile.
     pub resume: Vec<ConnKey>,
     /// Connections that should have sent something by now, as far as the engine has seen: offer it what their sockets hold at
-    /// this moment, then call [`Shard::heard_out`](super::Shard::heard_out). May name a connection that has ended meanwhile.
+    /// this moment, then call [`Shard::heard_out`](crate::shard::Shard::heard_out). May name a connection that has ended meanwhile.
     pub overdue: Vec<ConnKey>,
     /// Connections that have ended.
     pub closing: Vec<Closing>,
