@@ -142,6 +142,17 @@ mod tests {
     }
 
     #[test]
+    fn it_has_no_more_user_properties_than_a_packet_may() {
+        let most = limits().user_properties_max as usize;
+        let with = |count: usize| {
+            made(&PluginMessage { user_properties: vec![(&b"k"[..], &b"v"[..]); count], ..message() })
+                .map(|made| made.properties.len())
+        };
+        assert_eq!(with(most), Ok(most * 7));
+        assert_eq!(with(most + 1), Err(Status::FULL));
+    }
+
+    #[test]
     fn what_it_leaves_out_is_nothing() {
         let made = made(&message()).expect("it is in order");
         assert_eq!((made.properties.len(), made.retain, made.expires_at_ms), (0, false, None));
