@@ -191,10 +191,7 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
     /// Drops one; whether it was there.
     pub(crate) fn discard(&mut self, key: K) -> bool {
         let Some(Entry { weight, .. }) = self.table.remove(key) else { return false };
-        // One that came and went between two settlements has never counted.
-        if weight != Weight::default() {
-            self.weigh_anew(key, weight, Weight::default());
-        }
+        self.weigh_anew(key, weight, Weight::default());
         true
     }
 
@@ -230,13 +227,14 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
             entry.touched = false;
             let now = entry.value.weight(limits);
             let before = std::mem::replace(&mut entry.weight, now);
-            if before != now {
-                self.weigh_anew(key, before, now);
-            }
+            self.weigh_anew(key, before, now);
         }
     }
 
     fn weigh_anew(&mut self, key: K, before: Weight, now: Weight) {
+        if before == now {
+            return;
+        }
         for ((sum, before), now) in self.parts.iter_mut().zip(before.parts).zip(now.parts) {
             *sum = *sum - before + now;
         }

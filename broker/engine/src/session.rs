@@ -71,6 +71,16 @@ pub enum ReleaseWait {
     Over,
 }
 
+impl ReleaseWait {
+    /// The timer of its deadline.
+    pub(crate) fn timer(self) -> Option<Timer> {
+        match self {
+            ReleaseWait::Timed(timer) => Some(timer),
+            ReleaseWait::NotTimed | ReleaseWait::Over => None,
+        }
+    }
+}
+
 /// What the shared subscriptions of a session are told, a slice at a time.
 #[derive(Debug)]
 pub struct Telling {
@@ -217,10 +227,7 @@ impl Session {
 
     /// Publishes beyond `awaiting_rel_max` wait for a PUBREL again, from now on; the deadline there was means nothing any more.
     pub fn end_release_wait(&mut self) -> Option<Timer> {
-        match std::mem::replace(&mut self.release_wait, ReleaseWait::NotTimed) {
-            ReleaseWait::Timed(timer) => Some(timer),
-            ReleaseWait::NotTimed | ReleaseWait::Over => None,
-        }
+        std::mem::replace(&mut self.release_wait, ReleaseWait::NotTimed).timer()
     }
 
     /// Whether the publish in front waits until its client has released another one with PUBREL. Nobody will where the
@@ -267,27 +274,10 @@ impl Session {
         }
     }
 
-    /// The timers that it holds for its end.
-    pub(crate) fn end_timers(&self) -> impl Iterator<Item = Timer> {
-        self.expiry_timer.into_iter().chain(self.will_timer)
-    }
-
-    /// The timers that it holds for packets of its client that wait.
-    pub(crate) fn packet_timers(&self) -> impl Iterator<Item = Timer> {
-        let release = match self.release_wait {
-            ReleaseWait::Timed(timer) => Some(timer),
-            ReleaseWait::NotTimed | ReleaseWait::Over => None,
-        };
-        self.barrier_timer.into_iter().chain(release)
-    }
-
-    /// How many timers it holds.
+    /// The timers that it holds: for its end, on the 1 s wheel, and for packets of its client that wait, on the 10 ms wheel.
     #[inline]
-    pub(crate) fn timers_len(&self) -> usize {
-        usize::from(self.expiry_timer.is_some())
-            + usize::from(self.will_timer.is_some())
-            + usize::from(self.barrier_timer.is_some())
-            + usize::from(matches!(self.release_wait, ReleaseWait::Timed(_)))
+    pub(crate) fn timers(&self) -> ([Option<Timer>; 2], [Option<Timer>; 2]) {
+        ([self.expiry_timer, self.will_timer], [self.barrier_timer, self.release_wait.timer()])
     }
 
     /// Whether it outlives its connection.

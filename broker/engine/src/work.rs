@@ -233,12 +233,6 @@ impl Work {
         self.telling.push_back(session);
     }
 
-    /// Whether there is one.
-    #[inline]
-    pub(crate) fn has_telling(&self) -> bool {
-        !self.telling.is_empty()
-    }
-
     /// The session that goes on with that next.
     pub(crate) fn pop_telling(&mut self) -> Option<SessionKey> {
         self.telling.pop_front()

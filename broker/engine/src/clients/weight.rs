@@ -97,7 +97,8 @@ impl Holder for Session {
 impl Session {
     /// What it is charged for whatever its client does.
     fn fixed_bytes(&self) -> usize {
-        size_of::<Session>() + self.timers_len() * TIMER_BYTES
+        let (ends, packets) = self.timers();
+        size_of::<Session>() + ends.iter().chain(&packets).flatten().count() * TIMER_BYTES
     }
 
     /// All messages that are on their way to its client.

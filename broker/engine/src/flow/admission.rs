@@ -59,8 +59,8 @@ pub(crate) fn admit(
         return connack::refuse(parts, key, ReasonCode::BAD_AUTHENTICATION_METHOD, None);
     }
     let properties = Section::of(Bytes::copy_from_slice(connect.properties.as_bytes()));
-    let mut verdict = begin_verdict(&identity, ReasonCode::NOT_AUTHORIZED);
-    verdict.properties = properties;
+    let unanswered = ClientVerdict::unanswered(&identity.view(), ReasonCode::NOT_AUTHORIZED);
+    let verdict = ClientVerdict { properties, ..unanswered };
     let suspended = Suspended::new(HookPoint::ClientConnect, verdict, parts.hooks.authz_epoch());
     let admission = Admission {
         packet: None,
@@ -141,9 +141,6 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
     {
         return Walked::Through;
     }
-    if matches!(admission.step, Step::Will | Step::Client) && connect.will.is_none() {
-        return Walked::Through;
-    }
     let identity = Rc::clone(&admission.identity);
     let mut client = identity.view();
     let mut section = Vec::new();
@@ -188,11 +185,6 @@ fn run_step(parts: &mut Parts, key: ConnKey, connect: &Connect<'_>, admission: &
         }
     };
     hooks::go_on(parts, &mut admission.suspended, client, request, None, waiter)
-}
-
-#[inline]
-fn begin_verdict(identity: &Identity, refusal: ReasonCode) -> ClientVerdict {
-    ClientVerdict::begin(identity.superuser, identity.keep_alive_s, identity.expiry_s, refusal)
 }
 
 /// Whose session there is under a client identifier, if anybody is mounted who could look.
@@ -314,7 +306,8 @@ fn connect_allowed(
     send::trace_client(parts, &identity.client_id, true, || {
         crate::traces::describe(&Packet::Connect(*connect))
     });
-    admission.suspended.accumulator = begin_verdict(&identity, ReasonCode::BAD_USER_NAME_OR_PASSWORD);
+    admission.suspended.accumulator =
+        ClientVerdict::unanswered(&identity.view(), ReasonCode::BAD_USER_NAME_OR_PASSWORD);
     Ok(Some(Step::Authenticate))
 }
 

@@ -87,12 +87,12 @@ pub(crate) fn run_connack(
     session_present: bool,
     section: Bytes,
 ) -> Bytes {
+    let grants = grants(parts);
     let point = HookPoint::ClientConnack;
-    if parts.hooks.chain(point).is_empty() {
+    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
+    if chain.is_empty() {
         return section;
     }
-    let grants = grants(parts);
-    let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     let before = Bytes::clone(&section);
     let mut fold = ConnackFold::new(identity.view(), reason, session_present, section, grants);
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms);

@@ -298,8 +298,7 @@ pub(crate) fn end_connection(
         State::New | State::Live => (false, None),
     };
     let session = conn.session;
-    reading::cancel(&mut parts.clock, conn.watch);
-    parts.connections.discard(key);
+    reading::remove_connection(parts, key);
     if is_admitting {
         parts.connections.admission_ends();
         admission.map(|ticket| hooks::close_ticket(parts, ticket));

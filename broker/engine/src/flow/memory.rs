@@ -59,8 +59,9 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     deadlines.extend(parts.hooks.reviews().timer());
     seconds.extend(parts.work.settling().timer());
     for (_, session) in parts.sessions.iter() {
-        deadlines.extend(session.packet_timers());
-        seconds.extend(session.end_timers());
+        let (ends, packets) = session.timers();
+        deadlines.extend(packets.into_iter().flatten());
+        seconds.extend(ends.into_iter().flatten());
     }
     let held = parts.clock.count_deadlines(deadlines) + parts.clock.count_overdue(seconds);
     (parts.clock.armed(), held)

@@ -215,8 +215,7 @@ pub(crate) fn watch(clock: &mut Clock, conn: &mut Connection) {
     conn.watch = Some(Watch { due_ms, timer, is_exact });
 }
 
-/// A connection ends, or has another timer.
-pub(crate) fn cancel(clock: &mut Clock, watch: Option<Watch>) {
+fn cancel(clock: &mut Clock, watch: Option<Watch>) {
     match watch {
         Some(Watch { timer, is_exact: true, .. }) => clock.cancel_deadline(Some(timer)),
         Some(Watch { timer, is_exact: false, .. }) => clock.cancel_overdue(Some(timer)),

@@ -53,12 +53,7 @@ fn begin_telling(parts: &mut Parts, key: SessionKey, drained: bool) {
         telling.drained |= drained;
         return;
     }
-    if let Some(rest) = tell_slice(parts, key, Telling { after: None, drained })
-        && let Some(session) = parts.sessions.get_mut(key)
-    {
-        session.telling = Some(Box::new(rest));
-        parts.work.push_telling(key);
-    }
+    tell_some(parts, key, Telling { after: None, drained });
 }
 
 /// Tells the shared subscriptions of sessions that have more than a slice, as far as the turn's budget goes.
@@ -68,12 +63,17 @@ pub(crate) fn go_on_telling(parts: &mut Parts) {
         let Some(telling) = parts.sessions.get_mut(key).and_then(|session| session.telling.take()) else {
             continue;
         };
-        if let Some(rest) = tell_slice(parts, key, *telling)
-            && let Some(session) = parts.sessions.get_mut(key)
-        {
-            session.telling = Some(Box::new(rest));
-            parts.work.push_telling(key);
-        }
+        tell_some(parts, key, *telling);
+    }
+}
+
+/// Tells a slice of them; the rest, if there is any, in the next turn.
+fn tell_some(parts: &mut Parts, key: SessionKey, telling: Telling) {
+    if let Some(rest) = tell_slice(parts, key, telling)
+        && let Some(session) = parts.sessions.get_mut(key)
+    {
+        session.telling = Some(Box::new(rest));
+        parts.work.push_telling(key);
     }
 }
 

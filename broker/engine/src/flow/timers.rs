@@ -14,7 +14,7 @@ use crate::id::ConnKey;
 use crate::interface::Completion;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::{EndCause, ReleaseWait};
+use crate::session::EndCause;
 use crate::timer::Timer;
 
 /// Does what is due, as far as the turn's budget goes: half of it for each wheel.
@@ -43,10 +43,7 @@ fn holds_deadline(parts: &mut Parts, timer: Timer, deadline: Deadline) -> bool {
         Deadline::Ticket(ticket) => parts.hooks.open_ticket(ticket).and_then(|open| open.timer),
         Deadline::Connection(conn) => watch_of(parts, conn, true),
         Deadline::Barrier(key) => parts.sessions.get(key).and_then(|session| session.barrier_timer),
-        Deadline::Release(key) => parts.sessions.get(key).and_then(|session| match session.release_wait {
-            ReleaseWait::Timed(timer) => Some(timer),
-            ReleaseWait::NotTimed | ReleaseWait::Over => None,
-        }),
+        Deadline::Release(key) => parts.sessions.get(key).and_then(|session| session.release_wait.timer()),
         Deadline::Recheck => parts.hooks.reviews().timer(),
         Deadline::Plugin { timer, .. } => parts.hooks.desk().armed(timer),
     };

@@ -31,9 +31,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 2);
     retained::scan_retained(parts);
     ending::end_sessions(parts);
-    if parts.work.has_telling() {
-        subscriptions::go_on_telling(parts);
-    }
+    subscriptions::go_on_telling(parts);
     commands::replay(parts);
     authority::review(parts);
     authority::authorize_deliveries(parts);

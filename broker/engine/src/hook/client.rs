@@ -6,6 +6,7 @@ use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessa
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SUPERUSER, Field, Slice, Status, Ticket};
 
 use super::chain::Fold;
+use super::section::change_over;
 use super::tickets::{Before, TicketDesk};
 use super::verdict::ClientVerdict;
 use super::verdict::Why;
@@ -85,11 +86,6 @@ impl<'a> ClientFold<'a> {
         (ClientView { properties, receive_maximum, ..self.client }, index)
     }
 
-    /// How many user properties its CONNECT has, where a link has changed it.
-    fn count_of_users(&self) -> Option<usize> {
-        if self.point == HookPoint::ClientConnect { self.current().properties.user_count() } else { None }
-    }
-
     fn current(&self) -> &ClientVerdict {
         self.overlay.as_ref().unwrap_or(self.verdict)
     }
@@ -112,10 +108,11 @@ impl EventAccess for ClientFold<'_> {
             (Field::TOPIC, Some(request)) => Ok(FieldValue::Bytes(request.topic.as_bytes())),
             (Field::QOS, Some(request)) => Ok(FieldValue::Number(u64::from(request.qos.as_u8()))),
             (Field::RETAIN, Some(request)) => Ok(FieldValue::Number(u64::from(request.retain))),
-            (Field::USER_PROPERTIES, _) if self.count_of_users().is_some() => {
-                self.count_of_users().map(|count| FieldValue::Number(count as u64)).ok_or(Status::ABSENT)
-            }
             _ => {
+                let at_connect = self.point == HookPoint::ClientConnect;
+                if let Some(count) = verdict.properties.user_count(field).filter(|_| at_connect) {
+                    return Ok(count);
+                }
                 let (client, index) = self.client(field, index);
                 client.get(field, index)
             }
@@ -123,13 +120,9 @@ impl EventAccess for ClientFold<'_> {
     }
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
-        let is_first = self.overlay.is_none();
-        let next = self.overlay.get_or_insert_with(|| self.verdict.clone());
-        let set = next.set(self.point, &change, self.user_properties_max);
-        if set.is_err() && is_first {
-            self.overlay = None;
-        }
-        self.replaced.extend(set?.into_iter().flatten());
+        let (point, most) = (self.point, self.user_properties_max);
+        let before = change_over(&mut self.overlay, &*self.verdict, |next| next.set(point, &change, most))?;
+        self.replaced.extend(before.into_iter().flatten());
         Ok(())
     }
 

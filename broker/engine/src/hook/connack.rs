@@ -7,7 +7,7 @@ use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 use smallvec::SmallVec;
 
 use super::chain::Fold;
-use super::section::Section;
+use super::section::{Section, change_over};
 use super::view::{ClientView, user_property};
 use super::{FaultPolicy, HookPoint, Link};
 use crate::id::ShardId;
@@ -74,9 +74,10 @@ impl<'a> ConnackFold<'a> {
         self.overlay.as_ref().unwrap_or(&self.section)
     }
 
-    /// The properties as far as they matter for a field.
-    fn properties(&self, field: Field) -> Properties<'_> {
-        Properties::from_encoded(self.current().shown(field, 0).0)
+    /// The properties as far as they matter for a field, and at which place it is there.
+    fn properties(&self, field: Field, index: u32) -> (Properties<'_>, u32) {
+        let (properties, index) = self.current().shown(field, index);
+        (Properties::from_encoded(properties), index)
     }
 
     /// What success grants, beside the properties: each has a value where CONNACK does not name it.
@@ -84,7 +85,7 @@ impl<'a> ConnackFold<'a> {
         if self.reason.is_error() {
             return None;
         }
-        let properties = self.properties(field);
+        let (properties, _) = self.properties(field, 0);
         Some(match field {
             Field::KEEP_ALIVE_S => {
                 properties.server_keep_alive_s().unwrap_or(self.client.keep_alive_s).into()
@@ -130,19 +131,15 @@ impl<'a> ConnackFold<'a> {
 
 impl EventAccess for ConnackFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
-        let properties = self.properties(field);
+        if let Some(count) = self.current().user_count(field) {
+            return Ok(count);
+        }
+        let (properties, index) = self.properties(field, index);
         let text = match field {
             Field::REASON_CODE => return Ok(FieldValue::Number(u64::from(self.reason.0))),
             Field::SESSION_PRESENT => return Ok(FieldValue::Number(u64::from(self.session_present))),
             Field::USER_PROPERTY | Field::USER_PROPERTIES => {
-                let section = self.current();
-                return match section.user_count().filter(|_| field == Field::USER_PROPERTIES) {
-                    Some(count) => Ok(FieldValue::Number(count as u64)),
-                    None => {
-                        let (shown, index) = section.shown(field, index);
-                        user_property(Properties::from_encoded(shown), field, index)
-                    }
-                };
+                return user_property(properties, field, index);
             }
             Field::REASON_STRING => properties.reason_string(),
             Field::RESPONSE_INFO => properties.response_info(),
@@ -161,30 +158,25 @@ impl EventAccess for ConnackFold<'_> {
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         let elsewhere = matches!(self.reason, ReasonCode::USE_ANOTHER_SERVER | ReasonCode::SERVER_MOVED);
         let granted = match change.field {
-            Field::USER_PROPERTY | Field::REASON_STRING | Field::SERVER_REFERENCE | Field::RESPONSE_INFO => {
-                None
-            }
+            Field::USER_PROPERTY | Field::REASON_STRING => None,
+            // It goes with these two reasons alone [section 3.2.2.3.16].
+            Field::SERVER_REFERENCE if elsewhere => None,
+            Field::SERVER_REFERENCE => return Err(Status::INVALID),
             _ if self.reason.is_error() => return Err(Status::UNSUPPORTED),
+            // Only who asked for it may get it [MQTT-3.1.2-28].
+            Field::RESPONSE_INFO if !self.client.wants_response_info() => return Err(Status::INVALID),
+            Field::RESPONSE_INFO => None,
             field => Some(self.grant(field, change.number)?),
         };
-        let (is_first, most) = (self.overlay.is_none(), self.grants.user_properties);
-        let next = self.overlay.get_or_insert_with(|| self.section.clone());
-        let before = match (change.field, granted) {
+        let most = self.grants.user_properties;
+        let before = change_over(&mut self.overlay, &self.section, |next| match (change.field, granted) {
             (_, Some(property)) => next.put(property.id(), Some(property)),
             (Field::USER_PROPERTY, _) => next.put_user(&change, most),
             (Field::REASON_STRING, _) => next.put_text(&change, Property::ReasonString),
-            // It goes with these two reasons alone [section 3.2.2.3.16].
-            (Field::SERVER_REFERENCE, _) if elsewhere => next.put_text(&change, Property::ServerReference),
-            (Field::SERVER_REFERENCE, _) => Err(Status::INVALID),
-            _ if self.reason.is_error() => Err(Status::UNSUPPORTED),
-            // Only who asked for it may get it [MQTT-3.1.2-28].
-            _ if !self.client.wants_response_info() => Err(Status::INVALID),
+            (Field::SERVER_REFERENCE, _) => next.put_text(&change, Property::ServerReference),
             _ => next.put_text(&change, Property::ResponseInfo),
-        };
-        if before.is_err() && is_first {
-            self.overlay = None;
-        }
-        self.replaced.extend(before?.into_iter().flatten());
+        })?;
+        self.replaced.extend(before.into_iter().flatten());
         Ok(())
     }
 

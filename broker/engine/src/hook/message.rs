@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 
 use super::chain::Fold;
 use super::draft::{Draft, DraftRules, Extra};
-use super::section::Section;
+use super::section::{Section, change_over};
 use super::tickets::{Before, TicketDesk};
 use super::view::{ClientView, user_property};
 use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
@@ -141,14 +141,11 @@ impl<'a> MessageFold<'a> {
     /// Takes one change into the overlay.
     fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let rules = DraftRules { limits: self.rules.limits, properties: self.base.properties };
-        let is_first = self.overlay.is_none();
-        let next = self.overlay.get_or_insert_with(|| self.draft.clone());
-        match next.change(self.point, change, rules) {
+        let changed =
+            change_over(&mut self.overlay, &self.draft, |next| next.change(self.point, change, rules));
+        match changed {
             Ok(before) => self.replaced.extend(before.into_iter().flatten()),
             Err(CannotTake { status, reason }) => {
-                if is_first {
-                    self.overlay = None;
-                }
                 self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
                 return Err(status);
             }
@@ -172,13 +169,10 @@ impl<'a> MessageFold<'a> {
 impl EventAccess for MessageFold<'_> {
     fn get(&self, field: Field, index: u32) -> Result<FieldValue<'_>, Status> {
         let draft = self.current();
+        if let Some(count) = draft.properties.as_ref().and_then(|section| section.user_count(field)) {
+            return Ok(count);
+        }
         let (properties, index) = match &draft.properties {
-            Some(section) if field == Field::USER_PROPERTIES && section.user_count().is_some() => {
-                return section
-                    .user_count()
-                    .map(|count| FieldValue::Number(count as u64))
-                    .ok_or(Status::ABSENT);
-            }
             Some(section) => section.shown(field, index),
             None => (self.base.properties, index),
         };

@@ -4,7 +4,7 @@ use std::cell::OnceCell;
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::FieldChange;
+use grapnel_plugin_abi::host::{FieldChange, FieldValue};
 use grapnel_plugin_abi::raw::{APPEND, Field, Status};
 use smallvec::SmallVec;
 
@@ -15,6 +15,23 @@ const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 
 /// What a change has taken the place of, where a hook may still have a view of it: all of the section, and the one property.
 pub type Replaced = [Option<Bytes>; 2];
+
+/// Has a link change what lies over an accumulator, which begins as that is and is there from the first change on that was taken.
+///
+/// # Errors
+/// As `change`; nothing has changed then.
+pub(super) fn change_over<T: Clone, E>(
+    overlay: &mut Option<T>,
+    below: &T,
+    change: impl FnOnce(&mut T) -> Result<Replaced, E>,
+) -> Result<Replaced, E> {
+    let is_first = overlay.is_none();
+    let changed = change(overlay.get_or_insert_with(|| below.clone()));
+    if changed.is_err() && is_first {
+        *overlay = None;
+    }
+    changed
+}
 
 /// A property section on its way along a chain. The first change takes it apart, so that many changes cost no more than each by
 /// itself; whoever looks at it has it put together again. User properties keep their order, and stand behind the others.
@@ -113,11 +130,13 @@ impl Section {
         }
     }
 
-    /// How many user properties there are, where it has been taken apart.
-    pub(super) fn user_count(&self) -> Option<usize> {
+    /// What a field is that says how many user properties there are, where it has been taken apart.
+    pub(super) fn user_count(&self, field: Field) -> Option<FieldValue<'_>> {
         match &self.0 {
-            Form::Encoded(_) => None,
-            Form::Apart(apart) => Some(apart.users.len()),
+            Form::Apart(apart) if field == Field::USER_PROPERTIES => {
+                Some(FieldValue::Number(apart.users.len() as u64))
+            }
+            _ => None,
         }
     }
 

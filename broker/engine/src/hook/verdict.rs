@@ -97,19 +97,13 @@ pub struct ClientVerdict {
 impl ClientVerdict {
     /// Unanswered; `refusal` is the reason a refusal has that names none.
     pub fn unanswered(client: &ClientView<'_>, refusal: ReasonCode) -> ClientVerdict {
-        ClientVerdict::begin(client.superuser, client.keep_alive_s, client.expiry_s, refusal)
-    }
-
-    /// The same, from what it takes of the client: whether it is a superuser, its keep alive and its session expiry, seconds.
-    #[inline]
-    pub fn begin(superuser: bool, keep_alive_s: u16, expiry_s: u32, refusal: ReasonCode) -> ClientVerdict {
         ClientVerdict {
             verdict: UNANSWERED,
             reason: refusal,
             reason_string: None,
-            superuser,
-            keep_alive_s,
-            expiry_s,
+            superuser: client.superuser,
+            keep_alive_s: client.keep_alive_s,
+            expiry_s: client.expiry_s,
             properties: Section::default(),
             auth_data: None,
             cacheable: true,

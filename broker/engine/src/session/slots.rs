@@ -48,10 +48,6 @@ impl Slot {
     pub fn recount(&self) -> usize {
         SLOT_BYTES + self.body.bytes()
     }
-
-    fn is_end(&self) -> bool {
-        matches!(self.body, SlotBody::End(..))
-    }
 }
 
 impl SlotBody {
@@ -76,8 +72,6 @@ pub struct Slots {
     queue: VecDeque<Slot>,
     first: u64,
     bytes: usize,
-    /// How many of them are ends of connections.
-    ends: usize,
 }
 
 impl Slots {
@@ -113,7 +107,6 @@ impl Slots {
     /// Puts a packet at the end; its number names it until it leaves.
     pub fn push(&mut self, slot: Slot) -> u64 {
         self.bytes += slot.bytes;
-        self.ends += usize::from(slot.is_end());
         self.queue.push_back(slot);
         self.first + self.queue.len() as u64 - 1
     }
@@ -137,9 +130,6 @@ impl Slots {
 
     /// The client is back while the end of its last connection waits, if that does.
     pub fn note_return(&mut self, now_ms: u64) {
-        if self.ends == 0 {
-            return;
-        }
         let last = self.queue.iter_mut().rev().find_map(|slot| match &mut slot.body {
             SlotBody::End(end) => Some(end),
             _ => None,
@@ -177,7 +167,6 @@ impl Slots {
         let slot = self.queue.pop_front()?;
         self.first += 1;
         self.bytes -= slot.bytes;
-        self.ends -= usize::from(slot.is_end());
         if self.queue.is_empty() && self.queue.capacity() > 64 {
             self.queue = VecDeque::new();
         }

@@ -427,6 +427,15 @@ fn a_delayed_will_is_cancelled_by_a_return_that_has_ended_before_it_was_its_turn
     assert_eq!(connack, Some(Got::ConnAck { present: false, code: 0 }));
 }
 
+/// Has publishes wait for ten minutes for a plugin.
+fn hold_publishes(world: &mut World) -> Taken {
+    let taken = Taken::default();
+    let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
+    waits.deadline_ms = 600_000;
+    mount(world, vec![(HookPoint::MessagePublish, waits)]);
+    taken
+}
+
 /// The delay of a will runs from the end of the connection, whenever what the client had sent has its effect [MQTT-3.1.3-9]; and
 /// so does the expiry of the session.
 #[test]
@@ -434,10 +443,7 @@ fn delays_count_from_the_end_of_the_connection() {
     for (away_ms, wills) in [(5_000, 0), (20_000, 1)] {
         let mut world = World::new(1);
         let watcher = watcher(&mut world);
-        let taken = Taken::default();
-        let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
-        waits.deadline_ms = 600_000;
-        mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
+        let taken = hold_publishes(&mut world);
         let client = world.connect("c", &with_will(10, 60));
         world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
         world.lose(client);
@@ -451,10 +457,7 @@ fn delays_count_from_the_end_of_the_connection() {
     }
     // The session of one that does not come back ends 60 s after its connection, although a publish of it has waited 50.
     let mut world = World::new(1);
-    let taken = Taken::default();
-    let mut waits = later(1, 0, FaultPolicy::Deny, &taken);
-    waits.deadline_ms = 600_000;
-    mount(&mut world, vec![(HookPoint::MessagePublish, waits)]);
+    let taken = hold_publishes(&mut world);
     let client = world.connect("c", &with_will(0, 60));
     world.publish(client, "t", "waits", QoS::AtLeastOnce, 1);
     world.lose(client);

@@ -383,26 +383,31 @@ fn a_filter_is_granted_by_the_rules_of_the_moment() {
     assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87, 0])]);
 }
 
+/// A SUBSCRIBE of so many filters, of which a plugin refuses those from `first` on through a ticket: what the client gets.
+fn refused_later(world: &mut World, count: usize, first: u32, code: u64) -> Vec<Got> {
+    let client = world.connect("c", &Ask::v(Version::V5));
+    let taken = Taken::default();
+    let inner = taken.clone();
+    let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
+        inner.note("", call.defer().expect("it may wait"));
+        Flow::DEFER
+    });
+    mount(world, vec![(HookPoint::ClientSubscribe, later)]);
+    send_many(world, client, count);
+    let refuse = |index| {
+        [(Field::REASON_CODE, code), (Field::VERDICT, 2)]
+            .map(|(field, value)| OwnedChange { index, ..number(field, value) })
+    };
+    complete(world, taken.ticket(0), Flow::STOP, (first..count as u32).flat_map(refuse).collect());
+    world.take(client)
+}
+
 /// client.subscribe refuses more filters through a ticket than a completion once could carry.
 #[test]
 fn as_many_filters_are_refused_later_as_a_packet_has() {
     for count in [129, 1000] {
         let mut world = World::new(1);
-        let client = world.connect("c", &Ask::v(Version::V5));
-        let taken = Taken::default();
-        let inner = taken.clone();
-        let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
-            inner.note("", call.defer().expect("it may wait"));
-            Flow::DEFER
-        });
-        mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
-        send_many(&mut world, client, count);
-        let refuse = |index| {
-            [(Field::REASON_CODE, 0x87), (Field::VERDICT, 2)]
-                .map(|(field, value)| OwnedChange { index, ..number(field, value) })
-        };
-        complete(&mut world, taken.ticket(0), Flow::STOP, (0..count as u32).flat_map(refuse).collect());
-        assert_eq!(world.take(client), [Got::SubAck(7, vec![0x87; count])]);
+        assert_eq!(refused_later(&mut world, count, 0, 0x87), [Got::SubAck(7, vec![0x87; count])]);
         assert_eq!(world.shards[0].counters().subscriptions_count, 0);
     }
 }
@@ -411,23 +416,9 @@ fn as_many_filters_are_refused_later_as_a_packet_has() {
 #[test]
 fn an_answer_about_a_thousand_filters_is_taken_to_the_last() {
     let mut world = World::new(1);
-    let client = world.connect("c", &Ask::v(Version::V5));
-    let taken = Taken::default();
-    let inner = taken.clone();
-    let later = link(1, 0, HookPoint::ClientSubscribe.fault_policy(), move |call: &mut Call<'_>| {
-        inner.note("", call.defer().expect("it may wait"));
-        Flow::DEFER
-    });
-    mount(&mut world, vec![(HookPoint::ClientSubscribe, later)]);
-    send_many(&mut world, client, 1000);
-    let refuse = |index| {
-        [(Field::REASON_CODE, 0x8F), (Field::VERDICT, 2)]
-            .map(|(field, value)| OwnedChange { index, ..number(field, value) })
-    };
-    complete(&mut world, taken.ticket(0), Flow::STOP, (1..1000).flat_map(refuse).collect());
     let mut codes = vec![0x8F; 1000];
     codes[0] = 0;
-    assert_eq!(world.take(client), [Got::SubAck(7, codes)]);
+    assert_eq!(refused_later(&mut world, 1000, 1, 0x8F), [Got::SubAck(7, codes)]);
     assert_eq!(world.shards[0].counters().hook_answers_refused, 0);
 }
 
