@@ -20,6 +20,7 @@ pub type Replaced = [Option<Bytes>; 2];
 ///
 /// # Errors
 /// As `change`; nothing has changed then.
+#[inline]
 pub(super) fn change_over<T: Clone, E>(
     overlay: &mut Option<T>,
     below: &T,
