@@ -121,9 +121,9 @@ impl EventAccess for ClientFold<'_> {
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         let (point, most) = (self.point, self.user_properties_max);
-        let before = change_over(&mut self.overlay, &*self.verdict, |next| next.set(point, &change, most))?;
-        self.replaced.extend(before.into_iter().flatten());
-        Ok(())
+        change_over(&mut self.overlay, &*self.verdict, &mut self.replaced, |next| {
+            next.set(point, &change, most)
+        })
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

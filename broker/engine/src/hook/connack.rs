@@ -169,15 +169,15 @@ impl EventAccess for ConnackFold<'_> {
             field => Some(self.grant(field, change.number)?),
         };
         let most = self.grants.user_properties;
-        let before = change_over(&mut self.overlay, &self.section, |next| match (change.field, granted) {
-            (_, Some(property)) => next.put(property.id(), Some(property)),
-            (Field::USER_PROPERTY, _) => next.put_user(&change, most),
-            (Field::REASON_STRING, _) => next.put_text(&change, Property::ReasonString),
-            (Field::SERVER_REFERENCE, _) => next.put_text(&change, Property::ServerReference),
-            _ => next.put_text(&change, Property::ResponseInfo),
-        })?;
-        self.replaced.extend(before.into_iter().flatten());
-        Ok(())
+        change_over(&mut self.overlay, &self.section, &mut self.replaced, |next| {
+            match (change.field, granted) {
+                (_, Some(property)) => next.put(property.id(), Some(property)),
+                (Field::USER_PROPERTY, _) => next.put_user(&change, most),
+                (Field::REASON_STRING, _) => next.put_text(&change, Property::ReasonString),
+                (Field::SERVER_REFERENCE, _) => next.put_text(&change, Property::ServerReference),
+                _ => next.put_text(&change, Property::ResponseInfo),
+            }
+        })
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

@@ -141,14 +141,12 @@ impl<'a> MessageFold<'a> {
     /// Takes one change into the overlay.
     fn change(&mut self, change: &FieldChange<'_>) -> Result<(), Status> {
         let rules = DraftRules { limits: self.rules.limits, properties: self.base.properties };
-        let changed =
-            change_over(&mut self.overlay, &self.draft, |next| next.change(self.point, change, rules));
-        match changed {
-            Ok(before) => self.replaced.extend(before.into_iter().flatten()),
-            Err(CannotTake { status, reason }) => {
-                self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
-                return Err(status);
-            }
+        let changed = change_over(&mut self.overlay, &self.draft, &mut self.replaced, |next| {
+            next.change(self.point, change, rules)
+        });
+        if let Err(CannotTake { status, reason }) = changed {
+            self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
+            return Err(status);
         }
         // A hook may set something else instead of what was refused.
         self.refused = self.refused.filter(|(field, _)| *field != change.field);

@@ -17,6 +17,7 @@ const PROPERTIES_BYTES_MAX: usize = 1 << 20;
 pub type Replaced = [Option<Bytes>; 2];
 
 /// Has a link change what lies over an accumulator, which begins as that is and is there from the first change on that was taken.
+/// What that has taken the place of goes to `replaced`.
 ///
 /// # Errors
 /// As `change`; nothing has changed then.
@@ -24,14 +25,22 @@ pub type Replaced = [Option<Bytes>; 2];
 pub(super) fn change_over<T: Clone, E>(
     overlay: &mut Option<T>,
     below: &T,
+    replaced: &mut impl Extend<Bytes>,
     change: impl FnOnce(&mut T) -> Result<Replaced, E>,
-) -> Result<Replaced, E> {
+) -> Result<(), E> {
     let is_first = overlay.is_none();
-    let changed = change(overlay.get_or_insert_with(|| below.clone()));
-    if changed.is_err() && is_first {
-        *overlay = None;
+    match change(overlay.get_or_insert_with(|| below.clone())) {
+        Ok(before) => {
+            replaced.extend(before.into_iter().flatten());
+            Ok(())
+        }
+        Err(error) => {
+            if is_first {
+                *overlay = None;
+            }
+            Err(error)
+        }
     }
-    changed
 }
 
 /// A property section on its way along a chain. The first change takes it apart, so that many changes cost no more than each by
