@@ -13,7 +13,8 @@ def _show(value):
         except UnicodeEncodeError:
             return {"surrogates of": value.encode("utf-8", "surrogateescape").hex()}
     if isinstance(value, (bytes, bytearray)):
-        return {type(value).__name__: bytes(value).hex()}
+        # Also of what derives from bytes.
+        return {"bytes" if isinstance(value, bytes) else "bytearray": bytes(value).hex()}
     if isinstance(value, list):
         return [_show(item) for item in value]
     if isinstance(value, tuple):

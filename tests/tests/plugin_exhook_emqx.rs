@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use exhook_common::{Calls, ENVIRONMENT, broker, folder, load, load_refused};
 use exhook_emqx::{Dialect, enter};
 use grapnel_tests::{Client, Connect, Publish, Version, paho, scenario};
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// Hooks on the real `emqx-extension-sdk`, which makes objects of records and text of bytes.
 fn dialect() -> Dialect {
@@ -24,15 +24,10 @@ fn dialect() -> Dialect {
         from: "from_clientid",
         state: json!({"tuple": []}),
         props: |some| match some {
-            true => json!({"dict": [["User-Property", [{"tuple": ["k", "v"]}]]]}),
-            false => json!({"dict": []}),
+            true => json!({"record": [["User-Property", [{"tuple": [bytes("k"), bytes("v")]}]]]}),
+            false => json!({"record": []}),
         },
         no_text: |hex| json!({"surrogates of": hex}),
-        asks_for: |options, qos| {
-            options
-                .as_array()
-                .is_some_and(|options| options.contains(&json!({"tuple": [{"bytes": "716f73"}, qos]})))
-        },
     }
 }
 
@@ -91,8 +86,8 @@ def deinit():
         let mut client = Client::connect(broker, &Connect::new(version, "c"));
         let [connack] = calls.expect(["client_connack"]);
         let keys = ["node", "clientid", "username", "peerhost", "sockport", "proto_name", "proto_ver", "keepalive"];
-        let keys: Vec<_> = keys.iter().map(|key| json!({"bytes": hex(key)})).collect();
-        assert_eq!(connack, json!([keys, "success", {"dict": []}, state]));
+        let keys: Vec<_> = keys.iter().map(|key| bytes(key)).collect();
+        assert_eq!(connack, json!([keys, bytes("success"), [], state]));
 
         client.subscribe("#", 1);
         assert_eq!(client.publish(&Publish::new("other", "x").qos(1)), 0, "no hook asks for it: no failure");
@@ -119,16 +114,17 @@ def deinit():
             *arguments = arguments[0][4].clone();
         });
         assert_eq!(came, [
-            ("message_acked".to_owned(), json!(["other", state])),
-            ("message_delivered".to_owned(), json!(["also", state])),
-            ("message_acked".to_owned(), json!(["also", state])),
-            ("message_publish".to_owned(), json!({"tuple": [{"bytes": hex("topic")}, "wanted/a/b"]})),
+            ("message_acked".to_owned(), json!([bytes("other"), state])),
+            ("message_delivered".to_owned(), json!([bytes("also"), state])),
+            ("message_acked".to_owned(), json!([bytes("also"), state])),
+            ("message_publish".to_owned(), json!({"tuple": [bytes("topic"), bytes("wanted/a/b")]})),
         ]);
     }
 }
 
-fn hex(text: &str) -> String {
-    text.bytes().map(|byte| format!("{byte:02x}")).collect()
+/// Bytes, as hooks show them.
+fn bytes(text: &str) -> Value {
+    json!({"bytes": text.bytes().map(|byte| format!("{byte:02x}")).collect::<String>()})
 }
 
 scenario! {
@@ -169,7 +165,7 @@ import os
 from told import told
 
 def connected(clientinfo, state):
-    state.append(dict(clientinfo)[b"clientid"])
+    state.append(dict(clientinfo)[b"clientid"].decode())
     told("client_connected", os.getpid(), state)
 
 def init():

@@ -29,7 +29,6 @@ fn dialect() -> Dialect {
             false => json!([]),
         },
         no_text: |hex| json!({"bytes": hex}),
-        asks_for: |asked, qos| *asked == qos,
     }
 }
 

@@ -94,8 +94,6 @@ pub struct Dialect {
     pub props: fn(bool) -> Value,
     /// Bytes that are no text, in hexadecimal.
     pub no_text: fn(&str) -> Value,
-    /// Whether what stands beside a topic filter asks for a QoS.
-    pub asks_for: fn(&Value, u8) -> bool,
 }
 
 impl Dialect {
@@ -238,7 +236,7 @@ pub fn clients_are_told(broker: &Broker, version: Version, of: &Dialect) {
     assert_eq!((&arguments[1], &arguments[3]), (&props, &of.state()));
     let filters = &arguments[2]["record"];
     assert_eq!(filters[0][0], "t/+");
-    assert!((of.asks_for)(&filters[0][1], 1), "{filters}");
+    assert_eq!(filters[0][1], 1, "{filters}: the QoS, a number");
     expect(
         &calls,
         [

@@ -291,7 +291,7 @@ LOGINS = {
     """,
     "emqx": """
         def login(clientinfo, result, state):
-            return (0, dict(clientinfo)[b"password"] == "right")
+            return (0, dict(clientinfo)[b"password"] == b"right")
         def init():
             return 0, ([("client_authenticate", __name__, "login")], ())
     """,

@@ -15,7 +15,7 @@ from typing import Any
 from .._driver import FAILED, GO_ON, STOP, Driver, Handler, LoadError
 from .._loading import positional_parameters
 from .._match import check, matcher
-from .emqx_records import Records, reason_name, text_of
+from .emqx_records import Binary, Record, Records, binary, reason_name, text_of
 
 # EMQX's name of a hook: the point, and whether the broker waits for it.
 HOOKS: dict[str, tuple[str, bool]] = {
@@ -149,7 +149,8 @@ class EmqxDriver(Driver):
             calls: list[tuple[Function, tuple[Any, ...]]] = []
             for hook in hooks:
                 first = (conninfo(client), rc) if hook.with_rc else (conninfo(client),)
-                calls.append((hook.function, (*first, {}, state)))
+                no_props: Record = []
+                calls.append((hook.function, (*first, no_props, state)))
             _each(calls)
 
         return tell
@@ -162,7 +163,7 @@ class EmqxDriver(Driver):
 
     def _client_disconnected(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(hooks, lambda client, data: (clientinfo(client), data[1] or reason_name(data[0])))
+        return self._tell(hooks, lambda client, data: (clientinfo(client), binary(data[1]) or reason_name(data[0])))
 
     def _client_subscribe(self, hooks: list[_Hook]) -> Handler:
         records = self._records
@@ -171,7 +172,7 @@ class EmqxDriver(Driver):
             lambda client, data: (
                 records.clientinfo(client),
                 records.props(data[2], data[1]),
-                [(_bytes(topic), records.options(options)) for topic, options in data[0]],
+                records.topics(data[0]),
             ),
         )
 
@@ -182,7 +183,7 @@ class EmqxDriver(Driver):
             lambda client, data: (
                 records.clientinfo(client),
                 records.props(data[1]),
-                [(_bytes(topic), []) for topic in data[0]],
+                records.topics([(topic, 0) for topic in data[0]]),
             ),
         )
 
@@ -190,12 +191,12 @@ class EmqxDriver(Driver):
         records = self._records
         return self._tell(
             hooks,
-            lambda client, data: (records.clientinfo(client), data[0], records.options(data[1], bool(data[2]))),
+            lambda client, data: (records.clientinfo(client), binary(data[0]), records.options(data[1], bool(data[2]))),
         )
 
     def _session_unsubscribed(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
-        return self._tell(hooks, lambda client, data: (clientinfo(client), data[0]))
+        return self._tell(hooks, lambda client, data: (clientinfo(client), binary(data[0])))
 
     def _session_terminated(self, hooks: list[_Hook]) -> Handler:
         clientinfo = self._records.clientinfo
@@ -203,7 +204,7 @@ class EmqxDriver(Driver):
             hooks,
             lambda client, data: (
                 clientinfo(client),
-                data[2] or (reason_name(data[3]) if data[3] is not None else "normal"),
+                binary(data[2]) or (reason_name(data[3]) if data[3] is not None else Binary(b"normal")),
             ),
         )
 
@@ -235,7 +236,7 @@ class EmqxDriver(Driver):
     _message_acked = _message_delivered
 
     def _message_dropped(self, hooks: list[_Hook]) -> Handler:
-        return self._about_message(hooks, lambda data: data[0], lambda client, data: ((), (data[2] or data[1] or "",)))
+        return self._about_message(hooks, lambda data: data[0], lambda client, data: ((), (binary(data[2] or data[1]),)))
 
     # Verdicts
 
@@ -270,8 +271,8 @@ class EmqxDriver(Driver):
         clientinfo, state = self._records.clientinfo, self._state
 
         def ask(hook: _Hook, client: int, data: Any) -> Any:
-            action = "subscribe" if data[0] == 2 else "publish"
-            return hook.function(clientinfo(client), action, data[1], data[4] != 2, state)
+            action = Binary(b"subscribe" if data[0] == 2 else b"publish")
+            return hook.function(clientinfo(client), action, binary(data[1]), data[4] != 2, state)
 
         return self._verdict(hooks, ask)
 

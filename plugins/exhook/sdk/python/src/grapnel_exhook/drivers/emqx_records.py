@@ -1,7 +1,8 @@
-"""The records that EMQX passes to hooks: lists of (bytes key, value), text as `str`, what is absent as the empty string.
+"""What EMQX passes to hooks, in the types in which its driver did: `bytes` for every text, name and payload, at any depth, lists of
+(bytes key, value) for records and properties, numbers, flags. What is absent is the empty binary.
 
-Only the EMQX driver uses it. Bytes that are no UTF-8 become surrogates (`surrogateescape`), because the SDK would raise on
-bytes and hooks expect text.
+Only the EMQX driver uses it. The SDK's decorator decodes bytes as strict UTF-8, which raises on a payload that is none; `Binary`
+does not.
 """
 
 from __future__ import annotations
@@ -11,6 +12,23 @@ from typing import Any
 from .._clients import Clients, Known
 
 Record = list[tuple[bytes, Any]]
+
+
+class Binary(bytes):
+    """Bytes that `decode()` makes text of whatever they are: what is no UTF-8 becomes surrogates. Where a way to treat errors is
+    named, and in other encodings, they are as any bytes."""
+
+    def decode(self, encoding: str = "utf-8", errors: str | None = None) -> str:
+        """The text; `surrogateescape` turns it into the same bytes again."""
+        try:
+            return super().decode(encoding, errors or "strict")
+        except UnicodeDecodeError:
+            if errors is not None or encoding.lower().replace("_", "-") not in ("utf-8", "utf8"):
+                raise
+            return super().decode("utf-8", "surrogateescape")
+
+
+EMPTY = Binary()
 
 _REASONS = {
     0: "success", 1: "qos1", 2: "qos2", 4: "disconnect_with_will_message", 16: "no_matching_subscribers",
@@ -28,9 +46,9 @@ _REASONS = {
 }  # fmt: skip
 
 
-def reason_name(code: Any) -> str:
+def reason_name(code: Any) -> Binary:
     """EMQX's name of a reason code of MQTT 5."""
-    return _REASONS.get(code, "unknown_error") if isinstance(code, int) else str(code or "")
+    return binary(_REASONS.get(code, "unknown_error") if isinstance(code, int) else str(code or ""))
 
 
 def text_of(value: Any) -> str:
@@ -42,15 +60,18 @@ def text_of(value: Any) -> str:
     raise TypeError(f"{value!r} is neither text nor bytes")
 
 
-def _text(value: Any) -> str:
-    return "" if value is None else value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else str(value)
+def binary(value: Any) -> Binary:
+    """The bytes of text or of bytes; none for what is absent."""
+    if not value:
+        return EMPTY
+    return Binary(value.encode("utf-8", "surrogateescape") if isinstance(value, str) else value)
 
 
 class Records:
     """The clients that the broker has described, as EMQX shows them."""
 
     def __init__(self, node: str) -> None:
-        self._node = (b"node", node)
+        self._node = (b"node", binary(node))
         self._clients = Clients()
 
     def describe(self, number: int, client: dict[str, Any]) -> None:
@@ -69,13 +90,13 @@ class Records:
             raw = known.raw
             record = known.thing = [
                 self._node,
-                (b"clientid", _text(raw.get("client_id"))),
-                (b"username", _text(raw.get("username"))),
-                (b"password", _text(raw.get("password"))),
-                (b"peerhost", _text(raw.get("peer_host"))),
+                (b"clientid", binary(raw.get("client_id"))),
+                (b"username", binary(raw.get("username"))),
+                (b"password", binary(raw.get("password"))),
+                (b"peerhost", binary(raw.get("peer_host"))),
                 (b"sockport", raw.get("local_port") or 0),
-                (b"protocol", "mqtt"),
-                (b"mountpoint", ""),
+                (b"protocol", Binary(b"mqtt")),
+                (b"mountpoint", EMPTY),
                 (b"is_superuser", bool(raw.get("superuser"))),
                 (b"anonymous", bool(raw.get("anonymous"))),
             ]
@@ -87,56 +108,60 @@ class Records:
         version = raw.get("version") or 4
         return [
             self._node,
-            (b"clientid", _text(raw.get("client_id"))),
-            (b"username", _text(raw.get("username"))),
-            (b"peerhost", _text(raw.get("peer_host"))),
+            (b"clientid", binary(raw.get("client_id"))),
+            (b"username", binary(raw.get("username"))),
+            (b"peerhost", binary(raw.get("peer_host"))),
             (b"sockport", raw.get("local_port") or 0),
-            (b"proto_name", "MQIsdp" if version == 3 else "MQTT"),
+            (b"proto_name", Binary(b"MQIsdp" if version == 3 else b"MQTT")),
             (b"proto_ver", version),
             (b"keepalive", raw.get("keep_alive_s") or 0),
         ]
 
-    def connect_props(self, number: int) -> dict[str, Any]:
-        """The properties of CONNECT, by their names in EMQX; empty before MQTT 5."""
+    def connect_props(self, number: int) -> Record:
+        """The properties of CONNECT, by their names in EMQX; none before MQTT 5."""
         raw = self._clients.raw(number)
         if raw.get("version") != 5:
-            return {}
+            return []
         props = self.props(raw.get("properties"))
         if raw.get("session_expiry_s"):
-            props["Session-Expiry-Interval"] = raw["session_expiry_s"]
+            props.append((b"Session-Expiry-Interval", raw["session_expiry_s"]))
         # Its largest value is what the broker says where the client has said nothing.
         if raw.get("receive_maximum") not in (None, 0, 0xFFFF):
-            props["Receive-Maximum"] = raw["receive_maximum"]
+            props.append((b"Receive-Maximum", raw["receive_maximum"]))
         return props
 
-    def props(self, pairs: Any, subscription_id: int | None = None) -> dict[str, Any]:
+    def props(self, pairs: Any, subscription_id: int | None = None) -> Record:
         """The properties of a packet: user properties as pairs, and the subscription identifier."""
-        props: dict[str, Any] = {}
+        props: Record = []
         if pairs:
-            props["User-Property"] = [(str(key), str(value)) for key, value in pairs]
+            props.append((b"User-Property", [(binary(key), binary(value)) for key, value in pairs]))
         if subscription_id is not None:
-            props["Subscription-Identifier"] = subscription_id
+            props.append((b"Subscription-Identifier", subscription_id))
         return props
 
-    def options(self, options: int, is_new: bool | None = None) -> Record:
+    def topics(self, filters: Any) -> Record:
+        """Filters, and the QoS that is asked for: a number, as EMQX's handler made of the options."""
+        return [(binary(topic), options & 3) for topic, options in filters]
+
+    def options(self, options: int, is_new: bool) -> Record:
         """Subscription options (MQTT 5, 3.8.3.1)."""
-        record: Record = [
+        return [
+            (b"is_new", is_new),
             (b"nl", options >> 2 & 1),
             (b"qos", options & 3),
             (b"rap", options >> 3 & 1),
             (b"rh", options >> 4 & 3),
         ]
-        return record if is_new is None else [(b"is_new", is_new), *record]
 
     def message(self, raw: Any) -> Record:
         """A message."""
         ident = raw[0]
         return [
             self._node,
-            (b"id", ident.hex() if isinstance(ident, bytes) else f"{ident:032X}" if isinstance(ident, int) else str(ident)),
+            (b"id", binary(ident.hex() if isinstance(ident, bytes) else f"{ident:032X}" if isinstance(ident, int) else str(ident))),
             (b"qos", raw[3]),
-            (b"from", raw[6] or ""),
-            (b"topic", raw[1]),
-            (b"payload", raw[2].decode("utf-8", "surrogateescape")),
+            (b"from", binary(raw[6])),
+            (b"topic", binary(raw[1])),
+            (b"payload", Binary(raw[2])),
             (b"timestamp", raw[7]),
         ]
