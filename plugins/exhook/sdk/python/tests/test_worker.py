@@ -8,7 +8,7 @@ import time
 
 import pytest
 from conftest import Start
-from fake_broker import POINTS, SOURCES, FakeBroker, Refused, message
+from fake_broker import POINTS, SOURCES, FakeBroker, Refused, client, message
 
 ECHO = """
     from grapnel_exhook import on, Modify
@@ -653,3 +653,68 @@ def test_without_a_broker_it_says_how_it_is_started() -> None:
         [sys.executable, "-m", "grapnel_exhook"], env={"PYTHONPATH": str(SOURCES)}, capture_output=True, text=True
     )
     assert done.returncode == 2 and "started by the broker" in done.stderr
+
+
+@pytest.mark.parametrize("keep", ["kept.append(asyncio.current_task())", "kept.append(weakref.ref(asyncio.current_task()))"])
+def test_who_keeps_its_task_and_cancels_it_later_fails_alone(start: Start, keep: str) -> None:
+    source = f"""
+        import asyncio, weakref
+        from grapnel_exhook import on
+        kept = []
+        gate = asyncio.Event()
+
+        @on.client_authenticate
+        async def login(event):
+            name = event.client.client_id
+            if name == "keeps":
+                {keep}
+                return True
+            if name == "cancels":
+                for task in kept:
+                    task = task() if isinstance(task, weakref.ref) else task
+                    if task is not None:
+                        task.cancel()
+                gate.set()
+                return True
+            if name == "cancels itself":
+                asyncio.current_task().cancel()
+                return True
+            await gate.wait()
+            return True
+    """
+    broker = start(source)
+    names = ["keeps", "waits", "cancels itself", "waits too", "cancels"]
+    for number, name in enumerate(names, 1):
+        broker.calls([[0, -1, number, client(name)]])
+    # All but the last in one frame, so that they are stepped one after the other.
+    idents = range(101, 101 + len(names))
+    calls = [[ident, POINTS["client.authenticate"], n, [0, None, None]] for n, ident in enumerate(idents, 1)]
+    broker.calls(calls[:-1])
+    broker.until(lambda: {101, 103} <= broker.answers.keys())
+    broker.calls(calls[-1:])
+    broker.until(lambda: set(idents) <= broker.answers.keys())
+    assert [ident for ident in idents if broker.answers[ident][0] != 1] == [], broker.lines()
+
+
+def test_who_waits_and_is_cancelled_by_its_task_fails_alone(start: Start) -> None:
+    source = """
+        import asyncio
+        from grapnel_exhook import on
+        tasks = {}
+        @on.client_authenticate
+        async def login(event):
+            tasks[event.client.client_id] = asyncio.current_task()
+            if event.client.client_id == "c2":
+                tasks["c1"].cancel()
+                return True
+            await asyncio.sleep(3600 if event.client.client_id == "c1" else 0)
+            return True
+    """
+    broker = start(source)
+    calls = []
+    for number in (1, 3, 2):
+        broker.calls([[0, -1, number, client(f"c{number}")]])
+        calls.append([number, POINTS["client.authenticate"], number, [0, None, None]])
+    broker.calls(calls)
+    broker.until(lambda: broker.answers.keys() >= {1, 2, 3})
+    assert [broker.answers[number][0] for number in (1, 2, 3)] == [2, 1, 1], broker.lines()

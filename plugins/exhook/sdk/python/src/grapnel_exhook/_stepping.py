@@ -2,14 +2,16 @@
 
 A task steps one coroutine after the other. When one of them waits, the task is that one's from then on, and another task takes
 the rest. So a coroutine that does not wait costs no task, and one that waits has had a task of its own from its first step,
-which is what timeouts hang on to. The worker gives it calls and is told what they came to; it sends nothing itself.
+which is what timeouts hang on to. A task that a coroutine has taken hold of, or has cancelled, steps no other. The worker gives it calls and is told what they came to; it sends nothing itself.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextvars
+import sys
 import types
+import weakref
 from collections import deque
 from collections.abc import Callable, Coroutine, Generator
 from time import monotonic
@@ -103,6 +105,8 @@ class Stepper:
     def _step(self) -> Generator[Any, Any, None]:
         ready = self._ready
         until = monotonic() + self._hold_s
+        task: Any = asyncio.current_task()
+        untouched = _hold_on(task)
         while ready:
             call = ready.popleft()
             if self._has_to_wait(call):
@@ -115,6 +119,10 @@ class Stepper:
                 self._fail(call, error)
             else:
                 yield from self._wait(call, waits_for)
+                return
+            if ready and _hold_on(task) != untouched:
+                # What becomes of this task is that coroutine's doing, and must not be another call's.
+                self._start()
                 return
             if monotonic() > until:
                 self._pause()
@@ -189,3 +197,8 @@ class Stepper:
         self._waiting -= call.waits
         if call.calls:
             self._done(call.calls)
+
+
+def _hold_on(task: Any) -> tuple[int, int, bool]:
+    """What of a task changes where somebody keeps a reference to it, or has cancelled it."""
+    return sys.getrefcount(task), weakref.getweakrefcount(task), bool(getattr(task, "_must_cancel", False))
