@@ -104,6 +104,11 @@ impl Stream {
         Self { next: 1, first: 1, ..Self::default() }
     }
 
+    /// The number that is awaited next: one above the highest received.
+    pub fn awaited(&self) -> u64 {
+        self.next
+    }
+
     /// Counts one number. `gaps_max` bounds the remembered gaps; beyond it the oldest are written off as lost.
     #[inline]
     pub fn see(&mut self, sequence: u64, gaps_max: usize) -> Seen {

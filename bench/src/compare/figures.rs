@@ -17,7 +17,7 @@ pub struct Spread {
     pub max: f64,
 }
 
-/// What one broker made of one case.
+/// What one broker made of one case, in the rounds in which nothing was amiss.
 #[derive(Debug, Clone, Serialize)]
 pub struct Cell {
     /// Whose.
@@ -40,8 +40,12 @@ pub struct Cell {
     pub share: Option<Spread>,
     /// Resident memory at the end, bytes.
     pub rss_bytes: Option<Spread>,
+    /// CPU of the processes that the broker has started, in the row's unit: it is not part of the cost.
+    pub children: Option<Spread>,
     /// Messages lost in all rounds.
     pub lost: u64,
+    /// Rounds in which something was amiss: they are in no figure here but `lost`.
+    pub left_out: u32,
 }
 
 /// One case.
@@ -82,13 +86,16 @@ fn cost(report: &Report) -> Option<f64> {
 }
 
 fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: &[Run]) -> Cell {
+    let all_of = |name: &str| -> Vec<&Run> {
+        runs.iter().filter(|run| run.case == case.name && run.broker == name).collect()
+    };
+    // A round that lost messages did less work, and would make its broker look cheap.
     let of = |name: &str| -> Vec<(u32, &Report)> {
-        runs.iter()
-            .filter(|run| run.case == case.name && run.broker == name)
-            .filter_map(|run| Some((run.round, run.report.as_ref()?)))
-            .collect()
+        let clean = all_of(name).into_iter().filter(|run| run.fault.is_none());
+        clean.filter_map(|run| Some((run.round, run.report.as_ref()?))).collect()
     };
     let own = of(&contestant.name);
+    let every = all_of(&contestant.name);
     let reference = contestants.first().map(|first| of(&first.name)).unwrap_or_default();
     let all = |pick: &dyn Fn(&Report) -> Option<f64>| {
         spread(own.iter().filter_map(|(_, report)| pick(report)).collect())
@@ -113,7 +120,12 @@ fn cell(case: &Case, contestant: &Contestant, contestants: &[Contestant], runs: 
         p99_us: all(&|report| Some(report.latency_us.as_ref()?.p99)),
         share: all(&|report| Some(report.cpu.as_ref()?.share)),
         rss_bytes: all(&|report| Some(report.memory.as_ref()?.rss_bytes as f64)),
-        lost: own.iter().map(|(_, report)| report.lost).sum(),
+        children: all(&|report| match report.scenario {
+            Kind::ConnectStorm | Kind::Idle => None,
+            _ => report.children.as_ref()?.us_per_delivery,
+        }),
+        lost: every.iter().filter_map(|run| run.report.as_ref()).map(|report| report.lost).sum(),
+        left_out: u32::try_from(every.iter().filter(|run| run.fault.is_some()).count()).unwrap_or(u32::MAX),
     }
 }
 
@@ -137,6 +149,38 @@ mod tests {
         assert_eq!(spread(vec![3.0]), Some(Spread { median: 3.0, min: 3.0, max: 3.0 }));
         assert_eq!(spread(vec![9.0, 1.0, 2.0]), Some(Spread { median: 2.0, min: 1.0, max: 9.0 }));
         assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
+    }
+
+    /// What one made of the rounds, of which it lost messages in the last and was given up in the one before.
+    #[test]
+    fn a_round_that_lost_messages_is_in_no_median() {
+        let case = Case::parse("connect-storm").unwrap();
+        let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
+        let run = |round, broker: &str, cost: f64, lost: u64| {
+            let mut report = Report::empty_for_tests(&case.scenario);
+            (report.connects.cpu_us_each, report.lost) = (Some(cost), lost);
+            let fault = (lost > 0).then(|| report.fault());
+            Run { round, case: case.name.clone(), broker: broker.into(), report: Some(report), fault }
+        };
+        let mut runs = vec![];
+        for (round, floor, ours) in
+            [(1, (10.0, 0), (20.0, 0)), (2, (1.0, 5), (20.0, 0)), (3, (10.0, 0), (0.5, 7))]
+        {
+            runs.extend([run(round, "floor", floor.0, floor.1), run(round, "ours", ours.0, ours.1)]);
+        }
+        runs.push(Run {
+            round: 4,
+            case: case.name.clone(),
+            broker: "ours".into(),
+            report: None,
+            fault: Some("did not start".into()),
+        });
+        let rows = rows(&[case], &contestants, &runs);
+        let [floor, ours] = &rows[0].cells[..] else { panic!("two brokers") };
+        assert_eq!((floor.cost.unwrap().min, floor.lost, floor.left_out), (10.0, 5, 1));
+        assert_eq!((ours.cost.unwrap().min, ours.lost, ours.left_out), (20.0, 7, 2));
+        let twice = Spread { median: 2.0, min: 2.0, max: 2.0 };
+        assert_eq!(ours.multiple, Some(twice), "of the first round alone");
     }
 
     /// The machine got twice as slow between two rounds: the multiples say the same all the while.

@@ -51,6 +51,7 @@ fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
     };
     let (system, syscalls, latency) =
         (with(|cell| cell.system), with(|cell| cell.syscalls), with(|cell| cell.p50_us));
+    let children = with(|cell| cell.children);
     let mut heads = vec!["case".to_owned(), reference.clone()];
     for other in others {
         heads.extend([other.name.clone(), format!("{} / {reference}", other.name)]);
@@ -59,6 +60,9 @@ fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
         let name = &contestant.name;
         if system {
             heads.push(format!("{name}: in the kernel"));
+        }
+        if children {
+            heads.push(format!("{name}: children's CPU"));
         }
         if syscalls {
             heads.push(format!("{name}: calls"));
@@ -69,13 +73,16 @@ fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
     }
     let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {
-        let mut cells = vec![row.case.replace(',', " "), spread(row.cells[0].cost)];
+        let mut cells = vec![row.case.replace(',', " "), cost(&row.cells[0])];
         for cell in &row.cells[1..] {
-            cells.extend([spread(cell.cost), multiple(cell.multiple)]);
+            cells.extend([cost(cell), multiple(cell.multiple)]);
         }
         for cell in &row.cells {
             if system {
                 cells.push(cell.system.map_or("-".into(), |part| format!("{:.0} %", part.median * 100.0)));
+            }
+            if children {
+                cells.push(spread(cell.children));
             }
             if syscalls {
                 cells.push(cell.syscalls.map_or("-".into(), |calls| number(calls.median)));
@@ -97,10 +104,23 @@ fn faults(text: &mut String, runs: &[Run]) {
         let _ = writeln!(text, "\n{} runs, no message lost, duplicated or out of order.", runs.len());
         return;
     }
-    let _ = writeln!(text, "\n{} of {} runs were not clean:\n", faults.len(), runs.len());
+    let _ = writeln!(
+        text,
+        "\n{} of {} runs were not clean; the figures above leave them out:\n",
+        faults.len(),
+        runs.len()
+    );
     for run in faults {
         let fault = run.fault.as_deref().unwrap_or_default().replace('\n', " ");
         let _ = writeln!(text, "* round {}, {}, {}: {fault}", run.round, run.case, run.broker);
+    }
+}
+
+/// With a mark where rounds were left out.
+fn cost(cell: &Cell) -> String {
+    match cell.left_out {
+        0 => spread(cell.cost),
+        rounds => format!("{}, {rounds} left out", spread(cell.cost)),
     }
 }
 
@@ -126,6 +146,31 @@ fn number(value: f64) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rounds_that_were_left_out_stand_beside_the_figure() {
+        let figure = Some(Spread { median: 2.0, min: 1.0, max: 3.0 });
+        let mut cell = Cell {
+            broker: "x".into(),
+            cost: figure,
+            multiple: None,
+            system: None,
+            syscalls: None,
+            per_s: None,
+            p50_us: None,
+            p99_us: None,
+            share: None,
+            rss_bytes: None,
+            children: None,
+            lost: 0,
+            left_out: 0,
+        };
+        assert_eq!(cost(&cell), "2.00 (1.00–3.00)");
+        (cell.left_out, cell.lost) = (2, 9);
+        assert_eq!(cost(&cell), "2.00 (1.00–3.00), 2 left out");
+        cell.cost = None;
+        assert_eq!(cost(&cell), "-, 2 left out");
+    }
 
     #[test]
     fn numbers_show_three_digits_that_count() {

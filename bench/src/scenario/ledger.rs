@@ -168,6 +168,21 @@ impl Ledger {
         self.expected - self.delivered
     }
 
+    /// Calls `each` with the publisher and the number of every delivery that is awaited behind the last one made, where
+    /// publishers have `due` messages to send until now, sent or not. Linear in what is awaited, and in the topics.
+    pub fn awaited(&self, due: impl Fn(usize) -> u64, mut each: impl FnMut(usize, u64)) {
+        for listener in &self.listeners {
+            for (publisher, hearing) in (listener.first_publisher..).zip(&listener.heard) {
+                let newest_first = (1..=due(publisher)).rev();
+                for sequence in newest_first.take_while(|sequence| hearing.awaits(*sequence)) {
+                    if hearing.ordinal(sequence).is_some() {
+                        each(publisher, sequence);
+                    }
+                }
+            }
+        }
+    }
+
     /// What was amiss so far at all subscribers. Its `lost` knows no message behind the last received one.
     pub fn tally(&self) -> Tally {
         let mut sum = Tally::default();
@@ -196,6 +211,12 @@ impl Hearing {
         let (round, turn) = (sequence.checked_sub(1)? / topics, (sequence - 1) % topics);
         let rank = *self.ranks.get(usize::try_from(turn).ok()?)?;
         (rank != NOT_HEARD).then(|| round * self.matched + u64::from(rank) + 1)
+    }
+
+    /// Whether a message lies behind the last one received; one that is not for this subscriber may lie anywhere.
+    fn awaits(&self, sequence: u64) -> bool {
+        let hears_any = self.ranks.is_empty() || self.matched > 0;
+        hears_any && self.ordinal(sequence).is_none_or(|ordinal| ordinal >= self.stream.awaited())
     }
 
     /// The `missing` messages before `sequence` that are for this subscriber.
@@ -334,6 +355,34 @@ mod tests {
         assert_eq!(freed(&mut books), [0]);
         assert!(books.receive(0, 0, 2), "late, but there");
         assert_eq!((books.available(0), books.tally().lost, books.tally().out_of_order), (3, 1, 1));
+    }
+
+    #[test]
+    fn what_is_awaited_is_what_was_due_and_has_not_come() {
+        let mut scenario = Scenario::new(Kind::FanIn);
+        (scenario.publishers, scenario.subscribers) = (2, 2);
+        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        let awaited = |books: &Ledger, due: [u64; 2]| {
+            let mut all = Vec::new();
+            books.awaited(|publisher| due[publisher], |publisher, sequence| all.push((publisher, sequence)));
+            all
+        };
+        assert_eq!(awaited(&books, [0, 0]), []);
+        for publisher in [0, 0, 1] {
+            books.send(publisher);
+        }
+        assert!(books.receive(0, 0, 1) && books.receive(0, 1, 1) && books.receive(1, 0, 2));
+        // The third of the first publisher was due, and is not even sent; the first of it was skipped on the way to the
+        // second subscriber, which makes it lost.
+        assert_eq!(awaited(&books, [3, 1]), [(0, 3), (0, 2), (0, 3), (1, 1)]);
+
+        let mut scenario = Scenario::new(Kind::Wildcards);
+        (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
+        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        for _ in 0..3 {
+            books.send(0);
+        }
+        assert_eq!(awaited(&books, [3, 0]).len() as u64, books.expected, "only by those who hear the topic");
     }
 
     #[test]

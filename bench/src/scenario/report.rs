@@ -34,6 +34,8 @@ pub struct Reading {
     pub idle_ns: u64,
     /// What the broker had used.
     pub used: Option<Times>,
+    /// What the processes that the broker has started had used.
+    pub children: Option<Times>,
     /// What the generator had used.
     pub own: Option<Times>,
 }
@@ -87,6 +89,7 @@ pub struct Report {
     pub latency_us: Option<Latency>,
     pub ack_latency_us: Option<Latency>,
     pub cpu: Option<Cpu>,
+    pub children: Option<ChildrenCpu>,
     pub memory: Option<MemoryUse>,
     pub syscalls: Option<Syscalls>,
     pub syscalls_why_not: Option<String>,
@@ -149,6 +152,16 @@ pub struct Cpu {
     pub us_per_delivery: Option<f64>,
     pub user_us_per_delivery: Option<f64>,
     pub system_us_per_delivery: Option<f64>,
+}
+
+/// What the processes used that the broker has started, such as workers of its plugins; null where there was nothing.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct ChildrenCpu {
+    pub total_s: f64,
+    /// Of one CPU: 1 is all of it.
+    pub share: f64,
+    pub us_per_delivery: Option<f64>,
 }
 
 /// How the generator fared in the measured window.
@@ -294,6 +307,7 @@ impl Report {
             latency_us: None,
             ack_latency_us: None,
             cpu: None,
+            children: None,
             memory: None,
             syscalls: None,
             syscalls_why_not: None,
@@ -324,6 +338,12 @@ impl Report {
         });
         let used = start.used.zip(end.used).map(|(start, end)| end.since(start));
         self.cpu = used.map(|used| Cpu::of(used, passed_s, self.delivered));
+        let used = start.children.zip(end.children).map(|(start, end)| as_seconds(end.since(start).total_ns));
+        self.children = used.filter(|total_s| *total_s > 0.0).map(|total_s| ChildrenCpu {
+            total_s,
+            share: total_s / passed_s,
+            us_per_delivery: ratio(total_s * 1e6, self.delivered as f64),
+        });
     }
 
     /// The broker ended by itself: an error, whatever else was measured.
@@ -428,6 +448,7 @@ mod tests {
             delivered: 1000,
             idle_ns: 5,
             used: used(7, 1, 1),
+            children: used(100_000_000, 0, 0),
             own: used(0, 0, 0),
             ..Reading::default()
         };
@@ -438,6 +459,7 @@ mod tests {
             delivered_bytes: 800,
             idle_ns: 500_000_005,
             used: used(1_000_000_007, 26, 76),
+            children: used(500_000_000, 0, 0),
             own: used(1_000_000_000, 0, 0),
         };
         report.add_window(start, end);
@@ -445,6 +467,8 @@ mod tests {
         assert_eq!((report.delivered_per_s, report.delivered_bytes_per_s), (Some(200_000.0), Some(400.0)));
         let bench = report.bench.unwrap();
         assert_eq!((bench.busy, bench.waited), (0.75, Some(0.25)));
+        let children = report.children.unwrap();
+        assert_eq!((children.total_s, children.share, children.us_per_delivery), (0.4, 0.2, Some(1.0)));
         let cpu = report.cpu.unwrap();
         assert_eq!((cpu.total_s, cpu.user_s, cpu.system_s, cpu.share), (1.0, Some(0.25), Some(0.75), 0.5));
         assert_eq!(cpu.us_per_delivery, Some(2.5));

@@ -40,6 +40,12 @@ impl Schedule {
         usize::try_from(publisher).ok()
     }
 
+    /// How many messages have been dealt to a publisher.
+    pub fn dealt_to(&self, publisher: usize) -> u64 {
+        let (rounds, rest) = (self.dealt / self.publishers, self.dealt % self.publishers);
+        rounds + u64::from((publisher as u64) < rest)
+    }
+
     /// When a publisher's message `sequence`, counted from 1, was due.
     #[inline]
     pub fn due_of(&self, publisher: usize, sequence: u64) -> u64 {
@@ -59,6 +65,7 @@ mod tests {
             dealt.extend(std::iter::from_fn(|| schedule.deal(now_ns)));
         }
         assert_eq!(dealt, [0, 1]);
+        assert_eq!([0, 1, 2].map(|publisher| schedule.dealt_to(publisher)), [1, 1, 0]);
         assert_eq!(schedule.next_ns(), 500_001_000);
         assert_eq!(schedule.due_of(2, 1), 500_001_000);
         assert_eq!(schedule.due_of(0, 2), 750_001_000);

@@ -53,17 +53,21 @@ pub struct Memory {
     pub rss_peak_bytes: u64,
 }
 
-/// Follows the CPU time of a process.
+/// Follows the CPU time of a process, and of the processes that it has started.
 #[derive(Debug)]
 pub struct Sampler {
     pid: u32,
     threads: Threads,
+    children: Threads,
 }
+
+/// Processes below one that are looked at; more are left out.
+const DESCENDANTS_MAX: usize = 4096;
 
 impl Sampler {
     /// Of the process `pid`, which must be there.
     pub fn new(pid: u32) -> Result<Self> {
-        let mut sampler = Self { pid, threads: Threads::default() };
+        let mut sampler = Self { pid, threads: Threads::default(), children: Threads::default() };
         sampler.times().with_context(|| {
             format!("cannot read the CPU time of process {pid}; is it running, and may this user see it?")
         })?;
@@ -72,16 +76,19 @@ impl Sampler {
 
     /// CPU time until now. Threads that began and ended between two calls are missed.
     pub fn times(&mut self) -> Result<Times> {
-        let tasks = format!("/proc/{}/task", self.pid);
-        let entries = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
-        for entry in entries.flatten() {
-            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
-            // A thread may end between the two looks at it.
-            if let (Some(id), Some(times)) = (id, thread_times(&entry.path())) {
-                self.threads.see(id, times);
-            }
-        }
+        self.threads.look(self.pid)?;
         Ok(self.threads.sum())
+    }
+
+    /// CPU time until now of the processes that it has started and of those that these have, in all. What one of them uses
+    /// after the last call before its end is missed; so are all of them where the kernel does not tell children
+    /// (CONFIG_PROC_CHILDREN).
+    pub fn children_times(&mut self) -> Times {
+        for pid in descendants(self.pid) {
+            // It may have ended meanwhile.
+            let _ = self.children.look(pid);
+        }
+        self.children.sum()
     }
 
     /// Memory now.
@@ -103,6 +110,25 @@ fn thread_times(task: &Path) -> Option<Times> {
     Some(Times { total_ns, waited_ns, user_ticks, system_ticks })
 }
 
+/// The processes below one, itself left out: at most [`DESCENDANTS_MAX`].
+fn descendants(pid: u32) -> Vec<u32> {
+    let mut found = vec![pid];
+    let mut at = 0;
+    while let Some(parent) = found.get(at).copied()
+        && found.len() <= DESCENDANTS_MAX
+    {
+        at += 1;
+        let Ok(tasks) = fs::read_dir(format!("/proc/{parent}/task")) else { continue };
+        for task in tasks.flatten() {
+            // Each is a child of the thread that started it.
+            let children = fs::read_to_string(task.path().join("children")).unwrap_or_default();
+            found.extend(children.split_ascii_whitespace().filter_map(|pid| pid.parse::<u32>().ok()));
+        }
+    }
+    found.remove(0);
+    found
+}
+
 /// The last that was seen of each thread.
 #[derive(Debug, Default)]
 struct Threads {
@@ -112,6 +138,20 @@ struct Threads {
 }
 
 impl Threads {
+    /// Looks at every thread of a process.
+    fn look(&mut self, pid: u32) -> Result<()> {
+        let tasks = format!("/proc/{pid}/task");
+        let entries = fs::read_dir(&tasks).with_context(|| format!("cannot read {tasks}"))?;
+        for entry in entries.flatten() {
+            let id = entry.file_name().to_str().and_then(|name| name.parse().ok());
+            // A thread may end between the two looks at it.
+            if let (Some(id), Some(times)) = (id, thread_times(&entry.path())) {
+                self.see(id, times);
+            }
+        }
+        Ok(())
+    }
+
     fn see(&mut self, id: u32, times: Times) {
         let last = self.seen.insert(id, times);
         // Time runs forward in a thread: if not, this is another one with the id of one that has ended.
@@ -215,6 +255,28 @@ mod tests {
         }
         let memory = sampler.memory().unwrap();
         assert!(memory.rss_bytes > 0 && memory.rss_peak_bytes >= memory.rss_bytes / 2);
+    }
+
+    #[test]
+    fn work_of_a_child_shows_apart() {
+        use std::io::Read;
+        use std::process::{Command, Stdio};
+        let mut sampler = Sampler::new(std::process::id()).unwrap();
+        // The child's child works, and says so when it is done; both then wait for the end of their input.
+        let script = "sh -c 'i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done; echo done; read x'";
+        let mut child = Command::new("sh")
+            .args(["-c", script])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut said = [0; 5];
+        child.stdout.take().unwrap().read_exact(&mut said).unwrap();
+        let (own, children) = (sampler.times().unwrap(), sampler.children_times());
+        assert!(children.total_ns > 5_000_000, "{children:?} beside {own:?}");
+        drop(child.stdin.take());
+        child.wait().unwrap();
+        assert!(sampler.children_times().total_ns >= children.total_ns, "what has ended is not forgotten");
     }
 
     #[test]

@@ -219,6 +219,17 @@ fn a_process_is_measured_and_left_alone() {
     }
 }
 
+/// The broker answers to nothing within the window: a latency of none would make it look quick.
+#[test]
+fn what_is_outstanding_at_the_end_counts_with_the_time_it_has_waited() {
+    let broker = Broker::start(Behaviour { hold: Some(1_000_000), ..Behaviour::default() });
+    let arguments = "one-to-one --rate 1000 --warm-up 0 --duration 0.5 --patience 0.8";
+    let report = measure(&broker, arguments).failed();
+    assert!(report["delivered"] == 0 && number(&report, "lost") >= 400.0, "{report}");
+    let latency = &report["latency_us"];
+    assert!(number(latency, "max") >= 400_000.0 && number(latency, "p50") >= 150_000.0, "{report}");
+}
+
 #[test]
 fn the_report_has_the_keys_that_the_readme_tells() {
     let broker = Broker::start(Behaviour::default());
@@ -230,7 +241,7 @@ fn the_report_has_the_keys_that_the_readme_tells() {
             &report,
             "scenario broker options connects measured_s sent delivered delivered_bytes sent_per_s delivered_per_s \
              delivered_bytes_per_s lost duplicated out_of_order stray refused unacked disconnects latency_us \
-             latency_from ack_latency_us cpu memory syscalls syscalls_why_not bench interrupted errors broker_log",
+             latency_from ack_latency_us cpu children memory syscalls syscalls_why_not bench interrupted errors broker_log",
         ),
         (&report["broker"], "address pid command cpus"),
         (

@@ -6,10 +6,11 @@ use crate::client::State;
 use crate::clock::nanos;
 use crate::poll::link::Link;
 use crate::scenario::Pace;
+use crate::scenario::client::Shared;
 use crate::scenario::report::{Measured, Reading, Report};
 use crate::scenario::schedule::Schedule;
 use crate::scenario::syscalls::{self, Counter};
-use crate::scenario::usage::{Times, own_times};
+use crate::scenario::usage::{Sampler, Times, own_times};
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -188,12 +189,23 @@ impl Run<'_> {
     fn end_measuring(&mut self) {
         self.measured.end = Some(self.reading());
         self.measured.memory = self.sampler.as_ref().and_then(|sampler| sampler.memory().ok());
+        self.record_what_waits();
         self.shared.tally.measure(false);
         if self.scenario.syscalls {
             self.attach();
         } else {
             self.drain();
         }
+    }
+
+    /// Of an open loop: what was due in the window and has not arrived at its end has waited until then at least. Left out,
+    /// it would make a broker look the faster the more it leaves undone.
+    fn record_what_waits(&mut self) {
+        let Shared { schedule: Some(schedule), ledger, tally, now_ns, .. } = &mut self.shared else { return };
+        let due = |publisher| schedule.dealt_to(publisher);
+        ledger.awaited(due, |publisher, sequence| {
+            tally.latency.record(now_ns.saturating_sub(schedule.due_of(publisher, sequence)));
+        });
     }
 
     /// The counts of this moment.
@@ -206,12 +218,15 @@ impl Run<'_> {
             delivered_bytes: self.shared.tally.delivered_bytes,
             idle_ns: self.idle_ns,
             used,
+            children: self.sampler.as_mut().map(Sampler::children_times),
             own: own_times(),
         }
     }
 
     fn sample(&mut self) -> Option<Times> {
         let sampler = self.sampler.as_mut()?;
+        // So that a child which ends takes little unseen with it.
+        sampler.children_times();
         match sampler.times() {
             Ok(times) => Some(times),
             Err(error) => {

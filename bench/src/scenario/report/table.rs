@@ -1,6 +1,6 @@
 //! The report as a table for people.
 
-use super::{Cpu, MemoryUse, Report, Syscalls};
+use super::{ChildrenCpu, Cpu, MemoryUse, Report, Syscalls};
 use std::fmt;
 
 /// A generator that is busy for more than this may be what limits the figures.
@@ -52,6 +52,9 @@ impl fmt::Display for Report {
         }
         if let Some(cpu) = &self.cpu {
             row("broker's CPU", cpu)?;
+        }
+        if let Some(children) = &self.children {
+            row("its children's CPU", children)?;
         }
         if let Some(memory) = &self.memory {
             row("broker's memory", memory)?;
@@ -131,6 +134,15 @@ impl fmt::Display for Cpu {
                 write!(f, " (user {user:.3}, system {system:.3})")?;
             }
             write!(f, ", ")?;
+        }
+        write!(f, "{:.1} % of one CPU", self.share * 100.0)
+    }
+}
+
+impl fmt::Display for ChildrenCpu {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(each) = self.us_per_delivery {
+            write!(f, "{each:.3} µs per delivery, ")?;
         }
         write!(f, "{:.1} % of one CPU", self.share * 100.0)
     }
