@@ -27,6 +27,7 @@ mod overrides;
 mod record;
 mod report;
 mod request;
+mod retiring;
 mod schema;
 mod services;
 mod start;
@@ -37,6 +38,7 @@ mod view;
 
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
 
 use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
@@ -188,6 +190,7 @@ impl PluginManager {
             unloaded: name.to_owned(),
             mapped_bytes: plugin.loaded.library.bytes,
             threads_left: services::threads_left(name, plugin.generation),
+            ends_within_ms: ends_within_ms(name, plugin.generation),
         };
         drop(before);
         self.end(workshop);
@@ -330,10 +333,17 @@ impl PluginManager {
         }
     }
 
-    /// Ends every plugin, the last one first, while the shards still answer. The record stays: what was loaded comes back.
+    /// How long [`PluginManager::shutdown`] waits for threads that bring something to its end.
+    pub fn patience(&self) -> Duration {
+        services::patience()
+    }
+
+    /// Ends every plugin, the last one first, while the shards still answer, and waits for threads that bring something to its end:
+    /// those of all plugins at a time. The record stays: what was loaded comes back.
     pub fn shutdown(&self) {
         let mut workshop = self.begin();
         let mut active = self.view().active.clone();
+        let mut ending = Vec::new();
         while let Some(plugin) = active.pop() {
             let before: Vec<_> = active.iter().chain([&plugin]).cloned().collect();
             if let Err(error) = workshop.swap(&plugin.name, &seats(&before), &seats(&active)) {
@@ -343,11 +353,20 @@ impl PluginManager {
             if plugin.is_enabled() {
                 plugin.loaded.deactivate();
             }
-            workshop.discard(&plugin);
+            services::begin_end(plugin.handle());
             self.commit(&mut workshop, active.clone(), |_| {});
-            drop((before, plugin));
+            ending.push(plugin);
+        }
+        for plugin in ending {
+            if let Some((asked, patience)) = services::begin_end(plugin.handle()) {
+                services::wait_ended(plugin.handle(), asked + patience);
+            }
+            workshop.discard(&plugin);
+            self.commit_counts(&mut workshop);
+            drop(plugin);
             workshop.reap();
         }
+        workshop.wait_retiring();
     }
 
     /// What comes before any code of the plugin's: name, limits, file. Then the file is opened.
@@ -454,6 +473,11 @@ impl PluginManager {
     fn view_mut(&self) -> std::sync::RwLockWriteGuard<'_, View> {
         self.view.write().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// How much longer a generation may take for what it brings to its end, milliseconds.
+fn ends_within_ms(name: &str, generation: u32) -> Option<u64> {
+    services::ends_within(name, generation).map(|left| u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
 }
 
 fn names(active: &[Arc<Active>]) -> Vec<String> {

@@ -125,11 +125,13 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
             announcer.tell(HookPoint::BrokerStopping);
             let stopping = std::thread::spawn(move || control.stop());
             let timeout = Duration::from_millis(config.limits.drain_timeout_ms);
+            // What plugins have begun, and the farewell of processes of theirs.
+            let patience = plugins.patience();
             let last = move || {
                 announcer.tell(HookPoint::BrokerStopped);
                 plugins.shutdown();
             };
-            let end = shards.drain(signal, timeout, last);
+            let end = shards.drain(signal, timeout, patience, last);
             // It says in the log what went wrong with it.
             let _ = stopping.join();
             end

@@ -130,7 +130,7 @@ tables! {
         response_topic, correlation_data, from, user_properties, user_properties_len,
     }
     NewMetric { size, kind, name, help, bounds, bounds_len }
-    NewThread { size, reserved, name, run, arg }
+    NewThread { size, reserved, name, run, arg, join_ms }
     StateSink { ctx, write }
     HostApi {
         size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,

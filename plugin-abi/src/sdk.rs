@@ -180,6 +180,9 @@ pub enum Flow {
     Stop,
     /// The answer comes later, through the ticket that this call took with `defer`.
     Defer,
+    /// Nobody has answered, as where a process or a database that the plugin asks is away: the fault policy decides, what was
+    /// granted before stays, and it does not count towards the plugin's breaker. What this hook changed is thrown away.
+    Unanswered,
 }
 
 /// What a hook method may return: [`Flow`], nothing (which means Continue), or a `Result` of these. An error is a fault: the

@@ -137,13 +137,14 @@ pub(super) async fn run(
                 0 => format!("plugin {name} is unloaded"),
                 kib => format!("plugin {name} is unloaded; its code keeps {kib} KiB mapped"),
             })?;
-            if done.threads_left > 0 {
-                output.complain(&format!(
-                    "{} of its threads did not end when they were asked to",
-                    done.threads_left
-                ));
+            match (done.threads_left, done.ends_within_ms) {
+                (0, _) => Ok(()),
+                (_, Some(left_ms)) => output.line(&format!("{name} {}", ends(left_ms))),
+                (left, None) => {
+                    output.complain(&format!("{left} of its threads did not end when they were asked to"));
+                    Ok(())
+                }
             }
-            Ok(())
         }
         PluginsCommand::Reload { name, config } => {
             let config = plugin_config::read(config.config.as_deref(), &config.set)?;
@@ -268,12 +269,21 @@ pub(super) fn print_list(list: &PluginList, output: &mut Output) -> Result<(), C
     }
     for retired in list.retired.iter().filter(|retired| retired.threads_left > 0) {
         let Retired { name, generation, threads_left, .. } = retired;
+        if let Some(left_ms) = retired.ends_within_ms {
+            output.line(&format!("{name}: generation {generation} {}", ends(left_ms)))?;
+            continue;
+        }
         let threads = if *threads_left == 1 { "thread has" } else { "threads have" };
         output.line(&format!(
             "{name}: generation {generation} is retired, but {threads_left} of its {threads} not ended"
         ))?;
     }
     Ok(())
+}
+
+/// What is said of a generation that no chain names any more and that has not ended.
+fn ends(left_ms: u64) -> String {
+    format!("brings what it has begun to its end, in at most {} s", left_ms.div_ceil(1000))
 }
 
 fn plugin_row(plugin: &PluginInfo) -> [String; 6] {

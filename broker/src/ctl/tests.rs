@@ -136,7 +136,11 @@ fn plugins_are_listed_with_what_is_wrong_with_them() {
         generation: 3,
         mapped_bytes: 2048,
         threads_left: 2,
+        ends_within_ms: None,
     }];
+    let ending =
+        Retired { generation: 4, threads_left: 1, ends_within_ms: Some(1_001), ..retired[0].clone() };
+    let retired = [retired, vec![ending]].concat();
     let list = PluginList { plugins: vec![plugin.clone(), failed], retired };
     let text = printed(false, Some(80), |output| plugins::print_list(&list, output));
     let expected = "\
@@ -144,8 +148,9 @@ NAME  VERSION  STATE        GENERATION  HOOKS  LOADED
 tap   1.2.3    loaded once           4      1  0s ago
 acl   -        failed                4      1  -
 acl: cannot load acl: no file
-1 retired generation keeps 2 KiB mapped
+2 retired generations keep 4 KiB mapped
 tap: generation 3 is retired, but 2 of its threads have not ended
+tap: generation 4 brings what it has begun to its end, in at most 2 s
 ";
     assert_eq!(text, expected);
     let text = printed(false, Some(80), |output| plugins::print_one(&plugin, output));

@@ -1,5 +1,6 @@
 //! A thread that does what plugins and shards ask for and nobody on a shard may wait for: putting hooks that were mounted at run
-//! time into the chains, tripping a plugin on every shard, and arming it again. It takes its turn among the transactions. Started
+//! time into the chains, tripping a plugin on every shard, arming it again, and ending generations that take their time. It takes its
+//! turn among the transactions. Started
 //! and ended with the manager.
 
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -18,12 +19,16 @@ use super::view::View;
 
 /// Time after which what a shard did not answer is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// How often it looks whether generations have come to their end.
+const RETIRING_LOOK: Duration = Duration::from_millis(100);
 
 enum Errand {
     /// Something has changed about what is in the chains.
     Compile,
     /// A shard has tripped a plugin.
     Tripped(PluginHandle, ShardId),
+    /// A generation is to end.
+    Retiring,
     Stop,
 }
 
@@ -48,6 +53,14 @@ impl Errands {
     pub(super) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
         // As above.
         let _ = self.sender.send(Errand::Tripped(plugin, shard));
+    }
+}
+
+impl Errands {
+    /// Has a generation ended when its threads have, or its time is over. Returns at once.
+    pub(super) fn retiring(&self) {
+        // As above.
+        let _ = self.sender.send(Errand::Retiring);
     }
 }
 
@@ -91,19 +104,22 @@ impl Drop for Attendant {
 }
 
 fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Workshop>, view: &RwLock<View>) {
-    let mut again = false;
+    let (mut again, mut retiring) = (false, false);
     let mut rearm: Vec<(Instant, PluginHandle)> = Vec::new();
     loop {
         let next = rearm.iter().map(|(at, _)| *at).min();
         let until_rearm = next.map_or(Duration::MAX, |at| at.saturating_duration_since(Instant::now()));
-        let timeout = if again { RETRY.min(until_rearm) } else { until_rearm };
+        let mut timeout = if again { RETRY.min(until_rearm) } else { until_rearm };
+        if retiring {
+            timeout = timeout.min(RETIRING_LOOK);
+        }
         match errands.recv_timeout(timeout) {
             Ok(Errand::Compile) => waiting.store(false, Ordering::Release),
             Ok(Errand::Tripped(plugin, shard)) => {
                 trip(workshop, view, plugin, shard);
                 rearm.extend(services::rearm_after().map(|after| (Instant::now() + after, plugin)));
             }
-            Err(RecvTimeoutError::Timeout) => {}
+            Ok(Errand::Retiring) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => return,
         }
         let now = Instant::now();
@@ -111,6 +127,7 @@ fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Work
             arm(view, plugin);
         }
         again = !compile(workshop, view);
+        retiring = workshop.lock().unwrap_or_else(PoisonError::into_inner).end_retiring();
     }
 }
 

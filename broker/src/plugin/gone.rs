@@ -45,6 +45,7 @@ impl Run {
                 generation,
                 mapped_bytes: *mapped_bytes,
                 threads_left: services::threads_left(name, generation),
+                ends_within_ms: super::ends_within_ms(name, generation),
             }
         })
     }

@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use grapnel_engine::hook::PluginHandle;
 use grapnel_plugin_abi::raw::Status;
@@ -43,6 +43,30 @@ impl Living {
         self.living.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned().ok_or(Status::STALE)
     }
 
+    /// The threads of a generation are asked to end, and it goes on living. When they were first asked, and how long they may take
+    /// by what they were started with. `None` where it has ended.
+    pub(super) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
+        self.of(handle.0).ok().map(|life| life.threads.ask_to_end())
+    }
+
+    /// Waits until the threads of a generation have ended, at most until then; whether they have.
+    pub(super) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
+        self.of(handle.0).map_or(true, |life| life.threads.wait_ended(until))
+    }
+
+    /// How long the threads of all that live may take to end.
+    pub(super) fn patience(&self) -> Duration {
+        let living = self.living.read().unwrap_or_else(PoisonError::into_inner);
+        living.values().map(|life| life.threads.patience()).max().unwrap_or_default()
+    }
+
+    /// How much longer the threads of a generation that is to end may take; `None` where it lives on, or has ended.
+    pub(super) fn ends_within(&self, handle: PluginHandle) -> Option<Duration> {
+        let life = self.of(handle.0).ok()?;
+        let until = life.threads.ending_since()? + life.threads.patience();
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
     /// The generation is none of them any more, and its threads are asked to end and joined; how many have not ended within the
     /// time. May be asked again.
     pub(super) fn end(&self, handle: PluginHandle, join: Duration) -> usize {
@@ -65,11 +89,13 @@ impl Living {
         left.len()
     }
 
-    /// How many threads of an ended generation still run.
+    /// How many threads still run of a generation that has ended or is to end.
     pub(super) fn threads_left(&self, handle: PluginHandle) -> usize {
         let mut left = self.left();
         left.retain(|life| life.threads.running() > 0);
-        left.iter().find(|life| life.handle == handle).map_or(0, |life| life.threads.running())
+        let left = left.iter().find(|life| life.handle == handle).map(Arc::clone);
+        let ending = self.of(handle.0).ok().filter(|life| life.threads.ending_since().is_some());
+        left.or(ending).map_or(0, |life| life.threads.running())
     }
 
     fn left(&self) -> MutexGuard<'_, Vec<Arc<Life>>> {

@@ -115,6 +115,9 @@ pub struct Unloaded {
     /// Threads of it that have not ended although they were asked to.
     #[serde(default)]
     pub threads_left: usize,
+    /// Where they bring something to its end: how much longer they may take for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_within_ms: Option<u64>,
 }
 
 /// A generation that no chain calls any more, and whose code is still mapped.
@@ -131,6 +134,9 @@ pub struct Retired {
     /// Threads of it that have not ended although they were asked to.
     #[serde(default)]
     pub threads_left: usize,
+    /// Where they bring something to its end: how much longer they may take for it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ends_within_ms: Option<u64>,
 }
 
 /// All plugins.

@@ -6,7 +6,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
@@ -192,13 +192,50 @@ pub(super) fn mounts_changed(handle: PluginHandle) -> bool {
     SERVICES.living.of(handle.0).is_ok_and(|life| life.mounts.changed())
 }
 
-/// A generation's end: it gets STALE from now on, and its threads are joined. How many have not ended; may be asked again.
-pub(super) fn end(handle: PluginHandle) -> usize {
-    let join_ms = SERVICES.limit(|limits| limits.plugin_thread_join_ms);
-    SERVICES.living.end(handle, Duration::from_millis(join_ms))
+/// Time that threads have to end which were started without one of their own.
+pub(super) fn thread_join() -> Duration {
+    Duration::from_millis(SERVICES.limit(|limits| limits.plugin_thread_join_ms))
 }
 
-/// How many threads of an ended generation still run.
+/// The threads of a generation are asked to end, and are answered on. When they were first asked, and how long they may take by what
+/// they were started with; `None` where it has ended.
+pub(super) fn begin_end(handle: PluginHandle) -> Option<(Instant, Duration)> {
+    SERVICES.living.begin_end(handle)
+}
+
+/// Waits until the threads of a generation have ended, at most until then; whether they have.
+pub(super) fn wait_ended(handle: PluginHandle, until: Instant) -> bool {
+    SERVICES.living.wait_ended(handle, until)
+}
+
+/// How long the threads of all that live may take to end.
+pub(super) fn patience() -> Duration {
+    SERVICES.living.patience()
+}
+
+/// How much longer the threads of a generation that is to end may take.
+pub(super) fn ends_within(name: &str, generation: u32) -> Option<Duration> {
+    SERVICES.living.ends_within(handle_of(name, generation))
+}
+
+/// Somebody is to end in the background.
+pub(super) fn retiring() {
+    if let Some(errands) = &*SERVICES.errands.read().unwrap_or_else(PoisonError::into_inner) {
+        errands.retiring();
+    }
+}
+
+/// A generation's end: it gets STALE from now on, and its threads are joined. How many have not ended; may be asked again.
+pub(super) fn end(handle: PluginHandle) -> usize {
+    end_within(handle, thread_join())
+}
+
+/// The same with threads that may take so long from when they were asked.
+pub(super) fn end_within(handle: PluginHandle, join: Duration) -> usize {
+    SERVICES.living.end(handle, join)
+}
+
+/// How many threads still run of a generation that has ended or is to end.
 pub(super) fn threads_left(name: &str, generation: u32) -> usize {
     SERVICES.living.threads_left(handle_of(name, generation))
 }
@@ -246,7 +283,7 @@ impl HostServices for Services {
     }
 
     fn complete(&self, ticket: Ticket, flow: Flow, changes: &[FieldChange<'_>]) -> Result<(), Status> {
-        if !matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::FAULT) {
+        if !matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::FAULT | Flow::UNANSWERED) {
             return Err(Status::INVALID);
         }
         let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
@@ -324,10 +361,12 @@ impl HostServices for Services {
         self.desk.replay(plugin)
     }
 
-    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread) -> Result<(), Status> {
+    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread, join_ms: u64) -> Result<(), Status> {
         let life = self.living.of(plugin)?;
         let max = self.limit(|limits| limits.plugin_threads_max);
-        life.threads.spawn(name, max, thread, move || fatal::enter_plugin_thread(PluginHandle(plugin)))
+        let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
+        let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
+        life.threads.spawn(name, max, patience, thread, enter)
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
@@ -339,6 +378,9 @@ impl HostServices for Services {
 
     fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
         let life = self.living.of(plugin)?;
+        if life.threads.ending_since().is_some() {
+            return Err(Status::STALE);
+        }
         if may_add_messages(mount.point) {
             self.desk.will_lead(plugin)?;
         }

@@ -1,6 +1,7 @@
 //! Threads that the broker starts for a plugin and joins at its end. Plugins start them through the services; the end of a
-//! generation, on the loader's thread, asks them to stop and waits for a bounded time. What has not ended by then goes on, is
-//! named in the log and counted in the list of plugins: nobody can end a thread from outside.
+//! generation asks them to stop and waits for a bounded time, on the loader's thread, or in the background where a thread has said
+//! that it has something to bring to its end. What has not ended by then goes on, is named in the log and counted in the list of
+//! plugins: nobody can end a thread from outside.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
@@ -27,7 +28,8 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    stopping: bool,
+    /// Since when they are to end.
+    stopping: Option<Instant>,
     started: u64,
     running: Vec<Running>,
 }
@@ -37,7 +39,16 @@ struct Running {
     name: String,
     /// The body has returned; what is left of the thread is the system's.
     ended: bool,
+    /// How long it may take to end.
+    patience: Duration,
     handle: JoinHandle<()>,
+}
+
+impl State {
+    fn patience(&self) -> Duration {
+        let running = self.running.iter().filter(|running| !running.ended);
+        running.map(|running| running.patience).max().unwrap_or_default()
+    }
 }
 
 impl Shared {
@@ -64,7 +75,8 @@ impl Drop for Leaving {
 }
 
 impl Threads {
-    /// Starts a thread, unless `max` run already. What `before` gives on it lives as long as its body runs.
+    /// Starts a thread, unless `max` run already, that may take `patience` to end. What `before` gives on it lives as long as its
+    /// body runs.
     ///
     /// # Errors
     /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
@@ -73,6 +85,7 @@ impl Threads {
         &self,
         name: &str,
         max: u64,
+        patience: Duration,
         body: PluginThread,
         before: impl FnOnce() -> G + Send + 'static,
     ) -> Result<(), Status> {
@@ -82,7 +95,7 @@ impl Threads {
         let name: String = name.chars().take(NAME_BYTES_MAX).collect();
         // Held until the thread is in the list: whoever ends the plugin sees all of them.
         let mut state = self.shared.state();
-        if state.stopping {
+        if state.stopping.is_some() {
             return Err(Status::STALE);
         }
         state.running.retain(|running| !(running.ended && running.handle.is_finished()));
@@ -101,30 +114,55 @@ impl Threads {
             tracing::warn!("the system starts no thread {name} for a plugin: {error}");
             Status::FAILED
         })?;
-        state.running.push(Running { number, name, ended: false, handle });
+        state.running.push(Running { number, name, ended: false, patience, handle });
         Ok(())
     }
 
     /// Waits until the plugin is to end; whether it is.
     pub(super) fn wait_stop(&self, timeout: Duration) -> bool {
         let state = self.shared.state();
-        let waited = self.shared.changed.wait_timeout_while(state, timeout, |state| !state.stopping);
-        waited.unwrap_or_else(PoisonError::into_inner).0.stopping
+        let waited = self.shared.changed.wait_timeout_while(state, timeout, |state| state.stopping.is_none());
+        waited.unwrap_or_else(PoisonError::into_inner).0.stopping.is_some()
     }
 
-    /// Asks all threads to end and joins those that do within the time. The names of the others.
-    pub(super) fn stop(&self, timeout: Duration) -> Vec<String> {
-        let deadline = Instant::now() + timeout;
+    /// Asks all threads to end. When they were first asked, and how long the last of them may take from then on.
+    pub(super) fn ask_to_end(&self) -> (Instant, Duration) {
         let mut state = self.shared.state();
-        state.stopping = true;
+        let now = Instant::now();
+        let first = *state.stopping.get_or_insert(now);
         self.shared.changed.notify_all();
+        (first, state.patience())
+    }
+
+    /// How long the last of them may take to end.
+    pub(super) fn patience(&self) -> Duration {
+        self.shared.state().patience()
+    }
+
+    /// Since when they are to end, if they are.
+    pub(super) fn ending_since(&self) -> Option<Instant> {
+        self.shared.state().stopping
+    }
+
+    /// Waits until all have ended, or for the time; whether they have.
+    pub(super) fn wait_ended(&self, deadline: Instant) -> bool {
+        let mut state = self.shared.state();
         while state.running.iter().any(|running| !running.ended) {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                break;
+                return false;
             }
             state = self.shared.changed.wait_timeout(state, left).unwrap_or_else(PoisonError::into_inner).0;
         }
+        true
+    }
+
+    /// Asks all threads to end and joins those that do within the time, which began when they were first asked. The names of the
+    /// others.
+    pub(super) fn stop(&self, timeout: Duration) -> Vec<String> {
+        let (asked, _) = self.ask_to_end();
+        self.wait_ended(asked + timeout);
+        let mut state = self.shared.state();
         let (ended, left): (Vec<_>, Vec<_>) =
             std::mem::take(&mut state.running).into_iter().partition(|running| running.ended);
         state.running = left;

@@ -21,6 +21,7 @@ use super::loaded::{Instance, Loaded};
 use super::manifest::{About, Hook, Opened, check_config};
 use super::order::{self, Node};
 use super::overrides::Overrides;
+use super::retiring::Retiring;
 use super::services;
 use crate::fatal;
 use crate::shard::handle::{ShardHandle, Unanswered};
@@ -51,6 +52,8 @@ pub(super) struct Workshop {
     /// Last generation of each name that was ever loaded.
     generations: HashMap<String, u32>,
     graveyard: Graveyard,
+    /// Generations that no chain names any more and whose threads bring something to its end.
+    pub retiring: Vec<Retiring>,
 }
 
 /// A plugin that is ready to be put into the chains.
@@ -78,6 +81,7 @@ impl Workshop {
             identities: HashMap::new(),
             generations: HashMap::new(),
             graveyard: Graveyard::default(),
+            retiring: Vec::new(),
         }
     }
 
@@ -323,9 +327,10 @@ impl Workshop {
         std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
-    /// Ends a plugin that no chain names any more. Its code stays mapped.
+    /// Ends a plugin that no chain names any more: at once, or in the background where its threads have something to bring to its end
+    /// that takes longer. Its code stays mapped.
     pub(super) fn discard(&mut self, plugin: &Staged) {
-        services::end(plugin.handle());
+        self.end_threads(plugin);
         self.destroy(|shard| plugin.instances.take(shard));
         self.totals.retain(|(_, handle, _), _| *handle != plugin.handle());
         let About { version, .. } = &plugin.about;

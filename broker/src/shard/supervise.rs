@@ -173,9 +173,15 @@ impl Shards {
         }
     }
 
-    /// Accepts nobody any more, disconnects everybody, has `last` done when all have gone or `timeout` is over, and ends the
-    /// shards, which answer until then. A second signal ends the wait for clients at once.
-    pub fn drain(self, asked: i32, timeout: Duration, last: impl FnOnce() + Send + 'static) -> End {
+    /// Accepts nobody any more, disconnects everybody, has `last` done when all have gone or `timeout` is over, for which it has
+    /// `patience` longer, and ends the shards, which answer until then. A second signal ends each of the two waits at once.
+    pub fn drain(
+        self,
+        asked: i32,
+        timeout: Duration,
+        patience: Duration,
+        last: impl FnOnce() + Send + 'static,
+    ) -> End {
         let until = Instant::now() + timeout;
         self.tell_all(|| Command::Drain);
         let mut missing = ShardSet::all(self.handles.len());
@@ -195,9 +201,35 @@ impl Shards {
                 }
             }
         }
-        do_within(until.max(Instant::now() + LAST_TIMEOUT), last);
+        self.do_within(until.max(Instant::now() + LAST_TIMEOUT) + patience, last);
         self.stop(until.max(Instant::now() + STOP_TIMEOUT));
         End::Asked(asked)
+    }
+
+    /// Does something on a thread of its own and waits for it until then, or until the broker is asked again to stop.
+    fn do_within(&self, until: Instant, work: impl FnOnce() + Send + 'static) {
+        let (done, wait) = channel::<()>();
+        let thread = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
+            work();
+            drop(done);
+        });
+        loop {
+            let left = until.saturating_duration_since(Instant::now());
+            // It never sends, so the wait ends with the thread or with the time.
+            match wait.recv_timeout(left.min(LOOK)) {
+                Err(RecvTimeoutError::Timeout) if !left.is_zero() => {}
+                Err(RecvTimeoutError::Disconnected) if thread.is_ok() => return,
+                _ => {
+                    tracing::warn!("the plugins could not be ended in time; leaves");
+                    return;
+                }
+            }
+            let asked = |event| matches!(event, Event::Signal(signal) if signal != SIGHUP);
+            if self.events.try_iter().any(asked) {
+                tracing::warn!("asked again to stop: leaves without waiting for plugins");
+                return;
+            }
+        }
     }
 
     fn stop(&self, until: Instant) {
@@ -220,22 +252,11 @@ impl Shards {
     }
 }
 
-/// Does something on a thread of its own and waits for it until then.
-fn do_within(until: Instant, work: impl FnOnce() + Send + 'static) {
-    let (done, wait) = channel::<()>();
-    let thread = std::thread::Builder::new().name("last words".to_owned()).spawn(move || {
-        work();
-        drop(done);
-    });
-    // It never sends, so the wait ends with the thread or with the time.
-    let waited = wait.recv_timeout(until.saturating_duration_since(Instant::now()));
-    if thread.is_err() || waited == Err(RecvTimeoutError::Timeout) {
-        tracing::warn!("the plugins could not be ended in time; leaves");
-    }
-}
-
 /// Least time the plugins have to end, where the clients used up theirs.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
+
+/// How soon a second signal is seen while the plugins end.
+const LOOK: Duration = Duration::from_millis(50);
 
 /// Time the shards have to end once nobody is connected.
 const STOP_TIMEOUT: Duration = Duration::from_millis(200);

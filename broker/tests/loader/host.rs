@@ -44,7 +44,7 @@ fn measured(broker: &Fixture, metric: &str) -> Option<MetricValue> {
 /// In one test, because metrics belong to the process.
 #[test]
 fn metrics_of_a_plugin_are_shown_while_it_is_loaded_and_go_on_through_a_reload() {
-    let broker = Fixture::with(2, |settings| settings.limits.plugin_metrics_max = 8);
+    let broker = Fixture::with(2, |settings| settings.limits.plugin_metrics_max = 9);
     broker.load("host-calls", json!({})).unwrap();
     assert_eq!(measured(&broker, "publishes"), Some(MetricValue::Counter(0)));
     broker.shards.publish(0, 3);
@@ -91,6 +91,58 @@ fn a_thread_that_does_not_end_is_named_and_counted_until_it_does() {
     let said = "but 1 of its threads have not ended within 50 ms: stubborn; they must return soon";
     assert!(log.text().contains(said), "{}", log.text());
     until("it ends", || left(&broker) == 0);
+}
+
+/// A thread that has said that it needs time has it: the next version serves meanwhile, the list says that the one before ends, what it
+/// asks the broker for is done until it has ended, and nothing of it is left. Its time is bounded by the operator.
+#[test]
+fn a_thread_that_brings_something_to_its_end_has_its_time_in_the_background() {
+    let log = Log::install();
+    let broker = Fixture::with(1, |settings| settings.limits.plugin_thread_join_ms = 20);
+    broker.load("host-calls", json!({"threads": 1, "stubborn_ms": 400, "patience_ms": 20_000})).unwrap();
+    let begun = Instant::now();
+    broker.manager.reload("host-calls", Some(json!({}))).unwrap();
+    assert!(begun.elapsed() < Duration::from_millis(400), "the reload does not wait: {:?}", begun.elapsed());
+    let retired = broker.manager.list().retired;
+    assert_eq!((retired[0].threads_left, retired.len()), (1, 1));
+    assert!(matches!(retired[0].ends_within_ms, Some(1..=20_000)), "{:?}", retired[0].ends_within_ms);
+    until("it ends", || left(&broker) == 0);
+    until("its end is known", || broker.manager.list().retired[0].ends_within_ms.is_none());
+    let said = log.text();
+    assert!(said.contains("stubborn: the broker answers: Ok(())"), "{said}");
+    assert!(!said.contains("have not ended within"), "{said}");
+    until("the old version is unloaded", || count(&broker, "loaded") == 1);
+}
+
+#[test]
+fn a_thread_that_takes_more_time_than_it_asked_for_is_named() {
+    let log = Log::install();
+    for (patience_ms, retire_ms_max) in [(60, 60_000), (60_000, 60)] {
+        let broker = Fixture::with(1, |settings| {
+            settings.limits.plugin_thread_join_ms = 20;
+            settings.limits.plugin_retire_ms_max = retire_ms_max;
+        });
+        let config = json!({"stubborn_ms": 1_000, "patience_ms": patience_ms});
+        broker.load("host-calls", config).unwrap();
+        broker.manager.unload("host-calls").unwrap();
+        let said = "but 1 of its threads have not ended within 60 ms: stubborn; they must return soon";
+        until("it is named", || log.text().matches(said).count() > usize::from(patience_ms > 60));
+        until("it ends", || left(&broker) == 0);
+    }
+}
+
+/// The end of the broker waits for all of them, those that a reload has left in the background too.
+#[test]
+fn the_end_of_the_broker_waits_for_threads_that_have_said_so() {
+    let log = Log::install();
+    let broker = Fixture::with(1, |settings| settings.limits.plugin_thread_join_ms = 20);
+    let config = json!({"stubborn_ms": 300, "patience_ms": 20_000});
+    broker.load("host-calls", config).unwrap();
+    broker.manager.reload("host-calls", None).unwrap();
+    assert_eq!(broker.manager.patience(), Duration::from_secs(20));
+    broker.manager.shutdown();
+    assert_eq!(log.text().matches("stubborn: the broker answers: Ok(())").count(), 2, "{}", log.text());
+    assert_eq!(left(&broker), 0);
 }
 
 #[test]

@@ -255,8 +255,8 @@ pub trait HostServices: Sync + Send {
         Err(Status::UNSUPPORTED)
     }
     /// As [`HostApi::spawn`].
-    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread) -> Result<(), Status> {
-        let _ = (plugin, name, thread);
+    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread, join_ms: u64) -> Result<(), Status> {
+        let _ = (plugin, name, thread, join_ms);
         Err(Status::UNSUPPORTED)
     }
     /// As [`HostApi::wait_stop`].
@@ -494,7 +494,7 @@ unsafe extern "C" fn host_spawn(plugin: u64, thread: *const NewThread) -> Status
     }
     let body = PluginThread { run: thread.run, arg: thread.arg };
     // SAFETY: the plugin lends the text for the call.
-    serve(|services| services.spawn(plugin, unsafe { text(thread.name) }?, body))
+    serve(|services| services.spawn(plugin, unsafe { text(thread.name) }?, body, thread.join_ms))
 }
 
 unsafe extern "C" fn host_wait_stop(plugin: u64, timeout_ms: u32) -> u32 {

@@ -42,7 +42,7 @@ pub struct HostApi {
     pub set: unsafe extern "C" fn(ctx: *mut c_void, change: *const Change) -> Status,
     /// Takes a ticket; the hook then returns [`Flow::DEFER`]. `deadline_ms` 0 means the operator's default. In the hook alone.
     pub defer: unsafe extern "C" fn(ctx: *mut c_void, deadline_ms: u32, out: *mut Ticket) -> Status,
-    /// Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. [`Status::FULL`], and the ticket stays open,
+    /// Ends a deferred verdict with CONTINUE, STOP, FAULT or UNANSWERED and the changes. [`Status::FULL`], and the ticket stays open,
     /// for more or longer changes than any packet can need: none of them is taken. Any thread, once.
     pub complete:
         unsafe extern "C" fn(ticket: Ticket, flow: Flow, changes: *const Change, count: usize) -> Status,
@@ -79,7 +79,8 @@ pub struct HostApi {
     pub timer: unsafe extern "C" fn(plugin: u64, after_ms: u64, number: u64, out: *mut u64) -> Status,
     /// Cancels a timer of this shard. On a shard's thread alone.
     pub cancel_timer: unsafe extern "C" fn(plugin: u64, timer: u64) -> Status,
-    /// Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered 1. Any thread.
+    /// Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered 1, or within
+    /// [`NewThread::join_ms`]. Any thread.
     pub spawn: unsafe extern "C" fn(plugin: u64, thread: *const NewThread) -> Status,
     /// Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time is 0.
     pub wait_stop: unsafe extern "C" fn(plugin: u64, timeout_ms: u32) -> u32,

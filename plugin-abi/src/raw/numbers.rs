@@ -38,6 +38,9 @@ numbers! {
         DEFER = 2;
         /// The hook failed; its changes are thrown away and the fault policy holds.
         FAULT = 3;
+        /// Nobody has answered, as where a process or a database that the plugin asks is away: as with FAULT, but it does not
+        /// count towards the breaker, since the plugin itself works.
+        UNANSWERED = 4;
     }
 }
 

@@ -84,6 +84,10 @@ pub struct NewThread {
     pub run: unsafe extern "C" fn(arg: *mut c_void),
     /// Handed to the body.
     pub arg: *mut c_void,
+    /// How long it may take to end once `wait_stop` has answered 1, milliseconds, where it has something to bring to its end; 0 is
+    /// the operator's `plugin_thread_join_ms`, and `plugin_retire_ms_max` is the most. Until then all host functions answer it
+    /// as before, but for those that begin something: another thread, a hook.
+    pub join_ms: u64,
 }
 
 /// Where an instance writes its state, lent by the host for the call.

@@ -562,6 +562,7 @@ pub unsafe fn run_hook<S: 'static, E: HookEvent>(
         Ok(Ok(Flow::Continue)) => return raw::Flow::CONTINUE,
         Ok(Ok(Flow::Stop)) => return raw::Flow::STOP,
         Ok(Ok(Flow::Defer)) => return raw::Flow::DEFER,
+        Ok(Ok(Flow::Unanswered)) => return raw::Flow::UNANSWERED,
         Ok(Err(text)) => format!("failed: {text}"),
         Err(payload) => format!("panicked: {}", panic_text(payload)),
     };

@@ -209,6 +209,22 @@ impl Host {
     /// # Errors
     /// [`Refused`] where no thread can be made, and beyond `plugin_threads_max`.
     pub fn spawn(self, name: &str, body: impl FnOnce(Host) + Send + 'static) -> Result<(), Refused> {
+        self.spawn_for(name, Duration::ZERO, body)
+    }
+
+    /// The same with a thread that has something to bring to its end first, and may take so long for it after
+    /// [`Host::wait_stop`] has answered true; `plugin_retire_ms_max` is the most, and nothing is the operator's
+    /// `plugin_thread_join_ms`. A reload does not wait for it, and a stop of the broker does. What it asks of the broker
+    /// meanwhile is done as before, but for other threads and hooks.
+    ///
+    /// # Errors
+    /// As [`Host::spawn`].
+    pub fn spawn_for(
+        self,
+        name: &str,
+        join: Duration,
+        body: impl FnOnce(Host) + Send + 'static,
+    ) -> Result<(), Refused> {
         struct Body {
             run: Box<dyn FnOnce(Host) + Send>,
             host: Host,
@@ -231,6 +247,7 @@ impl Host {
             name: Slice::of(name.as_bytes()),
             run,
             arg: arg.cast(),
+            join_ms: u64::try_from(join.as_millis()).unwrap_or(u64::MAX),
         };
         // SAFETY: `spawn` may be called from any thread, and the table is alive during the call.
         let started = Host::done(unsafe { (self.api.spawn)(self.api.plugin, &raw const thread) });

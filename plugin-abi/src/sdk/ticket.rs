@@ -92,6 +92,13 @@ macro_rules! ends {
             self.0.changes.clear();
         }
 
+        /// Nobody has answered, as where a process or a database that the plugin asks is away: the fault policy decides, what was
+        /// granted before stays, and it does not count towards the plugin's breaker. Changes made here do not count.
+        pub fn unanswered(mut self) {
+            self.0.changes.clear();
+            self.0.complete(Flow::UNANSWERED);
+        }
+
         /// Goes on with the next plugin, with the changes made here.
         pub fn proceed(mut self) {
             self.0.complete(Flow::CONTINUE);

@@ -301,6 +301,10 @@ impl FakeEvent {
         // As the broker has it: a Defer without a ticket is a fault, and so is a ticket without a Defer.
         match (flow, self.waiting.is_some()) {
             (Flow::CONTINUE | Flow::STOP, false) | (Flow::DEFER, true) => flow,
+            (Flow::UNANSWERED, false) => {
+                self.undo();
+                Flow::UNANSWERED
+            }
             _ => {
                 self.waiting = None;
                 self.undo();

@@ -214,8 +214,8 @@ pub(crate) fn count_resumed(
             }
             true
         }
-        Resumed::Failed { ends, refused } => {
-            count_failed(parts, ticket, point, refused);
+        Resumed::Failed { ends, refused, blamed } => {
+            count_failed(parts, ticket, point, refused, blamed);
             ends
         }
     }
@@ -223,7 +223,13 @@ pub(crate) fn count_resumed(
 
 /// Counts the fault of a link that had deferred, and has the log told of a change of it that could not be taken.
 #[cold]
-fn count_failed(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, refused: Option<RefusedChange>) {
+fn count_failed(
+    parts: &mut Parts,
+    ticket: &OpenTicket,
+    point: HookPoint,
+    refused: Option<RefusedChange>,
+    blamed: bool,
+) {
     let chain = parts.hooks.at(point).chain;
     let place = chain.links.iter().position(|link| link.identity == ticket.link);
     if let Some(RefusedChange { why: CannotTake { reason: Some(reason), .. }, .. }) = refused {
@@ -242,7 +248,9 @@ fn count_failed(parts: &mut Parts, ticket: &OpenTicket, point: HookPoint, refuse
     }
     if let Some(stats) = stats_of(parts, ticket, point) {
         stats.faults += 1;
-        parts.hooks.calls().faults().count(ticket.plugin);
+        if blamed {
+            parts.hooks.calls().faults().count(ticket.plugin);
+        }
     }
 }
 

@@ -278,6 +278,11 @@ fn settle<'l, F: Fold<'l>>(
             stats.faults += 1;
             undo(link, fold)
         }
+        (Flow::UNANSWERED, None) => {
+            // What the plugin asks is away; the plugin is not.
+            stats.faults += 1;
+            undo(link, fold)
+        }
         // A fault, an unknown flow, a Defer without a ticket, a ticket without a Defer.
         _ => {
             super::breaker::count(link, count, calls);

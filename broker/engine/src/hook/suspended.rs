@@ -40,6 +40,8 @@ pub enum Resumed {
         ends: bool,
         /// The change that could not be taken, if it failed by that.
         refused: Option<RefusedChange>,
+        /// Whether it counts towards the breaker of its plugin, which it does not where what the plugin asks is away.
+        blamed: bool,
     },
 }
 
@@ -188,7 +190,8 @@ fn resume<A: Accumulator>(
         accumulator.restore(before);
     }
     accumulator.fail(if answer.is_some() { Why::Fault } else { Why::Deadline }, open.policy);
-    Resumed::Failed { ends: open.policy == FaultPolicy::Deny, refused }
+    let blamed = !matches!(answer, Some((Flow::UNANSWERED, _)));
+    Resumed::Failed { ends: open.policy == FaultPolicy::Deny, refused, blamed }
 }
 
 fn changed<A: Accumulator>(
@@ -365,7 +368,7 @@ mod tests {
             let mut waiting = Suspended { ticket: Some(Ticket(7)), ..chain };
             let changes = [topic(b"good"), topic(b"#")];
             let resumed = waiting.resume(&ticket(policy), Some((Flow::STOP, &changes)), rules);
-            let Some(Resumed::Failed { ends, refused: Some(change) }) = resumed else {
+            let Some(Resumed::Failed { ends, refused: Some(change), blamed: true }) = resumed else {
                 panic!("{resumed:?} should be a refused change");
             };
             let denies = policy == FaultPolicy::Deny;
@@ -385,11 +388,13 @@ mod tests {
             for (answer, why, refused) in [
                 (None, Why::Deadline, None),
                 (Some((Flow::FAULT, &[][..])), Why::Fault, None),
+                (Some((Flow::UNANSWERED, &[][..])), Why::Fault, None),
                 (Some((Flow::CONTINUE, &good_and_bad[..])), Why::Fault, Some(refused)),
             ] {
                 let mut waiting = Suspended { accumulator: changed.clone(), ..request(7) };
                 let resumed = waiting.resume(&open(7, policy, Some(before.clone())), answer, 64);
-                assert_eq!(resumed, Some(Resumed::Failed { ends, refused }));
+                let blamed = !matches!(answer, Some((Flow::UNANSWERED, _)));
+                assert_eq!(resumed, Some(Resumed::Failed { ends, refused, blamed }));
                 let said = if ends { DENY } else { UNANSWERED };
                 let silence = Some(Silence { why, policy });
                 assert_eq!(waiting.accumulator, ClientVerdict { verdict: said, silence, ..nobody() });

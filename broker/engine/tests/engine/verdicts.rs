@@ -157,7 +157,7 @@ fn rechecks_keep_to_their_window() {
 /// says no.
 #[test]
 fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
-    for silence in ["deadline", "fault", "nonsense"] {
+    for silence in ["deadline", "fault", "unanswered", "nonsense"] {
         let mut world = World::new(1);
         let client = world.connect("c", &Ask::v(Version::V5));
         world.subscribe(client, "t", QoS::AtMostOnce);
@@ -172,6 +172,7 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
             match silence {
                 "deadline" => world.pass_ms(5_010),
                 "fault" => complete(&mut world, ticket, Flow::FAULT, Vec::new()),
+                "unanswered" => complete(&mut world, ticket, Flow::UNANSWERED, deny(0x87)),
                 _ => complete(&mut world, ticket, Flow::STOP, vec![number(Field::VERDICT, 77)]),
             }
             assert!(clerk.next().is_none(), "not at once");
@@ -188,6 +189,46 @@ fn a_recheck_that_nobody_answers_is_asked_again_and_changes_nothing() {
         world.pass_ms(200_000);
         assert!(clerk.next().is_none());
         assert_eq!(world.shards[0].counters().subscriptions_revoked, 1);
+    }
+}
+
+/// A hook whose process or database is away says so, at once or later: its fault policy decides what is asked now, and its plugin, which
+/// works, is not tripped by that as by faults.
+#[test]
+fn who_has_no_answer_is_not_tripped_for_it() {
+    for (flow, policy, tripped) in [
+        (Flow::UNANSWERED, FaultPolicy::Deny, false),
+        (Flow::UNANSWERED, FaultPolicy::Ignore, false),
+        (Flow::FAULT, FaultPolicy::Deny, true),
+    ] {
+        for later in [false, true] {
+            let mut world = World::with(1, |limits| limits.breaker_faults_max = 3);
+            let client = world.connect("c", &Ask::v(Version::V5));
+            let tickets = Rc::new(RefCell::new(VecDeque::new()));
+            let inner = Rc::clone(&tickets);
+            let away = link(1, 0, policy, move |call: &mut Call<'_>| {
+                call.set(Field::VERDICT, 1, "", "");
+                if !later {
+                    return flow;
+                }
+                inner.borrow_mut().extend(call.defer().ok());
+                Flow::DEFER
+            });
+            mount(&mut world, vec![(AUTHORIZE, away)]);
+            world.drive();
+            let mut trips = 0;
+            for packet in 1..=5 {
+                world.publish(client, "t", "x", QoS::AtLeastOnce, packet);
+                if let Some(ticket) = tickets.borrow_mut().pop_front() {
+                    complete(&mut world, ticket, flow, allow());
+                }
+                let denied = policy == FaultPolicy::Deny;
+                let expected = [Got::Ack("PUBACK", packet, if denied { 0x87 } else { 0x10 })];
+                assert_eq!(world.take(client), expected, "{flow:?}, later: {later}");
+                trips += world.shards[0].outbox().tripped.drain(..).count();
+            }
+            assert_eq!(trips > 0, tripped, "{flow:?}, later: {later}");
+        }
     }
 }
 

@@ -19,6 +19,9 @@ struct Config {
     /// Milliseconds for which one more thread does not end then.
     #[serde(default)]
     stubborn_ms: u64,
+    /// Milliseconds that this thread says it needs.
+    #[serde(default)]
+    patience_ms: u64,
     /// Mounts `late` in `load`, on these topics.
     #[serde(default)]
     mount_in_load: Option<String>,
@@ -41,6 +44,7 @@ struct Metrics {
     late_args: Gauge,
     refused: Counter,
     threads: Gauge,
+    loaded: Gauge,
 }
 
 struct Instance {
@@ -63,6 +67,7 @@ impl Plugin for HostCalls {
             late_args: host.gauge("late_args", "what it was mounted with")?,
             refused: host.counter("refused", "mounts and unmounts that the broker refused")?,
             threads: host.gauge("threads", "threads that have not been told to end")?,
+            loaded: host.gauge("loaded", "versions that are loaded")?,
         };
         for number in 0..config.threads {
             host.spawn(&format!("polite-{number}"), move |host| {
@@ -73,12 +78,15 @@ impl Plugin for HostCalls {
         }
         if config.stubborn_ms > 0 {
             let stubborn = Duration::from_millis(config.stubborn_ms);
-            host.spawn("stubborn", move |host| {
+            let patience = Duration::from_millis(config.patience_ms);
+            host.spawn_for("stubborn", patience, move |host| {
                 while !host.wait_stop(Duration::from_secs(3600)) {}
                 let told = Instant::now();
                 while told.elapsed() < stubborn {
                     std::thread::park_timeout(stubborn);
                 }
+                let answer = host.publish(&Outgoing::new("host-calls/last", "words"));
+                host.info(format_args!("stubborn: the broker answers: {answer:?}"));
             })?;
         }
         let mounted = match config.mount_in_load {
@@ -88,6 +96,7 @@ impl Plugin for HostCalls {
             }
             None => None,
         };
+        metrics.loaded.adjust(1);
         Ok(HostCalls { host: *host, metrics, mounted: Mutex::new(mounted) })
     }
 
@@ -101,6 +110,12 @@ impl Plugin for HostCalls {
 
     fn on_mail(instance: &mut Instance, mail: &Mail<'_>) {
         instance.came("mail", mail.number);
+    }
+}
+
+impl Drop for HostCalls {
+    fn drop(&mut self) {
+        self.metrics.loaded.adjust(-1);
     }
 }
 
