@@ -45,7 +45,8 @@ scenario! {
 scenario! {
     /// A process that ends in a hook: that publish ends by the policy, the client stays, and the next process is asked.
     fn a_process_that_ends_is_started_anew(broker in broker()) {
-        load(broker, &dialect().settings("Mirror", &["failed_action=deny"]));
+        // Java takes its time to start, and the next call waits for it.
+        load(broker, &dialect().settings("Mirror", &["failed_action=deny", "call_timeout=15s"]));
         let mut client = Client::connect(broker, &with_password("c", &all_bytes()));
         client.subscribe("mirror/#", 0);
         assert_eq!(client.publish(&Publish::new("mirror/a", "halt").qos(1)), 0x83);

@@ -3,13 +3,11 @@
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
+use std::sync::Arc;
 
-use crate::line::Writing;
+use crate::line::{FORGOTTEN, Named, Writing};
 use crate::wire::Writer;
 
-/// Described, and forgotten: numbers in the place of a hook point's.
-const DESCRIBED: i64 = -1;
-const FORGOTTEN: i64 = -2;
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
 const KEPT_MAX: usize = 1024;
 
@@ -72,6 +70,8 @@ struct Known {
     epoch: u64,
     /// What its CONNECT said, as it is written into a description, but for the password.
     kept: Option<Written>,
+    /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
+    about: Option<Arc<[u8]>>,
 }
 
 /// What a CONNECT said but for the password: so many pairs of a map.
@@ -104,8 +104,13 @@ impl Clients {
         }
     }
 
-    /// The number of a client, which is described first where that is needed.
-    pub fn number(&mut self, line: &mut Writing<'_>, who: &Who<'_>, entering: Option<&Entering<'_>>) -> u64 {
+    /// A client as calls name it, which is described first where that is needed.
+    pub fn number(
+        &mut self,
+        line: &mut Writing<'_>,
+        who: &Who<'_>,
+        entering: Option<&Entering<'_>>,
+    ) -> Named {
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
         // Who has been seen to come in needs no second description for that.
         let has_come = |known: &Known| known.origin == origin && known.epoch == epoch && known.kept.is_some();
@@ -121,7 +126,7 @@ impl Clients {
             let told = known.epoch == epoch;
             // What entered with more is described once more when it is in, then without the password.
             if told && known.print == print && written.is_none() && !known.entering {
-                return known.number;
+                return Named { number: known.number, about: known.about.clone() };
             }
             if known.origin != origin {
                 known.kept = None;
@@ -130,27 +135,29 @@ impl Clients {
                 Some(kept) if !told && written.is_none() => More::Earlier(kept),
                 _ => more,
             };
-            describe(line, known.number, who, more);
+            let described = described_as(who, more);
             known.keep(written);
             (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
-            return known.number;
+            return known.describe(line, who, described);
         }
         while self.known.len() >= self.max {
             let Some(first) = self.order.pop_front() else { break };
             if let Some(known) = self.known.remove(&first).filter(|known| known.epoch == epoch) {
-                line.call(0, FORGOTTEN, known.number, |data| {
+                line.call(0, FORGOTTEN, Named { number: known.number, about: None }, |data| {
                     data.nil();
                 });
             }
         }
         let number = self.next;
         self.next += 1;
-        describe(line, number, who, more);
-        let mut known = Known { number, print, entering: is_entering, origin, epoch, kept: None };
+        let described = described_as(who, more);
+        let mut known =
+            Known { number, print, entering: is_entering, origin, epoch, kept: None, about: None };
         known.keep(written);
+        let named = known.describe(line, who, described);
         self.known.insert(who.client_id.into(), known);
         self.order.push_back(who.client_id.into());
-        number
+        named
     }
 
     fn origin(&self, who: &Who<'_>) -> u64 {
@@ -163,24 +170,26 @@ impl Clients {
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
-        call: impl FnOnce(&mut Writing<'_>, u64),
+        call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
         let origin = self.origin(who);
         let taken_over = self
             .known
             .get(who.client_id)
             .is_some_and(|known| known.epoch == line.epoch() && known.origin != origin);
-        let number = if taken_over {
+        let named = if taken_over {
             self.next += 1;
-            describe(line, self.next - 1, who, More::None);
-            self.next - 1
+            let named = Named { number: self.next - 1, about: Some(described_as(who, More::None).into()) };
+            line.describe(named.clone(), &described_as(who, More::None));
+            named
         } else {
-            let number = self.number(line, who, None);
+            let named = self.number(line, who, None);
             self.known.remove(who.client_id);
-            number
+            named
         };
-        call(line, number);
-        line.call(0, FORGOTTEN, number, |data| {
+        let number = named.number;
+        call(line, named);
+        line.call(0, FORGOTTEN, Named { number, about: None }, |data| {
             data.nil();
         });
         // The order names it still, which costs a look when its turn comes.
@@ -196,6 +205,22 @@ impl Known {
         if let Some(written) = written {
             self.kept = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
         }
+    }
+
+    /// Describes it like this. What calls are given besides is for a process that has not been told: with the password only the call
+    /// that it is there for.
+    fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
+        let number = self.number;
+        if self.entering {
+            line.describe(Named { number, about: None }, &described);
+            self.about = None;
+            return Named { number, about: Some(described.into()) };
+        }
+        let earlier = self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept)));
+        self.about = Some(earlier.as_ref().unwrap_or(&described).as_slice().into());
+        let named = Named { number, about: self.about.clone() };
+        line.describe(named.clone(), &described);
+        named
     }
 }
 
@@ -241,36 +266,38 @@ enum More<'a> {
     Earlier(&'a Written),
 }
 
-fn describe(line: &mut Writing<'_>, number: u64, who: &Who<'_>, more: More<'_>) {
-    line.call(0, DESCRIBED, number, |out| {
-        out.map(match more {
-            More::None => 9,
-            More::Entering(password, said) => 9 + said.pairs + usize::from(password.is_some()),
-            More::Earlier(said) => 10 + said.pairs,
-        });
-        out.text("client_id").text(who.client_id);
-        out.text("username").text_or_nil(who.username);
-        out.text("superuser").flag(who.superuser);
-        out.text("anonymous").flag(who.anonymous);
-        out.text("version").number(who.version);
-        out.text("peer_host").text(who.peer_host.unwrap_or(""));
-        out.text("peer_port").number(who.peer_port.unwrap_or(0));
-        out.text("local_port").number(who.local_port.unwrap_or(0));
-        out.text("listener").text(who.listener.unwrap_or(""));
-        match more {
-            More::None => {}
-            More::Entering(password, said) => {
-                if let Some(password) = password {
-                    out.text("password").bytes(password);
-                }
-                out.0.extend_from_slice(&said.bytes);
-            }
-            More::Earlier(said) => {
-                out.text("earlier").flag(true);
-                out.0.extend_from_slice(&said.bytes);
-            }
-        }
+/// A description: a map, as MessagePack has it.
+fn described_as(who: &Who<'_>, more: More<'_>) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let out = &mut Writer(&mut bytes);
+    out.map(match more {
+        More::None => 9,
+        More::Entering(password, said) => 9 + said.pairs + usize::from(password.is_some()),
+        More::Earlier(said) => 10 + said.pairs,
     });
+    out.text("client_id").text(who.client_id);
+    out.text("username").text_or_nil(who.username);
+    out.text("superuser").flag(who.superuser);
+    out.text("anonymous").flag(who.anonymous);
+    out.text("version").number(who.version);
+    out.text("peer_host").text(who.peer_host.unwrap_or(""));
+    out.text("peer_port").number(who.peer_port.unwrap_or(0));
+    out.text("local_port").number(who.local_port.unwrap_or(0));
+    out.text("listener").text(who.listener.unwrap_or(""));
+    match more {
+        More::None => {}
+        More::Entering(password, said) => {
+            if let Some(password) = password {
+                out.text("password").bytes(password);
+            }
+            out.0.extend_from_slice(&said.bytes);
+        }
+        More::Earlier(said) => {
+            out.text("earlier").flag(true);
+            out.0.extend_from_slice(&said.bytes);
+        }
+    }
+    bytes
 }
 
 #[cfg(test)]
@@ -278,7 +305,7 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::figures::Figures;
-    use crate::line::{Calls, Line};
+    use crate::line::{Calls, DESCRIBED, Line};
 
     const MAX: usize = 1000;
 
@@ -315,17 +342,17 @@ mod tests {
     fn a_client_is_described_once_and_again_when_it_has_changed() {
         let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
         let mut clients = Clients::new(0, MAX);
-        let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default()));
+        let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default())).number;
         assert_eq!(waiting(&line), [(DESCRIBED, first)]);
         for expected in [&[(DESCRIBED, first)][..], &[]] {
-            assert_eq!(clients.number(&mut line.write().unwrap(), &who(1), None), first);
+            assert_eq!(clients.number(&mut line.write().unwrap(), &who(1), None).number, first);
             assert_eq!(waiting(&line), expected, "without the password, and then as it is");
         }
         let changed = Who { superuser: true, ..who(1) };
-        assert_eq!(clients.number(&mut line.write().unwrap(), &changed, None), first);
+        assert_eq!(clients.number(&mut line.write().unwrap(), &changed, None).number, first);
         assert_eq!(waiting(&line), [(DESCRIBED, first)]);
         line.cut(true);
-        let again = clients.number(&mut line.write().unwrap(), &changed, None);
+        let again = clients.number(&mut line.write().unwrap(), &changed, None).number;
         assert_eq!(waiting(&line), [(DESCRIBED, again)], "another process knows nobody");
     }
 
@@ -391,8 +418,8 @@ mod tests {
     fn who_has_been_taken_over_goes_without_the_one_who_came() {
         let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
         let mut clients = Clients::new(0, MAX);
-        let number = clients.number(&mut line.write().unwrap(), &who(1), None);
-        assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None), number);
+        let number = clients.number(&mut line.write().unwrap(), &who(1), None).number;
+        assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None).number, number);
         waiting(&line);
         let leave = |clients: &mut Clients, port| {
             clients.last_call(&mut line.write().unwrap(), &who(port), |line, number| {
@@ -405,6 +432,84 @@ mod tests {
         let other = number + 1;
         assert_eq!(leave(&mut clients, 1), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
         assert_eq!(leave(&mut clients, 2), [(7, number), (FORGOTTEN, number)]);
+    }
+
+    /// Numbers, points and what a description has of the password and of before, of all calls that wait.
+    fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
+        let mut calls = Calls::default();
+        line.take(&mut calls);
+        let mut rest = calls.bytes.as_slice();
+        let mut found = Vec::new();
+        while !rest.is_empty() {
+            let call = rmpv::decode::read_value_ref(&mut rest).unwrap();
+            let rmpv::ValueRef::Array(parts) = call else { panic!("{call:?}") };
+            let rmpv::ValueRef::Integer(point) = parts[1] else { panic!("{parts:?}") };
+            let has = |key| crate::wire::get(&parts[3], key).is_some();
+            let (password, earlier) = (has("password"), has("earlier"));
+            found.push((point.as_i64().unwrap(), parts[2].as_u64().unwrap(), password, earlier));
+        }
+        found
+    }
+
+    /// What a process was not given is for the next one: whom it is about is described there first, once, and as that call needs it.
+    #[test]
+    fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
+        let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+        let mut clients = Clients::new(0, MAX);
+        let tell = |line: &Line, client: Named, point| {
+            line.write().unwrap().call(0, point, client, |data| {
+                data.nil();
+            });
+        };
+        let other = Who { client_id: "d", ..who(2) };
+        let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
+        let in_already = clients.number(&mut line.write().unwrap(), &who(1), Some(&entering));
+        let in_already = Named { about: None, ..in_already }.number;
+        let told = clients.number(&mut line.write().unwrap(), &who(1), None);
+        assert_eq!(told.number, in_already);
+        tell(&line, told, 5);
+        // All of that was given to the first process; the next is not.
+        waiting(&line);
+        let late = clients.number(&mut line.write().unwrap(), &other, Some(&entering));
+        let second = late.number;
+        let mut given = Calls::default();
+        line.take(&mut given);
+        tell(&line, late, 1);
+        for point in [6, 7] {
+            let client = clients.number(&mut line.write().unwrap(), &who(1), None);
+            tell(&line, client, point);
+        }
+        let gone = |line: &mut Writing<'_>, client| {
+            line.call(0, 8, client, |data| {
+                data.nil();
+            });
+        };
+        clients.last_call(&mut line.write().unwrap(), &who(1), gone);
+        line.carry(Calls::default());
+        let new = clients.number(&mut line.write().unwrap(), &who(1), None);
+        tell(&line, new.clone(), 9);
+        assert_eq!(
+            carried(&line),
+            [
+                (DESCRIBED, second, true, false),
+                (1, second, false, false),
+                (DESCRIBED, in_already, false, true),
+                (6, in_already, false, false),
+                (7, in_already, false, false),
+                (8, in_already, false, false),
+                (FORGOTTEN, in_already, false, false),
+                (DESCRIBED, new.number, false, false),
+                (9, new.number, false, false),
+            ]
+        );
+        // What was taken and not given, too.
+        let again = clients.number(&mut line.write().unwrap(), &who(1), None);
+        tell(&line, again.clone(), 3);
+        tell(&line, again, 4);
+        let mut batch = Calls::default();
+        line.take(&mut batch);
+        line.carry(batch.split_off(1, |_| None));
+        assert_eq!(carried(&line), [(DESCRIBED, new.number, false, false), (4, new.number, false, false)]);
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Written {
     init_module: Option<String>,
     call_timeout: Option<Span>,
     start_timeout: Option<Span>,
+    farewell_timeout: Option<Span>,
+    while_down: Option<WhileDown>,
     pool_size: Option<u32>,
     failed_action: Option<FailedAction>,
     auto_reconnect: Option<bool>,
@@ -137,6 +139,10 @@ pub struct Config {
     pub call_timeout: Duration,
     /// How long a worker may take until it is ready.
     pub start_timeout: Duration,
+    /// How long a worker may take to end by itself, its hooks' own farewell included.
+    pub farewell_timeout: Duration,
+    /// What becomes of calls while a worker is started anew.
+    pub while_down: WhileDown,
     /// How many workers run; one client always meets the same one.
     pub pool_size: u32,
     /// What a failed call means, everywhere; without it `deny` where it is asked whether a client may, and `ignore` elsewhere.
@@ -238,6 +244,17 @@ pub enum FailedAction {
     Deny,
     /// As if the hook had not been there.
     Ignore,
+}
+
+/// What becomes of calls while a worker is started anew.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WhileDown {
+    /// They wait for the next process, as long as an answer may take.
+    #[default]
+    Wait,
+    /// They end by their policy at once; what only tells is dropped.
+    Policy,
 }
 
 /// What runs hooks in Java.
@@ -344,6 +361,8 @@ impl Written {
                 .unwrap_or_else(|| driver.init_module().to_owned()),
             call_timeout: time(&lines.call_timeout.or_else(|| self.call_timeout.clone()), "call_timeout", 5)?,
             start_timeout: time(&self.start_timeout, "start_timeout", 30)?,
+            farewell_timeout: time(&self.farewell_timeout, "farewell_timeout", 10)?,
+            while_down: self.while_down.unwrap_or_default(),
             pool_size,
             failed_action: self.failed_action,
             auto_reconnect: self.auto_reconnect.unwrap_or(true),
@@ -407,7 +426,11 @@ impl Config {
         if self.pool_size == 0 || self.pool_size > WORKERS_MAX {
             return wrong(format!("pool_size = {}: must be 1 to {WORKERS_MAX}", self.pool_size));
         }
-        for (key, value) in [("call_timeout", self.call_timeout), ("start_timeout", self.start_timeout)] {
+        for (key, value) in [
+            ("call_timeout", self.call_timeout),
+            ("start_timeout", self.start_timeout),
+            ("farewell_timeout", self.farewell_timeout),
+        ] {
             if value.is_zero() || value > Duration::from_secs(3600) {
                 return wrong(format!("{key}: must be 1 ms to 60 minutes"));
             }
@@ -466,6 +489,7 @@ mod tests {
         let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
         assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
         assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
+        assert_eq!((config.while_down, config.farewell_timeout), (WhileDown::Wait, Duration::from_secs(10)));
         let denies: Vec<_> = HookPoint::ALL
             .iter()
             .filter(|point| config.policy(**point) == FaultPolicy::Deny)
@@ -565,6 +589,7 @@ mod tests {
             (json!({"driver": "python3", "path": "/tmp", "clients_max": 0}), "clients_max = 0"),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
+            (json!({"driver": "python3", "path": "/tmp", "farewell_timeout": "61m"}), "farewell_timeout"),
             (
                 json!({"driver": "python3", "path": "/tmp", "working_directory": "/no/such"}),
                 "no folder /no/such",

@@ -5,13 +5,13 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::{
     Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
-    FaultPolicy, Flow, HookPoint, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session,
-    Subscribe, Subscription, Unsubscribe, Verdict,
+    Flow, HookPoint, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session, Subscribe,
+    Subscription, Unsubscribe, Verdict,
 };
 
 use crate::clients::{Entering, Who};
-use crate::line::Writing;
-use crate::verdict::{FAILED, Filters, Ticket};
+use crate::line::{Named, Writing};
+use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
 
@@ -136,7 +136,7 @@ impl PoolShard {
             }
             match line.write() {
                 Some(mut writing) if writing.has_room() => {
-                    writing.call(0, point as i64, 0, &data);
+                    writing.call(0, point as i64, Named::default(), &data);
                     writing.done();
                 }
                 _ => line.figures.dropped(1),
@@ -144,8 +144,8 @@ impl PoolShard {
         }
     }
 
-    /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. `None` where
-    /// nobody takes the question and that denies it.
+    /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. Where nobody
+    /// takes the question it is unanswered.
     fn ask(
         &mut self,
         point: HookPoint,
@@ -153,10 +153,10 @@ impl PoolShard {
         entering: Option<&Entering<'_>>,
         defer: impl FnOnce(Duration) -> Result<Ticket, Refused>,
         data: impl FnOnce(&mut Writer<'_>),
-    ) -> Option<Flow> {
+    ) -> Flow {
         if !self.pool.answers(point) {
             self.tell(point, who, entering, data);
-            return Some(Flow::Continue);
+            return Flow::Continue;
         }
         let worker = self.pool.worker_of(who.client_id);
         let line = &self.pool.lines[worker];
@@ -165,14 +165,14 @@ impl PoolShard {
         let asked = writing.and_then(|writing| Some((writing, defer(self.pool.deadline()).ok()?)));
         let Some((mut writing, ticket)) = asked else {
             line.figures.failed();
-            return (self.pool.policy(point) == FaultPolicy::Ignore).then_some(Flow::Continue);
+            return Flow::Unanswered;
         };
         let client = self.clients[worker].number(&mut writing, who, entering);
         let id = writing.next_id();
         writing.call(id, point as i64, client, data);
         writing.asked(id, ticket);
         writing.done();
-        Some(Flow::Defer)
+        Flow::Defer
     }
 
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
@@ -181,11 +181,7 @@ impl PoolShard {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        if let Some(flow) = self.ask(HookPoint::ClientConnect, &who, Some(&entering), defer, data) {
-            return Ok(flow);
-        }
-        event.refuse(FAILED, "")?;
-        Ok(Flow::Stop)
+        Ok(self.ask(HookPoint::ClientConnect, &who, Some(&entering), defer, data))
     }
 
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
@@ -195,11 +191,7 @@ impl PoolShard {
             out.list(3).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
-        if let Some(flow) = self.ask(HookPoint::ClientAuthenticate, &who, Some(&entering), defer, data) {
-            return Ok(flow);
-        }
-        event.deny(Reason::NOT_AUTHORIZED)?;
-        Ok(Flow::Stop)
+        Ok(self.ask(HookPoint::ClientAuthenticate, &who, Some(&entering), defer, data))
     }
 
     fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
@@ -216,11 +208,7 @@ impl PoolShard {
             out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authorize);
-        if let Some(flow) = self.ask(HookPoint::ClientAuthorize, &who, None, defer, data) {
-            return Ok(flow);
-        }
-        event.deny(Reason::NOT_AUTHORIZED)?;
-        Ok(Flow::Stop)
+        Ok(self.ask(HookPoint::ClientAuthorize, &who, None, defer, data))
     }
 
     fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
@@ -236,16 +224,8 @@ impl PoolShard {
             out.number_or_nil(id.map(u64::from));
             pairs(out, &users);
         };
-        let point = HookPoint::ClientSubscribe;
-        let of = Filters { point, count };
-        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, of));
-        if let Some(flow) = self.ask(point, &who, None, defer, data) {
-            return Ok(flow);
-        }
-        for index in 0..count {
-            event.refuse(index, FAILED)?;
-        }
-        Ok(Flow::Stop)
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
+        Ok(self.ask(HookPoint::ClientSubscribe, &who, None, defer, data))
     }
 
     fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
@@ -260,16 +240,8 @@ impl PoolShard {
             }
             pairs(out, &users);
         };
-        let point = HookPoint::ClientUnsubscribe;
-        let of = Filters { point, count };
-        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, of));
-        if let Some(flow) = self.ask(point, &who, None, defer, data) {
-            return Ok(flow);
-        }
-        for index in 0..count {
-            event.refuse(index, FAILED)?;
-        }
-        Ok(Flow::Stop)
+        let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
+        Ok(self.ask(HookPoint::ClientUnsubscribe, &who, None, defer, data))
     }
 
     fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
@@ -279,11 +251,7 @@ impl PoolShard {
         message!(event, &mut Writer(&mut bytes));
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
         let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
-        if let Some(flow) = self.ask(HookPoint::MessagePublish, &who, None, defer, data) {
-            return Ok(flow);
-        }
-        event.reject(FAILED, "")?;
-        Ok(Flow::Stop)
+        Ok(self.ask(HookPoint::MessagePublish, &who, None, defer, data))
     }
 
     fn client_connack(&mut self, event: &mut Connack<'_>) {

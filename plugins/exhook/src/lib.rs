@@ -4,11 +4,13 @@
 mod clients;
 mod command;
 mod config;
+mod farewell;
 mod figures;
 mod hooks;
 mod line;
 mod printed;
 mod process;
+mod serving;
 mod verdict;
 mod wire;
 mod worker;
@@ -122,8 +124,9 @@ impl Starting {
                 index,
                 first: Some(first),
                 wrong: 0,
+                late: 0,
             };
-            host.spawn(&worker.name(), move |_host| worker.run())?;
+            host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
             lines.push(line);
             ready.push(answer);
         }

@@ -1,8 +1,9 @@
 //! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread sends them.
 //! The lock is held for the writing of one call, or to take all of them.
 
+use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use grapnel_plugin_abi::Error;
@@ -11,6 +12,31 @@ use rustix::event::EventfdFlags;
 use crate::figures::Figures;
 use crate::verdict::Ticket;
 use crate::wire::Writer;
+
+/// Described, and forgotten: numbers in the place of a hook point's.
+pub const DESCRIBED: i64 = -1;
+/// See [`DESCRIBED`].
+pub const FORGOTTEN: i64 = -2;
+
+/// A client as calls name it.
+#[derive(Clone, Debug, Default)]
+pub struct Named {
+    /// Its number; 0 for nobody.
+    pub number: u64,
+    /// Its description for a process that has not been told of it: a map, as MessagePack has it.
+    pub about: Option<Arc<[u8]>>,
+}
+
+/// Where a call ends, and what it is about.
+#[derive(Clone, Debug)]
+pub struct End {
+    /// Where.
+    pub at: usize,
+    /// What an answer to it names; 0 where nobody waits.
+    pub id: u64,
+    point: i64,
+    client: Named,
+}
 
 /// A call that the broker waits for.
 #[derive(Debug)]
@@ -29,9 +55,71 @@ pub struct Calls {
     /// All of them, one behind the other.
     pub bytes: Vec<u8>,
     /// Where each ends.
-    pub ends: Vec<usize>,
+    pub ends: Vec<End>,
     /// Those that are waited for.
     pub asked: Vec<Asked>,
+}
+
+impl Calls {
+    /// One more.
+    fn push(&mut self, bytes: &[u8], end: End) {
+        self.bytes.extend_from_slice(bytes);
+        self.ends.push(End { at: self.bytes.len(), ..end });
+    }
+
+    /// All calls with their bytes.
+    fn each(&self) -> impl Iterator<Item = (&[u8], &End)> {
+        let starts = std::iter::once(0).chain(self.ends.iter().map(|end| end.at));
+        starts.zip(&self.ends).map(|(start, end)| (&self.bytes[start..end.at], end))
+    }
+
+    /// Those from one on, with those of `asked` that they are waited for by.
+    pub fn split_off(&mut self, first: usize, mut asked: impl FnMut(u64) -> Option<Asked>) -> Calls {
+        let mut rest = Calls::default();
+        for (bytes, end) in self.each().skip(first) {
+            rest.push(bytes, end.clone());
+            rest.asked.extend(Some(end.id).filter(|id| *id != 0).and_then(&mut asked));
+        }
+        self.ends.truncate(first);
+        rest
+    }
+
+    /// Behind these, `more` for a process that has been told only of those who have been `described` here: the others are described first.
+    /// What nobody waits for any more is left out.
+    fn carry(&mut self, more: Calls, described: &mut HashSet<u64>) {
+        let waited_for: HashSet<u64> = more.asked.iter().map(|asked| asked.id).collect();
+        for (bytes, end) in more.each() {
+            if end.id != 0 && !waited_for.contains(&end.id) {
+                continue;
+            }
+            let number = end.client.number;
+            match (end.point, &end.client.about) {
+                (FORGOTTEN, _) if !described.remove(&number) => continue,
+                (FORGOTTEN, _) => {}
+                (point, Some(about)) if described.insert(number) => {
+                    let mut written = Vec::new();
+                    write_call(&mut written, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));
+                    let client = end.client.clone();
+                    self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client });
+                    if point == DESCRIBED {
+                        continue;
+                    }
+                }
+                (DESCRIBED, None) => {
+                    described.insert(number);
+                }
+                _ => {}
+            }
+            self.push(bytes, end.clone());
+        }
+        self.asked.extend(more.asked);
+    }
+}
+
+fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
+    let mut writer = Writer(bytes);
+    writer.list(4).number(id).signed(point).number(client);
+    data(&mut writer);
 }
 
 #[derive(Debug)]
@@ -41,6 +129,8 @@ struct State {
     epoch: u64,
     /// Whether somebody takes calls, now or after a pause.
     open: bool,
+    /// Calls and bytes that are away to be put back in front.
+    away: (usize, usize),
     /// Whether the thread sleeps, or is about to.
     asleep: bool,
     next_id: u64,
@@ -70,7 +160,8 @@ impl Line {
     /// Where the system gives no descriptor.
     pub fn new(calls_max: usize, bytes_max: usize, figures: Figures) -> Result<Line, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let state = State { calls: Calls::default(), epoch: 1, open: true, asleep: false, next_id: 1 };
+        let state =
+            State { calls: Calls::default(), epoch: 1, open: true, away: (0, 0), asleep: false, next_id: 1 };
         Ok(Line { state: Mutex::new(state), wake, calls_max, bytes_max, figures })
     }
 
@@ -103,12 +194,48 @@ impl Line {
         state.asleep
     }
 
+    /// Somebody takes calls again.
+    pub fn open(&self) {
+        self.lock().open = true;
+    }
+
+    /// Whether somebody waits here for an answer.
+    pub fn is_asked(&self) -> bool {
+        !self.lock().calls.asked.is_empty()
+    }
+
     /// The process has ended: what waits is for nobody, and what comes is for the next one, if there is to be one.
     pub fn cut(&self, open: bool) -> Calls {
         let mut state = self.lock();
         state.epoch += 1;
         state.open = open;
         std::mem::take(&mut state.calls)
+    }
+
+    /// The process has ended, and was not given `rest`: that, and what waits here, is for the next one, which is told of the clients in it
+    /// first.
+    pub fn carry(&self, rest: Calls) {
+        let waiting = {
+            let mut state = self.lock();
+            state.epoch += 1;
+            state.open = true;
+            let waiting = std::mem::take(&mut state.calls);
+            let calls = rest.ends.len() + waiting.ends.len();
+            state.away = (calls, rest.bytes.len() + waiting.bytes.len());
+            waiting
+        };
+        // Shards write meanwhile, for the next process.
+        let (mut all, mut described) = (Calls::default(), HashSet::new());
+        all.carry(rest, &mut described);
+        all.carry(waiting, &mut described);
+        let mut state = self.lock();
+        let newer = std::mem::take(&mut state.calls);
+        for (bytes, end) in newer.each() {
+            all.push(bytes, end.clone());
+        }
+        all.asked.extend(newer.asked);
+        state.calls = all;
+        state.away = (0, 0);
     }
 
     /// Those who have waited here since `before` or longer, and will not any more.
@@ -138,8 +265,9 @@ impl Writing<'_> {
 
     /// Whether there is room for one more call.
     pub fn has_room(&self) -> bool {
-        self.state.calls.ends.len() < self.line.calls_max
-            && self.state.calls.bytes.len() < self.line.bytes_max
+        let (calls, bytes) = self.state.away;
+        self.state.calls.ends.len() + calls < self.line.calls_max
+            && self.state.calls.bytes.len() + bytes < self.line.bytes_max
     }
 
     /// The number that the next call which is waited for gets.
@@ -149,12 +277,15 @@ impl Writing<'_> {
     }
 
     /// One call.
-    pub fn call(&mut self, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
+    pub fn call(&mut self, id: u64, point: i64, client: Named, data: impl FnOnce(&mut Writer<'_>)) {
         let calls = &mut self.state.calls;
-        let mut writer = Writer(&mut calls.bytes);
-        writer.list(4).number(id).signed(point).number(client);
-        data(&mut writer);
-        calls.ends.push(calls.bytes.len());
+        write_call(&mut calls.bytes, id, point, client.number, data);
+        calls.ends.push(End { at: calls.bytes.len(), id, point, client });
+    }
+
+    /// A client is described from now on.
+    pub fn describe(&mut self, client: Named, described: &[u8]) {
+        self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
     /// Who waits for the call that was written last.

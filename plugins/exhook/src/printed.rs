@@ -1,5 +1,6 @@
 //! What a worker prints or logs, in the broker's log: line by line, under its name, and not more than the log can take.
 
+use std::collections::VecDeque;
 use std::io::Read;
 use std::time::{Duration, Instant};
 
@@ -7,6 +8,8 @@ use grapnel_plugin_abi::{Host, Level};
 
 /// Most lines of a worker's that the log takes in a second.
 const LINES_MAX: u32 = 1000;
+/// Lines of a farewell that the log takes at once, and how often: whoever reads the log is given the time to.
+const PACE: (usize, Duration) = (50, Duration::from_millis(20));
 /// The longest line of what a worker prints; a longer one is cut into several.
 const PRINTED_MAX: usize = 8 << 10;
 
@@ -16,16 +19,48 @@ pub struct Lines {
     name: String,
     second: Instant,
     count: u32,
+    /// Those of a farewell, which are not left out but wait, and when the log was last given some.
+    paced: Option<(VecDeque<(Level, String)>, Instant)>,
 }
 
 impl Lines {
     /// None yet.
     pub fn new(host: Host, name: String) -> Lines {
-        Lines { host, name, second: Instant::now(), count: 0 }
+        Lines { host, name, second: Instant::now(), count: 0, paced: None }
+    }
+
+    /// From now on lines wait until the log can take them: they are the last ones, and nobody else has them. As long as some wait, nothing
+    /// more should be read.
+    pub fn begin_farewell(&mut self) {
+        self.new_second();
+        self.paced = Some((VecDeque::new(), Instant::now()));
+    }
+
+    /// Gives the log what it can take now; whether others wait.
+    pub fn go_on(&mut self) -> bool {
+        let Some((waiting, last)) = &mut self.paced else { return false };
+        if !waiting.is_empty() && last.elapsed() >= PACE.1 {
+            *last = Instant::now();
+            for (level, text) in waiting.drain(..waiting.len().min(PACE.0)) {
+                self.host.log(level, format_args!("{}: {text}", self.name));
+            }
+        }
+        !waiting.is_empty()
+    }
+
+    /// The farewell is over: the log is given what is left, as much as it takes in a second.
+    pub fn end_farewell(&mut self) {
+        for (level, text) in self.paced.take().into_iter().flat_map(|(waiting, _)| waiting) {
+            self.say(level, &text);
+        }
+        self.new_second();
     }
 
     /// One line.
     pub fn say(&mut self, level: Level, text: &str) {
+        if let Some((waiting, _)) = &mut self.paced {
+            return waiting.push_back((level, text.to_owned()));
+        }
         if self.second.elapsed() >= Duration::from_secs(1) {
             self.new_second();
         }
@@ -54,16 +89,25 @@ pub struct Printed {
 }
 
 impl Printed {
-    /// Reads what is there and gives each whole line to `line`.
-    pub fn read(&mut self, from: &mut impl Read, buffer: &mut [u8], mut line: impl FnMut(&str)) {
-        // Bounded, so that a worker that never stops printing does not keep the thread.
-        for _ in 0..16 {
+    /// Reads what is there, `times` at most so that a worker that never stops printing does not keep the thread, and gives each whole
+    /// line to `line`. Whether something was there.
+    pub fn read(
+        &mut self,
+        from: &mut impl Read,
+        (buffer, times): (&mut [u8], usize),
+        mut line: impl FnMut(&str),
+    ) -> bool {
+        let mut came = false;
+        for _ in 0..times {
             match from.read(buffer) {
                 Ok(0) => {
                     self.closed = true;
                     break;
                 }
-                Ok(count) => self.bytes.extend_from_slice(&buffer[..count]),
+                Ok(count) => {
+                    self.bytes.extend_from_slice(&buffer[..count]);
+                    came = true;
+                }
                 Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
                 Err(_) => break,
             }
@@ -78,6 +122,7 @@ impl Printed {
                 self.bytes.clear();
             }
         }
+        came
     }
 
     /// What has no end of line.
@@ -94,7 +139,7 @@ mod tests {
 
     fn lines(printed: &mut Printed, mut bytes: &[u8]) -> Vec<String> {
         let mut lines = Vec::new();
-        printed.read(&mut bytes, &mut [0; 16], |line| lines.push(line.to_owned()));
+        printed.read(&mut bytes, (&mut [0; 16], 16), |line| lines.push(line.to_owned()));
         lines
     }
 
@@ -116,7 +161,7 @@ mod tests {
         assert_eq!(lines(&mut printed, b"\xff\n"), ["\u{fffd}"]);
         let mut count = 0;
         let mut endless = std::io::repeat(b'x').take(3 * PRINTED_MAX as u64);
-        printed.read(&mut endless, &mut [0; 1024], |line| count += line.len());
+        printed.read(&mut endless, (&mut [0; 1024], 16), |line| count += line.len());
         assert_eq!(count, 2 * PRINTED_MAX, "16 reads of 1,024 bytes at a time");
     }
 }

@@ -70,7 +70,9 @@ impl Process {
             .env("PYTHONUNBUFFERED", "1")
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+            .stderr(Stdio::piped())
+            // What is sent to the broker's group, as Ctrl-C of its terminal, is for the broker: it says when workers end.
+            .process_group(0);
         let theirs: OwnedFd = theirs.into();
         let passed = if config.driver == Driver::Java {
             // Java can only take over a socket that is its standard input.
@@ -80,9 +82,11 @@ impl Process {
             command.env("GRAPNEL_WORKER_FD", theirs.as_raw_fd().to_string());
             Some(theirs)
         };
-        // SAFETY: between fork and exec only two system calls are made, on a descriptor that is open there.
+        // SAFETY: between fork and exec only system calls are made, on a descriptor that is open there and a set of signals.
         unsafe {
             command.pre_exec(move || {
+                // A service manager may tell all of a service to end, while a worker is not yet in a position to see to that.
+                block_signals()?;
                 if let Some(fd) = &passed {
                     rustix::io::fcntl_setfd(fd, rustix::io::FdFlags::empty())?;
                 }
@@ -129,6 +133,20 @@ impl Process {
         }
         self.ended()
     }
+}
+
+/// Holds back the signals that ask a program to end. Between fork and exec.
+fn block_signals() -> rustix::io::Result<()> {
+    // SAFETY: a set is plain data, which `sigemptyset` fills before it is read, and all of these are safe after fork.
+    let failed = unsafe {
+        let mut set = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, signal);
+        }
+        libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())
+    };
+    if failed == 0 { Ok(()) } else { Err(rustix::io::Errno::from_raw_os_error(failed)) }
 }
 
 /// The environment of a worker, from that of the broker.

@@ -1,8 +1,7 @@
 //! Answers of workers, put into the tickets that wait for them.
 
 use grapnel_plugin_abi::{
-    AuthenticateTicket, AuthorizeTicket, ConnectTicket, FaultPolicy, FiltersTicket, HookPoint, PublishTicket,
-    Reason,
+    AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket, Reason,
 };
 use rmpv::ValueRef;
 
@@ -17,23 +16,11 @@ pub enum Ticket {
     Authenticate(AuthenticateTicket),
     /// client.authorize.
     Authorize(AuthorizeTicket),
-    /// client.subscribe or client.unsubscribe.
-    Filters(FiltersTicket, Filters),
+    /// client.subscribe or client.unsubscribe, with how many filters there are.
+    Filters(FiltersTicket, u32),
     /// message.publish.
     Publish(PublishTicket),
 }
-
-/// What a ticket about filters is for.
-#[derive(Clone, Copy, Debug)]
-pub struct Filters {
-    /// Which of the two hook points.
-    pub point: HookPoint,
-    /// How many there are.
-    pub count: u32,
-}
-
-/// 0x83, for what a worker failed to answer.
-pub const FAILED: Reason = Reason(0x83);
 
 fn number(map: &ValueRef<'_>, key: &str) -> Option<u64> {
     get(map, key).and_then(ValueRef::as_u64)
@@ -44,38 +31,16 @@ fn reason(map: &ValueRef<'_>, key: &str) -> Option<Reason> {
 }
 
 impl Ticket {
-    /// The hook point at which somebody waits.
-    pub fn point(&self) -> HookPoint {
+    /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts. The broker
+    /// knows that nobody has answered: the policy that the hook was mounted with decides what is asked now, and what was granted
+    /// before stays.
+    pub fn fail(self) {
         match self {
-            Ticket::Connect(_) => HookPoint::ClientConnect,
-            Ticket::Authenticate(_) => HookPoint::ClientAuthenticate,
-            Ticket::Authorize(_) => HookPoint::ClientAuthorize,
-            Ticket::Filters(_, of) => of.point,
-            Ticket::Publish(_) => HookPoint::MessagePublish,
-        }
-    }
-
-    /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts.
-    pub fn fail(mut self, policy: FaultPolicy) {
-        match &mut self {
-            Ticket::Connect(ticket) => ticket.forget_changes(),
-            Ticket::Authenticate(ticket) => ticket.forget_changes(),
-            Ticket::Authorize(ticket) => ticket.forget_changes(),
-            Ticket::Filters(ticket, _) => ticket.forget_changes(),
-            Ticket::Publish(ticket) => ticket.forget_changes(),
-        }
-        if policy == FaultPolicy::Ignore {
-            return self.go_on(false);
-        }
-        match self {
-            Ticket::Connect(ticket) => ticket.refuse(FAILED, ""),
-            Ticket::Authenticate(ticket) => ticket.deny(Reason::NOT_AUTHORIZED),
-            Ticket::Authorize(ticket) => ticket.deny(Reason::NOT_AUTHORIZED),
-            Ticket::Filters(mut ticket, filters) => {
-                (0..filters.count).for_each(|index| ticket.refuse(index, FAILED));
-                ticket.stop();
-            }
-            Ticket::Publish(ticket) => ticket.reject(FAILED, ""),
+            Ticket::Connect(ticket) => ticket.unanswered(),
+            Ticket::Authenticate(ticket) => ticket.unanswered(),
+            Ticket::Authorize(ticket) => ticket.unanswered(),
+            Ticket::Filters(ticket, _) => ticket.unanswered(),
+            Ticket::Publish(ticket) => ticket.unanswered(),
         }
     }
 
@@ -111,7 +76,7 @@ impl Ticket {
             Ticket::Connect(ticket) => connect(ticket, value, stop),
             Ticket::Authenticate(ticket) => return authenticate(ticket, value, stop),
             Ticket::Authorize(ticket) => return authorize(ticket, value, stop),
-            Ticket::Filters(ticket, of) => return filters(ticket, of, value, stop),
+            Ticket::Filters(ticket, count) => return filters(ticket, count, value, stop),
             Ticket::Publish(ticket) => return publish(ticket, value, stop),
         }
         Ok(())
@@ -184,11 +149,11 @@ fn authorize(mut ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> R
 
 fn filters(
     mut ticket: FiltersTicket,
-    of: Filters,
+    count: u32,
     value: &ValueRef<'_>,
     stop: bool,
 ) -> Result<(), (Ticket, String)> {
-    let wrong = |ticket, what: &str| Err((Ticket::Filters(ticket, of), format!("answered with {what}")));
+    let wrong = |ticket, what: &str| Err((Ticket::Filters(ticket, count), format!("answered with {what}")));
     let rows = match get(value, "filters") {
         None => return wrong(ticket, "a map without `filters`"),
         Some(ValueRef::Array(rows)) => rows,
@@ -199,7 +164,7 @@ fn filters(
         let [index, filter, options, refuse] = row.as_slice() else {
             return wrong(ticket, "a filter that is not [index, filter, options, refuse]");
         };
-        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < of.count)
+        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < count)
         else {
             return wrong(ticket, "the index of no filter");
         };
@@ -213,7 +178,7 @@ fn filters(
             ticket.refuse(index, Reason(code));
         }
     }
-    Ticket::Filters(ticket, of).go_on(stop);
+    Ticket::Filters(ticket, count).go_on(stop);
     Ok(())
 }
 

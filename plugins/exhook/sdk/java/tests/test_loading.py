@@ -68,7 +68,7 @@ def test_the_worker_ends_after_it_has_refused_though_user_code_has_threads(tmp_p
         assert broker.process.wait(5) == 1
 
 
-def test_jars_files_and_folders_with_jars_are_found(start: Start, tmp_path: Path) -> None:
+def test_jars_zips_files_and_folders_with_them_are_found(start: Start, tmp_path: Path) -> None:
     used = compiled("package lib;\npublic class Used { public static String word() { return \"used\"; } }\n", "Used")
     source = f"public class Main {{ public static Object init() {{ throw new RuntimeException(lib.Used.word()); }} }}"
     work = tmp_path / "work"
@@ -85,7 +85,15 @@ def test_jars_files_and_folders_with_jars_are_found(start: Start, tmp_path: Path
     for archive in (main_jar, lib_jar):
         (jars / archive.name).write_bytes(archive.read_bytes())
     (work / "lib.jar").write_bytes(lib_jar.read_bytes())
+    # As EMQX's driver does, which takes both of a folder; one compiles against what is in them, too.
+    zips, sources = tmp_path / "zips", tmp_path / "sources"
+    for folder, archives in ((zips, (main_jar, lib_jar)), (sources, (lib_jar,))):
+        folder.mkdir()
+        for archive in archives:
+            (folder / archive.name).with_suffix(".zip").write_bytes(archive.read_bytes())
+    (sources / "Main.java").write_text(source)
     for path in (
+        [str(zips)], [str(zips / "main.zip"), str(zips / "lib.zip")], [str(sources)],
         [str(main_jar), str(lib_jar)], [f"{main_jar}:{lib_jar}"], [str(jars)], [str(work)], [str(work / "Main.class")],
         [str(work / "Main.java"), ""],
     ):  # fmt: skip

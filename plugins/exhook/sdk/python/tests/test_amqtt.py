@@ -781,6 +781,31 @@ def test_a_plugin_that_does_not_come_to_its_end_does_not_take_that_of_the_others
     assert "Hangs.on_broker_pre_shutdown" in broker.lines() and "Hangs.close" in broker.lines()
 
 
+def test_shutdown_hooks_and_close_are_awaited(amqtt: Any) -> None:
+    """As aMQTT does, which calls those of all plugins beside each other and waits for them, within the broker's time."""
+    source = """
+        import asyncio
+        from amqtt.plugins.base import BasePlugin
+        class Slow(BasePlugin):
+            async def on_broker_pre_shutdown(self):
+                await asyncio.sleep(0.8)
+                print(repr(("pre",)))
+            async def on_broker_post_shutdown(self):
+                await asyncio.sleep(0.8)
+                print(repr(("post",)))
+            async def close(self):
+                await asyncio.sleep(2)
+                self.context.logger.info("closed at last")
+                await self.context.broadcast_message("bye", b"x")
+                print(repr(("close",)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Slow": {}}}, farewell_timeout_ms=10_000)
+    assert broker.stop(wait_s=12) == 0
+    assert recorded(broker) == [("pre",), ("post",), ("close",)]
+    assert "closed at last" in broker.lines() and "rror" not in broker.lines()
+    assert broker.commands[-1][1]["topic"] == "bye"
+
+
 def test_plugins_start_beside_each_other(amqtt: Any) -> None:
     source = """
         import asyncio

@@ -480,6 +480,42 @@ def test_a_batch_hook_that_waits_gets_the_rest_in_one_list(start: Start) -> None
     assert recorded(broker) == [[b"0"], [b"1", b"2", b"3"]]
 
 
+@pytest.mark.parametrize(("events", "payload"), [(200_000, b""), (64, b"x" * (1 << 20))])
+def test_a_batch_hook_that_is_too_far_behind_loses_events_and_says_so(start: Start, events: int, payload: bytes) -> None:
+    """200,000 events, or 64 MiB of payloads: so many wait, and not one more."""
+    source = """
+        import asyncio
+        from grapnel_exhook import on
+        gate = asyncio.Event()
+        @on.message_delivered(batch=True)
+        async def store(events):
+            print(repr([len(events)]))
+            await gate.wait()
+        @on.client_connected
+        def connected(event): gate.set()
+    """
+    broker = start(source)
+    at = POINTS["message.delivered"]
+    broker.describe()
+    call = [0, at, 0, message("t", payload)]
+    broker.calls([call])
+    broker.until_printed("[1]")
+    frame = 8 if payload else 2000
+    for _ in range(events // frame):
+        broker.calls([call] * frame)
+        broker.until(lambda: broker.done > broker.asked - 4 * frame)
+    broker.until(lambda: broker.done == broker.asked)
+    assert "lost" not in broker.lines()
+    broker.calls([call] * 3)
+    broker.until(lambda: broker.done == broker.asked)
+    assert f"store: an event is lost: the batch hook is {events} events behind" in broker.lines().replace("RuntimeError: ", "")
+    broker.tell("client.connected", 1, [])
+    broker.until_printed(f"[{events}]")
+    # There is room again.
+    broker.calls([call])
+    broker.until_printed(f"[{events}]\n[1]")
+
+
 def test_a_batch_hook_beside_others_at_its_point(start: Start) -> None:
     source = """
         from grapnel_exhook import on

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import subprocess
 import sys
 import time
@@ -585,7 +586,7 @@ def test_stop_waits_for_what_has_begun(start: Start) -> None:
     assert broker.answers[slow] == (1, {"allow": True}) and "closed" in broker.printed()
 
 
-def test_stop_ends_within_two_seconds_whatever_user_code_does(start: Start) -> None:
+def test_stop_ends_in_its_time_whatever_user_code_does_and_says_what_was_cut(start: Start) -> None:
     source = """
         import asyncio, threading, time
         from grapnel_exhook import on
@@ -593,15 +594,97 @@ def test_stop_ends_within_two_seconds_whatever_user_code_does(start: Start) -> N
         async def authorize(event):
             await asyncio.sleep(3600)
         def setup(config):
-            threading.Thread(target=time.sleep, args=(3600,)).start()
+            threading.Thread(target=time.sleep, args=(3600,), name="sleeper").start()
         async def close():
             await asyncio.sleep(3600)
     """
-    broker = start(source)
+    broker = start(source, farewell_timeout_ms=1200)
     broker.describe()
     broker.begin("client.authorize", 1, [1, "t", 0, False, 0])
     begin = time.monotonic()
-    assert broker.stop() == 0 and time.monotonic() - begin < 2.5
+    assert broker.stop() == 1 and time.monotonic() - begin < 1.2 + 1.0
+    assert "1 calls had not ended when the worker did" in broker.lines()
+    assert "the hooks' farewell has not come to its end within 1.2 s and is cut" in broker.lines()
+    assert "threads (sleeper) did not come to an end within 1.2 s and is cut" in broker.lines()
+
+
+def test_a_farewell_that_blocks_is_cut_in_its_time(start: Start) -> None:
+    source = """
+        import time
+        from grapnel_exhook import on
+        @on.client_connected
+        def connected(event): pass
+        def close():
+            print("closing")
+            time.sleep(3600)
+    """
+    broker = start(source, farewell_timeout_ms=800)
+    assert broker.stop() == 1
+    assert "the hooks' farewell did not come to an end within 0.8 s and is cut" in broker.lines()
+    assert "closing" in broker.printed()
+
+
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start, kind: str) -> None:
+    """Longer than the two seconds that there are without a word of the broker's, with what runs beside it and after it."""
+    source = f"""
+        import atexit, logging, threading, time
+        from grapnel_exhook import on, broker, Hooks
+        log = logging.getLogger("shop")
+        @on.client_connected
+        {kind} connected(event): pass
+        class Fails(Hooks):
+            {kind} close(self):
+                raise ValueError("on purpose")
+        def after():
+            time.sleep(0.2)
+            log.info("after it")
+            broker.publish("after")
+        def at_exit():
+            log.info("at the exit")
+            broker.publish("exit")
+        atexit.register(at_exit)
+        {kind} close():
+            threading.Thread(target=after).start()
+            time.sleep(2.3)
+            for n in range(2000):
+                print("line", n)
+            log.warning("closed")
+            broker.publish("closed")
+    """
+    broker = start(source, farewell_timeout_ms=10_000)
+    assert broker.stop(wait_s=12) == 0
+    assert [f"line {n}" for n in range(2000)] == [line for line in broker.printed().splitlines() if line.startswith("line")]
+    said = broker.lines()
+    assert "shop: closed" in said and "shop: after it" in said and "shop: at the exit" in said
+    assert "Fails.close: ValueError: on purpose" in said
+    assert sorted(command[1]["topic"] for command in broker.commands) == ["after", "closed", "exit"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("kind", ["def", "async def"])
+def test_signals_that_end_programs_are_for_the_broker(start: Start, kind: str, number: int) -> None:
+    """A service manager tells all processes of a service to end; it says nothing to what user code has started."""
+    source = f"""
+        import os, signal, subprocess
+        from grapnel_exhook import on, broker
+        @on.client_authorize
+        {kind} authorize(event):
+            child = subprocess.Popen(["sleep", "3600"])
+            child.send_signal({int(number)})
+            forked = os.fork()
+            if not forked:
+                signal.pause()
+            os.kill(forked, {int(number)})
+            return child.wait(5) == -{int(number)} and os.waitpid(forked, 0)[1] == {int(number)}
+        def close(): print("closed")
+    """
+    broker = start(source)
+    broker.describe()
+    broker.process.send_signal(number)
+    assert broker.ask("client.authorize", 1, [1, "t", 0, False, 0]) == (1, {"allow": True})
+    broker.process.send_signal(number)
+    assert broker.stop() == 0 and "closed" in broker.printed()
 
 
 def test_a_failing_farewell_is_logged_and_exits_with_0(start: Start) -> None:

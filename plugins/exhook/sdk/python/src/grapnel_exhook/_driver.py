@@ -57,6 +57,8 @@ class Driver:
     def __init__(self) -> None:
         #: Set by the worker: logs a failure of user code that no call fails by.
         self.complain: Callable[[str, BaseException], None] = lambda name, error: None
+        #: Set by the worker before `stop`: how long that may take.
+        self.farewell_s = 2.0
 
     def load(self) -> None:
         """Import user code and look at it."""

@@ -31,10 +31,12 @@ PROTOCOL = 1
 
 # Answers are not held back longer than this for calls that came in the same frame.
 _HOLD_S = 0.02
-# How long calls that wait are given at the end, how long the farewell of user code; the broker gives two seconds for all of it.
-_FAREWELL_S = 0.8
-_STOP_S = 0.8
-_LAST_S = 1.8
+# How long the broker gives for the whole farewell where it does not say so, and how much of it is kept to say what was cut; of a
+# short one a quarter.
+_FAREWELL_S = 2.0
+_SPARE_S = 0.5
+# What ends a program elsewhere is for the broker: it says when a worker ends.
+_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Commands that gather before they are sent without waiting for the end of the frame.
 _COMMANDS_MAX = 4096
 
@@ -57,6 +59,11 @@ class Worker:
         self._commands: list[list[Any]] = []
         self._main = threading.get_ident()
         self._stopping = False
+        self._farewell_s = _FAREWELL_S
+        # By when user code must have said farewell; known from the end on. Afterwards what it still says goes out at once.
+        self._until = 0.0
+        self._over = False
+        self._cut = "what had begun"
         self._announced = False
         # The broker does not listen to commands before it has the hooks; until then those of threads gather, too.
         self._announcing = threading.RLock()
@@ -73,13 +80,16 @@ class Worker:
         try:
             setup = self._first_frame()
             self._channel.frame_bytes_max = int(setup.get("frame_bytes_max") or self._channel.frame_bytes_max)
+            self._farewell_s = int(setup.get("farewell_timeout_ms") or 0) / 1000 or _FAREWELL_S
             handler = self._log_here()
             try:
                 return self._serve(setup)
             finally:
-                for log in (logging.getLogger(), logger):
-                    log.removeHandler(handler)
-                _commands.detach(self._command)
+                # Threads and what runs at the exit of a process have a broker until it has ended.
+                if not self._own_process:
+                    for log in (logging.getLogger(), logger):
+                        log.removeHandler(handler)
+                    _commands.detach(self._command)
         except Closed:
             return 0
 
@@ -115,6 +125,9 @@ class Worker:
         self._forked = True
         self._channel.forget()
         _commands.detach(self._command)
+        for number in _NOT_OURS:
+            if signal.getsignal(number) is _not_ours:
+                signal.signal(number, signal.SIG_DFL)
 
     def _serve(self, setup: dict[str, Any]) -> int:
         try:
@@ -133,7 +146,9 @@ class Worker:
         except BaseException as error:
             return self._cannot(error)
         if self._driver.asynchronous:
-            return asyncio.run(self._serve_on_loop(setup))
+            code = asyncio.run(self._serve_on_loop(setup))
+            self._last_words()
+            return code
         try:
             self._driver.start()
             self._announce(setup)
@@ -150,11 +165,12 @@ class Worker:
         except Closed:
             pass
         self._end()
+        self._cut = "the hooks' farewell"
         try:
             self._driver.stop()
         except BaseException as error:
             logger.error("the farewell failed", exc_info=error)
-        self.flush()
+        self._last_words()
         return 0
 
     async def _serve_on_loop(self, setup: dict[str, Any]) -> int:
@@ -173,20 +189,37 @@ class Worker:
         self._take_soon()
         await self._stopped.wait()
         loop.remove_reader(self._channel.socket)
-        left = await self._stepper.finish(_FAREWELL_S)
+        # The hooks' farewell has at least half of the time.
+        left = await self._stepper.finish((self._until - monotonic()) / 2)
         if left:
             logger.warning("%d calls had not ended when the worker did", left)
+        self._cut = "the hooks' farewell"
+        self._driver.farewell_s = max(self._until - monotonic(), 0.0)
+        stopping: asyncio.Task[None] | None = None
         try:
             stopped = self._driver.stop()
             if stopped is not None:
-                await asyncio.wait_for(stopped, _STOP_S)
+                stopping = asyncio.ensure_future(stopped)
+                await asyncio.wait_for(stopping, self._driver.farewell_s)
+        except asyncio.TimeoutError as error:
+            if stopping is not None and stopping.cancelled():
+                logger.error("the hooks' farewell has not come to its end within %s s and is cut", self._farewell_s)
+            else:
+                logger.error("the farewell failed", exc_info=error)
         except BaseException as error:
             logger.error("the farewell failed", exc_info=error)
         self.flush()
         return self._exit_code
 
+    def _last_words(self) -> None:
+        """User code has said farewell; what threads of its still do, and what runs at the exit of the process, is sent at once."""
+        self._over = True
+        self._cut = ""
+        self.flush()
+
     def _cannot(self, error: BaseException) -> int:
-        self._leave_at_last(1)
+        self._farewell_s = min(self._farewell_s, _FAREWELL_S)
+        self._leave_at_last()
         text = tail(error)
         limit = max(256, self._channel.frame_bytes_max // 4 - 64)
         self._channel.send(pack([1, text[-limit:].encode("utf-8", "backslashreplace").decode("utf-8")]))
@@ -250,18 +283,28 @@ class Worker:
     def _end(self) -> None:
         if self._forked:
             os._exit(1)
-        self._leave_at_last(0)
+        self._leave_at_last()
         self._stopping = True
         if self._stopped is not None:
             self._stopped.set()
 
-    def _leave_at_last(self, code: int) -> None:
-        """User code may have left threads that do not end; the broker does not wait for them, and neither do we."""
+    def _leave_at_last(self) -> None:
+        """User code may not come to its end, or have left threads that do not; the broker does not wait for ever, and neither do we."""
+        if not self._until:
+            spare = min(_SPARE_S, self._farewell_s / 4)
+            self._until = monotonic() + self._farewell_s - spare
         if self._own_process and not self._leaving:
             self._leaving = True
-            last = threading.Timer(_LAST_S, os._exit, (code,))
+            last = threading.Timer(self._until - monotonic() + min(_SPARE_S, self._farewell_s / 4) / 2, self._leave)
             last.daemon = True
             last.start()
+
+    def _leave(self) -> None:
+        ours = threading.current_thread()
+        threads = [each.name for each in threading.enumerate() if not each.daemon and each is not ours and each.ident != self._main]
+        cut = self._cut or f"threads ({', '.join(threads)})"
+        logger.error("%s did not come to an end within %s s and is cut", cut, self._farewell_s)
+        os._exit(1)
 
     def _take(self, frame: list[Any]) -> None:
         kind = frame[0]
@@ -400,6 +443,9 @@ class Worker:
             self._channel.send(pack([4, [command]]))
             return
         self._commands.append(command)
+        if self._over:
+            self.flush()
+            return
         if not self._announced:
             return
         if len(self._commands) >= _COMMANDS_MAX:
@@ -463,6 +509,10 @@ def choose_driver(setup: dict[str, Any]) -> Driver:
     return choose(setup)
 
 
+def _not_ours(number: int, frame: object) -> None:
+    """A service manager tells all of a service to end, a terminal all of its group."""
+
+
 def main() -> int:
     """Run on the socket that the broker left us."""
     number = os.environ.pop("GRAPNEL_WORKER_FD", "")
@@ -474,8 +524,23 @@ def main() -> int:
         stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
     sock = socket.socket(fileno=int(number))
     os.set_inheritable(sock.fileno(), False)
-    # Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # With a handler that does nothing: what user code starts would inherit that they are ignored. They come held back.
+    for signal_number in _NOT_OURS:
+        signal.signal(signal_number, _not_ours)
+    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_OURS)
     worker = Worker(sock, choose_driver, own_process=True)
-    os.register_at_fork(after_in_child=worker.forked)
+    held: dict[int, Any] = {}
+
+    def hold() -> None:
+        # What is for a child must not find our handlers in it.
+        held[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_OURS)
+
+    def release() -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, held.pop(threading.get_ident()))
+
+    def forked() -> None:
+        worker.forked()
+        release()
+
+    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=forked)
     return worker.run()

@@ -131,14 +131,24 @@ class OwnDriver(Driver):
         if self.asynchronous:
             return self._stop()
         for owner in reversed(self._owners):
-            _must_not_wait("close", self._close(owner))
+            try:
+                _must_not_wait("close", self._close(owner))
+            except (Exception, SystemExit) as error:
+                self.complain(self._close_name(owner), error)
         return None
 
     async def _stop(self) -> None:
         for owner in reversed(self._owners):
-            result = self._close(owner)
-            if inspect.isawaitable(result):
-                await result
+            # One that fails does not keep the others from theirs.
+            try:
+                result = self._close(owner)
+                if inspect.isawaitable(result):
+                    await result
+            except (Exception, SystemExit) as error:
+                self.complain(self._close_name(owner), error)
+
+    def _close_name(self, owner: Any) -> str:
+        return "close" if owner is self._module else f"{type(owner).__name__}.close"
 
     def _close(self, owner: Any) -> Any:
         close = self._of_owner(owner, "close")

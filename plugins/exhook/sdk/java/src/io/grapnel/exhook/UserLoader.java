@@ -18,7 +18,7 @@ import java.util.stream.Collectors;
 import java.util.stream.Stream;
 
 /**
- * Finds users' classes in folders, jars and sources. The worker makes one while it loads; classes are also found later,
+ * Finds users' classes in folders, archives (jars and zips) and sources. The worker makes one while it loads; classes are also found later,
  * when they are first used. What this jar brings for itself (MessagePack) hides nothing that users bring.
  */
 final class UserLoader extends URLClassLoader {
@@ -45,7 +45,7 @@ final class UserLoader extends URLClassLoader {
         try {
             for (Path folder : folders) {
                 urls.add(folder.toUri().toURL());
-                try (DirectoryStream<Path> files = Files.newDirectoryStream(folder, "*.jar")) {
+                try (DirectoryStream<Path> files = Files.newDirectoryStream(folder, "*.{jar,zip}")) {
                     List<Path> sorted = new ArrayList<>();
                     files.forEach(file -> sorted.add(file));
                     sorted.stream().sorted().forEach(jars::add);
@@ -70,7 +70,7 @@ final class UserLoader extends URLClassLoader {
         Path absolute = part.toAbsolutePath().normalize();
         if (Files.isDirectory(absolute)) {
             folders.add(absolute);
-        } else if (absolute.toString().endsWith(".jar")) {
+        } else if (absolute.toString().endsWith(".jar") || absolute.toString().endsWith(".zip")) {
             jars.add(absolute);
         } else {
             folders.add(absolute.getParent());

@@ -10,6 +10,7 @@ import java.io.IOException;
 import java.io.InputStream;
 import java.io.OutputStream;
 import java.io.PrintStream;
+import java.lang.reflect.Proxy;
 import java.nio.charset.StandardCharsets;
 import java.util.List;
 import java.util.Map;
@@ -26,8 +27,10 @@ public final class Worker {
     private static final int PROTOCOL = 1;
     /** Answers are not held back longer than this for calls that came in the same frame. */
     private static final long HOLD_NS = 20_000_000L;
-    /** The broker gives two seconds from its farewell; then user code that has not ended is left behind. */
-    private static final long LAST_MS = 1800;
+    /** What the broker gives for the whole farewell where it does not say so. */
+    private static final long FAREWELL_MS = 2000;
+    /** How much of it is kept to say what was cut; of a short one an eighth. */
+    private static final long SPARE_MS = 250;
     private static final int LINE_CHARS_MAX = 32 * 1024;
     private static final int DESCRIBED = -1;
     private static final int FORGOTTEN = -2;
@@ -36,6 +39,9 @@ public final class Worker {
     private final AtomicBoolean ending = new AtomicBoolean();
     private final Failures failures = new Failures(text -> log(1, text));
     private volatile int frameBytesMax = 16 << 20;
+    private volatile long farewellMs = FAREWELL_MS;
+    /** What is cut where the time for the farewell is over. */
+    private volatile String now = "what had begun";
     private Hooks hooks;
     private Handlers handlers;
     private Handler[] table = {};
@@ -56,7 +62,7 @@ public final class Worker {
         System.setOut(printer(FileDescriptor.out));
         System.setErr(printer(FileDescriptor.err));
         System.setIn(InputStream.nullInputStream());
-        ignoreInterrupts();
+        leaveSignalsToTheBroker();
         FileDescriptor socket = FileDescriptor.in;
         Worker worker = new Worker(new Channel(new FileInputStream(socket), new FileOutputStream(socket)));
         int code;
@@ -68,6 +74,7 @@ public final class Worker {
             code = 1;
         }
         // Threads of user code that do not end must not keep the process, nor may its shutdown hooks.
+        worker.now = "a shutdown hook";
         worker.endSoon();
         System.out.flush();
         System.err.flush();
@@ -100,16 +107,23 @@ public final class Worker {
         }
     }
 
-    /** Ctrl-C on the broker's terminal reaches us, too; the broker says when to stop. */
-    private static void ignoreInterrupts() {
-        try {
-            Class<?> signal = Class.forName("sun.misc.Signal");
-            Class<?> handler = Class.forName("sun.misc.SignalHandler");
-            Object interrupt = signal.getConstructor(String.class).newInstance("INT");
-            signal.getMethod("handle", signal, handler).invoke(null, interrupt, handler.getField("SIG_IGN").get(null));
-        } catch (ReflectiveOperationException | IllegalArgumentException error) {
-            // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts
-            // another.
+    /**
+     * A service manager tells all of a service to end; the broker says when a worker ends. With a handler that does
+     * nothing: what user code starts would inherit that they are ignored.
+     */
+    private static void leaveSignalsToTheBroker() {
+        for (String name : List.of("TERM", "INT", "HUP")) {
+            try {
+                Class<?> signal = Class.forName("sun.misc.Signal");
+                Class<?> handler = Class.forName("sun.misc.SignalHandler");
+                Object nothing = Proxy.newProxyInstance(
+                        Worker.class.getClassLoader(), new Class<?>[] {handler}, (proxy, method, arguments) -> null);
+                Object number = signal.getConstructor(String.class).newInstance(name);
+                signal.getMethod("handle", signal, handler).invoke(null, number, nothing);
+            } catch (ReflectiveOperationException | IllegalArgumentException error) {
+                // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts
+                // another.
+            }
         }
     }
 
@@ -132,6 +146,7 @@ public final class Worker {
             Map<String, Object> setup = Wire.map(first.get(1));
             long most = Wire.number(setup.get("frame_bytes_max"), frameBytesMax);
             frameBytesMax = (int) Math.max(1024, Math.min(most, Integer.MAX_VALUE));
+            farewellMs = Math.max(1, Wire.number(setup.get("farewell_timeout_ms"), FAREWELL_MS));
             answers = new Answers(channel, frameBytesMax);
             LogHandler.install(this::log, Wire.text(Wire.map(setup.get("config")).get("log_level")));
             try {
@@ -320,6 +335,7 @@ public final class Worker {
         if (hooks == null) {
             return;
         }
+        now = "deinit()";
         try {
             hooks.stop();
         } catch (Throwable error) {
@@ -327,7 +343,7 @@ public final class Worker {
         }
     }
 
-    /** Ends the process in {@code LAST_MS}, whatever user code does meanwhile. May be called from any thread. */
+    /** Ends the process in its time, whatever user code does meanwhile. May be called from any thread. */
     private void endSoon() {
         if (ending.compareAndSet(false, true)) {
             Thread last = new Thread(this::endAtLast, "grapnel-last");
@@ -337,17 +353,31 @@ public final class Worker {
     }
 
     private void endAtLast() {
-        long until = System.nanoTime() + LAST_MS * 1_000_000;
-        for (long left = LAST_MS; left > 0; left = (until - System.nanoTime()) / 1_000_000) {
+        long last = farewellMs - Math.min(SPARE_MS, farewellMs / 8);
+        long until = System.nanoTime() + last * 1_000_000;
+        for (long left = last; left > 0; left = (until - System.nanoTime()) / 1_000_000) {
             try {
                 Thread.sleep(left);
             } catch (InterruptedException notMeantForUs) {
                 continue;
             }
         }
-        System.out.flush();
-        System.err.flush();
-        Runtime.getRuntime().halt(0);
+        // Whoever writes there may be what has not come to its end: it is said on a thread of its own.
+        Thread words = new Thread(
+                () -> {
+                    log(1, now + " did not come to an end within " + farewellMs + " ms and is cut");
+                    System.out.flush();
+                    System.err.flush();
+                },
+                "grapnel-words");
+        words.setDaemon(true);
+        words.start();
+        try {
+            words.join(SPARE_MS / 2);
+        } catch (InterruptedException notMeantForUs) {
+            // Then without it.
+        }
+        Runtime.getRuntime().halt(1);
     }
 
     private static void outOfMemory(OutOfMemoryError error) {

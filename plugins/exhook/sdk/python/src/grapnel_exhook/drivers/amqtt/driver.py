@@ -94,12 +94,17 @@ class AmqttDriver(Driver):
         return self._stop()
 
     async def _stop(self) -> None:
+        until = asyncio.get_running_loop().time() + self.farewell_s * _FAREWELL_SHARE
+
+        def left() -> float:
+            return max(until - asyncio.get_running_loop().time(), _STAGE_S)
+
         if not self._is_stopping:
             self._is_stopping = True
-            await self._fire("broker_pre_shutdown", _STAGE_S)
-        await self._fire("broker_post_shutdown", _STAGE_S)
+            await self._fire("broker_pre_shutdown", left())
+        await self._fire("broker_post_shutdown", left())
         closes = [(type(plugin).__name__, getattr(plugin, "close", None)) for plugin in self._manager.plugins]
-        await self._beside_each_other([(f"{name}.close", close) for name, close in closes if close is not None], _STAGE_S)
+        await self._beside_each_other([(f"{name}.close", close) for name, close in closes if close is not None], left())
 
     # What is mounted
 
@@ -363,8 +368,9 @@ class AmqttDriver(Driver):
         return lambda client, data: topic_filtering(self._session(client), data)
 
 
-# How long all plugins together have for each of the three steps of their farewell, of what the worker has for all of it.
-_STAGE_S = 0.25
+# How much of the time for the farewell its three steps may take, and the least that is left for a step after one that has taken all.
+_FAREWELL_SHARE = 0.9
+_STAGE_S = 0.05
 _CONNECT = 1
 _PUBLISH = 3
 _CLEARED = 2

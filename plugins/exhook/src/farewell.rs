@@ -1,0 +1,64 @@
+//! The end of a process by the broker's word: it finishes what it has begun, its hooks say their own farewell, and all that it says and
+//! prints until it has ended arrives. Run by the worker's thread, once the line is cut.
+
+use std::time::{Duration, Instant};
+
+use crate::serving::{Came, LINE_LOOK, Serving};
+use crate::wire;
+
+/// How soon it goes on where the log has to be waited for.
+const PAUSE: Duration = Duration::from_millis(5);
+
+impl Serving<'_> {
+    /// Asks the process to end, and reads it until it has, at most for `farewell_timeout`; then it is killed.
+    pub(crate) fn farewell(&mut self) {
+        let timeout = self.worker.config.farewell_timeout;
+        let until = Instant::now() + timeout;
+        self.lines.begin_farewell();
+        // Behind what is left of a frame that is on its way.
+        wire::frame(&mut self.out, |out| {
+            out.list(1).number(2_u64);
+        });
+        let (mut takes, mut wrong, mut status) = (true, None, None);
+        loop {
+            takes = takes && self.send();
+            if !takes {
+                self.out.clear();
+            }
+            // What has ended has said all that is there to read.
+            status = status.or_else(|| self.process.ended());
+            let mut more = self.lines.go_on();
+            if !more {
+                more = self.print(1);
+                match self.is_open.then(|| self.receive()) {
+                    Some(Ok(came)) => more |= came == Came::Something,
+                    Some(Err(error)) => wrong = Some(error),
+                    None => {}
+                }
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            if left.is_zero() || status.is_some() && !more {
+                break;
+            }
+            if self.lines.go_on() {
+                // It has more than the log takes.
+                std::thread::park_timeout(left.min(PAUSE));
+            } else {
+                self.poll(left.min(LINE_LOOK));
+            }
+        }
+        self.process.end(Duration::ZERO);
+        let (host, name) = (self.worker.host, self.worker.name());
+        if let Some(wrong) = wrong {
+            host.warn(format_args!("{name} {wrong} at its farewell; what it says after that is not read"));
+        }
+        match status {
+            Some(status) if status.success() => {}
+            Some(status) => host.warn(format_args!("{name} has ended at its farewell ({status})")),
+            None => host.warn(format_args!(
+                "{name} has not ended within {} ms of its farewell (farewell_timeout) and is killed; what it had yet to do is lost",
+                timeout.as_millis()
+            )),
+        }
+    }
+}

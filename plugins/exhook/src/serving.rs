@@ -1,0 +1,503 @@
+//! A process that is being served: what waits on the line is sent to it, its answers are put into their tickets, what it prints is
+//! written into the log, until it ends or the plugin is to end. Run by the worker's thread.
+
+use std::collections::{HashMap, VecDeque};
+use std::io::{ErrorKind, Read, Write};
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use grapnel_plugin_abi::{HookPoint, Level};
+use rustix::event::{PollFd, PollFlags, Timespec};
+
+use crate::command;
+use crate::line::{Asked, Calls};
+use crate::printed::{Lines, Printed};
+use crate::process::Process;
+use crate::verdict::Ticket;
+use crate::wire::{self, Answer, HEAD, Said};
+use crate::worker::{Worker, fail};
+
+/// Most calls of one frame.
+const FRAME_CALLS_MAX: usize = 512;
+/// Most bytes of one frame, but for a single call that is longer.
+const FRAME_BYTES_MAX: usize = 256 << 10;
+/// Most calls that a worker has been sent and is not done with.
+const SENT_MAX: u64 = 4096;
+/// How often the thread looks whether the plugin is to end.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often it looks whether something has waited on the line for too long, where the worker takes nothing.
+pub const LINE_LOOK: Duration = Duration::from_millis(20);
+/// How long a process that has closed its socket may take to end, and the last of what one has said to be read.
+const LAST: Duration = Duration::from_millis(200);
+/// Most lines of what a worker printed that are given as the reason why it was never ready.
+const FIRST_WORDS_MAX: usize = 20;
+/// Bytes read at once.
+const READ: usize = 64 << 10;
+/// How often that is read of what a worker prints, in one turn.
+const PRINT_READS: usize = 16;
+
+/// Why a process is served no longer.
+pub enum End {
+    /// The plugin is to end.
+    Stop,
+    /// It ended, or had to.
+    Lost(String),
+}
+
+/// What reading from the socket has come to.
+#[derive(PartialEq, Eq)]
+pub enum Came {
+    /// Nothing is there.
+    Nothing,
+    /// There may be more.
+    Something,
+    /// The worker has closed its end.
+    End,
+}
+
+/// A process that is being served.
+pub struct Serving<'w> {
+    pub(crate) worker: &'w mut Worker,
+    pub(crate) process: Process,
+    pub(crate) out: Vec<u8>,
+    sent: usize,
+    input: Vec<u8>,
+    /// Taken from the line and not sent yet; `next` of them are.
+    batch: Calls,
+    next: usize,
+    /// The first of the frame that is on its way.
+    frame: usize,
+    /// Calls it was sent and is not done with.
+    open: u64,
+    /// When it was last done with something, or was given the first of what it has.
+    heard: Instant,
+    asked: HashMap<u64, (Instant, Ticket)>,
+    /// The same in the order in which they time out.
+    due: VecDeque<(Instant, u64)>,
+    /// Since when the plugin is to end.
+    stopping: Option<Instant>,
+    /// Whether the worker may still write into its socket.
+    pub(crate) is_open: bool,
+    /// When the line is looked at next.
+    line_look: Instant,
+    ready: bool,
+    printed: [Printed; 2],
+    pub(crate) lines: Lines,
+    /// What it printed as errors before it was ready, unless it has said itself why it cannot be.
+    pub first_words: Option<Vec<String>>,
+    buffer: Vec<u8>,
+}
+
+impl<'w> Serving<'w> {
+    /// A process that has just been started.
+    pub fn new(worker: &'w mut Worker, process: Process) -> Serving<'w> {
+        let lines = Lines::new(worker.host, worker.name());
+        Serving {
+            worker,
+            lines,
+            process,
+            out: Vec::new(),
+            sent: 0,
+            input: Vec::new(),
+            batch: Calls::default(),
+            next: 0,
+            frame: 0,
+            open: 0,
+            heard: Instant::now(),
+            asked: HashMap::new(),
+            due: VecDeque::new(),
+            stopping: None,
+            is_open: true,
+            line_look: Instant::now(),
+            ready: false,
+            printed: Default::default(),
+            first_words: Some(Vec::new()),
+            buffer: vec![0; READ],
+        }
+    }
+
+    /// Says who is who and what is wanted.
+    pub fn introduce(&mut self) {
+        let Worker { config, index, .. } = &*self.worker;
+        let name = self.worker.name();
+        wire::frame(&mut self.out, |out| {
+            out.list(2).number(0_u64).map(14);
+            out.text("protocol").number(1_u64);
+            out.text("driver").text(config.driver.name());
+            let paths: Vec<_> = config.paths.iter().map(|path| path.to_string_lossy()).collect();
+            out.text("path").list(paths.len());
+            for path in &paths {
+                out.text(path);
+            }
+            out.text("init_module").text(&config.init_module);
+            out.text("config").json(&serde_json::Value::Object(config.options.clone()));
+            out.text("worker").text(&name);
+            out.text("index").number(*index);
+            out.text("pool_size").number(config.pool_size);
+            out.text("frame_bytes_max").number(config.frame_bytes_max as u64);
+            out.text("call_timeout_ms").number(config.call_timeout.as_millis() as u64);
+            out.text("farewell_timeout_ms").number(config.farewell_timeout.as_millis() as u64);
+            out.text("node").text(&config.node);
+            out.text("version").text(env!("CARGO_PKG_VERSION"));
+            out.text("points").map(HookPoint::ALL.len());
+            for point in HookPoint::ALL {
+                out.text(point.name()).number(*point as u64);
+            }
+        });
+    }
+
+    /// Serves it until its end.
+    pub fn turns(&mut self) -> End {
+        let began = Instant::now();
+        loop {
+            let now = Instant::now();
+            if self.worker.host.wait_stop(Duration::ZERO) {
+                // What was begun is brought to its end: after a reload the next version has other workers. By then no question is
+                // left, and what only tells has had its time.
+                let since = *self.stopping.get_or_insert(now);
+                if self.is_idle() || now - since > self.worker.config.call_timeout {
+                    return End::Stop;
+                }
+            }
+            if !self.ready && now - began > self.worker.config.start_timeout {
+                return End::Lost("was not ready in time".to_owned());
+            }
+            self.time_out(now);
+            if self.open > 0 && now - self.heard > self.worker.config.call_timeout {
+                return End::Lost(format!(
+                    "has not done anything for {} ms and is killed",
+                    self.worker.config.call_timeout.as_millis()
+                ));
+            }
+            self.fill();
+            if !self.send() {
+                // Why it has gone stands in what it says last.
+                return End::Lost(self.receive_all().err().unwrap_or_else(|| self.gone()));
+            }
+            self.wait(now);
+            match self.receive() {
+                Ok(Came::Nothing | Came::Something) => {}
+                Ok(Came::End) => return End::Lost(self.gone()),
+                Err(error) => return End::Lost(error),
+            }
+            self.print(PRINT_READS);
+        }
+    }
+
+    /// Whether nothing is under way, neither here nor at the worker.
+    fn is_idle(&self) -> bool {
+        if !self.ready {
+            return !self.worker.line.is_asked();
+        }
+        let all_sent = self.out.is_empty() && self.next == self.batch.ends.len();
+        // What waits for something else counts as done before its answer comes.
+        all_sent && self.open == 0 && self.asked.is_empty() && self.worker.line.sleeps()
+    }
+
+    /// Puts the next frame together, once the one before is on its way.
+    fn fill(&mut self) {
+        if !self.ready || !self.out.is_empty() || self.open >= SENT_MAX {
+            return;
+        }
+        if self.next == self.batch.ends.len() {
+            self.batch.bytes.clear();
+            self.batch.ends.clear();
+            self.batch.asked.clear();
+            self.next = 0;
+            if !self.worker.line.take(&mut self.batch) {
+                return;
+            }
+            let timeout = self.worker.config.call_timeout;
+            for Asked { id, ticket, since } in self.batch.asked.drain(..) {
+                self.asked.insert(id, (since, ticket));
+                self.due.push_back((since + timeout, id));
+            }
+        }
+        let ends = &self.batch.ends;
+        let start = self.next.checked_sub(1).map_or(0, |last| ends[last].at);
+        let mut until = self.next + 1;
+        while until < ends.len()
+            && until - self.next < FRAME_CALLS_MAX
+            && ends[until].at - start <= FRAME_BYTES_MAX
+        {
+            until += 1;
+        }
+        let calls = until - self.next;
+        let bytes = &self.batch.bytes[start..ends[until - 1].at];
+        wire::frame(&mut self.out, |out| {
+            out.list(2).number(1_u64).list(calls);
+            out.0.extend_from_slice(bytes);
+        });
+        (self.frame, self.next) = (self.next, until);
+        if self.open == 0 {
+            self.heard = Instant::now();
+        }
+        self.open += calls as u64;
+        self.worker.line.figures.called(calls);
+    }
+
+    /// Sends as much as the socket takes. False where the worker takes no more.
+    pub(crate) fn send(&mut self) -> bool {
+        while self.sent < self.out.len() {
+            match self.process.socket.write(&self.out[self.sent..]) {
+                Ok(count) => self.sent += count,
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => return true,
+                Err(_) => return false,
+            }
+        }
+        self.out.clear();
+        self.sent = 0;
+        true
+    }
+
+    fn gone(&mut self) -> String {
+        match self.process.end(LAST) {
+            Some(status) => format!("has ended ({status})"),
+            None => "has ended".to_owned(),
+        }
+    }
+
+    /// Sleeps until there is something to do.
+    fn wait(&mut self, now: Instant) {
+        // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
+        let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
+        let mut until = now + if could && self.stopping.is_none() { LOOK } else { LINE_LOOK };
+        if let Some((due, _)) = self.due.front() {
+            until = until.min(*due);
+        }
+        let more = could && (self.next < self.batch.ends.len() || !self.worker.line.sleeps());
+        let left = if more { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
+        self.poll(left);
+    }
+
+    /// Sleeps until the worker has said or printed something, takes more, or calls have come, at most so long.
+    pub(crate) fn poll(&self, left: Duration) {
+        let timeout = Timespec { tv_sec: left.as_secs() as i64, tv_nsec: left.subsec_nanos().into() };
+        let socket = if self.out.is_empty() { PollFlags::IN } else { PollFlags::IN | PollFlags::OUT };
+        let wake = self.worker.line.wake_fd();
+        let pipes = [self.process.stdout.as_fd(), self.process.stderr.as_fd()];
+        let mut fds = [wake; 4].map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN));
+        let mut open = 1;
+        // What it has closed would be ready for ever.
+        if self.is_open {
+            fds[open] = PollFd::new(&self.process.socket, socket);
+            open += 1;
+        }
+        for (pipe, _) in pipes.into_iter().zip(&self.printed).filter(|(_, printed)| !printed.closed) {
+            fds[open] = PollFd::from_borrowed_fd(pipe, PollFlags::IN);
+            open += 1;
+        }
+        // A signal or a wake too many costs one turn.
+        let _ = rustix::event::poll(&mut fds[..open], Some(&timeout));
+        let _ = rustix::io::read(wake, &mut [0; 8]);
+    }
+
+    /// Takes what the worker has said.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub(crate) fn receive(&mut self) -> Result<Came, String> {
+        let mut came = Came::Nothing;
+        for _ in 0..16 {
+            match self.process.socket.read(&mut self.buffer) {
+                Err(error) if error.kind() == ErrorKind::Interrupted => {}
+                Err(error) if error.kind() == ErrorKind::WouldBlock => break,
+                Ok(0) | Err(_) => {
+                    self.is_open = false;
+                    return self.frames().map(|()| Came::End);
+                }
+                Ok(count) => {
+                    self.input.extend_from_slice(&self.buffer[..count]);
+                    came = Came::Something;
+                    self.frames()?;
+                }
+            }
+        }
+        Ok(came)
+    }
+
+    /// Takes all that has come, from one that says no more; a little time bounds what one says that still does.
+    ///
+    /// # Errors
+    /// As [`Serving::receive`].
+    pub(crate) fn receive_all(&mut self) -> Result<(), String> {
+        let until = Instant::now() + LAST;
+        while self.is_open && self.receive()? == Came::Something && Instant::now() < until {}
+        Ok(())
+    }
+
+    /// What has come whole. Of one that has said something wrong, nothing more is taken.
+    fn frames(&mut self) -> Result<(), String> {
+        self.whole_frames().inspect_err(|_| self.is_open = false)
+    }
+
+    fn whole_frames(&mut self) -> Result<(), String> {
+        let input = std::mem::take(&mut self.input);
+        let mut at = 0;
+        while let Some(len) = wire::frame_len(&input[at..]) {
+            let max = self.worker.config.frame_bytes_max;
+            if len > max {
+                return Err(format!("sends a frame of {len} bytes, more than frame_bytes_max ({max})"));
+            }
+            let Some(frame) = input.get(at + HEAD..at + HEAD + len) else { break };
+            self.said(wire::read(frame)?)?;
+            at += HEAD + len;
+        }
+        self.input = input;
+        self.input.drain(..at);
+        Ok(())
+    }
+
+    fn said(&mut self, said: Said<'_>) -> Result<(), String> {
+        let host = self.worker.host;
+        match said {
+            Said::Ready(ready) if !self.ready => {
+                self.ready = true;
+                self.first_words = None;
+                self.worker.line.open();
+                let (name, hooks) = (self.worker.name(), ready.hooks.len());
+                host.info(format_args!(
+                    "{name} is ready: {}, {hooks} hooks, process {}",
+                    ready.sdk,
+                    self.process.id()
+                ));
+                if let Some(first) = self.worker.first.take() {
+                    let _ = first.send(Ok(ready));
+                }
+            }
+            Said::Failed(text) => {
+                self.first_words = None;
+                return Err(format!("cannot run: {text}"));
+            }
+            Said::Answers(answers, done) if self.ready => {
+                // What it logs meanwhile is no sign that it does what it was asked.
+                if done > 0 || !answers.is_empty() {
+                    self.heard = Instant::now();
+                }
+                self.open = self.open.saturating_sub(done);
+                for answer in answers {
+                    self.answer(&answer);
+                }
+            }
+            Said::Log(level, text) => {
+                let level = match level {
+                    1 => Level::Error,
+                    2 => Level::Warn,
+                    3 => Level::Info,
+                    _ => Level::Debug,
+                };
+                self.lines.say(level, &text);
+            }
+            Said::Commands(commands) if self.ready => {
+                for command in commands {
+                    if let Err(error) = command::run(host, &command) {
+                        host.warn(format_args!("{}: {error}", self.worker.name()));
+                    }
+                }
+            }
+            Said::Ready(_) => return Err("introduced itself twice".to_owned()),
+            Said::Answers(..) | Said::Commands(_) => return Err("spoke before it was ready".to_owned()),
+        }
+        Ok(())
+    }
+
+    fn answer(&mut self, answer: &Answer<'_>) {
+        // It may have timed out.
+        let Some((since, ticket)) = self.asked.remove(&answer.id) else { return };
+        self.worker.line.figures.answered(since.elapsed());
+        let wrong = match answer.code {
+            0 | 1 => ticket.answer(&answer.value, answer.code == 1),
+            2 => Err((ticket, format!("failed: {}", wire::text_of(&answer.value).unwrap_or_default()))),
+            code => Err((ticket, format!("answered with the unknown code {code}"))),
+        };
+        if let Err((ticket, text)) = wrong {
+            self.worker.wrong += 1;
+            // Nothing logs per packet: the first, second, fourth, eighth … failure do.
+            if self.worker.wrong.is_power_of_two() {
+                let (host, name) = (self.worker.host, self.worker.name());
+                host.warn(format_args!("{name} {text} (failure {})", self.worker.wrong));
+            }
+            fail(&self.worker.line.figures, ticket);
+        }
+    }
+
+    fn time_out(&mut self, now: Instant) {
+        if now >= self.line_look {
+            self.line_look = now + LINE_LOOK;
+            self.worker.fail_overdue();
+            let here = self.batch.ends.len() - self.next;
+            self.worker.line.figures.waiting(here + self.worker.line.waiting());
+        }
+        while self.due.front().is_some_and(|(due, id)| *due <= now || !self.asked.contains_key(id)) {
+            let Some((_, id)) = self.due.pop_front() else { break };
+            if let Some((_, ticket)) = self.asked.remove(&id) {
+                self.worker.fail_late(ticket);
+            }
+        }
+    }
+
+    /// Writes what it has printed into the log, so many reads of it; whether there was something.
+    pub(crate) fn print(&mut self, times: usize) -> bool {
+        let ([out, err], lines) = (&mut self.printed, &mut self.lines);
+        let printed = out.read(&mut self.process.stdout, (&mut self.buffer, times), |line| {
+            lines.say(Level::Info, line);
+        });
+        let first_words = &mut self.first_words;
+        let complained = err.read(&mut self.process.stderr, (&mut self.buffer, times), |line| {
+            lines.say(Level::Warn, line);
+            if let Some(words) = first_words.as_mut().filter(|words| words.len() < FIRST_WORDS_MAX) {
+                words.push(line.to_owned());
+            }
+        });
+        printed || complained
+    }
+
+    /// The last of it, also without an end of line.
+    pub(crate) fn say_what_is_printed(&mut self) {
+        self.print(PRINT_READS);
+        let ([out, err], lines) = (&mut self.printed, &mut self.lines);
+        out.rest(|line| lines.say(Level::Info, line));
+        err.rest(|line| lines.say(Level::Warn, line));
+        lines.end_farewell();
+    }
+
+    /// Ends the process, and what it was asked by policy. The line is cut before anybody hears of that: what a client does next is
+    /// for the next process, where there is one to wait for, and so is what this one was not given.
+    pub fn over(&mut self, end: &End) {
+        let stops = matches!(end, End::Stop);
+        let waits = !stops && self.worker.waits_for_the_next();
+        if waits && self.ready {
+            // A frame that is not whole has told it nothing.
+            let first = if self.out.is_empty() { self.next } else { self.frame };
+            let asked = &mut self.asked;
+            let rest = self
+                .batch
+                .split_off(first, |id| asked.remove(&id).map(|(since, ticket)| Asked { id, ticket, since }));
+            self.worker.line.carry(rest);
+            for (_, (_, ticket)) in self.asked.drain() {
+                fail(&self.worker.line.figures, ticket);
+            }
+        } else if !waits {
+            let waiting = self.worker.line.cut(false);
+            for (_, (_, ticket)) in self.asked.drain() {
+                fail(&self.worker.line.figures, ticket);
+            }
+            let told = waiting.ends.len() - waiting.asked.len() + self.batch.ends.len() - self.next;
+            self.worker.fail_all(waiting);
+            self.worker.line.figures.dropped(self.batch.ends.len() - self.next);
+            if stops && told > 0 {
+                let name = self.worker.name();
+                self.worker.host.warn(format_args!("{name} is not told of {told} events at its end"));
+            }
+        }
+        if stops && self.ready {
+            self.farewell();
+        } else {
+            self.process.end(Duration::ZERO);
+        }
+        // Nothing becomes of it any more if something in it is wrong.
+        let _ = self.receive_all();
+        self.say_what_is_printed();
+    }
+}

@@ -1,0 +1,26 @@
+"""Answers with the number of its process, and says a long farewell: lines, a record of the log, a message, a file, an exception."""
+
+import logging
+import os
+import time
+
+from grapnel_exhook import MessageEvent, Modify, broker, on
+
+log = logging.getLogger("farewell")
+
+
+@on.message_publish
+def publish(event: MessageEvent) -> Modify:
+    return Modify(payload=str(os.getpid()))
+
+
+def close() -> None:
+    # Longer than a farewell that nobody waits for may take.
+    time.sleep(2.2)
+    for n in range(2000):
+        print("last line", n)
+    log.warning("all is closed")
+    broker.publish("farewell", str(os.getpid()))
+    with open(os.environ["FAREWELLS"], "a") as file:
+        file.write(f"{os.getpid()}\n")
+    raise RuntimeError("failed on purpose")

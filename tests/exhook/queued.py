@@ -1,0 +1,13 @@
+"""Is told of who comes, and lets every message go on."""
+
+from grapnel_exhook import ConnectedEvent, MessageEvent, on
+
+
+@on.client_connected
+def connected(event: ConnectedEvent) -> None:
+    pass
+
+
+@on.message_publish
+def publish(event: MessageEvent) -> None:
+    pass

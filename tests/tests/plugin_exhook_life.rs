@@ -1,0 +1,346 @@
+//! The life of exhook's workers on a live broker: what they say at their end arrives, calls under way are answered by those they were
+//! begun with, what comes while one is started anew waits, and a worker that is away takes nothing that was granted.
+
+#![allow(clippy::unwrap_used)]
+
+mod exhook_common;
+
+use std::collections::HashSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use exhook_common::{folder, load, load_refused};
+use grapnel_tests::broker::Builder;
+use grapnel_tests::wire::Ack;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// Settings of hooks in Python, with the environment that they may see.
+fn python(module: &str, more: &[&str]) -> Vec<String> {
+    let mut settings = vec![
+        "driver=python3".to_owned(),
+        format!("path={:?}", folder()),
+        format!("init_module={module}"),
+        "environment=[\"PYTHONPATH\", \"FAREWELLS\", \"MARK_FILE\", \"LASTING\", \"MOODY_SEEN\", \"MOODY_START_S\"]".to_owned(),
+    ];
+    settings.extend(more.iter().map(|setting| (*setting).to_owned()));
+    settings
+}
+
+/// A broker that does not wait for threads where it can do without.
+fn hasty() -> Builder {
+    exhook_common::broker().config("[limits]\nplugin_thread_join_ms = 50")
+}
+
+/// The processes of workers that have said that they are ready, in order.
+fn workers(broker: &Broker) -> Vec<u32> {
+    broker.process().lines(|line| {
+        let (_, rest) = line.split_once("/0 is ready: ")?;
+        let number = rest.split_once(" hooks, process ")?.1;
+        number.split(' ').next()?.parse().ok()
+    })
+}
+
+fn send(worker: u32, signal: Signal) {
+    kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
+}
+
+fn count(broker: &Broker, what: &str) -> usize {
+    broker.process().lines(|line| line.contains(what).then_some(())).len()
+}
+
+#[track_caller]
+fn await_lines(broker: &Broker, what: &str, count: usize) {
+    broker.process().wait_for_lines(what, count, PATIENCE, |line| line.contains(what).then_some(()));
+}
+
+/// The reason code of the next PUBACK.
+#[track_caller]
+fn puback(client: &mut Client) -> u8 {
+    client.receive_where("PUBACK", |packet| match packet {
+        Packet::Puback(Ack { code, .. }) => Some(*code),
+        _ => None,
+    })
+}
+
+/// How many events wait, or have waited, for an answer of the version that is loaded.
+fn deferrals(broker: &Broker) -> u64 {
+    let listed = broker.ctl_json(&["hooks", "list"]);
+    let rows = listed["rows"].as_array().unwrap().iter().filter(|row| row["plugin"] == "exhook");
+    rows.map(|row| row["deferrals"].as_u64().unwrap()).sum()
+}
+
+/// Asks again and again until it holds.
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+    }
+}
+
+/// One of the figures of the worker.
+fn figure(broker: &Broker, which: &str) -> i64 {
+    broker.ctl_json(&["exhook", "drivers", "stats"])[0][which].as_i64().unwrap()
+}
+
+/// All that a farewell says arrives: at a reload, at an unload and at a stop of the broker by a service manager, which tells the workers
+/// to end as well. Nothing is cut, nobody is started anew.
+fn farewells(settings: &[String], failed: &str, publishes: bool) {
+    let dir = tempfile::tempdir().unwrap();
+    let file = dir.path().join("farewells");
+    let mut broker = hasty().environment("FAREWELLS", file.to_str().unwrap()).start();
+    load(&broker, settings);
+    let mut reader = Client::hello(&broker, Version::V5, "reader");
+    reader.subscribe("farewell", 0);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("t", 0);
+    let mut process = || {
+        assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+        client.message().text()
+    };
+    let mut processes = vec![process()];
+    broker.ctl_ok(&["plugins", "reload", "exhook"]);
+    processes.push(process());
+    let said = broker.ctl_ok(&["plugins", "unload", "exhook"]);
+    assert!(said.contains("exhook brings what it has begun to its end, in at most "), "{said}");
+    let listed = broker.ctl_ok(&["plugins", "list"]);
+    assert!(
+        listed.contains("exhook: generation 2 brings what it has begun to its end, in at most"),
+        "{listed}"
+    );
+    load(&broker, settings);
+    processes.push(process());
+    if publishes {
+        let mut said: Vec<String> = (0..2).map(|_| reader.message().text()).collect();
+        said.sort_by_key(|process| processes.iter().position(|other| other == process));
+        assert_eq!(said, processes[..2]);
+    }
+    // As systemd does: all of the service, whatever their groups; the broker last, so that the others have been told by then.
+    let last = *workers(&broker).last().unwrap();
+    assert_eq!(last.to_string(), processes[2]);
+    for _ in 0..3 {
+        send(last, Signal::TERM);
+    }
+    broker.process().signal(Signal::TERM);
+    assert!(broker.wait().unwrap().success());
+
+    let log = broker.process().log();
+    assert_eq!(count(&broker, ": last line "), 6_000, "{log}");
+    assert_eq!(count(&broker, ": last line 1999"), 3);
+    assert_eq!((count(&broker, "farewell: all is closed"), count(&broker, failed)), (3, 3), "{log}");
+    let written = std::fs::read_to_string(&file).unwrap();
+    assert_eq!(written.lines().collect::<HashSet<_>>(), processes.iter().map(String::as_str).collect());
+    for bad in ["started anew", "killed", "left out", "has ended", "not ended"] {
+        assert!(!log.contains(bad), "{bad}: {log}");
+    }
+}
+
+#[test]
+fn a_farewell_in_python_arrives() {
+    farewells(&python("farewell", &[]), "close: RuntimeError: failed on purpose", true);
+}
+
+#[test]
+fn a_farewell_in_java_arrives() {
+    let path = format!("path={:?}", folder().join("java"));
+    let settings = ["driver=java", &path, "init_module=Farewell", "environment=[\"FAREWELLS\"]"];
+    let failed = "the farewell failed: java.lang.IllegalStateException: failed on purpose";
+    farewells(&settings.map(String::from), failed, false);
+}
+
+/// A worker is in a group of its own, so that a signal to the broker's is none for it; and one that does not end when it is told to is
+/// killed when the time for its farewell is over, which is said.
+#[test]
+fn a_worker_that_does_not_end_is_killed_in_its_time() {
+    let broker = hasty().start();
+    load(&broker, &python("mirror", &["farewell_timeout=300ms", "call_timeout=300ms"]));
+    let worker = workers(&broker)[0];
+    let stat = std::fs::read_to_string(format!("/proc/{worker}/stat")).unwrap();
+    let group = stat.rsplit_once(')').unwrap().1.split(' ').nth(3).unwrap().to_owned();
+    assert_eq!(group, worker.to_string());
+    send(worker, Signal::STOP);
+    broker.ctl_ok(&["plugins", "unload", "exhook"]);
+    await_lines(
+        &broker,
+        "python3/0 has not ended within 300 ms of its farewell (farewell_timeout) and is killed",
+        1,
+    );
+    assert_eq!(count(&broker, "started anew"), 0);
+}
+
+/// Three seconds of calls are under way, publishes and a login: a reload, or an unload, lets the old worker answer all of them, and
+/// meanwhile the new one answers what is new.
+fn under_way(lasting: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let mark = dir.path().join("mark");
+    std::fs::write(&mark, "old").unwrap();
+    let broker =
+        hasty().environment("MARK_FILE", mark.to_str().unwrap()).environment("LASTING", lasting).start();
+    load(&broker, &python("lasting", &["failed_action=deny", "call_timeout=8s"]));
+    let login = |name: &str| Connect::new(Version::V5, name).login(name, "p");
+    let mut reader = Client::connect(&broker, &login("reader"));
+    reader.subscribe("slow/#", 1);
+    let mut slow = Client::connect(&broker, &login("writer"));
+    for (next, then) in [("new", "reload"), ("newer", "unload")] {
+        let before = std::fs::read_to_string(&mark).unwrap();
+        std::fs::write(&mark, next).unwrap();
+        let asked = deferrals(&broker);
+        for n in 0..5 {
+            slow.send_publish(&Publish::new(&format!("slow/{n}"), "x").qos(1));
+        }
+        let mut entering = Client::dial(&broker, Version::V5);
+        entering.send(&login("slow").encode());
+        until("the worker is asked all of it", || deferrals(&broker) >= asked + 6);
+        broker.ctl_ok(&["plugins", then, "exhook"]);
+        if then == "reload" {
+            let listed = broker.ctl_ok(&["plugins", "list"]);
+            assert!(listed.contains("generation 1 brings what it has begun to its end"), "{listed}");
+            let mut other = Client::connect(&broker, &login("other"));
+            other.subscribe("t", 0);
+            assert_eq!(other.publish(&Publish::new("t", "x").qos(1)), 0);
+            assert_eq!(other.message().text(), "new", "while the old worker is still at it");
+        }
+        for _ in 0..5 {
+            assert_eq!(puback(&mut slow), 0, "{then}");
+            assert_eq!(reader.message().text(), before, "{then}");
+        }
+        let code = entering.receive_where("CONNACK", |packet| match packet {
+            Packet::Connack { code, .. } => Some(*code),
+            _ => None,
+        });
+        assert_eq!(code, 0, "{then}");
+        entering.disconnect();
+    }
+    until("the old workers end", || !broker.ctl_ok(&["plugins", "list"]).contains("to its end"));
+    let log = broker.process().log();
+    for bad in ["did not answer", "failed", "started anew", "killed"] {
+        assert!(!log.contains(bad), "{bad}: {log}");
+    }
+}
+
+#[test]
+fn calls_beside_each_other_are_answered_by_the_worker_they_were_begun_with() {
+    under_way("beside");
+}
+
+#[test]
+fn calls_one_after_the_other_are_answered_by_the_worker_they_were_begun_with() {
+    under_way("in turn");
+}
+
+/// A broker with `moody` hooks, whose second process takes a second to start, and a client.
+fn moody(more: &[&str], dir: &Path) -> (Broker, Client) {
+    let seen = dir.join("seen");
+    let broker = hasty().environment("MOODY_SEEN", seen.to_str().unwrap()).start();
+    load(&broker, &python("moody", &[&["failed_action=deny"], more].concat()));
+    let client = Client::hello(&broker, Version::V5, "c");
+    (broker, client)
+}
+
+/// What comes while a worker is started anew waits for it, and what comes after it has said that it is ready is answered by it.
+#[test]
+fn what_comes_while_a_worker_is_started_anew_waits() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, mut client) = moody(&["call_timeout=15s"], dir.path());
+    client.subscribe("t", 0);
+    assert_eq!(
+        client.publish(&Publish::new("end", "x").qos(1)),
+        0x83,
+        "its process has ended in the middle of it"
+    );
+    assert_eq!(client.publish(&Publish::new("t", "waits").qos(1)), 0);
+    assert_eq!(workers(&broker).len(), 2, "it has waited for the second process");
+    assert_eq!(client.message().text(), "waits marked");
+    // A login of somebody new waits likewise.
+    assert_eq!(client.publish(&Publish::new("end", "x").qos(1)), 0x83);
+    let mut other = Client::hello(&broker, Version::V5, "other");
+    other.subscribe("t", 0);
+    assert_eq!(figure(&broker, "failed"), 2);
+}
+
+/// With `while_down = "policy"` it ends by the policy at once, and what comes after the worker has said that it is ready does not.
+#[test]
+fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
+    let dir = tempfile::tempdir().unwrap();
+    let (broker, mut client) = moody(&["call_timeout=15s", "while_down=policy"], dir.path());
+    assert_eq!(client.publish(&Publish::new("end", "x").qos(1)), 0x83);
+    // Of client.authorize, which is asked first.
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x87);
+    assert_eq!(workers(&broker).len(), 1, "at once");
+    await_lines(&broker, "/0 is ready", 2);
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10);
+    let said = broker.ctl_refused(&["plugins", "configure", "exhook", "--set", "while_down=sometimes"]);
+    assert!(said.contains("while_down: this word is not known; it must be one of wait, policy"), "{said}");
+}
+
+/// With `auto_reconnect = false` a worker that has ended stays away: what is asked ends by its policy, and what was granted stays, also
+/// when it is asked about again; the same where a worker does not answer.
+#[test]
+fn a_worker_that_is_away_takes_nothing_that_was_granted() {
+    let dir = tempfile::tempdir().unwrap();
+    for (topic, more) in [
+        ("end", ["auto_reconnect=false", "call_timeout=15s"]),
+        ("stop", ["auto_reconnect=false", "call_timeout=300ms"]),
+    ] {
+        let (broker, mut client) = moody(&more, dir.path());
+        client.subscribe("t", 0);
+        assert_eq!(client.publish(&Publish::new(topic, "x").qos(1)), 0x83);
+        await_lines(&broker, "it stays away, as auto_reconnect is off", usize::from(topic == "end"));
+        broker.ctl_ok(&["authz", "invalidate"]);
+        // What is asked now is denied, when it has been asked about what is there.
+        assert_eq!(client.subscribe_all(&Subscribe::to("u", 0)), [0x87]);
+        assert_eq!(broker.ctl_json(&["clients", "show", "c"])["subscriptions"], 1);
+        assert_eq!(workers(&broker).len(), 1);
+        let trips = broker.ctl_ok(&["plugins", "list"]);
+        assert!(!trips.contains("tripped"), "{trips}");
+        await_lines(&broker, "it stays away, as auto_reconnect is off", 1);
+    }
+}
+
+/// A worker that does not get ready in `start_timeout` is killed, and the load refused.
+#[test]
+fn a_worker_that_does_not_get_ready_is_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let seen = dir.path().join("seen");
+    std::fs::write(&seen, "").unwrap();
+    let broker = hasty()
+        .environment("MOODY_SEEN", seen.to_str().unwrap())
+        .environment("MOODY_START_S", "3600")
+        .start();
+    let begun = Instant::now();
+    let said = load_refused(&broker, &python("moody", &["start_timeout=700ms"]));
+    assert!(said.contains("was not ready in time"), "{said}");
+    assert!(begun.elapsed() >= Duration::from_millis(700));
+    assert!(!broker.ctl_ok(&["plugins", "list"]).contains("exhook "), "nothing of it is loaded");
+}
+
+/// Beyond `queue_max` calls or `queue_bytes_max` bytes that wait for a worker, a question ends by its policy at once, and what only tells
+/// is dropped, both counted; what waits is answered when the worker goes on.
+#[test]
+fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
+    for limit in ["queue_max=3", "queue_bytes_max=500000"] {
+        let broker = hasty().config("packet_bytes_max = 1000000").start();
+        load(&broker, &python("queued", &["failed_action=deny", "call_timeout=60s", limit]));
+        let worker = workers(&broker)[0];
+        let mut clients: Vec<Client> =
+            (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
+        until("they are told of", || figure(&broker, "queue") == 0);
+        send(worker, Signal::STOP);
+        // The socket takes one of them in part; the others wait, or find no room.
+        for client in &mut clients {
+            client.send_publish(&Publish::new("t", "x".repeat(300_000)).qos(1));
+        }
+        until("the queue is full", || figure(&broker, "failed") > 0);
+        let mut late = Client::hello(&broker, Version::V5, "late");
+        assert_eq!(late.publish(&Publish::new("t", "x").qos(1)), 0x83, "{limit}: at once");
+        assert_eq!(figure(&broker, "dropped"), 1, "{limit}: nobody is told of whom came late");
+        send(worker, Signal::CONT);
+        let codes: Vec<u8> = clients.iter_mut().map(puback).collect();
+        assert!(codes.iter().all(|code| [0x83, 0x10].contains(code)), "{limit}: {codes:?}");
+        let refused = codes.iter().filter(|code| **code == 0x83).count();
+        assert!((1..8).contains(&refused), "{limit}: {codes:?}");
+        assert_eq!(figure(&broker, "failed"), refused as i64 + 1, "{limit}");
+        assert_eq!(late.publish(&Publish::new("t", "x").qos(1)), 0x10, "{limit}: there is room again");
+    }
+}
