@@ -16,7 +16,7 @@ def publish(event: MessageEvent) -> Modify:
 
 def close() -> None:
     # Longer than a farewell that nobody waits for may take.
-    time.sleep(2.2)
+    time.sleep(float(os.environ.get("FAREWELL_S", "2.2")))
     for n in range(2000):
         print("last line", n)
     log.warning("all is closed")

@@ -21,7 +21,7 @@ fn python(module: &str, more: &[&str]) -> Vec<String> {
         "driver=python3".to_owned(),
         format!("path={:?}", folder()),
         format!("init_module={module}"),
-        "environment=[\"PYTHONPATH\", \"FAREWELLS\", \"MARK_FILE\", \"LASTING\", \"MOODY_SEEN\", \"MOODY_START_S\"]".to_owned(),
+        "environment=[\"PYTHONPATH\", \"FAREWELLS\", \"FAREWELL_S\", \"MARK_FILE\", \"LASTING\", \"MOODY_SEEN\", \"MOODY_START_S\"]".to_owned(),
     ];
     settings.extend(more.iter().map(|setting| (*setting).to_owned()));
     settings
@@ -149,6 +149,23 @@ fn a_farewell_in_java_arrives() {
     farewells(&settings.map(String::from), failed, false);
 }
 
+/// Whoever asks a second time does not wait for farewells.
+#[test]
+fn a_second_signal_ends_the_wait_for_farewells() {
+    let mut broker = hasty().environment("FAREWELL_S", "3600").start();
+    load(&broker, &python("farewell", &["farewell_timeout=10m"]));
+    broker.process().signal(Signal::TERM);
+    await_lines(&broker, "stops: signal 15", 1);
+    let begun = Instant::now();
+    // The first may still be on its way through what comes before.
+    while broker.process().log().matches("asked again to stop").count() == 0 {
+        assert!(begun.elapsed() < PATIENCE, "{}", broker.process().log());
+        broker.process().signal(Signal::TERM);
+        std::thread::park_timeout(Duration::from_millis(50));
+    }
+    assert!(broker.wait().unwrap().success());
+}
+
 /// A worker is in a group of its own, so that a signal to the broker's is none for it; and one that does not end when it is told to is
 /// killed when the time for its farewell is over, which is said.
 #[test]
@@ -259,6 +276,27 @@ fn what_comes_while_a_worker_is_started_anew_waits() {
     assert_eq!(figure(&broker, "failed"), 2);
 }
 
+/// What a worker has not been given when it ends is for the next one, which is told of the clients first.
+#[test]
+fn what_a_worker_was_not_given_waits_for_the_next() {
+    let broker = hasty().config("packet_bytes_max = 1000000").start();
+    load(&broker, &python("queued", &["failed_action=deny", "call_timeout=15s"]));
+    let mut clients: Vec<Client> =
+        (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
+    let asked = deferrals(&broker);
+    send(workers(&broker)[0], Signal::STOP);
+    // No socket takes the first of them as a whole.
+    for client in &mut clients {
+        client.send_publish(&Publish::new("t", "x".repeat(400_000)).qos(1));
+    }
+    until("all of them wait", || deferrals(&broker) == asked + 8);
+    send(workers(&broker)[0], Signal::KILL);
+    for client in &mut clients {
+        assert_eq!(puback(client), 0x10);
+    }
+    assert_eq!((workers(&broker).len(), figure(&broker, "failed")), (2, 0));
+}
+
 /// With `while_down = "policy"` it ends by the policy at once, and what comes after the worker has said that it is ready does not.
 #[test]
 fn what_comes_while_a_worker_is_started_anew_may_end_by_its_policy() {
@@ -327,9 +365,13 @@ fn a_full_queue_ends_what_is_asked_by_policy_and_drops_what_is_told() {
             (0..8).map(|n| Client::hello(&broker, Version::V5, &format!("c{n}"))).collect();
         until("they are told of", || figure(&broker, "queue") == 0);
         send(worker, Signal::STOP);
-        // The socket takes one of them in part; the others wait, or find no room.
-        for client in &mut clients {
-            client.send_publish(&Publish::new("t", "x".repeat(300_000)).qos(1));
+        // The socket takes the first of them in part; the others wait, or find no room.
+        let large = Publish::new("t", "x".repeat(400_000)).qos(1);
+        let calls = figure(&broker, "calls");
+        clients[0].send_publish(&large);
+        until("the worker is given the first", || figure(&broker, "calls") > calls);
+        for client in &mut clients[1..] {
+            client.send_publish(&large);
         }
         until("the queue is full", || figure(&broker, "failed") > 0);
         let mut late = Client::hello(&broker, Version::V5, "late");

@@ -79,7 +79,7 @@ impl Broker {
     }
 
     fn drain(self) -> End {
-        self.shards.drain(15, PATIENCE, || {})
+        self.shards.drain(15, PATIENCE, Duration::ZERO, || {})
     }
 }
 

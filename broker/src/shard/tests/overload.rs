@@ -1,6 +1,8 @@
 //! What happens when something runs out: room in a socket, memory for packets, descriptors, a shard itself.
 
 use std::io::{Read, Write};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use grapnel_engine::id::ShardId;
@@ -214,9 +216,29 @@ fn a_drain_does_not_wait_longer_than_it_may_for_a_client_that_does_not_read() {
     let broker = Broker::with(2, |_, shell| shell.linger_ms = 600_000);
     let _deaf = broker.connect("deaf");
     let began = Instant::now();
-    assert_eq!(broker.shards.drain(15, Duration::from_millis(300), || {}), End::Asked(15));
+    assert_eq!(broker.shards.drain(15, Duration::from_millis(300), Duration::ZERO, || {}), End::Asked(15));
     let took = began.elapsed();
     assert!(took >= Duration::from_millis(300) && took < PATIENCE, "{took:?}");
+}
+
+/// What is done at last may take as long as it has said, beyond the time of the clients.
+#[test]
+fn a_drain_waits_for_what_is_done_at_last_as_long_as_that_may_take() {
+    for (patience, waits) in [(Duration::ZERO, false), (PATIENCE, true)] {
+        let broker = Broker::with(1, |_, _| {});
+        let done = Arc::new(AtomicBool::new(false));
+        let last = Arc::clone(&done);
+        let work = move || {
+            // Longer than the least that there is for it.
+            let until = Instant::now() + Duration::from_millis(1_500);
+            while Instant::now() < until {
+                std::thread::park_timeout(Duration::from_millis(100));
+            }
+            last.store(true, Ordering::Relaxed);
+        };
+        let end = broker.shards.drain(15, Duration::from_millis(100), patience, work);
+        assert_eq!((end, done.load(Ordering::Relaxed)), (End::Asked(15), waits), "{patience:?}");
+    }
 }
 
 #[test]
