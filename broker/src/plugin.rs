@@ -8,6 +8,7 @@ mod attendant;
 mod change;
 pub mod check;
 mod commands;
+mod copies;
 mod elf;
 mod error;
 mod everywhere;
@@ -47,6 +48,7 @@ use serde_json::Value;
 
 use active::{Active, Defaults, Wanted, compile, seats};
 use attendant::Attendant;
+use copies::Copies;
 pub use error::LoadError;
 use handover::Handover;
 use manifest::Opened;
@@ -92,8 +94,6 @@ pub struct PluginManager {
     workshop: Arc<Mutex<Workshop>>,
     view: Arc<RwLock<View>>,
     _attendant: Attendant,
-    /// Removed with the manager; the copies in it are gone long before.
-    _copies: tempfile::TempDir,
 }
 
 impl std::fmt::Debug for PluginManager {
@@ -108,10 +108,9 @@ impl PluginManager {
     /// # Errors
     /// Where the folder for private copies cannot be made.
     pub fn new(settings: Settings) -> io::Result<PluginManager> {
-        let mut builder = tempfile::Builder::new();
         let copies = match &settings.copies_dir {
-            Some(dir) => builder.prefix("grapnel-plugins-").tempdir_in(dir)?,
-            None => builder.prefix("grapnel-plugins-").tempdir()?,
+            Some(dir) => Copies::make(dir)?,
+            None => Copies::make(&std::env::temp_dir())?,
         };
         services::attach(&settings);
         let defaults = Defaults { deadline_ms: settings.defer_deadline_ms };
@@ -119,7 +118,7 @@ impl PluginManager {
             settings.shards.clone(),
             settings.answer_timeout,
             defaults,
-            copies.path().to_owned(),
+            copies,
             settings.state_bytes_max,
         );
         let mut workshop = workshop;
@@ -132,7 +131,7 @@ impl PluginManager {
         let attendant = Attendant::start(Arc::clone(&workshop), Arc::clone(&view))?;
         services::attend(attendant.errands());
         let record = settings.record.clone().map(Record::at);
-        Ok(PluginManager { settings, record, workshop, view, _attendant: attendant, _copies: copies })
+        Ok(PluginManager { settings, record, workshop, view, _attendant: attendant })
     }
 
     /// Loads a plugin on every shard, or on none.

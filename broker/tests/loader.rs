@@ -71,6 +71,10 @@ fn nothing_is_left_of_private_copies() {
     broker.load("not-a-plugin", json!({})).unwrap_err();
     let copies = std::fs::read_dir(broker.dir.path()).unwrap().next().unwrap().unwrap().path();
     assert_eq!(std::fs::read_dir(copies).unwrap().count(), 0);
+    let Fixture { manager, shards, dir } = broker;
+    manager.shutdown();
+    drop((manager, shards));
+    assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the folder itself");
 }
 
 /// Every refusal in one test: nothing of it may show in the chains, in the list or in what is remembered.

@@ -3,6 +3,7 @@
 //! the plugin.
 
 use std::io::{self, Read, Write};
+use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
@@ -13,6 +14,7 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use super::copies::Copies;
 use super::error::LoadError;
 use super::library;
 use super::manifest::check_config;
@@ -78,7 +80,9 @@ pub fn check(
     config: Option<&Value>,
     timeout: Duration,
 ) -> io::Result<Checked> {
-    let dir = tempfile::Builder::new().prefix("grapnel-check-").tempdir()?;
+    // Nobody else's, as the copy in it is not.
+    let own = std::fs::Permissions::from_mode(0o700);
+    let dir = tempfile::Builder::new().prefix("grapnel-check-").permissions(own).tempdir()?;
     // The program itself, also where its file has been replaced meanwhile.
     let mut child = Command::new("/proc/self/exe")
         .args([CHILD.as_ref(), dir.path().as_os_str()])
@@ -200,7 +204,8 @@ struct Examination<'a> {
 impl Examination<'_> {
     fn run(&mut self, question: &Question) -> Result<(), Failure> {
         self.write(Some("opening it"))?;
-        let library = library::open(&question.file, self.dir).map_err(|refused| refused.error)?;
+        let copies = Copies::make(self.dir)?;
+        let library = library::open(&question.file, &copies).map_err(|refused| refused.error)?;
         self.checked.mapped_bytes = library.bytes;
         self.write(Some("reading its manifest"))?;
         let about = library.about(&question.file.display().to_string())?;

@@ -2,7 +2,6 @@
 //! the plugin's author runs. What has been mapped and checked stays mapped: abi_stable keeps layouts of it in a process-wide
 //! map, and threads or thread-local destructors of the plugin may still be inside.
 
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
@@ -14,6 +13,7 @@ use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
+use super::copies::{Copies, Copy};
 use super::elf;
 use super::error::LoadError;
 use super::known::{Content, Known};
@@ -45,14 +45,14 @@ impl From<LoadError> for Refused {
     }
 }
 
-/// Maps a plugin's file. `copies` is a folder of our own for the private copy, which is gone again when this returns.
-pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
+/// Maps a plugin's file. `copies` is where its private copy is made, which is gone again when this returns.
+pub(super) fn open(file: &Path, copies: &Copies) -> Result<Library, Refused> {
     let (copy, image, content) = private_copy(file, copies)?;
     // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
     // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
     // it exports no plugin, before any other thread could know of it.
     let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
-        .map_err(|error| linker(file, copy.path(), &error))?;
+        .map_err(|error| linker(file, &copy.path(), &error))?;
     drop(copy);
     let header = header_of(&library);
     let c_entry = c_entry_of(&library);
@@ -77,10 +77,7 @@ pub(super) fn open(file: &Path, copies: &Path) -> Result<Library, Refused> {
 
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
 /// mapped already, and overwriting a mapped file ends the process.
-fn private_copy(
-    file: &Path,
-    copies: &Path,
-) -> Result<(tempfile::NamedTempFile, elf::Image, Content), LoadError> {
+fn private_copy<'a>(file: &Path, copies: &'a Copies) -> Result<(Copy<'a>, elf::Image, Content), LoadError> {
     let failed = |what: &'static str| {
         let file: PathBuf = file.to_owned();
         move |source| LoadError::File { file, what, source }
@@ -93,12 +90,7 @@ fn private_copy(
     let bytes = std::fs::read(file).map_err(failed("cannot read it"))?;
     let image = elf::check(file, &bytes, page_bytes())?;
     let mapped = &bytes[..image.loaded_file_bytes];
-    let mut copy = tempfile::Builder::new()
-        .prefix("plugin-")
-        .suffix(".so")
-        .tempfile_in(copies)
-        .map_err(failed("cannot make a private copy of it"))?;
-    copy.write_all(mapped).map_err(failed("cannot write a private copy of it"))?;
+    let copy = copies.add(mapped).map_err(failed("cannot write a private copy of it"))?;
     let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
     Ok((copy, image, content))
 }
@@ -282,9 +274,10 @@ mod grown {
     fn opened(name: &str) -> Library {
         let test = std::env::current_exe().expect("the kernel knows our path");
         let built = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
-        let copies = tempfile::tempdir().expect("a place for temporary files");
+        let parent = tempfile::tempdir().expect("a place for temporary files");
+        let copies = Copies::make(parent.path()).expect("a folder for copies");
         let file = built.join(format!("libgrapnel_{name}.so"));
-        open(&file, copies.path()).map_err(|refused| refused.error.to_string()).expect(name)
+        open(&file, &copies).map_err(|refused| refused.error.to_string()).expect(name)
     }
 
     #[test]

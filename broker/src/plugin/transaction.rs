@@ -11,6 +11,7 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
+use super::copies::Copies;
 use super::error::LoadError;
 use super::everywhere;
 use super::gone::Gone;
@@ -37,7 +38,8 @@ pub(super) struct Workshop {
     pub shards: Vec<ShardHandle>,
     pub answer_timeout: Duration,
     pub defaults: Defaults,
-    pub copies: PathBuf,
+    /// Goes with the workshop; the copies in it are gone long before.
+    pub copies: Copies,
     /// Bytes of state that one instance may hand over.
     pub state_bytes_max: usize,
     pub table_generation: u64,
@@ -64,7 +66,7 @@ impl Workshop {
         shards: Vec<ShardHandle>,
         answer_timeout: Duration,
         defaults: Defaults,
-        copies: PathBuf,
+        copies: Copies,
         state_bytes_max: usize,
     ) -> Workshop {
         Workshop {
