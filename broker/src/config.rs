@@ -129,10 +129,16 @@ pub struct ControlConfig {
     pub http_bind: Option<SocketAddr>,
     /// Connections at a time, per listening socket.
     pub connections_max: usize,
+    /// Those of them that traces and changes of plugins leave to others.
+    pub connections_free_min: usize,
     /// Largest request body, bytes.
     pub request_bytes_max: usize,
     /// How long a shard may take to answer.
     pub answer_timeout: Duration,
+    /// How long the head of a request may take to arrive, and its body, and a connection may be idle.
+    pub request_timeout: Duration,
+    /// How long the other end may take too little of an answer.
+    pub stall_timeout: Duration,
     /// Clients traced at a time.
     pub traces_max: usize,
 }
@@ -143,8 +149,11 @@ impl Default for ControlConfig {
             socket: PathBuf::new(),
             http_bind: None,
             connections_max: 64,
+            connections_free_min: 8,
             request_bytes_max: 1 << 20,
             answer_timeout: Duration::from_secs(2),
+            request_timeout: Duration::from_secs(30),
+            stall_timeout: Duration::from_secs(10),
             traces_max: 16,
         }
     }

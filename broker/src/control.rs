@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 use crate::config::Config;
+use crate::lock::patiently;
 use crate::plugin::PluginManager;
 use crate::shard::handle::ShardHandle;
 
@@ -19,6 +20,7 @@ mod authz;
 mod clients;
 mod gather;
 mod links;
+mod place;
 mod plugins;
 mod prometheus;
 mod server;
@@ -97,15 +99,20 @@ pub struct ControlServer {
 /// [`ControlError`]: the socket of a living broker, an address in use, no resources.
 pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
     let control = &context.config.control;
-    let (unix, socket) = socket::listen(&control.socket)?;
-    let http = control.http_bind.map(bind_http).transpose()?;
+    let patience = Duration::from_millis(context.config.shell_limits.start_retry_ms);
+    let (unix, socket) = socket::listen(&control.socket, patience)?;
+    let http = control.http_bind.map(|address| bind_http(address, patience)).transpose()?;
     let http_address = http.as_ref().map(TcpListener::local_addr).transpose()?;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .max_blocking_threads(BLOCKING_THREADS_MAX)
         .build()?;
     let (stop, stopping) = watch::channel(false);
-    let connections_max = control.connections_max;
+    let bounds = server::Bounds {
+        connections_max: control.connections_max,
+        request: control.request_timeout,
+        stall: control.stall_timeout,
+    };
     let api = api::Api {
         shards: gather::Shards { handles: context.shards, timeout: control.answer_timeout },
         plugins: context.plugins,
@@ -114,13 +121,14 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
         info: Arc::new(context.info),
         http_address,
         traces: trace::Traces::default(),
+        long: Arc::new(Semaphore::new(api::long_requests_max(control))),
         stopping: stopping.clone(),
     };
     let serve = async move {
         let router = api::router(api);
         let on_unix = async {
             match tokio::net::UnixListener::from_std(unix) {
-                Ok(unix) => server::serve(unix, router.clone(), connections_max, stopping.clone()).await,
+                Ok(unix) => server::serve(unix, router.clone(), bounds, stopping.clone()).await,
                 Err(error) => tracing::error!("the control socket cannot be served: {error}"),
             }
         };
@@ -128,7 +136,7 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
             let Some(http) = http else { return };
             let router = router.clone().layer(axum::middleware::from_fn(api::refuse_browsers));
             match tokio::net::TcpListener::from_std(http) {
-                Ok(http) => server::serve(http, router, connections_max, stopping.clone()).await,
+                Ok(http) => server::serve(http, router, bounds, stopping.clone()).await,
                 Err(error) => tracing::error!("control.http_bind cannot be served: {error}"),
             }
         };
@@ -152,13 +160,14 @@ pub fn start(context: ControlContext) -> Result<ControlServer, ControlError> {
     Ok(ControlServer { stop, thread: Some(thread), http_address, _socket: socket })
 }
 
-fn bind_http(address: SocketAddr) -> Result<TcpListener, ControlError> {
+fn bind_http(address: SocketAddr, patience: Duration) -> Result<TcpListener, ControlError> {
+    let in_use = |error: &std::io::Error| error.kind() == std::io::ErrorKind::AddrInUse;
     let bind = || {
         let listener = TcpListener::bind(address)?;
         listener.set_nonblocking(true)?;
         Ok(listener)
     };
-    bind().map_err(|error| ControlError::Http { address, error })
+    patiently(patience, in_use, bind).map_err(|error| ControlError::Http { address, error })
 }
 
 impl ControlServer {

@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod ctl;
 pub mod fatal;
+mod lock;
 pub mod log;
 pub mod net;
 pub mod plugin;

@@ -65,14 +65,17 @@ pub enum PreflightError {
     },
     /// Too few descriptors.
     #[error(
-        "this process may open {have} files and needs {need} before the first client; raise it with `ulimit -n`, \
-         LimitNOFILE= in a systemd unit, or --ulimit nofile= for a container"
+        "this process may open {have} files and needs {need} before the first client, of which {free} stay free for whoever \
+         operates it (limits.descriptors_free_min); raise it with `ulimit -n`, LimitNOFILE= in a systemd unit, or --ulimit \
+         nofile= for a container"
     )]
     OpenFiles {
         /// The hard limit.
         have: u64,
-        /// What the shards need.
+        /// What the shards need, and what stays free.
         need: u64,
+        /// What stays free.
+        free: u64,
     },
 }
 
@@ -83,13 +86,13 @@ pub struct Granted {
     pub open_files: u64,
 }
 
-/// Checks the machine for so many shards, and raises the soft limits of locked memory and open files to the hard ones.
+/// Checks the machine for so many shards and so many descriptors that clients leave free, and raises the soft limits of locked memory and open files to the hard ones.
 ///
 /// # Errors
 /// The first thing that is missing, with its remedy; the process exits with [`EXIT_CODE`].
-pub fn check(shards: usize) -> Result<Granted, PreflightError> {
+pub fn check(shards: usize, descriptors_free: u64) -> Result<Granted, PreflightError> {
     let open_files = raise(Resource::Nofile);
-    judge_files(open_files, shards)?;
+    judge_files(open_files, shards, descriptors_free)?;
     judge_memlock(raise(Resource::Memlock))?;
     let numbers: Vec<u8> = OPERATIONS.iter().map(|&(number, _)| number).collect();
     judge_ring(probe_ring(&numbers), ring_switch())?;
@@ -158,10 +161,10 @@ fn judge_memlock(hard: u64) -> Result<(), PreflightError> {
     Ok(())
 }
 
-fn judge_files(hard: u64, shards: usize) -> Result<(), PreflightError> {
-    let need = 64 + FILES_PER_SHARD_MIN * shards as u64;
+fn judge_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError> {
+    let need = 64 + FILES_PER_SHARD_MIN * shards as u64 + free;
     if hard < need {
-        return Err(PreflightError::OpenFiles { have: hard, need });
+        return Err(PreflightError::OpenFiles { have: hard, need, free });
     }
     Ok(())
 }
@@ -188,7 +191,7 @@ mod tests {
 
     #[test]
     fn this_machine_passes_and_gets_its_hard_limit_of_files() {
-        let granted = check(2).expect("the machine of the tests has io_uring");
+        let granted = check(2, 192).expect("the machine of the tests has io_uring");
         assert_eq!(getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX), granted.open_files);
     }
 
@@ -216,8 +219,13 @@ mod tests {
     fn little_memory_or_few_files_are_refused_with_both_numbers() {
         let memory = judge_memlock(65536).expect_err("the default of old systems");
         assert!(memory.to_string().contains("may lock 65536 bytes of memory and needs 524288"), "{memory}");
-        let files = judge_files(256, 64).expect_err("64 shards have 192 rings");
+        let files = judge_files(256, 64, 0).expect_err("64 shards have 192 rings");
         assert!(files.to_string().contains("may open 256 files and needs 1088"), "{files}");
-        assert_eq!(judge_files(1024, 8), Ok(()));
+        assert_eq!(judge_files(1088, 64, 0), Ok(()));
+        let files = judge_files(1088, 64, 1).expect_err("one is to stay free");
+        assert!(
+            files.to_string().contains("needs 1089 before the first client, of which 1 stay free"),
+            "{files}"
+        );
     }
 }

@@ -15,12 +15,13 @@ use crate::announce::Announcer;
 use crate::config::{CliOverrides, Config, ConfigErrors, Environment, NoMatch};
 use crate::control::{self, BrokerInfo, ControlContext, CountAllocations, wire};
 use crate::fatal;
+use crate::lock;
 use crate::log;
-use crate::net::{self, Bound, Listen};
+use crate::net::{self, Bound, Listen, ListenError};
 use crate::plugin::{self, PluginManager, Settings};
 use crate::preflight;
 use crate::shard::pulse::Clock;
-use crate::shard::supervise::{End, Shards};
+use crate::shard::supervise::{End, Shards, Signals};
 
 /// An MQTT broker that people extend with hooks
 #[derive(Debug, Parser)]
@@ -89,15 +90,20 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     fatal::install().map_err(|error| {
         Refusal::new(EXIT_CODE_REFUSED, format!("the system takes no handler of fatal signals: {error}"))
     })?;
+    let signals = Signals::take().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let config = Arc::new(config);
-    preflight::check(config.shards).map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
+    preflight::check(config.shards, config.shell_limits.descriptors_free_min)
+        .map_err(|error| Refusal::new(preflight::EXIT_CODE, error))?;
+    // Before anything of it is read, and until the process ends.
+    let _state = lock::lock_state(&config.state_dir, start_retry(&config))
+        .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     let bound = bind_all(&config)?;
     let limits = Arc::new(config.shell_limits.clone());
     let clock = Clock::start();
     let name = plugin::name_of;
     let shards = Shards::start(setups(&config)?, &limits, clock, Box::new(name))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
-    shards.handle_signals().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
+    shards.handle_signals(signals).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
     let plugins = start_plugins(&config, &shards)?;
     let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
@@ -173,9 +179,17 @@ fn bind_all(config: &Config) -> Result<Vec<Bound>, Refusal> {
         let info =
             ListenerInfo { name: listener.name.as_str().into(), allow_anonymous: listener.allow_anonymous };
         let listen = Listen { bind: listener.bind, info: Arc::new(info) };
-        net::bind(&listen, config.shards, config.shell_limits.listen_backlog_max)
+        let in_use = |error: &ListenError| error.is_in_use();
+        lock::patiently(start_retry(config), in_use, || {
+            net::bind(&listen, config.shards, config.shell_limits.listen_backlog_max)
+        })
     });
     listeners.collect::<Result<_, _>>().map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))
+}
+
+/// How long what a process that has just died may still hold is tried again.
+fn start_retry(config: &Config) -> Duration {
+    Duration::from_millis(config.shell_limits.start_retry_ms)
 }
 
 fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {

@@ -1,9 +1,6 @@
 //! Every key of the configuration, once: its name, what it takes, why its default is what it is, and how it is set. The
 //! readers, the suggestions for unknown keys and the printed configuration all come from this list.
 
-use std::net::SocketAddr;
-use std::time::Duration;
-
 use grapnel_engine::id::SHARDS_MAX;
 use grapnel_engine::limits::{Choices, LimitError, Limits, QueueFull, SessionOwner, Setting};
 use grapnel_engine::packet::QoS;
@@ -12,6 +9,11 @@ use crate::shard::limits::ShellLimits;
 
 use super::value::Value;
 use super::{Config, ListenerDraft, LogLevel, NoMatch, PluginConfig};
+
+mod control;
+
+pub use control::SOCKET_PATH_BYTES_MAX;
+use control::control_keys;
 
 /// A key of `T`: the whole configuration, one listener or one plugin.
 pub(super) struct Key<T> {
@@ -322,95 +324,6 @@ fn limit_key(
             set(config, setting.name, number as u64).map_err(|error| error.to_string())
         },
     )
-}
-
-fn control_keys() -> Vec<Key<Config>> {
-    let defaults = super::ControlConfig::default();
-    vec![
-        Key::new(
-            "control.socket",
-            "a path of at most 107 bytes",
-            "/run/grapnel.sock for root, else $XDG_RUNTIME_DIR/grapnel.sock, else /tmp/grapnel-UID.sock; grapnel-ctl looks there too",
-            Printed::Example("\"/run/grapnel.sock\"".to_owned()),
-            |config: &mut Config, value| {
-                let path = value.path()?;
-                if path.as_os_str().len() > SOCKET_PATH_BYTES_MAX {
-                    return Err(format!(
-                        "must be at most {SOCKET_PATH_BYTES_MAX} bytes long, which is all a Unix socket can have, not {}",
-                        path.display()
-                    ));
-                }
-                config.control.socket = path;
-                Ok(())
-            },
-        ),
-        Key::new(
-            "control.http_bind",
-            "\"\" for none, or a loopback address and port",
-            "whoever reaches the API controls the broker, so a TCP port for it is opened only on request and only on loopback",
-            Printed::Default("\"\"".to_owned()),
-            |config: &mut Config, value| {
-                config.control.http_bind = match value.text() {
-                    Ok("") => None,
-                    _ => Some(loopback(value.address()?)?),
-                };
-                Ok(())
-            },
-        ),
-        Key::new(
-            "control.connections_max",
-            "1 to 1024",
-            "connections to the API at a time; a handful of terminals and a metrics collector",
-            Printed::Default(defaults.connections_max.to_string()),
-            |config: &mut Config, value| {
-                config.control.connections_max = value.number(1, 1024)? as usize;
-                Ok(())
-            },
-        ),
-        Key::new(
-            "control.request_bytes_max",
-            "1024 to 16777216",
-            "largest request of the API; a plugin's configuration is what needs room",
-            Printed::Default(defaults.request_bytes_max.to_string()),
-            |config: &mut Config, value| {
-                config.control.request_bytes_max = value.number(1024, 16 << 20)? as usize;
-                Ok(())
-            },
-        ),
-        Key::new(
-            "control.answer_timeout_ms",
-            "10 to 60000",
-            "how long the API waits for a shard before it answers without it, and names it",
-            Printed::Default(defaults.answer_timeout.as_millis().to_string()),
-            |config: &mut Config, value| {
-                config.control.answer_timeout = Duration::from_millis(value.number(10, 60_000)? as u64);
-                Ok(())
-            },
-        ),
-        Key::new(
-            "control.traces_max",
-            "1 to 64",
-            "clients traced at a time; each remembers up to limits.trace_lines_max packets on its shard",
-            Printed::Default(defaults.traces_max.to_string()),
-            |config: &mut Config, value| {
-                config.control.traces_max = value.number(1, 64)? as usize;
-                Ok(())
-            },
-        ),
-    ]
-}
-
-/// What fits into the `sun_path` of a Unix socket address, without the closing zero.
-pub const SOCKET_PATH_BYTES_MAX: usize = 107;
-
-fn loopback(address: SocketAddr) -> Result<SocketAddr, String> {
-    if address.ip().is_loopback() {
-        return Ok(address);
-    }
-    Err(format!(
-        "must be a loopback address such as \"127.0.0.1:{}\", not \"{address}\": whoever reaches the API controls the broker; put a proxy that authenticates in front of it",
-        address.port()
-    ))
 }
 
 /// The keys of one `[[listeners]]`.

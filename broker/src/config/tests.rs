@@ -107,7 +107,10 @@ config = { rules = [{ from = "a", at = 2026-01-02 }], n = 1.5 }
 socket = "/s/g.sock"
 http_bind = "[::1]:8080"
 connections_max = 5
+connections_free_min = 1
 request_bytes_max = 2048
+request_timeout_ms = 200
+stall_timeout_ms = 300
 answer_timeout_ms = 100
 traces_max = 2
 [state]
@@ -142,8 +145,11 @@ level = "debug"
         socket: "/s/g.sock".into(),
         http_bind: Some("[::1]:8080".parse().unwrap()),
         connections_max: 5,
+        connections_free_min: 1,
         request_bytes_max: 2048,
         answer_timeout: Duration::from_millis(100),
+        request_timeout: Duration::from_millis(200),
+        stall_timeout: Duration::from_millis(300),
         traces_max: 2,
     };
     assert_eq!(config.control, control);
@@ -338,6 +344,9 @@ fn the_environment_overrides_every_key_of_the_document() {
         ("control.connections_max", "9"),
         ("control.request_bytes_max", "9999"),
         ("control.answer_timeout_ms", "99"),
+        ("control.connections_free_min", "9"),
+        ("control.request_timeout_ms", "99"),
+        ("control.stall_timeout_ms", "99"),
         ("control.traces_max", "9"),
         ("state.dir", "/ss"),
         ("log.level", "trace"),

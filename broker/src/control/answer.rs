@@ -1,7 +1,5 @@
 //! How the API answers: JSON, and for a refusal `{"error": "sentence"}` with the status that fits. Used by every handler.
 
-use std::time::Duration;
-
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
@@ -10,11 +8,9 @@ use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
+use super::api::Api;
 use super::wire::Refusal;
 use crate::shard::handle::Unanswered;
-
-/// Time a request body may take to arrive.
-const BODY_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// A refusal.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -67,18 +63,23 @@ impl<T: Serialize> IntoResponse for Json<T> {
     }
 }
 
-/// A JSON request body of bounded size; an empty one is `{}`.
+/// A JSON request body of bounded size, which arrives within a bounded time; an empty one is `{}`.
 #[derive(Debug)]
 pub(super) struct Payload<T>(pub T);
 
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Payload<T> {
+impl<T: DeserializeOwned> FromRequest<Api> for Payload<T> {
     type Rejection = ApiError;
 
-    async fn from_request(request: Request, state: &S) -> Result<Self, ApiError> {
-        let body = tokio::time::timeout(BODY_TIMEOUT, Bytes::from_request(request, state))
+    async fn from_request(request: Request, state: &Api) -> Result<Self, ApiError> {
+        let timeout = state.config.control.request_timeout;
+        let body = tokio::time::timeout(timeout, Bytes::from_request(request, state))
             .await
             .map_err(|_| {
-                ApiError::new(StatusCode::REQUEST_TIMEOUT, "the request body did not arrive within 10 s")
+                let ms = timeout.as_millis();
+                let sentence = format_args!(
+                    "the request body did not arrive within {ms} ms (control.request_timeout_ms)"
+                );
+                ApiError::new(StatusCode::REQUEST_TIMEOUT, sentence)
             })?
             .map_err(|rejection| match rejection.status() {
                 StatusCode::PAYLOAD_TOO_LARGE => ApiError::new(

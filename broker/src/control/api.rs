@@ -10,13 +10,13 @@ use axum::http::{HeaderMap, Method, StatusCode, Uri, header};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::{get, post};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 
 use super::answer::ApiError;
 use super::gather::Shards;
 use super::trace::{self, Traces};
 use super::{BrokerInfo, authz, clients, plugins, status};
-use crate::config::Config;
+use crate::config::{Config, ControlConfig};
 use crate::plugin::PluginManager;
 
 /// What handlers work with. Cheap to clone.
@@ -30,8 +30,29 @@ pub(super) struct Api {
     pub info: Arc<BrokerInfo>,
     pub http_address: Option<SocketAddr>,
     pub traces: Traces,
+    /// Places of requests that take as long as they take: traces, and changes of plugins with those that wait for their turn.
+    pub long: Arc<Semaphore>,
     /// True once the broker stops.
     pub stopping: watch::Receiver<bool>,
+}
+
+/// Traces and changes of plugins that may be in hand, on both sockets together; at least one.
+pub(super) fn long_requests_max(control: &ControlConfig) -> usize {
+    control.connections_max.saturating_sub(control.connections_free_min).max(1)
+}
+
+impl Api {
+    /// A place for a request that may take long, so that others find one, too.
+    pub(super) fn begin_long(&self) -> Result<OwnedSemaphorePermit, ApiError> {
+        Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
+            let max = long_requests_max(&self.config.control);
+            let sentence = format_args!(
+                "{max} traces and changes of plugins are in hand or wait, as many as there may be: control.connections_max less \
+                 control.connections_free_min; try again when one has ended"
+            );
+            ApiError::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
+        })
+    }
 }
 
 /// All routes.
@@ -103,6 +124,18 @@ mod tests {
     use axum::http::HeaderValue;
 
     use super::*;
+
+    #[test]
+    fn one_trace_or_change_is_always_possible() {
+        let long = |connections_max, connections_free_min| {
+            long_requests_max(&ControlConfig {
+                connections_max,
+                connections_free_min,
+                ..ControlConfig::default()
+            })
+        };
+        assert_eq!((long(64, 8), long(5, 4), long(5, 5), long(1, 1023)), (56, 1, 1, 1));
+    }
 
     #[test]
     fn only_loopback_names_are_taken_for_this_machine() {

@@ -158,11 +158,12 @@ async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<R, ApiError> {
+    let long = api.begin_long()?;
     let turn = api.plugin_turn.clone().lock_owned().await;
     let result = blocking(api, move |api| {
         let result = work(api);
         // The turn ends with the work, not with whoever asked for it.
-        drop(turn);
+        drop((turn, long));
         result
     });
     result.await?.map_err(Into::into)

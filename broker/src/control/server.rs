@@ -1,21 +1,35 @@
-//! Accepts connections to the API and serves HTTP/1 on them: a bounded number at a time, with a bounded wait for a request,
-//! until the broker stops.
+//! Accepts connections to the API and serves HTTP/1 on them: a bounded number at a time, with a bounded wait for a request and for
+//! an answer to be taken, until the broker stops.
 
+use std::convert::Infallible;
 use std::io;
-use std::pin::pin;
-use std::sync::Arc;
+use std::pin::{Pin, pin};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
+use hyper::{Request, Response};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpListener, UnixListener};
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::watch;
 
-/// Time the head of a request may take to arrive, and a connection to be idle.
-const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
+use super::place::{Answer, Desk, Places, Taken};
+
+/// What a connection may take.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Bounds {
+    /// Connections at a time.
+    pub connections_max: usize,
+    /// Time the head of a request may take to arrive, and a connection to be idle.
+    pub request: Duration,
+    /// Time in which something must be taken of an answer.
+    pub stall: Duration,
+}
+
 /// Pause after the system refuses a connection, out of file descriptors for instance.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -52,55 +66,91 @@ pub(super) async fn stopped(stopping: &mut watch::Receiver<bool>) {
 pub(super) async fn serve(
     listener: impl Accept,
     router: Router,
-    connections_max: usize,
+    bounds: Bounds,
     mut stopping: watch::Receiver<bool>,
 ) {
-    let room = Arc::new(Semaphore::new(connections_max));
+    let places = Places::new(bounds.connections_max);
     loop {
-        let permit = tokio::select! {
-            permit = room.clone().acquire_owned() => permit,
-            () = stopped(&mut stopping) => break,
-        };
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
             () = stopped(&mut stopping) => break,
         };
-        match accepted {
-            Ok(stream) => {
-                let connection = connection(stream, router.clone(), stopping.clone());
-                tokio::spawn(async move {
-                    connection.await;
-                    drop(permit);
-                });
-            }
+        let stream = match accepted {
+            Ok(stream) => stream,
             Err(error) => {
                 tracing::warn!("the control plane cannot accept a connection: {error}");
                 tokio::time::sleep(ACCEPT_PAUSE).await;
+                continue;
             }
-        }
+        };
+        let taken = tokio::select! {
+            taken = places.take() => taken,
+            () = stopped(&mut stopping) => break,
+        };
+        tokio::spawn(connection(stream, taken, router.clone(), bounds, stopping.clone()));
     }
-    // All places free again means that all connections have ended.
-    let _ = room.acquire_many(u32::try_from(connections_max).unwrap_or(u32::MAX)).await;
+    places.all_free().await;
 }
 
 async fn connection(
     stream: impl AsyncRead + AsyncWrite + Unpin + Send + 'static,
+    taken: Taken,
     router: Router,
+    bounds: Bounds,
     mut stopping: watch::Receiver<bool>,
 ) {
+    let service = Service { router: TowerToHyperService::new(router), desk: taken.desk() };
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_TIMEOUT)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .header_read_timeout(bounds.request)
+        .serve_connection(TokioIo::new(taken.watch(stream, bounds.stall)), service);
     let mut connection = pin!(connection);
     let ended = tokio::select! {
+        // What has arrived comes first.
+        biased;
         ended = connection.as_mut() => ended,
+        // Nothing is in hand, so that nothing is lost.
+        () = taken.is_needed() => return,
         () = stopped(&mut stopping) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }
     };
-    if let Err(error) = ended {
+    let Err(error) = ended else { return };
+    if is_stall(&error) {
+        tracing::warn!(
+            "a connection to the control plane is closed: its end took too little of an answer for {} ms \
+             (control.stall_timeout_ms)",
+            bounds.stall.as_millis()
+        );
+    } else {
         tracing::debug!("a connection to the control plane ended: {error}");
+    }
+}
+
+fn is_stall(error: &hyper::Error) -> bool {
+    let causes = std::iter::successors(std::error::Error::source(error), |cause| cause.source());
+    let mut systems = causes.filter_map(|cause| cause.downcast_ref::<io::Error>());
+    systems.any(|cause| cause.kind() == io::ErrorKind::TimedOut)
+}
+
+/// The routes, with a note of what is in hand.
+struct Service {
+    router: TowerToHyperService<Router>,
+    desk: Desk,
+}
+
+impl hyper::service::Service<Request<Incoming>> for Service {
+    type Response = Response<Answer>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Response<Answer>, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let busy = self.desk.begin();
+        let answer = hyper::service::Service::call(&self.router, request);
+        Box::pin(async move {
+            let answer: Response<Body> = answer.await?;
+            Ok(answer.map(|body| Answer { body, _busy: busy }))
+        })
     }
 }

@@ -1,23 +1,31 @@
 //! The Unix socket of the API: private from its first moment, in the place of a dead broker's socket but never of a living
-//! one's, and gone when the broker has gone.
+//! one's, and gone when the broker has gone. A lock beside it decides between brokers that start at one moment.
 
+use std::ffi::OsString;
 use std::io::{self, ErrorKind};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
+use rustix::net::sockopt::socket_peercred;
 use socket2::{Domain, SockAddr, Socket, Type};
+
+use crate::lock::{FileLock, LockError, another_broker, patiently};
 
 /// Why there is no socket.
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Somebody answers there.
     #[error(
-        "cannot use the control socket {path}: another broker uses it; stop that one, or choose another with --socket"
+        "cannot use the control socket {path}: {} uses it; stop that one, or choose another with --socket",
+        another_broker(*pid)
     )]
     InUse {
         /// The socket.
         path: PathBuf,
+        /// The broker's process, where it is known.
+        pid: Option<u32>,
     },
     /// Something else is there.
     #[error(
@@ -35,6 +43,18 @@ pub enum SocketError {
         /// What it said.
         error: io::Error,
     },
+    /// The lock beside it.
+    #[error(
+        "cannot use the control socket {path}: cannot lock {lock}: {error}; choose another place with --socket"
+    )]
+    Lock {
+        /// The socket.
+        path: PathBuf,
+        /// The lock's file.
+        lock: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
 /// A socket file that is removed with this value, unless another file has taken its place.
@@ -42,6 +62,8 @@ pub enum SocketError {
 pub(super) struct SocketFile {
     path: PathBuf,
     identity: (u64, u64),
+    /// Held until the socket is gone.
+    lock: Option<FileLock>,
 }
 
 impl Drop for SocketFile {
@@ -50,11 +72,22 @@ impl Drop for SocketFile {
             // Who removed it meanwhile did our work.
             let _ = std::fs::remove_file(&self.path);
         }
+        if let Some(lock) = self.lock.take() {
+            lock.remove();
+        }
     }
 }
 
-/// Listens at `path` for this user alone.
-pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+/// Listens at `path` for this user alone. A broker that holds the place is given `patience` to be gone, as one that has just been
+/// killed will be.
+pub(super) fn listen(path: &Path, patience: Duration) -> Result<(UnixListener, SocketFile), SocketError> {
+    let in_use = |error: &SocketError| matches!(error, SocketError::InUse { .. });
+    patiently(patience, in_use, || listen_now(path))
+}
+
+fn listen_now(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+    // From here on no other broker looks whether the socket is stale, removes it or binds it.
+    let lock = take_lock(path)?;
     remove_stale(path)?;
     let system = |error| SocketError::System { path: path.to_path_buf(), error };
     let bind = || -> io::Result<Socket> {
@@ -64,11 +97,22 @@ pub(super) fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketEr
         Ok(socket)
     };
     let socket = bind().map_err(system)?;
-    let file = SocketFile { path: path.to_path_buf(), identity: identity(path).map_err(system)? };
+    let file =
+        SocketFile { path: path.to_path_buf(), identity: identity(path).map_err(system)?, lock: Some(lock) };
     // Nobody can connect before `listen`, so the mode comes in time.
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600)).map_err(system)?;
     socket.listen(128).map_err(system)?;
     Ok((std::os::fd::OwnedFd::from(socket).into(), file))
+}
+
+fn take_lock(path: &Path) -> Result<FileLock, SocketError> {
+    let mut name = OsString::from(path);
+    name.push(".lock");
+    let lock = PathBuf::from(name);
+    FileLock::take(&lock).map_err(|error| match error {
+        LockError::Held { pid } => SocketError::InUse { path: path.to_path_buf(), pid },
+        LockError::System(error) => SocketError::Lock { path: path.to_path_buf(), lock, error },
+    })
 }
 
 /// Makes room where a broker died; an error where something lives.
@@ -82,11 +126,14 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     if !kind.is_socket() {
         return Err(SocketError::NoSocket { path: path.to_path_buf() });
     }
-    match UnixStream::connect(path) {
+    let probe = Socket::new(Domain::UNIX, Type::STREAM, None).map_err(system)?;
+    // Somebody whose backlog is full would otherwise be waited for.
+    probe.set_nonblocking(true).map_err(system)?;
+    match probe.connect(&SockAddr::unix(path).map_err(system)?) {
+        Ok(()) => Err(SocketError::InUse { path: path.to_path_buf(), pid: listener_of(&probe) }),
         // A full backlog is a living broker too.
-        Ok(_) => Err(SocketError::InUse { path: path.to_path_buf() }),
         Err(error) if error.kind() == ErrorKind::WouldBlock => {
-            Err(SocketError::InUse { path: path.to_path_buf() })
+            Err(SocketError::InUse { path: path.to_path_buf(), pid: None })
         }
         Err(error) if error.kind() == ErrorKind::ConnectionRefused => {
             std::fs::remove_file(path).map_err(system)
@@ -96,6 +143,12 @@ fn remove_stale(path: &Path) -> Result<(), SocketError> {
     }
 }
 
+/// The process that listens at the other end.
+fn listener_of(probe: &Socket) -> Option<u32> {
+    let credentials = socket_peercred(probe).ok()?;
+    u32::try_from(credentials.pid.as_raw_nonzero().get()).ok()
+}
+
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
     std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()))
 }
@@ -103,7 +156,14 @@ fn identity(path: &Path) -> io::Result<(u64, u64)> {
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use std::os::unix::net::UnixStream;
+
     use super::*;
+
+    /// Without patience.
+    fn listen(path: &Path) -> Result<(UnixListener, SocketFile), SocketError> {
+        super::listen(path, Duration::ZERO)
+    }
 
     #[test]
     fn the_socket_is_private_and_goes_with_its_value() {
@@ -113,7 +173,32 @@ mod tests {
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
         UnixStream::connect(&path).unwrap();
         drop(file);
-        assert!(!path.exists());
+        assert_eq!(std::fs::read_dir(dir.path()).unwrap().count(), 0, "the lock goes too");
+    }
+
+    #[test]
+    fn brokers_that_start_at_one_moment_agree_on_one_of_them() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("g.sock");
+        for round in 0..50 {
+            if round % 2 == 1 {
+                // With the socket of a dead broker before them.
+                drop(UnixListener::bind(&path).unwrap());
+            }
+            let starting = std::sync::Barrier::new(4);
+            let started: Vec<_> = std::thread::scope(|scope| {
+                let start = || {
+                    starting.wait();
+                    listen(&path)
+                };
+                let threads: Vec<_> = (0..4).map(|_| scope.spawn(start)).collect();
+                threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+            });
+            let (winners, losers): (Vec<_>, Vec<_>) = started.into_iter().partition(Result::is_ok);
+            assert_eq!(winners.len(), 1, "{winners:?}");
+            assert!(losers.iter().all(|loser| matches!(loser, Err(SocketError::InUse { .. }))), "{losers:?}");
+            UnixStream::connect(&path).expect("the winner's socket is there");
+        }
     }
 
     #[test]
@@ -121,7 +206,12 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("g.sock");
         let living = UnixListener::bind(&path).unwrap();
-        assert!(matches!(listen(&path), Err(SocketError::InUse { .. })));
+        // One that knows no lock is named by the socket.
+        let error = listen(&path).unwrap_err().to_string();
+        assert!(
+            error.contains(&format!("another broker (process {}) uses it", std::process::id())),
+            "{error}"
+        );
         drop(living);
         assert!(path.exists(), "the standard library leaves the file");
         let (_listener, _file) = listen(&path).unwrap();
@@ -151,6 +241,9 @@ mod tests {
     #[test]
     fn a_folder_that_is_not_there_is_named() {
         let error = listen(Path::new("/nowhere/g.sock")).unwrap_err().to_string();
-        assert!(error.starts_with("cannot use the control socket /nowhere/g.sock: No such file"), "{error}");
+        assert!(
+            error.starts_with("cannot use the control socket /nowhere/g.sock: cannot lock /nowhere/g.sock.lock: No such file"),
+            "{error}"
+        );
     }
 }

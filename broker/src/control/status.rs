@@ -11,13 +11,29 @@ use serde::Deserialize;
 use super::answer::{ApiError, Json, Parameters};
 use super::api::Api;
 use super::links;
+use super::place;
 use super::prometheus::{self, Text};
 use super::wire;
 use crate::log;
+use crate::net;
 use crate::plugin::{MetricReading, MetricValue, PluginInfo, PluginState};
 
-/// Name and meaning of what the process counts, beside what shards do.
-const LINES_LOST: (&str, &str) = ("log_lines_lost", "lines of the log that could not be written");
+/// What the process counts, beside what shards do: name, meaning and value.
+fn of_process() -> [(&'static str, &'static str, u64); 3] {
+    [
+        ("log_lines_lost", "lines of the log that could not be written", log::lines_lost()),
+        (
+            "connections_refused_descriptors",
+            "connections closed because the process had no file descriptor left for clients",
+            net::refused_for_descriptors(),
+        ),
+        (
+            "control_connections_stalled",
+            "connections to the API closed because their end did not take the answer",
+            place::stalled(),
+        ),
+    ]
+}
 
 pub(super) async fn status(State(api): State<Api>) -> Json<wire::Status> {
     let gathered = api.shards.ask_all(at_a_glance).await;
@@ -93,14 +109,14 @@ pub(super) async fn metrics(State(api): State<Api>) -> Json<wire::Metrics> {
         help: help.to_owned(),
     });
     let of_plugins = api.plugins.metrics().into_iter().flat_map(plugin_rows);
-    let lines_lost = wire::Metric {
-        name: LINES_LOST.0.to_owned(),
-        value: signed(log::lines_lost()),
+    let of_process = of_process().into_iter().map(|(name, help, value)| wire::Metric {
+        name: name.to_owned(),
+        value: signed(value),
         shards: Vec::new(),
         gauge: false,
-        help: LINES_LOST.1.to_owned(),
-    };
-    let metrics = metrics.chain([lines_lost]).chain(of_plugins).collect();
+        help: help.to_owned(),
+    });
+    let metrics = metrics.chain(of_process).chain(of_plugins).collect();
     Json(wire::Metrics { metrics, unanswered: gathered.unanswered_rows() })
 }
 
@@ -173,8 +189,10 @@ pub(super) async fn prometheus(
             text.sample(name, &[("shard", shard)], rows[index].1);
         }
     }
-    text.family(LINES_LOST.0, LINES_LOST.1, false);
-    text.sample(LINES_LOST.0, &[], log::lines_lost());
+    for (name, help, value) in of_process() {
+        text.family(name, help, false);
+        text.sample(name, &[], value);
+    }
     let rows = gathered.answers.into_iter().map(|(id, (_, rows))| (id, rows)).collect();
     links::write(&mut text, rows, wanted.per_shard);
     text.family("plugins_trips", "times a plugin was tripped because it failed too often", false);

@@ -156,8 +156,10 @@ fn a_second_broker_does_not_take_the_socket_and_the_end_frees_it() {
     let mut plane = Plane::with_silent_shards(1, |_| {});
     let mut config = Config::defaults(&Environment::default());
     config.control.socket.clone_from(&plane.socket);
+    config.shell_limits.start_retry_ms = 0;
     let error = start(context(&plane.handles, config.clone())).unwrap_err().to_string();
-    assert!(error.contains("another broker uses it"), "{error}");
+    let another = format!("another broker (process {}) uses it", std::process::id());
+    assert!(error.contains(&another), "{error}");
     assert_eq!(config.authorization.no_match, NoMatch::Allow);
     plane.server.take().unwrap().stop();
     assert!(!plane.socket.exists());
@@ -176,20 +178,94 @@ fn stopping_waits_neither_for_idle_connections_nor_for_silent_shards() {
     assert!(began.elapsed() < STOP_TIMEOUT + Duration::from_secs(5), "{:?}", began.elapsed());
 }
 
+/// Begins a request whose body does not come; in hand for as long as the stream is kept.
+fn half_asked(plane: &Plane) -> UnixStream {
+    let mut stream = plane.connect();
+    write!(
+        stream,
+        "POST /api/v1/plugins HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nexpect: 100-continue\r\n\r\n"
+    )
+    .unwrap();
+    // The server asks for the body, so that the request is in its hand.
+    stream.read_exact(&mut [0; 25]).unwrap();
+    stream
+}
+
 #[test]
-fn connections_beyond_the_bound_wait_for_a_place() {
+fn connections_beyond_the_bound_wait_for_a_place_unless_one_is_idle() {
     let plane = Plane::with_silent_shards(0, |config| config.control.connections_max = 1);
-    let mut first = plane.connect();
-    write!(first, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
-    let mut head = [0; 12];
-    first.read_exact(&mut head).unwrap();
+    let first = half_asked(&plane);
     let mut second = plane.connect();
     second.set_read_timeout(Some(Duration::from_millis(100))).unwrap();
-    write!(second, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    write!(second, "GET /api/v1/status HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    let mut head = [0; 12];
     assert!(second.read_exact(&mut head).is_err(), "the one place is taken");
     first.shutdown(Shutdown::Both).unwrap();
     let mut second = bounded(second);
-    assert_eq!(json_answer(&mut second).0, 200);
+    second.read_exact(&mut head).unwrap();
+    assert_eq!(&head, b"HTTP/1.1 200");
+    // The second is idle by now, and makes room.
+    assert_eq!(plane.get("/api/v1/status").0, 200);
+    second.read_to_end(&mut Vec::new()).expect("it is closed");
+}
+
+#[test]
+fn a_request_that_does_not_arrive_is_not_waited_for() {
+    let plane = Plane::with_silent_shards(0, |config| {
+        config.control.request_timeout = Duration::from_millis(100);
+    });
+    let mut half = half_asked(&plane);
+    let (status, body) = json_answer(&mut half);
+    let sentence = "the request body did not arrive within 100 ms (control.request_timeout_ms)";
+    assert_eq!((status, body), (408, json!({ "error": sentence })));
+    let mut head = plane.connect();
+    write!(head, "GET /api/v1/status HT").unwrap();
+    assert_eq!(head.read_to_end(&mut Vec::new()).unwrap(), 0);
+}
+
+#[test]
+fn an_answer_that_is_not_taken_is_given_up_and_counted() {
+    let plane = Plane::with_silent_shards(0, |config| {
+        config.control.stall_timeout = Duration::from_millis(100);
+    });
+    let count = || {
+        let (_, body) = plane.get("/api/v1/metrics");
+        let rows = body["metrics"].as_array().unwrap().clone();
+        let row = rows.iter().find(|row| row["name"] == "control_connections_stalled").unwrap();
+        row["value"].as_u64().unwrap()
+    };
+    let before = count();
+    let mut deaf = plane.connect();
+    // Many answers, until the socket holds no more of them and no question is taken any longer.
+    let ask = b"GET /api/v1/metrics HTTP/1.1\r\nhost: x\r\n\r\n".repeat(100);
+    let closed = (0..1000).find_map(|_| deaf.write_all(&ask).err()).expect("it is closed");
+    assert!(
+        matches!(closed.kind(), std::io::ErrorKind::BrokenPipe | std::io::ErrorKind::ConnectionReset),
+        "{closed}"
+    );
+    assert_eq!(count(), before + 1);
+}
+
+#[test]
+fn traces_and_changes_of_plugins_leave_places_to_others() {
+    let plane = Plane::with_silent_shards(0, |config| {
+        config.control.connections_max = 3;
+        config.control.connections_free_min = 2;
+    });
+    let mut trace = plane.connect();
+    write!(trace, "GET /api/v1/trace/x HTTP/1.1\r\nhost: x\r\n\r\n").unwrap();
+    trace.read_exact(&mut [0; 12]).unwrap();
+    for (status, body) in [plane.get("/api/v1/trace/y"), plane.ask("DELETE", "/api/v1/plugins/tap")] {
+        assert_eq!(status, 503);
+        let error = body["error"].as_str().unwrap();
+        assert!(error.starts_with("1 traces and changes of plugins are in hand or wait"), "{error}");
+    }
+    assert_eq!(plane.get("/api/v1/status").0, 200);
+    drop(trace);
+    let until = Instant::now() + Duration::from_secs(10);
+    while plane.ask("DELETE", "/api/v1/plugins/tap").0 != 404 {
+        assert!(Instant::now() < until, "the place of the trace is not free again");
+    }
 }
 
 #[test]

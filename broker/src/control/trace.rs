@@ -14,7 +14,8 @@ use axum::response::{IntoResponse, Response};
 use grapnel_engine::shard;
 use hyper::body::Frame;
 use serde::Deserialize;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc::error::SendTimeoutError;
+use tokio::sync::{OwnedSemaphorePermit, mpsc, watch};
 use tokio::time::Instant;
 
 use super::answer::{ApiError, Name, Parameters};
@@ -37,7 +38,13 @@ const SECONDS: (u64, u64) = (600, 86_400);
 pub(super) struct Traces(Arc<Mutex<HashSet<String>>>);
 
 impl Traces {
-    fn begin(&self, client_id: &str, max: usize, shards: &Shards) -> Result<Tracing, ApiError> {
+    fn begin(
+        &self,
+        client_id: &str,
+        max: usize,
+        shards: &Shards,
+        long: OwnedSemaphorePermit,
+    ) -> Result<Tracing, ApiError> {
         let mut running = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if running.contains(client_id) {
             let sentence =
@@ -50,7 +57,8 @@ impl Traces {
             return Err(ApiError::new(StatusCode::TOO_MANY_REQUESTS, sentence));
         }
         running.insert(client_id.to_owned());
-        Ok(Tracing { traces: self.clone(), client_id: client_id.to_owned(), shards: shards.clone() })
+        let (client_id, shards) = (client_id.to_owned(), shards.clone());
+        Ok(Tracing { traces: self.clone(), client_id, shards, _long: long })
     }
 }
 
@@ -59,6 +67,7 @@ struct Tracing {
     traces: Traces,
     client_id: String,
     shards: Shards,
+    _long: OwnedSemaphorePermit,
 }
 
 impl Drop for Tracing {
@@ -94,7 +103,8 @@ pub(super) async fn trace(
     }
     let count = within("count", wanted.count, COUNT)?;
     let seconds = within("for_s", wanted.for_s, SECONDS)?;
-    let tracing = api.traces.begin(&client_id, api.config.control.traces_max, &api.shards)?;
+    let control = &api.config.control;
+    let tracing = api.traces.begin(&client_id, control.traces_max, &api.shards, api.begin_long()?)?;
     // Every shard: the client may be yet to connect, and only the shards know which of them is its home.
     let started = api.shards.ask_all(move |shard| shard.trace_start(&client_id)).await;
     if let Some(unanswered) = started.unanswered.first() {
@@ -102,7 +112,8 @@ pub(super) async fn trace(
     }
     let (sender, receiver) = mpsc::channel(BATCHES);
     let until = Instant::now() + Duration::from_secs(seconds);
-    tokio::spawn(run(tracing, sender, Bound { count, seconds, until }, api.stopping.clone()));
+    let bound = Bound { count, seconds, until, stall: control.stall_timeout };
+    tokio::spawn(run(tracing, sender, bound, api.stopping.clone()));
     Ok(([(header::CONTENT_TYPE, "application/x-ndjson")], Body::new(Lines(receiver))).into_response())
 }
 
@@ -120,6 +131,8 @@ struct Bound {
     count: u64,
     seconds: u64,
     until: Instant,
+    /// Time in which its reader must take something.
+    stall: Duration,
 }
 
 async fn run(
@@ -154,8 +167,16 @@ async fn run(
         if let Some(ended) = &ended {
             write_line(&mut batch, &TraceLine::Ended { ended: ended.clone() });
         }
-        let gone = !batch.is_empty() && sender.send(batch.into()).await.is_err();
-        if gone || ended.is_some() {
+        let went =
+            if batch.is_empty() { Ok(()) } else { sender.send_timeout(batch.into(), bound.stall).await };
+        if let Err(SendTimeoutError::Timeout(_)) = went {
+            tracing::warn!(
+                "the trace of client {:?} has ended: its reader has taken nothing for {} ms (control.stall_timeout_ms)",
+                tracing.client_id,
+                bound.stall.as_millis()
+            );
+        }
+        if went.is_err() || ended.is_some() {
             return;
         }
     }

@@ -3,12 +3,14 @@
 
 use std::io;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use grapnel_engine::shard::{ListenerInfo, Peer};
 use rustix::io::Errno;
 use rustix::net::SocketFlags;
+use rustix::process::{Resource, getrlimit};
 use socket2::{Domain, Protocol, Socket, Type};
 
 /// A listener as configured.
@@ -70,6 +72,13 @@ pub struct ListenError {
     pub cause: io::Error,
 }
 
+impl ListenError {
+    /// Whether somebody has the address, which may be a process that has just died.
+    pub fn is_in_use(&self) -> bool {
+        self.cause.kind() == io::ErrorKind::AddrInUse
+    }
+}
+
 fn reason(cause: &io::Error, bind: SocketAddr) -> String {
     match cause.raw_os_error().map(Errno::from_raw_os_error) {
         Some(Errno::ADDRINUSE) => "address in use; another broker? choose another with --listen".to_owned(),
@@ -125,6 +134,19 @@ fn socket_for(address: SocketAddr) -> io::Result<Socket> {
     Ok(socket)
 }
 
+static REFUSED_FOR_DESCRIPTORS: AtomicU64 = AtomicU64::new(0);
+
+/// Connections that were closed since the start because the process had no descriptor for them. Any thread.
+pub(crate) fn refused_for_descriptors() -> u64 {
+    REFUSED_FOR_DESCRIPTORS.load(Ordering::Relaxed)
+}
+
+/// The first descriptor number that no client gets, so that `free` of those the process may have stay free. The kernel gives
+/// away the lowest free number: where it gives this one, all below are in use, whoever uses them.
+pub(crate) fn descriptors_for_clients(free: u64) -> u64 {
+    getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX).saturating_sub(free)
+}
+
 /// What `accept` found.
 #[derive(Debug)]
 pub(crate) enum Accepted {
@@ -134,22 +156,34 @@ pub(crate) enum Accepted {
     Nobody,
     /// Somebody had been waiting and has gone.
     Gone,
+    /// Somebody had been waiting and was closed, because the descriptors that are left are kept free.
+    Reserved,
     /// The process or the machine has no descriptor or memory left for one more.
     Exhausted(Errno),
 }
 
-/// Takes the next connection that waits on a listener.
-pub(crate) fn accept(socket: BorrowedFd<'_>, info: &Arc<ListenerInfo>, bound: SocketAddr) -> Accepted {
+/// Takes the next connection that waits on a listener, if its descriptor is below `end`.
+pub(crate) fn accept(
+    socket: BorrowedFd<'_>,
+    info: &Arc<ListenerInfo>,
+    bound: SocketAddr,
+    end: u64,
+) -> Accepted {
     let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
     let (connection, from) = match rustix::net::acceptfrom_with(socket, flags) {
         Ok(accepted) => accepted,
         Err(Errno::AGAIN) => return Accepted::Nobody,
         Err(errno @ (Errno::MFILE | Errno::NFILE | Errno::NOBUFS | Errno::NOMEM)) => {
+            REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
             return Accepted::Exhausted(errno);
         }
         // Linux hands over errors of the new connection here; accept(2) says to go on as after EAGAIN.
         Err(_) => return Accepted::Gone,
     };
+    if u64::try_from(connection.as_raw_fd()).is_ok_and(|number| number >= end) {
+        REFUSED_FOR_DESCRIPTORS.fetch_add(1, Ordering::Relaxed);
+        return Accepted::Reserved;
+    }
     // Packets are whole when they are sent; holding them back for more would only delay them.
     if rustix::net::sockopt::set_tcp_nodelay(&connection, true).is_err() {
         return Accepted::Gone;
@@ -184,7 +218,7 @@ mod tests {
         let mut all = Vec::new();
         while all.len() < wanted && Instant::now() < until {
             for (shard, share) in shares.iter().enumerate() {
-                match accept(share.socket.as_fd(), &share.info, share.local) {
+                match accept(share.socket.as_fd(), &share.info, share.local, u64::MAX) {
                     Accepted::Connection(socket, peer) => all.push((shard, socket, peer)),
                     Accepted::Nobody => {}
                     other => panic!("{other:?}"),
@@ -238,6 +272,25 @@ mod tests {
         assert_eq!(client.read(&mut [0]).unwrap(), 0);
         drop((client, shares));
         bind(&listen(&address.to_string()), 1, 128).expect("TIME_WAIT does not hold the port");
+    }
+
+    #[test]
+    fn the_last_descriptors_are_kept_free() {
+        let bound = bind(&listen("127.0.0.1:0"), 1, 128).unwrap();
+        let address = bound.local;
+        let share = bound.into_shares().next().unwrap();
+        let mut client = TcpStream::connect(address).unwrap();
+        client.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+        let before = refused_for_descriptors();
+        // Those below are the standard streams, so that the connection has this number or a higher one.
+        let accepted = accept(share.socket.as_fd(), &share.info, share.local, 3);
+        assert!(matches!(accepted, Accepted::Reserved), "{accepted:?}");
+        assert_eq!(client.read(&mut [0]).unwrap(), 0, "it is closed, not left hanging");
+        assert!(refused_for_descriptors() > before);
+        let limit = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+        assert_eq!(descriptors_for_clients(0), limit);
+        assert_eq!(descriptors_for_clients(7), limit - 7);
+        assert_eq!(descriptors_for_clients(u64::MAX), 0);
     }
 
     #[test]

@@ -1,5 +1,5 @@
-//! The task of one listener on one shard: accepts in bursts, pauses when the process has no descriptor left, and ends when the
-//! shard drains.
+//! The task of one listener on one shard: accepts in bursts, pauses when the process has no descriptor left for clients, and ends
+//! when the shard drains.
 
 use std::fs::File;
 use std::future::Future;
@@ -14,7 +14,7 @@ use grapnel_engine::shard::ListenerInfo;
 
 use super::state::{Shared, State};
 use super::turn::spawn_opened;
-use crate::net::{Accepted, Listening, accept};
+use crate::net::{Accepted, Listening, accept, descriptors_for_clients};
 use crate::rt::Incoming;
 
 /// One listener's share of one shard.
@@ -27,24 +27,42 @@ pub(crate) struct Acceptor {
     place: Option<usize>,
     /// A descriptor to give up, so that whoever is waiting can be accepted and closed instead of hanging.
     reserve: Option<File>,
-    /// Descriptors have run out and have not been seen again.
-    exhausted: bool,
+    /// The first descriptor number that no client gets.
+    end: u64,
+    /// When descriptors were last missing, if that has been said and not been taken back.
+    exhausted_ms: Option<u64>,
 }
+
+/// How long nobody must have been refused before it is said that connections are accepted again: where clients come and go at the
+/// limit, that would be said of each.
+const ENOUGH_AGAIN_MS: u64 = 1000;
 
 impl Acceptor {
     /// Inside a task of the shard only.
     pub fn new(shared: Rc<Shared>, listening: Listening) -> Acceptor {
         let Listening { info, local, socket } = listening;
         let incoming = Incoming::new(socket);
-        Acceptor { shared, incoming, info, local, place: None, reserve: open_reserve(), exhausted: false }
+        let end = descriptors_for_clients(shared.state.borrow().fittings.limits.descriptors_free_min);
+        Acceptor {
+            shared,
+            incoming,
+            info,
+            local,
+            place: None,
+            reserve: open_reserve(),
+            end,
+            exhausted_ms: None,
+        }
     }
 
     /// Accepts who is waiting. Ready when others are to have a turn first.
     fn burst(&mut self, state: &mut State, cx: &mut Context<'_>) -> Poll<()> {
         for _ in 0..state.fittings.limits.accept_burst_max {
-            match accept(self.incoming.as_fd(), &self.info, self.local) {
+            match accept(self.incoming.as_fd(), &self.info, self.local, self.end) {
                 Accepted::Connection(socket, peer) => {
-                    if std::mem::take(&mut self.exhausted) {
+                    let now_ms = state.now.mono_ms;
+                    if self.exhausted_ms.is_some_and(|last_ms| now_ms >= last_ms + ENOUGH_AGAIN_MS) {
+                        self.exhausted_ms = None;
                         tracing::info!("accepts connections on {} again", self.local);
                         self.reserve = self.reserve.take().or_else(open_reserve);
                     }
@@ -56,8 +74,16 @@ impl Acceptor {
                         return Poll::Pending;
                     }
                 }
+                Accepted::Reserved => {
+                    self.pause(state, None);
+                    return Poll::Pending;
+                }
                 Accepted::Exhausted(errno) => {
-                    self.pause(state, errno);
+                    self.pause(state, Some(errno));
+                    if self.reserve.take().is_some() {
+                        drop(accept(self.incoming.as_fd(), &self.info, self.local, self.end));
+                    }
+                    self.reserve = open_reserve();
                     return Poll::Pending;
                 }
             }
@@ -65,20 +91,24 @@ impl Acceptor {
         Poll::Ready(())
     }
 
-    /// Closes the connection that waits longest, which would otherwise only time out, and accepts nobody for a while.
-    fn pause(&mut self, state: &mut State, errno: rustix::io::Errno) {
-        if !std::mem::replace(&mut self.exhausted, true) {
+    /// Accepts nobody for a while, and says why, once. The connection that waited longest is closed at that, which would otherwise
+    /// only time out.
+    fn pause(&mut self, state: &mut State, errno: Option<rustix::io::Errno>) {
+        let limits = &state.fittings.limits;
+        if self.exhausted_ms.replace(state.now.mono_ms).is_none() {
+            let why = errno.map_or_else(
+                || {
+                    let free = limits.descriptors_free_min;
+                    format!("only the {free} descriptors of limits.descriptors_free_min are left, which are not for clients")
+                },
+                |errno| std::io::Error::from(errno).to_string(),
+            );
             tracing::error!(
-                "cannot accept connections on {}: {}; closes new ones until descriptors are free again (raise `ulimit -n`)",
-                self.local,
-                std::io::Error::from(errno)
+                "cannot accept connections on {}: {why}; closes new ones until descriptors are free again (raise `ulimit -n`)",
+                self.local
             );
         }
-        if self.reserve.take().is_some() {
-            drop(accept(self.incoming.as_fd(), &self.info, self.local));
-        }
-        self.reserve = open_reserve();
-        let until_ms = state.now.mono_ms + state.fittings.limits.accept_pause_ms;
+        let until_ms = state.now.mono_ms + limits.accept_pause_ms;
         self.wait(state, until_ms);
     }
 

@@ -7,6 +7,8 @@ grapnel_engine::bounds! {
     listen_backlog_max = 4096, 1..=65535, "connections waiting to be accepted on each shard's listener; the kernel caps it at net.core.somaxconn";
     accept_burst_max = 64, 1..=65536, "connections accepted before the connected ones get a turn";
     accept_pause_ms = 100, 1..=60000, "time nobody is accepted after the process has run out of file descriptors";
+    descriptors_free_min = 192, 0..=1000000, "file descriptors that clients leave free, so that grapnel-ctl, plugins and the log have some when clients have used up the rest: for as many connections as control.connections_max allows on both sockets, and 64 more";
+    start_retry_ms = 2000, 0..=60000, "time that the state folder, a listener's address or the control socket may be in use before the broker refuses to start, because a process that has just died may still hold it";
     read_scratch_bytes_max = 65536, 4096..=4194304, "bytes taken from a socket at once; one buffer per shard, not per connection";
     read_turn_bytes_max = 262144, 4096..=1073741824, "bytes read from one connection before the others get a turn";
     write_stall_timeout_ms = 30000, 100..=3600000, "time in which a socket that is full must take write_stall_bytes_min; otherwise its client counts as gone";

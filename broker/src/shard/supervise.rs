@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 
 use grapnel_engine::id::{ShardId, ShardSet};
 use grapnel_engine::shard::Setup;
-use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
-use signal_hook::iterator::Signals;
+use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGUSR1, SIGUSR2};
+use signal_hook::iterator;
 
 use super::handle::{Command, ShardHandle};
 use super::limits::ShellLimits;
@@ -78,6 +78,42 @@ impl End {
     }
 }
 
+/// Signals that mean something to users of other brokers and would end a process that has no handler: each with what is said when
+/// one comes.
+const IGNORED: [(i32, &str); 3] = [
+    (SIGHUP, "SIGHUP is ignored: this version reads its configuration only when it starts"),
+    (SIGUSR1, "SIGUSR1 is ignored: everything is in memory, so there is nothing to save"),
+    (
+        SIGUSR2,
+        "SIGUSR2 is ignored: `grapnel-ctl subscriptions list` shows who has subscribed to what, `grapnel-ctl status` the rest",
+    ),
+];
+
+/// What is said of a signal that is ignored; `None` for those that ask the broker to end.
+fn ignored(signal: i32) -> Option<&'static str> {
+    IGNORED.iter().find(|(known, _)| *known == signal).map(|(_, sentence)| *sentence)
+}
+
+/// The signals of the process. From [`Signals::take`] on, those that are ignored end it no more; what comes is answered once
+/// [`Shards::handle_signals`] has them.
+#[derive(Debug)]
+pub struct Signals(iterator::Signals);
+
+impl Signals {
+    /// Takes the signals that are ignored. SIGTERM and SIGINT still end the process, which has nothing to drain yet.
+    ///
+    /// # Errors
+    /// When the handlers cannot be made.
+    pub fn take() -> Result<Signals, ShardsError> {
+        let signals = iterator::Signals::new(IGNORED.map(|(signal, _)| signal)).map_err(no_handlers)?;
+        Ok(Signals(signals))
+    }
+}
+
+fn no_handlers(cause: std::io::Error) -> ShardsError {
+    ShardsError::Helper { what: "the signal handlers", cause }
+}
+
 /// The running shards.
 #[derive(Debug)]
 pub struct Shards {
@@ -137,33 +173,33 @@ impl Shards {
         }
     }
 
-    /// Has SIGTERM, SIGINT and SIGHUP end up in [`Shards::wait`].
+    /// Has SIGTERM and SIGINT end up in [`Shards::wait`], and the others in the log.
     ///
     /// # Errors
     /// When the handlers or their thread cannot be made.
-    pub fn handle_signals(&self) -> Result<(), ShardsError> {
-        let failed = |cause| ShardsError::Helper { what: "the signal handlers", cause };
-        let mut signals = Signals::new([SIGTERM, SIGINT, SIGHUP]).map_err(failed)?;
+    pub fn handle_signals(&self, signals: Signals) -> Result<(), ShardsError> {
+        let Signals(mut signals) = signals;
+        for signal in [SIGTERM, SIGINT] {
+            signals.add_signal(signal).map_err(no_handlers)?;
+        }
         let sender = self.sender.clone();
         let forward = move || {
             for signal in signals.forever() {
-                if sender.send(Event::Signal(signal)).is_err() {
+                if let Some(sentence) = ignored(signal) {
+                    tracing::info!("{sentence}");
+                } else if sender.send(Event::Signal(signal)).is_err() {
                     return;
                 }
             }
         };
-        std::thread::Builder::new().name("signals".to_owned()).spawn(forward).map(drop).map_err(failed)
+        let thread = std::thread::Builder::new().name("signals".to_owned()).spawn(forward);
+        thread.map(drop).map_err(no_handlers)
     }
 
     /// Waits until the broker is asked to end, or a shard dies.
     pub fn wait(&self) -> End {
         loop {
             match self.events.recv() {
-                Ok(Event::Signal(SIGHUP)) => {
-                    tracing::info!(
-                        "SIGHUP is ignored: this version reads its configuration only when it starts"
-                    );
-                }
                 Ok(Event::Signal(signal)) => return End::Asked(signal),
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
                 Ok(Event::Running(_) | Event::Drained(_)) => {}
@@ -189,7 +225,7 @@ impl Shards {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Drained(shard)) => missing.remove(shard),
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
-                Ok(Event::Signal(SIGHUP) | Event::Running(_)) => {}
+                Ok(Event::Running(_)) => {}
                 Ok(Event::Signal(_)) => {
                     tracing::warn!("asked again to stop: leaves without waiting for clients");
                     break;

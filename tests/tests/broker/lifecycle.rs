@@ -184,7 +184,7 @@ fn an_address_in_use_is_named() {
     let broker = Broker::builder().grapnel_only().start();
     let address = broker.address().to_string();
     // SO_REUSEPORT must not let two brokers share a port by mistake.
-    refused("", &["--listen", &address], &[&address]);
+    refused("[limits]\nstart_retry_ms = 0", &["--listen", &address], &[&address, "address in use"]);
     Client::hello(&broker, Version::V5, "still here").ping();
 }
 
@@ -198,6 +198,7 @@ fn a_second_broker_on_the_same_socket_is_refused() {
     command.env("GRAPNEL_CONTROL_SOCKET", &socket);
     let mut arguments = start_with(&["--listen", "127.0.0.1:0", "--socket", &socket]);
     arguments.env("GRAPNEL_STATE_DIR", broker.home().join("other state"));
+    arguments.env("GRAPNEL_LIMITS_START_RETRY_MS", "0");
     let mut process = Process::start("grapnel", arguments, None);
     let status = process.wait(PATIENCE).expect("it ends");
     assert!(!status.success(), "{}", process.log());

@@ -111,7 +111,7 @@ fn a_fatal_signal_ends_the_process_although_nobody_reads() {
 fn the_programs_end_well_where_nobody_takes_what_they_print() {
     let broker = Broker::builder().grapnel_only().start();
     let socket = plugin::argument(broker.socket()).to_owned();
-    let programs: [(&str, &[&str]); 7] = [
+    let programs: [(&str, &[&str]); 11] = [
         ("grapnel-ctl", &["status"]),
         ("grapnel-ctl", &["metrics", "--json"]),
         ("grapnel-ctl", &["plugins", "load", "no-such-plugin"]),
@@ -119,6 +119,10 @@ fn the_programs_end_well_where_nobody_takes_what_they_print() {
         ("grapnel-ctl", &["no-such-command"]),
         ("grapnel", &["--print-default-config"]),
         ("grapnel", &["--config", "/no/such/file"]),
+        ("grapnel", &["--check-config"]),
+        ("grapnel", &["--help"]),
+        ("grapnel-bench", &["--help"]),
+        ("grapnel-bench", &["no-such-command"]),
     ];
     for (program, arguments) in programs {
         for full in [false, true] {
@@ -134,6 +138,35 @@ fn the_programs_end_well_where_nobody_takes_what_they_print() {
             assert!(code.is_some_and(|code| code < 100), "{program} {arguments:?}: {ended}");
         }
     }
+}
+
+/// What it says when it is ready goes to standard output, which may be closed, too.
+#[test]
+fn a_broker_runs_without_anybody_who_reads_what_it_prints() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("ctl.sock");
+    let mut broker = Command::new(plugin::built("grapnel"))
+        .args(["--shards", "1", "--listen", "127.0.0.1:0", "--socket"])
+        .arg(&socket)
+        .env("GRAPNEL_STATE_DIR", home.path().join("state"))
+        .env("GRAPNEL_DIE_WITH_PARENT", "1")
+        .stdout(nobody_takes(false))
+        .stderr(nobody_takes(true))
+        .spawn()
+        .unwrap();
+    let began = Instant::now();
+    let answers = || {
+        let mut ctl = Command::new(plugin::built("grapnel-ctl"));
+        ctl.arg("--socket").arg(&socket).arg("status").stdout(Stdio::null()).stderr(Stdio::null());
+        ctl.status().unwrap().success()
+    };
+    while !answers() {
+        assert!(began.elapsed() < PATIENCE, "it does not come up");
+        assert!(broker.try_wait().unwrap().is_none(), "it has ended");
+    }
+    rustix::process::kill_process(rustix::process::Pid::from_child(&broker), rustix::process::Signal::TERM)
+        .unwrap();
+    assert_eq!(broker.wait().unwrap().code(), Some(0));
 }
 
 /// A pipe whose reader has gone, or a disk without room.

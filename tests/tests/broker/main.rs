@@ -5,6 +5,7 @@
 mod check;
 mod ctl;
 mod faults;
+mod hands;
 mod held;
 mod hooks;
 mod life;

@@ -360,6 +360,32 @@ fn a_trace_ends_on_the_shard_when_its_reader_goes_even_if_nothing_happens() {
 }
 
 #[test]
+fn a_trace_whose_reader_stands_still_ends_and_frees_its_place() {
+    let engines = Engines::start(1, Limits { trace_lines_max: 10_000, ..Limits::default() });
+    let plane = Plane::before(engines.handles.clone(), |config| {
+        config.control.answer_timeout = Duration::from_secs(10);
+        config.control.traces_max = 1;
+        config.control.stall_timeout = Duration::from_millis(200);
+    });
+    let (_, key) = engines.client("a", &[]);
+    let mut reader = trace(&plane, "/api/v1/trace/a?count=1000000");
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        // Some hundred kilobytes of lines, which soon are more than the socket holds.
+        engines.on(0, move |engine| engine.receive(key, Input::Scratch(&PINGREQ.repeat(2500))).consumed);
+        let (status, body) = plane.get("/api/v1/trace/b?for_s=1");
+        if status == 200 {
+            break;
+        }
+        assert!(Instant::now() < deadline, "its place is not free again: {body}");
+    }
+    // What was on the way arrives, then the end: neither the last word nor the last chunk, which nobody had taken.
+    let mut rest = String::new();
+    reader.read_to_string(&mut rest).unwrap();
+    assert!(!rest.contains("ended"), "{rest}");
+}
+
+#[test]
 fn stopping_ends_traces_with_a_word() {
     let (_engines, mut plane) = plane(1);
     let mut reader = trace(&plane, "/api/v1/trace/a");

@@ -1,0 +1,392 @@
+//! The places that connections to the API have, so that whoever needs the broker most finds one: a bounded number, of which one
+//! that is idle gives way to a newcomer, and one whose end does not take its answer is closed. Used by `server`.
+
+use std::collections::VecDeque;
+use std::io::{self, IoSlice};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use axum::body::{Body, Bytes};
+use hyper::body::{Frame, SizeHint};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep, sleep};
+
+/// Bytes of an answer that must be taken in each `control.stall_timeout_ms`.
+pub(super) const STALL_BYTES_MIN: usize = 4096;
+
+static STALLED: AtomicU64 = AtomicU64::new(0);
+
+/// Connections that were closed since the start because nobody took their answer. Any thread.
+pub(super) fn stalled() -> u64 {
+    STALLED.load(Ordering::Relaxed)
+}
+
+/// All places of one listening socket.
+#[derive(Debug)]
+pub(super) struct Places {
+    room: Arc<Semaphore>,
+    max: u32,
+    /// Those that are taken; the longer idle, the further in front.
+    taken: Mutex<VecDeque<Arc<Place>>>,
+    /// A connection has become idle.
+    idle: Notify,
+}
+
+impl Places {
+    pub(super) fn new(max: usize) -> Arc<Places> {
+        Arc::new(Places {
+            room: Arc::new(Semaphore::new(max)),
+            max: u32::try_from(max).unwrap_or(u32::MAX),
+            taken: Mutex::default(),
+            idle: Notify::new(),
+        })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, VecDeque<Arc<Place>>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A place for a connection that is there; where all are taken, that of the one that has been idle longest. Waits while none
+    /// is idle.
+    pub(super) async fn take(self: &Arc<Places>) -> Taken {
+        let permit = loop {
+            let became_idle = self.idle.notified();
+            if let Ok(permit) = Arc::clone(&self.room).try_acquire_owned() {
+                break Some(permit);
+            }
+            self.send_one_away();
+            tokio::select! {
+                // Never closed, so it is always given in the end.
+                permit = Arc::clone(&self.room).acquire_owned() => break permit.ok(),
+                () = became_idle => {}
+            }
+        };
+        let place = Arc::<Place>::default();
+        self.taken().push_back(Arc::clone(&place));
+        Taken { places: Arc::clone(self), place, _permit: permit }
+    }
+
+    fn send_one_away(&self) {
+        let taken = self.taken();
+        // One that goes already frees a place, too.
+        if taken.iter().any(|place| place.leaving.load(Ordering::Relaxed)) {
+            return;
+        }
+        if let Some(idle) = taken.iter().find(|place| place.is_idle()) {
+            idle.leaving.store(true, Ordering::Relaxed);
+            idle.leave.notify_one();
+        }
+    }
+
+    /// Waits until no place is taken any more.
+    pub(super) async fn all_free(&self) {
+        let _ = self.room.acquire_many(self.max).await;
+    }
+
+    /// Puts a place behind those that have been idle longer.
+    fn became_idle(&self, place: &Arc<Place>) {
+        let mut taken = self.taken();
+        if let Some(at) = taken.iter().position(|other| Arc::ptr_eq(other, place)) {
+            taken.remove(at);
+            taken.push_back(Arc::clone(place));
+        }
+        drop(taken);
+        self.idle.notify_one();
+    }
+}
+
+/// What is known of a connection.
+#[derive(Debug, Default)]
+struct Place {
+    /// A request is in hand, or its answer is being made.
+    busy: AtomicBool,
+    /// A part of an answer waits to be taken.
+    unsent: AtomicBool,
+    /// It is to make room.
+    leaving: AtomicBool,
+    leave: Notify,
+}
+
+impl Place {
+    fn is_idle(&self) -> bool {
+        !self.busy.load(Ordering::Relaxed) && !self.unsent.load(Ordering::Relaxed)
+    }
+}
+
+/// The place of one connection, free again with this value.
+#[derive(Debug)]
+pub(super) struct Taken {
+    places: Arc<Places>,
+    place: Arc<Place>,
+    _permit: Option<OwnedSemaphorePermit>,
+}
+
+impl Taken {
+    /// Waits until somebody else needs the place and nothing is in hand here.
+    pub(super) async fn is_needed(&self) {
+        loop {
+            self.place.leave.notified().await;
+            if self.place.is_idle() {
+                return;
+            }
+            // A request was faster; another one makes room, or this one when it is idle again.
+            self.place.leaving.store(false, Ordering::Relaxed);
+        }
+    }
+
+    /// For the connection's services, one at a time.
+    pub(super) fn desk(&self) -> Desk {
+        Desk { places: Arc::clone(&self.places), place: Arc::clone(&self.place) }
+    }
+
+    /// The connection's stream, which fails with `TimedOut` once its end has taken too little for too long.
+    pub(super) fn watch<S>(&self, inner: S, patience: Duration) -> Watched<S> {
+        Watched { inner, place: Arc::clone(&self.place), patience, window: None, taken_bytes: 0 }
+    }
+}
+
+impl Drop for Taken {
+    fn drop(&mut self) {
+        self.places.taken().retain(|other| !Arc::ptr_eq(other, &self.place));
+    }
+}
+
+/// Where a connection's requests are noted.
+#[derive(Clone, Debug)]
+pub(super) struct Desk {
+    places: Arc<Places>,
+    place: Arc<Place>,
+}
+
+impl Desk {
+    /// A request has come.
+    pub(super) fn begin(&self) -> Busy {
+        self.place.busy.store(true, Ordering::Relaxed);
+        Busy(self.clone())
+    }
+}
+
+/// A request in hand, until its answer has been handed over.
+#[derive(Debug)]
+pub(super) struct Busy(Desk);
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        let Desk { places, place } = &self.0;
+        place.busy.store(false, Ordering::Relaxed);
+        places.became_idle(place);
+    }
+}
+
+/// An answer's body with the request that it belongs to.
+#[derive(Debug)]
+pub(super) struct Answer {
+    pub body: Body,
+    pub _busy: Busy,
+}
+
+impl hyper::body::Body for Answer {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A stream whose other end must take what is written to it.
+#[derive(Debug)]
+pub(super) struct Watched<S> {
+    inner: S,
+    place: Arc<Place>,
+    patience: Duration,
+    /// Runs while something waits to be taken.
+    window: Option<Pin<Box<Sleep>>>,
+    /// What was taken in the window.
+    taken_bytes: usize,
+}
+
+impl<S> Watched<S> {
+    /// What a write came to. One that waits for longer than the window fails, unless enough was taken in it.
+    fn judge(&mut self, wrote: Poll<io::Result<usize>>, cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(wrote) = wrote {
+            self.taken_bytes += wrote.as_ref().map_or(0, |bytes| *bytes);
+            return Poll::Ready(wrote);
+        }
+        let (window, taken_bytes) = (&mut self.window, &mut self.taken_bytes);
+        let window = window.get_or_insert_with(|| {
+            *taken_bytes = 0;
+            Box::pin(sleep(self.patience))
+        });
+        self.place.unsent.store(true, Ordering::Relaxed);
+        while window.as_mut().poll(cx).is_ready() {
+            if *taken_bytes < STALL_BYTES_MIN {
+                STALLED.fetch_add(1, Ordering::Relaxed);
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
+            *taken_bytes = 0;
+            window.as_mut().reset(Instant::now() + self.patience);
+        }
+        Poll::Pending
+    }
+}
+
+impl<S: AsyncRead + Unpin> AsyncRead for Watched<S> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_read(cx, buffer)
+    }
+}
+
+impl<S: AsyncWrite + Unpin> AsyncWrite for Watched<S> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.inner).poll_write(cx, bytes);
+        self.judge(wrote, cx)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        slices: &[IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let wrote = Pin::new(&mut self.inner).poll_write_vectored(cx, slices);
+        self.judge(wrote, cx)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.inner.is_write_vectored()
+    }
+
+    /// HTTP flushes when it has written all it had.
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let flushed = ready!(Pin::new(&mut self.inner).poll_flush(cx));
+        self.window = None;
+        self.place.unsent.store(false, Ordering::Relaxed);
+        Poll::Ready(flushed)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.inner).poll_shutdown(cx)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
+
+    use super::*;
+
+    fn run<T>(test: impl Future<Output = T>) -> T {
+        tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(test)
+    }
+
+    const PATIENCE: Duration = Duration::from_millis(500);
+    const LONG: Duration = Duration::from_secs(20);
+
+    #[test]
+    fn a_newcomer_gets_the_place_of_the_one_that_has_been_idle_longest() {
+        run(async {
+            let places = Places::new(3);
+            let (a, b, c) = (places.take().await, places.take().await, places.take().await);
+            // `a` asks and has been answered, so that `b` has been idle longest; `c` is asking.
+            drop(a.desk().begin());
+            let asking = c.desk().begin();
+            let newcomer = tokio::spawn({
+                let places = Arc::clone(&places);
+                async move { places.take().await }
+            });
+            tokio::time::timeout(LONG, b.is_needed()).await.expect("b is to go");
+            drop(b);
+            let d = newcomer.await.unwrap();
+            // Nobody is idle: who comes now waits until somebody is.
+            let (asking_too, asking_as_well) = (a.desk().begin(), d.desk().begin());
+            let waiting = tokio::spawn({
+                let places = Arc::clone(&places);
+                async move { places.take().await }
+            });
+            tokio::task::yield_now().await;
+            assert!(!waiting.is_finished());
+            drop(asking);
+            tokio::time::timeout(LONG, c.is_needed()).await.expect("c is to go");
+            drop(c);
+            let e = waiting.await.unwrap();
+            drop((a, d, e, asking_too, asking_as_well));
+            tokio::time::timeout(LONG, places.all_free()).await.expect("all are free");
+            assert!(places.taken().is_empty());
+        });
+    }
+
+    #[test]
+    fn an_end_that_takes_nothing_is_given_up_and_one_that_takes_enough_is_not() {
+        run(async {
+            let taken = Places::new(1).take().await;
+            let (ours, _deaf) = duplex(1000);
+            let mut ours = taken.watch(ours, PATIENCE);
+            let before = stalled();
+            let error = ours.write_all(&[0; 2000]).await.unwrap_err();
+            assert_eq!(error.kind(), io::ErrorKind::TimedOut);
+            assert!(stalled() > before);
+
+            // Over some windows, each of which sees enough.
+            let (ours, mut reader) = duplex(STALL_BYTES_MIN);
+            let mut ours = taken.watch(ours, PATIENCE);
+            let pieces = 16;
+            let reading = tokio::spawn(async move {
+                let mut piece = [0; 2 * STALL_BYTES_MIN];
+                for _ in 0..pieces {
+                    tokio::time::sleep(PATIENCE / 10).await;
+                    reader.read_exact(&mut piece).await.unwrap();
+                }
+                reader
+            });
+            ours.write_all(&vec![0; pieces * 2 * STALL_BYTES_MIN]).await.unwrap();
+            ours.flush().await.unwrap();
+            assert!(taken.place.is_idle());
+            // Silence in between is nobody's fault.
+            let mut reader = reading.await.unwrap();
+            tokio::time::sleep(PATIENCE + PATIENCE / 10).await;
+            let written = tokio::join!(ours.write_all(&[0; 10_000]), async {
+                reader.read_exact(&mut [0; 10_000]).await
+            });
+            written.0.unwrap();
+        });
+    }
+
+    #[test]
+    fn an_end_that_takes_a_byte_now_and_then_is_given_up_too() {
+        run(async {
+            let taken = Places::new(1).take().await;
+            let (ours, mut slow) = duplex(100);
+            let mut ours = taken.watch(ours, PATIENCE);
+            let reading = tokio::spawn(async move {
+                while slow.read_exact(&mut [0]).await.is_ok() {
+                    tokio::time::sleep(PATIENCE / 10).await;
+                }
+            });
+            let write = tokio::time::timeout(LONG, ours.write_all(&[0; 1 << 20]));
+            assert_eq!(write.await.unwrap().unwrap_err().kind(), io::ErrorKind::TimedOut);
+            assert!(!taken.place.is_idle(), "what was not taken is not forgotten");
+            drop(ours);
+            reading.await.unwrap();
+        });
+    }
+}

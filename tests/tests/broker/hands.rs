@@ -1,0 +1,219 @@
+//! What must not go wrong while an operator is in a hurry: two brokers in one place, a start right after a crash, descriptors that
+//! clients have used up, signals of other brokers, files that others could reach.
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::{Duration, Instant};
+
+use grapnel_tests::process::{Process, command};
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, plugin};
+use rustix::process::Signal;
+
+fn builder() -> grapnel_tests::broker::Builder {
+    Broker::builder().grapnel_only()
+}
+
+/// A broker that is started by hand, in a state folder and at a socket of the test's choice.
+fn start(state: &Path, socket: &Path, listen: &str) -> Process {
+    start_with_patience(state, socket, listen, 500)
+}
+
+fn start_with_patience(state: &Path, socket: &Path, listen: &str, ms: u32) -> Process {
+    let mut command = command(plugin::built("grapnel"));
+    command.args(["--shards", "1", "--listen", listen, "--socket"]).arg(socket);
+    command.env("GRAPNEL_STATE_DIR", state).env("GRAPNEL_DIE_WITH_PARENT", "1");
+    command.env("GRAPNEL_LIMITS_START_RETRY_MS", ms.to_string());
+    Process::start("grapnel", command, None)
+}
+
+fn wait_until_ready(process: &Process) {
+    process.wait_for_line("ready", PATIENCE, |line| (line == "ready").then_some(()));
+}
+
+#[test]
+fn a_state_folder_has_one_broker_and_the_second_names_it() {
+    let first = builder().start();
+    first.ctl_ok(&["plugins", "load", "noop"]);
+    let state = first.home().join("state");
+    let mut second = start(&state, &first.home().join("other.sock"), "127.0.0.1:0");
+    let status = second.wait(PATIENCE).expect("it ends");
+    let said = format!(
+        "cannot use the state folder {}: another broker (process {})",
+        state.display(),
+        first.process().id()
+    );
+    assert!(!status.success() && second.log().contains(&said), "{}", second.log());
+    first.ctl_ok(&["status"]);
+    // It goes with the process, and what was remembered is as it was.
+    let again = builder().home(first.stop()).start();
+    assert_eq!(again.ctl_json(&["plugins", "list"])["plugins"][0]["name"], "noop");
+}
+
+#[test]
+fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
+    let home = tempfile::tempdir().unwrap();
+    let socket = home.path().join("ctl.sock");
+    for round in 0..3 {
+        let state = |number: u32| home.path().join(format!("state-{round}-{number}"));
+        let started: Vec<Process> =
+            (0..2).map(|number| start(&state(number), &socket, "127.0.0.1:0")).collect();
+        let began = Instant::now();
+        let ended = |process: &mut Process| process.wait(Duration::from_millis(20)).is_some();
+        let mut started = started;
+        let loser = loop {
+            if let Some(at) = started.iter_mut().position(ended) {
+                break started.remove(at);
+            }
+            assert!(began.elapsed() < PATIENCE, "both go on");
+        };
+        let winner = &started[0];
+        wait_until_ready(winner);
+        let said = format!(
+            "cannot use the control socket {}: another broker (process {})",
+            socket.display(),
+            winner.id()
+        );
+        assert!(loser.log().contains(&said), "{}", loser.log());
+        let mut ctl = command(plugin::built("grapnel-ctl"));
+        ctl.arg("--socket").arg(&socket).args(["status", "--json"]);
+        let status = Process::start("grapnel-ctl", ctl, None).succeed(PATIENCE);
+        assert!(status.contains(&format!("\"pid\": {}", winner.id())), "{status}");
+        // Killed, it leaves socket and lock behind, for the next round to replace.
+        winner.signal(Signal::KILL);
+    }
+}
+
+/// With clients connected, and their connections in the kernel's hands for a while after the process has gone.
+#[test]
+fn a_broker_starts_right_after_one_was_killed() {
+    let home = tempfile::tempdir().unwrap();
+    let (state, socket) = (home.path().join("state"), home.path().join("ctl.sock"));
+    let mut killed = start(&state, &socket, "127.0.0.1:0");
+    wait_until_ready(&killed);
+    let address = killed.wait_for_line("the address", PATIENCE, |line| {
+        line.strip_prefix("listening on mqtt://").map(str::to_owned)
+    });
+    let clients: Vec<TcpStream> = (0..50).map(|_| TcpStream::connect(&*address).unwrap()).collect();
+    // Not waited for: the next one is there before the first has gone.
+    killed.signal(Signal::KILL);
+    let next = start_with_patience(&state, &socket, &address, 10_000);
+    wait_until_ready(&next);
+    drop(clients);
+    assert!(killed.wait(PATIENCE).is_some());
+    // Somebody who stays is not waited for any longer.
+    let began = Instant::now();
+    let mut third = start(&home.path().join("third"), &home.path().join("third.sock"), &address);
+    let status = third.wait(PATIENCE).expect("it ends");
+    assert!(!status.success() && began.elapsed() >= Duration::from_millis(500), "{}", third.log());
+    let said =
+        format!("cannot listen on {address}: address in use; another broker? choose another with --listen");
+    assert!(third.log().contains(&said), "{}", third.log());
+    next.signal(Signal::TERM);
+}
+
+#[test]
+fn the_operator_has_descriptors_when_clients_have_used_up_theirs() {
+    // 64 and 16 for a shard, 40 free, and what is left for clients.
+    let mut builder =
+        builder().shards(1).config("[limits]\ndescriptors_free_min = 40\n[control]\nconnections_max = 8");
+    let (broker, home) = builder.grapnel_command();
+    let mut command = command("prlimit");
+    command.arg("--nofile=160:160").arg(broker.get_program()).args(broker.get_args());
+    command.args(["--listen", "127.0.0.1:0"]);
+    for (name, value) in broker.get_envs() {
+        match value {
+            Some(value) => command.env(name, value),
+            None => command.env_remove(name),
+        };
+    }
+    let process = Process::start("grapnel", command, None);
+    wait_until_ready(&process);
+    let address = process.wait_for_line("the address", PATIENCE, |line| {
+        line.strip_prefix("listening on mqtt://").map(str::to_owned)
+    });
+    let ctl = |arguments: &[&str]| {
+        let mut command = grapnel_tests::process::command(plugin::built("grapnel-ctl"));
+        command.arg("--socket").arg(home.path().join("ctl.sock")).args(arguments);
+        Process::start("grapnel-ctl", command, None).succeed(PATIENCE)
+    };
+    let mut known = TcpStream::connect(&*address).unwrap();
+    known.write_all(&Connect::new(Version::V311, "known").encode()).unwrap();
+    known.read_exact(&mut [0; 4]).expect("CONNACK");
+    let mut clients: Vec<TcpStream> = (0..160).map(|_| TcpStream::connect(&*address).unwrap()).collect();
+    process.wait_for_line("that it is full", PATIENCE, |line| {
+        line.contains("only the 40 descriptors of limits.descriptors_free_min are left").then_some(())
+    });
+    // One who was refused is told so by the end of the connection.
+    for client in &clients {
+        client.set_nonblocking(true).unwrap();
+    }
+    let began = Instant::now();
+    while !clients.iter_mut().any(|client| matches!(client.read(&mut [0]), Ok(0))) {
+        assert!(began.elapsed() < PATIENCE, "nobody is closed");
+    }
+    let status = ctl(&["status"]);
+    assert!(status.contains("connections"), "{status}");
+    ctl(&["plugins", "load", "noop", "--once"]);
+    ctl(&["clients", "kick", "known"]);
+    assert_eq!(known.read(&mut [0]).unwrap(), 0, "it is closed");
+    let metrics = ctl(&["metrics", "--json"]);
+    assert!(metrics.contains("\"connections_refused_descriptors\""), "{metrics}");
+    let full = process.lines(|line| line.contains("descriptors_free_min").then_some(()));
+    assert_eq!(full.len(), 1, "once is enough: {}", process.log());
+    process.signal(Signal::TERM);
+}
+
+/// What users of Mosquitto send to save, to reload or to print; none of it ends this broker.
+#[test]
+fn signals_that_mean_nothing_here_are_ignored_with_a_line() {
+    let broker = builder().start();
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    for (signal, says) in [
+        (Signal::USR1, "SIGUSR1 is ignored"),
+        (Signal::USR2, "SIGUSR2 is ignored: `grapnel-ctl subscriptions list`"),
+        (Signal::HUP, "SIGHUP is ignored"),
+    ] {
+        broker.process().signal(signal);
+        broker.process().wait_for_line(says, PATIENCE, |line| line.contains(says).then_some(()));
+        client.ping();
+    }
+    assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10);
+}
+
+/// Folders for copies of plugins in a state folder.
+fn folders(state: &Path) -> Vec<PathBuf> {
+    let entries = std::fs::read_dir(state).unwrap().flatten().map(|entry| entry.path());
+    entries
+        .filter(|path| path.file_name().unwrap().to_string_lossy().starts_with("grapnel-plugins-"))
+        .collect()
+}
+
+#[test]
+fn copies_of_plugins_are_the_brokers_alone_and_do_not_stay() {
+    let home = tempfile::tempdir().unwrap();
+    let (state, socket) = (home.path().join("state"), home.path().join("ctl.sock"));
+    let begin = || {
+        let mut command = Command::new("sh");
+        command.arg("-c").arg("umask 002; exec \"$0\" --shards 1 --listen 127.0.0.1:0 --socket \"$1\"");
+        command.arg(plugin::built("grapnel")).arg(&socket);
+        command.env("GRAPNEL_STATE_DIR", &state).env("GRAPNEL_DIE_WITH_PARENT", "1");
+        let process = Process::start("grapnel", command, None);
+        wait_until_ready(&process);
+        process
+    };
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    let mut first = begin();
+    let left = folders(&state);
+    assert_eq!((left.len(), mode(&left[0]), mode(&state)), (1, 0o700, 0o700));
+    first.kill();
+    assert!(left[0].exists(), "nobody has removed it yet");
+    let mut second = begin();
+    let own = folders(&state);
+    assert!(own.len() == 1 && own != left, "{own:?} after {left:?}");
+    second.signal(Signal::TERM);
+    assert!(second.wait(PATIENCE).is_some_and(|status| status.success()));
+    assert_eq!(folders(&state), Vec::<PathBuf>::new());
+}
