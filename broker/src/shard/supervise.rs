@@ -260,7 +260,7 @@ impl Shards {
                     return;
                 }
             }
-            let asked = |event| matches!(event, Event::Signal(signal) if signal != SIGHUP);
+            let asked = |event| matches!(event, Event::Signal(_));
             if self.events.try_iter().any(asked) {
                 tracing::warn!("asked again to stop: leaves without waiting for plugins");
                 return;
