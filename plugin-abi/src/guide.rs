@@ -9,9 +9,10 @@
 //! 6. [Timers and mail](timers)
 //! 7. [Reload and state](reload): a new version without losing a client or a count
 //! 8. [Configuration and metrics](operation): what the operator sees
-//! 9. [Testing](mod@testing): with and without a broker
-//! 10. [Shipping](shipping): versions of the ABI, names, files
-//! 11. [In C and C++](c)
+//! 9. [What is held for clients](shares): a share for each, counted in bytes
+//! 10. [Testing](mod@testing): with and without a broker
+//! 11. [Shipping](shipping): versions of the ABI, names, files
+//! 12. [In C and C++](c)
 
 #[doc = include_str!("guide/publish.md")]
 pub mod publish {}
@@ -36,6 +37,9 @@ pub mod reload {}
 
 #[doc = include_str!("guide/operation.md")]
 pub mod operation {}
+
+#[doc = include_str!("guide/shares.md")]
+pub mod shares {}
 
 #[doc = include_str!("guide/testing.md")]
 pub mod testing {}

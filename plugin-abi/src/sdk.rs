@@ -16,8 +16,10 @@ mod mounting;
 mod outgoing;
 mod reason;
 mod session;
+mod shares;
 mod ticket;
 mod watch;
+mod weigh;
 
 use std::fmt::Display;
 use std::sync::Arc;
@@ -39,8 +41,10 @@ pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
 pub use reason::Reason;
 pub use session::{Session, Subscription};
+pub use shares::{EntryId, Full, Rejected, ShareLimits, Shares};
 pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
 pub use watch::{Broker, Packet};
+pub use weigh::{Weigh, allocated, tree_entry_bytes};
 
 /// A plugin's shared part: made once when it is loaded, and used by the instances of all shards.
 ///

@@ -1,0 +1,479 @@
+//! A container for what a plugin holds for clients: bounded in all and for each owner, in entries and in bytes as they are really
+//! held, so that no client can take what belongs to all. Used by the instances of shards, or behind a lock by threads.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::Bound;
+use std::sync::Arc;
+
+use super::host::Host;
+use super::metric::{Counter, Gauge};
+use super::weigh::{Weigh, allocated, tree_entry_bytes};
+
+/// How much [`Shares`] may hold. 0 is none at all.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ShareLimits {
+    /// Most entries of all owners together.
+    pub entries_max: u64,
+    /// Most bytes of all owners together.
+    pub bytes_max: u64,
+    /// Most entries of one owner.
+    pub owner_entries_max: u64,
+    /// Most bytes of one owner.
+    pub owner_bytes_max: u64,
+}
+
+/// Which limit an entry would have passed. Where both an owner's share and the total are full, it is the owner's.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Full {
+    /// The owner has as many entries as one may have.
+    OwnerEntries(u64),
+    /// The owner would hold more bytes than one may hold.
+    OwnerBytes(u64),
+    /// There are as many entries as there may be.
+    Entries(u64),
+    /// More bytes would be held than may be.
+    Bytes(u64),
+}
+
+impl Full {
+    /// Whether it is the owner's own share that is full, and everybody else goes on.
+    pub const fn is_of_owner(self) -> bool {
+        matches!(self, Full::OwnerEntries(_) | Full::OwnerBytes(_))
+    }
+}
+
+impl fmt::Display for Full {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Full::OwnerEntries(max) => write!(f, "one client may have {max} at a time"),
+            Full::OwnerBytes(max) => write!(f, "one client may have {max} bytes at a time"),
+            Full::Entries(max) => write!(f, "there may be {max} of all clients at a time"),
+            Full::Bytes(max) => write!(f, "there may be {max} bytes of all clients at a time"),
+        }
+    }
+}
+
+/// A value that was not taken, and why.
+#[derive(Debug)]
+pub struct Rejected<V> {
+    /// Which limit it would have passed.
+    pub full: Full,
+    /// The value.
+    pub value: V,
+}
+
+/// The number of an entry: a later one has a larger one, and none is given twice.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub struct EntryId(pub u64);
+
+#[derive(Debug)]
+struct Entry<V> {
+    value: V,
+    bytes: u64,
+    owner: Arc<str>,
+    /// The owner's entries before and behind it; 0 for none.
+    older: u64,
+    newer: u64,
+}
+
+#[derive(Debug)]
+struct Owner {
+    entries: u64,
+    bytes: u64,
+    /// Its oldest and newest entry.
+    first: u64,
+    last: u64,
+    /// Its place in `turns`.
+    turn: u64,
+}
+
+/// Values that are held for owners: client identifiers, addresses, user names, whatever text tells one from another.
+///
+/// An entry is charged with all that it takes: the value with what it has on the heap ([`Weigh`]), the entry's own bookkeeping, what
+/// the plugin keeps beside it ([`Shares::beside_each`]); an owner's first entry is charged with the owner's name too. A value that is
+/// refused comes back and nothing has changed. No operation walks the entries: each takes a few look-ups in a balanced tree, and
+/// memory is given back as entries go.
+#[derive(Debug)]
+pub struct Shares<V> {
+    limits: ShareLimits,
+    beside_each: u64,
+    entries: BTreeMap<u64, Box<Entry<V>>>,
+    owners: BTreeMap<Arc<str>, Owner>,
+    /// Whose turn is next, for [`Shares::take_in_turn`].
+    turns: BTreeMap<u64, Arc<str>>,
+    last_number: u64,
+    last_turn: u64,
+    bytes: u64,
+    work: u64,
+    metrics: Metrics,
+}
+
+impl<V: Weigh> Shares<V> {
+    /// Bytes of an entry beside its value's heap and what the plugin keeps.
+    const ENTRY_BYTES: u64 = allocated(size_of::<Entry<V>>()) + tree_entry_bytes(16);
+
+    /// Empty, with these limits.
+    pub fn new(limits: ShareLimits) -> Shares<V> {
+        Shares {
+            limits,
+            beside_each: 0,
+            entries: BTreeMap::new(),
+            owners: BTreeMap::new(),
+            turns: BTreeMap::new(),
+            last_number: 0,
+            last_turn: 0,
+            bytes: 0,
+            work: 0,
+            metrics: Metrics::default(),
+        }
+    }
+
+    /// Charges each entry with so many bytes more, for what the plugin keeps beside it: an index, for which
+    /// [`tree_entry_bytes`] says what an entry costs. Before the first entry.
+    #[must_use]
+    pub fn beside_each(self, bytes: u64) -> Shares<V> {
+        Shares { beside_each: bytes, ..self }
+    }
+
+    /// Shows what is held in the broker's `/metrics`: the gauges `NAME`, `NAME_bytes` and `NAME_owners`, and the counters
+    /// `NAME_refused_owner` and `NAME_refused_total` of what was refused, and `NAME_evicted`. The instances of all shards add up.
+    /// What the broker refuses is left out, and its log says so. Before the first entry.
+    #[must_use]
+    pub fn with_metrics(self, host: &Host, name: &str) -> Shares<V> {
+        Shares { metrics: Metrics::of(*host, name), ..self }
+    }
+
+    /// Other limits from now on. What is held beyond them stays.
+    pub fn set_limits(&mut self, limits: ShareLimits) {
+        self.limits = limits;
+    }
+
+    /// The limits in force.
+    pub fn limits(&self) -> ShareLimits {
+        self.limits
+    }
+
+    /// Bytes that this value would be charged with, without the owner's name.
+    pub fn bytes_of(&self, value: &V) -> u64 {
+        Self::ENTRY_BYTES + self.beside_each + value.heap_bytes()
+    }
+
+    /// Bytes that an owner is charged with beside its entries.
+    fn owner_bytes(owner: &str) -> u64 {
+        let places = tree_entry_bytes(size_of::<(Arc<str>, Owner)>()) + tree_entry_bytes(24);
+        allocated(16 + owner.len()) + places
+    }
+
+    /// Holds a value for an owner.
+    ///
+    /// # Errors
+    /// The value, with the limit that it would have passed: the owner's or that of all. It is counted.
+    pub fn insert(&mut self, owner: &str, value: V) -> Result<EntryId, Rejected<V>> {
+        let bytes = self.bytes_of(&value);
+        match self.find_full(owner, bytes) {
+            Some(full) => {
+                self.metrics.refused(full);
+                Err(Rejected { full, value })
+            }
+            None => Ok(self.put(owner, value, bytes)),
+        }
+    }
+
+    /// Holds a value for an owner, and makes room for it where there is none: the owner's oldest entries go where its share is full,
+    /// the oldest of all where the total is. `gone` is called with each.
+    ///
+    /// # Errors
+    /// The value, if it is beyond a limit by itself. Nothing has gone then. It is counted.
+    pub fn insert_over_oldest(
+        &mut self,
+        owner: &str,
+        value: V,
+        mut gone: impl FnMut(EntryId, V),
+    ) -> Result<EntryId, Rejected<V>> {
+        let bytes = self.bytes_of(&value);
+        let alone = bytes + Self::owner_bytes(owner);
+        if let Some(full) = self.limits.find_full((0, alone), (0, alone)) {
+            self.metrics.refused(full);
+            return Err(Rejected { full, value });
+        }
+        while let Some(full) = self.find_full(owner, bytes) {
+            let oldest = if full.is_of_owner() { self.oldest_of(owner) } else { self.oldest() };
+            // There is one: an empty container takes whatever its limits take.
+            let Some(id) = oldest else { break };
+            if let Some(value) = self.remove(id) {
+                self.metrics.evicted();
+                gone(id, value);
+            }
+        }
+        Ok(self.put(owner, value, bytes))
+    }
+
+    /// Holds a value whatever the limits say: for what was promised before, as in `import_state` under a new configuration.
+    pub fn restore(&mut self, owner: &str, value: V) -> EntryId {
+        let bytes = self.bytes_of(&value);
+        self.put(owner, value, bytes)
+    }
+
+    /// Whether a value would be taken for an owner; nothing is counted.
+    ///
+    /// # Errors
+    /// The limit that it would pass.
+    pub fn has_room(&self, owner: &str, value: &V) -> Result<(), Full> {
+        self.find_full(owner, self.bytes_of(value)).map_or(Ok(()), Err)
+    }
+
+    fn find_full(&self, owner: &str, bytes: u64) -> Option<Full> {
+        let (entries, held, new) = match self.owners.get(owner) {
+            Some(known) => (known.entries, known.bytes, bytes),
+            None => (0, 0, bytes + Self::owner_bytes(owner)),
+        };
+        self.limits.find_full(
+            (entries, held.saturating_add(new)),
+            (self.entries.len() as u64, self.bytes.saturating_add(new)),
+        )
+    }
+
+    fn put(&mut self, owner: &str, value: V, bytes: u64) -> EntryId {
+        self.last_number += 1;
+        let number = self.last_number;
+        self.work += 2;
+        let name = match self.owners.get_key_value(owner) {
+            Some((name, _)) => Arc::clone(name),
+            None => self.add_owner(owner),
+        };
+        let mut older = 0;
+        if let Some(known) = self.owners.get_mut(&name) {
+            older = std::mem::replace(&mut known.last, number);
+            if known.entries == 0 {
+                known.first = number;
+            }
+            known.entries += 1;
+            known.bytes += bytes;
+        }
+        if let Some(entry) = self.entries.get_mut(&older) {
+            entry.newer = number;
+        }
+        self.entries.insert(number, Box::new(Entry { value, bytes, owner: name, older, newer: 0 }));
+        self.bytes += bytes;
+        self.metrics.moved(1, bytes as i64, 0);
+        EntryId(number)
+    }
+
+    fn add_owner(&mut self, owner: &str) -> Arc<str> {
+        let (name, bytes) = (Arc::<str>::from(owner), Self::owner_bytes(owner));
+        self.last_turn += 1;
+        self.turns.insert(self.last_turn, Arc::clone(&name));
+        let known = Owner { entries: 0, bytes, first: 0, last: 0, turn: self.last_turn };
+        self.owners.insert(Arc::clone(&name), known);
+        self.bytes += bytes;
+        self.metrics.moved(0, bytes as i64, 1);
+        name
+    }
+}
+
+impl<V> Shares<V> {
+    /// Takes a value out; `None` where it has gone.
+    pub fn remove(&mut self, id: EntryId) -> Option<V> {
+        let entry = *self.entries.remove(&id.0)?;
+        self.work += 4;
+        if let Some(older) = self.entries.get_mut(&entry.older) {
+            older.newer = entry.newer;
+        }
+        if let Some(newer) = self.entries.get_mut(&entry.newer) {
+            newer.older = entry.older;
+        }
+        let mut gone = None;
+        if let Some(owner) = self.owners.get_mut(&entry.owner) {
+            owner.entries -= 1;
+            owner.bytes -= entry.bytes;
+            if owner.first == id.0 {
+                owner.first = entry.newer;
+            }
+            if owner.last == id.0 {
+                owner.last = entry.older;
+            }
+            gone = (owner.entries == 0).then_some((owner.turn, owner.bytes));
+        }
+        let mut bytes = entry.bytes;
+        if let Some((turn, owner_bytes)) = gone {
+            self.owners.remove(&entry.owner);
+            self.turns.remove(&turn);
+            bytes += owner_bytes;
+        }
+        self.bytes -= bytes;
+        self.metrics.moved(-1, -(bytes as i64), -i64::from(gone.is_some()));
+        if self.entries.is_empty() {
+            // An empty tree keeps a node.
+            (self.entries, self.owners, self.turns) = Default::default();
+        }
+        Some(entry.value)
+    }
+
+    /// Takes out the oldest value of the owner whose turn it is: owners take turns, whatever each of them has. With its owner.
+    pub fn take_in_turn(&mut self) -> Option<(Arc<str>, V)> {
+        let (turn, name) = self.turns.pop_first()?;
+        self.work += 2;
+        let owner = self.owners.get_mut(&name)?;
+        let first = EntryId(owner.first);
+        // Behind all others; where this was its last entry, `remove` takes the turn out again.
+        self.last_turn = self.last_turn.max(turn) + 1;
+        owner.turn = self.last_turn;
+        self.turns.insert(self.last_turn, Arc::clone(&name));
+        self.remove(first).map(|value| (name, value))
+    }
+
+    /// A value.
+    pub fn get(&self, id: EntryId) -> Option<&V> {
+        self.entries.get(&id.0).map(|entry| &entry.value)
+    }
+
+    /// Whose an entry is.
+    pub fn owner_of(&self, id: EntryId) -> Option<&str> {
+        self.entries.get(&id.0).map(|entry| &*entry.owner)
+    }
+
+    /// The oldest entry of all.
+    pub fn oldest(&self) -> Option<EntryId> {
+        self.entries.first_key_value().map(|(number, _)| EntryId(*number))
+    }
+
+    /// The oldest entry of an owner.
+    pub fn oldest_of(&self, owner: &str) -> Option<EntryId> {
+        self.owners.get(owner).map(|owner| EntryId(owner.first))
+    }
+
+    /// The newest entry of all.
+    pub fn newest(&self) -> Option<EntryId> {
+        self.entries.last_key_value().map(|(number, _)| EntryId(*number))
+    }
+
+    /// All entries with their owners, the oldest first.
+    pub fn iter(&self) -> impl Iterator<Item = (EntryId, &str, &V)> {
+        self.iter_behind(EntryId(0))
+    }
+
+    /// The entries that came after this one, which may have gone: for going on where one has stopped.
+    pub fn iter_behind(&self, id: EntryId) -> impl Iterator<Item = (EntryId, &str, &V)> {
+        let behind = self.entries.range((Bound::Excluded(id.0), Bound::Unbounded));
+        behind.map(|(number, entry)| (EntryId(*number), &*entry.owner, &entry.value))
+    }
+
+    /// How many entries there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// Bytes that are held.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// How many owners have entries.
+    pub fn owners(&self) -> usize {
+        self.owners.len()
+    }
+
+    /// How many entries an owner has, and how many bytes.
+    pub fn held_by(&self, owner: &str) -> (u64, u64) {
+        self.owners.get(owner).map_or((0, 0), |owner| (owner.entries, owner.bytes))
+    }
+
+    /// Look-ups that changes have cost so far, for tests that count work.
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+}
+
+impl ShareLimits {
+    /// The first limit that an owner or all would pass: `owner` is its entries before and its bytes with the new one; `total` the
+    /// same of all.
+    fn find_full(self, owner: (u64, u64), total: (u64, u64)) -> Option<Full> {
+        if owner.0 >= self.owner_entries_max {
+            Some(Full::OwnerEntries(self.owner_entries_max))
+        } else if owner.1 > self.owner_bytes_max {
+            Some(Full::OwnerBytes(self.owner_bytes_max))
+        } else if total.0 >= self.entries_max {
+            Some(Full::Entries(self.entries_max))
+        } else if total.1 > self.bytes_max {
+            Some(Full::Bytes(self.bytes_max))
+        } else {
+            None
+        }
+    }
+}
+
+/// What `/metrics` shows.
+#[derive(Default, Debug)]
+struct Metrics {
+    entries: Part,
+    bytes: Part,
+    owners: Part,
+    refused_owner: Option<Counter>,
+    refused_total: Option<Counter>,
+    evicted: Option<Counter>,
+}
+
+/// What one instance has put into a gauge, and takes out of it at its end.
+#[derive(Default, Debug)]
+struct Part {
+    gauge: Option<Gauge>,
+    value: i64,
+}
+
+impl Part {
+    fn of(host: Host, name: &str, help: &str) -> Part {
+        Part { gauge: host.gauge(name, help).ok(), value: 0 }
+    }
+
+    fn adjust(&mut self, by: i64) {
+        if let Some(gauge) = self.gauge.filter(|_| by != 0) {
+            self.value += by;
+            gauge.adjust(by);
+        }
+    }
+}
+
+impl Drop for Part {
+    fn drop(&mut self) {
+        self.adjust(-self.value);
+    }
+}
+
+impl Metrics {
+    fn of(host: Host, name: &str) -> Metrics {
+        let counter = |what: &str, help: &str| host.counter(&format!("{name}_{what}"), help).ok();
+        Metrics {
+            entries: Part::of(host, name, "Entries that are held"),
+            bytes: Part::of(host, &format!("{name}_bytes"), "Bytes of memory that they take"),
+            owners: Part::of(host, &format!("{name}_owners"), "Clients or addresses that they are held for"),
+            refused_owner: counter("refused_owner", "Entries refused because their owner's share was full"),
+            refused_total: counter("refused_total", "Entries refused because the limit of all was reached"),
+            evicted: counter("evicted", "Entries that went to make room for newer ones"),
+        }
+    }
+
+    fn moved(&mut self, entries: i64, bytes: i64, owners: i64) {
+        self.entries.adjust(entries);
+        self.bytes.adjust(bytes);
+        self.owners.adjust(owners);
+    }
+
+    fn refused(&self, full: Full) {
+        let counter = if full.is_of_owner() { self.refused_owner } else { self.refused_total };
+        if let Some(counter) = counter {
+            counter.add_one();
+        }
+    }
+
+    fn evicted(&self) {
+        if let Some(evicted) = self.evicted {
+            evicted.add_one();
+        }
+    }
+}

@@ -1,0 +1,150 @@
+//! What a value costs in memory: the bytes that the allocator gives for it, with its rounding, and not the bytes that were asked
+//! for. [`Shares`](super::Shares) counts with it; a plugin says it of its own types.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+/// Something whose memory can be counted.
+pub trait Weigh {
+    /// Whether values of this type hold nothing on the heap, so that a list of them need not be walked.
+    const FLAT: bool = false;
+
+    /// Bytes that it holds on the heap, as [`allocated`] counts them. Those of the value itself are not among them: whoever holds
+    /// the value counts these.
+    fn heap_bytes(&self) -> u64;
+}
+
+/// Bytes that the allocator gives for a request of this size: glibc's header and rounding, and whole pages for what is large. 0 for
+/// nothing, which is not allocated.
+pub const fn allocated(bytes: usize) -> u64 {
+    const HEADER: usize = 8;
+    const PAGE: usize = 4096;
+    const MAPPED_FROM: usize = 128 << 10;
+    match bytes {
+        0 => 0,
+        1..=24 => 32,
+        25..MAPPED_FROM => ((bytes + HEADER + 15) & !15) as u64,
+        _ => bytes.saturating_add(2 * HEADER + PAGE - 1) as u64 & !(PAGE as u64 - 1),
+    }
+}
+
+/// Bytes that an entry of a `BTreeMap` or `BTreeSet` costs at most, once there are some: its place in a node that is as empty as a
+/// node may be, and its part of the nodes above. `pair_bytes` is the size of key and value together.
+pub const fn tree_entry_bytes(pair_bytes: usize) -> u64 {
+    // Of 11 places of a node at least 5 are taken; a node with children has 12 pointers more.
+    let leaf = 16 + 11 * pair_bytes;
+    (allocated(leaf) + allocated(leaf + 96) / 5).div_ceil(5)
+}
+
+macro_rules! flat {
+    ($($type:ty),*) => {$(
+        impl Weigh for $type {
+            const FLAT: bool = true;
+
+            fn heap_bytes(&self) -> u64 {
+                0
+            }
+        }
+    )*};
+}
+
+flat! { (), bool, char, u8, u16, u32, u64, u128, usize, i8, i16, i32, i64, i128, isize, f32, f64 }
+
+fn of_each<T: Weigh>(values: &[T]) -> u64 {
+    if T::FLAT { 0 } else { values.iter().map(Weigh::heap_bytes).sum() }
+}
+
+impl Weigh for String {
+    fn heap_bytes(&self) -> u64 {
+        allocated(self.capacity())
+    }
+}
+
+impl Weigh for Box<str> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(self.len())
+    }
+}
+
+/// As if nobody else held it.
+impl Weigh for Arc<str> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(16 + self.len())
+    }
+}
+
+/// As if nobody else held it.
+impl Weigh for Rc<str> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(16 + self.len())
+    }
+}
+
+impl<T: Weigh> Weigh for Vec<T> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(self.capacity().saturating_mul(size_of::<T>())) + of_each(self)
+    }
+}
+
+impl<T: Weigh> Weigh for Box<[T]> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(size_of_val::<[T]>(self)) + of_each(self)
+    }
+}
+
+impl<T: Weigh> Weigh for Box<T> {
+    fn heap_bytes(&self) -> u64 {
+        allocated(size_of::<T>()) + T::heap_bytes(self)
+    }
+}
+
+impl<T: Weigh> Weigh for Option<T> {
+    const FLAT: bool = T::FLAT;
+
+    fn heap_bytes(&self) -> u64 {
+        self.as_ref().map_or(0, Weigh::heap_bytes)
+    }
+}
+
+impl<A: Weigh, B: Weigh> Weigh for (A, B) {
+    const FLAT: bool = A::FLAT && B::FLAT;
+
+    fn heap_bytes(&self) -> u64 {
+        self.0.heap_bytes() + self.1.heap_bytes()
+    }
+}
+
+impl<A: Weigh, B: Weigh, C: Weigh> Weigh for (A, B, C) {
+    const FLAT: bool = A::FLAT && B::FLAT && C::FLAT;
+
+    fn heap_bytes(&self) -> u64 {
+        self.0.heap_bytes() + self.1.heap_bytes() + self.2.heap_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::Outgoing;
+
+    #[test]
+    fn empty_texts_of_a_list_are_not_free() {
+        let pairs = vec![(String::new(), String::new()); 64];
+        assert_eq!(pairs.heap_bytes(), allocated(64 * 48));
+        assert_eq!(Vec::<(String, String)>::new().heap_bytes(), 0);
+        assert_eq!((String::new().heap_bytes(), "x".to_owned().heap_bytes()), (0, 32));
+        let message = Outgoing::new("t", b"p".as_slice()).user_property("", "");
+        assert!(message.heap_bytes() >= 3 * 32, "topic, payload, and a list of properties");
+    }
+
+    #[test]
+    fn a_request_is_rounded_as_the_allocator_rounds_it() {
+        let rounded = [(0, 0), (1, 32), (24, 32), (25, 48), (40, 48), (41, 64), (131_071, 131_088)];
+        for (asked, given) in rounded {
+            assert_eq!(allocated(asked), given, "{asked}");
+        }
+        assert_eq!(allocated(131_072), 131_072 + 4096);
+        assert_eq!(allocated(131_072 + 4080), 131_072 + 4096);
+        assert_eq!(allocated(131_072 + 4081), 131_072 + 8192);
+    }
+}

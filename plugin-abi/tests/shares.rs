@@ -1,0 +1,248 @@
+//! `Shares`: each limit at 0, at the limit and one beyond it; nobody takes another's share; turns are fair; what is counted is what
+//! the allocator has given, and nothing stays when everything has gone.
+#![allow(clippy::unwrap_used)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::cell::Cell;
+use std::ffi::c_void;
+
+use grapnel_plugin_abi::{EntryId, Full, ShareLimits, Shares, tree_entry_bytes};
+
+/// Counts, for each thread, what glibc has really given: its chunks with their headers.
+struct Counting;
+
+thread_local! {
+    static HELD: Cell<i64> = const { Cell::new(0) };
+}
+
+unsafe extern "C" {
+    fn malloc_usable_size(chunk: *mut c_void) -> usize;
+}
+
+fn count(chunk: *mut u8, sign: i64) {
+    if !chunk.is_null() {
+        // SAFETY: `System` is glibc's, and this is a chunk of it that has not been given back.
+        let bytes = unsafe { malloc_usable_size(chunk.cast()) } as i64 + 8;
+        let _ = HELD.try_with(|held| held.set(held.get() + sign * bytes));
+    }
+}
+
+// SAFETY: everything is left to `System`.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        // SAFETY: the caller's contract is that of `System`.
+        let chunk = unsafe { System.alloc(layout) };
+        count(chunk, 1);
+        chunk
+    }
+
+    unsafe fn dealloc(&self, chunk: *mut u8, layout: Layout) {
+        count(chunk, -1);
+        // SAFETY: the caller's contract is that of `System`.
+        unsafe { System.dealloc(chunk, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+fn held() -> i64 {
+    HELD.get()
+}
+
+const UNLIMITED: ShareLimits = ShareLimits {
+    entries_max: u64::MAX,
+    bytes_max: u64::MAX,
+    owner_entries_max: u64::MAX,
+    owner_bytes_max: u64::MAX,
+};
+
+type Value = Box<[u8]>;
+
+fn value(bytes: usize) -> Value {
+    vec![7; bytes].into()
+}
+
+fn shares(limits: ShareLimits) -> Shares<Value> {
+    Shares::new(limits)
+}
+
+fn full(shares: &mut Shares<Value>, owner: &str, bytes: usize) -> Option<Full> {
+    let before = (shares.len(), shares.bytes(), shares.owners());
+    let rejected = shares.insert(owner, value(bytes)).err()?;
+    assert_eq!(rejected.value.len(), bytes, "the value comes back");
+    assert_eq!((shares.len(), shares.bytes(), shares.owners()), before, "nothing has changed");
+    Some(rejected.full)
+}
+
+#[test]
+fn each_limit_holds_at_nothing_at_the_limit_and_one_beyond() {
+    let mut none = shares(ShareLimits { owner_entries_max: 0, ..UNLIMITED });
+    assert_eq!(full(&mut none, "a", 0), Some(Full::OwnerEntries(0)));
+    let mut none = shares(ShareLimits { entries_max: 0, ..UNLIMITED });
+    assert_eq!(full(&mut none, "a", 0), Some(Full::Entries(0)));
+
+    let mut two = shares(ShareLimits { owner_entries_max: 2, entries_max: 3, ..UNLIMITED });
+    assert_eq!([full(&mut two, "a", 0), full(&mut two, "a", 0)], [None; 2]);
+    assert_eq!(full(&mut two, "a", 0), Some(Full::OwnerEntries(2)));
+    assert_eq!([full(&mut two, "b", 0), full(&mut two, "b", 0)], [None, Some(Full::Entries(3))]);
+
+    // Bytes: one entry of 100 bytes and its owner's name fit exactly, and one byte less does not do.
+    let mut measured = shares(UNLIMITED);
+    measured.insert("a", value(100)).unwrap();
+    let exactly = measured.bytes();
+    assert_eq!(measured.held_by("a"), (1, exactly));
+    for (bytes_max, expected) in [(0, false), (exactly - 1, false), (exactly, true)] {
+        let mut of_owner = shares(ShareLimits { owner_bytes_max: bytes_max, ..UNLIMITED });
+        let refused = (!expected).then_some(Full::OwnerBytes(bytes_max));
+        assert_eq!(full(&mut of_owner, "a", 100), refused);
+        let mut of_all = shares(ShareLimits { bytes_max, ..UNLIMITED });
+        assert_eq!(full(&mut of_all, "a", 100), (!expected).then_some(Full::Bytes(bytes_max)));
+    }
+}
+
+#[test]
+fn what_one_takes_out_is_room_for_him_alone() {
+    let mut shares = shares(ShareLimits { owner_entries_max: 1, ..UNLIMITED });
+    let of_a = shares.insert("a", value(1)).unwrap();
+    let of_b = shares.insert("b", value(2)).unwrap();
+    assert!(!full(&mut shares, "a", 1).is_none_or(|full| !full.is_of_owner()));
+    assert_eq!(shares.remove(of_b).unwrap().len(), 2);
+    assert_eq!(full(&mut shares, "a", 1), Some(Full::OwnerEntries(1)), "it was another's");
+    shares.remove(of_a).unwrap();
+    assert!(shares.remove(of_a).is_none(), "it has gone");
+    assert_eq!((shares.len(), shares.bytes(), shares.owners()), (0, 0, 0));
+    let again = shares.insert("a", value(1)).unwrap();
+    assert!(again > of_b, "no number is given twice");
+    assert_eq!((shares.owner_of(again), shares.get(of_a)), (Some("a"), None));
+}
+
+#[test]
+fn owners_take_turns_whatever_each_of_them_has() {
+    let mut shares = shares(UNLIMITED);
+    for n in 0..1000 {
+        shares.insert("flood", value(n)).unwrap();
+    }
+    shares.insert("b", value(1)).unwrap();
+    shares.insert("c", value(1)).unwrap();
+    shares.insert("b", value(2)).unwrap();
+    let turns: Vec<_> = std::iter::from_fn(|| shares.take_in_turn()).collect();
+    let first: Vec<_> = turns[..6].iter().map(|(owner, value)| (&**owner, value.len())).collect();
+    assert_eq!(first, [("flood", 0), ("b", 1), ("c", 1), ("flood", 1), ("b", 2), ("flood", 2)]);
+    assert_eq!(turns.len(), 1003);
+    assert!(turns[6..].iter().map(|(_, value)| value.len()).eq(3..1000), "each owner's in its order");
+    assert_eq!((shares.bytes(), shares.owners()), (0, 0));
+}
+
+#[test]
+fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is_full() {
+    let mut shares = shares(ShareLimits { owner_entries_max: 2, entries_max: 3, ..UNLIMITED });
+    let mut gone: Vec<(EntryId, usize)> = Vec::new();
+    let mut put = |shares: &mut Shares<Value>, owner: &str, bytes| {
+        shares.insert_over_oldest(owner, value(bytes), |id, value| gone.push((id, value.len()))).unwrap()
+    };
+    let ids = [put(&mut shares, "a", 1), put(&mut shares, "b", 2), put(&mut shares, "b", 3)];
+    put(&mut shares, "b", 4);
+    put(&mut shares, "c", 5);
+    put(&mut shares, "c", 6);
+    assert_eq!(gone, [(ids[1], 2), (ids[0], 1), (ids[2], 3)]);
+    let left: Vec<_> = shares.iter().map(|(_, owner, value)| (owner, value.len())).collect();
+    assert_eq!(left, [("b", 4), ("c", 5), ("c", 6)]);
+    let after: Vec<_> = shares.iter_behind(ids[2]).map(|(_, _, value)| value.len()).collect();
+    assert_eq!(after, [4, 5, 6], "the entry that is gone is no obstacle");
+
+    // What can never fit drives nothing out.
+    shares.set_limits(ShareLimits { bytes_max: shares.bytes() + 100, ..UNLIMITED });
+    let rejected = shares.insert_over_oldest("c", value(5000), |_, _| panic!("nothing goes")).unwrap_err();
+    assert!(matches!(rejected.full, Full::Bytes(_)));
+    shares.set_limits(ShareLimits { entries_max: 1, ..UNLIMITED });
+    shares.restore("d", value(7));
+    assert_eq!(shares.len(), 4, "what was promised stays");
+}
+
+/// A model, and the links between entries, through some thousand changes.
+#[test]
+fn it_counts_as_a_list_would() {
+    let mut shares = shares(UNLIMITED);
+    let mut model: Vec<(EntryId, String, usize)> = Vec::new();
+    let mut seed = 7u64;
+    let mut random = move |below: usize| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        (seed >> 33) as usize % below
+    };
+    for step in 0..4000 {
+        if random(5) < 3 || model.is_empty() {
+            let owner = format!("owner {}", random(12));
+            let id = shares.insert(&owner, value(step)).unwrap();
+            model.push((id, owner, step));
+        } else {
+            let (id, _, bytes) = model.remove(random(model.len()));
+            assert_eq!(shares.remove(id).map(|value| value.len()), Some(bytes));
+        }
+        let owner = format!("owner {}", random(12));
+        let oldest = model.iter().find(|(_, of, _)| *of == owner).map(|(id, ..)| *id);
+        assert_eq!(shares.oldest_of(&owner), oldest);
+        let entries = model.iter().filter(|(_, of, _)| *of == owner).count();
+        assert_eq!(shares.held_by(&owner).0, entries as u64);
+        assert_eq!(shares.oldest(), model.first().map(|(id, ..)| *id));
+    }
+    let owners: std::collections::BTreeSet<&str> = model.iter().map(|(_, owner, _)| owner.as_str()).collect();
+    assert_eq!((shares.len(), shares.owners()), (model.len(), owners.len()));
+    let by_owner: u64 = owners.iter().map(|owner| shares.held_by(owner).1).sum();
+    assert_eq!(by_owner, shares.bytes());
+}
+
+/// Whoever holds much makes nothing dearer.
+#[test]
+fn twice_as_much_costs_twice_the_work() {
+    let work = |count: usize| {
+        let mut shares = shares(ShareLimits { owner_entries_max: count as u64 / 2, ..UNLIMITED });
+        for n in 0..count {
+            let owner = if n % 2 == 0 { "a".to_owned() } else { format!("b{n}") };
+            shares.insert_over_oldest(&owner, value(0), |_, _| ()).unwrap();
+        }
+        while shares.take_in_turn().is_some() {}
+        shares.work()
+    };
+    let (once, twice) = (work(2_000), work(4_000));
+    assert!(twice <= 2 * once + 8, "{once} and {twice}");
+}
+
+/// The allocator's own count is the judge: never more than is counted, and not much less.
+#[test]
+fn what_is_counted_is_what_is_held() {
+    for (bytes, owners) in [(0, 1), (0, 5000), (1, 7), (40, 5000), (1000, 3), (200_000, 40)] {
+        let entries = if bytes > 10_000 { 100 } else { 5000 };
+        let before = held();
+        let mut shares = shares(UNLIMITED);
+        for n in 0..entries {
+            shares.insert(&format!("client {}", n % owners), value(bytes)).unwrap();
+        }
+        let (real, counted) = (held() - before, shares.bytes() as i64);
+        assert!(real <= counted + 4096, "{bytes} × {owners}: {real} bytes, counted {counted}");
+        assert!(counted <= 2 * real, "{bytes} × {owners}: {real} bytes, counted {counted}");
+        // Half of it goes, in an order that leaves holes.
+        let ids: Vec<EntryId> = shares.iter().map(|(id, ..)| id).step_by(2).collect();
+        let listed = held();
+        ids.iter().for_each(|id| drop(shares.remove(*id)));
+        let (real, counted) = (real + held() - listed, shares.bytes() as i64);
+        assert!(real <= counted + 4096, "{bytes} × {owners}: {real} bytes left, counted {counted}");
+        drop(ids);
+        while shares.take_in_turn().is_some() {}
+        assert_eq!((shares.bytes(), shares.len(), shares.owners()), (0, 0, 0));
+        assert_eq!(held(), before, "{bytes} × {owners}: nothing stays");
+    }
+}
+
+/// What an index beside it costs is what `tree_entry_bytes` says.
+#[test]
+fn an_index_costs_what_it_is_said_to_cost() {
+    let before = held();
+    let mut index: std::collections::BTreeSet<(u64, u64)> = (0..10_000).map(|n| (n, n)).collect();
+    for n in 0..10_000 {
+        index.insert((n * 7919 % 10_000, 20_000 + n));
+    }
+    index.retain(|(_, number)| number % 3 == 0);
+    let (real, said) = (held() - before, tree_entry_bytes(16) as i64 * index.len() as i64);
+    assert!(real <= said + 1024, "{real} bytes, said {said}");
+}
