@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xb56fe15251df3d0b)
+#define GRAPNEL_ABI_HASH UINT64_C(0xed9ee2c74a39a02c)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -82,9 +82,6 @@ typedef uint32_t grapnel_flow;
 #define GRAPNEL_FLOW_DEFER UINT32_C(2)
 /** The hook failed; its changes are thrown away and the fault policy holds. */
 #define GRAPNEL_FLOW_FAULT UINT32_C(3)
-/** Nobody has answered, as where a process or a database that the plugin asks is away: as with FAULT, but it does
- *  not count towards the breaker, since the plugin itself works. */
-#define GRAPNEL_FLOW_UNANSWERED UINT32_C(4)
 
 /** How a host function ended. */
 typedef uint32_t grapnel_status;
@@ -469,8 +466,9 @@ struct grapnel_new_message {
     uint8_t reserved;
     /** Message expiry interval, seconds; 0 for none. */
     uint32_t message_expiry_s;
-    /** Zero. */
-    uint32_t reserved2;
+    /** The flow that the message is counted in, a number of the plugin's choice; 0 for none. See
+     *  grapnel_host_api.in_flight(super::HostApi::in_flight). */
+    uint32_t flow;
     /** Topic name. */
     grapnel_slice topic;
     /** Payload. */
@@ -517,10 +515,6 @@ struct grapnel_new_thread {
     void (*run)(void *arg);
     /** Handed to the body. */
     void *arg;
-    /** How long it may take to end once `wait_stop` has answered 1, milliseconds, where it has something to bring to
-     *  its end; 0 is the operator's `plugin_thread_join_ms`, and `plugin_retire_ms_max` is the most. Until then all
-     *  host functions answer it as before, but for those that begin something: another thread, a hook. */
-    uint64_t join_ms;
 };
 
 /** Where an instance writes its state, lent by the host for the call. */
@@ -562,9 +556,8 @@ struct grapnel_host_api {
     /** Takes a ticket; the hook then returns GRAPNEL_FLOW_DEFER. `deadline_ms` 0 means the operator's default. In
      *  the hook alone. */
     grapnel_status (*defer)(void *ctx, uint32_t deadline_ms, grapnel_ticket *out);
-    /** Ends a deferred verdict with CONTINUE, STOP, FAULT or UNANSWERED and the changes. GRAPNEL_STATUS_FULL, and
-     *  the ticket stays open, for more or longer changes than any packet can need: none of them is taken. Any
-     *  thread, once. */
+    /** Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. GRAPNEL_STATUS_FULL, and the ticket
+     *  stays open, for more or longer changes than any packet can need: none of them is taken. Any thread, once. */
     grapnel_status (*complete)(grapnel_ticket ticket, grapnel_flow flow, const grapnel_change *changes, size_t count);
     /** At message.publish: another message, published after this one if this one is, and before its acknowledgement.
      *  In the hook alone; GRAPNEL_STATUS_FULL beyond `extra_messages_max`. */
@@ -594,7 +587,7 @@ struct grapnel_host_api {
     /** Cancels a timer of this shard. On a shard's thread alone. */
     grapnel_status (*cancel_timer)(uint64_t plugin, uint64_t timer);
     /** Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered
-     *  1, or within grapnel_new_thread.join_ms. Any thread. */
+     *  1. Any thread. */
     grapnel_status (*spawn)(uint64_t plugin, const grapnel_new_thread *thread);
     /** Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time
      *  is 0. */
@@ -611,6 +604,12 @@ struct grapnel_host_api {
     /** The file that the plugin was loaded from: its absolute path, any bytes but zero, for what lies beside it.
      *  Empty where there is none. It stays for ever. */
     grapnel_slice file;
+    /** How many messages the broker still holds of those that were published with this number in
+     *  grapnel_new_message.flow: they wait for their turn, or for a client to acknowledge them or to come back. One
+     *  that was delivered with QoS 0, dropped, or that nobody subscribes to is held no more; a retained one is as
+     *  long as it is retained. Those of `add_message` are not counted. Each generation of a plugin counts its own.
+     *  Any thread. */
+    grapnel_status (*in_flight)(uint64_t plugin, uint32_t flow, uint64_t *out);
 };
 
 /** Number of a hook point. */
@@ -858,7 +857,7 @@ GRAPNEL_CHECK_FIELD(grapnel_new_message, retain, 5, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, payload_format, 6, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved, 7, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, message_expiry_s, 8, 4);
-GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved2, 12, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, flow, 12, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, topic, 16, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, payload, 32, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, content_type, 48, 16);
@@ -876,19 +875,18 @@ GRAPNEL_CHECK_FIELD(grapnel_new_metric, help, 24, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds, 40, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds_len, 48, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_thread) == 48, "grapnel_new_thread has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_thread) == 40, "grapnel_new_thread has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, reserved, 4, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, name, 8, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, run, 24, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, arg, 32, 8);
-GRAPNEL_CHECK_FIELD(grapnel_new_thread, join_ms, 40, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 216, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 224, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -918,6 +916,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, measure, 176, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, adjust, 184, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, replay, 192, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, file, 200, 16);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, in_flight, 216, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);

@@ -126,7 +126,7 @@ tables! {
     Change { field, index, number, bytes, key }
     Pair { key, value }
     NewMessage {
-        size, qos, retain, payload_format, reserved, message_expiry_s, reserved2, topic, payload, content_type,
+        size, qos, retain, payload_format, reserved, message_expiry_s, flow, topic, payload, content_type,
         response_topic, correlation_data, from, user_properties, user_properties_len,
     }
     NewMetric { size, kind, name, help, bounds, bounds_len }
@@ -135,7 +135,7 @@ tables! {
     HostApi {
         size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
-        adjust, replay, file, #[cfg(feature = "abi-test-grown")] grown,
+        adjust, replay, file, in_flight, #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }
     Manifest {

@@ -58,6 +58,7 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
         mail: desk::mail,
         timer: desk::timer,
         cancel_timer: desk::cancel_timer,
+        in_flight: desk::in_flight,
         ..host::host_api(handle, shards)
     }));
     registry().desks.insert(handle, Desk::of(shards));

@@ -189,6 +189,7 @@ fn running(mut table: ChainTable, expected: &'static str) -> impl Unit {
             wall_ms: 1,
             ancestry: 0,
             stored: 0,
+            flow: None,
         };
         let point = HookPoint::MessagePublish;
         let mut fold = MessageFold::new(point, client, view, Draft::default(), rules, None);

@@ -2,6 +2,7 @@
 //! Used by hooks, sessions, retained store and mesh; decides nothing.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use bytes::Bytes;
 
@@ -71,7 +72,37 @@ pub struct MessageView<'a> {
     pub ancestry: u64,
     /// The number under which the owner of its topic has stored it, or has cleared the topic; 0 where neither has happened.
     pub stored: u64,
+    /// Its part in the count of a flow of a plugin's.
+    pub flow: Option<&'a Arc<FlowPart>>,
 }
+
+/// One message in the count of those that a plugin has published together and that are still held: whoever lets it go last takes it
+/// out of the count, on whatever shard.
+#[derive(Debug)]
+pub struct FlowPart(Arc<AtomicU64>);
+
+impl FlowPart {
+    /// One more in this count.
+    pub fn of(count: &Arc<AtomicU64>) -> Arc<FlowPart> {
+        count.fetch_add(1, Ordering::Relaxed);
+        Arc::new(FlowPart(Arc::clone(count)))
+    }
+}
+
+impl Drop for FlowPart {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Ordering::Relaxed);
+    }
+}
+
+/// The same count.
+impl PartialEq for FlowPart {
+    fn eq(&self, other: &FlowPart) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+}
+
+impl Eq for FlowPart {}
 
 /// A message that is kept.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -98,6 +129,8 @@ pub struct Message {
     pub wall_ms: u64,
     /// Plugins that led to it, a bit for each: they do not see it.
     pub ancestry: u64,
+    /// Its part in the count of a flow of a plugin's.
+    pub flow: Option<Arc<FlowPart>>,
 }
 
 impl MessageView<'_> {
@@ -120,6 +153,7 @@ impl MessageView<'_> {
             expires_at_ms: self.expires_at_ms,
             wall_ms: self.wall_ms,
             ancestry: self.ancestry,
+            flow: self.flow.cloned(),
         }
     }
 
@@ -156,6 +190,7 @@ impl Message {
             wall_ms: self.wall_ms,
             ancestry: self.ancestry,
             stored: 0,
+            flow: self.flow.as_ref(),
         }
     }
 

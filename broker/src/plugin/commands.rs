@@ -4,12 +4,13 @@
 use std::collections::HashMap;
 use std::hash::Hasher;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
 use grapnel_engine::hook::{PluginHandle, outgoing};
 use grapnel_engine::limits::Limits;
+use grapnel_engine::message::FlowPart;
 use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Command, FROM_A_THREAD, Scope};
@@ -31,6 +32,31 @@ struct Account {
     /// The second that is counted, since the start, in the high half; publishes in it in the low one.
     published: AtomicU64,
     replayed: AtomicBool,
+    flows: Mutex<Flows>,
+}
+
+/// How many messages of each flow of a generation are still held.
+#[derive(Default)]
+struct Flows {
+    counts: HashMap<u32, Arc<AtomicU64>>,
+    /// At how many flows those that hold nothing are taken out again.
+    sweep_at: usize,
+}
+
+impl Flows {
+    /// The count of a flow. There are at most twice as many as hold something, and some.
+    fn count(&mut self, flow: u32) -> &Arc<AtomicU64> {
+        if self.counts.len() >= self.sweep_at.max(64) {
+            self.counts.retain(|_, count| count.load(Ordering::Relaxed) > 0);
+            self.counts.shrink_to(2 * self.counts.len());
+            self.sweep_at = 2 * self.counts.len();
+        }
+        self.counts.entry(flow).or_default()
+    }
+
+    fn held(&self, flow: u32) -> u64 {
+        self.counts.get(&flow).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
 }
 
 struct Bounds {
@@ -84,6 +110,7 @@ impl Desk {
             led: AtomicBool::new(leads),
             published: AtomicU64::new(0),
             replayed: AtomicBool::new(false),
+            flows: Mutex::default(),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
@@ -131,7 +158,9 @@ impl Desk {
         // A command inherits the ancestry of its event.
         let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
         let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | account.bit;
-        let message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
+        let flow = message.flow;
+        let mut message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
+        message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
         if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
         {
             return Err(Status::FULL);
@@ -143,6 +172,10 @@ impl Desk {
             None => shards.get(shard_of(&message.topic, shards.len())).ok_or(Status::WRONG_MOMENT)?,
         };
         self.hand(shard, Command::Publish { plugin: PluginHandle(plugin), message })
+    }
+
+    pub(super) fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
+        Ok(self.account(plugin)?.flows().held(flow))
     }
 
     pub(super) fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
@@ -246,6 +279,10 @@ impl Desk {
 }
 
 impl Account {
+    fn flows(&self) -> MutexGuard<'_, Flows> {
+        self.flows.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Counts a publish in this second.
     fn may_publish(&self, second: u64, max: u64) -> bool {
         let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
@@ -286,6 +323,7 @@ mod tests {
             retain: false,
             payload_format: None,
             message_expiry_s: 0,
+            flow: 0,
             content_type: b"",
             response_topic: b"",
             correlation_data: b"",
@@ -318,6 +356,38 @@ mod tests {
         assert!((0..3).all(|_| account.may_publish(7, 3)));
         assert!(!account.may_publish(7, 3));
         assert!(account.may_publish(8, 3));
+    }
+
+    #[test]
+    fn messages_of_a_flow_are_counted_until_nobody_holds_them() {
+        let (desk, shards) = desk();
+        let home = &shards[shard_of("a/b", 2)];
+        let of = |flow| PluginMessage { flow, ..message(b"a/b") };
+        assert_eq!(desk.in_flight(5, 1), Ok(0), "not known");
+        for flow in [1, 1, 2, 0] {
+            desk.publish(5, &of(flow)).unwrap();
+        }
+        assert_eq!(desk.publish(5, &PluginMessage { topic: b"a/+", ..of(1) }), Err(Status::INVALID));
+        assert_eq!([0, 1, 2].map(|flow| desk.in_flight(5, flow)), [Ok(0), Ok(2), Ok(1)]);
+        let Some(Command::Publish { message, .. }) = home.next_plugin_command() else {
+            panic!("it is there")
+        };
+        let copy = message.view().to_message();
+        drop(message);
+        assert_eq!(desk.in_flight(5, 1), Ok(2), "a copy is held");
+        drop(copy);
+        assert_eq!(desk.in_flight(5, 1), Ok(1));
+        while home.next_plugin_command().is_some() {}
+        assert_eq!([1, 2].map(|flow| desk.in_flight(5, flow)), [Ok(0); 2]);
+        // Flows that hold nothing are forgotten.
+        for flow in 1..10_000 {
+            desk.publish(5, &of(flow)).unwrap();
+            home.next_plugin_command().unwrap();
+        }
+        let account = desk.account(5).unwrap();
+        assert!(account.flows().counts.len() <= 64);
+        desk.dismiss(PluginHandle(5));
+        assert_eq!(desk.in_flight(5, 1), Err(Status::STALE));
     }
 
     #[test]

@@ -322,6 +322,10 @@ impl HostServices for Services {
         self.desk.publish(plugin, message)
     }
 
+    fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
+        self.desk.in_flight(plugin, flow)
+    }
+
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         self.desk.kick(plugin, client_id, reason, discard)
     }

@@ -27,6 +27,8 @@ pub struct PluginMessage<'a> {
     pub payload_format: Option<u8>,
     /// Seconds; 0 for none.
     pub message_expiry_s: u32,
+    /// The plugin's number of the flow that it is counted in; 0 for none.
+    pub flow: u32,
     /// Empty for none; not checked.
     pub content_type: &'a [u8],
     /// Empty for none; not checked.
@@ -73,6 +75,7 @@ impl<'a> PluginMessage<'a> {
                 retain: message.retain != 0,
                 payload_format,
                 message_expiry_s: message.message_expiry_s,
+                flow: message.flow,
                 content_type: message.content_type.bytes(),
                 response_topic: message.response_topic.bytes(),
                 correlation_data: message.correlation_data.bytes(),
@@ -279,6 +282,11 @@ pub trait HostServices: Sync + Send {
         let _ = (metric, by);
         Err(Status::UNSUPPORTED)
     }
+    /// As [`HostApi::in_flight`]; how many there are.
+    fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
+        let _ = (plugin, flow);
+        Err(Status::UNSUPPORTED)
+    }
     /// As [`HostApi::replay`].
     fn replay(&self, plugin: u64) -> Result<(), Status> {
         let _ = plugin;
@@ -325,6 +333,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         adjust: host_adjust,
         replay: host_replay,
         file: Slice::EMPTY,
+        in_flight: host_in_flight,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }
@@ -525,6 +534,11 @@ unsafe extern "C" fn host_measure(metric: u64, value: i64) -> Status {
 
 unsafe extern "C" fn host_adjust(metric: u64, by: i64) -> Status {
     serve(|services| services.adjust(metric, by))
+}
+
+unsafe extern "C" fn host_in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {
+    // SAFETY: `out` is null or writable.
+    serve(|services| unsafe { give(out, services.in_flight(plugin, flow)) })
 }
 
 unsafe extern "C" fn host_replay(plugin: u64) -> Status {

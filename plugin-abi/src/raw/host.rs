@@ -96,6 +96,11 @@ pub struct HostApi {
     /// The file that the plugin was loaded from: its absolute path, any bytes but zero, for what lies beside it. Empty where there
     /// is none. It stays for ever.
     pub file: Slice,
+    /// How many messages the broker still holds of those that were published with this number in [`NewMessage::flow`]: they wait for
+    /// their turn, or for a client to acknowledge them or to come back. One that was delivered with QoS 0, dropped, or that nobody
+    /// subscribes to is held no more; a retained one is as long as it is retained. Those of `add_message` are not counted. Each
+    /// generation of a plugin counts its own. Any thread.
+    pub in_flight: unsafe extern "C" fn(plugin: u64, flow: u32, out: *mut u64) -> Status,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn(plugin: u64) -> u64,

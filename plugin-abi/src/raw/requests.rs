@@ -32,8 +32,9 @@ pub struct NewMessage {
     pub reserved: u8,
     /// Message expiry interval, seconds; 0 for none.
     pub message_expiry_s: u32,
-    /// Zero.
-    pub reserved2: u32,
+    /// The flow that the message is counted in, a number of the plugin's choice; 0 for none. See
+    /// [`HostApi::in_flight`](super::HostApi::in_flight).
+    pub flow: u32,
     /// Topic name.
     pub topic: Slice,
     /// Payload.

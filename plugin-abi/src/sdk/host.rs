@@ -102,6 +102,16 @@ impl Host {
         })
     }
 
+    /// How many messages of a flow ([`Outgoing::flow`]) the broker still holds: those that wait for their turn, or for a client to
+    /// acknowledge them or to come back. Publish the next ones when it has fallen, and no subscriber is given more than it takes.
+    /// A message that was delivered with QoS 0, was dropped, or that nobody subscribes to is held no more. Any thread.
+    pub fn in_flight(self, flow: u32) -> u64 {
+        let mut count = 0;
+        // SAFETY: `in_flight` may be called from any thread, and `count` is writable.
+        let status = unsafe { (self.api.in_flight)(self.api.plugin, flow, &raw mut count) };
+        if status == Status::OK { count } else { 0 }
+    }
+
     /// Disconnects a client. Any thread. That there is no such client is no error.
     ///
     /// # Errors

@@ -1,5 +1,6 @@
 //! A message that a plugin publishes of its own, or adds to one that comes in.
 
+use super::weigh::Weigh;
 use crate::raw::{NewMessage, Pair, Slice};
 
 /// A message to publish.
@@ -11,6 +12,7 @@ pub struct Outgoing {
     retain: bool,
     payload_format: Option<u8>,
     message_expiry_s: u32,
+    flow: u32,
     content_type: String,
     response_topic: String,
     correlation_data: Vec<u8>,
@@ -46,6 +48,13 @@ impl Outgoing {
     #[must_use]
     pub fn message_expiry_s(self, seconds: u32) -> Outgoing {
         Outgoing { message_expiry_s: seconds, ..self }
+    }
+
+    /// Counted in a flow of this number, which the plugin chooses: [`Host::in_flight`](crate::Host::in_flight) says how many of
+    /// them the broker still holds. 0 for none.
+    #[must_use]
+    pub fn flow(self, flow: u32) -> Outgoing {
+        Outgoing { flow, ..self }
     }
 
     /// With a content type.
@@ -93,7 +102,7 @@ impl Outgoing {
             payload_format: self.payload_format.unwrap_or(255),
             reserved: 0,
             message_expiry_s: self.message_expiry_s,
-            reserved2: 0,
+            flow: self.flow,
             topic: Slice::of(self.topic.as_bytes()),
             payload: Slice::of(&self.payload),
             content_type: Slice::of(self.content_type.as_bytes()),
@@ -104,5 +113,16 @@ impl Outgoing {
             user_properties_len: pairs.len(),
         };
         call(&raw const table)
+    }
+}
+
+impl Weigh for Outgoing {
+    fn heap_bytes(&self) -> u64 {
+        let texts = [&self.topic, &self.content_type, &self.response_topic, &self.from];
+        let texts: u64 = texts.into_iter().map(Weigh::heap_bytes).sum();
+        texts
+            + self.payload.heap_bytes()
+            + self.correlation_data.heap_bytes()
+            + self.user_properties.heap_bytes()
     }
 }

@@ -39,6 +39,8 @@ pub struct Published {
     pub from: String,
     /// User properties, as key and value.
     pub user_properties: Vec<(String, String)>,
+    /// The flow that it is counted in until the test takes it; 0 for none.
+    pub flow: u32,
 }
 
 #[derive(Clone, Debug)]
@@ -92,6 +94,20 @@ fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
         retain: message.retain,
         from: text(message.from)?,
         user_properties: pairs.collect::<Result<_, Status>>()?,
+        flow: message.flow,
+    })
+}
+
+/// What has been published and not been looked at is in flight.
+pub(super) unsafe extern "C" fn in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {
+    // SAFETY: the contract of `in_flight`: null or writable.
+    let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
+    let count = with(plugin, |desk| {
+        desk.published.iter().filter(|message| message.flow == flow && flow != 0).count()
+    });
+    count.map_or(Status::STALE, |count| {
+        *out = count as u64;
+        Status::OK
     })
 }
 

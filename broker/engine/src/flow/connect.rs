@@ -147,6 +147,7 @@ pub(crate) fn will_of(
         expires_at_ms: None,
         wall_ms: 0,
         ancestry: 0,
+        flow: None,
     };
     Ok(Some(Box::new(Will {
         message,

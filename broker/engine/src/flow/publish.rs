@@ -79,6 +79,7 @@ pub(crate) fn on_publish(
         wall_ms: parts.clock.now().wall_ms,
         ancestry: 0,
         stored: 0,
+        flow: None,
     };
     if admission == Admission::AwaitsRelease {
         push_publish(parts, session_key, key, slot_of(&view, head, Stage::Unstarted));

@@ -80,6 +80,7 @@ pub fn message_of(
         expires_at_ms: (message.message_expiry_s > 0).then(|| u64::from(message.message_expiry_s) * 1000),
         wall_ms: 0,
         ancestry,
+        flow: None,
     })
 }
 
@@ -95,6 +96,7 @@ mod tests {
             retain: false,
             payload_format: None,
             message_expiry_s: 0,
+            flow: 0,
             content_type: b"",
             response_topic: b"",
             correlation_data: b"",

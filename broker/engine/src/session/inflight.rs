@@ -257,6 +257,7 @@ mod tests {
             expires_at_ms: None,
             wall_ms: 0,
             ancestry: 0,
+            flow: None,
         };
         Delivery {
             message: Rc::new(Arc::new(message).into()),
