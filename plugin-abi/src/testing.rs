@@ -7,9 +7,10 @@ mod desk;
 mod event;
 mod points;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
 use std::marker::PhantomData;
+use std::rc::{Rc, Weak};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -22,7 +23,7 @@ use desk::Desk;
 use crate::host::{self, Entry};
 use crate::module::{ErrorText, PluginModuleRef};
 use crate::raw::{self, Change, HostApi, Slice, Status, Ticket};
-use crate::sdk::{Exported, Level, module};
+use crate::sdk::{Exported, Level, MountSpec, module};
 
 /// How a run of a chain ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -69,6 +70,7 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
         shared: std::ptr::null_mut(),
         shards: Vec::new(),
         active: false,
+        alive: Rc::new(()),
         of: PhantomData,
     };
     let config = Slice::of(config.as_bytes());
@@ -111,6 +113,8 @@ pub struct TestPlugin<P> {
     shared: *mut c_void,
     shards: Vec<*mut c_void>,
     active: bool,
+    /// Gone when the plugin is.
+    alive: Rc<()>,
     of: PhantomData<P>,
 }
 
@@ -126,27 +130,63 @@ impl<P: Exported> TestPlugin<P> {
         self.run_on(0, event)
     }
 
-    /// Runs every hook that the plugin has at the event's point, as this shard would.
+    /// Runs every hook that the plugin has at the event's point, as this shard would: those whose topic filters match the topic that
+    /// the event has by then, and at `client.authorize` for a delivery those that are mounted with `deliver`. Those behind one that
+    /// defers are called by [`FakeEvent::wait`], if the answer is to go on.
     pub fn run_on(&mut self, shard: u32, event: &mut FakeEvent) -> Outcome {
         let mut hooks: Vec<_> =
             P::MOUNTS.iter().filter(|mount| mount.point() == event.point() && !mount.is_manual()).collect();
         hooks.sort_by_key(|mount| std::cmp::Reverse(mount.order()));
-        for mount in hooks {
-            // SAFETY: the code is this test's own, and the instance lives as long as `self`, which stays on its thread.
-            let entry = unsafe { Entry::new(mount.hook(), self.shards[shard as usize]) };
-            match desk::on_shard(shard, || event.call(entry, shard)) {
-                raw::Flow::CONTINUE => {}
-                raw::Flow::STOP => return Outcome::Stop,
-                raw::Flow::DEFER => return Outcome::Deferred,
-                _ => return Outcome::Fault,
-            }
+        event.rest = None;
+        Rest {
+            hooks: hooks.into(),
+            instance: self.shards[shard as usize],
+            shard,
+            alive: Rc::downgrade(&self.alive),
         }
-        Outcome::Continue
+        .run(event)
     }
 
     /// What the plugin has logged so far.
     pub fn logs(&self) -> Vec<(Level, String)> {
         registry().logs.get(&self.handle).cloned().unwrap_or_default()
+    }
+}
+
+/// The hooks of a chain that have not been called yet.
+#[derive(Debug)]
+struct Rest {
+    hooks: VecDeque<&'static MountSpec>,
+    instance: *mut c_void,
+    shard: u32,
+    /// The plugin of the instance, which is alive as long as this is.
+    alive: Weak<()>,
+}
+
+impl Rest {
+    fn run(mut self, event: &mut FakeEvent) -> Outcome {
+        while let Some(mount) = self.hooks.pop_front() {
+            if !event.is_for(mount) {
+                continue;
+            }
+            if self.alive.strong_count() == 0 {
+                // Its plugin was unloaded meanwhile: the broker goes on without it.
+                return Outcome::Continue;
+            }
+            // SAFETY: the code is this test's own. The instance lives as long as its plugin does, which is neither sent to another
+            // thread nor dropped while this runs, and no other call of it is going on.
+            let entry = unsafe { Entry::new(mount.hook(), self.instance) };
+            match desk::on_shard(self.shard, || event.call(entry, self.shard)) {
+                raw::Flow::CONTINUE => {}
+                raw::Flow::STOP => return Outcome::Stop,
+                raw::Flow::DEFER => {
+                    event.rest = Some(self);
+                    return Outcome::Deferred;
+                }
+                _ => return Outcome::Fault,
+            }
+        }
+        Outcome::Continue
     }
 }
 

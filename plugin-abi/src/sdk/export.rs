@@ -139,6 +139,10 @@ impl MountSpec {
     pub(crate) const fn order(&self) -> i32 {
         self.priority
     }
+
+    pub(crate) const fn delivers(&self) -> bool {
+        self.deliver
+    }
 }
 
 /// What the `plugin!` macro says about a plugin.

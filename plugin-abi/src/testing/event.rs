@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use super::{Completed, CompletedChange, Outcome, open_ticket};
+use super::{Completed, CompletedChange, Outcome, Rest, open_ticket};
 use crate::host::{Entry, EventAccess, FieldChange, FieldValue, PluginMessage};
 use crate::point::{HookPoint, Kind};
 use crate::raw::{self, APPEND, Event, Field, Flow, Slice, Status, Ticket};
-use crate::sdk::{Action, Reason, Verdict};
+use crate::sdk::{Action, MountSpec, Reason, Verdict};
+use crate::topic;
 
 #[derive(Clone, Debug)]
 pub(super) enum Stored {
@@ -39,6 +40,8 @@ pub struct FakeEvent {
     before: Before,
     /// Topic name and payload of the messages that hooks have added.
     added: Vec<(String, Vec<u8>)>,
+    /// The hooks behind the one that defers.
+    pub(super) rest: Option<Rest>,
 }
 
 impl FakeEvent {
@@ -53,6 +56,7 @@ impl FakeEvent {
             waiting: None,
             before: Before::default(),
             added: Vec::new(),
+            rest: None,
         };
         event
             .with_text(Field::CLIENT_ID, "client")
@@ -264,9 +268,35 @@ impl FakeEvent {
         }
     }
 
-    /// Waits until the ticket of a deferred verdict is completed, and applies what came with it. [`Outcome::Fault`] for a
-    /// ticket that was dropped, which leaves nothing of what the hook had changed, [`Outcome::Deferred`] if `timeout` has passed.
+    /// Waits until the ticket of a deferred verdict is completed, and applies what came with it. If the answer is to go on, the hooks
+    /// behind the one that deferred are called, on this thread; where one of them defers too, its ticket is waited for as well.
+    /// [`Outcome::Fault`] for a ticket that was dropped, which leaves nothing of what the hook had changed, [`Outcome::Deferred`] if
+    /// `timeout` has passed.
     pub fn wait(&mut self, timeout: Duration) -> Outcome {
+        let until = Instant::now() + timeout;
+        loop {
+            let outcome = self.wait_for_ticket(until.saturating_duration_since(Instant::now()));
+            if outcome == Outcome::Deferred {
+                return outcome;
+            }
+            match self.rest.take().filter(|_| outcome == Outcome::Continue).map(|rest| rest.run(self)) {
+                Some(Outcome::Deferred) => {}
+                Some(outcome) => return outcome,
+                None => return outcome,
+            }
+        }
+    }
+
+    /// Whether the broker would call a hook with this event.
+    pub(super) fn is_for(&self, mount: &MountSpec) -> bool {
+        let is_delivery =
+            self.point == HookPoint::ClientAuthorize && self.number(Field::ACTION, 0) == Some(3);
+        let topics = mount.topic_list();
+        (mount.delivers() || !is_delivery)
+            && (topics.is_empty() || topics.iter().any(|filter| topic::matches(filter, self.topic())))
+    }
+
+    fn wait_for_ticket(&mut self, timeout: Duration) -> Outcome {
         let Some(waiting) = &self.waiting else { return Outcome::Fault };
         let Ok(completed) = waiting.recv_timeout(timeout) else { return Outcome::Deferred };
         self.waiting = None;

@@ -1,0 +1,146 @@
+//! The test bed calls hooks as the broker does: those whose topic filters match, and those behind a deferred one after its answer.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
+use grapnel_plugin_abi::{
+    Action, Authorize, Error, Flow, Host, NoConfig, Plugin, Publish, PublishTicket, Reason, Refused, Verdict,
+};
+
+const SOON: Duration = Duration::from_secs(20);
+
+/// Notes in a user property which of its hooks has seen a message.
+struct Seen;
+
+#[derive(Default)]
+struct SeenShard {
+    ticket: Option<PublishTicket>,
+}
+
+impl Plugin for Seen {
+    type Config = NoConfig;
+    type Shard = SeenShard;
+
+    fn load(_config: NoConfig, _host: &Host) -> Result<Seen, Error> {
+        Ok(Seen)
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<SeenShard, Error> {
+        Ok(SeenShard::default())
+    }
+}
+
+impl SeenShard {
+    fn moves(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
+        message.add_user_property("seen", "moves")?;
+        if message.topic() == "from" { message.set_topic("a/b") } else { Ok(()) }
+    }
+
+    fn narrow(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
+        message.add_user_property("seen", "narrow")
+    }
+
+    /// Answers at once, in a way that its payload says.
+    fn defers(&mut self, message: &mut Publish<'_>) -> Result<Flow, Refused> {
+        let mut ticket = message.defer(Duration::ZERO)?;
+        ticket.add_user_property("seen", "deferred");
+        match message.payload() {
+            b"stop" => ticket.stop(),
+            b"drop" => drop(ticket),
+            b"keep" => self.ticket = Some(ticket),
+            _ => ticket.proceed(),
+        }
+        Ok(Flow::Defer)
+    }
+
+    fn last(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
+        message.add_user_property("seen", "last")
+    }
+
+    fn asked(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
+        request.deny(Reason::NOT_AUTHORIZED)
+    }
+
+    fn asked_always(&mut self, request: &mut Authorize<'_>) -> Result<(), Refused> {
+        if request.topic() == "always" { request.allow() } else { Ok(()) }
+    }
+}
+
+grapnel_plugin_abi::plugin!(Seen {
+    message.publish(priority = 9) => SeenShard::moves,
+    message.publish(priority = 8, topics = &["a/+", "c"]) => SeenShard::narrow,
+    message.publish(priority = 7, topics = &["wait/#"]) => SeenShard::defers,
+    message.publish(priority = 6, topics = &["wait/twice"], name = "again") => SeenShard::defers,
+    message.publish(priority = 5) => SeenShard::last,
+    client.authorize => SeenShard::asked,
+    client.authorize(priority = -1, deliver = true) => SeenShard::asked_always,
+});
+
+fn seen(event: &FakeEvent) -> Vec<String> {
+    event.user_properties().into_iter().map(|(_, value)| value).collect()
+}
+
+#[test]
+fn a_hook_is_called_for_its_topics_alone() {
+    let mut plugin = testing::load::<Seen>("").unwrap();
+    for (topic, expected) in [
+        ("b", &["moves", "last"][..]),
+        ("a/b/c", &["moves", "last"]),
+        ("a/b", &["moves", "narrow", "last"]),
+        ("c", &["moves", "narrow", "last"]),
+        // As it is when its turn comes.
+        ("from", &["moves", "narrow", "last"]),
+    ] {
+        let mut event = FakeEvent::publish(topic, b"");
+        assert_eq!(plugin.run(&mut event), Outcome::Continue);
+        assert_eq!(seen(&event), expected, "{topic}");
+    }
+}
+
+#[test]
+fn hooks_behind_a_deferred_one_are_called_after_its_answer() {
+    let mut plugin = testing::load::<Seen>("").unwrap();
+    for (topic, payload, outcome, expected) in [
+        ("wait/a", "", Outcome::Continue, &["moves", "deferred", "last"][..]),
+        ("wait/twice", "", Outcome::Continue, &["moves", "deferred", "deferred", "last"]),
+        ("wait/a", "stop", Outcome::Stop, &["moves", "deferred"]),
+        ("wait/a", "drop", Outcome::Fault, &["moves"]),
+    ] {
+        let mut event = FakeEvent::publish(topic, payload.as_bytes());
+        assert_eq!(plugin.run(&mut event), Outcome::Deferred);
+        assert_eq!(seen(&event), ["moves"], "no hook is called before the answer");
+        assert_eq!(event.wait(SOON), outcome, "{topic} {payload}");
+        assert_eq!(seen(&event), expected, "{topic} {payload}");
+    }
+}
+
+/// An event may be waited for when its plugin has gone: nothing of it is called then.
+#[test]
+fn nothing_is_called_of_a_plugin_that_has_gone() {
+    let mut plugin = testing::load::<Seen>("").unwrap();
+    let mut event = FakeEvent::publish("wait/a", b"");
+    assert_eq!(plugin.run(&mut event), Outcome::Deferred);
+    let mut kept = FakeEvent::publish("wait/a", b"keep");
+    assert_eq!(plugin.run(&mut kept), Outcome::Deferred);
+    assert_eq!(kept.wait(Duration::ZERO), Outcome::Deferred);
+    drop(plugin);
+    assert_eq!(event.wait(SOON), Outcome::Continue);
+    assert_eq!(seen(&event), ["moves", "deferred"]);
+    assert_eq!(kept.wait(SOON), Outcome::Fault, "its ticket went with the instance");
+}
+
+#[test]
+fn deliveries_are_asked_of_those_who_want_them() {
+    let mut plugin = testing::load::<Seen>("").unwrap();
+    for (action, topic, expected) in [
+        (Action::Publish, "a", Verdict::Deny),
+        (Action::Deliver, "a", Verdict::Unanswered),
+        (Action::Deliver, "always", Verdict::Allow),
+    ] {
+        let mut event = FakeEvent::authorize(action, topic);
+        plugin.run(&mut event);
+        assert_eq!(event.verdict(), expected, "{action:?} {topic}");
+    }
+}
