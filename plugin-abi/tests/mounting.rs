@@ -24,6 +24,9 @@ impl Plugin for Late {
         let again = host.mount::<Late>("late", &Mounting::new().point(HookPoint::MessagePublish))?;
         assert!(host.mount::<Late>("late", &Mounting::new().point(HookPoint::ClientConnect)).is_err());
         assert!(host.mount::<Late>("latest", &Mounting::new()).is_err());
+        // Its hook would take the instances of this one for its own.
+        let other = host.mount::<other::Other>("late", &Mounting::new());
+        assert_eq!(other.map_err(|refused| refused.status), Err(Status::INVALID));
         assert_ne!(mounted, again);
         Ok(Late)
     }
@@ -47,6 +50,34 @@ grapnel_plugin_abi::plugin!(Late {
     message.publish(manual = true, priority = -3, topics = &["own/#"]) => Late::late,
     message.publish => Late::early,
 });
+
+/// Another plugin, whose instance is a text.
+mod other {
+    use super::{Arc, Error, Host, NoConfig, Plugin, Publish};
+
+    pub struct Other;
+
+    impl Plugin for Other {
+        type Config = NoConfig;
+        type Shard = String;
+
+        fn load(_config: NoConfig, _host: &Host) -> Result<Other, Error> {
+            Ok(Other)
+        }
+
+        fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<String, Error> {
+            Ok(String::new())
+        }
+    }
+
+    impl Other {
+        fn late(shard: &mut String, message: &mut Publish<'_>) {
+            shard.push_str(message.topic());
+        }
+    }
+
+    grapnel_plugin_abi::__exported!(Other { message.publish(manual = true) => Other::late, });
+}
 
 /// What was asked of the broker.
 #[derive(Default)]

@@ -343,7 +343,7 @@ unsafe extern "C" fn load<P: Exported>(
         // SAFETY: the host lends the text for the call.
         let json = unsafe { config.bytes() };
         let config = config::parse::<P::Config>(json).map_err(|text| (Status::INVALID, text))?;
-        let host = Host::new(api);
+        let host = Host::new::<P>(api);
         let plugin = P::load(config, &host).map_err(|error| (Status::FAILED, error.to_string()))?;
         *out = Box::into_raw(Box::new(Shared { plugin: Arc::new(plugin), host })).cast();
         Ok(())

@@ -1,6 +1,7 @@
 //! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What acts on clients is copied and
 //! runs after the current event has ended.
 
+use std::any::TypeId;
 use std::ffi::{OsStr, c_void};
 use std::fmt::Display;
 use std::os::unix::ffi::OsStrExt;
@@ -33,6 +34,8 @@ pub enum Level {
 #[derive(Clone, Copy)]
 pub struct Host {
     api: &'static HostApi,
+    /// The type of the plugin that it was made for, whose instances the broker calls hooks with.
+    plugin: TypeId,
 }
 
 impl std::fmt::Debug for Host {
@@ -42,8 +45,12 @@ impl std::fmt::Debug for Host {
 }
 
 impl Host {
-    pub(crate) const fn new(api: &'static HostApi) -> Host {
-        Host { api }
+    pub(crate) const fn new<P: 'static>(api: &'static HostApi) -> Host {
+        Host { api, plugin: TypeId::of::<P>() }
+    }
+
+    pub(crate) fn is_of<P: 'static>(self) -> bool {
+        self.plugin == TypeId::of::<P>()
     }
 
     pub(crate) const fn api(self) -> &'static HostApi {

@@ -80,9 +80,16 @@ impl Host {
     /// being mounted at once. Every shard calls it from its next turn on. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] where there is no such hook, where it is mounted already, for a topic filter that cannot be, and beyond
-    /// `plugin_hooks_max`. The broker's log says more.
+    /// [`Refused`] for the type of another plugin, whose hook would be called with this one's instances; where there is no such hook,
+    /// where it is mounted already, for a topic filter that cannot be, and beyond `plugin_hooks_max`. The broker's log says more.
     pub fn mount<P: Exported>(self, name: &str, mounting: &Mounting) -> Result<HookId, Refused> {
+        if !self.is_of::<P>() {
+            self.warn(format_args!(
+                "mounts no hook {name}: it is one of the plugin {}, another type",
+                P::NAME
+            ));
+            return Err(Refused { field: None, status: Status::INVALID });
+        }
         let wanted = |point: HookPoint| mounting.point.is_none_or(|wanted| wanted == point);
         let spec = P::MOUNTS.iter().find(|spec| spec.hook_name() == name && wanted(spec.point()));
         let mut spec = *spec.ok_or(Refused { field: None, status: Status::ABSENT })?;
