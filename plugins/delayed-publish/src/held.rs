@@ -1,9 +1,9 @@
 //! The messages that one shard holds, by when they are due, and the bytes they are handed over in to the next version of the
-//! plugin. No clock and no broker in here.
+//! plugin. No clock and no broker in here, but for the metrics.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 
-use grapnel_plugin_abi::{Error, Outgoing};
+use grapnel_plugin_abi::{EntryId, Error, Full, Host, Outgoing, ShareLimits, Shares, tree_entry_bytes};
 
 /// First byte of what is handed over: the form of the rest.
 const FORM: u8 = 1;
@@ -25,11 +25,11 @@ pub struct Held {
 }
 
 impl Held {
-    /// What it counts against `bytes_max`.
-    pub fn bytes(&self) -> u64 {
-        let texts = self.from.len() + self.topic.len() + self.content_type.len() + self.response_topic.len();
-        let pairs: usize = self.user_properties.iter().map(|(key, value)| key.len() + value.len()).sum();
-        (texts + pairs + self.payload.len() + self.correlation_data.len()) as u64
+    /// What it is kept and handed over as.
+    fn bytes(&self) -> Box<[u8]> {
+        let mut out = Vec::new();
+        self.write(&mut out);
+        out.into()
     }
 
     /// The message to publish.
@@ -113,69 +113,85 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// The messages of a shard: those that are due at the same time in the order in which they came.
-#[derive(Debug, Default)]
+/// The messages of a shard: those that are due at the same time in the order in which they came. Each is kept as the bytes that
+/// it is handed over in, which are one piece of memory.
+#[derive(Debug)]
 pub struct Store {
-    waiting: BTreeMap<(u64, u64), Held>,
-    last: u64,
-    bytes: u64,
+    held: Shares<Box<[u8]>>,
+    /// When each is due, and its number.
+    due: BTreeSet<(u64, EntryId)>,
 }
 
 impl Store {
-    /// How many there are.
-    pub fn len(&self) -> usize {
-        self.waiting.len()
+    /// Without messages. Within these limits, and in these metrics.
+    pub fn new(limits: ShareLimits, host: &Host) -> Store {
+        let held = Shares::new(limits)
+            .beside_each(tree_entry_bytes(size_of::<(u64, EntryId)>()))
+            .with_metrics(host, "waiting_messages");
+        Store { held, due: BTreeSet::new() }
     }
 
-    /// What they hold together, bytes.
-    pub fn bytes(&self) -> u64 {
-        self.bytes
+    /// How many there are.
+    pub fn len(&self) -> usize {
+        self.held.len()
     }
 
     /// When the next one is due, milliseconds since 1970.
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.waiting.first_key_value().map(|((due_ms, _), _)| *due_ms)
+        self.due.first().map(|(due_ms, _)| *due_ms)
     }
 
-    /// Keeps a message until then.
-    pub fn hold(&mut self, due_ms: u64, held: Held) {
-        self.last += 1;
-        self.bytes += held.bytes();
-        self.waiting.insert((due_ms, self.last), held);
+    /// Keeps a message until then, for the client that it is from.
+    ///
+    /// # Errors
+    /// The limit that it would pass, the client's or that of all.
+    pub fn hold(&mut self, due_ms: u64, held: &Held) -> Result<(), Full> {
+        let id = self.held.insert(&held.from, held.bytes()).map_err(|rejected| rejected.full)?;
+        self.due.insert((due_ms, id));
+        Ok(())
     }
 
     /// The first one that is due; it stays.
-    pub fn first_due(&self, now_ms: u64) -> Option<&Held> {
-        self.waiting.first_key_value().filter(|((due_ms, _), _)| *due_ms <= now_ms).map(|(_, held)| held)
+    pub fn first_due(&self, now_ms: u64) -> Option<Held> {
+        let (_, id) = self.due.first().filter(|(due_ms, _)| *due_ms <= now_ms)?;
+        Held::read(&mut Reader(self.held.get(*id)?))
     }
 
     /// Takes out the first one.
-    pub fn take_first(&mut self) -> Option<Held> {
-        let (_, held) = self.waiting.pop_first()?;
-        self.bytes -= held.bytes();
-        Some(held)
+    pub fn forget_first(&mut self) {
+        if let Some((_, id)) = self.due.pop_first() {
+            self.held.remove(id);
+        }
     }
 
     /// All of it, for the next version.
     pub fn export(&self) -> Vec<u8> {
         let mut out = vec![FORM];
-        for ((due_ms, _), held) in &self.waiting {
-            out.extend(due_ms.to_le_bytes());
-            held.write(&mut out);
+        for (due_ms, id) in &self.due {
+            if let Some(bytes) = self.held.get(*id) {
+                out.extend(due_ms.to_le_bytes());
+                out.extend(bytes);
+            }
         }
         out
     }
 
-    /// What the version before has exported.
-    pub fn import(state: &[u8]) -> Result<Store, Error> {
+    /// Takes over what the version before has exported, in the place of what is here. What was acknowledged stays, also beyond limits
+    /// that are lower now.
+    pub fn import(&mut self, state: &[u8]) -> Result<(), Error> {
         let wrong = || Error::new("what the version before left cannot be read");
         let Some((&FORM, state)) = state.split_first() else { return Err(wrong()) };
-        let (mut reader, mut store) = (Reader(state), Store::default());
+        while !self.due.is_empty() {
+            self.forget_first();
+        }
+        let mut reader = Reader(state);
         while !reader.0.is_empty() {
             let due_ms = u64::from_le_bytes(reader.array().ok_or_else(wrong)?);
-            store.hold(due_ms, Held::read(&mut reader).ok_or_else(wrong)?);
+            let held = Held::read(&mut reader).ok_or_else(wrong)?;
+            let id = self.held.restore(&held.from, held.bytes());
+            self.due.insert((due_ms, id));
         }
-        Ok(store)
+        Ok(())
     }
 }
 
@@ -184,6 +200,9 @@ mod tests {
     #![allow(clippy::unwrap_used)]
 
     use super::*;
+
+    const LIMITS: ShareLimits =
+        ShareLimits { entries_max: 9, bytes_max: 1 << 20, owner_entries_max: 9, owner_bytes_max: 1 << 20 };
 
     fn held(topic: &str) -> Held {
         Held {
@@ -201,38 +220,58 @@ mod tests {
         }
     }
 
+    fn store(limits: ShareLimits) -> Store {
+        let held = Shares::new(limits).beside_each(tree_entry_bytes(16));
+        Store { held, due: BTreeSet::new() }
+    }
+
     #[test]
     fn messages_leave_when_they_are_due_and_in_order() {
-        let mut store = Store::default();
+        let mut store = store(LIMITS);
         for (due_ms, topic) in [(20, "b"), (10, "a"), (20, "c"), (30, "d")] {
-            store.hold(due_ms, held(topic));
+            store.hold(due_ms, &held(topic)).unwrap();
         }
         assert_eq!((store.len(), store.next_due_ms()), (4, Some(10)));
         assert_eq!(store.first_due(9), None);
         for topic in ["a", "b", "c"] {
-            assert_eq!(store.first_due(29), Some(&held(topic)));
-            assert_eq!(store.take_first(), Some(held(topic)));
+            assert_eq!(store.first_due(29), Some(held(topic)));
+            store.forget_first();
         }
-        assert_eq!((store.first_due(29), store.bytes()), (None, held("d").bytes()));
-        store.take_first().unwrap();
-        assert_eq!((store.len(), store.bytes(), store.next_due_ms()), (0, 0, None));
+        assert_eq!((store.first_due(29), store.len()), (None, 1));
+        store.forget_first();
+        assert_eq!((store.len(), store.held.bytes(), store.next_due_ms()), (0, 0, None));
     }
 
     #[test]
     fn what_is_handed_over_is_read_whole_or_refused() {
-        let mut store = Store::default();
-        store.hold(20, held("b"));
-        store.hold(10, Held::default());
+        let mut store = self::store(LIMITS);
+        store.hold(20, &held("b")).unwrap();
+        store.hold(10, &Held::default()).unwrap();
         let state = store.export();
-        let mut read = Store::import(&state).unwrap();
-        assert_eq!(read.bytes(), store.bytes());
-        assert_eq!((read.next_due_ms(), read.take_first()), (Some(10), Some(Held::default())));
-        assert_eq!((read.next_due_ms(), read.take_first()), (Some(20), Some(held("b"))));
-        assert_eq!(Store::import(&[FORM]).unwrap().len(), 0);
+        // The limits are lower by now.
+        let mut read = self::store(ShareLimits { entries_max: 1, ..LIMITS });
+        read.hold(5, &held("of the trial")).unwrap();
+        read.import(&state).unwrap();
+        assert_eq!((read.held.bytes(), read.export()), (store.held.bytes(), state.clone()));
+        assert_eq!((read.next_due_ms(), read.first_due(99)), (Some(10), Some(Held::default())));
+        read.forget_first();
+        assert_eq!((read.next_due_ms(), read.first_due(99)), (Some(20), Some(held("b"))));
         for end in 2..state.len() {
             // Between two messages it is whole; nowhere else.
-            assert_eq!(Store::import(&state[..end]).is_ok(), end == 1 + 8 + 35, "{end}");
+            assert_eq!(read.import(&state[..end]).is_ok(), end == 1 + 8 + 35, "{end}");
         }
-        assert!(Store::import(&[]).is_err() && Store::import(&[9]).is_err());
+        assert!(read.import(&[FORM]).is_ok() && read.len() == 0);
+        assert!(read.import(&[]).is_err() && read.import(&[9]).is_err());
+    }
+
+    /// 64 empty user properties are some 500 bytes, and a client has the memory of its share and no more.
+    #[test]
+    fn a_client_is_charged_with_what_is_really_held() {
+        let heavy = Held { user_properties: vec![Default::default(); 64], ..held("a") };
+        assert!(heavy.bytes().len() > 64 * 8);
+        let mut store = store(ShareLimits { owner_bytes_max: 2000, ..LIMITS });
+        assert_eq!([store.hold(1, &heavy), store.hold(1, &heavy)], [Ok(()); 2]);
+        assert_eq!(store.hold(1, &heavy), Err(Full::OwnerBytes(2000)));
+        assert_eq!(store.hold(1, &Held { from: "you".to_owned(), ..heavy }), Ok(()));
     }
 }

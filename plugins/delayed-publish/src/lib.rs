@@ -6,7 +6,7 @@ mod held;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use grapnel_plugin_abi::{Error, Flow, Gauge, Host, Plugin, Publish, Reason, Refused, Timer, topic};
+use grapnel_plugin_abi::{Error, Flow, Host, Plugin, Publish, Reason, Refused, ShareLimits, Timer, topic};
 
 use grapnel_plugin_abi::raw::Status;
 use held::{Held, Store};
@@ -17,6 +17,9 @@ const PREFIX: &str = "$delayed/";
 /// How soon what the broker did not take is tried again.
 const RETRY: Duration = Duration::from_millis(100);
 
+/// Most messages that are published in one go; what else is due follows when the shard has served its clients.
+const PUBLISHED_AT_ONCE: usize = 256;
+
 /// What the operator configures.
 #[derive(serde::Deserialize)]
 struct Config {
@@ -25,22 +28,49 @@ struct Config {
     delay_s_max: u64,
     /// Most messages that one shard holds.
     #[serde(default = "default_messages_max")]
-    messages_max: usize,
-    /// Most bytes of topics, payloads and properties that one shard holds.
+    messages_max: u64,
+    /// Most bytes of memory that they take.
     #[serde(default = "default_bytes_max")]
     bytes_max: u64,
+    /// Most messages that are held for one client.
+    #[serde(default = "default_client_messages_max")]
+    client_messages_max: u64,
+    /// Most bytes of memory that they take.
+    #[serde(default = "default_client_bytes_max")]
+    client_bytes_max: u64,
+}
+
+impl Config {
+    fn limits(&self) -> ShareLimits {
+        ShareLimits {
+            entries_max: self.messages_max,
+            bytes_max: self.bytes_max,
+            owner_entries_max: self.client_messages_max,
+            owner_bytes_max: self.client_bytes_max,
+        }
+    }
 }
 
 const fn default_delay_s_max() -> u64 {
     4_294_967
 }
 
-const fn default_messages_max() -> usize {
+// A message of 100 bytes with a short topic takes some 400: as many as may be fit into the bytes that may be, in all and for one
+// client, and ten clients that take all they can leave nothing over and nothing unused.
+const fn default_messages_max() -> u64 {
     100_000
 }
 
 const fn default_bytes_max() -> u64 {
     64 << 20
+}
+
+const fn default_client_messages_max() -> u64 {
+    10_000
+}
+
+const fn default_client_bytes_max() -> u64 {
+    8 << 20
 }
 
 /// The shared part.
@@ -55,9 +85,6 @@ struct DelayedShard {
     store: Store,
     /// The timer for the message that is due next, and when that is.
     armed: Option<(u64, Timer)>,
-    waiting: Option<Gauge>,
-    /// What of the gauge is ours: it has the sum of all shards.
-    counted: i64,
 }
 
 /// Where a message is to go, and after how many seconds.
@@ -86,9 +113,13 @@ impl Plugin for Delayed {
     type Shard = DelayedShard;
 
     fn load(config: Config, host: &Host) -> Result<Delayed, Error> {
-        for (key, value) in
-            [("delay_s_max", config.delay_s_max), ("messages_max", config.messages_max as u64)]
-        {
+        for (key, value) in [
+            ("delay_s_max", config.delay_s_max),
+            ("messages_max", config.messages_max),
+            ("bytes_max", config.bytes_max),
+            ("client_messages_max", config.client_messages_max),
+            ("client_bytes_max", config.client_bytes_max),
+        ] {
             if value == 0 {
                 return Err(Error::new(format!("{key} = 0: must be at least 1")));
             }
@@ -97,14 +128,8 @@ impl Plugin for Delayed {
     }
 
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<DelayedShard, Error> {
-        let waiting = self.host.gauge("waiting_messages", "Messages that are published later").ok();
-        Ok(DelayedShard {
-            shared: Arc::clone(self),
-            store: Store::default(),
-            armed: None,
-            waiting,
-            counted: 0,
-        })
+        let store = Store::new(self.config.limits(), &self.host);
+        Ok(DelayedShard { shared: Arc::clone(self), store, armed: None })
     }
 
     fn on_timer(shard: &mut DelayedShard, timer: Timer, _number: u64) {
@@ -119,7 +144,7 @@ impl Plugin for Delayed {
     }
 
     fn import_state(shard: &mut DelayedShard, state: &[u8]) -> Result<bool, Error> {
-        shard.store = Store::import(state)?;
+        shard.store.import(state)?;
         shard.arm(now_ms());
         Ok(true)
     }
@@ -151,39 +176,39 @@ impl DelayedShard {
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
                 .collect(),
         };
-        if self.store.len() >= config.messages_max || self.store.bytes() + held.bytes() > config.bytes_max {
-            message.reject(Reason::QUOTA_EXCEEDED, "too many messages are delayed already")?;
+        message.drop_message()?;
+        let due_ms = message.wall_ms().saturating_add(delay_s.saturating_mul(1000));
+        if let Err(full) = self.store.hold(due_ms, &held) {
+            message
+                .reject(Reason::QUOTA_EXCEEDED, &format!("too many messages are delayed already: {full}"))?;
             return Ok(Flow::Stop);
         }
-        message.drop_message()?;
-        self.store.hold(message.wall_ms() + delay_s * 1000, held);
         self.arm(now_ms());
         Ok(Flow::Stop)
     }
 
-    /// Publishes all that is due.
+    /// Publishes what is due, a slice of it at a time.
     fn release(&mut self, now_ms: u64) {
-        while let Some(held) = self.store.first_due(now_ms) {
+        let mut lost = Lost::default();
+        for _ in 0..PUBLISHED_AT_ONCE {
+            let Some(held) = self.store.first_due(now_ms) else { break };
             match self.shared.host.publish(&held.outgoing()) {
                 Ok(()) => {}
                 // Too much at a time: it stays the first, and is tried again soon.
                 Err(refused) if refused.status == Status::FULL => {
-                    self.count();
+                    lost.log(self.shared.host);
                     return self.arm_in(RETRY, now_ms);
                 }
-                Err(refused) => {
-                    let what = format_args!("a delayed message to {} is lost: {refused}", held.topic);
-                    self.shared.host.warn(what);
-                }
+                Err(refused) => lost.note(held.topic, refused),
             }
-            self.store.take_first();
+            self.store.forget_first();
         }
+        lost.log(self.shared.host);
         self.arm(now_ms);
     }
 
     /// Sees to it that a timer is armed for the message that is due next.
     fn arm(&mut self, now_ms: u64) {
-        self.count();
         let Some(due_ms) = self.store.next_due_ms() else { return };
         if self.armed.is_some_and(|(armed_ms, _)| armed_ms <= due_ms) {
             return;
@@ -196,27 +221,35 @@ impl DelayedShard {
         if let Some((_, timer)) = self.armed.take() {
             let _ = host.cancel_timer(timer);
         }
-        match host.timer(after, 0) {
+        // Never at once: in between, the shard serves its clients.
+        match host.timer(after.max(Duration::from_millis(1)), 0) {
             Ok(timer) => self.armed = Some((due_ms, timer)),
             Err(refused) => {
                 host.error(format_args!("{} messages have no timer: {refused}", self.store.len()))
             }
         }
     }
-
-    fn count(&mut self) {
-        let waiting = self.store.len() as i64;
-        if let Some(gauge) = self.waiting {
-            gauge.adjust(waiting - self.counted);
-        }
-        self.counted = waiting;
-    }
 }
 
-impl Drop for DelayedShard {
-    fn drop(&mut self) {
-        if let Some(gauge) = self.waiting {
-            gauge.adjust(-self.counted);
+/// Messages that the broker will never take: one line for all of a slice.
+#[derive(Default)]
+struct Lost {
+    count: u64,
+    last: Option<(String, Refused)>,
+}
+
+impl Lost {
+    fn note(&mut self, topic: String, refused: Refused) {
+        self.count += 1;
+        self.last = Some((topic, refused));
+    }
+
+    fn log(self, host: Host) {
+        if let Some((topic, refused)) = self.last {
+            host.warn(format_args!(
+                "{} delayed messages are lost, the last one to {topic}: {refused}",
+                self.count
+            ));
         }
     }
 }
@@ -257,14 +290,52 @@ mod tests {
         assert_eq!(plugin.published(), [], "once, and the other is not due yet");
     }
 
+    /// What is beyond a client's share is refused, and everybody else goes on.
     #[test]
-    fn what_is_beyond_the_limits_is_refused() {
-        let mut plugin = testing::load::<Delayed>(r#"{"bytes_max": 10}"#).unwrap();
-        for (payload_is_taken, topic) in [(true, "$delayed/9/aaaaa"), (false, "$delayed/9/bbbbb")] {
-            let mut message = sent(topic);
-            plugin.run(&mut message);
-            assert_eq!(message.is_dropped(), payload_is_taken, "{topic}");
+    fn a_client_over_its_share_is_refused_alone() {
+        let mut plugin =
+            testing::load::<Delayed>(r#"{"client_messages_max": 2, "messages_max": 3}"#).unwrap();
+        let mut send = |client: &str| {
+            let mut message = sent("$delayed/9/a").with_client_id(client);
+            assert_eq!(plugin.run(&mut message), Outcome::Stop);
+            assert_eq!(message.is_dropped(), !message.is_rejected());
+            message.reason_text().map(str::to_owned)
+        };
+        assert_eq!([send("me"), send("me")], [None, None]);
+        let said = "too many messages are delayed already: one client may have 2 at a time";
+        assert_eq!(send("me").as_deref(), Some(said));
+        assert_eq!(send("you"), None);
+        let said = "too many messages are delayed already: there may be 3 of all clients at a time";
+        assert_eq!(send("you").as_deref(), Some(said));
+    }
+
+    /// Whatever is due together is published in slices, in order, and all of it.
+    #[test]
+    fn what_is_due_together_leaves_in_slices() {
+        let mut plugin = testing::load::<Delayed>("").unwrap();
+        let count = 2 * PUBLISHED_AT_ONCE + 1;
+        for n in 0..count {
+            plugin.run(&mut sent(&format!("$delayed/0/{n}")));
         }
+        let mut came = Vec::new();
+        let mut slices = 0;
+        while came.len() < count {
+            plugin.advance(Duration::from_millis(1));
+            let slice = plugin.published();
+            assert!((1..=PUBLISHED_AT_ONCE).contains(&slice.len()), "{}", slice.len());
+            came.extend(slice.into_iter().map(|message| message.topic));
+            slices += 1;
+        }
+        assert_eq!(slices, 3);
+        assert!(came.into_iter().eq((0..count).map(|n| n.to_string())));
+    }
+
+    #[test]
+    fn no_delay_is_too_long_to_be_counted() {
+        let mut plugin = testing::load::<Delayed>(&format!(r#"{{"delay_s_max": {}}}"#, u64::MAX)).unwrap();
+        let mut message = sent(&format!("$delayed/{}/a", u64::MAX));
+        plugin.run(&mut message);
+        assert!(message.is_dropped());
     }
 
     #[test]
