@@ -88,6 +88,43 @@ scenario! {
     }
 }
 
+/// An answer of thousands of messages is more than a subscriber's queue takes: it comes complete all the same, as fast as it is
+/// acknowledged, with its end last and nothing in the log, and nobody else waits for it.
+#[test]
+fn a_long_answer_is_complete_and_in_nobodys_way() {
+    let broker = Broker::builder().grapnel_only().start();
+    let bound = ["--set", "bytes_max=67108864", "--set", "client_bytes_max=67108864", "--once"];
+    let filters = ["plugins", "load", "message-cache", "--set", r#"filters=["sensors/#"]"#];
+    broker.ctl_ok(&[filters.as_slice(), bound.as_slice()].concat());
+    let count = 4_000;
+    let mut publishers: Vec<Client> =
+        (0..4).map(|n| Client::hello(&broker, Version::V5, &format!("p{n}"))).collect();
+    for n in 0..count {
+        publishers[n % 4].send_publish(&Publish::new(&format!("sensors/{n}"), ""));
+    }
+    publishers.iter_mut().for_each(Client::ping);
+    let mut bystander = Client::hello(&broker, Version::V5, "b");
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("answers", 1);
+    let request = Publish::new("$cache/**", "").qos(1).with(RESPONSE_TOPIC, Value::text("answers"));
+    assert_eq!(client.publish(&request), 0);
+    let mut topics = std::collections::BTreeSet::new();
+    for n in 0..count {
+        let message = client.message();
+        topics.insert(message.properties.user("topic").concat());
+        if n % 200 == 0 {
+            let begin = std::time::Instant::now();
+            bystander.ping();
+            assert!(begin.elapsed() < std::time::Duration::from_secs(2), "{:?}", begin.elapsed());
+        }
+    }
+    assert_eq!(topics.len(), count, "each once");
+    let end = client.message();
+    assert_eq!(end.properties.user("messages"), [count.to_string()]);
+    assert!(end.properties.user("incomplete").is_empty());
+    assert!(!broker.process().log().contains("message-cache: "), "{}", broker.process().log());
+}
+
 #[test]
 fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
     let broker = Broker::builder().grapnel_only().start();

@@ -1,51 +1,31 @@
 //! message-cache: keeps the last messages of each topic, and publishes them to whoever asks. A message is kept by the shard of its
-//! publisher. A request goes by mail to all shards; the shard of who asked gathers the answers, and publishes them in order.
+//! publisher. The shard of who asked fetches page after page from all shards and publishes them in order, as fast as the
+//! subscribers take them.
 
+mod answer;
+mod config;
 mod store;
+mod under_way;
 mod wire;
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, VecDeque};
+use std::fmt::Arguments;
 use std::sync::Arc;
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, Flow, Host, Mail, Outgoing, Plugin, Publish, Reason, Refused, Timer, topic};
+use grapnel_plugin_abi::{
+    EntryId, Error, Flow, Host, Mail, Plugin, Publish, Reason, Refused, Rejected, Shares, Timer, Weigh, topic,
+};
 
-use store::{Kept, Store, read_all};
+use config::Config;
+use store::Store;
+use under_way::UnderWay;
 
 /// A request is a message to this and a topic filter.
 const REQUEST: &str = "$cache/";
 
-/// Most requests that one shard gathers answers for.
-const REQUESTS_MAX: usize = 1024;
-
-/// How long a shard waits for the others' answers.
-const PATIENCE: Duration = Duration::from_secs(5);
-
-/// What a mail is; in the upper half of its number. The lower half is the number of the request.
-const ASK: u64 = 1 << 32;
-const ANSWER: u64 = 2 << 32;
-const ANSWER_ENDS: u64 = 3 << 32;
-
-/// What the operator configures.
-#[derive(serde::Deserialize)]
-struct Config {
-    /// Topics that are kept.
-    filters: Vec<String>,
-    /// Most messages of each topic.
-    #[serde(default = "default_messages_per_topic_max")]
-    messages_per_topic_max: usize,
-    /// Most bytes of topics and payloads on each shard.
-    #[serde(default = "default_bytes_max")]
-    bytes_max: u64,
-}
-
-const fn default_messages_per_topic_max() -> usize {
-    10
-}
-
-const fn default_bytes_max() -> u64 {
-    16 << 20
-}
+/// How often answers that wait for something are looked at.
+const TICK: Duration = Duration::from_millis(10);
 
 /// The shared part.
 struct Cache {
@@ -53,23 +33,34 @@ struct Cache {
     host: Host,
 }
 
-/// A request on the shard of who asked.
+/// What a client has asked.
+#[derive(Debug)]
 struct Request {
+    filter: String,
     response_topic: String,
     correlation_data: Vec<u8>,
-    gathered: Vec<(u32, Kept)>,
-    /// Shards that have not answered yet.
-    missing: u32,
-    /// When it is answered without them.
-    patience: Timer,
+}
+
+impl Weigh for Request {
+    fn heap_bytes(&self) -> u64 {
+        self.filter.heap_bytes() + self.response_topic.heap_bytes() + self.correlation_data.heap_bytes()
+    }
 }
 
 /// The instance of a shard.
 struct CacheShard {
     shared: Arc<Cache>,
+    shard: u32,
     store: Store,
-    requests: HashMap<u32, Request>,
-    last_request: u32,
+    /// Those that are answered and those that wait, until their answers have ended.
+    requests: Shares<Request>,
+    waiting: VecDeque<EntryId>,
+    /// By the number of the request in mails, which is that of its flow too.
+    answers: BTreeMap<u32, UnderWay>,
+    last_number: u32,
+    tick: Option<Timer>,
+    /// Answers that were not complete.
+    troubles: u64,
 }
 
 impl Plugin for Cache {
@@ -77,38 +68,37 @@ impl Plugin for Cache {
     type Shard = CacheShard;
 
     fn load(config: Config, host: &Host) -> Result<Cache, Error> {
-        for (at, filter) in config.filters.iter().enumerate() {
-            topic::check_filter(filter).map_err(|problem| Error::new(format!("filters[{at}]: {problem}")))?;
-        }
-        if config.messages_per_topic_max == 0 {
-            return Err(Error::new("messages_per_topic_max = 0: must be at least 1"));
-        }
+        config.check()?;
         Ok(Cache { config, host: *host })
     }
 
-    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<CacheShard, Error> {
-        let store = Store::new(self.config.messages_per_topic_max, self.config.bytes_max);
-        Ok(CacheShard { shared: Arc::clone(self), store, requests: HashMap::new(), last_request: 0 })
+    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<CacheShard, Error> {
+        let config = &self.config;
+        let per_topic = usize::try_from(config.messages_per_topic_max).unwrap_or(usize::MAX);
+        Ok(CacheShard {
+            shared: Arc::clone(self),
+            shard,
+            store: Store::new(per_topic, config.store_limits()).with_metrics(&self.host),
+            requests: Shares::new(config.request_limits())
+                .beside_each(16)
+                .with_metrics(&self.host, "requests"),
+            waiting: VecDeque::new(),
+            answers: BTreeMap::new(),
+            last_number: 0,
+            tick: None,
+            troubles: 0,
+        })
     }
 
     fn on_mail(shard: &mut CacheShard, mail: &Mail<'_>) {
         let Some(from) = mail.from_shard else { return };
-        let request = mail.number as u32;
-        match mail.number & !u64::from(u32::MAX) {
-            ASK => shard.answer(from, request, mail.bytes),
-            kind => shard.gather(from, request, mail.bytes, kind == ANSWER_ENDS),
-        }
+        shard.take_mail(from, mail.number, mail.bytes);
     }
 
-    fn on_timer(shard: &mut CacheShard, _timer: Timer, number: u64) {
-        // Only a request that is not complete is still there.
-        if let Some(request) = shard.requests.remove(&(number as u32)) {
-            let missing = request.missing;
-            shard
-                .shared
-                .host
-                .warn(format_args!("a request is answered without {missing} shards, which are busy"));
-            shard.respond(request);
+    fn on_timer(shard: &mut CacheShard, timer: Timer, _number: u64) {
+        if shard.tick == Some(timer) {
+            shard.tick = None;
+            shard.pump_all();
         }
     }
 
@@ -122,11 +112,11 @@ impl Plugin for Cache {
 }
 
 impl CacheShard {
-    /// After those that refuse and rewrite: what is kept is what is routed.
+    /// A message that passes; what a request asks for is not among them, since nothing here calls itself.
     fn keep(&mut self, message: &mut Publish<'_>) {
         let name = message.topic();
         if self.shared.config.filters.iter().any(|filter| topic::matches(filter, name)) {
-            self.store.keep(message.wall_ms(), name, message.payload());
+            self.store.keep(message.wall_ms(), message.client_id(), name, message.payload());
         }
     }
 
@@ -150,104 +140,64 @@ impl CacheShard {
             return Ok(Flow::Stop);
         }
         let correlation_data = message.correlation_data().unwrap_or(&[]).to_vec();
-        if self.requests.len() >= REQUESTS_MAX || self.ask(&filter, response_topic, correlation_data).is_err()
-        {
-            message.reject(Reason::QUOTA_EXCEEDED, "too many requests wait for an answer")?;
-            return Ok(Flow::Stop);
+        let request = Request { filter, response_topic, correlation_data };
+        match self.requests.insert(message.client_id(), request) {
+            Ok(id) => self.waiting.push_back(id),
+            Err(Rejected { full, .. }) => {
+                let why = format!("too many requests wait for an answer: {full}");
+                message.reject(Reason::QUOTA_EXCEEDED, &why)?;
+                return Ok(Flow::Stop);
+            }
         }
         message.drop_message()?;
+        self.begin_answers();
         Ok(Flow::Stop)
     }
 
-    fn ask(
-        &mut self,
-        filter: &str,
-        response_topic: String,
-        correlation_data: Vec<u8>,
-    ) -> Result<(), Refused> {
-        let host = self.shared.host;
-        self.last_request = self.last_request.wrapping_add(1);
-        let number = self.last_request;
-        let patience = host.timer(PATIENCE, u64::from(number))?;
-        host.mail(None, ASK | u64::from(number), filter.as_bytes())?;
-        let request = Request {
-            response_topic,
-            correlation_data,
-            gathered: Vec::new(),
-            missing: host.shards(),
-            patience,
-        };
-        self.requests.insert(number, request);
-        Ok(())
-    }
-
-    /// Sends what there is to the shard that asks, in mails of a size that any broker takes.
-    fn answer(&self, to: u32, request: u32, filter: &[u8]) {
-        const MAIL_BYTES: usize = 256 << 10;
-        let filter = std::str::from_utf8(filter).unwrap_or("");
-        let (host, mut mail) = (self.shared.host, Vec::new());
-        let tell = |kind: u64, bytes: &[u8]| {
-            if let Err(refused) = host.mail(Some(to), kind | u64::from(request), bytes) {
-                host.warn(format_args!("a part of an answer is lost: {refused}"));
-            }
-        };
-        for kept in self.store.matching(filter) {
-            if !mail.is_empty() && mail.len() + kept.payload.len() > MAIL_BYTES {
-                tell(ANSWER, &mail);
-                mail.clear();
-            }
-            kept.write(&mut mail);
+    /// Begins the answers of requests that wait, as many as may be under way.
+    pub(crate) fn begin_answers(&mut self) {
+        while (self.answers.len() as u64) < self.shared.config.answers_max {
+            let Some(id) = self.waiting.pop_front() else { break };
+            // Unique over all shards, since flows are counted for all of them together.
+            self.last_number = self.last_number % ((1 << 26) - 1) + 1;
+            let number = self.shard << 26 | self.last_number;
+            let per_topic = usize::try_from(self.shared.config.messages_per_topic_max).unwrap_or(usize::MAX);
+            let (answer, asks) = UnderWay::begin(id, self.shared.host.shards(), per_topic);
+            self.answers.insert(number, answer);
+            self.carry_out(number, asks);
+            self.go_on_soon(number);
         }
-        tell(ANSWER_ENDS, &mail);
+        self.arm();
     }
 
-    fn gather(&mut self, from: u32, number: u32, bytes: &[u8], ends: bool) {
-        let Some(request) = self.requests.get_mut(&number) else { return };
-        request.gathered.extend(read_all(bytes).unwrap_or_default().into_iter().map(|kept| (from, kept)));
-        if ends {
-            request.missing -= 1;
-            if request.missing == 0 {
-                let Some(request) = self.requests.remove(&number) else { return };
-                let _ = self.shared.host.cancel_timer(request.patience);
-                self.respond(request);
+    /// Has the answers looked at again in a moment.
+    pub(crate) fn arm(&mut self) {
+        if self.tick.is_none() && !self.answers.is_empty() {
+            match self.shared.host.timer(TICK, 0) {
+                Ok(timer) => self.tick = Some(timer),
+                // Whatever comes in next looks at them.
+                Err(refused) => self.trouble(format_args!("no timer for answers: {refused}")),
             }
         }
     }
 
-    /// Publishes the last messages of each topic, oldest first, and one more that says how many there were.
-    fn respond(&self, mut request: Request) {
-        request.gathered.sort_by_key(|(from, kept)| (kept.at_ms, *from, kept.number));
-        let mut later: HashMap<&str, usize> = HashMap::new();
-        let mut last: Vec<&Kept> = Vec::new();
-        for (_, kept) in request.gathered.iter().rev() {
-            let count = later.entry(&kept.topic).or_default();
-            if *count < self.shared.config.messages_per_topic_max {
-                *count += 1;
-                last.push(kept);
+    fn pump_all(&mut self) {
+        let numbers: Vec<u32> = self.answers.keys().copied().collect();
+        for number in numbers {
+            if let Some(answer) = self.answers.get_mut(&number) {
+                answer.tick();
             }
+            self.pump(number);
         }
-        for kept in last.iter().rev() {
-            let message = request
-                .message(kept.payload.as_slice())
-                .user_property("topic", kept.topic.as_str())
-                .user_property("timestamp_ms", kept.at_ms.to_string());
-            self.publish(&message);
-        }
-        self.publish(&request.message(&[]).user_property("messages", last.len().to_string()));
+        self.begin_answers();
     }
 
-    fn publish(&self, message: &Outgoing) {
-        if let Err(refused) = self.shared.host.publish(message) {
-            self.shared.host.warn(format_args!("a part of an answer is lost: {refused}"));
+    /// Counts what goes wrong, and writes a line at the first, second, fourth, eighth … time.
+    pub(crate) fn trouble(&mut self, what: Arguments<'_>) {
+        self.troubles += 1;
+        if self.troubles.is_power_of_two() {
+            self.shared.host.warn(format_args!("{what} ({} such cases so far)", self.troubles));
         }
-    }
-}
-
-impl Request {
-    fn message(&self, payload: &[u8]) -> Outgoing {
-        Outgoing::new(self.response_topic.as_str(), payload)
-            .qos(1)
-            .correlation_data(self.correlation_data.as_slice())
     }
 }
 
@@ -263,3 +213,6 @@ grapnel_plugin_abi::plugin!(Cache {
     message.publish(topics = &["$cache/#"], priority = 1000) => CacheShard::request,
     message.publish(priority = -100) => CacheShard::keep,
 });
+
+#[cfg(test)]
+mod tests;

@@ -1,6 +1,8 @@
 //! What the instances tell each other by mail, and what one version hands over to the next: numbers little-endian, texts with
 //! their length in front. Reading takes whatever comes and answers `None` for what is cut short.
 
+use crate::store::{Item, Place};
+
 /// Appends a text or bytes.
 pub fn put(out: &mut Vec<u8>, part: &[u8]) {
     out.extend((part.len() as u32).to_le_bytes());
@@ -23,6 +25,13 @@ impl<'a> Reader<'a> {
         Some(u64::from_le_bytes(*number))
     }
 
+    /// A small number.
+    pub fn small(&mut self) -> Option<u32> {
+        let (number, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(u32::from_le_bytes(*number))
+    }
+
     /// Bytes.
     pub fn part(&mut self) -> Option<&'a [u8]> {
         let (len, rest) = self.0.split_first_chunk()?;
@@ -35,4 +44,50 @@ impl<'a> Reader<'a> {
     pub fn text(&mut self) -> Option<&'a str> {
         std::str::from_utf8(self.part()?).ok()
     }
+}
+
+/// The messages of a page.
+pub fn write_items(items: &[Item]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for item in items {
+        out.extend(item.at_ms.to_le_bytes());
+        out.extend(item.number.to_le_bytes());
+        out.extend(item.newer.to_le_bytes());
+        put(&mut out, item.topic.as_bytes());
+        put(&mut out, &item.payload);
+    }
+    out
+}
+
+/// What [`write_items`] has written.
+pub fn read_items(bytes: &[u8]) -> Option<Vec<Item>> {
+    let (mut reader, mut items) = (Reader(bytes), Vec::new());
+    while !reader.is_empty() {
+        items.push(Item {
+            at_ms: reader.number()?,
+            number: reader.number()?,
+            newer: reader.small()?,
+            topic: reader.text()?.to_owned(),
+            payload: reader.part()?.to_vec(),
+        });
+    }
+    Some(items)
+}
+
+/// Places of the messages of a page, with their topics.
+pub fn write_places(shard: u32, items: &[Item]) -> Vec<u8> {
+    let mut out = Vec::new();
+    for item in items {
+        out.extend(item.at_ms.to_le_bytes());
+        out.extend(shard.to_le_bytes());
+        out.extend(item.number.to_le_bytes());
+        put(&mut out, item.topic.as_bytes());
+    }
+    out
+}
+
+/// What [`write_places`] has written, one by one.
+pub fn read_place<'a>(reader: &mut Reader<'a>) -> Option<(Place, &'a str)> {
+    let place = Place { at_ms: reader.number()?, shard: reader.small()?, number: reader.number()? };
+    Some((place, reader.text()?))
 }
