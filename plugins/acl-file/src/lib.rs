@@ -4,10 +4,12 @@
 pub mod acl;
 pub mod config;
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Action, Authorize, Error, Flow, Host, Plugin, Reason, Refused, Whose};
+use grapnel_plugin_abi::{Action, Authorize, Error, Flow, Host, Mail, Plugin, Reason, Refused, Whose};
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
 use acl::{Access, Acl, Answer, Client};
@@ -18,13 +20,58 @@ use config::{Config, NoMatch};
 pub struct AclFile {
     acl: WatchedFile<Acl>,
     no_match: NoMatch,
+    host: Host,
+    news: Arc<News>,
 }
 
 /// What one shard asks.
 #[derive(Debug)]
 pub struct AclShard {
+    shared: Arc<AclFile>,
     acl: View<Acl>,
-    no_match: NoMatch,
+}
+
+/// A change on its way to the shards: it is announced when all of them judge by the new lines, and have forgotten what they
+/// remembered under the old ones.
+#[derive(Debug)]
+struct News {
+    path: PathBuf,
+    /// The number of the last change, and what is to be said of it.
+    last: Mutex<(u64, String)>,
+    /// Shards that have not taken it.
+    missing: AtomicU32,
+}
+
+impl News {
+    /// Sends a change round, behind the command that has every shard forget.
+    fn send(&self, host: Host, acl: &Acl) {
+        let said = self.said(acl);
+        let number = {
+            let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+            *last = (last.0 + 1, said.clone());
+            self.missing.store(host.shards(), Ordering::Release);
+            last.0
+        };
+        // Subscriptions that the new lines no longer allow end; the loader may have ended us meanwhile.
+        if let Err(refused) = host.invalidate(Whose::Everybody) {
+            host.warn(format_args!("subscriptions granted before stay: {refused}"));
+        }
+        if let Err(refused) = host.mail(None, number, &[]) {
+            host.info(format_args!("{said}, if not yet on every shard: {refused}"));
+        }
+    }
+
+    /// A shard has taken a change.
+    fn arrived(&self, host: Host, number: u64) {
+        let last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if last.0 == number && self.missing.fetch_sub(1, Ordering::AcqRel) == 1 {
+            host.info(&last.1);
+        }
+    }
+
+    fn said(&self, acl: &Acl) -> String {
+        format!("{} lines in force from {}", acl.len(), self.path.display())
+    }
 }
 
 impl Plugin for AclFile {
@@ -39,22 +86,20 @@ impl Plugin for AclFile {
             bytes_max: config.file_bytes_max,
             thread: "acl-file-watch".into(),
         };
-        let path = config.path;
-        let say = move |acl: &Acl| {
-            acl.warnings()
-                .iter()
-                .for_each(|warning| host.warn(format_args!("{}: {warning}", path.display())));
-            host.info(format_args!("{} lines in force from {}", acl.len(), path.display()));
+        let news = Arc::new(News { path: config.path, last: Mutex::default(), missing: AtomicU32::new(0) });
+        let warn = {
+            let news = Arc::clone(&news);
+            move |acl: &Acl| {
+                let path = news.path.display();
+                acl.warnings().iter().for_each(|warning| host.warn(format_args!("{path}: {warning}")));
+            }
         };
         let told = {
-            let say = say.clone();
+            let (warn, news) = (warn.clone(), Arc::clone(&news));
             move |change: Change<'_, Acl>| match change {
                 Change::Taken(acl) => {
-                    say(acl);
-                    // Subscriptions that the new lines no longer allow end; the loader may have ended us meanwhile.
-                    if let Err(refused) = host.invalidate(Whose::Everybody) {
-                        host.warn(format_args!("subscriptions granted before stay: {refused}"));
-                    }
+                    warn(acl);
+                    news.send(host, acl);
                 }
                 Change::Refused(error) => {
                     host.error(format_args!("{error}; the lines read before stay in force"))
@@ -62,12 +107,19 @@ impl Plugin for AclFile {
             }
         };
         let acl = WatchedFile::open(watch, Acl::parse, told)?;
-        say(&acl.latest());
-        Ok(AclFile { acl, no_match: config.no_match })
+        warn(&acl.latest());
+        host.info(news.said(&acl.latest()));
+        Ok(AclFile { acl, no_match: config.no_match, host, news })
     }
 
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<AclShard, Error> {
-        Ok(AclShard { acl: self.acl.view(), no_match: self.no_match })
+        Ok(AclShard { acl: self.acl.view(), shared: Arc::clone(self) })
+    }
+
+    /// A change of the file has come round: what the broker remembered of the old lines on this shard has been forgotten before.
+    fn on_mail(shard: &mut AclShard, mail: &Mail<'_>) {
+        shard.acl.get();
+        shard.shared.news.arrived(shard.shared.host, mail.number);
     }
 }
 
@@ -81,7 +133,7 @@ impl AclShard {
             Action::Deliver => acl.may(Access::READ, client, request.topic()),
             Action::Subscribe => acl.may_read_all(client, request.topic()),
         };
-        match (answer, self.no_match) {
+        match (answer, self.shared.no_match) {
             (Answer::NoMatch, NoMatch::Ignore) => return Ok(Flow::Continue),
             (Answer::Allow, _) => request.allow()?,
             (Answer::Deny | Answer::NoMatch, _) => request.deny(Reason::NOT_AUTHORIZED)?,

@@ -49,8 +49,9 @@ fn each_action_asks_for_its_access() {
         (Action::Subscribe, "#", DENIED),
         (Action::Subscribe, "cmd/#", DENIED),
         (Action::Subscribe, "public/#", DENIED),
-        (Action::Deliver, "state/1", ALLOWED),
-        (Action::Deliver, "cmd/1", DENIED),
+        // What was granted is delivered: the hook is not mounted for deliveries.
+        (Action::Deliver, "state/1", LEFT),
+        (Action::Deliver, "cmd/1", LEFT),
     ] {
         let event = FakeEvent::authorize(action, topic).with_username("ann");
         assert_eq!(ask(&mut plugin, event), expected, "{action:?} {topic}");
@@ -99,6 +100,36 @@ fn a_changed_file_is_read_again_and_a_broken_one_is_not_taken() {
     assert!(said.starts_with(&format!("{}:2: unknown word \"topics\"", path.display())), "{said}");
     assert!(said.ends_with("the lines read before stay in force"), "{said}");
     assert_eq!(ask(&mut plugin, publish("b")), ALLOWED);
+}
+
+/// The log says that new lines are in force when they are on every shard, and not before.
+#[test]
+fn a_change_is_announced_when_all_shards_judge_by_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = write(dir.path(), "topic write a\n");
+    let config = format!(r#"{{"path": {:?}}}"#, path.to_str().unwrap());
+    let mut plugin = testing::load_on::<AclFile>(3, &config).unwrap();
+    let announced = |plugin: &TestPlugin<AclFile>| {
+        plugin.logs().iter().filter(|(_, line)| line.contains("lines in force from")).count()
+    };
+    assert_eq!(announced(&plugin), 1, "at load");
+    write(dir.path(), "topic write b\n");
+    let until = Instant::now() + Duration::from_secs(30);
+    while ask(&mut plugin, FakeEvent::authorize(Action::Publish, "b")) != ALLOWED {
+        assert!(Instant::now() < until, "{:?}", plugin.logs());
+        std::thread::yield_now();
+    }
+    assert_eq!(announced(&plugin), 1, "no shard has been told yet");
+    while plugin.deliver_mail() == 0 {
+        assert!(Instant::now() < until, "{:?}", plugin.logs());
+        std::thread::yield_now();
+    }
+    assert_eq!(announced(&plugin), 2);
+    for shard in 0..3 {
+        let mut event = FakeEvent::authorize(Action::Publish, "a");
+        plugin.run_on(shard, &mut event);
+        assert_eq!(event.verdict(), Verdict::Deny);
+    }
 }
 
 #[test]

@@ -1,13 +1,13 @@
 //! A file that a plugin reads at load and again when it changes: [`WatchedFile`] owns the thread that looks, [`View`] is a
-//! shard's own copy of what was read last. Used by auth-file and acl-file. A shard never waits here, neither for the disk
-//! nor for a lock, and never frees what the file held before.
+//! shard's own copy of what was read last. Used by auth-file and acl-file. A shard never waits for the disk here, and never frees
+//! what the file held before. When a change is told, no view gives the old value any more.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, RwLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -102,7 +102,8 @@ pub struct WatchedFile<T> {
 struct Latest<T> {
     /// Raised after `value` was replaced, so that a shard sees by one load that nothing changed.
     version: AtomicU64,
-    value: Mutex<Arc<T>>,
+    /// Held for a reference count, or for putting another pointer into its place: views do not wait for each other.
+    value: RwLock<Arc<T>>,
 }
 
 #[derive(Default, Debug)]
@@ -132,7 +133,7 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         // The look precedes the reading: what changes in between is seen as a change later, never missed.
         let seen = Look::at(&watch.path);
         let value = Arc::new(read(&watch, &parse)?);
-        let latest = Arc::new(Latest { version: AtomicU64::new(0), value: Mutex::new(value) });
+        let latest = Arc::new(Latest { version: AtomicU64::new(0), value: RwLock::new(value) });
         let stop = Arc::new(Stop::default());
         let mut file = WatchedFile { latest: Arc::clone(&latest), stop: Arc::clone(&stop), thread: None };
         if !watch.every.is_zero() {
@@ -164,9 +165,15 @@ impl<T: Send + Sync + 'static> WatchedFile<T> {
         View { version, value: self.latest(), latest: Arc::clone(&self.latest) }
     }
 
-    /// What was read last. Takes a lock for the time of a reference count: not for a shard.
+    /// What was read last.
     pub fn latest(&self) -> Arc<T> {
-        Arc::clone(&lock(&self.latest.value))
+        self.latest.get()
+    }
+}
+
+impl<T> Latest<T> {
+    fn get(&self) -> Arc<T> {
+        Arc::clone(&self.value.read().unwrap_or_else(PoisonError::into_inner))
     }
 }
 
@@ -202,8 +209,8 @@ pub struct View<T> {
 }
 
 impl<T> View<T> {
-    /// What the file holds. One load of a number that rarely changes; never waits: while the watching thread is putting a
-    /// new value in place, the old one is given once more.
+    /// What the file holds. One load of a number that rarely changes; once for each change it takes the new value, for which it waits
+    /// no longer than the watching thread takes to put a pointer in place.
     #[inline]
     pub fn get(&mut self) -> &T {
         if self.latest.version.load(Ordering::Acquire) != self.version {
@@ -214,11 +221,9 @@ impl<T> View<T> {
 
     #[cold]
     fn refresh(&mut self) {
-        let version = self.latest.version.load(Ordering::Acquire);
-        if let Ok(value) = self.latest.value.try_lock() {
-            self.value = Arc::clone(&value);
-            self.version = version;
-        }
+        // The version is read first: if the value moves on in between, the next look takes it once more.
+        self.version = self.latest.version.load(Ordering::Acquire);
+        self.value = self.latest.get();
     }
 }
 
@@ -269,7 +274,10 @@ where
     }
 
     fn take(&mut self, value: Arc<T>) {
-        let old = std::mem::replace(&mut *lock(&self.latest.value), Arc::clone(&value));
+        let old = {
+            let mut latest = self.latest.value.write().unwrap_or_else(PoisonError::into_inner);
+            std::mem::replace(&mut *latest, Arc::clone(&value))
+        };
         self.latest.version.fetch_add(1, Ordering::Release);
         self.retired.push(old);
         (self.told)(Change::Taken(&value));
@@ -358,6 +366,49 @@ mod tests {
         replace(&path, "3");
         assert_eq!(changes.recv_timeout(PATIENCE).unwrap(), Ok(3));
         assert_eq!(*view.get(), 3);
+    }
+
+    /// Many shards look at once while the value changes: none of them gets the old one when the change has been told.
+    #[test]
+    fn no_view_gives_an_old_value_once_a_change_has_been_told() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("file");
+        fs::write(&path, "0").unwrap();
+        let file: WatchedFile<u32> =
+            WatchedFile::open(Watch { every: Duration::ZERO, ..watch(&path) }, number, |_| ()).unwrap();
+        let announced = AtomicU64::new(0);
+        let ended = AtomicU64::new(0);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                let mut view = file.view();
+                let (announced, ended) = (&announced, &ended);
+                scope.spawn(move || {
+                    while ended.load(Ordering::Acquire) == 0 {
+                        let least = announced.load(Ordering::Acquire);
+                        let given = u64::from(*view.get());
+                        assert!(given >= least, "{given} was given when {least} had been told");
+                    }
+                });
+            }
+            let mut watcher = Watcher {
+                watch: watch(&path),
+                parse: number,
+                told: |change: Change<'_, u32>| {
+                    if let Change::Taken(value) = change {
+                        announced.store(u64::from(*value), Ordering::Release);
+                    }
+                },
+                latest: Arc::clone(&file.latest),
+                seen: Look::at(&path),
+                pending: Look::at(&path),
+                retired: Vec::new(),
+            };
+            for value in 1..30_000 {
+                watcher.take(Arc::new(value));
+                watcher.retired.clear();
+            }
+            ended.store(1, Ordering::Release);
+        });
     }
 
     #[test]
