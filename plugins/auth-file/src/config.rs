@@ -22,6 +22,10 @@ pub struct Config {
     /// Most logins that wait for a thread, 1 to 100 000; one more is refused with 0x89, server busy. Default 1 000.
     #[serde(default = "defaults::queue_max")]
     pub queue_max: usize,
+    /// Most of them from one address, or from one network of 64 bits of IPv6, 1 to 100 000; one more is refused with 0x89, and whoever
+    /// comes from elsewhere is not. Default 50.
+    #[serde(default = "defaults::address_queue_max")]
+    pub address_queue_max: usize,
     /// Milliseconds after which a login that has no answer is refused, 1 to 600 000. Default 10 000.
     #[serde(default = "defaults::deadline_ms")]
     pub deadline_ms: u32,
@@ -67,6 +71,10 @@ mod defaults {
     pub fn queue_max() -> usize {
         1000
     }
+    // Half a second of two threads' work.
+    pub fn address_queue_max() -> usize {
+        50
+    }
     pub fn deadline_ms() -> u32 {
         10_000
     }
@@ -90,6 +98,7 @@ impl Config {
         let ranges = [
             ("threads", self.threads as u64, 64),
             ("queue_max", self.queue_max as u64, 100_000),
+            ("address_queue_max", self.address_queue_max as u64, 100_000),
             ("deadline_ms", self.deadline_ms.into(), 600_000),
             ("password_bytes_max", self.password_bytes_max as u64, 65_535),
         ];

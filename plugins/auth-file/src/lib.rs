@@ -5,13 +5,16 @@ pub mod config;
 pub mod passwd;
 pub mod pool;
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::RandomState;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
-    Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Verdict as Answered,
+    Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Rejected, ShareLimits,
+    Shares, Verdict as Answered,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -67,7 +70,7 @@ impl Plugin for AuthFile {
         host.info(format_args!("{} users in {}", users.latest().len(), config.path.display()));
         Ok(AuthFile {
             users,
-            pool: Pool::start(config.threads, config.queue_max)?,
+            pool: Pool::start(config.threads, Shares::new(limits(&config)).with_metrics(host, "logins"))?,
             superusers: config.superusers.into_iter().collect(),
             unknown: config.unknown,
             deadline: Duration::from_millis(config.deadline_ms.into()),
@@ -77,6 +80,29 @@ impl Plugin for AuthFile {
 
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<AuthShard, Error> {
         Ok(AuthShard { users: self.users.view(), shared: Arc::clone(self) })
+    }
+}
+
+/// How many logins may wait. Their bytes are bounded by the longest password.
+fn limits(config: &Config) -> ShareLimits {
+    ShareLimits {
+        entries_max: config.queue_max as u64,
+        bytes_max: u64::MAX,
+        owner_entries_max: config.address_queue_max as u64,
+        owner_bytes_max: u64::MAX,
+    }
+}
+
+/// Whose share of the queue a login from this address takes: that of the address, or of its network of 64 bits, since that is what
+/// one customer has of IPv6.
+fn share_of(peer: &str) -> Cow<'_, str> {
+    let Ok(IpAddr::V6(address)) = peer.parse() else { return Cow::Borrowed(peer) };
+    match address.to_ipv4_mapped() {
+        Some(address) => address.to_string().into(),
+        None => {
+            let [a, b, c, d, ..] = address.segments();
+            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string().into()
+        }
     }
 }
 
@@ -126,7 +152,9 @@ impl AuthShard {
             expires: Instant::now() + shared.deadline,
             answer: Login { ticket, superuser: known && shared.superusers.contains(name) },
         };
-        if let Err(job) = shared.pool.submit(job) {
+        if let Err(Rejected { value: job, .. }) =
+            shared.pool.submit(&share_of(client.peer_host().unwrap_or("")), job)
+        {
             // The answer overtakes the return of this hook; it is taken up after it, like any other.
             job.answer.ticket.deny(Reason::SERVER_BUSY);
         }

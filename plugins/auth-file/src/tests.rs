@@ -117,6 +117,47 @@ fn a_full_queue_answers_server_busy() {
     assert!(reasons.contains(&(Verdict::Deny, Some(Reason::SERVER_BUSY))));
 }
 
+/// One login of an address at a thread and one waiting: the rest of it is told to come back, and others are let in.
+#[test]
+fn an_address_has_its_share_of_the_queue() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("passwd");
+    let costly = "$argon2id$v=19$m=65536,t=2,p=1$c29tZXNhbHQ$CTFhFdXPJO1aFaMaO6Mm5c8y7cJHAph8ArZWb2GRPPc";
+    std::fs::write(&path, format!("ann:{costly}\n")).unwrap();
+    let config = format!(
+        r#"{{"path": {:?}, "threads": 1, "address_queue_max": 1, "reload_s": 0}}"#,
+        path.to_str().unwrap()
+    );
+    let mut plugin = testing::load::<AuthFile>(&config).unwrap();
+    let login =
+        |name: &str, peer: &str| FakeEvent::authenticate(name, b"password").with_text(Field::PEER_HOST, peer);
+    // The same 64 bits are one share, and an IPv4 address is the same in whichever form.
+    let mut flood: Vec<FakeEvent> = (0..30).map(|n| login("stranger", &format!("2001:db8::{n}"))).collect();
+    let mut others = [login("ann", "::ffff:10.0.0.1"), login("ann", "2001:db8:0:1::1")];
+    for event in flood.iter_mut().chain(&mut others) {
+        assert_eq!(plugin.run(event), Outcome::Deferred);
+    }
+    for event in &mut others {
+        assert_eq!((event.wait(PATIENCE), event.verdict()), (Outcome::Stop, Verdict::Allow));
+    }
+    let reasons: Vec<_> = flood.iter_mut().map(|event| (event.wait(PATIENCE), event.reason()).1).collect();
+    let busy = reasons.iter().filter(|reason| **reason == Some(Reason::SERVER_BUSY)).count();
+    assert!((27..=29).contains(&busy), "{busy} of 30");
+}
+
+#[test]
+fn a_share_is_an_address_or_a_network_of_64_bits() {
+    for (peer, share) in [
+        ("127.0.0.1", "127.0.0.1"),
+        ("::ffff:127.0.0.1", "127.0.0.1"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+        ("::1", "::"),
+        ("somewhere", "somewhere"),
+    ] {
+        assert_eq!(super::share_of(peer), share);
+    }
+}
+
 #[test]
 fn a_file_or_configuration_that_cannot_be_used_is_refused() {
     let dir = tempfile::tempdir().unwrap();
