@@ -2,19 +2,13 @@
  * an instance per shard with a state that survives a reload, verdicts that come later from a thread of its own.
  *
  *     cc -std=c11 -O2 -shared -fPIC -pthread -I ../../plugin-abi/include -o libgrapnel_c_journal.so c_journal.c */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
 
-#include <errno.h>
-#include <fcntl.h>
-#include <inttypes.h>
 #include <pthread.h>
-#include <stdlib.h>
-#include <unistd.h>
+#include <signal.h>
 
 #include "config.h"
-
-/** Bytes of a record's first line at most: four numbers of 20 digits and two of 10, with what is between them. */
-#define HEAD_BYTES_MAX 128
+#include "file.h"
 
 /** What the operator configures. */
 typedef struct {
@@ -36,7 +30,8 @@ typedef struct pending {
 typedef struct {
     const grapnel_host_api *host;
     settings settings;
-    int file;
+    /** The thread's own once it runs. */
+    journal_file file;
     pthread_t writer;
     pthread_mutex_t lock;
     pthread_cond_t wake;
@@ -80,18 +75,6 @@ static grapnel_status manifest(grapnel_manifest *out) {
 static grapnel_status check_config(grapnel_slice config, grapnel_error_text *error) {
     settings settings;
     return read_settings(config, &settings, error) ? GRAPNEL_STATUS_OK : GRAPNEL_STATUS_FAILED;
-}
-
-/* One call of write for each batch: another version of the plugin may append to the same file during a reload. */
-static bool write_all(int file, const char *bytes, size_t len) {
-    while (len > 0) {
-        const ssize_t written = write(file, bytes, len);
-        if (written < 0 && errno == EINTR) continue;
-        if (written < 0) return false;
-        bytes += written;
-        len -= (size_t)written;
-    }
-    return fdatasync(file) == 0;
 }
 
 /* The records of a list as one text, or a null pointer where there is no memory for it. */
@@ -148,6 +131,11 @@ static void answer(const journal *journal, const pending *message, bool written)
 static void *write_on(void *arg) {
     journal *journal = arg;
     bool failing = false;
+    /* A write beyond a limit of the process is an error here, and not the end of the broker. */
+    sigset_t too_large;
+    sigemptyset(&too_large);
+    sigaddset(&too_large, SIGXFSZ);
+    pthread_sigmask(SIG_BLOCK, &too_large, NULL);
     for (;;) {
         pthread_mutex_lock(&journal->lock);
         while (!journal->first && !journal->stopping) pthread_cond_wait(&journal->wake, &journal->lock);
@@ -158,8 +146,9 @@ static void *write_on(void *arg) {
         if (!list) return NULL;
         size_t len;
         char *text = records_of(list, &len);
-        const bool written = text && write_all(journal->file, text, len);
+        const bool written = text && file_append(&journal->file, text, len);
         if (!written && !failing) grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_ERROR, "the journal cannot be written");
+        if (written && failing) grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_INFO, "the journal can be written again");
         failing = !written;
         free(text);
         uint64_t bytes = 0;
@@ -180,19 +169,24 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
     if (!read_settings(config, &journal->settings, error)) return free(journal), GRAPNEL_STATUS_FAILED;
     journal->host = host;
     journal->end = &journal->first;
-    journal->file = open(journal->settings.file, O_WRONLY | O_CREAT | O_APPEND | O_CLOEXEC, 0640);
-    if (journal->file < 0) {
-        char problem[256];
+    bool foreign;
+    if (!file_open(&journal->file, journal->settings.file, &foreign)) {
+        char problem[256], sentence[512];
         const int code = errno;
         if (strerror_r(code, problem, sizeof(problem)) != 0) snprintf(problem, sizeof(problem), "error %d", code);
-        char sentence[512];
-        snprintf(sentence, sizeof(sentence), "file: it cannot be opened for appending: %s", problem);
+        if (foreign) {
+            snprintf(sentence, sizeof(sentence), "file: from byte %jd on it holds no records; name another file, or cut it there",
+                     (intmax_t)journal->file.whole);
+        } else {
+            snprintf(sentence, sizeof(sentence), "file: it cannot be opened for appending: %s", problem);
+        }
+        if (journal->file.descriptor >= 0) close(journal->file.descriptor);
         return free(journal), grapnel_fail(error, sentence);
     }
     pthread_mutex_init(&journal->lock, NULL);
     pthread_cond_init(&journal->wake, NULL);
     if (pthread_create(&journal->writer, NULL, write_on, journal) != 0) {
-        close(journal->file);
+        close(journal->file.descriptor);
         return free(journal), grapnel_fail(error, "the thread that writes cannot be started");
     }
     *out = journal;
@@ -209,7 +203,7 @@ static void unload(void *plugin) {
     pthread_join(journal->writer, NULL);
     pthread_cond_destroy(&journal->wake);
     pthread_mutex_destroy(&journal->lock);
-    close(journal->file);
+    close(journal->file.descriptor);
     free(journal);
 }
 
@@ -218,7 +212,8 @@ static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grap
     if (!shard) return grapnel_fail(error, "there is no memory left");
     shard->journal = plugin;
     shard->number = number;
-    shard->sequence = 0;
+    /* On from what the file has; where another version goes before this one, its numbers come in `import_state`. */
+    shard->sequence = number < SHARDS_MAX ? shard->journal->file.last[number] : 0;
     *out = shard;
     return GRAPNEL_STATUS_OK;
 }
@@ -283,7 +278,8 @@ static grapnel_status import_state(void *instance, grapnel_slice state, grapnel_
     if (!config_number(&reader, &sequence) || reader.at != reader.end) {
         return grapnel_fail(error, "what the version before left is no number");
     }
-    ((shard *)instance)->sequence = sequence;
+    shard *shard = instance;
+    if (sequence > shard->sequence) shard->sequence = sequence;
     return GRAPNEL_STATUS_OK;
 }
 

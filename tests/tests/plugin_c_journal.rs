@@ -4,6 +4,7 @@
 use std::path::Path;
 
 use grapnel_tests::plugin::Compiled;
+use grapnel_tests::process::command;
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};
 
 /// The records of a journal: place, topic, payload.
@@ -86,6 +87,65 @@ scenario! {
         let written: Vec<String> = records(&file).into_iter().map(|(_, _, payload)| payload).collect();
         assert_eq!(written, (0..50).filter(|n| n % 3 != 0).map(|n| n.to_string()).collect::<Vec<_>>());
     }
+}
+
+/// How large a file the broker may write from now on; `unlimited` for any.
+fn limit_files(broker: &Broker, bytes: &str) {
+    let pid = broker.process().id().to_string();
+    let limit = format!("--fsize={bytes}:unlimited");
+    let limited = command("prlimit").args(["--pid", &pid, &limit]).status().expect("prlimit is there");
+    assert!(limited.success());
+}
+
+/// A write that is cut short by a limit leaves nothing behind: what is refused is not in the file, and what is acknowledged can be
+/// read. Numbers go on over restarts, and a record that a crash has cut is cut off.
+#[test]
+fn the_file_is_whole_after_writes_that_were_cut_short() {
+    let plugin = Compiled::of("c-journal");
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let file = folder.path().join("orders");
+    let size = || std::fs::metadata(&file).expect("it is there").len();
+    let broker = Broker::builder().grapnel_only().start();
+    load(&broker, &plugin, &file);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    let mut publish = |payload: &str| publisher.publish(&Publish::new("orders/a", payload).qos(1));
+    assert_eq!(publish("one"), 0x10, "nobody subscribes");
+    let whole = size();
+    limit_files(&broker, &(whole + 20).to_string());
+    for _ in 0..2 {
+        assert_eq!(publish("cut short somewhere in the middle"), 0x97);
+        assert_eq!(size(), whole, "nothing of it is left");
+    }
+    limit_files(&broker, "unlimited");
+    assert_eq!(publish("two"), 0x10);
+    let payloads = || records(&file).into_iter().map(|(_, _, payload)| payload).collect::<Vec<_>>();
+    let number = |at: usize| {
+        let (place, ..) = records(&file).swap_remove(at);
+        let (shard, number) = place.split_once('-').expect("SHARD-NUMBER");
+        (shard.to_owned(), number.parse::<u64>().expect("a number"))
+    };
+    assert_eq!(payloads(), ["one", "two"]);
+
+    drop(publisher);
+    drop(broker);
+    let mut torn = std::fs::read(&file).expect("it is there");
+    torn.extend(b"0-99 1700000000000 8 100\norders/a and then the power went");
+    std::fs::write(&file, torn).expect("the folder is ours");
+    let broker = Broker::builder().grapnel_only().start();
+    load(&broker, &plugin, &file);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "three").qos(1)), 0x10);
+    assert_eq!(payloads(), ["one", "two", "three"]);
+    let (two, three) = (number(1), number(2));
+    assert!(two.0 != three.0 || three.1 == two.1 + 1, "{two:?} and {three:?}");
+
+    // What is no journal is not touched.
+    let foreign = folder.path().join("letter");
+    std::fs::write(&foreign, "Dear reader, this is a letter.\n").expect("the folder is ours");
+    let setting = format!("file={:?}", foreign.display().to_string());
+    let refused = broker.ctl_refused(&["plugins", "reload", "c-journal", "--set", &setting]);
+    assert!(refused.contains("file: from byte 0 on it holds no records"), "{refused}");
+    assert_eq!(std::fs::read(&foreign).expect("it is there"), b"Dear reader, this is a letter.\n");
 }
 
 /// A file that cannot be written refuses the messages, and nothing else.
