@@ -48,7 +48,12 @@ public:
         expect('"');
         const std::size_t start = at_;
         while (at_ < text_.size() && text_[at_] != '"') {
-            if (static_cast<unsigned char>(text_[at_]) < 0x20) throw Wrong("a control character in a text");
+            const auto letter = static_cast<unsigned char>(text_[at_]);
+            if (letter < 0x20) throw Wrong("a control character in a text");
+            if (letter >= 0x80) {
+                utf8();
+                continue;
+            }
             if (text_[at_++] == '\\') escape();
         }
         if (at_ == text_.size()) throw Wrong("a text has no end");
@@ -153,6 +158,27 @@ private:
             if (at_ == text_.size() || std::string_view("0123456789abcdefABCDEF").find(text_[at_]) == std::string_view::npos)
                 throw Wrong("an escape that is none");
         }
+    }
+
+    /// Reads over one character of more than one byte: the well-formed sequences of Unicode's table 3-7, without overlong forms,
+    /// halves of pairs, and what is beyond U+10FFFF.
+    void utf8() {
+        const auto byte = [this](std::size_t index) {
+            return at_ + index < text_.size() ? static_cast<unsigned char>(text_[at_ + index]) : 0u;
+        };
+        const unsigned first = byte(0);
+        std::size_t more = 1;
+        unsigned low = 0x80, high = 0xbf;
+        if (first >= 0xe0) more = 2;
+        if (first >= 0xf0) more = 3;
+        if (first == 0xe0) low = 0xa0;
+        if (first == 0xed) high = 0x9f;
+        if (first == 0xf0) low = 0x90;
+        if (first == 0xf4) high = 0x8f;
+        bool good = first >= 0xc2 && first <= 0xf4 && byte(1) >= low && byte(1) <= high;
+        for (std::size_t index = 2; index <= more; ++index) good = good && byte(index) >= 0x80 && byte(index) <= 0xbf;
+        if (!good) throw Wrong("a text is not UTF-8");
+        at_ += more + 1;
     }
 
     std::string_view text_;

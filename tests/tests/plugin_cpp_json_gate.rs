@@ -39,6 +39,36 @@ scenario! {
     }
 }
 
+/// A text is UTF-8 (RFC 8259, section 8.1), in a key as in a value.
+#[test]
+fn a_text_that_is_not_utf8_is_no_json() {
+    let plugin = Compiled::of("cpp-json-gate");
+    let broker = Broker::builder().grapnel_only().start();
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", "filters=[\"#\"]", "--once"]);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    let mut code = |text: &[u8]| {
+        let payload = [b"{\"", text, b"\":[\"", text, b"\"]}"].concat();
+        publisher.publish(&Publish::new("a", payload).qos(1))
+    };
+    for good in ["ü", "\u{7ff}", "\u{800}", "\u{ffff}", "\u{10000}", "\u{10ffff}", "\u{7f}"] {
+        assert_eq!(code(good.as_bytes()), 0x10, "{good}: nobody subscribes");
+    }
+    for bad in [
+        &b"\xff"[..],
+        b"\x80",
+        b"\xc3",
+        b"\xc1\xbf",
+        b"\xe0\x9f\xbf",
+        b"\xed\xa0\x80",
+        b"\xe2\x82",
+        b"\xf0\x8f\xbf\xbf",
+        b"\xf4\x90\x80\x80",
+        b"\xf5\x80\x80\x80",
+    ] {
+        assert_eq!(code(bad), INVALID, "{bad:x?}");
+    }
+}
+
 /// A payload that is nested as deeply as it can be costs no stack; one sentence says what is wrong with a configuration.
 #[test]
 fn deep_payloads_and_wrong_configurations_are_refused() {
