@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xed9ee2c74a39a02c)
+#define GRAPNEL_ABI_HASH UINT64_C(0x075622a1acd46069)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -82,6 +82,9 @@ typedef uint32_t grapnel_flow;
 #define GRAPNEL_FLOW_DEFER UINT32_C(2)
 /** The hook failed; its changes are thrown away and the fault policy holds. */
 #define GRAPNEL_FLOW_FAULT UINT32_C(3)
+/** Nobody has answered, as where a process or a database that the plugin asks is away: as with FAULT, but it does
+ *  not count towards the breaker, since the plugin itself works. */
+#define GRAPNEL_FLOW_UNANSWERED UINT32_C(4)
 
 /** How a host function ended. */
 typedef uint32_t grapnel_status;
@@ -515,6 +518,10 @@ struct grapnel_new_thread {
     void (*run)(void *arg);
     /** Handed to the body. */
     void *arg;
+    /** How long it may take to end once `wait_stop` has answered 1, milliseconds, where it has something to bring to
+     *  its end; 0 is the operator's `plugin_thread_join_ms`, and `plugin_retire_ms_max` is the most. Until then all
+     *  host functions answer it as before, but for those that begin something: another thread, a hook. */
+    uint64_t join_ms;
 };
 
 /** Where an instance writes its state, lent by the host for the call. */
@@ -556,8 +563,9 @@ struct grapnel_host_api {
     /** Takes a ticket; the hook then returns GRAPNEL_FLOW_DEFER. `deadline_ms` 0 means the operator's default. In
      *  the hook alone. */
     grapnel_status (*defer)(void *ctx, uint32_t deadline_ms, grapnel_ticket *out);
-    /** Ends a deferred verdict with CONTINUE, STOP or FAULT and the changes. GRAPNEL_STATUS_FULL, and the ticket
-     *  stays open, for more or longer changes than any packet can need: none of them is taken. Any thread, once. */
+    /** Ends a deferred verdict with CONTINUE, STOP, FAULT or UNANSWERED and the changes. GRAPNEL_STATUS_FULL, and
+     *  the ticket stays open, for more or longer changes than any packet can need: none of them is taken. Any
+     *  thread, once. */
     grapnel_status (*complete)(grapnel_ticket ticket, grapnel_flow flow, const grapnel_change *changes, size_t count);
     /** At message.publish: another message, published after this one if this one is, and before its acknowledgement.
      *  In the hook alone; GRAPNEL_STATUS_FULL beyond `extra_messages_max`. */
@@ -587,7 +595,7 @@ struct grapnel_host_api {
     /** Cancels a timer of this shard. On a shard's thread alone. */
     grapnel_status (*cancel_timer)(uint64_t plugin, uint64_t timer);
     /** Starts a thread that the broker joins when the plugin ends. It must end soon after `wait_stop` has answered
-     *  1. Any thread. */
+     *  1, or within grapnel_new_thread.join_ms. Any thread. */
     grapnel_status (*spawn)(uint64_t plugin, const grapnel_new_thread *thread);
     /** Waits until the plugin is to end, for at most this time; 1 if it is. Not on a shard's thread, unless the time
      *  is 0. */
@@ -875,12 +883,13 @@ GRAPNEL_CHECK_FIELD(grapnel_new_metric, help, 24, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds, 40, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, bounds_len, 48, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_thread) == 40, "grapnel_new_thread has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_thread) == 48, "grapnel_new_thread has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, reserved, 4, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, name, 8, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, run, 24, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_thread, arg, 32, 8);
+GRAPNEL_CHECK_FIELD(grapnel_new_thread, join_ms, 40, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
