@@ -84,10 +84,9 @@ fn a_client_over_its_share_is_refused_alone() {
     assert_eq!([0; 3].map(|_| other.publish(&small)), [0; 3]);
     let metrics = broker.ctl_ok(&["metrics"]);
     let value = |name: &str| {
-        let line = metrics
-            .lines()
-            .find(|line| line.split_whitespace().next().is_some_and(|word| word.ends_with(name)));
-        line.and_then(|line| line.split_whitespace().last()).map(str::to_owned)
+        let shown = format!("plugin_delayed_publish_{name}");
+        let line = metrics.lines().find(|line| line.split_whitespace().next() == Some(&shown));
+        line.and_then(|line| line.split_whitespace().nth(1)).map(str::to_owned)
     };
     assert_eq!(value("waiting_messages").as_deref(), Some("6"), "{metrics}");
     assert_eq!(value("waiting_messages_owners").as_deref(), Some("2"), "{metrics}");
