@@ -14,6 +14,7 @@ fn broker(shards: usize, text: &str) -> Option<(Broker, tempfile::TempDir)> {
     std::fs::write(&file, text).expect("the directory is ours");
     let path = plugin::argument(&file);
     let builder = Broker::builder()
+        .config("[mqtt]\nallow_dollar_topics = true")
         .config(&format!("[plugins.acl-file]\nrequired = true\nconfig = {{ path = {path:?} }}"))
         .mosquitto(&format!("acl_file {path}"));
     Some((builder.start_with_shards(shards)?, dir))

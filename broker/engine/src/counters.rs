@@ -32,6 +32,7 @@ counters! {
     packets_publish_sent: "PUBLISH packets queued for clients";
     packets_publish_error: "PUBLISH packets refused with a reason code";
     packets_publish_auth_error: "PUBLISH packets that authorization refused";
+    packets_publish_dollar_error: "PUBLISH packets and wills refused because their topic begins with $ and no plugin took them";
     packets_puback_received: "PUBACK packets read";
     packets_puback_sent: "PUBACK packets sent";
     packets_pubrec_received: "PUBREC packets read";

@@ -113,6 +113,17 @@ pub const fn ticket_shard(ticket: u64) -> ShardId {
     ShardId((ticket >> 56) as u8)
 }
 
+/// How far the rechecks of subscriptions in force have come, after the rules of client.authorize have changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Rechecks {
+    /// Subscriptions that were taken back since the shard started.
+    pub revoked: u64,
+    /// Whether some are still to be rechecked, or wait for a plugin.
+    pub under_way: bool,
+    /// Whether some were not answered: they stay, and are rechecked after a pause.
+    pub unanswered: bool,
+}
+
 /// Whose authorisation is asked again.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Scope {

@@ -120,6 +120,16 @@ pub enum QueueFull {
     DropOldest,
 }
 
+/// What becomes of a client whose subscription is taken back because the rules of client.authorize have changed.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub enum Revoke {
+    /// It loses the subscription and stays connected. MQTT has no packet that says so.
+    #[default]
+    Remove,
+    /// It loses the subscription and is disconnected with 0x87, not authorized; in MQTT 3 its connection is closed.
+    Disconnect,
+}
+
 /// Settings of the engine that are no numbers.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Choices {
@@ -135,6 +145,10 @@ pub struct Choices {
     pub maximum_qos: QoS,
     /// Whether messages may be retained [MQTT-3.2.2-14].
     pub retain_available: bool,
+    /// What becomes of clients whose subscription is revoked.
+    pub revoke: Revoke,
+    /// Whether clients may publish to topics that begin with `$` where no plugin takes the message [MQTT-4.7.2-1].
+    pub allow_dollar_topics: bool,
     /// Whether clients of MQTT 5 are told in words why something was refused.
     pub reason_strings: bool,
     /// Whether a packet with a control character or a noncharacter in a string ends its connection [MQTT-1.5.4-2].
@@ -150,6 +164,8 @@ impl Default for Choices {
             queue_full: QueueFull::DropNewest,
             maximum_qos: QoS::ExactlyOnce,
             retain_available: true,
+            revoke: Revoke::Remove,
+            allow_dollar_topics: false,
             reason_strings: true,
             refuses_control_characters: false,
         }

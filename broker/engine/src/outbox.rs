@@ -167,6 +167,15 @@ pub struct RefusedAnswer {
     pub reason: String,
 }
 
+/// Subscriptions that were taken back because the rules of client.authorize have changed, for the operator's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Revoked {
+    /// Who refused them; `None` where no link allowed them and `authorization.no_match` is to deny.
+    pub plugin: Option<PluginHandle>,
+    /// How many.
+    pub subscriptions: u64,
+}
+
 /// Everything the engine leaves for the shell.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -192,6 +201,8 @@ pub struct Outbox {
     pub retained_full: Option<crate::route::retained::Full>,
     /// Plugins that have failed too often and are not called here any more: whoever compiles chains is to hear of it.
     pub tripped: Vec<PluginHandle>,
+    /// Subscriptions that were revoked since this was last taken from here; one entry for each plugin.
+    pub revoked: Vec<Revoked>,
     /// Answers of plugins that could not be taken; of those to messages at most one a second for each hook.
     pub refused: Vec<RefusedAnswer>,
 }
@@ -204,6 +215,14 @@ impl Outbox {
             data: (0..shards).map(|_| VecDeque::new()).collect(),
             data_bytes: vec![0; shards],
             ..Outbox::default()
+        }
+    }
+
+    /// Another subscription is revoked.
+    pub(crate) fn add_revoked(&mut self, plugin: Option<PluginHandle>) {
+        match self.revoked.iter_mut().find(|revoked| revoked.plugin == plugin) {
+            Some(known) => known.subscriptions += 1,
+            None => self.revoked.push(Revoked { plugin, subscriptions: 1 }),
         }
     }
 

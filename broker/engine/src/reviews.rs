@@ -108,6 +108,11 @@ impl Reviews {
         !self.walks.is_empty()
     }
 
+    /// Whether some subscription is still to be rechecked, or its recheck waits for a plugin.
+    pub(crate) fn is_under_way(&self) -> bool {
+        self.has_walks() || !self.open.is_empty()
+    }
+
     // --- rechecks that wait for a plugin
 
     /// Whether another may wait, at most `max` at a time.

@@ -24,7 +24,7 @@ pub use crate::envelope::{Envelope, Lane};
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
-pub use crate::outbox::{Closing, Outbound, Outbox, RefusedAnswer};
+pub use crate::outbox::{Closing, Outbound, Outbox, RefusedAnswer, Revoked};
 pub use crate::totals::Totals;
 
 /// One shard's engine.
@@ -178,6 +178,11 @@ impl Shard {
     /// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
     pub fn invalidate(&mut self, scope: Scope) {
         authority::invalidate(&mut self.parts, scope)
+    }
+
+    /// How far that has come, for who waits for its end.
+    pub fn rechecks(&mut self) -> Rechecks {
+        authority::rechecks(&mut self.parts)
     }
 
     /// Does what a plugin has asked for. Between two events.

@@ -12,6 +12,9 @@ use crate::raw::{APPEND, Change, FLAG_DUP, FLAG_RETAIN, Field};
 wrapper! {
     /// A message came in (`message.publish`). It has been authorised and is routed when the last hook has let it through; its
     /// acknowledgement waits as long. Called on the publisher's shard, in order of arrival.
+    ///
+    /// A message of a client to a topic that begins with `$` goes to nobody: it is refused with 0x87 behind the last hook, unless
+    /// one has dropped it, as who takes it does, or given it another topic, or the operator allows such topics.
     Publish
 }
 

@@ -23,6 +23,11 @@ fn sorted(mut properties: Properties) -> Properties {
     properties
 }
 
+/// A broker whose clients may publish to topics that begin with `$`.
+fn dollar_topics() -> grapnel_tests::broker::Builder {
+    Broker::builder().config("[mqtt]\nallow_dollar_topics = true\n")
+}
+
 scenario! {
     /// Every property of PUBLISH is forwarded unaltered ([MQTT-3.3.2-4], -15, -16, -17, -18, -20), live, retained and queued.
     fn all_properties_arrive_unaltered(broker) {
@@ -81,7 +86,7 @@ scenario! {
 
 scenario! {
     /// Section 4.7: levels, `+` and `#`, empty levels, and `a/#` also matching `a` ([MQTT-4.7.1-1], -2, -3).
-    fn wildcards_match_as_the_specification_says(broker, version) {
+    fn wildcards_match_as_the_specification_says(broker in dollar_topics(), version) {
         // Rows of section 4.7.1 and 4.7.3: filter, topics that match, topics that do not.
         let table: &[(&str, &[&str], &[&str])] = &[
             ("sport/tennis/player1/#", &["sport/tennis/player1", "sport/tennis/player1/ranking", "sport/tennis/player1/score/wimbledon"], &["sport/tennis/player2", "sport/tennis"]),
@@ -255,8 +260,8 @@ scenario! {
 }
 
 scenario! {
-    /// $-topics: clients may use their own, `$SYS` belongs to the broker, and wildcards at the start see neither ([MQTT-4.7.2-1]).
-    fn dollar_topics_stay_apart(broker, version) {
+    /// $-topics: where clients may have their own, wildcards at the start do not see them ([MQTT-4.7.2-1]).
+    fn dollar_topics_stay_apart(broker in dollar_topics(), version) {
         let mut all = Client::hello(broker, version, "all");
         all.subscribe("#", 0);
         all.subscribe("+/x", 0);
@@ -267,6 +272,31 @@ scenario! {
         publisher.publish(&Publish::new("fence", "last").qos(1));
         assert_eq!(own.message().text(), "mine");
         assert_eq!(all.messages_until("last"), []);
+    }
+}
+
+scenario! {
+    /// Otherwise clients do not exchange messages by such topics (section 4.7.2): refused, and neither delivered nor stored.
+    fn dollar_topics_are_the_servers(broker in Broker::builder().grapnel_only()) {
+        let mut subscriber = Client::hello(broker, Version::V5, "s");
+        for filter in ["$own/#", "$SYS/#", "fence"] {
+            subscriber.subscribe(filter, 1);
+        }
+        for version in Version::ALL {
+            let mut publisher = Client::hello(broker, version, "p");
+            for (qos, topic) in [(0, "$SYS/x"), (1, "$SYS/x"), (2, "$own/x"), (1, "$own/x")] {
+                let code = publisher.publish(&Publish::new(topic, "x").qos(qos).retain());
+                assert_eq!(code, if version.is_5() && qos > 0 { 0x87 } else { 0 }, "{topic} {qos}");
+            }
+            publisher.publish(&Publish::new("fence", "last").qos(1));
+            assert_eq!(subscriber.messages_until("last"), []);
+        }
+        let mut late = Client::hello(broker, Version::V5, "late");
+        late.subscribe("$own/#", 1);
+        late.expect_no_message();
+        let metrics = broker.ctl_json(&["metrics"]);
+        let refused = |row: &&serde_json::Value| row["name"] == "packets_publish_dollar_error";
+        assert_eq!(metrics["metrics"].as_array().unwrap().iter().find(refused).unwrap()["value"], 12);
     }
 }
 

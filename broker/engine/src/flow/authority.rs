@@ -8,19 +8,22 @@ use std::ops::Bound;
 use std::rc::Rc;
 
 use super::hooks::{Answer, Walked};
-use super::{authorize, deliver, deliver_rights, hooks, subscriptions};
+use super::{authorize, deliver, deliver_rights, ending, hooks, subscriptions};
 use crate::clock::Deadline;
+use crate::hook::PluginHandle;
 use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::verdict::Rechecked;
 use crate::hook::view::{Action, Request};
 use crate::id::SessionKey;
-use crate::interface::Scope;
+use crate::interface::{Rechecks, Scope};
+use crate::limits::Revoke;
 use crate::parts::Parts;
+use crate::reason::ReasonCode;
 use crate::reviews::{OpenRecheck, Whose};
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::manner_of;
-use crate::session::{Delivery, Recheck, Session, Subscription};
+use crate::session::{Delivery, EndCause, Recheck, Session, Subscription};
 use crate::topic;
 
 /// Subscriptions and sessions that are looked at in one turn.
@@ -37,6 +40,13 @@ fn begin_walk(parts: &mut Parts, whose: Whose) {
     let sessions = &parts.sessions;
     let place_of = |client_id: &str| sessions.by_client_id(client_id).map(|key| key.index as usize);
     parts.hooks.reviews().begin_walk(whose, sessions.places(), place_of);
+}
+
+/// How far the rechecks of subscriptions in force have come.
+pub(crate) fn rechecks(parts: &mut Parts) -> Rechecks {
+    let revoked = parts.counters.subscriptions_revoked;
+    let reviews = parts.hooks.reviews();
+    Rechecks { revoked, under_way: reviews.is_under_way(), unanswered: reviews.timer().is_some() }
 }
 
 /// Whether the next turn can go on with rechecks or deliveries.
@@ -153,10 +163,21 @@ fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &Authorizati
             recheck_later(parts);
         }
         Rechecked::Stays => mark(parts, key, filter, Recheck::None),
-        Rechecked::Revoked(_) => {
-            parts.counters.subscriptions_revoked += 1;
-            subscriptions::unsubscribe(parts, key, filter, "revoked");
-        }
+        Rechecked::Revoked(_) => revoke(parts, key, filter, ask.accumulator.refused_by),
+    }
+}
+
+/// Takes a subscription back that its client may not have any more. The client stays, or is disconnected, as the operator wants it.
+fn revoke(parts: &mut Parts, key: SessionKey, filter: &str, by: Option<PluginHandle>) {
+    parts.counters.subscriptions_revoked += 1;
+    parts.out.add_revoked(by);
+    subscriptions::unsubscribe(parts, key, filter, "revoked");
+    if parts.setup.limits.choices.revoke == Revoke::Disconnect
+        && let Some(conn) = parts.sessions.get(key).and_then(|session| session.conn)
+    {
+        let reason = ReasonCode::NOT_AUTHORIZED;
+        let told = Some((reason, Some("a subscription is not allowed any more")));
+        ending::end_connection(parts, conn, EndCause::ByBroker(reason), told);
     }
 }
 

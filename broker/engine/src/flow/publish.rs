@@ -256,7 +256,7 @@ fn take_publish(
         return;
     };
     let at = Place { session: session_key, number, source: Source::Client, head };
-    if alone && is_everybody_silent(parts, identity) {
+    if alone && is_everybody_silent(parts, identity) && !is_reserved(parts, view.topic) {
         take_effect(parts, key, at, &view, None);
         return;
     }
@@ -280,6 +280,12 @@ fn is_everybody_silent(parts: &Parts, identity: &Identity) -> bool {
     (parts.setup.no_match_allow || identity.superuser)
         && parts.hooks.chain(HookPoint::ClientAuthorize).is_empty()
         && parts.hooks.chain(HookPoint::MessagePublish).is_empty()
+}
+
+/// Whether a topic is the server's own, which clients cannot use for an exchange of their own [MQTT-4.7.2-1].
+#[inline]
+fn is_reserved(parts: &Parts, topic: &str) -> bool {
+    topic.as_bytes().first() == Some(&b'$') && !parts.setup.limits.choices.allow_dollar_topics
 }
 
 /// A publish with nothing in front has its effect, or waits for that in a slot.
@@ -422,6 +428,11 @@ pub(crate) fn judge(
         // A new topic is a new question.
         let ask = authorize::new_ask(parts, identity);
         return authorize_on(parts, identity, view, at, (ask, Some(draft)), &Behind::default());
+    }
+    // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
+    if !moved && at.source != Source::Plugin && is_reserved(parts, view.topic) {
+        parts.counters.packets_publish_dollar_error += 1;
+        return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
     }
     Ok(Progress::Pass(draft))
 }

@@ -147,7 +147,8 @@ impl<'a> Fold<'a> for ClientFold<'a> {
     }
 
     fn commit(&mut self, event: &mut Event) -> bool {
-        if let Some(next) = self.overlay.take() {
+        if let Some(mut next) = self.overlay.take() {
+            next.sign(self.verdict, self.running.map(|link| link.plugin));
             if next.superuser {
                 event.flags |= FLAG_SUPERUSER;
             } else {
@@ -163,7 +164,8 @@ impl<'a> Fold<'a> for ClientFold<'a> {
     }
 
     fn park(&mut self) {
-        if let (Some(next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+        if let (Some(mut next), Some(desk)) = (self.overlay.take(), &mut self.desk) {
+            next.sign(self.verdict, self.running.map(|link| link.plugin));
             desk.keep(Before::Client(std::mem::replace(self.verdict, next)));
         }
     }

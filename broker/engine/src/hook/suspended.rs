@@ -10,7 +10,7 @@ use super::requested::Requested;
 use super::tickets::{Before, OpenTicket, OwnedChange};
 use super::verdict::ClientVerdict;
 use super::verdict::Why;
-use super::{CannotTake, FaultPolicy, HookPoint, LinkIdentity};
+use super::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, PluginHandle};
 use crate::reason::ReasonCode;
 
 /// An event that waits at a hook point, or is about to be shown to one.
@@ -78,6 +78,11 @@ pub trait Accumulator: Clone {
         change: &grapnel_plugin_abi::host::FieldChange<'_>,
         rules: Self::Rules<'_>,
     ) -> Result<(), CannotTake>;
+
+    /// Its changes since `before` were made by a link of this plugin.
+    fn sign(&mut self, before: &Self, plugin: PluginHandle) {
+        let _ = (before, plugin);
+    }
 
     /// Becomes again what it was before the link that has failed.
     fn restore(&mut self, before: &Before);
@@ -179,7 +184,8 @@ fn resume<A: Accumulator>(
     let mut refused = None;
     if let Some((flow @ (Flow::CONTINUE | Flow::STOP), changes)) = answer {
         match changed(accumulator, point, changes, rules) {
-            Ok(next) => {
+            Ok(mut next) => {
+                next.sign(accumulator, open.plugin);
                 *accumulator = next;
                 return if flow == Flow::STOP { Resumed::Ends } else { Resumed::GoesOn };
             }
@@ -223,6 +229,10 @@ impl Accumulator for ClientVerdict {
     ) -> Result<(), CannotTake> {
         self.set(point, change, user_properties_max)?;
         Ok(())
+    }
+
+    fn sign(&mut self, before: &ClientVerdict, plugin: PluginHandle) {
+        ClientVerdict::sign(self, before, Some(plugin));
     }
 
     fn restore(&mut self, before: &Before) {

@@ -7,7 +7,7 @@ use grapnel_plugin_abi::raw::{Field, Status};
 
 use super::section::{Replaced, Section};
 use super::view::ClientView;
-use super::{FaultPolicy, HookPoint, Link};
+use super::{FaultPolicy, HookPoint, Link, PluginHandle};
 use crate::packet::Property;
 use crate::reason::ReasonCode;
 
@@ -92,6 +92,8 @@ pub struct ClientVerdict {
     pub called: bool,
     /// That a link gave no answer; the one that ended the chain by its policy, else the first.
     pub silence: Option<Silence>,
+    /// Whose link has refused, where one has.
+    pub refused_by: Option<PluginHandle>,
 }
 
 impl ClientVerdict {
@@ -109,7 +111,17 @@ impl ClientVerdict {
             cacheable: true,
             called: false,
             silence: None,
+            refused_by: None,
         }
+    }
+
+    /// A link of this plugin has made of `before` what this is: a refusal is that of the first one that refused.
+    pub fn sign(&mut self, before: &ClientVerdict, plugin: Option<PluginHandle>) {
+        self.refused_by = match (self.verdict, before.verdict) {
+            (DENY, DENY) => before.refused_by,
+            (DENY, _) => plugin,
+            _ => None,
+        };
     }
 
     /// Bytes of its texts and data.
@@ -126,6 +138,7 @@ impl ClientVerdict {
         self.cacheable = true;
         self.called = false;
         self.silence = None;
+        self.refused_by = None;
     }
 
     /// Takes one change, or none of it. What was there before, for views of it.

@@ -5,8 +5,9 @@ use std::cell::Cell;
 use std::rc::Rc;
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link};
+use grapnel_engine::limits::Revoke;
 use grapnel_engine::packet::{QoS, Version};
-use grapnel_engine::shard::{Command, Scope};
+use grapnel_engine::shard::{Command, Rechecks, Revoked, Scope};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny, later};
@@ -213,4 +214,109 @@ fn a_subscription_in_force_stays_until_the_answer() {
     complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
     world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
     assert_eq!(world.take_plain(one), []);
+}
+
+/// Clients that lost a subscription stay, or are told by the end of their connection: 0x87 in MQTT 5, and what MQTT 3 has for it.
+/// A session that nobody is connected to loses its subscription alone.
+#[test]
+fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
+    for version in [Version::V31, Version::V311, Version::V5] {
+        for revoke in [Revoke::Remove, Revoke::Disconnect] {
+            let mut world = World::with(1, |limits| limits.choices.revoke = revoke);
+            let ask = || Ask { clean: false, ..Ask::v(version) };
+            let clients = ["loses", "keeps", "away"].map(|name| world.connect(name, &ask()));
+            for (client, filter) in [(0, "t/a"), (0, "t/b"), (1, "kept"), (2, "t/c")] {
+                world.subscribe(clients[client], filter, QoS::AtLeastOnce);
+            }
+            world.lose(clients[2]);
+            let refuses = link(5, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+                call.set(Field::VERDICT, if call.topic() == "kept" { 1 } else { 2 }, "", "");
+                Flow::CONTINUE
+            });
+            mount(&mut world, vec![(HookPoint::ClientAuthorize, refuses)]);
+            world.pass_ms(10);
+            let told = if version.is_v5() { vec![Got::Disconnect(0x87)] } else { vec![] };
+            let ends = revoke == Revoke::Disconnect;
+            assert_eq!(world.take(clients[0]), if ends { told } else { vec![] }, "{version:?}");
+            assert_eq!((world.is_closed(clients[0]), world.is_closed(clients[1])), (ends, false));
+            assert_eq!(revoked(&mut world), [(Some(5), 2 + u64::from(!version.is_v5()))]);
+            let left: Vec<String> =
+                world.shards[0].subscriptions(None, 0, 100).0.into_iter().map(|row| row.filter).collect();
+            assert_eq!(left, ["kept"]);
+        }
+    }
+}
+
+/// Who refused, and how many, as the shell takes it from the outbox.
+fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
+    let mut all: Vec<_> = world.shards[0]
+        .outbox()
+        .revoked
+        .drain(..)
+        .map(|Revoked { plugin, subscriptions }| (plugin.map(|plugin| plugin.0), subscriptions))
+        .collect();
+    all.sort_unstable();
+    all
+}
+
+/// What is revoked is counted for the plugin that refused it first, at once or later; and for nobody where no link allowed it.
+#[test]
+fn what_is_revoked_is_the_word_of_one_plugin() {
+    let says = |identity, priority, topic: &'static str, verdict| {
+        link(identity, priority, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.topic() == topic {
+                call.set(Field::VERDICT, verdict, "", "");
+            }
+            Flow::CONTINUE
+        })
+    };
+    let mut world = World::with_setup(1, |_| {}, false);
+    let open = link(1, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, open)]);
+    let client = world.connect("c", &Ask::v(Version::V5));
+    for filter in ["first", "second", "both", "overruled", "nobody", "late"] {
+        assert_eq!(world.subscribe(client, filter, QoS::AtMostOnce), [0]);
+    }
+    let taken = Taken::default();
+    let inner = taken.clone();
+    let late = link(9, -9, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.topic() != "late" {
+            return Flow::CONTINUE;
+        }
+        inner.note(call.topic(), call.defer().expect("it may wait"));
+        Flow::DEFER
+    });
+    let links = vec![
+        says(2, 9, "first", 2),
+        says(3, 8, "second", 2),
+        says(4, 7, "both", 2),
+        says(5, 6, "both", 2),
+        says(6, 5, "overruled", 2),
+        says(7, 4, "overruled", 1),
+        late,
+    ];
+    mount(&mut world, links.into_iter().map(|link| (HookPoint::ClientAuthorize, link)).collect());
+    world.pass_ms(10);
+    assert_eq!(revoked(&mut world), [(None, 1), (Some(2), 1), (Some(3), 1), (Some(4), 1)]);
+    let rechecks = world.shards[0].rechecks();
+    assert_eq!(rechecks, Rechecks { revoked: 4, under_way: true, unanswered: false });
+    complete(&mut world, taken.ticket(0), Flow::STOP, deny(0x87));
+    assert_eq!(revoked(&mut world), [(Some(9), 1)]);
+    assert_eq!(world.shards[0].rechecks(), Rechecks { revoked: 5, under_way: false, unanswered: false });
+}
+
+/// A recheck that nobody answered is not over: it is known as unanswered until it is asked again.
+#[test]
+fn a_recheck_without_an_answer_is_known() {
+    let (mut world, _, _) = subscribers();
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, link(1, 0, FaultPolicy::Deny, |_| Flow::FAULT))]);
+    assert!(world.shards[0].rechecks().under_way, "the walk is in slices of turns");
+    world.pass_ms(10);
+    assert_eq!(world.shards[0].rechecks(), Rechecks { revoked: 0, under_way: false, unanswered: true });
+    mount(&mut world, vec![]);
+    world.pass_ms(10);
+    assert_eq!(world.shards[0].rechecks(), Rechecks { revoked: 0, under_way: false, unanswered: false });
 }

@@ -25,7 +25,7 @@ fn of_plugin(bit: u8, link: Link) -> Link {
     Link { plugin: PluginHandle(u64::from(bit)), bit, ..link }
 }
 
-fn publish(plugin: u64, topic: &str, payload: &str, ancestry: u64) -> Command {
+pub fn publish(plugin: u64, topic: &str, payload: &str, ancestry: u64) -> Command {
     let message = Message {
         id: 0,
         topic: topic.into(),

@@ -6,6 +6,7 @@ mod commands;
 mod connecting;
 mod counters;
 mod deferral;
+mod dollar;
 mod exchange;
 mod fields;
 mod folds;

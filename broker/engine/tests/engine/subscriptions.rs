@@ -96,7 +96,7 @@ fn overlapping_subscriptions_are_one_delivery_with_all_identifiers() {
 #[test]
 fn topics_that_begin_with_a_dollar_are_not_for_wildcards() {
     // [MQTT-4.7.2-1]
-    let mut world = World::new(1);
+    let mut world = World::with(1, |limits| limits.choices.allow_dollar_topics = true);
     let sub = world.connect("sub", &Ask::v(Version::V5));
     world.subscribe(sub, "#", QoS::AtMostOnce);
     world.subscribe(sub, "+/x", QoS::AtMostOnce);
