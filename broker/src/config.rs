@@ -26,6 +26,7 @@ pub use error::{ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
 pub use keys::SOCKET_PATH_BYTES_MAX;
 pub use places::Environment;
+use value::Value;
 pub use value::to_json;
 
 /// What the command line says about the configuration; it has the last word. For `#[command(flatten)]`.
@@ -34,7 +35,8 @@ pub struct CliOverrides {
     /// Configuration file (TOML); without one the broker works on its defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen here instead of on the configured addresses; may be repeated
+    /// Listen here instead of on the configured addresses, with what is configured otherwise for the listener of that address,
+    /// else for the first one that no other --listen names; may be repeated
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
     /// Number of shards, 1 to 64, or auto for one per core
@@ -245,15 +247,7 @@ impl Config {
 }
 
 fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
-    use value::Value;
-    if !cli.listen.is_empty() {
-        draft.listeners.clear();
-    }
-    let origin = Origin::Option("--listen");
-    for (index, listen) in cli.listen.iter().enumerate() {
-        draft.listeners.push(ListenerDraft { origin: Some(origin.clone()), ..ListenerDraft::default() });
-        draft.set_of_listener(index, "bind", &Value::Plain(listen.clone()), &origin);
-    }
+    listen_on(&cli.listen, draft);
     if let Some(shards) = &cli.shards {
         draft.set("shards", &Value::Plain(shards.clone()), &Origin::Option("--shards"));
     }
@@ -263,6 +257,34 @@ fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
             Some(path) => draft.set("control.socket", &Value::Plain(path.to_owned()), &origin),
             None => draft.fail(&origin, "the path is not UTF-8"),
         }
+    }
+}
+
+/// Moves the listeners to the addresses of the command line, and changes nothing else of them: each address takes over the
+/// listener that is configured for it, else the first one that no address has taken, else, where there are more addresses
+/// than listeners, the rules of the first. Listeners that no address takes are left out.
+fn listen_on(addresses: &[String], draft: &mut Draft) {
+    if addresses.is_empty() {
+        return;
+    }
+    let origin = Origin::Option("--listen");
+    let configured = std::mem::take(&mut draft.listeners);
+    let first = configured.first().and_then(|listener| listener.allow_anonymous);
+    let mut left: Vec<Option<ListenerDraft>> = configured.into_iter().map(Some).collect();
+    let mut take = |wanted: &dyn Fn(&ListenerDraft) -> bool| {
+        left.iter_mut().find(|place| place.as_ref().is_some_and(wanted)).and_then(Option::take)
+    };
+    let named = |listen: &String| {
+        let bind: Option<SocketAddr> = listen.parse().ok();
+        take(&|listener| bind.is_some() && listener.bind == bind)
+    };
+    let mut taken: Vec<Option<ListenerDraft>> = addresses.iter().map(named).collect();
+    for (listen, place) in addresses.iter().zip(&mut taken) {
+        let more = || ListenerDraft { allow_anonymous: first, ..ListenerDraft::default() };
+        let listener = place.take().or_else(|| take(&|_| true)).unwrap_or_else(more);
+        draft.listeners.push(ListenerDraft { bind: None, origin: Some(origin.clone()), ..listener });
+        let index = draft.listeners.len() - 1;
+        draft.set_of_listener(index, "bind", &Value::Plain(listen.clone()), &origin);
     }
 }
 

@@ -4,7 +4,7 @@
 use std::ffi::OsString;
 use std::path::Path;
 
-use grapnel_engine::limits::{Choices, SessionOwner};
+use grapnel_engine::limits::{Choices, Revoke, SessionOwner};
 
 use super::*;
 
@@ -90,6 +90,8 @@ bind = "[::]:2001"
 no_match = "deny"
 [mqtt]
 session_owner = "inherit"
+revoke = "disconnect"
+allow_dollar_topics = true
 allow_empty_client_id = false
 assigned_client_id_prefix = "fleet-7."
 [limits]
@@ -127,6 +129,8 @@ level = "debug"
     assert_eq!(config.authorization.no_match, NoMatch::Deny);
     let choices = Choices {
         session_owner: SessionOwner::Inherit,
+        revoke: Revoke::Disconnect,
+        allow_dollar_topics: true,
         allow_empty_client_id: false,
         assigned_client_id_prefix: "fleet-7.".into(),
         ..Choices::default()
@@ -333,6 +337,8 @@ fn the_environment_overrides_every_key_of_the_document() {
         ("mqtt.retain_available", "false"),
         ("mqtt.reason_strings", "false"),
         ("mqtt.control_characters", "refuse"),
+        ("mqtt.allow_dollar_topics", "true"),
+        ("mqtt.revoke", "disconnect"),
         ("plugins.dir", "/pp"),
         ("control.socket", "/c.sock"),
     ];
@@ -445,22 +451,89 @@ fn the_brokers_own_variables_and_those_of_others_are_let_be() {
     assert!(with_vars(&vars).is_ok());
 }
 
+fn listening(text: &str, listen: &[&str], vars: &[(&str, &str)]) -> Vec<(String, String, bool)> {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("grapnel.toml");
+    std::fs::write(&path, text).unwrap();
+    let listen = listen.iter().map(|address| (*address).to_owned()).collect();
+    let cli = CliOverrides { config: Some(path), listen, ..CliOverrides::default() };
+    let listeners = Config::load(&cli, &environment(vars)).unwrap().listeners;
+    listeners.into_iter().map(|one| (one.name, one.bind.to_string(), one.allow_anonymous)).collect()
+}
+
+/// `--listen` changes the address and nothing else: of the listener with that address, else of the first that none has taken.
 #[test]
-fn listen_replaces_the_listeners_and_names_itself_in_errors() {
+fn listen_changes_the_address_and_nothing_else() {
+    let two = "[[listeners]]\nname = \"out\"\nbind = \"0.0.0.0:1883\"\nallow_anonymous = true\n\
+               [[listeners]]\nname = \"in\"\nbind = \"127.0.0.1:1884\"\nallow_anonymous = false\n";
+    let unsaid = "[[listeners]]\nbind = \"127.0.0.1:1883\"\n";
+    let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
+    let variable: &[(&str, &str)] = &[("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false")];
+    type Row<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str, bool)]);
+    let rows: [Row<'_>; 14] = [
+        (two, &[], &[], &[("out", "0.0.0.0:1883", true), ("in", "127.0.0.1:1884", false)]),
+        (two, &["127.0.0.1:1884"], &[], &[("in", "127.0.0.1:1884", false)]),
+        (two, &["0.0.0.0:1883"], &[], &[("out", "0.0.0.0:1883", true)]),
+        (two, &["127.0.0.1:9"], &[], &[("out", "127.0.0.1:9", true)]),
+        (
+            two,
+            &["[::]:9", "127.0.0.1:1884"],
+            &[],
+            &[("out", "[::]:9", true), ("in", "127.0.0.1:1884", false)],
+        ),
+        (
+            two,
+            &["127.0.0.1:1884", "[::]:9"],
+            &[],
+            &[("in", "127.0.0.1:1884", false), ("out", "[::]:9", true)],
+        ),
+        (two, &["0.0.0.0:8", "0.0.0.0:9"], &[], &[("out", "0.0.0.0:8", true), ("in", "0.0.0.0:9", false)]),
+        // More addresses than listeners: what the first says of who may connect holds for them.
+        (
+            shut,
+            &["127.0.0.1:8", "127.0.0.1:9"],
+            &[],
+            &[("127.0.0.1:8", "127.0.0.1:8", false), ("127.0.0.1:9", "127.0.0.1:9", false)],
+        ),
+        (shut, &["127.0.0.1:0"], &[], &[("127.0.0.1:0", "127.0.0.1:0", false)]),
+        // What is said nowhere follows from the address.
+        (unsaid, &["0.0.0.0:9"], &[], &[("0.0.0.0:9", "0.0.0.0:9", false)]),
+        (unsaid, &["127.0.0.1:9"], &[], &[("127.0.0.1:9", "127.0.0.1:9", true)]),
+        (
+            "",
+            &["0.0.0.0:0", "127.0.0.1:0"],
+            &[],
+            &[("0.0.0.0:0", "0.0.0.0:0", false), ("127.0.0.1:0", "127.0.0.1:0", true)],
+        ),
+        ("", &["127.0.0.1:0"], variable, &[("127.0.0.1:0", "127.0.0.1:0", false)]),
+        (two, &["127.0.0.1:9"], variable, &[("out", "127.0.0.1:9", false)]),
+    ];
+    for (text, listen, vars, expected) in rows {
+        let expected: Vec<_> = expected
+            .iter()
+            .map(|(name, bind, open)| ((*name).to_owned(), (*bind).to_owned(), *open))
+            .collect();
+        assert_eq!(listening(text, listen, vars), expected, "{listen:?} {vars:?} {text}");
+    }
+}
+
+#[test]
+fn options_have_the_last_word_and_name_themselves_in_errors() {
     let cli = |listen: &[&str]| CliOverrides {
         listen: listen.iter().map(|address| (*address).to_owned()).collect(),
         socket: Some("g.sock".into()),
         ..CliOverrides::default()
     };
-    let config = Config::load(&cli(&["0.0.0.0:0", "127.0.0.1:0"]), &environment(&[])).unwrap();
-    let anonymous: Vec<bool> = config.listeners.iter().map(|listener| listener.allow_anonymous).collect();
-    assert_eq!(anonymous, [false, true]);
+    let config = Config::load(&cli(&["0.0.0.0:0"]), &environment(&[])).unwrap();
+    assert_eq!(config.listeners[0].origin, Origin::Option("--listen"));
     assert_eq!(config.control.socket, std::env::current_dir().unwrap().join("g.sock"));
     let error = Config::load(&cli(&["1883"]), &environment(&[])).unwrap_err().to_string();
     assert_eq!(
         error,
         "--listen: listeners.bind must be an IP address and a port such as \"127.0.0.1:1883\", \"0.0.0.0:1883\" or \"[::]:1883\", not \"1883\""
     );
+    let error = Config::load(&cli(&["[::]:1", "[::]:1"]), &environment(&[])).unwrap_err().to_string();
+    assert_eq!(error, "--listen: two listeners bind to [::]:1");
 }
 
 #[test]
