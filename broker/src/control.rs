@@ -23,6 +23,7 @@ mod links;
 mod place;
 mod plugins;
 mod prometheus;
+mod revoked;
 mod server;
 mod socket;
 mod status;

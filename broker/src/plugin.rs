@@ -2,6 +2,7 @@
 //! broker and by the control plane, from a helper thread: every method may block for as long as shards are given to answer.
 //! Shards see none of this, only the chain tables that are handed to them between two steps.
 
+mod access;
 mod active;
 mod ancestry;
 mod attendant;
@@ -29,6 +30,7 @@ mod record;
 mod report;
 mod request;
 mod retiring;
+mod revoked;
 mod schema;
 mod services;
 mod start;
@@ -43,9 +45,10 @@ use std::time::Duration;
 
 use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::shard::RefusedAnswer;
+use grapnel_engine::shard::{RefusedAnswer, Revoked};
 use serde_json::Value;
 
+pub use access::OpenListener;
 use active::{Active, Defaults, Wanted, compile, seats};
 use attendant::Attendant;
 use copies::Copies;
@@ -86,6 +89,12 @@ pub fn answer_refused(refused: &RefusedAnswer) {
     services::answer_refused(refused);
 }
 
+/// Subscriptions were taken back because the rules of client.authorize have changed: the operator's log says so. Returns at once;
+/// called by the shard that had them.
+pub fn revoked(revoked: Revoked) {
+    services::revoked(revoked);
+}
+
 /// All plugins of a broker. One per process.
 pub struct PluginManager {
     settings: Settings,
@@ -120,6 +129,7 @@ impl PluginManager {
             defaults,
             copies,
             settings.state_bytes_max,
+            access::Access::new(settings.listeners.clone(), settings.no_match_allow),
         );
         let mut workshop = workshop;
         if let Some(record) = &settings.record
@@ -158,8 +168,17 @@ impl PluginManager {
     /// configuration comes back with the next start.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`] or [`LoadError::Shard`], after which it is still loaded.
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastGuard`] or [`LoadError::Shard`], after which it is still
+    /// loaded.
     pub fn unload(&self, name: &str) -> Result<Unloaded, LoadError> {
+        self.unload_with(name, false)
+    }
+
+    /// The same; with `force` also where nobody would decide any more who may connect or what clients may do.
+    ///
+    /// # Errors
+    /// As [`PluginManager::unload`].
+    pub fn unload_with(&self, name: &str, force: bool) -> Result<Unloaded, LoadError> {
         let mut workshop = self.begin();
         let before = self.view().active.clone();
         let Some(plugin) = before.iter().find(|plugin| &*plugin.name == name) else {
@@ -178,6 +197,7 @@ impl PluginManager {
             return Err(LoadError::NeededBy { doing: "unload", name: name.to_owned(), by });
         }
         let after: Vec<_> = before.iter().filter(|other| !Arc::ptr_eq(other, plugin)).cloned().collect();
+        workshop.check_access(("unload", name), (&seats(&before), &seats(&after)), force)?;
         workshop.swap(name, &seats(&before), &seats(&after))?;
         if plugin.is_enabled() {
             plugin.loaded.deactivate();
@@ -221,50 +241,10 @@ impl PluginManager {
             workshop.swap(name, &seats(&active), &seats(&active)).inspect_err(|_| {
                 plugin.trip(shard);
             })?;
-            self.commit_counts(&mut workshop);
             tracing::info!(plugin = name, "the plugin that was tripped is called again");
         }
+        self.end(workshop);
         Ok(plugin.info())
-    }
-
-    /// Says something more about a hook of a plugin that is loaded, and puts it into force; remembered for the next start.
-    ///
-    /// # Errors
-    /// [`HookError`]; nothing has changed then, unless only the file could not be written, which is logged.
-    pub fn override_hook(&self, wanted: &HookChange) -> Result<HookRow, HookError> {
-        let HookChange { plugin: name, point, hook, clear, change } = wanted;
-        let known = HookPoint::from_name(point).ok_or_else(|| HookError::Point { point: point.clone() })?;
-        change.check().map_err(HookError::Value)?;
-        let mut workshop = self.begin();
-        let active = self.view().active.clone();
-        let Some(plugin) = active.iter().find(|plugin| *plugin.name == **name) else {
-            let error = LoadError::NotLoaded { name: name.clone(), loaded: names(&active) };
-            return Err(error.into());
-        };
-        let key = overrides::key(known, hook);
-        let keys = plugin.hook_keys();
-        if !keys.contains(&key) {
-            let (plugin, point, hook) = (name.clone(), point.clone(), hook.clone());
-            return Err(HookError::Hook { plugin, point, hook, known: keys });
-        }
-        let before = workshop.overrides.clone();
-        workshop.overrides.set(name, &key, *clear, *change);
-        if let Err(error) = workshop.swap(name, &seats(&active), &seats(&active)) {
-            workshop.overrides = before;
-            plugin.change();
-            return Err(error.into());
-        }
-        self.commit_counts(&mut workshop);
-        if let Some(record) = &self.settings.record
-            && let Err(error) = workshop.overrides.write(&overrides::file_beside(record))
-        {
-            plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
-        }
-        drop(workshop);
-        tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
-        let row = self.hooks(false).rows.into_iter();
-        let row = row.filter(|row| row.plugin == *name && row.hook == *hook).find(|row| row.point == *point);
-        Ok(row.unwrap_or_default())
     }
 
     /// What every link did, by shard and summed.
@@ -447,6 +427,8 @@ impl PluginManager {
     /// The end of a transaction, whatever became of it: what was mapped on the way is retired, plugins' own ends run.
     fn end(&self, mut workshop: MutexGuard<'_, Workshop>) {
         self.commit_counts(&mut workshop);
+        let seats = seats(&self.view().active);
+        workshop.tell_access(&seats);
         workshop.reap();
     }
 

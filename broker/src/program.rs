@@ -18,7 +18,7 @@ use crate::fatal;
 use crate::lock;
 use crate::log;
 use crate::net::{self, Bound, Listen, ListenError};
-use crate::plugin::{self, PluginManager, Settings};
+use crate::plugin::{self, OpenListener, PluginManager, Settings};
 use crate::preflight;
 use crate::shard::pulse::Clock;
 use crate::shard::supervise::{End, Shards, Signals};
@@ -105,7 +105,7 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     shards.handle_signals(signals).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
-    let plugins = start_plugins(&config, &shards)?;
+    let plugins = start_plugins(&config, &bound, &shards)?;
     let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
     let announcer = Announcer::new(shards.handles(), clock, listeners);
     announcer.tell(HookPoint::BrokerStarting);
@@ -117,7 +117,6 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
         info,
     };
     let control = control::start(context).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
-    warn_if_open_to_all(&bound, &shards);
     let ready = ready_lines(&config, &bound);
     for listener in bound {
         shards.listen(listener);
@@ -151,8 +150,12 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
 }
 
 /// Before the first client can come: what guards the broker must be there.
-fn start_plugins(config: &Config, shards: &Shards) -> Result<Arc<PluginManager>, Refusal> {
-    let settings = Settings::of(config, shards.handles().to_vec());
+fn start_plugins(config: &Config, bound: &[Bound], shards: &Shards) -> Result<Arc<PluginManager>, Refusal> {
+    let listener =
+        |bound: &Bound| OpenListener { address: bound.local, allow_anonymous: bound.info.allow_anonymous };
+    // With the ports that the system chose.
+    let listeners = bound.iter().map(listener).collect();
+    let settings = Settings { listeners, ..Settings::of(config, shards.handles().to_vec()) };
     let plugins = PluginManager::new(settings).map_err(|error| {
         let sentence = format!("cannot make a folder for the plugins that are loaded: {error}");
         Refusal::new(EXIT_CODE_REFUSED, sentence)
@@ -212,25 +215,6 @@ fn setups(config: &Config) -> Result<Vec<Setup>, Refusal> {
             })
         })
         .collect()
-}
-
-/// Whoever reaches the machine may do everything, or nobody can connect: worth a line.
-fn warn_if_open_to_all(bound: &[Bound], shards: &Shards) {
-    let Some(first) = shards.handles().first() else { return };
-    let guarded = first.call(Duration::from_secs(5), |shard| {
-        !shard.chains().chain(HookPoint::ClientAuthenticate).is_empty()
-    });
-    if guarded.unwrap_or(false) {
-        return;
-    }
-    for listener in bound.iter().filter(|listener| listener.beyond_loopback()) {
-        let (local, allows) = (listener.local, listener.info.allow_anonymous);
-        let so =
-            if allows { "everybody may connect" } else { "nobody can connect, as allow_anonymous is false" };
-        tracing::warn!(
-            "{local} can be reached from other machines and no plugin is mounted on client.authenticate: {so}"
-        );
-    }
 }
 
 fn ready_lines(config: &Config, bound: &[Bound]) -> String {

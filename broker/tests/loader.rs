@@ -2,6 +2,8 @@
 //! leaves everything as it was. The plugins are those of `plugins/testing`; build the workspace first.
 #![allow(clippy::unwrap_used)]
 
+#[path = "loader/access.rs"]
+mod access;
 #[path = "loader/life.rs"]
 mod life;
 #[path = "loader/shards.rs"]

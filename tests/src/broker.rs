@@ -47,9 +47,16 @@ pub struct Builder {
     home: Option<TempDir>,
     stderr: Option<Stdio>,
     working_directory: Option<PathBuf>,
+    listen: Vec<String>,
 }
 
 impl Builder {
+    /// Addresses for `--listen`, instead of one on loopback with a free port; with none the configuration has its way.
+    pub fn listen(mut self, addresses: &[&str]) -> Builder {
+        self.listen = addresses.iter().map(|address| (*address).to_owned()).collect();
+        self.grapnel_only()
+    }
+
     /// Number of shards, 2 where nothing is said.
     pub fn shards(mut self, shards: usize) -> Builder {
         self.shards = shards;
@@ -137,7 +144,7 @@ impl Builder {
     #[track_caller]
     fn start_grapnel(mut self) -> Broker {
         let (mut command, home) = self.grapnel_command();
-        command.args(["--listen", "127.0.0.1:0"]);
+        self.listen.iter().for_each(|address| drop(command.args(["--listen", address])));
         let process = match self.stderr.take() {
             Some(stderr) => Process::start_with_stderr("grapnel", command, stderr),
             None => Process::start("grapnel", command, None),
@@ -241,7 +248,13 @@ impl Broker {
             home: None,
             stderr: None,
             working_directory: None,
+            listen: vec!["127.0.0.1:0".to_owned()],
         }
+    }
+
+    /// All addresses it listens on, in the order of the listeners.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.process.lines(|line| line.strip_prefix("listening on mqtt://")?.parse().ok())
     }
 
     /// Where it listens.

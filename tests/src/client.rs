@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};
-use std::net::{Shutdown, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpStream};
 use std::time::{Duration, Instant};
 
 use crate::wire::{Ack, Decoded, Properties, decode, encode};
@@ -46,7 +46,16 @@ impl Client {
     /// If the broker does not accept it.
     #[track_caller]
     pub fn dial(broker: &Broker, version: Version) -> Client {
-        let stream = TcpStream::connect(broker.address()).expect("the broker accepts connections");
+        Client::dial_at(broker.address(), version)
+    }
+
+    /// The same at a listener that is not the broker's first.
+    ///
+    /// # Panics
+    /// As [`Client::dial`].
+    #[track_caller]
+    pub fn dial_at(address: SocketAddr, version: Version) -> Client {
+        let stream = TcpStream::connect(address).expect("the broker accepts connections");
         stream.set_nodelay(true).expect("a fresh socket takes options");
         Client { stream, version, buffer: Vec::new(), aside: VecDeque::new(), last_id: 0 }
     }
@@ -54,7 +63,13 @@ impl Client {
     /// Connects; what CONNACK said comes back whatever its code.
     #[track_caller]
     pub fn attempt(broker: &Broker, connect: &Connect) -> (Client, Connack) {
-        let mut client = Client::dial(broker, connect.version);
+        Client::attempt_at(broker.address(), connect)
+    }
+
+    /// The same at a listener that is not the broker's first.
+    #[track_caller]
+    pub fn attempt_at(address: SocketAddr, connect: &Connect) -> (Client, Connack) {
+        let mut client = Client::dial_at(address, connect.version);
         client.send(&connect.encode());
         let connack = client.connack();
         (client, connack)

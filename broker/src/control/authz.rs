@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::answer::{ApiError, Json, Parameters};
 use super::api::Api;
+use super::revoked::Revocations;
 use super::wire;
 
 /// Whose; at most one of them, and none for everybody's.
@@ -21,7 +22,7 @@ pub(super) struct InvalidateParameters {
 pub(super) async fn invalidate(
     State(api): State<Api>,
     Parameters(wanted): Parameters<InvalidateParameters>,
-) -> Result<Json<wire::Invalidated>, ApiError> {
+) -> Result<Json<wire::Changed<wire::Invalidated>>, ApiError> {
     let scope = match (wanted.client_id, wanted.username, wanted.topic) {
         (None, None, None) => Scope::All,
         (Some(client_id), None, None) => Scope::Client(client_id.into()),
@@ -38,6 +39,9 @@ pub(super) async fn invalidate(
             )));
         }
     };
+    let before = Revocations::before(&api.shards).await;
     let gathered = api.shards.ask_all(move |shard| shard.invalidate(scope)).await;
-    Ok(Json(wire::Invalidated { shards: gathered.answers.len(), unanswered: gathered.unanswered_rows() }))
+    let now = wire::Invalidated { shards: gathered.answers.len(), unanswered: gathered.unanswered_rows() };
+    let revoked = before.await_end(&api.shards).await;
+    Ok(Json(wire::Changed { now, revoked }))
 }

@@ -8,6 +8,8 @@ use serde_json::Value;
 
 use super::answer::{ApiError, Json, Name, Parameters, Payload};
 use super::api::Api;
+use super::revoked::Revocations;
+use super::wire::Changed;
 use crate::plugin::{
     Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo,
     PluginList, Unloaded,
@@ -18,9 +20,10 @@ impl From<LoadError> for ApiError {
         let status = match &error {
             LoadError::Name { .. } | LoadError::ConfigShape { .. } => StatusCode::BAD_REQUEST,
             LoadError::NotFound { .. } | LoadError::NotLoaded { .. } => StatusCode::NOT_FOUND,
-            LoadError::AlreadyLoaded { .. } | LoadError::RetiredFull { .. } | LoadError::NeededBy { .. } => {
-                StatusCode::CONFLICT
-            }
+            LoadError::AlreadyLoaded { .. }
+            | LoadError::RetiredFull { .. }
+            | LoadError::NeededBy { .. }
+            | LoadError::LastGuard { .. } => StatusCode::CONFLICT,
             LoadError::Shard { .. } => StatusCode::GATEWAY_TIMEOUT,
             _ => StatusCode::UNPROCESSABLE_ENTITY,
         };
@@ -58,14 +61,27 @@ pub(super) struct LoadBody {
 pub(super) async fn load(
     State(api): State<Api>,
     Payload(body): Payload<LoadBody>,
-) -> Result<Json<PluginInfo>, ApiError> {
+) -> Result<Json<Changed<PluginInfo>>, ApiError> {
     let LoadBody { source, name, config, priority, once } = body;
     let request = LoadRequest { source, name, config, priority, once };
     change(&api, move |api| api.plugins.load(request)).await.map(Json)
 }
 
-pub(super) async fn unload(State(api): State<Api>, Name(name): Name) -> Result<Json<Unloaded>, ApiError> {
-    change(&api, move |api| api.plugins.unload(&name)).await.map(Json)
+/// Whether the operator insists.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct ForceParameters {
+    /// Also where nobody would decide any more who may connect or what clients may do.
+    #[serde(default)]
+    force: bool,
+}
+
+pub(super) async fn unload(
+    State(api): State<Api>,
+    Name(name): Name,
+    Parameters(ForceParameters { force }): Parameters<ForceParameters>,
+) -> Result<Json<Changed<Unloaded>>, ApiError> {
+    change(&api, move |api| api.plugins.unload_with(&name, force)).await.map(Json)
 }
 
 /// What may change with a reload.
@@ -80,12 +96,16 @@ pub(super) struct ReloadBody {
 pub(super) async fn reload(
     State(api): State<Api>,
     Name(name): Name,
+    Parameters(ForceParameters { force }): Parameters<ForceParameters>,
     Payload(body): Payload<ReloadBody>,
-) -> Result<Json<PluginInfo>, ApiError> {
-    change(&api, move |api| api.plugins.reload(&name, body.config)).await.map(Json)
+) -> Result<Json<Changed<PluginInfo>>, ApiError> {
+    change(&api, move |api| api.plugins.reload_with(&name, body.config, force)).await.map(Json)
 }
 
-pub(super) async fn rearm(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+pub(super) async fn rearm(
+    State(api): State<Api>,
+    Name(name): Name,
+) -> Result<Json<Changed<PluginInfo>>, ApiError> {
     change(&api, move |api| api.plugins.rearm(&name)).await.map(Json)
 }
 
@@ -102,17 +122,25 @@ pub(super) struct ConfigureBody {
 pub(super) async fn configure(
     State(api): State<Api>,
     Name(name): Name,
-    Payload(body): Payload<ConfigureBody>,
-) -> Result<Json<Configured>, ApiError> {
-    change(&api, move |api| api.plugins.configure(&name, body.config, body.merge)).await.map(Json)
+    Parameters(ForceParameters { force }): Parameters<ForceParameters>,
+    Payload(ConfigureBody { config, merge }): Payload<ConfigureBody>,
+) -> Result<Json<Changed<Configured>>, ApiError> {
+    change(&api, move |api| api.plugins.configure_with(&name, config, merge, force)).await.map(Json)
 }
 
-pub(super) async fn enable(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
+pub(super) async fn enable(
+    State(api): State<Api>,
+    Name(name): Name,
+) -> Result<Json<Changed<PluginInfo>>, ApiError> {
     change(&api, move |api| api.plugins.enable(&name)).await.map(Json)
 }
 
-pub(super) async fn disable(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginInfo>, ApiError> {
-    change(&api, move |api| api.plugins.disable(&name)).await.map(Json)
+pub(super) async fn disable(
+    State(api): State<Api>,
+    Name(name): Name,
+    Parameters(ForceParameters { force }): Parameters<ForceParameters>,
+) -> Result<Json<Changed<PluginInfo>>, ApiError> {
+    change(&api, move |api| api.plugins.disable_with(&name, force)).await.map(Json)
 }
 
 /// Which points.
@@ -138,7 +166,7 @@ pub(super) async fn hook_stats(State(api): State<Api>) -> Result<Json<HookStats>
 pub(super) async fn override_hook(
     State(api): State<Api>,
     Payload(wanted): Payload<HookChange>,
-) -> Result<Json<HookRow>, ApiError> {
+) -> Result<Json<Changed<HookRow>>, ApiError> {
     change(&api, move |api| api.plugins.override_hook(&wanted)).await.map(Json)
 }
 
@@ -153,20 +181,24 @@ impl From<HookError> for ApiError {
     }
 }
 
-/// One after the other: whoever waits for its turn and goes away has asked for nothing.
+/// One after the other: whoever waits for its turn and goes away has asked for nothing. The answer says how many subscriptions
+/// it has cost.
 async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
-) -> Result<R, ApiError> {
+) -> Result<Changed<R>, ApiError> {
     let long = api.begin_long()?;
     let turn = api.plugin_turn.clone().lock_owned().await;
+    let before = Revocations::before(&api.shards).await;
     let result = blocking(api, move |api| {
         let result = work(api);
         // The turn ends with the work, not with whoever asked for it.
         drop((turn, long));
         result
     });
-    result.await?.map_err(Into::into)
+    let now = result.await?.map_err(Into::into)?;
+    let revoked = before.await_end(&api.shards).await;
+    Ok(Changed { now, revoked })
 }
 
 async fn blocking<R: Send + 'static>(

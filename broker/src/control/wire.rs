@@ -286,6 +286,26 @@ pub struct Kicked {
     pub discarded: bool,
 }
 
+/// Subscriptions that were taken back while something was done, as client.authorize does not allow them any more.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Revoked {
+    /// How many, on all shards, by whatever change of the rules.
+    pub subscriptions: u64,
+    /// Whether all have been looked at; otherwise there may be more, which the log tells.
+    pub complete: bool,
+}
+
+/// What was changed, and what that did to subscriptions in force.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Changed<T> {
+    /// How it is now.
+    #[serde(flatten)]
+    pub now: T,
+    /// Subscriptions that were taken back for it.
+    #[serde(default)]
+    pub revoked: Revoked,
+}
+
 /// `POST /api/v1/authz/invalidate`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Invalidated {

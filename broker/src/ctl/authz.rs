@@ -6,7 +6,7 @@ use hyper::Method;
 use super::CtlError;
 use super::connection::{Broker, complete, encoded};
 use super::output::Output;
-use crate::control::wire::Invalidated;
+use crate::control::wire::{Changed, Invalidated, Revoked};
 
 #[derive(Debug, Subcommand)]
 pub(super) enum AuthzCommand {
@@ -37,11 +37,30 @@ pub(super) async fn run(broker: &Broker, command: AuthzCommand, output: &mut Out
         _ => String::new(),
     };
     let path = format!("/api/v1/authz/invalidate{query}");
-    let done: Invalidated = broker.json(Method::POST, &path, None).await?;
+    let done: Changed<Invalidated> = broker.json(Method::POST, &path, None).await?;
     if output.json {
         output.value(&done)?;
     } else {
-        output.line(&format!("asked again on {} shards", done.shards))?;
+        output.line(&format!("asked again on {} shards", done.now.shards))?;
+        print_revoked(done.revoked, output)?;
     }
-    complete(&done.unanswered)
+    complete(&done.now.unanswered)
+}
+
+/// How many subscriptions a change has taken back; nothing where it was none.
+pub(super) fn print_revoked(revoked: Revoked, output: &mut Output) -> Result<(), CtlError> {
+    match (revoked.subscriptions, revoked.complete) {
+        (0, true) => Ok(()),
+        (0, false) => output.line(
+            "no subscription was taken back so far, but not all have been looked at yet; the log tells of more",
+        ),
+        (1, true) => output.line("1 subscription was taken back, as it is not allowed any more"),
+        (count, true) => {
+            output.line(&format!("{count} subscriptions were taken back, as they are not allowed any more"))
+        }
+        (count, false) => output.line(&format!(
+            "at least {count} so far: subscriptions that were taken back, as they are not allowed any more; not all have been \
+             looked at yet, and the log tells of more"
+        )),
+    }
 }

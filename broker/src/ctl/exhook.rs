@@ -9,8 +9,9 @@ use serde::Serialize;
 use super::CtlError;
 use super::connection::Broker;
 use super::output::Output;
+use super::plugins::Force;
 use super::table::{self, Column};
-use crate::control::wire::{Metric, Metrics};
+use crate::control::wire::{Changed, Metric, Metrics};
 use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, PluginInfo, PluginList};
 
 /// What to do with exhook.
@@ -29,7 +30,7 @@ pub(super) enum DriversCommand {
     /// Call the hooks of a driver again
     Enable(Driver),
     /// Do not call the hooks of a driver until it is enabled
-    Disable(Driver),
+    Disable(DisableCommand),
     /// What each worker has done, and how long its answers took
     Stats(StatsCommand),
 }
@@ -39,6 +40,15 @@ pub(super) enum DriversCommand {
 pub(super) struct Driver {
     /// Its name, as `exhook drivers list` shows it, or that of its plugin
     driver: String,
+}
+
+/// Which driver to disable.
+#[derive(Debug, Args)]
+pub(super) struct DisableCommand {
+    #[command(flatten)]
+    driver: Driver,
+    #[command(flatten)]
+    force: Force,
 }
 
 /// How to measure.
@@ -90,8 +100,12 @@ pub(super) async fn run(
             let list: PluginList = broker.get("/api/v1/plugins").await?;
             print_drivers(&loaded(broker, &list).await?.0, output)
         }
-        DriversCommand::Enable(driver) => switch(broker, &driver.driver, "enable", output).await,
-        DriversCommand::Disable(driver) => switch(broker, &driver.driver, "disable", output).await,
+        DriversCommand::Enable(driver) => {
+            switch(broker, &driver.driver, "enable", Force::default(), output).await
+        }
+        DriversCommand::Disable(DisableCommand { driver, force }) => {
+            switch(broker, &driver.driver, "disable", force, output).await
+        }
         DriversCommand::Stats(StatsCommand { interval }) => {
             let list: PluginList = broker.get("/api/v1/plugins").await?;
             let before: Metrics = broker.get("/api/v1/metrics").await?;
@@ -223,19 +237,25 @@ fn is_of(hook: &HookRow, plugin: &str, driver: &str) -> bool {
     hook.plugin == plugin && hook.hook.starts_with("java_") == (driver == "java")
 }
 
-async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) -> Result<(), CtlError> {
+async fn switch(
+    broker: &Broker,
+    name: &str,
+    verb: &str,
+    force: Force,
+    output: &mut Output,
+) -> Result<(), CtlError> {
     let list: PluginList = broker.get("/api/v1/plugins").await?;
     let (rows, hooks) = loaded(broker, &list).await?;
     if rows.iter().any(|row| row.plugin == name) {
-        return super::plugins::switch(broker, name, verb, output).await;
+        return super::plugins::switch(broker, name, verb, force, output).await;
     }
     let mine: Vec<_> = rows.iter().filter(|row| row.driver == name).collect();
     match mine.as_slice() {
         [row] if rows.iter().filter(|other| other.plugin == row.plugin).count() == 1 => {
-            super::plugins::switch(broker, &row.plugin, verb, output).await
+            super::plugins::switch(broker, &row.plugin, verb, force, output).await
         }
         // The others of the plugin go on.
-        [row] => switch_hooks(broker, row, hooks, verb, output).await,
+        [row] => switch_hooks(broker, row, &hooks, (verb, force), output).await,
         [] => Err(CtlError::Refused(format!(
             "no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"
         ))),
@@ -250,21 +270,34 @@ async fn switch(broker: &Broker, name: &str, verb: &str, output: &mut Output) ->
 async fn switch_hooks(
     broker: &Broker,
     driver: &DriverRow,
-    hooks: Vec<HookRow>,
-    verb: &str,
+    hooks: &[HookRow],
+    (verb, Force { force }): (&str, Force),
     output: &mut Output,
 ) -> Result<(), CtlError> {
-    let mut switched = Vec::new();
-    for hook in hooks.into_iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)) {
-        let change = HookOverride { mounted: Some(verb == "enable"), ..HookOverride::default() };
-        let HookRow { plugin, point, hook, .. } = hook;
-        let change = HookChange { plugin, point, hook, clear: false, change };
-        switched.push(super::hooks::apply(broker, change).await?);
+    let change = |row: &HookRow, mounted: bool, force: bool| {
+        let change = HookOverride { mounted: Some(mounted), ..HookOverride::default() };
+        let HookRow { plugin, point, hook, .. } = row.clone();
+        HookChange { plugin, point, hook, clear: false, change, force }
+    };
+    let enable = verb == "enable";
+    let mut switched: Vec<Changed<HookRow>> = Vec::new();
+    let mine: Vec<_> = hooks.iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)).collect();
+    for (at, hook) in mine.iter().enumerate() {
+        match super::hooks::apply(broker, change(hook, enable, force)).await {
+            Ok(row) => switched.push(row),
+            Err(refused) => {
+                // All of it or nothing: those before it are as they were.
+                for before in mine[..at].iter().filter(|before| before.mounted != enable) {
+                    super::hooks::apply(broker, change(before, !enable, true)).await?;
+                }
+                return Err(refused);
+            }
+        }
     }
     if output.json {
         return output.value(&switched);
     }
-    let points: Vec<_> = switched.iter().map(|hook| hook.point.as_str()).collect();
+    let points: Vec<_> = switched.iter().map(|hook| hook.now.point.as_str()).collect();
     output.line(&format!(
         "driver {} of plugin {} is {verb}d: {}",
         driver.driver,

@@ -5,9 +5,12 @@ use hyper::Method;
 use serde_json::json;
 
 use super::CtlError;
+use super::authz::print_revoked;
 use super::connection::Broker;
 use super::output::Output;
+use super::plugins::Force;
 use super::table::{self, Column};
+use crate::control::wire::Changed;
 use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, HookStats, OnFault};
 
 /// What to do with hooks.
@@ -28,7 +31,7 @@ pub(super) enum HooksCommand {
     /// Put a hook that was unmounted into its chain again
     Mount(HookArguments),
     /// Take a hook out of its chain
-    Unmount(HookArguments),
+    Unmount(UnmountCommand),
     /// Override what a plugin says about one of its hooks
     Set(SetCommand),
 }
@@ -42,6 +45,15 @@ pub(super) struct HookArguments {
     point: String,
     /// The hook's name; `hooks list` shows it
     hook: String,
+}
+
+/// Which hook to take out.
+#[derive(Debug, Args)]
+pub(super) struct UnmountCommand {
+    #[command(flatten)]
+    hook: HookArguments,
+    #[command(flatten)]
+    force: Force,
 }
 
 /// What to say about a hook.
@@ -61,6 +73,8 @@ pub(super) struct SetCommand {
     /// Take back what was set before, mount and unmount too
     #[arg(long)]
     clear: bool,
+    #[command(flatten)]
+    force: Force,
 }
 
 /// What a fault means.
@@ -94,20 +108,20 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
         }
         HooksCommand::Mount(hook) => {
             let change = HookOverride { mounted: Some(true), ..HookOverride::default() };
-            say(broker, hook, false, change, output).await
+            say(broker, hook, (false, change), Force::default(), output).await
         }
-        HooksCommand::Unmount(hook) => {
+        HooksCommand::Unmount(UnmountCommand { hook, force }) => {
             let change = HookOverride { mounted: Some(false), ..HookOverride::default() };
-            say(broker, hook, false, change, output).await
+            say(broker, hook, (false, change), force, output).await
         }
-        HooksCommand::Set(SetCommand { hook, priority, deadline_ms, fault_policy, clear }) => {
+        HooksCommand::Set(SetCommand { hook, priority, deadline_ms, fault_policy, clear, force }) => {
             let fault_policy = fault_policy.map(OnFault::from);
             let change = HookOverride { priority, deadline_ms, fault_policy, mounted: None };
             if change.is_empty() && !clear {
                 let sentence = "nothing to set; give --priority, --deadline-ms, --fault-policy or --clear";
                 return Err(CtlError::Usage(sentence.to_owned()));
             }
-            say(broker, hook, clear, change, output).await
+            say(broker, hook, (clear, change), force, output).await
         }
     }
 }
@@ -115,20 +129,21 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
 async fn say(
     broker: &Broker,
     hook: HookArguments,
-    clear: bool,
-    change: HookOverride,
+    (clear, change): (bool, HookOverride),
+    Force { force }: Force,
     output: &mut Output,
 ) -> Result<(), CtlError> {
     let HookArguments { plugin, point, hook } = hook;
-    let row = apply(broker, HookChange { plugin, point, hook, clear, change }).await?;
+    let row = apply(broker, HookChange { plugin, point, hook, clear, change, force }).await?;
     if output.json {
         return output.value(&row);
     }
-    output.line(&described(&row))
+    output.line(&described(&row.now))?;
+    print_revoked(row.revoked, output)
 }
 
 /// Says it to the broker; how the hook stands then.
-pub(super) async fn apply(broker: &Broker, change: HookChange) -> Result<HookRow, CtlError> {
+pub(super) async fn apply(broker: &Broker, change: HookChange) -> Result<Changed<HookRow>, CtlError> {
     broker.json(Method::POST, "/api/v1/hooks", Some(&json!(change))).await
 }
 

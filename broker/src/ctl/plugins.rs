@@ -8,10 +8,12 @@ use hyper::Method;
 use serde_json::{Value, json};
 
 use super::CtlError;
+use super::authz::print_revoked;
 use super::connection::{Broker, encoded};
 use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
+use crate::control::wire::Changed;
 use crate::plugin::check::{self, Checked};
 use crate::plugin::{Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
 
@@ -31,11 +33,15 @@ pub(super) enum PluginsCommand {
     Unload {
         /// Its name
         name: String,
+        #[command(flatten)]
+        force: Force,
     },
     /// Read one's file again; no client notices
     Reload {
         /// Its name
         name: String,
+        #[command(flatten)]
+        force: Force,
         #[command(flatten)]
         config: ConfigArguments,
     },
@@ -51,18 +57,38 @@ pub(super) enum PluginsCommand {
         /// Its name
         name: String,
         #[command(flatten)]
+        force: Force,
+        #[command(flatten)]
         config: ConfigArguments,
     },
     /// Take one out of every chain and keep it loaded, also after a restart
     Disable {
         /// Its name
         name: String,
+        #[command(flatten)]
+        force: Force,
     },
     /// Put one that was disabled back into the chains
     Enable {
         /// Its name
         name: String,
     },
+}
+
+/// Whether the operator insists.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub(super) struct Force {
+    /// Also where no plugin would be left that decides who may connect or what clients may do, although others than this
+    /// machine reach the broker
+    #[arg(long)]
+    pub force: bool,
+}
+
+impl Force {
+    /// What stands behind a path for it.
+    fn query(self) -> &'static str {
+        if self.force { "?force=true" } else { "" }
+    }
 }
 
 /// What to load, and how.
@@ -123,20 +149,22 @@ pub(super) async fn run(
                 "priority": command.priority,
                 "once": command.once,
             });
-            let info: PluginInfo = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
+            let info = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
             print_done("loaded", &info, output)
         }
-        PluginsCommand::Unload { name } => {
-            let path = format!("/api/v1/plugins/{}", encoded(&name));
-            let done: Unloaded = broker.json(Method::DELETE, &path, None).await?;
+        PluginsCommand::Unload { name, force } => {
+            let path = format!("/api/v1/plugins/{}{}", encoded(&name), force.query());
+            let done: Changed<Unloaded> = broker.json(Method::DELETE, &path, None).await?;
             if output.json {
                 return output.value(&done);
             }
+            let Changed { now: done, revoked } = done;
             let name = printable(&done.unloaded);
             output.line(&match done.mapped_bytes / 1024 {
                 0 => format!("plugin {name} is unloaded"),
                 kib => format!("plugin {name} is unloaded; its code keeps {kib} KiB mapped"),
             })?;
+            print_revoked(revoked, output)?;
             match (done.threads_left, done.ends_within_ms) {
                 (0, _) => Ok(()),
                 (_, Some(left_ms)) => output.line(&format!("{name} {}", ends(left_ms))),
@@ -146,38 +174,43 @@ pub(super) async fn run(
                 }
             }
         }
-        PluginsCommand::Reload { name, config } => {
+        PluginsCommand::Reload { name, force, config } => {
             let config = plugin_config::read(config.config.as_deref(), &config.set)?;
-            let path = format!("/api/v1/plugins/{}/reload", encoded(&name));
+            let path = format!("/api/v1/plugins/{}/reload{}", encoded(&name), force.query());
             let body = json!({ "config": config });
-            let info: PluginInfo = broker.json(Method::POST, &path, Some(&body)).await?;
+            let info = broker.json(Method::POST, &path, Some(&body)).await?;
             print_done("reloaded", &info, output)
         }
         PluginsCommand::Rearm { name } => {
             let path = format!("/api/v1/plugins/{}/rearm", encoded(&name));
-            let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
+            let info: Changed<PluginInfo> = broker.json(Method::POST, &path, None).await?;
             if output.json {
                 return output.value(&info);
             }
-            output.line(&format!("plugin {} is armed", printable(&info.name)))
+            output.line(&format!("plugin {} is armed", printable(&info.now.name)))?;
+            print_revoked(info.revoked, output)
         }
-        PluginsCommand::Configure { name, config } => {
+        PluginsCommand::Configure { name, force, config } => {
             let merge = config.config.is_none();
             let Some(config) = plugin_config::read(config.config.as_deref(), &config.set)? else {
                 return Err(CtlError::Usage(
                     "say what to change: --set KEY=VALUE or --config FILE".to_owned(),
                 ));
             };
-            let path = format!("/api/v1/plugins/{}/configure", encoded(&name));
+            let path = format!("/api/v1/plugins/{}/configure{}", encoded(&name), force.query());
             let body = json!({ "config": config, "merge": merge });
-            let done: Configured = broker.json(Method::POST, &path, Some(&body)).await?;
-            let what = if done.reloaded { "reloaded with its new configuration" } else { "configured" };
-            if output.json { output.value(&done) } else { print_done(what, &done.plugin, output) }
+            let done: Changed<Configured> = broker.json(Method::POST, &path, Some(&body)).await?;
+            if output.json {
+                return output.value(&done);
+            }
+            let Changed { now: Configured { reloaded, plugin }, revoked } = done;
+            let what = if reloaded { "reloaded with its new configuration" } else { "configured" };
+            print_done(what, &Changed { now: plugin, revoked }, output)
         }
         // It has been done without a broker.
         PluginsCommand::Check(_) => Ok(()),
-        PluginsCommand::Disable { name } => switch(broker, &name, "disable", output).await,
-        PluginsCommand::Enable { name } => switch(broker, &name, "enable", output).await,
+        PluginsCommand::Disable { name, force } => switch(broker, &name, "disable", force, output).await,
+        PluginsCommand::Enable { name } => switch(broker, &name, "enable", Force::default(), output).await,
     }
 }
 
@@ -219,10 +252,11 @@ pub(super) async fn switch(
     broker: &Broker,
     name: &str,
     verb: &str,
+    force: Force,
     output: &mut Output,
 ) -> Result<(), CtlError> {
-    let path = format!("/api/v1/plugins/{}/{verb}", encoded(name));
-    let info: PluginInfo = broker.json(Method::POST, &path, None).await?;
+    let path = format!("/api/v1/plugins/{}/{verb}{}", encoded(name), force.query());
+    let info = broker.json(Method::POST, &path, None).await?;
     print_done(&format!("{verb}d"), &info, output)
 }
 
@@ -380,13 +414,15 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
     table::print(output, columns, rows)
 }
 
-fn print_done(what: &str, plugin: &PluginInfo, output: &mut Output) -> Result<(), CtlError> {
+fn print_done(what: &str, done: &Changed<PluginInfo>, output: &mut Output) -> Result<(), CtlError> {
     if output.json {
-        return output.value(plugin);
+        return output.value(done);
     }
+    let Changed { now: plugin, revoked } = done;
     let points: Vec<&str> = plugin.hooks.iter().map(|hook| hook.point.as_str()).collect();
     let hooks = if points.is_empty() { "no hooks".to_owned() } else { points.join(", ") };
     output.line(&printable(&format!("plugin {} {} is {what}: {hooks}", plugin.name, plugin.version)))?;
+    print_revoked(*revoked, output)?;
     for warning in &plugin.warnings {
         output.complain(warning);
     }

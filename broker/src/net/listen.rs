@@ -34,11 +34,6 @@ pub struct Bound {
 }
 
 impl Bound {
-    /// Whether others than this machine can reach it.
-    pub fn beyond_loopback(&self) -> bool {
-        !self.local.ip().is_loopback()
-    }
-
     /// The socket of each shard, in the order of their numbers.
     pub fn into_shares(self) -> impl Iterator<Item = Listening> {
         let Bound { info, local, sockets } = self;
@@ -296,7 +291,6 @@ mod tests {
     #[test]
     fn an_unspecified_address_tells_each_connection_its_own() {
         let bound = bind(&listen("0.0.0.0:0"), 1, 128).unwrap();
-        assert!(bound.beyond_loopback());
         let port = bound.local.port();
         let shares: Vec<Listening> = bound.into_shares().collect();
         let _client = TcpStream::connect(("127.0.0.1", port)).unwrap();

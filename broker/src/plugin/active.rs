@@ -291,6 +291,16 @@ impl Active {
         self.run_time.mounted().iter().for_each(|(_, active)| look(active));
     }
 
+    /// Whether a hook of it is mounted on a point, by its own word at this moment and what the operator says of its hooks.
+    pub(super) fn mounts_at(&self, point: HookPoint, said: &HookOverrides) -> bool {
+        let mounted = services::mounted_by(self.handle());
+        let hooks =
+            self.hooks.iter().map(|active| &active.hook).chain(mounted.iter().map(|mounted| &mounted.hook));
+        hooks.filter(|hook| hook.point == point).any(|hook| {
+            said.get(&overrides::key(point, &hook.name)).is_none_or(|said| said.mounted != Some(false))
+        })
+    }
+
     /// Point and name of each of its hooks.
     pub(super) fn hook_keys(&self) -> Vec<String> {
         let mut keys = Vec::new();

@@ -13,6 +13,7 @@ use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::id::ShardId;
 
 use super::active::{Active, seats};
+use super::revoked::Revocations;
 use super::services;
 use super::transaction::Workshop;
 use super::view::View;
@@ -29,6 +30,8 @@ enum Errand {
     Tripped(PluginHandle, ShardId),
     /// A generation is to end.
     Retiring,
+    /// Subscriptions were revoked, after a while without.
+    Revoked,
     Stop,
 }
 
@@ -38,6 +41,8 @@ pub(super) struct Errands {
     sender: Sender<Errand>,
     /// One that has not been taken up is enough for all.
     waiting: Arc<AtomicBool>,
+    /// What the log has not been told yet.
+    revoked: Arc<Mutex<Revocations>>,
 }
 
 impl Errands {
@@ -53,6 +58,16 @@ impl Errands {
     pub(super) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
         // As above.
         let _ = self.sender.send(Errand::Tripped(plugin, shard));
+    }
+
+    /// Has the log told of subscriptions that were revoked: by this plugin, or, where there is none, as nobody allows them.
+    /// Returns at once.
+    pub(super) fn revoked(&self, plugin: Option<Arc<str>>, subscriptions: u64) {
+        let mut revoked = self.revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        if revoked.add(plugin, subscriptions, Instant::now()) {
+            // As above.
+            let _ = self.sender.send(Errand::Revoked);
+        }
     }
 }
 
@@ -80,11 +95,11 @@ impl Attendant {
         view: Arc<RwLock<View>>,
     ) -> std::io::Result<Attendant> {
         let (sender, receiver) = channel();
-        let errands = Errands { sender, waiting: Arc::default() };
-        let waiting = Arc::clone(&errands.waiting);
+        let errands = Errands { sender, waiting: Arc::default(), revoked: Arc::default() };
+        let (waiting, revoked) = (Arc::clone(&errands.waiting), Arc::clone(&errands.revoked));
         let thread = std::thread::Builder::new()
             .name("attendant".to_owned())
-            .spawn(move || serve(&receiver, &waiting, &workshop, &view))?;
+            .spawn(move || serve(&receiver, (&waiting, &revoked), &workshop, &view))?;
         Ok(Attendant { errands, thread: Some(thread) })
     }
 
@@ -103,7 +118,12 @@ impl Drop for Attendant {
     }
 }
 
-fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Workshop>, view: &RwLock<View>) {
+fn serve(
+    errands: &Receiver<Errand>,
+    (waiting, revoked): (&AtomicBool, &Mutex<Revocations>),
+    workshop: &Mutex<Workshop>,
+    view: &RwLock<View>,
+) {
     let (mut again, mut retiring) = (false, false);
     let mut rearm: Vec<(Instant, PluginHandle)> = Vec::new();
     loop {
@@ -113,16 +133,26 @@ fn serve(errands: &Receiver<Errand>, waiting: &AtomicBool, workshop: &Mutex<Work
         if retiring {
             timeout = timeout.min(RETIRING_LOOK);
         }
+        let revocations = || revoked.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(at) = revocations().due() {
+            timeout = timeout.min(at.saturating_duration_since(Instant::now()));
+        }
         match errands.recv_timeout(timeout) {
             Ok(Errand::Compile) => waiting.store(false, Ordering::Release),
             Ok(Errand::Tripped(plugin, shard)) => {
                 trip(workshop, view, plugin, shard);
                 rearm.extend(services::rearm_after().map(|after| (Instant::now() + after, plugin)));
             }
-            Ok(Errand::Retiring) | Err(RecvTimeoutError::Timeout) => {}
-            Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => return,
+            Ok(Errand::Revoked | Errand::Retiring) | Err(RecvTimeoutError::Timeout) => {}
+            Ok(Errand::Stop) | Err(RecvTimeoutError::Disconnected) => {
+                revocations().tell();
+                return;
+            }
         }
         let now = Instant::now();
+        if revocations().due().is_some_and(|at| at <= now) {
+            revocations().tell();
+        }
         for (_, plugin) in rearm.extract_if(.., |(at, _)| *at <= now) {
             arm(view, plugin);
         }
@@ -176,5 +206,7 @@ fn compile(workshop: &Mutex<Workshop>, view: &RwLock<View>) -> bool {
         tracing::warn!("the chains are not as they should be yet, and are tried again: {error}");
         return false;
     }
+    drop(view);
+    workshop.tell_access(&seats);
     true
 }

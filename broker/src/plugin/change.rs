@@ -1,15 +1,17 @@
-//! Changes to a plugin that is loaded: a new version in its place, a new configuration, out of the chains and back. Called by the
-//! control plane, as everything of the manager is.
+//! Changes to a plugin that is loaded: a new version in its place, a new configuration, another word about one of its hooks, out of
+//! the chains and back. Called by the control plane, as everything of the manager is.
 
 use std::sync::Arc;
 
+use grapnel_engine::hook::HookPoint;
 use serde_json::Value;
 
 use super::active::{Active, Seat, Wanted, seats};
 use super::error::LoadError;
 use super::handover::Handover;
 use super::manifest::check_config;
-use super::report::{Configured, PluginInfo};
+use super::overrides::{self, HookChange, HookError};
+use super::report::{Configured, HookRow, PluginInfo};
 use super::transaction::{Staged, Workshop, not_back};
 use super::{PluginManager, names, needed_by, with_object};
 
@@ -21,8 +23,21 @@ impl PluginManager {
     /// # Errors
     /// [`LoadError`]; the old version is still in force then.
     pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
+        self.reload_with(name, config, false)
+    }
+
+    /// The same; with `force` also where the new version leaves nobody to decide who may connect or what clients may do.
+    ///
+    /// # Errors
+    /// As [`PluginManager::reload`]; [`LoadError::LastGuard`].
+    pub fn reload_with(
+        &self,
+        name: &str,
+        config: Option<Value>,
+        force: bool,
+    ) -> Result<PluginInfo, LoadError> {
         let mut workshop = self.begin();
-        let result = self.reload_in(&mut workshop, name, config);
+        let result = self.reload_in(&mut workshop, name, config, ("reload", force));
         self.end(workshop);
         let info = result?;
         Ok(self.recorded(&info.name).unwrap_or(info))
@@ -33,6 +48,7 @@ impl PluginManager {
         workshop: &mut Workshop,
         name: &str,
         config: Option<Value>,
+        (doing, force): (&'static str, bool),
     ) -> Result<PluginInfo, LoadError> {
         let before = self.view().active.clone();
         let Some(old) = find(name, &before) else {
@@ -46,6 +62,10 @@ impl PluginManager {
         let opened = self.open(workshop, &wanted)?;
         let beside: Vec<_> = before.iter().filter(|plugin| !Arc::ptr_eq(plugin, &old)).cloned().collect();
         let new = workshop.stage(&wanted, opened, &beside)?;
+        let replaced = |plugin: &Staged| if Arc::ptr_eq(plugin, &old) { &new } else { plugin }.clone();
+        let after: Vec<_> = before.iter().map(replaced).collect();
+        let checked = workshop.check_access((doing, name), (&seats(&before), &seats(&after)), force);
+        checked.inspect_err(|_| workshop.discard(&new))?;
         self.replace(workshop, &before, &old, &new)
     }
 
@@ -103,8 +123,23 @@ impl PluginManager {
     /// # Errors
     /// [`LoadError`]; the configuration is the one it was then.
     pub fn configure(&self, name: &str, config: Value, merge: bool) -> Result<Configured, LoadError> {
+        self.configure_with(name, config, merge, false)
+    }
+
+    /// The same; with `force` also where the plugin must be reloaded for it and leaves nobody to decide who may connect or what
+    /// clients may do.
+    ///
+    /// # Errors
+    /// As [`PluginManager::configure`]; [`LoadError::LastGuard`].
+    pub fn configure_with(
+        &self,
+        name: &str,
+        config: Value,
+        merge: bool,
+        force: bool,
+    ) -> Result<Configured, LoadError> {
         let mut workshop = self.begin();
-        let result = self.configure_in(&mut workshop, name, config, merge);
+        let result = self.configure_in(&mut workshop, name, (config, merge), force);
         self.end(workshop);
         let Configured { reloaded, plugin } = result?;
         Ok(Configured { reloaded, plugin: self.recorded(&plugin.name).unwrap_or(plugin) })
@@ -114,8 +149,8 @@ impl PluginManager {
         &self,
         workshop: &mut Workshop,
         name: &str,
-        config: Value,
-        merge: bool,
+        (config, merge): (Value, bool),
+        force: bool,
     ) -> Result<Configured, LoadError> {
         let active = self.view().active.clone();
         let plugin = find(name, &active).ok_or_else(|| not_loaded(name, &active))?;
@@ -124,7 +159,7 @@ impl PluginManager {
         let taken = plugin.loaded.configure(&config.to_string());
         let taken = taken.map_err(|said| LoadError::Configure { name: name.to_owned(), said })?;
         if !taken {
-            let plugin = self.reload_in(workshop, name, Some(config))?;
+            let plugin = self.reload_in(workshop, name, Some(config), ("configure", force))?;
             return Ok(Configured { reloaded: true, plugin });
         }
         plugin.set_config(config);
@@ -138,12 +173,67 @@ impl PluginManager {
         Ok(Configured { reloaded: false, plugin: plugin.info() })
     }
 
+    /// Says something more about a hook of a plugin that is loaded, and puts it into force; remembered for the next start.
+    ///
+    /// # Errors
+    /// [`HookError`]; nothing has changed then, unless only the file could not be written, which is logged.
+    pub fn override_hook(&self, wanted: &HookChange) -> Result<HookRow, HookError> {
+        let HookChange { plugin: name, point, hook, clear, change, force } = wanted;
+        let known = HookPoint::from_name(point).ok_or_else(|| HookError::Point { point: point.clone() })?;
+        change.check().map_err(HookError::Value)?;
+        let mut workshop = self.begin();
+        let active = self.view().active.clone();
+        let Some(plugin) = active.iter().find(|plugin| *plugin.name == **name) else {
+            let error = LoadError::NotLoaded { name: name.clone(), loaded: names(&active) };
+            return Err(error.into());
+        };
+        let key = overrides::key(known, hook);
+        let keys = plugin.hook_keys();
+        if !keys.contains(&key) {
+            let (plugin, point, hook) = (name.clone(), point.clone(), hook.clone());
+            return Err(HookError::Hook { plugin, point, hook, known: keys });
+        }
+        let before = workshop.overrides.clone();
+        workshop.overrides.set(name, &key, *clear, *change);
+        let seats = seats(&active);
+        let checked = if *force {
+            Ok(())
+        } else {
+            let after = (&seats[..], &workshop.overrides);
+            workshop.access.check(("change a hook of", name), (&seats, &before), after)
+        };
+        if let Err(error) = checked.and_then(|()| workshop.swap(name, &seats, &seats)) {
+            workshop.overrides = before;
+            plugin.change();
+            return Err(error.into());
+        }
+        if let Some(record) = &self.settings.record
+            && let Err(error) = workshop.overrides.write(&overrides::file_beside(record))
+        {
+            plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
+        }
+        tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
+        self.end(workshop);
+        let row = self.hooks(false).rows.into_iter();
+        let row = row.filter(|row| row.plugin == *name && row.hook == *hook).find(|row| row.point == *point);
+        Ok(row.unwrap_or_default())
+    }
+
     /// Takes a plugin out of every chain, and keeps it loaded with its configuration and its instances. It is out after a restart
     /// too.
     ///
     /// # Errors
-    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`] or [`LoadError::Shard`], after which it is as it was.
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastGuard`] or [`LoadError::Shard`], after which it is as it
+    /// was.
     pub fn disable(&self, name: &str) -> Result<PluginInfo, LoadError> {
+        self.disable_with(name, false)
+    }
+
+    /// The same; with `force` also where nobody would decide any more who may connect or what clients may do.
+    ///
+    /// # Errors
+    /// As [`PluginManager::disable`].
+    pub fn disable_with(&self, name: &str, force: bool) -> Result<PluginInfo, LoadError> {
         let mut workshop = self.begin();
         let active = self.view().active.clone();
         let plugin = find(name, &active).ok_or_else(|| not_loaded(name, &active))?;
@@ -153,6 +243,9 @@ impl PluginManager {
             return Err(LoadError::NeededBy { doing: "disable", name: name.to_owned(), by });
         }
         if plugin.is_enabled() {
+            let before = seats(&active);
+            let after: Vec<Seat> = before.iter().cloned().map(|seat| seat.switched(&plugin, false)).collect();
+            workshop.check_access(("disable", name), (&before, &after), force)?;
             switch(&mut workshop, &active, &plugin, false)?;
             plugin.loaded.deactivate();
             tracing::info!(plugin = name, "disabled");

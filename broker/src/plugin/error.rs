@@ -244,6 +244,20 @@ pub enum LoadError {
         /// What is.
         loaded: Vec<String>,
     },
+    /// Nobody would decide any more who may connect or what clients may do.
+    #[error(
+        "cannot {doing} {name}, as others than this machine reach the broker: {}; load another plugin that decides first, or \
+         say --force (force=true in the API)",
+        follows.join("; ")
+    )]
+    LastGuard {
+        /// What was asked for: unload, disable, reload or configure a plugin, or change a hook of it.
+        doing: &'static str,
+        /// The plugin.
+        name: String,
+        /// The points that would have no hook left, each with what that means.
+        follows: Vec<String>,
+    },
     /// Too many retired generations.
     #[error(
         "cannot load {name}: {retired} retired generations hold {bytes} bytes of mapped code, and plugins_retired_max allows \

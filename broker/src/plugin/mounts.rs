@@ -87,6 +87,11 @@ impl Mounts {
         Ok(())
     }
 
+    /// What is mounted.
+    pub(super) fn all(&self) -> Vec<Mounted> {
+        self.state().mounted.clone()
+    }
+
     /// What is mounted, for who compiles it now.
     pub(super) fn taken(&self) -> Vec<Mounted> {
         let mut state = self.state();

@@ -124,6 +124,9 @@ pub struct HookChange {
     /// What is said now.
     #[serde(default)]
     pub change: HookOverride,
+    /// Also where nobody would decide any more who may connect or what clients may do.
+    #[serde(default)]
+    pub force: bool,
 }
 
 /// Overrides by `POINT/HOOK`, such as `message.publish/stamp`.

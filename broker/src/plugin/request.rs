@@ -7,7 +7,8 @@ use std::time::Duration;
 use grapnel_engine::limits::Limits;
 use serde_json::Value;
 
-use crate::config::Config;
+use super::access::OpenListener;
+use crate::config::{Config, NoMatch};
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
@@ -32,6 +33,10 @@ pub struct Settings {
     pub state_bytes_max: usize,
     /// What one plugin may have of the broker.
     pub limits: ShellLimits,
+    /// Where clients reach the broker.
+    pub listeners: Vec<OpenListener>,
+    /// Whether what no link of client.authorize answers is allowed.
+    pub no_match_allow: bool,
     /// Bounds of the messages that plugins publish, and of the changes that come with deferred verdicts.
     pub message_limits: Arc<Limits>,
 }
@@ -51,6 +56,15 @@ impl Settings {
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
             state_bytes_max: usize::try_from(config.shell_limits.state_bytes_max).unwrap_or(usize::MAX),
             limits: config.shell_limits.clone(),
+            listeners: config
+                .listeners
+                .iter()
+                .map(|listener| OpenListener {
+                    address: listener.bind,
+                    allow_anonymous: listener.allow_anonymous,
+                })
+                .collect(),
+            no_match_allow: config.authorization.no_match == NoMatch::Allow,
             message_limits: Arc::new(config.limits.clone()),
         }
     }

@@ -12,7 +12,7 @@ use bytes::Bytes;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
-use grapnel_engine::shard::{Completion, OwnedChange, RefusedAnswer, ticket_shard};
+use grapnel_engine::shard::{Completion, OwnedChange, RefusedAnswer, Revoked, ticket_shard};
 use grapnel_plugin_abi::host::{
     self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
@@ -139,6 +139,14 @@ pub(super) fn tripped(plugin: PluginHandle, shard: ShardId) {
     }
 }
 
+/// Subscriptions were taken back because this plugin refuses them, or, where there is none, because no plugin allows them.
+pub(super) fn revoked(revoked: Revoked) {
+    if let Some(errands) = &*SERVICES.errands.read().unwrap_or_else(PoisonError::into_inner) {
+        let name = revoked.plugin.map(|plugin| name_of(plugin).unwrap_or_else(|| "unknown".into()));
+        errands.revoked(name, revoked.subscriptions);
+    }
+}
+
 /// When a plugin that was tripped is called again by itself.
 pub(super) fn rearm_after() -> Option<Duration> {
     let rearm_ms = SERVICES.limit(|limits| limits.breaker_rearm_ms);
@@ -185,6 +193,11 @@ pub(super) fn dismiss(handle: PluginHandle, bit: u8) {
 /// What a generation has mounted at run time, in order.
 pub(super) fn mounts(handle: PluginHandle) -> Vec<Mounted> {
     SERVICES.living.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()
+}
+
+/// What a generation has mounted at run time, without taking note of it.
+pub(super) fn mounted_by(handle: PluginHandle) -> Vec<Mounted> {
+    SERVICES.living.of(handle.0).map(|life| life.mounts.all()).unwrap_or_default()
 }
 
 /// Whether a generation has mounted or unmounted something since it was last asked for its mounts.

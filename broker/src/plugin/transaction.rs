@@ -10,6 +10,7 @@ use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, LinkStats, Plugi
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 
+use super::access::Access;
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
 use super::copies::Copies;
 use super::error::LoadError;
@@ -48,6 +49,8 @@ pub(super) struct Workshop {
     pub totals: Totals,
     /// What the operator says about single hooks.
     pub overrides: Overrides,
+    /// Who decides about logins and rights.
+    pub access: Access,
     /// Names and versions of what was retired.
     texts: Texts,
     identities: HashMap<(String, HookPoint, String), LinkIdentity>,
@@ -68,6 +71,7 @@ impl Workshop {
         defaults: Defaults,
         copies: Copies,
         state_bytes_max: usize,
+        access: Access,
     ) -> Workshop {
         Workshop {
             shards,
@@ -79,6 +83,7 @@ impl Workshop {
             retired: Vec::new(),
             totals: Totals::new(),
             overrides: Overrides::default(),
+            access,
             texts: Texts::default(),
             identities: HashMap::new(),
             generations: HashMap::new(),
@@ -327,6 +332,29 @@ impl Workshop {
             })
         });
         std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// Says in the log who decides about logins and rights from now on, where that has changed.
+    pub(super) fn tell_access(&mut self, seats: &[Seat]) {
+        let table = compile(self.table_generation, seats, ShardId(0), self.defaults);
+        self.access.tell(&table);
+    }
+
+    /// Refuses a change of the plugins that takes the last hook from a point that decides about logins or rights, unless the
+    /// operator insists.
+    ///
+    /// # Errors
+    /// [`LoadError::LastGuard`].
+    pub(super) fn check_access(
+        &self,
+        (doing, name): (&'static str, &str),
+        (before, after): (&[Seat], &[Seat]),
+        force: bool,
+    ) -> Result<(), LoadError> {
+        if force {
+            return Ok(());
+        }
+        self.access.check((doing, name), (before, &self.overrides), (after, &self.overrides))
     }
 
     /// Ends a plugin that no chain names any more: at once, or in the background where its threads have something to bring to its end

@@ -24,6 +24,7 @@ impl State {
                 crate::plugin::tripped(plugin, self.fittings.handle.id());
             }
             outbox.refused.drain(..).for_each(|refused| crate::plugin::answer_refused(&refused));
+            outbox.revoked.drain(..).for_each(crate::plugin::revoked);
             if let Some(full) = outbox.retained_full.take() {
                 let shard = self.fittings.handle.id();
                 tracing::warn!("a retained message was delivered and not stored on shard {shard}: {full}");

@@ -12,13 +12,13 @@ const NOTHING: HookOverride =
 
 fn say(broker: &Fixture, plugin: &str, clear: bool, change: HookOverride) -> HookRow {
     let (point, hook) = ("message.publish".to_owned(), "publish".to_owned());
-    let change = HookChange { plugin: plugin.to_owned(), point, hook, clear, change };
+    let change = HookChange { plugin: plugin.to_owned(), point, hook, clear, change, force: false };
     broker.manager.override_hook(&change).unwrap()
 }
 
 fn refusal(broker: &Fixture, plugin: &str, point: &str, hook: &str, change: HookOverride) -> String {
     let (plugin, point, hook) = (plugin.to_owned(), point.to_owned(), hook.to_owned());
-    let change = HookChange { plugin, point, hook, clear: false, change };
+    let change = HookChange { plugin, point, hook, clear: false, change, force: false };
     broker.manager.override_hook(&change).unwrap_err().to_string()
 }
 
@@ -116,6 +116,7 @@ fn a_hook_that_was_mounted_at_run_time_is_overridden_like_any_other() {
         point: "message.publish".to_owned(),
         hook: "late".to_owned(),
         clear: false,
+        force: false,
         change: HookOverride { priority: Some(1), ..NOTHING },
     };
     let row = broker.manager.override_hook(&change).unwrap();

@@ -178,6 +178,8 @@ impl Fixture {
             state_bytes_max: 1 << 20,
             limits: ShellLimits::default(),
             message_limits: Arc::default(),
+            listeners: Vec::new(),
+            no_match_allow: true,
         };
         change(&mut settings);
         Fixture { manager: PluginManager::new(settings).unwrap(), shards, dir }

@@ -4,6 +4,7 @@
 
 mod check;
 mod ctl;
+mod door;
 mod faults;
 mod hands;
 mod held;

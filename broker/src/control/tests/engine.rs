@@ -1,14 +1,18 @@
 //! The API before real engines, each on a thread that runs its jobs and carries its envelopes, with clients that are bytes.
 
+use std::ffi::c_void;
 use std::io::BufRead;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
 use std::task::{Wake, Waker};
 use std::thread::Thread;
 
+use grapnel_engine::hook::{ChainTable, Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
 use grapnel_engine::id::ConnKey;
 use grapnel_engine::limits::Limits;
 use grapnel_engine::shard::{Ended, Input, Lane, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
+use grapnel_plugin_abi::host::host_api;
+use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Ticket};
 
 use super::*;
 
@@ -411,4 +415,71 @@ fn ctl_speaks_with_the_api_it_was_made_for() {
     engines.client("c1", &subscribe("x"));
     assert!(plane.dir.path().exists());
     crate::ctl::check_against(&plane.socket);
+}
+
+/// What the rules of the tests say: they allow everything, deny what begins with `no`, or answer that too late for everybody else.
+static RULES: AtomicU8 = AtomicU8::new(0);
+
+/// A hook at client.authorize.
+unsafe extern "C" fn rules(_: *mut c_void, event: *const Event) -> Flow {
+    // SAFETY: the event is alive during the call, its topic and its context are its own.
+    unsafe {
+        let rules = RULES.load(Ordering::Acquire);
+        let denied = rules > 0 && (*event).topic.text().starts_with("no");
+        if rules == 2 && !denied {
+            let mut ticket = Ticket(0);
+            (host_api(1, 1).defer)((*event).ctx, 0, &mut ticket);
+            return Flow::DEFER;
+        }
+        let number = if denied { 2 } else { 1 };
+        let change =
+            Change { field: Field::VERDICT, index: APPEND, number, bytes: Slice::EMPTY, key: Slice::EMPTY };
+        (host_api(1, 1).set)((*event).ctx, &change);
+    }
+    Flow::CONTINUE
+}
+
+fn authorizer() -> ChainTable {
+    let link = Link {
+        // SAFETY: the function does not look at its instance.
+        entry: unsafe { Entry::new(rules, std::ptr::null_mut()) },
+        plugin: PluginHandle(1),
+        identity: LinkIdentity(1),
+        name: "rules/authorize".into(),
+        priority: 0,
+        deadline_ms: 600_000,
+        policy: FaultPolicy::Deny,
+        topics: None,
+        deliver: false,
+        bit: 0,
+    };
+    ChainTable::compile(1, [(HookPoint::ClientAuthorize, link)])
+}
+
+/// The answer waits until every shard has looked at what is in force, and for no longer than a shard may take to answer: then it
+/// says what is known by then.
+#[test]
+fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
+    let (engines, plane) = plane_with(2, |config| config.control.answer_timeout = Duration::from_secs(60));
+    (0..2).for_each(|shard| drop(engines.on(shard, |engine| engine.swap_chains(authorizer()))));
+    let subscribers = |of: std::ops::Range<usize>| {
+        for n in of {
+            engines
+                .client(&format!("c{n}"), &[subscribe("no/1"), subscribe("yes"), subscribe("no/2")].concat());
+        }
+    };
+    subscribers(0..10);
+    let invalidate = |plane: &Plane| plane.ask("POST", "/api/v1/authz/invalidate").1["revoked"].clone();
+    assert_eq!(invalidate(&plane), json!({"subscriptions": 0, "complete": true}));
+    RULES.store(1, Ordering::Release);
+    assert_eq!(invalidate(&plane), json!({"subscriptions": 20, "complete": true}));
+    assert_eq!(invalidate(&plane), json!({"subscriptions": 0, "complete": true}));
+
+    RULES.store(0, Ordering::Release);
+    subscribers(10..12);
+    let hasty = Plane::before(engines.handles.clone(), |config| {
+        config.control.answer_timeout = Duration::from_millis(300)
+    });
+    RULES.store(2, Ordering::Release);
+    assert_eq!(invalidate(&hasty), json!({"subscriptions": 4, "complete": false}));
 }

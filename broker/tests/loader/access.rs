@@ -1,0 +1,83 @@
+//! The last plugin that decides about logins or rights, where others than this machine reach the broker: it goes by force alone.
+
+use grapnel::plugin::{HookChange, HookOverride, LoadRequest, OpenListener};
+use grapnel_engine::hook::HookPoint;
+use serde_json::json;
+
+use super::shards::{Fixture, plugin_file, request};
+
+fn fixture(address: &str, allow_anonymous: bool) -> Fixture {
+    let listener = OpenListener { address: address.parse().unwrap(), allow_anonymous };
+    Fixture::with(2, |settings| settings.listeners = vec![listener])
+}
+
+fn authenticators(broker: &Fixture) -> usize {
+    broker.shards.links(1, HookPoint::ClientAuthenticate).len()
+}
+
+/// A new version that does not mount the hook is one more way to lose it.
+#[test]
+fn a_reload_that_leaves_nobody_to_decide_needs_force() {
+    let broker = fixture("0.0.0.0:1883", true);
+    let file = broker.dir.path().join("x.so");
+    std::fs::copy(plugin_file("slow-auth"), &file).unwrap();
+    let config = json!({"delay_ms": 0, "threads": 1});
+    let wanted = LoadRequest { name: Some("x".to_owned()), ..request(&file.display().to_string(), config) };
+    broker.manager.load(wanted).unwrap();
+    std::fs::copy(plugin_file("noop"), &file).unwrap();
+    let refused = "cannot reload x, as others than this machine reach the broker: client.authenticate would have no hook left, and \
+                   then anybody may connect to 0.0.0.0:1883, with any user name, as allow_anonymous is true; load another plugin \
+                   that decides first, or say --force (force=true in the API)";
+    assert_eq!(broker.manager.reload("x", Some(json!({}))).unwrap_err().to_string(), refused);
+    assert_eq!(authenticators(&broker), 1, "nothing has changed");
+    broker.manager.reload_with("x", Some(json!({})), true).unwrap();
+    assert_eq!((authenticators(&broker), broker.loaded()), (0, vec!["x".to_owned()]));
+}
+
+/// Only the last one counts, only where it is in force, and only beyond loopback.
+#[test]
+fn force_is_wanted_for_the_last_one_beyond_loopback_alone() {
+    for (address, beyond) in [
+        ("0.0.0.0:1", true),
+        ("[::]:1", true),
+        ("10.0.0.1:1", true),
+        ("127.0.0.9:1", false),
+        ("[::1]:1", false),
+    ] {
+        let broker = fixture(address, false);
+        let load = |name: &str| {
+            let file = plugin_file("slow-auth").display().to_string();
+            let config = json!({"delay_ms": 0, "threads": 1});
+            broker
+                .manager
+                .load(LoadRequest { name: Some(name.to_owned()), ..request(&file, config) })
+                .unwrap();
+        };
+        load("a");
+        load("b");
+        broker.manager.disable("a").unwrap();
+        // One that is disabled decides nothing, so that b is the last.
+        assert_eq!(broker.manager.disable("b").is_err(), beyond, "{address}");
+        assert_eq!(broker.manager.unload("b").is_err(), beyond, "{address}");
+        if !beyond {
+            continue;
+        }
+        broker.manager.unload("a").unwrap();
+        load("a");
+        let hook = |force: bool| HookChange {
+            plugin: "b".to_owned(),
+            point: "client.authenticate".to_owned(),
+            hook: "authenticate".to_owned(),
+            clear: false,
+            change: HookOverride { mounted: Some(false), ..HookOverride::default() },
+            force,
+        };
+        broker.manager.override_hook(&hook(false)).unwrap();
+        let error = broker.manager.unload("a").unwrap_err().to_string();
+        let follows = format!("and then nobody can connect to {address}, as allow_anonymous is false; ");
+        assert!(error.starts_with("cannot unload a, ") && error.contains(&follows), "{error}");
+        assert_eq!(authenticators(&broker), 1);
+        broker.manager.unload_with("a", true).unwrap();
+        assert_eq!(authenticators(&broker), 0);
+    }
+}

@@ -1,0 +1,283 @@
+//! Who comes in, and who decides: every way in which that can change, with a user name and without, on a listener that others reach
+//! and on one that only this machine reaches. Each change is one line of the log, and none that failed is one.
+
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::os::unix::net::UnixStream;
+
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, plugin};
+
+/// What CONNACK says to a client without a user name, to one with a name nobody knows, and to one that auth-file knows.
+type Codes = [u8; 3];
+
+fn codes(address: SocketAddr) -> Codes {
+    let logins = [None, Some(("x", "y")), Some(("ann", "secret"))];
+    logins.map(|login| {
+        let connect = Connect::new(Version::V5, "somebody");
+        let connect =
+            login.into_iter().fold(connect, |connect, (user, password)| connect.login(user, password));
+        Client::attempt_at(address, &connect).1.code
+    })
+}
+
+/// Lines about logins so far.
+fn lines(broker: &Broker) -> Vec<String> {
+    let about_logins =
+        |line: &str| Some(line.split_once(" access: ")?.1.to_owned()).filter(|line| line.contains("logins"));
+    broker.process().lines(about_logins)
+}
+
+/// Waits until there are so many.
+fn wait_for_lines(broker: &Broker, count: usize) -> Vec<String> {
+    let about_logins = |line: &str| (line.contains(" access: ") && line.contains("logins")).then_some(());
+    broker.process().wait_for_lines("access", count, PATIENCE, about_logins);
+    lines(broker)
+}
+
+/// A file for auth-file with one user. Each login that it looks up costs a hash.
+fn users(broker: &Broker) -> String {
+    let file = broker.home().join("users");
+    let mut passwd = grapnel_tests::process::command(plugin::built("grapnel-ctl"));
+    passwd.args(["passwd", plugin::argument(&file), "ann", "--password-stdin"]);
+    grapnel_tests::process::Process::start("passwd", passwd, Some(b"secret\n")).succeed(PATIENCE);
+    plugin::argument(&file).to_owned()
+}
+
+/// Nobody without a plugin's Allow.
+const SHUT: Codes = [0x86, 0x86, 0x86];
+/// Nobody decides, and that lets in.
+const OPEN: Codes = [0, 0, 0];
+/// auth-file decides.
+const KNOWN: Codes = [0x86, 0x86, 0];
+const KNOWN_OR_NAMELESS: Codes = [0, 0x86, 0];
+/// A plugin is mounted and answers nobody.
+const NAMELESS: Codes = [0, 0x86, 0x86];
+/// A plugin that may not be left out does not answer (server unavailable).
+const AWAY: Codes = [0x88, 0x88, 0x88];
+
+/// What an operator does; what is refused; how it is then, outside and inside; what the log says, if something has changed.
+struct Step {
+    ctl: &'static [&'static str],
+    refused: Option<&'static str>,
+    codes: [Codes; 2],
+    line: Option<&'static str>,
+}
+
+const fn done(ctl: &'static [&'static str], codes: [Codes; 2], line: &'static str) -> Step {
+    Step { ctl, refused: None, codes, line: Some(line) }
+}
+
+const fn refused(ctl: &'static [&'static str], refused: &'static str, codes: [Codes; 2]) -> Step {
+    Step { ctl, refused: Some(refused), codes, line: None }
+}
+
+const NOBODY: [Codes; 2] = [SHUT, OPEN];
+const FILE: [Codes; 2] = [KNOWN, KNOWN_OR_NAMELESS];
+const EVERYBODY: [Codes; 2] = [OPEN, OPEN];
+const SILENT: [Codes; 2] = [SHUT, NAMELESS];
+
+const NO_PLUGIN: &str = "no plugin decides logins (client.authenticate has no hook): anybody may connect to ";
+const BY_FILE: &str = "logins: decided by auth-file/authenticate; ";
+const LAST: &str = "client.authenticate would have no hook left, and then nobody can connect to 0.0.0.0:";
+
+fn steps() -> Vec<Step> {
+    vec![
+        refused(&["plugins", "load", "auth-file", "--set", "path=MISSING"], "MISSING", NOBODY),
+        refused(&["plugins", "load", "auth-file", "--set", "path=BROKEN"], "BROKEN", NOBODY),
+        done(&["plugins", "load", "auth-file", "--set", "path=USERS"], FILE, BY_FILE),
+        refused(&["plugins", "reload", "auth-file", "--set", "path=MISSING"], "MISSING", FILE),
+        refused(&["plugins", "unload", "auth-file"], LAST, FILE),
+        refused(&["plugins", "disable", "auth-file"], "say --force", FILE),
+        refused(&["hooks", "unmount", "auth-file", "client.authenticate", "authenticate"], LAST, FILE),
+        // Another that lets everybody in whom it is asked about: behind the file first, then in front of it.
+        done(
+            &[
+                "plugins",
+                "load",
+                "slow-auth",
+                "--set",
+                "delay_ms=0",
+                "--set",
+                "threads=1",
+                "--set",
+                "client_prefix=\"-\"",
+            ],
+            [[0, 0x86, 0], KNOWN_OR_NAMELESS],
+            "logins: decided by auth-file/authenticate, then slow-auth/authenticate",
+        ),
+        done(
+            &["hooks", "set", "slow-auth", "client.authenticate", "authenticate", "--priority", "9"],
+            EVERYBODY,
+            "logins: decided by slow-auth/authenticate, then auth-file/authenticate",
+        ),
+        done(&["plugins", "disable", "slow-auth"], FILE, BY_FILE),
+        done(
+            &["plugins", "enable", "slow-auth"],
+            EVERYBODY,
+            "logins: decided by slow-auth/authenticate, then ",
+        ),
+        done(&["plugins", "unload", "slow-auth"], FILE, BY_FILE),
+        done(
+            &["hooks", "unmount", "auth-file", "client.authenticate", "authenticate", "--force"],
+            NOBODY,
+            NO_PLUGIN,
+        ),
+        done(&["hooks", "mount", "auth-file", "client.authenticate", "authenticate"], FILE, BY_FILE),
+        done(&["plugins", "disable", "auth-file", "--force"], NOBODY, NO_PLUGIN),
+        done(&["plugins", "enable", "auth-file"], FILE, BY_FILE),
+        // One that is mounted everywhere, answers nobody, and fails where it is told to.
+        done(
+            &["plugins", "load", "table", "--set", "place=0", "--set", "record=RECORD"],
+            FILE,
+            "logins: decided by auth-file/authenticate, then table/authenticate",
+        ),
+        done(&["plugins", "unload", "auth-file"], SILENT, "logins: decided by table/authenticate"),
+        done(
+            &["TRIP"],
+            [AWAY, AWAY],
+            "logins: decided by table/authenticate (tripped: it refuses every login with 0x88)",
+        ),
+        refused(&["plugins", "unload", "table"], LAST, [AWAY, AWAY]),
+        done(&["plugins", "rearm", "table"], SILENT, "logins: decided by table/authenticate; "),
+        done(&["plugins", "unload", "table", "--force"], NOBODY, NO_PLUGIN),
+    ]
+}
+
+#[test]
+fn every_way_to_open_or_shut_the_door_is_one_line_of_the_log() {
+    let config = "[[listeners]]\nbind = \"0.0.0.0:0\"\n[[listeners]]\nbind = \"127.0.0.1:0\"\n[limits]\nbreaker_faults_max = 1\n";
+    let broker = Broker::builder().grapnel_only().shards(2).config(config).listen(&[]).start();
+    let [outside, inside] = broker.addresses()[..] else { panic!("two listeners") };
+    let files = [
+        ("USERS", users(&broker)),
+        ("BROKEN", plugin::argument(&broker.home().join("broken")).to_owned()),
+        ("MISSING", plugin::argument(&broker.home().join("missing")).to_owned()),
+        ("RECORD", plugin::argument(&broker.home().join("record")).to_owned()),
+    ];
+    std::fs::write(broker.home().join("broken"), "no line of a password file\n").unwrap();
+    let named =
+        |text: &str| files.iter().fold(text.to_owned(), |text, (name, file)| text.replace(name, file));
+    assert_eq!([codes(outside), codes(inside)], NOBODY);
+    let first = format!(
+        "no plugin decides logins (client.authenticate has no hook): anybody may connect to {inside}, with any user name, as \
+         allow_anonymous is true; nobody can connect to {outside}, as allow_anonymous is false"
+    );
+    assert_eq!(lines(&broker), [first]);
+    let mut known = 1;
+    for Step { ctl, refused, codes: expected, line } in steps() {
+        let arguments: Vec<String> = ctl.iter().map(|word| named(word)).collect();
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        match refused {
+            _ if ctl == ["TRIP"] => {
+                let fails = Connect::new(Version::V5, "table,client.authenticate,-,fault,0,1");
+                assert_eq!(Client::attempt_at(outside, &fails).1.code, 0x88);
+            }
+            None => drop(broker.ctl_ok(&arguments)),
+            Some(sentence) => {
+                let said = broker.ctl_refused(&arguments);
+                assert!(said.contains(&named(sentence)), "{ctl:?}: {said}");
+            }
+        }
+        known += usize::from(line.is_some());
+        let told = wait_for_lines(&broker, known);
+        assert_eq!([codes(outside), codes(inside)], expected, "{ctl:?}");
+        assert_eq!(told.len(), known, "{ctl:?}: {told:#?}");
+        assert!(told[known - 1].contains(line.unwrap_or("")), "{ctl:?}: {}", told[known - 1]);
+    }
+    assert_eq!(lines(&broker).len(), known);
+}
+
+/// A request to the API; its status line and body.
+fn ask(broker: &Broker, method: &str, path: &str) -> String {
+    let mut stream = UnixStream::connect(broker.socket()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    write!(stream, "{method} {path} HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n").unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    answer
+}
+
+/// The last authorizer likewise, also over HTTP; where only this machine reaches the broker, nobody is asked.
+#[test]
+fn the_last_plugin_that_decides_what_clients_may_do_goes_by_force_alone() {
+    for outside in [true, false] {
+        let listen = if outside { "0.0.0.0:0" } else { "127.0.0.1:0" };
+        let broker = Broker::builder().grapnel_only().shards(1).listen(&[listen]).start();
+        let acl = broker.home().join("acl");
+        std::fs::write(&acl, "pattern readwrite #\n").unwrap();
+        broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", plugin::argument(&acl))]);
+        if outside {
+            let answer = ask(&broker, "DELETE", "/api/v1/plugins/acl-file");
+            assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
+            let follows = "client.authorize would have no hook left, and then every client may publish and subscribe to everything";
+            assert!(answer.contains(follows) && answer.contains("force=true in the API"), "{answer}");
+            let answer = ask(&broker, "POST", "/api/v1/plugins/acl-file/disable");
+            assert!(answer.starts_with("HTTP/1.1 409 "), "{answer}");
+        }
+        let path = if outside { "/api/v1/plugins/acl-file?force=true" } else { "/api/v1/plugins/acl-file" };
+        let answer = ask(&broker, "DELETE", path);
+        assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    }
+}
+
+/// What the configuration says of anonymous clients holds whatever has become of the plugin, wherever it was said, and on whatever
+/// address: the command line changes that alone.
+#[test]
+fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
+    let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
+    let missing = "[plugins.auth-file]\nconfig = { path = \"/nowhere/users\" }\n";
+    let variable = ("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false");
+    let rows: [(&str, Option<(&str, &str)>, Codes); 5] = [
+        ("", None, OPEN),
+        (shut, None, SHUT),
+        ("", Some(variable), SHUT),
+        // Its file cannot be read: it is not loaded, and nobody comes in for that.
+        (&format!("{shut}{missing}"), None, SHUT),
+        // Where nobody has said so, a broker on loopback is open, and says so.
+        (missing, None, OPEN),
+    ];
+    for (config, variable, expected) in rows {
+        let builder = Broker::builder().grapnel_only().shards(1).config(config);
+        let builder =
+            variable.into_iter().fold(builder, |builder, (name, value)| builder.environment(name, value));
+        let broker = builder.start();
+        assert_eq!(codes(broker.address()), expected, "{config} {variable:?}");
+        let lines = lines(&broker);
+        assert!(lines.len() == 1 && lines[0].starts_with("no plugin decides logins"), "{lines:#?}");
+    }
+}
+
+/// Subscriptions that new rules take are told: to the operator who changed them, in one line of the log, and to the client where
+/// the operator wants that.
+#[test]
+fn subscriptions_that_rules_take_are_told() {
+    let config = "[mqtt]\nrevoke = \"disconnect\"\n[authorization]\nno_match = \"deny\"\n";
+    let broker = Broker::builder().grapnel_only().shards(2).config(config).start();
+    let acl = broker.home().join("acl");
+    std::fs::write(&acl, "pattern readwrite #\n").unwrap();
+    broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", plugin::argument(&acl))]);
+    let mut clients: Vec<Client> = [Version::V5, Version::V311, Version::V31, Version::V5]
+        .into_iter()
+        .enumerate()
+        .map(|(n, version)| Client::hello(&broker, version, &format!("c{n}")))
+        .collect();
+    let mut stays = clients.pop().unwrap();
+    clients.iter_mut().for_each(|client| client.subscribe("secret/#", 1));
+    stays.subscribe("open/#", 1);
+
+    std::fs::write(&acl, "pattern readwrite open/#\n").unwrap();
+    let said = broker.ctl_ok(&["plugins", "reload", "acl-file"]);
+    assert!(said.contains("3 subscriptions were taken back"), "{said}");
+    let ends: Vec<Option<u8>> = clients.iter_mut().map(Client::end).collect();
+    assert_eq!(ends, [Some(0x87), None, None]);
+    assert_eq!(stays.publish(&Publish::new("open/x", "x").qos(1)), 0, "it has lost nothing");
+    let taken = |line: &str| Some(line.split_once("were taken back, as ")?.1.to_owned());
+    let line = broker.process().wait_for_line("what was revoked", PATIENCE, taken);
+    assert!(line.ends_with("does not allow them any more: 3 refused by acl-file"), "{line}");
+    let again = broker.ctl_json(&["authz", "invalidate"]);
+    assert_eq!(
+        (&again["revoked"]["subscriptions"], &again["revoked"]["complete"]),
+        (&0.into(), &true.into())
+    );
+    assert_eq!(broker.process().lines(taken).len(), 1);
+}
