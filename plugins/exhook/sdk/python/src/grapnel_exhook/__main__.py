@@ -2,6 +2,6 @@
 
 import sys
 
-from ._worker import main
+from ._process import main
 
 sys.exit(main())

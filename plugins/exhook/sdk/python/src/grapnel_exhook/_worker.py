@@ -1,6 +1,6 @@
 """The worker: takes frames, calls the driver's handlers, sends what they came to.
 
-`__main__` runs it on the socket that the broker left it; the tests run it on one of their own. With a driver that has no
+`_process.py` runs it on the socket that the broker left it; the tests run it on one of their own. With a driver that has no
 coroutines the main thread reads, calls and writes in turn, without an event loop, so that hooks may use one of their own.
 With coroutines everything runs on one loop: what does not wait is called in order, what waits lets the others go on.
 """
@@ -11,7 +11,6 @@ import asyncio
 import gc
 import logging
 import os
-import signal
 import socket
 import sys
 import threading
@@ -35,8 +34,6 @@ _HOLD_S = 0.02
 # short one a quarter.
 _FAREWELL_S = 2.0
 _SPARE_S = 0.5
-# What ends a program elsewhere is for the broker: it says when a worker ends.
-_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 # Commands that gather before they are sent without waiting for the end of the frame.
 _COMMANDS_MAX = 4096
 
@@ -125,9 +122,6 @@ class Worker:
         self._forked = True
         self._channel.forget()
         _commands.detach(self._command)
-        for number in _NOT_OURS:
-            if signal.getsignal(number) is _not_ours:
-                signal.signal(number, signal.SIG_DFL)
 
     def _serve(self, setup: dict[str, Any]) -> int:
         try:
@@ -500,47 +494,3 @@ class Worker:
             text = f"the answer has {len(data)} bytes, the broker takes {limit} (frame_bytes_max)"
             self._complaints.failed("answer", text)
             self._channel.send(pack([2, [(answers[0][0], FAILED, text)], done]))
-
-
-def choose_driver(setup: dict[str, Any]) -> Driver:
-    """The driver that a setup names. `python3` decides by what the module has."""
-    from .drivers import choose
-
-    return choose(setup)
-
-
-def _not_ours(number: int, frame: object) -> None:
-    """A service manager tells all of a service to end, a terminal all of its group."""
-
-
-def main() -> int:
-    """Run on the socket that the broker left us."""
-    number = os.environ.pop("GRAPNEL_WORKER_FD", "")
-    if not number.isdigit():
-        print("grapnel_exhook is started by the broker's exhook plugin (GRAPNEL_WORKER_FD is not set)", file=sys.stderr)
-        return 2
-    # Hooks print what clients send, and that may be no text.
-    for stream in (sys.stdout, sys.stderr):
-        stream.reconfigure(line_buffering=True, write_through=False, errors="backslashreplace")  # type: ignore[union-attr]
-    sock = socket.socket(fileno=int(number))
-    os.set_inheritable(sock.fileno(), False)
-    # With a handler that does nothing: what user code starts would inherit that they are ignored. They come held back.
-    for signal_number in _NOT_OURS:
-        signal.signal(signal_number, _not_ours)
-    signal.pthread_sigmask(signal.SIG_UNBLOCK, _NOT_OURS)
-    worker = Worker(sock, choose_driver, own_process=True)
-    held: dict[int, Any] = {}
-
-    def hold() -> None:
-        # What is for a child must not find our handlers in it.
-        held[threading.get_ident()] = signal.pthread_sigmask(signal.SIG_BLOCK, _NOT_OURS)
-
-    def release() -> None:
-        signal.pthread_sigmask(signal.SIG_SETMASK, held.pop(threading.get_ident()))
-
-    def forked() -> None:
-        worker.forked()
-        release()
-
-    os.register_at_fork(before=hold, after_in_parent=release, after_in_child=forked)
-    return worker.run()
