@@ -126,7 +126,7 @@ tables! {
     Change { field, index, number, bytes, key }
     Pair { key, value }
     NewMessage {
-        size, qos, retain, payload_format, reserved, message_expiry_s, flow, topic, payload, content_type,
+        size, qos, retain, payload_format, store_only, message_expiry_s, flow, topic, payload, content_type,
         response_topic, correlation_data, from, user_properties, user_properties_len,
     }
     NewMetric { size, kind, name, help, bounds, bounds_len }

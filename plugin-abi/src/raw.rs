@@ -12,8 +12,8 @@ pub use event::{Change, Event, Ticket, Value};
 pub use host::{HookFn, HostApi};
 pub use numbers::{
     ALL_SHARDS, APPEND, Action, Disposition, FLAG_DUP, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_REPLAY,
-    FLAG_RETAIN, FLAG_SUPERUSER, FLAG_SYS, Field, Flow, LogLevel, MANIFEST_CLOSABLE, MOUNT_DELIVER,
-    MetricKind, Policy, Scope, Status, Verdict,
+    FLAG_RETAIN, FLAG_SUPERUSER, FLAG_SYS, FLAG_WILL, Field, Flow, LogLevel, MANIFEST_CLOSABLE,
+    MOUNT_DELIVER, MetricKind, Policy, Scope, Status, Verdict,
 };
 pub use requests::{NewMessage, NewMetric, NewThread, Pair, StateSink};
 pub use slice::Slice;

@@ -137,9 +137,72 @@ pub enum Scope {
     Topics(Box<str>),
 }
 
+/// What came of a command about a client.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Outcome {
+    /// It is done.
+    Done,
+    /// No shard has that client.
+    Absent,
+    /// The client is there, and it cannot be done.
+    Refused,
+}
+
+/// One command about a client that all shards have been given, because nobody knows whose client it is. When the last of them has let
+/// go of it, what came of it is told, unless one has done it.
+pub struct Search {
+    outcome: std::sync::atomic::AtomicU8,
+    over: Box<dyn Fn(Outcome) + Send + Sync>,
+}
+
+impl Search {
+    /// `over` is told of it once, on the last shard's thread, where no shard has done it.
+    pub fn new(over: impl Fn(Outcome) + Send + Sync + 'static) -> Search {
+        Search { outcome: (Outcome::Absent as u8).into(), over: Box::new(over) }
+    }
+
+    /// A shard has looked; or it is said otherwise why it is not done.
+    pub fn note(&self, outcome: Outcome) {
+        if outcome != Outcome::Absent {
+            self.outcome.store(outcome as u8, std::sync::atomic::Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for Search {
+    fn drop(&mut self) {
+        let outcome = *self.outcome.get_mut();
+        for missed in [Outcome::Absent, Outcome::Refused] {
+            if outcome == missed as u8 {
+                (self.over)(missed);
+            }
+        }
+    }
+}
+
+impl std::fmt::Debug for Search {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Search").field("outcome", &self.outcome).finish_non_exhaustive()
+    }
+}
+
 /// What a plugin asks of a shard.
 #[derive(Debug)]
 pub enum Command {
+    /// A command about a client, which all shards are given.
+    Sought {
+        /// Where is noted what came of it.
+        search: Arc<Search>,
+        /// Kick, subscribe or unsubscribe.
+        command: Box<Command>,
+    },
+    /// Store a message, or clear its topic, without routing it; it is checked already. Its ancestry names its maker.
+    Store {
+        /// Whose it is: it keeps its place among its publishes.
+        plugin: PluginHandle,
+        /// The message; its retain flag is set.
+        message: Message,
+    },
     /// Publish a message, which is checked already. Its ancestry names its maker.
     Publish {
         /// Whose it is: publishes of one plugin keep their order.

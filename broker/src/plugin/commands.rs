@@ -13,7 +13,7 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::message::FlowPart;
 use grapnel_engine::packet::SubscriptionOptions;
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{Command, FROM_A_THREAD, Scope};
+use grapnel_engine::shard::{Command, FROM_A_THREAD, Outcome, Scope, Search};
 use grapnel_engine::topic;
 use grapnel_plugin_abi::host::PluginMessage;
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
@@ -33,6 +33,8 @@ struct Account {
     published: AtomicU64,
     replayed: AtomicBool,
     flows: Mutex<Flows>,
+    /// Commands about clients of which nothing has come.
+    missed: AtomicU64,
 }
 
 /// How many messages of each flow of a generation are still held.
@@ -111,6 +113,7 @@ impl Desk {
             published: AtomicU64::new(0),
             replayed: AtomicBool::new(false),
             flows: Mutex::default(),
+            missed: AtomicU64::new(0),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
@@ -152,13 +155,31 @@ impl Desk {
         read(&self.shards).iter().try_for_each(|shard| self.hand(shard, command()))
     }
 
+    /// The same of a command about a client, which the log hears of where nothing comes of it: what is asked, of whom, and the filter.
+    fn seek(
+        &self,
+        account: &Arc<Account>,
+        (asked, client_id, filter): (&'static str, &str, &str),
+        command: impl Fn() -> Command,
+    ) -> Result<(), Status> {
+        let (whose, client_id, filter) = (Arc::clone(account), client_id.to_owned(), filter.to_owned());
+        let search = Arc::new(Search::new(move |outcome| whose.missed(asked, &client_id, &filter, outcome)));
+        let handed = self
+            .hand_to_all(|| Command::Sought { search: Arc::clone(&search), command: Box::new(command()) });
+        if handed.is_err() {
+            // Whoever asked is told.
+            search.note(Outcome::Done);
+        }
+        handed
+    }
+
     pub(super) fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
         let account = self.leading_account(plugin)?;
         let bounds = self.bounds();
         // A command inherits the ancestry of its event.
         let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
         let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | account.bit;
-        let flow = message.flow;
+        let (flow, store_only) = (message.flow, message.store_only);
         let mut message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
         message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
         if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
@@ -171,7 +192,14 @@ impl Desk {
             // By topic, so that each topic keeps its order.
             None => shards.get(shard_of(&message.topic, shards.len())).ok_or(Status::WRONG_MOMENT)?,
         };
-        self.hand(shard, Command::Publish { plugin: PluginHandle(plugin), message })
+        let plugin = PluginHandle(plugin);
+        self.hand(
+            shard,
+            match store_only {
+                true => Command::Store { plugin, message },
+                false => Command::Publish { plugin, message },
+            },
+        )
     }
 
     pub(super) fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
@@ -179,12 +207,16 @@ impl Desk {
     }
 
     pub(super) fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
-        self.account(plugin)?;
+        let account = self.account(plugin)?;
         let reason = ReasonCode(reason);
         if !reason.is_defined() || client_id.is_empty() {
             return Err(Status::INVALID);
         }
-        self.hand_to_all(|| Command::Kick { client_id: client_id.into(), reason, discard })
+        self.seek(&account, ("kick", client_id, ""), || Command::Kick {
+            client_id: client_id.into(),
+            reason,
+            discard,
+        })
     }
 
     pub(super) fn subscribe(
@@ -195,7 +227,7 @@ impl Desk {
         options: u8,
         id: u32,
     ) -> Result<(), Status> {
-        self.account(plugin)?;
+        let account = self.account(plugin)?;
         let options = SubscriptionOptions::from_byte(options).map_err(|_| Status::INVALID)?;
         let limits = &self.bounds().limits;
         let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
@@ -205,7 +237,7 @@ impl Desk {
         {
             return Err(Status::INVALID);
         }
-        self.hand_to_all(|| Command::Subscribe {
+        self.seek(&account, ("subscribe", client_id, filter), || Command::Subscribe {
             client_id: client_id.into(),
             filter: filter.into(),
             options,
@@ -214,9 +246,12 @@ impl Desk {
     }
 
     pub(super) fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
-        self.account(plugin)?;
+        let account = self.account(plugin)?;
         topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
-        self.hand_to_all(|| Command::Unsubscribe { client_id: client_id.into(), filter: filter.into() })
+        self.seek(&account, ("unsubscribe", client_id, filter), || Command::Unsubscribe {
+            client_id: client_id.into(),
+            filter: filter.into(),
+        })
     }
 
     pub(super) fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
@@ -283,6 +318,27 @@ impl Account {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Nothing has come of a command about a client. The first, second, fourth, eighth … time is logged.
+    fn missed(&self, asked: &str, client_id: &str, filter: &str, outcome: Outcome) {
+        let times = self.missed.fetch_add(1, Ordering::Relaxed) + 1;
+        if !times.is_power_of_two() {
+            return;
+        }
+        let why = match (asked, outcome) {
+            (_, Outcome::Done) => return,
+            (_, Outcome::Absent) => "no client of that name has a session here",
+            ("kick", _) => "it is not connected; its session stays",
+            ("unsubscribe", _) => "it has no such subscription",
+            _ => "it may have no more subscriptions, or none of that kind",
+        };
+        let plugin = &*self.name;
+        let about = if filter.is_empty() { String::new() } else { format!(" {filter:?}") };
+        tracing::warn!(
+            plugin,
+            "{plugin}: {asked}{about} of client {client_id:?} is not done: {why} ({times} so far)"
+        );
+    }
+
     /// Counts a publish in this second.
     fn may_publish(&self, second: u64, max: u64) -> bool {
         let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
@@ -321,6 +377,7 @@ mod tests {
             payload: b"x",
             qos: 1,
             retain: false,
+            store_only: false,
             payload_format: None,
             message_expiry_s: 0,
             flow: 0,

@@ -23,6 +23,8 @@ pub struct PluginMessage<'a> {
     pub qos: u8,
     /// Retain flag.
     pub retain: bool,
+    /// Whether it is only stored.
+    pub store_only: bool,
     /// 0 or 1, if given.
     pub payload_format: Option<u8>,
     /// Seconds; 0 for none.
@@ -55,6 +57,7 @@ impl<'a> PluginMessage<'a> {
     pub unsafe fn of(message: &NewMessage) -> Result<PluginMessage<'a>, Status> {
         if (message.size as usize) < size_of::<NewMessage>()
             || message.qos > 2
+            || (message.store_only != 0 && message.retain == 0)
             || message.user_properties_len > USER_PROPERTIES_MAX
         {
             return Err(Status::INVALID);
@@ -73,6 +76,7 @@ impl<'a> PluginMessage<'a> {
                 payload: message.payload.bytes(),
                 qos: message.qos,
                 retain: message.retain != 0,
+                store_only: message.store_only != 0,
                 payload_format,
                 message_expiry_s: message.message_expiry_s,
                 flow: message.flow,

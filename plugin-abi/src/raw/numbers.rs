@@ -346,6 +346,8 @@ pub const FLAG_HAS_PASSWORD: u32 = 16;
 pub const FLAG_REPLAY: u32 = 32;
 /// Bit of [`Event::flags`]: the message is the broker's own.
 pub const FLAG_SYS: u32 = 64;
+/// Bit of [`Event::flags`]: at message.publish, the message is a client's will.
+pub const FLAG_WILL: u32 = 128;
 
 /// Bit of [`crate::module::Mount::flags`]: at client.authorize, asks for action `deliver` too.
 pub const MOUNT_DELIVER: u32 = 1;

@@ -28,8 +28,8 @@ pub struct NewMessage {
     pub retain: u8,
     /// Payload format indicator: 0, 1, or 255 for none.
     pub payload_format: u8,
-    /// Zero.
-    pub reserved: u8,
+    /// Whether it is only stored, with `retain`, and goes to no subscriber (0, 1).
+    pub store_only: u8,
     /// Message expiry interval, seconds; 0 for none.
     pub message_expiry_s: u32,
     /// The flow that the message is counted in, a number of the plugin's choice; 0 for none. See

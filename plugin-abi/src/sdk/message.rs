@@ -101,6 +101,13 @@ macro_rules! message_getters {
 
 pub(super) use message_getters;
 
+impl Publish<'_> {
+    /// Whether it is the will of a client that has gone.
+    pub fn is_will(&self) -> bool {
+        self.context.event().flags & crate::raw::FLAG_WILL != 0
+    }
+}
+
 /// Setters of a message, here and on a ticket; `change` takes what each makes.
 macro_rules! message_setters {
     ($($out:tt)*) => {

@@ -10,6 +10,7 @@ pub struct Outgoing {
     payload: Vec<u8>,
     qos: u8,
     retain: bool,
+    store_only: bool,
     payload_format: Option<u8>,
     message_expiry_s: u32,
     flow: u32,
@@ -36,6 +37,12 @@ impl Outgoing {
     #[must_use]
     pub fn retain(self, retain: bool) -> Outgoing {
         Outgoing { retain, ..self }
+    }
+
+    /// Only stored as the retained message of its topic, or with an empty payload only cleared: nobody who is subscribed gets it.
+    #[must_use]
+    pub fn store_only(self) -> Outgoing {
+        Outgoing { retain: true, store_only: true, ..self }
     }
 
     /// With a payload format indicator: 0 bytes, 1 text.
@@ -100,7 +107,7 @@ impl Outgoing {
             qos: self.qos,
             retain: u8::from(self.retain),
             payload_format: self.payload_format.unwrap_or(255),
-            reserved: 0,
+            store_only: u8::from(self.store_only),
             message_expiry_s: self.message_expiry_s,
             flow: self.flow,
             topic: Slice::of(self.topic.as_bytes()),

@@ -112,7 +112,8 @@ impl<'a> Subscription<'a> {
         self.context.number(Field::IS_NEW, 0) == Some(1)
     }
 
-    /// At `session.unsubscribed`: why it is gone, in one word. `unsubscribe` is the client's own; `plugin` that of a plugin,
+    /// At `session.subscribed`: `plugin` where a plugin has made it, and nothing where its client has. At `session.unsubscribed`: why
+    /// it is gone, in one word. `unsubscribe` is the client's own; `plugin` that of a plugin,
     /// `revoked` that client.authorize no longer allows it, `barrier` that another shard did not answer in time when it was changed.
     pub fn cause(&self) -> Option<&'a str> {
         self.context.text(Field::CAUSE, 0)

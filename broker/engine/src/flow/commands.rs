@@ -6,9 +6,10 @@ use bytes::Bytes;
 use super::{authority, ending, filters, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
-use crate::interface::{Command, Scope};
+use crate::interface::{Command, Outcome, Scope};
 use crate::parts::Parts;
 use crate::plugins::{KeptMail, Replay};
+use crate::session::Source;
 
 /// How long mail and timers of a plugin that is not in the chains yet wait for it, milliseconds.
 const EARLY_MS: u64 = 60_000;
@@ -20,15 +21,15 @@ const REPLAY_SLICE: usize = 256;
 /// Does what a plugin has asked for. Between two events.
 pub(crate) fn command(parts: &mut Parts, command: Command) {
     match command {
-        Command::Publish { plugin, message } => plugin_publish::publish_for(parts, plugin, message),
-        Command::Kick { client_id, reason, discard } => {
-            ending::kick(parts, &client_id, reason, discard);
+        Command::Sought { search, command } => search.note(about_client(parts, *command)),
+        Command::Publish { plugin, message } => {
+            plugin_publish::publish_for(parts, plugin, message, Source::Plugin);
         }
-        Command::Subscribe { client_id, filter, options, id } => {
-            filters::subscribe_for(parts, &client_id, &filter, options, id);
+        Command::Store { plugin, message } => {
+            plugin_publish::publish_for(parts, plugin, message, Source::Store);
         }
-        Command::Unsubscribe { client_id, filter } => {
-            subscriptions::unsubscribe_for(parts, &client_id, &filter)
+        about @ (Command::Kick { .. } | Command::Subscribe { .. } | Command::Unsubscribe { .. }) => {
+            about_client(parts, about);
         }
         Command::Mail { plugin, from, number, bytes } => bring_mail(parts, plugin, from, number, bytes),
         Command::Timer { plugin, timer, after_ms, number } => {
@@ -46,6 +47,29 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         }
     }
     parts.hooks.publish_timers();
+}
+
+/// Does a command about a client, if it is this shard's; what came of it.
+fn about_client(parts: &mut Parts, about: Command) -> Outcome {
+    match about {
+        Command::Kick { client_id, reason, discard } => {
+            match ending::kick(parts, &client_id, reason, discard) {
+                true => Outcome::Done,
+                false if parts.sessions.by_client_id(&client_id).is_some() => Outcome::Refused,
+                false => Outcome::Absent,
+            }
+        }
+        Command::Subscribe { client_id, filter, options, id } => {
+            filters::subscribe_for(parts, &client_id, &filter, options, id)
+        }
+        Command::Unsubscribe { client_id, filter } => {
+            subscriptions::unsubscribe_for(parts, &client_id, &filter)
+        }
+        other => {
+            command(parts, other);
+            Outcome::Done
+        }
+    }
 }
 
 /// Whether a plugin has not been told of everything yet.

@@ -17,6 +17,7 @@ use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
+use crate::interface::Outcome;
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
@@ -357,30 +358,32 @@ fn grant(
     subscriptions::put_subscription(parts, session_key, parsed, request, id)
 }
 
-/// Subscribes a client without asking anybody; if it is here and that can be. Retained messages follow.
+/// Subscribes a client without asking anybody; if it is here and that can be. Retained messages follow. What came of it.
 pub(crate) fn subscribe_for(
     parts: &mut Parts,
     client_id: &str,
     filter: &str,
     options: SubscriptionOptions,
     id: u32,
-) {
-    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return };
-    let Ok(parsed) = topic::parse_filter(filter) else { return };
+) -> Outcome {
+    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return Outcome::Absent };
+    let Ok(parsed) = topic::parse_filter(filter) else { return Outcome::Refused };
     let request = Requested::new(filter, options);
     let Ok(granted) = subscriptions::put_subscription(parts, session_key, parsed, &request, id) else {
-        return;
+        return Outcome::Refused;
     };
-    tell::tell_subscribed(parts, session_key, &granted);
+    tell::tell_subscribed(parts, session_key, &granted, Some("plugin"));
     if granted.reader == 0 {
-        return;
+        return Outcome::Done;
     }
     let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
     make_known(parts, &mut packet);
     retained::put_in_batch(parts, session_key, &mut packet);
-    let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
-    wake::wake_slots(parts, session_key);
+    if let Some(session) = parts.sessions.get_mut(session_key) {
+        session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
+        wake::wake_slots(parts, session_key);
+    }
+    Outcome::Done
 }
 
 /// What is in force is to be known to the other shards, and its retained messages told from its live ones.
@@ -481,7 +484,7 @@ fn tell_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut 
                 return Step::Later;
             }
             wake::spend(parts, 1);
-            tell::tell_subscribed(parts, place.session, granted);
+            tell::tell_subscribed(parts, place.session, granted, None);
             told += 1;
             packet.step = FilterStep::Tell(told);
         }

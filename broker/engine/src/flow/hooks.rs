@@ -3,7 +3,7 @@
 
 use std::rc::Rc;
 
-use grapnel_plugin_abi::raw::{Flow, Ticket};
+use grapnel_plugin_abi::raw::{FLAG_WILL, Flow, Ticket};
 
 use crate::clock::Deadline;
 use crate::hook::chain::{Audience, Course, Exit, visited_until};
@@ -120,12 +120,22 @@ pub(crate) fn notify_client(
     run_client(parts, point, (client, None), &mut verdict, Course::WHOLE, None);
 }
 
+/// What links of message.publish are shown.
+#[derive(Clone, Copy)]
+pub(crate) struct Shown<'a> {
+    pub(crate) view: MessageView<'a>,
+    /// DUP of its packet.
+    pub(crate) dup: bool,
+    /// Whether it is a client's will.
+    pub(crate) will: bool,
+}
+
 /// Runs message.publish for a message from where it stands; the draft is the accumulator.
 pub(crate) fn run_publish(
     parts: &mut Parts,
     suspended: &mut Suspended<Draft>,
     identity: &Identity,
-    (view, dup): (MessageView<'_>, bool),
+    Shown { view, dup, will }: Shown<'_>,
     behind: Option<&[LinkIdentity]>,
     waiter: Waiter,
 ) -> Walked {
@@ -136,6 +146,9 @@ pub(crate) fn run_publish(
     let draft = std::mem::take(&mut suspended.accumulator);
     let mut fold = MessageFold::new(point, identity.view(), view, draft, rules, Some(desk));
     let mut event = fold.event(parts.setup.id, parts.clock.now().wall_ms, dup);
+    if will {
+        event.flags |= FLAG_WILL;
+    }
     let course = Course { visited: suspended.visited(), behind, ..Course::of_message(view.ancestry) };
     let exit = chain.run((point, calls), course, &mut event, &mut fold);
     suspended.accumulator = std::mem::take(&mut fold.draft);

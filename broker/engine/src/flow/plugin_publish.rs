@@ -15,7 +15,7 @@ use crate::session::publish::Head;
 use crate::session::{Host, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.
-pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message) {
+pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message, source: Source) {
     message.id = parts.numbers.message_id();
     message.wall_ms = parts.clock.now().wall_ms;
     message.expires_at_ms = message.expires_at_ms.map(|after_ms| parts.clock.now().mono_ms + after_ms);
@@ -31,7 +31,7 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     parts.counters.messages_plugins += 1;
     let head = Head::of_message(&message);
     let message = Arc::new(message);
-    let publish = PublishSlot { message, head, source: Source::Plugin, stage: Stage::Unstarted };
+    let publish = PublishSlot { message, head, source, stage: Stage::Unstarted };
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
 }
@@ -49,7 +49,7 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
         if message.from.is_empty() {
             message.from = parts.hooks.chains().plugin_name(plugin).unwrap_or("a plugin").into();
         }
-        publish_for(parts, plugin, message);
+        publish_for(parts, plugin, message, Source::Plugin);
     }
 }
 

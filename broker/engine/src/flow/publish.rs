@@ -291,7 +291,7 @@ fn is_reserved(parts: &Parts, topic: &str) -> bool {
 /// A publish with nothing in front has its effect, or waits for that in a slot.
 fn take_effect(parts: &mut Parts, key: ConnKey, at: Place, view: &MessageView<'_>, extra: Extras) {
     let mut held = None;
-    match route::effect(parts, at.session, at.number, view, &mut held, None) {
+    match route::effect(parts, at.session, (at.number, at.source), view, &mut held, None) {
         Effect::Done(code) => {
             plugin_publish::publish_extra(parts, extra);
             conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
@@ -394,7 +394,8 @@ pub(crate) fn walk(
         return judge(parts, identity, view, at, chain.accumulator);
     }
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::MessagePublish);
-    let (shown, behind) = ((view, at.head.dup), behind.publish.as_deref());
+    let shown = hooks::Shown { view, dup: at.head.dup, will: at.source == Source::Will };
+    let behind = behind.publish.as_deref();
     match hooks::run_publish(parts, &mut chain, identity, shown, behind, waiter) {
         Walked::Through => judge(parts, identity, view, at, chain.accumulator),
         Walked::Waits => Ok(Progress::Chain(chain)),
@@ -424,7 +425,7 @@ pub(crate) fn judge(
         }
     }
     let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
-    if moved && at.source != Source::Plugin {
+    if moved && matches!(at.source, Source::Client | Source::Will) {
         // A new topic is a new question.
         let ask = authorize::new_ask(parts, identity);
         return authorize_on(parts, identity, view, at, (ask, Some(draft)), &Behind::default());

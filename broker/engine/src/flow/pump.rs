@@ -219,13 +219,14 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     let conn = session.slots.front().and_then(|slot| slot.conn);
     let Some(publish) = session.slots.publish_mut(number) else { return false };
     let head = publish.head;
+    let slot = (number, publish.source);
     let stored = match publish.stage {
         Stage::Decided { storage: Storage::Answered(number), .. } => Some(number),
         _ => None,
     };
     let message = Arc::clone(&publish.message);
     let mut held = Some(Held::new(Arc::clone(&message).into()));
-    match route::effect(parts, session_key, number, &message.view(), &mut held, stored) {
+    match route::effect(parts, session_key, slot, &message.view(), &mut held, stored) {
         Effect::Done(code) => {
             let session = parts.sessions.get_mut(session_key);
             if let Some(Slot { body: SlotBody::Publish(publish), .. }) =

@@ -15,7 +15,7 @@ use crate::message::MessageView;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::route::{GroupId, GroupRef, Matched};
-use crate::session::Storage;
+use crate::session::{Source, Storage};
 use crate::work::FanOut;
 
 /// What became of a message.
@@ -34,7 +34,7 @@ type Draws = SmallVec<[(GroupRef, ShardId); 2]>;
 pub(crate) fn effect(
     parts: &mut Parts,
     session: SessionKey,
-    number: u64,
+    (number, source): (u64, Source),
     view: &MessageView<'_>,
     held: &mut Option<Held>,
     mut stored: Option<u64>,
@@ -54,6 +54,9 @@ pub(crate) fn effect(
             send::push_envelope(parts, owner, Lane::Data, EnvelopeBody::Store { id, message });
             return Effect::Waits(Storage::Asked(id));
         }
+    }
+    if source == Source::Store {
+        return Effect::Done(ReasonCode::SUCCESS);
     }
     let matched = parts.router.matches(view.topic);
     let draws = draw(parts, &matched);

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use super::{hooks, tell, wake};
 use crate::hook::requested::Requested;
 use crate::id::SessionKey;
+use crate::interface::Outcome;
 use crate::packet::{RetainHandling, SubscriptionOptions};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -213,11 +214,15 @@ pub(crate) fn withdraw(parts: &mut Parts, session_key: SessionKey, grant: &Grant
     }
 }
 
-/// Takes a subscription from a client, if it is here and has it.
-pub(crate) fn unsubscribe_for(parts: &mut Parts, client_id: &str, filter: &str) {
-    if let Some(session_key) = parts.sessions.by_client_id(client_id) {
-        unsubscribe(parts, session_key, filter, "plugin");
+/// Takes a subscription from a client, if it is here and has it. What came of it.
+pub(crate) fn unsubscribe_for(parts: &mut Parts, client_id: &str, filter: &str) -> Outcome {
+    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return Outcome::Absent };
+    let session = parts.sessions.get(session_key);
+    if !session.is_some_and(|session| session.subscriptions.contains_key(filter)) {
+        return Outcome::Refused;
     }
+    unsubscribe(parts, session_key, filter, "plugin");
+    Outcome::Done
 }
 
 /// Takes a subscription out of the session and the routes, and its retained messages off their way [MQTT-3.10.4-2].

@@ -53,13 +53,19 @@ pub(crate) fn tell_session(
 }
 
 /// Tells of a subscription that is in force from now on.
-pub(crate) fn tell_subscribed(parts: &mut Parts, key: SessionKey, granted: &Granted) {
+/// `cause` is the word for who has made it, where that is not its client.
+pub(crate) fn tell_subscribed(
+    parts: &mut Parts,
+    key: SessionKey,
+    granted: &Granted,
+    cause: Option<&'static str>,
+) {
     let view = SubscriptionView {
         filter: &granted.filter,
         options: granted.options,
         id: granted.id,
         is_new: Some(granted.is_new),
-        cause: None,
+        cause,
     };
     tell_subscription(parts, HookPoint::SessionSubscribed, key, view);
 }

@@ -203,6 +203,10 @@ impl EventAccess for MessageFold<'_> {
             return Err(Status::FULL);
         }
         let ancestry = self.base.ancestry | link.ancestry_bit();
+        if message.store_only {
+            // What is added goes out behind the message that it is added to.
+            return Err(Status::INVALID);
+        }
         // Whose it is, where it does not say, is filled in when it is published.
         let message =
             super::outgoing::message_of(message, "", ancestry, self.rules.limits).inspect_err(|_| {

@@ -94,6 +94,7 @@ mod tests {
             payload: b"x",
             qos: 1,
             retain: false,
+            store_only: false,
             payload_format: None,
             message_expiry_s: 0,
             flow: 0,

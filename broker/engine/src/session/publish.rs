@@ -97,6 +97,8 @@ pub enum Source {
     Will,
     /// A plugin, which nobody authorises.
     Plugin,
+    /// A plugin that has it stored, and not routed.
+    Store,
 }
 
 /// A publish that waits.

@@ -13,9 +13,9 @@ use grapnel_engine::hook::{
 use grapnel_engine::message::{FlowPart, Message};
 use grapnel_engine::packet::{Packet, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::Command;
+use grapnel_engine::shard::{Command, Outcome, Search};
 use grapnel_plugin_abi::host::host_api;
-use grapnel_plugin_abi::raw::{FLAG_REPLAY, Flow, NewMessage, Slice, Status};
+use grapnel_plugin_abi::raw::{FLAG_REPLAY, FLAG_WILL, Field, Flow, NewMessage, Slice, Status};
 
 use crate::deferral::{Taken, later};
 use crate::hooks::{Call, Log, complete, link, mount, noting, pair};
@@ -56,7 +56,7 @@ pub fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
         qos: 1,
         retain: 0,
         payload_format: 255,
-        reserved: 0,
+        store_only: 0,
         message_expiry_s: 0,
         flow: 0,
         topic: Slice::of(topic.as_bytes()),
@@ -627,4 +627,102 @@ fn timers_that_are_held_for_a_plugin_can_be_taken_back() {
     world.shards[0].swap_chains(table(entry));
     world.pass_ms(100);
     assert_eq!(noted.0.take().len(), 1, "the one that was not taken back");
+}
+
+/// What a plugin has only stored goes to nobody who is subscribed, and to whoever subscribes later [MQTT-3.3.1-5]; empty, it clears.
+#[test]
+fn what_is_only_stored_goes_to_nobody_who_is_there() {
+    for shards in [1, 2] {
+        let mut world = World::new(shards);
+        let client = world.connect("client", &Ask::v(Version::V5));
+        world.subscribe(client, "#", QoS::AtLeastOnce);
+        let mut late = 0;
+        for (payload, comes) in [("kept", 1), ("", 0)] {
+            let Command::Publish { plugin, message } = publish(1, "r", payload, 0) else { unreachable!() };
+            let message = Message { retain: true, ..message };
+            world.shards[0].command(Command::Store { plugin, message });
+            world.drive();
+            assert_eq!(world.take_plain(client), [], "{shards} shards, {payload:?}");
+            late += 1;
+            let reader = world.connect(&format!("late{late}"), &Ask::v(Version::V5));
+            world.subscribe(reader, "r", QoS::AtLeastOnce);
+            assert_eq!(world.take_plain(reader).len(), comes, "{shards} shards, {payload:?}");
+        }
+    }
+}
+
+/// A command about a client goes to all shards; whoever asked hears once what became of it, where nothing did.
+#[test]
+fn a_command_about_a_client_that_is_not_there_is_told() {
+    let mut world = World::new(2);
+    let here = world.connect("here", &Ask::v(Version::V5));
+    let options = SubscriptionOptions::of_qos(QoS::AtMostOnce);
+    let kick = |client_id: &str| Command::Kick {
+        client_id: client_id.into(),
+        reason: ReasonCode::ADMINISTRATIVE_ACTION,
+        discard: false,
+    };
+    let subscribe = |client_id: &str| Command::Subscribe {
+        client_id: client_id.into(),
+        filter: "a".into(),
+        options,
+        id: 0,
+    };
+    let unsubscribe = |client_id: &str, filter: &str| Command::Unsubscribe {
+        client_id: client_id.into(),
+        filter: filter.into(),
+    };
+    let commands: [(&dyn Fn() -> Command, &[Outcome]); 7] = [
+        (&|| subscribe("gone"), &[Outcome::Absent]),
+        (&|| unsubscribe("gone", "a"), &[Outcome::Absent]),
+        (&|| kick("gone"), &[Outcome::Absent]),
+        (&|| unsubscribe("here", "a"), &[Outcome::Refused]),
+        (&|| subscribe("here"), &[]),
+        (&|| unsubscribe("here", "a"), &[]),
+        (&|| kick("here"), &[]),
+    ];
+    for (number, (command, expected)) in commands.iter().enumerate() {
+        let told: Arc<std::sync::Mutex<Vec<Outcome>>> = Arc::default();
+        let note = Arc::clone(&told);
+        let search = Arc::new(Search::new(move |outcome| note.lock().expect("the lock").push(outcome)));
+        for shard in &mut world.shards {
+            let search = Arc::clone(&search);
+            shard.command(Command::Sought { search, command: Box::new(command()) });
+        }
+        drop(search);
+        world.drive();
+        assert_eq!(*told.lock().expect("the lock"), *expected, "command {number}");
+    }
+    assert!(world.is_closed(here));
+}
+
+/// At message.publish a will is told from what its client has published, and at session.subscribed who has made a subscription.
+#[test]
+fn wills_and_subscriptions_of_plugins_are_told_apart() {
+    let mut world = World::new(1);
+    let log = Log::default();
+    let seen = log.clone();
+    let hook = link(1, 0, FaultPolicy::Ignore, move |call| {
+        seen.note(format!("{} {}", call.topic(), call.flags() & FLAG_WILL != 0));
+        Flow::CONTINUE
+    });
+    let seen = log.clone();
+    let subscribed = link(2, 0, FaultPolicy::Ignore, move |call| {
+        seen.note(format!("{} by {}", call.topic(), call.text(Field::CAUSE)));
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::MessagePublish, hook), (HookPoint::SessionSubscribed, subscribed)]);
+    let will = Some(("will", "gone", QoS::AtMostOnce, false));
+    let client = world.connect("c", &Ask { will, ..Ask::v(Version::V5) });
+    world.subscribe(client, "own", QoS::AtMostOnce);
+    world.shards[0].command(Command::Subscribe {
+        client_id: "c".into(),
+        filter: "added".into(),
+        options: SubscriptionOptions::of_qos(QoS::AtMostOnce),
+        id: 0,
+    });
+    world.publish(client, "t", "x", QoS::AtMostOnce, 0);
+    world.lose(client);
+    world.drive();
+    assert_eq!(log.take(), ["own by -", "added by plugin", "t false", "will true"]);
 }
