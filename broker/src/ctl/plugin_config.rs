@@ -31,16 +31,17 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
         return Err(wrong(format!("it is larger than {FILE_BYTES_MAX} bytes")));
     }
     let text = std::fs::read_to_string(path).map_err(|error| wrong(error.to_string()))?;
+    // Editors of Windows put a byte order mark in front.
+    let text = text.strip_prefix('\u{FEFF}').unwrap_or(&text);
     let is_json =
         path.extension().is_some_and(|extension| extension == "json") || text.trim_start().starts_with('{');
     if path.extension().is_some_and(|extension| extension == "conf") {
-        return lines(&text).map_err(wrong);
+        return lines(text).map_err(wrong);
     }
     let value = if is_json {
-        serde_json::from_str(&text).map_err(|error| wrong(format!("not JSON: {error}")))?
+        serde_json::from_str(text).map_err(|error| wrong(format!("not JSON: {error}")))?
     } else {
-        let table: toml::Table =
-            toml::from_str(&text).map_err(|error| wrong(format!("not TOML: {error}")))?;
+        let table: toml::Table = toml::from_str(text).map_err(|error| wrong(format!("not TOML: {error}")))?;
         to_json(&toml::Value::Table(table)).map_err(|error| wrong(format!("it {error}")))?
     };
     match value {
@@ -49,20 +50,22 @@ fn read_file(path: &Path) -> Result<Map<String, Value>, CtlError> {
     }
 }
 
-/// A file of `key = value` lines, as EMQX 4 has them: a key with dots is one key, and every value is text.
+/// A file of `key = value` lines, as EMQX 4 has them: a key with dots is one key, every value is text, and a `#` begins a comment
+/// wherever it stands. Of a key that is there twice the last line counts.
 fn lines(text: &str) -> Result<Map<String, Value>, String> {
     let mut config = Map::new();
     for (number, line) in (1..).zip(text.lines()) {
-        let line = line.trim();
-        if line.is_empty() || line.starts_with('#') {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
             continue;
         }
         let (key, value) =
             line.split_once('=').ok_or_else(|| format!("line {number} is not `key = value`"))?;
-        let value = value.trim().trim_matches('"');
-        if config.insert(key.trim().to_owned(), Value::String(value.to_owned())).is_some() {
-            return Err(format!("line {number}: {} is there twice", key.trim()));
+        let (key, value) = (key.trim(), value.trim().trim_matches('"'));
+        if value.is_empty() {
+            return Err(format!("line {number}: {key} has no value"));
         }
+        config.insert(key.to_owned(), Value::String(value.to_owned()));
     }
     Ok(config)
 }
@@ -160,8 +163,13 @@ mod tests {
         std::fs::write(&path, text).unwrap();
         let expected = json!({"exhook.drivers": "python3", "exhook.drivers.python3.call_timeout": "5s"});
         assert_eq!(read(Some(&path), &[]).unwrap().unwrap(), expected);
+        // A comment behind a value, a byte order mark, line ends of Windows, a key that is there twice.
+        let text = "\u{FEFF}a = /x # the folder\r\nb=1#one\r\n \t# c = 3\r\nb = 2 \r\nq = \"in quotes\"\r\n";
+        std::fs::write(&path, text).unwrap();
+        let expected = json!({"a": "/x", "b": "2", "q": "in quotes"});
+        assert_eq!(read(Some(&path), &[]).unwrap().unwrap(), expected);
         for (text, expected) in
-            [("a\n", "line 1 is not `key = value`"), ("a = 1\na = 2", "line 2: a is there twice")]
+            [("a\n", "line 1 is not `key = value`"), ("a = 1\nb = # 2", "line 2: b has no value")]
         {
             std::fs::write(&path, text).unwrap();
             assert!(read(Some(&path), &[]).unwrap_err().to_string().ends_with(expected));

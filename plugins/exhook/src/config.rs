@@ -34,6 +34,8 @@ pub struct Written {
     queue_bytes_max: Option<usize>,
     frame_bytes_max: Option<usize>,
     clients_max: Option<u32>,
+    login_bytes_max: Option<usize>,
+    logins_bytes_max: Option<usize>,
     node: Option<String>,
     #[serde(default)]
     topics: BTreeMap<String, Vec<String>>,
@@ -133,6 +135,8 @@ pub struct Config {
     pub working_directory: PathBuf,
     /// Files, whose folders are searched, and folders: absolute paths.
     pub paths: Vec<PathBuf>,
+    /// Folders of EMQX's lines that are not there.
+    pub missing: Vec<PathBuf>,
     /// The module that is imported.
     pub init_module: String,
     /// How long an answer may take.
@@ -157,6 +161,10 @@ pub struct Config {
     pub frame_bytes_max: usize,
     /// Most clients that a shard keeps described to one worker.
     pub clients_max: u32,
+    /// Most bytes that are kept of one login for the next worker.
+    pub login_bytes_max: usize,
+    /// Most bytes that are kept of all logins of one worker.
+    pub logins_bytes_max: usize,
     /// The broker's name, as hooks see it.
     pub node: String,
     /// Topic filters per hook point about a message, in the place of those that the workers ask for.
@@ -339,8 +347,15 @@ impl Written {
             options.insert("config".to_owned(), absolute("config", file)?.to_string_lossy().into());
         }
         let (program, arguments) = self.program(driver, beside)?;
+        let of_emqx = lines.path.is_some();
         let path = lines.path.or_else(|| self.path.clone()).unwrap_or_default();
         let paths = path.split(':').filter(|path| !path.is_empty());
+        let mut paths = paths.map(|path| searched("path", Path::new(path))).collect::<Result<Vec<_>, _>>()?;
+        let mut missing = Vec::new();
+        if of_emqx && paths.iter().any(|path| path.exists()) {
+            // EMQX passed its list on to a search path, where what is not there does no harm.
+            missing = paths.extract_if(.., |path| !path.exists()).collect();
+        }
         let config = Config {
             driver,
             program,
@@ -354,7 +369,8 @@ impl Written {
                 Some(folder) => absolute("working_directory", folder)?,
                 None => WORKING_DIRECTORY.into(),
             },
-            paths: paths.map(|path| searched("path", Path::new(path))).collect::<Result<_, _>>()?,
+            paths,
+            missing,
             init_module: lines
                 .init_module
                 .or_else(|| self.init_module.clone())
@@ -370,6 +386,8 @@ impl Written {
             queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
             frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
             clients_max: self.clients_max.unwrap_or(100_000),
+            login_bytes_max: self.login_bytes_max.unwrap_or(16 << 10),
+            logins_bytes_max: self.logins_bytes_max.unwrap_or(8 << 20),
             node: self.node.clone().unwrap_or_else(|| "grapnel@127.0.0.1".to_owned()),
             topics: self.topics.clone(),
             options,
@@ -510,6 +528,24 @@ mod tests {
         let config = config.unwrap();
         assert_eq!((config.init_module.as_str(), config.pool_size), ("hooks", 4));
         assert_eq!(config.call_timeout, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn of_several_folders_in_emqx_lines_those_count_that_are_there() {
+        let of = |key: &str, path: &str| {
+            read(
+                json!({"exhook.drivers": "python3", "driver": if key == "path" { Some("python3") } else { None }, key: path}),
+            )
+        };
+        let emqx = "exhook.drivers.python3.path";
+        let config = of(emqx, "/no/such:/tmp:/nor/this").unwrap();
+        assert_eq!(config.paths, [PathBuf::from("/tmp")]);
+        assert_eq!(config.missing, ["/no/such", "/nor/this"].map(PathBuf::from));
+        assert!(of(emqx, "/no/such:/nor/this").unwrap_err().contains("there is no /no/such"));
+        assert!(
+            of("path", "/no/such:/tmp").unwrap_err().contains("there is no /no/such"),
+            "our own words are meant"
+        );
     }
 
     #[test]
