@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x075622a1acd46069)
+#define GRAPNEL_ABI_HASH UINT64_C(0xeefea3b25e3b6dd1)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -373,6 +373,9 @@ typedef uint32_t grapnel_policy;
 /** Bit of grapnel_event.flags: the message is the broker's own. */
 #define GRAPNEL_FLAG_SYS UINT32_C(64)
 
+/** Bit of grapnel_event.flags: at message.publish, the message is a client's will. */
+#define GRAPNEL_FLAG_WILL UINT32_C(128)
+
 /** Bit of grapnel_mount.flags: at client.authorize, asks for action `deliver` too. */
 #define GRAPNEL_MOUNT_DELIVER UINT32_C(1)
 
@@ -465,8 +468,8 @@ struct grapnel_new_message {
     uint8_t retain;
     /** Payload format indicator: 0, 1, or 255 for none. */
     uint8_t payload_format;
-    /** Zero. */
-    uint8_t reserved;
+    /** Whether it is only stored, with `retain`, and goes to no subscriber (0, 1). */
+    uint8_t store_only;
     /** Message expiry interval, seconds; 0 for none. */
     uint32_t message_expiry_s;
     /** The flow that the message is counted in, a number of the plugin's choice; 0 for none. See
@@ -863,7 +866,7 @@ GRAPNEL_CHECK_FIELD(grapnel_new_message, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, qos, 4, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, retain, 5, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, payload_format, 6, 1);
-GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved, 7, 1);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, store_only, 7, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, message_expiry_s, 8, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, flow, 12, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, topic, 16, 16);

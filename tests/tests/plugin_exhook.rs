@@ -342,6 +342,22 @@ scenario! {
 }
 
 scenario! {
+    /// What is asked of a client that is not there stands in the log, with the plugin's name; the first time, the second, the fourth.
+    fn commands_for_absent_clients_are_told(broker in broker()) {
+        load(broker, &paho::python(), &folder(), "absent", &[]);
+        Client::hello(broker, Version::V5, "c").publish(&Publish::new("do", "x").qos(1));
+        for (what, times) in [("subscribe \"a/#\"", 1), ("kick", 2), ("unsubscribe \"a/#\"", 4)] {
+            wait_for_log(
+                broker,
+                &format!(
+                    "exhook: {what} of client \"gone\" is not done: no client of that name has a session here ({times} so far)"
+                ),
+            );
+        }
+    }
+}
+
+scenario! {
     /// `exhook drivers`: what is loaded, what its workers have done, and a driver that is disabled is not called until it is enabled.
     fn drivers_are_shown_and_switched(broker in broker()) {
         load(broker, &paho::python(), &folder(), "mirror", &["pool_size=2"]);

@@ -208,10 +208,11 @@ scenario! {
         for path in [
             hooks.display().to_string(),
             hooks.join("emqx_spy.py").display().to_string(),
-            format!("{}:{}", named.path().display(), hooks.display()),
+            // One that is not there does no harm, as in EMQX.
+            format!("{}:/no/such:{}", named.path().display(), hooks.display()),
         ] {
             let lines = format!(
-                "## The drivers\n\nexhook.drivers = python3\n## Search path\nexhook.drivers.python3.path = {path}\n\
+                "\u{FEFF}## The drivers\n\nexhook.drivers = python3 # not java\n## Search path\nexhook.drivers.python3.path = {path}\n\
                  exhook.drivers.python3.call_timeout = 5s\nexhook.drivers.python3.init_module = emqx_spy\n"
             );
             std::fs::write(&file, lines).unwrap();

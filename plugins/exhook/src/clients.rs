@@ -5,11 +5,20 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use crate::kept::{Connection, Kept};
 use crate::line::{FORGOTTEN, Named, Writing};
 use crate::wire::Writer;
 
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
 const KEPT_MAX: usize = 1024;
+
+/// Above these bits of a client's number stands its shard.
+const SHARD_BITS: u32 = 40;
+
+/// The shard whose client has this number.
+pub fn shard_of(number: u64) -> u32 {
+    u32::try_from((number >> SHARD_BITS).saturating_sub(1)).unwrap_or(0)
+}
 
 /// A client as an event shows it.
 #[derive(Clone, Copy, Debug, Hash)]
@@ -39,6 +48,8 @@ pub struct Who<'a> {
 pub struct Entering<'a> {
     /// Whether it is in already, so that there is no password, and nothing is known of a will.
     pub late: bool,
+    /// Whether there is a session under its identifier.
+    pub has_session: bool,
     /// Any bytes.
     pub password: Option<&'a [u8]>,
     /// Of CONNECT.
@@ -81,6 +92,16 @@ struct Written {
     bytes: Box<[u8]>,
 }
 
+impl Who<'_> {
+    fn connection(&self) -> Connection<'_> {
+        Connection {
+            client_id: self.client_id,
+            host: self.peer_host.unwrap_or(""),
+            port: self.peer_port.unwrap_or(0),
+        }
+    }
+}
+
 /// The clients that a shard has described to one worker.
 #[derive(Debug)]
 pub struct Clients {
@@ -88,18 +109,21 @@ pub struct Clients {
     order: VecDeque<Box<str>>,
     /// Most of them; the one described first is forgotten for one more.
     max: usize,
+    /// What their logins gave, of all shards.
+    kept: Arc<Kept>,
     next: u64,
     hasher: RandomState,
 }
 
 impl Clients {
     /// None yet, and at most so many, on this shard.
-    pub fn new(shard: u32, max: usize) -> Clients {
+    pub fn new(shard: u32, max: usize, kept: Arc<Kept>) -> Clients {
         Clients {
             known: HashMap::new(),
             order: VecDeque::new(),
             max,
-            next: (u64::from(shard) + 1) << 40,
+            kept,
+            next: (u64::from(shard) + 1) << SHARD_BITS,
             hasher: RandomState::new(),
         }
     }
@@ -122,6 +146,11 @@ impl Clients {
             _ => More::None,
         };
         let is_entering = entering.is_some_and(|entering| !entering.late);
+        let stored = entering.filter(|entering| entering.has_session);
+        let stored = stored.and_then(|_| self.kept.stored(who.client_id, epoch));
+        let kept = &self.kept;
+        // Who comes in has a login of its own; who was in before there was this process had one.
+        let login = |told: bool| if told || is_entering { None } else { kept.of(who.connection()) };
         if let Some(known) = self.known.get_mut(who.client_id) {
             let told = known.epoch == epoch;
             // What entered with more is described once more when it is in, then without the password.
@@ -135,7 +164,8 @@ impl Clients {
                 Some(kept) if !told && written.is_none() => More::Earlier(kept),
                 _ => more,
             };
-            let described = described_as(who, more);
+            let given = Given { login: login(told && known.origin == origin), stored };
+            let described = described_as(who, more, &given);
             known.keep(written);
             (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
             return known.describe(line, who, described);
@@ -150,7 +180,7 @@ impl Clients {
         }
         let number = self.next;
         self.next += 1;
-        let described = described_as(who, more);
+        let described = described_as(who, more, &Given { login: login(false), stored });
         let mut known =
             Known { number, print, entering: is_entering, origin, epoch, kept: None, about: None };
         known.keep(written);
@@ -165,11 +195,12 @@ impl Clients {
     }
 
     /// The last call about a connection, after which its client is forgotten. Where another connection has taken the identifier over
-    /// meanwhile, that one stays described, and this one goes under a number of its own.
+    /// meanwhile, that one stays described, and this one goes under a number of its own. `is_over` where its session ends, too.
     pub fn last_call(
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
+        is_over: bool,
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
         let origin = self.origin(who);
@@ -179,8 +210,12 @@ impl Clients {
             .is_some_and(|known| known.epoch == line.epoch() && known.origin != origin);
         let named = if taken_over {
             self.next += 1;
-            let named = Named { number: self.next - 1, about: Some(described_as(who, More::None).into()) };
-            line.describe(named.clone(), &described_as(who, More::None));
+            let given = Given { login: self.kept.of(who.connection()), stored: None };
+            let named = Named {
+                number: self.next - 1,
+                about: Some(described_as(who, More::None, &Given::default()).into()),
+            };
+            line.describe(named.clone(), &described_as(who, More::None, &given));
             named
         } else {
             let named = self.number(line, who, None);
@@ -189,6 +224,9 @@ impl Clients {
         };
         let number = named.number;
         call(line, named);
+        if is_over {
+            self.kept.forget(who.connection());
+        }
         line.call(0, FORGOTTEN, Named { number, about: None }, |data| {
             data.nil();
         });
@@ -216,7 +254,9 @@ impl Known {
             self.about = None;
             return Named { number, about: Some(described.into()) };
         }
-        let earlier = self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept)));
+        // What its login gave is added when another process is given a call: it may have changed by then.
+        let earlier =
+            self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
         self.about = Some(earlier.as_ref().unwrap_or(&described).as_slice().into());
         let named = Named { number, about: self.about.clone() };
         line.describe(named.clone(), &described);
@@ -266,15 +306,25 @@ enum More<'a> {
     Earlier(&'a Written),
 }
 
+/// What hooks of another process have had kept.
+#[derive(Debug, Default)]
+struct Given {
+    /// Of its login.
+    login: Option<Box<[u8]>>,
+    /// Of the login that the session under its identifier is from.
+    stored: Option<Box<[u8]>>,
+}
+
 /// A description: a map, as MessagePack has it.
-fn described_as(who: &Who<'_>, more: More<'_>) -> Vec<u8> {
+fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<u8> {
     let mut bytes = Vec::new();
     let out = &mut Writer(&mut bytes);
-    out.map(match more {
-        More::None => 9,
-        More::Entering(password, said) => 9 + said.pairs + usize::from(password.is_some()),
-        More::Earlier(said) => 10 + said.pairs,
-    });
+    let said = match more {
+        More::None => 0,
+        More::Entering(password, said) => said.pairs + usize::from(password.is_some()),
+        More::Earlier(said) => 1 + said.pairs,
+    };
+    out.map(9 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
     out.text("client_id").text(who.client_id);
     out.text("username").text_or_nil(who.username);
     out.text("superuser").flag(who.superuser);
@@ -284,6 +334,11 @@ fn described_as(who: &Who<'_>, more: More<'_>) -> Vec<u8> {
     out.text("peer_port").number(who.peer_port.unwrap_or(0));
     out.text("local_port").number(who.local_port.unwrap_or(0));
     out.text("listener").text(who.listener.unwrap_or(""));
+    for (key, bytes) in [("login", &given.login), ("stored", &given.stored)] {
+        if let Some(bytes) = bytes {
+            out.text(key).bytes(bytes);
+        }
+    }
     match more {
         More::None => {}
         More::Entering(password, said) => {

@@ -3,13 +3,15 @@
 use grapnel_plugin_abi::{Host, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
+use crate::clients::shard_of;
+use crate::kept::{Connection, Kept};
 use crate::wire::{bytes_ref, flag_of, get, text_ref};
 
-/// Does it.
+/// Does it; what is to be kept goes to `kept`, of process `epoch`.
 ///
 /// # Errors
 /// What is wrong, as a sentence for the log.
-pub fn run(host: Host, command: &ValueRef<'_>) -> Result<(), String> {
+pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> Result<(), String> {
     let ValueRef::Array(parts) = command else { return Err("a command is a list".to_owned()) };
     let Some(name) = parts.first().and_then(text_ref) else {
         return Err("a command begins with its name".to_owned());
@@ -33,9 +35,28 @@ pub fn run(host: Host, command: &ValueRef<'_>) -> Result<(), String> {
             None | Some(ValueRef::Nil) => host.invalidate(Whose::Everybody),
             Some(_) => host.invalidate(Whose::Client(text(1, "client identifier")?)),
         },
+        "keep" => return keep(kept, epoch, parts),
         other => return Err(format!("there is no command {other:?}")),
     };
     done.map_err(|refused| format!("{name}: {refused}"))
+}
+
+/// `["keep", client, client_id, host, port, bytes or nil]`: what a login gave, or that its session is over.
+fn keep(kept: &Kept, epoch: u64, parts: &[ValueRef<'_>]) -> Result<(), String> {
+    let text = |at: usize| parts.get(at).and_then(text_ref);
+    let number = |at: usize| parts.get(at).and_then(ValueRef::as_u64);
+    let (Some(client), Some(client_id), Some(host), Some(port)) = (number(1), text(2), text(3), number(4))
+    else {
+        return Err("keep: it is not [client, client_id, host, port, bytes]".to_owned());
+    };
+    let whose = Connection { client_id, host, port: u16::try_from(port).unwrap_or(0) };
+    match parts.get(5).and_then(bytes_ref) {
+        Some(bytes) => kept.keep(whose, shard_of(client), bytes, epoch),
+        None => {
+            kept.forget(whose);
+            Ok(())
+        }
+    }
 }
 
 fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin_abi::Refused>, String> {
@@ -47,6 +68,9 @@ fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin
     }
     if let Some(retain) = get(value, "retain").and_then(flag_of) {
         message = message.retain(retain);
+    }
+    if get(value, "store_only").and_then(flag_of) == Some(true) {
+        message = message.store_only();
     }
     if let Some(from) = get(value, "from").and_then(text_ref) {
         message = message.from_client(from);

@@ -34,17 +34,19 @@ macro_rules! who {
 
 /// What an event about CONNECT says more of the client.
 macro_rules! entering {
-    ($event:expr, $password:expr) => {
+    ($event:expr, $password:expr, $has_session:expr) => {
         Entering {
             will: $event.will().map(|will| (will.topic, will.payload, will.qos, will.retain)),
             password: $password,
             late: false,
+            has_session: $has_session,
             ..entering!($event)
         }
     };
     ($event:expr) => {
         Entering {
             late: true,
+            has_session: false,
             password: None,
             will: None,
             clean_start: $event.clean_start(),
@@ -59,7 +61,10 @@ macro_rules! entering {
 
 /// Writes a message.
 macro_rules! message {
-    ($event:expr, $out:expr) => {{
+    ($event:expr, $out:expr) => {
+        message!($event, $out, false)
+    };
+    ($event:expr, $out:expr, $will:expr) => {{
         let (event, out): (_, &mut Writer<'_>) = (&*$event, $out);
         out.list(9).number(event.message_id().unwrap_or(0)).text(event.topic()).bytes(event.payload());
         out.number(event.qos()).flag(event.retain()).flag(event.dup()).text(event.from().unwrap_or(""));
@@ -68,7 +73,7 @@ macro_rules! message {
         let (kind, response) = (event.content_type(), event.response_topic());
         let (data, expiry, is_text) =
             (event.correlation_data(), event.message_expiry_s(), event.payload_is_text());
-        let there = [kind.is_some(), response.is_some(), data.is_some(), expiry.is_some(), is_text];
+        let there = [kind.is_some(), response.is_some(), data.is_some(), expiry.is_some(), is_text, $will];
         out.map(there.into_iter().filter(|there| *there).count() + usize::from(!users.is_empty()));
         if let Some(kind) = kind {
             out.text("content_type").text(kind);
@@ -84,6 +89,9 @@ macro_rules! message {
         }
         if is_text {
             out.text("payload_format").number(1_u64);
+        }
+        if $will {
+            out.text("will").flag(true);
         }
         if !users.is_empty() {
             out.text("user");
@@ -116,7 +124,7 @@ impl PoolShard {
                 // The one comes before the other, and each may be the last that is heard of a client.
                 if matches!(point, HookPoint::ClientDisconnected | HookPoint::SessionTerminated) {
                     let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
-                    clients.last_call(&mut writing, who, call);
+                    clients.last_call(&mut writing, who, point == HookPoint::SessionTerminated, call);
                 } else {
                     let client = clients.number(&mut writing, who, entering);
                     writing.call(0, point as i64, client, data);
@@ -176,7 +184,7 @@ impl PoolShard {
     }
 
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, None));
+        let (who, entering) = (who!(event), entering!(event, None, false));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
@@ -185,10 +193,11 @@ impl PoolShard {
     }
 
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, event.password()));
+        let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
+        let there = event.has_session();
         let data = |out: &mut Writer<'_>| {
-            out.list(3).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data);
+            out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
         Ok(self.ask(HookPoint::ClientAuthenticate, &who, Some(&entering), defer, data))
@@ -248,7 +257,7 @@ impl PoolShard {
         let who = who!(event);
         // It is written before the ticket is taken: both look at the event.
         let mut bytes = Vec::new();
-        message!(event, &mut Writer(&mut bytes));
+        message!(event, &mut Writer(&mut bytes), event.is_will());
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
         let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
         Ok(self.ask(HookPoint::MessagePublish, &who, None, defer, data))
@@ -310,8 +319,8 @@ impl PoolShard {
     fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
         self.tell(HookPoint::SessionSubscribed, &who!(event), None, |out| {
-            out.list(4).text(filter.filter).number(filter.options).flag(event.is_new());
-            out.number_or_nil(event.subscription_id().map(u64::from));
+            out.list(5).text(filter.filter).number(filter.options).flag(event.is_new());
+            out.number_or_nil(event.subscription_id().map(u64::from)).text_or_nil(event.cause());
         });
     }
 

@@ -6,7 +6,9 @@ mod command;
 mod config;
 mod farewell;
 mod figures;
+mod handover;
 mod hooks;
+mod kept;
 mod line;
 mod printed;
 mod process;
@@ -27,6 +29,7 @@ use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Mounting, Plugin};
 use clients::Clients;
 use config::{Config, PLACES, Written};
 use figures::Figures;
+use kept::Kept;
 use line::Line;
 use wire::{Ready, Wanted};
 use worker::Worker;
@@ -43,12 +46,15 @@ pub(crate) struct Exhook {
 pub(crate) struct Pool {
     config: Arc<Config>,
     lines: Vec<Arc<Line>>,
+    /// What logins gave to the hooks of each worker.
+    kept: Vec<Arc<Kept>>,
     /// What the workers asked for, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
 }
 
 /// The instance of a shard.
 pub(crate) struct ExhookShard {
+    shard: u32,
     /// By [`Driver::place`].
     pools: [Option<PoolShard>; PLACES],
 }
@@ -94,10 +100,21 @@ impl Plugin for Exhook {
         let mut pools = [const { None }; PLACES];
         for pool in &self.pools {
             let max = pool.config.clients_max as usize;
-            let clients = pool.lines.iter().map(|_| Clients::new(shard, max)).collect();
+            let clients = pool.kept.iter().map(|kept| Clients::new(shard, max, Arc::clone(kept))).collect();
             pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
         }
-        Ok(ExhookShard { pools })
+        Ok(ExhookShard { shard, pools })
+    }
+
+    /// What logins gave goes over: a client does not come in anew for a reload.
+    fn export_state(shard: &ExhookShard) -> Result<Option<Vec<u8>>, Error> {
+        let pools: Vec<_> = shard.pools.iter().flatten().map(|shard| &shard.pool).collect();
+        Ok(Some(handover::export(shard.shard, &pools)))
+    }
+
+    fn import_state(shard: &mut ExhookShard, state: &[u8]) -> Result<bool, Error> {
+        let pools: Vec<_> = shard.pools.iter().flatten().map(|shard| &shard.pool).collect();
+        Ok(handover::import(shard.shard, &pools, state))
     }
 }
 
@@ -105,6 +122,7 @@ impl Plugin for Exhook {
 struct Starting {
     config: Arc<Config>,
     lines: Vec<Arc<Line>>,
+    kept: Vec<Arc<Kept>>,
     ready: Vec<Receiver<Result<Ready, String>>>,
 }
 
@@ -112,14 +130,22 @@ impl Starting {
     /// Starts all workers of a driver.
     fn new(config: Config, host: Host) -> Result<Starting, Error> {
         let config = Arc::new(config);
-        let (mut lines, mut ready) = (Vec::new(), Vec::new());
+        for path in &config.missing {
+            host.warn(format_args!(
+                "path: there is no {}; the others are searched, as in EMQX",
+                path.display()
+            ));
+        }
+        let (mut lines, mut ready, mut all_kept) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.pool_size {
             let figures = Figures::new(host, config.driver.name(), index);
             let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max, figures)?);
+            let kept = Arc::new(Kept::new(config.login_bytes_max, config.logins_bytes_max));
             let (first, answer) = sync_channel(1);
             let worker = Worker {
                 config: Arc::clone(&config),
                 line: Arc::clone(&line),
+                kept: Arc::clone(&kept),
                 host,
                 index,
                 first: Some(first),
@@ -128,14 +154,15 @@ impl Starting {
             };
             host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
             lines.push(line);
+            all_kept.push(kept);
             ready.push(answer);
         }
-        Ok(Starting { config, lines, ready })
+        Ok(Starting { config, lines, kept: all_kept, ready })
     }
 
     /// Waits until they run, and hears what they want.
     fn ready(self) -> Result<Arc<Pool>, Error> {
-        let Starting { config, lines, ready } = self;
+        let Starting { config, lines, kept, ready } = self;
         let mut wanted = BTreeMap::new();
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
@@ -144,7 +171,7 @@ impl Starting {
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Arc::new(Pool { config, lines, wanted }))
+        Ok(Arc::new(Pool { config, lines, kept, wanted }))
     }
 }
 

@@ -10,6 +10,7 @@ use grapnel_plugin_abi::Error;
 use rustix::event::EventfdFlags;
 
 use crate::figures::Figures;
+use crate::kept::Kept;
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
@@ -86,7 +87,7 @@ impl Calls {
 
     /// Behind these, `more` for a process that has been told only of those who have been `described` here: the others are described first.
     /// What nobody waits for any more is left out.
-    fn carry(&mut self, more: Calls, described: &mut HashSet<u64>) {
+    fn carry(&mut self, more: Calls, described: &mut HashSet<u64>, kept: &Kept) {
         let waited_for: HashSet<u64> = more.asked.iter().map(|asked| asked.id).collect();
         for (bytes, end) in more.each() {
             if end.id != 0 && !waited_for.contains(&end.id) {
@@ -100,7 +101,14 @@ impl Calls {
                     let mut written = Vec::new();
                     write_call(&mut written, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));
                     let client = end.client.clone();
-                    self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client });
+                    self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client: client.clone() });
+                    if let Some(login) = kept.described(about) {
+                        written.clear();
+                        write_call(&mut written, 0, DESCRIBED, number, |data| {
+                            data.0.extend_from_slice(&login)
+                        });
+                        self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client });
+                    }
                     if point == DESCRIBED {
                         continue;
                     }
@@ -213,8 +221,8 @@ impl Line {
     }
 
     /// The process has ended, and was not given `rest`: that, and what waits here, is for the next one, which is told of the clients in it
-    /// first.
-    pub fn carry(&self, rest: Calls) {
+    /// first, with what their logins gave.
+    pub fn carry(&self, rest: Calls, kept: &Kept) {
         let waiting = {
             let mut state = self.lock();
             state.epoch += 1;
@@ -226,8 +234,8 @@ impl Line {
         };
         // Shards write meanwhile, for the next process.
         let (mut all, mut described) = (Calls::default(), HashSet::new());
-        all.carry(rest, &mut described);
-        all.carry(waiting, &mut described);
+        all.carry(rest, &mut described, kept);
+        all.carry(waiting, &mut described, kept);
         let mut state = self.lock();
         let newer = std::mem::take(&mut state.calls);
         for (bytes, end) in newer.each() {
@@ -243,6 +251,11 @@ impl Line {
         let asked = &mut self.lock().calls.asked;
         let count = asked.iter().take_while(|asked| asked.since <= before).count();
         asked.drain(..count).collect()
+    }
+
+    /// The process that takes calls now, or will.
+    pub fn epoch(&self) -> u64 {
+        self.lock().epoch
     }
 
     /// Wakes the thread.

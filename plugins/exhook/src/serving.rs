@@ -390,8 +390,9 @@ impl<'w> Serving<'w> {
                 self.lines.say(level, &text);
             }
             Said::Commands(commands) if self.ready => {
+                let kept = (&*self.worker.kept, self.worker.line.epoch());
                 for command in commands {
-                    if let Err(error) = command::run(host, &command) {
+                    if let Err(error) = command::run(host, kept, &command) {
                         host.warn(format_args!("{}: {error}", self.worker.name()));
                     }
                 }
@@ -474,7 +475,7 @@ impl<'w> Serving<'w> {
             let rest = self
                 .batch
                 .split_off(first, |id| asked.remove(&id).map(|(since, ticket)| Asked { id, ticket, since }));
-            self.worker.line.carry(rest);
+            self.worker.line.carry(rest, &self.worker.kept);
             for (_, (_, ticket)) in self.asked.drain() {
                 fail(&self.worker.line.figures, ticket);
             }

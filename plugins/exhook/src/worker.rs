@@ -9,6 +9,7 @@ use grapnel_plugin_abi::Host;
 
 use crate::config::{Config, WhileDown};
 use crate::figures::Figures;
+use crate::kept::Kept;
 use crate::line::{Calls, Line};
 use crate::process::Process;
 use crate::serving::{End, LINE_LOOK, Serving};
@@ -28,6 +29,8 @@ pub struct Worker {
     pub config: Arc<Config>,
     /// Where the calls come from.
     pub line: Arc<Line>,
+    /// What its hooks know of logins.
+    pub kept: Arc<Kept>,
     /// The broker.
     pub host: Host,
     /// Which of the pool.

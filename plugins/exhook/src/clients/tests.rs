@@ -8,6 +8,10 @@ use crate::line::{Calls, DESCRIBED, Line};
 
 const MAX: usize = 1000;
 
+fn none() -> Arc<Kept> {
+    Arc::new(Kept::new(1024, 1 << 20))
+}
+
 fn who(peer_port: u16) -> Who<'static> {
     Who {
         client_id: "c",
@@ -20,6 +24,28 @@ fn who(peer_port: u16) -> Who<'static> {
         local_port: Some(1883),
         listener: Some("default"),
     }
+}
+
+#[test]
+fn a_process_that_is_started_anew_hears_what_logins_gave() {
+    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let kept = none();
+    let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
+    let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
+        clients.number(&mut line.write().unwrap(), who, entering);
+        let keys = if line.waiting() > 0 { described(&line) } else { Vec::new() };
+        ["login", "stored"].map(|key| keys.iter().any(|found| found == key))
+    };
+    let with_session = Entering { has_session: true, ..Entering::default() };
+    assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
+    kept.keep(who(1).connection(), 3, b"login", line.epoch()).unwrap();
+    assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
+    assert_eq!(tell(&who(2), Some(&with_session)), [false, false], "and that of the session too");
+    line.cut(true);
+    assert_eq!(tell(&who(2), Some(&with_session)), [false, true], "another one that wants the session");
+    assert_eq!(tell(&who(1), None), [true, false]);
+    assert_eq!(tell(&who(3), Some(&Entering::default())), [false, false], "the broker has no session");
+    assert_eq!(shard_of(clients.number(&mut line.write().unwrap(), &who(1), None).number), 3);
 }
 
 /// Points and numbers of the clients of all calls that wait.
@@ -40,7 +66,7 @@ fn waiting(line: &Line) -> Vec<(i64, u64)> {
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
     let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default())).number;
     assert_eq!(waiting(&line), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
@@ -67,7 +93,7 @@ fn described(line: &Line) -> Vec<String> {
 #[test]
 fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
     let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         clients.number(&mut line.write().unwrap(), who, entering);
         let keys = described(line);
@@ -94,7 +120,7 @@ fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password()
 #[test]
 fn what_connect_said_comes_late_where_nobody_asked_before() {
     let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
         clients.number(&mut line.write().unwrap(), who, entering);
         let has =
@@ -112,12 +138,12 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
     let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     let number = clients.number(&mut line.write().unwrap(), &who(1), None).number;
     assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None).number, number);
     waiting(&line);
     let leave = |clients: &mut Clients, port| {
-        clients.last_call(&mut line.write().unwrap(), &who(port), |line, number| {
+        clients.last_call(&mut line.write().unwrap(), &who(port), true, |line, number| {
             line.call(0, 7, number, |data| {
                 data.nil();
             });
@@ -150,7 +176,7 @@ fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     let tell = |line: &Line, client: Named, point| {
         line.write().unwrap().call(0, point, client, |data| {
             data.nil();
@@ -179,8 +205,8 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
             data.nil();
         });
     };
-    clients.last_call(&mut line.write().unwrap(), &who(1), gone);
-    line.carry(Calls::default());
+    clients.last_call(&mut line.write().unwrap(), &who(1), true, gone);
+    line.carry(Calls::default(), &none());
     let new = clients.number(&mut line.write().unwrap(), &who(1), None);
     tell(&line, new.clone(), 9);
     assert_eq!(
@@ -203,14 +229,14 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     tell(&line, again, 4);
     let mut batch = Calls::default();
     line.take(&mut batch);
-    line.carry(batch.split_off(1, |_| None));
+    line.carry(batch.split_off(1, |_| None), &none());
     assert_eq!(carried(&line), [(DESCRIBED, new.number, false, false), (4, new.number, false, false)]);
 }
 
 #[test]
 fn no_more_clients_are_kept_than_there_are_places() {
     let line = Line::new(1 << 20, 1 << 30, Figures::none()).unwrap();
-    let mut clients = Clients::new(0, MAX);
+    let mut clients = Clients::new(0, MAX, none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
         clients.number(&mut line.write().unwrap(), &Who { client_id: &name, ..who(1) }, None);

@@ -80,6 +80,7 @@ class FakeBroker:
         self._next_id = 0
         self.log: list[tuple[int, str]] = []
         self.commands: list[list[Any]] = []
+        self.kept: list[list[Any]] = []
         self.answers: dict[int, tuple[int, Any]] = {}
         self.done = 0
         self.asked = 0
@@ -173,7 +174,9 @@ class FakeBroker:
             assert frame[1] in (1, 2, 3, 4) and isinstance(frame[2], str)
             self.log.append((frame[1], frame[2]))
         elif kind == 4:
-            self.commands += frame[1]
+            # What it is to keep for the next worker stands apart.
+            self.commands += [command for command in frame[1] if command[0] != "keep"]
+            self.kept += [command for command in frame[1] if command[0] == "keep"]
         else:
             raise AssertionError(f"frame {frame!r}")
 

@@ -4,6 +4,8 @@ What is expected stands in aMQTT's documents and in what its own broker calls.""
 
 from __future__ import annotations
 
+import pickle
+import time
 from pathlib import Path
 from typing import Any
 
@@ -372,11 +374,13 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     assert broker.commands == [
         ["publish", {"topic": "b/1", "payload": b"one", "qos": 2, "retain": False}],
         ["publish", {"topic": "b/2", "payload": b"\xff", "qos": 1, "retain": False}],
-        ["publish", {"topic": "r/1", "payload": b"kept", "qos": 0, "retain": True}],
-        ["publish", {"topic": "r/2", "payload": b"", "qos": 0, "retain": True}],
+        ["publish", {"topic": "r/1", "payload": b"kept", "qos": 0, "retain": True, "store_only": True}],
+        ["publish", {"topic": "r/2", "payload": b"", "qos": 0, "retain": True, "store_only": True}],
         ["subscribe", "offline", "o/#", 1],
     ]
     assert recorded(broker) == [("retained", "r/1", b"kept")]
+    # Tables show what is: nobody has begun those sessions.
+    assert "there is no session of empty, and only its client can begin one" in broker.lines()
     broker.describe(1, clean_start=False)
     broker.describe(2, client_id="c2")
     for number in (1, 2):
@@ -388,17 +392,16 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     broker.tell("message.retained", 2, [message("y", b"1", retain=True), 1])
     broker.tell("message.retained", 2, [message("y", b"", retain=True), 2])
     broker.tell("client.disconnected", 1, [0, ""])
-    sessions = [("c1", "disconnected"), ("c2", "connected"), ("empty", "disconnected"), ("offline", "disconnected")]
+    sessions = [("c1", "disconnected"), ("c2", "connected")]
     tables = (None, "c1", {"r/1": b"kept", "x": b"1"})
-    assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1), ("c2", 2)], "o/#": [("offline", 1)]})
+    assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1), ("c2", 2)]})
     # A session that ends is gone with its subscriptions; one that does not is found again when its client comes back.
     broker.calls([[0, -2, 1, None]])
     broker.describe(3, clean_start=False)
     broker.tell("client.connected", 3, [])
     broker.tell("session.terminated", 2, [False, 0, "closed", 0])
     broker.tell("client.disconnected", 3, [0, ""])
-    sessions = [("c1", "disconnected"), ("empty", "disconnected"), ("offline", "disconnected")]
-    assert recorded(broker)[-1] == (sessions, *tables, {"a/#": [("c1", 1)], "o/#": [("offline", 1)]})
+    assert recorded(broker)[-1] == ([("c1", "disconnected")], *tables, {"a/#": [("c1", 1)]})
 
 
 def test_without_a_mirror_only_what_plugins_listen_to_is_asked_for(amqtt: Any) -> None:
@@ -563,9 +566,23 @@ def test_aliases_are_entry_points_with_the_old_sections(amqtt: Any, tmp_path: Pa
 )  # fmt: skip
 def test_topic_check_is_switched_by_both_names(amqtt: Any, tmp_path: Path, section: dict, mounted: bool) -> None:
     entry_points(tmp_path, "shop.plugins", mine="hooks:A", topics="hooks:C")
-    broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "topic-check": section})
+    broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "auth": {}, "topic-check": section})
     assert ("client.authorize" in broker.hooks) is mounted
     assert "client.authenticate" in broker.hooks
+
+
+def test_topic_check_without_auth_is_what_amqtt_makes_of_it(amqtt: Any, tmp_path: Path) -> None:
+    """The real package, beside us: it takes its default plugins, and anonymous clients come in."""
+    from amqtt.contexts import BrokerConfig
+
+    entry_points(tmp_path, "shop.plugins", mine="hooks:A", topics="hooks:C")
+    section = {"enabled": True, "plugins": ["topics"]}
+    theirs = BrokerConfig.from_dict({"topic-check": dict(section)})
+    broker = amqtt(VERDICTS, {"plugin_namespace": "shop.plugins", "topic-check": section})
+    assert "amqtt.plugins.authentication.AnonymousAuthPlugin" in theirs.plugins  # type: ignore[operator]
+    broker.describe(1, username=None)
+    assert broker.ask("client.authenticate", 1, [0, None, None]) == (1, {"allow": True})
+    assert "client.authorize" not in broker.hooks
 
 
 def test_without_a_list_all_authentication_plugins_of_the_namespace_are_asked(amqtt: Any, tmp_path: Path) -> None:
@@ -889,3 +906,315 @@ def test_without_a_mirror_clients_leave_nothing_behind(amqtt: Any) -> None:
         broker.tell("message.publish", number, message())
         broker.calls([[0, -2, number, None]])
     assert recorded(broker) == [row for n in (1, 2, 3) for row in ((f"c{n}", "connected"), (f"c{n}", 0, 0))]
+
+
+# What a login gave
+
+LOGIN = """
+    from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+
+    class Login(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            session.attributes["role"] = "admin" if session.username == "root" else "user"
+            session.is_anonymous = session.username is None
+            session.tag = ("set", session.username)
+            return True
+
+    class Token(BaseTopicPlugin):
+        async def topic_filtering(self, *, session, topic, action):
+            if topic.startswith("role/"):
+                # What a missing role means is left to the others.
+                role = session.attributes.get("role")
+                return None if role is None else role == topic[5:]
+            if topic == "count":
+                session.attributes["n"] = session.attributes.get("n", 0) + 1
+                return True
+            if not session.password:
+                return None
+            return topic == session.password
+
+    class Shows(BasePlugin):
+        async def on_broker_client_subscribed(self, *, client_id, topic):
+            session = self.context.get_session(client_id)
+            print(repr((session.password, dict(session.attributes), session.is_anonymous, session.username,
+                        getattr(session, "tag", None))))
+"""
+LOGINS = {"plugins": {"hooks.Login": {}, "hooks.Token": {}, "hooks.Shows": {}}}
+SHORT = ("client_id", "username", "superuser", "anonymous", "version", "peer_host", "peer_port", "local_port", "listener")
+
+
+def comes_in(broker: FakeBroker, number: int, **about: Any) -> dict[str, Any]:
+    """As the broker tells of a client that comes in; what it says of it afterwards comes back."""
+    from fake_broker import client
+
+    who = client(**about)
+    broker.calls([[0, -1, number, who]])
+    assert broker.ask("client.authenticate", number, [0, None, None, False])[1] == {"allow": True}
+    later = {key: who[key] for key in SHORT}
+    broker.calls([[0, -1, number, later]])
+    broker.tell("client.connected", number, [])
+    return later
+
+
+def asked(broker: FakeBroker, number: int, topic: str) -> Any:
+    code, value = broker.ask("client.authorize", number, [1, topic, 0, False, 0])
+    return "fails" if code == 2 else None if value is None else value["allow"]
+
+
+def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
+    first = amqtt(LOGIN, LOGINS)
+    later = comes_in(first, 7, username="ann", password=b"token")
+    first.until(lambda: len(first.kept) == 1)
+    assert [asked(first, 7, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+    # Also what has changed since, once a second.
+    end = time.monotonic() + 20
+    while len(first.kept) == 1 and time.monotonic() < end:
+        assert asked(first, 7, "count") is True
+    count = pickle.loads(first.kept[-1][-1])["attributes"]["n"]
+    _, number, client_id, host, port, login = first.kept[-1]
+    assert (number, client_id, host, port) == (7, "c1", later["peer_host"], later["peer_port"])
+    next_one = amqtt(LOGIN, LOGINS)
+    next_one.calls([[0, -1, 9, {**later, "earlier": True, "clean_start": True, "login": login}]])
+    assert [asked(next_one, 9, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
+        True, False, True, False, True,
+    ]  # fmt: skip
+    next_one.tell("session.subscribed", 9, ["a", 1, True, None])
+    assert recorded(next_one)[-1] == ("token", {"role": "user", "n": count + 1}, False, "ann", ("set", "ann"))
+
+
+def test_where_a_login_is_not_known_a_denial_becomes_no_permission(amqtt: Any) -> None:
+    """The worker before has kept nothing, or the plugin was not there yet."""
+    first = amqtt(LOGIN, LOGINS)
+    later = comes_in(first, 7, username="ann", password=b"token")
+    for about in ({}, {"earlier": True, "clean_start": True}, {"login": b"no pickle"}):
+        broker = amqtt(LOGIN, LOGINS)
+        broker.calls([[0, -1, 9, {**later, **about}]])
+        assert [asked(broker, 9, topic) for topic in ("token", "other", "role/user", "role/admin")] == ["fails"] * 4
+        assert "looks for password of the session of c1, whose login this worker has not seen" in broker.lines()
+        # What a plugin finds out anew it knows.
+        assert asked(broker, 9, "count") is True
+    # A client that gives no password has none: that is known.
+    nobody = amqtt(LOGIN, LOGINS)
+    comes_in(nobody, 1, username=None, password=None)
+    assert [asked(nobody, 1, topic) for topic in ("token", "role/user")] == [None, True]
+
+
+def test_what_a_login_gave_is_forgotten_with_its_session(amqtt: Any) -> None:
+    broker = amqtt(LOGIN, LOGINS)
+    comes_in(broker, 7)
+    broker.tell("client.disconnected", 7, [0, ""])
+    assert len(broker.kept) == 1
+    broker.tell("session.terminated", 7, [True, 30, "expired", None])
+    assert [command[-1] for command in broker.kept[1:]] == [None]
+    # Of one that has not been let in nothing is kept, whoever is there with the same name.
+    comes_in(broker, 8, client_id="c2")
+    broker.calls([[0, -1, 8, {**broker_client("c2"), "peer_port": 9}]])
+    broker.ask("client.authenticate", 8, [0, None, None, False])
+    broker.tell("client.disconnected", 7, [0, ""])
+    assert len(broker.kept) == 3
+
+
+def broker_client(client_id: str) -> dict[str, Any]:
+    from fake_broker import client
+
+    return client(client_id)
+
+
+def test_what_cannot_be_kept_is_said_and_does_not_take_the_rest(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+        class Login(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes["lock"] = (lambda: None)
+                session.attributes["role"] = "user"
+                return True
+        class Filter(BaseTopicPlugin):
+            async def topic_filtering(self, *, session, topic, action):
+                return topic in session.attributes
+    """
+    config = {"plugins": {"hooks.Login": {}, "hooks.Filter": {}}}
+    first = amqtt(source, config)
+    later = comes_in(first, 1)
+    first.until(lambda: len(first.kept) == 1)
+    assert first.lines().count("'lock' among the attributes of sessions is not known to a worker after this one") == 1
+    second = amqtt(source, config)
+    second.calls([[0, -1, 1, {**later, "login": first.kept[0][-1]}]])
+    assert [asked(second, 1, name) for name in ("role", "lock")] == [True, False]
+
+
+OWNER = """
+    from amqtt.plugins.base import BaseAuthPlugin, BasePlugin
+    class Owner(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            owner = session.attributes.get("owner")
+            print(repr((session.username, session.client_id, owner, session.parent)))
+            if owner is not None and owner != session.username:
+                return False
+            session.attributes["owner"] = session.username
+            return True
+    class Shows(BasePlugin):
+        async def on_broker_client_connected(self, *, client_id, client_session):
+            print(repr(("in", dict(client_session.attributes))))
+"""
+OWNERS = {"plugins": {"hooks.Owner": {}, "hooks.Shows": {}}}
+
+
+def wants_in(broker: FakeBroker, number: int, there: bool, **about: Any) -> bool:
+    broker.calls([[0, -1, number, {**broker_client("c1"), "clean_start": False, **about}]])
+    return bool(broker.ask("client.authenticate", number, [0, None, None, there])[1]["allow"])
+
+
+def test_whoever_resumes_a_session_is_judged_with_what_plugins_have_kept_at_it(amqtt: Any) -> None:
+    broker = amqtt(OWNER, OWNERS)
+    assert wants_in(broker, 1, False, username="ann", peer_port=1)
+    broker.tell("client.connected", 1, [])
+    broker.tell("client.disconnected", 1, [0, ""])
+    broker.calls([[0, -2, 1, None]])
+    assert not wants_in(broker, 2, True, username="eve", peer_port=2)
+    # What she was shown is not hers to change, and the owner still comes in.
+    assert wants_in(broker, 3, True, username="ann", peer_port=3)
+    broker.tell("client.connected", 3, [])
+    # With a clean start there is nothing to go on with [MQTT-3.1.2-4], nor where the broker has no session.
+    assert wants_in(broker, 4, True, username="eve", peer_port=4, clean_start=True)
+    assert wants_in(broker, 5, False, username="bob", peer_port=5)
+    assert recorded(broker) == [
+        ("ann", "c1", None, 0), ("in", {"owner": "ann"}), ("eve", "c1", "ann", 1), ("ann", "c1", "ann", 1),
+        ("in", {"owner": "ann"}), ("eve", "c1", None, 0), ("bob", "c1", None, 0),
+    ]  # fmt: skip
+
+
+def test_a_session_that_is_older_than_the_worker_is_shown_as_it_was_kept(amqtt: Any) -> None:
+    first = amqtt(OWNER, OWNERS)
+    assert wants_in(first, 1, False, username="ann", peer_port=1)
+    first.tell("client.connected", 1, [])
+    first.until(lambda: len(first.kept) == 1)
+    second = amqtt(OWNER, OWNERS)
+    kept = first.kept[0][-1]
+    assert not wants_in(second, 2, True, username="eve", peer_port=2, stored=kept)
+    assert wants_in(second, 3, True, username="ann", peer_port=3, stored=kept)
+    second.tell("client.connected", 3, [])
+    assert recorded(second) == [("eve", "c1", "ann", 1), ("ann", "c1", "ann", 1), ("in", {"owner": "ann"})]
+
+
+def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_login_is_kept(amqtt: Any) -> None:
+    """The broker's `session_owner` may say so."""
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin
+        class Any(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes.setdefault("role", session.username)
+                session.attributes["last"] = session.username
+                return True
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                print(repr((dict(client_session.attributes), client_session.parent)))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Any": {}}})
+    wants_in(broker, 1, False, username="ann", peer_port=1)
+    broker.tell("client.connected", 1, [])
+    wants_in(broker, 2, True, username="eve", peer_port=2)
+    broker.calls([[0, -1, 2, {**{key: broker_client("c1")[key] for key in SHORT}, "username": "ann", "peer_port": 1}]])
+    broker.tell("session.discarded", 2, [True, 30, "discarded", 0x8E])
+    broker.calls([[0, -1, 2, {**{key: broker_client("c1")[key] for key in SHORT}, "username": "eve", "peer_port": 2}]])
+    broker.tell("client.connected", 2, [])
+    assert recorded(broker) == [({"role": "ann", "last": "ann"}, 0), ({"last": "eve"}, 0)]
+
+
+# QoS 2, wills, and what plugins do themselves
+
+MESSAGES = """
+    from amqtt.plugins.base import BasePlugin
+    class Messages(BasePlugin):
+        async def on_broker_message_received(self, *, client_id, message):
+            print(repr(("received", client_id, bytes(message.data), message.qos)))
+        async def on_broker_message_broadcast(self, *, client_id, message):
+            print(repr(("broadcast", client_id, bytes(message.data))))
+"""
+
+
+def published(ident: int, data: bytes, dup: bool = False) -> list[Any]:
+    return [3, packet(3, b"\0\1t" + ident.to_bytes(2, "big") + data, 0b100 | dup << 3)]
+
+
+def released(ident: int) -> list[Any]:
+    return [6, packet(6, ident.to_bytes(2, "big"), 2)]
+
+
+def test_a_message_of_qos_2_is_told_once_with_its_pubrel(amqtt: Any) -> None:
+    broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
+    broker.describe(1, version=4)
+    broker.tell("client.connected", 1, [])
+    for data in (published(1, b"a"), published(1, b"a", dup=True), released(2)):
+        broker.tell("packet.received", 1, data)
+    assert recorded(broker) == []
+    for data in (published(2, b"b"), released(1), released(1), released(2), published(1, b"c"), released(1)):
+        broker.tell("packet.received", 1, data)
+    # A refused one is over without PUBREL in MQTT 5: it is told when its identifier is used anew.
+    for data in (published(1, b"d"), published(1, b"e")):
+        broker.tell("packet.received", 1, data)
+    assert recorded(broker) == [("received", "c1", data, 2) for data in (b"a", b"b", b"c", b"d")]
+
+
+def test_messages_of_qos_2_are_held_within_bounds(amqtt: Any) -> None:
+    source = MESSAGES + """
+        async def on_broker_client_subscribed(self, *, client_id, topic):
+            session = self.context.get_session(client_id)
+            print(repr((len(session.inflight_in), session.held_bytes)))
+        async def on_broker_client_disconnected(self, *, client_id, client_session):
+            print(repr(("bytes", self.context._broker_instance.plugins_manager is not None)))
+"""
+    broker = amqtt(source, {"plugins": {"hooks.Messages": {}}})
+    broker.describe(1, version=4)
+    broker.tell("client.connected", 1, [])
+    for ident in range(1, 1030):
+        broker.calls([[0, POINTS["packet.received"], 1, published(ident, b"x")]])
+    broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
+    told_early = [("received", "c1", b"x", 2)] * 5
+    assert recorded(broker) == [*told_early, (1024, 1024)]
+    # What was told early is not told again, neither for a resend nor with its PUBREL.
+    for data in (published(1029, b"x", dup=True), released(1029), released(1)):
+        broker.tell("packet.received", 1, data)
+    broker.tell("session.subscribed", 1, ["t", 2, True, None, None])
+    assert recorded(broker)[6:] == [told_early[0], (1023, 1023)]
+
+
+def test_messages_of_qos_2_are_told_after_their_client_has_come_back(amqtt: Any) -> None:
+    broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
+    broker.describe(1, version=4, clean_start=False, peer_port=1)
+    broker.tell("client.connected", 1, [])
+    broker.tell("packet.received", 1, published(1, b"a"))
+    broker.tell("client.disconnected", 1, [0, ""])
+    broker.calls([[0, -2, 1, None]])
+    broker.describe(2, version=4, clean_start=False, peer_port=2)
+    broker.tell("client.connected", 2, [])
+    broker.tell("packet.received", 2, released(1))
+    assert recorded(broker) == [("received", "c1", b"a", 2)]
+
+
+def test_a_will_is_no_broadcast(amqtt: Any) -> None:
+    broker = amqtt(MESSAGES, {"plugins": {"hooks.Messages": {}}})
+    broker.describe()
+    broker.tell("message.publish", 1, message("w", b"gone", properties={"will": True}))
+    broker.tell("message.publish", 1, message("t", b"here"))
+    assert recorded(broker) == [("broadcast", "c1", b"here")]
+
+
+def test_a_subscription_that_a_plugin_adds_is_no_event(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Adds(BasePlugin):
+            async def on_broker_client_subscribed(self, *, client_id, topic, qos):
+                await self.context.add_subscription(client_id, topic + "/more", 1)
+                print(repr((topic, {t: [s.client_id for s, _ in who] for t, who in self.context.subscriptions.items()})))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Adds": {}}})
+    broker.describe()
+    broker.tell("client.connected", 1, [])
+    broker.tell("session.subscribed", 1, ["a", 1, True, None, None])
+    assert broker.commands == [["subscribe", "c1", "a/more", 1]]
+    # As the broker tells of it.
+    broker.tell("session.subscribed", 1, ["a/more", 1, True, None, "plugin"])
+    assert len(broker.commands) == 1 and [topic for topic, _ in recorded(broker)] == ["a"]
+    broker.tell("session.subscribed", 1, ["b", 1, True, None, None])
+    assert recorded(broker)[1:] == [("b", {"a": ["c1"], "a/more": ["c1"], "b": ["c1"]})]

@@ -133,7 +133,9 @@ class Harness:
     def _take(self, command: list[Any]) -> None:
         # What cannot be packed raises where it is given, as in a worker.
         pack(command)
-        self.commands.append(command)
+        if command[0] != "keep":
+            # What a broker keeps for the next worker is nothing that hooks ask for.
+            self.commands.append(command)
 
     def _raise(self, name: str, error: BaseException) -> None:
         raise error

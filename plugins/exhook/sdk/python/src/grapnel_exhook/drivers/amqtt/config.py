@@ -51,8 +51,9 @@ def read(setup: dict[str, Any]) -> Settings:
         extend_path([str(file.parent)])
         raw = _yaml(file)
     options = _options(raw, {field.name for field in dataclasses.fields(BrokerConfig)})
-    if "plugins" not in options and ("auth" in options or "topic_check" in options):
-        # Plugins come from entry points then; aMQTT looks at `topic-check` after it has renamed it, and so misses it.
+    if "plugins" not in options and "auth" in options:
+        # Plugins come from entry points then. Not where there is only `topic-check`: aMQTT looks for that after it has renamed it,
+        # and so goes on with the plugins of its defaults.
         options["plugins"] = None
     section = options.get("topic_check")
     return Settings(

@@ -9,10 +9,13 @@ import asyncio
 import logging
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
+from functools import partial
+from time import monotonic
 from typing import Any
 
+from ... import _commands
 from ..._clients import Clients
-from ..._driver import STOP, Driver, Handler, LoadError
+from ..._driver import FAILED, STOP, Batch, Driver, Handler, LoadError
 
 ALLOW = (STOP, {"allow": True})
 DENY = (STOP, {"allow": False})
@@ -34,6 +37,13 @@ class AmqttDriver(Driver):
         self._called: dict[str, str] = {}
         self._has_started = False
         self._is_stopping = False
+        self._keeps = False
+        self._said: set[str] = set()
+        # Sessions whose clients have come in, and those whose attributes plugins have looked at.
+        self._entered: dict[int, tuple[int, Any]] = {}
+        self._touched: dict[int, tuple[int, Any]] = {}
+        self._keep_next = 0.0
+        self._received: Any = None
         self._manager: Any = None
         self._broker: Any = None
 
@@ -55,19 +65,20 @@ class AmqttDriver(Driver):
         return self._start()
 
     async def _start(self) -> None:
-        from amqtt.broker import BrokerContext
-
         from .manager import Manager
-        from .stand_in import StandIn
+        from .received import Received
+        from .stand_in import Context, StandIn
 
         settings = self._settings
         self._broker = StandIn(settings.broker, self._tell_retained, settings.mirror)
-        context = BrokerContext(self._broker)
+        context = Context(self._broker)
         context.config = settings.broker
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DeprecationWarning)
             self._manager = Manager(settings.namespace, context, asyncio.get_running_loop(), settings.topic_check)
         self._broker.plugins_manager = self._manager
+        self._received = Received()
+        self._keeps = self._wants_logins()
         if not self._manager.plugins:
             raise LoadError(f"aMQTT's configuration names no plugins, and {settings.namespace} has no entry points")
         await self._fire("broker_pre_start")
@@ -86,9 +97,58 @@ class AmqttDriver(Driver):
         known = self._clients.describe(number, client)
         if known.thing is not None:
             known.thing.describe(client)
+            if "login" in client and not known.thing.knows_login:
+                self._recall(known)
 
     def forget(self, number: int) -> None:
         self._clients.forget(number)
+
+    def frame_end(self) -> list[Batch]:
+        if self._entered or (self._touched and monotonic() >= self._keep_next):
+            self._keep_logins()
+        return []
+
+    # What a login gave, which the broker keeps for a worker that comes after this one
+
+    def _wants_logins(self) -> bool:
+        """Whether plugins may look later at what a login gave: aMQTT's own do not, nor does one that is asked at logins alone."""
+        events = any(callbacks for callbacks in self._manager._event_plugin_callbacks.values())
+        own = any(not type(plugin).__module__.startswith("amqtt.plugins.") for plugin in self._manager.plugins)
+        return own and (events or bool(self._manager.filters))
+
+    def _keep_logins(self) -> None:
+        if self._entered:
+            # What others have changed waits for its turn.
+            touched, self._entered = self._entered, {}
+        else:
+            touched, self._touched = self._touched, {}
+            self._keep_next = monotonic() + _KEEP_S
+        for number, session in touched.values():
+            if not session.knows_login or not self._broker.has(session):
+                # Before a client is in, nothing of it is kept, nor is what this worker does not know.
+                continue
+            kept = session.keepsake(self._not_kept)
+            if kept != session.kept:
+                session.kept = kept
+                self._give_login(number, session, kept)
+
+    def _not_kept(self, name: str, error: BaseException) -> None:
+        """Said once of each name."""
+        if name not in self._said:
+            if len(self._said) < _SAID_MAX:
+                self._said.add(name)
+            logger.warning("%s is not known to a worker after this one: %s", name, error)
+
+    def _give_login(self, number: int, session: Any, kept: bytes | None) -> None:
+        command = ["keep", number, session.client_id, session.remote_address, session.remote_port, kept]
+        try:
+            _commands.give(command)
+        except ValueError as error:
+            # Longer than a frame.
+            self._not_kept("what a login gave", error)
+
+    def _touch(self, number: int, session: Any) -> None:
+        self._touched[id(session)] = (number, session)
 
     def stop(self) -> Awaitable[None]:
         return self._stop()
@@ -116,7 +176,7 @@ class AmqttDriver(Driver):
         if mirror and not self._manager.authenticators:
             # Nothing is to be done; but a client is described whole only where it comes in, and its session shows that.
             self._on("client.connect", lambda client, data: None)
-        if connected or gone or mirror:
+        if connected or gone or mirror or self._keeps:
             self._on("client.connected", lambda client, data: self._connected(connected, client), connected)
             self._on("client.disconnected", lambda client, data: self._disconnected(gone, client), gone)
         if mirror:
@@ -191,10 +251,26 @@ class AmqttDriver(Driver):
                 before = None
             known.thing = before or Session()
             known.thing.describe(known.raw)
+            if before is None:
+                self._recall(known)
+                if self._keeps:
+                    known.thing.touched = partial(self._touch, number)
         if is_in and not known.came_in and not self._broker.is_in(known.thing):
             # It was there before this worker.
             self._broker.connected(known.thing)
         return known.thing
+
+    def _recall(self, known: Any) -> None:
+        """What the broker has kept of a login that this worker has not seen."""
+        if known.came_in:
+            return
+        try:
+            if known.raw.get("login") is not None:
+                known.thing.remember(known.raw["login"])
+                return
+        except Exception as error:
+            self.complain("what a login gave cannot be read; the worker before this one has kept it", error)
+        known.thing.forget_login()
 
     # Life
 
@@ -219,19 +295,35 @@ class AmqttDriver(Driver):
     def _connected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
         self._broker.connected(session)
+        if self._keeps and session.knows_login:
+            self._entered[id(session)] = (client, session)
         return self._tell(methods, {"client_id": session.client_id, "client_session": session})
 
     def _disconnected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
         session.become("disconnected")
+        if not self._settings.mirror:
+            # Nobody tells of the end of its session.
+            self._over(client, session)
         return self._tell(methods, {"client_id": session.client_id, "client_session": session})
 
     def _ended(self, client: int, data: Any) -> None:
-        self._broker.ended(self._session(client))
+        session = self._session(client)
+        self._broker.ended(session)
+        self._over(client, session)
+
+    def _over(self, client: int, session: Any) -> None:
+        self._received.drop(session)
+        if session.kept is not None:
+            session.kept = None
+            self._give_login(client, session, None)
 
     def _subscribed(self, methods: list[Any], client: int, data: Any) -> Any:
         client_id, topic, qos = self._session(client).client_id, data[0], data[1] & 3
         self._broker.subscribed(client_id, topic, qos)
+        if len(data) > 4 and data[4] == "plugin":
+            # aMQTT tells of SUBSCRIBE, not of what plugins add themselves.
+            return None
         return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos})
 
     def _unsubscribed(self, methods: list[Any], client: int, data: Any) -> Any:
@@ -251,8 +343,8 @@ class AmqttDriver(Driver):
 
             def about_to_go(client: int, data: Any) -> Any:
                 session = self._session(client)
-                if session is None:
-                    # Not a client's: aMQTT does not tell of what it publishes itself.
+                if session is None or data[8].get("will"):
+                    # Not a client's PUBLISH: aMQTT does not tell of what it publishes itself, nor of wills.
                     return None
                 return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)})
 
@@ -309,8 +401,15 @@ class AmqttDriver(Driver):
         session = self._session(client, is_in=False)
         if kind == _CONNECT and session is not None:
             session.begin_connection()
-        if not received and kind != _PUBLISH:
+        if kind == _PUBREL and published:
+            message = self._received.release(session, _packet_id(raw))
+            told = self._tell_received(published, session, [] if message is None else [message])
+            if not received:
+                return told
+        elif not received and kind != _PUBLISH:
             return None
+        else:
+            told = []
         packet = self._decode("received", session, client, raw)
         if packet is None:
             return None
@@ -318,12 +417,14 @@ class AmqttDriver(Driver):
         arguments = {"packet": packet, "session": session if kind != _CONNECT else None}
         calls = [method.call(**method.wants(arguments)) for method in received]
         if kind == _PUBLISH and published:
-            from .sessions import Incoming
+            told = self._tell_received(published, session, self._received.publish(session, packet))
+        return calls + told
 
-            message = Incoming(packet.packet_id, packet.topic_name, packet.qos, packet.data or b"", packet.retain_flag)
-            message.publish_packet = packet
+    def _tell_received(self, methods: list[Any], session: Any, messages: list[Any]) -> list[Any]:
+        calls = []
+        for message in messages:
             arguments = {"client_id": session.client_id if session else None, "message": message}
-            calls += [method.call(**method.wants(arguments)) for method in published]
+            calls += [method.call(**method.wants(arguments)) for method in methods]
         return calls
 
     def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
@@ -350,7 +451,37 @@ class AmqttDriver(Driver):
             return ALLOW if said and all(said) else DENY
 
         # The session is taken now: when the coroutine begins, the client may have gone.
-        return lambda client, data: authenticate(self._session(client, is_in=False))
+        return lambda client, data: authenticate(self._at_login(client, data))
+
+    def _at_login(self, client: int, data: Any) -> Any:
+        """The session of who wants to come in; it shows what plugins have kept at the one that it would go on with."""
+        session = self._session(client, is_in=False)
+        session.knows_password = True
+        there = len(data) < 4 or data[3]
+        if not there or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
+            return session
+        before = self._broker.session(session.client_id)
+        stored = self._clients.raw(client).get("stored")
+        if before is None and stored is not None:
+            before = self._stored(session.client_id, stored)
+        if before is not None:
+            session.show(before)
+        return session
+
+    def _stored(self, client_id: str, kept: bytes) -> Any:
+        """A session that is older than this worker, as the broker has kept it."""
+        from .sessions import Session
+
+        before = Session()
+        before.client_id = client_id
+        before.become("disconnected")
+        try:
+            before.remember(kept)
+        except Exception as error:
+            self.complain("what a login gave cannot be read; the worker before this one has kept it", error)
+            before.forget_login()
+        self._broker.keep(before)
+        return before
 
     def _asking_about_topic(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         from amqtt.contexts import Action
@@ -359,11 +490,23 @@ class AmqttDriver(Driver):
 
         async def topic_filtering(session: Any, data: Any) -> Any:
             arguments = {"session": session, "topic": data[1], "action": actions[data[0]]}
-            answers = [await method.call(**method.wants(arguments)) for method in methods]
+            missed = "?"
+            session.ask()
+            try:
+                answers = [await method.call(**method.wants(arguments)) for method in methods]
+            finally:
+                missed = session.asked()
             said = [answer for answer in answers if answer is not None]
-            if not said:
-                return None
-            return ALLOW if all(said) else DENY
+            if not all(said):
+                return DENY
+            if missed:
+                # What it has not seen decides nothing: a denial must not become a permission.
+                return (
+                    FAILED,
+                    f"topic_filtering looks for {missed} of the session of {session.client_id}, whose login this worker has not seen; "
+                    "it has that when the client has come anew",
+                )
+            return ALLOW if said else None
 
         return lambda client, data: topic_filtering(self._session(client), data)
 
@@ -371,8 +514,13 @@ class AmqttDriver(Driver):
 # How much of the time for the farewell its three steps may take, and the least that is left for a step after one that has taken all.
 _FAREWELL_SHARE = 0.9
 _STAGE_S = 0.05
+# How often what plugins have changed at sessions goes to the broker, seconds. What a login gave goes at once.
+_KEEP_S = 1.0
 _CONNECT = 1
+# Names that are said once; a plugin may use any number of them.
+_SAID_MAX = 100
 _PUBLISH = 3
+_PUBREL = 6
 _CLEARED = 2
 _EXPIRED = 3
 #: The causes of session.unsubscribed that are an UNSUBSCRIBE.
@@ -388,3 +536,11 @@ def _version_of(data: bytes) -> int:
         at += 1
     at += 1
     return data[at + 2 + int.from_bytes(data[at : at + 2], "big")]
+
+
+def _packet_id(data: bytes) -> int:
+    """Of a packet that has it behind the fixed header."""
+    at = 1
+    while data[at] & 0x80:
+        at += 1
+    return int.from_bytes(data[at + 1 : at + 3], "big")

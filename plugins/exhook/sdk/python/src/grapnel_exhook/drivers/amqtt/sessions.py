@@ -5,7 +5,9 @@ aMQTT's own constructor builds a state machine, half a millisecond each; here it
 
 from __future__ import annotations
 
+import pickle
 import time
+from collections.abc import Callable, MutableMapping
 from typing import Any
 
 from amqtt.mqtt.publish import PublishPacket
@@ -19,17 +21,168 @@ def _text(value: Any) -> str | None:
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
+class Shown(dict[str, Any]):
+    """Attributes of a session that another connection asks for: plugins see them at its login, and what they set is noted, because
+    it alone is kept where the session ends instead of going on."""
+
+    def __init__(self, attributes: dict[str, Any]) -> None:
+        super().__init__(attributes)
+        self._set: set[str] = set()
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._set.add(name)
+        super().__setitem__(name, value)
+
+    # In terms of the above.
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+
+    def own(self) -> dict[str, Any]:
+        """What was set here."""
+        return {name: value for name, value in self.items() if name in self._set}
+
+
+class Unknown(dict[str, Any]):
+    """Attributes of a session whose login this worker has not seen: what is looked for in vain is told to `missed`."""
+
+    def __init__(self, missed: Callable[[str], None], found: Callable[[str], None]) -> None:
+        super().__init__()
+        self._missed = missed
+        self._found = found
+
+    def __getitem__(self, name: str) -> Any:
+        if not super().__contains__(name):
+            self._missed(name)
+        return super().__getitem__(name)
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        # From here on it is known.
+        self._found(name)
+        super().__setitem__(name, value)
+
+    def __contains__(self, name: object) -> bool:
+        there = super().__contains__(name)
+        if not there:
+            self._missed(str(name))
+        return there
+
+    def __iter__(self) -> Any:
+        self._missed("all of them")
+        return super().__iter__()
+
+    # In terms of the above.
+    get = MutableMapping.get
+    pop = MutableMapping.pop
+    update = MutableMapping.update
+    setdefault = MutableMapping.setdefault
+    keys = MutableMapping.keys
+    values = MutableMapping.values
+    items = MutableMapping.items
+
+
 class Session(AmqttSession):
     """A session of the broker's, in this worker."""
 
     _machine: Any = None
     _aliases: dict[str, Aliases] | None = None
+    _password: str | None = None
+    _told_username: str | None = None
+    _is_asking = 0
+    #: Bytes of the messages in `inflight_in`.
+    held_bytes = 0
+    #: Whether this worker has seen the login of its client, or has been told what that gave.
+    knows_login = False
+    #: What was kept of it outside of this worker, if anything.
+    kept: bytes | None = None
+    #: Called where plugins look at the attributes, which they may change then.
+    touched: Callable[[Session], None] | None = None
+    #: Whether this worker knows with which password its client has come in.
+    knows_password = False
 
     def __init__(self) -> None:
+        self._attributes: dict[str, Any] = {}
+        self._missed: set[str] = set()
+        #: Packet identifiers of QoS 2 whose messages plugins have heard of before PUBREL.
+        self.told_early: set[int] = set()
         super().__init__()
-        if not hasattr(self, "attributes"):
-            # aMQTT has them since 0.12.
-            self.attributes: dict[str, Any] = {}
+
+    # aMQTT has attributes since 0.12.
+
+    @property
+    def attributes(self) -> dict[str, Any]:
+        """What plugins keep with the session."""
+        if self.touched is not None:
+            self.touched(self)
+        return self._attributes
+
+    @attributes.setter
+    def attributes(self, attributes: dict[str, Any]) -> None:
+        self._attributes = attributes
+
+    @property
+    def password(self) -> str | None:
+        """What CONNECT has said."""
+        if self._password is None and not self.knows_password:
+            self._miss("password")
+        return self._password
+
+    @password.setter
+    def password(self, password: str | None) -> None:
+        self._password = password
+
+    # What a login gave
+
+    def _miss(self, name: str) -> None:
+        if self._is_asking:
+            self._missed.add(name)
+
+    def _find(self, name: str) -> None:
+        self._missed.discard(name)
+
+    def forget_login(self) -> None:
+        """It was there before this worker, which does not know what plugins have kept at it."""
+        self._attributes = Unknown(self._miss, self._find)
+
+    def ask(self) -> None:
+        """A plugin is asked about a topic, and may want to know what the login gave."""
+        if not self._is_asking:
+            self._missed.clear()
+        self._is_asking += 1
+
+    def asked(self) -> str:
+        """It has answered: what it has looked for and is not known here; empty for nothing."""
+        self._is_asking -= 1
+        return ", ".join(sorted(self._missed))
+
+    def keepsake(self, complain: Callable[[str, BaseException], None]) -> bytes:
+        """What a login gave, for a worker that comes after this one."""
+        plain = dict.copy(self._attributes)
+        more = {name: value for name, value in vars(self).items() if name not in _NAMES and not name.startswith("_")}
+        own_name = self.username if self.username != self._told_username else None
+        if not (plain or more or own_name or self.is_anonymous or self._password):
+            return b""
+        login: dict[str, Any] = {"password": self._password, "is_anonymous": self.is_anonymous, "username": own_name}
+        login["attributes"] = _what_pickles(plain, "the attributes of sessions", complain)
+        login["more"] = _what_pickles(more, "what is set on sessions", complain)
+        return pickle.dumps(login, protocol=4)
+
+    def remember(self, kept: bytes) -> None:
+        """Take over what another worker kept. Raises whatever unpickling does."""
+        login = pickle.loads(kept) if kept else {}
+        self._attributes = dict(login.get("attributes") or {})
+        self.is_anonymous = bool(login.get("is_anonymous"))
+        self._password = login.get("password")
+        if login.get("username") is not None:
+            self.username = login["username"]
+        for name, value in (login.get("more") or {}).items():
+            setattr(self, name, value)
+        self.knows_password = self.knows_login = True
+        self.kept = kept
+
+    def show(self, before: Session) -> None:
+        """Somebody wants to go on with a session: plugins see what they have kept at it, before it is anybody's."""
+        self._attributes = Shown(dict.copy(before._attributes))
+        self.parent = 1
 
     def _init_states(self) -> None:
         self._state = "new"
@@ -47,6 +200,11 @@ class Session(AmqttSession):
     @transitions.setter
     def transitions(self, machine: Any) -> None:
         self._machine = machine
+
+    @property
+    def is_shown(self) -> bool:
+        """Whether it shows what plugins have kept at the session that its client wants to go on with."""
+        return isinstance(self._attributes, Shown)
 
     def is_from(self, raw: dict[str, Any]) -> bool:
         """Whether a description is of the same connection."""
@@ -67,15 +225,23 @@ class Session(AmqttSession):
         """A CONNECT has come: no alias is known yet."""
         self._aliases = None
 
-    def take_over(self, before: AmqttSession) -> None:
-        """The same session was there before: what plugins have kept at it goes over."""
-        own = vars(self)
+    def begin(self, before: Session | None) -> None:
+        """The client is in, with the session that was there before, if it goes on: what plugins have kept at it goes over."""
+        shown = self._attributes
+        own = shown.own() if isinstance(shown, Shown) else dict.copy(shown)
+        if before is None:
+            if isinstance(shown, Shown):
+                self._attributes, self.parent = own, 0
+            return
+        mine = vars(self)
         for name, value in vars(before).items():
             # Not what aMQTT or this class has, but what plugins have set themselves.
-            if name not in own and not name.startswith("_"):
+            if name not in mine and not name.startswith("_"):
                 setattr(self, name, value)
-        self.attributes = {**before.attributes, **self.attributes}
+        if not isinstance(shown, Unknown):
+            self._attributes = {**dict.copy(before._attributes), **own}
         self.retained_messages = before.retained_messages
+        self.inflight_in, self.held_bytes, self.told_early = before.inflight_in, before.held_bytes, before.told_early
         self.parent = 1
 
     def become(self, state: str) -> None:
@@ -92,7 +258,9 @@ class Session(AmqttSession):
     def describe(self, raw: dict[str, Any]) -> None:
         """Take over what the broker says of the client. What plugins have set beside that stays."""
         self.client_id = raw.get("client_id")
-        self.username = raw.get("username")
+        if raw.get("username") != self._told_username:
+            # Only then: a plugin may have given it another name.
+            self.username = self._told_username = raw.get("username")
         if raw.get("password") is not None:
             # Told only while the client is being let in.
             self.password = _text(raw["password"])
@@ -101,6 +269,11 @@ class Session(AmqttSession):
         if "clean_start" not in raw:
             # The broker knows the rest only while the client is being let in.
             return
+        if not raw.get("earlier"):
+            self.knows_login = True
+            if isinstance(self._attributes, Unknown):
+                # It was heard of before its login.
+                self._attributes = dict.copy(self._attributes)
         self.clean_session = bool(raw["clean_start"])
         self.keep_alive = raw.get("keep_alive_s") or 0
         will = raw.get("will")
@@ -110,6 +283,22 @@ class Session(AmqttSession):
             self.will_message = will["payload"]
             self.will_qos = will.get("qos") or 0
             self.will_retain = bool(will.get("retain"))
+
+
+_NAMES = frozenset(vars(Session())) | {"kept", "touched", "knows_login", "knows_password", "held_bytes"}
+
+
+def _what_pickles(values: dict[str, Any], where: str, complain: Callable[[str, BaseException], None]) -> dict[str, Any]:
+    """Those values that another process can have."""
+    there = {}
+    for name, value in values.items():
+        try:
+            pickle.dumps(value, protocol=4)
+        except Exception as error:
+            complain(f"{name!r} among {where}", error)
+            continue
+        there[name] = value
+    return there
 
 
 class Incoming(IncomingApplicationMessage):

@@ -11,8 +11,9 @@ import logging
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
-from amqtt.broker import RetainedApplicationMessage
+from amqtt.broker import BrokerContext, RetainedApplicationMessage
 
+from ... import _commands, _values
 from ... import broker as commands
 from .sessions import Session
 
@@ -31,13 +32,13 @@ class RetainedTable(dict[str, Any]):
 
     def __setitem__(self, topic: str, message: Any) -> None:
         self.keep(topic, message)
-        commands.publish(topic, bytes(message.data), qos=_qos(message.qos), retain=True)
+        _store(topic, bytes(message.data), message.qos)
 
     def __delitem__(self, topic: str) -> None:
         if topic not in self:
             raise KeyError(topic)
         self.forget(topic)
-        commands.publish(topic, b"", retain=True)
+        _store(topic, b"")
 
     def pop(self, topic: str, *default: Any) -> Any:
         """Clear one and return it."""
@@ -70,6 +71,17 @@ class RetainedTable(dict[str, Any]):
         if before is not None:
             super().__delitem__(topic)
             self._bytes -= len(before.data)
+
+
+class Context(BrokerContext):
+    """aMQTT's context of plugins, but for what makes a session that no client has: here sessions are their clients' alone."""
+
+    async def add_subscription(self, client_id: str, topic: str | None, qos: int | None) -> None:
+        """Subscribe a client. The broker says in its log where it has no session of that client."""
+        if topic is not None and qos is not None:
+            commands.subscribe(client_id, topic, qos)
+        elif self.get_session(client_id) is None:
+            self.logger.warning("add_subscription: there is no session of %s, and only its client can begin one", client_id)
 
 
 class StandIn:
@@ -118,16 +130,16 @@ class StandIn:
     async def retain_message(
         self, source_session: Any, topic_name: str | None, data: bytes | bytearray | None, qos: int | None = None
     ) -> None:
-        """Retain; without data, forget. Subscribers get it, too, which they do not in aMQTT."""
+        """Retain; without data, forget. Subscribers get nothing."""
         if topic_name is None:
             return
         if data:
             message = RetainedApplicationMessage(source_session, topic_name, data, qos)
-            commands.publish(topic_name, bytes(data), qos=_qos(qos), retain=True)
+            _store(topic_name, bytes(data), qos)
             self._retained_messages.keep(topic_name, message)
             await self._retained(message)
         else:
-            commands.publish(topic_name, b"", retain=True)
+            _store(topic_name, b"")
             cleared = self._retained_messages.get(topic_name)
             if cleared is not None:
                 self._retained_messages.forget(topic_name)
@@ -142,10 +154,9 @@ class StandIn:
         return None, session
 
     async def add_subscription(self, subscription: tuple[str, int], session: Any) -> int:
-        """Subscribe a session. The QoS that was asked for."""
+        """Subscribe a session. The QoS that was asked for; the table has it once the broker has told of it."""
         topic, qos = subscription
         commands.subscribe(session.client_id, topic, qos)
-        self._filters.setdefault(session.client_id, {})[topic] = qos
         return qos
 
     # What the driver tells
@@ -158,6 +169,14 @@ class StandIn:
         """Whether `connected` was called for its client."""
         return self.session(session.client_id) is not None if self._mirror else session.is_connected
 
+    def has(self, session: Session) -> bool:
+        """Whether it is the one that its client is in with, or was last."""
+        return self.session(session.client_id) is session if self._mirror else session.is_connected
+
+    def keep(self, session: Session) -> None:
+        """A session that the broker has, and whose client is not there."""
+        self._sessions[session.client_id or ""] = (session, None)
+
     def connected(self, session: Session) -> None:
         """A client is in. What plugins have kept at its session goes over."""
         if not self._mirror:
@@ -165,8 +184,8 @@ class StandIn:
             return
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
-        if before is not None and before is not session and not session.clean_session:
-            session.take_over(before)
+        if before is not session:
+            session.begin(None if session.clean_session else before)
         session.become("connected")
         self._sessions[client_id] = (session, None)
 
@@ -189,6 +208,15 @@ class StandIn:
             filters.pop(topic, None)
             if not filters:
                 self._filters.pop(client_id, None)
+
+
+def _store(topic: str, data: bytes, qos: int | None = 0) -> None:
+    """Retain without telling subscribers, as aMQTT does."""
+    message = {
+        "topic": _values.topic("topic", topic), "payload": data, "qos": _values.number("qos", _qos(qos), 2), "retain": True,
+        "store_only": True,
+    }  # fmt: skip
+    _commands.give(["publish", message])
 
 
 def _qos(qos: int | None) -> int:
