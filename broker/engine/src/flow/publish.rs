@@ -425,13 +425,15 @@ pub(crate) fn judge(
         }
     }
     let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
-    if moved && matches!(at.source, Source::Client | Source::Will) {
+    // What a plugin publishes, or stores, is its own word.
+    let is_clients = matches!(at.source, Source::Client | Source::Will);
+    if moved && is_clients {
         // A new topic is a new question.
         let ask = authorize::new_ask(parts, identity);
         return authorize_on(parts, identity, view, at, (ask, Some(draft)), &Behind::default());
     }
     // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
-    if !moved && at.source != Source::Plugin && is_reserved(parts, view.topic) {
+    if !moved && is_clients && is_reserved(parts, view.topic) {
         parts.counters.packets_publish_dollar_error += 1;
         return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
     }
