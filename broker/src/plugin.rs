@@ -45,7 +45,7 @@ use std::time::Duration;
 
 use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::shard::{RefusedAnswer, Revoked};
+use grapnel_engine::shard::{BehalfRefused, RefusedAnswer, Revoked};
 use serde_json::Value;
 
 pub use access::OpenListener;
@@ -93,6 +93,11 @@ pub fn answer_refused(refused: &RefusedAnswer) {
 /// called by the shard that had them.
 pub fn revoked(revoked: Revoked) {
     services::revoked(revoked);
+}
+
+/// Something was refused that a plugin asked for on behalf of a client: the operator's log says so. For a shard that has had it.
+pub fn behalf_refused(refused: &BehalfRefused) {
+    services::behalf_refused(refused);
 }
 
 /// All plugins of a broker. One per process.

@@ -101,11 +101,13 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
     let limits = Arc::new(config.shell_limits.clone());
     let clock = Clock::start();
     let name = plugin::name_of;
-    let shards = Shards::start(setups(&config)?, &limits, clock, Box::new(name))
+    let setups = setups(&config)?;
+    let home_keys = setups.first().map_or([0; 4], |setup| setup.keys);
+    let shards = Shards::start(setups, &limits, clock, Box::new(name))
         .map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
     shards.handle_signals(signals).map_err(|error| Refusal::new(EXIT_CODE_REFUSED, error))?;
 
-    let plugins = start_plugins(&config, &bound, &shards)?;
+    let plugins = start_plugins(&config, &bound, &shards, home_keys)?;
     let listeners = bound.iter().map(|bound| bound.local.to_string()).collect();
     let announcer = Announcer::new(shards.handles(), clock, listeners);
     announcer.tell(HookPoint::BrokerStarting);
@@ -150,12 +152,17 @@ fn run(cli: &Cli, allocations: Option<CountAllocations>) -> Result<u8, Refusal> 
 }
 
 /// Before the first client can come: what guards the broker must be there.
-fn start_plugins(config: &Config, bound: &[Bound], shards: &Shards) -> Result<Arc<PluginManager>, Refusal> {
+fn start_plugins(
+    config: &Config,
+    bound: &[Bound],
+    shards: &Shards,
+    home_keys: [u64; 4],
+) -> Result<Arc<PluginManager>, Refusal> {
     let listener =
         |bound: &Bound| OpenListener { address: bound.local, allow_anonymous: bound.info.allow_anonymous };
     // With the ports that the system chose.
     let listeners = bound.iter().map(listener).collect();
-    let settings = Settings { listeners, ..Settings::of(config, shards.handles().to_vec()) };
+    let settings = Settings { listeners, home_keys, ..Settings::of(config, shards.handles().to_vec()) };
     let plugins = PluginManager::new(settings).map_err(|error| {
         let sentence = format!("cannot make a folder for the plugins that are loaded: {error}");
         Refusal::new(EXIT_CODE_REFUSED, sentence)

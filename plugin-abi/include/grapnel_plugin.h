@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xeefea3b25e3b6dd1)
+#define GRAPNEL_ABI_HASH UINT64_C(0xa67d9e5cc93c46a8)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -48,6 +48,7 @@ typedef struct grapnel_value grapnel_value;
 typedef struct grapnel_change grapnel_change;
 typedef struct grapnel_pair grapnel_pair;
 typedef struct grapnel_new_message grapnel_new_message;
+typedef struct grapnel_on_behalf grapnel_on_behalf;
 typedef struct grapnel_new_metric grapnel_new_metric;
 typedef struct grapnel_new_thread grapnel_new_thread;
 typedef struct grapnel_state_sink grapnel_state_sink;
@@ -385,6 +386,16 @@ typedef uint32_t grapnel_policy;
 /** Every shard, as the addressee of mail. */
 #define GRAPNEL_ALL_SHARDS UINT32_MAX
 
+/** The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the
+ *  request's, its one byte a reason code. */
+#define GRAPNEL_FROM_BROKER UINT32_C(4294967294)
+
+/** Bytes that a client's identity has at most. */
+#define GRAPNEL_IDENTITY_BYTES_MAX UINT32_C(65536)
+
+/** Bit of grapnel_on_behalf.flags: the plugin is told by mail what became of it. */
+#define GRAPNEL_BEHALF_ANSWER UINT32_C(1)
+
 /** What every hook reads, at hand without a call; the rest is asked of the host by grapnel_field. */
 struct grapnel_event {
     /** Bytes of this struct as the host built it; a field beyond is absent. */
@@ -493,6 +504,24 @@ struct grapnel_new_message {
     size_t user_properties_len;
 };
 
+/** For whom a plugin asks for something, and whether it is told what became of it. Copied by the host during the
+ *  call.
+ *
+ *  Whoever it is, client.authorize is asked as for the client's own packet: with the client as its session knows it,
+ *  where one of the same user name is there, otherwise with what `identity` says. */
+struct grapnel_on_behalf {
+    /** Bytes of this struct as the plugin was built with it. */
+    uint32_t size;
+    /** GRAPNEL_BEHALF_… bits. */
+    uint32_t flags;
+    /** What `identity` of the host wrote. Empty stands for whoever has `client_id` when it is done. */
+    grapnel_slice identity;
+    /** Client identifier, where there is no identity; refused with 0x85 where no session has it. */
+    grapnel_slice client_id;
+    /** Comes back as the number of the mail that tells what became of it. */
+    uint64_t number;
+};
+
 /** A metric that a plugin wants to have in `/metrics`. Copied by the host during the call. */
 struct grapnel_new_metric {
     /** Bytes of this struct as the plugin was built with it. */
@@ -540,10 +569,10 @@ typedef grapnel_flow (*grapnel_hook_fn)(void *instance, const grapnel_event *eve
 
 /** What the broker offers a plugin. One for each loaded plugin; never freed. A field beyond `size` does not exist.
  *
- *  `get`, `set`, `defer` and `add_message` are for the running hook, on its thread, with its `ctx`. All others may
- *  be called from any thread from `load` on until the plugin's end and later, when they answer GRAPNEL_STATUS_STALE;
- *  those that act (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`) are copied and run after the
- *  current event has ended. */
+ *  `get`, `set`, `defer`, `add_message` and `identity` are for the running hook, on its thread, with its `ctx`. All
+ *  others may be called from any thread from `load` on until the plugin's end and later, when they answer
+ *  GRAPNEL_STATUS_STALE; those that act (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`, and
+ *  those whose names end in `_as`) are copied and run after the current event has ended. */
 struct grapnel_host_api {
     /** Bytes of this struct as the host built it. */
     uint32_t size;
@@ -578,8 +607,9 @@ struct grapnel_host_api {
     grapnel_status (*hook)(uint64_t plugin, const grapnel_mount *mount, uint64_t *out);
     /** Takes what `hook` gave out of the chains. Any thread. */
     grapnel_status (*unhook)(uint64_t plugin, uint64_t hook);
-    /** Publishes a message. It runs through the chains of all plugins but those that led to it. Any thread;
-     *  GRAPNEL_STATUS_FULL beyond `publishes_per_second_max`. */
+    /** Publishes a message of the plugin's own: nobody authorises it. It runs through the chains of all plugins but
+     *  those that led to it. What a client asked for is published with `publish_as`. Any thread; GRAPNEL_STATUS_FULL
+     *  beyond `publishes_per_second_max`. */
     grapnel_status (*publish)(uint64_t plugin, const grapnel_new_message *message);
     /** Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread. */
     grapnel_status (*kick)(uint64_t plugin, grapnel_slice client_id, uint32_t reason, uint32_t discard);
@@ -621,6 +651,27 @@ struct grapnel_host_api {
      *  long as it is retained. Those of `add_message` are not counted. Each generation of a plugin counts its own.
      *  Any thread. */
     grapnel_status (*in_flight)(uint64_t plugin, uint32_t flow, uint64_t *out);
+    /** Writes who the event's client is into `buffer`, which has `capacity` bytes, and their number into `len`: at
+     *  most GRAPNEL_IDENTITY_BYTES_MAX. The bytes mean nothing to the plugin, and may be kept and handed to its next
+     *  version. In the hook alone; GRAPNEL_STATUS_FULL where there is too little room, with the number of bytes that
+     *  it takes, or 0 where no identity may be so long; GRAPNEL_STATUS_UNSUPPORTED at points before the client is
+     *  in, and where there is no client. */
+    grapnel_status (*identity)(void *ctx, uint8_t *buffer, size_t capacity, size_t *len);
+    /** Publishes a message on behalf of a client, whose identifier it bears. client.authorize is asked, and what the
+     *  client's own PUBLISH must obey holds: a refused one has no effect and is counted. It keeps its place among
+     *  what the plugin publishes, on the client's shard. Any thread; GRAPNEL_STATUS_INVALID for bytes that are no
+     *  identity, GRAPNEL_STATUS_FULL beyond `publishes_per_second_max`. */
+    grapnel_status (*publish_as)(uint64_t plugin, const grapnel_on_behalf *behalf, const grapnel_new_message *message);
+    /** Subscribes a client as `subscribe` does, if client.authorize allows it, and if the session under its
+     *  identifier is still of the same user name. Any thread. */
+    grapnel_status (*subscribe_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t options, uint32_t subscription_id);
+    /** Takes a subscription from a client, if the session under its identifier is still of the same user name. Any
+     *  thread. */
+    grapnel_status (*unsubscribe_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter);
+    /** Asks client.authorize whether a client may publish to a topic, subscribe to a filter or get a message of a
+     *  topic, for what the plugin keeps itself; the answer comes as mail from GRAPNEL_FROM_BROKER, whatever the
+     *  flags say. `qos` is 0 to 2. Any thread. */
+    grapnel_status (*authorize_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_action action, grapnel_slice topic, uint32_t qos, uint32_t retain);
 };
 
 /** Number of a hook point. */
@@ -799,7 +850,8 @@ struct grapnel_plugin_module {
     void (*unload)(void *plugin);
     /** A timer that the instance armed is due. */
     void (*on_timer)(void *instance, uint64_t timer, uint64_t number);
-    /** Mail from a shard of the plugin, or from one of its threads (GRAPNEL_ALL_SHARDS). */
+    /** Mail from a shard of the plugin, from one of its threads (GRAPNEL_ALL_SHARDS), or from the broker
+     *  (GRAPNEL_FROM_BROKER): what became of a request on behalf of a client. */
     void (*on_mail)(void *instance, uint32_t from_shard, uint64_t number, grapnel_slice bytes);
     /** Writes the instance's state for the version that replaces it, and goes on as before.
      *  GRAPNEL_STATUS_UNSUPPORTED where there is none. */
@@ -878,6 +930,13 @@ GRAPNEL_CHECK_FIELD(grapnel_new_message, from, 96, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties, 112, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties_len, 120, 8);
 
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_on_behalf) == 48, "grapnel_on_behalf has another size than in the broker");
+GRAPNEL_CHECK_FIELD(grapnel_on_behalf, size, 0, 4);
+GRAPNEL_CHECK_FIELD(grapnel_on_behalf, flags, 4, 4);
+GRAPNEL_CHECK_FIELD(grapnel_on_behalf, identity, 8, 16);
+GRAPNEL_CHECK_FIELD(grapnel_on_behalf, client_id, 24, 16);
+GRAPNEL_CHECK_FIELD(grapnel_on_behalf, number, 40, 8);
+
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_metric) == 56, "grapnel_new_metric has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_metric, kind, 4, 4);
@@ -898,7 +957,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has 
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 224, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 264, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -929,6 +988,11 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, adjust, 184, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, replay, 192, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, file, 200, 16);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, in_flight, 216, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, identity, 224, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, publish_as, 232, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, subscribe_as, 240, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe_as, 248, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, authorize_as, 256, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);

@@ -6,9 +6,13 @@ use std::marker::PhantomData;
 
 use crate::raw::{Change, Event, Field, Flow, HookFn, NewMessage, Slice, Status, Ticket, Value};
 
+mod behalf;
+mod identity;
 mod module;
 mod services;
 
+pub use behalf::{Behalf, Whom};
+pub use identity::ClientIdentity;
 pub use module::{ForeignTable, Module};
 pub use services::{
     COMPLETION_CHANGES_MAX, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread, host_api,
@@ -69,6 +73,14 @@ pub trait EventAccess {
     /// # Errors
     /// [`Status::UNSUPPORTED`] where none can be added, [`Status::INVALID`] for one that cannot be, [`Status::FULL`] for one too many.
     fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status>;
+
+    /// Who the event's client is, to be kept by the plugin.
+    ///
+    /// # Errors
+    /// [`Status::UNSUPPORTED`] where no client is in yet, or the event is about none.
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        Err(Status::UNSUPPORTED)
+    }
 }
 
 /// A plugin's function with the instance it runs on: what a compiled link calls.
@@ -357,4 +369,28 @@ unsafe extern "C" fn host_add_message(ctx: *mut c_void, message: *const NewMessa
         Ok(()) => Status::OK,
         Err(status) => status,
     }
+}
+
+unsafe extern "C" fn host_identity(
+    ctx: *mut c_void,
+    buffer: *mut u8,
+    capacity: usize,
+    len: *mut usize,
+) -> Status {
+    // SAFETY: the contract of `identity`: called by the running hook with its own ctx, and `len` is null or writable.
+    let (Some(event), Some(len)) = (unsafe { reading(ctx) }, unsafe { len.as_mut() }) else {
+        return Status::WRONG_MOMENT;
+    };
+    *len = 0;
+    let mut bytes = Vec::new();
+    match event.identity().and_then(|identity| identity.encode(&mut bytes)) {
+        Ok(()) => *len = bytes.len(),
+        Err(status) => return status,
+    }
+    if buffer.is_null() || bytes.len() > capacity {
+        return Status::FULL;
+    }
+    // SAFETY: the plugin lends `capacity` bytes at `buffer` for the call, which cannot overlap a vector of ours.
+    unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), buffer, bytes.len()) };
+    Status::OK
 }

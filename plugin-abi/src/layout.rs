@@ -9,7 +9,7 @@ use crate::point::HookPoint;
 use crate::raw::{ABI_MAJOR, ABI_MINOR};
 use crate::raw::{
     Action, Change, Disposition, Event, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric,
-    NewThread, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
+    NewThread, OnBehalf, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
 };
 use signature::{AbiType, SEED, named};
 
@@ -129,13 +129,15 @@ tables! {
         size, qos, retain, payload_format, store_only, message_expiry_s, flow, topic, payload, content_type,
         response_topic, correlation_data, from, user_properties, user_properties_len,
     }
+    OnBehalf { size, flags, identity, client_id, number }
     NewMetric { size, kind, name, help, bounds, bounds_len }
     NewThread { size, reserved, name, run, arg, join_ms }
     StateSink { ctx, write }
     HostApi {
         size, abi_major, abi_minor, plugin, shards, reserved, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
-        adjust, replay, file, in_flight, #[cfg(feature = "abi-test-grown")] grown,
+        adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as,
+        #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }
     Manifest {

@@ -2,6 +2,7 @@
 //! macro that exports it. It is compiled into every plugin; the broker uses none of it.
 
 mod aftermath;
+mod behalf;
 mod client;
 mod config;
 mod connack;
@@ -27,6 +28,7 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 pub use aftermath::{Acked, Dropped, Retained, RetainedChange};
+pub use behalf::{Answer, Identity, OnBehalf, Wish};
 pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};
 pub use config::NoConfig;
 pub use connack::Connack;
@@ -103,6 +105,12 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// tripped comes when it is called again.
     fn on_mail(shard: &mut Self::Shard, mail: &Mail<'_>) {
         let _ = (shard, mail);
+    }
+
+    /// What became of something that the plugin asked for on behalf of a client and wanted to be told of
+    /// ([`OnBehalf::answered`], [`Host::authorize_as`]). Called on the shard of the client.
+    fn on_answer(shard: &mut Self::Shard, answer: Answer) {
+        let _ = (shard, answer);
     }
 
     /// What the instance knows, for the version that replaces it: `None` where there is nothing to hand over. The instance goes

@@ -15,7 +15,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::mpsc::Sender;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-pub use desk::Published;
+pub use desk::{Asked, AskedFor, Published};
 pub use event::FakeEvent;
 
 use desk::Desk;
@@ -56,6 +56,10 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
         log: fake_log,
         complete: fake_complete,
         publish: desk::publish,
+        publish_as: desk::publish_as,
+        subscribe_as: desk::subscribe_as,
+        unsubscribe_as: desk::unsubscribe_as,
+        authorize_as: desk::authorize_as,
         mail: desk::mail,
         timer: desk::timer,
         cancel_timer: desk::cancel_timer,

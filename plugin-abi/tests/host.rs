@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 
 use grapnel_plugin_abi::host::{
-    COMPLETION_CHANGES_MAX, Entry, EventAccess, FieldChange, FieldValue, HostServices, PluginMessage,
-    host_api, install_services,
+    COMPLETION_CHANGES_MAX, ClientIdentity, Entry, EventAccess, FieldChange, FieldValue, HostServices,
+    PluginMessage, host_api, install_services,
 };
 use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HostApi, Slice, Status, Ticket, Value};
 
@@ -45,6 +45,26 @@ impl EventAccess for Recorder {
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {
         Err(Status::UNSUPPORTED)
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        Ok(ClientIdentity {
+            client_id: "c",
+            username: None,
+            superuser: false,
+            anonymous: true,
+            clean_start: true,
+            proto_ver: 4,
+            keep_alive_s: 0,
+            expiry_s: 0,
+            receive_maximum: 1,
+            connected_at_ms: 0,
+            connection: 1,
+            peer: None,
+            local: None,
+            listener: "",
+            properties: b"",
+        })
     }
 
     fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Status> {
@@ -111,10 +131,27 @@ unsafe extern "C" fn hook(instance: *mut c_void, event: *const Event) -> Flow {
     // SAFETY: likewise.
     assert_eq!(unsafe { (host.defer)(ctx, 9, &raw mut ticket) }, Status::FULL);
 
+    let mut room = [0; 256];
+    let mut identity = |capacity: usize| {
+        let mut len = 7;
+        // SAFETY: the hook's own context, and a room and a length of its own.
+        (unsafe { (host.identity)(ctx, room.as_mut_ptr(), capacity, &raw mut len) }, len)
+    };
+    let (_, needed) = identity(0);
+    assert_eq!(identity(needed - 1), (Status::FULL, needed), "it says how much room it takes");
+    assert_eq!(identity(needed), (Status::OK, needed));
+    assert_eq!(ClientIdentity::decode(&room[..needed]).map(|identity| identity.client_id), Ok("c"));
+
     // What no plugin should do, and none may break the broker with.
     let nowhere = std::ptr::null_mut();
     // SAFETY: the functions take null for "nothing".
     unsafe {
+        let (no_bytes, no_len) = (std::ptr::null_mut(), std::ptr::null_mut());
+        assert_eq!((host.identity)(ctx, no_bytes, 9, no_len), Status::WRONG_MOMENT);
+        assert_eq!((host.identity)(nowhere, no_bytes, 0, &mut 0), Status::WRONG_MOMENT);
+        assert_eq!((host.identity)(ctx, no_bytes, 9, &mut 0), Status::FULL);
+        assert_eq!((host.publish_as)(1, std::ptr::null(), std::ptr::null()), Status::INVALID);
+        assert_eq!((host.subscribe_as)(1, std::ptr::null(), Slice::EMPTY, 256, 0), Status::INVALID);
         assert_eq!((host.get)(ctx, Field::QOS, 0, std::ptr::null_mut()), Status::WRONG_MOMENT);
         assert_eq!((host.get)(nowhere, Field::QOS, 0, &mut Value::EMPTY.clone()), Status::WRONG_MOMENT);
         assert_eq!((host.set)(ctx, std::ptr::null()), Status::WRONG_MOMENT);

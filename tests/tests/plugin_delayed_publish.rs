@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::mosquitto::{Subscriber, publish};
 use grapnel_tests::wire::property::{USER_PROPERTY, Value};
-use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+use grapnel_tests::{Broker, Client, Connect, Publish, Version, scenario};
 
 const DELAY: Duration = Duration::from_secs(1);
 
@@ -107,4 +107,45 @@ fn what_cannot_be_delayed_is_refused_with_its_reason() {
     }
     let refused = broker.ctl_refused(&["plugins", "reload", "delayed-publish", "--set", "messages_max=0"]);
     assert!(refused.contains("messages_max = 0: must be at least 1"), "{refused}");
+}
+
+/// A delayed message is the word of the client that sent it: it goes where that client may write when it is due, whether it is still
+/// there, has gone, or somebody else has its identifier by then.
+#[test]
+fn a_message_is_authorised_for_its_client_when_it_is_due() {
+    let broker = Broker::builder().grapnel_only().start();
+    let rules = broker.home().join("acl");
+    std::fs::write(
+        &rules,
+        "topic deny secret/#\ntopic readwrite #\ntopic write $delayed/#\nuser chief\ntopic readwrite #\n",
+    )
+    .expect("our folder");
+    broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", rules.display()), "--once"]);
+    broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+    let mut connect = Connect::new(Version::V5, "s");
+    connect.username = Some("chief".to_owned());
+    let mut subscriber = Client::connect(&broker, &connect);
+    subscriber.subscribe("secret/#", 1);
+    subscriber.subscribe("open/#", 1);
+    for gone in [false, true] {
+        let mut client = Client::hello(&broker, Version::V5, "p");
+        for topic in ["$delayed/1/secret/y", "$delayed/1/open/y"] {
+            assert_eq!(
+                client.publish(&Publish::new(topic, topic).qos(1)),
+                0,
+                "the topic of now is nobody's secret"
+            );
+        }
+        if gone {
+            client.disconnect();
+        }
+        // Both were due at one time, in this order.
+        assert_eq!(subscriber.message().topic, "open/y", "gone: {gone}");
+    }
+    assert!(
+        broker
+            .process()
+            .log()
+            .contains("a publish to \"secret/y\" on behalf of client \"p\" was refused: not authorized")
+    );
 }

@@ -2,7 +2,7 @@
 //! shards their publishers are on.
 
 use grapnel_tests::wire::property::{CORRELATION_DATA, RESPONSE_TOPIC, Value};
-use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, scenario};
 
 fn load(broker: &Broker) {
     let filters = r#"filters=["sensors/#"]"#;
@@ -140,4 +140,33 @@ fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
     client.ping();
     let refused = broker.ctl_refused(&["plugins", "reload", "message-cache", "--set", "filters=[\"a/#/b\"]"]);
     assert!(refused.contains("filters[0]: "), "{refused}");
+}
+
+/// An answer is the word of the client that asked: it goes to no topic that this client may not publish to.
+#[test]
+fn an_answer_goes_where_its_client_may_publish() {
+    let broker = Broker::builder().grapnel_only().start();
+    let rules = broker.home().join("acl");
+    let text =
+        "topic deny door/open\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\n";
+    std::fs::write(&rules, text).expect("our folder");
+    broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", rules.display()), "--once"]);
+    load(&broker);
+    let mut connect = Connect::new(Version::V5, "door");
+    connect.username = Some("chief".to_owned());
+    let mut door = Client::connect(&broker, &connect);
+    door.subscribe("door/open", 1);
+    door.subscribe("door/bell", 1);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.publish(&Publish::new("sensors/a", "open it").qos(1));
+    for topic in ["door/open", "door/bell"] {
+        let request = Publish::new("$cache/sensors/a", "").qos(1).with(RESPONSE_TOPIC, Value::text(topic));
+        assert_eq!(client.publish(&request), 0);
+    }
+    // Both were answered in this order, on one shard.
+    let message = door.message();
+    assert_eq!((message.topic.as_str(), message.text()), ("door/bell", "open it".to_owned()));
+    broker.process().wait_for_line("the refusal", PATIENCE, |line| {
+        line.contains("no answer to \"c\", which may not publish to \"door/open\"").then_some(())
+    });
 }

@@ -76,6 +76,7 @@ counters! {
     subscriptions_revoked: "subscriptions taken back because the rules have changed";
     messages_wills: "will messages published";
     messages_plugins: "messages that plugins published";
+    behalf_refused: "requests of plugins on behalf of clients that were refused";
     plugin_mail_stale: "mail for plugins that had gone";
     client_connect: "connections that asked to come in";
     client_connected: "connections that came in";

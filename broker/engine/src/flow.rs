@@ -19,6 +19,7 @@ pub(crate) mod inherit;
 pub(crate) mod live;
 pub(crate) mod memory;
 pub(crate) mod new_session;
+pub(crate) mod on_behalf;
 pub(crate) mod packets;
 pub(crate) mod plugin_publish;
 pub(crate) mod publish;

@@ -5,16 +5,18 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::raw::ALL_SHARDS;
+use grapnel_plugin_abi::raw::{ALL_SHARDS, FROM_BROKER};
 
 use crate::clients::reading::Reading;
 use crate::hook::PluginHandle;
 use crate::hook::tickets::OwnedChange;
+use crate::hook::view::Action;
 use crate::id::ShardId;
 use crate::limits::Limits;
 use crate::message::Message;
-use crate::packet::SubscriptionOptions;
+use crate::packet::{QoS, SubscriptionOptions};
 use crate::reason::ReasonCode;
+use crate::session::Identity;
 
 /// What a shard is made with; the same for all shards but for `id` and `seed`.
 #[derive(Clone, Debug)]
@@ -186,6 +188,60 @@ impl std::fmt::Debug for Search {
     }
 }
 
+/// What a plugin asks for on behalf of a client: client.authorize is asked as if the client had sent it.
+#[derive(Debug)]
+pub struct OnBehalf {
+    /// Who asks.
+    pub plugin: PluginHandle,
+    /// For whom.
+    pub whom: Whom,
+    /// The number under which the plugin is told what became of it, if it wants to know.
+    pub answer: Option<u64>,
+    /// For what.
+    pub wish: Wish,
+}
+
+/// For whom a plugin asks for something.
+#[derive(Debug)]
+pub enum Whom {
+    /// A client as the plugin has kept it.
+    Identity(Box<Identity>),
+    /// Whoever has this client identifier.
+    Client(Box<str>),
+}
+
+/// What a plugin asks for on behalf of a client.
+#[derive(Debug)]
+pub enum Wish {
+    /// Publish a message, which is checked already. Its ancestry names its maker.
+    Publish(Message),
+    /// Subscribe the client; the filter is valid.
+    Subscribe {
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+        /// Options.
+        options: SubscriptionOptions,
+        /// Subscription identifier, 0 for none.
+        id: u32,
+    },
+    /// Take a subscription from the client.
+    Unsubscribe {
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+    },
+    /// Say whether the client may.
+    Ask {
+        /// Do what: not a will.
+        action: Action,
+        /// Valid topic name, or topic filter where it is to subscribe.
+        topic: Box<str>,
+        /// QoS of message or subscription.
+        qos: QoS,
+        /// RETAIN of the message.
+        retain: bool,
+    },
+}
+
 /// What a plugin asks of a shard.
 #[derive(Debug)]
 pub enum Command {
@@ -210,6 +266,8 @@ pub enum Command {
         /// The message.
         message: Message,
     },
+    /// Do something on behalf of a client of this shard.
+    As(Box<OnBehalf>),
     /// Disconnect a client of this shard.
     Kick {
         /// Client identifier.
@@ -277,6 +335,8 @@ pub enum Command {
 
 /// The sender of mail that comes from no shard.
 pub const FROM_A_THREAD: u32 = ALL_SHARDS;
+/// The sender of mail that tells what became of a request on behalf of a client.
+pub const FROM_THE_BROKER: u32 = FROM_BROKER;
 
 /// A client or stored session in a list.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -6,10 +6,11 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::hook::{HookPoint, PluginHandle};
-
 use crate::envelope::{Envelope, Lane};
+use crate::hook::view::Action;
+use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
+use crate::reason::ReasonCode;
 
 /// Bytes on their way to one socket.
 #[derive(Debug, Default)]
@@ -176,6 +177,23 @@ pub struct Revoked {
     pub subscriptions: u64,
 }
 
+/// Something that a plugin asked for on behalf of a client and that was refused, for the operator's log.
+#[derive(Debug)]
+pub struct BehalfRefused {
+    /// Who asked.
+    pub plugin: PluginHandle,
+    /// For whom.
+    pub client_id: Arc<str>,
+    /// For what.
+    pub action: Action,
+    /// Of which topic name or filter.
+    pub topic: Box<str>,
+    /// Why not.
+    pub reason: ReasonCode,
+    /// How many were refused since the last one that was logged.
+    pub unlogged: u64,
+}
+
 /// Everything the engine leaves for the shell.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -205,6 +223,8 @@ pub struct Outbox {
     pub revoked: Vec<Revoked>,
     /// Answers of plugins that could not be taken; of those to messages at most one a second for each hook.
     pub refused: Vec<RefusedAnswer>,
+    /// Something that was refused on behalf of a client; at most once in ten seconds.
+    pub behalf_refused: Option<BehalfRefused>,
 }
 
 impl Outbox {

@@ -33,7 +33,12 @@ pub(crate) struct PluginDesk {
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
     replays: VecDeque<Replay>,
+    /// When a refusal on behalf of a client is logged again, monotonic milliseconds, and how many have not been.
+    refusals: (u64, u64),
 }
+
+/// How often the log names something that was refused on behalf of a client, at most, milliseconds.
+const REFUSAL_LOGGED_EVERY_MS: u64 = 10_000;
 
 /// A timer of a plugin's.
 #[derive(Debug)]
@@ -74,6 +79,17 @@ impl PluginDesk {
     /// How many sessions plugins have.
     pub(crate) fn sessions_len(&self) -> usize {
         self.sessions.len()
+    }
+
+    /// Something was refused on behalf of a client: whether that is logged, and how many before it were not.
+    pub(crate) fn refused(&mut self, now_ms: u64) -> Option<u64> {
+        let (next_ms, unlogged) = &mut self.refusals;
+        if now_ms < *next_ms {
+            *unlogged += 1;
+            return None;
+        }
+        *next_ms = now_ms + REFUSAL_LOGGED_EVERY_MS;
+        Some(std::mem::take(unlogged))
     }
 
     // --- timers

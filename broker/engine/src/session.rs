@@ -13,6 +13,7 @@ use crate::packet::{QoS, SubscriptionOptions};
 use crate::time::Now;
 use crate::timer::Timer;
 
+pub mod behalf;
 pub(crate) mod deliveries;
 pub mod delivery;
 pub mod ending;
@@ -25,6 +26,7 @@ pub(crate) mod ready;
 pub mod slots;
 pub mod subscriptions;
 
+pub use behalf::{Behalf, Deed};
 pub use delivery::Delivery;
 pub use ending::{End, EndCause, Fate, Last, Will};
 pub use identity::{Host, Identity, Principal, host_of};

@@ -21,10 +21,11 @@ use crate::time::Now;
 pub use crate::clients::reading::{Pause, Reading};
 pub use crate::counters::Counters;
 pub use crate::envelope::{Envelope, Lane};
+pub use crate::flow::home::home_among;
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
-pub use crate::outbox::{Closing, Outbound, Outbox, RefusedAnswer, Revoked};
+pub use crate::outbox::{BehalfRefused, Closing, Outbound, Outbox, RefusedAnswer, Revoked};
 pub use crate::totals::Totals;
 
 /// One shard's engine.

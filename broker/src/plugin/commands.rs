@@ -8,15 +8,19 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Instant;
 
 use bytes::Bytes;
+use grapnel_engine::hook::view::Action;
 use grapnel_engine::hook::{PluginHandle, outgoing};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::message::FlowPart;
-use grapnel_engine::packet::SubscriptionOptions;
+use grapnel_engine::packet::{QoS, SubscriptionOptions};
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::{Command, FROM_A_THREAD, Outcome, Scope, Search};
+use grapnel_engine::session::Identity;
+use grapnel_engine::shard::{
+    Command, FROM_A_THREAD, OnBehalf, Outcome, Scope, Search, Whom, Wish, home_among,
+};
 use grapnel_engine::topic;
-use grapnel_plugin_abi::host::PluginMessage;
-use grapnel_plugin_abi::raw::{ALL_SHARDS, Status};
+use grapnel_plugin_abi::host::{self, Behalf, PluginMessage};
+use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
 
 use super::request::Settings;
 use crate::shard::handle::ShardHandle;
@@ -71,6 +75,8 @@ pub(super) struct Desk {
     accounts: RwLock<HashMap<u64, Arc<Account>>>,
     shards: RwLock<Vec<ShardHandle>>,
     bounds: RwLock<Arc<Bounds>>,
+    /// By which the shards share out the clients.
+    home_keys: RwLock<[u64; 4]>,
     timers: AtomicU64,
     begin: Instant,
 }
@@ -82,6 +88,7 @@ impl Default for Desk {
             accounts: RwLock::default(),
             shards: RwLock::default(),
             bounds: RwLock::new(Arc::new(bounds)),
+            home_keys: RwLock::default(),
             timers: AtomicU64::new(1),
             begin: Instant::now(),
         }
@@ -102,6 +109,7 @@ impl Desk {
         (*write(&self.shards)).clone_from(&settings.shards);
         let (limits, shell) = (Arc::clone(&settings.message_limits), settings.limits.clone());
         *write(&self.bounds) = Arc::new(Bounds { limits, shell });
+        *write(&self.home_keys) = settings.home_keys;
     }
 
     /// From now on this generation may ask. Its messages have this bit in their ancestry; `leads` where it may make some elsewhere.
@@ -176,9 +184,7 @@ impl Desk {
     pub(super) fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
         let account = self.leading_account(plugin)?;
         let bounds = self.bounds();
-        // A command inherits the ancestry of its event.
-        let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
-        let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | account.bit;
+        let (here, ancestry) = account.led_here();
         let (flow, store_only) = (message.flow, message.store_only);
         let mut message = outgoing::message_of(message, &account.name, ancestry, &bounds.limits)?;
         message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
@@ -206,6 +212,108 @@ impl Desk {
         Ok(self.account(plugin)?.flows().held(flow))
     }
 
+    pub(super) fn publish_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        message: &PluginMessage<'_>,
+    ) -> Result<(), Status> {
+        let account = self.leading_account(plugin)?;
+        if message.store_only {
+            // No client can ask for that.
+            return Err(Status::INVALID);
+        }
+        let bounds = self.bounds();
+        let (_, ancestry) = account.led_here();
+        let flow = message.flow;
+        let mut message = outgoing::message_of(message, behalf.whom.client_id(), ancestry, &bounds.limits)?;
+        message.flow = (flow > 0).then(|| FlowPart::of(account.flows().count(flow)));
+        let whom = whom_of(behalf)?;
+        if !account.may_publish(self.begin.elapsed().as_secs(), bounds.shell.plugin_publishes_per_second_max)
+        {
+            return Err(Status::FULL);
+        }
+        self.hand_as(plugin, behalf, whom, Wish::Publish(message))
+    }
+
+    pub(super) fn subscribe_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        options: u8,
+        id: u32,
+    ) -> Result<(), Status> {
+        self.account(plugin)?;
+        let options = self.options_of(filter, options, id)?;
+        let wish = Wish::Subscribe { filter: filter.into(), options, id };
+        self.hand_as(plugin, behalf, whom_of(behalf)?, wish)
+    }
+
+    pub(super) fn unsubscribe_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+    ) -> Result<(), Status> {
+        self.account(plugin)?;
+        topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
+        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Unsubscribe { filter: filter.into() })
+    }
+
+    pub(super) fn authorize_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        action: RawAction,
+        topic: &str,
+        (qos, retain): (u8, bool),
+    ) -> Result<(), Status> {
+        self.account(plugin)?;
+        let action = match action {
+            RawAction::PUBLISH => Action::Publish,
+            RawAction::SUBSCRIBE => Action::Subscribe,
+            RawAction::DELIVER => Action::Deliver,
+            _ => return Err(Status::INVALID),
+        };
+        let limits = &self.bounds().limits;
+        let parsed = match action {
+            Action::Subscribe => topic::parse_filter(topic).map(|parsed| parsed.filter).ok(),
+            _ => topic::validate_name(topic).is_ok().then_some(topic),
+        };
+        let levels = parsed.ok_or(Status::INVALID)?;
+        if topic.len() as u64 > limits.topic_bytes_max
+            || topic::check_levels(levels, limits.topic_levels_max as u16).is_err()
+        {
+            return Err(Status::INVALID);
+        }
+        let qos = QoS::from_u8(qos).ok_or(Status::INVALID)?;
+        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Ask { action, topic: topic.into(), qos, retain })
+    }
+
+    /// The client's shard does it, where its session would be.
+    fn hand_as(&self, plugin: u64, behalf: &Behalf<'_>, whom: Whom, wish: Wish) -> Result<(), Status> {
+        let shards = read(&self.shards);
+        let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
+        let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
+        let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
+        self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })))
+    }
+
+    /// Options of a subscription that may be.
+    fn options_of(&self, filter: &str, options: u8, id: u32) -> Result<SubscriptionOptions, Status> {
+        let options = SubscriptionOptions::from_byte(options).map_err(|_| Status::INVALID)?;
+        let limits = &self.bounds().limits;
+        let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
+        if filter.len() as u64 > limits.topic_bytes_max
+            || topic::check_levels(parsed.filter, limits.topic_levels_max as u16).is_err()
+            || id > 268_435_455
+        {
+            return Err(Status::INVALID);
+        }
+        Ok(options)
+    }
+
     pub(super) fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         let account = self.account(plugin)?;
         let reason = ReasonCode(reason);
@@ -228,15 +336,7 @@ impl Desk {
         id: u32,
     ) -> Result<(), Status> {
         let account = self.account(plugin)?;
-        let options = SubscriptionOptions::from_byte(options).map_err(|_| Status::INVALID)?;
-        let limits = &self.bounds().limits;
-        let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
-        if filter.len() as u64 > limits.topic_bytes_max
-            || topic::check_levels(parsed.filter, limits.topic_levels_max as u16).is_err()
-            || id > 268_435_455
-        {
-            return Err(Status::INVALID);
-        }
+        let options = self.options_of(filter, options, id)?;
         self.seek(&account, ("subscribe", client_id, filter), || Command::Subscribe {
             client_id: client_id.into(),
             filter: filter.into(),
@@ -313,6 +413,14 @@ impl Desk {
     }
 }
 
+/// For whom, as the engine has it.
+fn whom_of(behalf: &Behalf<'_>) -> Result<Whom, Status> {
+    Ok(match behalf.whom {
+        host::Whom::Client(client_id) => Whom::Client(client_id.into()),
+        host::Whom::Identity(kept) => Whom::Identity(Box::new(Identity::kept(&kept).ok_or(Status::INVALID)?)),
+    })
+}
+
 impl Account {
     fn flows(&self) -> MutexGuard<'_, Flows> {
         self.flows.lock().unwrap_or_else(PoisonError::into_inner)
@@ -339,6 +447,13 @@ impl Account {
         );
     }
 
+    /// The shard whose hook asks, if one does, and the ancestry of what it leads to: a command inherits that of its event.
+    fn led_here(&self) -> (Option<ShardHandle>, u64) {
+        let here = ShardHandle::here().filter(|here| here.pulse().call().is_calling());
+        let ancestry = here.as_ref().map_or(0, |here| here.pulse().call().ancestry()) | self.bit;
+        (here, ancestry)
+    }
+
     /// Counts a publish in this second.
     fn may_publish(&self, second: u64, max: u64) -> bool {
         let counted = self.published.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |before| {
@@ -360,6 +475,7 @@ fn shard_of(topic: &str, shards: usize) -> usize {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use grapnel_engine::id::ShardId;
+    use grapnel_plugin_abi::host::ClientIdentity;
 
     use super::*;
 
@@ -404,6 +520,82 @@ mod tests {
         assert_eq!(desk.publish(5, &message(b"a/+")), Err(Status::INVALID));
         assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
         assert_eq!(desk.publish(5, &message(b"a/b")), Err(Status::STALE));
+    }
+
+    fn somebody(client_id: &str) -> ClientIdentity<'_> {
+        ClientIdentity {
+            client_id,
+            username: Some("ann"),
+            superuser: false,
+            anonymous: false,
+            clean_start: true,
+            proto_ver: 5,
+            keep_alive_s: 0,
+            expiry_s: 0,
+            receive_maximum: 1,
+            connected_at_ms: 0,
+            connection: 1,
+            peer: None,
+            local: None,
+            listener: "default",
+            properties: b"",
+        }
+    }
+
+    #[test]
+    fn what_is_asked_on_behalf_of_a_client_goes_to_its_shard_and_in_its_name() {
+        let (desk, shards) = desk();
+        for number in 0..20 {
+            let name = format!("c{number}");
+            let home = home_among(2, [0; 4], &name).index();
+            let identity = host::Whom::Identity(somebody(&name));
+            for whom in [identity, host::Whom::Client(&name)] {
+                let behalf = Behalf { whom, answer: Some(number) };
+                desk.publish_as(5, &behalf, &message(b"a/b")).unwrap();
+                let Some(Command::As(request)) = shards[home].next_plugin_command() else {
+                    panic!("{name} went to the other shard")
+                };
+                let OnBehalf { plugin, answer, wish: Wish::Publish(message), .. } = *request else {
+                    panic!()
+                };
+                assert_eq!((plugin, answer), (PluginHandle(5), Some(number)));
+                assert_eq!((&*message.from, message.ancestry), (&*name, 1 << 9));
+            }
+        }
+        assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
+    }
+
+    #[test]
+    fn what_cannot_be_asked_on_behalf_of_a_client_is_refused() {
+        let (desk, shards) = desk();
+        let good = Behalf { whom: host::Whom::Client("c"), answer: None };
+        // Properties that no CONNECT may have.
+        let wrong = ClientIdentity { properties: b"\x01\x00", ..somebody("c") };
+        let wrong = Behalf { whom: host::Whom::Identity(wrong), answer: None };
+        let publish = |behalf, topic| desk.publish_as(5, behalf, &message(topic));
+        assert_eq!(publish(&wrong, b"a/b"), Err(Status::INVALID));
+        assert_eq!(publish(&good, b"a/+"), Err(Status::INVALID));
+        assert_eq!(desk.subscribe_as(5, &good, "a/#/b", 0, 0), Err(Status::INVALID));
+        assert_eq!(desk.subscribe_as(5, &good, "a", 3, 0), Err(Status::INVALID));
+        assert_eq!(desk.subscribe_as(5, &good, "a", 0, 268_435_456), Err(Status::INVALID));
+        assert_eq!(desk.unsubscribe_as(5, &good, ""), Err(Status::INVALID));
+        for (action, topic) in [
+            (RawAction::WILL, "a"),
+            (RawAction(9), "a"),
+            (RawAction::PUBLISH, "a/#"),
+            (RawAction::SUBSCRIBE, "a#"),
+        ] {
+            assert_eq!(
+                desk.authorize_as(5, &good, action, topic, (0, false)),
+                Err(Status::INVALID),
+                "{topic}"
+            );
+        }
+        assert_eq!(desk.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)), Err(Status::INVALID));
+        assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
+        assert_eq!(desk.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
+        desk.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();
+        desk.authorize_as(5, &good, RawAction::SUBSCRIBE, "$share/g/a/#", (0, false)).unwrap();
     }
 
     #[test]

@@ -37,6 +37,8 @@ pub struct Settings {
     pub listeners: Vec<OpenListener>,
     /// Whether what no link of client.authorize answers is allowed.
     pub no_match_allow: bool,
+    /// By which the shards share out the clients: [`Setup::keys`](grapnel_engine::shard::Setup::keys), which no configuration knows.
+    pub home_keys: [u64; 4],
     /// Bounds of the messages that plugins publish, and of the changes that come with deferred verdicts.
     pub message_limits: Arc<Limits>,
 }
@@ -65,6 +67,7 @@ impl Settings {
                 })
                 .collect(),
             no_match_allow: config.authorization.no_match == NoMatch::Allow,
+            home_keys: [0; 4],
             message_limits: Arc::new(config.limits.clone()),
         }
     }

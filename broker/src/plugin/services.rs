@@ -9,14 +9,15 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
+use grapnel_engine::hook::view::Action as Wanted;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
-use grapnel_engine::shard::{Completion, OwnedChange, RefusedAnswer, Revoked, ticket_shard};
+use grapnel_engine::shard::{BehalfRefused, Completion, OwnedChange, RefusedAnswer, Revoked, ticket_shard};
 use grapnel_plugin_abi::host::{
-    self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
+    self, Behalf, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
-use grapnel_plugin_abi::raw::{Flow, HostApi, Scope, Slice, Status, Ticket};
+use grapnel_plugin_abi::raw::{Action, Flow, HostApi, Scope, Slice, Status, Ticket};
 
 use super::ancestry::Places;
 use super::attendant::Errands;
@@ -339,6 +340,42 @@ impl HostServices for Services {
         self.desk.in_flight(plugin, flow)
     }
 
+    fn publish_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        message: &PluginMessage<'_>,
+    ) -> Result<(), Status> {
+        self.desk.publish_as(plugin, behalf, message)
+    }
+
+    fn subscribe_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        self.desk.subscribe_as(plugin, behalf, filter, options, subscription_id)
+    }
+
+    fn unsubscribe_as(&self, plugin: u64, behalf: &Behalf<'_>, filter: &str) -> Result<(), Status> {
+        self.desk.unsubscribe_as(plugin, behalf, filter)
+    }
+
+    fn authorize_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        action: Action,
+        topic: &str,
+        qos: u8,
+        retain: bool,
+    ) -> Result<(), Status> {
+        self.desk.authorize_as(plugin, behalf, action, topic, (qos, retain))
+    }
+
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         self.desk.kick(plugin, client_id, reason, discard)
     }
@@ -426,6 +463,22 @@ pub(super) fn answer_refused(refused: &RefusedAnswer) {
             refused.point.name(),
             refused.reason
         ),
+    );
+}
+
+/// Says in the log that something was refused that a plugin asked for on behalf of a client, and why.
+pub(super) fn behalf_refused(refused: &BehalfRefused) {
+    let what = match refused.action {
+        Wanted::Subscribe => "subscription to",
+        Wanted::Deliver => "delivery of",
+        Wanted::Publish | Wanted::Will => "publish to",
+    };
+    let BehalfRefused { client_id, topic, reason, unlogged, .. } = refused;
+    let more = if *unlogged > 0 { format!("; {unlogged} more since the last line") } else { String::new() };
+    SERVICES.log(
+        refused.plugin.0,
+        2,
+        &format!("a {what} {topic:?} on behalf of client {client_id:?} was refused: {reason}{more}"),
     );
 }
 

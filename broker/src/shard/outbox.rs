@@ -25,6 +25,9 @@ impl State {
             }
             outbox.refused.drain(..).for_each(|refused| crate::plugin::answer_refused(&refused));
             outbox.revoked.drain(..).for_each(crate::plugin::revoked);
+            if let Some(refused) = outbox.behalf_refused.take() {
+                crate::plugin::behalf_refused(&refused);
+            }
             if let Some(full) = outbox.retained_full.take() {
                 let shard = self.fittings.handle.id();
                 tracing::warn!("a retained message was delivered and not stored on shard {shard}: {full}");

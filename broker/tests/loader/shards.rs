@@ -177,6 +177,7 @@ impl Fixture {
             retired_max: 1_000,
             state_bytes_max: 1 << 20,
             limits: ShellLimits::default(),
+            home_keys: [1, 2, 3, 4],
             message_limits: Arc::default(),
             listeners: Vec::new(),
             no_match_allow: true,

@@ -4,12 +4,15 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use super::{FieldChange, change_of, host_add_message, host_defer, host_get, host_set};
+use super::behalf::{host_authorize_as, host_publish_as, host_subscribe_as, host_unsubscribe_as};
+use super::{
+    Behalf, FieldChange, change_of, host_add_message, host_defer, host_get, host_identity, host_set,
+};
 use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};
 use crate::raw::{
-    ABI_MAJOR, ABI_MINOR, Change, Flow, HookFn, HostApi, MetricKind, NewMessage, NewMetric, NewThread, Pair,
-    Scope, Slice, Status, Ticket,
+    ABI_MAJOR, ABI_MINOR, Action, Change, Flow, HookFn, HostApi, MetricKind, NewMessage, NewMetric,
+    NewThread, Pair, Scope, Slice, Status, Ticket,
 };
 
 /// A message that a plugin publishes, borrowed for the call.
@@ -219,6 +222,46 @@ pub trait HostServices: Sync + Send {
         let _ = (plugin, message);
         Err(Status::UNSUPPORTED)
     }
+    /// As [`HostApi::publish_as`].
+    fn publish_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        message: &PluginMessage<'_>,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, message);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::subscribe_as`].
+    fn subscribe_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter, options, subscription_id);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::unsubscribe_as`].
+    fn unsubscribe_as(&self, plugin: u64, behalf: &Behalf<'_>, filter: &str) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::authorize_as`].
+    fn authorize_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        action: Action,
+        topic: &str,
+        qos: u8,
+        retain: bool,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, action, topic, qos, retain);
+        Err(Status::UNSUPPORTED)
+    }
     /// As [`HostApi::kick`].
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         let _ = (plugin, client_id, reason, discard);
@@ -338,6 +381,11 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         replay: host_replay,
         file: Slice::EMPTY,
         in_flight: host_in_flight,
+        identity: host_identity,
+        publish_as: host_publish_as,
+        subscribe_as: host_subscribe_as,
+        unsubscribe_as: host_unsubscribe_as,
+        authorize_as: host_authorize_as,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }
@@ -364,13 +412,13 @@ unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
 ///
 /// # Safety
 /// As for [`Slice::bytes`].
-unsafe fn text<'a>(slice: Slice) -> Result<&'a str, Status> {
+pub(super) unsafe fn text<'a>(slice: Slice) -> Result<&'a str, Status> {
     // SAFETY: the caller vouches for the view.
     std::str::from_utf8(unsafe { slice.bytes() }).map_err(|_| Status::INVALID)
 }
 
 /// Runs a function of the services, if there are any.
-fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(), Status>) -> Status {
+pub(super) fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(), Status>) -> Status {
     let Some(services) = SERVICES.get() else { return Status::WRONG_MOMENT };
     match function(*services) {
         Ok(()) => Status::OK,

@@ -5,9 +5,10 @@ use std::ffi::c_void;
 use abi_stable::StableAbi;
 
 #[cfg(doc)]
-use super::{ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, LogLevel};
+use super::{ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, FROM_BROKER, IDENTITY_BYTES_MAX, LogLevel};
 use super::{
-    Change, Event, Field, Flow, NewMessage, NewMetric, NewThread, Scope, Slice, Status, Ticket, Value,
+    Action, Change, Event, Field, Flow, NewMessage, NewMetric, NewThread, OnBehalf, Scope, Slice, Status,
+    Ticket, Value,
 };
 use crate::module::Mount;
 
@@ -16,9 +17,10 @@ pub type HookFn = unsafe extern "C" fn(instance: *mut c_void, event: *const Even
 
 /// What the broker offers a plugin. One for each loaded plugin; never freed. A field beyond `size` does not exist.
 ///
-/// `get`, `set`, `defer` and `add_message` are for the running hook, on its thread, with its `ctx`. All others may be called from
-/// any thread from `load` on until the plugin's end and later, when they answer [`Status::STALE`]; those that act (`publish`,
-/// `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`) are copied and run after the current event has ended.
+/// `get`, `set`, `defer`, `add_message` and `identity` are for the running hook, on its thread, with its `ctx`. All others may be
+/// called from any thread from `load` on until the plugin's end and later, when they answer [`Status::STALE`]; those that act
+/// (`publish`, `kick`, `subscribe`, `unsubscribe`, `invalidate`, `mail`, and those whose names end in `_as`) are copied and run
+/// after the current event has ended.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct HostApi {
@@ -54,7 +56,8 @@ pub struct HostApi {
     pub hook: unsafe extern "C" fn(plugin: u64, mount: *const Mount, out: *mut u64) -> Status,
     /// Takes what `hook` gave out of the chains. Any thread.
     pub unhook: unsafe extern "C" fn(plugin: u64, hook: u64) -> Status,
-    /// Publishes a message. It runs through the chains of all plugins but those that led to it. Any thread; [`Status::FULL`] beyond
+    /// Publishes a message of the plugin's own: nobody authorises it. It runs through the chains of all plugins but those that led to
+    /// it. What a client asked for is published with `publish_as`. Any thread; [`Status::FULL`] beyond
     /// `publishes_per_second_max`.
     pub publish: unsafe extern "C" fn(plugin: u64, message: *const NewMessage) -> Status,
     /// Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread.
@@ -101,6 +104,39 @@ pub struct HostApi {
     /// subscribes to is held no more; a retained one is as long as it is retained. Those of `add_message` are not counted. Each
     /// generation of a plugin counts its own. Any thread.
     pub in_flight: unsafe extern "C" fn(plugin: u64, flow: u32, out: *mut u64) -> Status,
+    /// Writes who the event's client is into `buffer`, which has `capacity` bytes, and their number into `len`: at most
+    /// [`IDENTITY_BYTES_MAX`]. The bytes mean nothing to the plugin, and may be kept and handed to its next version. In the hook
+    /// alone; [`Status::FULL`] where there is too little room, with the number of bytes that it takes, or 0 where no identity
+    /// may be so long; [`Status::UNSUPPORTED`] at points before the client is in, and where there is no client.
+    pub identity:
+        unsafe extern "C" fn(ctx: *mut c_void, buffer: *mut u8, capacity: usize, len: *mut usize) -> Status,
+    /// Publishes a message on behalf of a client, whose identifier it bears. client.authorize is asked, and what the client's own
+    /// PUBLISH must obey holds: a refused one has no effect and is counted. It keeps its place among what the plugin publishes, on
+    /// the client's shard. Any thread; [`Status::INVALID`] for bytes that are no identity, [`Status::FULL`] beyond
+    /// `publishes_per_second_max`.
+    pub publish_as:
+        unsafe extern "C" fn(plugin: u64, behalf: *const OnBehalf, message: *const NewMessage) -> Status,
+    /// Subscribes a client as `subscribe` does, if client.authorize allows it, and if the session under its identifier is still of the
+    /// same user name. Any thread.
+    pub subscribe_as: unsafe extern "C" fn(
+        plugin: u64,
+        behalf: *const OnBehalf,
+        filter: Slice,
+        options: u32,
+        subscription_id: u32,
+    ) -> Status,
+    /// Takes a subscription from a client, if the session under its identifier is still of the same user name. Any thread.
+    pub unsubscribe_as: unsafe extern "C" fn(plugin: u64, behalf: *const OnBehalf, filter: Slice) -> Status,
+    /// Asks client.authorize whether a client may publish to a topic, subscribe to a filter or get a message of a topic, for what the
+    /// plugin keeps itself; the answer comes as mail from [`FROM_BROKER`], whatever the flags say. `qos` is 0 to 2. Any thread.
+    pub authorize_as: unsafe extern "C" fn(
+        plugin: u64,
+        behalf: *const OnBehalf,
+        action: Action,
+        topic: Slice,
+        qos: u32,
+        retain: u32,
+    ) -> Status,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn(plugin: u64) -> u64,

@@ -357,3 +357,13 @@ pub const MANIFEST_CLOSABLE: u32 = 1;
 
 /// Every shard, as the addressee of mail.
 pub const ALL_SHARDS: u32 = u32::MAX;
+
+/// The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the request's, its
+/// one byte a reason code.
+pub const FROM_BROKER: u32 = 4_294_967_294;
+
+/// Bytes that a client's identity has at most.
+pub const IDENTITY_BYTES_MAX: u32 = 65_536;
+
+/// Bit of [`crate::raw::OnBehalf::flags`]: the plugin is told by mail what became of it.
+pub const BEHALF_ANSWER: u32 = 1;

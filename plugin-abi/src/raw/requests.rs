@@ -53,6 +53,25 @@ pub struct NewMessage {
     pub user_properties_len: usize,
 }
 
+/// For whom a plugin asks for something, and whether it is told what became of it. Copied by the host during the call.
+///
+/// Whoever it is, client.authorize is asked as for the client's own packet: with the client as its session knows it, where one of
+/// the same user name is there, otherwise with what `identity` says.
+#[repr(C)]
+#[derive(StableAbi)]
+pub struct OnBehalf {
+    /// Bytes of this struct as the plugin was built with it.
+    pub size: u32,
+    /// `BEHALF_…` bits of [`crate::raw`].
+    pub flags: u32,
+    /// What `identity` of the host wrote. Empty stands for whoever has `client_id` when it is done.
+    pub identity: Slice,
+    /// Client identifier, where there is no identity; refused with 0x85 where no session has it.
+    pub client_id: Slice,
+    /// Comes back as the number of the mail that tells what became of it.
+    pub number: u64,
+}
+
 /// A metric that a plugin wants to have in `/metrics`. Copied by the host during the call.
 #[repr(C)]
 #[derive(StableAbi)]

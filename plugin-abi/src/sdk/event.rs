@@ -104,6 +104,16 @@ impl<'a> Context<'a> {
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
     }
 
+    /// Writes the client's identity; its length, or the status and how much room it takes.
+    pub(super) fn identity(&self, room: &mut [u8]) -> Result<usize, (Status, usize)> {
+        let mut len = 0;
+        // SAFETY: this context lives only while its hook runs, on that thread, and room and length are writable.
+        let status = unsafe {
+            (self.host.api().identity)(self.event.ctx, room.as_mut_ptr(), room.len(), &raw mut len)
+        };
+        if status == Status::OK && len <= room.len() { Ok(len) } else { Err((status, len)) }
+    }
+
     pub(super) fn defer(&mut self, deadline_ms: u32) -> Result<Ticket, Refused> {
         let mut ticket = Ticket(0);
         // SAFETY: this context lives only while its hook runs, on that thread, and `ticket` is writable.
@@ -203,6 +213,15 @@ macro_rules! client_getters {
         /// Name of the listener it came through.
         pub fn listener(&self) -> Option<&'a str> {
             self.context.text(crate::raw::Field::LISTENER, 0)
+        }
+
+        /// Who the client is, to be kept for what is done on its behalf later.
+        ///
+        /// # Errors
+        /// [`Refused`](crate::Refused) where the client is not in yet, and for one whose texts and CONNECT properties have more than
+        /// 65,536 bytes.
+        pub fn identity(&self) -> Result<crate::Identity, crate::Refused> {
+            crate::Identity::of(&self.context)
         }
 
         /// The shard this runs on.

@@ -8,9 +8,11 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use abi_stable::prefix_type::PrefixTypeTrait;
 
+use super::behalf::Answer;
 use super::config;
 use super::event::Context;
 use super::host::Host;
+use super::reason::Reason;
 use super::{Configured, Flow, Mail, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
 use crate::point::{FaultPolicy, HookPoint};
@@ -459,6 +461,17 @@ unsafe extern "C" fn on_timer<P: Exported>(instance: *mut c_void, timer: u64, nu
 
 unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32, number: u64, bytes: Slice) {
     let from = (from_shard != raw::ALL_SHARDS).then_some(from_shard);
+    if from_shard == raw::FROM_BROKER {
+        // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
+        unsafe {
+            told::<P::Shard>("on_answer", instance, |instance| {
+                // Without a code nothing is known to have been done.
+                let code = bytes.bytes().first().copied().unwrap_or(Reason::UNSPECIFIED.0);
+                P::on_answer(&mut instance.shard, Answer { number, reason: Reason(code) });
+            });
+        }
+        return;
+    }
     // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
     unsafe {
         told::<P::Shard>("on_mail", instance, |instance| {

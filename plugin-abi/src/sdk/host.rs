@@ -94,11 +94,12 @@ impl Host {
         self.log(Level::Debug, message);
     }
 
-    fn done(status: Status) -> Result<(), Refused> {
+    pub(super) fn done(status: Status) -> Result<(), Refused> {
         if status == Status::OK { Ok(()) } else { Err(Refused { field: None, status }) }
     }
 
-    /// Publishes a message. It runs through the hooks of all plugins but those that led to it, this one among them. Any thread.
+    /// Publishes a message of the plugin's own, which nobody authorises. It runs through the hooks of all plugins but those that led to
+    /// it, this one among them. What a client has asked for is published with [`Host::publish_as`]. Any thread.
     ///
     /// # Errors
     /// [`Refused`] for a topic or property that no message may have, and beyond `publishes_per_second_max`.
@@ -144,7 +145,8 @@ impl Host {
     }
 
     /// Subscribes a client to a topic filter, with the options byte of section 3.8.3.1 (its lowest two bits are the QoS) and a
-    /// subscription identifier or 0. Nobody is asked. Any thread. That there is no such client is no error.
+    /// subscription identifier or 0. Nobody is asked, as the plugin decides it: what a client has asked for goes with
+    /// [`Host::subscribe_as`]. Any thread. That there is no such client is no error.
     ///
     /// # Errors
     /// [`Refused`] for a filter or options that cannot be.

@@ -7,9 +7,9 @@ use std::ffi::c_void;
 use std::time::Duration;
 
 use super::{NEXT, Registered, TestPlugin, load_on, registry, with_error};
-use crate::host::PluginMessage;
-use crate::raw::{ALL_SHARDS, NewMessage, Slice, StateSink, Status};
-use crate::sdk::Exported;
+use crate::host::{Behalf, PluginMessage};
+use crate::raw::{ALL_SHARDS, Action, FROM_BROKER, NewMessage, OnBehalf, Slice, StateSink, Status};
+use crate::sdk::{Exported, Reason};
 
 thread_local! {
     /// The shard whose part this thread is playing.
@@ -24,7 +24,7 @@ pub(super) fn on_shard<R>(shard: u32, call: impl FnOnce() -> R) -> R {
     result
 }
 
-/// A message that a plugin has published with [`crate::Host::publish`].
+/// A message that a plugin has published with [`crate::Host::publish`] or [`crate::Host::publish_as`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Published {
     /// Topic name.
@@ -37,10 +37,34 @@ pub struct Published {
     pub retain: bool,
     /// Client identifier it is said to come from; empty for the plugin.
     pub from: String,
+    /// Client identifier of whom it was published on behalf of; `None` where it is the plugin's own.
+    pub on_behalf_of: Option<String>,
     /// User properties, as key and value.
     pub user_properties: Vec<(String, String)>,
     /// The flow that it is counted in until the test takes it; 0 for none.
     pub flow: u32,
+}
+
+/// What a plugin has asked for on behalf of a client, beside publishes.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Asked {
+    /// For whom.
+    pub client_id: String,
+    /// What.
+    pub what: AskedFor,
+    /// The number that the answer is to have; `None` where none is wanted.
+    pub number: Option<u64>,
+}
+
+/// What a plugin has asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum AskedFor {
+    /// A subscription to this topic filter, with this options byte.
+    Subscribe(String, u8),
+    /// The end of the subscription to this topic filter.
+    Unsubscribe(String),
+    /// Whether it may do this with this topic name or filter, one of the numbers of [`crate::raw::Action`].
+    Authorize(Action, String),
 }
 
 #[derive(Clone, Debug)]
@@ -64,6 +88,9 @@ pub(super) struct Desk {
     shards: u32,
     now_ms: u64,
     published: Vec<Published>,
+    /// The shards and numbers of the answers that publishes are to have.
+    unanswered: Vec<(u32, u64)>,
+    asked: Vec<Asked>,
     timers: BTreeMap<u64, FakeTimer>,
     mail: Vec<FakeMail>,
 }
@@ -93,6 +120,7 @@ fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
         qos: message.qos,
         retain: message.retain,
         from: text(message.from)?,
+        on_behalf_of: None,
         user_properties: pairs.collect::<Result<_, Status>>()?,
         flow: message.flow,
     })
@@ -121,6 +149,75 @@ pub(super) unsafe extern "C" fn publish(plugin: u64, message: *const NewMessage)
         }
         Err(status) => status,
     }
+}
+
+pub(super) unsafe extern "C" fn publish_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    message: *const NewMessage,
+) -> Status {
+    // SAFETY: the contract of `publish_as`: null or tables that live through the call, as what they point to does.
+    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
+    // SAFETY: likewise.
+    let read = unsafe { Behalf::of(behalf).and_then(|behalf| Ok((behalf, PluginMessage::of(message)?))) };
+    let noted = read.and_then(|(behalf, message)| Ok((behalf, noted(&message)?)));
+    let (behalf, message) = match noted {
+        Ok(both) => both,
+        Err(status) => return status,
+    };
+    let client_id = behalf.whom.client_id().to_owned();
+    let message = Published { from: client_id.clone(), on_behalf_of: Some(client_id), ..message };
+    let shard = SHARD.get().unwrap_or(0);
+    let done = with(plugin, |desk| {
+        desk.published.push(message);
+        desk.unanswered.extend(behalf.answer.map(|number| (shard, number)));
+    });
+    done.map_or(Status::STALE, |()| Status::OK)
+}
+
+fn ask(plugin: u64, behalf: Result<Behalf<'_>, Status>, what: Result<AskedFor, Status>) -> Status {
+    let asked = behalf.and_then(|behalf| {
+        Ok(Asked { client_id: behalf.whom.client_id().to_owned(), what: what?, number: behalf.answer })
+    });
+    match asked {
+        Ok(asked) => with(plugin, |desk| desk.asked.push(asked)).map_or(Status::STALE, |()| Status::OK),
+        Err(status) => status,
+    }
+}
+
+pub(super) unsafe extern "C" fn subscribe_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+    options: u32,
+    _subscription_id: u32,
+) -> Status {
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    let (behalf, filter) = unsafe { (Behalf::of(behalf), text(filter.bytes())) };
+    ask(plugin, behalf, filter.map(|filter| AskedFor::Subscribe(filter, options as u8)))
+}
+
+pub(super) unsafe extern "C" fn unsubscribe_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+) -> Status {
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    let (behalf, filter) = unsafe { (Behalf::of(behalf), text(filter.bytes())) };
+    ask(plugin, behalf, filter.map(AskedFor::Unsubscribe))
+}
+
+pub(super) unsafe extern "C" fn authorize_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    action: Action,
+    topic: Slice,
+    _qos: u32,
+    _retain: u32,
+) -> Status {
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    let (behalf, topic) = unsafe { (Behalf::of(behalf), text(topic.bytes())) };
+    ask(plugin, behalf, topic.map(|topic| AskedFor::Authorize(action, topic)))
 }
 
 pub(super) unsafe extern "C" fn mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
@@ -163,6 +260,35 @@ impl<P: Exported> TestPlugin<P> {
     /// What the plugin has published since the last time that this was asked.
     pub fn published(&self) -> Vec<Published> {
         with(self.handle, |desk| std::mem::take(&mut desk.published)).unwrap_or_default()
+    }
+
+    /// What the plugin has asked for on behalf of clients since the last time that this was asked, beside publishes.
+    pub fn asked(&self) -> Vec<Asked> {
+        with(self.handle, |desk| std::mem::take(&mut desk.asked)).unwrap_or_default()
+    }
+
+    /// Answers something that the plugin asked for on behalf of a client: calls `on_answer` of the shard's instance.
+    pub fn answer_on(&mut self, shard: u32, number: u64, reason: Reason) {
+        let instance = self.shards[shard as usize];
+        let code = [reason.0];
+        // SAFETY: the instance lives as long as `self`, which stays on its thread; the byte lives through the call.
+        on_shard(shard, || unsafe {
+            self.table.on_mail()(instance, FROM_BROKER, number, Slice::of(&code));
+        });
+    }
+
+    /// Answers with success all that was published on behalf of clients and wants an answer, what is published meanwhile too;
+    /// how many answers there were.
+    pub fn answer_published(&mut self) -> usize {
+        let mut answered = 0;
+        while let Some((shard, number)) =
+            with(self.handle, |desk| (!desk.unanswered.is_empty()).then(|| desk.unanswered.remove(0)))
+                .flatten()
+        {
+            self.answer_on(shard, number, Reason::SUCCESS);
+            answered += 1;
+        }
+        answered
     }
 
     /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.

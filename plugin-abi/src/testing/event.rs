@@ -5,7 +5,7 @@ use std::sync::mpsc::{Receiver, channel};
 use std::time::{Duration, Instant};
 
 use super::{Completed, CompletedChange, Outcome, Rest, open_ticket};
-use crate::host::{Entry, EventAccess, FieldChange, FieldValue, PluginMessage};
+use crate::host::{ClientIdentity, Entry, EventAccess, FieldChange, FieldValue, PluginMessage};
 use crate::point::{HookPoint, Kind};
 use crate::raw::{self, APPEND, Event, Field, Flow, Slice, Status, Ticket};
 use crate::sdk::{Action, MountSpec, Reason, Verdict};
@@ -464,6 +464,33 @@ impl EventAccess for FakeEvent {
         }
         self.added.push((topic.to_owned(), message.payload.to_vec()));
         Ok(())
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        if matches!(self.point, HookPoint::ClientConnect | HookPoint::ClientAuthenticate) {
+            return Err(Status::UNSUPPORTED);
+        }
+        let text = |field: Field| match self.fields.get(&(field.0, 0)) {
+            Some(Stored::Bytes(bytes)) => std::str::from_utf8(bytes).ok(),
+            _ => None,
+        };
+        Ok(ClientIdentity {
+            client_id: text(Field::CLIENT_ID).ok_or(Status::UNSUPPORTED)?,
+            username: text(Field::USERNAME),
+            superuser: self.number(Field::IS_SUPERUSER, 0) == Some(1),
+            anonymous: self.number(Field::ANONYMOUS, 0) == Some(1),
+            clean_start: true,
+            proto_ver: self.proto_ver,
+            keep_alive_s: 0,
+            expiry_s: 0,
+            receive_maximum: u16::MAX,
+            connected_at_ms: 0,
+            connection: 1,
+            peer: None,
+            local: None,
+            listener: text(Field::LISTENER).unwrap_or(""),
+            properties: &[],
+        })
     }
 
     fn defer(&mut self, _deadline_ms: u32) -> Result<Ticket, Status> {

@@ -123,6 +123,7 @@ impl Names {
         text.push_str(rest);
         text.replace("`FLAG_…`", "GRAPNEL_FLAG_…")
             .replace("`MOUNT_…`", "GRAPNEL_MOUNT_…")
+            .replace("`BEHALF_…`", "GRAPNEL_BEHALF_…")
             .replace("`MANIFEST_…`", "GRAPNEL_MANIFEST_…")
     }
 }

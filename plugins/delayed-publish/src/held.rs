@@ -3,15 +3,22 @@
 
 use std::collections::BTreeSet;
 
-use grapnel_plugin_abi::{EntryId, Error, Full, Host, Outgoing, ShareLimits, Shares, tree_entry_bytes};
+use grapnel_plugin_abi::{
+    EntryId, Error, Full, Host, Identity, OnBehalf, Outgoing, ShareLimits, Shares, tree_entry_bytes,
+};
 
 /// First byte of what is handed over: the form of the rest.
-const FORM: u8 = 1;
+const FORM: u8 = 2;
+/// The form that knows clients by their identifiers alone.
+const NAMED_FORM: u8 = 1;
 
 /// A message that waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Held {
+    /// Client identifier of whose message it is.
     pub from: String,
+    /// Who that is, for whom it is authorised when it is due; `None` of one that an older version has held.
+    pub identity: Option<Identity>,
     pub topic: String,
     pub payload: Vec<u8>,
     pub qos: u8,
@@ -32,12 +39,19 @@ impl Held {
         out.into()
     }
 
+    /// On whose behalf it is published.
+    pub fn client(&self) -> OnBehalf<'_> {
+        match &self.identity {
+            Some(identity) => OnBehalf::of(identity),
+            None => OnBehalf::client(&self.from),
+        }
+    }
+
     /// The message to publish.
     pub fn outgoing(&self) -> Outgoing {
         let mut message = Outgoing::new(self.topic.as_str(), self.payload.as_slice())
             .qos(self.qos)
             .retain(self.retain)
-            .from_client(self.from.as_str())
             .message_expiry_s(self.expiry_s)
             .content_type(self.content_type.as_str())
             .response_topic(self.response_topic.as_str())
@@ -63,9 +77,10 @@ impl Held {
             put(out, key.as_bytes());
             put(out, value.as_bytes());
         }
+        put(out, self.identity.as_ref().map_or(&[], Identity::as_bytes));
     }
 
-    fn read(reader: &mut Reader<'_>) -> Option<Held> {
+    fn read(reader: &mut Reader<'_>, form: u8) -> Option<Held> {
         let [qos, retain, is_text] = reader.array()?;
         let mut held = Held {
             qos,
@@ -73,6 +88,7 @@ impl Held {
             is_text: is_text != 0,
             expiry_s: u32::from_le_bytes(reader.array()?),
             from: reader.text()?,
+            identity: None,
             topic: reader.text()?,
             payload: reader.part()?.to_vec(),
             content_type: reader.text()?,
@@ -82,6 +98,12 @@ impl Held {
         };
         for _ in 0..u32::from_le_bytes(reader.array()?) {
             held.user_properties.push((reader.text()?, reader.text()?));
+        }
+        if form == FORM {
+            held.identity = match reader.part()? {
+                [] => None,
+                bytes => Some(Identity::from_bytes(bytes).ok()?),
+            };
         }
         Some(held)
     }
@@ -154,7 +176,7 @@ impl Store {
     /// The first one that is due; it stays.
     pub fn first_due(&self, now_ms: u64) -> Option<Held> {
         let (_, id) = self.due.first().filter(|(due_ms, _)| *due_ms <= now_ms)?;
-        Held::read(&mut Reader(self.held.get(*id)?))
+        Held::read(&mut Reader(self.held.get(*id)?), FORM)
     }
 
     /// Takes out the first one.
@@ -180,14 +202,14 @@ impl Store {
     /// that are lower now.
     pub fn import(&mut self, state: &[u8]) -> Result<(), Error> {
         let wrong = || Error::new("what the version before left cannot be read");
-        let Some((&FORM, state)) = state.split_first() else { return Err(wrong()) };
+        let Some((&form @ (NAMED_FORM | FORM), state)) = state.split_first() else { return Err(wrong()) };
         while !self.due.is_empty() {
             self.forget_first();
         }
         let mut reader = Reader(state);
         while !reader.0.is_empty() {
             let due_ms = u64::from_le_bytes(reader.array().ok_or_else(wrong)?);
-            let held = Held::read(&mut reader).ok_or_else(wrong)?;
+            let held = Held::read(&mut reader, form).ok_or_else(wrong)?;
             let id = self.held.restore(&held.from, held.bytes());
             self.due.insert((due_ms, id));
         }
@@ -207,6 +229,7 @@ mod tests {
     fn held(topic: &str) -> Held {
         Held {
             from: "me".to_owned(),
+            identity: None,
             topic: topic.to_owned(),
             payload: vec![0, 255],
             qos: 2,
@@ -258,7 +281,7 @@ mod tests {
         assert_eq!((read.next_due_ms(), read.first_due(99)), (Some(20), Some(held("b"))));
         for end in 2..state.len() {
             // Between two messages it is whole; nowhere else.
-            assert_eq!(read.import(&state[..end]).is_ok(), end == 1 + 8 + 35, "{end}");
+            assert_eq!(read.import(&state[..end]).is_ok(), end == 1 + 8 + 39, "{end}");
         }
         assert!(read.import(&[FORM]).is_ok() && read.len() == 0);
         assert!(read.import(&[]).is_err() && read.import(&[9]).is_err());

@@ -160,8 +160,13 @@ impl DelayedShard {
                 return Ok(Flow::Stop);
             }
         };
+        let Ok(identity) = message.identity() else {
+            message.reject(Reason::QUOTA_EXCEEDED, "the texts of its client's CONNECT are too long")?;
+            return Ok(Flow::Stop);
+        };
         let held = Held {
             from: message.client_id().to_owned(),
+            identity: Some(identity),
             topic: to.to_owned(),
             payload: message.payload().to_vec(),
             qos: message.qos(),
@@ -192,7 +197,7 @@ impl DelayedShard {
         let mut lost = Lost::default();
         for _ in 0..PUBLISHED_AT_ONCE {
             let Some(held) = self.store.first_due(now_ms) else { break };
-            match self.shared.host.publish(&held.outgoing()) {
+            match self.shared.host.publish_as(held.client(), &held.outgoing()) {
                 Ok(()) => {}
                 // Too much at a time: it stays the first, and is tried again soon.
                 Err(refused) if refused.status == Status::FULL => {
@@ -283,8 +288,9 @@ mod tests {
         plugin.advance(Duration::from_secs(1));
         let published = plugin.published();
         assert_eq!(
-            (published.len(), published[0].topic.as_str(), published[0].from.as_str()),
-            (1, "a", "me")
+            (published.len(), published[0].topic.as_str(), published[0].on_behalf_of.as_deref()),
+            (1, "a", Some("me")),
+            "it is a client's word, and authorised as such"
         );
         plugin.advance(Duration::from_secs(1));
         assert_eq!(plugin.published(), [], "once, and the other is not due yet");

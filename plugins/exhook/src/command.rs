@@ -1,6 +1,6 @@
 //! What workers ask of the broker.
 
-use grapnel_plugin_abi::{Host, Outgoing, Reason, Whose};
+use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
@@ -28,7 +28,12 @@ pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> R
         "subscribe" => {
             let options = parts.get(3).and_then(ValueRef::as_u64).unwrap_or(0);
             let options = u8::try_from(options).map_err(|_| "subscribe: the options are one byte")?;
-            host.subscribe(text(1, "client identifier")?, text(2, "topic filter")?, options, 0)
+            let (client, filter) = (text(1, "client identifier")?, text(2, "topic filter")?);
+            if parts.get(4).and_then(flag_of).unwrap_or(false) {
+                host.subscribe_as(OnBehalf::client(client), filter, options, 0)
+            } else {
+                host.subscribe(client, filter, options, 0)
+            }
         }
         "unsubscribe" => host.unsubscribe(text(1, "client identifier")?, text(2, "topic filter")?),
         "invalidate" => match parts.get(1) {
@@ -96,5 +101,8 @@ fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin
             }
         }
     }
-    Ok(host.publish(&message))
+    Ok(match get(value, "on_behalf_of").and_then(text_ref) {
+        Some(client) => host.publish_as(OnBehalf::client(client), &message),
+        None => host.publish(&message),
+    })
 }

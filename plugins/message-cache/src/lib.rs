@@ -14,7 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    EntryId, Error, Flow, Host, Mail, Plugin, Publish, Reason, Refused, Rejected, Shares, Timer, Weigh, topic,
+    Answer, EntryId, Error, Flow, Host, Identity, Mail, Plugin, Publish, Reason, Refused, Rejected, Shares,
+    Timer, Weigh, allocated, topic,
 };
 
 use config::Config;
@@ -36,6 +37,8 @@ struct Cache {
 /// What a client has asked.
 #[derive(Debug)]
 struct Request {
+    /// Who asks: the answer is published on its behalf.
+    client: Identity,
     filter: String,
     response_topic: String,
     correlation_data: Vec<u8>,
@@ -43,7 +46,10 @@ struct Request {
 
 impl Weigh for Request {
     fn heap_bytes(&self) -> u64 {
-        self.filter.heap_bytes() + self.response_topic.heap_bytes() + self.correlation_data.heap_bytes()
+        allocated(self.client.as_bytes().len())
+            + self.filter.heap_bytes()
+            + self.response_topic.heap_bytes()
+            + self.correlation_data.heap_bytes()
     }
 }
 
@@ -95,6 +101,12 @@ impl Plugin for Cache {
         shard.take_mail(from, mail.number, mail.bytes);
     }
 
+    fn on_answer(shard: &mut CacheShard, answer: Answer) {
+        if answer.reason == Reason::NOT_AUTHORIZED {
+            shard.end_refused(answer.number as u32);
+        }
+    }
+
     fn on_timer(shard: &mut CacheShard, timer: Timer, _number: u64) {
         if shard.tick == Some(timer) {
             shard.tick = None;
@@ -140,7 +152,11 @@ impl CacheShard {
             return Ok(Flow::Stop);
         }
         let correlation_data = message.correlation_data().unwrap_or(&[]).to_vec();
-        let request = Request { filter, response_topic, correlation_data };
+        let Ok(client) = message.identity() else {
+            message.reject(Reason::QUOTA_EXCEEDED, "the texts of its client's CONNECT are too long")?;
+            return Ok(Flow::Stop);
+        };
+        let request = Request { client, filter, response_topic, correlation_data };
         match self.requests.insert(message.client_id(), request) {
             Ok(id) => self.waiting.push_back(id),
             Err(Rejected { full, .. }) => {

@@ -1,7 +1,7 @@
 //! Answers at work: what is asked of other shards by mail, what they say, and what is published, never more than subscribers take.
 
 use grapnel_plugin_abi::raw::Status;
-use grapnel_plugin_abi::{EntryId, Outgoing, Refused};
+use grapnel_plugin_abi::{EntryId, OnBehalf, Outgoing, Refused};
 
 use super::{CacheShard, Request, TICK};
 use crate::answer::{Answer, Ask, Next};
@@ -264,7 +264,10 @@ impl CacheShard {
             .message(number, item.payload.as_slice())
             .user_property("topic", item.topic.as_str())
             .user_property("timestamp_ms", item.at_ms.to_string());
-        match self.shared.host.publish(&message) {
+        // Whether the client may publish there is told of the first one.
+        let client = OnBehalf::of(&request.client);
+        let client = if under_way.sent == 0 { client.answered(u64::from(number)) } else { client };
+        match self.shared.host.publish_as(client, &message) {
             Ok(()) => under_way.sent += 1,
             Err(refused) if under_way.tries_again(refused) => return Some(false),
             Err(refused) => {
@@ -277,6 +280,16 @@ impl CacheShard {
         Some(true)
     }
 
+    /// An answer ends without another word: its client may not publish to the topic that it has named.
+    pub(crate) fn end_refused(&mut self, number: u32) {
+        let Some(under_way) = self.answers.remove(&number) else { return };
+        if let Some(request) = self.requests.remove(under_way.request) {
+            let (client, topic) = (request.client.client_id(), &request.response_topic);
+            self.trouble(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
+        }
+        self.begin_answers();
+    }
+
     /// The last message of an answer, which says how many there were, and why not all.
     fn finish(&mut self, number: u32, stalled: bool) {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
@@ -286,7 +299,7 @@ impl CacheShard {
         if let Some(problem) = &problem {
             end = end.user_property("incomplete", problem.as_str());
         }
-        if let Err(refused) = self.shared.host.publish(&end) {
+        if let Err(refused) = self.shared.host.publish_as(&request.client, &end) {
             if under_way.tries_again(refused) {
                 return;
             }

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::{authority, ending, filters, plugin_publish, subscriptions, tell};
+use super::{authority, ending, filters, on_behalf, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
 use crate::interface::{Command, Outcome, Scope};
@@ -21,6 +21,7 @@ const REPLAY_SLICE: usize = 256;
 /// Does what a plugin has asked for. Between two events.
 pub(crate) fn command(parts: &mut Parts, command: Command) {
     match command {
+        Command::As(request) => on_behalf::request(parts, *request),
         Command::Sought { search, command } => search.note(about_client(parts, *command)),
         Command::Publish { plugin, message } => {
             plugin_publish::publish_for(parts, plugin, message, Source::Plugin);
@@ -60,7 +61,9 @@ fn about_client(parts: &mut Parts, about: Command) -> Outcome {
             }
         }
         Command::Subscribe { client_id, filter, options, id } => {
-            filters::subscribe_for(parts, &client_id, &filter, options, id)
+            let Some(session) = parts.sessions.by_client_id(&client_id) else { return Outcome::Absent };
+            let done = filters::subscribe_for(parts, session, &filter, options, id);
+            if done.is_ok() { Outcome::Done } else { Outcome::Refused }
         }
         Command::Unsubscribe { client_id, filter } => {
             subscriptions::unsubscribe_for(parts, &client_id, &filter)
@@ -99,7 +102,7 @@ pub(crate) fn replay(parts: &mut Parts) {
     }
 }
 
-fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
+pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
     match parts.hooks.chains().instance_awake(plugin) {
         Some(instance) => {
             parts.hooks.calls().enter_untimely(plugin, Untimely::Mail);

@@ -122,7 +122,7 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
     let head = Head::of_message(&message);
-    let publish = PublishSlot { message: Arc::new(message), head, source: Source::Will, stage };
+    let publish = PublishSlot { message: Arc::new(message), head, source: Source::Will, behalf: None, stage };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
         session.slots.push_front(slot);

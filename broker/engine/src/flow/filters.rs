@@ -17,7 +17,6 @@ use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, TicketDesk, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::{ConnKey, SessionKey};
-use crate::interface::Outcome;
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
@@ -358,23 +357,20 @@ fn grant(
     subscriptions::put_subscription(parts, session_key, parsed, request, id)
 }
 
-/// Subscribes a client without asking anybody; if it is here and that can be. Retained messages follow. What came of it.
+/// Subscribes a client without asking anybody, if that can be. Retained messages follow.
 pub(crate) fn subscribe_for(
     parts: &mut Parts,
-    client_id: &str,
+    session_key: SessionKey,
     filter: &str,
     options: SubscriptionOptions,
     id: u32,
-) -> Outcome {
-    let Some(session_key) = parts.sessions.by_client_id(client_id) else { return Outcome::Absent };
-    let Ok(parsed) = topic::parse_filter(filter) else { return Outcome::Refused };
+) -> Result<(), ReasonCode> {
+    let parsed = topic::parse_filter(filter).map_err(|_| ReasonCode::TOPIC_FILTER_INVALID)?;
     let request = Requested::new(filter, options);
-    let Ok(granted) = subscriptions::put_subscription(parts, session_key, parsed, &request, id) else {
-        return Outcome::Refused;
-    };
+    let granted = subscriptions::put_subscription(parts, session_key, parsed, &request, id)?;
     tell::tell_subscribed(parts, session_key, &granted, Some("plugin"));
     if granted.reader == 0 {
-        return Outcome::Done;
+        return Ok(());
     }
     let mut packet = FilterPacket::of_plugin(granted, wake::next_reader(parts));
     make_known(parts, &mut packet);
@@ -383,7 +379,7 @@ pub(crate) fn subscribe_for(
         session.slots.push(Slot::new(None, SlotBody::Filters(Box::new(packet))));
         wake::wake_slots(parts, session_key);
     }
-    Outcome::Done
+    Ok(())
 }
 
 /// What is in force is to be known to the other shards, and its retained messages told from its live ones.

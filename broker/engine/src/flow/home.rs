@@ -7,9 +7,14 @@ use crate::parts::Parts;
 
 /// The home shard of a client identifier: a keyed hash, so that nobody can aim at one shard.
 pub(crate) fn home_of(parts: &Parts, client_id: &str) -> ShardId {
-    let mut hasher = siphasher::sip::SipHasher13::new_with_keys(parts.setup.keys[0], parts.setup.keys[1]);
+    home_among(parts.setup.shards, parts.setup.keys, client_id)
+}
+
+/// The same for whoever knows the keys of the shards (of their [`Setup`](crate::shard::Setup)) and how many there are.
+pub fn home_among(shards: usize, keys: [u64; 4], client_id: &str) -> ShardId {
+    let mut hasher = siphasher::sip::SipHasher13::new_with_keys(keys[0], keys[1]);
     hasher.write(client_id.as_bytes());
-    ShardId((hasher.finish() % parts.setup.shards as u64) as u8)
+    ShardId((hasher.finish() % shards.max(1) as u64) as u8)
 }
 
 /// A client identifier whose home is this shard [MQTT-3.1.3-6].

@@ -12,18 +12,20 @@ use crate::message::Message;
 use crate::packet::Version;
 use crate::parts::Parts;
 use crate::session::publish::Head;
-use crate::session::{Host, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::session::{Host, Identity, PublishSlot, Session, Slot, SlotBody, Source, Stage};
 
 /// A message of a plugin's own, behind what the plugin has published before.
 pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: Message, source: Source) {
     message.id = parts.numbers.message_id();
     message.wall_ms = parts.clock.now().wall_ms;
     message.expires_at_ms = message.expires_at_ms.map(|after_ms| parts.clock.now().mono_ms + after_ms);
-    let session_key = session_of_plugin(parts, plugin, &message.from);
+    let session_key = match known_session(parts, plugin) {
+        Some(key) => key,
+        None => session_of_plugin(parts, plugin, &message.from),
+    };
     let (slots_max, bytes_max) = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
-    let bytes = message.bytes();
-    if session.slots.len() as u64 >= slots_max || (session.slots.bytes() + bytes) as u64 > bytes_max {
+    if !has_room(session, message.bytes(), (slots_max, bytes_max)) {
         // It cannot be paused; beyond its reserve there is a counted drop.
         tell::count_drop(parts, crate::counters::Loss::QueueFull, &message.view(), None);
         return;
@@ -31,9 +33,14 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     parts.counters.messages_plugins += 1;
     let head = Head::of_message(&message);
     let message = Arc::new(message);
-    let publish = PublishSlot { message, head, source, stage: Stage::Unstarted };
+    let publish = PublishSlot { message, head, source, behalf: None, stage: Stage::Unstarted };
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
+}
+
+/// Whether the session of a plugin has room for so many bytes more, within so many slots and bytes.
+pub(crate) fn has_room(session: &Session, bytes: usize, (slots_max, bytes_max): (u64, u64)) -> bool {
+    (session.slots.len() as u64) < slots_max && (session.slots.bytes() + bytes) as u64 <= bytes_max
 }
 
 /// What links have added to a publish that has taken effect.
@@ -53,13 +60,27 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
     }
 }
 
-/// The session in whose slots a plugin's publishes wait. No list shows it and no client can have it.
-fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
-    // The name's number: later versions go on in the same order.
-    let number = plugin.0 & u64::from(u32::MAX);
-    if let Some(key) = parts.hooks.desk().session(number) {
+/// The name's number: later versions of a plugin go on in the same order.
+fn number_of(plugin: PluginHandle) -> u64 {
+    plugin.0 & u64::from(u32::MAX)
+}
+
+/// The session of a plugin, if it has one by now.
+fn known_session(parts: &mut Parts, plugin: PluginHandle) -> Option<SessionKey> {
+    parts.hooks.desk().session(number_of(plugin))
+}
+
+/// The session in whose slots what a plugin asks for waits.
+pub(crate) fn session_for(parts: &mut Parts, plugin: PluginHandle) -> SessionKey {
+    if let Some(key) = known_session(parts, plugin) {
         return key;
     }
+    let name = parts.hooks.chains().plugin_name(plugin).unwrap_or("a plugin").into();
+    session_of_plugin(parts, plugin, &name)
+}
+
+/// Makes it. No list shows it and no client can have it.
+fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -> SessionKey {
     let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
     let identity = Rc::new(Identity {
         client_id: Arc::clone(name),
@@ -85,6 +106,6 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
     if let Some(session) = parts.sessions.get_mut(key) {
         session.orphan = true;
     }
-    parts.hooks.desk().add_session(number, key);
+    parts.hooks.desk().add_session(number_of(plugin), key);
     key
 }

@@ -18,7 +18,7 @@ use crate::hook::HookPoint;
 use crate::hook::draft::{Disposition, Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::hook::tickets::Waiter;
-use crate::hook::view::{Action, Request};
+use crate::hook::view::Request;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
@@ -341,8 +341,12 @@ pub(crate) fn authorize_on(
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;
     let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
-    let action = if at.source == Source::Will { Action::Will } else { Action::Publish };
-    let request = Request { action, topic: changed.topic, qos: changed.qos, retain: changed.retain };
+    let request = Request {
+        action: at.source.action(),
+        topic: changed.topic,
+        qos: changed.qos,
+        retain: changed.retain,
+    };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
     let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
@@ -360,8 +364,15 @@ pub(crate) fn authorized(
 ) -> Decision {
     match (asked, after) {
         (Asked::Answered(Err(reason)), _) => {
-            parts.counters.packets_publish_auth_error += 1;
+            // What a plugin asks for is no packet, and counted where it ends.
+            if matches!(at.source, Source::Client | Source::Will) {
+                parts.counters.packets_publish_auth_error += 1;
+            }
             Err(Verdict::code(reason))
+        }
+        // That is all that was asked.
+        (Asked::Answered(Ok(())), _) if matches!(at.source, Source::Ask(_)) => {
+            Err(Verdict::code(ReasonCode::SUCCESS))
         }
         (Asked::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
         (Asked::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, behind),
@@ -426,7 +437,7 @@ pub(crate) fn judge(
     }
     let moved = draft.topic_text().is_some_and(|topic| topic != view.topic);
     // What a plugin publishes, or stores, is its own word.
-    let is_clients = matches!(at.source, Source::Client | Source::Will);
+    let is_clients = at.source.is_clients();
     if moved && is_clients {
         // A new topic is a new question.
         let ask = authorize::new_ask(parts, identity);
@@ -434,7 +445,7 @@ pub(crate) fn judge(
     }
     // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
     if !moved && is_clients && is_reserved(parts, view.topic) {
-        parts.counters.packets_publish_dollar_error += 1;
+        parts.counters.packets_publish_dollar_error += u64::from(at.source != Source::Behalf);
         return Err(Verdict::code(ReasonCode::NOT_AUTHORIZED));
     }
     Ok(Progress::Pass(draft))
@@ -548,11 +559,15 @@ pub(crate) struct Place {
 
 fn slot_of(view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
     let message = Arc::new(view.to_message());
-    SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, stage }))
+    clients_publish(message, head, stage)
+}
+
+fn clients_publish(message: Arc<Message>, head: Head, stage: Stage) -> SlotBody {
+    SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, behalf: None, stage }))
 }
 
 fn refused(head: Head, verdict: Verdict) -> SlotBody {
-    SlotBody::Refused(Box::new(Refused { head, verdict }))
+    SlotBody::Refused(Box::new(Refused { head, verdict, behalf: None }))
 }
 
 fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> SlotBody {
@@ -560,7 +575,7 @@ fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64
         Ok(progress) => {
             let mut message = Arc::new(view.to_message());
             let stage = progress.stage(&mut message, now_ms);
-            SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, stage }))
+            clients_publish(message, head, stage)
         }
         Err(verdict) => refused(head, verdict),
     }

@@ -10,7 +10,7 @@ use smallvec::SmallVec;
 use super::authorize::Asked;
 use super::connect::granted_expiry;
 use super::hooks::Answer;
-use super::{authorize, ending, filters, hooks, plugin_publish, publish, reading, route, wake};
+use super::{authorize, ending, filters, hooks, on_behalf, plugin_publish, publish, reading, route, wake};
 use crate::clients::reading::{Pause, Reading};
 use crate::clock::Deadline;
 use crate::codec::DecodeError;
@@ -21,11 +21,14 @@ use crate::hook::draft::DraftRules;
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
+use crate::outbox::BehalfRefused;
 use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Behind, Verdict};
-use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, Stage, Storage};
+use crate::session::{
+    Deed, EndCause, Identity, PublishSlot, ReleaseWait, Slot, SlotBody, Source, Stage, Storage,
+};
 
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
@@ -64,7 +67,10 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
         },
         SlotBody::Refused(_) => {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
-                publish::conclude(parts, session_key, conn, refused.head, &refused.verdict);
+                match refused.behalf {
+                    Some(behalf) => on_behalf::ended(parts, *behalf, refused.verdict.code),
+                    None => publish::conclude(parts, session_key, conn, refused.head, &refused.verdict),
+                }
             }
             true
         }
@@ -143,10 +149,19 @@ fn unblock(parts: &mut Parts, session_key: SessionKey) {
         .filter(|(_, slot)| matches!(&slot.body, SlotBody::Publish(publish) if publish.stage.is_blocked()))
         .map(|(number, _)| number)
         .collect();
+    // The client of such a session is not read beyond that; what a plugin asks for is not read, and waits here.
+    let window = usize::try_from(parts.setup.limits.defer_window).unwrap_or(usize::MAX);
+    let mut open = if blocked.is_empty() { 0 } else { session.slots.tickets() };
     for number in blocked {
+        if open >= window {
+            return;
+        }
         parts.counters.flow_steps += 1;
         parts.work.run().spend(1);
         advance_publish(parts, session_key, number);
+        let session = parts.sessions.get_mut(session_key);
+        let publish = session.and_then(|session| session.slots.publish_mut(number));
+        open += usize::from(publish.is_some_and(|publish| publish.stage.ticket().is_some()));
     }
 }
 
@@ -176,7 +191,8 @@ fn begin_step(
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
-    Some(Step { identity: Rc::clone(&session.identity), message, at, stage, behind })
+    let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
+    Some(Step { identity: Rc::clone(identity), message, at, stage, behind })
 }
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
@@ -191,7 +207,9 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         }
         Stage::Chain(chain) => publish::walk(parts, &identity, view, at, chain, &behind),
         // A will was authorised at CONNECT, and nobody authorises a plugin.
-        _ if at.source != Source::Client => publish::begin_walk(parts, &identity, view, at, &behind),
+        _ if !matches!(at.source, Source::Client | Source::Behalf | Source::Ask(_)) => {
+            publish::begin_walk(parts, &identity, view, at, &behind)
+        }
         _ => publish::decide(parts, &identity, view, at, &behind),
     };
     drop(message);
@@ -200,9 +218,30 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
 
 fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decision: Decision) {
     let now_ms = parts.clock.now().mono_ms;
+    let epoch = parts.hooks.authz_epoch();
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     match decision {
-        Err(verdict) => session.slots.refuse(number, verdict),
+        Err(verdict) => {
+            if let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) =
+                session.slots.publish_mut(number)
+            {
+                behalf.epoch = epoch;
+                if verdict.code.is_error() && !matches!(behalf.deed, Deed::Ask) {
+                    let refused = BehalfRefused {
+                        plugin: behalf.plugin,
+                        client_id: Arc::clone(&behalf.identity.client_id),
+                        action: source.action(),
+                        topic: message.topic.clone(),
+                        reason: verdict.code,
+                        unlogged: 0,
+                    };
+                    on_behalf::note_refused(parts, refused);
+                }
+            }
+            if let Some(session) = parts.sessions.get_mut(session_key) {
+                session.slots.refuse(number, verdict);
+            }
+        }
         Ok(progress) => {
             if let Some(publish) = session.slots.publish_mut(number) {
                 publish.stage = progress.stage(&mut publish.message, now_ms);
@@ -229,13 +268,18 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
     match route::effect(parts, session_key, slot, &message.view(), &mut held, stored) {
         Effect::Done(code) => {
             let session = parts.sessions.get_mut(session_key);
+            let mut behalf = None;
             if let Some(Slot { body: SlotBody::Publish(publish), .. }) =
                 session.and_then(|session| session.slots.pop())
                 && let Stage::Decided { extra, .. } = publish.stage
             {
+                behalf = publish.behalf;
                 plugin_publish::publish_extra(parts, extra);
             }
-            publish::conclude(parts, session_key, conn, head, &Verdict::code(code));
+            match behalf {
+                Some(behalf) => on_behalf::ended(parts, *behalf, code),
+                None => publish::conclude(parts, session_key, conn, head, &Verdict::code(code)),
+            }
             true
         }
         Effect::Waits(now) => {

@@ -2,7 +2,7 @@
 //! the accumulator of the points that decide whether it may do something.
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SUPERUSER, Field, Slice, Status, Ticket};
 
 use super::chain::Fold;
@@ -124,6 +124,14 @@ impl EventAccess for ClientFold<'_> {
         change_over(&mut self.overlay, &*self.verdict, &mut self.replaced, |next| {
             next.set(point, &change, most)
         })
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        match self.point {
+            // Nobody has said yet who it is.
+            HookPoint::ClientConnect | HookPoint::ClientAuthenticate => Err(Status::UNSUPPORTED),
+            _ => Ok(self.client.identity()),
+        }
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

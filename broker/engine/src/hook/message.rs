@@ -4,7 +4,7 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 use smallvec::SmallVec;
 
@@ -191,6 +191,10 @@ impl EventAccess for MessageFold<'_> {
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         self.change(&change)
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        Ok(self.client.identity())
     }
 
     fn add_message(&mut self, message: &PluginMessage<'_>) -> Result<(), Status> {

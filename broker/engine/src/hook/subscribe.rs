@@ -2,7 +2,7 @@
 //! one.
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, Field, Status, Ticket};
 
 use super::chain::Fold;
@@ -108,6 +108,10 @@ impl EventAccess for SubscribeFold<'_> {
 
     fn set(&mut self, change: FieldChange<'_>) -> Result<(), Status> {
         self.change(&change)
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        Ok(self.client.identity())
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

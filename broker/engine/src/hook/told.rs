@@ -1,7 +1,7 @@
 //! Events that tell and change nothing: of a session, a subscription, a message, a packet, or the broker. A flow makes one
 //! where something has happened; links may end the chain, and that is all.
 
-use grapnel_plugin_abi::host::{EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 
 use super::chain::{Course, Fold};
@@ -227,6 +227,10 @@ impl EventAccess for Told<'_> {
 
     fn set(&mut self, _change: FieldChange<'_>) -> Result<(), Status> {
         Err(Status::UNSUPPORTED)
+    }
+
+    fn identity(&self) -> Result<ClientIdentity<'_>, Status> {
+        self.client.as_ref().map(ClientView::identity).ok_or(Status::UNSUPPORTED)
     }
 
     fn add_message(&mut self, _message: &PluginMessage<'_>) -> Result<(), Status> {

@@ -2,7 +2,7 @@
 
 use std::net::SocketAddr;
 
-use grapnel_plugin_abi::host::FieldValue;
+use grapnel_plugin_abi::host::{ClientIdentity, FieldValue};
 use grapnel_plugin_abi::raw::{
     Event, FLAG_HAS_PASSWORD, FLAG_HAS_USERNAME, FLAG_SUPERUSER, Field, Slice, Status,
 };
@@ -146,6 +146,27 @@ impl<'a> ClientView<'a> {
             Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(self.properties(), field, index),
             Field::SESSION_PRESENT | Field::SESSION_OWNER => self.stored_session(field),
             _ => Err(Status::UNSUPPORTED),
+        }
+    }
+
+    /// Who it is, for a plugin to keep.
+    pub fn identity(&self) -> ClientIdentity<'a> {
+        ClientIdentity {
+            client_id: self.client_id,
+            username: self.username,
+            superuser: self.superuser,
+            anonymous: self.anonymous,
+            clean_start: self.clean_start,
+            proto_ver: self.version.level(),
+            keep_alive_s: self.keep_alive_s,
+            expiry_s: self.expiry_s,
+            receive_maximum: self.receive_maximum,
+            connected_at_ms: self.connected_at_ms,
+            connection: self.connection,
+            peer: self.peer,
+            local: self.local,
+            listener: self.listener,
+            properties: self.properties,
         }
     }
 

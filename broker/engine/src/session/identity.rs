@@ -1,11 +1,13 @@
 //! Who a client is and how it came in.
 
 use std::fmt::Write;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
+use grapnel_plugin_abi::host::ClientIdentity;
+
 use crate::hook::view::ClientView;
-use crate::packet::Version;
+use crate::packet::{PacketType, Properties, PropertyOwner, Version};
 
 /// The longest text of an address without its port, bytes: IPv6 with IPv4 at its end.
 const HOST_BYTES_MAX: usize = 45;
@@ -109,6 +111,35 @@ impl Identity {
             None if self.anonymous => Principal::Anonymous,
             None => Principal::Nameless,
         }
+    }
+
+    /// A client as a plugin has kept it. `None` for what no client can have been.
+    pub fn kept(kept: &ClientIdentity<'_>) -> Option<Identity> {
+        let versions = [Version::V31, Version::V311, Version::V5];
+        let version = versions.into_iter().find(|version| version.level() == kept.proto_ver)?;
+        Properties::check(kept.properties, PropertyOwner::Packet(PacketType::Connect)).ok()?;
+        let nowhere = SocketAddr::new(IpAddr::V4(Ipv4Addr::UNSPECIFIED), 0);
+        let (peer, local) = (kept.peer.unwrap_or(nowhere), kept.local.unwrap_or(nowhere));
+        Some(Identity {
+            client_id: kept.client_id.into(),
+            username: kept.username.map(Box::from),
+            superuser: kept.superuser,
+            peer,
+            peer_host: host_of(&peer),
+            local,
+            local_host: host_of(&local),
+            listener: kept.listener.into(),
+            version,
+            clean_start: kept.clean_start,
+            keep_alive_s: kept.keep_alive_s,
+            expiry_s: kept.expiry_s,
+            asked_expiry_s: kept.expiry_s,
+            receive_maximum: kept.receive_maximum,
+            connected_at_ms: kept.connected_at_ms,
+            connection: kept.connection,
+            anonymous: kept.anonymous,
+            properties: kept.properties.into(),
+        })
     }
 
     /// Bytes that it is charged for.

@@ -7,9 +7,11 @@ use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
+use super::behalf::Behalf;
 use crate::hook::LinkIdentity;
 use crate::hook::draft::{self, Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
+use crate::hook::view::Action;
 use crate::message::Message;
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
@@ -99,6 +101,29 @@ pub enum Source {
     Plugin,
     /// A plugin that has it stored, and not routed.
     Store,
+    /// A plugin on behalf of a client, which is authorised as if the client had sent it.
+    Behalf,
+    /// Nobody: a plugin asks whether a client may do this with a message of this topic.
+    Ask(Action),
+}
+
+impl Source {
+    /// What client.authorize is asked about it.
+    pub fn action(self) -> Action {
+        match self {
+            Source::Will => Action::Will,
+            Source::Ask(action) => action,
+            Source::Client | Source::Plugin | Source::Store | Source::Behalf => Action::Publish,
+        }
+    }
+
+    /// Whether a client has said it, by itself or through a plugin: what clients must obey holds for it.
+    pub fn is_clients(self) -> bool {
+        match self {
+            Source::Client | Source::Will | Source::Behalf | Source::Ask(_) => true,
+            Source::Plugin | Source::Store => false,
+        }
+    }
 }
 
 /// A publish that waits.
@@ -111,6 +136,8 @@ pub struct PublishSlot {
     pub head: Head,
     /// Where it comes from.
     pub source: Source,
+    /// For whom a plugin asks for it, if for anybody.
+    pub behalf: Option<Box<Behalf>>,
     /// How far it has come.
     pub stage: Stage,
 }
@@ -123,6 +150,8 @@ pub struct Refused {
     pub head: Head,
     /// What its client is told.
     pub verdict: Verdict,
+    /// For whom a plugin had asked for it, if for anybody.
+    pub behalf: Option<Box<Behalf>>,
 }
 
 /// Where a publish may not go because one in front has not been there: links of each chain that the one in front has been to;

@@ -6,6 +6,7 @@ use std::num::NonZeroU16;
 
 use bytes::Bytes;
 
+use super::behalf::Behalf;
 use super::ending::{End, EndCause};
 use super::filters::FilterPacket;
 use super::publish::{Behind, Head, PublishSlot, Refused, Stage, Verdict};
@@ -54,13 +55,22 @@ impl SlotBody {
     /// What it counts against `slot_bytes_max`.
     fn bytes(&self) -> usize {
         match self {
-            SlotBody::Publish(publish) => publish.message.bytes() + publish.stage.bytes(),
-            SlotBody::Refused(refused) => refused.verdict.text.as_ref().map_or(0, Bytes::len),
+            SlotBody::Publish(publish) => {
+                publish.message.bytes() + publish.stage.bytes() + behalf_bytes(&publish.behalf)
+            }
+            SlotBody::Refused(refused) => {
+                refused.verdict.text.as_ref().map_or(0, Bytes::len) + behalf_bytes(&refused.behalf)
+            }
             SlotBody::Filters(packet) => packet.bytes(),
             SlotBody::Disconnect(_) => 0,
             SlotBody::End(end) => size_of::<End>() + end.will.as_ref().map_or(0, |will| will.bytes()),
         }
     }
+}
+
+#[inline]
+fn behalf_bytes(behalf: &Option<Box<Behalf>>) -> usize {
+    behalf.as_ref().map_or(0, |behalf| behalf.bytes())
 }
 
 /// What every slot is charged for beside its packet.
@@ -197,9 +207,9 @@ impl Slots {
     /// A waiting publish is refused: its message is let go of, and its place kept.
     pub fn refuse(&mut self, number: u64, verdict: Verdict) {
         let Some(slot) = self.get_mut(number) else { return };
-        let SlotBody::Publish(publish) = &slot.body else { return };
-        let refused =
-            Slot::new(slot.conn, SlotBody::Refused(Box::new(Refused { head: publish.head, verdict })));
+        let SlotBody::Publish(publish) = &mut slot.body else { return };
+        let refused = Refused { head: publish.head, verdict, behalf: publish.behalf.take() };
+        let refused = Slot::new(slot.conn, SlotBody::Refused(Box::new(refused)));
         let (before, after) = (slot.bytes, refused.bytes);
         *slot = refused;
         self.bytes = self.bytes - before + after;
@@ -218,6 +228,11 @@ impl Slots {
     /// Publishes that wait for a plugin, or behind one that does.
     pub fn deferred(&self) -> usize {
         self.publishes().filter(|publish| publish.is_on_its_way()).count()
+    }
+
+    /// Publishes that wait for a ticket.
+    pub fn tickets(&self) -> usize {
+        self.publishes().filter(|publish| publish.stage.ticket().is_some()).count()
     }
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.

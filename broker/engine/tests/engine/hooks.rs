@@ -75,6 +75,19 @@ impl Call<'_> {
         unsafe { (host_api(1, 1).set)(self.event.ctx, &change) }
     }
 
+    /// The client of the event, as a plugin keeps it; or why not.
+    pub fn identity(&self) -> Result<Vec<u8>, Status> {
+        let (mut room, mut len) = (vec![0; 65_536], 0);
+        // SAFETY: the context is that of the running event, and the room is ours.
+        match unsafe { (host_api(1, 1).identity)(self.event.ctx, room.as_mut_ptr(), room.len(), &mut len) } {
+            Status::OK => {
+                room.truncate(len);
+                Ok(room)
+            }
+            status => Err(status),
+        }
+    }
+
     pub(crate) fn defer(&self) -> Result<Ticket, Status> {
         let mut ticket = Ticket(0);
         // SAFETY: as above.

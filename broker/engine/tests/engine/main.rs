@@ -16,6 +16,7 @@ mod lanes;
 mod limits;
 mod memory;
 mod offers;
+mod on_behalf;
 mod ownership;
 mod points;
 mod pressure;

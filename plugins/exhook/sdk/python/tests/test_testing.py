@@ -214,3 +214,22 @@ class Fails(BasePlugin):
     config = {"plugins": {"failing_plugins.Quiet": {}, "failing_plugins.Fails": {}}}
     with pytest.raises(ValueError, match="here"), Harness(driver="amqtt", config=config):
         pass
+
+
+def test_a_word_of_a_client_is_given_as_such() -> None:
+    @on.client_connected
+    def connected(event: Any) -> None:
+        broker.publish("own")
+        broker.publish("word", on_behalf_of=event.client)
+        broker.publish("word", on_behalf_of="another")
+        broker.subscribe("c", "a/#", 1)
+        broker.subscribe("c", "a/#", 1, authorize=True)
+
+    with Harness(module(connected=connected)) as harness:
+        harness.connected(harness.client("c"))
+        given = harness.commands
+        assert [command[1].get("on_behalf_of") for command in given[:3]] == [None, "c", "another"]
+        assert given[3:] == [["subscribe", "c", "a/#", 1], ["subscribe", "c", "a/#", 1, True]]
+        for wrong, error in ((b"c", TypeError), ("", ValueError)):
+            with pytest.raises(error, match="on_behalf_of"):
+                broker.publish("t", on_behalf_of=wrong)  # type: ignore[arg-type]

@@ -10,7 +10,7 @@ from collections.abc import Iterable
 
 from . import _commands, _values
 from .answers import ADMINISTRATIVE_ACTION
-from .events import Options
+from .events import Client, Options
 
 
 def publish(
@@ -25,8 +25,14 @@ def publish(
     correlation_data: bytes | None = None,
     message_expiry_s: int | None = None,
     properties: Iterable[tuple[str, str]] = (),
+    on_behalf_of: Client | str | None = None,
 ) -> None:
-    """Publish a message. It does not come back to hooks of this plugin. Text is sent as UTF-8."""
+    """Publish a message. It does not come back to hooks of this plugin. Text is sent as UTF-8.
+
+    Nobody authorises it: it is the plugin's own word. Where a client has chosen the topic or the payload, name it, or its
+    client identifier, with `on_behalf_of`: `client_authorize` is asked as for its own PUBLISH, and the message comes from it.
+    One that is refused has no effect, and the broker's log says so.
+    """
     message: dict[str, object] = {
         "topic": _values.topic("topic", topic),
         "payload": _values.payload("payload", payload),
@@ -46,6 +52,11 @@ def publish(
     user = _values.pairs("properties", properties)
     if user:
         message["user"] = user
+    if on_behalf_of is not None:
+        client_id = on_behalf_of.client_id if isinstance(on_behalf_of, Client) else on_behalf_of
+        if not _values.text("on_behalf_of", client_id):
+            raise ValueError("on_behalf_of: a client identifier is not empty")
+        message["on_behalf_of"] = client_id
     _commands.give(["publish", message])
 
 
@@ -54,11 +65,17 @@ def kick(client_id: str, reason: int = ADMINISTRATIVE_ACTION) -> None:
     _commands.give(["kick", _values.text("client_id", client_id), _values.number("reason", reason, 0xFF)])
 
 
-def subscribe(client_id: str, topic_filter: str, options: Options | int = 0) -> None:
-    """Subscribe a session to a filter. A number is the QoS."""
+def subscribe(
+    client_id: str, topic_filter: str, options: Options | int = 0, *, authorize: bool = False
+) -> None:
+    """Subscribe a session to a filter. A number is the QoS.
+
+    Nobody is asked, unless `authorize` is true: then `client_authorize` is, as for the client's own SUBSCRIBE.
+    """
     byte = (options if isinstance(options, Options) else Options(qos=options)).to_byte()
     topic_filter = _values.topic_filter("topic_filter", topic_filter)
-    _commands.give(["subscribe", _values.text("client_id", client_id), topic_filter, byte])
+    command: list[object] = ["subscribe", _values.text("client_id", client_id), topic_filter, byte]
+    _commands.give([*command, True] if authorize else command)
 
 
 def unsubscribe(client_id: str, topic_filter: str) -> None:

@@ -1,0 +1,52 @@
+//! What a plugin asks for on behalf of a client, while it waits in the slots of the plugin: for whom, what, and who is told what
+//! became of it. `flow/on_behalf.rs` does it.
+
+use std::rc::Rc;
+
+use super::identity::Identity;
+use crate::hook::PluginHandle;
+use crate::packet::SubscriptionOptions;
+
+/// A request on behalf of a client.
+#[derive(Debug)]
+pub struct Behalf {
+    /// Who asks.
+    pub plugin: PluginHandle,
+    /// The client, as its session knows it, or as the plugin has kept it where that has gone.
+    pub identity: Rc<Identity>,
+    /// What.
+    pub deed: Deed,
+    /// The number under which the plugin is told what became of it, if it wants to know.
+    pub answer: Option<u64>,
+    /// Version of the rules under which it was decided.
+    pub epoch: u64,
+}
+
+/// What is asked for.
+#[derive(Debug)]
+pub enum Deed {
+    /// A message is published.
+    Publish,
+    /// Nothing but whether the client may.
+    Ask,
+    /// The client is subscribed.
+    Subscribe {
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+        /// Options.
+        options: SubscriptionOptions,
+        /// Subscription identifier, 0 for none.
+        id: u32,
+    },
+}
+
+impl Behalf {
+    /// Bytes that it is charged for, its identity as if nobody shared it.
+    pub fn bytes(&self) -> usize {
+        let filter = match &self.deed {
+            Deed::Subscribe { filter, .. } => filter.len(),
+            Deed::Publish | Deed::Ask => 0,
+        };
+        size_of::<Behalf>() + self.identity.bytes() + filter
+    }
+}

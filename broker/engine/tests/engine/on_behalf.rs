@@ -1,0 +1,590 @@
+//! What plugins ask for on behalf of clients: authorised as the client's own packets are, whether the client is there, has gone,
+//! or has been replaced by somebody else; in order, bounded, and never let through by somebody's silence.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::rc::Rc;
+
+use bytes::Bytes;
+use grapnel_engine::hook::view::Action;
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::message::Message;
+use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
+use grapnel_engine::reason::ReasonCode;
+use grapnel_engine::session::Identity;
+use grapnel_engine::shard::{Command, OnBehalf, Scope, Whom, Wish};
+use grapnel_plugin_abi::host::ClientIdentity;
+use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, FROM_BROKER, Field, Flow, Slice, Status};
+
+use crate::deferral::{Taken, allow, deny};
+use crate::hooks::{Call, Log, complete, link};
+use crate::world::{Ask, ClientId, World, message};
+
+/// The plugin that asks on behalf of clients.
+const MAKER: PluginHandle = PluginHandle(9);
+
+/// Identities that its hook has kept, by client identifier.
+type Kept = Rc<RefCell<Vec<(String, Vec<u8>)>>>;
+
+/// Numbers and codes of the answers that an instance has got.
+#[derive(Default)]
+struct Answers(RefCell<Vec<(u64, u8)>>);
+
+unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
+
+unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+    // SAFETY: the instance is a leaked `Answers` of this thread, and the bytes are alive during the call.
+    let (answers, bytes) = unsafe { (&*instance.cast::<Answers>(), bytes.bytes()) };
+    assert_eq!((from, bytes.len()), (FROM_BROKER, 1));
+    answers.0.borrow_mut().push((number, bytes[0]));
+}
+
+fn instance() -> (&'static Answers, InstanceEntry) {
+    let answers: &'static Answers = Box::leak(Box::default());
+    let pointer = std::ptr::from_ref(answers).cast_mut().cast();
+    // SAFETY: never freed, and the test has one thread.
+    (answers, unsafe { InstanceEntry::new(on_timer, on_mail, pointer) })
+}
+
+struct Scene {
+    world: World,
+    subscriber: ClientId,
+    kept: Kept,
+    /// What the maker is told.
+    told: &'static Answers,
+    maker: InstanceEntry,
+}
+
+impl Scene {
+    /// With these links beside the maker's, which keeps who publishes to `keep`, and a subscriber to everything else.
+    fn with(
+        links: Vec<(HookPoint, Link)>,
+        limits: impl FnOnce(&mut grapnel_engine::limits::Limits),
+    ) -> Scene {
+        Scene::over(World::with(1, limits), links)
+    }
+
+    fn over(mut world: World, links: Vec<(HookPoint, Link)>) -> Scene {
+        let (told, maker) = instance();
+        let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+        for filter in ["secret/#", "open/#"] {
+            world.send_subscribe(subscriber, filter, SubscriptionOptions::of_qos(QoS::AtMostOnce), None);
+        }
+        world.take(subscriber);
+        let mut scene = Scene { world, subscriber, kept: Kept::default(), told, maker };
+        scene.mount(links);
+        scene
+    }
+
+    fn mount(&mut self, mut links: Vec<(HookPoint, Link)>) {
+        let kept = Rc::clone(&self.kept);
+        let keeps = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            if call.topic() == "keep" {
+                let identity = call.identity().expect("the client is in");
+                kept.borrow_mut().push((call.client_id().to_owned(), identity));
+                call.set(Field::DISPOSITION, 1, "", "");
+                return Flow::STOP;
+            }
+            Flow::CONTINUE
+        });
+        links.push((HookPoint::MessagePublish, Link { bit: 9, ..keeps }));
+        let table = ChainTable::compile(1, links).with_instances(vec![(MAKER, self.maker)]);
+        self.world.shards[0].swap_chains(table);
+        self.world.drive();
+    }
+
+    /// A client that has come, and whose identity has been kept.
+    fn client(&mut self, client_id: &str, ask: &Ask<'_>) -> ClientId {
+        let client = self.world.connect(client_id, ask);
+        self.world.publish(client, "keep", "", QoS::AtMostOnce, 0);
+        client
+    }
+
+    fn whom(&self, client_id: &str) -> Whom {
+        let kept = self.kept.borrow();
+        let (_, bytes) = kept.iter().find(|(id, _)| id == client_id).expect("it has been kept");
+        let kept = ClientIdentity::decode(bytes).expect("an identity");
+        Whom::Identity(Box::new(Identity::kept(&kept).expect("a client's")))
+    }
+
+    fn wish(&mut self, whom: Whom, answer: u64, wish: Wish) {
+        self.world.shards[0].command(Command::As(Box::new(OnBehalf {
+            plugin: MAKER,
+            whom,
+            answer: Some(answer),
+            wish,
+        })));
+        self.world.drive();
+    }
+
+    fn publish_as(&mut self, client_id: &str, answer: u64, topic: &str) {
+        let whom = self.whom(client_id);
+        self.wish(whom, answer, publish(topic));
+    }
+
+    /// Numbers and codes of the answers so far.
+    fn told(&self) -> Vec<(u64, u8)> {
+        self.told.0.take()
+    }
+
+    fn got(&mut self) -> Vec<String> {
+        let got = self.world.take(self.subscriber);
+        got.into_iter()
+            .map(|got| match got {
+                crate::world::Got::Publish { topic, .. } => topic,
+                other => panic!("{other:?}"),
+            })
+            .collect()
+    }
+
+    fn refused(&mut self) -> u64 {
+        self.world.shards[0].counters().behalf_refused
+    }
+}
+
+fn publish(topic: &str) -> Wish {
+    Wish::Publish(Message {
+        id: 0,
+        topic: topic.into(),
+        payload: Bytes::from("x"),
+        properties: Box::default(),
+        qos: QoS::AtMostOnce,
+        retain: false,
+        from: "said".into(),
+        origin: None,
+        expires_at_ms: None,
+        wall_ms: 0,
+        ancestry: 1 << 9,
+        flow: None,
+    })
+}
+
+/// Refuses what is secret, and notes whom it was asked about.
+fn guard(log: &Log) -> (HookPoint, Link) {
+    let log = log.clone();
+    let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.client_id() == "subscriber" {
+            return Flow::CONTINUE;
+        }
+        let superuser = if call.flags() & FLAG_SUPERUSER != 0 { " superuser" } else { "" };
+        let user = call.get_text(Field::USERNAME);
+        let host = call.get_text(Field::PEER_HOST);
+        log.note(format!("{} {user} {host} {} {}{superuser}", call.client_id(), call.action(), call.topic()));
+        if call.topic().starts_with("secret") {
+            call.set(Field::VERDICT, 2, "", "");
+            return Flow::STOP;
+        }
+        Flow::CONTINUE
+    });
+    (HookPoint::ClientAuthorize, judge)
+}
+
+fn named<'a>(username: Option<&'a str>) -> Ask<'a> {
+    Ask { username, ..Ask::v(Version::V5) }
+}
+
+/// The client's own word goes through client.authorize with its identity while it is connected, when it has gone, and when another
+/// principal has its client identifier.
+#[test]
+fn a_publish_is_authorised_for_the_client_it_is_made_for() {
+    for version in [Version::V311, Version::V5] {
+        for after in ["connected", "gone", "stored", "replaced", "back"] {
+            let log = Log::default();
+            let mut scene = Scene::with(vec![guard(&log)], |_| {});
+            let expiry = [Property::SessionExpiry(1000)];
+            let stays = after == "stored" || after == "back";
+            let properties = if version.is_v5() && stays { expiry.to_vec() } else { Vec::new() };
+            let clean = !stays;
+            let ask = Ask { version, clean, properties, username: Some("ann"), ..Ask::v(version) };
+            let client = scene.client("c", &ask);
+            match after {
+                "gone" | "stored" => scene.world.disconnect(client, ReasonCode::SUCCESS),
+                "replaced" => drop(scene.world.connect("c", &named(Some("bob")))),
+                "back" => drop(scene.world.connect("c", &ask)),
+                _ => {}
+            }
+            log.take();
+            scene.publish_as("c", 1, "secret/y");
+            scene.publish_as("c", 2, "open/y");
+            let (secret, open) = ("c ann 127.0.0.1 1 secret/y", "c ann 127.0.0.1 1 open/y");
+            assert_eq!(log.take(), [secret, open], "{after} {version:?}");
+            assert_eq!(scene.got(), ["open/y"], "{after}");
+            // [MQTT-3.4.2-1]: the codes of a PUBACK.
+            assert_eq!(scene.told(), [(1, 0x87), (2, 0)], "{after}");
+            assert_eq!(scene.refused(), 1);
+        }
+    }
+}
+
+/// The message bears the client's identifier, whatever the plugin says, and its maker's hooks do not see it.
+#[test]
+fn the_message_is_the_clients() {
+    let log = Log::default();
+    let seen = log.clone();
+    let looks = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        seen.note(format!("{} {}", call.client_id(), call.get_text(Field::FROM)));
+        Flow::CONTINUE
+    });
+    let mut scene = Scene::with(vec![(HookPoint::MessagePublish, looks)], |_| {});
+    scene.client("c", &named(None));
+    scene.publish_as("c", 1, "open/y");
+    assert_eq!(log.take(), ["c c"]);
+    assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
+}
+
+/// A topic that message.publish makes of it is authorised too.
+#[test]
+fn another_topic_is_another_question() {
+    let log = Log::default();
+    let moves = link(2, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+        call.set(Field::TOPIC, 0, "secret/moved", "");
+        Flow::CONTINUE
+    });
+    let mut scene = Scene::with(vec![guard(&log), (HookPoint::MessagePublish, moves)], |_| {});
+    scene.client("c", &named(None));
+    scene.publish_as("c", 1, "open/y");
+    assert_eq!(scene.got(), [""; 0]);
+    assert_eq!((scene.told(), scene.refused()), (vec![(1, 0x87)], 1));
+}
+
+/// Where nobody is mounted, the operator's word for that counts.
+#[test]
+fn without_a_link_the_configuration_decides() {
+    // Nobody may subscribe either where nothing is allowed; 0x10 says that nobody has.
+    for (no_match_allow, code) in [(true, 0), (false, 0x87)] {
+        let mut scene = Scene::over(World::with_setup(1, |_| {}, no_match_allow), Vec::new());
+        scene.world.connect("c", &named(None));
+        scene.wish(Whom::Client("c".into()), 1, publish("open/y"));
+        assert_eq!(scene.told(), [(1, code)]);
+    }
+}
+
+/// A superuser's word passes unasked as its packets do: as its session knows it where that is there, as it was where it has gone.
+#[test]
+fn superusers_are_superusers_as_long_as_their_session_says_so() {
+    for (stays, told) in [(true, 0x87), (false, 0)] {
+        let log = Log::default();
+        let superuser = Rc::new(std::cell::Cell::new(true));
+        let is = Rc::clone(&superuser);
+        let vouches = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            call.set(Field::VERDICT, 1, "", "");
+            call.set(Field::IS_SUPERUSER, u64::from(is.get()), "", "");
+            Flow::CONTINUE
+        });
+        let links = vec![guard(&log), (HookPoint::ClientAuthenticate, vouches)];
+        let mut scene = Scene::with(links, |_| {});
+        let client = scene.client("c", &named(Some("root")));
+        if stays {
+            superuser.set(false);
+            scene.world.connect("c", &named(Some("root")));
+        } else {
+            scene.world.disconnect(client, ReasonCode::SUCCESS);
+        }
+        scene.publish_as("c", 1, "secret/y");
+        assert_eq!(scene.told(), [(1, told)]);
+        assert_eq!(scene.got().len(), usize::from(!stays));
+    }
+}
+
+/// A link of client.authorize that answers later what begins with `later`, and allows all else.
+fn slow(taken: &Taken) -> (HookPoint, Link) {
+    let taken = taken.clone();
+    let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.client_id() == "subscriber" || !call.topic().contains("later") {
+            call.set(Field::VERDICT, 1, "", "");
+            return Flow::CONTINUE;
+        }
+        taken.note(call.topic(), call.defer().expect("a ticket"));
+        Flow::DEFER
+    });
+    (HookPoint::ClientAuthorize, judge)
+}
+
+/// Allows whatever waits, what is asked anew meanwhile too.
+fn allow_all(world: &mut World, taken: &Taken) {
+    let mut at = 0;
+    while at < taken.about().len() {
+        complete(world, taken.ticket(at), Flow::CONTINUE, allow());
+        at += 1;
+    }
+}
+
+/// Verdicts may come later: what a plugin publishes keeps its order, and all that waits is asked about at once.
+#[test]
+fn what_waits_for_a_verdict_keeps_its_order() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    scene.client("a", &named(None));
+    scene.client("b", &named(None));
+    scene.publish_as("a", 1, "open/later/1");
+    scene.publish_as("b", 2, "open/2");
+    scene.publish_as("b", 3, "open/later/3");
+    assert_eq!(taken.about(), ["open/later/1", "open/later/3"], "the second does not wait for the first");
+    complete(&mut scene.world, taken.ticket(1), Flow::CONTINUE, allow());
+    assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
+    complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, deny(0x87));
+    assert_eq!(scene.got(), ["open/2", "open/later/3"]);
+    assert_eq!(scene.told(), [(1, 0x87), (2, 0), (3, 0)]);
+}
+
+/// Nobody's silence opens anything, and nobody waits for ever: a verdict that does not come is a refusal.
+#[test]
+fn a_verdict_that_does_not_come_is_a_refusal() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    scene.client("a", &named(None));
+    scene.publish_as("a", 1, "open/later");
+    scene.publish_as("a", 2, "open/next");
+    scene.world.pass_ms(1_500);
+    assert_eq!(scene.got(), ["open/next"]);
+    assert_eq!(scene.told(), [(1, 0x87), (2, 0)]);
+    assert_eq!(scene.refused(), 1);
+    // It comes too late.
+    complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, allow());
+    assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
+}
+
+/// At most `defer_window` of a plugin's requests wait for verdicts at a time, and no more than `slots_max` wait at all.
+#[test]
+fn what_waits_is_bounded() {
+    let taken = Taken::default();
+    let mut scene =
+        Scene::with(vec![slow(&taken)], |limits| (limits.defer_window, limits.slots_max) = (2, 4));
+    scene.client("a", &named(None));
+    for number in 0..5 {
+        scene.publish_as("a", number, &format!("open/later/{number}"));
+    }
+    assert_eq!(taken.about().len(), 2);
+    assert_eq!(scene.told(), [(4, 0x97)], "one beyond slots_max");
+    for number in 0..4 {
+        complete(&mut scene.world, taken.ticket(number), Flow::CONTINUE, allow());
+        assert_eq!(taken.about().len(), (number + 3).min(4), "an answer makes room");
+    }
+    assert_eq!(scene.told(), [(0, 0), (1, 0), (2, 0), (3, 0)]);
+    assert_eq!((scene.got().len(), scene.refused()), (4, 1));
+    assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
+}
+
+/// While it waits, the client is taken over by somebody else, its maker is unloaded, or whoever authorises is: it stays what it was.
+#[test]
+fn what_waits_outlives_its_client_and_its_maker() {
+    for change in ["taken over", "maker unloaded", "authorizer unloaded", "drained"] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+        scene.client("c", &named(Some("ann")));
+        scene.publish_as("c", 1, "open/later");
+        match change {
+            "taken over" => drop(scene.world.connect("c", &named(Some("bob")))),
+            "maker unloaded" => {
+                drop(scene.world.shards[0].swap_chains(ChainTable::compile(1, [slow(&taken)])))
+            }
+            "authorizer unloaded" => scene.mount(Vec::new()),
+            _ => scene.world.shards[0].drain(),
+        }
+        allow_all(&mut scene.world, &taken);
+        scene.world.pass_ms(100);
+        if change == "drained" {
+            assert!(scene.world.shards[0].drained());
+        } else {
+            assert_eq!(scene.got(), ["open/later"], "{change}");
+        }
+        let told = if change == "maker unloaded" { vec![] } else { vec![(1, 0)] };
+        assert_eq!(scene.told(), told, "{change}");
+        let (armed, held) = scene.world.shards[0].timers();
+        assert_eq!(armed, held, "{change}");
+    }
+}
+
+fn subscribe(filter: &str) -> Wish {
+    Wish::Subscribe { filter: filter.into(), options: SubscriptionOptions::of_qos(QoS::AtLeastOnce), id: 0 }
+}
+
+fn subscriptions(scene: &Scene, client_id: &str) -> Vec<String> {
+    let (rows, _) = scene.world.shards[0].subscriptions(Some(client_id), 0, 100);
+    rows.into_iter().map(|row| row.filter).collect()
+}
+
+/// A subscription for a client is authorised as its SUBSCRIBE is, of a shared one the filter behind the share, and it is given to
+/// the session of the same principal alone.
+#[test]
+fn a_subscription_is_authorised_and_given_to_its_client_alone() {
+    let log = Log::default();
+    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    scene.client("c", &named(Some("ann")));
+    log.take();
+    for (number, filter) in [(1, "secret/#"), (2, "open/a"), (3, "$share/g/open/b")] {
+        let whom = scene.whom("c");
+        scene.wish(whom, number, subscribe(filter));
+    }
+    let asked = ["secret/#", "open/a", "open/b"].map(|filter| format!("c ann 127.0.0.1 2 {filter}"));
+    assert_eq!(log.take(), asked);
+    assert_eq!(scene.told(), [(1, 0x87), (2, 1), (3, 1)]);
+    assert_eq!(subscriptions(&scene, "c"), ["$share/g/open/b", "open/a"]);
+    let whom = scene.whom("c");
+    scene.wish(whom, 4, Wish::Unsubscribe { filter: "open/a".into() });
+    assert_eq!(
+        (scene.told(), subscriptions(&scene, "c")),
+        (vec![(4, 0)], vec!["$share/g/open/b".to_owned()])
+    );
+
+    // Somebody else has the identifier now: nothing is given to him, and nothing taken.
+    scene.world.connect("c", &named(Some("bob")));
+    for (number, wish) in [(5, subscribe("open/c")), (6, Wish::Unsubscribe { filter: "open/c".into() })] {
+        let whom = scene.whom("c");
+        scene.wish(whom, number, wish);
+    }
+    assert_eq!(scene.told(), [(5, 0x85), (6, 0x85)]);
+    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
+}
+
+/// What was allowed under rules that have changed since is asked about again before it comes into force.
+#[test]
+fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    scene.client("c", &named(None));
+    scene.publish_as("c", 1, "open/later");
+    let whom = scene.whom("c");
+    // Allowed at once, and behind the one that waits.
+    scene.wish(whom, 2, subscribe("open/a"));
+    scene.world.shards[0].invalidate(Scope::All);
+    let log = Log::default();
+    let seen = log.clone();
+    let strict = link(4, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.topic() == "open/a" {
+            seen.note("asked");
+            call.set(Field::VERDICT, 2, "", "");
+        }
+        Flow::CONTINUE
+    });
+    scene.mount(vec![slow(&taken), (HookPoint::ClientAuthorize, strict)]);
+    allow_all(&mut scene.world, &taken);
+    scene.world.pass_ms(1_500);
+    assert_eq!(log.take(), ["asked"]);
+    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
+    assert_eq!(scene.told().last(), Some(&(2, 0x87)));
+}
+
+/// A plugin may ask without doing anything, for what it keeps itself; nothing is refused by that.
+#[test]
+fn a_question_is_answered_and_nothing_else() {
+    let log = Log::default();
+    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    scene.client("c", &named(Some("ann")));
+    log.take();
+    for (number, action, topic, expected) in [
+        (1, Action::Publish, "secret/y", 0x87),
+        (2, Action::Publish, "open/y", 0),
+        (3, Action::Subscribe, "$share/g/secret/#", 0x87),
+        // Nobody has asked to be asked about deliveries.
+        (4, Action::Deliver, "secret/y", 0),
+    ] {
+        let whom = scene.whom("c");
+        scene.wish(
+            whom,
+            number,
+            Wish::Ask { action, topic: topic.into(), qos: QoS::AtMostOnce, retain: false },
+        );
+        assert_eq!(scene.told(), [(number, expected)]);
+    }
+    assert_eq!(log.take().len(), 3);
+    assert_eq!((scene.got(), scene.refused()), (Vec::<String>::new(), 0));
+    assert_eq!(subscriptions(&scene, "c"), [""; 0]);
+}
+
+/// Whoever has a client identifier now can be named by it; nobody can where no session has it.
+#[test]
+fn a_client_is_named_by_its_identifier() {
+    let log = Log::default();
+    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    scene.world.connect("c", &named(Some("bob")));
+    scene.wish(Whom::Client("c".into()), 1, publish("open/y"));
+    scene.wish(Whom::Client("nobody".into()), 2, publish("open/y"));
+    assert_eq!(scene.told(), [(1, 0), (2, 0x85)]);
+    assert_eq!(log.take(), ["c bob 127.0.0.1 1 open/y"]);
+    assert_eq!((scene.got(), scene.refused()), (vec!["open/y".to_owned()], 1));
+}
+
+/// What CONNACK has said holds for it as for the client's own PUBLISH [MQTT-3.2.2-14]; a QoS above the greatest is lowered.
+#[test]
+fn what_was_offered_holds() {
+    let mut scene = Scene::with(Vec::new(), |limits| {
+        limits.choices.retain_available = false;
+        limits.choices.maximum_qos = QoS::AtMostOnce;
+    });
+    scene.client("c", &named(None));
+    let Wish::Publish(plain) = publish("open/y") else { return };
+    let retained = Message { retain: true, ..plain.clone() };
+    let above = Message { qos: QoS::ExactlyOnce, ..plain };
+    for (number, one) in [(1, retained), (2, above)] {
+        let whom = scene.whom("c");
+        scene.wish(whom, number, Wish::Publish(one));
+    }
+    assert_eq!(scene.told(), [(1, 0x9A), (2, 0)]);
+    assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
+}
+
+/// One refusal in ten seconds is logged, with how many there were since; all are counted.
+#[test]
+fn refusals_are_logged_once_in_a_while() {
+    let log = Log::default();
+    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    scene.client("c", &named(None));
+    for number in 0..3 {
+        scene.publish_as("c", number, "secret/y");
+    }
+    let first = scene.world.shards[0].outbox().behalf_refused.take().expect("one is logged");
+    assert_eq!(
+        (&*first.client_id, &*first.topic, first.reason),
+        ("c", "secret/y", ReasonCode::NOT_AUTHORIZED)
+    );
+    assert_eq!((first.plugin, first.unlogged), (MAKER, 0));
+    assert!(scene.world.shards[0].outbox().behalf_refused.is_none());
+    scene.world.pass_ms(10_000);
+    scene.publish_as("c", 4, "secret/y");
+    let next = scene.world.shards[0].outbox().behalf_refused.take().expect("another is logged");
+    assert_eq!((next.unlogged, scene.refused()), (2, 4));
+}
+
+/// A plugin that has spoken for itself is nobody's client: who is called like it gives it no rights and takes none.
+#[test]
+fn what_a_plugin_said_itself_stays_its_own() {
+    let log = Log::default();
+    let mut scene = Scene::with(vec![guard(&log)], |_| {});
+    // What another plugin publishes is kept with its own identity.
+    let Wish::Publish(own) = publish("keep") else { return };
+    let own = Message { from: "plugin1".into(), ancestry: 0, ..own };
+    scene.world.shards[0].command(Command::Publish { plugin: PluginHandle(1), message: own });
+    scene.world.drive();
+    scene.world.connect("plugin1", &named(None));
+    log.take();
+    let whom = scene.whom("plugin1");
+    scene.wish(whom, 1, publish("secret/y"));
+    assert_eq!((log.take(), scene.got()), (Vec::new(), vec!["secret/y".to_owned()]));
+    let whom = scene.whom("plugin1");
+    scene.wish(whom, 2, subscribe("open/a"));
+    assert_eq!(scene.told(), [(1, 0), (2, 0x85)]);
+}
+
+/// Before it is decided who a client is, there is no identity to be kept.
+#[test]
+fn there_is_no_identity_before_the_client_is_in() {
+    for (point, expected) in [
+        (HookPoint::ClientConnect, Some(Status::UNSUPPORTED)),
+        (HookPoint::ClientAuthenticate, Some(Status::UNSUPPORTED)),
+        (HookPoint::ClientConnack, Some(Status::UNSUPPORTED)),
+        (HookPoint::ClientConnected, None),
+        (HookPoint::SessionCreated, None),
+    ] {
+        let log = Log::default();
+        let seen = log.clone();
+        let looks = link(1, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            seen.note(format!("{:?}", call.identity().err()));
+            Flow::CONTINUE
+        });
+        let mut world = World::new(1);
+        crate::hooks::mount(&mut world, vec![(point, looks)]);
+        world.connect("c", &Ask::v(Version::V5));
+        assert_eq!(log.take(), [format!("{expected:?}")], "{point:?}");
+    }
+}

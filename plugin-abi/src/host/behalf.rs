@@ -1,0 +1,158 @@
+//! What a plugin asks for on behalf of a client: for whom, and the functions of [`HostApi`](crate::raw::HostApi) that hand it to
+//! the broker's [`HostServices`](super::HostServices).
+
+use super::services::{serve, text};
+use super::{ClientIdentity, PluginMessage};
+use crate::raw::{Action, BEHALF_ANSWER, NewMessage, OnBehalf, Slice, Status};
+
+/// For whom a plugin asks for something, borrowed for the call.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Behalf<'a> {
+    /// For whom.
+    pub whom: Whom<'a>,
+    /// The number under which the plugin is told what became of it, if it wants to know.
+    pub answer: Option<u64>,
+}
+
+/// For whom.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Whom<'a> {
+    /// A client as it was at an event.
+    Identity(ClientIdentity<'a>),
+    /// Whoever has this client identifier when it is done.
+    Client(&'a str),
+}
+
+impl<'a> Whom<'a> {
+    /// The client identifier.
+    pub fn client_id(&self) -> &'a str {
+        match self {
+            Whom::Identity(identity) => identity.client_id,
+            Whom::Client(client_id) => client_id,
+        }
+    }
+}
+
+impl<'a> Behalf<'a> {
+    /// What a table says.
+    ///
+    /// # Errors
+    /// [`Status::INVALID`] for a table of another size, bits that nobody knows, bytes that are no identity, or nobody.
+    ///
+    /// # Safety
+    /// It must be null, or alive with all that it points to and unchanged during `'a`.
+    pub unsafe fn of(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
+        // SAFETY: the caller vouches for it.
+        let behalf = unsafe { behalf.as_ref() }.ok_or(Status::INVALID)?;
+        if (behalf.size as usize) < size_of::<OnBehalf>() || behalf.flags & !BEHALF_ANSWER != 0 {
+            return Err(Status::INVALID);
+        }
+        // SAFETY: the caller vouches for both views.
+        let (identity, client_id) = unsafe { (behalf.identity.bytes(), text(behalf.client_id)?) };
+        let whom = match (identity, client_id) {
+            ([], "") => return Err(Status::INVALID),
+            ([], client_id) => Whom::Client(client_id),
+            (identity, _) => Whom::Identity(ClientIdentity::decode(identity)?),
+        };
+        Ok(Behalf { whom, answer: (behalf.flags & BEHALF_ANSWER != 0).then_some(behalf.number) })
+    }
+}
+
+pub(super) unsafe extern "C" fn host_publish_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    message: *const NewMessage,
+) -> Status {
+    // SAFETY: null or a message that the plugin lends for the call.
+    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
+    // SAFETY: the plugin lends both tables and what they point to for the call.
+    serve(|services| unsafe {
+        services.publish_as(plugin, &Behalf::of(behalf)?, &PluginMessage::of(message)?)
+    })
+}
+
+pub(super) unsafe extern "C" fn host_subscribe_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+    options: u32,
+    subscription_id: u32,
+) -> Status {
+    let Ok(options) = u8::try_from(options) else { return Status::INVALID };
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    serve(|services| unsafe {
+        services.subscribe_as(plugin, &Behalf::of(behalf)?, text(filter)?, options, subscription_id)
+    })
+}
+
+pub(super) unsafe extern "C" fn host_unsubscribe_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+) -> Status {
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    serve(|services| unsafe { services.unsubscribe_as(plugin, &Behalf::of(behalf)?, text(filter)?) })
+}
+
+pub(super) unsafe extern "C" fn host_authorize_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    action: Action,
+    topic: Slice,
+    qos: u32,
+    retain: u32,
+) -> Status {
+    let Some(qos) = u8::try_from(qos).ok().filter(|qos| *qos <= 2) else { return Status::INVALID };
+    // SAFETY: the plugin lends the table, what it points to and the text for the call.
+    serve(|services| unsafe {
+        let read = Behalf::of(behalf)?;
+        // Whoever asks a question waits for its answer.
+        let read = Behalf { answer: Some((*behalf).number), ..read };
+        services.authorize_as(plugin, &read, action, text(topic)?, qos, retain != 0)
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn table(identity: &[u8], client_id: &str) -> OnBehalf {
+        OnBehalf {
+            size: size_of::<OnBehalf>() as u32,
+            flags: 0,
+            identity: Slice::of(identity),
+            client_id: Slice::of(client_id.as_bytes()),
+            number: 7,
+        }
+    }
+
+    fn read(table: &OnBehalf) -> Result<Behalf<'_>, Status> {
+        // SAFETY: the table and what it points to are alive during the call and its answer.
+        unsafe { Behalf::of(table) }
+    }
+
+    #[test]
+    fn a_table_names_a_client_and_whether_it_is_answered() {
+        let named = table(b"", "c");
+        assert_eq!(read(&named), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
+        let answered = OnBehalf { flags: BEHALF_ANSWER, ..table(b"", "c") };
+        assert_eq!(read(&answered), Ok(Behalf { whom: Whom::Client("c"), answer: Some(7) }));
+    }
+
+    #[test]
+    fn what_names_nobody_is_refused() {
+        for wrong in [
+            table(b"", ""),
+            table(b"anything", ""),
+            // An identity that cannot be read is not passed over for the name beside it.
+            table(b"anything", "c"),
+            OnBehalf { flags: 2, ..table(b"", "c") },
+            OnBehalf { size: 8, ..table(b"", "c") },
+        ] {
+            assert_eq!(read(&wrong), Err(Status::INVALID));
+        }
+        // SAFETY: null is what is tested.
+        assert_eq!(unsafe { Behalf::of(std::ptr::null()) }, Err(Status::INVALID));
+    }
+}

@@ -1,0 +1,261 @@
+//! A client's identity as the bytes that a plugin keeps of it: who the client was, with all that client.authorize reads of it.
+//! Written by the broker alone. Whatever comes back is read strictly, since it may have been kept in a file or cut short.
+
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+
+use crate::raw::{IDENTITY_BYTES_MAX, Status};
+
+/// What the first byte says: another layout has another number.
+const LAYOUT: u8 = 1;
+
+const HAS_USERNAME: u8 = 1;
+const SUPERUSER: u8 = 2;
+const ANONYMOUS: u8 = 4;
+const CLEAN_START: u8 = 8;
+const KNOWN_FLAGS: u8 = HAS_USERNAME | SUPERUSER | ANONYMOUS | CLEAN_START;
+
+/// Who a client was at an event.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ClientIdentity<'a> {
+    /// Client identifier.
+    pub client_id: &'a str,
+    /// User name.
+    pub username: Option<&'a str>,
+    /// Whether authentication made it a superuser.
+    pub superuser: bool,
+    /// Whether nobody vouched for it.
+    pub anonymous: bool,
+    /// Clean start.
+    pub clean_start: bool,
+    /// Protocol level: 3, 4 or 5.
+    pub proto_ver: u8,
+    /// Keep alive, seconds.
+    pub keep_alive_s: u16,
+    /// Session expiry interval, seconds.
+    pub expiry_s: u32,
+    /// Receive Maximum.
+    pub receive_maximum: u16,
+    /// Connected, milliseconds since 1970.
+    pub connected_at_ms: u64,
+    /// Number of the network connection; 0 where there was none.
+    pub connection: u64,
+    /// Where it came from.
+    pub peer: Option<SocketAddr>,
+    /// Where it came to.
+    pub local: Option<SocketAddr>,
+    /// Name of the listener.
+    pub listener: &'a str,
+    /// Encoded properties of CONNECT; not checked.
+    pub properties: &'a [u8],
+}
+
+impl<'a> ClientIdentity<'a> {
+    /// Appends its bytes.
+    ///
+    /// # Errors
+    /// [`Status::FULL`], and nothing is appended, beyond [`IDENTITY_BYTES_MAX`].
+    pub fn encode(&self, out: &mut Vec<u8>) -> Result<(), Status> {
+        let texts = self.client_id.len() + self.username.map_or(0, str::len) + self.listener.len();
+        // Numbers, addresses and lengths need less than this.
+        if texts + self.properties.len() + FIXED_BYTES > IDENTITY_BYTES_MAX as usize {
+            return Err(Status::FULL);
+        }
+        let mut flags = 0;
+        for (flag, is_set) in [
+            (HAS_USERNAME, self.username.is_some()),
+            (SUPERUSER, self.superuser),
+            (ANONYMOUS, self.anonymous),
+            (CLEAN_START, self.clean_start),
+        ] {
+            flags |= if is_set { flag } else { 0 };
+        }
+        out.extend([LAYOUT, flags, self.proto_ver]);
+        out.extend(self.keep_alive_s.to_le_bytes());
+        out.extend(self.expiry_s.to_le_bytes());
+        out.extend(self.receive_maximum.to_le_bytes());
+        out.extend(self.connected_at_ms.to_le_bytes());
+        out.extend(self.connection.to_le_bytes());
+        put_address(out, self.peer);
+        put_address(out, self.local);
+        for part in [
+            self.client_id.as_bytes(),
+            self.username.unwrap_or("").as_bytes(),
+            self.listener.as_bytes(),
+            self.properties,
+        ] {
+            out.extend((part.len() as u32).to_le_bytes());
+            out.extend(part);
+        }
+        Ok(())
+    }
+
+    /// Reads the bytes of one.
+    ///
+    /// # Errors
+    /// [`Status::INVALID`] for anything else.
+    pub fn decode(bytes: &'a [u8]) -> Result<ClientIdentity<'a>, Status> {
+        let whole = bytes.len() <= IDENTITY_BYTES_MAX as usize;
+        whole.then(|| read(bytes)).flatten().ok_or(Status::INVALID)
+    }
+}
+
+/// More than everything but texts and properties takes.
+const FIXED_BYTES: usize = 128;
+
+fn put_address(out: &mut Vec<u8>, address: Option<SocketAddr>) {
+    match address.map(|address| (address.ip(), address.port())) {
+        None => out.push(0),
+        Some((IpAddr::V4(ip), port)) => {
+            out.push(4);
+            out.extend(ip.octets());
+            out.extend(port.to_le_bytes());
+        }
+        Some((IpAddr::V6(ip), port)) => {
+            out.push(6);
+            out.extend(ip.octets());
+            out.extend(port.to_le_bytes());
+        }
+    }
+}
+
+fn read(bytes: &[u8]) -> Option<ClientIdentity<'_>> {
+    let mut rest = Rest(bytes);
+    let [layout, flags, proto_ver] = rest.array()?;
+    if layout != LAYOUT || flags & !KNOWN_FLAGS != 0 || !(3..=5).contains(&proto_ver) {
+        return None;
+    }
+    let keep_alive_s = u16::from_le_bytes(rest.array()?);
+    let expiry_s = u32::from_le_bytes(rest.array()?);
+    let receive_maximum = u16::from_le_bytes(rest.array()?);
+    let connected_at_ms = u64::from_le_bytes(rest.array()?);
+    let connection = u64::from_le_bytes(rest.array()?);
+    let (peer, local) = (rest.address()?, rest.address()?);
+    let (client_id, username) = (rest.text()?, rest.text()?);
+    let (listener, properties) = (rest.text()?, rest.part()?);
+    let has_username = flags & HAS_USERNAME != 0;
+    if client_id.is_empty() || !has_username && !username.is_empty() || !rest.0.is_empty() {
+        return None;
+    }
+    Some(ClientIdentity {
+        client_id,
+        username: has_username.then_some(username),
+        superuser: flags & SUPERUSER != 0,
+        anonymous: flags & ANONYMOUS != 0,
+        clean_start: flags & CLEAN_START != 0,
+        proto_ver,
+        keep_alive_s,
+        expiry_s,
+        receive_maximum,
+        connected_at_ms,
+        connection,
+        peer,
+        local,
+        listener,
+        properties,
+    })
+}
+
+struct Rest<'a>(&'a [u8]);
+
+impl<'a> Rest<'a> {
+    fn array<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (first, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*first)
+    }
+
+    fn part(&mut self) -> Option<&'a [u8]> {
+        let len = u32::from_le_bytes(self.array()?) as usize;
+        let (part, rest) = self.0.split_at_checked(len)?;
+        self.0 = rest;
+        Some(part)
+    }
+
+    fn text(&mut self) -> Option<&'a str> {
+        std::str::from_utf8(self.part()?).ok()
+    }
+
+    fn address(&mut self) -> Option<Option<SocketAddr>> {
+        let ip = match self.array()? {
+            [0] => return Some(None),
+            [4] => IpAddr::V4(Ipv4Addr::from(self.array::<4>()?)),
+            [6] => IpAddr::V6(Ipv6Addr::from(self.array::<16>()?)),
+            _ => return None,
+        };
+        Some(Some(SocketAddr::new(ip, u16::from_le_bytes(self.array()?))))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn somebody<'a>() -> ClientIdentity<'a> {
+        ClientIdentity {
+            client_id: "pump-1",
+            username: Some(""),
+            superuser: true,
+            anonymous: false,
+            clean_start: true,
+            proto_ver: 5,
+            keep_alive_s: 60,
+            expiry_s: u32::MAX,
+            receive_maximum: 20,
+            connected_at_ms: 1 << 40,
+            connection: 7,
+            peer: Some("[2001:db8::1]:40000".parse().unwrap()),
+            local: Some("127.0.0.1:1883".parse().unwrap()),
+            listener: "default",
+            properties: b"\x21\x00\x14",
+        }
+    }
+
+    #[test]
+    fn an_identity_comes_back_as_it_was() {
+        let nobody =
+            ClientIdentity { username: None, peer: None, local: None, properties: b"", ..somebody() };
+        for identity in [somebody(), nobody, ClientIdentity { anonymous: true, proto_ver: 3, ..somebody() }] {
+            let mut bytes = Vec::new();
+            identity.encode(&mut bytes).unwrap();
+            assert_eq!(ClientIdentity::decode(&bytes), Ok(identity));
+        }
+    }
+
+    #[test]
+    fn what_is_cut_short_or_longer_or_of_another_layout_is_refused() {
+        let mut bytes = Vec::new();
+        somebody().encode(&mut bytes).unwrap();
+        for len in 0..bytes.len() {
+            assert_eq!(ClientIdentity::decode(&bytes[..len]), Err(Status::INVALID), "{len} bytes");
+        }
+        let longer = [&bytes[..], b"x"].concat();
+        assert_eq!(ClientIdentity::decode(&longer), Err(Status::INVALID));
+        for (at, value) in [(0, 0), (0, 2), (1, 0xff), (2, 0), (2, 6), (27, 5)] {
+            let mut other = bytes.clone();
+            other[at] = value;
+            assert_eq!(ClientIdentity::decode(&other), Err(Status::INVALID), "byte {at} is {value}");
+        }
+        // Whatever single byte is another one: an identity or a refusal, and never a panic.
+        for at in 0..bytes.len() {
+            for value in 0..=255 {
+                let mut other = bytes.clone();
+                other[at] = value;
+                let _ = ClientIdentity::decode(&other);
+            }
+        }
+    }
+
+    #[test]
+    fn the_bytes_are_bounded() {
+        let room = IDENTITY_BYTES_MAX as usize - FIXED_BYTES - "pump-1default".len();
+        for (len, expected) in [(room, Ok(())), (room + 1, Err(Status::FULL))] {
+            let properties = vec![0; len];
+            let mut bytes = Vec::new();
+            let identity = ClientIdentity { properties: &properties, ..somebody() };
+            assert_eq!(identity.encode(&mut bytes), expected);
+            assert_eq!(bytes.is_empty(), expected.is_err());
+            assert!(bytes.len() <= IDENTITY_BYTES_MAX as usize);
+        }
+    }
+}
