@@ -135,13 +135,13 @@ impl Process {
     }
 }
 
-/// Holds back the signals that ask a program to end. Between fork and exec.
+/// Holds back the signals that end a program and are for the broker. Between fork and exec.
 fn block_signals() -> rustix::io::Result<()> {
     // SAFETY: a set is plain data, which `sigemptyset` fills before it is read, and all of these are safe after fork.
     let failed = unsafe {
         let mut set = std::mem::zeroed();
         libc::sigemptyset(&raw mut set);
-        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR1, libc::SIGUSR2] {
             libc::sigaddset(&raw mut set, signal);
         }
         libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut())

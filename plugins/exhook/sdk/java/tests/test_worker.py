@@ -263,7 +263,7 @@ def test_a_hook_may_end_the_process(start: Start) -> None:
     assert broker.process.wait(5) == 7 and "last words" in broker.printed()
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1])
 def test_signals_that_end_programs_are_for_the_broker(start: Start, number: int) -> None:
     """A service manager tells all processes of a service to end; it says nothing to what user code has started."""
     source = ASK % """

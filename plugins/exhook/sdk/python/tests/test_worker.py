@@ -662,7 +662,7 @@ def test_a_farewell_has_its_time_and_all_of_it_arrives(start: Start, kind: str) 
     assert sorted(command[1]["topic"] for command in broker.commands) == ["after", "closed", "exit"]
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2])
 @pytest.mark.parametrize("kind", ["def", "async def"])
 def test_signals_that_end_programs_are_for_the_broker(start: Start, kind: str, number: int) -> None:
     """A service manager tells all processes of a service to end; it says nothing to what user code has started."""

@@ -15,8 +15,8 @@ from typing import Any
 from ._driver import Driver
 from ._worker import Worker
 
-# What ends a program elsewhere is for the broker: it says when a worker ends.
-_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+# What ends a program elsewhere is for the broker: it says when a worker ends, and what the others mean.
+_NOT_OURS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGUSR1, signal.SIGUSR2)
 
 
 def choose_driver(setup: dict[str, Any]) -> Driver:

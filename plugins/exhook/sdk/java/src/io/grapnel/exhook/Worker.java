@@ -112,7 +112,7 @@ public final class Worker {
      * nothing: what user code starts would inherit that they are ignored.
      */
     private static void leaveSignalsToTheBroker() {
-        for (String name : List.of("TERM", "INT", "HUP")) {
+        for (String name : List.of("TERM", "INT", "HUP", "USR1", "USR2")) {
             try {
                 Class<?> signal = Class.forName("sun.misc.Signal");
                 Class<?> handler = Class.forName("sun.misc.SignalHandler");
@@ -121,8 +121,8 @@ public final class Worker {
                 Object number = signal.getConstructor(String.class).newInstance(name);
                 signal.getMethod("handle", signal, handler).invoke(null, number, nothing);
             } catch (ReflectiveOperationException | IllegalArgumentException error) {
-                // A Java without it, or one that was told to leave signals alone: then it ends, and the broker starts
-                // another.
+                // A signal that this Java has a use for itself, or one that was told to leave signals alone: then it
+                // may end, and the broker starts another.
             }
         }
     }
