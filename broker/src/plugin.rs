@@ -40,7 +40,7 @@ mod transaction;
 mod view;
 
 use std::io;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
 use grapnel_engine::hook::{Called, HookPoint, PluginHandle};
@@ -59,13 +59,14 @@ pub use metrics::{MetricReading, MetricValue};
 pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
 use record::Record;
 pub use report::{
-    Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
+    ByHand, Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
 };
 pub use request::{LoadRequest, Settings, is_name};
 pub use stats::{HookStat, HookStats, Times};
 use transaction::{Totals, Workshop, absorb, merge};
 use view::View;
 
+use crate::config::PluginConfig;
 use crate::fatal;
 
 /// The name of the plugin that a shard says it calls. Any thread.
@@ -107,6 +108,8 @@ pub struct PluginManager {
     /// Held for the length of a transaction.
     workshop: Arc<Mutex<Workshop>>,
     view: Arc<RwLock<View>>,
+    /// What the configuration has for plugins, since the start.
+    configured: OnceLock<Vec<PluginConfig>>,
     _attendant: Attendant,
 }
 
@@ -146,7 +149,8 @@ impl PluginManager {
         let attendant = Attendant::start(Arc::clone(&workshop), Arc::clone(&view))?;
         services::attend(attendant.errands());
         let record = settings.record.clone().map(Record::at);
-        Ok(PluginManager { settings, record, workshop, view, _attendant: attendant })
+        let configured = OnceLock::new();
+        Ok(PluginManager { settings, record, workshop, view, configured, _attendant: attendant })
     }
 
     /// Loads a plugin on every shard, or on none.
@@ -154,19 +158,40 @@ impl PluginManager {
     /// # Errors
     /// [`LoadError`]; everything that had been done is undone.
     pub fn load(&self, request: LoadRequest) -> Result<PluginInfo, LoadError> {
-        let LoadRequest { source, name, config, priority, once } = request;
+        self.load_by_hand(request).map(|ByHand { plugin, .. }| plugin)
+    }
+
+    /// The same; says too whether the configuration has had a part in it.
+    ///
+    /// # Errors
+    /// As [`PluginManager::load`].
+    pub fn load_by_hand(&self, request: LoadRequest) -> Result<ByHand, LoadError> {
+        let LoadRequest { source, name, config, merge, priority, once } = request;
         let by_path = lookup::is_path(&source);
         let absolute = std::path::absolute(&source).ok().filter(|_| by_path);
         let source = absolute.map_or(source, |path| path.display().to_string());
         let name = name.or_else(|| (!by_path).then(|| source.clone()));
         let origin = if once { Origin::Once } else { Origin::Recorded };
-        let wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let mut wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
+        if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
+            && !by_path
+        {
+            wanted.source = path.display().to_string();
+        }
         let mut workshop = self.begin();
-        let result =
-            self.open(&mut workshop, &wanted).and_then(|opened| self.load_in(&mut workshop, &wanted, opened));
+        let mut configured_at = None;
+        let result = self.open(&mut workshop, &wanted).and_then(|opened| {
+            if let Some(table) = table(&opened.name) {
+                wanted = wanted.over(table);
+                configured_at = Some(table.origin.to_string());
+            }
+            self.load_in(&mut workshop, &wanted, opened)
+        });
         self.end(workshop);
-        let info = result?;
-        Ok(self.recorded(&info.name).unwrap_or(info))
+        let plugin = result?;
+        let plugin = self.recorded(&plugin.name).unwrap_or(plugin);
+        Ok(ByHand { plugin, configured_at })
     }
 
     /// Takes a plugin out of every chain and ends it. Its code stays mapped. One that failed is forgotten. A plugin of the

@@ -385,6 +385,54 @@ fn a_required_plugin_that_fails_stops_the_start_and_another_does_not() {
     assert!(error.contains("there is no plugin named missing"), "{error}");
 }
 
+/// `panic-in-load` fails with the configuration it has by default, so that what it was given shows.
+#[test]
+fn a_plugin_that_is_loaded_by_hand_has_what_the_configuration_says_of_it() {
+    let broker = Fixture::new(1);
+    let file = plugin_file("panic-in-load");
+    let table = PluginConfig {
+        config: json!({"panic_in": "nowhere", "shard": 9}),
+        priority: Some(5),
+        origin: ConfigOrigin::File { path: "/etc/grapnel.toml".into(), line: 7 },
+        ..configured("guard", Some(file.clone()))
+    };
+    broker.manager.start(&[table]).unwrap();
+    broker.manager.unload("guard").unwrap();
+    let path = file.display().to_string();
+    let by_hand = |source: &str, name: Option<&str>, config| {
+        let request = request(source, config);
+        let request = LoadRequest { merge: true, name: name.map(str::to_owned), ..request };
+        broker.manager.load_by_hand(request).map_err(|error| error.to_string())
+    };
+    let done = by_hand("guard", None, json!(null)).unwrap();
+    assert_eq!((done.plugin.file, done.plugin.priority), (Some(file), Some(5)));
+    assert_eq!(done.configured_at.as_deref(), Some("/etc/grapnel.toml:7"));
+    broker.manager.unload("guard").unwrap();
+    // What is said goes over it, value by value, also where a file is named.
+    assert!(by_hand(&path, Some("guard"), json!({"shard": 1})).unwrap().configured_at.is_some());
+    broker.manager.unload("guard").unwrap();
+    let error = by_hand("guard", None, json!({"panic_in": "load"})).unwrap_err();
+    assert!(error.contains("panicked as configured"), "{error}");
+    // Another name has nothing of it, and neither has what is given a whole configuration.
+    assert!(by_hand(&path, Some("other"), json!(null)).is_err());
+    let whole = LoadRequest { name: Some("guard".to_owned()), ..request(&path, json!({})) };
+    assert!(broker.manager.load_by_hand(whole).is_err());
+}
+
+#[test]
+fn a_plugin_that_is_not_replaced_goes_on_and_that_is_said() {
+    let broker = Fixture::new(1);
+    broker.load("panic-in-load", json!({"panic_in": "nowhere"})).unwrap();
+    let reload = |config| broker.manager.reload("panic-in-load", Some(config)).unwrap_err().to_string();
+    let error = reload(json!({"panic_in": "load"}));
+    assert!(error.ends_with("; plugin panic-in-load 0.1.0 goes on"), "{error}");
+    broker.manager.disable("panic-in-load").unwrap();
+    let error = reload(json!({"panic_in": "load"}));
+    assert!(error.ends_with("; plugin panic-in-load 0.1.0 stays loaded, and disabled"), "{error}");
+    let error = broker.manager.reload("nobody", None).unwrap_err().to_string();
+    assert!(error.ends_with("loaded are: panic-in-load"), "{error}");
+}
+
 #[test]
 fn links_are_counted_over_all_shards_and_through_swaps() {
     let broker = Fixture::new(2);

@@ -11,13 +11,13 @@ use super::api::Api;
 use super::revoked::Revocations;
 use super::wire::Changed;
 use crate::plugin::{
-    Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo,
+    ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo,
     PluginList, Unloaded,
 };
 
 impl From<LoadError> for ApiError {
     fn from(error: LoadError) -> ApiError {
-        let status = match &error {
+        let status = match error.cause() {
             LoadError::Name { .. } | LoadError::ConfigShape { .. } => StatusCode::BAD_REQUEST,
             LoadError::NotFound { .. } | LoadError::NotLoaded { .. } => StatusCode::NOT_FOUND,
             LoadError::AlreadyLoaded { .. }
@@ -52,6 +52,9 @@ pub(super) struct LoadBody {
     name: Option<String>,
     #[serde(default)]
     config: Value,
+    /// What the configuration file has for a plugin of this name stands below `config`.
+    #[serde(default)]
+    merge: bool,
     #[serde(default)]
     priority: Option<i32>,
     #[serde(default)]
@@ -61,10 +64,10 @@ pub(super) struct LoadBody {
 pub(super) async fn load(
     State(api): State<Api>,
     Payload(body): Payload<LoadBody>,
-) -> Result<Json<Changed<PluginInfo>>, ApiError> {
-    let LoadBody { source, name, config, priority, once } = body;
-    let request = LoadRequest { source, name, config, priority, once };
-    change(&api, move |api| api.plugins.load(request)).await.map(Json)
+) -> Result<Json<Changed<ByHand>>, ApiError> {
+    let LoadBody { source, name, config, merge, priority, once } = body;
+    let request = LoadRequest { source, name, config, merge, priority, once };
+    change(&api, move |api| api.plugins.load_by_hand(request)).await.map(Json)
 }
 
 /// Whether the operator insists.

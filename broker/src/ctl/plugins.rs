@@ -15,7 +15,7 @@ use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
 use crate::control::wire::Changed;
 use crate::plugin::check::{self, Checked};
-use crate::plugin::{Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
+use crate::plugin::{ByHand, Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -27,7 +27,7 @@ pub(super) enum PluginsCommand {
         /// Its name
         name: String,
     },
-    /// Load one while clients are connected
+    /// Load one while clients are connected; without --config it has what the broker's configuration file says of it
     Load(LoadCommand),
     /// Take one out of every chain
     Unload {
@@ -146,11 +146,16 @@ pub(super) async fn run(
                 "source": absolute(&command.source),
                 "name": command.name,
                 "config": config,
+                // What the broker's own configuration says of it holds unless a whole one is given.
+                "merge": command.config.config.is_none(),
                 "priority": command.priority,
                 "once": command.once,
             });
-            let info = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
-            print_done("loaded", &info, output)
+            let done: Changed<ByHand> = broker.json(Method::POST, "/api/v1/plugins", Some(&body)).await?;
+            if output.json {
+                return output.value(&done);
+            }
+            print_loaded(done, command.config.set.is_empty(), output)
         }
         PluginsCommand::Unload { name, force } => {
             let path = format!("/api/v1/plugins/{}{}", encoded(&name), force.query());
@@ -412,6 +417,16 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
         ]
     });
     table::print(output, columns, rows)
+}
+
+/// A plugin that was loaded by hand, and where its configuration is from if that was not all said.
+fn print_loaded(done: Changed<ByHand>, alone: bool, output: &mut Output) -> Result<(), CtlError> {
+    let Changed { now: ByHand { plugin, configured_at }, revoked } = done;
+    let done = Changed { now: plugin, revoked };
+    print_done("loaded", &done, output)?;
+    let Some(at) = configured_at else { return Ok(()) };
+    let with = if alone { "" } else { ", with what --set says" };
+    output.line(&printable(&format!("its configuration is that of [plugins.{}] at {at}{with}", done.now.name)))
 }
 
 fn print_done(what: &str, done: &Changed<PluginInfo>, output: &mut Output) -> Result<(), CtlError> {

@@ -10,6 +10,7 @@ use grapnel_engine::hook::{
 };
 use grapnel_engine::id::ShardId;
 
+use super::change::merged;
 use super::error::LoadError;
 use super::loaded::{Callee, Instance, Loaded};
 use super::manifest::{About, Hook, Opened};
@@ -17,6 +18,7 @@ use super::mounts::Mounted;
 use super::overrides::{self, HookOverride, HookOverrides};
 use super::report::{Origin, PluginInfo, PluginState};
 use super::services;
+use crate::config::PluginConfig;
 
 /// What the operator wants: enough to load it again.
 #[derive(Clone)]
@@ -31,6 +33,17 @@ pub(super) struct Wanted {
     pub origin: Origin,
     /// Loaded, and in no chain.
     pub disabled: bool,
+}
+
+impl Wanted {
+    /// The same, with what the configuration says where this says nothing.
+    pub(super) fn over(self, table: &PluginConfig) -> Wanted {
+        let config = match self.config {
+            serde_json::Value::Null => table.config.clone(),
+            said => merged(table.config.clone(), said),
+        };
+        Wanted { config, priority: self.priority.or(table.priority), ..self }
+    }
 }
 
 /// A hook with its place among all hooks.

@@ -21,7 +21,7 @@ impl PluginManager {
     /// plugin that had failed is tried again; one that is disabled stays so.
     ///
     /// # Errors
-    /// [`LoadError`]; the old version is still in force then.
+    /// [`LoadError`]; the old version is still in force then, which [`LoadError::GoesOn`] says.
     pub fn reload(&self, name: &str, config: Option<Value>) -> Result<PluginInfo, LoadError> {
         self.reload_with(name, config, false)
     }
@@ -39,8 +39,20 @@ impl PluginManager {
         let mut workshop = self.begin();
         let result = self.reload_in(&mut workshop, name, config, ("reload", force));
         self.end(workshop);
-        let info = result?;
+        let info = result.map_err(|error| self.goes_on(name, error))?;
         Ok(self.recorded(&info.name).unwrap_or(info))
+    }
+
+    /// Why a plugin was not replaced, with what is there instead.
+    fn goes_on(&self, name: &str, error: LoadError) -> LoadError {
+        let view = self.view();
+        let Some(plugin) = view.active.iter().find(|plugin| &*plugin.name == name) else { return error };
+        LoadError::GoesOn {
+            error: Box::new(error),
+            name: name.to_owned(),
+            version: plugin.about.version.clone(),
+            enabled: plugin.is_enabled(),
+        }
     }
 
     fn reload_in(
@@ -141,7 +153,11 @@ impl PluginManager {
         let mut workshop = self.begin();
         let result = self.configure_in(&mut workshop, name, (config, merge), force);
         self.end(workshop);
-        let Configured { reloaded, plugin } = result?;
+        let Configured { reloaded, plugin } = result.map_err(|error| match error {
+            // It has said so.
+            LoadError::Configure { .. } => error,
+            error => self.goes_on(name, error),
+        })?;
         Ok(Configured { reloaded, plugin: self.recorded(&plugin.name).unwrap_or(plugin) })
     }
 
@@ -320,7 +336,7 @@ fn with_config(wanted: &Wanted, config: Option<Value>) -> Wanted {
 }
 
 /// A JSON Merge Patch (RFC 7396).
-fn merged(target: Value, patch: Value) -> Value {
+pub(super) fn merged(target: Value, patch: Value) -> Value {
     let Value::Object(patch) = patch else { return patch };
     let mut target = match target {
         Value::Object(target) => target,

@@ -230,6 +230,18 @@ pub enum LoadError {
         /// Which shard, and how long it was waited for.
         unanswered: Unanswered,
     },
+    /// A version was to take the place of one that is loaded, and did not.
+    #[error("{error}; plugin {name} {version} {}", if *enabled { "goes on" } else { "stays loaded, and disabled" })]
+    GoesOn {
+        /// What was wrong.
+        error: Box<LoadError>,
+        /// The plugin.
+        name: String,
+        /// The version that is there.
+        version: String,
+        /// Whether it is in the chains.
+        enabled: bool,
+    },
     /// It is there already.
     #[error("plugin {name} is loaded already; reload it, or load this one under another name")]
     AlreadyLoaded {
@@ -271,6 +283,16 @@ pub enum LoadError {
         /// The code they keep mapped.
         bytes: u64,
     },
+}
+
+impl LoadError {
+    /// What was wrong, whatever goes on.
+    pub fn cause(&self) -> &LoadError {
+        match self {
+            LoadError::GoesOn { error, .. } => error.cause(),
+            cause => cause,
+        }
+    }
 }
 
 fn list(paths: &[PathBuf]) -> String {

@@ -96,6 +96,17 @@ pub struct HookInfo {
     pub deliver: bool,
 }
 
+/// A plugin that was loaded by hand.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ByHand {
+    /// The plugin.
+    #[serde(flatten)]
+    pub plugin: PluginInfo,
+    /// Where the configuration says what it has, if that was taken: a line of the file.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub configured_at: Option<String>,
+}
+
 /// What became of a new configuration.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Configured {

@@ -82,6 +82,8 @@ pub struct LoadRequest {
     pub name: Option<String>,
     /// Its configuration, an object; null stands for an empty one. May hold secrets and is never logged.
     pub config: Value,
+    /// Whether what the configuration file has for it, path and priority included, holds where nothing else is said here.
+    pub merge: bool,
     /// Priority of all of its hooks instead of their own.
     pub priority: Option<i32>,
     /// Do not load it again after a restart.

@@ -26,6 +26,8 @@ impl PluginManager {
     /// # Errors
     /// The first plugin that is marked `required` and cannot be loaded.
     pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
+        // For what is loaded by hand later on; there is one start.
+        let _ = self.configured.set(configured.to_vec());
         let mut workshop = self.begin();
         for plugin in configured {
             workshop.overrides.configure(&plugin.name, &plugin.hooks);

@@ -204,7 +204,7 @@ impl Fixture {
 }
 
 pub fn request(source: &str, config: Value) -> LoadRequest {
-    LoadRequest { source: source.to_owned(), name: None, config, priority: None, once: false }
+    LoadRequest { source: source.to_owned(), name: None, config, merge: false, priority: None, once: false }
 }
 
 /// The folder in which cargo puts the plugins of the workspace.
