@@ -7,9 +7,13 @@ use super::{Key, Printed};
 use crate::config::{Config, ControlConfig};
 
 /// The keys of `[control]`.
-pub(super) fn control_keys() -> Vec<Key<Config>> {
-    let defaults = ControlConfig::default();
-    vec![
+pub(super) fn control_keys() -> impl Iterator<Item = Key<Config>> {
+    place_keys().into_iter().chain(bound_keys())
+}
+
+/// Where the API is.
+fn place_keys() -> [Key<Config>; 2] {
+    [
         Key::new(
             "control.socket",
             "a path of at most 107 bytes",
@@ -40,6 +44,13 @@ pub(super) fn control_keys() -> Vec<Key<Config>> {
                 Ok(())
             },
         ),
+    ]
+}
+
+/// What whoever uses it may take.
+fn bound_keys() -> Vec<Key<Config>> {
+    let defaults = ControlConfig::default();
+    vec![
         Key::new(
             "control.connections_max",
             "1 to 1024",
