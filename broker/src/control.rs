@@ -18,6 +18,7 @@ mod answer;
 mod api;
 mod authz;
 mod clients;
+mod follows;
 mod gather;
 mod links;
 mod place;

@@ -11,6 +11,7 @@ mod authz;
 mod clients;
 mod connection;
 mod exhook;
+mod follows;
 mod hooks;
 mod metrics;
 mod output;

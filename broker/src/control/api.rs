@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use super::answer::ApiError;
 use super::gather::Shards;
 use super::trace::{self, Traces};
-use super::{BrokerInfo, authz, clients, plugins, status};
+use super::{BrokerInfo, authz, clients, follows, plugins, status};
 use crate::config::{Config, ControlConfig};
 use crate::plugin::PluginManager;
 
@@ -71,6 +71,7 @@ pub(super) fn router(api: Api) -> Router {
         .route("/api/v1/plugins/{name}/disable", post(plugins::disable))
         .route("/api/v1/hooks", get(plugins::hooks).post(plugins::override_hook))
         .route("/api/v1/hooks/stats", get(plugins::hook_stats))
+        .route("/api/v1/follows", get(follows::follows))
         .route("/api/v1/clients", get(clients::list))
         .route("/api/v1/clients/{id}", get(clients::show).delete(clients::kick))
         .route("/api/v1/subscriptions", get(clients::subscriptions))

@@ -8,11 +8,12 @@ use serde_json::Value;
 
 use super::answer::{ApiError, Json, Name, Parameters, Payload};
 use super::api::Api;
+use super::follows::{self, Leaving};
 use super::revoked::Revocations;
 use super::wire::Changed;
 use crate::plugin::{
-    ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest, PluginInfo,
-    PluginList, Unloaded,
+    ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest,
+    PluginInfo, PluginList, Unloaded,
 };
 
 impl From<LoadError> for ApiError {
@@ -84,7 +85,8 @@ pub(super) async fn unload(
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
 ) -> Result<Json<Changed<Unloaded>>, ApiError> {
-    change(&api, move |api| api.plugins.unload_with(&name, force)).await.map(Json)
+    let leaving = Some(Leaving::plugin(&name));
+    change_after(&api, leaving, move |api| api.plugins.unload_with(&name, force)).await.map(Json)
 }
 
 /// What may change with a reload.
@@ -143,7 +145,8 @@ pub(super) async fn disable(
     Name(name): Name,
     Parameters(ForceParameters { force }): Parameters<ForceParameters>,
 ) -> Result<Json<Changed<PluginInfo>>, ApiError> {
-    change(&api, move |api| api.plugins.disable_with(&name, force)).await.map(Json)
+    let leaving = Some(Leaving::plugin(&name));
+    change_after(&api, leaving, move |api| api.plugins.disable_with(&name, force)).await.map(Json)
 }
 
 /// Which points.
@@ -170,7 +173,8 @@ pub(super) async fn override_hook(
     State(api): State<Api>,
     Payload(wanted): Payload<HookChange>,
 ) -> Result<Json<Changed<HookRow>>, ApiError> {
-    change(&api, move |api| api.plugins.override_hook(&wanted)).await.map(Json)
+    let leaving = Leaving::hook(&wanted);
+    change_after(&api, leaving, move |api| api.plugins.override_hook(&wanted)).await.map(Json)
 }
 
 impl From<HookError> for ApiError {
@@ -184,14 +188,27 @@ impl From<HookError> for ApiError {
     }
 }
 
-/// One after the other: whoever waits for its turn and goes away has asked for nothing. The answer says how many subscriptions
-/// it has cost.
+/// A change that takes nothing out of the chains.
 async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
 ) -> Result<Changed<R>, ApiError> {
+    change_after(api, None, work).await
+}
+
+/// One after the other: whoever waits for its turn and goes away has asked for nothing. The answer says how many subscriptions
+/// it has cost, and what followed from what is `leaving` the chains.
+async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
+    api: &Api,
+    leaving: Option<Leaving>,
+    work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
+) -> Result<Changed<R>, ApiError> {
     let long = api.begin_long()?;
     let turn = api.plugin_turn.clone().lock_owned().await;
+    let follows = match leaving {
+        Some(leaving) => follows::of(api, &leaving).await?,
+        None => Vec::new(),
+    };
     let before = Revocations::before(&api.shards).await;
     let result = blocking(api, move |api| {
         let result = work(api);
@@ -201,10 +218,10 @@ async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     });
     let now = result.await?.map_err(Into::into)?;
     let revoked = before.await_end(&api.shards).await;
-    Ok(Changed { now, revoked })
+    Ok(Changed { now, revoked, follows })
 }
 
-async fn blocking<R: Send + 'static>(
+pub(super) async fn blocking<R: Send + 'static>(
     api: &Api,
     work: impl FnOnce(Api) -> R + Send + 'static,
 ) -> Result<R, ApiError> {

@@ -304,6 +304,16 @@ pub struct Changed<T> {
     /// Subscriptions that were taken back for it.
     #[serde(default)]
     pub revoked: Revoked,
+    /// What followed, where hooks have left the chains: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follows: Vec<String>,
+}
+
+/// `GET /api/v1/follows`: what would follow if a plugin, or a hook of it, left the chains now.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Follows {
+    /// A sentence each; none where nothing follows.
+    pub follows: Vec<String>,
 }
 
 /// `POST /api/v1/authz/invalidate`.

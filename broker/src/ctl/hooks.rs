@@ -7,6 +7,7 @@ use serde_json::json;
 use super::CtlError;
 use super::authz::print_revoked;
 use super::connection::Broker;
+use super::follows;
 use super::output::Output;
 use super::plugins::Force;
 use super::table::{self, Column};
@@ -111,6 +112,7 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
             say(broker, hook, (false, change), Force::default(), output).await
         }
         HooksCommand::Unmount(UnmountCommand { hook, force }) => {
+            follows::say(broker, &hook.plugin, Some((&hook.point, &hook.hook)), output).await?;
             let change = HookOverride { mounted: Some(false), ..HookOverride::default() };
             say(broker, hook, (false, change), force, output).await
         }

@@ -10,12 +10,15 @@ use serde_json::{Value, json};
 use super::CtlError;
 use super::authz::print_revoked;
 use super::connection::{Broker, encoded};
+use super::follows;
 use super::output::Output;
 use super::plugin_config;
 use super::table::{self, Column, or_dash, printable, since};
 use crate::control::wire::Changed;
 use crate::plugin::check::{self, Checked};
-use crate::plugin::{ByHand, Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded};
+use crate::plugin::{
+    ByHand, Configured, HookInfo, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
+};
 
 /// What to do with plugins.
 #[derive(Debug, Subcommand)]
@@ -158,12 +161,13 @@ pub(super) async fn run(
             print_loaded(done, command.config.set.is_empty(), output)
         }
         PluginsCommand::Unload { name, force } => {
+            follows::say(broker, &name, None, output).await?;
             let path = format!("/api/v1/plugins/{}{}", encoded(&name), force.query());
             let done: Changed<Unloaded> = broker.json(Method::DELETE, &path, None).await?;
             if output.json {
                 return output.value(&done);
             }
-            let Changed { now: done, revoked } = done;
+            let Changed { now: done, revoked, .. } = done;
             let name = printable(&done.unloaded);
             output.line(&match done.mapped_bytes / 1024 {
                 0 => format!("plugin {name} is unloaded"),
@@ -208,9 +212,9 @@ pub(super) async fn run(
             if output.json {
                 return output.value(&done);
             }
-            let Changed { now: Configured { reloaded, plugin }, revoked } = done;
+            let Changed { now: Configured { reloaded, plugin }, revoked, follows } = done;
             let what = if reloaded { "reloaded with its new configuration" } else { "configured" };
-            print_done(what, &Changed { now: plugin, revoked }, output)
+            print_done(what, &Changed { now: plugin, revoked, follows }, output)
         }
         // It has been done without a broker.
         PluginsCommand::Check(_) => Ok(()),
@@ -260,6 +264,9 @@ pub(super) async fn switch(
     force: Force,
     output: &mut Output,
 ) -> Result<(), CtlError> {
+    if verb == "disable" {
+        follows::say(broker, name, None, output).await?;
+    }
     let path = format!("/api/v1/plugins/{}/{verb}{}", encoded(name), force.query());
     let info = broker.json(Method::POST, &path, None).await?;
     print_done(&format!("{verb}d"), &info, output)
@@ -421,19 +428,20 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
 
 /// A plugin that was loaded by hand, and where its configuration is from if that was not all said.
 fn print_loaded(done: Changed<ByHand>, alone: bool, output: &mut Output) -> Result<(), CtlError> {
-    let Changed { now: ByHand { plugin, configured_at }, revoked } = done;
-    let done = Changed { now: plugin, revoked };
+    let Changed { now: ByHand { plugin, configured_at }, revoked, follows } = done;
+    let done = Changed { now: plugin, revoked, follows };
     print_done("loaded", &done, output)?;
     let Some(at) = configured_at else { return Ok(()) };
     let with = if alone { "" } else { ", with what --set says" };
-    output.line(&printable(&format!("its configuration is that of [plugins.{}] at {at}{with}", done.now.name)))
+    output
+        .line(&printable(&format!("its configuration is that of [plugins.{}] at {at}{with}", done.now.name)))
 }
 
 fn print_done(what: &str, done: &Changed<PluginInfo>, output: &mut Output) -> Result<(), CtlError> {
     if output.json {
         return output.value(done);
     }
-    let Changed { now: plugin, revoked } = done;
+    let Changed { now: plugin, revoked, .. } = done;
     let points: Vec<&str> = plugin.hooks.iter().map(|hook| hook.point.as_str()).collect();
     let hooks = if points.is_empty() { "no hooks".to_owned() } else { points.join(", ") };
     output.line(&printable(&format!("plugin {} {} is {what}: {hooks}", plugin.name, plugin.version)))?;

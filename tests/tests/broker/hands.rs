@@ -183,6 +183,29 @@ fn signals_that_mean_nothing_here_are_ignored_with_a_line() {
     assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0x10);
 }
 
+#[test]
+fn what_follows_is_said_before_hooks_leave() {
+    let broker = builder().start();
+    broker.ctl_ok(&["plugins", "load", "noop", "--once"]);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.ping();
+    let said = [
+        "message.publish loses noop/publish and has no hook left",
+        "1 connection and 1 session go on without it",
+    ];
+    let unmounted = broker.ctl_ok(&["hooks", "unmount", "noop", "message.publish", "publish"]);
+    for sentence in said {
+        assert!(unmounted.contains(&format!("grapnel-ctl: {sentence}")), "{unmounted}");
+    }
+    // It has left already, so that nothing follows.
+    let disabled = broker.ctl_ok(&["plugins", "disable", "noop"]);
+    assert!(!disabled.contains("loses"), "{disabled}");
+    broker.ctl_ok(&["plugins", "enable", "noop"]);
+    broker.ctl_ok(&["hooks", "mount", "noop", "message.publish", "publish"]);
+    let done = broker.ctl_json(&["plugins", "unload", "noop"]);
+    assert_eq!(done["follows"], serde_json::json!(said));
+}
+
 /// Folders for copies of plugins in a state folder.
 fn folders(state: &Path) -> Vec<PathBuf> {
     let entries = std::fs::read_dir(state).unwrap().flatten().map(|entry| entry.path());

@@ -1,0 +1,208 @@
+//! What follows when hooks leave the chains, said before a plugin is unloaded or disabled or a hook unmounted: which points lose which
+//! hooks, what holds where none is left, and how many clients go on without them. Changes nothing.
+
+use axum::extract::State;
+use serde::Deserialize;
+
+use super::answer::{ApiError, Json, Parameters};
+use super::api::Api;
+use super::plugins::blocking;
+use super::wire::{Follows, Listener};
+use crate::config::NoMatch;
+use crate::plugin::{HookChange, HookRow};
+
+/// What is to leave the chains.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Leaving {
+    /// The plugin.
+    pub plugin: String,
+    /// The point of the one hook that is to go; without it, all of them go.
+    #[serde(default)]
+    pub point: Option<String>,
+    /// Its name.
+    #[serde(default)]
+    pub hook: Option<String>,
+}
+
+impl Leaving {
+    /// All hooks of a plugin.
+    pub fn plugin(name: &str) -> Leaving {
+        Leaving { plugin: name.to_owned(), point: None, hook: None }
+    }
+
+    /// The hook that a change takes out, if it does.
+    pub fn hook(wanted: &HookChange) -> Option<Leaving> {
+        let leaves = wanted.change.mounted == Some(false);
+        leaves.then(|| Leaving {
+            plugin: wanted.plugin.clone(),
+            point: Some(wanted.point.clone()),
+            hook: Some(wanted.hook.clone()),
+        })
+    }
+
+    fn names(&self, row: &HookRow) -> bool {
+        let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
+        row.plugin == self.plugin && fits(&self.point, &row.point) && fits(&self.hook, &row.hook)
+    }
+}
+
+/// `GET /api/v1/follows`.
+pub(super) async fn follows(
+    State(api): State<Api>,
+    Parameters(leaving): Parameters<Leaving>,
+) -> Result<Json<Follows>, ApiError> {
+    Ok(Json(Follows { follows: of(&api, &leaving).await? }))
+}
+
+/// A sentence for everything that follows; none where nothing does.
+pub(super) async fn of(api: &Api, leaving: &Leaving) -> Result<Vec<String>, ApiError> {
+    let report = blocking(api, |api| api.plugins.hooks(false)).await?;
+    let allowed = api.config.authorization.no_match == NoMatch::Allow;
+    let mut sentences = sentences(&report.rows, leaving, &api.info.listeners, allowed);
+    if sentences.is_empty() {
+        return Ok(sentences);
+    }
+    let gathered = api.shards.ask_all(|shard| *shard.counters()).await;
+    let counted = |of: fn(&grapnel_engine::shard::Counters) -> u64| -> u64 {
+        gathered.answers.iter().map(|(_, counters)| of(counters)).sum()
+    };
+    let at_least = if gathered.unanswered.is_empty() { "" } else { "at least " };
+    sentences.push(format!(
+        "{at_least}{} and {} go on without it",
+        shown(counted(|counters| counters.connections_count), "connection"),
+        shown(counted(|counters| counters.sessions_count), "session")
+    ));
+    Ok(sentences)
+}
+
+fn shown(count: u64, what: &str) -> String {
+    if count == 1 { format!("1 {what}") } else { format!("{count} {what}s") }
+}
+
+fn sentences(rows: &[HookRow], leaving: &Leaving, listeners: &[Listener], allowed: bool) -> Vec<String> {
+    let mut sentences = Vec::new();
+    let mut rest = rows;
+    while let Some(first) = rest.first() {
+        // The rows of a point stand together.
+        let end = rest.iter().position(|row| row.point != first.point).unwrap_or(rest.len());
+        let (of_point, others) = rest.split_at(end);
+        rest = others;
+        let links = of_point.iter().filter(|row| row.place > 0 && row.mounted);
+        let (goes, stays): (Vec<&HookRow>, Vec<&HookRow>) = links.partition(|row| leaving.names(row));
+        if goes.is_empty() {
+            continue;
+        }
+        let (point, goes) = (&first.point, links_shown(&goes));
+        sentences.push(match (stays.is_empty(), if_nobody_decides(point, listeners, allowed)) {
+            (false, _) => format!("{point} loses {goes} and keeps {}", links_shown(&stays)),
+            (true, None) => format!("{point} loses {goes} and has no hook left"),
+            (true, Some(then)) => format!("{point} loses {goes} and has no hook left: {then}"),
+        });
+    }
+    sentences
+}
+
+fn links_shown(rows: &[&HookRow]) -> String {
+    rows.iter().map(|row| format!("{}/{}", row.plugin, row.hook)).collect::<Vec<_>>().join(", ")
+}
+
+/// What holds by the configuration where no hook of a point decides.
+fn if_nobody_decides(point: &str, listeners: &[Listener], allowed: bool) -> Option<String> {
+    match point {
+        "client.authorize" if allowed => Some(
+            "every publish and subscription is allowed, as authorization.no_match is \"allow\"".to_owned(),
+        ),
+        "client.authorize" => Some(
+            "every publish and subscription is refused, as authorization.no_match is \"deny\"".to_owned(),
+        ),
+        "client.authenticate" => {
+            let part = |open: bool, so: &str| {
+                let these = listeners.iter().filter(|listener| listener.allow_anonymous == open);
+                let these: Vec<&str> = these.map(|listener| listener.address.as_str()).collect();
+                (!these.is_empty())
+                    .then(|| format!("{so} {}, as allow_anonymous is {open}", these.join(" and ")))
+            };
+            let parts = [part(true, "everybody may connect to"), part(false, "nobody can connect to")];
+            Some(parts.into_iter().flatten().collect::<Vec<_>>().join("; "))
+        }
+        _ => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rows(links: &[(&str, &str, &str)]) -> Vec<HookRow> {
+        let row = |(place, (point, plugin, hook)): (u32, &(&str, &str, &str))| HookRow {
+            point: (*point).to_owned(),
+            plugin: (*plugin).to_owned(),
+            hook: (*hook).to_owned(),
+            place,
+            mounted: true,
+            ..HookRow::default()
+        };
+        (1..).zip(links).map(row).collect()
+    }
+
+    #[test]
+    fn each_point_says_what_goes_what_stays_and_what_holds_then() {
+        let mut rows = rows(&[
+            ("client.authenticate", "other", "login"),
+            ("client.authorize", "acl", "authorize"),
+            ("client.authorize", "other", "unmounted"),
+            ("message.publish", "acl", "a"),
+            ("message.publish", "other", "b"),
+            ("message.publish", "acl", "c"),
+            ("message.acked", "acl", "acked"),
+        ]);
+        rows[2].mounted = false;
+        rows[2].place = 0;
+        let leaving = Leaving::plugin("acl");
+        assert_eq!(
+            sentences(&rows, &leaving, &[], true),
+            [
+                "client.authorize loses acl/authorize and has no hook left: every publish and subscription is allowed, as \
+                 authorization.no_match is \"allow\"",
+                "message.publish loses acl/a, acl/c and keeps other/b",
+                "message.acked loses acl/acked and has no hook left",
+            ]
+        );
+        assert!(sentences(&rows, &leaving, &[], false)[0].contains("is refused, as authorization.no_match"));
+        let change = HookChange {
+            plugin: "acl".to_owned(),
+            point: "message.publish".to_owned(),
+            hook: "a".to_owned(),
+            clear: false,
+            change: crate::plugin::HookOverride { mounted: Some(false), ..Default::default() },
+            force: false,
+        };
+        let one = Leaving::hook(&change).expect("it takes a hook out");
+        assert_eq!(
+            sentences(&rows, &one, &[], true),
+            ["message.publish loses acl/a and keeps other/b, acl/c"]
+        );
+        let mounts = HookChange { change: crate::plugin::HookOverride::default(), ..change };
+        assert_eq!(Leaving::hook(&mounts), None);
+        assert_eq!(sentences(&rows, &Leaving::plugin("nobody"), &[], true), [""; 0]);
+    }
+
+    #[test]
+    fn where_nobody_decides_about_logins_each_listener_does() {
+        let listener = |address: &str, allow_anonymous| Listener {
+            name: address.to_owned(),
+            address: address.to_owned(),
+            allow_anonymous,
+        };
+        let listeners =
+            [listener("127.0.0.1:1", true), listener("0.0.0.0:2", false), listener("[::]:3", false)];
+        assert_eq!(
+            sentences(&rows(&[("client.authenticate", "a", "b")]), &Leaving::plugin("a"), &listeners, true),
+            [
+                "client.authenticate loses a/b and has no hook left: everybody may connect to 127.0.0.1:1, as allow_anonymous is \
+                 true; nobody can connect to 0.0.0.0:2 and [::]:3, as allow_anonymous is false"
+            ]
+        );
+    }
+}

@@ -1,0 +1,27 @@
+//! What `grapnel-ctl` says before it takes hooks out of the chains: a line on standard error for everything that follows.
+
+use super::CtlError;
+use super::connection::{Broker, encoded};
+use super::output::Output;
+use crate::control::wire::Follows;
+
+/// Says what follows if a plugin leaves the chains, or one hook of it, with its point. Programs have it in the answer.
+pub(super) async fn say(
+    broker: &Broker,
+    plugin: &str,
+    hook: Option<(&str, &str)>,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    if output.json {
+        return Ok(());
+    }
+    let mut path = format!("/api/v1/follows?plugin={}", encoded(plugin));
+    if let Some((point, hook)) = hook {
+        path += &format!("&point={}&hook={}", encoded(point), encoded(hook));
+    }
+    let Follows { follows } = broker.get(&path).await?;
+    for sentence in follows {
+        output.complain(&sentence);
+    }
+    Ok(())
+}
