@@ -144,7 +144,9 @@ impl Builder {
     #[track_caller]
     fn start_grapnel(mut self) -> Broker {
         let (mut command, home) = self.grapnel_command();
-        self.listen.iter().for_each(|address| drop(command.args(["--listen", address])));
+        for address in &self.listen {
+            command.args(["--listen", address]);
+        }
         let process = match self.stderr.take() {
             Some(stderr) => Process::start_with_stderr("grapnel", command, stderr),
             None => Process::start("grapnel", command, None),
