@@ -403,12 +403,28 @@ mod tests {
                 pending: Look::at(&path),
                 retired: Vec::new(),
             };
-            for value in 1..30_000 {
+            for value in 1..3_000 {
                 watcher.take(Arc::new(value));
                 watcher.retired.clear();
             }
             ended.store(1, Ordering::Release);
         });
+        // Nor does it because another shard is taking the new value at that moment.
+        let mut view = file.view();
+        let seen = Look::at(&path);
+        let mut watcher = Watcher {
+            watch: watch(&path),
+            parse: number,
+            told: |_: Change<'_, u32>| (),
+            latest: Arc::clone(&file.latest),
+            seen: seen.clone(),
+            pending: seen,
+            retired: Vec::new(),
+        };
+        watcher.take(Arc::new(9_999));
+        let another = file.latest.value.read().unwrap();
+        assert_eq!(*view.get(), 9_999);
+        drop(another);
     }
 
     #[test]
