@@ -305,7 +305,7 @@ mod tests {
         assert_eq!(texts(&store, "#"), ["a=2", "b=3", "c=4"]);
         store.keep(1, "e", "x", &vec![0; 1 << 20]);
         assert_eq!(store.held.len(), 3, "what can never be kept drives nothing out");
-        store.keep(1, "e", "x", &vec![b'y'; 100]);
+        store.keep(1, "e", "x", &[b'y'; 100]);
         assert_eq!(store.topics.keys().map(|name| &**name).collect::<Vec<_>>().last(), Some(&"x"));
         assert!(store.held.bytes() <= limits.bytes_max);
     }
