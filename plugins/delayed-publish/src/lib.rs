@@ -55,7 +55,7 @@ const fn default_delay_s_max() -> u64 {
     4_294_967
 }
 
-// A message of 100 bytes with a short topic takes some 400: as many as may be fit into the bytes that may be, in all and for one
+// A message of 100 bytes with a short topic takes some 500: as many as may be fit into the bytes that may be, in all and for one
 // client, and ten clients that take all they can leave nothing over and nothing unused.
 const fn default_messages_max() -> u64 {
     100_000
