@@ -8,6 +8,7 @@ mod ancestry;
 mod attendant;
 mod change;
 pub mod check;
+mod clean;
 mod commands;
 mod copies;
 mod elf;
@@ -22,6 +23,7 @@ mod living;
 mod loaded;
 mod lookup;
 mod manifest;
+mod mapped;
 mod metrics;
 mod mounts;
 mod order;
@@ -35,11 +37,13 @@ mod schema;
 mod services;
 mod start;
 mod stats;
+mod swap;
 mod threads;
 mod transaction;
 mod view;
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -105,6 +109,8 @@ pub fn behalf_refused(refused: &BehalfRefused) {
 pub struct PluginManager {
     settings: Settings,
     record: Option<Record>,
+    /// Whether the broker stops, for a transaction that is under way.
+    stopping: Arc<AtomicBool>,
     /// Held for the length of a transaction.
     workshop: Arc<Mutex<Workshop>>,
     view: Arc<RwLock<View>>,
@@ -136,10 +142,11 @@ impl PluginManager {
             settings.answer_timeout,
             defaults,
             copies,
-            settings.state_bytes_max,
+            settings.state_bounds(),
             access::Access::new(settings.listeners.clone(), settings.no_match_allow),
         );
         let mut workshop = workshop;
+        let stopping = Arc::clone(&workshop.stopping);
         if let Some(record) = &settings.record
             && let Err(error) = workshop.overrides.read(&overrides::file_beside(record))
         {
@@ -150,7 +157,7 @@ impl PluginManager {
         services::attend(attendant.errands());
         let record = settings.record.clone().map(Record::at);
         let configured = OnceLock::new();
-        Ok(PluginManager { settings, record, workshop, view, configured, _attendant: attendant })
+        Ok(PluginManager { settings, record, stopping, workshop, view, configured, _attendant: attendant })
     }
 
     /// Loads a plugin on every shard, or on none.
@@ -350,6 +357,7 @@ impl PluginManager {
     /// Ends every plugin, the last one first, while the shards still answer, and waits for threads that bring something to its end:
     /// those of all plugins at a time. The record stays: what was loaded comes back.
     pub fn shutdown(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
         let mut workshop = self.begin();
         let mut active = self.view().active.clone();
         let mut ending = Vec::new();
@@ -390,11 +398,10 @@ impl PluginManager {
             return Err(LoadError::ConfigShape { name: known });
         }
         let (retired, bytes) = self.view().retired.totals();
-        if retired >= self.settings.retired_max {
-            return Err(LoadError::RetiredFull { name: known, retired, bytes });
-        }
+        let full = retired >= self.settings.retired_max;
+        let full = full.then_some(LoadError::RetiredFull { name: known, retired, bytes });
         let file = lookup::find(&wanted.source, &self.settings.plugins_dir)?;
-        workshop.open(wanted, file)
+        workshop.open(wanted, file, full)
     }
 
     /// Puts an opened plugin behind those that are there.
@@ -449,7 +456,7 @@ impl PluginManager {
     }
 
     fn begin(&self) -> MutexGuard<'_, Workshop> {
-        let workshop = self.workshop.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut workshop = self.workshop.lock().unwrap_or_else(PoisonError::into_inner);
         workshop.reap();
         workshop
     }

@@ -15,6 +15,12 @@ mod host;
 #[path = "loader/operator.rs"]
 mod operator;
 
+#[path = "loader/pieces.rs"]
+mod pieces;
+
+#[path = "loader/memory.rs"]
+mod memory;
+
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
@@ -189,7 +195,7 @@ fn a_reload_takes_the_place_of_the_old_version_and_one_that_fails_leaves_it() {
     {
         let retired = broker.manager.list().retired.len();
         broker.manager.reload("panic-in-load", Some(bad)).unwrap_err();
-        assert_eq!(broker.manager.list().retired.len(), retired + 1, "what was mapped for it stays mapped");
+        assert_eq!(broker.manager.list().retired.len(), retired, "it was mapped already");
         let now = broker.shards.links(1, HookPoint::MessagePublish)[0].clone();
         assert_eq!(format!("{:?}", now.entry), format!("{:?}", before.entry));
         assert_eq!(broker.manager.show("panic-in-load").unwrap().generation, 1);
@@ -220,19 +226,19 @@ fn a_hundred_reloads_keep_working_and_are_reported() {
     for generation in 2..=100 {
         assert_eq!(broker.manager.reload("noop", None).unwrap().generation, generation);
     }
-    let retired = broker.manager.list().retired;
-    assert_eq!(retired.len(), 99);
+    assert!(broker.manager.list().retired.is_empty(), "the file has not changed");
     assert_eq!(broker.shards.chains(), [["noop/publish"], ["noop/publish"]]);
 }
 
 #[test]
 fn retired_generations_are_bounded() {
     let broker = Fixture::with(1, |settings| settings.retired_max = 1);
-    broker.load("noop", json!({})).unwrap();
-    broker.manager.reload("noop", None).unwrap();
-    let error = broker.manager.reload("noop", None).unwrap_err().to_string();
+    // Each load of it has a mapping of its own.
+    broker.load("c-entry", json!({})).unwrap();
+    broker.manager.reload("c-entry", None).unwrap();
+    let error = broker.manager.reload("c-entry", None).unwrap_err().to_string();
     assert!(error.contains("1 retired generations hold") && error.contains("plugins_retired_max"), "{error}");
-    assert_eq!(broker.shards.chains(), [["noop/publish"]], "the one in force stays");
+    assert_eq!(broker.shards.chains(), [["c-entry/publish"]], "the one in force stays");
 }
 
 #[test]

@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xa67d9e5cc93c46a8)
+#define GRAPNEL_ABI_HASH UINT64_C(0xc7b6fe01c72691cc)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -350,6 +350,18 @@ typedef uint32_t grapnel_policy;
 /** As if the hook had not been there. */
 #define GRAPNEL_POLICY_IGNORE UINT32_C(2)
 
+/** What an instance is asked to do about the pieces of its state. */
+typedef uint32_t grapnel_export_step;
+/** Write the first piece of all that there is, and note from now on what changes behind what has been written. What
+ *  was noted before is forgotten. */
+#define GRAPNEL_EXPORT_STEP_BEGIN UINT32_C(1)
+/** Write the next piece: what comes after the last one, or what has changed since it was written. */
+#define GRAPNEL_EXPORT_STEP_NEXT UINT32_C(2)
+/** Write nothing: who takes over holds the same at this moment. Note from now on what changes; NEXT asks for it. */
+#define GRAPNEL_EXPORT_STEP_FOLLOW UINT32_C(3)
+/** Write nothing: no piece is asked for any more. Forget what was noted. */
+#define GRAPNEL_EXPORT_STEP_END UINT32_C(4)
+
 /** Index that appends in a set of an indexed field. */
 #define GRAPNEL_APPEND UINT32_MAX
 
@@ -382,6 +394,11 @@ typedef uint32_t grapnel_policy;
 
 /** Bit of grapnel_manifest.flags: the library may be unmapped once it is proven quiet. */
 #define GRAPNEL_MANIFEST_CLOSABLE UINT32_C(1)
+
+/** Bit of grapnel_manifest.flags: the plugin may be loaded again over the code that is mapped, also while an older
+ *  load of it still runs. Nothing that belongs to one load is in a static or in a thread-local of the library: its
+ *  host table, its configuration and its threads are reached from what `load` and `init_shard` gave. */
+#define GRAPNEL_MANIFEST_IN_PLACE UINT32_C(2)
 
 /** Every shard, as the addressee of mail. */
 #define GRAPNEL_ALL_SHARDS UINT32_MAX
@@ -560,7 +577,7 @@ struct grapnel_new_thread {
 struct grapnel_state_sink {
     /** The host's own. */
     void *ctx;
-    /** Takes the next bytes; GRAPNEL_STATUS_FULL beyond `state_bytes_max`. */
+    /** Takes the next bytes; GRAPNEL_STATUS_FULL beyond what the call may write. */
     grapnel_status (*write)(void *ctx, grapnel_slice bytes);
 };
 
@@ -863,9 +880,19 @@ struct grapnel_plugin_module {
     grapnel_status (*configure)(void *plugin, grapnel_slice config, grapnel_error_text *error);
     /** After `configure`: the instance looks at the shared part again. */
     void (*configured)(void *instance);
+    /** Writes a piece of the instance's state, at most `bytes_max` bytes, while the instance goes on serving between
+     *  two pieces. GRAPNEL_STATUS_OK where more is to come, GRAPNEL_STATUS_ABSENT where what was written (nothing,
+     *  it may be) was the rest for now, GRAPNEL_STATUS_UNSUPPORTED at GRAPNEL_EXPORT_STEP_BEGIN where `export_state`
+     *  is to be asked instead. A null pointer means the same. */
+    grapnel_status (*export_piece)(void *instance, grapnel_export_step step, uint64_t bytes_max, const grapnel_state_sink *out, grapnel_error_text *error);
+    /** Takes over a piece, in the order in which they were written; the first one is empty and asks whether pieces
+     *  are taken at all. GRAPNEL_STATUS_UNSUPPORTED where they are not, as a null pointer. With `last` 1 the state
+     *  is whole, and the hooks of the instance are called next: timers are armed here, since those that an instance
+     *  armed before it was replaced are gone. More pieces may follow a last one, where a reload is taken back. */
+    grapnel_status (*import_piece)(void *instance, uint32_t last, grapnel_slice piece, grapnel_error_text *error);
 };
 
-/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each load. */
+/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each mapping. */
 GRAPNEL_EXPORT const grapnel_plugin_module *grapnel_plugin_v1(void);
 
 /* ---- Every table as the broker has it: where a compiler lays one out otherwise, it says so here. ---- */
@@ -1026,7 +1053,7 @@ GRAPNEL_CHECK_FIELD(grapnel_mount, topics, 48, 8);
 GRAPNEL_CHECK_FIELD(grapnel_mount, topics_len, 56, 8);
 GRAPNEL_CHECK_FIELD(grapnel_mount, args, 64, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_plugin_module) == 136, "grapnel_plugin_module has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_plugin_module) == 152, "grapnel_plugin_module has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_minor, 6, 2);
@@ -1046,6 +1073,8 @@ GRAPNEL_CHECK_FIELD(grapnel_plugin_module, export_state, 104, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, import_state, 112, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configure, 120, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configured, 128, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, export_piece, 136, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, import_piece, 144, 8);
 
 /* ---- Helpers. All of them are inline: nothing has to be linked. ---- */
 
@@ -1206,7 +1235,7 @@ static inline grapnel_status grapnel_default_configure(void *plugin, grapnel_sli
 
 /** A table to begin with: its head is filled in, `manifest`, `mount`, `load` and `init_shard` are missing, and the others do
  *  what stands in their place where a plugin has no use for them: any configuration is taken, a new one asks for a reload,
- *  there is no state to hand over, and nothing has to be freed. */
+ *  there is no state to hand over, and nothing has to be freed. What may be a null pointer is one. */
 static inline grapnel_plugin_module grapnel_module(void) {
     grapnel_plugin_module module;
     memset(&module, 0, sizeof(module));

@@ -8,8 +8,7 @@ use crate::module::{ErrorText, Manifest, Mount, PluginModule};
 use crate::point::HookPoint;
 use crate::raw::{ABI_MAJOR, ABI_MINOR};
 use crate::raw::{
-    Action, Change, Disposition, Event, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric,
-    NewThread, OnBehalf, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
+    Action, Change, Disposition, Event, ExportStep, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric, NewThread, OnBehalf, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
 };
 use signature::{AbiType, SEED, named};
 
@@ -149,11 +148,12 @@ tables! {
     PluginModule {
         size, abi_major, abi_minor, abi_hash, manifest, mount, check_config, load, init_shard, drop_shard, activate,
         deactivate, unload, on_timer, on_mail, export_state, import_state, configure, configured,
+        export_piece, import_piece,
         #[cfg(feature = "abi-test-grown")] grown,
     }
 }
 
-named! { Action, Disposition, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Ticket, Verdict }
+named! { Action, Disposition, ExportStep, Field, Flow, LogLevel, MetricKind, Policy, Scope, Status, Ticket, Verdict }
 
 /// The hash of this version: what a plugin that is built now carries.
 pub const ABI_HASH: u64 = hash_of(ABI_MINOR);
@@ -213,6 +213,7 @@ pub const NUMBERS: &[(&str, &[(&str, u32)])] = &[
     ("Action", Action::NAMES),
     ("LogLevel", LogLevel::NAMES),
     ("Policy", Policy::NAMES),
+    ("ExportStep", ExportStep::NAMES),
 ];
 
 /// Bytes that a table had in a minor version: up to the end of its last field of then.

@@ -9,7 +9,7 @@ use abi_stable::library::RootModule;
 use abi_stable::sabi_types::VersionStrings;
 
 use crate::layout::ABI_HASH;
-use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, Flow, HostApi, Slice, StateSink, Status};
+use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, ExportStep, Flow, HostApi, Slice, StateSink, Status};
 
 /// Room for one sentence that says why a function failed, lent by the host for the call.
 #[repr(C)]
@@ -207,8 +207,27 @@ pub struct PluginModule {
     /// Takes a new configuration into the running plugin; [`Status::UNSUPPORTED`] asks for a reload instead.
     pub configure: unsafe extern "C" fn(plugin: *mut c_void, config: Slice, error: *mut ErrorText) -> Status,
     /// After `configure`: the instance looks at the shared part again.
-    #[sabi(last_prefix_field)]
     pub configured: unsafe extern "C" fn(instance: *mut c_void),
+    /// Writes a piece of the instance's state, at most `bytes_max` bytes, while the instance goes on serving between two pieces.
+    /// [`Status::OK`] where more is to come, [`Status::ABSENT`] where what was written (nothing, it may be) was the rest for now,
+    /// [`Status::UNSUPPORTED`] at [`ExportStep::BEGIN`] where `export_state` is to be asked instead. A null pointer means the same.
+    pub export_piece: Option<
+        unsafe extern "C" fn(
+            instance: *mut c_void,
+            step: ExportStep,
+            bytes_max: u64,
+            out: *const StateSink,
+            error: *mut ErrorText,
+        ) -> Status,
+    >,
+    /// Takes over a piece, in the order in which they were written; the first one is empty and asks whether pieces are taken at all.
+    /// [`Status::UNSUPPORTED`] where they are not, as a null pointer. With `last` 1 the state is whole, and the hooks of the
+    /// instance are called next: timers are armed here, since those that an instance armed before it was replaced are gone. More
+    /// pieces may follow a last one, where a reload is taken back.
+    #[sabi(last_prefix_field)]
+    pub import_piece: Option<
+        unsafe extern "C" fn(instance: *mut c_void, last: u32, piece: Slice, error: *mut ErrorText) -> Status,
+    >,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn() -> u64,

@@ -15,6 +15,7 @@ mod message;
 mod metric;
 mod mounting;
 mod outgoing;
+mod pieces;
 mod reason;
 mod session;
 mod shares;
@@ -41,6 +42,8 @@ pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, Histogram};
 pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
+pub(crate) use pieces::entries_of;
+pub use pieces::{Entries, Journal, Pieces, StateKey};
 pub use reason::Reason;
 pub use session::{Session, Subscription};
 pub use shares::{EntryId, Full, Rejected, ShareLimits, Shares};
@@ -90,6 +93,11 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// Whether the library may be unmapped once it is proven quiet: no thread of its own, no thread-local with a destructor.
     const CLOSABLE: bool = false;
 
+    /// Whether the plugin may be loaded again over the code that is mapped already, beside a load that still runs: a reload whose file
+    /// has not changed then maps nothing new. False where a static or a thread-local of the plugin belongs to one load, as one that
+    /// keeps the [`Host`] or what the operator configured.
+    const IN_PLACE: bool = true;
+
     /// JSON Schema of [`Plugin::Config`], for tools and for `plugins check`; what it says is checked before `load`.
     fn config_schema() -> Option<String> {
         None
@@ -131,6 +139,14 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     fn import_state(shard: &mut Self::Shard, state: &[u8]) -> Result<bool, Error> {
         let _ = (shard, state);
         Ok(false)
+    }
+
+    /// The state of the instance as entries, where it is to go over in pieces; `Some(shard)` where the instance implements [`Entries`].
+    /// `export_state` and `import_state` are then asked only where the other version knows no pieces. It is right for whatever may
+    /// grow: with `export_state` all is written in one step, for which the clients of the shard wait, and `state_bytes_max` bounds it.
+    fn pieces(shard: &mut Self::Shard) -> Option<&mut dyn Pieces> {
+        let _ = shard;
+        None
     }
 
     /// Takes a new configuration into the running plugin. Without it, and where it answers [`Configured::Reload`], the broker

@@ -6,6 +6,7 @@
 mod desk;
 mod event;
 mod points;
+mod reload;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;

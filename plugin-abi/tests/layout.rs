@@ -54,8 +54,8 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
     assert_eq!(fields[6], ("log", 24, 8));
     assert_eq!(fields[10], ("complete", 56, 8));
     let (_, fields) = table("PluginModule");
-    assert_eq!(size_in("PluginModule", 0), 136);
-    let offsets: Vec<_> = fields[..19].iter().map(|field| (field.0, field.1)).collect();
+    assert_eq!(size_in("PluginModule", 0), 152);
+    let offsets: Vec<_> = fields[..21].iter().map(|field| (field.0, field.1)).collect();
     assert_eq!(
         offsets,
         [
@@ -78,6 +78,8 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
             ("import_state", 112),
             ("configure", 120),
             ("configured", 128),
+            ("export_piece", 136),
+            ("import_piece", 144),
         ]
     );
     assert_eq!(table("Manifest").0, 112);

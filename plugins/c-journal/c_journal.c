@@ -69,6 +69,7 @@ static grapnel_status manifest(grapnel_manifest *out) {
     out->version = grapnel_text("1.0.0");
     out->description = grapnel_text("Writes messages to a file before they are acknowledged");
     out->sdk = grapnel_text("grapnel_plugin.h 1.0");
+    out->flags = GRAPNEL_MANIFEST_IN_PLACE;
     return GRAPNEL_STATUS_OK;
 }
 

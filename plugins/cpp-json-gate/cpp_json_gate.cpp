@@ -167,6 +167,7 @@ grapnel_status gate_manifest(grapnel_manifest *out) {
     out->version = grapnel_text("1.0.0");
     out->description = grapnel_text("Refuses messages whose payload is not the JSON it should be");
     out->sdk = grapnel_text("grapnel_plugin.h 1.0");
+    out->flags = GRAPNEL_MANIFEST_IN_PLACE;
     return GRAPNEL_STATUS_OK;
 }
 

@@ -12,7 +12,8 @@ use super::handover::Handover;
 use super::manifest::check_config;
 use super::overrides::{self, HookChange, HookError};
 use super::report::{Configured, HookRow, PluginInfo};
-use super::transaction::{Staged, Workshop, not_back};
+use super::swap::not_back;
+use super::transaction::{Staged, Workshop};
 use super::{PluginManager, names, needed_by, with_object};
 
 impl PluginManager {
@@ -92,12 +93,15 @@ impl PluginManager {
         new.take_place_of(old);
         let replaced = |plugin: &Staged| if Arc::ptr_eq(plugin, old) { new } else { plugin }.clone();
         let after: Vec<_> = before.iter().map(replaced).collect();
-        let swapped = workshop.try_handover(old, new).and_then(|handover| {
-            let lost = workshop.swap_over(&old.name, &seats(before), &seats(&after), &handover)?;
+        let swapped = workshop.try_handover(old, new).and_then(|mut handover| {
+            let lost = workshop.swap_over(&old.name, &seats(before), &seats(&after), &mut handover)?;
             let handed = handover.without(&lost);
             Ok((lost, handed))
         });
-        let (lost, handed) = swapped.inspect_err(|_| workshop.discard(new))?;
+        let (lost, handed) = swapped.inspect_err(|_| {
+            workshop.end_pieces(old);
+            workshop.discard(new);
+        })?;
         if old.is_enabled() {
             old.loaded.deactivate();
             if let Err(said) = new.loaded.activate() {
@@ -112,6 +116,9 @@ impl PluginManager {
                 return Err(LoadError::Activate { name: old.name.to_string(), said });
             }
         }
+        if handed.has_pieces() {
+            workshop.end_pieces(new);
+        }
         self.commit(workshop, after, |_| {});
         workshop.discard(old);
         for (shard, said) in lost {
@@ -124,6 +131,9 @@ impl PluginManager {
             plugin = &*new.name,
             generation = new.generation,
             version = new.about.version,
+            state_pieces = handed.moved.pieces,
+            state_bytes = handed.moved.bytes,
+            longest_piece_us = handed.moved.longest.as_micros() as u64,
             "reloaded"
         );
         Ok(new.info())

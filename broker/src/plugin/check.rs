@@ -16,7 +16,7 @@ use serde_json::Value;
 
 use super::copies::Copies;
 use super::error::LoadError;
-use super::library;
+use super::library::{self, Open};
 use super::manifest::check_config;
 use super::order::{self, Node};
 use super::report::HookInfo;
@@ -205,7 +205,8 @@ impl Examination<'_> {
     fn run(&mut self, question: &Question) -> Result<(), Failure> {
         self.write(Some("opening it"))?;
         let copies = Copies::make(self.dir)?;
-        let library = library::open(&question.file, &copies).map_err(|refused| refused.error)?;
+        let library = library::open(&question.file, &copies, |_| Ok(None)).map_err(|refused| refused.error)?;
+        let (Open::Mapped(library, _) | Open::Again(library)) = library;
         self.checked.mapped_bytes = library.bytes;
         self.write(Some("reading its manifest"))?;
         let about = library.about(&question.file.display().to_string())?;

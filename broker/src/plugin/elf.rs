@@ -4,18 +4,21 @@
 use std::path::Path;
 
 use object::Endianness;
-use object::elf::{self, FileHeader64};
-use object::read::elf::{FileHeader, ProgramHeader, SectionHeader};
+use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 
 use super::error::LoadError;
 
 /// What the linker will do with a file.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Image {
     /// Bytes from the beginning of the file that are mapped; what lies behind is for debuggers.
     pub loaded_file_bytes: usize,
     /// Bytes of memory its segments take, in whole pages.
     pub memory_bytes: u64,
+    /// Whole pages, from the beginning of the image on, that stay as they are in the file: begin and end of each run. Code and
+    /// constants are; whatever the linker or the plugin may write is not.
+    pub clean: Vec<(u64, u64)>,
 }
 
 /// The machine this broker was built for, as ELF numbers it.
@@ -91,7 +94,39 @@ pub(super) fn check(file: &Path, bytes: &[u8], page_bytes: u64) -> Result<Image,
     if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_DYNAMIC) {
         return Err(not("it is an ELF file, but not a dynamic library"));
     }
-    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes })
+    let clean = clean_pages(segments, endian, bytes, page_bytes);
+    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes, clean })
+}
+
+/// The pages of segments that nobody may write, and of no other one.
+fn clean_pages(
+    segments: &[ProgramHeader64<Endianness>],
+    endian: Endianness,
+    bytes: &[u8],
+    page_bytes: u64,
+) -> Vec<(u64, u64)> {
+    // Where the linker has to write addresses into code it makes that writable for a while.
+    let writes_code = segments.iter().any(|segment| {
+        let dynamic = segment.dynamic(endian, bytes).ok().flatten().unwrap_or_default();
+        dynamic.iter().any(|entry| {
+            let (tag, value) = (entry.d_tag(endian), entry.d_val(endian));
+            tag == elf::DT_TEXTREL || tag == elf::DT_FLAGS && value & elf::DF_TEXTREL.0 != 0
+        })
+    });
+    if writes_code {
+        return Vec::new();
+    }
+    let loaded = segments.iter().filter(|segment| segment.p_type(endian) == elf::PT_LOAD);
+    let (written, clean): (Vec<_>, Vec<_>) = loaded
+        .filter_map(|segment| {
+            let start = segment.p_vaddr(endian);
+            let end = start.checked_add(segment.p_memsz(endian))?.checked_next_multiple_of(page_bytes)?;
+            let may_be_written = segment.p_flags(endian).0 & elf::PF_W.0 != 0;
+            Some((may_be_written, (start / page_bytes * page_bytes, end)))
+        })
+        .partition(|(may_be_written, _)| *may_be_written);
+    let apart = |run: &(u64, u64)| written.iter().all(|(_, other)| run.1 <= other.0 || other.1 <= run.0);
+    clean.into_iter().map(|(_, run)| run).filter(|run| apart(run)).collect()
 }
 
 /// Where the two tables of headers end; `None` for numbers that overflow.

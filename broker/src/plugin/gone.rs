@@ -68,7 +68,9 @@ impl AllGone {
 
     /// How many there are, and the memory that they hold.
     pub(super) fn totals(&self) -> (usize, u64) {
-        let count = self.runs.iter().map(|run| run.count as usize).sum();
+        // What has no mapping of its own is listed for its threads alone.
+        let mapped = self.runs.iter().filter(|run| run.first.mapped_bytes > 0);
+        let count = mapped.map(|run| run.count as usize).sum();
         (count, self.runs.iter().map(|run| u64::from(run.count) * run.first.mapped_bytes).sum())
     }
 

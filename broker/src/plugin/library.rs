@@ -2,7 +2,9 @@
 //! the plugin's author runs. What has been mapped and checked stays mapped: abi_stable keeps layouts of it in a process-wide
 //! map, and threads or thread-local destructors of the plugin may still be inside.
 
+use std::ffi::c_void;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
 
 use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
@@ -13,6 +15,7 @@ use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
+use super::clean::CleanPages;
 use super::copies::{Copies, Copy};
 use super::elf;
 use super::error::LoadError;
@@ -21,6 +24,9 @@ use super::known::{Content, Known};
 /// Of the process, as what abi_stable remembers is.
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
 
+/// How many libraries have been mapped.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
 /// Code of a plugin that is mapped and speaks our ABI.
 #[derive(Clone, Copy)]
 pub(super) struct Library {
@@ -28,6 +34,29 @@ pub(super) struct Library {
     pub module: Module,
     /// Memory that its code and data take.
     pub bytes: u64,
+    /// Which mapping it is: they are counted.
+    number: u64,
+}
+
+impl Library {
+    /// Whether both are of one mapping.
+    pub(super) fn is_same(&self, other: &Library) -> bool {
+        self.number == other.number
+    }
+}
+
+/// What a library was mapped from.
+pub(super) struct Source {
+    pub content: Content,
+    pub clean: CleanPages,
+}
+
+/// A plugin's file that has been mapped, now or for an earlier load.
+pub(super) enum Open {
+    /// For this one.
+    Mapped(Library, Source),
+    /// For an earlier one.
+    Again(Library),
 }
 
 /// A library that was not taken, and what of it stays mapped.
@@ -45,17 +74,35 @@ impl From<LoadError> for Refused {
     }
 }
 
-/// Maps a plugin's file. `copies` is where its private copy is made, which is gone again when this returns.
-pub(super) fn open(file: &Path, copies: &Copies) -> Result<Library, Refused> {
-    let (copy, image, content) = private_copy(file, copies)?;
+/// Maps a plugin's file, unless `again` has a library that was mapped from the same bytes and may be used again, or says that
+/// nothing more is to be mapped. `copies` is where the private copy is made, which is gone again when this returns.
+pub(super) fn open(
+    file: &Path,
+    copies: &Copies,
+    again: impl FnOnce(Content) -> Result<Option<Library>, LoadError>,
+) -> Result<Open, Refused> {
+    let (bytes, image) = read(file)?;
+    let mapped = &bytes[..image.loaded_file_bytes];
+    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
+    if let Some(library) = again(content)? {
+        return Ok(Open::Again(library));
+    }
+    let copy = private_copy(file, mapped, copies)?;
+    drop(bytes);
     // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
     // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
     // it exports no plugin, before any other thread could know of it.
     let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
         .map_err(|error| linker(file, &copy.path(), &error))?;
-    drop(copy);
     let header = header_of(&library);
     let c_entry = c_entry_of(&library);
+    let inside = match (header, c_entry) {
+        (Some(header), _) => std::ptr::from_ref(&*header).cast(),
+        (None, Some(entry)) => entry as *const c_void,
+        (None, None) => std::ptr::null(),
+    };
+    let clean = CleanPages::of(&copy.path(), inside, &image.clean);
+    drop(copy);
     if header.is_none() && c_entry.is_none() {
         return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
     }
@@ -72,27 +119,31 @@ pub(super) fn open(file: &Path, copies: &Copies) -> Result<Library, Refused> {
         (None, None) => return Err(LoadError::NotAPlugin { file: file.to_owned() }.into()),
     };
     tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
-    Ok(Library { module, bytes: image.memory_bytes })
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    Ok(Open::Mapped(Library { module, bytes: image.memory_bytes, number }, Source { content, clean }))
 }
 
-/// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
-/// mapped already, and overwriting a mapped file ends the process.
-fn private_copy<'a>(file: &Path, copies: &'a Copies) -> Result<(Copy<'a>, elf::Image, Content), LoadError> {
-    let failed = |what: &'static str| {
-        let file: PathBuf = file.to_owned();
-        move |source| LoadError::File { file, what, source }
-    };
-    let metadata = std::fs::metadata(file).map_err(failed("cannot read it"))?;
+fn failed(file: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> LoadError {
+    let file: PathBuf = file.to_owned();
+    move |source| LoadError::File { file, what, source }
+}
+
+/// What is in the file, and what the linker will do with it.
+fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
+    let metadata = std::fs::metadata(file).map_err(failed(file, "cannot read it"))?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
         return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
     }
-    let bytes = std::fs::read(file).map_err(failed("cannot read it"))?;
+    let bytes = std::fs::read(file).map_err(failed(file, "cannot read it"))?;
     let image = elf::check(file, &bytes, page_bytes())?;
-    let mapped = &bytes[..image.loaded_file_bytes];
-    let copy = copies.add(mapped).map_err(failed("cannot write a private copy of it"))?;
-    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
-    Ok((copy, image, content))
+    Ok((bytes, image))
+}
+
+/// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
+/// mapped already, and overwriting a mapped file ends the process.
+fn private_copy<'a>(file: &Path, mapped: &[u8], copies: &'a Copies) -> Result<Copy<'a>, LoadError> {
+    copies.add(mapped).map_err(failed(file, "cannot write a private copy of it"))
 }
 
 /// What this machine maps memory by.
@@ -277,7 +328,11 @@ mod grown {
         let parent = tempfile::tempdir().expect("a place for temporary files");
         let copies = Copies::make(parent.path()).expect("a folder for copies");
         let file = built.join(format!("libgrapnel_{name}.so"));
-        open(&file, &copies).map_err(|refused| refused.error.to_string()).expect(name)
+        match open(&file, &copies, |_| Ok(None)).map_err(|refused| refused.error.to_string()) {
+            Ok(Open::Mapped(library, _)) => library,
+            Ok(Open::Again(_)) => panic!("it was mapped before"),
+            Err(said) => panic!("{name}: {said}"),
+        }
     }
 
     #[test]

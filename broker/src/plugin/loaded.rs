@@ -8,7 +8,7 @@ use std::sync::Arc;
 use grapnel_engine::hook::{Entry, InstanceEntry, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_plugin_abi::module::ErrorText;
-use grapnel_plugin_abi::raw::{Slice, StateSink, Status};
+use grapnel_plugin_abi::raw::{ExportStep, Slice, StateSink, Status};
 
 use super::error::LoadError;
 use super::library::Library;
@@ -187,6 +187,49 @@ impl Callee {
         }
     }
 
+    /// The next piece of what the instance knows, or `None` where it hands nothing over in pieces. As `export_state`.
+    pub(super) fn export_piece(
+        &self,
+        step: ExportStep,
+        bytes_max: usize,
+    ) -> Result<Option<(Vec<u8>, More)>, String> {
+        let Some(export) = self.library.module.export_piece else { return Ok(None) };
+        let mut state = State { bytes: Vec::new(), bytes_max, is_full: false };
+        let sink = StateSink { ctx: (&raw mut state).cast(), write: write_state };
+        // SAFETY: as in `export_state`.
+        let exported = with_error(|error| unsafe {
+            export(self.instance, step, bytes_max as u64, &raw const sink, error)
+        });
+        match exported {
+            _ if state.is_full => Err(format!(
+                "a piece of its state has more than the {bytes_max} bytes that it was asked for; this is an error of the plugin"
+            )),
+            Ok(()) => Ok(Some((state.bytes, More::Yes))),
+            Err((Status::ABSENT, _)) => Ok(Some((state.bytes, More::No))),
+            Err((Status::UNSUPPORTED, _)) => Ok(None),
+            Err((_, said)) => Err(said),
+        }
+    }
+
+    /// Tells the instance that no piece is asked for any more. As `export_state`.
+    pub(super) fn end_pieces(&self) {
+        // What it says to that changes nothing.
+        let _ = self.export_piece(ExportStep::END, 0);
+    }
+
+    /// Hands a piece to the instance; whether it takes pieces. As `import_state`.
+    pub(super) fn import_piece(&self, piece: &[u8], last: bool) -> Result<bool, String> {
+        let Some(import) = self.library.module.import_piece else { return Ok(false) };
+        let piece = Slice::of(piece);
+        // SAFETY: as in `import_state`.
+        let import = |error| unsafe { import(self.instance, last.into(), piece, error) };
+        match with_error(import) {
+            Ok(()) => Ok(true),
+            Err((Status::UNSUPPORTED, _)) => Ok(false),
+            Err((_, said)) => Err(said),
+        }
+    }
+
     /// Hands a state to the instance; whether it was wanted. On its shard's thread, between two steps.
     pub(super) fn import_state(&self, state: &[u8]) -> Result<bool, String> {
         let state = Slice::of(state);
@@ -204,6 +247,13 @@ impl Callee {
         // SAFETY: as in `export_state`.
         unsafe { (self.library.module.configured)(self.instance) };
     }
+}
+
+/// Whether more pieces are to come after one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum More {
+    Yes,
+    No,
 }
 
 /// What an instance has written so far.

@@ -10,7 +10,7 @@ use grapnel_engine::topic::validate_filter;
 use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::module::{Manifest, Mount};
 use grapnel_plugin_abi::point::{FaultPolicy, HookPoint};
-use grapnel_plugin_abi::raw::{HookFn, MANIFEST_CLOSABLE, Slice, Status};
+use grapnel_plugin_abi::raw::{HookFn, MANIFEST_CLOSABLE, MANIFEST_IN_PLACE, Slice, Status};
 use serde_json::Value;
 
 use super::active::policy_name;
@@ -39,6 +39,8 @@ pub(super) struct About {
     pub depends: Vec<String>,
     /// Whether it says that its library may be unmapped. It is told, and not done (ABI.md, "What closable means").
     pub closable: bool,
+    /// Whether it may be loaded again over the code that is mapped.
+    pub in_place: bool,
 }
 
 /// A plugin's file that has been mapped, checked and asked who it is; nothing of it has been started.
@@ -147,8 +149,17 @@ impl Library {
         let schema = schema.map_err(|what| wrong(file, format!("the schema of its configuration {what}")))?;
         let (version, description, sdk) =
             (text(manifest.version), text(manifest.description), text(manifest.sdk));
-        let closable = closable(manifest.flags).map_err(|what| wrong(file, what))?;
-        Ok(About { name, version, description, sdk, schema, depends: depends(file, &manifest)?, closable })
+        let flags = known_flags(manifest.flags).map_err(|what| wrong(file, what))?;
+        Ok(About {
+            name,
+            version,
+            description,
+            sdk,
+            schema,
+            depends: depends(file, &manifest)?,
+            closable: flags & MANIFEST_CLOSABLE != 0,
+            in_place: flags & MANIFEST_IN_PLACE != 0,
+        })
     }
 
     /// Asks the plugin for its hooks.
@@ -198,10 +209,10 @@ pub(super) fn check_config(
     library.check_config(name, &config.to_string())
 }
 
-/// What the flags say; a bit that nobody knows may ask for what is not done.
-fn closable(flags: u32) -> Result<bool, String> {
-    match flags & !MANIFEST_CLOSABLE {
-        0 => Ok(flags & MANIFEST_CLOSABLE != 0),
+/// The flags, if all of them are known; a bit that nobody knows may ask for what is not done.
+fn known_flags(flags: u32) -> Result<u32, String> {
+    match flags & !(MANIFEST_CLOSABLE | MANIFEST_IN_PLACE) {
+        0 => Ok(flags),
         unknown => Err(format!("its manifest has flags that this broker does not know ({unknown:#x})")),
     }
 }
@@ -260,8 +271,10 @@ mod tests {
 
     #[test]
     fn a_flag_that_nobody_knows_is_refused() {
-        assert_eq!((closable(0), closable(MANIFEST_CLOSABLE)), (Ok(false), Ok(true)));
+        for known in [0, MANIFEST_CLOSABLE, MANIFEST_IN_PLACE, MANIFEST_CLOSABLE | MANIFEST_IN_PLACE] {
+            assert_eq!(known_flags(known), Ok(known));
+        }
         let told = "its manifest has flags that this broker does not know (0x4)";
-        assert_eq!(closable(MANIFEST_CLOSABLE | 4), Err(told.to_owned()));
+        assert_eq!(known_flags(MANIFEST_CLOSABLE | 4), Err(told.to_owned()));
     }
 }

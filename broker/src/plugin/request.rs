@@ -8,6 +8,7 @@ use grapnel_engine::limits::Limits;
 use serde_json::Value;
 
 use super::access::OpenListener;
+use super::handover::Bounds;
 use crate::config::{Config, NoMatch};
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
@@ -29,8 +30,12 @@ pub struct Settings {
     pub defer_deadline_ms: u32,
     /// Generations that may be retired and still mapped before nothing is loaded any more.
     pub retired_max: usize,
-    /// Bytes of state that an instance may hand to the version that replaces it.
+    /// Bytes of state that an instance may hand to the version that replaces it at once.
     pub state_bytes_max: usize,
+    /// Bytes of a piece, where it hands it over in pieces.
+    pub state_piece_bytes_max: usize,
+    /// How long the pieces of all shards may take.
+    pub state_handover_timeout: Duration,
     /// What one plugin may have of the broker.
     pub limits: ShellLimits,
     /// Where clients reach the broker.
@@ -57,6 +62,9 @@ impl Settings {
             defer_deadline_ms: u32::try_from(config.limits.defer_deadline_ms).unwrap_or(u32::MAX),
             retired_max: usize::try_from(config.shell_limits.plugins_retired_max).unwrap_or(usize::MAX),
             state_bytes_max: usize::try_from(config.shell_limits.state_bytes_max).unwrap_or(usize::MAX),
+            state_piece_bytes_max: usize::try_from(config.shell_limits.state_piece_bytes_max)
+                .unwrap_or(usize::MAX),
+            state_handover_timeout: Duration::from_millis(config.shell_limits.state_handover_timeout_ms),
             limits: config.shell_limits.clone(),
             listeners: config
                 .listeners
@@ -69,6 +77,17 @@ impl Settings {
             no_match_allow: config.authorization.no_match == NoMatch::Allow,
             home_keys: [0; 4],
             message_limits: Arc::new(config.limits.clone()),
+        }
+    }
+}
+
+impl Settings {
+    /// How much of a state goes over at a time.
+    pub(super) fn state_bounds(&self) -> Bounds {
+        Bounds {
+            whole_bytes_max: self.state_bytes_max,
+            piece_bytes_max: self.state_piece_bytes_max,
+            timeout: self.state_handover_timeout,
         }
     }
 }

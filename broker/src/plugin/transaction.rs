@@ -3,6 +3,7 @@
 
 use std::collections::HashMap;
 use std::path::PathBuf;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -12,21 +13,23 @@ use grapnel_engine::shard::Shard;
 
 use super::access::Access;
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
+use super::clean::CleanPages;
 use super::copies::Copies;
 use super::error::LoadError;
 use super::everywhere;
 use super::gone::Gone;
-use super::handover::Handover;
+use super::handover::Bounds;
 use super::kept::Texts;
-use super::library;
+use super::library::{self, Library, Open};
 use super::loaded::{Instance, Loaded};
-use super::manifest::{About, Hook, Opened, check_config};
+use super::manifest::{Hook, Opened, check_config};
+use super::mapped::Mapped;
 use super::order::{self, Node};
 use super::overrides::Overrides;
 use super::retiring::Retiring;
 use super::services;
 use crate::fatal;
-use crate::shard::handle::{ShardHandle, Unanswered};
+use crate::shard::handle::ShardHandle;
 
 /// What a link did since it was mounted, but for what the chains in force still count themselves.
 pub(super) type Totals = HashMap<(ShardId, PluginHandle, LinkIdentity), LinkStats>;
@@ -41,9 +44,15 @@ pub(super) struct Workshop {
     pub defaults: Defaults,
     /// Goes with the workshop; the copies in it are gone long before.
     pub copies: Copies,
-    /// Bytes of state that one instance may hand over.
-    pub state_bytes_max: usize,
+    /// How a state may be handed over.
+    pub state_bounds: Bounds,
+    /// Whether the broker stops: nothing that takes long goes on then.
+    pub stopping: Arc<AtomicBool>,
     pub table_generation: u64,
+    /// What is mapped and in use.
+    mapped: Mapped,
+    /// Pages of what is not any more, until the last calls have ended.
+    unused: Vec<CleanPages>,
     /// What has been retired since the view was told.
     pub retired: Vec<Gone>,
     pub totals: Totals,
@@ -70,7 +79,7 @@ impl Workshop {
         answer_timeout: Duration,
         defaults: Defaults,
         copies: Copies,
-        state_bytes_max: usize,
+        state_bounds: Bounds,
         access: Access,
     ) -> Workshop {
         Workshop {
@@ -78,7 +87,10 @@ impl Workshop {
             answer_timeout,
             defaults,
             copies,
-            state_bytes_max,
+            state_bounds,
+            stopping: Arc::default(),
+            mapped: Mapped::default(),
+            unused: Vec::new(),
             table_generation: 0,
             retired: Vec::new(),
             totals: Totals::new(),
@@ -92,13 +104,28 @@ impl Workshop {
         }
     }
 
-    /// Opens a plugin's file and asks it who it is. What fails is undone, but for the mapping.
-    pub(super) fn open(&mut self, wanted: &Wanted, file: PathBuf) -> Result<Opened, LoadError> {
-        let library = match library::open(&file, &self.copies) {
-            Ok(library) => library,
+    /// Opens a plugin's file and asks it who it is. What fails is undone, but for the mapping. With `full`, which says why, nothing
+    /// more is mapped.
+    pub(super) fn open(
+        &mut self,
+        wanted: &Wanted,
+        file: PathBuf,
+        full: Option<LoadError>,
+    ) -> Result<Opened, LoadError> {
+        let mapped = &mut self.mapped;
+        let again = |content| match (mapped.again(wanted.name.as_deref(), content), full) {
+            (None, Some(full)) => Err(full),
+            (library, _) => Ok(library),
+        };
+        let library = match library::open(&file, &self.copies, again) {
+            Ok(Open::Again(library)) => library,
+            Ok(Open::Mapped(library, source)) => {
+                self.mapped.add(library, source);
+                library
+            }
             Err(refused) => {
                 if refused.bytes > 0 {
-                    self.retire(&file.display().to_string(), "", 0, refused.bytes);
+                    self.gone(&file.display().to_string(), "", 0, refused.bytes);
                 }
                 return Err(refused.error);
             }
@@ -109,9 +136,14 @@ impl Workshop {
             library.hooks(&name).map(|hooks| (name, about, hooks))
         });
         match asked {
-            Ok((name, about, hooks)) => Ok(Opened { library, file, name, about, hooks }),
+            Ok((name, about, hooks)) => {
+                if about.in_place {
+                    self.mapped.allow_again(library, &name);
+                }
+                Ok(Opened { library, file, name, about, hooks })
+            }
             Err(error) => {
-                self.retire(wanted.name.as_deref().unwrap_or(&shown), "", 0, library.bytes);
+                self.retire(wanted.name.as_deref().unwrap_or(&shown), "", 0, library);
                 Err(error)
             }
         }
@@ -125,11 +157,11 @@ impl Workshop {
         opened: Opened,
         beside: &[Staged],
     ) -> Result<Staged, LoadError> {
-        let (name, bytes) = (opened.name.clone(), opened.library.bytes);
+        let (name, library) = (opened.name.clone(), opened.library);
         let staged = self.stage_steps(wanted, opened, beside);
         if let Err(error) = &staged {
             tracing::debug!(plugin = name, %error, "a plugin was not loaded");
-            self.retire(&name, "", 0, bytes);
+            self.retire(&name, "", 0, library);
         }
         staged
     }
@@ -168,7 +200,7 @@ impl Workshop {
 
     /// Gives an opened plugin up that will not be staged.
     pub(super) fn close(&mut self, opened: &Opened) {
-        self.retire(&opened.name, "", 0, opened.library.bytes);
+        self.retire(&opened.name, "", 0, opened.library);
     }
 
     fn next_handle(&mut self, name: &str) -> (PluginHandle, u32) {
@@ -178,7 +210,7 @@ impl Workshop {
         (services::handle_of(name, *generation), *generation)
     }
 
-    fn identify(&mut self, plugin: &str, hook: Hook) -> ActiveHook {
+    pub(super) fn identify(&mut self, plugin: &str, hook: Hook) -> ActiveHook {
         let next = LinkIdentity(self.identities.len() as u32 + 1);
         let key = (plugin.to_owned(), hook.point, hook.name.clone());
         let identity = *self.identities.entry(key).or_insert(next);
@@ -245,95 +277,6 @@ impl Workshop {
         }
     }
 
-    /// Puts `after` into force on every shard in place of `before`, or on none.
-    pub(super) fn swap(&mut self, name: &str, before: &[Seat], after: &[Seat]) -> Result<(), LoadError> {
-        self.swap_over(name, before, after, &Handover::default()).map(drop)
-    }
-
-    /// The same, and in the step in which a shard swaps a state is handed over there. Gives what was lost of it: the shards on
-    /// which it failed, although it had gone well when it was tried.
-    pub(super) fn swap_over(
-        &mut self,
-        name: &str,
-        before: &[Seat],
-        after: &[Seat],
-        handover: &Handover,
-    ) -> Result<Vec<(ShardId, String)>, LoadError> {
-        for Seat { plugin, .. } in after {
-            let overrides = self.overrides.of(&plugin.name);
-            plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
-        }
-        self.table_generation += 1;
-        let (generation, defaults) = (self.table_generation, self.defaults);
-        let answers = everywhere::ask(
-            &self.shards,
-            self.answer_timeout,
-            |shard| {
-                let table = compile(generation, after, shard, defaults);
-                let passing = handover.on(shard);
-                Box::new(move |engine: &mut Shard| {
-                    let passed = passing.map_or(Ok(true), |passing| passing.pass());
-                    (engine.swap_chains(table), passed)
-                })
-            },
-            |engine, (old, _): (ChainTable, Result<bool, String>)| drop(engine.swap_chains(old)),
-        );
-        let mut swapped = Vec::new();
-        let mut lost = Vec::new();
-        let mut failure: Option<Unanswered> = None;
-        for (handle, answer) in self.shards.iter().zip(answers) {
-            match answer {
-                Ok((old, passed)) => {
-                    absorb(&mut self.totals, handle.id(), &old);
-                    swapped.push(handle.clone());
-                    match passed {
-                        Ok(true) => {}
-                        Ok(false) => lost.push((handle.id(), "it was not wanted any more".to_owned())),
-                        Err(said) => lost.push((handle.id(), said)),
-                    }
-                }
-                Err(unanswered) => {
-                    failure.get_or_insert(unanswered);
-                }
-            }
-        }
-        let Some(unanswered) = failure else { return Ok(lost) };
-        let handed = handover.clone().without(&lost);
-        for (shard, said) in self.swap_back(&swapped, before, &handed) {
-            tracing::warn!(plugin = name, "{}", not_back(shard, &said));
-        }
-        Err(LoadError::Shard { name: name.to_owned(), unanswered })
-    }
-
-    /// Puts `before` into force again, and in the step in which a shard does so, what was handed over comes back there with what
-    /// was added to it. A shard that does not answer does so later, before anything else it is asked. Gives the shards on which
-    /// the state did not come back.
-    pub(super) fn swap_back(
-        &mut self,
-        shards: &[ShardHandle],
-        before: &[Seat],
-        handed: &Handover,
-    ) -> Vec<(ShardId, String)> {
-        self.table_generation += 1;
-        let (generation, defaults) = (self.table_generation, self.defaults);
-        let lost = Arc::new(Mutex::new(Vec::new()));
-        everywhere::tell(shards, self.answer_timeout, |shard| {
-            let table = compile(generation, before, shard, defaults);
-            let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
-            Box::new(move |engine: &mut Shard| {
-                let said = match passing.map(|passing| passing.pass()) {
-                    None | Some(Ok(true)) => None,
-                    Some(Ok(false)) => Some("it was not wanted".to_owned()),
-                    Some(Err(said)) => Some(said),
-                };
-                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
-                lost.extend(said.map(|said| (shard, said)));
-                drop(engine.swap_chains(table));
-            })
-        });
-        std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
-    }
-
     /// Says in the log who decides about logins and rights from now on, where that has changed.
     pub(super) fn tell_access(&mut self, seats: &[Seat]) {
         let table = compile(self.table_generation, seats, ShardId(0), self.defaults);
@@ -358,33 +301,40 @@ impl Workshop {
     }
 
     /// Ends a plugin that no chain names any more: at once, or in the background where its threads have something to bring to its end
-    /// that takes longer. Its code stays mapped.
+    /// that takes longer. Its code stays mapped, and may be in use by the next generation.
     pub(super) fn discard(&mut self, plugin: &Staged) {
         self.end_threads(plugin);
+        let threads_left = services::threads_left(&plugin.name, plugin.generation);
         self.destroy(|shard| plugin.instances.take(shard));
         self.totals.retain(|(_, handle, _), _| *handle != plugin.handle());
-        let About { version, .. } = &plugin.about;
-        self.retire(&plugin.name, version, plugin.generation, plugin.loaded.library.bytes);
+        let (library, generation) = (plugin.loaded.library, plugin.generation);
+        let version = &plugin.about.version;
+        if !self.retire(&plugin.name, version, generation, library) && threads_left > 0 {
+            // Its code is that of the next generation; what is shown of it is its threads.
+            self.gone(&plugin.name, version, generation, 0);
+        }
     }
 
-    fn retire(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
+    /// A load has ended. Its mapping is retired, unless another load uses it: whether it is.
+    fn retire(&mut self, name: &str, version: &str, generation: u32, library: Library) -> bool {
+        let Some(clean) = self.mapped.leave(library) else { return false };
+        self.unused.push(clean);
+        self.gone(name, version, generation, library.bytes);
+        true
+    }
+
+    fn gone(&mut self, name: &str, version: &str, generation: u32, mapped_bytes: u64) {
         let (name, version) = (self.texts.keep(name), self.texts.keep(version));
         self.retired.push(Gone { name, version, generation, mapped_bytes });
     }
 
-    /// Lets go of what shards have left behind; the plugins' own ends run here.
-    pub(super) fn reap(&self) {
+    /// Lets go of what shards have left behind; the plugins' own ends run here. After that nobody needs their code, but for a thread
+    /// that has not ended.
+    pub(super) fn reap(&mut self) {
         let dead = std::mem::take(&mut *self.graveyard.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
+        self.unused.drain(..).for_each(|pages| pages.give_back());
     }
-}
-
-/// What a state that did not come back means.
-pub(super) fn not_back(shard: ShardId, said: &str) -> String {
-    format!(
-        "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \
-         what came between is lost: {said}"
-    )
 }
 
 /// What a plugin needs must be there and in force, and must not need it in turn.

@@ -176,6 +176,8 @@ impl Fixture {
             defer_deadline_ms: 5_000,
             retired_max: 1_000,
             state_bytes_max: 1 << 20,
+            state_piece_bytes_max: 64 << 10,
+            state_handover_timeout: LONG,
             limits: ShellLimits::default(),
             home_keys: [1, 2, 3, 4],
             message_limits: Arc::default(),

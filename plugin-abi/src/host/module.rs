@@ -4,7 +4,7 @@ use std::ffi::c_void;
 
 use crate::layout::{self, Mismatch};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
-use crate::raw::{HostApi, Slice, StateSink, Status};
+use crate::raw::{ExportStep, HostApi, Slice, StateSink, Status};
 
 /// Why a table in C is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,11 +27,16 @@ pub enum ForeignTable {
 }
 
 macro_rules! module {
-    ($($(#[$doc:meta])* $name:ident: $type:ty,)* ; $($(#[$cfg:meta])* $later:ident: $later_type:ty,)*) => {
+    (
+        $($(#[$doc:meta])* $name:ident: $type:ty,)* ;
+        $($(#[$optional_doc:meta])* $optional:ident: $optional_type:ty,)* ;
+        $($(#[$cfg:meta])* $later:ident: $later_type:ty,)*
+    ) => {
         /// The functions of a plugin; see [`PluginModule`] for what each does and when it may be called.
         #[derive(Clone, Copy, Debug)]
         pub struct Module {
             $($(#[$doc])* pub $name: $type,)*
+            $($(#[$optional_doc])* pub $optional: Option<$optional_type>,)*
             $(
                 /// What a later minor version added; `None` where the plugin is older.
                 $(#[$cfg])*
@@ -48,13 +53,18 @@ macro_rules! module {
             abi_minor: u16,
             abi_hash: u64,
             $($name: Option<$type>,)*
+            $($optional: Option<$optional_type>,)*
             $($(#[$cfg])* $later: Option<$later_type>,)*
         }
 
         impl Module {
             /// The functions of a module whose layout abi_stable has checked.
             pub fn of(module: PluginModuleRef) -> Module {
-                Module { $($name: module.$name(),)* $($(#[$cfg])* $later: module.$later(),)* }
+                Module {
+                    $($name: module.$name(),)*
+                    $($optional: module.$optional(),)*
+                    $($(#[$cfg])* $later: module.$later(),)*
+                }
             }
 
             /// The functions of a table in C.
@@ -92,6 +102,7 @@ macro_rules! module {
                 let table = unsafe { copy.assume_init() };
                 Ok(Module {
                     $($name: table.$name.ok_or(ForeignTable::Function(stringify!($name)))?,)*
+                    $($optional: table.$optional,)*
                     $($(#[$cfg])* $later: table.$later,)*
                 })
             }
@@ -141,6 +152,18 @@ module! {
     configure: unsafe extern "C" fn(plugin: *mut c_void, config: Slice, error: *mut ErrorText) -> Status,
     /// See [`PluginModule::configured`].
     configured: unsafe extern "C" fn(instance: *mut c_void),
+    ; // What a plugin may leave out.
+    /// See [`PluginModule::export_piece`].
+    export_piece: unsafe extern "C" fn(
+        instance: *mut c_void,
+        step: ExportStep,
+        bytes_max: u64,
+        out: *const StateSink,
+        error: *mut ErrorText,
+    ) -> Status,
+    /// See [`PluginModule::import_piece`].
+    import_piece:
+        unsafe extern "C" fn(instance: *mut c_void, last: u32, piece: Slice, error: *mut ErrorText) -> Status,
     ; // What a minor version added.
     #[cfg(feature = "abi-test-grown")]
     grown: unsafe extern "C" fn() -> u64,

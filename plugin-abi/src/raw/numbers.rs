@@ -329,6 +329,21 @@ numbers! {
     }
 }
 
+numbers! {
+    /// What an instance is asked to do about the pieces of its state.
+    ExportStep: u32 {
+        /// Write the first piece of all that there is, and note from now on what changes behind what has been written. What was
+        /// noted before is forgotten.
+        BEGIN = 1;
+        /// Write the next piece: what comes after the last one, or what has changed since it was written.
+        NEXT = 2;
+        /// Write nothing: who takes over holds the same at this moment. Note from now on what changes; NEXT asks for it.
+        FOLLOW = 3;
+        /// Write nothing: no piece is asked for any more. Forget what was noted.
+        END = 4;
+    }
+}
+
 /// Index that appends in a set of an indexed field.
 pub const APPEND: u32 = u32::MAX;
 
@@ -354,6 +369,11 @@ pub const MOUNT_DELIVER: u32 = 1;
 
 /// Bit of [`crate::module::Manifest::flags`]: the library may be unmapped once it is proven quiet.
 pub const MANIFEST_CLOSABLE: u32 = 1;
+
+/// Bit of [`crate::module::Manifest::flags`]: the plugin may be loaded again over the code that is mapped, also while an older load of it
+/// still runs. Nothing that belongs to one load is in a static or in a thread-local of the library: its host table, its
+/// configuration and its threads are reached from what `load` and `init_shard` gave.
+pub const MANIFEST_IN_PLACE: u32 = 2;
 
 /// Every shard, as the addressee of mail.
 pub const ALL_SHARDS: u32 = u32::MAX;

@@ -116,6 +116,6 @@ pub struct NewThread {
 pub struct StateSink {
     /// The host's own.
     pub ctx: *mut c_void,
-    /// Takes the next bytes; [`Status::FULL`] beyond `state_bytes_max`.
+    /// Takes the next bytes; [`Status::FULL`] beyond what the call may write.
     pub write: unsafe extern "C" fn(ctx: *mut c_void, bytes: Slice) -> Status,
 }

@@ -13,10 +13,10 @@ use super::config;
 use super::event::Context;
 use super::host::Host;
 use super::reason::Reason;
-use super::{Configured, Flow, Mail, Plugin, Timer};
+use super::{Configured, Error, Flow, Mail, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
 use crate::point::{FaultPolicy, HookPoint};
-use crate::raw::{self, Event, HookFn, HostApi, Slice, StateSink, Status};
+use crate::raw::{self, Event, ExportStep, HookFn, HostApi, Slice, StateSink, Status};
 
 /// A typed event, made from the one that the broker hands over. Implemented for the event with one lifetime (`'static`), and gives
 /// it with every other: a hook must take it for as long as its call lasts, which it cannot choose.
@@ -215,6 +215,8 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         import_state: import_state::<P>,
         configure: configure::<P>,
         configured: configured::<P>,
+        export_piece: Some(export_piece::<P>),
+        import_piece: Some(import_piece::<P>),
         #[cfg(feature = "abi-test-grown")]
         grown,
     }
@@ -270,7 +272,8 @@ unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
         version: Slice::of(P::VERSION.as_bytes()),
         description: Slice::of(P::DESCRIPTION.as_bytes()),
         sdk: Slice::of(concat!("grapnel-plugin-abi ", env!("CARGO_PKG_VERSION")).as_bytes()),
-        flags: if P::CLOSABLE { raw::MANIFEST_CLOSABLE } else { 0 },
+        flags: if P::CLOSABLE { raw::MANIFEST_CLOSABLE } else { 0 }
+            | if P::IN_PLACE { raw::MANIFEST_IN_PLACE } else { 0 },
         ..Manifest::EMPTY
     };
     let Ok(schema) = catch_unwind(P::config_schema) else { return Status::FAILED };
@@ -523,6 +526,64 @@ unsafe extern "C" fn import_state<P: Exported>(
     };
     // SAFETY: `error` is the host's.
     unsafe { guarded("import_state", error, import) }
+}
+
+unsafe extern "C" fn export_piece<P: Exported>(
+    instance: *mut c_void,
+    step: ExportStep,
+    bytes_max: u64,
+    out: *const StateSink,
+    error: *mut ErrorText,
+) -> Status {
+    let export = || {
+        // SAFETY: as in `on_timer`, and the sink is null or the host's.
+        let (Some(instance), Some(sink)) =
+            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
+        else {
+            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
+        };
+        let Some(pieces) = P::pieces(&mut instance.shard) else {
+            return Err((Status::UNSUPPORTED, String::new()));
+        };
+        let mut write = |piece: &[u8]| {
+            // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
+            match unsafe { (sink.write)(sink.ctx, Slice::of(piece)) } {
+                Status::OK => Ok(()),
+                _ => Err(Error::new(format!("the broker does not take a piece of {} bytes", piece.len()))),
+            }
+        };
+        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
+        match pieces.export(step, bytes_max, &mut write) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err((Status::ABSENT, String::new())),
+            Err(error) => Err((Status::FAILED, error.to_string())),
+        }
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("export_piece", error, export) }
+}
+
+unsafe extern "C" fn import_piece<P: Exported>(
+    instance: *mut c_void,
+    last: u32,
+    piece: Slice,
+    error: *mut ErrorText,
+) -> Status {
+    let import = || {
+        // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
+        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
+            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
+        };
+        let Some(pieces) = P::pieces(&mut instance.shard) else {
+            return Err((Status::UNSUPPORTED, String::new()));
+        };
+        // SAFETY: as above.
+        pieces
+            .import(unsafe { piece.bytes() }, last != 0)
+            .map_err(|error| (Status::FAILED, error.to_string()))
+    };
+    // SAFETY: `error` is the host's.
+    unsafe { guarded("import_piece", error, import) }
 }
 
 unsafe extern "C" fn configure<P: Exported>(

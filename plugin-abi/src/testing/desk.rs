@@ -3,12 +3,11 @@
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
-use std::ffi::c_void;
 use std::time::Duration;
 
-use super::{NEXT, Registered, TestPlugin, load_on, registry, with_error};
+use super::{NEXT, Registered, TestPlugin, registry};
 use crate::host::{Behalf, PluginMessage};
-use crate::raw::{ALL_SHARDS, Action, FROM_BROKER, NewMessage, OnBehalf, Slice, StateSink, Status};
+use crate::raw::{ALL_SHARDS, Action, FROM_BROKER, NewMessage, OnBehalf, Slice, Status};
 use crate::sdk::{Exported, Reason};
 
 thread_local! {
@@ -99,6 +98,12 @@ impl Desk {
     pub(super) fn of(shards: u32) -> Desk {
         Desk { shards, ..Desk::default() }
     }
+}
+
+/// The clock of one plugin is that of the one that replaces it.
+pub(super) fn pass_time(from: u64, to: u64) {
+    let now_ms = with(from, |desk| desk.now_ms).unwrap_or(0);
+    with(to, |desk| desk.now_ms = now_ms);
 }
 
 fn with<R>(plugin: u64, call: impl FnOnce(&mut Desk) -> R) -> Option<R> {
@@ -324,51 +329,6 @@ impl<P: Exported> TestPlugin<P> {
             }
             assert!(delivered < 1_000_000, "the instances write each other without end");
         }
-    }
-}
-
-unsafe extern "C" fn take_state(ctx: *mut c_void, bytes: Slice) -> Status {
-    // SAFETY: `reloaded` made it of a vector that lives through the export, and the plugin lends the bytes for the call.
-    let (state, bytes) = unsafe { (&mut *ctx.cast::<Vec<u8>>(), bytes.bytes()) };
-    state.extend_from_slice(bytes);
-    Status::OK
-}
-
-impl<P: Exported> TestPlugin<P> {
-    /// Replaces the plugin by itself with a new configuration, as a reload does: the new one is loaded beside the old one, which
-    /// hands over its state on every shard, twice, as the broker does.
-    ///
-    /// # Errors
-    /// The sentence that the operator would read.
-    pub fn reloaded(self, config: &str) -> Result<TestPlugin<P>, String> {
-        let new = load_on::<P>(self.shards.len() as u32, config)?;
-        let now_ms = with(self.handle, |desk| desk.now_ms).unwrap_or(0);
-        with(new.handle, |desk| desk.now_ms = now_ms);
-        for _ in ["the trial", "the swap"] {
-            for (shard, (from, to)) in self.shards.iter().zip(&new.shards).enumerate() {
-                let mut state = Vec::new();
-                let sink = StateSink { ctx: (&raw mut state).cast(), write: take_state };
-                let mut exported = Status::OK;
-                let export = with_error(|error| {
-                    // SAFETY: the instance lives as long as `self`; the rest lives through the call.
-                    exported = unsafe { self.table.export_state()(*from, &raw const sink, error) };
-                    if exported == Status::UNSUPPORTED { Status::OK } else { exported }
-                });
-                export?;
-                if exported == Status::UNSUPPORTED {
-                    continue;
-                }
-                let import = with_error(|error| {
-                    // SAFETY: the instance lives as long as `new`; the rest lives through the call.
-                    let status = on_shard(shard as u32, || unsafe {
-                        new.table.import_state()(*to, Slice::of(&state), error)
-                    });
-                    if status == Status::UNSUPPORTED { Status::OK } else { status }
-                });
-                import?;
-            }
-        }
-        Ok(new)
     }
 }
 

@@ -157,7 +157,7 @@ static inline grapnel_status grapnel_default_configure(void *plugin, grapnel_sli
 
 /** A table to begin with: its head is filled in, `manifest`, `mount`, `load` and `init_shard` are missing, and the others do
  *  what stands in their place where a plugin has no use for them: any configuration is taken, a new one asks for a reload,
- *  there is no state to hand over, and nothing has to be freed. */
+ *  there is no state to hand over, and nothing has to be freed. What may be a null pointer is one. */
 static inline grapnel_plugin_module grapnel_module(void) {
     grapnel_plugin_module module;
     memset(&module, 0, sizeof(module));

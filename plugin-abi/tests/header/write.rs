@@ -63,7 +63,7 @@ pub fn header(raw: &[String], module: &str, point: &str, helpers: &str) -> Strin
     raw.iter().for_each(|entry| out.entry(entry));
     out.points(point);
     module.iter().for_each(|entry| out.entry(entry));
-    out.line("/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each load. */");
+    out.line("/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each mapping. */");
     out.line("GRAPNEL_EXPORT const grapnel_plugin_module *grapnel_plugin_v1(void);\n");
     out.layout();
     out.line(helpers);

@@ -89,8 +89,8 @@ fn mapped(broker: &Broker) -> u64 {
     bytes.sum()
 }
 
-/// Memory that a library's segments take in whole pages, and how much of it the file has no bytes for (ELF-64: Program Header).
-fn segments(file: &[u8]) -> (u64, u64) {
+/// Memory that a library's segments take in whole pages (ELF-64: Program Header).
+fn segments(file: &[u8]) -> u64 {
     const PAGE: u64 = 4096;
     let number = |at: usize, bytes: usize| {
         file[at..at + bytes].iter().rev().fold(0, |number, byte| number << 8 | u64::from(*byte))
@@ -98,11 +98,10 @@ fn segments(file: &[u8]) -> (u64, u64) {
     let (first, size, count) = (number(32, 8) as usize, number(54, 2) as usize, number(56, 2) as usize);
     let headers = (0..count).map(|index| first + index * size).filter(|at| number(*at, 4) == 1);
     let pages = headers.map(|at| {
-        let (start, in_file, in_memory) = (number(at + 16, 8), number(at + 32, 8), number(at + 40, 8));
-        let whole = |bytes: u64| ((start + bytes).div_ceil(PAGE) - start / PAGE) * PAGE;
-        (whole(in_memory), whole(in_memory) - whole(in_file))
+        let (start, in_memory) = (number(at + 16, 8), number(at + 40, 8));
+        ((start + in_memory).div_ceil(PAGE) - start / PAGE) * PAGE
     });
-    pages.fold((0, 0), |(all, empty), (memory, rest)| (all + memory, empty + rest))
+    pages.sum()
 }
 
 /// What the instances of `stateful` have counted on all shards: one client of each shard asks, and its own messages are taken off.
@@ -129,8 +128,8 @@ fn counted(broker: &Broker, shards: usize) -> u64 {
     counts.into_iter().flatten().sum()
 }
 
-/// A plugin with a count on each of four shards is reloaded again and again under load. What the load was, and what is mapped by each
-/// reload.
+/// A plugin with a count on each of four shards is reloaded again and again under load. What the load was, and what is mapped by all
+/// reloads.
 fn reload_under_load(broker: &Broker, reloads: u64) -> (Report, u64) {
     let plan =
         Plan { per_second: 10_000, rewritten: "load/in".to_owned(), stamp: "count".to_owned(), ..plan() };
@@ -146,17 +145,16 @@ fn reload_under_load(broker: &Broker, reloads: u64) -> (Report, u64) {
         broker.ctl_ok(&["plugins", "reload", "stateful"]);
     }
     let grown = mapped(broker) - before;
-    assert_eq!(grown % reloads, 0, "each reload maps the same");
     load.settle(QUIET);
-    (load.finish(), grown / reloads)
+    (load.finish(), grown)
 }
 
 /// By which share the broker's own memory may have grown.
 const HEAP_SHARE_MAX: f64 = 0.05;
 
 /// Under 10,000 messages a second at QoS 1 a thousand reloads lose, double and disorder nothing and disconnect nobody, every message is
-/// counted once, the broker's own memory is back within 5 % when the clients have gone, and each generation leaves its code mapped,
-/// once, which `plugins list` tells to the byte.
+/// counted once, the broker's own memory is back within 5 % when the clients have gone, and no reload maps anything, since the file has
+/// not changed. What is unloaded stays mapped, once, which `plugins list` tells to the byte.
 #[test]
 fn a_thousand_reloads_hand_the_state_over() {
     let shards = 4;
@@ -176,7 +174,7 @@ fn a_thousand_reloads_hand_the_state_over() {
         },
         || {
             let (report, mapped) = reload_under_load(&broker, RELOADS);
-            eprintln!("{RELOADS} reloads: {report:?}, {mapped} bytes mapped by each");
+            eprintln!("{RELOADS} reloads: {report:?}, {mapped} bytes mapped");
             assert_eq!(counted(&broker, shards), report.stamped, "every message is counted once");
             assert!(report.rate > 8_000.0, "only {:.0} messages/s", report.rate);
             mapped_by = mapped;
@@ -188,15 +186,14 @@ fn a_thousand_reloads_hand_the_state_over() {
     let share = after.live_bytes as f64 / before.live_bytes as f64 - 1.0;
     assert!(share <= HEAP_SHARE_MAX, "the heap has grown by {:.1} %: {before:?}, {after:?}", share * 100.0);
     let file = std::fs::read(grapnel_tests::plugin::library("stateful")).expect("it has been built");
-    let (whole, empty) = segments(&file);
-    assert!(whole <= (file.len() as u64).next_multiple_of(4096) + empty);
-    assert_eq!(mapped_by, whole - empty, "each reload maps the file once");
+    assert_eq!(mapped_by, 0, "a reload of the same file maps nothing");
     let retired = shown["retired"].as_array().expect("a list").iter().filter(|row| row["name"] == "stateful");
-    let mut generations = 0;
-    for (row, generation) in retired.zip(1_u64..) {
-        assert_eq!(row["generation"], generation);
-        assert_eq!(row["mapped_bytes"], whole, "what is reported is what is mapped");
-        generations = generation;
-    }
-    assert_eq!(generations, WARM_UP + RELOADS + 2, "each is reported");
+    let rows: Vec<_> =
+        retired.map(|row| (row["generation"].as_u64(), row["mapped_bytes"].as_u64())).collect();
+    let whole = segments(&file);
+    let expected = [WARM_UP + 1, WARM_UP + RELOADS + 2].map(|last| (Some(last), Some(whole)));
+    assert_eq!(
+        rows, expected,
+        "what is reported is what is mapped: two loads, each with its last generation"
+    );
 }

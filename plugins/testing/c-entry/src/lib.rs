@@ -1,20 +1,29 @@
 //! A plugin for the tests of the loader: it exports its table as a plugin in C does, under a symbol and without the header of
 //! abi_stable. Its hook at message.publish stops the chain where it finds what it was mounted with.
 
+use std::collections::BTreeMap;
 use std::ffi::c_void;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, LazyLock};
 
-use grapnel_plugin_abi::module::{Mount, PluginModule};
-use grapnel_plugin_abi::raw::{Event, Flow, Slice, Status};
-use grapnel_plugin_abi::{__private, Error, Host, NoConfig, Plugin};
+use grapnel_plugin_abi::module::{ErrorText, Mount, PluginModule};
+use grapnel_plugin_abi::raw::{Event, ExportStep, Flow, Slice, StateSink, Status};
+use grapnel_plugin_abi::{__private, Error, Host, Plugin};
 
 struct CEntry;
 
+/// Whether it has a state in pieces, each of which has a byte more than it was asked for: what is configured of this load, so that
+/// no other one may be made in this mapping.
+static HUGE: AtomicBool = AtomicBool::new(false);
+
 impl Plugin for CEntry {
-    type Config = NoConfig;
+    type Config = BTreeMap<String, bool>;
     type Shard = CEntry;
 
-    fn load(_config: NoConfig, _host: &Host) -> Result<CEntry, Error> {
+    const IN_PLACE: bool = false;
+
+    fn load(config: BTreeMap<String, bool>, _host: &Host) -> Result<CEntry, Error> {
+        HUGE.store(config.contains_key("huge_pieces"), Ordering::Relaxed);
         Ok(CEntry)
     }
 
@@ -55,6 +64,31 @@ unsafe extern "C" fn mount(index: u32, out: *mut Mount) -> Status {
     Status::OK
 }
 
+unsafe extern "C" fn export_piece(
+    _instance: *mut c_void,
+    _step: ExportStep,
+    bytes_max: u64,
+    out: *const StateSink,
+    _error: *mut ErrorText,
+) -> Status {
+    if !HUGE.load(Ordering::Relaxed) {
+        return Status::UNSUPPORTED;
+    }
+    let piece = vec![0; bytes_max as usize + 1];
+    // SAFETY: the broker passes a sink of its own, and the bytes are alive during the call.
+    unsafe { ((*out).write)((*out).ctx, Slice::of(&piece)) };
+    Status::OK
+}
+
+unsafe extern "C" fn import_piece(
+    _instance: *mut c_void,
+    _last: u32,
+    _piece: Slice,
+    _error: *mut ErrorText,
+) -> Status {
+    if HUGE.load(Ordering::Relaxed) { Status::OK } else { Status::UNSUPPORTED }
+}
+
 static TABLE: LazyLock<PluginModule> = LazyLock::new(|| {
     let ours = __private::module::<CEntry>();
     PluginModule {
@@ -77,6 +111,8 @@ static TABLE: LazyLock<PluginModule> = LazyLock::new(|| {
         import_state: ours.import_state(),
         configure: ours.configure(),
         configured: ours.configured(),
+        export_piece: Some(export_piece),
+        import_piece: Some(import_piece),
     }
 });
 

@@ -55,6 +55,8 @@ pub fn root_module() -> PluginModuleRef {
         import_state: ours.import_state(),
         configure: ours.configure(),
         configured: ours.configured(),
+        export_piece: ours.export_piece(),
+        import_piece: ours.import_piece(),
     }
     .leak_into_prefix()
 }

@@ -1,12 +1,15 @@
 //! A plugin for the tests of reloads, configurations and dependencies: each shard's instance counts the publishes it sees, stamps
 //! each with the count, and hands the count to the version that replaces it. It needs the plugin noop. What goes wrong is said in
-//! its configuration.
+//! its configuration. With `pieces` the state goes over in pieces: the count, and entries of which each publish changes one.
+
+mod pieces;
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::{Configured, Error, Flow, Host, Plugin, Publish};
+use grapnel_plugin_abi::{Configured, Error, Flow, Host, Pieces, Plugin, Publish};
+use pieces::Held;
 
 /// How long `activate` waits at most.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -29,6 +32,13 @@ struct Config {
     /// A key for the schema alone; at most 8 characters.
     #[allow(dead_code, reason = "the schema is what is tested")]
     password: Option<String>,
+    /// Whether the state goes over in pieces.
+    pieces: bool,
+    /// Entries that an instance begins with, and the bytes of each, at least 8.
+    entries: u64,
+    entry_bytes: usize,
+    /// Whether the entries have no end when they are to go over.
+    endless: bool,
     /// Let `activate` fail.
     fail_activate: bool,
     /// Let `activate` wait until this version has counted so often, and fail then.
@@ -49,6 +59,7 @@ struct Stateful {
     calls: AtomicU64,
     /// Publishes that its instances have counted themselves.
     counted: AtomicU64,
+    host: Host,
 }
 
 struct Counter {
@@ -56,6 +67,7 @@ struct Counter {
     shard: u32,
     step: u64,
     count: u64,
+    held: Held,
 }
 
 impl Stateful {
@@ -91,12 +103,20 @@ impl Plugin for Stateful {
         Some(schema.to_owned())
     }
 
-    fn load(config: Config, _host: &Host) -> Result<Stateful, Error> {
-        Ok(Stateful { config: Mutex::new(config), calls: AtomicU64::new(0), counted: AtomicU64::new(0) })
+    fn load(config: Config, host: &Host) -> Result<Stateful, Error> {
+        let (calls, counted) = (AtomicU64::new(0), AtomicU64::new(0));
+        Ok(Stateful { config: Mutex::new(config), calls, counted, host: *host })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<Counter, Error> {
-        Ok(Counter { plugin: Arc::clone(self), shard, step: self.config().step.max(1), count: 0 })
+        let config = self.config();
+        let held = Held::new(&config, &self.host)?;
+        Ok(Counter { plugin: Arc::clone(self), shard, step: config.step.max(1), count: 0, held })
+    }
+
+    fn pieces(counter: &mut Counter) -> Option<&mut dyn Pieces> {
+        let in_pieces = counter.plugin.config().pieces;
+        in_pieces.then_some(counter as &mut dyn Pieces)
     }
 
     fn activate(self: &Arc<Self>) -> Result<(), Error> {
@@ -152,6 +172,10 @@ impl Counter {
         self.count += self.step;
         self.plugin.counted.fetch_add(1, Ordering::Relaxed);
         message.add_user_property("count", &self.count.to_string())?;
+        if self.plugin.config().pieces {
+            self.change();
+            message.add_user_property("sum", &self.held.sum().to_string())?;
+        }
         Ok(Flow::Continue)
     }
 }
