@@ -1,9 +1,10 @@
 //! Who is here: network connections, and sessions by key and by client identifier.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, SocketAddr};
 use std::ops::{Deref, DerefMut};
 use std::sync::Arc;
+
+use ids::ClientIds;
 
 use crate::id::{ConnKey, SessionKey};
 use crate::ledger::Holders;
@@ -13,6 +14,7 @@ use crate::traces::Traces;
 
 pub(crate) mod admission;
 pub(crate) mod connection;
+mod ids;
 pub(crate) mod reading;
 mod weight;
 
@@ -127,15 +129,14 @@ impl DerefMut for Connections {
 pub(crate) struct Sessions {
     table: Holders<SessionKey, Session>,
     /// By client identifier.
-    by_client: HashMap<Arc<str>, SessionKey, ahash::RandomState>,
+    by_client: ClientIds,
     /// What all shards of the process hold together.
     totals: Arc<Totals>,
 }
 
 impl Sessions {
     pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Sessions {
-        let by_client = HashMap::with_hasher(hasher.clone());
-        Sessions { table: Holders::default(), by_client, totals }
+        Sessions { table: Holders::default(), by_client: ClientIds::new(hasher), totals }
     }
 
     /// Counts with all shards of the process from now on. Before the first session.
@@ -165,7 +166,7 @@ impl Sessions {
 
     /// The session that a client identifier leads to.
     pub(crate) fn by_client_id(&self, client_id: &str) -> Option<SessionKey> {
-        self.by_client.get(client_id).copied()
+        self.by_client.get(client_id)
     }
 
     /// A client identifier leads to this session from now on.
@@ -175,11 +176,7 @@ impl Sessions {
 
     /// A client identifier leads nowhere any more, if it led to this session.
     pub(crate) fn free_client_id(&mut self, client_id: &str, key: SessionKey) {
-        if let Some((name, other)) = self.by_client.remove_entry(client_id)
-            && other != key
-        {
-            self.by_client.insert(name, other);
-        }
+        self.by_client.remove(client_id, key);
     }
 }
 

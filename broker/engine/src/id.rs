@@ -3,6 +3,8 @@
 
 use std::fmt;
 
+use crate::places::Places;
+
 /// Most shards a broker may have: what a [`ShardSet`] can name.
 pub const SHARDS_MAX: usize = 64;
 
@@ -116,13 +118,13 @@ keys! {
 /// A table whose keys carry a generation, so that a late one finds nothing instead of a stranger.
 #[derive(Debug)]
 pub struct Table<T> {
-    slots: slab::Slab<(u32, T)>,
+    slots: Places<(u32, T)>,
     next_generation: u32,
 }
 
 impl<T> Default for Table<T> {
     fn default() -> Self {
-        Table { slots: slab::Slab::new(), next_generation: 1 }
+        Table { slots: Places::default(), next_generation: 1 }
     }
 }
 
@@ -153,10 +155,8 @@ impl<T> Table<T> {
     pub fn insert_with<K: Key>(&mut self, make: impl FnOnce(K) -> T) -> K {
         let generation = self.next_generation;
         self.next_generation = self.next_generation.wrapping_add(1).max(1);
-        let entry = self.slots.vacant_entry();
-        let key = K::from_parts(entry.key() as u32, generation);
-        entry.insert((generation, make(key)));
-        key
+        let key = |place: usize| K::from_parts(place as u32, generation);
+        key(self.slots.insert_with(|place| (generation, make(key(place)))))
     }
 
     /// The value, if the key is not stale.
@@ -175,7 +175,7 @@ impl<T> Table<T> {
     pub fn remove<K: Key>(&mut self, key: K) -> Option<T> {
         self.get(key)?;
         let (index, _) = key.parts();
-        Some(self.slots.remove(index as usize).1)
+        self.slots.take(index as usize).map(|(_, value)| value)
     }
 
     /// Number of values.
@@ -202,7 +202,7 @@ impl<T> Table<T> {
 
     /// One past the highest place ever in use.
     pub fn places(&self) -> usize {
-        self.slots.capacity()
+        self.slots.places()
     }
 }
 

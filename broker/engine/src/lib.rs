@@ -21,6 +21,7 @@ pub mod message;
 mod outbox;
 pub mod packet;
 mod parts;
+pub mod places;
 mod plugins;
 pub mod reason;
 mod reviews;

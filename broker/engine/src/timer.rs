@@ -4,12 +4,14 @@
 
 use std::num::NonZeroU32;
 
-use slab::Slab;
+use crate::places::Places;
 
 /// Places of a wheel. A power of two.
 const PLACES: usize = 512;
 /// Memory for so many is kept when there is nothing to wait for.
 const SPARE_ENTRIES_MAX: usize = 1024;
+/// The same in chunks of the table.
+const SPARE_CHUNKS: usize = 32;
 /// No entry.
 const NONE: u32 = u32::MAX;
 
@@ -26,7 +28,7 @@ pub struct Timer {
 #[derive(Debug)]
 pub struct Wheel<T> {
     granularity_ms: u64,
-    entries: Slab<Entry<T>>,
+    entries: Places<Entry<T>, SPARE_CHUNKS>,
     /// The last entry armed of each place; [`NONE`] where there is none.
     places: Box<[u32; PLACES]>,
     /// What is due, before it is in order; empty between two looks.
@@ -63,7 +65,7 @@ impl<T> Wheel<T> {
     pub fn new(granularity_ms: u64) -> Wheel<T> {
         Wheel {
             granularity_ms: granularity_ms.max(1),
-            entries: Slab::new(),
+            entries: Places::default(),
             places: Box::new([NONE; PLACES]),
             due: Vec::new(),
             armed: 0,
@@ -106,7 +108,7 @@ impl<T> Wheel<T> {
 
     /// Takes out an entry that is there.
     fn take(&mut self, index: u32) -> Entry<T> {
-        let entry = self.entries.remove(index as usize);
+        let entry = self.entries.take(index as usize).expect("the caller has seen it");
         match self.entries.get_mut(entry.newer as usize) {
             Some(newer) => newer.older = entry.older,
             None => {
@@ -119,9 +121,6 @@ impl<T> Wheel<T> {
         }
         if let Some(older) = self.entries.get_mut(entry.older as usize) {
             older.newer = entry.newer;
-        }
-        if self.entries.is_empty() && self.entries.capacity() > SPARE_ENTRIES_MAX {
-            self.entries = Slab::new();
         }
         entry
     }
@@ -298,12 +297,12 @@ mod tests {
             assert!(wheel.cancel(timer));
             wheel.expire(round * 10, &mut Vec::new());
         }
-        assert!(wheel.entries.capacity() <= 4, "{} entries", wheel.entries.capacity());
+        assert!(wheel.entries.capacity() <= SPARE_ENTRIES_MAX, "{} entries", wheel.entries.capacity());
         (0..10_000).for_each(|n| {
             let _ = wheel.arm(20_000 + n, 1);
         });
         assert_eq!(expired(&mut wheel, 1_000_000).len(), 10_000);
-        assert_eq!((wheel.entries.capacity(), wheel.due.capacity()), (0, 0));
+        assert_eq!((wheel.entries.capacity(), wheel.due.capacity()), (SPARE_ENTRIES_MAX, 0));
     }
 
     #[test]

@@ -25,6 +25,8 @@ use crate::rt::Stream;
 
 /// What one step takes of other shards' envelopes is the turn's share by this.
 const STEPS_OF_A_TURN: usize = 8;
+/// Tables of connections keep room for so many.
+const SPARE_PLACES: usize = 1024;
 
 /// A connection on its way to its home shard.
 #[derive(Debug)]
@@ -198,9 +200,17 @@ impl State {
     /// The engine has forgotten the connection, or is told to.
     pub(super) fn forget_key(&mut self, token: Token) {
         let Some(conn) = self.conns.get_mut(token) else { return };
-        let place = &mut self.by_key[conn.key.index as usize];
-        if *place == Some((conn.key.generation, token)) {
-            *place = None;
+        let place = conn.key.index as usize;
+        if self.by_key.get(place) != Some(&Some((conn.key.generation, token))) {
+            return;
+        }
+        self.by_key[place] = None;
+        // The engine gives the lowest places away first: what a storm took lies at the end.
+        while self.by_key.last() == Some(&None) {
+            self.by_key.pop();
+        }
+        if self.by_key.capacity() > SPARE_PLACES.max(4 * self.by_key.len()) {
+            self.by_key.shrink_to(2 * self.by_key.len());
         }
     }
 
@@ -216,6 +226,9 @@ impl State {
         self.forget_key(token);
         self.enter(token, Phase::Ended);
         let conn = self.conns.remove(token);
+        if self.conns.is_empty() && self.conns.capacity() > SPARE_PLACES {
+            self.conns = Slab::new();
+        }
         if conn.watched {
             self.watch.forget(conn.stream.as_fd());
         }

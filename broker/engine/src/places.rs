@@ -1,0 +1,224 @@
+//! A table in chunks: values by place, the lowest free place first, and a chunk without values gives its memory back. So what a
+//! storm of connections took goes when they go, and no value is ever moved, however many there are. Below the tables with keys,
+//! the timers and the shell's connections.
+
+use std::ops::{Index, IndexMut};
+
+/// Places of a chunk.
+const CHUNK: usize = 32;
+/// Chunks that a word of bits tells of.
+const WORD: usize = u64::BITS as usize;
+
+/// Values by place. `SPARE` chunks without a value keep their memory, so that one value more or less does not ask for memory
+/// again and again.
+#[derive(Debug)]
+pub struct Places<T, const SPARE: usize = 1> {
+    chunks: Vec<Chunk<T>>,
+    /// A bit for each chunk that has a free place.
+    room: Vec<u64>,
+    /// All words before this one are 0.
+    first_room: usize,
+    /// Chunks with memory and without a value.
+    empty: usize,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Chunk<T> {
+    /// A bit for each place that has a value.
+    used: u32,
+    /// [`CHUNK`] places, or none where its memory was given back.
+    slots: Vec<Option<T>>,
+}
+
+impl<T, const SPARE: usize> Default for Places<T, SPARE> {
+    fn default() -> Self {
+        Places { chunks: Vec::new(), room: Vec::new(), first_room: 0, empty: 0, len: 0 }
+    }
+}
+
+impl<T, const SPARE: usize> Places<T, SPARE> {
+    /// Puts a value in, made from the place it will have.
+    pub fn insert_with(&mut self, make: impl FnOnce(usize) -> T) -> usize {
+        while self.room.get(self.first_room) == Some(&0) {
+            self.first_room += 1;
+        }
+        let at = match self.room.get(self.first_room) {
+            Some(word) => self.first_room * WORD + word.trailing_zeros() as usize,
+            None => self.chunks.len(),
+        };
+        // Bits beyond the last chunk are 0, so that it is an old one or the next.
+        if at == self.chunks.len() {
+            self.chunks.push(Chunk { used: 0, slots: Vec::new() });
+            self.set_room(at, true);
+        }
+        let chunk = &mut self.chunks[at];
+        if chunk.slots.is_empty() {
+            chunk.slots = std::iter::repeat_with(|| None).take(CHUNK).collect();
+        } else if chunk.used == 0 {
+            self.empty -= 1;
+        }
+        let slot = chunk.used.trailing_ones() as usize;
+        let place = at * CHUNK + slot;
+        chunk.slots[slot] = Some(make(place));
+        chunk.used |= 1 << slot;
+        if chunk.used == u32::MAX {
+            self.set_room(at, false);
+        }
+        self.len += 1;
+        place
+    }
+
+    /// Puts a value in; its place.
+    pub fn insert(&mut self, value: T) -> usize {
+        self.insert_with(|_| value)
+    }
+
+    /// The value at a place.
+    #[inline]
+    pub fn get(&self, place: usize) -> Option<&T> {
+        self.chunks.get(place / CHUNK)?.slots.get(place % CHUNK)?.as_ref()
+    }
+
+    /// The value at a place.
+    #[inline]
+    pub fn get_mut(&mut self, place: usize) -> Option<&mut T> {
+        self.chunks.get_mut(place / CHUNK)?.slots.get_mut(place % CHUNK)?.as_mut()
+    }
+
+    /// Takes a value out.
+    pub fn take(&mut self, place: usize) -> Option<T> {
+        let (at, slot) = (place / CHUNK, place % CHUNK);
+        let chunk = self.chunks.get_mut(at)?;
+        let value = chunk.slots.get_mut(slot)?.take()?;
+        chunk.used &= !(1 << slot);
+        if chunk.used == 0 {
+            if self.empty < SPARE {
+                self.empty += 1;
+            } else {
+                chunk.slots = Vec::new();
+            }
+        }
+        self.len -= 1;
+        self.set_room(at, true);
+        Some(value)
+    }
+
+    fn set_room(&mut self, at: usize, has_room: bool) {
+        let (word, bit) = (at / WORD, 1 << (at % WORD));
+        if word >= self.room.len() {
+            self.room.resize(word + 1, 0);
+        }
+        if has_room {
+            self.room[word] |= bit;
+            self.first_room = self.first_room.min(word);
+        } else {
+            self.room[word] &= !bit;
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether there is no value.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// All values, by place.
+    pub fn iter(&self) -> impl Iterator<Item = (usize, &T)> {
+        let chunks = self.chunks.iter().enumerate();
+        chunks.flat_map(|(at, chunk)| {
+            let slots = chunk.slots.iter().enumerate();
+            slots.filter_map(move |(slot, value)| Some((at * CHUNK + slot, value.as_ref()?)))
+        })
+    }
+
+    /// No place from this one on has ever been in use. It never falls: whoever goes along the places in slices counts on it.
+    pub fn places(&self) -> usize {
+        self.chunks.len() * CHUNK
+    }
+
+    /// Places that have memory.
+    pub fn capacity(&self) -> usize {
+        self.chunks.iter().map(|chunk| chunk.slots.len()).sum()
+    }
+}
+
+impl<T, const SPARE: usize> Index<usize> for Places<T, SPARE> {
+    type Output = T;
+
+    fn index(&self, place: usize) -> &T {
+        self.get(place).expect("the place has a value")
+    }
+}
+
+impl<T, const SPARE: usize> IndexMut<usize> for Places<T, SPARE> {
+    fn index_mut(&mut self, place: usize) -> &mut T {
+        self.get_mut(place).expect("the place has a value")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_place_is_given_away_first() {
+        let mut places: Places<usize> = Places::default();
+        for place in 0..5_000 {
+            assert_eq!(places.insert_with(|at| at), place);
+        }
+        for gone in [4_999, 70, 33, 64, 2_500] {
+            assert_eq!(places.take(gone), Some(gone));
+            assert_eq!((places.take(gone), places.get(gone), places.len()), (None, None, 4_999));
+            assert_eq!(places.insert(gone), gone);
+        }
+        assert_eq!((places.get(5_000), places.get(usize::MAX), places.len()), (None, None, 5_000));
+        assert!(places.iter().enumerate().all(|(at, (place, value))| at == place && at == *value));
+    }
+
+    /// 10,000 values come and all but three go: no more than their chunks and the spare one keep memory.
+    #[test]
+    fn a_storm_leaves_no_capacity_behind() {
+        let mut places: Places<usize> = Places::default();
+        (0..10_000).for_each(|value| drop(places.insert(value)));
+        let stay = [5, 4_000, 9_999];
+        (0..10_000).filter(|place| !stay.contains(place)).for_each(|place| drop(places.take(place)));
+        assert_eq!((places.len(), places.capacity()), (3, 4 * CHUNK));
+        assert_eq!(places.places(), 10_016, "whoever goes along them counts on it");
+        assert_eq!(stay.map(|place| places[place]), stay);
+        // What comes next lies low, so that chunks get empty when it goes.
+        assert_eq!((0..64).map(|value| places.insert(value)).max(), Some(64));
+        stay.into_iter().for_each(|place| drop(places.take(place)));
+        assert!(places.capacity() <= 4 * CHUNK);
+    }
+
+    /// One value that comes and goes at the edge of a chunk finds the memory that was there.
+    #[test]
+    fn the_edge_of_a_chunk_asks_for_no_memory_again() {
+        let mut places: Places<usize> = Places::default();
+        (0..CHUNK).for_each(|value| drop(places.insert(value)));
+        for _ in 0..10 {
+            let place = places.insert(7);
+            let memory = places.chunks[1].slots.as_ptr();
+            places.take(place);
+            assert_eq!((places.capacity(), places.chunks[1].slots.as_ptr()), (2 * CHUNK, memory));
+        }
+    }
+
+    /// Twice as many values take twice as many looks for room, none of which begins at the beginning.
+    #[test]
+    fn room_is_found_where_it_was_last() {
+        let mut places: Places<u32> = Places::default();
+        for value in 0..100_000 {
+            places.insert(value);
+            assert_eq!(places.first_room, value as usize / CHUNK / WORD);
+        }
+        places.take(40);
+        assert_eq!((places.first_room, places.insert(40)), (0, 40));
+    }
+}
