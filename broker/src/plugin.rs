@@ -63,7 +63,8 @@ pub use metrics::{MetricReading, MetricValue};
 pub use overrides::{HookChange, HookError, HookOverride, HookOverrides, OnFault, parse as parse_overrides};
 use record::Record;
 pub use report::{
-    ByHand, Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired, Unloaded,
+    ByHand, Configured, HookInfo, HookReport, HookRow, Origin, PluginInfo, PluginList, PluginState, Retired,
+    Unloaded,
 };
 pub use request::{LoadRequest, Settings, is_name};
 pub use stats::{HookStat, HookStats, Times};

@@ -8,7 +8,8 @@ use crate::module::{ErrorText, Manifest, Mount, PluginModule};
 use crate::point::HookPoint;
 use crate::raw::{ABI_MAJOR, ABI_MINOR};
 use crate::raw::{
-    Action, Change, Disposition, Event, ExportStep, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage, NewMetric, NewThread, OnBehalf, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
+    Action, Change, Disposition, Event, ExportStep, Field, Flow, HostApi, LogLevel, MetricKind, NewMessage,
+    NewMetric, NewThread, OnBehalf, Pair, Policy, Scope, Slice, StateSink, Status, Ticket, Value, Verdict,
 };
 use signature::{AbiType, SEED, named};
 

@@ -205,7 +205,8 @@ impl Examination<'_> {
     fn run(&mut self, question: &Question) -> Result<(), Failure> {
         self.write(Some("opening it"))?;
         let copies = Copies::make(self.dir)?;
-        let library = library::open(&question.file, &copies, |_| Ok(None)).map_err(|refused| refused.error)?;
+        let library =
+            library::open(&question.file, &copies, |_| Ok(None)).map_err(|refused| refused.error)?;
         let (Open::Mapped(library, _) | Open::Again(library)) = library;
         self.checked.mapped_bytes = library.bytes;
         self.write(Some("reading its manifest"))?;

@@ -29,7 +29,7 @@ grapnel_engine::bounds! {
     plugin_answer_timeout_ms = 5000, 10..=600000, "time all shards together may take for one step of loading, reloading or unloading a plugin; then nothing changes";
     state_bytes_max = 16777216, 0..=4294967296, "bytes of state that a plugin's instance on one shard may hand to the version that replaces it in one step, for which the shard stands still: the whole state where the plugin does not hand it over in pieces";
     state_piece_bytes_max = 65536, 1024..=16777216, "bytes of a piece of a plugin's state that goes over in a reload; a shard stands still for one piece at a time";
-    state_handover_timeout_ms = 60000, 10..=3600000, "time the pieces of a plugin's state may take in a reload, on all shards together; then the old version goes on";
+    state_handover_timeout_ms = 45000, 10..=3600000, "time the pieces of a plugin's state may take in a reload, on all shards together; then the old version goes on";
     plugins_retired_max = 4096, 0..=1000000, "generations of unloaded and reloaded plugins whose code stays mapped; beyond it nothing is loaded until the next start";
     plugin_metrics_max = 256, 0..=65536, "metrics that all versions of one plugin may make";
     plugin_threads_max = 512, 0..=4096, "threads that run at a time for one plugin; a pool of threads that block on a directory or a database wants some hundred";
