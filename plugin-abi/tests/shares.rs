@@ -106,7 +106,7 @@ fn what_one_takes_out_is_room_for_him_alone() {
     let mut shares = shares(ShareLimits { owner_entries_max: 1, ..UNLIMITED });
     let of_a = shares.insert("a", value(1)).unwrap();
     let of_b = shares.insert("b", value(2)).unwrap();
-    assert!(!full(&mut shares, "a", 1).is_none_or(|full| !full.is_of_owner()));
+    assert!(full(&mut shares, "a", 1).is_some_and(|full| full.is_of_owner()));
     assert_eq!(shares.remove(of_b).unwrap().len(), 2);
     assert_eq!(full(&mut shares, "a", 1), Some(Full::OwnerEntries(1)), "it was another's");
     shares.remove(of_a).unwrap();

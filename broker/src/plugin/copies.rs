@@ -188,7 +188,7 @@ mod tests {
         drop(first);
         let second = copies.add(b"two").unwrap();
         assert_ne!(second.path(), path);
-        assert_eq!(copies.names(), [second.name.clone()]);
+        assert_eq!(copies.names(), std::slice::from_ref(&second.name));
         drop(second);
         drop(copies);
         assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
