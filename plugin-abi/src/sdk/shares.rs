@@ -215,6 +215,20 @@ impl<V: Weigh> Shares<V> {
         self.put(owner, value, bytes)
     }
 
+    /// The same under a number that the version before gave, which must be higher than those of all entries that there are; false where
+    /// it is not, and nothing has changed then.
+    pub fn restore_as(&mut self, id: EntryId, owner: &str, value: V) -> bool {
+        if self.newest().map_or(0, |newest| newest.0) >= id.0 {
+            return false;
+        }
+        let (bytes, given) = (self.bytes_of(&value), self.last_number);
+        self.last_number = id.0 - 1;
+        self.put(owner, value, bytes);
+        // No number is given twice.
+        self.last_number = given.max(id.0);
+        true
+    }
+
     /// Whether a value would be taken for an owner; nothing is counted.
     ///
     /// # Errors

@@ -1,16 +1,12 @@
 //! The messages that one shard holds, by when they are due, and the bytes they are handed over in to the next version of the
 //! plugin. No clock and no broker in here, but for the metrics.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
+use std::ops::Bound::{Excluded, Unbounded};
 
 use grapnel_plugin_abi::{
-    EntryId, Error, Full, Host, Identity, OnBehalf, Outgoing, ShareLimits, Shares, tree_entry_bytes,
+    EntryId, Error, Full, Host, Identity, Journal, OnBehalf, Outgoing, ShareLimits, Shares, tree_entry_bytes,
 };
-
-/// First byte of what is handed over: the form of the rest.
-const FORM: u8 = 2;
-/// The form that knows clients by their identifiers alone.
-const NAMED_FORM: u8 = 1;
 
 /// A message that waits.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -80,7 +76,7 @@ impl Held {
         put(out, self.identity.as_ref().map_or(&[], Identity::as_bytes));
     }
 
-    fn read(reader: &mut Reader<'_>, form: u8) -> Option<Held> {
+    fn read(reader: &mut Reader<'_>) -> Option<Held> {
         let [qos, retain, is_text] = reader.array()?;
         let mut held = Held {
             qos,
@@ -99,12 +95,10 @@ impl Held {
         for _ in 0..u32::from_le_bytes(reader.array()?) {
             held.user_properties.push((reader.text()?, reader.text()?));
         }
-        if form == FORM {
-            held.identity = match reader.part()? {
-                [] => None,
-                bytes => Some(Identity::from_bytes(bytes).ok()?),
-            };
-        }
+        held.identity = match reader.part()? {
+            [] => None,
+            bytes => Some(Identity::from_bytes(bytes).ok()?),
+        };
         Some(held)
     }
 }
@@ -140,17 +134,22 @@ impl<'a> Reader<'a> {
 #[derive(Debug)]
 pub struct Store {
     held: Shares<Box<[u8]>>,
-    /// When each is due, and its number.
-    due: BTreeSet<(u64, EntryId)>,
+    due: BTreeMap<Due, EntryId>,
+    /// The highest number of a message.
+    last: u64,
+    journal: Journal<Due>,
 }
+
+/// When a message is due, milliseconds since 1970, and its number, which it keeps in the version that takes over.
+pub type Due = (u64, u64);
 
 impl Store {
     /// Without messages. Within these limits, and in these metrics.
     pub fn new(limits: ShareLimits, host: &Host) -> Store {
         let held = Shares::new(limits)
-            .beside_each(tree_entry_bytes(size_of::<(u64, EntryId)>()))
+            .beside_each(tree_entry_bytes(size_of::<(Due, EntryId)>()))
             .with_metrics(host, "waiting_messages");
-        Store { held, due: BTreeSet::new() }
+        Store { held, due: BTreeMap::new(), last: 0, journal: Journal::default() }
     }
 
     /// How many there are.
@@ -160,7 +159,7 @@ impl Store {
 
     /// When the next one is due, milliseconds since 1970.
     pub fn next_due_ms(&self) -> Option<u64> {
-        self.due.first().map(|(due_ms, _)| *due_ms)
+        self.due.first_key_value().map(|((due_ms, _), _)| *due_ms)
     }
 
     /// Keeps a message until then, for the client that it is from.
@@ -169,51 +168,68 @@ impl Store {
     /// The limit that it would pass, the client's or that of all.
     pub fn hold(&mut self, due_ms: u64, held: &Held) -> Result<(), Full> {
         let id = self.held.insert(&held.from, held.bytes()).map_err(|rejected| rejected.full)?;
-        self.due.insert((due_ms, id));
+        self.last += 1;
+        let due = (due_ms, self.last);
+        self.journal.note(&due);
+        self.due.insert(due, id);
         Ok(())
     }
 
     /// The first one that is due; it stays.
     pub fn first_due(&self, now_ms: u64) -> Option<Held> {
-        let (_, id) = self.due.first().filter(|(due_ms, _)| *due_ms <= now_ms)?;
-        Held::read(&mut Reader(self.held.get(*id)?), FORM)
+        let (_, id) = self.due.first_key_value().filter(|((due_ms, _), _)| *due_ms <= now_ms)?;
+        Held::read(&mut Reader(self.held.get(*id)?))
     }
 
     /// Takes out the first one.
     pub fn forget_first(&mut self) {
-        if let Some((_, id)) = self.due.pop_first() {
+        if let Some((due, id)) = self.due.pop_first() {
+            self.journal.note(&due);
             self.held.remove(id);
         }
     }
 
-    /// All of it, for the next version.
-    pub fn export(&self) -> Vec<u8> {
-        let mut out = vec![FORM];
-        for (due_ms, id) in &self.due {
-            if let Some(bytes) = self.held.get(*id) {
-                out.extend(due_ms.to_le_bytes());
-                out.extend(bytes);
-            }
-        }
-        out
+    /// What has changed since it went over.
+    pub fn journal(&mut self) -> &mut Journal<Due> {
+        &mut self.journal
     }
 
-    /// Takes over what the version before has exported, in the place of what is here. What was acknowledged stays, also beyond limits
-    /// that are lower now.
-    pub fn import(&mut self, state: &[u8]) -> Result<(), Error> {
-        let wrong = || Error::new("what the version before left cannot be read");
-        let Some((&form @ (NAMED_FORM | FORM), state)) = state.split_first() else { return Err(wrong()) };
+    /// The message that is due after this one.
+    pub fn next_due(&self, after: Option<&Due>) -> Option<Due> {
+        let from = after.map_or(Unbounded, |after| Excluded(*after));
+        self.due.range((from, Unbounded)).next().map(|(due, _)| *due)
+    }
+
+    /// Appends a message as it goes over; false where there is none.
+    pub fn write(&self, due: &Due, out: &mut Vec<u8>) -> bool {
+        let bytes = self.due.get(due).and_then(|id| self.held.get(*id));
+        bytes.map(|bytes| out.extend_from_slice(bytes)).is_some()
+    }
+
+    /// Takes a message over. What was acknowledged stays, also beyond limits that are lower now.
+    pub fn put(&mut self, due: Due, value: &[u8]) -> Result<(), Error> {
+        let mut reader = Reader(value);
+        let held = Held::read(&mut reader).filter(|_| reader.0.is_empty());
+        let held = held.ok_or_else(|| Error::new("a message of the version before cannot be read"))?;
+        self.remove(&due);
+        self.last = self.last.max(due.1);
+        let id = self.held.restore(&held.from, value.into());
+        self.due.insert(due, id);
+        Ok(())
+    }
+
+    /// Lets go of a message.
+    pub fn remove(&mut self, due: &Due) {
+        if let Some(id) = self.due.remove(due) {
+            self.held.remove(id);
+        }
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) {
         while !self.due.is_empty() {
             self.forget_first();
         }
-        let mut reader = Reader(state);
-        while !reader.0.is_empty() {
-            let due_ms = u64::from_le_bytes(reader.array().ok_or_else(wrong)?);
-            let held = Held::read(&mut reader, form).ok_or_else(wrong)?;
-            let id = self.held.restore(&held.from, held.bytes());
-            self.due.insert((due_ms, id));
-        }
-        Ok(())
     }
 }
 
@@ -244,8 +260,8 @@ mod tests {
     }
 
     fn store(limits: ShareLimits) -> Store {
-        let held = Shares::new(limits).beside_each(tree_entry_bytes(16));
-        Store { held, due: BTreeSet::new() }
+        let held = Shares::new(limits).beside_each(tree_entry_bytes(size_of::<(Due, EntryId)>()));
+        Store { held, due: BTreeMap::new(), last: 0, journal: Journal::default() }
     }
 
     #[test]
@@ -270,21 +286,25 @@ mod tests {
         let mut store = self::store(LIMITS);
         store.hold(20, &held("b")).unwrap();
         store.hold(10, &Held::default()).unwrap();
-        let state = store.export();
         // The limits are lower by now.
         let mut read = self::store(ShareLimits { entries_max: 1, ..LIMITS });
-        read.hold(5, &held("of the trial")).unwrap();
-        read.import(&state).unwrap();
-        assert_eq!((read.held.bytes(), read.export()), (store.held.bytes(), state.clone()));
+        let mut due = None;
+        while let Some(next) = store.next_due(due.as_ref()) {
+            let mut value = Vec::new();
+            assert!(store.write(&next, &mut value));
+            // Twice is once.
+            (0..2).for_each(|_| read.put(next, &value).unwrap());
+            let error = read.put(next, &value[1..]).unwrap_err().to_string();
+            assert_eq!(error, "a message of the version before cannot be read");
+            due = Some(next);
+        }
+        assert!(!store.write(&(20, 2), &mut Vec::new()), "no such message");
+        assert_eq!((read.held.bytes(), read.len()), (store.held.bytes(), 2));
         assert_eq!((read.next_due_ms(), read.first_due(99)), (Some(10), Some(Held::default())));
         read.forget_first();
         assert_eq!((read.next_due_ms(), read.first_due(99)), (Some(20), Some(held("b"))));
-        for end in 2..state.len() {
-            // Between two messages it is whole; nowhere else.
-            assert_eq!(read.import(&state[..end]).is_ok(), end == 1 + 8 + 39, "{end}");
-        }
-        assert!(read.import(&[FORM]).is_ok() && read.len() == 0);
-        assert!(read.import(&[]).is_err() && read.import(&[9]).is_err());
+        read.clear();
+        assert_eq!((read.len(), read.held.bytes()), (0, 0));
     }
 
     /// 64 empty user properties are some 500 bytes, and a client has the memory of its share and no more.

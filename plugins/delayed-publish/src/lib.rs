@@ -6,10 +6,12 @@ mod held;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use grapnel_plugin_abi::{Error, Flow, Host, Plugin, Publish, Reason, Refused, ShareLimits, Timer, topic};
+use grapnel_plugin_abi::{
+    Entries, Error, Flow, Host, Journal, Pieces, Plugin, Publish, Reason, Refused, ShareLimits, Timer, topic,
+};
 
 use grapnel_plugin_abi::raw::Status;
-use held::{Held, Store};
+use held::{Due, Held, Store};
 
 /// What is in front of the seconds.
 const PREFIX: &str = "$delayed/";
@@ -139,14 +141,45 @@ impl Plugin for Delayed {
         shard.release(now_ms());
     }
 
-    fn export_state(shard: &DelayedShard) -> Result<Option<Vec<u8>>, Error> {
-        Ok(Some(shard.store.export()))
+    fn pieces(shard: &mut DelayedShard) -> Option<&mut dyn Pieces> {
+        Some(shard)
+    }
+}
+
+impl Entries for DelayedShard {
+    type Key = Due;
+
+    fn journal(&mut self) -> &mut Journal<Due> {
+        self.store.journal()
     }
 
-    fn import_state(shard: &mut DelayedShard, state: &[u8]) -> Result<bool, Error> {
-        shard.store.import(state)?;
-        shard.arm(now_ms());
-        Ok(true)
+    fn next_key(&self, after: Option<&Due>) -> Option<Due> {
+        self.store.next_due(after)
+    }
+
+    fn write(&self, due: &Due, out: &mut Vec<u8>) -> bool {
+        self.store.write(due, out)
+    }
+
+    fn put(&mut self, due: Due, value: &[u8]) -> Result<(), Error> {
+        self.store.put(due, value)
+    }
+
+    fn remove(&mut self, due: &Due) {
+        self.store.remove(due);
+    }
+
+    fn clear(&mut self) {
+        self.store.clear();
+    }
+
+    fn completed(&mut self) -> Result<(), Error> {
+        // One that was armed before the instance was replaced is gone.
+        if let Some((_, timer)) = self.armed.take() {
+            let _ = self.shared.host.cancel_timer(timer);
+        }
+        self.arm(now_ms());
+        Ok(())
     }
 }
 
@@ -294,6 +327,26 @@ mod tests {
         );
         plugin.advance(Duration::from_secs(1));
         assert_eq!(plugin.published(), [], "once, and the other is not due yet");
+    }
+
+    /// Messages come and leave while what waits goes over, piece by piece.
+    #[test]
+    fn what_changes_while_it_goes_over_goes_over() {
+        let mut plugin = testing::load::<Delayed>("").unwrap();
+        (0..100).for_each(|n| drop(plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)))));
+        let (mut rounds, mut published) = (0, 0);
+        let plugin = plugin.reloaded_while("", |old| {
+            rounds += 1;
+            if rounds < 50 {
+                old.run(&mut sent(&format!("$delayed/{}/b", 3600 - rounds)));
+                old.run(&mut sent("$delayed/0/c"));
+                old.advance(Duration::from_millis(2));
+                published += old.published().len();
+            }
+        });
+        drop(plugin.unwrap());
+        assert!(rounds > 50, "{rounds} pieces");
+        assert_eq!(published, 49);
     }
 
     /// What is beyond a client's share is refused, and everybody else goes on.

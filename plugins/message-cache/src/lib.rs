@@ -14,8 +14,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, EntryId, Error, Flow, Host, Identity, Mail, Plugin, Publish, Reason, Refused, Rejected, Shares,
-    Timer, Weigh, allocated, topic,
+    Answer, Entries, EntryId, Error, Flow, Host, Identity, Journal, Mail, Pieces, Plugin, Publish, Reason,
+    Refused, Rejected, Shares, Timer, Weigh, allocated, topic,
 };
 
 use config::Config;
@@ -27,6 +27,9 @@ const REQUEST: &str = "$cache/";
 
 /// How often answers that wait for something are looked at.
 const TICK: Duration = Duration::from_millis(10);
+
+/// Messages beyond limits that were lowered by a reload that go in one step.
+const GONE_AT_ONCE: usize = 256;
 
 /// The shared part.
 struct Cache {
@@ -65,6 +68,8 @@ struct CacheShard {
     answers: BTreeMap<u32, UnderWay>,
     last_number: u32,
     tick: Option<Timer>,
+    /// Comes nearer to limits that are lower than those of the version before.
+    nearer: Option<Timer>,
     /// Answers that were not complete.
     troubles: u64,
 }
@@ -92,6 +97,7 @@ impl Plugin for Cache {
             answers: BTreeMap::new(),
             last_number: 0,
             tick: None,
+            nearer: None,
             troubles: 0,
         })
     }
@@ -108,18 +114,54 @@ impl Plugin for Cache {
     }
 
     fn on_timer(shard: &mut CacheShard, timer: Timer, _number: u64) {
+        if shard.nearer == Some(timer) {
+            shard.nearer = None;
+            shard.come_nearer();
+        }
         if shard.tick == Some(timer) {
             shard.tick = None;
             shard.pump_all();
         }
     }
 
-    fn export_state(shard: &CacheShard) -> Result<Option<Vec<u8>>, Error> {
-        Ok(Some(shard.store.export()))
+    fn pieces(shard: &mut CacheShard) -> Option<&mut dyn Pieces> {
+        Some(shard)
+    }
+}
+
+impl Entries for CacheShard {
+    type Key = u64;
+
+    fn journal(&mut self) -> &mut Journal<u64> {
+        self.store.journal()
     }
 
-    fn import_state(shard: &mut CacheShard, state: &[u8]) -> Result<bool, Error> {
-        Ok(shard.store.import(state))
+    fn next_key(&self, after: Option<&u64>) -> Option<u64> {
+        self.store.next_number(after)
+    }
+
+    fn write(&self, number: &u64, out: &mut Vec<u8>) -> bool {
+        self.store.write(*number, out)
+    }
+
+    fn put(&mut self, number: u64, value: &[u8]) -> Result<(), Error> {
+        self.store.put(number, value)
+    }
+
+    fn remove(&mut self, number: &u64) {
+        self.store.remove(*number);
+    }
+
+    fn clear(&mut self) {
+        self.store.clear();
+    }
+
+    fn completed(&mut self) -> Result<(), Error> {
+        // Timers that were armed before the instance was replaced are gone.
+        (self.tick, self.nearer) = (None, None);
+        self.come_nearer();
+        self.arm();
+        Ok(())
     }
 }
 
@@ -184,6 +226,15 @@ impl CacheShard {
             self.go_on_soon(number);
         }
         self.arm();
+    }
+
+    /// Where the version before had higher limits, the oldest messages go a few at a time.
+    fn come_nearer(&mut self) {
+        if self.store.come_nearer(GONE_AT_ONCE)
+            && let Ok(timer) = self.shared.host.timer(TICK, 0)
+        {
+            self.nearer = Some(timer);
+        }
     }
 
     /// Has the answers looked at again in a moment.

@@ -4,12 +4,11 @@
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
-use grapnel_plugin_abi::{EntryId, Host, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes};
+use grapnel_plugin_abi::{
+    EntryId, Error, Host, Journal, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes,
+};
 
 use crate::wire::{Reader, put};
-
-/// First byte of what is handed over: the form of the rest.
-const FORM: u8 = 2;
 
 /// What a message costs beside itself, as if it had its topic for itself: the topic's entry, and its list.
 const BESIDE_EACH: u64 = tree_entry_bytes(size_of::<(Arc<str>, VecDeque<EntryId>)>()) + allocated(32);
@@ -93,13 +92,17 @@ pub struct Store {
     held: Shares<Kept>,
     topics: BTreeMap<Arc<str>, VecDeque<EntryId>>,
     last_ms: u64,
+    /// The limits that are configured; those of `held` are higher as long as the version before has left more.
+    limits: ShareLimits,
+    journal: Journal<u64>,
 }
 
 impl Store {
     /// Keeps so many of each topic within these limits.
     pub fn new(per_topic: usize, limits: ShareLimits) -> Store {
         let held = Shares::new(limits).beside_each(BESIDE_EACH);
-        Store { per_topic, held, topics: BTreeMap::new(), last_ms: 0 }
+        let (topics, journal) = (BTreeMap::new(), Journal::default());
+        Store { per_topic, held, topics, last_ms: 0, limits, journal }
     }
 
     /// Shown in `/metrics`.
@@ -115,14 +118,19 @@ impl Store {
         let topic =
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
         let kept = Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into() };
-        let topics = &mut self.topics;
-        let gone = |id, kept: Kept| forget(topics, id, &kept.topic);
+        let (topics, journal) = (&mut self.topics, &mut self.journal);
+        let gone = |id: EntryId, kept: Kept| {
+            journal.note(&id.0);
+            forget(topics, id, &kept.topic);
+        };
         let Ok(id) = self.held.insert_over_oldest(client, kept, gone) else { return };
+        self.journal.note(&id.0);
         let list = self.topics.entry(topic).or_default();
         list.push_back(id);
         if list.len() > self.per_topic
             && let Some(oldest) = list.pop_front()
         {
+            self.journal.note(&oldest.0);
             self.held.remove(oldest);
         }
     }
@@ -179,38 +187,85 @@ impl Store {
         end.saturating_sub(list.partition_point(before)) as u32
     }
 
-    /// All of it.
-    pub fn export(&self) -> Vec<u8> {
-        let mut out = vec![FORM];
-        for (_, client, kept) in self.held.iter() {
-            out.extend(kept.at_ms.to_le_bytes());
-            put(&mut out, client.as_bytes());
-            put(&mut out, kept.topic.as_bytes());
-            put(&mut out, &kept.payload);
-        }
-        out
+    /// What has changed since it went over.
+    pub fn journal(&mut self) -> &mut Journal<u64> {
+        &mut self.journal
     }
 
-    /// What another has exported, within the limits of this one and in the place of what is here. False where it cannot be read;
-    /// then nothing has changed.
-    pub fn import(&mut self, state: &[u8]) -> bool {
-        let Some((&FORM, state)) = state.split_first() else { return false };
-        let mut all = Vec::new();
-        let mut reader = Reader(state);
-        while !reader.is_empty() {
-            let Some(message) = read_kept(&mut reader) else { return false };
-            all.push(message);
-        }
-        while let Some(oldest) = self.held.oldest() {
-            self.held.remove(oldest);
-        }
-        self.topics = BTreeMap::new();
-        all.into_iter().for_each(|(at_ms, client, name, payload)| self.keep(at_ms, client, name, payload));
+    /// The number of the message behind this one.
+    pub fn next_number(&self, after: Option<&u64>) -> Option<u64> {
+        self.held.iter_behind(EntryId(after.copied().unwrap_or(0))).next().map(|(id, ..)| id.0)
+    }
+
+    /// Appends a message as it goes over; false where there is none.
+    pub fn write(&self, number: u64, out: &mut Vec<u8>) -> bool {
+        let id = EntryId(number);
+        let (Some(client), Some(kept)) = (self.held.owner_of(id), self.held.get(id)) else { return false };
+        out.extend(kept.at_ms.to_le_bytes());
+        put(out, client.as_bytes());
+        put(out, kept.topic.as_bytes());
+        put(out, &kept.payload);
         true
+    }
+
+    /// Takes a message over, whatever the limits are; they come in the order in which they were kept.
+    pub fn put(&mut self, number: u64, value: &[u8]) -> Result<(), Error> {
+        let id = EntryId(number);
+        if self.held.get(id).is_some() {
+            // A message does not change.
+            return Ok(());
+        }
+        let wrong = || Error::new("a message of the version before cannot be read");
+        let mut reader = Reader(value);
+        let (at_ms, client, name, payload) = read_kept(&mut reader).ok_or_else(wrong)?;
+        let topic: Arc<str> =
+            self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
+        let kept = Kept { at_ms, topic: Arc::clone(&topic), payload: payload.into() };
+        if !reader.is_empty() || !self.held.restore_as(id, client, kept) {
+            return Err(wrong());
+        }
+        self.last_ms = self.last_ms.max(at_ms);
+        self.topics.entry(topic).or_default().push_back(id);
+        Ok(())
+    }
+
+    /// Lets go of a message.
+    pub fn remove(&mut self, number: u64) {
+        let id = EntryId(number);
+        if let Some(kept) = self.held.remove(id) {
+            self.journal.note(&number);
+            forget(&mut self.topics, id, &kept.topic);
+        }
+    }
+
+    /// Lets go of all.
+    pub fn clear(&mut self) {
+        while let Some(oldest) = self.held.oldest() {
+            self.remove(oldest.0);
+        }
+    }
+
+    /// Comes nearer to the limits that are configured, if the version before had higher ones: so many of the oldest messages go at
+    /// most. Whether more are to go.
+    pub fn come_nearer(&mut self, messages: usize) -> bool {
+        let is_beyond = |store: &Store| {
+            let ShareLimits { entries_max, bytes_max, .. } = store.limits;
+            store.held.len() as u64 > entries_max || store.held.bytes() > bytes_max
+        };
+        for _ in 0..messages {
+            let Some(oldest) = self.held.oldest().filter(|_| is_beyond(self)) else { break };
+            self.remove(oldest.0);
+        }
+        let (entries, bytes) = (self.held.len() as u64, self.held.bytes());
+        let ShareLimits { entries_max, bytes_max, .. } = self.limits;
+        // As much as there is stays until its turn comes: no message that comes in drives all of it out at once.
+        let (entries_max, bytes_max) = (entries_max.max(entries), bytes_max.max(bytes));
+        self.held.set_limits(ShareLimits { entries_max, bytes_max, ..self.limits });
+        is_beyond(self)
     }
 }
 
-/// A message that `export` has written: when it came in, its client, topic and payload.
+/// A message that `write` has written: when it came in, its client, topic and payload.
 fn read_kept<'a>(reader: &mut Reader<'a>) -> Option<(u64, &'a str, &'a str, &'a [u8])> {
     Some((reader.number()?, reader.text()?, reader.text()?, reader.part()?))
 }
@@ -271,10 +326,21 @@ mod tests {
         assert_eq!(newer, [1, 0]);
         let mut other = Store::new(1, LIMITS);
         other.keep(1, "me", "trial", b"gone");
-        let state = store.export();
-        assert!(other.import(&state));
-        assert_eq!(texts(&other, "#"), ["b=2", "a=4", "a/b=5"]);
-        assert!(!other.import(&state[..state.len() - 1]) && !other.import(&[1]) && !other.import(&[]));
+        other.clear();
+        let mut last = None;
+        while let Some(number) = store.next_number(last.as_ref()) {
+            let mut value = Vec::new();
+            assert!(store.write(number, &mut value));
+            // Twice is once.
+            (0..2).for_each(|_| other.put(number, &value).unwrap());
+            assert!(other.put(number + 100, &value[1..]).is_err());
+            last = Some(number);
+        }
+        assert_eq!(texts(&other, "#"), texts(&store, "#"), "limits are not looked at");
+        assert!(!store.write(1000, &mut Vec::new()), "no such message");
+        store.keep(2, "me", "a", b"6");
+        other.keep(2, "me", "a", b"6");
+        assert_eq!(other.held.newest(), store.held.newest(), "numbers go on");
     }
 
     /// 1.2 million empty messages took 40 times the memory that they were counted with.

@@ -134,3 +134,23 @@ fn what_is_kept_goes_over_in_a_reload() {
     ask(&mut plugin, "c", "*/*");
     assert_eq!(take(&mut plugin, 100).len(), 11);
 }
+
+/// Messages come, and drive older ones out, while what is kept goes over, piece by piece.
+#[test]
+fn what_changes_while_it_goes_over_goes_over() {
+    let config = r##"{"filters": ["#"], "messages_per_topic_max": 2}"##;
+    let mut plugin = testing::load::<Cache>(config).unwrap();
+    let keep = |plugin: &mut testing::TestPlugin<Cache>, n: u32| {
+        plugin.run(&mut FakeEvent::publish(&format!("t/{}", n % 60), b"payload").with_client_id("me"));
+    };
+    (0..200).for_each(|n| keep(&mut plugin, n));
+    let mut rounds = 0;
+    let plugin = plugin.reloaded_while(config, |old| {
+        rounds += 1;
+        if rounds < 20 {
+            keep(old, 1_000 + rounds);
+        }
+    });
+    drop(plugin.unwrap());
+    assert!(rounds > 20, "{rounds} pieces");
+}
