@@ -174,7 +174,7 @@ scenario! {
         let dir = tempfile::tempdir().unwrap();
         main_java(dir.path(), &marks(" java"));
         let python = "def mark(message, state):\n    payload = dict(message)[b'payload']\n    \
-                      return 0, [('payload', payload + ' python')]\n\n\
+                      return 0, [('payload', payload + b' python')]\n\n\
                       def init():\n    return 0, ([('message_publish', 'marks', 'mark', [])], ())\n";
         std::fs::write(dir.path().join("marks.py"), python).unwrap();
         let path = dir.path().display();

@@ -35,6 +35,9 @@ pub(super) struct Handover {
     pub moved: Moved,
 }
 
+/// Whether there is more behind a piece, and what has gone over with it; or why it did not go over.
+type NextPiece = Result<(More, Moved), String>;
+
 /// What has gone over in pieces.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct Moved {
@@ -268,7 +271,7 @@ impl Workshop {
         &self,
         shards: &[ShardHandle],
         passing: impl Fn(ShardId) -> Option<Passing>,
-    ) -> Vec<Result<Result<(More, Moved), String>, Unanswered>> {
+    ) -> Vec<Result<NextPiece, Unanswered>> {
         everywhere::ask(
             shards,
             self.answer_timeout,

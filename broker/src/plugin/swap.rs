@@ -19,7 +19,7 @@ use crate::shard::handle::ShardHandle;
 enum Swap {
     /// The chains are in force.
     Done {
-        old: ChainTable,
+        old: Box<ChainTable>,
         /// Why the state is only the one of the trial, where that is so.
         lost: Option<String>,
         moved: Moved,
@@ -45,7 +45,7 @@ fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>) ->
             Err(said) => (Some(said), Moved::default()),
         },
     };
-    Swap::Done { old: engine.swap_chains(table), lost, moved }
+    Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved }
 }
 
 impl Workshop {
@@ -125,7 +125,7 @@ impl Workshop {
             },
             |engine, late| {
                 if let Swap::Done { old, .. } = late {
-                    drop(engine.swap_chains(old));
+                    drop(engine.swap_chains(*old));
                 }
             },
         )

@@ -333,7 +333,9 @@ mod tests {
     #[test]
     fn what_changes_while_it_goes_over_goes_over() {
         let mut plugin = testing::load::<Delayed>("").unwrap();
-        (0..100).for_each(|n| drop(plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)))));
+        for n in 0..100 {
+            plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)));
+        }
         let (mut rounds, mut published) = (0, 0);
         let plugin = plugin.reloaded_while("", |old| {
             rounds += 1;

@@ -227,7 +227,8 @@ fn what_is_configured_holds_without_a_plugin_and_on_another_address() {
     let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
     let missing = "[plugins.auth-file]\nconfig = { path = \"/nowhere/users\" }\n";
     let variable = ("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false");
-    let rows: [(&str, Option<(&str, &str)>, Codes); 5] = [
+    type Row<'a> = (&'a str, Option<(&'a str, &'a str)>, Codes);
+    let rows: [Row<'_>; 5] = [
         ("", None, OPEN),
         (shut, None, SHUT),
         ("", Some(variable), SHUT),

@@ -233,24 +233,6 @@ fn authorize_next(parts: &mut Parts, key: SessionKey, next: &Delivery) {
     }
 }
 
-/// Takes the deliveries from a session that is taken down, and closes the ticket that one of them waits
-/// for.
-pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Delivery> {
-    let deliveries = parts.sessions.get_mut(key).and_then(|session| session.deliveries.take());
-    let Some(deliveries) = deliveries else { return Vec::new() };
-    let Deliveries { asked, behind, .. } = *deliveries;
-    let mut all = Vec::with_capacity(behind.len() + 1);
-    if let Some((ask, delivery)) = asked {
-        parts.hooks.reviews().delivery_goes_on();
-        if let Some(ticket) = ask.ticket() {
-            hooks::close_ticket(parts, ticket);
-        }
-        all.push(delivery);
-    }
-    all.extend(behind);
-    all
-}
-
 impl Whose {
     /// Whether subscriptions of a session may be among them. What a superuser has, nobody is asked about.
     fn may_concern(&self, session: &Session) -> bool {

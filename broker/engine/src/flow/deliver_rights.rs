@@ -13,6 +13,7 @@ use crate::hook::view::{Action, Request};
 use crate::id::SessionKey;
 use crate::message::MessageView;
 use crate::parts::Parts;
+use crate::session::Delivery;
 use crate::session::deliveries::Deliveries;
 use crate::session::delivery::{Manner, delivery_of};
 
@@ -198,4 +199,22 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
 
 pub(crate) fn may_ask_for_deliveries(parts: &Parts) -> bool {
     parts.hooks.may_ask_for_deliveries(parts.setup.limits.deliver_requests_max)
+}
+
+/// Takes the deliveries from a session that is taken down, and closes the ticket that one of them waits
+/// for.
+pub(crate) fn take_unanswered(parts: &mut Parts, key: SessionKey) -> Vec<Delivery> {
+    let deliveries = parts.sessions.get_mut(key).and_then(|session| session.deliveries.take());
+    let Some(deliveries) = deliveries else { return Vec::new() };
+    let Deliveries { asked, behind, .. } = *deliveries;
+    let mut all = Vec::with_capacity(behind.len() + 1);
+    if let Some((ask, delivery)) = asked {
+        parts.hooks.reviews().delivery_goes_on();
+        if let Some(ticket) = ask.ticket() {
+            hooks::close_ticket(parts, ticket);
+        }
+        all.push(delivery);
+    }
+    all.extend(behind);
+    all
 }

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{authority, authorize, hooks, reading, retained, route, send, subscriptions, tell, wake};
+use super::{authorize, deliver_rights, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
 use crate::clock::{Clock, Overdue};
 use crate::codec::DecodeError;
@@ -210,7 +210,7 @@ fn end_session(parts: &mut Parts, key: SessionKey, left: &mut usize) -> bool {
 /// What was drawn for this session of shared subscriptions goes to other members: everything that waits, and QoS 1 in
 /// flight; QoS 2 in flight never moves (section 4.8.2).
 fn give_away_shared(parts: &mut Parts, key: SessionKey) {
-    let unanswered = authority::take_unanswered(parts, key);
+    let unanswered = deliver_rights::take_unanswered(parts, key);
     let Some(session) = parts.sessions.get_mut(key) else { return };
     if session.inflight.is_empty() && session.queue.is_empty() && unanswered.is_empty() {
         return;
