@@ -17,6 +17,7 @@ pub(crate) mod home;
 pub(crate) mod hooks;
 pub(crate) mod inherit;
 pub(crate) mod live;
+pub(crate) mod mail;
 pub(crate) mod memory;
 pub(crate) mod new_session;
 pub(crate) mod on_behalf;

@@ -1,18 +1,15 @@
 //! What plugins ask for outside of an answer: publish, kick, subscribe, mail, timers. A command runs between two events, never
 //! inside one, so that no plugin is called while a call of it is going on. Its messages know which plugins led to them.
 
-use bytes::Bytes;
-
+use super::mail::{self, EARLY_MS};
 use super::{authority, ending, filters, on_behalf, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
 use crate::interface::{Command, Outcome, Scope};
 use crate::parts::Parts;
-use crate::plugins::{KeptMail, Replay};
+use crate::plugins::Replay;
 use crate::session::Source;
 
-/// How long mail and timers of a plugin that is not in the chains yet wait for it, milliseconds.
-const EARLY_MS: u64 = 60_000;
 /// How often a timer of such a plugin is looked at again, milliseconds.
 const EARLY_STEP_MS: u64 = 50;
 /// Sessions that a plugin is told of in one turn.
@@ -32,7 +29,7 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         about @ (Command::Kick { .. } | Command::Subscribe { .. } | Command::Unsubscribe { .. }) => {
             about_client(parts, about);
         }
-        Command::Mail { plugin, from, number, bytes } => bring_mail(parts, plugin, from, number, bytes),
+        Command::Mail { plugin, from, number, bytes } => mail::bring_mail(parts, plugin, from, number, bytes),
         Command::Timer { plugin, timer, after_ms, number } => {
             let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
             let armed = parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
@@ -102,26 +99,6 @@ pub(crate) fn replay(parts: &mut Parts) {
     }
 }
 
-pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
-    match parts.hooks.chains().instance_awake(plugin) {
-        Some(instance) => {
-            parts.hooks.calls().enter_untimely(plugin, Untimely::Mail);
-            instance.mail(from, number, &bytes);
-            parts.hooks.calls().leave();
-        }
-        None => {
-            let until_ms = parts.clock.now().mono_ms + EARLY_MS;
-            keep_mail(parts, KeptMail { plugin, from, number, bytes, until_ms });
-        }
-    }
-}
-
-fn keep_mail(parts: &mut Parts, mail: KeptMail) {
-    if !parts.hooks.desk().keep_mail(mail) {
-        parts.counters.plugin_mail_stale += 1;
-    }
-}
-
 pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
     let Some((plugin, until_ms)) = parts.hooks.desk().timer(timer) else { return };
     match parts.hooks.chains().instance_awake(plugin) {
@@ -175,11 +152,11 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
         if gone.contains(&mail.plugin) {
             parts.counters.plugin_mail_stale += 1;
         } else if parts.hooks.chains().instance_awake(mail.plugin).is_some() {
-            bring_mail(parts, mail.plugin, mail.from, mail.number, mail.bytes);
+            mail::bring_mail(parts, mail.plugin, mail.from, mail.number, mail.bytes);
         } else if late {
             parts.counters.plugin_mail_stale += 1;
         } else {
-            keep_mail(parts, mail);
+            mail::keep_mail(parts, mail);
         }
     }
 }

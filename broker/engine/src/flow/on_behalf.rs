@@ -7,7 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{authorize, commands, filters, plugin_publish, subscriptions, wake};
+use super::{authorize, filters, mail, plugin_publish, subscriptions, wake};
 use crate::hook::PluginHandle;
 use crate::hook::view::Action;
 use crate::id::SessionKey;
@@ -183,6 +183,6 @@ pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
 /// Tells the plugin what became of it, if it wants to know.
 fn tell(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        commands::bring_mail(parts, plugin, FROM_THE_BROKER, number, Bytes::copy_from_slice(&[code.0]));
+        mail::bring_mail(parts, plugin, FROM_THE_BROKER, number, Bytes::copy_from_slice(&[code.0]));
     }
 }

@@ -1,0 +1,33 @@
+//! Mail to an instance of a plugin on this shard, from its other instances and from the broker. Called between two events, so that
+//! no plugin is called while a call of it is going on. An instance that is not in the chains finds its mail later, within bounds.
+
+use bytes::Bytes;
+
+use crate::hook::{PluginHandle, Untimely};
+use crate::parts::Parts;
+use crate::plugins::KeptMail;
+
+/// How long mail and timers of a plugin that is not in the chains yet wait for it, milliseconds.
+pub(crate) const EARLY_MS: u64 = 60_000;
+
+/// Calls the instance, or keeps the mail for it.
+pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, number: u64, bytes: Bytes) {
+    match parts.hooks.chains().instance_awake(plugin) {
+        Some(instance) => {
+            parts.hooks.calls().enter_untimely(plugin, Untimely::Mail);
+            instance.mail(from, number, &bytes);
+            parts.hooks.calls().leave();
+        }
+        None => {
+            let until_ms = parts.clock.now().mono_ms + EARLY_MS;
+            keep_mail(parts, KeptMail { plugin, from, number, bytes, until_ms });
+        }
+    }
+}
+
+/// Keeps it, or counts that there is no room.
+pub(crate) fn keep_mail(parts: &mut Parts, mail: KeptMail) {
+    if !parts.hooks.desk().keep_mail(mail) {
+        parts.counters.plugin_mail_stale += 1;
+    }
+}
