@@ -343,6 +343,7 @@ scenario! {
             "subscriptions": [["added/#", "c", 1], ["from/#", "other", 1]],
             "retained": [["kept", bytes(b"kept")]]
         }));
+        retains(broker, 1);
         let mut late = Client::hello(broker, version, "late");
         late.subscribe("kept", 1);
         let came = late.message();
@@ -354,11 +355,7 @@ scenario! {
         late.expect_no_message();
         client.publish(&Publish::new("do/retain", "").qos(1));
         calls_look(&mut client, &calls, |look| look["retained"] == json!([]));
-        // The plugin's table shows it at once; the command takes its time.
-        let asked = Instant::now();
-        while broker.ctl_json(&["status"])["retained_messages"] != 0 {
-            assert!(asked.elapsed() < PATIENCE, "it stays retained");
-        }
+        retains(broker, 0);
         late.subscribe("kept", 1);
         late.expect_no_message();
 
@@ -438,6 +435,16 @@ scenario! {
         broker.ctl_ok(&["plugins", "disable", "exhook"]);
         broker.ctl_ok(&["plugins", "enable", "exhook"]);
         check("after it was disabled");
+    }
+}
+
+/// Waits until the broker has so many retained messages: a plugin's table shows at once what a command has asked for, which takes
+/// its time.
+#[track_caller]
+fn retains(broker: &Broker, count: u64) {
+    let asked = Instant::now();
+    while broker.ctl_json(&["status"])["retained_messages"] != count {
+        assert!(asked.elapsed() < PATIENCE, "not {count} retained messages");
     }
 }
 

@@ -1,0 +1,161 @@
+//! An aMQTT plugin that writes down all that it is told lives the same life under the real `amqtt` and under Grapnel. The two journals
+//! are the same to the byte, but for the lines in `exhook/journal/differences.txt`, each below its reason.
+
+#![allow(clippy::unwrap_used)]
+
+mod exhook_common;
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::io::{BufRead, BufReader};
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+
+use exhook_common::{broker, folder, load};
+use grapnel_tests::paho;
+use serde_json::Value;
+
+const PLUGINS: &str = "plugins:\n  journal.Everybody: {}\n  journal.Journal: {}\n";
+const LISTENER: &str = "listeners:\n  default:\n    type: tcp\n    bind: 127.0.0.1:0\n";
+
+fn home() -> PathBuf {
+    folder().join("journal")
+}
+
+/// The two clients' life, against whoever listens there.
+#[track_caller]
+fn live(port: u16) {
+    let life =
+        Command::new(paho::python()).arg(home().join("life.py")).arg(port.to_string()).output().unwrap();
+    assert!(life.status.success(), "{}", String::from_utf8_lossy(&life.stderr));
+}
+
+/// The journal of a line, if it has one.
+fn event_of(line: &str) -> Option<Value> {
+    let (_, text) = line.split_once("EVENT ")?;
+    serde_json::Deserializer::from_str(text).into_iter().next()?.ok()
+}
+
+/// Under the real aMQTT.
+fn theirs() -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("amqtt.yaml");
+    std::fs::write(&file, format!("{LISTENER}{PLUGINS}")).unwrap();
+    let mut peer = Command::new(paho::python())
+        .arg(home().join("peer.py"))
+        .arg(&file)
+        .env("PYTHONPATH", home())
+        .env("PYTHONDONTWRITEBYTECODE", "1")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut events = Vec::new();
+    for line in BufReader::new(peer.stdout.take().unwrap()).lines() {
+        let line = line.unwrap();
+        if let Some(port) = line.strip_prefix("PORT ") {
+            live(port.parse().unwrap());
+            // Its end of input is the word to shut down.
+            drop(peer.stdin.take());
+        }
+        events.extend(event_of(&line));
+    }
+    assert!(peer.wait().unwrap().success());
+    events
+}
+
+/// Under Grapnel.
+fn ours() -> Vec<Value> {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("amqtt.yaml");
+    std::fs::write(&file, PLUGINS).unwrap();
+    // One after the other, as aMQTT does all things: several shards tell of clients beside each other.
+    let mut broker = broker().shards(1).start();
+    let settings = [
+        "driver=amqtt".to_owned(),
+        format!("path=\"{}\"", home().display()),
+        format!("config=\"{}\"", file.display()),
+    ];
+    load(&broker, &settings);
+    live(broker.address().port());
+    broker.process().signal(rustix::process::Signal::TERM);
+    assert!(broker.wait().is_some_and(|status| status.success()));
+    broker.process().lines(event_of)
+}
+
+/// What came in one step: events in order, and packets, which belong to several connections and have no order among them.
+type Steps = BTreeMap<String, (Vec<String>, Vec<String>)>;
+
+fn steps(events: &[Value]) -> Steps {
+    let (mut steps, mut events_of_step, mut packets) = (Steps::new(), Vec::new(), Vec::new());
+    let mut number = 0;
+    for event in events {
+        let line = event.to_string();
+        match event[0].as_str().unwrap() {
+            "step" => {
+                let step = format!("{number:02} {}", event[1].as_str().unwrap());
+                packets.sort();
+                steps.insert(step, (std::mem::take(&mut events_of_step), std::mem::take(&mut packets)));
+                number += 1;
+            }
+            // The mark itself.
+            _ if line.contains("\"mark/") || line.contains("\"packet_id\":99") => {}
+            kind if kind.starts_with("packet_") => packets.push(line),
+            _ => events_of_step.push(line),
+        }
+    }
+    packets.sort();
+    steps.insert(format!("{number:02} the end"), (events_of_step, packets));
+    steps
+}
+
+/// Takes what both have out of both; what is left of each.
+fn apart(theirs: &[String], ours: &[String]) -> (Vec<String>, Vec<String>) {
+    let mut left = ours.to_vec();
+    let mut missing = Vec::new();
+    for line in theirs {
+        match left.iter().position(|other| other == line) {
+            Some(at) => drop(left.remove(at)),
+            None => missing.push(line.clone()),
+        }
+    }
+    (missing, left)
+}
+
+/// In the form of the file of differences.
+fn differences(theirs: &Steps, ours: &Steps) -> String {
+    let mut found = String::new();
+    assert!(theirs.keys().eq(ours.keys()), "{:?} {:?}", theirs.keys(), ours.keys());
+    for (step, (events, packets)) in theirs {
+        let (our_events, our_packets) = &ours[step];
+        for (theirs, ours) in [(events, our_events), (packets, our_packets)] {
+            let (missing, more) = apart(theirs, ours);
+            for (sign, lines) in [('-', &missing), ('+', &more)] {
+                for line in lines {
+                    writeln!(found, "{sign} {step} {line}").unwrap();
+                }
+            }
+        }
+        // What both have is in the same order, or ours is shown.
+        let (missing, more) = apart(events, our_events);
+        let rest = |lines: &[String], without: &[String]| apart(lines, without).0;
+        let (theirs, ours) = (rest(events, &missing), rest(our_events, &more));
+        if theirs != ours {
+            writeln!(found, "~ {step} {}", ours.join(" ")).unwrap();
+        }
+    }
+    found
+}
+
+#[test]
+fn a_journal_is_the_same_under_amqtt_and_here() {
+    let found = differences(&steps(&theirs()), &steps(&ours()));
+    let file = home().join("differences.txt");
+    let expected = std::fs::read_to_string(&file).unwrap();
+    let lines = expected.lines().filter(|line| !line.starts_with('#') && !line.is_empty());
+    let mut expected: Vec<_> = lines.collect();
+    let mut found: Vec<_> = found.lines().collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    assert!(found == expected, "what differs is now:\n{}", found.join("\n"));
+}
