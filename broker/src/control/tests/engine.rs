@@ -481,5 +481,8 @@ fn an_invalidation_says_how_many_subscriptions_it_has_taken() {
         config.control.answer_timeout = Duration::from_millis(300)
     });
     RULES.store(2, Ordering::Release);
-    assert_eq!(invalidate(&hasty), json!({"subscriptions": 4, "complete": false}));
+    // So far: how far the shards have come by then is theirs to say.
+    let said = invalidate(&hasty);
+    assert_eq!(said["complete"], json!(false), "{said}");
+    assert!(said["subscriptions"].as_u64().is_some_and(|count| count <= 4), "{said}");
 }
