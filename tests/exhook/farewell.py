@@ -15,6 +15,7 @@ def publish(event: MessageEvent) -> Modify:
 
 
 def close() -> None:
+    log.warning("begins")
     # Longer than a farewell that nobody waits for may take.
     time.sleep(float(os.environ.get("FAREWELL_S", "2.2")))
     for n in range(2000):

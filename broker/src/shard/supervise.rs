@@ -210,7 +210,8 @@ impl Shards {
     }
 
     /// Accepts nobody any more, disconnects everybody, has `last` done when all have gone or `timeout` is over, for which it has
-    /// `patience` longer, and ends the shards, which answer until then. A second signal ends each of the two waits at once.
+    /// `patience` longer, and ends the shards, which answer until then. A second signal ends both waits, whichever it comes in: the
+    /// first at once, and then plugins have [`LAST_TIMEOUT`] for `last`.
     pub fn drain(
         self,
         asked: i32,
@@ -221,13 +222,15 @@ impl Shards {
         let until = Instant::now() + timeout;
         self.tell_all(|| Command::Drain);
         let mut missing = ShardSet::all(self.handles.len());
+        let mut until_last = until.max(Instant::now() + LAST_TIMEOUT) + patience;
         while !missing.is_empty() {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Drained(shard)) => missing.remove(shard),
                 Ok(Event::Ended(shard, cause)) => return died(shard, cause),
                 Ok(Event::Running(_)) => {}
                 Ok(Event::Signal(_)) => {
-                    tracing::warn!("asked again to stop: leaves without waiting for clients");
+                    tracing::warn!("asked again to stop: leaves without waiting for clients and plugins");
+                    until_last = Instant::now() + LAST_TIMEOUT;
                     break;
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -237,7 +240,7 @@ impl Shards {
                 }
             }
         }
-        self.do_within(until.max(Instant::now() + LAST_TIMEOUT) + patience, last);
+        self.do_within(until_last, last);
         self.stop(until.max(Instant::now() + STOP_TIMEOUT));
         End::Asked(asked)
     }
@@ -288,7 +291,8 @@ impl Shards {
     }
 }
 
-/// Least time the plugins have to end, where the clients used up theirs.
+/// Least time the plugins have to end, where the clients used up theirs; all that they have where the broker was asked again to stop
+/// while it waited for clients.
 const LAST_TIMEOUT: Duration = Duration::from_secs(1);
 
 /// How soon a second signal is seen while the plugins end.
