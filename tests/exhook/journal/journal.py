@@ -27,7 +27,7 @@ class Journal(BasePlugin):
     def session(self, event, client_id, session):
         self.write(
             event, client_id, session.username, session.password, session.clean_session, session.keep_alive,
-            session.is_anonymous, session.parent, session.transitions.state,
+            session.is_anonymous, session.parent, session.transitions.state, session.will_topic, session.will_qos, session.will_retain,
         )
 
     async def on_broker_pre_start(self):
@@ -67,7 +67,10 @@ class Journal(BasePlugin):
             self.write("step", message.topic[5:])
 
     async def on_broker_retained_message(self, *, client_id, retained_message):
-        self.write("retained", client_id, retained_message.topic, _text(retained_message.data), retained_message.qos)
+        source = retained_message.source_session
+        self.write(
+            "retained", client_id, retained_message.topic, _text(retained_message.data), retained_message.qos, source and source.client_id,
+        )
 
     async def on_mqtt_packet_received(self, *, packet, session=None):
         self.packet("packet_in", packet, session)

@@ -86,7 +86,7 @@ TABLE: list[tuple[str, int, Any, list[tuple]]] = [
     ("session.unsubscribed", 1, ["a/#", "revoked"], []),
     (
         "message.retained",
-        1,
+        0,
         [message("a/b", b"\xffhi", retain=True), 0],
         [("broker_retained_message", None, ABOUT[:5] + (None,))],
     ),
@@ -254,7 +254,7 @@ def test_what_plugins_see_of_a_login(amqtt: Any) -> None:
     broker.ask("client.authenticate", 2, [0, None, None])
     assert recorded(broker) == [
         ("c1", "y", "\udcffpw", "10.0.0.7", 50123, False, 60, True, "w", b"\xff", 2, True),
-        ("c1", "y", None, "10.0.0.7", 50123, True, 60, False, None, None, None, None),
+        ("c1", "y", None, "10.0.0.7", 50123, True, 60, False, None, None, 0, False),
     ]
 
 
@@ -388,9 +388,9 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
         broker.tell("session.subscribed", number, ["a/#", number, True, None])
     broker.tell("session.subscribed", 1, ["b", 0, True, None])
     broker.tell("session.unsubscribed", 1, ["b", "unsubscribe"])
-    broker.tell("message.retained", 2, [message("x", b"1", retain=True), 0])
-    broker.tell("message.retained", 2, [message("y", b"1", retain=True), 1])
-    broker.tell("message.retained", 2, [message("y", b"", retain=True), 2])
+    broker.tell("message.retained", 0, [message("x", b"1", retain=True), 0])
+    broker.tell("message.retained", 0, [message("y", b"1", retain=True), 1])
+    broker.tell("message.retained", 0, [message("y", b"", retain=True), 2])
     broker.tell("client.disconnected", 1, [0, ""])
     sessions = [("c1", "disconnected"), ("c2", "connected")]
     tables = (None, "c1", {"r/1": b"kept", "x": b"1"})
@@ -605,7 +605,10 @@ def test_an_alias_with_options_is_a_class_with_options(amqtt: Any) -> None:
         ({"plugins": {"hooks.Nothing": {}}}, "Plugin import failed: hooks.Nothing"),
         ({"plugins": {"nowhere.Nothing": {}}}, "Plugin import failed: nowhere.Nothing"),
         ({"plugins": ["nothing"]}, "neither a class path nor an entry point of amqtt.broker.plugins; it has auth_anonymous"),
-        ({"plugins": {"hooks.A": {"unknown": 1}}}, "unknown"),
+        ({"plugins": {"hooks.A": {"unknown": 1}}}, '^the options of hooks.A do not fit its Config: can not match "unknown"'),
+        ({"plugins": {"hooks.Wants": None}}, '^the options of hooks.Wants do not fit its Config: missing value for field "number"'),
+        ({"plugins": {"hooks.Wants": {"number": "two"}}}, '^the options of hooks.Wants .*wrong value type for field "number"'),
+        ({"plugins": {"hooks.Odd": {}}}, "should be a dataclass"),
         ({"plugins": {"hooks.NotOne": {}}}, "not a subclass"),
         ({"plugins": {"hooks.Sync": {}}}, "not a coroutine"),
         ({"plugins": {"hooks.Fails": {}}}, "ValueError: at once"),
@@ -615,8 +618,15 @@ def test_an_alias_with_options_is_a_class_with_options(amqtt: Any) -> None:
 )
 def test_what_cannot_be_loaded_says_why(amqtt: Any, config: dict, says: str) -> None:
     source = VERDICTS + """
+    from dataclasses import dataclass
     from amqtt.plugins.base import BasePlugin
     class NotOne: pass
+    class Wants(BasePlugin):
+        @dataclass
+        class Config:
+            number: int
+    class Odd(BasePlugin):
+        class Config: pass
     class Sync(BasePlugin):
         def on_broker_client_connected(self, *, client_id): pass
     class Fails(BasePlugin):
@@ -778,6 +788,33 @@ def test_what_plugins_take_from_the_table_of_retained_messages_is_cleared(amqtt:
     assert recorded(broker) == [(b"12", None, ["b"]), (0, 0)], broker.lines()
     sent = [(command[1]["topic"], command[1]["payload"], command[1]["retain"]) for command in broker.commands]
     assert sent[:2] == [("a", b"", True), ("a", b"12", True)] and sorted(sent[2:]) == [("a", b"", True), ("b", b"", True)]
+
+
+def test_a_retained_message_says_whose_it_is(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Whose(BasePlugin):
+            async def on_broker_retained_message(self, *, retained_message):
+                told, kept = retained_message.source_session, self.context.retained_messages[retained_message.topic]
+                print(repr((told and told.client_id, kept.topic, kept.source_session is told)))
+            async def on_broker_client_disconnected(self, *, client_id):
+                import gc
+                gc.collect()
+                print(repr([(topic, kept.source_session) for topic, kept in self.context.retained_messages.items()]))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Whose": {}}})
+    broker.describe(1)
+    broker.describe(2, client_id="c2")
+    for number in (1, 2):
+        broker.tell("client.connected", number, [])
+    for topic, publisher in [("a", "c1"), ("b", ""), ("c", "gone")]:
+        broker.tell("message.retained", 0, [message(topic, b"1", retain=True, publisher=publisher), 0])
+    # The table does not keep sessions that have ended.
+    broker.tell("session.terminated", 1, [False, 0, "closed", 0])
+    broker.calls([[0, -2, 1, None]])
+    broker.tell("client.disconnected", 2, [0, ""])
+    told = [("c1", "a", True), (None, "b", True), (None, "c", True)]
+    assert recorded(broker) == [*told, [("a", None), ("b", None), ("c", None)]], broker.lines()
 
 
 def test_a_plugin_that_does_not_come_to_its_end_does_not_take_that_of_the_others(amqtt: Any) -> None:

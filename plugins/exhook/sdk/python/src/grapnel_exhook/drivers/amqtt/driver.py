@@ -351,10 +351,12 @@ class AmqttDriver(Driver):
             self._on("message.publish", about_to_go, broadcast)
         retained = self._methods("broker_retained_message")
         if retained or mirror:
-            self._on("message.retained", lambda client, data: self._retained(retained, client, data), retained)
+            self._on("message.retained", lambda client, data: self._retained(retained, data), retained)
 
-    def _retained(self, methods: list[Any], client: int, data: Any) -> Any:
+    def _retained(self, methods: list[Any], data: Any) -> Any:
         from amqtt.broker import RetainedApplicationMessage
+
+        from .stand_in import Retained
 
         raw, change = data
         topic = raw[1]
@@ -362,12 +364,15 @@ class AmqttDriver(Driver):
             self._broker.retained_messages.forget(topic)
             return None
         payload = b"" if change == _CLEARED else raw[2]
-        session = self._session(client) if client else None
-        message = RetainedApplicationMessage(session, topic, payload, raw[3])
+        # Who has published it; there is no session of that name where it was a plugin.
+        source = self._broker.session(raw[6])
         if change == _CLEARED:
             self._broker.retained_messages.forget(topic)
         else:
-            self._broker.retained_messages.keep(topic, message)
+            self._broker.retained_messages.keep(topic, Retained(source, topic, payload, raw[3]))
+        if not methods:
+            return None
+        message = RetainedApplicationMessage(source, topic, payload, raw[3])
         return self._tell(methods, {"client_id": None, "retained_message": message})
 
     async def _tell_retained(self, message: Any) -> None:

@@ -12,10 +12,11 @@ from collections.abc import Awaitable, Callable
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
-from amqtt.errors import PluginCoroError, PluginImportError
+from amqtt.errors import PluginCoroError, PluginImportError, PluginLoadError
 from amqtt.events import BrokerEvents, MQTTEvents
 from amqtt.plugins.logging_amqtt import EventLoggerPlugin, PacketLoggerPlugin
 from amqtt.plugins.manager import PluginManager
+from dacite import DaciteError
 
 from ..._driver import LoadError
 
@@ -77,6 +78,15 @@ class Manager(PluginManager[Any]):
                 self._load_str_plugins(classes)
             self._load_from_entry_points(aliases)
         self._find_callbacks()
+
+    def _load_str_plugin(self, plugin_path: str, plugin_cfg: dict[str, Any] | None = None) -> Any:
+        """As aMQTT's, which does not say whose options they are that do not fit."""
+        try:
+            return super()._load_str_plugin(plugin_path, plugin_cfg)
+        except PluginLoadError as error:
+            if not isinstance(error.__cause__, DaciteError):
+                raise
+            raise LoadError(f"the options of {plugin_path} do not fit its Config: {error.__cause__}") from error
 
     def _load_from_entry_points(self, points: list[EntryPoint]) -> None:
         """Plugins that see the whole configuration; `auth` and `topic-check` choose who of them is asked."""

@@ -276,13 +276,13 @@ class Session(AmqttSession):
                 self._attributes = dict.copy(self._attributes)
         self.clean_session = bool(raw["clean_start"])
         self.keep_alive = raw.get("keep_alive_s") or 0
-        will = raw.get("will")
-        self.will_flag = bool(will)
-        if will:
-            self.will_topic = will["topic"]
-            self.will_message = will["payload"]
-            self.will_qos = will.get("qos") or 0
-            self.will_retain = bool(will.get("retain"))
+        # Without a will, what aMQTT has of such a CONNECT.
+        will = raw.get("will") or {"topic": None, "payload": None}
+        self.will_flag = bool(raw.get("will"))
+        self.will_topic = will["topic"]
+        self.will_message = will["payload"]
+        self.will_qos = will.get("qos") or 0
+        self.will_retain = bool(will.get("retain"))
 
 
 _NAMES = frozenset(vars(Session())) | {"kept", "touched", "knows_login", "knows_password", "held_bytes"}

@@ -8,6 +8,7 @@ on_broker_retained_message of what plugins retain themselves, as aMQTT does.
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any
 
@@ -20,6 +21,21 @@ from .sessions import Session
 logger = logging.getLogger("grapnel_exhook.amqtt")
 # Payloads of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
 _RETAINED_BYTES_MAX = 64 * 1024 * 1024
+
+
+class Retained(RetainedApplicationMessage):
+    """A retained message of the table. It does not keep the session of whoever has published it, which may be long over."""
+
+    __slots__ = ("_source",)
+
+    @property
+    def source_session(self) -> Session | None:
+        """The session that it came from, as long as there is one."""
+        return None if self._source is None else self._source()
+
+    @source_session.setter
+    def source_session(self, session: Session | None) -> None:
+        self._source = None if session is None else weakref.ref(session)
 
 
 class RetainedTable(dict[str, Any]):
