@@ -35,8 +35,9 @@ pub struct CliOverrides {
     /// Configuration file (TOML); without one the broker works on its defaults
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Listen here instead of on the configured addresses, with what is configured otherwise for the listener of that address,
-    /// else for the first one that no other --listen names; may be repeated
+    /// Listen here instead of on the configured addresses. Nothing else of a listener changes: this is the one that is configured
+    /// with this address, else the first that no other --listen is; one more than are configured has the rules of the first. May
+    /// be repeated
     #[arg(long, value_name = "ADDR:PORT")]
     pub listen: Vec<String>,
     /// Number of shards, 1 to 64, or auto for one per core
@@ -261,8 +262,8 @@ fn apply_options(cli: &CliOverrides, draft: &mut Draft) {
 }
 
 /// Moves the listeners to the addresses of the command line, and changes nothing else of them: each address takes over the
-/// listener that is configured for it, else the first one that no address has taken, else, where there are more addresses
-/// than listeners, the rules of the first. Listeners that no address takes are left out.
+/// listener that is configured for it, else the first one that no address has taken. Where there are more addresses than
+/// listeners, the others have the rules of the first and names of their own. Listeners that no address takes are left out.
 fn listen_on(addresses: &[String], draft: &mut Draft) {
     if addresses.is_empty() {
         return;

@@ -461,7 +461,8 @@ fn listening(text: &str, listen: &[&str], vars: &[(&str, &str)]) -> Vec<(String,
     listeners.into_iter().map(|one| (one.name, one.bind.to_string(), one.allow_anonymous)).collect()
 }
 
-/// `--listen` changes the address and nothing else: of the listener with that address, else of the first that none has taken.
+/// `--listen` changes the address and nothing else: of the listener with that address, else of the first that none has taken. Those
+/// beyond as many as there are listeners have the rules of the first.
 #[test]
 fn listen_changes_the_address_and_nothing_else() {
     let two = "[[listeners]]\nname = \"out\"\nbind = \"0.0.0.0:1883\"\nallow_anonymous = true\n\
@@ -470,7 +471,7 @@ fn listen_changes_the_address_and_nothing_else() {
     let shut = "[[listeners]]\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n";
     let variable: &[(&str, &str)] = &[("GRAPNEL_LISTENERS_0_ALLOW_ANONYMOUS", "false")];
     type Row<'a> = (&'a str, &'a [&'a str], &'a [(&'a str, &'a str)], &'a [(&'a str, &'a str, bool)]);
-    let rows: [Row<'_>; 14] = [
+    let rows: [Row<'_>; 15] = [
         (two, &[], &[], &[("out", "0.0.0.0:1883", true), ("in", "127.0.0.1:1884", false)]),
         (two, &["127.0.0.1:1884"], &[], &[("in", "127.0.0.1:1884", false)]),
         (two, &["0.0.0.0:1883"], &[], &[("out", "0.0.0.0:1883", true)]),
@@ -494,6 +495,17 @@ fn listen_changes_the_address_and_nothing_else() {
             &["127.0.0.1:8", "127.0.0.1:9"],
             &[],
             &[("127.0.0.1:8", "127.0.0.1:8", false), ("127.0.0.1:9", "127.0.0.1:9", false)],
+        ),
+        (
+            "[[listeners]]\nname = \"in\"\nbind = \"127.0.0.1:1883\"\nallow_anonymous = false\n\
+             [[listeners]]\nname = \"out\"\nbind = \"127.0.0.1:1884\"\nallow_anonymous = true\n",
+            &["127.0.0.1:7", "127.0.0.1:8", "127.0.0.1:9"],
+            &[],
+            &[
+                ("in", "127.0.0.1:7", false),
+                ("out", "127.0.0.1:8", true),
+                ("127.0.0.1:9", "127.0.0.1:9", false),
+            ],
         ),
         (shut, &["127.0.0.1:0"], &[], &[("127.0.0.1:0", "127.0.0.1:0", false)]),
         // What is said nowhere follows from the address.
