@@ -2,7 +2,7 @@
 //! them however the process ends, so a file that is left behind locks nobody out. Taken by `program` and `control`, before
 //! anything of theirs is touched.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
@@ -49,6 +49,10 @@ impl FileLock {
     /// Takes the lock that a file stands for, which is made where it is not there, and writes this process's id into it.
     /// Returns at once.
     pub(crate) fn take(path: &Path) -> Result<FileLock, LockError> {
+        FileLock::take_with(path, open)
+    }
+
+    fn take_with(path: &Path, open: impl Fn(&Path) -> io::Result<File>) -> Result<FileLock, LockError> {
         for _ in 0..ATTEMPTS_MAX {
             let mut file = open(path)?;
             match flock(&file, FlockOperation::NonBlockingLockExclusive) {
@@ -75,7 +79,7 @@ impl FileLock {
     }
 
     fn write_pid(&mut self) {
-        // For people: on a full disk the lock holds just as well.
+        // For people: on a full disk, and where it can only be read, the lock holds just as well.
         let _ = self.file.set_len(0).and_then(|()| writeln!(self.file, "{}", std::process::id()));
     }
 
@@ -90,15 +94,17 @@ impl FileLock {
 
 /// Opens a lock's file without following a link or waiting for anything that somebody else has put there.
 fn open(path: &Path) -> io::Result<File> {
+    open_as(path, File::options().read(true).write(true).create(true).truncate(false).mode(0o600))
+}
+
+/// Opens a lock's file that is there, to lock it where nothing can be written.
+fn open_to_read(path: &Path) -> io::Result<File> {
+    open_as(path, File::options().read(true))
+}
+
+fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     let flags = OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
-    let file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .mode(0o600)
-        .custom_flags(flags.bits().cast_signed())
-        .open(path)?;
+    let file = options.custom_flags(flags.bits().cast_signed()).open(path)?;
     if !file.metadata()?.is_file() {
         return Err(io::Error::other("it is no file"));
     }
@@ -170,39 +176,106 @@ pub(crate) enum StateError {
         /// What the system said.
         error: io::Error,
     },
+    /// What is remembered there cannot be read.
+    #[error(
+        "cannot use the state folder {}: what it remembers cannot be read: {error}; give it to the user that this broker runs as, \
+         or choose another folder with state.dir or GRAPNEL_STATE_DIR",
+        dir.display()
+    )]
+    Hidden {
+        /// The folder.
+        dir: PathBuf,
+        /// What the system said.
+        error: io::Error,
+    },
 }
 
-/// Makes the state folder this process's own, for as long as it lives. `None` where there is none and none can be made: then
-/// nothing is remembered, which is said in the log.
-pub(crate) fn lock_state(dir: &Path, patience: Duration) -> Result<Option<FileLock>, StateError> {
+/// That a state folder is this process's own, until this is dropped or the process ends.
+#[derive(Debug)]
+pub(crate) struct StateLock {
+    /// Its lock file; `None` where none can be made.
+    _file: Option<FileLock>,
+    /// The folder itself; `None` where there is none. It is locked too, so that a broker that could make no file is not joined by
+    /// one that can, once there is room.
+    _folder: Option<File>,
+}
+
+/// Makes the state folder this process's own, for as long as it lives. Where nothing can be written there, what is remembered is
+/// read, and nothing new is remembered, which is said in the log.
+///
+/// # Errors
+/// Where another broker has the folder, or where it is not known what is in it.
+pub(crate) fn lock_state(dir: &Path, patience: Duration) -> Result<StateLock, StateError> {
+    lock_state_with(dir, patience, open)
+}
+
+/// With the function that opens or makes the lock file, which tests have fail.
+fn lock_state_with(
+    dir: &Path,
+    patience: Duration,
+    open: impl Fn(&Path) -> io::Result<File>,
+) -> Result<StateLock, StateError> {
     let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(dir);
     let path = dir.join(STATE_LOCK);
     let held = |error: &StateError| matches!(error, StateError::InUse { .. });
-    let taken = patiently(patience, held, || {
-        FileLock::take(&path).map_err(|error| match error {
-            LockError::Held { pid } => StateError::InUse { dir: dir.to_owned(), pid },
-            LockError::System(error) => StateError::System { dir: dir.to_owned(), error },
-        })
-    });
-    match (taken, made) {
-        (Ok(lock), _) => Ok(Some(lock)),
-        // Nobody can write there, so that no other broker does.
-        (Err(StateError::System { error, .. }), made) if unwritable(&path, made.as_ref().err(), &error) => {
+    let failed = |error: LockError| match error {
+        LockError::Held { pid } => StateError::InUse { dir: dir.to_owned(), pid },
+        LockError::System(error) => StateError::System { dir: dir.to_owned(), error },
+    };
+    patiently(patience, held, || {
+        let (file, unwritten) = match FileLock::take_with(&path, &open) {
+            Ok(lock) => (Some(lock), None),
+            Err(LockError::System(error)) if is_unwritable(&error) => match FileLock::take_with(&path, open_to_read) {
+                Ok(lock) => (Some(lock), Some(error)),
+                Err(LockError::System(read)) if is_absent(&read) => (None, Some(error)),
+                Err(LockError::System(read)) => {
+                    return Err(StateError::Hidden { dir: dir.to_owned(), error: read });
+                }
+                Err(error) => return Err(failed(error)),
+            },
+            Err(error) => return Err(failed(error)),
+        };
+        let folder = lock_folder(dir).map_err(failed)?;
+        Ok((StateLock { _file: file, _folder: folder }, unwritten))
+    })
+    .map(|(lock, unwritten)| {
+        if let Some(error) = unwritten {
+            // Why there is no folder says more than that there is no file in it.
+            let error = made.err().unwrap_or(error);
             tracing::warn!(
-                "nothing can be written in the state folder {}: {error}; what is loaded with grapnel-ctl is forgotten at the end",
+                "nothing can be written in the state folder {}: {error}; what is loaded or changed with grapnel-ctl is forgotten \
+                 at the end; make it writable, or choose another folder with state.dir or GRAPNEL_STATE_DIR",
                 dir.display()
             );
-            Ok(None)
         }
-        (Err(error), _) => Err(error),
+        lock
+    })
+}
+
+/// Locks a folder that is there. Some network file systems lock no folder, which its file makes up for.
+fn lock_folder(dir: &Path) -> Result<Option<File>, LockError> {
+    let flags = OFlags::DIRECTORY | OFlags::CLOEXEC;
+    let Ok(folder) = File::options().read(true).custom_flags(flags.bits().cast_signed()).open(dir) else {
+        return Ok(None);
+    };
+    match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        Err(Errno::WOULDBLOCK) => Err(LockError::Held { pid: None }),
+        Ok(()) | Err(_) => Ok(Some(folder)),
     }
 }
 
-/// Whether a folder cannot be made or takes no file, rather than that a lock in it is refused.
-fn unwritable(lock: &Path, made: Option<&io::Error>, error: &io::Error) -> bool {
-    use io::ErrorKind::{NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem};
-    let kinds = [NotADirectory, NotFound, PermissionDenied, ReadOnlyFilesystem];
-    made.is_some() || (kinds.contains(&error.kind()) && !lock.exists())
+/// Whether a lock file cannot be made or written where it is, rather than that something else is wrong with it.
+fn is_unwritable(error: &io::Error) -> bool {
+    use io::ErrorKind::{
+        NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull,
+    };
+    let kinds = [NotADirectory, NotFound, PermissionDenied, QuotaExceeded, ReadOnlyFilesystem, StorageFull];
+    kinds.contains(&error.kind())
+}
+
+/// Whether there is no lock file, for sure.
+fn is_absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
 }
 
 #[cfg(test)]
@@ -211,6 +284,12 @@ mod tests {
     use super::*;
 
     const NONE: Duration = Duration::ZERO;
+
+    /// Whether the lock file of a folder is locked.
+    fn has_file(dir: &Path) -> bool {
+        let path = dir.join(STATE_LOCK);
+        path.exists() && matches!(FileLock::take(&path), Err(LockError::Held { .. }))
+    }
 
     #[test]
     fn a_lock_is_one_process_s_and_names_it() {
@@ -265,7 +344,7 @@ mod tests {
         let home = tempfile::tempdir().unwrap();
         let dir = home.path().join("deep/state");
         let first = lock_state(&dir, NONE).unwrap();
-        assert!(first.is_some());
+        assert!(has_file(&dir));
         let error = lock_state(&dir, NONE).unwrap_err().to_string();
         let pid = std::process::id();
         assert_eq!(
@@ -278,7 +357,7 @@ mod tests {
         );
         // Its holder goes while the next one tries.
         let waiting =
-            std::thread::spawn(move || lock_state(&dir, Duration::from_secs(10)).map(|lock| lock.is_some()));
+            std::thread::spawn(move || lock_state(&dir, Duration::from_secs(10)).map(|_lock| has_file(&dir)));
         drop(first);
         assert!(waiting.join().unwrap().unwrap());
     }
@@ -287,12 +366,70 @@ mod tests {
     fn a_folder_that_cannot_be_made_is_no_reason_not_to_start() {
         let home = tempfile::tempdir().unwrap();
         std::fs::write(home.path().join("file"), "").unwrap();
-        assert!(lock_state(&home.path().join("file/state"), NONE).unwrap().is_none());
+        lock_state(&home.path().join("file/state"), NONE).unwrap();
         // A lock that cannot be taken is one.
         let dir = home.path().join("state");
         std::fs::create_dir_all(dir.join(STATE_LOCK)).unwrap();
         let error = lock_state(&dir, NONE).unwrap_err().to_string();
         assert!(error.contains("its file lock cannot be locked: "), "{error}");
+    }
+
+    /// What a file system says that takes nothing: one that is full, in blocks or by quota, read-only, or another user's.
+    const REFUSALS: [Errno; 4] = [Errno::NOSPC, Errno::DQUOT, Errno::ROFS, Errno::ACCESS];
+
+    #[test]
+    fn a_folder_that_takes_no_file_is_locked_itself() {
+        for errno in REFUSALS {
+            let dir = tempfile::tempdir().unwrap();
+            let refuse = |_: &Path| Err(errno.into());
+            let first = lock_state_with(dir.path(), NONE, refuse).unwrap();
+            assert!(!dir.path().join(STATE_LOCK).exists(), "{errno}");
+            // Also from one that comes when there is room again.
+            for error in [
+                lock_state_with(dir.path(), NONE, refuse).unwrap_err(),
+                lock_state(dir.path(), NONE).unwrap_err(),
+            ] {
+                assert!(matches!(error, StateError::InUse { pid: None, .. }), "{errno}: {error}");
+            }
+            drop(first);
+            let _lock = lock_state(dir.path(), NONE).unwrap();
+            assert!(has_file(dir.path()), "{errno}");
+        }
+    }
+
+    #[test]
+    fn a_lock_file_that_cannot_be_written_is_locked_all_the_same() {
+        for errno in REFUSALS {
+            let dir = tempfile::tempdir().unwrap();
+            let refuse = |_: &Path| Err(errno.into());
+            std::fs::write(dir.path().join(STATE_LOCK), "left behind").unwrap();
+            let writer = lock_state(dir.path(), NONE).unwrap();
+            let error = lock_state_with(dir.path(), NONE, refuse).unwrap_err();
+            let pid = std::process::id();
+            assert!(matches!(error, StateError::InUse { pid: Some(by), .. } if by == pid), "{error}");
+            drop(writer);
+            let _reader = lock_state_with(dir.path(), NONE, refuse).unwrap();
+            assert!(has_file(dir.path()), "{errno}");
+            let error = lock_state(dir.path(), NONE).unwrap_err();
+            assert!(matches!(error, StateError::InUse { .. }), "{errno}: {error}");
+        }
+    }
+
+    #[test]
+    fn what_is_remembered_and_cannot_be_read_is_not_passed_over() {
+        let dir = tempfile::tempdir().unwrap();
+        // Opened for reading, it is no file either.
+        std::fs::create_dir(dir.path().join(STATE_LOCK)).unwrap();
+        let refuse = |_: &Path| Err(Errno::ACCESS.into());
+        let error = lock_state_with(dir.path(), NONE, refuse).unwrap_err().to_string();
+        assert_eq!(
+            error,
+            format!(
+                "cannot use the state folder {}: what it remembers cannot be read: it is no file; give it to the user that this broker \
+                 runs as, or choose another folder with state.dir or GRAPNEL_STATE_DIR",
+                dir.path().display()
+            )
+        );
     }
 
     #[test]

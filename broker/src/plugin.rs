@@ -130,12 +130,9 @@ impl PluginManager {
     /// A manager without a plugin. Plugins' completions go to these shards from now on.
     ///
     /// # Errors
-    /// Where the folder for private copies cannot be made.
+    /// Where the folder for private copies can be made neither in its place nor among temporary files.
     pub fn new(settings: Settings) -> io::Result<PluginManager> {
-        let copies = match &settings.copies_dir {
-            Some(dir) => Copies::make(dir)?,
-            None => Copies::make(&std::env::temp_dir())?,
-        };
+        let copies = Copies::make_in_either(settings.copies_dir.as_deref(), &std::env::temp_dir())?;
         services::attach(&settings);
         let defaults = Defaults { deadline_ms: settings.defer_deadline_ms };
         let workshop = Workshop::new(

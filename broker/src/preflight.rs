@@ -1,5 +1,7 @@
-//! What the machine must grant before the first executor is made: a ring, memory for it, descriptors. The runtime panics or
+//! What the machine must grant before the first executor is made: a ring, memory for it, descriptors, /proc. The runtime panics or
 //! exits where something is missing; here it is one sentence with the remedy. Called by `main` once, before any shard.
+
+use std::path::Path;
 
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
@@ -14,6 +16,9 @@ const MEMLOCK_MIN_BYTES: u64 = 512 << 10;
 
 /// Descriptors the process has beside its connections, at least: per shard three rings, an eventfd and listeners.
 const FILES_PER_SHARD_MIN: u64 = 16;
+
+/// Where the open files of this process are, through which private copies of plugins are loaded.
+const FILES_OF_PROCESS: &str = "/proc/self/fd";
 
 /// Why the broker cannot run on this machine, and what to do.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -77,6 +82,15 @@ pub enum PreflightError {
         /// What stays free.
         free: u64,
     },
+    /// The proc file system.
+    #[error(
+        "{FILES_OF_PROCESS} cannot be read: {cause}; plugins are loaded through it, so mount the proc file system at /proc (in a \
+         chroot: `mount -t proc proc /proc`)"
+    )]
+    NoProc {
+        /// What the system said.
+        cause: String,
+    },
 }
 
 /// What the machine grants.
@@ -96,6 +110,7 @@ pub fn check(shards: usize, descriptors_free: u64) -> Result<Granted, PreflightE
     judge_memlock(raise(Resource::Memlock))?;
     let numbers: Vec<u8> = OPERATIONS.iter().map(|&(number, _)| number).collect();
     judge_ring(probe_ring(&numbers), ring_switch())?;
+    judge_proc(Path::new(FILES_OF_PROCESS))?;
     Ok(Granted { open_files })
 }
 
@@ -169,6 +184,13 @@ fn judge_files(hard: u64, shards: usize, free: u64) -> Result<(), PreflightError
     Ok(())
 }
 
+fn judge_proc(files: &Path) -> Result<(), PreflightError> {
+    match std::fs::read_dir(files) {
+        Ok(_) => Ok(()),
+        Err(error) => Err(PreflightError::NoProc { cause: error.to_string() }),
+    }
+}
+
 /// 0 where the sysctl is off or the kernel is too old to have it.
 fn ring_switch() -> u8 {
     std::fs::read_to_string("/proc/sys/kernel/io_uring_disabled")
@@ -213,6 +235,14 @@ mod tests {
         assert!(refused(Errno::NOMEM, 0).contains("ulimit -l"));
         let old = judge_ring(RingProbe::Made { missing: vec![22, 27] }, 0).expect_err("lacks two");
         assert!(old.to_string().contains("lacks READ, RECV;"), "{old}");
+    }
+
+    #[test]
+    fn a_machine_without_proc_is_refused_by_its_name() {
+        let home = tempfile::tempdir().expect("a place for temporary files");
+        let missing = judge_proc(&home.path().join("self/fd")).expect_err("there is none").to_string();
+        assert!(missing.starts_with("/proc/self/fd cannot be read: No such file or directory"), "{missing}");
+        assert!(missing.contains("mount the proc file system at /proc"), "{missing}");
     }
 
     #[test]

@@ -88,7 +88,11 @@ pub fn check(
         .args([CHILD.as_ref(), dir.path().as_os_str()])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
-        .spawn()?;
+        .spawn()
+        .map_err(|error| {
+            let text = format!("this program cannot be started again through /proc/self/exe: {error}");
+            io::Error::new(error.kind(), text)
+        })?;
     let question = Question { file: file.to_owned(), name: name.map(str::to_owned), config: config.cloned() };
     if let Some(mut stdin) = child.stdin.take() {
         // A child that has ended already says more by how it ended.

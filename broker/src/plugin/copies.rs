@@ -15,6 +15,8 @@ use rustix::io::Errno;
 
 /// What the folders' names begin with.
 const PREFIX: &str = "grapnel-plugins-";
+/// Where the process finds its open files.
+const PROC: &str = "/proc/self/fd";
 /// Attempts at a folder that others keep taking away.
 const ATTEMPTS_MAX: usize = 8;
 
@@ -34,6 +36,30 @@ pub(super) struct Copy<'a> {
 }
 
 impl Copies {
+    /// Makes a folder in `dir`, or in `other` where nothing can be written in `dir`, which is said in the log.
+    ///
+    /// # Errors
+    /// Names both folders, and says what to do.
+    pub(super) fn make_in_either(dir: Option<&Path>, other: &Path) -> io::Result<Copies> {
+        let refused = match dir.map(|dir| (dir, Copies::make(dir))) {
+            Some((_, Ok(copies))) => return Ok(copies),
+            Some((dir, Err(error))) => Some(format!("{}: {error}", dir.display())),
+            None => None,
+        };
+        let copies = Copies::make(other).map_err(|error| {
+            let first = refused.as_ref().map_or_else(String::new, |refused| format!("{refused}; "));
+            let text = format!(
+                "{first}{}: {error}; make one of them writable, or choose others with state.dir and TMPDIR",
+                other.display()
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+        if let Some(refused) = refused {
+            tracing::warn!("private copies of plugins are made in {}: {refused}", other.display());
+        }
+        Ok(copies)
+    }
+
     /// Makes a folder in `parent`, and removes those that dead brokers of this user have left there.
     pub(super) fn make(parent: &Path) -> io::Result<Copies> {
         remove_left_over(parent);
@@ -51,6 +77,11 @@ impl Copies {
             }
         }
         Err(io::Error::other("folders that are made there are removed again and again"))
+    }
+
+    /// Where copies are made.
+    pub(super) fn folder(&self) -> &Path {
+        &self.path
     }
 
     /// Writes a copy.
@@ -85,7 +116,7 @@ impl Copy<'_> {
     /// Leads to the copy through the folder's descriptor. No two copies have the same path: the dynamic linker would take the
     /// second for the first.
     pub(super) fn path(&self) -> PathBuf {
-        PathBuf::from(format!("/proc/self/fd/{}/{}", self.copies.folder.as_raw_fd(), self.name))
+        PathBuf::from(format!("{PROC}/{}/{}", self.copies.folder.as_raw_fd(), self.name))
     }
 }
 
@@ -111,7 +142,10 @@ fn open_folder(path: &Path) -> io::Result<OwnedFd> {
 fn open_new(path: &Path) -> io::Result<OwnedFd> {
     let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
     let place = openat(CWD, path, flags, Mode::empty())?;
-    chmod(format!("/proc/self/fd/{}", place.as_raw_fd()), Mode::RWXU)?;
+    chmod(format!("{PROC}/{}", place.as_raw_fd()), Mode::RWXU).map_err(|errno| {
+        let error = io::Error::from(errno);
+        io::Error::new(error.kind(), format!("{PROC}, where /proc must be mounted: {error}"))
+    })?;
     let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
     Ok(openat(&place, ".", flags, Mode::empty())?)
 }
@@ -177,6 +211,22 @@ mod tests {
             let name = copy.copies.path.file_name().unwrap().to_string_lossy().into_owned();
             assert_eq!(name.len(), PREFIX.len() + 32, "{name}");
         }
+    }
+
+    #[test]
+    fn where_one_place_takes_no_folder_another_is_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, other) = (parent.path().join("file"), parent.path().join("other"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let copies = Copies::make_in_either(Some(&file), &other).unwrap();
+        assert_eq!(copies.folder().parent(), Some(&*other));
+        let copies = Copies::make_in_either(Some(&other), &file).unwrap();
+        assert_eq!(copies.folder().parent(), Some(&*other));
+        let error = Copies::make_in_either(Some(&file), &file).unwrap_err().to_string();
+        let named = format!("{}: Not a directory", file.display());
+        assert_eq!(error.matches(&named).count(), 2, "{error}");
+        assert!(error.ends_with("choose others with state.dir and TMPDIR"), "{error}");
     }
 
     #[test]

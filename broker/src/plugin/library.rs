@@ -89,6 +89,9 @@ pub(super) fn open(
     }
     let copy = private_copy(file, mapped, copies)?;
     drop(bytes);
+    // The linker would say that the plugin's file is missing.
+    std::fs::metadata(copy.path())
+        .map_err(failed(file, "cannot reach the private copy of it through /proc"))?;
     // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
     // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
     // it exports no plugin, before any other thread could know of it.
@@ -143,7 +146,10 @@ fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
 /// mapped already, and overwriting a mapped file ends the process.
 fn private_copy<'a>(file: &Path, mapped: &[u8], copies: &'a Copies) -> Result<Copy<'a>, LoadError> {
-    copies.add(mapped).map_err(failed(file, "cannot write a private copy of it"))
+    copies.add(mapped).map_err(|error| {
+        let text = format!("{}: {error}", copies.folder().display());
+        failed(file, "cannot write a private copy of it")(std::io::Error::new(error.kind(), text))
+    })
 }
 
 /// What this machine maps memory by.
