@@ -16,16 +16,18 @@ pub(crate) mod admission;
 pub(crate) mod connection;
 mod ids;
 pub(crate) mod reading;
+pub(crate) mod waiting;
 mod weight;
 
 pub(crate) use connection::Connection;
+use waiting::Waiting;
 
 /// The network connections of a shard, and what is remembered of the packets of traced clients.
 #[derive(Debug)]
 pub(crate) struct Connections {
     table: Holders<ConnKey, Connection>,
-    /// How many have a CONNECT that waits for an answer.
-    admitting: u64,
+    /// Those that have a CONNECT which waits for an answer.
+    waiting: Waiting,
     /// What all shards of the process hold together.
     totals: Arc<Totals>,
     /// Whether no new one is taken.
@@ -39,7 +41,7 @@ impl Connections {
     pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Connections {
         Connections {
             table: Holders::default(),
-            admitting: 0,
+            waiting: Waiting::new(hasher.clone()),
             totals,
             draining: false,
             traces: Traces::new(hasher.clone()),
@@ -75,22 +77,10 @@ impl Connections {
         }
     }
 
-    /// Whether another CONNECT may wait for an answer, at most `max` at a time.
+    /// Those that have a CONNECT which waits for an answer, from when it does until it goes on or its connection has ended.
     #[inline]
-    pub(crate) fn may_admit(&self, max: u64) -> bool {
-        self.admitting < max
-    }
-
-    /// A CONNECT waits for an answer.
-    #[inline]
-    pub(crate) fn admission_begins(&mut self) {
-        self.admitting += 1;
-    }
-
-    /// A CONNECT goes on, or its connection has ended.
-    #[inline]
-    pub(crate) fn admission_ends(&mut self) {
-        self.admitting -= 1;
+    pub(crate) fn waiting(&mut self) -> &mut Waiting {
+        &mut self.waiting
     }
 
     /// Takes no new connection any more.

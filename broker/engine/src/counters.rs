@@ -94,6 +94,8 @@ counters! {
     session_owner_refused: "connections refused because their client identifier is another principal's";
     session_owner_inherited: "sessions that another principal went on with";
     connections_refused: "connections closed because a limit of connections was reached";
+    connects_pending_refused: "connections refused because as many waited to be let in as may";
+    connects_pending_address_refused: "connections refused because as many of their address waited to be let in as may";
     sessions_refused: "connections refused because a limit of sessions was reached";
     connections_count: "connections now";
     sessions_count: "sessions now";

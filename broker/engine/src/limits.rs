@@ -181,6 +181,7 @@ bounds! {
     packet_bytes_max = 1048576, 128..=268435460, "largest packet taken from a client, announced as Maximum Packet Size; 1 MiB as EMQX has it";
     partial_bytes_max = 67108864, 65536..=17179869184, "bytes of unfinished packets a shard holds for all its connections; beyond it those who have not been let in and then those who hold most of them are disconnected";
     connects_pending_max = 16384, 1..=16777215, "clients per shard whose CONNECT waits for a plugin or for their own next AUTH; beyond it a new one is refused with 0x89, server busy, before any plugin is asked";
+    connects_pending_per_address_max = 8192, 1..=16777215, "those of them that have one peer address, or one network of 64 bits of IPv6; beyond it a new one of that address is refused likewise. Half of connects_pending_max, so that no address takes all places and a fleet behind one router or proxy still comes in; from connects_pending_max on it refuses nobody";
     client_id_bytes_max = 1024, 23..=65535, "MQTT 3.1 promises 23, MQTT 5 allows 65535; 1 KiB keeps tables small";
     topic_bytes_max = 4096, 64..=65535, "longest topic name or filter; the same as EMQX";
     topic_levels_max = 128, 1..=32768, "levels of a topic; bounds the depth of every walk";

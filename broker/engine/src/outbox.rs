@@ -2,6 +2,7 @@
 //! empties it after each step; the vectors keep their memory.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -194,6 +195,15 @@ pub struct BehalfRefused {
     pub unlogged: u64,
 }
 
+/// A CONNECT that was refused because as many waited to be let in as may, for the operator's log.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct ConnectRefused {
+    /// Whose places were all taken; `None` where those of the shard were.
+    pub address: Option<IpAddr>,
+    /// How many were refused since the last one that was logged, whoever they were.
+    pub unlogged: u64,
+}
+
 /// Everything the engine leaves for the shell.
 #[derive(Debug, Default)]
 pub struct Outbox {
@@ -225,6 +235,8 @@ pub struct Outbox {
     pub refused: Vec<RefusedAnswer>,
     /// Something that was refused on behalf of a client; at most once in ten seconds.
     pub behalf_refused: Option<BehalfRefused>,
+    /// A client that was refused because as many waited as may; at most once in ten seconds.
+    pub connect_refused: Option<ConnectRefused>,
 }
 
 impl Outbox {

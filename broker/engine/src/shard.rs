@@ -25,7 +25,7 @@ pub use crate::flow::home::home_among;
 pub use crate::hook::tickets::OwnedChange;
 pub use crate::interface::*;
 pub use crate::ledger::Ledger;
-pub use crate::outbox::{BehalfRefused, Closing, Outbound, Outbox, RefusedAnswer, Revoked};
+pub use crate::outbox::{BehalfRefused, Closing, ConnectRefused, Outbound, Outbox, RefusedAnswer, Revoked};
 pub use crate::totals::Totals;
 
 /// One shard's engine.

@@ -2,7 +2,7 @@
 //! Whoever ran the step empties the outbox before it returns, so that an answer leaves in the turn that made it.
 
 use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
-use grapnel_engine::shard::{Closing, Ended, Envelope, Lane, Outbound, Reading};
+use grapnel_engine::shard::{Closing, ConnectRefused, Ended, Envelope, Lane, Outbound, Reading};
 
 use super::conn::{Conn, Flushed, Full, Linger, Phase, Token, flush};
 use super::mesh::{BATCH_ENVELOPES, Control, DataBatch};
@@ -13,6 +13,24 @@ use std::os::fd::AsFd;
 
 /// Rounds in one step: bytes that have left let messages move up, which make bytes. The turn goes on with the rest.
 const ROUNDS: usize = 8;
+
+/// Says in the log that a client was refused as by a busy server, and which bound did that.
+#[cold]
+fn log_refused(refused: &ConnectRefused, shard: ShardId) {
+    let more = match refused.unlogged {
+        0 => String::new(),
+        more => format!("; {more} more were refused since the last line"),
+    };
+    match refused.address {
+        Some(address) => tracing::warn!(
+            "a client from {address} was refused on shard {shard}: as many of its address wait to be let in as \
+             limits.connects_pending_per_address_max allows{more}"
+        ),
+        None => tracing::warn!(
+            "a client was refused on shard {shard}: as many wait to be let in as limits.connects_pending_max allows{more}"
+        ),
+    }
+}
 
 impl State {
     /// Carries away what the engine has left.
@@ -27,6 +45,9 @@ impl State {
             outbox.revoked.drain(..).for_each(crate::plugin::revoked);
             if let Some(refused) = outbox.behalf_refused.take() {
                 crate::plugin::behalf_refused(&refused);
+            }
+            if let Some(refused) = outbox.connect_refused.take() {
+                log_refused(&refused, self.fittings.handle.id());
             }
             if let Some(full) = outbox.retained_full.take() {
                 let shard = self.fittings.handle.id();

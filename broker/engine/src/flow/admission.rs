@@ -2,6 +2,7 @@
 //! will. Each may be answered later; nothing is read meanwhile, except while the client is asked for its next AUTH. Also
 //! re-authentication, which goes the second part of this way while the connection lives (MQTT 5.0 section 4.12).
 
+use std::net::IpAddr;
 use std::rc::Rc;
 
 use bytes::Bytes;
@@ -13,6 +14,7 @@ use super::{authority, connack, connect, ending, hooks, inherit, reading, send, 
 use crate::clients::admission::{Admission, Renewal, Step};
 use crate::clients::connection::State;
 use crate::clients::reading::Pause;
+use crate::clients::waiting::Busy;
 use crate::codec::DecodeError;
 use crate::flow::inherit::Claim;
 use crate::hook::HookPoint;
@@ -23,6 +25,7 @@ use crate::hook::verdict::{ALLOW, ANOTHER_ROUND, ClientVerdict, DENY, UNANSWERED
 use crate::hook::view::{Action, ClientView, Request, StoredSession};
 use crate::id::ConnKey;
 use crate::interface::Scope;
+use crate::outbox::ConnectRefused;
 use crate::packet::{Auth, Connect, OwnedConnect, Packet, PacketType, Properties, Property, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -44,13 +47,10 @@ pub(crate) fn admit(
         // CONNACK has no 0x8B (table 3-1).
         return connack::refuse(parts, key, ReasonCode::SERVER_UNAVAILABLE, None);
     }
-    if !parts.connections.may_admit(parts.setup.limits.connects_pending_max) {
-        return connack::refuse(
-            parts,
-            key,
-            ReasonCode::SERVER_BUSY,
-            Some(b"too many clients wait to be let in"),
-        );
+    let limits = &parts.setup.limits;
+    let (max, address_max) = (limits.connects_pending_max, limits.connects_pending_per_address_max);
+    if let Err(busy) = parts.connections.waiting().has_room(identity.peer.ip(), max, address_max) {
+        return refuse_busy(parts, key, identity.peer.ip(), busy);
     }
     if connect.properties.auth_method().is_some()
         && parts.hooks.chain(HookPoint::ClientAuthenticate).is_empty()
@@ -75,6 +75,26 @@ pub(crate) fn admit(
         queued: false,
     };
     go_on(parts, key, connect, admission, false)
+}
+
+/// As many wait as may, and no plugin is asked about one more.
+fn refuse_busy(parts: &mut Parts, key: ConnKey, address: IpAddr, busy: Busy) -> Handled {
+    let text: &[u8] = match busy {
+        Busy::All => {
+            parts.counters.connects_pending_refused += 1;
+            b"too many clients wait to be let in"
+        }
+        Busy::Address => {
+            parts.counters.connects_pending_address_refused += 1;
+            b"too many clients of this address wait to be let in"
+        }
+    };
+    let now_ms = parts.clock.now().mono_ms;
+    if let Some(unlogged) = parts.connections.waiting().refused(now_ms) {
+        let address = (busy == Busy::Address).then_some(address);
+        parts.out.connect_refused = Some(ConnectRefused { address, unlogged });
+    }
+    connack::refuse(parts, key, ReasonCode::SERVER_BUSY, Some(text))
 }
 
 /// Goes on with a CONNECT; `answered` says that the chain of its step has ended already.
@@ -210,7 +230,8 @@ fn park_admission(
     if !by_client {
         conn.pause(Pause::Admission);
     }
-    parts.connections.admission_begins();
+    let peer = conn.peer.peer.ip();
+    parts.connections.waiting().begins(peer);
     if by_client {
         // It has as long for each round as it had for CONNECT.
         reading::expect_packet(parts, key);
@@ -226,7 +247,8 @@ fn take_admission(parts: &mut Parts, key: ConnKey) -> Option<Admission> {
     }
     let State::Admitting(admission) = std::mem::replace(&mut conn.state, State::New) else { return None };
     conn.packet_due_ms = None;
-    parts.connections.admission_ends();
+    let peer = conn.peer.peer.ip();
+    parts.connections.waiting().ends(peer);
     Some(*admission)
 }
 

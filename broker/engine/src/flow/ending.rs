@@ -297,10 +297,10 @@ pub(crate) fn end_connection(
         State::Admitting(admission) => (true, admission.ticket()),
         State::New | State::Live => (false, None),
     };
-    let session = conn.session;
+    let (session, peer) = (conn.session, conn.peer.peer.ip());
     reading::remove_connection(parts, key);
     if is_admitting {
-        parts.connections.admission_ends();
+        parts.connections.waiting().ends(peer);
         admission.map(|ticket| hooks::close_ticket(parts, ticket));
         return;
     }

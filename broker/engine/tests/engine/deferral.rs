@@ -11,7 +11,7 @@ use grapnel_engine::packet::{
     push_subscription,
 };
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::OwnedChange;
+use grapnel_engine::shard::{ConnectRefused, OwnedChange};
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, Field, Flow, Ticket};
 
 use crate::hooks::{Call, Log, complete, link, mount, number, pair};
@@ -150,6 +150,42 @@ fn so_many_clients_may_wait_and_no_more() {
         world.lose(second);
         assert_eq!(world.try_connect("sixth", &ask).1, None);
         assert_eq!(world.try_connect("seventh", &ask).1, refused);
+    }
+}
+
+/// Clients of one address beyond `connects_pending_per_address_max` are refused, and others come in. However one stops waiting, its
+/// place is free.
+#[test]
+fn so_many_clients_of_one_address_may_wait_and_no_more() {
+    type End = fn(&mut World, usize, Ticket);
+    let ends: [End; 4] = [
+        |world, _, ticket| complete(world, ticket, Flow::STOP, allow()),
+        |world, _, ticket| complete(world, ticket, Flow::STOP, deny(0x87)),
+        |world, client, _| world.lose(client),
+        |world, _, _| world.pass_ms(6_000),
+    ];
+    for (version, busy) in [(Version::V5, 0x89), (Version::V311, 3)] {
+        for (number, end) in ends.iter().enumerate() {
+            let mut world = World::with(1, |limits| limits.connects_pending_per_address_max = 2);
+            let taken = Taken::default();
+            mount(&mut world, vec![(HookPoint::ClientAuthenticate, later(1, 0, FaultPolicy::Deny, &taken))]);
+            let ask = Ask::v(version);
+            let refused = Some(Got::ConnAck { present: false, code: busy });
+            let [one, other] = ["10.0.0.1", "10.0.0.2"].map(|host| host.parse().expect("an address"));
+            world.host = one;
+            let (first, _) = world.try_connect("first", &ask);
+            world.try_connect("second", &ask);
+            assert_eq!(world.try_connect("third", &ask).1, refused);
+            assert_eq!(world.shards[0].counters().connects_pending_address_refused, 1);
+            let logged = world.shards[0].outbox().connect_refused.take();
+            assert_eq!(logged, Some(ConnectRefused { address: Some(one), unlogged: 0 }));
+            world.host = other;
+            assert_eq!(world.try_connect("other", &ask).1, None);
+            assert_eq!(taken.about(), ["first", "second", "other"], "nobody was asked about the third");
+            end(&mut world, first, taken.ticket(0));
+            world.host = one;
+            assert_eq!(world.try_connect("fourth", &ask).1, None, "end {number}");
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! nothing moves any more. No socket, no sleep.
 
 use std::collections::{HashMap, VecDeque};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
@@ -46,6 +47,8 @@ pub struct World {
     pub shards_held: Vec<usize>,
     /// Whether the listener lets in whom nobody vouches for.
     pub allow_anonymous: bool,
+    /// Where the next connections come from.
+    pub host: IpAddr,
 }
 
 /// A packet a client got, in a form that tests compare.
@@ -158,6 +161,7 @@ impl World {
             lanes_open: true,
             shards_held: Vec::new(),
             allow_anonymous: true,
+            host: Ipv4Addr::LOCALHOST.into(),
         }
     }
 
@@ -647,7 +651,7 @@ impl World {
         let allow_anonymous = self.allow_anonymous;
         Peer {
             listener: Arc::new(ListenerInfo { name: "test".into(), allow_anonymous }),
-            peer: "127.0.0.1:40000".parse().expect("an address"),
+            peer: SocketAddr::new(self.host, 40_000),
             local: "127.0.0.1:1883".parse().expect("an address"),
         }
     }

@@ -139,6 +139,7 @@ fn small_limits(limits: &mut Limits, random: &mut Random) {
     maybe(&mut limits.subscriptions_max, &[3]);
     maybe(&mut limits.deliver_verdicts_max, &[0, 2]);
     maybe(&mut limits.connects_pending_max, &[1, 4]);
+    maybe(&mut limits.connects_pending_per_address_max, &[1, 2]);
     maybe(&mut limits.connections_max, &[6]);
     if random.chance(5) {
         limits.session_expiry_max_s = 0;
