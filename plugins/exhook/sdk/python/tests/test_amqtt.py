@@ -1005,10 +1005,8 @@ def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
     assert [asked(first, 7, topic) for topic in ("token", "other", "role/user", "role/admin", "count")] == [
         True, False, True, False, True,
     ]  # fmt: skip
-    # Also what has changed since, once a second.
-    end = time.monotonic() + 20
-    while len(first.kept) == 1 and time.monotonic() < end:
-        assert asked(first, 7, "count") is True
+    # Also what has changed since, with the answer that it goes with.
+    assert len(first.kept) == 2
     count = pickle.loads(first.kept[-1][-1])["attributes"]["n"]
     _, number, client_id, host, port, login = first.kept[-1]
     assert (number, client_id, host, port) == (7, "c1", later["peer_host"], later["peer_port"])
@@ -1019,6 +1017,89 @@ def test_what_a_login_gave_is_known_to_the_next_worker(amqtt: Any) -> None:
     ]  # fmt: skip
     next_one.tell("session.subscribed", 9, ["a", 1, True, None])
     assert recorded(next_one)[-1] == ("token", {"role": "user", "n": count + 1}, False, "ann", ("set", "ann"))
+
+
+LATER = """
+    import asyncio
+    from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+
+    class Login(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            return True
+
+    class Once(BaseTopicPlugin):
+        # Who has asked for what it must not has lost everything.
+        async def topic_filtering(self, *, session, topic, action):
+            kept = session.attributes
+            if topic == "slow":
+                await asyncio.sleep(0.05)
+                kept["banned"] = True
+                return False
+            if topic == "set":
+                session.banned = True
+                return False
+            if topic == "forbidden":
+                kept["banned"] = True
+            return not (kept.get("banned") or getattr(session, "banned", False))
+
+    class Counts(BasePlugin):
+        async def on_broker_client_subscribed(self, *, client_id, topic):
+            kept = self.context.get_session(client_id).attributes
+            if topic == "slow":
+                await asyncio.sleep(0.05)
+            kept["banned"] = True
+            if topic == "slow":
+                print(repr("changed"))
+"""
+BANS = {"plugins": {"hooks.Login": {}, "hooks.Once": {}, "hooks.Counts": {}}}
+
+
+def is_banned_at_the_next(amqtt: Any, first: FakeBroker, later: dict[str, Any]) -> bool:
+    """Whether a worker that comes after this one, with what the broker has of it, denies what was granted before."""
+    next_one = amqtt(LATER, BANS)
+    login = [command for command in first.kept if command[0] == "keep"][-1][-1]
+    next_one.calls([[0, -1, 9, {**later, "earlier": True, "clean_start": True, "login": login}]])
+    return asked(next_one, 9, "a") is False
+
+
+@pytest.mark.parametrize("topic", ["forbidden", "slow", "set"])
+def test_what_a_verdict_was_made_of_is_known_with_its_answer(amqtt: Any, topic: str) -> None:
+    first = amqtt(LATER, BANS)
+    later = comes_in(first, 7)
+    assert [asked(first, 7, "a") for _ in range(3)] == [True] * 3
+    assert not is_banned_at_the_next(amqtt, first, later)
+    if topic == "slow":
+        # Another answer goes out while it waits.
+        ident = first.begin("client.authorize", 7, [1, topic, 0, False, 0])
+        assert asked(first, 7, "b") is True
+        first.until(lambda: ident in first.answers)
+        assert first.answers[ident] == (1, {"allow": False})
+    else:
+        assert asked(first, 7, topic) is False
+    # The worker is gone with its answer.
+    first.process.kill()
+    assert is_banned_at_the_next(amqtt, first, later)
+
+
+@pytest.mark.parametrize("topic", ["at once", "slow"])
+def test_what_changes_at_an_event_is_known_with_what_comes_next(amqtt: Any, topic: str) -> None:
+    first = amqtt(LATER, BANS)
+    later = comes_in(first, 7)
+    assert [asked(first, 7, "a") for _ in range(3)] == [True] * 3
+    first.tell("session.subscribed", 7, [topic, 1, True, None])
+    if topic == "slow":
+        first.until_printed("changed")
+    assert asked(first, 7, "b") is False
+    first.process.kill()
+    assert is_banned_at_the_next(amqtt, first, later)
+
+
+def test_what_changed_last_is_known_after_the_farewell(amqtt: Any) -> None:
+    first = amqtt(LATER, BANS)
+    later = comes_in(first, 7)
+    first.calls([[0, POINTS["session.subscribed"], 7, ["slow", 1, True, None]]])
+    assert first.stop() == 0
+    assert is_banned_at_the_next(amqtt, first, later)
 
 
 def test_where_a_login_is_not_known_a_denial_becomes_no_permission(amqtt: Any) -> None:
@@ -1255,3 +1336,62 @@ def test_a_subscription_that_a_plugin_adds_is_no_event(amqtt: Any) -> None:
     assert len(broker.commands) == 1 and [topic for topic, _ in recorded(broker)] == ["a"]
     broker.tell("session.subscribed", 1, ["b", 1, True, None, None])
     assert recorded(broker)[1:] == [("b", {"a": ["c1"], "a/more": ["c1"], "b": ["c1"]})]
+
+
+# The table of retained messages
+
+LOOKS = """
+    from amqtt.plugins.base import BasePlugin
+
+    class Looks(BasePlugin):
+        async def on_broker_message_broadcast(self, *, client_id, message):
+            table = self.context._broker_instance.retained_messages
+            print(repr((sorted((topic, bytes(kept.data)) for topic, kept in table.items()), table._bytes)))
+"""
+
+
+def test_retained_messages_have_a_bound_of_memory(amqtt: Any) -> None:
+    each = 500 + len("r/1") + 10
+    broker = amqtt(LOOKS, {"plugins": {"hooks.Looks": {}}, "retained_bytes_max": 2 * each})
+
+    def retain(topic: str, payload: bytes) -> None:
+        broker.tell("message.retained", 0, [message(topic, payload), 0 if payload else 2])
+
+    def table() -> Any:
+        broker.describe(1)
+        broker.tell("message.publish", 1, message("look"))
+        return recorded(broker)[-1]
+
+    ten = b"x" * 10
+    retain("r/1", ten)
+    retain("r/2", ten)
+    assert table() == ([("r/1", ten), ("r/2", ten)], 2 * each), "to the last byte"
+    assert "do not see all" not in broker.lines()
+    retain("r/2", ten + b"x")
+    assert table() == ([("r/1", ten)], each), "what it was is not true any more"
+    retain("r/2", b"x" * 9)
+    retain("r/3", ten)
+    retain("r/4", ten)
+    assert table() == ([("r/1", ten), ("r/2", b"x" * 9)], 2 * each - 1)
+    for topic in ("r/1", "r/2", "r/3"):
+        retain(topic, b"")
+    assert table() == ([], 0)
+    retain("r/3", ten)
+    assert table() == ([("r/3", ten)], each)
+    said = [line for line in broker.lines().splitlines() if "do not see all retained messages" in line]
+    assert [line[-10:] for line in said] == ["(1 so far)", "(2 so far)"], said
+    assert f"retained_bytes_max is {2 * each}" in said[0]
+
+
+@pytest.mark.parametrize("wrong", [-1, "64 MiB", True, 1.5])
+def test_a_bound_that_is_no_number_of_bytes_is_refused(amqtt: Any, wrong: Any) -> None:
+    with pytest.raises(Refused, match="retained_bytes_max = .*: must be a number of bytes"):
+        amqtt(LOOKS, {"plugins": {"hooks.Looks": {}}, "retained_bytes_max": wrong})
+
+
+def test_a_bound_of_nothing_keeps_no_message(amqtt: Any) -> None:
+    broker = amqtt(LOOKS, {"plugins": {"hooks.Looks": {}}, "retained_bytes_max": 0})
+    broker.tell("message.retained", 0, [message("r", b"x"), 0])
+    broker.describe(1)
+    broker.tell("message.publish", 1, message("look"))
+    assert recorded(broker) == [([], 0)]

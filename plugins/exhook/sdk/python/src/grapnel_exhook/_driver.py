@@ -87,6 +87,9 @@ class Driver:
         """All calls of a frame have been made, or coroutines have gone on since: what batch handlers have to do."""
         return []
 
+    def settle(self) -> None:
+        """What is known of calls goes to the broker next: what it must know before that is given as commands now."""
+
     def name_of(self, point: str) -> str:
         """What the user calls the hook of a point, for what is logged about it."""
         return point

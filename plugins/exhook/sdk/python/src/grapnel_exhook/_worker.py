@@ -463,6 +463,10 @@ class Worker:
 
     def flush(self) -> None:
         """Send what has gathered: commands first, then answers."""
+        try:
+            self._driver.settle()
+        except Exception as error:
+            logger.error("what the broker is to keep cannot be given to it", exc_info=error)
         if self._commands:
             self._send_commands()
         if not self._done and not self._answers:

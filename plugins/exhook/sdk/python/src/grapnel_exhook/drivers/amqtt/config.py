@@ -16,7 +16,9 @@ from ..._loading import extend_path
 
 NAMESPACE = "amqtt.broker.plugins"
 # Keys of ours that stand beside aMQTT's.
-_OURS = ("config", "plugin_namespace", "log_level", "mirror")
+_OURS = ("config", "plugin_namespace", "log_level", "mirror", "retained_bytes_max")
+# Memory of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
+_RETAINED_BYTES_MAX = 64 * 1024 * 1024
 logger = logging.getLogger("grapnel_exhook.amqtt")
 
 
@@ -32,6 +34,8 @@ class Settings:
     """Whether the configuration switches topic filtering on, for plugins that come from entry points."""
     mirror: bool
     """Whether the context has sessions, subscriptions and retained messages."""
+    retained_bytes_max: int
+    """Bytes of memory that those messages may take."""
 
 
 def read(setup: dict[str, Any]) -> Settings:
@@ -56,11 +60,15 @@ def read(setup: dict[str, Any]) -> Settings:
         # and so goes on with the plugins of its defaults.
         options["plugins"] = None
     section = options.get("topic_check")
+    retained = ours.get("retained_bytes_max", _RETAINED_BYTES_MAX)
+    if not isinstance(retained, int) or isinstance(retained, bool) or retained < 0:
+        raise LoadError(f"retained_bytes_max = {retained!r}: must be a number of bytes, or 0 for no messages")
     return Settings(
         broker=BrokerConfig.from_dict(options),
         namespace=str(ours.get("plugin_namespace") or NAMESPACE),
         topic_check=bool(isinstance(section, dict) and (section.get("enabled") or section.get("enable"))),
         mirror=bool(ours.get("mirror", True)),
+        retained_bytes_max=retained,
     )
 
 

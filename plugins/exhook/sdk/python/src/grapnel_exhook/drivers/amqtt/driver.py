@@ -10,12 +10,11 @@ import logging
 import warnings
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
 from functools import partial
-from time import monotonic
 from typing import Any
 
 from ... import _commands
 from ..._clients import Clients
-from ..._driver import FAILED, STOP, Batch, Driver, Handler, LoadError
+from ..._driver import FAILED, STOP, Driver, Handler, LoadError
 
 ALLOW = (STOP, {"allow": True})
 DENY = (STOP, {"allow": False})
@@ -42,7 +41,6 @@ class AmqttDriver(Driver):
         # Sessions whose clients have come in, and those whose attributes plugins have looked at.
         self._entered: dict[int, tuple[int, Any]] = {}
         self._touched: dict[int, tuple[int, Any]] = {}
-        self._keep_next = 0.0
         self._received: Any = None
         self._manager: Any = None
         self._broker: Any = None
@@ -70,7 +68,7 @@ class AmqttDriver(Driver):
         from .stand_in import Context, StandIn
 
         settings = self._settings
-        self._broker = StandIn(settings.broker, self._tell_retained, settings.mirror)
+        self._broker = StandIn(settings.broker, self._tell_retained, settings.mirror, settings.retained_bytes_max)
         context = Context(self._broker)
         context.config = settings.broker
         with warnings.catch_warnings():
@@ -103,10 +101,10 @@ class AmqttDriver(Driver):
     def forget(self, number: int) -> None:
         self._clients.forget(number)
 
-    def frame_end(self) -> list[Batch]:
-        if self._entered or (self._touched and monotonic() >= self._keep_next):
+    def settle(self) -> None:
+        # Before the answers that go with it: whatever they let somebody do, a worker after this one knows what they were made of.
+        if self._entered or self._touched:
             self._keep_logins()
-        return []
 
     # What a login gave, which the broker keeps for a worker that comes after this one
 
@@ -117,12 +115,8 @@ class AmqttDriver(Driver):
         return own and (events or bool(self._manager.filters))
 
     def _keep_logins(self) -> None:
-        if self._entered:
-            # What others have changed waits for its turn.
-            touched, self._entered = self._entered, {}
-        else:
-            touched, self._touched = self._touched, {}
-            self._keep_next = monotonic() + _KEEP_S
+        touched = {**self._touched, **self._entered}
+        self._touched, self._entered = {}, {}
         for number, session in touched.values():
             if not session.knows_login or not self._broker.has(session):
                 # Before a client is in, nothing of it is kept, nor is what this worker does not know.
@@ -203,12 +197,23 @@ class AmqttDriver(Driver):
     def _methods(self, event: str) -> list[Any]:
         return self._manager.methods_of(event)  # type: ignore[no-any-return]
 
-    def _tell(self, methods: list[Any], arguments: dict[str, Any]) -> Any:
-        """One coroutine for each method, so that one that waits does not hold the others."""
+    def _tell(self, methods: list[Any], arguments: dict[str, Any], session: Any = None) -> Any:
+        """One coroutine for each method, so that one that waits does not hold the others. `session` is whom it is about."""
         if len(methods) == 1:
-            method = methods[0]
-            return method.call(**method.wants(arguments))
-        return [method.call(**method.wants(arguments)) for method in methods] or None
+            return self._call(methods[0], arguments, session)
+        return [self._call(method, arguments, session) for method in methods] or None
+
+    def _call(self, method: Any, arguments: dict[str, Any], session: Any) -> Any:
+        call = method.call(**method.wants(arguments))
+        return call if session is None or not self._keeps else self._and_look(call, session)
+
+    async def _and_look(self, call: Any, session: Any) -> Any:
+        """What it has changed after it has waited is given to the broker, too."""
+        session.begin_call()
+        try:
+            return await call
+        finally:
+            session.end_call()
 
     async def _fire(self, event: str, within_s: float | None = None) -> None:
         await self._beside_each_other([(method.name, method.call) for method in self._methods(event)], within_s)
@@ -275,8 +280,12 @@ class AmqttDriver(Driver):
     # Life
 
     def _mount_life(self) -> None:
-        if not self._has_started and self._methods("broker_post_start"):
-            self._on("broker.started", lambda client, data: self._late_start())
+        if self._methods("broker_post_start"):
+            if self._has_started:
+                # It may have waited for the worker before this one, which is no more.
+                self._handlers["broker.started"] = lambda client, data: None
+            else:
+                self._on("broker.started", lambda client, data: self._late_start())
         if self._methods("broker_pre_shutdown"):
             self._on("broker.stopping", lambda client, data: self._early_stop())
 
@@ -297,7 +306,7 @@ class AmqttDriver(Driver):
         self._broker.connected(session)
         if self._keeps and session.knows_login:
             self._entered[id(session)] = (client, session)
-        return self._tell(methods, {"client_id": session.client_id, "client_session": session})
+        return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
 
     def _disconnected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
@@ -305,7 +314,7 @@ class AmqttDriver(Driver):
         if not self._settings.mirror:
             # Nobody tells of the end of its session.
             self._over(client, session)
-        return self._tell(methods, {"client_id": session.client_id, "client_session": session})
+        return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
 
     def _ended(self, client: int, data: Any) -> None:
         session = self._session(client)
@@ -319,20 +328,22 @@ class AmqttDriver(Driver):
             self._give_login(client, session, None)
 
     def _subscribed(self, methods: list[Any], client: int, data: Any) -> Any:
-        client_id, topic, qos = self._session(client).client_id, data[0], data[1] & 3
+        session, topic, qos = self._session(client), data[0], data[1] & 3
+        client_id = session.client_id
         self._broker.subscribed(client_id, topic, qos)
         if len(data) > 4 and data[4] == "plugin":
             # aMQTT tells of SUBSCRIBE, not of what plugins add themselves.
             return None
-        return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos})
+        return self._tell(methods, {"client_id": client_id, "topic": topic, "qos": qos}, session)
 
     def _unsubscribed(self, methods: list[Any], client: int, data: Any) -> Any:
-        client_id, topic = self._session(client).client_id, data[0]
+        session, topic = self._session(client), data[0]
+        client_id = session.client_id
         self._broker.unsubscribed(client_id, topic)
         if data[1] not in _BY_UNSUBSCRIBE:
             # aMQTT tells of UNSUBSCRIBE, not of the end of a session.
             return None
-        return self._tell(methods, {"client_id": client_id, "topic": topic})
+        return self._tell(methods, {"client_id": client_id, "topic": topic}, session)
 
     # Messages
 
@@ -346,7 +357,7 @@ class AmqttDriver(Driver):
                 if session is None or data[8].get("will"):
                     # Not a client's PUBLISH: aMQTT does not tell of what it publishes itself, nor of wills.
                     return None
-                return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)})
+                return self._tell(broadcast, {"client_id": session.client_id, "message": incoming(data)}, session)
 
             self._on("message.publish", about_to_go, broadcast)
         retained = self._methods("broker_retained_message")
@@ -420,7 +431,7 @@ class AmqttDriver(Driver):
             return None
         # aMQTT has no session yet when it tells of CONNECT.
         arguments = {"packet": packet, "session": session if kind != _CONNECT else None}
-        calls = [method.call(**method.wants(arguments)) for method in received]
+        calls = [self._call(method, arguments, session) for method in received]
         if kind == _PUBLISH and published:
             told = self._tell_received(published, session, self._received.publish(session, packet))
         return calls + told
@@ -429,13 +440,13 @@ class AmqttDriver(Driver):
         calls = []
         for message in messages:
             arguments = {"client_id": session.client_id if session else None, "message": message}
-            calls += [method.call(**method.wants(arguments)) for method in methods]
+            calls += [self._call(method, arguments, session) for method in methods]
         return calls
 
     def _packet_out(self, sent: list[Any], client: int, data: Any) -> Any:
         session = self._session(client, is_in=False)
         packet = self._decode("sent", session, client, data[1])
-        return None if packet is None else self._tell(sent, {"packet": packet, "session": session})
+        return None if packet is None else self._tell(sent, {"packet": packet, "session": session}, session)
 
     # Verdicts
 
@@ -497,10 +508,12 @@ class AmqttDriver(Driver):
             arguments = {"session": session, "topic": data[1], "action": actions[data[0]]}
             missed = "?"
             session.ask()
+            session.begin_call()
             try:
                 answers = [await method.call(**method.wants(arguments)) for method in methods]
             finally:
                 missed = session.asked()
+                session.end_call()
             said = [answer for answer in answers if answer is not None]
             if not all(said):
                 return DENY
@@ -519,8 +532,6 @@ class AmqttDriver(Driver):
 # How much of the time for the farewell its three steps may take, and the least that is left for a step after one that has taken all.
 _FAREWELL_SHARE = 0.9
 _STAGE_S = 0.05
-# How often what plugins have changed at sessions goes to the broker, seconds. What a login gave goes at once.
-_KEEP_S = 1.0
 _CONNECT = 1
 # Names that are said once; a plugin may use any number of them.
 _SAID_MAX = 100

@@ -96,6 +96,9 @@ class Session(AmqttSession):
     kept: bytes | None = None
     #: Called where plugins look at the attributes, which they may change then.
     touched: Callable[[Session], None] | None = None
+    #: How many calls of plugins about it go on, and whether one of them has looked at the attributes.
+    calls = 0
+    looked_at = False
     #: Whether this worker knows with which password its client has come in.
     knows_password = False
 
@@ -106,12 +109,20 @@ class Session(AmqttSession):
         self.told_early: set[int] = set()
         super().__init__()
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        object.__setattr__(self, name, value)
+        if self.touched is not None and (name not in _NAMES or name == "username") and name[0] != "_":
+            # Something that plugins keep with the session beside its attributes.
+            self.looked_at = True
+            self.touched(self)
+
     # aMQTT has attributes since 0.12.
 
     @property
     def attributes(self) -> dict[str, Any]:
         """What plugins keep with the session."""
         if self.touched is not None:
+            self.looked_at = True
             self.touched(self)
         return self._attributes
 
@@ -129,6 +140,17 @@ class Session(AmqttSession):
     @password.setter
     def password(self, password: str | None) -> None:
         self._password = password
+
+    def begin_call(self) -> None:
+        """A plugin is called about it, and may change its attributes as long as the call goes on."""
+        self.calls += 1
+
+    def end_call(self) -> None:
+        """It has come to its end."""
+        self.calls -= 1
+        if self.looked_at and self.touched is not None:
+            self.touched(self)
+            self.looked_at = self.calls > 0
 
     # What a login gave
 
@@ -162,9 +184,13 @@ class Session(AmqttSession):
         if not (plain or more or own_name or self.is_anonymous or self._password):
             return b""
         login: dict[str, Any] = {"password": self._password, "is_anonymous": self.is_anonymous, "username": own_name}
-        login["attributes"] = _what_pickles(plain, "the attributes of sessions", complain)
-        login["more"] = _what_pickles(more, "what is set on sessions", complain)
-        return pickle.dumps(login, protocol=4)
+        try:
+            return pickle.dumps({**login, "attributes": plain, "more": more}, protocol=4)
+        except Exception:
+            # Something in it; the rest is kept all the same.
+            login["attributes"] = _what_pickles(plain, "the attributes of sessions", complain)
+            login["more"] = _what_pickles(more, "what is set on sessions", complain)
+            return pickle.dumps(login, protocol=4)
 
     def remember(self, kept: bytes) -> None:
         """Take over what another worker kept. Raises whatever unpickling does."""
@@ -285,7 +311,7 @@ class Session(AmqttSession):
         self.will_retain = bool(will.get("retain"))
 
 
-_NAMES = frozenset(vars(Session())) | {"kept", "touched", "knows_login", "knows_password", "held_bytes"}
+_NAMES = frozenset(vars(Session())) | {"kept", "touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"}
 
 
 def _what_pickles(values: dict[str, Any], where: str, complain: Callable[[str, BaseException], None]) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from ... import broker as commands
 from .sessions import Session
 
 logger = logging.getLogger("grapnel_exhook.amqtt")
-# Payloads of retained messages that a worker keeps, so that the retained store of a large broker does not fill it.
-_RETAINED_BYTES_MAX = 64 * 1024 * 1024
+# What a retained message of the table takes beside topic and payload: itself, and its place.
+_RETAINED_BYTES = 500
 
 
 class Retained(RetainedApplicationMessage):
@@ -41,10 +41,14 @@ class Retained(RetainedApplicationMessage):
 class RetainedTable(dict[str, Any]):
     """Retained messages by topic. What a plugin puts into it is retained by the broker."""
 
-    def __init__(self) -> None:
+    def __init__(self, bytes_max: int) -> None:
         super().__init__()
+        self._bytes_max = bytes_max
+        self._costs: dict[str, int] = {}
+        # Bytes that they take.
         self._bytes = 0
-        self._full = False
+        #: How many have found no room.
+        self.missed = 0
 
     def __setitem__(self, topic: str, message: Any) -> None:
         self.keep(topic, message)
@@ -73,20 +77,30 @@ class RetainedTable(dict[str, Any]):
     def keep(self, topic: str, message: Any) -> None:
         """The broker has retained it."""
         self.forget(topic)
-        if self._bytes + len(message.data) > _RETAINED_BYTES_MAX:
-            if not self._full:
-                logger.warning("retained messages have more than %d bytes; plugins do not see all", _RETAINED_BYTES_MAX)
-                self._full = True
+        cost = _cost(topic, message)
+        if self._bytes + cost > self._bytes_max:
+            self.missed += 1
+            if self.missed & (self.missed - 1) == 0:
+                # Not for each: the first, second, fourth, eighth … time.
+                logger.warning(
+                    "plugins do not see all retained messages: those that they see take %d bytes, and retained_bytes_max is %d "
+                    "(%d so far)", self._bytes, self._bytes_max, self.missed,
+                )  # fmt: skip
             return
-        self._bytes += len(message.data)
+        self._bytes += cost
+        # Plugins may change a message.
+        self._costs[topic] = cost
         super().__setitem__(topic, message)
 
     def forget(self, topic: str) -> None:
         """The broker has it no more."""
-        before = self.get(topic)
-        if before is not None:
+        if topic in self:
             super().__delitem__(topic)
-            self._bytes -= len(before.data)
+            self._bytes -= self._costs.pop(topic)
+
+
+def _cost(topic: str, message: Any) -> int:
+    return _RETAINED_BYTES + len(topic) + len(message.data)
 
 
 class Context(BrokerContext):
@@ -103,7 +117,7 @@ class Context(BrokerContext):
 class StandIn:
     """The broker that plugins see."""
 
-    def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]], mirror: bool) -> None:
+    def __init__(self, config: Any, retained: Callable[[Any], Awaitable[None]], mirror: bool, retained_bytes_max: int) -> None:
         """Without `mirror` nobody tells of the end of sessions, so their tables only have what plugins put into them."""
         self.config = config
         self._mirror = mirror
@@ -112,7 +126,7 @@ class StandIn:
         self._retained = retained
         self._sessions: dict[str, tuple[Session, Any]] = {}
         self._filters: dict[str, dict[str, int]] = {}
-        self._retained_messages = RetainedTable()
+        self._retained_messages = RetainedTable(retained_bytes_max)
 
     # What BrokerContext calls
 
