@@ -404,6 +404,20 @@ def test_the_context_gives_commands_and_shows_tables(amqtt: Any) -> None:
     assert recorded(broker)[-1] == ([("c1", "disconnected")], *tables, {"a/#": [("c1", 1)]})
 
 
+def test_sessions_that_nobody_has_begun_do_not_fill_the_log(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BasePlugin
+        class Restores(BasePlugin):
+            async def on_broker_post_start(self):
+                for number in range(1, 101):
+                    await self.context.add_subscription(f"client{number}", None, None)
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Restores": {}}})
+    broker.until(lambda: "(64 so far)" in broker.lines())
+    said = [text for _, text in broker.log if "there is no session of" in text]
+    assert [text.split("session of ")[1].split(",")[0] for text in said] == [f"client{1 << power}" for power in range(7)]
+
+
 def test_without_a_mirror_only_what_plugins_listen_to_is_asked_for(amqtt: Any) -> None:
     broker = amqtt(VERDICTS, {"plugins": {"hooks.A": {}}, "mirror": False})
     assert list(broker.hooks) == ["client.authenticate"]

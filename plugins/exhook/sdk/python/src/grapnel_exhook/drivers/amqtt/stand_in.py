@@ -111,7 +111,7 @@ class Context(BrokerContext):
         if topic is not None and qos is not None:
             commands.subscribe(client_id, topic, qos)
         elif self.get_session(client_id) is None:
-            self.logger.warning("add_subscription: there is no session of %s, and only its client can begin one", client_id)
+            self._broker_instance.say_absent(self.logger, client_id)
 
 
 class StandIn:
@@ -127,6 +127,7 @@ class StandIn:
         self._sessions: dict[str, tuple[Session, Any]] = {}
         self._filters: dict[str, dict[str, int]] = {}
         self._retained_messages = RetainedTable(retained_bytes_max)
+        self._absent = 0
 
     # What BrokerContext calls
 
@@ -175,6 +176,13 @@ class StandIn:
                 self._retained_messages.forget(topic_name)
                 cleared.data = b""
                 await self._retained(cleared)
+
+    def say_absent(self, log: logging.Logger, client_id: str) -> None:
+        """A plugin wants a session that no client has begun. The first, second, fourth, eighth … time is logged."""
+        self._absent += 1
+        if self._absent & (self._absent - 1) == 0:
+            text = "add_subscription: there is no session of %s, and only its client can begin one (%d so far)"
+            log.warning(text, client_id, self._absent)
 
     def create_offline_session(self, client_id: str) -> tuple[Any, Session]:
         """A session that no client has."""
