@@ -10,7 +10,7 @@ use bytes::Bytes;
 use super::connect::kept_properties;
 use super::hooks::{Answer, Walked};
 use super::reading::Handled;
-use super::{authority, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
+use super::{authority, authorize, connack, connect, ending, hooks, inherit, reading, send, tell, wake};
 use crate::clients::admission::{Admission, Renewal, Step};
 use crate::clients::connection::State;
 use crate::clients::reading::Pause;
@@ -262,8 +262,12 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
     }
     let Some(mut admission) = take_admission(parts, key) else { return };
     let rules = parts.setup.limits.user_properties_max as usize;
-    let ends = hooks::resume(parts, &mut admission.suspended, ticket, answer, rules);
-    admission_goes_on(parts, key, admission, ends == Some(true));
+    let ends = match admission.step {
+        Step::Will => authorize::ask_answered(parts, &mut admission.suspended, ticket, answer),
+        // What a session holds is asked about anew as a whole where the rules have changed.
+        _ => hooks::resume(parts, &mut admission.suspended, ticket, answer, rules) == Some(true),
+    };
+    admission_goes_on(parts, key, admission, ends);
 }
 
 /// What client.authorize has said of something that a session of another principal holds.

@@ -44,6 +44,11 @@ pub(crate) fn go_on(
         _ => Audience::All,
     };
     let point = suspended.point();
+    let epoch = parts.hooks.authz_epoch();
+    if point == HookPoint::ClientAuthorize && suspended.epoch() != epoch {
+        // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
+        suspended.begin_anew(epoch);
+    }
     let (verdict, visited) = suspended.split();
     let course = Course { visited, behind, ancestry: 0, audience };
     let exit = run_client(parts, point, (client, request), verdict, course, Some(waiter));

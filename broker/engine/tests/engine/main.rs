@@ -22,6 +22,7 @@ mod points;
 mod pressure;
 mod publishing;
 mod retained;
+mod rules;
 mod sessions;
 mod subscribing;
 mod subscriptions;
