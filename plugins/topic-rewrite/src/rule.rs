@@ -231,6 +231,9 @@ pub enum Refusal {
     /// A client could choose an identifier that widens a filter.
     #[error("the client identifier or user name contains a wildcard")]
     WildcardInId,
+    /// The destination does not name a topic of the server, and the client has made one of it.
+    #[error("the new topic begins with $, which the destination does not")]
+    Reserved,
     /// The result is no topic.
     #[error("the new topic cannot be used: {0}")]
     Topic(TopicError),
@@ -283,7 +286,11 @@ impl Rewriter {
         self.topic.push_str(share);
         let built = build(&rule.destination, topic, &self.groups, client, &mut self.topic);
         let (rule, new) = (index + 1, &self.topic[share.len()..]);
-        match built.and_then(|()| check(action, new, share)) {
+        // A client leads nobody below `$` whom the operator has not sent there [MQTT-4.7.2-1].
+        let meant = matches!(self.rules[index].0.destination.first(), Some(Part::Text(text)) if text.starts_with('$'));
+        let reserved = action == Action::Publish && new.starts_with('$') && !meant;
+        let allowed = if reserved { Err(Refusal::Reserved) } else { Ok(()) };
+        match built.and(allowed).and_then(|()| check(action, new, share)) {
             Err(why) => Outcome::Refused { rule, why },
             Ok(()) if new == topic => Outcome::Same,
             Ok(()) => Outcome::New { rule, topic: &self.topic },

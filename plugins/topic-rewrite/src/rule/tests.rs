@@ -129,6 +129,24 @@ fn what_is_no_topic_is_refused() {
     assert_eq!(rewriter.rewrite(Action::Publish, &long, ANN), refused(3, TopicError::TooLong));
 }
 
+/// A topic of the server is reached where the operator has written it, and by nothing that a client has chosen [MQTT-4.7.2-1].
+#[test]
+fn only_a_destination_leads_below_the_dollar_sign() {
+    let mut rewriter = rewriter(&[
+        rule(Action::All, "in/#", None, "$1"),
+        rule(Action::All, "by-id/#", None, "%c/$1"),
+        rule(Action::All, "meant/#", None, "$internal/$1"),
+    ]);
+    let refused = |rule| Outcome::Refused { rule, why: Refusal::Reserved };
+    assert_eq!(rewriter.rewrite(Action::Publish, "in/$SYS/x", ANN), refused(1));
+    assert_eq!(rewriter.topic(Action::Publish, "in/a/$SYS", ANN), "a/$SYS");
+    let sly = Client { id: "$SYS", username: None };
+    assert_eq!(rewriter.rewrite(Action::Publish, "by-id/x", sly), refused(2));
+    assert_eq!(rewriter.topic(Action::Publish, "meant/x", ANN), "$internal/x");
+    // Whoever may subscribe to it may do so without a rule.
+    assert_eq!(rewriter.topic(Action::Subscribe, "in/$SYS/x", ANN), "$SYS/x");
+}
+
 #[test]
 fn a_result_equal_to_the_topic_changes_nothing() {
     let mut rewriter = rewriter(&[rule(Action::All, "a/#", None, "a/$1")]);
