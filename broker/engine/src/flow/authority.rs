@@ -169,12 +169,20 @@ fn rechecked(parts: &mut Parts, key: SessionKey, filter: &str, ask: &Authorizati
 
 /// Takes a subscription back that its client may not have any more. The client stays, or is disconnected, as the operator wants it.
 fn revoke(parts: &mut Parts, key: SessionKey, filter: &str, by: Option<PluginHandle>) {
-    parts.counters.subscriptions_revoked += 1;
-    parts.out.add_revoked(by);
     subscriptions::unsubscribe(parts, key, filter, "revoked");
-    if parts.setup.limits.choices.revoke == Revoke::Disconnect
-        && let Some(conn) = parts.sessions.get(key).and_then(|session| session.conn)
-    {
+    let Some(session) = parts.sessions.get(key) else { return };
+    let (conn, rest, stays) = (session.conn, session.subscriptions.len(), session.is_persistent());
+    let disconnects = parts.setup.limits.choices.revoke == Revoke::Disconnect;
+    let count = match conn {
+        // The whole session goes with its connection.
+        Some(_) if disconnects && !stays => 1 + rest as u64,
+        // It is on its way: all of it was counted when its client was disconnected.
+        None if disconnects && !stays => return,
+        _ => 1,
+    };
+    parts.counters.subscriptions_revoked += count;
+    parts.out.add_revoked(by, count);
+    if let Some(conn) = conn.filter(|_| disconnects) {
         let reason = ReasonCode::NOT_AUTHORIZED;
         let told = Some((reason, Some("a subscription is not allowed any more")));
         ending::end_connection(parts, conn, EndCause::ByBroker(reason), told);

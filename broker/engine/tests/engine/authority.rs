@@ -247,6 +247,46 @@ fn a_client_that_loses_a_subscription_stays_or_is_disconnected() {
     }
 }
 
+/// Where a session goes with its connection, all that it was subscribed to goes, and is counted, once: also where the client still has
+/// something waiting, so that its session ends later.
+#[test]
+fn all_subscriptions_of_a_session_that_goes_are_counted() {
+    for waits in [false, true] {
+        let mut world = World::with(1, |limits| {
+            limits.choices.revoke = Revoke::Disconnect;
+            limits.rechecks_max = 1;
+        });
+        let client = world.connect("c", &Ask::v(Version::V5));
+        for filter in ["a", "b", "kept", "z"] {
+            world.subscribe(client, filter, QoS::AtLeastOnce);
+        }
+        let taken = Taken::default();
+        let refuses = link(5, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+            let refused = call.action() == 2 && call.topic() != "kept";
+            call.set(Field::VERDICT, if refused { 2 } else { 1 }, "", "");
+            Flow::CONTINUE
+        });
+        let slow = later(6, 0, FaultPolicy::Deny, &taken);
+        mount(&mut world, vec![(HookPoint::MessagePublish, slow.clone())]);
+        if waits {
+            world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
+        }
+        mount(
+            &mut world,
+            vec![(HookPoint::MessagePublish, slow), (HookPoint::ClientAuthorize, refuses)],
+        );
+        world.pass_ms(10);
+        assert!(world.is_closed(client));
+        if waits {
+            complete(&mut world, taken.ticket(0), Flow::CONTINUE, vec![]);
+        }
+        world.pass_ms(10);
+        assert_eq!(revoked(&mut world), [(Some(5), 4)], "waits: {waits}");
+        assert_eq!(world.shards[0].counters().subscriptions_revoked, 4);
+        assert_eq!(world.shards[0].counters().sessions_count, 0);
+    }
+}
+
 /// Who refused, and how many, as the shell takes it from the outbox.
 fn revoked(world: &mut World) -> Vec<(Option<u64>, u64)> {
     let mut all: Vec<_> = world.shards[0]
