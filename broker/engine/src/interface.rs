@@ -333,6 +333,47 @@ pub enum Command {
     },
 }
 
+impl Command {
+    /// Bytes that it is charged for while it waits. The same from when it is made until it is done.
+    pub fn bytes(&self) -> usize {
+        let more = match self {
+            Command::Sought { command, .. } => command.bytes(),
+            Command::Store { message, .. } | Command::Publish { message, .. } => message.bytes(),
+            Command::As(request) => size_of::<OnBehalf>() + request.whom.bytes() + request.wish.bytes(),
+            Command::Kick { client_id, .. } => client_id.len(),
+            Command::Subscribe { client_id, filter, .. } | Command::Unsubscribe { client_id, filter } => {
+                client_id.len() + filter.len()
+            }
+            Command::Mail { bytes, .. } => bytes.len(),
+            Command::Invalidate(Scope::Client(what) | Scope::User(what) | Scope::Topics(what)) => what.len(),
+            Command::Invalidate(Scope::All)
+            | Command::Timer { .. }
+            | Command::Replay { .. }
+            | Command::CancelTimer { .. } => 0,
+        };
+        size_of::<Command>() + more
+    }
+}
+
+impl Whom {
+    fn bytes(&self) -> usize {
+        match self {
+            Whom::Identity(identity) => identity.bytes(),
+            Whom::Client(client_id) => client_id.len(),
+        }
+    }
+}
+
+impl Wish {
+    fn bytes(&self) -> usize {
+        match self {
+            Wish::Publish(message) => message.bytes(),
+            Wish::Subscribe { filter, .. } | Wish::Unsubscribe { filter } => filter.len(),
+            Wish::Ask { topic, .. } => topic.len(),
+        }
+    }
+}
+
 /// The sender of mail that comes from no shard.
 pub const FROM_A_THREAD: u32 = ALL_SHARDS;
 /// The sender of mail that tells what became of a request on behalf of a client.

@@ -154,8 +154,11 @@ impl Desk {
     }
 
     fn hand(&self, shard: &ShardHandle, command: Command) -> Result<(), Status> {
-        let max = usize::try_from(self.bounds().shell.plugin_commands_max).unwrap_or(usize::MAX);
-        if shard.ask_for_plugin(command, max) { Ok(()) } else { Err(Status::FULL) }
+        let size = |max: u64| usize::try_from(max).unwrap_or(usize::MAX);
+        let bounds = self.bounds();
+        let (max, bytes_max) =
+            (size(bounds.shell.plugin_commands_max), size(bounds.shell.plugin_commands_bytes_max));
+        if shard.ask_for_plugin(command, max, bytes_max) { Ok(()) } else { Err(Status::FULL) }
     }
 
     /// Whichever shard the client lives on does it.
@@ -643,10 +646,32 @@ mod tests {
     fn what_waits_for_a_shard_is_bounded() {
         let shard = ShardHandle::new(ShardId(0));
         let mail = || Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
-        assert!(shard.ask_for_plugin(mail(), 1));
-        assert!(!shard.ask_for_plugin(mail(), 1));
+        assert!(shard.ask_for_plugin(mail(), 1, usize::MAX));
+        assert!(!shard.ask_for_plugin(mail(), 1, usize::MAX));
         shard.next_plugin_command().unwrap();
-        assert!(shard.ask_for_plugin(mail(), 1));
+        assert!(shard.ask_for_plugin(mail(), 1, usize::MAX));
+        assert_eq!([shard.take_refused_plugin_commands(), shard.take_refused_plugin_commands()], [1, 0]);
+    }
+
+    #[test]
+    fn bytes_that_wait_for_a_shard_are_bounded() {
+        let shard = ShardHandle::new(ShardId(0));
+        let mail = |len: usize| {
+            let bytes = Bytes::from(vec![0; len]);
+            Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes }
+        };
+        let one = mail(1_000).bytes();
+        assert!(one >= 1_000);
+        assert!(shard.ask_for_plugin(mail(1_000), 10, 2 * one));
+        assert!(!shard.ask_for_plugin(mail(1_001), 10, 2 * one), "one byte beyond");
+        assert!(shard.ask_for_plugin(mail(1_000), 10, 2 * one));
+        assert!(!shard.ask_for_plugin(mail(0), 10, 2 * one));
+        while shard.next_plugin_command().is_some() {}
+        // Alone, a larger one passes too; nothing comes behind it.
+        assert!(shard.ask_for_plugin(mail(10_000), 10, 2 * one));
+        assert!(!shard.ask_for_plugin(mail(0), 10, 2 * one));
+        shard.next_plugin_command().unwrap();
+        assert!(shard.ask_for_plugin(mail(0), 10, 2 * one));
     }
 
     #[test]

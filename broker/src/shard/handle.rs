@@ -2,7 +2,7 @@
 //! the control plane, the plugin loader and plugin threads; only the shard's own loop takes from the queues.
 
 use std::cell::RefCell;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, mpsc};
 use std::task::Waker;
 use std::time::Duration;
@@ -98,6 +98,8 @@ struct Inner {
     commands: SegQueue<Command>,
     plugin_commands: SegQueue<PluginCommand>,
     plugin_commands_waiting: AtomicUsize,
+    plugin_commands_bytes: AtomicUsize,
+    plugin_commands_refused: AtomicU64,
     signal: Signal,
     pulse: Pulse,
 }
@@ -213,22 +215,41 @@ impl ShardHandle {
         self.inner.refused.pop()
     }
 
-    /// Hands over what a plugin asks for; false, and nothing done, where `max` wait already. Any thread.
-    pub fn ask_for_plugin(&self, command: PluginCommand, max: usize) -> bool {
-        // Several threads may pass the test at once: the bound is kept up to their number.
-        if self.inner.plugin_commands_waiting.load(Ordering::Relaxed) >= max {
+    /// Hands over what a plugin asks for; false, and nothing done but counted, where `max` wait already, or where it makes more than
+    /// `bytes_max` bytes with those that wait. Any thread.
+    pub fn ask_for_plugin(&self, command: PluginCommand, max: usize, bytes_max: usize) -> bool {
+        let (inner, bytes) = (&*self.inner, command.bytes());
+        // Several threads may pass the test at once: the bounds are kept up to their number.
+        let (count, waiting) = (
+            inner.plugin_commands_waiting.load(Ordering::Relaxed),
+            inner.plugin_commands_bytes.load(Ordering::Relaxed),
+        );
+        // One that is larger than that comes through alone: it would be refused for ever.
+        if count >= max || count > 0 && waiting.saturating_add(bytes) > bytes_max {
+            inner.plugin_commands_refused.fetch_add(1, Ordering::Relaxed);
+            inner.signal.raise();
             return false;
         }
-        self.inner.plugin_commands_waiting.fetch_add(1, Ordering::Relaxed);
-        self.inner.plugin_commands.push(command);
-        self.inner.signal.raise();
+        inner.plugin_commands_waiting.fetch_add(1, Ordering::Relaxed);
+        inner.plugin_commands_bytes.fetch_add(bytes, Ordering::Relaxed);
+        inner.plugin_commands.push(command);
+        inner.signal.raise();
         true
+    }
+
+    /// For the shard's loop: how many have been refused since the last time.
+    pub fn take_refused_plugin_commands(&self) -> u64 {
+        match self.inner.plugin_commands_refused.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.inner.plugin_commands_refused.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// For the shard's loop: what a plugin asks for next.
     pub fn next_plugin_command(&self) -> Option<PluginCommand> {
         let command = self.inner.plugin_commands.pop()?;
         self.inner.plugin_commands_waiting.fetch_sub(1, Ordering::Relaxed);
+        self.inner.plugin_commands_bytes.fetch_sub(command.bytes(), Ordering::Relaxed);
         Some(command)
     }
 

@@ -23,6 +23,7 @@ grapnel_engine::bounds! {
     turn_completions_max = 1024, 1..=1000000, "deferred verdicts taken before connections get a turn";
     turn_plugin_commands_max = 1024, 1..=1000000, "publishes, kicks, mails and the like of plugins done before connections get a turn";
     plugin_commands_max = 65536, 64..=16777216, "publishes, kicks, mails and the like of plugins that wait for one shard; beyond it they are refused";
+    plugin_commands_bytes_max = 67108864, 65536..=17179869184, "bytes of what waits there, messages and mail above all; beyond it they are refused, but for one that waits alone";
     plugin_publishes_per_second_max = 100000, 1..=1000000000, "messages one plugin may publish in a second, those that hooks add not counted; ends loops through a plugin's own thread";
     plugin_mail_bytes_max = 1048576, 64..=1073741824, "bytes of one mail between a plugin's instances";
     plugin_timers_max = 100000, 1..=16777216, "timers of all plugins that are armed on one shard";

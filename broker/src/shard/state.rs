@@ -91,6 +91,8 @@ pub(crate) struct State {
     /// Lists that change places with the engine's, so that both keep their memory.
     pub(super) spare_keys: Vec<ConnKey>,
     pub(super) spare_closing: Vec<Closing>,
+    /// When refused commands of plugins are logged again, monotonic milliseconds, and how many have not been.
+    pub(super) commands_refused: (u64, u64),
 }
 
 impl State {
@@ -118,6 +120,7 @@ impl State {
             armed_ms: None,
             next_lane: ShardId(0),
             draining: false,
+            commands_refused: (0, 0),
             spare_keys: Vec::new(),
             spare_closing: Vec::new(),
             fittings,

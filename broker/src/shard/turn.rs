@@ -15,6 +15,9 @@ use super::state::{Shared, State};
 use crate::net::Listening;
 use crate::rt;
 
+/// How often the log says that commands of plugins were refused, at most, milliseconds.
+const COMMANDS_REFUSED_EVERY_MS: u64 = 10_000;
+
 /// A shard's main task; the shard ends with it.
 pub(crate) struct Turn {
     shared: Rc<Shared>,
@@ -137,8 +140,28 @@ impl State {
         true
     }
 
+    /// Counts commands of plugins that found no room, and says so in the log once in a while.
+    #[cold]
+    fn note_commands_refused(&mut self, refused: u64) {
+        self.engine.note_commands_refused(refused);
+        let (next_ms, unlogged) = &mut self.commands_refused;
+        *unlogged += refused;
+        if self.now.mono_ms >= *next_ms {
+            *next_ms = self.now.mono_ms + COMMANDS_REFUSED_EVERY_MS;
+            let (shard, refused) = (self.fittings.handle.id(), std::mem::take(unlogged));
+            tracing::warn!(
+                "{refused} commands of plugins were refused on shard {shard}, because too many wait there \
+                 (limits.plugin_commands_max) or too much (limits.plugin_commands_bytes_max)"
+            );
+        }
+    }
+
     /// Whether some are left.
     fn take_plugin_commands(&mut self) -> bool {
+        let refused = self.fittings.handle.take_refused_plugin_commands();
+        if refused > 0 {
+            self.note_commands_refused(refused);
+        }
         for _ in 0..self.fittings.limits.turn_plugin_commands_max {
             let Some(command) = self.fittings.handle.next_plugin_command() else { return false };
             self.engine.command(command);
