@@ -12,7 +12,7 @@ use crate::flow::{
     timers, trace, turns, wake,
 };
 use crate::hook::told::BrokerView;
-use crate::hook::{CallCell, ChainTable, HookPoint};
+use crate::hook::{CallCell, ChainTable, HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
@@ -143,6 +143,12 @@ impl Shard {
         commands::swap_chains(&mut self.parts, table)
     }
 
+    /// The state of a plugin has gone over to the version that takes its place: what the one before is owed is answered to the other.
+    /// Before the swap, in the same step.
+    pub fn hand_answers_over(&mut self, from: PluginHandle, to: PluginHandle) {
+        self.parts.hooks.desk().answers().hand_over(from, to);
+    }
+
     /// The chains in force.
     pub fn chains(&self) -> &ChainTable {
         self.parts.hooks.chains()
@@ -184,6 +190,11 @@ impl Shard {
     /// How far that has come, for who waits for its end.
     pub fn rechecks(&mut self) -> Rechecks {
         authority::rechecks(&mut self.parts)
+    }
+
+    /// So many commands of plugins have found no room with the shell: they are counted.
+    pub fn note_commands_refused(&mut self, refused: u64) {
+        self.parts.counters.plugin_commands_refused += refused;
     }
 
     /// Does what a plugin has asked for. Between two events.

@@ -6,6 +6,7 @@
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
+use grapnel_engine::hook::PluginHandle;
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 use grapnel_plugin_abi::raw::ExportStep;
@@ -63,7 +64,12 @@ impl Handover {
 
     /// What the shard does in the step in which it swaps back; `None` where nothing comes back.
     pub(super) fn back_on(&self, shard: ShardId) -> Option<Passing> {
-        self.on(shard).map(|passing| Passing { from: passing.to, to: passing.from, ..passing })
+        self.on(shard).map(|passing| Passing {
+            from: passing.to,
+            to: passing.from,
+            handles: (passing.handles.1, passing.handles.0),
+            ..passing
+        })
     }
 
     /// The same without the shards on which nothing was handed over after all: the old instance knows more there.
@@ -97,6 +103,8 @@ pub(super) struct Passing {
     to: Callee,
     in_pieces: bool,
     bounds: Bounds,
+    /// Which versions they are of.
+    handles: (PluginHandle, PluginHandle),
 }
 
 /// What the beginning came to.
@@ -110,6 +118,11 @@ enum Begun {
 impl Passing {
     pub(super) fn in_pieces(&self) -> bool {
         self.in_pieces
+    }
+
+    /// The state has gone over: answers of the broker go to the instance that has it, from the swap on that follows in this step.
+    pub(super) fn hand_answers_over(&self, engine: &mut Shard) {
+        engine.hand_answers_over(self.handles.0, self.handles.1);
     }
 
     /// The trial: the whole state, or the first piece of it. On the shard's thread, as all of these.
@@ -204,7 +217,7 @@ impl Workshop {
         let bounds = self.state_bounds;
         let passing = |shard| {
             let (from, to) = (old.instances.callee(shard)?, new.instances.callee(shard)?);
-            Some(Passing { from, to, in_pieces: false, bounds })
+            Some(Passing { from, to, in_pieces: false, bounds, handles: (old.handle(), new.handle()) })
         };
         let answers = everywhere::ask(
             &self.shards,

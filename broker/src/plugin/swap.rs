@@ -45,6 +45,9 @@ fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>) ->
             Err(said) => (Some(said), Moved::default()),
         },
     };
+    if let (Some(passing), None) = (passing, &lost) {
+        passing.hand_answers_over(engine);
+    }
     Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved }
 }
 
@@ -150,6 +153,9 @@ impl Workshop {
             let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
             Box::new(move |engine: &mut Shard| {
                 let said = passing.and_then(|passing| passing.come_back());
+                if let (Some(passing), None) = (passing, &said) {
+                    passing.hand_answers_over(engine);
+                }
                 let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
                 lost.extend(said.map(|said| (shard, said)));
                 drop(engine.swap_chains(table));

@@ -5,7 +5,7 @@ use super::mail::{self, EARLY_MS};
 use super::{authority, ending, filters, on_behalf, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
-use crate::interface::{Command, Outcome, Scope};
+use crate::interface::{Command, FROM_THE_BROKER, Outcome, Scope};
 use crate::parts::Parts;
 use crate::plugins::Replay;
 use crate::session::Source;
@@ -146,7 +146,10 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
             None => {}
         }
     }
-    for mail in parts.hooks.desk().take_mails() {
+    for mut mail in parts.hooks.desk().take_mails() {
+        if mail.from == FROM_THE_BROKER {
+            mail.plugin = parts.hooks.desk().answers().of(mail.plugin);
+        }
         let late =
             mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains().is_resting(mail.plugin);
         if gone.contains(&mail.plugin) {

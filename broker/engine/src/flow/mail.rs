@@ -4,8 +4,10 @@
 use bytes::Bytes;
 
 use crate::hook::{PluginHandle, Untimely};
+use crate::interface::FROM_THE_BROKER;
 use crate::parts::Parts;
 use crate::plugins::KeptMail;
+use crate::reason::ReasonCode;
 
 /// How long mail and timers of a plugin that is not in the chains yet wait for it, milliseconds.
 pub(crate) const EARLY_MS: u64 = 60_000;
@@ -23,6 +25,16 @@ pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, num
             keep_mail(parts, KeptMail { plugin, from, number, bytes, until_ms });
         }
     }
+}
+
+/// Brings what became of a request to the version that has the state of the one which asked. Where there is none, nobody is told.
+pub(crate) fn bring_answer(parts: &mut Parts, asker: PluginHandle, number: u64, code: ReasonCode) {
+    let plugin = parts.hooks.desk().answers().of(asker);
+    if parts.hooks.chains().instance(plugin).is_none() && parts.hooks.desk().answers().is_gone(plugin) {
+        parts.counters.plugin_mail_stale += 1;
+        return;
+    }
+    bring_mail(parts, plugin, FROM_THE_BROKER, number, Bytes::copy_from_slice(&[code.0]));
 }
 
 /// Keeps it, or counts that there is no room.

@@ -1,0 +1,112 @@
+//! Who is told what has become of a request on behalf of a client that a version of a plugin made which has been replaced since. Where
+//! the state went over, the new version knows what it was about; where it did not, the numbers are another's, and nobody is told.
+
+use std::collections::{HashMap, VecDeque};
+
+use crate::hook::PluginHandle;
+
+/// Versions of a plugin that may still be owed something: what is asked has its deadline, so that this many reloads are enough.
+const BEFORE_MAX: usize = 8;
+
+/// By the number of a plugin.
+#[derive(Debug, Default)]
+pub(crate) struct Answers {
+    plugins: HashMap<u64, Heir>,
+    /// The last version of each that has gone.
+    gone: HashMap<u64, PluginHandle>,
+}
+
+/// The version that has the state of those before it.
+#[derive(Debug)]
+struct Heir {
+    now: PluginHandle,
+    before: VecDeque<PluginHandle>,
+}
+
+impl Answers {
+    /// The state of one version goes over to another one, which takes its place.
+    pub(crate) fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
+        let heir = self.plugins.entry(from.number());
+        let heir = heir.or_insert_with(|| Heir { now: from, before: VecDeque::new() });
+        if heir.now != from {
+            // Of those before, nothing has come to this one.
+            heir.before.clear();
+        }
+        heir.now = to;
+        heir.before.retain(|before| *before != to);
+        heir.before.push_back(from);
+        if heir.before.len() > BEFORE_MAX {
+            heir.before.pop_front();
+        }
+    }
+
+    /// Who is told what this version has asked for.
+    pub(crate) fn of(&self, asker: PluginHandle) -> PluginHandle {
+        let heir = self.plugins.get(&asker.number()).filter(|heir| heir.before.contains(&asker));
+        heir.map_or(asker, |heir| heir.now)
+    }
+
+    /// A version is in the chains no more.
+    pub(crate) fn gone(&mut self, plugin: PluginHandle) {
+        if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {
+            self.plugins.remove(&plugin.number());
+        }
+        self.gone.insert(plugin.number(), plugin);
+    }
+
+    /// Whether a version that is not in the chains will not come any more.
+    pub(crate) fn is_gone(&self, plugin: PluginHandle) -> bool {
+        self.gone.get(&plugin.number()).is_some_and(|last| plugin.0 <= last.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn version(generation: u64) -> PluginHandle {
+        PluginHandle(generation << 32 | 5)
+    }
+
+    #[test]
+    fn answers_follow_the_state() {
+        let mut answers = Answers::default();
+        answers.hand_over(version(1), version(2));
+        answers.gone(version(1));
+        answers.hand_over(version(2), version(3));
+        answers.gone(version(2));
+        assert_eq!([1, 2, 3].map(|asker| answers.of(version(asker))), [version(3); 3]);
+        assert!(answers.is_gone(version(2)) && !answers.is_gone(version(3)));
+        assert_eq!(answers.of(PluginHandle(1 << 32 | 6)), PluginHandle(1 << 32 | 6), "another plugin");
+        // A version that took nothing over: its numbers are its own.
+        answers.gone(version(3));
+        assert_eq!([1, 3, 4].map(|asker| answers.of(version(asker))), [1, 3, 4].map(version));
+    }
+
+    #[test]
+    fn a_reload_that_is_taken_back_takes_them_back() {
+        let mut answers = Answers::default();
+        answers.hand_over(version(1), version(2));
+        answers.gone(version(1));
+        answers.hand_over(version(2), version(1));
+        answers.gone(version(2));
+        assert_eq!([1, 2].map(|asker| answers.of(version(asker))), [version(1); 2]);
+        // What went over to a version did not come back: that one is owed nothing, and the next one takes over from the first.
+        answers.hand_over(version(1), version(3));
+        answers.gone(version(3));
+        answers.hand_over(version(1), version(4));
+        assert_eq!([1, 3].map(|asker| answers.of(version(asker))), [version(4), version(3)]);
+    }
+
+    #[test]
+    fn reloads_without_end_leave_little() {
+        let mut answers = Answers::default();
+        for generation in 1..1_000 {
+            answers.hand_over(version(generation), version(generation + 1));
+            answers.gone(version(generation));
+        }
+        assert_eq!(answers.plugins[&5].before.len(), BEFORE_MAX);
+        assert_eq!(answers.of(version(999)), version(1_000));
+        assert_eq!(answers.gone.len(), 1);
+    }
+}
