@@ -145,3 +145,25 @@ fn a_message_is_authorised_for_its_client_when_it_is_due() {
     let refused = "a publish to \"secret/y\" on behalf of client \"p\" was refused: 0x87 not authorized";
     broker.process().wait_for_line("the refusal", PATIENCE, |line| line.contains(refused).then_some(()));
 }
+
+/// What waits for a verdict on behalf of one client holds up no other client's message, though all of it is due at one time.
+#[test]
+fn one_clients_slow_verdict_holds_up_no_other_client() {
+    let broker = Broker::builder().shards(1).grapnel_only().start();
+    for plugin in ["late", "delayed-publish"] {
+        broker.ctl_ok(&["plugins", "load", plugin, "--once"]);
+    }
+    let mut subscriber = Client::hello(&broker, Version::V5, "s");
+    subscriber.subscribe("held/#", 1);
+    subscriber.subscribe("open/#", 1);
+    let mut slow = Client::hello(&broker, Version::V5, "slow");
+    let mut other = Client::hello(&broker, Version::V5, "other");
+    // `late` keeps what goes to `held/…` until something comes to `release`.
+    for topic in ["$delayed/1/held/1", "$delayed/1/held/2"] {
+        assert_eq!(slow.publish(&Publish::new(topic, "x").qos(1)), 0);
+    }
+    assert_eq!(other.publish(&Publish::new("$delayed/1/open/y", "x").qos(1)), 0);
+    assert_eq!(subscriber.message().topic, "open/y");
+    other.publish(&Publish::new("release", "x").qos(1));
+    assert_eq!(["held/1", "held/2"].map(|_| subscriber.message().topic), ["held/1", "held/2"]);
+}

@@ -120,13 +120,15 @@ pub(crate) struct Sessions {
     table: Holders<SessionKey, Session>,
     /// By client identifier.
     by_client: ClientIds,
+    /// How many of them no client has: what plugins ask for waits in them.
+    plugins: usize,
     /// What all shards of the process hold together.
     totals: Arc<Totals>,
 }
 
 impl Sessions {
     pub(crate) fn new(hasher: &ahash::RandomState, totals: Arc<Totals>) -> Sessions {
-        Sessions { table: Holders::default(), by_client: ClientIds::new(hasher), totals }
+        Sessions { table: Holders::default(), by_client: ClientIds::new(hasher), plugins: 0, totals }
     }
 
     /// Counts with all shards of the process from now on. Before the first session.
@@ -137,7 +139,7 @@ impl Sessions {
     /// Counts one more in advance, if this shard has fewer than `max` and all shards together fewer than `total_max`.
     #[inline]
     pub(crate) fn reserve(&self, max: u64, total_max: u64) -> bool {
-        (self.table.len() as u64) < max && self.totals.sessions().take(total_max)
+        (self.clients_len() as u64) < max && self.totals.sessions().take(total_max)
     }
 
     /// What was reserved is not used.
@@ -152,6 +154,24 @@ impl Sessions {
         if self.table.discard(key) {
             self.totals.sessions().give_back();
         }
+    }
+
+    /// A session that was just made is a plugin's: it is none of those that clients have.
+    pub(crate) fn give_to_plugin(&mut self, key: SessionKey) {
+        if let Some(session) = self.table.get_mut(key) {
+            session.orphan = true;
+            self.plugins += 1;
+        }
+    }
+
+    /// Drops a session that a plugin has.
+    pub(crate) fn discard_of_plugin(&mut self, key: SessionKey) {
+        self.plugins -= usize::from(self.table.discard(key));
+    }
+
+    /// How many of them clients have.
+    pub(crate) fn clients_len(&self) -> usize {
+        self.table.len() - self.plugins
     }
 
     /// The session that a client identifier leads to.

@@ -77,6 +77,8 @@ counters! {
     messages_wills: "will messages published";
     messages_plugins: "messages that plugins published";
     behalf_refused: "requests of plugins on behalf of clients that were refused";
+    behalf_no_room: "of them because too much waited for the client or the plugin";
+    plugin_commands_refused: "publishes, kicks, mails and the like of plugins that were refused because too many or too much waited";
     plugin_mail_stale: "mail for plugins that had gone";
     client_connect: "connections that asked to come in";
     client_connected: "connections that came in";

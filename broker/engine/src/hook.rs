@@ -33,6 +33,13 @@ pub use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind, POINTS};
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
 pub struct PluginHandle(pub u64);
 
+impl PluginHandle {
+    /// The number of the plugin's name: the same for every version of it.
+    pub fn number(self) -> u64 {
+        self.0 & u64::from(u32::MAX)
+    }
+}
+
 /// Plugin name and hook name as one number, the same for every version of the plugin: an event that waited through a reload
 /// skips the links it has visited by it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug, PartialOrd, Ord)]

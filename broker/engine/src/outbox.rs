@@ -8,7 +8,6 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use crate::envelope::{Envelope, Lane};
-use crate::hook::view::Action;
 use crate::hook::{HookPoint, PluginHandle};
 use crate::id::{ConnKey, ShardId};
 use crate::reason::ReasonCode;
@@ -185,8 +184,8 @@ pub struct BehalfRefused {
     pub plugin: PluginHandle,
     /// For whom.
     pub client_id: Arc<str>,
-    /// For what.
-    pub action: Action,
+    /// For what, in words that the topic follows.
+    pub what: &'static str,
     /// Of which topic name or filter.
     pub topic: Box<str>,
     /// Why not.
@@ -233,8 +232,8 @@ pub struct Outbox {
     pub revoked: Vec<Revoked>,
     /// Answers of plugins that could not be taken; of those to messages at most one a second for each hook.
     pub refused: Vec<RefusedAnswer>,
-    /// Something that was refused on behalf of a client; at most once in ten seconds.
-    pub behalf_refused: Option<BehalfRefused>,
+    /// What was refused to plugins on behalf of clients; at most once in ten seconds for each plugin.
+    pub behalf_refused: Vec<BehalfRefused>,
     /// A client that was refused because as many waited as may; at most once in ten seconds.
     pub connect_refused: Option<ConnectRefused>,
 }
@@ -250,11 +249,11 @@ impl Outbox {
         }
     }
 
-    /// Another subscription is revoked.
-    pub(crate) fn add_revoked(&mut self, plugin: Option<PluginHandle>) {
+    /// More subscriptions are revoked.
+    pub(crate) fn add_revoked(&mut self, plugin: Option<PluginHandle>, subscriptions: u64) {
         match self.revoked.iter_mut().find(|revoked| revoked.plugin == plugin) {
-            Some(known) => known.subscriptions += 1,
-            None => self.revoked.push(Revoked { plugin, subscriptions: 1 }),
+            Some(known) => known.subscriptions += subscriptions,
+            None => self.revoked.push(Revoked { plugin, subscriptions }),
         }
     }
 

@@ -1,4 +1,5 @@
-//! What a shard keeps for plugins beside their links: sessions for what they publish, timers, mail, replays.
+//! What a shard keeps for plugins beside their links: sessions for what they publish, lines for what they ask for on behalf of
+//! clients, timers, mail, replays.
 
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
@@ -6,7 +7,14 @@ use bytes::Bytes;
 
 use crate::hook::PluginHandle;
 use crate::id::SessionKey;
+use crate::interface::FROM_THE_BROKER;
 use crate::timer::Timer;
+
+mod answers;
+pub(crate) mod lines;
+
+use answers::Answers;
+use lines::Lines;
 
 /// Mail for a plugin that is not in the chains yet, or is not to be called for now.
 #[derive(Debug)]
@@ -24,6 +32,8 @@ pub(crate) struct KeptMail {
 pub(crate) struct PluginDesk {
     /// Sessions that no client has: what a plugin publishes waits in order in the slots of its own.
     sessions: HashMap<u64, SessionKey>,
+    lines: Lines,
+    answers: Answers,
     /// Timers that are armed.
     timers: HashMap<u64, PluginTimer>,
     /// Timers that fell due while their plugin was disabled or tripped, in this order, each with the plugin's number.
@@ -32,12 +42,15 @@ pub(crate) struct PluginDesk {
     held_count: u64,
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
+    /// How many of them are answers of the broker.
+    answers_kept: usize,
     replays: VecDeque<Replay>,
-    /// When a refusal on behalf of a client is logged again, monotonic milliseconds, and how many have not been.
-    refusals: (u64, u64),
+    /// By the number of a plugin: when a refusal on behalf of a client is logged again, monotonic milliseconds, and how many have
+    /// not been.
+    refusals: HashMap<u64, (u64, u64)>,
 }
 
-/// How often the log names something that was refused on behalf of a client, at most, milliseconds.
+/// How often the log names something that was refused to a plugin on behalf of a client, at most, milliseconds.
 const REFUSAL_LOGGED_EVERY_MS: u64 = 10_000;
 
 /// A timer of a plugin's.
@@ -62,6 +75,8 @@ pub(crate) struct Replay {
 
 /// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
 const KEPT_MAILS_MAX: usize = 1024;
+/// Answers of the broker that are kept in the same way: as many as may be owed to a plugin, so that none is lost.
+const KEPT_ANSWERS_MAX: usize = 16_384;
 /// Bytes of them.
 const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
 
@@ -76,20 +91,25 @@ impl PluginDesk {
         self.sessions.insert(number, session);
     }
 
-    /// How many sessions plugins have.
-    pub(crate) fn sessions_len(&self) -> usize {
-        self.sessions.len()
+    /// Where waits what plugins ask for on behalf of clients.
+    pub(crate) fn lines(&mut self) -> &mut Lines {
+        &mut self.lines
     }
 
-    /// Something was refused on behalf of a client: whether that is logged, and how many before it were not.
-    pub(crate) fn refused(&mut self, now_ms: u64) -> Option<u64> {
-        let (next_ms, unlogged) = &mut self.refusals;
+    /// Something was refused to a plugin on behalf of a client: whether that is logged, and how many before it were not.
+    pub(crate) fn refused(&mut self, plugin: PluginHandle, now_ms: u64) -> Option<u64> {
+        let (next_ms, unlogged) = self.refusals.entry(plugin.number()).or_default();
         if now_ms < *next_ms {
             *unlogged += 1;
             return None;
         }
         *next_ms = now_ms + REFUSAL_LOGGED_EVERY_MS;
         Some(std::mem::take(unlogged))
+    }
+
+    /// Who is told what was answered to which generation.
+    pub(crate) fn answers(&mut self) -> &mut Answers {
+        &mut self.answers
     }
 
     // --- timers
@@ -158,17 +178,22 @@ impl PluginDesk {
     /// Keeps mail; false, and it is lost, if too much is kept.
     pub(crate) fn keep_mail(&mut self, mail: KeptMail) -> bool {
         let bytes = self.mails_bytes + mail.bytes.len();
-        if self.mails.len() >= KEPT_MAILS_MAX || bytes > KEPT_MAIL_BYTES_MAX {
-            return false;
+        let has_room = if mail.from == FROM_THE_BROKER {
+            self.answers_kept < KEPT_ANSWERS_MAX
+        } else {
+            self.mails.len() - self.answers_kept < KEPT_MAILS_MAX && bytes <= KEPT_MAIL_BYTES_MAX
+        };
+        if has_room {
+            self.answers_kept += usize::from(mail.from == FROM_THE_BROKER);
+            self.mails_bytes = bytes;
+            self.mails.push_back(mail);
         }
-        self.mails_bytes = bytes;
-        self.mails.push_back(mail);
-        true
+        has_room
     }
 
     /// Takes all mail, in order.
     pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
-        self.mails_bytes = 0;
+        (self.mails_bytes, self.answers_kept) = (0, 0);
         std::mem::take(&mut self.mails)
     }
 
@@ -203,6 +228,10 @@ impl PluginDesk {
 
     /// Forgets the timers and replays of plugins that are gone; the timers, for the clock to forget them too.
     pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
+        for plugin in gone {
+            self.refusals.remove(&plugin.number());
+            self.answers.gone(*plugin);
+        }
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
         let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
         let held = &mut self.held;

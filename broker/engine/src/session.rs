@@ -161,6 +161,8 @@ pub struct Session {
     pub heir: Option<ConnKey>,
     /// Where messages that it holds are counted for the shard.
     pub pool: Pool,
+    /// The number of the plugin that asks for what waits here on behalf of the client, where the session is a line for that.
+    pub line: Option<u32>,
 }
 
 impl Session {
@@ -200,6 +202,7 @@ impl Session {
             dropped: 0,
             heir: None,
             pool,
+            line: None,
         }
     }
 

@@ -9,7 +9,6 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use grapnel_engine::hook::view::Action as Wanted;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
@@ -468,17 +467,12 @@ pub(super) fn answer_refused(refused: &RefusedAnswer) {
 
 /// Says in the log that something was refused that a plugin asked for on behalf of a client, and why.
 pub(super) fn behalf_refused(refused: &BehalfRefused) {
-    let what = match refused.action {
-        Wanted::Subscribe => "subscription to",
-        Wanted::Deliver => "delivery of",
-        Wanted::Publish | Wanted::Will => "publish to",
-    };
-    let BehalfRefused { client_id, topic, reason, unlogged, .. } = refused;
+    let BehalfRefused { client_id, what, topic, reason, unlogged, .. } = refused;
     let more = if *unlogged > 0 { format!("; {unlogged} more since the last line") } else { String::new() };
     SERVICES.log(
         refused.plugin.0,
         2,
-        &format!("a {what} {topic:?} on behalf of client {client_id:?} was refused: {reason}{more}"),
+        &format!("{what} {topic:?} on behalf of client {client_id:?} was refused: {reason}{more}"),
     );
 }
 

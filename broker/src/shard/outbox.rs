@@ -43,9 +43,7 @@ impl State {
             }
             outbox.refused.drain(..).for_each(|refused| crate::plugin::answer_refused(&refused));
             outbox.revoked.drain(..).for_each(crate::plugin::revoked);
-            if let Some(refused) = outbox.behalf_refused.take() {
-                crate::plugin::behalf_refused(&refused);
-            }
+            outbox.behalf_refused.drain(..).for_each(|refused| crate::plugin::behalf_refused(&refused));
             if let Some(refused) = outbox.connect_refused.take() {
                 log_refused(&refused, self.fittings.handle.id());
             }

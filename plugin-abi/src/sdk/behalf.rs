@@ -135,7 +135,8 @@ pub struct Answer {
     /// The number that [`OnBehalf::answered`] or [`Host::authorize_as`] was given.
     pub number: u64,
     /// A code below 0x80 where it was done or is allowed: the one that the client's own packet would have been acknowledged with.
-    /// [`Reason::NOT_AUTHORIZED`] where `client.authorize` refused it, or did not answer in time.
+    /// [`Reason::NOT_AUTHORIZED`] where `client.authorize` refused it, or did not answer in time. [`Reason::QUOTA_EXCEEDED`] where
+    /// too much waits: nothing of it has happened, and it may be tried again.
     pub reason: Reason,
 }
 
@@ -151,6 +152,12 @@ impl Host {
     /// session knows it, or with the identity where that session has gone or is another user's. What the client's PUBLISH must obey
     /// holds too; a QoS above `maximum_qos` is lowered. A refused message has no effect: it is counted (`behalf_refused`) and
     /// logged. Of a message with [`Outgoing::from_client`], the client is the one it comes from. Any thread.
+    ///
+    /// It waits behind what the plugin has asked for before on behalf of the same client. Where too much waits for the client or the
+    /// plugin (`behalf_client_requests_max`, `behalf_requests_max` and their bytes), it is refused with [`Reason::QUOTA_EXCEEDED`]
+    /// at once: whoever must not lose the message asks for an answer ([`OnBehalf::answered`]), keeps it until the answer has come,
+    /// and tries again later after that one. That it was delivered and not stored, where it was to be retained and the store is full,
+    /// is no refusal.
     ///
     /// # Errors
     /// [`Refused`] for a topic or property that no message may have, and beyond `publishes_per_second_max`.
@@ -184,7 +191,8 @@ impl Host {
         })
     }
 
-    /// Takes a subscription from a client, if the session is still of the same user name. Any thread.
+    /// Takes a subscription from a client, if the session is still of the same user name, behind what the plugin has asked for before
+    /// on behalf of the same client. Any thread.
     ///
     /// # Errors
     /// [`Refused`] for a filter that cannot be.

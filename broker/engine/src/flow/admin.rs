@@ -106,7 +106,7 @@ pub(crate) fn gauges(parts: &mut Parts) {
     let memory_bytes = memory::ledger(parts).total();
     let counters = &mut parts.counters;
     counters.connections_count = parts.connections.len() as u64;
-    counters.sessions_count = (parts.sessions.len() - parts.hooks.plugin_sessions()) as u64;
+    counters.sessions_count = parts.sessions.clients_len() as u64;
     counters.subscriptions_count = parts.router.stats().subscriptions as u64;
     counters.messages_retained_count = parts.retained.len() as u64;
     counters.messages_retained_bytes = parts.retained.bytes() as u64;

@@ -12,3 +12,10 @@ pub(crate) fn new_session(parts: &mut Parts, identity: &Rc<Identity>) -> Session
     let (now, window) = (parts.clock.now(), parts.setup.limits.inflight_max as usize);
     parts.sessions.insert_with(|key| Session::new(key, identity, now, window, pool.clone()))
 }
+
+/// Makes one that no client has: what a plugin asks for waits in it. No list shows it.
+pub(crate) fn of_plugin(parts: &mut Parts, identity: &Rc<Identity>) -> SessionKey {
+    let key = new_session(parts, identity);
+    parts.sessions.give_to_plugin(key);
+    key
+}

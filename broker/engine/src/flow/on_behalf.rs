@@ -1,4 +1,4 @@
-//! What plugins ask for on behalf of clients. It waits in the slots of the plugin, in order, and goes through client.authorize as
+//! What plugins ask for on behalf of clients. It waits in a line of the client's own, in order, and goes through client.authorize as
 //! if the client had sent it: with the client as its session knows it, or, where that has gone or is another principal's, as
 //! the plugin has kept it. Nobody's silence opens anything: what is not answered in time is refused.
 
@@ -7,78 +7,115 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{authorize, filters, mail, plugin_publish, subscriptions, wake};
+use super::{authorize, filters, mail, new_session, subscriptions, wake};
 use crate::hook::PluginHandle;
 use crate::hook::view::Action;
 use crate::id::SessionKey;
-use crate::interface::{FROM_THE_BROKER, OnBehalf, Whom, Wish};
+use crate::interface::{OnBehalf, Whom, Wish};
 use crate::message::Message;
 use crate::outbox::BehalfRefused;
 use crate::packet::QoS;
 use crate::parts::Parts;
+use crate::plugins::lines::Waiting;
 use crate::reason::ReasonCode;
-use crate::session::publish::{Authorization, Head};
+use crate::session::publish::{Authorization, Head, Refused, Verdict};
 use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
+
+/// What goes through client.authorize: whose word, and the message, or what stands for it where the question is about none.
+type Asked = (Source, Message);
 
 /// Does what a plugin asks for. Between two events.
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
-    let Some(identity) = identity_of(parts, whom) else {
-        parts.counters.behalf_refused += 1;
-        return tell(parts, plugin, answer, ReasonCode::CLIENT_ID_NOT_VALID);
-    };
-    let (source, message, deed) = match wish {
-        Wish::Publish(mut message) => {
-            if message.retain && !parts.setup.limits.choices.retain_available {
-                // As the client's own would be [MQTT-3.2.2-14].
-                let (topic, reason) = (message.topic, ReasonCode::RETAIN_NOT_SUPPORTED);
-                return refuse(parts, (plugin, answer), (&identity, Action::Publish, topic), reason);
+    let (deed, mut asked) = asked_for(wish);
+    let identity = match whom {
+        Whom::Identity(kept) => known(parts, Rc::new(*kept)),
+        Whom::Client(client_id) => match client(parts, &client_id) {
+            Some(identity) => identity,
+            None => {
+                let (about, reason) = (about(&deed, asked), ReasonCode::CLIENT_ID_NOT_VALID);
+                return refuse(parts, (plugin, answer), client_id.into(), about, reason);
             }
+        },
+    };
+    if let Some((source, message)) = &mut asked {
+        let choices = &parts.setup.limits.choices;
+        if *source == Source::Behalf && message.retain && !choices.retain_available {
+            // As the client's own would be [MQTT-3.2.2-14].
+            let (about, reason) = (about(&deed, asked), ReasonCode::RETAIN_NOT_SUPPORTED);
+            return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, reason);
+        }
+        if *source == Source::Behalf {
             // The plugin has chosen it, and nobody can have it with more.
-            message.qos = message.qos.min(parts.setup.limits.choices.maximum_qos);
-            // What a plugin has said itself has no client.
-            if identity.connection != 0 {
-                message.from = Arc::clone(&identity.client_id);
-            }
-            (Source::Behalf, message, Deed::Publish)
+            message.qos = message.qos.min(choices.maximum_qos);
         }
-        Wish::Subscribe { filter, options, id } => {
-            // What is authorised is the filter itself, as where the client subscribes.
-            let filtered = topic::parse_filter(&filter).map_or("", |parsed| parsed.filter);
-            let message = asked_about(&identity, filtered, options.qos, false);
-            (Source::Ask(Action::Subscribe), message, Deed::Subscribe { filter, options, id })
-        }
-        Wish::Unsubscribe { filter } => {
-            let code = match session_of(parts, &identity) {
-                Some(session) => subscriptions::unsubscribe(parts, session, &filter, "plugin"),
-                None => ReasonCode::CLIENT_ID_NOT_VALID,
-            };
-            parts.counters.behalf_refused += u64::from(code.is_error());
-            return tell(parts, plugin, answer, code);
-        }
-        Wish::Ask { action, topic, qos, retain } => {
-            let filter = (action == Action::Subscribe).then(|| topic::parse_filter(&topic).ok()).flatten();
-            let topic = filter.map_or(&*topic, |parsed| parsed.filter);
-            (Source::Ask(action), asked_about(&identity, topic, qos, retain), Deed::Ask)
-        }
-    };
-    let behalf = Behalf { plugin, identity, deed, answer, epoch: 0 };
-    put(parts, behalf, source, message);
-}
-
-/// Whoever it is now: the client as its session knows it, if that is of the same principal.
-fn identity_of(parts: &Parts, whom: Whom) -> Option<Rc<Identity>> {
-    match whom {
-        Whom::Client(client_id) => {
-            let session = parts.sessions.get(parts.sessions.by_client_id(&client_id)?)?;
-            session.is_there().then(|| Rc::clone(&session.identity))
-        }
-        Whom::Identity(kept) => {
-            let session = session_of(parts, &kept).and_then(|key| parts.sessions.get(key));
-            Some(session.map_or_else(|| Rc::new(*kept), |session| Rc::clone(&session.identity)))
+        // What a plugin has said itself has no client.
+        if *source != Source::Behalf || identity.connection != 0 {
+            message.from = Arc::clone(&identity.client_id);
         }
     }
+    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0 }, asked);
+}
+
+/// What is to be done, and what client.authorize is asked for it.
+fn asked_for(wish: Wish) -> (Deed, Option<Asked>) {
+    match wish {
+        Wish::Publish(message) => (Deed::Publish, Some((Source::Behalf, message))),
+        Wish::Subscribe { filter, options, id } => {
+            let asked = about_filter(&filter, options.qos);
+            (Deed::Subscribe { filter, options, id }, Some(asked))
+        }
+        Wish::Unsubscribe { filter } => (Deed::Unsubscribe { filter }, None),
+        Wish::Ask { action: Action::Subscribe, topic, qos, .. } => {
+            (Deed::Ask, Some(about_filter(&topic, qos)))
+        }
+        Wish::Ask { action, topic, qos, retain } => {
+            (Deed::Ask, Some((Source::Ask(action), no_message(&topic, qos, retain))))
+        }
+    }
+}
+
+/// What is authorised is the filter itself, as where the client subscribes.
+fn about_filter(filter: &str, qos: QoS) -> Asked {
+    let filter = topic::parse_filter(filter).map_or("", |parsed| parsed.filter);
+    (Source::Ask(Action::Subscribe), no_message(filter, qos, false))
+}
+
+/// What stands for a question that is about no message.
+fn no_message(topic: &str, qos: QoS, retain: bool) -> Message {
+    Message {
+        id: 0,
+        topic: topic.into(),
+        payload: Bytes::new(),
+        properties: Box::default(),
+        qos,
+        retain,
+        from: Arc::default(),
+        origin: None,
+        expires_at_ms: None,
+        wall_ms: 0,
+        ancestry: 0,
+        flow: None,
+    }
+}
+
+/// What it is about, for the log.
+fn about(deed: &Deed, asked: Option<Asked>) -> (&'static str, Box<str>) {
+    let topic = asked.map_or_else(|| deed.filter().into(), |(_, message)| message.topic);
+    (deed.words(), topic)
+}
+
+/// Whoever has a client identifier, as the session knows it.
+fn client(parts: &Parts, client_id: &str) -> Option<Rc<Identity>> {
+    let session = parts.sessions.get(parts.sessions.by_client_id(client_id)?)?;
+    session.is_there().then(|| Rc::clone(&session.identity))
+}
+
+/// A client that a plugin has kept, as its session knows it by now, if that is there and of the same principal.
+pub(crate) fn known(parts: &Parts, kept: Rc<Identity>) -> Rc<Identity> {
+    let session = session_of(parts, &kept).and_then(|key| parts.sessions.get(key));
+    session.map_or(kept, |session| Rc::clone(&session.identity))
 }
 
 /// The session of a client, if one under its identifier is there and is of the same principal.
@@ -91,98 +128,152 @@ fn session_of(parts: &Parts, identity: &Identity) -> Option<SessionKey> {
     (is_a_client && same && session.is_there()).then_some(key)
 }
 
-/// What stands for a question that is about no message.
-fn asked_about(identity: &Identity, topic: &str, qos: QoS, retain: bool) -> Message {
-    Message {
-        id: 0,
-        topic: topic.into(),
-        payload: Bytes::new(),
-        properties: Box::default(),
-        qos,
-        retain,
-        from: Arc::clone(&identity.client_id),
-        origin: None,
-        expires_at_ms: None,
-        wall_ms: 0,
-        ancestry: 0,
-        flow: None,
+/// Puts it behind what the plugin has asked for before on behalf of the same client. What is `asked` goes through client.authorize.
+fn put(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) {
+    let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
+    let bytes = behalf.bytes() + asked.as_ref().map_or(0, |(_, message)| message.bytes());
+    let limits = Arc::clone(&parts.setup.limits);
+    if !parts.hooks.desk().lines().has_room(plugin.number(), &client_id, bytes, &limits) {
+        parts.counters.behalf_no_room += 1;
+        let (about, reason) = (about(&behalf.deed, asked), ReasonCode::QUOTA_EXCEEDED);
+        return refuse(parts, (plugin, behalf.answer), client_id, about, reason);
+    }
+    let line = line_of(parts, &behalf);
+    let slot = slot(parts, behalf, asked);
+    if let Some(session) = parts.sessions.get_mut(line) {
+        session.slots.push(slot);
+        wake::wake_slots(parts, line);
+        settle_line(parts, line);
     }
 }
 
-/// Puts it behind what the plugin has asked for before.
-fn put(parts: &mut Parts, behalf: Behalf, source: Source, mut message: Message) {
+/// The session in whose slots waits what a plugin asks for on behalf of a client. No list shows it and no client can have it.
+fn line_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
+    let (number, client_id) = (behalf.plugin.number(), &behalf.identity.client_id);
+    if let Some(line) = parts.hooks.desk().lines().session(number, client_id) {
+        return line;
+    }
+    let line = new_session::of_plugin(parts, &behalf.identity);
+    if let Some(session) = parts.sessions.get_mut(line) {
+        session.line = Some(number as u32);
+    }
+    parts.hooks.desk().lines().open(number, Arc::clone(client_id), line);
+    line
+}
+
+/// Notes how much waits in a line now. One in which nothing waits is gone.
+pub(crate) fn settle_line(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    let Some(number) = session.line.map(u64::from) else { return };
+    let client_id = Arc::clone(&session.identity.client_id);
+    let now = Waiting { requests: session.slots.len(), bytes: session.slots.bytes() };
+    if now.requests > 0 {
+        return parts.hooks.desk().lines().count(number, &client_id, now);
+    }
+    parts.hooks.desk().lines().close(number, &client_id);
+    parts.sessions.discard_of_plugin(key);
+}
+
+/// A request that begins to wait.
+fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
+    let Some((source, mut message)) = asked else {
+        let head = Head { packet_id: None, packet_qos: QoS::AtMostOnce, dup: false };
+        let verdict = Verdict::code(ReasonCode::SUCCESS);
+        let waits = Refused { head, verdict, behalf: Some(Box::new(behalf)) };
+        return Slot::new(None, SlotBody::Refused(Box::new(waits)));
+    };
     let now = parts.clock.now();
     message.id = parts.numbers.message_id();
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = message.expires_at_ms.map(|after_ms| now.mono_ms + after_ms);
-    let session_key = plugin_publish::session_for(parts, behalf.plugin);
-    let bounds = (parts.setup.limits.slots_max, parts.setup.limits.slot_bytes_max);
-    let Some(session) = parts.sessions.get(session_key) else { return };
-    if !plugin_publish::has_room(session, message.bytes() + behalf.bytes(), bounds) {
-        let about = (&*behalf.identity, source.action(), message.topic);
-        return refuse(parts, (behalf.plugin, behalf.answer), about, ReasonCode::QUOTA_EXCEEDED);
-    }
     parts.counters.messages_plugins += u64::from(source == Source::Behalf);
     let head = Head::of_message(&message);
     // Where nothing forbids it, it is asked about beside those in front.
     let ask = authorize::new_ask(parts, &behalf.identity);
     let stage = Stage::Authorize(Box::new(Authorization { ask, after: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    let publish = PublishSlot { message, head, source, behalf, stage };
-    if let Some(session) = parts.sessions.get_mut(session_key) {
-        session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
-        wake::wake_slots(parts, session_key);
+    Slot::new(None, SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf, stage })))
+}
+
+/// Client.authorize or message.publish has said that of what waits under this number, which has no effect or needs none: what is
+/// refused is logged while its topic is known.
+pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: ReasonCode) {
+    let epoch = parts.hooks.authz_epoch();
+    let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
+    let Some(PublishSlot { message, behalf: Some(behalf), .. }) = publish else { return };
+    behalf.epoch = epoch;
+    // What is only asked has no effect that could be refused.
+    if code.is_error() && !matches!(behalf.deed, Deed::Ask) {
+        let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
+        let (what, topic) = (behalf.deed.words(), message.topic.clone());
+        note_refused(parts, BehalfRefused { plugin, client_id, what, topic, reason: code, unlogged: 0 });
     }
 }
 
-/// It has its end, with this code.
-pub(crate) fn ended(parts: &mut Parts, behalf: Behalf, code: ReasonCode) {
-    let Behalf { plugin, ref identity, ref deed, answer, epoch } = behalf;
-    let code = match deed {
-        Deed::Subscribe { .. } if !code.is_error() && epoch != parts.hooks.authz_epoch() => {
-            // The rules have changed since: a recheck has not seen it, since it is not in force yet.
-            let Deed::Subscribe { filter, options, id } = behalf.deed else { return };
-            let whom = Whom::Identity(Box::new(Identity::clone(identity)));
-            let wish = Wish::Subscribe { filter, options, id };
-            return request(parts, OnBehalf { plugin, whom, answer, wish });
-        }
-        Deed::Subscribe { filter, options, id } if !code.is_error() => {
-            let session = session_of(parts, identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
+/// It has its turn, and its end with this code.
+pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
+    let is_old = behalf.epoch != parts.hooks.authz_epoch();
+    let code = match &behalf.deed {
+        _ if said.is_error() => said,
+        // The rules have changed since: a recheck has not seen it, since it is not in force yet.
+        Deed::Subscribe { .. } if is_old => return ask_again(parts, line, behalf),
+        Deed::Subscribe { filter, options, id } => {
+            let session = session_of(parts, &behalf.identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
             let done = session.and_then(|key| filters::subscribe_for(parts, key, filter, *options, *id));
             done.map_or_else(|reason| reason, |()| ReasonCode(options.qos.as_u8()))
         }
-        Deed::Subscribe { .. } | Deed::Publish | Deed::Ask => code,
+        Deed::Unsubscribe { filter } => match session_of(parts, &behalf.identity) {
+            Some(session) => subscriptions::unsubscribe(parts, session, filter, "plugin"),
+            None => ReasonCode::CLIENT_ID_NOT_VALID,
+        },
+        Deed::Publish | Deed::Ask => said,
     };
-    // What is only asked has no effect that could be refused.
+    let Behalf { plugin, identity, deed, answer, .. } = behalf;
+    if code.is_error() && !said.is_error() {
+        let about = (deed.words(), deed.filter().into());
+        return refuse(parts, (plugin, answer), Arc::clone(&identity.client_id), about, code);
+    }
     parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(deed, Deed::Ask));
     tell(parts, plugin, answer, code);
+}
+
+/// A subscription that was allowed under rules which have changed since is authorized anew, before what is behind it.
+fn ask_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
+    let Deed::Subscribe { filter, options, .. } = &behalf.deed else { return };
+    let identity = known(parts, Rc::clone(&behalf.identity));
+    let (source, message) = about_filter(filter, options.qos);
+    let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
+    let slot = slot(parts, Behalf { identity, ..behalf }, Some(asked));
+    if let Some(session) = parts.sessions.get_mut(line) {
+        session.slots.push_front(slot);
+    }
 }
 
 /// It is refused at once.
 fn refuse(
     parts: &mut Parts,
     (plugin, answer): (PluginHandle, Option<u64>),
-    (identity, action, topic): (&Identity, Action, Box<str>),
+    client_id: Arc<str>,
+    (what, topic): (&'static str, Box<str>),
     reason: ReasonCode,
 ) {
-    let client_id = Arc::clone(&identity.client_id);
-    note_refused(parts, BehalfRefused { plugin, client_id, action, topic, reason, unlogged: 0 });
+    note_refused(parts, BehalfRefused { plugin, client_id, what, topic, reason, unlogged: 0 });
     parts.counters.behalf_refused += 1;
     tell(parts, plugin, answer, reason);
 }
 
 /// Has the shell log that: once in a while, since who is refused once is refused again.
 #[cold]
-pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
+fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(unlogged) = parts.hooks.desk().refused(now_ms) {
-        parts.out.behalf_refused = Some(BehalfRefused { unlogged, ..refused });
+    if let Some(unlogged) = parts.hooks.desk().refused(refused.plugin, now_ms) {
+        parts.out.behalf_refused.push(BehalfRefused { unlogged, ..refused });
     }
 }
 
 /// Tells the plugin what became of it, if it wants to know.
 fn tell(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        mail::bring_mail(parts, plugin, FROM_THE_BROKER, number, Bytes::copy_from_slice(&[code.0]));
+        mail::bring_answer(parts, plugin, number, code);
     }
 }

@@ -39,7 +39,7 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
 }
 
 /// Whether the session of a plugin has room for so many bytes more, within so many slots and bytes.
-pub(crate) fn has_room(session: &Session, bytes: usize, (slots_max, bytes_max): (u64, u64)) -> bool {
+fn has_room(session: &Session, bytes: usize, (slots_max, bytes_max): (u64, u64)) -> bool {
     (session.slots.len() as u64) < slots_max && (session.slots.bytes() + bytes) as u64 <= bytes_max
 }
 
@@ -60,23 +60,9 @@ fn publish_added(parts: &mut Parts, extra: Vec<Extra>) {
     }
 }
 
-/// The name's number: later versions of a plugin go on in the same order.
-fn number_of(plugin: PluginHandle) -> u64 {
-    plugin.0 & u64::from(u32::MAX)
-}
-
-/// The session of a plugin, if it has one by now.
+/// The session of a plugin, if it has one by now. Later versions of the plugin go on in the same order.
 fn known_session(parts: &mut Parts, plugin: PluginHandle) -> Option<SessionKey> {
-    parts.hooks.desk().session(number_of(plugin))
-}
-
-/// The session in whose slots what a plugin asks for waits.
-pub(crate) fn session_for(parts: &mut Parts, plugin: PluginHandle) -> SessionKey {
-    if let Some(key) = known_session(parts, plugin) {
-        return key;
-    }
-    let name = parts.hooks.chains().plugin_name(plugin).unwrap_or("a plugin").into();
-    session_of_plugin(parts, plugin, &name)
+    parts.hooks.desk().session(plugin.number())
 }
 
 /// Makes it. No list shows it and no client can have it.
@@ -102,10 +88,7 @@ fn session_of_plugin(parts: &mut Parts, plugin: PluginHandle, name: &Arc<str>) -
         local_host: Host::new(),
         properties: Box::default(),
     });
-    let key = new_session::new_session(parts, &identity);
-    if let Some(session) = parts.sessions.get_mut(key) {
-        session.orphan = true;
-    }
-    parts.hooks.desk().add_session(number_of(plugin), key);
+    let key = new_session::of_plugin(parts, &identity);
+    parts.hooks.desk().add_session(plugin.number(), key);
     key
 }

@@ -21,14 +21,11 @@ use crate::hook::draft::DraftRules;
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
-use crate::outbox::BehalfRefused;
 use crate::packet::Leave;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Behind, Verdict};
-use crate::session::{
-    Deed, EndCause, Identity, PublishSlot, ReleaseWait, Slot, SlotBody, Source, Stage, Storage,
-};
+use crate::session::{EndCause, Identity, ReleaseWait, Slot, SlotBody, Source, Stage, Storage};
 
 /// Moves on whatever of a session's slots can move.
 pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
@@ -42,6 +39,7 @@ pub(crate) fn pump_slots(parts: &mut Parts, session_key: SessionKey) {
     unblock(parts, session_key);
     reading::resume_if_room(parts, session_key);
     ending::queue_takedown(parts, session_key);
+    on_behalf::settle_line(parts, session_key);
 }
 
 /// Deals with the packet in front; whether there may be more to do.
@@ -68,7 +66,7 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
         SlotBody::Refused(_) => {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
                 match refused.behalf {
-                    Some(behalf) => on_behalf::ended(parts, *behalf, refused.verdict.code),
+                    Some(behalf) => on_behalf::ended(parts, session_key, *behalf, refused.verdict.code),
                     None => publish::conclude(parts, session_key, conn, refused.head, &refused.verdict),
                 }
             }
@@ -191,8 +189,12 @@ fn begin_step(
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
-    let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
-    Some(Step { identity: Rc::clone(identity), message, at, stage, behind })
+    let kept = publish.behalf.as_ref().map(|behalf| Rc::clone(&behalf.identity));
+    let identity = match kept {
+        Some(kept) => on_behalf::known(parts, kept),
+        None => Rc::clone(&session.identity),
+    };
+    Some(Step { identity, message, at, stage, behind })
 }
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
@@ -218,30 +220,12 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
 
 fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decision: Decision) {
     let now_ms = parts.clock.now().mono_ms;
-    let epoch = parts.hooks.authz_epoch();
+    if let Err(verdict) = &decision {
+        on_behalf::decided(parts, session_key, number, verdict.code);
+    }
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     match decision {
-        Err(verdict) => {
-            if let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) =
-                session.slots.publish_mut(number)
-            {
-                behalf.epoch = epoch;
-                if verdict.code.is_error() && !matches!(behalf.deed, Deed::Ask) {
-                    let refused = BehalfRefused {
-                        plugin: behalf.plugin,
-                        client_id: Arc::clone(&behalf.identity.client_id),
-                        action: source.action(),
-                        topic: message.topic.clone(),
-                        reason: verdict.code,
-                        unlogged: 0,
-                    };
-                    on_behalf::note_refused(parts, refused);
-                }
-            }
-            if let Some(session) = parts.sessions.get_mut(session_key) {
-                session.slots.refuse(number, verdict);
-            }
-        }
+        Err(verdict) => session.slots.refuse(number, verdict),
         Ok(progress) => {
             if let Some(publish) = session.slots.publish_mut(number) {
                 publish.stage = progress.stage(&mut publish.message, now_ms);
@@ -277,7 +261,7 @@ fn finish_front(parts: &mut Parts, session_key: SessionKey) -> bool {
                 plugin_publish::publish_extra(parts, extra);
             }
             match behalf {
-                Some(behalf) => on_behalf::ended(parts, *behalf, code),
+                Some(behalf) => on_behalf::ended(parts, session_key, *behalf, code),
                 None => publish::conclude(parts, session_key, conn, head, &Verdict::code(code)),
             }
             true

@@ -68,11 +68,13 @@ pub(crate) fn effect(
     }
     parts.work.lanes().passed();
     // A store without room refuses to store; the message goes on.
-    let full = stored == Some(0) && is_v5(parts, session);
+    let is_behalf = source == Source::Behalf;
+    // A plugin that is told 0x97 would try again, and the message has been delivered.
+    let full = stored == Some(0) && !is_behalf && is_v5(parts, session);
     let view = &MessageView { stored: stored.unwrap_or(0), ..*view };
     if matched.is_empty() {
         tell::count_drop(parts, Loss::NoSubscribers, view, None);
-        let quiet = !is_v5(parts, session);
+        let quiet = !is_behalf && !is_v5(parts, session);
         return Effect::Done(if full {
             ReasonCode::QUOTA_EXCEEDED
         } else if quiet {

@@ -171,11 +171,6 @@ impl Hooks {
         self.desk.has_replays()
     }
 
-    /// How many sessions plugins have.
-    pub(crate) fn plugin_sessions(&self) -> usize {
-        self.desk.sessions_len()
-    }
-
     /// Has the watchdog know how many timers are armed.
     #[inline]
     pub(crate) fn publish_timers(&self) {

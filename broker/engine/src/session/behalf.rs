@@ -1,4 +1,4 @@
-//! What a plugin asks for on behalf of a client, while it waits in the slots of the plugin: for whom, what, and who is told what
+//! What a plugin asks for on behalf of a client, while it waits in the line of the client: for whom, what, and who is told what
 //! became of it. `flow/on_behalf.rs` does it.
 
 use std::rc::Rc;
@@ -38,15 +38,36 @@ pub enum Deed {
         /// Subscription identifier, 0 for none.
         id: u32,
     },
+    /// A subscription is taken from the client.
+    Unsubscribe {
+        /// Topic filter, `$share` prefix included.
+        filter: Box<str>,
+    },
+}
+
+impl Deed {
+    /// The filter of what a client is subscribed to; empty for all else.
+    pub fn filter(&self) -> &str {
+        match self {
+            Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
+            Deed::Publish | Deed::Ask => "",
+        }
+    }
+
+    /// What it is, for the log: topic or filter follows.
+    pub fn words(&self) -> &'static str {
+        match self {
+            Deed::Publish => "a publish to",
+            Deed::Ask => "a question about",
+            Deed::Subscribe { .. } => "a subscription to",
+            Deed::Unsubscribe { .. } => "an unsubscription from",
+        }
+    }
 }
 
 impl Behalf {
     /// Bytes that it is charged for, its identity as if nobody shared it.
     pub fn bytes(&self) -> usize {
-        let filter = match &self.deed {
-            Deed::Subscribe { filter, .. } => filter.len(),
-            Deed::Publish | Deed::Ask => 0,
-        };
-        size_of::<Behalf>() + self.identity.bytes() + filter
+        size_of::<Behalf>() + self.identity.bytes() + self.deed.filter().len()
     }
 }

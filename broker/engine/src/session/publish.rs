@@ -143,7 +143,7 @@ pub struct PublishSlot {
 }
 
 /// A publish that is refused, and waits for those in front to be acknowledged [MQTT-4.6.0-2] [MQTT-4.6.0-3]. Of the message
-/// nothing is kept.
+/// nothing is kept. What a plugin asks for and need not be authorized waits in the same way.
 #[derive(Debug)]
 pub struct Refused {
     /// Which it was.

@@ -18,7 +18,7 @@ use crate::packet::{Leave, QoS};
 pub enum SlotBody {
     /// A PUBLISH, or the will.
     Publish(Box<PublishSlot>),
-    /// A PUBLISH that has no effect.
+    /// A PUBLISH that has no effect, or something that a plugin asks for and that is none.
     Refused(Box<Refused>),
     /// A SUBSCRIBE or UNSUBSCRIBE.
     Filters(Box<FilterPacket>),

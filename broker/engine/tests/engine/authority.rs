@@ -271,10 +271,7 @@ fn all_subscriptions_of_a_session_that_goes_are_counted() {
         if waits {
             world.publish(client, "t", "x", QoS::AtLeastOnce, 1);
         }
-        mount(
-            &mut world,
-            vec![(HookPoint::MessagePublish, slow), (HookPoint::ClientAuthorize, refuses)],
-        );
+        mount(&mut world, vec![(HookPoint::MessagePublish, slow), (HookPoint::ClientAuthorize, refuses)]);
         world.pass_ms(10);
         assert!(world.is_closed(client));
         if waits {

@@ -12,7 +12,7 @@ use grapnel_engine::message::Message;
 use grapnel_engine::packet::{Property, QoS, SubscriptionOptions, Version};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::session::Identity;
-use grapnel_engine::shard::{Command, OnBehalf, Scope, Whom, Wish};
+use grapnel_engine::shard::{BehalfRefused, Command, OnBehalf, Scope, Whom, Wish};
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FLAG_SUPERUSER, FROM_BROKER, Field, Flow, Slice, Status};
 
@@ -309,16 +309,15 @@ fn allow_all(world: &mut World, taken: &Taken) {
     }
 }
 
-/// Verdicts may come later: what a plugin publishes keeps its order, and all that waits is asked about at once.
+/// Verdicts may come later: what is asked for on behalf of a client keeps its order, and all that waits is asked about at once.
 #[test]
 fn what_waits_for_a_verdict_keeps_its_order() {
     let taken = Taken::default();
     let mut scene = Scene::with(vec![slow(&taken)], |_| {});
     scene.client("a", &named(None));
-    scene.client("b", &named(None));
     scene.publish_as("a", 1, "open/later/1");
-    scene.publish_as("b", 2, "open/2");
-    scene.publish_as("b", 3, "open/later/3");
+    scene.publish_as("a", 2, "open/2");
+    scene.publish_as("a", 3, "open/later/3");
     assert_eq!(taken.about(), ["open/later/1", "open/later/3"], "the second does not wait for the first");
     complete(&mut scene.world, taken.ticket(1), Flow::CONTINUE, allow());
     assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
@@ -344,18 +343,170 @@ fn a_verdict_that_does_not_come_is_a_refusal() {
     assert_eq!((scene.got(), scene.told()), (Vec::<String>::new(), Vec::new()));
 }
 
-/// At most `defer_window` of a plugin's requests wait for verdicts at a time, and no more than `slots_max` wait at all.
+/// What waits for the verdicts of one client holds up neither what is asked for on behalf of another one nor what the plugin
+/// publishes itself.
+#[test]
+fn a_client_whose_verdicts_are_slow_holds_up_nobody_else() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    scene.client("slow", &named(None));
+    scene.client("other", &named(None));
+    let sessions = scene.world.shards[0].counters().sessions_count;
+    // As many as one client may have, and one more.
+    for number in 0..=128 {
+        scene.publish_as("slow", number, &format!("open/later/{number}"));
+    }
+    assert_eq!(scene.told(), [(128, 0x97)], "behalf_client_requests_max");
+    scene.publish_as("other", 200, "open/other");
+    let Wish::Publish(own) = publish("open/own") else { return };
+    let own = Message { from: "plugin9".into(), ..own };
+    scene.world.shards[0].command(Command::Publish { plugin: MAKER, message: own });
+    scene.world.drive();
+    assert_eq!(scene.got(), ["open/other", "open/own"]);
+    assert_eq!(scene.told(), [(200, 0)]);
+    assert_eq!(scene.world.shards[0].counters().sessions_count, sessions, "lines are nobody's sessions");
+    allow_all(&mut scene.world, &taken);
+    assert_eq!(scene.told().len(), 128);
+}
+
+/// Greedy clients take an eighth of what is free each: one that asks for little finds room, and what has no room is told so.
+#[test]
+fn greedy_clients_leave_room_for_others() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.behalf_requests_max = 64);
+    let names: Vec<String> = (0..10).map(|number| format!("greedy{number}")).collect();
+    for name in &names {
+        scene.client(name, &named(None));
+    }
+    scene.client("modest", &named(None));
+    let mut waiting = 0;
+    for name in &names {
+        for number in 0..20 {
+            scene.publish_as(name, number, "open/later");
+        }
+        let refused = scene.told();
+        assert!(refused.iter().all(|(_, code)| *code == 0x97), "{refused:?}");
+        waiting += 20 - refused.len() as u64;
+    }
+    let counters = *scene.world.shards[0].counters();
+    assert_eq!((counters.behalf_no_room, counters.behalf_refused), (200 - waiting, 200 - waiting));
+    assert!((40..64).contains(&waiting), "{waiting} wait");
+    scene.publish_as("modest", 1, "open/modest");
+    assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/modest".to_owned()]));
+    allow_all(&mut scene.world, &taken);
+    assert_eq!(scene.told().len() as u64, waiting);
+    // There is room again.
+    scene.publish_as("greedy0", 7, "open/again");
+    assert_eq!(scene.told(), [(7, 0)]);
+}
+
+/// What a request costs does not grow with those of other clients that wait.
+#[test]
+fn a_request_costs_the_same_however_many_others_wait() {
+    let cost = |others: usize| {
+        let taken = Taken::default();
+        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+        for number in 0..others {
+            let name = format!("c{number}");
+            scene.client(&name, &named(None));
+            scene.publish_as(&name, 0, "open/later");
+        }
+        scene.client("c", &named(None));
+        let before = *scene.world.shards[0].counters();
+        scene.publish_as("c", 1, "open/y");
+        let after = *scene.world.shards[0].counters();
+        assert_eq!(scene.told(), [(1, 0)]);
+        (after.flow_steps - before.flow_steps, after.work_units - before.work_units)
+    };
+    assert_eq!(cost(1_000), cost(500));
+}
+
+/// Lines leave nothing behind: neither in the ledger nor among sessions, timers and tickets.
+#[test]
+fn lines_leave_nothing_behind() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    let names: Vec<String> = (0..100).map(|number| format!("c{number}")).collect();
+    for name in &names {
+        scene.client(name, &named(None));
+    }
+    scene.world.pass_ms(1);
+    let before = scene.world.shards[0].ledger();
+    for name in &names {
+        scene.publish_as(name, 1, "open/later");
+        let whom = scene.whom(name);
+        scene.wish(whom, 2, Wish::Unsubscribe { filter: "open/a".into() });
+    }
+    scene.world.pass_ms(1);
+    let during = scene.world.shards[0].ledger();
+    assert_eq!(during, scene.world.shards[0].recount());
+    assert!(during.slots > before.slots && during.sessions > before.sessions, "it is charged while it waits");
+    allow_all(&mut scene.world, &taken);
+    scene.world.pass_ms(1);
+    assert_eq!(scene.told().len(), 200);
+    assert_eq!(scene.world.shards[0].ledger(), before);
+    assert_eq!(scene.world.shards[0].recount(), before);
+    let (armed, held) = scene.world.shards[0].timers();
+    assert_eq!(armed, held);
+}
+
+/// Lines take no room of the sessions that clients may have.
+#[test]
+fn lines_are_none_of_sessions_max() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.sessions_max = 4);
+    scene.client("a", &named(None));
+    scene.client("b", &named(None));
+    scene.publish_as("a", 1, "open/later");
+    scene.publish_as("b", 1, "open/later");
+    scene.client("c", &named(None));
+    allow_all(&mut scene.world, &taken);
+    assert_eq!(scene.world.shards[0].counters().sessions_count, 4);
+    assert_eq!(scene.world.shards[0].counters().sessions_refused, 0);
+}
+
+/// An unsubscription waits behind the subscription that was asked for before, also where that is authorized anew because the rules
+/// have changed.
+#[test]
+fn an_unsubscription_does_not_overtake_a_subscription() {
+    for rules_change in [false, true] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+        scene.client("c", &named(None));
+        let whom = scene.whom("c");
+        scene.wish(whom, 1, subscribe("open/later/a"));
+        let whom = scene.whom("c");
+        // Decided at once, and behind the one that waits.
+        scene.wish(whom, 2, subscribe("open/b"));
+        for (number, filter) in [(3, "open/later/a"), (4, "open/b")] {
+            let whom = scene.whom("c");
+            scene.wish(whom, number, Wish::Unsubscribe { filter: filter.into() });
+        }
+        assert_eq!((scene.told(), subscriptions(&scene, "c")), (Vec::new(), Vec::new()));
+        if rules_change {
+            scene.world.shards[0].invalidate(Scope::All);
+        }
+        allow_all(&mut scene.world, &taken);
+        scene.world.pass_ms(1_500);
+        assert_eq!(scene.told(), [(1, 1), (2, 1), (3, 0), (4, 0)], "{rules_change}");
+        assert_eq!(subscriptions(&scene, "c"), [""; 0], "{rules_change}");
+    }
+}
+
+/// At most `defer_window` of a client's requests wait for verdicts at a time, and no more than `behalf_client_requests_max` wait at
+/// all.
 #[test]
 fn what_waits_is_bounded() {
     let taken = Taken::default();
-    let mut scene =
-        Scene::with(vec![slow(&taken)], |limits| (limits.defer_window, limits.slots_max) = (2, 4));
+    let mut scene = Scene::with(vec![slow(&taken)], |limits| {
+        (limits.defer_window, limits.behalf_client_requests_max) = (2, 4)
+    });
     scene.client("a", &named(None));
     for number in 0..5 {
         scene.publish_as("a", number, &format!("open/later/{number}"));
     }
     assert_eq!(taken.about().len(), 2);
-    assert_eq!(scene.told(), [(4, 0x97)], "one beyond slots_max");
+    assert_eq!(scene.told(), [(4, 0x97)], "one beyond");
     for number in 0..4 {
         complete(&mut scene.world, taken.ticket(number), Flow::CONTINUE, allow());
         assert_eq!(taken.about().len(), (number + 3).min(4), "an answer makes room");
@@ -392,6 +543,83 @@ fn what_waits_outlives_its_client_and_its_maker() {
         assert_eq!(scene.told(), told, "{change}");
         let (armed, held) = scene.world.shards[0].timers();
         assert_eq!(armed, held, "{change}");
+    }
+}
+
+/// What a version of a plugin has asked for is answered to the one that has its state by then. One that has taken nothing over is told
+/// nothing: its numbers may be about something else.
+#[test]
+fn an_answer_that_is_owed_goes_where_the_state_went() {
+    for handed in [true, false] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+        scene.client("c", &named(None));
+        scene.publish_as("c", 1, "open/later");
+        let next = PluginHandle(1 << 32 | MAKER.0);
+        let (told, entry) = instance();
+        if handed {
+            scene.world.shards[0].hand_answers_over(MAKER, next);
+        }
+        let table = ChainTable::compile(2, vec![slow(&taken)]).with_instances(vec![(next, entry)]);
+        drop(scene.world.shards[0].swap_chains(table));
+        // It was on its way when the shard swapped.
+        scene.publish_as("c", 2, "open/y");
+        allow_all(&mut scene.world, &taken);
+        assert_eq!(scene.got(), ["open/later", "open/y"]);
+        assert_eq!(
+            told.0.take(),
+            if handed { vec![(1, 0), (2, 0)] } else { vec![] },
+            "handed over: {handed}"
+        );
+        assert_eq!(scene.told(), []);
+        let stale = scene.world.shards[0].counters().plugin_mail_stale;
+        assert_eq!(stale, if handed { 0 } else { 2 });
+    }
+}
+
+/// No answer is lost that waits for a plugin which is disabled, also where it has more than mail may wait; and it goes over with the
+/// state.
+#[test]
+fn answers_wait_for_a_plugin_that_rests() {
+    let mut scene = Scene::with(Vec::new(), |_| {});
+    scene.client("c", &named(None));
+    let table =
+        |plugin: PluginHandle, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
+    let maker = scene.maker;
+    drop(scene.world.shards[0].swap_chains(table(MAKER, maker).with_resting(vec![MAKER])));
+    for number in 0..2_000 {
+        scene.publish_as("c", number, "open/y");
+    }
+    let next = PluginHandle(1 << 32 | MAKER.0);
+    let (told, entry) = instance();
+    scene.world.shards[0].hand_answers_over(MAKER, next);
+    drop(scene.world.shards[0].swap_chains(table(next, entry)));
+    assert_eq!(told.0.take(), (0..2_000).map(|number| (number, 0)).collect::<Vec<_>>());
+    assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
+}
+
+/// Where nobody asks to be asked about deliveries, a question about one says what the broker itself does: it delivers.
+#[test]
+fn a_delivery_that_nobody_asks_about_is_allowed() {
+    for delivers in [false, true] {
+        let silent = link(1, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::CONTINUE);
+        let silent = (HookPoint::ClientAuthorize, Link { deliver: delivers, ..silent });
+        let mut world = World::with_setup(1, |_| {}, false);
+        let (told, maker) = instance();
+        world.connect("c", &named(None));
+        let table = ChainTable::compile(1, vec![silent]).with_instances(vec![(MAKER, maker)]);
+        world.shards[0].swap_chains(table);
+        let wish = Wish::Ask {
+            action: Action::Deliver,
+            topic: "open/y".into(),
+            qos: QoS::AtMostOnce,
+            retain: false,
+        };
+        let (whom, answer) = (Whom::Client("c".into()), Some(1));
+        world.shards[0].command(Command::As(Box::new(OnBehalf { plugin: MAKER, whom, answer, wish })));
+        world.drive();
+        let code = if delivers { 0x87 } else { 0 };
+        assert_eq!(told.0.take(), [(1, code)], "asks for deliveries: {delivers}");
     }
 }
 
@@ -524,7 +752,7 @@ fn what_was_offered_holds() {
     assert_eq!(scene.world.take_plain(scene.subscriber), [message("open/y", "x", 0)]);
 }
 
-/// One refusal in ten seconds is logged, with how many there were since; all are counted.
+/// One refusal in ten seconds is logged for each plugin, with how many there were since; all are counted.
 #[test]
 fn refusals_are_logged_once_in_a_while() {
     let log = Log::default();
@@ -533,17 +761,31 @@ fn refusals_are_logged_once_in_a_while() {
     for number in 0..3 {
         scene.publish_as("c", number, "secret/y");
     }
-    let first = scene.world.shards[0].outbox().behalf_refused.take().expect("one is logged");
+    // Another plugin's, of a client that is not there.
+    let (plugin, whom) = (PluginHandle(8), Whom::Client("nobody".into()));
+    let wish = Wish::Unsubscribe { filter: "open/a".into() };
+    scene.world.shards[0].command(Command::As(Box::new(OnBehalf { plugin, whom, answer: None, wish })));
+    let logged = |scene: &mut Scene| {
+        let refused = std::mem::take(&mut scene.world.shards[0].outbox().behalf_refused);
+        let text =
+            |one: &BehalfRefused| format!("{} {} of {}: {}", one.what, one.topic, one.client_id, one.reason);
+        refused.iter().map(|one| (one.plugin, text(one), one.unlogged)).collect::<Vec<_>>()
+    };
     assert_eq!(
-        (&*first.client_id, &*first.topic, first.reason),
-        ("c", "secret/y", ReasonCode::NOT_AUTHORIZED)
+        logged(&mut scene),
+        [
+            (MAKER, "a publish to secret/y of c: 0x87 not authorized".to_owned(), 0),
+            (
+                plugin,
+                "an unsubscription from open/a of nobody: 0x85 client identifier not valid".to_owned(),
+                0
+            ),
+        ]
     );
-    assert_eq!((first.plugin, first.unlogged), (MAKER, 0));
-    assert!(scene.world.shards[0].outbox().behalf_refused.is_none());
     scene.world.pass_ms(10_000);
     scene.publish_as("c", 4, "secret/y");
-    let next = scene.world.shards[0].outbox().behalf_refused.take().expect("another is logged");
-    assert_eq!((next.unlogged, scene.refused()), (2, 4));
+    let next = logged(&mut scene);
+    assert_eq!((next.len(), next[0].2, scene.refused()), (1, 2, 5));
 }
 
 /// A plugin that has spoken for itself is nobody's client: who is called like it gives it no rights and takes none.
