@@ -1,6 +1,11 @@
 //! The functions that a plugin exports, made from its [`Plugin`] by the `plugin!` macro. This is where Rust ends: every
 //! function catches panics, because an unwind across the ABI would end the broker.
 
+mod spec;
+mod state;
+
+pub use spec::MountSpec;
+
 use std::any::Any;
 use std::ffi::c_void;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -13,10 +18,10 @@ use super::config;
 use super::event::Context;
 use super::host::Host;
 use super::reason::Reason;
-use super::{Configured, Error, Flow, Mail, Plugin, Timer};
+use super::{Configured, Flow, Mail, Plugin, Timer};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
-use crate::point::{FaultPolicy, HookPoint};
-use crate::raw::{self, Event, ExportStep, HookFn, HostApi, Slice, StateSink, Status};
+use crate::point::HookPoint;
+use crate::raw::{self, Event, HostApi, Slice, Status};
 
 /// A typed event, made from the one that the broker hands over. Implemented for the event with one lifetime (`'static`), and gives
 /// it with every other: a hook must take it for as long as its call lasts, which it cannot choose.
@@ -26,125 +31,6 @@ pub trait HookEvent {
 
     /// The event over its context.
     fn over(context: Context<'_>) -> Self::Over<'_>;
-}
-
-/// One line of the `plugin!` macro.
-#[derive(Clone, Copy, Debug)]
-pub struct MountSpec {
-    point: HookPoint,
-    name: &'static str,
-    hook: HookFn,
-    priority: i32,
-    deadline_ms: u32,
-    topics: &'static [&'static str],
-    deliver: bool,
-    policy: u32,
-    manual: bool,
-}
-
-impl MountSpec {
-    /// A function at a hook point, under a name.
-    pub const fn new(point: HookPoint, name: &'static str, hook: HookFn) -> MountSpec {
-        MountSpec {
-            point,
-            name,
-            hook,
-            priority: 0,
-            deadline_ms: 0,
-            topics: &[],
-            deliver: false,
-            policy: 0,
-            manual: false,
-        }
-    }
-
-    /// Higher runs earlier; 0 unless said otherwise.
-    #[must_use]
-    pub const fn priority(self, priority: i32) -> MountSpec {
-        MountSpec { priority, ..self }
-    }
-
-    /// How long a deferred verdict may take, milliseconds; the operator's default unless said otherwise.
-    #[must_use]
-    pub const fn deadline_ms(self, deadline_ms: u32) -> MountSpec {
-        MountSpec { deadline_ms, ..self }
-    }
-
-    /// At the points about a message: only topics that match one of these filters.
-    #[must_use]
-    pub const fn topics(self, topics: &'static [&'static str]) -> MountSpec {
-        MountSpec { topics, ..self }
-    }
-
-    /// At client.authorize: whether it is asked for deliveries too.
-    #[must_use]
-    pub const fn deliver(self, deliver: bool) -> MountSpec {
-        MountSpec { deliver, ..self }
-    }
-
-    /// What a fault or a missed deadline means, where it shall not be what the hook point says.
-    #[must_use]
-    pub const fn fault(self, policy: FaultPolicy) -> MountSpec {
-        let policy = match policy {
-            FaultPolicy::Deny => 1,
-            FaultPolicy::Ignore => 2,
-        };
-        MountSpec { policy, ..self }
-    }
-
-    /// The hook's name, where it shall not be the method's.
-    #[must_use]
-    pub const fn name(self, name: &'static str) -> MountSpec {
-        MountSpec { name, ..self }
-    }
-
-    /// Whether it is mounted by [`Host::mount`] alone and not when the plugin is loaded.
-    #[must_use]
-    pub const fn manual(self, manual: bool) -> MountSpec {
-        MountSpec { manual, ..self }
-    }
-
-    pub(crate) const fn is_manual(&self) -> bool {
-        self.manual
-    }
-
-    pub(crate) const fn hook_name(&self) -> &'static str {
-        self.name
-    }
-
-    pub(crate) const fn topic_list(&self) -> &'static [&'static str] {
-        self.topics
-    }
-
-    /// The table of the ABI, but for the topics.
-    pub(crate) fn table(&self) -> Mount {
-        Mount {
-            point: self.point as u16,
-            priority: self.priority,
-            deadline_ms: self.deadline_ms,
-            hook: Some(self.hook),
-            name: Slice::of(self.name.as_bytes()),
-            flags: if self.deliver { raw::MOUNT_DELIVER } else { 0 },
-            policy: self.policy,
-            ..Mount::EMPTY
-        }
-    }
-
-    pub(crate) const fn point(&self) -> HookPoint {
-        self.point
-    }
-
-    pub(crate) const fn hook(&self) -> HookFn {
-        self.hook
-    }
-
-    pub(crate) const fn order(&self) -> i32 {
-        self.priority
-    }
-
-    pub(crate) const fn delivers(&self) -> bool {
-        self.deliver
-    }
 }
 
 /// What the `plugin!` macro says about a plugin.
@@ -211,12 +97,12 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         unload: unload::<P>,
         on_timer: on_timer::<P>,
         on_mail: on_mail::<P>,
-        export_state: export_state::<P>,
-        import_state: import_state::<P>,
+        export_state: state::export_state::<P>,
+        import_state: state::import_state::<P>,
         configure: configure::<P>,
         configured: configured::<P>,
-        export_piece: Some(export_piece::<P>),
-        import_piece: Some(import_piece::<P>),
+        export_piece: Some(state::export_piece::<P>),
+        import_piece: Some(state::import_piece::<P>),
         #[cfg(feature = "abi-test-grown")]
         grown,
     }
@@ -317,7 +203,7 @@ unsafe extern "C" fn mount<P: Exported>(index: u32, out: *mut Mount) -> Status {
     }
     *out = spec.table();
     lend(|lent| {
-        lent.list = spec.topics.iter().map(|topic| LentSlice(Slice::of(topic.as_bytes()))).collect();
+        lent.list = spec.topic_list().iter().map(|topic| LentSlice(Slice::of(topic.as_bytes()))).collect();
         out.topics = lent.list.as_ptr().cast();
         out.topics_len = lent.list.len();
     });
@@ -481,109 +367,6 @@ unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32
             P::on_mail(&mut instance.shard, &Mail { from_shard: from, number, bytes: bytes.bytes() });
         });
     }
-}
-
-unsafe extern "C" fn export_state<P: Exported>(
-    instance: *mut c_void,
-    out: *const StateSink,
-    error: *mut ErrorText,
-) -> Status {
-    let export = || {
-        // SAFETY: as in `on_timer`, and the sink is null or the host's.
-        let (Some(instance), Some(sink)) =
-            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
-        else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        let state = P::export_state(&instance.shard).map_err(|error| (Status::FAILED, error.to_string()))?;
-        let Some(state) = state else { return Err((Status::UNSUPPORTED, String::new())) };
-        // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
-        match unsafe { (sink.write)(sink.ctx, Slice::of(&state)) } {
-            Status::OK => Ok(()),
-            status => Err((status, format!("the broker does not take {} bytes of state", state.len()))),
-        }
-    };
-    // SAFETY: `error` is the host's.
-    unsafe { guarded("export_state", error, export) }
-}
-
-unsafe extern "C" fn import_state<P: Exported>(
-    instance: *mut c_void,
-    state: Slice,
-    error: *mut ErrorText,
-) -> Status {
-    let import = || {
-        // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
-        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        // SAFETY: as above.
-        match P::import_state(&mut instance.shard, unsafe { state.bytes() }) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err((Status::UNSUPPORTED, String::new())),
-            Err(error) => Err((Status::FAILED, error.to_string())),
-        }
-    };
-    // SAFETY: `error` is the host's.
-    unsafe { guarded("import_state", error, import) }
-}
-
-unsafe extern "C" fn export_piece<P: Exported>(
-    instance: *mut c_void,
-    step: ExportStep,
-    bytes_max: u64,
-    out: *const StateSink,
-    error: *mut ErrorText,
-) -> Status {
-    let export = || {
-        // SAFETY: as in `on_timer`, and the sink is null or the host's.
-        let (Some(instance), Some(sink)) =
-            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
-        else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        let Some(pieces) = P::pieces(&mut instance.shard) else {
-            return Err((Status::UNSUPPORTED, String::new()));
-        };
-        let mut write = |piece: &[u8]| {
-            // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
-            match unsafe { (sink.write)(sink.ctx, Slice::of(piece)) } {
-                Status::OK => Ok(()),
-                _ => Err(Error::new(format!("the broker does not take a piece of {} bytes", piece.len()))),
-            }
-        };
-        let bytes_max = usize::try_from(bytes_max).unwrap_or(usize::MAX);
-        match pieces.export(step, bytes_max, &mut write) {
-            Ok(true) => Ok(()),
-            Ok(false) => Err((Status::ABSENT, String::new())),
-            Err(error) => Err((Status::FAILED, error.to_string())),
-        }
-    };
-    // SAFETY: `error` is the host's.
-    unsafe { guarded("export_piece", error, export) }
-}
-
-unsafe extern "C" fn import_piece<P: Exported>(
-    instance: *mut c_void,
-    last: u32,
-    piece: Slice,
-    error: *mut ErrorText,
-) -> Status {
-    let import = || {
-        // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
-        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        let Some(pieces) = P::pieces(&mut instance.shard) else {
-            return Err((Status::UNSUPPORTED, String::new()));
-        };
-        // SAFETY: as above.
-        pieces
-            .import(unsafe { piece.bytes() }, last != 0)
-            .map_err(|error| (Status::FAILED, error.to_string()))
-    };
-    // SAFETY: `error` is the host's.
-    unsafe { guarded("import_piece", error, import) }
 }
 
 unsafe extern "C" fn configure<P: Exported>(
