@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::c_void;
 
-use grapnel_plugin_abi::{EntryId, Full, ShareLimits, Shares, tree_entry_bytes};
+use grapnel_plugin_abi::{EntryId, Full, Leftovers, ShareLimits, Shares, tree_entry_bytes};
 
 /// Counts, for each thread, what glibc has really given: its chunks with their headers.
 struct Counting;
@@ -245,4 +245,44 @@ fn an_index_costs_what_it_is_said_to_cost() {
     index.retain(|(_, number)| number % 3 == 0);
     let (real, said) = (held() - before, tree_entry_bytes(16) as i64 * index.len() as i64);
     assert!(real <= said + 1024, "{real} bytes, said {said}");
+}
+
+/// What a plugin keeps beside each owner is charged once for each, and the name can be kept beside without another copy.
+#[test]
+fn an_owner_is_charged_with_what_is_kept_beside_it() {
+    let (mut plain, mut beside) =
+        (Shares::<Value>::new(UNLIMITED), Shares::<Value>::new(UNLIMITED).beside_owner(1_000));
+    for owner in ["a", "a", "b"] {
+        plain.insert(owner, Box::default()).unwrap();
+        let id = beside.insert(owner, Box::default()).unwrap();
+        assert_eq!(beside.owner_name(id).map(|name| &**name), Some(owner));
+    }
+    assert_eq!(beside.bytes(), plain.bytes() + 2_000);
+    assert_eq!(beside.owner_name(EntryId(99)), None);
+    (1..4).for_each(|id| drop(beside.remove(EntryId(id))));
+    assert_eq!(beside.bytes(), 0);
+}
+
+/// All goes in one step that does not depend on how much it is, and its memory as it is freed, a few at a time.
+#[test]
+fn what_is_cleared_is_freed_in_slices() {
+    let before = held();
+    let mut left = Leftovers::default();
+    let mut shares = Shares::<Value>::new(UNLIMITED);
+    for n in 0..1_000 {
+        shares.insert(&format!("{n}"), vec![0; 100].into()).unwrap();
+    }
+    let full = held();
+    shares.clear_into(&mut left);
+    assert!(held() >= full, "nothing is freed in that step");
+    assert_eq!((shares.len(), shares.bytes(), shares.owners()), (0, 0, 0));
+    assert_eq!(shares.insert("0", Box::default()).unwrap(), EntryId(1_001), "numbers go on");
+    shares.remove(EntryId(1_001));
+    let mut steps = 0;
+    while left.free(100) {
+        steps += 1;
+    }
+    assert!((10..50).contains(&steps), "{steps}");
+    drop((left, shares));
+    assert_eq!(held(), before);
 }

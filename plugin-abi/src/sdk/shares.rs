@@ -7,6 +7,7 @@ use std::ops::Bound;
 use std::sync::Arc;
 
 use super::host::Host;
+use super::leftovers::Leftovers;
 use super::metric::{Counter, Gauge};
 use super::weigh::{Weigh, allocated, tree_entry_bytes};
 
@@ -98,6 +99,7 @@ struct Owner {
 pub struct Shares<V> {
     limits: ShareLimits,
     beside_each: u64,
+    beside_owner: u64,
     entries: BTreeMap<u64, Box<Entry<V>>>,
     owners: BTreeMap<Arc<str>, Owner>,
     /// Whose turn is next, for [`Shares::take_in_turn`].
@@ -118,6 +120,7 @@ impl<V: Weigh> Shares<V> {
         Shares {
             limits,
             beside_each: 0,
+            beside_owner: 0,
             entries: BTreeMap::new(),
             owners: BTreeMap::new(),
             turns: BTreeMap::new(),
@@ -134,6 +137,12 @@ impl<V: Weigh> Shares<V> {
     #[must_use]
     pub fn beside_each(self, bytes: u64) -> Shares<V> {
         Shares { beside_each: bytes, ..self }
+    }
+
+    /// Charges each owner with so many bytes more, for what the plugin keeps beside it for each. Before the first entry.
+    #[must_use]
+    pub fn beside_owner(self, bytes: u64) -> Shares<V> {
+        Shares { beside_owner: bytes, ..self }
     }
 
     /// Shows what is held in the broker's `/metrics`: the gauges `NAME`, `NAME_bytes` and `NAME_owners`, and the counters
@@ -160,9 +169,9 @@ impl<V: Weigh> Shares<V> {
     }
 
     /// Bytes that an owner is charged with beside its entries.
-    fn owner_bytes(owner: &str) -> u64 {
+    fn owner_bytes(&self, owner: &str) -> u64 {
         let places = tree_entry_bytes(size_of::<(Arc<str>, Owner)>()) + tree_entry_bytes(24);
-        allocated(16 + owner.len()) + places
+        allocated(16 + owner.len()) + places + self.beside_owner
     }
 
     /// Holds a value for an owner.
@@ -192,7 +201,7 @@ impl<V: Weigh> Shares<V> {
         mut gone: impl FnMut(EntryId, V),
     ) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
-        let alone = bytes + Self::owner_bytes(owner);
+        let alone = bytes + self.owner_bytes(owner);
         if let Some(full) = self.limits.find_full((0, alone), (0, alone)) {
             self.metrics.refused(full);
             return Err(Rejected { full, value });
@@ -240,7 +249,7 @@ impl<V: Weigh> Shares<V> {
     fn find_full(&self, owner: &str, bytes: u64) -> Option<Full> {
         let (entries, held, new) = match self.owners.get(owner) {
             Some(known) => (known.entries, known.bytes, bytes),
-            None => (0, 0, bytes + Self::owner_bytes(owner)),
+            None => (0, 0, bytes + self.owner_bytes(owner)),
         };
         self.limits.find_full(
             (entries, held.saturating_add(new)),
@@ -275,7 +284,7 @@ impl<V: Weigh> Shares<V> {
     }
 
     fn add_owner(&mut self, owner: &str) -> Arc<str> {
-        let (name, bytes) = (Arc::<str>::from(owner), Self::owner_bytes(owner));
+        let (name, bytes) = (Arc::<str>::from(owner), self.owner_bytes(owner));
         self.last_turn += 1;
         self.turns.insert(self.last_turn, Arc::clone(&name));
         let known = Owner { entries: 0, bytes, first: 0, last: 0, turn: self.last_turn };
@@ -337,6 +346,18 @@ impl<V> Shares<V> {
         self.remove(first).map(|value| (name, value))
     }
 
+    /// Lets go of all entries: they are not held and not counted any more, and are freed by whoever has `left`. Numbers go on.
+    pub fn clear_into(&mut self, left: &mut Leftovers)
+    where
+        V: Send + 'static,
+    {
+        self.metrics.moved(-(self.entries.len() as i64), -(self.bytes as i64), -(self.owners.len() as i64));
+        self.bytes = 0;
+        left.add(std::mem::take(&mut self.entries));
+        left.add(std::mem::take(&mut self.owners));
+        left.add(std::mem::take(&mut self.turns));
+    }
+
     /// A value.
     pub fn get(&self, id: EntryId) -> Option<&V> {
         self.entries.get(&id.0).map(|entry| &entry.value)
@@ -345,6 +366,11 @@ impl<V> Shares<V> {
     /// Whose an entry is.
     pub fn owner_of(&self, id: EntryId) -> Option<&str> {
         self.entries.get(&id.0).map(|entry| &*entry.owner)
+    }
+
+    /// The same, as it is kept: to keep it beside without another copy.
+    pub fn owner_name(&self, id: EntryId) -> Option<&Arc<str>> {
+        self.entries.get(&id.0).map(|entry| &entry.owner)
     }
 
     /// The oldest entry of all.

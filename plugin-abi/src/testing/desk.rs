@@ -81,14 +81,22 @@ struct FakeMail {
     bytes: Vec<u8>,
 }
 
+/// An answer that a publish is to have: on which shard, with which number, and of whose publish.
+#[derive(Clone, Debug)]
+struct Unanswered {
+    shard: u32,
+    number: u64,
+    client_id: String,
+}
+
 /// What one plugin has asked for.
 #[derive(Debug, Default)]
 pub(super) struct Desk {
     shards: u32,
     now_ms: u64,
     published: Vec<Published>,
-    /// The shards and numbers of the answers that publishes are to have.
-    unanswered: Vec<(u32, u64)>,
+    /// The answers that publishes are to have.
+    unanswered: Vec<Unanswered>,
     asked: Vec<Asked>,
     timers: BTreeMap<u64, FakeTimer>,
     mail: Vec<FakeMail>,
@@ -171,11 +179,11 @@ pub(super) unsafe extern "C" fn publish_as(
         Err(status) => return status,
     };
     let client_id = behalf.whom.client_id().to_owned();
-    let message = Published { from: client_id.clone(), on_behalf_of: Some(client_id), ..message };
+    let message = Published { from: client_id.clone(), on_behalf_of: Some(client_id.clone()), ..message };
     let shard = SHARD.get().unwrap_or(0);
     let done = with(plugin, |desk| {
         desk.published.push(message);
-        desk.unanswered.extend(behalf.answer.map(|number| (shard, number)));
+        desk.unanswered.extend(behalf.answer.map(|number| Unanswered { shard, number, client_id }));
     });
     done.map_or(Status::STALE, |()| Status::OK)
 }
@@ -286,14 +294,32 @@ impl<P: Exported> TestPlugin<P> {
     /// how many answers there were.
     pub fn answer_published(&mut self) -> usize {
         let mut answered = 0;
-        while let Some((shard, number)) =
-            with(self.handle, |desk| (!desk.unanswered.is_empty()).then(|| desk.unanswered.remove(0)))
-                .flatten()
-        {
-            self.answer_on(shard, number, Reason::SUCCESS);
-            answered += 1;
+        loop {
+            match self.answer_published_with(|_| Reason::SUCCESS) {
+                0 => return answered,
+                count => answered += count,
+            }
         }
-        answered
+    }
+
+    /// Answers all that has been published on behalf of clients by now and wants an answer, with what `reason` says for the client
+    /// identifier; how many answers there were.
+    pub fn answer_published_with(&mut self, reason: impl FnMut(&str) -> Reason) -> usize {
+        self.answer_all(None, reason)
+    }
+
+    /// The same, all on this shard: where another plugin is the client, what is published on its behalf is answered on the shard
+    /// of its name, which may be another one than where it was published.
+    pub fn answer_published_on(&mut self, shard: u32, reason: impl FnMut(&str) -> Reason) -> usize {
+        self.answer_all(Some(shard), reason)
+    }
+
+    fn answer_all(&mut self, on: Option<u32>, mut reason: impl FnMut(&str) -> Reason) -> usize {
+        let unanswered = with(self.handle, |desk| std::mem::take(&mut desk.unanswered)).unwrap_or_default();
+        for Unanswered { shard, number, client_id } in &unanswered {
+            self.answer_on(on.unwrap_or(*shard), *number, reason(client_id));
+        }
+        unanswered.len()
     }
 
     /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.
