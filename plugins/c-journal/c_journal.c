@@ -2,7 +2,7 @@
  * an instance per shard with a state that survives a reload, verdicts that come later from a thread of its own.
  *
  *     cc -std=c11 -O2 -shared -fPIC -pthread -I ../../plugin-abi/include -o libgrapnel_c_journal.so c_journal.c */
-#define _DEFAULT_SOURCE
+#define _GNU_SOURCE
 
 #include <pthread.h>
 #include <signal.h>
@@ -96,6 +96,11 @@ static char *records_of(const pending *list, size_t *len) {
     return text;
 }
 
+/* What a message takes until it is answered for: its copy, with what the allocator adds, and its part of the text that is written. */
+static uint64_t bytes_of(uint64_t topic_len, uint64_t payload_len) {
+    return sizeof(pending) + 2 * sizeof(size_t) + HEAD_BYTES_MAX + 1 + 2 * (topic_len + payload_len);
+}
+
 /* Room for messages that wait, taken in the hook and given back when they have been answered for. */
 static bool take_room(journal *journal, uint64_t bytes) {
     pthread_mutex_lock(&journal->lock);
@@ -156,7 +161,7 @@ static void *write_on(void *arg) {
         while (list) {
             pending *message = list;
             list = message->next;
-            bytes += message->topic_len + message->payload_len;
+            bytes += bytes_of(message->topic_len, message->payload_len);
             answer(journal, message, written);
             free(message);
         }
@@ -170,24 +175,28 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
     if (!read_settings(config, &journal->settings, error)) return free(journal), GRAPNEL_STATUS_FAILED;
     journal->host = host;
     journal->end = &journal->first;
-    bool foreign;
-    if (!file_open(&journal->file, journal->settings.file, &foreign)) {
+    file_problem why;
+    if (!file_open(&journal->file, journal->settings.file, &why)) {
         char problem[256], sentence[512];
         const int code = errno;
-        if (strerror_r(code, problem, sizeof(problem)) != 0) snprintf(problem, sizeof(problem), "error %d", code);
-        if (foreign) {
+        switch (why) {
+        case FILE_FOREIGN:
             snprintf(sentence, sizeof(sentence), "file: from byte %jd on it holds no records; name another file, or cut it there",
                      (intmax_t)journal->file.whole);
-        } else {
-            snprintf(sentence, sizeof(sentence), "file: it cannot be opened for appending: %s", problem);
+            break;
+        case FILE_TAKEN:
+            snprintf(sentence, sizeof(sentence), "file: another broker writes it; name another file, or stop that broker first");
+            break;
+        default:
+            snprintf(sentence, sizeof(sentence), "file: it cannot be opened for appending: %s", strerror_r(code, problem, sizeof(problem)));
         }
-        if (journal->file.descriptor >= 0) close(journal->file.descriptor);
+        file_close(&journal->file);
         return free(journal), grapnel_fail(error, sentence);
     }
     pthread_mutex_init(&journal->lock, NULL);
     pthread_cond_init(&journal->wake, NULL);
     if (pthread_create(&journal->writer, NULL, write_on, journal) != 0) {
-        close(journal->file.descriptor);
+        file_close(&journal->file);
         return free(journal), grapnel_fail(error, "the thread that writes cannot be started");
     }
     *out = journal;
@@ -204,7 +213,7 @@ static void unload(void *plugin) {
     pthread_join(journal->writer, NULL);
     pthread_cond_destroy(&journal->wake);
     pthread_mutex_destroy(&journal->lock);
-    close(journal->file.descriptor);
+    file_close(&journal->file);
     free(journal);
 }
 
@@ -225,7 +234,7 @@ static grapnel_flow publish(void *instance, const grapnel_event *event) {
     shard *shard = instance;
     journal *journal = shard->journal;
     if (!grapnel_starts_with(event->topic, grapnel_text(journal->settings.topic_prefix))) return GRAPNEL_FLOW_CONTINUE;
-    const uint64_t bytes = (uint64_t)event->topic.len + event->payload.len;
+    const uint64_t bytes = bytes_of(event->topic.len, event->payload.len);
     if (!take_room(journal, bytes)) {
         const grapnel_slice why = grapnel_text("the journal does not keep up");
         return grapnel_reject(journal->host, event, 0x97, why) == GRAPNEL_STATUS_OK ? GRAPNEL_FLOW_STOP : GRAPNEL_FLOW_FAULT;

@@ -3,6 +3,7 @@
 #ifndef FILE_H
 #define FILE_H
 
+#include <dirent.h>
 #include <errno.h>
 #include <fcntl.h>
 #include <inttypes.h>
@@ -21,6 +22,8 @@
 
 typedef struct {
     int descriptor;
+    /** Shows that this broker writes the file, and no other one does; -1 for none. */
+    int owner;
     /** Whether it can be read and cut; a device or a pipe cannot. */
     bool regular;
     /** Up to where it is whole; known while it is locked. */
@@ -166,29 +169,86 @@ static bool sync_folder(const char *path) {
     return synced;
 }
 
-/** Opens or makes the file, cuts off what is not whole, and says on which number each shard goes on. False with `errno`, or with
- * `*foreign` where it is no journal from the byte `whole` on: then nothing of it has been changed. */
-static bool file_open(journal_file *file, const char *path, bool *foreign) {
+/* The byte that whoever writes the file has locked for as long as it does: far behind all that there can be. Apart from `flock`,
+ * which is held for one write. */
+#define OWNER_BYTE ((off_t)1 << 62)
+
+static bool owner_lock(int descriptor) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = OWNER_BYTE, .l_len = 1};
+    return fcntl(descriptor, F_OFD_SETLK, &lock) == 0;
+}
+
+/* The lock that the version before has in this process, which is replaced by this one: shared, so that it is held without a gap. It
+ * belongs to what was opened, and a copy of that descriptor has it too. */
+static int owner_inherit(const struct stat *status) {
+    int owner = -1;
+    DIR *const folder = opendir("/proc/self/fd");
+    if (!folder) return -1;
+    for (const struct dirent *entry; owner < 0 && (entry = readdir(folder));) {
+        struct stat other;
+        const int number = atoi(entry->d_name);
+        if (entry->d_name[0] < '0' || entry->d_name[0] > '9' || fstat(number, &other) != 0) continue;
+        if (other.st_dev != status->st_dev || other.st_ino != status->st_ino) continue;
+        owner = fcntl(number, F_DUPFD_CLOEXEC, 0);
+        /* Another one of this file has no lock, and gets none. */
+        if (owner >= 0 && !owner_lock(owner)) close(owner), owner = -1;
+    }
+    closedir(folder);
+    return owner;
+}
+
+/* Takes the file for this broker. Two seconds are time enough for one that is about to end. */
+static bool owner_take(journal_file *file, const struct stat *status) {
+    for (int tries = 0; tries <= 400; tries++) {
+        if (tries > 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        file->owner = owner_lock(file->descriptor) ? fcntl(file->descriptor, F_DUPFD_CLOEXEC, 0) : owner_inherit(status);
+        if (file->owner >= 0) return true;
+    }
+    return false;
+}
+
+static void file_close(journal_file *file) {
+    if (file->owner >= 0) close(file->owner);
+    if (file->descriptor >= 0) close(file->descriptor);
+}
+
+/** Why a file was not opened. */
+typedef enum {
+    /** See `errno`. */
+    FILE_FAILED,
+    /** It is no journal from the byte `whole` on. Nothing of it has been changed. */
+    FILE_FOREIGN,
+    /** Another broker writes it. */
+    FILE_TAKEN,
+} file_problem;
+
+/** Opens or makes the file, cuts off what is not whole, and says on which number each shard goes on. False with `*problem`; then
+ * `file_close` is owed all the same. */
+static bool file_open(journal_file *file, const char *path, file_problem *problem) {
     struct stat status;
-    *foreign = false;
-    *file = (journal_file){.descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0640)};
+    *problem = FILE_FAILED;
+    *file = (journal_file){.owner = -1, .descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0640)};
     /* A pipe, or a device that cannot be read. */
     if (file->descriptor < 0) file->descriptor = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
     if (file->descriptor < 0 || fstat(file->descriptor, &status) != 0) return false;
     file->regular = S_ISREG(status.st_mode);
     if (!file->regular) return true;
+    if (!owner_take(file, &status)) {
+        *problem = FILE_TAKEN;
+        return false;
+    }
     file_window window = {.bytes = malloc(WINDOW_BYTES)};
     if (!window.bytes) return false;
     /* Most of it without the lock, which another version may need to write meanwhile. */
     errno = 0;
     bool opened = file_scan(file, &window);
-    *foreign = !opened && errno == 0;
+    if (!opened && errno == 0) *problem = FILE_FOREIGN;
     opened = opened && file_lock(file);
     if (opened) {
         window.len = 0;
         errno = 0;
         opened = file_scan(file, &window);
-        *foreign = !opened && errno == 0;
+        if (!opened && errno == 0) *problem = FILE_FOREIGN;
         opened = opened && fstat(file->descriptor, &status) == 0 && (status.st_size == file->whole || file_cut(file)) &&
                  fsync(file->descriptor) == 0 && sync_folder(path);
         file_unlock(file);

@@ -148,6 +148,46 @@ fn the_file_is_whole_after_writes_that_were_cut_short() {
     assert_eq!(std::fs::read(&foreign).expect("it is there"), b"Dear reader, this is a letter.\n");
 }
 
+/// One broker writes a file. A reload does not let go of it, and whoever stops does.
+#[test]
+fn a_file_has_one_broker() {
+    let plugin = Compiled::of("c-journal");
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let file = folder.path().join("orders");
+    let (first, second) =
+        (Broker::builder().grapnel_only().start(), Broker::builder().grapnel_only().start());
+    load(&first, &plugin, &file);
+    first.ctl_ok(&["plugins", "reload", "c-journal"]);
+    let setting = format!("file={:?}", file.display().to_string());
+    let refused = second.ctl_refused(&["plugins", "load", plugin.path(), "--set", &setting]);
+    let said = "file: another broker writes it; name another file, or stop that broker first";
+    assert!(refused.contains(said), "{refused}");
+    let mut publisher = Client::hello(&first, Version::V5, "p");
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "one").qos(1)), 0x10, "nobody subscribes");
+    drop(publisher);
+    drop(first);
+    load(&second, &plugin, &file);
+    let mut publisher = Client::hello(&second, Version::V5, "p");
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "two").qos(1)), 0x10);
+    let payloads: Vec<String> = records(&file).into_iter().map(|(_, _, payload)| payload).collect();
+    assert_eq!(payloads, ["one", "two"]);
+}
+
+/// What waits to be written is counted as the memory that it takes, and an empty message takes some too.
+#[test]
+fn what_waits_is_counted_as_it_is_held() {
+    let plugin = Compiled::of("c-journal");
+    let broker = Broker::builder().grapnel_only().start();
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    load(&broker, &plugin, &folder.path().join("orders"));
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    for (most, length, code) in [(100, 0, 0x97), (1_000, 0, 0x10), (1_000, 350, 0x10), (1_000, 450, 0x97)] {
+        broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &format!("pending_bytes_max={most}")]);
+        let message = Publish::new("orders/a", "x".repeat(length)).qos(1);
+        assert_eq!(publisher.publish(&message), code, "{length} bytes where {most} may wait");
+    }
+}
+
 /// A file that cannot be written refuses the messages, and nothing else.
 #[test]
 fn what_cannot_be_written_is_not_acknowledged() {
