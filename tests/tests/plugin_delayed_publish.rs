@@ -3,6 +3,7 @@
 
 use std::time::{Duration, Instant};
 
+use grapnel_tests::bystander::Bystanders;
 use grapnel_tests::mosquitto::{Subscriber, publish};
 use grapnel_tests::wire::property::{USER_PROPERTY, Value};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, scenario};
@@ -71,7 +72,7 @@ scenario! {
 #[test]
 fn a_client_over_its_share_is_refused_alone() {
     let broker = Broker::builder().grapnel_only().start();
-    let shares = ["--set", "client_messages_max=2", "--set", "client_bytes_max=1650"];
+    let shares = ["--set", "client_messages_max=2", "--set", "client_bytes_max=2600"];
     broker.ctl_ok(&[&["plugins", "load", "delayed-publish", "--once"], shares.as_slice()].concat());
     let mut client = Client::hello(&broker, Version::V5, "p");
     let mut other = Client::hello(&broker, Version::V5, "q");
@@ -82,15 +83,96 @@ fn a_client_over_its_share_is_refused_alone() {
     assert_eq!(client.publish(&heavy), 0x97);
     assert_eq!([0; 2].map(|_| client.publish(&small)), [0, 0x97]);
     assert_eq!([0; 2].map(|_| other.publish(&small)), [0; 2]);
+    assert_eq!(metric(&broker, "waiting_messages"), 4);
+    assert_eq!(metric(&broker, "waiting_messages_owners"), 2);
+    assert_eq!(metric(&broker, "waiting_messages_refused_owner"), 2);
+}
+
+/// A metric of the plugin.
+#[track_caller]
+fn metric(broker: &Broker, name: &str) -> u64 {
     let metrics = broker.ctl_ok(&["metrics"]);
-    let value = |name: &str| {
-        let shown = format!("plugin_delayed_publish_{name}");
-        let line = metrics.lines().find(|line| line.split_whitespace().next() == Some(&shown));
-        line.and_then(|line| line.split_whitespace().nth(1)).map(str::to_owned)
-    };
-    assert_eq!(value("waiting_messages").as_deref(), Some("4"), "{metrics}");
-    assert_eq!(value("waiting_messages_owners").as_deref(), Some("2"), "{metrics}");
-    assert_eq!(value("waiting_messages_refused_owner").as_deref(), Some("2"), "{metrics}");
+    let shown = format!("plugin_delayed_publish_{name}");
+    let line = metrics.lines().find(|line| line.split_whitespace().next() == Some(&shown));
+    let value = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
+}
+
+/// The broker has no room for what is due, since a plugin holds up what came before: it was acknowledged, so it comes all the same,
+/// each message once.
+#[test]
+fn what_finds_no_room_comes_later() {
+    let broker = Broker::builder().grapnel_only().config("[limits]\nslots_max = 4\n").start_with_shards(1);
+    let broker = broker.expect("Grapnel runs on one shard");
+    broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
+    broker.ctl_ok(&["plugins", "load", "late", "--once"]);
+    let mut subscriber = Client::hello(&broker, Version::V5, "s");
+    subscriber.subscribe("held/#", 1);
+    subscriber.subscribe("marker", 1);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    for n in 0..12 {
+        assert_eq!(publisher.publish(&Publish::new(&format!("$delayed/0/held/{n}"), "x").qos(1)), 0);
+    }
+    let deadline = Instant::now() + PATIENCE;
+    while metric(&broker, "retried_messages") == 0 {
+        assert!(Instant::now() < deadline, "the broker has room for all of them");
+    }
+    assert_eq!(
+        metric(&broker, "waiting_messages"),
+        12,
+        "none is forgotten before it is known to be published"
+    );
+    let mut came = Vec::new();
+    while metric(&broker, "waiting_messages") > 0 {
+        assert!(Instant::now() < deadline, "{came:?}");
+        publisher.publish(&Publish::new("release", "x").qos(1));
+        publisher.publish(&Publish::new("marker", "marker").qos(1));
+        came.extend(subscriber.messages_until("marker"));
+    }
+    publisher.publish(&Publish::new("marker", "marker").qos(1));
+    came.extend(subscriber.messages_until("marker"));
+    let mut topics: Vec<String> = came.into_iter().map(|message| message.topic).collect();
+    topics.sort();
+    let mut sent: Vec<String> = (0..12).map(|n| format!("held/{n}")).collect();
+    sent.sort();
+    assert_eq!(topics, sent);
+}
+
+/// A reload with 18 MB of messages, beside clients who mind their own business: all messages are there afterwards, and the longest
+/// pause of the others is printed.
+#[test]
+fn a_large_state_goes_over_beside_others() {
+    let broker = Broker::builder().grapnel_only().start();
+    let load = ["plugins", "load", "delayed-publish", "--once", "--set"];
+    broker
+        .ctl_ok(&[&load[..], &["client_messages_max=100000", "--set", "client_bytes_max=67108864"]].concat());
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    let payload = "x".repeat(450);
+    let count = 40_000;
+    for _ in 0..count {
+        publisher.send_publish(&Publish::new("$delayed/3600/a", payload.as_str()));
+    }
+    publisher.ping();
+    let mut subscriber = Client::hello(&broker, Version::V5, "s");
+    subscriber.subscribe("soon", 1);
+    publisher.publish(&Publish::new("$delayed/2/soon", "x").qos(1));
+    assert_eq!(metric(&broker, "waiting_messages"), count + 1);
+    let bystanders = Bystanders::start(&broker);
+    let begin = Instant::now();
+    broker.ctl_ok(&["plugins", "reload", "delayed-publish"]);
+    let took = begin.elapsed();
+    bystanders.settle();
+    let felt = bystanders.since();
+    eprintln!(
+        "{count} messages of 450 bytes went over in {took:?}; others: messages {}, pings {}",
+        felt.messages, felt.pings
+    );
+    assert!(felt.messages.longest < Duration::from_secs(3), "{}", felt.messages);
+    assert_eq!(subscriber.message().topic, "soon");
+    let deadline = Instant::now() + PATIENCE;
+    while metric(&broker, "waiting_messages") != count {
+        assert!(Instant::now() < deadline, "{}", metric(&broker, "waiting_messages"));
+    }
 }
 
 #[test]

@@ -1,92 +1,100 @@
 //! delayed-publish: a message to `$delayed/SECONDS/TOPIC` is acknowledged at once and published to `TOPIC` after that time. Each
-//! shard holds what its clients send, in memory, and hands it to the version that replaces it.
+//! shard holds what its clients send, in memory, until the broker has answered for it, and hands it to the version that replaces
+//! it.
 
+mod clock;
+mod config;
 mod held;
+mod queues;
+mod store;
 
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Entries, Error, Flow, Host, Journal, Pieces, Plugin, Publish, Reason, Refused, ShareLimits, Timer, topic,
+    Answer, Counter, Entries, EntryId, Error, Flow, Host, Journal, Leftovers, Mail, Pieces, Plugin, Publish,
+    Reason, Refused, Timer, topic,
 };
 
 use grapnel_plugin_abi::raw::Status;
-use held::{Due, Held, Store};
+
+use clock::now_ms;
+use config::Config;
+use held::Held;
+use store::{Due, Store};
 
 /// What is in front of the seconds.
 const PREFIX: &str = "$delayed/";
 
-/// How soon what the broker did not take is tried again.
-const RETRY: Duration = Duration::from_millis(100);
+/// How soon what the broker does not take from the plugin, for whomever, is tried again, milliseconds.
+const RETRY_MS: u64 = 100;
+
+/// After so many messages in one go that it does not take.
+const NOT_TAKEN_MAX: usize = 4;
 
 /// Most messages that are published in one go; what else is due follows when the shard has served its clients.
-const PUBLISHED_AT_ONCE: usize = 256;
+const PUBLISHED_AT_ONCE: usize = 64;
 
-/// What the operator configures.
-#[derive(serde::Deserialize)]
-struct Config {
-    /// Longest delay, seconds.
-    #[serde(default = "default_delay_s_max")]
-    delay_s_max: u64,
-    /// Most messages that one shard holds.
-    #[serde(default = "default_messages_max")]
-    messages_max: u64,
-    /// Most bytes of memory that they take.
-    #[serde(default = "default_bytes_max")]
-    bytes_max: u64,
-    /// Most messages that are held for one client.
-    #[serde(default = "default_client_messages_max")]
-    client_messages_max: u64,
-    /// Most bytes of memory that they take.
-    #[serde(default = "default_client_bytes_max")]
-    client_bytes_max: u64,
-}
+/// How long the answer to a publish is waited for before it is looked at whether the broker still has the message, milliseconds.
+const PATIENCE_MS: u64 = 30_000;
 
-impl Config {
-    fn limits(&self) -> ShareLimits {
-        ShareLimits {
-            entries_max: self.messages_max,
-            bytes_max: self.bytes_max,
-            owner_entries_max: self.client_messages_max,
-            owner_bytes_max: self.client_bytes_max,
-        }
-    }
-}
+/// Where in the number of an answer the shard is that holds the message, and the load of the plugin: an answer to the version
+/// before is about no message of this one. Below them is the message.
+const SHARD_BITS_AT: u32 = 58;
+const LOAD_BITS_AT: u32 = 40;
 
-const fn default_delay_s_max() -> u64 {
-    4_294_967
-}
+/// How often the log names a message that has gone unpublished, at most, milliseconds.
+const LOGGED_EVERY_MS: u64 = 10_000;
 
-// A message of 100 bytes with a short topic takes some 500: as many as may be fit into the bytes that may be, in all and for one
-// client, and ten clients that take all they can leave nothing over and nothing unused.
-const fn default_messages_max() -> u64 {
-    100_000
-}
-
-const fn default_bytes_max() -> u64 {
-    64 << 20
-}
-
-const fn default_client_messages_max() -> u64 {
-    10_000
-}
-
-const fn default_client_bytes_max() -> u64 {
-    8 << 20
-}
+/// Messages of a state that began anew that are freed for each message that comes.
+const FREED_AT_ONCE: usize = 8;
 
 /// The shared part.
 struct Delayed {
     config: Config,
     host: Host,
+    /// What instances that have ended held: freed with the plugin, which no shard waits for.
+    left: Mutex<Leftovers>,
 }
 
 /// The instance of a shard.
 struct DelayedShard {
     shared: Arc<Delayed>,
+    shard: u32,
     store: Store,
+    /// What a state that began anew held.
+    left: Leftovers,
     /// The timer for the message that is due next, and when that is.
     armed: Option<(u64, Timer)>,
+    /// Until then the broker is not asked, since it takes nothing from the plugin.
+    full_until_ms: u64,
+    gone: Gone,
+    metrics: Metrics,
+}
+
+/// What became of messages that were due.
+struct Metrics {
+    retried: Option<Counter>,
+    refused: Option<Counter>,
+    lost: Option<Counter>,
+}
+
+impl Metrics {
+    fn of(host: Host) -> Metrics {
+        let counter = |name, help| host.counter(name, help).ok();
+        Metrics {
+            retried: counter("retried_messages", "Times that a message found no room and was put off"),
+            refused: counter("refused_messages", "Messages that were refused when they were due"),
+            lost: counter("lost_messages", "Messages that the broker had no room for until retry_s_max"),
+        }
+    }
+}
+
+/// Messages that went unpublished: a line of the log once in a while.
+#[derive(Default)]
+struct Gone {
+    next_ms: u64,
+    unlogged: u64,
 }
 
 /// Where a message is to go, and after how many seconds.
@@ -106,32 +114,26 @@ fn parse(name: &str, delay_s_max: u64) -> Result<(u64, &str), String> {
     Ok((delay_s, to))
 }
 
-fn now_ms() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_millis() as u64)
-}
-
 impl Plugin for Delayed {
     type Config = Config;
     type Shard = DelayedShard;
 
     fn load(config: Config, host: &Host) -> Result<Delayed, Error> {
-        for (key, value) in [
-            ("delay_s_max", config.delay_s_max),
-            ("messages_max", config.messages_max),
-            ("bytes_max", config.bytes_max),
-            ("client_messages_max", config.client_messages_max),
-            ("client_bytes_max", config.client_bytes_max),
-        ] {
-            if value == 0 {
-                return Err(Error::new(format!("{key} = 0: must be at least 1")));
-            }
-        }
-        Ok(Delayed { config, host: *host })
+        config.check()?;
+        Ok(Delayed { config, host: *host, left: Mutex::default() })
     }
 
-    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<DelayedShard, Error> {
-        let store = Store::new(self.config.limits(), &self.host);
-        Ok(DelayedShard { shared: Arc::clone(self), store, armed: None })
+    fn init_shard(self: &Arc<Self>, shard: u32) -> Result<DelayedShard, Error> {
+        Ok(DelayedShard {
+            shared: Arc::clone(self),
+            shard,
+            store: Store::new(self.config.limits()).with_metrics(&self.host),
+            left: Leftovers::default(),
+            armed: None,
+            full_until_ms: 0,
+            gone: Gone::default(),
+            metrics: Metrics::of(self.host),
+        })
     }
 
     fn on_timer(shard: &mut DelayedShard, timer: Timer, _number: u64) {
@@ -141,13 +143,35 @@ impl Plugin for Delayed {
         shard.release(now_ms());
     }
 
+    fn on_answer(shard: &mut DelayedShard, answer: Answer) {
+        shard.take_answer(answer.number, answer.reason);
+    }
+
+    fn on_mail(shard: &mut DelayedShard, mail: &Mail<'_>) {
+        // An answer that came to another shard.
+        if let (Some(_), [code]) = (mail.from_shard, mail.bytes) {
+            shard.take_answer(mail.number, Reason(*code));
+        }
+    }
+
     fn pieces(shard: &mut DelayedShard) -> Option<&mut dyn Pieces> {
         Some(shard)
     }
 }
 
+impl Drop for DelayedShard {
+    fn drop(&mut self) {
+        self.store.clear_into(&mut self.left);
+        let left = std::mem::take(&mut self.left);
+        self.shared.left.lock().unwrap_or_else(PoisonError::into_inner).append(left);
+    }
+}
+
 impl Entries for DelayedShard {
     type Key = Due;
+
+    /// Before, what a message was due by was the time of day.
+    const VERSION: u32 = 2;
 
     fn journal(&mut self) -> &mut Journal<Due> {
         self.store.journal()
@@ -162,6 +186,7 @@ impl Entries for DelayedShard {
     }
 
     fn put(&mut self, due: Due, value: &[u8]) -> Result<(), Error> {
+        self.left.free(FREED_AT_ONCE);
         self.store.put(due, value)
     }
 
@@ -170,7 +195,7 @@ impl Entries for DelayedShard {
     }
 
     fn clear(&mut self) {
-        self.store.clear();
+        self.store.clear_into(&mut self.left);
     }
 
     fn completed(&mut self) -> Result<(), Error> {
@@ -215,53 +240,143 @@ impl DelayedShard {
                 .collect(),
         };
         message.drop_message()?;
-        let due_ms = message.wall_ms().saturating_add(delay_s.saturating_mul(1000));
+        let now_ms = now_ms();
+        self.left.free(FREED_AT_ONCE);
+        let due_ms = now_ms.saturating_add(delay_s.saturating_mul(1000));
         if let Err(full) = self.store.hold(due_ms, &held) {
             message
                 .reject(Reason::QUOTA_EXCEEDED, &format!("too many messages are delayed already: {full}"))?;
             return Ok(Flow::Stop);
         }
-        self.arm(now_ms());
+        self.arm(now_ms);
         Ok(Flow::Stop)
     }
 
-    /// Publishes what is due, a slice of it at a time.
+    /// Publishes what is due, a slice of it at a time. Each stays until the broker has answered for it.
     fn release(&mut self, now_ms: u64) {
-        let mut lost = Lost::default();
+        self.look_at_late(now_ms);
+        let mut not_taken = 0;
         for _ in 0..PUBLISHED_AT_ONCE {
-            let Some(held) = self.store.first_due(now_ms) else { break };
-            match self.shared.host.publish_as(held.client(), &held.outgoing()) {
-                Ok(()) => {}
-                // Too much at a time: it stays the first, and is tried again soon.
-                Err(refused) if refused.status == Status::FULL => {
-                    lost.log(self.shared.host);
-                    return self.arm_in(RETRY, now_ms);
-                }
-                Err(refused) => lost.note(held.topic, refused),
+            if now_ms < self.full_until_ms {
+                break;
             }
-            self.store.forget_first();
+            let Some((id, held)) = self.store.next(now_ms) else { break };
+            let message = held.outgoing().flow(self.flow_of(id));
+            let number = self.number_of(id);
+            self.store.published(id, now_ms + PATIENCE_MS);
+            match self.shared.host.publish_as(held.client().answered(number), &message) {
+                Ok(()) => {}
+                Err(refused) if refused.status == Status::INVALID => {
+                    self.end(id, &refused, self.metrics.refused, now_ms);
+                }
+                // It is too large, or too much is asked for at a time: which of both is not said.
+                Err(_) => {
+                    self.answered(id, Reason::QUOTA_EXCEEDED, now_ms);
+                    not_taken += 1;
+                    if not_taken == NOT_TAKEN_MAX {
+                        self.full_until_ms = now_ms + RETRY_MS;
+                    }
+                }
+            }
         }
-        lost.log(self.shared.host);
         self.arm(now_ms);
     }
 
-    /// Sees to it that a timer is armed for the message that is due next.
-    fn arm(&mut self, now_ms: u64) {
-        let Some(due_ms) = self.store.next_due_ms() else { return };
-        if self.armed.is_some_and(|(armed_ms, _)| armed_ms <= due_ms) {
+    /// An answer comes to the shard of the client: where another plugin is the client, which may be another one than where its
+    /// message came by and is held.
+    fn take_answer(&mut self, number: u64, reason: Reason) {
+        let (shard, id) = ((number >> SHARD_BITS_AT) as u32, EntryId(number & ((1 << LOAD_BITS_AT) - 1)));
+        if shard != self.shard {
+            // One that is lost is missed when it is late.
+            let _ = self.shared.host.mail(Some(shard), number, &[reason.0]);
             return;
         }
-        self.arm_in(Duration::from_millis(due_ms.saturating_sub(now_ms)), due_ms);
+        if number != self.number_of(id) {
+            return;
+        }
+        let now_ms = now_ms();
+        self.answered(id, reason, now_ms);
+        self.release(now_ms);
     }
 
-    fn arm_in(&mut self, after: Duration, due_ms: u64) {
+    /// What has become of a message.
+    fn answered(&mut self, id: EntryId, reason: Reason, now_ms: u64) {
+        if reason.0 < 0x80 {
+            return self.store.taken(id);
+        }
+        let refused = format!("refused with 0x{:02X}", reason.0);
+        if reason != Reason::QUOTA_EXCEEDED {
+            return self.end(id, &refused, self.metrics.refused, now_ms);
+        }
+        let retry_ms = self.shared.config.retry_s_max.saturating_mul(1000);
+        if self.store.due_ms(id).is_some_and(|due_ms| now_ms.saturating_sub(due_ms) >= retry_ms) {
+            return self.end(id, &refused, self.metrics.lost, now_ms);
+        }
+        if self.store.put_off(id, now_ms) {
+            count(self.metrics.retried);
+        }
+    }
+
+    /// Of messages without an answer: the broker may still have them, or the answer has been lost on its way, as where the plugin
+    /// was disabled for long. Then they are published again, at worst twice.
+    fn look_at_late(&mut self, now_ms: u64) {
+        for _ in 0..PUBLISHED_AT_ONCE {
+            let Some(id) = self.store.late(now_ms) else { return };
+            if self.shared.host.in_flight(self.flow_of(id)) > 0 {
+                self.store.wait_on(id, now_ms + PATIENCE_MS);
+            } else if self.store.put_off(id, now_ms) {
+                count(self.metrics.retried);
+            }
+        }
+    }
+
+    /// The number of the answer to a message.
+    fn number_of(&self, id: EntryId) -> u64 {
+        let handle = self.shared.host.handle();
+        let load = (handle ^ handle >> 32) & ((1 << (SHARD_BITS_AT - LOAD_BITS_AT)) - 1);
+        u64::from(self.shard) << SHARD_BITS_AT | load << LOAD_BITS_AT | id.0
+    }
+
+    /// The flow that a message is counted in, alone: flows are counted for all shards together.
+    fn flow_of(&self, id: EntryId) -> u32 {
+        self.shard << 26 | ((id.0 % ((1 << 26) - 1)) as u32 + 1)
+    }
+
+    /// A message goes without having been published.
+    fn end(&mut self, id: EntryId, why: &dyn std::fmt::Display, counter: Option<Counter>, now_ms: u64) {
+        let Some(held) = self.store.read(id) else { return };
+        self.store.end(id);
+        count(counter);
+        if now_ms < self.gone.next_ms {
+            self.gone.unlogged += 1;
+            return;
+        }
+        let Held { from, topic, .. } = held;
+        let others = match std::mem::take(&mut self.gone.unlogged) {
+            0 => String::new(),
+            count => format!(", and {count} other messages since the last such line"),
+        };
+        self.gone.next_ms = now_ms + LOGGED_EVERY_MS;
+        self.shared
+            .host
+            .warn(format_args!("the delayed message of client {from:?} to {topic:?} is gone: {why}{others}"));
+    }
+
+    /// Sees to it that a timer is armed for what comes next.
+    fn arm(&mut self, now_ms: u64) {
+        let Some(next_ms) = self.store.next_ms(now_ms) else { return };
+        let next_ms = next_ms.max(self.full_until_ms);
+        if self.armed.is_some_and(|(armed_ms, _)| armed_ms <= next_ms) {
+            return;
+        }
         let host = self.shared.host;
         if let Some((_, timer)) = self.armed.take() {
             let _ = host.cancel_timer(timer);
         }
         // Never at once: in between, the shard serves its clients.
-        match host.timer(after.max(Duration::from_millis(1)), 0) {
-            Ok(timer) => self.armed = Some((due_ms, timer)),
+        let after = Duration::from_millis(next_ms.saturating_sub(now_ms).max(1));
+        match host.timer(after, 0) {
+            Ok(timer) => self.armed = Some((next_ms, timer)),
             Err(refused) => {
                 host.error(format_args!("{} messages have no timer: {refused}", self.store.len()))
             }
@@ -269,26 +384,9 @@ impl DelayedShard {
     }
 }
 
-/// Messages that the broker will never take: one line for all of a slice.
-#[derive(Default)]
-struct Lost {
-    count: u64,
-    last: Option<(String, Refused)>,
-}
-
-impl Lost {
-    fn note(&mut self, topic: String, refused: Refused) {
-        self.count += 1;
-        self.last = Some((topic, refused));
-    }
-
-    fn log(self, host: Host) {
-        if let Some((topic, refused)) = self.last {
-            host.warn(format_args!(
-                "{} delayed messages are lost, the last one to {topic}: {refused}",
-                self.count
-            ));
-        }
+fn count(counter: Option<Counter>) {
+    if let Some(counter) = counter {
+        counter.add_one();
     }
 }
 
@@ -297,123 +395,4 @@ grapnel_plugin_abi::plugin!(Delayed {
 });
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-
-    use grapnel_plugin_abi::raw::Field;
-    use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
-
-    use super::*;
-
-    /// A message that came in now, which is the clock that is looked at when the timer fires.
-    fn sent(topic: &str) -> FakeEvent {
-        FakeEvent::publish(topic, b"x").with_client_id("me").with_number(Field::TIMESTAMP_MS, now_ms())
-    }
-
-    #[test]
-    fn what_waits_is_published_by_the_version_that_took_over() {
-        let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
-        let mut due = sent("$delayed/0/a");
-        assert_eq!(plugin.run_on(1, &mut due), Outcome::Stop);
-        assert!(due.is_dropped());
-        plugin.run_on(0, &mut sent("$delayed/3600/b"));
-        let mut plugin = plugin.reloaded("").unwrap();
-        plugin.advance(Duration::from_secs(1));
-        let published = plugin.published();
-        assert_eq!(
-            (published.len(), published[0].topic.as_str(), published[0].on_behalf_of.as_deref()),
-            (1, "a", Some("me")),
-            "it is a client's word, and authorised as such"
-        );
-        plugin.advance(Duration::from_secs(1));
-        assert_eq!(plugin.published(), [], "once, and the other is not due yet");
-    }
-
-    /// Messages come and leave while what waits goes over, piece by piece.
-    #[test]
-    fn what_changes_while_it_goes_over_goes_over() {
-        let mut plugin = testing::load::<Delayed>("").unwrap();
-        for n in 0..100 {
-            plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)));
-        }
-        let (mut rounds, mut published) = (0, 0);
-        let plugin = plugin.reloaded_while("", |old| {
-            rounds += 1;
-            if rounds < 50 {
-                old.run(&mut sent(&format!("$delayed/{}/b", 3600 - rounds)));
-                old.run(&mut sent("$delayed/0/c"));
-                old.advance(Duration::from_millis(2));
-                published += old.published().len();
-            }
-        });
-        drop(plugin.unwrap());
-        assert!(rounds > 50, "{rounds} pieces");
-        assert_eq!(published, 49);
-    }
-
-    /// What is beyond a client's share is refused, and everybody else goes on.
-    #[test]
-    fn a_client_over_its_share_is_refused_alone() {
-        let mut plugin =
-            testing::load::<Delayed>(r#"{"client_messages_max": 2, "messages_max": 3}"#).unwrap();
-        let mut send = |client: &str| {
-            let mut message = sent("$delayed/9/a").with_client_id(client);
-            assert_eq!(plugin.run(&mut message), Outcome::Stop);
-            assert_eq!(message.is_dropped(), !message.is_rejected());
-            message.reason_text().map(str::to_owned)
-        };
-        assert_eq!([send("me"), send("me")], [None, None]);
-        let said = "too many messages are delayed already: one client may have 2 at a time";
-        assert_eq!(send("me").as_deref(), Some(said));
-        assert_eq!(send("you"), None);
-        let said = "too many messages are delayed already: there may be 3 of all clients at a time";
-        assert_eq!(send("you").as_deref(), Some(said));
-    }
-
-    /// Whatever is due together is published in slices, in order, and all of it.
-    #[test]
-    fn what_is_due_together_leaves_in_slices() {
-        let mut plugin = testing::load::<Delayed>("").unwrap();
-        let count = 2 * PUBLISHED_AT_ONCE + 1;
-        for n in 0..count {
-            plugin.run(&mut sent(&format!("$delayed/0/{n}")));
-        }
-        let mut came = Vec::new();
-        let mut slices = 0;
-        while came.len() < count {
-            plugin.advance(Duration::from_millis(1));
-            let slice = plugin.published();
-            assert!((1..=PUBLISHED_AT_ONCE).contains(&slice.len()), "{}", slice.len());
-            came.extend(slice.into_iter().map(|message| message.topic));
-            slices += 1;
-        }
-        assert_eq!(slices, 3);
-        assert!(came.into_iter().eq((0..count).map(|n| n.to_string())));
-    }
-
-    #[test]
-    fn no_delay_is_too_long_to_be_counted() {
-        let mut plugin = testing::load::<Delayed>(&format!(r#"{{"delay_s_max": {}}}"#, u64::MAX)).unwrap();
-        let mut message = sent(&format!("$delayed/{}/a", u64::MAX));
-        plugin.run(&mut message);
-        assert!(message.is_dropped());
-    }
-
-    #[test]
-    fn seconds_and_topic_are_read() {
-        assert_eq!(parse("$delayed/0/a", 9), Ok((0, "a")));
-        assert_eq!(parse("$delayed/9/a//b", 9), Ok((9, "a//b")));
-        for (name, problem) in [
-            ("$delayed/5", "it must be $delayed/SECONDS/TOPIC"),
-            ("$delayed//a", "the delay must be a whole number of seconds"),
-            ("$delayed/+5/a", "the delay must be a whole number of seconds"),
-            ("$delayed/1.5/a", "the delay must be a whole number of seconds"),
-            ("$delayed/10/a", "the delay must be at most 9 seconds"),
-            ("$delayed/1/$SYS/a", "a topic that begins with $ cannot be delayed"),
-            ("$delayed/1/$delayed/1/a", "a topic that begins with $ cannot be delayed"),
-        ] {
-            assert_eq!(parse(name, 9), Err(problem.to_owned()), "{name}");
-        }
-        assert!(parse("$delayed/5/", 9).is_err());
-    }
-}
+mod tests;

@@ -1,0 +1,82 @@
+//! What the operator configures, and its ranges. Read once at load.
+
+use grapnel_plugin_abi::{Error, ShareLimits};
+
+/// `[plugins.delayed-publish.config]`.
+#[derive(serde::Deserialize)]
+pub struct Config {
+    /// Longest delay, seconds.
+    #[serde(default = "defaults::delay_s_max")]
+    pub delay_s_max: u64,
+    /// Most messages that one shard holds.
+    #[serde(default = "defaults::messages_max")]
+    pub messages_max: u64,
+    /// Most bytes of memory that they take.
+    #[serde(default = "defaults::bytes_max")]
+    pub bytes_max: u64,
+    /// Most messages that are held for one client.
+    #[serde(default = "defaults::client_messages_max")]
+    pub client_messages_max: u64,
+    /// Most bytes of memory that they take.
+    #[serde(default = "defaults::client_bytes_max")]
+    pub client_bytes_max: u64,
+    /// How long after it was due a message is tried again, seconds.
+    #[serde(default = "defaults::retry_s_max")]
+    pub retry_s_max: u64,
+}
+
+// A message of 100 bytes with a short topic takes some 600: as many as may be fit into the bytes that may be, in all and for one
+// client, and ten clients that take all they can leave nothing over and nothing unused.
+mod defaults {
+    pub const fn delay_s_max() -> u64 {
+        4_294_967
+    }
+    pub const fn messages_max() -> u64 {
+        100_000
+    }
+    pub const fn bytes_max() -> u64 {
+        64 << 20
+    }
+    pub const fn client_messages_max() -> u64 {
+        10_000
+    }
+    pub const fn client_bytes_max() -> u64 {
+        8 << 20
+    }
+    // As long as an operator may need to find out why the broker has no room.
+    pub const fn retry_s_max() -> u64 {
+        3600
+    }
+}
+
+impl Config {
+    /// Whether everything is in its range.
+    ///
+    /// # Errors
+    /// The key, and what it may be.
+    pub fn check(&self) -> Result<(), Error> {
+        for (key, value) in [
+            ("delay_s_max", self.delay_s_max),
+            ("messages_max", self.messages_max),
+            ("bytes_max", self.bytes_max),
+            ("client_messages_max", self.client_messages_max),
+            ("client_bytes_max", self.client_bytes_max),
+            ("retry_s_max", self.retry_s_max),
+        ] {
+            if value == 0 {
+                return Err(Error::new(format!("{key} = 0: must be at least 1")));
+            }
+        }
+        Ok(())
+    }
+
+    /// Of the messages that one shard holds.
+    pub fn limits(&self) -> ShareLimits {
+        ShareLimits {
+            entries_max: self.messages_max,
+            bytes_max: self.bytes_max,
+            owner_entries_max: self.client_messages_max,
+            owner_bytes_max: self.client_bytes_max,
+        }
+    }
+}

@@ -1,0 +1,298 @@
+//! Messages that are due and have not left yet, in a queue for each client: how many of a client's may be on their way at a time,
+//! and until when those wait that the broker had no room for. One client's trouble holds up nobody else. No clock and no broker
+//! in here.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::sync::Arc;
+
+use grapnel_plugin_abi::{Leftovers, tree_entry_bytes};
+
+use crate::store::Due;
+
+/// Most messages of a client that are published and not answered.
+pub const WINDOW: usize = 16;
+
+/// The pause of a client whose message found no room, milliseconds; each further one is twice as long, up to the last.
+pub const PAUSE_MS: u64 = 100;
+pub const PAUSE_MS_MAX: u64 = 5_000;
+
+/// Bytes that a message takes in here: in its client's queue, or among those that are not answered.
+pub const BYTES_OF_EACH: u64 = 2 * size_of::<Due>() as u64 + tree_entry_bytes(size_of::<(u64, Due)>());
+
+/// Bytes that a client takes in here.
+pub const BYTES_OF_CLIENT: u64 = tree_entry_bytes(size_of::<(Arc<str>, Client)>())
+    + tree_entry_bytes(size_of::<(Due, Arc<str>)>())
+    + tree_entry_bytes(size_of::<(u64, Arc<str>)>());
+
+/// What is due of a client.
+#[derive(Debug)]
+struct Client {
+    /// The first one first.
+    queue: VecDeque<Due>,
+    /// Published and not answered, and until when the answer is waited for.
+    unanswered: Vec<(Due, u64)>,
+    /// How many of these there may be: one after there was no room, and one more with each that was taken.
+    window: usize,
+    /// Its place among those that may publish.
+    ready: Option<Due>,
+    /// Until when it waits.
+    pause: Option<u64>,
+    /// The pause that was the last one, milliseconds; 0 once something has been taken.
+    last_pause_ms: u64,
+}
+
+impl Default for Client {
+    fn default() -> Client {
+        Client {
+            queue: VecDeque::new(),
+            unanswered: Vec::new(),
+            window: WINDOW,
+            ready: None,
+            pause: None,
+            last_pause_ms: 0,
+        }
+    }
+}
+
+/// What is due of all clients.
+#[derive(Debug, Default)]
+pub struct Queues {
+    clients: BTreeMap<Arc<str>, Client>,
+    /// Clients that may publish, by their first message.
+    ready: BTreeSet<(Due, Arc<str>)>,
+    /// Clients that wait, by until when.
+    pauses: BTreeSet<(u64, Arc<str>)>,
+    /// All that is not answered, by until when that is waited for.
+    patience: BTreeSet<(u64, Due)>,
+}
+
+impl Queues {
+    /// A message is due; it stands behind those of its client that were due before it.
+    pub fn push(&mut self, client: &Arc<str>, due: Due) {
+        let known = self.clients.entry(Arc::clone(client)).or_default();
+        put_in_order(&mut known.queue, due);
+        self.settle(client);
+    }
+
+    /// The message that may be published next: of those at the front of their queues the one that was due first.
+    pub fn first(&self) -> Option<Due> {
+        self.ready.first().map(|(due, _)| *due)
+    }
+
+    /// It has been published, and the answer is waited for until then.
+    pub fn published(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
+        let Some(known) = self.clients.get_mut(client) else { return };
+        take_out(&mut known.queue, due);
+        known.unanswered.push((due, until_ms));
+        self.patience.insert((until_ms, due));
+        self.settle(client);
+    }
+
+    /// Whether the answer is still to come.
+    pub fn is_unanswered(&self, client: &Arc<str>, due: Due) -> bool {
+        self.clients.get(client).is_some_and(|known| known.unanswered.iter().any(|(other, _)| *other == due))
+    }
+
+    /// The broker has taken one.
+    pub fn taken(&mut self, client: &Arc<str>) {
+        if let Some(known) = self.clients.get_mut(client) {
+            known.window = (known.window + 1).min(WINDOW);
+            known.last_pause_ms = 0;
+        }
+    }
+
+    /// There was no room for it, or nobody knows what has become of it: it goes back, and its client waits.
+    pub fn put_off(&mut self, client: &Arc<str>, due: Due, now_ms: u64) {
+        self.forget_unanswered(client, due);
+        let Some(known) = self.clients.get_mut(client) else { return };
+        put_in_order(&mut known.queue, due);
+        known.window = 1;
+        if known.pause.is_none() {
+            known.last_pause_ms = (2 * known.last_pause_ms).clamp(PAUSE_MS, PAUSE_MS_MAX);
+            let until_ms = now_ms + known.last_pause_ms;
+            known.pause = Some(until_ms);
+            self.pauses.insert((until_ms, Arc::clone(client)));
+        }
+        self.settle(client);
+    }
+
+    /// The answer to it is waited for until then.
+    pub fn wait_on(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
+        let Some(known) = self.clients.get_mut(client) else { return };
+        if let Some((_, until)) = known.unanswered.iter_mut().find(|(other, _)| *other == due) {
+            self.patience.remove(&(*until, due));
+            *until = until_ms;
+            self.patience.insert((until_ms, due));
+        }
+    }
+
+    /// It has gone, wherever it was.
+    pub fn remove(&mut self, client: &Arc<str>, due: Due) {
+        self.forget_unanswered(client, due);
+        if let Some(known) = self.clients.get_mut(client) {
+            take_out(&mut known.queue, due);
+            self.settle(client);
+        }
+    }
+
+    /// Ends the pauses that are over.
+    pub fn wake(&mut self, now_ms: u64) {
+        while self.pauses.first().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {
+            let Some((_, client)) = self.pauses.pop_first() else { return };
+            if let Some(known) = self.clients.get_mut(&client) {
+                known.pause = None;
+            }
+            self.settle(&client);
+        }
+    }
+
+    /// One that has been waited for until now.
+    pub fn late(&self, now_ms: u64) -> Option<Due> {
+        self.patience.first().filter(|(until_ms, _)| *until_ms <= now_ms).map(|(_, due)| *due)
+    }
+
+    /// When a pause or somebody's patience is over next.
+    pub fn next_ms(&self) -> Option<u64> {
+        let pause = self.pauses.first().map(|(until_ms, _)| *until_ms);
+        let patience = self.patience.first().map(|(until_ms, _)| *until_ms);
+        pause.into_iter().chain(patience).min()
+    }
+
+    /// All goes; `left` frees it.
+    pub fn clear_into(self, left: &mut Leftovers) {
+        left.add(self.clients);
+        left.add(self.ready);
+        left.add(self.pauses);
+        left.add(self.patience);
+    }
+
+    fn forget_unanswered(&mut self, client: &Arc<str>, due: Due) {
+        let Some(known) = self.clients.get_mut(client) else { return };
+        if let Some(at) = known.unanswered.iter().position(|(other, _)| *other == due) {
+            let (_, until_ms) = known.unanswered.swap_remove(at);
+            self.patience.remove(&(until_ms, due));
+        }
+    }
+
+    /// Puts a client among those that may publish, or takes it out; one of which nothing is due is forgotten.
+    fn settle(&mut self, client: &Arc<str>) {
+        let Some(known) = self.clients.get_mut(client) else { return };
+        let may = known.pause.is_none() && known.unanswered.len() < known.window;
+        let first = known.queue.front().copied().filter(|_| may);
+        if known.ready != first {
+            if let Some(before) = known.ready.take() {
+                self.ready.remove(&(before, Arc::clone(client)));
+            }
+            known.ready = first;
+            self.ready.extend(first.map(|due| (due, Arc::clone(client))));
+        }
+        if known.queue.is_empty() && known.unanswered.is_empty() {
+            if let Some(until_ms) = known.pause {
+                self.pauses.remove(&(until_ms, Arc::clone(client)));
+            }
+            self.clients.remove(client);
+        }
+    }
+}
+
+fn put_in_order(queue: &mut VecDeque<Due>, due: Due) {
+    if let Err(at) = queue.binary_search(&due) {
+        queue.insert(at, due);
+    }
+}
+
+fn take_out(queue: &mut VecDeque<Due>, due: Due) {
+    if let Ok(at) = queue.binary_search(&due) {
+        queue.remove(at);
+    }
+    if queue.is_empty() {
+        *queue = VecDeque::new();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Publishes what may be, up to so many.
+    fn publish(queues: &mut Queues, names: &[(Arc<str>, u64)], most: usize) -> Vec<u64> {
+        let mut came = Vec::new();
+        while came.len() < most
+            && let Some(due) = queues.first()
+        {
+            let (client, _) = names.iter().find(|(_, number)| *number == due.1).expect("it was pushed");
+            queues.published(client, due, 99);
+            came.push(due.1);
+        }
+        came
+    }
+
+    fn pushed(clients: &[(&str, u64)]) -> (Queues, Vec<(Arc<str>, u64)>) {
+        let mut queues = Queues::default();
+        let mut names = Vec::new();
+        for (name, number) in clients {
+            let name: Arc<str> = (*name).into();
+            queues.push(&name, (10, *number));
+            names.push((name, *number));
+        }
+        (queues, names)
+    }
+
+    #[test]
+    fn a_client_that_found_no_room_waits_longer_each_time_and_alone() {
+        let (mut queues, names) = pushed(&[("a", 1), ("a", 2), ("b", 3), ("b", 4)]);
+        assert_eq!(publish(&mut queues, &names, 3), [1, 2, 3]);
+        let (a, b) = (Arc::clone(&names[0].0), Arc::clone(&names[2].0));
+        // Both of them were refused; one after the other is tried.
+        queues.put_off(&a, (10, 2), 1_000);
+        queues.put_off(&a, (10, 1), 1_000);
+        assert_eq!(publish(&mut queues, &names, 9), [4], "the other one goes on");
+        let mut now_ms = 1_000;
+        for pause_ms in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+            queues.wake(now_ms + pause_ms - 1);
+            assert_eq!(queues.first(), None);
+            now_ms += pause_ms;
+            queues.wake(now_ms);
+            assert_eq!(publish(&mut queues, &names, 9), [1], "in order, one at a time, after {pause_ms} ms");
+            queues.put_off(&a, (10, 1), now_ms);
+        }
+        queues.wake(now_ms + 5_000);
+        assert_eq!(publish(&mut queues, &names, 9), [1]);
+        queues.taken(&a);
+        queues.remove(&a, (10, 1));
+        assert_eq!(publish(&mut queues, &names, 9), [2]);
+        queues.put_off(&a, (10, 2), 0);
+        queues.wake(PAUSE_MS);
+        assert_eq!(queues.first(), Some((10, 2)), "short again");
+        queues.remove(&a, (10, 2));
+        (3..5).for_each(|number| queues.remove(&b, (10, number)));
+        assert!(queues.clients.is_empty() && queues.ready.is_empty());
+        assert!(queues.pauses.is_empty() && queues.patience.is_empty());
+    }
+
+    #[test]
+    fn a_client_has_so_many_on_their_way_and_no_more() {
+        let clients: Vec<(&str, u64)> = (0..WINDOW as u64 + 1).map(|number| ("a", number)).collect();
+        let (mut queues, names) = pushed(&clients);
+        let a = Arc::clone(&names[0].0);
+        assert_eq!(publish(&mut queues, &names, 99).len(), WINDOW);
+        assert_eq!((queues.first(), queues.late(98), queues.late(99)), (None, None, Some((10, 0))));
+        queues.wait_on(&a, (10, 0), 200);
+        assert_eq!(queues.late(199), Some((10, 1)));
+        queues.remove(&a, (10, 5));
+        assert_eq!(queues.first(), Some((10, WINDOW as u64)));
+        assert!(queues.is_unanswered(&a, (10, 0)) && !queues.is_unanswered(&a, (10, 5)));
+    }
+
+    /// A client that goes while it waits leaves nothing behind.
+    #[test]
+    fn a_pause_ends_with_its_last_message() {
+        let (mut queues, names) = pushed(&[("a", 1)]);
+        let a = Arc::clone(&names[0].0);
+        publish(&mut queues, &names, 1);
+        queues.put_off(&a, (10, 1), 5);
+        assert_eq!(queues.next_ms(), Some(105));
+        queues.remove(&a, (10, 1));
+        assert_eq!(queues.next_ms(), None);
+    }
+}

@@ -1,0 +1,281 @@
+//! Delays, reloads, and what becomes of messages that are due, over a fake broker.
+#![allow(clippy::unwrap_used)]
+
+use grapnel_plugin_abi::raw::Field;
+use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome, TestPlugin};
+
+use super::*;
+
+fn sent(topic: &str) -> FakeEvent {
+    FakeEvent::publish(topic, b"x").with_client_id("me")
+}
+
+/// Lets time pass, on the plugin's clock and for its timers.
+fn pass(plugin: &mut TestPlugin<Delayed>, ms: u64) {
+    for _ in 0..ms.div_ceil(10) {
+        clock::pass(10);
+        plugin.advance(Duration::from_millis(10));
+    }
+}
+
+/// Topics of what has been published since it was looked last.
+fn topics(plugin: &TestPlugin<Delayed>) -> Vec<String> {
+    plugin.published().into_iter().map(|message| message.topic).collect()
+}
+
+#[test]
+fn what_waits_is_published_by_the_version_that_took_over() {
+    let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
+    let mut due = sent("$delayed/0/a");
+    assert_eq!(plugin.run_on(1, &mut due), Outcome::Stop);
+    assert!(due.is_dropped());
+    plugin.run_on(0, &mut sent("$delayed/3600/b"));
+    let mut plugin = plugin.reloaded("").unwrap();
+    pass(&mut plugin, 1_000);
+    let published = plugin.published();
+    assert_eq!(
+        (published.len(), published[0].topic.as_str(), published[0].on_behalf_of.as_deref()),
+        (1, "a", Some("me")),
+        "it is a client's word, and authorised as such"
+    );
+    plugin.answer_published();
+    pass(&mut plugin, 1_000);
+    assert_eq!(plugin.published(), [], "once, and the other is not due yet");
+    pass(&mut plugin, 3_598_000);
+    assert_eq!(topics(&plugin), ["b"]);
+}
+
+/// Messages come and leave while what waits goes over, piece by piece.
+#[test]
+fn what_changes_while_it_goes_over_goes_over() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    for n in 0..100 {
+        plugin.run(&mut sent(&format!("$delayed/{}/a", 3600 + n)));
+    }
+    let (mut rounds, mut published) = (0, 0);
+    let plugin = plugin.reloaded_while("", |old| {
+        rounds += 1;
+        if rounds < 50 {
+            old.run(&mut sent(&format!("$delayed/{}/b", 3600 - rounds)));
+            old.run(&mut sent("$delayed/0/c"));
+            pass(old, 10);
+            published += old.published().len();
+            // Every third stays without its answer for now.
+            if rounds % 3 == 0 {
+                old.answer_published();
+            }
+        }
+    });
+    drop(plugin.unwrap());
+    assert!(rounds > 50, "{rounds} pieces");
+    assert_eq!(published, 49);
+}
+
+/// What is beyond a client's share is refused, and everybody else goes on.
+#[test]
+fn a_client_over_its_share_is_refused_alone() {
+    let mut plugin = testing::load::<Delayed>(r#"{"client_messages_max": 2, "messages_max": 3}"#).unwrap();
+    let mut send = |client: &str| {
+        let mut message = sent("$delayed/9/a").with_client_id(client);
+        assert_eq!(plugin.run(&mut message), Outcome::Stop);
+        assert_eq!(message.is_dropped(), !message.is_rejected());
+        message.reason_text().map(str::to_owned)
+    };
+    assert_eq!([send("me"), send("me")], [None, None]);
+    let said = "too many messages are delayed already: one client may have 2 at a time";
+    assert_eq!(send("me").as_deref(), Some(said));
+    assert_eq!(send("you"), None);
+    let said = "too many messages are delayed already: there may be 3 of all clients at a time";
+    assert_eq!(send("you").as_deref(), Some(said));
+}
+
+/// Whatever is due together is published in slices, in order, and all of it.
+#[test]
+fn what_is_due_together_leaves_in_slices() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    let count = 2 * PUBLISHED_AT_ONCE + 1;
+    for n in 0..count {
+        plugin.run(&mut sent(&format!("$delayed/0/{n}")));
+    }
+    let mut came = Vec::new();
+    let mut rounds = 0;
+    while came.len() < count {
+        pass(&mut plugin, 10);
+        let slice = topics(&plugin);
+        assert!((1..=queues::WINDOW).contains(&slice.len()), "{}", slice.len());
+        came.extend(slice);
+        plugin.answer_published_with(|_| Reason::SUCCESS);
+        // Each answer makes room for one more.
+        let next = topics(&plugin);
+        assert!(next.len() <= queues::WINDOW);
+        came.extend(next);
+        plugin.answer_published_with(|_| Reason::SUCCESS);
+        rounds += 1;
+    }
+    assert!(rounds < count, "{rounds}");
+    assert!(came.into_iter().eq((0..count).map(|n| n.to_string())));
+}
+
+/// Of many clients so many messages leave in one step of the shard and no more.
+#[test]
+fn a_step_publishes_so_many_and_no_more() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    for n in 0..=PUBLISHED_AT_ONCE {
+        plugin.run(&mut sent("$delayed/0/a").with_client_id(&n.to_string()));
+    }
+    clock::pass(10);
+    plugin.advance(Duration::from_millis(1));
+    assert_eq!(plugin.published().len(), PUBLISHED_AT_ONCE);
+    plugin.advance(Duration::from_millis(1));
+    assert_eq!(plugin.published().len(), 1);
+}
+
+/// A client for which the broker has no room waits, longer each time; everybody else goes on, and nothing is lost.
+#[test]
+fn what_finds_no_room_is_published_later_and_alone() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    for client in ["full", "free"] {
+        for n in 0..3 {
+            plugin.run(&mut sent(&format!("$delayed/0/{client}/{n}")).with_client_id(client));
+        }
+    }
+    let no_room = |client: &str| if client == "full" { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS };
+    pass(&mut plugin, 10);
+    assert_eq!(plugin.published().len(), 6);
+    plugin.answer_published_with(no_room);
+    for pause_ms in [100, 200, 400, 800, 1_600, 3_200, 5_000, 5_000] {
+        plugin.run(&mut sent("$delayed/0/free/4").with_client_id("free"));
+        pass(&mut plugin, 10);
+        assert_eq!(topics(&plugin), ["free/4"], "others wait for nothing");
+        plugin.answer_published_with(no_room);
+        pass(&mut plugin, pause_ms - 20);
+        assert_eq!(topics(&plugin), Vec::<String>::new(), "{pause_ms}");
+        pass(&mut plugin, 10);
+        assert_eq!(topics(&plugin), ["full/0"], "the first one, one at a time");
+        plugin.answer_published_with(no_room);
+    }
+    pass(&mut plugin, 5_000);
+    assert_eq!(topics(&plugin), ["full/0"]);
+    plugin.answer_published();
+    assert_eq!(topics(&plugin), ["full/1", "full/2"]);
+    pass(&mut plugin, 100_000);
+    assert_eq!((topics(&plugin), plugin.logs()), (Vec::new(), Vec::new()));
+}
+
+/// What the client may not do when it is due is gone, and so is what found no room for as long as is configured; of many there is a
+/// line in a while.
+#[test]
+fn what_is_refused_is_gone_with_a_line() {
+    let mut plugin = testing::load::<Delayed>(r#"{"retry_s_max": 1}"#).unwrap();
+    for n in 0..4 {
+        plugin.run(&mut sent(&format!("$delayed/0/secret/{n}")));
+    }
+    pass(&mut plugin, 10);
+    assert_eq!(plugin.published().len(), 4);
+    plugin.answer_published_with(|_| Reason::NOT_AUTHORIZED);
+    let said = r#"the delayed message of client "me" to "secret/0" is gone: refused with 0x87"#;
+    assert_eq!(plugin.logs(), [(grapnel_plugin_abi::Level::Warn, said.to_owned())]);
+    pass(&mut plugin, LOGGED_EVERY_MS);
+    plugin.run(&mut sent("$delayed/0/full"));
+    let mut tries = 0;
+    for _ in 0..500 {
+        pass(&mut plugin, 10);
+        tries += plugin.published().len();
+        plugin.answer_published_with(|_| Reason::QUOTA_EXCEEDED);
+    }
+    assert_eq!(tries, 5, "after 100, 300, 700 and 1,500 ms");
+    let said = r#"the delayed message of client "me" to "full" is gone: refused with 0x97, and 3 other messages since the last such line"#;
+    assert_eq!(plugin.logs().last().map(|(_, line)| line.as_str()), Some(said));
+}
+
+/// A message whose answer does not come is published again once the broker holds it no more.
+#[test]
+fn an_answer_that_was_lost_is_missed() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/0/a"));
+    pass(&mut plugin, PATIENCE_MS + 100);
+    // The broker still has it: it has not been looked at.
+    assert_eq!(topics(&plugin), ["a"]);
+    pass(&mut plugin, PATIENCE_MS - 200);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    pass(&mut plugin, 400);
+    assert_eq!(topics(&plugin), ["a"], "it has no more");
+    plugin.answer_published();
+    pass(&mut plugin, 10 * PATIENCE_MS);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+}
+
+/// What is published and not answered goes over, and is published by the next version: at least once.
+#[test]
+fn what_is_not_answered_goes_over() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/0/a"));
+    plugin.run(&mut sent("$delayed/0/b").with_client_id("you"));
+    pass(&mut plugin, 10);
+    assert_eq!(topics(&plugin), ["a", "b"]);
+    plugin.answer_published_with(|client| match client {
+        "me" => Reason::SUCCESS,
+        _ => Reason::QUOTA_EXCEEDED,
+    });
+    plugin.run(&mut sent("$delayed/0/c"));
+    pass(&mut plugin, 10);
+    assert_eq!(topics(&plugin), ["c"]);
+    let mut plugin = plugin.reloaded("").unwrap();
+    pass(&mut plugin, 10);
+    assert_eq!(topics(&plugin), ["b", "c"], "what was taken is not among them");
+}
+
+/// The answer to what another plugin published comes to the shard of that plugin's name, and is brought to the one that holds it.
+#[test]
+fn an_answer_on_another_shard_finds_its_message() {
+    let mut plugin = testing::load_on::<Delayed>(2, "").unwrap();
+    for shard in [0, 1] {
+        plugin.run_on(shard, &mut sent("$delayed/0/a"));
+    }
+    pass(&mut plugin, 10);
+    assert_eq!(plugin.published().len(), 2);
+    // Both shards' messages are answered on the first one.
+    assert_eq!(plugin.answer_published_on(0, |_| Reason::SUCCESS), 2);
+    assert_eq!(plugin.deliver_mail(), 1);
+    pass(&mut plugin, PATIENCE_MS + 200);
+    assert_eq!(topics(&plugin), Vec::<String>::new(), "nothing is missed");
+}
+
+/// A delay is a time that passes: whatever the clock of the machine is set to, a message comes neither earlier nor later.
+#[test]
+fn the_time_of_day_is_no_matter() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    for wall_ms in [0, 1 << 41, u64::MAX] {
+        plugin.run(&mut sent("$delayed/5/a").with_number(Field::TIMESTAMP_MS, wall_ms));
+    }
+    pass(&mut plugin, 4_990);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    pass(&mut plugin, 20);
+    assert_eq!(topics(&plugin).len(), 3);
+}
+
+#[test]
+fn no_delay_is_too_long_to_be_counted() {
+    let mut plugin = testing::load::<Delayed>(&format!(r#"{{"delay_s_max": {}}}"#, u64::MAX)).unwrap();
+    let mut message = sent(&format!("$delayed/{}/a", u64::MAX));
+    plugin.run(&mut message);
+    assert!(message.is_dropped());
+}
+
+#[test]
+fn seconds_and_topic_are_read() {
+    assert_eq!(parse("$delayed/0/a", 9), Ok((0, "a")));
+    assert_eq!(parse("$delayed/9/a//b", 9), Ok((9, "a//b")));
+    for (name, problem) in [
+        ("$delayed/5", "it must be $delayed/SECONDS/TOPIC"),
+        ("$delayed//a", "the delay must be a whole number of seconds"),
+        ("$delayed/+5/a", "the delay must be a whole number of seconds"),
+        ("$delayed/1.5/a", "the delay must be a whole number of seconds"),
+        ("$delayed/10/a", "the delay must be at most 9 seconds"),
+        ("$delayed/1/$SYS/a", "a topic that begins with $ cannot be delayed"),
+        ("$delayed/1/$delayed/1/a", "a topic that begins with $ cannot be delayed"),
+    ] {
+        assert_eq!(parse(name, 9), Err(problem.to_owned()), "{name}");
+    }
+    assert!(parse("$delayed/5/", 9).is_err());
+}
