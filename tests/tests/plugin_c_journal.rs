@@ -179,10 +179,13 @@ fn what_waits_is_counted_as_it_is_held() {
     let plugin = Compiled::of("c-journal");
     let broker = Broker::builder().grapnel_only().start();
     let folder = tempfile::tempdir().expect("a place for temporary files");
-    load(&broker, &plugin, &folder.path().join("orders"));
+    let file = folder.path().join("orders");
+    load(&broker, &plugin, &file);
+    let file = format!("file={:?}", file.display().to_string());
     let mut publisher = Client::hello(&broker, Version::V5, "p");
     for (most, length, code) in [(100, 0, 0x97), (1_000, 0, 0x10), (1_000, 350, 0x10), (1_000, 450, 0x97)] {
-        broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &format!("pending_bytes_max={most}")]);
+        let most_set = format!("pending_bytes_max={most}");
+        broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &file, "--set", &most_set]);
         let message = Publish::new("orders/a", "x".repeat(length)).qos(1);
         assert_eq!(publisher.publish(&message), code, "{length} bytes where {most} may wait");
     }

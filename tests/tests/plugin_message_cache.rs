@@ -1,6 +1,9 @@
 //! The bundled plugin message-cache on live traffic: the last messages of each topic come to whoever asks, in order, whichever
 //! shards their publishers are on.
 
+use std::time::{Duration, Instant};
+
+use grapnel_tests::bystander::Bystanders;
 use grapnel_tests::wire::property::{CORRELATION_DATA, RESPONSE_TOPIC, Value};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, scenario};
 
@@ -147,8 +150,7 @@ fn a_request_that_cannot_be_is_refused_and_reaches_nobody() {
 fn an_answer_goes_where_its_client_may_publish() {
     let broker = Broker::builder().grapnel_only().start();
     let rules = broker.home().join("acl");
-    let text =
-        "topic deny door/open\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\n";
+    let text = "topic deny door/open\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\ntopic write $cache/#\n";
     std::fs::write(&rules, text).expect("our folder");
     broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", rules.display()), "--once"]);
     load(&broker);
@@ -170,4 +172,99 @@ fn an_answer_goes_where_its_client_may_publish() {
         line.contains("a publish to \"door/open\" on behalf of client \"c\" was refused: 0x87 not authorized")
             .then_some(())
     });
+}
+
+/// What may not be subscribed to cannot be had from the cache either, and nothing is said of what there is.
+#[test]
+fn nobody_gets_what_it_could_not_subscribe_to() {
+    let broker = Broker::builder().grapnel_only().start();
+    let rules = broker.home().join("acl");
+    let text = "topic deny sensors/secret/#\ntopic readwrite #\ntopic write $cache/#\nuser chief\ntopic readwrite #\ntopic write $cache/#\n";
+    std::fs::write(&rules, text).expect("our folder");
+    broker.ctl_ok(&["plugins", "load", "acl-file", "--set", &format!("path={}", rules.display()), "--once"]);
+    load(&broker);
+    let mut connect = Connect::new(Version::V5, "chief");
+    connect.username = Some("chief".to_owned());
+    let mut chief = Client::connect(&broker, &connect);
+    chief.subscribe("answers", 1);
+    for topic in ["sensors/secret/a", "sensors/open/a"] {
+        chief.publish(&Publish::new(topic, "x").qos(1));
+    }
+    assert_eq!(ask(&mut chief, "**").len(), 2);
+    chief.disconnect();
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.subscribe("answers", 1);
+    assert_eq!(ask(&mut client, "sensors/open/*"), [("sensors/open/a".to_owned(), "x".to_owned())]);
+    for filter in ["**", "sensors/secret/a"] {
+        let request = Publish::new(&format!("$cache/{filter}"), "").qos(1);
+        assert_eq!(client.publish(&request.with(RESPONSE_TOPIC, Value::text("answers"))), 0);
+        let end = client.message();
+        assert_eq!(end.properties.user("messages"), ["0"], "{filter}");
+        assert_eq!(end.properties.user("incomplete"), ["its filter is refused with 0x87"]);
+    }
+}
+
+/// A client that acknowledges nothing, and asks again and again, holds up nobody else's answer.
+#[test]
+fn a_client_that_takes_nothing_is_in_nobodys_way() {
+    let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
+    load(&broker);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    for n in 0..200 {
+        client.send_publish(&Publish::new(&format!("sensors/{n}"), "x"));
+    }
+    client.ping();
+    let mut stuck = Client::hello(&broker, Version::V5, "stuck");
+    stuck.subscribe("stuck", 1);
+    for _ in 0..16 {
+        let request = Publish::new("$cache/**", "").qos(1).with(RESPONSE_TOPIC, Value::text("stuck"));
+        assert_eq!(stuck.publish(&request), 0);
+    }
+    // It has been sent something, and acknowledges nothing of it.
+    stuck.receive_publish();
+    client.subscribe("answers", 1);
+    let begin = Instant::now();
+    assert_eq!(ask(&mut client, "**").len(), 200);
+    assert!(begin.elapsed() < Duration::from_secs(20), "{:?}", begin.elapsed());
+}
+
+/// A reload with all that is kept by default, beside clients who mind their own business: all of it is there afterwards, and the
+/// longest pause of the others is printed.
+#[test]
+fn a_full_cache_goes_over_beside_others() {
+    let broker = Broker::builder().grapnel_only().start_with_shards(1).expect("Grapnel runs on one shard");
+    broker.ctl_ok(&["plugins", "load", "message-cache", "--set", r#"filters=["sensors/#"]"#, "--once"]);
+    let metric = |name: &str| {
+        let metrics = broker.ctl_ok(&["metrics"]);
+        let shown = format!("plugin_message_cache_{name}");
+        let line = metrics.lines().find(|line| line.split_whitespace().next() == Some(&shown));
+        let value = line.and_then(|line| line.split_whitespace().nth(1)?.parse::<u64>().ok());
+        value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
+    };
+    // One client may have half of it.
+    let mut publishers = ["p", "q", "r"].map(|name| Client::hello(&broker, Version::V5, name));
+    for n in 0..20_000 {
+        for (place, publisher) in publishers.iter_mut().enumerate() {
+            publisher.send_publish(&Publish::new(&format!("sensors/{place}/{n}"), "x"));
+        }
+    }
+    publishers.iter_mut().for_each(Client::ping);
+    let (kept, bytes) = (metric("kept_messages"), metric("kept_messages_bytes"));
+    assert!(bytes > (16 << 20) - 1000, "{bytes} bytes of {kept} messages");
+    let bystanders = Bystanders::start(&broker);
+    let begin = Instant::now();
+    broker.ctl_ok(&["plugins", "reload", "message-cache"]);
+    let took = begin.elapsed();
+    bystanders.settle();
+    let felt = bystanders.since();
+    eprintln!(
+        "{kept} messages went over in {took:?}; others: messages {}, pings {}",
+        felt.messages, felt.pings
+    );
+    assert!(felt.messages.longest < Duration::from_secs(3), "{}", felt.messages);
+    drop(bystanders);
+    assert_eq!((metric("kept_messages"), metric("kept_messages_bytes")), (kept, bytes));
+    let client = &mut publishers[0];
+    client.subscribe("answers", 1);
+    assert_eq!(ask(client, "sensors/2/19999"), [("sensors/2/19999".to_owned(), "x".to_owned())]);
 }

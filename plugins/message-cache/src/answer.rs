@@ -170,7 +170,7 @@ impl Answer {
         }
     }
 
-    /// What comes next; asked for again, it is the same until [`Answer::took`].
+    /// What comes next; asked for again, it is the same until [`Answer::take`].
     pub fn next(&mut self) -> Next {
         let (mut asks, mut waits, mut first) = (Vec::new(), false, None::<(Place, u32)>);
         for (of, source) in (0..).zip(&mut self.sources) {
@@ -207,10 +207,11 @@ impl Answer {
         }
     }
 
-    /// It has been dealt with.
-    pub fn took(&mut self, source: u32) {
-        if let Some(Source { state: State::Ready(items, _), .. }) = self.sources.get_mut(source as usize) {
-            items.pop_front();
+    /// Takes it out.
+    pub fn take(&mut self, source: u32) -> Option<Item> {
+        match &mut self.sources.get_mut(source as usize)?.state {
+            State::Ready(items, _) => items.pop_front(),
+            _ => None,
         }
     }
 
@@ -303,9 +304,9 @@ mod tests {
         for _ in 0..100_000 {
             match answer.next() {
                 Next::Message(of) => {
-                    let item = answer.first_of(of).unwrap();
+                    assert!(answer.first_of(of).is_some());
+                    let item = answer.take(of).unwrap();
                     came.push(format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload)));
-                    answer.took(of);
                 }
                 Next::Wait(asks) if asks.is_empty() => {
                     let asks = answer.ask_again();

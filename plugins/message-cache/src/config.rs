@@ -22,15 +22,24 @@ pub struct Config {
     /// Most bytes of memory that they take.
     #[serde(default = "defaults::requests_bytes_max")]
     pub requests_bytes_max: u64,
+    /// Most bytes of them for the requests of one client.
+    #[serde(default = "defaults::client_requests_bytes_max")]
+    pub client_requests_bytes_max: u64,
     /// Most requests of one client among them.
     #[serde(default = "defaults::client_requests_max")]
     pub client_requests_max: u64,
     /// Most answers of one shard that are under way at a time; requests beyond wait.
     #[serde(default = "defaults::answers_max")]
     pub answers_max: u64,
+    /// Most of them for one client.
+    #[serde(default = "defaults::client_answers_max")]
+    pub client_answers_max: u64,
     /// Most messages of all answers of one shard that subscribers have not taken yet.
     #[serde(default = "defaults::answers_in_flight_max")]
     pub answers_in_flight_max: u64,
+    /// Most bytes of their topics and payloads, unless an answer has only one under way.
+    #[serde(default = "defaults::answers_in_flight_bytes_max")]
+    pub answers_in_flight_bytes_max: u64,
     /// Milliseconds after which an answer ends whose subscribers take nothing.
     #[serde(default = "defaults::answer_stall_ms")]
     pub answer_stall_ms: u64,
@@ -54,6 +63,9 @@ mod defaults {
     pub const fn requests_bytes_max() -> u64 {
         4 << 20
     }
+    pub const fn client_requests_bytes_max() -> u64 {
+        1 << 20
+    }
     pub const fn client_requests_max() -> u64 {
         16
     }
@@ -61,9 +73,17 @@ mod defaults {
     pub const fn answers_max() -> u64 {
         8
     }
+    // A quarter: four clients that take nothing are needed to have all of them.
+    pub const fn client_answers_max() -> u64 {
+        2
+    }
     // Below `limits.slots_max` of the broker, 128: beyond it messages of a plugin are dropped where another one defers them.
     pub const fn answers_in_flight_max() -> u64 {
         100
+    }
+    // Below `limits.slot_bytes_max` of the broker, 4 MiB, and enough for several of the largest packets.
+    pub const fn answers_in_flight_bytes_max() -> u64 {
+        1 << 20
     }
     pub const fn answer_stall_ms() -> u64 {
         60_000
@@ -85,9 +105,12 @@ impl Config {
             ("client_bytes_max", self.client_bytes_max),
             ("requests_max", self.requests_max),
             ("requests_bytes_max", self.requests_bytes_max),
+            ("client_requests_bytes_max", self.client_requests_bytes_max),
             ("client_requests_max", self.client_requests_max),
             ("answers_max", self.answers_max),
+            ("client_answers_max", self.client_answers_max),
             ("answers_in_flight_max", self.answers_in_flight_max),
+            ("answers_in_flight_bytes_max", self.answers_in_flight_bytes_max),
             ("answer_stall_ms", self.answer_stall_ms),
         ] {
             if value == 0 {
@@ -113,7 +136,7 @@ impl Config {
             entries_max: self.requests_max,
             bytes_max: self.requests_bytes_max,
             owner_entries_max: self.client_requests_max,
-            owner_bytes_max: self.requests_bytes_max / 4,
+            owner_bytes_max: self.client_requests_bytes_max,
         }
     }
 }

@@ -4,22 +4,28 @@
 
 mod answer;
 mod config;
+mod line;
+mod pool;
+mod publish;
 mod store;
+mod turns;
 mod under_way;
 mod wire;
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::fmt::Arguments;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Answer, Entries, EntryId, Error, Flow, Host, Identity, Journal, Mail, Pieces, Plugin, Publish, Reason,
+    Answer, Entries, Error, Flow, Host, Identity, Journal, Leftovers, Mail, Pieces, Plugin, Publish, Reason,
     Refused, Rejected, Shares, Timer, Weigh, allocated, topic,
 };
 
 use config::Config;
+use pool::Pool;
 use store::Store;
+use turns::Turns;
 use under_way::UnderWay;
 
 /// A request is a message to this and a topic filter.
@@ -31,10 +37,15 @@ const TICK: Duration = Duration::from_millis(10);
 /// Messages beyond limits that were lowered by a reload that go in one step.
 const GONE_AT_ONCE: usize = 256;
 
+/// Messages of a state that began anew that are freed for each message that comes, and in each tick.
+const FREED_WITH_EACH: usize = 8;
+
 /// The shared part.
 struct Cache {
     config: Config,
     host: Host,
+    /// What instances that have ended held: freed with the plugin, which no shard waits for.
+    left: Mutex<Leftovers>,
 }
 
 /// What a client has asked.
@@ -63,7 +74,11 @@ struct CacheShard {
     store: Store,
     /// Those that are answered and those that wait, until their answers have ended.
     requests: Shares<Request>,
-    waiting: VecDeque<EntryId>,
+    turns: Turns,
+    /// How much of all answers may be on its way.
+    pool: Pool,
+    /// What a state that began anew held.
+    left: Leftovers,
     /// By the number of the request in mails, which is that of its flow too.
     answers: BTreeMap<u32, UnderWay>,
     last_number: u32,
@@ -80,7 +95,7 @@ impl Plugin for Cache {
 
     fn load(config: Config, host: &Host) -> Result<Cache, Error> {
         config.check()?;
-        Ok(Cache { config, host: *host })
+        Ok(Cache { config, host: *host, left: Mutex::default() })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<CacheShard, Error> {
@@ -91,11 +106,18 @@ impl Plugin for Cache {
             shard,
             store: Store::new(per_topic, config.store_limits()).with_metrics(&self.host),
             requests: Shares::new(config.request_limits())
-                .beside_each(16)
+                .beside_each(turns::BYTES_OF_EACH)
+                .beside_owner(turns::BYTES_OF_CLIENT)
                 .with_metrics(&self.host, "requests"),
-            waiting: VecDeque::new(),
+            turns: Turns::new(config.client_answers_max),
+            pool: Pool::new(
+                config.answers_max,
+                config.answers_in_flight_max,
+                config.answers_in_flight_bytes_max,
+            ),
+            left: Leftovers::default(),
             answers: BTreeMap::new(),
-            last_number: 0,
+            last_number: first_number(self.host),
             tick: None,
             nearer: None,
             troubles: 0,
@@ -108,9 +130,7 @@ impl Plugin for Cache {
     }
 
     fn on_answer(shard: &mut CacheShard, answer: Answer) {
-        if answer.reason == Reason::NOT_AUTHORIZED {
-            shard.end_refused(answer.number as u32);
-        }
+        shard.take_answer(answer.number, answer.reason);
     }
 
     fn on_timer(shard: &mut CacheShard, timer: Timer, _number: u64) {
@@ -126,6 +146,14 @@ impl Plugin for Cache {
 
     fn pieces(shard: &mut CacheShard) -> Option<&mut dyn Pieces> {
         Some(shard)
+    }
+}
+
+impl Drop for CacheShard {
+    fn drop(&mut self) {
+        self.store.clear_into(&mut self.left);
+        let left = std::mem::take(&mut self.left);
+        self.shared.left.lock().unwrap_or_else(PoisonError::into_inner).append(left);
     }
 }
 
@@ -145,6 +173,7 @@ impl Entries for CacheShard {
     }
 
     fn put(&mut self, number: u64, value: &[u8]) -> Result<(), Error> {
+        self.left.free(FREED_WITH_EACH);
         self.store.put(number, value)
     }
 
@@ -153,7 +182,7 @@ impl Entries for CacheShard {
     }
 
     fn clear(&mut self) {
-        self.store.clear();
+        self.store.clear_into(&mut self.left);
     }
 
     fn completed(&mut self) -> Result<(), Error> {
@@ -170,6 +199,7 @@ impl CacheShard {
     fn keep(&mut self, message: &mut Publish<'_>) {
         let name = message.topic();
         if self.shared.config.filters.iter().any(|filter| topic::matches(filter, name)) {
+            self.left.free(FREED_WITH_EACH);
             self.store.keep(message.wall_ms(), message.client_id(), name, message.payload());
         }
     }
@@ -200,7 +230,11 @@ impl CacheShard {
         };
         let request = Request { client, filter, response_topic, correlation_data };
         match self.requests.insert(message.client_id(), request) {
-            Ok(id) => self.waiting.push_back(id),
+            Ok(id) => {
+                if let Some(client) = self.requests.owner_name(id) {
+                    self.turns.push(client, id);
+                }
+            }
             Err(Rejected { full, .. }) => {
                 let why = format!("too many requests wait for an answer: {full}");
                 message.reject(Reason::QUOTA_EXCEEDED, &why)?;
@@ -214,15 +248,13 @@ impl CacheShard {
 
     /// Begins the answers of requests that wait, as many as may be under way.
     pub(crate) fn begin_answers(&mut self) {
-        while (self.answers.len() as u64) < self.shared.config.answers_max {
-            let Some(id) = self.waiting.pop_front() else { break };
+        while (self.answers.len() as u64) < self.pool.answers_max() {
+            let Some(id) = self.turns.next() else { break };
             // Unique over all shards, since flows are counted for all of them together.
             self.last_number = self.last_number % ((1 << 26) - 1) + 1;
             let number = self.shard << 26 | self.last_number;
             let per_topic = usize::try_from(self.shared.config.messages_per_topic_max).unwrap_or(usize::MAX);
-            let (answer, asks) = UnderWay::begin(id, self.shared.host.shards(), per_topic);
-            self.answers.insert(number, answer);
-            self.carry_out(number, asks);
+            self.answers.insert(number, UnderWay::new(id, self.shared.host.shards(), per_topic));
             self.go_on_soon(number);
         }
         self.arm();
@@ -266,6 +298,13 @@ impl CacheShard {
             self.shared.host.warn(format_args!("{what} ({} such cases so far)", self.troubles));
         }
     }
+}
+
+/// Where numbers of requests begin: somewhere else in each load of the plugin, so that an answer to the version before is about no
+/// request of this one.
+fn first_number(host: Host) -> u32 {
+    let load = (host.handle() ^ host.handle() >> 32) as u32;
+    load.wrapping_mul(0x9E37_79B1) >> 6
 }
 
 fn wildcard(level: &str) -> &str {

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 
 use grapnel_plugin_abi::{
-    EntryId, Error, Host, Journal, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes,
+    EntryId, Error, Host, Journal, Leftovers, ShareLimits, Shares, Weigh, allocated, topic, tree_entry_bytes,
 };
 
 use crate::wire::{Reader, put};
@@ -238,11 +238,10 @@ impl Store {
         }
     }
 
-    /// Lets go of all.
-    pub fn clear(&mut self) {
-        while let Some(oldest) = self.held.oldest() {
-            self.remove(oldest.0);
-        }
+    /// Lets go of all; `left` frees it.
+    pub fn clear_into(&mut self, left: &mut Leftovers) {
+        self.held.clear_into(left);
+        left.add(std::mem::take(&mut self.topics));
     }
 
     /// Comes nearer to the limits that are configured, if the version before had higher ones: so many of the oldest messages go at
@@ -326,7 +325,10 @@ mod tests {
         assert_eq!(newer, [1, 0]);
         let mut other = Store::new(1, LIMITS);
         other.keep(1, "me", "trial", b"gone");
-        other.clear();
+        let mut left = Leftovers::default();
+        other.clear_into(&mut left);
+        assert_eq!((other.held.len(), other.held.bytes(), other.topics.len()), (0, 0, 0));
+        while left.free(1) {}
         let mut last = None;
         while let Some(number) = store.next_number(last.as_ref()) {
             let mut value = Vec::new();

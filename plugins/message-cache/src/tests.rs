@@ -3,8 +3,9 @@
 
 use std::time::Duration;
 
+use grapnel_plugin_abi::raw::Action;
 use grapnel_plugin_abi::raw::Field;
-use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome, Published, TestPlugin};
+use grapnel_plugin_abi::testing::{self, AskedFor, FakeEvent, Outcome, Published, TestPlugin};
 use grapnel_plugin_abi::{Level, Reason};
 
 use super::{Cache, TICK};
@@ -33,15 +34,42 @@ fn value<'a>(message: &'a Published, key: &str) -> Option<&'a str> {
     message.user_properties.iter().find(|(name, _)| name == key).map(|(_, value)| value.as_str())
 }
 
+/// What the broker says to what is asked of it.
+type Says<'a> = &'a mut dyn FnMut(&AskedFor) -> Reason;
+
+fn yes(_: &AskedFor) -> Reason {
+    Reason::SUCCESS
+}
+
+/// Lets the broker answer until nothing more comes of it. It publishes all that it is to.
+fn answer(plugin: &mut TestPlugin<Cache>, says: Says<'_>) {
+    loop {
+        let asked = plugin.asked();
+        let mut count = plugin.deliver_mail() + asked.len();
+        for asked in asked {
+            plugin.answer_on(0, asked.number.unwrap(), says(&asked.what));
+        }
+        count += plugin.answer_published_with(|_| Reason::SUCCESS);
+        if count == 0 {
+            return;
+        }
+    }
+}
+
 /// Takes what is published, in portions, until the end of an answer. No more than these may be on their way at any time.
 fn take(plugin: &mut TestPlugin<Cache>, most: usize) -> Vec<Published> {
+    take_with(plugin, most, &mut yes)
+}
+
+fn take_with(plugin: &mut TestPlugin<Cache>, most: usize, says: Says<'_>) -> Vec<Published> {
     let mut came = Vec::new();
     for _ in 0..100_000 {
-        plugin.deliver_mail();
+        answer(plugin, says);
         let portion = plugin.published();
         assert!(portion.len() <= most, "{} at a time", portion.len());
         came.extend(portion);
         if came.last().is_some_and(|last| value(last, "messages").is_some()) {
+            answer(plugin, says);
             return came;
         }
         plugin.advance(TICK);
@@ -71,23 +99,188 @@ fn an_answer_of_many_pages_is_complete_and_paced() {
 /// While nobody takes what was published nothing more is; in the end the answer says that it is not complete, in one line.
 #[test]
 fn an_answer_that_nobody_takes_ends() {
-    let mut plugin = load(1, r#", "answers_in_flight_max": 10, "answer_stall_ms": 1000"#);
+    let mut plugin = load(1, r#", "answers_max": 1, "answers_in_flight_max": 10, "answer_stall_ms": 1000"#);
     fill(&mut plugin, 1, 3_000);
     ask(&mut plugin, "c", "**");
-    plugin.deliver_mail();
+    answer(&mut plugin, &mut yes);
     plugin.advance(Duration::from_millis(900));
-    plugin.deliver_mail();
+    answer(&mut plugin, &mut yes);
     assert_eq!(plugin.logs(), []);
     plugin.advance(Duration::from_millis(200));
-    plugin.deliver_mail();
+    answer(&mut plugin, &mut yes);
     let came = plugin.published();
-    assert_eq!(came.len(), 11);
-    assert_eq!(value(&came[10], "messages"), Some("10"));
-    assert_eq!(value(&came[10], "incomplete"), Some("its subscribers do not take it"));
+    assert_eq!(came.len(), 7);
+    assert_eq!(value(&came[6], "messages"), Some("6"));
+    assert_eq!(value(&came[6], "incomplete"), Some("its subscribers do not take it"));
     let logs = plugin.logs();
     let said =
         "the answer to \"c\" for \"#\" is incomplete: its subscribers do not take it (1 such cases so far)";
     assert_eq!(logs, [(Level::Warn, said.to_owned())]);
+}
+
+/// What the client may not have is left out, and nothing shows that it is there.
+#[test]
+fn what_may_not_be_had_is_left_out() {
+    let mut plugin = load(2, "");
+    fill(&mut plugin, 2, 100);
+    ask(&mut plugin, "c", "**");
+    let mut asked = Vec::new();
+    let came = take_with(&mut plugin, 100, &mut |what| {
+        asked.push(what.clone());
+        match what {
+            AskedFor::Authorize(Action::DELIVER, topic) if topic.ends_with('7') => Reason::NOT_AUTHORIZED,
+            _ => Reason::SUCCESS,
+        }
+    });
+    let topics: Vec<&str> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    let expected: Vec<String> = (0..100).filter(|n| n % 10 != 7).map(|n| format!("x/{n}")).collect();
+    assert_eq!(topics, expected);
+    assert_eq!((value(&came[90], "messages"), value(&came[90], "refused")), (Some("90"), None));
+    assert_eq!(value(&came[90], "incomplete"), None);
+    assert_eq!(asked[0], AskedFor::Authorize(Action::SUBSCRIBE, "#".to_owned()));
+    assert_eq!(asked.len(), 101, "once for each message");
+    assert_eq!(plugin.logs(), []);
+}
+
+/// A filter that the client may not subscribe to has no messages; what there is is not looked at.
+#[test]
+fn a_filter_that_may_not_be_had_has_no_messages() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 100);
+    ask(&mut plugin, "c", "x/*");
+    let mut count = 0;
+    let came = take_with(&mut plugin, 1, &mut |_| {
+        count += 1;
+        Reason::NOT_AUTHORIZED
+    });
+    assert_eq!((came.len(), count, value(&came[0], "messages")), (1, 1, Some("0")));
+    assert_eq!(value(&came[0], "incomplete"), Some("its filter is refused with 0x87"));
+}
+
+/// Messages that are refused are counted by the end, also where they are not the first ones.
+#[test]
+fn the_end_tells_what_was_refused() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 30);
+    ask(&mut plugin, "c", "**");
+    let (mut came, mut answered) = (Vec::new(), 0);
+    while came.last().is_none_or(|last| value(last, "messages").is_none()) {
+        for asked in plugin.asked() {
+            plugin.answer_on(0, asked.number.unwrap(), Reason::SUCCESS);
+        }
+        plugin.answer_published_with(|_| {
+            answered += 1;
+            if (11..=13).contains(&answered) { Reason::IMPLEMENTATION_SPECIFIC } else { Reason::SUCCESS }
+        });
+        plugin.deliver_mail();
+        came.extend(plugin.published());
+        plugin.advance(TICK);
+    }
+    let end = came.last().unwrap();
+    assert_eq!((value(end, "messages"), value(end, "refused")), (Some("27"), Some("3")));
+    assert_eq!(value(end, "incomplete"), Some("3 messages are left out, refused with 0x83"));
+}
+
+/// What finds no room in the broker, a question or a message, is tried again, and nothing is missing in the end.
+#[test]
+fn what_finds_no_room_is_tried_again() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 50);
+    ask(&mut plugin, "c", "**");
+    let (mut came, mut turn) = (Vec::new(), 0);
+    for _ in 0..10_000 {
+        let mut room = || {
+            turn += 1;
+            if turn % 5 == 0 { Reason::QUOTA_EXCEEDED } else { Reason::SUCCESS }
+        };
+        for asked in plugin.asked() {
+            plugin.answer_on(0, asked.number.unwrap(), room());
+        }
+        // A message that found no room has not been published.
+        let mut refused = Vec::new();
+        let published = plugin.published();
+        let mut at = 0;
+        plugin.answer_published_with(|_| {
+            let said = room();
+            refused.push(said != Reason::SUCCESS);
+            at += 1;
+            said
+        });
+        assert_eq!(at, published.len());
+        came.extend(published.into_iter().zip(refused).filter(|(_, refused)| !refused).map(|(it, _)| it));
+        plugin.deliver_mail();
+        if came.last().is_some_and(|last| value(last, "messages").is_some()) {
+            break;
+        }
+        plugin.advance(TICK);
+    }
+    let end = came.pop().unwrap();
+    assert_eq!((value(&end, "messages"), value(&end, "incomplete")), (Some("50"), None));
+    let mut topics: Vec<&str> = came.iter().filter_map(|message| value(message, "topic")).collect();
+    topics.sort_unstable();
+    topics.dedup();
+    assert_eq!((came.len(), topics.len()), (50, 50), "each once");
+}
+
+/// Bytes have their bound, beside the one of messages.
+#[test]
+fn bytes_on_their_way_are_bounded() {
+    let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 10000"#);
+    for n in 0..50 {
+        plugin.run(&mut FakeEvent::publish(&format!("x/{n}"), &[b'x'; 1_000]).with_client_id("maker"));
+    }
+    ask(&mut plugin, "c", "**");
+    let came = take(&mut plugin, 5);
+    assert_eq!(value(came.last().unwrap(), "messages"), Some("50"));
+    // One message is let out whatever its size, and the end, which has none, beside the last one.
+    let mut plugin = load(1, r#", "answers_in_flight_bytes_max": 1"#);
+    fill(&mut plugin, 1, 20);
+    ask(&mut plugin, "c", "**");
+    assert_eq!(take(&mut plugin, 2).len(), 21);
+}
+
+/// One message at a time is one message at a time, of however many answers.
+#[test]
+fn one_message_in_flight_is_the_least() {
+    let mut plugin = load(1, r#", "answers_in_flight_max": 1"#);
+    fill(&mut plugin, 1, 20);
+    for client in ["c", "d", "e"] {
+        assert!(ask(&mut plugin, client, "**").is_dropped());
+    }
+    for _ in 0..3 {
+        assert_eq!(take(&mut plugin, 1).len(), 21);
+    }
+}
+
+/// A request that fills what requests may take to the byte is answered, and one byte less is too little.
+#[test]
+fn bytes_of_requests_are_exact() {
+    let answered = |most: u64| {
+        let mut plugin = load(1, &format!(r#", "requests_bytes_max": {most}"#));
+        let request = ask(&mut plugin, "c", "**");
+        request.reason_text().map(str::to_owned)
+    };
+    let (mut refused, mut taken) = (1, 1 << 16);
+    while taken - refused > 1 {
+        let middle = (taken + refused) / 2;
+        if answered(middle).is_none() { taken = middle } else { refused = middle }
+    }
+    for most in [1, refused] {
+        let said = format!(
+            "too many requests wait for an answer: there may be {most} bytes of all clients at a time"
+        );
+        assert_eq!(answered(most), Some(said));
+    }
+    assert!((300..3_000).contains(&taken), "{taken}");
+}
+
+/// Where another plugin has asked, what the broker says comes to the shard of that plugin's name, and is brought on.
+#[test]
+fn an_answer_on_another_shard_finds_its_request() {
+    let mut plugin = load(2, "");
+    let mut request = FakeEvent::publish("$cache/**", b"answers").with_client_id("c");
+    assert_eq!(plugin.run_on(1, &mut request), Outcome::Stop);
+    assert_eq!(value(&take(&mut plugin, 1)[0], "messages"), Some("0"));
 }
 
 /// One client has its share of the requests, and the answers of others begin while its own are under way.
@@ -118,9 +311,17 @@ fn requests_have_a_share_for_each_client() {
 
 #[test]
 fn limits_of_nothing_are_refused() {
-    for key in
-        ["bytes_max", "client_bytes_max", "answers_max", "answers_in_flight_max", "messages_per_topic_max"]
-    {
+    for key in [
+        "bytes_max",
+        "client_bytes_max",
+        "requests_bytes_max",
+        "client_requests_bytes_max",
+        "answers_max",
+        "client_answers_max",
+        "answers_in_flight_max",
+        "answers_in_flight_bytes_max",
+        "messages_per_topic_max",
+    ] {
         let said = testing::load::<Cache>(&format!(r#"{{"filters": [], "{key}": 0}}"#)).unwrap_err();
         assert_eq!(said, format!("{key} = 0: must be at least 1"));
     }

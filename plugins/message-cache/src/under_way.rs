@@ -1,10 +1,11 @@
-//! Answers at work: what is asked of other shards by mail, what they say, and what is published, never more than subscribers take.
+//! The pages of answers that are under way: what is asked of other shards by mail, and what they say.
 
-use grapnel_plugin_abi::raw::Status;
-use grapnel_plugin_abi::{EntryId, OnBehalf, Outgoing, Refused};
+use grapnel_plugin_abi::{EntryId, Reason};
 
-use super::{CacheShard, Request, TICK};
-use crate::answer::{Answer, Ask, Next};
+use super::{CacheShard, TICK};
+use crate::answer::{Answer, Ask};
+use crate::line::Line;
+use crate::pool::Share;
 use crate::store::Span;
 use crate::wire::{Reader, put, read_place, write_items, write_places};
 
@@ -14,53 +15,70 @@ const PART: u64 = 2 << 32;
 const END_OF_PAGE: u64 = 3 << 32;
 const ASK_COUNTS: u64 = 4 << 32;
 const COUNTS: u64 = 5 << 32;
-/// To itself: what was published before it has been carried out.
+/// To itself: what was asked for before it has been carried out.
 const GO_ON: u64 = 6 << 32;
+/// What the broker has said on another shard, to which the client of an answer belongs.
+const ANSWERED: u64 = 7 << 32;
 
 /// A page goes in mails of so many bytes.
 const MAIL_BYTES: usize = 64 << 10;
 
 /// After so many milliseconds a shard that does not answer is asked again.
-const PATIENCE_MS: u64 = 5_000;
+pub(crate) const PATIENCE_MS: u64 = 5_000;
 
-/// For so many milliseconds a message that the broker does not take is tried again: it may be too much at a time, or too large.
-const RETRY_MS: u64 = 5_000;
+/// How far an answer has come.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub(crate) enum Stage {
+    /// Whether the client may subscribe to the filter: to be asked, or asked.
+    Filter { asked: bool },
+    /// Its messages go out.
+    Messages,
+    /// Its last message, which says whether it is complete: to be published, or published.
+    End { asked: bool, problem: Option<String> },
+    /// It is published: what is in flight takes its place until it has been taken.
+    Taken,
+}
 
 /// An answer under way, with what has become of it.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
-    request: EntryId,
-    answer: Answer,
-    sent: u64,
-    /// Messages that the broker does not take.
-    refused: u64,
-    last_refusal: Option<Refused>,
-    /// For how many milliseconds nothing has come of what was asked, and nothing has been published.
-    silent_ms: u64,
-    stalled_ms: u64,
-    /// The same of a first message that the broker does not take.
-    refused_ms: Option<u64>,
+    pub(crate) request: EntryId,
+    pub(crate) answer: Answer,
+    pub(crate) stage: Stage,
+    pub(crate) line: Line,
+    /// Messages that the broker has taken.
+    pub(crate) sent: u64,
+    /// Messages that it does not take, and what was said about the last one.
+    pub(crate) refused: u64,
+    pub(crate) last_refusal: Option<String>,
+    /// For how many ticks nothing has come of what was asked of shards, and nothing of what was asked of the broker.
+    pub(crate) silent_ms: u64,
+    pub(crate) stalled_ms: u64,
+    /// The same of a message that the broker does not take at all.
+    pub(crate) not_taken_ms: Option<u64>,
+    /// Whether its subscribers took nothing for too long.
+    pub(crate) stalled: bool,
     /// Whether a mail to go on is on its way.
     goes_on: bool,
 }
 
 impl UnderWay {
-    /// With what is to be asked first.
-    pub(crate) fn begin(request: EntryId, shards: u32, per_topic: usize) -> (UnderWay, Vec<Ask>) {
-        let answer = Answer::new(shards, per_topic);
-        let asks = answer.begin();
-        let under_way = UnderWay {
+    /// Of a request, from so many shards.
+    pub(crate) fn new(request: EntryId, shards: u32, per_topic: usize) -> UnderWay {
+        UnderWay {
             request,
-            answer,
+            answer: Answer::new(shards, per_topic),
+            stage: Stage::Filter { asked: false },
+            line: Line::default(),
             sent: 0,
             refused: 0,
             last_refusal: None,
             silent_ms: 0,
             stalled_ms: 0,
-            refused_ms: None,
+            not_taken_ms: None,
+            stalled: false,
             goes_on: false,
-        };
-        (under_way, asks)
+        }
     }
 
     /// Time has passed.
@@ -68,16 +86,17 @@ impl UnderWay {
         let ms = TICK.as_millis() as u64;
         self.silent_ms += ms;
         self.stalled_ms += ms;
-        self.refused_ms = self.refused_ms.map(|waited_ms| waited_ms + ms);
+        self.not_taken_ms = self.not_taken_ms.map(|waited_ms| waited_ms + ms);
+        self.line.tick();
     }
 
-    /// Whether what the broker has not taken is tried again: it may be too much at a time, or too large for ever, which is not said.
-    fn tries_again(&mut self, refused: Refused) -> bool {
-        refused.status == Status::FULL && *self.refused_ms.get_or_insert(0) < RETRY_MS
+    /// What it has on its way.
+    pub(crate) fn share(&self) -> Share {
+        (self.line.messages(), self.line.bytes())
     }
 
     /// Why it is not complete, if it is not.
-    fn problem(&self, stalled: bool) -> Option<String> {
+    pub(crate) fn problem(&self, stalled: bool) -> Option<String> {
         let mut problems = Vec::new();
         if stalled {
             problems.push("its subscribers do not take it".to_owned());
@@ -85,19 +104,11 @@ impl UnderWay {
         if self.answer.left_out() > 0 {
             problems.push(format!("{} shards did not answer", self.answer.left_out()));
         }
-        if let Some(refusal) = self.last_refusal {
+        if let Some(refusal) = &self.last_refusal {
             problems.push(format!("{} messages are left out, {refusal}", self.refused));
         }
         (!problems.is_empty()).then(|| problems.join("; "))
     }
-}
-
-/// What a step of an answer has come to.
-enum Step {
-    /// There is more to do, but not now.
-    Waits,
-    /// That was all; whether it ended because nobody takes it.
-    Ends { stalled: bool },
 }
 
 impl CacheShard {
@@ -107,6 +118,12 @@ impl CacheShard {
         let asks = match mail_number & !u64::from(u32::MAX) {
             ASK_PAGE => return self.send_page(from, number, &mut reader).unwrap_or_default(),
             ASK_COUNTS => return self.send_counts(from, number, &mut reader).unwrap_or_default(),
+            ANSWERED => {
+                if let (Some(full), Some(code)) = (reader.number(), reader.small()) {
+                    self.take_answer(full, Reason(code as u8));
+                }
+                return;
+            }
             kind => {
                 let Some(under_way) = self.answers.get_mut(&number) else { return };
                 let answer = &mut under_way.answer;
@@ -206,126 +223,16 @@ impl CacheShard {
         }
     }
 
-    /// Publishes what has come of an answer, as far as there is room for it.
-    pub(crate) fn pump(&mut self, number: u32) {
-        match self.step(number) {
-            Some(Step::Ends { stalled }) => self.finish(number, stalled),
-            Some(Step::Waits) | None => {}
-        }
-    }
-
-    fn step(&mut self, number: u32) -> Option<Step> {
-        let share = (self.shared.config.answers_in_flight_max / self.answers.len().max(1) as u64).max(1);
-        let mut room = share.saturating_sub(self.shared.host.in_flight(number));
-        loop {
-            let under_way = self.answers.get_mut(&number)?;
-            match under_way.answer.next() {
-                Next::End if room > 0 || under_way.stalled_ms >= self.shared.config.answer_stall_ms => {
-                    return Some(Step::Ends { stalled: false });
-                }
-                Next::Message(_) | Next::End if room == 0 => {
-                    let stalled = under_way.stalled_ms >= self.shared.config.answer_stall_ms;
-                    return Some(if stalled { Step::Ends { stalled } } else { Step::Waits });
-                }
-                Next::Message(of) => {
-                    if !self.publish_first(number, of)? {
-                        return Some(Step::Waits);
-                    }
-                    room -= 1;
-                    self.go_on_soon(number);
-                }
-                Next::End => return Some(Step::Waits),
-                Next::Wait(asks) if asks.is_empty() => {
-                    if under_way.silent_ms >= PATIENCE_MS {
-                        under_way.silent_ms = 0;
-                        let asks = under_way.answer.ask_again();
-                        self.carry_out(number, asks);
-                        self.go_on_soon(number);
-                    }
-                    return Some(Step::Waits);
-                }
-                Next::Wait(asks) => {
-                    // One page of this shard's own at a time: it may have looked at much and found nothing.
-                    under_way.silent_ms = 0;
-                    self.carry_out(number, asks);
-                    self.go_on_soon(number);
-                    return Some(Step::Waits);
-                }
-            }
-        }
-    }
-
-    /// Publishes the first message of a shard's page; whether it is done with.
-    fn publish_first(&mut self, number: u32, of: u32) -> Option<bool> {
-        let under_way = self.answers.get_mut(&number)?;
-        let request = self.requests.get(under_way.request)?;
-        let item = under_way.answer.first_of(of)?;
-        let message = request
-            .message(number, item.payload.as_slice())
-            .user_property("topic", item.topic.as_str())
-            .user_property("timestamp_ms", item.at_ms.to_string());
-        // Whether the client may publish there is told of the first one.
-        let client = OnBehalf::of(&request.client);
-        let client = if under_way.sent == 0 { client.answered(u64::from(number)) } else { client };
-        match self.shared.host.publish_as(client, &message) {
-            Ok(()) => under_way.sent += 1,
-            Err(refused) if under_way.tries_again(refused) => return Some(false),
-            Err(refused) => {
-                under_way.refused += 1;
-                under_way.last_refusal = Some(refused);
-            }
-        }
-        (under_way.stalled_ms, under_way.refused_ms) = (0, None);
-        under_way.answer.took(of);
-        Some(true)
-    }
-
-    /// An answer ends without another word: its client may not publish to the topic that it has named.
-    pub(crate) fn end_refused(&mut self, number: u32) {
-        let Some(under_way) = self.answers.remove(&number) else { return };
-        if let Some(request) = self.requests.remove(under_way.request) {
-            let (client, topic) = (request.client.client_id(), &request.response_topic);
-            self.trouble(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
-        }
-        self.begin_answers();
-    }
-
-    /// The last message of an answer, which says how many there were, and why not all.
-    fn finish(&mut self, number: u32, stalled: bool) {
-        let Some(under_way) = self.answers.get_mut(&number) else { return };
-        let problem = under_way.problem(stalled);
-        let Some(request) = self.requests.get(under_way.request) else { return };
-        let mut end = request.message(number, &[]).user_property("messages", under_way.sent.to_string());
-        if let Some(problem) = &problem {
-            end = end.user_property("incomplete", problem.as_str());
-        }
-        if let Err(refused) = self.shared.host.publish_as(&request.client, &end) {
-            if under_way.tries_again(refused) {
-                return;
-            }
-            self.trouble(format_args!("an answer stays without its end: {refused}"));
-        }
-        let Some(under_way) = self.answers.remove(&number) else { return };
-        let client = self.requests.owner_of(under_way.request).unwrap_or("").to_owned();
-        let request = self.requests.remove(under_way.request);
-        if let (Some(problem), Some(request)) = (problem, request) {
-            let Request { filter, .. } = request;
-            self.trouble(format_args!("the answer to {client:?} for {filter:?} is incomplete: {problem}"));
-        }
-        self.begin_answers();
+    /// Brings what the broker has said to the shard that wants to know it.
+    pub(crate) fn pass_on(&self, to: u32, full: u64, reason: Reason) {
+        let mut mail = full.to_le_bytes().to_vec();
+        mail.extend(u32::from(reason.0).to_le_bytes());
+        // Where it is lost, the answer ends when nothing has come of it for too long.
+        let _ = self.shared.host.mail(Some(to), ANSWERED | u64::from(full as u32), &mail);
     }
 }
 
 fn end_of_page(answer: &mut Answer, from: u32, reader: &mut Reader<'_>) -> Option<Vec<Ask>> {
     let (upto, next, len) = (reader.number()?, reader.number()?, reader.number()?);
     Some(answer.end_of_page(from, upto, (next != u64::MAX).then_some(next), len))
-}
-
-impl Request {
-    fn message(&self, flow: u32, payload: &[u8]) -> Outgoing {
-        Outgoing::new(self.response_topic.as_str(), payload)
-            .qos(1)
-            .flow(flow)
-            .correlation_data(self.correlation_data.as_slice())
-    }
 }

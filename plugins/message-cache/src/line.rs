@@ -1,0 +1,412 @@
+//! The messages of an answer that are on their way: for each it is first asked whether the client may have it, then it is published,
+//! in order, and kept until the broker has answered. How many there are, and how many bytes, is in proportion to what is taken. No
+//! broker in here.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use crate::store::Item;
+
+/// Pauses after the broker had no room, in ticks: the first one, and the longest.
+const PAUSE_TICKS: u32 = 10;
+const PAUSE_TICKS_MAX: u32 = 160;
+
+/// How much of an answer may be on its way.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// Messages, at least 1.
+    pub messages: u64,
+    /// Bytes; the first message may have more.
+    pub bytes: u64,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum State {
+    /// It is to be asked whether the client may have it.
+    Waiting,
+    /// It has been asked.
+    Asked,
+    /// The client may have it.
+    Allowed,
+    /// It is published, and what became of it is not known.
+    Published,
+}
+
+#[derive(Debug)]
+struct Entry {
+    item: Item,
+    state: State,
+}
+
+/// What an answer has on its way.
+#[derive(Debug)]
+pub struct Line {
+    entries: BTreeMap<u32, Entry>,
+    /// The place of the next message.
+    next: u32,
+    /// In front of these places everything has been asked about, or published.
+    unasked: u32,
+    unpublished: u32,
+    /// How many are not answered by the broker, and how many may be: one to begin with and after there was no room. Up to the
+    /// threshold there is one more for each answer, above it for each round of answers.
+    unanswered: u64,
+    window: u64,
+    threshold: u64,
+    answered_of_window: u64,
+    pause_ticks: u32,
+    last_pause_ticks: u32,
+    /// Place and bytes of what was published and is not known to have been taken by its last subscriber: they are taken in this
+    /// order, since each subscriber acknowledges in the order in which it gets them [MQTT-4.6.0-2].
+    flying: VecDeque<(u32, u64)>,
+    flying_bytes: u64,
+    /// The same of what is not published yet.
+    grounded: u64,
+    grounded_bytes: u64,
+}
+
+fn bytes_of(item: &Item) -> u64 {
+    (item.topic.len() + item.payload.len()) as u64
+}
+
+impl Default for Line {
+    fn default() -> Line {
+        Line {
+            entries: BTreeMap::new(),
+            next: 0,
+            unasked: 0,
+            unpublished: 0,
+            unanswered: 0,
+            window: 1,
+            threshold: u64::MAX,
+            answered_of_window: 0,
+            pause_ticks: 0,
+            last_pause_ticks: 0,
+            flying: VecDeque::new(),
+            flying_bytes: 0,
+            grounded: 0,
+            grounded_bytes: 0,
+        }
+    }
+}
+
+impl Line {
+    /// Whether nothing is on its way that the broker has not answered for.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// So many messages are in flight yet; whether some have been taken since it was asked last.
+    pub fn note_in_flight(&mut self, count: u64) -> bool {
+        let before = self.flying.len();
+        while self.flying.len() as u64 > count {
+            let Some((_, bytes)) = self.flying.pop_front() else { break };
+            self.flying_bytes -= bytes;
+        }
+        self.flying.len() < before
+    }
+
+    /// How many messages take places: those in flight, and those that will be.
+    pub fn messages(&self) -> u64 {
+        self.flying.len() as u64 + self.grounded
+    }
+
+    /// Their bytes.
+    pub fn bytes(&self) -> u64 {
+        self.flying_bytes + self.grounded_bytes
+    }
+
+    /// Whether one more message may begin its way.
+    pub fn has_room(&self, item: &Item, room: Room) -> bool {
+        let messages = self.messages();
+        self.pause_ticks == 0
+            && messages < room.messages.max(1)
+            && (self.entries.len() as u64) < self.window
+            && (messages == 0 || self.bytes().saturating_add(bytes_of(item)) <= room.bytes)
+    }
+
+    /// A message begins its way.
+    pub fn push(&mut self, item: Item) {
+        self.grounded += 1;
+        self.grounded_bytes += bytes_of(&item);
+        self.entries.insert(self.next, Entry { item, state: State::Waiting });
+        self.next += 1;
+    }
+
+    fn may_ask_broker(&self) -> bool {
+        self.pause_ticks == 0 && self.unanswered < self.window
+    }
+
+    /// The message that is to be asked about next.
+    pub fn next_to_ask(&mut self) -> Option<(u32, &Item)> {
+        let mut others = self.entries.range(self.unasked..);
+        let found = others.find(|(_, entry)| entry.state == State::Waiting);
+        self.unasked = found.map_or(self.next, |(place, _)| *place);
+        found.filter(|_| self.may_ask_broker()).map(|(place, entry)| (*place, &entry.item))
+    }
+
+    /// It has been asked about.
+    pub fn asked(&mut self, place: u32) {
+        self.move_on(place, State::Waiting, State::Asked);
+    }
+
+    /// The message that is to be published next: none overtakes another.
+    pub fn next_to_publish(&mut self) -> Option<(u32, &Item)> {
+        let mut others = self.entries.range(self.unpublished..);
+        let found = others.find(|(_, entry)| entry.state != State::Published);
+        self.unpublished = found.map_or(self.next, |(place, _)| *place);
+        let (place, entry) = found.filter(|(_, entry)| entry.state == State::Allowed)?;
+        self.may_ask_broker().then_some((*place, &entry.item))
+    }
+
+    /// It has been published.
+    pub fn published(&mut self, place: u32) {
+        let Some(entry) = self.entries.get(&place).filter(|entry| entry.state == State::Allowed) else {
+            return;
+        };
+        let bytes = bytes_of(&entry.item);
+        self.ground(-1, bytes);
+        self.flying.push_back((place, bytes));
+        self.flying_bytes += bytes;
+        self.move_on(place, State::Allowed, State::Published);
+    }
+
+    fn move_on(&mut self, place: u32, from: State, to: State) -> bool {
+        let Some(entry) = self.entries.get_mut(&place).filter(|entry| entry.state == from) else {
+            return false;
+        };
+        entry.state = to;
+        let is_unanswered = |state| u64::from(matches!(state, State::Asked | State::Published));
+        self.unanswered = self.unanswered + is_unanswered(to) - is_unanswered(from);
+        true
+    }
+
+    fn ground(&mut self, count: i64, bytes: u64) {
+        if count < 0 {
+            self.grounded -= 1;
+            self.grounded_bytes -= bytes;
+        } else {
+            self.grounded += 1;
+            self.grounded_bytes += bytes;
+        }
+    }
+
+    /// The client may have it.
+    pub fn allowed(&mut self, place: u32) -> bool {
+        self.move_on(place, State::Asked, State::Allowed)
+    }
+
+    /// The client may not have it: as if it were not there.
+    pub fn left_out(&mut self, place: u32) -> bool {
+        let moved = self.move_on(place, State::Asked, State::Waiting);
+        if moved {
+            self.widen();
+            self.end(place);
+        }
+        moved
+    }
+
+    /// It was published, and the broker has taken it.
+    pub fn taken(&mut self, place: u32) -> bool {
+        let taken = self.move_on(place, State::Published, State::Waiting);
+        if taken {
+            self.widen();
+            // It stays in flight until its last subscriber has it.
+            self.entries.remove(&place);
+        }
+        taken
+    }
+
+    /// It cannot be published, and is not tried again.
+    pub fn refused(&mut self, place: u32) -> bool {
+        let known = self.entries.contains_key(&place);
+        if self.move_on(place, State::Published, State::Waiting) {
+            self.land(place);
+        }
+        self.end(place);
+        known
+    }
+
+    /// The broker had no room for what was asked of it: it is asked again after a pause, which is longer each time.
+    pub fn no_room(&mut self, place: u32) {
+        if self.move_on(place, State::Asked, State::Waiting) {
+            self.unasked = self.unasked.min(place);
+        } else if self.move_on(place, State::Published, State::Allowed) {
+            self.unpublished = self.unpublished.min(place);
+            self.land(place);
+        }
+        self.pause();
+    }
+
+    /// Waits for a moment.
+    pub fn pause(&mut self) {
+        if self.pause_ticks == 0 {
+            self.last_pause_ticks = (2 * self.last_pause_ticks).clamp(PAUSE_TICKS, PAUSE_TICKS_MAX);
+            self.pause_ticks = self.last_pause_ticks;
+            (self.window, self.threshold) = (1, (self.unanswered / 2).max(1));
+        }
+    }
+
+    /// Whether it waits.
+    pub fn is_paused(&self) -> bool {
+        self.pause_ticks > 0
+    }
+
+    /// Time has passed.
+    pub fn tick(&mut self) {
+        self.pause_ticks = self.pause_ticks.saturating_sub(1);
+    }
+
+    fn widen(&mut self) {
+        self.last_pause_ticks = 0;
+        self.answered_of_window += 1;
+        if self.window < self.threshold || self.answered_of_window >= self.window {
+            self.window = self.window.saturating_add(1);
+            self.answered_of_window = 0;
+        }
+    }
+
+    /// What was published is not in flight.
+    fn land(&mut self, place: u32) {
+        let at = self.flying.iter().rposition(|(other, _)| *other == place);
+        let bytes = at.and_then(|at| self.flying.remove(at)).map_or(0, |(_, bytes)| bytes);
+        self.flying_bytes -= bytes;
+        if let Some(entry) = self.entries.get(&place) {
+            let bytes = bytes_of(&entry.item);
+            self.ground(1, bytes);
+        }
+    }
+
+    fn end(&mut self, place: u32) {
+        if let Some(entry) = self.entries.remove(&place) {
+            self.ground(-1, bytes_of(&entry.item));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const ROOM: Room = Room { messages: 8, bytes: 1_000 };
+
+    fn item(bytes: usize) -> Item {
+        Item { at_ms: 0, number: 0, newer: 0, topic: String::new(), payload: vec![0; bytes] }
+    }
+
+    /// Lets as many messages begin as may; how many.
+    fn fill(line: &mut Line, bytes: usize, room: Room) -> usize {
+        let mut count = 0;
+        while line.has_room(&item(bytes), room) {
+            line.push(item(bytes));
+            count += 1;
+        }
+        count
+    }
+
+    /// All that wait are asked about and allowed, and published; the places of these.
+    fn publish(line: &mut Line) -> Vec<u32> {
+        let mut came = Vec::new();
+        while let Some((place, _)) = line.next_to_ask() {
+            line.asked(place);
+            assert!(line.allowed(place));
+        }
+        while let Some((place, _)) = line.next_to_publish() {
+            line.published(place);
+            came.push(place);
+        }
+        came
+    }
+
+    /// An answer whose messages are all taken at once, until its window is wide.
+    fn wide() -> Line {
+        let mut line = Line::default();
+        for _ in 0..10 {
+            fill(&mut line, 0, ROOM);
+            publish(&mut line).into_iter().for_each(|place| assert!(line.taken(place)));
+            line.note_in_flight(0);
+        }
+        line
+    }
+
+    #[test]
+    fn it_begins_with_one_and_takes_the_room_there_is() {
+        let mut line = Line::default();
+        assert_eq!((fill(&mut line, 1, ROOM), publish(&mut line)), (1, vec![0]));
+        assert_eq!(fill(&mut line, 1, ROOM), 0);
+        assert!(line.taken(0) && !line.taken(0));
+        assert!(line.is_empty() && line.messages() == 1, "its subscriber has not taken it");
+        let mut line = wide();
+        assert_eq!(fill(&mut line, 1, ROOM), 8);
+        publish(&mut line).into_iter().for_each(|place| assert!(line.taken(place)));
+        assert_eq!((line.messages(), line.bytes(), fill(&mut line, 1, ROOM)), (8, 8, 0));
+        assert!(line.note_in_flight(6) && !line.note_in_flight(6));
+        assert_eq!((line.bytes(), fill(&mut line, 1, ROOM)), (6, 2));
+        assert_eq!(fill(&mut Line::default(), 1, Room { messages: 0, bytes: 0 }), 1, "one always may");
+    }
+
+    #[test]
+    fn bytes_have_their_bound_and_one_message_is_always_let_in() {
+        let mut line = wide();
+        assert_eq!(fill(&mut line, 333, ROOM), 3);
+        let places = publish(&mut line);
+        assert_eq!(line.bytes(), 999);
+        assert!(line.has_room(&item(1), ROOM) && !line.has_room(&item(2), ROOM));
+        places.into_iter().for_each(|place| assert!(line.taken(place)));
+        line.note_in_flight(0);
+        assert_eq!((line.bytes(), fill(&mut line, 5_000, ROOM)), (0, 1));
+    }
+
+    #[test]
+    fn what_may_not_be_had_is_left_out_and_nothing_overtakes() {
+        let mut line = wide();
+        assert_eq!(fill(&mut line, 1, ROOM), 8);
+        let first = line.next_to_ask().map(|(place, _)| place).unwrap_or_default();
+        for place in first..first + 8 {
+            assert_eq!(line.next_to_ask().map(|(place, _)| place), Some(place));
+            line.asked(place);
+        }
+        assert!(line.allowed(first + 1) && line.allowed(first + 2));
+        assert_eq!(line.next_to_publish().map(|(place, _)| place), None, "the first one is not known yet");
+        assert!(line.left_out(first) && !line.left_out(first));
+        assert_eq!(publish(&mut line), [first + 1, first + 2]);
+        assert_eq!(line.messages(), 7);
+    }
+
+    #[test]
+    fn what_finds_no_room_is_tried_again_in_order_one_at_a_time() {
+        let mut line = wide();
+        fill(&mut line, 1, ROOM);
+        let places = publish(&mut line);
+        places[..4].iter().for_each(|place| assert!(line.taken(*place)));
+        places[4..].iter().for_each(|place| line.no_room(*place));
+        assert_eq!((line.messages(), line.bytes()), (8, 8));
+        for pause in [10, 20, 40, 80, 160, 160] {
+            (1..pause).for_each(|_| line.tick());
+            assert_eq!((line.is_paused(), publish(&mut line)), (true, vec![]));
+            line.tick();
+            assert_eq!(publish(&mut line), places[4..5]);
+            line.no_room(places[4]);
+        }
+        (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
+        assert_eq!(publish(&mut line), places[4..5]);
+        let rest: Vec<u32> = places[4..].to_vec();
+        let mut came = vec![places[4]];
+        for place in &rest {
+            line.taken(*place);
+            came.extend(publish(&mut line));
+        }
+        assert_eq!(came, rest);
+        assert!(line.is_empty());
+        line.note_in_flight(0);
+        assert_eq!((line.messages(), line.bytes(), line.unanswered), (0, 0, 0));
+
+        fill(&mut line, 1, ROOM);
+        let (place, _) = line.next_to_ask().expect("it waits");
+        line.asked(place);
+        line.no_room(place);
+        assert_eq!(line.next_to_ask(), None);
+        (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
+        assert_eq!(line.next_to_ask().map(|(place, _)| place), Some(place));
+        assert!(line.refused(place) && !line.refused(place));
+        assert_eq!(line.messages() as usize, line.entries.len());
+    }
+}

@@ -1,0 +1,84 @@
+//! How much of the answers of a shard may be on its way: each has a place of its own, and at most half of what the others leave of
+//! the rest. So one whose subscriber takes nothing holds up nobody, and all together keep to the bound.
+
+use crate::line::Room;
+
+/// What the answers of a shard have on their way.
+#[derive(Debug)]
+pub struct Pool {
+    answers_max: u64,
+    messages_max: u64,
+    bytes_max: u64,
+    /// Messages beyond the first one of each answer.
+    messages: u64,
+    bytes: u64,
+}
+
+/// Messages and bytes of an answer.
+pub type Share = (u64, u64);
+
+impl Pool {
+    /// For so many answers at a time, with so many messages and bytes together; at least one message each.
+    pub fn new(answers_max: u64, messages_max: u64, bytes_max: u64) -> Pool {
+        Pool { answers_max: answers_max.min(messages_max), messages_max, bytes_max, messages: 0, bytes: 0 }
+    }
+
+    /// How many answers may be under way: each has a place.
+    pub fn answers_max(&self) -> u64 {
+        self.answers_max
+    }
+
+    /// How much an answer may have on its way, which has so much already.
+    pub fn room(&self, own: Share) -> Room {
+        let others = self.messages - beyond_first(own);
+        let free = (self.messages_max - self.answers_max).saturating_sub(others);
+        let free_bytes = self.bytes_max.saturating_sub(self.bytes - own.1);
+        Room { messages: 1 + free.div_ceil(2), bytes: free_bytes.div_ceil(2) }
+    }
+
+    /// An answer that had so much has so much now.
+    pub fn moved(&mut self, before: Share, now: Share) {
+        self.messages = self.messages + beyond_first(now) - beyond_first(before);
+        self.bytes = self.bytes + now.1 - before.1;
+    }
+}
+
+fn beyond_first(share: Share) -> u64 {
+    share.0.saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Each takes all that it may, one after the other: the bound is kept, and everybody has a place.
+    #[test]
+    fn all_together_keep_to_the_bound_and_each_has_a_place() {
+        for (answers_max, messages_max) in [(8, 100), (1, 1), (8, 1), (8, 8), (3, 4), (100, 7)] {
+            let mut pool = Pool::new(answers_max, messages_max, 1000);
+            let answers = pool.answers_max();
+            assert!((1..=messages_max).contains(&answers));
+            let mut taken = 0;
+            for _ in 0..answers {
+                let room = pool.room((0, 0));
+                pool.moved((0, 0), (room.messages, room.bytes));
+                assert!(room.messages >= 1);
+                taken += room.messages;
+            }
+            assert!(taken <= messages_max, "{taken} of {messages_max}");
+            assert!(pool.bytes <= 1000);
+        }
+    }
+
+    #[test]
+    fn what_is_taken_is_given_to_the_others() {
+        let mut pool = Pool::new(2, 102, 1000);
+        let room = pool.room((0, 0));
+        assert_eq!((room.messages, room.bytes), (51, 500));
+        pool.moved((0, 0), (51, 500));
+        let (own, other) = (pool.room((51, 500)), pool.room((0, 0)));
+        assert_eq!((own.messages, own.bytes, other.messages, other.bytes), (51, 500, 26, 250));
+        pool.moved((51, 500), (0, 0));
+        assert_eq!(pool.room((0, 0)).messages, 51);
+    }
+}

@@ -1,0 +1,348 @@
+//! Answers on their way to subscribers: whether the client may have what it asked for, what is published for it, what the broker
+//! says of that, and how an answer ends.
+
+use grapnel_plugin_abi::raw::Status;
+use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};
+
+use super::{CacheShard, Request};
+use crate::answer::Next;
+use crate::pool::Share;
+use crate::under_way::{PATIENCE_MS, Stage, UnderWay};
+
+/// What the broker's answers are about; in the two highest bits of their numbers. Below them is the place of the message, and in
+/// the lower half the number of the request.
+const FILTER: u64 = 0;
+const DELIVER: u64 = 1 << 62;
+const PUBLISH: u64 = 2 << 62;
+const END: u64 = 3 << 62;
+const PLACE: u64 = (1 << 30) - 1;
+
+/// For so many milliseconds a message that the broker does not take is tried again: it may be too much at a time, or too large.
+const RETRY_MS: u64 = 5_000;
+
+fn number_of(kind: u64, place: u32, number: u32) -> u64 {
+    kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
+}
+
+/// What a step of an answer has come to.
+enum Step {
+    /// There is more to do, but not now.
+    Waits,
+    /// There is more to do at once.
+    GoesOn,
+    /// All messages are out, or no more go.
+    Ends { stalled: bool },
+    /// It is over.
+    Over,
+}
+
+impl UnderWay {
+    /// Whether what the broker has not taken is tried again, after a pause: it may be too much at a time, or too large for ever, which
+    /// is not said.
+    fn tries_again(&mut self, refused: Refused) -> bool {
+        let again = refused.status != Status::INVALID && *self.not_taken_ms.get_or_insert(0) < RETRY_MS;
+        if again {
+            self.line.pause();
+        } else {
+            self.not_taken_ms = None;
+        }
+        again
+    }
+
+    fn note_refused(&mut self, place: u32, why: String) {
+        if self.line.refused(place) {
+            self.refused += 1;
+            self.last_refusal = Some(why);
+        }
+    }
+
+    fn moved_if(&mut self, known: bool) {
+        if known {
+            self.moved();
+        }
+    }
+
+    /// Something has come of it.
+    fn moved(&mut self) {
+        (self.stalled_ms, self.not_taken_ms) = (0, None);
+    }
+}
+
+impl CacheShard {
+    /// Does what can be done for an answer now.
+    pub(crate) fn pump(&mut self, number: u32) {
+        let Some(before) = self.answers.get(&number).map(UnderWay::share) else { return };
+        let step = self.step(number, before);
+        if let Some(now) = self.answers.get(&number).map(UnderWay::share) {
+            self.pool.moved(before, now);
+        }
+        match step {
+            Some(Step::GoesOn) => self.go_on_soon(number),
+            Some(Step::Ends { stalled }) => self.begin_end(number, stalled),
+            Some(Step::Over) => self.end(number),
+            Some(Step::Waits) | None => {}
+        }
+    }
+
+    fn step(&mut self, number: u32, before: Share) -> Option<Step> {
+        let (host, stall_ms) = (self.shared.host, self.shared.config.answer_stall_ms);
+        let under_way = self.answers.get_mut(&number)?;
+        let in_flight = host.in_flight(number);
+        if under_way.line.note_in_flight(in_flight) {
+            under_way.moved();
+        }
+        let stalled = under_way.stalled_ms >= stall_ms;
+        match &under_way.stage {
+            Stage::Messages => {}
+            Stage::Taken => return Some(if in_flight == 0 || stalled { Step::Over } else { Step::Waits }),
+            Stage::Filter { .. } if stalled => return Some(Step::Ends { stalled }),
+            Stage::Filter { asked: false } if !under_way.line.is_paused() => return self.ask_filter(number),
+            Stage::End { .. } if stalled => {
+                self.trouble(format_args!("an answer stays without its end: nothing has come of it"));
+                return Some(Step::Over);
+            }
+            Stage::End { asked: false, .. } if !under_way.line.is_paused() => {
+                return self.publish_end(number);
+            }
+            Stage::Filter { .. } | Stage::End { .. } => return Some(Step::Waits),
+        }
+        let mut did_something = self.ask_and_publish(number)?;
+        let room = self.pool.room(before);
+        loop {
+            let under_way = self.answers.get_mut(&number)?;
+            let waits = if did_something { Step::GoesOn } else { Step::Waits };
+            match under_way.answer.next() {
+                Next::Message(of) => {
+                    let item = under_way.answer.first_of(of)?;
+                    if under_way.line.has_room(item, room) {
+                        under_way.line.push(under_way.answer.take(of)?);
+                        self.ask_and_publish(number)?;
+                        did_something = true;
+                    } else {
+                        return Some(if stalled { Step::Ends { stalled } } else { waits });
+                    }
+                }
+                // The last message takes a place too.
+                Next::End if under_way.line.is_empty() && under_way.line.messages() < room.messages => {
+                    return Some(Step::Ends { stalled: false });
+                }
+                Next::End => {
+                    let is_out = under_way.line.is_empty();
+                    return Some(if stalled { Step::Ends { stalled: !is_out } } else { waits });
+                }
+                Next::Wait(asks) if asks.is_empty() => {
+                    if under_way.silent_ms >= PATIENCE_MS {
+                        under_way.silent_ms = 0;
+                        let asks = under_way.answer.ask_again();
+                        self.carry_out(number, asks);
+                        return Some(Step::GoesOn);
+                    }
+                    return Some(waits);
+                }
+                Next::Wait(asks) => {
+                    // One page of this shard's own at a time: it may have looked at much and found nothing.
+                    (under_way.silent_ms, under_way.stalled_ms) = (0, 0);
+                    self.carry_out(number, asks);
+                    return Some(Step::GoesOn);
+                }
+            }
+        }
+    }
+
+    fn ask_filter(&mut self, number: u32) -> Option<Step> {
+        let under_way = self.answers.get_mut(&number)?;
+        let request = self.requests.get(under_way.request)?;
+        let wish = Wish::Subscribe(&request.filter, 1);
+        match self.shared.host.authorize_as(&request.client, wish, number_of(FILTER, 0, number)) {
+            Ok(()) => under_way.stage = Stage::Filter { asked: true },
+            Err(refused) if refused.status == Status::INVALID => {
+                under_way.stage =
+                    Stage::End { asked: false, problem: Some(format!("its filter is {refused}")) };
+                return Some(Step::GoesOn);
+            }
+            Err(_) => under_way.line.pause(),
+        }
+        Some(Step::Waits)
+    }
+
+    /// Asks for what is on its way whether the client may have it, and publishes what it may have; whether that was anything.
+    fn ask_and_publish(&mut self, number: u32) -> Option<bool> {
+        let host = self.shared.host;
+        let under_way = self.answers.get_mut(&number)?;
+        let request = self.requests.get(under_way.request)?;
+        let client = OnBehalf::of(&request.client);
+        let mut did_something = false;
+        while let Some((place, item)) = under_way.line.next_to_ask() {
+            let wish = Wish::Deliver(&item.topic, 1);
+            match host.authorize_as(client, wish, number_of(DELIVER, place, number)) {
+                Ok(()) => under_way.line.asked(place),
+                Err(refused) if under_way.tries_again(refused) => return Some(did_something),
+                Err(refused) => under_way.note_refused(place, refused.to_string()),
+            }
+            did_something = true;
+        }
+        while let Some((place, item)) = under_way.line.next_to_publish() {
+            let message = request
+                .message(number, item.payload.as_slice())
+                .user_property("topic", item.topic.as_str())
+                .user_property("timestamp_ms", item.at_ms.to_string());
+            match host.publish_as(client.answered(number_of(PUBLISH, place, number)), &message) {
+                Ok(()) => under_way.line.published(place),
+                Err(refused) if under_way.tries_again(refused) => return Some(did_something),
+                Err(refused) => under_way.note_refused(place, refused.to_string()),
+            }
+            did_something = true;
+        }
+        Some(did_something)
+    }
+
+    /// What the broker says of something that was asked of it. It says so on the shard of the client: where another plugin has
+    /// asked, that may be another one than where its request came by.
+    pub(crate) fn take_answer(&mut self, full: u64, reason: Reason) {
+        let (number, place) = (full as u32, (full >> 32 & PLACE) as u32);
+        if number >> 26 != self.shard {
+            return self.pass_on(number >> 26, full, reason);
+        }
+        let Some(under_way) = self.answers.get_mut(&number) else { return };
+        let before = under_way.share();
+        let (taken, no_room) = (reason.0 < 0x80, reason == Reason::QUOTA_EXCEEDED);
+        let said = || format!("refused with 0x{:02X}", reason.0);
+        let mut over = None;
+        match full & !(PLACE << 32 | u64::from(u32::MAX)) {
+            FILTER if no_room => {
+                under_way.line.pause();
+                under_way.stage = Stage::Filter { asked: false };
+            }
+            FILTER if under_way.stage == (Stage::Filter { asked: true }) => {
+                under_way.moved();
+                if taken {
+                    under_way.stage = Stage::Messages;
+                    let asks = under_way.answer.begin();
+                    self.carry_out(number, asks);
+                } else {
+                    let problem = Some(format!("its filter is {}", said()));
+                    under_way.stage = Stage::End { asked: false, problem };
+                }
+            }
+            DELIVER | PUBLISH if no_room => under_way.line.no_room(place),
+            DELIVER => {
+                let known =
+                    if taken { under_way.line.allowed(place) } else { under_way.line.left_out(place) };
+                under_way.moved_if(known);
+            }
+            PUBLISH if taken => {
+                let known = under_way.line.taken(place);
+                under_way.sent += u64::from(known);
+                under_way.moved_if(known);
+            }
+            // It may not publish to the topic that it has named: there is no other word.
+            PUBLISH if reason == Reason::NOT_AUTHORIZED && under_way.sent == 0 => over = Some(true),
+            PUBLISH => {
+                under_way.moved();
+                under_way.note_refused(place, said());
+            }
+            END => over = self.end_answered(number, reason),
+            _ => {}
+        }
+        if let Some(now) = self.answers.get(&number).map(UnderWay::share) {
+            self.pool.moved(before, now);
+        }
+        match over {
+            Some(refused) => {
+                if refused {
+                    self.say_refused(number);
+                }
+                self.end(number);
+            }
+            None => self.pump(number),
+        }
+        self.arm();
+    }
+
+    /// Whether it is over, and whether because its client may not publish there.
+    fn end_answered(&mut self, number: u32, reason: Reason) -> Option<bool> {
+        let under_way = self.answers.get_mut(&number)?;
+        if reason == Reason::QUOTA_EXCEEDED {
+            under_way.line.pause();
+            if let Stage::End { asked, .. } = &mut under_way.stage {
+                *asked = false;
+            }
+            return None;
+        }
+        if reason.0 < 0x80 && !under_way.stalled {
+            under_way.moved();
+            under_way.stage = Stage::Taken;
+            return None;
+        }
+        let refused = reason == Reason::NOT_AUTHORIZED && under_way.sent == 0;
+        if reason.0 >= 0x80 && !refused {
+            self.trouble(format_args!("an answer stays without its end: refused with 0x{:02X}", reason.0));
+        }
+        Some(refused)
+    }
+
+    fn say_refused(&mut self, number: u32) {
+        let request = self.answers.get(&number).map(|under_way| under_way.request);
+        let Some(request) = request.and_then(|id| self.requests.get(id)) else { return };
+        let (client, topic) = (request.client.client_id().to_owned(), request.response_topic.clone());
+        self.trouble(format_args!("no answer to {client:?}, which may not publish to {topic:?}"));
+    }
+
+    /// No more messages go out: the last one follows, which says how many there were, and why not all.
+    fn begin_end(&mut self, number: u32, stalled: bool) {
+        let Some(under_way) = self.answers.get_mut(&number) else { return };
+        let problem = under_way.problem(stalled);
+        under_way.stage = Stage::End { asked: false, problem: problem.clone() };
+        under_way.stalled = stalled;
+        under_way.moved();
+        let request = self.requests.get(under_way.request);
+        if let (Some(problem), Some(request)) = (problem, request) {
+            let (client, filter) = (request.client.client_id().to_owned(), request.filter.clone());
+            self.trouble(format_args!("the answer to {client:?} for {filter:?} is incomplete: {problem}"));
+        }
+        self.pump(number);
+    }
+
+    fn publish_end(&mut self, number: u32) -> Option<Step> {
+        let under_way = self.answers.get_mut(&number)?;
+        let request = self.requests.get(under_way.request)?;
+        let Stage::End { asked, problem } = &mut under_way.stage else { return None };
+        let mut end = request.message(number, &[]).user_property("messages", under_way.sent.to_string());
+        if under_way.refused > 0 {
+            end = end.user_property("refused", under_way.refused.to_string());
+        }
+        if let Some(problem) = problem {
+            end = end.user_property("incomplete", problem.as_str());
+        }
+        let client = OnBehalf::of(&request.client).answered(number_of(END, 0, number));
+        match self.shared.host.publish_as(client, &end) {
+            Ok(()) => *asked = true,
+            Err(refused) if under_way.tries_again(refused) => {}
+            Err(refused) => {
+                self.trouble(format_args!("an answer stays without its end: {refused}"));
+                return Some(Step::Over);
+            }
+        }
+        Some(Step::Waits)
+    }
+
+    /// An answer is over.
+    fn end(&mut self, number: u32) {
+        let Some(under_way) = self.answers.remove(&number) else { return };
+        self.pool.moved(under_way.share(), (0, 0));
+        if let Some(client) = self.requests.owner_name(under_way.request) {
+            self.turns.ended(client);
+        }
+        self.requests.remove(under_way.request);
+        self.begin_answers();
+    }
+}
+
+impl Request {
+    fn message(&self, flow: u32, payload: &[u8]) -> Outgoing {
+        Outgoing::new(self.response_topic.as_str(), payload)
+            .qos(1)
+            .flow(flow)
+            .correlation_data(self.correlation_data.as_slice())
+    }
+}
