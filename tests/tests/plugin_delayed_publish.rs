@@ -102,7 +102,10 @@ fn metric(broker: &Broker, name: &str) -> u64 {
 /// each message once.
 #[test]
 fn what_finds_no_room_comes_later() {
-    let broker = Broker::builder().grapnel_only().config("[limits]\nslots_max = 4\n").start_with_shards(1);
+    let broker = Broker::builder()
+        .grapnel_only()
+        .config("[limits]\nbehalf_client_requests_max = 4\n")
+        .start_with_shards(1);
     let broker = broker.expect("Grapnel runs on one shard");
     broker.ctl_ok(&["plugins", "load", "delayed-publish", "--once"]);
     broker.ctl_ok(&["plugins", "load", "late", "--once"]);

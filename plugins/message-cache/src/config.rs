@@ -77,11 +77,11 @@ mod defaults {
     pub const fn client_answers_max() -> u64 {
         2
     }
-    // Below `limits.slots_max` of the broker, 128: beyond it messages of a plugin are dropped where another one defers them.
+    // Below `limits.behalf_client_requests_max` of the broker, 128, which what is asked for one client has to fit into.
     pub const fn answers_in_flight_max() -> u64 {
         100
     }
-    // Below `limits.slot_bytes_max` of the broker, 4 MiB, and enough for several of the largest packets.
+    // Below `limits.behalf_client_bytes_max` of the broker, 4 MiB, and enough for several of the largest packets.
     pub const fn answers_in_flight_bytes_max() -> u64 {
         1 << 20
     }
