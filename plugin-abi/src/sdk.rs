@@ -118,7 +118,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     }
 
     /// What became of something that the plugin asked for on behalf of a client and wanted to be told of
-    /// ([`OnBehalf::answered`], [`Host::authorize_as`]). Called on the shard of the client.
+    /// ([`OnBehalf::answered`], [`Host::authorize_as`]). Called on the shard of the client, once for each that was taken. What the
+    /// version before is still owed comes to this one where it has taken over its state; else nobody is told.
     fn on_answer(shard: &mut Self::Shard, answer: Answer) {
         let _ = (shard, answer);
     }
