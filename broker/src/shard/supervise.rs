@@ -222,7 +222,7 @@ impl Shards {
         let until = Instant::now() + timeout;
         self.tell_all(|| Command::Drain);
         let mut missing = ShardSet::all(self.handles.len());
-        let mut until_last = until.max(Instant::now() + LAST_TIMEOUT) + patience;
+        let mut asked_again = false;
         while !missing.is_empty() {
             match self.events.recv_timeout(until.saturating_duration_since(Instant::now())) {
                 Ok(Event::Drained(shard)) => missing.remove(shard),
@@ -230,7 +230,7 @@ impl Shards {
                 Ok(Event::Running(_)) => {}
                 Ok(Event::Signal(_)) => {
                     tracing::warn!("asked again to stop: leaves without waiting for clients and plugins");
-                    until_last = Instant::now() + LAST_TIMEOUT;
+                    asked_again = true;
                     break;
                 }
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => {
@@ -240,7 +240,8 @@ impl Shards {
                 }
             }
         }
-        self.do_within(until_last, last);
+        let least = Instant::now() + LAST_TIMEOUT;
+        self.do_within(if asked_again { least } else { until.max(least) + patience }, last);
         self.stop(until.max(Instant::now() + STOP_TIMEOUT));
         End::Asked(asked)
     }

@@ -3,6 +3,7 @@
 use std::io::{Read, Write};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::channel;
 use std::time::{Duration, Instant};
 
 use grapnel_engine::id::ShardId;
@@ -285,4 +286,24 @@ fn a_held_shard_delays_only_its_own_clients() {
     drop(release);
     by_shard[0][0].ping();
     assert_eq!(broker.drain(), End::Asked(15));
+}
+
+/// A shard that somebody holds uses up the time that clients have to go; plugins have theirs all the same.
+#[test]
+fn plugins_have_time_to_end_where_clients_used_up_theirs() {
+    let broker = Broker::start(1);
+    let (release, held) = channel::<()>();
+    broker.shards.handles()[0].submit(Box::new(move |_| drop(held.recv())));
+    let ended = Arc::new(AtomicBool::new(false));
+    let last = {
+        let ended = Arc::clone(&ended);
+        move || {
+            std::thread::park_timeout(Duration::from_millis(100));
+            ended.store(true, Ordering::Relaxed);
+            drop(release);
+        }
+    };
+    // Longer than the least time of plugins.
+    let end = broker.shards.drain(15, Duration::from_millis(1_100), Duration::ZERO, last);
+    assert!(end == End::Asked(15) && ended.load(Ordering::Relaxed));
 }
