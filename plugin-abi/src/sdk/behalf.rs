@@ -135,8 +135,9 @@ pub struct Answer {
     /// The number that [`OnBehalf::answered`] or [`Host::authorize_as`] was given.
     pub number: u64,
     /// A code below 0x80 where it was done or is allowed: the one that the client's own packet would have been acknowledged with.
-    /// [`Reason::NOT_AUTHORIZED`] where `client.authorize` refused it, or did not answer in time. [`Reason::QUOTA_EXCEEDED`] where
-    /// too much waits: nothing of it has happened, and it may be tried again.
+    /// [`Reason::NOT_AUTHORIZED`] where `client.authorize` refused it. [`Reason::SERVER_UNAVAILABLE`] where a hook was asked and gave
+    /// no answer, in time or at all, and [`Reason::QUOTA_EXCEEDED`] where too much waits: nothing of it has happened, and it may be
+    /// tried again.
     pub reason: Reason,
 }
 

@@ -4,7 +4,7 @@ use super::hooks;
 use super::hooks::{Answer, Walked};
 use crate::hook::suspended::AuthorizationRequest;
 use crate::hook::tickets::{OpenTicket, Waiter};
-use crate::hook::verdict::ClientVerdict;
+use crate::hook::verdict::{ClientVerdict, Rechecked};
 use crate::hook::view::{Action, Request};
 use crate::hook::{HookPoint, LinkIdentity};
 use crate::parts::Parts;
@@ -33,8 +33,17 @@ pub(crate) fn ask_authorize(
         return Asked::Answered(Ok(()));
     }
     match hooks::go_on(parts, &mut ask, identity.view(), Some(request), behind, waiter) {
-        Walked::Through => Asked::Answered(verdict_of(parts, &ask)),
+        Walked::Through => outcome(parts, &ask),
         Walked::Waits => Asked::Waits(ask),
+    }
+}
+
+/// How a question ended whose chain is through.
+pub(crate) fn outcome(parts: &Parts, ask: &AuthorizationRequest) -> Asked {
+    let is_unanswered = ask.accumulator.rechecked(parts.setup.no_match_allow) == Rechecked::AskAgain;
+    match verdict_of(parts, ask) {
+        Err(reason) if is_unanswered => Asked::Unanswered(reason),
+        verdict => Asked::Answered(verdict),
     }
 }
 
@@ -67,6 +76,8 @@ pub(crate) fn ask_answered(
 pub(crate) enum Asked {
     /// The client may, or may not for this reason.
     Answered(Result<(), ReasonCode>),
+    /// The client may not, for this reason, because a link that was asked has given no answer.
+    Unanswered(ReasonCode),
     /// A link answers later, or the next one must wait for the publish in front.
     Waits(AuthorizationRequest),
 }

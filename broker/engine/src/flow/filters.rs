@@ -303,6 +303,7 @@ fn ask_permit(
     let waiter = Waiter::Filter(place.session, place.number, index as u32);
     match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
         Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch()),
+        Asked::Unanswered(reason) => Permit::Done(Err(reason), parts.hooks.authz_epoch()),
         Asked::Waits(ask) => Permit::Open(Box::new(ask)),
     }
 }

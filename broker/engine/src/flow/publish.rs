@@ -362,8 +362,15 @@ pub(crate) fn authorized(
     (asked, after): (Asked, Option<Draft>),
     behind: &Behind,
 ) -> Decision {
+    let asked = match asked {
+        // A plugin is told that it may try again.
+        Asked::Unanswered(_) if at.source.is_on_behalf() => {
+            Asked::Answered(Err(ReasonCode::SERVER_UNAVAILABLE))
+        }
+        asked => asked,
+    };
     match (asked, after) {
-        (Asked::Answered(Err(reason)), _) => {
+        (Asked::Answered(Err(reason)) | Asked::Unanswered(reason), _) => {
             // What a plugin asks for is no packet, and counted where it ends.
             if matches!(at.source, Source::Client | Source::Will) {
                 parts.counters.packets_publish_auth_error += 1;
@@ -421,7 +428,10 @@ pub(crate) fn judge(
     at: Place,
     draft: Draft,
 ) -> Decision {
-    let reason = draft.reason.unwrap_or(ReasonCode::NOT_AUTHORIZED);
+    let reason = match draft.reason {
+        _ if draft.is_unanswered && at.source.is_on_behalf() => ReasonCode::SERVER_UNAVAILABLE,
+        reason => reason.unwrap_or(ReasonCode::NOT_AUTHORIZED),
+    };
     match draft.disposition {
         Disposition::Pass => {}
         Disposition::Drop => {

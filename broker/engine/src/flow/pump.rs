@@ -7,7 +7,6 @@ use std::sync::Arc;
 use grapnel_plugin_abi::raw::Ticket;
 use smallvec::SmallVec;
 
-use super::authorize::Asked;
 use super::connect::granted_expiry;
 use super::hooks::Answer;
 use super::{authorize, ending, filters, hooks, on_behalf, plugin_publish, publish, reading, route, wake};
@@ -306,7 +305,7 @@ pub(crate) fn publish_answered(
         Stage::Authorize(authorization) => {
             let Authorization { mut ask, after } = *authorization;
             if authorize::ask_answered(parts, &mut ask, ticket, answer) {
-                let asked = Asked::Answered(authorize::verdict_of(parts, &ask));
+                let asked = authorize::outcome(parts, &ask);
                 publish::authorized(parts, &identity, view, at, (asked, after), &behind)
             } else {
                 publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)

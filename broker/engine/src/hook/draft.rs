@@ -50,6 +50,8 @@ pub struct Draft {
     pub reason: Option<ReasonCode>,
     /// And text.
     pub reason_string: Option<Bytes>,
+    /// Whether it is refused because a link has given no answer.
+    pub is_unanswered: bool,
     /// Messages that links have added, to be published after this one.
     pub extra: Extras,
 }
@@ -78,6 +80,7 @@ impl Draft {
         Draft {
             disposition: Disposition::Reject,
             reason: Some(ReasonCode::IMPLEMENTATION_SPECIFIC),
+            is_unanswered: true,
             ..Draft::default()
         }
     }

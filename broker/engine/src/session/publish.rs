@@ -117,6 +117,11 @@ impl Source {
         }
     }
 
+    /// Whether a plugin asks for it on behalf of a client.
+    pub fn is_on_behalf(self) -> bool {
+        matches!(self, Source::Behalf | Source::Ask(_))
+    }
+
     /// Whether a client has said it, by itself or through a plugin: what clients must obey holds for it.
     pub fn is_clients(self) -> bool {
         match self {

@@ -326,7 +326,8 @@ fn what_waits_for_a_verdict_keeps_its_order() {
     assert_eq!(scene.told(), [(1, 0x87), (2, 0), (3, 0)]);
 }
 
-/// Nobody's silence opens anything, and nobody waits for ever: a verdict that does not come is a refusal.
+/// Nobody's silence opens anything, and nobody waits for ever: a verdict that does not come is a refusal, which the plugin can tell
+/// from one that somebody has given.
 #[test]
 fn a_verdict_that_does_not_come_is_a_refusal() {
     let taken = Taken::default();
@@ -336,7 +337,7 @@ fn a_verdict_that_does_not_come_is_a_refusal() {
     scene.publish_as("a", 2, "open/next");
     scene.world.pass_ms(1_500);
     assert_eq!(scene.got(), ["open/next"]);
-    assert_eq!(scene.told(), [(1, 0x87), (2, 0)]);
+    assert_eq!(scene.told(), [(1, 0x88), (2, 0)]);
     assert_eq!(scene.refused(), 1);
     // It comes too late.
     complete(&mut scene.world, taken.ticket(0), Flow::CONTINUE, allow());
@@ -490,6 +491,38 @@ fn an_unsubscription_does_not_overtake_a_subscription() {
         scene.world.pass_ms(1_500);
         assert_eq!(scene.told(), [(1, 1), (2, 1), (3, 0), (4, 0)], "{rules_change}");
         assert_eq!(subscriptions(&scene, "c"), [""; 0], "{rules_change}");
+    }
+}
+
+/// The same of a hook of message.publish that fails where its policy is to deny, and of a question.
+#[test]
+fn nobodys_answer_is_told_apart_from_a_refusal() {
+    let fails = link(2, 0, FaultPolicy::Deny, |_: &mut Call<'_>| Flow::UNANSWERED);
+    let refuses = link(2, 0, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        call.set(Field::DISPOSITION, 2, "", "");
+        Flow::STOP
+    });
+    for (hook, code) in [(fails, 0x88), (refuses, 0x87)] {
+        let mut scene = Scene::with(Vec::new(), |_| {});
+        scene.client("c", &named(None));
+        scene.mount(vec![(HookPoint::MessagePublish, hook)]);
+        scene.publish_as("c", 1, "open/y");
+        assert_eq!((scene.told(), scene.got().len()), (vec![(1, code)], 0));
+    }
+    for (flow, code) in [(Flow::UNANSWERED, 0x88), (Flow::STOP, 0x87)] {
+        let judge = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if flow == Flow::STOP {
+                call.set(Field::VERDICT, 2, "", "");
+            }
+            flow
+        });
+        let mut scene = Scene::with(Vec::new(), |_| {});
+        scene.client("c", &named(None));
+        scene.mount(vec![(HookPoint::ClientAuthorize, judge)]);
+        let (action, topic) = (Action::Publish, "open/y".into());
+        let whom = scene.whom("c");
+        scene.wish(whom, 1, Wish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false });
+        assert_eq!(scene.told(), [(1, code)]);
     }
 }
 
