@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x907f53c1d6e50a19)
+#define GRAPNEL_ABI_HASH UINT64_C(0xc413b441a55b3076)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -365,6 +365,10 @@ typedef uint32_t grapnel_export_step;
 /** Index that appends in a set of an indexed field. */
 #define GRAPNEL_APPEND UINT32_MAX
 
+/** Bit of grapnel_host_api.flags(super::HostApi::flags): the plugin was loaded by the start of the broker, which has
+ *  not started yet; broker.started is still to come. */
+#define GRAPNEL_HOST_STARTING UINT32_C(1)
+
 /** Bit of grapnel_event.flags: the message is retained, or the client asks for retain. */
 #define GRAPNEL_FLAG_RETAIN UINT32_C(1)
 
@@ -601,8 +605,8 @@ struct grapnel_host_api {
     uint64_t plugin;
     /** How many shards there are. */
     uint32_t shards;
-    /** Zero. */
-    uint32_t reserved;
+    /** Bits: GRAPNEL_HOST_STARTING; as it was when the plugin was loaded. */
+    uint32_t flags;
     /** Writes a line to the broker's log under the plugin's name. `level` is a grapnel_log_level. Any thread. */
     void (*log)(uint64_t plugin, uint32_t level, grapnel_slice message);
     /** Reads a field of the event. In the hook alone, with its `ctx`. */
@@ -990,7 +994,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, plugin, 8, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, shards, 16, 4);
-GRAPNEL_CHECK_FIELD(grapnel_host_api, reserved, 20, 4);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, flags, 20, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, log, 24, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, get, 32, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, set, 40, 8);

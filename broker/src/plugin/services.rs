@@ -16,7 +16,7 @@ use grapnel_engine::shard::{BehalfRefused, Completion, OwnedChange, RefusedAnswe
 use grapnel_plugin_abi::host::{
     self, Behalf, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
-use grapnel_plugin_abi::raw::{Action, Flow, HostApi, Scope, Slice, Status, Ticket};
+use grapnel_plugin_abi::raw::{Action, Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
 
 use super::ancestry::Places;
 use super::attendant::Errands;
@@ -86,6 +86,9 @@ struct Services {
 }
 
 static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
+
+/// How many brokers of this process load what they start with.
+static STARTING: AtomicUsize = AtomicUsize::new(0);
 
 /// Host tables of the first generations, in memory of the program's own: they stay for ever, so that the heap has no part in them.
 static HOSTS: [OnceLock<HostApi>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
@@ -253,10 +256,24 @@ pub(super) fn threads_left(name: &str, generation: u32) -> usize {
     SERVICES.living.threads_left(handle_of(name, generation))
 }
 
+/// Whoever is loaded until this is dropped is loaded by the start of a broker, and broker.started is still to come.
+pub(super) fn starting() -> impl Drop {
+    struct Starting;
+    impl Drop for Starting {
+        fn drop(&mut self) {
+            STARTING.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+    STARTING.fetch_add(1, Ordering::Relaxed);
+    Starting
+}
+
 /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
 pub(super) fn host_table(handle: PluginHandle, shards: u32, file: &Path) -> &'static HostApi {
     let file = FILES.lock().unwrap_or_else(PoisonError::into_inner).keep(file);
-    let table = HostApi { file: Slice::of(file.as_os_str().as_bytes()), ..host::host_api(handle.0, shards) };
+    let flags = if STARTING.load(Ordering::Relaxed) > 0 { HOST_STARTING } else { 0 };
+    let file = Slice::of(file.as_os_str().as_bytes());
+    let table = HostApi { file, flags, ..host::host_api(handle.0, shards) };
     match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
         // Each place is given once, so that it is this table that it gets.
         Some(place) => place.get_or_init(|| table),

@@ -8,6 +8,7 @@ use super::manifest::Opened;
 use super::order::{self, Node};
 use super::record::{Content, Record, Recorded};
 use super::report::Origin;
+use super::services;
 use super::transaction::Workshop;
 use super::view::Failed;
 use crate::config::PluginConfig;
@@ -28,6 +29,7 @@ impl PluginManager {
     pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
         // For what is loaded by hand later on; there is one start.
         let _ = self.configured.set(configured.to_vec());
+        let _starting = services::starting();
         let mut workshop = self.begin();
         for plugin in configured {
             workshop.overrides.configure(&plugin.name, &plugin.hooks);

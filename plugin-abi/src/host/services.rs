@@ -356,7 +356,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         abi_minor: ABI_MINOR,
         plugin,
         shards,
-        reserved: 0,
+        flags: 0,
         log: host_log,
         get: host_get,
         set: host_set,

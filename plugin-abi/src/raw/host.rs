@@ -5,7 +5,9 @@ use std::ffi::c_void;
 use abi_stable::StableAbi;
 
 #[cfg(doc)]
-use super::{ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, FROM_BROKER, IDENTITY_BYTES_MAX, LogLevel};
+use super::{
+    ABI_MAJOR, ABI_MINOR, ALL_SHARDS, FLAG_REPLAY, FROM_BROKER, HOST_STARTING, IDENTITY_BYTES_MAX, LogLevel,
+};
 use super::{
     Action, Change, Event, Field, Flow, NewMessage, NewMetric, NewThread, OnBehalf, Scope, Slice, Status,
     Ticket, Value,
@@ -34,8 +36,8 @@ pub struct HostApi {
     pub plugin: u64,
     /// How many shards there are.
     pub shards: u32,
-    /// Zero.
-    pub reserved: u32,
+    /// Bits: [`HOST_STARTING`]; as it was when the plugin was loaded.
+    pub flags: u32,
     /// Writes a line to the broker's log under the plugin's name. `level` is a [`LogLevel`]. Any thread.
     pub log: unsafe extern "C" fn(plugin: u64, level: u32, message: Slice),
     /// Reads a field of the event. In the hook alone, with its `ctx`.

@@ -347,6 +347,9 @@ numbers! {
 /// Index that appends in a set of an indexed field.
 pub const APPEND: u32 = u32::MAX;
 
+/// Bit of [`HostApi::flags`](super::HostApi::flags): the plugin was loaded by the start of the broker, which has not started yet;
+/// broker.started is still to come.
+pub const HOST_STARTING: u32 = 1;
 /// Bit of [`Event::flags`]: the message is retained, or the client asks for retain.
 pub const FLAG_RETAIN: u32 = 1;
 /// Bit of [`Event::flags`]: DUP of the packet.

@@ -13,7 +13,7 @@ use super::Timer;
 use super::error::Refused;
 use super::outgoing::Outgoing;
 use super::reason::Reason;
-use crate::raw::{ALL_SHARDS, HostApi, NewThread, Scope, Slice, Status};
+use crate::raw::{ALL_SHARDS, HOST_STARTING, HostApi, NewThread, Scope, Slice, Status};
 
 /// How important a line of the log is.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
@@ -292,6 +292,11 @@ impl Host {
     pub fn replay(self) -> Result<(), Refused> {
         // SAFETY: `replay` may be called from any thread.
         Host::done(unsafe { (self.api.replay)(self.api.plugin) })
+    }
+
+    /// Whether the broker had started when the plugin was loaded. If not, `broker.started` is still to come.
+    pub fn has_started(self) -> bool {
+        self.api.flags & HOST_STARTING == 0
     }
 
     /// The file that the plugin was loaded from, as an absolute path, for what is shipped beside it; `None` in tests without a

@@ -59,6 +59,12 @@ impl<K: StateKey> Journal<K> {
         }
     }
 
+    /// Whether an export is under way, so that changes are noted.
+    #[inline]
+    pub fn is_under_way(&self) -> bool {
+        !matches!(self.phase, Phase::Rest)
+    }
+
     #[cold]
     fn keep(&mut self, key: &K) {
         if self.noted.len() < NOTED_MAX {
