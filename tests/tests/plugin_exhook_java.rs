@@ -200,7 +200,11 @@ scenario! {
             };
             let row = |driver: &str, state: &str| (driver.to_owned(), state.to_owned());
             assert_eq!(states(), [row("java", "loaded once"), row("python3", "loaded once")]);
-            broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+            let said = broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+            assert!(
+                said.contains("grapnel-ctl: message.publish loses emqx_extension_hook/java_message_publish and keeps emqx_"),
+                "{said}"
+            );
             assert_eq!(states(), [row("java", "disabled"), row("python3", "loaded once")]);
             assert_eq!(marked(), "x python");
             broker.ctl_ok(&["exhook", "drivers", "enable", "java"]);
@@ -213,6 +217,49 @@ scenario! {
             broker.ctl_ok(&["plugins", "unload", "emqx_extension_hook"]);
         }
     }
+}
+
+/// A driver beside another one takes the last hook that decides about logins with it only by force where others than this machine reach
+/// the broker, and where it is refused all of its hooks stay.
+#[test]
+fn a_driver_that_is_the_last_to_decide_leaves_by_force() {
+    let broker = broker().config("[[listeners]]\nbind = \"0.0.0.0:0\"").listen(&[]).start();
+    let dir = tempfile::tempdir().unwrap();
+    main_java(dir.path(), &marks(" java"));
+    let python = "def login(clientinfo, authresult, state):\n    return 0, True\n\n\
+                  def gone(*arguments):\n    return 0\n\n\
+                  def init():\n    return 0, ([('client_disconnected', 'logins', 'gone', []), \
+                  ('client_authenticate', 'logins', 'login', [])], ())\n";
+    std::fs::write(dir.path().join("logins.py"), python).unwrap();
+    let path = dir.path().display();
+    load_emqx(
+        &broker,
+        &lines(
+            dir.path(),
+            &format!(
+                "exhook.drivers = java,python3\nexhook.drivers.python3.path = {path}\n\
+                 exhook.drivers.python3.init_module = logins\nexhook.drivers.java.path = {path}\n"
+            ),
+        ),
+    );
+    let points = || {
+        let listed = broker.ctl_json(&["hooks", "list"]);
+        let rows = listed["rows"].as_array().unwrap().clone();
+        let mounted = rows.iter().filter(|row| row["mounted"] == true);
+        mounted.map(|row| row["point"].as_str().unwrap().to_owned()).collect::<Vec<_>>()
+    };
+    let all = ["client.authenticate", "client.disconnected", "message.publish"];
+    assert_eq!(points(), all);
+    let refused = broker.ctl_refused(&["exhook", "drivers", "disable", "python3"]);
+    assert!(refused.contains("client.authenticate would have no hook left"), "{refused}");
+    assert!(refused.contains("grapnel-ctl: client.authenticate loses"), "it is said before: {refused}");
+    assert_eq!(points(), all, "all or none");
+    broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+    assert_eq!(points(), all[..2]);
+    broker.ctl_ok(&["exhook", "drivers", "disable", "python3", "--force"]);
+    assert!(points().is_empty());
+    broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
+    assert_eq!(points(), all[..2]);
 }
 
 scenario! {

@@ -23,27 +23,33 @@ pub(super) struct Leaving {
     /// Its name.
     #[serde(default)]
     pub hook: Option<String>,
+    /// In the place of these two: several, as `POINT/HOOK`, with commas between.
+    #[serde(default)]
+    pub hooks: Option<String>,
 }
 
 impl Leaving {
     /// All hooks of a plugin.
     pub fn plugin(name: &str) -> Leaving {
-        Leaving { plugin: name.to_owned(), point: None, hook: None }
+        Leaving { plugin: name.to_owned(), point: None, hook: None, hooks: None }
     }
 
-    /// The hook that a change takes out, if it does.
+    /// The hooks that a change takes out, if it does.
     pub fn hook(wanted: &HookChange) -> Option<Leaving> {
         let leaves = wanted.change.mounted == Some(false);
+        let first = format!("{}/{}", wanted.point, wanted.hook);
+        let all = || std::iter::once(first.as_str()).chain(wanted.also.iter().map(String::as_str));
         leaves.then(|| Leaving {
-            plugin: wanted.plugin.clone(),
-            point: Some(wanted.point.clone()),
-            hook: Some(wanted.hook.clone()),
+            hooks: Some(all().collect::<Vec<_>>().join(",")),
+            ..Leaving::plugin(&wanted.plugin)
         })
     }
 
     fn names(&self, row: &HookRow) -> bool {
         let fits = |wanted: &Option<String>, is: &str| wanted.as_ref().is_none_or(|wanted| wanted == is);
-        row.plugin == self.plugin && fits(&self.point, &row.point) && fits(&self.hook, &row.hook)
+        let is = |key: &str| key.split_once('/') == Some((&row.point, &row.hook));
+        let listed = self.hooks.as_ref().is_none_or(|hooks| hooks.split(',').any(is));
+        row.plugin == self.plugin && fits(&self.point, &row.point) && fits(&self.hook, &row.hook) && listed
     }
 }
 
@@ -174,6 +180,7 @@ mod tests {
             plugin: "acl".to_owned(),
             point: "message.publish".to_owned(),
             hook: "a".to_owned(),
+            also: Vec::new(),
             clear: false,
             change: crate::plugin::HookOverride { mounted: Some(false), ..Default::default() },
             force: false,
@@ -182,6 +189,15 @@ mod tests {
         assert_eq!(
             sentences(&rows, &one, &[], true),
             ["message.publish loses acl/a and keeps other/b, acl/c"]
+        );
+        let two = HookChange { also: vec!["message.acked/acked".to_owned()], ..change.clone() };
+        let two = Leaving::hook(&two).expect("it takes hooks out");
+        assert_eq!(
+            sentences(&rows, &two, &[], true),
+            [
+                "message.publish loses acl/a and keeps other/b, acl/c",
+                "message.acked loses acl/acked and has no hook left"
+            ]
         );
         let mounts = HookChange { change: crate::plugin::HookOverride::default(), ..change };
         assert_eq!(Leaving::hook(&mounts), None);

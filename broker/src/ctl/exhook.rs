@@ -11,7 +11,7 @@ use super::connection::Broker;
 use super::output::Output;
 use super::plugins::Force;
 use super::table::{self, Column};
-use crate::control::wire::{Changed, Metric, Metrics};
+use crate::control::wire::{Metric, Metrics};
 use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, PluginInfo, PluginList};
 
 /// What to do with exhook.
@@ -84,9 +84,13 @@ struct WorkerRow {
     p99_us: Option<i64>,
     failed: i64,
     timeouts: i64,
+    /// Notifications that were dropped, those among them whose client had no room left, and questions that found no room.
     dropped: i64,
+    dropped_client: i64,
+    refused: i64,
     restarts: i64,
     queue: i64,
+    queue_bytes: i64,
 }
 
 pub(super) async fn run(
@@ -145,8 +149,11 @@ fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
                 "failed" => row.failed = metric.value,
                 "timeouts" => row.timeouts = metric.value,
                 "dropped" => row.dropped = metric.value,
+                "dropped_client" => row.dropped_client = metric.value,
+                "refused" => row.refused = metric.value,
                 "restarts" => row.restarts = metric.value,
                 "queue" => row.queue = metric.value,
+                "queue_bytes" => row.queue_bytes = metric.value,
                 "loaded" => {
                     loaded.extend((metric.value > 0).then(|| (driver.to_owned(), index)));
                 }
@@ -266,7 +273,7 @@ async fn switch(
     }
 }
 
-/// Takes the hooks of a driver out of their chains, or puts them in again.
+/// Takes the hooks of a driver out of their chains in one change, or puts them in again; what follows is said before.
 async fn switch_hooks(
     broker: &Broker,
     driver: &DriverRow,
@@ -274,36 +281,36 @@ async fn switch_hooks(
     (verb, Force { force }): (&str, Force),
     output: &mut Output,
 ) -> Result<(), CtlError> {
-    let change = |row: &HookRow, mounted: bool, force: bool| {
-        let change = HookOverride { mounted: Some(mounted), ..HookOverride::default() };
-        let HookRow { plugin, point, hook, .. } = row.clone();
-        HookChange { plugin, point, hook, clear: false, change, force }
-    };
     let enable = verb == "enable";
-    let mut switched: Vec<Changed<HookRow>> = Vec::new();
     let mine: Vec<_> = hooks.iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)).collect();
-    for (at, hook) in mine.iter().enumerate() {
-        match super::hooks::apply(broker, change(hook, enable, force)).await {
-            Ok(row) => switched.push(row),
-            Err(refused) => {
-                // All of it or nothing: those before it are as they were.
-                for before in mine[..at].iter().filter(|before| before.mounted != enable) {
-                    super::hooks::apply(broker, change(before, !enable, true)).await?;
-                }
-                return Err(refused);
-            }
-        }
+    let keys: Vec<_> = mine.iter().map(|row| format!("{}/{}", row.point, row.hook)).collect();
+    let Some((first, also)) = mine.first().zip(keys.get(1..)) else {
+        return Err(CtlError::Refused(format!("driver {} has no hooks", driver.driver)));
+    };
+    if !enable {
+        super::follows::say(broker, &driver.plugin, Some(&keys), output).await?;
     }
+    let change = HookChange {
+        plugin: first.plugin.clone(),
+        point: first.point.clone(),
+        hook: first.hook.clone(),
+        also: also.to_vec(),
+        clear: false,
+        change: HookOverride { mounted: Some(enable), ..HookOverride::default() },
+        force,
+    };
+    let switched = super::hooks::apply(broker, change).await?;
     if output.json {
         return output.value(&switched);
     }
-    let points: Vec<_> = switched.iter().map(|hook| hook.now.point.as_str()).collect();
+    let points: Vec<_> = mine.iter().map(|hook| hook.point.as_str()).collect();
     output.line(&format!(
         "driver {} of plugin {} is {verb}d: {}",
         driver.driver,
         driver.plugin,
         points.join(", ")
-    ))
+    ))?;
+    super::authz::print_revoked(switched.revoked, output)
 }
 
 fn print_drivers(rows: &[DriverRow], output: &mut Output) -> Result<(), CtlError> {
@@ -349,9 +356,11 @@ fn print_workers(rows: &[WorkerRow], output: &mut Output) -> Result<(), CtlError
         Column::Right("P99 µs"),
         Column::Right("FAILED"),
         Column::Right("TIMEOUTS"),
+        Column::Right("REFUSED"),
         Column::Right("DROPPED"),
         Column::Right("RESTARTS"),
         Column::Right("QUEUE"),
+        Column::Right("BYTES"),
     ];
     let time = |us: Option<i64>| match us {
         None => "-".to_owned(),
@@ -368,9 +377,11 @@ fn print_workers(rows: &[WorkerRow], output: &mut Output) -> Result<(), CtlError
             time(row.p99_us),
             row.failed.to_string(),
             row.timeouts.to_string(),
+            row.refused.to_string(),
             row.dropped.to_string(),
             row.restarts.to_string(),
             row.queue.to_string(),
+            row.queue_bytes.to_string(),
         ]
     };
     table::print(output, columns, rows.iter().map(row))

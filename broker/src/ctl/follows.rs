@@ -5,19 +5,19 @@ use super::connection::{Broker, encoded};
 use super::output::Output;
 use crate::control::wire::Follows;
 
-/// Says what follows if a plugin leaves the chains, or one hook of it, with its point. Programs have it in the answer.
+/// Says what follows if a plugin leaves the chains, or these hooks of it, as `POINT/HOOK`. Programs have it in the answer.
 pub(super) async fn say(
     broker: &Broker,
     plugin: &str,
-    hook: Option<(&str, &str)>,
+    hooks: Option<&[String]>,
     output: &mut Output,
 ) -> Result<(), CtlError> {
     if output.json {
         return Ok(());
     }
     let mut path = format!("/api/v1/follows?plugin={}", encoded(plugin));
-    if let Some((point, hook)) = hook {
-        path += &format!("&point={}&hook={}", encoded(point), encoded(hook));
+    if let Some(hooks) = hooks {
+        path += &format!("&hooks={}", encoded(&hooks.join(",")));
     }
     let Follows { follows } = broker.get(&path).await?;
     for sentence in follows {

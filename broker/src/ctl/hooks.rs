@@ -112,7 +112,8 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
             say(broker, hook, (false, change), Force::default(), output).await
         }
         HooksCommand::Unmount(UnmountCommand { hook, force }) => {
-            follows::say(broker, &hook.plugin, Some((&hook.point, &hook.hook)), output).await?;
+            let key = format!("{}/{}", hook.point, hook.hook);
+            follows::say(broker, &hook.plugin, Some(&[key]), output).await?;
             let change = HookOverride { mounted: Some(false), ..HookOverride::default() };
             say(broker, hook, (false, change), force, output).await
         }
@@ -136,7 +137,8 @@ async fn say(
     output: &mut Output,
 ) -> Result<(), CtlError> {
     let HookArguments { plugin, point, hook } = hook;
-    let row = apply(broker, HookChange { plugin, point, hook, clear, change, force }).await?;
+    let change = HookChange { plugin, point, hook, also: Vec::new(), clear, change, force };
+    let row = apply(broker, change).await?;
     if output.json {
         return output.value(&row);
     }

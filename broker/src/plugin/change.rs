@@ -199,12 +199,13 @@ impl PluginManager {
         Ok(Configured { reloaded: false, plugin: plugin.info() })
     }
 
-    /// Says something more about a hook of a plugin that is loaded, and puts it into force; remembered for the next start.
+    /// Says something more about a hook of a plugin that is loaded, or about several, and puts it into force in one change; remembered
+    /// for the next start. How the first of them stands then.
     ///
     /// # Errors
     /// [`HookError`]; nothing has changed then, unless only the file could not be written, which is logged.
     pub fn override_hook(&self, wanted: &HookChange) -> Result<HookRow, HookError> {
-        let HookChange { plugin: name, point, hook, clear, change, force } = wanted;
+        let HookChange { plugin: name, point, hook, also, clear, change, force } = wanted;
         let known = HookPoint::from_name(point).ok_or_else(|| HookError::Point { point: point.clone() })?;
         change.check().map_err(HookError::Value)?;
         let mut workshop = self.begin();
@@ -213,14 +214,16 @@ impl PluginManager {
             let error = LoadError::NotLoaded { name: name.clone(), loaded: names(&active) };
             return Err(error.into());
         };
-        let key = overrides::key(known, hook);
         let keys = plugin.hook_keys();
-        if !keys.contains(&key) {
-            let (plugin, point, hook) = (name.clone(), point.clone(), hook.clone());
+        let wanted: Vec<String> =
+            std::iter::once(overrides::key(known, hook)).chain(also.iter().cloned()).collect();
+        if let Some(missing) = wanted.iter().find(|key| !keys.contains(key)) {
+            let (point, hook) = missing.split_once('/').unwrap_or((missing, ""));
+            let (plugin, point, hook) = (name.clone(), point.to_owned(), hook.to_owned());
             return Err(HookError::Hook { plugin, point, hook, known: keys });
         }
         let before = workshop.overrides.clone();
-        workshop.overrides.set(name, &key, *clear, *change);
+        wanted.iter().for_each(|key| workshop.overrides.set(name, key, *clear, *change));
         let seats = seats(&active);
         let checked = if *force {
             Ok(())
@@ -238,7 +241,9 @@ impl PluginManager {
         {
             plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
         }
-        tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
+        for key in &wanted {
+            tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
+        }
         self.end(workshop);
         let row = self.hooks(false).rows.into_iter();
         let row = row.filter(|row| row.plugin == *name && row.hook == *hook).find(|row| row.point == *point);

@@ -118,6 +118,9 @@ pub struct HookChange {
     pub point: String,
     /// The hook's name.
     pub hook: String,
+    /// Others of the plugin, as `POINT/HOOK`, of which the same is said in the same change: all or none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub also: Vec<String>,
     /// Whether what was said before through ctl is taken back first.
     #[serde(default)]
     pub clear: bool,

@@ -68,6 +68,7 @@ fn force_is_wanted_for_the_last_one_beyond_loopback_alone() {
             plugin: "b".to_owned(),
             point: "client.authenticate".to_owned(),
             hook: "authenticate".to_owned(),
+            also: Vec::new(),
             clear: false,
             change: HookOverride { mounted: Some(false), ..HookOverride::default() },
             force,

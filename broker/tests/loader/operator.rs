@@ -12,13 +12,14 @@ const NOTHING: HookOverride =
 
 fn say(broker: &Fixture, plugin: &str, clear: bool, change: HookOverride) -> HookRow {
     let (point, hook) = ("message.publish".to_owned(), "publish".to_owned());
-    let change = HookChange { plugin: plugin.to_owned(), point, hook, clear, change, force: false };
+    let (plugin, also) = (plugin.to_owned(), Vec::new());
+    let change = HookChange { plugin, point, hook, also, clear, change, force: false };
     broker.manager.override_hook(&change).unwrap()
 }
 
 fn refusal(broker: &Fixture, plugin: &str, point: &str, hook: &str, change: HookOverride) -> String {
     let (plugin, point, hook) = (plugin.to_owned(), point.to_owned(), hook.to_owned());
-    let change = HookChange { plugin, point, hook, clear: false, change, force: false };
+    let change = HookChange { plugin, point, hook, also: Vec::new(), clear: false, change, force: false };
     broker.manager.override_hook(&change).unwrap_err().to_string()
 }
 
@@ -115,6 +116,7 @@ fn a_hook_that_was_mounted_at_run_time_is_overridden_like_any_other() {
         plugin: "host-calls".to_owned(),
         point: "message.publish".to_owned(),
         hook: "late".to_owned(),
+        also: Vec::new(),
         clear: false,
         force: false,
         change: HookOverride { priority: Some(1), ..NOTHING },
@@ -122,6 +124,31 @@ fn a_hook_that_was_mounted_at_run_time_is_overridden_like_any_other() {
     let row = broker.manager.override_hook(&change).unwrap();
     assert_eq!((row.place, row.topics), (1, vec!["#".to_owned()]));
     assert_eq!(broker.shards.chains(), [["host-calls/late", "host-calls/publish"]]);
+}
+
+/// The same is said of several hooks in one change, or of none of them.
+#[test]
+fn several_hooks_are_overridden_in_one_change() {
+    let broker = Fixture::new(1);
+    broker.load("host-calls", json!({"mount_in_load": "#"})).unwrap();
+    let says = |also: &str, mounted: bool| {
+        broker.manager.override_hook(&HookChange {
+            plugin: "host-calls".to_owned(),
+            point: "message.publish".to_owned(),
+            hook: "late".to_owned(),
+            also: vec![also.to_owned()],
+            clear: false,
+            force: false,
+            change: HookOverride { mounted: Some(mounted), ..NOTHING },
+        })
+    };
+    let error = says("message.publish/nowhere", false).unwrap_err().to_string();
+    assert!(error.contains("nowhere"), "{error}");
+    assert_eq!(broker.shards.chains()[0].len(), 2, "nothing has changed");
+    says("message.publish/publish", false).unwrap();
+    assert_eq!(broker.shards.chains(), [[""; 0]]);
+    says("message.publish/publish", true).unwrap();
+    assert_eq!(broker.shards.chains()[0].len(), 2);
 }
 
 #[test]
