@@ -35,7 +35,15 @@ pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> R
                 host.subscribe(client, filter, options, 0)
             }
         }
-        "unsubscribe" => host.unsubscribe(text(1, "client identifier")?, text(2, "topic filter")?),
+        "unsubscribe" => {
+            let (client, filter) = (text(1, "client identifier")?, text(2, "topic filter")?);
+            // Behind a subscription that waits for its answer, and not before it.
+            if parts.get(3).and_then(flag_of).unwrap_or(false) {
+                host.unsubscribe_as(OnBehalf::client(client), filter)
+            } else {
+                host.unsubscribe(client, filter)
+            }
+        }
         "invalidate" => match parts.get(1) {
             None | Some(ValueRef::Nil) => host.invalidate(Whose::Everybody),
             Some(_) => host.invalidate(Whose::Client(text(1, "client identifier")?)),
@@ -58,7 +66,7 @@ fn keep(kept: &Kept, epoch: u64, parts: &[ValueRef<'_>]) -> Result<(), String> {
     match parts.get(5).and_then(bytes_ref) {
         Some(bytes) => kept.keep(whose, shard_of(client), bytes, epoch),
         None => {
-            kept.forget(whose);
+            kept.forget(whose, shard_of(client));
             Ok(())
         }
     }

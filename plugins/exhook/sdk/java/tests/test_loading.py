@@ -99,6 +99,10 @@ def test_jars_zips_files_and_folders_with_them_are_found(start: Start, tmp_path:
     ):  # fmt: skip
         with pytest.raises(Refused, match="RuntimeException: used"):
             start(path=path)
+    # One that is named is itself, and not the folder that it lies in.
+    for archive in (zips / "main.zip", jars / "main.jar"):
+        with pytest.raises(Refused, match="NoClassDefFoundError: lib/Used"):
+            start(path=[str(archive)])
 
 
 def test_what_users_bring_of_messagepack_is_theirs(start: Start) -> None:

@@ -472,12 +472,13 @@ def test_commands_from_hooks_tasks_and_threads(start: Start) -> None:
             broker.subscribe("c3", "a/#", Options(qos=1, no_local=True))
             broker.subscribe("c3", "b/#", 2)
             broker.unsubscribe("c3", "a/#")
+            broker.unsubscribe("c3", "b/#", authorize=True)
             broker.invalidate("c4")
     """
     broker = start(source)
     broker.describe()
     broker.tell("client.connected", 1, [])
-    broker.until(lambda: len(broker.commands) == 9)
+    broker.until(lambda: len(broker.commands) == 10)
     commands = broker.commands
     assert commands[0] == ["publish", {"topic": "from/setup", "payload": "ä".encode(), "qos": 0, "retain": False}]
     assert ["invalidate", None] in commands and ["kick", "task", 0x98] in commands
@@ -488,7 +489,7 @@ def test_commands_from_hooks_tasks_and_threads(start: Start) -> None:
     assert ["publish", full] in commands
     for command in (
         ["kick", "c2", 0x8B], ["subscribe", "c3", "a/#", 5], ["subscribe", "c3", "b/#", 2], ["unsubscribe", "c3", "a/#"],
-        ["invalidate", "c4"],
+        ["unsubscribe", "c3", "b/#", True], ["invalidate", "c4"],
     ):  # fmt: skip
         assert command in commands
 

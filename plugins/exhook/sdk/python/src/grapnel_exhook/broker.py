@@ -78,10 +78,14 @@ def subscribe(
     _commands.give([*command, True] if authorize else command)
 
 
-def unsubscribe(client_id: str, topic_filter: str) -> None:
-    """Take a subscription from a session."""
+def unsubscribe(client_id: str, topic_filter: str, *, authorize: bool = False) -> None:
+    """Take a subscription from a session.
+
+    `authorize` is what the subscription was made with: if it is true, this waits for its turn behind that. Nobody is asked.
+    """
     topic_filter = _values.topic_filter("topic_filter", topic_filter)
-    _commands.give(["unsubscribe", _values.text("client_id", client_id), topic_filter])
+    command: list[object] = ["unsubscribe", _values.text("client_id", client_id), topic_filter]
+    _commands.give([*command, True] if authorize else command)
 
 
 def invalidate(client_id: str | None = None) -> None:

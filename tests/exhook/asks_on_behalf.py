@@ -1,0 +1,11 @@
+"""Makes a subscription on behalf of a client, takes it back, and makes another one, where something is published to `go`."""
+
+from grapnel_exhook import MessageEvent, broker, on
+
+
+@on.message_publish(topics=["go"])
+def go(event: MessageEvent) -> None:
+    client = event.client.client_id
+    broker.subscribe(client, "a", authorize=True)
+    broker.unsubscribe(client, "a", authorize=True)
+    broker.subscribe(client, "b", authorize=True)
