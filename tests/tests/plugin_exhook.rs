@@ -323,6 +323,29 @@ scenario! {
     }
 }
 
+/// An unsubscription on behalf of a client does not pass the subscription in front of it, which waits for its verdict.
+#[test]
+fn what_is_asked_on_behalf_of_a_client_keeps_its_order() {
+    let broker = broker().shards(1).start();
+    for (name, module) in [("rights", "slow_rights"), ("asks", "asks_on_behalf")] {
+        let set = [
+            "driver=python3".to_owned(),
+            format!("python=\"{}\"", paho::python().display()),
+            format!("path=\"{}\"", folder().display()),
+            format!("init_module={module}"),
+            ENVIRONMENT.to_owned(),
+        ];
+        let mut arguments = vec!["plugins", "load", "exhook", "--once", "--name", name];
+        set.iter().for_each(|set| arguments.extend(["--set", set]));
+        broker.ctl_ok(&arguments);
+    }
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    assert_eq!(client.publish(&Publish::new("go", "x").qos(1)), 0x10);
+    wait_for_log(&broker, "python3/0: subscribed a");
+    wait_for_log(&broker, "python3/0: subscribed b");
+    assert_eq!(broker.ctl_json(&["clients", "show", "c"])["subscriptions"], 1);
+}
+
 scenario! {
     /// What CONNECT says is known from client_connected on, also to the process that follows one that was killed.
     fn what_connect_said_is_known_after_a_restart(broker in broker()) {
@@ -430,37 +453,49 @@ fn resident(id: u32) -> u64 {
     statm.split(' ').nth(1).unwrap().parse::<u64>().unwrap() * 4096
 }
 
-scenario! {
-    /// A worker that is killed, stopped, loops for ever, sends 100 MiB, closes its socket in the middle of a frame, answers
-    /// nonsense or floods: no client is disconnected by it, every publish ends, the worker is back, memory is bounded.
-    fn a_worker_that_fails_harms_nobody(broker in broker()) {
-        let rogue = folder().join("rogue");
-        let timeout = format!("call_timeout={}ms", CALL_TIMEOUT.as_millis());
-        load(broker, &rogue, &folder(), "rogue", &[&timeout, "failed_action=deny"]);
-        let mut bystander = Client::hello(broker, Version::V5, "bystander");
-        let mut client = Client::hello(broker, Version::V5, "c");
-        publish_through(&mut client, "nothing", Duration::from_millis(300));
-        let before = resident(broker.process().id());
-        for (what, says) in [
-            ("killed", "has ended (signal: 9 (SIGKILL))"),
-            ("stopped", "has not done anything for 1000 ms and is killed"),
-            ("endless", "has not done anything for 1000 ms and is killed"),
-            ("huge", "sends a frame of 104857600 bytes, more than frame_bytes_max"),
-            ("half", "has ended"),
-            ("nonsense", "sent a frame of no known form"),
-            ("prints", "has not done anything for 1000 ms and is killed"),
-            ("floods", "has not done anything for 1000 ms and is killed"),
-        ] {
-            publish_through(&mut client, what, Duration::from_millis(1500));
-            wait_for_log(broker, says);
-            // It is back: a publish is answered, not ended by the policy.
-            let asked = Instant::now();
-            while client.publish(&Publish::new("t", "again").qos(1)) >= 0x80 {
-                assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");
-            }
-            bystander.ping();
+/// A worker that is killed, stopped, loops for ever, sends 100 MiB, closes its socket in the middle of a frame, answers nonsense or
+/// floods: no client is disconnected by it, every publish ends, the worker is back, memory is bounded. Shards take no part in what a
+/// worker's thread does about it, so that each fault is tried on one number of them.
+fn harms_nobody(shards: usize, faults: &[(&str, &str)]) {
+    let broker = broker().shards(shards).start();
+    let rogue = folder().join("rogue");
+    let timeout = format!("call_timeout={}ms", CALL_TIMEOUT.as_millis());
+    load(&broker, &rogue, &folder(), "rogue", &[&timeout, "failed_action=deny"]);
+    let mut bystander = Client::hello(&broker, Version::V5, "bystander");
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    publish_through(&mut client, "nothing", Duration::from_millis(300));
+    let before = resident(broker.process().id());
+    for (what, says) in faults {
+        publish_through(&mut client, what, Duration::from_millis(1500));
+        wait_for_log(&broker, says);
+        // It is back: a publish is answered, not ended by the policy.
+        let asked = Instant::now();
+        while client.publish(&Publish::new("t", "again").qos(1)) >= 0x80 {
+            assert!(asked.elapsed() < PATIENCE, "{what}: the worker does not come back");
         }
-        let grown = resident(broker.process().id()).saturating_sub(before);
-        assert!(grown < 64 << 20, "the broker has grown by {grown} bytes");
+        bystander.ping();
     }
+    let grown = resident(broker.process().id()).saturating_sub(before);
+    assert!(grown < 64 << 20, "the broker has grown by {grown} bytes");
+}
+
+const DOES_NOTHING: &str = "has not done anything for 1000 ms and is killed";
+
+#[test]
+fn a_worker_that_ends_or_stands_still_harms_nobody() {
+    let faults = [("killed", "has ended (signal: 9 (SIGKILL))"), ("stopped", DOES_NOTHING)];
+    harms_nobody(8, &faults);
+}
+
+#[test]
+fn a_worker_that_loops_or_sends_what_is_no_frame_harms_nobody() {
+    let faults =
+        [("endless", DOES_NOTHING), ("half", "has ended"), ("nonsense", "sent a frame of no known form")];
+    harms_nobody(2, &faults);
+}
+
+#[test]
+fn a_worker_that_sends_too_much_harms_nobody() {
+    let huge = "sends a frame of 104857600 bytes, more than frame_bytes_max";
+    harms_nobody(1, &[("huge", huge), ("prints", DOES_NOTHING), ("floods", DOES_NOTHING)]);
 }

@@ -188,6 +188,41 @@ fn the_end_of_the_broker_is_told() {
     assert_eq!(closed.len(), 1);
 }
 
+/// A plugin that the broker starts with has its `on_broker_post_start` when the broker has started, and not while others are still
+/// to be loaded; a worker that is started anew later has both at once.
+#[test]
+fn the_start_of_the_broker_is_told_when_it_has_started() {
+    let (_home, settings) = settings("plugins:\n  amqtt_spy.Spy:\n    greeting: hello\n", &[]);
+    let python = format!("python=\"{}\"", grapnel_tests::paho::python().display());
+    let settings = [settings, vec![exhook_common::ENVIRONMENT.to_owned(), python]].concat();
+    let config = settings
+        .iter()
+        .map(|setting| setting.replacen('=', " = ", 1))
+        .map(|setting| setting.replace("driver = amqtt", "driver = \"amqtt\""));
+    let config = config.collect::<Vec<_>>().join("\n");
+    let broker = broker().config(&format!("[plugins.exhook.config]\n{config}\n[plugins.tap]")).start();
+    let place = |what: &str, count: usize| {
+        let lines = broker
+            .process()
+            .wait_for_lines(what, count, PATIENCE, |line| line.contains(what).then(|| line.to_owned()));
+        let log = broker.process().lines(|line| Some(line.to_owned()));
+        let places = log.iter().enumerate().filter(|(_, line)| line.contains(what)).map(|(at, _)| at);
+        assert_eq!(lines.len(), count);
+        places.collect::<Vec<_>>()
+    };
+    let (pre, ready) = (place("CALL [\"on_broker_pre_start\"", 1)[0], place("amqtt/0 is ready", 1)[0]);
+    let (others, post) = (place("tap", 1)[0], place("CALL [\"on_broker_post_start\"", 1)[0]);
+    assert!(pre < post && ready < post && others < post, "{}", broker.process().log());
+    let worker = broker.process().lines(|line| {
+        let (_, rest) = line.split_once("amqtt/0 is ready: ")?;
+        rest.split_once("process ")?.1.split(' ').next()?.parse::<i32>().ok()
+    })[0];
+    let worker = rustix::process::Pid::from_raw(worker).unwrap();
+    rustix::process::kill_process(worker, rustix::process::Signal::KILL).unwrap();
+    assert_eq!(place("amqtt/0 is ready", 2).len(), 2);
+    assert_eq!(place("CALL [\"on_broker_post_start\"", 2).len(), 2, "it need not be waited for");
+}
+
 scenario! {
     /// A login needs one plugin that says True and none that says False; None does not count.
     fn logins_add_up(broker in broker(), version) {

@@ -5,8 +5,11 @@ use std::collections::{HashMap, VecDeque};
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
+use grapnel_plugin_abi::HookPoint;
+
 use crate::kept::{Connection, Kept};
-use crate::line::{FORGOTTEN, Named, Writing};
+use crate::line::Writing;
+use crate::queue::{About, Named};
 use crate::wire::Writer;
 
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
@@ -82,7 +85,7 @@ struct Known {
     /// What its CONNECT said, as it is written into a description, but for the password.
     kept: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
-    about: Option<Arc<[u8]>>,
+    about: Option<Arc<About>>,
 }
 
 /// What a CONNECT said but for the password: so many pairs of a map.
@@ -102,6 +105,26 @@ impl Who<'_> {
     }
 }
 
+/// Whether a last call is that of a session, too.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Over {
+    /// The session has ended.
+    Is,
+    /// It has not, or that is another call.
+    IsNot,
+    /// No other call says so: the worker finds out by this one, if it is told.
+    IfNotTold,
+}
+
+/// What a worker knew of a client before a call was put together.
+#[derive(Clone, Copy, Debug)]
+struct Before {
+    print: u64,
+    entering: bool,
+    origin: u64,
+    epoch: u64,
+}
+
 /// The clients that a shard has described to one worker.
 #[derive(Debug)]
 pub struct Clients {
@@ -109,10 +132,13 @@ pub struct Clients {
     order: VecDeque<Box<str>>,
     /// Most of them; the one described first is forgotten for one more.
     max: usize,
+    shard: u32,
     /// What their logins gave, of all shards.
     kept: Arc<Kept>,
     next: u64,
     hasher: RandomState,
+    /// Of the client that was described last, for [`Clients::not_told`].
+    before: Option<Before>,
 }
 
 impl Clients {
@@ -122,9 +148,11 @@ impl Clients {
             known: HashMap::new(),
             order: VecDeque::new(),
             max,
+            shard,
             kept,
             next: (u64::from(shard) + 1) << SHARD_BITS,
             hasher: RandomState::new(),
+            before: None,
         }
     }
 
@@ -135,6 +163,7 @@ impl Clients {
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
     ) -> Named {
+        self.before = None;
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
         // Who has been seen to come in needs no second description for that.
         let has_come = |known: &Known| known.origin == origin && known.epoch == epoch && known.kept.is_some();
@@ -147,16 +176,22 @@ impl Clients {
         };
         let is_entering = entering.is_some_and(|entering| !entering.late);
         let stored = entering.filter(|entering| entering.has_session);
-        let stored = stored.and_then(|_| self.kept.stored(who.client_id, epoch));
-        let kept = &self.kept;
+        let stored = stored.and_then(|_| self.kept.stored(who.client_id, self.shard, epoch));
+        let (kept, shard) = (&self.kept, self.shard);
         // Who comes in has a login of its own; who was in before there was this process had one.
-        let login = |told: bool| if told || is_entering { None } else { kept.of(who.connection()) };
+        let login = |told: bool| if told || is_entering { None } else { kept.of(who.connection(), shard) };
         if let Some(known) = self.known.get_mut(who.client_id) {
             let told = known.epoch == epoch;
             // What entered with more is described once more when it is in, then without the password.
             if told && known.print == print && written.is_none() && !known.entering {
                 return Named { number: known.number, about: known.about.clone() };
             }
+            self.before = Some(Before {
+                print: known.print,
+                entering: known.entering,
+                origin: known.origin,
+                epoch: known.epoch,
+            });
             if known.origin != origin {
                 known.kept = None;
             }
@@ -173,13 +208,12 @@ impl Clients {
         while self.known.len() >= self.max {
             let Some(first) = self.order.pop_front() else { break };
             if let Some(known) = self.known.remove(&first).filter(|known| known.epoch == epoch) {
-                line.call(0, FORGOTTEN, Named { number: known.number, about: None }, |data| {
-                    data.nil();
-                });
+                line.forget(&first, known.number);
             }
         }
         let number = self.next;
         self.next += 1;
+        self.before = Some(Before { print: 0, entering: false, origin, epoch: 0 });
         let described = described_as(who, more, &Given { login: login(false), stored });
         let mut known =
             Known { number, print, entering: is_entering, origin, epoch, kept: None, about: None };
@@ -194,45 +228,71 @@ impl Clients {
         self.hasher.hash_one((who.peer_host, who.peer_port))
     }
 
-    /// The last call about a connection, after which its client is forgotten. Where another connection has taken the identifier over
-    /// meanwhile, that one stays described, and this one goes under a number of its own. `is_over` where its session ends, too.
+    /// The call that [`Clients::number`] was for has found no room: what it described is described again with the next one.
+    pub fn not_told(&mut self, client_id: &str) {
+        let Some(Before { print, entering, origin, epoch }) = self.before.take() else { return };
+        if let Some(known) = self.known.get_mut(client_id) {
+            (known.print, known.entering, known.origin, known.epoch) = (print, entering, origin, epoch);
+        }
+    }
+
+    /// The last call about a connection, after which its client is forgotten, also where there is no room for the call. Where another
+    /// connection has taken the identifier over meanwhile, that one stays described, and this one goes under a number of its own.
     pub fn last_call(
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
-        is_over: bool,
+        (is_over, point): (Over, HookPoint),
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
-        let origin = self.origin(who);
-        let taken_over = self
-            .known
-            .get(who.client_id)
-            .is_some_and(|known| known.epoch == line.epoch() && known.origin != origin);
+        let (taken_over, epoch) = (self.is_taken_over(who), line.epoch());
+        let was_told = !taken_over && self.known.get(who.client_id).is_some_and(|known| known.epoch == epoch);
         let named = if taken_over {
             self.next += 1;
-            let given = Given { login: self.kept.of(who.connection()), stored: None };
+            let given = Given { login: self.kept.of(who.connection(), self.shard), stored: None };
             let named = Named {
                 number: self.next - 1,
-                about: Some(described_as(who, More::None, &Given::default()).into()),
+                about: Some(About::new(described_as(who, More::None, &Given::default()))),
             };
             line.describe(named.clone(), &described_as(who, More::None, &given));
             named
         } else {
-            let named = self.number(line, who, None);
-            self.known.remove(who.client_id);
-            named
+            self.number(line, who, None)
         };
         let number = named.number;
         call(line, named);
-        if is_over {
-            self.kept.forget(who.connection());
+        let taken = line.is_taken(point);
+        if taken || was_told {
+            line.forget(who.client_id, number);
         }
-        line.call(0, FORGOTTEN, Named { number, about: None }, |data| {
-            data.nil();
-        });
+        self.let_go(who, taken_over, is_over, taken);
         // The order names it still, which costs a look when its turn comes.
         if self.order.len() > 2 * self.max {
             self.order.retain(|name| self.known.contains_key(name));
+        }
+    }
+
+    /// A last call that nobody takes: the process that knew the client has gone.
+    pub fn is_gone(&mut self, who: &Who<'_>, is_over: Over) {
+        self.let_go(who, self.is_taken_over(who), is_over, false);
+    }
+
+    /// Whether another connection has its identifier now.
+    fn is_taken_over(&self, who: &Who<'_>) -> bool {
+        self.known.get(who.client_id).is_some_and(|known| known.origin != self.origin(who))
+    }
+
+    /// Forgets a connection, and what was kept of its session if that is over, whether a worker was told of it or not.
+    fn let_go(&mut self, who: &Who<'_>, taken_over: bool, is_over: Over, was_told: bool) {
+        if !taken_over {
+            self.known.remove(who.client_id);
+        }
+        match is_over {
+            // Nobody else has this identifier: whatever is kept of it is of a session that has ended.
+            Over::Is if !taken_over => self.kept.forget_client(who.client_id, self.shard),
+            Over::Is => self.kept.forget(who.connection(), self.shard),
+            Over::IfNotTold if !was_told => self.kept.forget(who.connection(), self.shard),
+            Over::IsNot | Over::IfNotTold => {}
         }
     }
 }
@@ -252,15 +312,15 @@ impl Known {
         if self.entering {
             line.describe(Named { number, about: None }, &described);
             self.about = None;
-            return Named { number, about: Some(described.into()) };
+            return Named { number, about: Some(About::new(described)) };
         }
         // What its login gave is added when another process is given a call: it may have changed by then.
         let earlier =
             self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
-        self.about = Some(earlier.as_ref().unwrap_or(&described).as_slice().into());
-        let named = Named { number, about: self.about.clone() };
-        line.describe(named.clone(), &described);
-        named
+        let named = Named { number, about: None };
+        line.describe(named, &described);
+        self.about = Some(About::new(earlier.unwrap_or(described)));
+        Named { number, about: self.about.clone() }
     }
 }
 

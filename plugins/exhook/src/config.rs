@@ -9,6 +9,8 @@ use std::time::Duration;
 use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint};
 use serde::Deserialize;
 
+use crate::queue::Limits;
+
 /// The keys of `[plugins.exhook] config`, as they are written.
 #[derive(Clone, Debug, Deserialize)]
 pub struct Written {
@@ -30,8 +32,10 @@ pub struct Written {
     pool_size: Option<u32>,
     failed_action: Option<FailedAction>,
     auto_reconnect: Option<bool>,
-    queue_max: Option<u32>,
-    queue_bytes_max: Option<usize>,
+    queue_max: Option<u64>,
+    queue_bytes_max: Option<u64>,
+    client_queue_max: Option<u64>,
+    client_queue_bytes_max: Option<u64>,
     frame_bytes_max: Option<usize>,
     clients_max: Option<u32>,
     login_bytes_max: Option<usize>,
@@ -73,7 +77,7 @@ struct EmqxLines {
     pool_size: Option<Count>,
 }
 
-/// A time: `5s`, `500ms`, `2m`, or a number of milliseconds.
+/// A time: `5s`, `500ms`, `1h30m`, or a number of milliseconds.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
 enum Span {
@@ -104,21 +108,47 @@ impl Span {
             Span::Ms(ms) => return Ok(Duration::from_millis(*ms)),
             Span::Text(text) => text.trim(),
         };
-        let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
-        let (number, unit) = text.split_at(digits);
-        let ms = match unit.trim() {
-            "" | "ms" => Some(1),
-            "s" => Some(1000),
-            "m" => Some(60_000),
-            _ => None,
-        };
-        let ms = ms
-            .zip(number.parse::<u64>().ok())
-            .and_then(|(unit, number): (u64, u64)| unit.checked_mul(number));
-        let wrong = || Error::new(format!("{key} = {text:?}: write a time, as in \"5s\" or \"500ms\""));
-        ms.map(Duration::from_millis).ok_or_else(wrong)
+        let wrong =
+            || Error::new(format!("{key} = {text:?}: write a time, as in \"5s\", \"500ms\" or \"1h30m\""));
+        if let Ok(ms) = text.parse() {
+            return Ok(Duration::from_millis(ms));
+        }
+        milliseconds(text).map(Duration::from_millis).ok_or_else(wrong)
     }
 }
+
+/// A time as EMQX's configuration has it: numbers with units one behind the other, which add up, such as `1h30m` or `1.5s`. A part of a
+/// millisecond counts as a whole one.
+fn milliseconds(text: &str) -> Option<u64> {
+    let (mut rest, mut sum) = (text, 0_f64);
+    while !rest.is_empty() {
+        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
+        let (number, behind) = rest.split_at(number);
+        let unit = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
+        let (unit, behind) = behind.split_at(unit);
+        let (_, ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
+        // Neither `.5s` nor `5.s`.
+        if !number.starts_with(|c: char| c.is_ascii_digit()) || number.ends_with('.') {
+            return None;
+        }
+        sum += number.parse::<f64>().ok()? * ms;
+        rest = behind;
+    }
+    (!text.is_empty() && sum < TIME_MAX_MS).then(|| sum.ceil() as u64)
+}
+
+/// Units of times: fortnights, weeks, days, hours, minutes, seconds and milliseconds.
+const UNITS: [(&str, f64); 7] = [
+    ("f", 1_209_600_000.0),
+    ("w", 604_800_000.0),
+    ("d", 86_400_000.0),
+    ("h", 3_600_000.0),
+    ("m", 60_000.0),
+    ("s", 1000.0),
+    ("ms", 1.0),
+];
+/// Numbers up to this one are exact; no setting takes as much.
+const TIME_MAX_MS: f64 = 9e15;
 
 /// What it means for one driver.
 #[derive(Clone, Debug)]
@@ -153,10 +183,8 @@ pub struct Config {
     pub failed_action: Option<FailedAction>,
     /// Whether a worker that has ended is started anew.
     pub auto_reconnect: bool,
-    /// Most calls that wait for one worker; what only tells is dropped beyond it, and counted.
-    pub queue_max: u32,
-    /// Most bytes of calls that wait for one worker.
-    pub queue_bytes_max: usize,
+    /// What may wait for one worker, in all and of each client.
+    pub queue: Limits,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
     /// Most clients that a shard keeps described to one worker.
@@ -275,6 +303,10 @@ const RUN_PACKAGE: &str = "import sys; sys.path[:] = [path for path in sys.path 
 const WORKING_DIRECTORY: &str = "/";
 /// What the names begin with by which the broker itself is configured.
 pub const OWN_PREFIX: &str = "GRAPNEL_";
+/// The least that may wait: notifications have half of it.
+const CALLS_LEAST: u64 = 2;
+/// The same in bytes: a call with a description of its client is no more than a few thousand, but for payloads.
+const BYTES_LEAST: u64 = 64 << 10;
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
 
@@ -382,8 +414,7 @@ impl Written {
             pool_size,
             failed_action: self.failed_action,
             auto_reconnect: self.auto_reconnect.unwrap_or(true),
-            queue_max: self.queue_max.unwrap_or(100_000),
-            queue_bytes_max: self.queue_bytes_max.unwrap_or(64 << 20),
+            queue: self.queue(),
             frame_bytes_max: self.frame_bytes_max.unwrap_or(16 << 20),
             clients_max: self.clients_max.unwrap_or(100_000),
             login_bytes_max: self.login_bytes_max.unwrap_or(16 << 10),
@@ -394,6 +425,18 @@ impl Written {
         };
         config.check()?;
         Ok(config)
+    }
+
+    /// What may wait. A client has no more than all have.
+    fn queue(&self) -> Limits {
+        let (calls_max, bytes_max) =
+            (self.queue_max.unwrap_or(100_000), self.queue_bytes_max.unwrap_or(64 << 20));
+        Limits {
+            calls_max,
+            bytes_max,
+            client_calls_max: self.client_queue_max.unwrap_or(calls_max.min(10_000)),
+            client_bytes_max: self.client_queue_bytes_max.unwrap_or(bytes_max.min(16 << 20)),
+        }
     }
 
     /// What runs the hooks of a driver, and with which arguments.
@@ -455,6 +498,16 @@ impl Config {
         }
         if self.frame_bytes_max < 1024 {
             return wrong(format!("frame_bytes_max = {}: must be at least 1024", self.frame_bytes_max));
+        }
+        for (key, value, least) in [
+            ("queue_max", self.queue.calls_max, CALLS_LEAST),
+            ("client_queue_max", self.queue.client_calls_max, CALLS_LEAST),
+            ("queue_bytes_max", self.queue.bytes_max, BYTES_LEAST),
+            ("client_queue_bytes_max", self.queue.client_bytes_max, BYTES_LEAST),
+        ] {
+            if value < least {
+                return wrong(format!("{key} = {value}: must be at least {least}"));
+            }
         }
         if self.clients_max == 0 {
             return wrong("clients_max = 0: must be at least 1".to_owned());
@@ -528,6 +581,51 @@ mod tests {
         let config = config.unwrap();
         assert_eq!((config.init_module.as_str(), config.pool_size), ("hooks", 4));
         assert_eq!(config.call_timeout, Duration::from_millis(1500));
+    }
+
+    #[test]
+    fn times_are_read_as_emqx_reads_them() {
+        let read =
+            |text: &str| Span::Text(text.to_owned()).read("key").ok().map(|time| time.as_millis() as u64);
+        for (text, ms) in [
+            ("500ms", 500),
+            ("5s", 5000),
+            (" 2m ", 120_000),
+            ("1h", 3_600_000),
+            ("1h30m", 5_400_000),
+            ("1d2h3m4s5ms", 93_784_005),
+            ("1w", 604_800_000),
+            ("1f", 1_209_600_000),
+            ("1.5s", 1500),
+            ("0.1ms", 1),
+            ("30m1h", 5_400_000),
+            ("700", 700),
+        ] {
+            assert_eq!(read(text), Some(ms), "{text}");
+        }
+        for text in [
+            "",
+            "s",
+            "5 s",
+            "1h 30m",
+            "5x",
+            "1h30",
+            ".5s",
+            "5.s",
+            "1.2.3s",
+            "-1s",
+            "1e3s",
+            "5S",
+            "99999999999999999999d",
+        ] {
+            assert_eq!(read(text), None, "{text}");
+        }
+        let mut lines = json!({"exhook.drivers": "python3", "exhook.drivers.python3.path": "/tmp"});
+        for (text, expected) in [("1h", Some(3600)), ("59m59s", Some(3599)), ("1h1ms", None)] {
+            lines["exhook.drivers.python3.call_timeout"] = json!(text);
+            let timeout = super::tests::read(lines.clone()).ok().map(|config| config.call_timeout.as_secs());
+            assert_eq!(timeout, expected, "{text}");
+        }
     }
 
     #[test]
@@ -623,6 +721,23 @@ mod tests {
             (json!({"driver": "python3", "path": "/no/such"}), "there is no /no/such"),
             (json!({"driver": "python3", "path": "/tmp", "pool_size": 0}), "pool_size = 0"),
             (json!({"driver": "python3", "path": "/tmp", "clients_max": 0}), "clients_max = 0"),
+            (
+                json!({"driver": "python3", "path": "/tmp", "queue_max": 0}),
+                "queue_max = 0: must be at least 2",
+            ),
+            (
+                json!({"driver": "python3", "path": "/tmp", "queue_max": 1}),
+                "queue_max = 1: must be at least 2",
+            ),
+            (
+                json!({"driver": "python3", "path": "/tmp", "queue_bytes_max": 65_535}),
+                "queue_bytes_max = 65535: must be at least 65536",
+            ),
+            (json!({"driver": "python3", "path": "/tmp", "client_queue_max": 0}), "client_queue_max = 0"),
+            (
+                json!({"driver": "python3", "path": "/tmp", "client_queue_bytes_max": 0}),
+                "client_queue_bytes_max = 0: must be at least 65536",
+            ),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
             (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
             (json!({"driver": "python3", "path": "/tmp", "farewell_timeout": "61m"}), "farewell_timeout"),

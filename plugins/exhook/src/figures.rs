@@ -1,8 +1,13 @@
 //! What is counted of a worker, as metrics of the plugin: `grapnel-ctl exhook drivers` and `/metrics` show them. Any thread counts.
 
+use std::collections::BTreeMap;
+use std::fmt::{self, Write};
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Counter, Gauge, Histogram, Host};
+use grapnel_plugin_abi::{Counter, Gauge, Histogram, HookPoint, Host};
+
+use crate::queue::{Full, Held, Kind};
 
 /// Upper bounds of the times of answers, microseconds.
 const ANSWER_US: [i64; 25] = [
@@ -11,31 +16,40 @@ const ANSWER_US: [i64; 25] = [
 ];
 
 /// The metrics of one worker. One that the broker has no room for is not counted.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Figures {
     calls: Option<Counter>,
     dropped: Option<Counter>,
+    dropped_client: Option<Counter>,
+    refused: Option<Counter>,
+    /// What the workers of the driver have dropped, by hook point.
+    kinds: Arc<Kinds>,
     failed: Option<Counter>,
     timeouts: Option<Counter>,
     restarts: Option<Counter>,
     queue: Option<Gauge>,
+    queue_bytes: Option<Gauge>,
     loaded: Option<Gauge>,
     answer_us: Option<Histogram>,
 }
 
 impl Figures {
-    /// Those of a worker, by driver and number.
-    pub fn new(host: Host, driver: &str, index: u32) -> Figures {
+    /// Those of a worker, by driver and number; `kinds` is that of its driver.
+    pub fn new(host: Host, driver: &str, index: u32, kinds: Arc<Kinds>) -> Figures {
         let name = |what: &str| format!("worker_{driver}_{index}_{what}");
         let counter = |what: &str, help: &str| host.counter(&name(what), help).ok();
         let figures = Figures {
             calls: counter("calls", "Calls handed over to the worker"),
-            dropped: counter("dropped", "Calls that only told, and were dropped"),
+            dropped: counter("dropped", "Notifications that were dropped"),
+            dropped_client: counter("dropped_client", "Of them, those whose client had no room left"),
+            refused: counter("refused", "Questions that found no room"),
+            kinds,
             failed: counter("failed", "Calls that ended by their policy"),
             timeouts: counter("timeouts", "Of them, those without an answer in time"),
             restarts: counter("restarts", "Processes started after the first"),
             loaded: host.gauge(&name("loaded"), "Whether the plugin has the worker now").ok(),
             queue: host.gauge(&name("queue"), "Calls that wait for the worker").ok(),
+            queue_bytes: host.gauge(&name("queue_bytes"), "Bytes of memory that they take").ok(),
             answer_us: host
                 .histogram(&name("answer_us"), "Microseconds until an answer was there", &ANSWER_US)
                 .ok(),
@@ -50,14 +64,18 @@ impl Figures {
 
     /// Those of a worker that nobody counts.
     #[cfg(test)]
-    pub const fn none() -> Figures {
+    pub fn none() -> Figures {
         Figures {
             calls: None,
             dropped: None,
+            dropped_client: None,
+            refused: None,
+            kinds: Arc::default(),
             failed: None,
             timeouts: None,
             restarts: None,
             queue: None,
+            queue_bytes: None,
             loaded: None,
             answer_us: None,
         }
@@ -68,9 +86,23 @@ impl Figures {
         add(self.calls, count);
     }
 
-    /// Calls that only told went nowhere.
-    pub fn dropped(&self, count: usize) {
-        add(self.dropped, count);
+    /// An event is lost to the worker: for want of room, or since nobody takes calls. `lost` is for the log.
+    pub fn lost(&self, lost: &mut Lost, kind: Kind, point: HookPoint, full: Option<Full>) {
+        if kind == Kind::Question {
+            add(self.failed, 1);
+            add(self.refused, usize::from(full.is_some()));
+        } else {
+            add(self.dropped, 1);
+            add(self.dropped_client, usize::from(full == Some(Full::Client)));
+            self.kinds.dropped(point);
+        }
+        let Some(full) = full else { return };
+        let by_point = if kind == Kind::Question { &mut lost.questions } else { &mut lost.notifications };
+        *by_point.entry(point).or_default() += 1;
+        match full {
+            Full::Client => lost.of_client += 1,
+            Full::All => lost.of_all += 1,
+        }
     }
 
     /// A call ended by its policy.
@@ -96,10 +128,12 @@ impl Figures {
         Loaded(self.loaded)
     }
 
-    /// So many calls wait.
-    pub fn waiting(&self, count: usize) {
-        if let Some(gauge) = self.queue {
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+    /// So much waits.
+    pub fn waiting(&self, held: Held) {
+        for (gauge, value) in [(self.queue, held.calls), (self.queue_bytes, held.bytes)] {
+            if let Some(gauge) = gauge {
+                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+            }
         }
     }
 
@@ -108,6 +142,83 @@ impl Figures {
         if let Some(histogram) = self.answer_us {
             histogram.record(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
         }
+    }
+}
+
+/// Counters of what the workers of a driver have dropped, one for each hook point, made when the first is.
+#[derive(Debug, Default)]
+pub struct Kinds {
+    host: Option<(Host, &'static str)>,
+    counters: BTreeMap<HookPoint, OnceLock<Option<Counter>>>,
+}
+
+impl Kinds {
+    /// Those of a driver.
+    pub fn new(host: Host, driver: &'static str) -> Kinds {
+        let counters = HookPoint::ALL.iter().map(|point| (*point, OnceLock::new())).collect();
+        Kinds { host: Some((host, driver)), counters }
+    }
+
+    fn dropped(&self, point: HookPoint) {
+        let Some(((host, driver), counter)) = self.host.zip(self.counters.get(&point)) else { return };
+        let counter = counter.get_or_init(|| {
+            let name = format!("dropped_{driver}_{}", point.name().replace('.', "_"));
+            host.counter(&name, &format!("Notifications of {} that were dropped", point.name())).ok()
+        });
+        add(*counter, 1);
+    }
+}
+
+/// What has found no room, for the log.
+#[derive(Debug, Default)]
+pub struct Lost {
+    notifications: BTreeMap<HookPoint, u64>,
+    questions: BTreeMap<HookPoint, u64>,
+    of_client: u64,
+    of_all: u64,
+}
+
+impl Lost {
+    /// Whether nothing has been lost.
+    pub fn is_empty(&self) -> bool {
+        self.notifications.is_empty() && self.questions.is_empty()
+    }
+
+    /// Adds what has been lost since.
+    pub fn add(&mut self, more: Lost) {
+        for (into, from) in
+            [(&mut self.notifications, more.notifications), (&mut self.questions, more.questions)]
+        {
+            from.into_iter().for_each(|(point, count)| *into.entry(point).or_default() += count);
+        }
+        self.of_client += more.of_client;
+        self.of_all += more.of_all;
+    }
+}
+
+impl fmt::Display for Lost {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut said = String::new();
+        for (what, counts) in [
+            ("notifications are dropped", &self.notifications),
+            ("questions end by their policy", &self.questions),
+        ] {
+            let all: u64 = counts.values().sum();
+            if all > 0 {
+                let by_point: Vec<_> =
+                    counts.iter().map(|(point, count)| format!("{} {count}", point.name())).collect();
+                write!(said, "{all} {what} ({}); ", by_point.join(", "))?;
+            }
+        }
+        for (count, whose, settings) in [
+            (self.of_client, "its client", "client_queue_max, client_queue_bytes_max"),
+            (self.of_all, "all clients together", "queue_max, queue_bytes_max"),
+        ] {
+            if count > 0 {
+                write!(said, "{count} found no room left of {whose} ({settings}); ")?;
+            }
+        }
+        f.write_str(said.trim_end_matches("; "))
     }
 }
 

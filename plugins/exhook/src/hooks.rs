@@ -1,6 +1,7 @@
 //! The hooks: what happens on a shard is put on the line of a worker, and where it answers the event waits in a ticket. Each hook is
 //! mounted only where a worker has asked for it.
 
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
@@ -9,8 +10,9 @@ use grapnel_plugin_abi::{
     Subscription, Unsubscribe, Verdict,
 };
 
-use crate::clients::{Entering, Who};
-use crate::line::{Named, Writing};
+use crate::clients::{Entering, Over, Who};
+use crate::line::Writing;
+use crate::queue::{Kind, Named};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
@@ -117,37 +119,53 @@ impl PoolShard {
         data: impl FnOnce(&mut Writer<'_>),
     ) {
         let worker = self.pool.worker_of(who.client_id);
-        let line = &self.pool.lines[worker];
-        match line.write() {
-            Some(mut writing) if writing.has_room() => {
-                let clients = &mut self.clients[worker];
-                // The one comes before the other, and each may be the last that is heard of a client.
-                if matches!(point, HookPoint::ClientDisconnected | HookPoint::SessionTerminated) {
-                    let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
-                    clients.last_call(&mut writing, who, point == HookPoint::SessionTerminated, call);
-                } else {
-                    let client = clients.number(&mut writing, who, entering);
-                    writing.call(0, point as i64, client, data);
-                }
-                writing.done();
+        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
+        let writing = line.write((who.client_id, who.client_id), Kind::Notification, point);
+        // The one comes before the other, and each may be the last that is heard of a client.
+        if matches!(point, HookPoint::ClientDisconnected | HookPoint::SessionTerminated) {
+            let is_over = if point == HookPoint::SessionTerminated {
+                Over::Is
+            } else if self.pool.wanted.contains_key(&HookPoint::SessionTerminated) {
+                Over::IsNot
+            } else {
+                Over::IfNotTold
+            };
+            let Some(mut writing) = writing else { return clients.is_gone(who, is_over) };
+            let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
+            clients.last_call(&mut writing, who, (is_over, point), call);
+            return writing.done();
+        }
+        let Some(mut writing) = writing else { return };
+        if writing.has_room(point) {
+            let client = clients.number(&mut writing, who, entering);
+            writing.call(0, point as i64, client, data);
+            if !writing.is_taken(point) {
+                clients.not_told(who.client_id);
             }
-            _ => line.figures.dropped(1),
+            writing.done();
         }
     }
 
-    /// Tells what no client is there for: the worker `of` somebody, or all of them.
-    fn tell_of_nobody(&self, point: HookPoint, of: Option<&str>, data: impl Fn(&mut Writer<'_>)) {
+    /// Tells what no client is there for: the worker `of` somebody, in the order of what that one does, or all of them. `owner` is
+    /// charged for it.
+    fn tell_of_nobody(
+        &self,
+        point: HookPoint,
+        (of, owner): (Option<&str>, &str),
+        data: impl Fn(&mut Writer<'_>),
+    ) {
         let worker = of.map(|name| self.pool.worker_of(name));
         for (index, line) in self.pool.lines.iter().enumerate() {
             if worker.is_some_and(|worker| worker != index) {
                 continue;
             }
-            match line.write() {
-                Some(mut writing) if writing.has_room() => {
-                    writing.call(0, point as i64, Named::default(), &data);
-                    writing.done();
-                }
-                _ => line.figures.dropped(1),
+            let Some(mut writing) = line.write((of.unwrap_or(""), owner), Kind::Notification, point) else {
+                continue;
+            };
+            if writing.has_room(point) {
+                writing.call(0, point as i64, Named::default(), &data);
+                writing.is_taken(point);
+                writing.done();
             }
         }
     }
@@ -167,20 +185,34 @@ impl PoolShard {
             return Flow::Continue;
         }
         let worker = self.pool.worker_of(who.client_id);
-        let line = &self.pool.lines[worker];
-        let writing = line.write().filter(|writing| writing.has_room());
-        // The broker may have no ticket left.
-        let asked = writing.and_then(|writing| Some((writing, defer(self.pool.deadline()).ok()?)));
-        let Some((mut writing, ticket)) = asked else {
-            line.figures.failed();
+        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
+        let Some(mut writing) = line.write((who.client_id, who.client_id), Kind::Question, point) else {
             return Flow::Unanswered;
         };
-        let client = self.clients[worker].number(&mut writing, who, entering);
+        if !writing.has_room(point) {
+            return Flow::Unanswered;
+        }
+        let client = clients.number(&mut writing, who, entering);
         let id = writing.next_id();
         writing.call(id, point as i64, client, data);
-        writing.asked(id, ticket);
+        if !writing.is_taken(point) {
+            clients.not_told(who.client_id);
+            writing.done();
+            return Flow::Unanswered;
+        }
+        // The broker may have no ticket left; what nobody waits for is then not sent.
+        let flow = match defer(self.pool.deadline()) {
+            Ok(ticket) => {
+                writing.asked(id, ticket);
+                Flow::Defer
+            }
+            Err(_) => {
+                line.figures.failed();
+                Flow::Unanswered
+            }
+        };
         writing.done();
-        Flow::Defer
+        flow
     }
 
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
@@ -347,14 +379,16 @@ impl PoolShard {
         };
         if event.client_id().is_empty() {
             let from = event.from().unwrap_or("");
-            self.tell_of_nobody(HookPoint::MessageDropped, Some(from), data);
+            self.tell_of_nobody(HookPoint::MessageDropped, (Some(from), from), data);
         } else {
             self.tell(HookPoint::MessageDropped, &who!(event), None, data);
         }
     }
 
     fn message_retained(&mut self, event: &mut Retained<'_>) {
-        self.tell_of_nobody(HookPoint::MessageRetained, None, |out| {
+        // All of them in one order: what a topic holds is what came last, whoever it came from.
+        let from = event.from().unwrap_or("");
+        self.tell_of_nobody(HookPoint::MessageRetained, (None, from), |out| {
             out.list(2);
             message!(event, out);
             out.number(match event.change() {
@@ -380,7 +414,7 @@ impl PoolShard {
     }
 
     fn broker(&self, point: HookPoint, event: &Broker<'_>) {
-        self.tell_of_nobody(point, None, |out| {
+        self.tell_of_nobody(point, (None, ""), |out| {
             out.list(2).text(event.version()).number(event.uptime_ms());
         });
     }
@@ -390,6 +424,8 @@ impl PoolShard {
     }
 
     fn broker_started(&mut self, event: &mut Broker<'_>) {
+        // A process that is started anew is told so.
+        self.pool.started.store(true, Ordering::Relaxed);
         self.broker(HookPoint::BrokerStarted, event);
     }
 
@@ -462,17 +498,19 @@ macro_rules! hooks {
             $($group.$event(manual = true) => ExhookShard::$java,)*
         });
     };
-    (@call $shard:ident, $place:literal, $hook:ident, $event:ident) => {
+    (@call $shard:ident, $place:literal, $hook:ident, $event:ident) => {{
+        $shard.end_of_handover();
         if let Some(pool) = &mut $shard.pools[$place] {
             pool.$hook($event);
         }
-    };
-    (@call $shard:ident, $place:literal, $hook:ident, $event:ident, $flow:ty) => {
+    }};
+    (@call $shard:ident, $place:literal, $hook:ident, $event:ident, $flow:ty) => {{
+        $shard.end_of_handover();
         match &mut $shard.pools[$place] {
             Some(pool) => pool.$hook($event),
             None => Ok(Flow::Continue),
         }
-    };
+    }};
 }
 
 hooks! {

@@ -6,12 +6,14 @@ mod command;
 mod config;
 mod farewell;
 mod figures;
+mod frame;
 mod handover;
 mod hooks;
 mod kept;
 mod line;
 mod printed;
 mod process;
+mod queue;
 mod serving;
 mod verdict;
 mod wire;
@@ -21,14 +23,15 @@ use std::collections::BTreeMap;
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher};
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Mounting, Plugin};
+use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Journal, Mounting, Pieces, Plugin};
 
 use clients::Clients;
 use config::{Config, PLACES, Written};
-use figures::Figures;
+use figures::{Figures, Kinds};
 use kept::Kept;
 use line::Line;
 use wire::{Ready, Wanted};
@@ -48,6 +51,8 @@ pub(crate) struct Pool {
     lines: Vec<Arc<Line>>,
     /// What logins gave to the hooks of each worker.
     kept: Vec<Arc<Kept>>,
+    /// Whether the broker has started.
+    started: Arc<AtomicBool>,
     /// What the workers asked for, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
 }
@@ -57,6 +62,9 @@ pub(crate) struct ExhookShard {
     shard: u32,
     /// By [`Driver::place`].
     pools: [Option<PoolShard>; PLACES],
+    /// What has changed while it is handed over to another version, and whether that was asked for.
+    journal: Journal<(String, String)>,
+    hands_over: bool,
 }
 
 /// A pool, as a shard has it.
@@ -103,18 +111,12 @@ impl Plugin for Exhook {
             let clients = pool.kept.iter().map(|kept| Clients::new(shard, max, Arc::clone(kept))).collect();
             pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
         }
-        Ok(ExhookShard { shard, pools })
+        Ok(ExhookShard { shard, pools, journal: Journal::default(), hands_over: false })
     }
 
     /// What logins gave goes over: a client does not come in anew for a reload.
-    fn export_state(shard: &ExhookShard) -> Result<Option<Vec<u8>>, Error> {
-        let pools: Vec<_> = shard.pools.iter().flatten().map(|shard| &shard.pool).collect();
-        Ok(Some(handover::export(shard.shard, &pools)))
-    }
-
-    fn import_state(shard: &mut ExhookShard, state: &[u8]) -> Result<bool, Error> {
-        let pools: Vec<_> = shard.pools.iter().flatten().map(|shard| &shard.pool).collect();
-        Ok(handover::import(shard.shard, &pools, state))
+    fn pieces(shard: &mut ExhookShard) -> Option<&mut dyn Pieces> {
+        Some(shard)
     }
 }
 
@@ -123,6 +125,7 @@ struct Starting {
     config: Arc<Config>,
     lines: Vec<Arc<Line>>,
     kept: Vec<Arc<Kept>>,
+    started: Arc<AtomicBool>,
     ready: Vec<Receiver<Result<Ready, String>>>,
 }
 
@@ -136,10 +139,12 @@ impl Starting {
                 path.display()
             ));
         }
+        let started = Arc::new(AtomicBool::new(host.has_started()));
+        let kinds = Arc::new(Kinds::new(host, config.driver.name()));
         let (mut lines, mut ready, mut all_kept) = (Vec::new(), Vec::new(), Vec::new());
         for index in 0..config.pool_size {
-            let figures = Figures::new(host, config.driver.name(), index);
-            let line = Arc::new(Line::new(config.queue_max as usize, config.queue_bytes_max, figures)?);
+            let figures = Figures::new(host, config.driver.name(), index, Arc::clone(&kinds));
+            let line = Arc::new(Line::new(config.queue, figures)?);
             let kept = Arc::new(Kept::new(config.login_bytes_max, config.logins_bytes_max));
             let (first, answer) = sync_channel(1);
             let worker = Worker {
@@ -149,20 +154,22 @@ impl Starting {
                 host,
                 index,
                 first: Some(first),
+                started: Arc::clone(&started),
                 wrong: 0,
                 late: 0,
+                lost: Default::default(),
             };
             host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
             lines.push(line);
             all_kept.push(kept);
             ready.push(answer);
         }
-        Ok(Starting { config, lines, kept: all_kept, ready })
+        Ok(Starting { config, lines, kept: all_kept, started, ready })
     }
 
     /// Waits until they run, and hears what they want.
     fn ready(self) -> Result<Arc<Pool>, Error> {
-        let Starting { config, lines, kept, ready } = self;
+        let Starting { config, lines, kept, started, ready } = self;
         let mut wanted = BTreeMap::new();
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
@@ -171,7 +178,7 @@ impl Starting {
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Arc::new(Pool { config, lines, kept, wanted }))
+        Ok(Arc::new(Pool { config, lines, kept, started, wanted }))
     }
 }
 

@@ -1,16 +1,16 @@
-//! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread sends them.
-//! The lock is held for the writing of one call, or to take all of them.
+//! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread has sent them.
+//! The lock is held for the writing of one call, or to take those of one frame.
 
-use std::collections::HashSet;
+use std::collections::BTreeMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use grapnel_plugin_abi::Error;
+use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
-use crate::figures::Figures;
-use crate::kept::Kept;
+use crate::figures::{Figures, Lost};
+use crate::queue::{Call, Held, Kind, Limits, Named, Queue};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
@@ -19,112 +19,20 @@ pub const DESCRIBED: i64 = -1;
 /// See [`DESCRIBED`].
 pub const FORGOTTEN: i64 = -2;
 
-/// A client as calls name it.
-#[derive(Clone, Debug, Default)]
-pub struct Named {
-    /// Its number; 0 for nobody.
-    pub number: u64,
-    /// Its description for a process that has not been told of it: a map, as MessagePack has it.
-    pub about: Option<Arc<[u8]>>,
-}
-
-/// Where a call ends, and what it is about.
-#[derive(Clone, Debug)]
-pub struct End {
-    /// Where.
-    pub at: usize,
-    /// What an answer to it names; 0 where nobody waits.
-    pub id: u64,
-    point: i64,
-    client: Named,
-}
-
 /// A call that the broker waits for.
 #[derive(Debug)]
 pub struct Asked {
-    /// Which.
-    pub id: u64,
     /// Who waits.
     pub ticket: Ticket,
     /// Since when.
     pub since: Instant,
 }
 
-/// Calls that were put together, in order.
-#[derive(Debug, Default)]
-pub struct Calls {
-    /// All of them, one behind the other.
-    pub bytes: Vec<u8>,
-    /// Where each ends.
-    pub ends: Vec<End>,
-    /// Those that are waited for.
-    pub asked: Vec<Asked>,
-}
+/// Calls that are waited for, by the number that an answer names: those that have waited longest first.
+pub type AllAsked = BTreeMap<u64, Asked>;
 
-impl Calls {
-    /// One more.
-    fn push(&mut self, bytes: &[u8], end: End) {
-        self.bytes.extend_from_slice(bytes);
-        self.ends.push(End { at: self.bytes.len(), ..end });
-    }
-
-    /// All calls with their bytes.
-    fn each(&self) -> impl Iterator<Item = (&[u8], &End)> {
-        let starts = std::iter::once(0).chain(self.ends.iter().map(|end| end.at));
-        starts.zip(&self.ends).map(|(start, end)| (&self.bytes[start..end.at], end))
-    }
-
-    /// Those from one on, with those of `asked` that they are waited for by.
-    pub fn split_off(&mut self, first: usize, mut asked: impl FnMut(u64) -> Option<Asked>) -> Calls {
-        let mut rest = Calls::default();
-        for (bytes, end) in self.each().skip(first) {
-            rest.push(bytes, end.clone());
-            rest.asked.extend(Some(end.id).filter(|id| *id != 0).and_then(&mut asked));
-        }
-        self.ends.truncate(first);
-        rest
-    }
-
-    /// Behind these, `more` for a process that has been told only of those who have been `described` here: the others are described first.
-    /// What nobody waits for any more is left out.
-    fn carry(&mut self, more: Calls, described: &mut HashSet<u64>, kept: &Kept) {
-        let waited_for: HashSet<u64> = more.asked.iter().map(|asked| asked.id).collect();
-        for (bytes, end) in more.each() {
-            if end.id != 0 && !waited_for.contains(&end.id) {
-                continue;
-            }
-            let number = end.client.number;
-            match (end.point, &end.client.about) {
-                (FORGOTTEN, _) if !described.remove(&number) => continue,
-                (FORGOTTEN, _) => {}
-                (point, Some(about)) if described.insert(number) => {
-                    let mut written = Vec::new();
-                    write_call(&mut written, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));
-                    let client = end.client.clone();
-                    self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client: client.clone() });
-                    if let Some(login) = kept.described(about) {
-                        written.clear();
-                        write_call(&mut written, 0, DESCRIBED, number, |data| {
-                            data.0.extend_from_slice(&login)
-                        });
-                        self.push(&written, End { at: 0, id: 0, point: DESCRIBED, client });
-                    }
-                    if point == DESCRIBED {
-                        continue;
-                    }
-                }
-                (DESCRIBED, None) => {
-                    described.insert(number);
-                }
-                _ => {}
-            }
-            self.push(bytes, end.clone());
-        }
-        self.asked.extend(more.asked);
-    }
-}
-
-fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
+/// Writes a call.
+pub fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
     let mut writer = Writer(bytes);
     writer.list(4).number(id).signed(point).number(client);
     data(&mut writer);
@@ -132,16 +40,21 @@ fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl 
 
 #[derive(Debug)]
 struct State {
-    calls: Calls,
+    queue: Queue,
+    /// Those in the queue that are waited for.
+    asked: AllAsked,
     /// Goes up with each process: what a client's number means is forgotten with it.
     epoch: u64,
     /// Whether somebody takes calls, now or after a pause.
     open: bool,
-    /// Calls and bytes that are away to be put back in front.
-    away: (usize, usize),
     /// Whether the thread sleeps, or is about to.
     asleep: bool,
     next_id: u64,
+    /// What is put together: calls that go into the queue all at once, and the bytes of one.
+    staged: Vec<Call>,
+    written: Vec<u8>,
+    /// What has been lost since the log was last told.
+    lost: Lost,
 }
 
 /// See the module.
@@ -149,28 +62,38 @@ struct State {
 pub struct Line {
     state: Mutex<State>,
     wake: OwnedFd,
-    calls_max: usize,
-    bytes_max: usize,
     /// What has happened on it.
     pub figures: Figures,
 }
 
-/// A line that is being written to.
+/// A line that is being written to, for one event.
 pub struct Writing<'a> {
     line: &'a Line,
     state: MutexGuard<'a, State>,
+    /// Whose queue it goes to, and who is charged.
+    whose: (&'a str, &'a str),
+    kind: Kind,
 }
 
 impl Line {
-    /// With room for so many calls and bytes.
+    /// With room for so much.
     ///
     /// # Errors
     /// Where the system gives no descriptor.
-    pub fn new(calls_max: usize, bytes_max: usize, figures: Figures) -> Result<Line, Error> {
+    pub fn new(limits: Limits, figures: Figures) -> Result<Line, Error> {
         let wake = rustix::event::eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?;
-        let state =
-            State { calls: Calls::default(), epoch: 1, open: true, away: (0, 0), asleep: false, next_id: 1 };
-        Ok(Line { state: Mutex::new(state), wake, calls_max, bytes_max, figures })
+        let state = State {
+            queue: Queue::new(limits),
+            asked: AllAsked::new(),
+            epoch: 1,
+            open: true,
+            asleep: false,
+            next_id: 1,
+            staged: Vec::new(),
+            written: Vec::new(),
+            lost: Lost::default(),
+        };
+        Ok(Line { state: Mutex::new(state), wake, figures })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -182,23 +105,46 @@ impl Line {
         self.wake.as_fd()
     }
 
-    /// Begins to write, unless nobody takes calls; then also the number of the process they are for.
-    pub fn write(&self) -> Option<Writing<'_>> {
-        let state = self.lock();
-        state.open.then_some(Writing { line: self, state })
+    /// Begins to write about an event of `whose.0`, which `whose.1` is charged for. `None` where nobody takes calls; that is counted.
+    pub fn write<'a>(
+        &'a self,
+        whose: (&'a str, &'a str),
+        kind: Kind,
+        point: HookPoint,
+    ) -> Option<Writing<'a>> {
+        let mut state = self.lock();
+        if !state.open {
+            self.figures.lost(&mut state.lost, kind, point, None);
+            return None;
+        }
+        Some(Writing { line: self, state, whose, kind })
     }
 
-    /// All that waits, into `into`, which is empty; whether there was any.
-    pub fn take(&self, into: &mut Calls) -> bool {
-        let mut state = self.lock();
-        std::mem::swap(&mut state.calls, into);
-        !into.ends.is_empty()
+    /// Takes what fits into a frame, into `frame`, which is empty, and what is waited for of that into `asked`. What somebody had
+    /// waited for and does not any more is left out. All of it is held until it is given to [`Line::release`] or
+    /// [`Line::put_back`].
+    pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut AllAsked) {
+        let State { queue, asked: waiting, .. } = &mut *self.lock();
+        queue.take(calls_max, bytes_max, frame);
+        let nobody_waits = |call: &mut Call| match waiting.remove(&call.id) {
+            Some(waits) => asked.insert(call.id, waits).is_some(),
+            None => call.id != 0,
+        };
+        frame.extract_if(.., nobody_waits).for_each(|call| queue.release(call));
+    }
+
+    /// These calls have been sent, or are for nobody any more: they are held no longer.
+    pub fn release(&self, calls: &mut Vec<Call>) {
+        if !calls.is_empty() {
+            let mut state = self.lock();
+            calls.drain(..).for_each(|call| state.queue.release(call));
+        }
     }
 
     /// Whether nothing waits; the next call then wakes the thread.
     pub fn sleeps(&self) -> bool {
         let mut state = self.lock();
-        state.asleep = state.calls.ends.is_empty();
+        state.asleep = state.queue.is_empty();
         state.asleep
     }
 
@@ -209,48 +155,47 @@ impl Line {
 
     /// Whether somebody waits here for an answer.
     pub fn is_asked(&self) -> bool {
-        !self.lock().calls.asked.is_empty()
+        !self.lock().asked.is_empty()
     }
 
-    /// The process has ended: what waits is for nobody, and what comes is for the next one, if there is to be one.
-    pub fn cut(&self, open: bool) -> Calls {
+    /// The process has ended, and there is none to wait for: what waits is for nobody, and nothing is taken any more. Gives what was
+    /// waited for, and how many notifications have been lost with it. `here` was taken, and has not been given to the process.
+    pub fn cut(&self, here: Vec<Call>) -> (AllAsked, usize) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.epoch += 1;
+        state.open = false;
+        state.queue.put_back(here);
+        let (mut count, calls) = (0, state.queue.drain());
+        for call in calls {
+            if call.id == 0
+                && let Some(point) = point_of(&call)
+            {
+                self.figures.lost(&mut state.lost, Kind::Notification, point, None);
+                count += 1;
+            }
+            state.queue.release(call);
+        }
+        (std::mem::take(&mut state.asked), count)
+    }
+
+    /// The process has ended, and was not given these calls: they, and what waits here, are for the next one.
+    pub fn put_back(&self, calls: Vec<Call>, asked: AllAsked) {
         let mut state = self.lock();
         state.epoch += 1;
-        state.open = open;
-        std::mem::take(&mut state.calls)
-    }
-
-    /// The process has ended, and was not given `rest`: that, and what waits here, is for the next one, which is told of the clients in it
-    /// first, with what their logins gave.
-    pub fn carry(&self, rest: Calls, kept: &Kept) {
-        let waiting = {
-            let mut state = self.lock();
-            state.epoch += 1;
-            state.open = true;
-            let waiting = std::mem::take(&mut state.calls);
-            let calls = rest.ends.len() + waiting.ends.len();
-            state.away = (calls, rest.bytes.len() + waiting.bytes.len());
-            waiting
-        };
-        // Shards write meanwhile, for the next process.
-        let (mut all, mut described) = (Calls::default(), HashSet::new());
-        all.carry(rest, &mut described, kept);
-        all.carry(waiting, &mut described, kept);
-        let mut state = self.lock();
-        let newer = std::mem::take(&mut state.calls);
-        for (bytes, end) in newer.each() {
-            all.push(bytes, end.clone());
-        }
-        all.asked.extend(newer.asked);
-        state.calls = all;
-        state.away = (0, 0);
+        state.open = true;
+        state.queue.put_back(calls);
+        state.asked.extend(asked);
     }
 
     /// Those who have waited here since `before` or longer, and will not any more.
     pub fn overdue(&self, before: Instant) -> Vec<Asked> {
-        let asked = &mut self.lock().calls.asked;
-        let count = asked.iter().take_while(|asked| asked.since <= before).count();
-        asked.drain(..count).collect()
+        let asked = &mut self.lock().asked;
+        std::iter::from_fn(|| {
+            let first = asked.first_entry().filter(|first| first.get().since <= before)?;
+            Some(first.remove())
+        })
+        .collect()
     }
 
     /// The process that takes calls now, or will.
@@ -264,10 +209,20 @@ impl Line {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// How many calls wait.
-    pub fn waiting(&self) -> usize {
-        self.lock().calls.ends.len()
+    /// How much is held: what waits, and what is on its way to the worker.
+    pub fn held(&self) -> Held {
+        self.lock().queue.held()
     }
+
+    /// What has been lost since this was asked last.
+    pub fn take_lost(&self) -> Lost {
+        std::mem::take(&mut self.lock().lost)
+    }
+}
+
+/// The hook point of a call, if it is about one.
+fn point_of(call: &Call) -> Option<HookPoint> {
+    u16::try_from(call.point).ok().and_then(HookPoint::from_number)
 }
 
 impl Writing<'_> {
@@ -276,11 +231,13 @@ impl Writing<'_> {
         self.state.epoch
     }
 
-    /// Whether there is room for one more call.
-    pub fn has_room(&self) -> bool {
-        let (calls, bytes) = self.state.away;
-        self.state.calls.ends.len() + calls < self.line.calls_max
-            && self.state.calls.bytes.len() + bytes < self.line.bytes_max
+    /// Whether there is room for a call at all, before it is put together; it is counted where there is not.
+    pub fn has_room(&mut self, point: HookPoint) -> bool {
+        let room = self.state.queue.has_room(self.whose.1, self.kind);
+        if let Err(full) = room {
+            self.line.figures.lost(&mut self.state.lost, self.kind, point, Some(full));
+        }
+        room.is_ok()
     }
 
     /// The number that the next call which is waited for gets.
@@ -289,27 +246,72 @@ impl Writing<'_> {
         self.state.next_id - 1
     }
 
-    /// One call.
-    pub fn call(&mut self, id: u64, point: i64, client: Named, data: impl FnOnce(&mut Writer<'_>)) {
-        let calls = &mut self.state.calls;
-        write_call(&mut calls.bytes, id, point, client.number, data);
-        calls.ends.push(End { at: calls.bytes.len(), id, point, client });
+    fn put_together(
+        &mut self,
+        id: u64,
+        point: i64,
+        client: Named,
+        data: impl FnOnce(&mut Writer<'_>),
+    ) -> Call {
+        let State { written, epoch, .. } = &mut *self.state;
+        written.clear();
+        write_call(written, id, point, client.number, data);
+        let call = Call::new(written, id, point, client, *epoch);
+        if written.capacity() > WRITTEN_MAX {
+            *written = Vec::new();
+        }
+        call
     }
 
-    /// A client is described from now on.
+    /// One call, which waits for [`Writing::is_taken`].
+    pub fn call(&mut self, id: u64, point: i64, client: Named, data: impl FnOnce(&mut Writer<'_>)) {
+        let call = self.put_together(id, point, client, data);
+        self.state.staged.push(call);
+    }
+
+    /// A client is described, before a call about it.
     pub fn describe(&mut self, client: Named, described: &[u8]) {
         self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
-    /// Who waits for the call that was written last.
+    /// A client will not be named again, behind what waits of it.
+    pub fn forget(&mut self, client_id: &str, number: u64) {
+        let client = Named { number, about: None };
+        let call = self.put_together(0, FORGOTTEN, client, |data| {
+            data.nil();
+        });
+        self.state.queue.push_forgotten(client_id, call);
+    }
+
+    /// Puts what was written into the queue, all of it, if there is room; else none of it, which is counted.
+    pub fn is_taken(&mut self, point: HookPoint) -> bool {
+        let State { queue, staged, lost, .. } = &mut *self.state;
+        let taken = queue.push(self.whose, self.kind, staged);
+        if let Err(full) = taken {
+            self.line.figures.lost(lost, self.kind, point, Some(full));
+        }
+        taken.is_ok()
+    }
+
+    /// Who waits for a call that was taken.
     pub fn asked(&mut self, id: u64, ticket: Ticket) {
-        self.state.calls.asked.push(Asked { id, ticket, since: Instant::now() });
+        self.state.asked.insert(id, Asked { ticket, since: Instant::now() });
     }
 
     /// The end: the thread hears of it.
     pub fn done(mut self) {
-        if std::mem::take(&mut self.state.asleep) {
+        if !self.state.queue.is_empty() && std::mem::take(&mut self.state.asleep) {
             self.line.wake();
         }
+    }
+}
+
+/// Bytes of a call that the place where calls are put together keeps for the next one.
+const WRITTEN_MAX: usize = 64 << 10;
+
+impl Drop for Writing<'_> {
+    fn drop(&mut self) {
+        // Of a panic in between.
+        self.state.staged.clear();
     }
 }

@@ -1,7 +1,6 @@
 //! A process that is being served: what waits on the line is sent to it, its answers are put into their tickets, what it prints is
 //! written into the log, until it ends or the plugin is to end. Run by the worker's thread.
 
-use std::collections::{HashMap, VecDeque};
 use std::io::{ErrorKind, Read, Write};
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
@@ -10,17 +9,13 @@ use grapnel_plugin_abi::{HookPoint, Level};
 use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::command;
-use crate::line::{Asked, Calls};
+use crate::frame::Frame;
+use crate::line::{AllAsked, Asked};
 use crate::printed::{Lines, Printed};
 use crate::process::Process;
-use crate::verdict::Ticket;
 use crate::wire::{self, Answer, HEAD, Said};
 use crate::worker::{Worker, fail};
 
-/// Most calls of one frame.
-const FRAME_CALLS_MAX: usize = 512;
-/// Most bytes of one frame, but for a single call that is longer.
-const FRAME_BYTES_MAX: usize = 256 << 10;
 /// Most calls that a worker has been sent and is not done with.
 const SENT_MAX: u64 = 4096;
 /// How often the thread looks whether the plugin is to end.
@@ -62,18 +57,13 @@ pub struct Serving<'w> {
     pub(crate) out: Vec<u8>,
     sent: usize,
     input: Vec<u8>,
-    /// Taken from the line and not sent yet; `next` of them are.
-    batch: Calls,
-    next: usize,
-    /// The first of the frame that is on its way.
-    frame: usize,
+    /// The calls of the frame that is on its way.
+    frame: Frame,
     /// Calls it was sent and is not done with.
     open: u64,
     /// When it was last done with something, or was given the first of what it has.
     heard: Instant,
-    asked: HashMap<u64, (Instant, Ticket)>,
-    /// The same in the order in which they time out.
-    due: VecDeque<(Instant, u64)>,
+    asked: AllAsked,
     /// Since when the plugin is to end.
     stopping: Option<Instant>,
     /// Whether the worker may still write into its socket.
@@ -91,7 +81,7 @@ pub struct Serving<'w> {
 impl<'w> Serving<'w> {
     /// A process that has just been started.
     pub fn new(worker: &'w mut Worker, process: Process) -> Serving<'w> {
-        let lines = Lines::new(worker.host, worker.name());
+        let (lines, epoch) = (Lines::new(worker.host, worker.name()), worker.line.epoch());
         Serving {
             worker,
             lines,
@@ -99,13 +89,10 @@ impl<'w> Serving<'w> {
             out: Vec::new(),
             sent: 0,
             input: Vec::new(),
-            batch: Calls::default(),
-            next: 0,
-            frame: 0,
+            frame: Frame::new(epoch),
             open: 0,
             heard: Instant::now(),
-            asked: HashMap::new(),
-            due: VecDeque::new(),
+            asked: AllAsked::new(),
             stopping: None,
             is_open: true,
             line_look: Instant::now(),
@@ -121,7 +108,7 @@ impl<'w> Serving<'w> {
         let Worker { config, index, .. } = &*self.worker;
         let name = self.worker.name();
         wire::frame(&mut self.out, |out| {
-            out.list(2).number(0_u64).map(14);
+            out.list(2).number(0_u64).map(15);
             out.text("protocol").number(1_u64);
             out.text("driver").text(config.driver.name());
             let paths: Vec<_> = config.paths.iter().map(|path| path.to_string_lossy()).collect();
@@ -139,6 +126,7 @@ impl<'w> Serving<'w> {
             out.text("farewell_timeout_ms").number(config.farewell_timeout.as_millis() as u64);
             out.text("node").text(&config.node);
             out.text("version").text(env!("CARGO_PKG_VERSION"));
+            out.text("running").flag(self.worker.has_started());
             out.text("points").map(HookPoint::ALL.len());
             for point in HookPoint::ALL {
                 out.text(point.name()).number(*point as u64);
@@ -189,9 +177,8 @@ impl<'w> Serving<'w> {
         if !self.ready {
             return !self.worker.line.is_asked();
         }
-        let all_sent = self.out.is_empty() && self.next == self.batch.ends.len();
         // What waits for something else counts as done before its answer comes.
-        all_sent && self.open == 0 && self.asked.is_empty() && self.worker.line.sleeps()
+        self.out.is_empty() && self.open == 0 && self.asked.is_empty() && self.worker.line.sleeps()
     }
 
     /// Puts the next frame together, once the one before is on its way.
@@ -199,36 +186,15 @@ impl<'w> Serving<'w> {
         if !self.ready || !self.out.is_empty() || self.open >= SENT_MAX {
             return;
         }
-        if self.next == self.batch.ends.len() {
-            self.batch.bytes.clear();
-            self.batch.ends.clear();
-            self.batch.asked.clear();
-            self.next = 0;
-            if !self.worker.line.take(&mut self.batch) {
-                return;
-            }
-            let timeout = self.worker.config.call_timeout;
-            for Asked { id, ticket, since } in self.batch.asked.drain(..) {
-                self.asked.insert(id, (since, ticket));
-                self.due.push_back((since + timeout, id));
-            }
+        let Worker { line, kept, .. } = &*self.worker;
+        let (calls, bytes) = self.frame.fill(line, kept, &mut self.asked);
+        if calls == 0 {
+            return;
         }
-        let ends = &self.batch.ends;
-        let start = self.next.checked_sub(1).map_or(0, |last| ends[last].at);
-        let mut until = self.next + 1;
-        while until < ends.len()
-            && until - self.next < FRAME_CALLS_MAX
-            && ends[until].at - start <= FRAME_BYTES_MAX
-        {
-            until += 1;
-        }
-        let calls = until - self.next;
-        let bytes = &self.batch.bytes[start..ends[until - 1].at];
         wire::frame(&mut self.out, |out| {
             out.list(2).number(1_u64).list(calls);
             out.0.extend_from_slice(bytes);
         });
-        (self.frame, self.next) = (self.next, until);
         if self.open == 0 {
             self.heard = Instant::now();
         }
@@ -248,6 +214,7 @@ impl<'w> Serving<'w> {
         }
         self.out.clear();
         self.sent = 0;
+        self.worker.line.release(&mut self.frame.calls);
         true
     }
 
@@ -263,10 +230,10 @@ impl<'w> Serving<'w> {
         // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
         let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
         let mut until = now + if could && self.stopping.is_none() { LOOK } else { LINE_LOOK };
-        if let Some((due, _)) = self.due.front() {
-            until = until.min(*due);
+        if let Some((_, first)) = self.asked.first_key_value() {
+            until = until.min(first.since + self.worker.config.call_timeout);
         }
-        let more = could && (self.next < self.batch.ends.len() || !self.worker.line.sleeps());
+        let more = could && !self.worker.line.sleeps();
         let left = if more { Duration::ZERO } else { until.saturating_duration_since(Instant::now()) };
         self.poll(left);
     }
@@ -405,7 +372,7 @@ impl<'w> Serving<'w> {
 
     fn answer(&mut self, answer: &Answer<'_>) {
         // It may have timed out.
-        let Some((since, ticket)) = self.asked.remove(&answer.id) else { return };
+        let Some(Asked { ticket, since }) = self.asked.remove(&answer.id) else { return };
         self.worker.line.figures.answered(since.elapsed());
         let wrong = match answer.code {
             0 | 1 => ticket.answer(&answer.value, answer.code == 1),
@@ -427,14 +394,14 @@ impl<'w> Serving<'w> {
         if now >= self.line_look {
             self.line_look = now + LINE_LOOK;
             self.worker.fail_overdue();
-            let here = self.batch.ends.len() - self.next;
-            self.worker.line.figures.waiting(here + self.worker.line.waiting());
+            self.worker.line.figures.waiting(self.worker.line.held());
+            self.worker.say_lost(false);
         }
-        while self.due.front().is_some_and(|(due, id)| *due <= now || !self.asked.contains_key(id)) {
-            let Some((_, id)) = self.due.pop_front() else { break };
-            if let Some((_, ticket)) = self.asked.remove(&id) {
-                self.worker.fail_late(ticket);
-            }
+        let Some(before) = now.checked_sub(self.worker.config.call_timeout) else { return };
+        // They are in the order of their numbers, which is that of time.
+        while let Some(first) = self.asked.first_entry().filter(|first| first.get().since <= before) {
+            let ticket = first.remove().ticket;
+            self.worker.fail_late(ticket);
         }
     }
 
@@ -470,28 +437,20 @@ impl<'w> Serving<'w> {
         let waits = !stops && self.worker.waits_for_the_next();
         if waits && self.ready {
             // A frame that is not whole has told it nothing.
-            let first = if self.out.is_empty() { self.next } else { self.frame };
-            let asked = &mut self.asked;
-            let rest = self
-                .batch
-                .split_off(first, |id| asked.remove(&id).map(|(since, ticket)| Asked { id, ticket, since }));
-            self.worker.line.carry(rest, &self.worker.kept);
-            for (_, (_, ticket)) in self.asked.drain() {
-                fail(&self.worker.line.figures, ticket);
-            }
+            let rest = std::mem::take(&mut self.frame.calls);
+            let asked =
+                rest.iter().filter_map(|call| Some((call.id, self.asked.remove(&call.id)?))).collect();
+            self.worker.line.put_back(rest, asked);
         } else if !waits {
-            let waiting = self.worker.line.cut(false);
-            for (_, (_, ticket)) in self.asked.drain() {
-                fail(&self.worker.line.figures, ticket);
-            }
-            let told = waiting.ends.len() - waiting.asked.len() + self.batch.ends.len() - self.next;
-            self.worker.fail_all(waiting);
-            self.worker.line.figures.dropped(self.batch.ends.len() - self.next);
+            // At a farewell a frame that is on its way goes on; otherwise nobody is told of what is in it.
+            let here = if stops { Vec::new() } else { std::mem::take(&mut self.frame.calls) };
+            let told = self.worker.fail_the_rest(here);
             if stops && told > 0 {
                 let name = self.worker.name();
                 self.worker.host.warn(format_args!("{name} is not told of {told} events at its end"));
             }
         }
+        self.worker.fail_all(std::mem::take(&mut self.asked));
         if stops && self.ready {
             self.farewell();
         } else {

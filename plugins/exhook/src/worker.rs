@@ -2,16 +2,18 @@
 //! has been asked is brought to its end first. No shard ever waits for it.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::SyncSender;
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::Host;
 
 use crate::config::{Config, WhileDown};
-use crate::figures::Figures;
+use crate::figures::{Figures, Lost};
 use crate::kept::Kept;
-use crate::line::{Calls, Line};
+use crate::line::{AllAsked, Line};
 use crate::process::Process;
+use crate::queue::Call;
 use crate::serving::{End, LINE_LOOK, Serving};
 use crate::verdict::Ticket;
 use crate::wire::Ready;
@@ -20,6 +22,8 @@ use crate::wire::Ready;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// A worker that has run for so long begins with the shortest pause again.
 const SETTLED: Duration = Duration::from_secs(10);
+/// How often the log says at most what has found no room.
+const LOST_PAUSE: Duration = Duration::from_secs(10);
 /// How much longer its thread may take than calls and farewell: to kill what has not ended, and to read the last of it.
 const SPARE: Duration = Duration::from_secs(2);
 
@@ -37,10 +41,14 @@ pub struct Worker {
     pub index: u32,
     /// Where its first process says that it is ready.
     pub first: Option<SyncSender<Result<Ready, String>>>,
+    /// Whether the broker has started.
+    pub started: Arc<AtomicBool>,
     /// Answers that were wrong, or said what went wrong.
     pub wrong: u64,
     /// Calls that were not answered in time.
     pub late: u64,
+    /// What has found no room and is yet to be said, and when something was said last.
+    pub lost: (Lost, Option<Instant>),
 }
 
 impl Worker {
@@ -57,6 +65,11 @@ impl Worker {
     /// Until the plugin ends.
     pub fn run(mut self) {
         let _loaded = self.line.figures.loaded();
+        self.go_on();
+        self.say_lost(true);
+    }
+
+    fn go_on(&mut self) {
         let mut pause = BACKOFF.0;
         loop {
             let began = Instant::now();
@@ -70,7 +83,8 @@ impl Worker {
             let name = self.name();
             if self.is_stopping() && !self.line.is_asked() {
                 self.host.error(format_args!("{name} {lost}; it was about to end"));
-                return self.fail_all(self.line.cut(false));
+                self.fail_the_rest(Vec::new());
+                return;
             }
             if !again {
                 self.host.error(format_args!("{name} {lost}; it stays away, as auto_reconnect is off"));
@@ -81,11 +95,17 @@ impl Worker {
             }
             self.host.error(format_args!("{name} {lost}; it is started anew in {} ms", pause.as_millis()));
             if self.rest(pause) {
-                return self.fail_all(self.line.cut(false));
+                self.fail_the_rest(Vec::new());
+                return;
             }
             pause = (pause * 2).min(BACKOFF.1);
             self.line.figures.restarted();
         }
+    }
+
+    /// Whether broker.started has been already.
+    pub fn has_started(&self) -> bool {
+        self.started.load(Ordering::Relaxed)
     }
 
     /// Whether the plugin is to end.
@@ -100,6 +120,7 @@ impl Worker {
             let left = until.saturating_duration_since(Instant::now());
             let stops = self.host.wait_stop(left.min(LINE_LOOK));
             self.fail_overdue();
+            self.say_lost(false);
             if stops && !self.line.is_asked() {
                 return true;
             }
@@ -144,13 +165,31 @@ impl Worker {
         self.starts_again() && self.config.while_down == WhileDown::Wait
     }
 
-    /// What was on the line ends by policy.
-    pub fn fail_all(&self, calls: Calls) {
-        let told = calls.ends.len() - calls.asked.len();
-        self.line.figures.dropped(told);
-        for asked in calls.asked {
+    /// Nobody takes calls any more: what is waited for on the line ends by policy. How many notifications are lost.
+    /// `here` was taken from it, and has not been given to a process.
+    pub fn fail_the_rest(&self, here: Vec<Call>) -> usize {
+        let (asked, told) = self.line.cut(here);
+        self.fail_all(asked);
+        told
+    }
+
+    /// These end by policy.
+    pub fn fail_all(&self, asked: AllAsked) {
+        for asked in asked.into_values() {
             fail(&self.line.figures, asked.ticket);
         }
+    }
+
+    /// Says what has found no room, now and then, or at the end.
+    pub fn say_lost(&mut self, at_the_end: bool) {
+        let (lost, said) = &mut self.lost;
+        lost.add(self.line.take_lost());
+        if lost.is_empty() || !at_the_end && said.is_some_and(|said| said.elapsed() < LOST_PAUSE) {
+            return;
+        }
+        let lost = std::mem::take(lost);
+        *said = Some(Instant::now());
+        self.host.warn(format_args!("{}: {lost}", self.name()));
     }
 
     fn serve(&mut self) -> End {
@@ -158,7 +197,7 @@ impl Worker {
             Ok(process) => process,
             Err(error) => {
                 if !self.waits_for_the_next() {
-                    self.fail_all(self.line.cut(false));
+                    self.fail_the_rest(Vec::new());
                 }
                 return End::Lost(error);
             }

@@ -4,12 +4,83 @@
 
 use super::*;
 use crate::figures::Figures;
-use crate::line::{Calls, DESCRIBED, Line};
+use crate::frame::Frame;
+use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line};
+use crate::queue::{Kind, Limits};
 
 const MAX: usize = 1000;
 
 fn none() -> Arc<Kept> {
     Arc::new(Kept::new(1024, 1 << 20))
+}
+
+fn line_of(client_bytes_max: u64) -> Line {
+    let limits =
+        Limits { calls_max: 1 << 20, bytes_max: 1 << 30, client_calls_max: 1 << 20, client_bytes_max };
+    Line::new(limits, Figures::none()).unwrap()
+}
+
+fn line() -> Line {
+    line_of(1 << 30)
+}
+
+const POINT: HookPoint = HookPoint::ClientConnected;
+
+fn write<'a>(line: &'a Line, who: &Who<'a>) -> Writing<'a> {
+    line.write((who.client_id, who.client_id), Kind::Notification, POINT).unwrap()
+}
+
+/// A client as a call names it, with its description in the line.
+fn number<'a>(
+    line: &'a Line,
+    clients: &mut Clients,
+    who: &Who<'a>,
+    entering: Option<&Entering<'_>>,
+) -> Named {
+    let mut writing = write(line, who);
+    let named = clients.number(&mut writing, who, entering);
+    assert!(writing.is_taken(POINT));
+    named
+}
+
+fn call(line: &Line, who: &Who<'_>, client: Named, point: i64) {
+    let mut writing = write(line, who);
+    writing.call(0, point, client, |data| {
+        data.nil();
+    });
+    assert!(writing.is_taken(POINT));
+}
+
+fn leave(line: &Line, clients: &mut Clients, who: &Who<'_>, point: i64) {
+    clients.last_call(&mut write(line, who), who, (Over::Is, POINT), |line, client| {
+        line.call(0, point, client, |data| {
+            data.nil();
+        });
+    });
+}
+
+/// The calls that a frame for the process of now has, which is sent then.
+fn sent(line: &Line, kept: &Kept) -> Vec<rmpv::Value> {
+    let mut frame = Frame::new(line.epoch());
+    let (count, bytes) = frame.fill(line, kept, &mut AllAsked::new());
+    let mut rest = bytes;
+    let calls = (0..count).map(|_| rmpv::decode::read_value(&mut rest).unwrap()).collect();
+    assert!(rest.is_empty());
+    line.release(&mut frame.calls);
+    calls
+}
+
+fn part(call: &rmpv::Value, at: usize) -> i64 {
+    call.as_array().unwrap()[at].as_i64().unwrap()
+}
+
+fn has(call: &rmpv::Value, key: &str) -> bool {
+    let pairs = call.as_array().unwrap()[3].as_map();
+    pairs.is_some_and(|pairs| pairs.iter().any(|(found, _)| found.as_str() == Some(key)))
+}
+
+fn next_process(line: &Line) {
+    line.put_back(Vec::new(), AllAsked::new());
 }
 
 fn who(peer_port: u16) -> Who<'static> {
@@ -28,83 +99,133 @@ fn who(peer_port: u16) -> Who<'static> {
 
 #[test]
 fn a_process_that_is_started_anew_hears_what_logins_gave() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
-    let kept = none();
+    let (line, kept) = (line(), none());
     let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        clients.number(&mut line.write().unwrap(), who, entering);
-        let keys = if line.waiting() > 0 { described(&line) } else { Vec::new() };
-        ["login", "stored"].map(|key| keys.iter().any(|found| found == key))
+        number(&line, &mut clients, who, entering);
+        let calls = sent(&line, &kept);
+        ["login", "stored"].map(|key| calls.iter().any(|call| has(call, key)))
     };
     let with_session = Entering { has_session: true, ..Entering::default() };
     assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
     kept.keep(who(1).connection(), 3, b"login", line.epoch()).unwrap();
     assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
     assert_eq!(tell(&who(2), Some(&with_session)), [false, false], "and that of the session too");
-    line.cut(true);
+    next_process(&line);
     assert_eq!(tell(&who(2), Some(&with_session)), [false, true], "another one that wants the session");
     assert_eq!(tell(&who(1), None), [true, false]);
     assert_eq!(tell(&who(3), Some(&Entering::default())), [false, false], "the broker has no session");
-    assert_eq!(shard_of(clients.number(&mut line.write().unwrap(), &who(1), None).number), 3);
+    assert_eq!(shard_of(number(&line, &mut clients, &who(1), None).number), 3);
 }
 
 /// Points and numbers of the clients of all calls that wait.
 fn waiting(line: &Line) -> Vec<(i64, u64)> {
-    let mut calls = Calls::default();
-    line.take(&mut calls);
-    let mut rest = calls.bytes.as_slice();
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let call = rmpv::decode::read_value_ref(&mut rest).unwrap();
-        let rmpv::ValueRef::Array(parts) = call else { panic!("{call:?}") };
-        let rmpv::ValueRef::Integer(point) = parts[1] else { panic!("{parts:?}") };
-        found.push((point.as_i64().unwrap(), parts[2].as_u64().unwrap()));
-    }
-    found
+    sent(line, &none()).iter().map(|call| (part(call, 1), part(call, 2) as u64)).collect()
 }
 
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
-    let first = clients.number(&mut line.write().unwrap(), &who(1), Some(&Entering::default())).number;
+    let first = number(&line, &mut clients, &who(1), Some(&Entering::default())).number;
     assert_eq!(waiting(&line), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
-        assert_eq!(clients.number(&mut line.write().unwrap(), &who(1), None).number, first);
+        assert_eq!(number(&line, &mut clients, &who(1), None).number, first);
         assert_eq!(waiting(&line), expected, "without the password, and then as it is");
     }
     let changed = Who { superuser: true, ..who(1) };
-    assert_eq!(clients.number(&mut line.write().unwrap(), &changed, None).number, first);
+    assert_eq!(number(&line, &mut clients, &changed, None).number, first);
     assert_eq!(waiting(&line), [(DESCRIBED, first)]);
-    line.cut(true);
-    let again = clients.number(&mut line.write().unwrap(), &changed, None).number;
+    next_process(&line);
+    let again = number(&line, &mut clients, &changed, None).number;
     assert_eq!(waiting(&line), [(DESCRIBED, again)], "another process knows nobody");
 }
 
-/// The keys of the description that waits.
-fn described(line: &Line) -> Vec<String> {
-    let mut calls = Calls::default();
-    line.take(&mut calls);
-    let call = rmpv::decode::read_value_ref(&mut calls.bytes.as_slice()).unwrap();
-    let rmpv::ValueRef::Map(pairs) = &call.as_array().unwrap()[3] else { panic!("{call:?}") };
-    pairs.iter().map(|(key, _)| crate::wire::text_of(key).unwrap()).collect()
+/// What finds no room tells nobody of its client either, who is then described with the next call; and a last call is the last one
+/// whether there is room for it or not.
+#[test]
+fn what_finds_no_room_has_told_nobody_of_its_client() {
+    let (line, kept) = (line_of(64 << 10), none());
+    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut tell = |name: &str, entering: Option<&Entering<'_>>, bytes: usize| {
+        let who = Who { client_id: name, ..who(1) };
+        let mut writing = write(&line, &who);
+        let client = clients.number(&mut writing, &who, entering);
+        writing.call(0, 7, client.clone(), |data| {
+            data.bytes(&vec![0; bytes]);
+        });
+        let taken = writing.is_taken(POINT);
+        if !taken {
+            clients.not_told(name);
+        }
+        (taken, client.number)
+    };
+    let entering = Entering { keep_alive_s: 7, ..Entering::default() };
+    let (taken, first) = tell("c", Some(&entering), 40_000);
+    assert!(!taken && waiting(&line).is_empty());
+    let (taken, again) = tell("c", None, 10);
+    assert!(taken && again == first);
+    let calls = sent(&line, &kept);
+    assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 7]);
+    assert!(has(&calls[0], "keep_alive_s"), "what CONNECT said is not lost");
+    // Who was told of is described anew only where something has changed, also after a call that found no room.
+    assert_eq!((tell("c", None, 40_000).0, tell("c", None, 10)), (false, (true, first)));
+    assert_eq!(waiting(&line), [(7, first)]);
+    let mut last = |name: &str, bytes: usize| {
+        let who = Who { client_id: name, ..who(1) };
+        kept.keep(who.connection(), 0, b"login", 1).unwrap();
+        clients.last_call(&mut write(&line, &who), &who, (Over::Is, POINT), |line, client| {
+            line.call(0, 8, client, |data| {
+                data.bytes(&vec![0; bytes]);
+            });
+        });
+        assert!(kept.of(who.connection(), 0).is_none(), "the session is over");
+        waiting(&line)
+    };
+    assert_eq!(last("c", 40_000), [(FORGOTTEN, first)]);
+    assert_eq!(last("d", 40_000), [], "nobody was told of it");
+    assert!(clients.known.is_empty());
+}
+
+/// What was kept of a session leaves with it, whichever of its connections it was of, but not with one that was taken over.
+#[test]
+fn what_was_kept_leaves_with_the_session() {
+    let (line, kept) = (line(), none());
+    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    kept.keep(who(1).connection(), 0, b"login", 1).unwrap();
+    number(&line, &mut clients, &who(2), None);
+    leave(&line, &mut clients, &who(1), 7);
+    assert!(kept.of(who(1).connection(), 0).is_none());
+    kept.keep(who(2).connection(), 0, b"login", 1).unwrap();
+    leave(&line, &mut clients, &who(1), 7);
+    assert!(kept.of(who(2).connection(), 0).is_some(), "another connection has the identifier");
+    next_process(&line);
+    leave(&line, &mut clients, &who(1), 7);
+    assert!(kept.of(who(2).connection(), 0).is_some(), "whatever process knows it");
+    clients.is_gone(&who(2), Over::IsNot);
+    assert!(kept.of(who(2).connection(), 0).is_some());
+    clients.is_gone(&who(2), Over::IfNotTold);
+    assert!(kept.of(who(2).connection(), 0).is_none(), "a worker that is not told cannot say it");
+    kept.keep(who(1).connection(), 0, b"login", 1).unwrap();
+    leave(&line, &mut clients, &who(3), 7);
+    assert!(kept.of(who(1).connection(), 0).is_none(), "an earlier connection of the session that has ended");
 }
 
 #[test]
 fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
     let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        clients.number(&mut line.write().unwrap(), who, entering);
-        let keys = described(line);
-        ["password", "keep_alive_s", "earlier"].map(|key| keys.iter().any(|found| found == key))
+        number(line, &mut clients, who, entering);
+        let calls = sent(line, &none());
+        ["password", "keep_alive_s", "earlier"].map(|key| has(&calls[0], key))
     };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
     assert_eq!(tell(&line, &who(1), Some(&entering)), [true, true, false]);
     assert_eq!(tell(&line, &who(1), None), [false; 3], "it has heard of that");
-    line.cut(true);
+    next_process(&line);
     assert_eq!(tell(&line, &who(1), None), [false, true, true]);
-    line.cut(true);
+    next_process(&line);
     assert_eq!(
         tell(&line, &who(2), None),
         [false; 3],
@@ -113,19 +234,18 @@ fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password()
     let long = "x".repeat(KEPT_MAX);
     let entering = Entering { properties: vec![("k", &long)], ..Entering::default() };
     assert_eq!(tell(&line, &who(3), Some(&entering)), [false, true, false]);
-    line.cut(true);
+    next_process(&line);
     assert_eq!(tell(&line, &who(3), None), [false; 3], "too long to be kept");
 }
 
 #[test]
 fn what_connect_said_comes_late_where_nobody_asked_before() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
-        clients.number(&mut line.write().unwrap(), who, entering);
-        let has =
-            |keys: Vec<String>| ["keep_alive_s", "will"].map(|key| keys.iter().any(|found| found == key));
-        (line.waiting() > 0).then(|| has(described(&line)))
+        number(&line, &mut clients, who, entering);
+        let calls = sent(&line, &none());
+        calls.first().map(|call| ["keep_alive_s", "will"].map(|key| has(call, key)))
     };
     let late = Entering { late: true, keep_alive_s: 7, ..Entering::default() };
     assert_eq!(tell(&who(1), Some(&late)), Some([true, false]));
@@ -137,83 +257,60 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
 
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
-    let number = clients.number(&mut line.write().unwrap(), &who(1), None).number;
-    assert_eq!(clients.number(&mut line.write().unwrap(), &who(2), None).number, number);
+    let first = number(&line, &mut clients, &who(1), None).number;
+    assert_eq!(number(&line, &mut clients, &who(2), None).number, first);
     waiting(&line);
-    let leave = |clients: &mut Clients, port| {
-        clients.last_call(&mut line.write().unwrap(), &who(port), true, |line, number| {
-            line.call(0, 7, number, |data| {
-                data.nil();
-            });
-        });
-        waiting(&line)
-    };
-    let other = number + 1;
-    assert_eq!(leave(&mut clients, 1), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
-    assert_eq!(leave(&mut clients, 2), [(7, number), (FORGOTTEN, number)]);
+    let other = first + 1;
+    leave(&line, &mut clients, &who(1), 7);
+    assert_eq!(waiting(&line), [(DESCRIBED, other), (7, other), (FORGOTTEN, other)]);
+    leave(&line, &mut clients, &who(2), 7);
+    assert_eq!(waiting(&line), [(7, first), (FORGOTTEN, first)]);
 }
 
-/// Numbers, points and what a description has of the password and of before, of all calls that wait.
+/// Points, numbers and what a description has of the password and of before, of all calls that wait.
 fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
-    let mut calls = Calls::default();
-    line.take(&mut calls);
-    let mut rest = calls.bytes.as_slice();
-    let mut found = Vec::new();
-    while !rest.is_empty() {
-        let call = rmpv::decode::read_value_ref(&mut rest).unwrap();
-        let rmpv::ValueRef::Array(parts) = call else { panic!("{call:?}") };
-        let rmpv::ValueRef::Integer(point) = parts[1] else { panic!("{parts:?}") };
-        let has = |key| crate::wire::get(&parts[3], key).is_some();
-        let (password, earlier) = (has("password"), has("earlier"));
-        found.push((point.as_i64().unwrap(), parts[2].as_u64().unwrap(), password, earlier));
-    }
-    found
+    let calls = sent(line, &none());
+    calls
+        .iter()
+        .map(|call| (part(call, 1), part(call, 2) as u64, has(call, "password"), has(call, "earlier")))
+        .collect()
 }
 
 /// What a process was not given is for the next one: whom it is about is described there first, once, and as that call needs it.
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
-    let line = Line::new(100, 1 << 20, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
-    let tell = |line: &Line, client: Named, point| {
-        line.write().unwrap().call(0, point, client, |data| {
-            data.nil();
-        });
-    };
     let other = Who { client_id: "d", ..who(2) };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
-    let in_already = clients.number(&mut line.write().unwrap(), &who(1), Some(&entering));
-    let in_already = Named { about: None, ..in_already }.number;
-    let told = clients.number(&mut line.write().unwrap(), &who(1), None);
+    let in_already = number(&line, &mut clients, &who(1), Some(&entering)).number;
+    let told = number(&line, &mut clients, &who(1), None);
     assert_eq!(told.number, in_already);
-    tell(&line, told, 5);
+    call(&line, &who(1), told, 5);
+    let late = number(&line, &mut clients, &other, Some(&entering));
+    let second = late.number;
     // All of that was given to the first process; the next is not.
     waiting(&line);
-    let late = clients.number(&mut line.write().unwrap(), &other, Some(&entering));
-    let second = late.number;
-    let mut given = Calls::default();
-    line.take(&mut given);
-    tell(&line, late, 1);
+    call(&line, &other, late, 1);
     for point in [6, 7] {
-        let client = clients.number(&mut line.write().unwrap(), &who(1), None);
-        tell(&line, client, point);
+        let client = number(&line, &mut clients, &who(1), None);
+        call(&line, &who(1), client, point);
     }
-    let gone = |line: &mut Writing<'_>, client| {
-        line.call(0, 8, client, |data| {
-            data.nil();
-        });
+    leave(&line, &mut clients, &who(1), 8);
+    next_process(&line);
+    let new = number(&line, &mut clients, &who(1), None);
+    call(&line, &who(1), new.clone(), 9);
+    // The two take turns; each has its own in order.
+    let calls = carried(&line);
+    let of = |number: &[u64]| -> Vec<_> {
+        calls.iter().filter(|call| number.contains(&call.1)).copied().collect()
     };
-    clients.last_call(&mut line.write().unwrap(), &who(1), true, gone);
-    line.carry(Calls::default(), &none());
-    let new = clients.number(&mut line.write().unwrap(), &who(1), None);
-    tell(&line, new.clone(), 9);
+    assert_eq!(of(&[second]), [(DESCRIBED, second, true, false), (1, second, false, false)]);
     assert_eq!(
-        carried(&line),
+        of(&[in_already, new.number]),
         [
-            (DESCRIBED, second, true, false),
-            (1, second, false, false),
             (DESCRIBED, in_already, false, true),
             (6, in_already, false, false),
             (7, in_already, false, false),
@@ -223,24 +320,37 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
             (9, new.number, false, false),
         ]
     );
-    // What was taken and not given, too.
-    let again = clients.number(&mut line.write().unwrap(), &who(1), None);
-    tell(&line, again.clone(), 3);
-    tell(&line, again, 4);
-    let mut batch = Calls::default();
-    line.take(&mut batch);
-    line.carry(batch.split_off(1, |_| None), &none());
-    assert_eq!(carried(&line), [(DESCRIBED, new.number, false, false), (4, new.number, false, false)]);
+    assert_eq!(calls.len(), 9);
+    // What was taken and not given, too, in its place.
+    for point in [3, 4] {
+        let again = number(&line, &mut clients, &who(1), None);
+        call(&line, &who(1), again, point);
+    }
+    let mut frame = Frame::new(line.epoch());
+    assert_eq!(frame.fill(&line, &none(), &mut AllAsked::new()).0, 2);
+    let client = number(&line, &mut clients, &who(1), None);
+    call(&line, &who(1), client, 5);
+    line.put_back(frame.calls, AllAsked::new());
+    assert_eq!(waiting(&line), [(DESCRIBED, new.number), (3, new.number), (4, new.number), (5, new.number)]);
+    assert_eq!(line.held(), Default::default(), "all of it has been let go");
 }
 
 #[test]
 fn no_more_clients_are_kept_than_there_are_places() {
-    let line = Line::new(1 << 20, 1 << 30, Figures::none()).unwrap();
+    let line = line();
     let mut clients = Clients::new(0, MAX, none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
-        clients.number(&mut line.write().unwrap(), &Who { client_id: &name, ..who(1) }, None);
+        number(&line, &mut clients, &Who { client_id: &name, ..who(1) }, None);
     }
     assert_eq!(clients.known.len(), MAX);
-    assert_eq!(waiting(&line).iter().filter(|(point, _)| *point == FORGOTTEN).count(), 10);
+    let mut forgotten = 0;
+    loop {
+        let calls = waiting(&line);
+        if calls.is_empty() {
+            break;
+        }
+        forgotten += calls.iter().filter(|(point, _)| *point == FORGOTTEN).count();
+    }
+    assert_eq!(forgotten, 10);
 }

@@ -1,0 +1,84 @@
+//! The frame of calls that is on its way to a process: what was put together for a process before this one is preceded by what this
+//! one must know of the client. Run by the worker's thread.
+
+use std::collections::HashSet;
+
+use crate::clients::shard_of;
+use crate::kept::Kept;
+use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line, write_call};
+use crate::queue::Call;
+
+/// Most calls of one frame.
+const CALLS_MAX: usize = 512;
+/// Most bytes of one frame, but for a single call that is longer.
+const BYTES_MAX: usize = 256 << 10;
+
+/// See the module.
+#[derive(Debug)]
+pub struct Frame {
+    /// What it is made of, until all of it has been sent: if the process ends before, the next one is given it.
+    pub calls: Vec<Call>,
+    /// Which process it is for, by number.
+    epoch: u64,
+    /// Whom that was told of because of calls that were put together for one before it.
+    carried: HashSet<u64>,
+    /// The calls as they are sent.
+    bytes: Vec<u8>,
+}
+
+impl Frame {
+    /// None yet, for this process.
+    pub fn new(epoch: u64) -> Frame {
+        Frame { calls: Vec::new(), epoch, carried: HashSet::new(), bytes: Vec::new() }
+    }
+
+    /// Takes calls from the line, and what is waited for of them into `asked`; how many there are to send, and their bytes.
+    pub fn fill(&mut self, line: &Line, kept: &Kept, asked: &mut AllAsked) -> (usize, &[u8]) {
+        line.take(CALLS_MAX, BYTES_MAX, &mut self.calls, asked);
+        self.bytes.clear();
+        self.bytes.shrink_to(BYTES_MAX);
+        let mut count = 0;
+        for call in &self.calls {
+            let (bytes, told) = (&mut self.bytes, &mut self.carried);
+            if call.epoch == self.epoch || carry(call, kept, told, (bytes, &mut count)) {
+                bytes.extend_from_slice(&call.bytes);
+                count += 1;
+            }
+            if call.point == FORGOTTEN {
+                told.remove(&call.client.number);
+            }
+        }
+        if count == 0 {
+            line.release(&mut self.calls);
+        }
+        (count, &self.bytes)
+    }
+}
+
+/// Describes whom a call is about that was put together for another process, with what its login gave, unless this one has been told.
+/// Whether the call is still to be sent.
+fn carry(
+    call: &Call,
+    kept: &Kept,
+    told: &mut HashSet<u64>,
+    (bytes, count): (&mut Vec<u8>, &mut usize),
+) -> bool {
+    let number = call.client.number;
+    match (call.point, &call.client.about) {
+        (FORGOTTEN, _) => told.contains(&number),
+        (point, Some(about)) if told.insert(number) => {
+            write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about.bytes()));
+            *count += 1;
+            if let Some(login) = kept.described(about.bytes(), shard_of(number)) {
+                write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(&login));
+                *count += 1;
+            }
+            point != DESCRIBED
+        }
+        (DESCRIBED, None) => {
+            told.insert(number);
+            true
+        }
+        _ => true,
+    }
+}

@@ -1,0 +1,188 @@
+//! What is taken, in which order, and what it is charged with.
+
+#![allow(clippy::unwrap_used)]
+
+use super::*;
+
+const ROOMY: Limits =
+    Limits { calls_max: 1000, bytes_max: 1 << 20, client_calls_max: 1000, client_bytes_max: 1 << 20 };
+
+fn call(id: u64, len: usize) -> Call {
+    Call::new(&vec![0; len], id, 3, Named::default(), 1)
+}
+
+fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result<(), Full> {
+    queue.push((who, who), kind, &mut vec![call(id, len)])
+}
+
+fn taken(queue: &mut Queue, count: usize) -> Vec<u64> {
+    let mut calls = Vec::new();
+    queue.take(count, usize::MAX, &mut calls);
+    let ids = calls.iter().map(|call| call.id).collect();
+    calls.into_iter().for_each(|call| queue.release(call));
+    ids
+}
+
+/// Calls go in the order in which they came, whoever they are of.
+#[test]
+fn a_few_calls_of_each_go_as_they_came() {
+    let mut queue = Queue::new(ROOMY);
+    let n = IN_ORDER as u64;
+    for id in 1..=n {
+        for (who, id) in [("a", id), ("b", 100 + id)] {
+            push(&mut queue, who, Kind::Notification, id, 10).unwrap();
+        }
+    }
+    let both: Vec<_> = (1..=n).flat_map(|id| [id, 100 + id]).collect();
+    assert_eq!(taken(&mut queue, 10), both[..10]);
+    let mut calls = Vec::new();
+    queue.take(10, usize::MAX, &mut calls);
+    queue.put_back(calls);
+    assert_eq!(taken(&mut queue, usize::MAX), both[10..]);
+}
+
+/// A login is not behind all that a flood has left: from so many calls on clients take turns, and each has its own in order.
+#[test]
+fn clients_with_many_calls_take_turns_and_keep_their_order() {
+    let mut queue = Queue::new(ROOMY);
+    for id in 1..=200 {
+        push(&mut queue, "flood", Kind::Notification, id, 10).unwrap();
+    }
+    push(&mut queue, "a", Kind::Notification, 201, 10).unwrap();
+    push(&mut queue, "a", Kind::Question, 202, 10).unwrap();
+    push(&mut queue, "b", Kind::Question, 301, 10).unwrap();
+    let n = IN_ORDER as u64;
+    assert_eq!(taken(&mut queue, IN_ORDER), (1..=n).collect::<Vec<_>>());
+    assert_eq!(taken(&mut queue, 4), [201, 202, 301, n + 1]);
+    push(&mut queue, "b", Kind::Question, 302, 10).unwrap();
+    let next: Vec<_> = (n + 2..=2 * n + 1).chain([302]).collect();
+    assert_eq!(taken(&mut queue, IN_ORDER + 1), next, "behind as many of the other's");
+    assert_eq!(taken(&mut queue, 1000), (2 * n + 2..=200).collect::<Vec<_>>());
+    assert!(queue.is_empty());
+    assert_eq!(queue.held(), Held::default());
+    assert!(queue.clients.is_empty() && queue.turns.is_empty());
+}
+
+/// Notifications have half of the places, of each client and in all; the other half is for questions. One beyond is too much.
+#[test]
+fn questions_find_room_beside_notifications() {
+    let limits = Limits { calls_max: 10, client_calls_max: 4, ..ROOMY };
+    let mut queue = Queue::new(limits);
+    for who in ["a", "b"] {
+        for _ in 0..2 {
+            push(&mut queue, who, Kind::Notification, 0, 10).unwrap();
+        }
+        assert_eq!(push(&mut queue, who, Kind::Notification, 0, 10), Err(Full::Client));
+        assert_eq!(queue.has_room(who, Kind::Notification), Err(Full::Client));
+    }
+    push(&mut queue, "c", Kind::Notification, 0, 10).unwrap();
+    assert_eq!(push(&mut queue, "c", Kind::Notification, 0, 10), Err(Full::All));
+    for (who, count) in [("a", 2), ("d", 3)] {
+        for id in 1..=count {
+            push(&mut queue, who, Kind::Question, id, 10).unwrap();
+        }
+    }
+    assert_eq!(push(&mut queue, "a", Kind::Question, 1, 10), Err(Full::Client));
+    assert_eq!(push(&mut queue, "d", Kind::Question, 1, 10), Err(Full::All));
+    assert_eq!((queue.held().calls, queue.held().notifications), (10, 5));
+    // What is on its way holds its place until it is there.
+    let mut calls = Vec::new();
+    queue.take(1, usize::MAX, &mut calls);
+    assert_eq!(push(&mut queue, "d", Kind::Question, 1, 10), Err(Full::All));
+    queue.release(calls.pop().unwrap());
+    push(&mut queue, "d", Kind::Question, 1, 10).unwrap();
+}
+
+/// Bytes are memory, with what each call and client costs besides; at the limit there is room, one beyond there is none.
+#[test]
+fn bytes_are_counted_as_memory_to_the_last_one() {
+    let mut queue = Queue::new(ROOMY);
+    push(&mut queue, "a", Kind::Question, 1, 1000).unwrap();
+    let one = queue.held().bytes;
+    assert!(one > 1000 + size_of::<Call>() as u64, "{one}");
+    for (kind, max) in [(Kind::Question, one), (Kind::Notification, 2 * (one - WAITED_FOR))] {
+        for (bytes_max, client_bytes_max) in [(max, 1 << 20), (1 << 20, max)] {
+            let mut queue = Queue::new(Limits { bytes_max, client_bytes_max, ..ROOMY });
+            push(&mut queue, "a", kind, 1, 1000).unwrap();
+            assert_eq!(taken(&mut queue, 1), [1]);
+            let less = |max| if max == 1 << 20 { max } else { max - 1 };
+            let limits =
+                Limits { bytes_max: less(bytes_max), client_bytes_max: less(client_bytes_max), ..ROOMY };
+            let mut queue = Queue::new(limits);
+            let full = push(&mut queue, "a", kind, 1, 1000).unwrap_err();
+            assert_eq!(full, if bytes_max == 1 << 20 { Full::Client } else { Full::All });
+            assert_eq!((queue.held(), queue.clients.len()), (Held::default(), 0), "nothing of it is left");
+        }
+    }
+}
+
+/// A description that calls share is charged once, as long as one of them waits, in the room of the one that came first.
+#[test]
+fn descriptions_are_charged_while_a_call_has_them() {
+    let mut queue = Queue::new(ROOMY);
+    push(&mut queue, "c", Kind::Question, 9, 1).unwrap();
+    let before = queue.held();
+    let about = About::new(vec![0; 5000]);
+    let named = || Named { number: 1, about: Some(Arc::clone(&about)) };
+    let described = Call::new(&[0; 10], 0, -1, named(), 1);
+    let with = |id| Call::new(&[0; 10], id, 3, named(), 1);
+    queue.push(("c", "c"), Kind::Notification, &mut vec![described, with(0)]).unwrap();
+    queue.push(("c", "c"), Kind::Question, &mut vec![with(5)]).unwrap();
+    let held = queue.held();
+    let more = held.bytes - before.bytes;
+    assert!((5000..10_000).contains(&more), "{more}");
+    assert_eq!((held.calls - before.calls, held.notifications), (2, 1), "to describe is no call");
+    assert_eq!(taken(&mut queue, 3), [9, 0, 0]);
+    assert!(queue.held().bytes > 5000, "the question has it still");
+    assert!(queue.held().notification_bytes > 5000);
+    assert_eq!(taken(&mut queue, 1), [5]);
+    assert_eq!(queue.held(), Held::default());
+}
+
+/// What only says that a client is gone is taken whatever waits, behind what waits of that client.
+#[test]
+fn what_is_forgotten_takes_no_room() {
+    let mut queue = Queue::new(Limits { calls_max: 2, ..ROOMY });
+    push(&mut queue, "a", Kind::Question, 1, 10).unwrap();
+    push(&mut queue, "a", Kind::Question, 2, 10).unwrap();
+    let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, about: None }, 1);
+    queue.push_forgotten("a", forgotten(7));
+    queue.push_forgotten("gone", forgotten(8));
+    assert_eq!(queue.held().calls, 2);
+    let calls = queue.drain();
+    let seen: Vec<_> = calls.iter().map(|call| (call.id, call.client.number)).collect();
+    assert_eq!(seen, [(1, 0), (2, 0), (0, 7), (0, 8)]);
+    queue.put_back(calls);
+    let again: Vec<_> = queue.drain().iter().map(|call| (call.id, call.client.number)).collect();
+    assert_eq!(again, seen);
+}
+
+/// Who is charged may be somebody else than whose order it is in.
+#[test]
+fn an_event_of_nobody_is_charged_to_who_caused_it() {
+    let mut queue = Queue::new(Limits { client_calls_max: 2, ..ROOMY });
+    let mut retain = |from: &str, id| queue.push(("", from), Kind::Notification, &mut vec![call(id, 10)]);
+    retain("a", 1).unwrap();
+    assert_eq!(retain("a", 2), Err(Full::Client));
+    retain("b", 3).unwrap();
+    assert_eq!(taken(&mut queue, 10), [1, 3], "in the order in which it happened");
+    assert_eq!((queue.held(), queue.clients.len()), (Held::default(), 0));
+}
+
+/// The work for a call does not grow with what waits; nor is memory of a storm kept.
+#[test]
+fn memory_of_a_storm_is_given_back() {
+    let limits = Limits { calls_max: 1 << 20, bytes_max: 1 << 30, ..ROOMY };
+    let mut queue = Queue::new(limits);
+    for n in 0..20_000 {
+        push(&mut queue, &format!("c{n}"), Kind::Question, n, 10).unwrap();
+    }
+    for id in 0..900 {
+        push(&mut queue, "flood", Kind::Question, id, 10).unwrap();
+    }
+    let per_client = queue.held().bytes / 20_000;
+    assert!(per_client < 2048, "{per_client}");
+    taken(&mut queue, usize::MAX);
+    assert!(queue.clients.capacity() < 128 && queue.turns.capacity() < 128);
+    assert_eq!(queue.held(), Held::default());
+}
