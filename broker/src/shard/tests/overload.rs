@@ -293,12 +293,15 @@ fn a_held_shard_delays_only_its_own_clients() {
 fn plugins_have_time_to_end_where_clients_used_up_theirs() {
     let broker = Broker::start(1);
     let (release, held) = channel::<()>();
-    broker.shards.handles()[0].submit(Box::new(move |_| drop(held.recv())));
+    broker.shards.handles()[0].submit(Box::new(move |_| {
+        let _ = held.recv();
+    }));
     let ended = Arc::new(AtomicBool::new(false));
     let last = {
         let ended = Arc::clone(&ended);
         move || {
-            std::thread::park_timeout(Duration::from_millis(100));
+            // Longer than shards are waited for.
+            std::thread::park_timeout(Duration::from_millis(500));
             ended.store(true, Ordering::Relaxed);
             drop(release);
         }
