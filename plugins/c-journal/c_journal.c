@@ -45,6 +45,8 @@ typedef struct {
     journal *journal;
     uint32_t number;
     uint64_t sequence;
+    /** Messages that found no room. */
+    uint64_t refused;
 } shard;
 
 static bool read_settings(grapnel_slice config, settings *out, grapnel_error_text *error) {
@@ -222,6 +224,7 @@ static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grap
     if (!shard) return grapnel_fail(error, "there is no memory left");
     shard->journal = plugin;
     shard->number = number;
+    shard->refused = 0;
     /* On from what the file has; where another version goes before this one, its numbers come in `import_state`. */
     shard->sequence = number < SHARDS_MAX ? shard->journal->file.last[number] : 0;
     *out = shard;
@@ -237,6 +240,14 @@ static grapnel_flow publish(void *instance, const grapnel_event *event) {
     const uint64_t bytes = bytes_of(event->topic.len, event->payload.len);
     if (!take_room(journal, bytes)) {
         const grapnel_slice why = grapnel_text("the journal does not keep up");
+        /* A line at the first, second, fourth, eighth … one. */
+        shard->refused++;
+        if ((shard->refused & (shard->refused - 1)) == 0) {
+            char line[128];
+            snprintf(line, sizeof(line), "%" PRIu64 " messages refused on shard %" PRIu32 " so far: pending_bytes_max is reached",
+                     shard->refused, shard->number);
+            grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_WARN, line);
+        }
         return grapnel_reject(journal->host, event, 0x97, why) == GRAPNEL_STATUS_OK ? GRAPNEL_FLOW_STOP : GRAPNEL_FLOW_FAULT;
     }
     pending *message = malloc(sizeof(*message) + event->topic.len + event->payload.len);

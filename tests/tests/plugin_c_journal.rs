@@ -5,7 +5,7 @@ use std::path::Path;
 
 use grapnel_tests::plugin::Compiled;
 use grapnel_tests::process::command;
-use grapnel_tests::{Broker, Client, Publish, Version, scenario};
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, scenario};
 
 /// The records of a journal: place, topic, payload.
 #[track_caller]
@@ -189,6 +189,9 @@ fn what_waits_is_counted_as_it_is_held() {
         let message = Publish::new("orders/a", "x".repeat(length)).qos(1);
         assert_eq!(publisher.publish(&message), code, "{length} bytes where {most} may wait");
     }
+    broker.process().wait_for_line("a line of what was refused", PATIENCE, |line| {
+        line.contains("1 messages refused on shard").then_some(())
+    });
 }
 
 /// A file that cannot be written refuses the messages, and nothing else.

@@ -148,7 +148,8 @@ fn take_over<S: Entries>(state: &mut S, record: &Record<'_>) -> Result<(), Error
         Record::All(version) if S::takes(*version) => state.clear(),
         Record::All(version) => {
             let text = format!(
-                "its state has form {version}, and this version of the plugin reads form {}",
+                "its state has form {version}, and this version of the plugin reads form {}; where the state may be \
+                 lost, unload it and load this version",
                 S::VERSION
             );
             return Err(Error::new(text));

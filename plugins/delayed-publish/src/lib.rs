@@ -35,6 +35,12 @@ const NOT_TAKEN_MAX: usize = 4;
 /// Most messages that are published in one go; what else is due follows when the shard has served its clients.
 const PUBLISHED_AT_ONCE: usize = 64;
 
+/// Most of them for one answer, which makes room for one.
+const PUBLISHED_FOR_AN_ANSWER: usize = 2;
+
+/// Bytes after which nothing more is published in one go.
+const BYTES_AT_ONCE: usize = 1 << 20;
+
 /// How long the answer to a publish is waited for before it is looked at whether the broker still has the message, milliseconds.
 const PATIENCE_MS: u64 = 30_000;
 
@@ -42,6 +48,9 @@ const PATIENCE_MS: u64 = 30_000;
 /// before is about no message of this one. Below them is the message.
 const SHARD_BITS_AT: u32 = 58;
 const LOAD_BITS_AT: u32 = 40;
+
+/// A mail to itself where there is no timer.
+const WAKE: u64 = u64::MAX;
 
 /// How often the log names a message that has gone unpublished, at most, milliseconds.
 const LOGGED_EVERY_MS: u64 = 10_000;
@@ -69,6 +78,8 @@ struct DelayedShard {
     /// Until then the broker is not asked, since it takes nothing from the plugin.
     full_until_ms: u64,
     gone: Gone,
+    /// When it is logged again that there is no timer.
+    no_timer_logged_ms: u64,
     metrics: Metrics,
 }
 
@@ -77,6 +88,7 @@ struct Metrics {
     retried: Option<Counter>,
     refused: Option<Counter>,
     lost: Option<Counter>,
+    expired: Option<Counter>,
 }
 
 impl Metrics {
@@ -85,6 +97,7 @@ impl Metrics {
         Metrics {
             retried: counter("retried_messages", "Times that a message found no room and was put off"),
             refused: counter("refused_messages", "Messages that were refused when they were due"),
+            expired: counter("expired_messages", "Messages whose expiry interval had run out when they came"),
             lost: counter("lost_messages", "Messages that the broker had no room for until retry_s_max"),
         }
     }
@@ -132,6 +145,7 @@ impl Plugin for Delayed {
             armed: None,
             full_until_ms: 0,
             gone: Gone::default(),
+            no_timer_logged_ms: 0,
             metrics: Metrics::of(self.host),
         })
     }
@@ -140,7 +154,7 @@ impl Plugin for Delayed {
         if shard.armed.is_some_and(|(_, armed)| armed == timer) {
             shard.armed = None;
         }
-        shard.release(now_ms());
+        shard.release(now_ms(), PUBLISHED_AT_ONCE);
     }
 
     fn on_answer(shard: &mut DelayedShard, answer: Answer) {
@@ -148,9 +162,11 @@ impl Plugin for Delayed {
     }
 
     fn on_mail(shard: &mut DelayedShard, mail: &Mail<'_>) {
-        // An answer that came to another shard.
-        if let (Some(_), [code]) = (mail.from_shard, mail.bytes) {
-            shard.take_answer(mail.number, Reason(*code));
+        match (mail.from_shard, mail.bytes) {
+            // An answer that came to another shard.
+            (Some(_), [code]) => shard.take_answer(mail.number, Reason(*code)),
+            (Some(_), _) if mail.number == WAKE => shard.release(now_ms(), PUBLISHED_AT_ONCE),
+            _ => {}
         }
     }
 
@@ -218,6 +234,12 @@ impl DelayedShard {
                 return Ok(Flow::Stop);
             }
         };
+        if message.message_expiry_s() == Some(0) {
+            // It has expired, and is published to nobody.
+            count(self.metrics.expired);
+            message.drop_message()?;
+            return Ok(Flow::Stop);
+        }
         let Ok(identity) = message.identity() else {
             message.reject(Reason::QUOTA_EXCEEDED, "the texts of its client's CONNECT are too long")?;
             return Ok(Flow::Stop);
@@ -253,17 +275,18 @@ impl DelayedShard {
     }
 
     /// Publishes what is due, a slice of it at a time. Each stays until the broker has answered for it.
-    fn release(&mut self, now_ms: u64) {
+    fn release(&mut self, now_ms: u64, most: usize) {
         self.look_at_late(now_ms);
-        let mut not_taken = 0;
-        for _ in 0..PUBLISHED_AT_ONCE {
-            if now_ms < self.full_until_ms {
+        let (mut not_taken, mut bytes) = (0, 0);
+        for _ in 0..most {
+            if now_ms < self.full_until_ms || bytes >= BYTES_AT_ONCE {
                 break;
             }
             let Some((id, held)) = self.store.next(now_ms) else { break };
+            bytes += held.payload.len();
             let message = held.outgoing().flow(self.flow_of(id));
             let number = self.number_of(id);
-            self.store.published(id, now_ms + PATIENCE_MS);
+            self.store.published(id, now_ms, now_ms + PATIENCE_MS);
             match self.shared.host.publish_as(held.client().answered(number), &message) {
                 Ok(()) => {}
                 Err(refused) if refused.status == Status::INVALID => {
@@ -296,7 +319,7 @@ impl DelayedShard {
         }
         let now_ms = now_ms();
         self.answered(id, reason, now_ms);
-        self.release(now_ms);
+        self.release(now_ms, PUBLISHED_FOR_AN_ANSWER);
     }
 
     /// What has become of a message.
@@ -305,11 +328,12 @@ impl DelayedShard {
             return self.store.taken(id);
         }
         let refused = format!("refused with 0x{:02X}", reason.0);
-        if reason != Reason::QUOTA_EXCEEDED {
+        // There is no room, or nobody has answered for it: that says nothing of the message.
+        if ![Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
             return self.end(id, &refused, self.metrics.refused, now_ms);
         }
         let retry_ms = self.shared.config.retry_s_max.saturating_mul(1000);
-        if self.store.due_ms(id).is_some_and(|due_ms| now_ms.saturating_sub(due_ms) >= retry_ms) {
+        if self.store.tried_for_ms(id, now_ms).is_some_and(|tried_ms| tried_ms >= retry_ms) {
             return self.end(id, &refused, self.metrics.lost, now_ms);
         }
         if self.store.put_off(id, now_ms) {
@@ -370,15 +394,23 @@ impl DelayedShard {
             return;
         }
         let host = self.shared.host;
-        if let Some((_, timer)) = self.armed.take() {
-            let _ = host.cancel_timer(timer);
-        }
         // Never at once: in between, the shard serves its clients.
         let after = Duration::from_millis(next_ms.saturating_sub(now_ms).max(1));
         match host.timer(after, 0) {
-            Ok(timer) => self.armed = Some((next_ms, timer)),
+            Ok(timer) => {
+                if let Some((_, before)) = self.armed.replace((next_ms, timer)) {
+                    let _ = host.cancel_timer(before);
+                }
+            }
+            // The one that there is comes too late, and sees to it then.
+            Err(_) if self.armed.is_some() => {}
             Err(refused) => {
-                host.error(format_args!("{} messages have no timer: {refused}", self.store.len()))
+                if now_ms >= self.no_timer_logged_ms {
+                    self.no_timer_logged_ms = now_ms + LOGGED_EVERY_MS;
+                    host.error(format_args!("{} messages have no timer: {refused}", self.store.len()));
+                }
+                // Tried again in the next turn of the shard.
+                let _ = host.mail(Some(self.shard), WAKE, &[]);
             }
         }
     }

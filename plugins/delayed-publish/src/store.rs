@@ -1,6 +1,7 @@
 //! The messages that one shard holds, by when they are due, until what became of them is known. No clock and no broker in here, but
 //! for the metrics.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::ops::Bound::{Excluded, Unbounded};
 use std::sync::Arc;
@@ -23,6 +24,8 @@ const QUEUED_AT_ONCE: usize = 256;
 struct Kept {
     due: Due,
     bytes: Box<[u8]>,
+    /// When it was published first.
+    tried_ms: Cell<Option<u64>>,
 }
 
 impl Weigh for Kept {
@@ -71,7 +74,7 @@ impl Store {
     /// The limit that it would pass, the client's or that of all.
     pub fn hold(&mut self, due_ms: u64, held: &Held) -> Result<(), Full> {
         let due = (due_ms, self.last + 1);
-        let kept = Kept { due, bytes: held.bytes() };
+        let kept = Kept { due, bytes: held.bytes(), tried_ms: Cell::default() };
         let id = self.held.insert(&held.from, kept).map_err(|rejected| rejected.full)?;
         self.last += 1;
         self.journal.note(&due);
@@ -132,7 +135,10 @@ impl Store {
     }
 
     /// A message has been published, and what became of it is waited for until then.
-    pub fn published(&mut self, id: EntryId, until_ms: u64) {
+    pub fn published(&mut self, id: EntryId, now_ms: u64, until_ms: u64) {
+        if let Some(kept) = self.held.get(id) {
+            kept.tried_ms.set(kept.tried_ms.get().or(Some(now_ms)));
+        }
         if let Some((client, due)) = self.place_of(id) {
             self.queues.published(&client, due, until_ms);
         }
@@ -161,9 +167,9 @@ impl Store {
         }
     }
 
-    /// When a message was due.
-    pub fn due_ms(&self, id: EntryId) -> Option<u64> {
-        self.held.get(id).map(|kept| kept.due.0)
+    /// How long ago a message was published first.
+    pub fn tried_for_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
+        self.held.get(id)?.tried_ms.get().map(|tried_ms| now_ms.saturating_sub(tried_ms))
     }
 
     /// The broker has taken a message: it goes.
@@ -209,7 +215,7 @@ impl Store {
         let held = held.ok_or_else(|| Error::new("a message of the version before cannot be read"))?;
         self.remove(&due);
         self.last = self.last.max(due.1);
-        let id = self.held.restore(&held.from, Kept { due, bytes: value.into() });
+        let id = self.held.restore(&held.from, Kept { due, bytes: value.into(), tried_ms: Cell::default() });
         self.add(due, id);
         Ok(())
     }
@@ -267,7 +273,7 @@ mod tests {
     fn take(store: &mut Store, now_ms: u64) -> Vec<Held> {
         let mut came = Vec::new();
         while let Some((id, held)) = store.next(now_ms) {
-            store.published(id, now_ms + 1);
+            store.published(id, now_ms, now_ms + 1);
             store.taken(id);
             came.push(held);
         }
@@ -294,7 +300,7 @@ mod tests {
         let mut store = Store::new(LIMITS);
         store.hold(10, &held("a")).unwrap();
         let (id, _) = store.next(10).unwrap();
-        store.published(id, 500);
+        store.published(id, 10, 500);
         assert_eq!((store.next(10), store.len(), store.late(499)), (None, 1, None));
         assert_eq!(store.late(500), Some(id));
         store.wait_on(id, 600);
@@ -316,7 +322,7 @@ mod tests {
         (0..count).for_each(|_| store.hold(10, &Held::default()).unwrap());
         store.hold(11, &held("of another client")).unwrap();
         let (first, _) = store.next(20).unwrap();
-        store.published(first, 99);
+        store.published(first, 20, 99);
         store.put_off(first, 20);
         let mut looks = 0;
         let found = loop {

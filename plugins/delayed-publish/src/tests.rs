@@ -184,6 +184,7 @@ fn what_is_refused_is_gone_with_a_line() {
         plugin.answer_published_with(|_| Reason::QUOTA_EXCEEDED);
     }
     assert_eq!(tries, 5, "after 100, 300, 700 and 1,500 ms");
+    assert_eq!(plugin.logs().len(), 2);
     let said = r#"the delayed message of client "me" to "full" is gone: refused with 0x97, and 3 other messages since the last such line"#;
     assert_eq!(plugin.logs().last().map(|(_, line)| line.as_str()), Some(said));
 }
@@ -278,4 +279,66 @@ fn seconds_and_topic_are_read() {
         assert_eq!(parse(name, 9), Err(problem.to_owned()), "{name}");
     }
     assert!(parse("$delayed/5/", 9).is_err());
+}
+
+/// That nobody has answered says nothing of a message: it is tried again.
+#[test]
+fn silence_loses_nothing() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/0/a"));
+    for _ in 0..3 {
+        pass(&mut plugin, 1_000);
+        assert_eq!(topics(&plugin), ["a"]);
+        plugin.answer_published_with(|_| Reason::SERVER_UNAVAILABLE);
+    }
+    pass(&mut plugin, 1_000);
+    plugin.answer_published();
+    pass(&mut plugin, 100_000);
+    assert_eq!((topics(&plugin), plugin.logs()), (vec!["a".to_owned()], Vec::new()));
+}
+
+/// Large messages leave in slices of their own.
+#[test]
+fn bytes_that_leave_in_one_step_are_bounded() {
+    let mut plugin = testing::load::<Delayed>(r#"{"client_bytes_max": 67108864}"#).unwrap();
+    for _ in 0..10 {
+        let mut message =
+            FakeEvent::publish("$delayed/0/a", &vec![b'x'; BYTES_AT_ONCE / 2]).with_client_id("me");
+        plugin.run(&mut message);
+        assert!(message.is_dropped());
+    }
+    clock::pass(10);
+    for _ in 0..5 {
+        plugin.advance(Duration::from_millis(1));
+        assert_eq!(plugin.published().len(), 2);
+    }
+    plugin.answer_published();
+    pass(&mut plugin, 100);
+    assert_eq!(plugin.published(), []);
+}
+
+/// An answer makes room for one message, and does not set off a whole slice.
+#[test]
+fn an_answer_publishes_little() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    for n in 0..200 {
+        plugin.run(&mut sent("$delayed/0/a").with_client_id(&n.to_string()));
+    }
+    clock::pass(10);
+    plugin.advance(Duration::from_millis(1));
+    assert_eq!(plugin.published().len(), PUBLISHED_AT_ONCE);
+    let answered = plugin.answer_published_with(|_| Reason::SUCCESS);
+    assert_eq!(answered, PUBLISHED_AT_ONCE);
+    assert!(plugin.published().len() <= PUBLISHED_FOR_AN_ANSWER * answered);
+}
+
+/// An expiry interval of nothing has run out, and is not one that never does.
+#[test]
+fn what_has_expired_is_published_to_nobody() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    let mut message = sent("$delayed/0/a").with_number(Field::MESSAGE_EXPIRY_S, 0);
+    assert_eq!(plugin.run(&mut message), Outcome::Stop);
+    assert!(message.is_dropped());
+    pass(&mut plugin, 1_000);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
 }

@@ -43,6 +43,12 @@ pub struct Config {
     /// Milliseconds after which an answer ends whose subscribers take nothing.
     #[serde(default = "defaults::answer_stall_ms")]
     pub answer_stall_ms: u64,
+    /// Milliseconds after which an answer ends, however fast its subscribers take it.
+    #[serde(default = "defaults::answer_ms_max")]
+    pub answer_ms_max: u64,
+    /// Milliseconds after which a request that waits for its turn is given up.
+    #[serde(default = "defaults::request_wait_ms_max")]
+    pub request_wait_ms_max: u64,
 }
 
 mod defaults {
@@ -88,6 +94,13 @@ mod defaults {
     pub const fn answer_stall_ms() -> u64 {
         60_000
     }
+    // Some million messages to a subscriber that keeps up; one that does not gives its place to others then.
+    pub const fn answer_ms_max() -> u64 {
+        600_000
+    }
+    pub const fn request_wait_ms_max() -> u64 {
+        60_000
+    }
 }
 
 impl Config {
@@ -112,6 +125,8 @@ impl Config {
             ("answers_in_flight_max", self.answers_in_flight_max),
             ("answers_in_flight_bytes_max", self.answers_in_flight_bytes_max),
             ("answer_stall_ms", self.answer_stall_ms),
+            ("answer_ms_max", self.answer_ms_max),
+            ("request_wait_ms_max", self.request_wait_ms_max),
         ] {
             if value == 0 {
                 return Err(Error::new(format!("{key} = 0: must be at least 1")));

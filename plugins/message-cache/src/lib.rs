@@ -34,6 +34,9 @@ const REQUEST: &str = "$cache/";
 /// How often answers that wait for something are looked at.
 const TICK: Duration = Duration::from_millis(10);
 
+/// Requests that have waited too long that go in one tick.
+const GIVEN_UP_AT_ONCE: usize = 16;
+
 /// Messages beyond limits that were lowered by a reload that go in one step.
 const GONE_AT_ONCE: usize = 256;
 
@@ -75,6 +78,8 @@ struct CacheShard {
     /// Those that are answered and those that wait, until their answers have ended.
     requests: Shares<Request>,
     turns: Turns,
+    /// Time that ticks have counted, milliseconds.
+    now_ms: u64,
     /// How much of all answers may be on its way.
     pool: Pool,
     /// What a state that began anew held.
@@ -110,6 +115,7 @@ impl Plugin for Cache {
                 .beside_owner(turns::BYTES_OF_CLIENT)
                 .with_metrics(&self.host, "requests"),
             turns: Turns::new(config.client_answers_max),
+            now_ms: 0,
             pool: Pool::new(
                 config.answers_max,
                 config.answers_in_flight_max,
@@ -232,7 +238,7 @@ impl CacheShard {
         match self.requests.insert(message.client_id(), request) {
             Ok(id) => {
                 if let Some(client) = self.requests.owner_name(id) {
-                    self.turns.push(client, id);
+                    self.turns.push(client, id, self.now_ms);
                 }
             }
             Err(Rejected { full, .. }) => {
@@ -275,12 +281,20 @@ impl CacheShard {
             match self.shared.host.timer(TICK, 0) {
                 Ok(timer) => self.tick = Some(timer),
                 // Whatever comes in next looks at them.
-                Err(refused) => self.trouble(format_args!("no timer for answers: {refused}")),
+                Err(refused) => {
+                    self.trouble(format_args!("no timer for answers: {refused}"));
+                    // Tried again in the next turn of the shard.
+                    if let Some(number) = self.answers.keys().next().copied() {
+                        self.go_on_soon(number);
+                    }
+                }
             }
         }
     }
 
     fn pump_all(&mut self) {
+        self.now_ms += TICK.as_millis() as u64;
+        self.give_up_waiting();
         let numbers: Vec<u32> = self.answers.keys().copied().collect();
         for number in numbers {
             if let Some(answer) = self.answers.get_mut(&number) {

@@ -10,6 +10,9 @@ use crate::store::Item;
 const PAUSE_TICKS: u32 = 10;
 const PAUSE_TICKS_MAX: u32 = 160;
 
+/// So many times a message is put off; then it is refused: it is not known to be for want of room alone.
+const PUT_OFF_MAX: u32 = 8;
+
 /// How much of an answer may be on its way.
 #[derive(Clone, Copy, Debug)]
 pub struct Room {
@@ -35,6 +38,7 @@ enum State {
 struct Entry {
     item: Item,
     state: State,
+    put_off: u32,
 }
 
 /// What an answer has on its way.
@@ -127,7 +131,7 @@ impl Line {
     pub fn push(&mut self, item: Item) {
         self.grounded += 1;
         self.grounded_bytes += bytes_of(&item);
-        self.entries.insert(self.next, Entry { item, state: State::Waiting });
+        self.entries.insert(self.next, Entry { item, state: State::Waiting, put_off: 0 });
         self.next += 1;
     }
 
@@ -225,15 +229,21 @@ impl Line {
         known
     }
 
-    /// The broker had no room for what was asked of it: it is asked again after a pause, which is longer each time.
-    pub fn no_room(&mut self, place: u32) {
-        if self.move_on(place, State::Asked, State::Waiting) {
-            self.unasked = self.unasked.min(place);
-        } else if self.move_on(place, State::Published, State::Allowed) {
+    /// The broker had no room for what was asked of it, or nobody has answered: it is asked again after a pause, which is longer each
+    /// time, and from the beginning, since the client may have lost the right to it meanwhile. False for one that has been put off
+    /// too often.
+    pub fn put_off(&mut self, place: u32) -> bool {
+        if self.move_on(place, State::Published, State::Waiting) {
             self.unpublished = self.unpublished.min(place);
             self.land(place);
+        } else if !self.move_on(place, State::Asked, State::Waiting) {
+            return true;
         }
+        self.unasked = self.unasked.min(place);
         self.pause();
+        let Some(entry) = self.entries.get_mut(&place) else { return true };
+        entry.put_off += 1;
+        entry.put_off <= PUT_OFF_MAX
     }
 
     /// Waits for a moment.
@@ -377,14 +387,14 @@ mod tests {
         fill(&mut line, 1, ROOM);
         let places = publish(&mut line);
         places[..4].iter().for_each(|place| assert!(line.taken(*place)));
-        places[4..].iter().for_each(|place| line.no_room(*place));
+        places[4..].iter().for_each(|place| assert!(line.put_off(*place)));
         assert_eq!((line.messages(), line.bytes()), (8, 8));
         for pause in [10, 20, 40, 80, 160, 160] {
             (1..pause).for_each(|_| line.tick());
             assert_eq!((line.is_paused(), publish(&mut line)), (true, vec![]));
             line.tick();
             assert_eq!(publish(&mut line), places[4..5]);
-            line.no_room(places[4]);
+            assert!(line.put_off(places[4]));
         }
         (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
         assert_eq!(publish(&mut line), places[4..5]);
@@ -402,8 +412,18 @@ mod tests {
         fill(&mut line, 1, ROOM);
         let (place, _) = line.next_to_ask().expect("it waits");
         line.asked(place);
-        line.no_room(place);
-        assert_eq!(line.next_to_ask(), None);
+        for time in 1..=PUT_OFF_MAX + 1 {
+            assert_eq!(line.put_off(place), time <= PUT_OFF_MAX);
+            assert_eq!(line.next_to_ask(), None);
+            (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
+            line.asked(place);
+        }
+        assert!(line.put_off(place + 1), "nothing is there");
+        line.left_out(place);
+        fill(&mut line, 1, ROOM);
+        let (place, _) = line.next_to_ask().expect("it waits");
+        line.asked(place);
+        line.put_off(place);
         (0..PAUSE_TICKS_MAX).for_each(|_| line.tick());
         assert_eq!(line.next_to_ask().map(|(place, _)| place), Some(place));
         assert!(line.refused(place) && !line.refused(place));

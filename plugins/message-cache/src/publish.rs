@@ -4,7 +4,7 @@
 use grapnel_plugin_abi::raw::Status;
 use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};
 
-use super::{CacheShard, Request};
+use super::{CacheShard, GIVEN_UP_AT_ONCE, Request};
 use crate::answer::Next;
 use crate::pool::Share;
 use crate::under_way::{PATIENCE_MS, Stage, UnderWay};
@@ -17,8 +17,20 @@ const PUBLISH: u64 = 2 << 62;
 const END: u64 = 3 << 62;
 const PLACE: u64 = (1 << 30) - 1;
 
+/// After so many messages, and so many milliseconds, the filter is asked about again: the client may have lost it.
+const FILTER_MESSAGES: u64 = 256;
+const FILTER_MS: u64 = 1_000;
+
+/// After so many messages that may not be published to the response topic, and none that was, no more are tried.
+const REFUSED_MAX: u64 = 16;
+
 /// For so many milliseconds a message that the broker does not take is tried again: it may be too much at a time, or too large.
 const RETRY_MS: u64 = 5_000;
+
+/// Why an answer ends before all is out.
+const NOT_TAKEN: &str = "its subscribers do not take it";
+const TOO_SLOW: &str = "its subscribers do not take all of it in time";
+const NOT_ALLOWED: &str = "its client may not publish there";
 
 fn number_of(kind: u64, place: u32, number: u32) -> u64 {
     kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
@@ -30,8 +42,8 @@ enum Step {
     Waits,
     /// There is more to do at once.
     GoesOn,
-    /// All messages are out, or no more go.
-    Ends { stalled: bool },
+    /// All messages are out, or no more go, for this reason.
+    Ends(Option<&'static str>),
     /// It is over.
     Over,
 }
@@ -62,6 +74,12 @@ impl UnderWay {
         }
     }
 
+    fn put_off(&mut self, place: u32, why: &str) {
+        if !self.line.put_off(place) {
+            self.note_refused(place, why.to_owned());
+        }
+    }
+
     /// Something has come of it.
     fn moved(&mut self) {
         (self.stalled_ms, self.not_taken_ms) = (0, None);
@@ -78,26 +96,39 @@ impl CacheShard {
         }
         match step {
             Some(Step::GoesOn) => self.go_on_soon(number),
-            Some(Step::Ends { stalled }) => self.begin_end(number, stalled),
+            Some(Step::Ends(stopped)) => self.begin_end(number, stopped),
             Some(Step::Over) => self.end(number),
             Some(Step::Waits) | None => {}
         }
     }
 
     fn step(&mut self, number: u32, before: Share) -> Option<Step> {
-        let (host, stall_ms) = (self.shared.host, self.shared.config.answer_stall_ms);
+        let (host, config) = (self.shared.host, &self.shared.config);
         let under_way = self.answers.get_mut(&number)?;
         let in_flight = host.in_flight(number);
         if under_way.line.note_in_flight(in_flight) {
             under_way.moved();
         }
-        let stalled = under_way.stalled_ms >= stall_ms;
+        let stopped = if under_way.stalled_ms >= config.answer_stall_ms {
+            Some(NOT_TAKEN)
+        } else {
+            (under_way.age_ms >= config.answer_ms_max).then_some(TOO_SLOW)
+        };
         match &under_way.stage {
+            Stage::Messages if stopped == Some(TOO_SLOW) => return Some(Step::Ends(stopped)),
+            Stage::Messages
+                if under_way.filter_age_ms >= FILTER_MS || under_way.since_filter >= FILTER_MESSAGES =>
+            {
+                under_way.stage = Stage::Filter { asked: false };
+                return self.ask_filter(number);
+            }
             Stage::Messages => {}
-            Stage::Taken => return Some(if in_flight == 0 || stalled { Step::Over } else { Step::Waits }),
-            Stage::Filter { .. } if stalled => return Some(Step::Ends { stalled }),
+            Stage::Taken => {
+                return Some(if in_flight == 0 || stopped.is_some() { Step::Over } else { Step::Waits });
+            }
+            Stage::Filter { .. } if stopped.is_some() => return Some(Step::Ends(stopped)),
             Stage::Filter { asked: false } if !under_way.line.is_paused() => return self.ask_filter(number),
-            Stage::End { .. } if stalled => {
+            Stage::End { .. } if under_way.stalled_ms >= config.answer_stall_ms => {
                 self.trouble(format_args!("an answer stays without its end: nothing has come of it"));
                 return Some(Step::Over);
             }
@@ -116,19 +147,20 @@ impl CacheShard {
                     let item = under_way.answer.first_of(of)?;
                     if under_way.line.has_room(item, room) {
                         under_way.line.push(under_way.answer.take(of)?);
+                        under_way.since_filter += 1;
                         self.ask_and_publish(number)?;
                         did_something = true;
                     } else {
-                        return Some(if stalled { Step::Ends { stalled } } else { waits });
+                        return Some(if stopped.is_some() { Step::Ends(stopped) } else { waits });
                     }
                 }
                 // The last message takes a place too.
                 Next::End if under_way.line.is_empty() && under_way.line.messages() < room.messages => {
-                    return Some(Step::Ends { stalled: false });
+                    return Some(Step::Ends(None));
                 }
                 Next::End => {
-                    let is_out = under_way.line.is_empty();
-                    return Some(if stalled { Step::Ends { stalled: !is_out } } else { waits });
+                    let left = stopped.filter(|_| !under_way.line.is_empty());
+                    return Some(if stopped.is_some() { Step::Ends(left) } else { waits });
                 }
                 Next::Wait(asks) if asks.is_empty() => {
                     if under_way.silent_ms >= PATIENCE_MS {
@@ -205,26 +237,30 @@ impl CacheShard {
         }
         let Some(under_way) = self.answers.get_mut(&number) else { return };
         let before = under_way.share();
-        let (taken, no_room) = (reason.0 < 0x80, reason == Reason::QUOTA_EXCEEDED);
+        let taken = reason.0 < 0x80;
+        // There is no room, or nobody has answered: that says nothing of what was asked.
+        let again = [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason);
         let said = || format!("refused with 0x{:02X}", reason.0);
-        let mut over = None;
+        let (mut over, mut ends) = (None, None);
         match full & !(PLACE << 32 | u64::from(u32::MAX)) {
-            FILTER if no_room => {
+            FILTER if again => {
                 under_way.line.pause();
                 under_way.stage = Stage::Filter { asked: false };
             }
             FILTER if under_way.stage == (Stage::Filter { asked: true }) => {
-                under_way.moved();
                 if taken {
                     under_way.stage = Stage::Messages;
-                    let asks = under_way.answer.begin();
-                    self.carry_out(number, asks);
+                    (under_way.filter_age_ms, under_way.since_filter) = (0, 0);
+                    if !std::mem::replace(&mut under_way.begun, true) {
+                        under_way.moved();
+                        let asks = under_way.answer.begin();
+                        self.carry_out(number, asks);
+                    }
                 } else {
-                    let problem = Some(format!("its filter is {}", said()));
-                    under_way.stage = Stage::End { asked: false, problem };
+                    ends = Some(format!("its filter is {}", said()));
                 }
             }
-            DELIVER | PUBLISH if no_room => under_way.line.no_room(place),
+            DELIVER | PUBLISH if again => under_way.put_off(place, &said()),
             DELIVER => {
                 let known =
                     if taken { under_way.line.allowed(place) } else { under_way.line.left_out(place) };
@@ -235,11 +271,13 @@ impl CacheShard {
                 under_way.sent += u64::from(known);
                 under_way.moved_if(known);
             }
-            // It may not publish to the topic that it has named: there is no other word.
-            PUBLISH if reason == Reason::NOT_AUTHORIZED && under_way.sent == 0 => over = Some(true),
             PUBLISH => {
                 under_way.moved();
                 under_way.note_refused(place, said());
+                if reason == Reason::NOT_AUTHORIZED && under_way.sent == 0 && under_way.refused >= REFUSED_MAX
+                {
+                    ends = Some(NOT_ALLOWED.to_owned());
+                }
             }
             END => over = self.end_answered(number, reason),
             _ => {}
@@ -254,7 +292,10 @@ impl CacheShard {
                 }
                 self.end(number);
             }
-            None => self.pump(number),
+            None => match ends {
+                Some(stopped) => self.begin_end(number, Some(&stopped)),
+                None => self.pump(number),
+            },
         }
         self.arm();
     }
@@ -262,7 +303,7 @@ impl CacheShard {
     /// Whether it is over, and whether because its client may not publish there.
     fn end_answered(&mut self, number: u32, reason: Reason) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
-        if reason == Reason::QUOTA_EXCEEDED {
+        if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
             under_way.line.pause();
             if let Stage::End { asked, .. } = &mut under_way.stage {
                 *asked = false;
@@ -289,11 +330,11 @@ impl CacheShard {
     }
 
     /// No more messages go out: the last one follows, which says how many there were, and why not all.
-    fn begin_end(&mut self, number: u32, stalled: bool) {
+    fn begin_end(&mut self, number: u32, stopped: Option<&str>) {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
-        let problem = under_way.problem(stalled);
+        let problem = under_way.problem(stopped);
         under_way.stage = Stage::End { asked: false, problem: problem.clone() };
-        under_way.stalled = stalled;
+        under_way.stalled = stopped.is_some();
         under_way.moved();
         let request = self.requests.get(under_way.request);
         if let (Some(problem), Some(request)) = (problem, request) {
@@ -324,6 +365,33 @@ impl CacheShard {
             }
         }
         Some(Step::Waits)
+    }
+
+    /// Requests that have waited for their turn for too long end with a word too.
+    pub(crate) fn give_up_waiting(&mut self) {
+        for _ in 0..GIVEN_UP_AT_ONCE {
+            let Some((id, since_ms)) = self.turns.first() else { return };
+            if self.now_ms - since_ms < self.shared.config.request_wait_ms_max {
+                return;
+            }
+            if let Some(client) = self.requests.owner_name(id) {
+                self.turns.remove(client, id);
+            }
+            let Some(request) = self.requests.remove(id) else { continue };
+            let problem = "other answers took too long";
+            let end =
+                request.message(0, &[]).user_property("messages", "0").user_property("incomplete", problem);
+            let published = self.shared.host.publish_as(&request.client, &end);
+            let (client, filter) = (request.client.client_id(), &request.filter);
+            match published {
+                Ok(()) => self.trouble(format_args!("no answer to {client:?} for {filter:?}: {problem}")),
+                Err(refused) => {
+                    self.trouble(format_args!(
+                        "no answer to {client:?} for {filter:?}, nor its end: {refused}"
+                    ));
+                }
+            }
+        }
     }
 
     /// An answer is over.

@@ -222,6 +222,62 @@ fn what_finds_no_room_is_tried_again() {
     assert_eq!((came.len(), topics.len()), (50, 50), "each once");
 }
 
+/// One message that never finds room is refused in the end, and the others come.
+#[test]
+fn a_message_that_never_finds_room_is_counted_as_refused() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 20);
+    ask(&mut plugin, "c", "**");
+    let came = take_with(&mut plugin, 100, &mut |what| match what {
+        AskedFor::Authorize(Action::DELIVER, topic) if topic == "x/7" => Reason::SERVER_UNAVAILABLE,
+        _ => Reason::SUCCESS,
+    });
+    let end = came.last().unwrap();
+    assert_eq!((value(end, "messages"), value(end, "refused")), (Some("19"), Some("1")));
+    assert_eq!(value(end, "incomplete"), Some("1 messages are left out, refused with 0x88"));
+}
+
+/// A client that loses the right to its filter gets a bounded number of messages more, however slowly it takes them.
+#[test]
+fn a_right_that_is_lost_ends_the_answer() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 2_000);
+    ask(&mut plugin, "c", "**");
+    let mut asked = 0;
+    let came = take_with(&mut plugin, 100, &mut |what| match what {
+        AskedFor::Authorize(Action::SUBSCRIBE, _) => {
+            asked += 1;
+            if asked > 2 { Reason::NOT_AUTHORIZED } else { Reason::SUCCESS }
+        }
+        _ => Reason::SUCCESS,
+    });
+    assert!((257..=1_024).contains(&came.len()), "{}", came.len());
+    assert_eq!(value(came.last().unwrap(), "incomplete"), Some("its filter is refused with 0x87"));
+}
+
+/// An answer that is taken, but slowly, gives its place to others in the end; what waits for too long is told so.
+#[test]
+fn nobody_has_a_place_for_ever_and_nobody_waits_for_ever() {
+    let mut plugin = load(
+        1,
+        r#", "answers_max": 1, "answers_in_flight_max": 1, "answer_ms_max": 5000, "request_wait_ms_max": 2000"#,
+    );
+    fill(&mut plugin, 1, 3_000);
+    for client in ["slow", "waits"] {
+        ask(&mut plugin, client, "**");
+    }
+    let mut ends = Vec::new();
+    for _ in 0..100 {
+        answer(&mut plugin, &mut yes);
+        // One message in 100 ms.
+        let ended = |message: &Published| value(message, "incomplete").map(str::to_owned);
+        ends.extend(plugin.published().iter().filter_map(ended));
+        plugin.advance(Duration::from_millis(100));
+    }
+    assert_eq!(ends, ["other answers took too long", "its subscribers do not take all of it in time"]);
+    assert_eq!(plugin.logs().len(), 2);
+}
+
 /// Bytes have their bound, beside the one of messages.
 #[test]
 fn bytes_on_their_way_are_bounded() {

@@ -7,7 +7,8 @@ use std::sync::Arc;
 use grapnel_plugin_abi::{EntryId, tree_entry_bytes};
 
 /// Bytes that a request takes in here.
-pub const BYTES_OF_EACH: u64 = 2 * size_of::<EntryId>() as u64;
+pub const BYTES_OF_EACH: u64 =
+    2 * size_of::<EntryId>() as u64 + tree_entry_bytes(size_of::<(EntryId, u64)>());
 
 /// Bytes that a client takes in here.
 pub const BYTES_OF_CLIENT: u64 =
@@ -29,29 +30,56 @@ pub struct Turns {
     clients: BTreeMap<Arc<str>, Client>,
     /// Clients with a request that may be answered, the next one first.
     row: VecDeque<Arc<str>>,
+    /// Since when they wait; those that came first are in front.
+    since_ms: BTreeMap<EntryId, u64>,
 }
 
 impl Turns {
     /// So many answers of one client at a time.
     pub fn new(each_max: u64) -> Turns {
-        Turns { each_max, clients: BTreeMap::new(), row: VecDeque::new() }
+        Turns { each_max, clients: BTreeMap::new(), row: VecDeque::new(), since_ms: BTreeMap::new() }
     }
 
-    /// A request waits.
-    pub fn push(&mut self, client: &Arc<str>, request: EntryId) {
+    /// A request waits from now on.
+    pub fn push(&mut self, client: &Arc<str>, request: EntryId, now_ms: u64) {
+        self.since_ms.insert(request, now_ms);
         self.clients.entry(Arc::clone(client)).or_default().waiting.push_back(request);
         self.settle(client);
     }
 
     /// The request that is answered next: it is under way from now on.
     pub fn next(&mut self) -> Option<EntryId> {
-        let client = self.row.pop_front()?;
-        let known = self.clients.get_mut(&client)?;
-        known.in_row = false;
-        let request = known.waiting.pop_front()?;
-        known.under_way += 1;
-        self.settle(&client);
-        Some(request)
+        loop {
+            let client = self.row.pop_front()?;
+            let Some(known) = self.clients.get_mut(&client) else { continue };
+            known.in_row = false;
+            let request = known.waiting.pop_front();
+            if let Some(request) = request {
+                self.since_ms.remove(&request);
+                known.under_way += 1;
+            }
+            // One whose requests have all gone meanwhile is forgotten.
+            self.settle(&client);
+            if request.is_some() {
+                return request;
+            }
+        }
+    }
+
+    /// The request that waits for longest, and since when.
+    pub fn first(&self) -> Option<(EntryId, u64)> {
+        self.since_ms.first_key_value().map(|(request, since_ms)| (*request, *since_ms))
+    }
+
+    /// A request does not wait any more.
+    pub fn remove(&mut self, client: &Arc<str>, request: EntryId) {
+        self.since_ms.remove(&request);
+        if let Some(known) = self.clients.get_mut(client)
+            && let Ok(at) = known.waiting.binary_search(&request)
+        {
+            known.waiting.remove(at);
+        }
+        self.settle(client);
     }
 
     /// An answer of a client has ended.
@@ -64,7 +92,7 @@ impl Turns {
 
     fn settle(&mut self, client: &Arc<str>) {
         let Some(known) = self.clients.get_mut(client) else { return };
-        if known.waiting.is_empty() && known.under_way == 0 {
+        if known.waiting.is_empty() && known.under_way == 0 && !known.in_row {
             self.clients.remove(client);
             return;
         }
@@ -84,10 +112,10 @@ mod tests {
         let mut turns = Turns::new(2);
         let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
         for number in 0..5 {
-            turns.push(&a, EntryId(number));
+            turns.push(&a, EntryId(number), number);
         }
-        turns.push(&b, EntryId(10));
-        turns.push(&b, EntryId(11));
+        turns.push(&b, EntryId(10), 10);
+        turns.push(&b, EntryId(11), 11);
         let next = |turns: &mut Turns| std::iter::from_fn(|| turns.next().map(|id| id.0)).collect::<Vec<_>>();
         assert_eq!(next(&mut turns), [0, 10, 1, 11]);
         turns.ended(&a);
@@ -100,6 +128,22 @@ mod tests {
         }
         assert_eq!(next(&mut turns), [3, 4]);
         turns.ended(&a);
+        turns.ended(&a);
+        assert!(turns.clients.is_empty() && turns.row.is_empty());
+    }
+
+    #[test]
+    fn what_waits_too_long_is_found_and_goes() {
+        let mut turns = Turns::new(1);
+        let (a, b): (Arc<str>, Arc<str>) = ("a".into(), "b".into());
+        for (client, number) in [(&a, 1), (&a, 2), (&b, 3)] {
+            turns.push(client, EntryId(number), 10 * number);
+        }
+        assert_eq!((turns.next(), turns.first()), (Some(EntryId(1)), Some((EntryId(2), 20))));
+        turns.remove(&a, EntryId(2));
+        assert_eq!(turns.first(), Some((EntryId(3), 30)));
+        turns.remove(&b, EntryId(3));
+        assert_eq!((turns.next(), turns.first()), (None, None));
         turns.ended(&a);
         assert!(turns.clients.is_empty() && turns.row.is_empty());
     }

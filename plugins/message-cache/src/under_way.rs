@@ -56,8 +56,14 @@ pub(crate) struct UnderWay {
     pub(crate) stalled_ms: u64,
     /// The same of a message that the broker does not take at all.
     pub(crate) not_taken_ms: Option<u64>,
-    /// Whether its subscribers took nothing for too long.
+    /// Whether its subscribers took nothing for too long, or not all in time.
     pub(crate) stalled: bool,
+    /// How long it has been under way, and since when and of how many messages its filter has not been asked about.
+    pub(crate) age_ms: u64,
+    pub(crate) filter_age_ms: u64,
+    pub(crate) since_filter: u64,
+    /// Whether its pages have begun to come.
+    pub(crate) begun: bool,
     /// Whether a mail to go on is on its way.
     goes_on: bool,
 }
@@ -77,6 +83,10 @@ impl UnderWay {
             stalled_ms: 0,
             not_taken_ms: None,
             stalled: false,
+            age_ms: 0,
+            filter_age_ms: 0,
+            since_filter: 0,
+            begun: false,
             goes_on: false,
         }
     }
@@ -86,6 +96,8 @@ impl UnderWay {
         let ms = TICK.as_millis() as u64;
         self.silent_ms += ms;
         self.stalled_ms += ms;
+        self.age_ms += ms;
+        self.filter_age_ms += ms;
         self.not_taken_ms = self.not_taken_ms.map(|waited_ms| waited_ms + ms);
         self.line.tick();
     }
@@ -96,11 +108,8 @@ impl UnderWay {
     }
 
     /// Why it is not complete, if it is not.
-    pub(crate) fn problem(&self, stalled: bool) -> Option<String> {
-        let mut problems = Vec::new();
-        if stalled {
-            problems.push("its subscribers do not take it".to_owned());
-        }
+    pub(crate) fn problem(&self, stopped: Option<&str>) -> Option<String> {
+        let mut problems: Vec<String> = stopped.map(str::to_owned).into_iter().collect();
         if self.answer.left_out() > 0 {
             problems.push(format!("{} shards did not answer", self.answer.left_out()));
         }

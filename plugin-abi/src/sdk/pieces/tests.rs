@@ -205,7 +205,11 @@ fn what_cannot_be_read_is_a_sentence() {
     assert_eq!(told(&bytes[..bytes.len() - 1]), "its state ends within an entry");
     let mut other = bytes.clone();
     other[17] = 9;
-    assert_eq!(told(&other), "its state has form 9, and this version of the plugin reads form 1");
+    assert_eq!(
+        told(&other),
+        "its state has form 9, and this version of the plugin reads form 1; where the state may be lost, unload it and load this \
+         version"
+    );
     other[0] = 7;
     assert_eq!(told(&other), "an entry of its state is of an unknown kind (7)");
     let mut endless = bytes;
