@@ -1,12 +1,9 @@
 //! Who is told what has become of a request on behalf of a client that a version of a plugin made which has been replaced since. Where
 //! the state went over, the new version knows what it was about; where it did not, the numbers are another's, and nobody is told.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::HashMap;
 
 use crate::hook::PluginHandle;
-
-/// Versions of a plugin that may still be owed something: what is asked has its deadline, so that this many reloads are enough.
-const BEFORE_MAX: usize = 8;
 
 /// By the number of a plugin.
 #[derive(Debug, Default)]
@@ -16,33 +13,33 @@ pub(crate) struct Answers {
     gone: HashMap<u64, PluginHandle>,
 }
 
-/// The version that has the state of those before it.
+/// The version that has the state of those from `since` to `until`.
 #[derive(Debug)]
 struct Heir {
     now: PluginHandle,
-    before: VecDeque<PluginHandle>,
+    since: PluginHandle,
+    until: PluginHandle,
 }
 
 impl Answers {
     /// The state of one version goes over to another one, which takes its place.
     pub(crate) fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
         let heir = self.plugins.entry(from.number());
-        let heir = heir.or_insert_with(|| Heir { now: from, before: VecDeque::new() });
+        let heir = heir.or_insert(Heir { now: from, since: from, until: from });
         if heir.now != from {
             // Of those before, nothing has come to this one.
-            heir.before.clear();
+            (heir.since, heir.until) = (from, from);
         }
         heir.now = to;
-        heir.before.retain(|before| *before != to);
-        heir.before.push_back(from);
-        if heir.before.len() > BEFORE_MAX {
-            heir.before.pop_front();
-        }
+        heir.until = PluginHandle(heir.until.0.max(from.0));
     }
 
     /// Who is told what this version has asked for.
     pub(crate) fn of(&self, asker: PluginHandle) -> PluginHandle {
-        let heir = self.plugins.get(&asker.number()).filter(|heir| heir.before.contains(&asker));
+        let heir = self
+            .plugins
+            .get(&asker.number())
+            .filter(|heir| heir.since.0 <= asker.0 && asker.0 <= heir.until.0);
         heir.map_or(asker, |heir| heir.now)
     }
 
@@ -99,14 +96,13 @@ mod tests {
     }
 
     #[test]
-    fn reloads_without_end_leave_little() {
+    fn what_is_owed_follows_through_any_number_of_reloads() {
         let mut answers = Answers::default();
         for generation in 1..1_000 {
             answers.hand_over(version(generation), version(generation + 1));
             answers.gone(version(generation));
         }
-        assert_eq!(answers.plugins[&5].before.len(), BEFORE_MAX);
-        assert_eq!(answers.of(version(999)), version(1_000));
+        assert_eq!([1, 500, 999].map(|asker| answers.of(version(asker))), [version(1_000); 3]);
         assert_eq!(answers.gone.len(), 1);
     }
 }
