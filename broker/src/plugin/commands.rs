@@ -163,7 +163,9 @@ impl Desk {
 
     /// Whichever shard the client lives on does it.
     fn hand_to_all(&self, command: impl Fn() -> Command) -> Result<(), Status> {
-        read(&self.shards).iter().try_for_each(|shard| self.hand(shard, command()))
+        // All of them are tried: one that has no room keeps it from no other.
+        let each = |done: Result<(), Status>, shard| done.and(self.hand(shard, command()));
+        read(&self.shards).iter().fold(Ok(()), each)
     }
 
     /// The same of a command about a client, which the log hears of where nothing comes of it: what is asked, of whom, and the filter.
@@ -405,7 +407,9 @@ impl Desk {
             Raw::TOPIC_FILTER if topic::validate_filter(what).is_ok() => Scope::Topics(what.into()),
             _ => return Err(Status::INVALID),
         };
-        self.hand_to_all(|| Command::Invalidate(scope.clone()))
+        // Whatever waits: what is not asked again would stay granted.
+        read(&self.shards).iter().for_each(|shard| shard.invalidate(&scope));
+        Ok(())
     }
 
     pub(super) fn replay(&self, plugin: u64) -> Result<(), Status> {
@@ -651,6 +655,32 @@ mod tests {
         shard.next_plugin_command().unwrap();
         assert!(shard.ask_for_plugin(mail(), 1, usize::MAX));
         assert_eq!([shard.take_refused_plugin_commands(), shard.take_refused_plugin_commands()], [1, 0]);
+    }
+
+    #[test]
+    fn an_invalidation_is_never_refused_and_waits_once() {
+        use grapnel_plugin_abi::raw::Scope as Raw;
+        let (desk, shards) = desk();
+        for _ in 0..10 {
+            desk.invalidate(5, Raw::CLIENT, "c").unwrap();
+            desk.invalidate(5, Raw::USER, "ann").unwrap();
+        }
+        let (client, user) = (Scope::Client("c".into()), Scope::User("ann".into()));
+        assert_eq!(shards[0].take_invalidations(), [client, user]);
+        assert_eq!(shards[0].take_invalidations(), []);
+        for number in 0..1_000 {
+            desk.invalidate(5, Raw::CLIENT, &number.to_string()).unwrap();
+        }
+        assert!(shards.iter().all(|shard| shard.take_invalidations() == [Scope::All]));
+    }
+
+    #[test]
+    fn a_shard_without_room_keeps_mail_from_no_other() {
+        let (desk, shards) = desk();
+        let mail = || Command::Mail { plugin: PluginHandle(1), from: 0, number: 0, bytes: Bytes::new() };
+        while shards[0].ask_for_plugin(mail(), 65_536, usize::MAX) {}
+        assert_eq!(desk.mail(5, ALL_SHARDS, 1, b"x"), Err(Status::FULL));
+        assert!(shards[1].next_plugin_command().is_some());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use crossbeam::queue::SegQueue;
 use grapnel_engine::id::ShardId;
-use grapnel_engine::shard::{Command as PluginCommand, Completion, Shard};
+use grapnel_engine::shard::{Command as PluginCommand, Completion, Scope, Shard};
 
 use super::pulse::Pulse;
 use crate::net::Listening;
@@ -90,6 +90,9 @@ impl Signal {
 /// each.
 const REFUSED_WAITING_MAX: usize = 1024;
 
+/// Scopes that wait to be authorized again; one of everything takes the place of more.
+const INVALIDATIONS_MAX: usize = 64;
+
 #[derive(Default)]
 struct Inner {
     jobs: SegQueue<Job>,
@@ -100,6 +103,7 @@ struct Inner {
     plugin_commands_waiting: AtomicUsize,
     plugin_commands_bytes: AtomicUsize,
     plugin_commands_refused: AtomicU64,
+    invalidations: Mutex<Vec<Scope>>,
     signal: Signal,
     pulse: Pulse,
 }
@@ -235,6 +239,28 @@ impl ShardHandle {
         inner.plugin_commands.push(command);
         inner.signal.raise();
         true
+    }
+
+    /// Has a scope authorized again, which is never refused: those that say the same are one. Any thread.
+    pub fn invalidate(&self, scope: &Scope) {
+        let mut waiting = self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if waiting.contains(scope) || waiting.contains(&Scope::All) {
+            return;
+        }
+        if *scope == Scope::All || waiting.len() >= INVALIDATIONS_MAX {
+            *waiting = vec![Scope::All];
+        } else {
+            waiting.push(scope.clone());
+        }
+        drop(waiting);
+        self.inner.signal.raise();
+    }
+
+    /// For the shard's loop: the scopes that wait for it.
+    pub fn take_invalidations(&self) -> Vec<Scope> {
+        std::mem::take(
+            &mut *self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
+        )
     }
 
     /// For the shard's loop: how many have been refused since the last time.

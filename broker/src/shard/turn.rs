@@ -158,6 +158,9 @@ impl State {
 
     /// Whether some are left.
     fn take_plugin_commands(&mut self) -> bool {
+        for scope in self.fittings.handle.take_invalidations() {
+            self.engine.invalidate(scope);
+        }
         let refused = self.fittings.handle.take_refused_plugin_commands();
         if refused > 0 {
             self.note_commands_refused(refused);
