@@ -57,11 +57,14 @@ impl Lines {
             |max: u64, waiting: usize| usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(waiting);
         let requests = free(limits.behalf_requests_max, all.requests);
         let room = free(limits.behalf_bytes_max, all.bytes);
+        let fits =
+            (own.bytes + bytes) as u64 <= limits.behalf_client_bytes_max && own.bytes + bytes <= room / SHARE;
+        // One of any size passes where the client has no other and half of the room is free: it would be refused for ever.
+        let passes = own.requests == 0 && all.bytes as u64 <= limits.behalf_bytes_max / 2;
         requests > 0
             && (own.requests as u64) < limits.behalf_client_requests_max
             && own.requests < (requests / SHARE).max(1)
-            && (own.bytes + bytes) as u64 <= limits.behalf_client_bytes_max
-            && own.bytes + bytes <= room / SHARE
+            && (fits || passes)
     }
 
     /// A client has a line from now on, in which nothing waits yet.
@@ -153,8 +156,17 @@ mod tests {
             Limits { behalf_client_requests_max: 2, behalf_client_bytes_max: 100, ..limits(1_000, 1 << 20) };
         let mut lines = Lines::default();
         assert_eq!(fill(&mut lines, "c", 50, &client), 2);
-        assert!(!lines.has_room(1, "other", 101, &client));
-        assert!(lines.has_room(1, "other", 100, &client));
+        assert!(lines.has_room(1, "other", 101, &client), "alone it passes, whatever its size");
+        wait(&mut lines, "other", 1, 51);
+        assert!(lines.has_room(1, "other", 49, &client) && !lines.has_room(1, "other", 50, &client));
+        // A large one takes all that is left, and the next waits until it has gone.
+        let least = limits(1, 65_536);
+        let mut lines = Lines::default();
+        assert!(lines.has_room(1, "c", 1 << 30, &least));
+        wait(&mut lines, "c", 1, 1 << 30);
+        assert!(!lines.has_room(1, "other", 1, &least));
+        lines.close(1, "c");
+        assert!(lines.has_room(1, "other", 1 << 30, &least));
         // One each, and none beyond.
         let plugin = limits(3, 1 << 20);
         let mut lines = Lines::default();
