@@ -67,7 +67,7 @@ pub(crate) fn ask_answered(
     {
         return ends;
     }
-    // The links are asked again, once: whatever changes from now on is the next request's.
+    // The links are asked again, a few times at most.
     ask.begin_anew(parts.hooks.authz_epoch());
     false
 }

@@ -12,9 +12,9 @@ use crate::hook::draft::Draft;
 use crate::hook::message::{MessageFold, Rules};
 use crate::hook::suspended::{Accumulator, RefusedChange, Resumed, Suspended};
 use crate::hook::tickets::{OpenTicket, OwnedChange, TicketDesk, Waiter};
-use crate::hook::verdict::ClientVerdict;
+use crate::hook::verdict::{ClientVerdict, Why};
 use crate::hook::view::{Action, ClientView, Request};
-use crate::hook::{CannotTake, HookPoint, LinkIdentity, LinkStats, Refusal};
+use crate::hook::{CannotTake, FaultPolicy, HookPoint, LinkIdentity, LinkStats, Refusal};
 use crate::message::MessageView;
 use crate::outbox::RefusedAnswer;
 use crate::parts::{AtPoint, Parts};
@@ -48,6 +48,11 @@ pub(crate) fn go_on(
     if point == HookPoint::ClientAuthorize && suspended.epoch() != epoch {
         // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
         suspended.begin_anew(epoch);
+    }
+    if suspended.is_restless() {
+        // Nobody has an answer that holds.
+        suspended.accumulator.fail(Why::Deadline, FaultPolicy::Deny);
+        return Walked::Through;
     }
     let (verdict, visited) = suspended.split();
     let course = Course { visited, behind, ancestry: 0, audience };

@@ -21,6 +21,8 @@ pub struct Suspended<A> {
     /// By identity, so that it goes on behind them in whatever table is in force then.
     visited: SmallVec<[LinkIdentity; 4]>,
     epoch: u64,
+    /// How often it has begun anew.
+    rounds: u8,
     point: HookPoint,
     ticket: Option<Ticket>,
     /// Bytes that the ticket keeps of what was there before its link.
@@ -94,7 +96,7 @@ pub trait Accumulator: Clone {
 impl<A> Suspended<A> {
     /// An event that no link has seen yet.
     pub fn new(point: HookPoint, accumulator: A, epoch: u64) -> Suspended<A> {
-        Suspended { accumulator, visited: SmallVec::new(), epoch, point, ticket: None, kept: 0 }
+        Suspended { accumulator, visited: SmallVec::new(), epoch, rounds: 0, point, ticket: None, kept: 0 }
     }
 
     /// Begins another event with what the accumulator has become: no link has seen that one.
@@ -297,6 +299,9 @@ impl Accumulator for Draft {
     }
 }
 
+/// How often a request to client.authorize begins anew because the rules have changed.
+const ROUNDS_MAX: u8 = 8;
+
 /// A request to client.authorize.
 pub type AuthorizationRequest = Suspended<ClientVerdict>;
 
@@ -304,9 +309,15 @@ impl AuthorizationRequest {
     /// Begins anew under rules of another version: nobody has been asked yet.
     pub fn begin_anew(&mut self, epoch: u64) {
         self.epoch = epoch;
+        self.rounds = self.rounds.saturating_add(1);
         self.visited.clear();
         (self.ticket, self.kept) = (None, 0);
         self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
+    }
+
+    /// Whether it has begun anew as often as it may: whoever changes the rules all the time keeps nobody waiting for ever.
+    pub fn is_restless(&self) -> bool {
+        self.rounds > ROUNDS_MAX
     }
 }
 
