@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use super::{authorize, filters, mail, new_session, subscriptions, wake};
 use crate::hook::PluginHandle;
+use crate::hook::draft::Draft;
 use crate::hook::view::Action;
 use crate::id::SessionKey;
 use crate::interface::{OnBehalf, Whom, Wish};
@@ -19,7 +20,7 @@ use crate::parts::Parts;
 use crate::plugins::lines::Waiting;
 use crate::reason::ReasonCode;
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
-use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
+use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage, Storage};
 use crate::topic;
 
 /// What goes through client.authorize: whose word, and the message, or what stands for it where the question is about none.
@@ -55,7 +56,7 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
             message.from = Arc::clone(&identity.client_id);
         }
     }
-    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0 }, asked);
+    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, question: None }, asked);
 }
 
 /// What is to be done, and what client.authorize is asked for it.
@@ -198,10 +199,11 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
 /// Client.authorize or message.publish has said that of what waits under this number, which has no effect or needs none: what is
 /// refused is logged while its topic is known.
 pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: ReasonCode) {
-    let epoch = parts.hooks.authz_epoch();
     let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
-    let Some(PublishSlot { message, behalf: Some(behalf), .. }) = publish else { return };
-    behalf.epoch = epoch;
+    let Some(PublishSlot { message, source, behalf: Some(behalf), .. }) = publish else { return };
+    if let (Source::Ask(action), false) = (*source, code.is_error()) {
+        behalf.question = Some((action, Arc::clone(message)));
+    }
     // What is only asked has no effect that could be refused.
     if code.is_error() && !matches!(behalf.deed, Deed::Ask) {
         let (plugin, client_id) = (behalf.plugin, Arc::clone(&behalf.identity.client_id));
@@ -210,13 +212,43 @@ pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: Re
     }
 }
 
+/// Client.authorize has been asked about what waits under this number, by the rules of now.
+pub(crate) fn note_rules(parts: &mut Parts, line: SessionKey, number: u64) {
+    let epoch = parts.hooks.authz_epoch();
+    let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
+    if let Some(PublishSlot { behalf: Some(behalf), .. }) = publish {
+        behalf.epoch = epoch;
+    }
+}
+
+/// Has the message in front authorized anew, where it was allowed under rules which have changed since: only that, what hooks have made
+/// of it stays. Whether that is so.
+pub(crate) fn judge_anew(parts: &mut Parts, line: SessionKey) -> bool {
+    let epoch = parts.hooks.authz_epoch();
+    let Some(session) = parts.sessions.get_mut(line) else { return false };
+    let number = session.slots.front_number();
+    let Some(publish) = session.slots.publish_mut(number) else { return false };
+    let Some(identity) = publish.behalf.as_ref().filter(|behalf| behalf.epoch != epoch) else { return false };
+    let identity = Rc::clone(&identity.identity);
+    let Stage::Decided { storage: Storage::NotAsked, extra } = &mut publish.stage else { return false };
+    let after = Some(Draft { extra: extra.take(), ..Draft::default() });
+    let ask = authorize::new_ask(parts, &identity);
+    if let Some(session) = parts.sessions.get_mut(line) {
+        if let Some(publish) = session.slots.publish_mut(number) {
+            publish.stage = Stage::Authorize(Box::new(Authorization { ask, after }));
+        }
+        session.slots.recharge(number);
+    }
+    true
+}
+
 /// It has its turn, and its end with this code.
 pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
     let is_old = behalf.epoch != parts.hooks.authz_epoch();
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
-        Deed::Subscribe { .. } if is_old => return ask_again(parts, line, behalf),
+        Deed::Subscribe { .. } | Deed::Ask if is_old => return ask_again(parts, line, behalf),
         Deed::Subscribe { filter, options, id } => {
             let session = session_of(parts, &behalf.identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
             let done = session.and_then(|key| filters::subscribe_for(parts, key, filter, *options, *id));
@@ -237,13 +269,12 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     tell(parts, plugin, answer, code);
 }
 
-/// A subscription that was allowed under rules which have changed since is authorized anew, before what is behind it.
+/// What was allowed under rules which have changed since is authorized anew, before what is behind it.
 fn ask_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
-    let Deed::Subscribe { filter, options, .. } = &behalf.deed else { return };
     let identity = known(parts, Rc::clone(&behalf.identity));
-    let (source, message) = about_filter(filter, options.qos);
-    let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
-    let slot = slot(parts, Behalf { identity, ..behalf }, Some(asked));
+    let Some((action, message)) = &behalf.question else { return };
+    let asked = (Source::Ask(*action), Message::clone(message));
+    let slot = slot(parts, Behalf { identity, question: None, ..behalf }, Some(asked));
     if let Some(session) = parts.sessions.get_mut(line) {
         session.slots.push_front(slot);
     }

@@ -60,7 +60,9 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
                 advance_publish(parts, session_key, number);
                 true
             }
-            Stage::Decided { .. } => finish_front(parts, session_key),
+            Stage::Decided { .. } => {
+                on_behalf::judge_anew(parts, session_key) || finish_front(parts, session_key)
+            }
         },
         SlotBody::Refused(_) => {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
@@ -201,6 +203,7 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     let Some(step) = begin_step(parts, session_key, number, None) else { return };
     let Step { identity, message, at, stage, behind } = step;
     let view = message.view();
+    let asked = !matches!(stage, Stage::Chain(_));
     let decision = match stage {
         Stage::Authorize(authorization) => {
             let Authorization { ask, after } = *authorization;
@@ -214,10 +217,19 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         _ => publish::decide(parts, &identity, view, at, &behind),
     };
     drop(message);
-    settle_publish(parts, session_key, number, decision);
+    settle_publish(parts, session_key, number, (decision, asked));
 }
 
-fn settle_publish(parts: &mut Parts, session_key: SessionKey, number: u64, decision: Decision) {
+/// `asked` says that client.authorize was.
+fn settle_publish(
+    parts: &mut Parts,
+    session_key: SessionKey,
+    number: u64,
+    (decision, asked): (Decision, bool),
+) {
+    if asked {
+        on_behalf::note_rules(parts, session_key, number);
+    }
     let now_ms = parts.clock.now().mono_ms;
     if let Err(verdict) = &decision {
         on_behalf::decided(parts, session_key, number, verdict.code);
@@ -301,6 +313,7 @@ pub(crate) fn publish_answered(
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
     let Step { identity, message, at, stage, behind } = step;
     let view = message.view();
+    let asked = !matches!(stage, Stage::Chain(_));
     let decision = match stage {
         Stage::Authorize(authorization) => {
             let Authorization { mut ask, after } = *authorization;
@@ -323,7 +336,7 @@ pub(crate) fn publish_answered(
         Stage::Unstarted | Stage::Decided { .. } => return,
     };
     drop(message);
-    settle_publish(parts, session_key, number, decision);
+    settle_publish(parts, session_key, number, (decision, asked));
     wake::wake_slots(parts, session_key);
 }
 

@@ -2,9 +2,12 @@
 //! became of it. `flow/on_behalf.rs` does it.
 
 use std::rc::Rc;
+use std::sync::Arc;
 
 use super::identity::Identity;
 use crate::hook::PluginHandle;
+use crate::hook::view::Action;
+use crate::message::Message;
 use crate::packet::SubscriptionOptions;
 
 /// A request on behalf of a client.
@@ -18,8 +21,10 @@ pub struct Behalf {
     pub deed: Deed,
     /// The number under which the plugin is told what became of it, if it wants to know.
     pub answer: Option<u64>,
-    /// Version of the rules under which it was decided.
+    /// Version of the rules under which it was authorized.
     pub epoch: u64,
+    /// What was asked, once it was allowed: it is asked again where the rules change before its turn.
+    pub question: Option<(Action, Arc<Message>)>,
 }
 
 /// What is asked for.
@@ -68,6 +73,7 @@ impl Deed {
 impl Behalf {
     /// Bytes that it is charged for, its identity as if nobody shared it.
     pub fn bytes(&self) -> usize {
-        size_of::<Behalf>() + self.identity.bytes() + self.deed.filter().len()
+        let question = self.question.as_ref().map_or(0, |(_, message)| message.bytes());
+        size_of::<Behalf>() + self.identity.bytes() + self.deed.filter().len() + question
     }
 }

@@ -526,6 +526,19 @@ fn nobodys_answer_is_told_apart_from_a_refusal() {
     }
 }
 
+/// A message that is larger than a client may have waiting is published where the client has no other.
+#[test]
+fn a_large_message_passes_alone() {
+    let mut scene = Scene::with(Vec::new(), |limits| {
+        (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (65_536, 1_024);
+    });
+    scene.client("c", &named(None));
+    let Wish::Publish(plain) = publish("open/y") else { return };
+    let whom = scene.whom("c");
+    scene.wish(whom, 1, Wish::Publish(Message { payload: vec![b'x'; 200_000].into(), ..plain }));
+    assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/y".to_owned()]));
+}
+
 /// At most `defer_window` of a client's requests wait for verdicts at a time, and no more than `behalf_client_requests_max` wait at
 /// all.
 #[test]
@@ -724,6 +737,50 @@ fn a_subscription_is_asked_about_again_where_the_rules_have_changed() {
     assert_eq!(log.take(), ["asked"]);
     assert_eq!(subscriptions(&scene, "c"), [""; 0]);
     assert_eq!(scene.told().last(), Some(&(2, 0x87)));
+}
+
+/// What was allowed and waits behind something else is judged by the rules of its turn: a message and a question as a subscription is.
+#[test]
+fn what_was_allowed_before_its_turn_is_judged_by_the_new_rules() {
+    let (taken, strict) = (Taken::default(), Rc::<std::cell::Cell<bool>>::default());
+    let is_strict = Rc::clone(&strict);
+    let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if !is_strict.get() || call.topic() != "open/b" {
+            return Flow::CONTINUE;
+        }
+        call.set(Field::VERDICT, 2, "", "");
+        Flow::STOP
+    });
+    let mut scene = Scene::with(vec![slow(&taken), (HookPoint::ClientAuthorize, rules)], |_| {});
+    scene.client("c", &named(None));
+    scene.publish_as("c", 1, "open/later");
+    for topic in ["open/b", "open/c"] {
+        scene.publish_as("c", 2, topic);
+        let (action, topic, whom) = (Action::Publish, topic.into(), scene.whom("c"));
+        scene.wish(whom, 3, Wish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false });
+    }
+    strict.set(true);
+    scene.world.shards[0].invalidate(Scope::All);
+    allow_all(&mut scene.world, &taken);
+    assert_eq!(scene.told(), [(1, 0), (2, 0x87), (3, 0x87), (2, 0), (3, 0)]);
+    assert_eq!(scene.got(), ["open/later", "open/c"]);
+    assert_eq!(scene.world.shards[0].ledger(), scene.world.shards[0].recount());
+}
+
+/// Rules that change all the time keep nobody waiting for ever: after some rounds nobody has answered.
+#[test]
+fn rules_that_change_all_the_time_keep_nobody_waiting_for_ever() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |_| {});
+    scene.client("c", &named(None));
+    scene.publish_as("c", 1, "open/later");
+    for round in 0..9 {
+        assert_eq!((scene.told(), taken.about().len()), (vec![], round + 1));
+        scene.world.shards[0].invalidate(Scope::All);
+        complete(&mut scene.world, taken.ticket(round), Flow::CONTINUE, allow());
+    }
+    assert_eq!((scene.told(), taken.about().len()), (vec![(1, 0x88)], 9));
+    assert_eq!(scene.got(), [""; 0]);
 }
 
 /// A plugin may ask without doing anything, for what it keeps itself; nothing is refused by that.
