@@ -1,6 +1,8 @@
 //! The bundled plugin delayed-publish on live traffic: messages come when they are due, with all that they had, also through a
 //! reload; what cannot be delayed is refused with its reason.
 
+#![allow(clippy::print_stderr)]
+
 use std::time::{Duration, Instant};
 
 use grapnel_tests::bystander::Bystanders;

@@ -1,7 +1,7 @@
 //! The life of exhook's workers on a live broker: what they say at their end arrives, calls under way are answered by those they were
 //! begun with, what comes while one is started anew waits, and a worker that is away takes nothing that was granted.
 
-#![allow(clippy::unwrap_used)]
+#![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod exhook_common;
 
@@ -494,7 +494,7 @@ fn reloads_leave_nothing_behind() {
         readings.push(belongings(process).1);
     }
     let (after, _) = belongings(process);
-    println!("{reloads} reloads: {before:?} before, {after:?} after, bytes {readings:?}");
+    eprintln!("{reloads} reloads: {before:?} before, {after:?} after, bytes {readings:?}");
     // One may be on its way out, or a mapping parted.
     assert!(after.iter().zip(before).all(|(now, before)| *now <= before + 2), "{before:?}, {after:?}");
     // What the loader takes for a moment comes and goes: the least of the first ones and of the last ones is what stays.

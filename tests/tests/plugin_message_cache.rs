@@ -1,6 +1,8 @@
 //! The bundled plugin message-cache on live traffic: the last messages of each topic come to whoever asks, in order, whichever
 //! shards their publishers are on.
 
+#![allow(clippy::print_stderr)]
+
 use std::time::{Duration, Instant};
 
 use grapnel_tests::bystander::Bystanders;
