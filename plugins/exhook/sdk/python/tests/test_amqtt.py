@@ -1253,6 +1253,142 @@ def test_of_a_session_that_ends_instead_of_going_on_only_what_was_set_at_the_log
     assert recorded(broker) == [({"role": "ann", "last": "ann"}, 0), ({"last": "eve"}, 0)]
 
 
+def test_a_login_that_another_process_has_answered_decides_nothing_here(amqtt: Any) -> None:
+    """It was answered before a reload, or by a process that has ended before the client was in: a denial becomes no permission."""
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+        class Login(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes["role"] = "user"
+                return True
+        class Admins(BaseTopicPlugin):
+            async def topic_filtering(self, *, session, topic, action):
+                role = session.attributes.get("role")
+                if role is None or not topic.endswith("/admin"):
+                    return None
+                return role == "admin"
+    """
+    config = {"plugins": {"hooks.Login": {}, "hooks.Admins": {}}}
+    seen, missed = amqtt(source, config), amqtt(source, config)
+    later = comes_in(seen, 1)
+    assert asked(seen, 1, "a/admin") is False
+    missed.calls([[0, -1, 1, {**later, "clean_start": True, "keep_alive_s": 60, "earlier": True}]])
+    missed.tell("client.connected", 1, [])
+    assert asked(missed, 1, "a/admin") == "fails"
+    assert missed.kept == [], "what is not known is not kept as if it were all"
+    # Nor is it judged by what another connection under its identifier has left.
+    comes_in(missed, 1, peer_port=2)
+    missed.tell("client.disconnected", 1, [0, ""])
+    missed.calls([[0, -1, 1, {**later, "peer_port": 3, "clean_start": False, "keep_alive_s": 60, "earlier": True}]])
+    missed.tell("client.connected", 1, [])
+    assert asked(missed, 1, "a/admin") == "fails"
+
+
+def fails_to_come_in(broker: FakeBroker, number: int, **about: Any) -> bool:
+    broker.calls([[0, -1, number, {**broker_client("c1"), "clean_start": False, **about}]])
+    code, value = broker.ask("client.authenticate", number, [0, None, None, True])
+    if code == 2:
+        assert "authenticate looks for owner of the session of c1, which is older than this worker" in value
+    return code == 2
+
+
+def test_a_login_fails_where_what_the_session_has_is_not_known_and_a_plugin_looks_for_it(amqtt: Any) -> None:
+    broker = amqtt(OWNER, OWNERS)
+    assert fails_to_come_in(broker, 1, username="eve", peer_port=1)
+    assert fails_to_come_in(broker, 2, username="eve", peer_port=2, stored=b"no pickle")
+    # Also where the session is in the table already.
+    assert fails_to_come_in(broker, 3, username="eve", peer_port=3)
+    # There is nothing to be known where the broker has no session, or the client does not want it.
+    assert wants_in(broker, 4, True, username="ann", peer_port=4, clean_start=True)
+    assert wants_in(broker, 5, False, username="ann", peer_port=5)
+    broker.tell("client.connected", 5, [])
+    assert not wants_in(broker, 6, True, username="eve", peer_port=6)
+    # Whoever does not look for anything is not held up.
+    blind = amqtt(LOGIN, LOGINS)
+    assert wants_in(blind, 1, True, username="ann", password=b"token", peer_port=1)
+    later = {key: broker_client("c1")[key] for key in SHORT}
+    blind.calls([[0, -1, 1, {**later, "username": "ann", "peer_port": 1}]])
+    blind.tell("client.connected", 1, [])
+    # What its login has set is known; what it has not, is not.
+    assert [asked(blind, 1, topic) for topic in ("role/user", "role/admin", "token")] == [True, False, True]
+
+
+def test_what_is_not_known_of_a_session_is_not_known_to_the_next_worker_either(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+        class Login(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes["last"] = session.username
+                session.attributes["lock"] = (lambda: None)
+                return True
+        class Banned(BaseTopicPlugin):
+            async def topic_filtering(self, *, session, topic, action):
+                return session.attributes.get(topic) is None
+    """
+    config = {"plugins": {"hooks.Login": {}, "hooks.Banned": {}}}
+
+    def next_with(kept: bytes, later: dict[str, Any]) -> FakeBroker:
+        worker = amqtt(source, config)
+        worker.calls([[0, -1, 1, {**later, "earlier": True, "clean_start": True, "login": kept}]])
+        return worker
+
+    first = amqtt(source, config)
+    later = {**{key: broker_client("c1")[key] for key in SHORT}, "peer_port": 1}
+    assert wants_in(first, 1, True, peer_port=1)
+    first.calls([[0, -1, 1, later]])
+    first.tell("client.connected", 1, [])
+    second = next_with(first.kept[-1][-1], later)
+    for worker in (first, second):
+        assert [asked(worker, 1, topic) for topic in ("last", "banned")] == [False, "fails"]
+    # Of a login that is known but for what cannot be pickled, that alone is not known.
+    whole = amqtt(source, config)
+    later = comes_in(whole, 1)
+    assert [asked(whole, 1, topic) for topic in ("lock", "banned")] == [False, True]
+    third = next_with(whole.kept[-1][-1], later)
+    assert [asked(third, 1, topic) for topic in ("last", "lock", "banned")] == [False, "fails", True]
+
+
+def test_a_session_whose_end_was_not_told_leaves_nothing_to_the_next(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin
+        class Marks(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes[session.username] = True
+                return True
+            async def on_broker_client_connected(self, *, client_id, client_session):
+                print(repr((dict(client_session.attributes), list(self.context._broker_instance.subscriptions))))
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Marks": {}}})
+    assert wants_in(broker, 1, False, username="ann", peer_port=1)
+    broker.tell("client.connected", 1, [])
+    broker.tell("session.subscribed", 1, ["a", 1, True, None])
+    broker.tell("client.disconnected", 1, [0, ""])
+    broker.calls([[0, -2, 1, None]])
+    # session.terminated has found no room. The broker has no session.
+    assert wants_in(broker, 2, False, username="bob", peer_port=2)
+    broker.tell("client.connected", 2, [])
+    assert recorded(broker) == [({"ann": True}, []), ({"bob": True}, [])]
+
+
+def test_a_login_that_has_become_too_long_is_forgotten(amqtt: Any) -> None:
+    source = """
+        from amqtt.plugins.base import BaseAuthPlugin, BaseTopicPlugin
+        class Login(BaseAuthPlugin):
+            async def authenticate(self, *, session):
+                session.attributes["n"] = 1
+                return True
+        class Grows(BaseTopicPlugin):
+            async def topic_filtering(self, *, session, topic, action):
+                session.attributes["long"] = "x" * 100_000
+                return True
+    """
+    broker = amqtt(source, {"plugins": {"hooks.Login": {}, "hooks.Grows": {}}}, frame_bytes_max=1 << 16)
+    comes_in(broker, 1)
+    broker.until(lambda: len(broker.kept) == 1)
+    assert asked(broker, 1, "a") is True
+    assert [command[-1] is None for command in broker.kept] == [False, True]
+
+
 # QoS 2, wills, and what plugins do themselves
 
 MESSAGES = """

@@ -109,10 +109,12 @@ class AmqttDriver(Driver):
     # What a login gave, which the broker keeps for a worker that comes after this one
 
     def _wants_logins(self) -> bool:
-        """Whether plugins may look later at what a login gave: aMQTT's own do not, nor does one that is asked at logins alone."""
+        """Whether plugins may look later at what a login gave: aMQTT's own do not."""
         events = any(callbacks for callbacks in self._manager._event_plugin_callbacks.values())
         own = any(not type(plugin).__module__.startswith("amqtt.plugins.") for plugin in self._manager.plugins)
-        return own and (events or bool(self._manager.filters))
+        # Who is asked about logins sees what is kept at the session that a client would go on with.
+        shown = bool(self._manager.authenticators) and self._settings.mirror
+        return own and (events or shown or bool(self._manager.filters))
 
     def _keep_logins(self) -> None:
         touched = {**self._touched, **self._entered}
@@ -138,8 +140,9 @@ class AmqttDriver(Driver):
         try:
             _commands.give(command)
         except ValueError as error:
-            # Longer than a frame.
+            # Longer than a frame. What was kept before is no longer true.
             self._not_kept("what a login gave", error)
+            _commands.give([*command[:-1], None])
 
     def _touch(self, number: int, session: Any) -> None:
         self._touched[id(session)] = (number, session)
@@ -251,8 +254,8 @@ class AmqttDriver(Driver):
             from .sessions import Session
 
             before = None if known.came_in else self._broker.session(known.raw["client_id"])
-            if before is not None and not is_in and not before.is_from(known.raw):
-                # Somebody who may not be let in, with the identifier of somebody who was.
+            if before is not None and (not is_in or known.raw.get("earlier")) and not before.is_from(known.raw):
+                # Somebody who may not be let in, with the identifier of somebody who was, or whose login was not seen here.
                 before = None
             known.thing = before or Session()
             known.thing.describe(known.raw)
@@ -461,10 +464,23 @@ class AmqttDriver(Driver):
     def _asking_about_login(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
         async def authenticate(session: Any) -> Any:
             arguments = {"session": session}
-            answers = [await method.call(**method.wants(arguments)) for method in methods]
+            missed = "?"
+            session.ask(comes_in=True)
+            try:
+                answers = [await method.call(**method.wants(arguments)) for method in methods]
+            finally:
+                missed = session.asked(comes_in=True)
             # Without one that says yes nobody gets in, also where all have no opinion.
             said = [answer for answer in answers if answer is not None]
-            return ALLOW if said and all(said) else DENY
+            if not said or not all(said):
+                return DENY
+            if missed:
+                return (
+                    FAILED,
+                    f"authenticate looks for {missed} of the session of {session.client_id}, which is older than this worker, and of "
+                    "whose login nothing is kept; a client that begins a new session is let in without it",
+                )
+            return ALLOW
 
         # The session is taken now: when the coroutine begins, the client may have gone.
         return lambda client, data: authenticate(self._at_login(client, data))
@@ -474,6 +490,7 @@ class AmqttDriver(Driver):
         session = self._session(client, is_in=False)
         session.knows_password = True
         there = len(data) < 4 or data[3]
+        session.is_new = not there and not self._broker.has(session)
         if not there or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
             return session
         before = self._broker.session(session.client_id)
@@ -482,6 +499,8 @@ class AmqttDriver(Driver):
             before = self._stored(session.client_id, stored)
         if before is not None:
             session.show(before)
+        elif len(data) >= 4:
+            session.miss_session()
         return session
 
     def _stored(self, client_id: str, kept: bytes) -> Any:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Collection, MutableMapping
 from typing import Any
 
 from amqtt.mqtt.publish import PublishPacket
@@ -43,32 +43,72 @@ class Shown(dict[str, Any]):
 
 
 class Unknown(dict[str, Any]):
-    """Attributes of a session whose login this worker has not seen: what is looked for in vain is told to `missed`."""
+    """Attributes of a session of which this worker does not know all: what is looked for in vain is told to `missed`. `lost` names
+    those that are not known where it is no others."""
 
-    def __init__(self, missed: Callable[[str], None], found: Callable[[str], None]) -> None:
-        super().__init__()
+    def __init__(
+        self,
+        missed: Callable[[str], None],
+        found: Callable[[str], None],
+        known: dict[str, Any] | None = None,
+        lost: Collection[str] | None = None,
+    ) -> None:
+        super().__init__(known or {})
         self._missed = missed
         self._found = found
+        #: None for all that is not there.
+        self.lost = None if lost is None else set(lost)
+        self._set: set[str] = set()
+
+    def own(self) -> dict[str, Any]:
+        """What was set here."""
+        return {name: value for name, value in dict.copy(self).items() if name in self._set}
+
+    def _look_for(self, name: str) -> None:
+        if self.lost is None or name in self.lost:
+            self._missed(name)
 
     def __getitem__(self, name: str) -> Any:
         if not super().__contains__(name):
-            self._missed(name)
+            self._look_for(name)
         return super().__getitem__(name)
 
     def __setitem__(self, name: str, value: Any) -> None:
         # From here on it is known.
         self._found(name)
+        if self.lost is not None:
+            self.lost.discard(name)
+        self._set.add(name)
         super().__setitem__(name, value)
 
     def __contains__(self, name: object) -> bool:
         there = super().__contains__(name)
         if not there:
-            self._missed(str(name))
+            self._look_for(str(name))
         return there
 
+    def _look_at_all(self) -> None:
+        if self.lost is None or self.lost:
+            self._missed("all of them")
+
     def __iter__(self) -> Any:
-        self._missed("all of them")
+        self._look_at_all()
         return super().__iter__()
+
+    def __len__(self) -> int:
+        self._look_at_all()
+        return super().__len__()
+
+    def copy(self) -> dict[str, Any]:
+        """All that is known."""
+        self._look_at_all()
+        return super().copy()
+
+    def __eq__(self, other: object) -> bool:
+        self._look_at_all()
+        return super().__eq__(other)
+
+    __hash__ = None  # type: ignore[assignment]
 
     # In terms of the above.
     get = MutableMapping.get
@@ -88,6 +128,7 @@ class Session(AmqttSession):
     _password: str | None = None
     _told_username: str | None = None
     _is_asking = 0
+    _comes_in = 0
     #: Bytes of the messages in `inflight_in`.
     held_bytes = 0
     #: Whether this worker has seen the login of its client, or has been told what that gave.
@@ -101,6 +142,10 @@ class Session(AmqttSession):
     looked_at = False
     #: Whether this worker knows with which password its client has come in.
     knows_password = False
+    #: Whether its client goes on with a session of whose attributes this worker does not know all.
+    goes_on_unknown = False
+    #: Whether the broker has no session that it could go on with.
+    is_new = False
 
     def __init__(self) -> None:
         self._attributes: dict[str, Any] = {}
@@ -159,20 +204,35 @@ class Session(AmqttSession):
             self._missed.add(name)
 
     def _find(self, name: str) -> None:
-        self._missed.discard(name)
+        if not self._comes_in:
+            self._missed.discard(name)
 
     def forget_login(self) -> None:
         """It was there before this worker, which does not know what plugins have kept at it."""
         self._attributes = Unknown(self._miss, self._find)
 
-    def ask(self) -> None:
-        """A plugin is asked about a topic, and may want to know what the login gave."""
+    def miss_session(self, before: Session | None = None) -> None:
+        """Its client goes on with a session, and what plugins have kept there is not known here, or only what `before` has."""
+        known: dict[str, Any] = {}
+        lost: Collection[str] | None = None
+        if before is not None:
+            known, lost = dict.copy(before._attributes), getattr(before._attributes, "lost", None)
+        own = dict.copy(self._attributes)
+        self._attributes = Unknown(self._miss, self._find, known, lost)
+        self._attributes.update(own)
+        self.goes_on_unknown = True
+
+    def ask(self, comes_in: bool = False) -> None:
+        """A plugin is asked something, and may want to know what a login gave. Where its client `comes_in`, what the plugin then puts
+        in the place of something unknown does not make up for that."""
+        self._comes_in += comes_in
         if not self._is_asking:
             self._missed.clear()
         self._is_asking += 1
 
-    def asked(self) -> str:
+    def asked(self, comes_in: bool = False) -> str:
         """It has answered: what it has looked for and is not known here; empty for nothing."""
+        self._comes_in -= comes_in
         self._is_asking -= 1
         return ", ".join(sorted(self._missed))
 
@@ -181,21 +241,29 @@ class Session(AmqttSession):
         plain = dict.copy(self._attributes)
         more = {name: value for name, value in vars(self).items() if name not in _NAMES and not name.startswith("_")}
         own_name = self.username if self.username != self._told_username else None
-        if not (plain or more or own_name or self.is_anonymous or self._password):
+        lost: list[str] | None = []
+        if isinstance(self._attributes, Unknown):
+            lost = None if self._attributes.lost is None else sorted(self._attributes.lost)
+        if not (plain or more or own_name or self.is_anonymous or self._password or lost != []):
             return b""
-        login: dict[str, Any] = {"password": self._password, "is_anonymous": self.is_anonymous, "username": own_name}
+        login: dict[str, Any] = {"password": self._password, "is_anonymous": self.is_anonymous, "username": own_name, "lost": lost}
         try:
             return pickle.dumps({**login, "attributes": plain, "more": more}, protocol=4)
         except Exception:
             # Something in it; the rest is kept all the same.
             login["attributes"] = _what_pickles(plain, "the attributes of sessions", complain)
             login["more"] = _what_pickles(more, "what is set on sessions", complain)
+            if lost is not None:
+                login["lost"] = [*lost, *(name for name in plain if name not in login["attributes"])]
             return pickle.dumps(login, protocol=4)
 
     def remember(self, kept: bytes) -> None:
         """Take over what another worker kept. Raises whatever unpickling does."""
         login = pickle.loads(kept) if kept else {}
         self._attributes = dict(login.get("attributes") or {})
+        lost = login.get("lost", [])
+        if lost is None or lost:
+            self._attributes = Unknown(self._miss, self._find, self._attributes, lost)
         self.is_anonymous = bool(login.get("is_anonymous"))
         self._password = login.get("password")
         if login.get("username") is not None:
@@ -207,6 +275,10 @@ class Session(AmqttSession):
 
     def show(self, before: Session) -> None:
         """Somebody wants to go on with a session: plugins see what they have kept at it, before it is anybody's."""
+        if isinstance(before._attributes, Unknown):
+            self.miss_session(before)
+            self.parent = 1
+            return
         self._attributes = Shown(dict.copy(before._attributes))
         self.parent = 1
 
@@ -229,8 +301,8 @@ class Session(AmqttSession):
 
     @property
     def is_shown(self) -> bool:
-        """Whether it shows what plugins have kept at the session that its client wants to go on with."""
-        return isinstance(self._attributes, Shown)
+        """Whether it shows what plugins have kept at the session that its client wants to go on with, or that this is not known."""
+        return isinstance(self._attributes, (Shown, Unknown))
 
     def is_from(self, raw: dict[str, Any]) -> bool:
         """Whether a description is of the same connection."""
@@ -254,17 +326,23 @@ class Session(AmqttSession):
     def begin(self, before: Session | None) -> None:
         """The client is in, with the session that was there before, if it goes on: what plugins have kept at it goes over."""
         shown = self._attributes
-        own = shown.own() if isinstance(shown, Shown) else dict.copy(shown)
+        own = shown.own() if isinstance(shown, Shown) or self.goes_on_unknown else dict.copy(shown)
         if before is None:
             if isinstance(shown, Shown):
                 self._attributes, self.parent = own, 0
+            elif self.goes_on_unknown:
+                self._attributes = own
+                self.miss_session()
             return
         mine = vars(self)
         for name, value in vars(before).items():
             # Not what aMQTT or this class has, but what plugins have set themselves.
-            if name not in mine and not name.startswith("_"):
+            if name not in mine and name not in _OF_ONE and not name.startswith("_"):
                 setattr(self, name, value)
-        if not isinstance(shown, Unknown):
+        if isinstance(before._attributes, Unknown) and (self.goes_on_unknown or not isinstance(shown, Unknown)):
+            self._attributes = own
+            self.miss_session(before)
+        elif not isinstance(shown, Unknown):
             self._attributes = {**dict.copy(before._attributes), **own}
         self.retained_messages = before.retained_messages
         self.inflight_in, self.held_bytes, self.told_early = before.inflight_in, before.held_bytes, before.told_early
@@ -296,10 +374,10 @@ class Session(AmqttSession):
             # The broker knows the rest only while the client is being let in.
             return
         if not raw.get("earlier"):
-            self.knows_login = True
-            if isinstance(self._attributes, Unknown):
+            if isinstance(self._attributes, Unknown) and not self.knows_login:
                 # It was heard of before its login.
                 self._attributes = dict.copy(self._attributes)
+            self.knows_login = True
         self.clean_session = bool(raw["clean_start"])
         self.keep_alive = raw.get("keep_alive_s") or 0
         # Without a will, what aMQTT has of such a CONNECT.
@@ -311,7 +389,9 @@ class Session(AmqttSession):
         self.will_retain = bool(will.get("retain"))
 
 
-_NAMES = frozenset(vars(Session())) | {"kept", "touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"}
+# What is no other connection's.
+_OF_ONE = frozenset(("goes_on_unknown", "is_new"))
+_NAMES = frozenset(vars(Session())) | {"kept", "touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 
 
 def _what_pickles(values: dict[str, Any], where: str, complain: Callable[[str, BaseException], None]) -> dict[str, Any]:

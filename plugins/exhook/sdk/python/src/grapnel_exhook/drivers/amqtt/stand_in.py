@@ -223,6 +223,10 @@ class StandIn:
         client_id = session.client_id or ""
         before = self._sessions.get(client_id, (None, None))[0]
         if before is not session:
+            if session.is_new and before is not None:
+                # The end of the one that this worker knows was not told.
+                self._filters.pop(client_id, None)
+                before = None
             session.begin(None if session.clean_session else before)
         session.become("connected")
         self._sessions[client_id] = (session, None)
