@@ -51,6 +51,8 @@ pub struct Who<'a> {
 pub struct Entering<'a> {
     /// Whether it is in already, so that there is no password, and nothing is known of a will.
     pub late: bool,
+    /// Whether the worker is asked about logins, so that a process that has not heard of this one has missed it.
+    pub is_asked: bool,
     /// Whether there is a session under its identifier.
     pub has_session: bool,
     /// Any bytes.
@@ -82,6 +84,8 @@ struct Known {
     origin: u64,
     /// Of the process that was told.
     epoch: u64,
+    /// Whether that process was told while it came in.
+    saw: bool,
     /// What its CONNECT said, as it is written into a description, but for the password.
     kept: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
@@ -117,12 +121,16 @@ pub enum Over {
 }
 
 /// What a worker knew of a client before a call was put together.
-#[derive(Clone, Copy, Debug)]
+#[derive(Debug)]
 struct Before {
     print: u64,
     entering: bool,
     origin: u64,
     epoch: u64,
+    saw: bool,
+    /// Of another connection than the call was about.
+    kept: Option<Option<Written>>,
+    about: Option<Arc<About>>,
 }
 
 /// The clients that a shard has described to one worker.
@@ -165,12 +173,17 @@ impl Clients {
     ) -> Named {
         self.before = None;
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
-        // Who has been seen to come in needs no second description for that.
-        let has_come = |known: &Known| known.origin == origin && known.epoch == epoch && known.kept.is_some();
-        let entering = entering
-            .filter(|entering| !entering.late || !self.known.get(who.client_id).is_some_and(has_come));
+        let known = self.known.get(who.client_id).filter(|known| known.origin == origin);
+        // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
+        let has_come = known.is_some_and(|known| known.kept.is_some());
+        let saw = known.is_some_and(|known| known.epoch == epoch && known.saw);
+        let entering = entering.filter(|entering| !entering.late || !has_come);
         let written = entering.map(Entering::written);
         let more = match (entering, &written) {
+            // Its login was answered by another process, or before this version of the plugin: what came of it is not known here.
+            (Some(entering), Some(written)) if entering.late && entering.is_asked && !saw => {
+                More::Earlier(written)
+            }
             (Some(entering), Some(written)) => More::Entering(entering.password, written),
             _ => More::None,
         };
@@ -191,10 +204,10 @@ impl Clients {
                 entering: known.entering,
                 origin: known.origin,
                 epoch: known.epoch,
+                saw: known.saw,
+                kept: (known.origin != origin).then(|| known.kept.take()),
+                about: known.about.clone(),
             });
-            if known.origin != origin {
-                known.kept = None;
-            }
             let more = match &known.kept {
                 Some(kept) if !told && written.is_none() => More::Earlier(kept),
                 _ => more,
@@ -203,6 +216,7 @@ impl Clients {
             let described = described_as(who, more, &given);
             known.keep(written);
             (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
+            known.saw = saw || is_entering;
             return known.describe(line, who, described);
         }
         while self.known.len() >= self.max {
@@ -213,10 +227,20 @@ impl Clients {
         }
         let number = self.next;
         self.next += 1;
-        self.before = Some(Before { print: 0, entering: false, origin, epoch: 0 });
+        let nobody =
+            Before { print: 0, entering: false, origin, epoch: 0, saw: false, kept: None, about: None };
+        self.before = Some(nobody);
         let described = described_as(who, more, &Given { login: login(false), stored });
-        let mut known =
-            Known { number, print, entering: is_entering, origin, epoch, kept: None, about: None };
+        let mut known = Known {
+            number,
+            print,
+            entering: is_entering,
+            origin,
+            epoch,
+            saw: is_entering,
+            kept: None,
+            about: None,
+        };
         known.keep(written);
         let named = known.describe(line, who, described);
         self.known.insert(who.client_id.into(), known);
@@ -230,9 +254,14 @@ impl Clients {
 
     /// The call that [`Clients::number`] was for has found no room: what it described is described again with the next one.
     pub fn not_told(&mut self, client_id: &str) {
-        let Some(Before { print, entering, origin, epoch }) = self.before.take() else { return };
+        let Some(before) = self.before.take() else { return };
         if let Some(known) = self.known.get_mut(client_id) {
-            (known.print, known.entering, known.origin, known.epoch) = (print, entering, origin, epoch);
+            (known.print, known.entering) = (before.print, before.entering);
+            (known.origin, known.epoch, known.saw) = (before.origin, before.epoch, before.saw);
+            known.about = before.about;
+            if let Some(kept) = before.kept {
+                known.kept = kept;
+            }
         }
     }
 

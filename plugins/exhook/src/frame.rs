@@ -40,7 +40,7 @@ impl Frame {
         let mut count = 0;
         for call in &self.calls {
             let (bytes, told) = (&mut self.bytes, &mut self.carried);
-            if call.epoch == self.epoch || carry(call, kept, told, (bytes, &mut count)) {
+            if call.epoch == self.epoch || carry(call, (kept, self.epoch), told, (bytes, &mut count)) {
                 bytes.extend_from_slice(&call.bytes);
                 count += 1;
             }
@@ -59,7 +59,7 @@ impl Frame {
 /// Whether the call is still to be sent.
 fn carry(
     call: &Call,
-    kept: &Kept,
+    kept: (&Kept, u64),
     told: &mut HashSet<u64>,
     (bytes, count): (&mut Vec<u8>, &mut usize),
 ) -> bool {
@@ -67,18 +67,38 @@ fn carry(
     match (call.point, &call.client.about) {
         (FORGOTTEN, _) => told.contains(&number),
         (point, Some(about)) if told.insert(number) => {
-            write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about.bytes()));
-            *count += 1;
-            if let Some(login) = kept.described(about.bytes(), shard_of(number)) {
-                write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(&login));
-                *count += 1;
-            }
+            *count += describe(number, about.bytes(), kept, bytes);
             point != DESCRIBED
         }
         (DESCRIBED, None) => {
             told.insert(number);
-            true
+            let Some(about) = described(&call.bytes) else { return true };
+            *count += describe(number, about, kept, bytes);
+            false
         }
         _ => true,
     }
+}
+
+/// Writes a description that was put together for another process, with what this one, `kept.1`, must know besides. How many calls
+/// that takes.
+fn describe(number: u64, about: &[u8], (kept, epoch): (&Kept, u64), bytes: &mut Vec<u8>) -> usize {
+    let shard = shard_of(number);
+    let entering = kept.entering(about, shard, epoch);
+    let login = kept.described(about, shard).filter(|_| entering.is_none());
+    let first = entering.as_deref().unwrap_or(about);
+    for about in [Some(first), login.as_deref()].into_iter().flatten() {
+        write_call(bytes, 0, DESCRIBED, number, |data| data.0.extend_from_slice(about));
+    }
+    1 + usize::from(login.is_some())
+}
+
+/// The map of a call that describes a client.
+fn described(call: &[u8]) -> Option<&[u8]> {
+    let mut rest = call;
+    rmp::decode::read_array_len(&mut rest).ok()?;
+    for _ in 0..3 {
+        rmpv::decode::read_value_ref(&mut rest).ok()?;
+    }
+    Some(rest)
 }

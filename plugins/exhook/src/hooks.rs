@@ -42,12 +42,13 @@ macro_rules! entering {
             password: $password,
             late: false,
             has_session: $has_session,
-            ..entering!($event)
+            ..entering!($event, false)
         }
     };
-    ($event:expr) => {
+    ($event:expr, $is_asked:expr) => {
         Entering {
             late: true,
+            is_asked: $is_asked,
             has_session: false,
             password: None,
             will: None,
@@ -303,7 +304,8 @@ impl PoolShard {
     }
 
     fn client_connected(&mut self, event: &mut Connected<'_>) {
-        self.tell(HookPoint::ClientConnected, &who!(event), Some(&entering!(event)), |out| {
+        let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
+        self.tell(HookPoint::ClientConnected, &who!(event), Some(&entering!(event, is_asked)), |out| {
             out.list(0);
         });
     }

@@ -7,6 +7,8 @@ use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use rmpv::ValueRef;
+
 use crate::wire::{Writer, get, text_ref};
 
 /// What an entry costs besides its bytes.
@@ -162,6 +164,26 @@ impl Kept {
         let mut out = Writer(&mut bytes);
         out.map(4).text("client_id").text(of.client_id).text("peer_host").text(of.host);
         out.text("peer_port").number(of.port).text("login").bytes(&login);
+        Some(bytes)
+    }
+
+    /// Of a client of a shard that is coming in and was described so to another process than `epoch`: the description with what the
+    /// login gave that the session is from. `None` where nothing is to be added.
+    pub fn entering(&self, about: &[u8], shard: u32, epoch: u64) -> Option<Vec<u8>> {
+        if self.is_empty() {
+            return None;
+        }
+        let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
+        // Who is in already is not judged by what others have left.
+        if get(&value, "will").is_none() || get(&value, "earlier").is_some() {
+            return None;
+        }
+        let stored = self.stored(text_ref(get(&value, "client_id")?)?, shard, epoch)?;
+        let ValueRef::Map(mut pairs) = value else { return None };
+        pairs.retain(|(key, _)| text_ref(key) != Some("stored"));
+        pairs.push((ValueRef::from("stored"), ValueRef::Binary(&stored)));
+        let mut bytes = Vec::new();
+        rmpv::encode::write_value_ref(&mut bytes, &ValueRef::Map(pairs)).ok()?;
         Some(bytes)
     }
 

@@ -255,6 +255,98 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
     assert_eq!(tell(&who(2), None), None);
 }
 
+/// A login that another process has answered, or another version of the plugin: what came of it is not known to this one, which is
+/// not to take nothing for what there was.
+#[test]
+fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
+    let (line, kept) = (line(), none());
+    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let late = Entering { late: true, is_asked: true, keep_alive_s: 7, ..Entering::default() };
+    let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
+        number(&line, clients, who, entering);
+        let calls = sent(&line, &kept);
+        calls.first().map(|call| ["keep_alive_s", "earlier"].map(|key| has(call, key)))
+    };
+    // The version before this one was asked.
+    assert_eq!(tell(&mut clients, &who(1), Some(&late)), Some([true, true]));
+    next_process(&line);
+    assert_eq!(tell(&mut clients, &who(1), None), Some([true, true]), "and it stays so");
+    // A worker that is not asked about logins has missed nothing.
+    let not_asked = Entering { is_asked: false, ..late.clone() };
+    assert_eq!(tell(&mut clients, &who(2), Some(&not_asked)), Some([true, false]));
+    // The process that was asked has ended between its answer and client.connected.
+    assert_eq!(tell(&mut clients, &who(3), Some(&Entering::default())), Some([true, false]));
+    next_process(&line);
+    assert_eq!(tell(&mut clients, &who(3), Some(&late)), Some([true, true]));
+    // The one that was asked hears of it as of its own, also where that is too long to be kept.
+    let text = "x".repeat(KEPT_MAX);
+    let properties = vec![("k", &*text)];
+    let long = Entering { properties: properties.clone(), ..Entering::default() };
+    assert_eq!(tell(&mut clients, &who(4), Some(&long)), Some([true, false]));
+    let long = Entering { properties, ..late.clone() };
+    assert_eq!(tell(&mut clients, &who(4), Some(&long)), Some([true, false]));
+    assert_eq!(tell(&mut clients, &who(5), Some(&Entering::default())), Some([true, false]));
+    next_process(&line);
+    assert_eq!(tell(&mut clients, &who(5), None), Some([true, true]));
+    assert_eq!(tell(&mut clients, &who(5), Some(&late)), None, "it was told so");
+    // Somebody else has been let in under the identifier meanwhile.
+    assert_eq!(tell(&mut clients, &who(6), Some(&late)), Some([true, true]));
+}
+
+/// A login that waits on the line when the process ends is asked of the next one with what the session is from.
+#[test]
+fn a_login_that_goes_over_shows_whose_session_it_wants() {
+    let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
+    for is_described in [false, true] {
+        let (line, kept) = (line(), none());
+        let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
+        kept.keep(who(1).connection(), 3, b"ann", line.epoch()).unwrap();
+        let named = number(&line, &mut clients, &who(2), Some(&entering));
+        if is_described {
+            assert!(!has(&sent(&line, &kept)[0], "stored"), "that process has it itself");
+        }
+        call(&line, &who(2), named, 1);
+        next_process(&line);
+        let calls = sent(&line, &kept);
+        assert_eq!(calls.iter().map(|call| part(call, 1)).collect::<Vec<_>>(), [DESCRIBED, 1]);
+        assert_eq!(["stored", "password", "client_id"].map(|key| has(&calls[0], key)), [true; 3]);
+        // What was written for a process before is not what the last one has kept.
+        let named = number(&line, &mut clients, &who(4), Some(&entering));
+        kept.keep(who(1).connection(), 3, b"ann, changed", line.epoch()).unwrap();
+        call(&line, &who(4), named, 1);
+        next_process(&line);
+        let calls = sent(&line, &kept);
+        let pairs = calls[0].as_array().unwrap()[3].as_map().unwrap();
+        let stored: Vec<_> = pairs.iter().filter(|(key, _)| key.as_str() == Some("stored")).collect();
+        assert_eq!(stored.len(), 1);
+        assert_eq!(stored[0].1.as_slice(), Some(&b"ann, changed"[..]));
+    }
+}
+
+/// Nothing of a call that has found no room is taken for another connection's.
+#[test]
+fn what_finds_no_room_leaves_a_connection_as_it_was() {
+    let line = line_of(64 << 10);
+    let mut clients = Clients::new(0, MAX, none());
+    let ann = Entering { keep_alive_s: 7, ..Entering::default() };
+    number(&line, &mut clients, &who(1), Some(&ann));
+    number(&line, &mut clients, &who(1), None);
+    let about = |clients: &Clients| clients.known["c"].about.as_ref().map(|about| about.bytes().to_vec());
+    let kept = |clients: &Clients| clients.known["c"].kept.as_ref().map(|kept| kept.bytes.to_vec());
+    let before = (about(&clients), kept(&clients));
+    assert!(before.0.is_some() && before.1.is_some());
+    let eve = who(2);
+    let mut writing = write(&line, &eve);
+    let entering = Entering { keep_alive_s: 8, ..Entering::default() };
+    let client = clients.number(&mut writing, &eve, Some(&entering));
+    writing.call(0, 7, client, |data| {
+        data.bytes(&vec![0; 100_000]);
+    });
+    assert!(!writing.is_taken(POINT));
+    clients.not_told("c");
+    assert_eq!((about(&clients), kept(&clients)), before);
+}
+
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
     let line = line();
