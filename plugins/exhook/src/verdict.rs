@@ -22,14 +22,6 @@ pub enum Ticket {
     Publish(PublishTicket),
 }
 
-fn number(map: &ValueRef<'_>, key: &str) -> Option<u64> {
-    get(map, key).and_then(ValueRef::as_u64)
-}
-
-fn reason(map: &ValueRef<'_>, key: &str) -> Option<Reason> {
-    number(map, key).and_then(|code| u8::try_from(code).ok()).map(Reason)
-}
-
 impl Ticket {
     /// The answer did not come, says that it failed, or turned out to be wrong; then nothing of what is right in it counts. The broker
     /// knows that nobody has answered: the policy that the hook was mounted with decides what is asked now, and what was granted
@@ -72,162 +64,316 @@ impl Ticket {
         if !matches!(value, ValueRef::Map(_)) {
             return Err((self, "answered with something that is no map".to_owned()));
         }
-        match self {
-            Ticket::Connect(ticket) => connect(ticket, value, stop),
-            Ticket::Authenticate(ticket) => return authenticate(ticket, value, stop),
-            Ticket::Authorize(ticket) => return authorize(ticket, value, stop),
-            Ticket::Filters(ticket, count) => return filters(ticket, count, value, stop),
-            Ticket::Publish(ticket) => return publish(ticket, value, stop),
+        // All of it is read before anything is put into the ticket: nothing of a wrong answer may stay in it.
+        let set = match self {
+            Ticket::Connect(ticket) => match ConnectSays::of(value) {
+                Ok(says) => Ok(says.put_into(ticket)),
+                Err(wrong) => Err((Ticket::Connect(ticket), wrong)),
+            },
+            Ticket::Authenticate(ticket) => match LoginSays::of(value) {
+                Ok(says) => Ok(says.put_into(ticket)),
+                Err(wrong) => Err((Ticket::Authenticate(ticket), wrong)),
+            },
+            Ticket::Authorize(ticket) => match allowed(value) {
+                Ok(allowed) => Ok(authorize(ticket, allowed)),
+                Err(wrong) => Err((Ticket::Authorize(ticket), wrong)),
+            },
+            Ticket::Filters(ticket, count) => match rows_of(value, count) {
+                Ok(rows) => Ok(filters(ticket, count, &rows)),
+                Err(wrong) => Err((Ticket::Filters(ticket, count), wrong)),
+            },
+            Ticket::Publish(ticket) => match PublishSays::of(value) {
+                Ok(says) => Ok(says.put_into(ticket)),
+                Err(wrong) => Err((Ticket::Publish(ticket), wrong)),
+            },
+        };
+        set.map(|ticket| ticket.go_on(stop))
+            .map_err(|(ticket, wrong)| (ticket, format!("answered with {wrong}")))
+    }
+}
+
+/// What an answer has under a key; nil is nothing.
+///
+/// # Errors
+/// What is there instead of it.
+fn read<'a, T>(
+    map: &ValueRef<'a>,
+    key: &str,
+    what: &str,
+    of: impl Fn(&ValueRef<'a>) -> Option<T>,
+) -> Result<Option<T>, String> {
+    match get(map, key) {
+        None | Some(ValueRef::Nil) => Ok(None),
+        Some(value) => of(value).map(Some).ok_or_else(|| format!("a `{key}` that is {what}")),
+    }
+}
+
+fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
+    value.as_u64().and_then(|number| T::try_from(number).ok())
+}
+
+fn reason(map: &ValueRef<'_>, key: &str) -> Result<Option<Reason>, String> {
+    read(map, key, "no reason code", |value| number_of(value).map(Reason))
+}
+
+/// The text of a refusal, which stands without one, too.
+fn text<'a>(map: &ValueRef<'a>) -> &'a str {
+    get(map, "text").and_then(text_ref).unwrap_or("")
+}
+
+/// An answer at client.connect.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct ConnectSays<'a> {
+    refuse: Option<(Reason, &'a str)>,
+    keep_alive_s: Option<u16>,
+    session_expiry_s: Option<u32>,
+}
+
+impl<'a> ConnectSays<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<ConnectSays<'a>, String> {
+        let refuse = reason(value, "refuse")?.map(|reason| (reason, text(value)));
+        let keep_alive_s = read(value, "keep_alive_s", "no number of seconds below 65,536", number_of);
+        let session_expiry_s = read(value, "session_expiry_s", "no number of seconds of 32 bits", number_of);
+        if refuse.is_some() {
+            // It stands, whatever is beside it.
+            return Ok(ConnectSays { refuse, ..ConnectSays::default() });
         }
-        Ok(())
+        Ok(ConnectSays { refuse, keep_alive_s: keep_alive_s?, session_expiry_s: session_expiry_s? })
+    }
+
+    fn put_into(self, mut ticket: ConnectTicket) -> Ticket {
+        if let Some((reason, text)) = self.refuse {
+            ticket.set_refused(reason, text);
+        }
+        if let Some(seconds) = self.keep_alive_s {
+            ticket.set_keep_alive_s(seconds);
+        }
+        if let Some(seconds) = self.session_expiry_s {
+            ticket.set_session_expiry_s(seconds);
+        }
+        Ticket::Connect(ticket)
     }
 }
 
-fn connect(mut ticket: ConnectTicket, value: &ValueRef<'_>, stop: bool) {
-    if let Some(reason) = reason(value, "refuse") {
-        ticket.set_refused(reason, get(value, "text").and_then(text_ref).unwrap_or(""));
-    }
-    if let Some(seconds) = number(value, "keep_alive_s") {
-        ticket.set_keep_alive_s(u16::try_from(seconds).unwrap_or(u16::MAX));
-    }
-    if let Some(seconds) = number(value, "session_expiry_s") {
-        ticket.set_session_expiry_s(u32::try_from(seconds).unwrap_or(u32::MAX));
-    }
-    Ticket::Connect(ticket).go_on(stop);
+/// An answer at client.authenticate.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct LoginSays<'a> {
+    allowed: Option<Result<(), Reason>>,
+    superuser: Option<bool>,
+    another_round: Option<&'a [u8]>,
+    auth_data: Option<&'a [u8]>,
 }
 
-fn authenticate(
-    mut ticket: AuthenticateTicket,
-    value: &ValueRef<'_>,
-    stop: bool,
-) -> Result<(), (Ticket, String)> {
-    // Before anything is put into the ticket: nothing of a wrong answer may stay in it.
-    let allowed = match allowed(value) {
-        Ok(allowed) => allowed,
-        Err(wrong) => return Err((Ticket::Authenticate(ticket), wrong)),
-    };
-    if let Some(superuser) = get(value, "superuser").and_then(flag_of) {
-        ticket.set_superuser(superuser);
+impl<'a> LoginSays<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<LoginSays<'a>, String> {
+        let allowed = allowed(value)?;
+        let rest = || {
+            Ok(LoginSays {
+                allowed,
+                superuser: read(value, "superuser", "no boolean", flag_of)?,
+                another_round: read(value, "another_round", "no bytes", bytes_ref)?,
+                auth_data: read(value, "auth_data", "no bytes", bytes_ref)?,
+            })
+        };
+        match rest() {
+            // It stands, whatever is beside it.
+            Err(_) if matches!(allowed, Some(Err(_))) => Ok(LoginSays { allowed, ..LoginSays::default() }),
+            read => read,
+        }
     }
-    if let Some(data) = get(value, "another_round").and_then(bytes_ref) {
-        ticket.set_another_round(data);
+
+    fn put_into(self, mut ticket: AuthenticateTicket) -> Ticket {
+        if let Some(superuser) = self.superuser {
+            ticket.set_superuser(superuser);
+        }
+        if let Some(data) = self.another_round {
+            ticket.set_another_round(data);
+        }
+        if let Some(data) = self.auth_data {
+            ticket.set_auth_data(data);
+        }
+        match self.allowed {
+            None => {}
+            Some(Ok(())) => ticket.set_allowed(),
+            Some(Err(reason)) => ticket.set_denied(reason),
+        }
+        Ticket::Authenticate(ticket)
     }
-    if let Some(data) = get(value, "auth_data").and_then(bytes_ref) {
-        ticket.set_auth_data(data);
-    }
-    match allowed {
-        None => {}
-        Some(Ok(())) => ticket.set_allowed(),
-        Some(Err(reason)) => ticket.set_denied(reason),
-    }
-    Ticket::Authenticate(ticket).go_on(stop);
-    Ok(())
 }
 
-/// What is answered to the question whether a client may, if that is.
+/// What is answered to the question whether a client may, if that is. A denial stands, whatever its reason is.
 fn allowed(value: &ValueRef<'_>) -> Result<Option<Result<(), Reason>>, String> {
     match get(value, "allow") {
         None => Ok(None),
         Some(ValueRef::Boolean(true)) => Ok(Some(Ok(()))),
         Some(ValueRef::Boolean(false)) => {
-            Ok(Some(Err(reason(value, "reason").unwrap_or(Reason::NOT_AUTHORIZED))))
+            Ok(Some(Err(reason(value, "reason").ok().flatten().unwrap_or(Reason::NOT_AUTHORIZED))))
         }
-        Some(_) => Err("answered with an `allow` that is no boolean".to_owned()),
+        Some(_) => Err("an `allow` that is no boolean".to_owned()),
     }
 }
 
-fn authorize(mut ticket: AuthorizeTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
-    match allowed(value) {
-        Ok(None) => {}
-        Ok(Some(Ok(()))) => ticket.set_allowed(),
-        Ok(Some(Err(reason))) => ticket.set_denied(reason),
-        Err(wrong) => return Err((Ticket::Authorize(ticket), wrong)),
+fn authorize(mut ticket: AuthorizeTicket, allowed: Option<Result<(), Reason>>) -> Ticket {
+    match allowed {
+        None => {}
+        Some(Ok(())) => ticket.set_allowed(),
+        Some(Err(reason)) => ticket.set_denied(reason),
     }
-    Ticket::Authorize(ticket).go_on(stop);
-    Ok(())
+    Ticket::Authorize(ticket)
 }
 
-fn filters(
-    mut ticket: FiltersTicket,
-    count: u32,
-    value: &ValueRef<'_>,
-    stop: bool,
-) -> Result<(), (Ticket, String)> {
-    let wrong = |ticket, what: &str| Err((Ticket::Filters(ticket, count), format!("answered with {what}")));
+/// What an answer says of one filter.
+#[derive(Debug, PartialEq, Eq)]
+struct Row<'a> {
+    index: u32,
+    filter: Option<&'a str>,
+    options: Option<u8>,
+    refuse: Option<Reason>,
+}
+
+fn rows_of<'a>(value: &ValueRef<'a>, count: u32) -> Result<Vec<Row<'a>>, String> {
     let rows = match get(value, "filters") {
-        None => return wrong(ticket, "a map without `filters`"),
+        None => return Err("a map without `filters`".to_owned()),
         Some(ValueRef::Array(rows)) => rows,
-        Some(_) => return wrong(ticket, "`filters` that are no list"),
+        Some(_) => return Err("`filters` that are no list".to_owned()),
     };
+    rows.iter().map(|row| row_of(row, count).map_err(str::to_owned)).collect()
+}
+
+fn row_of<'a>(row: &ValueRef<'a>, count: u32) -> Result<Row<'a>, &'static str> {
+    fn or_nil<'a, T>(
+        value: &ValueRef<'a>,
+        wrong: &'static str,
+        of: impl Fn(&ValueRef<'a>) -> Option<T>,
+    ) -> Result<Option<T>, &'static str> {
+        if matches!(value, ValueRef::Nil) { Ok(None) } else { of(value).map(Some).ok_or(wrong) }
+    }
+    let ValueRef::Array(row) = row else { return Err("a filter that is no list") };
+    let [index, filter, options, refuse] = row.as_slice() else {
+        return Err("a filter that is not [index, filter, options, refuse]");
+    };
+    Ok(Row {
+        index: number_of(index).filter(|at| *at < count).ok_or("the index of no filter")?,
+        filter: or_nil(filter, "a filter that is no text", text_ref)?,
+        options: or_nil(options, "options of a filter that are no byte", number_of)?,
+        refuse: or_nil(refuse, "a refusal of a filter that is no reason code", number_of)?.map(Reason),
+    })
+}
+
+fn filters(mut ticket: FiltersTicket, count: u32, rows: &[Row<'_>]) -> Ticket {
     for row in rows {
-        let ValueRef::Array(row) = row else { return wrong(ticket, "a filter that is no list") };
-        let [index, filter, options, refuse] = row.as_slice() else {
-            return wrong(ticket, "a filter that is not [index, filter, options, refuse]");
-        };
-        let Some(index) = index.as_u64().and_then(|at| u32::try_from(at).ok()).filter(|at| *at < count)
-        else {
-            return wrong(ticket, "the index of no filter");
-        };
-        if let Some(filter) = text_ref(filter) {
-            ticket.rewrite(index, filter);
+        if let Some(filter) = row.filter {
+            ticket.rewrite(row.index, filter);
         }
-        if let Some(options) = options.as_u64().and_then(|options| u8::try_from(options).ok()) {
-            ticket.set_options(index, options);
+        if let Some(options) = row.options {
+            ticket.set_options(row.index, options);
         }
-        if let Some(code) = refuse.as_u64().and_then(|code| u8::try_from(code).ok()) {
-            ticket.refuse(index, Reason(code));
+        if let Some(reason) = row.refuse {
+            ticket.refuse(row.index, reason);
         }
     }
-    Ticket::Filters(ticket, count).go_on(stop);
-    Ok(())
+    Ticket::Filters(ticket, count)
 }
 
-fn publish(mut ticket: PublishTicket, value: &ValueRef<'_>, stop: bool) -> Result<(), (Ticket, String)> {
-    let text = || get(value, "text").and_then(text_ref).unwrap_or("");
-    if let Some(reason) = reason(value, "reject") {
-        ticket.set_rejected(reason, text());
-    }
-    if let Some(reason) = reason(value, "disconnect") {
-        ticket.set_disconnected(reason, text());
-    }
-    if get(value, "drop").and_then(flag_of) == Some(true) {
-        ticket.set_dropped();
-    }
-    let ValueRef::Map(pairs) = value else { return Ok(()) };
-    for (key, value) in pairs {
-        let set = match text_ref(key).unwrap_or("") {
-            "topic" => text_ref(value).map(|topic| ticket.set_topic(topic)),
-            "payload" => bytes_ref(value).map(|payload| ticket.set_payload(payload)),
-            "qos" => value.as_u64().filter(|qos| *qos <= 2).map(|qos| ticket.set_qos(qos as u8)),
-            "retain" => flag_of(value).map(|retain| ticket.set_retain(retain)),
-            "content_type" => text_ref(value).map(|text| ticket.set_content_type(text)),
-            "response_topic" => text_ref(value).map(|topic| ticket.set_response_topic(topic)),
-            "correlation_data" => bytes_ref(value).map(|data| ticket.set_correlation_data(data)),
-            "message_expiry_s" => value
-                .as_u64()
-                .and_then(|seconds| u32::try_from(seconds).ok())
-                .map(|seconds| ticket.set_message_expiry_s(seconds)),
-            "user" => users(&mut ticket, value),
-            _ => Some(()),
-        };
-        if set.is_none() {
-            let key = text_ref(key).unwrap_or("a key");
-            return Err((
-                Ticket::Publish(ticket),
-                format!("answered with a `{key}` that no message may have"),
-            ));
-        }
-    }
-    Ticket::Publish(ticket).go_on(stop);
-    Ok(())
+/// A change of a message.
+#[derive(Debug, PartialEq, Eq)]
+enum Set<'a> {
+    Topic(&'a str),
+    Payload(&'a [u8]),
+    Qos(u8),
+    Retain(bool),
+    ContentType(&'a str),
+    ResponseTopic(&'a str),
+    CorrelationData(&'a [u8]),
+    MessageExpiry(u32),
+    Users(Vec<(&'a str, &'a str)>),
 }
 
-fn users(ticket: &mut PublishTicket, value: &ValueRef<'_>) -> Option<()> {
+/// An answer at message.publish.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct PublishSays<'a> {
+    reject: Option<Reason>,
+    disconnect: Option<Reason>,
+    drop: bool,
+    text: &'a str,
+    sets: Vec<Set<'a>>,
+}
+
+impl<'a> PublishSays<'a> {
+    fn of(value: &ValueRef<'a>) -> Result<PublishSays<'a>, String> {
+        let reject = reason(value, "reject")?;
+        let disconnect = reason(value, "disconnect")?;
+        let drop = read(value, "drop", "no boolean", flag_of)?.unwrap_or(false);
+        let ValueRef::Map(pairs) = value else { return Err("something that is no map".to_owned()) };
+        let mut sets = Vec::new();
+        for (key, value) in pairs {
+            let Some(key) = text_ref(key) else { continue };
+            match set_of(key, value) {
+                Some(set) => sets.extend(set),
+                None => return Err(format!("a `{key}` that no message may have")),
+            }
+        }
+        Ok(PublishSays { reject, disconnect, drop, text: text(value), sets })
+    }
+
+    fn put_into(self, mut ticket: PublishTicket) -> Ticket {
+        if let Some(reason) = self.reject {
+            ticket.set_rejected(reason, self.text);
+        }
+        if let Some(reason) = self.disconnect {
+            ticket.set_disconnected(reason, self.text);
+        }
+        if self.drop {
+            ticket.set_dropped();
+        }
+        for set in self.sets {
+            match set {
+                Set::Topic(topic) => ticket.set_topic(topic),
+                Set::Payload(payload) => ticket.set_payload(payload),
+                Set::Qos(qos) => ticket.set_qos(qos),
+                Set::Retain(retain) => ticket.set_retain(retain),
+                Set::ContentType(text) => ticket.set_content_type(text),
+                Set::ResponseTopic(topic) => ticket.set_response_topic(topic),
+                Set::CorrelationData(data) => ticket.set_correlation_data(data),
+                Set::MessageExpiry(seconds) => ticket.set_message_expiry_s(seconds),
+                Set::Users(users) => {
+                    for (key, value) in users {
+                        ticket.add_user_property(key, value);
+                    }
+                }
+            }
+        }
+        Ticket::Publish(ticket)
+    }
+}
+
+/// What a key changes, or that it changes nothing. `None` where no message may have such a value.
+fn set_of<'a>(key: &str, value: &ValueRef<'a>) -> Option<Option<Set<'a>>> {
+    let set = match key {
+        "topic" => Set::Topic(text_ref(value)?),
+        "payload" => Set::Payload(bytes_ref(value)?),
+        "qos" => Set::Qos(number_of(value).filter(|qos| *qos <= 2)?),
+        "retain" => Set::Retain(flag_of(value)?),
+        "content_type" => Set::ContentType(text_ref(value)?),
+        "response_topic" => Set::ResponseTopic(text_ref(value)?),
+        "correlation_data" => Set::CorrelationData(bytes_ref(value)?),
+        "message_expiry_s" => Set::MessageExpiry(number_of(value)?),
+        "user" => Set::Users(users_of(value)?),
+        _ => return Some(None),
+    };
+    Some(Some(set))
+}
+
+/// Pairs of text.
+pub fn users_of<'a>(value: &ValueRef<'a>) -> Option<Vec<(&'a str, &'a str)>> {
     let ValueRef::Array(pairs) = value else { return None };
-    for pair in pairs {
+    let pair = |pair: &ValueRef<'a>| {
         let ValueRef::Array(pair) = pair else { return None };
         let [key, value] = pair.as_slice() else { return None };
-        ticket.add_user_property(text_ref(key)?, text_ref(value)?);
-    }
-    Some(())
+        Some((text_ref(key)?, text_ref(value)?))
+    };
+    pairs.iter().map(pair).collect()
 }
+
+#[cfg(test)]
+mod tests;
