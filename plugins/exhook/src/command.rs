@@ -1,17 +1,84 @@
-//! What workers ask of the broker.
+//! What workers ask of the broker. A command is read as a whole before any of it is done: one that is wrong in any part of it does
+//! nothing, since what it means without that part may be more than was meant.
 
 use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
 use crate::kept::{Connection, Kept};
+use crate::verdict::users_of;
 use crate::wire::{bytes_ref, flag_of, get, text_ref};
+
+/// What a client is kicked with where the worker says nothing else.
+const ADMINISTRATIVE_ACTION: u8 = 0x98;
+
+/// A command.
+#[derive(Debug, PartialEq, Eq)]
+enum Command<'a> {
+    /// Of the plugin's own, or on behalf of a client.
+    Publish(Outgoing, Option<&'a str>),
+    Kick(&'a str, Reason),
+    Subscribe {
+        client: &'a str,
+        filter: &'a str,
+        options: u8,
+        authorize: bool,
+    },
+    Unsubscribe {
+        client: &'a str,
+        filter: &'a str,
+        authorize: bool,
+    },
+    Invalidate(Option<&'a str>),
+    /// Whose login, of which shard, and what it gave; nothing where its session is over.
+    Keep {
+        client_id: &'a str,
+        host: &'a str,
+        port: u16,
+        shard: u32,
+        bytes: Option<&'a [u8]>,
+    },
+}
 
 /// Does it; what is to be kept goes to `kept`, of process `epoch`.
 ///
 /// # Errors
 /// What is wrong, as a sentence for the log.
 pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> Result<(), String> {
+    let (name, done) = match read(command)? {
+        Command::Publish(message, None) => ("publish", host.publish(&message)),
+        Command::Publish(message, Some(client)) => {
+            ("publish", host.publish_as(OnBehalf::client(client), &message))
+        }
+        Command::Kick(client, reason) => ("kick", host.kick(client, reason)),
+        Command::Subscribe { client, filter, options, authorize: true } => {
+            ("subscribe", host.subscribe_as(OnBehalf::client(client), filter, options, 0))
+        }
+        Command::Subscribe { client, filter, options, authorize: false } => {
+            ("subscribe", host.subscribe(client, filter, options, 0))
+        }
+        // Behind a subscription that waits for its answer, and not before it.
+        Command::Unsubscribe { client, filter, authorize: true } => {
+            ("unsubscribe", host.unsubscribe_as(OnBehalf::client(client), filter))
+        }
+        Command::Unsubscribe { client, filter, authorize: false } => {
+            ("unsubscribe", host.unsubscribe(client, filter))
+        }
+        Command::Invalidate(None) => ("invalidate", host.invalidate(Whose::Everybody)),
+        Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(Whose::Client(client))),
+        Command::Keep { client_id, host, port, shard, bytes } => {
+            let whose = Connection { client_id, host, port };
+            let Some(bytes) = bytes else {
+                kept.forget(whose, shard);
+                return Ok(());
+            };
+            return kept.keep(whose, shard, bytes, epoch);
+        }
+    };
+    done.map_err(|refused| format!("{name}: {refused}"))
+}
+
+fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
     let ValueRef::Array(parts) = command else { return Err("a command is a list".to_owned()) };
     let Some(name) = parts.first().and_then(text_ref) else {
         return Err("a command begins with its name".to_owned());
@@ -19,98 +86,112 @@ pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> R
     let text = |at: usize, what: &str| {
         parts.get(at).and_then(text_ref).ok_or_else(|| format!("{name}: the {what} must be text"))
     };
-    let done = match name {
-        "publish" => publish(host, parts.get(1).unwrap_or(&ValueRef::Nil))?,
+    // What is missing has a meaning of its own, and nil has that, too.
+    let byte = |at: usize, what: &str, missing: u8| match parts.get(at) {
+        None | Some(ValueRef::Nil) => Ok(missing),
+        Some(value) => number_of(value).ok_or_else(|| format!("{name}: the {what} must be one byte")),
+    };
+    // Nil is no answer to the question whether somebody is to be asked.
+    let authorize = |at: usize| match parts.get(at) {
+        None => Ok(false),
+        Some(value) => flag_of(value).ok_or_else(|| format!("{name}: authorize must be a boolean")),
+    };
+    Ok(match name {
+        "publish" => {
+            publish(parts.get(1).unwrap_or(&ValueRef::Nil)).map_err(|wrong| format!("publish: {wrong}"))?
+        }
         "kick" => {
-            let code = parts.get(2).and_then(ValueRef::as_u64).unwrap_or(0x98);
-            host.kick(text(1, "client identifier")?, Reason(u8::try_from(code).unwrap_or(0x98)))
+            Command::Kick(text(1, "client identifier")?, Reason(byte(2, "reason", ADMINISTRATIVE_ACTION)?))
         }
-        "subscribe" => {
-            let options = parts.get(3).and_then(ValueRef::as_u64).unwrap_or(0);
-            let options = u8::try_from(options).map_err(|_| "subscribe: the options are one byte")?;
-            let (client, filter) = (text(1, "client identifier")?, text(2, "topic filter")?);
-            if parts.get(4).and_then(flag_of).unwrap_or(false) {
-                host.subscribe_as(OnBehalf::client(client), filter, options, 0)
-            } else {
-                host.subscribe(client, filter, options, 0)
-            }
-        }
-        "unsubscribe" => {
-            let (client, filter) = (text(1, "client identifier")?, text(2, "topic filter")?);
-            // Behind a subscription that waits for its answer, and not before it.
-            if parts.get(3).and_then(flag_of).unwrap_or(false) {
-                host.unsubscribe_as(OnBehalf::client(client), filter)
-            } else {
-                host.unsubscribe(client, filter)
-            }
-        }
-        "invalidate" => match parts.get(1) {
-            None | Some(ValueRef::Nil) => host.invalidate(Whose::Everybody),
-            Some(_) => host.invalidate(Whose::Client(text(1, "client identifier")?)),
+        "subscribe" => Command::Subscribe {
+            client: text(1, "client identifier")?,
+            filter: text(2, "topic filter")?,
+            options: byte(3, "options", 0)?,
+            authorize: authorize(4)?,
         },
-        "keep" => return keep(kept, epoch, parts),
+        "unsubscribe" => Command::Unsubscribe {
+            client: text(1, "client identifier")?,
+            filter: text(2, "topic filter")?,
+            authorize: authorize(3)?,
+        },
+        "invalidate" => Command::Invalidate(match parts.get(1) {
+            None | Some(ValueRef::Nil) => None,
+            Some(_) => Some(text(1, "client identifier")?),
+        }),
+        "keep" => keep(parts).ok_or("keep: it is not [client, client_id, host, port, bytes or nil]")?,
         other => return Err(format!("there is no command {other:?}")),
-    };
-    done.map_err(|refused| format!("{name}: {refused}"))
-}
-
-/// `["keep", client, client_id, host, port, bytes or nil]`: what a login gave, or that its session is over.
-fn keep(kept: &Kept, epoch: u64, parts: &[ValueRef<'_>]) -> Result<(), String> {
-    let text = |at: usize| parts.get(at).and_then(text_ref);
-    let number = |at: usize| parts.get(at).and_then(ValueRef::as_u64);
-    let (Some(client), Some(client_id), Some(host), Some(port)) = (number(1), text(2), text(3), number(4))
-    else {
-        return Err("keep: it is not [client, client_id, host, port, bytes]".to_owned());
-    };
-    let whose = Connection { client_id, host, port: u16::try_from(port).unwrap_or(0) };
-    match parts.get(5).and_then(bytes_ref) {
-        Some(bytes) => kept.keep(whose, shard_of(client), bytes, epoch),
-        None => {
-            kept.forget(whose, shard_of(client));
-            Ok(())
-        }
-    }
-}
-
-fn publish(host: Host, value: &ValueRef<'_>) -> Result<Result<(), grapnel_plugin_abi::Refused>, String> {
-    let topic = get(value, "topic").and_then(text_ref).ok_or("publish: there is no topic")?;
-    let payload = get(value, "payload").and_then(bytes_ref).unwrap_or_default();
-    let mut message = Outgoing::new(topic, payload);
-    if let Some(qos) = get(value, "qos").and_then(ValueRef::as_u64) {
-        message = message.qos(u8::try_from(qos).unwrap_or(u8::MAX));
-    }
-    if let Some(retain) = get(value, "retain").and_then(flag_of) {
-        message = message.retain(retain);
-    }
-    if get(value, "store_only").and_then(flag_of) == Some(true) {
-        message = message.store_only();
-    }
-    if let Some(from) = get(value, "from").and_then(text_ref) {
-        message = message.from_client(from);
-    }
-    if let Some(kind) = get(value, "content_type").and_then(text_ref) {
-        message = message.content_type(kind);
-    }
-    if let Some(topic) = get(value, "response_topic").and_then(text_ref) {
-        message = message.response_topic(topic);
-    }
-    if let Some(data) = get(value, "correlation_data").and_then(bytes_ref) {
-        message = message.correlation_data(data);
-    }
-    if let Some(seconds) = get(value, "message_expiry_s").and_then(ValueRef::as_u64) {
-        message = message.message_expiry_s(u32::try_from(seconds).unwrap_or(u32::MAX));
-    }
-    if let Some(ValueRef::Array(pairs)) = get(value, "user") {
-        for pair in pairs {
-            let ValueRef::Array(pair) = pair else { continue };
-            if let [Some(key), Some(value)] = [pair.first(), pair.get(1)].map(|part| part.and_then(text_ref))
-            {
-                message = message.user_property(key, value);
-            }
-        }
-    }
-    Ok(match get(value, "on_behalf_of").and_then(text_ref) {
-        Some(client) => host.publish_as(OnBehalf::client(client), &message),
-        None => host.publish(&message),
     })
 }
+
+fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
+    value.as_u64().and_then(|number| T::try_from(number).ok())
+}
+
+/// `["keep", client, client_id, host, port, bytes or nil]`.
+fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
+    let [_, client, client_id, host, port, bytes] = parts else { return None };
+    let bytes = match bytes {
+        ValueRef::Nil => None,
+        bytes => Some(bytes_ref(bytes)?),
+    };
+    Some(Command::Keep {
+        client_id: text_ref(client_id)?,
+        host: text_ref(host)?,
+        port: number_of(port)?,
+        shard: shard_of(client.as_u64()?),
+        bytes,
+    })
+}
+
+fn publish<'a>(value: &ValueRef<'a>) -> Result<Command<'a>, String> {
+    fn part<'a, T>(
+        map: &ValueRef<'a>,
+        key: &str,
+        what: &str,
+        of: impl Fn(&ValueRef<'a>) -> Option<T>,
+    ) -> Result<Option<T>, String> {
+        match get(map, key) {
+            None | Some(ValueRef::Nil) => Ok(None),
+            Some(value) => of(value).map(Some).ok_or_else(|| format!("the {key} must be {what}")),
+        }
+    }
+    let topic = get(value, "topic").and_then(text_ref).ok_or("there is no topic")?;
+    let payload = part(value, "payload", "bytes or text", bytes_ref)?.unwrap_or_default();
+    let mut message = Outgoing::new(topic, payload);
+    if let Some(qos) = part(value, "qos", "0, 1 or 2", number_of)? {
+        message = message.qos(qos);
+    }
+    if let Some(retain) = part(value, "retain", "a boolean", flag_of)? {
+        message = message.retain(retain);
+    }
+    if part(value, "store_only", "a boolean", flag_of)? == Some(true) {
+        message = message.store_only();
+    }
+    if let Some(from) = part(value, "from", "text", text_ref)? {
+        message = message.from_client(from);
+    }
+    if let Some(kind) = part(value, "content_type", "text", text_ref)? {
+        message = message.content_type(kind);
+    }
+    if let Some(topic) = part(value, "response_topic", "text", text_ref)? {
+        message = message.response_topic(topic);
+    }
+    if let Some(data) = part(value, "correlation_data", "bytes or text", bytes_ref)? {
+        message = message.correlation_data(data);
+    }
+    if let Some(seconds) = part(value, "message_expiry_s", "a number of seconds of 32 bits", number_of)? {
+        message = message.message_expiry_s(seconds);
+    }
+    for (key, value) in part(value, "user", "a list of pairs of text", users_of)?.unwrap_or_default() {
+        message = message.user_property(key, value);
+    }
+    // Nil is nobody: what was to be said on behalf of somebody must not become the plugin's own word.
+    let client = match get(value, "on_behalf_of") {
+        None => None,
+        Some(client) => Some(text_ref(client).ok_or("the on_behalf_of must be text")?),
+    };
+    Ok(Command::Publish(message, client))
+}
+
+#[cfg(test)]
+mod tests;
