@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xc413b441a55b3076)
+#define GRAPNEL_ABI_HASH UINT64_C(0x80cfeb3f2503058d)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -408,7 +408,7 @@ typedef uint32_t grapnel_export_step;
 #define GRAPNEL_ALL_SHARDS UINT32_MAX
 
 /** The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the
- *  request's, its one byte a reason code. */
+ *  request's, its one byte a reason code; a page of retained messages has more bytes, of which the first is 0. */
 #define GRAPNEL_FROM_BROKER UINT32_C(4294967294)
 
 /** Bytes that a client's identity has at most. */
@@ -693,6 +693,15 @@ struct grapnel_host_api {
      *  topic, for what the plugin keeps itself; the answer comes as mail from GRAPNEL_FROM_BROKER, whatever the
      *  flags say. `qos` is 0 to 2. Any thread. */
     grapnel_status (*authorize_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_action action, grapnel_slice topic, uint32_t qos, uint32_t retain);
+    /** Reads a page of the retained messages that a client would get with a subscription to a filter with this
+     *  `qos`, 0 to 2, if client.authorize lets it subscribe; where hooks are mounted for deliveries, each message is
+     *  authorized too, and left out where the client may not have it. `place` is empty for the first page, and else
+     *  what the page before has said. The page has at most `messages_max` messages, 1 to 256, and `bytes_max` bytes
+     *  of them, 1 to 1,048,576; its first message may have more. It comes as mail from GRAPNEL_FROM_BROKER, whatever
+     *  the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code. Any thread;
+     *  GRAPNEL_STATUS_INVALID for a filter that cannot be or is a shared subscription's, for numbers out of their
+     *  range, and for bytes that are no place. */
+    grapnel_status (*fetch_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t qos, grapnel_slice place, uint32_t messages_max, uint32_t bytes_max);
 };
 
 /** Number of a hook point. */
@@ -988,7 +997,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has 
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 264, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 272, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -1024,6 +1033,7 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, publish_as, 232, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, subscribe_as, 240, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe_as, 248, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, authorize_as, 256, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, fetch_as, 264, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);

@@ -7,11 +7,14 @@ use std::marker::PhantomData;
 use crate::raw::{Change, Event, Field, Flow, HookFn, NewMessage, Slice, Status, Ticket, Value};
 
 mod behalf;
+mod fetched;
 mod identity;
 mod module;
 mod services;
 
-pub use behalf::{Behalf, Whom};
+pub use behalf::{Behalf, PageWanted, Whom};
+pub use fetched::FetchedWriter;
+pub(crate) use fetched::Parts;
 pub use identity::ClientIdentity;
 pub use module::{ForeignTable, Module};
 pub use services::{

@@ -136,7 +136,7 @@ tables! {
     HostApi {
         size, abi_major, abi_minor, plugin, shards, flags, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
-        adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as,
+        adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as, fetch_as,
         #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }

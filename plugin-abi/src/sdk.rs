@@ -9,6 +9,7 @@ mod connack;
 mod error;
 mod event;
 mod export;
+mod fetched;
 mod filter;
 mod host;
 mod leftovers;
@@ -37,6 +38,7 @@ pub use connack::Connack;
 pub use error::{Error, Refused};
 pub use event::Context;
 pub use export::{Exported, HookEvent, MountSpec, hook_name, module, plugin_name, run_hook};
+pub use fetched::{Fetch, Fetched, FetchedMessage};
 pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, Whose};
 pub use leftovers::Leftovers;
@@ -122,6 +124,12 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// version before is still owed comes to this one where it has taken over its state; else nobody is told.
     fn on_answer(shard: &mut Self::Shard, answer: Answer) {
         let _ = (shard, answer);
+    }
+
+    /// A page of retained messages that the plugin has asked for on behalf of a client ([`Host::fetch_as`]); one that is refused comes
+    /// to [`Plugin::on_answer`]. Called on the shard of the client.
+    fn on_fetched(shard: &mut Self::Shard, page: &Fetched<'_>) {
+        let _ = (shard, page);
     }
 
     /// What the instance knows, for the version that replaces it: `None` where there is nothing to hand over. The instance goes

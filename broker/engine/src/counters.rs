@@ -76,6 +76,7 @@ counters! {
     subscriptions_revoked: "subscriptions taken back because the rules have changed";
     messages_wills: "will messages published";
     messages_plugins: "messages that plugins published";
+    messages_fetched: "retained messages that plugins have read on behalf of clients";
     behalf_refused: "requests of plugins on behalf of clients that were refused";
     behalf_no_room: "of them because too much waited for the client or the plugin";
     plugin_commands_refused: "publishes, kicks, mails and the like of plugins that were refused because too many or too much waited";

@@ -8,7 +8,7 @@ use crate::id::SessionKey;
 use crate::message::Message;
 use crate::route::retained::Cursor;
 use crate::route::{GroupId, InterestBatch};
-use crate::session::readers::{PageAsk, Wanted};
+use crate::session::readers::{PageAsk, PageFor, Wanted};
 
 /// Which of the two lanes to a shard an envelope takes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -59,10 +59,10 @@ pub(crate) enum EnvelopeBody {
     Mark { session: SessionKey, batch: u64, wanted: Arc<[Wanted]> },
     /// That, and for which of them it may have any.
     Marked { session: SessionKey, batch: u64, mark: u64, found: Vec<u32> },
-    /// A session has room for some of them.
-    Page { session: SessionKey, ask: PageAsk },
+    /// A session has room for some of them, or a plugin for a page.
+    Page { whose: PageFor, ask: PageAsk },
     /// Those.
-    Paged { session: SessionKey, page: u64, body: PageBody },
+    Paged { whose: PageFor, page: u64, body: PageBody },
 }
 
 impl EnvelopeBody {

@@ -17,6 +17,7 @@ use crate::message::Message;
 use crate::packet::{QoS, SubscriptionOptions};
 use crate::reason::ReasonCode;
 use crate::session::Identity;
+use crate::session::fetch::Fetch;
 
 /// What a shard is made with; the same for all shards but for `id` and `seed`.
 #[derive(Clone, Debug)]
@@ -229,6 +230,8 @@ pub enum Wish {
         /// Topic filter, `$share` prefix included.
         filter: Box<str>,
     },
+    /// Read a page of the retained messages that the client could get with a subscription.
+    Fetch(Fetch),
     /// Say whether the client may.
     Ask {
         /// Do what: not a will.
@@ -369,6 +372,7 @@ impl Wish {
         match self {
             Wish::Publish(message) => message.bytes(),
             Wish::Subscribe { filter, .. } | Wish::Unsubscribe { filter } => filter.len(),
+            Wish::Fetch(fetch) => fetch.bytes(),
             Wish::Ask { topic, .. } => topic.len(),
         }
     }

@@ -228,6 +228,8 @@ bounds! {
     behalf_requests_max = 8192, 1..=16777216, "what one plugin asks for on behalf of clients and waits on a shard, for all clients together; one client may hold an eighth of what is free, so that others find room. Beyond it the plugin is told 0x97 and may ask again";
     behalf_bytes_max = 67108864, 65536..=17179869184, "bytes of those requests; a client may hold an eighth of what is free";
     behalf_client_requests_max = 128, 1..=65535, "of them for one client, in order; one that waits for its verdict holds up those behind it, and no other client's";
+    behalf_pages_max = 64, 1..=65535, "pages of retained messages that a plugin has read on behalf of clients at a time per shard; beyond it one is refused with 0x97";
+    behalf_client_pages_max = 8, 1..=65535, "of them for one client";
     behalf_client_bytes_max = 4194304, 1024..=1073741824, "bytes of the requests for one client";
     rechecks_max = 64, 1..=65535, "authorization requests about subscriptions in force that wait for plugins at a time per shard; one plugin thread that takes 50 ms for each still answers all within 5 s";
     deliver_requests_max = 1024, 1..=65535, "sessions per shard whose delivery waits for a plugin at a time; those beyond wait in order, within their queue's bounds, instead of being refused";

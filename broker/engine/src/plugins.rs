@@ -8,6 +8,7 @@ use bytes::Bytes;
 use crate::hook::PluginHandle;
 use crate::id::SessionKey;
 use crate::interface::FROM_THE_BROKER;
+use crate::session::fetch::PagesUnderWay;
 use crate::timer::Timer;
 
 mod answers;
@@ -44,7 +45,11 @@ pub(crate) struct PluginDesk {
     mails_bytes: usize,
     /// How many of them are answers of the broker.
     answers_kept: usize,
+    /// Bytes of pages among them.
+    pages_kept_bytes: usize,
     replays: VecDeque<Replay>,
+    /// Pages of retained messages that plugins read on behalf of clients.
+    pages: PagesUnderWay,
     /// By the number of a plugin: when a refusal on behalf of a client is logged again, monotonic milliseconds, and how many have
     /// not been.
     refusals: HashMap<u64, (u64, u64)>,
@@ -77,7 +82,9 @@ pub(crate) struct Replay {
 const KEPT_MAILS_MAX: usize = 1024;
 /// Answers of the broker that are kept in the same way: as many as may be owed to a plugin, so that none is lost.
 const KEPT_ANSWERS_MAX: usize = 16_384;
-/// Bytes of them.
+/// Bytes of pages of retained messages among them; one that finds no room is refused instead.
+const KEPT_PAGES_BYTES_MAX: usize = 4 << 20;
+/// Bytes of mail.
 const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
 
 impl PluginDesk {
@@ -110,6 +117,11 @@ impl PluginDesk {
     /// Who is told what was answered to which generation.
     pub(crate) fn answers(&mut self) -> &mut Answers {
         &mut self.answers
+    }
+
+    /// Pages of retained messages that plugins read on behalf of clients.
+    pub(crate) fn pages(&mut self) -> &mut PagesUnderWay {
+        &mut self.pages
     }
 
     // --- timers
@@ -178,13 +190,19 @@ impl PluginDesk {
     /// Keeps mail; false, and it is lost, if too much is kept.
     pub(crate) fn keep_mail(&mut self, mail: KeptMail) -> bool {
         let bytes = self.mails_bytes + mail.bytes.len();
-        let has_room = if mail.from == FROM_THE_BROKER {
-            self.answers_kept < KEPT_ANSWERS_MAX
+        let is_answer = mail.from == FROM_THE_BROKER;
+        let has_room = if is_answer {
+            // A page of retained messages has more than a code.
+            let pages_bytes = self.pages_kept_bytes + mail.bytes.len() - 1;
+            let fits = self.answers_kept < KEPT_ANSWERS_MAX && pages_bytes <= KEPT_PAGES_BYTES_MAX;
+            self.pages_kept_bytes = if fits { pages_bytes } else { self.pages_kept_bytes };
+            fits
         } else {
-            self.mails.len() - self.answers_kept < KEPT_MAILS_MAX && bytes <= KEPT_MAIL_BYTES_MAX
+            self.mails.len() - self.answers_kept < KEPT_MAILS_MAX
+                && bytes - self.pages_kept_bytes <= KEPT_MAIL_BYTES_MAX
         };
         if has_room {
-            self.answers_kept += usize::from(mail.from == FROM_THE_BROKER);
+            self.answers_kept += usize::from(is_answer);
             self.mails_bytes = bytes;
             self.mails.push_back(mail);
         }
@@ -193,7 +211,7 @@ impl PluginDesk {
 
     /// Takes all mail, in order.
     pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
-        (self.mails_bytes, self.answers_kept) = (0, 0);
+        (self.mails_bytes, self.answers_kept, self.pages_kept_bytes) = (0, 0, 0);
         std::mem::take(&mut self.mails)
     }
 
@@ -202,6 +220,11 @@ impl PluginDesk {
     /// A plugin is to be told of all that was there before it.
     pub(crate) fn begin_replay(&mut self, plugin: PluginHandle, until_ms: u64) {
         self.replays.push_back(Replay { plugin, place: 0, until_ms });
+    }
+
+    /// Whether pages of retained messages wait for a turn.
+    pub(crate) fn has_pages(&self) -> bool {
+        self.pages.row_len() > 0
     }
 
     /// Whether some plugin has not been told of everything yet.
@@ -232,6 +255,8 @@ impl PluginDesk {
             self.refusals.remove(&plugin.number());
             self.answers.gone(*plugin);
         }
+        let answers = &self.answers;
+        self.pages.retain(|plugin| !answers.is_gone(answers.of(plugin)));
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
         let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
         let held = &mut self.held;

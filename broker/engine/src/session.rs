@@ -17,6 +17,7 @@ pub mod behalf;
 pub(crate) mod deliveries;
 pub mod delivery;
 pub mod ending;
+pub mod fetch;
 pub mod filters;
 pub mod identity;
 pub mod inflight;

@@ -7,7 +7,7 @@ use crate::held::Held;
 use crate::id::{ConnKey, SessionKey, ShardId};
 use crate::route::Matched;
 use crate::run_queue::{LaneWaiters, RunQueue};
-use crate::session::readers::PageAsk;
+use crate::session::readers::{PageAsk, PageFor};
 use crate::timer::Timer;
 
 /// A message on its way to more sessions than one turn serves.
@@ -26,7 +26,7 @@ pub(crate) struct FanOut {
 pub(crate) struct Scan {
     /// Who asks.
     pub(crate) asker: ShardId,
-    pub(crate) session: SessionKey,
+    pub(crate) whose: PageFor,
     pub(crate) ask: PageAsk,
 }
 

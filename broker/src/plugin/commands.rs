@@ -15,11 +15,12 @@ use grapnel_engine::message::FlowPart;
 use grapnel_engine::packet::{QoS, SubscriptionOptions};
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::session::Identity;
+use grapnel_engine::session::fetch::{Fetch, FetchPlace, PAGE_BYTES_MAX, PAGE_MESSAGES_MAX};
 use grapnel_engine::shard::{
     Command, FROM_A_THREAD, OnBehalf, Outcome, Scope, Search, Whom, Wish, home_among,
 };
 use grapnel_engine::topic;
-use grapnel_plugin_abi::host::{self, Behalf, PluginMessage};
+use grapnel_plugin_abi::host::{self, Behalf, PageWanted, PluginMessage};
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
 
 use super::request::Settings;
@@ -294,6 +295,31 @@ impl Desk {
         }
         let qos = QoS::from_u8(qos).ok_or(Status::INVALID)?;
         self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Ask { action, topic: topic.into(), qos, retain })
+    }
+
+    pub(super) fn fetch_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        page: PageWanted<'_>,
+    ) -> Result<(), Status> {
+        self.account(plugin)?;
+        let parsed = topic::parse_filter(filter).map_err(|_| Status::INVALID)?;
+        let limits = &self.bounds().limits;
+        let fits = filter.len() as u64 <= limits.topic_bytes_max
+            && topic::check_levels(parsed.filter, limits.topic_levels_max as u16).is_ok()
+            // A shared subscription gets no retained messages [MQTT 5.0 section 4.8.2].
+            && parsed.filter == filter
+            && (1..=PAGE_MESSAGES_MAX).contains(&page.messages_max)
+            && (1..=PAGE_BYTES_MAX).contains(&page.bytes_max);
+        let place = FetchPlace::decode(page.place)
+            .filter(|place| fits && place.is_within(read(&self.shards).len()))
+            .ok_or(Status::INVALID)?;
+        let qos = QoS::from_u8(page.qos).ok_or(Status::INVALID)?;
+        let PageWanted { messages_max, bytes_max, .. } = page;
+        let fetch = Fetch { filter: filter.into(), qos, place, messages_max, bytes_max };
+        self.hand_as(plugin, behalf, whom_of(behalf)?, Wish::Fetch(fetch))
     }
 
     /// The client's shard does it, where its session would be.
@@ -599,7 +625,27 @@ mod tests {
             );
         }
         assert_eq!(desk.authorize_as(5, &good, RawAction::PUBLISH, "a", (3, false)), Err(Status::INVALID));
+        let page = PageWanted { qos: 1, place: &[], messages_max: 256, bytes_max: 1 << 20 };
+        for (filter, wrong) in [
+            ("a/#/b", page),
+            // It gets no retained messages.
+            ("$share/g/a", page),
+            ("a", PageWanted { qos: 3, ..page }),
+            ("a", PageWanted { messages_max: 0, ..page }),
+            ("a", PageWanted { messages_max: 257, ..page }),
+            ("a", PageWanted { bytes_max: 0, ..page }),
+            ("a", PageWanted { bytes_max: (1 << 20) + 1, ..page }),
+            // No place, of another layout, of a shard that is not there, and no text.
+            ("a", PageWanted { place: b"x", ..page }),
+            ("a", PageWanted { place: b"\x02\x00", ..page }),
+            ("a", PageWanted { place: b"\x01\x02a", ..page }),
+            ("a", PageWanted { place: b"\x01\x00\xff", ..page }),
+        ] {
+            assert_eq!(desk.fetch_as(5, &good, filter, wrong), Err(Status::INVALID), "{filter} {wrong:?}");
+        }
         assert!(shards.iter().all(|shard| shard.next_plugin_command().is_none()));
+        desk.fetch_as(5, &good, "a/#", PageWanted { place: b"\x01\x01a", ..page }).unwrap();
+        desk.fetch_as(5, &good, "a/#", PageWanted { messages_max: 1, bytes_max: 1, ..page }).unwrap();
         assert_eq!(desk.publish_as(6, &good, &message(b"a/b")), Err(Status::STALE));
         desk.subscribe_as(5, &good, "$share/g/a/#", 1, 7).unwrap();
         desk.authorize_as(5, &good, RawAction::SUBSCRIBE, "$share/g/a/#", (0, false)).unwrap();

@@ -14,7 +14,8 @@ use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
 use grapnel_engine::shard::{BehalfRefused, Completion, OwnedChange, RefusedAnswer, Revoked, ticket_shard};
 use grapnel_plugin_abi::host::{
-    self, Behalf, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
+    self, Behalf, FieldChange, HostServices, MetricRequest, MountRequest, PageWanted, PluginMessage,
+    PluginThread,
 };
 use grapnel_plugin_abi::raw::{Action, Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
 
@@ -390,6 +391,16 @@ impl HostServices for Services {
         retain: bool,
     ) -> Result<(), Status> {
         self.desk.authorize_as(plugin, behalf, action, topic, (qos, retain))
+    }
+
+    fn fetch_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        page: PageWanted<'_>,
+    ) -> Result<(), Status> {
+        self.desk.fetch_as(plugin, behalf, filter, page)
     }
 
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {

@@ -112,6 +112,39 @@ pub(super) unsafe extern "C" fn host_authorize_as(
     })
 }
 
+/// A page of retained messages that a plugin wants.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct PageWanted<'a> {
+    /// The QoS of the subscription that it stands for, 0 to 2.
+    pub qos: u8,
+    /// Where it begins; empty for the first.
+    pub place: &'a [u8],
+    /// Messages.
+    pub messages_max: u32,
+    /// Bytes of them.
+    pub bytes_max: u32,
+}
+
+pub(super) unsafe extern "C" fn host_fetch_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+    qos: u32,
+    place: Slice,
+    messages_max: u32,
+    bytes_max: u32,
+) -> Status {
+    let Some(qos) = u8::try_from(qos).ok().filter(|qos| *qos <= 2) else { return Status::INVALID };
+    // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
+    serve(|services| unsafe {
+        let read = Behalf::of(behalf)?;
+        // Whoever asks for a page waits for it.
+        let read = Behalf { answer: Some((*behalf).number), ..read };
+        let page = PageWanted { qos, place: place.bytes(), messages_max, bytes_max };
+        services.fetch_as(plugin, &read, text(filter)?, page)
+    })
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

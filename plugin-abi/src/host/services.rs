@@ -4,7 +4,9 @@
 use std::ffi::c_void;
 use std::sync::OnceLock;
 
-use super::behalf::{host_authorize_as, host_publish_as, host_subscribe_as, host_unsubscribe_as};
+use super::behalf::{
+    PageWanted, host_authorize_as, host_fetch_as, host_publish_as, host_subscribe_as, host_unsubscribe_as,
+};
 use super::{
     Behalf, FieldChange, change_of, host_add_message, host_defer, host_get, host_identity, host_set,
 };
@@ -262,6 +264,17 @@ pub trait HostServices: Sync + Send {
         let _ = (plugin, behalf, action, topic, qos, retain);
         Err(Status::UNSUPPORTED)
     }
+    /// As [`HostApi::fetch_as`].
+    fn fetch_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        page: PageWanted<'_>,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter, page);
+        Err(Status::UNSUPPORTED)
+    }
     /// As [`HostApi::kick`].
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         let _ = (plugin, client_id, reason, discard);
@@ -386,6 +399,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         subscribe_as: host_subscribe_as,
         unsubscribe_as: host_unsubscribe_as,
         authorize_as: host_authorize_as,
+        fetch_as: host_fetch_as,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }

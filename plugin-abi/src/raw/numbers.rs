@@ -382,7 +382,7 @@ pub const MANIFEST_IN_PLACE: u32 = 2;
 pub const ALL_SHARDS: u32 = u32::MAX;
 
 /// The broker, as the sender of mail: what became of a request on behalf of a client. The mail's number is the request's, its
-/// one byte a reason code.
+/// one byte a reason code; a page of retained messages has more bytes, of which the first is 0.
 pub const FROM_BROKER: u32 = 4_294_967_294;
 
 /// Bytes that a client's identity has at most.

@@ -96,7 +96,7 @@ impl<'a> OnBehalf<'a> {
         OnBehalf { number: Some(number), ..self }
     }
 
-    fn with_table<R>(&self, call: impl FnOnce(*const raw::OnBehalf) -> R) -> R {
+    pub(super) fn with_table<R>(&self, call: impl FnOnce(*const raw::OnBehalf) -> R) -> R {
         let (identity, client_id) = match self.whom {
             Whom::Identity(identity) => (identity.as_bytes(), ""),
             Whom::Client(client_id) => (&[][..], client_id),

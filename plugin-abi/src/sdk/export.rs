@@ -16,6 +16,7 @@ use abi_stable::prefix_type::PrefixTypeTrait;
 use super::behalf::Answer;
 use super::config;
 use super::event::Context;
+use super::fetched::Fetched;
 use super::host::Host;
 use super::reason::Reason;
 use super::{Configured, Flow, Mail, Plugin, Timer};
@@ -353,6 +354,11 @@ unsafe extern "C" fn on_mail<P: Exported>(instance: *mut c_void, from_shard: u32
     if from_shard == raw::FROM_BROKER {
         // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
         unsafe {
+            if let Some(page) = Fetched::read(number, bytes.bytes()) {
+                return told::<P::Shard>("on_fetched", instance, |instance| {
+                    P::on_fetched(&mut instance.shard, &page);
+                });
+            }
             told::<P::Shard>("on_answer", instance, |instance| {
                 // Without a code nothing is known to have been done.
                 let code = bytes.bytes().first().copied().unwrap_or(Reason::UNSPECIFIED.0);

@@ -1,7 +1,8 @@
 //! A message that a plugin publishes of its own, or adds to one that comes in.
 
 use super::weigh::Weigh;
-use crate::raw::{NewMessage, Pair, Slice};
+use crate::host::{FetchedWriter, FieldValue};
+use crate::raw::{Field, NewMessage, Pair, Slice};
 
 /// A message to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,34 @@ impl Outgoing {
     pub fn user_property(mut self, key: impl Into<String>, value: impl Into<String>) -> Outgoing {
         self.user_properties.push((key.into(), value.into()));
         self
+    }
+
+    /// Writes it into a page of retained messages, for tests of plugins.
+    pub(crate) fn write_to_page(&self, page: &mut FetchedWriter) {
+        page.begin_message();
+        page.field(Field::QOS, FieldValue::Number(u64::from(self.qos)));
+        page.field(Field::TOPIC, FieldValue::Bytes(self.topic.as_bytes()));
+        page.field(Field::PAYLOAD, FieldValue::Bytes(&self.payload));
+        for (field, bytes) in [
+            (Field::FROM, self.from.as_bytes()),
+            (Field::CONTENT_TYPE, self.content_type.as_bytes()),
+            (Field::RESPONSE_TOPIC, self.response_topic.as_bytes()),
+            (Field::CORRELATION_DATA, &self.correlation_data),
+        ] {
+            if !bytes.is_empty() {
+                page.field(field, FieldValue::Bytes(bytes));
+            }
+        }
+        if self.message_expiry_s > 0 {
+            page.field(Field::MESSAGE_EXPIRY_S, FieldValue::Number(u64::from(self.message_expiry_s)));
+        }
+        if let Some(format) = self.payload_format {
+            page.field(Field::PAYLOAD_FORMAT, FieldValue::Number(u64::from(format)));
+        }
+        for (key, value) in &self.user_properties {
+            page.field(Field::USER_PROPERTY, FieldValue::Pair(key.as_bytes(), value.as_bytes()));
+        }
+        page.end_message();
     }
 
     /// The table of the ABI, for one call.

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use super::{NEXT, Registered, TestPlugin, registry};
-use crate::host::{Behalf, PluginMessage};
+use crate::host::{Behalf, FetchedWriter, PluginMessage};
 use crate::raw::{ALL_SHARDS, Action, FROM_BROKER, NewMessage, OnBehalf, Slice, Status};
-use crate::sdk::{Exported, Reason};
+use crate::sdk::{Exported, Outgoing, Reason};
 
 thread_local! {
     /// The shard whose part this thread is playing.
@@ -64,6 +64,8 @@ pub enum AskedFor {
     Unsubscribe(String),
     /// Whether it may do this with this topic name or filter, one of the numbers of [`crate::raw::Action`].
     Authorize(Action, String),
+    /// A page of the retained messages of this topic filter, from this place on.
+    Fetch(String, Vec<u8>),
 }
 
 #[derive(Clone, Debug)]
@@ -233,6 +235,20 @@ pub(super) unsafe extern "C" fn authorize_as(
     ask(plugin, behalf, topic.map(|topic| AskedFor::Authorize(action, topic)))
 }
 
+pub(super) unsafe extern "C" fn fetch_as(
+    plugin: u64,
+    behalf: *const OnBehalf,
+    filter: Slice,
+    _qos: u32,
+    place: Slice,
+    _messages_max: u32,
+    _bytes_max: u32,
+) -> Status {
+    // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
+    let (behalf, filter, place) = unsafe { (Behalf::of(behalf), text(filter.bytes()), place.bytes()) };
+    ask(plugin, behalf, filter.map(|filter| AskedFor::Fetch(filter, place.to_vec())))
+}
+
 pub(super) unsafe extern "C" fn mail(plugin: u64, to_shard: u32, number: u64, bytes: Slice) -> Status {
     // SAFETY: the plugin lends the bytes for the call.
     let bytes = unsafe { bytes.bytes() }.to_vec();
@@ -287,6 +303,19 @@ impl<P: Exported> TestPlugin<P> {
         // SAFETY: the instance lives as long as `self`, which stays on its thread; the byte lives through the call.
         on_shard(shard, || unsafe {
             self.table.on_mail()(instance, FROM_BROKER, number, Slice::of(&code));
+        });
+    }
+
+    /// Hands over a page of retained messages that the plugin has asked for: calls `on_fetched` of the shard's instance. `next` is
+    /// where the next page begins; empty where this is the last.
+    pub fn fetched_on(&mut self, shard: u32, number: u64, messages: &[Outgoing], next: &[u8]) {
+        let instance = self.shards[shard as usize];
+        let mut page = FetchedWriter::new(next);
+        messages.iter().for_each(|message| message.write_to_page(&mut page));
+        let bytes = page.finish();
+        // SAFETY: the instance lives as long as `self`, which stays on its thread; the bytes live through the call.
+        on_shard(shard, || unsafe {
+            self.table.on_mail()(instance, FROM_BROKER, number, Slice::of(&bytes));
         });
     }
 

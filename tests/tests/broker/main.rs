@@ -6,6 +6,7 @@ mod check;
 mod ctl;
 mod door;
 mod faults;
+mod fetch;
 mod hands;
 mod held;
 mod hooks;

@@ -1,7 +1,7 @@
 //! What shards tell each other, and what each does with it: it queues or drops, and never waits. A receiver always takes what the
 //! control lanes bring, and puts off messages only for fan-outs of its own, which is why no circle of full lanes can stop the mesh.
 
-use super::{filters, pump, retain, retained, route, send, tell};
+use super::{filters, pages, pump, retain, retained, route, send, tell};
 use crate::counters::Loss;
 use crate::envelope::{Envelope, EnvelopeBody, Lane};
 use crate::held::Held;
@@ -47,12 +47,7 @@ pub(crate) fn envelope(parts: &mut Parts, from: ShardId, envelope: Envelope) {
         EnvelopeBody::Marked { session, batch, mark, found } => {
             retained::marked(parts, from, session, batch, mark, &found);
         }
-        EnvelopeBody::Page { session, ask } => {
-            parts.work.push_scan(Scan { asker: from, session, ask });
-        }
-        EnvelopeBody::Paged { session, page, body } => {
-            retained::take_page(parts, from, session, page, body);
-            retained::pull_retained(parts, session);
-        }
+        EnvelopeBody::Page { whose, ask } => parts.work.push_scan(Scan { asker: from, whose, ask }),
+        EnvelopeBody::Paged { whose, page, body } => pages::page_came(parts, from, whose, page, body),
     }
 }

@@ -28,18 +28,23 @@ pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, num
 }
 
 /// Brings what became of a request to the version that has the state of the one which asked. Where there is none, nobody is told.
-pub(crate) fn bring_answer(parts: &mut Parts, asker: PluginHandle, number: u64, code: ReasonCode) {
+pub(crate) fn bring_answer(parts: &mut Parts, asker: PluginHandle, number: u64, bytes: Bytes) {
     let plugin = parts.hooks.desk().answers().of(asker);
     if parts.hooks.chains().instance(plugin).is_none() && parts.hooks.desk().answers().is_gone(plugin) {
         parts.counters.plugin_mail_stale += 1;
         return;
     }
-    bring_mail(parts, plugin, FROM_THE_BROKER, number, Bytes::copy_from_slice(&[code.0]));
+    bring_mail(parts, plugin, FROM_THE_BROKER, number, bytes);
 }
 
-/// Keeps it, or counts that there is no room.
+/// Keeps it, or counts that there is no room. What is owed comes all the same: instead of a page, that there was no room for it.
 pub(crate) fn keep_mail(parts: &mut Parts, mail: KeptMail) {
-    if !parts.hooks.desk().keep_mail(mail) {
+    let KeptMail { plugin, from, number, until_ms, .. } = mail;
+    let is_page = from == FROM_THE_BROKER && mail.bytes.len() > 1;
+    let desk = parts.hooks.desk();
+    let refusal = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
+    let instead = KeptMail { plugin, from, number, bytes: refusal, until_ms };
+    if !desk.keep_mail(mail) && !(is_page && desk.keep_mail(instead)) {
         parts.counters.plugin_mail_stale += 1;
     }
 }

@@ -6,12 +6,16 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use bytes::Bytes;
+use grapnel_plugin_abi::host::FetchedWriter;
 
-use super::{authorize, filters, mail, new_session, subscriptions, wake};
+use super::hooks::Answer;
+use super::{authorize, fetch, filters, mail, new_session, subscriptions, wake};
+use crate::envelope::PageBody;
 use crate::hook::PluginHandle;
 use crate::hook::draft::Draft;
+use crate::hook::tickets::OpenTicket;
 use crate::hook::view::Action;
-use crate::id::SessionKey;
+use crate::id::{SessionKey, ShardId};
 use crate::interface::{OnBehalf, Whom, Wish};
 use crate::message::Message;
 use crate::outbox::BehalfRefused;
@@ -19,6 +23,7 @@ use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::plugins::lines::Waiting;
 use crate::reason::ReasonCode;
+use crate::session::fetch::{Attempt, PageUnderWay, ROUNDS_MAX};
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
 use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage, Storage};
 use crate::topic;
@@ -29,7 +34,7 @@ type Asked = (Source, Message);
 /// Does what a plugin asks for. Between two events.
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
-    let (deed, mut asked) = asked_for(wish);
+    let (deed, mut asked) = asked_for(wish, matches!(whom, Whom::Client(_)));
     let identity = match whom {
         Whom::Identity(kept) => known(parts, Rc::new(*kept)),
         Whom::Client(client_id) => match client(parts, &client_id) {
@@ -59,8 +64,8 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, question: None }, asked);
 }
 
-/// What is to be done, and what client.authorize is asked for it.
-fn asked_for(wish: Wish) -> (Deed, Option<Asked>) {
+/// What is to be done, and what client.authorize is asked for it. `by_id` says that the plugin has named whoever is there.
+fn asked_for(wish: Wish, by_id: bool) -> (Deed, Option<Asked>) {
     match wish {
         Wish::Publish(message) => (Deed::Publish, Some((Source::Behalf, message))),
         Wish::Subscribe { filter, options, id } => {
@@ -68,6 +73,10 @@ fn asked_for(wish: Wish) -> (Deed, Option<Asked>) {
             (Deed::Subscribe { filter, options, id }, Some(asked))
         }
         Wish::Unsubscribe { filter } => (Deed::Unsubscribe { filter }, None),
+        Wish::Fetch(fetch) => {
+            let asked = about_filter(&fetch.filter, fetch.qos);
+            (Deed::Fetch(fetch, Attempt { by_id, rounds: 0 }), Some(asked))
+        }
         Wish::Ask { action: Action::Subscribe, topic, qos, .. } => {
             (Deed::Ask, Some(about_filter(&topic, qos)))
         }
@@ -248,7 +257,10 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
-        Deed::Subscribe { .. } | Deed::Ask if is_old => return ask_again(parts, line, behalf),
+        Deed::Subscribe { .. } | Deed::Fetch(..) | Deed::Ask if is_old => {
+            return ask_again(parts, line, behalf);
+        }
+        Deed::Fetch(..) => return fetch(parts, behalf),
         Deed::Subscribe { filter, options, id } => {
             let session = session_of(parts, &behalf.identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
             let done = session.and_then(|key| filters::subscribe_for(parts, key, filter, *options, *id));
@@ -267,6 +279,86 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     }
     parts.counters.behalf_refused += u64::from(code.is_error() && !matches!(deed, Deed::Ask));
     tell(parts, plugin, answer, code);
+}
+
+/// What is to be read waits for other shards and for plugins from here on, and holds up nothing that is behind it.
+fn fetch(parts: &mut Parts, behalf: Behalf) {
+    let Behalf { plugin, identity, deed, answer, epoch, .. } = behalf;
+    let limits = Arc::clone(&parts.setup.limits);
+    if !parts.hooks.desk().pages().has_room(plugin, &identity.client_id, &limits) {
+        parts.counters.behalf_no_room += 1;
+        let about = (deed.words(), deed.filter().into());
+        let client_id = Arc::clone(&identity.client_id);
+        return refuse(parts, (plugin, answer), client_id, about, ReasonCode::QUOTA_EXCEEDED);
+    }
+    let Deed::Fetch(fetch, attempt) = deed else { return };
+    let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
+    let now = (epoch, parts.clock.now().mono_ms);
+    let page = PageUnderWay::new(plugin, (identity, attempt), answer, fetch, now, owners);
+    let done = fetch::begin(parts, page);
+    fetched(parts, done);
+}
+
+/// A shard has found what a page of retained messages asked it for.
+pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
+    let done = fetch::page_came(parts, number, owner, body);
+    fetched(parts, done);
+}
+
+/// Goes on with the pages that wait for a turn.
+pub(crate) fn go_on_with_pages(parts: &mut Parts) {
+    for _ in 0..parts.hooks.desk().pages().row_len() {
+        if parts.work.is_turn_spent() {
+            return;
+        }
+        let Some(number) = parts.hooks.desk().pages().pop() else { return };
+        let done = fetch::in_turn(parts, number);
+        fetched(parts, done);
+    }
+}
+
+/// A plugin has answered whether a client may have a message of a page.
+pub(crate) fn fetch_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket, answer: Answer<'_>) {
+    let done = fetch::answered(parts, number, ticket, answer);
+    fetched(parts, done);
+}
+
+/// Brings a page that is at its end to the plugin.
+fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
+    let Some(page) = page else { return };
+    let PageUnderWay { plugin, answer, attempt, .. } = page;
+    let is_there = !attempt.by_id || session_of(parts, &page.identity).is_some();
+    let is_old = page.epoch != parts.hooks.authz_epoch();
+    let reason = if !is_there {
+        // It has gone, or is another principal's by now.
+        ReasonCode::CLIENT_ID_NOT_VALID
+    } else if is_old && attempt.rounds < ROUNDS_MAX {
+        // The rules have changed since: whether it may subscribe is asked again, and so is all that was read.
+        let identity = known(parts, page.identity);
+        let (source, message) = about_filter(&page.fetch.filter, page.fetch.qos);
+        let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
+        let attempt = Attempt { rounds: attempt.rounds + 1, ..attempt };
+        let deed = Deed::Fetch(page.fetch, attempt);
+        return put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, question: None }, Some(asked));
+    } else if is_old || page.unanswered {
+        ReasonCode::SERVER_UNAVAILABLE
+    } else {
+        ReasonCode::SUCCESS
+    };
+    if reason.is_error() {
+        let deed = Deed::Fetch(page.fetch, attempt);
+        let about = (deed.words(), deed.filter().into());
+        return refuse(parts, (plugin, answer), Arc::clone(&page.identity.client_id), about, reason);
+    }
+    parts.counters.messages_fetched += page.messages.len() as u64;
+    let Some(number) = answer else { return };
+    let now_ms = parts.clock.now().mono_ms;
+    let next = page.following().map(|place| place.encode()).unwrap_or_default();
+    let mut bytes = FetchedWriter::new(&next);
+    for message in &page.messages {
+        message.view().write_to_page(&mut bytes, message.qos.min(page.fetch.qos), now_ms);
+    }
+    mail::bring_answer(parts, plugin, number, bytes.finish().into());
 }
 
 /// What was allowed under rules which have changed since is authorized anew, before what is behind it.
@@ -305,6 +397,6 @@ fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
 /// Tells the plugin what became of it, if it wants to know.
 fn tell(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        mail::bring_answer(parts, plugin, number, code);
+        mail::bring_answer(parts, plugin, number, Bytes::copy_from_slice(&[code.0]));
     }
 }

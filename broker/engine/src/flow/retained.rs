@@ -16,7 +16,7 @@ use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::session::delivery::{Manner, lower};
 use crate::session::filters::{FilterPacket, FilterStep, Granted};
-use crate::session::readers::{Page, PageAsk, Room, Wanted};
+use crate::session::readers::{Page, PageAsk, PageFor, Room, Wanted};
 use crate::session::{Session, SlotBody, Subscription, readers};
 use crate::topic;
 use crate::work::Scan;
@@ -230,13 +230,13 @@ pub(crate) fn pull_retained(parts: &mut Parts, session_key: SessionKey) {
                 parts,
                 owner,
                 Lane::Control,
-                EnvelopeBody::Page { session: session_key, ask },
+                EnvelopeBody::Page { whose: PageFor::Session(session_key), ask },
             );
         } else if !parts.work.is_turn_spent() && parts.work.scans_len() == 0 {
             let body = scan_page(parts, &ask);
             take_page(parts, owner, session_key, page, body);
         } else {
-            parts.work.push_scan(Scan { asker: owner, session: session_key, ask });
+            parts.work.push_scan(Scan { asker: owner, whose: PageFor::Session(session_key), ask });
         }
     }
 }
@@ -292,32 +292,8 @@ fn has_room_for(parts: &Parts, session: &Session, qos: QoS, bytes: usize) -> boo
         || queue_has_room(parts, session, bytes)
 }
 
-/// Looks through one page each for those who asked.
-pub(crate) fn scan_retained(parts: &mut Parts) {
-    // Only those that wait now: a small one leads to the next of its own at once.
-    for _ in 0..parts.work.scans_len() {
-        if parts.work.is_turn_spent() {
-            return;
-        }
-        let Some(scan) = parts.work.pop_scan() else { return };
-        let body = scan_page(parts, &scan.ask);
-        let (session, page) = (scan.session, scan.ask.page);
-        if scan.asker == parts.setup.id {
-            take_page(parts, scan.asker, session, page, body);
-            pull_retained(parts, session);
-        } else {
-            send::push_envelope(
-                parts,
-                scan.asker,
-                Lane::Control,
-                EnvelopeBody::Paged { session, page, body },
-            );
-        }
-    }
-}
-
 /// A page of this shard's store, within the room of who asks.
-fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
+pub(crate) fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
     let mut budget = parts.setup.limits.retained_page_messages_max as usize;
     let Room { mut window, mut bytes } = ask.room;
     let mut body = PageBody { items: Vec::new(), ends: Vec::with_capacity(ask.readers.len()) };
@@ -331,7 +307,8 @@ fn scan_page(parts: &mut Parts, ask: &PageAsk) -> PageBody {
             |number, message| {
                 let windowed = message.qos.min(reader.qos) != QoS::AtMostOnce;
                 let size = message.bytes();
-                if windowed && window == 0 || size > bytes && !items.is_empty() {
+                let is_full = items.len() >= ask.messages_max || size > bytes && !items.is_empty();
+                if windowed && window == 0 || is_full {
                     return false;
                 }
                 window -= usize::from(windowed);

@@ -5,7 +5,8 @@
 use grapnel_plugin_abi::raw::Ticket;
 
 use super::{
-    admission, authority, commands, connack, deliver, ending, filters, hooks, pump, reading, retained,
+    admission, authority, commands, connack, deliver, ending, filters, hooks, on_behalf, pump, reading,
+    retained,
 };
 use crate::clients::connection::State;
 use crate::clock::{Deadline, Overdue};
@@ -168,5 +169,6 @@ fn answer(parts: &mut Parts, open: &OpenTicket, completion: Option<Completion>) 
         Waiter::Filter(session, number, index) => {
             filters::filter_answered(parts, (session, number, index), open, answer);
         }
+        Waiter::Fetch(page) => on_behalf::fetch_answered(parts, page, open, answer),
     }
 }

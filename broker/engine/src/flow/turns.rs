@@ -3,8 +3,8 @@
 use std::rc::Rc;
 
 use super::{
-    admission, authority, commands, deliver, ending, filters, memory, reading, retained, settle,
-    subscriptions, tell, timers, wake,
+    admission, authority, commands, deliver, ending, filters, memory, pages, reading, settle, subscriptions,
+    tell, timers, wake,
 };
 use crate::hook::told::RetainedChange;
 use crate::message::MessageView;
@@ -29,7 +29,7 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     filters::go_on_with_filters(parts);
     // Half of the budget for subscriptions, half for retained messages: neither keeps the other waiting.
     parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 2);
-    retained::scan_retained(parts);
+    pages::scan_pages(parts);
     ending::end_sessions(parts);
     subscriptions::go_on_telling(parts);
     commands::replay(parts);
@@ -55,6 +55,7 @@ pub(crate) fn has_work(parts: &Parts) -> bool {
         || parts.clock.has_due()
         || settle::has_ready(parts)
         || commands::has_replays(parts)
+        || parts.hooks.has_pages()
         || authority::has_reviews(parts)
 }
 

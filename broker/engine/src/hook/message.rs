@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_plugin_abi::host::{ClientIdentity, EventAccess, FieldChange, FieldValue, PluginMessage};
+use grapnel_plugin_abi::host::{
+    ClientIdentity, EventAccess, FetchedWriter, FieldChange, FieldValue, PluginMessage,
+};
 use grapnel_plugin_abi::raw::{Event, FLAG_DUP, FLAG_RETAIN, FLAG_SYS, Field, Slice, Status, Ticket};
 use smallvec::SmallVec;
 
@@ -17,7 +19,7 @@ use super::{CannotTake, FaultPolicy, HookPoint, Link, Refusal};
 use crate::id::ShardId;
 use crate::limits::Limits;
 use crate::message::MessageView;
-use crate::packet::Properties;
+use crate::packet::{Properties, QoS};
 use crate::time::Now;
 
 impl<'a> MessageView<'a> {
@@ -49,6 +51,34 @@ impl<'a> MessageView<'a> {
             Field::USER_PROPERTY | Field::USER_PROPERTIES => user_property(properties(), field, index),
             _ => return None,
         })
+    }
+}
+
+impl MessageView<'_> {
+    /// Writes it into a page of retained messages for a plugin, with this QoS.
+    pub(crate) fn write_to_page(&self, page: &mut FetchedWriter, qos: QoS, now_ms: u64) {
+        const FIELDS: [Field; 9] = [
+            Field::TOPIC,
+            Field::PAYLOAD,
+            Field::FROM,
+            Field::TIMESTAMP_MS,
+            Field::MESSAGE_EXPIRY_S,
+            Field::PAYLOAD_FORMAT,
+            Field::CONTENT_TYPE,
+            Field::RESPONSE_TOPIC,
+            Field::CORRELATION_DATA,
+        ];
+        page.begin_message();
+        page.field(Field::QOS, FieldValue::Number(u64::from(qos.as_u8())));
+        for field in FIELDS {
+            if let Some(Ok(value)) = self.field(field, 0, now_ms) {
+                page.field(field, value);
+            }
+        }
+        for (key, value) in Properties::from_encoded(self.properties).user() {
+            page.field(Field::USER_PROPERTY, FieldValue::Pair(key.as_bytes(), value.as_bytes()));
+        }
+        page.end_message();
     }
 }
 

@@ -33,6 +33,8 @@ pub enum Waiter {
     Recheck(u64),
     /// One filter of it at client.authorize.
     Filter(SessionKey, u64, u32),
+    /// A retained message that a plugin reads on behalf of a client, at client.authorize, in the page with this number.
+    Fetch(u64),
 }
 
 impl Waiter {
@@ -42,9 +44,11 @@ impl Waiter {
             Waiter::Connect(_) => HookPoint::ClientConnect,
             Waiter::Authenticate(_) | Waiter::Renewal(_) => HookPoint::ClientAuthenticate,
             Waiter::Publish(_, _, point) | Waiter::Filters(_, _, point) => *point,
-            Waiter::Will(_) | Waiter::Deliver(_) | Waiter::Recheck(_) | Waiter::Filter(..) => {
-                HookPoint::ClientAuthorize
-            }
+            Waiter::Will(_)
+            | Waiter::Deliver(_)
+            | Waiter::Recheck(_)
+            | Waiter::Filter(..)
+            | Waiter::Fetch(_) => HookPoint::ClientAuthorize,
         }
     }
 }

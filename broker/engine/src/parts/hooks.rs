@@ -166,6 +166,11 @@ impl Hooks {
         &mut self.desk
     }
 
+    /// Whether pages of retained messages wait for a turn.
+    pub(crate) fn has_pages(&self) -> bool {
+        self.desk.has_pages()
+    }
+
     /// Whether a plugin has not been told of everything yet.
     pub(crate) fn has_replays(&self) -> bool {
         self.desk.has_replays()

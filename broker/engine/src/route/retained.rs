@@ -75,6 +75,16 @@ impl Cursor {
         Cursor { from: String::new(), until }
     }
 
+    /// From what [`Cursor::key`] of another one has said, over all messages. Any text will do.
+    pub fn from_key(key: &str) -> Cursor {
+        Cursor { from: key.to_owned(), until: u64::MAX }
+    }
+
+    /// Where it is, as text.
+    pub fn key(&self) -> &str {
+        &self.from
+    }
+
     /// The same scan, going on with this topic.
     #[must_use]
     pub fn at(&self, topic: &str) -> Cursor {

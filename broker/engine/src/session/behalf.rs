@@ -4,6 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
+use super::fetch::{Attempt, Fetch};
 use super::identity::Identity;
 use crate::hook::PluginHandle;
 use crate::hook::view::Action;
@@ -34,6 +35,8 @@ pub enum Deed {
     Publish,
     /// Nothing but whether the client may.
     Ask,
+    /// Retained messages are read.
+    Fetch(Fetch, Attempt),
     /// The client is subscribed.
     Subscribe {
         /// Topic filter, `$share` prefix included.
@@ -51,10 +54,11 @@ pub enum Deed {
 }
 
 impl Deed {
-    /// The filter of what a client is subscribed to; empty for all else.
+    /// The filter of what a client is subscribed to, or of what is read; empty for all else.
     pub fn filter(&self) -> &str {
         match self {
             Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
+            Deed::Fetch(fetch, _) => &fetch.filter,
             Deed::Publish | Deed::Ask => "",
         }
     }
@@ -64,6 +68,7 @@ impl Deed {
         match self {
             Deed::Publish => "a publish to",
             Deed::Ask => "a question about",
+            Deed::Fetch(..) => "a page of",
             Deed::Subscribe { .. } => "a subscription to",
             Deed::Unsubscribe { .. } => "an unsubscription from",
         }

@@ -9,7 +9,7 @@ use std::sync::Arc;
 
 use smallvec::SmallVec;
 
-use crate::id::ShardId;
+use crate::id::{SessionKey, ShardId};
 use crate::packet::{QoS, SubscriptionOptions};
 use crate::route::retained::Cursor;
 
@@ -63,6 +63,15 @@ pub struct Room {
     pub bytes: usize,
 }
 
+/// For whom a page is read.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum PageFor {
+    /// A session, whose subscriptions are new.
+    Session(SessionKey),
+    /// A plugin, on behalf of a client.
+    Plugin,
+}
+
 /// A page to ask for.
 #[derive(Debug)]
 pub struct PageAsk {
@@ -72,6 +81,8 @@ pub struct PageAsk {
     pub page: u64,
     /// What the answer must fit in.
     pub room: Room,
+    /// Messages that it has at most, whatever their QoS.
+    pub messages_max: usize,
     /// For which readers, in order.
     pub readers: Vec<ReaderAsk>,
 }
@@ -362,7 +373,7 @@ impl Readers {
         });
         let readers = readers.collect();
         owner.asked = Some(Asked { page, room, live: BTreeMap::new(), stale: false });
-        Some(PageAsk { owner: *id, page, room, readers })
+        Some(PageAsk { owner: *id, page, room, messages_max: usize::MAX, readers })
     }
 
     /// The session's queue of so many messages and bytes has no room for the first message of a page. To ask again before that

@@ -8,6 +8,7 @@ mod counters;
 mod deferral;
 mod dollar;
 mod exchange;
+mod fetch;
 mod fields;
 mod folds;
 mod holding;

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
-    Counter, Error, Gauge, Histogram, HookId, Host, Mail, Mounting, Outgoing, Plugin, Publish, Timer,
+    Answer, Counter, Error, Fetch, Fetched, Gauge, Histogram, HookId, Host, Identity, Mail, Mounting,
+    Outgoing, Plugin, Publish, Timer,
 };
 
 #[derive(serde::Deserialize)]
@@ -49,6 +50,8 @@ struct Metrics {
 
 struct Instance {
     shared: Arc<HostCalls>,
+    /// For whom retained messages are read, and of which filter.
+    reads: Option<(Identity, String)>,
 }
 
 impl Plugin for HostCalls {
@@ -101,7 +104,7 @@ impl Plugin for HostCalls {
     }
 
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Instance, Error> {
-        Ok(Instance { shared: Arc::clone(self) })
+        Ok(Instance { shared: Arc::clone(self), reads: None })
     }
 
     fn on_timer(instance: &mut Instance, _timer: Timer, number: u64) {
@@ -110,6 +113,24 @@ impl Plugin for HostCalls {
 
     fn on_mail(instance: &mut Instance, mail: &Mail<'_>) {
         instance.came("mail", mail.number);
+    }
+
+    fn on_answer(instance: &mut Instance, answer: Answer) {
+        instance.came("answer", u64::from(answer.reason.0));
+    }
+
+    fn on_fetched(instance: &mut Instance, page: &Fetched<'_>) {
+        let host = instance.shared.host;
+        for message in page.messages() {
+            let copy = message.to_outgoing(format!("fetched/{}", message.topic()));
+            if let Err(refused) = host.publish(&copy) {
+                host.error(refused);
+            }
+        }
+        match page.next() {
+            Some(place) => instance.read_on(place, page.number + 1),
+            None => instance.came("end", page.number),
+        }
     }
 }
 
@@ -141,6 +162,15 @@ impl Instance {
         let host = self.shared.host;
         if let Err(refused) = host.publish(&Outgoing::new(format!("came/{what}"), number.to_string())) {
             host.error(refused);
+        }
+    }
+
+    /// Has the page with this number read: two messages of it.
+    fn read_on(&self, place: &[u8], number: u64) {
+        let Some((identity, filter)) = &self.reads else { return };
+        let page = Fetch::new(filter).qos(1).messages_max(2).place(place);
+        if let Err(refused) = self.shared.host.fetch_as(identity, page, number) {
+            self.shared.host.error(refused);
         }
     }
 
@@ -176,6 +206,11 @@ impl Instance {
             "host-calls/later" => {
                 let text = std::str::from_utf8(message.payload())?;
                 self.later(text.parse()?)?;
+            }
+            "host-calls/fetch" => {
+                let filter = std::str::from_utf8(message.payload())?;
+                self.reads = Some((message.identity()?, filter.to_owned()));
+                self.read_on(&[], 1);
             }
             "host-calls/fail" => return Err(std::io::Error::other("as the test asked for").into()),
             _ => {}

@@ -1,0 +1,160 @@
+//! A page of retained messages for a plugin, on behalf of a client that may subscribe to the filter: read from one shard after the
+//! other as far as there is room, each message authorized as its delivery to the client would be. Called by `on_behalf`, which
+//! hands the page to the plugin. Each page ends by itself: shards answer, and so do tickets.
+
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::authorize::{self, Asked};
+use super::hooks::Answer;
+use super::{deliver_rights, retained, send, wake};
+use crate::envelope::{EnvelopeBody, Lane, PageBody};
+use crate::hook::suspended::AuthorizationRequest;
+use crate::hook::tickets::{OpenTicket, Waiter};
+use crate::hook::view::{Action, Request};
+use crate::id::ShardId;
+use crate::parts::Parts;
+use crate::session::fetch::PageUnderWay;
+use crate::session::readers::{PageAsk, PageFor, ReaderAsk, Room};
+use crate::topic;
+use crate::work::Scan;
+
+/// The only shard that has topics of a filter; `None` where any may.
+pub(crate) fn only_owner(parts: &Parts, filter: &str) -> Option<ShardId> {
+    (!topic::has_wildcard(filter)).then(|| parts.router.owner_of(filter))
+}
+
+/// Begins a page; it comes back where it is at its end already.
+pub(crate) fn begin(parts: &mut Parts, page: PageUnderWay) -> Option<PageUnderWay> {
+    let number = wake::next_reader(parts);
+    parts.hooks.desk().pages().begin(number, page);
+    go_on(parts, number, None)
+}
+
+/// A shard has found what a page asked it for.
+pub(crate) fn page_came(
+    parts: &mut Parts,
+    number: u64,
+    owner: ShardId,
+    body: PageBody,
+) -> Option<PageUnderWay> {
+    take(parts, number, owner, body);
+    go_on(parts, number, None)
+}
+
+/// A plugin has answered whether the client may have the first message that was found.
+pub(crate) fn answered(
+    parts: &mut Parts,
+    number: u64,
+    ticket: &OpenTicket,
+    answer: Answer<'_>,
+) -> Option<PageUnderWay> {
+    let page = parts.hooks.desk().pages().get_mut(number)?;
+    let mut ask = page.ask.take()?;
+    if ask.ticket() != Some(ticket.number) {
+        page.ask = Some(ask);
+        return None;
+    }
+    if !authorize::ask_answered(parts, &mut ask, ticket, answer) {
+        return go_on(parts, number, Some(ask));
+    }
+    match authorize::outcome(parts, &ask) {
+        Asked::Answered(verdict) => decided(parts, number, verdict.is_ok()),
+        Asked::Unanswered(_) | Asked::Waits(_) => unanswered(parts, number),
+    }
+    go_on(parts, number, None)
+}
+
+/// A page whose turn has come.
+pub(crate) fn in_turn(parts: &mut Parts, number: u64) -> Option<PageUnderWay> {
+    go_on(parts, number, None)
+}
+
+/// Reads and authorizes until something must be waited for. `ask` is how the question about the first message stands.
+fn go_on(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> Option<PageUnderWay> {
+    loop {
+        if !authorize_found(parts, number, ask.take()) {
+            return None;
+        }
+        let page = parts.hooks.desk().pages().get_mut(number)?;
+        let Some((owner, cursor, messages, bytes)) = page.next() else {
+            return parts.hooks.desk().pages().end(number);
+        };
+        let (filter, qos) = (Arc::clone(&page.fetch.filter), page.fetch.qos);
+        let reader = ReaderAsk { reader: 0, filter, qos, cursor };
+        let room = Room { window: messages, bytes };
+        let page_ask = PageAsk { owner, page: number, room, messages_max: messages, readers: vec![reader] };
+        wake::spend(parts, 1);
+        if owner != parts.setup.id {
+            let body = EnvelopeBody::Page { whose: PageFor::Plugin, ask: page_ask };
+            send::push_envelope(parts, owner, Lane::Control, body);
+            return None;
+        }
+        if parts.work.is_turn_spent() || parts.work.scans_len() > 0 {
+            parts.work.push_scan(Scan { asker: owner, whose: PageFor::Plugin, ask: page_ask });
+            return None;
+        }
+        let body = retained::scan_page(parts, &page_ask);
+        take(parts, number, owner, body);
+    }
+}
+
+/// Takes what a shard has found into a page.
+fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
+    let shards = parts.setup.shards;
+    let Some(page) = parts.hooks.desk().pages().get_mut(number) else { return };
+    let next = body.ends.into_iter().next().and_then(|(_, next)| next);
+    let following =
+        (topic::has_wildcard(&page.fetch.filter) && owner.index() + 1 < shards).then(|| ShardId(owner.0 + 1));
+    page.read(body.items.into_iter().map(|item| item.message), next, following);
+}
+
+/// Authorizes what was found, one after the other; false if it waits for a plugin.
+fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> bool {
+    loop {
+        let Some(page) = parts.hooks.desk().pages().get_mut(number) else { return false };
+        let Some(message) = page.found.front().map(Arc::clone) else { return true };
+        let (identity, qos) = (Rc::clone(&page.identity), page.fetch.qos.min(message.qos));
+        if ask.is_none() && parts.work.is_turn_spent() {
+            parts.hooks.desk().pages().push(number);
+            return false;
+        }
+        wake::spend(parts, 1);
+        if !deliver_rights::asks_for_deliveries(parts) {
+            decided(parts, number, true);
+            continue;
+        }
+        let request = Request { action: Action::Deliver, topic: &message.topic, qos, retain: true };
+        if ask.is_none() && !identity.superuser && !deliver_rights::may_ask_for_deliveries(parts) {
+            // As many deliveries wait for plugins as may; who asks again finds room.
+            unanswered(parts, number);
+            continue;
+        }
+        let begun = ask.take().unwrap_or_else(|| authorize::new_ask(parts, &identity));
+        let waiter = Waiter::Fetch(number);
+        match authorize::ask_authorize(parts, &identity, request, begun, None, waiter) {
+            Asked::Answered(answer) => decided(parts, number, answer.is_ok()),
+            Asked::Unanswered(_) => unanswered(parts, number),
+            Asked::Waits(waiting) => {
+                if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
+                    page.ask = Some(waiting);
+                }
+                return false;
+            }
+        }
+    }
+}
+
+fn decided(parts: &mut Parts, number: u64, may: bool) {
+    let now_ms = parts.clock.now().mono_ms;
+    if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
+        page.decided(may);
+        page.end_if_late(now_ms);
+    }
+}
+
+fn unanswered(parts: &mut Parts, number: u64) {
+    if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
+        page.is_not_answered();
+    }
+}

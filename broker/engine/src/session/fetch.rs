@@ -1,0 +1,301 @@
+//! A plugin reads retained messages on behalf of a client, a page at a time: what it asks for, how far a page has come, and the
+//! pages of a shard that are under way. `flow/fetch.rs` does it. Between two pages nothing is kept here: the plugin says where the
+//! next one begins.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::rc::Rc;
+use std::sync::Arc;
+
+use super::identity::Identity;
+use crate::hook::PluginHandle;
+use crate::hook::suspended::AuthorizationRequest;
+use crate::id::ShardId;
+use crate::limits::Limits;
+use crate::message::Message;
+use crate::packet::QoS;
+use crate::route::retained::Cursor;
+
+/// Messages that a page has at most.
+pub const PAGE_MESSAGES_MAX: u32 = 256;
+/// Bytes of a page's messages at most; the first one of a page may have more.
+pub const PAGE_BYTES_MAX: u32 = 1 << 20;
+/// Pieces of a store that are looked through for one page: it comes short, or empty, where they have no more for it.
+const PIECES_MAX: u32 = 16;
+/// How long a page may wait for plugins, milliseconds: then it comes with what has been authorized.
+const AUTHORIZED_FOR_MS: u64 = 5_000;
+/// How often a page begins anew because the rules have changed.
+pub(crate) const ROUNDS_MAX: u8 = 8;
+/// What the first byte of a place says: another layout has another number.
+const LAYOUT: u8 = 1;
+
+/// Where a page begins: with which shard's messages, and where among them.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct FetchPlace {
+    shard: u8,
+    key: Box<str>,
+}
+
+impl FetchPlace {
+    /// Before the first message.
+    pub fn first() -> FetchPlace {
+        FetchPlace { shard: 0, key: "".into() }
+    }
+
+    /// From bytes that a page had, or from none for the first page; `None` for anything else. They mean as much as the broker that
+    /// wrote them runs.
+    pub fn decode(bytes: &[u8]) -> Option<FetchPlace> {
+        match bytes {
+            [] => Some(FetchPlace::first()),
+            [LAYOUT, shard, key @ ..] => {
+                Some(FetchPlace { shard: *shard, key: std::str::from_utf8(key).ok()?.into() })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether a broker of so many shards can have written it.
+    pub fn is_within(&self, shards: usize) -> bool {
+        usize::from(self.shard) < shards
+    }
+
+    /// Its bytes, for the plugin.
+    pub fn encode(&self) -> Vec<u8> {
+        let mut bytes = Vec::with_capacity(2 + self.key.len());
+        bytes.extend([LAYOUT, self.shard]);
+        bytes.extend(self.key.as_bytes());
+        bytes
+    }
+}
+
+/// What is asked for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Fetch {
+    /// Valid topic filter, of no shared subscription.
+    pub filter: Arc<str>,
+    /// What the client would subscribe with: a message has no higher QoS.
+    pub qos: QoS,
+    /// Where the page begins.
+    pub place: FetchPlace,
+    /// Messages, 1 to [`PAGE_MESSAGES_MAX`].
+    pub messages_max: u32,
+    /// Bytes of them, 1 to [`PAGE_BYTES_MAX`].
+    pub bytes_max: u32,
+}
+
+impl Fetch {
+    /// Bytes that it is charged for.
+    pub fn bytes(&self) -> usize {
+        size_of::<Fetch>() + self.filter.len() + self.place.key.len()
+    }
+}
+
+/// For whom, and which attempt it is.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Attempt {
+    /// Whether the plugin has named whoever is there, and not a client that it has kept.
+    pub by_id: bool,
+    /// How often the rules have changed meanwhile.
+    pub rounds: u8,
+}
+
+/// A page on its way.
+#[derive(Debug)]
+pub(crate) struct PageUnderWay {
+    pub(crate) plugin: PluginHandle,
+    /// The client, as it was when the page was begun.
+    pub(crate) identity: Rc<Identity>,
+    pub(crate) attempt: Attempt,
+    /// The number that comes back with the page.
+    pub(crate) answer: Option<u64>,
+    pub(crate) fetch: Fetch,
+    /// Version of the rules when it was begun.
+    pub(crate) epoch: u64,
+    /// The shard that is read, and where; `None` when there is no more.
+    at: Option<(ShardId, Cursor)>,
+    /// Messages that are found, and not authorized yet. The first may be waiting for a plugin.
+    pub(crate) found: VecDeque<Arc<Message>>,
+    /// How the question about the first of them stands.
+    pub(crate) ask: Option<AuthorizationRequest>,
+    /// Messages that the client may have.
+    pub(crate) messages: Vec<Arc<Message>>,
+    /// Messages that were found, whether the client may have them or not, and bytes of them.
+    seen: usize,
+    bytes: usize,
+    /// Pieces of stores that were looked through.
+    pieces: u32,
+    /// The shard whose messages were found last.
+    last_read: ShardId,
+    /// Whether what comes next has no room.
+    full: bool,
+    /// Until when it waits for plugins, monotonic milliseconds.
+    until_ms: u64,
+    /// Whether a question about one of its messages has found no answer: then there is no page.
+    pub(crate) unanswered: bool,
+    /// Whether it stands in the row of those that go on in a next turn.
+    in_row: bool,
+}
+
+impl PageUnderWay {
+    /// A page that nothing has been read for, of what one of `shards` shards has, or `only` this one.
+    pub(crate) fn new(
+        plugin: PluginHandle,
+        (identity, attempt): (Rc<Identity>, Attempt),
+        answer: Option<u64>,
+        fetch: Fetch,
+        (epoch, now_ms): (u64, u64),
+        (shards, only): (usize, Option<ShardId>),
+    ) -> PageUnderWay {
+        let shard = only.unwrap_or(ShardId(fetch.place.shard));
+        let at = (shard.index() < shards).then(|| (shard, Cursor::from_key(&fetch.place.key)));
+        PageUnderWay {
+            plugin,
+            identity,
+            attempt,
+            answer,
+            fetch,
+            epoch,
+            at,
+            found: VecDeque::new(),
+            ask: None,
+            messages: Vec::new(),
+            seen: 0,
+            bytes: 0,
+            pieces: 0,
+            last_read: shard,
+            full: false,
+            until_ms: now_ms + AUTHORIZED_FOR_MS,
+            unanswered: false,
+            in_row: false,
+        }
+    }
+
+    /// What is read next: of which shard, from where, and the messages and bytes that there is room for. `None` when the page is at
+    /// its end.
+    pub(crate) fn next(&self) -> Option<(ShardId, Cursor, usize, usize)> {
+        let messages = (self.fetch.messages_max as usize).saturating_sub(self.seen);
+        let bytes = (self.fetch.bytes_max as usize).saturating_sub(self.bytes);
+        let goes_on = !self.full && !self.unanswered && self.pieces < PIECES_MAX;
+        let (shard, cursor) = self.at.as_ref().filter(|_| goes_on && messages > 0 && bytes > 0)?;
+        Some((*shard, cursor.clone(), messages, bytes))
+    }
+
+    /// That shard has found these, and goes on there; `None` is its end. `following` is read after it.
+    pub(crate) fn read(
+        &mut self,
+        found: impl Iterator<Item = Arc<Message>>,
+        next: Option<Cursor>,
+        following: Option<ShardId>,
+    ) {
+        let Some((shard, cursor)) = self.at.take() else { return };
+        self.last_read = shard;
+        self.pieces += 1;
+        for message in found {
+            let size = message.bytes();
+            let fits = self.seen < self.fetch.messages_max as usize
+                && (self.seen == 0 || self.bytes + size <= self.fetch.bytes_max as usize);
+            if !fits {
+                self.full = true;
+                self.at = Some((shard, cursor.at(&message.topic)));
+                return;
+            }
+            self.seen += 1;
+            self.bytes += size;
+            self.found.push_back(message);
+        }
+        self.at = match next {
+            Some(next) => Some((shard, next)),
+            None => following.map(|shard| (shard, Cursor::until(u64::MAX))),
+        };
+    }
+
+    /// The client may have the first that is found, or not.
+    pub(crate) fn decided(&mut self, may: bool) {
+        self.messages.extend(self.found.pop_front().filter(|_| may));
+    }
+
+    /// Nobody has answered about the first that is found: there is no page.
+    pub(crate) fn is_not_answered(&mut self) {
+        self.found.clear();
+        self.unanswered = true;
+    }
+
+    /// Ends it before the first that is found, if plugins have taken too long over those in front.
+    pub(crate) fn end_if_late(&mut self, now_ms: u64) {
+        let owner = self.last_read;
+        if now_ms >= self.until_ms
+            && self.found.len() < self.seen
+            && let Some(first) = self.found.front()
+        {
+            self.at = Some((owner, Cursor::until(u64::MAX).at(&first.topic)));
+            self.full = true;
+            self.found.clear();
+        }
+    }
+
+    /// Where the next page begins; `None` where there is no more.
+    pub(crate) fn following(&self) -> Option<FetchPlace> {
+        let (shard, cursor) = self.at.as_ref()?;
+        Some(FetchPlace { shard: shard.0, key: cursor.key().into() })
+    }
+}
+
+/// The pages of a shard that are under way, by number.
+#[derive(Debug, Default)]
+pub(crate) struct PagesUnderWay {
+    pages: BTreeMap<u64, PageUnderWay>,
+    /// Those that go on in a next turn.
+    row: VecDeque<u64>,
+}
+
+impl PagesUnderWay {
+    /// Whether another page of this plugin may be under way for this client. Looks at those that are, which are few.
+    pub(crate) fn has_room(&self, plugin: PluginHandle, client_id: &str, limits: &Limits) -> bool {
+        let of_plugin = || self.pages.values().filter(|page| page.plugin.number() == plugin.number());
+        let of_client = || of_plugin().filter(|page| &*page.identity.client_id == client_id);
+        (of_plugin().count() as u64) < limits.behalf_pages_max
+            && (of_client().count() as u64) < limits.behalf_client_pages_max
+    }
+
+    /// A page is begun.
+    pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
+        self.pages.insert(number, page);
+    }
+
+    /// A page that is under way.
+    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut PageUnderWay> {
+        self.pages.get_mut(&number)
+    }
+
+    /// A page goes on in a next turn.
+    pub(crate) fn push(&mut self, number: u64) {
+        if let Some(page) = self.pages.get_mut(&number)
+            && !std::mem::replace(&mut page.in_row, true)
+        {
+            self.row.push_back(number);
+        }
+    }
+
+    /// The page that goes on next, of those that wait for a turn.
+    pub(crate) fn pop(&mut self) -> Option<u64> {
+        let number = self.row.pop_front()?;
+        if let Some(page) = self.pages.get_mut(&number) {
+            page.in_row = false;
+        }
+        Some(number)
+    }
+
+    /// How many wait for a turn.
+    pub(crate) fn row_len(&self) -> usize {
+        self.row.len()
+    }
+
+    /// Keeps those that somebody will get.
+    pub(crate) fn retain(&mut self, wanted: impl Fn(PluginHandle) -> bool) {
+        self.pages.retain(|_, page| wanted(page.plugin));
+    }
+
+    /// A page is at its end.
+    pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
+        self.pages.remove(&number)
+    }
+}

@@ -1,0 +1,630 @@
+//! Retained messages that plugins read on behalf of clients: of all shards, in pages within their bounds, each message authorized as
+//! its delivery would be; and nothing of it stays, whatever becomes of the client, the plugin or the rules.
+
+use std::cell::RefCell;
+use std::ffi::c_void;
+use std::rc::Rc;
+
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, InstanceEntry, Link, PluginHandle};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::{Property, QoS, Version};
+use grapnel_engine::session::Identity;
+use grapnel_engine::session::fetch::{Fetch, FetchPlace};
+use grapnel_engine::shard::{Command, Completion, OnBehalf, OwnedChange, Scope, Whom, Wish};
+use grapnel_plugin_abi::host::ClientIdentity;
+use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow, Slice, Ticket};
+
+use crate::deferral::{Taken, allow, deny};
+use crate::hooks::{Call, Log, link};
+use crate::world::{Ask, ClientId, World};
+
+/// Defaults of `behalf_pages_max` and `behalf_client_pages_max`.
+const PAGES_OF_PLUGIN_MAX: usize = 64;
+const PAGES_OF_CLIENT_MAX: usize = 8;
+/// The plugin that reads.
+const READER: PluginHandle = PluginHandle(9);
+const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
+
+/// Numbers and bytes of the mails that an instance has got.
+#[derive(Default)]
+struct Mails(RefCell<Vec<(u64, Vec<u8>)>>);
+
+unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
+
+unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, bytes: Slice) {
+    // SAFETY: the instance is a leaked `Mails` of this thread, and the bytes are alive during the call.
+    let (mails, bytes) = unsafe { (&*instance.cast::<Mails>(), bytes.bytes()) };
+    assert_eq!(from, FROM_BROKER);
+    mails.0.borrow_mut().push((number, bytes.to_vec()));
+}
+
+/// A page as ABI.md describes its bytes.
+#[derive(Debug, PartialEq, Eq)]
+struct Page {
+    next: Vec<u8>,
+    /// Field by field, as number and bytes.
+    messages: Vec<Vec<(u32, Vec<u8>)>>,
+}
+
+fn part(bytes: &mut &[u8]) -> Vec<u8> {
+    let (len, rest) = bytes.split_first_chunk().expect("a length");
+    let (part, rest) = rest.split_at(u32::from_le_bytes(*len) as usize);
+    *bytes = rest;
+    part.to_vec()
+}
+
+fn page(bytes: &[u8]) -> Page {
+    let (&0, mut rest) = bytes.split_first().expect("a first byte") else { panic!("refused: {bytes:?}") };
+    let next = part(&mut rest);
+    let mut messages = Vec::new();
+    while !rest.is_empty() {
+        let fields = part(&mut rest);
+        let (mut fields, mut message) = (&fields[..], Vec::new());
+        while let Some((field, behind)) = fields.split_first_chunk() {
+            fields = behind;
+            message.push((u32::from_le_bytes(*field), part(&mut fields)));
+        }
+        messages.push(message);
+    }
+    Page { next, messages }
+}
+
+impl Page {
+    fn values(&self, field: Field) -> Vec<String> {
+        let text = |(_, bytes): &(u32, Vec<u8>)| String::from_utf8_lossy(bytes).into_owned();
+        self.messages.iter().flatten().filter(|(number, _)| *number == field.0).map(text).collect()
+    }
+
+    fn topics(&self) -> Vec<String> {
+        self.values(Field::TOPIC)
+    }
+}
+
+struct Scene {
+    world: World,
+    client: ClientId,
+    /// The client's shard.
+    home: usize,
+    mails: &'static Mails,
+    /// The client as a hook has kept it, when it published to `keep`.
+    kept: Rc<RefCell<Vec<u8>>>,
+}
+
+impl Scene {
+    /// With a client `c` on whose shard these links are.
+    fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Scene {
+        let mut world = World::with(shards, limits);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        let home = world.shard_of(client);
+        let mails: &'static Mails = Box::leak(Box::default());
+        let mut scene = Scene { world, client, home, mails, kept: Rc::default() };
+        scene.mount(links);
+        scene
+    }
+
+    fn mount(&mut self, links: Vec<Link>) {
+        self.mount_with(links, Vec::new());
+    }
+
+    /// The reader is there, and not called for now.
+    fn rest(&mut self) {
+        self.mount_with(Vec::new(), vec![READER]);
+    }
+
+    fn mount_with(&mut self, links: Vec<Link>, resting: Vec<PluginHandle>) {
+        let pointer = std::ptr::from_ref(self.mails).cast_mut().cast();
+        // SAFETY: never freed, and the test has one thread.
+        let entry = unsafe { InstanceEntry::new(on_timer, on_mail, pointer) };
+        let kept = Rc::clone(&self.kept);
+        let keeps = link(9, 100, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+            if call.topic() == "keep" {
+                *kept.borrow_mut() = call.identity().expect("the client is in");
+            }
+            Flow::CONTINUE
+        });
+        let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
+        links.push((HookPoint::MessagePublish, keeps));
+        let table = ChainTable::compile(1, links).with_instances(vec![(READER, entry)]).with_resting(resting);
+        self.world.shards[self.home].swap_chains(table);
+        self.world.drive();
+    }
+
+    fn kept(&mut self) -> Whom {
+        self.world.publish(self.client, "keep", "", QoS::AtMostOnce, 0);
+        let kept = self.kept.borrow();
+        let kept = ClientIdentity::decode(&kept).expect("an identity");
+        Whom::Identity(Box::new(Identity::kept(&kept).expect("a client's")))
+    }
+
+    /// Topics `PREFIX/0` and so on, each with a retained message.
+    fn retain(&mut self, prefix: &str, count: usize) -> Vec<String> {
+        let topics: Vec<String> = (0..count).map(|n| format!("{prefix}/{n}")).collect();
+        for topic in &topics {
+            self.world.publish_with(self.client, topic, "0123456789", QoS::AtMostOnce, 0, true, &[]);
+        }
+        topics
+    }
+
+    fn ask(&mut self, number: u64, fetch: Fetch) {
+        self.ask_for(Whom::Client("c".into()), number, fetch);
+    }
+
+    fn ask_for(&mut self, whom: Whom, number: u64, fetch: Fetch) {
+        let request = OnBehalf { plugin: READER, whom, answer: Some(number), wish: Wish::Fetch(fetch) };
+        self.world.shards[self.home].command(Command::As(Box::new(request)));
+        self.world.drive();
+    }
+
+    /// What the plugin has got since it was last asked.
+    fn mails(&self) -> Vec<(u64, Vec<u8>)> {
+        self.mails.0.take()
+    }
+
+    fn page(&self) -> Page {
+        let mails = self.mails();
+        let [(_, bytes)] = &mails[..] else { panic!("one page, not {mails:?}") };
+        page(bytes)
+    }
+
+    /// All pages of a filter, one after the other.
+    fn pages(&mut self, fetch: &Fetch) -> Vec<Page> {
+        let mut pages = Vec::new();
+        let mut place = FetchPlace::first();
+        loop {
+            self.ask(1, Fetch { place, ..fetch.clone() });
+            let page = self.page();
+            let last = page.next.is_empty();
+            place = FetchPlace::decode(&page.next).expect("a place");
+            pages.push(page);
+            assert!(pages.len() < 10_000, "no end");
+            if last {
+                return pages;
+            }
+        }
+    }
+
+    fn counter(&mut self, name: &str) -> u64 {
+        let rows = self.world.shards[self.home].counters().rows();
+        rows.iter().find(|(row, ..)| *row == name).expect("a counter").1
+    }
+
+    fn complete(&mut self, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
+        let completion = Completion { ticket: ticket.0, flow, changes };
+        self.world.shards[self.home].complete(completion);
+        self.world.drive();
+    }
+}
+
+fn fetch(filter: &str) -> Fetch {
+    Fetch {
+        filter: filter.into(),
+        qos: QoS::AtMostOnce,
+        place: FetchPlace::first(),
+        messages_max: 256,
+        bytes_max: 1 << 20,
+    }
+}
+
+fn topics(pages: &[Page]) -> Vec<String> {
+    let mut topics: Vec<String> = pages.iter().flat_map(Page::topics).collect();
+    topics.sort();
+    topics
+}
+
+/// Refuses deliveries of topics that end in an odd number, and the subscription to `secret/#`.
+fn even_alone(log: &Log) -> Link {
+    let log = log.clone();
+    let act = move |call: &mut Call<'_>| {
+        log.note(format!("{} {}", call.action(), call.topic()));
+        let odd = call.topic().ends_with(['1', '3', '5', '7', '9']);
+        let refused = if call.action() == 3 { odd } else { call.topic().starts_with("secret") };
+        call.set(Field::VERDICT, if refused { 2 } else { 1 }, "", "");
+        Flow::STOP
+    };
+    Link { deliver: true, ..link(3, 0, FaultPolicy::Deny, act) }
+}
+
+/// Has every delivery answered later.
+fn deliveries_later(taken: &Taken) -> Link {
+    let taken = taken.clone();
+    let act = move |call: &mut Call<'_>| {
+        if call.action() != 3 {
+            call.set(Field::VERDICT, 1, "", "");
+            return Flow::STOP;
+        }
+        taken.note(call.topic(), call.defer().expect("the point may wait"));
+        Flow::DEFER
+    };
+    Link { deliver: true, ..link(3, 0, FaultPolicy::Deny, act) }
+}
+
+#[test]
+fn all_that_match_come_once_whatever_the_bounds_of_a_page() {
+    for shards in [1, 3] {
+        let mut scene = Scene::with(shards, Vec::new(), |limits| {
+            limits.retained_page_messages_max = 5;
+            limits.choices.allow_dollar_topics = true;
+        });
+        let mut expected = scene.retain("r/a", 40);
+        scene.retain("other", 7);
+        scene.retain("$hidden", 3);
+        expected.extend(scene.retain("r/b", 3));
+        expected.sort();
+        let bounds = [(1, 1 << 20, 1), (7, 1 << 20, 7), (256, 1 << 20, 256), (256, 1, 1), (256, 1_000, 9)];
+        for (messages_max, bytes_max, most) in bounds {
+            let pages = scene.pages(&Fetch { messages_max, bytes_max, ..fetch("r/#") });
+            assert_eq!(topics(&pages), expected, "{shards} {messages_max} {bytes_max}");
+            assert!(pages.iter().all(|page| page.messages.len() <= most), "{messages_max} {bytes_max}");
+            if most == 256 {
+                assert_eq!(pages.len(), 1, "there is room for all");
+            }
+        }
+        assert_eq!(topics(&scene.pages(&fetch("r/a/7"))), ["r/a/7"], "of the only shard that can have it");
+        assert_eq!(topics(&scene.pages(&fetch("none/here"))), [""; 0]);
+        assert_eq!(topics(&scene.pages(&fetch("#"))).len(), 50, "[MQTT-4.7.2-1]");
+        assert_eq!(scene.counter("messages_fetched"), 5 * 43 + 1 + 50);
+        assert_eq!(scene.counter("behalf_refused"), 0);
+    }
+}
+
+#[test]
+fn a_message_comes_with_all_that_it_has() {
+    let mut scene = Scene::with(1, Vec::new(), |_| {});
+    let properties = [
+        Property::ContentType("text"),
+        Property::MessageExpiry(60),
+        Property::User("k", "v"),
+        Property::User("k", "w"),
+    ];
+    scene.world.publish_with(scene.client, "r", "x", QoS::AtLeastOnce, 5, true, &properties);
+    scene.world.pass_ms(2_000);
+    scene.ask(1, Fetch { qos: QoS::ExactlyOnce, ..fetch("r") });
+    let page = scene.page();
+    for (field, expected) in [
+        (Field::TOPIC, &["r"][..]),
+        (Field::PAYLOAD, &["x"]),
+        (Field::QOS, &["\u{1}\0\0\0\0\0\0\0"]),
+        (Field::FROM, &["c"]),
+        (Field::CONTENT_TYPE, &["text"]),
+        (Field::MESSAGE_EXPIRY_S, &[":\0\0\0\0\0\0\0"]),
+        (Field::USER_PROPERTY, &["\u{1}\0\0\0kv", "\u{1}\0\0\0kw"]),
+        (Field::RESPONSE_TOPIC, &[]),
+    ] {
+        assert_eq!(page.values(field), expected, "{field:?}");
+    }
+    scene.ask(1, fetch("r"));
+    assert_eq!(scene.page().values(Field::QOS), ["\0\0\0\0\0\0\0\0"], "that of the subscription");
+    scene.world.pass_ms(60_000);
+    scene.ask(1, fetch("r"));
+    assert_eq!(scene.page().messages.len(), 0, "it has expired");
+}
+
+#[test]
+fn the_filter_is_authorized_and_so_is_each_message_where_somebody_asks_about_deliveries() {
+    let log = Log::default();
+    let mut scene = Scene::with(3, vec![even_alone(&log)], |_| {});
+    scene.retain("secret", 4);
+    scene.retain("open", 10);
+    log.take();
+    scene.ask(5, fetch("secret/#"));
+    assert_eq!(scene.mails(), [(5, vec![0x87])]);
+    assert_eq!(log.take(), ["2 secret/#"]);
+    assert_eq!(scene.counter("behalf_refused"), 1);
+    let refused = scene.world.shards[scene.home].outbox().behalf_refused.pop().expect("it is logged");
+    assert_eq!(&*refused.topic, "secret/#");
+    let pages = scene.pages(&Fetch { messages_max: 2, ..fetch("open/#") });
+    assert_eq!(topics(&pages), ["open/0", "open/2", "open/4", "open/6", "open/8"]);
+    let asked = log.take();
+    assert_eq!(asked.iter().filter(|about| *about == "2 open/#").count(), pages.len(), "of each page");
+    assert_eq!(asked.iter().filter(|about| about.starts_with("3 open/")).count(), 10, "{asked:?}");
+    // Nobody asks about deliveries any more.
+    let all = link(3, 0, FaultPolicy::Deny, |call| {
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    scene.mount(vec![all]);
+    assert_eq!(topics(&scene.pages(&fetch("open/#"))).len(), 10);
+}
+
+#[test]
+fn messages_are_authorized_later_and_silence_opens_nothing() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 4);
+    scene.ask(1, fetch("r/#"));
+    scene.complete(taken.ticket(0), Flow::STOP, allow());
+    scene.complete(taken.ticket(1), Flow::STOP, deny(0x87));
+    scene.complete(taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(taken.about(), ["r/0", "r/1", "r/2"], "one after the other");
+    assert_eq!(scene.mails(), []);
+    scene.complete(taken.ticket(2), Flow::STOP, deny(0x87));
+    scene.complete(taken.ticket(3), Flow::STOP, allow());
+    assert_eq!(scene.page().topics(), ["r/0", "r/3"]);
+    // Nobody answers: that is no page from which something is left out.
+    scene.ask(2, fetch("r/#"));
+    scene.complete(taken.ticket(4), Flow::STOP, allow());
+    scene.world.pass_ms(1_100);
+    assert_eq!((scene.mails(), taken.about().len()), (vec![(2, vec![0x88])], 6));
+}
+
+/// A client that may have next to nothing of much does not have it all looked through at once, and slow plugins end a page.
+#[test]
+fn a_page_is_bounded_by_what_is_judged_and_by_time() {
+    let log = Log::default();
+    let mut scene = Scene::with(1, vec![even_alone(&log)], |_| {});
+    for n in 0..100 {
+        scene.world.publish_with(scene.client, &format!("r/{n}1"), "x", QoS::AtMostOnce, 0, true, &[]);
+    }
+    log.take();
+    scene.ask(1, Fetch { messages_max: 10, ..fetch("r/#") });
+    let page = scene.page();
+    assert_eq!((page.messages.len(), page.next.is_empty(), log.take().len()), (0, false, 11));
+    let taken = Taken::default();
+    scene.mount(vec![deliveries_later(&taken)]);
+    scene.ask(1, fetch("r/#"));
+    for number in 0..7 {
+        scene.world.pass_ms(900);
+        if number < taken.about().len() {
+            scene.complete(taken.ticket(number), Flow::STOP, allow());
+        }
+    }
+    let page = scene.page();
+    assert_eq!((page.messages.len(), taken.about().len()), (6, 6));
+    let next = FetchPlace::decode(&page.next).expect("a place");
+    scene.mount(Vec::new());
+    scene.ask(1, Fetch { place: next, ..fetch("r/#") });
+    assert_eq!(scene.page().messages.len(), 94, "it goes on behind them");
+}
+
+/// Whoever has the identifier by then does not get what another one may have, also where the rules change at the same time.
+#[test]
+fn a_page_of_one_principal_is_not_another_s() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 1);
+    scene.ask(1, fetch("r/#"));
+    scene.world.connect("c", &Ask { username: Some("somebody"), ..Ask::v(Version::V5) });
+    scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
+    let mut number = 0;
+    while number < taken.about().len() {
+        scene.complete(taken.ticket(number), Flow::STOP, allow());
+        number += 1;
+    }
+    assert_eq!(scene.mails(), [(1, vec![0x85])]);
+}
+
+/// Rules that change without end end a page.
+#[test]
+fn a_page_begins_anew_so_often_and_no_more() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 1);
+    scene.ask(1, fetch("r/#"));
+    let mut number = 0;
+    while number < taken.about().len() {
+        assert!(number < 100, "no end");
+        scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
+        scene.complete(taken.ticket(number), Flow::STOP, allow());
+        number += 1;
+        if number < taken.about().len() {
+            scene.complete(taken.ticket(number), Flow::STOP, allow());
+            number += 1;
+        }
+        if !scene.mails.0.borrow().is_empty() {
+            break;
+        }
+    }
+    let mails = scene.mails();
+    assert_eq!(mails.len(), 1);
+}
+
+/// A plugin that is not called for now gets its page later, or that there was no room for it: nothing that is owed is lost.
+#[test]
+fn a_page_that_finds_no_room_is_answered_all_the_same() {
+    let mut scene = Scene::with(2, Vec::new(), |_| {});
+    let large = "x".repeat(900_000);
+    for n in 0..2 {
+        scene.world.publish_with(scene.client, &format!("r/{n}"), &large, QoS::AtMostOnce, 0, true, &[]);
+    }
+    scene.world.lanes_open = false;
+    (0..8).for_each(|number| scene.ask(number, fetch("r/#")));
+    scene.rest();
+    scene.world.lanes_open = true;
+    scene.world.drive();
+    assert_eq!(scene.mails(), [], "it rests");
+    scene.mount(Vec::new());
+    let mut mails = scene.mails();
+    mails.sort();
+    assert_eq!(mails.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
+    let refused = mails.iter().filter(|(_, bytes)| *bytes == [0x97]).count();
+    assert!((1..8).contains(&refused), "{refused}");
+}
+
+#[test]
+fn a_client_that_has_gone_gets_no_page_unless_the_plugin_has_kept_it() {
+    for (end, kept) in [("goes", false), ("goes", true), ("comes as another", false), ("stays", false)] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+        scene.retain("r", 2);
+        let whom = match kept {
+            true => scene.kept(),
+            false => Whom::Client("c".into()),
+        };
+        scene.ask_for(whom, 1, fetch("r/#"));
+        scene.complete(taken.ticket(0), Flow::STOP, allow());
+        match end {
+            "goes" => scene.world.lose(scene.client),
+            "comes as another" => {
+                scene.world.connect("c", &Ask { username: Some("somebody"), ..Ask::v(Version::V5) });
+            }
+            _ => {}
+        }
+        scene.complete(taken.ticket(1), Flow::STOP, allow());
+        let mails = scene.mails();
+        let [(1, bytes)] = &mails[..] else { panic!("{end}: {mails:?}") };
+        if kept || end == "stays" {
+            assert_eq!(page(bytes).topics(), ["r/0", "r/1"], "{end}");
+        } else {
+            assert_eq!(bytes, &[0x85], "{end}");
+        }
+    }
+}
+
+#[test]
+fn nobody_is_read_for_who_is_not_there() {
+    let mut scene = Scene::with(1, Vec::new(), |_| {});
+    scene.ask_for(Whom::Client("nobody".into()), 3, fetch("#"));
+    assert_eq!(scene.mails(), [(3, vec![0x85])]);
+}
+
+/// Pages that wait for another shard: so many of a client and of a plugin, and one more is refused. Each makes room as it ends,
+/// whether the plugin is there to get it or not.
+#[test]
+fn so_many_pages_are_under_way_and_no_more() {
+    let mut scene = Scene::with(2, Vec::new(), |limits| limits.slots_max = 1_000);
+    scene.retain("r", 6);
+    // As many clients on this shard as a plugin has places for.
+    let mut clients = vec!["c".to_owned()];
+    for n in 0..200 {
+        let name = format!("c{n}");
+        let client = scene.world.connect(&name, &Ask::v(Version::V5));
+        if scene.world.shard_of(client) == scene.home
+            && clients.len() * PAGES_OF_CLIENT_MAX <= PAGES_OF_PLUGIN_MAX
+        {
+            clients.push(name);
+        }
+    }
+    let most = PAGES_OF_PLUGIN_MAX / PAGES_OF_CLIENT_MAX;
+    assert_eq!(clients.len(), most + 1);
+    for is_there in [true, false, true] {
+        scene.world.lanes_open = false;
+        for name in &clients[..most] {
+            for number in 0..PAGES_OF_CLIENT_MAX {
+                scene.ask_for(Whom::Client(name.as_str().into()), number as u64, fetch("r/#"));
+            }
+        }
+        assert_eq!(scene.mails(), []);
+        for (name, number) in [(&clients[0], 100), (&clients[most], 101)] {
+            scene.ask_for(Whom::Client(name.as_str().into()), number, fetch("r/#"));
+            assert_eq!(scene.mails(), [(number, vec![0x97])]);
+        }
+        if !is_there {
+            scene.world.shards[scene.home].swap_chains(ChainTable::compile(1, Vec::new()));
+        }
+        scene.world.lanes_open = true;
+        scene.world.drive();
+        let mails = scene.mails();
+        assert_eq!(mails.len(), if is_there { PAGES_OF_PLUGIN_MAX } else { 0 });
+        assert!(mails.iter().all(|(_, bytes)| page(bytes).messages.len() == 6));
+        scene.world.pass_ms(61_000);
+        scene.mount(Vec::new());
+        scene.mails();
+    }
+}
+
+#[test]
+fn one_client_leaves_places_for_others() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 1);
+    scene.world.connect("other", &Ask::v(Version::V5));
+    (0..=PAGES_OF_CLIENT_MAX as u64).for_each(|number| scene.ask(number, fetch("r/#")));
+    assert_eq!(scene.mails(), [(PAGES_OF_CLIENT_MAX as u64, vec![0x97])]);
+    scene.ask_for(Whom::Client("other".into()), 50, fetch("r/#"));
+    assert_eq!(taken.about().len(), PAGES_OF_CLIENT_MAX + 1);
+    scene.complete(taken.ticket(PAGES_OF_CLIENT_MAX), Flow::STOP, allow());
+    assert_eq!(scene.mails().len(), 1);
+    // Nobody answers the others.
+    scene.world.pass_ms(6_000);
+    let mails = scene.mails();
+    assert_eq!(mails.len(), PAGES_OF_CLIENT_MAX);
+    assert!(mails.iter().all(|(_, bytes)| *bytes == [0x88]));
+    scene.ask(7, fetch("none"));
+    assert_eq!(scene.page().messages.len(), 0, "there is room again");
+}
+
+#[test]
+fn rules_that_change_meanwhile_hold_for_all_of_the_page() {
+    let log = Log::default();
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 3);
+    scene.ask(1, fetch("r/#"));
+    scene.complete(taken.ticket(0), Flow::STOP, allow());
+    scene.mount(vec![even_alone(&log)]);
+    scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
+    scene.complete(taken.ticket(1), Flow::STOP, allow());
+    assert_eq!(scene.page().topics(), ["r/0", "r/2"]);
+    assert_eq!(log.take().iter().filter(|about| *about == "2 r/#").count(), 1, "it is asked anew");
+}
+
+#[test]
+fn superusers_are_not_asked_about() {
+    let log = Log::default();
+    let mut scene = Scene::with(1, Vec::new(), |_| {});
+    scene.retain("secret", 3);
+    let Whom::Identity(identity) = scene.kept() else { panic!("an identity") };
+    scene.mount(vec![even_alone(&log)]);
+    // Another principal than the session's, as it was kept.
+    let superuser = Identity { superuser: true, username: Some("root".into()), ..*identity };
+    scene.ask_for(Whom::Identity(Box::new(superuser)), 1, fetch("secret/#"));
+    assert_eq!((scene.page().messages.len(), log.take().len()), (3, 0));
+}
+
+/// Twice as much costs twice as much, however small the pages are.
+#[test]
+fn work_grows_as_what_is_read() {
+    let work = |count: usize| {
+        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        scene.retain("r", count);
+        let before = scene.counter("work_units");
+        let pages = scene.pages(&Fetch { messages_max: 10, ..fetch("r/#") });
+        assert_eq!(topics(&pages).len(), count);
+        scene.counter("work_units") - before
+    };
+    let (once, twice) = (work(500), work(1_000));
+    assert!(twice <= 2 * once + 50, "{once} and {twice}");
+    assert!(once <= 500 * 8, "{once}");
+}
+
+/// A page that finds nothing in a large store goes on in later turns, and others get theirs meanwhile.
+#[test]
+fn a_long_search_leaves_turns_to_others() {
+    let mut scene = Scene::with(1, Vec::new(), |limits| {
+        limits.turn_budget_deliveries = 64;
+        limits.retained_page_messages_max = 16;
+    });
+    scene.retain("r", 2_000);
+    let request = |number, filter| {
+        Command::As(Box::new(OnBehalf {
+            plugin: READER,
+            whom: Whom::Client("c".into()),
+            answer: Some(number),
+            wish: Wish::Fetch(fetch(filter)),
+        }))
+    };
+    scene.world.shards[scene.home].command(request(1, "r/+/none"));
+    assert_eq!(scene.mails().len(), 0, "it goes on in the next turn");
+    scene.world.shards[scene.home].command(request(2, "r/7"));
+    scene.world.drive();
+    let numbers: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+    assert_eq!(numbers.len(), 2, "{numbers:?}");
+}
+
+#[test]
+fn a_place_that_nobody_has_given_leads_nowhere() {
+    for bytes in [&b"\x02\x00"[..], b"\x01", b"x", b"\x01\x00\xff"] {
+        assert_eq!(FetchPlace::decode(bytes), None, "{bytes:?}");
+    }
+    let mut scene = Scene::with(2, Vec::new(), |_| {});
+    scene.retain("r", 6);
+    for place in [&b"\x01\x02"[..], b"\x01\xff", b"\x01\x01zzz"] {
+        let place = FetchPlace::decode(place).expect("it is one");
+        scene.ask(1, Fetch { place, ..fetch("r/#") });
+        let page = scene.page();
+        assert_eq!((page.messages.len(), &page.next[..]), (0, &b""[..]));
+    }
+    let place = FetchPlace::decode(b"\x01\x00a").expect("it is one");
+    scene.ask(1, Fetch { place, ..fetch("r/#") });
+    assert_eq!(scene.page().messages.len(), 6, "before the first that matches");
+}
