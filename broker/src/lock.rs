@@ -111,10 +111,12 @@ fn open_as(path: &Path, options: &mut OpenOptions) -> io::Result<File> {
     Ok(file)
 }
 
+/// Who has written itself down in a lock's file, if it is there: who holds a file that it cannot write has not.
 fn pid_in(file: &mut File) -> Option<u32> {
     let mut text = String::new();
     file.take(PID_BYTES_MAX).read_to_string(&mut text).ok()?;
-    text.trim().parse().ok()
+    let pid: u32 = text.trim().parse().ok()?;
+    Path::new("/proc").join(pid.to_string()).exists().then_some(pid)
 }
 
 /// "another broker (process 123)", for sentences.
@@ -408,10 +410,12 @@ mod tests {
             let pid = std::process::id();
             assert!(matches!(error, StateError::InUse { pid: Some(by), .. } if by == pid), "{error}");
             drop(writer);
+            // No process has that number.
+            std::fs::write(dir.path().join(STATE_LOCK), "4294967294\n").unwrap();
             let _reader = lock_state_with(dir.path(), NONE, refuse).unwrap();
             assert!(has_file(dir.path()), "{errno}");
             let error = lock_state(dir.path(), NONE).unwrap_err();
-            assert!(matches!(error, StateError::InUse { .. }), "{errno}: {error}");
+            assert!(matches!(error, StateError::InUse { pid: None, .. }), "{errno}: {error}");
         }
     }
 
