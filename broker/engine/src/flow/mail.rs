@@ -44,7 +44,7 @@ pub(crate) fn keep_mail(parts: &mut Parts, mail: KeptMail) {
     let desk = parts.hooks.desk();
     let refusal = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
     let instead = KeptMail { plugin, from, number, bytes: refusal, until_ms };
-    if !desk.keep_mail(mail) && !(is_page && desk.keep_mail(instead)) {
+    if !(desk.keep_mail(mail) || is_page && desk.keep_mail(instead)) {
         parts.counters.plugin_mail_stale += 1;
     }
 }
