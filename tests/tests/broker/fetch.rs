@@ -15,7 +15,7 @@ fn a_plugin_reads_what_its_client_may_have_and_no_more() {
     let mut client = Client::hello(&broker, Version::V5, "c");
     for n in 0..5 {
         for area in ["door", "secret"] {
-            let message = Publish::new(&format!("{area}/{n}"), &n.to_string()).qos(1).retain();
+            let message = Publish::new(&format!("{area}/{n}"), n.to_string()).qos(1).retain();
             assert!(client.publish(&message) < 0x80);
         }
     }
