@@ -14,6 +14,10 @@ run *args:
 test *args:
     scripts/test {{args}}
 
+# What takes too long, or judges too little, for every change: licences, miri, instruction counts, and more mutants
+nightly: lint miri bench-instructions
+    scripts/mutants --sample 60 --seed "$(date +%j)"
+
 # Formatting, lints with warnings as errors, scripts, licences and duplicates of dependencies
 lint:
     scripts/test --only fmt --only scripts --only clippy
