@@ -14,8 +14,9 @@ run *args:
 test *args:
     scripts/test {{args}}
 
-# What takes too long, or judges too little, for every change: licences, miri, instruction counts, and more mutants
+# What takes too long for every change: licences, miri, instruction counts, every scenario in every version on all numbers of shards, mutants
 nightly: lint miri bench-instructions
+    scripts/test --every --only protocol --only plugins
     scripts/mutants --sample 60 --seed "$(date +%j)"
 
 # Formatting, lints with warnings as errors, scripts, licences and duplicates of dependencies

@@ -36,7 +36,8 @@ pub(crate) fn pause(time: Duration) {
 }
 
 /// Makes one test per number of shards out of a scenario that takes a running broker: `NAME::shards_1`, `_2` and `_8`. The
-/// second form takes a builder's settings, the third the MQTT version too.
+/// second form takes a builder's settings, the third the MQTT version too: then each number and each version has its test among
+/// those that always run, and the other pairs are run by `scripts/test --every`.
 #[macro_export]
 macro_rules! scenario {
     ($(#[$meta:meta])* fn $name:ident($broker:ident) $body:block) => {
@@ -65,15 +66,15 @@ macro_rules! scenario {
             fn run(shards: usize, version: $crate::Version) {
                 if let Some(broker) = $builder.start_with_shards(shards) { scenario(&broker, version) }
             }
-            #[test] fn shards_1_v31() { run(1, $crate::Version::V31) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_1_v31() { run(1, $crate::Version::V31) }
             #[test] fn shards_1_v311() { run(1, $crate::Version::V311) }
-            #[test] fn shards_1_v5() { run(1, $crate::Version::V5) }
-            #[test] fn shards_2_v31() { run(2, $crate::Version::V31) }
-            #[test] fn shards_2_v311() { run(2, $crate::Version::V311) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_1_v5() { run(1, $crate::Version::V5) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_2_v31() { run(2, $crate::Version::V31) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_2_v311() { run(2, $crate::Version::V311) }
             #[test] fn shards_2_v5() { run(2, $crate::Version::V5) }
             #[test] fn shards_8_v31() { run(8, $crate::Version::V31) }
-            #[test] fn shards_8_v311() { run(8, $crate::Version::V311) }
-            #[test] fn shards_8_v5() { run(8, $crate::Version::V5) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_8_v311() { run(8, $crate::Version::V311) }
+            #[test] #[ignore = "scripts/test --every"] fn shards_8_v5() { run(8, $crate::Version::V5) }
         }
     };
 }
