@@ -96,6 +96,13 @@ impl Copies {
         Ok(copy)
     }
 
+    /// Writes a file that has no name any more, open to be read.
+    pub(super) fn without_name(&self, bytes: &[u8]) -> io::Result<File> {
+        let copy = self.add(bytes)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(File::from(openat(&self.folder, copy.name.as_str(), flags, Mode::empty())?))
+    }
+
     #[cfg(test)]
     fn names(&self) -> Vec<String> {
         let entries = std::fs::read_dir(&self.path).expect("it is there");

@@ -19,6 +19,8 @@ pub(super) struct Image {
     /// Whole pages, from the beginning of the image on, that stay as they are in the file: begin and end of each run. Code and
     /// constants are; whatever the linker or the plugin may write is not.
     pub clean: Vec<(u64, u64)>,
+    /// Whole pages, likewise, that the linker writes addresses into and lets nobody write after that.
+    pub relocated: Vec<(u64, u64)>,
 }
 
 /// The machine this broker was built for, as ELF numbers it.
@@ -95,7 +97,8 @@ pub(super) fn check(file: &Path, bytes: &[u8], page_bytes: u64) -> Result<Image,
         return Err(not("it is an ELF file, but not a dynamic library"));
     }
     let clean = clean_pages(segments, endian, bytes, page_bytes);
-    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes, clean })
+    let relocated = relocated_pages(segments, endian, page_bytes);
+    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes, clean, relocated })
 }
 
 /// The pages of segments that nobody may write, and of no other one.
@@ -127,6 +130,29 @@ fn clean_pages(
         .partition(|(may_be_written, _)| *may_be_written);
     let apart = |run: &(u64, u64)| written.iter().all(|(_, other)| run.1 <= other.0 || other.1 <= run.0);
     clean.into_iter().map(|(_, run)| run).filter(|run| apart(run)).collect()
+}
+
+/// The pages of segments that are read-only once addresses have been written into them (GNU_RELRO), rounded as the linker does that
+/// protects them, where they lie in what is mapped to be written.
+fn relocated_pages(
+    segments: &[ProgramHeader64<Endianness>],
+    endian: Endianness,
+    page_bytes: u64,
+) -> Vec<(u64, u64)> {
+    let pages = |segment: &ProgramHeader64<Endianness>| {
+        let start = segment.p_vaddr(endian);
+        let end = start.checked_add(segment.p_memsz(endian))?;
+        Some((start / page_bytes * page_bytes, end))
+    };
+    let of_kind = |kind| segments.iter().filter(move |segment| segment.p_type(endian) == kind);
+    let mapped: Vec<(u64, u64)> = of_kind(elf::PT_LOAD)
+        .filter(|segment| segment.p_flags(endian).0 & elf::PF_W.0 != 0)
+        .filter_map(pages)
+        .collect();
+    let is_mapped = |run: &(u64, u64)| mapped.iter().any(|other| other.0 <= run.0 && run.1 <= other.1);
+    let relocated = of_kind(elf::PT_GNU_RELRO).filter_map(pages).filter(is_mapped);
+    let whole = relocated.map(|(start, end)| (start, end / page_bytes * page_bytes));
+    whole.filter(|(start, end)| start < end).collect()
 }
 
 /// Where the two tables of headers end; `None` for numbers that overflow.

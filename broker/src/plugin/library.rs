@@ -15,11 +15,11 @@ use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
 
-use super::clean::CleanPages;
 use super::copies::{Copies, Copy};
 use super::elf;
 use super::error::LoadError;
 use super::known::{Content, Known};
+use super::read_only::ReadOnlyPages;
 
 /// Of the process, as what abi_stable remembers is.
 static KNOWN: LazyLock<Mutex<Known>> = LazyLock::new(Mutex::default);
@@ -48,7 +48,7 @@ impl Library {
 /// What a library was mapped from.
 pub(super) struct Source {
     pub content: Content,
-    pub clean: CleanPages,
+    pub read_only: ReadOnlyPages,
 }
 
 /// A plugin's file that has been mapped, now or for an earlier load.
@@ -104,7 +104,7 @@ pub(super) fn open(
         (None, Some(entry)) => entry as *const c_void,
         (None, None) => std::ptr::null(),
     };
-    let clean = CleanPages::of(&copy.path(), inside, &image.clean);
+    let read_only = ReadOnlyPages::of(&copy.path(), inside, &image);
     drop(copy);
     if header.is_none() && c_entry.is_none() {
         return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
@@ -123,7 +123,7 @@ pub(super) fn open(
     };
     tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
     let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
-    Ok(Open::Mapped(Library { module, bytes: image.memory_bytes, number }, Source { content, clean }))
+    Ok(Open::Mapped(Library { module, bytes: image.memory_bytes, number }, Source { content, read_only }))
 }
 
 fn failed(file: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> LoadError {

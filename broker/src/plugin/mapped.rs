@@ -2,9 +2,9 @@
 //! says that its code can be loaded again (`MANIFEST_IN_PLACE`), and a mapping is retired with the last load that uses it. Used by
 //! the transactions.
 
-use super::clean::CleanPages;
 use super::known::Content;
 use super::library::{Library, Source};
+use super::read_only::ReadOnlyPages;
 
 struct Mapping {
     library: Library,
@@ -47,10 +47,10 @@ impl Mapped {
     }
 
     /// A load has ended. The pages that can be given back, if it was the last one that used the library.
-    pub(super) fn leave(&mut self, library: Library) -> Option<CleanPages> {
+    pub(super) fn leave(&mut self, library: Library) -> Option<ReadOnlyPages> {
         let at = self.all.iter().position(|mapping| mapping.library.is_same(&library))?;
         self.all[at].users -= 1;
-        (self.all[at].users == 0).then(|| self.all.swap_remove(at).source.clean)
+        (self.all[at].users == 0).then(|| self.all.swap_remove(at).source.read_only)
     }
 
     fn of(&mut self, library: Library) -> Option<&mut Mapping> {

@@ -13,7 +13,6 @@ use grapnel_engine::shard::Shard;
 
 use super::access::Access;
 use super::active::{Active, ActiveHook, Admitted, Defaults, Parts, Seat, Wanted, compile};
-use super::clean::CleanPages;
 use super::copies::Copies;
 use super::error::LoadError;
 use super::everywhere;
@@ -26,6 +25,7 @@ use super::manifest::{Hook, Opened, check_config};
 use super::mapped::Mapped;
 use super::order::{self, Node};
 use super::overrides::Overrides;
+use super::read_only::ReadOnlyPages;
 use super::retiring::Retiring;
 use super::services;
 use crate::fatal;
@@ -52,7 +52,7 @@ pub(super) struct Workshop {
     /// What is mapped and in use.
     mapped: Mapped,
     /// Pages of what is not any more, until the last calls have ended.
-    unused: Vec<CleanPages>,
+    unused: Vec<ReadOnlyPages>,
     /// What has been retired since the view was told.
     pub retired: Vec<Gone>,
     pub totals: Totals,
@@ -317,8 +317,8 @@ impl Workshop {
 
     /// A load has ended. Its mapping is retired, unless another load uses it: whether it is.
     fn retire(&mut self, name: &str, version: &str, generation: u32, library: Library) -> bool {
-        let Some(clean) = self.mapped.leave(library) else { return false };
-        self.unused.push(clean);
+        let Some(pages) = self.mapped.leave(library) else { return false };
+        self.unused.push(pages);
         self.gone(name, version, generation, library.bytes);
         true
     }
@@ -333,7 +333,7 @@ impl Workshop {
     pub(super) fn reap(&mut self) {
         let dead = std::mem::take(&mut *self.graveyard.lock().unwrap_or_else(PoisonError::into_inner));
         drop(dead);
-        self.unused.drain(..).for_each(|pages| pages.give_back());
+        self.unused.drain(..).for_each(|pages| pages.give_back(&self.copies));
     }
 }
 
