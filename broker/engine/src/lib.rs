@@ -17,6 +17,7 @@ pub mod id;
 mod interface;
 mod ledger;
 pub mod limits;
+pub mod log_rate;
 pub mod message;
 mod outbox;
 pub mod packet;

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use crate::hook::PluginHandle;
 use crate::id::SessionKey;
 use crate::interface::FROM_THE_BROKER;
-use crate::session::fetch::PagesUnderWay;
+use crate::limits::Limits;
+use crate::log_rate::LogRate;
+use crate::session::fetch::{PageUnderWay, PagesUnderWay};
 use crate::timer::Timer;
 
 mod answers;
@@ -50,13 +52,9 @@ pub(crate) struct PluginDesk {
     replays: VecDeque<Replay>,
     /// Pages of retained messages that plugins read on behalf of clients.
     pages: PagesUnderWay,
-    /// By the number of a plugin: when a refusal on behalf of a client is logged again, monotonic milliseconds, and how many have
-    /// not been.
-    refusals: HashMap<u64, (u64, u64)>,
+    /// By the number of a plugin: of the line about what was refused to it on behalf of clients.
+    refusals: HashMap<u64, LogRate>,
 }
-
-/// How often the log names something that was refused to a plugin on behalf of a client, at most, milliseconds.
-const REFUSAL_LOGGED_EVERY_MS: u64 = 10_000;
 
 /// A timer of a plugin's.
 #[derive(Debug)]
@@ -105,13 +103,7 @@ impl PluginDesk {
 
     /// Something was refused to a plugin on behalf of a client: whether that is logged, and how many before it were not.
     pub(crate) fn refused(&mut self, plugin: PluginHandle, now_ms: u64) -> Option<u64> {
-        let (next_ms, unlogged) = self.refusals.entry(plugin.number()).or_default();
-        if now_ms < *next_ms {
-            *unlogged += 1;
-            return None;
-        }
-        *next_ms = now_ms + REFUSAL_LOGGED_EVERY_MS;
-        Some(std::mem::take(unlogged))
+        self.refusals.entry(plugin.number()).or_default().say(now_ms)
     }
 
     /// Who is told what was answered to which generation.

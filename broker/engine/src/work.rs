@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use crate::held::Held;
 use crate::id::{ConnKey, SessionKey, ShardId};
+use crate::log_rate::LogRate;
 use crate::route::Matched;
 use crate::run_queue::{LaneWaiters, RunQueue};
 use crate::session::readers::{PageAsk, PageFor};
@@ -64,8 +65,8 @@ pub(crate) struct Work {
     last_reader: u64,
     /// Connections whose CONNECT goes on with the session of another principal, or with its authorization, in the next turn.
     heirs: VecDeque<ConnKey>,
-    /// Until when no further note of a full retained store goes to the shell, monotonic milliseconds.
-    full_noted_until_ms: u64,
+    /// Of the line about a full retained store.
+    full_notes: LogRate,
     /// Pages of retained messages to be looked for.
     scans: VecDeque<Scan>,
     settling: Settling,
@@ -75,9 +76,6 @@ pub(crate) struct Work {
 
 /// Fan-outs under way from which on clients of the shard are not read.
 const FANOUTS_MAX: usize = 16;
-
-/// How often the shell hears of a full retained store, milliseconds.
-const FULL_NOTE_MS: u64 = 10_000;
 
 impl Work {
     pub(crate) fn new(shards: usize, turn_left: u64, hasher: &ahash::RandomState) -> Work {
@@ -93,7 +91,7 @@ impl Work {
             stores: HashMap::with_hasher(hasher.clone()),
             next_store: 1,
             last_reader: 0,
-            full_noted_until_ms: 0,
+            full_notes: LogRate::default(),
             heirs: VecDeque::new(),
             scans: VecDeque::new(),
             settling: Settling::default(),
@@ -311,11 +309,7 @@ impl Work {
 
     /// Whether the shell is to hear at this time, monotonic milliseconds, that the retained store is full: once in a while.
     pub(crate) fn begin_full_note(&mut self, now_ms: u64) -> bool {
-        let due = now_ms >= self.full_noted_until_ms;
-        if due {
-            self.full_noted_until_ms = now_ms + FULL_NOTE_MS;
-        }
-        due
+        self.full_notes.say(now_ms).is_some()
     }
 
     /// A page is to be looked through.

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::task::Waker;
 
 use grapnel_engine::id::{ConnKey, ShardId};
+use grapnel_engine::log_rate::LogRate;
 use grapnel_engine::shard::{Closing, Envelope, Peer, Shard};
 use grapnel_engine::time::Now;
 use slab::Slab;
@@ -91,8 +92,8 @@ pub(crate) struct State {
     /// Lists that change places with the engine's, so that both keep their memory.
     pub(super) spare_keys: Vec<ConnKey>,
     pub(super) spare_closing: Vec<Closing>,
-    /// When refused commands of plugins are logged again, monotonic milliseconds, and how many have not been.
-    pub(super) commands_refused: (u64, u64),
+    /// Of the line about refused commands of plugins.
+    pub(super) commands_refused: LogRate,
 }
 
 impl State {
@@ -120,7 +121,7 @@ impl State {
             armed_ms: None,
             next_lane: ShardId(0),
             draining: false,
-            commands_refused: (0, 0),
+            commands_refused: LogRate::default(),
             spare_keys: Vec::new(),
             spare_closing: Vec::new(),
             fittings,

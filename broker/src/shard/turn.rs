@@ -7,6 +7,8 @@ use std::rc::Rc;
 use std::sync::mpsc::Sender;
 use std::task::{Context, Poll};
 
+use grapnel_engine::log_rate::EVERY_MS;
+
 use super::acceptor::Acceptor;
 use super::connection::Connection;
 use super::handle::Command;
@@ -14,9 +16,6 @@ use super::start::Event;
 use super::state::{Shared, State};
 use crate::net::Listening;
 use crate::rt;
-
-/// How often the log says that commands of plugins were refused, at most, milliseconds.
-const COMMANDS_REFUSED_EVERY_MS: u64 = 10_000;
 
 /// A shard's main task; the shard ends with it.
 pub(crate) struct Turn {
@@ -144,11 +143,8 @@ impl State {
     #[cold]
     fn note_commands_refused(&mut self, refused: u64) {
         self.engine.note_commands_refused(refused);
-        let (next_ms, unlogged) = &mut self.commands_refused;
-        *unlogged += refused;
-        if self.now.mono_ms >= *next_ms {
-            *next_ms = self.now.mono_ms + COMMANDS_REFUSED_EVERY_MS;
-            let (shard, refused) = (self.fittings.handle.id(), std::mem::take(unlogged));
+        if let Some(refused) = self.commands_refused.say_many(refused, EVERY_MS, self.now.mono_ms) {
+            let shard = self.fittings.handle.id();
             tracing::warn!(
                 "{refused} commands of plugins were refused on shard {shard}, because too many wait there \
                  (limits.plugin_commands_max) or too much (limits.plugin_commands_bytes_max)"

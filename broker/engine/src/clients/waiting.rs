@@ -4,10 +4,10 @@
 use std::collections::HashMap;
 use std::net::IpAddr;
 
+use crate::log_rate::LogRate;
+
 /// A map keeps room for so many.
 const SPARE: usize = 64;
-/// A refusal is logged at most so often, milliseconds.
-const LOGGED_EVERY_MS: u64 = 10_000;
 
 /// What counts as one address: one of IPv4, and 64 bits of IPv6, since that is what one customer has of it.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
@@ -41,13 +41,13 @@ pub(crate) struct Waiting {
     count: u64,
     /// Of each network from which one waits.
     networks: HashMap<Network, u64, ahash::RandomState>,
-    /// When a refusal is logged again, and how many were not.
-    refusals: (u64, u64),
+    /// Of the line about those that were refused.
+    refusals: LogRate,
 }
 
 impl Waiting {
     pub(crate) fn new(hasher: ahash::RandomState) -> Waiting {
-        Waiting { count: 0, networks: HashMap::with_hasher(hasher), refusals: (0, 0) }
+        Waiting { count: 0, networks: HashMap::with_hasher(hasher), refusals: LogRate::default() }
     }
 
     /// Whether another one of this address may wait: fewer than `max` do, and fewer than `address_max` of its network.
@@ -87,13 +87,7 @@ impl Waiting {
 
     /// One was refused: whether that is logged, and how many before it were not.
     pub(crate) fn refused(&mut self, now_ms: u64) -> Option<u64> {
-        let (next_ms, unlogged) = &mut self.refusals;
-        if now_ms < *next_ms {
-            *unlogged += 1;
-            return None;
-        }
-        *next_ms = now_ms + LOGGED_EVERY_MS;
-        Some(std::mem::take(unlogged))
+        self.refusals.say(now_ms)
     }
 }
 
@@ -143,13 +137,5 @@ mod tests {
         addresses.iter().for_each(|one| waiting.ends(*one));
         assert_eq!((waiting.count, waiting.networks.len()), (0, 0));
         assert!(waiting.networks.capacity() <= 2 * SPARE, "room for {}", waiting.networks.capacity());
-    }
-
-    #[test]
-    fn refusals_are_logged_once_in_a_while_with_those_that_were_not() {
-        let mut waiting = waiting();
-        assert_eq!(waiting.refused(5), Some(0));
-        assert_eq!((waiting.refused(6), waiting.refused(10_004)), (None, None));
-        assert_eq!((waiting.refused(10_005), waiting.refused(20_005)), (Some(2), Some(0)));
     }
 }

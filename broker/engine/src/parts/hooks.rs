@@ -8,6 +8,8 @@ use crate::hook::breaker::Breaker;
 use crate::hook::tickets::{OpenTicket, Tickets};
 use crate::hook::{CallCell, Chain, ChainTable, HookPoint, LinkIdentity, PluginHandle};
 use crate::id::ShardId;
+use crate::interface::Scope;
+use crate::log_rate::LogRate;
 use crate::plugins::PluginDesk;
 use crate::reviews::Reviews;
 
@@ -36,10 +38,10 @@ pub(crate) struct AtPoint<'a> {
     pub(crate) tickets: &'a mut Tickets,
 }
 
-/// Hooks whose changes were refused: when the next one is logged, monotonic milliseconds, and how many have not been.
+/// Of the lines about hooks whose changes were refused.
 #[derive(Debug)]
 struct Refusals {
-    links: HashMap<LinkIdentity, (u64, u64), ahash::RandomState>,
+    links: HashMap<LinkIdentity, LogRate, ahash::RandomState>,
 }
 
 /// How often the log names a refused change of one hook, at most, milliseconds.
@@ -205,12 +207,6 @@ impl Hooks {
 
     /// A change of a link was refused: how many before it were not logged, if this one is; `None` if it is not.
     pub(crate) fn refused(&mut self, link: LinkIdentity, now_ms: u64) -> Option<u64> {
-        let (next_ms, unlogged) = self.refusals.links.entry(link).or_default();
-        if now_ms < *next_ms {
-            *unlogged += 1;
-            return None;
-        }
-        *next_ms = now_ms + REFUSAL_LOGGED_EVERY_MS;
-        Some(std::mem::take(unlogged))
+        self.refusals.links.entry(link).or_default().say_within(REFUSAL_LOGGED_EVERY_MS, now_ms)
     }
 }
