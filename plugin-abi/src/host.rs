@@ -10,17 +10,16 @@ mod behalf;
 mod fetched;
 mod identity;
 mod module;
+mod requests;
 mod services;
 
-pub use behalf::{Behalf, PageWanted, Whom};
+pub use behalf::{Behalf, BehalfServices, PageWanted, Whom};
 pub use fetched::FetchedWriter;
 pub(crate) use fetched::Parts;
 pub use identity::ClientIdentity;
 pub use module::{ForeignTable, Module};
-pub use services::{
-    COMPLETION_CHANGES_MAX, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread, host_api,
-    install_services,
-};
+pub use requests::{MetricRequest, MountRequest, PluginMessage};
+pub use services::{COMPLETION_CHANGES_MAX, HostServices, PluginThread, host_api, install_services};
 
 /// A field's value on the broker's side.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -6,8 +6,8 @@ use std::ffi::c_void;
 use std::sync::Mutex;
 
 use grapnel_plugin_abi::host::{
-    COMPLETION_CHANGES_MAX, ClientIdentity, Entry, EventAccess, FieldChange, FieldValue, HostServices,
-    PluginMessage, host_api, install_services,
+    BehalfServices, COMPLETION_CHANGES_MAX, ClientIdentity, Entry, EventAccess, FieldChange, FieldValue,
+    HostServices, PluginMessage, host_api, install_services,
 };
 use grapnel_plugin_abi::raw::{Change, Event, Field, Flow, HostApi, Slice, Status, Ticket, Value};
 
@@ -186,6 +186,8 @@ struct Services {
     logs: Mutex<Vec<(u64, u32, String)>>,
     completions: Mutex<Vec<(Ticket, Flow, Vec<Copied>)>>,
 }
+
+impl BehalfServices for Services {}
 
 impl HostServices for Services {
     fn log(&self, plugin: u64, level: u32, message: &str) {

@@ -4,7 +4,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use grapnel_plugin_abi::host::{HostServices, MountRequest, host_api, install_services};
+use grapnel_plugin_abi::host::{BehalfServices, HostServices, MountRequest, host_api, install_services};
 use grapnel_plugin_abi::module::Mount;
 use grapnel_plugin_abi::raw::{Event, Flow, MOUNT_DELIVER, Slice, Status, Ticket};
 use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
@@ -90,6 +90,8 @@ impl Asked {
         asked.len() as u64
     }
 }
+
+impl BehalfServices for Asked {}
 
 impl HostServices for Asked {
     fn log(&self, _plugin: u64, _level: u32, _message: &str) {}

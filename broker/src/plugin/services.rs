@@ -11,13 +11,11 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use grapnel_engine::hook::{HookPoint, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::limits::Limits;
-use grapnel_engine::shard::{BehalfRefused, Completion, OwnedChange, RefusedAnswer, Revoked, ticket_shard};
+use grapnel_engine::shard::{Completion, OwnedChange, Revoked, ticket_shard};
 use grapnel_plugin_abi::host::{
-    self, Behalf, FieldChange, HostServices, MetricRequest, MountRequest, PageWanted, PluginMessage,
-    PluginThread,
+    self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
 };
-use grapnel_plugin_abi::raw::{Action, Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
+use grapnel_plugin_abi::raw::{Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
 
 use super::ancestry::Places;
 use super::attendant::Errands;
@@ -32,41 +30,12 @@ use crate::fatal;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
-/// How much may come with one deferred verdict. Both follow from the largest packet that is taken, so that no packet needs
-/// more than an honest answer to it may have.
-#[derive(Clone, Copy, Default, Debug)]
-struct AnswerBounds {
-    changes_max: u64,
-    packet_bytes_max: u64,
-    topic_bytes_max: u64,
-}
+mod answers;
+mod behalf;
 
-impl AnswerBounds {
-    fn of(limits: &Limits) -> AnswerBounds {
-        AnswerBounds {
-            // Nothing in a packet that can be changed one by one is shorter than four bytes, and a filter, which has most
-            // that can be, takes four changes.
-            changes_max: limits.packet_bytes_max,
-            packet_bytes_max: limits.packet_bytes_max,
-            topic_bytes_max: limits.topic_bytes_max,
-        }
-    }
-
-    /// Why an answer is more than that, if it is: a payload and properties of the largest packet each, and for every change
-    /// a topic or filter of the greatest length.
-    fn check(self, changes: &[FieldChange<'_>]) -> Result<(), String> {
-        let count = changes.len() as u64;
-        if count > self.changes_max {
-            return Err(format!("{count} changes are more than {}", self.changes_max));
-        }
-        let bytes: u64 = changes.iter().map(|change| (change.bytes.len() + change.key.len()) as u64).sum();
-        let bytes_max = 2 * self.packet_bytes_max + count * self.topic_bytes_max;
-        if bytes > bytes_max {
-            return Err(format!("{bytes} bytes in {count} changes are more than {bytes_max}"));
-        }
-        Ok(())
-    }
-}
+use answers::AnswerBounds;
+pub(super) use answers::answer_refused;
+pub(super) use behalf::behalf_refused;
 
 #[derive(Default)]
 struct Services {
@@ -357,52 +326,6 @@ impl HostServices for Services {
         self.desk.in_flight(plugin, flow)
     }
 
-    fn publish_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        message: &PluginMessage<'_>,
-    ) -> Result<(), Status> {
-        self.desk.publish_as(plugin, behalf, message)
-    }
-
-    fn subscribe_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        filter: &str,
-        options: u8,
-        subscription_id: u32,
-    ) -> Result<(), Status> {
-        self.desk.subscribe_as(plugin, behalf, filter, options, subscription_id)
-    }
-
-    fn unsubscribe_as(&self, plugin: u64, behalf: &Behalf<'_>, filter: &str) -> Result<(), Status> {
-        self.desk.unsubscribe_as(plugin, behalf, filter)
-    }
-
-    fn authorize_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        action: Action,
-        topic: &str,
-        qos: u8,
-        retain: bool,
-    ) -> Result<(), Status> {
-        self.desk.authorize_as(plugin, behalf, action, topic, (qos, retain))
-    }
-
-    fn fetch_as(
-        &self,
-        plugin: u64,
-        behalf: &Behalf<'_>,
-        filter: &str,
-        page: PageWanted<'_>,
-    ) -> Result<(), Status> {
-        self.desk.fetch_as(plugin, behalf, filter, page)
-    }
-
     fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
         self.desk.kick(plugin, client_id, reason, discard)
     }
@@ -479,34 +402,10 @@ impl HostServices for Services {
     }
 }
 
-/// Says in the log that an answer of a plugin was refused as a whole, and why.
-pub(super) fn answer_refused(refused: &RefusedAnswer) {
-    let link = refused.link.as_deref().unwrap_or("a hook that has gone");
-    SERVICES.log(
-        refused.plugin.0,
-        2,
-        &format!(
-            "its answer as {link} at {} was refused as a whole: {}",
-            refused.point.name(),
-            refused.reason
-        ),
-    );
-}
-
-/// Says in the log that something was refused that a plugin asked for on behalf of a client, and why.
-pub(super) fn behalf_refused(refused: &BehalfRefused) {
-    let BehalfRefused { client_id, what, topic, reason, unlogged, .. } = refused;
-    let more = if *unlogged > 0 { format!("; {unlogged} more since the last line") } else { String::new() };
-    SERVICES.log(
-        refused.plugin.0,
-        2,
-        &format!("{what} {topic:?} on behalf of client {client_id:?} was refused: {reason}{more}"),
-    );
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
+    use grapnel_engine::limits::Limits;
     use grapnel_plugin_abi::raw::Field;
 
     use super::*;

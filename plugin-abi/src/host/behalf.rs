@@ -1,7 +1,8 @@
-//! What a plugin asks for on behalf of a client: for whom, and the functions of [`HostApi`](crate::raw::HostApi) that hand it to
-//! the broker's [`HostServices`](super::HostServices).
+//! What a plugin asks for on behalf of a client: for whom, and the functions of [`HostApi`](crate::raw::HostApi) that hand it to the broker's
+//! [`BehalfServices`].
 
-use super::services::{serve, text};
+use super::requests::text;
+use super::services::serve;
 use super::{ClientIdentity, PluginMessage};
 use crate::raw::{Action, BEHALF_ANSWER, NewMessage, OnBehalf, Slice, Status};
 
@@ -55,6 +56,63 @@ impl<'a> Behalf<'a> {
             (identity, _) => Whom::Identity(ClientIdentity::decode(identity)?),
         };
         Ok(Behalf { whom, answer: (behalf.flags & BEHALF_ANSWER != 0).then_some(behalf.number) })
+    }
+}
+
+/// What the broker does for a plugin on behalf of a client, outside of an event: a part of [`HostServices`](super::HostServices), for
+/// which the same holds.
+#[expect(clippy::missing_errors_doc, reason = "each answers with the status that `HostApi` documents")]
+pub trait BehalfServices: Sync + Send {
+    /// As [`HostApi::publish_as`](crate::raw::HostApi::publish_as).
+    fn publish_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        message: &PluginMessage<'_>,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, message);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::subscribe_as`](crate::raw::HostApi::subscribe_as).
+    fn subscribe_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter, options, subscription_id);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::unsubscribe_as`](crate::raw::HostApi::unsubscribe_as).
+    fn unsubscribe_as(&self, plugin: u64, behalf: &Behalf<'_>, filter: &str) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::authorize_as`](crate::raw::HostApi::authorize_as).
+    fn authorize_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        action: Action,
+        topic: &str,
+        qos: u8,
+        retain: bool,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, action, topic, qos, retain);
+        Err(Status::UNSUPPORTED)
+    }
+    /// As [`HostApi::fetch_as`](crate::raw::HostApi::fetch_as).
+    fn fetch_as(
+        &self,
+        plugin: u64,
+        behalf: &Behalf<'_>,
+        filter: &str,
+        page: PageWanted<'_>,
+    ) -> Result<(), Status> {
+        let _ = (plugin, behalf, filter, page);
+        Err(Status::UNSUPPORTED)
     }
 }
 

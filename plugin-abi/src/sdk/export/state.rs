@@ -8,6 +8,16 @@ use crate::module::ErrorText;
 use crate::raw::{ExportStep, Slice, StateSink, Status};
 use crate::sdk::Error;
 
+/// What the broker lends for a call: its pointer is null only by a fault of its own.
+fn lent<T>(passed: Option<T>) -> Result<T, (Status, String)> {
+    passed.ok_or_else(|| (Status::INVALID, "the broker passed no instance".to_owned()))
+}
+
+/// What a plugin may leave out.
+fn supported<T>(has: Option<T>) -> Result<T, (Status, String)> {
+    has.ok_or_else(|| (Status::UNSUPPORTED, String::new()))
+}
+
 pub(super) unsafe extern "C" fn export_state<P: Exported>(
     instance: *mut c_void,
     out: *const StateSink,
@@ -15,13 +25,9 @@ pub(super) unsafe extern "C" fn export_state<P: Exported>(
 ) -> Status {
     let export = || {
         // SAFETY: as in `on_timer`, and the sink is null or the host's.
-        let (Some(instance), Some(sink)) =
-            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
-        else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
+        let (instance, sink) = unsafe { (lent(instance_of::<P::Shard>(instance))?, lent(out.as_ref())?) };
         let state = P::export_state(&instance.shard).map_err(|error| (Status::FAILED, error.to_string()))?;
-        let Some(state) = state else { return Err((Status::UNSUPPORTED, String::new())) };
+        let state = supported(state)?;
         // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
         match unsafe { (sink.write)(sink.ctx, Slice::of(&state)) } {
             Status::OK => Ok(()),
@@ -39,11 +45,8 @@ pub(super) unsafe extern "C" fn import_state<P: Exported>(
 ) -> Status {
     let import = || {
         // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
-        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        // SAFETY: as above.
-        match P::import_state(&mut instance.shard, unsafe { state.bytes() }) {
+        let (instance, state) = unsafe { (lent(instance_of::<P::Shard>(instance))?, state.bytes()) };
+        match P::import_state(&mut instance.shard, state) {
             Ok(true) => Ok(()),
             Ok(false) => Err((Status::UNSUPPORTED, String::new())),
             Err(error) => Err((Status::FAILED, error.to_string())),
@@ -62,14 +65,8 @@ pub(super) unsafe extern "C" fn export_piece<P: Exported>(
 ) -> Status {
     let export = || {
         // SAFETY: as in `on_timer`, and the sink is null or the host's.
-        let (Some(instance), Some(sink)) =
-            (unsafe { instance_of::<P::Shard>(instance) }, unsafe { out.as_ref() })
-        else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        let Some(pieces) = P::pieces(&mut instance.shard) else {
-            return Err((Status::UNSUPPORTED, String::new()));
-        };
+        let (instance, sink) = unsafe { (lent(instance_of::<P::Shard>(instance))?, lent(out.as_ref())?) };
+        let pieces = supported(P::pieces(&mut instance.shard))?;
         let mut write = |piece: &[u8]| {
             // SAFETY: the sink is the host's, for this call, and the bytes are alive during it.
             match unsafe { (sink.write)(sink.ctx, Slice::of(piece)) } {
@@ -96,15 +93,9 @@ pub(super) unsafe extern "C" fn import_piece<P: Exported>(
 ) -> Status {
     let import = || {
         // SAFETY: as in `on_timer`, and the host lends the bytes for the call.
-        let Some(instance) = (unsafe { instance_of::<P::Shard>(instance) }) else {
-            return Err((Status::INVALID, "the broker passed no instance".to_owned()));
-        };
-        let Some(pieces) = P::pieces(&mut instance.shard) else {
-            return Err((Status::UNSUPPORTED, String::new()));
-        };
-        // SAFETY: as above.
-        pieces
-            .import(unsafe { piece.bytes() }, last != 0)
+        let (instance, piece) = unsafe { (lent(instance_of::<P::Shard>(instance))?, piece.bytes()) };
+        supported(P::pieces(&mut instance.shard))?
+            .import(piece, last != 0)
             .map_err(|error| (Status::FAILED, error.to_string()))
     };
     // SAFETY: `error` is the host's.

@@ -1,0 +1,193 @@
+//! What plugins write into tables of the ABI for the functions of [`HostApi`](crate::raw::HostApi): a message, a mount, a metric, as
+//! borrowed Rust. Checked for what can be read at all; what it says is for the broker to judge.
+
+use crate::module::Mount;
+use crate::point::{FaultPolicy, HookPoint};
+use crate::raw::{HookFn, MetricKind, NewMessage, Pair, Slice, Status};
+
+/// A message that a plugin publishes, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct PluginMessage<'a> {
+    /// Topic name as the plugin wrote it; not checked.
+    pub topic: &'a [u8],
+    /// Payload.
+    pub payload: &'a [u8],
+    /// 0 to 2.
+    pub qos: u8,
+    /// Retain flag.
+    pub retain: bool,
+    /// Whether it is only stored.
+    pub store_only: bool,
+    /// 0 or 1, if given.
+    pub payload_format: Option<u8>,
+    /// Seconds; 0 for none.
+    pub message_expiry_s: u32,
+    /// The plugin's number of the flow that it is counted in; 0 for none.
+    pub flow: u32,
+    /// Empty for none; not checked.
+    pub content_type: &'a [u8],
+    /// Empty for none; not checked.
+    pub response_topic: &'a [u8],
+    /// Empty for none.
+    pub correlation_data: &'a [u8],
+    /// Client identifier it is said to come from; empty for the plugin's name; not checked.
+    pub from: &'a [u8],
+    /// Keys and values; not checked.
+    pub user_properties: Vec<(&'a [u8], &'a [u8])>,
+}
+
+/// Most user properties of a message of a plugin's.
+const USER_PROPERTIES_MAX: usize = 1024;
+
+impl<'a> PluginMessage<'a> {
+    /// The message of a table.
+    ///
+    /// # Errors
+    /// [`Status::INVALID`] for a table of another size, a QoS above 2, or an absurd number of properties.
+    ///
+    /// # Safety
+    /// What the table points to must be alive and unchanged during `'a`.
+    pub unsafe fn of(message: &NewMessage) -> Result<PluginMessage<'a>, Status> {
+        if (message.size as usize) < size_of::<NewMessage>()
+            || message.qos > 2
+            || (message.store_only != 0 && message.retain == 0)
+            || message.user_properties_len > USER_PROPERTIES_MAX
+        {
+            return Err(Status::INVALID);
+        }
+        let payload_format = match message.payload_format {
+            format @ (0 | 1) => Some(format),
+            255 => None,
+            _ => return Err(Status::INVALID),
+        };
+        // SAFETY: the caller vouches for it.
+        let pairs: &[Pair] = unsafe { list(message.user_properties, message.user_properties_len) };
+        // SAFETY: the caller vouches for every view.
+        unsafe {
+            Ok(PluginMessage {
+                topic: message.topic.bytes(),
+                payload: message.payload.bytes(),
+                qos: message.qos,
+                retain: message.retain != 0,
+                store_only: message.store_only != 0,
+                payload_format,
+                message_expiry_s: message.message_expiry_s,
+                flow: message.flow,
+                content_type: message.content_type.bytes(),
+                response_topic: message.response_topic.bytes(),
+                correlation_data: message.correlation_data.bytes(),
+                from: message.from.bytes(),
+                user_properties: pairs.iter().map(|pair| (pair.key.bytes(), pair.value.bytes())).collect(),
+            })
+        }
+    }
+}
+
+/// A function that a plugin mounts, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct MountRequest<'a> {
+    /// Where.
+    pub point: HookPoint,
+    /// The function.
+    pub function: HookFn,
+    /// Its name within the plugin.
+    pub name: &'a str,
+    /// Higher runs earlier.
+    pub priority: i32,
+    /// Milliseconds; 0 for the operator's default.
+    pub deadline_ms: u32,
+    /// What a fault means; `None` for what the hook point says.
+    pub policy: Option<FaultPolicy>,
+    /// Whether it is asked for deliveries at client.authorize.
+    pub deliver: bool,
+    /// Topic filters, not checked; none for all topics.
+    pub topics: Vec<&'a str>,
+    /// Comes back to the function; never followed.
+    pub args: usize,
+}
+
+/// Most topic filters of one hook.
+const TOPICS_MAX: usize = 1024;
+
+impl<'a> MountRequest<'a> {
+    /// The mount of a table.
+    ///
+    /// # Errors
+    /// What is wrong with it, as a sentence without a subject: "mounts on hook point 99, which does not exist".
+    ///
+    /// # Safety
+    /// What the table points to must be alive and unchanged during `'a`.
+    pub unsafe fn of(mount: &Mount) -> Result<MountRequest<'a>, String> {
+        let point = HookPoint::from_number(mount.point)
+            .ok_or_else(|| format!("mounts on hook point {}, which does not exist", mount.point))?;
+        let function = mount.hook.ok_or_else(|| format!("mounts no function on {}", point.name()))?;
+        // SAFETY: the caller vouches for the view.
+        let name = unsafe { mount.name.text() };
+        if name.is_empty() {
+            return Err(format!("mounts a hook without a name on {}", point.name()));
+        }
+        let policy = match mount.policy {
+            0 => None,
+            1 => Some(FaultPolicy::Deny),
+            2 => Some(FaultPolicy::Ignore),
+            other => return Err(format!("gives {name} the unknown fault policy {other}")),
+        };
+        if mount.flags & !crate::raw::MOUNT_DELIVER != 0 {
+            return Err(format!(
+                "gives {name} the flags {:#x}, of which this broker knows not all",
+                mount.flags
+            ));
+        }
+        if mount.topics_len > TOPICS_MAX {
+            return Err(format!("gives {name} more than {TOPICS_MAX} topic filters"));
+        }
+        // SAFETY: the caller vouches for the list.
+        let topics: &[Slice] = unsafe { list(mount.topics, mount.topics_len) };
+        Ok(MountRequest {
+            point,
+            function,
+            name,
+            priority: mount.priority,
+            deadline_ms: mount.deadline_ms,
+            policy,
+            deliver: mount.flags & crate::raw::MOUNT_DELIVER != 0,
+            // SAFETY: the caller vouches for every view.
+            topics: topics.iter().map(|topic| unsafe { topic.text() }).collect(),
+            args: mount.args as usize,
+        })
+    }
+}
+
+/// A metric that a plugin wants, borrowed for the call.
+#[derive(Clone, Debug)]
+pub struct MetricRequest<'a> {
+    /// What it is.
+    pub kind: MetricKind,
+    /// Its name; not checked.
+    pub name: &'a str,
+    /// One line on it.
+    pub help: &'a str,
+    /// Upper bounds of a histogram's buckets; none for the default.
+    pub bounds: &'a [i64],
+}
+
+/// The items that a plugin lends; none for a null pointer.
+///
+/// # Safety
+/// `first` must be null or point to `len` items that live and stay unchanged during `'a`.
+pub(super) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
+    if first.is_null() || len == 0 {
+        return &[];
+    }
+    // SAFETY: the caller vouches for it.
+    unsafe { std::slice::from_raw_parts(first, len) }
+}
+
+/// Text that a plugin lends; INVALID where it is not UTF-8.
+///
+/// # Safety
+/// As for [`Slice::bytes`].
+pub(super) unsafe fn text<'a>(slice: Slice) -> Result<&'a str, Status> {
+    // SAFETY: the caller vouches for the view.
+    std::str::from_utf8(unsafe { slice.bytes() }).map_err(|_| Status::INVALID)
+}
