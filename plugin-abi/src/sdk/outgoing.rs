@@ -98,27 +98,43 @@ impl Outgoing {
 
     /// Writes it into a page of retained messages, for tests of plugins.
     pub(crate) fn write_to_page(&self, page: &mut FetchedWriter) {
+        // All that a message has by name, so that what is new is not forgotten here.
+        let Outgoing {
+            topic,
+            payload,
+            qos,
+            retain: _,
+            store_only: _,
+            payload_format,
+            message_expiry_s,
+            flow: _,
+            content_type,
+            response_topic,
+            correlation_data,
+            from,
+            user_properties,
+        } = self;
         page.begin_message();
-        page.field(Field::QOS, FieldValue::Number(u64::from(self.qos)));
-        page.field(Field::TOPIC, FieldValue::Bytes(self.topic.as_bytes()));
-        page.field(Field::PAYLOAD, FieldValue::Bytes(&self.payload));
+        page.field(Field::QOS, FieldValue::Number(u64::from(*qos)));
+        page.field(Field::TOPIC, FieldValue::Bytes(topic.as_bytes()));
+        page.field(Field::PAYLOAD, FieldValue::Bytes(payload));
         for (field, bytes) in [
-            (Field::FROM, self.from.as_bytes()),
-            (Field::CONTENT_TYPE, self.content_type.as_bytes()),
-            (Field::RESPONSE_TOPIC, self.response_topic.as_bytes()),
-            (Field::CORRELATION_DATA, &self.correlation_data),
+            (Field::FROM, from.as_bytes()),
+            (Field::CONTENT_TYPE, content_type.as_bytes()),
+            (Field::RESPONSE_TOPIC, response_topic.as_bytes()),
+            (Field::CORRELATION_DATA, correlation_data),
         ] {
             if !bytes.is_empty() {
                 page.field(field, FieldValue::Bytes(bytes));
             }
         }
-        if self.message_expiry_s > 0 {
-            page.field(Field::MESSAGE_EXPIRY_S, FieldValue::Number(u64::from(self.message_expiry_s)));
+        if *message_expiry_s > 0 {
+            page.field(Field::MESSAGE_EXPIRY_S, FieldValue::Number(u64::from(*message_expiry_s)));
         }
-        if let Some(format) = self.payload_format {
-            page.field(Field::PAYLOAD_FORMAT, FieldValue::Number(u64::from(format)));
+        if let Some(format) = payload_format {
+            page.field(Field::PAYLOAD_FORMAT, FieldValue::Number(u64::from(*format)));
         }
-        for (key, value) in &self.user_properties {
+        for (key, value) in user_properties {
             page.field(Field::USER_PROPERTY, FieldValue::Pair(key.as_bytes(), value.as_bytes()));
         }
         page.end_message();

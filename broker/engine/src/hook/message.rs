@@ -57,25 +57,44 @@ impl<'a> MessageView<'a> {
 impl MessageView<'_> {
     /// Writes it into a page of retained messages for a plugin, with this QoS.
     pub(crate) fn write_to_page(&self, page: &mut FetchedWriter, qos: QoS, now_ms: u64) {
-        const FIELDS: [Field; 9] = [
-            Field::TOPIC,
-            Field::PAYLOAD,
-            Field::FROM,
-            Field::TIMESTAMP_MS,
-            Field::MESSAGE_EXPIRY_S,
-            Field::PAYLOAD_FORMAT,
-            Field::CONTENT_TYPE,
-            Field::RESPONSE_TOPIC,
-            Field::CORRELATION_DATA,
-        ];
+        // All that a message has by name, so that what is new is not forgotten here.
+        let &MessageView {
+            topic,
+            payload,
+            properties,
+            from,
+            wall_ms,
+            expires_at_ms: _,
+            qos: _,
+            retain: _,
+            // The broker's own matter.
+            id: _,
+            origin: _,
+            ancestry: _,
+            stored: _,
+            flow: _,
+        } = self;
+        let properties = Properties::from_encoded(properties);
         page.begin_message();
         page.field(Field::QOS, FieldValue::Number(u64::from(qos.as_u8())));
-        for field in FIELDS {
-            if let Some(Ok(value)) = self.field(field, 0, now_ms) {
-                page.field(field, value);
-            }
+        page.field(Field::TOPIC, FieldValue::Bytes(topic.as_bytes()));
+        page.field(Field::PAYLOAD, FieldValue::Bytes(payload.as_slice()));
+        page.field(Field::TIMESTAMP_MS, FieldValue::Number(wall_ms));
+        for (field, text) in [
+            (Field::FROM, Some(from.as_bytes()).filter(|_| !self.is_sys())),
+            (Field::CONTENT_TYPE, properties.content_type().map(str::as_bytes)),
+            (Field::RESPONSE_TOPIC, properties.response_topic().map(str::as_bytes)),
+            (Field::CORRELATION_DATA, properties.correlation_data()),
+        ] {
+            text.into_iter().for_each(|text| page.field(field, FieldValue::Bytes(text)));
         }
-        for (key, value) in Properties::from_encoded(self.properties).user() {
+        for (field, number) in [
+            (Field::MESSAGE_EXPIRY_S, self.expiry_left_s(now_ms).map(u64::from)),
+            (Field::PAYLOAD_FORMAT, properties.payload_format().map(u64::from)),
+        ] {
+            number.into_iter().for_each(|number| page.field(field, FieldValue::Number(number)));
+        }
+        for (key, value) in properties.user() {
             page.field(Field::USER_PROPERTY, FieldValue::Pair(key.as_bytes(), value.as_bytes()));
         }
         page.end_message();
