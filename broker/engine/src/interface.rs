@@ -128,7 +128,7 @@ pub struct Rechecks {
 }
 
 /// Whose authorisation is asked again.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Scope {
     /// Everybody's.
     All,

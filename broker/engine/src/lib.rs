@@ -27,6 +27,7 @@ mod plugins;
 pub mod reason;
 mod reviews;
 pub mod route;
+mod rules;
 mod run_queue;
 pub mod session;
 pub mod shard;

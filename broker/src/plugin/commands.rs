@@ -431,10 +431,18 @@ impl Desk {
             Raw::CLIENT if !what.is_empty() => Scope::Client(what.into()),
             Raw::USER => Scope::User(what.into()),
             Raw::TOPIC_FILTER if topic::validate_filter(what).is_ok() => Scope::Topics(what.into()),
+        let shards = read(&self.shards);
             _ => return Err(Status::INVALID),
         };
         // Whatever waits: what is not asked again would stay granted.
-        read(&self.shards).iter().for_each(|shard| shard.invalidate(&scope));
+        match &scope {
+            // All that is known of a client, and asked for it, is where its session would be.
+            Scope::Client(client_id) => {
+                let home = home_among(shards.len(), *read(&self.home_keys), client_id);
+                shards.get(home.index()).into_iter().for_each(|shard| shard.invalidate(&scope));
+            }
+            _ => shards.iter().for_each(|shard| shard.invalidate(&scope)),
+        }
         Ok(())
     }
 
@@ -712,12 +720,29 @@ mod tests {
             desk.invalidate(5, Raw::USER, "ann").unwrap();
         }
         let (client, user) = (Scope::Client("c".into()), Scope::User("ann".into()));
-        assert_eq!(shards[0].take_invalidations(), [client, user]);
-        assert_eq!(shards[0].take_invalidations(), []);
-        for number in 0..1_000 {
-            desk.invalidate(5, Raw::CLIENT, &number.to_string()).unwrap();
+        let home = home_among(2, [0; 4], "c").index();
+        assert!(shards[home].take_invalidations().into_iter().eq([client, user.clone()]));
+        assert!(shards[1 - home].take_invalidations().into_iter().eq([user]), "nobody called c is there");
+        assert!(shards.iter().all(|shard| shard.take_invalidations().is_empty()));
+        desk.invalidate(5, Raw::CLIENT, "c").unwrap();
+        desk.invalidate(5, Raw::ALL, "").unwrap();
+        desk.invalidate(5, Raw::CLIENT, "c").unwrap();
+        assert!(shards.iter().all(|shard| shard.take_invalidations().into_iter().eq([Scope::All])));
+    }
+
+    #[test]
+    fn more_invalidations_than_may_wait_are_one_of_everything() {
+        let shard = ShardHandle::new(ShardId(0));
+        let client = |number: usize| Scope::Client(format!("{number:0128}").into());
+        let long = |bytes: usize| Scope::User("u".repeat(bytes).into());
+        (0..1_024).for_each(|number| shard.invalidate(&client(number)));
+        assert_eq!(shard.take_invalidations().len(), 1_024);
+        (0..1_025).for_each(|number| shard.invalidate(&client(number)));
+        assert!(shard.take_invalidations().into_iter().eq([Scope::All]));
+        for (bytes, waits) in [(256 << 10, long(256 << 10)), ((256 << 10) + 1, Scope::All)] {
+            shard.invalidate(&long(bytes));
+            assert!(shard.take_invalidations().into_iter().eq([waits]));
         }
-        assert!(shards.iter().all(|shard| shard.take_invalidations() == [Scope::All]));
     }
 
     #[test]

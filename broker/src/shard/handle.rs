@@ -2,8 +2,9 @@
 //! the control plane, the plugin loader and plugin threads; only the shard's own loop takes from the queues.
 
 use std::cell::RefCell;
+use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
+use std::sync::{Arc, Mutex, MutexGuard, mpsc};
 use std::task::Waker;
 use std::time::Duration;
 
@@ -90,8 +91,37 @@ impl Signal {
 /// each.
 const REFUSED_WAITING_MAX: usize = 1024;
 
-/// Scopes that wait to be authorized again; one of everything takes the place of more.
-const INVALIDATIONS_MAX: usize = 64;
+/// Scopes that wait to be authorized again; one of everything takes the place of more. As many as a turn looks at in a millisecond.
+const INVALIDATIONS_MAX: usize = 1024;
+/// Bytes of the names in them, likewise.
+const INVALIDATIONS_BYTES_MAX: usize = 256 << 10;
+
+/// What is to be authorized again; those that say the same are one.
+#[derive(Default)]
+struct Invalidations {
+    scopes: BTreeSet<Scope>,
+    /// Bytes of their names.
+    bytes: usize,
+}
+
+impl Invalidations {
+    /// Adds one; false where it says nothing new.
+    fn add(&mut self, scope: &Scope) -> bool {
+        if self.scopes.contains(&Scope::All) || self.scopes.contains(scope) {
+            return false;
+        }
+        self.bytes += match scope {
+            Scope::All => 0,
+            Scope::Client(what) | Scope::User(what) | Scope::Topics(what) => what.len(),
+        };
+        let has_room = self.scopes.len() < INVALIDATIONS_MAX && self.bytes <= INVALIDATIONS_BYTES_MAX;
+        let scope = if has_room { scope.clone() } else { Scope::All };
+        if scope == Scope::All {
+            *self = Invalidations::default();
+        }
+        self.scopes.insert(scope)
+    }
+}
 
 #[derive(Default)]
 struct Inner {
@@ -103,7 +133,7 @@ struct Inner {
     plugin_commands_waiting: AtomicUsize,
     plugin_commands_bytes: AtomicUsize,
     plugin_commands_refused: AtomicU64,
-    invalidations: Mutex<Vec<Scope>>,
+    invalidations: Mutex<Invalidations>,
     signal: Signal,
     pulse: Pulse,
 }
@@ -243,24 +273,18 @@ impl ShardHandle {
 
     /// Has a scope authorized again, which is never refused: those that say the same are one. Any thread.
     pub fn invalidate(&self, scope: &Scope) {
-        let mut waiting = self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if waiting.contains(scope) || waiting.contains(&Scope::All) {
-            return;
+        if self.invalidations().add(scope) {
+            self.inner.signal.raise();
         }
-        if *scope == Scope::All || waiting.len() >= INVALIDATIONS_MAX {
-            *waiting = vec![Scope::All];
-        } else {
-            waiting.push(scope.clone());
-        }
-        drop(waiting);
-        self.inner.signal.raise();
+    }
+
+    fn invalidations(&self) -> MutexGuard<'_, Invalidations> {
+        self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 
     /// For the shard's loop: the scopes that wait for it.
-    pub fn take_invalidations(&self) -> Vec<Scope> {
-        std::mem::take(
-            &mut *self.inner.invalidations.lock().unwrap_or_else(std::sync::PoisonError::into_inner),
-        )
+    pub fn take_invalidations(&self) -> BTreeSet<Scope> {
+        std::mem::take(&mut *self.invalidations()).scopes
     }
 
     /// For the shard's loop: how many have been refused since the last time.

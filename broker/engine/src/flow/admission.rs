@@ -263,7 +263,10 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
     let Some(mut admission) = take_admission(parts, key) else { return };
     let rules = parts.setup.limits.user_properties_max as usize;
     let ends = match admission.step {
-        Step::Will => authorize::ask_answered(parts, &mut admission.suspended, ticket, answer),
+        Step::Will => {
+            let identity = Rc::clone(&admission.identity);
+            authorize::ask_answered(parts, &identity, &mut admission.suspended, ticket, answer)
+        }
         // What a session holds is asked about anew as a whole where the rules have changed.
         _ => hooks::resume(parts, &mut admission.suspended, ticket, answer, rules) == Some(true),
     };

@@ -31,7 +31,7 @@ const SLICE: usize = 128;
 
 /// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
 pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
-    parts.hooks.rules_changed();
+    parts.hooks.rules_changed(&scope);
     begin_walk(parts, Whose::Scope(scope));
 }
 
@@ -139,7 +139,7 @@ pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTick
     let Some(session) = parts.sessions.get(recheck.session) else { return };
     let client = Rc::clone(&session.identity);
     mark(parts, recheck.session, &recheck.filter, Recheck::None);
-    let ends = authorize::ask_answered(parts, &mut recheck.ask, ticket, answer);
+    let ends = authorize::ask_answered(parts, &client, &mut recheck.ask, ticket, answer);
     if !Rc::ptr_eq(&client, &recheck.client) {
         // The session has another connection by now: what was said is about the one before.
         recheck.ask = authorize::new_ask(parts, &client);

@@ -52,18 +52,24 @@ pub(crate) fn verdict_of(parts: &Parts, ask: &AuthorizationRequest) -> Result<()
     super::hooks::may(&ask.accumulator, parts.setup.no_match_allow)
 }
 
-/// An answer to a request: true if it ends the chain. One that was begun before the rules changed begins
-/// anew.
+/// Whether what was said about a client under this version of the rules would be decided by the same ones now.
+pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity) -> bool {
+    parts.hooks.rules_hold(epoch, &identity.client_id, identity.username.as_deref())
+}
+
+/// An answer to a request: true if it ends the chain. One that was begun before the rules changed for its client
+/// begins anew.
 pub(crate) fn ask_answered(
     parts: &mut Parts,
+    identity: &Identity,
     ask: &mut AuthorizationRequest,
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> bool {
     let rules = parts.setup.limits.user_properties_max as usize;
     let ends = hooks::resume(parts, ask, ticket, answer, rules);
-    if ask.epoch() == parts.hooks.authz_epoch()
-        && let Some(ends) = ends
+    if let Some(ends) = ends
+        && is_current(parts, ask.epoch(), identity)
     {
         return ends;
     }

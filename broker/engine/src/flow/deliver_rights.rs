@@ -184,7 +184,6 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
         return Some(true);
     }
     let hasher = parts.numbers.hasher();
-    let epoch = parts.hooks.authz_epoch();
     let session = parts.sessions.get_mut(key)?;
     if session.identity.superuser {
         return Some(true);
@@ -193,8 +192,11 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
     let deliveries =
         session.deliveries.get_or_insert_with(|| Box::new(Deliveries::new(Rc::clone(client), hasher)));
     deliveries.belong_to(client);
-    let (may, when) = deliveries.said.get(view.topic)?;
-    (*when == epoch).then_some(*may)
+    let (may, when) = deliveries.said.get_mut(view.topic)?;
+    let holds = parts.hooks.rules_hold(*when, &client.client_id, client.username.as_deref());
+    // The next time it is known at once.
+    *when = if holds { parts.hooks.authz_epoch() } else { *when };
+    holds.then_some(*may)
 }
 
 pub(crate) fn may_ask_for_deliveries(parts: &Parts) -> bool {

@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::{authorize, deliver_rights, hooks, reading, retained, route, send, subscriptions, tell, wake};
+use super::{deliver_rights, hooks, reading, retained, route, send, subscriptions, tell, wake};
 use crate::clients::connection::State;
 use crate::clock::{Clock, Overdue};
 use crate::codec::DecodeError;
@@ -15,7 +15,7 @@ use crate::outbox::Closing;
 use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{Authorization, Head};
+use crate::session::publish::Head;
 use crate::session::{
     Delivery, End, EndCause, Fate, Last, Phase, PublishSlot, Session, Slot, SlotBody, Source, Stage, Will,
 };
@@ -107,14 +107,6 @@ pub(crate) fn cancel_end(clock: &mut Clock, session: &mut Session) {
 fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: bool) {
     let now = parts.clock.now();
     let id = parts.numbers.message_id();
-    let Some(session) = parts.sessions.get(session_key) else { return };
-    let identity = Rc::clone(&session.identity);
-    // What was allowed at CONNECT is asked again if the rules have moved since.
-    let stage = if will.epoch == parts.hooks.authz_epoch() {
-        Stage::Unstarted
-    } else {
-        Stage::Authorize(Box::new(Authorization { ask: authorize::new_ask(parts, &identity), after: None }))
-    };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     parts.counters.messages_wills += 1;
     let mut message = will.message;
@@ -122,7 +114,9 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.wall_ms = now.wall_ms;
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
     let head = Head::of_message(&message);
-    let publish = PublishSlot { message: Arc::new(message), head, source: Source::Will, behalf: None, stage };
+    // What was allowed at CONNECT is asked again in its turn if the rules have changed since.
+    let (source, epoch, stage) = (Source::Will, will.epoch, Stage::Unstarted);
+    let publish = PublishSlot { message: Arc::new(message), head, source, behalf: None, epoch, stage };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
         session.slots.push_front(slot);

@@ -55,7 +55,8 @@ pub(crate) fn answered(
         page.ask = Some(ask);
         return None;
     }
-    if !authorize::ask_answered(parts, &mut ask, ticket, answer) {
+    let identity = Rc::clone(&page.identity);
+    if !authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
         return go_on(parts, number, Some(ask));
     }
     match authorize::outcome(parts, &ask) {

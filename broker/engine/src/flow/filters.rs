@@ -20,7 +20,7 @@ use crate::id::{ConnKey, SessionKey};
 use crate::packet::{Packet, Properties, SubAck, SubscriptionOptions, UnsubAck};
 use crate::parts::{AtPoint, Parts};
 use crate::reason::ReasonCode;
-use crate::session::filters::{FilterPacket, FilterStep, Granted, Permit};
+use crate::session::filters::{Answered, FilterPacket, FilterStep, Granted, Permit};
 use crate::session::{EndCause, Identity, Slot, SlotBody};
 use crate::topic;
 
@@ -175,7 +175,7 @@ fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
     };
     let of_filters = packet.permits.iter().filter_map(|permit| match permit {
         Permit::Open(ask) => ask.ticket(),
-        Permit::Done(..) => None,
+        Permit::Done(_) => None,
     });
     for ticket in of_chain.into_iter().chain(of_filters) {
         hooks::close_ticket(parts, ticket);
@@ -230,7 +230,6 @@ fn run_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> St
 fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, mut open: usize) -> Step {
     let Some(session) = parts.sessions.get(place.session) else { return Step::Over };
     let identity = Rc::clone(&session.identity);
-    let epoch = parts.hooks.authz_epoch();
     let window = filters_window(parts);
     while let Some(request) = packet.requested.get(packet.permits.len()) {
         if open >= window {
@@ -241,8 +240,7 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         }
         wake::spend(parts, 1);
         let permit = match (request.refused, subscriptions::filter_of(parts, request)) {
-            (Some(reason), _) => Permit::Done(Err(reason), epoch),
-            (None, Err(reason)) => Permit::Done(Err(reason), epoch),
+            (Some(reason), _) | (None, Err(reason)) => done(parts, Err(reason), 0),
             (None, Ok(_)) => {
                 let ask = authorize::new_ask(parts, &identity);
                 ask_permit(parts, &identity, place, packet.permits.len(), request, ask)
@@ -258,7 +256,11 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
     // What was allowed under older rules, while others of the packet still waited, is authorized again: a recheck has not seen
     // it, since it is not in force yet.
     for index in packet.codes.len()..packet.permits.len() {
-        if !matches!(packet.permits[index], Permit::Done(Ok(()), old) if old != epoch) {
+        let Permit::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index] else {
+            continue;
+        };
+        if authorize::is_current(parts, *epoch, &identity) {
+            *epoch = parts.hooks.authz_epoch();
             continue;
         }
         if open >= window {
@@ -267,8 +269,8 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
+        let ask = authorize::new_ask(parts, &identity).once_more(*rounds);
         wake::spend(parts, 1);
-        let ask = authorize::new_ask(parts, &identity);
         let permit = ask_permit(parts, &identity, place, index, &packet.requested[index], ask);
         open += usize::from(matches!(permit, Permit::Open(_)));
         packet.permits[index] = permit;
@@ -301,16 +303,23 @@ fn ask_permit(
     let filter = topic::parse_filter(request.filter_text()).map_or("", |parsed| parsed.filter);
     let asked = Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
     let waiter = Waiter::Filter(place.session, place.number, index as u32);
+    let rounds = ask.rounds();
     match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
-        Asked::Answered(answer) => Permit::Done(answer, parts.hooks.authz_epoch()),
-        Asked::Unanswered(reason) => Permit::Done(Err(reason), parts.hooks.authz_epoch()),
+        Asked::Answered(answer) => done(parts, answer, rounds),
+        Asked::Unanswered(reason) => done(parts, Err(reason), rounds),
         Asked::Waits(ask) => Permit::Open(Box::new(ask)),
     }
+}
+
+/// What has been answered by the rules of now.
+fn done(parts: &Parts, answer: Result<(), ReasonCode>, rounds: u8) -> Permit {
+    Permit::Done(Answered { answer, epoch: parts.hooks.authz_epoch(), rounds })
 }
 
 /// Puts what may be into force.
 fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, alive: bool) -> Step {
     let id = packet.properties.view().subscription_id().unwrap_or(0);
+    let identity = parts.sessions.get(place.session).map(|session| Rc::clone(&session.identity));
     while alive && packet.codes.len() < packet.requested.len() {
         if parts.work.is_turn_spent() {
             return Step::Later;
@@ -320,11 +329,15 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
         let request = &packet.requested[index];
         let answer = match &packet.permits[index] {
             // The rules have changed between two turns.
-            Permit::Done(Ok(()), epoch) if *epoch != parts.hooks.authz_epoch() => {
+            Permit::Done(Answered { answer: Ok(()), epoch, .. })
+                if identity
+                    .as_deref()
+                    .is_some_and(|client| !authorize::is_current(parts, *epoch, client)) =>
+            {
                 packet.step = FilterStep::Authorize(0);
                 return Step::Goes;
             }
-            Permit::Done(answer, _) => *answer,
+            Permit::Done(answered) => answered.answer,
             Permit::Open(_) => Err(ReasonCode::NOT_AUTHORIZED),
         };
         if answer.is_err() && request.refused.is_none() {
@@ -577,13 +590,13 @@ pub(crate) fn filter_answered(
         return;
     };
     let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
-    let permit = if authorize::ask_answered(parts, &mut ask, ticket, answer) {
-        Permit::Done(authorize::verdict_of(parts, &ask), parts.hooks.authz_epoch())
+    let permit = if authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
+        done(parts, authorize::verdict_of(parts, &ask), ask.rounds())
     } else {
         let place = Place { session: session_key, number, conn: None };
         ask_permit(parts, &identity, place, index, &request, ask)
     };
-    let is_done = matches!(permit, Permit::Done(..));
+    let is_done = matches!(permit, Permit::Done(_));
     let window = filters_window(parts);
     let Some(packet) = filters_at(parts, session_key, number) else { return };
     packet.permits[index] = permit;

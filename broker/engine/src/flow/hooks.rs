@@ -44,10 +44,11 @@ pub(crate) fn go_on(
         _ => Audience::All,
     };
     let point = suspended.point();
-    let epoch = parts.hooks.authz_epoch();
-    if point == HookPoint::ClientAuthorize && suspended.epoch() != epoch {
+    if point == HookPoint::ClientAuthorize
+        && !parts.hooks.rules_hold(suspended.epoch(), client.client_id, client.username)
+    {
         // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
-        suspended.begin_anew(epoch);
+        suspended.begin_anew(parts.hooks.authz_epoch());
     }
     if suspended.is_restless() {
         // Nobody has an answer that holds.

@@ -5,7 +5,7 @@
 
 use std::collections::{HashMap, HashSet};
 
-use super::{deliver_rights, ending, route, subscriptions, takeover, tell, wake};
+use super::{authorize, deliver_rights, ending, route, subscriptions, takeover, tell, wake};
 use crate::clients::admission::{Admission, Inheritance, Item};
 use crate::counters::Loss;
 use crate::hook::verdict::{ALLOW, ClientVerdict, UNANSWERED};
@@ -140,7 +140,8 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     let begun = admission.inheritance.take();
     let rounds = begun.as_ref().map_or(0, |begun| begun.rounds);
     let same = |begun: &Inheritance| {
-        (begun.session, begun.epoch, begun.rules) == (session_key, session.epoch, rules)
+        (begun.session, begun.epoch) == (session_key, session.epoch)
+            && authorize::is_current(parts, begun.rules, &admission.identity)
     };
     let mut inheritance = begun.filter(|begun| same(begun)).unwrap_or_else(|| {
         Box::new(Inheritance {

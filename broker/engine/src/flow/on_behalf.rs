@@ -25,7 +25,7 @@ use crate::plugins::lines::Waiting;
 use crate::reason::ReasonCode;
 use crate::session::fetch::{Attempt, PageUnderWay, ROUNDS_MAX};
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
-use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage, Storage};
+use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
 
 /// What goes through client.authorize: whose word, and the message, or what stands for it where the question is about none.
@@ -202,7 +202,8 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
     let ask = authorize::new_ask(parts, &behalf.identity);
     let stage = Stage::Authorize(Box::new(Authorization { ask, after: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    Slot::new(None, SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf, stage })))
+    let publish = PublishSlot { message, head, source, behalf, epoch: 0, stage };
+    Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 
 /// Client.authorize or message.publish has said that of what waits under this number, which has no effect or needs none: what is
@@ -221,39 +222,9 @@ pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: Re
     }
 }
 
-/// Client.authorize has been asked about what waits under this number, by the rules of now.
-pub(crate) fn note_rules(parts: &mut Parts, line: SessionKey, number: u64) {
-    let epoch = parts.hooks.authz_epoch();
-    let publish = parts.sessions.get_mut(line).and_then(|session| session.slots.publish_mut(number));
-    if let Some(PublishSlot { behalf: Some(behalf), .. }) = publish {
-        behalf.epoch = epoch;
-    }
-}
-
-/// Has the message in front authorized anew, where it was allowed under rules which have changed since: only that, what hooks have made
-/// of it stays. Whether that is so.
-pub(crate) fn judge_anew(parts: &mut Parts, line: SessionKey) -> bool {
-    let epoch = parts.hooks.authz_epoch();
-    let Some(session) = parts.sessions.get_mut(line) else { return false };
-    let number = session.slots.front_number();
-    let Some(publish) = session.slots.publish_mut(number) else { return false };
-    let Some(identity) = publish.behalf.as_ref().filter(|behalf| behalf.epoch != epoch) else { return false };
-    let identity = Rc::clone(&identity.identity);
-    let Stage::Decided { storage: Storage::NotAsked, extra } = &mut publish.stage else { return false };
-    let after = Some(Draft { extra: extra.take(), ..Draft::default() });
-    let ask = authorize::new_ask(parts, &identity);
-    if let Some(session) = parts.sessions.get_mut(line) {
-        if let Some(publish) = session.slots.publish_mut(number) {
-            publish.stage = Stage::Authorize(Box::new(Authorization { ask, after }));
-        }
-        session.slots.recharge(number);
-    }
-    true
-}
-
 /// It has its turn, and its end with this code.
 pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
-    let is_old = behalf.epoch != parts.hooks.authz_epoch();
+    let is_old = !authorize::is_current(parts, behalf.epoch, &behalf.identity);
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
@@ -328,7 +299,7 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     let Some(page) = page else { return };
     let PageUnderWay { plugin, answer, attempt, .. } = page;
     let is_there = !attempt.by_id || session_of(parts, &page.identity).is_some();
-    let is_old = page.epoch != parts.hooks.authz_epoch();
+    let is_old = !authorize::is_current(parts, page.epoch, &page.identity);
     let reason = if !is_there {
         // It has gone, or is another principal's by now.
         ReasonCode::CLIENT_ID_NOT_VALID

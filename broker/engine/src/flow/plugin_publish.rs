@@ -33,7 +33,8 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     parts.counters.messages_plugins += 1;
     let head = Head::of_message(&message);
     let message = Arc::new(message);
-    let publish = PublishSlot { message, head, source, behalf: None, stage: Stage::Unstarted };
+    let stage = Stage::Unstarted;
+    let publish = PublishSlot { message, head, source, behalf: None, epoch: 0, stage };
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
 }

@@ -82,7 +82,8 @@ pub(crate) fn on_publish(
         flow: None,
     };
     if admission == Admission::AwaitsRelease {
-        push_publish(parts, session_key, key, slot_of(&view, head, Stage::Unstarted));
+        let slot = slot_of(parts, &view, head, Stage::Unstarted);
+        push_publish(parts, session_key, key, slot);
         wake::wake_slots(parts, session_key);
     } else {
         take_publish(parts, key, session_key, &identity, view, head);
@@ -252,7 +253,8 @@ fn take_publish(
     } else if session.slots.only_publishes() {
         (false, session.slots.in_front(number))
     } else {
-        push_publish(parts, session_key, key, slot_of(&view, head, Stage::Unstarted));
+        let slot = slot_of(parts, &view, head, Stage::Unstarted);
+        push_publish(parts, session_key, key, slot);
         return;
     };
     let at = Place { session: session_key, number, source: Source::Client, head };
@@ -268,7 +270,7 @@ fn take_publish(
             take_effect(parts, key, at, &changed, extra);
         }
         decision => {
-            let slot = slot_from(decision, &view, head, parts.clock.now().mono_ms);
+            let slot = slot_from(parts, decision, &view, head);
             push_publish(parts, session_key, key, slot);
         }
     }
@@ -297,7 +299,7 @@ fn take_effect(parts: &mut Parts, key: ConnKey, at: Place, view: &MessageView<'_
             conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
         }
         Effect::Waits(storage) => {
-            let slot = slot_of(view, at.head, Stage::Decided { storage, extra });
+            let slot = slot_of(parts, view, at.head, Stage::Decided { storage, extra });
             push_publish(parts, at.session, key, slot);
         }
     }
@@ -567,25 +569,26 @@ pub(crate) struct Place {
     pub(crate) head: Head,
 }
 
-fn slot_of(view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
-    let message = Arc::new(view.to_message());
-    clients_publish(message, head, stage)
+fn slot_of(parts: &Parts, view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
+    clients_publish(parts, Arc::new(view.to_message()), head, stage)
 }
 
-fn clients_publish(message: Arc<Message>, head: Head, stage: Stage) -> SlotBody {
-    SlotBody::Publish(Box::new(PublishSlot { message, head, source: Source::Client, behalf: None, stage }))
+/// A publish of a client that has come as far by the rules of now.
+fn clients_publish(parts: &Parts, message: Arc<Message>, head: Head, stage: Stage) -> SlotBody {
+    let (source, epoch) = (Source::Client, parts.hooks.authz_epoch());
+    SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf: None, epoch, stage }))
 }
 
 fn refused(head: Head, verdict: Verdict) -> SlotBody {
     SlotBody::Refused(Box::new(Refused { head, verdict, behalf: None }))
 }
 
-fn slot_from(decision: Decision, view: &MessageView<'_>, head: Head, now_ms: u64) -> SlotBody {
+fn slot_from(parts: &Parts, decision: Decision, view: &MessageView<'_>, head: Head) -> SlotBody {
     match decision {
         Ok(progress) => {
             let mut message = Arc::new(view.to_message());
-            let stage = progress.stage(&mut message, now_ms);
-            clients_publish(message, head, stage)
+            let stage = progress.stage(&mut message, parts.clock.now().mono_ms);
+            clients_publish(parts, message, head, stage)
         }
         Err(verdict) => refused(head, verdict),
     }

@@ -16,7 +16,7 @@ use crate::codec::DecodeError;
 use crate::flow::publish::{Decision, Place};
 use crate::flow::route::Effect;
 use crate::held::Held;
-use crate::hook::draft::DraftRules;
+use crate::hook::draft::{Draft, DraftRules};
 use crate::hook::tickets::OpenTicket;
 use crate::id::{ConnKey, SessionKey};
 use crate::message::Message;
@@ -60,9 +60,7 @@ fn pump_front(parts: &mut Parts, session_key: SessionKey) -> bool {
                 advance_publish(parts, session_key, number);
                 true
             }
-            Stage::Decided { .. } => {
-                on_behalf::judge_anew(parts, session_key) || finish_front(parts, session_key)
-            }
+            Stage::Decided { .. } => judge_anew(parts, session_key) || finish_front(parts, session_key),
         },
         SlotBody::Refused(_) => {
             if let Some(Slot { conn, body: SlotBody::Refused(refused), .. }) = session.slots.pop() {
@@ -169,6 +167,8 @@ struct Step {
     identity: Rc<Identity>,
     message: Arc<Message>,
     at: Place,
+    /// Version of the rules under which it was allowed.
+    epoch: u64,
     stage: Stage,
     behind: Behind,
 }
@@ -188,6 +188,7 @@ fn begin_step(
         return None;
     }
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
+    let epoch = publish.epoch;
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
     let kept = publish.behalf.as_ref().map(|behalf| Rc::clone(&behalf.identity));
@@ -195,40 +196,52 @@ fn begin_step(
         Some(kept) => on_behalf::known(parts, kept),
         None => Rc::clone(&session.identity),
     };
-    Some(Step { identity, message, at, stage, behind })
+    Some(Step { identity, message, at, epoch, stage, behind })
 }
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
 fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     let Some(step) = begin_step(parts, session_key, number, None) else { return };
-    let Step { identity, message, at, stage, behind } = step;
+    let Step { identity, message, at, epoch, stage, behind } = step;
     let view = message.view();
-    let asked = !matches!(stage, Stage::Chain(_));
+    // A will was authorised at CONNECT, and nobody authorises a plugin.
+    let needs_nobody = match at.source {
+        Source::Will => authorize::is_current(parts, epoch, &identity),
+        Source::Plugin | Source::Store => true,
+        Source::Client | Source::Behalf | Source::Ask(_) => false,
+    };
+    let asked = match stage {
+        Stage::Unstarted => !needs_nobody,
+        Stage::Authorize(_) => true,
+        Stage::Chain(_) | Stage::Decided { .. } => false,
+    };
     let decision = match stage {
         Stage::Authorize(authorization) => {
             let Authorization { ask, after } = *authorization;
             publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)
         }
         Stage::Chain(chain) => publish::walk(parts, &identity, view, at, chain, &behind),
-        // A will was authorised at CONNECT, and nobody authorises a plugin.
-        _ if !matches!(at.source, Source::Client | Source::Behalf | Source::Ask(_)) => {
-            publish::begin_walk(parts, &identity, view, at, &behind)
-        }
+        _ if needs_nobody => publish::begin_walk(parts, &identity, view, at, &behind),
         _ => publish::decide(parts, &identity, view, at, &behind),
     };
     drop(message);
     settle_publish(parts, session_key, number, (decision, asked));
 }
 
-/// `asked` says that client.authorize was.
+/// `asked` says that client.authorize was, by the rules of now.
 fn settle_publish(
     parts: &mut Parts,
     session_key: SessionKey,
     number: u64,
     (decision, asked): (Decision, bool),
 ) {
-    if asked {
-        on_behalf::note_rules(parts, session_key, number);
+    let epoch = parts.hooks.authz_epoch();
+    if asked
+        && let Some(session) = parts.sessions.get_mut(session_key)
+        && let Some(publish) = session.slots.publish_mut(number)
+    {
+        publish.epoch = epoch;
+        publish.behalf.iter_mut().for_each(|behalf| behalf.epoch = epoch);
     }
     let now_ms = parts.clock.now().mono_ms;
     if let Err(verdict) = &decision {
@@ -244,6 +257,29 @@ fn settle_publish(
             }
         }
     }
+}
+
+/// Has the publish in front authorized anew, where it was allowed by rules that have changed for its client since: only that, what
+/// hooks have made of it stays. Whether that is so.
+fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
+    let Some(session) = parts.sessions.get(session_key) else { return false };
+    let number = session.slots.front_number();
+    let Some(Slot { body: SlotBody::Publish(publish), .. }) = session.slots.front() else { return false };
+    // What was stored has begun to have its effect.
+    let is_decided = matches!(publish.stage, Stage::Decided { storage: Storage::NotAsked, .. });
+    let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
+    if !is_decided || !publish.source.is_clients() || authorize::is_current(parts, publish.epoch, identity) {
+        return false;
+    }
+    let ask = authorize::new_ask(parts, identity);
+    let Some(session) = parts.sessions.get_mut(session_key) else { return false };
+    let Some(publish) = session.slots.publish_mut(number) else { return false };
+    if let Stage::Decided { extra, .. } = &mut publish.stage {
+        let after = Some(Draft { extra: extra.take(), ..Draft::default() });
+        publish.stage = Stage::Authorize(Box::new(Authorization { ask, after }));
+        session.slots.recharge(number);
+    }
+    true
 }
 
 /// The publish in front has passed: its effect; whether it has left.
@@ -311,13 +347,13 @@ pub(crate) fn publish_answered(
     answer: Answer<'_>,
 ) {
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
-    let Step { identity, message, at, stage, behind } = step;
+    let Step { identity, message, at, epoch: _, stage, behind } = step;
     let view = message.view();
     let asked = !matches!(stage, Stage::Chain(_));
     let decision = match stage {
         Stage::Authorize(authorization) => {
             let Authorization { mut ask, after } = *authorization;
-            if authorize::ask_answered(parts, &mut ask, ticket, answer) {
+            if authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
                 let asked = authorize::outcome(parts, &ask);
                 publish::authorized(parts, &identity, view, at, (asked, after), &behind)
             } else {

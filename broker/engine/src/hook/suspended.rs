@@ -315,6 +315,16 @@ impl AuthorizationRequest {
         self.accumulator.begin_anew(ReasonCode::NOT_AUTHORIZED);
     }
 
+    /// How often it has begun anew.
+    pub fn rounds(&self) -> u8 {
+        self.rounds
+    }
+
+    /// Asks once more what has been answered already, and had begun anew so often until then.
+    pub fn once_more(self, rounds: u8) -> AuthorizationRequest {
+        Suspended { rounds: rounds.saturating_add(1), ..self }
+    }
+
     /// Whether it has begun anew as often as it may: whoever changes the rules all the time keeps nobody waiting for ever.
     pub fn is_restless(&self) -> bool {
         self.rounds > ROUNDS_MAX

@@ -12,6 +12,7 @@ use crate::interface::Scope;
 use crate::log_rate::LogRate;
 use crate::plugins::PluginDesk;
 use crate::reviews::Reviews;
+use crate::rules::Rules;
 
 /// What plugins are called with.
 #[derive(Debug)]
@@ -23,8 +24,7 @@ pub(crate) struct Hooks {
     breaker: Breaker,
     tickets: Tickets,
     desk: PluginDesk,
-    /// Version of the rules of client.authorize: what was decided under an older one is asked again.
-    authz_epoch: u64,
+    rules: Rules,
     reviews: Reviews,
     refusals: Refusals,
 }
@@ -56,7 +56,7 @@ impl Hooks {
             breaker: Breaker::default(),
             tickets: Tickets::new(shard, tickets_max),
             desk: PluginDesk::default(),
-            authz_epoch: 0,
+            rules: Rules::new(hasher.clone()),
             reviews: Reviews::default(),
             refusals: Refusals { links: HashMap::with_hasher(hasher) },
         }
@@ -125,15 +125,21 @@ impl Hooks {
 
     // --- the rules of client.authorize
 
-    /// Version of the rules: what was decided under an older one is asked again.
+    /// Version of the rules: what is decided now notes it.
     #[inline]
     pub(crate) fn authz_epoch(&self) -> u64 {
-        self.authz_epoch
+        self.rules.version()
     }
 
-    /// The rules have changed.
-    pub(crate) fn rules_changed(&mut self) {
-        self.authz_epoch += 1;
+    /// Whether the rules that a client was judged by under a version are still in force for it: if not, it is asked again.
+    #[inline]
+    pub(crate) fn rules_hold(&self, epoch: u64, client_id: &str, username: Option<&str>) -> bool {
+        self.rules.hold(epoch, client_id, username)
+    }
+
+    /// The rules have changed for these.
+    pub(crate) fn rules_changed(&mut self, scope: &Scope) {
+        self.rules.change(scope);
         self.reviews.shorten_pause();
     }
 

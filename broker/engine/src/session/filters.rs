@@ -42,8 +42,19 @@ impl Granted {
 pub enum Permit {
     /// That is still asked.
     Open(Box<AuthorizationRequest>),
-    /// It may, or not for this reason, under the rules of this version.
-    Done(Result<(), ReasonCode>, u64),
+    /// It has been asked.
+    Done(Answered),
+}
+
+/// What client.authorize has said of a filter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Answered {
+    /// It may be subscribed to, or not for this reason.
+    pub answer: Result<(), ReasonCode>,
+    /// Version of the rules by which that is so.
+    pub epoch: u64,
+    /// How often it has been asked anew because they had changed.
+    pub rounds: u8,
 }
 
 /// What a filter is charged for beside its text: the question whether it may be subscribed to, its code, and what is granted.

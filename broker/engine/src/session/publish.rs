@@ -143,6 +143,8 @@ pub struct PublishSlot {
     pub source: Source,
     /// For whom a plugin asks for it, if for anybody.
     pub behalf: Option<Box<Behalf>>,
+    /// Version of the rules under which client.authorize allowed it.
+    pub epoch: u64,
     /// How far it has come.
     pub stage: Stage,
 }

@@ -111,7 +111,7 @@ fn subscriptions_that_no_longer_pass_are_taken() {
     let scopes = [
         (Scope::All, [false, false]),
         (Scope::Client("one".into()), [false, true]),
-        (Scope::User("nobody".into()), [true, true]),
+        (Scope::Topics("none".into()), [true, true]),
         (Scope::Topics("t/x".into()), [false, false]),
         (Scope::Topics("u/#".into()), [true, true]),
     ];
@@ -139,7 +139,7 @@ fn a_remembered_verdict_ends_with_its_rules() {
     world.pass_ms(10);
     world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
     log.take();
-    world.shards[0].command(Command::Invalidate(Scope::User("nobody".into())));
+    world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
     world.pass_ms(10);
     world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
     assert_eq!(log.take(), ["1 pub t/a", "3 one t/a", "3 two t/a"]);
@@ -156,7 +156,7 @@ fn a_verdict_of_older_rules_is_asked_for_again() {
     world.pass_ms(10);
     let asked = taken.about().len();
     world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
-    world.shards[0].command(Command::Invalidate(Scope::User("nobody".into())));
+    world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
     complete(&mut world, taken.ticket(asked), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [], "the links are asked again");
     assert_eq!(taken.about().len(), asked + 2);

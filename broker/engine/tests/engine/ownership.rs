@@ -343,7 +343,7 @@ fn an_inheritance_goes_by_the_rules_of_the_moment() {
     }
     let (bob, _) = world.try_connect("c", &stored(Version::V5, Some("bob")));
     complete(&mut world, taken.ticket(place), Flow::STOP, allow());
-    world.shards[0].command(Command::Invalidate(Scope::Client("nobody".into())));
+    world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
     let asked = |taken: &Taken, from: usize| {
         let mut about: Vec<String> = taken.about().split_off(from);
         about.sort();

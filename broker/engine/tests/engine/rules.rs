@@ -3,14 +3,18 @@
 use std::cell::Cell;
 use std::rc::Rc;
 
+use bytes::Bytes;
 use grapnel_engine::hook::view::Action;
 use grapnel_engine::hook::{FaultPolicy, HookPoint, Link, PluginHandle};
-use grapnel_engine::packet::{QoS, SubscriptionOptions, Version};
-use grapnel_engine::shard::{Command, OnBehalf, Scope, Whom, Wish};
+use grapnel_engine::limits::Limits;
+use grapnel_engine::packet::{
+    Filters, Packet, Properties, QoS, Subscribe, SubscriptionOptions, Version, push_subscription,
+};
+use grapnel_engine::shard::{Command, OnBehalf, OwnedChange, Scope, Whom, Wish};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow};
-use crate::hooks::{Call, complete, link, mount};
+use crate::hooks::{Call, Log, complete, link, mount};
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// A client, a subscriber to everything, and three links of client.authorize. The first has rules, which forbid what begins with `b`
@@ -133,4 +137,284 @@ fn a_will_that_waits_is_judged_by_the_new_rules_alone() {
         matches!(scene.world.take(client)[..], [Got::ConnAck { code: 0x87, .. }]),
         "what the first link said counts no more"
     );
+}
+
+/// A client of the user `ann` and a subscriber to everything. At client.authorize there are rules, which forbid what begins with `b` once
+/// they are strict, and a link that answers later about what begins with `a`; at message.publish one that answers later about what ends
+/// with `later`.
+struct Turn {
+    world: World,
+    client: ClientId,
+    subscriber: ClientId,
+    /// What the rules were asked about the client.
+    asked: Log,
+    taken: Taken,
+    strict: Rc<Cell<bool>>,
+}
+
+impl Turn {
+    fn new() -> Turn {
+        Turn::with(|_| {})
+    }
+
+    fn with(change: impl FnOnce(&mut Limits)) -> Turn {
+        let mut world = World::with(1, change);
+        let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (asked, taken, strict) = (Log::default(), Taken::default(), Rc::<Cell<bool>>::default());
+        let (log, is_strict) = (asked.clone(), Rc::clone(&strict));
+        let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.client_id() == "subscriber" {
+                call.set(Field::VERDICT, 1, "", "");
+                return Flow::STOP;
+            }
+            log.note(call.topic());
+            let forbidden = is_strict.get() && call.topic().starts_with('b');
+            call.set(Field::VERDICT, if forbidden { 2 } else { 1 }, "", "");
+            if forbidden { Flow::STOP } else { Flow::CONTINUE }
+        });
+        let defers = |identity, is_meant: fn(&str) -> bool| {
+            let noted = taken.clone();
+            link(identity, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+                if !is_meant(call.topic()) {
+                    return Flow::CONTINUE;
+                }
+                noted.note(call.topic(), call.defer().expect("a ticket"));
+                Flow::DEFER
+            })
+        };
+        mount(
+            &mut world,
+            vec![
+                (HookPoint::ClientAuthorize, rules),
+                (HookPoint::ClientAuthorize, defers(2, |topic| topic.starts_with('a'))),
+                (HookPoint::MessagePublish, defers(3, |topic| topic.ends_with("later"))),
+            ],
+        );
+        world.pass_ms(10);
+        let ask = Ask {
+            username: Some("ann"),
+            will: Some(("b/later", "gone", QoS::AtMostOnce, false)),
+            ..Ask::v(Version::V5)
+        };
+        let client = world.connect("c", &ask);
+        asked.take();
+        Turn { world, client, subscriber, asked, taken, strict }
+    }
+
+    fn change(&mut self, scope: Scope) {
+        self.strict.set(true);
+        self.world.shards[0].invalidate(scope);
+        self.world.drive();
+    }
+
+    /// Everything that waits is allowed, with these changes, until nothing waits.
+    fn answer(&mut self, changes: &[OwnedChange]) {
+        let mut at = 0;
+        while at < self.taken.about().len() {
+            complete(&mut self.world, self.taken.ticket(at), Flow::CONTINUE, changes.to_vec());
+            at += 1;
+        }
+        let ledger = self.world.shards[0].recount();
+        self.world.shards[0].settle_memory();
+        assert_eq!(self.world.shards[0].ledger(), ledger);
+    }
+
+    fn got(&mut self) -> Vec<Got> {
+        self.world.take_plain(self.subscriber)
+    }
+}
+
+/// Whom a change of the rules concerns, and whether that is the client.
+fn scopes() -> [(Scope, bool); 6] {
+    [
+        (Scope::All, true),
+        (Scope::Topics("b/#".into()), true),
+        (Scope::Client("c".into()), true),
+        (Scope::User("ann".into()), true),
+        (Scope::Client("ann".into()), false),
+        (Scope::User("c".into()), false),
+    ]
+}
+
+/// What was allowed waits behind a publish whose verdict comes later: it is asked about once more, by the rules of its turn, and only
+/// where they have changed for this client.
+#[test]
+fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
+    for (scope, concerns) in scopes() {
+        for qos in [QoS::AtMostOnce, QoS::AtLeastOnce, QoS::ExactlyOnce] {
+            let mut turn = Turn::new();
+            let id = |number| if qos == QoS::AtMostOnce { 0 } else { number };
+            for (number, topic) in [(1, "a"), (2, "b"), (3, "d")] {
+                turn.world.publish(turn.client, topic, "x", qos, id(number));
+            }
+            assert_eq!(
+                (turn.asked.take(), turn.taken.about().len()),
+                (vec!["a".into(), "b".into(), "d".into()], 1)
+            );
+            turn.change(scope.clone());
+            turn.answer(&allow());
+            let got = turn.got();
+            let again: &[&str] = if concerns { &["a", "b", "d"] } else { &[] };
+            assert_eq!(turn.asked.take(), again, "{scope:?}");
+            let topics: &[&str] = if concerns { &["a", "d"] } else { &["a", "b", "d"] };
+            assert_eq!(
+                got,
+                topics.iter().map(|topic| message(topic, "x", 0)).collect::<Vec<_>>(),
+                "{scope:?}"
+            );
+            let kind = if qos == QoS::AtLeastOnce { "PUBACK" } else { "PUBREC" };
+            let code = if concerns { 0x87 } else { 0 };
+            let acks = [(1, 0), (2, code), (3, 0)].map(|(number, code)| Got::Ack(kind, number, code));
+            let acks = if qos == QoS::AtMostOnce { &[][..] } else { &acks[..] };
+            assert_eq!(turn.world.take(turn.client), acks);
+        }
+    }
+}
+
+/// The same of one that waits for a later hook of its own: what that has made of it stays, and goes, or does not.
+#[test]
+fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
+    let payload = || OwnedChange {
+        field: Field::PAYLOAD,
+        index: 0,
+        number: 0,
+        bytes: "made".into(),
+        key: Bytes::new(),
+    };
+    for (topic, code) in [("b/later", 0x87), ("d/later", 0)] {
+        let mut turn = Turn::new();
+        turn.world.publish(turn.client, topic, "x", QoS::AtLeastOnce, 1);
+        assert_eq!(turn.taken.about(), [topic]);
+        turn.change(Scope::Client("c".into()));
+        turn.answer(&[payload()]);
+        assert_eq!(turn.asked.take(), [topic, topic], "once by each of the rules");
+        assert_eq!(turn.world.take(turn.client), [Got::Ack("PUBACK", 1, code)]);
+        let got = if code == 0 { vec![message(topic, "made", 0)] } else { Vec::new() };
+        assert_eq!(turn.got(), got);
+    }
+}
+
+/// A will was allowed at CONNECT: it is asked about in its turn where the rules have changed since, also while a hook thinks about it.
+#[test]
+fn a_will_is_judged_by_the_rules_of_its_turn() {
+    for (scope, concerns) in scopes() {
+        for late in [false, true] {
+            let mut turn = Turn::new();
+            if late {
+                turn.world.lose(turn.client);
+                assert_eq!(turn.taken.about(), ["b/later"]);
+                turn.change(scope.clone());
+            } else {
+                turn.change(scope.clone());
+                turn.world.lose(turn.client);
+                assert_eq!(
+                    turn.taken.about().len(),
+                    usize::from(!concerns),
+                    "hooks see no will that is refused"
+                );
+            }
+            turn.answer(&[]);
+            let got = if concerns { Vec::new() } else { vec![message("b/later", "gone", 0)] };
+            assert_eq!(turn.got(), got, "{scope:?} {late}");
+        }
+    }
+}
+
+/// A plugin that changes the rules of single clients all the time keeps no other client's questions from their answers: they are
+/// asked once.
+#[test]
+fn changes_for_other_clients_restart_no_question() {
+    for what in ["publish", "subscribe", "connect"] {
+        let mut turn = Turn::new();
+        let mut waiting = turn.client;
+        match what {
+            "publish" => turn.world.publish(turn.client, "a", "x", QoS::AtLeastOnce, 1),
+            "subscribe" => {
+                turn.world.send_subscribe(
+                    turn.client,
+                    "a",
+                    SubscriptionOptions::of_qos(QoS::AtMostOnce),
+                    None,
+                );
+            }
+            _ => {
+                let will = Some(("a", "gone", QoS::AtMostOnce, false));
+                waiting = turn.world.try_connect("new", &Ask { will, ..Ask::v(Version::V5) }).0;
+            }
+        }
+        for number in 0..20 {
+            turn.change(Scope::Client(format!("busy{number}").into()));
+            turn.change(Scope::User(format!("busy{number}").into()));
+        }
+        turn.answer(&allow());
+        assert_eq!((turn.taken.about().len(), turn.asked.take()), (1, vec!["a".to_owned()]), "{what}");
+        let said = match what {
+            "publish" => Got::Ack("PUBACK", 1, 0),
+            "subscribe" => Got::SubAck(7, vec![0]),
+            _ => Got::ConnAck { present: false, code: 0 },
+        };
+        assert_eq!(turn.world.take(waiting), [said]);
+    }
+}
+
+/// What is remembered about deliveries is forgotten for those alone whom a change concerns.
+#[test]
+fn changes_for_other_clients_forget_no_verdict_about_deliveries() {
+    for (scope, concerns) in scopes() {
+        let mut world = World::new(1);
+        let subscriber = world.connect("c", &Ask { username: Some("ann"), ..Ask::v(Version::V5) });
+        let publisher = world.connect("publisher", &Ask::v(Version::V5));
+        let log = Log::default();
+        let noted = log.clone();
+        let rules = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.action() == 3 {
+                noted.note(call.topic());
+            }
+            call.set(Field::VERDICT, 1, "", "");
+            Flow::STOP
+        });
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, Link { deliver: true, ..rules })]);
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let publish = |world: &mut World| {
+            world.publish(publisher, "t", "x", QoS::AtMostOnce, 0);
+            (world.take_plain(subscriber), log.take().len())
+        };
+        let got = || vec![message("t", "x", 0)];
+        assert_eq!((publish(&mut world), publish(&mut world)), ((got(), 1), (got(), 0)));
+        world.shards[0].invalidate(scope.clone());
+        world.pass_ms(10);
+        assert_eq!(publish(&mut world), (got(), usize::from(concerns)), "{scope:?}");
+        assert_eq!(publish(&mut world), (got(), 0), "{scope:?}");
+    }
+}
+
+/// Rules that change all the time keep no SUBSCRIBE waiting for ever, however many filters of it are asked one after the other: in the
+/// end nobody has answered about them.
+#[test]
+fn rules_that_change_all_the_time_end_a_subscribe() {
+    let mut turn = Turn::with(|limits| limits.defer_window = 1);
+    let mut filters = Vec::new();
+    for filter in ["a/1", "a/2"] {
+        push_subscription(&mut filters, filter, SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    }
+    turn.world.send(
+        turn.client,
+        &Packet::Subscribe(Subscribe {
+            packet_id: crate::world::id(7),
+            properties: Properties::default(),
+            filters: Filters::from_encoded(&filters),
+        }),
+    );
+    let mut answered = 0;
+    while answered < turn.taken.about().len() && answered < 100 {
+        if answered % 2 == 1 {
+            turn.change(Scope::All);
+        }
+        complete(&mut turn.world, turn.taken.ticket(answered), Flow::CONTINUE, allow());
+        answered += 1;
+    }
+    let got = turn.world.take(turn.client);
+    let Some(Got::SubAck(7, codes)) = got.first() else { panic!("{got:?} after {answered} answers") };
+    assert!(codes.contains(&0x87), "{codes:?}");
 }

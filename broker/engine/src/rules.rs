@@ -1,0 +1,151 @@
+//! Versions of the rules of client.authorize. Whatever was allowed notes the version it was allowed under, and asks here whether that
+//! still holds for its client. A change for one client or user concerns nobody else: who is changed often keeps nobody else's
+//! questions from their answers.
+
+use std::collections::{BTreeMap, HashMap};
+
+use crate::interface::Scope;
+
+/// Clients and users whose last change is remembered. Beyond it the one that was changed longest ago is forgotten, and whatever was
+/// allowed before that change is asked again, whose ever it is.
+const SINGLE_MAX: usize = 16_384;
+
+/// What has changed, and for whom.
+#[derive(Debug)]
+pub(crate) struct Rules {
+    /// Changes so far.
+    version: u64,
+    /// The last change that may concern everybody.
+    everybody: u64,
+    /// The last change of a client or user, by fingerprint: two with the same one are asked again together.
+    single: HashMap<u64, u64, ahash::RandomState>,
+    /// The same by change.
+    by_change: BTreeMap<u64, u64>,
+}
+
+impl Rules {
+    pub(crate) fn new(hasher: ahash::RandomState) -> Rules {
+        Rules { version: 0, everybody: 0, single: HashMap::with_hasher(hasher), by_change: BTreeMap::new() }
+    }
+
+    /// The version in force.
+    #[inline]
+    pub(crate) fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// They have changed for these.
+    pub(crate) fn change(&mut self, scope: &Scope) {
+        self.version += 1;
+        let whom = match scope {
+            Scope::Client(client_id) => self.client(client_id),
+            Scope::User(username) => self.user(username),
+            Scope::All | Scope::Topics(_) => {
+                self.everybody = self.version;
+                self.single = HashMap::with_hasher(self.single.hasher().clone());
+                self.by_change = BTreeMap::new();
+                return;
+            }
+        };
+        if let Some(before) = self.single.insert(whom, self.version) {
+            self.by_change.remove(&before);
+        }
+        self.by_change.insert(self.version, whom);
+        if self.by_change.len() > SINGLE_MAX
+            && let Some((oldest, whom)) = self.by_change.pop_first()
+        {
+            self.single.remove(&whom);
+            self.everybody = oldest;
+        }
+    }
+
+    /// Whether what was allowed to this client under a version would be decided by the same rules now.
+    #[inline]
+    pub(crate) fn hold(&self, version: u64, client_id: &str, username: Option<&str>) -> bool {
+        version == self.version || self.are_the_same(version, client_id, username)
+    }
+
+    fn are_the_same(&self, version: u64, client_id: &str, username: Option<&str>) -> bool {
+        let is_changed = |whom: u64| self.single.get(&whom).is_some_and(|change| *change > version);
+        version >= self.everybody
+            && !is_changed(self.client(client_id))
+            && !username.is_some_and(|username| is_changed(self.user(username)))
+    }
+
+    fn client(&self, client_id: &str) -> u64 {
+        self.single.hasher().hash_one((false, client_id))
+    }
+
+    fn user(&self, username: &str) -> u64 {
+        self.single.hasher().hash_one((true, username))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn rules() -> Rules {
+        Rules::new(ahash::RandomState::with_seeds(1, 2, 3, 4))
+    }
+
+    fn client(name: &str) -> Scope {
+        Scope::Client(name.into())
+    }
+
+    #[test]
+    fn a_change_for_one_client_or_user_concerns_nobody_else() {
+        let mut rules = rules();
+        let before = rules.version();
+        rules.change(&client("c"));
+        rules.change(&Scope::User("ann".into()));
+        let now = rules.version();
+        for (client_id, username, holds) in [
+            ("c", None, false),
+            ("c", Some("bob"), false),
+            ("d", Some("ann"), false),
+            ("d", Some("bob"), true),
+            ("d", None, true),
+            // A name of the other kind.
+            ("ann", Some("c"), true),
+        ] {
+            assert_eq!(rules.hold(before, client_id, username), holds, "{client_id} {username:?}");
+            assert!(rules.hold(now, client_id, username));
+        }
+        // Between the two.
+        assert!(rules.hold(before + 1, "c", None) && !rules.hold(before + 1, "d", Some("ann")));
+    }
+
+    #[test]
+    fn a_change_for_all_or_for_topics_concerns_everybody() {
+        for scope in [Scope::All, Scope::Topics("a/#".into())] {
+            let mut rules = rules();
+            rules.change(&client("c"));
+            let before = rules.version();
+            rules.change(&scope);
+            assert!(!rules.hold(before, "c", None) && !rules.hold(before, "d", None));
+            assert!(rules.hold(rules.version(), "c", None));
+            assert!(rules.single.is_empty() && rules.by_change.is_empty(), "nothing else is to be known");
+        }
+    }
+
+    /// However many are changed, what is kept is bounded, and what is forgotten is asked again rather than taken to hold.
+    #[test]
+    fn what_is_forgotten_is_asked_again() {
+        let mut rules = rules();
+        rules.change(&client("first"));
+        let (after_first, before) = (rules.version(), rules.version() - 1);
+        for number in 1..SINGLE_MAX {
+            rules.change(&client(&number.to_string()));
+        }
+        assert!(rules.hold(before, "other", None) && !rules.hold(before, "first", None), "at the bound");
+        // One of those that are known already changes nothing for the others.
+        (0..10 * SINGLE_MAX).for_each(|_| rules.change(&client("1")));
+        assert!(rules.hold(before, "other", None));
+        rules.change(&client("one more"));
+        assert_eq!((rules.single.len(), rules.by_change.len()), (SINGLE_MAX, SINGLE_MAX));
+        assert!(!rules.hold(before, "other", None) && !rules.hold(before, "first", None));
+        assert!(rules.hold(after_first, "other", None) && rules.hold(after_first, "first", None));
+        assert!(!rules.hold(after_first, "2", None));
+    }
+}
