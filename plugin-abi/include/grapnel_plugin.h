@@ -695,12 +695,13 @@ struct grapnel_host_api {
     grapnel_status (*authorize_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_action action, grapnel_slice topic, uint32_t qos, uint32_t retain);
     /** Reads a page of the retained messages that a client would get with a subscription to a filter with this
      *  `qos`, 0 to 2, if client.authorize lets it subscribe; where hooks are mounted for deliveries, each message is
-     *  authorized too, and left out where the client may not have it. `place` is empty for the first page, and else
-     *  what the page before has said. The page has at most `messages_max` messages, 1 to 256, and `bytes_max` bytes
-     *  of them, 1 to 1,048,576; its first message may have more. It comes as mail from GRAPNEL_FROM_BROKER, whatever
-     *  the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code. Any thread;
-     *  GRAPNEL_STATUS_INVALID for a filter that cannot be or is a shared subscription's, for numbers out of their
-     *  range, and for bytes that are no place. */
+     *  authorized too, and left out where the client may not have it. Hooks at client.subscribe and
+     *  message.delivered are not called. `place` is empty for the first page, and else what the page before has
+     *  said. The page has at most `messages_max` messages and `bytes_max` bytes of them, both from 1 and no more
+     *  than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more. It
+     *  comes as mail from GRAPNEL_FROM_BROKER, whatever the flags say; its bytes are described in ABI.md, and a
+     *  refusal is the one byte of its code. Any thread; GRAPNEL_STATUS_INVALID for a filter that cannot be or is a
+     *  shared subscription's, for numbers out of their range, and for bytes that are no place. */
     grapnel_status (*fetch_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t qos, grapnel_slice place, uint32_t messages_max, uint32_t bytes_max);
 };
 

@@ -437,7 +437,7 @@ pub struct ClientDetails {
     pub slots: usize,
     /// Bytes queued for its socket.
     pub outbound_bytes: usize,
-    /// Bytes that its connection and session are charged for.
+    /// Bytes that its connection and session are charged for, and what plugins have asked for on its behalf.
     pub memory_bytes: usize,
     /// Whether its connection is read, if there is one.
     pub reading: Option<Reading>,

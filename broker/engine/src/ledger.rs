@@ -26,6 +26,8 @@ pub struct Ledger {
     pub sessions: u64,
     /// Messages in queues and in flight, each once however many sessions hold it.
     pub messages: u64,
+    /// Pages of retained messages that plugins read on behalf of clients, with those that wait for their plugin.
+    pub pages: u64,
     /// Last bytes for connections that have ended; the shell has them.
     pub closing: u64,
 }
@@ -39,6 +41,7 @@ impl Ledger {
             + self.slots
             + self.sessions
             + self.messages
+            + self.pages
             + self.closing
     }
 
@@ -50,12 +53,12 @@ impl Ledger {
     }
 
     /// Name and bytes of each part, in a fixed order.
-    pub fn rows(&self) -> [(&'static str, u64); 9] {
+    pub fn rows(&self) -> [(&'static str, u64); 10] {
         let mut copy = *self;
         copy.rows_mut().map(|(name, bytes)| (name, *bytes))
     }
 
-    fn rows_mut(&mut self) -> [(&'static str, &mut u64); 9] {
+    fn rows_mut(&mut self) -> [(&'static str, &mut u64); 10] {
         [
             ("read_buffers", &mut self.read_buffers),
             ("outbound", &mut self.outbound),
@@ -65,6 +68,7 @@ impl Ledger {
             ("in_flight", &mut self.in_flight),
             ("sessions", &mut self.sessions),
             ("messages", &mut self.messages),
+            ("pages", &mut self.pages),
             ("closing", &mut self.closing),
         ]
     }

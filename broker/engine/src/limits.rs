@@ -226,11 +226,13 @@ bounds! {
     extra_messages_max = 16, 0..=1024, "messages one hook call may add";
     deliver_verdicts_max = 1024, 0..=16777216, "verdicts on deliveries remembered for one session, one for each topic; 0 asks each time";
     behalf_requests_max = 8192, 1..=16777216, "what one plugin asks for on behalf of clients and waits on a shard, for all clients together; one client may hold an eighth of what is free, so that others find room. Beyond it the plugin is told 0x97 and may ask again";
-    behalf_bytes_max = 67108864, 65536..=17179869184, "bytes of those requests; a client may hold an eighth of what is free";
+    behalf_bytes_max = 67108864, 65536..=17179869184, "bytes of those requests, with what pages of retained messages may come to; a client may hold an eighth of what is free";
     behalf_client_requests_max = 128, 1..=65535, "of them for one client, in order; one that waits for its verdict holds up those behind it, and no other client's";
     behalf_pages_max = 64, 1..=65535, "pages of retained messages that a plugin has read on behalf of clients at a time per shard; beyond it one is refused with 0x97";
     behalf_client_pages_max = 8, 1..=65535, "of them for one client";
-    behalf_client_bytes_max = 4194304, 1024..=1073741824, "bytes of the requests for one client";
+    behalf_page_messages_max = 256, 1..=65536, "messages of one such page; a plugin that asks for more gets as many";
+    behalf_page_bytes_max = 1048576, 1024..=268435456, "bytes of the messages of one such page, whose first message may have more; a plugin that asks for more gets as many";
+    behalf_client_bytes_max = 4194304, 1024..=1073741824, "bytes of the requests for one client, with what its pages may come to; one of any size passes where nothing else waits for the client";
     rechecks_max = 64, 1..=65535, "authorization requests about subscriptions in force that wait for plugins at a time per shard; one plugin thread that takes 50 ms for each still answers all within 5 s";
     deliver_requests_max = 1024, 1..=65535, "sessions per shard whose delivery waits for a plugin at a time; those beyond wait in order, within their queue's bounds, instead of being refused";
     will_delay_max_s = 604800, 0..=4294967295, "longest will delay granted, a week";

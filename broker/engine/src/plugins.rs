@@ -45,8 +45,9 @@ pub(crate) struct PluginDesk {
     held_count: u64,
     mails: VecDeque<KeptMail>,
     mails_bytes: usize,
-    /// How many of them are answers of the broker.
+    /// How many of them are answers of the broker, in all and by the number of the plugin.
     answers_kept: usize,
+    answers_kept_for: HashMap<u64, usize>,
     /// Bytes of pages among them.
     pages_kept_bytes: usize,
     replays: VecDeque<Replay>,
@@ -78,10 +79,8 @@ pub(crate) struct Replay {
 
 /// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
 const KEPT_MAILS_MAX: usize = 1024;
-/// Answers of the broker that are kept in the same way: as many as may be owed to a plugin, so that none is lost.
-const KEPT_ANSWERS_MAX: usize = 16_384;
-/// Bytes of pages of retained messages among them; one that finds no room is refused instead.
-const KEPT_PAGES_BYTES_MAX: usize = 4 << 20;
+/// Pages of retained messages that are kept likewise, of the largest size; one that finds no room is refused instead.
+const KEPT_PAGES: u64 = 4;
 /// Bytes of mail.
 const KEPT_MAIL_BYTES_MAX: usize = 16 << 20;
 
@@ -111,9 +110,65 @@ impl PluginDesk {
         &mut self.answers
     }
 
-    /// Pages of retained messages that plugins read on behalf of clients.
+    // --- pages of retained messages that plugins read on behalf of clients
+
+    /// Which go on in a next turn.
     pub(crate) fn pages(&mut self) -> &mut PagesUnderWay {
         &mut self.pages
+    }
+
+    /// A page is begun.
+    pub(crate) fn begin_page(&mut self, number: u64, page: PageUnderWay) {
+        self.lines.begin_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        self.pages.begin(number, page);
+    }
+
+    /// A page that is under way.
+    pub(crate) fn page(&self, number: u64) -> Option<&PageUnderWay> {
+        self.pages.get(number)
+    }
+
+    /// Changes a page, if it is under way.
+    pub(crate) fn change_page<R>(
+        &mut self,
+        number: u64,
+        change: impl FnOnce(&mut PageUnderWay) -> R,
+    ) -> Option<R> {
+        let lines = &mut self.lines;
+        self.pages.change(number, |page| {
+            let before = page.reserved_bytes();
+            let done = change(page);
+            lines.count_page(page.plugin.number(), &page.identity.client_id, before, page.reserved_bytes());
+            done
+        })
+    }
+
+    /// A page is at its end.
+    pub(crate) fn end_page(&mut self, number: u64) -> Option<PageUnderWay> {
+        let page = self.pages.end(number)?;
+        self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        Some(page)
+    }
+
+    /// Bytes of pages that are under way, and of those that are kept for plugins.
+    pub(crate) fn pages_bytes(&self) -> usize {
+        self.pages.held_bytes(None) + self.pages_kept_bytes
+    }
+
+    /// The same counted anew.
+    pub(crate) fn recount_pages(&self) -> usize {
+        let kept = self.mails.iter().filter(|mail| mail.from == FROM_THE_BROKER);
+        self.pages.recount() + kept.map(|mail| mail.bytes.len() - 1).sum::<usize>()
+    }
+
+    /// Bytes of pages that are under way for a client.
+    pub(crate) fn pages_bytes_of(&self, client_id: &str) -> usize {
+        self.pages.held_bytes(Some(client_id))
+    }
+
+    /// The sessions in whose slots waits what is asked for on behalf of a client.
+    pub(crate) fn lines_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
+        self.lines.sessions_of(client_id)
     }
 
     // --- timers
@@ -180,14 +235,21 @@ impl PluginDesk {
     // --- mail
 
     /// Keeps mail; false, and it is lost, if too much is kept.
-    pub(crate) fn keep_mail(&mut self, mail: KeptMail) -> bool {
+    pub(crate) fn keep_mail(&mut self, mail: KeptMail, limits: &Limits) -> bool {
         let bytes = self.mails_bytes + mail.bytes.len();
         let is_answer = mail.from == FROM_THE_BROKER;
         let has_room = if is_answer {
             // A page of retained messages has more than a code.
             let pages_bytes = self.pages_kept_bytes + mail.bytes.len() - 1;
-            let fits = self.answers_kept < KEPT_ANSWERS_MAX && pages_bytes <= KEPT_PAGES_BYTES_MAX;
-            self.pages_kept_bytes = if fits { pages_bytes } else { self.pages_kept_bytes };
+            // As many answers as may be owed to a plugin at a time, so that none is lost.
+            let owed_max = limits.behalf_requests_max + limits.behalf_pages_max;
+            let kept = self.answers_kept_for.entry(mail.plugin.number()).or_default();
+            let fits =
+                (*kept as u64) < owed_max && pages_bytes as u64 <= KEPT_PAGES * limits.behalf_page_bytes_max;
+            if fits {
+                *kept += 1;
+                self.pages_kept_bytes = pages_bytes;
+            }
             fits
         } else {
             self.mails.len() - self.answers_kept < KEPT_MAILS_MAX
@@ -204,6 +266,7 @@ impl PluginDesk {
     /// Takes all mail, in order.
     pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
         (self.mails_bytes, self.answers_kept, self.pages_kept_bytes) = (0, 0, 0);
+        self.answers_kept_for = HashMap::new();
         std::mem::take(&mut self.mails)
     }
 
@@ -248,7 +311,9 @@ impl PluginDesk {
             self.answers.gone(*plugin);
         }
         let answers = &self.answers;
-        self.pages.retain(|plugin| !answers.is_gone(answers.of(plugin)));
+        for page in self.pages.take_unwanted(|plugin| !answers.is_gone(answers.of(plugin))) {
+            self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+        }
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
         let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
         let held = &mut self.held;

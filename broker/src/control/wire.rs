@@ -128,6 +128,8 @@ pub struct Memory {
     pub sessions: u64,
     /// Messages in queues and in flight, each once for a shard however many sessions hold it.
     pub messages: u64,
+    /// Pages of retained messages that plugins read on behalf of clients, with those that wait for their plugin.
+    pub pages: u64,
     /// Last bytes for connections that have ended.
     pub closing: u64,
 }
@@ -144,6 +146,7 @@ impl From<shard::Ledger> for Memory {
             in_flight: ledger.in_flight,
             sessions: ledger.sessions,
             messages: ledger.messages,
+            pages: ledger.pages,
             closing: ledger.closing,
         }
     }
@@ -245,7 +248,7 @@ pub struct ClientDetails {
     pub slots: usize,
     /// Bytes queued for its socket.
     pub outbound_bytes: usize,
-    /// Bytes that its connection and session hold.
+    /// Bytes that its connection and session hold, and what plugins have asked for on its behalf.
     pub memory_bytes: usize,
     /// Why its connection is not read for now: `admission`, `slots`, `outbound` or `memory`.
     pub paused: Option<String>,

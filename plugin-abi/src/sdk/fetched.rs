@@ -36,13 +36,14 @@ impl<'a> Fetch<'a> {
         Fetch { place, ..self }
     }
 
-    /// With at most so many messages, 1 to 256.
+    /// With at most so many messages, from 1; a page has no more than the broker's `behalf_page_messages_max`.
     #[must_use]
     pub fn messages_max(self, messages_max: u32) -> Fetch<'a> {
         Fetch { messages_max, ..self }
     }
 
-    /// With at most so many bytes of topics, payloads and properties, 1 to 1,048,576; the first message may have more.
+    /// With at most so many bytes of topics, payloads and properties, from 1; a page has no more than the broker's
+    /// `behalf_page_bytes_max`. The first message may have more.
     #[must_use]
     pub fn bytes_max(self, bytes_max: u32) -> Fetch<'a> {
         Fetch { bytes_max, ..self }
@@ -181,9 +182,11 @@ impl<'a> FetchedMessage<'a> {
 impl Host {
     /// Reads a page of the retained messages that a client would get with a subscription, if `client.authorize` lets it subscribe to
     /// the filter; where hooks are mounted for deliveries, each message is authorized too, and left out where the client may not have
-    /// it. The page comes to [`super::Plugin::on_fetched`] with this number, on the shard of the client; a refusal comes to
-    /// [`super::Plugin::on_answer`], with [`super::Reason::QUOTA_EXCEEDED`] where `behalf_pages_max` pages of the plugin or
-    /// `behalf_client_pages_max` for the client are under way, and with 0x88 where nobody has answered about a message. Nothing is read ahead: whoever wants the next page asks for it, and it is authorized anew. Any thread.
+    /// it. Neither `client.subscribe` nor `message.delivered` is run: nothing is subscribed to, and nothing is sent. The page comes to
+    /// [`super::Plugin::on_fetched`] with this number, on the shard of the client; a refusal comes to [`super::Plugin::on_answer`], with
+    /// [`super::Reason::QUOTA_EXCEEDED`] where `behalf_pages_max` pages of the plugin or `behalf_client_pages_max` for the client are
+    /// under way, or more bytes than a client may have waiting (`behalf_client_bytes_max`), and with 0x88 where nobody has answered about
+    /// a message. Nothing is read ahead: whoever wants the next page asks for it, and it is authorized anew. Any thread.
     ///
     /// # Errors
     /// [`Refused`] for a filter that cannot be or is a shared subscription's, for bounds out of their range, and for bytes that are no

@@ -44,6 +44,9 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
     let conn = session.conn.and_then(|key| parts.connections.get(key));
     let aliases = conn.and_then(|conn| conn.aliases.as_ref());
     let packet_bytes_max = conn.map_or(0, |conn| conn.packet_bytes_max);
+    // Of what plugins have asked for on its behalf, it is charged for all.
+    let behalf = parts.hooks.kept();
+    let lines: usize = behalf.lines_of(client_id).map(|line| parts.sessions.charged(line)).sum();
     Some(ClientDetails {
         summary: summary(parts, session),
         listener: conn.map(|conn| conn.peer.listener.name.to_string()),
@@ -57,7 +60,9 @@ pub(crate) fn client(parts: &Parts, client_id: &str) -> Option<ClientDetails> {
         slots: session.slots.len(),
         outbound_bytes: conn.map_or(0, |conn| conn.out.len()),
         memory_bytes: parts.sessions.charged(session.key)
-            + session.conn.map_or(0, |conn| parts.connections.charged(conn)),
+            + session.conn.map_or(0, |conn| parts.connections.charged(conn))
+            + lines
+            + behalf.pages_bytes_of(client_id),
         reading: conn.map(|conn| conn.reading),
         dropped: session.dropped,
         created_at_ms: session.created_wall_ms,

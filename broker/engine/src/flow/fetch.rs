@@ -27,19 +27,14 @@ pub(crate) fn only_owner(parts: &Parts, filter: &str) -> Option<ShardId> {
 /// Begins a page; it comes back where it is at its end already.
 pub(crate) fn begin(parts: &mut Parts, page: PageUnderWay) -> Option<PageUnderWay> {
     let number = wake::next_reader(parts);
-    parts.hooks.desk().pages().begin(number, page);
+    parts.hooks.desk().begin_page(number, page);
     go_on(parts, number, None)
 }
 
-/// A shard has found what a page asked it for.
-pub(crate) fn page_came(
-    parts: &mut Parts,
-    number: u64,
-    owner: ShardId,
-    body: PageBody,
-) -> Option<PageUnderWay> {
+/// A shard has found what a page asked it for: that is judged in the page's turn.
+pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     take(parts, number, owner, body);
-    go_on(parts, number, None)
+    parts.hooks.desk().pages().push(number);
 }
 
 /// A plugin has answered whether the client may have the first message that was found.
@@ -49,13 +44,11 @@ pub(crate) fn answered(
     ticket: &OpenTicket,
     answer: Answer<'_>,
 ) -> Option<PageUnderWay> {
-    let page = parts.hooks.desk().pages().get_mut(number)?;
-    let mut ask = page.ask.take()?;
-    if ask.ticket() != Some(ticket.number) {
-        page.ask = Some(ask);
-        return None;
-    }
-    let identity = Rc::clone(&page.identity);
+    let asked = |page: &mut PageUnderWay| {
+        let ask = page.ask.take_if(|ask| ask.waits_for(ticket.number))?;
+        Some((ask, Rc::clone(&page.identity)))
+    };
+    let (mut ask, identity) = parts.hooks.desk().change_page(number, asked)??;
     if !authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
         return go_on(parts, number, Some(ask));
     }
@@ -77,9 +70,9 @@ fn go_on(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) 
         if !authorize_found(parts, number, ask.take()) {
             return None;
         }
-        let page = parts.hooks.desk().pages().get_mut(number)?;
+        let page = parts.hooks.kept().page(number)?;
         let Some((owner, cursor, messages, bytes)) = page.next() else {
-            return parts.hooks.desk().pages().end(number);
+            return parts.hooks.desk().end_page(number);
         };
         let (filter, qos) = (Arc::clone(&page.fetch.filter), page.fetch.qos);
         let reader = ReaderAsk { reader: 0, filter, qos, cursor };
@@ -103,17 +96,18 @@ fn go_on(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) 
 /// Takes what a shard has found into a page.
 fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
     let shards = parts.setup.shards;
-    let Some(page) = parts.hooks.desk().pages().get_mut(number) else { return };
     let next = body.ends.into_iter().next().and_then(|(_, next)| next);
-    let following =
-        (topic::has_wildcard(&page.fetch.filter) && owner.index() + 1 < shards).then(|| ShardId(owner.0 + 1));
-    page.read(body.items.into_iter().map(|item| item.message), next, following);
+    let found = body.items.into_iter().map(|item| item.message);
+    parts.hooks.desk().change_page(number, |page| {
+        let goes_on = topic::has_wildcard(&page.fetch.filter) && owner.index() + 1 < shards;
+        page.read(found, next, goes_on.then(|| ShardId(owner.0 + 1)));
+    });
 }
 
 /// Authorizes what was found, one after the other; false if it waits for a plugin.
 fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<AuthorizationRequest>) -> bool {
     loop {
-        let Some(page) = parts.hooks.desk().pages().get_mut(number) else { return false };
+        let Some(page) = parts.hooks.kept().page(number) else { return false };
         let Some(message) = page.found.front().map(Arc::clone) else { return true };
         let (identity, qos) = (Rc::clone(&page.identity), page.fetch.qos.min(message.qos));
         if ask.is_none() && parts.work.is_turn_spent() {
@@ -137,9 +131,7 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
             Asked::Answered(answer) => decided(parts, number, answer.is_ok()),
             Asked::Unanswered(_) => unanswered(parts, number),
             Asked::Waits(waiting) => {
-                if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
-                    page.ask = Some(waiting);
-                }
+                parts.hooks.desk().change_page(number, |page| page.ask = Some(waiting));
                 return false;
             }
         }
@@ -148,14 +140,12 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
 
 fn decided(parts: &mut Parts, number: u64, may: bool) {
     let now_ms = parts.clock.now().mono_ms;
-    if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
+    parts.hooks.desk().change_page(number, |page| {
         page.decided(may);
         page.end_if_late(now_ms);
-    }
+    });
 }
 
 fn unanswered(parts: &mut Parts, number: u64) {
-    if let Some(page) = parts.hooks.desk().pages().get_mut(number) {
-        page.is_not_answered();
-    }
+    parts.hooks.desk().change_page(number, PageUnderWay::is_not_answered);
 }

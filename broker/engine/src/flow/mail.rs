@@ -1,6 +1,8 @@
 //! Mail to an instance of a plugin on this shard, from its other instances and from the broker. Called between two events, so that
 //! no plugin is called while a call of it is going on. An instance that is not in the chains finds its mail later, within bounds.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 
 use crate::hook::{PluginHandle, Untimely};
@@ -41,10 +43,11 @@ pub(crate) fn bring_answer(parts: &mut Parts, asker: PluginHandle, number: u64, 
 pub(crate) fn keep_mail(parts: &mut Parts, mail: KeptMail) {
     let KeptMail { plugin, from, number, until_ms, .. } = mail;
     let is_page = from == FROM_THE_BROKER && mail.bytes.len() > 1;
+    let limits = Arc::clone(&parts.setup.limits);
     let desk = parts.hooks.desk();
     let refusal = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
     let instead = KeptMail { plugin, from, number, bytes: refusal, until_ms };
-    if !(desk.keep_mail(mail) || is_page && desk.keep_mail(instead)) {
+    if !(desk.keep_mail(mail, &limits) || is_page && desk.keep_mail(instead, &limits)) {
         parts.counters.plugin_mail_stale += 1;
     }
 }

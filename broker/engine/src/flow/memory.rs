@@ -28,7 +28,7 @@ enum Heaviest {
 /// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
 pub(crate) fn ledger(parts: &Parts) -> Ledger {
     let (conns, sessions) = (parts.connections.bytes_by_part(), parts.sessions.bytes_by_part());
-    ledger_of(parts, conns, sessions, parts.memory.message_bytes())
+    ledger_of(parts, conns, sessions, (parts.memory.message_bytes(), parts.hooks.kept().pages_bytes()))
 }
 
 /// The same counted anew from every packet and message: linear in what is held, for tests.
@@ -45,7 +45,7 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
     }
     let under_way = parts.work.fanout_messages();
     messages.extend(under_way.map(|message| (Rc::as_ptr(message), message.bytes())));
-    ledger_of(parts, sums.0, sums.1, messages.values().sum())
+    ledger_of(parts, sums.0, sums.1, (messages.values().sum(), parts.hooks.kept().recount_pages()))
 }
 
 /// Timers that are armed, and of these those that somebody holds: the same, or one has been left behind. Linear, for tests.
@@ -67,7 +67,12 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     (parts.clock.armed(), held)
 }
 
-fn ledger_of(parts: &Parts, conns: [usize; 4], sessions: [usize; 4], messages: usize) -> Ledger {
+fn ledger_of(
+    parts: &Parts,
+    conns: [usize; 4],
+    sessions: [usize; 4],
+    (messages, pages): (usize, usize),
+) -> Ledger {
     Ledger {
         read_buffers: conns[READ] as u64,
         outbound: conns[OUTBOUND] as u64,
@@ -77,6 +82,7 @@ fn ledger_of(parts: &Parts, conns: [usize; 4], sessions: [usize; 4], messages: u
         in_flight: sessions[IN_FLIGHT] as u64,
         sessions: sessions[OWN] as u64,
         messages: messages as u64,
+        pages: pages as u64,
         closing: parts.memory.closing_bytes() as u64,
     }
 }

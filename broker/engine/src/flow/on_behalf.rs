@@ -12,7 +12,6 @@ use super::hooks::Answer;
 use super::{authorize, fetch, filters, mail, new_session, subscriptions, wake};
 use crate::envelope::PageBody;
 use crate::hook::PluginHandle;
-use crate::hook::draft::Draft;
 use crate::hook::tickets::OpenTicket;
 use crate::hook::view::Action;
 use crate::id::{SessionKey, ShardId};
@@ -175,13 +174,19 @@ fn line_of(parts: &mut Parts, behalf: &Behalf) -> SessionKey {
 pub(crate) fn settle_line(parts: &mut Parts, key: SessionKey) {
     let Some(session) = parts.sessions.get(key) else { return };
     let Some(number) = session.line.map(u64::from) else { return };
-    let client_id = Arc::clone(&session.identity.client_id);
-    let now = Waiting { requests: session.slots.len(), bytes: session.slots.bytes() };
-    if now.requests > 0 {
-        return parts.hooks.desk().lines().count(number, &client_id, now);
+    if !session.slots.is_empty() {
+        return count_line(parts, key);
     }
+    let client_id = Arc::clone(&session.identity.client_id);
     parts.hooks.desk().lines().close(number, &client_id);
     parts.sessions.discard_of_plugin(key);
+}
+
+fn count_line(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get(key) else { return };
+    let Some(number) = session.line.map(u64::from) else { return };
+    let now = Waiting { requests: session.slots.len(), bytes: session.slots.bytes() };
+    parts.hooks.desk().lines().count(number, &session.identity.client_id, now);
 }
 
 /// A request that begins to wait.
@@ -231,7 +236,11 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
         Deed::Subscribe { .. } | Deed::Fetch(..) | Deed::Ask if is_old => {
             return ask_again(parts, line, behalf);
         }
-        Deed::Fetch(..) => return fetch(parts, behalf),
+        Deed::Fetch(..) => {
+            // It waits no more.
+            count_line(parts, line);
+            return fetch(parts, behalf);
+        }
         Deed::Subscribe { filter, options, id } => {
             let session = session_of(parts, &behalf.identity).ok_or(ReasonCode::CLIENT_ID_NOT_VALID);
             let done = session.and_then(|key| filters::subscribe_for(parts, key, filter, *options, *id));
@@ -254,26 +263,28 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
 
 /// What is to be read waits for other shards and for plugins from here on, and holds up nothing that is behind it.
 fn fetch(parts: &mut Parts, behalf: Behalf) {
-    let Behalf { plugin, identity, deed, answer, epoch, .. } = behalf;
+    let Behalf { plugin, identity, deed: Deed::Fetch(fetch, attempt), answer, epoch, .. } = behalf else {
+        return;
+    };
+    let client_id = Arc::clone(&identity.client_id);
     let limits = Arc::clone(&parts.setup.limits);
-    if !parts.hooks.desk().pages().has_room(plugin, &identity.client_id, &limits) {
-        parts.counters.behalf_no_room += 1;
-        let about = (deed.words(), deed.filter().into());
-        let client_id = Arc::clone(&identity.client_id);
-        return refuse(parts, (plugin, answer), client_id, about, ReasonCode::QUOTA_EXCEEDED);
-    }
-    let Deed::Fetch(fetch, attempt) = deed else { return };
     let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
     let now = (epoch, parts.clock.now().mono_ms);
-    let page = PageUnderWay::new(plugin, (identity, attempt), answer, fetch, now, owners);
+    let page = PageUnderWay::new(plugin, (identity, attempt), answer, fetch.within(&limits), now, owners);
+    let lines = parts.hooks.desk().lines();
+    if !lines.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
+        parts.counters.behalf_no_room += 1;
+        let deed = Deed::Fetch(page.fetch, attempt);
+        let about = (deed.words(), deed.filter().into());
+        return refuse(parts, (plugin, answer), client_id, about, ReasonCode::QUOTA_EXCEEDED);
+    }
     let done = fetch::begin(parts, page);
     fetched(parts, done);
 }
 
 /// A shard has found what a page of retained messages asked it for.
 pub(crate) fn page_came(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
-    let done = fetch::page_came(parts, number, owner, body);
-    fetched(parts, done);
+    fetch::page_came(parts, number, owner, body);
 }
 
 /// Goes on with the pages that wait for a turn.

@@ -174,6 +174,12 @@ impl Hooks {
         &mut self.desk
     }
 
+    /// The same, to be looked at.
+    #[inline]
+    pub(crate) fn kept(&self) -> &PluginDesk {
+        &self.desk
+    }
+
     /// Whether pages of retained messages wait for a turn.
     pub(crate) fn has_pages(&self) -> bool {
         self.desk.has_pages()

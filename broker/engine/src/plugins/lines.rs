@@ -1,6 +1,6 @@
 //! The lines in which waits what plugins ask for on behalf of clients: one for each plugin and client, in the slots of a session
-//! that no client has. Here stand which session that is, how much waits, and whether there is room for more; `flow/on_behalf.rs`
-//! opens and closes them.
+//! that no client has. Here stand which session that is, how much waits, which pages of retained messages are under way, and whether
+//! there is room for more; `flow/on_behalf.rs` opens and closes them.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -24,14 +24,35 @@ pub(crate) struct Lines {
 #[derive(Debug, Default)]
 struct OfPlugin {
     lines: HashMap<Arc<str>, Line>,
-    /// What waits in all of them.
-    waiting: Waiting,
+    /// Of all of them.
+    sums: Sums,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Line {
-    session: SessionKey,
+    /// In whose slots the requests wait; `None` where pages alone are under way.
+    session: Option<SessionKey>,
+    sums: Sums,
+}
+
+/// What a plugin has asked for on behalf of one client, or of all.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Sums {
     waiting: Waiting,
+    /// Pages under way.
+    pages: usize,
+    /// Bytes that they may come to.
+    pages_bytes: usize,
+}
+
+impl Sums {
+    fn bytes(&self) -> usize {
+        self.waiting.bytes + self.pages_bytes
+    }
+
+    fn is_empty(&self) -> bool {
+        self.waiting.requests == 0 && self.pages == 0
+    }
 }
 
 /// What waits in a line, or in all lines of a plugin.
@@ -44,48 +65,108 @@ pub(crate) struct Waiting {
 impl Lines {
     /// The session that has the line of a client, if there is one. Plugins are named by the number of their name.
     pub(crate) fn session(&self, plugin: u64, client_id: &str) -> Option<SessionKey> {
-        Some(self.plugins.get(&plugin)?.lines.get(client_id)?.session)
+        self.plugins.get(&plugin)?.lines.get(client_id)?.session
+    }
+
+    /// The sessions with the lines of a client, of all plugins.
+    pub(crate) fn sessions_of(&self, client_id: &str) -> impl Iterator<Item = SessionKey> {
+        self.plugins.values().filter_map(move |known| known.lines.get(client_id)?.session)
+    }
+
+    /// What a plugin has asked for on behalf of all clients, and of this one.
+    fn sums(&self, plugin: u64, client_id: &str) -> (Sums, Sums) {
+        let known = self.plugins.get(&plugin);
+        let own = known.and_then(|known| known.lines.get(client_id)).map(|line| line.sums);
+        (known.map(|known| known.sums).unwrap_or_default(), own.unwrap_or_default())
     }
 
     /// Whether a request of so many bytes may wait behind what waits already.
     pub(crate) fn has_room(&self, plugin: u64, client_id: &str, bytes: usize, limits: &Limits) -> bool {
-        let known = self.plugins.get(&plugin);
-        let all = known.map(|known| known.waiting).unwrap_or_default();
-        let line = known.and_then(|known| known.lines.get(client_id));
-        let own = line.map(|line| line.waiting).unwrap_or_default();
-        let free =
-            |max: u64, waiting: usize| usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(waiting);
-        let requests = free(limits.behalf_requests_max, all.requests);
-        let room = free(limits.behalf_bytes_max, all.bytes);
-        let fits =
-            (own.bytes + bytes) as u64 <= limits.behalf_client_bytes_max && own.bytes + bytes <= room / SHARE;
-        // One of any size passes where the client has no other and half of the room is free: it would be refused for ever.
-        let passes = own.requests == 0 && all.bytes as u64 <= limits.behalf_bytes_max / 2;
+        let (all, own) = self.sums(plugin, client_id);
+        let requests = free(limits.behalf_requests_max, all.waiting.requests);
         requests > 0
-            && (own.requests as u64) < limits.behalf_client_requests_max
-            && own.requests < (requests / SHARE).max(1)
-            && (fits || passes)
+            && (own.waiting.requests as u64) < limits.behalf_client_requests_max
+            && own.waiting.requests < (requests / SHARE).max(1)
+            && has_room_for_bytes((all, own), bytes, limits)
     }
 
-    /// A client has a line from now on, in which nothing waits yet.
+    /// Whether a page that may come to so many bytes may be under way beside what is already.
+    pub(crate) fn has_room_for_page(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        bytes: usize,
+        limits: &Limits,
+    ) -> bool {
+        let (all, own) = self.sums(plugin, client_id);
+        (all.pages as u64) < limits.behalf_pages_max
+            && (own.pages as u64) < limits.behalf_client_pages_max
+            && has_room_for_bytes((all, own), bytes, limits)
+    }
+
+    /// The requests for a client wait in the slots of this session from now on. Nothing waits there yet.
     pub(crate) fn open(&mut self, plugin: u64, client_id: Arc<str>, session: SessionKey) {
-        let line = Line { session, waiting: Waiting::default() };
-        self.plugins.entry(plugin).or_default().lines.insert(client_id, line);
+        let lines = &mut self.plugins.entry(plugin).or_default().lines;
+        lines.entry(client_id).or_default().session = Some(session);
     }
 
     /// So much waits in a line now.
     pub(crate) fn count(&mut self, plugin: u64, client_id: &str, now: Waiting) {
-        let Some(known) = self.plugins.get_mut(&plugin) else { return };
-        let Some(line) = known.lines.get_mut(client_id) else { return };
-        let before = std::mem::replace(&mut line.waiting, now);
-        known.waiting.requests = known.waiting.requests - before.requests + now.requests;
-        known.waiting.bytes = known.waiting.bytes - before.bytes + now.bytes;
+        self.change(plugin, client_id, |sums| sums.waiting = now);
     }
 
-    /// Nothing waits in a line any more: it is gone.
+    /// Nothing waits in the slots of a line any more, and its session is gone.
     pub(crate) fn close(&mut self, plugin: u64, client_id: &str) {
+        let line = self.plugins.get_mut(&plugin).and_then(|known| known.lines.get_mut(client_id));
+        if let Some(line) = line {
+            line.session = None;
+        }
         self.count(plugin, client_id, Waiting::default());
+        self.forget_if_empty(plugin, client_id);
+    }
+
+    /// A page that may come to so many bytes is under way.
+    pub(crate) fn begin_page(&mut self, plugin: u64, client_id: &Arc<str>, bytes: usize) {
+        self.plugins.entry(plugin).or_default().lines.entry(Arc::clone(client_id)).or_default();
+        self.change(plugin, client_id, |sums| {
+            sums.pages += 1;
+            sums.pages_bytes += bytes;
+        });
+    }
+
+    /// A page comes to more than it was to come to, or to less.
+    pub(crate) fn count_page(&mut self, plugin: u64, client_id: &str, before: usize, now: usize) {
+        if before != now {
+            self.change(plugin, client_id, |sums| sums.pages_bytes = sums.pages_bytes - before + now);
+        }
+    }
+
+    /// A page that might have come to so many bytes is under way no more.
+    pub(crate) fn end_page(&mut self, plugin: u64, client_id: &str, bytes: usize) {
+        self.change(plugin, client_id, |sums| {
+            sums.pages -= 1;
+            sums.pages_bytes -= bytes;
+        });
+        self.forget_if_empty(plugin, client_id);
+    }
+
+    fn change(&mut self, plugin: u64, client_id: &str, change: impl FnOnce(&mut Sums)) {
         let Some(known) = self.plugins.get_mut(&plugin) else { return };
+        let Some(line) = known.lines.get_mut(client_id) else { return };
+        let before = line.sums;
+        change(&mut line.sums);
+        let (all, now) = (&mut known.sums, line.sums);
+        all.waiting.requests = all.waiting.requests - before.waiting.requests + now.waiting.requests;
+        all.waiting.bytes = all.waiting.bytes - before.waiting.bytes + now.waiting.bytes;
+        all.pages = all.pages - before.pages + now.pages;
+        all.pages_bytes = all.pages_bytes - before.pages_bytes + now.pages_bytes;
+    }
+
+    fn forget_if_empty(&mut self, plugin: u64, client_id: &str) {
+        let Some(known) = self.plugins.get_mut(&plugin) else { return };
+        if !known.lines.get(client_id).is_some_and(|line| line.session.is_none() && line.sums.is_empty()) {
+            return;
+        }
         known.lines.remove(client_id);
         if known.lines.is_empty() {
             self.plugins.remove(&plugin);
@@ -95,6 +176,20 @@ impl Lines {
             known.lines.shrink_to(2 * known.lines.len());
         }
     }
+}
+
+fn free(max: u64, taken: usize) -> usize {
+    usize::try_from(max).unwrap_or(usize::MAX).saturating_sub(taken)
+}
+
+/// Whether so many bytes more may be held for a client, beside what is held for all clients and for that one.
+fn has_room_for_bytes((all, own): (Sums, Sums), bytes: usize, limits: &Limits) -> bool {
+    let then = own.bytes().saturating_add(bytes);
+    let room = free(limits.behalf_bytes_max, all.bytes());
+    let fits = then as u64 <= limits.behalf_client_bytes_max && then <= room / SHARE;
+    // One of any size passes where the client has no other and half of the room is free: it would be refused for ever.
+    let passes = own.is_empty() && all.bytes() as u64 <= limits.behalf_bytes_max / 2;
+    fits || passes
 }
 
 #[cfg(test)]
@@ -182,13 +277,49 @@ mod tests {
         let mut lines = Lines::default();
         let name = |number: usize| format!("client {number}");
         (0..10_000).for_each(|number| wait(&mut lines, &name(number), 1, 10));
-        assert_eq!(lines.plugins[&1].waiting, Waiting { requests: 10_000, bytes: 100_000 });
+        assert_eq!(lines.plugins[&1].sums.waiting, Waiting { requests: 10_000, bytes: 100_000 });
         (1..10_000).for_each(|number| lines.close(1, &name(number)));
         let left = &lines.plugins[&1];
-        assert_eq!(left.waiting, Waiting { requests: 1, bytes: 10 });
+        assert_eq!(left.sums.waiting, Waiting { requests: 1, bytes: 10 });
         assert!(left.lines.capacity() <= 2 * SPARE, "room for {}", left.lines.capacity());
         lines.close(1, &name(0));
         assert!(lines.plugins.is_empty());
         lines.close(1, &name(0));
+    }
+
+    #[test]
+    fn pages_are_bounded_like_requests_and_share_their_bytes() {
+        let limits = Limits {
+            behalf_pages_max: 3,
+            behalf_client_pages_max: 2,
+            behalf_client_bytes_max: 100,
+            ..limits(1_000, 1 << 20)
+        };
+        let mut lines = Lines::default();
+        let client: Arc<str> = "c".into();
+        assert!(lines.has_room_for_page(1, "c", 101, &limits), "alone it passes, whatever its size");
+        lines.begin_page(1, &client, 60);
+        assert!(
+            lines.has_room_for_page(1, "c", 40, &limits) && !lines.has_room_for_page(1, "c", 41, &limits)
+        );
+        assert!(lines.has_room(1, "c", 40, &limits) && !lines.has_room(1, "c", 41, &limits), "a request too");
+        wait(&mut lines, "c", 1, 30);
+        assert!(
+            lines.has_room_for_page(1, "c", 10, &limits) && !lines.has_room_for_page(1, "c", 11, &limits)
+        );
+        lines.count_page(1, "c", 60, 70);
+        assert!(!lines.has_room_for_page(1, "c", 1, &limits), "it has become more");
+        lines.close(1, "c");
+        assert!(lines.session(1, "c").is_none() && lines.has_room_for_page(1, "c", 30, &limits));
+        lines.begin_page(1, &client, 30);
+        assert!(!lines.has_room_for_page(1, "c", 0, &limits), "as many as a client may have");
+        lines.begin_page(1, &"d".into(), 0);
+        assert!(!lines.has_room_for_page(1, "e", 0, &limits), "as many as a plugin may have");
+        assert!(lines.has_room_for_page(2, "e", 0, &limits), "another plugin");
+        lines.end_page(1, "d", 0);
+        assert!(lines.has_room_for_page(1, "e", 0, &limits));
+        lines.end_page(1, "c", 70);
+        lines.end_page(1, "c", 30);
+        assert!(lines.plugins.is_empty());
     }
 }

@@ -15,10 +15,6 @@ use crate::message::Message;
 use crate::packet::QoS;
 use crate::route::retained::Cursor;
 
-/// Messages that a page has at most.
-pub const PAGE_MESSAGES_MAX: u32 = 256;
-/// Bytes of a page's messages at most; the first one of a page may have more.
-pub const PAGE_BYTES_MAX: u32 = 1 << 20;
 /// Pieces of a store that are looked through for one page: it comes short, or empty, where they have no more for it.
 const PIECES_MAX: u32 = 16;
 /// How long a page may wait for plugins, milliseconds: then it comes with what has been authorized.
@@ -76,9 +72,9 @@ pub struct Fetch {
     pub qos: QoS,
     /// Where the page begins.
     pub place: FetchPlace,
-    /// Messages, 1 to [`PAGE_MESSAGES_MAX`].
+    /// Messages, from 1; a page has no more than `behalf_page_messages_max` whatever is asked for.
     pub messages_max: u32,
-    /// Bytes of them, 1 to [`PAGE_BYTES_MAX`].
+    /// Bytes of them, from 1, and no more than `behalf_page_bytes_max`; the first message may have more.
     pub bytes_max: u32,
 }
 
@@ -86,6 +82,16 @@ impl Fetch {
     /// Bytes that it is charged for.
     pub fn bytes(&self) -> usize {
         size_of::<Fetch>() + self.filter.len() + self.place.key.len()
+    }
+
+    /// Asks for no more than a page may have.
+    pub(crate) fn within(self, limits: &Limits) -> Fetch {
+        let least = |asked: u32, max: u64| asked.min(u32::try_from(max).unwrap_or(u32::MAX));
+        Fetch {
+            messages_max: least(self.messages_max, limits.behalf_page_messages_max),
+            bytes_max: least(self.bytes_max, limits.behalf_page_bytes_max),
+            ..self
+        }
     }
 }
 
@@ -121,6 +127,8 @@ pub(crate) struct PageUnderWay {
     /// Messages that were found, whether the client may have them or not, and bytes of them.
     seen: usize,
     bytes: usize,
+    /// Bytes of `found` and `messages`.
+    held: usize,
     /// Pieces of stores that were looked through.
     pieces: u32,
     /// The shard whose messages were found last.
@@ -160,6 +168,7 @@ impl PageUnderWay {
             messages: Vec::new(),
             seen: 0,
             bytes: 0,
+            held: 0,
             pieces: 0,
             last_read: shard,
             full: false,
@@ -200,6 +209,7 @@ impl PageUnderWay {
             }
             self.seen += 1;
             self.bytes += size;
+            self.held += size;
             self.found.push_back(message);
         }
         self.at = match next {
@@ -210,13 +220,43 @@ impl PageUnderWay {
 
     /// The client may have the first that is found, or not.
     pub(crate) fn decided(&mut self, may: bool) {
-        self.messages.extend(self.found.pop_front().filter(|_| may));
+        let Some(message) = self.found.pop_front() else { return };
+        if may {
+            self.messages.push(message);
+        } else {
+            self.held -= message.bytes();
+        }
     }
 
     /// Nobody has answered about the first that is found: there is no page.
     pub(crate) fn is_not_answered(&mut self) {
-        self.found.clear();
+        self.let_go();
         self.unanswered = true;
+    }
+
+    /// Lets go of what is found and not authorized.
+    fn let_go(&mut self) {
+        self.held -= self.found.drain(..).map(|message| message.bytes()).sum::<usize>();
+    }
+
+    /// Bytes that it is charged for, its identity and its messages as if nobody shared them.
+    pub(crate) fn held_bytes(&self) -> usize {
+        self.fixed_bytes() + self.held
+    }
+
+    /// The same counted anew, message by message.
+    fn recount(&self) -> usize {
+        let messages = self.found.iter().chain(&self.messages);
+        self.fixed_bytes() + messages.map(|message| message.bytes()).sum::<usize>()
+    }
+
+    /// Bytes that it may come to: more only where its first message has more.
+    pub(crate) fn reserved_bytes(&self) -> usize {
+        self.fixed_bytes() + self.held.max(self.fetch.bytes_max as usize)
+    }
+
+    fn fixed_bytes(&self) -> usize {
+        size_of::<PageUnderWay>() + self.identity.bytes() + self.fetch.bytes()
     }
 
     /// Ends it before the first that is found, if plugins have taken too long over those in front.
@@ -228,7 +268,7 @@ impl PageUnderWay {
         {
             self.at = Some((owner, Cursor::until(u64::MAX).at(&first.topic)));
             self.full = true;
-            self.found.clear();
+            self.let_go();
         }
     }
 
@@ -245,25 +285,49 @@ pub(crate) struct PagesUnderWay {
     pages: BTreeMap<u64, PageUnderWay>,
     /// Those that go on in a next turn.
     row: VecDeque<u64>,
+    /// Bytes that all of them are charged for.
+    held: usize,
 }
 
 impl PagesUnderWay {
-    /// Whether another page of this plugin may be under way for this client. Looks at those that are, which are few.
-    pub(crate) fn has_room(&self, plugin: PluginHandle, client_id: &str, limits: &Limits) -> bool {
-        let of_plugin = || self.pages.values().filter(|page| page.plugin.number() == plugin.number());
-        let of_client = || of_plugin().filter(|page| &*page.identity.client_id == client_id);
-        (of_plugin().count() as u64) < limits.behalf_pages_max
-            && (of_client().count() as u64) < limits.behalf_client_pages_max
-    }
-
     /// A page is begun.
     pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
+        self.held += page.held_bytes();
         self.pages.insert(number, page);
     }
 
     /// A page that is under way.
-    pub(crate) fn get_mut(&mut self, number: u64) -> Option<&mut PageUnderWay> {
-        self.pages.get_mut(&number)
+    pub(crate) fn get(&self, number: u64) -> Option<&PageUnderWay> {
+        self.pages.get(&number)
+    }
+
+    /// Changes a page, if it is under way.
+    pub(crate) fn change<R>(
+        &mut self,
+        number: u64,
+        change: impl FnOnce(&mut PageUnderWay) -> R,
+    ) -> Option<R> {
+        let page = self.pages.get_mut(&number)?;
+        let before = page.held_bytes();
+        let done = change(page);
+        self.held = self.held - before + page.held_bytes();
+        Some(done)
+    }
+
+    /// Bytes that they are charged for: of all, or of those of one client. The latter looks at all of them.
+    pub(crate) fn held_bytes(&self, client_id: Option<&str>) -> usize {
+        match client_id {
+            None => self.held,
+            Some(client_id) => {
+                let own = self.pages.values().filter(|page| &*page.identity.client_id == client_id);
+                own.map(PageUnderWay::held_bytes).sum()
+            }
+        }
+    }
+
+    /// Bytes of all, counted anew, message by message.
+    pub(crate) fn recount(&self) -> usize {
+        self.pages.values().map(PageUnderWay::recount).sum()
     }
 
     /// A page goes on in a next turn.
@@ -289,13 +353,18 @@ impl PagesUnderWay {
         self.row.len()
     }
 
-    /// Keeps those that somebody will get.
-    pub(crate) fn retain(&mut self, wanted: impl Fn(PluginHandle) -> bool) {
-        self.pages.retain(|_, page| wanted(page.plugin));
+    /// Takes those that nobody will get.
+    pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
+        let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
+        let unwanted: Vec<PageUnderWay> = unwanted.map(|(_, page)| page).collect();
+        self.held -= unwanted.iter().map(PageUnderWay::held_bytes).sum::<usize>();
+        unwanted
     }
 
     /// A page is at its end.
     pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
-        self.pages.remove(&number)
+        let page = self.pages.remove(&number)?;
+        self.held -= page.held_bytes();
+        Some(page)
     }
 }

@@ -40,10 +40,10 @@ unsafe extern "C" fn on_mail(instance: *mut c_void, from: u32, number: u64, byte
 
 /// A page as ABI.md describes its bytes.
 #[derive(Debug, PartialEq, Eq)]
-struct Page {
-    next: Vec<u8>,
+pub(crate) struct Page {
+    pub(crate) next: Vec<u8>,
     /// Field by field, as number and bytes.
-    messages: Vec<Vec<(u32, Vec<u8>)>>,
+    pub(crate) messages: Vec<Vec<(u32, Vec<u8>)>>,
 }
 
 fn part(bytes: &mut &[u8]) -> Vec<u8> {
@@ -75,16 +75,16 @@ impl Page {
         self.messages.iter().flatten().filter(|(number, _)| *number == field.0).map(text).collect()
     }
 
-    fn topics(&self) -> Vec<String> {
+    pub(crate) fn topics(&self) -> Vec<String> {
         self.values(Field::TOPIC)
     }
 }
 
-struct Scene {
-    world: World,
-    client: ClientId,
+pub(crate) struct Scene {
+    pub(crate) world: World,
+    pub(crate) client: ClientId,
     /// The client's shard.
-    home: usize,
+    pub(crate) home: usize,
     mails: &'static Mails,
     /// The client as a hook has kept it, when it published to `keep`.
     kept: Rc<RefCell<Vec<u8>>>,
@@ -92,7 +92,7 @@ struct Scene {
 
 impl Scene {
     /// With a client `c` on whose shard these links are.
-    fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Scene {
+    pub(crate) fn with(shards: usize, links: Vec<Link>, limits: impl FnOnce(&mut Limits)) -> Scene {
         let mut world = World::with(shards, limits);
         let client = world.connect("c", &Ask::v(Version::V5));
         let home = world.shard_of(client);
@@ -102,12 +102,12 @@ impl Scene {
         scene
     }
 
-    fn mount(&mut self, links: Vec<Link>) {
+    pub(crate) fn mount(&mut self, links: Vec<Link>) {
         self.mount_with(links, Vec::new());
     }
 
     /// The reader is there, and not called for now.
-    fn rest(&mut self) {
+    pub(crate) fn rest(&mut self) {
         self.mount_with(Vec::new(), vec![READER]);
     }
 
@@ -137,7 +137,7 @@ impl Scene {
     }
 
     /// Topics `PREFIX/0` and so on, each with a retained message.
-    fn retain(&mut self, prefix: &str, count: usize) -> Vec<String> {
+    pub(crate) fn retain(&mut self, prefix: &str, count: usize) -> Vec<String> {
         let topics: Vec<String> = (0..count).map(|n| format!("{prefix}/{n}")).collect();
         for topic in &topics {
             self.world.publish_with(self.client, topic, "0123456789", QoS::AtMostOnce, 0, true, &[]);
@@ -145,29 +145,29 @@ impl Scene {
         topics
     }
 
-    fn ask(&mut self, number: u64, fetch: Fetch) {
+    pub(crate) fn ask(&mut self, number: u64, fetch: Fetch) {
         self.ask_for(Whom::Client("c".into()), number, fetch);
     }
 
-    fn ask_for(&mut self, whom: Whom, number: u64, fetch: Fetch) {
+    pub(crate) fn ask_for(&mut self, whom: Whom, number: u64, fetch: Fetch) {
         let request = OnBehalf { plugin: READER, whom, answer: Some(number), wish: Wish::Fetch(fetch) };
         self.world.shards[self.home].command(Command::As(Box::new(request)));
         self.world.drive();
     }
 
     /// What the plugin has got since it was last asked.
-    fn mails(&self) -> Vec<(u64, Vec<u8>)> {
+    pub(crate) fn mails(&self) -> Vec<(u64, Vec<u8>)> {
         self.mails.0.take()
     }
 
-    fn page(&self) -> Page {
+    pub(crate) fn page(&self) -> Page {
         let mails = self.mails();
         let [(_, bytes)] = &mails[..] else { panic!("one page, not {mails:?}") };
         page(bytes)
     }
 
     /// All pages of a filter, one after the other.
-    fn pages(&mut self, fetch: &Fetch) -> Vec<Page> {
+    pub(crate) fn pages(&mut self, fetch: &Fetch) -> Vec<Page> {
         let mut pages = Vec::new();
         let mut place = FetchPlace::first();
         loop {
@@ -183,36 +183,36 @@ impl Scene {
         }
     }
 
-    fn counter(&mut self, name: &str) -> u64 {
+    pub(crate) fn counter(&mut self, name: &str) -> u64 {
         let rows = self.world.shards[self.home].counters().rows();
         rows.iter().find(|(row, ..)| *row == name).expect("a counter").1
     }
 
-    fn complete(&mut self, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
+    pub(crate) fn complete(&mut self, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
         let completion = Completion { ticket: ticket.0, flow, changes };
         self.world.shards[self.home].complete(completion);
         self.world.drive();
     }
 }
 
-fn fetch(filter: &str) -> Fetch {
+pub(crate) fn fetch(filter: &str) -> Fetch {
     Fetch {
         filter: filter.into(),
         qos: QoS::AtMostOnce,
         place: FetchPlace::first(),
         messages_max: 256,
-        bytes_max: 1 << 20,
+        bytes_max: 65_536,
     }
 }
 
-fn topics(pages: &[Page]) -> Vec<String> {
+pub(crate) fn topics(pages: &[Page]) -> Vec<String> {
     let mut topics: Vec<String> = pages.iter().flat_map(Page::topics).collect();
     topics.sort();
     topics
 }
 
 /// Refuses deliveries of topics that end in an odd number, and the subscription to `secret/#`.
-fn even_alone(log: &Log) -> Link {
+pub(crate) fn even_alone(log: &Log) -> Link {
     let log = log.clone();
     let act = move |call: &mut Call<'_>| {
         log.note(format!("{} {}", call.action(), call.topic()));
@@ -225,7 +225,7 @@ fn even_alone(log: &Log) -> Link {
 }
 
 /// Has every delivery answered later.
-fn deliveries_later(taken: &Taken) -> Link {
+pub(crate) fn deliveries_later(taken: &Taken) -> Link {
     let taken = taken.clone();
     let act = move |call: &mut Call<'_>| {
         if call.action() != 3 {
@@ -421,13 +421,15 @@ fn a_page_begins_anew_so_often_and_no_more() {
 /// A plugin that is not called for now gets its page later, or that there was no room for it: nothing that is owed is lost.
 #[test]
 fn a_page_that_finds_no_room_is_answered_all_the_same() {
-    let mut scene = Scene::with(2, Vec::new(), |_| {});
+    let mut scene = Scene::with(2, Vec::new(), |limits| {
+        (limits.behalf_bytes_max, limits.behalf_client_bytes_max) = (1 << 30, 1 << 30);
+    });
     let large = "x".repeat(900_000);
     for n in 0..2 {
         scene.world.publish_with(scene.client, &format!("r/{n}"), &large, QoS::AtMostOnce, 0, true, &[]);
     }
     scene.world.lanes_open = false;
-    (0..8).for_each(|number| scene.ask(number, fetch("r/#")));
+    (0..8).for_each(|number| scene.ask(number, Fetch { bytes_max: 1 << 20, ..fetch("r/#") }));
     scene.rest();
     scene.world.lanes_open = true;
     scene.world.drive();

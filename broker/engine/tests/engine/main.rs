@@ -9,6 +9,7 @@ mod deferral;
 mod dollar;
 mod exchange;
 mod fetch;
+mod fetch_bounds;
 mod fields;
 mod folds;
 mod holding;

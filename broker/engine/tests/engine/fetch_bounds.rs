@@ -1,0 +1,195 @@
+//! What pages of retained messages that plugins read on behalf of clients cost: their bytes are charged while they are under way, and
+//! bounded with all else that is asked for the client, and their messages are judged within the budget of a turn.
+
+use grapnel_engine::hook::{ChainTable, FaultPolicy, Link};
+use grapnel_engine::id::ShardId;
+use grapnel_engine::packet::{QoS, Version};
+use grapnel_engine::session::fetch::{Fetch, FetchPlace};
+use grapnel_engine::shard::{Command, Lane, Scope, Whom};
+use grapnel_plugin_abi::raw::{Field, Flow};
+
+use crate::deferral::{Taken, allow, deny};
+use crate::fetch::{Scene, deliveries_later, even_alone, fetch, topics};
+use crate::hooks::{Call, Log, link};
+use crate::world::Ask;
+
+impl Scene {
+    /// Bytes of pages in the ledger of the client's shard, and what the client is charged for.
+    fn charged(&mut self) -> (u64, usize) {
+        let shard = &mut self.world.shards[self.home];
+        shard.settle_memory();
+        let ledger = shard.ledger();
+        assert_eq!(ledger, shard.recount());
+        (ledger.pages, shard.client("c").expect("it is there").memory_bytes)
+    }
+}
+
+/// What is found is charged to the shard and shown with the client, until it is refused, or the page has ended in whatever way.
+#[test]
+fn a_page_is_charged_while_it_is_under_way() {
+    for end in ["comes", "is not answered", "is late", "nobody gets it", "begins anew"] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+        let payload = "x".repeat(10_000);
+        for topic in ["r/0", "r/1", "r/2"] {
+            scene.world.publish_with(scene.client, topic, &payload, QoS::AtMostOnce, 0, true, &[]);
+        }
+        let (none, before) = scene.charged();
+        assert_eq!(none, 0);
+        scene.ask(1, fetch("r/#"));
+        let (all, with_page) = scene.charged();
+        assert!((30_000..33_000).contains(&all), "{all}");
+        assert_eq!(with_page - before, all as usize);
+        scene.complete(taken.ticket(0), Flow::STOP, deny(0x87));
+        let (less, _) = scene.charged();
+        assert!((10_000..10_500).contains(&(all - less)), "what it may not have is let go of: {all} {less}");
+        match end {
+            "comes" => (1..3).for_each(|number| scene.complete(taken.ticket(number), Flow::STOP, allow())),
+            "is not answered" => scene.complete(taken.ticket(1), Flow::FAULT, Vec::new()),
+            "is late" => {
+                for number in 1..8 {
+                    scene.world.pass_ms(900);
+                    if number < taken.about().len() {
+                        scene.complete(taken.ticket(number), Flow::STOP, allow());
+                    }
+                }
+            }
+            "nobody gets it" => {
+                scene.world.shards[scene.home].swap_chains(ChainTable::compile(2, Vec::new()));
+                scene.world.drive();
+            }
+            _ => {
+                scene.world.shards[scene.home].command(Command::Invalidate(Scope::All));
+                let mut number = 1;
+                while number < taken.about().len() {
+                    scene.complete(taken.ticket(number), Flow::STOP, allow());
+                    number += 1;
+                }
+            }
+        }
+        assert_eq!(scene.charged(), (0, before), "{end}");
+        assert_eq!(scene.mails().len(), usize::from(end != "nobody gets it"), "{end}");
+    }
+}
+
+/// A page that waits for its plugin is charged too.
+#[test]
+fn a_page_that_is_kept_for_its_plugin_is_charged() {
+    let mut scene = Scene::with(1, Vec::new(), |_| {});
+    scene.world.publish_with(scene.client, "r", &"x".repeat(10_000), QoS::AtMostOnce, 0, true, &[]);
+    scene.rest();
+    scene.ask(1, fetch("r"));
+    let (kept, _) = scene.charged();
+    assert!((10_000..10_500).contains(&kept), "{kept}");
+    scene.mount(Vec::new());
+    assert_eq!((scene.charged().0, scene.page().messages.len()), (0, 1));
+}
+
+/// Pages count by what they may come to against the bytes that a client may have waiting; who has nothing gets a page of any size.
+#[test]
+fn pages_of_a_client_share_its_bytes() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |limits| {
+        limits.behalf_client_bytes_max = 100_000;
+        limits.behalf_page_bytes_max = 200_000;
+    });
+    scene.world.connect("other", &Ask::v(Version::V5));
+    scene.retain("r", 1);
+    let page = |bytes_max| Fetch { bytes_max, ..fetch("r/#") };
+    scene.ask(1, page(60_000));
+    scene.ask(2, page(60_000));
+    assert_eq!((scene.mails(), scene.counter("behalf_no_room")), (vec![(2, vec![0x97])], 1));
+    scene.ask(3, page(30_000));
+    scene.ask_for(Whom::Client("other".into()), 4, page(200_000));
+    assert_eq!((scene.mails(), taken.about().len()), (vec![], 3), "each within its own");
+    for number in 0..3 {
+        scene.complete(taken.ticket(number), Flow::STOP, allow());
+    }
+    assert_eq!(scene.mails().len(), 3);
+    scene.ask(5, page(60_000));
+    assert_eq!(scene.mails(), [], "there is room again");
+}
+
+/// A plugin that asks for more than the settings allow gets as many, and the rest with the next pages.
+#[test]
+fn a_page_has_no_more_than_the_settings_say() {
+    for (bytes_max, most) in [(1 << 20, 3), (1_024, 2)] {
+        let mut scene = Scene::with(1, Vec::new(), |limits| {
+            (limits.behalf_page_messages_max, limits.behalf_page_bytes_max) = (3, bytes_max);
+        });
+        let payload = "x".repeat(250);
+        for n in 0..7 {
+            scene.world.publish_with(
+                scene.client,
+                &format!("r/{n}"),
+                &payload,
+                QoS::AtMostOnce,
+                0,
+                true,
+                &[],
+            );
+        }
+        let all = Fetch { messages_max: u32::MAX, bytes_max: u32::MAX, ..fetch("r/#") };
+        let pages = scene.pages(&all);
+        assert_eq!((topics(&pages).len(), pages[0].messages.len()), (7, most));
+        assert!(pages.iter().all(|page| page.messages.len() <= most));
+    }
+}
+
+/// What another shard has found is judged within the budget of a turn, not where it comes.
+#[test]
+fn what_another_shard_has_found_waits_for_its_turn() {
+    let log = Log::default();
+    let mut scene = Scene::with(2, vec![even_alone(&log)], |limits| limits.turn_budget_deliveries = 64);
+    let (home, other) = (scene.home, 1 - scene.home);
+    scene.retain("r", 600);
+    scene.world.lanes_open = false;
+    // Of the other shard alone.
+    let place = FetchPlace::decode(&[1, other as u8]).expect("a place");
+    scene.ask(1, Fetch { place, ..fetch("r/#") });
+    log.take();
+    let (mut turns, mut batch) = (0, Vec::new());
+    while scene.mails().is_empty() {
+        for (from, to) in [(home, other), (other, home)] {
+            scene.world.shards[from].outbox().take_batch(ShardId(to as u8), Lane::Control, 64, &mut batch);
+            for envelope in batch.drain(..) {
+                scene.world.shards[to].envelope(ShardId(from as u8), envelope);
+            }
+            assert_eq!(log.take(), [""; 0], "nothing is judged where it comes");
+            scene.world.shards[to].advance(scene.world.now);
+            let asked = log.take().len();
+            assert!(asked <= 64, "{asked} in one turn");
+            turns += usize::from(asked > 0);
+        }
+        assert!(turns < 1_000);
+    }
+    assert!(turns > 2, "in several turns: {turns}");
+    scene.world.lanes_open = true;
+    scene.world.drive();
+}
+
+/// A plugin that changes the rules of other clients all the time does not have a page begin anew.
+#[test]
+fn changes_for_other_clients_have_no_page_begin_anew() {
+    let taken = Taken::default();
+    let noted = taken.clone();
+    // Whether the client may subscribe is answered later too.
+    let later = link(3, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        if call.action() == 1 {
+            call.set(Field::VERDICT, 1, "", "");
+            return Flow::STOP;
+        }
+        noted.note(call.topic(), call.defer().expect("the point may wait"));
+        Flow::DEFER
+    });
+    let mut scene = Scene::with(1, vec![Link { deliver: true, ..later }], |_| {});
+    scene.retain("r", 3);
+    scene.ask(1, fetch("r/#"));
+    for number in 0..4 {
+        for busy in 0..20 {
+            scene.world.shards[0].invalidate(Scope::Client(format!("busy{busy}").into()));
+        }
+        scene.complete(taken.ticket(number), Flow::STOP, allow());
+    }
+    assert_eq!((scene.page().messages.len(), taken.about().len()), (3, 4));
+}
