@@ -243,7 +243,7 @@ typedef uint32_t grapnel_field;
 /** Server Reference of CONNACK (text). */
 #define GRAPNEL_FIELD_SERVER_REFERENCE UINT32_C(64)
 /** Session Present of CONNACK; at authenticate, whether there is a session under the client identifier (0, 1; read
- *  only). */
+ *  only). It is not there where the client is in already and authenticates anew. */
 #define GRAPNEL_FIELD_SESSION_PRESENT UINT32_C(65)
 /** Topic name of the will in CONNECT (text, read only). */
 #define GRAPNEL_FIELD_WILL_TOPIC UINT32_C(66)

@@ -1,6 +1,7 @@
 //! What plugin authors use: a [`Plugin`] with its instance per shard, typed events, tickets, and the [`plugin!`](crate::plugin)
 //! macro that exports it. It is compiled into every plugin; the broker uses none of it.
 
+mod address;
 mod aftermath;
 mod behalf;
 mod client;
@@ -30,6 +31,7 @@ use std::sync::Arc;
 
 use serde::de::DeserializeOwned;
 
+pub use address::address_share;
 pub use aftermath::{Acked, Dropped, Retained, RetainedChange};
 pub use behalf::{Answer, Identity, OnBehalf, Wish};
 pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};
@@ -43,7 +45,7 @@ pub use filter::{Filter, Subscribe, Unsubscribe};
 pub use host::{Host, Level, Whose};
 pub use leftovers::Leftovers;
 pub use message::{Delivered, Disposition, Publish};
-pub use metric::{Counter, Gauge, Histogram};
+pub use metric::{Counter, Gauge, GaugePart, Histogram};
 pub use mounting::{HookId, Mounting};
 pub use outgoing::Outgoing;
 pub(crate) use pieces::entries_of;

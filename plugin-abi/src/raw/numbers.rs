@@ -201,7 +201,8 @@ numbers! {
         RESPONSE_INFO = 63;
         /// Server Reference of CONNACK (text).
         SERVER_REFERENCE = 64;
-        /// Session Present of CONNACK; at authenticate, whether there is a session under the client identifier (0, 1; read only).
+        /// Session Present of CONNACK; at authenticate, whether there is a session under the client identifier (0, 1; read only). It is
+        /// not there where the client is in already and authenticates anew.
         SESSION_PRESENT = 65;
         /// Topic name of the will in CONNECT (text, read only).
         WILL_TOPIC = 66;

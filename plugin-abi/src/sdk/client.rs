@@ -299,6 +299,12 @@ impl<'a> Authenticate<'a> {
         self.context.number(Field::SESSION_PRESENT, 0) == Some(1)
     }
 
+    /// Whether the client is in already and authenticates anew (MQTT 5.0, section 4.12.1): there is no session to ask about then but
+    /// its own.
+    pub fn is_renewal(&self) -> bool {
+        self.context.number(Field::SESSION_PRESENT, 0).is_none()
+    }
+
     /// User name of whom that session belongs to; `None` where there is none, or it is of a client without a user name.
     pub fn session_owner(&self) -> Option<&'a str> {
         self.context.text(Field::SESSION_OWNER, 0)

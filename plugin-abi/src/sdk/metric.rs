@@ -72,6 +72,40 @@ impl Gauge {
     }
 }
 
+/// What one holder has put into a gauge that several share, such as the versions of a plugin in a reload. Dropping it takes that out
+/// again.
+#[derive(Default, Debug)]
+pub struct GaugePart {
+    gauge: Option<Gauge>,
+    value: i64,
+}
+
+impl GaugePart {
+    /// Nothing yet; a part of no gauge counts for nobody.
+    pub fn of(gauge: Option<Gauge>) -> GaugePart {
+        GaugePart { gauge, value: 0 }
+    }
+
+    /// So much of the gauge is its from now on.
+    pub fn set(&mut self, value: i64) {
+        self.adjust(value - self.value);
+    }
+
+    /// Moves it.
+    pub fn adjust(&mut self, by: i64) {
+        if let Some(gauge) = self.gauge.filter(|_| by != 0) {
+            self.value += by;
+            gauge.adjust(by);
+        }
+    }
+}
+
+impl Drop for GaugePart {
+    fn drop(&mut self) {
+        self.adjust(-self.value);
+    }
+}
+
 impl Histogram {
     /// Counts a value.
     pub fn record(self, value: i64) {

@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::host::Host;
 use super::leftovers::Leftovers;
-use super::metric::{Counter, Gauge};
+use super::metric::{Counter, GaugePart};
 use super::weigh::{Weigh, allocated, tree_entry_bytes};
 
 /// How much [`Shares`] may hold. 0 is none at all.
@@ -451,47 +451,22 @@ impl ShareLimits {
 /// What `/metrics` shows.
 #[derive(Default, Debug)]
 struct Metrics {
-    entries: Part,
-    bytes: Part,
-    owners: Part,
+    entries: GaugePart,
+    bytes: GaugePart,
+    owners: GaugePart,
     refused_owner: Option<Counter>,
     refused_total: Option<Counter>,
     evicted: Option<Counter>,
 }
 
-/// What one instance has put into a gauge, and takes out of it at its end.
-#[derive(Default, Debug)]
-struct Part {
-    gauge: Option<Gauge>,
-    value: i64,
-}
-
-impl Part {
-    fn of(host: Host, name: &str, help: &str) -> Part {
-        Part { gauge: host.gauge(name, help).ok(), value: 0 }
-    }
-
-    fn adjust(&mut self, by: i64) {
-        if let Some(gauge) = self.gauge.filter(|_| by != 0) {
-            self.value += by;
-            gauge.adjust(by);
-        }
-    }
-}
-
-impl Drop for Part {
-    fn drop(&mut self) {
-        self.adjust(-self.value);
-    }
-}
-
 impl Metrics {
     fn of(host: Host, name: &str) -> Metrics {
         let counter = |what: &str, help: &str| host.counter(&format!("{name}_{what}"), help).ok();
+        let part = |name: &str, help: &str| GaugePart::of(host.gauge(name, help).ok());
         Metrics {
-            entries: Part::of(host, name, "Entries that are held"),
-            bytes: Part::of(host, &format!("{name}_bytes"), "Bytes of memory that they take"),
-            owners: Part::of(host, &format!("{name}_owners"), "Clients or addresses that they are held for"),
+            entries: part(name, "Entries that are held"),
+            bytes: part(&format!("{name}_bytes"), "Bytes of memory that they take"),
+            owners: part(&format!("{name}_owners"), "Clients or addresses that they are held for"),
             refused_owner: counter("refused_owner", "Entries refused because their owner's share was full"),
             refused_total: counter("refused_total", "Entries refused because the limit of all was reached"),
             evicted: counter("evicted", "Entries that went to make room for newer ones"),

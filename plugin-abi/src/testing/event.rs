@@ -77,11 +77,12 @@ impl FakeEvent {
         FakeEvent { point: HookPoint::MessageDelivered, ..FakeEvent::publish(topic, payload) }
     }
 
-    /// `client.authenticate` with user name and password.
+    /// `client.authenticate` with user name and password, of a client that comes in and has no session.
     pub fn authenticate(username: &str, password: &[u8]) -> FakeEvent {
         FakeEvent::new(HookPoint::ClientAuthenticate)
             .with_username(username)
             .with_bytes(Field::PASSWORD, password)
+            .with_number(Field::SESSION_PRESENT, 0)
     }
 
     /// `client.authorize`.

@@ -5,16 +5,14 @@ pub mod config;
 pub mod passwd;
 pub mod pool;
 
-use std::borrow::Cow;
 use std::collections::HashSet;
 use std::hash::RandomState;
-use std::net::{IpAddr, Ipv6Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
     Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Rejected, ShareLimits,
-    Shares, Verdict as Answered,
+    Shares, Verdict as Answered, address_share,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -93,19 +91,6 @@ fn limits(config: &Config) -> ShareLimits {
     }
 }
 
-/// Whose share of the queue a login from this address takes: that of the address, or of its network of 64 bits, since that is what
-/// one customer has of IPv6.
-fn share_of(peer: &str) -> Cow<'_, str> {
-    let Ok(IpAddr::V6(address)) = peer.parse() else { return Cow::Borrowed(peer) };
-    match address.to_ipv4_mapped() {
-        Some(address) => address.to_string().into(),
-        None => {
-            let [a, b, c, d, ..] = address.segments();
-            Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0).to_string().into()
-        }
-    }
-}
-
 fn open(config: &Config, host: Host) -> Result<WatchedFile<Table>, Error> {
     let watch = Watch {
         path: config.path.clone(),
@@ -153,7 +138,7 @@ impl AuthShard {
             answer: Login { ticket, superuser: known && shared.superusers.contains(name) },
         };
         if let Err(Rejected { value: job, .. }) =
-            shared.pool.submit(&share_of(client.peer_host().unwrap_or("")), job)
+            shared.pool.submit(&address_share(client.peer_host().unwrap_or("")), job)
         {
             // The answer overtakes the return of this hook; it is taken up after it, like any other.
             job.answer.ticket.deny(Reason::SERVER_BUSY);

@@ -146,19 +146,6 @@ fn an_address_has_its_share_of_the_queue() {
 }
 
 #[test]
-fn a_share_is_an_address_or_a_network_of_64_bits() {
-    for (peer, share) in [
-        ("127.0.0.1", "127.0.0.1"),
-        ("::ffff:127.0.0.1", "127.0.0.1"),
-        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
-        ("::1", "::"),
-        ("somewhere", "somewhere"),
-    ] {
-        assert_eq!(super::share_of(peer), share);
-    }
-}
-
-#[test]
 fn a_file_or_configuration_that_cannot_be_used_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("passwd");
