@@ -84,11 +84,15 @@ struct WorkerRow {
     p99_us: Option<i64>,
     failed: i64,
     timeouts: i64,
-    /// Notifications that were dropped, those among them whose client had no room left, and questions that found no room.
+    /// Notifications that were dropped, those among them whose client had no room left, or whose address, and questions that found
+    /// no room.
     dropped: i64,
     dropped_client: i64,
+    dropped_address: i64,
     refused: i64,
     restarts: i64,
+    /// Commands that were not done.
+    commands_failed: i64,
     queue: i64,
     queue_bytes: i64,
 }
@@ -150,6 +154,8 @@ fn workers(list: &PluginList, metrics: &[Metric]) -> Vec<WorkerRow> {
                 "timeouts" => row.timeouts = metric.value,
                 "dropped" => row.dropped = metric.value,
                 "dropped_client" => row.dropped_client = metric.value,
+                "dropped_address" => row.dropped_address = metric.value,
+                "commands_failed" => row.commands_failed = metric.value,
                 "refused" => row.refused = metric.value,
                 "restarts" => row.restarts = metric.value,
                 "queue" => row.queue = metric.value,

@@ -1,16 +1,22 @@
 //! Which clients a worker has been told of, per shard: each is described once and named by a number from then on. What CONNECT said
-//! of a client is kept, so that a process which is started anew hears of it too.
+//! of a client is kept, so that a process which is started anew hears of it too. A connection that wants to come in goes under a number
+//! of its own, whoever it says that it is: what is said of it is in another queue than what is said of the client that is in. When it
+//! has come in, its number is the client's.
 
-use std::collections::{HashMap, VecDeque};
+mod described;
+mod table;
+
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
 use grapnel_plugin_abi::HookPoint;
 
-use crate::kept::{Connection, Kept};
+use crate::kept::Kept;
 use crate::line::Writing;
 use crate::queue::{About, Named};
-use crate::wire::Writer;
+pub use described::{Entering, Who};
+use described::{Given, More, Written, described_as};
+use table::Table;
 
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
 const KEPT_MAX: usize = 1024;
@@ -18,59 +24,12 @@ const KEPT_MAX: usize = 1024;
 /// Above these bits of a client's number stands its shard.
 const SHARD_BITS: u32 = 40;
 
+/// One in so many of the clients that are kept described may be a connection that has not come in.
+const VISITORS_SHARE: usize = 8;
+
 /// The shard whose client has this number.
 pub fn shard_of(number: u64) -> u32 {
     u32::try_from((number >> SHARD_BITS).saturating_sub(1)).unwrap_or(0)
-}
-
-/// A client as an event shows it.
-#[derive(Clone, Copy, Debug, Hash)]
-pub struct Who<'a> {
-    /// Its identifier.
-    pub client_id: &'a str,
-    /// Its user name.
-    pub username: Option<&'a str>,
-    /// Whether it is a superuser.
-    pub superuser: bool,
-    /// Whether nobody has vouched for it.
-    pub anonymous: bool,
-    /// 3, 4 or 5.
-    pub version: u8,
-    /// Where it comes from.
-    pub peer_host: Option<&'a str>,
-    /// Its port there.
-    pub peer_port: Option<u16>,
-    /// The port it came to.
-    pub local_port: Option<u16>,
-    /// The listener it came through.
-    pub listener: Option<&'a str>,
-}
-
-/// What is only known while a client is being let in, or has just been.
-#[derive(Clone, Debug, Default)]
-pub struct Entering<'a> {
-    /// Whether it is in already, so that there is no password, and nothing is known of a will.
-    pub late: bool,
-    /// Whether the worker is asked about logins, so that a process that has not heard of this one has missed it.
-    pub is_asked: bool,
-    /// Whether there is a session under its identifier.
-    pub has_session: bool,
-    /// Any bytes.
-    pub password: Option<&'a [u8]>,
-    /// Of CONNECT.
-    pub clean_start: bool,
-    /// Seconds.
-    pub keep_alive_s: u16,
-    /// Seconds.
-    pub session_expiry_s: u32,
-    /// Of CONNECT.
-    pub receive_maximum: Option<u16>,
-    /// Milliseconds since 1970.
-    pub connected_at_ms: Option<u64>,
-    /// Topic, payload, QoS and retain flag.
-    pub will: Option<(&'a str, &'a [u8], u8, bool)>,
-    /// User properties.
-    pub properties: Vec<(&'a str, &'a str)>,
 }
 
 #[derive(Debug)]
@@ -92,23 +51,6 @@ struct Known {
     about: Option<Arc<About>>,
 }
 
-/// What a CONNECT said but for the password: so many pairs of a map.
-#[derive(Clone, Debug)]
-struct Written {
-    pairs: usize,
-    bytes: Box<[u8]>,
-}
-
-impl Who<'_> {
-    fn connection(&self) -> Connection<'_> {
-        Connection {
-            client_id: self.client_id,
-            host: self.peer_host.unwrap_or(""),
-            port: self.peer_port.unwrap_or(0),
-        }
-    }
-}
-
 /// Whether a last call is that of a session, too.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Over {
@@ -120,9 +62,23 @@ pub enum Over {
     IfNotTold,
 }
 
+/// What an event says of whether its client has come in.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Moment {
+    /// It wants to.
+    ComesIn,
+    /// It may not, which is the last that is heard of it.
+    IsRefused,
+    /// Nothing: it is as it was, and has not come in where nothing was heard of it.
+    Unsaid,
+    /// It has.
+    IsIn,
+}
+
 /// What a worker knew of a client before a call was put together.
 #[derive(Debug)]
 struct Before {
+    seat: Seat,
     print: u64,
     entering: bool,
     origin: u64,
@@ -133,13 +89,22 @@ struct Before {
     about: Option<Arc<About>>,
 }
 
+/// Where a connection is noted.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+enum Seat {
+    /// As its client.
+    Client,
+    /// As a visitor, by what makes it one.
+    Visitor(u64),
+}
+
 /// The clients that a shard has described to one worker.
 #[derive(Debug)]
 pub struct Clients {
-    known: HashMap<Box<str>, Known>,
-    order: VecDeque<Box<str>>,
-    /// Most of them; the one described first is forgotten for one more.
-    max: usize,
+    /// By identifier.
+    known: Table<Box<str>>,
+    /// Those that have not come in, by identifier and where they come from.
+    visitors: Table<u64>,
     shard: u32,
     /// What their logins gave, of all shards.
     kept: Arc<Kept>,
@@ -150,12 +115,11 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// None yet, and at most so many, on this shard.
+    /// None yet, and at most so many, on this shard, with an eighth as many that have not come in.
     pub fn new(shard: u32, max: usize, kept: Arc<Kept>) -> Clients {
         Clients {
-            known: HashMap::new(),
-            order: VecDeque::new(),
-            max,
+            known: Table::new(max),
+            visitors: Table::new(max / VISITORS_SHARE),
             shard,
             kept,
             next: (u64::from(shard) + 1) << SHARD_BITS,
@@ -164,98 +128,154 @@ impl Clients {
         }
     }
 
-    /// A client as calls name it, which is described first where that is needed.
+    /// Whether what an event is about has come in, so that it is in the queue of its client and charged to that.
+    pub fn is_in(&self, who: &Who<'_>, moment: Moment) -> bool {
+        match moment {
+            Moment::ComesIn | Moment::IsRefused => false,
+            Moment::IsIn => true,
+            Moment::Unsaid => self.visitors.get(&self.visit(who)).is_none() && self.is_client(who),
+        }
+    }
+
+    /// A client as calls name it, which is described first where that is needed; `is_in` says whether it has come in.
     pub fn number(
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
+        is_in: bool,
+    ) -> Named {
+        let visit = self.visit(who);
+        let seat = if is_in { self.let_in(line, who, visit) } else { Seat::Visitor(visit) };
+        self.number_at(line, who, entering, seat)
+    }
+
+    fn number_at(
+        &mut self,
+        line: &mut Writing<'_>,
+        who: &Who<'_>,
+        entering: Option<&Entering<'_>>,
+        seat: Seat,
     ) -> Named {
         self.before = None;
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
-        let known = self.known.get(who.client_id).filter(|known| known.origin == origin);
+        let known = self.at(who, seat).filter(|known| known.origin == origin);
         // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
-        let has_come = known.is_some_and(|known| known.kept.is_some());
-        let saw = known.is_some_and(|known| known.epoch == epoch && known.saw);
-        let entering = entering.filter(|entering| !entering.late || !has_come);
+        let before = known.and_then(|known| known.kept.as_ref());
+        let entering = entering.filter(|entering| !entering.late || before.is_none());
+        let is_told = known.is_some_and(|known| known.epoch == epoch);
+        // What entered with more is described once more when it is in, then without the password.
+        if let Some(known) = known
+            && is_told
+            && known.print == print
+            && entering.is_none()
+            && !known.entering
+        {
+            return Named { number: known.number, about: known.about.clone() };
+        }
+        let saw = is_told && known.is_some_and(|known| known.saw);
         let written = entering.map(Entering::written);
-        let more = match (entering, &written) {
+        let more = match (entering, &written, before) {
             // Its login was answered by another process, or before this version of the plugin: what came of it is not known here.
-            (Some(entering), Some(written)) if entering.late && entering.is_asked && !saw => {
+            (Some(entering), Some(written), _) if entering.late && entering.is_asked && !saw => {
                 More::Earlier(written)
             }
-            (Some(entering), Some(written)) => More::Entering(entering.password, written),
+            (Some(entering), Some(written), _) => More::Entering(entering.password, written),
+            (_, _, Some(before)) if !is_told => More::Earlier(before),
             _ => More::None,
         };
         let is_entering = entering.is_some_and(|entering| !entering.late);
         let stored = entering.filter(|entering| entering.has_session);
         let stored = stored.and_then(|_| self.kept.stored(who.client_id, self.shard, epoch));
-        let (kept, shard) = (&self.kept, self.shard);
         // Who comes in has a login of its own; who was in before there was this process had one.
-        let login = |told: bool| if told || is_entering { None } else { kept.of(who.connection(), shard) };
-        if let Some(known) = self.known.get_mut(who.client_id) {
-            let told = known.epoch == epoch;
-            // What entered with more is described once more when it is in, then without the password.
-            if told && known.print == print && written.is_none() && !known.entering {
-                return Named { number: known.number, about: known.about.clone() };
-            }
-            self.before = Some(Before {
-                print: known.print,
-                entering: known.entering,
-                origin: known.origin,
-                epoch: known.epoch,
-                saw: known.saw,
-                kept: (known.origin != origin).then(|| known.kept.take()),
-                about: known.about.clone(),
-            });
-            let more = match &known.kept {
-                Some(kept) if !told && written.is_none() => More::Earlier(kept),
-                _ => more,
-            };
-            let given = Given { login: login(told && known.origin == origin), stored };
-            let described = described_as(who, more, &given);
-            known.keep(written);
-            (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
-            known.saw = saw || is_entering;
-            return known.describe(line, who, described);
+        let has_login = !is_told && !is_entering;
+        let login = has_login.then(|| self.kept.of(who.connection(), self.shard)).flatten();
+        let described = described_as(who, more, &Given { login, stored });
+        if self.at(who, seat).is_none() {
+            self.add(line, who, seat);
         }
-        while self.known.len() >= self.max {
-            let Some(first) = self.order.pop_front() else { break };
-            if let Some(known) = self.known.remove(&first).filter(|known| known.epoch == epoch) {
-                line.forget(&first, known.number);
-            }
+        let Some(known) = self.at_mut(who, seat) else { return Named::default() };
+        let before = known.before(seat, origin);
+        known.keep(written);
+        (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
+        known.saw = saw || is_entering;
+        let named = known.describe(line, who, described);
+        self.before = Some(before);
+        named
+    }
+
+    fn at(&self, who: &Who<'_>, seat: Seat) -> Option<&Known> {
+        match seat {
+            Seat::Client => self.known.get(who.client_id),
+            Seat::Visitor(visit) => self.visitors.get(&visit),
         }
-        let number = self.next;
-        self.next += 1;
-        let nobody =
-            Before { print: 0, entering: false, origin, epoch: 0, saw: false, kept: None, about: None };
-        self.before = Some(nobody);
-        let described = described_as(who, more, &Given { login: login(false), stored });
-        let mut known = Known {
-            number,
-            print,
-            entering: is_entering,
-            origin,
-            epoch,
-            saw: is_entering,
+    }
+
+    fn at_mut(&mut self, who: &Who<'_>, seat: Seat) -> Option<&mut Known> {
+        match seat {
+            Seat::Client => self.known.get_mut(who.client_id),
+            Seat::Visitor(visit) => self.visitors.get_mut(&visit),
+        }
+    }
+
+    /// Notes somebody, of whom nobody has been told.
+    fn add(&mut self, line: &mut Writing<'_>, who: &Who<'_>, seat: Seat) {
+        let known = Known {
+            number: self.next,
+            print: 0,
+            entering: false,
+            origin: self.origin(who),
+            epoch: 0,
+            saw: false,
             kept: None,
             about: None,
         };
-        known.keep(written);
-        let named = known.describe(line, who, described);
-        self.known.insert(who.client_id.into(), known);
-        self.order.push_back(who.client_id.into());
-        named
+        self.next += 1;
+        match seat {
+            Seat::Client => self.insert(line, who, known),
+            Seat::Visitor(visit) => {
+                if let Some((_, gone)) = self.visitors.insert(visit, known) {
+                    line.forget("", gone.number, gone.epoch);
+                }
+            }
+        }
+    }
+
+    fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: Known) {
+        if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
+            line.forget(&client_id, gone.number, gone.epoch);
+        }
+    }
+
+    /// Where somebody is noted who is in. A visitor has come in then: it is the client from here on, and not who was that before it.
+    fn let_in(&mut self, line: &mut Writing<'_>, who: &Who<'_>, visit: u64) -> Seat {
+        let Some(visitor) = self.visitors.get(&visit) else { return Seat::Client };
+        let number = visitor.number;
+        if self.known.get(who.client_id).is_some_and(|known| known.number > number) {
+            // Somebody has come after it, and this is the last of it.
+            return Seat::Visitor(visit);
+        }
+        if let Some(gone) = self.known.remove(who.client_id) {
+            line.forget(who.client_id, gone.number, gone.epoch);
+        }
+        if let Some(visitor) = self.visitors.remove(&visit) {
+            self.insert(line, who, visitor);
+        }
+        Seat::Client
     }
 
     fn origin(&self, who: &Who<'_>) -> u64 {
         self.hasher.hash_one((who.peer_host, who.peer_port))
     }
 
+    fn visit(&self, who: &Who<'_>) -> u64 {
+        self.hasher.hash_one((who.client_id, who.peer_host, who.peer_port))
+    }
+
     /// The call that [`Clients::number`] was for has found no room: what it described is described again with the next one.
-    pub fn not_told(&mut self, client_id: &str) {
+    pub fn not_told(&mut self, who: &Who<'_>) {
         let Some(before) = self.before.take() else { return };
-        if let Some(known) = self.known.get_mut(client_id) {
+        if let Some(known) = self.at_mut(who, before.seat) {
             (known.print, known.entering) = (before.print, before.entering);
             (known.origin, known.epoch, known.saw) = (before.origin, before.epoch, before.saw);
             known.about = before.about;
@@ -274,51 +294,65 @@ impl Clients {
         (is_over, point): (Over, HookPoint),
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
-        let (taken_over, epoch) = (self.is_taken_over(who), line.epoch());
-        let was_told = !taken_over && self.known.get(who.client_id).is_some_and(|known| known.epoch == epoch);
-        let named = if taken_over {
-            self.next += 1;
-            let given = Given { login: self.kept.of(who.connection(), self.shard), stored: None };
-            let named = Named {
-                number: self.next - 1,
-                about: Some(About::new(described_as(who, More::None, &Given::default()))),
-            };
-            line.describe(named.clone(), &described_as(who, More::None, &given));
-            named
-        } else {
-            self.number(line, who, None)
+        let visit = self.visit(who);
+        let seat = match self.visitors.get(&visit) {
+            Some(_) => Some(Seat::Visitor(visit)),
+            None => self.is_client(who).then_some(Seat::Client),
+        };
+        // Where the call finds no room, whoever was told before forgets all the same: also a process that was told with a call which
+        // was put together for one before it.
+        let told = seat.and_then(|seat| self.at(who, seat)).map_or(0, |known| known.epoch);
+        let named = match seat {
+            Some(seat) => self.number_at(line, who, None, seat),
+            None => self.stranger(line, who),
         };
         let number = named.number;
         call(line, named);
         let taken = line.is_taken(point);
-        if taken || was_told {
-            line.forget(who.client_id, number);
-        }
-        self.let_go(who, taken_over, is_over, taken);
-        // The order names it still, which costs a look when its turn comes.
-        if self.order.len() > 2 * self.max {
-            self.order.retain(|name| self.known.contains_key(name));
-        }
+        line.forget(who.client_id, number, if taken { line.epoch() } else { told });
+        self.let_go(who, is_over, taken);
+    }
+
+    /// Describes somebody who is named once.
+    fn stranger(&mut self, line: &mut Writing<'_>, who: &Who<'_>) -> Named {
+        self.next += 1;
+        let given = Given { login: self.kept.of(who.connection(), self.shard), stored: None };
+        let about = About::new(described_as(who, More::None, &Given::default()));
+        let named = Named { number: self.next - 1, about: Some(about) };
+        line.describe(named.clone(), &described_as(who, More::None, &given));
+        named
     }
 
     /// A last call that nobody takes: the process that knew the client has gone.
     pub fn is_gone(&mut self, who: &Who<'_>, is_over: Over) {
-        self.let_go(who, self.is_taken_over(who), is_over, false);
+        self.let_go(who, is_over, false);
     }
 
-    /// Whether another connection has its identifier now.
-    fn is_taken_over(&self, who: &Who<'_>) -> bool {
-        self.known.get(who.client_id).is_some_and(|known| known.origin != self.origin(who))
+    /// Whether it is the connection that is known under its identifier.
+    fn is_client(&self, who: &Who<'_>) -> bool {
+        self.known.get(who.client_id).is_some_and(|known| known.origin == self.origin(who))
+    }
+
+    /// Whether what is kept of a client is of somebody who may have come in without anything having been heard of that.
+    fn keeps_for_a_visitor(&self, client_id: &str) -> bool {
+        let visit = self.kept.with(self.shard, client_id, |whose, _| {
+            self.hasher.hash_one((client_id, Some(whose.host), Some(whose.port)))
+        });
+        visit.is_some_and(|visit| self.visitors.get(&visit).is_some())
     }
 
     /// Forgets a connection, and what was kept of its session if that is over, whether a worker was told of it or not.
-    fn let_go(&mut self, who: &Who<'_>, taken_over: bool, is_over: Over, was_told: bool) {
+    fn let_go(&mut self, who: &Who<'_>, is_over: Over, was_told: bool) {
+        self.visitors.remove(&self.visit(who));
+        let taken_over = self.known.get(who.client_id).is_some() && !self.is_client(who);
         if !taken_over {
             self.known.remove(who.client_id);
         }
         match is_over {
             // Nobody else has this identifier: whatever is kept of it is of a session that has ended.
-            Over::Is if !taken_over => self.kept.forget_client(who.client_id, self.shard),
+            Over::Is if !taken_over && !self.keeps_for_a_visitor(who.client_id) => {
+                self.kept.forget_client(who.client_id, self.shard)
+            }
             Over::Is => self.kept.forget(who.connection(), self.shard),
             Over::IfNotTold if !was_told => self.kept.forget(who.connection(), self.shard),
             Over::IsNot | Over::IfNotTold => {}
@@ -327,6 +361,20 @@ impl Clients {
 }
 
 impl Known {
+    /// What is known of it before it is described as a connection from `origin`.
+    fn before(&mut self, seat: Seat, origin: u64) -> Before {
+        Before {
+            seat,
+            print: self.print,
+            entering: self.entering,
+            origin: self.origin,
+            epoch: self.epoch,
+            saw: self.saw,
+            kept: (self.origin != origin).then(|| self.kept.take()),
+            about: self.about.clone(),
+        }
+    }
+
     /// Keeps what a CONNECT said, if there was one.
     fn keep(&mut self, written: Option<Written>) {
         if let Some(written) = written {
@@ -351,97 +399,6 @@ impl Known {
         self.about = Some(About::new(earlier.unwrap_or(described)));
         Named { number, about: self.about.clone() }
     }
-}
-
-impl Entering<'_> {
-    /// All but the password, as pairs of a map.
-    fn written(&self) -> Written {
-        let mut bytes = Vec::new();
-        let out = &mut Writer(&mut bytes);
-        out.text("clean_start").flag(self.clean_start);
-        out.text("keep_alive_s").number(self.keep_alive_s);
-        out.text("session_expiry_s").number(self.session_expiry_s);
-        out.text("receive_maximum").number(self.receive_maximum.unwrap_or(u16::MAX));
-        out.text("connected_at_ms").number(self.connected_at_ms.unwrap_or(0));
-        if !self.late {
-            out.text("will");
-        }
-        match self.will {
-            Some((topic, payload, qos, retain)) => {
-                out.map(4).text("topic").text(topic).text("payload").bytes(payload);
-                out.text("qos").number(qos).text("retain").flag(retain);
-            }
-            None if !self.late => {
-                out.nil();
-            }
-            None => {}
-        }
-        out.text("properties").list(self.properties.len());
-        for (key, value) in &self.properties {
-            out.list(2).text(key).text(value);
-        }
-        Written { pairs: if self.late { 6 } else { 7 }, bytes: bytes.into() }
-    }
-}
-
-/// What a description says besides.
-#[derive(Clone, Copy, Debug)]
-enum More<'a> {
-    /// Nothing.
-    None,
-    /// It is coming in: its password, and what [`Entering::written`] gives.
-    Entering(Option<&'a [u8]>, &'a Written),
-    /// It had come in before there was this process: what [`Entering::written`] gave then.
-    Earlier(&'a Written),
-}
-
-/// What hooks of another process have had kept.
-#[derive(Debug, Default)]
-struct Given {
-    /// Of its login.
-    login: Option<Box<[u8]>>,
-    /// Of the login that the session under its identifier is from.
-    stored: Option<Box<[u8]>>,
-}
-
-/// A description: a map, as MessagePack has it.
-fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    let out = &mut Writer(&mut bytes);
-    let said = match more {
-        More::None => 0,
-        More::Entering(password, said) => said.pairs + usize::from(password.is_some()),
-        More::Earlier(said) => 1 + said.pairs,
-    };
-    out.map(9 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
-    out.text("client_id").text(who.client_id);
-    out.text("username").text_or_nil(who.username);
-    out.text("superuser").flag(who.superuser);
-    out.text("anonymous").flag(who.anonymous);
-    out.text("version").number(who.version);
-    out.text("peer_host").text(who.peer_host.unwrap_or(""));
-    out.text("peer_port").number(who.peer_port.unwrap_or(0));
-    out.text("local_port").number(who.local_port.unwrap_or(0));
-    out.text("listener").text(who.listener.unwrap_or(""));
-    for (key, bytes) in [("login", &given.login), ("stored", &given.stored)] {
-        if let Some(bytes) = bytes {
-            out.text(key).bytes(bytes);
-        }
-    }
-    match more {
-        More::None => {}
-        More::Entering(password, said) => {
-            if let Some(password) = password {
-                out.text("password").bytes(password);
-            }
-            out.0.extend_from_slice(&said.bytes);
-        }
-        More::Earlier(said) => {
-            out.text("earlier").flag(true);
-            out.0.extend_from_slice(&said.bytes);
-        }
-    }
-    bytes
 }
 
 #[cfg(test)]

@@ -6,8 +6,7 @@ use rmpv::ValueRef;
 
 use crate::clients::shard_of;
 use crate::kept::{Connection, Kept};
-use crate::verdict::users_of;
-use crate::wire::{bytes_ref, flag_of, get, text_ref};
+use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
 /// What a client is kicked with where the worker says nothing else.
 const ADMINISTRATIVE_ACTION: u8 = 0x98;
@@ -40,12 +39,26 @@ enum Command<'a> {
     },
 }
 
+/// A command that was not done.
+#[derive(Debug, PartialEq, Eq)]
+pub struct NotDone {
+    /// Its name, or [`UNREADABLE`]: what the log counts together.
+    pub kind: &'static str,
+    /// Why, as a sentence for the log.
+    pub why: String,
+}
+
+/// Commands that are none.
+const UNREADABLE: &str = "unreadable";
+/// The most that is shown of a name that no command has, characters.
+const NAME_SHOWN_MAX: usize = 64;
+
 /// Does it; what is to be kept goes to `kept`, of process `epoch`.
 ///
 /// # Errors
-/// What is wrong, as a sentence for the log.
-pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> Result<(), String> {
-    let (name, done) = match read(command)? {
+/// The broker has refused it, or it is no command.
+pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> Result<(), NotDone> {
+    let (name, done) = match read(command).map_err(|why| NotDone { kind: UNREADABLE, why })? {
         Command::Publish(message, None) => ("publish", host.publish(&message)),
         Command::Publish(message, Some(client)) => {
             ("publish", host.publish_as(OnBehalf::client(client), &message))
@@ -72,10 +85,10 @@ pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> R
                 kept.forget(whose, shard);
                 return Ok(());
             };
-            return kept.keep(whose, shard, bytes, epoch);
+            return kept.keep(whose, shard, bytes, epoch).map_err(|why| NotDone { kind: "keep", why });
         }
     };
-    done.map_err(|refused| format!("{name}: {refused}"))
+    done.map_err(|refused| NotDone { kind: name, why: format!("{name}: {refused}") })
 }
 
 fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
@@ -87,9 +100,9 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
         parts.get(at).and_then(text_ref).ok_or_else(|| format!("{name}: the {what} must be text"))
     };
     // What is missing has a meaning of its own, and nil has that, too.
-    let byte = |at: usize, what: &str, missing: u8| match parts.get(at) {
-        None | Some(ValueRef::Nil) => Ok(missing),
-        Some(value) => number_of(value).ok_or_else(|| format!("{name}: the {what} must be one byte")),
+    let byte = |at: usize, what: &str, missing: u8| {
+        let byte = or_nil(parts.get(at), number_of);
+        byte.map(|byte| byte.unwrap_or(missing)).map_err(|_| format!("{name}: the {what} must be one byte"))
     };
     // Nil is no answer to the question whether somebody is to be asked.
     let authorize = |at: usize| match parts.get(at) {
@@ -114,32 +127,27 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
             filter: text(2, "topic filter")?,
             authorize: authorize(3)?,
         },
-        "invalidate" => Command::Invalidate(match parts.get(1) {
-            None | Some(ValueRef::Nil) => None,
-            Some(_) => Some(text(1, "client identifier")?),
-        }),
+        "invalidate" => Command::Invalidate(
+            or_nil(parts.get(1), text_ref)
+                .map_err(|_| format!("{name}: the client identifier must be text"))?,
+        ),
         "keep" => keep(parts).ok_or("keep: it is not [client, client_id, host, port, bytes or nil]")?,
-        other => return Err(format!("there is no command {other:?}")),
+        other => {
+            let shown: String = other.chars().take(NAME_SHOWN_MAX).collect();
+            return Err(format!("there is no command {shown:?}"));
+        }
     })
-}
-
-fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
-    value.as_u64().and_then(|number| T::try_from(number).ok())
 }
 
 /// `["keep", client, client_id, host, port, bytes or nil]`.
 fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
     let [_, client, client_id, host, port, bytes] = parts else { return None };
-    let bytes = match bytes {
-        ValueRef::Nil => None,
-        bytes => Some(bytes_ref(bytes)?),
-    };
     Some(Command::Keep {
         client_id: text_ref(client_id)?,
         host: text_ref(host)?,
         port: number_of(port)?,
         shard: shard_of(client.as_u64()?),
-        bytes,
+        bytes: or_nil(Some(bytes), bytes_ref).ok()?,
     })
 }
 
@@ -148,12 +156,9 @@ fn publish<'a>(value: &ValueRef<'a>) -> Result<Command<'a>, String> {
         map: &ValueRef<'a>,
         key: &str,
         what: &str,
-        of: impl Fn(&ValueRef<'a>) -> Option<T>,
+        of: impl FnOnce(&ValueRef<'a>) -> Option<T>,
     ) -> Result<Option<T>, String> {
-        match get(map, key) {
-            None | Some(ValueRef::Nil) => Ok(None),
-            Some(value) => of(value).map(Some).ok_or_else(|| format!("the {key} must be {what}")),
-        }
+        or_nil(get(map, key), of).map_err(|_| format!("the {key} must be {what}"))
     }
     let topic = get(value, "topic").and_then(text_ref).ok_or("there is no topic")?;
     let payload = part(value, "payload", "bytes or text", bytes_ref)?.unwrap_or_default();
@@ -182,7 +187,7 @@ fn publish<'a>(value: &ValueRef<'a>) -> Result<Command<'a>, String> {
     if let Some(seconds) = part(value, "message_expiry_s", "a number of seconds of 32 bits", number_of)? {
         message = message.message_expiry_s(seconds);
     }
-    for (key, value) in part(value, "user", "a list of pairs of text", users_of)?.unwrap_or_default() {
+    for (key, value) in part(value, "user", "a list of pairs of text", pairs_of)?.unwrap_or_default() {
         message = message.user_property(key, value);
     }
     // Nil is nobody: what was to be said on behalf of somebody must not become the plugin's own word.

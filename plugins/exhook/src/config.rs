@@ -1,8 +1,10 @@
 //! What the operator configures, in our own words or in those of EMQX's `emqx_extension_hook.conf`, and what is wrong with it.
 
+mod driver;
+mod span;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,6 +12,9 @@ use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint};
 use serde::Deserialize;
 
 use crate::queue::Limits;
+pub use driver::{Driver, PLACES};
+use driver::{absolute, searched};
+use span::Span;
 
 /// The keys of `[plugins.exhook] config`, as they are written.
 #[derive(Clone, Debug, Deserialize)]
@@ -36,6 +41,8 @@ pub struct Written {
     queue_bytes_max: Option<u64>,
     client_queue_max: Option<u64>,
     client_queue_bytes_max: Option<u64>,
+    address_queue_max: Option<u64>,
+    address_queue_bytes_max: Option<u64>,
     frame_bytes_max: Option<usize>,
     clients_max: Option<u32>,
     login_bytes_max: Option<usize>,
@@ -77,14 +84,6 @@ struct EmqxLines {
     pool_size: Option<Count>,
 }
 
-/// A time: `5s`, `500ms`, `1h30m`, or a number of milliseconds.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(untagged)]
-enum Span {
-    Ms(u64),
-    Text(String),
-}
-
 /// A number, or the text of one.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(untagged)]
@@ -101,54 +100,6 @@ impl Count {
         }
     }
 }
-
-impl Span {
-    fn read(&self, key: &str) -> Result<Duration, Error> {
-        let text = match self {
-            Span::Ms(ms) => return Ok(Duration::from_millis(*ms)),
-            Span::Text(text) => text.trim(),
-        };
-        let wrong =
-            || Error::new(format!("{key} = {text:?}: write a time, as in \"5s\", \"500ms\" or \"1h30m\""));
-        if let Ok(ms) = text.parse() {
-            return Ok(Duration::from_millis(ms));
-        }
-        milliseconds(text).map(Duration::from_millis).ok_or_else(wrong)
-    }
-}
-
-/// A time as EMQX's configuration has it: numbers with units one behind the other, which add up, such as `1h30m` or `1.5s`. A part of a
-/// millisecond counts as a whole one.
-fn milliseconds(text: &str) -> Option<u64> {
-    let (mut rest, mut sum) = (text, 0_f64);
-    while !rest.is_empty() {
-        let number = rest.len() - rest.trim_start_matches(|c: char| c.is_ascii_digit() || c == '.').len();
-        let (number, behind) = rest.split_at(number);
-        let unit = behind.len() - behind.trim_start_matches(|c: char| c.is_ascii_alphabetic()).len();
-        let (unit, behind) = behind.split_at(unit);
-        let (_, ms) = UNITS.iter().find(|(name, _)| *name == unit)?;
-        // Neither `.5s` nor `5.s`.
-        if !number.starts_with(|c: char| c.is_ascii_digit()) || number.ends_with('.') {
-            return None;
-        }
-        sum += number.parse::<f64>().ok()? * ms;
-        rest = behind;
-    }
-    (!text.is_empty() && sum < TIME_MAX_MS).then(|| sum.ceil() as u64)
-}
-
-/// Units of times: fortnights, weeks, days, hours, minutes, seconds and milliseconds.
-const UNITS: [(&str, f64); 7] = [
-    ("f", 1_209_600_000.0),
-    ("w", 604_800_000.0),
-    ("d", 86_400_000.0),
-    ("h", 3_600_000.0),
-    ("m", 60_000.0),
-    ("s", 1000.0),
-    ("ms", 1.0),
-];
-/// Numbers up to this one are exact; no setting takes as much.
-const TIME_MAX_MS: f64 = 9e15;
 
 /// What it means for one driver.
 #[derive(Clone, Debug)]
@@ -183,7 +134,7 @@ pub struct Config {
     pub failed_action: Option<FailedAction>,
     /// Whether a worker that has ended is started anew.
     pub auto_reconnect: bool,
-    /// What may wait for one worker, in all and of each client.
+    /// What may wait for one worker, in all, of each client and of each address.
     pub queue: Limits,
     /// The longest frame a worker may send, bytes.
     pub frame_bytes_max: usize,
@@ -231,47 +182,6 @@ impl Variable {
     }
 }
 
-/// Who runs the hooks.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Driver {
-    /// Our own API and EMQX's, told apart by the module.
-    Python3,
-    /// aMQTT's plugins.
-    Amqtt,
-    /// EMQX's hooks in Java.
-    Java,
-}
-
-impl Driver {
-    /// Its name in the configuration and in the log.
-    pub const fn name(self) -> &'static str {
-        match self {
-            Driver::Python3 => "python3",
-            Driver::Amqtt => "amqtt",
-            Driver::Java => "java",
-        }
-    }
-
-    /// Which of the plugin's hooks are its: drivers of one language have one place, so that at most one of them runs at a time.
-    pub const fn place(self) -> usize {
-        match self {
-            Driver::Python3 | Driver::Amqtt => 0,
-            Driver::Java => 1,
-        }
-    }
-
-    /// What is imported unless the configuration says otherwise.
-    const fn init_module(self) -> &'static str {
-        match self {
-            Driver::Python3 | Driver::Amqtt => "main",
-            Driver::Java => "Main",
-        }
-    }
-}
-
-/// How many places there are for drivers.
-pub const PLACES: usize = 2;
-
 /// What a failed call means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -293,12 +203,6 @@ pub enum WhileDown {
     Policy,
 }
 
-/// What runs hooks in Java.
-const JAR: &str = "grapnel-exhook.jar";
-/// How Python is told to run our package: it searches no folder that is not named by an absolute path, so that a file in the folder
-/// where it happens to run never takes the place of a module.
-const RUN_PACKAGE: &str = "import sys; sys.path[:] = [path for path in sys.path if path.startswith('/')]; import runpy; \
-    runpy.run_module('grapnel_exhook', run_name='__main__', alter_sys=True)";
 /// Where workers run unless the operator says otherwise: a folder in which nobody but the system's owner can put a file.
 const WORKING_DIRECTORY: &str = "/";
 /// What the names begin with by which the broker itself is configured.
@@ -309,23 +213,6 @@ const CALLS_LEAST: u64 = 2;
 const BYTES_LEAST: u64 = 64 << 10;
 /// Most workers of one pool.
 const WORKERS_MAX: u32 = 256;
-
-impl Driver {
-    fn read(name: &str) -> Result<Driver, Error> {
-        match name.trim() {
-            "python3" | "python" => Ok(Driver::Python3),
-            "amqtt" => Ok(Driver::Amqtt),
-            "java" => Ok(Driver::Java),
-            "python2" => Err(Error::new(
-                "driver python2: Python 2 has ended; the same hooks run with driver = \"python3\" once they are Python 3",
-            )),
-            several if several.contains(',') => Err(Error::new(format!(
-                "driver = {several:?}: one driver for each load; load exhook once more under another name (--name)"
-            ))),
-            other => Err(Error::new(format!("driver = {other:?}: there are python3, amqtt and java"))),
-        }
-    }
-}
 
 impl Written {
     /// What it means, one for each driver: several are only in EMQX's lines. `beside` is the folder that the plugin was loaded from.
@@ -355,21 +242,7 @@ impl Written {
         let time = |span: &Option<Span>, key: &str, default_s: u64| {
             span.as_ref().map_or(Ok(Duration::from_secs(default_s)), |span| span.read(key))
         };
-        let lines = match driver {
-            Driver::Python3 => EmqxLines {
-                path: self.python3_path.take(),
-                call_timeout: self.python3_call_timeout.take(),
-                init_module: self.python3_init_module.take(),
-                pool_size: self.python3_pool_size.take(),
-            },
-            Driver::Java => EmqxLines {
-                path: self.java_path.take(),
-                call_timeout: self.java_call_timeout.take(),
-                init_module: self.java_init_module.take(),
-                pool_size: self.java_pool_size.take(),
-            },
-            Driver::Amqtt => EmqxLines::default(),
-        };
+        let lines = self.emqx_lines(driver);
         let pool_size = match lines.pool_size {
             None => self.pool_size.unwrap_or(1),
             Some(count) => count.read().unwrap_or(0),
@@ -427,7 +300,27 @@ impl Written {
         Ok(config)
     }
 
-    /// What may wait. A client has no more than all have.
+    /// What EMQX's lines say of a driver.
+    fn emqx_lines(&mut self, driver: Driver) -> EmqxLines {
+        match driver {
+            Driver::Python3 => EmqxLines {
+                path: self.python3_path.take(),
+                call_timeout: self.python3_call_timeout.take(),
+                init_module: self.python3_init_module.take(),
+                pool_size: self.python3_pool_size.take(),
+            },
+            Driver::Java => EmqxLines {
+                path: self.java_path.take(),
+                call_timeout: self.java_call_timeout.take(),
+                init_module: self.java_init_module.take(),
+                pool_size: self.java_pool_size.take(),
+            },
+            Driver::Amqtt => EmqxLines::default(),
+        }
+    }
+
+    /// What may wait. A client has no more than all have, nor an address: a login is a call or two, and a fleet behind one router comes
+    /// in at once.
     fn queue(&self) -> Limits {
         let (calls_max, bytes_max) =
             (self.queue_max.unwrap_or(100_000), self.queue_bytes_max.unwrap_or(64 << 20));
@@ -436,49 +329,10 @@ impl Written {
             bytes_max,
             client_calls_max: self.client_queue_max.unwrap_or(calls_max.min(10_000)),
             client_bytes_max: self.client_queue_bytes_max.unwrap_or(bytes_max.min(16 << 20)),
+            address_calls_max: self.address_queue_max.unwrap_or(calls_max.min(10_000)),
+            address_bytes_max: self.address_queue_bytes_max.unwrap_or(bytes_max.min(16 << 20)),
         }
     }
-
-    /// What runs the hooks of a driver, and with which arguments.
-    fn program(&self, driver: Driver, beside: Option<&Path>) -> Result<(PathBuf, Vec<OsString>), Error> {
-        if driver != Driver::Java {
-            let python = self.python.as_deref().unwrap_or(Path::new("python3"));
-            return Ok((program("python", python)?, ["-u", "-c", RUN_PACKAGE].map(OsString::from).to_vec()));
-        }
-        let jar = self.java_jar.clone().or_else(|| Some(beside?.join(JAR)));
-        let jar = jar.ok_or_else(|| Error::new(format!("java_jar is missing: where {JAR} is")))?;
-        let jar = searched("java_jar", &jar)?;
-        if !jar.exists() {
-            return Err(Error::new(format!(
-                "there is no {}: build it with plugins/exhook/sdk/java/build, or say where it is with `java_jar`",
-                jar.display()
-            )));
-        }
-        // What later versions of Java mean by text without being told; the operator's options come behind it.
-        let mut arguments = vec![OsString::from("-Dfile.encoding=UTF-8")];
-        arguments.extend(self.java_options.iter().map(OsString::from));
-        arguments.extend([OsString::from("-cp"), jar.into(), OsString::from("io.grapnel.exhook.Worker")]);
-        Ok((program("java", self.java.as_deref().unwrap_or(Path::new("java")))?, arguments))
-    }
-}
-
-/// A path of the configuration as it is from the broker's working directory: workers run elsewhere.
-fn absolute(key: &str, path: &Path) -> Result<PathBuf, Error> {
-    std::path::absolute(path).map_err(|error| Error::new(format!("{key} = {}: {error}", path.display())))
-}
-
-/// The same of a path that workers search: they take several with `:` between.
-fn searched(key: &str, path: &Path) -> Result<PathBuf, Error> {
-    let path = absolute(key, path)?;
-    if path.as_os_str().as_bytes().contains(&b':') {
-        return Err(Error::new(format!("{key}: {} has a `:`, which separates paths", path.display())));
-    }
-    Ok(path)
-}
-
-/// The same of a program; a name without a slash is looked up in PATH.
-fn program(key: &str, program: &Path) -> Result<PathBuf, Error> {
-    if program.as_os_str().as_bytes().contains(&b'/') { absolute(key, program) } else { Ok(program.into()) }
 }
 
 impl Config {
@@ -504,6 +358,8 @@ impl Config {
             ("client_queue_max", self.queue.client_calls_max, CALLS_LEAST),
             ("queue_bytes_max", self.queue.bytes_max, BYTES_LEAST),
             ("client_queue_bytes_max", self.queue.client_bytes_max, BYTES_LEAST),
+            ("address_queue_max", self.queue.address_calls_max, CALLS_LEAST),
+            ("address_queue_bytes_max", self.queue.address_bytes_max, BYTES_LEAST),
         ] {
             if value < least {
                 return wrong(format!("{key} = {value}: must be at least {least}"));
@@ -540,220 +396,4 @@ impl Config {
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use serde_json::{Value, json};
-
-    use super::*;
-
-    fn read_all(value: Value) -> Result<Vec<Config>, String> {
-        let written: Written = serde_json::from_value(value).map_err(|error| error.to_string())?;
-        written.read(Some(Path::new("/plugins"))).map_err(|error| error.to_string())
-    }
-
-    fn read(value: Value) -> Result<Config, String> {
-        read_all(value).map(|mut configs| configs.remove(0))
-    }
-
-    #[test]
-    fn what_is_not_said_is_as_the_documentation_has_it() {
-        let config = read(json!({"driver": "python3", "path": "/tmp"})).unwrap();
-        assert_eq!((config.driver, config.pool_size, config.auto_reconnect), (Driver::Python3, 1, true));
-        assert_eq!((config.init_module.as_str(), config.call_timeout), ("main", Duration::from_secs(5)));
-        assert_eq!((config.while_down, config.farewell_timeout), (WhileDown::Wait, Duration::from_secs(10)));
-        let denies: Vec<_> = HookPoint::ALL
-            .iter()
-            .filter(|point| config.policy(**point) == FaultPolicy::Deny)
-            .map(|point| point.name())
-            .collect();
-        assert_eq!(denies, ["client.authenticate", "client.authorize", "client.subscribe"]);
-    }
-
-    #[test]
-    fn emqx_lines_are_taken_as_they_are() {
-        let config = read(json!({
-            "exhook.drivers": "python3",
-            "exhook.drivers.python3.path": "/tmp",
-            "exhook.drivers.python3.call_timeout": "1500ms",
-            "exhook.drivers.python3.init_module": "hooks",
-            "exhook.drivers.python3.pool_size": "4",
-        }));
-        let config = config.unwrap();
-        assert_eq!((config.init_module.as_str(), config.pool_size), ("hooks", 4));
-        assert_eq!(config.call_timeout, Duration::from_millis(1500));
-    }
-
-    #[test]
-    fn times_are_read_as_emqx_reads_them() {
-        let read =
-            |text: &str| Span::Text(text.to_owned()).read("key").ok().map(|time| time.as_millis() as u64);
-        for (text, ms) in [
-            ("500ms", 500),
-            ("5s", 5000),
-            (" 2m ", 120_000),
-            ("1h", 3_600_000),
-            ("1h30m", 5_400_000),
-            ("1d2h3m4s5ms", 93_784_005),
-            ("1w", 604_800_000),
-            ("1f", 1_209_600_000),
-            ("1.5s", 1500),
-            ("0.1ms", 1),
-            ("30m1h", 5_400_000),
-            ("700", 700),
-        ] {
-            assert_eq!(read(text), Some(ms), "{text}");
-        }
-        for text in [
-            "",
-            "s",
-            "5 s",
-            "1h 30m",
-            "5x",
-            "1h30",
-            ".5s",
-            "5.s",
-            "1.2.3s",
-            "-1s",
-            "1e3s",
-            "5S",
-            "99999999999999999999d",
-        ] {
-            assert_eq!(read(text), None, "{text}");
-        }
-        let mut lines = json!({"exhook.drivers": "python3", "exhook.drivers.python3.path": "/tmp"});
-        for (text, expected) in [("1h", Some(3600)), ("59m59s", Some(3599)), ("1h1ms", None)] {
-            lines["exhook.drivers.python3.call_timeout"] = json!(text);
-            let timeout = super::tests::read(lines.clone()).ok().map(|config| config.call_timeout.as_secs());
-            assert_eq!(timeout, expected, "{text}");
-        }
-    }
-
-    #[test]
-    fn of_several_folders_in_emqx_lines_those_count_that_are_there() {
-        let of = |key: &str, path: &str| {
-            read(
-                json!({"exhook.drivers": "python3", "driver": if key == "path" { Some("python3") } else { None }, key: path}),
-            )
-        };
-        let emqx = "exhook.drivers.python3.path";
-        let config = of(emqx, "/no/such:/tmp:/nor/this").unwrap();
-        assert_eq!(config.paths, [PathBuf::from("/tmp")]);
-        assert_eq!(config.missing, ["/no/such", "/nor/this"].map(PathBuf::from));
-        assert!(of(emqx, "/no/such:/nor/this").unwrap_err().contains("there is no /no/such"));
-        assert!(
-            of("path", "/no/such:/tmp").unwrap_err().contains("there is no /no/such"),
-            "our own words are meant"
-        );
-    }
-
-    #[test]
-    fn both_of_emqx_drivers_run_beside_each_other() {
-        let configs = read_all(json!({
-            "exhook.drivers": "java, python3",
-            "exhook.drivers.java.path": "/tmp",
-            "exhook.drivers.java.init_module": "Sample",
-            "exhook.drivers.python3.path": "/usr",
-            "java_jar": "/dev/null",
-            "java_options": ["-Xmx64m"],
-            "pool_size": 2,
-        }));
-        let [java, python] = &configs.unwrap()[..] else { panic!("two drivers") };
-        assert_eq!(
-            (java.driver, &java.paths[..], java.init_module.as_str()),
-            (Driver::Java, &["/tmp".into()][..], "Sample")
-        );
-        assert_eq!(java.program, Path::new("java"));
-        assert_eq!(
-            java.arguments,
-            ["-Dfile.encoding=UTF-8", "-Xmx64m", "-cp", "/dev/null", "io.grapnel.exhook.Worker"]
-        );
-        assert_eq!(
-            (python.driver, &python.paths[..], python.init_module.as_str()),
-            (Driver::Python3, &["/usr".into()][..], "main")
-        );
-        assert_eq!((python.program.as_path(), python.pool_size), (Path::new("python3"), 2));
-    }
-
-    /// Workers run elsewhere: what is written from the broker's working directory on is given to them as an absolute path.
-    #[test]
-    fn paths_are_those_of_the_broker() {
-        let here = std::env::current_dir().unwrap();
-        let config = read(
-            json!({"driver": "amqtt", "path": "src:/tmp:", "python": "venv/bin/python", "config": "a.yaml"}),
-        );
-        let config = config.unwrap();
-        assert_eq!(config.paths, [here.join("src"), "/tmp".into()]);
-        assert_eq!(config.program, here.join("venv/bin/python"));
-        assert_eq!(config.options["config"], here.join("a.yaml").to_str().unwrap());
-        assert_eq!(config.working_directory, Path::new("/"));
-        let config = read(json!({"driver": "java", "path": "src", "java_jar": "Cargo.toml"})).unwrap();
-        assert!(config.arguments.contains(&here.join("Cargo.toml").into()), "{:?}", config.arguments);
-    }
-
-    #[test]
-    fn the_environment_is_read_as_names_and_settings() {
-        let mut written = with_environment("A");
-        written["environment"] = json!(["A", "B=", "C=x=y"]);
-        let set = |name: &str, value: &str| Variable::Set(name.to_owned(), value.to_owned());
-        assert_eq!(
-            read(written).unwrap().environment,
-            [Variable::PassedOn("A".to_owned()), set("B", ""), set("C", "x=y")]
-        );
-    }
-
-    fn with_environment(entry: &str) -> Value {
-        json!({"driver": "python3", "path": "/tmp", "environment": [entry]})
-    }
-
-    #[test]
-    fn what_cannot_be_is_named() {
-        for (value, expected) in [
-            (json!({"path": "/tmp"}), "driver is missing"),
-            (json!({"driver": "python2", "path": "/tmp"}), "Python 2 has ended"),
-            (json!({"driver": "perl", "path": "/tmp"}), "driver = \"perl\""),
-            (json!({"driver": "python3,java", "path": "/tmp"}), "one driver for each load"),
-            (
-                json!({"exhook.drivers": "python3,python3", "path": "/tmp"}),
-                "names python3 and python3: load exhook once more",
-            ),
-            (json!({"driver": "java", "path": "/tmp"}), "there is no /plugins/grapnel-exhook.jar: build it"),
-            (json!({"driver": "python3"}), "path is missing"),
-            (json!({"driver": "python3", "path": "/no/such"}), "there is no /no/such"),
-            (json!({"driver": "python3", "path": "/tmp", "pool_size": 0}), "pool_size = 0"),
-            (json!({"driver": "python3", "path": "/tmp", "clients_max": 0}), "clients_max = 0"),
-            (
-                json!({"driver": "python3", "path": "/tmp", "queue_max": 0}),
-                "queue_max = 0: must be at least 2",
-            ),
-            (
-                json!({"driver": "python3", "path": "/tmp", "queue_max": 1}),
-                "queue_max = 1: must be at least 2",
-            ),
-            (
-                json!({"driver": "python3", "path": "/tmp", "queue_bytes_max": 65_535}),
-                "queue_bytes_max = 65535: must be at least 65536",
-            ),
-            (json!({"driver": "python3", "path": "/tmp", "client_queue_max": 0}), "client_queue_max = 0"),
-            (
-                json!({"driver": "python3", "path": "/tmp", "client_queue_bytes_max": 0}),
-                "client_queue_bytes_max = 0: must be at least 65536",
-            ),
-            (json!({"driver": "python3", "path": "/tmp", "call_timeout": "soon"}), "call_timeout = \"soon\""),
-            (json!({"driver": "python3", "path": "/tmp", "call_timeout": "0s"}), "call_timeout"),
-            (json!({"driver": "python3", "path": "/tmp", "farewell_timeout": "61m"}), "farewell_timeout"),
-            (
-                json!({"driver": "python3", "path": "/tmp", "working_directory": "/no/such"}),
-                "no folder /no/such",
-            ),
-            (json!({"driver": "java", "path": "/tmp", "java_jar": "/a:."}), "java_jar: /a:. has a `:`"),
-            (with_environment("=x"), "\"=x\" is neither NAME nor NAME=value"),
-            (with_environment(""), "\"\" is neither NAME nor NAME=value"),
-            (with_environment("A=\0"), "is neither NAME nor NAME=value"),
-            (with_environment("GRAPNEL_STATE_DIR"), "GRAPNEL_STATE_DIR is the broker's own"),
-            (with_environment("GRAPNEL_X=1"), "GRAPNEL_X is the broker's own"),
-        ] {
-            let error = read(value.clone()).unwrap_err();
-            assert!(error.contains(expected), "{value}: {error}");
-        }
-    }
-}
+mod tests;

@@ -5,7 +5,7 @@ use std::fmt::{self, Write};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Counter, Gauge, Histogram, HookPoint, Host};
+use grapnel_plugin_abi::{Counter, Gauge, GaugePart, Histogram, HookPoint, Host};
 
 use crate::queue::{Full, Held, Kind};
 
@@ -21,12 +21,14 @@ pub struct Figures {
     calls: Option<Counter>,
     dropped: Option<Counter>,
     dropped_client: Option<Counter>,
+    dropped_address: Option<Counter>,
     refused: Option<Counter>,
     /// What the workers of the driver have dropped, by hook point.
     kinds: Arc<Kinds>,
     failed: Option<Counter>,
     timeouts: Option<Counter>,
     restarts: Option<Counter>,
+    commands_failed: Option<Counter>,
     queue: Option<Gauge>,
     queue_bytes: Option<Gauge>,
     loaded: Option<Gauge>,
@@ -42,11 +44,13 @@ impl Figures {
             calls: counter("calls", "Calls handed over to the worker"),
             dropped: counter("dropped", "Notifications that were dropped"),
             dropped_client: counter("dropped_client", "Of them, those whose client had no room left"),
+            dropped_address: counter("dropped_address", "Of them, those whose address had no room left"),
             refused: counter("refused", "Questions that found no room"),
             kinds,
             failed: counter("failed", "Calls that ended by their policy"),
             timeouts: counter("timeouts", "Of them, those without an answer in time"),
             restarts: counter("restarts", "Processes started after the first"),
+            commands_failed: counter("commands_failed", "Commands of the worker that were not done"),
             loaded: host.gauge(&name("loaded"), "Whether the plugin has the worker now").ok(),
             queue: host.gauge(&name("queue"), "Calls that wait for the worker").ok(),
             queue_bytes: host.gauge(&name("queue_bytes"), "Bytes of memory that they take").ok(),
@@ -69,11 +73,13 @@ impl Figures {
             calls: None,
             dropped: None,
             dropped_client: None,
+            dropped_address: None,
             refused: None,
             kinds: Arc::default(),
             failed: None,
             timeouts: None,
             restarts: None,
+            commands_failed: None,
             queue: None,
             queue_bytes: None,
             loaded: None,
@@ -94,6 +100,7 @@ impl Figures {
         } else {
             add(self.dropped, 1);
             add(self.dropped_client, usize::from(full == Some(Full::Client)));
+            add(self.dropped_address, usize::from(full == Some(Full::Address)));
             self.kinds.dropped(point);
         }
         let Some(full) = full else { return };
@@ -101,6 +108,7 @@ impl Figures {
         *by_point.entry(point).or_default() += 1;
         match full {
             Full::Client => lost.of_client += 1,
+            Full::Address => lost.of_address += 1,
             Full::All => lost.of_all += 1,
         }
     }
@@ -120,21 +128,21 @@ impl Figures {
         add(self.restarts, 1);
     }
 
-    /// The plugin has the worker, until what comes back is dropped. A version that replaces another has it before that has not.
-    pub fn loaded(&self) -> Loaded {
-        if let Some(gauge) = self.loaded {
-            gauge.adjust(1);
-        }
-        Loaded(self.loaded)
+    /// A command of the worker's was not done.
+    pub fn command_failed(&self) {
+        add(self.commands_failed, 1);
     }
 
-    /// So much waits.
-    pub fn waiting(&self, held: Held) {
-        for (gauge, value) in [(self.queue, held.calls), (self.queue_bytes, held.bytes)] {
-            if let Some(gauge) = gauge {
-                gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
-            }
-        }
+    /// The plugin has the worker, until what comes back is dropped. A version that replaces another has it before that has not.
+    pub fn loaded(&self) -> GaugePart {
+        let mut loaded = GaugePart::of(self.loaded);
+        loaded.set(1);
+        loaded
+    }
+
+    /// What is to show how much waits, nothing yet.
+    pub fn waiting(&self) -> Waiting {
+        Waiting { calls: GaugePart::of(self.queue), bytes: GaugePart::of(self.queue_bytes) }
     }
 
     /// An answer came after so long.
@@ -175,6 +183,7 @@ pub struct Lost {
     notifications: BTreeMap<HookPoint, u64>,
     questions: BTreeMap<HookPoint, u64>,
     of_client: u64,
+    of_address: u64,
     of_all: u64,
 }
 
@@ -192,6 +201,7 @@ impl Lost {
             from.into_iter().for_each(|(point, count)| *into.entry(point).or_default() += count);
         }
         self.of_client += more.of_client;
+        self.of_address += more.of_address;
         self.of_all += more.of_all;
     }
 }
@@ -212,7 +222,8 @@ impl fmt::Display for Lost {
         }
         for (count, whose, settings) in [
             (self.of_client, "its client", "client_queue_max, client_queue_bytes_max"),
-            (self.of_all, "all clients together", "queue_max, queue_bytes_max"),
+            (self.of_address, "its address", "address_queue_max, address_queue_bytes_max"),
+            (self.of_all, "all together", "queue_max, queue_bytes_max"),
         ] {
             if count > 0 {
                 write!(said, "{count} found no room left of {whose} ({settings}); ")?;
@@ -222,14 +233,18 @@ impl fmt::Display for Lost {
     }
 }
 
-/// See [`Figures::loaded`].
+/// How much waits for the worker, as it is shown. In a reload the lines of both versions add up.
 #[derive(Debug)]
-pub struct Loaded(Option<Gauge>);
+pub struct Waiting {
+    calls: GaugePart,
+    bytes: GaugePart,
+}
 
-impl Drop for Loaded {
-    fn drop(&mut self) {
-        if let Some(gauge) = self.0 {
-            gauge.adjust(-1);
+impl Waiting {
+    /// So much does now.
+    pub fn set(&mut self, held: Held) {
+        for (part, value) in [(&mut self.calls, held.calls), (&mut self.bytes, held.bytes)] {
+            part.set(i64::try_from(value).unwrap_or(i64::MAX));
         }
     }
 }

@@ -1,8 +1,7 @@
-//! The hooks: what happens on a shard is put on the line of a worker, and where it answers the event waits in a ticket. Each hook is
-//! mounted only where a worker has asked for it.
+//! The hooks: what each event says, for the worker of its client (`calls.rs`). Each hook is mounted only where a worker has asked for
+//! it.
 
 use std::sync::atomic::Ordering;
-use std::time::Duration;
 
 use grapnel_plugin_abi::{
     Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
@@ -10,9 +9,7 @@ use grapnel_plugin_abi::{
     Subscription, Unsubscribe, Verdict,
 };
 
-use crate::clients::{Entering, Over, Who};
-use crate::line::Writing;
-use crate::queue::{Kind, Named};
+use crate::clients::{Entering, Moment, Who};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 use crate::{Exhook, ExhookShard, PoolShard};
@@ -111,134 +108,32 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
 }
 
 impl PoolShard {
-    /// Tells the worker of a client what has happened to it.
-    fn tell(
-        &mut self,
-        point: HookPoint,
-        who: &Who<'_>,
-        entering: Option<&Entering<'_>>,
-        data: impl FnOnce(&mut Writer<'_>),
-    ) {
-        let worker = self.pool.worker_of(who.client_id);
-        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let writing = line.write((who.client_id, who.client_id), Kind::Notification, point);
-        // The one comes before the other, and each may be the last that is heard of a client.
-        if matches!(point, HookPoint::ClientDisconnected | HookPoint::SessionTerminated) {
-            let is_over = if point == HookPoint::SessionTerminated {
-                Over::Is
-            } else if self.pool.wanted.contains_key(&HookPoint::SessionTerminated) {
-                Over::IsNot
-            } else {
-                Over::IfNotTold
-            };
-            let Some(mut writing) = writing else { return clients.is_gone(who, is_over) };
-            let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
-            clients.last_call(&mut writing, who, (is_over, point), call);
-            return writing.done();
-        }
-        let Some(mut writing) = writing else { return };
-        if writing.has_room(point) {
-            let client = clients.number(&mut writing, who, entering);
-            writing.call(0, point as i64, client, data);
-            if !writing.is_taken(point) {
-                clients.not_told(who.client_id);
-            }
-            writing.done();
-        }
-    }
-
-    /// Tells what no client is there for: the worker `of` somebody, in the order of what that one does, or all of them. `owner` is
-    /// charged for it.
-    fn tell_of_nobody(
-        &self,
-        point: HookPoint,
-        (of, owner): (Option<&str>, &str),
-        data: impl Fn(&mut Writer<'_>),
-    ) {
-        let worker = of.map(|name| self.pool.worker_of(name));
-        for (index, line) in self.pool.lines.iter().enumerate() {
-            if worker.is_some_and(|worker| worker != index) {
-                continue;
-            }
-            let Some(mut writing) = line.write((of.unwrap_or(""), owner), Kind::Notification, point) else {
-                continue;
-            };
-            if writing.has_room(point) {
-                writing.call(0, point as i64, Named::default(), &data);
-                writing.is_taken(point);
-                writing.done();
-            }
-        }
-    }
-
-    /// Asks the worker of a client, or tells it where no worker answers; `defer` takes the ticket, which lasts so long. Where nobody
-    /// takes the question it is unanswered.
-    fn ask(
-        &mut self,
-        point: HookPoint,
-        who: &Who<'_>,
-        entering: Option<&Entering<'_>>,
-        defer: impl FnOnce(Duration) -> Result<Ticket, Refused>,
-        data: impl FnOnce(&mut Writer<'_>),
-    ) -> Flow {
-        if !self.pool.answers(point) {
-            self.tell(point, who, entering, data);
-            return Flow::Continue;
-        }
-        let worker = self.pool.worker_of(who.client_id);
-        let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let Some(mut writing) = line.write((who.client_id, who.client_id), Kind::Question, point) else {
-            return Flow::Unanswered;
-        };
-        if !writing.has_room(point) {
-            return Flow::Unanswered;
-        }
-        let client = clients.number(&mut writing, who, entering);
-        let id = writing.next_id();
-        writing.call(id, point as i64, client, data);
-        if !writing.is_taken(point) {
-            clients.not_told(who.client_id);
-            writing.done();
-            return Flow::Unanswered;
-        }
-        // The broker may have no ticket left; what nobody waits for is then not sent.
-        let flow = match defer(self.pool.deadline()) {
-            Ok(ticket) => {
-                writing.asked(id, ticket);
-                Flow::Defer
-            }
-            Err(_) => {
-                line.figures.failed();
-                Flow::Unanswered
-            }
-        };
-        writing.done();
-        flow
-    }
-
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, None, false));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        Ok(self.ask(HookPoint::ClientConnect, &who, Some(&entering), defer, data))
+        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
     }
 
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let there = event.has_session();
+        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn };
         let data = |out: &mut Writer<'_>| {
             out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authenticate);
-        Ok(self.ask(HookPoint::ClientAuthenticate, &who, Some(&entering), defer, data))
+        Ok(self.ask(HookPoint::ClientAuthenticate, (&who, moment), Some(&entering), defer, data))
     }
 
     fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
         use grapnel_plugin_abi::Action;
         let who = who!(event);
+        // A will is asked about before its client is in, and again later.
+        let moment = if event.action() == Action::Will { Moment::Unsaid } else { Moment::IsIn };
         let action = match event.action() {
             Action::Publish => 1_u64,
             Action::Subscribe => 2,
@@ -250,7 +145,7 @@ impl PoolShard {
             out.list(5).number(action).text(topic).number(qos).flag(retain).number(verdict_number(verdict));
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Authorize);
-        Ok(self.ask(HookPoint::ClientAuthorize, &who, None, defer, data))
+        Ok(self.ask(HookPoint::ClientAuthorize, (&who, moment), None, defer, data))
     }
 
     fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
@@ -267,7 +162,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.ask(HookPoint::ClientSubscribe, &who, None, defer, data))
+        Ok(self.ask(HookPoint::ClientSubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
     fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
@@ -283,7 +178,7 @@ impl PoolShard {
             pairs(out, &users);
         };
         let defer = |deadline| event.defer(deadline).map(|ticket| Ticket::Filters(ticket, count));
-        Ok(self.ask(HookPoint::ClientUnsubscribe, &who, None, defer, data))
+        Ok(self.ask(HookPoint::ClientUnsubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
     fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
@@ -293,26 +188,32 @@ impl PoolShard {
         message!(event, &mut Writer(&mut bytes), event.is_will());
         let defer = |deadline| event.defer(deadline).map(Ticket::Publish);
         let data = |out: &mut Writer<'_>| out.0.extend_from_slice(&bytes);
-        Ok(self.ask(HookPoint::MessagePublish, &who, None, defer, data))
+        Ok(self.ask(HookPoint::MessagePublish, (&who, Moment::IsIn), None, defer, data))
     }
 
     fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (reason, present) = (event.reason().0, event.session_present());
-        self.tell(HookPoint::ClientConnack, &who!(event), None, |out| {
+        let moment = if reason == Reason::SUCCESS.0 { Moment::IsIn } else { Moment::IsRefused };
+        self.tell(HookPoint::ClientConnack, (&who!(event), moment), None, |out| {
             out.list(2).number(reason).flag(present);
         });
     }
 
     fn client_connected(&mut self, event: &mut Connected<'_>) {
         let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
-        self.tell(HookPoint::ClientConnected, &who!(event), Some(&entering!(event, is_asked)), |out| {
-            out.list(0);
-        });
+        self.tell(
+            HookPoint::ClientConnected,
+            (&who!(event), Moment::IsIn),
+            Some(&entering!(event, is_asked)),
+            |out| {
+                out.list(0);
+            },
+        );
     }
 
     fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
         let reason = event.reason();
-        self.tell(HookPoint::ClientDisconnected, &who!(event), None, |out| {
+        self.tell(HookPoint::ClientDisconnected, (&who!(event), Moment::IsIn), None, |out| {
             out.list(2).number(reason.0).text(ended(reason));
         });
     }
@@ -324,7 +225,7 @@ impl PoolShard {
             (Some("closed"), Some(reason)) => Some(ended(reason)),
             (cause, _) => cause,
         };
-        self.tell(point, &who!(event), None, |out| {
+        self.tell(point, (&who!(event), Moment::IsIn), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
@@ -352,7 +253,7 @@ impl PoolShard {
 
     fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.tell(HookPoint::SessionSubscribed, &who!(event), None, |out| {
+        self.tell(HookPoint::SessionSubscribed, (&who!(event), Moment::IsIn), None, |out| {
             out.list(5).text(filter.filter).number(filter.options).flag(event.is_new());
             out.number_or_nil(event.subscription_id().map(u64::from)).text_or_nil(event.cause());
         });
@@ -360,17 +261,19 @@ impl PoolShard {
 
     fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
-        self.tell(HookPoint::SessionUnsubscribed, &who!(event), None, |out| {
+        self.tell(HookPoint::SessionUnsubscribed, (&who!(event), Moment::IsIn), None, |out| {
             out.list(2).text(filter.filter).text_or_nil(event.cause());
         });
     }
 
     fn message_delivered(&mut self, event: &mut Delivered<'_>) {
-        self.tell(HookPoint::MessageDelivered, &who!(event), None, |out| message!(event, out));
+        self.tell(HookPoint::MessageDelivered, (&who!(event), Moment::IsIn), None, |out| {
+            message!(event, out)
+        });
     }
 
     fn message_acked(&mut self, event: &mut Acked<'_>) {
-        self.tell(HookPoint::MessageAcked, &who!(event), None, |out| message!(event, out));
+        self.tell(HookPoint::MessageAcked, (&who!(event), Moment::IsIn), None, |out| message!(event, out));
     }
 
     fn message_dropped(&mut self, event: &mut Dropped<'_>) {
@@ -383,7 +286,7 @@ impl PoolShard {
             let from = event.from().unwrap_or("");
             self.tell_of_nobody(HookPoint::MessageDropped, (Some(from), from), data);
         } else {
-            self.tell(HookPoint::MessageDropped, &who!(event), None, data);
+            self.tell(HookPoint::MessageDropped, (&who!(event), Moment::IsIn), None, data);
         }
     }
 
@@ -402,7 +305,15 @@ impl PoolShard {
     }
 
     fn packet(&mut self, point: HookPoint, event: &Packet<'_>) {
-        self.tell(point, &who!(event), None, |out| {
+        let who = who!(event);
+        // What is sent to a client that has come in, or comes from one that somebody has vouched for.
+        let moment = match (point, event.packet_type()) {
+            (_, CONNECT) => Moment::ComesIn,
+            (_, CONNACK | DISCONNECT | AUTH) => Moment::Unsaid,
+            (HookPoint::PacketReceived, _) if who.anonymous => Moment::Unsaid,
+            _ => Moment::IsIn,
+        };
+        self.tell(point, (&who, moment), None, |out| {
             out.list(2).number(event.packet_type()).bytes(event.bytes());
         });
     }
@@ -439,6 +350,15 @@ impl PoolShard {
         self.broker(HookPoint::BrokerStopped, event);
     }
 }
+
+/// Types of packets that come before somebody is in, or may (MQTT 5.0, table 2-1).
+const CONNECT: u8 = 1;
+/// See [`CONNECT`].
+const CONNACK: u8 = 2;
+/// See [`CONNECT`].
+const DISCONNECT: u8 = 14;
+/// See [`CONNECT`].
+const AUTH: u8 = 15;
 
 /// Why a connection has ended, in the words of MQTT 5, section 2.4.
 fn ended(reason: Reason) -> &'static str {

@@ -1,6 +1,7 @@
 //! exhook: hooks that run in processes of their own. Each worker has a thread here; the shards put what happens on its line and go
 //! on. What waits for an answer waits in a ticket (PROTOCOL.md has the frames).
 
+mod calls;
 mod clients;
 mod command;
 mod config;
@@ -11,6 +12,7 @@ mod handover;
 mod hooks;
 mod kept;
 mod line;
+mod notices;
 mod printed;
 mod process;
 mod queue;
@@ -158,6 +160,7 @@ impl Starting {
                 wrong: 0,
                 late: 0,
                 lost: Default::default(),
+                not_done: Default::default(),
             };
             host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
             lines.push(line);

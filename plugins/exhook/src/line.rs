@@ -1,7 +1,8 @@
 //! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread has sent them.
-//! The lock is held for the writing of one call, or to take those of one frame.
+//! The lock is held for the writing of one call, or for as many as a frame has: shards wait for it.
 
 use std::collections::BTreeMap;
+use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -9,8 +10,8 @@ use std::time::Instant;
 use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
-use crate::figures::{Figures, Lost};
-use crate::queue::{Call, Held, Kind, Limits, Named, Queue};
+use crate::figures::{Figures, Lost, Waiting};
+use crate::queue::{Call, Kind, Limits, Named, Owner, Queue};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
 
@@ -21,15 +22,18 @@ pub const FORGOTTEN: i64 = -2;
 
 /// A call that the broker waits for.
 #[derive(Debug)]
-pub struct Asked {
+pub struct Asked<T = Ticket> {
     /// Who waits.
-    pub ticket: Ticket,
+    pub ticket: T,
     /// Since when.
     pub since: Instant,
 }
 
 /// Calls that are waited for, by the number that an answer names: those that have waited longest first.
 pub type AllAsked = BTreeMap<u64, Asked>;
+
+/// Most of them that are looked at under one lock, where more may have waited for too long.
+const OVERDUE_MAX: usize = 512;
 
 /// Writes a call.
 pub fn write_call(bytes: &mut Vec<u8>, id: u64, point: i64, client: u64, data: impl FnOnce(&mut Writer<'_>)) {
@@ -55,6 +59,33 @@ struct State {
     written: Vec<u8>,
     /// What has been lost since the log was last told.
     lost: Lost,
+    /// What is shown of the queue.
+    shown: Waiting,
+}
+
+/// The lock. What is shown is true when it is let go.
+#[derive(Debug)]
+struct Locked<'a>(MutexGuard<'a, State>);
+
+impl Deref for Locked<'_> {
+    type Target = State;
+
+    fn deref(&self) -> &State {
+        &self.0
+    }
+}
+
+impl DerefMut for Locked<'_> {
+    fn deref_mut(&mut self) -> &mut State {
+        &mut self.0
+    }
+}
+
+impl Drop for Locked<'_> {
+    fn drop(&mut self) {
+        let held = self.0.queue.held();
+        self.0.shown.set(held);
+    }
 }
 
 /// See the module.
@@ -69,9 +100,9 @@ pub struct Line {
 /// A line that is being written to, for one event.
 pub struct Writing<'a> {
     line: &'a Line,
-    state: MutexGuard<'a, State>,
+    state: Locked<'a>,
     /// Whose queue it goes to, and who is charged.
-    whose: (&'a str, &'a str),
+    whose: (Owner<'a>, Owner<'a>),
     kind: Kind,
 }
 
@@ -92,12 +123,13 @@ impl Line {
             staged: Vec::new(),
             written: Vec::new(),
             lost: Lost::default(),
+            shown: figures.waiting(),
         };
         Ok(Line { state: Mutex::new(state), wake, figures })
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
-        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn lock(&self) -> Locked<'_> {
+        Locked(self.state.lock().unwrap_or_else(PoisonError::into_inner))
     }
 
     /// What the thread waits for.
@@ -108,7 +140,7 @@ impl Line {
     /// Begins to write about an event of `whose.0`, which `whose.1` is charged for. `None` where nobody takes calls; that is counted.
     pub fn write<'a>(
         &'a self,
-        whose: (&'a str, &'a str),
+        whose: (Owner<'a>, Owner<'a>),
         kind: Kind,
         point: HookPoint,
     ) -> Option<Writing<'a>> {
@@ -159,24 +191,28 @@ impl Line {
     }
 
     /// The process has ended, and there is none to wait for: what waits is for nobody, and nothing is taken any more. Gives what was
-    /// waited for, and how many notifications have been lost with it. `here` was taken, and has not been given to the process.
+    /// waited for, and how many notifications have been lost with it. `here` was taken, and has not been given to the process. However
+    /// much it is, shards wait for no more of it than that it is taken out.
     pub fn cut(&self, here: Vec<Call>) -> (AllAsked, usize) {
-        let mut guard = self.lock();
-        let state = &mut *guard;
-        state.epoch += 1;
-        state.open = false;
-        state.queue.put_back(here);
-        let (mut count, calls) = (0, state.queue.drain());
-        for call in calls {
+        let (mut queue, asked) = {
+            let mut state = self.lock();
+            state.epoch += 1;
+            state.open = false;
+            (state.queue.take_all(), std::mem::take(&mut state.asked))
+        };
+        queue.put_back(here);
+        let (mut count, mut lost) = (0, Lost::default());
+        for call in queue.drain() {
             if call.id == 0
                 && let Some(point) = point_of(&call)
             {
-                self.figures.lost(&mut state.lost, Kind::Notification, point, None);
+                self.figures.lost(&mut lost, Kind::Notification, point, None);
                 count += 1;
             }
-            state.queue.release(call);
+            queue.release(call);
         }
-        (std::mem::take(&mut state.asked), count)
+        self.lock().lost.add(lost);
+        (asked, count)
     }
 
     /// The process has ended, and was not given these calls: they, and what waits here, are for the next one.
@@ -188,14 +224,9 @@ impl Line {
         state.asked.extend(asked);
     }
 
-    /// Those who have waited here since `before` or longer, and will not any more.
+    /// Those who have waited here since `before` or longer, and will not any more: some of them, none where there are no others.
     pub fn overdue(&self, before: Instant) -> Vec<Asked> {
-        let asked = &mut self.lock().asked;
-        std::iter::from_fn(|| {
-            let first = asked.first_entry().filter(|first| first.get().since <= before)?;
-            Some(first.remove())
-        })
-        .collect()
+        take_overdue(&mut self.lock().asked, before)
     }
 
     /// The process that takes calls now, or will.
@@ -209,8 +240,9 @@ impl Line {
         let _ = rustix::io::write(&self.wake, &1_u64.to_ne_bytes());
     }
 
-    /// How much is held: what waits, and what is on its way to the worker.
-    pub fn held(&self) -> Held {
+    /// How much is held.
+    #[cfg(test)]
+    pub fn held(&self) -> crate::queue::Held {
         self.lock().queue.held()
     }
 
@@ -218,6 +250,16 @@ impl Line {
     pub fn take_lost(&self) -> Lost {
         std::mem::take(&mut self.lock().lost)
     }
+}
+
+/// The first of those who have waited since `before` or longer, [`OVERDUE_MAX`] at most. They are in the order of their numbers, which
+/// is that of time: nobody else is looked at.
+fn take_overdue<T>(asked: &mut BTreeMap<u64, Asked<T>>, before: Instant) -> Vec<Asked<T>> {
+    let overdue = std::iter::from_fn(|| {
+        let first = asked.first_entry().filter(|first| first.get().since <= before)?;
+        Some(first.remove())
+    });
+    overdue.take(OVERDUE_MAX).collect()
 }
 
 /// The hook point of a call, if it is about one.
@@ -274,13 +316,18 @@ impl Writing<'_> {
         self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
-    /// A client will not be named again, behind what waits of it.
-    pub fn forget(&mut self, client_id: &str, number: u64) {
+    /// A client will not be named again, behind what waits of it. Process `epoch` was told of it last, 0 for none; one after that hears
+    /// this where it was told with a call that it was given besides.
+    pub fn forget(&mut self, client_id: &str, number: u64, epoch: u64) {
+        if epoch == 0 {
+            return;
+        }
         let client = Named { number, about: None };
-        let call = self.put_together(0, FORGOTTEN, client, |data| {
+        let mut call = self.put_together(0, FORGOTTEN, client, |data| {
             data.nil();
         });
-        self.state.queue.push_forgotten(client_id, call);
+        call.epoch = epoch;
+        self.state.queue.push_forgotten(Owner::Client(client_id), call);
     }
 
     /// Puts what was written into the queue, all of it, if there is room; else none of it, which is counted.
@@ -315,3 +362,6 @@ impl Drop for Writing<'_> {
         self.state.staged.clear();
     }
 }
+
+#[cfg(test)]
+mod tests;

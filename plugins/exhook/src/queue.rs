@@ -1,182 +1,35 @@
-//! The calls that wait for one worker, in a queue for each client: a client's calls keep their order, and they go in the order in which
-//! they came as long as no client has many; clients that have take turns with the others. What is held is counted as memory, for each client and in all; notifications have at most half of either, so that questions find room
-//! beside them. Used under the lock of `line.rs`; it knows of no process and no ticket.
+//! The calls that wait for one worker, in a queue for each client, and in one for each address from which somebody wants to come in:
+//! a queue keeps its order, and calls go in the order in which they came as long as no queue has many; those that have take turns with
+//! the others. Who has come in is in the queue of its client, behind what waits of it in that of its address. What is held is
+//! counted as memory, for each owner and in all; notifications have at most half of either, so that questions find room beside them.
+//! Used under the lock of `line.rs`; it knows of no process and no ticket.
+
+mod call;
+mod room;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::Ordering::Relaxed;
 
-use grapnel_plugin_abi::{allocated, tree_entry_bytes};
+use grapnel_plugin_abi::allocated;
 
-/// How much may wait.
-#[derive(Clone, Copy, Debug)]
-pub struct Limits {
-    /// Calls of all clients together.
-    pub calls_max: u64,
-    /// Bytes of memory that they take.
-    pub bytes_max: u64,
-    /// Calls of one client.
-    pub client_calls_max: u64,
-    /// Bytes of memory that they take.
-    pub client_bytes_max: u64,
-}
+use call::Name;
+pub use call::{About, Call, Kind, Named, Owner};
+pub use room::{Full, Held, Limits};
 
-/// What a call is for the limits.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Kind {
-    /// Nobody waits for an answer; it may be dropped.
-    Notification,
-    /// The broker waits for an answer.
-    Question,
-    /// That a client will not be named again: taken whatever waits, since there is one at most for each client that is described.
-    Forgotten,
-}
-
-/// Why a call was not taken.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Full {
-    /// The client has as much waiting as one may have.
-    Client,
-    /// All clients together have.
-    All,
-}
-
-/// A description of a client, which all calls share that may have to be given to another process than was told of it.
-#[derive(Debug)]
-pub struct About {
-    bytes: Box<[u8]>,
-    /// How many calls that wait have it, and what the first of them was charged for it: bytes, above a bit for the kind.
-    waiting: AtomicU32,
-    charged: AtomicU64,
-}
-
-impl About {
-    /// Of these bytes: a map, as MessagePack has it.
-    pub fn new(bytes: Vec<u8>) -> Arc<About> {
-        Arc::new(About { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: AtomicU64::new(0) })
-    }
-
-    /// The description.
-    pub fn bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
-    fn cost(&self) -> u64 {
-        allocated(self.bytes.len()) + allocated(16 + size_of::<About>())
-    }
-}
-
-/// A client as calls name it.
-#[derive(Clone, Debug, Default)]
-pub struct Named {
-    /// Its number; 0 for nobody.
-    pub number: u64,
-    /// Its description for a process that has not been told of it.
-    pub about: Option<Arc<About>>,
-}
-
-/// A call that waits.
-#[derive(Debug)]
-pub struct Call {
-    /// As it is sent.
-    pub bytes: Box<[u8]>,
-    /// What an answer to it names; 0 where nobody waits.
-    pub id: u64,
-    /// The hook point, or one of the numbers of `line.rs`.
-    pub point: i64,
-    /// Whom it is about.
-    pub client: Named,
-    /// The process that it was put together for.
-    pub epoch: u64,
-    kind: Kind,
-    /// Whose queue it waits in, and who is charged for it.
-    queue: Arc<str>,
-    owner: Arc<str>,
-}
-
-impl Call {
-    /// A call that belongs to nobody yet.
-    pub fn new(bytes: &[u8], id: u64, point: i64, client: Named, epoch: u64) -> Call {
-        let nobody: Arc<str> = Arc::default();
-        let (queue, owner) = (Arc::clone(&nobody), nobody);
-        Call { bytes: bytes.into(), id, point, client, epoch, kind: Kind::Forgotten, queue, owner }
-    }
-
-    /// 0 for what comes beside a call: it is counted in bytes alone.
-    fn count(&self) -> u64 {
-        u64::from(self.point >= 0)
-    }
-
-    fn cost(&self) -> u64 {
-        // Its place in two lists that have doubled, and where somebody waits for its answer, that.
-        let place = 2 * (size_of::<Call>() + size_of::<Arc<str>>()) as u64;
-        let waited_for = if self.kind == Kind::Question { WAITED_FOR } else { 0 };
-        place + waited_for + allocated(self.bytes.len())
-    }
-}
-
-/// How many calls of a client go in the order in which they came, beside those of others. Those behind them wait until one of these
-/// has gone: whoever comes waits for so many of each client, and not for all that it has left.
+/// How many calls of an owner go in the order in which they came, beside those of others. Those behind them wait until one of these
+/// has gone: whoever comes waits for so many of each owner, and not for all that it has left.
 const IN_ORDER: usize = 32;
 
-/// What is held for an answer: an entry of a tree with a ticket in it.
-const WAITED_FOR: u64 = tree_entry_bytes(64);
-
-/// How much somebody holds, or all do.
-#[derive(Clone, Copy, Default, PartialEq, Eq, Debug)]
-pub struct Held {
-    /// Calls; what only describes a client is none.
-    pub calls: u64,
-    /// Bytes of memory, descriptions included.
-    pub bytes: u64,
-    /// Calls among them that are notifications.
-    pub notifications: u64,
-    /// What those take.
-    pub notification_bytes: u64,
-}
-
-impl Held {
-    fn add(&mut self, kind: Kind, calls: u64, bytes: u64) {
-        match kind {
-            Kind::Forgotten => return,
-            Kind::Question => {}
-            Kind::Notification => {
-                self.notifications += calls;
-                self.notification_bytes += bytes;
-            }
-        }
-        self.calls += calls;
-        self.bytes += bytes;
-    }
-
-    fn take(&mut self, kind: Kind, calls: u64, bytes: u64) {
-        match kind {
-            Kind::Forgotten => return,
-            Kind::Question => {}
-            Kind::Notification => {
-                self.notifications = self.notifications.saturating_sub(calls);
-                self.notification_bytes = self.notification_bytes.saturating_sub(bytes);
-            }
-        }
-        self.calls = self.calls.saturating_sub(calls);
-        self.bytes = self.bytes.saturating_sub(bytes);
-    }
-
-    /// Whether so much more of a kind fits: notifications take at most half.
-    fn fits(&self, kind: Kind, (calls, bytes): (u64, u64), (calls_max, bytes_max): (u64, u64)) -> bool {
-        let half = kind != Kind::Notification
-            || (self.notifications + calls <= calls_max / 2
-                && self.notification_bytes + bytes <= bytes_max / 2);
-        half && self.calls + calls <= calls_max && self.bytes + bytes <= bytes_max
-    }
-}
-
-/// The calls of one client, and what it is charged for.
+/// The calls of one owner, and what it is charged for.
 #[derive(Debug)]
-struct Client {
+struct Entry {
     calls: VecDeque<Call>,
     /// How often it is among the turns: the first of its calls.
     turns: usize,
+    /// Connections that have come in and of which something waits in the queue of their address: until that has gone, no more of its
+    /// calls get a turn.
+    behind: usize,
     held: Held,
     /// How many calls are charged to it, waiting or on their way.
     charged: usize,
@@ -184,29 +37,99 @@ struct Client {
     own: (Kind, u64),
 }
 
-impl Client {
+impl Entry {
     /// What an entry costs: its place in a table that has doubled, its name, and the first places of its list.
     fn cost(name: &str) -> u64 {
-        let places = 2 * size_of::<(Arc<str>, Client)>();
+        let places = 2 * size_of::<(Arc<str>, Entry)>();
         places as u64 + allocated(16 + name.len()) + allocated(4 * size_of::<Call>())
     }
+}
+
+/// All owners of whom something is held.
+#[derive(Default, Debug)]
+struct Entries {
+    clients: HashMap<Arc<str>, Entry>,
+    addresses: HashMap<Arc<str>, Entry>,
+}
+
+impl Entries {
+    fn of(&self, is_address: bool) -> &HashMap<Arc<str>, Entry> {
+        if is_address { &self.addresses } else { &self.clients }
+    }
+
+    fn of_mut(&mut self, is_address: bool) -> &mut HashMap<Arc<str>, Entry> {
+        if is_address { &mut self.addresses } else { &mut self.clients }
+    }
+
+    fn get(&self, owner: Owner<'_>) -> Option<&Entry> {
+        self.of(owner.is_address()).get(owner.name())
+    }
+
+    fn get_mut(&mut self, name: &Name) -> Option<&mut Entry> {
+        self.of_mut(name.is_address).get_mut(&name.text)
+    }
+}
+
+/// A connection that wants to come in, or has just done so: its calls that wait in the queue of its address.
+#[derive(Debug)]
+struct Entering {
+    queue: Name,
+    waiting: usize,
+    /// Whose queue goes on when they have gone.
+    next: Option<Name>,
 }
 
 /// See the module.
 #[derive(Debug)]
 pub struct Queue {
     limits: Limits,
-    clients: HashMap<Arc<str>, Client>,
-    /// Whose turn is next: a place for each of the first calls of every client.
-    turns: VecDeque<Arc<str>>,
+    entries: Entries,
+    /// By the number of their clients.
+    entering: HashMap<u64, Entering>,
+    /// Whose turn is next: a place for each of the first calls of every owner.
+    turns: VecDeque<Name>,
     held: Held,
     waiting: usize,
+    #[cfg(test)]
+    work: u64,
 }
 
 impl Queue {
     /// Empty.
     pub fn new(limits: Limits) -> Queue {
-        Queue { limits, clients: HashMap::new(), turns: VecDeque::new(), held: Held::default(), waiting: 0 }
+        Queue {
+            limits,
+            entries: Entries::default(),
+            entering: HashMap::new(),
+            turns: VecDeque::new(),
+            held: Held::default(),
+            waiting: 0,
+            #[cfg(test)]
+            work: 0,
+        }
+    }
+
+    /// An empty one in its place; what was here is the caller's.
+    pub fn take_all(&mut self) -> Queue {
+        let all = std::mem::replace(self, Queue::new(self.limits));
+        #[cfg(test)]
+        {
+            self.work = all.work;
+        }
+        all
+    }
+
+    /// Calls that were put in, taken out or released so far.
+    #[cfg(test)]
+    pub fn work(&self) -> u64 {
+        self.work
+    }
+
+    fn count_work(&mut self) {
+        #[cfg(test)]
+        {
+            self.work += 1;
+        }
     }
 
     /// How much is held, what is on its way to the worker included.
@@ -223,58 +146,62 @@ impl Queue {
     ///
     /// # Errors
     /// What is full.
-    pub fn has_room(&self, owner: &str, kind: Kind) -> Result<(), Full> {
-        let held = self.clients.get(owner).map_or_else(Held::default, |client| client.held);
-        self.fits(held, kind, (1, size_of::<Call>() as u64))
+    pub fn has_room(&self, owner: Owner<'_>, kind: Kind) -> Result<(), Full> {
+        let held = self.entries.get(owner).map_or_else(Held::default, |entry| entry.held);
+        self.fits((owner, held), kind, (1, size_of::<Call>() as u64))
     }
 
-    fn fits(&self, owner: Held, kind: Kind, more: (u64, u64)) -> Result<(), Full> {
-        let Limits { calls_max, bytes_max, client_calls_max, client_bytes_max } = self.limits;
+    fn fits(&self, (owner, held): (Owner<'_>, Held), kind: Kind, more: (u64, u64)) -> Result<(), Full> {
+        let limits = &self.limits;
+        let (full, owner_max) = match owner {
+            Owner::Client(_) => (Full::Client, (limits.client_calls_max, limits.client_bytes_max)),
+            Owner::Address(_) => (Full::Address, (limits.address_calls_max, limits.address_bytes_max)),
+        };
         if kind == Kind::Forgotten {
             Ok(())
-        } else if !owner.fits(kind, more, (client_calls_max, client_bytes_max)) {
-            Err(Full::Client)
-        } else if !self.held.fits(kind, more, (calls_max, bytes_max)) {
+        } else if !held.fits(kind, more, owner_max) {
+            Err(full)
+        } else if !self.held.fits(kind, more, (limits.calls_max, limits.bytes_max)) {
             Err(Full::All)
         } else {
             Ok(())
         }
     }
 
-    /// Takes calls that belong together into a client's queue, all or none; whoever is `owner` is charged for them.
+    /// Takes calls that belong together into a queue, all or none; whoever is `owner` is charged for them.
     ///
     /// # Errors
     /// What is full; nothing has changed then, and the calls are gone.
     pub fn push(
         &mut self,
-        (queue, owner): (&str, &str),
+        (queue, owner): (Owner<'_>, Owner<'_>),
         kind: Kind,
         calls: &mut Vec<Call>,
     ) -> Result<(), Full> {
         let mut more = (0, 0);
         for call in &mut *calls {
-            call.kind = kind;
+            (call.kind, call.queue.is_address) = (kind, queue.is_address());
             more = (more.0 + call.count(), more.1 + call.cost());
-            if let Some(about) = call.client.about.as_ref().filter(|about| about.waiting.load(Relaxed) == 0) {
+            if let Some(about) = call.client.about.as_ref().filter(|about| !about.is_charged()) {
                 // Several of these calls may share it; it is counted once, below, and too much of it here is on the safe side.
                 more.1 += about.cost();
             }
         }
-        let held = match self.clients.get(owner) {
-            Some(client) => client.held,
+        let held = match self.entries.get(owner) {
+            Some(entry) => entry.held,
             None => {
-                more.1 += Client::cost(owner);
+                more.1 += Entry::cost(owner.name());
                 Held::default()
             }
         };
-        if let Err(full) = self.fits(held, kind, more) {
+        if let Err(full) = self.fits((owner, held), kind, more) {
             calls.clear();
             return Err(full);
         }
-        let queue = self.name(queue, kind);
-        let owner = if *queue == *owner { Arc::clone(&queue) } else { self.name(owner, kind) };
+        let (queue, same) = (self.name(queue, kind), queue == owner);
+        let owner = if same { queue.clone() } else { self.name(owner, kind) };
         for mut call in calls.drain(..) {
-            (call.queue, call.owner) = (Arc::clone(&queue), Arc::clone(&owner));
+            (call.queue, call.owner) = (queue.clone(), owner.clone());
             self.charge(&call);
             self.put(call, false);
         }
@@ -282,44 +209,81 @@ impl Queue {
     }
 
     /// Takes the word that a client will not be named again, behind what waits of that client.
-    pub fn push_forgotten(&mut self, queue: &str, mut call: Call) {
-        // Where nothing waits there is nothing that it could come before.
-        let queue = if self.clients.contains_key(queue) { queue } else { "" };
+    pub fn push_forgotten(&mut self, queue: Owner<'_>, mut call: Call) {
         call.kind = Kind::Forgotten;
-        call.queue = self.name(queue, Kind::Notification);
-        call.owner = Arc::clone(&call.queue);
+        call.queue = match self.entering.get(&call.client.number) {
+            Some(entering) => entering.next.as_ref().unwrap_or(&entering.queue).clone(),
+            None => {
+                // Where nothing waits there is nothing that it could come before.
+                let there = self.entries.get(queue).is_some();
+                self.name(if there { queue } else { Owner::Client("") }, Kind::Notification)
+            }
+        };
+        call.owner = call.queue.clone();
         self.put(call, false);
     }
 
-    /// The name of a client, whose entry is made if there is none.
-    fn name(&mut self, name: &str, kind: Kind) -> Arc<str> {
-        if let Some((name, _)) = self.clients.get_key_value(name) {
-            return Arc::clone(name);
+    /// The name of an owner, whose entry is made if there is none.
+    fn name(&mut self, owner: Owner<'_>, kind: Kind) -> Name {
+        let (entries, is_address) = (self.entries.of_mut(owner.is_address()), owner.is_address());
+        if let Some((text, _)) = entries.get_key_value(owner.name()) {
+            return Name { is_address, text: Arc::clone(text) };
         }
-        let (name, bytes) = (Arc::<str>::from(name), Client::cost(name));
+        let (text, bytes) = (Arc::<str>::from(owner.name()), Entry::cost(owner.name()));
         let mut held = Held::default();
         held.add(kind, 0, bytes);
         self.held.add(kind, 0, bytes);
-        let client = Client { calls: VecDeque::new(), turns: 0, held, charged: 0, own: (kind, bytes) };
-        self.clients.insert(Arc::clone(&name), client);
-        name
+        let own = (kind, bytes);
+        let entry = Entry { calls: VecDeque::new(), turns: 0, behind: 0, held, charged: 0, own };
+        entries.insert(Arc::clone(&text), entry);
+        Name { is_address, text }
     }
 
     /// Puts a call into its queue, whose entry is there, behind all others or before them.
     fn put(&mut self, call: Call, first: bool) {
-        let Some(client) = self.clients.get_mut(&call.queue) else { return };
-        if first {
-            self.turns.push_front(Arc::clone(&call.queue));
-            client.turns += 1;
-            client.calls.push_front(call);
-        } else {
-            if client.turns < IN_ORDER {
-                self.turns.push_back(Arc::clone(&call.queue));
-                client.turns += 1;
+        self.count_work();
+        let (number, queue) = (call.client.number, &call.queue);
+        let Some(entry) = self.entries.get_mut(queue) else { return };
+        if queue.is_address {
+            if number != 0 {
+                let new = || Entering { queue: queue.clone(), waiting: 0, next: None };
+                self.entering.entry(number).or_insert_with(new).waiting += 1;
             }
-            client.calls.push_back(call);
+        } else if !first
+            && let Some(entering) = self.entering.get_mut(&number).filter(|entering| entering.next.is_none())
+        {
+            // It has come in.
+            entering.next = Some(queue.clone());
+            entry.behind += 1;
+        }
+        if first {
+            self.turns.push_front(queue.clone());
+            entry.turns += 1;
+            entry.calls.push_front(call);
+        } else {
+            if entry.behind == 0 && entry.turns < IN_ORDER {
+                self.turns.push_back(queue.clone());
+                entry.turns += 1;
+            }
+            entry.calls.push_back(call);
         }
         self.waiting += 1;
+    }
+
+    /// A call has left the queue of an address: with the last one of its connection, what waits behind that gets its turns.
+    fn has_left(&mut self, number: u64) {
+        let Some(entering) = self.entering.get_mut(&number) else { return };
+        entering.waiting -= 1;
+        if entering.waiting > 0 {
+            return;
+        }
+        let Some(next) = self.entering.remove(&number).and_then(|entering| entering.next) else { return };
+        let Some(entry) = self.entries.get_mut(&next) else { return };
+        entry.behind = entry.behind.saturating_sub(1);
+        while entry.behind == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
+            entry.turns += 1;
+            self.turns.push_back(next.clone());
+        }
     }
 
     fn charge(&mut self, call: &Call) {
@@ -332,7 +296,7 @@ impl Queue {
             bytes += cost;
         }
         self.held.add(kind, call.count(), bytes);
-        if let Some(owner) = self.clients.get_mut(&call.owner) {
+        if let Some(owner) = self.entries.get_mut(&call.owner) {
             owner.held.add(kind, call.count(), bytes);
             owner.charged += 1;
         }
@@ -340,6 +304,7 @@ impl Queue {
 
     /// A call that was taken is held no longer.
     pub fn release(&mut self, call: Call) {
+        self.count_work();
         let mut parts = [(call.kind, call.count(), call.cost()), (Kind::Forgotten, 0, 0)];
         if let Some(about) = &call.client.about
             && call.kind != Kind::Forgotten
@@ -352,12 +317,12 @@ impl Queue {
         }
         for (kind, calls, bytes) in parts {
             self.held.take(kind, calls, bytes);
-            if let Some(owner) = self.clients.get_mut(&call.owner) {
+            if let Some(owner) = self.entries.get_mut(&call.owner) {
                 owner.held.take(kind, calls, bytes);
             }
         }
         if call.kind != Kind::Forgotten
-            && let Some(owner) = self.clients.get_mut(&call.owner)
+            && let Some(owner) = self.entries.get_mut(&call.owner)
         {
             owner.charged = owner.charged.saturating_sub(1);
         }
@@ -367,46 +332,53 @@ impl Queue {
         }
     }
 
-    /// Removes a client that has nothing any more.
-    fn let_go(&mut self, name: &Arc<str>) {
-        let Some(client) = self.clients.get(name) else { return };
-        if !client.calls.is_empty() || client.charged > 0 {
+    /// Removes an owner that has nothing any more.
+    fn let_go(&mut self, name: &Name) {
+        let entries = self.entries.of_mut(name.is_address);
+        let Some(entry) = entries.get(&name.text) else { return };
+        if !entry.calls.is_empty() || entry.charged > 0 {
             return;
         }
-        let (kind, bytes) = client.own;
-        self.clients.remove(name);
+        let (kind, bytes) = entry.own;
+        entries.remove(&name.text);
         self.held.take(kind, 0, bytes);
         // What a storm has taken is given back.
-        if self.clients.capacity() > 64 && self.clients.len() * 8 < self.clients.capacity() {
-            self.clients.shrink_to(self.clients.len() * 2);
+        if entries.capacity() > 64 && entries.len() * 8 < entries.capacity() {
+            entries.shrink_to(entries.len() * 2);
+            self.entering.shrink_to(self.entering.len() * 2);
             self.turns.shrink_to(self.turns.len() * 2);
         }
     }
 
-    /// Takes out calls of the clients whose turns they are, at most so many and so many bytes, but for a
+    /// Takes out calls of the owners whose turns they are, at most so many and so many bytes, but for a
     /// single call that is longer. They are held until they are released.
     pub fn take(&mut self, calls_max: usize, bytes_max: usize, into: &mut Vec<Call>) {
         let mut bytes: usize = into.iter().map(|call| call.bytes.len()).sum();
         while into.len() < calls_max {
             let Some(name) = self.turns.pop_front() else { return };
-            let Some(client) = self.clients.get_mut(&name) else { continue };
-            let Some(len) = client.calls.front().map(|call| call.bytes.len()) else { continue };
+            let Some(entry) = self.entries.get_mut(&name) else { continue };
+            let Some(len) = entry.calls.front().map(|call| call.bytes.len()) else { continue };
             if !into.is_empty() && bytes + len > bytes_max {
                 self.turns.push_front(name);
                 return;
             }
+            let Some(call) = entry.calls.pop_front() else { continue };
             bytes += len;
-            into.extend(client.calls.pop_front());
-            client.turns -= 1;
+            entry.turns -= 1;
             self.waiting -= 1;
-            let (len, capacity) = (client.calls.len(), client.calls.capacity());
+            let (len, capacity) = (entry.calls.len(), entry.calls.capacity());
             if capacity > 64 && len * 4 < capacity {
-                client.calls.shrink_to(len * 2);
+                entry.calls.shrink_to(len * 2);
             }
-            if len > client.turns && client.turns < IN_ORDER {
-                client.turns += 1;
+            if entry.behind == 0 && len > entry.turns && entry.turns < IN_ORDER {
+                entry.turns += 1;
                 self.turns.push_back(name);
             }
+            if call.queue.is_address {
+                self.has_left(call.client.number);
+            }
+            into.push(call);
+            self.count_work();
         }
     }
 
@@ -414,7 +386,7 @@ impl Queue {
     pub fn put_back(&mut self, calls: Vec<Call>) {
         for mut call in calls.into_iter().rev() {
             // The entry of one that is not counted may have gone meanwhile.
-            call.queue = self.name(&Arc::clone(&call.queue), Kind::Notification);
+            call.queue = self.name(call.queue.clone().owner(), Kind::Notification);
             self.put(call, true);
         }
     }

@@ -357,10 +357,10 @@ impl<'w> Serving<'w> {
                 self.lines.say(level, &text);
             }
             Said::Commands(commands) if self.ready => {
-                let kept = (&*self.worker.kept, self.worker.line.epoch());
+                let epoch = self.worker.line.epoch();
                 for command in commands {
-                    if let Err(error) = command::run(host, kept, &command) {
-                        host.warn(format_args!("{}: {error}", self.worker.name()));
+                    if let Err(not_done) = command::run(host, (&self.worker.kept, epoch), &command) {
+                        self.worker.command_failed(not_done);
                     }
                 }
             }
@@ -394,8 +394,8 @@ impl<'w> Serving<'w> {
         if now >= self.line_look {
             self.line_look = now + LINE_LOOK;
             self.worker.fail_overdue();
-            self.worker.line.figures.waiting(self.worker.line.held());
             self.worker.say_lost(false);
+            self.worker.say_not_done(false);
         }
         let Some(before) = now.checked_sub(self.worker.config.call_timeout) else { return };
         // They are in the order of their numbers, which is that of time.

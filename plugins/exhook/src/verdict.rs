@@ -5,7 +5,7 @@ use grapnel_plugin_abi::{
 };
 use rmpv::ValueRef;
 
-use crate::wire::{bytes_ref, flag_of, get, text_ref};
+use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
 /// Who waits, at which point.
 #[derive(Debug)]
@@ -100,16 +100,9 @@ fn read<'a, T>(
     map: &ValueRef<'a>,
     key: &str,
     what: &str,
-    of: impl Fn(&ValueRef<'a>) -> Option<T>,
+    of: impl FnOnce(&ValueRef<'a>) -> Option<T>,
 ) -> Result<Option<T>, String> {
-    match get(map, key) {
-        None | Some(ValueRef::Nil) => Ok(None),
-        Some(value) => of(value).map(Some).ok_or_else(|| format!("a `{key}` that is {what}")),
-    }
-}
-
-fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
-    value.as_u64().and_then(|number| T::try_from(number).ok())
+    or_nil(get(map, key), of).map_err(|_| format!("a `{key}` that is {what}"))
 }
 
 fn reason(map: &ValueRef<'_>, key: &str) -> Result<Option<Reason>, String> {
@@ -241,22 +234,17 @@ fn rows_of<'a>(value: &ValueRef<'a>, count: u32) -> Result<Vec<Row<'a>>, String>
 }
 
 fn row_of<'a>(row: &ValueRef<'a>, count: u32) -> Result<Row<'a>, &'static str> {
-    fn or_nil<'a, T>(
-        value: &ValueRef<'a>,
-        wrong: &'static str,
-        of: impl Fn(&ValueRef<'a>) -> Option<T>,
-    ) -> Result<Option<T>, &'static str> {
-        if matches!(value, ValueRef::Nil) { Ok(None) } else { of(value).map(Some).ok_or(wrong) }
-    }
     let ValueRef::Array(row) = row else { return Err("a filter that is no list") };
     let [index, filter, options, refuse] = row.as_slice() else {
         return Err("a filter that is not [index, filter, options, refuse]");
     };
     Ok(Row {
         index: number_of(index).filter(|at| *at < count).ok_or("the index of no filter")?,
-        filter: or_nil(filter, "a filter that is no text", text_ref)?,
-        options: or_nil(options, "options of a filter that are no byte", number_of)?,
-        refuse: or_nil(refuse, "a refusal of a filter that is no reason code", number_of)?.map(Reason),
+        filter: or_nil(Some(filter), text_ref).map_err(|_| "a filter that is no text")?,
+        options: or_nil(Some(options), number_of).map_err(|_| "options of a filter that are no byte")?,
+        refuse: or_nil(Some(refuse), number_of)
+            .map_err(|_| "a refusal of a filter that is no reason code")?
+            .map(Reason),
     })
 }
 
@@ -358,21 +346,10 @@ fn set_of<'a>(key: &str, value: &ValueRef<'a>) -> Option<Option<Set<'a>>> {
         "response_topic" => Set::ResponseTopic(text_ref(value)?),
         "correlation_data" => Set::CorrelationData(bytes_ref(value)?),
         "message_expiry_s" => Set::MessageExpiry(number_of(value)?),
-        "user" => Set::Users(users_of(value)?),
+        "user" => Set::Users(pairs_of(value)?),
         _ => return Some(None),
     };
     Some(Some(set))
-}
-
-/// Pairs of text.
-pub fn users_of<'a>(value: &ValueRef<'a>) -> Option<Vec<(&'a str, &'a str)>> {
-    let ValueRef::Array(pairs) = value else { return None };
-    let pair = |pair: &ValueRef<'a>| {
-        let ValueRef::Array(pair) = pair else { return None };
-        let [key, value] = pair.as_slice() else { return None };
-        Some((text_ref(key)?, text_ref(value)?))
-    };
-    pairs.iter().map(pair).collect()
 }
 
 #[cfg(test)]

@@ -281,6 +281,40 @@ pub fn get<'m, 'a>(map: &'m ValueRef<'a>, key: &str) -> Option<&'m ValueRef<'a>>
     pairs.iter().find(|(found, _)| text_ref(found) == Some(key)).map(|(_, value)| value)
 }
 
+/// What stands there, read by `of`. Nil is nothing, and so is what is missing.
+///
+/// # Errors
+/// Something else stands there.
+pub fn or_nil<'a, T>(
+    value: Option<&ValueRef<'a>>,
+    of: impl FnOnce(&ValueRef<'a>) -> Option<T>,
+) -> Result<Option<T>, Wrong> {
+    match value {
+        None | Some(ValueRef::Nil) => Ok(None),
+        Some(value) => of(value).map(Some).ok_or(Wrong),
+    }
+}
+
+/// A value of another kind than it must be.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Wrong;
+
+/// A number that is not below zero, and fits.
+pub fn number_of<T: TryFrom<u64>>(value: &ValueRef<'_>) -> Option<T> {
+    value.as_u64().and_then(|number| T::try_from(number).ok())
+}
+
+/// Pairs of text.
+pub fn pairs_of<'a>(value: &ValueRef<'a>) -> Option<Vec<(&'a str, &'a str)>> {
+    let ValueRef::Array(pairs) = value else { return None };
+    let pair = |pair: &ValueRef<'a>| {
+        let ValueRef::Array(pair) = pair else { return None };
+        let [key, value] = pair.as_slice() else { return None };
+        Some((text_ref(key)?, text_ref(value)?))
+    };
+    pairs.iter().map(pair).collect()
+}
+
 /// A yes or no.
 pub fn flag_of(value: &ValueRef<'_>) -> Option<bool> {
     if let ValueRef::Boolean(flag) = value { Some(*flag) } else { None }

@@ -8,10 +8,12 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::Host;
 
+use crate::command::NotDone;
 use crate::config::{Config, WhileDown};
 use crate::figures::{Figures, Lost};
 use crate::kept::Kept;
 use crate::line::{AllAsked, Line};
+use crate::notices::{Notices, Pace};
 use crate::process::Process;
 use crate::queue::Call;
 use crate::serving::{End, LINE_LOOK, Serving};
@@ -22,8 +24,6 @@ use crate::wire::Ready;
 const BACKOFF: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(30));
 /// A worker that has run for so long begins with the shortest pause again.
 const SETTLED: Duration = Duration::from_secs(10);
-/// How often the log says at most what has found no room.
-const LOST_PAUSE: Duration = Duration::from_secs(10);
 /// How much longer its thread may take than calls and farewell: to kill what has not ended, and to read the last of it.
 const SPARE: Duration = Duration::from_secs(2);
 
@@ -48,7 +48,9 @@ pub struct Worker {
     /// Calls that were not answered in time.
     pub late: u64,
     /// What has found no room and is yet to be said, and when something was said last.
-    pub lost: (Lost, Option<Instant>),
+    pub lost: (Lost, Pace),
+    /// Commands that were not done.
+    pub not_done: Notices,
 }
 
 impl Worker {
@@ -67,6 +69,7 @@ impl Worker {
         let _loaded = self.line.figures.loaded();
         self.go_on();
         self.say_lost(true);
+        self.say_not_done(true);
     }
 
     fn go_on(&mut self) {
@@ -121,6 +124,7 @@ impl Worker {
             let stops = self.host.wait_stop(left.min(LINE_LOOK));
             self.fail_overdue();
             self.say_lost(false);
+            self.say_not_done(false);
             if stops && !self.line.is_asked() {
                 return true;
             }
@@ -137,8 +141,12 @@ impl Worker {
     /// What has waited on the line for longer than an answer may take ends by policy.
     pub fn fail_overdue(&mut self) {
         let Some(before) = Instant::now().checked_sub(self.config.call_timeout) else { return };
-        for asked in self.line.overdue(before) {
-            self.fail_late(asked.ticket);
+        loop {
+            let overdue = self.line.overdue(before);
+            if overdue.is_empty() {
+                return;
+            }
+            overdue.into_iter().for_each(|asked| self.fail_late(asked.ticket));
         }
     }
 
@@ -182,14 +190,28 @@ impl Worker {
 
     /// Says what has found no room, now and then, or at the end.
     pub fn say_lost(&mut self, at_the_end: bool) {
-        let (lost, said) = &mut self.lost;
+        let (lost, pace) = &mut self.lost;
         lost.add(self.line.take_lost());
-        if lost.is_empty() || !at_the_end && said.is_some_and(|said| said.elapsed() < LOST_PAUSE) {
+        if lost.is_empty() || !pace.may_say(Instant::now()) && !at_the_end {
             return;
         }
         let lost = std::mem::take(lost);
-        *said = Some(Instant::now());
         self.host.warn(format_args!("{}: {lost}", self.name()));
+    }
+
+    /// A command was not done.
+    pub fn command_failed(&mut self, NotDone { kind, why }: NotDone) {
+        self.line.figures.command_failed();
+        if let Some(line) = self.not_done.note(kind, why, Instant::now()) {
+            self.host.warn(format_args!("{}: {line}", self.name()));
+        }
+    }
+
+    /// Says which commands were not done and are yet to be said, now and then, or at the end.
+    pub fn say_not_done(&mut self, at_the_end: bool) {
+        for line in self.not_done.due(Instant::now(), at_the_end) {
+            self.host.warn(format_args!("{}: {line}", self.name()));
+        }
     }
 
     fn serve(&mut self) -> End {

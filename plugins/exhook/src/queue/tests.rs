@@ -2,17 +2,31 @@
 
 #![allow(clippy::unwrap_used)]
 
+use super::call::WAITED_FOR;
 use super::*;
 
-const ROOMY: Limits =
-    Limits { calls_max: 1000, bytes_max: 1 << 20, client_calls_max: 1000, client_bytes_max: 1 << 20 };
+const ROOMY: Limits = Limits {
+    calls_max: 1000,
+    bytes_max: 1 << 20,
+    client_calls_max: 1000,
+    client_bytes_max: 1 << 20,
+    address_calls_max: 1000,
+    address_bytes_max: 1 << 20,
+};
 
 fn call(id: u64, len: usize) -> Call {
     Call::new(&vec![0; len], id, 3, Named::default(), 1)
 }
 
 fn push(queue: &mut Queue, who: &str, kind: Kind, id: u64, len: usize) -> Result<(), Full> {
+    let who = Owner::Client(who);
     queue.push((who, who), kind, &mut vec![call(id, len)])
+}
+
+/// A question about the connection with this number.
+fn push_of(queue: &mut Queue, who: Owner<'_>, number: u64, id: u64) -> Result<(), Full> {
+    let call = Call::new(&[0; 10], id, 3, Named { number, about: None }, 1);
+    queue.push((who, who), Kind::Question, &mut vec![call])
 }
 
 fn taken(queue: &mut Queue, count: usize) -> Vec<u64> {
@@ -60,7 +74,7 @@ fn clients_with_many_calls_take_turns_and_keep_their_order() {
     assert_eq!(taken(&mut queue, 1000), (2 * n + 2..=200).collect::<Vec<_>>());
     assert!(queue.is_empty());
     assert_eq!(queue.held(), Held::default());
-    assert!(queue.clients.is_empty() && queue.turns.is_empty());
+    assert!(queue.entries.clients.is_empty() && queue.turns.is_empty());
 }
 
 /// Notifications have half of the places, of each client and in all; the other half is for questions. One beyond is too much.
@@ -73,7 +87,7 @@ fn questions_find_room_beside_notifications() {
             push(&mut queue, who, Kind::Notification, 0, 10).unwrap();
         }
         assert_eq!(push(&mut queue, who, Kind::Notification, 0, 10), Err(Full::Client));
-        assert_eq!(queue.has_room(who, Kind::Notification), Err(Full::Client));
+        assert_eq!(queue.has_room(Owner::Client(who), Kind::Notification), Err(Full::Client));
     }
     push(&mut queue, "c", Kind::Notification, 0, 10).unwrap();
     assert_eq!(push(&mut queue, "c", Kind::Notification, 0, 10), Err(Full::All));
@@ -111,7 +125,11 @@ fn bytes_are_counted_as_memory_to_the_last_one() {
             let mut queue = Queue::new(limits);
             let full = push(&mut queue, "a", kind, 1, 1000).unwrap_err();
             assert_eq!(full, if bytes_max == 1 << 20 { Full::Client } else { Full::All });
-            assert_eq!((queue.held(), queue.clients.len()), (Held::default(), 0), "nothing of it is left");
+            assert_eq!(
+                (queue.held(), queue.entries.clients.len()),
+                (Held::default(), 0),
+                "nothing of it is left"
+            );
         }
     }
 }
@@ -121,13 +139,14 @@ fn bytes_are_counted_as_memory_to_the_last_one() {
 fn descriptions_are_charged_while_a_call_has_them() {
     let mut queue = Queue::new(ROOMY);
     push(&mut queue, "c", Kind::Question, 9, 1).unwrap();
+    const C: Owner<'_> = Owner::Client("c");
     let before = queue.held();
     let about = About::new(vec![0; 5000]);
     let named = || Named { number: 1, about: Some(Arc::clone(&about)) };
     let described = Call::new(&[0; 10], 0, -1, named(), 1);
     let with = |id| Call::new(&[0; 10], id, 3, named(), 1);
-    queue.push(("c", "c"), Kind::Notification, &mut vec![described, with(0)]).unwrap();
-    queue.push(("c", "c"), Kind::Question, &mut vec![with(5)]).unwrap();
+    queue.push((C, C), Kind::Notification, &mut vec![described, with(0)]).unwrap();
+    queue.push((C, C), Kind::Question, &mut vec![with(5)]).unwrap();
     let held = queue.held();
     let more = held.bytes - before.bytes;
     assert!((5000..10_000).contains(&more), "{more}");
@@ -146,8 +165,8 @@ fn what_is_forgotten_takes_no_room() {
     push(&mut queue, "a", Kind::Question, 1, 10).unwrap();
     push(&mut queue, "a", Kind::Question, 2, 10).unwrap();
     let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, about: None }, 1);
-    queue.push_forgotten("a", forgotten(7));
-    queue.push_forgotten("gone", forgotten(8));
+    queue.push_forgotten(Owner::Client("a"), forgotten(7));
+    queue.push_forgotten(Owner::Client("gone"), forgotten(8));
     assert_eq!(queue.held().calls, 2);
     let calls = queue.drain();
     let seen: Vec<_> = calls.iter().map(|call| (call.id, call.client.number)).collect();
@@ -161,12 +180,15 @@ fn what_is_forgotten_takes_no_room() {
 #[test]
 fn an_event_of_nobody_is_charged_to_who_caused_it() {
     let mut queue = Queue::new(Limits { client_calls_max: 2, ..ROOMY });
-    let mut retain = |from: &str, id| queue.push(("", from), Kind::Notification, &mut vec![call(id, 10)]);
+    let mut retain = |from: &str, id| {
+        let whose = (Owner::Client(""), Owner::Client(from));
+        queue.push(whose, Kind::Notification, &mut vec![call(id, 10)])
+    };
     retain("a", 1).unwrap();
     assert_eq!(retain("a", 2), Err(Full::Client));
     retain("b", 3).unwrap();
     assert_eq!(taken(&mut queue, 10), [1, 3], "in the order in which it happened");
-    assert_eq!((queue.held(), queue.clients.len()), (Held::default(), 0));
+    assert_eq!((queue.held(), queue.entries.clients.len()), (Held::default(), 0));
 }
 
 /// The work for a call does not grow with what waits; nor is memory of a storm kept.
@@ -183,6 +205,114 @@ fn memory_of_a_storm_is_given_back() {
     let per_client = queue.held().bytes / 20_000;
     assert!(per_client < 2048, "{per_client}");
     taken(&mut queue, usize::MAX);
-    assert!(queue.clients.capacity() < 128 && queue.turns.capacity() < 128);
+    assert!(queue.entries.clients.capacity() < 128 && queue.turns.capacity() < 128);
     assert_eq!(queue.held(), Held::default());
+}
+
+/// Whoever has not come in has the share of its address, and nothing of the client's whose identifier it names; addresses take turns.
+#[test]
+fn who_has_not_come_in_takes_the_share_of_its_address() {
+    let limits = Limits { client_calls_max: 4, address_calls_max: 100, ..ROOMY };
+    let mut queue = Queue::new(limits);
+    let (here, there) = (Owner::Address("10.0.0.1"), Owner::Address("10.0.0.2"));
+    for id in 1..=100 {
+        push_of(&mut queue, here, id, id).unwrap();
+    }
+    assert_eq!(push_of(&mut queue, here, 101, 101), Err(Full::Address));
+    assert_eq!(queue.has_room(here, Kind::Question), Err(Full::Address));
+    // A client may have the name of an address.
+    for id in 201..=204 {
+        push_of(&mut queue, Owner::Client("10.0.0.1"), 1000, id).unwrap();
+    }
+    assert_eq!(push_of(&mut queue, Owner::Client("10.0.0.1"), 1000, 205), Err(Full::Client));
+    push_of(&mut queue, there, 301, 301).unwrap();
+    let n = IN_ORDER as u64;
+    let next: Vec<_> = (1..=n).chain(201..=204).chain([301]).chain(n + 1..=100).collect();
+    assert_eq!(taken(&mut queue, 1000), next);
+    assert_eq!(queue.held(), Held::default());
+    assert!(queue.entries.addresses.is_empty() && queue.entering.is_empty());
+}
+
+/// Notifications have half of what an address may have, in calls and in bytes.
+#[test]
+fn notifications_have_half_of_an_address() {
+    let here = Owner::Address("10.0.0.1");
+    for limits in [Limits { address_calls_max: 4, ..ROOMY }, Limits { address_bytes_max: 40_000, ..ROOMY }] {
+        let mut queue = Queue::new(limits);
+        let mut tell = |kind| queue.push((here, here), kind, &mut vec![call(1, 8_000)]);
+        assert_eq!([(); 3].map(|()| tell(Kind::Notification)), [Ok(()), Ok(()), Err(Full::Address)]);
+        assert_eq!([(); 3].map(|()| tell(Kind::Question)), [Ok(()), Ok(()), Err(Full::Address)]);
+    }
+}
+
+/// Who has come in is behind what waits of it in the queue of its address, and in front of the rest of that queue; others of its
+/// client, who were there before, do not wait for it.
+#[test]
+fn who_has_come_in_keeps_its_order() {
+    let mut queue = Queue::new(ROOMY);
+    let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
+    push_of(&mut queue, c, 1, 1).unwrap();
+    for id in 101..=150 {
+        push_of(&mut queue, here, 100 + id, id).unwrap();
+    }
+    push_of(&mut queue, here, 7, 71).unwrap();
+    push_of(&mut queue, here, 7, 72).unwrap();
+    for id in 151..=200 {
+        push_of(&mut queue, here, 100 + id, id).unwrap();
+    }
+    push_of(&mut queue, c, 7, 73).unwrap();
+    queue.push_forgotten(c, Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1));
+    let order = |queue: &mut Queue| {
+        let mut calls = Vec::new();
+        queue.take(60, usize::MAX, &mut calls);
+        let ids: Vec<_> = calls.iter().map(|call| call.id).collect();
+        (calls, ids)
+    };
+    let (calls, ids) = order(&mut queue);
+    let first: Vec<_> = [1].into_iter().chain(101..=150).chain([71, 72]).chain(151..=157).collect();
+    assert_eq!(ids, first);
+    // The process has ended and was given nothing of it: all is where it was.
+    queue.put_back(calls);
+    push_of(&mut queue, c, 7, 74).unwrap();
+    assert_eq!(order(&mut queue).1, first);
+    let rest = order(&mut queue).1;
+    let at = |id| rest.iter().position(|each| *each == id).unwrap();
+    assert!(at(73) < at(0) && at(0) < at(74) && at(74) < IN_ORDER + 3, "{rest:?}");
+    assert!(queue.is_empty() && queue.entering.is_empty());
+}
+
+proptest::proptest! {
+    /// Whatever comes, is taken, sent and put back: each connection's calls go in their order, none is left, and nothing stays charged.
+    #[test]
+    fn each_connection_keeps_its_order(steps in proptest::collection::vec((0_u8..10, 1_u64..6), 1..300)) {
+        let mut queue = Queue::new(ROOMY);
+        let (mut next, mut inside) = (0, [false; 6]);
+        let (mut taken, mut sent) = (Vec::new(), Vec::new());
+        for (what, number) in steps {
+            match what {
+                0..=5 => {
+                    let at = number as usize;
+                    // Once it has come in it stays so.
+                    inside[at] |= what == 5;
+                    let (address, client) = ((number % 2).to_string(), (number % 3).to_string());
+                    let whose = if inside[at] { Owner::Client(&client) } else { Owner::Address(&address) };
+                    next += 1;
+                    push_of(&mut queue, whose, number, next).unwrap();
+                }
+                6 | 7 => queue.take(taken.len() + number as usize, usize::MAX, &mut taken),
+                8 => sent.append(&mut taken),
+                _ => queue.put_back(std::mem::take(&mut taken)),
+            }
+        }
+        queue.take(usize::MAX, usize::MAX, &mut taken);
+        sent.append(&mut taken);
+        proptest::prop_assert_eq!(sent.len() as u64, next);
+        for number in 1..6 {
+            let ids: Vec<_> = sent.iter().filter(|call| call.client.number == number).map(|call| call.id).collect();
+            proptest::prop_assert!(ids.is_sorted(), "{}: {:?}", number, ids);
+        }
+        sent.into_iter().for_each(|call| queue.release(call));
+        proptest::prop_assert_eq!(queue.held(), Held::default());
+        proptest::prop_assert!(queue.entering.is_empty() && queue.entries.clients.is_empty() && queue.entries.addresses.is_empty());
+    }
 }

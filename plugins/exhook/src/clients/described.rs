@@ -1,0 +1,162 @@
+//! How a worker is told of a client: what events show of it, and the map that says so.
+
+use crate::kept::Connection;
+use crate::wire::Writer;
+
+/// A client as an event shows it.
+#[derive(Clone, Copy, Debug, Hash)]
+pub struct Who<'a> {
+    /// Its identifier.
+    pub client_id: &'a str,
+    /// Its user name.
+    pub username: Option<&'a str>,
+    /// Whether it is a superuser.
+    pub superuser: bool,
+    /// Whether nobody has vouched for it.
+    pub anonymous: bool,
+    /// 3, 4 or 5.
+    pub version: u8,
+    /// Where it comes from.
+    pub peer_host: Option<&'a str>,
+    /// Its port there.
+    pub peer_port: Option<u16>,
+    /// The port it came to.
+    pub local_port: Option<u16>,
+    /// The listener it came through.
+    pub listener: Option<&'a str>,
+}
+
+/// What is only known while a client is being let in, or has just been.
+#[derive(Clone, Debug, Default)]
+pub struct Entering<'a> {
+    /// Whether it is in already, so that there is no password, and nothing is known of a will.
+    pub late: bool,
+    /// Whether the worker is asked about logins, so that a process that has not heard of this one has missed it.
+    pub is_asked: bool,
+    /// Whether there is a session under its identifier.
+    pub has_session: bool,
+    /// Any bytes.
+    pub password: Option<&'a [u8]>,
+    /// Of CONNECT.
+    pub clean_start: bool,
+    /// Seconds.
+    pub keep_alive_s: u16,
+    /// Seconds.
+    pub session_expiry_s: u32,
+    /// Of CONNECT.
+    pub receive_maximum: Option<u16>,
+    /// Milliseconds since 1970.
+    pub connected_at_ms: Option<u64>,
+    /// Topic, payload, QoS and retain flag.
+    pub will: Option<(&'a str, &'a [u8], u8, bool)>,
+    /// User properties.
+    pub properties: Vec<(&'a str, &'a str)>,
+}
+
+/// What a CONNECT said but for the password: so many pairs of a map.
+#[derive(Clone, Debug)]
+pub(super) struct Written {
+    pub(super) pairs: usize,
+    pub(super) bytes: Box<[u8]>,
+}
+
+impl Who<'_> {
+    pub(super) fn connection(&self) -> Connection<'_> {
+        Connection {
+            client_id: self.client_id,
+            host: self.peer_host.unwrap_or(""),
+            port: self.peer_port.unwrap_or(0),
+        }
+    }
+}
+
+impl Entering<'_> {
+    /// All but the password, as pairs of a map.
+    pub(super) fn written(&self) -> Written {
+        let mut bytes = Vec::new();
+        let out = &mut Writer(&mut bytes);
+        out.text("clean_start").flag(self.clean_start);
+        out.text("keep_alive_s").number(self.keep_alive_s);
+        out.text("session_expiry_s").number(self.session_expiry_s);
+        out.text("receive_maximum").number(self.receive_maximum.unwrap_or(u16::MAX));
+        out.text("connected_at_ms").number(self.connected_at_ms.unwrap_or(0));
+        if !self.late {
+            out.text("will");
+        }
+        match self.will {
+            Some((topic, payload, qos, retain)) => {
+                out.map(4).text("topic").text(topic).text("payload").bytes(payload);
+                out.text("qos").number(qos).text("retain").flag(retain);
+            }
+            None if !self.late => {
+                out.nil();
+            }
+            None => {}
+        }
+        out.text("properties").list(self.properties.len());
+        for (key, value) in &self.properties {
+            out.list(2).text(key).text(value);
+        }
+        Written { pairs: if self.late { 6 } else { 7 }, bytes: bytes.into() }
+    }
+}
+
+/// What a description says besides.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum More<'a> {
+    /// Nothing.
+    None,
+    /// It is coming in: its password, and what [`Entering::written`] gives.
+    Entering(Option<&'a [u8]>, &'a Written),
+    /// It had come in before there was this process: what [`Entering::written`] gave then.
+    Earlier(&'a Written),
+}
+
+/// What hooks of another process have had kept.
+#[derive(Debug, Default)]
+pub(super) struct Given {
+    /// Of its login.
+    pub(super) login: Option<Box<[u8]>>,
+    /// Of the login that the session under its identifier is from.
+    pub(super) stored: Option<Box<[u8]>>,
+}
+
+/// A description: a map, as MessagePack has it.
+pub(super) fn described_as(who: &Who<'_>, more: More<'_>, given: &Given) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    let out = &mut Writer(&mut bytes);
+    let said = match more {
+        More::None => 0,
+        More::Entering(password, said) => said.pairs + usize::from(password.is_some()),
+        More::Earlier(said) => 1 + said.pairs,
+    };
+    out.map(9 + said + usize::from(given.login.is_some()) + usize::from(given.stored.is_some()));
+    out.text("client_id").text(who.client_id);
+    out.text("username").text_or_nil(who.username);
+    out.text("superuser").flag(who.superuser);
+    out.text("anonymous").flag(who.anonymous);
+    out.text("version").number(who.version);
+    out.text("peer_host").text(who.peer_host.unwrap_or(""));
+    out.text("peer_port").number(who.peer_port.unwrap_or(0));
+    out.text("local_port").number(who.local_port.unwrap_or(0));
+    out.text("listener").text(who.listener.unwrap_or(""));
+    for (key, bytes) in [("login", &given.login), ("stored", &given.stored)] {
+        if let Some(bytes) = bytes {
+            out.text(key).bytes(bytes);
+        }
+    }
+    match more {
+        More::None => {}
+        More::Entering(password, said) => {
+            if let Some(password) = password {
+                out.text("password").bytes(password);
+            }
+            out.0.extend_from_slice(&said.bytes);
+        }
+        More::Earlier(said) => {
+            out.text("earlier").flag(true);
+            out.0.extend_from_slice(&said.bytes);
+        }
+    }
+    bytes
+}

@@ -1,0 +1,85 @@
+//! How much is done under one lock.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use super::*;
+
+const MANY: u64 = 100_000;
+/// As many as a frame has.
+const AT_ONCE: u64 = 512;
+
+fn line() -> Line {
+    let (calls, bytes) = (2 * MANY, 1 << 30);
+    let limits = Limits {
+        calls_max: calls,
+        bytes_max: bytes,
+        client_calls_max: calls,
+        client_bytes_max: bytes,
+        address_calls_max: calls,
+        address_bytes_max: bytes,
+    };
+    Line::new(limits, Figures::none()).unwrap()
+}
+
+fn tell(line: &Line, who: &str) {
+    let (who, point) = (Owner::Client(who), HookPoint::MessageDelivered);
+    let mut writing = line.write((who, who), Kind::Notification, point).unwrap();
+    writing.call(0, point as i64, Named::default(), |data| {
+        data.nil();
+    });
+    assert!(writing.is_taken(point));
+    writing.done();
+}
+
+/// What is done to calls while the lock is held.
+fn work(line: &Line) -> u64 {
+    line.lock().queue.work()
+}
+
+/// A worker that ends leaves all that waits: shards do not wait until all of that has been gone through.
+#[test]
+fn no_lock_is_held_for_all_that_waits() {
+    let line = line();
+    for n in 0..MANY {
+        tell(&line, &format!("c{}", n % 10_000));
+    }
+    let mut here = Vec::new();
+    line.take(AT_ONCE as usize, usize::MAX, &mut here, &mut AllAsked::new());
+    let before = work(&line);
+    let (_, lost) = line.cut(here);
+    assert_eq!(lost as u64, MANY);
+    assert!(work(&line) - before <= AT_ONCE, "{}", work(&line) - before);
+    assert!(
+        line.write((Owner::Client("c"), Owner::Client("c")), Kind::Question, HookPoint::ClientConnect)
+            .is_none()
+    );
+    assert_eq!(line.held(), Default::default());
+    let said = line.take_lost().to_string();
+    assert_eq!(said, "", "nobody has found no room");
+    line.open();
+    tell(&line, "c");
+}
+
+/// Who has waited for too long leaves in slices, and nobody else is looked at.
+#[test]
+fn the_overdue_leave_in_slices() {
+    let now = Instant::now();
+    let at = |n: u64| now + Duration::from_millis(n);
+    let mut asked: BTreeMap<u64, Asked<()>> =
+        (0..MANY).map(|n| (n, Asked { ticket: (), since: at(n) })).collect();
+    let (mut count, mut slices) = (0, 0);
+    loop {
+        let overdue = take_overdue(&mut asked, at(50_000));
+        assert!(overdue.len() <= OVERDUE_MAX && overdue.iter().all(|each| each.since <= at(50_000)));
+        (count, slices) = (count + overdue.len(), slices + 1);
+        if overdue.is_empty() {
+            break;
+        }
+    }
+    assert_eq!(
+        (count, asked.len() as u64, slices),
+        (50_001, MANY - 50_001, 50_001_usize.div_ceil(OVERDUE_MAX) + 1)
+    );
+}

@@ -1,0 +1,93 @@
+//! Lines of the log about what goes wrong again and again: one in ten seconds of each kind, which says how many others there were. Used
+//! by the worker's thread; it writes nothing itself.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+/// How often something is said at most.
+const PAUSE: Duration = Duration::from_secs(10);
+
+/// When something was said last.
+#[derive(Clone, Copy, Default, Debug)]
+pub struct Pace(Option<Instant>);
+
+impl Pace {
+    /// Whether it may be said again; it counts as said then.
+    pub fn may_say(&mut self, now: Instant) -> bool {
+        let may = self.0.is_none_or(|said| now.saturating_duration_since(said) >= PAUSE);
+        if may {
+            self.0 = Some(now);
+        }
+        may
+    }
+}
+
+/// What goes wrong, by kind.
+#[derive(Default, Debug)]
+pub struct Notices(BTreeMap<&'static str, Notice>);
+
+#[derive(Default, Debug)]
+struct Notice {
+    pace: Pace,
+    /// What has happened last since something was said, and how often something has.
+    unsaid: Option<(String, u64)>,
+}
+
+impl Notices {
+    /// Something has happened: the line to write, if this is the time for one.
+    pub fn note(&mut self, kind: &'static str, text: String, now: Instant) -> Option<String> {
+        let notice = self.0.entry(kind).or_default();
+        let count = notice.unsaid.take().map_or(1, |(_, count)| count + 1);
+        if notice.pace.may_say(now) {
+            return Some(line(&text, count));
+        }
+        notice.unsaid = Some((text, count));
+        None
+    }
+
+    /// Lines about what has not been said, of those kinds for which it is time, or of all `at_the_end`.
+    pub fn due(&mut self, now: Instant, at_the_end: bool) -> Vec<String> {
+        let due = self.0.values_mut().filter_map(|notice| {
+            let (text, count) = notice.unsaid.take_if(|_| notice.pace.may_say(now) || at_the_end)?;
+            Some(line(&text, count))
+        });
+        due.collect()
+    }
+}
+
+fn line(text: &str, count: u64) -> String {
+    match count {
+        1 => text.to_owned(),
+        _ => format!("{text} ({} more of the kind since the last line)", count - 1),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// However many there are, a kind has a line in ten seconds, and none of them is lost.
+    #[test]
+    fn a_kind_has_one_line_in_ten_seconds_that_counts_the_others() {
+        let (mut notices, start) = (Notices::default(), Instant::now());
+        let after = |ms: u64| start + Duration::from_millis(ms);
+        let mut said = Vec::new();
+        for n in 0..1000 {
+            said.extend(notices.note("kick", format!("kick {n}"), after(n)));
+            said.extend(notices.due(after(n), false));
+        }
+        assert_eq!(said, ["kick 0"]);
+        assert_eq!(notices.note("publish", "publish".to_owned(), after(1000)).as_deref(), Some("publish"));
+        assert!(notices.due(after(9_999), false).is_empty());
+        let due = notices.due(after(10_000), false);
+        assert_eq!(due, ["kick 999 (998 more of the kind since the last line)"]);
+        assert!(notices.due(after(40_000), true).is_empty(), "nothing is said twice");
+        // One that comes late says the rest itself.
+        for ms in [40_000, 40_001, 40_002, 50_000] {
+            said.extend(notices.note("kick", ms.to_string(), after(ms)));
+        }
+        assert_eq!(said[1..], ["40000", "50000 (2 more of the kind since the last line)"]);
+        notices.note("kick", "last".to_owned(), after(50_001));
+        assert_eq!(notices.due(after(50_002), true), ["last"], "at the end all is said");
+    }
+}

@@ -1,0 +1,155 @@
+//! Whose share of exhook's queues something takes on a live broker, and what is seen of them: in figures and in the log.
+
+#![allow(clippy::unwrap_used)]
+
+mod exhook_common;
+
+use std::os::unix::fs::PermissionsExt;
+use std::time::Instant;
+
+use exhook_common::{folder, load, load_with};
+use grapnel_tests::broker::Builder;
+use grapnel_tests::wire::Ack;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, paho};
+use rustix::process::{Pid, Signal, kill_process};
+
+/// The hooks of `claims.py`.
+fn claims(more: &[&str]) -> Vec<String> {
+    let path = format!("path={:?}", folder());
+    let settings = ["driver=python3", &path, "init_module=claims", "call_timeout=60s"];
+    settings.iter().chain(more).map(|setting| (*setting).to_owned()).collect()
+}
+
+/// A broker that does not wait for threads where it can do without.
+fn hasty(more: &str) -> Builder {
+    exhook_common::broker().config(&format!("[limits]\nplugin_thread_join_ms = 50\n{more}"))
+}
+
+/// The processes of workers that have said that they are ready, in order.
+fn workers(broker: &Broker) -> Vec<u32> {
+    broker.process().lines(|line| {
+        let (_, rest) = line.split_once("/0 is ready: ")?;
+        let number = rest.split_once(" hooks, process ")?.1;
+        number.split(' ').next()?.parse().ok()
+    })
+}
+
+fn send(worker: u32, signal: Signal) {
+    kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
+}
+
+/// A figure of the worker, as it is at this moment.
+fn figure(broker: &Broker, which: &str) -> i64 {
+    let name = format!("plugin_exhook_worker_python3_0_{which}");
+    let metrics = broker.ctl_json(&["metrics"]);
+    let metric = metrics["metrics"].as_array().unwrap().iter().find(|metric| metric["name"] == name.as_str());
+    metric.unwrap_or_else(|| panic!("{name}: {metrics}"))["value"].as_i64().unwrap()
+}
+
+/// Asks again and again until it holds.
+#[track_caller]
+fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+    }
+}
+
+#[track_caller]
+fn puback(client: &mut Client) -> u8 {
+    client.receive_where("PUBACK", |packet| match packet {
+        Packet::Puback(Ack { code, .. }) => Some(*code),
+        _ => None,
+    })
+}
+
+#[track_caller]
+fn connack(client: &mut Client) -> u8 {
+    client.receive_where("CONNACK", |packet| match packet {
+        Packet::Connack { code, .. } => Some(*code),
+        _ => None,
+    })
+}
+
+/// Whoever has not logged in may name any client, and takes nothing of what that one has: neither its share of the queue, which is
+/// its address's, nor what hooks have noted with it.
+#[test]
+fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
+    let broker = hasty("packet_bytes_max = 1000000").start();
+    load(&broker, &claims(&["failed_action=deny", "client_queue_max=4", "address_queue_max=4"]));
+    let login = |name: &str, password: &str| Connect::new(Version::V5, name).login("u", password);
+    let mut client = Client::connect(&broker, &login("c", "right"));
+    client.subscribe("t", 0);
+    let mut writer = Client::connect(&broker, &login("writer", "right"));
+    send(workers(&broker)[0], Signal::STOP);
+    // More than the socket takes.
+    let calls = figure(&broker, "calls");
+    writer.send_publish(&Publish::new("large", "x".repeat(900_000)).qos(1));
+    until("the worker is given it", || figure(&broker, "calls") > calls);
+    let mut flood: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = Client::dial(&broker, Version::V5);
+            client.send(&login("c", "wrong").encode());
+            client
+        })
+        .collect();
+    until("the address has no room left", || figure(&broker, "refused") == 16);
+    client.send_publish(&Publish::new("t", "x").qos(1));
+    until("the client has", || figure(&broker, "queue") == 6);
+    assert_eq!(figure(&broker, "refused"), 16);
+    broker.process().wait_for_lines("the log says so", 1, PATIENCE, |line| {
+        line.contains("found no room left of its address (address_queue_max, address_queue_bytes_max)")
+            .then_some(())
+    });
+    send(workers(&broker)[0], Signal::CONT);
+    assert_eq!(puback(&mut client), 0);
+    assert!(puback(&mut writer) < 0x80);
+    assert_eq!(client.message().text(), "logins 1", "nothing that a worker has of it has gone");
+    // By a wrong password, or for want of room.
+    let codes: Vec<u8> = flood.iter_mut().map(connack).collect();
+    assert_eq!(codes.iter().filter(|code| **code == 0).count(), 0, "{codes:?}");
+    until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
+}
+
+/// While no process runs, the figures say what waits for the next one.
+#[test]
+fn figures_are_true_while_a_worker_rests() {
+    let dir = tempfile::tempdir().unwrap();
+    let python = dir.path().join("python");
+    let script = || {
+        std::fs::write(&python, format!("#!/bin/sh\nexec {:?} \"$@\"\n", paho::python())).unwrap();
+        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
+    };
+    script();
+    let broker = hasty("").start();
+    let setting = format!("python={python:?}");
+    let mut arguments = load_with(&claims(&[]));
+    arguments.extend(["--set".to_owned(), setting]);
+    broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("u", "right"));
+    std::fs::remove_file(&python).unwrap();
+    send(workers(&broker)[0], Signal::KILL);
+    broker.process().wait_for_lines("it cannot be started", 1, PATIENCE, |line| {
+        line.contains("it is started anew in 800 ms").then_some(())
+    });
+    client.send_publish(&Publish::new("t", "x").qos(1));
+    until("one call waits", || figure(&broker, "queue") == 1 && figure(&broker, "queue_bytes") > 0);
+    script();
+    assert!(puback(&mut client) < 0x80);
+    until("none waits any more", || figure(&broker, "queue") == 0 && figure(&broker, "queue_bytes") == 0);
+}
+
+/// Commands that the broker refuses are counted, and the log has a line of each kind now and then, not one of each command.
+#[test]
+fn a_worker_whose_commands_fail_does_not_fill_the_log() {
+    let broker = hasty("plugin_publishes_per_second_max = 1").start();
+    load(&broker, &claims(&[]));
+    let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("u", "right"));
+    client.publish(&Publish::new("flood", "x").qos(1));
+    until("all have been refused", || figure(&broker, "commands_failed") >= 900);
+    broker.ctl_ok(&["plugins", "unload", "exhook"]);
+    let of_kind = |line: &str| line.contains("python3/0: publish: ").then(|| line.to_owned());
+    let lines = broker.process().wait_for_lines("at the end all is said", 2, PATIENCE, of_kind);
+    assert!(lines[1].contains(" more of the kind since the last line)"), "{lines:?}");
+    assert!(lines.len() <= 3, "{lines:?}");
+}
