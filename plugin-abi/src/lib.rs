@@ -65,11 +65,11 @@ pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
     Acked, Action, Answer, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket, Broker, Configured,
     Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Disposition, Dropped,
-    Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter, FiltersTicket, Flow, Full, Gauge,
-    GaugePart, Histogram, HookId, Host, Identity, IntoFlow, Journal, Leftovers, Level, Mail, Mounting,
-    NoConfig, OnBehalf, Outgoing, Packet, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected,
-    Retained, RetainedChange, Session, ShareLimits, Shares, StateKey, Subscribe, Subscription, Timer,
-    Unsubscribe, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
+    EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter, FiltersTicket, Flow,
+    Full, Gauge, GaugePart, Histogram, HookId, Host, Identity, IntoFlow, Journal, Leftovers, Level, Mail,
+    Mounting, NoConfig, OnBehalf, Outgoing, Packet, Pieces, Plugin, Publish, PublishTicket, Reason, Refused,
+    Rejected, Retained, RetainedChange, Session, ShareLimits, Shares, StateKey, Subscribe, Subscription,
+    Timer, Unsubscribe, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
 };
 
 /// What the macros need; nobody else does.

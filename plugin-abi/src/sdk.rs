@@ -52,7 +52,7 @@ pub(crate) use pieces::entries_of;
 pub use pieces::{Entries, Journal, Pieces, StateKey};
 pub use reason::Reason;
 pub use session::{Session, Subscription};
-pub use shares::{EntryId, Full, Rejected, ShareLimits, Shares};
+pub use shares::{EVICTED_AT_ONCE, EntryId, Full, Rejected, ShareLimits, Shares};
 pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
 pub use watch::{Broker, Packet};
 pub use weigh::{Weigh, allocated, tree_entry_bytes};

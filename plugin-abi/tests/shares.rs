@@ -6,7 +6,7 @@ use std::alloc::{GlobalAlloc, Layout, System};
 use std::cell::Cell;
 use std::ffi::c_void;
 
-use grapnel_plugin_abi::{EntryId, Full, Leftovers, ShareLimits, Shares, tree_entry_bytes};
+use grapnel_plugin_abi::{EVICTED_AT_ONCE, EntryId, Full, Leftovers, ShareLimits, Shares, tree_entry_bytes};
 
 /// Counts, for each thread, what glibc has really given: its chunks with their headers.
 struct Counting;
@@ -158,6 +158,89 @@ fn room_is_made_by_the_owners_oldest_and_by_the_oldest_of_all_where_the_total_is
     shares.set_limits(ShareLimits { entries_max: 1, ..UNLIMITED });
     shares.restore("d", value(7));
     assert_eq!(shares.len(), 4, "what was promised stays");
+}
+
+/// Lowered limits are worked off in steps of a bounded size, whoever was there before and whatever comes meanwhile.
+#[test]
+fn lowered_limits_are_worked_off_in_slices() {
+    let lower = ShareLimits { owner_entries_max: 10, entries_max: 150, ..UNLIMITED };
+    for in_place in [true, false] {
+        let mut shares = shares(if in_place { UNLIMITED } else { lower });
+        // The empty name is a name.
+        for owner in ["", "a", "b"] {
+            for _ in 0..300 {
+                shares.restore(owner, value(0));
+            }
+        }
+        for n in 0..200 {
+            shares.restore(&format!("small {n}"), value(0));
+        }
+        if in_place {
+            shares.set_limits(lower);
+        }
+        assert!(shares.is_beyond());
+        let mut gone = 0;
+        shares.insert_over_oldest("b", value(0), |_, _| gone += 1).unwrap();
+        assert!(gone <= EVICTED_AT_ONCE, "{gone} in one call");
+        let (mut steps, mut more) = (0, true);
+        while more {
+            let before = shares.len();
+            more = shares.evict_beyond(50, |_, _| ());
+            assert!(before - shares.len() <= 50);
+            steps += 1;
+        }
+        assert!((15..60).contains(&steps), "{steps}");
+        assert!(["", "a", "b"].iter().all(|owner| shares.held_by(owner).0 <= 10));
+        assert_eq!((shares.len(), shares.is_beyond()), (150, false));
+    }
+}
+
+/// One large value drives out no more than may go at once. A limit is passed by it alone, and nobody makes that more.
+#[test]
+fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
+    for of_owner in [true, false] {
+        let most = 1 << 20;
+        let mut shares = shares(match of_owner {
+            true => ShareLimits { owner_bytes_max: most, ..UNLIMITED },
+            false => ShareLimits { bytes_max: most, ..UNLIMITED },
+        });
+        for _ in 0..20_000 {
+            shares.insert_over_oldest("a", value(0), |_, _| ()).unwrap();
+        }
+        assert!(shares.bytes() <= most && shares.bytes() > most - 1_000);
+        let mut gone = 0;
+        for turn in 0..10 {
+            gone = 0;
+            let taken = shares.insert_over_oldest("a", value(100_000), |_, _| gone += 1).is_ok();
+            assert_eq!((gone, taken), (EVICTED_AT_ONCE, turn == 0));
+            assert!(shares.bytes() <= most + 110_000);
+        }
+        assert!(shares.insert_over_oldest("a", value(0), |_, _| gone += 1).is_ok(), "that makes it no more");
+        while shares.evict_beyond(10, |_, _| ()) {}
+        assert!(shares.bytes() <= most && !shares.is_beyond());
+        assert!(shares.oldest() > Some(EntryId(1)) && shares.len() > 100);
+    }
+}
+
+/// What a plugin holds for an entry at the moment counts as the entry's, and goes with it.
+#[test]
+fn an_entry_is_charged_with_what_is_held_for_it() {
+    let limits = ShareLimits { owner_bytes_max: 10_000, bytes_max: 15_000, ..UNLIMITED };
+    let mut shares = shares(limits);
+    let (a, b) = (shares.insert("a", value(0)).unwrap(), shares.insert("b", value(0)).unwrap());
+    let (all, of_a) = (shares.bytes(), shares.held_by("a").1);
+    assert_eq!(shares.free_bytes("a"), 10_000 - of_a);
+    assert!(shares.charge(a, 9_000) && shares.charge(a, 9_500));
+    assert_eq!((shares.bytes(), shares.held_by("a").1), (all + 9_500, of_a + 9_500));
+    assert_eq!(full(&mut shares, "a", 1_000), Some(Full::OwnerBytes(10_000)));
+    assert_eq!(shares.free_bytes("b"), 15_000 - shares.bytes(), "of all there is less");
+    assert!(shares.charge(b, 9_000), "it is held, whatever the limits are");
+    assert_eq!((shares.free_bytes("a"), shares.free_bytes("b"), shares.is_beyond()), (0, 0, true));
+    assert!(shares.charge(b, 0) && !shares.is_beyond());
+    assert!(shares.charge(a, 20_000) && shares.is_beyond());
+    assert!(shares.remove(a).is_some() && !shares.charge(a, 1));
+    shares.remove(b);
+    assert_eq!((shares.bytes(), shares.is_beyond()), (0, false));
 }
 
 /// A model, and the links between entries, through some thousand changes.

@@ -8,8 +8,13 @@ use std::sync::Arc;
 
 use super::host::Host;
 use super::leftovers::Leftovers;
-use super::metric::{Counter, GaugePart};
 use super::weigh::{Weigh, allocated, tree_entry_bytes};
+
+mod beyond;
+mod metrics;
+
+use beyond::Beyond;
+use metrics::Metrics;
 
 /// How much [`Shares`] may hold. 0 is none at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -72,6 +77,8 @@ pub struct EntryId(pub u64);
 struct Entry<V> {
     value: V,
     bytes: u64,
+    /// What of them was charged later, with [`Shares::charge`].
+    charged: u64,
     owner: Arc<str>,
     /// The owner's entries before and behind it; 0 for none.
     older: u64,
@@ -107,9 +114,13 @@ pub struct Shares<V> {
     last_number: u64,
     last_turn: u64,
     bytes: u64,
+    beyond: Beyond,
     work: u64,
     metrics: Metrics,
 }
+
+/// Most entries that one [`Shares::insert_over_oldest`] lets go of.
+pub const EVICTED_AT_ONCE: usize = 64;
 
 impl<V: Weigh> Shares<V> {
     /// Bytes of an entry beside its value's heap and what the plugin keeps.
@@ -127,6 +138,7 @@ impl<V: Weigh> Shares<V> {
             last_number: 0,
             last_turn: 0,
             bytes: 0,
+            beyond: Beyond::default(),
             work: 0,
             metrics: Metrics::default(),
         }
@@ -153,9 +165,10 @@ impl<V: Weigh> Shares<V> {
         Shares { metrics: Metrics::of(*host, name), ..self }
     }
 
-    /// Other limits from now on. What is held beyond them stays.
+    /// Other limits from now on. What is held beyond them stays, until [`Shares::evict_beyond`] is called.
     pub fn set_limits(&mut self, limits: ShareLimits) {
         self.limits = limits;
+        self.beyond.look_at_all();
     }
 
     /// The limits in force.
@@ -171,7 +184,7 @@ impl<V: Weigh> Shares<V> {
     /// Bytes that an owner is charged with beside its entries.
     fn owner_bytes(&self, owner: &str) -> u64 {
         let places = tree_entry_bytes(size_of::<(Arc<str>, Owner)>()) + tree_entry_bytes(24);
-        allocated(16 + owner.len()) + places + self.beside_owner
+        allocated(16 + owner.len()) + places + beyond::BYTES_OF_OWNER + self.beside_owner
     }
 
     /// Holds a value for an owner.
@@ -180,7 +193,7 @@ impl<V: Weigh> Shares<V> {
     /// The value, with the limit that it would have passed: the owner's or that of all. It is counted.
     pub fn insert(&mut self, owner: &str, value: V) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
-        match self.find_full(owner, bytes) {
+        match self.find_full(self.limits, owner, bytes) {
             Some(full) => {
                 self.metrics.refused(full);
                 Err(Rejected { full, value })
@@ -190,10 +203,12 @@ impl<V: Weigh> Shares<V> {
     }
 
     /// Holds a value for an owner, and makes room for it where there is none: the owner's oldest entries go where its share is full,
-    /// the oldest of all where the total is. `gone` is called with each.
+    /// the oldest of all where the total is. `gone` is called with each. No more than [`EVICTED_AT_ONCE`] go in one call. Where that
+    /// makes no room, a limit is passed by this one value, and [`Shares::evict_beyond`] does the rest.
     ///
     /// # Errors
-    /// The value, if it is beyond a limit by itself. Nothing has gone then. It is counted.
+    /// The value, if it is beyond a limit by itself; nothing has gone then. And where a limit is passed already and it would be
+    /// passed by more with the value than before the call. It is counted.
     pub fn insert_over_oldest(
         &mut self,
         owner: &str,
@@ -206,14 +221,31 @@ impl<V: Weigh> Shares<V> {
             self.metrics.refused(full);
             return Err(Rejected { full, value });
         }
-        while let Some(full) = self.find_full(owner, bytes) {
+        // What may be held after the call.
+        let (entries, held) = self.held_by(owner);
+        let mut most = ShareLimits {
+            entries_max: self.limits.entries_max.max(self.entries.len() as u64),
+            bytes_max: self.limits.bytes_max.max(self.bytes),
+            owner_entries_max: self.limits.owner_entries_max.max(entries),
+            owner_bytes_max: self.limits.owner_bytes_max.max(held),
+        };
+        if most == self.limits {
+            (most.bytes_max, most.owner_bytes_max) = (u64::MAX, u64::MAX);
+        }
+        let mut evicted = 0;
+        while let Some(full) = self.find_full(self.limits, owner, bytes) {
+            if evicted == EVICTED_AT_ONCE {
+                if self.find_full(most, owner, bytes).is_none() {
+                    break;
+                }
+                self.metrics.refused(full);
+                return Err(Rejected { full, value });
+            }
             let oldest = if full.is_of_owner() { self.oldest_of(owner) } else { self.oldest() };
             // There is one: an empty container takes whatever its limits take.
             let Some(id) = oldest else { break };
-            if let Some(value) = self.remove(id) {
-                self.metrics.evicted();
-                gone(id, value);
-            }
+            evicted += 1;
+            self.evict(id, &mut gone);
         }
         Ok(self.put(owner, value, bytes))
     }
@@ -243,15 +275,15 @@ impl<V: Weigh> Shares<V> {
     /// # Errors
     /// The limit that it would pass.
     pub fn has_room(&self, owner: &str, value: &V) -> Result<(), Full> {
-        self.find_full(owner, self.bytes_of(value)).map_or(Ok(()), Err)
+        self.find_full(self.limits, owner, self.bytes_of(value)).map_or(Ok(()), Err)
     }
 
-    fn find_full(&self, owner: &str, bytes: u64) -> Option<Full> {
+    fn find_full(&self, limits: ShareLimits, owner: &str, bytes: u64) -> Option<Full> {
         let (entries, held, new) = match self.owners.get(owner) {
             Some(known) => (known.entries, known.bytes, bytes),
             None => (0, 0, bytes + self.owner_bytes(owner)),
         };
-        self.limits.find_full(
+        limits.find_full(
             (entries, held.saturating_add(new)),
             (self.entries.len() as u64, self.bytes.saturating_add(new)),
         )
@@ -277,7 +309,9 @@ impl<V: Weigh> Shares<V> {
         if let Some(entry) = self.entries.get_mut(&older) {
             entry.newer = number;
         }
-        self.entries.insert(number, Box::new(Entry { value, bytes, owner: name, older, newer: 0 }));
+        self.look_at_owner(&name);
+        let entry = Entry { value, bytes, charged: 0, owner: name, older, newer: 0 };
+        self.entries.insert(number, Box::new(entry));
         self.bytes += bytes;
         self.metrics.moved(1, bytes as i64, 0);
         EntryId(number)
@@ -319,6 +353,9 @@ impl<V> Shares<V> {
             gone = (owner.entries == 0).then_some((owner.turn, owner.bytes));
         }
         let mut bytes = entry.bytes;
+        if self.beyond.has_owners() {
+            self.look_at_owner(&entry.owner);
+        }
         if let Some((turn, owner_bytes)) = gone {
             self.owners.remove(&entry.owner);
             self.turns.remove(&turn);
@@ -328,7 +365,7 @@ impl<V> Shares<V> {
         self.metrics.moved(-1, -(bytes as i64), -i64::from(gone.is_some()));
         if self.entries.is_empty() {
             // An empty tree keeps a node.
-            (self.entries, self.owners, self.turns) = Default::default();
+            (self.entries, self.owners, self.turns, self.beyond) = Default::default();
         }
         Some(entry.value)
     }
@@ -356,6 +393,34 @@ impl<V> Shares<V> {
         left.add(std::mem::take(&mut self.entries));
         left.add(std::mem::take(&mut self.owners));
         left.add(std::mem::take(&mut self.turns));
+        std::mem::take(&mut self.beyond).clear_into(left);
+    }
+
+    /// Charges an entry with so many bytes for what the plugin holds for it at the moment, beside those that it is charged with from
+    /// the beginning, and instead of those that were charged like this before. It is held already, so limits are not looked at:
+    /// [`Shares::free_bytes`] says before how much there may be. False where the entry has gone.
+    pub fn charge(&mut self, id: EntryId, bytes: u64) -> bool {
+        let Some(entry) = self.entries.get_mut(&id.0) else { return false };
+        let before = std::mem::replace(&mut entry.charged, bytes);
+        if before == bytes {
+            return true;
+        }
+        entry.bytes = entry.bytes - before + bytes;
+        let owner = Arc::clone(&entry.owner);
+        self.work += 2;
+        if let Some(known) = self.owners.get_mut(&owner) {
+            known.bytes = known.bytes - before + bytes;
+        }
+        self.bytes = self.bytes - before + bytes;
+        self.look_at_owner(&owner);
+        self.metrics.moved(0, bytes as i64 - before as i64, 0);
+        true
+    }
+
+    /// How many bytes more an owner that has entries may hold: what its share has left, or all together where that is less.
+    pub fn free_bytes(&self, owner: &str) -> u64 {
+        let of_owner = self.limits.owner_bytes_max.saturating_sub(self.held_by(owner).1);
+        of_owner.min(self.limits.bytes_max.saturating_sub(self.bytes))
     }
 
     /// A value.
@@ -431,6 +496,11 @@ impl<V> Shares<V> {
 }
 
 impl ShareLimits {
+    /// Whether an owner of so many entries and bytes has more than its share.
+    fn is_owner_beyond(self, entries: u64, bytes: u64) -> bool {
+        entries > self.owner_entries_max || bytes > self.owner_bytes_max
+    }
+
     /// The first limit that an owner or all would pass: `owner` is its entries before and its bytes with the new one; `total` the
     /// same of all.
     fn find_full(self, owner: (u64, u64), total: (u64, u64)) -> Option<Full> {
@@ -444,51 +514,6 @@ impl ShareLimits {
             Some(Full::Bytes(self.bytes_max))
         } else {
             None
-        }
-    }
-}
-
-/// What `/metrics` shows.
-#[derive(Default, Debug)]
-struct Metrics {
-    entries: GaugePart,
-    bytes: GaugePart,
-    owners: GaugePart,
-    refused_owner: Option<Counter>,
-    refused_total: Option<Counter>,
-    evicted: Option<Counter>,
-}
-
-impl Metrics {
-    fn of(host: Host, name: &str) -> Metrics {
-        let counter = |what: &str, help: &str| host.counter(&format!("{name}_{what}"), help).ok();
-        let part = |name: &str, help: &str| GaugePart::of(host.gauge(name, help).ok());
-        Metrics {
-            entries: part(name, "Entries that are held"),
-            bytes: part(&format!("{name}_bytes"), "Bytes of memory that they take"),
-            owners: part(&format!("{name}_owners"), "Clients or addresses that they are held for"),
-            refused_owner: counter("refused_owner", "Entries refused because their owner's share was full"),
-            refused_total: counter("refused_total", "Entries refused because the limit of all was reached"),
-            evicted: counter("evicted", "Entries that went to make room for newer ones"),
-        }
-    }
-
-    fn moved(&mut self, entries: i64, bytes: i64, owners: i64) {
-        self.entries.adjust(entries);
-        self.bytes.adjust(bytes);
-        self.owners.adjust(owners);
-    }
-
-    fn refused(&self, full: Full) {
-        let counter = if full.is_of_owner() { self.refused_owner } else { self.refused_total };
-        if let Some(counter) = counter {
-            counter.add_one();
-        }
-    }
-
-    fn evicted(&self) {
-        if let Some(evicted) = self.evicted {
-            evicted.add_one();
         }
     }
 }
