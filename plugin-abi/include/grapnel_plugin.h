@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0x80cfeb3f2503058d)
+#define GRAPNEL_ABI_HASH UINT64_C(0xab12c72feaf5ea86)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -417,6 +417,12 @@ typedef uint32_t grapnel_export_step;
 /** Bit of grapnel_on_behalf.flags: the plugin is told by mail what became of it. */
 #define GRAPNEL_BEHALF_ANSWER UINT32_C(1)
 
+/** In grapnel_new_message.flags(super::NewMessage::flags): the message has a content type, though it is empty. */
+#define GRAPNEL_MESSAGE_HAS_CONTENT_TYPE UINT32_C(1)
+
+/** In grapnel_new_message.flags(super::NewMessage::flags): the message has correlation data, though they are empty. */
+#define GRAPNEL_MESSAGE_HAS_CORRELATION_DATA UINT32_C(2)
+
 /** What every hook reads, at hand without a call; the rest is asked of the host by grapnel_field. */
 struct grapnel_event {
     /** Bytes of this struct as the host built it; a field beyond is absent. */
@@ -511,11 +517,11 @@ struct grapnel_new_message {
     grapnel_slice topic;
     /** Payload. */
     grapnel_slice payload;
-    /** Content type; empty for none. */
+    /** Content type; empty for none, unless `flags` says otherwise. */
     grapnel_slice content_type;
     /** Response topic; empty for none. */
     grapnel_slice response_topic;
-    /** Correlation data; empty for none. */
+    /** Correlation data; empty for none, unless `flags` says otherwise. */
     grapnel_slice correlation_data;
     /** Client identifier it is said to come from; empty for the plugin's name. */
     grapnel_slice from;
@@ -523,6 +529,11 @@ struct grapnel_new_message {
     const grapnel_pair *user_properties;
     /** How many. */
     size_t user_properties_len;
+    /** GRAPNEL_MESSAGE_HAS_… bits, for properties that are there and empty. What is not empty is there without its
+     *  bit. */
+    uint32_t flags;
+    /** Zero. */
+    uint32_t reserved;
 };
 
 /** For whom a plugin asks for something, and whether it is told what became of it. Copied by the host during the
@@ -954,7 +965,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_pair) == 32, "grapnel_pair has another size
 GRAPNEL_CHECK_FIELD(grapnel_pair, key, 0, 16);
 GRAPNEL_CHECK_FIELD(grapnel_pair, value, 16, 16);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_message) == 128, "grapnel_new_message has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_new_message) == 136, "grapnel_new_message has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_new_message, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, qos, 4, 1);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, retain, 5, 1);
@@ -970,6 +981,8 @@ GRAPNEL_CHECK_FIELD(grapnel_new_message, correlation_data, 80, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, from, 96, 16);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties, 112, 8);
 GRAPNEL_CHECK_FIELD(grapnel_new_message, user_properties_len, 120, 8);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, flags, 128, 4);
+GRAPNEL_CHECK_FIELD(grapnel_new_message, reserved, 132, 4);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_on_behalf) == 48, "grapnel_on_behalf has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_on_behalf, size, 0, 4);

@@ -127,7 +127,7 @@ tables! {
     Pair { key, value }
     NewMessage {
         size, qos, retain, payload_format, store_only, message_expiry_s, flow, topic, payload, content_type,
-        response_topic, correlation_data, from, user_properties, user_properties_len,
+        response_topic, correlation_data, from, user_properties, user_properties_len, flags, reserved,
     }
     OnBehalf { size, flags, identity, client_id, number }
     NewMetric { size, kind, name, help, bounds, bounds_len }

@@ -536,9 +536,9 @@ mod tests {
             payload_format: None,
             message_expiry_s: 0,
             flow: 0,
-            content_type: b"",
+            content_type: None,
             response_topic: b"",
-            correlation_data: b"",
+            correlation_data: None,
             from: b"",
             user_properties: Vec::new(),
         }

@@ -3,7 +3,10 @@
 
 use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};
-use crate::raw::{HookFn, MetricKind, NewMessage, Pair, Slice, Status};
+use crate::raw::{
+    HookFn, MESSAGE_HAS_CONTENT_TYPE, MESSAGE_HAS_CORRELATION_DATA, MetricKind, NewMessage, Pair, Slice,
+    Status,
+};
 
 /// A message that a plugin publishes, borrowed for the call.
 #[derive(Clone, Debug)]
@@ -24,12 +27,12 @@ pub struct PluginMessage<'a> {
     pub message_expiry_s: u32,
     /// The plugin's number of the flow that it is counted in; 0 for none.
     pub flow: u32,
-    /// Empty for none; not checked.
-    pub content_type: &'a [u8],
+    /// May be empty; not checked.
+    pub content_type: Option<&'a [u8]>,
     /// Empty for none; not checked.
     pub response_topic: &'a [u8],
-    /// Empty for none.
-    pub correlation_data: &'a [u8],
+    /// May be empty.
+    pub correlation_data: Option<&'a [u8]>,
     /// Client identifier it is said to come from; empty for the plugin's name; not checked.
     pub from: &'a [u8],
     /// Keys and values; not checked.
@@ -43,13 +46,14 @@ impl<'a> PluginMessage<'a> {
     /// The message of a table.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for a table of another size, a QoS above 2, or an absurd number of properties.
+    /// [`Status::INVALID`] for a table of another size, a QoS above 2, flags that are not known, or an absurd number of properties.
     ///
     /// # Safety
     /// What the table points to must be alive and unchanged during `'a`.
     pub unsafe fn of(message: &NewMessage) -> Result<PluginMessage<'a>, Status> {
         if (message.size as usize) < size_of::<NewMessage>()
             || message.qos > 2
+            || message.flags & !(MESSAGE_HAS_CONTENT_TYPE | MESSAGE_HAS_CORRELATION_DATA) != 0
             || (message.store_only != 0 && message.retain == 0)
             || message.user_properties_len > USER_PROPERTIES_MAX
         {
@@ -62,6 +66,7 @@ impl<'a> PluginMessage<'a> {
         };
         // SAFETY: the caller vouches for it.
         let pairs: &[Pair] = unsafe { list(message.user_properties, message.user_properties_len) };
+        let given = |bytes: &'a [u8], flag| (!bytes.is_empty() || message.flags & flag != 0).then_some(bytes);
         // SAFETY: the caller vouches for every view.
         unsafe {
             Ok(PluginMessage {
@@ -73,9 +78,9 @@ impl<'a> PluginMessage<'a> {
                 payload_format,
                 message_expiry_s: message.message_expiry_s,
                 flow: message.flow,
-                content_type: message.content_type.bytes(),
+                content_type: given(message.content_type.bytes(), MESSAGE_HAS_CONTENT_TYPE),
                 response_topic: message.response_topic.bytes(),
-                correlation_data: message.correlation_data.bytes(),
+                correlation_data: given(message.correlation_data.bytes(), MESSAGE_HAS_CORRELATION_DATA),
                 from: message.from.bytes(),
                 user_properties: pairs.iter().map(|pair| (pair.key.bytes(), pair.value.bytes())).collect(),
             })

@@ -39,11 +39,11 @@ pub struct NewMessage {
     pub topic: Slice,
     /// Payload.
     pub payload: Slice,
-    /// Content type; empty for none.
+    /// Content type; empty for none, unless `flags` says otherwise.
     pub content_type: Slice,
     /// Response topic; empty for none.
     pub response_topic: Slice,
-    /// Correlation data; empty for none.
+    /// Correlation data; empty for none, unless `flags` says otherwise.
     pub correlation_data: Slice,
     /// Client identifier it is said to come from; empty for the plugin's name.
     pub from: Slice,
@@ -51,6 +51,10 @@ pub struct NewMessage {
     pub user_properties: *const Pair,
     /// How many.
     pub user_properties_len: usize,
+    /// `MESSAGE_HAS_…` bits of [`crate::raw`], for properties that are there and empty. What is not empty is there without its bit.
+    pub flags: u32,
+    /// Zero.
+    pub reserved: u32,
 }
 
 /// For whom a plugin asks for something, and whether it is told what became of it. Copied by the host during the call.

@@ -169,9 +169,13 @@ impl<'a> FetchedMessage<'a> {
         let mut message = Outgoing::new(topic, self.payload())
             .qos(self.qos())
             .message_expiry_s(self.message_expiry_s().unwrap_or(0))
-            .content_type(self.content_type().unwrap_or(""))
-            .response_topic(self.response_topic().unwrap_or(""))
-            .correlation_data(self.correlation_data().unwrap_or(&[]));
+            .response_topic(self.response_topic().unwrap_or(""));
+        if let Some(content_type) = self.content_type() {
+            message = message.content_type(content_type);
+        }
+        if let Some(data) = self.correlation_data() {
+            message = message.correlation_data(data);
+        }
         if let Some(format) = self.payload_format() {
             message = message.payload_format(format);
         }

@@ -72,9 +72,14 @@ macro_rules! message_getters {
             self.context.number(Field::MESSAGE_EXPIRY_S, 0).map(|seconds| seconds as u32)
         }
 
+        /// Payload format indicator: 0 bytes, 1 text.
+        pub fn payload_format(&self) -> Option<u8> {
+            self.context.number(Field::PAYLOAD_FORMAT, 0).map(|format| format as u8)
+        }
+
         /// Whether the payload format indicator says that the payload is UTF-8.
         pub fn payload_is_text(&self) -> bool {
-            self.context.number(Field::PAYLOAD_FORMAT, 0) == Some(1)
+            self.payload_format() == Some(1)
         }
 
         /// Number of the message: no other one of this run of the broker has it.

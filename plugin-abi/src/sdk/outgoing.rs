@@ -2,7 +2,7 @@
 
 use super::weigh::Weigh;
 use crate::host::{FetchedWriter, FieldValue};
-use crate::raw::{Field, NewMessage, Pair, Slice};
+use crate::raw::{Field, MESSAGE_HAS_CONTENT_TYPE, MESSAGE_HAS_CORRELATION_DATA, NewMessage, Pair, Slice};
 
 /// A message to publish.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,9 +15,9 @@ pub struct Outgoing {
     payload_format: Option<u8>,
     message_expiry_s: u32,
     flow: u32,
-    content_type: String,
+    content_type: Option<String>,
     response_topic: String,
-    correlation_data: Vec<u8>,
+    correlation_data: Option<Vec<u8>>,
     from: String,
     user_properties: Vec<(String, String)>,
 }
@@ -65,22 +65,22 @@ impl Outgoing {
         Outgoing { flow, ..self }
     }
 
-    /// With a content type.
+    /// With a content type, which may be empty.
     #[must_use]
     pub fn content_type(self, content_type: impl Into<String>) -> Outgoing {
-        Outgoing { content_type: content_type.into(), ..self }
+        Outgoing { content_type: Some(content_type.into()), ..self }
     }
 
-    /// With a response topic.
+    /// With a response topic; empty for none.
     #[must_use]
     pub fn response_topic(self, topic: impl Into<String>) -> Outgoing {
         Outgoing { response_topic: topic.into(), ..self }
     }
 
-    /// With correlation data.
+    /// With correlation data, which may be empty.
     #[must_use]
     pub fn correlation_data(self, data: impl Into<Vec<u8>>) -> Outgoing {
-        Outgoing { correlation_data: data.into(), ..self }
+        Outgoing { correlation_data: Some(data.into()), ..self }
     }
 
     /// Said to come from this client; otherwise it comes from the plugin.
@@ -119,12 +119,12 @@ impl Outgoing {
         page.field(Field::TOPIC, FieldValue::Bytes(topic.as_bytes()));
         page.field(Field::PAYLOAD, FieldValue::Bytes(payload));
         for (field, bytes) in [
-            (Field::FROM, from.as_bytes()),
-            (Field::CONTENT_TYPE, content_type.as_bytes()),
-            (Field::RESPONSE_TOPIC, response_topic.as_bytes()),
-            (Field::CORRELATION_DATA, correlation_data),
+            (Field::FROM, Some(from.as_bytes()).filter(|from| !from.is_empty())),
+            (Field::CONTENT_TYPE, content_type.as_ref().map(String::as_bytes)),
+            (Field::RESPONSE_TOPIC, Some(response_topic.as_bytes()).filter(|topic| !topic.is_empty())),
+            (Field::CORRELATION_DATA, correlation_data.as_deref()),
         ] {
-            if !bytes.is_empty() {
+            if let Some(bytes) = bytes {
                 page.field(field, FieldValue::Bytes(bytes));
             }
         }
@@ -147,6 +147,7 @@ impl Outgoing {
             .iter()
             .map(|(key, value)| Pair { key: Slice::of(key.as_bytes()), value: Slice::of(value.as_bytes()) })
             .collect();
+        let given = |there, flag| if there { flag } else { 0 };
         let table = NewMessage {
             size: size_of::<NewMessage>() as u32,
             qos: self.qos,
@@ -157,12 +158,15 @@ impl Outgoing {
             flow: self.flow,
             topic: Slice::of(self.topic.as_bytes()),
             payload: Slice::of(&self.payload),
-            content_type: Slice::of(self.content_type.as_bytes()),
+            content_type: Slice::of(self.content_type.as_deref().unwrap_or_default().as_bytes()),
             response_topic: Slice::of(self.response_topic.as_bytes()),
-            correlation_data: Slice::of(&self.correlation_data),
+            correlation_data: Slice::of(self.correlation_data.as_deref().unwrap_or_default()),
             from: Slice::of(self.from.as_bytes()),
             user_properties: pairs.as_ptr(),
             user_properties_len: pairs.len(),
+            flags: given(self.content_type.is_some(), MESSAGE_HAS_CONTENT_TYPE)
+                | given(self.correlation_data.is_some(), MESSAGE_HAS_CORRELATION_DATA),
+            reserved: 0,
         };
         call(&raw const table)
     }
@@ -170,11 +174,79 @@ impl Outgoing {
 
 impl Weigh for Outgoing {
     fn heap_bytes(&self) -> u64 {
-        let texts = [&self.topic, &self.content_type, &self.response_topic, &self.from];
+        let texts = [&self.topic, &self.response_topic, &self.from];
         let texts: u64 = texts.into_iter().map(Weigh::heap_bytes).sum();
         texts
             + self.payload.heap_bytes()
+            + self.content_type.heap_bytes()
             + self.correlation_data.heap_bytes()
             + self.user_properties.heap_bytes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+    use crate::host::PluginMessage;
+    use crate::raw::Status;
+    use crate::sdk::Fetched;
+
+    /// Each property in all that it may be: not there, there and empty, there.
+    fn messages() -> [Outgoing; 3] {
+        let empty = Outgoing::new("a", "").payload_format(0).content_type("").correlation_data([]);
+        let full = Outgoing::new("a", "x").payload_format(1).content_type("x").correlation_data([1]);
+        [
+            Outgoing::new("a", ""),
+            empty.user_property("", ""),
+            full.user_property("k", "v").response_topic("r").message_expiry_s(7),
+        ]
+    }
+
+    #[test]
+    fn each_property_comes_to_the_broker_as_it_is() {
+        for (message, expected) in messages().into_iter().zip([None, Some(&b""[..]), Some(b"x")]) {
+            message.with_table(|table| {
+                // SAFETY: the table and what it points to live through the call.
+                let said = unsafe { PluginMessage::of(&*table) }.unwrap();
+                assert_eq!(said.content_type, expected);
+                assert_eq!(said.correlation_data, message.correlation_data.as_deref());
+                assert_eq!(said.payload_format, message.payload_format);
+                assert_eq!(said.user_properties.len(), message.user_properties.len());
+                let (response, expiry) = (message.response_topic.as_bytes(), message.message_expiry_s);
+                assert_eq!((said.response_topic, said.message_expiry_s), (response, expiry));
+            });
+        }
+    }
+
+    #[test]
+    fn each_property_comes_through_a_page_as_it_is() {
+        for message in messages() {
+            let mut page = FetchedWriter::new(b"");
+            message.write_to_page(&mut page);
+            let bytes = page.finish();
+            let page = Fetched::read(1, &bytes).unwrap();
+            assert_eq!(page.messages().next().unwrap().to_outgoing("a"), message);
+        }
+    }
+
+    /// A plugin in C says with a flag that something is there and empty; what is not empty needs none, and other flags are unknown.
+    #[test]
+    fn flags_are_for_what_is_empty() {
+        let said = |message: &Outgoing, flags| {
+            message.with_table(|table| {
+                // SAFETY: the table and what it points to live through the call.
+                let table = unsafe { NewMessage { flags, ..std::ptr::read(table) } };
+                // SAFETY: likewise.
+                let said = unsafe { PluginMessage::of(&table) }?;
+                Ok((said.content_type.is_some(), said.correlation_data.is_some()))
+            })
+        };
+        let [none, _, full] = messages();
+        assert_eq!(
+            [0, 1, 2, 3].map(|flags| said(&none, flags)),
+            [(false, false), (true, false), (false, true), (true, true)].map(Ok)
+        );
+        assert_eq!((said(&full, 0), said(&none, 4)), (Ok((true, true)), Err(Status::INVALID)));
     }
 }

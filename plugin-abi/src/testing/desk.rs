@@ -38,6 +38,16 @@ pub struct Published {
     pub from: String,
     /// Client identifier of whom it was published on behalf of; `None` where it is the plugin's own.
     pub on_behalf_of: Option<String>,
+    /// Payload format indicator.
+    pub payload_format: Option<u8>,
+    /// Message expiry interval, seconds; 0 for none.
+    pub message_expiry_s: u32,
+    /// Content type, which may be there and empty.
+    pub content_type: Option<String>,
+    /// Response topic; empty for none.
+    pub response_topic: String,
+    /// Correlation data, which may be there and empty.
+    pub correlation_data: Option<Vec<u8>>,
     /// User properties, as key and value.
     pub user_properties: Vec<(String, String)>,
     /// The flow that it is counted in until the test takes it; 0 for none.
@@ -101,6 +111,7 @@ pub(super) struct Desk {
     unanswered: Vec<Unanswered>,
     asked: Vec<Asked>,
     timers: BTreeMap<u64, FakeTimer>,
+    refuses_timers: bool,
     mail: Vec<FakeMail>,
 }
 
@@ -114,6 +125,12 @@ impl Desk {
 pub(super) fn pass_time(from: u64, to: u64) {
     let now_ms = with(from, |desk| desk.now_ms).unwrap_or(0);
     with(to, |desk| desk.now_ms = now_ms);
+}
+
+/// What one plugin is owed is answered to the one that has its state.
+pub(super) fn pass_answers(from: u64, to: u64) {
+    let unanswered = with(from, |desk| std::mem::take(&mut desk.unanswered)).unwrap_or_default();
+    with(to, |desk| desk.unanswered.splice(0..0, unanswered).for_each(drop));
 }
 
 fn with<R>(plugin: u64, call: impl FnOnce(&mut Desk) -> R) -> Option<R> {
@@ -136,6 +153,11 @@ fn noted(message: &PluginMessage<'_>) -> Result<Published, Status> {
         retain: message.retain,
         from: text(message.from)?,
         on_behalf_of: None,
+        payload_format: message.payload_format,
+        message_expiry_s: message.message_expiry_s,
+        content_type: message.content_type.map(text).transpose()?,
+        response_topic: text(message.response_topic)?,
+        correlation_data: message.correlation_data.map(<[u8]>::to_vec),
         user_properties: pairs.collect::<Result<_, Status>>()?,
         flow: message.flow,
     })
@@ -270,10 +292,14 @@ pub(super) unsafe extern "C" fn timer(plugin: u64, after_ms: u64, number: u64, o
     let Some(out) = (unsafe { out.as_mut() }) else { return Status::INVALID };
     *out = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let armed = with(plugin, |desk| {
+        if desk.refuses_timers {
+            return Status::FULL;
+        }
         let due_ms = desk.now_ms.saturating_add(after_ms);
         desk.timers.insert(*out, FakeTimer { shard, due_ms, number });
+        Status::OK
     });
-    armed.map_or(Status::STALE, |()| Status::OK)
+    armed.unwrap_or(Status::STALE)
 }
 
 pub(super) unsafe extern "C" fn cancel_timer(plugin: u64, timer: u64) -> Status {
@@ -349,6 +375,11 @@ impl<P: Exported> TestPlugin<P> {
             self.answer_on(on.unwrap_or(*shard), *number, reason(client_id));
         }
         unanswered.len()
+    }
+
+    /// From now on no timer is armed, or they are again: a broker refuses them where there are too many. Those that are armed go on.
+    pub fn refuse_timers(&mut self, refuse: bool) {
+        with(self.handle, |desk| desk.refuses_timers = refuse);
     }
 
     /// Lets time pass: calls `on_timer` for what comes due, in order, timers that are armed meanwhile among them.

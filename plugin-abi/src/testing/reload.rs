@@ -27,7 +27,8 @@ enum Piece {
 
 impl<P: Exported> TestPlugin<P> {
     /// Replaces the plugin by itself with a new configuration, as a reload does: the new one is loaded beside the old one, which
-    /// hands over its state on every shard, in pieces where it does that, else twice, as the broker does.
+    /// hands over its state on every shard, in pieces where it does that, else twice, as the broker does. What the old one has
+    /// published on behalf of clients and is not answered yet is answered to the new one.
     ///
     /// # Errors
     /// The sentence that the operator would read.
@@ -38,6 +39,7 @@ impl<P: Exported> TestPlugin<P> {
         } else {
             self.move_whole(&mut new)?;
         }
+        desk::pass_answers(self.handle, new.handle);
         Ok(new)
     }
 
@@ -67,6 +69,7 @@ impl<P: Exported> TestPlugin<P> {
                 ));
             }
         }
+        desk::pass_answers(self.handle, new.handle);
         Ok(new)
     }
 

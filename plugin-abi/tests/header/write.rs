@@ -124,6 +124,7 @@ impl Names {
         text.replace("`FLAG_…`", "GRAPNEL_FLAG_…")
             .replace("`MOUNT_…`", "GRAPNEL_MOUNT_…")
             .replace("`BEHALF_…`", "GRAPNEL_BEHALF_…")
+            .replace("`MESSAGE_HAS_…`", "GRAPNEL_MESSAGE_HAS_…")
             .replace("`MANIFEST_…`", "GRAPNEL_MANIFEST_…")
     }
 }

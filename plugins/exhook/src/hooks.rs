@@ -71,9 +71,10 @@ macro_rules! message {
         out.number(event.timestamp_ms().unwrap_or_else(|| event.wall_ms()));
         let users: Vec<_> = event.user_properties().collect();
         let (kind, response) = (event.content_type(), event.response_topic());
-        let (data, expiry, is_text) =
-            (event.correlation_data(), event.message_expiry_s(), event.payload_is_text());
-        let there = [kind.is_some(), response.is_some(), data.is_some(), expiry.is_some(), is_text, $will];
+        let (data, expiry, format) =
+            (event.correlation_data(), event.message_expiry_s(), event.payload_format());
+        let there =
+            [kind.is_some(), response.is_some(), data.is_some(), expiry.is_some(), format.is_some(), $will];
         out.map(there.into_iter().filter(|there| *there).count() + usize::from(!users.is_empty()));
         if let Some(kind) = kind {
             out.text("content_type").text(kind);
@@ -87,8 +88,8 @@ macro_rules! message {
         if let Some(seconds) = expiry {
             out.text("message_expiry_s").number(seconds);
         }
-        if is_text {
-            out.text("payload_format").number(1_u64);
+        if let Some(format) = format {
+            out.text("payload_format").number(format);
         }
         if $will {
             out.text("will").flag(true);

@@ -41,19 +41,19 @@ pub fn message_of(
     if message.message_expiry_s > 0 {
         push_property(&mut properties, Property::MessageExpiry(message.message_expiry_s));
     }
-    if !message.content_type.is_empty() {
-        push_property(&mut properties, Property::ContentType(super::short_text(message.content_type)?));
+    if let Some(content_type) = message.content_type {
+        push_property(&mut properties, Property::ContentType(super::short_text(content_type)?));
     }
     if !message.response_topic.is_empty() {
         let response = super::short_text(message.response_topic)?;
         topic::validate_name(response).map_err(|_| Status::INVALID)?;
         push_property(&mut properties, Property::ResponseTopic(response));
     }
-    if !message.correlation_data.is_empty() {
-        if message.correlation_data.len() > usize::from(u16::MAX) {
+    if let Some(data) = message.correlation_data {
+        if data.len() > usize::from(u16::MAX) {
             return Err(Status::INVALID);
         }
-        push_property(&mut properties, Property::CorrelationData(message.correlation_data));
+        push_property(&mut properties, Property::CorrelationData(data));
     }
     if message.user_properties.len() as u64 > limits.user_properties_max {
         return Err(Status::FULL);
@@ -98,9 +98,9 @@ mod tests {
             payload_format: None,
             message_expiry_s: 0,
             flow: 0,
-            content_type: b"",
+            content_type: None,
             response_topic: b"",
-            correlation_data: b"",
+            correlation_data: None,
             from: b"",
             user_properties: Vec::new(),
         }
@@ -120,9 +120,9 @@ mod tests {
             retain: true,
             payload_format: Some(1),
             message_expiry_s: 7,
-            content_type: b"text",
+            content_type: Some(b"text"),
             response_topic: b"answer",
-            correlation_data: b"id",
+            correlation_data: Some(b"id"),
             from: b"somebody",
             user_properties: vec![(b"k", b"v")],
             ..message()
@@ -142,6 +142,30 @@ mod tests {
         assert_eq!((&*made.topic, &made.payload[..], &*made.properties), ("a/b", &b"x"[..], &properties[..]));
         assert_eq!((made.qos, made.retain, &*made.from), (QoS::AtLeastOnce, true, "somebody"));
         assert_eq!((made.expires_at_ms, made.ancestry), (Some(7_000), 5));
+    }
+
+    /// A property that is there and empty is another thing than none [MQTT-3.3.2-16, MQTT-3.3.2-20].
+    #[test]
+    fn what_is_there_and_empty_stays_there() {
+        let none = made(&message()).expect("it is in order");
+        assert_eq!(&*none.properties, b"");
+        let given = PluginMessage {
+            payload_format: Some(0),
+            content_type: Some(b""),
+            correlation_data: Some(b""),
+            user_properties: vec![(b"", b"")],
+            ..message()
+        };
+        let mut properties = Vec::new();
+        for property in [
+            Property::PayloadFormat(0),
+            Property::ContentType(""),
+            Property::CorrelationData(b""),
+            Property::User("", ""),
+        ] {
+            push_property(&mut properties, property);
+        }
+        assert_eq!(&*made(&given).expect("it is in order").properties, &properties[..]);
     }
 
     #[test]
@@ -173,9 +197,9 @@ mod tests {
         }
         let of_payload = |payload| made(&PluginMessage { payload, ..message() }).map(drop);
         assert_eq!((of_payload(&payload[..100]), of_payload(&payload)), (Ok(()), Err(Status::FULL)));
-        let correlation = |correlation_data| made(&PluginMessage { correlation_data, ..message() }).map(drop);
+        let correlation = |data| made(&PluginMessage { correlation_data: Some(data), ..message() }).map(drop);
         assert_eq!((correlation(&data[..65_535]), correlation(&data)), (Ok(()), Err(Status::INVALID)));
-        let content = |content_type| made(&PluginMessage { content_type, ..message() }).map(drop);
+        let content = |text| made(&PluginMessage { content_type: Some(text), ..message() }).map(drop);
         let text = [b'x'; 65_536];
         assert_eq!((content(&text[..65_535]), content(&text)), (Ok(()), Err(Status::INVALID)));
         let of_qos = |qos| made(&PluginMessage { qos, ..message() }).map(drop);
@@ -186,7 +210,7 @@ mod tests {
 
     #[test]
     fn topic_payload_and_properties_together_are_a_packet() {
-        let given = PluginMessage { content_type: b"12345", ..message() };
+        let given = PluginMessage { content_type: Some(b"12345"), ..message() };
         // Topic 3, payload 1, content type 8 with its identifier and length.
         for (packet_bytes_max, expected) in [(11, Err(Status::FULL)), (12, Ok(()))] {
             let limits = Limits { packet_bytes_max, ..limits() };

@@ -67,6 +67,8 @@ pub fn add(call: &Call<'_>, topic: &str, payload: &str) -> Status {
         from: Slice::EMPTY,
         user_properties: std::ptr::null(),
         user_properties_len: 0,
+        flags: 0,
+        reserved: 0,
     };
     // SAFETY: the context is that of the running event, and the table is alive during the call.
     unsafe { (host_api(1, 1).add_message)(call.ctx(), &table) }

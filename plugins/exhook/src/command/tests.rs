@@ -57,6 +57,27 @@ fn nonsense_in_what_is_kept_forgets_nothing() {
     read(&short.as_ref()).unwrap_err();
 }
 
+/// A property that is there and empty is another thing than none.
+#[test]
+fn what_is_there_and_empty_stays_there() {
+    let message = |parts: Vec<(Value, Value)>| {
+        let parts = [vec![("topic".into(), "t".into())], parts].concat();
+        match read(&list(&["publish".into(), Value::Map(parts)]).as_ref()) {
+            Ok(Command::Publish(message, None)) => message,
+            other => panic!("{other:?}"),
+        }
+    };
+    assert_eq!(message(Vec::new()), Outgoing::new("t", ""));
+    let empty = message(vec![
+        ("content_type".into(), "".into()),
+        ("correlation_data".into(), Value::Binary(Vec::new())),
+        ("user".into(), list(&[list(&["".into(), "".into()])])),
+    ]);
+    let expected = Outgoing::new("t", "").content_type("").correlation_data([]).user_property("", "");
+    assert_eq!(empty, expected);
+    assert_ne!(empty, Outgoing::new("t", "").user_property("", ""));
+}
+
 #[test]
 fn nonsense_in_any_part_of_a_message_is_an_error() {
     let publish = |key: &str, value: Value| {
