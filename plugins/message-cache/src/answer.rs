@@ -3,7 +3,9 @@
 
 use std::collections::VecDeque;
 
-use crate::store::{Item, Page, Place};
+use grapnel_plugin_abi::allocated;
+
+use crate::store::{Item, Page, Place, bytes_in_page};
 use crate::wire::read_items;
 
 /// What is to be asked of a shard.
@@ -17,6 +19,8 @@ pub enum Ask {
         after: u64,
         /// Up to the message of this number.
         upto: u64,
+        /// Bytes of memory that it may take; `None` for as many as there is room for.
+        room: Option<u64>,
     },
     /// How many newer messages it has for each message of another shard's page: [`Answer::counts`].
     Counts {
@@ -50,6 +54,8 @@ enum State {
     Counted(Vec<Item>, Option<u64>, Vec<u32>),
     /// It can be taken.
     Ready(VecDeque<Item>, Option<u64>),
+    /// The payload of its first message has been asked for, and these bytes of it have come.
+    Wanted(VecDeque<Item>, Option<u64>, Vec<u8>),
     /// There is no more.
     Over,
 }
@@ -60,6 +66,10 @@ struct Source {
     after: u64,
     /// Known from the first page on.
     upto: Option<u64>,
+    /// Bytes of memory that what has been asked for may take.
+    room: u64,
+    /// Bytes of memory of the messages that have come, beside the list.
+    heap: u64,
     /// How often it was asked for the same and did not answer.
     tries: u32,
     given_up: bool,
@@ -78,14 +88,45 @@ const TRIES: u32 = 2;
 impl Answer {
     /// From so many shards, so many messages of each topic.
     pub fn new(shards: u32, per_topic: usize) -> Answer {
-        let source =
-            || Source { state: State::Asked(Vec::new()), after: 0, upto: None, tries: 0, given_up: false };
+        let source = || Source {
+            state: State::Asked(Vec::new()),
+            after: 0,
+            upto: None,
+            room: 0,
+            heap: 0,
+            tries: 0,
+            given_up: false,
+        };
         Answer { per_topic, sources: (0..shards).map(|_| source()).collect() }
     }
 
     /// What is to be asked at the beginning.
     pub fn begin(&self) -> Vec<Ask> {
-        (0..self.sources.len() as u32).map(|of| Ask::Page { of, after: 0, upto: u64::MAX }).collect()
+        (0..self.sources.len() as u32)
+            .map(|of| Ask::Page { of, after: 0, upto: u64::MAX, room: None })
+            .collect()
+    }
+
+    /// Bytes of memory that it holds, or that what has been asked for may take.
+    pub fn held_bytes(&self) -> u64 {
+        let sources = allocated(self.sources.capacity() * size_of::<Source>());
+        sources + self.sources.iter().map(Source::held_bytes).sum::<u64>()
+    }
+
+    /// What is asked of a shard may take so many bytes of memory.
+    pub fn reserve(&mut self, of: u32, room: u64) {
+        if let Some(source) = self.sources.get_mut(of as usize) {
+            source.room = room;
+        }
+    }
+
+    /// Has the payload fetched that the first message of a shard's page has been left without. `None` where it is there.
+    pub fn want(&mut self, of: u32) -> Option<Ask> {
+        let source = self.sources.get_mut(of as usize)?;
+        let State::Ready(items, next) = &mut source.state else { return None };
+        items.front().filter(|item| item.absent > 0)?;
+        source.state = State::Wanted(std::mem::take(items), *next, Vec::new());
+        source.wanted(of)
     }
 
     /// Shards that have not answered and are left out.
@@ -95,32 +136,52 @@ impl Answer {
 
     /// A part of a page.
     pub fn part(&mut self, from: u32, bytes: &[u8]) {
-        if let Some(Source { state: State::Asked(parts), .. }) = self.sources.get_mut(from as usize) {
+        if let Some(Source { state: State::Asked(parts) | State::Wanted(_, _, parts), .. }) =
+            self.sources.get_mut(from as usize)
+        {
             parts.extend(bytes);
         }
     }
 
-    /// The end of a page that came in parts of so many bytes together. One that is not whole is asked for again in time.
-    pub fn end_of_page(&mut self, from: u32, upto: u64, next: Option<u64>, bytes: u64) -> Vec<Ask> {
-        let Some(Source { state: State::Asked(parts), .. }) = self.sources.get_mut(from as usize) else {
+    /// The end of the page behind a number, that came in parts of so many bytes together. One that is not whole is asked for again
+    /// in time.
+    pub fn end_of_page(&mut self, from: u32, after: u64, page: Page, bytes: u64) -> Vec<Ask> {
+        let Some(Source { state: State::Asked(parts) | State::Wanted(_, _, parts), .. }) =
+            self.sources.get_mut(from as usize)
+        else {
             return Vec::new();
         };
         let parts = std::mem::take(parts);
         match read_items(&parts).filter(|_| parts.len() as u64 == bytes) {
-            Some(items) => self.page(from, Page { items, upto, next }),
+            Some(items) => self.page(from, after, Page { items, ..page }),
             None => Vec::new(),
         }
     }
 
-    /// A page. Gives what is to be asked now.
-    pub fn page(&mut self, from: u32, page: Page) -> Vec<Ask> {
-        let Some(source) = self.sources.get_mut(from as usize) else { return Vec::new() };
-        if !matches!(source.state, State::Asked(_)) {
+    /// The page behind a number; one that is not waited for, since it was asked for twice, is passed over. Gives what is to be asked
+    /// now.
+    pub fn page(&mut self, from: u32, after: u64, page: Page) -> Vec<Ask> {
+        let source = self.sources.get_mut(from as usize);
+        let Some(source) = source.filter(|source| source.waits_for() == Some(after)) else {
+            return Vec::new();
+        };
+        source.tries = 0;
+        if let State::Wanted(items, next, _) = &mut source.state {
+            let whole = page.items.into_iter().next().filter(|item| item.absent == 0);
+            match (items.front_mut(), whole) {
+                (Some(first), Some(whole)) if first.number == whole.number => {
+                    (first.payload, first.absent) = (whole.payload, 0);
+                }
+                // It has gone meanwhile.
+                _ => drop(items.pop_front()),
+            }
+            source.state = State::Ready(std::mem::take(items), *next);
+            source.weigh();
             return Vec::new();
         }
         source.upto.get_or_insert(page.upto);
-        source.tries = 0;
         source.state = State::Fetched(page.items, page.next);
+        source.weigh();
         self.count_fetched()
     }
 
@@ -184,8 +245,9 @@ impl Answer {
                     (None, Some(after)) => {
                         (waits, source.after) = (true, *after);
                         let upto = source.upto.unwrap_or(u64::MAX);
-                        asks.push(Ask::Page { of, after: source.after, upto });
+                        asks.push(Ask::Page { of, after: source.after, upto, room: None });
                         source.state = State::Asked(Vec::new());
+                        source.heap = 0;
                     }
                     (None, None) => source.state = State::Over,
                 },
@@ -209,10 +271,14 @@ impl Answer {
 
     /// Takes it out.
     pub fn take(&mut self, source: u32) -> Option<Item> {
-        match &mut self.sources.get_mut(source as usize)?.state {
-            State::Ready(items, _) => items.pop_front(),
-            _ => None,
+        let source = self.sources.get_mut(source as usize)?;
+        let State::Ready(items, _) = &mut source.state else { return None };
+        let item = items.pop_front()?;
+        source.heap = source.heap.saturating_sub(item.heap_bytes());
+        if items.is_empty() {
+            *items = VecDeque::new();
         }
+        Some(item)
     }
 
     /// Nothing has come for too long: what is to be asked again. A shard that does not answer is left out in the end.
@@ -220,14 +286,16 @@ impl Answer {
         let mut asks = Vec::new();
         for (of, source) in (0..).zip(&mut self.sources) {
             match &mut source.state {
-                State::Asked(parts) => {
+                State::Asked(parts) | State::Wanted(_, _, parts) => {
                     parts.clear();
                     source.tries += 1;
                     if source.tries > TRIES {
                         (source.state, source.given_up) = (State::Over, true);
+                    } else if let Some(wanted) = source.wanted(of) {
+                        asks.push(wanted);
                     } else {
                         let upto = source.upto.unwrap_or(u64::MAX);
-                        asks.push(Ask::Page { of, after: source.after, upto });
+                        asks.push(Ask::Page { of, after: source.after, upto, room: None });
                     }
                 }
                 // Without their counts there may be more messages of a topic than there should be, but none is missing.
@@ -244,6 +312,45 @@ impl Answer {
 }
 
 impl Source {
+    /// Behind the message of which number a page is waited for.
+    fn waits_for(&self) -> Option<u64> {
+        match &self.state {
+            State::Asked(_) => Some(self.after),
+            State::Wanted(items, ..) => items.front().map(|item| item.number - 1),
+            _ => None,
+        }
+    }
+
+    /// What is asked for a message whose payload is waited for.
+    fn wanted(&self, of: u32) -> Option<Ask> {
+        let State::Wanted(items, ..) = &self.state else { return None };
+        let first = items.front()?;
+        let room = Some(bytes_in_page(&first.topic, first.absent as usize));
+        Some(Ask::Page { of, after: first.number - 1, upto: first.number, room })
+    }
+
+    fn weigh(&mut self) {
+        self.heap = match &self.state {
+            State::Fetched(items, _) | State::Counted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
+            State::Ready(items, _) | State::Wanted(items, ..) => items.iter().map(Item::heap_bytes).sum(),
+            State::Asked(_) | State::Over => 0,
+        };
+    }
+
+    fn held_bytes(&self) -> u64 {
+        let list = |capacity: usize| allocated(capacity * size_of::<Item>()) + self.heap;
+        match &self.state {
+            State::Asked(parts) => self.room.max(allocated(parts.capacity())),
+            State::Fetched(items, _) => list(items.capacity()),
+            State::Counted(items, _, missing) => list(items.capacity()) + allocated(4 * missing.capacity()),
+            State::Ready(items, _) => list(items.capacity()),
+            State::Wanted(items, _, parts) => {
+                list(items.capacity()) + self.room.max(allocated(parts.capacity()))
+            }
+            State::Over => 0,
+        }
+    }
+
     /// A page whose counts are complete can be taken: of each topic, what is not among the last ones is left out.
     fn take_counted(&mut self, per_topic: usize) {
         if let State::Counted(items, next, missing) = &mut self.state
@@ -252,6 +359,7 @@ impl Source {
             let items = std::mem::take(items).into_iter();
             let last = items.filter(|item| (item.newer as usize) < per_topic).collect();
             self.state = State::Ready(last, *next);
+            self.weigh();
         }
     }
 }
@@ -273,17 +381,21 @@ mod tests {
         owner_bytes_max: u64::MAX,
     };
 
+    const ROOM: u64 = 10_000;
+
     /// Carries out what is asked, on the stores of all shards, but for those that do not answer.
     fn carry_out(answer: &mut Answer, stores: &[Store], deaf: Option<u32>, asks: Vec<Ask>) {
         let mut asks = VecDeque::from(asks);
         while let Some(ask) = asks.pop_front() {
             match ask {
                 Ask::Page { of, .. } | Ask::Counts { of, .. } if Some(of) == deaf => {}
-                Ask::Page { of, after, upto } => {
-                    let page = stores[of as usize].page(Span { filter: "#", after, upto });
+                Ask::Page { of, after, upto, room } => {
+                    let room = room.unwrap_or(ROOM);
+                    answer.reserve(of, room);
+                    let page = stores[of as usize].page(Span { filter: "#", after, upto, room });
                     let bytes = write_items(&page.items);
                     bytes.chunks(100).for_each(|part| answer.part(of, part));
-                    asks.extend(answer.end_of_page(of, page.upto, page.next, bytes.len() as u64));
+                    asks.extend(answer.end_of_page(of, after, page, bytes.len() as u64));
                 }
                 Ask::Counts { of, source, upto } => {
                     let bytes = write_places(source, answer.items_of(source));
@@ -304,6 +416,10 @@ mod tests {
         for _ in 0..100_000 {
             match answer.next() {
                 Next::Message(of) => {
+                    if let Some(ask) = answer.want(of) {
+                        carry_out(&mut answer, stores, deaf, vec![ask]);
+                        continue;
+                    }
                     assert!(answer.first_of(of).is_some());
                     let item = answer.take(of).unwrap();
                     came.push(format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload)));
@@ -358,16 +474,18 @@ mod tests {
     fn a_page_that_is_not_whole_is_asked_for_again() {
         let stores = stores(1, 3, 3);
         let mut answer = Answer::new(1, 3);
-        let bytes = write_items(&stores[0].page(Span { filter: "#", after: 0, upto: u64::MAX }).items);
+        let bytes =
+            write_items(&stores[0].page(Span { filter: "#", after: 0, upto: u64::MAX, room: ROOM }).items);
         answer.part(0, &bytes[..10]);
-        assert_eq!(answer.end_of_page(0, 3, None, bytes.len() as u64), []);
+        let end = || Page { items: Vec::new(), upto: 3, next: None };
+        assert_eq!(answer.end_of_page(0, 0, end(), bytes.len() as u64), []);
         assert_eq!(answer.next(), Next::Wait(Vec::new()));
         assert_eq!(answer.ask_again(), answer.begin());
         answer.part(0, &bytes);
-        answer.end_of_page(0, 3, None, bytes.len() as u64);
+        answer.end_of_page(0, 0, end(), bytes.len() as u64);
         // What comes twice, or from nowhere, changes nothing.
-        assert_eq!(answer.page(0, Page { items: Vec::new(), upto: 9, next: None }), []);
-        assert_eq!(answer.page(7, Page { items: Vec::new(), upto: 9, next: None }), []);
+        assert_eq!(answer.page(0, 0, end()), []);
+        assert_eq!(answer.page(7, 0, end()), []);
         answer.counts(0, 7, std::iter::empty());
         assert_eq!(answer.next(), Next::Message(0));
     }

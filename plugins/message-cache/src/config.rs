@@ -19,10 +19,10 @@ pub struct Config {
     /// Most requests that are answered or wait on one shard.
     #[serde(default = "defaults::requests_max")]
     pub requests_max: u64,
-    /// Most bytes of memory that they take.
+    /// Most bytes of memory that they and their answers take.
     #[serde(default = "defaults::requests_bytes_max")]
     pub requests_bytes_max: u64,
-    /// Most bytes of them for the requests of one client.
+    /// Most bytes of them for the requests and answers of one client.
     #[serde(default = "defaults::client_requests_bytes_max")]
     pub client_requests_bytes_max: u64,
     /// Most requests of one client among them.
@@ -65,12 +65,14 @@ mod defaults {
     pub const fn requests_max() -> u64 {
         1024
     }
-    // A request takes some 500 bytes, and up to 200 KiB with the longest topics and correlation data.
+    // A request takes some 500 bytes, and up to 200 KiB with the longest topics and correlation data; its answer 128 KiB for each
+    // shard, if there is room.
     pub const fn requests_bytes_max() -> u64 {
-        4 << 20
+        16 << 20
     }
+    // A quarter, as of the answers. Twice the largest message that can be answered with.
     pub const fn client_requests_bytes_max() -> u64 {
-        1 << 20
+        4 << 20
     }
     pub const fn client_requests_max() -> u64 {
         16

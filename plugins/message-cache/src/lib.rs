@@ -37,8 +37,8 @@ const TICK: Duration = Duration::from_millis(10);
 /// Requests that have waited too long that go in one tick.
 const GIVEN_UP_AT_ONCE: usize = 16;
 
-/// Messages beyond limits that were lowered by a reload that go in one step.
-const GONE_AT_ONCE: usize = 256;
+/// Steps towards the limits in one turn, where more is held than may be: a message that goes, or a topic or client that is looked at.
+const NEARER_AT_ONCE: usize = 256;
 
 /// Messages of a state that began anew that are freed for each message that comes, and in each tick.
 const FREED_WITH_EACH: usize = 8;
@@ -58,7 +58,7 @@ struct Request {
     client: Identity,
     filter: String,
     response_topic: String,
-    correlation_data: Vec<u8>,
+    correlation_data: Option<Vec<u8>>,
 }
 
 impl Weigh for Request {
@@ -88,7 +88,7 @@ struct CacheShard {
     answers: BTreeMap<u32, UnderWay>,
     last_number: u32,
     tick: Option<Timer>,
-    /// Comes nearer to limits that are lower than those of the version before.
+    /// Comes nearer to the limits, which were lowered by a reload, or passed by one large message.
     nearer: Option<Timer>,
     /// Answers that were not complete.
     troubles: u64,
@@ -194,6 +194,7 @@ impl Entries for CacheShard {
     fn completed(&mut self) -> Result<(), Error> {
         // Timers that were armed before the instance was replaced are gone.
         (self.tick, self.nearer) = (None, None);
+        self.store.look_at_topics();
         self.come_nearer();
         self.arm();
         Ok(())
@@ -207,6 +208,7 @@ impl CacheShard {
         if self.shared.config.filters.iter().any(|filter| topic::matches(filter, name)) {
             self.left.free(FREED_WITH_EACH);
             self.store.keep(message.wall_ms(), message.client_id(), name, message.payload());
+            self.come_nearer_soon();
         }
     }
 
@@ -229,7 +231,7 @@ impl CacheShard {
             message.reject(Reason::TOPIC_NAME_INVALID, problem)?;
             return Ok(Flow::Stop);
         }
-        let correlation_data = message.correlation_data().unwrap_or(&[]).to_vec();
+        let correlation_data = message.correlation_data().map(<[u8]>::to_vec);
         let Ok(client) = message.identity() else {
             message.reject(Reason::QUOTA_EXCEEDED, "the texts of its client's CONNECT are too long")?;
             return Ok(Flow::Stop);
@@ -266,12 +268,20 @@ impl CacheShard {
         self.arm();
     }
 
-    /// Where the version before had higher limits, the oldest messages go a few at a time.
-    fn come_nearer(&mut self) {
-        if self.store.come_nearer(GONE_AT_ONCE)
-            && let Ok(timer) = self.shared.host.timer(TICK, 0)
-        {
-            self.nearer = Some(timer);
+    /// Where more is held than may be, messages go a few at a time.
+    pub(crate) fn come_nearer(&mut self) {
+        self.store.come_nearer(NEARER_AT_ONCE);
+        self.come_nearer_soon();
+    }
+
+    fn come_nearer_soon(&mut self) {
+        if self.nearer.is_some() || !self.store.is_beyond() {
+            return;
+        }
+        match self.shared.host.timer(TICK, 0) {
+            Ok(timer) => self.nearer = Some(timer),
+            // In the next turn of the shard; where that cannot be either, the next message that is kept tries again.
+            Err(_) => drop(self.shared.host.mail(Some(self.shard), under_way::COME_NEARER, &[])),
         }
     }
 

@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use grapnel_plugin_abi::{allocated, tree_entry_bytes};
+
 use crate::store::Item;
 
 /// Pauses after the broker had no room, in ticks: the first one, and the longest.
@@ -65,10 +67,12 @@ pub struct Line {
     /// The same of what is not published yet.
     grounded: u64,
     grounded_bytes: u64,
+    /// Bytes of memory of the messages, beside their entries.
+    heap: u64,
 }
 
 fn bytes_of(item: &Item) -> u64 {
-    (item.topic.len() + item.payload.len()) as u64
+    (item.topic.len() + item.payload.len()) as u64 + item.absent
 }
 
 impl Default for Line {
@@ -88,6 +92,7 @@ impl Default for Line {
             flying_bytes: 0,
             grounded: 0,
             grounded_bytes: 0,
+            heap: 0,
         }
     }
 }
@@ -118,6 +123,12 @@ impl Line {
         self.flying_bytes + self.grounded_bytes
     }
 
+    /// Bytes of memory that it holds.
+    pub fn held_bytes(&self) -> u64 {
+        let entries = self.entries.len() as u64 * tree_entry_bytes(size_of::<(u32, Entry)>());
+        entries + self.heap + allocated(self.flying.capacity() * size_of::<(u32, u64)>())
+    }
+
     /// Whether one more message may begin its way.
     pub fn has_room(&self, item: &Item, room: Room) -> bool {
         let messages = self.messages();
@@ -131,6 +142,7 @@ impl Line {
     pub fn push(&mut self, item: Item) {
         self.grounded += 1;
         self.grounded_bytes += bytes_of(&item);
+        self.heap += item.heap_bytes();
         self.entries.insert(self.next, Entry { item, state: State::Waiting, put_off: 0 });
         self.next += 1;
     }
@@ -214,7 +226,7 @@ impl Line {
         if taken {
             self.widen();
             // It stays in flight until its last subscriber has it.
-            self.entries.remove(&place);
+            self.remove(place);
         }
         taken
     }
@@ -286,9 +298,19 @@ impl Line {
     }
 
     fn end(&mut self, place: u32) {
-        if let Some(entry) = self.entries.remove(&place) {
+        if let Some(entry) = self.remove(place) {
             self.ground(-1, bytes_of(&entry.item));
         }
+    }
+
+    fn remove(&mut self, place: u32) -> Option<Entry> {
+        let entry = self.entries.remove(&place)?;
+        self.heap -= entry.item.heap_bytes();
+        if self.entries.is_empty() {
+            // An empty tree keeps a node.
+            self.entries = BTreeMap::new();
+        }
+        Some(entry)
     }
 }
 
@@ -299,7 +321,7 @@ mod tests {
     const ROOM: Room = Room { messages: 8, bytes: 1_000 };
 
     fn item(bytes: usize) -> Item {
-        Item { at_ms: 0, number: 0, newer: 0, topic: String::new(), payload: vec![0; bytes] }
+        Item { at_ms: 0, number: 0, newer: 0, topic: String::new(), payload: vec![0; bytes], absent: 0 }
     }
 
     /// Lets as many messages begin as may; how many.

@@ -7,6 +7,7 @@ use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};
 use super::{CacheShard, GIVEN_UP_AT_ONCE, Request};
 use crate::answer::Next;
 use crate::pool::Share;
+use crate::store::bytes_in_page;
 use crate::under_way::{PATIENCE_MS, Stage, UnderWay};
 
 /// What the broker's answers are about; in the two highest bits of their numbers. Below them is the place of the message, and in
@@ -31,6 +32,10 @@ const RETRY_MS: u64 = 5_000;
 const NOT_TAKEN: &str = "its subscribers do not take it";
 const TOO_SLOW: &str = "its subscribers do not take all of it in time";
 const NOT_ALLOWED: &str = "its client may not publish there";
+const NO_ROOM: &str = "there is no room for its next message";
+
+/// Why a message is left out.
+const TOO_LARGE: &str = "too large for client_requests_bytes_max or requests_bytes_max";
 
 fn number_of(kind: u64, place: u32, number: u32) -> u64 {
     kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
@@ -94,6 +99,7 @@ impl CacheShard {
         if let Some(now) = self.answers.get(&number).map(UnderWay::share) {
             self.pool.moved(before, now);
         }
+        self.charge(number);
         match step {
             Some(Step::GoesOn) => self.go_on_soon(number),
             Some(Step::Ends(stopped)) => self.begin_end(number, stopped),
@@ -110,7 +116,7 @@ impl CacheShard {
             under_way.moved();
         }
         let stopped = if under_way.stalled_ms >= config.answer_stall_ms {
-            Some(NOT_TAKEN)
+            Some(if std::mem::take(&mut under_way.lacks_room) { NO_ROOM } else { NOT_TAKEN })
         } else {
             (under_way.age_ms >= config.answer_ms_max).then_some(TOO_SLOW)
         };
@@ -145,6 +151,14 @@ impl CacheShard {
             match under_way.answer.next() {
                 Next::Message(of) => {
                     let item = under_way.answer.first_of(of)?;
+                    if item.absent > 0 && under_way.line.has_room(item, room) {
+                        let fetches = self.fetch_first(number, of)?;
+                        return Some(match (fetches, stopped) {
+                            (true, _) => Step::GoesOn,
+                            (false, Some(_)) => Step::Ends(stopped),
+                            (false, None) => waits,
+                        });
+                    }
                     if under_way.line.has_room(item, room) {
                         under_way.line.push(under_way.answer.take(of)?);
                         under_way.since_filter += 1;
@@ -179,6 +193,30 @@ impl CacheShard {
                 }
             }
         }
+    }
+
+    /// Has the payload of a shard's first message fetched, which no page had room for, or leaves the message out where it can never
+    /// be. False where it waits for room.
+    fn fetch_first(&mut self, number: u32, of: u32) -> Option<bool> {
+        let under_way = self.answers.get_mut(&number)?;
+        let item = under_way.answer.first_of(of)?;
+        let needed = bytes_in_page(&item.topic, item.absent as usize);
+        let limits = self.requests.limits();
+        if needed > limits.owner_bytes_max.min(limits.bytes_max) / 2 {
+            under_way.answer.take(of);
+            under_way.refused += 1;
+            under_way.last_refusal = Some(TOO_LARGE.to_owned());
+            return Some(true);
+        }
+        let client = self.requests.owner_of(under_way.request)?;
+        under_way.lacks_room = self.requests.free_bytes(client) < needed;
+        if under_way.lacks_room {
+            return Some(false);
+        }
+        let ask = under_way.answer.want(of);
+        (under_way.silent_ms, under_way.stalled_ms) = (0, 0);
+        self.carry_out(number, ask.into_iter().collect());
+        Some(true)
     }
 
     fn ask_filter(&mut self, number: u32) -> Option<Step> {
@@ -408,9 +446,10 @@ impl CacheShard {
 
 impl Request {
     fn message(&self, flow: u32, payload: &[u8]) -> Outgoing {
-        Outgoing::new(self.response_topic.as_str(), payload)
-            .qos(1)
-            .flow(flow)
-            .correlation_data(self.correlation_data.as_slice())
+        let message = Outgoing::new(self.response_topic.as_str(), payload).qos(1).flow(flow);
+        match &self.correlation_data {
+            Some(data) => message.correlation_data(data.as_slice()),
+            None => message,
+        }
     }
 }

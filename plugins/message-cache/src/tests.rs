@@ -10,6 +10,8 @@ use grapnel_plugin_abi::{Level, Reason};
 
 use super::{Cache, TICK};
 
+mod held;
+
 fn load(shards: u32, more: &str) -> TestPlugin<Cache> {
     testing::load_on(shards, &format!(r##"{{"filters": ["#"]{more}}}"##)).unwrap()
 }

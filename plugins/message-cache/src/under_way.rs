@@ -1,12 +1,12 @@
 //! The pages of answers that are under way: what is asked of other shards by mail, and what they say.
 
-use grapnel_plugin_abi::{EntryId, Reason};
+use grapnel_plugin_abi::{EntryId, Reason, Weigh, tree_entry_bytes};
 
 use super::{CacheShard, TICK};
 use crate::answer::{Answer, Ask};
 use crate::line::Line;
 use crate::pool::Share;
-use crate::store::Span;
+use crate::store::{PAGE_BYTES, Page, Span};
 use crate::wire::{Reader, put, read_place, write_items, write_places};
 
 /// What a mail is; in the upper half of its number. The lower half is the number of the request.
@@ -19,9 +19,14 @@ const COUNTS: u64 = 5 << 32;
 const GO_ON: u64 = 6 << 32;
 /// What the broker has said on another shard, to which the client of an answer belongs.
 const ANSWERED: u64 = 7 << 32;
+/// To itself, where there was no timer: more is kept than may be.
+pub(crate) const COME_NEARER: u64 = 8 << 32;
 
 /// A page goes in mails of so many bytes.
 const MAIL_BYTES: usize = 64 << 10;
+
+/// Bytes of memory that a page may take however little is free. A larger message waits for room.
+const PAGE_BYTES_MIN: u64 = 4 << 10;
 
 /// After so many milliseconds a shard that does not answer is asked again.
 pub(crate) const PATIENCE_MS: u64 = 5_000;
@@ -64,6 +69,8 @@ pub(crate) struct UnderWay {
     pub(crate) since_filter: u64,
     /// Whether its pages have begun to come.
     pub(crate) begun: bool,
+    /// Whether there is no room for its next message in what its client, or all, may hold.
+    pub(crate) lacks_room: bool,
     /// Whether a mail to go on is on its way.
     goes_on: bool,
 }
@@ -87,6 +94,7 @@ impl UnderWay {
             filter_age_ms: 0,
             since_filter: 0,
             begun: false,
+            lacks_room: false,
             goes_on: false,
         }
     }
@@ -105,6 +113,15 @@ impl UnderWay {
     /// What it has on its way.
     pub(crate) fn share(&self) -> Share {
         (self.line.messages(), self.line.bytes())
+    }
+
+    /// Bytes of memory that it holds: its client is charged with them.
+    pub(crate) fn held_bytes(&self) -> u64 {
+        let refusal = self.last_refusal.as_ref().map_or(0, String::heap_bytes);
+        tree_entry_bytes(size_of::<(u32, UnderWay)>())
+            + self.answer.held_bytes()
+            + self.line.held_bytes()
+            + refusal
     }
 
     /// Why it is not complete, if it is not.
@@ -133,6 +150,7 @@ impl CacheShard {
                 }
                 return;
             }
+            COME_NEARER => return self.come_nearer(),
             kind => {
                 let Some(under_way) = self.answers.get_mut(&number) else { return };
                 let answer = &mut under_way.answer;
@@ -165,13 +183,14 @@ impl CacheShard {
 
     /// Sends a page of this shard's messages to the one that asks.
     fn send_page(&self, to: u32, number: u32, reader: &mut Reader<'_>) -> Option<()> {
-        let (after, upto, filter) = (reader.number()?, reader.number()?, reader.text()?);
-        let page = self.store.page(Span { filter, after, upto });
+        let (after, upto, room, filter) =
+            (reader.number()?, reader.number()?, reader.number()?, reader.text()?);
+        let page = self.store.page(Span { filter, after, upto, room });
         let items = write_items(&page.items);
         let mail = |kind: u64, bytes: &[u8]| self.shared.host.mail(Some(to), kind | u64::from(number), bytes);
         // Where one does not go, the end shows that the page is not whole, and it is asked for again.
         let sent = items.chunks(MAIL_BYTES).try_for_each(|part| mail(PART, part));
-        let mut end = Vec::new();
+        let mut end = after.to_le_bytes().to_vec();
         end.extend(page.upto.to_le_bytes());
         end.extend(page.next.unwrap_or(u64::MAX).to_le_bytes());
         end.extend((items.len() as u64).to_le_bytes());
@@ -189,37 +208,65 @@ impl CacheShard {
     }
 
     /// Has what is asked done: by mail on other shards, and here at once. What cannot be sent is asked again in time.
-    pub(crate) fn carry_out(&mut self, number: u32, mut asks: Vec<Ask>) {
-        let host = self.shared.host;
+    pub(crate) fn carry_out(&mut self, number: u32, asks: Vec<Ask>) {
+        let page_bytes = self.page_bytes(number, &asks);
+        let mut asks = asks;
         while let Some(ask) = asks.pop() {
-            let Some(under_way) = self.answers.get_mut(&number) else { return };
-            let filter = self.requests.get(under_way.request).map_or("", |request| &request.filter);
-            let mut mail = Vec::new();
             match ask {
-                Ask::Page { of, after, upto } if of == self.shard => {
-                    let page = self.store.page(Span { filter, after, upto });
-                    asks.extend(under_way.answer.page(of, page));
+                Ask::Page { of, after, upto, room } => {
+                    let room = room.unwrap_or(page_bytes);
+                    asks.extend(self.ask_page(number, of, (after, upto), room).unwrap_or_default());
                 }
-                Ask::Page { of, after, upto } => {
-                    mail.extend(after.to_le_bytes());
-                    mail.extend(upto.to_le_bytes());
-                    put(&mut mail, filter.as_bytes());
-                    let _ = host.mail(Some(of), ASK_PAGE | u64::from(number), &mail);
-                }
-                Ask::Counts { of, source, upto } => {
-                    mail.extend(source.to_le_bytes());
-                    mail.extend(upto.to_le_bytes());
-                    mail.extend(write_places(source, under_way.answer.items_of(source)));
-                    if of == self.shard {
-                        let mut reader = Reader(mail.get(12..).unwrap_or_default());
-                        let places = std::iter::from_fn(|| read_place(&mut reader));
-                        let counts = places.map(|(place, name)| self.store.newer(of, upto, name, place));
-                        under_way.answer.counts(of, source, counts);
-                    } else {
-                        let _ = host.mail(Some(of), ASK_COUNTS | u64::from(number), &mail);
-                    }
-                }
+                Ask::Counts { of, source, upto } => self.ask_counts(number, of, source, upto),
             }
+        }
+        self.charge(number);
+    }
+
+    /// How much memory each of the pages that are to be asked for may take: together half of what is free of the client's share, and
+    /// at least some, so that everybody goes on.
+    fn page_bytes(&self, number: u32, asks: &[Ask]) -> u64 {
+        let count = asks.iter().filter(|ask| matches!(ask, Ask::Page { room: None, .. })).count() as u64;
+        let request = self.answers.get(&number).map(|under_way| under_way.request);
+        let client = request.and_then(|request| self.requests.owner_of(request)).unwrap_or_default();
+        (self.requests.free_bytes(client) / 2 / count.max(1)).clamp(PAGE_BYTES_MIN, PAGE_BYTES)
+    }
+
+    /// The client of an answer is charged with what that holds now.
+    pub(crate) fn charge(&mut self, number: u32) {
+        if let Some(under_way) = self.answers.get(&number) {
+            self.requests.charge(under_way.request, under_way.held_bytes());
+        }
+    }
+
+    fn ask_page(&mut self, number: u32, of: u32, span: (u64, u64), room: u64) -> Option<Vec<Ask>> {
+        let (host, (after, upto)) = (self.shared.host, span);
+        let under_way = self.answers.get_mut(&number)?;
+        let filter = self.requests.get(under_way.request)?.filter.as_str();
+        if of == self.shard {
+            let page = self.store.page(Span { filter, after, upto, room });
+            return Some(under_way.answer.page(of, after, page));
+        }
+        under_way.answer.reserve(of, room);
+        let mut mail = Vec::new();
+        [after, upto, room].iter().for_each(|number| mail.extend(number.to_le_bytes()));
+        put(&mut mail, filter.as_bytes());
+        let _ = host.mail(Some(of), ASK_PAGE | u64::from(number), &mail);
+        None
+    }
+
+    fn ask_counts(&mut self, number: u32, of: u32, source: u32, upto: u64) {
+        let Some(under_way) = self.answers.get_mut(&number) else { return };
+        let mut mail = source.to_le_bytes().to_vec();
+        mail.extend(upto.to_le_bytes());
+        mail.extend(write_places(source, under_way.answer.items_of(source)));
+        if of == self.shard {
+            let mut reader = Reader(mail.get(12..).unwrap_or_default());
+            let places = std::iter::from_fn(|| read_place(&mut reader));
+            let counts = places.map(|(place, name)| self.store.newer(of, upto, name, place));
+            under_way.answer.counts(of, source, counts);
+        } else {
+            let _ = self.shared.host.mail(Some(of), ASK_COUNTS | u64::from(number), &mail);
         }
     }
 
@@ -242,6 +289,7 @@ impl CacheShard {
 }
 
 fn end_of_page(answer: &mut Answer, from: u32, reader: &mut Reader<'_>) -> Option<Vec<Ask>> {
-    let (upto, next, len) = (reader.number()?, reader.number()?, reader.number()?);
-    Some(answer.end_of_page(from, upto, (next != u64::MAX).then_some(next), len))
+    let (after, upto, next, len) = (reader.number()?, reader.number()?, reader.number()?, reader.number()?);
+    let page = Page { items: Vec::new(), upto, next: (next != u64::MAX).then_some(next) };
+    Some(answer.end_of_page(from, after, page, len))
 }

@@ -53,6 +53,7 @@ pub fn write_items(items: &[Item]) -> Vec<u8> {
         out.extend(item.at_ms.to_le_bytes());
         out.extend(item.number.to_le_bytes());
         out.extend(item.newer.to_le_bytes());
+        out.extend(item.absent.to_le_bytes());
         put(&mut out, item.topic.as_bytes());
         put(&mut out, &item.payload);
     }
@@ -67,10 +68,12 @@ pub fn read_items(bytes: &[u8]) -> Option<Vec<Item>> {
             at_ms: reader.number()?,
             number: reader.number()?,
             newer: reader.small()?,
+            absent: reader.number()?,
             topic: reader.text()?.to_owned(),
             payload: reader.part()?.to_vec(),
         });
     }
+    items.shrink_to_fit();
     Some(items)
 }
 

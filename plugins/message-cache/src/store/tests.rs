@@ -1,0 +1,197 @@
+//! What is kept and what goes, and pages of it.
+#![allow(clippy::unwrap_used)]
+
+use grapnel_plugin_abi::EVICTED_AT_ONCE;
+
+use super::*;
+
+const LIMITS: ShareLimits = ShareLimits {
+    entries_max: u64::MAX,
+    bytes_max: 1 << 30,
+    owner_entries_max: u64::MAX,
+    owner_bytes_max: 1 << 30,
+};
+
+fn all(store: &Store, filter: &str) -> (Vec<Item>, usize) {
+    let (mut items, mut pages, mut after, mut upto) = (Vec::new(), 0, 0, u64::MAX);
+    loop {
+        let page = store.page(Span { filter, after, upto, room: PAGE_BYTES });
+        items.extend(page.items);
+        (pages, upto) = (pages + 1, page.upto);
+        match page.next {
+            Some(next) => after = next,
+            None => return (items, pages),
+        }
+    }
+}
+
+fn texts(store: &Store, filter: &str) -> Vec<String> {
+    let text = |item: Item| format!("{}={}", item.topic, String::from_utf8_lossy(&item.payload));
+    all(store, filter).0.into_iter().map(text).collect()
+}
+
+#[test]
+fn the_last_of_each_topic_are_kept() {
+    let mut store = Store::new(2, LIMITS);
+    for (topic, payload) in [("a", "1"), ("b", "2"), ("a", "3"), ("a", "4"), ("a/b", "5")] {
+        store.keep(1, "me", topic, payload.as_bytes());
+    }
+    assert_eq!(texts(&store, "#"), ["b=2", "a=3", "a=4", "a/b=5"]);
+    assert_eq!(texts(&store, "a"), ["a=3", "a=4"]);
+    assert_eq!(texts(&store, "+/b"), ["a/b=5"]);
+    assert_eq!(texts(&store, "c"), Vec::<String>::new());
+    let newer: Vec<u32> = all(&store, "a").0.iter().map(|item| item.newer).collect();
+    assert_eq!(newer, [1, 0]);
+    let mut other = Store::new(1, LIMITS);
+    other.keep(1, "me", "trial", b"gone");
+    let mut left = Leftovers::default();
+    other.clear_into(&mut left);
+    assert_eq!((other.held.len(), other.held.bytes(), other.topics.len()), (0, 0, 0));
+    while left.free(1) {}
+    let mut last = None;
+    while let Some(number) = store.next_number(last.as_ref()) {
+        let mut value = Vec::new();
+        assert!(store.write(number, &mut value));
+        // Twice is once.
+        (0..2).for_each(|_| other.put(number, &value).unwrap());
+        assert!(other.put(number + 100, &value[1..]).is_err());
+        last = Some(number);
+    }
+    assert_eq!(texts(&other, "#"), texts(&store, "#"), "limits are not looked at");
+    assert!(!store.write(1000, &mut Vec::new()), "no such message");
+    store.keep(2, "me", "a", b"6");
+    other.keep(2, "me", "a", b"6");
+    assert_eq!(other.held.newest(), store.held.newest(), "numbers go on");
+}
+
+/// 1.2 million empty messages took 40 times the memory that they were counted with.
+#[test]
+fn empty_messages_are_not_free() {
+    let mut store = Store::new(9, ShareLimits { bytes_max: 100_000, ..LIMITS });
+    for n in 0..10_000 {
+        store.keep(1, "me", &format!("{n}"), b"");
+    }
+    assert!(store.held.bytes() <= 100_000);
+    assert!((200..500).contains(&store.held.len()), "{}", store.held.len());
+    assert_eq!(store.topics.len(), store.held.len());
+    assert_eq!(texts(&store, "#").last().map(String::as_str), Some("9999="));
+}
+
+#[test]
+fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
+    let one = |payload: usize| {
+        let mut store = Store::new(9, LIMITS);
+        store.keep(1, "c", "a", &vec![0; payload]);
+        store.held.bytes()
+    };
+    let limits = ShareLimits { owner_entries_max: 2, bytes_max: 4 * one(5), ..LIMITS };
+    let mut store = Store::new(9, limits);
+    for (client, topic, payload) in [("c", "a", "1"), ("d", "a", "2"), ("c", "b", "3"), ("c", "c", "4")] {
+        store.keep(1, client, topic, payload.as_bytes());
+    }
+    assert_eq!(texts(&store, "#"), ["a=2", "b=3", "c=4"]);
+    store.keep(1, "e", "x", &vec![0; 1 << 20]);
+    assert_eq!(store.held.len(), 3, "what can never be kept drives nothing out");
+    store.keep(1, "e", "x", &[b'y'; 100]);
+    assert_eq!(store.topics.keys().map(|name| &**name).collect::<Vec<_>>().last(), Some(&"x"));
+    assert!(store.held.bytes() <= limits.bytes_max);
+}
+
+/// A page looks at so many and no more, however many there are, and all of them together are complete.
+#[test]
+fn pages_are_bounded_and_complete() {
+    let mut store = Store::new(9, LIMITS);
+    let count = 3 * PAGE_LOOKED_AT;
+    for n in 0..count {
+        store.keep(1, "me", if n % 500 == 0 { "rare" } else { "often" }, b"");
+        store.keep(1, "me", &format!("x/{n}"), b"");
+    }
+    let (items, pages) = all(&store, "x/#");
+    assert_eq!((items.len(), pages), (count, count.div_ceil(PAGE_MESSAGES)));
+    assert!(items.windows(2).all(|two| two[0].number < two[1].number));
+    let (none, pages) = all(&store, "none/+");
+    assert_eq!((none.len(), pages), (0, 4), "three times as many as one page looks at, and some");
+    assert_eq!(all(&store, "rare").0.len(), 7);
+
+    // What comes while it is read is not part of it; what goes meanwhile is no obstacle.
+    let first = store.page(Span { filter: "x/#", after: 0, upto: u64::MAX, room: PAGE_BYTES });
+    store.keep(1, "me", "x/new", b"");
+    let next = first.next.unwrap();
+    let (oldest, second) = (store.held.oldest().unwrap(), EntryId(next));
+    store.held.remove(second);
+    store.held.remove(oldest);
+    let rest = store.page(Span { filter: "x/#", after: next, upto: first.upto, room: PAGE_BYTES });
+    assert!(rest.items[0].number > next && rest.upto == first.upto);
+}
+
+/// Lower limits are worked off in steps, and no message that comes drives out more than so many.
+#[test]
+fn no_call_lets_go_of_more_than_so_many() {
+    let mut before = Store::new(10_000, LIMITS);
+    for n in 0..1_000 {
+        before.keep(1, if n % 2 == 0 { "me" } else { "you" }, &format!("{}", n % 4), b"");
+    }
+    let mut store = Store::new(10, ShareLimits { owner_bytes_max: 5_000, ..LIMITS });
+    let mut number = None;
+    while let Some(next) = before.next_number(number.as_ref()) {
+        let mut value = Vec::new();
+        before.write(next, &mut value);
+        store.put(next, &value).unwrap();
+        number = Some(next);
+    }
+    store.look_at_topics();
+    let count = |store: &mut Store, call: &mut dyn FnMut(&mut Store)| {
+        let before = store.held.len();
+        call(store);
+        before.saturating_sub(store.held.len())
+    };
+    assert!(count(&mut store, &mut |store| store.keep(1, "me", "0", b"")) <= EVICTED_AT_ONCE + 1);
+    let mut more = true;
+    while more {
+        assert!(count(&mut store, &mut |store| more = store.come_nearer(20)) <= 20);
+    }
+    assert!(store.topics.values().all(|list| list.len() <= 10 && list.capacity() < 100));
+    assert!(["me", "you"].iter().all(|client| store.held.held_by(client).1 <= 5_000));
+    assert!(store.held.len() > 10 && texts(&store, "#").len() == store.held.len());
+}
+
+/// A page takes no more memory than it may; what is larger alone comes without its payload, and comes whole where there is room.
+#[test]
+fn a_page_takes_no_more_than_its_room() {
+    let mut store = Store::new(9, LIMITS);
+    for payload in [100, 10_000, 100, 100] {
+        store.keep(1, "me", "a/b", &vec![7; payload]);
+    }
+    let sizes = |room: u64, filter: &str| {
+        let page = store.page(Span { filter, after: 0, upto: u64::MAX, room });
+        let held: u64 = page.items.iter().map(|item| 2 * size_of::<Item>() as u64 + item.heap_bytes()).sum();
+        assert!(page.items.len() == 1 || held <= room, "{held} of {room}");
+        let sizes = page.items.iter().map(|item| (item.payload.len() as u64, item.absent));
+        (sizes.collect::<Vec<_>>(), page.next)
+    };
+    let (small, large) = (bytes_in_page("a/b", 100), bytes_in_page("a/b", 10_000));
+    let stub = bytes_in_page("a/b", 0);
+    for filter in ["a/b", "#"] {
+        assert_eq!(sizes(0, filter), (vec![(0, 100)], Some(1)), "one always");
+        assert_eq!(sizes(small - 1, filter).0, [(0, 100)]);
+        assert_eq!(sizes(small, filter), (vec![(100, 0)], Some(1)));
+        assert_eq!(sizes(small + stub, filter), (vec![(100, 0), (0, 10_000)], Some(2)));
+        assert_eq!(sizes(large, filter), (vec![(100, 0)], Some(1)), "the large one begins the next page");
+        assert_eq!(sizes(PAGE_BYTES, filter), (vec![(100, 0), (10_000, 0), (100, 0), (100, 0)], None));
+    }
+}
+
+#[test]
+fn what_is_newer_on_this_shard_is_counted_by_place() {
+    let mut store = Store::new(9, LIMITS);
+    for at_ms in [10, 20, 15] {
+        store.keep(at_ms, "me", "a", b"");
+    }
+    let newer = |shard, number, at_ms| store.newer(1, u64::MAX, "a", Place { at_ms, shard, number });
+    assert_eq!(
+        [newer(0, 1, 9), newer(0, 1, 10), newer(2, 1, 10), newer(0, 9, 20), newer(2, 9, 20)],
+        [3, 3, 2, 2, 0]
+    );
+    assert_eq!(store.newer(1, 2, "a", Place { at_ms: 9, shard: 0, number: 1 }), 2, "up to the second");
+    assert_eq!(store.newer(1, 2, "b", Place { at_ms: 9, shard: 0, number: 1 }), 0);
+}

@@ -1,0 +1,136 @@
+//! What is kept and what answers hold: limits that are lowered, whose memory it is, and messages that no page has room for.
+
+use super::*;
+
+/// Asks for all, and gives the payloads of what comes.
+fn payloads(plugin: &mut TestPlugin<Cache>) -> Vec<String> {
+    ask(plugin, "c", "**");
+    let mut came = take(plugin, 100);
+    came.pop();
+    came.iter().map(|message| String::from_utf8_lossy(&message.payload).into_owned()).collect()
+}
+
+/// Limits that are lower than those of the version before are kept soon, also where nobody publishes; also where no timer is to be
+/// had at first.
+#[test]
+fn limits_that_were_lowered_are_kept_soon() {
+    for refused in [false, true] {
+        let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
+        for (client, topic) in [("a", "x"), ("b", "y")] {
+            for n in 0..2_000 {
+                let payload = format!("{topic}{n}");
+                plugin.run(&mut FakeEvent::publish(topic, payload.as_bytes()).with_client_id(client));
+            }
+        }
+        plugin.refuse_timers(refused);
+        let lowered = r##"{"filters": ["#"], "messages_per_topic_max": 5}"##;
+        let mut plugin = plugin.reloaded(lowered).unwrap();
+        plugin.refuse_timers(false);
+        plugin.deliver_mail();
+        plugin.advance(Duration::from_secs(1));
+        let expected: Vec<String> =
+            ["x", "y"].iter().flat_map(|topic| (1_995..2_000).map(move |n| format!("{topic}{n}"))).collect();
+        assert_eq!(payloads(&mut plugin), expected);
+        // Some 350 bytes each: one client's share is less than its five.
+        let lowered = r##"{"filters": ["#"], "messages_per_topic_max": 5, "client_bytes_max": 1500}"##;
+        let mut plugin = plugin.reloaded(lowered).unwrap();
+        plugin.advance(Duration::from_secs(1));
+        let left = payloads(&mut plugin);
+        assert!((2..8).contains(&left.len()) && left.contains(&"x1999".to_owned()), "{left:?}");
+    }
+}
+
+/// What an answer holds is charged to its client, and to nobody else; it goes with the answer.
+#[test]
+fn pages_are_charged_to_who_asks() {
+    let mut plugin = load(2, r#", "client_requests_bytes_max": 60000"#);
+    for n in 0..100 {
+        let message = FakeEvent::publish(&format!("x/{n}"), &[b'x'; 1_000]);
+        plugin.run_on(n % 2, &mut message.with_client_id("maker"));
+    }
+    ask(&mut plugin, "c", "**");
+    // It may have the filter, and its pages come; nobody says whether it may have the messages.
+    plugin.deliver_mail();
+    let asked = plugin.asked();
+    plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
+    plugin.deliver_mail();
+    plugin.advance(TICK);
+    let correlation = [b'x'; 45_000];
+    let second = |client: &str| {
+        FakeEvent::publish("$cache/**", b"answers")
+            .with_client_id(client)
+            .with_bytes(Field::CORRELATION_DATA, &correlation)
+    };
+    let mut refused = second("c");
+    plugin.run(&mut refused);
+    let said = "too many requests wait for an answer: one client may have 60000 bytes at a time";
+    assert_eq!(refused.reason_text(), Some(said));
+    let mut taken = second("d");
+    plugin.run(&mut taken);
+    assert!(taken.is_dropped(), "{:?}", taken.reason_text());
+    let mut yes = yes;
+    let mut ends = 0;
+    while ends < 2 {
+        let came = take_with(&mut plugin, 100, &mut yes);
+        ends += came.iter().filter(|message| value(message, "messages") == Some("100")).count();
+        assert!(came.iter().all(|message| value(message, "incomplete").is_none()));
+    }
+    let mut again = second("c");
+    plugin.run(&mut again);
+    assert!(again.is_dropped(), "its share is free again");
+}
+
+/// A message that no page has room for is fetched alone, and one that is larger than half a client's share is left out, and counted.
+#[test]
+fn large_messages_come_one_at_a_time() {
+    let mut plugin =
+        load(3, r#", "client_requests_bytes_max": 400000, "answers_in_flight_bytes_max": 150000"#);
+    let sizes = [150_000, 10, 100_000, 250_000, 100_001, 20, 100_002, 7];
+    for (n, size) in (0..).zip(sizes) {
+        let message = FakeEvent::publish(&format!("x/{n}"), &vec![n as u8; size]).with_client_id("maker");
+        plugin.run_on(n % 3, &mut message.with_number(Field::TIMESTAMP_MS, 1_000 + u64::from(n)));
+    }
+    ask(&mut plugin, "c", "**");
+    let came = take(&mut plugin, 100);
+    let came: Vec<_> = came.iter().map(|message| message.payload.len()).collect();
+    assert_eq!(came, [150_000, 10, 100_000, 100_001, 20, 100_002, 7, 0]);
+    ask(&mut plugin, "c", "x/3");
+    let end = take(&mut plugin, 100).pop().unwrap();
+    let said = "1 messages are left out, too large for client_requests_bytes_max or requests_bytes_max";
+    assert_eq!((value(&end, "refused"), value(&end, "incomplete")), (Some("1"), Some(said)));
+}
+
+/// One that goes while it is to be fetched alone is left out, and nothing behind it.
+#[test]
+fn a_large_message_that_goes_meanwhile_is_left_out() {
+    let mut plugin = load(2, r#", "client_requests_bytes_max": 400000, "messages_per_topic_max": 1"#);
+    for (topic, size) in [("x/1", 100), ("x/2", 150_000), ("x/3", 100)] {
+        plugin.run_on(1, &mut FakeEvent::publish(topic, &vec![1; size]).with_client_id("maker"));
+    }
+    ask(&mut plugin, "c", "**");
+    plugin.deliver_mail();
+    let asked = plugin.asked();
+    plugin.answer_on(0, asked[0].number.unwrap(), Reason::SUCCESS);
+    plugin.deliver_mail();
+    // The pages have come by now, and another message takes its place.
+    plugin.run_on(1, &mut FakeEvent::publish("x/2", b"new").with_client_id("maker"));
+    let topics: Vec<_> = take(&mut plugin, 100);
+    let topics: Vec<_> = topics.iter().filter_map(|message| value(message, "topic")).collect();
+    assert_eq!(topics, ["x/1", "x/3"]);
+}
+
+/// Correlation data that are there and empty come back as they are, and none where there are none.
+#[test]
+fn correlation_data_come_back_as_they_are() {
+    let mut plugin = load(1, "");
+    fill(&mut plugin, 1, 1);
+    for data in [None, Some(&b""[..]), Some(b"id")] {
+        let mut request = FakeEvent::publish("$cache/**", b"answers").with_client_id("c");
+        if let Some(data) = data {
+            request = request.with_bytes(Field::CORRELATION_DATA, data);
+        }
+        plugin.run(&mut request);
+        let came = take(&mut plugin, 100);
+        assert!(came.len() == 2 && came.iter().all(|message| message.correlation_data.as_deref() == data));
+    }
+}
