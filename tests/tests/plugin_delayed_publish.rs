@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_tests::bystander::Bystanders;
 use grapnel_tests::mosquitto::{Subscriber, publish};
-use grapnel_tests::wire::property::{USER_PROPERTY, Value};
+use grapnel_tests::wire::property::{CONTENT_TYPE, CORRELATION_DATA, USER_PROPERTY, Value};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, scenario};
 
 const DELAY: Duration = Duration::from_secs(1);
@@ -37,12 +37,19 @@ scenario! {
         let mut publisher = Client::hello(broker, Version::V5, "p");
         for n in 0..20u16 {
             let message = Publish::new("$delayed/1/a", n.to_string()).with(USER_PROPERTY, Value::pair("n", &n.to_string()));
+            // There and empty, for every second one.
+            let message = match n % 2 {
+                0 => message.with(CONTENT_TYPE, Value::text("")).with(CORRELATION_DATA, Value::Binary(Vec::new())),
+                _ => message,
+            };
             publisher.send_publish(&message.qos(1).id(n + 1));
         }
         for n in 0..20u16 {
             let message = subscriber.message();
             assert_eq!((message.topic.as_str(), message.text(), message.qos), ("a", n.to_string(), 1));
             assert_eq!(message.properties.user("n"), [n.to_string()]);
+            let there = [CONTENT_TYPE, CORRELATION_DATA].map(|id| message.properties.find(id).is_some());
+            assert_eq!(there, [n % 2 == 0; 2]);
         }
     }
 }
@@ -68,6 +75,49 @@ scenario! {
         publishers[0].publish(&Publish::new("a", "last").qos(1));
         assert_eq!(subscriber.message().text(), "last");
     }
+}
+
+/// What is on its way to a slow plugin when this one is reloaded is answered to the new version: it comes once, and what waited behind
+/// it too.
+#[test]
+fn what_is_on_its_way_comes_once_through_reloads() {
+    let broker = Broker::builder().grapnel_only().shards(1).start();
+    for plugin in ["delayed-publish", "late"] {
+        broker.ctl_ok(&["plugins", "load", plugin, "--once"]);
+    }
+    let mut subscriber = Client::hello(&broker, Version::V5, "s");
+    subscriber.subscribe("#", 1);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    for n in 0..20 {
+        assert_eq!(publisher.publish(&Publish::new("$delayed/0/held/a", n.to_string()).qos(1)), 0);
+    }
+    let held = || {
+        let stats = broker.ctl_json(&["hooks", "stats"]);
+        let rows = stats["rows"].as_array().expect("a list");
+        let row = rows.iter().find(|row| row["plugin"] == "late" && row["hook"] == "publish");
+        row.and_then(|row| row["calls"].as_u64()).unwrap_or(0)
+    };
+    let until = Instant::now() + PATIENCE;
+    while held() == 0 {
+        assert!(Instant::now() < until, "nothing has left");
+    }
+    for _ in 0..2 {
+        broker.ctl_ok(&["plugins", "reload", "delayed-publish"]);
+    }
+    let mut came = Vec::new();
+    let mut other = Client::hello(&broker, Version::V5, "q");
+    while came.len() < 20 {
+        other.publish(&Publish::new("release", "").qos(1));
+        loop {
+            let message = subscriber.message();
+            if message.topic == "release" {
+                break;
+            }
+            came.push(message.text());
+        }
+    }
+    assert_eq!(came, (0..20).map(|n| n.to_string()).collect::<Vec<_>>());
+    assert_eq!((metric(&broker, "waiting_messages"), metric(&broker, "retried_messages")), (0, 0));
 }
 
 /// A client that fills its share is refused, and everybody else goes on.

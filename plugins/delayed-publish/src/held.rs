@@ -13,11 +13,14 @@ pub struct Held {
     pub payload: Vec<u8>,
     pub qos: u8,
     pub retain: bool,
-    pub is_text: bool,
+    pub payload_format: Option<u8>,
+    /// 0 for none.
     pub expiry_s: u32,
-    pub content_type: String,
+    /// May be there and empty, as the correlation data may.
+    pub content_type: Option<String>,
+    /// Empty for none.
     pub response_topic: String,
-    pub correlation_data: Vec<u8>,
+    pub correlation_data: Option<Vec<u8>>,
     pub user_properties: Vec<(String, String)>,
 }
 
@@ -43,25 +46,29 @@ impl Held {
             .qos(self.qos)
             .retain(self.retain)
             .message_expiry_s(self.expiry_s)
-            .content_type(self.content_type.as_str())
-            .response_topic(self.response_topic.as_str())
-            .correlation_data(self.correlation_data.as_slice());
-        if self.is_text {
-            message = message.payload_format(1);
+            .response_topic(self.response_topic.as_str());
+        if let Some(format) = self.payload_format {
+            message = message.payload_format(format);
+        }
+        if let Some(content_type) = &self.content_type {
+            message = message.content_type(content_type.as_str());
+        }
+        if let Some(data) = &self.correlation_data {
+            message = message.correlation_data(data.as_slice());
         }
         let pairs = self.user_properties.iter();
         pairs.fold(message, |message, (key, value)| message.user_property(key.as_str(), value.as_str()))
     }
 
     fn write(&self, out: &mut Vec<u8>) {
-        out.extend([self.qos, u8::from(self.retain), u8::from(self.is_text)]);
+        out.extend([self.qos, u8::from(self.retain), self.payload_format.unwrap_or(NO_FORMAT)]);
         out.extend(self.expiry_s.to_le_bytes());
-        for part in [self.from.as_bytes(), self.topic.as_bytes(), &self.payload, self.content_type.as_bytes()]
-        {
+        for part in [self.from.as_bytes(), self.topic.as_bytes(), &self.payload] {
             put(out, part);
         }
+        put_if(out, self.content_type.as_ref().map(String::as_bytes));
         put(out, self.response_topic.as_bytes());
-        put(out, &self.correlation_data);
+        put_if(out, self.correlation_data.as_deref());
         out.extend((self.user_properties.len() as u32).to_le_bytes());
         for (key, value) in &self.user_properties {
             put(out, key.as_bytes());
@@ -77,19 +84,19 @@ impl Held {
     }
 
     fn read(reader: &mut Reader<'_>) -> Option<Held> {
-        let [qos, retain, is_text] = reader.array()?;
+        let [qos, retain, format] = reader.array()?;
         let mut held = Held {
             qos,
             retain: retain != 0,
-            is_text: is_text != 0,
+            payload_format: (format != NO_FORMAT).then_some(format),
             expiry_s: u32::from_le_bytes(reader.array()?),
             from: reader.text()?,
             identity: None,
             topic: reader.text()?,
             payload: reader.part()?.to_vec(),
-            content_type: reader.text()?,
+            content_type: if reader.is_there()? { Some(reader.text()?) } else { None },
             response_topic: reader.text()?,
-            correlation_data: reader.part()?.to_vec(),
+            correlation_data: if reader.is_there()? { Some(reader.part()?.to_vec()) } else { None },
             user_properties: Vec::new(),
         };
         for _ in 0..u32::from_le_bytes(reader.array()?) {
@@ -108,6 +115,17 @@ fn put(out: &mut Vec<u8>, part: &[u8]) {
     out.extend(part);
 }
 
+/// The same of what may be absent: a byte in front says whether it is there ([`Reader::is_there`]).
+fn put_if(out: &mut Vec<u8>, part: Option<&[u8]>) {
+    out.push(u8::from(part.is_some()));
+    if let Some(part) = part {
+        put(out, part);
+    }
+}
+
+/// A message without a payload format indicator.
+const NO_FORMAT: u8 = 255;
+
 struct Reader<'a>(&'a [u8]);
 
 impl<'a> Reader<'a> {
@@ -122,6 +140,14 @@ impl<'a> Reader<'a> {
         let (part, rest) = self.0.split_at_checked(len)?;
         self.0 = rest;
         Some(part)
+    }
+
+    fn is_there(&mut self) -> Option<bool> {
+        match self.array()? {
+            [0] => Some(false),
+            [1] => Some(true),
+            [_] => None,
+        }
     }
 
     fn text(&mut self) -> Option<String> {

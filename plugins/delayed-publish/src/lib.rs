@@ -44,10 +44,15 @@ const BYTES_AT_ONCE: usize = 1 << 20;
 /// How long the answer to a publish is waited for before it is looked at whether the broker still has the message, milliseconds.
 const PATIENCE_MS: u64 = 30_000;
 
-/// Where in the number of an answer the shard is that holds the message, and the load of the plugin: an answer to the version
-/// before is about no message of this one. Below them is the message.
+/// The same where the version before has published: the broker does not say whether it still has it.
+const PATIENCE_TAKEN_OVER_MS: u64 = 600_000;
+
+/// Where in the number of an answer the shard is that holds the message. Below it is the number of the message, which it keeps in
+/// the version that takes over, to which what is owed to the one before is answered.
 const SHARD_BITS_AT: u32 = 58;
-const LOAD_BITS_AT: u32 = 40;
+
+/// Numbers that a version may give in a millisecond: with them begin those of the version behind it.
+const NUMBERS_IN_MS: u64 = 1 << 12;
 
 /// A mail to itself where there is no timer.
 const WAKE: u64 = u64::MAX;
@@ -140,7 +145,7 @@ impl Plugin for Delayed {
         Ok(DelayedShard {
             shared: Arc::clone(self),
             shard,
-            store: Store::new(self.config.limits()).with_metrics(&self.host),
+            store: Store::new(self.config.limits(), now_ms() * NUMBERS_IN_MS).with_metrics(&self.host),
             left: Leftovers::default(),
             armed: None,
             full_until_ms: 0,
@@ -186,8 +191,8 @@ impl Drop for DelayedShard {
 impl Entries for DelayedShard {
     type Key = Due;
 
-    /// Before, what a message was due by was the time of day.
-    const VERSION: u32 = 2;
+    /// Before, properties that are there and empty were none, and nothing said which messages are on their way.
+    const VERSION: u32 = 3;
 
     fn journal(&mut self) -> &mut Journal<Due> {
         self.store.journal()
@@ -203,7 +208,7 @@ impl Entries for DelayedShard {
 
     fn put(&mut self, due: Due, value: &[u8]) -> Result<(), Error> {
         self.left.free(FREED_AT_ONCE);
-        self.store.put(due, value)
+        self.store.put(due, value, now_ms() + PATIENCE_TAKEN_OVER_MS)
     }
 
     fn remove(&mut self, due: &Due) {
@@ -251,11 +256,11 @@ impl DelayedShard {
             payload: message.payload().to_vec(),
             qos: message.qos(),
             retain: message.retain(),
-            is_text: message.payload_is_text(),
+            payload_format: message.payload_format(),
             expiry_s: message.message_expiry_s().unwrap_or(0),
-            content_type: message.content_type().unwrap_or("").to_owned(),
+            content_type: message.content_type().map(str::to_owned),
             response_topic: message.response_topic().unwrap_or("").to_owned(),
-            correlation_data: message.correlation_data().unwrap_or(&[]).to_vec(),
+            correlation_data: message.correlation_data().map(<[u8]>::to_vec),
             user_properties: message
                 .user_properties()
                 .map(|(key, value)| (key.to_owned(), value.to_owned()))
@@ -284,8 +289,9 @@ impl DelayedShard {
             }
             let Some((id, held)) = self.store.next(now_ms) else { break };
             bytes += held.payload.len();
-            let message = held.outgoing().flow(self.flow_of(id));
-            let number = self.number_of(id);
+            let Some(number) = self.store.number_of(id) else { break };
+            let message = held.outgoing().flow(self.flow_of(number));
+            let number = u64::from(self.shard) << SHARD_BITS_AT | number;
             self.store.published(id, now_ms, now_ms + PATIENCE_MS);
             match self.shared.host.publish_as(held.client().answered(number), &message) {
                 Ok(()) => {}
@@ -308,15 +314,13 @@ impl DelayedShard {
     /// An answer comes to the shard of the client: where another plugin is the client, which may be another one than where its
     /// message came by and is held.
     fn take_answer(&mut self, number: u64, reason: Reason) {
-        let (shard, id) = ((number >> SHARD_BITS_AT) as u32, EntryId(number & ((1 << LOAD_BITS_AT) - 1)));
+        let shard = (number >> SHARD_BITS_AT) as u32;
         if shard != self.shard {
             // One that is lost is missed when it is late.
             let _ = self.shared.host.mail(Some(shard), number, &[reason.0]);
             return;
         }
-        if number != self.number_of(id) {
-            return;
-        }
+        let Some(id) = self.store.of_number(number & ((1 << SHARD_BITS_AT) - 1)) else { return };
         let now_ms = now_ms();
         self.answered(id, reason, now_ms);
         self.release(now_ms, PUBLISHED_FOR_AN_ANSWER);
@@ -346,7 +350,8 @@ impl DelayedShard {
     fn look_at_late(&mut self, now_ms: u64) {
         for _ in 0..PUBLISHED_AT_ONCE {
             let Some(id) = self.store.late(now_ms) else { return };
-            if self.shared.host.in_flight(self.flow_of(id)) > 0 {
+            let number = self.store.number_of(id).unwrap_or(0);
+            if self.shared.host.in_flight(self.flow_of(number)) > 0 {
                 self.store.wait_on(id, now_ms + PATIENCE_MS);
             } else if self.store.put_off(id, now_ms) {
                 count(self.metrics.retried);
@@ -354,16 +359,9 @@ impl DelayedShard {
         }
     }
 
-    /// The number of the answer to a message.
-    fn number_of(&self, id: EntryId) -> u64 {
-        let handle = self.shared.host.handle();
-        let load = (handle ^ handle >> 32) & ((1 << (SHARD_BITS_AT - LOAD_BITS_AT)) - 1);
-        u64::from(self.shard) << SHARD_BITS_AT | load << LOAD_BITS_AT | id.0
-    }
-
-    /// The flow that a message is counted in, alone: flows are counted for all shards together.
-    fn flow_of(&self, id: EntryId) -> u32 {
-        self.shard << 26 | ((id.0 % ((1 << 26) - 1)) as u32 + 1)
+    /// The flow that the message of a number is counted in, alone: flows are counted for all shards together.
+    fn flow_of(&self, number: u64) -> u32 {
+        self.shard << 26 | ((number % ((1 << 26) - 1)) as u32 + 1)
     }
 
     /// A message goes without having been published.

@@ -16,6 +16,9 @@ pub const WINDOW: usize = 16;
 pub const PAUSE_MS: u64 = 100;
 pub const PAUSE_MS_MAX: u64 = 5_000;
 
+/// Most pauses that end in one go.
+pub const WOKEN_AT_ONCE: usize = 64;
+
 /// Bytes that a message takes in here: in its client's queue, or among those that are not answered.
 pub const BYTES_OF_EACH: u64 = 2 * size_of::<Due>() as u64 + tree_entry_bytes(size_of::<(u64, Due)>());
 
@@ -88,6 +91,14 @@ impl Queues {
         self.settle(client);
     }
 
+    /// The version before has published it, and the answer comes to this one: it is waited for until then.
+    pub fn take_over_published(&mut self, client: &Arc<str>, due: Due, until_ms: u64) {
+        let known = self.clients.entry(Arc::clone(client)).or_default();
+        known.unanswered.push((due, until_ms));
+        self.patience.insert((until_ms, due));
+        self.settle(client);
+    }
+
     /// Whether the answer is still to come.
     pub fn is_unanswered(&self, client: &Arc<str>, due: Due) -> bool {
         self.clients.get(client).is_some_and(|known| known.unanswered.iter().any(|(other, _)| *other == due))
@@ -135,9 +146,12 @@ impl Queues {
         }
     }
 
-    /// Ends the pauses that are over.
+    /// Ends pauses that are over, so many at a time: where the plugin was disabled for long, those of many clients may be.
     pub fn wake(&mut self, now_ms: u64) {
-        while self.pauses.first().is_some_and(|(until_ms, _)| *until_ms <= now_ms) {
+        for _ in 0..WOKEN_AT_ONCE {
+            if self.pauses.first().is_none_or(|(until_ms, _)| *until_ms > now_ms) {
+                return;
+            }
             let Some((_, client)) = self.pauses.pop_first() else { return };
             if let Some(known) = self.clients.get_mut(&client) {
                 known.pause = None;
@@ -282,6 +296,22 @@ mod tests {
         queues.remove(&a, (10, 5));
         assert_eq!(queues.first(), Some((10, WINDOW as u64)));
         assert!(queues.is_unanswered(&a, (10, 0)) && !queues.is_unanswered(&a, (10, 5)));
+    }
+
+    /// However many clients have waited for long enough, they go on a few at a time, and all of them.
+    #[test]
+    fn pauses_end_in_slices() {
+        let names: Vec<String> = (0..3 * WOKEN_AT_ONCE).map(|number| number.to_string()).collect();
+        let clients: Vec<(&str, u64)> = names.iter().map(String::as_str).zip(0..).collect();
+        let (mut queues, names) = pushed(&clients);
+        publish(&mut queues, &names, names.len());
+        names.iter().for_each(|(name, number)| queues.put_off(name, (10, *number), 0));
+        for woken in 1..=3 {
+            assert!(queues.next_ms() <= Some(PAUSE_MS), "it goes on at once");
+            queues.wake(PAUSE_MS);
+            assert_eq!(queues.ready.len(), woken * WOKEN_AT_ONCE);
+        }
+        assert_eq!(publish(&mut queues, &names, names.len()).len(), names.len());
     }
 
     /// A client that goes while it waits leaves nothing behind.

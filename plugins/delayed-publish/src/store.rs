@@ -24,9 +24,12 @@ const QUEUED_AT_ONCE: usize = 256;
 struct Kept {
     due: Due,
     bytes: Box<[u8]>,
-    /// When it was published first.
-    tried_ms: Cell<Option<u64>>,
+    /// When it was published first; 0 for never.
+    tried_ms: Cell<u64>,
 }
+
+/// Bytes that a message takes from when it was published first until it has gone.
+const BYTES_OF_PUBLISHED: u64 = tree_entry_bytes(size_of::<(u64, EntryId)>());
 
 impl Weigh for Kept {
     fn heap_bytes(&self) -> u64 {
@@ -42,19 +45,23 @@ pub struct Store {
     /// Those up to this one are in their clients' queues.
     queued: Due,
     queues: Queues,
+    /// Those that have been published, by the number that the answer has.
+    published: BTreeMap<u64, EntryId>,
     /// The highest number of a message.
     last: u64,
     journal: Journal<Due>,
 }
 
 impl Store {
-    /// Without messages, within these limits.
-    pub fn new(limits: ShareLimits) -> Store {
+    /// Without messages, within these limits. Numbers of messages begin behind this one: in each version behind those of the version
+    /// before, whose answers may still come.
+    pub fn new(limits: ShareLimits, last: u64) -> Store {
         let held = Shares::new(limits)
             .beside_each(tree_entry_bytes(size_of::<(Due, EntryId)>()) + BYTES_OF_EACH)
             .beside_owner(BYTES_OF_CLIENT);
         let (queues, journal) = (Queues::default(), Journal::default());
-        Store { held, due: BTreeMap::new(), queued: (0, 0), queues, last: 0, journal }
+        let (due, published) = (BTreeMap::new(), BTreeMap::new());
+        Store { held, due, queued: (0, 0), queues, published, last, journal }
     }
 
     /// Shown in `/metrics`.
@@ -74,7 +81,7 @@ impl Store {
     /// The limit that it would pass, the client's or that of all.
     pub fn hold(&mut self, due_ms: u64, held: &Held) -> Result<(), Full> {
         let due = (due_ms, self.last + 1);
-        let kept = Kept { due, bytes: held.bytes(), tried_ms: Cell::default() };
+        let kept = Kept { due, bytes: held.bytes(), tried_ms: Cell::new(0) };
         let id = self.held.insert(&held.from, kept).map_err(|rejected| rejected.full)?;
         self.last += 1;
         self.journal.note(&due);
@@ -90,7 +97,10 @@ impl Store {
     }
 
     fn queue(&mut self, due: Due, id: EntryId) {
-        if let Some(client) = self.held.owner_name(id) {
+        // What the version before has published waits for its answer.
+        if let Some(client) =
+            self.held.owner_name(id).filter(|client| !self.queues.is_unanswered(client, due))
+        {
             self.queues.push(client, due);
         }
     }
@@ -136,12 +146,29 @@ impl Store {
 
     /// A message has been published, and what became of it is waited for until then.
     pub fn published(&mut self, id: EntryId, now_ms: u64, until_ms: u64) {
-        if let Some(kept) = self.held.get(id) {
-            kept.tried_ms.set(kept.tried_ms.get().or(Some(now_ms)));
+        if let Some(kept) = self.held.get(id).filter(|kept| kept.tried_ms.get() == 0) {
+            kept.tried_ms.set(now_ms);
         }
         if let Some((client, due)) = self.place_of(id) {
             self.queues.published(&client, due, until_ms);
+            self.note_published(due, id);
+            self.journal.note(&due);
         }
+    }
+
+    fn note_published(&mut self, due: Due, id: EntryId) {
+        self.published.insert(due.1, id);
+        self.held.charge(id, BYTES_OF_PUBLISHED);
+    }
+
+    /// The number that the answer to a message has: no other message of this or an earlier version has it.
+    pub fn number_of(&self, id: EntryId) -> Option<u64> {
+        self.held.get(id).map(|kept| kept.due.1)
+    }
+
+    /// The message that was published and has this number.
+    pub fn of_number(&self, number: u64) -> Option<EntryId> {
+        self.published.get(&number).copied()
     }
 
     /// The broker had no room for a message, or nobody knows what became of it: it is published again after a pause. False for
@@ -151,6 +178,7 @@ impl Store {
         let unanswered = self.queues.is_unanswered(&client, due);
         if unanswered {
             self.queues.put_off(&client, due, now_ms);
+            self.journal.note(&due);
         }
         unanswered
     }
@@ -169,7 +197,8 @@ impl Store {
 
     /// How long ago a message was published first.
     pub fn tried_for_ms(&self, id: EntryId, now_ms: u64) -> Option<u64> {
-        self.held.get(id)?.tried_ms.get().map(|tried_ms| now_ms.saturating_sub(tried_ms))
+        let tried_ms = self.held.get(id)?.tried_ms.get();
+        (tried_ms > 0).then(|| now_ms.saturating_sub(tried_ms))
     }
 
     /// The broker has taken a message: it goes.
@@ -205,17 +234,34 @@ impl Store {
 
     /// Appends a message as it goes over; false where there is none.
     pub fn write(&self, due: &Due, out: &mut Vec<u8>) -> bool {
-        let kept = self.due.get(due).and_then(|id| self.held.get(*id));
-        kept.map(|kept| out.extend_from_slice(&kept.bytes)).is_some()
+        let Some(id) = self.due.get(due).copied() else { return false };
+        let (Some(kept), Some(client)) = (self.held.get(id), self.held.owner_name(id)) else { return false };
+        out.push(u8::from(self.queues.is_unanswered(client, *due)));
+        out.extend(kept.tried_ms.get().to_le_bytes());
+        out.extend_from_slice(&kept.bytes);
+        true
     }
 
-    /// Takes a message over. What was acknowledged stays, also beyond limits that are lower now.
-    pub fn put(&mut self, due: Due, value: &[u8]) -> Result<(), Error> {
-        let held = Held::of(value);
-        let held = held.ok_or_else(|| Error::new("a message of the version before cannot be read"))?;
+    /// Takes a message over. What was acknowledged stays, also beyond limits that are lower now. One that is published and not
+    /// answered is answered to this version: that is waited for until then.
+    pub fn put(&mut self, due: Due, value: &[u8], until_ms: u64) -> Result<(), Error> {
+        let read = || {
+            let (unanswered, value) = value.split_first()?;
+            let (tried_ms, bytes) = value.split_first_chunk()?;
+            Some((*unanswered != 0, u64::from_le_bytes(*tried_ms), bytes, Held::of(bytes)?))
+        };
+        let read = read().ok_or_else(|| Error::new("a message of the version before cannot be read"))?;
+        let (unanswered, tried_ms, bytes, held) = read;
         self.remove(&due);
         self.last = self.last.max(due.1);
-        let id = self.held.restore(&held.from, Kept { due, bytes: value.into(), tried_ms: Cell::default() });
+        let kept = Kept { due, bytes: bytes.into(), tried_ms: Cell::new(tried_ms) };
+        let id = self.held.restore(&held.from, kept);
+        if tried_ms > 0 {
+            self.note_published(due, id);
+        }
+        if let Some(client) = self.held.owner_name(id).filter(|_| unanswered) {
+            self.queues.take_over_published(client, due, until_ms);
+        }
         self.add(due, id);
         Ok(())
     }
@@ -226,6 +272,11 @@ impl Store {
             if let Some(client) = self.held.owner_name(id) {
                 self.queues.remove(client, *due);
             }
+            self.published.remove(&due.1);
+            if self.published.is_empty() {
+                // An empty tree keeps a node.
+                self.published = BTreeMap::new();
+            }
             self.held.remove(id);
         }
     }
@@ -234,6 +285,7 @@ impl Store {
     pub fn clear_into(&mut self, left: &mut Leftovers) {
         self.held.clear_into(left);
         left.add(std::mem::take(&mut self.due));
+        left.add(std::mem::take(&mut self.published));
         std::mem::take(&mut self.queues).clear_into(left);
         self.queued = (0, 0);
     }
@@ -260,11 +312,11 @@ mod tests {
             payload: vec![0, 255],
             qos: 2,
             retain: true,
-            is_text: false,
+            payload_format: Some(0),
             expiry_s: 7,
-            content_type: "x/y".to_owned(),
+            content_type: Some(String::new()),
             response_topic: "answer".to_owned(),
-            correlation_data: vec![1],
+            correlation_data: Some(vec![1]),
             user_properties: vec![("k".to_owned(), "v".to_owned()), (String::new(), "ü".to_owned())],
         }
     }
@@ -282,7 +334,7 @@ mod tests {
 
     #[test]
     fn messages_leave_when_they_are_due_and_in_order() {
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, 0);
         for (due_ms, topic) in [(20, "b"), (10, "a"), (20, "c"), (30, "d")] {
             store.hold(due_ms, &held(topic)).unwrap();
         }
@@ -297,7 +349,7 @@ mod tests {
     /// It is held until the broker has taken it, and leaves nothing behind.
     #[test]
     fn a_message_stays_until_it_has_been_taken() {
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, 0);
         store.hold(10, &held("a")).unwrap();
         let (id, _) = store.next(10).unwrap();
         store.published(id, 10, 500);
@@ -317,7 +369,7 @@ mod tests {
     /// However many a client has that cannot be published, one that comes behind them is found by a bounded amount of work.
     #[test]
     fn a_client_that_waits_is_passed_by_in_slices() {
-        let mut store = Store::new(ShareLimits { bytes_max: 1 << 30, owner_bytes_max: 1 << 30, ..LIMITS });
+        let mut store = Store::new(ShareLimits { bytes_max: 1 << 30, owner_bytes_max: 1 << 30, ..LIMITS }, 0);
         let count = 3 * QUEUED_AT_ONCE;
         (0..count).for_each(|_| store.hold(10, &Held::default()).unwrap());
         store.hold(11, &held("of another client")).unwrap();
@@ -337,28 +389,29 @@ mod tests {
 
     #[test]
     fn what_is_handed_over_is_read_whole_or_refused() {
-        let mut store = Store::new(LIMITS);
+        let mut store = Store::new(LIMITS, 0);
         store.hold(20, &held("b")).unwrap();
         store.hold(10, &Held::default()).unwrap();
         // The limits are lower by now.
-        let mut read = Store::new(ShareLimits { entries_max: 1, ..LIMITS });
+        let mut read = Store::new(ShareLimits { entries_max: 1, ..LIMITS }, 0);
         let mut due = None;
         while let Some(next) = store.next_due(due.as_ref()) {
             let mut value = Vec::new();
             assert!(store.write(&next, &mut value));
             // Twice is once.
-            (0..2).for_each(|_| read.put(next, &value).unwrap());
-            let error = read.put(next, &value[1..]).unwrap_err().to_string();
+            (0..2).for_each(|_| read.put(next, &value, 0).unwrap());
+            let error = read.put(next, &value[1..], 0).unwrap_err().to_string();
             assert_eq!(error, "a message of the version before cannot be read");
             due = Some(next);
         }
         assert!(!store.write(&(20, 2), &mut Vec::new()), "no such message");
         assert_eq!((read.held.bytes(), read.len()), (store.held.bytes(), 2));
         assert_eq!(take(&mut read, 99), [Held::default(), held("b")]);
-        // What comes back after it was published is published again.
-        read.put((10, 2), &Held::default().bytes()).unwrap();
+        // What comes back unpublished after it was published is published again.
+        let unpublished = [&[0; 9][..], &Held::default().bytes()].concat();
+        read.put((10, 2), &unpublished, 0).unwrap();
         assert_eq!((read.len(), take(&mut read, 99)), (1, vec![Held::default()]));
-        read.put((10, 2), &Held::default().bytes()).unwrap();
+        read.put((10, 2), &unpublished, 0).unwrap();
         let mut left = Leftovers::default();
         read.clear_into(&mut left);
         assert_eq!((read.len(), read.held.bytes(), read.next_ms(99)), (0, 0, None));
@@ -370,7 +423,7 @@ mod tests {
     fn a_client_is_charged_with_what_is_really_held() {
         let heavy = Held { user_properties: vec![Default::default(); 64], ..held("a") };
         assert!(heavy.bytes().len() > 64 * 8);
-        let mut store = Store::new(ShareLimits { owner_bytes_max: 3000, ..LIMITS });
+        let mut store = Store::new(ShareLimits { owner_bytes_max: 3000, ..LIMITS }, 0);
         assert_eq!([store.hold(1, &heavy), store.hold(1, &heavy)], [Ok(()); 2]);
         assert_eq!(store.hold(1, &heavy), Err(Full::OwnerBytes(3000)));
         assert_eq!(store.hold(1, &Held { from: "you".to_owned(), ..heavy }), Ok(()));

@@ -206,7 +206,7 @@ fn an_answer_that_was_lost_is_missed() {
     assert_eq!(topics(&plugin), Vec::<String>::new());
 }
 
-/// What is published and not answered goes over, and is published by the next version: at least once.
+/// What is published and not answered goes over, and is answered to the next version: a reload doubles nothing and loses nothing.
 #[test]
 fn what_is_not_answered_goes_over() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
@@ -218,12 +218,119 @@ fn what_is_not_answered_goes_over() {
         "me" => Reason::SUCCESS,
         _ => Reason::QUOTA_EXCEEDED,
     });
-    plugin.run(&mut sent("$delayed/0/c"));
+    for topic in ["c", "d"] {
+        plugin.run(&mut sent(&format!("$delayed/0/{topic}")));
+    }
     pass(&mut plugin, 10);
-    assert_eq!(topics(&plugin), ["c"]);
+    assert_eq!(topics(&plugin), ["c", "d"]);
     let mut plugin = plugin.reloaded("").unwrap();
+    plugin.run(&mut sent("$delayed/0/e"));
     pass(&mut plugin, 10);
-    assert_eq!(topics(&plugin), ["b", "c"], "what was taken is not among them");
+    assert_eq!(topics(&plugin), ["b", "e"], "what found no room, and what is new: not what is on its way");
+    // Through a second reload too.
+    let mut plugin = plugin.reloaded("").unwrap();
+    pass(&mut plugin, PATIENCE_MS);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    let mut answers = [Reason::SUCCESS, Reason::QUOTA_EXCEEDED].into_iter();
+    let said = plugin.answer_published_with(|_| answers.next().unwrap_or(Reason::SUCCESS));
+    assert_eq!(said, 4);
+    pass(&mut plugin, 200);
+    assert_eq!(topics(&plugin), ["d"], "for which there was no room");
+    plugin.answer_published();
+    pass(&mut plugin, 2 * PATIENCE_TAKEN_OVER_MS);
+    assert_eq!((topics(&plugin), plugin.logs()), (Vec::new(), Vec::new()));
+}
+
+/// An answer that is lost in a reload is missed in the end.
+#[test]
+fn an_answer_that_was_lost_in_a_reload_is_missed() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/0/a"));
+    pass(&mut plugin, 10);
+    assert_eq!(topics(&plugin), ["a"]);
+    let mut plugin = plugin.reloaded("").unwrap();
+    pass(&mut plugin, PATIENCE_TAKEN_OVER_MS - 100);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    pass(&mut plugin, 300);
+    assert_eq!(topics(&plugin), ["a"]);
+}
+
+/// How long a message has been tried goes over too: reloads do not make it wait for ever.
+#[test]
+fn what_finds_no_room_is_given_up_through_reloads() {
+    let config = r#"{"retry_s_max": 10}"#;
+    let mut plugin = testing::load::<Delayed>(config).unwrap();
+    plugin.run(&mut sent("$delayed/0/a"));
+    for _ in 0..4 {
+        pass(&mut plugin, 6_000);
+        plugin.answer_published_with(|_| Reason::QUOTA_EXCEEDED);
+        plugin = plugin.reloaded(config).unwrap();
+    }
+    plugin.published();
+    pass(&mut plugin, 6_000);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+}
+
+/// A timer that is refused is tried again in the next turn of the shard, until there is one, with a line in a while.
+#[test]
+fn a_timer_that_is_refused_is_tried_again() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.refuse_timers(true);
+    plugin.run(&mut sent("$delayed/1/a"));
+    plugin.refuse_timers(false);
+    assert_eq!(plugin.deliver_mail(), 1);
+    let said = (
+        grapnel_plugin_abi::Level::Error,
+        "1 messages have no timer: the broker refused it: a limit is reached".to_owned(),
+    );
+    assert_eq!(plugin.logs(), [said]);
+    pass(&mut plugin, 990);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    pass(&mut plugin, 20);
+    assert_eq!(topics(&plugin), ["a"]);
+}
+
+/// What was armed before goes on where no nearer timer can be had, and a reload arms one again.
+#[test]
+fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/2/later"));
+    plugin.refuse_timers(true);
+    plugin.run(&mut sent("$delayed/1/sooner"));
+    assert_eq!((plugin.deliver_mail(), plugin.logs()), (0, Vec::new()));
+    pass(&mut plugin, 2_010);
+    assert_eq!(topics(&plugin), ["sooner", "later"]);
+}
+
+/// A property that is there and empty comes as it was, and so does each that is not there, also through a reload.
+#[test]
+fn each_property_comes_as_it_was() {
+    for (text, number) in [(None, None), (Some(""), Some(0)), (Some("x"), Some(1))] {
+        let mut plugin = testing::load::<Delayed>("").unwrap();
+        let mut message = sent("$delayed/1/a");
+        if let (Some(text), Some(number)) = (text, number) {
+            message = message
+                .with_text(Field::CONTENT_TYPE, text)
+                .with_text(Field::CORRELATION_DATA, text)
+                .with_number(Field::PAYLOAD_FORMAT, number)
+                .with_user_property(text, text);
+        }
+        // A response topic is a topic name, and an interval of 0 has run out.
+        if text == Some("x") {
+            message = message.with_text(Field::RESPONSE_TOPIC, "x").with_number(Field::MESSAGE_EXPIRY_S, 7);
+        }
+        assert_eq!(plugin.run(&mut message), Outcome::Stop);
+        let mut plugin = plugin.reloaded("").unwrap();
+        pass(&mut plugin, 1_010);
+        let came = plugin.published().pop().unwrap();
+        assert_eq!(came.content_type.as_deref(), text);
+        assert_eq!(came.correlation_data.as_deref(), text.map(str::as_bytes));
+        assert_eq!(came.payload_format.map(u64::from), number);
+        let pair = text.map(|text| (text.to_owned(), text.to_owned()));
+        assert_eq!(came.user_properties, pair.into_iter().collect::<Vec<_>>());
+        let full = text == Some("x");
+        assert_eq!((came.response_topic == "x", came.message_expiry_s == 7), (full, full));
+    }
 }
 
 /// The answer to what another plugin published comes to the shard of that plugin's name, and is brought to the one that holds it.
