@@ -5,6 +5,7 @@
 #define _GNU_SOURCE
 
 #include <pthread.h>
+#include <search.h>
 #include <signal.h>
 
 #include "config.h"
@@ -13,12 +14,20 @@
 /** What the operator configures. */
 typedef struct {
     char file[4096], topic_prefix[1024], property[256];
-    uint64_t pending_bytes_max;
+    uint64_t pending_bytes_max, client_pending_bytes_max;
 } settings;
+
+/** A client with messages that wait. In a tree, which stays balanced whatever names clients choose. */
+typedef struct {
+    uint64_t bytes, messages;
+    size_t len;
+    uint8_t name[];
+} client;
 
 /** A message that waits to be written. */
 typedef struct pending {
     struct pending *next;
+    client *client;
     grapnel_ticket ticket;
     uint64_t sequence, wall_ms;
     uint32_t shard;
@@ -26,10 +35,15 @@ typedef struct pending {
     uint8_t bytes[];
 } pending;
 
-/** The shared part. The lock is held to link or take a list, never while anything is written. */
+/** Why a message is refused. */
+enum { REFUSED_OWNER, REFUSED_TOTAL, REFUSED_UNWRITTEN, REFUSED_COUNT };
+
+/** The shared part. The lock is held to link or take a list, and to charge a client; never while anything is written. */
 typedef struct {
     const grapnel_host_api *host;
     settings settings;
+    /** The counter in `/metrics` of each reason for a refusal; 0 for none. */
+    uint64_t refused[REFUSED_COUNT];
     /** The thread's own once it runs. */
     journal_file file;
     pthread_t writer;
@@ -37,6 +51,8 @@ typedef struct {
     pthread_cond_t wake;
     pending *first, **end;
     uint64_t pending_bytes;
+    /** The tree of clients. */
+    void *clients;
     bool stopping;
 } journal;
 
@@ -45,18 +61,24 @@ typedef struct {
     journal *journal;
     uint32_t number;
     uint64_t sequence;
-    /** Messages that found no room. */
-    uint64_t refused;
+    /** Messages that found no room, by whose room it was. */
+    uint64_t refused[REFUSED_UNWRITTEN];
 } shard;
 
 static bool read_settings(grapnel_slice config, settings *out, grapnel_error_text *error) {
     char problem[256] = "";
-    *out = (settings){.property = "journal", .pending_bytes_max = UINT64_C(16) << 20};
+    *out = (settings){
+        .property = "journal",
+        .pending_bytes_max = UINT64_C(16) << 20,
+        /* More than the largest message takes that a client may send by default. */
+        .client_pending_bytes_max = UINT64_C(4) << 20,
+    };
     const config_key keys[] = {
         {"file", out->file, sizeof(out->file), NULL},
         {"topic_prefix", out->topic_prefix, sizeof(out->topic_prefix), NULL},
         {"property", out->property, sizeof(out->property), NULL},
         {"pending_bytes_max", NULL, 0, &out->pending_bytes_max},
+        {"client_pending_bytes_max", NULL, 0, &out->client_pending_bytes_max},
     };
     if (!config_read(config, keys, sizeof(keys) / sizeof(*keys), problem, sizeof(problem))) {
         return grapnel_fail(error, problem), false;
@@ -103,23 +125,72 @@ static uint64_t bytes_of(uint64_t topic_len, uint64_t payload_len) {
     return sizeof(pending) + 2 * sizeof(size_t) + HEAD_BYTES_MAX + 1 + 2 * (topic_len + payload_len);
 }
 
-/* Room for messages that wait, taken in the hook and given back when they have been answered for. */
-static bool take_room(journal *journal, uint64_t bytes) {
-    pthread_mutex_lock(&journal->lock);
-    const bool room = bytes <= journal->settings.pending_bytes_max - journal->pending_bytes;
-    journal->pending_bytes += room ? bytes : 0;
-    pthread_mutex_unlock(&journal->lock);
-    return room;
+/* What a client takes while it has messages that wait: with its place in the tree, and what the allocator adds to both. */
+static uint64_t bytes_of_client(uint64_t name_len) { return sizeof(client) + name_len + 4 * sizeof(void *) + 4 * sizeof(size_t); }
+
+static int compare_clients(const void *one, const void *other) {
+    const client *a = one, *b = other;
+    const int order = memcmp(a->name, b->name, a->len < b->len ? a->len : b->len);
+    return order != 0 ? order : (a->len > b->len) - (a->len < b->len);
 }
 
-static void give_back(journal *journal, uint64_t bytes) {
+/* The client of this name, with the lock held; a new one without messages if it has none that wait. A null pointer where there is no
+ * memory for it. */
+static client *find_client(journal *journal, grapnel_slice name) {
+    client *made = malloc(sizeof(*made) + name.len);
+    if (!made) return NULL;
+    *made = (client){.len = name.len};
+    if (name.len) memcpy(made->name, name.ptr, name.len);
+    client **const found = tsearch(made, &journal->clients, compare_clients);
+    if (!found || *found != made) free(made);
+    return found ? *found : NULL;
+}
+
+static void forget_if_idle(journal *journal, client *client) {
+    if (client->messages > 0) return;
+    tdelete(client, &journal->clients, compare_clients);
+    free(client);
+}
+
+/* Room for a message that waits, taken in the hook and given back when it has been answered for. The client that is charged, or a
+ * null pointer with the reason. */
+static client *take_room(journal *journal, grapnel_slice name, uint64_t bytes, int *refused) {
     pthread_mutex_lock(&journal->lock);
-    journal->pending_bytes -= bytes;
+    client *client = find_client(journal, name);
+    *refused = REFUSED_TOTAL;
+    if (client) {
+        const uint64_t more = bytes + (client->messages > 0 ? 0 : bytes_of_client(name.len));
+        const bool of_owner = more > journal->settings.client_pending_bytes_max - client->bytes;
+        if (of_owner) *refused = REFUSED_OWNER;
+        if (of_owner || more > journal->settings.pending_bytes_max - journal->pending_bytes) {
+            forget_if_idle(journal, client);
+            client = NULL;
+        } else {
+            client->bytes += more;
+            client->messages++;
+            journal->pending_bytes += more;
+        }
+    }
     pthread_mutex_unlock(&journal->lock);
+    return client;
+}
+
+static void give_back(journal *journal, client *client, uint64_t bytes) {
+    pthread_mutex_lock(&journal->lock);
+    client->messages--;
+    client->bytes -= bytes;
+    journal->pending_bytes -= bytes + (client->messages > 0 ? 0 : bytes_of_client(client->len));
+    forget_if_idle(journal, client);
+    pthread_mutex_unlock(&journal->lock);
+}
+
+static void count_refusal(const journal *journal, int reason) {
+    if (journal->refused[reason] != 0) journal->host->measure(journal->refused[reason], 1);
 }
 
 static void answer(const journal *journal, const pending *message, bool written) {
     if (!written) {
+        count_refusal(journal, REFUSED_UNWRITTEN);
         const grapnel_change refused[] = {
             grapnel_number_change(GRAPNEL_FIELD_REASON_CODE, 0x97),
             grapnel_bytes_change(GRAPNEL_FIELD_REASON_STRING, grapnel_text("the journal cannot be written")),
@@ -159,15 +230,34 @@ static void *write_on(void *arg) {
         if (written && failing) grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_INFO, "the journal can be written again");
         failing = !written;
         free(text);
-        uint64_t bytes = 0;
         while (list) {
             pending *message = list;
             list = message->next;
-            bytes += bytes_of(message->topic_len, message->payload_len);
             answer(journal, message, written);
+            give_back(journal, message->client, bytes_of(message->topic_len, message->payload_len));
             free(message);
         }
-        give_back(journal, bytes);
+    }
+}
+
+static void make_counters(journal *journal) {
+    static const char *const names[REFUSED_COUNT][2] = {
+        {"pending_refused_owner", "Messages refused because too many of their client's waited"},
+        {"pending_refused_total", "Messages refused because too many of all clients waited"},
+        {"pending_refused_unwritten", "Messages refused because the file could not be written"},
+    };
+    for (int reason = 0; reason < REFUSED_COUNT; reason++) {
+        const grapnel_new_metric metric = {
+            .size = (uint32_t)sizeof(metric),
+            .kind = GRAPNEL_METRIC_KIND_COUNTER,
+            .name = grapnel_text(names[reason][0]),
+            .help = grapnel_text(names[reason][1]),
+        };
+        const grapnel_status made = journal->host->metric(journal->host->plugin, &metric, &journal->refused[reason]);
+        if (made != GRAPNEL_STATUS_OK) {
+            journal->refused[reason] = 0;
+            grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_WARN, "refusals are not counted in the metrics: the broker takes no counter");
+        }
     }
 }
 
@@ -195,6 +285,7 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
         file_close(&journal->file);
         return free(journal), grapnel_fail(error, sentence);
     }
+    make_counters(journal);
     pthread_mutex_init(&journal->lock, NULL);
     pthread_cond_init(&journal->wake, NULL);
     if (pthread_create(&journal->writer, NULL, write_on, journal) != 0) {
@@ -220,11 +311,10 @@ static void unload(void *plugin) {
 }
 
 static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grapnel_error_text *error) {
-    shard *shard = malloc(sizeof(*shard));
+    shard *shard = calloc(1, sizeof(*shard));
     if (!shard) return grapnel_fail(error, "there is no memory left");
     shard->journal = plugin;
     shard->number = number;
-    shard->refused = 0;
     /* On from what the file has; where another version goes before this one, its numbers come in `import_state`. */
     shard->sequence = number < SHARDS_MAX ? shard->journal->file.last[number] : 0;
     *out = shard;
@@ -233,30 +323,39 @@ static grapnel_status init_shard(void *plugin, uint32_t number, void **out, grap
 
 static void drop_shard(void *instance) { free(instance); }
 
+/* A message finds no room: a line in the log at the first, second, fourth, eighth … one. */
+static grapnel_flow refuse(shard *shard, const grapnel_event *event, int reason) {
+    const journal *journal = shard->journal;
+    const bool of_owner = reason == REFUSED_OWNER;
+    const uint64_t count = ++shard->refused[reason];
+    count_refusal(journal, reason);
+    if ((count & (count - 1)) == 0) {
+        char line[128];
+        snprintf(line, sizeof(line), "%" PRIu64 " messages refused on shard %" PRIu32 " so far: %s is reached", count, shard->number,
+                 of_owner ? "client_pending_bytes_max" : "pending_bytes_max");
+        grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_WARN, line);
+    }
+    const grapnel_slice why =
+        grapnel_text(of_owner ? "too many messages of this client wait for the journal" : "the journal does not keep up");
+    return grapnel_reject(journal->host, event, 0x97, why) == GRAPNEL_STATUS_OK ? GRAPNEL_FLOW_STOP : GRAPNEL_FLOW_FAULT;
+}
+
 static grapnel_flow publish(void *instance, const grapnel_event *event) {
     shard *shard = instance;
     journal *journal = shard->journal;
     if (!grapnel_starts_with(event->topic, grapnel_text(journal->settings.topic_prefix))) return GRAPNEL_FLOW_CONTINUE;
     const uint64_t bytes = bytes_of(event->topic.len, event->payload.len);
-    if (!take_room(journal, bytes)) {
-        const grapnel_slice why = grapnel_text("the journal does not keep up");
-        /* A line at the first, second, fourth, eighth … one. */
-        shard->refused++;
-        if ((shard->refused & (shard->refused - 1)) == 0) {
-            char line[128];
-            snprintf(line, sizeof(line), "%" PRIu64 " messages refused on shard %" PRIu32 " so far: pending_bytes_max is reached",
-                     shard->refused, shard->number);
-            grapnel_log(journal->host, GRAPNEL_LOG_LEVEL_WARN, line);
-        }
-        return grapnel_reject(journal->host, event, 0x97, why) == GRAPNEL_STATUS_OK ? GRAPNEL_FLOW_STOP : GRAPNEL_FLOW_FAULT;
-    }
+    int refused;
+    client *client = take_room(journal, event->client_id, bytes, &refused);
+    if (!client) return refuse(shard, event, refused);
     pending *message = malloc(sizeof(*message) + event->topic.len + event->payload.len);
     if (!message || journal->host->defer(event->ctx, 0, &message->ticket) != GRAPNEL_STATUS_OK) {
         free(message);
-        give_back(journal, bytes);
+        give_back(journal, client, bytes);
         return GRAPNEL_FLOW_FAULT;
     }
     message->next = NULL;
+    message->client = client;
     message->sequence = ++shard->sequence;
     message->wall_ms = event->wall_ms;
     message->shard = shard->number;

@@ -5,7 +5,9 @@ use std::path::Path;
 
 use grapnel_tests::plugin::Compiled;
 use grapnel_tests::process::command;
-use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, scenario};
+use grapnel_tests::wire::property::REASON_STRING;
+use grapnel_tests::{Broker, Client, PATIENCE, Packet, Publish, Version, scenario};
+use rustix::fs::{FileType, Mode};
 
 /// The records of a journal: place, topic, payload.
 #[track_caller]
@@ -185,7 +187,7 @@ fn what_waits_is_counted_as_it_is_held() {
     load(&broker, &plugin, &file);
     let file = format!("file={:?}", file.display().to_string());
     let mut publisher = Client::hello(&broker, Version::V5, "p");
-    for (most, length, code) in [(100, 0, 0x97), (1_000, 0, 0x10), (1_000, 350, 0x10), (1_000, 450, 0x97)] {
+    for (most, length, code) in [(100, 0, 0x97), (1_100, 0, 0x10), (1_100, 350, 0x10), (1_100, 450, 0x97)] {
         let most_set = format!("pending_bytes_max={most}");
         broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &file, "--set", &most_set]);
         let message = Publish::new("orders/a", "x".repeat(length)).qos(1);
@@ -194,6 +196,65 @@ fn what_waits_is_counted_as_it_is_held() {
     broker.process().wait_for_line("a line of what was refused", PATIENCE, |line| {
         line.contains("1 messages refused on shard").then_some(())
     });
+    assert_eq!(metric(&broker, "pending_refused_total"), 2);
+    assert_eq!(metric(&broker, "pending_refused_owner"), 0);
+}
+
+/// A client whose messages wait takes its own share of the room, and everybody else's messages wait beside them.
+#[test]
+fn a_client_has_a_share_of_what_waits() {
+    let plugin = Compiled::of("c-journal");
+    let broker = Broker::builder().grapnel_only().shards(1).start();
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    // A pipe that nobody reads: whoever writes to it waits.
+    let pipe = folder.path().join("pipe");
+    rustix::fs::mknodat(rustix::fs::CWD, &pipe, FileType::Fifo, Mode::RWXU, 0).expect("there can be pipes");
+    let file = format!("file={:?}", pipe.display().to_string());
+    let share = "client_pending_bytes_max=500000";
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--set", &file, "--set", share, "--once"]);
+    let large = Publish::new("orders/a", "x".repeat(200_000)).qos(1);
+    let (mut one, mut other) =
+        (Client::hello(&broker, Version::V5, "one"), Client::hello(&broker, Version::V5, "other"));
+    (0..3).for_each(|_| drop(one.send_publish(&large)));
+    broker.process().wait_for_line("what is refused", PATIENCE, |line| {
+        line.contains("2 messages refused on shard 0 so far: client_pending_bytes_max is reached")
+            .then_some(())
+    });
+    (0..3).for_each(|_| drop(other.send_publish(&large)));
+    broker.process().wait_for_line("what the other is refused", PATIENCE, |line| {
+        line.contains("4 messages refused on shard 0 so far: client_pending_bytes_max is reached")
+            .then_some(())
+    });
+    assert_eq!((metric(&broker, "pending_refused_owner"), metric(&broker, "pending_refused_total")), (4, 0));
+    // What waits is written now; a pipe cannot be synced.
+    let reader = std::thread::spawn(move || std::fs::read(pipe).map(|bytes| bytes.len()));
+    let unwritten = "the journal cannot be written";
+    let full = "too many messages of this client wait for the journal";
+    for (client, said) in [(&mut one, &[unwritten, full, full][..]), (&mut other, &[unwritten, full, full])] {
+        for said in said {
+            let reason = client.receive_where("PUBACK", |packet| match packet {
+                Packet::Puback(ack) => Some((ack.code, ack.properties.string(REASON_STRING))),
+                _ => None,
+            });
+            assert_eq!(reason, (0x97, Some((*said).to_owned())));
+        }
+    }
+    assert_eq!(metric(&broker, "pending_refused_unwritten"), 2);
+    // Their room is free again.
+    assert_eq!(one.publish(&Publish::new("orders/a", "x").qos(1)), 0x97);
+    assert_eq!(metric(&broker, "pending_refused_unwritten"), 3);
+    drop(broker.stop());
+    assert!(reader.join().expect("it reads").expect("it can be read") > 400_000);
+}
+
+/// A metric of the plugin.
+#[track_caller]
+fn metric(broker: &Broker, name: &str) -> u64 {
+    let metrics = broker.ctl_ok(&["metrics"]);
+    let shown = format!("plugin_c_journal_{name}");
+    let line = metrics.lines().find(|line| line.split_whitespace().next() == Some(&shown));
+    let value = line.and_then(|line| line.split_whitespace().nth(1)?.parse().ok());
+    value.unwrap_or_else(|| panic!("{shown} is not in {metrics}"))
 }
 
 /// A file that cannot be written refuses the messages, and nothing else.
@@ -218,6 +279,10 @@ fn a_wrong_configuration_is_refused() {
         ("path=\"x\"", "the key path is not known"),
         ("file=1", "file: it must be a text of at most 4095 bytes"),
         ("file=\"/does/not/exist\"", "file: it cannot be opened for appending: No such file or directory"),
+        (
+            "client_pending_bytes_max=\"x\"",
+            "client_pending_bytes_max: it must be a whole number, not negative",
+        ),
         ("pending_bytes_max=-1", "pending_bytes_max: it must be a whole number, not negative"),
     ] {
         let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--set", setting]);
