@@ -116,7 +116,8 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     }
 
     /// Mail from another instance of this plugin, or from a thread of it ([`Host::mail`]). What is sent while the plugin is disabled or
-    /// tripped comes when it is called again.
+    /// tripped comes when it is called again. What threads of the version before still send comes to this one where it has taken over
+    /// its state; else nobody gets it.
     fn on_mail(shard: &mut Self::Shard, mail: &Mail<'_>) {
         let _ = (shard, mail);
     }

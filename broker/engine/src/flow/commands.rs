@@ -5,7 +5,7 @@ use super::mail::{self, EARLY_MS};
 use super::{authority, ending, filters, on_behalf, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
-use crate::interface::{Command, FROM_THE_BROKER, Outcome, Scope};
+use crate::interface::{Command, Outcome, Scope};
 use crate::parts::Parts;
 use crate::plugins::Replay;
 use crate::session::Source;
@@ -29,7 +29,11 @@ pub(crate) fn command(parts: &mut Parts, command: Command) {
         about @ (Command::Kick { .. } | Command::Subscribe { .. } | Command::Unsubscribe { .. }) => {
             about_client(parts, about);
         }
-        Command::Mail { plugin, from, number, bytes } => mail::bring_mail(parts, plugin, from, number, bytes),
+        Command::Mail { plugin, from, number, bytes } => {
+            // What threads of a version that has been replaced still send is for the one that has its state.
+            let plugin = parts.hooks.desk().answers().of(plugin);
+            mail::bring_mail(parts, plugin, from, number, bytes);
+        }
         Command::Timer { plugin, timer, after_ms, number } => {
             let due_ms = parts.clock.now().mono_ms.saturating_add(after_ms);
             let armed = parts.clock.arm_deadline(due_ms, Deadline::Plugin { timer, number });
@@ -147,9 +151,7 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
         }
     }
     for mut mail in parts.hooks.desk().take_mails() {
-        if mail.from == FROM_THE_BROKER {
-            mail.plugin = parts.hooks.desk().answers().of(mail.plugin);
-        }
+        mail.plugin = parts.hooks.desk().answers().of(mail.plugin);
         let late =
             mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains().is_resting(mail.plugin);
         if gone.contains(&mail.plugin) {

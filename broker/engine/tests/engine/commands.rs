@@ -334,6 +334,28 @@ fn timers_and_mail_reach_the_instance() {
     assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
 }
 
+/// What a thread of a version that has been replaced sends comes to the one that has taken its state over, and to nobody where none has.
+#[test]
+fn mail_follows_the_state() {
+    for is_handed_over in [true, false] {
+        let mut world = World::new(1);
+        let ((old_noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
+        let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
+        let table = |plugin, entry| ChainTable::compile(1, []).with_instances(vec![(plugin, entry)]);
+        let mail = |number| Command::Mail { plugin: old, from: 3, number, bytes: Bytes::from("late") };
+        world.shards[0].swap_chains(table(old, old_entry));
+        world.shards[0].command(mail(1));
+        if is_handed_over {
+            world.shards[0].hand_answers_over(old, new);
+        }
+        world.shards[0].swap_chains(table(new, new_entry));
+        world.shards[0].command(mail(2));
+        assert_eq!(old_noted.0.take(), ["mail 1 from 3: late"]);
+        let expected = if is_handed_over { vec!["mail 2 from 3: late"] } else { Vec::new() };
+        assert_eq!(new_noted.0.take(), expected);
+    }
+}
+
 unsafe extern "C" fn on_timer_called(instance: *mut c_void, _timer: u64, _number: u64) {
     // SAFETY: the instance is a leaked `Instance` of this thread.
     unsafe { &*instance.cast::<Instance>() }.0.borrow_mut().push(is_called());
