@@ -653,3 +653,124 @@ mod bundled {
         }
     }
 }
+
+/// Plugins that know from a login, or from what comes right after it, what a client may; some of it takes until a file is there.
+const LATE: &str = r#"
+import asyncio, os
+from amqtt.plugins.base import BaseAuthPlugin, BasePlugin, BaseTopicPlugin
+from grapnel_exhook._clients import Clients
+
+tables, describe = {}, Clients.describe
+
+def note(self, *about):
+    tables[id(self)] = self
+    return describe(self, *about)
+
+Clients.describe = note
+
+async def gate():
+    print("waits for the gate", flush=True)
+    while not os.path.exists("GATE"):
+        await asyncio.sleep(0.005)
+
+class Login(BaseAuthPlugin):
+    async def authenticate(self, *, session):
+        known = sum(len(table._now) for table in tables.values())
+        print(f"{session.username} is one of {known}", flush=True)
+        if session.username == "login":
+            await gate()
+        session.attributes["role"] = "admin" if session.username == "login" else "user"
+        return session.username != "refused"
+
+class Events(BasePlugin):
+    async def on_broker_client_connected(self, *, client_id, client_session):
+        if client_session.username == "event":
+            await gate()
+            client_session.attributes["role"] = "admin"
+
+class Role(BaseTopicPlugin):
+    async def topic_filtering(self, *, session, topic, action):
+        return session.attributes.get("role") == "admin"
+
+class Bans(BaseTopicPlugin):
+    async def topic_filtering(self, *, session, topic, action):
+        if topic == "ban":
+            session.attributes["banned"] = True
+        return not session.attributes.get("banned")
+"#;
+
+/// Loads some of them.
+fn load_late(broker: &Broker, names: &[&str]) -> TempDir {
+    let home = tempfile::tempdir().unwrap();
+    let gate = home.path().join("gate");
+    std::fs::write(home.path().join("late.py"), LATE.replace("GATE", gate.to_str().unwrap())).unwrap();
+    let names = names.iter().map(|name| format!("  late.{name}: {{}}\n")).collect::<String>();
+    let file = home.path().join("amqtt.yaml");
+    std::fs::write(&file, format!("plugins:\n{names}")).unwrap();
+    load(broker, &["driver=amqtt".to_owned(), format!("config=\"{}\"", file.display())]);
+    home
+}
+
+fn may(client: &mut Client, topic: &str) -> bool {
+    client.publish(&Publish::new(topic, "x").qos(1)) & 0x80 == 0
+}
+
+/// What the old worker says of clients after a reload has handed all over: of one whose login it answers then, and of one that has
+/// just come in.
+#[test]
+fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
+    let broker = broker().config("[limits]\nplugin_thread_join_ms = 50").start();
+    let home = load_late(&broker, &["Login", "Events", "Role"]);
+    let login = |name: &str| Connect::new(Version::V5, name).login(name, "p");
+    let mut event = Client::connect(&broker, &login("event"));
+    let mut entering = Client::dial(&broker, Version::V5);
+    entering.send(&login("login").encode());
+    broker
+        .process()
+        .wait_for_lines("both wait", 2, PATIENCE, |line| line.contains("waits for the gate").then_some(()));
+    broker.ctl_ok(&["plugins", "reload", "exhook"]);
+    assert!(!may(&mut event, "t"), "nobody has said yet that it may");
+    std::fs::write(home.path().join("gate"), "open").unwrap();
+    let code = entering.receive_where("CONNACK", |packet| match packet {
+        Packet::Connack { code, .. } => Some(*code),
+        _ => None,
+    });
+    assert_eq!(code, 0);
+    assert!(may(&mut entering, "t"), "as the old worker has said with its answer");
+    let began = Instant::now();
+    while !may(&mut event, "t") {
+        assert!(began.elapsed() < PATIENCE, "what the old worker has said late is lost");
+    }
+}
+
+/// Clients that are not let in leave nothing in the worker.
+#[test]
+fn who_is_refused_is_forgotten() {
+    let broker = broker().start();
+    let _home = load_late(&broker, &["Login"]);
+    for n in 0..10 {
+        let connect = Connect::new(Version::V5, &format!("c{n}")).login("refused", "p");
+        assert_ne!(Client::attempt(&broker, &connect).1.code, 0);
+    }
+    let _last = Client::connect(&broker, &Connect::new(Version::V5, "last").login("last", "p"));
+    broker.process().wait_for_line("the worker knows nobody else", PATIENCE, |line| {
+        line.contains("last is one of 1").then_some(())
+    });
+}
+
+/// Plugins that only filter topics, and are asked about no login, know what a session has that is older than their worker.
+#[test]
+fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
+    let broker = broker().start();
+    let _home = load_late(&broker, &["Bans"]);
+    let connect = Connect::new(Version::V5, "c").login("ann", "p").persistent();
+    let mut client = Client::connect(&broker, &connect);
+    assert!(may(&mut client, "a") && !may(&mut client, "ban") && !may(&mut client, "a"));
+    client.disconnect();
+    broker.ctl_ok(&["plugins", "reload", "exhook"]);
+    let mut client = Client::connect(&broker, &connect);
+    assert!(!may(&mut client, "a"), "the session goes on");
+    client.disconnect();
+    let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("ann", "p"));
+    assert!(may(&mut client, "a"), "another one begins");
+}

@@ -8,7 +8,7 @@ use std::time::Duration;
 use grapnel_plugin_abi::{Flow, HookPoint, Refused, address_share};
 
 use crate::PoolShard;
-use crate::clients::{Entering, Moment, Over, Who};
+use crate::clients::{Clients, Entering, Moment, Who};
 use crate::line::Writing;
 use crate::queue::{Kind, Named, Owner};
 use crate::verdict::Ticket;
@@ -32,17 +32,28 @@ impl PoolShard {
         entering: Option<&Entering<'_>>,
         data: impl FnOnce(&mut Writer<'_>),
     ) {
+        let (is_told, is_last) = (self.pool.wanted.contains_key(&point), self.is_last(point, moment));
+        if !is_told && !is_last {
+            return;
+        }
         let worker = self.pool.worker_of(who.client_id);
-        let last = self.last(point, moment);
         let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
         let is_in = clients.is_in(who, moment);
         let share = share_of(who, is_in);
         let owner = owner(&share, is_in);
-        let writing = line.write((owner, owner), Kind::Notification, point);
-        if let Some(is_over) = last {
-            let Some(mut writing) = writing else { return clients.is_gone(who, is_over) };
-            let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
-            clients.last_call(&mut writing, who, (is_over, point), call);
+        let writing = if is_told {
+            line.write((owner, owner), Kind::Notification, point)
+        } else {
+            line.write_forgotten(owner)
+        };
+        if is_last {
+            let Some(mut writing) = writing else { return clients.is_gone(None, who) };
+            if is_told {
+                let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
+                clients.last_call(&mut writing, who, point, call);
+            } else {
+                clients.is_gone(Some(&mut writing), who);
+            }
             return writing.done();
         }
         let Some(mut writing) = writing else { return };
@@ -56,18 +67,19 @@ impl PoolShard {
         }
     }
 
-    /// Whether this may be the last that is heard of a connection, and whether its session is over with it.
-    fn last(&self, point: HookPoint, moment: Moment) -> Option<Over> {
+    /// Whether this may be the last that is heard of a connection.
+    fn is_last(&self, point: HookPoint, moment: Moment) -> bool {
         match point {
-            HookPoint::SessionTerminated => Some(Over::Is),
-            // That comes after this one, if it comes.
-            HookPoint::ClientDisconnected if self.pool.wanted.contains_key(&HookPoint::SessionTerminated) => {
-                Some(Over::IsNot)
-            }
-            HookPoint::ClientDisconnected => Some(Over::IfNotTold),
-            _ if moment == Moment::IsRefused => Some(Over::IsNot),
-            _ => None,
+            HookPoint::SessionTerminated | HookPoint::ClientDisconnected => true,
+            // The packet itself comes after it.
+            HookPoint::ClientConnack if self.pool.wanted.contains_key(&HookPoint::PacketSent) => false,
+            _ => moment == Moment::IsRefused,
         }
+    }
+
+    /// The table of those whom the worker of a client was told of.
+    pub(crate) fn clients_of(&self, client_id: &str) -> &Clients {
+        &self.clients[self.pool.worker_of(client_id)]
     }
 
     /// Tells what no client is there for: the worker `of` somebody, in the order of what that one does, or all of them. `owner` is

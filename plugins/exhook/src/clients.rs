@@ -11,7 +11,7 @@ use std::sync::Arc;
 
 use grapnel_plugin_abi::HookPoint;
 
-use crate::kept::Kept;
+use crate::kept::{Connection, Kept, owner_of};
 use crate::line::Writing;
 use crate::queue::{About, Named};
 pub use described::{Entering, Who};
@@ -45,21 +45,12 @@ struct Known {
     epoch: u64,
     /// Whether that process was told while it came in.
     saw: bool,
+    /// Whether what its login gave has come after it was described.
+    late: bool,
     /// What its CONNECT said, as it is written into a description, but for the password.
     kept: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
     about: Option<Arc<About>>,
-}
-
-/// Whether a last call is that of a session, too.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Over {
-    /// The session has ended.
-    Is,
-    /// It has not, or that is another call.
-    IsNot,
-    /// No other call says so: the worker finds out by this one, if it is told.
-    IfNotTold,
 }
 
 /// What an event says of whether its client has come in.
@@ -84,6 +75,7 @@ struct Before {
     origin: u64,
     epoch: u64,
     saw: bool,
+    late: bool,
     /// Of another connection than the call was about.
     kept: Option<Option<Written>>,
     about: Option<Arc<About>>,
@@ -170,6 +162,7 @@ impl Clients {
             && known.print == print
             && entering.is_none()
             && !known.entering
+            && !known.late
         {
             return Named { number: known.number, about: known.about.clone() };
         }
@@ -188,7 +181,8 @@ impl Clients {
         let stored = entering.filter(|entering| entering.has_session);
         let stored = stored.and_then(|_| self.kept.stored(who.client_id, self.shard, epoch));
         // Who comes in has a login of its own; who was in before there was this process had one.
-        let has_login = !is_told && !is_entering;
+        let is_late = known.is_some_and(|known| known.late);
+        let has_login = (!is_told || is_late) && !is_entering;
         let login = has_login.then(|| self.kept.of(who.connection(), self.shard)).flatten();
         let described = described_as(who, more, &Given { login, stored });
         if self.at(who, seat).is_none() {
@@ -198,7 +192,7 @@ impl Clients {
         let before = known.before(seat, origin);
         known.keep(written);
         (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
-        known.saw = saw || is_entering;
+        (known.saw, known.late) = (saw || is_entering, false);
         let named = known.describe(line, who, described);
         self.before = Some(before);
         named
@@ -227,6 +221,7 @@ impl Clients {
             origin: self.origin(who),
             epoch: 0,
             saw: false,
+            late: false,
             kept: None,
             about: None,
         };
@@ -278,7 +273,7 @@ impl Clients {
         if let Some(known) = self.at_mut(who, before.seat) {
             (known.print, known.entering) = (before.print, before.entering);
             (known.origin, known.epoch, known.saw) = (before.origin, before.epoch, before.saw);
-            known.about = before.about;
+            (known.about, known.late) = (before.about, before.late);
             if let Some(kept) = before.kept {
                 known.kept = kept;
             }
@@ -291,7 +286,7 @@ impl Clients {
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
-        (is_over, point): (Over, HookPoint),
+        point: HookPoint,
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
         let visit = self.visit(who);
@@ -310,7 +305,7 @@ impl Clients {
         call(line, named);
         let taken = line.is_taken(point);
         line.forget(who.client_id, number, if taken { line.epoch() } else { told });
-        self.let_go(who, is_over, taken);
+        self.let_go(who);
     }
 
     /// Describes somebody who is named once.
@@ -323,9 +318,39 @@ impl Clients {
         named
     }
 
-    /// A last call that nobody takes: the process that knew the client has gone.
-    pub fn is_gone(&mut self, who: &Who<'_>, is_over: Over) {
-        self.let_go(who, is_over, false);
+    /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `line`, because the
+    /// process that knew the client has gone.
+    pub fn is_gone(&mut self, line: Option<&mut Writing<'_>>, who: &Who<'_>) {
+        if let (Some(gone), Some(line)) = (self.let_go(who), line) {
+            line.forget(who.client_id, gone.number, gone.epoch);
+        }
+    }
+
+    /// A client has come in.
+    pub fn enter(&self, who: &Who<'_>) {
+        let whose = who.connection();
+        let user = who.username.filter(|_| !who.anonymous);
+        self.kept.enter(whose, self.shard, owner_of(user, whose.host));
+    }
+
+    /// A client was not let in.
+    pub fn refused(&self, who: &Who<'_>) {
+        self.kept.refused(who.connection(), self.shard);
+    }
+
+    /// The session of a client has ended: what was kept of it leaves with it, whether the worker is told or not.
+    pub fn session_over(&self, client_id: &str) {
+        self.kept.over(client_id, self.shard);
+    }
+
+    /// What the login of a connection gave has come late, from the version before: it is described with that once more. Whether that
+    /// client has come in already.
+    pub fn login_came(&mut self, whose: Connection<'_>) -> bool {
+        let origin = self.hasher.hash_one((Some(whose.host), Some(whose.port)));
+        let known = self.known.get_mut(whose.client_id).filter(|known| known.origin == origin);
+        let Some(known) = known.filter(|known| !known.entering) else { return false };
+        known.late = true;
+        true
     }
 
     /// Whether it is the connection that is known under its identifier.
@@ -333,30 +358,11 @@ impl Clients {
         self.known.get(who.client_id).is_some_and(|known| known.origin == self.origin(who))
     }
 
-    /// Whether what is kept of a client is of somebody who may have come in without anything having been heard of that.
-    fn keeps_for_a_visitor(&self, client_id: &str) -> bool {
-        let visit = self.kept.with(self.shard, client_id, |whose, _| {
-            self.hasher.hash_one((client_id, Some(whose.host), Some(whose.port)))
-        });
-        visit.is_some_and(|visit| self.visitors.get(&visit).is_some())
-    }
-
-    /// Forgets a connection, and what was kept of its session if that is over, whether a worker was told of it or not.
-    fn let_go(&mut self, who: &Who<'_>, is_over: Over, was_told: bool) {
-        self.visitors.remove(&self.visit(who));
-        let taken_over = self.known.get(who.client_id).is_some() && !self.is_client(who);
-        if !taken_over {
-            self.known.remove(who.client_id);
-        }
-        match is_over {
-            // Nobody else has this identifier: whatever is kept of it is of a session that has ended.
-            Over::Is if !taken_over && !self.keeps_for_a_visitor(who.client_id) => {
-                self.kept.forget_client(who.client_id, self.shard)
-            }
-            Over::Is => self.kept.forget(who.connection(), self.shard),
-            Over::IfNotTold if !was_told => self.kept.forget(who.connection(), self.shard),
-            Over::IsNot | Over::IfNotTold => {}
-        }
+    /// Forgets a connection, which is given where it was known.
+    fn let_go(&mut self, who: &Who<'_>) -> Option<Known> {
+        let visitor = self.visitors.remove(&self.visit(who));
+        let client = if self.is_client(who) { self.known.remove(who.client_id) } else { None };
+        visitor.or(client)
     }
 }
 
@@ -370,6 +376,7 @@ impl Known {
             origin: self.origin,
             epoch: self.epoch,
             saw: self.saw,
+            late: self.late,
             kept: (self.origin != origin).then(|| self.kept.take()),
             about: self.about.clone(),
         }

@@ -5,7 +5,8 @@ use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::kept::{Connection, Kept};
+use crate::handover::{Keeping, Said};
+use crate::kept::Connection;
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
 
 /// What a client is kicked with where the worker says nothing else.
@@ -36,6 +37,8 @@ enum Command<'a> {
         port: u16,
         shard: u32,
         bytes: Option<&'a [u8]>,
+        /// Whether its client has not come in yet.
+        coming: bool,
     },
 }
 
@@ -53,11 +56,11 @@ const UNREADABLE: &str = "unreadable";
 /// The most that is shown of a name that no command has, characters.
 const NAME_SHOWN_MAX: usize = 64;
 
-/// Does it; what is to be kept goes to `kept`, of process `epoch`.
+/// Does it; what is to be kept goes to `keeping`.
 ///
 /// # Errors
 /// The broker has refused it, or it is no command.
-pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> Result<(), NotDone> {
+pub fn run(host: Host, keeping: Keeping<'_>, command: &ValueRef<'_>) -> Result<(), NotDone> {
     let (name, done) = match read(command).map_err(|why| NotDone { kind: UNREADABLE, why })? {
         Command::Publish(message, None) => ("publish", host.publish(&message)),
         Command::Publish(message, Some(client)) => {
@@ -79,13 +82,10 @@ pub fn run(host: Host, (kept, epoch): (&Kept, u64), command: &ValueRef<'_>) -> R
         }
         Command::Invalidate(None) => ("invalidate", host.invalidate(Whose::Everybody)),
         Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(Whose::Client(client))),
-        Command::Keep { client_id, host, port, shard, bytes } => {
-            let whose = Connection { client_id, host, port };
-            let Some(bytes) = bytes else {
-                kept.forget(whose, shard);
-                return Ok(());
-            };
-            return kept.keep(whose, shard, bytes, epoch).map_err(|why| NotDone { kind: "keep", why });
+        Command::Keep { client_id, host: address, port, shard, bytes, coming } => {
+            let whose = Connection { client_id, host: address, port };
+            keeping.keep(host, (whose, shard), Said { bytes, is_coming: coming });
+            return Ok(());
         }
     };
     done.map_err(|refused| NotDone { kind: name, why: format!("{name}: {refused}") })
@@ -131,7 +131,9 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
             or_nil(parts.get(1), text_ref)
                 .map_err(|_| format!("{name}: the client identifier must be text"))?,
         ),
-        "keep" => keep(parts).ok_or("keep: it is not [client, client_id, host, port, bytes or nil]")?,
+        "keep" => {
+            keep(parts).ok_or("keep: it is not [client, client_id, host, port, bytes or nil, coming]")?
+        }
         other => {
             let shown: String = other.chars().take(NAME_SHOWN_MAX).collect();
             return Err(format!("there is no command {shown:?}"));
@@ -139,15 +141,21 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
     })
 }
 
-/// `["keep", client, client_id, host, port, bytes or nil]`.
+/// `["keep", client, client_id, host, port, bytes or nil, coming]`; the last may be missing.
 fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
-    let [_, client, client_id, host, port, bytes] = parts else { return None };
+    let [_, client, client_id, host, port, bytes, rest @ ..] = parts else { return None };
+    let coming = match rest {
+        [] => false,
+        [coming] => flag_of(coming)?,
+        _ => return None,
+    };
     Some(Command::Keep {
         client_id: text_ref(client_id)?,
         host: text_ref(host)?,
         port: number_of(port)?,
         shard: shard_of(client.as_u64()?),
         bytes: or_nil(Some(bytes), bytes_ref).ok()?,
+        coming,
     })
 }
 

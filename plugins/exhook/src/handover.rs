@@ -2,18 +2,18 @@
 //! in pieces. It changes by the threads of workers, too, which note whose has.
 
 use std::sync::Arc;
+use std::time::Instant;
 
-use grapnel_plugin_abi::{Entries, Error, Journal};
+use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
-use crate::kept::{Connection, Kept};
-use crate::wire::{Writer, bytes_ref, text_ref};
+use crate::kept::{Connection, Gave, HandedOver, Kept, owner_of};
+use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
+use crate::worker::Worker;
 use crate::{ExhookShard, Pool};
 
 /// How deep an entry is nested.
 const DEPTH_MAX: usize = 16;
-/// Nobody's: every process of the new version hears of it.
-const NOBODY: u64 = 0;
 
 /// The driver's name, and a client's identifier.
 type Key = (String, String);
@@ -43,6 +43,8 @@ impl ExhookShard {
 
 impl Entries for ExhookShard {
     type Key = Key;
+
+    const VERSION: u32 = 2;
 
     fn journal(&mut self) -> &mut Journal<Key> {
         self.hands_over = true;
@@ -75,10 +77,15 @@ impl Entries for ExhookShard {
     }
 
     fn write(&self, key: &Key, out: &mut Vec<u8>) -> bool {
-        let written = |whose: Connection<'_>, bytes: &[u8]| {
-            Writer(out).list(3).text(whose.host).number(whose.port).bytes(bytes);
-        };
-        self.kept(key).and_then(|kept| kept.with(self.shard, &key.1, written)).is_some()
+        let Some(kept) = self.kept(key) else { return false };
+        let (mut bytes, mut count) = (Vec::new(), 0);
+        kept.each_of(self.shard, &key.1, |over| {
+            count += 1;
+            write_one(&mut Writer(&mut bytes), &over);
+        });
+        Writer(out).list(count);
+        out.extend_from_slice(&bytes);
+        count > 0
     }
 
     /// The client's worker may be another one now, and drivers that are not the same have nothing to say to each other.
@@ -87,14 +94,16 @@ impl Entries for ExhookShard {
         let mut rest = value;
         let read = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX).map_err(|_| wrong())?;
         let ValueRef::Array(parts) = &read else { return Err(wrong()) };
-        let [host, port, bytes] = parts.as_slice() else { return Err(wrong()) };
-        let (Some(host), Some(port), Some(bytes)) = (text_ref(host), port.as_u64(), bytes_ref(bytes)) else {
-            return Err(wrong());
+        let all: Option<Vec<HandedOver<'_>>> = if let Some(ValueRef::Array(_)) = parts.first() {
+            parts.iter().map(|part| read_one(part, &key.1)).collect()
+        } else {
+            read_one(&read, &key.1).map(|one| vec![one])
         };
-        let port = u16::try_from(port).map_err(|_| wrong())?;
+        let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
         if let Some(kept) = self.kept(&key) {
-            // Without room it is as if the login had never been seen, which `keep` says when it happens to a worker.
-            let _ = kept.keep(Connection { client_id: &key.1, host, port }, self.shard, bytes, NOBODY);
+            kept.forget_client(&key.1, self.shard);
+            // What finds no room is counted, and hooks fail where they look for it.
+            all.into_iter().for_each(|over| kept.take_over(self.shard, over));
         }
         Ok(())
     }
@@ -108,133 +117,132 @@ impl Entries for ExhookShard {
     fn clear(&mut self) {
         self.all().flat_map(|pool| &pool.kept).for_each(|kept| kept.clear(self.shard));
     }
+
+    fn takes(version: u32) -> bool {
+        (1..=Self::VERSION).contains(&version)
+    }
+
+    /// The workers of the version before have begun something, and say what comes of it until they end.
+    fn completed(&mut self) -> Result<(), Error> {
+        let now = Instant::now();
+        for pool in self.all() {
+            let until = now + Worker::patience(&pool.config);
+            pool.kept.iter().for_each(|kept| kept.expect_more(self.shard, until));
+        }
+        Ok(())
+    }
+}
+
+/// `[host, port, bytes or nil, owner, is_coming]`.
+fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
+    out.list(5).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
+    out.number(over.owner).flag(over.is_coming);
+}
+
+/// The same of a client, or as it was before there were owners.
+fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
+    let ValueRef::Array(parts) = value else { return None };
+    let (host, port, bytes) = (parts.first()?, parts.get(1)?, parts.get(2)?);
+    let (host, port) = (text_ref(host)?, u16::try_from(port.as_u64()?).ok()?);
+    let bytes = match bytes {
+        ValueRef::Nil => None,
+        bytes => Some(bytes_ref(bytes)?),
+    };
+    let whose = Connection { client_id, host, port };
+    match parts.get(3..)? {
+        [] if bytes.is_some() => {
+            Some(HandedOver { whose, bytes, owner: owner_of(None, host), is_coming: false })
+        }
+        [owner, is_coming] => {
+            Some(HandedOver { whose, bytes, owner: owner.as_u64()?, is_coming: flag_of(is_coming)? })
+        }
+        _ => None,
+    }
+}
+
+/// Where what the workers of a driver say of logins is kept.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Keeping<'a> {
+    pub kept: &'a Kept,
+    /// The process that says it.
+    pub epoch: u64,
+    pub driver: &'static str,
+}
+
+/// What a worker says of a login: what it gave, nothing where that is no longer true; and whether its client is yet to come in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Said<'a> {
+    pub bytes: Option<&'a [u8]>,
+    pub is_coming: bool,
+}
+
+impl Keeping<'_> {
+    /// Keeps what a login gave, or forgets it; and while this version is being replaced, and afterwards, the one that replaces it hears of
+    /// it, too.
+    pub(crate) fn keep(self, host: Host, (whose, shard): (Connection<'_>, u32), said: Said<'_>) {
+        if let Some(mail) = self.note(host.handle(), (whose, shard), said)
+            && host.mail(Some(shard), 0, &mail).is_err()
+        {
+            self.kept.lost_on_the_way();
+        }
+    }
+
+    /// The same without a broker: what is to be sent.
+    fn note(
+        self,
+        load: u64,
+        (whose, shard): (Connection<'_>, u32),
+        Said { bytes, is_coming }: Said<'_>,
+    ) -> Option<Vec<u8>> {
+        let gave = bytes.map(|bytes| Gave { whose, bytes, epoch: self.epoch });
+        let noted = match gave {
+            Some(gave) if is_coming => self.kept.keep_coming(gave, shard),
+            Some(gave) => self.kept.keep(gave, shard),
+            None if is_coming => self.kept.none_coming(whose, shard),
+            None => self.kept.forget(whose, shard),
+        };
+        let owner = noted?;
+        let mut mail = Vec::new();
+        let mut out = Writer(&mut mail);
+        out.list(4).number(load).text(self.driver).text(whose.client_id);
+        write_one(&mut out, &HandedOver { whose, bytes, owner, is_coming });
+        Some(mail)
+    }
+}
+
+impl ExhookShard {
+    /// What a worker of the version before has said after all has gone over. What is ours is known.
+    pub(crate) fn late(&mut self, mail: &[u8]) {
+        let mut rest = mail;
+        let Ok(read) = rmpv::decode::read_value_ref_with_max_depth(&mut rest, DEPTH_MAX) else { return };
+        let ValueRef::Array(parts) = &read else { return };
+        let [load, driver, client_id, over] = parts.as_slice() else { return };
+        let (Some(load), Some(driver), Some(client_id)) =
+            (load.as_u64(), text_ref(driver), text_ref(client_id))
+        else {
+            return;
+        };
+        let Some(over) = read_one(over, client_id) else { return };
+        if load == self.load {
+            return;
+        }
+        let shard = self.shard;
+        let Some(of) = self.pools.iter_mut().flatten().find(|of| of.pool.config.driver.name() == driver)
+        else {
+            return;
+        };
+        let worker = of.pool.worker_of(client_id);
+        let (kept, clients) = (&of.pool.kept[worker], &mut of.clients[worker]);
+        if kept.take_late(shard, over, Instant::now())
+            && over.bytes.is_some()
+            && clients.login_came(over.whose)
+            && over.is_coming
+        {
+            // It was let in before this came.
+            kept.enter_again(over.whose, shard);
+        }
+    }
 }
 
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use std::collections::BTreeMap;
-
-    use grapnel_plugin_abi::Pieces;
-    use grapnel_plugin_abi::raw::ExportStep;
-    use serde_json::json;
-
-    use super::*;
-    use crate::config::Written;
-    use crate::{PLACES, PoolShard};
-
-    fn pool(driver: &str, workers: usize) -> Arc<Pool> {
-        let written: Written = serde_json::from_value(json!({"driver": driver, "path": "/tmp"})).unwrap();
-        let config = Arc::new(written.read(None).unwrap().remove(0));
-        let kept: Vec<_> = (0..workers).map(|_| Arc::new(Kept::new(1 << 20, 64 << 20))).collect();
-        let line = || crate::Line::new(config.queue, crate::Figures::none()).unwrap();
-        let lines = (0..workers).map(|_| Arc::new(line())).collect();
-        Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted: BTreeMap::new() })
-    }
-
-    fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
-        let mut pools = [const { None }; PLACES];
-        pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients: Vec::new() });
-        ExhookShard { shard: number, pools, journal: Journal::default(), hands_over: false }
-    }
-
-    fn whose(client_id: &str) -> Connection<'_> {
-        Connection { client_id, host: "10.0.0.1", port: 7 }
-    }
-
-    fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
-        pool.kept[pool.worker_of(client_id)].keep(whose(client_id), number, bytes, 5).unwrap();
-    }
-
-    fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
-        pool.kept[pool.worker_of(client_id)].of(whose(client_id), number).map(Into::into)
-    }
-
-    /// One piece; whether more is to come.
-    fn piece(old: &mut ExhookShard, new: &mut ExhookShard, step: ExportStep, bytes_max: usize) -> bool {
-        let mut written = Vec::new();
-        let more = old.export(step, bytes_max, &mut |piece| {
-            written.extend_from_slice(piece);
-            Ok(())
-        });
-        let more = more.unwrap();
-        assert!(written.len() <= bytes_max);
-        new.import(&written, !more).unwrap();
-        more
-    }
-
-    #[test]
-    fn logins_go_to_the_workers_of_the_next_version() {
-        let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
-        let names: Vec<_> = (0..20).map(|n| format!("c{n}")).collect();
-        for (n, name) in names.iter().enumerate() {
-            keep(&old, (n % 2) as u32, name, name.as_bytes());
-        }
-        keep(&new, 0, "gone", b"from a reload that was called off");
-        for number in [0, 1, 0] {
-            let (mut from, mut to) = (shard(number, &old), shard(number, &new));
-            let mut step = ExportStep::BEGIN;
-            while piece(&mut from, &mut to, step, 64) {
-                step = ExportStep::NEXT;
-            }
-        }
-        for (n, name) in names.iter().enumerate() {
-            let number = (n % 2) as u32;
-            assert_eq!(kept(&new, number, name).as_deref(), Some(name.as_bytes()));
-            let stored = new.kept[new.worker_of(name)].stored(name, number, 1);
-            assert_eq!(stored.as_deref(), Some(name.as_bytes()), "no process has it yet");
-        }
-        assert_eq!(kept(&new, 0, "gone"), None, "what came before is replaced");
-    }
-
-    /// More than goes over in one step, and workers go on meanwhile: what they say goes over, too, until the last piece has.
-    #[test]
-    fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
-        let (old, new) = (pool("amqtt", 2), pool("amqtt", 2));
-        let large = vec![7; 16 << 10];
-        // Four times `state_bytes_max`.
-        for n in 0..2048 {
-            keep(&old, 0, &format!("c{n:04}"), &large);
-        }
-        let (mut from, mut to) = (shard(0, &old), shard(0, &new));
-        let (mut steps, mut step) = (0, ExportStep::BEGIN);
-        while piece(&mut from, &mut to, step, 64 << 10) {
-            (steps, step) = (steps + 1, ExportStep::NEXT);
-            if steps == 100 {
-                keep(&old, 0, "c0000", b"new");
-                keep(&old, 0, "zzz", b"new");
-                let gone = &old.kept[old.worker_of("c0001")];
-                gone.forget(whose("c0001"), 0);
-            }
-        }
-        assert!(steps > 500, "{steps}");
-        assert_eq!(
-            (kept(&new, 0, "c0000"), kept(&new, 0, "zzz")),
-            (Some(b"new".into()), Some(b"new".into()))
-        );
-        assert_eq!(kept(&new, 0, "c0001"), None);
-        assert_eq!(kept(&new, 0, "c2047"), Some(large));
-        // The end, or a reload that is called off: nothing is noted any more.
-        assert!(!from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap());
-        from.end_of_handover();
-        keep(&old, 0, "later", b"x");
-        assert!(old.kept.iter().all(|kept| kept.take_changes(0).is_empty()));
-    }
-
-    #[test]
-    fn what_cannot_be_read_is_not_taken() {
-        let (old, new) = (pool("amqtt", 1), pool("python3", 1));
-        keep(&old, 0, "c", b"x");
-        let (mut from, mut to) = (shard(0, &old), shard(0, &new));
-        piece(&mut from, &mut to, ExportStep::BEGIN, 1024);
-        assert_eq!(kept(&new, 0, "c"), None, "another driver's");
-        let key = || ("amqtt".to_owned(), "c".to_owned());
-        let mut value = Vec::new();
-        assert!(Entries::write(&from, &key(), &mut value));
-        for len in 0..value.len() {
-            assert!(from.put(key(), &value[..len]).is_err(), "{len}");
-        }
-        from.put(key(), &value).unwrap();
-        assert!(!Entries::write(&from, &("amqtt".to_owned(), "d".to_owned()), &mut value));
-    }
-}
+mod tests;

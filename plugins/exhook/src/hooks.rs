@@ -110,7 +110,8 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
 
 impl PoolShard {
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
-        let (who, entering) = (who!(event), entering!(event, None, false));
+        // What is kept of a session is there as long as that is.
+        let (who, entering) = (who!(event), entering!(event, None, true));
         let data = |out: &mut Writer<'_>| {
             out.list(0);
         };
@@ -193,18 +194,25 @@ impl PoolShard {
     }
 
     fn client_connack(&mut self, event: &mut Connack<'_>) {
-        let (reason, present) = (event.reason().0, event.session_present());
+        let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
         let moment = if reason == Reason::SUCCESS.0 { Moment::IsIn } else { Moment::IsRefused };
-        self.tell(HookPoint::ClientConnack, (&who!(event), moment), None, |out| {
+        if moment == Moment::IsRefused {
+            self.clients_of(who.client_id).refused(&who);
+        }
+        self.tell(HookPoint::ClientConnack, (&who, moment), None, |out| {
             out.list(2).number(reason).flag(present);
         });
     }
 
     fn client_connected(&mut self, event: &mut Connected<'_>) {
         let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
+        let who = who!(event);
+        if self.pool.keeps {
+            self.clients_of(who.client_id).enter(&who);
+        }
         self.tell(
             HookPoint::ClientConnected,
-            (&who!(event), Moment::IsIn),
+            (&who, Moment::IsIn),
             Some(&entering!(event, is_asked)),
             |out| {
                 out.list(0);
@@ -226,10 +234,15 @@ impl PoolShard {
             (Some("closed"), Some(reason)) => Some(ended(reason)),
             (cause, _) => cause,
         };
-        self.tell(point, (&who!(event), Moment::IsIn), None, |out| {
+        let who = who!(event);
+        self.tell(point, (&who, Moment::IsIn), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
+        if self.pool.keeps && matches!(point, HookPoint::SessionTerminated | HookPoint::SessionDiscarded) {
+            // Behind the call, which shows what was kept.
+            self.clients_of(who.client_id).session_over(who.client_id);
+        }
     }
 
     fn session_created(&mut self, event: &mut Session<'_>) {
@@ -310,6 +323,7 @@ impl PoolShard {
         // What is sent to a client that has come in, or comes from one that somebody has vouched for.
         let moment = match (point, event.packet_type()) {
             (_, CONNECT) => Moment::ComesIn,
+            (HookPoint::PacketSent, CONNACK) if refuses(event.bytes()) => Moment::IsRefused,
             (_, CONNACK | DISCONNECT | AUTH) => Moment::Unsaid,
             (HookPoint::PacketReceived, _) if who.anonymous => Moment::Unsaid,
             _ => Moment::IsIn,
@@ -360,6 +374,13 @@ const CONNACK: u8 = 2;
 const DISCONNECT: u8 = 14;
 /// See [`CONNECT`].
 const AUTH: u8 = 15;
+
+/// Whether a CONNACK lets nobody in (section 3.2.2).
+fn refuses(connack: &[u8]) -> bool {
+    // Behind the length, of at most four bytes, stand the flags and the reason.
+    let length = connack.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0);
+    length.and_then(|length| connack.get(length + 3)).is_some_and(|reason| *reason != 0)
+}
 
 /// Why a connection has ended, in the words of MQTT 5, section 2.4.
 fn ended(reason: Reason) -> &'static str {

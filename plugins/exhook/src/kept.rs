@@ -1,45 +1,23 @@
 //! What logins gave to the hooks of one worker: bytes of the worker's own that are kept here for the process after it, and for the
-//! version of the plugin after this one, as long as the session lasts. Shards look here when they describe a client; the worker's
-//! thread brings what the worker says. Nothing here knows what the bytes mean.
+//! version of the plugin after this one, as long as the session lasts. Shards look here when they describe a client, and say who comes
+//! in and whose session is over; the worker's thread brings what the worker says. Nothing here knows what the bytes mean.
 
-use std::collections::{BTreeMap, BTreeSet};
+mod state;
+mod unkept;
+
+use std::collections::BTreeSet;
 use std::ops::Bound;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
+use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
 use crate::wire::{Writer, get, text_ref};
-
-/// What an entry costs besides its bytes.
-const ENTRY: usize = 128;
-
-/// A login.
-#[derive(Debug)]
-struct Login {
-    /// The connection that it was, or is.
-    host: Box<str>,
-    port: u16,
-    bytes: Box<[u8]>,
-    /// The process that has it itself.
-    epoch: u64,
-}
-
-/// Those of a shard's clients, one for each at most.
-#[derive(Debug, Default)]
-struct Logins {
-    by_client: BTreeMap<Box<str>, Login>,
-    /// While somebody wants to know: whose have changed.
-    changed: Option<BTreeSet<Box<str>>>,
-}
-
-#[derive(Debug, Default)]
-struct State {
-    shards: BTreeMap<u32, Logins>,
-    bytes: usize,
-    count: usize,
-    refused: u64,
-}
+pub use state::owner_of;
+use state::{Bounds, Logins, State};
+pub use unkept::Unkept;
 
 /// See the module.
 #[derive(Debug)]
@@ -47,8 +25,9 @@ pub struct Kept {
     state: Mutex<State>,
     /// How many there are, so that who looks for none takes no lock.
     count: AtomicUsize,
-    one_max: usize,
-    all_max: usize,
+    bounds: Bounds,
+    /// Of what found no room.
+    counter: Option<Counter>,
 }
 
 /// A client, by its identifier and the connection that is meant.
@@ -62,74 +41,117 @@ pub struct Connection<'a> {
     pub port: u16,
 }
 
+/// What a login gave, of whom.
+#[derive(Clone, Copy, Debug)]
+pub struct Gave<'a> {
+    /// Whose login.
+    pub whose: Connection<'a>,
+    /// What it gave.
+    pub bytes: &'a [u8],
+    /// The process that has it itself; 0 for none.
+    pub epoch: u64,
+}
+
+/// What goes over to another version of the plugin.
+#[derive(Clone, Copy, Debug)]
+pub struct HandedOver<'a> {
+    /// Whose, and what; `None` where it found no room.
+    pub whose: Connection<'a>,
+    pub bytes: Option<&'a [u8]>,
+    /// Who is charged for it.
+    pub owner: u64,
+    /// Whether its client has not come in yet.
+    pub is_coming: bool,
+}
+
 impl Kept {
-    /// None yet: at most so many bytes of one login, and of all.
-    pub fn new(one_max: usize, all_max: usize) -> Kept {
-        Kept { state: Mutex::default(), count: AtomicUsize::new(0), one_max, all_max }
+    /// None yet: at most so many bytes of one login, and of all, and of so many clients that are on their way in. `counter` counts
+    /// what finds no room.
+    pub fn new((one_max, all_max): (usize, usize), coming_max: usize, counter: Option<Counter>) -> Kept {
+        let bounds = Bounds { one_max, all_max, coming_max };
+        Kept { state: Mutex::default(), count: AtomicUsize::new(0), bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Keeps what a login gave, in the place of what there was of that client, so that no client has more than one. Process `epoch`
-    /// knows it itself.
-    ///
-    /// # Errors
-    /// A sentence where there is no room, at the first, second, fourth, eighth … such login; what there was is gone then, too, since
-    /// it is no longer true.
-    pub fn keep(&self, whose: Connection<'_>, shard: u32, bytes: &[u8], epoch: u64) -> Result<(), String> {
+    /// Does something with the state, after which it is known how much there is; what found no room is counted.
+    fn change<R>(&self, change: impl FnOnce(&mut State) -> R) -> R {
         let mut state = self.lock();
-        state.remove(shard, whose.client_id);
-        let size = cost(whose.client_id, whose.host, bytes);
-        let fits = bytes.len() <= self.one_max && state.bytes + size <= self.all_max;
-        if fits {
-            state.bytes += size;
-            state.count += 1;
-            let login = Login { host: whose.host.into(), port: whose.port, bytes: bytes.into(), epoch };
-            state.of(shard).by_client.insert(whose.client_id.into(), login);
-        }
-        state.changed(shard, whose.client_id);
+        let before = state.unkept.count();
+        let result = change(&mut state);
         self.count.store(state.count, Ordering::Relaxed);
-        if fits {
-            return Ok(());
+        let lost = state.unkept.count() - before;
+        if let Some(counter) = self.counter.filter(|_| lost > 0) {
+            counter.add(u32::try_from(lost).unwrap_or(u32::MAX));
         }
-        state.refused += 1;
-        if !state.refused.is_power_of_two() {
-            return Ok(());
-        }
-        Err(format!(
-            "what the login of client {:?} gave, {} bytes, is not kept for the next worker: login_bytes_max is {}, and {} of \
-             logins_bytes_max ({}) are taken ({} so far)",
-            whose.client_id,
-            bytes.len(),
-            self.one_max,
-            state.bytes,
-            self.all_max,
-            state.refused
-        ))
+        result
     }
 
-    /// The session of that connection is over.
-    pub fn forget(&self, whose: Connection<'_>, shard: u32) {
-        if self.is_empty() {
-            return;
+    /// Keeps what a login gave, in the place of what there was of that client, so that no client has more than one. Where there is no
+    /// room that is counted, and what there was is gone, too, since it is no longer true. Of a client that has no session (any more)
+    /// nothing is kept. Whether a version that takes over is to hear of it, and who is charged.
+    pub fn keep(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
+        self.change(|state| {
+            let owner = state.of(shard).owner(gave.whose.client_id)?;
+            state.put(&self.bounds, gave, shard, owner);
+            state.of(shard).changed.is_some().then_some(owner)
+        })
+    }
+
+    /// Keeps what a login gave whose client has not come in yet: until [`Kept::enter`], or [`Kept::refused`]. As [`Kept::keep`].
+    pub fn keep_coming(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
+        let owner = owner_of(None, gave.whose.host);
+        self.change(|state| {
+            state.put_coming(&self.bounds, gave, shard, owner);
+            state.of(shard).changed.is_some().then_some(owner)
+        })
+    }
+
+    /// The same where what it gave cannot be kept.
+    pub fn none_coming(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
+        self.change(|state| {
+            state.none_coming(&self.bounds, whose, shard);
+            state.of(shard).changed.is_some().then_some(0)
+        })
+    }
+
+    /// A client has come in, for whom this owner is charged: what its login gave is its session's from now on.
+    pub fn enter(&self, whose: Connection<'_>, shard: u32, owner: u64) {
+        self.change(|state| state.enter(&self.bounds, whose, shard, owner));
+    }
+
+    /// What the login of a client that has come in already gave has come after that.
+    pub fn enter_again(&self, whose: Connection<'_>, shard: u32) {
+        self.change(|state| {
+            if let Some(owner) = state.of(shard).owner(whose.client_id) {
+                state.enter(&self.bounds, whose, shard, owner);
+            }
+        });
+    }
+
+    /// A client was not let in.
+    pub fn refused(&self, whose: Connection<'_>, shard: u32) {
+        if !self.is_empty() {
+            self.change(|state| drop(state.take_coming(whose, shard)));
         }
-        let mut state = self.lock();
-        if state.get(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
-            state.remove(shard, whose.client_id);
-            self.count.store(state.count, Ordering::Relaxed);
-        }
+    }
+
+    /// The worker says that what that connection's login gave is no longer true. As [`Kept::keep`].
+    pub fn forget(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
+        self.change(|state| {
+            state.forget(whose, shard);
+            state.of(shard).changed.is_some().then_some(0)
+        })
     }
 
     /// The session of this client is over, whichever connection it was of.
-    pub fn forget_client(&self, client_id: &str, shard: u32) {
-        if self.is_empty() {
-            return;
-        }
-        let mut state = self.lock();
-        state.remove(shard, client_id);
-        self.count.store(state.count, Ordering::Relaxed);
+    pub fn over(&self, client_id: &str, shard: u32) {
+        self.change(|state| {
+            state.remove(shard, client_id);
+            state.of(shard).over(client_id, self.bounds.coming_max);
+        });
     }
 
     /// What the login of that connection gave.
@@ -191,43 +213,77 @@ impl Kept {
         self.count.load(Ordering::Relaxed) == 0
     }
 
+    /// What has found no room since this was asked last.
+    pub fn take_unkept(&self) -> Unkept {
+        std::mem::take(&mut self.lock().unkept)
+    }
+
+    // What goes over to the next version, and comes from the one before
+
     /// The client of a shard behind this one, in order of their names, that something is kept of.
     pub fn next(&self, shard: u32, after: Option<&str>) -> Option<String> {
         let state = self.lock();
+        let logins = state.shards.get(&shard)?;
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
-        let mut logins = state.shards.get(&shard)?.by_client.range::<str, _>((behind, Bound::Unbounded));
-        logins.next().map(|(client_id, _)| client_id.to_string())
+        let first =
+            logins.by_client.range::<str, _>((behind, Bound::Unbounded)).next().map(|(name, _)| &**name);
+        first.into_iter().chain(logins.next_coming(after)).min().map(str::to_owned)
     }
 
-    /// Calls with what is kept of a client of a shard; `None` where nothing is.
-    pub fn with<R>(
-        &self,
-        shard: u32,
-        client_id: &str,
-        call: impl FnOnce(Connection<'_>, &[u8]) -> R,
-    ) -> Option<R> {
+    /// Calls with each that is kept of a client of a shard.
+    pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
-        let login = state.get(shard, client_id)?;
-        Some(call(Connection { client_id, host: &login.host, port: login.port }, &login.bytes))
+        if let Some(logins) = state.shards.get(&shard) {
+            logins.each_of(client_id, &mut call);
+        }
+    }
+
+    /// Takes over what the version before has kept, and may do so for as long as it lasts, until [`Kept::over`].
+    pub fn take_over(&self, shard: u32, over: HandedOver<'_>) {
+        self.change(|state| state.take_over(&self.bounds, shard, over));
+    }
+
+    /// Takes over what the worker of the version before says of a login after all has gone over, unless that session has ended here
+    /// meanwhile; whether it did. Nothing is the word that it is no longer true.
+    pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
+        self.change(|state| {
+            let is_over = state.of(shard).is_over(over.whose.client_id, now);
+            if !over.is_coming && is_over {
+                return false;
+            }
+            state.take_over(&self.bounds, shard, over);
+            true
+        })
+    }
+
+    /// Until then the worker of the version before may say more.
+    pub fn expect_more(&self, shard: u32, until: Instant) {
+        self.lock().of(shard).expect_more(until);
+    }
+
+    /// What could not be given to the version that takes over is counted as well.
+    pub fn lost_on_the_way(&self) {
+        self.change(|state| state.unkept.handed_over += 1);
+    }
+
+    /// Forgets what was kept of a client, all of it.
+    pub fn forget_client(&self, client_id: &str, shard: u32) {
+        self.change(|state| state.forget_client(client_id, shard));
     }
 
     /// Forgets those of a shard.
     pub fn clear(&self, shard: u32) {
-        let mut state = self.lock();
-        let names: Vec<_> = state
-            .shards
-            .get(&shard)
-            .into_iter()
-            .flat_map(|logins| logins.by_client.keys().cloned())
-            .collect();
-        names.iter().for_each(|client_id| state.remove(shard, client_id));
-        self.count.store(state.count, Ordering::Relaxed);
+        self.change(|state| {
+            while let Some(name) = state.of(shard).first() {
+                state.forget_client(&name, shard);
+            }
+        });
     }
 
     /// From now on, or no longer, [`Kept::take_changes`] is asked for whose of a shard have changed.
     pub fn note_changes(&self, shard: u32, noted: bool) {
         let mut state = self.lock();
-        let changed = &mut state.of(shard).changed;
+        let Logins { changed, .. } = state.of(shard);
         if !noted {
             *changed = None;
         } else if changed.is_none() {
@@ -241,151 +297,5 @@ impl Kept {
     }
 }
 
-/// What an entry takes.
-fn cost(client_id: &str, host: &str, bytes: &[u8]) -> usize {
-    ENTRY + client_id.len() + host.len() + bytes.len()
-}
-
-impl State {
-    fn of(&mut self, shard: u32) -> &mut Logins {
-        self.shards.entry(shard).or_default()
-    }
-
-    fn get(&self, shard: u32, client_id: &str) -> Option<&Login> {
-        self.shards.get(&shard)?.by_client.get(client_id)
-    }
-
-    fn changed(&mut self, shard: u32, client_id: &str) {
-        if let Some(changed) = &mut self.of(shard).changed {
-            changed.insert(client_id.into());
-        }
-    }
-
-    fn remove(&mut self, shard: u32, client_id: &str) {
-        if let Some(gone) = self.of(shard).by_client.remove(client_id) {
-            self.bytes -= cost(client_id, &gone.host, &gone.bytes);
-            self.count -= 1;
-            self.changed(shard, client_id);
-        }
-    }
-}
-
-impl Login {
-    fn is_of(&self, whose: Connection<'_>) -> bool {
-        (&*self.host, self.port) == (whose.host, whose.port)
-    }
-}
-
 #[cfg(test)]
-mod tests {
-    #![allow(clippy::unwrap_used)]
-    use super::*;
-
-    const ANN: Connection<'_> = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
-    const EVE: Connection<'_> = Connection { port: 2, ..ANN };
-
-    #[test]
-    fn a_login_is_its_connections_and_its_sessions() {
-        let kept = Kept::new(100, 1000);
-        kept.keep(ANN, 0, b"ann", 1).unwrap();
-        assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"ann"[..]));
-        assert_eq!(kept.of(EVE, 0), None, "another connection under the same identifier");
-        assert_eq!(kept.stored("c", 0, 1), None, "that process has it itself");
-        assert_eq!(kept.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
-        kept.forget(EVE, 0);
-        assert!(kept.of(ANN, 0).is_some());
-        kept.forget(ANN, 0);
-        assert!(kept.of(ANN, 0).is_none() && kept.is_empty());
-        assert_eq!(kept.lock().bytes, 0);
-    }
-
-    #[test]
-    fn a_description_is_told_with_its_login() {
-        let kept = Kept::new(100, 1000);
-        let described = |port: u16| {
-            let mut about = Vec::new();
-            let mut out = Writer(&mut about);
-            out.map(3)
-                .text("client_id")
-                .text("c")
-                .text("peer_host")
-                .text("10.0.0.1")
-                .text("peer_port")
-                .number(port);
-            kept.described(&about, 0)
-        };
-        assert_eq!(described(1), None);
-        kept.keep(ANN, 0, b"ann", 1).unwrap();
-        let bytes = described(1).unwrap();
-        let value = rmpv::decode::read_value_ref(&mut bytes.as_slice()).unwrap();
-        assert_eq!(get(&value, "login").and_then(crate::wire::bytes_ref), Some(&b"ann"[..]));
-        assert_eq!(described(2), None);
-        assert_eq!(kept.described(b"nonsense", 0), None);
-    }
-
-    #[test]
-    fn no_more_is_kept_than_there_is_room_for() {
-        let kept = Kept::new(10, 2 * (ENTRY + 1 + 8 + 10));
-        let of = |client_id| Connection { client_id, ..ANN };
-        kept.keep(of("a"), 0, &[0; 10], 1).unwrap();
-        let said = kept.keep(of("a"), 0, &[0; 11], 1).unwrap_err();
-        assert!(said.contains("11 bytes, is not kept") && said.ends_with("(1 so far)"), "{said}");
-        assert_eq!(kept.of(of("a"), 0), None, "what there was is no longer true");
-        for client_id in ["a", "b"] {
-            kept.keep(of(client_id), 0, &[0; 10], 1).unwrap();
-        }
-        assert!(kept.keep(of("c"), 0, b"", 1).unwrap_err().ends_with("(2 so far)"));
-        kept.keep(of("c"), 0, b"", 1).unwrap();
-        assert_eq!(kept.of(of("c"), 0), None, "the third is not logged");
-        kept.forget(of("b"), 0);
-        kept.keep(of("c"), 0, &[0; 10], 1).unwrap();
-        assert_eq!(kept.of(of("c"), 0).as_deref(), Some(&[0; 10][..]));
-    }
-
-    /// However often a client comes, and from wherever, it has one entry, and no more than one may have.
-    #[test]
-    fn a_client_has_one_entry() {
-        let kept = Kept::new(10, 1000);
-        for port in 0..1000 {
-            kept.keep(Connection { port, ..ANN }, 0, &[0; 10], 1).unwrap();
-        }
-        let state = kept.lock();
-        assert_eq!((state.count, state.bytes), (1, cost("c", "10.0.0.1", &[0; 10])));
-    }
-
-    #[test]
-    fn those_of_a_shard_are_told_apart() {
-        let kept = Kept::new(10, 1000);
-        kept.keep(ANN, 0, b"0", 1).unwrap();
-        for client_id in ["e", "d"] {
-            kept.keep(Connection { client_id, ..ANN }, 1, b"1", 1).unwrap();
-        }
-        assert_eq!(
-            [None, Some("c"), Some("d"), Some("e")].map(|after| kept.next(1, after)),
-            [Some("d".to_owned()), Some("d".to_owned()), Some("e".to_owned()), None]
-        );
-        assert_eq!(kept.with(1, "d", |whose, bytes| (whose.port, bytes.to_vec())), Some((1, b"1".to_vec())));
-        assert_eq!(kept.with(0, "d", |_, _| ()), None);
-        kept.clear(1);
-        assert!(kept.of(ANN, 0).is_some());
-        assert_eq!(kept.lock().count, 1);
-    }
-
-    #[test]
-    fn changes_are_noted_while_somebody_wants_to_know() {
-        let kept = Kept::new(10, 1000);
-        let of = |client_id| Connection { client_id, ..ANN };
-        kept.keep(of("a"), 0, b"1", 1).unwrap();
-        kept.note_changes(0, true);
-        kept.keep(of("b"), 0, b"1", 1).unwrap();
-        kept.keep(of("c"), 1, b"1", 1).unwrap();
-        kept.note_changes(0, true);
-        kept.forget(of("a"), 0);
-        kept.keep(of("d"), 0, &[0; 11], 1).unwrap_err();
-        assert_eq!(kept.take_changes(0).iter().map(|name| &**name).collect::<Vec<_>>(), ["a", "b", "d"]);
-        assert!(kept.take_changes(0).is_empty());
-        kept.note_changes(0, false);
-        kept.keep(of("e"), 0, b"1", 1).unwrap();
-        assert!(kept.take_changes(0).is_empty());
-    }
-}
+mod tests;

@@ -29,7 +29,7 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Journal, Mounting, Pieces, Plugin};
+use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin};
 
 use clients::Clients;
 use config::{Config, PLACES, Written};
@@ -44,6 +44,7 @@ const GRACE: Duration = Duration::from_millis(500);
 
 /// The shared part.
 pub(crate) struct Exhook {
+    host: Host,
     pools: Vec<Arc<Pool>>,
 }
 
@@ -57,11 +58,15 @@ pub(crate) struct Pool {
     started: Arc<AtomicBool>,
     /// What the workers asked for, by hook point.
     wanted: BTreeMap<HookPoint, Wanted>,
+    /// Whether they give what is to be kept of logins.
+    keeps: bool,
 }
 
 /// The instance of a shard.
 pub(crate) struct ExhookShard {
     shard: u32,
+    /// Number of this load of the plugin.
+    load: u64,
     /// By [`Driver::place`].
     pools: [Option<PoolShard>; PLACES],
     /// What has changed while it is handed over to another version, and whether that was asked for.
@@ -103,7 +108,7 @@ impl Plugin for Exhook {
         // Here and not when it is activated: a version that replaces another is asked from its first moment on. And only now: where
         // one driver cannot run, none is asked.
         pools.iter().try_for_each(|pool| pool.mount(*host))?;
-        Ok(Exhook { pools })
+        Ok(Exhook { host: *host, pools })
     }
 
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
@@ -113,7 +118,13 @@ impl Plugin for Exhook {
             let clients = pool.kept.iter().map(|kept| Clients::new(shard, max, Arc::clone(kept))).collect();
             pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
         }
-        Ok(ExhookShard { shard, pools, journal: Journal::default(), hands_over: false })
+        let load = self.host.handle();
+        Ok(ExhookShard { shard, load, pools, journal: Journal::default(), hands_over: false })
+    }
+
+    /// What a worker of the version before says of a login after all has gone over.
+    fn on_mail(shard: &mut ExhookShard, mail: &Mail<'_>) {
+        shard.late(mail.bytes);
     }
 
     /// What logins gave goes over: a client does not come in anew for a reload.
@@ -147,7 +158,11 @@ impl Starting {
         for index in 0..config.pool_size {
             let figures = Figures::new(host, config.driver.name(), index, Arc::clone(&kinds));
             let line = Arc::new(Line::new(config.queue, figures)?);
-            let kept = Arc::new(Kept::new(config.login_bytes_max, config.logins_bytes_max));
+            let name = format!("worker_{}_{index}_logins_lost", config.driver.name());
+            let lost =
+                host.counter(&name, "Logins that hooks have kept something of, for which there was no room");
+            let bytes_max = (config.login_bytes_max, config.logins_bytes_max);
+            let kept = Arc::new(Kept::new(bytes_max, config.clients_max as usize, lost.ok()));
             let (first, answer) = sync_channel(1);
             let worker = Worker {
                 config: Arc::clone(&config),
@@ -160,6 +175,7 @@ impl Starting {
                 wrong: 0,
                 late: 0,
                 lost: Default::default(),
+                unkept: Default::default(),
                 not_done: Default::default(),
             };
             host.spawn_for(&worker.name(), Worker::patience(&config), move |_host| worker.run())?;
@@ -173,15 +189,17 @@ impl Starting {
     /// Waits until they run, and hears what they want.
     fn ready(self) -> Result<Arc<Pool>, Error> {
         let Starting { config, lines, kept, started, ready } = self;
-        let mut wanted = BTreeMap::new();
+        let (mut wanted, mut keeps) = (BTreeMap::new(), false);
         for answer in ready {
             let ready = answer.recv().map_err(|_| Error::new("a worker's thread has ended"))?;
-            for hook in ready.map_err(Error::new)?.hooks {
+            let Ready { hooks, keeps: this_keeps, .. } = ready.map_err(Error::new)?;
+            keeps |= this_keeps;
+            for hook in hooks {
                 add(&mut wanted, hook)?;
             }
         }
         apply_topics(&config, &mut wanted)?;
-        Ok(Arc::new(Pool { config, lines, kept, started, wanted }))
+        Ok(Arc::new(Pool { config, lines, kept, started, wanted, keeps }))
     }
 }
 
@@ -248,7 +266,23 @@ impl Pool {
             let mounted = host.mount::<Exhook>(hooks::name(*point, self.config.driver.place()), &mounting);
             mounted.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?;
         }
+        for point in self.own_points() {
+            let mounting = Mounting::new().point(point).deadline(self.deadline()).fault(FaultPolicy::Ignore);
+            let mounted = host.mount::<Exhook>(hooks::name(point, self.config.driver.place()), &mounting);
+            mounted.map_err(|refused| Error::new(format!("{}: {refused}", point.name())))?;
+        }
         Ok(())
+    }
+
+    /// What no worker has asked for and is seen here all the same: who is refused, is forgotten; and what is kept of a login is known to
+    /// be whose, and leaves with the session.
+    fn own_points(&self) -> impl Iterator<Item = HookPoint> {
+        let is_wanted = |point| self.wanted.contains_key(&point);
+        let logins = is_wanted(HookPoint::ClientConnect) || is_wanted(HookPoint::ClientAuthenticate);
+        let keeping = [HookPoint::ClientConnected, HookPoint::SessionDiscarded, HookPoint::SessionTerminated];
+        let all = logins.then_some(HookPoint::ClientConnack).into_iter();
+        let all = all.chain(keeping.into_iter().filter(|_| self.keeps));
+        all.filter(|point| !self.wanted.contains_key(point))
     }
 
     /// What a failed call means at a point.

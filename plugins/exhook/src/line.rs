@@ -152,6 +152,12 @@ impl Line {
         Some(Writing { line: self, state, whose, kind })
     }
 
+    /// Begins to write that a client will not be named again. `None` where nobody takes calls.
+    pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<Writing<'a>> {
+        let state = self.lock();
+        state.open.then(|| Writing { line: self, state, whose: (owner, owner), kind: Kind::Forgotten })
+    }
+
     /// Takes what fits into a frame, into `frame`, which is empty, and what is waited for of that into `asked`. What somebody had
     /// waited for and does not any more is left out. All of it is held until it is given to [`Line::release`] or
     /// [`Line::put_back`].

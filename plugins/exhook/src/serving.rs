@@ -10,6 +10,7 @@ use rustix::event::{PollFd, PollFlags, Timespec};
 
 use crate::command;
 use crate::frame::Frame;
+use crate::handover::Keeping;
 use crate::line::{AllAsked, Asked};
 use crate::printed::{Lines, Printed};
 use crate::process::Process;
@@ -357,9 +358,10 @@ impl<'w> Serving<'w> {
                 self.lines.say(level, &text);
             }
             Said::Commands(commands) if self.ready => {
-                let epoch = self.worker.line.epoch();
+                let (epoch, driver) = (self.worker.line.epoch(), self.worker.config.driver.name());
                 for command in commands {
-                    if let Err(not_done) = command::run(host, (&self.worker.kept, epoch), &command) {
+                    let keeping = Keeping { kept: &self.worker.kept, epoch, driver };
+                    if let Err(not_done) = command::run(host, keeping, &command) {
                         self.worker.command_failed(not_done);
                     }
                 }

@@ -158,6 +158,8 @@ pub struct Ready {
     pub sdk: String,
     /// What it wants to hear of.
     pub hooks: Vec<Wanted>,
+    /// Whether it gives what is to be kept of logins.
+    pub keeps: bool,
 }
 
 /// A hook of a worker's.
@@ -272,7 +274,8 @@ fn ready_of(value: &ValueRef<'_>) -> Result<Ready, String> {
         Ok(Wanted { point, topics, answers: flag("answers"), deliver: flag("deliver") })
     });
     let hooks = hooks.collect::<Result<_, &str>>().map_err(str::to_owned)?;
-    Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks })
+    let keeps = get(value, "keeps").and_then(flag_of).unwrap_or(false);
+    Ok(Ready { sdk: get(value, "sdk").and_then(text_of).unwrap_or_default(), hooks, keeps })
 }
 
 /// What a map has under a key.

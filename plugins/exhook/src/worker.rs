@@ -11,7 +11,7 @@ use grapnel_plugin_abi::Host;
 use crate::command::NotDone;
 use crate::config::{Config, WhileDown};
 use crate::figures::{Figures, Lost};
-use crate::kept::Kept;
+use crate::kept::{Kept, Unkept};
 use crate::line::{AllAsked, Line};
 use crate::notices::{Notices, Pace};
 use crate::process::Process;
@@ -49,6 +49,8 @@ pub struct Worker {
     pub late: u64,
     /// What has found no room and is yet to be said, and when something was said last.
     pub lost: (Lost, Pace),
+    /// The same of what logins gave.
+    pub unkept: (Unkept, Pace),
     /// Commands that were not done.
     pub not_done: Notices,
 }
@@ -190,6 +192,7 @@ impl Worker {
 
     /// Says what has found no room, now and then, or at the end.
     pub fn say_lost(&mut self, at_the_end: bool) {
+        self.say_unkept(at_the_end);
         let (lost, pace) = &mut self.lost;
         lost.add(self.line.take_lost());
         if lost.is_empty() || !pace.may_say(Instant::now()) && !at_the_end {
@@ -197,6 +200,16 @@ impl Worker {
         }
         let lost = std::mem::take(lost);
         self.host.warn(format_args!("{}: {lost}", self.name()));
+    }
+
+    fn say_unkept(&mut self, at_the_end: bool) {
+        let (unkept, pace) = &mut self.unkept;
+        unkept.add(self.kept.take_unkept());
+        if unkept.count() == 0 || !pace.may_say(Instant::now()) && !at_the_end {
+            return;
+        }
+        let unkept = std::mem::take(unkept);
+        self.host.warn(format_args!("{}: {unkept}", self.name()));
     }
 
     /// A command was not done.

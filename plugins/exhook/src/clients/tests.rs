@@ -2,18 +2,24 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod forgotten;
 mod visitors;
 
 use super::*;
 use crate::figures::Figures;
 use crate::frame::Frame;
+use crate::kept::Gave;
 use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line};
 use crate::queue::{Kind, Limits, Owner};
 
 const MAX: usize = 1000;
 
 fn none() -> Arc<Kept> {
-    Arc::new(Kept::new(1024, 1 << 20))
+    Arc::new(Kept::new((1024, 1 << 20), MAX, None))
+}
+
+fn clients_of(kept: &Arc<Kept>, shard: u32) -> Clients {
+    Clients::new(shard, MAX, Arc::clone(kept))
 }
 
 fn line_of(client_bytes_max: u64) -> Line {
@@ -74,7 +80,7 @@ fn call(line: &Line, who: &Who<'_>, client: Named, point: i64) {
 }
 
 fn leave(line: &Line, clients: &mut Clients, who: &Who<'_>, point: i64) {
-    clients.last_call(&mut write(line, who), who, (Over::Is, POINT), |line, client| {
+    clients.last_call(&mut write(line, who), who, POINT, |line, client| {
         line.call(0, point, client, |data| {
             data.nil();
         });
@@ -130,7 +136,7 @@ fn a_process_that_is_started_anew_hears_what_logins_gave() {
     };
     let with_session = Entering { has_session: true, ..Entering::default() };
     assert_eq!(tell(&who(1), Some(&Entering::default())), [false, false]);
-    kept.keep(who(1).connection(), 3, b"login", line.epoch()).unwrap();
+    keeps(&kept, &clients_of(&kept, 3), &who(1), b"login", line.epoch());
     assert_eq!(tell(&who(1), None), [false, false], "the process has it itself");
     assert_eq!(tell(&who(2), Some(&with_session)), [false, false], "and that of the session too");
     next_process(&line);
@@ -196,12 +202,13 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
     assert_eq!(waiting(&line), [(7, first)]);
     let mut last = |name: &str, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
-        kept.keep(who.connection(), 0, b"login", 1).unwrap();
-        clients.last_call(&mut write(&line, &who), &who, (Over::Is, POINT), |line, client| {
+        keeps(&kept, &clients, &who, b"login", 1);
+        clients.last_call(&mut write(&line, &who), &who, POINT, |line, client| {
             line.call(0, 8, client, |data| {
                 data.bytes(&vec![0; bytes]);
             });
         });
+        clients.session_over(name);
         assert!(kept.of(who.connection(), 0).is_none(), "the session is over");
         waiting(&line)
     };
@@ -210,28 +217,32 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
     assert!(clients.known.len() == 0);
 }
 
-/// What was kept of a session leaves with it, whichever of its connections it was of, but not with one that was taken over.
+/// Somebody has come in, and the worker has had kept what the login gave.
+fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
+    clients.enter(who);
+    kept.keep(Gave { whose: who.connection(), bytes, epoch }, clients.shard);
+    assert!(kept.of(who.connection(), clients.shard).is_some());
+}
+
+/// What was kept of a session leaves with it, whichever of its connections it was of and whatever the worker is told.
 #[test]
 fn what_was_kept_leaves_with_the_session() {
     let (line, kept) = (line(), none());
     let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
-    kept.keep(who(1).connection(), 0, b"login", 1).unwrap();
+    keeps(&kept, &clients, &who(1), b"login", 1);
     number(&line, &mut clients, &who(2), None);
     leave(&line, &mut clients, &who(1), 7);
+    assert!(kept.of(who(1).connection(), 0).is_some(), "its connection has ended");
+    clients.session_over("c");
     assert!(kept.of(who(1).connection(), 0).is_none());
-    kept.keep(who(2).connection(), 0, b"login", 1).unwrap();
-    leave(&line, &mut clients, &who(1), 7);
-    assert!(kept.of(who(2).connection(), 0).is_some(), "another connection has the identifier");
-    next_process(&line);
-    leave(&line, &mut clients, &who(1), 7);
-    assert!(kept.of(who(2).connection(), 0).is_some(), "whatever process knows it");
-    clients.is_gone(&who(2), Over::IsNot);
+    // What the worker says of it after that is of nobody.
+    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", epoch: 1 }, 0);
+    assert!(kept.of(who(1).connection(), 0).is_none());
+    keeps(&kept, &clients, &who(2), b"login", 1);
+    clients.is_gone(None, &who(2));
     assert!(kept.of(who(2).connection(), 0).is_some());
-    clients.is_gone(&who(2), Over::IfNotTold);
-    assert!(kept.of(who(2).connection(), 0).is_none(), "a worker that is not told cannot say it");
-    kept.keep(who(1).connection(), 0, b"login", 1).unwrap();
-    leave(&line, &mut clients, &who(3), 7);
-    assert!(kept.of(who(1).connection(), 0).is_none(), "an earlier connection of the session that has ended");
+    clients.session_over("c");
+    assert!(kept.of(who(2).connection(), 0).is_none());
 }
 
 #[test]
@@ -325,7 +336,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
     for is_described in [false, true] {
         let (line, kept) = (line(), none());
         let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
-        kept.keep(who(1).connection(), 3, b"ann", line.epoch()).unwrap();
+        keeps(&kept, &clients, &who(1), b"ann", line.epoch());
         let named = number(&line, &mut clients, &who(2), Some(&entering));
         if is_described {
             assert!(!has(&sent(&line, &kept)[0], "stored"), "that process has it itself");
@@ -337,7 +348,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
         assert_eq!(["stored", "password", "client_id"].map(|key| has(&calls[0], key)), [true; 3]);
         // What was written for a process before is not what the last one has kept.
         let named = number(&line, &mut clients, &who(4), Some(&entering));
-        kept.keep(who(1).connection(), 3, b"ann, changed", line.epoch()).unwrap();
+        keeps(&kept, &clients, &who(1), b"ann, changed", line.epoch());
         call(&line, &who(4), named, 1);
         next_process(&line);
         let calls = sent(&line, &kept);

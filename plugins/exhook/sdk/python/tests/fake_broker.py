@@ -80,7 +80,9 @@ class FakeBroker:
         self._next_id = 0
         self.log: list[tuple[int, str]] = []
         self.commands: list[list[Any]] = []
+        # What is to be kept of logins, and whether each came before its client was in.
         self.kept: list[list[Any]] = []
+        self.coming: list[bool] = []
         self.answers: dict[int, tuple[int, Any]] = {}
         self.done = 0
         self.asked = 0
@@ -176,7 +178,11 @@ class FakeBroker:
         elif kind == 4:
             # What it is to keep for the next worker stands apart.
             self.commands += [command for command in frame[1] if command[0] != "keep"]
-            self.kept += [command for command in frame[1] if command[0] == "keep"]
+            for command in frame[1]:
+                if command[0] == "keep":
+                    assert self.ready["keeps"] and command[6:] in ([], [True]), command
+                    self.kept.append(command[:6])
+                    self.coming.append(bool(command[6:]))
         else:
             raise AssertionError(f"frame {frame!r}")
 

@@ -1140,12 +1140,94 @@ def test_what_a_login_gave_is_forgotten_with_its_session(amqtt: Any) -> None:
     assert len(broker.kept) == 1
     broker.tell("session.terminated", 7, [True, 30, "expired", None])
     assert [command[-1] for command in broker.kept[1:]] == [None]
-    # Of one that has not been let in nothing is kept, whoever is there with the same name.
+    # Of one that has not been let in nothing is kept as that of the session, whoever is there with the same name.
     comes_in(broker, 8, client_id="c2")
     broker.calls([[0, -1, 8, {**broker_client("c2"), "peer_port": 9}]])
     broker.ask("client.authenticate", 8, [0, None, None, False])
     broker.tell("client.disconnected", 7, [0, ""])
-    assert len(broker.kept) == 3
+    assert (len(broker.kept), broker.coming) == (4, [True, False, True, True])
+
+
+def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
+    """In a reload another worker is told that its client has come in, and asked whatever it does then."""
+    first = amqtt(LOGIN, LOGINS)
+    who = broker_client("c1")
+    first.describe(7, username="ann", password=b"token")
+    ident = first.begin("client.authenticate", 7, [0, None, None, False])
+    first.until(lambda: first.kept or ident in first.answers)
+    assert (len(first.kept), first.coming) == (1, [True])
+    first.until(lambda: ident in first.answers)
+    login = first.kept[0][-1]
+    second = amqtt(LOGIN, LOGINS)
+    later = {key: who[key] for key in (*SHORT, "clean_start", "keep_alive_s")}
+    second.calls([[0, -1, 3, {**later, "earlier": True, "login": login}]])
+    second.tell("client.connected", 3, [])
+    assert [asked(second, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
+    # It may come after the client was described: then it is described once more.
+    third = amqtt(LOGIN, LOGINS)
+    third.calls([[0, -1, 3, {**later, "earlier": True}]])
+    third.tell("client.connected", 3, [])
+    assert asked(third, 3, "token") == "fails"
+    third.calls([[0, -1, 3, {**{key: who[key] for key in SHORT}, "login": login}]])
+    assert [asked(third, 3, topic) for topic in ("token", "other", "role/user")] == [True, False, True]
+    # What the worker before has changed late counts, unless this one has changed something itself: then that is given once more.
+    changed = pickle.dumps({**pickle.loads(login), "attributes": {"role": "admin"}})
+    again = {**{key: who[key] for key in SHORT}, "login": changed}
+    third.calls([[0, -1, 3, again]])
+    assert [asked(third, 3, topic) for topic in ("role/user", "role/admin")] == [False, True]
+    second.calls([[0, -1, 3, {**again, "login": login}]])
+    assert second.kept == []
+    assert asked(second, 3, "count") is True
+    own = second.kept[-1]
+    second.calls([[0, -1, 3, again]])
+    assert [asked(second, 3, topic) for topic in ("role/user", "role/admin")] == [True, False]
+    assert second.kept[1:] == [own]
+    # Who is not let in leaves nothing, and nothing is said twice.
+    comes_in(first, 8, client_id="c2", username="ann", password=b"token")
+    assert first.coming == [True, True]
+
+
+BANNED = """
+    from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
+    class Shows(BasePlugin):
+        async def on_broker_client_connected(self, *, client_id, client_session):
+            print(repr((dict(client_session.attributes), client_session.parent)))
+    class Once(BaseTopicPlugin):
+        async def topic_filtering(self, *, session, topic, action):
+            if topic == "set":
+                session.attributes["banned"] = True
+            return not session.attributes.get("banned")
+"""
+
+
+def test_a_mirror_without_authenticators_knows_whose_session_goes_on(amqtt: Any) -> None:
+    config = {"plugins": {"hooks.Shows": {}, "hooks.Once": {}}}
+    long_lived = {"clean_start": False, "password": None}
+
+    def enters(broker: FakeBroker, number: int, there: bool, **about: Any) -> None:
+        broker.describe(number, **long_lived, **about)
+        broker.tell("client.connect", number, [])
+        broker.tell("client.connack", number, [0, there])
+        broker.tell("client.connected", number, [])
+
+    first = amqtt(BANNED, config)
+    enters(first, 1, False, peer_port=1)
+    assert asked(first, 1, "a") is True and asked(first, 1, "set") is False
+    stored = first.kept[-1][-1]
+    second = amqtt(BANNED, config)
+    enters(second, 1, True, peer_port=2, stored=stored)
+    assert asked(second, 1, "a") is False
+    # The broker has none: what this worker knows has ended without a word.
+    enters(second, 2, False, peer_port=3)
+    assert asked(second, 2, "a") is True
+    # Who is refused is shown nothing.
+    second.describe(3, **long_lived, peer_port=4)
+    second.tell("client.connack", 3, [0x87, False])
+    assert recorded(second) == [({"banned": True}, 1), ({}, 0)]
+    # Nothing is kept of it: then it is not known, and not nothing.
+    third = amqtt(BANNED, config)
+    enters(third, 1, True, peer_port=2)
+    assert asked(third, 1, "a") == "fails"
 
 
 def broker_client(client_id: str) -> dict[str, Any]:

@@ -22,7 +22,7 @@ fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     // Refused, which is the last of it; the client stays.
     let owner = owner(&eve, false);
     let refused = |clients: &mut Clients, who: &Who<'_>| {
-        clients.last_call(&mut write_for(&line, owner), who, (Over::IsNot, POINT), |line, client| {
+        clients.last_call(&mut write_for(&line, owner), who, POINT, |line, client| {
             line.call(0, 6, client, |data| {
                 data.nil();
             });

@@ -53,6 +53,8 @@ class Driver:
     asynchronous = False
     #: Whether a notification of a client waits for the one before it where that is a coroutine that waits.
     in_order = False
+    #: Whether it gives the broker what is to be kept of logins. Known after `start`.
+    keeps = False
 
     def __init__(self) -> None:
         #: Set by the worker: logs a failure of user code that no call fails by.

@@ -232,6 +232,7 @@ class Worker:
             "sdk": f"grapnel-exhook {__version__} (Python {sys.version.split()[0]})",
             "pid": os.getpid(),
             "hooks": hooks,
+            "keeps": self._driver.keeps,
         }
         self._channel.send(pack([0, ready]))
         with self._announcing:

@@ -36,7 +36,7 @@ class AmqttDriver(Driver):
         self._called: dict[str, str] = {}
         self._has_started = False
         self._is_stopping = False
-        self._keeps = False
+        self.keeps = False
         self._said: set[str] = set()
         # Sessions whose clients have come in, and those whose attributes plugins have looked at.
         self._entered: dict[int, tuple[int, Any]] = {}
@@ -76,7 +76,7 @@ class AmqttDriver(Driver):
             self._manager = Manager(settings.namespace, context, asyncio.get_running_loop(), settings.topic_check)
         self._broker.plugins_manager = self._manager
         self._received = Received()
-        self._keeps = self._wants_logins()
+        self.keeps = self._wants_logins()
         if not self._manager.plugins:
             raise LoadError(f"aMQTT's configuration names no plugins, and {settings.namespace} has no entry points")
         await self._fire("broker_pre_start")
@@ -95,8 +95,8 @@ class AmqttDriver(Driver):
         known = self._clients.describe(number, client)
         if known.thing is not None:
             known.thing.describe(client)
-            if "login" in client and not known.thing.knows_login:
-                self._recall(known)
+            if "login" in client:
+                self._late(number, known)
 
     def forget(self, number: int) -> None:
         self._clients.forget(number)
@@ -128,6 +128,16 @@ class AmqttDriver(Driver):
                 session.kept = kept
                 self._give_login(number, session, kept)
 
+    def _keep_coming(self, number: int, session: Any) -> None:
+        """What a login gave goes out before the answer: another worker may be told that its client has come in."""
+        if not self.keeps or session.is_shown or not session.knows_login or self._broker.has(session):
+            # What becomes of a session that it wants to go on with is known when it is in.
+            return
+        kept = session.keepsake(self._not_kept)
+        if kept != session.kept:
+            session.kept = kept
+            self._give_login(number, session, kept, True)
+
     def _not_kept(self, name: str, error: BaseException) -> None:
         """Said once of each name."""
         if name not in self._said:
@@ -135,14 +145,15 @@ class AmqttDriver(Driver):
                 self._said.add(name)
             logger.warning("%s is not known to a worker after this one: %s", name, error)
 
-    def _give_login(self, number: int, session: Any, kept: bytes | None) -> None:
-        command = ["keep", number, session.client_id, session.remote_address, session.remote_port, kept]
+    def _give_login(self, number: int, session: Any, kept: bytes | None, is_coming: bool = False) -> None:
+        whose = ["keep", number, session.client_id, session.remote_address, session.remote_port]
+        more = [True] if is_coming else []
         try:
-            _commands.give(command)
+            _commands.give([*whose, kept, *more])
         except ValueError as error:
             # Longer than a frame. What was kept before is no longer true.
             self._not_kept("what a login gave", error)
-            _commands.give([*command[:-1], None])
+            _commands.give([*whose, None, *more])
 
     def _touch(self, number: int, session: Any) -> None:
         self._touched[id(session)] = (number, session)
@@ -171,9 +182,10 @@ class AmqttDriver(Driver):
         self._mount_life()
         connected, gone = self._methods("broker_client_connected"), self._methods("broker_client_disconnected")
         if mirror and not self._manager.authenticators:
-            # Nothing is to be done; but a client is described whole only where it comes in, and its session shows that.
+            # A client is described whole only where it comes in, and whether its session goes on is known when CONNECT is answered.
             self._on("client.connect", lambda client, data: None)
-        if connected or gone or mirror or self._keeps:
+            self._on("client.connack", self._answered)
+        if connected or gone or mirror or self.keeps:
             self._on("client.connected", lambda client, data: self._connected(connected, client), connected)
             self._on("client.disconnected", lambda client, data: self._disconnected(gone, client), gone)
         if mirror:
@@ -208,7 +220,7 @@ class AmqttDriver(Driver):
 
     def _call(self, method: Any, arguments: dict[str, Any], session: Any) -> Any:
         call = method.call(**method.wants(arguments))
-        return call if session is None or not self._keeps else self._and_look(call, session)
+        return call if session is None or not self.keeps else self._and_look(call, session)
 
     async def _and_look(self, call: Any, session: Any) -> Any:
         """What it has changed after it has waited is given to the broker, too."""
@@ -261,7 +273,7 @@ class AmqttDriver(Driver):
             known.thing.describe(known.raw)
             if before is None:
                 self._recall(known)
-                if self._keeps:
+                if self.keeps:
                     known.thing.touched = partial(self._touch, number)
         if is_in and not known.came_in and not self._broker.is_in(known.thing):
             # It was there before this worker.
@@ -279,6 +291,18 @@ class AmqttDriver(Driver):
         except Exception as error:
             self.complain("what a login gave cannot be read; the worker before this one has kept it", error)
         known.thing.forget_login()
+
+    def _late(self, number: int, known: Any) -> None:
+        """The worker before this one says only now what a login gave, or what has changed of it: unless that has changed here, too."""
+        session, login = known.thing, known.raw["login"]
+        if not session.knows_login:
+            self._recall(known)
+        elif login != session.kept:
+            if session.keepsake(self._not_kept) == session.told:
+                session.remember(login)
+            else:
+                session.kept = login
+                self._touch(number, session)
 
     # Life
 
@@ -304,10 +328,16 @@ class AmqttDriver(Driver):
 
     # Clients and sessions
 
+    def _answered(self, client: int, data: Any) -> None:
+        reason, there = data
+        session = None if reason else self._session(client, is_in=False)
+        if session is not None:
+            self._show_what_is_kept(client, session, there)
+
     def _connected(self, methods: list[Any], client: int) -> Any:
         session = self._session(client)
         self._broker.connected(session)
-        if self._keeps and session.knows_login:
+        if self.keeps and session.knows_login:
             self._entered[id(session)] = (client, session)
         return self._tell(methods, {"client_id": session.client_id, "client_session": session}, session)
 
@@ -462,7 +492,7 @@ class AmqttDriver(Driver):
             self._on("client.authorize", self._asking_about_topic(filters), filters, answers=True, deliver=True)
 
     def _asking_about_login(self, methods: list[Any]) -> Callable[[int, Any], Coroutine[Any, Any, Any]]:
-        async def authenticate(session: Any) -> Any:
+        async def authenticate(number: int, session: Any) -> Any:
             arguments = {"session": session}
             missed = "?"
             session.ask(comes_in=True)
@@ -480,28 +510,32 @@ class AmqttDriver(Driver):
                     f"authenticate looks for {missed} of the session of {session.client_id}, which is older than this worker, and of "
                     "whose login nothing is kept; a client that begins a new session is let in without it",
                 )
+            self._keep_coming(number, session)
             return ALLOW
 
         # The session is taken now: when the coroutine begins, the client may have gone.
-        return lambda client, data: authenticate(self._at_login(client, data))
+        return lambda client, data: authenticate(client, self._at_login(client, data))
 
     def _at_login(self, client: int, data: Any) -> Any:
         """The session of who wants to come in; it shows what plugins have kept at the one that it would go on with."""
         session = self._session(client, is_in=False)
         session.knows_password = True
-        there = len(data) < 4 or data[3]
-        session.is_new = not there and not self._broker.has(session)
-        if not there or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
-            return session
+        self._show_what_is_kept(client, session, data[3] if len(data) > 3 else None)
+        return session
+
+    def _show_what_is_kept(self, client: int, session: Any, there: bool | None) -> None:
+        """Of whoever is on its way in, at the session that it goes on with, where the broker has one; None where it does not say."""
+        session.is_new = there is False and not self._broker.has(session)
+        if there is False or session.clean_session or session.is_shown or self._broker.has(session) or not self._settings.mirror:
+            return
         before = self._broker.session(session.client_id)
         stored = self._clients.raw(client).get("stored")
         if before is None and stored is not None:
             before = self._stored(session.client_id, stored)
         if before is not None:
             session.show(before)
-        elif len(data) >= 4:
+        elif there:
             session.miss_session()
-        return session
 
     def _stored(self, client_id: str, kept: bytes) -> Any:
         """A session that is older than this worker, as the broker has kept it."""

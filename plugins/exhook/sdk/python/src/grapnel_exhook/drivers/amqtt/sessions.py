@@ -135,6 +135,8 @@ class Session(AmqttSession):
     knows_login = False
     #: What was kept of it outside of this worker, if anything.
     kept: bytes | None = None
+    #: The same, as another worker has said it last.
+    told: bytes | None = None
     #: Called where plugins look at the attributes, which they may change then.
     touched: Callable[[Session], None] | None = None
     #: How many calls of plugins about it go on, and whether one of them has looked at the attributes.
@@ -271,7 +273,7 @@ class Session(AmqttSession):
         for name, value in (login.get("more") or {}).items():
             setattr(self, name, value)
         self.knows_password = self.knows_login = True
-        self.kept = kept
+        self.kept = self.told = kept
 
     def show(self, before: Session) -> None:
         """Somebody wants to go on with a session: plugins see what they have kept at it, before it is anybody's."""
@@ -390,7 +392,7 @@ class Session(AmqttSession):
 
 
 # What is no other connection's.
-_OF_ONE = frozenset(("goes_on_unknown", "is_new"))
+_OF_ONE = frozenset(("goes_on_unknown", "is_new", "told"))
 _NAMES = frozenset(vars(Session())) | {"kept", "touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 
 

@@ -1,0 +1,215 @@
+//! What goes over to another version of the plugin, and when.
+
+#![allow(clippy::unwrap_used)]
+use std::collections::BTreeMap;
+
+use grapnel_plugin_abi::Pieces;
+use grapnel_plugin_abi::raw::ExportStep;
+use serde_json::json;
+
+use super::*;
+use crate::clients::Clients;
+use crate::config::Written;
+use crate::{PLACES, PoolShard};
+
+fn pool(driver: &str, workers: usize) -> Arc<Pool> {
+    let written: Written = serde_json::from_value(json!({"driver": driver, "path": "/tmp"})).unwrap();
+    let config = Arc::new(written.read(None).unwrap().remove(0));
+    let kept: Vec<_> = (0..workers).map(|_| Arc::new(Kept::new((1 << 20, 64 << 20), 100, None))).collect();
+    let line = || crate::Line::new(config.queue, crate::Figures::none()).unwrap();
+    let lines = (0..workers).map(|_| Arc::new(line())).collect();
+    Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted: BTreeMap::new(), keeps: true })
+}
+
+fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
+    let mut pools = [const { None }; PLACES];
+    let clients = pool.kept.iter().map(|kept| Clients::new(number, 100, Arc::clone(kept))).collect();
+    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients });
+    // Each pool is that of another load.
+    let load = Arc::as_ptr(pool) as u64;
+    ExhookShard { shard: number, load, pools, journal: Journal::default(), hands_over: false }
+}
+
+fn whose(client_id: &str) -> Connection<'_> {
+    Connection { client_id, host: "10.0.0.1", port: 7 }
+}
+
+fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
+    let kept = &pool.kept[pool.worker_of(client_id)];
+    kept.enter(whose(client_id), number, owner_of(Some(client_id), ""));
+    kept.keep(Gave { whose: whose(client_id), bytes, epoch: 5 }, number);
+    assert!(kept.of(whose(client_id), number).is_some());
+}
+
+fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
+    pool.kept[pool.worker_of(client_id)].of(whose(client_id), number).map(Into::into)
+}
+
+/// One piece; whether more is to come.
+fn piece(old: &mut ExhookShard, new: &mut ExhookShard, step: ExportStep, bytes_max: usize) -> bool {
+    let mut written = Vec::new();
+    let more = old.export(step, bytes_max, &mut |piece| {
+        written.extend_from_slice(piece);
+        Ok(())
+    });
+    let more = more.unwrap();
+    assert!(written.len() <= bytes_max);
+    new.import(&written, !more).unwrap();
+    more
+}
+
+#[test]
+fn logins_go_to_the_workers_of_the_next_version() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
+    let names: Vec<_> = (0..20).map(|n| format!("c{n}")).collect();
+    for (n, name) in names.iter().enumerate() {
+        keep(&old, (n % 2) as u32, name, name.as_bytes());
+    }
+    keep(&new, 0, "gone", b"from a reload that was called off");
+    for number in [0, 1, 0] {
+        let (mut from, mut to) = (shard(number, &old), shard(number, &new));
+        let mut step = ExportStep::BEGIN;
+        while piece(&mut from, &mut to, step, 64) {
+            step = ExportStep::NEXT;
+        }
+    }
+    for (n, name) in names.iter().enumerate() {
+        let number = (n % 2) as u32;
+        assert_eq!(kept(&new, number, name).as_deref(), Some(name.as_bytes()));
+        let stored = new.kept[new.worker_of(name)].stored(name, number, 1);
+        assert_eq!(stored.as_deref(), Some(name.as_bytes()), "no process has it yet");
+    }
+    assert_eq!(kept(&new, 0, "gone"), None, "what came before is replaced");
+}
+
+/// More than goes over in one step, and workers go on meanwhile: what they say goes over, too, until the last piece has.
+#[test]
+fn what_workers_say_meanwhile_goes_over_and_no_step_is_large() {
+    let (old, new) = (pool("amqtt", 2), pool("amqtt", 2));
+    let large = vec![7; 16 << 10];
+    // Four times `state_bytes_max`.
+    for n in 0..2048 {
+        keep(&old, 0, &format!("c{n:04}"), &large);
+    }
+    let (mut from, mut to) = (shard(0, &old), shard(0, &new));
+    let (mut steps, mut step) = (0, ExportStep::BEGIN);
+    while piece(&mut from, &mut to, step, 64 << 10) {
+        (steps, step) = (steps + 1, ExportStep::NEXT);
+        if steps == 100 {
+            keep(&old, 0, "c0000", b"new");
+            keep(&old, 0, "zzz", b"new");
+            let gone = &old.kept[old.worker_of("c0001")];
+            gone.forget(whose("c0001"), 0);
+        }
+    }
+    assert!(steps > 500, "{steps}");
+    assert_eq!((kept(&new, 0, "c0000"), kept(&new, 0, "zzz")), (Some(b"new".into()), Some(b"new".into())));
+    assert_eq!(kept(&new, 0, "c0001"), None);
+    assert_eq!(kept(&new, 0, "c2047"), Some(large));
+    // The end, or a reload that is called off: nothing is noted any more.
+    assert!(!from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap());
+    from.end_of_handover();
+    keep(&old, 0, "later", b"x");
+    assert!(old.kept.iter().all(|kept| kept.take_changes(0).is_empty()));
+}
+
+#[test]
+fn what_cannot_be_read_is_not_taken() {
+    let (old, new) = (pool("amqtt", 1), pool("python3", 1));
+    keep(&old, 0, "c", b"x");
+    let (mut from, mut to) = (shard(0, &old), shard(0, &new));
+    piece(&mut from, &mut to, ExportStep::BEGIN, 1024);
+    assert_eq!(kept(&new, 0, "c"), None, "another driver's");
+    let key = || ("amqtt".to_owned(), "c".to_owned());
+    let mut value = Vec::new();
+    assert!(Entries::write(&from, &key(), &mut value));
+    for len in 0..value.len() {
+        assert!(from.put(key(), &value[..len]).is_err(), "{len}");
+    }
+    from.put(key(), &value).unwrap();
+    assert!(!Entries::write(&from, &("amqtt".to_owned(), "d".to_owned()), &mut value));
+}
+
+/// All that there is of logins in the version before, and what its worker says after that, to the version that replaces it.
+fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
+    let (mut from, mut to) = (shard(0, old), shard(0, new));
+    let mut step = ExportStep::BEGIN;
+    while piece(&mut from, &mut to, step, 1024) {
+        step = ExportStep::NEXT;
+    }
+    assert!(!from.export(ExportStep::END, 0, &mut |_| Ok(())).unwrap());
+    (from, to)
+}
+
+/// What a worker of this version says; what the next one is sent of it.
+fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> Option<Vec<u8>> {
+    let keeping = Keeping { kept: &pool.kept[pool.worker_of(client_id)], epoch: 5, driver: "amqtt" };
+    let load = std::ptr::from_ref(pool) as u64;
+    keeping.note(load, (whose(client_id), 0), Said { bytes, is_coming })
+}
+
+/// What is kept of clients that have just come in, or are about to, after the last piece has gone over.
+#[test]
+fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
+    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, 1);
+    keep(&old, 0, "gone", b"x");
+    keep(&old, 0, "ended", b"x");
+    enter(&old, "late");
+    assert_eq!(says(&old, "gone", Some(b"y"), false), None, "no reload is under way");
+    let (_from, mut to) = hand_over(&old, &new);
+    let late = says(&old, "late", Some(b"late"), false).unwrap();
+    to.late(&late);
+    assert_eq!(kept(&new, 0, "late").as_deref(), Some(&b"late"[..]));
+    // What came with the answer to a login: before its client is in, and after that.
+    to.late(&says(&old, "coming", Some(b"before"), true).unwrap());
+    assert_eq!(kept(&new, 0, "coming"), None);
+    enter(&new, "coming");
+    assert_eq!(kept(&new, 0, "coming").as_deref(), Some(&b"before"[..]));
+    // What is no longer true.
+    to.late(&says(&old, "gone", None, false).unwrap());
+    assert_eq!(kept(&new, 0, "gone"), None);
+    // A session that has ended since.
+    let ended = says(&old, "ended", Some(b"y"), false).unwrap();
+    new.kept[new.worker_of("ended")].over("ended", 0);
+    to.late(&ended);
+    assert_eq!(kept(&new, 0, "ended"), None);
+    // What is its own it has.
+    let mut from = shard(0, &old);
+    from.late(&late);
+    assert_eq!(kept(&old, 0, "late").as_deref(), Some(&b"late"[..]));
+    // Nonsense.
+    for len in 0..late.len() {
+        to.late(&late[..len]);
+    }
+}
+
+/// Of a client that is on its way in when its shard swaps.
+#[test]
+fn what_is_kept_with_an_answer_goes_over() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    keep(&old, 0, "c", b"before");
+    assert_eq!(says(&old, "c", Some(b"c"), true), None);
+    let other = Connection { port: 8, ..whose("d") };
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt" };
+    keeping.note(1, (other, 0), Said { bytes: Some(b"d"), is_coming: true });
+    hand_over(&old, &new);
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
+    new.kept[0].enter(other, 0, 1);
+    assert_eq!(new.kept[0].of(other, 0).as_deref(), Some(&b"d"[..]));
+}
+
+/// What finds no room when it goes over is counted, and known to nobody.
+#[test]
+fn logins_without_room_are_counted_when_they_go_over() {
+    let (old, mut new) = (pool("amqtt", 1), pool("amqtt", 1));
+    for n in 0..10 {
+        keep(&old, 0, &format!("c{n}"), &[0; 100]);
+    }
+    let small = Arc::new(Kept::new((1000, 800), 100, None));
+    Arc::get_mut(&mut new).unwrap().kept = vec![Arc::clone(&small)];
+    hand_over(&old, &new);
+    let unkept = small.take_unkept();
+    assert!(unkept.of_all >= 7 && unkept.count() == unkept.of_all, "{unkept:?}");
+    assert_eq!(kept(&new, 0, "c9"), None);
+}

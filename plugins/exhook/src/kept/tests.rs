@@ -1,0 +1,255 @@
+//! What is kept of logins, for whom, and how much.
+
+#![allow(clippy::unwrap_used)]
+use std::time::Duration;
+
+use super::state::ENTRY;
+use super::*;
+
+const ANN: Connection<'_> = Connection { client_id: "c", host: "10.0.0.1", port: 1 };
+const EVE: Connection<'_> = Connection { port: 2, ..ANN };
+/// Who is charged.
+const OWNER: u64 = 7;
+
+fn kept() -> Kept {
+    kept_of(100, 100_000)
+}
+
+fn kept_of(one_max: usize, all_max: usize) -> Kept {
+    Kept::new((one_max, all_max), 4, None)
+}
+
+fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
+    Gave { whose, bytes, epoch }
+}
+
+/// A client is in, and the worker has had this kept. Whether there was room.
+fn keep(kept: &Kept, whose: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
+    kept.enter(whose, 0, owner);
+    kept.keep(gave(whose, bytes, 1), 0);
+    kept.of(whose, 0).is_some()
+}
+
+fn of(client_id: &str) -> Connection<'_> {
+    Connection { client_id, ..ANN }
+}
+
+#[test]
+fn a_login_is_its_connections_and_its_sessions() {
+    let kept = kept();
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"ann"[..]));
+    assert_eq!(kept.of(EVE, 0), None, "another connection under the same identifier");
+    assert_eq!(kept.stored("c", 0, 1), None, "that process has it itself");
+    assert_eq!(kept.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
+    kept.forget(EVE, 0);
+    assert!(kept.of(ANN, 0).is_some());
+    kept.forget(ANN, 0);
+    assert!(kept.of(ANN, 0).is_none() && kept.is_empty());
+    assert_eq!(kept.lock().bytes(), 0);
+}
+
+/// Nothing is kept of whom nobody has seen come in, and of a session that has ended: whatever the worker says, and whenever.
+#[test]
+fn nothing_is_kept_where_there_is_no_session() {
+    let kept = kept();
+    kept.keep(gave(ANN, b"ann", 1), 0);
+    assert!(kept.is_empty());
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    kept.over("c", 0);
+    kept.keep(gave(ANN, b"late", 1), 0);
+    assert!(kept.is_empty());
+    assert_eq!(kept.lock().bytes(), 0);
+    assert_eq!(kept.take_unkept().count(), 0);
+}
+
+/// What a login gave that has been answered is its session's when its client comes in, and no sooner.
+#[test]
+fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
+    let kept = kept();
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    kept.keep_coming(gave(EVE, b"eve", 1), 0);
+    assert_eq!((kept.of(EVE, 0), kept.stored("c", 0, 2).as_deref()), (None, Some(&b"ann"[..])));
+    kept.refused(EVE, 0);
+    kept.enter(EVE, 0, OWNER);
+    assert_eq!(kept.of(EVE, 0), None, "another plugin did not let her in");
+    kept.keep_coming(gave(EVE, b"eve", 1), 0);
+    kept.over("c", 0);
+    kept.enter(EVE, 0, OWNER);
+    assert_eq!((kept.of(EVE, 0).as_deref(), kept.of(ANN, 0)), (Some(&b"eve"[..]), None));
+    // Without room, what the session had before is no longer true either.
+    kept.keep_coming(gave(ANN, &[0; 101], 1), 0);
+    kept.enter(ANN, 0, OWNER);
+    assert!(kept.is_empty());
+    assert_eq!(kept.take_unkept(), Unkept { too_long: 1, ..Unkept::default() });
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    kept.none_coming(EVE, 0);
+    kept.enter(EVE, 0, OWNER);
+    assert!(kept.is_empty(), "the worker cannot say what it gave");
+    // Those that never come in do not stay for ever.
+    for port in 0..9 {
+        kept.keep_coming(gave(Connection { port, ..ANN }, b"x", 1), 0);
+    }
+    assert_eq!(kept.lock().count, 4);
+    assert_eq!(kept.take_unkept(), Unkept { of_coming: 5, ..Unkept::default() });
+    kept.clear(0);
+    assert_eq!((kept.lock().bytes(), kept.is_empty()), (0, true));
+}
+
+#[test]
+fn a_description_is_told_with_its_login() {
+    let kept = kept();
+    let described = |port: u16| {
+        let mut about = Vec::new();
+        let mut out = Writer(&mut about);
+        out.map(3)
+            .text("client_id")
+            .text("c")
+            .text("peer_host")
+            .text("10.0.0.1")
+            .text("peer_port")
+            .number(port);
+        kept.described(&about, 0)
+    };
+    assert_eq!(described(1), None);
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    let bytes = described(1).unwrap();
+    let value = rmpv::decode::read_value_ref(&mut bytes.as_slice()).unwrap();
+    assert_eq!(get(&value, "login").and_then(crate::wire::bytes_ref), Some(&b"ann"[..]));
+    assert_eq!(described(2), None);
+    assert_eq!(kept.described(b"nonsense", 0), None);
+}
+
+#[test]
+fn no_more_is_kept_than_there_is_room_for() {
+    let kept = kept_of(10, 2 * (ENTRY + 1 + 8 + 10));
+    assert!(keep(&kept, of("a"), &[0; 10], 1));
+    assert!(!keep(&kept, of("a"), &[0; 11], 1), "and what there was is no longer true");
+    assert!(keep(&kept, of("a"), &[0; 10], 1));
+    assert!(keep(&kept, of("b"), &[0; 10], 2));
+    assert!(!keep(&kept, of("c"), b"", 3));
+    let unkept = kept.take_unkept();
+    assert_eq!(unkept, Unkept { too_long: 1, of_all: 1, ..Unkept::default() });
+    assert_eq!(
+        unkept.to_string(),
+        "what 2 logins gave is not kept for the next worker, where hooks that look for it fail: 1 longer than login_bytes_max, \
+         1 beyond logins_bytes_max"
+    );
+    kept.forget(of("b"), 0);
+    assert!(keep(&kept, of("c"), &[0; 10], 3));
+    assert_eq!(kept.take_unkept().count(), 0);
+}
+
+/// However many client identifiers a user has, others find room: an eighth of what they leave free is for one.
+#[test]
+fn a_user_with_many_identifiers_has_a_share() {
+    let one = ENTRY + 4 + 8 + 10;
+    let kept = kept_of(10, 80 * one);
+    let names: Vec<_> = (1000..1080).map(|n| n.to_string()).collect();
+    let fits =
+        |owner, names: &[String]| names.iter().filter(|name| keep(&kept, of(name), &[0; 10], owner)).count();
+    assert_eq!(fits(1, &names[..40]), 10);
+    assert_eq!(kept.take_unkept(), Unkept { of_user: 30, ..Unkept::default() });
+    assert_eq!(fits(2, &names[40..]), 8, "an eighth of 70");
+    assert_eq!(kept.take_unkept(), Unkept { of_user: 32, ..Unkept::default() });
+    // One login of each finds room as long as there is any.
+    let more: Vec<_> = (2000..2100).map(|n| n.to_string()).collect();
+    let found = more.iter().zip(3..).filter(|(name, owner)| keep(&kept, of(name), &[0; 10], *owner)).count();
+    assert_eq!(found, 62);
+    assert_eq!(kept.take_unkept(), Unkept { of_all: 38, ..Unkept::default() });
+    names.iter().chain(&more).for_each(|name| kept.over(name, 0));
+    assert_eq!(kept.lock().bytes(), 0);
+    assert_eq!(fits(1, &names), 10, "what they gave back is there again");
+}
+
+/// A user is charged by name where somebody has vouched for it, and by address where nobody has.
+#[test]
+fn owners_are_users_or_addresses() {
+    assert_eq!(owner_of(Some("ann"), "h"), owner_of(Some("ann"), "g"));
+    assert_ne!(owner_of(Some("ann"), "h"), owner_of(Some("bob"), "h"));
+    assert_ne!(owner_of(None, "h"), owner_of(None, "g"));
+    assert_ne!(owner_of(Some("h"), "h"), owner_of(None, "h"));
+}
+
+/// However often a client comes, and from wherever, it has one entry, and no more than one may have.
+#[test]
+fn a_client_has_one_entry() {
+    let kept = kept_of(10, 1000);
+    for port in 0..1000 {
+        assert!(keep(&kept, Connection { port, ..ANN }, &[0; 10], OWNER));
+    }
+    let state = kept.lock();
+    assert_eq!((state.count, state.bytes()), (1, ENTRY + 1 + 8 + 10));
+}
+
+#[test]
+fn those_of_a_shard_are_told_apart() {
+    let kept = kept_of(10, 10_000);
+    assert!(keep(&kept, ANN, b"0", OWNER));
+    for client_id in ["e", "d"] {
+        kept.enter(of(client_id), 1, OWNER);
+        kept.keep(gave(of(client_id), b"1", 1), 1);
+    }
+    kept.keep_coming(gave(of("c2"), b"1", 1), 1);
+    assert_eq!(
+        [None, Some("c2"), Some("d"), Some("e")].map(|after| kept.next(1, after)),
+        [Some("c2".to_owned()), Some("d".to_owned()), Some("e".to_owned()), None]
+    );
+    let each = |shard, client_id| {
+        let mut found = Vec::new();
+        kept.each_of(shard, client_id, |over| {
+            found.push((over.whose.port, over.bytes.unwrap().to_vec(), over.is_coming));
+        });
+        found
+    };
+    assert_eq!(each(1, "d"), [(1, b"1".to_vec(), false)]);
+    assert_eq!(each(1, "c2"), [(1, b"1".to_vec(), true)]);
+    assert_eq!(each(0, "d"), []);
+    kept.clear(1);
+    assert!(kept.of(ANN, 0).is_some());
+    assert_eq!(kept.lock().count, 1);
+}
+
+#[test]
+fn changes_are_noted_while_somebody_wants_to_know() {
+    let kept = kept_of(10, 10_000);
+    let changes = || kept.take_changes(0).iter().map(ToString::to_string).collect::<Vec<_>>();
+    assert!(keep(&kept, of("a"), b"1", OWNER));
+    kept.note_changes(0, true);
+    assert!(keep(&kept, of("b"), b"1", OWNER));
+    kept.enter(of("c"), 1, OWNER);
+    kept.keep(gave(of("c"), b"1", 1), 1);
+    kept.note_changes(0, true);
+    kept.forget(of("a"), 0);
+    assert!(!keep(&kept, of("d"), &[0; 11], OWNER));
+    kept.keep_coming(gave(of("e"), b"1", 1), 0);
+    assert_eq!(changes(), ["a", "b", "d", "e"]);
+    assert!(changes().is_empty());
+    assert_eq!(kept.keep(gave(of("b"), b"2", 1), 0), Some(OWNER), "the next version is to hear of it");
+    kept.note_changes(0, false);
+    assert!(keep(&kept, of("f"), b"1", OWNER));
+    assert_eq!((kept.keep(gave(of("f"), b"2", 1), 0), changes().len()), (None, 0));
+}
+
+/// What the worker of the version before says late is taken as long as it may come, and not for a session that has ended meanwhile.
+#[test]
+fn what_comes_late_is_taken_unless_its_session_has_ended() {
+    let kept = kept();
+    let now = Instant::now();
+    let over = |whose, bytes| HandedOver { whose, bytes, owner: OWNER, is_coming: false };
+    assert!(!kept.take_late(0, over(ANN, Some(b"x")), now), "nobody is expected to say more");
+    kept.expect_more(0, now + Duration::from_secs(1));
+    assert!(kept.take_late(0, over(ANN, Some(b"x")), now));
+    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"x"[..]));
+    assert!(kept.take_late(0, over(ANN, None), now) && kept.is_empty(), "it is no longer true");
+    kept.over("c", 0);
+    assert!(!kept.take_late(0, over(ANN, Some(b"x")), now));
+    assert!(kept.take_late(0, over(of("d"), Some(b"x")), now));
+    // Of more than are noted nothing is known.
+    for name in ["e", "f", "g", "h"] {
+        kept.over(name, 0);
+    }
+    assert!(!kept.take_late(0, over(of("i"), Some(b"x")), now));
+    kept.expect_more(0, now + Duration::from_secs(1));
+    assert!(!kept.take_late(0, over(of("i"), Some(b"x")), now + Duration::from_secs(2)));
+}

@@ -1,0 +1,56 @@
+//! What was not kept of logins for want of room, for the log. `Kept` counts it, the worker's thread says it now and then.
+
+use std::fmt;
+
+/// So many logins.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Unkept {
+    /// Longer than one may be.
+    pub too_long: u64,
+    /// Of a user who has as much as one may have.
+    pub of_user: u64,
+    /// All together have as much as there is room for.
+    pub of_all: u64,
+    /// Of clients that have not come in, for too many that have not.
+    pub of_coming: u64,
+    /// What the worker of a version before, or of this one, said in a reload, and the broker did not take.
+    pub handed_over: u64,
+}
+
+impl Unkept {
+    /// All of them.
+    pub fn count(&self) -> u64 {
+        self.too_long + self.of_user + self.of_all + self.of_coming + self.handed_over
+    }
+
+    /// Adds what has been lost since.
+    pub fn add(&mut self, more: Unkept) {
+        self.too_long += more.too_long;
+        self.of_user += more.of_user;
+        self.of_all += more.of_all;
+        self.of_coming += more.of_coming;
+        self.handed_over += more.handed_over;
+    }
+}
+
+impl fmt::Display for Unkept {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let parts: Vec<_> = [
+            (self.too_long, "longer than login_bytes_max"),
+            (self.of_user, "of users who have an eighth of what is free (logins_bytes_max)"),
+            (self.of_all, "beyond logins_bytes_max"),
+            (self.of_coming, "of clients on their way in, of which there are too many (clients_max)"),
+            (self.handed_over, "lost in a reload"),
+        ]
+        .into_iter()
+        .filter(|(count, _)| *count > 0)
+        .map(|(count, why)| format!("{count} {why}"))
+        .collect();
+        write!(
+            f,
+            "what {} logins gave is not kept for the next worker, where hooks that look for it fail: {}",
+            self.count(),
+            parts.join(", ")
+        )
+    }
+}
