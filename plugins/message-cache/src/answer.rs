@@ -21,6 +21,8 @@ pub enum Ask {
         upto: u64,
         /// Bytes of memory that it may take; `None` for as many as there is room for.
         room: Option<u64>,
+        /// Comes back with the page: what was asked before is not waited for any more.
+        serial: u32,
     },
     /// How many newer messages it has for each message of another shard's page: [`Answer::counts`].
     Counts {
@@ -30,6 +32,8 @@ pub enum Ask {
         source: u32,
         /// Only its messages up to this number.
         upto: u64,
+        /// Comes back with the counts: which page it is.
+        serial: u32,
     },
 }
 
@@ -68,6 +72,8 @@ struct Source {
     upto: Option<u64>,
     /// Bytes of memory that what has been asked for may take.
     room: u64,
+    /// The number of what has been asked for last.
+    serial: u32,
     /// Bytes of memory of the messages that have come, beside the list.
     heap: u64,
     /// How often it was asked for the same and did not answer.
@@ -93,6 +99,7 @@ impl Answer {
             after: 0,
             upto: None,
             room: 0,
+            serial: 0,
             heap: 0,
             tries: 0,
             given_up: false,
@@ -101,10 +108,8 @@ impl Answer {
     }
 
     /// What is to be asked at the beginning.
-    pub fn begin(&self) -> Vec<Ask> {
-        (0..self.sources.len() as u32)
-            .map(|of| Ask::Page { of, after: 0, upto: u64::MAX, room: None })
-            .collect()
+    pub fn begin(&mut self) -> Vec<Ask> {
+        (0..).zip(&mut self.sources).map(|(of, source)| source.ask(of)).collect()
     }
 
     /// Bytes of memory that it holds, or that what has been asked for may take.
@@ -126,7 +131,7 @@ impl Answer {
         let State::Ready(items, next) = &mut source.state else { return None };
         items.front().filter(|item| item.absent > 0)?;
         source.state = State::Wanted(std::mem::take(items), *next, Vec::new());
-        source.wanted(of)
+        Some(source.ask(of))
     }
 
     /// Shards that have not answered and are left out.
@@ -135,52 +140,55 @@ impl Answer {
     }
 
     /// A part of a page.
-    pub fn part(&mut self, from: u32, bytes: &[u8]) {
-        if let Some(Source { state: State::Asked(parts) | State::Wanted(_, _, parts), .. }) =
-            self.sources.get_mut(from as usize)
-        {
+    pub fn part(&mut self, from: u32, serial: u32, bytes: &[u8]) {
+        if let Some(parts) = self.parts_of(from, serial) {
             parts.extend(bytes);
         }
     }
 
-    /// The end of the page behind a number, that came in parts of so many bytes together. One that is not whole is asked for again
-    /// in time.
-    pub fn end_of_page(&mut self, from: u32, after: u64, page: Page, bytes: u64) -> Vec<Ask> {
-        let Some(Source { state: State::Asked(parts) | State::Wanted(_, _, parts), .. }) =
-            self.sources.get_mut(from as usize)
-        else {
-            return Vec::new();
-        };
-        let parts = std::mem::take(parts);
+    /// The parts that have come of what has been asked for with this number.
+    fn parts_of(&mut self, from: u32, serial: u32) -> Option<&mut Vec<u8>> {
+        let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial)?;
+        match &mut source.state {
+            State::Asked(parts) | State::Wanted(_, _, parts) => Some(parts),
+            _ => None,
+        }
+    }
+
+    /// The end of a page that came in parts of so many bytes together. One that is not whole is asked for again in time.
+    pub fn end_of_page(&mut self, from: u32, serial: u32, page: Page, bytes: u64) -> Vec<Ask> {
+        let Some(parts) = self.parts_of(from, serial).map(std::mem::take) else { return Vec::new() };
         match read_items(&parts).filter(|_| parts.len() as u64 == bytes) {
-            Some(items) => self.page(from, after, Page { items, ..page }),
+            Some(items) => self.page(from, serial, Page { items, ..page }),
             None => Vec::new(),
         }
     }
 
-    /// The page behind a number; one that is not waited for, since it was asked for twice, is passed over. Gives what is to be asked
-    /// now.
-    pub fn page(&mut self, from: u32, after: u64, page: Page) -> Vec<Ask> {
-        let source = self.sources.get_mut(from as usize);
-        let Some(source) = source.filter(|source| source.waits_for() == Some(after)) else {
-            return Vec::new();
-        };
-        source.tries = 0;
-        if let State::Wanted(items, next, _) = &mut source.state {
-            let whole = page.items.into_iter().next().filter(|item| item.absent == 0);
-            match (items.front_mut(), whole) {
-                (Some(first), Some(whole)) if first.number == whole.number => {
-                    (first.payload, first.absent) = (whole.payload, 0);
-                }
-                // It has gone meanwhile.
-                _ => drop(items.pop_front()),
+    /// The page that was asked for with this number; another one, which was asked for before, is passed over. Gives what is to be
+    /// asked now.
+    pub fn page(&mut self, from: u32, serial: u32, page: Page) -> Vec<Ask> {
+        let source = self.sources.get_mut(from as usize).filter(|source| source.serial == serial);
+        let Some(source) = source else { return Vec::new() };
+        match &mut source.state {
+            State::Asked(_) => {
+                source.upto.get_or_insert(page.upto);
+                source.state = State::Fetched(page.items, page.next);
             }
-            source.state = State::Ready(std::mem::take(items), *next);
-            source.weigh();
-            return Vec::new();
+            State::Wanted(items, next, _) => {
+                match (items.front_mut(), page.items.into_iter().next()) {
+                    (Some(first), Some(whole)) if whole.number == first.number && whole.absent == 0 => {
+                        (first.payload, first.absent) = (whole.payload, 0);
+                    }
+                    // It has gone meanwhile.
+                    (Some(_), None) => drop(items.pop_front()),
+                    // Not what was asked for: it is asked for again in time.
+                    _ => return Vec::new(),
+                }
+                source.state = State::Ready(std::mem::take(items), *next);
+            }
+            _ => return Vec::new(),
         }
-        source.upto.get_or_insert(page.upto);
-        source.state = State::Fetched(page.items, page.next);
+        source.tries = 0;
         source.weigh();
         self.count_fetched()
     }
@@ -201,7 +209,7 @@ impl Answer {
             let missing: Vec<u32> = others.map(|(of, _)| of).filter(|_| !items.is_empty()).collect();
             asks.extend(missing.iter().map(|of| {
                 let upto = uptos.get(*of as usize).copied().flatten().unwrap_or(0);
-                Ask::Counts { of: *of, source: at, upto }
+                Ask::Counts { of: *of, source: at, upto, serial: source.serial }
             }));
             source.state = State::Counted(items, next, missing);
             source.take_counted(self.per_topic);
@@ -209,9 +217,10 @@ impl Answer {
         asks
     }
 
-    /// How many newer messages a shard has for each message of a page.
-    pub fn counts(&mut self, from: u32, of_source: u32, counts: impl Iterator<Item = u32>) {
-        let Some(source) = self.sources.get_mut(of_source as usize) else { return };
+    /// How many newer messages a shard has for each message of a page: that of a shard, with its number.
+    pub fn counts(&mut self, from: u32, page: (u32, u32), counts: impl Iterator<Item = u32>) {
+        let source = self.sources.get_mut(page.0 as usize).filter(|source| source.serial == page.1);
+        let Some(source) = source else { return };
         let State::Counted(items, _, missing) = &mut source.state else { return };
         if let Some(at) = missing.iter().position(|shard| *shard == from) {
             missing.swap_remove(at);
@@ -244,10 +253,9 @@ impl Answer {
                     }
                     (None, Some(after)) => {
                         (waits, source.after) = (true, *after);
-                        let upto = source.upto.unwrap_or(u64::MAX);
-                        asks.push(Ask::Page { of, after: source.after, upto, room: None });
                         source.state = State::Asked(Vec::new());
                         source.heap = 0;
+                        asks.push(source.ask(of));
                     }
                     (None, None) => source.state = State::Over,
                 },
@@ -291,11 +299,8 @@ impl Answer {
                     source.tries += 1;
                     if source.tries > TRIES {
                         (source.state, source.given_up) = (State::Over, true);
-                    } else if let Some(wanted) = source.wanted(of) {
-                        asks.push(wanted);
                     } else {
-                        let upto = source.upto.unwrap_or(u64::MAX);
-                        asks.push(Ask::Page { of, after: source.after, upto, room: None });
+                        asks.push(source.ask(of));
                     }
                 }
                 // Without their counts there may be more messages of a topic than there should be, but none is missing.
@@ -312,21 +317,17 @@ impl Answer {
 }
 
 impl Source {
-    /// Behind the message of which number a page is waited for.
-    fn waits_for(&self) -> Option<u64> {
-        match &self.state {
-            State::Asked(_) => Some(self.after),
-            State::Wanted(items, ..) => items.front().map(|item| item.number - 1),
-            _ => None,
+    /// What is asked for now: the payload that is wanted, or the next page.
+    fn ask(&mut self, of: u32) -> Ask {
+        self.serial = self.serial.wrapping_add(1);
+        let serial = self.serial;
+        if let State::Wanted(items, ..) = &self.state
+            && let Some(first) = items.front()
+        {
+            let room = Some(bytes_in_page(&first.topic, first.absent as usize));
+            return Ask::Page { of, after: first.number - 1, upto: first.number, room, serial };
         }
-    }
-
-    /// What is asked for a message whose payload is waited for.
-    fn wanted(&self, of: u32) -> Option<Ask> {
-        let State::Wanted(items, ..) = &self.state else { return None };
-        let first = items.front()?;
-        let room = Some(bytes_in_page(&first.topic, first.absent as usize));
-        Some(Ask::Page { of, after: first.number - 1, upto: first.number, room })
+        Ask::Page { of, after: self.after, upto: self.upto.unwrap_or(u64::MAX), room: None, serial }
     }
 
     fn weigh(&mut self) {
@@ -389,20 +390,20 @@ mod tests {
         while let Some(ask) = asks.pop_front() {
             match ask {
                 Ask::Page { of, .. } | Ask::Counts { of, .. } if Some(of) == deaf => {}
-                Ask::Page { of, after, upto, room } => {
+                Ask::Page { of, after, upto, room, serial } => {
                     let room = room.unwrap_or(ROOM);
                     answer.reserve(of, room);
                     let page = stores[of as usize].page(Span { filter: "#", after, upto, room });
                     let bytes = write_items(&page.items);
-                    bytes.chunks(100).for_each(|part| answer.part(of, part));
-                    asks.extend(answer.end_of_page(of, after, page, bytes.len() as u64));
+                    bytes.chunks(100).for_each(|part| answer.part(of, serial, part));
+                    asks.extend(answer.end_of_page(of, serial, page, bytes.len() as u64));
                 }
-                Ask::Counts { of, source, upto } => {
+                Ask::Counts { of, source, upto, serial } => {
                     let bytes = write_places(source, answer.items_of(source));
                     let mut reader = Reader(&bytes);
                     let places = std::iter::from_fn(|| read_place(&mut reader));
                     let counts = places.map(|(place, name)| stores[of as usize].newer(of, upto, name, place));
-                    answer.counts(of, source, counts.collect::<Vec<_>>().into_iter());
+                    answer.counts(of, (source, serial), counts.collect::<Vec<_>>().into_iter());
                 }
             }
         }
@@ -474,19 +475,52 @@ mod tests {
     fn a_page_that_is_not_whole_is_asked_for_again() {
         let stores = stores(1, 3, 3);
         let mut answer = Answer::new(1, 3);
+        let serial_of = |asks: Vec<Ask>| match asks[..] {
+            [Ask::Page { of: 0, after: 0, serial, .. }] => serial,
+            _ => panic!("{asks:?}"),
+        };
+        let first = serial_of(answer.begin());
         let bytes =
             write_items(&stores[0].page(Span { filter: "#", after: 0, upto: u64::MAX, room: ROOM }).items);
-        answer.part(0, &bytes[..10]);
+        answer.part(0, first, &bytes[..10]);
         let end = || Page { items: Vec::new(), upto: 3, next: None };
-        assert_eq!(answer.end_of_page(0, 0, end(), bytes.len() as u64), []);
+        assert_eq!(answer.end_of_page(0, first, end(), bytes.len() as u64), []);
         assert_eq!(answer.next(), Next::Wait(Vec::new()));
-        assert_eq!(answer.ask_again(), answer.begin());
-        answer.part(0, &bytes);
-        answer.end_of_page(0, 0, end(), bytes.len() as u64);
-        // What comes twice, or from nowhere, changes nothing.
-        assert_eq!(answer.page(0, 0, end()), []);
-        assert_eq!(answer.page(7, 0, end()), []);
-        answer.counts(0, 7, std::iter::empty());
+        let second = serial_of(answer.ask_again());
+        // What was asked for before comes too late, and changes nothing.
+        answer.part(0, first, &bytes);
+        answer.end_of_page(0, first, end(), bytes.len() as u64);
+        assert_eq!(answer.next(), Next::Wait(Vec::new()));
+        answer.part(0, second, &bytes);
+        answer.end_of_page(0, second, end(), bytes.len() as u64);
+        // Nor does what comes twice, or from nowhere.
+        assert_eq!(answer.page(0, second, end()), []);
+        assert_eq!(answer.page(7, second, end()), []);
+        answer.counts(0, (7, second), std::iter::empty());
         assert_eq!(answer.next(), Next::Message(0));
+    }
+
+    /// A page that was asked for twice does not answer the fetch of a message, and the message stays.
+    #[test]
+    fn a_page_that_comes_twice_is_no_message() {
+        let mut store = Store::new(3, LIMITS);
+        store.keep(1, "me", "large", &[7; 20_000]);
+        store.keep(2, "me", "small", b"");
+        let page = |room| store.page(Span { filter: "#", after: 0, upto: u64::MAX, room });
+        let mut answer = Answer::new(1, 3);
+        let serial_of = |ask: &Ask| if let Ask::Page { serial, .. } = ask { *serial } else { 0 };
+        let first = serial_of(&answer.begin()[0]);
+        let again = serial_of(&answer.ask_again()[0]);
+        answer.page(0, again, page(ROOM));
+        assert_eq!(answer.next(), Next::Message(0));
+        let wanted = serial_of(&answer.want(0).unwrap());
+        // Those that were asked for before, and one that cannot be what was asked for.
+        for serial in [first, again, wanted] {
+            answer.page(0, serial, page(ROOM));
+            assert_eq!(answer.next(), Next::Wait(Vec::new()));
+        }
+        answer.page(0, wanted, page(u64::MAX / 2));
+        assert_eq!(answer.take(0).map(|item| item.payload.len()), Some(20_000));
+        assert_eq!(answer.take(0).map(|item| item.topic), Some("small".to_owned()));
     }
 }

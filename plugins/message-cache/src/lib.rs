@@ -90,6 +90,8 @@ struct CacheShard {
     tick: Option<Timer>,
     /// Comes nearer to the limits, which were lowered by a reload, or passed by one large message.
     nearer: Option<Timer>,
+    /// Whether a mail to itself is on its way instead, since there was no timer.
+    nearer_by_mail: bool,
     /// Answers that were not complete.
     troubles: u64,
 }
@@ -126,6 +128,7 @@ impl Plugin for Cache {
             last_number: first_number(self.host),
             tick: None,
             nearer: None,
+            nearer_by_mail: false,
             troubles: 0,
         })
     }
@@ -166,6 +169,9 @@ impl Drop for CacheShard {
 impl Entries for CacheShard {
     type Key = u64;
 
+    /// Before, it was not known which messages had come and not been kept.
+    const VERSION: u32 = 2;
+
     fn journal(&mut self) -> &mut Journal<u64> {
         self.store.journal()
     }
@@ -193,7 +199,7 @@ impl Entries for CacheShard {
 
     fn completed(&mut self) -> Result<(), Error> {
         // Timers that were armed before the instance was replaced are gone.
-        (self.tick, self.nearer) = (None, None);
+        (self.tick, self.nearer, self.nearer_by_mail) = (None, None, false);
         self.store.look_at_topics();
         self.come_nearer();
         self.arm();
@@ -269,19 +275,27 @@ impl CacheShard {
     }
 
     /// Where more is held than may be, messages go a few at a time.
-    pub(crate) fn come_nearer(&mut self) {
+    fn come_nearer(&mut self) {
         self.store.come_nearer(NEARER_AT_ONCE);
         self.come_nearer_soon();
     }
 
+    pub(crate) fn come_nearer_by_mail(&mut self) {
+        self.nearer_by_mail = false;
+        self.come_nearer();
+    }
+
     fn come_nearer_soon(&mut self) {
-        if self.nearer.is_some() || !self.store.is_beyond() {
+        if self.nearer.is_some() || self.nearer_by_mail || !self.store.is_beyond() {
             return;
         }
         match self.shared.host.timer(TICK, 0) {
             Ok(timer) => self.nearer = Some(timer),
             // In the next turn of the shard; where that cannot be either, the next message that is kept tries again.
-            Err(_) => drop(self.shared.host.mail(Some(self.shard), under_way::COME_NEARER, &[])),
+            Err(_) => {
+                let sent = self.shared.host.mail(Some(self.shard), under_way::COME_NEARER, &[]);
+                self.nearer_by_mail = sent.is_ok();
+            }
         }
     }
 

@@ -72,7 +72,7 @@ pub struct Line {
 }
 
 fn bytes_of(item: &Item) -> u64 {
-    (item.topic.len() + item.payload.len()) as u64 + item.absent
+    ((item.topic.len() + item.payload.len()) as u64).saturating_add(item.absent)
 }
 
 impl Default for Line {

@@ -7,8 +7,8 @@ use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};
 use super::{CacheShard, GIVEN_UP_AT_ONCE, Request};
 use crate::answer::Next;
 use crate::pool::Share;
-use crate::store::bytes_in_page;
-use crate::under_way::{PATIENCE_MS, Stage, UnderWay};
+use crate::store::{LOST, bytes_in_page};
+use crate::under_way::{Large, PATIENCE_MS, Stage, UnderWay};
 
 /// What the broker's answers are about; in the two highest bits of their numbers. Below them is the place of the message, and in
 /// the lower half the number of the request.
@@ -17,6 +17,10 @@ const DELIVER: u64 = 1 << 62;
 const PUBLISH: u64 = 2 << 62;
 const END: u64 = 3 << 62;
 const PLACE: u64 = (1 << 30) - 1;
+/// The place of a message that is asked about before it is fetched; no other one gets so far.
+const PLACE_OF_LARGE: u32 = PLACE as u32;
+/// So often it is asked again where nothing is said.
+const LARGE_PUT_OFF_MAX: u32 = 8;
 
 /// After so many messages, and so many milliseconds, the filter is asked about again: the client may have lost it.
 const FILTER_MESSAGES: u64 = 256;
@@ -36,6 +40,7 @@ const NO_ROOM: &str = "there is no room for its next message";
 
 /// Why a message is left out.
 const TOO_LARGE: &str = "too large for client_requests_bytes_max or requests_bytes_max";
+const NOT_KEPT: &str = "too large to be kept";
 
 fn number_of(kind: u64, place: u32, number: u32) -> u64 {
     kind | (u64::from(place) & PLACE) << 32 | u64::from(number)
@@ -70,6 +75,35 @@ impl UnderWay {
         if self.line.refused(place) {
             self.refused += 1;
             self.last_refusal = Some(why);
+        }
+    }
+
+    /// A message that no page had room for does not come: with a reason where that is to be known.
+    fn leave_out_large(&mut self, of: u32, why: Option<String>) {
+        self.answer.take(of);
+        self.large = Large::Unasked(0);
+        if why.is_some() {
+            self.refused += 1;
+            self.last_refusal = why;
+        }
+    }
+
+    /// What is said of such a message.
+    fn answer_large(&mut self, reason: Reason, said: &dyn Fn() -> String) {
+        let Large::Asked(of, tries) = self.large else { return };
+        if [Reason::QUOTA_EXCEEDED, Reason::SERVER_UNAVAILABLE].contains(&reason) {
+            self.line.pause();
+            self.large = Large::Unasked(tries + 1);
+            if tries == LARGE_PUT_OFF_MAX {
+                self.leave_out_large(of, Some(said()));
+            }
+        } else if reason.0 < 0x80 {
+            self.large = Large::Allowed;
+            self.moved();
+        } else {
+            // As if it were not there.
+            self.leave_out_large(of, None);
+            self.moved();
         }
     }
 
@@ -152,7 +186,7 @@ impl CacheShard {
                 Next::Message(of) => {
                     let item = under_way.answer.first_of(of)?;
                     if item.absent > 0 && under_way.line.has_room(item, room) {
-                        let fetches = self.fetch_first(number, of)?;
+                        let fetches = self.step_large(number, of)?;
                         return Some(match (fetches, stopped) {
                             (true, _) => Step::GoesOn,
                             (false, Some(_)) => Step::Ends(stopped),
@@ -195,17 +229,42 @@ impl CacheShard {
         }
     }
 
-    /// Has the payload of a shard's first message fetched, which no page had room for, or leaves the message out where it can never
-    /// be. False where it waits for room.
-    fn fetch_first(&mut self, number: u32, of: u32) -> Option<bool> {
+    /// Goes on with a message that no page had room for, the first one of a shard: asks whether the client may have it, then has it
+    /// fetched. False where it waits.
+    fn step_large(&mut self, number: u32, of: u32) -> Option<bool> {
+        let under_way = self.answers.get_mut(&number)?;
+        let tries = match under_way.large {
+            Large::Unasked(tries) => tries,
+            Large::Asked(..) => return Some(false),
+            Large::Allowed => return self.fetch_large(number, of),
+        };
+        let item = under_way.answer.first_of(of)?;
+        let request = self.requests.get(under_way.request)?;
+        let wish = Wish::Deliver(&item.topic, 1);
+        let asked = number_of(DELIVER, PLACE_OF_LARGE, number);
+        match self.shared.host.authorize_as(&request.client, wish, asked) {
+            Ok(()) => under_way.large = Large::Asked(of, tries),
+            Err(refused) if under_way.tries_again(refused) => {}
+            Err(refused) => {
+                under_way.leave_out_large(of, Some(refused.to_string()));
+                return Some(true);
+            }
+        }
+        Some(false)
+    }
+
+    /// The client may have it. One that can never be fetched is left out, and counted.
+    fn fetch_large(&mut self, number: u32, of: u32) -> Option<bool> {
         let under_way = self.answers.get_mut(&number)?;
         let item = under_way.answer.first_of(of)?;
-        let needed = bytes_in_page(&item.topic, item.absent as usize);
         let limits = self.requests.limits();
+        if item.absent == LOST {
+            under_way.leave_out_large(of, Some(NOT_KEPT.to_owned()));
+            return Some(true);
+        }
+        let needed = bytes_in_page(&item.topic, item.absent as usize);
         if needed > limits.owner_bytes_max.min(limits.bytes_max) / 2 {
-            under_way.answer.take(of);
-            under_way.refused += 1;
-            under_way.last_refusal = Some(TOO_LARGE.to_owned());
+            under_way.leave_out_large(of, Some(TOO_LARGE.to_owned()));
             return Some(true);
         }
         let client = self.requests.owner_of(under_way.request)?;
@@ -214,6 +273,7 @@ impl CacheShard {
             return Some(false);
         }
         let ask = under_way.answer.want(of);
+        under_way.large = Large::Unasked(0);
         (under_way.silent_ms, under_way.stalled_ms) = (0, 0);
         self.carry_out(number, ask.into_iter().collect());
         Some(true)
@@ -291,6 +351,7 @@ impl CacheShard {
                     (under_way.filter_age_ms, under_way.since_filter) = (0, 0);
                     if !std::mem::replace(&mut under_way.begun, true) {
                         under_way.moved();
+                        under_way.silent_ms = 0;
                         let asks = under_way.answer.begin();
                         self.carry_out(number, asks);
                     }
@@ -298,6 +359,7 @@ impl CacheShard {
                     ends = Some(format!("its filter is {}", said()));
                 }
             }
+            DELIVER if place == PLACE_OF_LARGE => under_way.answer_large(reason, &said),
             DELIVER | PUBLISH if again => under_way.put_off(place, &said()),
             DELIVER => {
                 let known =

@@ -14,6 +14,9 @@ use crate::wire::{Reader, put};
 /// What a message costs beside itself, as if it had its topic for itself: the topic's entry, and its list.
 const BESIDE_EACH: u64 = tree_entry_bytes(size_of::<(Arc<str>, VecDeque<EntryId>)>()) + allocated(32);
 
+/// Most messages that go for one that comes while more is held than may be, beside those that `Shares` lets go of for it.
+pub const GONE_FOR_ONE: usize = 512;
+
 /// Most messages that are looked at for one page, whether they match or not.
 pub const PAGE_LOOKED_AT: usize = 1024;
 
@@ -30,7 +33,12 @@ struct Kept {
     at_ms: u64,
     topic: Arc<str>,
     payload: Box<[u8]>,
+    /// Whether there was no room for its payload: that it came is known, so that none before it is taken for the last one.
+    lost: bool,
 }
+
+/// What [`Item::absent`] is where the payload has not been kept.
+pub const LOST: u64 = u64::MAX;
 
 impl Weigh for Kept {
     fn heap_bytes(&self) -> u64 {
@@ -62,7 +70,8 @@ pub struct Item {
     pub topic: String,
     /// Its payload.
     pub payload: Vec<u8>,
-    /// Bytes of its payload where it has been left out, since there was no room for it in a page: it is fetched alone.
+    /// Bytes of its payload where it has been left out, since there was no room for it in a page: it is fetched alone. [`LOST`] where
+    /// it has not been kept.
     pub absent: u64,
 }
 
@@ -129,19 +138,28 @@ impl Store {
     }
 
     /// Keeps a message of a client; the oldest go where there is no room, its own where its share is full: so many at a time, and the
-    /// rest in [`Store::come_nearer`]. One that is too large for any of it is not kept, nor one for which there is no room while
-    /// more is held than may be.
+    /// rest in [`Store::come_nearer`]. Of one that is too large for any of it, or for which there is no room while more is
+    /// held than may be, only that it came.
     pub fn keep(&mut self, at_ms: u64, client: &str, name: &str, payload: &[u8]) {
+        if self.is_beyond() {
+            // Room for the newest one, as far as it can be made at once.
+            self.come_nearer(GONE_FOR_ONE);
+        }
         self.last_ms = self.last_ms.max(at_ms);
         let topic =
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
-        let kept = Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into() };
+        let kept =
+            Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: false };
         let (topics, journal) = (&mut self.topics, &mut self.journal);
-        let gone = |id: EntryId, kept: Kept| {
+        let mut gone = |id: EntryId, kept: Kept| {
             journal.note(&id.0);
             forget(topics, id, &kept.topic);
         };
-        let Ok(id) = self.held.insert_over_oldest(client, kept, gone) else { return };
+        let kept = self.held.insert_over_oldest(client, kept, &mut gone).or_else(|rejected| {
+            let stub = Kept { payload: Box::default(), lost: true, ..rejected.value };
+            self.held.insert_over_oldest(client, stub, &mut gone)
+        });
+        let Ok(id) = kept else { return };
         self.journal.note(&id.0);
         let list = self.topics.entry(topic).or_default();
         list.push_back(id);
@@ -165,9 +183,10 @@ impl Store {
         // Whether there is room for it.
         let mut add = |id: EntryId, kept: &Kept, list: &VecDeque<EntryId>| {
             let whole = bytes_in_page(&kept.topic, kept.payload.len());
-            let (payload, absent) = match whole <= span.room {
-                true => (&*kept.payload, 0),
-                false => (&[][..], kept.payload.len() as u64),
+            let (payload, absent) = match (kept.lost, whole <= span.room) {
+                (true, _) => (&[][..], LOST),
+                (false, true) => (&*kept.payload, 0),
+                (false, false) => (&[][..], kept.payload.len() as u64),
             };
             bytes += bytes_in_page(&kept.topic, payload.len());
             if !page.items.is_empty() && (page.items.len() >= PAGE_MESSAGES || bytes > span.room) {
@@ -231,6 +250,7 @@ impl Store {
     pub fn write(&self, number: u64, out: &mut Vec<u8>) -> bool {
         let id = EntryId(number);
         let (Some(client), Some(kept)) = (self.held.owner_of(id), self.held.get(id)) else { return false };
+        out.push(u8::from(kept.lost));
         out.extend(kept.at_ms.to_le_bytes());
         put(out, client.as_bytes());
         put(out, kept.topic.as_bytes());
@@ -246,11 +266,12 @@ impl Store {
             return Ok(());
         }
         let wrong = || Error::new("a message of the version before cannot be read");
+        let (lost, value) = value.split_first().ok_or_else(wrong)?;
         let mut reader = Reader(value);
         let (at_ms, client, name, payload) = read_kept(&mut reader).ok_or_else(wrong)?;
         let topic: Arc<str> =
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
-        let kept = Kept { at_ms, topic: Arc::clone(&topic), payload: payload.into() };
+        let kept = Kept { at_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: *lost != 0 };
         if !reader.is_empty() || !self.held.restore_as(id, client, kept) {
             return Err(wrong());
         }

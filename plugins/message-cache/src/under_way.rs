@@ -44,6 +44,25 @@ pub(crate) enum Stage {
     Taken,
 }
 
+/// A message that no page has room for, which is asked about by what is known of it, and then fetched alone.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(crate) enum Large {
+    /// To be asked whether the client may have it, after so many times that nothing was said.
+    Unasked(u32),
+    /// The same has been asked, of the first message of this shard's page.
+    Asked(u32, u32),
+    /// The client may have it.
+    Allowed,
+}
+
+/// What is asked of a shard.
+struct Wanted {
+    after: u64,
+    upto: u64,
+    room: u64,
+    serial: u32,
+}
+
 /// An answer under way, with what has become of it.
 #[derive(Debug)]
 pub(crate) struct UnderWay {
@@ -71,6 +90,7 @@ pub(crate) struct UnderWay {
     pub(crate) begun: bool,
     /// Whether there is no room for its next message in what its client, or all, may hold.
     pub(crate) lacks_room: bool,
+    pub(crate) large: Large,
     /// Whether a mail to go on is on its way.
     goes_on: bool,
 }
@@ -95,6 +115,7 @@ impl UnderWay {
             since_filter: 0,
             begun: false,
             lacks_room: false,
+            large: Large::Unasked(0),
             goes_on: false,
         }
     }
@@ -150,13 +171,14 @@ impl CacheShard {
                 }
                 return;
             }
-            COME_NEARER => return self.come_nearer(),
+            COME_NEARER => return self.come_nearer_by_mail(),
             kind => {
                 let Some(under_way) = self.answers.get_mut(&number) else { return };
                 let answer = &mut under_way.answer;
                 match kind {
                     PART => {
-                        answer.part(from, bytes);
+                        let Some(serial) = reader.small() else { return };
+                        answer.part(from, serial, reader.0);
                         Vec::new()
                     }
                     END_OF_PAGE => {
@@ -165,8 +187,8 @@ impl CacheShard {
                     }
                     COUNTS => {
                         under_way.silent_ms = 0;
-                        let Some(source) = reader.small() else { return };
-                        answer.counts(from, source, std::iter::from_fn(|| reader.small()));
+                        let (Some(source), Some(serial)) = (reader.small(), reader.small()) else { return };
+                        answer.counts(from, (source, serial), std::iter::from_fn(|| reader.small()));
                         Vec::new()
                     }
                     _ => {
@@ -183,14 +205,16 @@ impl CacheShard {
 
     /// Sends a page of this shard's messages to the one that asks.
     fn send_page(&self, to: u32, number: u32, reader: &mut Reader<'_>) -> Option<()> {
-        let (after, upto, room, filter) =
-            (reader.number()?, reader.number()?, reader.number()?, reader.text()?);
+        let (after, upto, room) = (reader.number()?, reader.number()?, reader.number()?);
+        let (serial, filter) = (reader.small()?, reader.text()?);
         let page = self.store.page(Span { filter, after, upto, room });
         let items = write_items(&page.items);
         let mail = |kind: u64, bytes: &[u8]| self.shared.host.mail(Some(to), kind | u64::from(number), bytes);
         // Where one does not go, the end shows that the page is not whole, and it is asked for again.
-        let sent = items.chunks(MAIL_BYTES).try_for_each(|part| mail(PART, part));
-        let mut end = after.to_le_bytes().to_vec();
+        let serial = serial.to_le_bytes();
+        let sent =
+            items.chunks(MAIL_BYTES).try_for_each(|part| mail(PART, &[serial.as_slice(), part].concat()));
+        let mut end = serial.to_vec();
         end.extend(page.upto.to_le_bytes());
         end.extend(page.next.unwrap_or(u64::MAX).to_le_bytes());
         end.extend((items.len() as u64).to_le_bytes());
@@ -199,8 +223,9 @@ impl CacheShard {
 
     /// Says how many newer messages this shard has for each message of another shard's page.
     fn send_counts(&self, to: u32, number: u32, reader: &mut Reader<'_>) -> Option<()> {
-        let (source, upto) = (reader.small()?, reader.number()?);
+        let (source, upto, serial) = (reader.small()?, reader.number()?, reader.small()?);
         let mut counts = source.to_le_bytes().to_vec();
+        counts.extend(serial.to_le_bytes());
         while let Some((place, name)) = read_place(reader) {
             counts.extend(self.store.newer(self.shard, upto, name, place).to_le_bytes());
         }
@@ -213,23 +238,28 @@ impl CacheShard {
         let mut asks = asks;
         while let Some(ask) = asks.pop() {
             match ask {
-                Ask::Page { of, after, upto, room } => {
-                    let room = room.unwrap_or(page_bytes);
-                    asks.extend(self.ask_page(number, of, (after, upto), room).unwrap_or_default());
+                Ask::Page { of, after, upto, room, serial } => {
+                    let wanted = Wanted { after, upto, room: room.unwrap_or(page_bytes), serial };
+                    asks.extend(self.ask_page(number, of, wanted).unwrap_or_default());
                 }
-                Ask::Counts { of, source, upto } => self.ask_counts(number, of, source, upto),
+                Ask::Counts { of, source, upto, serial } => {
+                    self.ask_counts(number, of, (source, serial), upto);
+                }
             }
         }
         self.charge(number);
     }
 
-    /// How much memory each of the pages that are to be asked for may take: together half of what is free of the client's share, and
-    /// at least some, so that everybody goes on.
+    /// How much memory each of the pages that are to be asked for may take: together half of what is free of one half of the client's
+    /// share, and at least some, so that everybody goes on. The other half is for what is fetched alone.
     fn page_bytes(&self, number: u32, asks: &[Ask]) -> u64 {
         let count = asks.iter().filter(|ask| matches!(ask, Ask::Page { room: None, .. })).count() as u64;
         let request = self.answers.get(&number).map(|under_way| under_way.request);
         let client = request.and_then(|request| self.requests.owner_of(request)).unwrap_or_default();
-        (self.requests.free_bytes(client) / 2 / count.max(1)).clamp(PAGE_BYTES_MIN, PAGE_BYTES)
+        let (limits, (_, held)) = (self.requests.limits(), self.requests.held_by(client));
+        let of_client = (limits.owner_bytes_max / 2).saturating_sub(held);
+        let free = of_client.min((limits.bytes_max / 2).saturating_sub(self.requests.bytes()));
+        (free / 2 / count.max(1)).clamp(PAGE_BYTES_MIN, PAGE_BYTES)
     }
 
     /// The client of an answer is charged with what that holds now.
@@ -239,32 +269,35 @@ impl CacheShard {
         }
     }
 
-    fn ask_page(&mut self, number: u32, of: u32, span: (u64, u64), room: u64) -> Option<Vec<Ask>> {
-        let (host, (after, upto)) = (self.shared.host, span);
+    fn ask_page(&mut self, number: u32, of: u32, wanted: Wanted) -> Option<Vec<Ask>> {
+        let (host, Wanted { after, upto, room, serial }) = (self.shared.host, wanted);
         let under_way = self.answers.get_mut(&number)?;
         let filter = self.requests.get(under_way.request)?.filter.as_str();
         if of == self.shard {
             let page = self.store.page(Span { filter, after, upto, room });
-            return Some(under_way.answer.page(of, after, page));
+            return Some(under_way.answer.page(of, serial, page));
         }
         under_way.answer.reserve(of, room);
         let mut mail = Vec::new();
         [after, upto, room].iter().for_each(|number| mail.extend(number.to_le_bytes()));
+        mail.extend(serial.to_le_bytes());
         put(&mut mail, filter.as_bytes());
         let _ = host.mail(Some(of), ASK_PAGE | u64::from(number), &mail);
         None
     }
 
-    fn ask_counts(&mut self, number: u32, of: u32, source: u32, upto: u64) {
+    fn ask_counts(&mut self, number: u32, of: u32, page: (u32, u32), upto: u64) {
         let Some(under_way) = self.answers.get_mut(&number) else { return };
+        let (source, serial) = page;
         let mut mail = source.to_le_bytes().to_vec();
         mail.extend(upto.to_le_bytes());
+        mail.extend(serial.to_le_bytes());
         mail.extend(write_places(source, under_way.answer.items_of(source)));
         if of == self.shard {
-            let mut reader = Reader(mail.get(12..).unwrap_or_default());
+            let mut reader = Reader(mail.get(16..).unwrap_or_default());
             let places = std::iter::from_fn(|| read_place(&mut reader));
             let counts = places.map(|(place, name)| self.store.newer(of, upto, name, place));
-            under_way.answer.counts(of, source, counts);
+            under_way.answer.counts(of, page, counts);
         } else {
             let _ = self.shared.host.mail(Some(of), ASK_COUNTS | u64::from(number), &mail);
         }
@@ -289,7 +322,7 @@ impl CacheShard {
 }
 
 fn end_of_page(answer: &mut Answer, from: u32, reader: &mut Reader<'_>) -> Option<Vec<Ask>> {
-    let (after, upto, next, len) = (reader.number()?, reader.number()?, reader.number()?, reader.number()?);
+    let (serial, upto, next, len) = (reader.small()?, reader.number()?, reader.number()?, reader.number()?);
     let page = Page { items: Vec::new(), upto, next: (next != u64::MAX).then_some(next) };
-    Some(answer.end_of_page(from, after, page, len))
+    Some(answer.end_of_page(from, serial, page, len))
 }

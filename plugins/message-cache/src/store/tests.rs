@@ -91,7 +91,11 @@ fn a_client_drives_out_its_own_and_leaves_no_list_behind() {
     }
     assert_eq!(texts(&store, "#"), ["a=2", "b=3", "c=4"]);
     store.keep(1, "e", "x", &vec![0; 1 << 20]);
-    assert_eq!(store.held.len(), 3, "what can never be kept drives nothing out");
+    assert_eq!(store.held.len(), 4, "of what can never be kept it is known that it came");
+    assert_eq!(
+        store.page(Span { filter: "x", after: 0, upto: u64::MAX, room: PAGE_BYTES }).items[0].absent,
+        LOST
+    );
     store.keep(1, "e", "x", &[b'y'; 100]);
     assert_eq!(store.topics.keys().map(|name| &**name).collect::<Vec<_>>().last(), Some(&"x"));
     assert!(store.held.bytes() <= limits.bytes_max);
@@ -145,7 +149,9 @@ fn no_call_lets_go_of_more_than_so_many() {
         call(store);
         before.saturating_sub(store.held.len())
     };
-    assert!(count(&mut store, &mut |store| store.keep(1, "me", "0", b"")) <= EVICTED_AT_ONCE + 1);
+    assert!(
+        count(&mut store, &mut |store| store.keep(1, "me", "0", b"")) <= GONE_FOR_ONE + EVICTED_AT_ONCE + 1
+    );
     let mut more = true;
     while more {
         assert!(count(&mut store, &mut |store| more = store.come_nearer(20)) <= 20);
@@ -194,4 +200,48 @@ fn what_is_newer_on_this_shard_is_counted_by_place() {
     );
     assert_eq!(store.newer(1, 2, "a", Place { at_ms: 9, shard: 0, number: 1 }), 2, "up to the second");
     assert_eq!(store.newer(1, 2, "b", Place { at_ms: 9, shard: 0, number: 1 }), 0);
+}
+
+/// Large messages that come at once all come, or it is known of each that it came: no older one is taken for the last.
+#[test]
+fn the_newest_wins_where_room_is_short() {
+    let limits = ShareLimits { bytes_max: 8 << 20, ..LIMITS };
+    let mut store = Store::new(1, limits);
+    for n in 0..30_000 {
+        store.keep(1, "me", &format!("{n}"), b"");
+    }
+    for _ in 0..2 {
+        for topic in 0..20 {
+            store.keep(2, "me", &format!("large/{topic}"), &vec![1; 500_000]);
+            let page = store.page(Span {
+                filter: &format!("large/{topic}"),
+                after: 0,
+                upto: u64::MAX,
+                room: u64::MAX / 2,
+            });
+            let [item] = &page.items[..] else { panic!("{} of {topic}", page.items.len()) };
+            assert!(item.at_ms == 2 && (item.payload.len() == 500_000 || item.absent == LOST));
+            assert!(store.held.bytes() <= (8 << 20) + 600_000);
+        }
+    }
+    let kept = |store: &Store| {
+        let large = store.held.iter().filter(|(_, _, kept)| kept.payload.len() == 500_000);
+        large.count()
+    };
+    assert!(kept(&store) >= 4, "{}", kept(&store));
+    while store.come_nearer(100) {}
+    assert!(store.held.bytes() <= 8 << 20);
+    store.keep(3, "me", "large/0", &vec![2; 500_000]);
+    assert_eq!(
+        store.page(Span { filter: "large/0", after: 0, upto: u64::MAX, room: u64::MAX / 2 }).items[0].absent,
+        0
+    );
+    // It goes over as it is.
+    store.keep(4, "me", "lost", &vec![2; 9 << 20]);
+    let (number, mut value) = (store.held.newest().unwrap().0, Vec::new());
+    assert!(store.write(number, &mut value));
+    let mut other = Store::new(1, limits);
+    other.put(number, &value).unwrap();
+    let page = other.page(Span { filter: "lost", after: 0, upto: u64::MAX, room: 10_000 });
+    assert_eq!((page.items[0].absent, page.items[0].payload.len()), (LOST, 0));
 }
