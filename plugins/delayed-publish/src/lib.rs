@@ -80,6 +80,8 @@ struct DelayedShard {
     left: Leftovers,
     /// The timer for the message that is due next, and when that is.
     armed: Option<(u64, Timer)>,
+    /// Whether a mail to itself is on its way, since there was no timer.
+    wakes: bool,
     /// Until then the broker is not asked, since it takes nothing from the plugin.
     full_until_ms: u64,
     gone: Gone,
@@ -148,6 +150,7 @@ impl Plugin for Delayed {
             store: Store::new(self.config.limits(), now_ms() * NUMBERS_IN_MS).with_metrics(&self.host),
             left: Leftovers::default(),
             armed: None,
+            wakes: false,
             full_until_ms: 0,
             gone: Gone::default(),
             no_timer_logged_ms: 0,
@@ -170,7 +173,10 @@ impl Plugin for Delayed {
         match (mail.from_shard, mail.bytes) {
             // An answer that came to another shard.
             (Some(_), [code]) => shard.take_answer(mail.number, Reason(*code)),
-            (Some(_), _) if mail.number == WAKE => shard.release(now_ms(), PUBLISHED_AT_ONCE),
+            (Some(_), _) if mail.number == WAKE => {
+                shard.wakes = false;
+                shard.release(now_ms(), PUBLISHED_AT_ONCE);
+            }
             _ => {}
         }
     }
@@ -220,7 +226,8 @@ impl Entries for DelayedShard {
     }
 
     fn completed(&mut self) -> Result<(), Error> {
-        // One that was armed before the instance was replaced is gone.
+        // One that was armed before the instance was replaced is gone, and so is mail.
+        self.wakes = false;
         if let Some((_, timer)) = self.armed.take() {
             let _ = self.shared.host.cancel_timer(timer);
         }
@@ -407,8 +414,8 @@ impl DelayedShard {
                     self.no_timer_logged_ms = now_ms + LOGGED_EVERY_MS;
                     host.error(format_args!("{} messages have no timer: {refused}", self.store.len()));
                 }
-                // Tried again in the next turn of the shard.
-                let _ = host.mail(Some(self.shard), WAKE, &[]);
+                // Tried again in the next turn of the shard; where that cannot be either, with the next message or answer.
+                self.wakes = self.wakes || host.mail(Some(self.shard), WAKE, &[]).is_ok();
             }
         }
     }

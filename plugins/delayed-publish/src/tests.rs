@@ -290,9 +290,24 @@ fn a_timer_that_is_refused_is_tried_again() {
     assert_eq!(topics(&plugin), ["a"]);
 }
 
-/// What was armed before goes on where no nearer timer can be had, and a reload arms one again.
+/// While there is none, one mail is on its way and no more, however many messages come.
 #[test]
-fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
+fn timers_that_are_refused_for_long_cost_one_mail_at_a_time() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.refuse_timers(true);
+    for _ in 0..10 {
+        plugin.run(&mut sent("$delayed/1/a"));
+    }
+    // The test bed delivers what is sent meanwhile too: there must be an end.
+    plugin.refuse_timers(false);
+    assert_eq!(plugin.deliver_mail(), 1);
+    pass(&mut plugin, 1_010);
+    assert_eq!(topics(&plugin).len(), 10);
+}
+
+/// What was armed before goes on where no nearer timer can be had.
+#[test]
+fn a_timer_that_is_there_goes_on_where_a_nearer_one_is_refused() {
     let mut plugin = testing::load::<Delayed>("").unwrap();
     plugin.run(&mut sent("$delayed/2/later"));
     plugin.refuse_timers(true);
