@@ -38,6 +38,9 @@ typedef struct pending {
 /** Why a message is refused. */
 enum { REFUSED_OWNER, REFUSED_TOTAL, REFUSED_UNWRITTEN, REFUSED_COUNT };
 
+/** There is no memory for it, which is a fault. */
+#define NO_MEMORY (-1)
+
 /** The shared part. The lock is held to link or take a list, and to charge a client; never while anything is written. */
 typedef struct {
     const grapnel_host_api *host;
@@ -157,7 +160,7 @@ static void forget_if_idle(journal *journal, client *client) {
 static client *take_room(journal *journal, grapnel_slice name, uint64_t bytes, int *refused) {
     pthread_mutex_lock(&journal->lock);
     client *client = find_client(journal, name);
-    *refused = REFUSED_TOTAL;
+    *refused = client ? REFUSED_TOTAL : NO_MEMORY;
     if (client) {
         const uint64_t more = bytes + (client->messages > 0 ? 0 : bytes_of_client(name.len));
         const bool of_owner = more > journal->settings.client_pending_bytes_max - client->bytes;
@@ -231,11 +234,12 @@ static void *write_on(void *arg) {
         failing = !written;
         free(text);
         while (list) {
-            pending *message = list;
-            list = message->next;
-            answer(journal, message, written);
-            give_back(journal, message->client, bytes_of(message->topic_len, message->payload_len));
-            free(message);
+            /* Its room is free before its client hears of it, which may send the next one at once. */
+            const pending message = *list;
+            free(list);
+            list = message.next;
+            give_back(journal, message.client, bytes_of(message.topic_len, message.payload_len));
+            answer(journal, &message, written);
         }
     }
 }
@@ -347,7 +351,7 @@ static grapnel_flow publish(void *instance, const grapnel_event *event) {
     const uint64_t bytes = bytes_of(event->topic.len, event->payload.len);
     int refused;
     client *client = take_room(journal, event->client_id, bytes, &refused);
-    if (!client) return refuse(shard, event, refused);
+    if (!client) return refused == NO_MEMORY ? GRAPNEL_FLOW_FAULT : refuse(shard, event, refused);
     pending *message = malloc(sizeof(*message) + event->topic.len + event->payload.len);
     if (!message || journal->host->defer(event->ctx, 0, &message->ticket) != GRAPNEL_STATUS_OK) {
         free(message);
