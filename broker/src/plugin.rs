@@ -426,6 +426,7 @@ impl PluginManager {
         }
         self.commit(workshop, after, |view| view.failed.retain(|failed| failed.name() != &*new.name));
         tracing::info!(plugin = &*new.name, version = new.about.version, file = %new.file.display(), "loaded");
+        new.tell_unmounted();
         Ok(new.info())
     }
 

@@ -12,8 +12,8 @@ use super::follows::{self, Leaving};
 use super::revoked::Revocations;
 use super::wire::Changed;
 use crate::plugin::{
-    ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest,
-    PluginInfo, PluginList, Unloaded,
+    ByHand, Configured, HookChange, HookError, HookOverride, HookReport, HookRow, HookStats, LoadError,
+    LoadRequest, PluginInfo, PluginList, Unloaded,
 };
 
 impl From<LoadError> for ApiError {
@@ -67,6 +67,7 @@ pub(super) async fn load(
     Payload(body): Payload<LoadBody>,
 ) -> Result<Json<Changed<ByHand>>, ApiError> {
     let LoadBody { source, name, config, merge, priority, once } = body;
+    HookOverride { priority, ..HookOverride::default() }.check().map_err(ApiError::bad_request)?;
     let request = LoadRequest { source, name, config, merge, priority, once };
     change(&api, move |api| api.plugins.load_by_hand(request)).await.map(Json)
 }

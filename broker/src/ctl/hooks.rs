@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::CtlError;
 use super::authz::print_revoked;
@@ -105,6 +105,13 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
         }
         HooksCommand::Stats { shard } => {
             let stats: HookStats = broker.get("/api/v1/hooks/stats").await?;
+            let shards =
+                broker.get::<Value>("/api/v1/status").await?["shards"].as_array().map_or(0, Vec::len);
+            if let Some(shard) = shard.filter(|shard| usize::from(*shard) >= shards) {
+                return Err(CtlError::Refused(format!(
+                    "there is no shard {shard}; the broker has {shards}, from 0"
+                )));
+            }
             print_stats(stats, shard, output)
         }
         HooksCommand::Mount(hook) => {
@@ -230,7 +237,10 @@ pub(super) fn print_stats(
         return complete(&stats.unanswered);
     }
     if stats.rows.is_empty() {
-        output.line("no plugin has mounted a hook, or none was called on this shard")?;
+        output.line(match shard {
+            Some(_) => "no hook has been called on this shard",
+            None => "no plugin has mounted a hook",
+        })?;
         return complete(&stats.unanswered);
     }
     let columns = [

@@ -339,7 +339,7 @@ fn plugin_row(plugin: &PluginInfo) -> [String; 6] {
         or_dash(Some(plugin.version.as_str()).filter(|version| !version.is_empty())),
         state(plugin).to_owned(),
         plugin.generation.to_string(),
-        plugin.hooks.len().to_string(),
+        plugin.hooks.iter().filter(|hook| !hook.unmounted).count().to_string(),
         if loaded { format!("{} ago", since(plugin.loaded_at_ms)) } else { "-".to_owned() },
     ]
 }
@@ -419,7 +419,11 @@ fn print_mounts(hooks: &[HookInfo], output: &mut Output) -> Result<(), CtlError>
             hook.name.clone(),
             hook.priority.to_string(),
             if hook.deadline_ms == 0 { "-".to_owned() } else { format!("{} ms", hook.deadline_ms) },
-            if hook.deliver { format!("{}, asked for deliveries", hook.policy) } else { hook.policy.clone() },
+            match hook {
+                HookInfo { unmounted: true, .. } => "unmounted by the operator".to_owned(),
+                HookInfo { deliver: true, .. } => format!("{}, asked for deliveries", hook.policy),
+                _ => hook.policy.clone(),
+            },
             if hook.topics.is_empty() { "all".to_owned() } else { hook.topics.join(" ") },
         ]
     });
@@ -442,9 +446,23 @@ fn print_done(what: &str, done: &Changed<PluginInfo>, output: &mut Output) -> Re
         return output.value(done);
     }
     let Changed { now: plugin, revoked, .. } = done;
-    let points: Vec<&str> = plugin.hooks.iter().map(|hook| hook.point.as_str()).collect();
+    let (out, called): (Vec<&HookInfo>, Vec<&HookInfo>) =
+        plugin.hooks.iter().partition(|hook| hook.unmounted);
+    let mut points: Vec<&str> = Vec::new();
+    for hook in called {
+        if !points.contains(&hook.point.as_str()) {
+            points.push(&hook.point);
+        }
+    }
     let hooks = if points.is_empty() { "no hooks".to_owned() } else { points.join(", ") };
     output.line(&printable(&format!("plugin {} {} is {what}: {hooks}", plugin.name, plugin.version)))?;
+    for hook in out {
+        output.complain(&format!(
+            "its hook {} at {} is not called, because the operator has unmounted it; \
+             `grapnel-ctl hooks mount {} {} {}` puts it in again",
+            hook.name, hook.point, plugin.name, hook.point, hook.name
+        ));
+    }
     print_revoked(*revoked, output)?;
     for warning in &plugin.warnings {
         output.complain(warning);

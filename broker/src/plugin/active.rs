@@ -16,7 +16,7 @@ use super::loaded::{Callee, Instance, Loaded};
 use super::manifest::{About, Hook, Opened};
 use super::mounts::Mounted;
 use super::overrides::{self, HookOverride, HookOverrides};
-use super::report::{Origin, PluginInfo, PluginState};
+use super::report::{HookInfo, Origin, PluginInfo, PluginState};
 use super::services;
 use crate::config::PluginConfig;
 
@@ -360,8 +360,10 @@ impl Active {
         let all = self.hooks.iter().chain(mounted.iter().map(|(_, active)| active));
         let hooks = all.map(|active| {
             let hook = &active.hook;
-            let deadline_ms = self.overridden(hook).deadline_ms.unwrap_or(hook.deadline_ms);
-            hook.info(self.priority(hook), deadline_ms, self.policy(hook))
+            let overridden = self.overridden(hook);
+            let deadline_ms = overridden.deadline_ms.unwrap_or(hook.deadline_ms);
+            let info = hook.info(self.priority(hook), deadline_ms, self.policy(hook));
+            HookInfo { unmounted: overridden.mounted == Some(false), ..info }
         });
         let (origin, priority, enabled) = {
             let wanted = self.wanted_mut();
@@ -399,6 +401,24 @@ impl Active {
     pub(super) fn whole_info(&self) -> PluginInfo {
         let config_schema = self.about.schema.as_ref().map(|schema| schema.value().clone());
         PluginInfo { config_schema, ..self.info() }
+    }
+
+    /// Says in the log which of its hooks the operator keeps out of their chains, if there are any: a plugin that is loaded or enabled
+    /// and does not do what it is for is told of at that moment.
+    pub(super) fn tell_unmounted(&self) {
+        let hooks = self.info().hooks;
+        let out: Vec<String> = hooks
+            .iter()
+            .filter(|hook| hook.unmounted)
+            .map(|hook| format!("{}/{}", hook.point, hook.name))
+            .collect();
+        if !out.is_empty() {
+            tracing::warn!(
+                plugin = &*self.name,
+                "not called, because the operator has unmounted it: {}; see `grapnel-ctl hooks list` and `hooks mount`",
+                out.join(", ")
+            );
+        }
     }
 
     pub(super) fn warn(&self, warning: String) {

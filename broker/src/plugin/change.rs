@@ -136,6 +136,7 @@ impl PluginManager {
             longest_piece_us = handed.moved.longest.as_micros() as u64,
             "reloaded"
         );
+        new.tell_unmounted();
         Ok(new.info())
     }
 
@@ -242,7 +243,8 @@ impl PluginManager {
             plugin.warn(format!("what was set for its hooks holds, but not after a restart: {error}"));
         }
         for key in &wanted {
-            tracing::info!(plugin = name, hook = key, "the hook is overridden by the operator: {change:?}");
+            let said = workshop.overrides.of(name).get(key).copied().unwrap_or_default();
+            tracing::info!(plugin = name, hook = key, "what the operator says of the hook: {said}");
         }
         self.end(workshop);
         let row = self.hooks(false).rows.into_iter();
@@ -302,6 +304,7 @@ impl PluginManager {
             }
             self.enable_in(&mut workshop, &active, &plugin)?;
             tracing::info!(plugin = name, "enabled");
+            plugin.tell_unmounted();
         }
         self.end(workshop);
         Ok(self.recorded(name).unwrap_or_else(|| plugin.info()))

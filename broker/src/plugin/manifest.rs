@@ -116,6 +116,7 @@ impl Hook {
             policy: policy_name(policy).to_owned(),
             topics: self.topics.iter().flat_map(|topics| topics.iter().map(ToString::to_string)).collect(),
             deliver: self.deliver,
+            unmounted: false,
         }
     }
 

@@ -3,6 +3,7 @@
 //! own beside the record of plugins. Used by the manager, and read when chains are compiled.
 
 use std::collections::BTreeMap;
+use std::fmt;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 
@@ -91,7 +92,7 @@ impl HookOverride {
             ("priority", self.priority.is_some()),
             ("deadline_ms", self.deadline_ms.is_some()),
             ("fault_policy", self.fault_policy.is_some()),
-            ("mounted", self.mounted.is_some()),
+            (if self.mounted == Some(false) { "unmounted" } else { "mounted" }, self.mounted.is_some()),
         ];
         words.iter().filter(|(_, said)| *said).map(|(word, _)| (*word).to_owned()).collect()
     }
@@ -105,6 +106,23 @@ impl HookOverride {
             fault_policy: self.fault_policy.or(below.fault_policy),
             mounted: self.mounted.or(below.mounted),
         }
+    }
+}
+
+impl fmt::Display for HookOverride {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let words = [
+            self.mounted.map(|mounted| if mounted { "mounted" } else { "unmounted" }.to_owned()),
+            self.priority.map(|priority| format!("priority {priority}")),
+            self.deadline_ms.map(|deadline_ms| format!("deadline {deadline_ms} ms")),
+            self.fault_policy.map(|policy| match policy {
+                OnFault::Deny => "a fault denies".to_owned(),
+                OnFault::Ignore => "a fault is ignored".to_owned(),
+            }),
+        ];
+        let words: Vec<String> = words.into_iter().flatten().collect();
+        f.write_str(if words.is_empty() { "it is as the plugin has it" } else { "" })?;
+        f.write_str(&words.join(", "))
     }
 }
 
@@ -315,6 +333,14 @@ mod tests {
         overrides.set("p", "message.publish/a", true, HookOverride::default());
         assert_eq!(overrides.of("p")["message.publish/a"], configured);
         assert!(overrides.of("q").is_empty());
+    }
+
+    #[test]
+    fn what_is_said_is_shown_in_words() {
+        let all = HookOverride { deadline_ms: Some(9), fault_policy: Some(OnFault::Deny), ..UNMOUNTED };
+        assert_eq!(all.to_string(), "unmounted, deadline 9 ms, a fault denies");
+        assert_eq!(PRIORITY.to_string(), "priority 5");
+        assert_eq!(HookOverride::default().to_string(), "it is as the plugin has it");
     }
 
     #[test]

@@ -94,6 +94,9 @@ pub struct HookInfo {
     /// Whether it is asked for deliveries too, at client.authorize.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub deliver: bool,
+    /// Whether the operator keeps it out of its chain, in the configuration or by `hooks unmount`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unmounted: bool,
 }
 
 /// A plugin that was loaded by hand.

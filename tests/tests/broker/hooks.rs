@@ -52,6 +52,40 @@ fn hooks_are_set_unmounted_and_mounted_with_ctl_and_stay_so_after_a_restart() {
     );
 }
 
+/// A plugin whose hook was unmounted once, and which is loaded again long after: it is not said to be called.
+#[test]
+fn who_loads_or_enables_a_plugin_is_told_of_its_hooks_that_are_unmounted() {
+    let broker = builder().start();
+    broker.ctl_ok(&["plugins", "load", "noop"]);
+    broker.ctl_ok(&["hooks", "unmount", "noop", "message.publish", "publish"]);
+    let table = broker.ctl_ok(&["hooks", "list", "--all"]);
+    assert!(table.lines().any(|line| line.contains("noop") && line.contains("unmounted")), "{table}");
+    broker.ctl_ok(&["plugins", "unload", "noop"]);
+    let said = [
+        broker.ctl_ok(&["plugins", "load", "noop"]),
+        broker.ctl_ok(&["plugins", "reload", "noop"]),
+        broker.ctl_ok(&["plugins", "enable", "noop"]),
+    ];
+    for said in said {
+        assert!(said.contains(": no hooks"), "{said}");
+        assert!(
+            said.contains(
+                "its hook publish at message.publish is not called, because the operator has unmounted it; \
+                 `grapnel-ctl hooks mount noop message.publish publish` puts it in again"
+            ),
+            "{said}"
+        );
+    }
+    let log = broker.process().log();
+    let line = "not called, because the operator has unmounted it: message.publish/publish";
+    assert_eq!(log.matches(line).count(), 2, "at the load and at the reload: {log}");
+    let list = broker.ctl_json(&["plugins", "show", "noop"]);
+    assert_eq!(list["hooks"][0]["unmounted"], true, "{list}");
+    broker.ctl_ok(&["hooks", "mount", "noop", "message.publish", "publish"]);
+    let said = broker.ctl_ok(&["plugins", "reload", "noop"]);
+    assert!(said.contains("is reloaded: message.publish") && !said.contains("not called"), "{said}");
+}
+
 #[test]
 fn the_configuration_overrides_single_hooks() {
     let config = "[plugins.noop]\n[plugins.host-calls.hooks.\"message.publish/publish\"]\npriority = 7\n";
