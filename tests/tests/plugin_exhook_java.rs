@@ -212,6 +212,13 @@ scenario! {
             assert_eq!(marked(), "x java");
             broker.ctl_ok(&["exhook", "drivers", "enable", "python3"]);
             assert_eq!(marked(), both);
+            // One by one, and both again by the plugin's name.
+            broker.ctl_ok(&["exhook", "drivers", "disable", "java"]);
+            broker.ctl_ok(&["exhook", "drivers", "disable", "emqx_extension_hook/python3"]);
+            assert_eq!(states(), [row("java", "disabled"), row("python3", "disabled")]);
+            broker.ctl_ok(&["exhook", "drivers", "enable", "emqx_extension_hook"]);
+            assert_eq!(states(), [row("java", "loaded once"), row("python3", "loaded once")]);
+            assert_eq!(marked(), both);
             let failed = drivers("stats");
             assert!(failed.as_array().unwrap().iter().all(|row| row["failed"] == 0), "{failed}");
             broker.ctl_ok(&["plugins", "unload", "emqx_extension_hook"]);

@@ -299,7 +299,7 @@ pub struct Revoked {
 }
 
 /// What was changed, and what that did to subscriptions in force.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Changed<T> {
     /// How it is now.
     #[serde(flatten)]

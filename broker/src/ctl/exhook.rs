@@ -1,5 +1,7 @@
 //! `grapnel-ctl exhook drivers`: the workers of the plugin exhook, read from what it measures and from the list of plugins.
 
+mod switch;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
@@ -12,7 +14,7 @@ use super::output::Output;
 use super::plugins::Force;
 use super::table::{self, Column};
 use crate::control::wire::{Metric, Metrics};
-use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, PluginInfo, PluginList};
+use crate::plugin::{PluginInfo, PluginList};
 
 /// What to do with exhook.
 #[derive(Debug, Subcommand)]
@@ -38,7 +40,7 @@ pub(super) enum DriversCommand {
 /// Which driver.
 #[derive(Debug, Args)]
 pub(super) struct Driver {
-    /// Its name, as `exhook drivers list` shows it, or that of its plugin
+    /// Its name, as `exhook drivers list` shows it, or PLUGIN/DRIVER; all drivers of a plugin where it is a plugin's
     driver: String,
 }
 
@@ -106,13 +108,13 @@ pub(super) async fn run(
     match command {
         DriversCommand::List => {
             let list: PluginList = broker.get("/api/v1/plugins").await?;
-            print_drivers(&loaded(broker, &list).await?.0, output)
+            print_drivers(&loaded(broker, &list).await?, output)
         }
         DriversCommand::Enable(driver) => {
-            switch(broker, &driver.driver, "enable", Force::default(), output).await
+            switch::switch(broker, &driver.driver, "enable", Force::default(), output).await
         }
         DriversCommand::Disable(DisableCommand { driver, force }) => {
-            switch(broker, &driver.driver, "disable", force, output).await
+            switch::switch(broker, &driver.driver, "disable", force, output).await
         }
         DriversCommand::Stats(StatsCommand { interval }) => {
             let list: PluginList = broker.get("/api/v1/plugins").await?;
@@ -212,14 +214,13 @@ fn rated(before: &[WorkerRow], after: Vec<WorkerRow>, interval: u64) -> Vec<Work
     after.into_iter().map(|row| WorkerRow { rate: rate(&row), ..row }).collect()
 }
 
-/// The drivers that are loaded, and all hooks.
-async fn loaded(broker: &Broker, list: &PluginList) -> Result<(Vec<DriverRow>, Vec<HookRow>), CtlError> {
+/// The drivers that are loaded.
+async fn loaded(broker: &Broker, list: &PluginList) -> Result<Vec<DriverRow>, CtlError> {
     let metrics: Metrics = broker.get("/api/v1/metrics").await?;
-    let hooks: HookReport = broker.get("/api/v1/hooks?all=false").await?;
-    Ok((drivers(list, &workers(list, &metrics.metrics), &hooks.rows), hooks.rows))
+    Ok(drivers(list, &workers(list, &metrics.metrics)))
 }
 
-fn drivers(list: &PluginList, workers: &[WorkerRow], hooks: &[HookRow]) -> Vec<DriverRow> {
+fn drivers(list: &PluginList, workers: &[WorkerRow]) -> Vec<DriverRow> {
     let mut rows = Vec::new();
     for plugin in exhooks(list) {
         let mine = workers.iter().filter(|row| row.plugin == plugin.name);
@@ -230,8 +231,8 @@ fn drivers(list: &PluginList, workers: &[WorkerRow], hooks: &[HookRow]) -> Vec<D
             names.push("");
         }
         for driver in names {
-            let of_it = || hooks.iter().filter(|hook| is_of(hook, &plugin.name, driver));
-            let all_out = !one && of_it().count() > 0 && of_it().all(|hook| !hook.mounted);
+            let of_it = || plugin.hooks.iter().filter(|hook| is_of(&hook.name, driver, one));
+            let all_out = of_it().count() > 0 && of_it().all(|hook| hook.unmounted);
             let mine = mine.clone().filter(|row| row.driver == driver);
             rows.push(DriverRow {
                 driver: driver.to_owned(),
@@ -245,78 +246,9 @@ fn drivers(list: &PluginList, workers: &[WorkerRow], hooks: &[HookRow]) -> Vec<D
     rows
 }
 
-/// Whether a hook is that of a driver, in a plugin that runs several: the names say so.
-fn is_of(hook: &HookRow, plugin: &str, driver: &str) -> bool {
-    hook.plugin == plugin && hook.hook.starts_with("java_") == (driver == "java")
-}
-
-async fn switch(
-    broker: &Broker,
-    name: &str,
-    verb: &str,
-    force: Force,
-    output: &mut Output,
-) -> Result<(), CtlError> {
-    let list: PluginList = broker.get("/api/v1/plugins").await?;
-    let (rows, hooks) = loaded(broker, &list).await?;
-    if rows.iter().any(|row| row.plugin == name) {
-        return super::plugins::switch(broker, name, verb, force, output).await;
-    }
-    let mine: Vec<_> = rows.iter().filter(|row| row.driver == name).collect();
-    match mine.as_slice() {
-        [row] if rows.iter().filter(|other| other.plugin == row.plugin).count() == 1 => {
-            super::plugins::switch(broker, &row.plugin, verb, force, output).await
-        }
-        // The others of the plugin go on.
-        [row] => switch_hooks(broker, row, &hooks, (verb, force), output).await,
-        [] => Err(CtlError::Refused(format!(
-            "no driver {name} is loaded; see `grapnel-ctl exhook drivers list`"
-        ))),
-        several => {
-            let names: Vec<_> = several.iter().map(|row| row.plugin.as_str()).collect();
-            Err(CtlError::Usage(format!("the plugins {} all run {name}; name one of them", names.join(", "))))
-        }
-    }
-}
-
-/// Takes the hooks of a driver out of their chains in one change, or puts them in again; what follows is said before.
-async fn switch_hooks(
-    broker: &Broker,
-    driver: &DriverRow,
-    hooks: &[HookRow],
-    (verb, Force { force }): (&str, Force),
-    output: &mut Output,
-) -> Result<(), CtlError> {
-    let enable = verb == "enable";
-    let mine: Vec<_> = hooks.iter().filter(|hook| is_of(hook, &driver.plugin, &driver.driver)).collect();
-    let keys: Vec<_> = mine.iter().map(|row| format!("{}/{}", row.point, row.hook)).collect();
-    let Some((first, also)) = mine.first().zip(keys.get(1..)) else {
-        return Err(CtlError::Refused(format!("driver {} has no hooks", driver.driver)));
-    };
-    if !enable {
-        super::follows::say(broker, &driver.plugin, Some(&keys), output).await?;
-    }
-    let change = HookChange {
-        plugin: first.plugin.clone(),
-        point: first.point.clone(),
-        hook: first.hook.clone(),
-        also: also.to_vec(),
-        clear: false,
-        change: HookOverride { mounted: Some(enable), ..HookOverride::default() },
-        force,
-    };
-    let switched = super::hooks::apply(broker, change).await?;
-    if output.json {
-        return output.value(&switched);
-    }
-    let points: Vec<_> = mine.iter().map(|hook| hook.point.as_str()).collect();
-    output.line(&format!(
-        "driver {} of plugin {} is {verb}d: {}",
-        driver.driver,
-        driver.plugin,
-        points.join(", ")
-    ))?;
-    super::authz::print_revoked(switched.revoked, output)
+/// Whether a hook of a plugin is that of a driver. Where the plugin runs several, the names say so.
+fn is_of(hook: &str, driver: &str, alone: bool) -> bool {
+    alone || hook.starts_with("java_") == (driver == "java")
 }
 
 fn print_drivers(rows: &[DriverRow], output: &mut Output) -> Result<(), CtlError> {
@@ -396,6 +328,7 @@ fn print_workers(rows: &[WorkerRow], output: &mut Output) -> Result<(), CtlError
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::plugin::HookInfo;
 
     fn metric(name: &str, value: i64) -> Metric {
         Metric { name: name.to_owned(), value, shards: Vec::new(), gauge: false, help: String::new() }
@@ -424,27 +357,45 @@ mod tests {
 
     #[test]
     fn two_drivers_of_one_plugin_are_two_rows_with_states_of_their_own() {
-        let list = PluginList {
-            plugins: vec![plugin("exhook", "/p/libgrapnel_exhook.so")],
-            ..PluginList::default()
-        };
+        let hook =
+            |name: &str, unmounted| HookInfo { name: name.to_owned(), unmounted, ..HookInfo::default() };
+        let mut exhook = plugin("exhook", "/p/libgrapnel_exhook.so");
+        exhook.hooks = vec![hook("client_connect", false), hook("java_client_connect", true)];
+        let list = PluginList { plugins: vec![exhook], ..PluginList::default() };
         let metrics = [
             metric("plugin_exhook_worker_java_0_calls", 2),
             metric("plugin_exhook_worker_java_0_loaded", 1),
             metric("plugin_exhook_worker_python3_0_calls", 3),
             metric("plugin_exhook_worker_python3_0_loaded", 1),
         ];
-        let hook = |name: &str, mounted| HookRow {
-            plugin: "exhook".to_owned(),
-            hook: name.to_owned(),
-            mounted,
-            ..HookRow::default()
-        };
-        let hooks = [hook("client_connect", true), hook("java_client_connect", false)];
-        let rows = drivers(&list, &workers(&list, &metrics), &hooks);
+        let rows = drivers(&list, &workers(&list, &metrics));
         let seen: Vec<_> =
             rows.iter().map(|row| (row.driver.as_str(), row.state.as_str(), row.calls)).collect();
         assert_eq!(seen, [("java", "disabled", 2), ("python3", "loaded once", 3)]);
+    }
+
+    #[test]
+    fn drivers_go_by_their_names_and_by_those_of_their_plugins() {
+        let row = |plugin: &str, driver: &str| DriverRow {
+            driver: driver.to_owned(),
+            plugin: plugin.to_owned(),
+            state: String::new(),
+            workers: 1,
+            calls: 0,
+        };
+        let rows = [row("one", "python3"), row("one", "java"), row("two", "python3")];
+        let found = |name: &str| {
+            let found = switch::chosen(&rows, name).map_err(|error| error.to_string())?;
+            Ok(found.iter().map(|row| format!("{}/{}", row.plugin, row.driver)).collect::<Vec<_>>())
+        };
+        assert_eq!(found("java"), Ok(vec!["one/java".to_owned()]));
+        assert_eq!(found("one"), Ok(vec!["one/python3".to_owned(), "one/java".to_owned()]));
+        assert_eq!(found("two/python3"), Ok(vec!["two/python3".to_owned()]));
+        let several = "the plugins one, two all run python3; name one of them, or one/python3, two/python3";
+        assert_eq!(found("python3"), Err(several.to_owned()));
+        assert!(found("ruby").is_err_and(|said| said.starts_with("no driver ruby is loaded")));
+        let none = switch::chosen(&[], "java").map_err(|error| error.to_string());
+        assert_eq!(none.unwrap_err(), "exhook is not loaded");
     }
 
     #[test]
@@ -474,7 +425,7 @@ mod tests {
         let figures: Vec<_> = rows.iter().map(|row| (row.worker, row.calls, row.restarts)).collect();
         assert_eq!(figures, [(0, 7, 0), (1, 5, 2)]);
         assert_eq!((rows[0].p50_us, rows[1].p50_us, rows[1].p99_us), (None, Some(100), Some(i64::MAX)));
-        let drivers = drivers(&list, &rows, &[]);
+        let drivers = drivers(&list, &rows);
         assert_eq!((drivers.len(), drivers[0].workers, drivers[0].calls), (1, 2, 12));
         let later = [("calls", 27), ("loaded", 1)]
             .map(|(what, value)| metric(&format!("plugin_my_hooks_worker_python3_0_{what}"), value));
