@@ -417,10 +417,10 @@ typedef uint32_t grapnel_export_step;
 /** Bit of grapnel_on_behalf.flags: the plugin is told by mail what became of it. */
 #define GRAPNEL_BEHALF_ANSWER UINT32_C(1)
 
-/** In grapnel_new_message.flags(super::NewMessage::flags): the message has a content type, though it is empty. */
+/** In grapnel_new_message.flags: the message has a content type, though it is empty. */
 #define GRAPNEL_MESSAGE_HAS_CONTENT_TYPE UINT32_C(1)
 
-/** In grapnel_new_message.flags(super::NewMessage::flags): the message has correlation data, though they are empty. */
+/** In grapnel_new_message.flags: the message has correlation data, though they are empty. */
 #define GRAPNEL_MESSAGE_HAS_CORRELATION_DATA UINT32_C(2)
 
 /** What every hook reads, at hand without a call; the rest is asked of the host by grapnel_field. */
@@ -641,7 +641,7 @@ struct grapnel_host_api {
     grapnel_status (*unhook)(uint64_t plugin, uint64_t hook);
     /** Publishes a message of the plugin's own: nobody authorises it. It runs through the chains of all plugins but
      *  those that led to it. What a client asked for is published with `publish_as`. Any thread; GRAPNEL_STATUS_FULL
-     *  beyond `publishes_per_second_max`. */
+     *  beyond `plugin_publishes_per_second_max`. */
     grapnel_status (*publish)(uint64_t plugin, const grapnel_new_message *message);
     /** Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread. */
     grapnel_status (*kick)(uint64_t plugin, grapnel_slice client_id, uint32_t reason, uint32_t discard);
@@ -692,7 +692,7 @@ struct grapnel_host_api {
     /** Publishes a message on behalf of a client, whose identifier it bears. client.authorize is asked, and what the
      *  client's own PUBLISH must obey holds: a refused one has no effect and is counted. It keeps its place among
      *  what the plugin publishes, on the client's shard. Any thread; GRAPNEL_STATUS_INVALID for bytes that are no
-     *  identity, GRAPNEL_STATUS_FULL beyond `publishes_per_second_max`. */
+     *  identity, GRAPNEL_STATUS_FULL beyond `plugin_publishes_per_second_max`. */
     grapnel_status (*publish_as)(uint64_t plugin, const grapnel_on_behalf *behalf, const grapnel_new_message *message);
     /** Subscribes a client as `subscribe` does, if client.authorize allows it, and if the session under its
      *  identifier is still of the same user name. Any thread. */

@@ -206,7 +206,7 @@ bounds! {
     defer_window = 32, 1..=65535, "publishes of one connection that wait for plugins at a time, in order; beyond it the connection is not read";
     breaker_faults_max = 100, 0..=10000, "faults of one plugin on one shard within breaker_window_ms after which it is tripped: its hooks are not called and act by their fault policies; 0 never trips";
     breaker_window_ms = 10000, 10..=3600000, "time within which those faults lie";
-    defer_deadline_ms = 5000, 10..=3600000, "time a deferred verdict may take where neither plugin nor operator says otherwise";
+    defer_deadline_ms = 5000, 10..=3600000, "longest time a deferred verdict may take where neither the hook nor the operator names one";
     topic_alias_max = 64, 0..=65535, "topic aliases a client may set, and those the broker sets where the client allows them";
     retained_messages_max = 1000000, 0..=100000000, "retained messages per shard";
     retained_bytes_max = 1073741824, 0..=1099511627776, "bytes of retained messages per shard";

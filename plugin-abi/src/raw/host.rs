@@ -60,7 +60,7 @@ pub struct HostApi {
     pub unhook: unsafe extern "C" fn(plugin: u64, hook: u64) -> Status,
     /// Publishes a message of the plugin's own: nobody authorises it. It runs through the chains of all plugins but those that led to
     /// it. What a client asked for is published with `publish_as`. Any thread; [`Status::FULL`] beyond
-    /// `publishes_per_second_max`.
+    /// `plugin_publishes_per_second_max`.
     pub publish: unsafe extern "C" fn(plugin: u64, message: *const NewMessage) -> Status,
     /// Disconnects a client with a reason code; `discard` 1 ends its session too. Any thread.
     pub kick: unsafe extern "C" fn(plugin: u64, client_id: Slice, reason: u32, discard: u32) -> Status,
@@ -115,7 +115,7 @@ pub struct HostApi {
     /// Publishes a message on behalf of a client, whose identifier it bears. client.authorize is asked, and what the client's own
     /// PUBLISH must obey holds: a refused one has no effect and is counted. It keeps its place among what the plugin publishes, on
     /// the client's shard. Any thread; [`Status::INVALID`] for bytes that are no identity, [`Status::FULL`] beyond
-    /// `publishes_per_second_max`.
+    /// `plugin_publishes_per_second_max`.
     pub publish_as:
         unsafe extern "C" fn(plugin: u64, behalf: *const OnBehalf, message: *const NewMessage) -> Status,
     /// Subscribes a client as `subscribe` does, if client.authorize allows it, and if the session under its identifier is still of the

@@ -392,8 +392,8 @@ pub const IDENTITY_BYTES_MAX: u32 = 65_536;
 /// Bit of [`crate::raw::OnBehalf::flags`]: the plugin is told by mail what became of it.
 pub const BEHALF_ANSWER: u32 = 1;
 
-/// In [`NewMessage::flags`](super::NewMessage::flags): the message has a content type, though it is empty.
+/// In [`crate::raw::NewMessage::flags`]: the message has a content type, though it is empty.
 pub const MESSAGE_HAS_CONTENT_TYPE: u32 = 1;
 
-/// In [`NewMessage::flags`](super::NewMessage::flags): the message has correlation data, though they are empty.
+/// In [`crate::raw::NewMessage::flags`]: the message has correlation data, though they are empty.
 pub const MESSAGE_HAS_CORRELATION_DATA: u32 = 2;

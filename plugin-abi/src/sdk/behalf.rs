@@ -161,7 +161,7 @@ impl Host {
     /// is no refusal.
     ///
     /// # Errors
-    /// [`Refused`] for a topic or property that no message may have, and beyond `publishes_per_second_max`.
+    /// [`Refused`] for a topic or property that no message may have, and beyond `plugin_publishes_per_second_max`.
     pub fn publish_as<'a>(self, whom: impl Into<OnBehalf<'a>>, message: &Outgoing) -> Result<(), Refused> {
         whom.into().with_table(|behalf| {
             message.with_table(|table| {

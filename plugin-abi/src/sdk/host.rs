@@ -102,7 +102,7 @@ impl Host {
     /// it, this one among them. What a client has asked for is published with [`Host::publish_as`]. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a topic or property that no message may have, and beyond `publishes_per_second_max`.
+    /// [`Refused`] for a topic or property that no message may have, and beyond `plugin_publishes_per_second_max`.
     pub fn publish(self, message: &Outgoing) -> Result<(), Refused> {
         message.with_table(|table| {
             // SAFETY: `publish` may be called from any thread, and the table and what it points to are alive during the call.
