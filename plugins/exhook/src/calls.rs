@@ -33,14 +33,14 @@ impl PoolShard {
         data: impl FnOnce(&mut Writer<'_>),
     ) {
         let (is_told, is_last) = (self.pool.wanted.contains_key(&point), self.is_last(point, moment));
-        if !is_told && !is_last {
+        if !is_told && !is_last && moment != Moment::LetIn {
             return;
         }
         let worker = self.pool.worker_of(who.client_id);
         let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let is_in = clients.is_in(who, moment);
-        let share = share_of(who, is_in);
-        let owner = owner(&share, is_in);
+        let place = clients.place(who, moment);
+        let share = share_of(who, place.is_in);
+        let owner = owner(&share, place.is_in);
         let writing = if is_told {
             line.write((owner, owner), Kind::Notification, point)
         } else {
@@ -50,15 +50,19 @@ impl PoolShard {
             let Some(mut writing) = writing else { return clients.is_gone(None, who) };
             if is_told {
                 let call = |line: &mut Writing<'_>, client| line.call(0, point as i64, client, data);
-                clients.last_call(&mut writing, who, point, call);
+                clients.last_call(&mut writing, who, (place, point), call);
             } else {
-                clients.is_gone(Some(&mut writing), who);
+                clients.is_gone(Some((&mut writing, place)), who);
             }
             return writing.done();
         }
         let Some(mut writing) = writing else { return };
+        if !is_told {
+            clients.let_in(&mut writing, who);
+            return writing.done();
+        }
         if writing.has_room(point) {
-            let client = clients.number(&mut writing, who, entering, is_in);
+            let client = clients.number(&mut writing, who, entering, place);
             writing.call(0, point as i64, client, data);
             if !writing.is_taken(point) {
                 clients.not_told(who);
@@ -121,16 +125,16 @@ impl PoolShard {
         }
         let worker = self.pool.worker_of(who.client_id);
         let (line, clients) = (&self.pool.lines[worker], &mut self.clients[worker]);
-        let is_in = clients.is_in(who, moment);
-        let share = share_of(who, is_in);
-        let owner = owner(&share, is_in);
+        let place = clients.place(who, moment);
+        let share = share_of(who, place.is_in);
+        let owner = owner(&share, place.is_in);
         let Some(mut writing) = line.write((owner, owner), Kind::Question, point) else {
             return Flow::Unanswered;
         };
         if !writing.has_room(point) {
             return Flow::Unanswered;
         }
-        let client = clients.number(&mut writing, who, entering, is_in);
+        let client = clients.number(&mut writing, who, entering, place);
         let id = writing.next_id();
         writing.call(id, point as i64, client, data);
         if !writing.is_taken(point) {

@@ -5,11 +5,12 @@
 
 mod described;
 mod table;
+mod visitors;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
 
-use grapnel_plugin_abi::HookPoint;
+use grapnel_plugin_abi::{HookPoint, address_share};
 
 use crate::kept::{Connection, Kept, owner_of};
 use crate::line::Writing;
@@ -17,15 +18,13 @@ use crate::queue::{About, Named};
 pub use described::{Entering, Who};
 use described::{Given, More, Written, described_as};
 use table::Table;
+use visitors::{Visitor, Visitors};
 
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
 const KEPT_MAX: usize = 1024;
 
 /// Above these bits of a client's number stands its shard.
 const SHARD_BITS: u32 = 40;
-
-/// One in so many of the clients that are kept described may be a connection that has not come in.
-const VISITORS_SHARE: usize = 8;
 
 /// The shard whose client has this number.
 pub fn shard_of(number: u64) -> u32 {
@@ -51,19 +50,38 @@ struct Known {
     kept: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
     about: Option<Arc<About>>,
+    /// Since when it is the client, as a number that grows; 0 for one that was not seen to come in.
+    since: u64,
 }
 
 /// What an event says of whether its client has come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moment {
-    /// It wants to.
-    ComesIn,
+    /// It wants to; whether another user has the session under its identifier.
+    ComesIn(bool),
     /// It may not, which is the last that is heard of it.
     IsRefused,
-    /// Nothing: it is as it was, and has not come in where nothing was heard of it.
+    /// Nothing: a will, which is asked about before its client is in, and when that has gone.
     Unsaid,
-    /// It has.
+    /// A packet of a login, or of its end.
+    Packet,
+    /// A packet that is none of a login has come from it, which may be the last one.
+    Heard,
+    /// It is asked what it may, which is asked before it is in where it goes on with the session of another user.
+    Asked,
+    /// It has just come in: it is the client from here on.
+    LetIn,
+    /// It has come in, and may have gone.
     IsIn,
+}
+
+/// Where a connection is noted, and whether it has come in, so that it is in the queue of its client and charged to that.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Place {
+    seat: Seat,
+    moment: Moment,
+    /// See [`Place`].
+    pub is_in: bool,
 }
 
 /// What a worker knew of a client before a call was put together.
@@ -95,8 +113,8 @@ enum Seat {
 pub struct Clients {
     /// By identifier.
     known: Table<Box<str>>,
-    /// Those that have not come in, by identifier and where they come from.
-    visitors: Table<u64>,
+    /// Those that have not come in.
+    visitors: Visitors,
     shard: u32,
     /// What their logins gave, of all shards.
     kept: Arc<Kept>,
@@ -107,11 +125,11 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// None yet, and at most so many, on this shard, with an eighth as many that have not come in.
-    pub fn new(shard: u32, max: usize, kept: Arc<Kept>) -> Clients {
+    /// None yet, and at most so many on this shard, and so many that have not come in.
+    pub fn new(shard: u32, (max, visitors_max): (usize, usize), kept: Arc<Kept>) -> Clients {
         Clients {
             known: Table::new(max),
-            visitors: Table::new(max / VISITORS_SHARE),
+            visitors: Visitors::new(visitors_max),
             shard,
             kept,
             next: (u64::from(shard) + 1) << SHARD_BITS,
@@ -120,26 +138,69 @@ impl Clients {
         }
     }
 
-    /// Whether what an event is about has come in, so that it is in the queue of its client and charged to that.
-    pub fn is_in(&self, who: &Who<'_>, moment: Moment) -> bool {
-        match moment {
-            Moment::ComesIn | Moment::IsRefused => false,
-            Moment::IsIn => true,
-            Moment::Unsaid => self.visitors.get(&self.visit(who)).is_none() && self.is_client(who),
-        }
+    /// Where the connection is noted that an event is about.
+    pub fn place(&mut self, who: &Who<'_>, moment: Moment) -> Place {
+        let visit = self.visit(who);
+        let (is_client, visitor) = (self.is_client(who), self.visitors.get_mut(visit));
+        let is_in = match (moment, visitor) {
+            (Moment::ComesIn(inherits), visitor) => {
+                if let Some(visitor) = visitor {
+                    visitor.inherits |= inherits;
+                }
+                false
+            }
+            (Moment::LetIn | Moment::IsIn, _) => true,
+            (Moment::Asked, Some(visitor)) => !visitor.inherits,
+            (Moment::Heard, Some(visitor)) => std::mem::replace(&mut visitor.heard, true),
+            (Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
+            // What was let in and is refused all the same is behind what was said of it.
+            (Moment::Heard | Moment::Packet | Moment::IsRefused, None) => is_client,
+            (Moment::Asked | Moment::Unsaid, None) => true,
+        };
+        let seat = match (is_in, self.visitors.get(visit)) {
+            (true, None) => Seat::Client,
+            (true, Some(visitor)) if self.comes_after_the_client(who, visitor, moment) => Seat::Client,
+            _ => Seat::Visitor(visit),
+        };
+        Place { seat, moment, is_in }
     }
 
-    /// A client as calls name it, which is described first where that is needed; `is_in` says whether it has come in.
+    /// Whether a visitor that is in is the client from now on: the broker has let it in just now, or it came after the one that is.
+    fn comes_after_the_client(&self, who: &Who<'_>, visitor: &Visitor, moment: Moment) -> bool {
+        let client = self.known.get(who.client_id);
+        moment == Moment::LetIn || client.is_none_or(|client| client.since < visitor.came)
+    }
+
+    /// A client as calls name it, which is described first where that is needed.
     pub fn number(
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
         entering: Option<&Entering<'_>>,
-        is_in: bool,
+        place: Place,
     ) -> Named {
-        let visit = self.visit(who);
-        let seat = if is_in { self.let_in(line, who, visit) } else { Seat::Visitor(visit) };
-        self.number_at(line, who, entering, seat)
+        if place.seat == Seat::Client {
+            self.let_in(line, who);
+        }
+        let is_new = self.at(who, place.seat).is_none();
+        let named = self.number_at(line, who, entering, place.seat);
+        if let Seat::Visitor(visit) = place.seat
+            && let Some(visitor) = self.visitors.get_mut(visit)
+        {
+            match place.moment {
+                Moment::ComesIn(inherits) => visitor.inherits |= inherits,
+                Moment::Heard => visitor.heard = true,
+                _ => {}
+            }
+            if is_new && !matches!(place.moment, Moment::ComesIn(_)) {
+                // It may have been in and have gone since: it takes nobody's place.
+                visitor.came = 0;
+            }
+            if place.is_in && visitor.client.is_none() {
+                visitor.client = Some(who.client_id.into());
+            }
+        }
+        named
     }
 
     fn number_at(
@@ -201,14 +262,14 @@ impl Clients {
     fn at(&self, who: &Who<'_>, seat: Seat) -> Option<&Known> {
         match seat {
             Seat::Client => self.known.get(who.client_id),
-            Seat::Visitor(visit) => self.visitors.get(&visit),
+            Seat::Visitor(visit) => self.visitors.get(visit).map(|visitor| &visitor.known),
         }
     }
 
     fn at_mut(&mut self, who: &Who<'_>, seat: Seat) -> Option<&mut Known> {
         match seat {
             Seat::Client => self.known.get_mut(who.client_id),
-            Seat::Visitor(visit) => self.visitors.get_mut(&visit),
+            Seat::Visitor(visit) => self.visitors.get_mut(visit).map(|visitor| &mut visitor.known),
         }
     }
 
@@ -224,13 +285,17 @@ impl Clients {
             late: false,
             kept: None,
             about: None,
+            since: 0,
         };
         self.next += 1;
         match seat {
             Seat::Client => self.insert(line, who, known),
             Seat::Visitor(visit) => {
-                if let Some((_, gone)) = self.visitors.insert(visit, known) {
-                    line.forget("", gone.number, gone.epoch);
+                let address = self.hasher.hash_one(address_share(who.peer_host.unwrap_or("")));
+                let came = known.number;
+                let visitor = Visitor { known, address, came, heard: false, inherits: false, client: None };
+                if let Some(Visitor { known: gone, client, .. }) = self.visitors.insert(visit, visitor) {
+                    line.forget(client.as_deref(), gone.number, gone.epoch);
                 }
             }
         }
@@ -238,25 +303,18 @@ impl Clients {
 
     fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: Known) {
         if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
-            line.forget(&client_id, gone.number, gone.epoch);
+            line.forget(Some(&client_id), gone.number, gone.epoch);
         }
     }
 
-    /// Where somebody is noted who is in. A visitor has come in then: it is the client from here on, and not who was that before it.
-    fn let_in(&mut self, line: &mut Writing<'_>, who: &Who<'_>, visit: u64) -> Seat {
-        let Some(visitor) = self.visitors.get(&visit) else { return Seat::Client };
-        let number = visitor.number;
-        if self.known.get(who.client_id).is_some_and(|known| known.number > number) {
-            // Somebody has come after it, and this is the last of it.
-            return Seat::Visitor(visit);
-        }
+    /// A visitor that has come in is the client from here on, and not who was that before it.
+    pub fn let_in(&mut self, line: &mut Writing<'_>, who: &Who<'_>) {
+        let Some(Visitor { mut known, .. }) = self.visitors.remove(self.visit(who)) else { return };
         if let Some(gone) = self.known.remove(who.client_id) {
-            line.forget(who.client_id, gone.number, gone.epoch);
+            line.forget(Some(who.client_id), gone.number, gone.epoch);
         }
-        if let Some(visitor) = self.visitors.remove(&visit) {
-            self.insert(line, who, visitor);
-        }
-        Seat::Client
+        (known.since, self.next) = (self.next, self.next + 1);
+        self.insert(line, who, known);
     }
 
     fn origin(&self, who: &Who<'_>) -> u64 {
@@ -286,11 +344,11 @@ impl Clients {
         &mut self,
         line: &mut Writing<'_>,
         who: &Who<'_>,
-        point: HookPoint,
+        (place, point): (Place, HookPoint),
         call: impl FnOnce(&mut Writing<'_>, Named),
     ) {
         let visit = self.visit(who);
-        let seat = match self.visitors.get(&visit) {
+        let seat = match self.visitors.get(visit) {
             Some(_) => Some(Seat::Visitor(visit)),
             None => self.is_client(who).then_some(Seat::Client),
         };
@@ -304,7 +362,9 @@ impl Clients {
         let number = named.number;
         call(line, named);
         let taken = line.is_taken(point);
-        line.forget(who.client_id, number, if taken { line.epoch() } else { told });
+        // Nothing of a visitor waits in the queue of the client that it names.
+        let queue = place.is_in.then_some(who.client_id);
+        line.forget(queue, number, if taken { line.epoch() } else { told });
         self.let_go(who);
     }
 
@@ -320,9 +380,9 @@ impl Clients {
 
     /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `line`, because the
     /// process that knew the client has gone.
-    pub fn is_gone(&mut self, line: Option<&mut Writing<'_>>, who: &Who<'_>) {
-        if let (Some(gone), Some(line)) = (self.let_go(who), line) {
-            line.forget(who.client_id, gone.number, gone.epoch);
+    pub fn is_gone(&mut self, line: Option<(&mut Writing<'_>, Place)>, who: &Who<'_>) {
+        if let (Some(gone), Some((line, place))) = (self.let_go(who), line) {
+            line.forget(place.is_in.then_some(who.client_id), gone.number, gone.epoch);
         }
     }
 
@@ -360,7 +420,7 @@ impl Clients {
 
     /// Forgets a connection, which is given where it was known.
     fn let_go(&mut self, who: &Who<'_>) -> Option<Known> {
-        let visitor = self.visitors.remove(&self.visit(who));
+        let visitor = self.visitors.remove(self.visit(who)).map(|visitor| visitor.known);
         let client = if self.is_client(who) { self.known.remove(who.client_id) } else { None };
         visitor.or(client)
     }

@@ -116,14 +116,15 @@ impl PoolShard {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
+        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn(false)), Some(&entering), defer, data))
     }
 
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let there = event.has_session();
-        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn };
+        let is_anothers = there && event.session_owner() != event.username();
+        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn(is_anothers) };
         let data = |out: &mut Writer<'_>| {
             out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
@@ -134,8 +135,11 @@ impl PoolShard {
     fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
         use grapnel_plugin_abi::Action;
         let who = who!(event);
-        // A will is asked about before its client is in, and again later.
-        let moment = if event.action() == Action::Will { Moment::Unsaid } else { Moment::IsIn };
+        let moment = match event.action() {
+            Action::Publish => Moment::IsIn,
+            Action::Will => Moment::Unsaid,
+            Action::Subscribe | Action::Deliver => Moment::Asked,
+        };
         let action = match event.action() {
             Action::Publish => 1_u64,
             Action::Subscribe => 2,
@@ -195,7 +199,7 @@ impl PoolShard {
 
     fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
-        let moment = if reason == Reason::SUCCESS.0 { Moment::IsIn } else { Moment::IsRefused };
+        let moment = if reason == Reason::SUCCESS.0 { Moment::LetIn } else { Moment::IsRefused };
         if moment == Moment::IsRefused {
             self.clients_of(who.client_id).refused(&who);
         }
@@ -212,7 +216,7 @@ impl PoolShard {
         }
         self.tell(
             HookPoint::ClientConnected,
-            (&who, Moment::IsIn),
+            (&who, Moment::LetIn),
             Some(&entering!(event, is_asked)),
             |out| {
                 out.list(0);
@@ -235,7 +239,9 @@ impl PoolShard {
             (cause, _) => cause,
         };
         let who = who!(event);
-        self.tell(point, (&who, Moment::IsIn), None, |out| {
+        let comes = matches!(point, HookPoint::SessionCreated | HookPoint::SessionResumed);
+        let moment = if comes { Moment::LetIn } else { Moment::IsIn };
+        self.tell(point, (&who, moment), None, |out| {
             out.list(4).flag(event.is_persistent()).number(event.expiry_s());
             out.text_or_nil(cause).number_or_nil(reason.map(|reason| u64::from(reason.0)));
         });
@@ -322,10 +328,14 @@ impl PoolShard {
         let who = who!(event);
         // What is sent to a client that has come in, or comes from one that somebody has vouched for.
         let moment = match (point, event.packet_type()) {
-            (_, CONNECT) => Moment::ComesIn,
-            (HookPoint::PacketSent, CONNACK) if refuses(event.bytes()) => Moment::IsRefused,
-            (_, CONNACK | DISCONNECT | AUTH) => Moment::Unsaid,
-            (HookPoint::PacketReceived, _) if who.anonymous => Moment::Unsaid,
+            (_, CONNECT) => Moment::ComesIn(false),
+            (HookPoint::PacketSent, CONNACK) => match connack_reason(event.bytes()) {
+                Some(0) => Moment::LetIn,
+                Some(_) => Moment::IsRefused,
+                None => Moment::Packet,
+            },
+            (_, CONNACK | DISCONNECT | AUTH) => Moment::Packet,
+            (HookPoint::PacketReceived, _) if who.anonymous => Moment::Heard,
             _ => Moment::IsIn,
         };
         self.tell(point, (&who, moment), None, |out| {
@@ -375,11 +385,11 @@ const DISCONNECT: u8 = 14;
 /// See [`CONNECT`].
 const AUTH: u8 = 15;
 
-/// Whether a CONNACK lets nobody in (section 3.2.2).
-fn refuses(connack: &[u8]) -> bool {
+/// The reason in a CONNACK (section 3.2.2).
+fn connack_reason(connack: &[u8]) -> Option<u8> {
     // Behind the length, of at most four bytes, stand the flags and the reason.
-    let length = connack.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0);
-    length.and_then(|length| connack.get(length + 3)).is_some_and(|reason| *reason != 0)
+    let length = connack.iter().skip(1).take(4).position(|byte| byte & 0x80 == 0)?;
+    connack.get(length + 3).copied()
 }
 
 /// Why a connection has ended, in the words of MQTT 5, section 2.4.
@@ -484,4 +494,25 @@ hooks! {
     broker.started: BrokerStarted, Broker, broker_started, java_broker_started;
     broker.stopping: BrokerStopping, Broker, broker_stopping, java_broker_stopping;
     broker.stopped: BrokerStopped, Broker, broker_stopped, java_broker_stopped;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::connack_reason;
+
+    #[test]
+    fn a_connack_of_any_length_has_its_reason() {
+        for (connack, expected) in [
+            (&[0x20, 2, 0, 0][..], Some(0)),
+            (&[0x20, 2, 1, 0], Some(0)),
+            (&[0x20, 2, 0, 5], Some(5)),
+            (&[0x20, 0x83, 0x01, 1, 0, 0], Some(0)),
+            (&[0x20, 0x83, 0x01, 0, 0x87], Some(0x87)),
+            (&[0x20, 2, 0], None),
+            (&[0x20, 0x80, 0x80, 0x80, 0x80, 0x80], None),
+            (&[], None),
+        ] {
+            assert_eq!(connack_reason(connack), expected, "{connack:?}");
+        }
+    }
 }

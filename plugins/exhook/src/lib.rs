@@ -81,6 +81,12 @@ pub(crate) struct PoolShard {
     clients: Vec<Clients>,
 }
 
+/// Connections that a shard keeps described to one worker although they have not come in: one in so many of `clients_max`, but as many as
+/// the broker has wait by default (`limits.connects_pending_max`).
+const VISITORS_SHARE: usize = 8;
+/// See [`VISITORS_SHARE`].
+const VISITORS_LEAST: usize = 16_384;
+
 /// The points that can wait for an answer.
 const ANSWERING: [HookPoint; 6] = [
     HookPoint::ClientConnect,
@@ -115,6 +121,7 @@ impl Plugin for Exhook {
         let mut pools = [const { None }; PLACES];
         for pool in &self.pools {
             let max = pool.config.clients_max as usize;
+            let max = (max, VISITORS_LEAST.max(max / VISITORS_SHARE));
             let clients = pool.kept.iter().map(|kept| Clients::new(shard, max, Arc::clone(kept))).collect();
             pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
         }

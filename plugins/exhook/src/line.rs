@@ -322,9 +322,9 @@ impl Writing<'_> {
         self.call(0, DESCRIBED, client, |data| data.0.extend_from_slice(described));
     }
 
-    /// A client will not be named again, behind what waits of it. Process `epoch` was told of it last, 0 for none; one after that hears
+    /// A client will not be named again, behind what waits of it; without an identifier nothing of it waits in the queue of a client. Process `epoch` was told of it last, 0 for none; one after that hears
     /// this where it was told with a call that it was given besides.
-    pub fn forget(&mut self, client_id: &str, number: u64, epoch: u64) {
+    pub fn forget(&mut self, client_id: Option<&str>, number: u64, epoch: u64) {
         if epoch == 0 {
             return;
         }
@@ -333,7 +333,7 @@ impl Writing<'_> {
             data.nil();
         });
         call.epoch = epoch;
-        self.state.queue.push_forgotten(Owner::Client(client_id), call);
+        self.state.queue.push_forgotten(client_id.map(Owner::Client), call);
     }
 
     /// Puts what was written into the queue, all of it, if there is room; else none of it, which is counted.

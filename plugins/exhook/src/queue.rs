@@ -13,8 +13,8 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use grapnel_plugin_abi::allocated;
 
-use call::Name;
 pub use call::{About, Call, Kind, Named, Owner};
+use call::{Charge, Name};
 pub use room::{Full, Held, Limits};
 
 /// How many calls of an owner go in the order in which they came, beside those of others. Those behind them wait until one of these
@@ -88,6 +88,9 @@ pub struct Queue {
     entering: HashMap<u64, Entering>,
     /// Whose turn is next: a place for each of the first calls of every owner.
     turns: VecDeque<Name>,
+    /// Of whom nothing waits, and who will not be named again. It goes first: one such call follows two others at least, the one that
+    /// describes and the one that is told, so that there are never more of them than were described before.
+    forgotten: VecDeque<Call>,
     held: Held,
     waiting: usize,
     #[cfg(test)]
@@ -102,6 +105,7 @@ impl Queue {
             entries: Entries::default(),
             entering: HashMap::new(),
             turns: VecDeque::new(),
+            forgotten: VecDeque::new(),
             held: Held::default(),
             waiting: 0,
             #[cfg(test)]
@@ -208,18 +212,24 @@ impl Queue {
         Ok(())
     }
 
-    /// Takes the word that a client will not be named again, behind what waits of that client.
-    pub fn push_forgotten(&mut self, queue: Owner<'_>, mut call: Call) {
+    /// Takes the word that a client will not be named again, behind what waits of it: at its address, or in the queue of a client. Where
+    /// nothing waits there is nothing that it could come before.
+    pub fn push_forgotten(&mut self, queue: Option<Owner<'_>>, mut call: Call) {
         call.kind = Kind::Forgotten;
-        call.queue = match self.entering.get(&call.client.number) {
-            Some(entering) => entering.next.as_ref().unwrap_or(&entering.queue).clone(),
+        let queue = match self.entering.get(&call.client.number) {
+            Some(entering) => Some(entering.next.as_ref().unwrap_or(&entering.queue).clone()),
             None => {
-                // Where nothing waits there is nothing that it could come before.
-                let there = self.entries.get(queue).is_some();
-                self.name(if there { queue } else { Owner::Client("") }, Kind::Notification)
+                let there = queue.filter(|queue| self.entries.get(*queue).is_some());
+                there.map(|queue| self.name(queue, Kind::Notification))
             }
         };
-        call.owner = call.queue.clone();
+        let Some(queue) = queue else {
+            self.count_work();
+            self.waiting += 1;
+            return self.forgotten.push_back(call);
+        };
+        call.owner = queue.clone();
+        call.queue = queue;
         self.put(call, false);
     }
 
@@ -277,7 +287,11 @@ impl Queue {
         if entering.waiting > 0 {
             return;
         }
-        let Some(next) = self.entering.remove(&number).and_then(|entering| entering.next) else { return };
+        let next = self.entering.remove(&number).and_then(|entering| entering.next);
+        if self.entering.capacity() > 64 && self.entering.len() * 8 < self.entering.capacity() {
+            self.entering.shrink_to(self.entering.len() * 2);
+        }
+        let Some(next) = next else { return };
         let Some(entry) = self.entries.get_mut(&next) else { return };
         entry.behind = entry.behind.saturating_sub(1);
         while entry.behind == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
@@ -287,46 +301,46 @@ impl Queue {
     }
 
     fn charge(&mut self, call: &Call) {
-        let (mut bytes, kind) = (call.cost(), call.kind);
+        self.hold(&call.owner, call.kind, call.count(), call.cost());
         if let Some(about) = &call.client.about
             && about.waiting.fetch_add(1, Relaxed) == 0
         {
-            let cost = about.cost();
-            about.charged.store(cost << 1 | u64::from(kind == Kind::Notification), Relaxed);
-            bytes += cost;
+            let (kind, bytes) = (call.kind, about.cost());
+            self.hold(&call.owner, kind, 0, bytes);
+            *about.charge() = Some(Charge { kind, bytes, owner: call.owner.clone() });
         }
-        self.held.add(kind, call.count(), bytes);
-        if let Some(owner) = self.entries.get_mut(&call.owner) {
-            owner.held.add(kind, call.count(), bytes);
+    }
+
+    fn hold(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+        self.held.add(kind, calls, bytes);
+        if let Some(owner) = self.entries.get_mut(owner) {
+            owner.held.add(kind, calls, bytes);
             owner.charged += 1;
         }
+    }
+
+    fn hold_no_longer(&mut self, owner: &Name, kind: Kind, calls: u64, bytes: u64) {
+        self.held.take(kind, calls, bytes);
+        if let Some(owner) = self.entries.get_mut(owner) {
+            owner.held.take(kind, calls, bytes);
+            owner.charged = owner.charged.saturating_sub(1);
+        }
+        self.let_go(owner);
     }
 
     /// A call that was taken is held no longer.
     pub fn release(&mut self, call: Call) {
         self.count_work();
-        let mut parts = [(call.kind, call.count(), call.cost()), (Kind::Forgotten, 0, 0)];
+        if call.kind == Kind::Forgotten {
+            return self.let_go(&call.queue);
+        }
         if let Some(about) = &call.client.about
-            && call.kind != Kind::Forgotten
             && about.waiting.fetch_sub(1, Relaxed) == 1
+            && let Some(Charge { kind, bytes, owner }) = about.charge().take()
         {
-            // In the room in which the first call with it was counted.
-            let charged = about.charged.load(Relaxed);
-            let kind = if charged & 1 == 1 { Kind::Notification } else { Kind::Question };
-            parts[1] = (kind, 0, charged >> 1);
+            self.hold_no_longer(&owner, kind, 0, bytes);
         }
-        for (kind, calls, bytes) in parts {
-            self.held.take(kind, calls, bytes);
-            if let Some(owner) = self.entries.get_mut(&call.owner) {
-                owner.held.take(kind, calls, bytes);
-            }
-        }
-        if call.kind != Kind::Forgotten
-            && let Some(owner) = self.entries.get_mut(&call.owner)
-        {
-            owner.charged = owner.charged.saturating_sub(1);
-        }
-        self.let_go(&call.owner);
+        self.hold_no_longer(&call.owner, call.kind, call.count(), call.cost());
         if call.queue != call.owner {
             self.let_go(&call.queue);
         }
@@ -345,7 +359,6 @@ impl Queue {
         // What a storm has taken is given back.
         if entries.capacity() > 64 && entries.len() * 8 < entries.capacity() {
             entries.shrink_to(entries.len() * 2);
-            self.entering.shrink_to(self.entering.len() * 2);
             self.turns.shrink_to(self.turns.len() * 2);
         }
     }
@@ -353,6 +366,10 @@ impl Queue {
     /// Takes out calls of the owners whose turns they are, at most so many and so many bytes, but for a
     /// single call that is longer. They are held until they are released.
     pub fn take(&mut self, calls_max: usize, bytes_max: usize, into: &mut Vec<Call>) {
+        let forgotten = self.forgotten.len().min(calls_max.div_ceil(2));
+        into.extend(self.forgotten.drain(..forgotten));
+        self.waiting -= forgotten;
+        give_back(&mut self.forgotten);
         let mut bytes: usize = into.iter().map(|call| call.bytes.len()).sum();
         while into.len() < calls_max {
             let Some(name) = self.turns.pop_front() else { return };
@@ -366,10 +383,8 @@ impl Queue {
             bytes += len;
             entry.turns -= 1;
             self.waiting -= 1;
-            let (len, capacity) = (entry.calls.len(), entry.calls.capacity());
-            if capacity > 64 && len * 4 < capacity {
-                entry.calls.shrink_to(len * 2);
-            }
+            give_back(&mut entry.calls);
+            let len = entry.calls.len();
             if entry.behind == 0 && len > entry.turns && entry.turns < IN_ORDER {
                 entry.turns += 1;
                 self.turns.push_back(name);
@@ -394,8 +409,17 @@ impl Queue {
     /// Takes out all that waits; it is held until it is released.
     pub fn drain(&mut self) -> Vec<Call> {
         let mut calls = Vec::new();
-        self.take(usize::MAX, usize::MAX, &mut calls);
+        while !self.is_empty() {
+            self.take(usize::MAX, usize::MAX, &mut calls);
+        }
         calls
+    }
+}
+
+/// Gives back what a list has taken that was longer.
+fn give_back(calls: &mut VecDeque<Call>) {
+    if calls.capacity() > 64 && calls.len() * 4 < calls.capacity() {
+        calls.shrink_to(calls.len() * 2);
     }
 }
 

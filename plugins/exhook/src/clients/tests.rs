@@ -13,13 +13,14 @@ use crate::line::{AllAsked, DESCRIBED, FORGOTTEN, Line};
 use crate::queue::{Kind, Limits, Owner};
 
 const MAX: usize = 1000;
+const VISITORS: usize = 100;
 
 fn none() -> Arc<Kept> {
     Arc::new(Kept::new((1024, 1 << 20), MAX, None))
 }
 
 fn clients_of(kept: &Arc<Kept>, shard: u32) -> Clients {
-    Clients::new(shard, MAX, Arc::clone(kept))
+    Clients::new(shard, (MAX, VISITORS), Arc::clone(kept))
 }
 
 fn line_of(client_bytes_max: u64) -> Line {
@@ -48,13 +49,18 @@ fn write_for<'a>(line: &'a Line, owner: Owner<'a>) -> Writing<'a> {
     line.write((owner, owner), Kind::Notification, POINT).unwrap()
 }
 
-/// Who comes in is not in.
-fn is_in(entering: Option<&Entering<'_>>) -> bool {
-    entering.is_none_or(|entering| entering.late)
+/// Where a connection is, of which there is this to say.
+fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) -> Place {
+    let moment = match entering {
+        None => Moment::IsIn,
+        Some(entering) if entering.late => Moment::LetIn,
+        Some(_) => Moment::ComesIn(false),
+    };
+    clients.place(who, moment)
 }
 
-fn owner<'a>(who: &Who<'a>, is_in: bool) -> Owner<'a> {
-    if is_in { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
+fn owner<'a>(who: &Who<'a>, place: Place) -> Owner<'a> {
+    if place.is_in { Owner::Client(who.client_id) } else { Owner::Address(who.peer_host.unwrap()) }
 }
 
 /// A client as a call names it, with its description in the line.
@@ -64,9 +70,9 @@ fn number<'a>(
     who: &Who<'a>,
     entering: Option<&Entering<'_>>,
 ) -> Named {
-    let is_in = is_in(entering);
-    let mut writing = write_for(line, owner(who, is_in));
-    let named = clients.number(&mut writing, who, entering, is_in);
+    let place = place(clients, who, entering);
+    let mut writing = write_for(line, owner(who, place));
+    let named = clients.number(&mut writing, who, entering, place);
     assert!(writing.is_taken(POINT));
     named
 }
@@ -80,7 +86,8 @@ fn call(line: &Line, who: &Who<'_>, client: Named, point: i64) {
 }
 
 fn leave(line: &Line, clients: &mut Clients, who: &Who<'_>, point: i64) {
-    clients.last_call(&mut write(line, who), who, POINT, |line, client| {
+    let place = clients.place(who, Moment::IsIn);
+    clients.last_call(&mut write(line, who), who, (place, POINT), |line, client| {
         line.call(0, point, client, |data| {
             data.nil();
         });
@@ -128,7 +135,7 @@ fn who(peer_port: u16) -> Who<'static> {
 #[test]
 fn a_process_that_is_started_anew_hears_what_logins_gave() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(3, (MAX, VISITORS), Arc::clone(&kept));
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, &mut clients, who, entering);
         let calls = sent(&line, &kept);
@@ -154,7 +161,7 @@ fn waiting(line: &Line) -> Vec<(i64, u64)> {
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let first = number(&line, &mut clients, &who(1), Some(&Entering::default())).number;
     assert_eq!(waiting(&line), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
@@ -174,12 +181,12 @@ fn a_client_is_described_once_and_again_when_it_has_changed() {
 #[test]
 fn what_finds_no_room_has_told_nobody_of_its_client() {
     let (line, kept) = (line_of(64 << 10), none());
-    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
     let mut tell = |name: &str, entering: Option<&Entering<'_>>, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
-        let is_in = is_in(entering);
-        let mut writing = write_for(&line, owner(&who, is_in));
-        let client = clients.number(&mut writing, &who, entering, is_in);
+        let place = place(&mut clients, &who, entering);
+        let mut writing = write_for(&line, owner(&who, place));
+        let client = clients.number(&mut writing, &who, entering, place);
         writing.call(0, 7, client.clone(), |data| {
             data.bytes(&vec![0; bytes]);
         });
@@ -203,7 +210,8 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
     let mut last = |name: &str, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
         keeps(&kept, &clients, &who, b"login", 1);
-        clients.last_call(&mut write(&line, &who), &who, POINT, |line, client| {
+        let place = clients.place(&who, Moment::IsIn);
+        clients.last_call(&mut write(&line, &who), &who, (place, POINT), |line, client| {
             line.call(0, 8, client, |data| {
                 data.bytes(&vec![0; bytes]);
             });
@@ -228,7 +236,7 @@ fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64
 #[test]
 fn what_was_kept_leaves_with_the_session() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
     keeps(&kept, &clients, &who(1), b"login", 1);
     number(&line, &mut clients, &who(2), None);
     leave(&line, &mut clients, &who(1), 7);
@@ -248,7 +256,7 @@ fn what_was_kept_leaves_with_the_session() {
 #[test]
 fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(line, &mut clients, who, entering);
         let calls = sent(line, &none());
@@ -275,7 +283,7 @@ fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password()
 #[test]
 fn what_connect_said_comes_late_where_nobody_asked_before() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, &mut clients, who, entering);
         let calls = sent(&line, &none());
@@ -294,7 +302,7 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
 #[test]
 fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
     let late = Entering { late: true, is_asked: true, keep_alive_s: 7, ..Entering::default() };
     let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, clients, who, entering);
@@ -335,7 +343,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
     let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
     for is_described in [false, true] {
         let (line, kept) = (line(), none());
-        let mut clients = Clients::new(3, MAX, Arc::clone(&kept));
+        let mut clients = Clients::new(3, (MAX, VISITORS), Arc::clone(&kept));
         keeps(&kept, &clients, &who(1), b"ann", line.epoch());
         let named = number(&line, &mut clients, &who(2), Some(&entering));
         if is_described {
@@ -363,7 +371,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
 #[test]
 fn what_finds_no_room_leaves_a_connection_as_it_was() {
     let line = line_of(64 << 10);
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let ann = Entering { keep_alive_s: 7, ..Entering::default() };
     number(&line, &mut clients, &who(1), Some(&ann));
     number(&line, &mut clients, &who(1), None);
@@ -377,7 +385,8 @@ fn what_finds_no_room_leaves_a_connection_as_it_was() {
     let eve = who(2);
     let mut writing = write(&line, &eve);
     let entering = Entering { keep_alive_s: 8, ..Entering::default() };
-    let client = clients.number(&mut writing, &eve, Some(&entering), true);
+    let place = clients.place(&eve, Moment::IsIn);
+    let client = clients.number(&mut writing, &eve, Some(&entering), place);
     writing.call(0, 7, client, |data| {
         data.bytes(&vec![0; 100_000]);
     });
@@ -389,7 +398,7 @@ fn what_finds_no_room_leaves_a_connection_as_it_was() {
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let first = number(&line, &mut clients, &who(1), None).number;
     assert_eq!(number(&line, &mut clients, &who(2), None).number, first);
     waiting(&line);
@@ -413,7 +422,7 @@ fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     let other = Who { client_id: "d", ..who(2) };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
     let in_already = number(&line, &mut clients, &who(1), Some(&entering)).number;
@@ -469,7 +478,7 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
 #[test]
 fn no_more_clients_are_kept_than_there_are_places() {
     let line = line();
-    let mut clients = Clients::new(0, MAX, none());
+    let mut clients = Clients::new(0, (MAX, VISITORS), none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
         number(&line, &mut clients, &Who { client_id: &name, ..who(1) }, None);

@@ -23,7 +23,7 @@ fn pool(driver: &str, workers: usize) -> Arc<Pool> {
 
 fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
     let mut pools = [const { None }; PLACES];
-    let clients = pool.kept.iter().map(|kept| Clients::new(number, 100, Arc::clone(kept))).collect();
+    let clients = pool.kept.iter().map(|kept| Clients::new(number, (100, 100), Arc::clone(kept))).collect();
     pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients });
     // Each pool is that of another load.
     let load = Arc::as_ptr(pool) as u64;

@@ -1,7 +1,7 @@
 //! A call that waits for a worker: whom it is about, in whose queue it waits, and what it costs.
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use grapnel_plugin_abi::{allocated, tree_entry_bytes};
 
@@ -54,15 +54,23 @@ impl Name {
 #[derive(Debug)]
 pub struct About {
     bytes: Box<[u8]>,
-    /// How many calls that wait have it, and what the first of them was charged for it: bytes, above a bit for the kind.
+    /// How many calls that wait have it, and who is charged for it as long as some do. Both change under the lock of the line.
     pub(super) waiting: AtomicU32,
-    pub(super) charged: AtomicU64,
+    pub(super) charged: Mutex<Option<Charge>>,
+}
+
+/// What a description is charged with: in the room of the first call that had it.
+#[derive(Clone, Debug)]
+pub(super) struct Charge {
+    pub(super) kind: Kind,
+    pub(super) bytes: u64,
+    pub(super) owner: Name,
 }
 
 impl About {
     /// Of these bytes: a map, as MessagePack has it.
     pub fn new(bytes: Vec<u8>) -> Arc<About> {
-        Arc::new(About { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: AtomicU64::new(0) })
+        Arc::new(About { bytes: bytes.into(), waiting: AtomicU32::new(0), charged: Mutex::new(None) })
     }
 
     /// The description.
@@ -72,6 +80,10 @@ impl About {
 
     pub(super) fn cost(&self) -> u64 {
         allocated(self.bytes.len()) + allocated(16 + size_of::<About>())
+    }
+
+    pub(super) fn charge(&self) -> MutexGuard<'_, Option<Charge>> {
+        self.charged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn is_charged(&self) -> bool {

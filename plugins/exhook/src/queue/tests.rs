@@ -165,12 +165,12 @@ fn what_is_forgotten_takes_no_room() {
     push(&mut queue, "a", Kind::Question, 1, 10).unwrap();
     push(&mut queue, "a", Kind::Question, 2, 10).unwrap();
     let forgotten = |number| Call::new(&[0; 4], 0, -2, Named { number, about: None }, 1);
-    queue.push_forgotten(Owner::Client("a"), forgotten(7));
-    queue.push_forgotten(Owner::Client("gone"), forgotten(8));
+    queue.push_forgotten(Some(Owner::Client("a")), forgotten(7));
+    queue.push_forgotten(None, forgotten(8));
     assert_eq!(queue.held().calls, 2);
     let calls = queue.drain();
     let seen: Vec<_> = calls.iter().map(|call| (call.id, call.client.number)).collect();
-    assert_eq!(seen, [(1, 0), (2, 0), (0, 7), (0, 8)]);
+    assert_eq!(seen, [(0, 8), (1, 0), (2, 0), (0, 7)], "first of all of whom nothing waits");
     queue.put_back(calls);
     let again: Vec<_> = queue.drain().iter().map(|call| (call.id, call.client.number)).collect();
     assert_eq!(again, seen);
@@ -206,6 +206,14 @@ fn memory_of_a_storm_is_given_back() {
     assert!(per_client < 2048, "{per_client}");
     taken(&mut queue, usize::MAX);
     assert!(queue.entries.clients.capacity() < 128 && queue.turns.capacity() < 128);
+    // Many who want to come in from one place.
+    let limits = Limits { address_calls_max: 1 << 20, address_bytes_max: 1 << 30, ..limits };
+    let mut queue = Queue::new(limits);
+    for n in 0..20_000 {
+        push_of(&mut queue, Owner::Address("10.0.0.1"), n + 1, n).unwrap();
+    }
+    taken(&mut queue, usize::MAX);
+    assert!(queue.entering.capacity() < 128);
     assert_eq!(queue.held(), Held::default());
 }
 
@@ -231,6 +239,59 @@ fn who_has_not_come_in_takes_the_share_of_its_address() {
     assert_eq!(taken(&mut queue, 1000), next);
     assert_eq!(queue.held(), Held::default());
     assert!(queue.entries.addresses.is_empty() && queue.entering.is_empty());
+}
+
+/// However slow the worker is, it hears that visitors are gone as fast as it hears of visitors, and in nobody's queue.
+#[test]
+fn words_of_who_is_gone_do_not_pile_up() {
+    let (mut queue, mut number) = (Queue::new(ROOMY), 0);
+    let mut calls = Vec::new();
+    for _ in 0..1000 {
+        for n in 0..40 {
+            let address = n.to_string();
+            let here = Owner::Address(&address);
+            number += 1;
+            if push_of(&mut queue, here, number, number).is_err() {
+                break;
+            }
+        }
+        queue.take(16, usize::MAX, &mut calls);
+        for call in calls.drain(..) {
+            let (id, number) = (call.id, call.client.number);
+            queue.release(call);
+            if id != 0 {
+                let named = Named { number, about: None };
+                queue.push_forgotten(Some(Owner::Client("c")), Call::new(&[0; 4], 0, -2, named, 1));
+            }
+        }
+        assert!(queue.forgotten.len() <= 16, "{}", queue.forgotten.len());
+        assert!(queue.entries.clients.is_empty());
+    }
+}
+
+/// A description is charged to who was charged for it, whoever has the last call with it.
+#[test]
+fn a_description_is_released_from_who_was_charged_for_it() {
+    let mut queue = Queue::new(ROOMY);
+    let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
+    let about = About::new(vec![0; 5000]);
+    let call = |id| Call::new(&[0; 10], id, 3, Named { number: 7, about: Some(Arc::clone(&about)) }, 1);
+    let other = |id| Call::new(&[0; 10], id, 3, Named::default(), 1);
+    queue.push((c, c), Kind::Question, &mut vec![other(1)]).unwrap();
+    let before = queue.entries.get(c).unwrap().held;
+    queue.push((here, here), Kind::Question, &mut vec![call(2)]).unwrap();
+    queue.push((c, c), Kind::Question, &mut vec![call(3)]).unwrap();
+    let mut calls = Vec::new();
+    queue.take(2, usize::MAX, &mut calls);
+    assert_eq!(calls.iter().map(|call| call.id).collect::<Vec<_>>(), [1, 2]);
+    queue.release(calls.pop().unwrap());
+    assert!(queue.entries.get(here).unwrap().held.bytes > 5000, "the client's call has it still");
+    queue.take(2, usize::MAX, &mut calls);
+    queue.release(calls.pop().unwrap());
+    assert_eq!(queue.entries.get(c).unwrap().held, before);
+    assert!(queue.entries.get(here).is_none());
+    queue.release(calls.pop().unwrap());
+    assert_eq!(queue.held(), Held::default());
 }
 
 /// Notifications have half of what an address may have, in calls and in bytes.
@@ -261,7 +322,7 @@ fn who_has_come_in_keeps_its_order() {
         push_of(&mut queue, here, 100 + id, id).unwrap();
     }
     push_of(&mut queue, c, 7, 73).unwrap();
-    queue.push_forgotten(c, Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1));
+    queue.push_forgotten(Some(c), Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1));
     let order = |queue: &mut Queue| {
         let mut calls = Vec::new();
         queue.take(60, usize::MAX, &mut calls);

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn who_has_come_back_is_not_the_one_described_first() {
     let line = line();
-    let mut clients = Clients::new(0, 2, none());
+    let mut clients = Clients::new(0, (2, 2), none());
     let named = |name| Who { client_id: name, ..who(1) };
     let mut tell = |name| number(&line, &mut clients, &named(name), None).number;
     tell("a");
@@ -26,7 +26,7 @@ fn who_has_come_back_is_not_the_one_described_first() {
 fn who_was_told_with_a_call_that_went_over_is_forgotten() {
     for is_last in [false, true] {
         let line = line_of(64 << 10);
-        let mut clients = Clients::new(0, 1, none());
+        let mut clients = Clients::new(0, (1, 1), none());
         let client = number(&line, &mut clients, &who(1), None);
         sent(&line, &none());
         call(&line, &who(1), client.clone(), 5);
@@ -42,7 +42,8 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
         };
         assert_eq!(fill(&mut frame), [DESCRIBED, 5]);
         if is_last {
-            clients.last_call(&mut write(&line, &who(1)), &who(1), POINT, |line, client| {
+            let place = clients.place(&who(1), Moment::IsIn);
+            clients.last_call(&mut write(&line, &who(1)), &who(1), (place, POINT), |line, client| {
                 line.call(0, 7, client, |data| {
                     data.bytes(&vec![0; 100_000]);
                 });
@@ -62,10 +63,11 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
 #[test]
 fn who_was_refused_is_forgotten() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
     let refused = |clients: &mut Clients, who: &Who<'_>| {
-        let mut writing = line.write_forgotten(owner(who, false)).unwrap();
-        clients.is_gone(Some(&mut writing), who);
+        let place = clients.place(who, Moment::IsRefused);
+        let mut writing = line.write_forgotten(owner(who, place)).unwrap();
+        clients.is_gone(Some((&mut writing, place)), who);
         writing.done();
     };
     let in_already = number(&line, &mut clients, &who(1), None).number;
@@ -82,7 +84,7 @@ fn who_was_refused_is_forgotten() {
     // Nobody takes calls: there is nobody to tell.
     number(&line, &mut clients, &who(2), Some(&Entering::default()));
     line.cut(Vec::new());
-    assert!(line.write_forgotten(owner(&who(2), false)).is_none());
+    assert!(line.write_forgotten(Owner::Address("127.0.0.1")).is_none());
     clients.is_gone(None, &who(2));
     assert_eq!((clients.visitors.len(), clients.known.len()), (0, 1));
 }
@@ -91,7 +93,7 @@ fn who_was_refused_is_forgotten() {
 #[test]
 fn a_login_that_comes_late_is_told() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, MAX, Arc::clone(&kept));
+    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
     let tell = |clients: &mut Clients, who: &Who<'_>| {
         number(&line, clients, who, None);
         sent(&line, &kept).iter().map(|call| has(call, "login")).collect::<Vec<_>>()

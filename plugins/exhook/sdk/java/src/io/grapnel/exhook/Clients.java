@@ -9,11 +9,11 @@ import java.util.Map;
 /**
  * What the broker has said of clients. The records are made from it; the worker's main thread alone uses it.
  *
- * <p>A number stands for a client identifier, and several connections may want to be that client at once: one that is
- * in, and one that tries to come in with a wrong password. What is said of one of them must not be taken for the
- * other's, so the table tells them apart by where they come from. Where one takes the identifier over from the other,
- * the broker forgets the number with the other, and what was said of the one while it came in is found again under
- * its next number.
+ * <p>A connection that wants to come in has a number of its own, whichever client identifier it names; when it has come
+ * in, that is the client's number. What comes late of a connection before it may go under that number, too, and must not
+ * be taken for what is said of the one that is in, so the table tells them apart by where they come from. Where the
+ * broker forgets a number, what was said under it of another connection while that came in is found again under its next
+ * one.
  */
 final class Clients {
     /** Connections of one client identifier that are told apart; the one described first is forgotten for one more. */
