@@ -345,30 +345,30 @@ fn who_has_come_in_keeps_its_order() {
 proptest::proptest! {
     /// Whatever comes, is taken, sent and put back: each connection's calls go in their order, none is left, and nothing stays charged.
     #[test]
-    fn each_connection_keeps_its_order(steps in proptest::collection::vec((0_u8..10, 1_u64..6), 1..300)) {
+    fn each_connection_keeps_its_order(steps in proptest::collection::vec((0_u8..40, 1_u64..12), 1..500)) {
         let mut queue = Queue::new(ROOMY);
-        let (mut next, mut inside) = (0, [false; 6]);
+        let (mut next, mut inside) = (0, [false; 12]);
         let (mut taken, mut sent) = (Vec::new(), Vec::new());
         for (what, number) in steps {
             match what {
-                0..=5 => {
+                0..=29 => {
                     let at = number as usize;
                     // Once it has come in it stays so.
-                    inside[at] |= what == 5;
+                    inside[at] |= what >= 28;
                     let (address, client) = ((number % 2).to_string(), (number % 3).to_string());
                     let whose = if inside[at] { Owner::Client(&client) } else { Owner::Address(&address) };
                     next += 1;
                     push_of(&mut queue, whose, number, next).unwrap();
                 }
-                6 | 7 => queue.take(taken.len() + number as usize, usize::MAX, &mut taken),
-                8 => sent.append(&mut taken),
+                30..=33 => queue.take(taken.len() + number as usize, usize::MAX, &mut taken),
+                34..=36 => sent.append(&mut taken),
                 _ => queue.put_back(std::mem::take(&mut taken)),
             }
         }
         queue.take(usize::MAX, usize::MAX, &mut taken);
         sent.append(&mut taken);
         proptest::prop_assert_eq!(sent.len() as u64, next);
-        for number in 1..6 {
+        for number in 1..12 {
             let ids: Vec<_> = sent.iter().filter(|call| call.client.number == number).map(|call| call.id).collect();
             proptest::prop_assert!(ids.is_sorted(), "{}: {:?}", number, ids);
         }
