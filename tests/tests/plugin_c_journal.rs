@@ -215,12 +215,16 @@ fn a_client_has_a_share_of_what_waits() {
     let large = Publish::new("orders/a", "x".repeat(200_000)).qos(1);
     let (mut one, mut other) =
         (Client::hello(&broker, Version::V5, "one"), Client::hello(&broker, Version::V5, "other"));
-    (0..3).for_each(|_| drop(one.send_publish(&large)));
+    for _ in 0..3 {
+        one.send_publish(&large);
+    }
     broker.process().wait_for_line("what is refused", PATIENCE, |line| {
         line.contains("2 messages refused on shard 0 so far: client_pending_bytes_max is reached")
             .then_some(())
     });
-    (0..3).for_each(|_| drop(other.send_publish(&large)));
+    for _ in 0..3 {
+        other.send_publish(&large);
+    }
     broker.process().wait_for_line("what the other is refused", PATIENCE, |line| {
         line.contains("4 messages refused on shard 0 so far: client_pending_bytes_max is reached")
             .then_some(())
