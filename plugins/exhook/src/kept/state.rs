@@ -6,6 +6,8 @@ use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
 use std::ops::Bound;
 use std::time::Instant;
 
+use grapnel_plugin_abi::address_share;
+
 use super::{Connection, Gave, HandedOver, Unkept};
 
 /// What an entry costs besides its bytes.
@@ -78,9 +80,11 @@ pub(super) struct State {
     pub unkept: Unkept,
 }
 
-/// Who is charged for a login: its user, or where nobody has vouched for one, its address. The same in the next version.
+/// Who is charged for a login: its user, or where nobody has vouched for one, its address, as it is charged for what waits. The
+/// same in the next version.
 pub fn owner_of(user: Option<&str>, address: &str) -> u64 {
-    BuildHasherDefault::<DefaultHasher>::default().hash_one((user, if user.is_some() { "" } else { address }))
+    let address = if user.is_some() { "".into() } else { address_share(address) };
+    BuildHasherDefault::<DefaultHasher>::default().hash_one((user, address))
 }
 
 /// A connection in order of client identifiers, which have no U+0000.
@@ -187,8 +191,15 @@ impl State {
         self.shards.get(&shard)?.by_client.get(client_id)
     }
 
-    /// A login for which there is room, which is taken; counted where there is none.
-    fn room(&mut self, bounds: &Bounds, Gave { whose, bytes, epoch }: Gave<'_>, owner: u64) -> Option<Login> {
+    /// A login for which there is room, which is taken; counted where there is none. What had been `granted` so many bytes before
+    /// needs no share of the owner's for as many.
+    fn room(
+        &mut self,
+        bounds: &Bounds,
+        Gave { whose, bytes, epoch }: Gave<'_>,
+        owner: u64,
+        granted: usize,
+    ) -> Option<Login> {
         let cost = ENTRY + whose.client_id.len() + whose.host.len() + bytes.len();
         let own = self.owners.get(&owner).copied().unwrap_or(0);
         let free = bounds.all_max.saturating_sub(self.bytes - own);
@@ -196,7 +207,7 @@ impl State {
             &mut self.unkept.too_long
         } else if own + cost > free {
             &mut self.unkept.of_all
-        } else if own > 0 && own + cost > free / SHARE {
+        } else if own > 0 && cost > granted && own + cost > free / SHARE {
             &mut self.unkept.of_user
         } else {
             self.bytes += cost;
@@ -228,17 +239,35 @@ impl State {
 
     /// In the place of what there was.
     pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
+        let before = self.get(shard, gave.whose.client_id).filter(|login| login.owner == owner);
+        let granted = before.map_or(0, |login| login.cost);
+        self.put_granted(bounds, gave, shard, (owner, granted));
+    }
+
+    fn put_granted(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, (owner, granted): (u64, usize)) {
         let client_id = gave.whose.client_id;
         self.remove(shard, client_id);
-        if let Some(login) = self.room(bounds, gave, owner) {
+        if let Some(login) = self.room(bounds, gave, owner, granted) {
             self.of(shard).by_client.insert(client_id.into(), login);
         }
         self.of(shard).note(client_id);
     }
 
     pub fn put_coming(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
+        let before = self.take_coming(gave.whose, shard).flatten();
+        let granted = before.filter(|login| login.owner == owner).map_or(0, |login| login.cost);
+        self.put_coming_granted(bounds, gave, shard, (owner, granted));
+    }
+
+    fn put_coming_granted(
+        &mut self,
+        bounds: &Bounds,
+        gave: Gave<'_>,
+        shard: u32,
+        (owner, granted): (u64, usize),
+    ) {
         drop(self.take_coming(gave.whose, shard));
-        let login = self.room(bounds, gave, owner);
+        let login = self.room(bounds, gave, owner, granted);
         self.add_coming(bounds, gave.whose, shard, login);
     }
 
@@ -293,17 +322,18 @@ impl State {
         }
     }
 
+    /// Whoever had room in the version before has it here, whatever their shares are by now.
     pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>) {
         let HandedOver { whose, bytes, owner, is_coming } = over;
         let gave = bytes.map(|bytes| Gave { whose, bytes, epoch: 0 });
         match (is_coming, gave) {
-            (true, Some(gave)) => self.put_coming(bounds, gave, shard, owner),
+            (true, Some(gave)) => self.put_coming_granted(bounds, gave, shard, (owner, usize::MAX)),
             (true, None) => self.none_coming(bounds, whose, shard),
             (false, Some(gave)) => {
                 let logins = self.of(shard);
                 let hash = logins.hash(whose.client_id);
                 logins.live.insert(hash, owner);
-                self.put(bounds, gave, shard, owner);
+                self.put_granted(bounds, gave, shard, (owner, usize::MAX));
             }
             (false, None) => self.forget(whose, shard),
         }
@@ -326,6 +356,9 @@ impl State {
 
     pub fn forget_client(&mut self, client_id: &str, shard: u32) {
         self.remove(shard, client_id);
+        let logins = self.of(shard);
+        let hash = logins.hash(client_id);
+        logins.live.remove(&hash);
         let keys: Vec<Box<str>> = self.of(shard).coming_of(client_id).map(|(key, _)| key.into()).collect();
         for key in keys {
             self.drop_coming(shard, &key);

@@ -162,9 +162,32 @@ fn a_user_with_many_identifiers_has_a_share() {
     assert_eq!(fits(1, &names), 10, "what they gave back is there again");
 }
 
+/// What a user was granted stays granted when others have come since: through a reload, and where as much takes its place.
+#[test]
+fn what_was_granted_stays_so() {
+    let one = ENTRY + 4 + 8 + 10;
+    let (kept, next) = (kept_of(10, 80 * one), kept_of(10, 80 * one));
+    let names: Vec<_> = (1000..1080).map(|n| n.to_string()).collect();
+    assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
+    assert!(names[10..].iter().zip(2..).all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
+    // The first user has more than an eighth of what is left by now.
+    assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[1; 10], 1)));
+    let mut after = None;
+    while let Some(client_id) = kept.next(0, after.as_deref()) {
+        kept.each_of(0, &client_id, |over| next.take_over(0, over));
+        after = Some(client_id);
+    }
+    assert!(names.iter().all(|name| next.of(of(name), 0).is_some()));
+    assert_eq!((next.take_unkept().count(), kept.take_unkept().count()), (0, 0));
+    assert_eq!(next.lock().bytes(), kept.lock().bytes());
+}
+
 /// A user is charged by name where somebody has vouched for it, and by address where nobody has.
 #[test]
 fn owners_are_users_or_addresses() {
+    let near = [owner_of(None, "2001:db8::1"), owner_of(None, "2001:db8::2")];
+    assert_eq!(near[0], near[1], "one host has as many addresses as it likes");
+    assert_eq!(owner_of(None, "::ffff:10.0.0.1"), owner_of(None, "10.0.0.1"));
     assert_eq!(owner_of(Some("ann"), "h"), owner_of(Some("ann"), "g"));
     assert_ne!(owner_of(Some("ann"), "h"), owner_of(Some("bob"), "h"));
     assert_ne!(owner_of(None, "h"), owner_of(None, "g"));
