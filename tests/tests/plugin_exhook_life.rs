@@ -9,11 +9,10 @@ use std::collections::HashSet;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use exhook_common::{folder, load, load_refused};
+use exhook_common::{folder, load, load_refused, puback, send, until, workers};
 use grapnel_tests::broker::Builder;
-use grapnel_tests::wire::Ack;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Subscribe, Version};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// Settings of hooks in Python, with the environment that they may see.
 fn python(module: &str, more: &[&str]) -> Vec<String> {
@@ -32,19 +31,6 @@ fn hasty() -> Builder {
     exhook_common::broker().config("[limits]\nplugin_thread_join_ms = 50")
 }
 
-/// The processes of workers that have said that they are ready, in order.
-fn workers(broker: &Broker) -> Vec<u32> {
-    broker.process().lines(|line| {
-        let (_, rest) = line.split_once("/0 is ready: ")?;
-        let number = rest.split_once(" hooks, process ")?.1;
-        number.split(' ').next()?.parse().ok()
-    })
-}
-
-fn send(worker: u32, signal: Signal) {
-    kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
-}
-
 fn count(broker: &Broker, what: &str) -> usize {
     broker.process().lines(|line| line.contains(what).then_some(())).len()
 }
@@ -54,29 +40,11 @@ fn await_lines(broker: &Broker, what: &str, count: usize) {
     broker.process().wait_for_lines(what, count, PATIENCE, |line| line.contains(what).then_some(()));
 }
 
-/// The reason code of the next PUBACK.
-#[track_caller]
-fn puback(client: &mut Client) -> u8 {
-    client.receive_where("PUBACK", |packet| match packet {
-        Packet::Puback(Ack { code, .. }) => Some(*code),
-        _ => None,
-    })
-}
-
 /// How many events wait, or have waited, for an answer of the version that is loaded.
 fn deferrals(broker: &Broker) -> u64 {
     let listed = broker.ctl_json(&["hooks", "list"]);
     let rows = listed["rows"].as_array().unwrap().iter().filter(|row| row["plugin"] == "exhook");
     rows.map(|row| row["deferrals"].as_u64().unwrap()).sum()
-}
-
-/// Asks again and again until it holds.
-#[track_caller]
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-    }
 }
 
 /// One of the figures of the worker.

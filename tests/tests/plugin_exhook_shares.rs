@@ -5,13 +5,11 @@
 mod exhook_common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::time::Instant;
 
-use exhook_common::{folder, load, load_with};
+use exhook_common::{folder, load, load_with, puback, send, until, workers};
 use grapnel_tests::broker::Builder;
-use grapnel_tests::wire::Ack;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, paho};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 
 /// The hooks of `claims.py`.
 fn claims(more: &[&str]) -> Vec<String> {
@@ -25,42 +23,12 @@ fn hasty(more: &str) -> Builder {
     exhook_common::broker().config(&format!("[limits]\nplugin_thread_join_ms = 50\n{more}"))
 }
 
-/// The processes of workers that have said that they are ready, in order.
-fn workers(broker: &Broker) -> Vec<u32> {
-    broker.process().lines(|line| {
-        let (_, rest) = line.split_once("/0 is ready: ")?;
-        let number = rest.split_once(" hooks, process ")?.1;
-        number.split(' ').next()?.parse().ok()
-    })
-}
-
-fn send(worker: u32, signal: Signal) {
-    kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
-}
-
 /// A figure of the worker, as it is at this moment.
 fn figure(broker: &Broker, which: &str) -> i64 {
     let name = format!("plugin_exhook_worker_python3_0_{which}");
     let metrics = broker.ctl_json(&["metrics"]);
     let metric = metrics["metrics"].as_array().unwrap().iter().find(|metric| metric["name"] == name.as_str());
     metric.unwrap_or_else(|| panic!("{name}: {metrics}"))["value"].as_i64().unwrap()
-}
-
-/// Asks again and again until it holds.
-#[track_caller]
-fn until(what: &str, holds: impl Fn() -> bool) {
-    let begun = Instant::now();
-    while !holds() {
-        assert!(begun.elapsed() < PATIENCE, "{what}");
-    }
-}
-
-#[track_caller]
-fn puback(client: &mut Client) -> u8 {
-    client.receive_where("PUBACK", |packet| match packet {
-        Packet::Puback(Ack { code, .. }) => Some(*code),
-        _ => None,
-    })
 }
 
 #[track_caller]

@@ -5,9 +5,12 @@
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
+use std::time::Instant;
 
 use grapnel_tests::broker::Builder;
-use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Version, paho};
+use grapnel_tests::wire::Ack;
+use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, paho};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
 /// Where the hooks of these tests are.
@@ -152,4 +155,36 @@ fn call_of(line: &str) -> Option<(String, Value)> {
     let (_, text) = line.split_once(" CALL ")?;
     let call = serde_json::Deserializer::from_str(text).into_iter().next();
     Some(call.and_then(Result::ok).unwrap_or_else(|| panic!("{line:?} is no call")))
+}
+
+/// The processes of workers that have said that they are ready, in order.
+pub fn workers(broker: &Broker) -> Vec<u32> {
+    broker.process().lines(|line| {
+        let (_, rest) = line.split_once("/0 is ready: ")?;
+        let number = rest.split_once(" hooks, process ")?.1;
+        number.split(' ').next()?.parse().ok()
+    })
+}
+
+/// Sends a worker a signal.
+pub fn send(worker: u32, signal: Signal) {
+    kill_process(Pid::from_raw(worker as i32).unwrap(), signal).unwrap();
+}
+
+/// Asks again and again until it holds.
+#[track_caller]
+pub fn until(what: &str, holds: impl Fn() -> bool) {
+    let begun = Instant::now();
+    while !holds() {
+        assert!(begun.elapsed() < PATIENCE, "{what}");
+    }
+}
+
+/// The reason code of the next PUBACK.
+#[track_caller]
+pub fn puback(client: &mut Client) -> u8 {
+    client.receive_where("PUBACK", |packet| match packet {
+        Packet::Puback(Ack { code, .. }) => Some(*code),
+        _ => None,
+    })
 }
