@@ -2,7 +2,7 @@
 
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;
-use serde_json::{Value, json};
+use serde_json::json;
 
 use super::CtlError;
 use super::authz::print_revoked;
@@ -11,7 +11,7 @@ use super::follows;
 use super::output::Output;
 use super::plugins::Force;
 use super::table::{self, Column};
-use crate::control::wire::Changed;
+use crate::control::wire::{Changed, Status};
 use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, HookStats, OnFault};
 
 /// What to do with hooks.
@@ -105,12 +105,13 @@ pub(super) async fn run(broker: &Broker, command: HooksCommand, output: &mut Out
         }
         HooksCommand::Stats { shard } => {
             let stats: HookStats = broker.get("/api/v1/hooks/stats").await?;
-            let shards =
-                broker.get::<Value>("/api/v1/status").await?["shards"].as_array().map_or(0, Vec::len);
-            if let Some(shard) = shard.filter(|shard| usize::from(*shard) >= shards) {
-                return Err(CtlError::Refused(format!(
-                    "there is no shard {shard}; the broker has {shards}, from 0"
-                )));
+            if let Some(shard) = shard {
+                let shards = broker.get::<Status>("/api/v1/status").await?.shards.len();
+                if usize::from(shard) >= shards {
+                    return Err(CtlError::Refused(format!(
+                        "there is no shard {shard}; the broker has {shards}, from 0"
+                    )));
+                }
             }
             print_stats(stats, shard, output)
         }

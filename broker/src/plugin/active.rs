@@ -407,11 +407,7 @@ impl Active {
     /// and does not do what it is for is told of at that moment.
     pub(super) fn tell_unmounted(&self) {
         let hooks = self.info().hooks;
-        let out: Vec<String> = hooks
-            .iter()
-            .filter(|hook| hook.unmounted)
-            .map(|hook| format!("{}/{}", hook.point, hook.name))
-            .collect();
+        let out: Vec<String> = hooks.iter().filter(|hook| hook.unmounted).map(HookInfo::key).collect();
         if !out.is_empty() {
             tracing::warn!(
                 plugin = &*self.name,

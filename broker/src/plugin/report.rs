@@ -99,6 +99,13 @@ pub struct HookInfo {
     pub unmounted: bool,
 }
 
+impl HookInfo {
+    /// As the operator names it: `POINT/HOOK`.
+    pub fn key(&self) -> String {
+        format!("{}/{}", self.point, self.name)
+    }
+}
+
 /// A plugin that was loaded by hand.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ByHand {

@@ -6,7 +6,7 @@ use super::super::output::Output;
 use super::super::plugins::Force;
 use super::{DriverRow, exhooks, is_of, loaded};
 use crate::control::wire::Changed;
-use crate::plugin::{HookChange, HookOverride, HookRow, PluginList, PluginState};
+use crate::plugin::{HookChange, HookInfo, HookOverride, HookRow, PluginList, PluginState};
 
 /// The driver that goes by this name, or `PLUGIN/DRIVER`; all of a plugin where it is a plugin's name.
 pub(super) fn chosen<'a>(rows: &'a [DriverRow], name: &str) -> Result<Vec<&'a DriverRow>, CtlError> {
@@ -54,7 +54,7 @@ pub(super) async fn switch(
     let hooks = |row: &DriverRow, out: bool| -> Vec<String> {
         let of_it = plugin.hooks.iter().filter(|hook| is_of(&hook.name, &row.driver, all == 1));
         let keys = of_it.filter(|hook| !out || hook.unmounted);
-        keys.map(|hook| format!("{}/{}", hook.point, hook.name)).collect()
+        keys.map(HookInfo::key).collect()
     };
     if verb == "disable" {
         if mine.len() == all {
