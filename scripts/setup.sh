@@ -1,5 +1,6 @@
 # shellcheck shell=bash
-# What scripts/run, scripts/test and scripts/mutants need on the machine, installed where it is missing. Sourced by them; does nothing by itself.
+# Functions that install what the scripts need and the machine lacks. The other scripts source this
+# file; it does nothing by itself.
 
 # Read by the scripts that source this one.
 # shellcheck disable=SC2034
@@ -51,7 +52,8 @@ install_packages() {
     fail "apt-get could not install $*."
 }
 
-# What every build needs: a C compiler for mimalloc and liburing; git, which glommio's build script calls.
+# What every build needs: a C compiler for mimalloc and liburing, and git, which glommio's build
+# script calls.
 need_build_tools() {
   need_rust
   need_packages cc:gcc git:git
