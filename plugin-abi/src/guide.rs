@@ -1,51 +1,120 @@
 //! The author's guide: what a plugin is called for, by whom, and what it may do. Each chapter is a page; every example in it is
-//! compiled by the tests, and those that can, run.
+//! compiled by the tests, and those that can, run. The same chapters are part of the book (`docs/src/plugins`).
 //!
-//! 1. [Life of a PUBLISH](publish): what is called when, in which order
-//! 2. [Threads and ownership](threads): whose memory, which thread, what needs a lock
-//! 3. [Flows and faults](flows): what a hook returns, and what becomes of its changes
-//! 4. [Answering later](deferring): tickets
-//! 5. [Acting on the broker](commands): publish, kick, subscribe, invalidate
-//! 6. [Timers and mail](timers)
-//! 7. [Reload and state](reload): a new version without losing a client or a count
-//! 8. [Configuration and metrics](operation): what the operator sees
-//! 9. [What is held for clients](shares): a share for each, counted in bytes
-//! 10. [Testing](mod@testing): with and without a broker
-//! 11. [Shipping](shipping): versions of the ABI, names, files
-//! 12. [In C and C++](c)
+//! 1. [Hook points](points): every place where a plugin is called
+//! 2. [Life of a PUBLISH](publish): what is called when, in which order
+//! 3. [Threads and ownership](threads): whose memory, which thread, what needs a lock
+//! 4. [Flows and faults](flows): what a hook returns, and what happens to its changes
+//! 5. [Answering later](deferring): tickets
+//! 6. [Acting on the broker](commands): publish, kick, subscribe, invalidate
+//! 7. [On behalf of a client](behalf): what is authorized as the client's own packet
+//! 8. [Timers and mail](timers)
+//! 9. [State over a reload](reload): a new version without losing a client or a count
+//! 10. [Configuration, metrics and the log](operation): what the operator sees
+//! 11. [Bounded shares](shares): memory that clients make a plugin hold, counted in bytes
+//! 12. [Testing a plugin](mod@testing): with and without a broker
+//! 13. [Shipping a plugin](shipping): versions of the ABI, names, files
+//! 14. [First plugin in C](c)
+
+// The chapters are plain Markdown that the book includes too. So links to items of this crate, which only rustdoc can follow,
+// stand here, and links between chapters are written as `[text][chapter]`: each place that includes a chapter says where they lead.
+
+#[doc = include_str!("guide/points.md")]
+///
+/// In this crate: [`HookPoint`](crate::HookPoint), [`Field`](crate::raw::Field), [`Verdict`](crate::Verdict),
+/// [`Disposition`](crate::Disposition).
+///
+/// [flows]: crate::guide::flows
+/// [publish]: crate::guide::publish
+pub mod points {}
 
 #[doc = include_str!("guide/publish.md")]
+///
+/// In this crate: [`Publish`](crate::Publish), [`Delivered`](crate::Delivered), [`Authorize`](crate::Authorize),
+/// [`Host::publish`](crate::Host::publish), [`Host::publish_as`](crate::Host::publish_as).
 pub mod publish {}
 
 #[doc = include_str!("guide/threads.md")]
+///
+/// In this crate: [`Plugin`](crate::Plugin), [`Host::spawn`](crate::Host::spawn), [`Host::spawn_for`](crate::Host::spawn_for),
+/// [`Host::wait_stop`](crate::Host::wait_stop).
+///
+/// [deferring]: crate::guide::deferring
 pub mod threads {}
 
 #[doc = include_str!("guide/flows.md")]
+///
+/// In this crate: [`Flow`](crate::Flow), [`FaultPolicy`](crate::FaultPolicy), [`Refused`](crate::Refused).
 pub mod flows {}
 
 #[doc = include_str!("guide/deferring.md")]
+///
+/// In this crate: [`AuthenticateTicket`](crate::AuthenticateTicket), [`AuthorizeTicket`](crate::AuthorizeTicket),
+/// [`ConnectTicket`](crate::ConnectTicket), [`FiltersTicket`](crate::FiltersTicket), [`PublishTicket`](crate::PublishTicket).
 pub mod deferring {}
 
 #[doc = include_str!("guide/commands.md")]
+///
+/// In this crate: [`Host`](crate::Host), [`Outgoing`](crate::Outgoing), [`Whose`](crate::Whose), [`Mounting`](crate::Mounting),
+/// [`Publish::add_message`](crate::Publish::add_message).
+///
+/// [behalf]: crate::guide::behalf
+/// [operation]: crate::guide::operation
+/// [threads]: crate::guide::threads
+/// [timers]: crate::guide::timers
 pub mod commands {}
 
+#[doc = include_str!("guide/behalf.md")]
+///
+/// In this crate: [`Identity`](crate::Identity), [`OnBehalf`](crate::OnBehalf), [`Answer`](crate::Answer),
+/// [`Host::publish_as`](crate::Host::publish_as), [`Host::subscribe_as`](crate::Host::subscribe_as),
+/// [`Host::authorize_as`](crate::Host::authorize_as), [`Host::fetch_as`](crate::Host::fetch_as), [`Fetch`](crate::Fetch),
+/// [`Fetched`](crate::Fetched).
+pub mod behalf {}
+
 #[doc = include_str!("guide/timers.md")]
+///
+/// In this crate: [`Host::timer`](crate::Host::timer), [`Timer`](crate::Timer), [`Host::mail`](crate::Host::mail),
+/// [`Mail`](crate::Mail).
 pub mod timers {}
 
 #[doc = include_str!("guide/reload.md")]
+///
+/// In this crate: [`Plugin::export_state`](crate::Plugin::export_state), [`Plugin::import_state`](crate::Plugin::import_state),
+/// [`Plugin::pieces`](crate::Plugin::pieces), [`Entries`](crate::Entries), [`Journal`](crate::Journal).
+///
+/// [threads]: crate::guide::threads
 pub mod reload {}
 
 #[doc = include_str!("guide/operation.md")]
+///
+/// In this crate: [`Plugin::Config`](crate::Plugin::Config), [`Plugin::configure`](crate::Plugin::configure),
+/// [`Configured`](crate::Configured), [`Counter`](crate::Counter), [`Gauge`](crate::Gauge), [`Histogram`](crate::Histogram),
+/// [`Host::log`](crate::Host::log).
 pub mod operation {}
 
 #[doc = include_str!("guide/shares.md")]
+///
+/// In this crate: [`Shares`](crate::Shares), [`ShareLimits`](crate::ShareLimits), [`Weigh`](crate::Weigh),
+/// [`Leftovers`](crate::Leftovers), [`address_share`](crate::address_share).
 pub mod shares {}
 
 #[doc = include_str!("guide/testing.md")]
+///
+/// In this crate: [`testing`](crate::testing), [`FakeEvent`](crate::testing::FakeEvent),
+/// [`TestPlugin`](crate::testing::TestPlugin).
+///
+/// [flows]: crate::guide::flows
 pub mod testing {}
 
 #[doc = include_str!("guide/shipping.md")]
+///
+/// In this crate: [`plugin!`](crate::plugin).
+///
+/// [reload]: crate::guide::reload
 pub mod shipping {}
 
 #[doc = include_str!("guide/c.md")]
+///
+/// In this crate: [`raw`](crate::raw), [`module`](crate::module).
 pub mod c {}
