@@ -1,5 +1,5 @@
-//! The points named `broker.…`: told once each, on shard 0, by the thread that starts and stops the broker. It waits for the hooks,
-//! for a bounded time, and goes on whatever they do.
+//! Calls the hook points named `broker.…`, once each, on shard 0. Called by the thread that starts
+//! and stops the broker. It waits for the hooks for a bounded time and goes on whatever they do.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,6 @@
-//! The broker's configuration: one TOML file, then the environment, then the command line, checked whole before anything
-//! starts. Called by `main`; everything else gets the finished [`Config`] and reads no file and no variable.
+//! The configuration: a TOML file, then the environment, then the command line, checked as a whole
+//! before anything starts. Called by `program`. Everything else gets the finished [`Config`] and
+//! reads no file and no variable.
 
 use std::fmt;
 use std::net::{Ipv4Addr, SocketAddr};

@@ -1,6 +1,6 @@
-//! The control plane: one HTTP API on a Unix socket, and on loopback TCP where configured, served by a thread of its own.
-//! Started by `main`; it reaches shards only with questions they answer between two steps of their loops, and never touches
-//! their state.
+//! The control plane: an HTTP API on a Unix socket and, if configured, on loopback TCP, served by a
+//! thread of its own. Started by `program`. It reaches shards with jobs that they run between two
+//! steps, and never touches their state.
 
 use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What `grapnel-ctl` does: a thin client of the control API, with tables for people and `--json` for programs. Only `passwd`
-//! and `plugins check` do their work themselves, on a file. Called by the binary; nothing of the broker uses it.
+//! The program `grapnel-ctl`: a thin client of the control API, with tables for people and `--json`
+//! for programs. Only `passwd` and `plugins check` work without a broker, on a file. Called by the
+//! binary; the broker uses nothing of it.
 
 use std::path::PathBuf;
 use std::process::ExitCode;

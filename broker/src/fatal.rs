@@ -1,6 +1,7 @@
-//! What a fatal signal leaves: one line on standard error that names the plugin and hook in whose code or call it came, then the
-//! end that the process would have had anyhow. Installed once at the start; the loader tells where plugins lie and what their
-//! hooks are called, shards and threads of plugins tell who they are. The handler only reads atomics and thread-locals and writes with `write`.
+//! The handler of fatal signals. It writes one line on standard error that names the plugin and
+//! hook, and then lets the process end as it would have. Installed once at the start. The loader
+//! registers where plugins are mapped and the names of their hooks; shards and threads of plugins
+//! register themselves. The handler reads only atomics and thread-locals, and writes with `write`.
 #![allow(unsafe_code)]
 
 use std::cell::{Cell, UnsafeCell};

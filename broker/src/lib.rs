@@ -1,5 +1,6 @@
-//! The shell of the Grapnel broker: executors, sockets, the mesh between shards, plugin loading and the control plane.
-//! Decisions are made in `grapnel-engine`; this crate moves bytes, envelopes and requests to it and from it.
+//! The shell of the Grapnel broker: executors, sockets, lanes between shards, plugin loader and
+//! control plane. `grapnel-engine` decides; this crate moves bytes, envelopes and requests to it
+//! and from it.
 
 pub mod announce;
 pub mod config;

@@ -1,6 +1,6 @@
-//! Locks that one broker holds for as long as its process lives: of its state folder, and of its control socket. The kernel frees
-//! them however the process ends, so a file that is left behind locks nobody out. Taken by `program` and `control`, before
-//! anything of theirs is touched.
+//! Locks that one broker holds as long as its process runs: of its state folder and of its control
+//! socket. The kernel releases them however the process ends, so a lock file that is left behind
+//! locks nobody out. Taken by `program` and `control` before they touch anything.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};

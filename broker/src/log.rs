@@ -1,5 +1,6 @@
-//! The log, on standard error. A line that cannot be written is lost and counted, and nothing else becomes of it: the pipe may
-//! be closed, the disk full, or nobody may read. Started by `program.rs`; `control` shows the count.
+//! The log on standard error. A line that cannot be written is dropped and counted, whatever the
+//! reason: a closed pipe, a full disk, or no reader. Started by `program`; `control` shows the
+//! count.
 
 use std::io::{self, IsTerminal, Write};
 use std::os::fd::AsFd;

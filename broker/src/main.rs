@@ -1,4 +1,4 @@
-//! The program `grapnel`: the broker on the allocator it is meant to run on. All it does is in `grapnel::program`.
+//! The program `grapnel`: the broker on its allocator. Everything it does is in `grapnel::program`.
 
 use std::process::ExitCode;
 

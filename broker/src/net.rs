@@ -1,5 +1,5 @@
-//! Listening sockets and what the shell does to a socket without the runtime: binding, accepting, sending, ending. Called by
-//! `main` for the listeners and by `shard` for the rest; nothing here waits.
+//! Listening sockets, and what the shell does to sockets without the runtime: bind, accept, send,
+//! close. Called by `program` for listeners and by `shard` for the rest; nothing here waits.
 
 mod listen;
 mod watch;

@@ -1,6 +1,7 @@
-//! Plugins: finding, checking, loading, reloading and retiring them, while clients are connected. Called by the start of the
-//! broker and by the control plane, from a helper thread: every method may block for as long as shards are given to answer.
-//! Shards see none of this, only the chain tables that are handed to them between two steps.
+//! The plugin manager: finds, checks, loads, reloads and retires plugins while clients are
+//! connected. Called at the start and by the control plane, on threads that may block: every method
+//! may wait as long as shards may take to answer. Shards see only the chain tables that they get
+//! between two steps.
 
 mod access;
 mod active;

@@ -1,5 +1,6 @@
-//! What the machine must grant before the first executor is made: a ring, memory for it, descriptors, /proc. The runtime panics or
-//! exits where something is missing; here it is one sentence with the remedy. Called by `main` once, before any shard.
+//! Checks what the machine must allow before the first executor starts: a ring, memory for it,
+//! descriptors, /proc. Without this the runtime would panic or exit; here the error is one sentence
+//! with the remedy. Called by `program` once, before any shard.
 
 use std::path::Path;
 

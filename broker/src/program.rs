@@ -1,5 +1,6 @@
-//! The broker's process: reads the command line and the configuration, starts what the configuration asks for, says where it
-//! listens, and waits for its end. Called by the `main` of each program that is a broker, which adds nothing but an allocator.
+//! The process of the broker: reads the command line and the configuration, starts everything,
+//! prints where it listens, and waits for the end. Called by the `main` of each program that is a
+//! broker; these add an allocator and nothing else.
 
 use std::io::Write;
 use std::process::ExitCode;

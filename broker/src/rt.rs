@@ -1,9 +1,11 @@
-//! The runtime in our own words: an executor on the current thread, tasks, one timer, sockets. Called by `shard` and
-//! `preflight`; beside these files nothing names glommio, so that another runtime can stand here one day.
+//! The wrapper around the runtime: an executor on the current thread, tasks, one timer, sockets.
+//! Called by `shard` and `preflight`. No other file names glommio, so that another runtime can
+//! replace it.
 //!
-//! The rules that keep glommio 0.9 well: no task is cancelled or dropped while it waits (its memory would be lost), so each
-//! ends by itself; a task that waits has given its waker to somebody; foreign threads wake a task once at a time (its
-//! reference count has 16 bits); every executor has a [`Guard`], because it may go to sleep on tasks that are ready.
+//! Rules for glommio 0.9: no task is cancelled or dropped while it waits, since its memory would
+//! leak; each task ends by itself. A task that waits has given its waker to somebody. Other threads
+//! wake a task once at a time, since its reference count has 16 bits. Every executor has a
+//! [`Guard`], because it may sleep although tasks are ready.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,5 @@
-//! Shards as the shell runs them: one thread, one executor and one engine each. `start` makes them, `handle` is how other
-//! threads reach them; the rest is what happens on a shard's own thread.
+//! Shards as the shell runs them: a thread, an executor and an engine each. `start` makes them, and
+//! other threads reach them through `handle`; the rest runs on the shard's own thread.
 
 mod acceptor;
 mod alarm;

@@ -1,5 +1,6 @@
-//! The program `grapnel-counted`: the broker on an allocator that counts, so that `grapnel-ctl status` says what it has
-//! allocated and not freed. For the leak tests; everything else is the library that `grapnel` is made of, compiled once.
+//! The program `grapnel-counted`: the broker on an allocator that counts, so that `grapnel-ctl
+//! status` shows what is allocated and not freed. The leak tests run it. Everything else is the
+//! library of `grapnel`, compiled once.
 
 use std::alloc::System;
 use std::process::ExitCode;

@@ -1,5 +1,5 @@
-//! A configuration in the making: assignments from the file, the environment and the command line go in, errors are
-//! gathered, and what is whole comes out. Used by `Config::load` alone.
+//! A configuration that is being read: takes assignments from the file, the environment and the
+//! command line, collects errors, and gives the finished [`Config`]. Used by `Config::load` alone.
 
 use std::net::SocketAddr;
 use std::path::Path;

@@ -1,5 +1,5 @@
-//! Overrides from the environment: `GRAPNEL_` and the key's path in upper case, with `_` for everything that separates.
-//! Used by `Config::load`, after the file and before the command line.
+//! Overrides from the environment: `GRAPNEL_` and the path of the key in upper case, with `_` for
+//! every separator. Used by `Config::load`, after the file and before the command line.
 
 use super::draft::{Draft, ListenerDraft};
 use super::error::Origin;

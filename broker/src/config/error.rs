@@ -1,5 +1,5 @@
-//! What is wrong with a configuration, all of it at once. Made by the readers of the file, the environment and the command
-//! line; printed by the broker's `main`.
+//! All errors of a configuration together. Made by the readers of the file, the environment and the
+//! command line; printed by `program`.
 
 use std::fmt;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! Reads the configuration file: TOML with the line of every key, so that each error says where. Used by `Config::load`.
+//! Reads the configuration file as TOML and keeps the line of every key for errors. Used by
+//! `Config::load`.
 
 use std::ops::Range;
 use std::path::Path;

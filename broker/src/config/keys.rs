@@ -1,5 +1,6 @@
-//! Every key of the configuration, once: its name, what it takes, why its default is what it is, and how it is set. The
-//! readers, the suggestions for unknown keys and the printed configuration all come from this list.
+//! Every key of the configuration, once: its name, its values, the reason for its default, and how
+//! it is set. Readers, suggestions for unknown keys and the printed configuration come from this
+//! list.
 
 use grapnel_engine::id::SHARDS_MAX;
 use grapnel_engine::limits::{LimitError, Limits, Setting};

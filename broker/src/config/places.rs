@@ -1,5 +1,5 @@
-//! Where things are when nobody says otherwise: the control socket, the state folder, the plugins. Used by the configuration
-//! and by `grapnel-ctl`, which must come to the same socket. Looks at the file system, changes nothing.
+//! Default paths: control socket, state folder, plugins. Used by the configuration and by
+//! `grapnel-ctl`, which must find the same socket. Looks at the file system and changes nothing.
 
 use std::ffi::{OsStr, OsString};
 use std::path::{Path, PathBuf};

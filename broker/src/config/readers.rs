@@ -1,5 +1,5 @@
-//! That each setting has its effect, and each counter its cause: by reading the sources of the engine and of the shell. A setting
-//! that nothing reads, and a counter that nothing raises, is a promise to operators that nobody keeps. Tests alone.
+//! Tests that something reads every setting and something raises every counter, by reading the
+//! source of the engine and the shell. Test code only.
 #![allow(clippy::unwrap_used)]
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! The configuration as people write it, and each way to get it wrong with the sentence that says so.
+//! Tests of the configuration: valid files, and each kind of error with its text.
 #![allow(clippy::unwrap_used)]
 
 use std::ffi::OsString;

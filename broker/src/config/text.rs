@@ -1,4 +1,4 @@
-//! The configuration as `--print-default-config` prints it, made from the list of keys so that it cannot fall behind.
+//! Prints the default configuration for `--print-default-config`, from the list of keys.
 
 use std::fmt::Write;
 

@@ -1,5 +1,6 @@
-//! A value before its key has looked at it: typed where it comes from the file, plain text where it comes from the
-//! environment or the command line. Keys take from it what they need or say what they wanted.
+//! A value before its key has checked it: typed if it comes from the file, text if it comes from
+//! the environment or the command line. Keys take what they need from it, or return an error that
+//! says what they take.
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -1,4 +1,5 @@
-//! How the API answers: JSON, and for a refusal `{"error": "sentence"}` with the status that fits. Used by every handler.
+//! Answers of the API: JSON, and for an error `{"error": "sentence"}` with the matching status.
+//! Used by every handler.
 
 use axum::body::Bytes;
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};

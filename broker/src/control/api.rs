@@ -1,5 +1,5 @@
-//! The routes of the API and what every handler has at hand. The same for the Unix socket and for TCP, where requests that a
-//! browser was tricked into are refused.
+//! The routes of the API, and what every handler has at hand. The same on the Unix socket and on
+//! TCP; on TCP, requests that come from web pages are refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;

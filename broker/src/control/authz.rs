@@ -1,4 +1,5 @@
-//! Has client.authorize asked again: what plugins have said is forgotten, and subscriptions in force that no longer pass are taken.
+//! `authz invalidate`: remembered verdicts of client.authorize are dropped, and subscriptions in
+//! force are rechecked.
 
 use axum::extract::State;
 use grapnel_engine::shard::Scope;

@@ -1,4 +1,4 @@
-//! Clients and their subscriptions: lists in pages, one client in full, and its disconnection.
+//! Clients and their subscriptions: paged lists, the details of one client, and its disconnection.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -1,5 +1,6 @@
-//! What follows when hooks leave the chains, said before a plugin is unloaded or disabled or a hook unmounted: which points lose which
-//! hooks, what holds where none is left, and how many clients go on without them. Changes nothing.
+//! Computes what follows when hooks leave the chains, before a plugin is unloaded or disabled or a
+//! hook is unmounted: which hook points lose which hooks, which rule applies if none is left, and
+//! how many clients this concerns. Changes nothing.
 
 use axum::extract::State;
 use serde::Deserialize;

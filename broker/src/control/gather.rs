@@ -1,5 +1,5 @@
-//! Asks shards and waits a bounded time: all at once, or one after the other for lists that come in pages. A shard that does
-//! not answer is named in the answer instead of being waited for.
+//! Asks shards and waits for a bounded time: all at once, or one after the other for paged lists.
+//! The answer names a shard that does not answer.
 
 use std::time::Duration;
 

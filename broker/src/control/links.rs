@@ -1,4 +1,5 @@
-//! What the links of the chains did, as metrics by hook point and link. Counted on each shard, summed here.
+//! What the links of the chains did, as metrics by hook point and link. Counted on each shard,
+//! summed here.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

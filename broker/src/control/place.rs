@@ -1,5 +1,5 @@
-//! The places that connections to the API have, so that whoever needs the broker most finds one: a bounded number, of which one
-//! that is idle gives way to a newcomer, and one whose end does not take its answer is closed. Used by `server`.
+//! The bounded number of connections to the API. An idle connection makes room for a new one, and a
+//! connection whose client does not read the answer is closed. Used by `server`.
 
 use std::collections::VecDeque;
 use std::io::{self, IoSlice};

@@ -1,5 +1,5 @@
-//! Plugins and the chains they are compiled into: what the plugin manager does, as requests. The manager blocks while shards
-//! answer, so it is called on threads of its own, one change at a time.
+//! The requests about plugins and chains. The plugin manager blocks while shards answer, so it is
+//! called on threads that may block, one change at a time.
 
 use axum::extract::State;
 use axum::http::StatusCode;

@@ -1,4 +1,4 @@
-//! The text format that Prometheus scrapes (version 0.0.4): families with help and type, samples with labels.
+//! The text format of Prometheus (version 0.0.4): families with help and type, samples with labels.
 
 use std::fmt::{Display, Write};
 

@@ -1,5 +1,6 @@
-//! How many subscriptions a change of the rules has taken back: asked of the shards before it, and again until all of them have looked
-//! at what is in force, or until the time for an answer is over. Used by what changes plugins and by `authz invalidate`.
+//! Counts the subscriptions that a change of the rules has taken back. It asks the shards before
+//! the change, and again until all rechecks have ended or the time for an answer is over. Used by
+//! changes of plugins and by `authz invalidate`.
 
 use std::time::Duration;
 

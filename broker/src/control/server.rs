@@ -1,5 +1,5 @@
-//! Accepts connections to the API and serves HTTP/1 on them: a bounded number at a time, with a bounded wait for a request and for
-//! an answer to be taken, until the broker stops.
+//! Accepts connections to the API and serves HTTP/1 on them, until the broker stops. The number of
+//! connections, the wait for a request and the wait for an answer to be read are bounded.
 
 use std::convert::Infallible;
 use std::io;

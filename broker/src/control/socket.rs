@@ -1,5 +1,6 @@
-//! The Unix socket of the API: private from its first moment, in the place of a dead broker's socket but never of a living
-//! one's, and gone when the broker has gone. A lock beside it decides between brokers that start at one moment.
+//! The Unix socket of the API: private from the start. It replaces the socket of a broker that has
+//! died, never that of a running broker, and is removed at the end. A lock file beside it decides
+//! between brokers that start at the same time.
 
 use std::ffi::OsString;
 use std::io::{self, ErrorKind};

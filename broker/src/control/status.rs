@@ -1,4 +1,4 @@
-//! The broker at a glance, and its counters as JSON and as Prometheus wants them.
+//! `status`, and the counters as JSON and for Prometheus.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

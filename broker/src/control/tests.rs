@@ -1,4 +1,4 @@
-//! The API over its real sockets, before shards that answer and shards that do not.
+//! Tests of the API over real sockets, with shards that answer and shards that do not.
 #![allow(clippy::unwrap_used)]
 
 use std::io::{Read, Write};

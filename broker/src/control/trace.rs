@@ -1,5 +1,6 @@
-//! One client's packets as they come and go, as lines of JSON for as long as somebody reads them. The shards remember a
-//! bounded number; this takes what they have a few times a second and tells them to forget when the reader has gone.
+//! Streams the packets of one client as lines of JSON while somebody reads them. The shards keep a
+//! bounded number of lines; this file collects them a few times a second, and ends the trace when
+//! the reader has gone.
 
 use std::collections::HashSet;
 use std::pin::Pin;

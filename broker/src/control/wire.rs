@@ -1,5 +1,5 @@
-//! What the API's answers and requests look like in JSON. The broker writes them, `grapnel-ctl` reads them; field names are
-//! a promise to programs, so they are added to, never changed.
+//! The JSON types of the API. The broker writes them and `grapnel-ctl` reads them. Programs depend
+//! on the field names: fields are added, never changed.
 
 use grapnel_engine::shard;
 use serde::{Deserialize, Serialize};

@@ -1,4 +1,4 @@
-//! `grapnel-ctl authz`: has the rules of client.authorize asked again.
+//! `grapnel-ctl authz`: rechecks what client.authorize has allowed.
 
 use clap::{Args, Subcommand};
 use hyper::Method;

@@ -1,5 +1,5 @@
-//! One request to the broker and its answer, over the control socket. Every wait is bounded; every refusal becomes the
-//! sentence that the broker gave.
+//! One request to the broker and its answer, over the control socket. Every wait is bounded; a
+//! refusal becomes the sentence that the broker sent.
 
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};

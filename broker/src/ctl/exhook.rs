@@ -1,4 +1,5 @@
-//! `grapnel-ctl exhook drivers`: the workers of the plugin exhook, read from what it measures and from the list of plugins.
+//! `grapnel-ctl exhook drivers`: the workers of the plugin exhook, from its metrics and the list of
+//! plugins.
 
 mod switch;
 

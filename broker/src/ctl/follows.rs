@@ -1,4 +1,5 @@
-//! What `grapnel-ctl` says before it takes hooks out of the chains: a line on standard error for everything that follows.
+//! Prints what follows before `grapnel-ctl` takes hooks out of the chains, one line each on
+//! standard error.
 
 use super::CtlError;
 use super::connection::{Broker, encoded};

@@ -1,4 +1,5 @@
-//! `grapnel-ctl hooks`: the compiled chains, what their links did, and what the operator says about single hooks.
+//! `grapnel-ctl hooks`: the compiled chains, what their links did, and the operator's settings for
+//! single hooks.
 
 use clap::{Args, Subcommand, ValueEnum};
 use hyper::Method;

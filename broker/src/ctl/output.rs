@@ -1,5 +1,5 @@
-//! The one place where `grapnel-ctl` writes: standard output that may be a terminal, a file or a pipe whose reader has gone,
-//! and standard error for what people must see.
+//! The one place where `grapnel-ctl` writes: standard output, which may be a terminal, a file or a
+//! pipe whose reader has gone, and standard error.
 
 use std::io::{IsTerminal, Write};
 

@@ -1,5 +1,5 @@
-//! `grapnel-ctl passwd`: entries for the plugin auth-file, `user:$argon2id$…` one a line. The file is replaced as a whole, so
-//! that a plugin that reads it meanwhile sees the old or the new one.
+//! `grapnel-ctl passwd`: entries for the plugin auth-file, one `user:$argon2id$…` per line. The
+//! file is replaced as a whole, so that a plugin reads the old file or the new one.
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};

@@ -1,4 +1,4 @@
-//! A plugin's configuration as the command line gives it: a file, and single values over it.
+//! A plugin's configuration from the command line: a file, and single values that override it.
 
 use std::path::Path;
 

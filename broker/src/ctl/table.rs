@@ -1,5 +1,5 @@
-//! Tables for people: no borders, columns as wide as they must be, wrapped to the terminal. What clients chose as their names
-//! is made harmless for the terminal first.
+//! Tables for people: no borders, columns as wide as needed, wrapped to the terminal. Control
+//! characters in names that clients chose are made harmless.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! What people and programs see of answers, and how the command line is read.
+//! Tests of the output for people and programs, and of the command line.
 #![allow(clippy::unwrap_used)]
 
 use std::io::Write;

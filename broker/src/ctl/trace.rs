@@ -1,4 +1,4 @@
-//! `grapnel-ctl trace client`: packets of one client as they come and go.
+//! `grapnel-ctl trace client`: the packets of one client while they are sent and received.
 
 use clap::Subcommand;
 use http_body_util::BodyExt;

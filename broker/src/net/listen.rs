@@ -1,5 +1,5 @@
-//! Listeners: one port, a socket for each shard, so that the kernel spreads new connections. Bound by `main` before anything
-//! else starts, accepted from by each shard's acceptor.
+//! Listeners: one port with a socket for each shard, so that the kernel spreads new connections.
+//! Bound by `program` before anything else starts; each shard's acceptor accepts from its socket.
 
 use std::io;
 use std::net::SocketAddr;

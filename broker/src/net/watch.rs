@@ -1,5 +1,5 @@
-//! Tells of sockets whose peer has closed without reading anything of them: for connections that are not read for now. One
-//! epoll for each shard, which its runtime watches as it watches a listening socket.
+//! Detects that a peer has closed its connection without reading from it, for connections that are
+//! not read for now. One epoll for each shard; the runtime watches it like a listening socket.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 

@@ -1,5 +1,6 @@
-//! Calls on a socket without asking the runtime first. Most sends find room, and one call per dirty connection is what a shard can
-//! afford; whoever meets a full socket waits through the runtime. Called by `shard`; nothing here reads.
+//! Calls on a socket without the runtime. Most sends find room, and one call per connection and
+//! step is what a shard can afford; if a socket is full, the caller waits through the runtime.
+//! Called by `shard`; nothing here reads.
 
 use std::io::IoSlice;
 use std::os::fd::BorrowedFd;

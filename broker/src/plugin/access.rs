@@ -1,5 +1,6 @@
-//! Who decides which clients may log in and what they may do: said in the log whenever it changes, and the refusal of a change
-//! that would leave nobody to decide while others than this machine reach the broker. Used by every transaction on plugins.
+//! Who decides which clients may log in and what they may do. Logs it when it changes, and refuses
+//! a change that would leave nobody to decide while the broker can be reached from other machines.
+//! Used by every transaction on plugins.
 
 use std::net::SocketAddr;
 

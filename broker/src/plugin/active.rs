@@ -1,5 +1,6 @@
-//! A plugin as it stands in the chains: its loaded code, its hooks with what the operator says about them, and its instance on
-//! each shard. Also compiles the chains of a shard from a list of these. Used by the transactions and by the reports.
+//! A loaded plugin as it stands in the chains: its code, its hooks with the operator's settings,
+//! and its instance on each shard. Also compiles the chains of a shard from a list of plugins. Used
+//! by transactions and reports.
 
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

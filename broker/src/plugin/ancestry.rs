@@ -1,6 +1,6 @@
-//! Which bit of a message's ancestry stands for which plugin: that of its name, so that no version of it sees what another one led
-//! to. A message may be kept for as long as the broker runs, and with it what its bits mean: two names never share one. Asked by
-//! the services when a generation comes and goes.
+//! Assigns the bits of a message's ancestry to plugins, by name, so that all generations of a
+//! plugin share a bit. A retained message may live as long as the broker, so two names never share
+//! a bit. Called by the services when a generation begins and ends.
 
 use std::sync::Arc;
 

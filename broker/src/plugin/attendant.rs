@@ -1,7 +1,7 @@
-//! A thread that does what plugins and shards ask for and nobody on a shard may wait for: putting hooks that were mounted at run
-//! time into the chains, tripping a plugin on every shard, arming it again, and ending generations that take their time. It takes its
-//! turn among the transactions. Started
-//! and ended with the manager.
+//! The recompiler: a thread for work that plugins and shards request and that no shard may wait
+//! for. It puts hooks that were mounted at run time into the chains, trips a plugin on all shards
+//! and re-arms it, and ends generations that take their time. It takes its turn among the
+//! transactions. Started and ended with the manager.
 
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -1,5 +1,5 @@
-//! Changes to a plugin that is loaded: a new version in its place, a new configuration, another word about one of its hooks, out of
-//! the chains and back. Called by the control plane, as everything of the manager is.
+//! Changes of a loaded plugin: reload, new configuration, settings for one hook, disable and
+//! enable. Called by the control plane.
 
 use std::sync::Arc;
 

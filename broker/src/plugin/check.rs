@@ -1,6 +1,6 @@
-//! Looks at a plugin's file without loading it: in a child process, because code of the plugin runs as soon as the file is opened,
-//! and may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel --check-config`; needs no broker and starts nothing of
-//! the plugin.
+//! Checks a plugin's file without loading it, in a child process, because code of the plugin runs
+//! when the file is opened and may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel
+//! --check-config`; needs no broker and calls no `load`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;

@@ -1,5 +1,6 @@
-//! What plugins ask the broker to do: checked here, on the plugin's thread, and handed to the shard that does it between two of
-//! its events. Called by `services` alone.
+//! Commands of plugins (publish, kick, subscribe, timers, mail and more): checked here, on the
+//! plugin's thread, and passed to the shard, which runs them between two events. Called by
+//! `services` alone.
 
 use std::collections::HashMap;
 use std::hash::Hasher;

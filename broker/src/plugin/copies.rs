@@ -1,6 +1,6 @@
-//! The folder of private copies of plugins' files: the broker's alone whatever the umask, with a name that nobody can guess, used
-//! through its descriptor so that nobody can put another in its place. Folders that killed brokers have left are removed. Used by
-//! `library`; made by the manager.
+//! The folder of private copies of plugin files. It belongs to this broker alone whatever the
+//! umask, has an unpredictable name, and is used through its descriptor, so that nobody can replace
+//! it. Folders of brokers that were killed are removed. Used by `library`; made by the manager.
 
 use std::fs::File;
 use std::io::{self, Write};

@@ -1,5 +1,6 @@
-//! Looks at a plugin's file before the dynamic linker does: a truncated one would end the process with SIGBUS inside of dlopen,
-//! one for another machine gives a message that helps nobody. Reads bytes that are in memory; executes and maps nothing.
+//! Checks a plugin's file before the dynamic linker sees it: a truncated file would end the process
+//! with SIGBUS inside dlopen, and a file for another machine gives an unclear error. Reads bytes in
+//! memory; runs and maps nothing.
 
 use std::path::Path;
 

@@ -1,5 +1,6 @@
-//! Why a plugin was not loaded, reloaded or unloaded: one sentence each that says what happened, to which plugin, and what to
-//! do. Nothing in them comes from a plugin's configuration, which may hold secrets; the plugin's own sentences are its own.
+//! Why a plugin was not loaded, reloaded or unloaded: one sentence each that says what happened, to
+//! which plugin, and what to do. No sentence contains the plugin's configuration, which may hold
+//! secrets; texts of the plugin itself are passed on.
 
 use std::path::PathBuf;
 

@@ -1,5 +1,6 @@
-//! Runs a piece of work on every shard and waits for the answers, with one deadline for all. Used by the transactions on plugins,
-//! never on a shard's own thread. What a shard begins after the caller has given up is undone on that shard.
+//! Runs work on every shard and waits for all answers with one deadline. If a shard does the work
+//! after the caller has given up, the work is undone on that shard. Used by transactions on
+//! plugins; never on a shard's thread.
 
 use std::sync::mpsc;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

@@ -1,5 +1,5 @@
-//! The generations that are retired, in runs: a plugin that is reloaded a thousand times leaves one row of numbers here. Filled by
-//! the transactions, read by the view.
+//! The retired generations, with equal ones in one row: a plugin that is reloaded a thousand times
+//! takes one row. Filled by transactions, read by the view.
 
 use std::sync::Arc;
 

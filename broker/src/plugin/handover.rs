@@ -1,7 +1,8 @@
-//! The state of a plugin on its way from the version before to the one that replaces it, shard by shard. In pieces, where both do
-//! that: they go over between the turns of the shard, while the old version serves, and the last one in the same step as the
-//! swap. Else whole: tried on every shard before the first one swaps, and done again in the step of the swap. So no event falls
-//! between; and back in the same way, where the swap is taken back. Used by the reload.
+//! Moves the state of a plugin from the old generation to the new one, shard by shard. In pieces if
+//! both support it: they go over between turns while the old generation serves, the last one in the
+//! same job as the swap. Otherwise as a whole: tried on every shard before the first swap, and
+//! repeated in the job of the swap. So no event falls between. Also moves the state back when the
+//! swap is taken back. Used by reloads.
 
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! What the broker keeps of plugins until the process ends: values whose address plugins know, and texts. Used by the loader's
-//! services and transactions. A load must cost a place in a chunk here, never an allocation of its own.
+//! Values that are never freed, because plugins may keep their address, and texts. Used by services
+//! and transactions. A load takes one place in a chunk here, never an allocation of its own.
 
 use std::collections::{BTreeSet, HashMap};
 use std::mem::MaybeUninit;

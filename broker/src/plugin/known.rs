@@ -1,5 +1,6 @@
-//! Files whose layout has been checked: abi_stable remembers every library that it checks for ever, and a file that is loaded a
-//! thousand times needs to be checked once. Asked by `library.rs` between mapping a file and its first call.
+//! The layout cache: files whose layout has been checked. abi_stable remembers every library that
+//! it checks for ever, so a file that is loaded a thousand times is checked once. Used by `library`
+//! between mapping a file and its first call.
 
 use std::collections::HashSet;
 use std::hash::{BuildHasher, RandomState};

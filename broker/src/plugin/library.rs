@@ -1,6 +1,7 @@
-//! From a file to the functions of a plugin: a private copy, the dynamic linker, and the checks of the ABI before any code of
-//! the plugin's author runs. What has been mapped and checked stays mapped: abi_stable keeps layouts of it in a process-wide
-//! map, and threads or thread-local destructors of the plugin may still be inside.
+//! From a file to the functions of a plugin: private copy, dynamic linker, and the checks of the
+//! ABI before any function of the plugin's table is called. What has been mapped and checked stays
+//! mapped: abi_stable keeps layouts of it in a process-wide map, and threads or thread-local
+//! destructors of the plugin may still be inside.
 
 use std::ffi::c_void;
 use std::path::{Path, PathBuf};

@@ -1,5 +1,6 @@
-//! The generations of plugins that live: from before their `load` until their end. What they ask the broker for by their handle
-//! is found here, and whoever comes later gets STALE. Used by the services and the transactions, from any thread.
+//! The live generations of plugins, from before `load` until their end. A request of a plugin is
+//! resolved here by its handle; a later one gets STALE. Used by services and transactions, from any
+//! thread.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};

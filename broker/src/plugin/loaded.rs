@@ -1,5 +1,5 @@
-//! A plugin that has been loaded: its shared part, its hooks, and its instances. The calls into its table are all here. Used by
-//! the transactions, which keep the order that the table's contract asks for.
+//! A loaded plugin: its shared part, its hooks and its instances. All calls into its table are
+//! here. Used by transactions, which keep the order that the contract of the table requires.
 
 use std::ffi::c_void;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Finds a plugin's file: a path is taken as it is, a name is looked up in `plugins.dir`.
+//! Finds a plugin's file: a path is used as it is, a name is looked up in `plugins.dir`.
 
 use std::path::{Path, PathBuf};
 

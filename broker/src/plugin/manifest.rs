@@ -1,5 +1,6 @@
-//! What a plugin says before anything of it is started: who it is, what its configuration has to be like, which plugins it needs,
-//! and its hooks. Used by the transactions and by the check of a file; starts nothing.
+//! What a plugin declares before it is loaded: who it is, the schema of its configuration, the
+//! plugins that it needs, and its hooks. Used by transactions and by the check of a file; starts
+//! nothing.
 
 use std::ffi::c_void;
 use std::path::PathBuf;

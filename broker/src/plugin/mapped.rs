@@ -1,6 +1,6 @@
-//! The libraries that are mapped and in use, and by how many loads: a load of the same file maps nothing where the plugin's manifest
-//! says that its code can be loaded again (`MANIFEST_IN_PLACE`), and a mapping is retired with the last load that uses it. Used by
-//! the transactions.
+//! The mapped libraries and how many loads use each. A load of the same file maps nothing new if
+//! the manifest says that the code can be loaded again (`MANIFEST_IN_PLACE`). A mapping is retired
+//! with its last load. Used by transactions.
 
 use super::known::Content;
 use super::library::{Library, Source};

@@ -1,6 +1,7 @@
-//! Metrics that plugins make: numbers that any thread of a plugin changes without a lock, and that `/metrics` shows under the
-//! plugin's name. Called by the services; the control plane reads it. A metric belongs to the plugin's name and not to a
-//! generation, so that a reloaded plugin goes on counting; nothing is ever taken out, because a late thread may still count.
+//! Metrics of plugins: numbers that any thread of a plugin changes without a lock, and that
+//! `/metrics` shows under the plugin's name. Called by the services; the control plane reads them.
+//! A metric belongs to the name of the plugin, so that a reloaded plugin continues to count.
+//! Metrics are never removed, because a late thread may still use them.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};

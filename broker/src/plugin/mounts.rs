@@ -1,6 +1,6 @@
-//! Hooks that a plugin mounts and unmounts at run time, from `load`, a hook or a thread of its own. The answer is immediate; the
-//! chains follow when the attendant has compiled them, at the next turn of every shard. Used by the services and by what compiles
-//! chains; nothing here waits for a shard.
+//! Hooks that a plugin mounts and unmounts at run time, from `load`, from a hook or from a thread
+//! of its own. The answer is immediate; the chains change when the recompiler (`attendant`) has
+//! compiled them. Used by the services and by what compiles chains; nothing here waits for a shard.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 

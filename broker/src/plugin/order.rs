@@ -1,5 +1,5 @@
-//! The order in which plugins are loaded that need each other: what is needed first, and otherwise as they were given. Used by the
-//! start and by the transactions; knows nothing of plugins but their names.
+//! The load order of plugins that need each other: a needed plugin first, and otherwise the given
+//! order. Used at the start and by transactions; knows only names.
 
 /// A plugin with the names it needs.
 #[derive(Clone, Copy, Debug)]

@@ -1,6 +1,7 @@
-//! What the operator says about single hooks: priority, deadline, fault policy, and whether they are mounted at all. The
-//! configuration says it for every start; what is said through ctl goes over it field by field and is remembered in a file of its
-//! own beside the record of plugins. Used by the manager, and read when chains are compiled.
+//! The operator's settings for single hooks: priority, deadline, fault policy, and whether a hook
+//! is mounted. The configuration sets them for every start; ctl overrides them field by field, and
+//! its settings are stored in a file beside the record of plugins. Used by the manager; read when
+//! chains are compiled.
 
 use std::collections::BTreeMap;
 use std::fmt;

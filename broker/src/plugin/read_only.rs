@@ -1,6 +1,6 @@
-//! The pages of a mapped library that nobody writes once the linker has done its work. What no load uses any more gives them back;
-//! whoever is still inside reads them from a file again, which the mapping keeps although it has no name. Made where a library is
-//! mapped.
+//! The pages of a mapped library that nobody writes after the linker has finished. A mapping that
+//! no load uses gives them back; code that still runs there reads them from the file again, which
+//! the mapping keeps open although it has no name. Made where a library is mapped.
 
 use std::ffi::{CStr, OsStr, c_void};
 use std::io;

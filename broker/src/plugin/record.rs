@@ -1,6 +1,6 @@
-//! What comes back after a restart: the plugins that were loaded with ctl and without `--once`, in a small file. Written whole
-//! and renamed into place, so that a crash leaves the old one or the new one. The file may hold secrets of configurations and
-//! is readable by its owner alone.
+//! The record of plugins for the next start: those that were loaded with ctl and without `--once`.
+//! Written as a whole and renamed into place, so that a crash leaves the old file or the new one.
+//! The file may hold secrets of configurations, so only its owner can read it.
 
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};

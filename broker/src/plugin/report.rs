@@ -1,5 +1,5 @@
-//! What the manager tells of plugins: rows for ctl and for the log. Nothing in here comes from a plugin's configuration, which may
-//! hold secrets.
+//! The rows about plugins for ctl and the log. They contain nothing of a plugin's configuration,
+//! which may hold secrets.
 
 use std::path::PathBuf;
 

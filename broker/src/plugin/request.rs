@@ -1,4 +1,4 @@
-//! What a manager is made with, and what it is asked for. Made by the start of the broker and by the control plane.
+//! The settings of a manager, and the requests to it. Made at the start and by the control plane.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,6 +1,7 @@
-//! The end of generations whose threads have something to bring to its end, as calls of clients that a process of theirs has begun:
-//! no chain names them any more, and what they ask of the broker is done until their threads have ended, or their time is over.
-//! Begun by the transactions, looked after by the attendant and by the end of the broker, which waits for them.
+//! Generations whose threads have work to finish, such as calls of clients that a worker process
+//! has begun. No chain names them any more; their requests to the broker are served until their
+//! threads end or their time is over. Begun by transactions, watched by the recompiler
+//! (`attendant`), and awaited when the broker stops.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};

@@ -1,5 +1,6 @@
-//! Subscriptions that were taken back because the rules of client.authorize have changed, gathered over all shards until a line of
-//! the log tells of them: one for each change of the rules, not one for each client. Filled by shards, emptied by the attendant.
+//! Collects the subscriptions that shards have taken back after a change of the rules, and logs one
+//! line for each change instead of one for each client. Filled by shards, emptied by the recompiler
+//! (`attendant`).
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! The JSON Schema of a plugin's configuration: parsed when its file is opened, held against every configuration before the plugin
-//! sees it. Its sentences name keys and never show values, which may be secrets.
+//! The JSON Schema of a plugin's configuration. It is parsed when the file is opened, and every
+//! configuration is checked against it before the plugin gets it. Errors name keys and never show
+//! values, which may be secrets.
 
 use jsonschema::{ValidationError, Validator};
 use serde_json::Value;

@@ -1,5 +1,6 @@
-//! What the broker does for plugins outside of events: their host tables, their log, and the way of a deferred verdict back to its
-//! shard. Called from any thread of any plugin; there is one for the process, because a plugin's late thread may outlive a manager.
+//! The host functions of plugins outside of events: host tables, the log, and the way of a deferred
+//! verdict to its shard. Called from any thread of any plugin. There is one set for the process,
+//! because a late thread of a plugin may outlive a manager.
 
 use std::collections::BTreeMap;
 use std::os::unix::ffi::OsStrExt;

@@ -1,5 +1,5 @@
-//! What is loaded when the broker starts: the plugins of the configuration, then those of the record, what is needed first. Called
-//! before the first client can come.
+//! Loads plugins when the broker starts: those of the configuration, then those of the record,
+//! needed plugins first. Called before the first client can connect.
 
 use super::PluginManager;
 use super::active::Wanted;

@@ -1,5 +1,5 @@
-//! What every link did, by shard and summed, with the times of the calls that were timed. Made for the control plane from what the
-//! chains have counted.
+//! What every link did, by shard and summed, with the times of the calls that were timed. Computed
+//! for the control plane from the counts of the chains.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;

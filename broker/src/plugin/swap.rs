@@ -1,5 +1,5 @@
-//! How chains come into force on every shard, or on none, and in the same step the state of a plugin that takes another one's
-//! place. Used by the transactions; never on a shard's thread.
+//! Swaps chain tables on every shard or on none, and in the same job moves the state of a plugin
+//! that replaces another. Used by transactions; never on a shard's thread.
 
 use std::sync::{Arc, Mutex, PoisonError};
 

@@ -1,7 +1,8 @@
-//! Threads that the broker starts for a plugin and joins at its end. Plugins start them through the services; the end of a
-//! generation asks them to stop and waits for a bounded time, on the loader's thread, or in the background where a thread has said
-//! that it has something to bring to its end. What has not ended by then goes on, is named in the log and counted in the list of
-//! plugins: nobody can end a thread from outside.
+//! Threads that the broker starts for a plugin and joins at its end. Plugins start them through the
+//! services. At the end of a generation they are asked to stop, and the loader waits for a bounded
+//! time, or in the background if a thread has declared work to finish. A thread that has not ended
+//! then goes on; the log names it and the list of plugins counts it, since a thread cannot be ended
+//! from outside.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

@@ -1,5 +1,6 @@
-//! The steps that plugins are loaded, reloaded and unloaded in, and how each is undone. One at a time: the manager holds its
-//! transaction lock around every call here. Never called on a shard's thread.
+//! The steps in which plugins are loaded, reloaded and unloaded, and how each step is undone. One
+//! transaction at a time: the manager holds its lock around every call here. Never called on a
+//! shard's thread.
 
 use std::collections::HashMap;
 use std::path::PathBuf;

@@ -1,4 +1,4 @@
-//! What the manager's readers see while transactions go on, and the rows that are made of it for people and programs.
+//! What readers of the manager see while transactions run, and the rows that are made of it.
 
 use std::path::PathBuf;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! Sockets on the runtime, and the question to the kernel whether it has one: the only file of the shell with `unsafe`,
-//! beside the plugin loader. A stream owns its descriptor; whoever needs it longer takes a duplicate.
+//! Sockets on the runtime, and the probe for io_uring. Beside the plugin loader and `fatal.rs`,
+//! this is the only file of the shell with `unsafe`. A stream owns its descriptor; who needs it
+//! longer takes a duplicate.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, IntoRawFd, OwnedFd};

@@ -1,5 +1,5 @@
-//! The task of one listener on one shard: accepts in bursts, pauses when the process has no descriptor left for clients, and ends
-//! when the shard drains.
+//! The task of one listener on one shard. It accepts in bursts, pauses when the process has no
+//! descriptor left for clients, and ends when the shard drains.
 
 use std::fs::File;
 use std::future::Future;

@@ -1,5 +1,6 @@
-//! When the shell must look at a connection again: its write stall and its linger. One heap per shard under the turn's one
-//! timer; an alarm that was set anew leaves its old entry behind, which finds nothing when its time comes.
+//! When the shell must look at a connection again: for a write that stalls, or a connection that is
+//! closing. One heap per shard under the one timer of the turn. An alarm that is set again leaves
+//! its old entry behind, which does nothing when its time comes.
 
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;

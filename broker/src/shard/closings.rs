@@ -1,5 +1,6 @@
-//! The task that hears of connections whose peer closes while they are not read. What a peer had sent before it closed is still
-//! taken when the engine reads on; where there is nothing of that kind, and where the connection is broken, it ends at once.
+//! The task that handles connections whose peer closes while they are not read. Bytes that the peer
+//! sent before are still taken when the engine reads on; if there are none, or the connection is
+//! broken, it ends at once.
 
 use std::future::Future;
 use std::os::fd::AsFd;

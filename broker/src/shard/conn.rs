@@ -1,4 +1,5 @@
-//! A connection as the shell has it: socket, held-back bytes, and where its task stands. What it means is the engine's.
+//! A connection of the shell: its socket, the bytes that are held back, and the state of its task.
+//! What it means for MQTT is known to the engine alone.
 
 use std::task::Waker;
 

@@ -1,5 +1,6 @@
-//! The task of one connection: reads while the engine wants bytes, waits for room where the socket is full, and sees the last
-//! bytes off. It ends by itself and takes the socket with it; everything it knows is in the shard's table.
+//! The task of one connection: reads while the engine wants bytes, waits for room while the socket
+//! is full, and sends the last bytes. It ends by itself and closes the socket; its data is in the
+//! table of the shard.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,5 +1,6 @@
-//! How every other thread reaches a shard: requests and completions in queues, and one wake for any number of them. Used by
-//! the control plane, the plugin loader and plugin threads; only the shard's own loop takes from the queues.
+//! How other threads reach a shard: queues for requests and verdicts, and one wake for any number
+//! of them. Used by the control plane, the plugin loader and threads of plugins; only the shard's
+//! own loop takes from the queues.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;

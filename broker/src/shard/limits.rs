@@ -1,5 +1,6 @@
-//! The bounds of the shell, in the manner of the engine's: what one shard reads, accepts and holds per turn. The
-//! configuration's `[limits]` table lists both; nothing else in the shell holds a number that bounds memory or time.
+//! The limits of the shell, in the form of the engine's: what one shard reads, accepts and holds
+//! per turn, and what plugins may use. Both lists are the `[limits]` table of the configuration.
+//! Bounds that nobody needs to set are constants beside what they bound.
 
 grapnel_engine::bounds! {
     /// The bounds of one shard's sockets and lanes. See [`ShellLimits::SETTINGS`] for ranges and reasons.

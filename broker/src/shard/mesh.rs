@@ -1,9 +1,10 @@
-//! The mesh: between each ordered pair of shards a control lane that never refuses and a data lane that is bounded in batches
-//! and bytes. Each shard's turn puts batches in and takes them out; nothing here waits. A receiver always takes what is in the control
-//! lane, and leaves messages where they are while it has much to deliver.
+//! The lanes between shards: for each ordered pair a control lane that never refuses, and a data
+//! lane that is bounded in batches and bytes. Each shard's turn puts batches in and takes them out;
+//! nothing here waits. A receiver always empties the control lane, and leaves messages in the data
+//! lane while it has many deliveries to make.
 //!
-//! Generic in what it carries only because the engine's envelopes can be made by the engine alone, and the lanes are tested
-//! without it.
+//! It is generic in what it carries, because only the engine can make its envelopes, and the lanes
+//! are tested without it.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 

@@ -1,5 +1,6 @@
-//! What a step of the engine has left, carried away: bytes to sockets, connections to their end, envelopes to other shards.
-//! Whoever ran the step empties the outbox before it returns, so that an answer leaves in the turn that made it.
+//! Empties the engine's outbox after a step: bytes to sockets, connections to their end, envelopes
+//! to other shards. Who ran the step calls this before it returns, so that an answer leaves in the
+//! same turn.
 
 use grapnel_engine::id::{ConnKey, ShardId, ShardSet};
 use grapnel_engine::shard::{Closing, ConnectRefused, Ended, Envelope, Lane, Outbound, Reading};

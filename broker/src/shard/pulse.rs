@@ -1,6 +1,6 @@
-//! What a shard is doing, for those who watch it from outside: since when it has been in its current step, and which plugin it
-//! is calling. Written by the shard with plain stores, read by the watchdog; a reader may see two stores in part, which is
-//! good enough for a log line and for nothing else.
+//! The heartbeat of a shard for observers on other threads: since when it has been in its current
+//! step, and which plugin it is calling. Written by the shard with plain stores, read by the
+//! watchdog. A reader may see two stores half done, which is good enough for a log line.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, LazyLock};

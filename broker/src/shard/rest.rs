@@ -1,5 +1,6 @@
-//! Bytes of one connection that could not be taken yet: the beginning of a packet whose end has not come, or what came while
-//! the engine wanted nothing. Called by the connection's read step; knows where a packet ends, nothing of what it says.
+//! The read buffer of one connection: bytes that could not be taken yet, because a packet is
+//! incomplete or the engine wants nothing. Called by the connection's read step; knows where a
+//! packet ends and nothing of its content.
 
 use bytes::Bytes;
 use grapnel_engine::codec::frame_len;

@@ -1,5 +1,6 @@
-//! Finds calls of plugins that took long, for the log. The chains time a sample of the calls and note the slow ones; a call that
-//! is not in the sample is found where two looks of the watchdog meet it. Used by the watchdog alone, one for each shard.
+//! Finds calls of plugins that took long, for the log. The chains time a sample of the calls and
+//! note slow ones; a call outside the sample is found when two looks of the watchdog meet it. Used
+//! by the watchdog, one for each shard.
 
 use grapnel_engine::hook::{CallCell, Called};
 use grapnel_engine::id::ShardId;

@@ -1,5 +1,5 @@
-//! Starts the shards, each on a thread of its own, and tells the process what becomes of them. Called by `main`, which decides
-//! what that means.
+//! Starts the shards, each on a thread of its own, and reports to the process when they run and
+//! end. Called by `supervise`.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::rc::Rc;

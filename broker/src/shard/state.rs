@@ -1,6 +1,6 @@
-//! A shard's engine with the sockets it decides about, and one step of theirs. The tasks of the shard (its turn, its
-//! acceptors, its connections) borrow this for one poll each and never across an await; none of it knows a task or a thread
-//! but by a waker.
+//! A shard's engine with its sockets, and one step of them. The tasks of the shard (turn,
+//! acceptors, connections) borrow this for one poll each and never across an await. It knows tasks
+//! and threads only through wakers.
 
 use std::cell::RefCell;
 use std::os::fd::{AsFd, OwnedFd};

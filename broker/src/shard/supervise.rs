@@ -1,5 +1,6 @@
-//! All shards of the process, from their start to their end: waits for signals and for shards that die, drains, and says with
-//! which code the process ends. Used by `main`'s thread alone, which does nothing else while the broker runs.
+//! All shards of the process, from start to end: waits for signals and for shards that end, drains,
+//! and returns the exit code. Used by the main thread alone, which does nothing else while the
+//! broker runs.
 
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};

@@ -1,5 +1,6 @@
-//! The shards as they run: real executors, real sockets, the real engine, in this process. What the engine decides is tested
-//! without them; here it is what only sockets, lanes and threads can get wrong.
+//! Tests of running shards: real executors, real sockets and the real engine in this process. They
+//! test what sockets, lanes and threads can get wrong; the engine's decisions are tested without
+//! them.
 #![allow(clippy::unwrap_used)]
 
 mod client;

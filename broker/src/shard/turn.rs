@@ -1,5 +1,6 @@
-//! The main task of a shard. It takes what comes from other threads and shards, gives the engine the time, keeps the one timer
-//! and starts the tasks of new connections. Each poll is one turn; it never waits inside one.
+//! The main task of a shard. It takes what other threads and shards have sent, gives the engine the
+//! time, keeps the one timer, and starts the tasks of new connections. Each poll is one turn; it
+//! never waits inside one.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -1,6 +1,7 @@
-//! A thread that looks at every shard from outside. It says in the log when one is held by a single step for long, and by which
-//! plugin, which calls of plugins were slow (`slow.rs`), and it wakes one that has slept in (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the shards,
-//! ended with the process or when dropped.
+//! A thread that observes every shard. It logs when a single step holds a shard for long, and in
+//! which plugin, and which calls of plugins were slow (`slow.rs`). It wakes a shard that sleeps
+//! although it has work (see [`Guard`](crate::rt::Guard)). Started by `supervise` before the
+//! shards; ends with the process or when dropped.
 
 use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;

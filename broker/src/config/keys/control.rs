@@ -1,4 +1,5 @@
-//! The keys of `[control]`: where the API is, and what whoever uses it may take. Part of the list in `keys`.
+//! The keys of `[control]`: where the API listens, and the limits of its connections and requests.
+//! Part of the list in `keys`.
 
 use std::net::SocketAddr;
 use std::time::Duration;

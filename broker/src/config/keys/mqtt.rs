@@ -1,4 +1,5 @@
-//! The keys of `[mqtt]`: what the broker does where MQTT leaves it a choice.
+//! The keys of `[mqtt]`: what the broker does where MQTT leaves it a choice. Part of the list in
+//! `keys`.
 
 use grapnel_engine::limits::{Choices, QueueFull, Revoke, SessionOwner};
 use grapnel_engine::packet::QoS;

@@ -1,4 +1,5 @@
-//! The API before real engines, each on a thread that runs its jobs and carries its envelopes, with clients that are bytes.
+//! Tests of the API with real engines. Each engine has a thread that runs its jobs and carries its
+//! envelopes; clients are bytes.
 
 use std::ffi::c_void;
 use std::io::BufRead;

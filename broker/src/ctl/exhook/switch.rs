@@ -1,4 +1,5 @@
-//! `exhook drivers enable` and `disable`: a driver is a plugin of its own, or some hooks of one.
+//! `exhook drivers enable` and `disable`. A driver is a plugin of its own, or some hooks of a
+//! plugin.
 
 use super::super::CtlError;
 use super::super::connection::Broker;

@@ -1,4 +1,5 @@
-//! How large an answer of a plugin to a deferred question may be, and the line of the log about one that was refused.
+//! The maximum size of a plugin's answer to a deferred request, and the log line for an answer that
+//! was refused.
 
 use grapnel_engine::limits::Limits;
 use grapnel_engine::shard::RefusedAnswer;

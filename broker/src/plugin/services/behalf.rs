@@ -1,4 +1,5 @@
-//! What plugins ask for on behalf of clients: handed to the desk, which checks it, and what the shards have refused of it, in the log.
+//! Requests of plugins on behalf of clients: passes them to `commands`, which checks them, and logs
+//! those that shards have refused.
 
 use grapnel_engine::shard::BehalfRefused;
 use grapnel_plugin_abi::host::{Behalf, BehalfServices, HostServices, PageWanted, PluginMessage};

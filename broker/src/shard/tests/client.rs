@@ -1,4 +1,4 @@
-//! As little of an MQTT 5 client as these tests need: bytes in, whole packets out.
+//! The smallest MQTT 5 client that these tests need: sends bytes, receives whole packets.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{SocketAddr, TcpStream};

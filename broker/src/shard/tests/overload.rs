@@ -1,4 +1,5 @@
-//! What happens when something runs out: room in a socket, memory for packets, descriptors, a shard itself.
+//! Tests of what happens when something runs out: room in a socket, memory for packets,
+//! descriptors, a shard itself.
 
 use std::io::{Read, Write};
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What moves as it should: between shards, through handoff, in pieces of any size, up to the end.
+//! Tests of normal traffic: between shards, through handoff, in pieces of any size, until the end.
 
 use std::io::Write;
 use std::net::Shutdown;
