@@ -1,5 +1,6 @@
-//! The broker's side of the ABI: calling a link, and the functions a plugin reaches through [`crate::raw::HostApi`]. The only
-//! unsafe of the data path is here, so that the engine needs none. Plugins must not use this module.
+//! The broker's side of the ABI: it calls a link, and implements the functions that a plugin
+//! reaches through [`crate::raw::HostApi`]. All `unsafe` of the data path is here, so that the
+//! engine needs none. Plugins must not use this module.
 
 use std::ffi::c_void;
 use std::marker::PhantomData;

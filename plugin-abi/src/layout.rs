@@ -1,6 +1,7 @@
-//! The ABI as data: every table with its fields, what each minor version added, and one hash for each minor version over fields
-//! and numbers. A plugin carries the hash of the version it was built with, and the loader compares it with its own hash of
-//! that version: whatever the broker's tables have grown by since, what the plugin knows of them lies where it expects it.
+//! The ABI as data: every table with its fields, what each minor version added, and for each minor
+//! version one hash over fields and numbers. A plugin carries the hash of the version that it was
+//! built with. The loader compares it with its own hash of that version: fields that the broker's
+//! tables have gained since do not change it.
 
 mod signature;
 

@@ -1,7 +1,7 @@
-//! What the Grapnel broker and its plugins both know, and the SDK for those who write plugins.
+//! What the Grapnel broker and its plugins both know, and the SDK for plugin authors.
 //!
-//! A plugin is a struct (the shared part), an instance per shard, methods, and one macro. This is a whole one; it marks every
-//! message that comes in:
+//! A plugin is a struct (the shared part), an instance per shard, methods, and one macro. This is a
+//! complete example; it marks every message that comes in:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -42,12 +42,13 @@
 //! assert_eq!(message.user_properties(), [("stamp".into(), "v1".into())]);
 //! ```
 //!
-//! The [`guide`] says how everything works, chapter by chapter, for authors in Rust and in C.
+//! The [`guide`] explains everything, chapter by chapter, for authors in Rust and in C.
 //!
 //! # Layers
 //!
-//! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only ever grow; [`layout`] is the same as data. [`host`] is
-//! the broker's side of it. Everything at the top of the crate is the SDK; [`testing`] drives a plugin without a broker.
+//! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only grow; [`layout`] is the same
+//! as data. [`host`] is the broker's side of it. Everything at the top of the crate is the SDK;
+//! [`testing`] runs a plugin without a broker.
 
 pub mod guide;
 pub mod host;

@@ -1,6 +1,7 @@
-//! The ABI: `repr(C)` tables that broker and plugin read by size, so that each side may know more fields than the other.
-//! Nothing a plugin is handed outlives the call it was handed in; all that it changes is copied by the host. Everything in
-//! the files of `raw/` is named here, and by this path alone.
+//! The ABI: `repr(C)` tables that broker and plugin read by size, so that each side may know more
+//! fields than the other. Nothing that a plugin gets outlives the call; the host copies everything
+//! that a plugin changes. Everything in the files of `raw/` is re-exported here and named by this
+//! path alone.
 
 mod event;
 mod host;

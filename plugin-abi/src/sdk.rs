@@ -1,5 +1,6 @@
-//! What plugin authors use: a [`Plugin`] with its instance per shard, typed events, tickets, and the [`plugin!`](crate::plugin)
-//! macro that exports it. It is compiled into every plugin; the broker uses none of it.
+//! What plugin authors use: a [`Plugin`] with an instance per shard, typed events, tickets, and the
+//! [`plugin!`](crate::plugin) macro that exports it. It is compiled into every plugin; the broker
+//! uses none of it.
 
 mod address;
 mod aftermath;

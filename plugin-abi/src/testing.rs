@@ -1,5 +1,6 @@
-//! Drives a plugin's hooks in unit tests, without a broker: [`load`] goes through the very functions that the broker's loader
-//! calls, [`FakeEvent`] stands for what the broker would hand to a hook. No part of this runs in a broker.
+//! Runs a plugin's hooks in unit tests, without a broker. [`load`] calls the same functions as the
+//! broker's loader, and [`FakeEvent`] stands for what the broker gives to a hook. Nothing of this
+//! runs in a broker.
 //!
 //! The example in the documentation of the crate shows both.
 

@@ -1,4 +1,5 @@
-//! The test bed calls hooks as the broker does: those whose topic filters match, and those behind a deferred one after its answer.
+//! Tests of the test bed: it calls hooks as the broker does, by topic filter, and after a deferred
+//! answer.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

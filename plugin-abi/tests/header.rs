@@ -1,5 +1,5 @@
-//! The C header: that the committed one is what the Rust source says, that C and C++ take it without a warning, and that the
-//! compilers lay every table out as rustc does.
+//! Tests of the C header: the committed header is what the Rust source says, C and C++ compile it
+//! without a warning, and the compilers lay out every table as rustc does.
 
 #[path = "header/source.rs"]
 mod source;

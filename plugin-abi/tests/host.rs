@@ -1,5 +1,5 @@
-//! The host functions from a plugin's side, at the level of the tables: what goes through unchanged, and what is answered to
-//! calls that no plugin should make.
+//! Tests of the host functions from a plugin's side, at the level of the tables: what passes
+//! unchanged, and the answers to calls that no plugin should make.
 #![allow(clippy::unwrap_used)]
 
 use std::ffi::c_void;

@@ -1,5 +1,5 @@
-//! The ABI byte by byte on 64-bit machines: sizes, offsets and numbers as they were first written down. A change here is a change
-//! of the ABI.
+//! Tests of the ABI byte by byte on 64-bit machines: sizes, offsets and numbers as they were first
+//! written down. A change here is a change of the ABI.
 
 use std::fmt::Write;
 use std::path::Path;

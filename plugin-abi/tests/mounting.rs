@@ -1,4 +1,5 @@
-//! Hooks that a plugin keeps for mounting at run time: not listed, and handed to the broker with what they are mounted with.
+//! Tests of hooks that a plugin mounts at run time: they are not in its list, and the broker gets
+//! them with their arguments.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! What each hook point that an author can mount on shows of its event, through the SDK and without a broker.
+//! Tests of what each hook point shows of its event through the SDK, without a broker.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::{Arc, Mutex};

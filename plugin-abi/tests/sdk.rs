@@ -1,4 +1,5 @@
-//! A plugin as an author writes it, driven without a broker: every kind of hook, every way to answer, and what goes wrong.
+//! Tests of a plugin as an author writes it, without a broker: every kind of hook, every answer,
+//! and failures.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

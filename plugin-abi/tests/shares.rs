@@ -1,5 +1,6 @@
-//! `Shares`: each limit at 0, at the limit and one beyond it; nobody takes another's share; turns are fair; what is counted is what
-//! the allocator has given, and nothing stays when everything has gone.
+//! Tests of `Shares`: each limit at 0, at the limit and one beyond it; no owner takes the share of
+//! another; turns are fair; the count is what the allocator has given, and is 0 when everything has
+//! gone.
 #![allow(clippy::unwrap_used)]
 
 use std::alloc::{GlobalAlloc, Layout, System};

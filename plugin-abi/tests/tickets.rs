@@ -1,4 +1,5 @@
-//! Tickets that say what is to be and let the other plugins have their say: what is set and goes on is what the next hook sees.
+//! Tests of tickets that set something and let other plugins decide: the next hook sees what was
+//! set.
 #![allow(clippy::unwrap_used)]
 
 use std::sync::Arc;

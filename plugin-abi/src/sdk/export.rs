@@ -1,4 +1,4 @@
-//! The functions that a plugin exports, made from its [`Plugin`] by the `plugin!` macro. This is where Rust ends: every
+//! The functions that a plugin exports, made from its [`Plugin`] by the `plugin!` macro. Every
 //! function catches panics, because an unwind across the ABI would end the broker.
 
 mod spec;

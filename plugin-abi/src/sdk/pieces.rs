@@ -1,5 +1,6 @@
-//! State that goes over to the version that replaces an instance in pieces, while events go on: entries by key, and a journal of
-//! what changes behind what has gone over. Plugins implement [`Entries`]; the functions that `plugin!` exports do the rest.
+//! State that goes to a new generation in pieces while events go on: entries by key, and a journal
+//! of what changes after it went over. Plugins implement [`Entries`]; the functions that `plugin!`
+//! exports do the rest.
 
 mod journal;
 mod key;

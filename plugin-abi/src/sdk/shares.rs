@@ -1,5 +1,6 @@
-//! A container for what a plugin holds for clients: bounded in all and for each owner, in entries and in bytes as they are really
-//! held, so that no client can take what belongs to all. Used by the instances of shards, or behind a lock by threads.
+//! A container for what a plugin holds for clients. It is bounded as a whole and for each owner, in
+//! entries and in bytes as the allocator gives them, so that no client can use the room of all.
+//! Used by the instances of shards, or behind a lock by threads.
 
 use std::collections::BTreeMap;
 use std::fmt;

@@ -1,5 +1,6 @@
-//! An access control file, compiled: who may do what. Read-only once made, shared by all shards; a check of a topic name walks a
-//! trie and allocates nothing. Follows Mosquitto 2.0; where it is stricter, the README says so.
+//! A compiled access control file: who may do what. Read-only, shared by all shards. A check of a
+//! topic name walks a trie and allocates nothing. Follows Mosquitto 2.0; the README lists where it
+//! is stricter.
 
 mod cover;
 mod parse;

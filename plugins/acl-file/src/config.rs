@@ -1,4 +1,4 @@
-//! What the operator writes for acl-file. Read once at load.
+//! The configuration of acl-file. Read once at load.
 
 use std::path::PathBuf;
 

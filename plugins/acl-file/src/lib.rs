@@ -1,5 +1,5 @@
-//! acl-file: says who may publish and subscribe where, from a file in Mosquitto's format. The broker loads it as
-//! `libgrapnel_acl_file.so`.
+//! acl-file: decides who may publish and subscribe where, from a file in Mosquitto's format. The
+//! broker loads it as `libgrapnel_acl_file.so`.
 
 pub mod acl;
 pub mod config;

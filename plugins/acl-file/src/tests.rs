@@ -1,4 +1,5 @@
-//! The hook over a fake broker: which line decides on which action, and what is left to others.
+//! Tests of the hook with fake events: which line decides about which action, and what is left to
+//! other plugins.
 #![allow(clippy::unwrap_used)]
 
 use std::fs;

@@ -1,4 +1,4 @@
-//! What the operator writes for auth-file. Read once at load.
+//! The configuration of auth-file. Read once at load.
 
 use std::path::PathBuf;
 

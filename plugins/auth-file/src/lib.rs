@@ -1,5 +1,6 @@
-//! auth-file: lets in the users of a file, whose passwords it keeps as argon2id hashes. A shard only looks the name up; the
-//! hashing is done on threads of the plugin's own. The broker loads it as `libgrapnel_auth_file.so`.
+//! auth-file: lets in the users of a file, which holds their passwords as argon2id hashes. A shard
+//! only looks up the name; threads of the plugin compute the hashes. The broker loads it as
+//! `libgrapnel_auth_file.so`.
 
 pub mod config;
 pub mod passwd;

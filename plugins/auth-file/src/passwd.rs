@@ -1,5 +1,6 @@
-//! The file of users: `user:$argon2id$v=19$m=…,t=…,p=…$salt$hash`, one a line, `#` at the start of a line for a comment.
-//! Parsed whole at load and again when it changes; a shard only looks a name up.
+//! The file of users: one `user:$argon2id$v=19$m=…,t=…,p=…$salt$hash` per line, `#` at the start of
+//! a line for a comment. Parsed as a whole at load and when it changes; a shard only looks up a
+//! name.
 
 use std::collections::HashMap;
 use std::hash::{BuildHasher, RandomState};

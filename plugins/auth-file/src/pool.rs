@@ -1,5 +1,5 @@
-//! The threads that check passwords. A shard hands a job over without waiting and is answered from here; whatever happens,
-//! each job is answered once. Knows nothing of the broker: what an answer does is its maker's business.
+//! The threads that check passwords. A shard hands over a job without waiting and gets the answer
+//! from here; each job is answered exactly once, whatever happens. Knows nothing of the broker.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;

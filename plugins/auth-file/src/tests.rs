@@ -1,4 +1,5 @@
-//! The hook over a fake broker: who is let in, who is not, and what is left to others.
+//! Tests of the hook with fake events: who is let in, who is not, and what is left to other
+//! plugins.
 #![allow(clippy::unwrap_used)]
 
 use std::path::Path;

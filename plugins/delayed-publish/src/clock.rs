@@ -1,4 +1,5 @@
-//! The clock that delays go by: it is never set, and two versions of the plugin in one process read the same.
+//! The clock of the delays: it is never set, and two generations of the plugin in one process read
+//! the same time.
 
 /// Milliseconds since the machine was started.
 #[cfg(not(test))]

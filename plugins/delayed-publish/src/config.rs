@@ -1,4 +1,4 @@
-//! What the operator configures, and its ranges. Read once at load.
+//! The configuration and its ranges. Read once at load.
 
 use grapnel_plugin_abi::{Error, ShareLimits};
 

@@ -1,4 +1,4 @@
-//! A message that waits, and the bytes that it is kept and handed over in. No clock and no broker in here.
+//! A message that waits, and its form as bytes. Knows no clock and no broker.
 
 use grapnel_plugin_abi::{Identity, OnBehalf, Outgoing};
 

@@ -1,6 +1,6 @@
-//! delayed-publish: a message to `$delayed/SECONDS/TOPIC` is acknowledged at once and published to `TOPIC` after that time. Each
-//! shard holds what its clients send, in memory, until the broker has answered for it, and hands it to the version that replaces
-//! it.
+//! delayed-publish: a message to `$delayed/SECONDS/TOPIC` is acknowledged at once and published to
+//! `TOPIC` after that time. Each shard holds the messages of its clients in memory until the broker
+//! has answered for them, and hands them over in a reload.
 
 mod clock;
 mod config;

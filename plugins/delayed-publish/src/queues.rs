@@ -1,6 +1,6 @@
-//! Messages that are due and have not left yet, in a queue for each client: how many of a client's may be on their way at a time,
-//! and until when those wait that the broker had no room for. One client's trouble holds up nobody else. No clock and no broker
-//! in here.
+//! Messages that are due and have not left yet, in a queue for each client. Bounds how many
+//! messages of a client may be on their way, and keeps until when messages wait that the broker had
+//! no room for. One client's queue does not delay another's. Knows no clock and no broker.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::sync::Arc;

@@ -1,5 +1,5 @@
-//! The messages that one shard holds, by when they are due, until what became of them is known. No clock and no broker in here, but
-//! for the metrics.
+//! The messages that one shard holds, ordered by due time, until the broker has answered for them.
+//! Knows no clock and no broker, except for the metrics.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

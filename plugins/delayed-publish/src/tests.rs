@@ -1,4 +1,4 @@
-//! Delays, reloads, and what becomes of messages that are due, over a fake broker.
+//! Tests of delays, reloads, and the end of messages that are due, with a fake broker.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::raw::Field;

@@ -1,5 +1,6 @@
-//! One answer that is under way, on the shard of who asked: pages of all shards are fetched one by one and put in order, and of each
-//! topic only the last messages of all shards together are taken. It says what is to be fetched; it sends nothing itself.
+//! One answer in progress, on the shard of the requester: it fetches pages of all shards one by
+//! one, puts them in order, and takes only the last messages of each topic over all shards. It says
+//! what to fetch; it sends nothing itself.
 
 use std::collections::VecDeque;
 

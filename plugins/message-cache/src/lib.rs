@@ -1,6 +1,6 @@
-//! message-cache: keeps the last messages of each topic, and publishes them to whoever asks. A message is kept by the shard of its
-//! publisher. The shard of who asked fetches page after page from all shards and publishes them in order, as fast as the
-//! subscribers take them.
+//! message-cache: keeps the last messages of each topic and publishes them on request. The shard of
+//! the publisher keeps a message. The shard of the requester fetches page after page from all
+//! shards and publishes them in order, as fast as the subscribers take them.
 
 mod answer;
 mod config;

@@ -1,6 +1,6 @@
-//! The messages of an answer that are on their way: for each it is first asked whether the client may have it, then it is published,
-//! in order, and kept until the broker has answered. How many there are, and how many bytes, is in proportion to what is taken. No
-//! broker in here.
+//! The messages of an answer that are on their way. For each message it first requests whether the
+//! client may have it, then it is published, in order, and kept until the broker has answered.
+//! Their number and bytes are in proportion to what the subscribers take. Knows no broker.
 
 use std::collections::{BTreeMap, VecDeque};
 

@@ -1,5 +1,6 @@
-//! How much of the answers of a shard may be on its way: each has a place of its own, and at most half of what the others leave of
-//! the rest. So one whose subscriber takes nothing holds up nobody, and all together keep to the bound.
+//! How much of the answers of a shard may be on its way. Each answer has room of its own, and at
+//! most half of what the others leave of the rest. So an answer whose subscriber takes nothing
+//! delays no other, and all together keep to the limit.
 
 use crate::line::Room;
 

@@ -1,5 +1,5 @@
-//! Answers on their way to subscribers: whether the client may have what it asked for, what is published for it, what the broker
-//! says of that, and how an answer ends.
+//! Sends answers to subscribers: whether the client may have what it requested, what is published
+//! for it, what the broker answers, and how an answer ends.
 
 use grapnel_plugin_abi::raw::Status;
 use grapnel_plugin_abi::{OnBehalf, Outgoing, Reason, Refused, Wish};

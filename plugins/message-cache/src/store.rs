@@ -1,5 +1,5 @@
-//! The last messages of each topic that came in on one shard, within the limits of all and of each client, and what is read of them
-//! page by page. No broker in here, but for the metrics.
+//! The last messages of each topic that one shard received, within the limits of all and of each
+//! client, and their pages. Knows no broker, except for the metrics.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Bound;

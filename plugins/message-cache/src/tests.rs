@@ -1,4 +1,4 @@
-//! Requests and answers over a fake broker: pages, back-pressure, the end, and what is refused.
+//! Tests of requests and answers with a fake broker: pages, back-pressure, the end, and refusals.
 #![allow(clippy::unwrap_used)]
 
 use std::time::Duration;

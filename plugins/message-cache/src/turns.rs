@@ -1,5 +1,5 @@
-//! Whose request is answered next: clients take turns, and one has so many answers under way at a time and no more. No broker in
-//! here.
+//! The order of requests: clients take turns, and each has a bounded number of answers in progress.
+//! Knows no broker.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;

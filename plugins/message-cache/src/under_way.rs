@@ -1,4 +1,4 @@
-//! The pages of answers that are under way: what is asked of other shards by mail, and what they say.
+//! The pages of answers in progress: requests to other shards by mail, and their answers.
 
 use grapnel_plugin_abi::{EntryId, Reason, Weigh, tree_entry_bytes};
 

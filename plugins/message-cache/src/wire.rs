@@ -1,5 +1,6 @@
-//! What the instances tell each other by mail, and what one version hands over to the next: numbers little-endian, texts with
-//! their length in front. Reading takes whatever comes and answers `None` for what is cut short.
+//! The formats of mail between instances and of state for the next generation: numbers
+//! little-endian, texts with their length in front. Reading takes any bytes and returns `None` for
+//! what is cut short.
 
 use crate::store::{Item, Place};
 

@@ -1,4 +1,5 @@
-//! What can be done to a payload. Pure functions: bytes in, bytes out, or one sentence that says what is wrong with them.
+//! Transformations of a payload. Pure functions: bytes in; bytes out, or one sentence that says
+//! what is wrong with them.
 
 use std::borrow::Cow;
 use std::io::{Read, Write};

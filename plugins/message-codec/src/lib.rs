@@ -1,5 +1,5 @@
-//! message-codec: encodes and decodes payloads of some topics, when a message comes in or when it is delivered. All state is the
-//! configuration; the instances only have their own copy of the reference to it.
+//! message-codec: encodes and decodes payloads of some topics, when a message is received or when
+//! it is delivered. Its only state is the configuration; each instance has a reference to it.
 
 mod codec;
 

@@ -1,4 +1,4 @@
-//! What the operator writes for tap. Read once at load.
+//! The configuration of tap. Read once at load.
 
 use serde::Deserialize;
 

@@ -1,5 +1,6 @@
-//! The counters: each shard writes its own block with plain stores, and whoever reports reads them all while they go on
-//! counting. No lock, no read-modify-write, no allocation but for the first message of a group.
+//! The counters. Each shard writes its own block with plain stores; the reporter reads all blocks
+//! while they are written. No lock, no read-modify-write, and no allocation except for the first
+//! message of a group.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};

@@ -1,5 +1,5 @@
-//! tap: counts messages and bytes by topic prefix, and drops by cause, on every shard for itself, and reports to the log. Changes nothing. The
-//! broker loads it as `libgrapnel_tap.so`.
+//! tap: counts messages and bytes by topic prefix, and drops by cause, on every shard, and reports
+//! them to the log. Changes nothing. The broker loads it as `libgrapnel_tap.so`.
 
 pub mod config;
 pub mod count;

@@ -1,4 +1,4 @@
-//! The lines tap writes to the log: made and timed on a thread of its own, which asks the counters and stops no shard.
+//! The log lines of tap, made on a thread of its own that reads the counters and stops no shard.
 
 use std::fmt::Write;
 use std::sync::Arc;

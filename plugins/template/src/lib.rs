@@ -1,4 +1,4 @@
-//! template: marks the messages of some topics with a user property that counts them. The broker loads it as
+//! template: marks the messages of some topics with a user property that counts them. Loaded as
 //! `libgrapnel_template.so`; `scripts/new-plugin` makes other plugins from it.
 
 use std::sync::Arc;

@@ -1,4 +1,4 @@
-//! What the operator writes for topic-rewrite. Read once at load; [`crate::rule`] compiles it.
+//! The configuration of topic-rewrite. Read once at load; [`crate::rule`] compiles it.
 
 use serde::Deserialize;
 

@@ -1,5 +1,6 @@
-//! topic-rewrite: changes the topics of messages and of subscriptions by rules, in the manner of EMQX, and can mark every
-//! message with the load of the plugin it went through. The broker loads it as `libgrapnel_topic_rewrite.so`.
+//! topic-rewrite: changes the topics of messages and subscriptions by rules, as EMQX does, and can
+//! mark every message with the load of the plugin that it passed. The broker loads it as
+//! `libgrapnel_topic_rewrite.so`.
 
 pub mod config;
 pub mod rule;

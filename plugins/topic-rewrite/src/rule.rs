@@ -1,5 +1,6 @@
-//! Rules compiled, and the one decision of this plugin: what becomes of a topic. Knows neither broker nor hooks; each shard
-//! has a [`Rewriter`] of its own, whose buffers are reused, so that a message costs no allocation.
+//! The compiled rules, and the decision of this plugin: what a topic becomes. Knows neither broker
+//! nor hooks. Each shard has a [`Rewriter`] whose buffers are reused, so that a message costs no
+//! allocation.
 
 use std::sync::Arc;
 

@@ -1,4 +1,5 @@
-//! The hooks over a fake broker: what the rules decide reaches the event, and what they cannot use leaves it alone.
+//! Tests of the hooks with fake events: what the rules decide reaches the event, and what they
+//! cannot use leaves it unchanged.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::Level;

@@ -1,6 +1,7 @@
-//! A file that a plugin reads at load and again when it changes: [`WatchedFile`] owns the thread that looks, [`View`] is a
-//! shard's own copy of what was read last. Used by auth-file and acl-file. A shard never waits for the disk here, and never frees
-//! what the file held before. When a change is told, no view gives the old value any more.
+//! A file that a plugin reads at load and when it changes: [`WatchedFile`] owns the thread that
+//! checks the file, and [`View`] is a shard's own copy of the last content. Used by auth-file and
+//! acl-file. A shard never waits for the disk here and never frees old content. When a change is
+//! reported, no view returns the old value any more.
 
 use std::fs::{self, File, Metadata};
 use std::io::Read;

@@ -1,4 +1,5 @@
-//! A plugin outside of the workspace, for the tests: it uses what an author gets who has the published crate and nothing else.
+//! A plugin outside of the workspace, for the tests: it uses only the published crate, as an author
+//! does.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! What is kept and what goes, and pages of it.
+//! Tests of what is kept and what is removed, and of pages.
 #![allow(clippy::unwrap_used)]
 
 use grapnel_plugin_abi::EVICTED_AT_ONCE;

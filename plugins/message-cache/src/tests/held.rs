@@ -1,4 +1,5 @@
-//! What is kept and what answers hold: limits that are lowered, whose memory it is, and messages that no page has room for.
+//! Tests of what the plugin holds: limits that are lowered, who is charged, and messages that are
+//! larger than a page.
 
 use super::*;
 

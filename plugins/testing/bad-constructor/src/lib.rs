@@ -1,5 +1,6 @@
-//! A plugin for the tests of `plugins check`: as soon as it is opened, before anything is asked of it, it crashes, hangs or ends the
-//! process, as the variable GRAPNEL_TESTS_CONSTRUCTOR says. Without that variable it is a plugin without a hook.
+//! A plugin for the tests of `plugins check`: when it is opened, it crashes, hangs or ends the
+//! process, as the variable GRAPNEL_TESTS_CONSTRUCTOR says. Without that variable it is a plugin
+//! without a hook.
 
 use std::sync::Arc;
 

@@ -1,5 +1,6 @@
-//! A plugin for the tests of the loader: it exports its table as a plugin in C does, under a symbol and without the header of
-//! abi_stable. Its hook at message.publish stops the chain where it finds what it was mounted with.
+//! A plugin for the tests of the loader: it exports its table as a plugin in C does, under a symbol
+//! and without abi_stable's header. Its hook at message.publish stops the chain if it finds the
+//! argument that it was mounted with.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;

@@ -1,4 +1,5 @@
-//! A plugin for the tests of fatal signals: it does, in its hook or in a thread of its own, what ends a process.
+//! A plugin for the tests of fatal signals: it crashes the process in its hook or in a thread of
+//! its own.
 #![allow(unsafe_code, reason = "safe code cannot do what this plugin is for")]
 
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! A plugin for the tests of deferred verdicts: every publish waits for `delay_ms`, then goes on with a user property `deferred`.
-//! One thread of its own completes the tickets, in the order in which they were taken.
+//! A plugin for the tests of deferred verdicts: every publish waits for `delay_ms`, then goes on
+//! with a user property `deferred`. One thread of the plugin completes the tickets in the order in
+//! which they were taken.
 
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -1,4 +1,4 @@
-//! A library for the tests of the loader: a plugin of ABI 2.1, which no broker speaks.
+//! A library for the tests of the loader: a plugin of ABI 2.1, which no broker supports.
 #![allow(missing_docs, reason = "the attribute of abi_stable makes a static that cannot be documented")]
 
 use abi_stable::StableAbi;

@@ -1,4 +1,4 @@
-//! A library for the tests of the loader: it claims ABI 1.0, and its table is another one.
+//! A library for the tests of the loader: it claims ABI 1.0, and its table has another layout.
 #![allow(missing_docs, reason = "the attribute of abi_stable makes a static that cannot be documented")]
 
 use abi_stable::StableAbi;

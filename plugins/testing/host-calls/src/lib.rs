@@ -1,5 +1,6 @@
-//! A plugin for the tests of what the broker does for plugins: metrics of each kind, threads, timers and mail, and hooks that are
-//! mounted at run time. What it does beside counting is asked for by its configuration and by messages under `host-calls/`.
+//! A plugin for the tests of the host functions: metrics of each kind, threads, timers and mail,
+//! and hooks that are mounted at run time. Its configuration and messages under `host-calls/` say
+//! what it does beside counting.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};

@@ -1,5 +1,5 @@
-//! A plugin for the tests of verdicts that come later: each of its answers goes through a ticket, which one thread of its own
-//! completes. What it does is in the name of what it is asked about:
+//! A plugin for the tests of deferred verdicts: each of its answers goes through a ticket, which
+//! one thread of the plugin completes. Names say what it does:
 //!
 //! * a client `rounds…` is authenticated in two rounds of AUTH;
 //! * a client `refused…` has all filters of a SUBSCRIBE refused;

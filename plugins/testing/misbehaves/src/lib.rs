@@ -1,4 +1,4 @@
-//! A plugin for the tests of a broker among bad plugins: what it does wrong is its configuration's.
+//! A plugin for the tests of a broker with bad plugins: its configuration says what it does wrong.
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! A plugin for the tests of the loader and for measurements: mounted at message.publish, it does nothing.
+//! A plugin for the tests of the loader and for measurements: it has a hook at message.publish that
+//! does nothing.
 
 use std::sync::Arc;
 

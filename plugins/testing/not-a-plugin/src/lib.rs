@@ -1,4 +1,4 @@
-//! A library for the tests of the loader: it is whole and can be mapped, and exports no plugin.
+//! A library for the tests of the loader: it is complete and can be mapped, but exports no plugin.
 
 /// Something to export.
 #[unsafe(no_mangle)]

@@ -1,4 +1,5 @@
-//! A plugin for the tests of the loader: it panics, or fails, where its configuration says, and otherwise does nothing.
+//! A plugin for the tests of the loader: it panics or fails where its configuration says, and
+//! otherwise does nothing.
 
 use std::sync::Arc;
 

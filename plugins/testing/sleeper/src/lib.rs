@@ -1,4 +1,5 @@
-//! A plugin for the tests of stalls: its hook sleeps, which no hook may do, when the topic name begins as configured.
+//! A plugin for the tests of stalls: its hook sleeps, which no hook may do, if the topic begins as
+//! configured.
 
 use std::sync::Arc;
 use std::time::Duration;

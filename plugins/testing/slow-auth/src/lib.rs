@@ -1,5 +1,6 @@
-//! A plugin for the tests of authentication that takes long: a pool of the broker's threads, each of which blocks for `delay_ms` over
-//! one client and lets it in, as a call of a directory or a database would. Shards only hand tickets over.
+//! A plugin for the tests of slow authentication: a pool of threads, each of which blocks for
+//! `delay_ms` for one client and lets it in, as a request to a directory or database would. Shards
+//! only hand over tickets.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};

@@ -1,6 +1,7 @@
-//! A plugin for the tests of reloads, configurations and dependencies: each shard's instance counts the publishes it sees, stamps
-//! each with the count, and hands the count to the version that replaces it. It needs the plugin noop. What goes wrong is said in
-//! its configuration. With `pieces` the state goes over in pieces: the count, and entries of which each publish changes one.
+//! A plugin for the tests of reloads, configurations and dependencies: the instance of each shard
+//! counts the publishes that it sees, stamps each with the count, and hands the count over in a
+//! reload. It needs the plugin noop. Its configuration says what goes wrong. With `pieces` the
+//! state goes over in pieces: the count, and entries of which each publish changes one.
 
 mod pieces;
 

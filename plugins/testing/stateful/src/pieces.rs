@@ -1,4 +1,5 @@
-//! The state that goes over in pieces: under key 0 the count, and under each other key a number with padding behind it.
+//! The state that goes over in pieces: the count under key 0, and under each other key a number
+//! with padding.
 
 use std::collections::BTreeMap;
 use std::ops::Bound;

@@ -1,7 +1,8 @@
-//! A plugin for the tests: a hook at every point, which does there what a script says, and writes that it was called and what it
-//! saw to a file. The script of a client is its identifier, or the topic where an event has no client, so that one broker plays
-//! many cases side by side; that of the broker's own points is configured. `c-table` is the same in C, and `tests/tests/table`
-//! says what must come out of it.
+//! A plugin for the tests with a hook at every point. It does there what a script says, and writes
+//! to a file that it was called and what it saw. The script of a client is its identifier, or the
+//! topic if an event has no client, so that one broker runs many cases at once; scripts for the
+//! broker's own points are configured. `c-table` is the same in C; `tests/tests/table` computes the
+//! expected result.
 
 mod scene;
 mod script;

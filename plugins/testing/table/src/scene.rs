@@ -1,4 +1,4 @@
-//! What a script can do with the event of each point: where it finds itself, what can be seen and changed, and the ticket.
+//! What a script can do with the event of each point: what it can see and change, and its ticket.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! What a case asks of the plugin, as it stands in a client identifier or a topic: `table,POINT,CHANGE,ACT,PLACE,CASE`, in a
-//! topic with more levels behind it.
+//! A script in a client identifier or a topic: `table,POINT,CHANGE,ACT,PLACE,CASE`; in a topic,
+//! more levels may follow.
 
 /// How a hook, or a ticket, ends its turn.
 #[derive(Clone, Copy, PartialEq, Eq)]

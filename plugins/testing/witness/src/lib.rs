@@ -1,4 +1,5 @@
-//! A plugin for the tests: a hook at every point, which writes what it sees to the log and changes nothing.
+//! A plugin for the tests with a hook at every point. It writes what it sees to the log and changes
+//! nothing.
 
 use std::sync::Arc;
 

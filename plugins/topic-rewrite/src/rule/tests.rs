@@ -1,4 +1,4 @@
-//! The rules against EMQX's documentation, and what it leaves open.
+//! Tests of the rules against EMQX's documentation, and of what that leaves open.
 #![allow(clippy::unwrap_used)]
 
 use super::*;
