@@ -1,5 +1,6 @@
-//! Instructions of one step of each unit, counted by callgrind through gungraun. `just bench-instructions` runs it and
-//! compares with the committed baseline. gungraun's attributes want each name spelled out.
+//! Counts the instructions of one step of each unit with callgrind, through gungraun. `just
+//! bench-instructions` runs it and compares with the committed baseline. gungraun's attributes need
+//! each name written out.
 
 #![allow(missing_docs)]
 

@@ -1,5 +1,5 @@
-//! How long the units take, by criterion: `cargo bench -p grapnel-bench --bench time`. For comparing on one quiet machine;
-//! `instructions` says the same in numbers that repeat.
+//! Times the units with criterion: `cargo bench -p grapnel-bench --bench time`. For comparisons on
+//! one quiet machine; `instructions` measures the same in counts that repeat.
 
 #![allow(missing_docs)]
 

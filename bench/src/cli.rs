@@ -1,4 +1,4 @@
-//! The command line: options in the manner of emqtt-bench, checked as a whole and turned into a `Plan`.
+//! The command line: options like emqtt-bench's, checked as a whole and turned into a `Plan`.
 //! `main` calls it first; nothing here opens a connection.
 
 mod check;

@@ -1,5 +1,5 @@
-//! The state machine of one connection: frames in, packets out. The poll loop feeds it and owns socket and
-//! buffers; nothing here touches a socket or reads a clock.
+//! The state machine of one connection: frames in, packets out. The poll loop feeds it and owns
+//! socket and buffers; nothing here touches a socket or reads a clock.
 
 use crate::frames::{self, ConnectWith, Frame, Malformed, kind};
 use crate::plan::{Plan, Role};

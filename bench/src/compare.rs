@@ -1,5 +1,6 @@
-//! Several brokers under the same loads, turn by turn in one run, each as a multiple of a reference: the only comparison that
-//! holds on a machine whose speed drifts. `main` calls [`command`]; the loads themselves are `scenario`'s.
+//! Runs several brokers under the same loads, in turn within one run, and prints each as a multiple
+//! of a reference. That is the only comparison that holds on a machine whose speed drifts. `main`
+//! calls [`command`]; the loads are those of `scenario`.
 
 pub mod args;
 mod case;

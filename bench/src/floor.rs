@@ -1,6 +1,7 @@
-//! `grapnel-bench floor`: a relay shaped like a broker that does the least MQTT possible, so that the figures of a real
-//! one can be given as multiples of it. Called by `main`; runs until a signal. One thread, one level-triggered epoll,
-//! one read buffer; this file moves bytes, `relay` decides. It must do nothing that a broker could leave out.
+//! `grapnel-bench floor`: the baseline relay. It has the shape of a broker and does the least that
+//! MQTT needs, so that the results of a broker can be given as multiples of it. Called by `main`;
+//! runs until a signal. One thread, one level-triggered epoll, one read buffer. This file moves
+//! bytes, `relay` decides. It must do nothing that a broker could leave out.
 
 mod flow;
 mod outbox;

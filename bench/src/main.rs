@@ -1,6 +1,7 @@
-//! `grapnel-bench`: a load generator for MQTT brokers in the manner of emqtt-bench, and the relay that brokers are
-//! compared with. Reads the command line, drives the load, prints what it came to; exits with 1 if connections or
-//! messages failed, with 2 on bad arguments.
+//! The program `grapnel-bench`: a load generator for MQTT brokers, with options like emqtt-bench's,
+//! and the baseline relay (`floor`) that brokers are compared with. It reads the command line,
+//! makes the load and prints the result. It exits with 1 if connections or messages failed, and
+//! with 2 for bad arguments.
 
 mod cli;
 mod client;

@@ -1,5 +1,6 @@
-//! The loop that drives a plan: one thread, one epoll, every connection of the load. Called by `main` once per
-//! run. It opens connections at their pace, hands frames to `client`, and decides when the run ends.
+//! The loop that runs a plan: one thread, one epoll, all connections of the load. Called by `main`
+//! once per run. It opens connections at their pace, passes frames to `client`, and decides when
+//! the run ends.
 
 mod ending;
 pub mod link;

@@ -1,6 +1,6 @@
-//! Measured scenarios: publishers and subscribers of one load in one process and one loop, so that every message can
-//! be followed from its publisher to all its receivers. `main` calls it for `run`; whoever compares brokers calls
-//! [`run`] once per round. It never measures what it does not drive itself.
+//! Measured scenarios. Publishers and subscribers of one load are in one process and one loop, so
+//! that every message can be followed from its publisher to all receivers. `main` calls it for
+//! `run`; `compare` calls [`run`] once per round. It never measures what it does not drive itself.
 
 pub mod args;
 mod client;

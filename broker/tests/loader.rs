@@ -1,5 +1,6 @@
-//! The plugin loader against threads that stand for shards: what it loads, what it refuses and why, and that whatever fails
-//! leaves everything as it was. The plugins are those of `plugins/testing`; build the workspace first.
+//! Tests of the plugin loader with threads that stand for shards: what it loads, what it refuses
+//! and why, and that a failure leaves everything as it was. The plugins are those of
+//! `plugins/testing`; build the workspace first.
 #![allow(clippy::unwrap_used)]
 
 #[path = "loader/access.rs"]

@@ -1,5 +1,6 @@
-//! Brokers as real processes: Grapnel from the build directory of the test itself, or Mosquitto as the peer that the
-//! protocol tests are checked against. Each has its own port, socket, state directory and log.
+//! Broker processes: Grapnel from the build folder of the test itself, or Mosquitto as the peer
+//! that the protocol tests are checked against. Each has its own port, socket, state folder and
+//! log.
 
 use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};

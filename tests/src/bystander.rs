@@ -1,6 +1,7 @@
-//! Clients that mind their own business while a test does something to the broker: two on each shard, which pass messages on in a
-//! ring, so that every pair of neighbouring shards is used, and ping. Used by the load tests; one thread drives them, judges
-//! that every message comes once and in order, and times it. [`Bystanders::beside`] prints what they felt as one row of a table.
+//! Clients that go on normally while a test does something to the broker: two on each shard, which
+//! pass messages on in a ring, so that every pair of neighbouring shards is used, and which ping.
+//! Used by the load tests. One thread drives them, checks that every message comes once and in
+//! order, and times it. [`Bystanders::beside`] prints their times as one row of a table.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt;

@@ -1,5 +1,6 @@
-//! Clients that come and go by the thousand, each a connection of its own, and leave in every way a client can leave. Used by the
-//! leak tests; it never makes more connections a second than it was told to.
+//! Thousands of clients that connect and leave, each with a connection of its own, in every way in
+//! which a client can leave. Used by the leak tests; it never makes more connections a second than
+//! configured.
 
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};

@@ -1,4 +1,5 @@
-//! A client under a test's full control: it sends what it is told, byte by byte where need be, and never acts on its own.
+//! A client under a test's full control: it sends what the test says, byte by byte if needed, and
+//! does nothing on its own.
 
 use std::collections::VecDeque;
 use std::io::{ErrorKind, Read, Write};

@@ -1,5 +1,5 @@
-//! What floods a broker, or does something to it at a steady pace: bytes without end, on sockets that need not read. Used by the
-//! tests of memory and by the load tests.
+//! Floods a broker: bytes without end, on sockets that need not read, or an action at a steady
+//! pace. Used by the tests of memory and the load tests.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

@@ -1,5 +1,6 @@
-//! What a broker holds while it has nothing to do: allocations, their bytes, open files. Used by the leak tests, which compare it
-//! before and after work that must leave nothing behind. Needs the broker of [`Builder::counted`](crate::broker::Builder).
+//! What a broker holds while it has nothing to do: allocations, their bytes, open files. The leak
+//! tests compare it before and after work that must leave nothing behind. Needs the broker of
+//! [`Builder::counted`](crate::broker::Builder).
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
-//! The harness of the black-box tests: starts real broker processes and drives them with real clients, over real sockets.
-//! Used by the test binaries in `tests/tests`; knows nothing of the broker's code, so that an expectation can only come from
-//! the MQTT specification, from the documentation, or from another broker (`GRAPNEL_TESTS_PEER=mosquitto`).
+//! The harness of the black-box tests: starts real broker processes and drives them with real
+//! clients over real sockets. Used by the test binaries in `tests/tests`. It knows nothing of the
+//! broker's code, so that an expectation can only come from the MQTT specification, from the
+//! documentation, or from another broker (`GRAPNEL_TESTS_PEER=mosquitto`).
 #![allow(clippy::print_stderr, reason = "a harness talks to whoever reads a failed test")]
 
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! One socket of the load, never blocking, with what is to be sent and what was read of it.
+//! One non-blocking socket of the load, with what is to be sent and what was read.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::TcpStream;

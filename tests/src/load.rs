@@ -1,5 +1,6 @@
-//! A load of pairs of clients that judges every message while it runs: order, loss, doubles, and the stamp a plugin puts on
-//! it. Used by the load test; one thread publishes and one receives, so that the broker has the machine for itself.
+//! A load of pairs of clients that checks every message while it runs: order, loss, doubles, and
+//! the stamp of a plugin. Used by the load tests. One thread publishes and one receives, so that
+//! the broker has most of the machine.
 
 use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -1,4 +1,4 @@
-//! Where the built programs and plugins are, and how broken ones are made of them.
+//! Where the built programs and plugins are, and how broken plugins are made of them.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

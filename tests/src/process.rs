@@ -1,5 +1,5 @@
-//! A supervised process: its output is kept line by line, every wait is bounded, and it cannot outlive the test. Used for
-//! brokers and for third-party clients.
+//! A supervised process: its output is kept line by line, every wait is bounded, and it cannot
+//! outlive the test. Used for brokers and third-party clients.
 
 use std::ffi::OsStr;
 use std::io::{BufRead, BufReader, Read, Write};

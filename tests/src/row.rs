@@ -1,5 +1,6 @@
-//! One publisher with a window of QoS 1 messages and one subscriber, as fast as the broker acknowledges. Used by the load tests of
-//! deferred verdicts; judges that every message comes once, in order, and is acknowledged in order, and says how fast it was.
+//! One publisher with a window of QoS 1 messages and one subscriber, as fast as the broker
+//! acknowledges. Used by the load tests of deferred verdicts. It checks that every message comes
+//! once and in order and is acknowledged in order, and measures the rate.
 
 use std::time::{Duration, Instant};
 

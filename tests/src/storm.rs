@@ -1,4 +1,4 @@
-//! Many clients that connect at the same moment. Used by the load tests of authentication.
+//! Many clients that connect at the same time. Used by the load tests of authentication.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,7 @@
-//! MQTT packets as the tests write and judge them, for 3.1, 3.1.1 and 5.0. Written from the specification and on purpose not
-//! from the broker's codec. What comes from the server is decoded strictly: anything the specification forbids a server to
-//! send fails the test that received it.
+//! MQTT packets as the tests write and check them, for 3.1, 3.1.1 and 5.0. Written from the
+//! specification and on purpose not from the broker's codec. Packets of the server are decoded
+//! strictly: anything that the specification forbids a server to send fails the test that received
+//! it.
 
 mod decode;
 pub mod encode;

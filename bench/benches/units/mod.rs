@@ -1,5 +1,6 @@
-//! The units that are measured: small steps of the engine that leave it as they found it, so that each can be repeated.
-//! `instructions.rs` counts one step of each under callgrind, `time.rs` times many; both take them from here, by name.
+//! The units that are measured: small steps of the engine that leave it unchanged, so that each can
+//! be repeated. `instructions.rs` counts one step of each under callgrind, `time.rs` times many;
+//! both take them from here, by name.
 
 #![allow(missing_docs, clippy::unwrap_used)]
 

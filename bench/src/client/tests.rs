@@ -1,4 +1,4 @@
-//! What a client writes for what it hears, frame by frame and with a time of the test's choosing.
+//! Tests of what a client writes for the frames that it gets, at times that the test chooses.
 #![allow(clippy::unwrap_used)]
 use super::*;
 use crate::frames::{Front, front};

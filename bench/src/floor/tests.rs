@@ -1,5 +1,5 @@
-//! The relay without sockets: bytes in, bytes out. Expected packets are written here by hand or by `publish` below, not
-//! by the code under test.
+//! Tests of the relay without sockets: bytes in, bytes out. Expected packets are written by hand or
+//! by `publish` below, not by the code under test.
 #![allow(clippy::unwrap_used)]
 
 use super::relay::{Ended, Relay};

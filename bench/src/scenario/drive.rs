@@ -1,5 +1,6 @@
-//! The loop of a scenario: one thread, one epoll, publishers and subscribers alike. Called by [`super::run`]. It
-//! connects all clients, warms up, measures, drains, and leaves the counting of messages to the books.
+//! The loop of a scenario: one thread and one epoll for publishers and subscribers. Called by
+//! [`super::run`]. It connects all clients, warms up, measures and drains; `ledger` counts the
+//! messages.
 
 mod alarm;
 mod phase;

@@ -1,5 +1,5 @@
-//! What a scenario came to, for people and programs: readings become rates and costs here, and nowhere else. Built by
-//! the loops when they are over.
+//! The result of a scenario, for people and programs. Readings become rates and costs here and
+//! nowhere else. Built by the loops when they have ended.
 
 mod progress;
 mod table;

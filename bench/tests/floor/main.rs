@@ -1,5 +1,6 @@
-//! The floor as people run it: real sockets, real clients, and what the relay's own tests cannot show: connections that
-//! are slow, gone or hostile, signals, descriptors that run out.
+//! Tests of the baseline relay as people run it: real sockets and clients, and what the relay's own
+//! tests cannot show: connections that are slow, gone or hostile, signals, and descriptors that run
+//! out.
 #![allow(clippy::unwrap_used)]
 
 mod harness;

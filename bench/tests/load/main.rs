@@ -1,4 +1,5 @@
-//! The load tool as people run it, against a broker whose faults are known: the counts must say what happened.
+//! Tests of the load generator against a broker whose faults are known: the counts must say what
+//! happened.
 #![allow(clippy::unwrap_used)]
 
 mod broker;

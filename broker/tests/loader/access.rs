@@ -1,4 +1,5 @@
-//! The last plugin that decides about logins or rights, where others than this machine reach the broker: it goes by force alone.
+//! Tests of the last plugin that decides about logins or rights on a broker that other machines
+//! reach: only `--force` removes it.
 
 use grapnel::plugin::{HookChange, HookOverride, LoadRequest, OpenListener};
 use grapnel_engine::hook::HookPoint;

@@ -1,4 +1,5 @@
-//! What the broker does for plugins outside of events: metrics of their own, threads, and hooks mounted at run time.
+//! Tests of what the broker does for plugins outside of events: metrics, threads, and hooks mounted
+//! at run time.
 
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,6 @@
-//! What a plugin that is loaded goes through: schema, dependencies, handing its state over, another configuration, out of the
-//! chains and back. The plugin `stateful` counts what each shard's instance sees and fails where it is told to.
+//! Tests of the life of a loaded plugin: schema, dependencies, state over a reload, another
+//! configuration, disable and enable. The plugin `stateful` counts what each shard's instance sees
+//! and fails where it is configured to.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};

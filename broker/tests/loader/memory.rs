@@ -1,4 +1,5 @@
-//! What reloads leave in memory: nothing where the file has not changed, and of another file what the linker has written.
+//! Tests of what reloads leave in memory: nothing if the file has not changed; for another file,
+//! what the linker has written.
 
 use std::path::Path;
 

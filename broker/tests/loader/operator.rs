@@ -1,4 +1,4 @@
-//! What the operator says about single hooks, and what he is shown of them.
+//! Tests of the operator's settings for single hooks, and of how they are shown.
 
 use grapnel::config::{Origin, PluginConfig};
 use grapnel::plugin::{HookChange, HookOverride, HookOverrides, HookRow, LoadRequest, OnFault};

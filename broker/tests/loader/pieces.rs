@@ -1,5 +1,6 @@
-//! A state that goes over in pieces: of any size, while events go on, and back where a reload is called off. The plugin
-//! `stateful` counts what each shard's instance sees, and writes each count into one of its entries.
+//! Tests of state that goes over in pieces: of any size, while events go on, and back when a reload
+//! is called off. The plugin `stateful` counts what each shard's instance sees, and writes each
+//! count into one of its entries.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};

@@ -1,4 +1,5 @@
-//! Shards for the tests of the loader: threads that run the jobs of their handle and nothing else, and can be held up.
+//! Shards for the tests of the loader: threads that run the jobs of their handle and nothing else,
+//! and can be held.
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};

@@ -1,4 +1,5 @@
-//! The publishers: one message after the other at the planned pace, each publisher in its turn.
+//! The publishers of the load: one message after the other at the planned pace, each publisher in
+//! turn.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

@@ -1,4 +1,5 @@
-//! The subscribers: every message is judged by the phases in which it was on its way, and acknowledged.
+//! The subscribers of the load: every message is checked by the phases in which it was on its way,
+//! and acknowledged.
 
 use std::sync::atomic::Ordering;
 use std::time::Duration;

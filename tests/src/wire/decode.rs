@@ -1,4 +1,5 @@
-//! Packets from the server, judged: whatever the specification forbids a server to send is an error that names the statement.
+//! Decodes and checks packets of the server: whatever the specification forbids a server to send is
+//! an error that names the statement.
 
 use super::property::{self, Kind};
 use super::{Ack, Packet, Properties, Publish, Value, Version};

@@ -1,5 +1,5 @@
-//! Grapnel as an operator meets it: start and stop, configuration, grapnel-ctl, and plugins that come and go while clients
-//! are connected. Real processes, real sockets, real `.so` files.
+//! Grapnel as an operator sees it: start and stop, configuration, grapnel-ctl, and plugins that
+//! come and go while clients are connected. Real processes, real sockets, real `.so` files.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod check;

@@ -1,5 +1,5 @@
-//! What the tests of exhook's adapters share: a broker whose workers find the SDK, and the calls that hooks of `tests/exhook`
-//! print, one JSON line each, as they come in the broker's log.
+//! Shared by the tests of exhook's adapters: a broker whose workers find the SDK, and the calls
+//! that hooks of `tests/exhook` print, one JSON line each, in the broker's log.
 
 #![allow(dead_code, reason = "not every test file needs all of it")]
 

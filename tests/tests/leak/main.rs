@@ -1,6 +1,7 @@
-//! Leak tests: whatever clients and operators do a hundred thousand times leaves no allocation and no file behind. They need the
-//! broker that counts, `grapnel-counted`, which is the same library on another allocator. Each does its work once to let grow
-//! what grows once, looks, does it again, and looks again when everything is over.
+//! Leak tests: what clients and operators do a hundred thousand times leaves no allocation and no
+//! file behind. They run `grapnel-counted`, the same library on another allocator. Each test does
+//! its work once so that what grows once has grown, takes counts, does the work again, and compares
+//! when everything has ended.
 
 mod connections;
 mod plugins;

@@ -1,7 +1,9 @@
-//! Every hook point times every flow, on live brokers: a plugin in Rust and one in C, alone and as three copies, with clients of
-//! MQTT 3.1.1 and 5. The plugins (`plugins/testing/table` and `c-table`) do what the client identifier of a case says and write
-//! down that they were called and what they saw; what must come out is worked out here from the design of the hook points, not
-//! from what the broker does. `broker/engine/tests/engine/table.rs` is the same table on the engine alone.
+//! Every hook point in every case, on live brokers: a plugin in Rust and one in C, alone and as
+//! three copies, with clients of MQTT 3.1.1 and 5. The plugins (`plugins/testing/table` and
+//! `c-table`) do what the client identifier of a case says, and write down that they were called
+//! and what they saw. The expected result is computed here from the rules of the hook points, not
+//! from what the broker does. `broker/engine/tests/engine/table.rs` is the same table on the engine
+//! alone.
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 
 mod act;
