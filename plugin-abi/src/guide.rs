@@ -5,7 +5,7 @@
 //! 2. [Life of a PUBLISH](publish): what is called when, in which order
 //! 3. [Threads and ownership](threads): whose memory, which thread, what needs a lock
 //! 4. [Flows and faults](flows): what a hook returns, and what happens to its changes
-//! 5. [Answering later](deferring): tickets
+//! 5. [Deferring a verdict](deferring): tickets
 //! 6. [Acting on the broker](commands): publish, kick, subscribe, invalidate
 //! 7. [On behalf of a client](behalf): what is authorized as the client's own packet
 //! 8. [Timers and mail](timers)
