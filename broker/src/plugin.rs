@@ -260,7 +260,26 @@ impl PluginManager {
 
     /// One plugin, loaded or failed.
     pub fn show(&self, name: &str) -> Option<PluginInfo> {
-        self.view().show(name)
+        let view = self.view();
+        let mut info = view.show(name)?;
+        info.warnings.extend(self.lost_by_a_restart(&view, name));
+        Some(info)
+    }
+
+    /// What to say of a plugin that runs with another configuration than the broker's own configuration has for it, which is in
+    /// force again after a restart.
+    fn lost_by_a_restart(&self, view: &View, name: &str) -> Option<String> {
+        let table = self.configured.get()?.iter().find(|table| table.name == name)?;
+        let plugin = view.active.iter().find(|plugin| &*plugin.name == name)?;
+        let config_of = |config: &Value| config.as_object().cloned().unwrap_or_default();
+        let differs = config_of(&plugin.wanted().config) != config_of(&table.config);
+        let at = &table.origin;
+        differs.then(|| {
+            format!(
+                "its configuration is not the one of [plugins.{name}] at {at}, which is in force again after a restart of the \
+                 broker: to keep what it has now, write it there"
+            )
+        })
     }
 
     /// Lets a plugin that was tripped be called again; nothing where it was not.

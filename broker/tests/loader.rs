@@ -427,6 +427,33 @@ fn a_plugin_that_is_loaded_by_hand_has_what_the_configuration_says_of_it() {
 }
 
 #[test]
+fn what_a_restart_takes_back_is_said_of_a_plugin_of_the_configuration() {
+    let broker = Fixture::new(1);
+    let table = PluginConfig {
+        config: json!({"panic_in": "nowhere"}),
+        origin: ConfigOrigin::File { path: "/etc/grapnel.toml".into(), line: 7 },
+        ..configured("guard", Some(plugin_file("panic-in-load")))
+    };
+    broker.manager.start(&[table]).unwrap();
+    let warnings = || broker.manager.show("guard").unwrap().warnings;
+    assert_eq!(warnings(), Vec::<String>::new());
+    let change = |shard: serde_json::Value| {
+        let done = broker.manager.configure("guard", json!({"shard": shard}), true).unwrap();
+        done.plugin.warnings
+    };
+    let said = change(json!(9));
+    assert!(said[0].contains("not the one of [plugins.guard] at /etc/grapnel.toml:7"), "{said:?}");
+    assert_eq!(said, warnings());
+    // As it was.
+    assert_eq!(change(json!(null)), Vec::<String>::new());
+    // Loaded by hand with something more than the table has.
+    broker.manager.unload("guard").unwrap();
+    let request = LoadRequest { merge: true, ..request("guard", json!({"shard": 9})) };
+    let warnings = broker.manager.load(request).unwrap().warnings;
+    assert!(warnings[0].contains("in force again after a restart"), "{warnings:?}");
+}
+
+#[test]
 fn a_plugin_that_is_not_replaced_goes_on_and_that_is_said() {
     let broker = Fixture::new(1);
     broker.load("panic-in-load", json!({"panic_in": "nowhere"})).unwrap();
