@@ -1,11 +1,12 @@
 //! Checks a plugin's file before the dynamic linker sees it: a truncated file would end the process
-//! with SIGBUS inside dlopen, and a file for another machine gives an unclear error. Reads bytes in
-//! memory; runs and maps nothing.
+//! with SIGBUS inside dlopen, and a file for another machine gives an unclear error. Runs and maps
+//! nothing.
 
 use std::path::Path;
 
 use object::Endianness;
 use object::elf::{self, FileHeader64, ProgramHeader64};
+use object::read::ReadRef;
 use object::read::elf::{Dyn, FileHeader, ProgramHeader, SectionHeader};
 
 use super::error::LoadError;
@@ -35,83 +36,135 @@ const MACHINE: elf::Machine = if cfg!(target_arch = "x86_64") {
     elf::EM_NONE
 };
 
-/// Checks the headers of a shared library against the bytes there are. `page_bytes` is what memory is mapped by.
-pub(super) fn check(file: &Path, bytes: &[u8], page_bytes: u64) -> Result<Image, LoadError> {
-    let not = |what: &str| LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() };
-    let truncated =
-        |need: u64| LoadError::Truncated { file: file.to_owned(), have: bytes.len() as u64, need };
-    if bytes.is_empty() {
-        return Err(not("the file is empty"));
-    }
-    if !bytes.starts_with(&elf::ELFMAG) {
-        return Err(not("it is not an ELF file"));
-    }
-    let header_bytes = size_of::<FileHeader64<Endianness>>();
-    if bytes.len() < header_bytes {
-        return Err(truncated(header_bytes as u64));
-    }
-    let header = FileHeader64::<Endianness>::parse(bytes)
-        .map_err(|_| not("it is an ELF file, but not a 64-bit one"))?;
-    let endian = header.endian().map_err(|_| not("it has no byte order"))?;
-    if endian != Endianness::default() || header.e_machine(endian) != MACHINE {
-        return Err(not("it was built for another kind of processor"));
-    }
-    if header.e_type(endian) != elf::ET_DYN {
-        return Err(not("it is an ELF file, but not a shared library"));
-    }
-    let need = header_ends(header, endian).ok_or_else(|| not("its headers make no sense"))?;
-    if need > bytes.len() as u64 {
-        return Err(truncated(need));
-    }
-    let segments = header.program_headers(endian, bytes).map_err(|_| not("its segments make no sense"))?;
-    let mut loaded_file_bytes = (header.e_phoff(endian)).max(header_bytes as u64);
-    loaded_file_bytes += size_of_val(segments) as u64;
-    let mut memory_bytes = 0_u64;
-    let mut need = need;
-    for segment in segments {
-        let end = segment.p_offset(endian).checked_add(segment.p_filesz(endian));
-        let end = end.ok_or_else(|| not("its segments make no sense"))?;
-        need = need.max(end);
-        if segment.p_type(endian) == elf::PT_LOAD {
-            let start = segment.p_vaddr(endian);
-            let end = start
-                .checked_add(segment.p_memsz(endian))
-                .ok_or_else(|| not("its segments make no sense"))?;
-            let pages = end.div_ceil(page_bytes) - start / page_bytes;
-            memory_bytes = memory_bytes.saturating_add(pages.saturating_mul(page_bytes));
+/// Checks the headers of a shared library against the bytes there are. `page_bytes` is what memory is mapped by. Reads the headers
+/// and little more of `data`.
+pub(super) fn check<'data, R: ReadRef<'data>>(
+    file: &Path,
+    data: R,
+    page_bytes: u64,
+) -> Result<Image, LoadError> {
+    let library = LibraryFile::parse(file, data)?;
+    let header_ends = header_ends(library.header, library.endian);
+    library.holds(header_ends.ok_or_else(|| library.not("its headers make no sense"))?)?;
+    let image = library.image(page_bytes)?;
+    library.holds_its_sections()?;
+    Ok(image)
+}
+
+/// The same of the part that will be mapped alone: it may have been written between the look at the whole file and this one.
+pub(super) fn check_loaded(file: &Path, mapped: &[u8], page_bytes: u64) -> Result<Image, LoadError> {
+    let library = LibraryFile::parse(file, mapped)?;
+    let image = library.image(page_bytes)?;
+    library.holds(image.loaded_file_bytes as u64)?;
+    Ok(image)
+}
+
+/// A file whose first header has been read.
+struct LibraryFile<'a, 'data, R> {
+    file: &'a Path,
+    data: R,
+    bytes: u64,
+    header: &'data FileHeader64<Endianness>,
+    endian: Endianness,
+}
+
+impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
+    fn parse(file: &'a Path, data: R) -> Result<Self, LoadError> {
+        let not = |what: &str| LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() };
+        let unreadable = |()| not("it cannot be read");
+        let bytes = data.len().map_err(unreadable)?;
+        if bytes == 0 {
+            return Err(not("the file is empty"));
         }
-        if !is_for_debuggers(segment.p_type(endian)) {
-            loaded_file_bytes = loaded_file_bytes.max(end);
+        let magic = data.read_bytes_at(0, bytes.min(elf::ELFMAG.len() as u64)).map_err(unreadable)?;
+        if magic != elf::ELFMAG {
+            return Err(not("it is not an ELF file"));
         }
-    }
-    let sections = header.section_headers(endian, bytes).map_err(|_| not("its sections make no sense"))?;
-    for section in sections {
-        if section.sh_type(endian) != elf::SHT_NOBITS {
-            let end = section.sh_offset(endian).checked_add(section.sh_size(endian));
-            need = need.max(end.ok_or_else(|| not("its sections make no sense"))?);
+        let need = size_of::<FileHeader64<Endianness>>() as u64;
+        if bytes < need {
+            return Err(LoadError::Truncated { file: file.to_owned(), have: bytes, need });
         }
+        let header = FileHeader64::<Endianness>::parse(data)
+            .map_err(|_| not("it is an ELF file, but not a 64-bit one"))?;
+        let endian = header.endian().map_err(|_| not("it has no byte order"))?;
+        if endian != Endianness::default() || header.e_machine(endian) != MACHINE {
+            return Err(not("it was built for another kind of processor"));
+        }
+        if header.e_type(endian) != elf::ET_DYN {
+            return Err(not("it is an ELF file, but not a shared library"));
+        }
+        Ok(LibraryFile { file, data, bytes, header, endian })
     }
-    if need > bytes.len() as u64 {
-        return Err(truncated(need));
+
+    fn not(&self, what: &str) -> LoadError {
+        LoadError::NotALibrary { file: self.file.to_owned(), what: what.to_owned() }
     }
-    if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_DYNAMIC) {
-        return Err(not("it is an ELF file, but not a dynamic library"));
+
+    /// Whether there are so many bytes.
+    fn holds(&self, need: u64) -> Result<(), LoadError> {
+        if need > self.bytes {
+            return Err(LoadError::Truncated { file: self.file.to_owned(), have: self.bytes, need });
+        }
+        Ok(())
     }
-    let clean = clean_pages(segments, endian, bytes, page_bytes);
-    let relocated = relocated_pages(segments, endian, page_bytes);
-    Ok(Image { loaded_file_bytes: loaded_file_bytes as usize, memory_bytes, clean, relocated })
+
+    /// What its segments say, all of which are there.
+    fn image(&self, page_bytes: u64) -> Result<Image, LoadError> {
+        let (endian, header) = (self.endian, self.header);
+        let senseless = || self.not("its segments make no sense");
+        let segments = header.program_headers(endian, self.data).map_err(|_| senseless())?;
+        let mut loaded_file_bytes = header.e_phoff(endian).max(size_of_val(header) as u64);
+        loaded_file_bytes += size_of_val(segments) as u64;
+        let (mut memory_bytes, mut need) = (0_u64, 0);
+        for segment in segments {
+            let end = segment.p_offset(endian).checked_add(segment.p_filesz(endian));
+            let end = end.ok_or_else(senseless)?;
+            need = need.max(end);
+            if segment.p_type(endian) == elf::PT_LOAD {
+                let start = segment.p_vaddr(endian);
+                let end = start.checked_add(segment.p_memsz(endian)).ok_or_else(senseless)?;
+                let pages = end.div_ceil(page_bytes) - start / page_bytes;
+                memory_bytes = memory_bytes.saturating_add(pages.saturating_mul(page_bytes));
+            }
+            if !is_for_debuggers(segment.p_type(endian)) {
+                loaded_file_bytes = loaded_file_bytes.max(end);
+            }
+        }
+        self.holds(need)?;
+        if !segments.iter().any(|segment| segment.p_type(endian) == elf::PT_DYNAMIC) {
+            return Err(self.not("it is an ELF file, but not a dynamic library"));
+        }
+        Ok(Image {
+            loaded_file_bytes: loaded_file_bytes as usize,
+            memory_bytes,
+            clean: clean_pages(segments, endian, self.data, page_bytes),
+            relocated: relocated_pages(segments, endian, page_bytes),
+        })
+    }
+
+    fn holds_its_sections(&self) -> Result<(), LoadError> {
+        let senseless = || self.not("its sections make no sense");
+        let sections = self.header.section_headers(self.endian, self.data).map_err(|_| senseless())?;
+        for section in sections {
+            if section.sh_type(self.endian) != elf::SHT_NOBITS {
+                let end = section.sh_offset(self.endian).checked_add(section.sh_size(self.endian));
+                self.holds(end.ok_or_else(senseless)?)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 /// The pages of segments that nobody may write, and of no other one.
-fn clean_pages(
+fn clean_pages<'data, R: ReadRef<'data>>(
     segments: &[ProgramHeader64<Endianness>],
     endian: Endianness,
-    bytes: &[u8],
+    data: R,
     page_bytes: u64,
 ) -> Vec<(u64, u64)> {
     // Where the linker has to write addresses into code it makes that writable for a while.
     let writes_code = segments.iter().any(|segment| {
-        let dynamic = segment.dynamic(endian, bytes).ok().flatten().unwrap_or_default();
+        let dynamic = segment.dynamic(endian, data).ok().flatten().unwrap_or_default();
         dynamic.iter().any(|entry| {
             let (tag, value) = (entry.d_tag(endian), entry.d_val(endian));
             tag == elf::DT_TEXTREL || tag == elf::DT_FLAGS && value & elf::DF_TEXTREL.0 != 0
@@ -188,7 +241,7 @@ mod tests {
     #[test]
     fn a_whole_library_passes_and_only_its_loaded_part_is_needed() {
         let bytes = own();
-        let image = check(Path::new("x.so"), &bytes, 4096).unwrap();
+        let image = check(Path::new("x.so"), bytes.as_slice(), 4096).unwrap();
         assert!(image.loaded_file_bytes < bytes.len(), "symbols and debug lines lie behind");
         assert!(image.memory_bytes > 4096 && image.memory_bytes.is_multiple_of(4096));
     }
@@ -196,7 +249,7 @@ mod tests {
     #[test]
     fn a_truncated_library_is_refused_wherever_it_ends() {
         let bytes = own();
-        let image = check(Path::new("x.so"), &bytes, 4096).unwrap();
+        let image = check(Path::new("x.so"), bytes.as_slice(), 4096).unwrap();
         for end in
             [5, 63, 64, 200, 4096, image.loaded_file_bytes - 1, image.loaded_file_bytes, bytes.len() - 1]
         {
@@ -226,7 +279,7 @@ mod tests {
         for at in 0..64 {
             for value in [0, 1, 0x7f, 0xff] {
                 let before = std::mem::replace(&mut bytes[at], value);
-                let _ = check(Path::new("x.so"), &bytes, 4096);
+                let _ = check(Path::new("x.so"), bytes.as_slice(), 4096);
                 bytes[at] = before;
             }
         }

@@ -4,6 +4,8 @@
 //! destructors of the plugin may still be inside.
 
 use std::ffi::c_void;
+use std::fs::File;
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -15,6 +17,7 @@ use grapnel_plugin_abi::layout::{self, Mismatch};
 use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
 use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
 use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
+use object::read::ReadCache;
 
 use super::copies::{Copies, Copy};
 use super::elf;
@@ -82,14 +85,13 @@ pub(super) fn open(
     copies: &Copies,
     again: impl FnOnce(Content) -> Result<Option<Library>, LoadError>,
 ) -> Result<Open, Refused> {
-    let (bytes, image) = read(file)?;
-    let mapped = &bytes[..image.loaded_file_bytes];
-    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(mapped);
+    let (mapped, image) = read(file)?;
+    let content = KNOWN.lock().unwrap_or_else(PoisonError::into_inner).content(&mapped);
     if let Some(library) = again(content)? {
         return Ok(Open::Again(library));
     }
-    let copy = private_copy(file, mapped, copies)?;
-    drop(bytes);
+    let copy = private_copy(file, &mapped, copies)?;
+    drop(mapped);
     // The linker would say that the plugin's file is missing.
     std::fs::metadata(copy.path())
         .map_err(failed(file, "cannot reach the private copy of it through /proc"))?;
@@ -132,16 +134,22 @@ fn failed(file: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> Loa
     move |source| LoadError::File { file, what, source }
 }
 
-/// What is in the file, and what the linker will do with it.
+/// The part of the file that will be mapped, and what the linker will do with it. What lies behind, for debuggers, may be many times
+/// as much, and is not read.
 fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
-    let metadata = std::fs::metadata(file).map_err(failed(file, "cannot read it"))?;
+    let unreadable = || failed(file, "cannot read it");
+    let metadata = std::fs::metadata(file).map_err(unreadable())?;
     if !metadata.is_file() {
         let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
         return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
     }
-    let bytes = std::fs::read(file).map_err(failed(file, "cannot read it"))?;
-    let image = elf::check(file, &bytes, page_bytes())?;
-    Ok((bytes, image))
+    let mut open = File::open(file).map_err(unreadable())?;
+    let whole = elf::check(file, &ReadCache::new(&open), page_bytes())?;
+    let mut mapped = Vec::with_capacity(whole.loaded_file_bytes);
+    open.rewind().map_err(unreadable())?;
+    open.take(whole.loaded_file_bytes as u64).read_to_end(&mut mapped).map_err(unreadable())?;
+    let image = elf::check_loaded(file, &mapped, page_bytes())?;
+    Ok((mapped, image))
 }
 
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
