@@ -116,7 +116,7 @@ impl fmt::Display for Failure {
 
 impl From<Malformed> for Failure {
     fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed.0)
+        Self::Malformed(malformed.0.to_owned())
     }
 }
 

@@ -7,7 +7,6 @@ mod cli;
 mod client;
 mod clock;
 mod compare;
-mod floor;
 mod frames;
 mod header;
 mod plan;
@@ -43,7 +42,7 @@ fn main() -> ExitCode {
         cli::Command::Compare(args) => {
             stop_on_signals().and_then(|stop| finish(compare::command(&args, &stop)))
         }
-        cli::Command::Floor(args) => floor::serve(args.listen).map(|()| ExitCode::SUCCESS),
+        cli::Command::Floor(args) => grapnel_floor::serve(args.listen).map(|()| ExitCode::SUCCESS),
     }
     .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
 }

@@ -46,7 +46,7 @@ pub struct Outcome {
 
 /// Carries out `plan`, and ends early, in order, when `stop` becomes true.
 pub fn drive(plan: &Plan, stop: &Arc<AtomicBool>) -> Result<Outcome> {
-    socket::reserve_descriptors(plan.count)?;
+    grapnel_floor::descriptors::reserve(plan.count)?;
     progress::withdraw_ready(plan)?;
     let mut turn = Run::new(plan)?;
     while turn.phase != Phase::Over {

@@ -3,7 +3,7 @@
 
 use crate::client::{Failure, Shared};
 use crate::clock::nanos;
-use crate::frames::{Connack, PublishHead};
+use crate::frames::{self, Connack, PublishHead};
 use crate::header::Publisher as Stamp;
 use crate::plan::{Plan, PublishPlan};
 use crate::reason::Reason;
@@ -145,8 +145,7 @@ impl Publisher {
                 shared.stats.error("PUBREC for a packet id that is not in flight");
             }
         } else if self.window.release(packet_id) {
-            let id = packet_id.to_be_bytes();
-            out.extend_from_slice(&[0x62, 2, id[0], id[1]]);
+            frames::push_ack(0x62, packet_id, out);
         } else {
             shared.stats.error("PUBREC for a packet id that is not in flight");
         }

@@ -1,15 +1,9 @@
-//! Sockets of the load's connections: opening them without blocking, and room for them among the process's
-//! file descriptors. Called by the poll loop.
+//! Opens the sockets of a load's connections without blocking. Called by the loop for each connection.
 
-use anyhow::{Result, ensure};
 use mio::net::TcpStream;
-use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use socket2::{Domain, Protocol, SockAddr, Socket, Type};
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-
-/// Descriptors that are not connections: standard streams, epoll, and what libraries open.
-const OTHER_DESCRIPTORS: u64 = 32;
 
 /// Begins to connect; the outcome shows when the stream becomes writable.
 pub fn connect(broker: SocketAddr, source: Option<IpAddr>) -> io::Result<TcpStream> {
@@ -37,25 +31,4 @@ pub fn explain(error: &io::Error) -> String {
         io::ErrorKind::ConnectionRefused => "connection refused; nobody listens there".to_owned(),
         _ => error.to_string(),
     }
-}
-
-/// Raises the soft limit of open files to the hard one, for this process and those it starts.
-pub fn raise_descriptor_limit() {
-    let limit = getrlimit(Resource::Nofile);
-    if limit.current < limit.maximum || (limit.maximum.is_none() && limit.current.is_some()) {
-        // A refusal shows where the descriptors are needed.
-        let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum });
-    }
-}
-
-/// Raises the limit of open files as far as it goes, and checks that `count` connections fit.
-pub fn reserve_descriptors(count: u32) -> Result<()> {
-    raise_descriptor_limit();
-    let needed = u64::from(count) + OTHER_DESCRIPTORS;
-    let held = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
-    ensure!(
-        needed <= held,
-        "{count} clients need {needed} open files, and the limit is {held}: raise it (ulimit -Hn), or run fewer"
-    );
-    Ok(())
 }

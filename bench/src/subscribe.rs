@@ -2,7 +2,7 @@
 //! Driven by `client` for every PUBLISH, whatever the role of the client.
 
 use crate::client::Shared;
-use crate::frames::Publish;
+use crate::frames::{self, Publish};
 use crate::header;
 use crate::stats::record;
 use ahash::AHasher;
@@ -26,12 +26,11 @@ impl Receiver {
     /// A PUBLISH came: counts it and appends PUBACK or PUBREC.
     #[inline]
     pub fn publish(&mut self, publish: &Publish<'_>, shared: &mut Shared, out: &mut Vec<u8>) {
-        let id = publish.packet_id.to_be_bytes();
         match publish.qos {
             0 => {}
-            1 => out.extend_from_slice(&[0x40, 2, id[0], id[1]]),
+            1 => frames::push_ack(0x40, publish.packet_id, out),
             _ => {
-                out.extend_from_slice(&[0x50, 2, id[0], id[1]]);
+                frames::push_ack(0x50, publish.packet_id, out);
                 // Until PUBREL the same id is the same message [MQTT-4.3.3-10].
                 if !self.unreleased.insert(publish.packet_id) {
                     shared.stats.redelivered += 1;
@@ -68,7 +67,6 @@ impl Receiver {
     pub fn release(&mut self, packet_id: u16, out: &mut Vec<u8>) {
         // An id of an earlier connection is not known here; its PUBCOMP is owed all the same.
         self.unreleased.remove(&packet_id);
-        let id = packet_id.to_be_bytes();
-        out.extend_from_slice(&[0x70, 2, id[0], id[1]]);
+        frames::push_ack(0x70, packet_id, out);
     }
 }

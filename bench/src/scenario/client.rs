@@ -140,8 +140,7 @@ impl Client {
             (kind::PUBREL, _, Part::Subscribe(subscriber)) => {
                 let packet_id = frames::ack(frame)?.0;
                 subscriber.unreleased.remove(&packet_id);
-                let id = packet_id.to_be_bytes();
-                out.extend_from_slice(&[0x70, 2, id[0], id[1]]);
+                frames::push_ack(0x70, packet_id, out);
                 Ok(())
             }
             (kind::SUBACK, State::AwaitSuback, Part::Subscribe(_)) => self.suback(frame, shared),
@@ -295,8 +294,7 @@ impl Publisher {
                     shared.tally.error("PUBREC for a packet id that is not in flight");
                     return Ok(());
                 }
-                let id = packet_id.to_be_bytes();
-                out.extend_from_slice(&[0x62, 2, id[0], id[1]]);
+                frames::push_ack(0x62, packet_id, out);
                 return Ok(());
             }
             _ => return Err(Failure::Unexpected(kind)),
@@ -357,9 +355,7 @@ impl Subscriber {
 
     /// Appends PUBACK or PUBREC; false if it is a QoS 2 message once more [MQTT-4.3.3-10].
     fn acknowledge(&mut self, qos: u8, packet_id: u16, out: &mut Vec<u8>) -> bool {
-        let id = packet_id.to_be_bytes();
-        let first = if qos == 1 { 0x40 } else { 0x50 };
-        out.extend_from_slice(&[first, 2, id[0], id[1]]);
+        frames::push_ack(if qos == 1 { 0x40 } else { 0x50 }, packet_id, out);
         qos == 1 || self.unreleased.insert(packet_id)
     }
 }

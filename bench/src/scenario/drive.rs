@@ -38,7 +38,7 @@ pub fn drive(scenario: &Scenario, target: &Target, stop: &Arc<AtomicBool>) -> Re
     let run = random_u32();
     let shape = Shape::of(scenario, run);
     let clients = u32::try_from(shape.clients()).unwrap_or(u32::MAX);
-    socket::reserve_descriptors(clients)?;
+    grapnel_floor::descriptors::reserve(clients)?;
     let mut turns = Run::new(scenario, target, &shape, run)?;
     while turns.phase != Phase::Over {
         turns.turn(stop)?;

@@ -26,7 +26,7 @@ const READ_BYTES: usize = 64 * 1024;
 
 /// Carries out a connect storm.
 pub fn drive(scenario: &Scenario, target: &Target, stop: &Arc<AtomicBool>) -> Result<Report> {
-    socket::reserve_descriptors(scenario.connects_pending_max)?;
+    grapnel_floor::descriptors::reserve(scenario.connects_pending_max)?;
     let mut sampler = target.pid.map(Sampler::new).transpose()?;
     let mut storm = Storm {
         scenario,

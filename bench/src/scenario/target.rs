@@ -59,7 +59,7 @@ impl Target {
     /// the first two the broker must say `listening on mqtt://ADDR:PORT`. Dropping the target ends the broker.
     pub fn start(command: &str, cpus: &[usize], version: Version) -> Result<Self> {
         // Its limit of open files is ours; what a login shell allows is little for a broker.
-        crate::socket::raise_descriptor_limit();
+        grapnel_floor::descriptors::raise_limit();
         let process = Process::start(command, cpus)?;
         let mut target = Self {
             addr: process.promised.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),

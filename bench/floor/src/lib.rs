@@ -1,9 +1,12 @@
-//! `grapnel-bench floor`: the baseline relay. It has the shape of a broker and does the least that
-//! MQTT needs, so that the results of a broker can be given as multiples of it. Called by `main`;
-//! runs until a signal. One thread, one level-triggered epoll, one read buffer. This file moves
-//! bytes, `relay` decides. It must do nothing that a broker could leave out.
+//! The baseline relay behind `grapnel-bench floor`. It has the shape of a broker and does the least
+//! that MQTT needs, so that the results of a broker can be given as multiples of it. [`serve`] runs
+//! until a signal. One thread, one level-triggered epoll, one read buffer. This file moves bytes,
+//! `relay` decides. It must do nothing that a broker could leave out. The load generator uses
+//! `frame`, `wire` and `descriptors` too.
 
+pub mod descriptors;
 mod flow;
+pub mod frame;
 mod outbox;
 mod peer;
 mod relay;
@@ -11,7 +14,7 @@ mod routes;
 #[cfg(test)]
 mod tests;
 mod topics;
-mod wire;
+pub mod wire;
 
 use anyhow::{Context, Result};
 use flow::Flow;
@@ -45,7 +48,7 @@ const SIGNAL: u64 = u64::MAX - 1;
 /// Serves on `listen` until SIGINT or SIGTERM. Says where it listens on stdout once it does, which is news with port 0,
 /// and what it did when it ends.
 pub fn serve(listen: SocketAddr) -> Result<()> {
-    crate::socket::reserve_descriptors(1)?;
+    descriptors::reserve(1)?;
     let (signals, on_signal) = UnixStream::pair().context("cannot make a pipe for signals")?;
     for signal in [SIGINT, SIGTERM] {
         let on_signal = on_signal.try_clone().context("cannot make a pipe for signals")?;

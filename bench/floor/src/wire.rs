@@ -1,19 +1,8 @@
-//! What the floor reads beyond whole frames: fields, properties, the handshake's packets; and the one packet that it
-//! builds anew, a PUBLISH for subscribers of another version or QoS. Called by `relay`. Keeps no state; whatever a
-//! peer may send is answered with a value or a [`Malformed`].
+//! The fields of packets, read and written: numbers, strings, properties; and of the relay the packets of the handshake and
+//! the one packet that it writes anew, a PUBLISH for subscribers of another version or QoS. The load generator uses the
+//! fields too. Keeps no state; whatever a peer may send becomes a value or a [`Malformed`].
 
-use crate::frames;
-
-/// A packet that breaks the rules, in words. Two registers, unlike a string: it is part of every answer on the way of
-/// a message.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Malformed(pub &'static str);
-
-impl From<frames::Malformed> for Malformed {
-    fn from(_: frames::Malformed) -> Self {
-        Self("packet whose length takes more than four bytes")
-    }
-}
+pub use super::frame::Malformed;
 
 /// The rest of a packet, read from the front.
 #[derive(Debug, Clone, Copy)]
@@ -21,6 +10,7 @@ pub struct Fields<'a>(pub &'a [u8]);
 
 impl<'a> Fields<'a> {
     /// One byte.
+    #[inline]
     pub fn byte(&mut self) -> Result<u8, Malformed> {
         let (byte, rest) = self.0.split_first().ok_or_else(cut)?;
         self.0 = rest;
@@ -28,6 +18,7 @@ impl<'a> Fields<'a> {
     }
 
     /// Two bytes, big end first.
+    #[inline]
     pub fn number(&mut self) -> Result<u16, Malformed> {
         let (number, rest) = self.0.split_first_chunk::<2>().ok_or_else(cut)?;
         self.0 = rest;
@@ -35,6 +26,7 @@ impl<'a> Fields<'a> {
     }
 
     /// As many bytes as asked for.
+    #[inline]
     pub fn bytes(&mut self, count: usize) -> Result<&'a [u8], Malformed> {
         let (bytes, rest) = self.0.split_at_checked(count).ok_or_else(cut)?;
         self.0 = rest;
@@ -42,12 +34,14 @@ impl<'a> Fields<'a> {
     }
 
     /// Two bytes of length and what they measure.
+    #[inline]
     pub fn prefixed(&mut self) -> Result<&'a [u8], Malformed> {
         let length = self.number()?;
         self.bytes(usize::from(length))
     }
 
     /// A packet identifier, which is never 0 [MQTT-2.2.1-3].
+    #[inline]
     pub fn packet_id(&mut self) -> Result<u16, Malformed> {
         match self.number()? {
             0 => Err(no_id()),
@@ -68,6 +62,13 @@ impl<'a> Fields<'a> {
             rest.skip_value(id)?;
         }
         Ok(())
+    }
+
+    /// The length of the properties and the properties, which are not looked at.
+    #[inline]
+    pub fn skip_properties(&mut self) -> Result<(), Malformed> {
+        let length = self.variable()?;
+        self.bytes(length).map(drop)
     }
 
     /// Fails if something follows that the packet has no field for.
@@ -300,9 +301,9 @@ pub fn push_publish(v5: bool, parts: &Parts<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(parts.payload);
 }
 
-/// Appends two bytes of length and what they measure.
-fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
-    let length = u16::try_from(bytes.len()).expect("such a field came with a length of two bytes");
+/// Appends two bytes of length and what they measure, which must be 65,535 bytes or fewer.
+pub fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
+    let length = u16::try_from(bytes.len()).expect("the caller has a field that fits");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);
 }

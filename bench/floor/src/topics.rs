@@ -164,7 +164,7 @@ fn half(bytes: &[u8]) -> u64 {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::floor::routes::Grant;
+    use crate::routes::Grant;
     use std::collections::HashSet;
 
     const GRANT: Grant = Grant { v5: false, qos: 0, packet_bytes_max: u32::MAX, no_local: false };

@@ -2,11 +2,11 @@
 //! the sockets and their order; a test is the other caller. No I/O, no clock; allocates only where a buffer grows or
 //! a topic is new.
 
+use super::frame::{Front, front};
 use super::outbox::Outbox;
 use super::peer::Peer;
 use super::routes::{Grant, Routes};
 use super::wire::{self, Fields, Head, Malformed};
-use crate::frames::{Front, front};
 
 /// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
 pub const PACKET_BYTES_MAX: u32 = 64 * 1024 * 1024;
@@ -73,7 +73,7 @@ impl Relay {
     pub fn receive(&mut self, from: u32, bytes: &[u8]) -> Result<usize, Ended> {
         let mut rest = bytes;
         loop {
-            match front(rest).map_err(Malformed::from)? {
+            match front(rest)? {
                 Front::Whole(frame) => {
                     rest = &rest[frame.bytes.len()..];
                     self.packets += 1;
@@ -209,24 +209,16 @@ impl Relay {
 
     #[inline(never)]
     fn subscribe(&mut self, from: u32, body: &[u8]) -> Result<(), Ended> {
-        let peer = &mut self.out.peers[from as usize];
-        let mut fields = Fields(body);
-        let packet_id = fields.packet_id()?;
-        if peer.v5 {
-            fields.properties(only_user_properties)?;
-        }
-        let mut codes = Vec::new();
-        while !fields.0.is_empty() || codes.is_empty() {
-            let (filter, options) = (fields.prefixed()?, fields.byte()?);
+        self.each_filter(from, 0x90, body, |peer, routes, filter, fields| {
+            let options = fields.byte()?;
             let known = if peer.v5 { 0x3F } else { 0x03 };
             if options & !known != 0 || options & 3 == 3 || !wire::is_filter(filter) {
-                return Err(Malformed("SUBSCRIBE with a filter or options that are not valid").into());
+                return Err(Malformed("SUBSCRIBE with a filter or options that are not valid"));
             }
             let qos = options & 3;
             let failure = |code: u8| if peer.v5 { code } else { 0x80 };
             if filter.starts_with(b"$share/") {
-                codes.push(failure(0x9E));
-                continue;
+                return Ok(failure(0x9E));
             }
             let grant = Grant {
                 v5: peer.v5,
@@ -234,18 +226,33 @@ impl Relay {
                 packet_bytes_max: peer.packet_bytes_max,
                 no_local: options & 4 != 0,
             };
-            let added = self.routes.subscribe(filter, from, grant);
+            let added = routes.subscribe(filter, from, grant);
             if added == Some(true) {
                 peer.filters.push(filter.into());
             }
-            codes.push(if added.is_some() { qos } else { failure(0x97) });
-        }
-        self.push_codes(from, 0x90, packet_id, &codes);
-        Ok(())
+            Ok(if added.is_some() { qos } else { failure(0x97) })
+        })
     }
 
     #[inline(never)]
     fn unsubscribe(&mut self, from: u32, body: &[u8]) -> Result<(), Ended> {
+        self.each_filter(from, 0xB0, body, |peer, routes, filter, _| {
+            if !routes.unsubscribe(filter, from) {
+                return Ok(0x11);
+            }
+            peer.filters.retain(|held| **held != *filter);
+            Ok(0)
+        })
+    }
+
+    /// Reads a SUBSCRIBE or UNSUBSCRIBE, has `code` carry out each of its filters, and answers with the codes.
+    fn each_filter(
+        &mut self,
+        from: u32,
+        answer: u8,
+        body: &[u8],
+        code: impl Fn(&mut Peer, &mut Routes, &[u8], &mut Fields<'_>) -> Result<u8, Malformed>,
+    ) -> Result<(), Ended> {
         let peer = &mut self.out.peers[from as usize];
         let mut fields = Fields(body);
         let packet_id = fields.packet_id()?;
@@ -255,27 +262,20 @@ impl Relay {
         let mut codes = Vec::new();
         while !fields.0.is_empty() || codes.is_empty() {
             let filter = fields.prefixed()?;
-            let was_there = self.routes.unsubscribe(filter, from);
-            if was_there {
-                peer.filters.retain(|held| **held != *filter);
-            }
-            codes.push(if was_there { 0 } else { 0x11 });
+            codes.push(code(peer, &mut self.routes, filter, &mut fields)?);
         }
-        // Before MQTT 5, UNSUBACK has no codes.
-        let codes = if peer.v5 { &codes[..] } else { &[] };
-        self.push_codes(from, 0xB0, packet_id, codes);
-        Ok(())
-    }
-
-    /// SUBACK or UNSUBACK.
-    fn push_codes(&mut self, to: u32, first: u8, packet_id: u16, codes: &[u8]) {
-        let no_properties: &[u8] = if self.out.peers[to as usize].v5 { &[0] } else { &[] };
-        let mut packet = vec![first];
-        wire::push_variable(2 + no_properties.len() + codes.len(), &mut packet);
+        let properties: &[u8] = if peer.v5 { &[0] } else { &[] };
+        if answer == 0xB0 && !peer.v5 {
+            // Before MQTT 5, UNSUBACK has no codes.
+            codes.clear();
+        }
+        let mut packet = vec![answer];
+        wire::push_variable(2 + properties.len() + codes.len(), &mut packet);
         packet.extend(packet_id.to_be_bytes());
-        packet.extend(no_properties);
+        packet.extend(properties);
         packet.extend(codes);
-        self.out.push(to, &packet);
+        self.out.push(from, &packet);
+        Ok(())
     }
 }
 

@@ -1,8 +1,8 @@
 //! One connection of the floor, without its socket: what it has agreed to, what waits to be sent to it, and its window
 //! of unacknowledged messages. Owned by `relay`, which alone knows who is who; no I/O here.
 
+use super::frame::{Front, front};
 use super::wire;
-use crate::frames::{Front, front};
 
 /// Unacknowledged messages that a client gets at most, whatever it allows. Identifiers are given out in turn and
 /// come round after 65,535, so that one is never given twice even if a client acknowledges out of order.

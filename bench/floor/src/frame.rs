@@ -1,0 +1,105 @@
+//! Cuts a byte stream into control packets. Relay and load generator call it for every packet; it keeps no state.
+
+/// A packet that breaks the rules, in words. Two registers, unlike a string: it is part of the result for every message.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Malformed(pub &'static str);
+
+/// One whole control packet at the front of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Frame<'a> {
+    /// All of it, fixed header included.
+    pub bytes: &'a [u8],
+    /// What follows the fixed header.
+    pub body: &'a [u8],
+}
+
+impl Frame<'_> {
+    /// Packet type, the upper half of the first byte.
+    pub fn kind(&self) -> u8 {
+        self.bytes[0] >> 4
+    }
+}
+
+/// What stands at the front of a buffer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Front<'a> {
+    /// A whole frame.
+    Whole(Frame<'a>),
+    /// A frame of this many bytes in all, not yet here.
+    Partial(usize),
+    /// Too little to tell.
+    Unknown,
+}
+
+/// Looks at the front of `bytes`. Fails if the remaining length takes more than four bytes.
+#[inline]
+pub fn front(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
+    // Most packets are short, and this is done for each.
+    match bytes {
+        [_, length @ 0..=0x7F, ..] => {
+            let total = 2 + usize::from(*length);
+            Ok(match bytes.get(..total) {
+                Some(whole) => Front::Whole(Frame { bytes: whole, body: &whole[2..] }),
+                None => Front::Partial(total),
+            })
+        }
+        _ => front_of_long(bytes),
+    }
+}
+
+fn front_of_long(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
+    let mut length = 0_usize;
+    for (at, byte) in bytes.iter().skip(1).take(4).enumerate() {
+        length |= usize::from(byte & 0x7F) << (7 * at);
+        if byte & 0x80 == 0 {
+            let head = 2 + at;
+            let total = head + length;
+            return Ok(match bytes.get(..total) {
+                Some(whole) => Front::Whole(Frame { bytes: whole, body: &whole[head..] }),
+                None => Front::Partial(total),
+            });
+        }
+    }
+    if bytes.len() >= 5 {
+        return Err(Malformed("packet whose length takes more than four bytes"));
+    }
+    Ok(Front::Unknown)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn a_stream_is_cut_at_frame_borders_wherever_the_reads_end() {
+        let mut stream = vec![0xD0, 0];
+        stream.extend([0x40, 2, 0, 9]);
+        stream.extend([0x30, 0xC8, 0x01]);
+        stream.extend([7; 200]);
+        let whole_stream = stream.len();
+        stream.push(0xE0);
+
+        let mut at = 0;
+        let mut lengths = Vec::new();
+        while let Front::Whole(frame) = front(&stream[at..]).unwrap() {
+            lengths.push(frame.bytes.len());
+            at += frame.bytes.len();
+        }
+        assert_eq!((lengths, at), (vec![2, 4, 203], whole_stream));
+        assert_eq!(front(&stream[at..]).unwrap(), Front::Unknown);
+
+        for cut in 9..whole_stream {
+            assert_eq!(front(&stream[6..cut]).unwrap(), Front::Partial(203), "cut at {cut}");
+        }
+        assert_eq!(front(&stream[6..8]).unwrap(), Front::Unknown, "the length itself is cut");
+        assert_eq!(front(&[]).unwrap(), Front::Unknown);
+    }
+
+    #[test]
+    fn the_remaining_length_has_at_most_four_bytes() {
+        assert_eq!(front(&[0x30, 0xFF, 0xFF, 0xFF, 0x7F]).unwrap(), Front::Partial(268_435_455 + 5));
+        assert!(front(&[0x30, 0x80, 0x80, 0x80, 0x80]).is_err());
+        assert_eq!(front(&[0x30, 0x80, 0x80, 0x80]).unwrap(), Front::Unknown);
+    }
+}
