@@ -37,6 +37,7 @@ mod revoked;
 mod schema;
 mod services;
 mod start;
+mod state_file;
 mod stats;
 mod swap;
 mod threads;

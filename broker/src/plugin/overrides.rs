@@ -5,11 +5,13 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::io::{self, Write};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use serde::{Deserialize, Serialize};
+
+use super::state_file;
 
 /// Priorities that an operator may give.
 pub const PRIORITY_RANGE: std::ops::RangeInclusive<i32> = -1_000_000..=1_000_000;
@@ -228,48 +230,26 @@ impl Overrides {
         self.set.retain(|_, hooks| !hooks.is_empty());
     }
 
-    /// Brings back what was said through ctl before the last stop.
+    /// Brings back what was set through ctl before the last stop.
     ///
     /// # Errors
-    /// Where the file is there and cannot be read or understood.
+    /// As [`state_file::read`].
     pub(super) fn read(&mut self, file: &Path) -> io::Result<()> {
-        let text = match std::fs::read(file) {
-            Ok(text) => text,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        let content: Content = serde_json::from_slice(&text)?;
-        if content.version != VERSION {
-            let what = format!("it has form {}, this broker knows {VERSION}", content.version);
-            return Err(io::Error::new(io::ErrorKind::InvalidData, what));
-        }
-        self.set = content.hooks;
+        self.set = state_file::read::<Content>(file)?.hooks;
         Ok(())
     }
 
-    /// Remembers what was said through ctl.
+    /// Remembers what was set through ctl.
     ///
     /// # Errors
-    /// Where the file cannot be written; it is as before then.
+    /// As [`state_file::write`].
     pub(super) fn write(&self, file: &Path) -> io::Result<()> {
-        let dir = file.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
-        std::fs::create_dir_all(dir)?;
-        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, hooks: self.set.clone() })?;
-        text.push(b'\n');
-        let mut new = tempfile::NamedTempFile::new_in(dir)?;
-        new.write_all(&text)?;
-        new.as_file().sync_all()?;
-        new.persist(file).map_err(|error| error.error)?;
-        std::fs::File::open(dir)?.sync_all()
+        state_file::write(file, Content { hooks: self.set.clone() })
     }
 }
 
-const VERSION: u32 = 1;
-
-#[derive(Serialize, Deserialize)]
+#[derive(Default, Serialize, Deserialize)]
 struct Content {
-    /// Version of this file's form.
-    version: u32,
     /// By plugin, then by point and hook.
     hooks: BTreeMap<String, HookOverrides>,
 }
@@ -368,6 +348,9 @@ mod tests {
         assert!(again.of("c").is_empty());
         std::fs::write(&file, "{").unwrap();
         assert!(again.read(&file).is_err());
+        // It is not overwritten: an operator may still need it.
+        again.write(&file).unwrap();
+        assert_eq!(std::fs::read_to_string(file.with_extension("unreadable")).unwrap(), "{");
     }
 
     #[test]

@@ -83,7 +83,7 @@ impl PluginManager {
 
     /// Each with whether the broker may not start without it.
     fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<(Wanted, bool)> {
-        let Content { plugins, disabled, .. } = self.remembered();
+        let Content { plugins, disabled } = self.remembered();
         let mut wanted: Vec<(Wanted, bool)> = Vec::new();
         for plugin in configured {
             let source = match &plugin.path {

@@ -86,7 +86,7 @@ impl View {
             priority: wanted.priority,
             config: wanted.config,
         });
-        Content::new(plugins.collect(), disabled)
+        Content { plugins: plugins.collect(), disabled }
     }
 }
 
