@@ -172,7 +172,7 @@ pub enum LogLevel {
     Warn,
     /// Starts, stops, plugins.
     Info,
-    /// Each connection.
+    /// What helps to find a fault in the broker or in a plugin.
     Debug,
     /// Everything.
     Trace,

@@ -259,7 +259,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
         Key::new(
             "path",
             "a path of a .so",
-            "libgrapnel_NAME.so in plugins.dir, with _ for - in the name",
+            "the first of libgrapnel_NAME.so (with _ for - in the name), NAME.so and libNAME.so in plugins.dir",
             Printed::Example("\"/usr/lib/grapnel/plugins/libgrapnel_NAME.so\"".to_owned()),
             |plugin: &mut PluginConfig, value| {
                 plugin.path = Some(value.path()?);

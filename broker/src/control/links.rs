@@ -33,10 +33,12 @@ pub(super) fn counted(chains: &ChainTable) -> Vec<LinkRow> {
 type Figure = (&'static str, &'static str, fn(&LinkStats) -> u64);
 
 const FIGURES: [Figure; 4] = [
-    ("link_calls", "calls of a plugin's link since its chain was compiled", |stats| stats.calls),
-    ("link_stops", "of them that ended the chain", |stats| stats.stops),
-    ("link_deferrals", "of them that answered later", |stats| stats.deferrals),
-    ("link_faults", "of them that failed", |stats| stats.faults),
+    ("link_calls", "calls of a plugin's link since this version of the plugin was loaded", |stats| {
+        stats.calls
+    }),
+    ("link_stops", "calls of a plugin's link that ended the chain", |stats| stats.stops),
+    ("link_deferrals", "calls of a plugin's link that answered later", |stats| stats.deferrals),
+    ("link_faults", "calls of a plugin's link that failed", |stats| stats.faults),
 ];
 
 /// Writes the figures, summed over the shards or for each.

@@ -250,7 +250,8 @@ pub struct ClientDetails {
     pub outbound_bytes: usize,
     /// Bytes that its connection and session hold, and what plugins have asked for on its behalf.
     pub memory_bytes: usize,
-    /// Why its connection is not read for now: `admission`, `slots`, `outbound` or `memory`.
+    /// Why its connection is not read for now: `admission`, `slots`, `outbound`,
+    /// `work` or `memory`.
     pub paused: Option<String>,
     /// Messages dropped for it so far.
     pub dropped: u64,

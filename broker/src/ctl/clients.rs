@@ -1,5 +1,7 @@
 //! `grapnel-ctl clients` and `grapnel-ctl subscriptions`.
 
+use std::num::NonZeroUsize;
+
 use clap::Subcommand;
 use hyper::Method;
 
@@ -10,7 +12,7 @@ use super::table::{self, Column, or_dash, since, yes};
 use crate::control::wire::{Client, ClientDetails, Clients, Kicked, Subscription, Subscriptions};
 
 /// Rows printed where nobody says otherwise.
-const ROWS_DEFAULT: usize = 1000;
+const ROWS_DEFAULT: NonZeroUsize = NonZeroUsize::new(1000).expect("it is not 0");
 
 /// What to do with clients.
 #[derive(Debug, Subcommand)]
@@ -19,7 +21,7 @@ pub(super) enum ClientsCommand {
     List {
         /// Rows at most
         #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT)]
-        limit: usize,
+        limit: NonZeroUsize,
     },
     /// Everything about one
     Show {
@@ -46,7 +48,7 @@ pub(super) enum SubscriptionsCommand {
         client: Option<String>,
         /// Rows at most
         #[arg(long, value_name = "ROWS", default_value_t = ROWS_DEFAULT)]
-        limit: usize,
+        limit: NonZeroUsize,
     },
 }
 
@@ -60,6 +62,7 @@ pub(super) async fn run(
 ) -> Result<(), CtlError> {
     match command {
         ClientsCommand::List { limit } => {
+            let limit = limit.get();
             let mut all = Clients { clients: Vec::new(), next: None, unanswered: Vec::new() };
             while all.clients.len() < limit {
                 let path = page_path("/api/v1/clients?", limit - all.clients.len(), all.next.as_deref());
@@ -96,6 +99,7 @@ pub(super) async fn run_subscriptions(
     output: &mut Output,
 ) -> Result<(), CtlError> {
     let SubscriptionsCommand::List { client, limit } = command;
+    let limit = limit.get();
     let base = match client {
         Some(client) => format!("/api/v1/subscriptions?client_id={}&", encoded(&client)),
         None => "/api/v1/subscriptions?".to_owned(),

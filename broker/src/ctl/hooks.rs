@@ -84,7 +84,8 @@ pub(super) struct SetCommand {
 enum Policy {
     /// A refusal
     Deny,
-    /// As if the hook were not there
+    /// No answer: the next hook is called. At client.authenticate, a client with a user name that
+    /// no hook allows is still refused
     Ignore,
 }
 

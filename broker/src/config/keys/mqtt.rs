@@ -56,7 +56,7 @@ fn client_keys() -> [Key<Config>; 4] {
         ),
         Key::new(
             "mqtt.assigned_client_id_prefix",
-            "up to 64 letters, digits, -, _ and .",
+            "up to 64 characters of A-Z a-z 0-9 . _ -",
             "what the identifiers begin with that the broker gives, so that lists and rules can tell them; 24 digits follow",
             Printed::Default(format!("\"{}\"", defaults.assigned_client_id_prefix)),
             |config: &mut Config, value| {
