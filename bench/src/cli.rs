@@ -1,4 +1,4 @@
-//! The command line: options like emqtt-bench's, checked as a whole and turned into a `Plan`.
+//! The command line: options like emqtt-bench's, checked as a whole and turned into a `Load`.
 //! `main` calls it first; nothing here opens a connection.
 
 mod check;
@@ -25,7 +25,7 @@ pub struct Cli {
 pub enum Command {
     /// One kind of client.
     #[command(flatten)]
-    Load(Box<Load>),
+    Load(Box<LoadCommand>),
     /// Run a scenario: publishers and subscribers together, and what it costs the broker
     #[command(disable_help_flag = true, args_override_self = true)]
     Run(Box<RunArgs>),
@@ -36,9 +36,9 @@ pub enum Command {
     Floor(FloorArgs),
 }
 
-/// Each becomes one `Plan`, see `check`.
+/// Each becomes one `Load`, see `check`.
 #[derive(Debug, Subcommand)]
-pub enum Load {
+pub enum LoadCommand {
     /// Publish with many clients
     #[command(disable_help_flag = true, args_override_self = true)]
     Pub(PubArgs),

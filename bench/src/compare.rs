@@ -19,7 +19,6 @@ use machine::Machine;
 use serde::Serialize;
 use std::io::{IsTerminal, Write};
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 /// One measurement.
@@ -46,15 +45,15 @@ struct Comparison<'a> {
 }
 
 /// Carries `compare` out and prints the table; true if nothing was amiss.
-pub fn command(args: &CompareArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool>, Usage> {
+pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<Result<bool>, Usage> {
     let settled = args.settle().map_err(Usage)?;
     Ok(compare(args, &settled, stop))
 }
 
-fn compare(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Result<bool> {
+fn compare(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Result<bool> {
     // Before the pinning: it tells how many CPUs this process may use.
     let machine = Machine::this();
-    pin(&settled.bench_cpus)?;
+    pin(&settled.cpus.bench)?;
     let runs = measure(args, settled, stop);
     let rows = rows(&settled.cases, &settled.contestants, &runs);
     let text = markdown::text(&machine, args, settled, &rows, &runs);
@@ -82,7 +81,7 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Every case with every contestant, round by round; who comes first changes with the round.
-fn measure(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Vec<Run> {
+fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run> {
     let Settled { cases, contestants, .. } = settled;
     let total = args.rounds as usize * cases.len() * contestants.len();
     let mut runs = Vec::with_capacity(total);
@@ -110,8 +109,8 @@ fn measure(args: &CompareArgs, settled: &Settled, stop: &Arc<AtomicBool>) -> Vec
     runs
 }
 
-fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop: &Arc<AtomicBool>) -> Run {
-    let measured = Target::start(&contestant.command, &settled.broker_cpus, case.scenario.version)
+fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop: &AtomicBool) -> Run {
+    let measured = Target::start(&contestant.command, &settled.cpus.broker, case.scenario.version)
         .and_then(|mut target| scenario::run(&case.scenario, &mut target, stop));
     let (report, fault) = match measured {
         Ok(report) if report.is_success() => (Some(report), None),

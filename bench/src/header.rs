@@ -4,6 +4,8 @@
 //! Layout, big endian: `Gbh`, one byte of flags (1 = cnt, 2 = ts), then with `cnt` the run (4 bytes), the
 //! client number (4) and the sequence number from 1 (8), then with `ts` nanoseconds since 1970 (8).
 
+use std::hash::{BuildHasher, RandomState};
+
 const MAGIC: &[u8; 3] = b"Gbh";
 const FLAG_CNT: u8 = 1;
 const FLAG_TS: u8 = 2;
@@ -49,6 +51,13 @@ impl Fields {
             payload[at..at + 8].copy_from_slice(&due_ns.to_be_bytes());
         }
     }
+}
+
+/// Marks a run. From the seed that the standard library draws for its hash maps: it differs between runs, which is all that
+/// it is for.
+pub fn random_run() -> u32 {
+    let random = RandomState::new().hash_one(std::process::id());
+    u32::try_from(random >> 32).expect("32 bits")
 }
 
 /// One publishing client of one run: the run in the upper half, the client number in the lower.

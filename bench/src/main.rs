@@ -4,23 +4,19 @@
 //! with 2 for bad arguments.
 
 mod cli;
-mod client;
 mod clock;
 mod compare;
+mod engine;
 mod frames;
 mod header;
+mod load;
 mod plan;
-mod poll;
-mod publish;
 mod reason;
 mod report;
 mod scenario;
 mod sequence;
 mod socket;
-mod stats;
-mod subscribe;
 mod topic;
-mod wheel;
 
 use anyhow::{Context, Result};
 use clap::Parser;
@@ -47,12 +43,16 @@ fn main() -> ExitCode {
     .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
 }
 
-fn drive_load(load: Box<cli::Load>) -> Result<ExitCode> {
-    let name = load.name();
-    match load.into_plan() {
-        Ok(plan) => run(name, &plan),
-        Err(error) => Ok(complain(&error, EXIT_USAGE)),
-    }
+fn drive_load(command: Box<cli::LoadCommand>) -> Result<ExitCode> {
+    let load = match command.into_load() {
+        Ok(load) => load,
+        Err(error) => return Ok(complain(&error, EXIT_USAGE)),
+    };
+    let outcome = load::drive(&load, &*stop_on_signals()?)?;
+    let summary = report::Summary::new(&load, &outcome);
+    let text = if load.json { summary.to_json()? } else { summary.to_string() };
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the summary")?;
+    Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 fn finish(done: Result<Result<bool>, scenario::args::Usage>) -> Result<ExitCode> {
@@ -60,14 +60,6 @@ fn finish(done: Result<Result<bool>, scenario::args::Usage>) -> Result<ExitCode>
         Ok(done) => done.map(|success| if success { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }),
         Err(usage) => Ok(complain(&usage.0, EXIT_USAGE)),
     }
-}
-
-fn run(name: &'static str, plan: &plan::Plan) -> Result<ExitCode> {
-    let outcome = poll::drive(plan, &stop_on_signals()?)?;
-    let summary = report::Summary::new(name, plan, &outcome);
-    let text = if plan.output.json { summary.to_json()? } else { summary.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the summary")?;
-    Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
 }
 
 /// The first signal ends the run in order, the second at once.

@@ -1,12 +1,13 @@
-//! A load as it will be run: what `cli` has checked and resolved, and the poll loop carries out.
-//! A later subcommand that runs a scenario builds plans of its own and drives them the same way.
+//! A load with everything settled: who connects where, what the clients do, and how they are paced. `load` builds it for
+//! pub, sub and conn, `scenario` for run; the engine carries it out and changes nothing in it.
 
 use crate::header::Fields;
 use crate::topic::{Identity, Template};
-use std::net::{IpAddr, SocketAddr};
-use std::path::PathBuf;
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::time::Duration;
+
+/// Connects from one local address; it has some 28,000 ports, of which others use a few.
+const CONNECTS_PER_SOURCE: usize = 20_000;
 
 /// Protocol version, as `-V` counts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -19,23 +20,35 @@ pub enum Version {
     V5,
 }
 
-/// Everything one run needs to know.
+impl Version {
+    /// Of the number that `-V` takes, 3 to 5.
+    pub fn of(number: u8) -> Self {
+        match number {
+            3 => Self::V31,
+            4 => Self::V311,
+            _ => Self::V5,
+        }
+    }
+
+    /// The number that `-V` takes.
+    pub fn number(self) -> u8 {
+        match self {
+            Self::V31 => 3,
+            Self::V311 => 4,
+            Self::V5 => 5,
+        }
+    }
+}
+
+/// Everything that the engine needs to know.
 #[derive(Debug)]
-pub struct Plan {
+pub struct Setup {
     /// Where the broker listens.
     pub broker: SocketAddr,
-    /// Local addresses to connect from, in turn; empty for the system's choice.
-    pub sources: Vec<IpAddr>,
+    /// Local addresses to connect from.
+    pub sources: Sources,
     /// Protocol version of every client.
     pub version: Version,
-    /// How many clients.
-    pub count: u32,
-    /// The first client has the number after this one.
-    pub start_number: u32,
-    /// Pause between two connects.
-    pub connect_gap: Duration,
-    /// Connects under way at once.
-    pub connects_pending_max: usize,
     /// Client ids and credentials.
     pub names: Names,
     /// Seconds, 0 for none.
@@ -44,74 +57,56 @@ pub struct Plan {
     pub clean: bool,
     /// Seconds; MQTT 5 only.
     pub session_expiry_s: Option<u32>,
+    /// The clients and what each is for.
+    pub shape: Shape,
+    /// Each client disconnects as soon as its CONNACK has come.
+    pub leaves: bool,
+    /// What publishers send, and with which QoS subscribers subscribe.
+    pub messages: Messages,
+    /// When publishers send.
+    pub pace: Pace,
+    /// Pause between two connects.
+    pub connect_gap: Duration,
+    /// Connects under way at once.
+    pub connects_pending_max: usize,
     /// From connect() until the last answer of the handshake.
     pub connect_timeout: Duration,
-    /// How long acknowledgements, and then the ends of connections, are waited for.
-    pub drain_timeout: Duration,
-    /// Length of the run once every client is ready or has failed.
-    pub duration: Option<Duration>,
-    /// Ends the run this long after the last message was received.
-    pub idle: Option<Duration>,
-    /// Messages in all: to send for publishers, to receive for subscribers.
-    pub limit: Option<u64>,
-    /// Remembered gaps per publisher and receiver.
-    pub gaps_max: usize,
-    /// What the clients do once connected.
-    pub role: Role,
-    /// What is printed, and where.
-    pub output: Output,
+    /// Progress and the first error of each kind go to stderr.
+    pub talks: bool,
 }
 
-/// What the clients of a plan do.
+/// Local addresses to connect from.
 #[derive(Debug)]
-pub enum Role {
-    /// Publish.
-    Publish(PublishPlan),
-    /// Subscribe and count.
-    Subscribe(SubscribePlan),
-    /// Stay connected.
-    Hold,
+pub enum Sources {
+    /// These in turn; the system's choice if there are none.
+    Listed(Vec<IpAddr>),
+    /// Another address of loopback for each [`CONNECTS_PER_SOURCE`]; the system's choice elsewhere.
+    AsNeeded,
 }
 
-/// What publishers send.
-#[derive(Debug)]
-pub struct PublishPlan {
-    /// One topic per client.
-    pub topic: Template,
-    /// 0 to 2.
-    pub qos: u8,
-    /// Retain flag.
-    pub retain: bool,
-    /// The payload, shared by all; a header is written over its front.
-    pub payload: Arc<[u8]>,
-    /// Fields of that header.
-    pub fields: Fields,
-    /// Between two messages of a client; zero for as fast as the window and the socket allow.
-    pub interval: Duration,
-    /// Messages in flight per client with QoS 1 and 2.
-    pub window: u16,
-    /// Begin only when all are connected.
-    pub wait_for_all: bool,
-    /// Marks this run in payload headers.
-    pub run: u32,
-}
-
-/// What subscribers ask for.
-#[derive(Debug)]
-pub struct SubscribePlan {
-    /// Every client subscribes to all of them.
-    pub filters: Vec<Template>,
-    /// 0 to 2.
-    pub qos: u8,
-    /// Count messages without a sequence header as errors.
-    pub header_expected: bool,
+impl Sources {
+    /// The address for a connect, counted from 0.
+    pub fn of(&self, broker: SocketAddr, ordinal: usize) -> Option<IpAddr> {
+        match self {
+            Self::Listed(sources) => (!sources.is_empty()).then(|| sources[ordinal % sources.len()]),
+            Self::AsNeeded => {
+                let at = u32::try_from(ordinal / CONNECTS_PER_SOURCE).ok()?;
+                let on_loopback = matches!(broker.ip(), IpAddr::V4(addr) if addr.is_loopback());
+                // 127.0.0.1 itself is left to others.
+                let address = || Ipv4Addr::from_bits(Ipv4Addr::LOCALHOST.to_bits() + at);
+                (on_loopback && at > 0).then(|| IpAddr::V4(address()))
+            }
+        }
+    }
 }
 
 /// Client ids and credentials.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Names {
     /// Client id = prefix and number.
     pub prefix: String,
+    /// Number of the first client.
+    pub first: u32,
     /// May hold `%i` and `%c`.
     pub user_name: Option<Template>,
     /// The same for all.
@@ -119,32 +114,149 @@ pub struct Names {
 }
 
 impl Names {
-    /// Id of a client.
-    pub fn client_id(&self, number: u32) -> String {
-        format!("{}{number}", self.prefix)
+    /// Number of the client at `index`, counted from 0.
+    pub fn number(&self, index: usize) -> u32 {
+        self.first.saturating_add(u32::try_from(index).unwrap_or(u32::MAX))
     }
 
-    /// User name of a client.
-    pub fn user_name(&self, number: u32, client_id: &str) -> Option<String> {
+    /// Id of the client at `index`.
+    pub fn client_id(&self, index: usize) -> String {
+        format!("{}{}", self.prefix, self.number(index))
+    }
+
+    /// User name of the client at `index`.
+    pub fn user_name(&self, index: usize) -> Option<String> {
         let template = self.user_name.as_ref()?;
+        let (number, client_id) = (self.number(index), &self.client_id(index));
         Some(template.expand(Identity { number, client_id, user_name: None }))
     }
 
-    /// A topic or filter of a client.
-    pub fn topic(&self, template: &Template, number: u32) -> String {
-        let client_id = self.client_id(number);
-        let user_name = self.user_name(number, &client_id);
-        template.expand(Identity { number, client_id: &client_id, user_name: user_name.as_deref() })
+    /// A topic or filter of the client at `index`.
+    pub fn topic(&self, template: &Template, index: usize) -> String {
+        let (number, client_id) = (self.number(index), &self.client_id(index));
+        template.expand(Identity { number, client_id, user_name: self.user_name(index).as_deref() })
     }
 }
 
-/// What is printed, and where.
+/// In place of a rank: not for this subscriber.
+pub const NOT_HEARD: u32 = u32::MAX;
+
+/// All clients: publishers first, then subscribers, then those that only connect.
 #[derive(Debug, Default)]
-pub struct Output {
-    /// One JSON object instead of a table.
-    pub json: bool,
-    /// Nothing but the summary.
-    pub quiet: bool,
-    /// Created when every client is ready.
-    pub ready_file: Option<PathBuf>,
+pub struct Shape {
+    /// By publisher number.
+    pub publishers: Vec<PublisherShape>,
+    /// By subscriber number.
+    pub subscribers: Vec<SubscriberShape>,
+    /// Clients that only connect.
+    pub idle: u32,
+}
+
+impl Shape {
+    /// Connections in all.
+    pub fn clients(&self) -> usize {
+        self.publishers.len() + self.subscribers.len() + self.idle as usize
+    }
+}
+
+/// One publisher.
+#[derive(Debug)]
+pub struct PublisherShape {
+    /// Taken in turn.
+    pub topics: Vec<String>,
+    /// For each topic, how many subscribers receive a message on it; empty where the load does not know.
+    pub receivers: Vec<u32>,
+}
+
+/// One subscriber.
+#[derive(Debug)]
+pub struct SubscriberShape {
+    /// Of these no two match the same topic: brokers may deliver such a message once or twice [MQTT-3.3.4-2].
+    pub filters: Vec<String>,
+    /// Number of the first publisher that it hears; the others follow.
+    pub first_publisher: usize,
+    /// What it hears of each; empty where the load does not know.
+    pub heard: Vec<Heard>,
+}
+
+/// Which messages of one publisher a subscriber receives.
+#[derive(Debug, Default, Clone)]
+pub struct Heard {
+    /// For each topic of the publisher its place among those that are heard, or [`NOT_HEARD`]; empty: all are.
+    pub ranks: Vec<u32>,
+}
+
+/// What publishers send, and with which QoS subscribers subscribe.
+#[derive(Debug, Default)]
+pub struct Messages {
+    /// 0 to 2.
+    pub qos: u8,
+    /// Retain flag.
+    pub retain: bool,
+    /// The payload, shared by all; a header is written over its front.
+    pub payload: Box<[u8]>,
+    /// Fields of that header.
+    pub fields: Fields,
+    /// Marks this run in payload headers.
+    pub run: u32,
+    /// Messages in flight per client with QoS 1 and 2.
+    pub window: u16,
+}
+
+/// When a publisher sends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Pace {
+    /// Each publisher by itself, at this interval; zero for as fast as the window and the socket allow.
+    Interval {
+        /// Between two messages of a publisher.
+        gap: Duration,
+        /// Messages of all publishers together.
+        limit: Option<u64>,
+    },
+    /// Closed loop: as long as fewer than `window` of a publisher's messages are with the broker, not yet received by
+    /// all their subscribers; `burst` at once.
+    Credit {
+        /// Messages of one publisher, at least 1.
+        window: u32,
+        /// 1 to `window`.
+        burst: u32,
+    },
+    /// Open loop: so many messages a second in all, whatever the broker does; at least 1.
+    Rate(u64),
+}
+
+impl Pace {
+    /// What the publisher `index` of `publishers` may send in all: the limit is shared evenly, and the first publishers
+    /// send what is left over.
+    pub fn quota(self, index: usize, publishers: usize) -> u64 {
+        let Self::Interval { limit: Some(limit), .. } = self else { return u64::MAX };
+        let count = publishers.max(1) as u64;
+        limit / count + u64::from((index as u64) < limit % count)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn many_connects_are_spread_over_local_addresses() {
+        let broker = "127.0.0.1:1883".parse().unwrap();
+        let source = |ordinal| Sources::AsNeeded.of(broker, ordinal);
+        assert_eq!((source(0), source(CONNECTS_PER_SOURCE - 1)), (None, None));
+        assert_eq!(source(CONNECTS_PER_SOURCE), Some("127.0.0.2".parse().unwrap()));
+        assert_eq!(source(3 * CONNECTS_PER_SOURCE), Some("127.0.0.4".parse().unwrap()));
+        for elsewhere in ["10.0.0.1:1883", "[::1]:1883"] {
+            let elsewhere = elsewhere.parse().unwrap();
+            assert_eq!(Sources::AsNeeded.of(elsewhere, 3 * CONNECTS_PER_SOURCE), None);
+        }
+    }
+
+    #[test]
+    fn a_limit_is_shared_evenly() {
+        let pace = Pace::Interval { gap: Duration::ZERO, limit: Some(8) };
+        assert_eq!([0, 1, 2].map(|index| pace.quota(index, 3)), [3, 3, 2]);
+        assert_eq!(Pace::Rate(1).quota(0, 1), u64::MAX);
+    }
 }

@@ -1,12 +1,10 @@
 //! The end of a run for people and programs: the same summary as a table or as one JSON object.
 //! Built by `main` from the outcome of the poll loop.
 
-use crate::plan::{Plan, Role};
-use crate::poll::Outcome;
+use crate::engine::counts::{Meter, Span, as_seconds};
+use crate::load::{Load, Outcome, Role};
 use crate::sequence::Tally;
-use crate::stats::{Span, as_seconds};
 use anyhow::{Context, Result};
-use hdrhistogram::Histogram;
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
@@ -18,7 +16,7 @@ const PUBLISHERS_SHOWN_MAX: usize = 20;
 #[derive(Debug, Serialize)]
 pub struct Summary {
     command: &'static str,
-    clients: u32,
+    clients: usize,
     /// CONNACKs with success.
     connected: u32,
     /// Clients ready: connected, and for `sub` subscribed.
@@ -97,39 +95,39 @@ pub struct Latency {
 
 impl Summary {
     /// Sums an outcome up.
-    pub fn new(command: &'static str, plan: &Plan, outcome: &Outcome) -> Self {
-        let stats = &outcome.stats;
-        let reached = if matches!(plan.role, Role::Publish(_)) { stats.sent } else { stats.received };
+    pub fn new(load: &Load, outcome: &Outcome) -> Self {
+        let counts = &outcome.counts;
+        let reached = if load.role == Role::Pub { counts.sent } else { counts.received };
         let connecting_s =
-            as_seconds(stats.last_connack_ns.saturating_sub(stats.first_connect_ns.unwrap_or(0)));
+            as_seconds(counts.last_connack_ns.saturating_sub(counts.first_connect_ns.unwrap_or(0)));
         Self {
-            command,
-            clients: plan.count,
-            connected: stats.connected,
-            ready: stats.ready,
-            failed: stats.failed,
-            disconnects: stats.disconnects,
-            sent: stats.sent,
-            acked: stats.acked,
-            refused: stats.refused,
-            unacked: outcome.unacked,
-            unmatched: stats.unmatched,
-            received: stats.received,
-            received_bytes: stats.received_bytes,
-            redelivered: stats.redelivered,
+            command: load.role.name(),
+            clients: load.setup.shape.clients(),
+            connected: counts.connected,
+            ready: counts.ready,
+            failed: counts.failed,
+            disconnects: counts.disconnects,
+            sent: counts.sent,
+            acked: counts.acked,
+            refused: counts.refused,
+            unacked: counts.unacked(),
+            unmatched: counts.unmatched,
+            received: counts.received,
+            received_bytes: counts.received_bytes,
+            redelivered: counts.redelivered,
             sequence: Sequence::of(outcome),
-            short_of_limit: plan.limit.map_or(0, |limit| limit.saturating_sub(reached)),
+            short_of_limit: load.limit.map_or(0, |limit| limit.saturating_sub(reached)),
             interrupted: outcome.interrupted,
             elapsed_s: as_seconds(outcome.elapsed_ns),
-            connects_per_s: per_second(u64::from(stats.connected), connecting_s),
-            sent_per_s: rate(stats.sent, stats.sending),
-            acked_per_s: rate(stats.acked, stats.acking),
-            received_per_s: rate(stats.received, stats.receiving),
-            latency_us: Latency::of(&stats.latency),
-            ack_latency_us: Latency::of(&stats.ack_latency),
-            connect_latency_us: Latency::of(&stats.connect_latency),
-            from_the_future: stats.from_the_future,
-            errors: stats.errors.clone(),
+            connects_per_s: per_second(u64::from(counts.connected), connecting_s),
+            sent_per_s: rate(counts.sent, counts.sending),
+            acked_per_s: rate(counts.acked, counts.acking),
+            received_per_s: rate(counts.received, counts.receiving),
+            latency_us: Latency::of(&counts.latency),
+            ack_latency_us: Latency::of(&counts.ack_latency),
+            connect_latency_us: Latency::of(&counts.connect_latency),
+            from_the_future: counts.from_the_future,
+            errors: counts.errors.clone(),
         }
     }
 
@@ -181,8 +179,9 @@ impl Sequence {
 }
 
 impl Latency {
-    /// Of a histogram in nanoseconds, or `None` of an empty one.
-    pub fn of(histogram: &Histogram<u64>) -> Option<Self> {
+    /// Of what was recorded in nanoseconds; `None` if nothing was.
+    pub fn of(meter: &Meter) -> Option<Self> {
+        let histogram = meter.histogram();
         let us = |ns: u64| ns as f64 / 1000.0;
         let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
         (!histogram.is_empty()).then(|| Self {

@@ -3,26 +3,24 @@
 //! `run`; `compare` calls [`run`] once per round. It never measures what it does not drive itself.
 
 pub mod args;
-mod client;
-mod drive;
-mod ledger;
+mod phases;
 mod report;
-mod schedule;
 mod shape;
 mod storm;
 mod syscalls;
-mod tally;
 pub mod target;
 mod usage;
 
 pub use report::Report;
+#[cfg(test)]
+pub use shape::shape_of;
 pub use target::Target;
 
-use crate::header::Fields;
-use crate::plan::Version;
+use crate::header::{Fields, random_run};
+use crate::plan::{Messages, Names, Pace, Setup, Sources, Version};
 use anyhow::Result;
 use serde::{Serialize, Serializer};
-use std::sync::Arc;
+use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
@@ -54,21 +52,6 @@ pub enum Kind {
     ConnectStorm,
     /// Connections that do nothing.
     Idle,
-}
-
-/// When a publisher sends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Pace {
-    /// Closed loop: as long as fewer than `window` of a publisher's messages are with the broker, not yet received by
-    /// all their subscribers; `burst` at once.
-    Credit {
-        /// Messages of one publisher, at least 1.
-        window: u32,
-        /// 1 to `window`.
-        burst: u32,
-    },
-    /// Open loop: so many messages a second in all, whatever the broker does; at least 1.
-    Rate(u64),
 }
 
 /// How the generator waits for the next event.
@@ -236,16 +219,56 @@ impl Scenario {
             progress: false,
         }
     }
+
+    /// The load that this is against a broker, below topics that no other run uses.
+    pub fn setup(&self, broker: SocketAddr) -> Setup {
+        let run = random_run();
+        Setup {
+            broker,
+            sources: Sources::AsNeeded,
+            version: self.version,
+            // With the number at most 23 characters, which is what MQTT 3.1 allows.
+            names: Names { prefix: format!("run_{run:08x}_"), ..Names::default() },
+            keep_alive_s: self.keep_alive_s(),
+            clean: true,
+            session_expiry_s: None,
+            shape: shape::shape_of(self, run),
+            leaves: self.kind == Kind::ConnectStorm,
+            messages: Messages {
+                qos: self.qos,
+                retain: false,
+                payload: vec![b'a'; self.size].into(),
+                fields: FIELDS,
+                run,
+                window: match self.pace {
+                    Pace::Credit { window, .. } => u16::try_from(window).unwrap_or(u16::MAX),
+                    Pace::Rate(_) | Pace::Interval { .. } => u16::MAX,
+                },
+            },
+            pace: self.pace,
+            connect_gap: Duration::ZERO,
+            connects_pending_max: self.connects_pending_max as usize,
+            connect_timeout: self.patience,
+            talks: self.progress,
+        }
+    }
+
+    /// Twice as long as the run may last, so that no client has to ping.
+    fn keep_alive_s(&self) -> u16 {
+        let run_s = (self.warm_up + self.duration * 2 + self.patience * 2).as_secs();
+        u16::try_from(run_s * 2 + 300).unwrap_or(u16::MAX)
+    }
 }
 
-/// Drives `scenario` against `target` and tells what came of it; ends early, in order, when `stop` becomes true.
-/// Fails only where nothing can be measured; connections and messages that fail are in the report. The calling thread
-/// does all the work: pin it before, see [`target::pin`].
-pub fn run(scenario: &Scenario, target: &mut Target, stop: &Arc<AtomicBool>) -> Result<Report> {
+/// Runs `scenario` against `target` and reports on it; ends early, in order, when `stop` becomes true. Fails only where
+/// nothing can be measured; connections and messages that fail are in the report. The calling thread does all the work:
+/// pin it before, see [`target::pin`].
+pub fn run(scenario: &Scenario, target: &mut Target, stop: &AtomicBool) -> Result<Report> {
+    let setup = scenario.setup(target.addr);
     let mut report = if scenario.kind == Kind::ConnectStorm {
-        storm::drive(scenario, target, stop)?
+        storm::drive(scenario, &setup, target, stop)?
     } else {
-        drive::drive(scenario, target, stop)?
+        phases::drive(scenario, &setup, target, stop)?
     };
     // Its connections end a moment before the process does.
     let is_broken = report.disconnects > 0 || report.connects.failed > 0;
@@ -254,4 +277,17 @@ pub fn run(scenario: &Scenario, target: &mut Target, stop: &Arc<AtomicBool>) -> 
         report.broker_ended(&end);
     }
     Ok(report)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn nobody_has_to_ping() {
+        let mut scenario = Scenario::new(Kind::Idle);
+        assert!(scenario.keep_alive_s() > 300);
+        scenario.duration = Duration::from_secs(1_000_000);
+        assert_eq!(scenario.keep_alive_s(), u16::MAX);
+    }
 }

@@ -77,6 +77,7 @@ impl<'a> Fields<'a> {
     }
 
     /// A variable byte integer (MQTT 5.0 section 1.5.5).
+    #[inline]
     fn variable(&mut self) -> Result<usize, Malformed> {
         let mut value = 0;
         for shift in [0, 7, 14, 21] {
@@ -199,6 +200,25 @@ pub fn is_filter(filter: &[u8]) -> bool {
                 level => !level.iter().any(|byte| matches!(byte, b'+' | b'#')),
             },
         )
+}
+
+/// Whether `filter` covers `topic` (MQTT 5.0 section 4.7).
+pub fn matches(filter: &[u8], topic: &[u8]) -> bool {
+    if topic.first() == Some(&b'$') && matches!(filter.first(), Some(b'+' | b'#')) {
+        return false; // [MQTT-4.7.2-1]
+    }
+    let mut topic = topic.split(|byte| *byte == b'/');
+    for level in filter.split(|byte| *byte == b'/') {
+        match (level, topic.next()) {
+            // Also the level above it, so that a/# covers a (section 4.7.1.2).
+            (b"#", _) => return true,
+            (_, None) => return false,
+            (b"+", Some(_)) => {}
+            (level, Some(name)) if level == name => {}
+            _ => return false,
+        }
+    }
+    topic.next().is_none()
 }
 
 fn is_text(bytes: &[u8]) -> bool {
@@ -326,4 +346,36 @@ pub fn id_at(packet: &[u8]) -> Option<usize> {
     let topic = packet.get(head..)?.first_chunk::<2>()?;
     let at = head + 2 + usize::from(u16::from_be_bytes(*topic));
     (at + 2 <= packet.len()).then_some(at)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn filters_cover_what_the_specification_says() {
+        // MQTT 5.0 sections 4.7.1.2, 4.7.1.3 and 4.7.2.
+        for (filter, topic, covers) in [
+            ("sport/tennis/player1/#", "sport/tennis/player1", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/ranking", true),
+            ("sport/tennis/player1/#", "sport/tennis/player1/score/wimbledon", true),
+            ("sport/#", "sport", true),
+            ("#", "a/b", true),
+            ("sport/tennis/+", "sport/tennis/player1", true),
+            ("sport/tennis/+", "sport/tennis/player1/ranking", false),
+            ("sport/+", "sport", false),
+            ("sport/+", "sport/", true),
+            ("+/+", "/finance", true),
+            ("/+", "/finance", true),
+            ("+", "/finance", false),
+            ("#", "$SYS/x", false),
+            ("+/monitor/Clients", "$SYS/monitor/Clients", false),
+            ("$SYS/#", "$SYS/x", true),
+            ("a/+/c", "a/b/c", true),
+            ("a/+/c", "a/b/d", false),
+            ("a", "a/b", false),
+        ] {
+            assert_eq!(matches(filter.as_bytes(), topic.as_bytes()), covers, "{filter} {topic}");
+        }
+    }
 }

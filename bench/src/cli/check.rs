@@ -1,11 +1,11 @@
-//! From arguments to a `Plan`: the checks that concern more than one option, each with a remedy in its message.
+//! From arguments to a `Load`: the checks that concern more than one option, each with a remedy in its message.
 
-use super::{CommonArgs, Load, PayloadHeader, PubArgs, SubArgs};
-use crate::header::Fields;
-use crate::plan::{Names, Output, Plan, PublishPlan, Role, SubscribePlan, Version};
+use super::{CommonArgs, LoadCommand, PayloadHeader, PubArgs, SubArgs};
+use crate::header::{Fields, random_run};
+use crate::load::{Load, Role};
+use crate::plan::{Messages, Names, Pace, PublisherShape, Setup, Shape, Sources, SubscriberShape, Version};
 use crate::topic::Template;
 use anyhow::{Context, Result, bail, ensure};
-use std::hash::{BuildHasher, RandomState};
 use std::net::{SocketAddr, ToSocketAddrs};
 use std::time::Duration;
 
@@ -14,27 +14,18 @@ const TEXT_BYTES_MAX: usize = 65_000;
 /// Largest remaining length (MQTT 5.0 section 1.5.5), less the largest head of a PUBLISH.
 const PAYLOAD_BYTES_MAX: usize = 268_435_455 - 65_535 - 16;
 
-impl Load {
+impl LoadCommand {
     /// Checks the arguments and resolves the host.
-    pub fn into_plan(self) -> Result<Plan> {
+    pub fn into_load(self) -> Result<Load> {
         match self {
             Self::Pub(args) => publish(args),
             Self::Sub(args) => subscribe(args),
-            Self::Conn(args) => common(args.common, "conn", Role::Hold),
-        }
-    }
-
-    /// As the summary calls it.
-    pub fn name(&self) -> &'static str {
-        match self {
-            Self::Pub(_) => "pub",
-            Self::Sub(_) => "sub",
-            Self::Conn(_) => "conn",
+            Self::Conn(args) => common(args.common, Role::Conn),
         }
     }
 }
 
-fn publish(args: PubArgs) -> Result<Plan> {
+fn publish(args: PubArgs) -> Result<Load> {
     let fields = fields(&args.payload_hdrs);
     check_topic(&args.topic, &args.common)?;
     ensure!(
@@ -48,23 +39,28 @@ fn publish(args: PubArgs) -> Result<Plan> {
         fields.len()
     );
     ensure!(args.size <= PAYLOAD_BYTES_MAX, "--size {} is more than an MQTT packet can hold", args.size);
-    let role = Role::Publish(PublishPlan {
-        topic: args.topic,
+    let gap = millis("--interval-of-msg", args.interval_of_msg)?;
+    let mut load = common(args.common, Role::Pub)?;
+    load.limit = Some(args.limit).filter(|limit| *limit > 0);
+    load.wait_for_all = args.wait_before_publishing;
+    let Setup { names, shape, .. } = &mut load.setup;
+    let topic = |index| vec![names.topic(&args.topic, index)];
+    shape.publishers = (0..std::mem::take(&mut shape.idle) as usize)
+        .map(|index| PublisherShape { topics: topic(index), receivers: Vec::new() })
+        .collect();
+    load.setup.pace = Pace::Interval { gap, limit: load.limit };
+    load.setup.messages = Messages {
         qos: args.qos,
         retain: args.retain,
         payload: vec![b'a'; args.size].into(),
         fields,
-        interval: millis("--interval-of-msg", args.interval_of_msg)?,
+        run: random_run(),
         window: args.window,
-        wait_for_all: args.wait_before_publishing,
-        run: random_u32(),
-    });
-    let mut plan = common(args.common, "pub", role)?;
-    plan.limit = Some(args.limit).filter(|limit| *limit > 0);
-    Ok(plan)
+    };
+    Ok(load)
 }
 
-fn subscribe(args: SubArgs) -> Result<Plan> {
+fn subscribe(args: SubArgs) -> Result<Load> {
     for filter in &args.topic {
         check_topic(filter, &args.common)?;
     }
@@ -73,21 +69,23 @@ fn subscribe(args: SubArgs) -> Result<Plan> {
         shared == 0 || shared == args.topic.len(),
         "shared and plain filters in one run make losses impossible to tell; start one sub for each kind"
     );
-    let header_expected = !args.payload_hdrs.is_empty();
-    let role = Role::Subscribe(SubscribePlan { filters: args.topic, qos: args.qos, header_expected });
-    let mut plan = common(args.common, "sub", role)?;
-    plan.limit = Some(args.limit).filter(|limit| *limit > 0);
-    plan.idle = args.idle.map(|idle| seconds("--idle", idle)).transpose()?;
-    plan.gaps_max = args.gaps_max;
-    Ok(plan)
+    let mut load = common(args.common, Role::Sub)?;
+    load.limit = Some(args.limit).filter(|limit| *limit > 0);
+    load.idle = args.idle.map(|idle| seconds("--idle", idle)).transpose()?;
+    load.gaps_max = args.gaps_max;
+    load.header_expected = !args.payload_hdrs.is_empty();
+    load.setup.messages.qos = args.qos;
+    let Setup { names, shape, .. } = &mut load.setup;
+    let filters = |index| args.topic.iter().map(|filter| names.topic(filter, index)).collect();
+    shape.subscribers = (0..std::mem::take(&mut shape.idle) as usize)
+        .map(|index| SubscriberShape { filters: filters(index), first_publisher: 0, heard: Vec::new() })
+        .collect();
+    Ok(load)
 }
 
-fn common(args: CommonArgs, command: &str, role: Role) -> Result<Plan> {
-    let version = match args.version {
-        3 => Version::V31,
-        4 => Version::V311,
-        _ => Version::V5,
-    };
+/// Of clients that only connect; `publish` and `subscribe` give them something to do.
+fn common(args: CommonArgs, role: Role) -> Result<Load> {
+    let version = Version::of(args.version);
     ensure!(
         args.session_expiry.is_none() || version == Version::V5,
         "--session-expiry is a property of MQTT 5: use it with -V 5"
@@ -119,28 +117,38 @@ fn common(args: CommonArgs, command: &str, role: Role) -> Result<Plan> {
     let prefix = args.prefix.unwrap_or_else(|| {
         // Not the same in two runs, which would take each other's sessions over; short enough for
         // MQTT 3.1, which allows ids of 23 characters.
-        format!("bench_{command}_{:06x}_", random_u32() & 0xFF_FFFF)
+        format!("bench_{}_{:06x}_", role.name(), random_run() & 0xFF_FFFF)
     });
-    Ok(Plan {
+    let first = args.startnumber + 1;
+    let setup = Setup {
         broker,
-        sources: args.ifaddr,
+        sources: Sources::Listed(args.ifaddr),
         version,
-        count: args.count,
-        start_number: args.startnumber,
-        connect_gap: millis("--interval", args.interval)?,
-        connects_pending_max: args.connects_pending_max,
-        names: Names { prefix, user_name: args.username, password: args.password },
+        names: Names { prefix, first, user_name: args.username, password: args.password },
         keep_alive_s: args.keepalive,
         clean: args.clean,
         session_expiry_s: args.session_expiry,
+        shape: Shape { idle: args.count, ..Shape::default() },
+        leaves: false,
+        messages: Messages::default(),
+        pace: Pace::Interval { gap: Duration::ZERO, limit: None },
+        connect_gap: millis("--interval", args.interval)?,
+        connects_pending_max: args.connects_pending_max,
         connect_timeout: seconds("--connect-timeout", args.connect_timeout)?,
+        talks: !args.quiet,
+    };
+    Ok(Load {
+        role,
+        setup,
         drain_timeout: seconds("--drain-timeout", args.drain_timeout)?,
         duration: args.duration.map(|duration| seconds("--duration", duration)).transpose()?,
         idle: None,
         limit: None,
+        wait_for_all: false,
         gaps_max: 0,
-        role,
-        output: Output { json: args.json, quiet: args.quiet, ready_file: args.ready_file },
+        header_expected: false,
+        ready_file: args.ready_file,
+        json: args.json,
     })
 }
 
@@ -178,12 +186,6 @@ pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
     addresses.next().with_context(|| format!("--host {host} has no address"))
 }
 
-/// From the seed that the standard library draws for its hash maps: distinct between runs, which is all it is for.
-fn random_u32() -> u32 {
-    let random = RandomState::new().hash_one(std::process::id());
-    u32::try_from(random >> 32).expect("32 bits")
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
@@ -191,45 +193,48 @@ mod tests {
     use crate::cli::{Cli, Command};
     use clap::Parser;
 
-    fn plan(arguments: &str) -> Result<Plan> {
+    fn load(arguments: &str) -> Result<Load> {
         let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
         match Cli::try_parse_from(words)?.command {
-            Command::Load(load) => load.into_plan(),
+            Command::Load(load) => load.into_load(),
             other => bail!("{other:?} is no load"),
         }
     }
 
     fn refusal(arguments: &str) -> String {
-        format!("{:#}", plan(arguments).unwrap_err())
+        format!("{:#}", load(arguments).unwrap_err())
     }
 
     #[test]
     fn the_command_lines_of_emqtt_bench_are_understood() {
-        let plan = plan("pub -h 127.0.0.2 -p 1884 -c 50 -i 0 -I 10 -t bench/%i -s 64 -q 1 -V 4 -k 60 -C false -r true -L 9 -F 7 -n 100 -u a%i -P b --prefix x_ --payload-hdrs cnt64,ts --ifaddr 127.0.0.1,127.0.0.3").unwrap();
-        assert_eq!(plan.broker.to_string(), "127.0.0.2:1884");
-        assert_eq!((plan.count, plan.start_number, plan.keep_alive_s), (50, 100, 60));
-        assert_eq!((plan.version, plan.clean, plan.limit), (Version::V311, false, Some(9)));
-        assert_eq!((plan.connect_gap, plan.sources.len()), (Duration::ZERO, 2));
-        assert_eq!(plan.names.client_id(101), "x_101");
-        assert_eq!(plan.names.user_name(101, "x_101").as_deref(), Some("a101"));
-        let Role::Publish(publish) = plan.role else { panic!("not a publisher") };
-        assert_eq!((publish.qos, publish.retain, publish.window), (1, true, 7));
-        assert_eq!((publish.interval, publish.payload.len()), (Duration::from_millis(10), 64));
-        assert_eq!(publish.fields, Fields { cnt: true, ts: true });
+        let arguments = "pub -h 127.0.0.2 -p 1884 -c 50 -i 0 -I 10 -t bench/%i -s 64 -q 1 -V 4 -k 60 -C false -r true -L 9 -F 7 -n 100 -u a%i -P b --prefix x_ --payload-hdrs cnt64,ts --ifaddr 127.0.0.1,127.0.0.3";
+        let Load { setup, limit, .. } = load(arguments).unwrap();
+        assert_eq!(setup.broker.to_string(), "127.0.0.2:1884");
+        assert_eq!((setup.shape.clients(), setup.names.number(0), setup.keep_alive_s), (50, 101, 60));
+        assert_eq!((setup.version, setup.clean, limit), (Version::V311, false, Some(9)));
+        assert_eq!(setup.connect_gap, Duration::ZERO);
+        assert_eq!(setup.sources.of(setup.broker, 1), Some("127.0.0.3".parse().unwrap()));
+        assert_eq!(setup.names.client_id(0), "x_101");
+        assert_eq!(setup.names.user_name(0).as_deref(), Some("a101"));
+        assert_eq!(setup.shape.publishers[1].topics, ["bench/102"]);
+        let messages = setup.messages;
+        assert_eq!((messages.qos, messages.retain, messages.window), (1, true, 7));
+        assert_eq!(setup.pace, Pace::Interval { gap: Duration::from_millis(10), limit: Some(9) });
+        assert_eq!(messages.payload.len(), 64);
+        assert_eq!(messages.fields, Fields { cnt: true, ts: true });
     }
 
     #[test]
     fn flags_that_take_a_bool_can_stand_alone() {
-        let plan = plan("pub -t a -r -C --json -c 1").unwrap();
-        let Role::Publish(publish) = plan.role else { panic!("not a publisher") };
-        assert!(publish.retain && plan.clean && plan.output.json);
+        let load = load("pub -t a -r -C --json -c 1").unwrap();
+        assert!(load.setup.messages.retain && load.setup.clean && load.json);
     }
 
     #[test]
     fn default_ids_fit_into_mqtt_31_and_differ_between_runs() {
-        let (one, two) = (plan("conn -V 3").unwrap(), plan("conn -V 3").unwrap());
-        assert!(one.names.client_id(99_999).len() <= 23, "{}", one.names.client_id(99_999));
-        assert_ne!(one.names.client_id(1), two.names.client_id(1));
+        let id = |index: usize| load("conn -V 3").unwrap().setup.names.client_id(index);
+        assert!(id(99_998).len() <= 23, "{}", id(99_998));
+        assert_ne!(id(1), id(1));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use super::case::{Case, USUAL};
 use crate::cli::seconds;
-use crate::scenario::target::{parse_cpus, usual_cpus};
+use crate::scenario::args::{CpuArgs, Cpus};
 use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args};
 use serde::Serialize;
@@ -29,12 +29,8 @@ pub struct CompareArgs {
     /// Count the brokers' system calls too, in a second window (needs perf and root)
     #[arg(long)]
     pub syscalls: bool,
-    /// CPUs of the brokers, such as 1 or 2-3 [default: the last]
-    #[arg(long, value_name = "LIST")]
-    pub broker_cpu: Option<String>,
-    /// CPUs of the generator [default: the first]
-    #[arg(long, value_name = "LIST")]
-    pub bench_cpu: Option<String>,
+    #[command(flatten)]
+    pub cpus: CpuArgs,
     /// Write the table there too
     #[arg(long, value_name = "FILE")]
     pub markdown: Option<PathBuf>,
@@ -65,10 +61,8 @@ pub struct Settled {
     pub contestants: Vec<Contestant>,
     /// In order.
     pub cases: Vec<Case>,
-    /// The generator's CPUs.
-    pub bench_cpus: Vec<usize>,
-    /// The brokers' CPUs.
-    pub broker_cpus: Vec<usize>,
+    /// Whose CPUs are which.
+    pub cpus: Cpus,
 }
 
 impl Contestant {
@@ -112,14 +106,7 @@ impl CompareArgs {
             case.scenario.duration = duration;
             case.scenario.syscalls = self.syscalls && case.scenario.kind.has_messages();
         }
-        let (first, last) = usual_cpus();
-        let list = |text: &Option<String>| text.as_deref().map(parse_cpus).transpose();
-        Ok(Settled {
-            contestants,
-            cases,
-            bench_cpus: list(&self.bench_cpu)?.unwrap_or(first),
-            broker_cpus: list(&self.broker_cpu)?.unwrap_or(last),
-        })
+        Ok(Settled { contestants, cases, cpus: self.cpus.settle(true) })
     }
 }
 

@@ -2,14 +2,13 @@
 //! arguments, `main` calls [`command`].
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
-use super::{FIELDS, Kind, Pace, Report, Scenario, Target, Waiting};
+use super::{FIELDS, Kind, Report, Scenario, Target, Waiting};
 use crate::cli::{resolve, seconds};
-use crate::plan::Version;
+use crate::plan::{Pace, Version};
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, RangedI64ValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use std::io::Write;
-use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
 /// Largest payload: what an MQTT packet can hold is more, but no broker takes it by default.
@@ -117,12 +116,22 @@ pub struct TargetArgs {
     /// {dir} a fresh directory
     #[arg(long, value_name = "COMMAND")]
     pub broker: Option<String>,
+    #[command(flatten)]
+    pub cpus: CpuArgs,
+}
+
+// Named, so that clap takes the list as one value.
+type CpuList = Vec<usize>;
+
+/// Which CPUs are asked for.
+#[derive(Debug, Clone, Args)]
+pub struct CpuArgs {
     /// CPUs of the broker, such as 1 or 2-3 [default: the last, if it is started here]
-    #[arg(long, value_name = "LIST")]
-    pub broker_cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    broker_cpu: Option<CpuList>,
     /// CPUs of the generator [default: the first]
-    #[arg(long, value_name = "LIST")]
-    pub bench_cpu: Option<String>,
+    #[arg(long, value_name = "LIST", value_parser = parse_cpus)]
+    bench_cpu: Option<CpuList>,
 }
 
 /// The first argument.
@@ -161,7 +170,7 @@ impl ValueEnum for What {
 pub struct Usage(pub anyhow::Error);
 
 /// Carries `run` out and prints what it came to; true if nothing was amiss.
-pub fn command(args: &RunArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool>, Usage> {
+pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<Result<bool>, Usage> {
     let What::Run(kind) = args.what else { return Ok(list().map(|()| true)) };
     let mut scenario = args.load.scenario(kind).map_err(Usage)?;
     scenario.progress = !args.quiet;
@@ -169,7 +178,7 @@ pub fn command(args: &RunArgs, stop: &Arc<AtomicBool>) -> Result<Result<bool>, U
     Ok(run(args, &scenario, &cpus, stop))
 }
 
-fn run(args: &RunArgs, scenario: &Scenario, cpus: &Cpus, stop: &Arc<AtomicBool>) -> Result<bool> {
+fn run(args: &RunArgs, scenario: &Scenario, cpus: &Cpus, stop: &AtomicBool) -> Result<bool> {
     let mut target = args.target.start(cpus, scenario.version)?;
     pin(&cpus.bench)?;
     let report = super::run(scenario, &mut target, stop)?;
@@ -197,11 +206,7 @@ impl LoadArgs {
             "--size must be from {} (the header that tells messages apart) to {SIZE_MAX} bytes",
             FIELDS.len()
         );
-        scenario.version = match self.version {
-            3 => Version::V31,
-            4 => Version::V311,
-            _ => Version::V5,
-        };
+        scenario.version = Version::of(self.version);
         (scenario.qos, scenario.size) = (self.qos, self.size);
         scenario.waiting = self.waiting.unwrap_or(scenario.waiting);
         scenario.duration = seconds("--duration", self.duration)?;
@@ -274,19 +279,26 @@ pub struct Cpus {
     pub broker: Vec<usize>,
 }
 
-impl TargetArgs {
+impl CpuArgs {
     /// As asked for, or the first for the generator and the last for a broker that is started here.
-    pub fn cpus(&self) -> Result<Cpus> {
+    pub fn settle(&self, started_here: bool) -> Cpus {
         let (first, last) = usual_cpus();
-        let list = |text: &Option<String>| text.as_deref().map(parse_cpus).transpose();
-        let bench = list(&self.bench_cpu)?.unwrap_or(first);
-        let broker = list(&self.broker_cpu)?;
+        let broker = if started_here { last } else { Vec::new() };
+        Cpus {
+            bench: self.bench_cpu.clone().unwrap_or(first),
+            broker: self.broker_cpu.clone().unwrap_or(broker),
+        }
+    }
+}
+
+impl TargetArgs {
+    /// Which CPUs the generator and the broker get.
+    pub fn cpus(&self) -> Result<Cpus> {
         ensure!(
-            self.broker.is_some() || self.pid.is_some() || broker.is_none(),
+            self.broker.is_some() || self.pid.is_some() || self.cpus.broker_cpu.is_none(),
             "--broker-cpu needs --broker or --pid: whose CPUs are they otherwise?"
         );
-        let started = self.broker.is_some();
-        Ok(Cpus { bench, broker: broker.unwrap_or(if started { last } else { Vec::new() }) })
+        Ok(self.cpus.settle(self.broker.is_some()))
     }
 
     /// Starts the broker, or finds the one that runs.

@@ -1,19 +1,15 @@
 //! The result of a scenario, for people and programs. Readings become rates and costs here and
 //! nowhere else. Built by the loops when they have ended.
 
-mod progress;
 mod table;
 
-pub use progress::Progress;
-
-use super::client::Shared;
-use super::tally::Tally;
 use super::target::{End, Target};
 use super::usage::{Memory, Times};
-use super::{Kind, Pace, Scenario, Waiting};
-use crate::plan::Version;
+use super::{Kind, Scenario, Waiting};
+use crate::engine::counts::{Counts, as_seconds};
+use crate::engine::{Books, Shared};
+use crate::plan::{Pace, Shape};
 use crate::report::Latency;
-use crate::stats::as_seconds;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
@@ -194,7 +190,7 @@ pub struct Syscalls {
 }
 
 impl Report {
-    /// Of a scenario with messages, or an idle one.
+    /// Of a run that has ended.
     pub fn new(
         scenario: &Scenario,
         target: &Target,
@@ -203,92 +199,16 @@ impl Report {
         syscalls_why_not: Option<String>,
         interrupted: bool,
     ) -> Self {
-        let mut report = Self::of_connects(scenario, target, &shared.tally, measured, interrupted);
-        let found = shared.ledger.tally();
-        report.options.publishers = count(shared.shape.publishers.len());
-        report.options.subscribers = count(shared.shape.subscribers.len());
-        report.lost = shared.ledger.outstanding();
-        report.duplicated = found.duplicated;
-        report.out_of_order = found.out_of_order;
-        report.stray = shared.ledger.stray;
-        report.refused = shared.tally.refused;
-        report.unacked = shared.tally.in_flight;
-        report.latency_us = Latency::of(shared.tally.latency.histogram());
-        report.latency_from = report.latency_us.is_some().then_some(match scenario.pace {
-            Pace::Credit { .. } => "send",
-            Pace::Rate(_) => "schedule",
-        });
-        report.ack_latency_us = Latency::of(shared.tally.ack_latency.histogram());
-        report.syscalls = measured.calls.map(|count| Syscalls {
-            count,
-            delivered: measured.calls_delivered,
-            per_delivery: ratio(count as f64, measured.calls_delivered as f64),
-        });
-        report.syscalls_why_not = syscalls_why_not;
-        if let (Some(start), Some(end)) = (measured.start, measured.end) {
-            report.add_window(start, end);
-        }
-        let before = measured.memory_before.map(|memory| memory.rss_bytes);
-        // Of the others a connection's part cannot be told from that of the messages.
-        let only_connections = before.filter(|_| scenario.kind == Kind::Idle);
-        report.memory = measured.memory.map(|memory| MemoryUse {
-            rss_bytes: memory.rss_bytes,
-            rss_peak_bytes: memory.rss_peak_bytes,
-            rss_before_bytes: before,
-            bytes_per_connection: only_connections.and_then(|before| {
-                ratio(memory.rss_bytes as f64 - before as f64, f64::from(shared.tally.connected))
-            }),
-        });
-        report
-    }
-
-    /// Of a scenario that only connects.
-    pub fn of_connects(
-        scenario: &Scenario,
-        target: &Target,
-        tally: &Tally,
-        measured: &Measured,
-        interrupted: bool,
-    ) -> Self {
-        let used = measured.before.zip(measured.connected).map(|(before, after)| after.since(before));
-        let (window, burst, rate) = match scenario.pace {
-            _ if !scenario.kind.has_messages() => (None, None, None),
-            Pace::Credit { window, burst } => (Some(window), Some(burst), None),
-            Pace::Rate(rate) => (None, None, Some(rate)),
-        };
-        Self {
+        let (counts, shape) = (&shared.counts, &shared.setup.shape);
+        let Books::Ledger(ledger) = &shared.books else { unreachable!("a scenario follows every message") };
+        let found = ledger.tally();
+        let latency_us = Latency::of(&counts.latency);
+        let latency_from = if matches!(scenario.pace, Pace::Rate(_)) { "schedule" } else { "send" };
+        let mut report = Self {
             scenario: scenario.kind,
-            broker: Broker {
-                address: target.addr,
-                pid: target.pid,
-                command: target.command.clone(),
-                cpus: target.cpus.clone(),
-            },
-            options: Options {
-                version: match scenario.version {
-                    Version::V31 => 3,
-                    Version::V311 => 4,
-                    Version::V5 => 5,
-                },
-                qos: scenario.qos,
-                size: scenario.size,
-                window,
-                burst,
-                rate,
-                publishers: 0,
-                subscribers: 0,
-                connections: scenario.connections,
-                filters: scenario.filters,
-                waiting: scenario.waiting,
-            },
-            connects: Connects {
-                started: tally.started,
-                connected: tally.connected,
-                failed: tally.failed,
-                per_s: ratio(f64::from(tally.connected), as_seconds(measured.connect_ns)),
-                latency_us: Latency::of(&tally.connect_latency),
-                cpu_us_each: used.and_then(|used| ratio(micros(used.total_ns), f64::from(tally.connected))),
-            },
+            broker: Broker::of(target),
+            options: Options::of(scenario, shape),
+            connects: Connects::of(counts, measured),
             measured_s: None,
             sent: 0,
             delivered: 0,
@@ -296,26 +216,30 @@ impl Report {
             sent_per_s: None,
             delivered_per_s: None,
             delivered_bytes_per_s: None,
-            lost: 0,
-            duplicated: 0,
-            out_of_order: 0,
-            stray: 0,
-            refused: 0,
-            unacked: 0,
-            disconnects: tally.disconnects,
-            latency_from: None,
-            latency_us: None,
-            ack_latency_us: None,
+            lost: ledger.outstanding(),
+            duplicated: found.duplicated,
+            out_of_order: found.out_of_order,
+            stray: ledger.stray,
+            refused: counts.refused,
+            unacked: counts.unacked(),
+            disconnects: counts.disconnects,
+            latency_from: latency_us.is_some().then_some(latency_from),
+            latency_us,
+            ack_latency_us: Latency::of(&counts.ack_latency),
             cpu: None,
             children: None,
-            memory: None,
-            syscalls: None,
-            syscalls_why_not: None,
+            memory: MemoryUse::of(scenario, measured, counts.connected),
+            syscalls: Syscalls::of(measured),
+            syscalls_why_not,
             bench: None,
             interrupted,
-            errors: tally.errors.clone(),
+            errors: counts.errors.clone(),
             broker_log: None,
+        };
+        if let (Some(start), Some(end)) = (measured.start, measured.end) {
+            report.add_window(start, end);
         }
+        report
     }
 
     /// Adds what lies between two readings.
@@ -385,6 +309,77 @@ impl Report {
     }
 }
 
+impl Broker {
+    fn of(target: &Target) -> Self {
+        let Target { addr, pid, command, cpus, .. } = target;
+        Self { address: *addr, pid: *pid, command: command.clone(), cpus: cpus.clone() }
+    }
+}
+
+impl Options {
+    fn of(scenario: &Scenario, shape: &Shape) -> Self {
+        let (window, burst, rate) = match scenario.pace {
+            Pace::Credit { window, burst } if scenario.kind.has_messages() => {
+                (Some(window), Some(burst), None)
+            }
+            Pace::Rate(rate) => (None, None, Some(rate)),
+            Pace::Credit { .. } | Pace::Interval { .. } => (None, None, None),
+        };
+        let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
+        Self {
+            version: scenario.version.number(),
+            qos: scenario.qos,
+            size: scenario.size,
+            window,
+            burst,
+            rate,
+            publishers: count(shape.publishers.len()),
+            subscribers: count(shape.subscribers.len()),
+            connections: scenario.connections,
+            filters: scenario.filters,
+            waiting: scenario.waiting,
+        }
+    }
+}
+
+impl Connects {
+    fn of(counts: &Counts, measured: &Measured) -> Self {
+        let used = measured.before.zip(measured.connected).map(|(before, after)| after.since(before));
+        let connected = f64::from(counts.connected);
+        Self {
+            started: counts.started,
+            connected: counts.connected,
+            failed: counts.failed,
+            per_s: ratio(connected, as_seconds(measured.connect_ns)),
+            latency_us: Latency::of(&counts.connect_latency),
+            cpu_us_each: used.and_then(|used| ratio(as_seconds(used.total_ns) * 1e6, connected)),
+        }
+    }
+}
+
+impl MemoryUse {
+    fn of(scenario: &Scenario, measured: &Measured, connected: u32) -> Option<Self> {
+        let memory = measured.memory?;
+        let before = measured.memory_before.map(|memory| memory.rss_bytes);
+        // Of the others a connection's part cannot be told from that of the messages.
+        let only_connections = before.filter(|_| scenario.kind == Kind::Idle);
+        let each = |before: u64| ratio(memory.rss_bytes as f64 - before as f64, f64::from(connected));
+        Some(Self {
+            rss_bytes: memory.rss_bytes,
+            rss_peak_bytes: memory.rss_peak_bytes,
+            rss_before_bytes: before,
+            bytes_per_connection: only_connections.and_then(each),
+        })
+    }
+}
+
+impl Syscalls {
+    fn of(measured: &Measured) -> Option<Self> {
+        let (count, delivered) = (measured.calls?, measured.calls_delivered);
+        Some(Self { count, delivered, per_delivery: ratio(count as f64, delivered as f64) })
+    }
+}
+
 impl Cpu {
     /// The exact total, split as the ticks of user and system time are.
     fn of(used: Times, passed_s: f64, delivered: u64) -> Self {
@@ -406,14 +401,6 @@ impl Cpu {
     }
 }
 
-fn count(clients: usize) -> u32 {
-    u32::try_from(clients).unwrap_or(u32::MAX)
-}
-
-fn micros(ns: u64) -> f64 {
-    as_seconds(ns) * 1e6
-}
-
 fn ratio(of: f64, to: f64) -> Option<f64> {
     (to > 0.0).then(|| of / to)
 }
@@ -423,7 +410,10 @@ impl Report {
     /// Nothing was measured yet.
     pub fn empty_for_tests(scenario: &Scenario) -> Report {
         let target = Target::at(SocketAddr::from(([127, 0, 0, 1], 1883)), None);
-        Report::of_connects(scenario, &target, &Tally::new(), &Measured::default(), false)
+        let setup = scenario.setup(target.addr);
+        let books = Books::Ledger(crate::engine::ledger::Ledger::new(&setup.shape, None));
+        let engine = crate::engine::Engine::new(&setup, books).expect("a few hundred clients");
+        Report::new(scenario, &target, &engine.shared, &Measured::default(), None, false)
     }
 }
 

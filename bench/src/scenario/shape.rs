@@ -2,90 +2,38 @@
 //! what. Computed once, before the first connect. Knows no packets.
 
 use super::{Kind, Scenario};
+use crate::plan::{Heard, NOT_HEARD, PublisherShape, Shape, SubscriberShape};
 
 /// Topics of one load at most; a larger tree is sampled.
 const TOPICS_MAX: usize = 4096;
-/// In place of a rank: not for this subscriber.
-pub const NOT_HEARD: u32 = u32::MAX;
 
-/// All clients of a scenario.
-#[derive(Debug, Default)]
-pub struct Shape {
-    /// By publisher number.
-    pub publishers: Vec<PublisherShape>,
-    /// By subscriber number.
-    pub subscribers: Vec<SubscriberShape>,
-    /// Clients that only connect.
-    pub idle: u32,
-}
-
-/// One publisher.
-#[derive(Debug)]
-pub struct PublisherShape {
-    /// Taken in turn.
-    pub topics: Vec<String>,
-    /// For each topic, how many subscribers receive a message on it.
-    pub receivers: Vec<u32>,
-}
-
-/// One subscriber.
-#[derive(Debug)]
-pub struct SubscriberShape {
-    /// Of these no two match the same topic: brokers may deliver such a message once or twice [MQTT-3.3.4-2].
-    pub filters: Vec<String>,
-    /// Number of the first publisher that it hears; the others follow.
-    pub first_publisher: usize,
-    /// What it hears of each.
-    pub heard: Vec<Heard>,
-}
-
-/// Which messages of one publisher a subscriber receives.
-#[derive(Debug, Default, Clone)]
-pub struct Heard {
-    /// For each topic of the publisher its place among those that are heard, or [`NOT_HEARD`]; empty: all are.
-    pub ranks: Vec<u32>,
-}
-
-impl Shape {
-    /// Of a scenario, below topics that no other run uses.
-    pub fn of(scenario: &Scenario, run: u32) -> Self {
-        let root = format!("bench/{run:08x}");
-        let one =
-            |topic: String, receivers| PublisherShape { topics: vec![topic], receivers: vec![receivers] };
-        let hears = |filter: String, first_publisher, count: usize| SubscriberShape {
-            filters: vec![filter],
-            first_publisher,
-            heard: vec![Heard::default(); count],
-        };
-        let (publishers, subscribers) = (scenario.publishers, scenario.subscribers);
-        match scenario.kind {
-            kind if kind.is_pairs() => Self {
-                publishers: (0..publishers).map(|n| one(format!("{root}/{n}"), 1)).collect(),
-                subscribers: (0..publishers).map(|n| hears(format!("{root}/{n}"), n as usize, 1)).collect(),
+/// The clients of a scenario, below topics that no other run uses.
+pub fn shape_of(scenario: &Scenario, run: u32) -> Shape {
+    let root = format!("bench/{run:08x}");
+    let sends = |topic: String, receivers| PublisherShape { topics: vec![topic], receivers: vec![receivers] };
+    let hears = |filter: String, first_publisher, count: u32| SubscriberShape {
+        filters: vec![filter],
+        first_publisher,
+        heard: vec![Heard::default(); count as usize],
+    };
+    let (publishers, subscribers) = (scenario.publishers, scenario.subscribers);
+    match scenario.kind {
+        Kind::Wildcards => tree(scenario, &root),
+        Kind::ConnectStorm | Kind::Idle => Shape { idle: scenario.connections, ..Shape::default() },
+        kind if kind.is_pairs() => Shape {
+            publishers: (0..publishers).map(|n| sends(format!("{root}/{n}"), 1)).collect(),
+            subscribers: (0..publishers).map(|n| hears(format!("{root}/{n}"), n as usize, 1)).collect(),
+            idle: 0,
+        },
+        kind => {
+            let topic = |n| if kind == Kind::FanIn { format!("{root}/{n}") } else { format!("{root}/all") };
+            let filter = if kind == Kind::FanIn { format!("{root}/+") } else { topic(0) };
+            Shape {
+                publishers: (0..publishers).map(|n| sends(topic(n), subscribers)).collect(),
+                subscribers: (0..subscribers).map(|_| hears(filter.clone(), 0, publishers)).collect(),
                 idle: 0,
-            },
-            Kind::FanIn => Self {
-                publishers: (0..publishers).map(|n| one(format!("{root}/{n}"), subscribers)).collect(),
-                subscribers: (0..subscribers)
-                    .map(|_| hears(format!("{root}/+"), 0, publishers as usize))
-                    .collect(),
-                idle: 0,
-            },
-            Kind::Wildcards => tree(scenario, &root),
-            Kind::ConnectStorm | Kind::Idle => Self { idle: scenario.connections, ..Self::default() },
-            _ => Self {
-                publishers: (0..publishers).map(|_| one(format!("{root}/all"), subscribers)).collect(),
-                subscribers: (0..subscribers)
-                    .map(|_| hears(format!("{root}/all"), 0, publishers as usize))
-                    .collect(),
-                idle: 0,
-            },
+            }
         }
-    }
-
-    /// Connections in all.
-    pub fn clients(&self) -> usize {
-        self.publishers.len() + self.subscribers.len() + self.idle as usize
     }
 }
 
@@ -193,6 +141,7 @@ fn tree(scenario: &Scenario, root: &str) -> Shape {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use grapnel_floor::wire::matches;
 
     fn scenario(kind: Kind) -> Scenario {
         Scenario::new(kind)
@@ -207,7 +156,7 @@ mod tests {
             (Kind::FanIn, 200, 1, 0),
             (Kind::Idle, 0, 0, 10_000),
         ] {
-            let shape = Shape::of(&scenario(kind), 1);
+            let shape = shape_of(&scenario(kind), 1);
             let counts = (shape.publishers.len(), shape.subscribers.len(), shape.idle);
             assert_eq!(counts, (publishers, subscribers, idle), "{kind:?}");
         }
@@ -215,7 +164,7 @@ mod tests {
 
     #[test]
     fn every_pair_has_a_topic_of_its_own() {
-        let shape = Shape::of(&scenario(Kind::Pairs), 0xAB);
+        let shape = shape_of(&scenario(Kind::Pairs), 0xAB);
         for (n, (publisher, subscriber)) in shape.publishers.iter().zip(&shape.subscribers).enumerate() {
             assert_eq!(publisher.topics, subscriber.filters);
             assert_eq!(subscriber.first_publisher, n);
@@ -223,25 +172,12 @@ mod tests {
         assert_eq!(shape.publishers[7].topics, ["bench/000000ab/7"]);
     }
 
-    /// What MQTT says (5.0 section 4.7), level by level.
-    fn filter_matches(filter: &str, topic: &str) -> bool {
-        let (mut wanted, mut levels) = (filter.split('/'), topic.split('/'));
-        loop {
-            match (wanted.next(), levels.next()) {
-                (Some("#"), _) | (None, None) => return true,
-                (Some("+"), Some(_)) => {}
-                (Some(wanted), Some(level)) if wanted == level => {}
-                _ => return false,
-            }
-        }
-    }
-
     #[test]
     fn who_hears_a_topic_of_the_tree_is_what_the_filters_say() {
         for filters in [1, 7, 100, 1000] {
             let mut scenario = scenario(Kind::Wildcards);
             (scenario.filters, scenario.publishers, scenario.subscribers) = (filters, 3, 20);
-            let shape = Shape::of(&scenario, 5);
+            let shape = shape_of(&scenario, 5);
             assert_eq!(
                 shape.subscribers.iter().map(|one| one.filters.len()).sum::<usize>(),
                 filters as usize
@@ -250,8 +186,8 @@ mod tests {
                 for (turn, topic) in publisher.topics.iter().enumerate() {
                     let mut receivers = 0;
                     for subscriber in &shape.subscribers {
-                        let matching =
-                            subscriber.filters.iter().filter(|filter| filter_matches(filter, topic));
+                        let covers = |filter: &&String| matches(filter.as_bytes(), topic.as_bytes());
+                        let matching = subscriber.filters.iter().filter(covers);
                         let matching = u32::try_from(matching.count()).expect("few filters");
                         assert!(matching < 2, "{:?} overlap at {topic}", subscriber.filters);
                         receivers += matching;
@@ -269,7 +205,7 @@ mod tests {
 
     #[test]
     fn a_message_in_the_tree_is_matched_by_several_filters() {
-        let shape = Shape::of(&scenario(Kind::Wildcards), 5);
+        let shape = shape_of(&scenario(Kind::Wildcards), 5);
         let (mut topics, mut receivers) = (0, 0);
         for publisher in &shape.publishers {
             topics += publisher.topics.len();

@@ -1,15 +1,14 @@
 //! What is measured: a broker started for the occasion, or one that runs already; and which CPUs it and this process
 //! use. `args` makes a target, `run` drives it. What was started here ends here, whatever way this process ends.
 
-use crate::frames::{self, ConnectWith, Front};
+use super::storm::connect_once;
 use crate::plan::Version;
 use anyhow::{Context, Result, bail, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Signal, kill_process, pidfd_open};
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
-use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::os::unix::process::CommandExt;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
@@ -84,7 +83,7 @@ impl Target {
             let Some(process) = &mut self.process else { return Ok(()) };
             if let Some(addr) = process.address() {
                 self.addr = addr;
-                match handshake(addr, version) {
+                match connect_once(addr, version) {
                     Ok(()) => return Ok(()),
                     Err(error) => last = format!("{error:#}"),
                 }
@@ -230,51 +229,6 @@ fn split(command: &str) -> Result<Vec<String>> {
     ensure!(quote.is_none(), "a quote in --broker is not closed");
     words.extend(word);
     Ok(words)
-}
-
-/// CONNECT and DISCONNECT, with an error that says what came instead of a good CONNACK.
-fn handshake(addr: SocketAddr, version: Version) -> Result<()> {
-    const WITHIN: Duration = Duration::from_secs(1);
-    let mut stream = TcpStream::connect_timeout(&addr, WITHIN)
-        .map_err(|error| anyhow::anyhow!("connect to {addr}: {}", crate::socket::explain(&error)))?;
-    stream.set_read_timeout(Some(WITHIN)).context("cannot set a timeout")?;
-    let with = ConnectWith {
-        version,
-        client_id: "run_is_it_up",
-        user_name: None,
-        password: None,
-        keep_alive_s: 60,
-        clean: true,
-        session_expiry_s: None,
-    };
-    let mut packet = Vec::new();
-    frames::connect(&with, &mut packet)?;
-    stream.write_all(&packet).context("cannot send CONNECT")?;
-    let (mut answer, mut chunk) = (Vec::new(), [0; 512]);
-    loop {
-        if let Front::Whole(frame) =
-            frames::front(&answer).map_err(|malformed| anyhow::anyhow!(malformed.0))?
-        {
-            ensure!(
-                frame.kind() == frames::kind::CONNACK,
-                "it answered CONNECT with a packet of type {}",
-                frame.kind()
-            );
-            let connack =
-                frames::connack(version, &frame).map_err(|malformed| anyhow::anyhow!(malformed.0))?;
-            connack.map_err(|reason| anyhow::anyhow!("CONNACK: {reason}"))?;
-            break;
-        }
-        match stream.read(&mut chunk) {
-            Ok(0) => bail!("it closed the connection instead of sending a CONNACK"),
-            Ok(read) => answer.extend_from_slice(&chunk[..read]),
-            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error).context("no CONNACK came"),
-        }
-    }
-    packet.clear();
-    frames::disconnect(&mut packet);
-    stream.write_all(&packet).context("cannot send DISCONNECT")
 }
 
 /// Binds the calling thread, and what it starts from now on, to these CPUs; with none it stays as it is.

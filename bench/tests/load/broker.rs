@@ -1,6 +1,8 @@
 //! The smallest broker that the load tool's tests need: CONNECT, SUBSCRIBE, PUBLISH of every QoS, filters with
 //! wildcards and round-robin shared subscriptions, and faults on demand. One blocking thread per connection.
 
+use grapnel_floor::frame::{Front, front};
+use grapnel_floor::wire::{self, Fields, Parts};
 use std::collections::HashMap;
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
@@ -129,9 +131,10 @@ impl Session {
         let mut chunk = vec![0; 64 * 1024];
         while let Ok(read @ 1..) = stream.read(&mut chunk) {
             buffer.extend_from_slice(&chunk[..read]);
-            while let Some(length) = frame_length(&buffer) {
-                let frame: Vec<u8> = buffer.drain(..length).collect();
-                self.take(&frame, stream, hub)?;
+            while let Ok(Front::Whole(frame)) = front(&buffer) {
+                let (length, first, body) = (frame.bytes.len(), frame.bytes[0], frame.body.to_vec());
+                buffer.drain(..length);
+                self.take(first, &body, stream, hub)?;
             }
             hub.lock().unwrap().release(self.behaviour);
             // Acknowledgements go out per read, so that a window that is too wide shows.
@@ -146,11 +149,10 @@ impl Session {
     }
 
     /// `None` ends the connection.
-    fn take(&mut self, frame: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
-        let body = &frame[body_at(frame)..];
-        match frame[0] >> 4 {
+    fn take(&mut self, first: u8, body: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
+        match first >> 4 {
             1 => return self.connect(body, stream, hub),
-            3 => return self.publish(frame[0], body, hub),
+            3 => return self.publish(first, body, hub),
             // PUBREC from a subscriber, PUBREL from a publisher.
             5 => stream.write_all(&[0x62, 2, body[0], body[1]]).ok()?,
             6 => stream.write_all(&[0x70, 2, body[0], body[1]]).ok()?,
@@ -166,17 +168,16 @@ impl Session {
     }
 
     fn connect(&mut self, body: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
-        let (name, rest) = text(body);
-        let level = rest[0];
+        let mut fields = Fields(body);
+        let (name, level) = (text(&mut fields), fields.byte().unwrap());
         assert_eq!(name, if level == 3 { "MQIsdp" } else { "MQTT" });
         self.v5 = level == 5;
-        let flags = rest[1];
-        let mut rest = &rest[4..];
+        let (flags, _keep_alive_s) = (fields.byte().unwrap(), fields.number().unwrap());
         if self.v5 {
-            rest = &rest[1 + usize::from(rest[0])..];
+            fields.skip_properties().unwrap();
         }
-        let (client_id, rest) = text(rest);
-        let user_name = if flags & 0x80 != 0 { text(rest).0 } else { String::new() };
+        let client_id = text(&mut fields);
+        let user_name = if flags & 0x80 != 0 { text(&mut fields) } else { String::new() };
         let mut hub = hub.lock().unwrap();
         hub.seen.client_ids.push(client_id);
         hub.seen.protocol_levels.push(level);
@@ -194,15 +195,14 @@ impl Session {
     }
 
     fn subscribe(&self, body: &[u8], stream: &mut TcpStream, hub: &Mutex<Hub>) -> Option<()> {
-        let mut rest = if self.v5 { &body[3..] } else { &body[2..] };
+        let mut fields = Fields(if self.v5 { &body[3..] } else { &body[2..] });
         let mut codes = Vec::new();
         let mut hub = hub.lock().unwrap();
-        while !rest.is_empty() {
-            let (filter, after) = text(rest);
-            codes.push(self.behaviour.suback.unwrap_or(after[0]));
-            let (qos, v5, stream) = (after[0], self.v5, stream.try_clone().unwrap());
+        while !fields.0.is_empty() {
+            let (filter, qos) = (text(&mut fields), fields.byte().unwrap());
+            codes.push(self.behaviour.suback.unwrap_or(qos));
+            let (v5, stream) = (self.v5, stream.try_clone().unwrap());
             hub.subscribers.push(Subscriber { filter, qos, v5, stream, sent: 0 });
-            rest = &after[1..];
         }
         let properties: &[u8] = if self.v5 { &[0] } else { &[] };
         let length = u8::try_from(2 + properties.len() + codes.len()).unwrap();
@@ -212,25 +212,21 @@ impl Session {
 
     fn publish(&mut self, first: u8, body: &[u8], hub: &Mutex<Hub>) -> Option<()> {
         self.published += 1;
-        let qos = first >> 1 & 3;
-        let (topic, mut rest) = text(body);
+        let Parts { qos, topic, packet_id, payload, .. } = wire::publish(self.v5, first, body).unwrap();
+        let topic = String::from_utf8(topic.to_vec()).unwrap();
         if qos > 0 {
-            let ack = if qos == 1 { 0x40 } else { 0x50 };
+            let (ack, [high, low]) = (if qos == 1 { 0x40 } else { 0x50 }, packet_id.to_be_bytes());
             match self.behaviour.puback {
-                Some(code) => self.acks.extend([ack, 3, rest[0], rest[1], code]),
-                None => self.acks.extend([ack, 2, rest[0], rest[1]]),
+                Some(code) => self.acks.extend([ack, 3, high, low, code]),
+                None => self.acks.extend([ack, 2, high, low]),
             }
-            rest = &rest[2..];
-        }
-        if self.v5 {
-            rest = &rest[1..];
         }
         let mut hub = hub.lock().unwrap();
         hub.seen.published += 1;
         if self.behaviour.hold.is_some() {
-            hub.held.push(Held { topic, qos, payload: rest.to_vec() });
+            hub.held.push(Held { topic, qos, payload: payload.to_vec() });
         } else {
-            hub.forward(&topic, qos, rest, self.behaviour);
+            hub.forward(&topic, qos, payload, self.behaviour);
         }
         (self.behaviour.drop_after != Some(self.published)).then_some(())
     }
@@ -267,7 +263,7 @@ impl Hub {
                 if behaviour.mute_subscriber == Some(at) {
                     continue;
                 }
-                if matches(&subscriber.filter, topic) || chosen == Some(at) {
+                if wire::matches(subscriber.filter.as_bytes(), topic.as_bytes()) || chosen == Some(at) {
                     self.packet_id = self.packet_id % u16::MAX + 1;
                     subscriber.send(topic, qos, self.packet_id, payload);
                     if behaviour.close_subscriber_after == Some(subscriber.sent) {
@@ -282,63 +278,14 @@ impl Hub {
 impl Subscriber {
     fn send(&mut self, topic: &str, qos: u8, packet_id: u16, payload: &[u8]) {
         self.sent += 1;
-        let qos = qos.min(self.qos);
-        let mut body = u16::try_from(topic.len()).unwrap().to_be_bytes().to_vec();
-        body.extend_from_slice(topic.as_bytes());
-        if qos > 0 {
-            body.extend(packet_id.to_be_bytes());
-        }
-        if self.v5 {
-            body.push(0);
-        }
-        body.extend_from_slice(payload);
-        let mut frame = vec![0x30 | qos << 1];
-        let mut length = body.len();
-        loop {
-            let low = u8::try_from(length & 0x7F).unwrap();
-            length >>= 7;
-            if length == 0 {
-                frame.push(low);
-                break;
-            }
-            frame.push(low | 0x80);
-        }
-        frame.extend_from_slice(&body);
+        let (qos, topic) = (qos.min(self.qos), topic.as_bytes());
+        let mut frame = Vec::new();
+        wire::push_publish(self.v5, &Parts { qos, topic, packet_id, properties: &[], payload }, &mut frame);
         // A subscriber that has left is not this test's concern.
         let _ = self.stream.write_all(&frame);
     }
 }
 
-/// MQTT 5.0 section 4.7, without its rule for `$` topics.
-fn matches(filter: &str, topic: &str) -> bool {
-    let (mut wanted, mut levels) = (filter.split('/'), topic.split('/'));
-    loop {
-        match (wanted.next(), levels.next()) {
-            (Some("#"), _) | (None, None) => return true,
-            (Some("+"), Some(_)) => {}
-            (Some(wanted), Some(level)) if wanted == level => {}
-            _ => return false,
-        }
-    }
-}
-
-fn text(bytes: &[u8]) -> (String, &[u8]) {
-    let length = usize::from(u16::from_be_bytes([bytes[0], bytes[1]]));
-    (String::from_utf8(bytes[2..2 + length].to_vec()).unwrap(), &bytes[2 + length..])
-}
-
-fn body_at(frame: &[u8]) -> usize {
-    2 + frame[1..].iter().take_while(|byte| **byte & 0x80 != 0).count()
-}
-
-/// Length of the first frame, if it is all here.
-fn frame_length(buffer: &[u8]) -> Option<usize> {
-    let mut length = 0;
-    for (at, byte) in buffer.iter().skip(1).take(4).enumerate() {
-        length |= usize::from(byte & 0x7F) << (7 * at);
-        if byte & 0x80 == 0 {
-            return Some(at + 2 + length).filter(|total| *total <= buffer.len());
-        }
-    }
-    None
+fn text(fields: &mut Fields<'_>) -> String {
+    String::from_utf8(fields.prefixed().unwrap().to_vec()).unwrap()
 }

@@ -1,7 +1,7 @@
 //! The books of a run: which messages are under way, who still has to receive them, what was lost or came twice, and so
 //! how many each publisher may send. Called for every message sent and received; knows neither packets nor time.
 
-use super::shape::{NOT_HEARD, Shape};
+use crate::plan::{NOT_HEARD, Shape};
 use crate::sequence::{Seen, Stream, Tally};
 
 /// Gaps that one receiver remembers of one publisher.
@@ -12,9 +12,7 @@ const GAPS_MAX: usize = 4096;
 pub struct Ledger {
     accounts: Vec<Account>,
     listeners: Vec<Listener>,
-    /// Messages sent.
-    pub sent: u64,
-    /// Deliveries that these must make.
+    /// Deliveries that the messages sent must make.
     pub expected: u64,
     /// Deliveries made, each once.
     pub delivered: u64,
@@ -85,7 +83,6 @@ impl Ledger {
                     heard: subscriber.heard.iter().map(|heard| hearing(&heard.ranks)).collect(),
                 })
                 .collect(),
-            sent: 0,
             expected: 0,
             delivered: 0,
             stray: 0,
@@ -109,7 +106,6 @@ impl Ledger {
         if let Some(credit) = &mut account.credit {
             credit.sent(receivers);
         }
-        self.sent += 1;
         self.expected += u64::from(receivers);
         Entry { sequence: account.sent, topic }
     }
@@ -294,13 +290,13 @@ impl Credit {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::scenario::{Kind, Scenario};
+    use crate::scenario::{Kind, Scenario, shape_of};
 
     fn books(kind: Kind, window: u32) -> Ledger {
         let mut scenario = Scenario::new(kind);
         scenario.publishers = scenario.publishers.min(3);
         scenario.subscribers = scenario.subscribers.min(3);
-        Ledger::new(&Shape::of(&scenario, 1), Some(window))
+        Ledger::new(&shape_of(&scenario, 1), Some(window))
     }
 
     fn freed(books: &mut Ledger) -> Vec<usize> {
@@ -361,7 +357,7 @@ mod tests {
     fn what_is_awaited_is_what_was_due_and_has_not_come() {
         let mut scenario = Scenario::new(Kind::FanIn);
         (scenario.publishers, scenario.subscribers) = (2, 2);
-        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
         let awaited = |books: &Ledger, due: [u64; 2]| {
             let mut all = Vec::new();
             books.awaited(|publisher| due[publisher], |publisher, sequence| all.push((publisher, sequence)));
@@ -378,7 +374,7 @@ mod tests {
 
         let mut scenario = Scenario::new(Kind::Wildcards);
         (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
-        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
         for _ in 0..3 {
             books.send(0);
         }
@@ -399,7 +395,7 @@ mod tests {
     fn a_subscriber_of_some_topics_expects_those_alone() {
         let mut scenario = Scenario::new(Kind::Wildcards);
         (scenario.filters, scenario.publishers, scenario.subscribers) = (40, 2, 10);
-        let shape = Shape::of(&scenario, 1);
+        let shape = shape_of(&scenario, 1);
         let mut books = Ledger::new(&shape, Some(1));
         let rounds = shape.publishers[0].topics.len() * 2 + 3;
         for _ in 0..rounds {
@@ -419,7 +415,7 @@ mod tests {
     fn without_a_window_nothing_holds_a_publisher_back() {
         let mut scenario = Scenario::new(Kind::Paced);
         scenario.publishers = 1;
-        let mut books = Ledger::new(&Shape::of(&scenario, 1), None);
+        let mut books = Ledger::new(&shape_of(&scenario, 1), None);
         for _ in 0..10_000 {
             books.send(0);
         }

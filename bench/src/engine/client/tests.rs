@@ -1,55 +1,54 @@
 //! Tests of what a client writes for the frames that it gets, at times that the test chooses.
 #![allow(clippy::unwrap_used)]
 use super::*;
+use crate::engine::Books;
+use crate::engine::counts::Counts;
 use crate::frames::{Front, front};
+use crate::header::{Fields, Publisher as Stamp};
+use crate::sequence::Tracker;
 use clap::Parser;
 
 const S: u64 = 1_000_000_000;
 
-fn plan(arguments: &str) -> Plan {
-    let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
-    match crate::cli::Cli::try_parse_from(words).unwrap().command {
-        crate::cli::Command::Load(load) => load.into_plan().unwrap(),
-        other => panic!("{other:?} is no load"),
-    }
-}
-
-fn shared() -> Shared {
-    Shared {
-        stats: Stats::new(),
-        trackers: vec![Tracker::default()],
-        gaps_max: 8,
-        header_expected: false,
-        remaining: u64::MAX,
-        in_flight: 0,
-        now_ns: 0,
-        wall_at_zero_ns: 100 * S,
-    }
-}
-
 /// A client, its world, and the bytes it wrote last.
 struct Bed {
-    plan: Plan,
     client: Client,
-    shared: Shared,
+    shared: Shared<'static>,
     out: Vec<u8>,
 }
 
 impl Bed {
     fn new(arguments: &str) -> Self {
-        let plan = plan(arguments);
-        let mut client = Client::new(1, 1000, Some(0), 0);
+        let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
+        let load = match crate::cli::Cli::try_parse_from(words).unwrap().command {
+            crate::cli::Command::Load(load) => load.into_load().unwrap(),
+            other => panic!("{other:?} is no load"),
+        };
+        let setup: &'static Setup = Box::leak(Box::new(load.setup));
+        let trackers = vec![Tracker::default()];
+        let mut counts = Counts::new();
+        counts.measure(true);
+        let shared = Shared {
+            setup,
+            counts,
+            books: Books::Headers { trackers, tracker_of: vec![0; 200], gaps_max: 8, expected: false },
+            schedule: None,
+            remaining: load.limit,
+            now_ns: 0,
+            wall_at_zero_ns: 100 * S,
+        };
+        let mut client = Client::new(0, setup, 0);
         let mut out = Vec::new();
-        client.open(&plan, &mut out).unwrap();
+        client.open(setup, &mut out).unwrap();
         assert_eq!(out[0], 0x10);
-        Self { plan, client, shared: shared(), out }
+        Self { client, shared, out }
     }
 
     /// The broker sends these bytes; answers what the client writes.
     fn hears(&mut self, bytes: &[u8]) -> Result<&[u8], Failure> {
         self.out.clear();
         let Front::Whole(frame) = front(bytes).unwrap() else { panic!("not whole: {bytes:02x?}") };
-        self.client.frame(&frame, &self.plan, &mut self.shared, &mut self.out)?;
+        self.client.frame(&frame, &mut self.shared, &mut self.out)?;
         Ok(&self.out)
     }
 
@@ -77,11 +76,11 @@ fn only_a_connack_opens_a_connection() {
 fn a_subscriber_is_ready_with_its_suback() {
     let mut bed = Bed::new("sub -V 4 -q 1 -t a -t b");
     assert_eq!(bed.hears(&CONNACK).unwrap()[0], 0x82);
-    assert_eq!((bed.client.state, bed.shared.stats.ready), (State::AwaitSuback, 0));
+    assert_eq!((bed.client.state, bed.shared.counts.ready), (State::AwaitSuback, 0));
     assert!(matches!(bed.hears(&[0x90, 3, 0, 1, 1]), Err(Failure::Malformed(_))), "one code for two filters");
     bed.hears(&[0x90, 4, 0, 1, 1, 0]).unwrap();
-    assert_eq!((bed.client.state, bed.shared.stats.ready), (State::Ready, 1));
-    assert_eq!(bed.shared.stats.errors["SUBACK grants a lower QoS than asked for"], 1);
+    assert_eq!((bed.client.state, bed.shared.counts.ready), (State::Ready, 1));
+    assert_eq!(bed.shared.counts.errors["SUBACK grants a lower QoS than asked for"], 1);
 }
 
 #[test]
@@ -89,7 +88,7 @@ fn a_retained_message_before_the_suback_is_counted() {
     let mut bed = Bed::new("sub -V 4 -q 1 -t a");
     bed.hears(&CONNACK).unwrap();
     assert_eq!(bed.hears(&[0x33, 5, 0, 1, b'a', 0, 9]).unwrap(), [0x40, 2, 0, 9]);
-    assert_eq!(bed.shared.stats.received, 1);
+    assert_eq!(bed.shared.counts.received, 1);
 }
 
 #[test]
@@ -116,11 +115,11 @@ fn a_qos_2_message_is_acknowledged_by_its_pubcomp() {
     assert_eq!(bed.publishes(), (Produced::Blocked, &[0x34, 5, 0, 1, b't', 0, 1][..]));
     assert_eq!(bed.publishes(), (Produced::Blocked, &[][..]), "the window is one message wide");
     assert_eq!(bed.hears(&[0x50, 2, 0, 1]).unwrap(), [0x62, 2, 0, 1]);
-    assert_eq!((bed.shared.stats.acked, bed.shared.in_flight), (0, 1));
+    assert_eq!((bed.shared.counts.acked, bed.shared.counts.in_flight), (0, 1));
     bed.shared.now_ns = 3 * S;
     assert!(bed.hears(&[0x70, 2, 0, 1]).unwrap().is_empty());
-    assert_eq!((bed.shared.stats.acked, bed.shared.in_flight), (1, 0));
-    assert_eq!(bed.shared.stats.ack_latency.max() / S, 2);
+    assert_eq!((bed.shared.counts.acked, bed.shared.counts.in_flight), (1, 0));
+    assert_eq!(bed.shared.counts.ack_latency.histogram().max() / S, 2);
     assert!(!bed.publishes().1.is_empty());
 }
 
@@ -135,16 +134,19 @@ fn a_strange_acknowledgement_is_an_error_and_opens_no_window() {
         (&[0x70, 2, 0, 1], "PUBCOMP for a packet id that is not in flight"),
     ] {
         assert!(bed.hears(strange).unwrap().is_empty());
-        assert_eq!(bed.shared.stats.errors[error], 1);
+        assert_eq!(bed.shared.counts.errors[error], 1);
     }
-    assert_eq!((bed.client.in_flight(), bed.shared.in_flight, bed.shared.stats.acked), (1, 1, 0));
+    assert_eq!(
+        (bed.client.publisher().unwrap().in_flight(), bed.shared.counts.in_flight, bed.shared.counts.acked),
+        (1, 1, 0)
+    );
 }
 
 #[test]
 fn a_publisher_that_was_held_up_catches_up_with_its_schedule() {
     let mut bed = Bed::new("pub -V 4 -t t -q 1 -I 100 -w 1 --payload-hdrs ts -s 12");
     bed.hears(&CONNACK).unwrap();
-    bed.client.begin(S);
+    bed.client.publisher().unwrap().begin(S);
     bed.shared.now_ns = S;
     assert_eq!(bed.publishes().0, Produced::DueAt(S + S / 10));
     bed.shared.now_ns = 2 * S;
@@ -159,10 +161,10 @@ fn a_publisher_that_was_held_up_catches_up_with_its_schedule() {
 
 #[test]
 fn a_quota_ends_a_publisher() {
-    let mut bed = Bed::new("pub -V 4 -t t -I 0 -s 0");
+    let mut bed = Bed::new("pub -V 4 -t t -I 0 -s 0 -c 1 -L 1000");
     bed.hears(&CONNACK).unwrap();
     assert_eq!(bed.publishes(), (Produced::Blocked, &[0x30, 3, 0, 1, b't'].repeat(1000)[..]));
-    assert_eq!((bed.client.forgo_quota(), bed.shared.stats.sent), (0, 1000));
+    assert_eq!((bed.client.publisher().unwrap().forgo_quota(), bed.shared.counts.sent), (0, 1000));
 }
 
 #[test]
@@ -198,10 +200,10 @@ fn received_messages_are_counted_once_and_acknowledged_each_time() {
     let publish = [0x34, 6, 0, 1, b't', 0, 7, b'x'];
     assert_eq!(bed.hears(&publish).unwrap(), [0x50, 2, 0, 7]);
     assert_eq!(bed.hears(&publish).unwrap(), [0x50, 2, 0, 7], "PUBREC is owed again");
-    assert_eq!((bed.shared.stats.received, bed.shared.stats.redelivered), (1, 1));
+    assert_eq!((bed.shared.counts.received, bed.shared.counts.redelivered), (1, 1));
     assert_eq!(bed.hears(&[0x62, 2, 0, 7]).unwrap(), [0x70, 2, 0, 7]);
     assert_eq!(bed.hears(&publish).unwrap(), [0x50, 2, 0, 7]);
-    assert_eq!(bed.shared.stats.received, 2, "after PUBREL the id is a new message");
+    assert_eq!(bed.shared.counts.received, 2, "after PUBREL the id is a new message");
     assert_eq!(bed.hears(&[0x62, 2, 0, 99]).unwrap(), [0x70, 2, 0, 99]);
 }
 
@@ -210,22 +212,24 @@ fn headers_feed_latency_and_sequence() {
     let mut bed = Bed::new("sub -V 4 -t t");
     bed.hears(&CONNACK).unwrap();
     bed.hears(&[0x90, 3, 0, 1, 0]).unwrap();
-    let fields = crate::header::Fields { cnt: true, ts: true };
+    let fields = Fields { cnt: true, ts: true };
     let mut message = |sequence, due_ns, now_ns| {
         let mut packet = vec![0x30, 31, 0, 1, b't'];
         packet.resize(33, 0);
-        fields.write(&mut packet[5..], crate::header::Publisher::new(1, 1), sequence, due_ns);
+        fields.write(&mut packet[5..], Stamp::new(1, 1), sequence, due_ns);
         bed.shared.now_ns = now_ns;
         bed.hears(&packet).unwrap();
     };
     // The run began at 100 s of wall time.
     message(1, 101 * S, 2 * S);
     message(3, 103 * S, 2 * S);
-    bed.shared.header_expected = true;
+    let Books::Headers { expected, .. } = &mut bed.shared.books else { panic!("no headers") };
+    *expected = true;
     bed.hears(&[0x30, 4, 0, 1, b't', b'x']).unwrap();
-    let Shared { stats, trackers, .. } = &bed.shared;
-    assert_eq!((stats.received, stats.latency.len(), stats.from_the_future), (3, 2, 1));
-    assert_eq!(stats.latency.max() / S, 1);
+    let Shared { counts, books: Books::Headers { trackers, .. }, .. } = &bed.shared else { panic!() };
+    let latency = counts.latency.histogram();
+    assert_eq!((counts.received, latency.len(), counts.from_the_future), (3, 2, 1));
+    assert_eq!(latency.max() / S, 1);
     assert_eq!(trackers[0].tallies().next().unwrap().1.lost, 1);
-    assert_eq!(stats.errors["message without a payload header"], 1);
+    assert_eq!(counts.errors["message without a payload header"], 1);
 }

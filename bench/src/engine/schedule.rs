@@ -1,5 +1,5 @@
 //! When the messages of an open loop are due: evenly, and never later because the broker or this process was slow.
-//! Asked by the loop; knows no clock.
+//! The engine calls it; it reads no clock.
 
 /// Messages at a fixed rate, dealt to the publishers in turn.
 #[derive(Debug, Clone)]

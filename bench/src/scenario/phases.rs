@@ -1,16 +1,16 @@
-//! The course of a run: connect, warm up, measure, perhaps count system calls, drain, close; and the readings at the
-//! borders. Part of the loop, called once per turn.
+//! The phases of a scenario with messages, or of an idle one: connect, warm up, measure, perhaps count system calls, drain,
+//! close; and the readings at the borders. [`super::run`] calls [`drive`]; the engine does the work between two calls of
+//! [`Run::advance`].
 
-use super::Run;
-use crate::client::State;
+use super::report::{Measured, Reading, Report};
+use super::syscalls::{self, Counter};
+use super::target::Target;
+use super::usage::{Sampler, Times, own_times};
+use super::{Scenario, Waiting};
 use crate::clock::nanos;
-use crate::poll::link::Link;
-use crate::scenario::Pace;
-use crate::scenario::client::Shared;
-use crate::scenario::report::{Measured, Reading, Report};
-use crate::scenario::schedule::Schedule;
-use crate::scenario::syscalls::{self, Counter};
-use crate::scenario::usage::{Sampler, Times, own_times};
+use crate::engine::ledger::Ledger;
+use crate::engine::{Books, Engine, Schedule, Shared};
+use crate::plan::{Pace, Setup};
 use anyhow::Result;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -19,9 +19,26 @@ const SAMPLE_NS: u64 = 500_000_000;
 /// The ends of the connections are awaited this long.
 const CLOSE_NS: u64 = 5_000_000_000;
 
+/// Carries out a scenario with messages, or an idle one.
+pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicBool) -> Result<Report> {
+    let mut run = Run::new(scenario, setup, target)?;
+    while run.phase != Phase::Over {
+        if run.phase.awaits_perf() {
+            // perf shares this CPU, and with real-time priority it would never have it while the generator spins.
+            std::thread::yield_now();
+        }
+        let spins = scenario.waiting == Waiting::Spin && run.phase.is_load();
+        run.engine.turn(spins, run.phase.until_ns(run.engine.shared.now_ns))?;
+        run.advance(stop);
+        run.show_progress();
+    }
+    run.engine.progress.clear();
+    Ok(run.report())
+}
+
 /// Where a run stands; times are those at which the phase is over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Phase {
+enum Phase {
     /// Clients connect and subscribe.
     Connecting,
     /// Load, not yet measured.
@@ -44,30 +61,30 @@ pub enum Phase {
 
 impl Phase {
     /// Whether publishers publish.
-    pub fn is_load(self) -> bool {
+    fn is_load(self) -> bool {
         use Phase::{Attaching, Counting, Detaching, Measuring, WarmUp};
         matches!(self, WarmUp(_) | Measuring(_) | Attaching(_) | Counting(_) | Detaching(_))
     }
 
     /// Whether the next step is that of perf.
-    pub fn awaits_perf(self) -> bool {
+    fn awaits_perf(self) -> bool {
         matches!(self, Self::Attaching(_) | Self::Detaching(_))
     }
 
-    /// Nanoseconds until its time is over.
-    pub fn rest_ns(self, now_ns: u64) -> u64 {
+    /// When its time is over.
+    fn until_ns(self, now_ns: u64) -> u64 {
         match self {
             Self::WarmUp(until) | Self::Measuring(until) | Self::Counting(until) | Self::Closing(until) => {
-                until.saturating_sub(now_ns)
+                until
             }
-            // It is over when perf answers, which no event tells.
-            Self::Attaching(_) | Self::Detaching(_) => 1_000_000,
+            // It is over when perf answers, for which there is no event.
+            Self::Attaching(_) | Self::Detaching(_) => now_ns + 1_000_000,
             Self::Connecting | Self::Draining | Self::Over => u64::MAX,
         }
     }
 
     /// For people.
-    pub fn name(self) -> &'static str {
+    fn name(self) -> &'static str {
         match self {
             Self::Connecting => "connecting",
             Self::WarmUp(_) => "warming up",
@@ -81,22 +98,65 @@ impl Phase {
 
 /// The window in which system calls are counted.
 #[derive(Debug, Default)]
-pub struct Calls {
+struct Calls {
     counter: Option<Counter>,
     /// Deliveries when it began.
     delivered_before: u64,
     /// Deliveries in it.
-    pub delivered: u64,
+    delivered: u64,
     /// The count.
-    pub count: Option<u64>,
+    count: Option<u64>,
     /// Why there is none.
-    pub why_not: Option<String>,
+    why_not: Option<String>,
 }
 
-impl Run<'_> {
+#[derive(Debug)]
+struct Run<'s> {
+    scenario: &'s Scenario,
+    target: &'s Target,
+    engine: Engine<'s>,
+    phase: Phase,
+    measured: Measured,
+    sampler: Option<Sampler>,
+    next_sample_ns: u64,
+    calls: Calls,
+    /// When the last delivery or acknowledgement came, and how many there were.
+    progressed: (u64, u64),
+    interrupted: bool,
+}
+
+impl<'s> Run<'s> {
+    fn new(scenario: &'s Scenario, setup: &'s Setup, target: &'s Target) -> Result<Self> {
+        let mut sampler = target.pid.map(Sampler::new).transpose()?;
+        let before = sampler.as_mut().map(Sampler::times).transpose()?;
+        let memory_before = sampler.as_ref().map(Sampler::memory).transpose()?;
+        let window = if let Pace::Credit { window, .. } = setup.pace { Some(window) } else { None };
+        let mut engine = Engine::new(setup, Books::Ledger(Ledger::new(&setup.shape, window)))?;
+        if matches!(setup.pace, Pace::Rate(_)) && scenario.waiting == Waiting::Sleep {
+            engine.sleep_exactly()?;
+        }
+        Ok(Self {
+            scenario,
+            target,
+            engine,
+            phase: Phase::Connecting,
+            measured: Measured { before, memory_before, ..Measured::default() },
+            sampler,
+            next_sample_ns: 0,
+            calls: Calls::default(),
+            progressed: (0, 0),
+            interrupted: false,
+        })
+    }
+
+    fn ledger(&self) -> &Ledger {
+        let Books::Ledger(ledger) = &self.engine.shared.books else { unreachable!("see `new`") };
+        ledger
+    }
+
     /// Moves on to the next phase once the present one has served its purpose or its time.
-    pub(super) fn advance_phase(&mut self, stop: &AtomicBool) -> Result<()> {
-        let now_ns = self.shared.now_ns;
+    fn advance(&mut self, stop: &AtomicBool) {
+        let now_ns = self.engine.shared.now_ns;
         if self.phase.is_load() || self.phase == Phase::Draining {
             self.note_progress();
         }
@@ -109,14 +169,14 @@ impl Run<'_> {
             // Whatever is measured from here on says nothing about the load that was asked for.
             if !self.is_broken() {
                 let patience_s = self.scenario.patience.as_secs_f64();
-                self.shared.tally.error(&format!(
+                self.engine.shared.counts.error(&format!(
                     "nothing came for {patience_s} s although messages were outstanding; the run was ended"
                 ));
             }
             self.drain();
         }
         match self.phase {
-            Phase::Connecting => self.settle(),
+            Phase::Connecting if self.engine.is_settled() => self.begin_load(),
             Phase::WarmUp(until_ns) if now_ns >= until_ns => self.begin_measuring(),
             Phase::Measuring(until_ns) => {
                 if now_ns >= until_ns {
@@ -129,68 +189,47 @@ impl Run<'_> {
             Phase::Attaching(give_up_ns) => self.attached(give_up_ns),
             Phase::Counting(until_ns) if now_ns >= until_ns => self.end_counting(),
             Phase::Detaching(give_up_ns) => self.detached(give_up_ns),
-            Phase::Draining if self.is_drained() || self.is_broken() || self.is_stalled() => self.close_all(),
-            Phase::Closing(until_ns) if self.live == 0 || now_ns >= until_ns => self.phase = Phase::Over,
+            Phase::Draining if self.is_drained() || self.is_broken() || self.is_stalled() => self.close(),
+            Phase::Closing(until_ns) if self.engine.live == 0 || now_ns >= until_ns => {
+                self.phase = Phase::Over;
+            }
             _ => {}
         }
-        Ok(())
     }
 
-    /// Once every client is ready or has failed: begins the load, or gives up.
-    fn settle(&mut self) {
-        let tally = &self.shared.tally;
-        let clients = self.shared.shape.clients();
-        let settled = (tally.ready + tally.failed) as usize == clients;
-        let now_ns = self.shared.now_ns;
-        if !settled {
-            // Whatever it waits for, it does not come.
-            if now_ns.saturating_sub(self.progressed.0) > nanos(self.scenario.patience) {
-                if u64::from(tally.ready + tally.failed) == self.progressed.1 {
-                    self.give_up_connecting();
-                }
-                let tally = &self.shared.tally;
-                self.progressed = (now_ns, u64::from(tally.ready + tally.failed));
-            }
-            return;
-        }
+    /// Every client is ready or has failed: begins the load, or gives up.
+    fn begin_load(&mut self) {
+        let now_ns = self.engine.shared.now_ns;
         self.measured.connect_ns = now_ns;
         self.measured.connected = self.sample();
         if self.is_broken() {
-            self.close_all();
+            self.close();
             return;
         }
         self.progressed = (now_ns, 0);
         self.phase = Phase::WarmUp(now_ns + nanos(self.scenario.warm_up));
+        self.engine.publishing = true;
+        let publishers = self.engine.shared.setup.shape.publishers.len();
         if let Pace::Rate(per_second) = self.scenario.pace {
-            self.shared.schedule =
-                Some(Schedule::new(now_ns, per_second, self.shared.shape.publishers.len()));
+            self.engine.shared.schedule = Some(Schedule::new(now_ns, per_second, publishers));
         } else {
-            self.ready.extend(0..self.shared.shape.publishers.len());
-        }
-    }
-
-    fn give_up_connecting(&mut self) {
-        for index in 0..self.conns.len() {
-            let state = self.conns[index].client.state;
-            if matches!(state, State::Connecting | State::AwaitConnack | State::AwaitSuback) {
-                self.fail(index, &crate::client::Failure::Timeout(state));
-            }
+            self.engine.ready.extend(0..publishers);
         }
     }
 
     fn begin_measuring(&mut self) {
-        self.shared.tally.measure(true);
-        self.tell_time();
+        self.engine.shared.counts.measure(true);
+        self.engine.tell_time();
         self.measured.start = Some(self.reading());
-        self.next_sample_ns = self.shared.now_ns + SAMPLE_NS;
-        self.phase = Phase::Measuring(self.shared.now_ns + nanos(self.scenario.duration));
+        self.next_sample_ns = self.engine.shared.now_ns + SAMPLE_NS;
+        self.phase = Phase::Measuring(self.engine.shared.now_ns + nanos(self.scenario.duration));
     }
 
     fn end_measuring(&mut self) {
         self.measured.end = Some(self.reading());
         self.measured.memory = self.sampler.as_ref().and_then(|sampler| sampler.memory().ok());
         self.record_what_waits();
-        self.shared.tally.measure(false);
+        self.engine.shared.counts.measure(false);
         if self.scenario.syscalls {
             self.attach();
         } else {
@@ -201,10 +240,14 @@ impl Run<'_> {
     /// Of an open loop: what was due in the window and has not arrived at its end has waited until then at least. Left out,
     /// it would make a broker look the faster the more it leaves undone.
     fn record_what_waits(&mut self) {
-        let Shared { schedule: Some(schedule), ledger, tally, now_ns, .. } = &mut self.shared else { return };
+        let Shared { schedule: Some(schedule), books: Books::Ledger(ledger), counts, now_ns, .. } =
+            &mut self.engine.shared
+        else {
+            return;
+        };
         let due = |publisher| schedule.dealt_to(publisher);
         ledger.awaited(due, |publisher, sequence| {
-            tally.latency.record(now_ns.saturating_sub(schedule.due_of(publisher, sequence)));
+            counts.latency.record(now_ns.saturating_sub(schedule.due_of(publisher, sequence)));
         });
     }
 
@@ -212,11 +255,11 @@ impl Run<'_> {
     fn reading(&mut self) -> Reading {
         let used = self.sample();
         Reading {
-            at_ns: self.clock.now_ns(),
-            sent: self.shared.ledger.sent,
-            delivered: self.shared.ledger.delivered,
-            delivered_bytes: self.shared.tally.delivered_bytes,
-            idle_ns: self.idle_ns,
+            at_ns: self.engine.clock.now_ns(),
+            sent: self.engine.shared.counts.sent,
+            delivered: self.ledger().delivered,
+            delivered_bytes: self.engine.shared.counts.received_bytes,
+            idle_ns: self.engine.idle_ns,
             used,
             children: self.sampler.as_mut().map(Sampler::children_times),
             own: own_times(),
@@ -231,7 +274,7 @@ impl Run<'_> {
             Ok(times) => Some(times),
             Err(error) => {
                 // Its end shows in the connections; here it must only be said why the columns are empty.
-                self.shared.tally.error(&format!("{error:#}"));
+                self.engine.shared.counts.error(&format!("{error:#}"));
                 self.sampler = None;
                 None
             }
@@ -246,7 +289,7 @@ impl Run<'_> {
         match attached {
             Ok(counter) => {
                 self.calls.counter = Some(counter);
-                self.phase = Phase::Attaching(self.shared.now_ns + nanos(syscalls::PATIENCE));
+                self.phase = Phase::Attaching(self.engine.shared.now_ns + nanos(syscalls::PATIENCE));
             }
             Err(error) => self.no_calls(&error),
         }
@@ -260,7 +303,7 @@ impl Run<'_> {
 
     /// Whether perf has carried out the last command; gives up on it after a while.
     fn perf_has_answered(&mut self, give_up_ns: u64) -> bool {
-        let late = self.shared.now_ns >= give_up_ns;
+        let late = self.engine.shared.now_ns >= give_up_ns;
         let answered = match &mut self.calls.counter {
             Some(counter) => counter.has_answered(),
             None => Ok(false),
@@ -276,15 +319,15 @@ impl Run<'_> {
 
     fn attached(&mut self, give_up_ns: u64) {
         if self.perf_has_answered(give_up_ns) {
-            self.calls.delivered_before = self.shared.ledger.delivered;
-            self.phase = Phase::Counting(self.shared.now_ns + nanos(self.scenario.duration));
+            self.calls.delivered_before = self.ledger().delivered;
+            self.phase = Phase::Counting(self.engine.shared.now_ns + nanos(self.scenario.duration));
         }
     }
 
     fn end_counting(&mut self) {
-        self.calls.delivered = self.shared.ledger.delivered - self.calls.delivered_before;
+        self.calls.delivered = self.ledger().delivered - self.calls.delivered_before;
         match self.calls.counter.as_mut().map_or(Ok(()), |counter| counter.ask(false)) {
-            Ok(()) => self.phase = Phase::Detaching(self.shared.now_ns + nanos(syscalls::PATIENCE)),
+            Ok(()) => self.phase = Phase::Detaching(self.engine.shared.now_ns + nanos(syscalls::PATIENCE)),
             Err(error) => self.no_calls(&error),
         }
     }
@@ -303,54 +346,55 @@ impl Run<'_> {
 
     /// Stops publishing.
     fn drain(&mut self) {
-        self.shared.tally.measure(false);
-        self.ready.clear();
-        self.progressed.0 = self.shared.now_ns;
+        self.engine.shared.counts.measure(false);
+        (self.engine.connecting, self.engine.publishing) = (false, false);
+        self.engine.ready.clear();
+        self.progressed.0 = self.engine.shared.now_ns;
         self.phase = Phase::Draining;
     }
 
     fn note_progress(&mut self) {
-        let done = self.shared.ledger.delivered + self.shared.tally.acked;
-        let awaits = self.shared.ledger.outstanding() + self.shared.tally.in_flight > 0;
+        let counts = &self.engine.shared.counts;
+        let done = self.ledger().delivered + counts.acked;
+        let awaits = self.ledger().outstanding() + counts.in_flight > 0;
         if done != self.progressed.1 || !awaits {
-            self.progressed = (self.shared.now_ns, done);
+            self.progressed = (self.engine.shared.now_ns, done);
         }
     }
 
     fn is_stalled(&self) -> bool {
-        self.shared.now_ns.saturating_sub(self.progressed.0) > nanos(self.scenario.patience)
+        self.engine.shared.now_ns.saturating_sub(self.progressed.0) > nanos(self.scenario.patience)
     }
 
     fn is_broken(&self) -> bool {
-        self.shared.tally.failed > 0 || self.shared.tally.disconnects > 0
+        let counts = &self.engine.shared.counts;
+        counts.failed > 0 || counts.disconnects > 0
     }
 
     fn is_drained(&self) -> bool {
-        self.shared.ledger.outstanding() == 0
-            && self.shared.tally.in_flight == 0
-            && !self.conns.iter().any(|conn| conn.link.as_ref().is_some_and(Link::has_unsent))
+        self.ledger().outstanding() == 0 && self.engine.is_drained()
     }
 
-    fn close_all(&mut self) {
-        self.phase = Phase::Closing(self.shared.now_ns + CLOSE_NS);
-        for index in 0..self.conns.len() {
-            let conn = &mut self.conns[index];
-            if conn.link.is_none() {
-                continue;
-            }
-            let in_handshake = matches!(conn.client.state, State::Connecting | State::AwaitConnack);
-            conn.client.close(&mut self.out);
-            if in_handshake || self.produce_and_send(index, false).is_err() {
-                // Nobody to say goodbye to.
-                self.fail(index, &crate::client::Failure::Closed);
-            }
-        }
+    fn close(&mut self) {
+        self.phase = Phase::Closing(self.engine.shared.now_ns + CLOSE_NS);
+        self.engine.close_all();
+    }
+
+    fn show_progress(&mut self) {
+        let (count, what) = match self.phase {
+            Phase::Connecting => (self.engine.shared.counts.ready.into(), "clients ready"),
+            _ => (self.ledger().delivered, "delivered"),
+        };
+        let (name, phase, now_ns) = (self.scenario.kind.name(), self.phase.name(), self.engine.shared.now_ns);
+        self.engine
+            .progress
+            .show(now_ns, [count, 0], |[per_s, _]| format!("{name}: {phase}  {count} {what} ({per_s:.0}/s)"));
     }
 
     /// What came of it.
-    pub(super) fn report(self) -> Report {
-        let Run { scenario, target, shared, measured, calls, interrupted, .. } = self;
+    fn report(self) -> Report {
+        let Run { scenario, target, engine, measured, calls, interrupted, .. } = self;
         let measured = Measured { calls_delivered: calls.delivered, calls: calls.count, ..measured };
-        Report::new(scenario, target, &shared, &measured, calls.why_not, interrupted)
+        Report::new(scenario, target, &engine.shared, &measured, calls.why_not, interrupted)
     }
 }

@@ -1,9 +1,10 @@
 //! A connection's socket with what could not be written yet and what was read of an incomplete frame.
-//! Owned by the poll loop. A connection in step owns no memory here: reads and writes go through buffers that
+//! Owned by the engine. A connection in step owns no memory here: reads and writes go through buffers that
 //! all connections share.
 
-use crate::client::Failure;
+use super::client::Failure;
 use crate::frames::{Frame, Front, front};
+use crate::socket;
 use mio::net::TcpStream;
 use std::io::{self, Read, Write};
 use std::ops::Range;
@@ -14,7 +15,7 @@ const LARGE_STEP_BYTES: usize = 1024 * 1024;
 /// A connected socket and its leftovers.
 #[derive(Debug)]
 pub struct Link {
-    pub stream: TcpStream,
+    stream: TcpStream,
     unsent: Vec<u8>,
     unsent_at: usize,
     partial: Vec<u8>,
@@ -49,6 +50,24 @@ impl Link {
             partial_frame_bytes: 0,
             peer_closed: false,
         }
+    }
+
+    /// Whether connect() has succeeded; it may not be decided yet.
+    pub fn is_connected(&self) -> Result<bool, Failure> {
+        let refused = |error: io::Error| Failure::Connect(socket::explain(&error));
+        if let Some(error) = self.stream.take_error().map_err(refused)? {
+            return Err(refused(error));
+        }
+        match self.stream.peer_addr() {
+            Ok(_) => Ok(true),
+            Err(error) if error.kind() == io::ErrorKind::NotConnected => Ok(false),
+            Err(error) => Err(refused(error)),
+        }
+    }
+
+    /// Tells the peer that nothing follows.
+    pub fn shut_down(&self) {
+        let _ = self.stream.shutdown(std::net::Shutdown::Write);
     }
 
     /// Whether bytes wait for the socket to take them.

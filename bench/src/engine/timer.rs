@@ -10,9 +10,9 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 /// Shows as an event that belongs to no connection.
 #[derive(Debug)]
-pub struct Alarm(OwnedFd);
+pub struct Timer(OwnedFd);
 
-impl Alarm {
+impl Timer {
     /// Not armed yet.
     pub fn new(registry: &Registry) -> Result<Self> {
         let flags = TimerfdFlags::NONBLOCK | TimerfdFlags::CLOEXEC;

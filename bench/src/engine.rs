@@ -1,0 +1,458 @@
+//! The engine that carries out every load: one thread, one epoll, publishers and subscribers alike. `load` (pub, sub, conn)
+//! and `scenario` (run) call [`Engine::turn`] until they have what they want, and decide between two turns what comes
+//! next. The engine opens connections, moves bytes and hands frames to `client`; it never decides when a run ends.
+
+pub mod client;
+pub mod counts;
+pub mod ledger;
+mod link;
+mod progress;
+mod publisher;
+mod schedule;
+mod shared;
+mod timer;
+
+pub use schedule::Schedule;
+pub use shared::{Books, Shared};
+
+use crate::clock::{Clock, nanos};
+use crate::frames::Frame;
+use crate::plan::{Pace, Setup};
+use crate::socket;
+use anyhow::{Context, Result};
+use client::{Client, Failure, State};
+use counts::Counts;
+use link::Link;
+use mio::{Events, Interest, Poll, Token};
+use progress::Progress;
+use publisher::Produced;
+use std::cmp::Reverse;
+use std::collections::BinaryHeap;
+use std::time::Duration;
+use timer::Timer;
+
+/// All connections read into one buffer of this size.
+const READ_BYTES: usize = 256 * 1024;
+/// Longest sleep: how late a signal, the end of a phase or a progress line can be noticed where nothing happens.
+const SLEEP_NS_MAX: u64 = 50_000_000;
+/// Connects begun before established connections get their turn.
+const CONNECTS_PER_TURN: u32 = 64;
+
+/// Who is served at a set time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Alarm {
+    /// A publisher's next message is due.
+    Produce(usize),
+    /// A connection may have been quiet for too long.
+    KeepAlive(usize),
+    /// A handshake should be over.
+    Handshake(usize),
+}
+
+#[derive(Debug)]
+struct Conn {
+    client: Client,
+    link: Option<Link>,
+    /// An `Alarm::Produce` is set.
+    armed: bool,
+    /// Stands in `again`, and whether it is to be read.
+    again: Option<bool>,
+}
+
+/// A run under way.
+#[derive(Debug)]
+pub struct Engine<'s> {
+    /// What the clients share.
+    pub shared: Shared<'s>,
+    /// The time.
+    pub clock: Clock,
+    /// Whether connections are opened.
+    pub connecting: bool,
+    /// Whether publishers publish.
+    pub publishing: bool,
+    /// Publishers that may have something to send.
+    pub ready: Vec<usize>,
+    /// Connections with a socket.
+    pub live: u32,
+    /// Time in which there was nothing to do.
+    pub idle_ns: u64,
+    /// What is said meanwhile.
+    pub progress: Progress,
+    poll: Poll,
+    /// Of an open loop that sleeps.
+    timer: Option<Timer>,
+    events: Events,
+    /// By position among the clients, which is also the epoll token.
+    conns: Vec<Conn>,
+    alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
+    read: Box<[u8]>,
+    out: Vec<u8>,
+    /// Connections that have more to do although no event will say so.
+    again: Vec<usize>,
+    again_spare: Vec<usize>,
+    next_connect_ns: u64,
+}
+
+impl<'s> Engine<'s> {
+    /// Opens no connection yet. Fails where this process cannot have so many.
+    pub fn new(setup: &'s Setup, books: Books) -> Result<Self> {
+        let clients = setup.shape.clients();
+        let open = if setup.leaves { clients.min(setup.connects_pending_max) } else { clients };
+        grapnel_floor::descriptors::reserve(u32::try_from(open).unwrap_or(u32::MAX))?;
+        let clock = Clock::start();
+        let remaining = if let Pace::Interval { limit, .. } = setup.pace { limit } else { None };
+        Ok(Self {
+            shared: Shared {
+                setup,
+                counts: Counts::new(),
+                books,
+                schedule: None,
+                remaining: remaining.filter(|_| !setup.shape.publishers.is_empty()),
+                now_ns: 0,
+                wall_at_zero_ns: clock.wall_ns(0),
+            },
+            clock,
+            connecting: true,
+            publishing: false,
+            ready: Vec::new(),
+            live: 0,
+            idle_ns: 0,
+            progress: Progress::new(setup.talks),
+            poll: Poll::new().context("cannot create an epoll instance")?,
+            timer: None,
+            events: Events::with_capacity(1024),
+            conns: Vec::with_capacity(clients),
+            alarms: BinaryHeap::new(),
+            read: vec![0; READ_BYTES].into(),
+            out: Vec::with_capacity(READ_BYTES),
+            again: Vec::new(),
+            again_spare: Vec::new(),
+            next_connect_ns: 0,
+        })
+    }
+
+    /// From now on the sleep of an open loop ends at the microsecond; epoll itself counts in milliseconds.
+    pub fn sleep_exactly(&mut self) -> Result<()> {
+        self.timer = Some(Timer::new(self.poll.registry())?);
+        Ok(())
+    }
+
+    /// Waits until there is something to do, or until a time, and does it. One that `spins` does not sleep.
+    pub fn turn(&mut self, spins: bool, until_ns: u64) -> Result<()> {
+        self.wait(spins, until_ns)?;
+        let events = std::mem::replace(&mut self.events, Events::with_capacity(0));
+        for event in &events {
+            let index = event.token().0;
+            if index >= self.conns.len() {
+                // The timer: what it rang for is dealt below.
+                continue;
+            }
+            // Errors, like the end, show in the read that follows them.
+            let closed = event.is_read_closed() || event.is_error();
+            if let Some(link) = self.conns[index].link.as_mut().filter(|_| closed) {
+                link.peer_closed = true;
+            }
+            self.serve(index, event.is_readable() || closed, event.is_writable());
+        }
+        self.events = events;
+        self.serve_again();
+        self.open_connections();
+        self.ring_alarms();
+        self.deal();
+        self.serve_publishers();
+        Ok(())
+    }
+
+    /// Waits for events, and books the time as idle.
+    fn wait(&mut self, spins: bool, until_ns: u64) -> Result<()> {
+        let before_ns = self.shared.now_ns;
+        let now_ns = if spins { before_ns } else { self.clock.now_ns() };
+        let next_connect_ns = if self.may_connect() { self.next_connect_ns } else { u64::MAX };
+        let has_work = !self.again.is_empty() || !self.ready.is_empty() || next_connect_ns <= now_ns;
+        let mut patience = Duration::ZERO;
+        if !has_work && !spins {
+            if let (Some(schedule), Some(timer)) = (&self.shared.schedule, &self.timer)
+                && self.publishing
+            {
+                timer.ring_in(schedule.next_ns().saturating_sub(now_ns))?;
+            }
+            let alarm_ns = self.alarms.peek().map_or(u64::MAX, |Reverse((due_ns, _))| *due_ns);
+            let rest_ns = alarm_ns.min(next_connect_ns).min(until_ns).saturating_sub(now_ns);
+            patience = Duration::from_nanos(rest_ns.min(SLEEP_NS_MAX));
+        }
+        if let Err(error) = self.poll.poll(&mut self.events, Some(patience))
+            && error.kind() != std::io::ErrorKind::Interrupted
+        {
+            return Err(error).context("epoll failed");
+        }
+        self.tell_time();
+        if !patience.is_zero() || (!has_work && self.events.is_empty()) {
+            self.idle_ns += self.shared.now_ns - before_ns;
+        }
+        Ok(())
+    }
+
+    /// Reads the clock for the clients.
+    pub fn tell_time(&mut self) {
+        self.shared.now_ns = self.clock.now_ns();
+    }
+
+    fn may_connect(&self) -> bool {
+        let Counts { started, ready, failed, .. } = self.shared.counts;
+        let setup = self.shared.setup;
+        let under_way = if setup.leaves { self.live } else { started - ready - failed };
+        self.connecting
+            && (started as usize) < setup.shape.clients()
+            && (under_way as usize) < setup.connects_pending_max
+    }
+
+    fn open_connections(&mut self) {
+        for _ in 0..CONNECTS_PER_TURN {
+            if !self.may_connect() || self.shared.now_ns < self.next_connect_ns {
+                return;
+            }
+            self.next_connect_ns += nanos(self.shared.setup.connect_gap);
+            self.open_connection();
+        }
+    }
+
+    fn open_connection(&mut self) {
+        self.tell_time();
+        let Shared { setup, counts, now_ns, .. } = &mut self.shared;
+        let (index, now_ns) = (self.conns.len(), *now_ns);
+        counts.started += 1;
+        counts.first_connect_ns.get_or_insert(now_ns);
+        let client = Client::new(index, setup, now_ns);
+        let source = setup.sources.of(setup.broker, index);
+        let give_up_ns = now_ns + nanos(setup.connect_timeout);
+        self.conns.push(Conn { client, link: None, armed: false, again: None });
+        let opened = socket::connect(setup.broker, source).and_then(|mut stream| {
+            let interest = Interest::READABLE | Interest::WRITABLE;
+            self.poll.registry().register(&mut stream, Token(index), interest)?;
+            Ok(stream)
+        });
+        match opened {
+            Ok(stream) => {
+                self.conns[index].link = Some(Link::new(stream));
+                self.live += 1;
+                self.alarm(give_up_ns, Alarm::Handshake(index));
+            }
+            Err(error) => self.fail(index, &Failure::Connect(socket::explain(&error))),
+        }
+    }
+
+    fn alarm(&mut self, due_ns: u64, alarm: Alarm) {
+        self.alarms.push(Reverse((due_ns, alarm)));
+    }
+
+    fn serve_again(&mut self) {
+        let mut again = std::mem::replace(&mut self.again, std::mem::take(&mut self.again_spare));
+        for index in again.drain(..) {
+            let readable = self.conns[index].again.take().unwrap_or(false);
+            self.serve(index, readable, false);
+        }
+        self.again_spare = again;
+    }
+
+    fn ring_alarms(&mut self) {
+        while let Some(Reverse((due_ns, alarm))) = self.alarms.peek().copied()
+            && due_ns <= self.shared.now_ns
+        {
+            self.alarms.pop();
+            match alarm {
+                Alarm::Produce(index) => {
+                    self.conns[index].armed = false;
+                    self.serve(index, false, false);
+                }
+                Alarm::KeepAlive(index) => self.keep_alive(index),
+                Alarm::Handshake(index) => {
+                    let Client { state, .. } = self.conns[index].client;
+                    let leaving = self.shared.setup.leaves && state == State::Closing;
+                    if self.conns[index].client.in_handshake() || leaving {
+                        self.fail(index, &Failure::Timeout(state));
+                    }
+                }
+            }
+        }
+    }
+
+    fn keep_alive(&mut self, index: usize) {
+        let Conn { client, link, .. } = &mut self.conns[index];
+        let Some(link) = link.as_mut().filter(|_| client.state == State::Ready) else { return };
+        let asked = client.keep_alive(self.shared.now_ns, &mut self.out);
+        let sent = asked.and_then(|next_ns| {
+            if !self.out.is_empty() {
+                client.last_sent_ns = self.shared.now_ns;
+                link.send(&mut self.out)?;
+            }
+            Ok(next_ns)
+        });
+        match sent {
+            Ok(Some(next_ns)) => self.alarm(next_ns, Alarm::KeepAlive(index)),
+            Ok(None) => {}
+            Err(failure) => self.fail(index, &failure),
+        }
+    }
+
+    /// Lets publishers of an open loop send what is due by now.
+    fn deal(&mut self) {
+        let Some(schedule) = self.shared.schedule.as_mut().filter(|_| self.publishing) else { return };
+        while let Some(publisher) = schedule.deal(self.shared.now_ns) {
+            if let Some(publisher) = self.conns[publisher].client.publisher() {
+                publisher.grant();
+            }
+            if self.ready.last() != Some(&publisher) {
+                self.ready.push(publisher);
+            }
+        }
+    }
+
+    fn serve_publishers(&mut self) {
+        if let Books::Ledger(ledger) = &mut self.shared.books {
+            ledger.take_freed(&mut self.ready);
+        }
+        let mut ready = std::mem::take(&mut self.ready);
+        for publisher in ready.drain(..) {
+            self.tell_time();
+            if let Err(error) = self.produce_and_send(publisher, false) {
+                self.fail(publisher, &error.into());
+            }
+        }
+        self.ready = ready;
+    }
+
+    /// Lets the publisher at `index` send, its first message being due at `due_ns`.
+    pub fn begin(&mut self, index: usize, due_ns: u64) {
+        if let Some(publisher) = self.conns[index].client.publisher() {
+            publisher.begin(due_ns);
+        }
+        self.serve(index, false, false);
+    }
+
+    fn serve(&mut self, index: usize, readable: bool, writable: bool) {
+        if self.conns[index].link.is_none() {
+            return;
+        }
+        if let Err(failure) = self.step(index, readable, writable) {
+            self.fail(index, &failure);
+        }
+    }
+
+    /// One connection's turn: finish connecting, write what was left, read once, publish, write.
+    fn step(&mut self, index: usize, readable: bool, writable: bool) -> Result<(), Failure> {
+        let Conn { client, link: Some(link), .. } = &mut self.conns[index] else { return Ok(()) };
+        let was_in_handshake = client.in_handshake();
+        if client.state == State::Connecting {
+            if !(writable || readable) || !link.is_connected()? {
+                return Ok(());
+            }
+            client.open(self.shared.setup, &mut self.out)?;
+        }
+        if writable && link.has_unsent() {
+            link.flush()?;
+        }
+        let mut more_to_read = false;
+        if readable {
+            let filled = link.fill(&mut self.read)?;
+            self.shared.now_ns = self.clock.now_ns();
+            let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared, &mut self.out);
+            more_to_read = link.hand_out(filled, &self.read, take)?;
+        }
+        if was_in_handshake && client.state == State::Ready {
+            let now_ns = self.shared.now_ns;
+            if let Some(publisher) = client.publisher() {
+                publisher.begin(now_ns);
+            }
+            // Any time will do: the answer says when to ask again.
+            self.alarm(now_ns, Alarm::KeepAlive(index));
+        }
+        Ok(self.produce_and_send(index, more_to_read)?)
+    }
+
+    fn produce_and_send(&mut self, index: usize, more_to_read: bool) -> std::io::Result<()> {
+        let Conn { client, link: Some(link), again, armed } = &mut self.conns[index] else { return Ok(()) };
+        // A socket that is full comes back with a writable event, and only then gets more.
+        let produced = if self.publishing && !link.has_unsent() {
+            client.produce(&mut self.shared, &mut self.out)
+        } else {
+            Produced::Blocked
+        };
+        if !self.out.is_empty() {
+            client.last_sent_ns = self.shared.now_ns;
+            link.send(&mut self.out)?;
+        }
+        let more_to_send = produced == Produced::More && !link.has_unsent();
+        if more_to_read || more_to_send {
+            if again.is_none() {
+                self.again.push(index);
+            }
+            *again = Some(more_to_read || again.unwrap_or(false));
+        }
+        if client.state == State::Closing && !link.has_unsent() {
+            // Tells the broker that nothing follows; its own end is then awaited.
+            link.shut_down();
+        }
+        if let Produced::DueAt(due_ns) = produced
+            && !std::mem::replace(armed, true)
+        {
+            self.alarm(due_ns, Alarm::Produce(index));
+        }
+        Ok(())
+    }
+
+    /// Whether nothing that was sent waits for the broker or for a socket.
+    pub fn is_drained(&self) -> bool {
+        let unsent = |conn: &Conn| conn.link.as_ref().is_some_and(Link::has_unsent);
+        self.shared.counts.in_flight == 0 && !self.conns.iter().any(unsent)
+    }
+
+    /// Whether every client has become ready or has failed.
+    pub fn is_settled(&self) -> bool {
+        let Counts { ready, failed, .. } = self.shared.counts;
+        (ready + failed) as usize == self.shared.setup.shape.clients()
+    }
+
+    /// Ends every connection from our side; their ends are then to be awaited.
+    pub fn close_all(&mut self) {
+        (self.connecting, self.publishing) = (false, false);
+        for index in 0..self.conns.len() {
+            let Conn { client, link: Some(_), .. } = &mut self.conns[index] else { continue };
+            let in_handshake = matches!(client.state, State::Connecting | State::AwaitConnack);
+            client.close(&mut self.out);
+            if in_handshake || self.produce_and_send(index, false).is_err() {
+                // Nobody to say goodbye to.
+                self.fail(index, &Failure::Closed);
+            }
+        }
+    }
+
+    /// Ends a connection that ended otherwise than it should, unless it was about to end anyway.
+    fn fail(&mut self, index: usize, failure: &Failure) {
+        self.out.clear();
+        let Conn { client, link, .. } = &mut self.conns[index];
+        let state = std::mem::replace(&mut client.state, State::Ended);
+        if state == State::Ended {
+            return;
+        }
+        if link.take().is_some() {
+            self.live -= 1;
+        }
+        let Shared { counts, remaining, setup, .. } = &mut self.shared;
+        if let Some(publisher) = client.publisher() {
+            if let Some(remaining) = remaining {
+                *remaining = remaining.saturating_sub(publisher.forgo_quota());
+            }
+            counts.in_flight -= publisher.in_flight();
+            counts.abandoned += publisher.in_flight();
+        }
+        match state {
+            State::Closing => return,
+            State::Ready => counts.disconnects += 1,
+            _ => counts.failed += 1,
+        }
+        let text = failure.to_string();
+        if counts.error(&text) {
+            self.progress.complain(&setup.names.client_id(index), setup.broker, &text);
+        }
+    }
+}

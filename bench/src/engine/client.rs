@@ -1,0 +1,332 @@
+//! The state machine of one connection: frames in, packets out. The engine feeds it and owns socket and buffers; nothing
+//! here touches a socket or reads a clock.
+
+use super::Shared;
+use super::publisher::{Produced, Publisher};
+use crate::frames::{self, ConnectWith, Frame, Malformed, kind};
+use crate::plan::Setup;
+use crate::reason::Reason;
+use ahash::AHasher;
+use std::collections::HashSet;
+use std::fmt;
+use std::hash::BuildHasherDefault;
+
+/// Where a connection stands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum State {
+    /// TCP is being connected.
+    Connecting,
+    /// CONNECT is sent.
+    AwaitConnack,
+    /// SUBSCRIBE is sent.
+    AwaitSuback,
+    /// The handshake is over.
+    Ready,
+    /// DISCONNECT is sent.
+    Closing,
+    /// No socket any more.
+    Ended,
+}
+
+/// One client.
+#[derive(Debug)]
+pub struct Client {
+    /// Position among all clients.
+    pub index: usize,
+    /// Changed by the frames, and by the engine for what concerns the socket.
+    pub state: State,
+    /// When connect() was called.
+    pub started_ns: u64,
+    /// When the engine last sent anything.
+    pub last_sent_ns: u64,
+    keep_alive_ns: u64,
+    ping_unanswered: bool,
+    part: Part,
+    /// QoS 2 ids between PUBLISH and PUBREL.
+    unreleased: HashSet<u16, BuildHasherDefault<AHasher>>,
+}
+
+/// What a client does once connected.
+#[derive(Debug)]
+enum Part {
+    Publish(Box<Publisher>),
+    /// By its number among the subscribers.
+    Subscribe(usize),
+    Hold,
+}
+
+/// Why a connection came to its end; as text, the kind it is counted under.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Failure {
+    /// connect() failed.
+    Connect(String),
+    /// The handshake took longer than the connect timeout.
+    Timeout(State),
+    /// CONNACK with a code other than success.
+    Refused(Reason),
+    /// The CONNACK rules out what the load asks for.
+    Unsupported(String),
+    /// SUBACK with a failure code.
+    SubscribeRefused(Reason),
+    /// End of the stream.
+    Closed,
+    /// The broker said why, with DISCONNECT.
+    Disconnected(Reason),
+    /// Reading or writing failed.
+    Io(String),
+    /// PINGREQ was not answered within the keep alive.
+    NoPingresp,
+    /// A packet that cannot be read.
+    Malformed(&'static str),
+    /// A packet that has no place here.
+    Unexpected(u8),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Connect(error) => write!(f, "connect: {error}"),
+            Self::Timeout(State::AwaitConnack) => write!(f, "no CONNACK within the connect timeout"),
+            Self::Timeout(State::AwaitSuback) => write!(f, "no SUBACK within the connect timeout"),
+            Self::Timeout(_) => write!(f, "no TCP connection within the connect timeout"),
+            Self::Refused(reason) => write!(f, "CONNACK: {reason}"),
+            Self::Unsupported(why) => write!(f, "CONNACK: {why}"),
+            Self::SubscribeRefused(reason) => write!(f, "SUBACK: {reason}"),
+            Self::Closed => write!(f, "connection closed by the broker"),
+            Self::Disconnected(reason) => write!(f, "DISCONNECT: {reason}"),
+            Self::Io(error) => write!(f, "connection lost: {error}"),
+            Self::NoPingresp => write!(f, "no PINGRESP within the keep alive"),
+            Self::Malformed(what) => write!(f, "broker sent a malformed packet: {what}"),
+            Self::Unexpected(kind) => write!(f, "broker sent a packet of type {kind} that has no place here"),
+        }
+    }
+}
+
+impl From<Malformed> for Failure {
+    fn from(malformed: Malformed) -> Self {
+        Self::Malformed(malformed.0)
+    }
+}
+
+impl From<std::io::Error> for Failure {
+    fn from(error: std::io::Error) -> Self {
+        Self::Io(error.to_string())
+    }
+}
+
+/// What a load asks for and the broker, or MQTT, does not allow.
+pub fn unsupported(why: anyhow::Error) -> Failure {
+    Failure::Unsupported(format!("{why:#}"))
+}
+
+impl Client {
+    /// A client whose connect() was just called. Publishers come first, then subscribers, then those that only connect.
+    pub fn new(index: usize, setup: &Setup, now_ns: u64) -> Self {
+        let publishers = setup.shape.publishers.len();
+        let part = if index < publishers {
+            Part::Publish(Box::new(Publisher::new(index, setup)))
+        } else if index < publishers + setup.shape.subscribers.len() {
+            Part::Subscribe(index - publishers)
+        } else {
+            Part::Hold
+        };
+        Self {
+            index,
+            state: State::Connecting,
+            started_ns: now_ns,
+            last_sent_ns: now_ns,
+            keep_alive_ns: u64::from(setup.keep_alive_s) * 1_000_000_000,
+            ping_unanswered: false,
+            part,
+            unreleased: HashSet::default(),
+        }
+    }
+
+    /// TCP is connected: appends CONNECT.
+    pub fn open(&mut self, setup: &Setup, out: &mut Vec<u8>) -> Result<(), Failure> {
+        let names = &setup.names;
+        let user_name = names.user_name(self.index);
+        let with = ConnectWith {
+            version: setup.version,
+            client_id: &names.client_id(self.index),
+            user_name: user_name.as_deref(),
+            password: names.password.as_deref(),
+            keep_alive_s: setup.keep_alive_s,
+            clean: setup.clean,
+            session_expiry_s: setup.session_expiry_s,
+        };
+        frames::connect(&with, out).map_err(unsupported)?;
+        self.state = State::AwaitConnack;
+        Ok(())
+    }
+
+    /// Whether the broker still owes an answer of the handshake.
+    pub fn in_handshake(&self) -> bool {
+        matches!(self.state, State::Connecting | State::AwaitConnack | State::AwaitSuback)
+    }
+
+    /// Takes one frame and appends what it calls for.
+    #[inline]
+    pub fn frame(
+        &mut self,
+        frame: &Frame<'_>,
+        shared: &mut Shared<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        match (frame.kind(), self.state) {
+            (kind::PUBLISH, State::Ready | State::AwaitSuback) => self.receive(frame, shared, out),
+            (kind::PUBLISH, State::Closing) if shared.books.is_ledger() => {
+                // It may be the second copy of the last message. Behind our DISCONNECT nothing may be sent.
+                let before = out.len();
+                let received = self.receive(frame, shared, out);
+                out.truncate(before);
+                received
+            }
+            (_, State::Closing) => Ok(()),
+            (kind::CONNACK, State::AwaitConnack) => self.connack(frame, shared, out),
+            // Before the CONNACK nothing else may come [MQTT-3.2.0-1].
+            (other, State::Connecting | State::AwaitConnack | State::Ended) => {
+                Err(Failure::Unexpected(other))
+            }
+            (kind::PUBREL, _) => {
+                // An id of an earlier connection is not known here; its PUBCOMP is owed all the same [MQTT-4.3.3-11].
+                let packet_id = frames::ack(frame)?.0;
+                self.unreleased.remove(&packet_id);
+                frames::push_ack(0x70, packet_id, out);
+                Ok(())
+            }
+            (kind::SUBACK, State::AwaitSuback) => self.suback(frame, shared),
+            (kind::PINGRESP, _) => {
+                self.ping_unanswered = false;
+                Ok(())
+            }
+            (kind::DISCONNECT, _) => Err(Failure::Disconnected(frames::disconnect_reason(frame))),
+            (other, _) => match &mut self.part {
+                Part::Publish(publisher) => publisher.acknowledgement(other, frame, shared, out),
+                _ => Err(Failure::Unexpected(other)),
+            },
+        }
+    }
+
+    /// A PUBLISH came: counts it and appends PUBACK or PUBREC.
+    #[inline]
+    fn receive(
+        &mut self,
+        frame: &Frame<'_>,
+        shared: &mut Shared<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        let publish = frames::publish(shared.setup.version, frame)?;
+        if publish.qos > 0 {
+            frames::push_ack(if publish.qos == 1 { 0x40 } else { 0x50 }, publish.packet_id, out);
+            // Until PUBREL the same id is the same message [MQTT-4.3.3-10].
+            if publish.qos == 2 && !self.unreleased.insert(publish.packet_id) {
+                shared.received_again();
+                return Ok(());
+            }
+        }
+        let subscriber = if let Part::Subscribe(number) = self.part { Some(number) } else { None };
+        shared.received(subscriber, publish.payload);
+        Ok(())
+    }
+
+    fn connack(
+        &mut self,
+        frame: &Frame<'_>,
+        shared: &mut Shared<'_>,
+        out: &mut Vec<u8>,
+    ) -> Result<(), Failure> {
+        let setup = shared.setup;
+        let connack = frames::connack(setup.version, frame)?.map_err(Failure::Refused)?;
+        shared.counts.connected += 1;
+        shared.counts.last_connack_ns = shared.now_ns;
+        shared.counts.connect_latency.record(shared.now_ns.saturating_sub(self.started_ns));
+        if let Some(keep_alive_s) = connack.server_keep_alive_s {
+            // [MQTT-3.2.2-21]
+            self.keep_alive_ns = u64::from(keep_alive_s) * 1_000_000_000;
+        }
+        match &mut self.part {
+            Part::Publish(publisher) => publisher.prepare(setup, &connack)?,
+            Part::Subscribe(number) => {
+                let filters = &setup.shape.subscribers[*number].filters;
+                frames::subscribe(setup.version, filters, setup.messages.qos, out).map_err(unsupported)?;
+                self.state = State::AwaitSuback;
+                return Ok(());
+            }
+            Part::Hold => {}
+        }
+        self.ready(shared);
+        if setup.leaves {
+            self.close(out);
+        }
+        Ok(())
+    }
+
+    fn suback(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
+        let setup = shared.setup;
+        let codes = frames::suback(setup.version, frame)?;
+        if let Some(code) = codes.iter().find(|code| **code >= 0x80) {
+            return Err(Failure::SubscribeRefused(Reason::Code(*code)));
+        }
+        if let Part::Subscribe(number) = self.part
+            && codes.len() != setup.shape.subscribers[number].filters.len()
+        {
+            return Err(Failure::Malformed("SUBACK with another number of codes than filters"));
+        }
+        if codes.iter().any(|granted| *granted < setup.messages.qos) {
+            shared.counts.error("SUBACK grants a lower QoS than asked for");
+        }
+        self.ready(shared);
+        Ok(())
+    }
+
+    fn ready(&mut self, shared: &mut Shared<'_>) {
+        self.state = State::Ready;
+        shared.counts.ready += 1;
+    }
+
+    /// Its publisher, if it is one.
+    #[inline]
+    pub fn publisher(&mut self) -> Option<&mut Publisher> {
+        if let Part::Publish(publisher) = &mut self.part { Some(publisher) } else { None }
+    }
+
+    /// Appends what a publisher has to send by now.
+    #[inline]
+    pub fn produce(&mut self, shared: &mut Shared<'_>, out: &mut Vec<u8>) -> Produced {
+        match &mut self.part {
+            Part::Publish(publisher) if self.state == State::Ready => publisher.produce(shared, out),
+            _ => Produced::Blocked,
+        }
+    }
+
+    /// Keep alive: appends PINGREQ if the connection was quiet for long enough. Answers when to call this again, or
+    /// `None` if there is no keep alive. Fails if the last PINGREQ was not answered.
+    pub fn keep_alive(&mut self, now_ns: u64, out: &mut Vec<u8>) -> Result<Option<u64>, Failure> {
+        if self.keep_alive_ns == 0 {
+            return Ok(None);
+        }
+        // Three quarters leave room for a slow network; the broker closes at 1.5 [MQTT-3.1.2-22].
+        let quiet_ns = self.keep_alive_ns / 4 * 3;
+        if now_ns < self.last_sent_ns + quiet_ns {
+            return Ok(Some(self.last_sent_ns + quiet_ns));
+        }
+        if self.ping_unanswered {
+            return Err(Failure::NoPingresp);
+        }
+        out.extend_from_slice(&[0xC0, 0]);
+        self.ping_unanswered = true;
+        Ok(Some(now_ns + quiet_ns))
+    }
+
+    /// Ends the connection from our side: appends DISCONNECT once the CONNACK has come.
+    pub fn close(&mut self, out: &mut Vec<u8>) {
+        if matches!(self.state, State::Ready | State::AwaitSuback) {
+            frames::disconnect(out);
+        }
+        self.state = State::Closing;
+    }
+}
+
+#[cfg(test)]
+mod tests;

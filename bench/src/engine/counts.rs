@@ -1,0 +1,215 @@
+//! What a run counts: connections, messages, acknowledgements, errors, and how long things took. Clients and loop write
+//! it, the reports read it. Adding to it allocates nothing, except for an error of a kind not seen before.
+
+use hdrhistogram::Histogram;
+use std::collections::BTreeMap;
+
+/// One hour: nothing that takes longer is a latency.
+const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
+
+/// Counts and distributions of one run; times are nanoseconds since its start.
+#[derive(Debug, Default)]
+pub struct Counts {
+    /// Connects begun.
+    pub started: u32,
+    /// CONNACKs with success.
+    pub connected: u32,
+    /// Clients that came to the end of their handshake, SUBACK included.
+    pub ready: u32,
+    /// Clients that did not.
+    pub failed: u32,
+    /// Connections of ready clients lost, other than by the end of the run.
+    pub disconnects: u32,
+    /// Messages written, each once.
+    pub sent: u64,
+    /// QoS 1 and 2 messages whose PUBACK or PUBCOMP came.
+    pub acked: u64,
+    /// QoS 1 and 2 messages that the broker turned down with a reason code.
+    pub refused: u64,
+    /// QoS 1 and 2 messages accepted with "no matching subscribers".
+    pub unmatched: u64,
+    /// QoS 1 and 2 messages not yet acknowledged, over all connections that live.
+    pub in_flight: u64,
+    /// The same of connections that have ended.
+    pub abandoned: u64,
+    /// Messages received; a QoS 2 message counts once.
+    pub received: u64,
+    /// Payload bytes of the messages received.
+    pub received_bytes: u64,
+    /// QoS 2 messages that came again before their PUBREL.
+    pub redelivered: u64,
+    /// Messages stamped later than they arrived: the clocks of two machines disagree.
+    pub from_the_future: u64,
+    /// First connect begun.
+    pub first_connect_ns: Option<u64>,
+    /// Last CONNACK.
+    pub last_connack_ns: u64,
+    /// First and last message sent.
+    pub sending: Span,
+    /// First and last acknowledgement.
+    pub acking: Span,
+    /// First and last message received.
+    pub receiving: Span,
+    /// From sent, or due, to received.
+    pub latency: Meter,
+    /// From sent to PUBACK or PUBCOMP.
+    pub ack_latency: Meter,
+    /// From connect to CONNACK.
+    pub connect_latency: Meter,
+    /// What went wrong how often, in words.
+    pub errors: BTreeMap<String, u64>,
+}
+
+impl Counts {
+    /// All zero; the meters of messages are off.
+    pub fn new() -> Self {
+        let mut counts = Self::default();
+        counts.connect_latency.switch(true);
+        counts
+    }
+
+    /// Counts an error; true if it is the first of its kind.
+    pub fn error(&mut self, what: &str) -> bool {
+        if let Some(count) = self.errors.get_mut(what) {
+            *count += 1;
+            return false;
+        }
+        self.errors.insert(what.to_owned(), 1);
+        true
+    }
+
+    /// Switches the latency meters of messages.
+    pub fn measure(&mut self, on: bool) {
+        self.latency.switch(on);
+        self.ack_latency.switch(on);
+    }
+
+    /// QoS 1 and 2 messages that were never acknowledged.
+    pub fn unacked(&self) -> u64 {
+        self.in_flight + self.abandoned
+    }
+}
+
+/// When something happened first and last.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Span {
+    first_ns: Option<u64>,
+    last_ns: u64,
+}
+
+impl Span {
+    /// It happens now.
+    #[inline]
+    pub fn touch(&mut self, now_ns: u64) {
+        self.first_ns.get_or_insert(now_ns);
+        self.last_ns = now_ns;
+    }
+
+    /// When it happened last, if ever.
+    pub fn last_ns(&self) -> Option<u64> {
+        self.first_ns.map(|_| self.last_ns)
+    }
+
+    /// Seconds between first and last.
+    pub fn seconds(&self) -> f64 {
+        let first = self.first_ns.unwrap_or(self.last_ns);
+        as_seconds(self.last_ns.saturating_sub(first))
+    }
+}
+
+/// Nanoseconds to seconds.
+pub fn as_seconds(ns: u64) -> f64 {
+    std::time::Duration::from_nanos(ns).as_secs_f64()
+}
+
+/// A histogram of every message, fast where messages come in batches: equal values in a row are recorded together.
+#[derive(Debug)]
+pub struct Meter {
+    histogram: Histogram<u64>,
+    on: bool,
+    value: u64,
+    times: u64,
+}
+
+impl Default for Meter {
+    fn default() -> Self {
+        // Three digits from 1 ns to an hour, allocated here once.
+        let histogram = Histogram::new_with_bounds(1, LATENCY_NS_MAX, 3).expect("the bounds are valid");
+        Self { histogram, on: false, value: 0, times: 0 }
+    }
+}
+
+impl Meter {
+    /// Records one value in nanoseconds, cut at an hour, if it is on.
+    #[inline]
+    pub fn record(&mut self, value: u64) {
+        if value != self.value {
+            self.flush();
+            self.value = value;
+        }
+        self.times += 1;
+    }
+
+    fn flush(&mut self) {
+        if self.on && self.times > 0 {
+            self.histogram.saturating_record_n(self.value, self.times);
+        }
+        self.times = 0;
+    }
+
+    fn switch(&mut self, on: bool) {
+        self.flush();
+        self.on = on;
+    }
+
+    /// Everything recorded while it was on.
+    pub fn histogram(&self) -> Histogram<u64> {
+        let mut histogram = self.histogram.clone();
+        if self.on && self.times > 0 {
+            histogram.saturating_record_n(self.value, self.times);
+        }
+        histogram
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_records_every_value_of_its_time_and_none_else() {
+        let mut meter = Meter::default();
+        meter.record(5);
+        meter.switch(true);
+        for value in [7, 7, 7, 9, 7] {
+            meter.record(value);
+        }
+        let recorded = |meter: &Meter| -> Vec<_> {
+            let histogram = meter.histogram();
+            histogram.iter_recorded().map(|at| (at.value_iterated_to(), at.count_at_value())).collect()
+        };
+        assert_eq!(recorded(&meter), [(7, 4), (9, 1)], "while it is on");
+        meter.switch(false);
+        meter.record(11);
+        meter.switch(true);
+        meter.switch(false);
+        assert_eq!(recorded(&meter), [(7, 4), (9, 1)]);
+    }
+
+    #[test]
+    fn errors_are_counted_by_kind() {
+        let mut counts = Counts::new();
+        assert!(counts.error("a") && !counts.error("a") && counts.error("b"));
+        assert_eq!(counts.errors, BTreeMap::from([("a".to_owned(), 2), ("b".to_owned(), 1)]));
+    }
+
+    #[test]
+    fn a_span_runs_from_the_first_to_the_last_touch() {
+        let mut span = Span::default();
+        assert_eq!((span.last_ns(), span.seconds()), (None, 0.0));
+        span.touch(1_000_000_000);
+        span.touch(2_000_000_000);
+        span.touch(3_500_000_000);
+        assert_eq!((span.last_ns(), span.seconds()), (Some(3_500_000_000), 2.5));
+    }
+}

@@ -1,0 +1,124 @@
+//! What the clients of a run share: counts, the record of messages, and the time. Clients write it for every message; `load`
+//! and `scenario` read it between two turns of the engine. Nothing here waits or touches a socket.
+
+use super::counts::Counts;
+use super::ledger::Ledger;
+use super::schedule::Schedule;
+use crate::header;
+use crate::plan::Setup;
+use crate::sequence::Tracker;
+
+/// What the clients of a run share; the engine sets the time before it calls them.
+#[derive(Debug)]
+pub struct Shared<'s> {
+    /// What is run.
+    pub setup: &'s Setup,
+    /// What is counted.
+    pub counts: Counts,
+    /// Which message came to whom.
+    pub books: Books,
+    /// Of an open loop, once it has begun.
+    pub schedule: Option<Schedule>,
+    /// Messages still to send until the limit, over all publishers that have not failed; none without a limit.
+    pub remaining: Option<u64>,
+    /// Nanoseconds since the start.
+    pub now_ns: u64,
+    /// Wall time of the start, nanoseconds since 1970.
+    pub wall_at_zero_ns: u64,
+}
+
+/// Which message came to whom.
+#[derive(Debug)]
+pub enum Books {
+    /// Publishers and receivers are in this process: every message is followed.
+    Ledger(Ledger),
+    /// They are not: what is known of a message is what its header says.
+    Headers {
+        /// What receivers saw of sequences.
+        trackers: Vec<Tracker>,
+        /// The tracker of each subscriber.
+        tracker_of: Vec<usize>,
+        /// Gaps each of them remembers per publisher.
+        gaps_max: usize,
+        /// Whether a message without a header is an error.
+        expected: bool,
+    },
+}
+
+impl Books {
+    /// Whether every message is followed.
+    #[inline]
+    pub fn is_ledger(&self) -> bool {
+        matches!(self, Self::Ledger(_))
+    }
+
+    /// How many messages a publisher may send now.
+    #[inline]
+    pub fn available(&self, publisher: usize) -> u64 {
+        if let Self::Ledger(ledger) = self { ledger.available(publisher) } else { u64::MAX }
+    }
+}
+
+impl Shared<'_> {
+    /// Enters a publisher's next message; answers its number, topic and due time.
+    #[inline]
+    pub(super) fn enter(&mut self, publisher: usize) -> (u64, usize, u64) {
+        let Books::Ledger(ledger) = &mut self.books else { return (0, 0, self.now_ns) };
+        let entry = ledger.send(publisher);
+        let due_ns = match &self.schedule {
+            Some(schedule) => schedule.due_of(publisher, entry.sequence),
+            None => self.now_ns,
+        };
+        (entry.sequence, entry.topic, due_ns)
+    }
+
+    /// Counts a message that came to a subscriber, or to a client that has not subscribed.
+    #[inline]
+    pub(super) fn received(&mut self, subscriber: Option<usize>, payload: &[u8]) {
+        let stamp = header::read(payload);
+        let counts = &mut self.counts;
+        let now_ns = self.wall_at_zero_ns + self.now_ns;
+        match &mut self.books {
+            Books::Ledger(ledger) => {
+                let sent = stamp.and_then(|stamp| Some((stamp.sequence?, stamp.due_ns?)));
+                let known = sent.and_then(|((publisher, sequence), due_ns)| {
+                    Some((subscriber?, publisher.client_of(self.setup.messages.run)?, sequence, due_ns))
+                });
+                let Some((subscriber, publisher, sequence, due_ns)) = known else {
+                    ledger.stray += 1;
+                    return;
+                };
+                if ledger.receive(subscriber, publisher, sequence) {
+                    counts.received_bytes += payload.len() as u64;
+                    counts.latency.record(now_ns.saturating_sub(due_ns));
+                }
+            }
+            Books::Headers { trackers, tracker_of, gaps_max, expected } => {
+                counts.received += 1;
+                counts.received_bytes += payload.len() as u64;
+                counts.receiving.touch(self.now_ns);
+                let Some(stamp) = stamp else {
+                    if *expected {
+                        counts.error("message without a payload header");
+                    }
+                    return;
+                };
+                if let Some(due_ns) = stamp.due_ns {
+                    counts.from_the_future += u64::from(due_ns > now_ns);
+                    counts.latency.record(now_ns.saturating_sub(due_ns));
+                }
+                if let (Some((publisher, sequence)), Some(subscriber)) = (stamp.sequence, subscriber) {
+                    trackers[tracker_of[subscriber]].see(publisher, sequence, *gaps_max);
+                }
+            }
+        }
+    }
+
+    /// Counts a QoS 2 message that came once more before its PUBREL.
+    pub(super) fn received_again(&mut self) {
+        self.counts.redelivered += 1;
+        if self.books.is_ledger() {
+            self.counts.error("QoS 2 message once more before its PUBREL");
+        }
+    }
+}
