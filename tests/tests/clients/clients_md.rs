@@ -13,9 +13,10 @@ use crate::refusals::{self, REFUSALS};
 const OPENING: &str = "\
 # Clients
 
-What each client does with Grapnel. Every cell is a test of `tests/tests/clients` (`scripts/test --only clients`), also those
-with a number: there the library refuses, or cannot show it, and the test asserts that. This file is made from those tests
-(`GRAPNEL_TESTS_WRITE=1 scripts/test --only clients -- clients_md`); change `refusals.rs`, not the file.
+What each client library can do with Grapnel. Every cell is a test of `tests/tests/clients`
+(`scripts/test --only clients`). In a cell with a number the library refuses, or cannot show the result, and the
+test asserts that. This file is generated from the tests (`GRAPNEL_TESTS_WRITE=1 scripts/test --only clients --
+clients_md`): change `refusals.rs`, not this file.
 
 ";
 
@@ -47,7 +48,7 @@ fn made() -> String {
             }
         }
     }
-    text.push_str("\n\n## Where a library refuses\n\nEach with the words of the library or, where it has none, with what its driver saw instead; the test compares them.\n\n");
+    text.push_str("\n\n## Where a library refuses\n\nEach line ends with the library's own message, or, if it has none, with what the test's driver saw instead. The test compares it.\n\n");
     for (index, refusal) in REFUSALS.iter().enumerate() {
         let (name, release) = refusal.client.release();
         let versions: Vec<&str> = refusal.versions.iter().map(|&version| number(version)).collect();

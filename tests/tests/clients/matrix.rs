@@ -68,7 +68,7 @@ capabilities! {
     Will will "will when it dies";
     NoWill no_will "no will when it disconnects";
     Retained retained "retained: get, clear";
-    SessionPresent session_present "tells session present";
+    SessionPresent session_present "reports session present";
     Queued queued "queued messages on return" on_1_and_8_shards;
     ComesBack comes_back "returns by itself, with its session";
     EarlierPubrel earlier_pubrel "QoS 2 begun by an earlier process";

@@ -28,7 +28,7 @@ pub static REFUSALS: &[Refusal] = &[
         versions: &[Version::V5],
         capabilities: &[Capability::NoWill],
         says: "mosquitto_sub ends with DISCONNECT 0x04 (with will message)",
-        how: "with `-V mqttv5` and a will, mosquitto_sub asks for the will when a signal ends it; the broker publishes it \
+        how: "with `-V mqttv5` and a will, mosquitto_sub requests the will when a signal ends it; the broker publishes it \
               ([MQTT-3.1.2-8]), which the test asserts",
     },
     Refusal {
@@ -43,14 +43,14 @@ pub static REFUSALS: &[Refusal] = &[
         versions: &Version::ALL,
         capabilities: &[Capability::SessionPresent],
         says: "Client has identifier, messages, pending_calls_threshold, publish, subscribe, timeout, unsubscribe",
-        how: "aiomqtt drops the flags of CONNACK: its Client has nothing that would show them",
+        how: "aiomqtt drops the flags of CONNACK: its Client has no attribute for them",
     },
     Refusal {
         client: Client::Aiomqtt,
         versions: &Version::ALL,
         capabilities: &[Capability::ComesBack],
         says: "Disconnected during message iteration",
-        how: "aiomqtt raises MqttError where the connection ends and leaves it to its user to connect again",
+        how: "aiomqtt raises MqttError when the connection ends; its user must connect again",
     },
     Refusal {
         client: Client::Rumqttc,
@@ -65,23 +65,23 @@ pub static REFUSALS: &[Refusal] = &[
         versions: &[Version::V311],
         capabilities: &[Capability::Large],
         says: "Cannot send packet of size '1048589'. It's greater than the broker's maximum packet size of: '10240'",
-        how: "rumqttc sends and takes no packet over 10 KiB unless `set_max_packet_size` says otherwise",
+        how: "rumqttc sends and accepts no packet above 10 KiB unless `set_max_packet_size` allows it",
     },
     Refusal {
         client: Client::Rumqttc,
         versions: &[Version::V5],
         capabilities: &[Capability::Large],
         says: "Max Payload size of 10240 has been exceeded by packet of 1048586 bytes",
-        how: "rumqttc takes no packet over 10 KiB unless `set_max_packet_size` says otherwise; it does not announce that \
-              limit to the broker, and gives the connection up when a larger packet comes",
+        how: "rumqttc accepts no packet above 10 KiB unless `set_max_packet_size` allows it; it does not \
+              announce this limit to the broker, and closes the connection when a larger packet comes",
     },
     Refusal {
         client: Client::Rumqttc,
         versions: &[Version::V311, Version::V5],
         capabilities: &[Capability::EarlierPubrel],
         says: "Received unsolicited ack pkid: 1",
-        how: "rumqttc gives the connection up at a PUBREL that belongs to an earlier process of its client, each time it \
-              connects; [MQTT-4.3.3-11] wants PUBCOMP",
+        how: "rumqttc closes the connection at a PUBREL that belongs to an earlier process of its client, each \
+              time it connects; [MQTT-4.3.3-11] requires PUBCOMP",
     },
 ];
 
