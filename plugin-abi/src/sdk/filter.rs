@@ -92,8 +92,8 @@ macro_rules! filters {
 
         /// Takes a ticket to answer later, from any thread; return [`crate::Flow::Defer`] then. Changes made before it are
         /// kept, unless it ends by a fault. A zero `deadline` means the longest there is: the hook's `deadline_ms`, or the
-        /// operator's default (`defer_deadline_ms`) where the hook names none. After it, it is a fault, as if this plugin had
-        /// not been asked unless the operator says otherwise.
+        /// operator's default (`defer_deadline_ms`) where the hook names none. After it, it is a fault: at `client.subscribe`
+        /// the filters are refused, at `client.unsubscribe` the next hook is called, unless the operator says otherwise.
         ///
         /// # Errors
         /// [`Refused`] where no ticket is left (`tickets_max`).

@@ -193,7 +193,7 @@ impl Host {
     /// Sends bytes to this plugin's instance on a shard, or with `None` to those of all: [`super::Plugin::on_mail`]. Any thread.
     ///
     /// # Errors
-    /// [`Refused`] for a shard that is not there, and beyond `mail_bytes_max`.
+    /// [`Refused`] for a shard that is not there, and beyond `plugin_mail_bytes_max`.
     pub fn mail(self, to_shard: Option<u32>, number: u64, bytes: &[u8]) -> Result<(), Refused> {
         let to = to_shard.unwrap_or(ALL_SHARDS);
         // SAFETY: `mail` may be called from any thread, and the bytes are alive during the call.
