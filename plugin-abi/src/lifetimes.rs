@@ -1,8 +1,9 @@
-//! That safe code of a plugin keeps no view of an event beyond its call: programs that must not compile, as tests of the
-//! documentation. The list of the hook points in `lib.rs` makes one for each; nothing here is in the library.
+//! Documentation tests that must not compile: safe code of a plugin cannot keep a view of an event
+//! after its call. The list of hook points in `lib.rs` makes one for each point; nothing here is in
+//! the library.
 //!
-//! Stable compilers do not compare error codes, so each program that must fail stands beside one that must not, and differs from
-//! it in what is tested alone.
+//! Stable compilers do not compare error codes, so each program that must fail has a twin that must
+//! compile and differs only in what is tested.
 
 /// A plugin whose hook at a point is this function, in the scope of a program that a test of the documentation compiles.
 #[cfg(doctest)]

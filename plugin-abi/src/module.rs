@@ -1,6 +1,7 @@
-//! What a plugin exports: a table of functions that the loader calls in the order manifest → mounts → `check_config` → `load`
-//! → `init_shard` on every shard → `activate`, and in the reverse order at the end. abi_stable checks the layout of all of it
-//! before the first call. The SDK's `plugin!` macro writes this table; plugin authors do not.
+//! What a plugin exports: a table of functions that the loader calls in the order manifest → mounts
+//! → `check_config` → `load` → `init_shard` on every shard → `activate`, and in the reverse order
+//! at the end. abi_stable checks the layout of all of it before the first call. The SDK's `plugin!`
+//! macro writes this table; plugin authors do not.
 
 use std::ffi::c_void;
 

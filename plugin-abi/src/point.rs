@@ -1,5 +1,5 @@
-//! The hook points: their numbers on the ABI, their names, and what a link may do there. The broker compiles one chain for
-//! each; the SDK mounts by them. Numbers are never reused.
+//! The hook points: their numbers in the ABI, their names, and what a link may do there. The broker
+//! compiles one chain for each, and the SDK mounts by them. Numbers are never reused.
 
 use abi_stable::StableAbi;
 

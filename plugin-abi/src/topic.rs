@@ -1,5 +1,6 @@
-//! Topic names and topic filters as section 4.7 of the specification has them, for plugins that read, compare or build them.
-//! Works on text alone and allocates nothing; knows no session and no subscription.
+//! Topic names and topic filters by section 4.7 of the specification, for plugins that read,
+//! compare or build them. Works on text and allocates nothing; knows no session and no
+//! subscription.
 
 use thiserror::Error;
 

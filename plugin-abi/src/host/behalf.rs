@@ -1,5 +1,5 @@
-//! What a plugin asks for on behalf of a client: for whom, and the functions of [`HostApi`](crate::raw::HostApi) that hand it to the broker's
-//! [`BehalfServices`].
+//! What a plugin requests on behalf of a client: for whom, and the functions of
+//! [`HostApi`](crate::raw::HostApi) that pass it to the broker's [`BehalfServices`].
 
 use super::requests::text;
 use super::services::serve;

@@ -1,5 +1,6 @@
-//! A client's identity as the bytes that a plugin keeps of it: who the client was, with all that client.authorize reads of it.
-//! Written by the broker alone. Whatever comes back is read strictly, since it may have been kept in a file or cut short.
+//! A client's identity as bytes that a plugin stores: who the client was, with everything that
+//! client.authorize reads of it. Only the broker writes them. They are read strictly, since a
+//! plugin may have stored them in a file or cut them short.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 

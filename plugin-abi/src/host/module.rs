@@ -1,4 +1,5 @@
-//! A plugin's functions as the loader holds them: one plain table, whether the plugin came with abi_stable's header or as C.
+//! A plugin's functions as the loader holds them: one plain table, whether the plugin came with
+//! abi_stable's header or as C.
 
 use std::ffi::c_void;
 

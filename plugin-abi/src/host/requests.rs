@@ -1,5 +1,6 @@
-//! What plugins write into tables of the ABI for the functions of [`HostApi`](crate::raw::HostApi): a message, a mount, a metric, as
-//! borrowed Rust. Checked for what can be read at all; what it says is for the broker to judge.
+//! What plugins write into ABI tables for the functions of [`HostApi`](crate::raw::HostApi) (a
+//! message, a mount, a metric), as borrowed Rust. Checked for what can be read at all; the broker
+//! decides whether the content is valid.
 
 use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};

@@ -1,5 +1,5 @@
-//! The host's functions outside of an event: what a plugin calls through [`HostApi`] from any thread, turned from the tables of
-//! the ABI into borrowed Rust and handed to the broker's [`HostServices`].
+//! The host's functions outside of an event: calls of [`HostApi`] from any thread of a plugin,
+//! turned from ABI tables into borrowed Rust and passed to the broker's [`HostServices`].
 
 use std::ffi::c_void;
 use std::sync::OnceLock;

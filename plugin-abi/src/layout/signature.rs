@@ -1,5 +1,6 @@
-//! A number for each type that stands in a table of the ABI, so that the hash of the ABI tells a pointer from a number and one
-//! function from another. Tables count by name alone: what is in them is hashed for itself, since they may grow.
+//! A number for each type that is used in an ABI table, so that the hash of the ABI distinguishes a
+//! pointer from a number and one function from another. Tables count by name alone: their content
+//! is hashed separately, since they may grow.
 
 use std::ffi::c_void;
 

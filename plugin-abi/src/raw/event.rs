@@ -1,4 +1,4 @@
-//! What a hook is handed and what it changes: the event, a field's value, a change, a ticket.
+//! What a hook gets and changes: the event, a field's value, a change, a ticket.
 
 use std::ffi::c_void;
 

@@ -1,4 +1,5 @@
-//! The numbers of the ABI with their names, and the bits of its flags. A number is never used again for something else.
+//! The numbers of the ABI with their names, and the bits of its flags. A number is never used again
+//! for something else.
 
 use abi_stable::StableAbi;
 

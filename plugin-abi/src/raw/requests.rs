@@ -1,4 +1,5 @@
-//! What a plugin hands the host with a request: a message, a metric, a thread; and where the host lets it write its state.
+//! What a plugin passes to the host with a request (a message, a metric, a thread), and where the
+//! host lets it write its state.
 
 use std::ffi::c_void;
 

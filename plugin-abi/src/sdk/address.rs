@@ -1,4 +1,4 @@
-//! What counts as one address, for plugins that give each its share of something.
+//! What counts as one address, for plugins that give each address a share of something.
 
 use std::borrow::Cow;
 use std::net::{IpAddr, Ipv6Addr};

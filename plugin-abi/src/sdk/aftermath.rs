@@ -1,4 +1,4 @@
-//! What became of messages: acknowledged by a subscriber, dropped, or kept for those who come later.
+//! The end of messages: acknowledged by a subscriber, dropped, or retained.
 
 use super::event::{client_getters, user_property_getters, wrapper};
 use super::message::message_getters;

@@ -1,5 +1,5 @@
-//! What a plugin asks for on behalf of a client: the identity that it keeps of the client, for whom it asks, and what became of
-//! it. The functions themselves are the broker's, [`Host`].
+//! What a plugin requests on behalf of a client: the identity that it stores of the client, for
+//! whom it requests, and the result. The functions themselves are in [`Host`].
 
 use super::error::{Error, Refused};
 use super::event::Context;

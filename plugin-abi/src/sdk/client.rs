@@ -1,4 +1,4 @@
-//! The events about a client: how it comes in, what it may do, and how it leaves.
+//! The events about a client: how it connects, what it may do, and how it disconnects.
 
 use std::time::Duration;
 

@@ -1,5 +1,6 @@
-//! Reads a plugin's configuration from JSON, with errors for the operator: they name the key by its path and never show a
-//! value, because it may be a secret. A key that the struct does not have is refused, with the nearest one that it has.
+//! Reads a plugin's configuration from JSON. Errors for the operator name the key by its path and
+//! never show a value, because it may be a secret. An unknown key is refused, with the nearest
+//! known one.
 
 use std::fmt;
 

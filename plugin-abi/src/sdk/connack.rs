@@ -1,4 +1,4 @@
-//! CONNACK as a plugin sees it: what the client is about to be told, and granted.
+//! CONNACK as a plugin sees it: what the client is about to be sent, and granted.
 
 use super::client::connect_getters;
 use super::error::Refused;

@@ -1,5 +1,5 @@
-//! An event as the typed wrappers see it: what is at hand without a call, and the host's accessors for the rest. The wrappers
-//! in `client`, `message` and `filter` are made of it.
+//! An event as the typed wrappers see it: what can be read without a call, and the host's accessors
+//! for the rest. The wrappers in `client`, `message` and `filter` are built on it.
 
 use std::cell::Cell;
 

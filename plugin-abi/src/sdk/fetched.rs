@@ -1,5 +1,5 @@
-//! Retained messages that a plugin reads on behalf of a client, a page at a time: what it asks for, and the pages that it gets. The
-//! function itself is the broker's, [`Host::fetch_as`].
+//! Retained messages that a plugin reads on behalf of a client, one page at a time: the request,
+//! and the pages that it gets. The function itself is [`Host::fetch_as`].
 
 use super::behalf::OnBehalf;
 use super::error::Refused;

@@ -1,4 +1,5 @@
-//! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters that may be rewritten or refused one by one.
+//! SUBSCRIBE and UNSUBSCRIBE as a plugin sees them: lists of topic filters that it may rewrite or
+//! refuse one by one.
 
 use std::time::Duration;
 

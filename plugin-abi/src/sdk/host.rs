@@ -1,5 +1,5 @@
-//! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What acts on clients is copied and
-//! runs after the current event has ended.
+//! The broker as a plugin sees it outside of events: its log, and what it does for the plugin. What
+//! acts on clients is copied and runs after the current event has ended.
 
 use std::any::TypeId;
 use std::ffi::{OsStr, c_void};

@@ -1,5 +1,5 @@
-//! What was held and is not needed any more, where freeing all of it at once would take too long for a shard. Made by
-//! [`Shares::clear_into`](super::Shares::clear_into) and by plugins for what they keep beside.
+//! Values that are not needed any more, if freeing all of them at once would take too long for a
+//! shard. Made by [`Shares::clear_into`](super::Shares::clear_into) and by plugins.
 
 /// Values that are freed a few at a time, or elsewhere. Freeing a hundred thousand entries takes tens of milliseconds, in which a
 /// shard serves nobody: an instance that ends puts them into the shared part of its plugin, which ends on a thread of the

@@ -1,4 +1,4 @@
-//! The events that carry a message: a publish that comes in, and a delivery that goes out.
+//! The events with a message: a publish that is received, and a delivery that is sent.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! Metrics of a plugin in the broker's `/metrics`, under the plugin's name. A reloaded plugin goes on counting where the version
-//! before it stopped.
+//! Metrics of a plugin in the broker's `/metrics`, under the plugin's name. A reloaded plugin
+//! continues the counts of the generation before it.
 
 use super::error::Refused;
 use super::host::Host;

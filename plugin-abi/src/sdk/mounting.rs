@@ -1,4 +1,5 @@
-//! Mounting and unmounting hooks at run time: which of the plugin's, with what, and the handle that takes it out again.
+//! Mounting and unmounting hooks at run time: which hook, with which arguments, and the handle that
+//! unmounts it.
 
 use std::time::Duration;
 

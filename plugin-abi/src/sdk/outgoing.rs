@@ -1,4 +1,4 @@
-//! A message that a plugin publishes of its own, or adds to one that comes in.
+//! A message that a plugin publishes, or adds to a publish that is received.
 
 use super::weigh::Weigh;
 use crate::host::{FetchedWriter, FieldValue};

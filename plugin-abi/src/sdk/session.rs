@@ -1,4 +1,4 @@
-//! Sessions and their subscriptions, as they come and go.
+//! Sessions and their subscriptions, when they begin and end.
 
 use super::event::{client_getters, wrapper};
 use super::filter::Filter;

@@ -1,5 +1,5 @@
-//! Deferred verdicts: a ticket is taken in a hook, sent to any thread, and completed there once. One that is dropped completes
-//! as a fault, so that no client waits for a thread that has died.
+//! Deferred verdicts: a ticket is taken in a hook, sent to any thread, and completed there once. A
+//! ticket that is dropped completes as a fault, so that no client waits for a thread that has died.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! Packets as they stand on the wire, and the broker itself.
+//! Packets as they are on the wire, and the broker itself.
 
 use super::event::{client_getters, wrapper};
 use crate::raw::Field;

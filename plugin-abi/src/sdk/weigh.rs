@@ -1,5 +1,6 @@
-//! What a value costs in memory: the bytes that the allocator gives for it, with its rounding, and not the bytes that were asked
-//! for. [`Shares`](super::Shares) counts with it; a plugin says it of its own types.
+//! What a value costs in memory: the bytes that the allocator gives for it, with its rounding, not
+//! the bytes that were requested. [`Shares`](super::Shares) counts with it; a plugin implements it
+//! for its own types.
 
 use std::rc::Rc;
 use std::sync::Arc;

@@ -1,5 +1,6 @@
-//! What a plugin asks of the broker outside of an answer, in a test: what it publishes is noted, its timers go with a clock that
-//! the test moves, and its mail waits until the test delivers it.
+//! What a plugin requests from the broker outside of an answer, in a test: its publishes are
+//! recorded, its timers follow a clock that the test moves, and its mail waits until the test
+//! delivers it.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;

@@ -1,4 +1,5 @@
-//! An event for unit tests: fields by number, as the broker would show them, with an overlay per hook call.
+//! An event for unit tests: fields by number, as the broker shows them, with an overlay per hook
+//! call.
 
 use std::collections::BTreeMap;
 use std::sync::mpsc::{Receiver, channel};

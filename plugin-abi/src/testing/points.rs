@@ -1,5 +1,5 @@
-//! Events of the points that tell, and of CONNACK and UNSUBSCRIBE, for unit tests. Those with setters of their own are made in
-//! `event`.
+//! Events of the notification points, and of CONNACK and UNSUBSCRIBE, for unit tests. Events with
+//! setters of their own are made in `event`.
 
 use super::FakeEvent;
 use super::event::Stored;

@@ -1,4 +1,5 @@
-//! A reload in a test: what a plugin exports goes to another load of it, as the broker does it, whole or in pieces.
+//! A reload in a test: what a plugin exports goes to another load of it, as the broker does it, as
+//! a whole or in pieces.
 
 use std::collections::BTreeMap;
 use std::ffi::c_void;

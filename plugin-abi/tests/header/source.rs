@@ -1,5 +1,5 @@
-//! Reads the ABI's Rust source into a list of what the C header has to say: tables, numbers, constants, and all that is written
-//! about them. Offsets, sizes and the hash do not come from here but from the compiled crate.
+//! Reads the ABI's Rust source into a list for the C header: tables, numbers, constants, and their
+//! documentation. Offsets, sizes and the hash come from the compiled crate instead.
 
 use syn::parse::{Parse, ParseStream};
 use syn::{Attribute, Expr, Fields, Ident, Item, Lit, LitInt, PointerMutability, ReturnType, Token, Type};

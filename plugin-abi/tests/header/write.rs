@@ -1,4 +1,5 @@
-//! Writes the C header: what the source says, in C's words, with the offsets, sizes and the hash of the compiled crate.
+//! Writes the C header: the list of the source in C, with offsets, sizes and the hash of the
+//! compiled crate.
 
 use std::fmt::Write;
 

@@ -1,5 +1,5 @@
-//! The functions that a plugin exports for its state, whole and in pieces. Called by the broker in a reload, on the thread of the
-//! instance's shard.
+//! The functions that a plugin exports for its state, as a whole and in pieces. Called by the
+//! broker in a reload, on the thread of the instance's shard.
 
 use std::ffi::c_void;
 

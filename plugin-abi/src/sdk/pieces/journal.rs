@@ -1,4 +1,5 @@
-//! Which entries of a state have changed since they went over, and the form that entries have on the way.
+//! Which entries of a state have changed since they went over, and the format of entries on the
+//! way.
 
 use std::collections::BTreeSet;
 

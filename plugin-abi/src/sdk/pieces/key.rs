@@ -1,4 +1,4 @@
-//! Keys of entries as bytes, for the way to the version that takes over.
+//! Keys of entries as bytes, for the way to the new generation.
 
 /// What an entry can be known by. Numbers, texts, bytes and pairs of these are.
 pub trait StateKey: Ord + Clone {

@@ -1,5 +1,5 @@
-//! What [`Shares`] holds beyond its limits, and how it is worked off in slices: after a reload with lower limits, or where one value
-//! was larger than what might go for it at once.
+//! Entries of [`Shares`] beyond its limits, which are removed in slices: after a reload with lower
+//! limits, or after one value that was larger than what may be removed at once.
 
 use std::collections::BTreeSet;
 use std::ops::Bound;

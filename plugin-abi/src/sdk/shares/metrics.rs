@@ -1,4 +1,4 @@
-//! What [`super::Shares`] shows of itself in the broker's `/metrics`.
+//! The metrics of [`super::Shares`] in the broker's `/metrics`.
 
 use super::Full;
 use crate::sdk::host::Host;
