@@ -1,5 +1,5 @@
-//! The bundled plugin acl-file with real clients. The expectations of publishing hold for Mosquitto with the same file too:
-//! `GRAPNEL_TESTS_PEER=mosquitto` runs them there.
+//! The bundled plugin acl-file with real clients. The expectations about publishing hold for
+//! Mosquitto with the same file too: `GRAPNEL_TESTS_PEER=mosquitto` runs them there.
 
 use std::time::Instant;
 

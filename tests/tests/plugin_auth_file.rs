@@ -1,4 +1,5 @@
-//! The bundled plugin auth-file with `grapnel-ctl passwd` and real clients: who is let in, and that nobody else waits for it.
+//! The bundled plugin auth-file with `grapnel-ctl passwd` and real clients: who is accepted, and
+//! that no other client waits for it.
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

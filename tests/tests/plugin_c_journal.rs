@@ -1,5 +1,5 @@
-//! The plugin c-journal, in C, on live traffic: what is acknowledged is in the file, in order, and it comes and goes like any
-//! other plugin.
+//! The C plugin c-journal on live traffic: what is acknowledged is in the file, in order, and it is
+//! loaded and unloaded like any other plugin.
 
 use std::path::Path;
 

@@ -1,5 +1,5 @@
-//! The plugin cpp-json-gate, in C++, on live traffic: it refuses what is no JSON, lets the rest through, and comes and goes like
-//! any other plugin.
+//! The C++ plugin cpp-json-gate on live traffic: it refuses what is not JSON, passes the rest, and
+//! is loaded and unloaded like any other plugin.
 
 use grapnel_tests::plugin::Compiled;
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};

@@ -1,5 +1,5 @@
-//! The bundled plugin delayed-publish on live traffic: messages come when they are due, with all that they had, also through a
-//! reload; what cannot be delayed is refused with its reason.
+//! The bundled plugin delayed-publish on live traffic: messages come when they are due, with all
+//! their properties, also over a reload; what cannot be delayed is refused with its reason.
 
 #![allow(clippy::print_stderr)]
 

@@ -1,4 +1,5 @@
-//! exhook on a live broker: EMQX's hooks as they are, our own API, and workers that crash, hang and lie under load.
+//! exhook on a live broker: EMQX's hooks unchanged, our own API, and workers that crash, hang and
+//! send wrong frames under load.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,6 @@
-//! Plugins of aMQTT through exhook on a live broker: each event with its arguments, what they say about logins and topics, what
-//! they do by their context, and the plugins that the real package brings along. Expected is what aMQTT documents.
+//! Plugins of aMQTT through exhook on a live broker: each event with its arguments, their verdicts
+//! about logins and topics, what they do through their context, and the plugins that come with the
+//! real package. The expectation is what aMQTT documents.
 
 #![allow(clippy::unwrap_used)]
 

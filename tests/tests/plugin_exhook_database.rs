@@ -1,6 +1,7 @@
-//! The four uses that EMQX's users have for hooks, with a real database: logins, history, access rules and a store of messages in
-//! PostgreSQL; and what clients notice of a database that hangs, dies and comes back. The hooks are in `exhook/database`: one file
-//! for EMQX's SDK, one on our own API.
+//! The four uses that EMQX's users have for hooks, with a real database: logins, history, access
+//! rules and a store of messages in PostgreSQL; and what clients notice of a database that hangs,
+//! dies and comes back. The hooks are in `exhook/database`: one file for EMQX's SDK, one for our
+//! own API.
 
 #![allow(clippy::unwrap_used)]
 

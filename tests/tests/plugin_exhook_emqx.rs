@@ -1,5 +1,6 @@
-//! EMQX's hooks through exhook on a live broker: each point with its arguments, each verdict with its effect, and each failure
-//! with its policy. Hooks are on the real `emqx-extension-sdk`; what is expected is what EMQX 4.1 documents.
+//! EMQX's hooks in Python through exhook on a live broker: each point with its arguments, each
+//! verdict with its effect, and each failure with its policy. Hooks use the real
+//! `emqx-extension-sdk`; the expectation is what EMQX 4.1 documents.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,6 @@
-//! EMQX's hooks in Java through exhook on a live broker: what its documentation promises of every driver, and what is Java's own:
-//! classes, sources and jars, both drivers in one plugin, processes that end, and what is missing on the machine.
+//! EMQX's hooks in Java through exhook on a live broker: what its documentation promises of every
+//! driver, and what is specific to Java: classes, sources and jars, both drivers in one plugin,
+//! processes that end, and software that is missing on the machine.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,6 @@
-//! An aMQTT plugin that writes down all that it is told lives the same life under the real `amqtt` and under Grapnel. The two journals
-//! are the same to the byte, but for the lines in `exhook/journal/differences.txt`, each below its reason.
+//! An aMQTT plugin that writes down all its calls runs the same scenario under the real `amqtt` and
+//! under Grapnel. The two journals are equal to the byte, except for the lines in
+//! `exhook/journal/differences.txt`, each with its reason.
 
 #![allow(clippy::unwrap_used)]
 

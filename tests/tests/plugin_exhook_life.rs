@@ -1,5 +1,6 @@
-//! The life of exhook's workers on a live broker: what they say at their end arrives, calls under way are answered by those they were
-//! begun with, what comes while one is started anew waits, and a worker that is away takes nothing that was granted.
+//! The life of exhook's workers on a live broker: what they send at their end arrives, calls in
+//! progress are answered by the workers that began them, calls wait while a worker is restarted,
+//! and a worker that is away takes back nothing that was granted.
 
 #![allow(clippy::unwrap_used, clippy::print_stderr)]
 

@@ -1,4 +1,5 @@
-//! Whose share of exhook's queues something takes on a live broker, and what is seen of them: in figures and in the log.
+//! The shares of exhook's queues on a live broker: who is charged for a call, and what metrics and
+//! log show of it.
 
 #![allow(clippy::unwrap_used)]
 

@@ -1,5 +1,5 @@
-//! The bundled plugin message-cache on live traffic: the last messages of each topic come to whoever asks, in order, whichever
-//! shards their publishers are on.
+//! The bundled plugin message-cache on live traffic: the last messages of each topic come to
+//! whoever requests them, in order, whichever shards their publishers are on.
 
 #![allow(clippy::print_stderr)]
 

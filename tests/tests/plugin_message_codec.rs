@@ -1,5 +1,5 @@
-//! The bundled plugin message-codec on live traffic: payloads come out as the rules say, for each subscriber, and what cannot be
-//! decoded is refused.
+//! The bundled plugin message-codec on live traffic: payloads come out as the rules say, for each
+//! subscriber, and what cannot be decoded is refused.
 
 use grapnel_tests::mosquitto::{Subscriber, publish};
 use grapnel_tests::{Broker, Client, Publish, Version, scenario};

@@ -1,5 +1,5 @@
-//! A plugin that is no part of the workspace: built from the published crate alone, loaded, and refused where it was built for
-//! a later version of the ABI.
+//! A plugin outside of the workspace: built from the published crate alone, loaded, and refused if
+//! it was built for a later version of the ABI.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

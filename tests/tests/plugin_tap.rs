@@ -1,4 +1,5 @@
-//! The bundled plugin tap on live traffic: what it reports is what was published, and nobody else notices it.
+//! The bundled plugin tap on live traffic: it reports what was published, and clients notice
+//! nothing of it.
 
 use grapnel_tests::mosquitto::{Subscriber, publish_lines};
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, scenario};

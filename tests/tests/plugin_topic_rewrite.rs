@@ -1,4 +1,5 @@
-//! The bundled plugin topic-rewrite on live traffic: rules as EMQX documents them, for messages and subscriptions.
+//! The bundled plugin topic-rewrite on live traffic: rules as EMQX documents them, for messages and
+//! subscriptions.
 
 use grapnel_tests::mosquitto::{Subscriber, publish};
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Publish, Subscribe, Version, plugin, scenario};

@@ -1,4 +1,5 @@
-//! `grapnel-ctl plugins check` and `grapnel --check-config`: what a plugin's file is, found out without a broker and without harm.
+//! `grapnel-ctl plugins check` and `grapnel --check-config`: what they find out about a plugin's
+//! file, without a broker and without harm.
 
 use std::process::Command;
 use std::time::{Duration, Instant};

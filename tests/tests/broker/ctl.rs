@@ -1,4 +1,4 @@
-//! grapnel-ctl and the HTTP API behind it: what it says is what clients did.
+//! grapnel-ctl and the HTTP API behind it: what they show is what clients did.
 
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;

@@ -1,5 +1,6 @@
-//! Who comes in, and who decides: every way in which that can change, with a user name and without, on a listener that others reach
-//! and on one that only this machine reaches. Each change is one line of the log, and none that failed is one.
+//! Who may connect, and who decides: every way in which that can change, with a user name and
+//! without, on a listener that other machines reach and on one that only this machine reaches. Each
+//! change is one line of the log, and a change that failed is none.
 
 use std::io::{Read, Write};
 use std::net::SocketAddr;

@@ -1,5 +1,5 @@
-//! What becomes of a broker whose plugin fails: often, which trips the plugin, or for good, which ends the process with a line that
-//! names it.
+//! A broker whose plugin fails: often, which trips the plugin, or fatally, which ends the process
+//! with a line that names it.
 
 use std::os::unix::process::ExitStatusExt;
 

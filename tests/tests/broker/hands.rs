@@ -1,5 +1,6 @@
-//! What must not go wrong while an operator is in a hurry: two brokers in one place, a start right after a crash, descriptors that
-//! clients have used up, signals of other brokers, files that others could reach.
+//! What must not go wrong when an operator is in a hurry: two brokers in one place, a start right
+//! after a crash, descriptors that clients have used up, signals of other brokers, files that
+//! others could reach.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

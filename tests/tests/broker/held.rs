@@ -1,5 +1,5 @@
-//! A broker that is held for longer than its clients' deadlines, as on an overloaded machine: it must not take its own absence
-//! for theirs.
+//! A broker that is stopped for longer than its clients' deadlines, as on an overloaded machine: it
+//! must not take its own delay for theirs.
 
 use std::time::{Duration, Instant};
 

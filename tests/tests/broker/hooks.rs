@@ -1,4 +1,5 @@
-//! The operator's hand on single hooks: their order, whether they are mounted, and what they are seen to do.
+//! The operator's settings for single hooks: their order, whether they are mounted, and the counts
+//! of their calls.
 
 use grapnel_tests::{Broker, Client, Publish, Version};
 

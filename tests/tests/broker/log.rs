@@ -1,5 +1,5 @@
-//! A log that nobody takes: standard error is a closed pipe, a full disk, or a pipe that nobody reads. The lines are lost and
-//! counted, and nothing else is.
+//! A log that nobody reads: standard error is a closed pipe, a full disk, or a pipe without a
+//! reader. The lines are lost and counted, and nothing else is affected.
 
 use std::io::{BufRead, BufReader, PipeReader, Write, pipe};
 use std::os::unix::process::ExitStatusExt;

@@ -1,5 +1,6 @@
-//! What clients can make the broker hold, with the whole program and its memory as the kernel counts it: who reads nothing or
-//! never says who it is, holds a bounded amount, pays for it itself, and is felt by nobody else.
+//! What clients can make the broker hold, with the whole program and its memory as the kernel
+//! counts it. A client that reads nothing, or never sends CONNECT, holds a bounded amount, is
+//! charged for it itself, and affects no other client.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

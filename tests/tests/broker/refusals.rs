@@ -1,5 +1,5 @@
-//! Files that are no plugins of this broker, and plugins that fail: each is refused with one sentence that says which and what
-//! to do, and the broker serves on.
+//! Files that are no plugins of this broker, and plugins that fail: each is refused with one
+//! sentence that says which and what to do, and the broker continues.
 
 use std::path::{Path, PathBuf};
 

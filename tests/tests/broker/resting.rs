@@ -1,5 +1,5 @@
-//! A plugin that is not called for now, because the operator has disabled it or because it has failed too often: what it has asked to
-//! be told of waits for it.
+//! A plugin that is not called for now, because the operator has disabled it or because it has
+//! failed too often: its timers and mail wait for it.
 
 use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version};
 

@@ -1,6 +1,6 @@
-//! What EMQX 4.1 documents of its extension hooks, as tests of any driver that runs them: each point with its arguments, each verdict
-//! with its effect, each failure with its policy. Hooks print their calls (see [`Calls`]); how a language shows a value is the
-//! [`Dialect`]'s.
+//! What EMQX 4.1 documents of its extension hooks, as tests of any driver that runs them: each
+//! point with its arguments, each verdict with its effect, each failure with its policy. Hooks
+//! print their calls (see [`Calls`]); the [`Dialect`] says how a language shows a value.
 
 use std::collections::HashMap;
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,5 +1,5 @@
-//! Verdicts that come later, in numbers: a thousand clients that authenticate slowly at the same moment, and one publisher whose
-//! every message waits for a plugin.
+//! Deferred verdicts in large numbers: a thousand clients that authenticate slowly at the same
+//! time, and one publisher whose every message waits for a plugin.
 
 use grapnel_tests::Broker;
 use grapnel_tests::bystander::Bystanders;

@@ -1,6 +1,7 @@
-//! What one client, or many of them, can do to a broker from outside that once stalled it, made it grow without bound, or lost
-//! what belonged to others: each on two shards (the last on three), beside bystanders on every shard that exchange messages and ping. Every test insists on
-//! what is right and prints, as one row of a table, what the bystanders felt before and meanwhile, and the broker's memory.
+//! What one client, or many, can do to a broker from outside that once stalled it, made it grow
+//! without bound, or lost what belonged to others: each on two shards (the last on three), beside
+//! bystanders on every shard that exchange messages and ping. Every test asserts what is right, and
+//! prints one row of a table: the bystanders' times before and during, and the broker's memory.
 
 use std::collections::BTreeSet;
 use std::io::Write;

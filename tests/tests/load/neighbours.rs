@@ -1,5 +1,6 @@
-//! A slow subscriber, a slow plugin and ten thousand idle clients, each beside 5,000 messages a second: none of these messages is
-//! lost, nobody is disconnected, and what bystanders felt before and meanwhile is printed as a row of a table.
+//! A slow subscriber, a slow plugin and ten thousand idle clients, each beside 5,000 messages a
+//! second: none of these messages is lost, nobody is disconnected, and the times of bystanders
+//! before and during are printed as a row of a table.
 
 use std::io::{Read, Write};
 use std::net::TcpStream;

@@ -1,6 +1,6 @@
-//! topic-rewrite is loaded, reloaded and unloaded a hundred times while 200 clients exchange 5,000 messages a second. Every
-//! message is judged: one stamp while it is loaded, none while it is not, never two, none lost, none doubled, nobody
-//! disconnected.
+//! topic-rewrite is loaded, reloaded and unloaded a hundred times while 200 clients exchange 5,000
+//! messages a second. Every message is checked: one stamp while it is loaded, none while it is not,
+//! never two; none lost, none doubled, nobody disconnected.
 
 use grapnel_tests::ledger::{self, Ledger};
 use grapnel_tests::load::{Load, Phase, Plan, Report};

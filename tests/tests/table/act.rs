@@ -1,4 +1,4 @@
-//! What a plugin does at its point, and what must come of it.
+//! What a plugin does at its point, and the expected result.
 
 use grapnel_tests::Version;
 

@@ -1,5 +1,5 @@
-//! The hook points as the design lists them (its table of hook points): what they carry, whether a verdict may come later, and
-//! what a fault means. Written from there, not from the broker.
+//! The hook points by the design: what they carry, whether a verdict may come later, and what a
+//! fault means. Written from the design, not from the broker.
 
 /// What a fault or a missed deadline means.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
