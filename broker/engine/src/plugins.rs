@@ -4,6 +4,7 @@
 use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use bytes::Bytes;
+use grapnel_plugin_abi::raw::Ticket;
 
 use crate::hook::PluginHandle;
 use crate::id::SessionKey;
@@ -75,6 +76,14 @@ pub(crate) struct Replay {
     /// The next place in the table of sessions.
     pub(crate) place: usize,
     pub(crate) until_ms: u64,
+}
+
+/// What is to be undone elsewhere where something of a plugin is forgotten.
+pub(crate) struct Forgotten {
+    /// Timers, which the clock forgets too.
+    pub(crate) timers: Vec<Timer>,
+    /// Tickets for which nobody waits any more.
+    pub(crate) tickets: Vec<Ticket>,
 }
 
 /// Mails that are kept for plugins that are not in the chains yet, and for those that are disabled or tripped.
@@ -304,24 +313,33 @@ impl PluginDesk {
         self.replays.pop_front();
     }
 
-    /// Forgets the timers and replays of plugins that are gone; the timers, for the clock to forget them too.
-    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
+    /// Forgets the timers, replays and pages of plugins that are gone; `is_there` says of a version whether it is in the chains.
+    pub(crate) fn forget(
+        &mut self,
+        gone: &[PluginHandle],
+        is_there: impl Fn(PluginHandle) -> bool,
+    ) -> Forgotten {
         for plugin in gone {
             self.refusals.remove(&plugin.number());
             self.answers.gone(*plugin);
         }
         let answers = &self.answers;
-        for page in self.pages.take_unwanted(|plugin| !answers.is_gone(answers.of(plugin))) {
+        let wanted = |asker| {
+            let plugin = answers.of(asker);
+            is_there(plugin) || !answers.was_there(plugin)
+        };
+        let mut tickets = Vec::new();
+        for page in self.pages.take_unwanted(wanted) {
             self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
+            tickets.extend(page.ticket());
         }
         self.replays.retain(|replay| !gone.contains(&replay.plugin));
         let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
         let held = &mut self.held;
-        timers
-            .map(|(_, timer)| {
-                timer.held.map(|place| held.remove(&place));
-                timer.armed
-            })
-            .collect()
+        let timers = timers.map(|(_, timer)| {
+            timer.held.map(|place| held.remove(&place));
+            timer.armed
+        });
+        Forgotten { timers: timers.collect(), tickets }
     }
 }

@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use crate::hook::suspended::AuthorizationRequest;
 use crate::id::SessionKey;
 use crate::interface::Scope;
@@ -129,6 +131,11 @@ impl Reviews {
     /// A recheck waits for a plugin.
     pub(crate) fn open(&mut self, number: u64, recheck: OpenRecheck) {
         self.open.insert(number, recheck);
+    }
+
+    /// The tickets that rechecks wait for.
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.open.values().filter_map(|recheck| recheck.ask.ticket())
     }
 
     /// A recheck has been answered, or is nobody's any more.

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::num::NonZeroU16;
 use std::rc::Rc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use super::reading::{Pause, Reading};
 use crate::clients::admission::{Admission, Renewal};
 use crate::codec;
@@ -117,6 +119,14 @@ pub(crate) struct Connection {
 }
 
 impl Connection {
+    /// The ticket that its CONNECT or its re-authentication waits for.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        match &self.state {
+            State::Admitting(admission) => admission.ticket(),
+            State::New | State::Live => self.renewal.as_ref()?.ticket(),
+        }
+    }
+
     pub(crate) fn new(key: ConnKey, peer: Peer, now_ms: u64, receive_bytes_max: u32) -> Connection {
         Connection {
             key,

@@ -2,7 +2,7 @@
 //! inside one, so that no plugin is called while a call of it is going on. Its messages know which plugins led to them.
 
 use super::mail::{self, EARLY_MS};
-use super::{authority, ending, filters, on_behalf, plugin_publish, subscriptions, tell};
+use super::{authority, ending, filters, hooks, on_behalf, plugin_publish, subscriptions, tell};
 use crate::clock::Deadline;
 use crate::hook::{ChainTable, PluginHandle, Untimely};
 use crate::interface::{Command, Outcome, Scope};
@@ -131,8 +131,12 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
 /// chains now, or are called again, is handed over.
 pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
     if !gone.is_empty() {
-        for timer in parts.hooks.desk().forget(gone) {
+        let forgotten = parts.hooks.forget(gone);
+        for timer in forgotten.timers {
             parts.clock.cancel_deadline(Some(timer));
+        }
+        for ticket in forgotten.tickets {
+            hooks::close_ticket(parts, ticket);
         }
         parts.hooks.publish_timers();
     }

@@ -286,19 +286,14 @@ pub(crate) fn end_connection(
     let Some(conn) = parts.connections.get_mut(key) else { return };
     parts.out.closing.push(Closing { conn: key, outbound: std::mem::take(&mut conn.out) });
     // Its ticket dies with it: the completion is stale, and the place of the ticket is free.
-    let renewal = conn.renewal.as_ref().and_then(|renewal| renewal.ticket());
-    let (is_admitting, admission) = match &conn.state {
-        State::Admitting(admission) => (true, admission.ticket()),
-        State::New | State::Live => (false, None),
-    };
+    let (is_admitting, ticket) = (matches!(conn.state, State::Admitting(_)), conn.ticket());
     let (session, peer) = (conn.session, conn.peer.peer.ip());
     reading::remove_connection(parts, key);
+    ticket.map(|ticket| hooks::close_ticket(parts, ticket));
     if is_admitting {
         parts.connections.waiting().ends(peer);
-        admission.map(|ticket| hooks::close_ticket(parts, ticket));
         return;
     }
-    renewal.map(|ticket| hooks::close_ticket(parts, ticket));
     let Some(session_key) = session else { return };
     let Some(session) = parts.sessions.get_mut(session_key) else { return };
     // A client whose DISCONNECT waits behind what it had sent before is not one that was lost [MQTT-3.14.4-3].

@@ -169,15 +169,7 @@ fn step_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket) -> S
 
 /// Nobody waits for what plugins still think about: the places of the tickets are free, and what comes for them is stale.
 fn close_tickets(parts: &mut Parts, packet: &FilterPacket) {
-    let of_chain = match &packet.step {
-        FilterStep::Chain(chain) => chain.ticket(),
-        _ => None,
-    };
-    let of_filters = packet.permits.iter().filter_map(|permit| match permit {
-        Permit::Open(ask) => ask.ticket(),
-        Permit::Done(_) => None,
-    });
-    for ticket in of_chain.into_iter().chain(of_filters) {
+    for ticket in packet.tickets() {
         hooks::close_ticket(parts, ticket);
     }
 }

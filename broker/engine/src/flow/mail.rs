@@ -32,7 +32,7 @@ pub(crate) fn bring_mail(parts: &mut Parts, plugin: PluginHandle, from: u32, num
 /// Brings what became of a request to the version that has the state of the one which asked. Where there is none, nobody is told.
 pub(crate) fn bring_answer(parts: &mut Parts, asker: PluginHandle, number: u64, bytes: Bytes) {
     let plugin = parts.hooks.desk().answers().of(asker);
-    if parts.hooks.chains().instance(plugin).is_none() && parts.hooks.desk().answers().is_gone(plugin) {
+    if parts.hooks.is_gone(plugin) {
         parts.counters.plugin_mail_stale += 1;
         return;
     }

@@ -5,6 +5,8 @@
 use std::collections::HashMap;
 use std::rc::Rc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use super::{ending, reading};
 use crate::clients::connection::Watch;
 use crate::clients::reading::Pause;
@@ -48,13 +50,15 @@ pub(crate) fn recount(parts: &Parts) -> Ledger {
     ledger_of(parts, sums.0, sums.1, (messages.values().sum(), parts.hooks.kept().recount_pages()))
 }
 
-/// Timers that are armed, and of these those that somebody holds: the same, or one has been left behind. Linear, for tests.
+/// Timers that are armed, and of these those that somebody holds, those of a ticket if somebody waits for it: the same, or one has been
+/// left behind. Linear, for tests.
 pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     let (exact, others): (Vec<Watch>, Vec<Watch>) =
         parts.connections.iter().filter_map(|(_, conn)| conn.watch).partition(|watch| watch.is_exact);
     let mut deadlines: Vec<Timer> = exact.iter().map(|watch| watch.timer).collect();
     let mut seconds: Vec<Timer> = others.iter().map(|watch| watch.timer).collect();
-    deadlines.extend(parts.hooks.tickets().timers());
+    deadlines
+        .extend(waited_for(parts).into_iter().filter_map(|ticket| parts.hooks.open_ticket(ticket)?.timer));
     deadlines.extend(parts.hooks.desk().timers());
     deadlines.extend(parts.hooks.reviews().timer());
     seconds.extend(parts.work.settling().timer());
@@ -65,6 +69,18 @@ pub(crate) fn timers(parts: &mut Parts) -> (usize, usize) {
     }
     let held = parts.clock.count_deadlines(deadlines) + parts.clock.count_overdue(seconds);
     (parts.clock.armed(), held)
+}
+
+/// The tickets that somebody waits for.
+fn waited_for(parts: &mut Parts) -> Vec<Ticket> {
+    let mut tickets: Vec<Ticket> = parts.connections.iter().filter_map(|(_, conn)| conn.ticket()).collect();
+    for (_, session) in parts.sessions.iter() {
+        tickets.extend(session.slots.open_tickets());
+        tickets.extend(session.deliveries.as_ref().and_then(|deliveries| deliveries.ticket()));
+    }
+    tickets.extend(parts.hooks.reviews().tickets());
+    tickets.extend(parts.hooks.desk().pages().tickets());
+    tickets
 }
 
 fn ledger_of(

@@ -158,11 +158,6 @@ impl Tickets {
         self.get(ticket).and_then(|open| open.before.as_ref()).map_or(0, |before| before.bytes())
     }
 
-    /// The timers that watch over their deadlines.
-    pub fn timers(&self) -> impl Iterator<Item = Timer> {
-        self.places.iter().filter_map(|(_, open)| open.as_ref()?.timer)
-    }
-
     /// Opens one.
     ///
     /// # Errors

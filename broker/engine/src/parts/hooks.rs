@@ -10,7 +10,7 @@ use crate::hook::{CallCell, Chain, ChainTable, HookPoint, LinkIdentity, PluginHa
 use crate::id::ShardId;
 use crate::interface::Scope;
 use crate::log_rate::LogRate;
-use crate::plugins::PluginDesk;
+use crate::plugins::{Forgotten, PluginDesk};
 use crate::reviews::Reviews;
 use crate::rules::Rules;
 
@@ -178,6 +178,17 @@ impl Hooks {
     #[inline]
     pub(crate) fn kept(&self) -> &PluginDesk {
         &self.desk
+    }
+
+    /// Whether a version of a plugin is neither in the chains nor on its way into them.
+    pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
+        self.chains.instance(plugin).is_none() && self.desk.answers().was_there(plugin)
+    }
+
+    /// Forgets what is kept for plugins that have left the chains.
+    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Forgotten {
+        let chains = &self.chains;
+        self.desk.forget(gone, |plugin| chains.instance(plugin).is_some())
     }
 
     /// Whether pages of retained messages wait for a turn.

@@ -9,7 +9,7 @@ use crate::hook::PluginHandle;
 #[derive(Debug, Default)]
 pub(crate) struct Answers {
     plugins: HashMap<u64, Heir>,
-    /// The last version of each that has gone.
+    /// The latest version of each that was in the chains and has gone. One before it may be in them again.
     gone: HashMap<u64, PluginHandle>,
 }
 
@@ -48,11 +48,12 @@ impl Answers {
         if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {
             self.plugins.remove(&plugin.number());
         }
-        self.gone.insert(plugin.number(), plugin);
+        let latest = self.gone.entry(plugin.number()).or_insert(plugin);
+        latest.0 = latest.0.max(plugin.0);
     }
 
-    /// Whether a version that is not in the chains will not come any more.
-    pub(crate) fn is_gone(&self, plugin: PluginHandle) -> bool {
+    /// Whether a version was there before, as far as numbers say. Where a reload was taken back, one that is in the chains was, too.
+    pub(crate) fn was_there(&self, plugin: PluginHandle) -> bool {
         self.gone.get(&plugin.number()).is_some_and(|last| plugin.0 <= last.0)
     }
 }
@@ -73,7 +74,7 @@ mod tests {
         answers.hand_over(version(2), version(3));
         answers.gone(version(2));
         assert_eq!([1, 2, 3].map(|asker| answers.of(version(asker))), [version(3); 3]);
-        assert!(answers.is_gone(version(2)) && !answers.is_gone(version(3)));
+        assert!(answers.was_there(version(2)) && !answers.was_there(version(3)));
         assert_eq!(answers.of(PluginHandle(1 << 32 | 6)), PluginHandle(1 << 32 | 6), "another plugin");
         // A version that took nothing over: its numbers are its own.
         answers.gone(version(3));
@@ -93,6 +94,9 @@ mod tests {
         answers.gone(version(3));
         answers.hand_over(version(1), version(4));
         assert_eq!([1, 3].map(|asker| answers.of(version(asker))), [version(4), version(3)]);
+        // The first goes after the later one that it had come back from: that one stays gone.
+        answers.gone(version(1));
+        assert!(answers.was_there(version(1)) && answers.was_there(version(3)));
     }
 
     #[test]

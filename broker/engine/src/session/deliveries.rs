@@ -3,6 +3,8 @@
 use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use crate::held::Held;
 use crate::hook::suspended::AuthorizationRequest;
 use crate::session::delivery::Delivery;
@@ -49,6 +51,11 @@ impl Deliveries {
             self.said.clear();
             self.said_bytes = 0;
         }
+    }
+
+    /// The ticket that one of them waits for.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.asked.as_ref()?.0.ticket()
     }
 
     /// All messages that wait.

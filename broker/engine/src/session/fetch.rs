@@ -6,6 +6,8 @@ use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use super::identity::Identity;
 use crate::hook::PluginHandle;
 use crate::hook::suspended::AuthorizationRequest;
@@ -272,6 +274,11 @@ impl PageUnderWay {
         }
     }
 
+    /// The ticket that it waits for.
+    pub(crate) fn ticket(&self) -> Option<Ticket> {
+        self.ask.as_ref()?.ticket()
+    }
+
     /// Where the next page begins; `None` where there is no more.
     pub(crate) fn following(&self) -> Option<FetchPlace> {
         let (shard, cursor) = self.at.as_ref()?;
@@ -299,6 +306,11 @@ impl PagesUnderWay {
     /// A page that is under way.
     pub(crate) fn get(&self, number: u64) -> Option<&PageUnderWay> {
         self.pages.get(&number)
+    }
+
+    /// The tickets that they wait for.
+    pub(crate) fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.pages.values().filter_map(PageUnderWay::ticket)
     }
 
     /// Changes a page, if it is under way.

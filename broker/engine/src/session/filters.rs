@@ -3,6 +3,8 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
+use grapnel_plugin_abi::raw::Ticket;
+
 use crate::hook::HookPoint;
 use crate::hook::requested::Requested;
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
@@ -114,6 +116,19 @@ pub enum FilterStep {
 }
 
 impl FilterPacket {
+    /// The tickets that it waits for.
+    pub fn tickets(&self) -> impl Iterator<Item = Ticket> {
+        let of_chain = match &self.step {
+            FilterStep::Chain(chain) => chain.ticket(),
+            _ => None,
+        };
+        let of_filters = self.permits.iter().filter_map(|permit| match permit {
+            Permit::Open(ask) => ask.ticket(),
+            Permit::Done(_) => None,
+        });
+        of_chain.into_iter().chain(of_filters)
+    }
+
     /// Of a SUBSCRIBE, of which at most so many filters are kept.
     pub fn of_subscribe(subscribe: &Subscribe<'_>, most: usize) -> FilterPacket {
         let mut filters = subscribe.filters;

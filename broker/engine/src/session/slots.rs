@@ -5,6 +5,7 @@ use std::collections::VecDeque;
 use std::num::NonZeroU16;
 
 use bytes::Bytes;
+use grapnel_plugin_abi::raw::Ticket;
 
 use super::behalf::Behalf;
 use super::ending::{End, EndCause};
@@ -233,6 +234,18 @@ impl Slots {
     /// Publishes that wait for a ticket.
     pub fn tickets(&self) -> usize {
         self.publishes().filter(|publish| publish.stage.ticket().is_some()).count()
+    }
+
+    /// The tickets that packets wait for.
+    pub fn open_tickets(&self) -> impl Iterator<Item = Ticket> {
+        self.queue.iter().flat_map(|slot| {
+            let (publish, filters) = match &slot.body {
+                SlotBody::Publish(publish) => (publish.stage.ticket(), None),
+                SlotBody::Filters(packet) => (None, Some(packet.tickets())),
+                SlotBody::Refused(_) | SlotBody::Disconnect(_) | SlotBody::End(_) => (None, None),
+            };
+            publish.into_iter().chain(filters.into_iter().flatten())
+        })
     }
 
     /// Whether a publish with this identifier waits for its acknowledgement: a resend joins it.

@@ -112,6 +112,16 @@ impl Scene {
     }
 
     fn mount_with(&mut self, links: Vec<Link>, resting: Vec<PluginHandle>) {
+        self.mount_versions(links, &[READER], resting);
+    }
+
+    /// The same with these versions of the reader, or other plugins, all with one instance.
+    pub(crate) fn mount_versions(
+        &mut self,
+        links: Vec<Link>,
+        versions: &[PluginHandle],
+        resting: Vec<PluginHandle>,
+    ) {
         let pointer = std::ptr::from_ref(self.mails).cast_mut().cast();
         // SAFETY: never freed, and the test has one thread.
         let entry = unsafe { InstanceEntry::new(on_timer, on_mail, pointer) };
@@ -124,7 +134,8 @@ impl Scene {
         });
         let mut links: Vec<_> = links.into_iter().map(|link| (AUTHORIZE, link)).collect();
         links.push((HookPoint::MessagePublish, keeps));
-        let table = ChainTable::compile(1, links).with_instances(vec![(READER, entry)]).with_resting(resting);
+        let instances = versions.iter().map(|version| (*version, entry)).collect();
+        let table = ChainTable::compile(1, links).with_instances(instances).with_resting(resting);
         self.world.shards[self.home].swap_chains(table);
         self.world.drive();
     }
@@ -150,7 +161,11 @@ impl Scene {
     }
 
     pub(crate) fn ask_for(&mut self, whom: Whom, number: u64, fetch: Fetch) {
-        let request = OnBehalf { plugin: READER, whom, answer: Some(number), wish: Wish::Fetch(fetch) };
+        self.ask_by(READER, whom, number, fetch);
+    }
+
+    pub(crate) fn ask_by(&mut self, plugin: PluginHandle, whom: Whom, number: u64, fetch: Fetch) {
+        let request = OnBehalf { plugin, whom, answer: Some(number), wish: Wish::Fetch(fetch) };
         self.world.shards[self.home].command(Command::As(Box::new(request)));
         self.world.drive();
     }
@@ -477,6 +492,42 @@ fn nobody_is_read_for_who_is_not_there() {
     let mut scene = Scene::with(1, Vec::new(), |_| {});
     scene.ask_for(Whom::Client("nobody".into()), 3, fetch("#"));
     assert_eq!(scene.mails(), [(3, vec![0x85])]);
+}
+
+/// A reload that was taken back leaves the version before as it was: what it reads comes, whatever other plugin is unloaded, and so
+/// does what the version that was taken back had asked for, where its state came back.
+#[test]
+fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
+    for comes_back in [true, false] {
+        let taken = Taken::default();
+        let (first, second, other) = (READER, PluginHandle(1 << 32 | READER.0), PluginHandle(8));
+        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        scene.retain("r", 1);
+        let links = || vec![deliveries_later(&taken)];
+        let ask = |scene: &mut Scene, plugin, number| {
+            scene.ask_by(plugin, Whom::Client("c".into()), number, fetch("r/#"));
+        };
+        scene.mount_versions(links(), &[first, other], Vec::new());
+        ask(&mut scene, first, 1);
+        scene.world.shards[0].hand_answers_over(first, second);
+        scene.mount_versions(links(), &[second, other], Vec::new());
+        ask(&mut scene, second, 2);
+        if comes_back {
+            scene.world.shards[0].hand_answers_over(second, first);
+        }
+        scene.mount_versions(links(), &[first, other], Vec::new());
+        ask(&mut scene, first, 3);
+        scene.mount_versions(links(), &[first], Vec::new());
+        let mut number = 0;
+        while number < taken.about().len() {
+            scene.complete(taken.ticket(number), Flow::STOP, allow());
+            number += 1;
+        }
+        let mut came: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+        came.sort_unstable();
+        // What the second one had asked for is owed to nobody where its state did not come back.
+        assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
+    }
 }
 
 /// Pages that wait for another shard: so many of a client and of a plugin, and one more is refused. Each makes room as it ends,
