@@ -1,6 +1,6 @@
 //! What a shard authorizes by itself: subscriptions in force, since the rules of client.authorize have changed, and deliveries.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::Ticket;
@@ -12,10 +12,16 @@ use crate::session::Identity;
 use crate::timer::Timer;
 
 /// Which subscriptions are rechecked.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug)]
 pub(crate) enum Whose {
-    /// Those of a scope.
-    Scope(Scope),
+    /// Everybody's.
+    Everybody,
+    /// Those that could bring a topic of this filter.
+    Topics(Box<str>),
+    /// Those of these sessions, by their places: at most one for each.
+    Clients(BTreeMap<u32, SessionKey>),
+    /// Those of these users, by fingerprint: two with the same one are rechecked together.
+    Users(HashSet<u64, ahash::RandomState>),
     /// Those whose last recheck nobody has answered.
     Unanswered,
 }
@@ -26,11 +32,42 @@ pub(crate) enum Whose {
 pub(crate) struct Walk {
     pub(crate) whose: Whose,
     /// The next place in the table of sessions.
-    pub(crate) place: usize,
+    place: usize,
     /// How many places are still to be visited; behind the last one comes the first.
-    pub(crate) left: usize,
+    left: usize,
     /// The session that is looked at, and the last filter of it that was.
     pub(crate) session: Option<(SessionKey, Option<Box<str>>)>,
+    /// Whether it has come to its turn: whom it concerns is settled then, so that none goes on for ever.
+    begun: bool,
+}
+
+impl Walk {
+    fn new(whose: Whose, places: usize) -> Walk {
+        Walk { whose, place: 0, left: places, session: None, begun: false }
+    }
+
+    /// Whether it has been everywhere.
+    pub(crate) fn is_over(&self) -> bool {
+        match &self.whose {
+            Whose::Clients(keys) => keys.is_empty(),
+            _ => self.left == 0,
+        }
+    }
+
+    /// The next session, if there is one at its next place.
+    pub(crate) fn next(
+        &mut self,
+        places: usize,
+        key_at: impl FnOnce(usize) -> Option<SessionKey>,
+    ) -> Option<SessionKey> {
+        if let Whose::Clients(keys) = &mut self.whose {
+            return keys.pop_first().map(|(_, key)| key);
+        }
+        let place = self.place;
+        self.place = (place + 1) % places.max(1);
+        self.left = self.left.saturating_sub(1);
+        key_at(place)
+    }
 }
 
 /// A recheck that waits for a plugin.
@@ -60,8 +97,10 @@ pub(crate) struct Reviews {
     asked: u64,
 }
 
-/// Walks that may wait; one of everything takes the place of more.
-const WALKS_MAX: usize = 32;
+/// Topic filters that walks are under way for; one along everybody's subscriptions takes the place of more.
+const TOPICS_MAX: usize = 32;
+/// Users that one walk is for; the same.
+const USERS_MAX: usize = 16_384;
 /// Time after which what nobody has answered is asked again: twice as long each time, until an answer comes.
 const PAUSE_MIN_MS: u64 = 1_000;
 const PAUSE_MAX_MS: u64 = 60_000;
@@ -69,35 +108,107 @@ const PAUSE_MAX_MS: u64 = 60_000;
 impl Reviews {
     // --- walks
 
-    /// Begins a walk along `places` sessions; `place_of` is where the session of a client stands. One of everybody's
-    /// subscriptions takes the place of all others but of those that nobody has answered, and one that is under way goes on to
-    /// where it stands now: whoever changes the rules often does not keep it from the last session.
+    /// Begins to recheck whom a change of the rules concerns, of sessions at so many `places`; `session_of` is that of a client. A walk
+    /// along everybody's subscriptions takes the place of all others but of those that nobody has answered, and one that is under
+    /// way goes on to where it stands now: whoever changes the rules often does not keep it from the last session.
     pub(crate) fn begin_walk(
         &mut self,
-        whose: Whose,
+        scope: &Scope,
         places: usize,
-        place_of: impl FnOnce(&str) -> Option<usize>,
+        hasher: ahash::RandomState,
+        session_of: impl FnOnce(&str) -> Option<SessionKey>,
     ) {
-        let walks = &mut self.walks;
-        let everybody = Whose::Scope(Scope::All);
-        let whose = if walks.len() >= WALKS_MAX { Whose::Scope(Scope::All) } else { whose };
-        if whose == everybody {
-            walks.retain(|walk| walk.whose == everybody || walk.whose == Whose::Unanswered);
+        match scope {
+            Scope::All => self.walk_everybody(places),
+            Scope::Client(client_id) => {
+                if let Some(key) = session_of(client_id) {
+                    self.walk_client(key);
+                }
+            }
+            Scope::User(username) => self.walk_user(username, places, hasher),
+            Scope::Topics(topics) => self.walk_topics(topics, places),
         }
-        if let Whose::Scope(Scope::Client(client_id)) = &whose {
-            let Some(place) = place_of(client_id) else { return };
-            walks.retain(|walk| walk.whose != whose);
-            walks.push_back(Walk { place, left: 1, whose, session: None });
-        } else if let Some(walk) = walks.iter_mut().find(|walk| walk.whose == whose) {
+    }
+
+    /// Begins to recheck what nobody has answered.
+    pub(crate) fn walk_unanswered(&mut self, places: usize) {
+        let known = self.walks.iter_mut().find(|walk| matches!(walk.whose, Whose::Unanswered));
+        match known {
+            Some(walk) => walk.left = places,
+            None => self.walks.push_back(Walk::new(Whose::Unanswered, places)),
+        }
+    }
+
+    fn walk_everybody(&mut self, places: usize) {
+        self.walks.retain(|walk| matches!(walk.whose, Whose::Everybody | Whose::Unanswered));
+        match self.walks.iter_mut().find(|walk| matches!(walk.whose, Whose::Everybody)) {
+            Some(walk) => walk.left = places,
+            None => self.walks.push_back(Walk::new(Whose::Everybody, places)),
+        }
+    }
+
+    /// Of clients there are as many as sessions at most, in two walks: one under way, and one behind it.
+    fn walk_client(&mut self, key: SessionKey) {
+        let mut waiting = None;
+        for walk in &mut self.walks {
+            if let Whose::Clients(keys) = &mut walk.whose {
+                if keys.get(&key.index) == Some(&key) {
+                    return;
+                }
+                waiting = (!walk.begun).then_some(keys);
+            }
+        }
+        match waiting {
+            Some(keys) => {
+                keys.insert(key.index, key);
+            }
+            None => {
+                let keys = BTreeMap::from([(key.index, key)]);
+                self.walks.push_back(Walk::new(Whose::Clients(keys), 0));
+            }
+        }
+    }
+
+    /// Of users likewise.
+    fn walk_user(&mut self, username: &str, places: usize, hasher: ahash::RandomState) {
+        let waiting = self.walks.iter_mut().filter(|walk| !walk.begun).find_map(|walk| {
+            let Whose::Users(users) = &mut walk.whose else { return None };
             walk.left = places;
-        } else {
-            walks.push_back(Walk { place: 0, left: places, whose, session: None });
+            Some(users)
+        });
+        match waiting {
+            Some(users) if users.len() >= USERS_MAX => self.walk_everybody(places),
+            Some(users) => {
+                users.insert(fingerprint(users, username));
+            }
+            None => {
+                let mut users = HashSet::with_hasher(hasher);
+                users.insert(fingerprint(&users, username));
+                self.walks.push_back(Walk::new(Whose::Users(users), places));
+            }
+        }
+    }
+
+    fn walk_topics(&mut self, topics: &str, places: usize) {
+        let (mut same, mut others) = (None, 0);
+        for walk in &mut self.walks {
+            if let Whose::Topics(known) = &walk.whose {
+                others += 1;
+                same = if **known == *topics { Some(walk) } else { same };
+            }
+        }
+        match same {
+            Some(walk) => walk.left = places,
+            None if others >= TOPICS_MAX => self.walk_everybody(places),
+            None => self.walks.push_back(Walk::new(Whose::Topics(topics.into()), places)),
         }
     }
 
     /// The walk that goes on next.
     pub(crate) fn first_walk(&mut self) -> Option<&mut Walk> {
-        self.walks.front_mut()
+        let walk = self.walks.front_mut()?;
+        walk.begun = true;
+        Some(walk)
     }
 
     /// The walk in front is over.
@@ -208,5 +319,82 @@ impl Reviews {
     #[inline]
     pub(crate) fn delivery_goes_on(&mut self) {
         self.asked -= 1;
+    }
+}
+
+/// What is kept of the name of a user.
+fn fingerprint(users: &HashSet<u64, ahash::RandomState>, username: &str) -> u64 {
+    users.hasher().hash_one(username)
+}
+
+impl Whose {
+    /// Whether a user is among these.
+    pub(crate) fn has_user(users: &HashSet<u64, ahash::RandomState>, username: Option<&str>) -> bool {
+        username.is_some_and(|username| users.contains(&fingerprint(users, username)))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn begin(reviews: &mut Reviews, scope: &Scope) {
+        let hasher = ahash::RandomState::with_seeds(1, 2, 3, 4);
+        reviews.begin_walk(scope, 100, hasher, |client_id| {
+            let index = client_id.parse().ok()?;
+            Some(SessionKey { index, generation: 1 })
+        });
+    }
+
+    fn user(number: usize) -> Scope {
+        Scope::User(number.to_string().into())
+    }
+
+    /// Topic filters and users have a bound, beyond which everybody is asked about; clients have none but that of sessions.
+    #[test]
+    fn walks_are_bounded_and_few() {
+        let mut reviews = Reviews::default();
+        (0..50_000).for_each(|number: u32| begin(&mut reviews, &Scope::Client(number.to_string().into())));
+        begin(&mut reviews, &Scope::Client("absent".into()));
+        (0..USERS_MAX).for_each(|number| begin(&mut reviews, &user(number)));
+        (0..TOPICS_MAX).for_each(|number| begin(&mut reviews, &Scope::Topics(number.to_string().into())));
+        begin(&mut reviews, &Scope::Topics("0".into()));
+        assert_eq!(reviews.walks.len(), 2 + TOPICS_MAX);
+        for scope in [user(USERS_MAX), Scope::Topics("more".into())] {
+            let mut reviews = Reviews::default();
+            (0..USERS_MAX).for_each(|number| begin(&mut reviews, &user(number)));
+            (0..TOPICS_MAX).for_each(|number| begin(&mut reviews, &Scope::Topics(number.to_string().into())));
+            begin(&mut reviews, &scope);
+            assert!(matches!(reviews.walks.make_contiguous(), [Walk { whose: Whose::Everybody, .. }]));
+        }
+    }
+
+    /// Whoever names clients and users all the time lengthens no walk that is under way, and nobody is passed over.
+    #[test]
+    fn a_walk_that_is_under_way_gets_no_longer() {
+        let mut reviews = Reviews::default();
+        begin(&mut reviews, &Scope::Client("1".into()));
+        begin(&mut reviews, &Scope::Client("2".into()));
+        let first = reviews.first_walk().and_then(|walk| walk.next(100, |_| None));
+        assert_eq!(first, Some(SessionKey { index: 1, generation: 1 }));
+        // The first one has been looked at before this, the second one not yet.
+        for client in ["1", "2", "3"] {
+            begin(&mut reviews, &Scope::Client(client.into()));
+        }
+        let places = |walk: &Walk| match &walk.whose {
+            Whose::Clients(keys) => keys.keys().copied().collect::<Vec<_>>(),
+            _ => panic!("{walk:?}"),
+        };
+        assert_eq!(reviews.walks.iter().map(places).collect::<Vec<_>>(), [vec![2], vec![1, 3]]);
+        let mut reviews = Reviews::default();
+        begin(&mut reviews, &user(1));
+        reviews.first_walk();
+        begin(&mut reviews, &user(1));
+        begin(&mut reviews, &user(2));
+        let names = |walk: &Walk| match &walk.whose {
+            Whose::Users(users) => [1, 2].map(|number| Whose::has_user(users, Some(&number.to_string()))),
+            _ => panic!("{walk:?}"),
+        };
+        assert_eq!(reviews.walks.iter().map(names).collect::<Vec<_>>(), [[true, false], [true, true]]);
     }
 }

@@ -32,14 +32,9 @@ const SLICE: usize = 128;
 /// The rules of client.authorize have changed for these: what was remembered is asked again, and so are subscriptions in force.
 pub(crate) fn invalidate(parts: &mut Parts, scope: Scope) {
     parts.hooks.rules_changed(&scope);
-    begin_walk(parts, Whose::Scope(scope));
-}
-
-/// Begins a walk along the sessions that there are now.
-fn begin_walk(parts: &mut Parts, whose: Whose) {
-    let sessions = &parts.sessions;
-    let place_of = |client_id: &str| sessions.by_client_id(client_id).map(|key| key.index as usize);
-    parts.hooks.reviews().begin_walk(whose, sessions.places(), place_of);
+    let (sessions, hasher) = (&parts.sessions, parts.numbers.hasher());
+    let session_of = |client_id: &str| sessions.by_client_id(client_id);
+    parts.hooks.reviews().begin_walk(&scope, sessions.places(), hasher, session_of);
 }
 
 /// How far the rechecks of subscriptions in force have come.
@@ -91,17 +86,13 @@ fn next_to_recheck(parts: &mut Parts, left: &mut usize) -> Option<(SessionKey, B
             }
             continue;
         }
-        if walk.left == 0 {
+        if walk.is_over() {
             parts.hooks.reviews().end_walk();
             continue;
         }
-        let places = parts.sessions.places().max(1);
-        let place = walk.place;
-        walk.place = (place + 1) % places;
-        walk.left -= 1;
-        let key: Option<SessionKey> = parts.sessions.key_at(place);
-        let found =
-            key.and_then(|key| parts.sessions.get(key)).filter(|session| walk.whose.may_concern(session));
+        let sessions = &parts.sessions;
+        let key = walk.next(sessions.places(), |place| sessions.key_at(place));
+        let found = key.and_then(|key| sessions.get(key)).filter(|session| walk.whose.may_concern(session));
         walk.session = found.map(|session| (session.key, None));
     }
     None
@@ -209,7 +200,7 @@ fn recheck_later(parts: &mut Parts) {
 pub(crate) fn recheck_now(parts: &mut Parts) {
     if let Some(timer) = parts.hooks.reviews().end_pause() {
         parts.clock.cancel_deadline(Some(timer));
-        begin_walk(parts, Whose::Unanswered);
+        parts.hooks.reviews().walk_unanswered(parts.sessions.places());
     }
 }
 
@@ -245,9 +236,8 @@ impl Whose {
     /// Whether subscriptions of a session may be among them. What a superuser has, nobody is asked about.
     fn may_concern(&self, session: &Session) -> bool {
         let theirs = match self {
-            Whose::Scope(Scope::All | Scope::Topics(_)) | Whose::Unanswered => true,
-            Whose::Scope(Scope::Client(client_id)) => *session.identity.client_id == **client_id,
-            Whose::Scope(Scope::User(username)) => session.identity.username.as_deref() == Some(username),
+            Whose::Everybody | Whose::Topics(_) | Whose::Clients(_) | Whose::Unanswered => true,
+            Whose::Users(users) => Whose::has_user(users, session.identity.username.as_deref()),
         };
         theirs && !session.orphan && !session.identity.superuser
     }
@@ -255,10 +245,10 @@ impl Whose {
     /// Whether a subscription of such a session is.
     fn concerns(&self, filter: &str, subscription: &Subscription) -> bool {
         match self {
-            Whose::Scope(Scope::Topics(topics)) => {
+            Whose::Topics(topics) => {
                 topic::parse_filter(filter).is_ok_and(|parsed| topic::overlap(parsed.filter, topics))
             }
-            Whose::Scope(_) => true,
+            Whose::Everybody | Whose::Clients(_) | Whose::Users(_) => true,
             Whose::Unanswered => subscription.recheck == Recheck::Again,
         }
     }

@@ -418,3 +418,41 @@ fn rules_that_change_all_the_time_end_a_subscribe() {
     let Some(Got::SubAck(7, codes)) = got.first() else { panic!("{got:?} after {answered} answers") };
     assert!(codes.contains(&0x87), "{codes:?}");
 }
+
+/// However many clients and users a plugin names in one turn, they alone are asked about, once; who is not here costs nothing.
+#[test]
+fn changes_for_many_clients_and_users_ask_about_them_alone() {
+    let mut world = World::new(1);
+    for n in 0..100 {
+        for (name, username) in [("c", None), ("u", Some(format!("user{n}"))), ("other", None)] {
+            let ask = Ask { username: username.as_deref(), ..Ask::v(Version::V5) };
+            let client = world.connect(&format!("{name}{n}"), &ask);
+            world.subscribe(client, "t", QoS::AtMostOnce);
+        }
+    }
+    let log = Log::default();
+    let noted = log.clone();
+    let rules = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+        noted.note(call.client_id());
+        call.set(Field::VERDICT, 1, "", "");
+        Flow::STOP
+    });
+    mount(&mut world, vec![(HookPoint::ClientAuthorize, rules)]);
+    world.pass_ms(10);
+    assert_eq!(log.take().len(), 300, "who mounts it asks about everybody");
+    for n in 0..100 {
+        for scope in [
+            Scope::Client(format!("c{n}").into()),
+            Scope::Client(format!("absent{n}").into()),
+            Scope::User(format!("user{n}").into()),
+        ] {
+            world.shards[0].invalidate(scope);
+        }
+    }
+    world.drive();
+    let mut asked = log.take();
+    asked.sort();
+    let mut named: Vec<String> = (0..100).flat_map(|n| [format!("c{n}"), format!("u{n}")]).collect();
+    named.sort();
+    assert_eq!(asked, named);
+}
