@@ -261,7 +261,7 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         if parts.work.is_turn_spent() {
             return Step::Later;
         }
-        let ask = authorize::new_ask(parts, &identity).once_more(*rounds);
+        let ask = authorize::new_ask(parts, &identity).after_rounds(rounds.saturating_add(1));
         wake::spend(parts, 1);
         let permit = ask_permit(parts, &identity, place, index, &packet.requested[index], ask);
         open += usize::from(matches!(permit, Permit::Open(_)));

@@ -22,7 +22,7 @@ use crate::packet::QoS;
 use crate::parts::Parts;
 use crate::plugins::lines::Waiting;
 use crate::reason::ReasonCode;
-use crate::session::fetch::{Attempt, PageUnderWay, ROUNDS_MAX};
+use crate::session::fetch::{PageUnderWay, ROUNDS_MAX};
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
 use crate::session::{Behalf, Deed, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::topic;
@@ -60,7 +60,7 @@ pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
             message.from = Arc::clone(&identity.client_id);
         }
     }
-    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, question: None }, asked);
+    put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, rounds: 0, question: None }, asked);
 }
 
 /// What is to be done, and what client.authorize is asked for it. `by_id` says that the plugin has named whoever is there.
@@ -74,7 +74,7 @@ fn asked_for(wish: Wish, by_id: bool) -> (Deed, Option<Asked>) {
         Wish::Unsubscribe { filter } => (Deed::Unsubscribe { filter }, None),
         Wish::Fetch(fetch) => {
             let asked = about_filter(&fetch.filter, fetch.qos);
-            (Deed::Fetch(fetch, Attempt { by_id, rounds: 0 }), Some(asked))
+            (Deed::Fetch { fetch, by_id }, Some(asked))
         }
         Wish::Ask { action: Action::Subscribe, topic, qos, .. } => {
             (Deed::Ask, Some(about_filter(&topic, qos)))
@@ -204,10 +204,11 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
     parts.counters.messages_plugins += u64::from(source == Source::Behalf);
     let head = Head::of_message(&message);
     // Where nothing forbids it, it is asked about beside those in front.
-    let ask = authorize::new_ask(parts, &behalf.identity);
+    let rounds = behalf.rounds;
+    let ask = authorize::new_ask(parts, &behalf.identity).after_rounds(rounds);
     let stage = Stage::Authorize(Box::new(Authorization { ask, after: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    let publish = PublishSlot { message, head, source, behalf, epoch: 0, stage };
+    let publish = PublishSlot { message, head, source, behalf, epoch: 0, rounds, stage };
     Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 
@@ -233,10 +234,10 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
-        Deed::Subscribe { .. } | Deed::Fetch(..) | Deed::Ask if is_old => {
+        Deed::Subscribe { .. } | Deed::Fetch { .. } | Deed::Ask if is_old => {
             return ask_again(parts, line, behalf);
         }
-        Deed::Fetch(..) => {
+        Deed::Fetch { .. } => {
             // It waits no more.
             count_line(parts, line);
             return fetch(parts, behalf);
@@ -263,18 +264,17 @@ pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: R
 
 /// What is to be read waits for other shards and for plugins from here on, and holds up nothing that is behind it.
 fn fetch(parts: &mut Parts, behalf: Behalf) {
-    let Behalf { plugin, identity, deed: Deed::Fetch(fetch, attempt), answer, epoch, .. } = behalf else {
-        return;
-    };
+    let Behalf { plugin, identity, deed, answer, epoch, rounds, .. } = behalf;
+    let Deed::Fetch { fetch, by_id } = deed else { return };
     let client_id = Arc::clone(&identity.client_id);
     let limits = Arc::clone(&parts.setup.limits);
     let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
-    let now = (epoch, parts.clock.now().mono_ms);
-    let page = PageUnderWay::new(plugin, (identity, attempt), answer, fetch.within(&limits), now, owners);
+    let now = (epoch, rounds, parts.clock.now().mono_ms);
+    let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch.within(&limits), now, owners);
     let lines = parts.hooks.desk().lines();
     if !lines.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
-        let deed = Deed::Fetch(page.fetch, attempt);
+        let deed = Deed::Fetch { fetch: page.fetch, by_id };
         let about = (deed.words(), deed.filter().into());
         return refuse(parts, (plugin, answer), client_id, about, ReasonCode::QUOTA_EXCEEDED);
     }
@@ -308,27 +308,31 @@ pub(crate) fn fetch_answered(parts: &mut Parts, number: u64, ticket: &OpenTicket
 /// Brings a page that is at its end to the plugin.
 fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     let Some(page) = page else { return };
-    let PageUnderWay { plugin, answer, attempt, .. } = page;
-    let is_there = !attempt.by_id || session_of(parts, &page.identity).is_some();
+    let PageUnderWay { plugin, answer, by_id, rounds, .. } = page;
+    let is_there = !by_id || session_of(parts, &page.identity).is_some();
     let is_old = !authorize::is_current(parts, page.epoch, &page.identity);
     let reason = if !is_there {
         // It has gone, or is another principal's by now.
         ReasonCode::CLIENT_ID_NOT_VALID
-    } else if is_old && attempt.rounds < ROUNDS_MAX {
+    } else if is_old && rounds < ROUNDS_MAX {
         // The rules have changed since: whether it may subscribe is asked again, and so is all that was read.
         let identity = known(parts, page.identity);
         let (source, message) = about_filter(&page.fetch.filter, page.fetch.qos);
         let asked = (source, Message { from: Arc::clone(&identity.client_id), ..message });
-        let attempt = Attempt { rounds: attempt.rounds + 1, ..attempt };
-        let deed = Deed::Fetch(page.fetch, attempt);
-        return put(parts, Behalf { plugin, identity, deed, answer, epoch: 0, question: None }, Some(asked));
+        let deed = Deed::Fetch { fetch: page.fetch, by_id };
+        let (rounds, question) = (rounds + 1, None);
+        return put(
+            parts,
+            Behalf { plugin, identity, deed, answer, epoch: 0, rounds, question },
+            Some(asked),
+        );
     } else if is_old || page.unanswered {
         ReasonCode::SERVER_UNAVAILABLE
     } else {
         ReasonCode::SUCCESS
     };
     if reason.is_error() {
-        let deed = Deed::Fetch(page.fetch, attempt);
+        let deed = Deed::Fetch { fetch: page.fetch, by_id };
         let about = (deed.words(), deed.filter().into());
         return refuse(parts, (plugin, answer), Arc::clone(&page.identity.client_id), about, reason);
     }
@@ -348,7 +352,8 @@ fn ask_again(parts: &mut Parts, line: SessionKey, behalf: Behalf) {
     let identity = known(parts, Rc::clone(&behalf.identity));
     let Some((action, message)) = &behalf.question else { return };
     let asked = (Source::Ask(*action), Message::clone(message));
-    let slot = slot(parts, Behalf { identity, question: None, ..behalf }, Some(asked));
+    let rounds = behalf.rounds.saturating_add(1);
+    let slot = slot(parts, Behalf { identity, rounds, question: None, ..behalf }, Some(asked));
     if let Some(session) = parts.sessions.get_mut(line) {
         session.slots.push_front(slot);
     }

@@ -576,7 +576,7 @@ fn slot_of(parts: &Parts, view: &MessageView<'_>, head: Head, stage: Stage) -> S
 /// A publish of a client that has come as far by the rules of now.
 fn clients_publish(parts: &Parts, message: Arc<Message>, head: Head, stage: Stage) -> SlotBody {
     let (source, epoch) = (Source::Client, parts.hooks.authz_epoch());
-    SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf: None, epoch, stage }))
+    SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf: None, epoch, rounds: 0, stage }))
 }
 
 fn refused(head: Head, verdict: Verdict) -> SlotBody {

@@ -210,10 +210,10 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
         Source::Plugin | Source::Store => true,
         Source::Client | Source::Behalf | Source::Ask(_) => false,
     };
-    let asked = match stage {
-        Stage::Unstarted => !needs_nobody,
-        Stage::Authorize(_) => true,
-        Stage::Chain(_) | Stage::Decided { .. } => false,
+    let asked = match &stage {
+        Stage::Unstarted => (!needs_nobody).then_some(0),
+        Stage::Authorize(authorization) => Some(authorization.ask.rounds()),
+        Stage::Chain(_) | Stage::Decided { .. } => None,
     };
     let decision = match stage {
         Stage::Authorize(authorization) => {
@@ -228,20 +228,21 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     settle_publish(parts, session_key, number, (decision, asked));
 }
 
-/// `asked` says that client.authorize was, by the rules of now.
+/// `asked` says that client.authorize was, by the rules of now, and how often the question had begun anew.
 fn settle_publish(
     parts: &mut Parts,
     session_key: SessionKey,
     number: u64,
-    (decision, asked): (Decision, bool),
+    (decision, asked): (Decision, Option<u8>),
 ) {
     let epoch = parts.hooks.authz_epoch();
-    if asked
+    if let Some(rounds) = asked
         && let Some(session) = parts.sessions.get_mut(session_key)
         && let Some(publish) = session.slots.publish_mut(number)
     {
-        publish.epoch = epoch;
-        publish.behalf.iter_mut().for_each(|behalf| behalf.epoch = epoch);
+        (publish.epoch, publish.rounds) = (epoch, publish.rounds.max(rounds));
+        let rounds = publish.rounds;
+        publish.behalf.iter_mut().for_each(|behalf| (behalf.epoch, behalf.rounds) = (epoch, rounds));
     }
     let now_ms = parts.clock.now().mono_ms;
     if let Err(verdict) = &decision {
@@ -274,6 +275,9 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let ask = authorize::new_ask(parts, identity);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(publish) = session.slots.publish_mut(number) else { return false };
+    // However often its lane is full meanwhile, it is the same question.
+    publish.rounds = publish.rounds.saturating_add(1);
+    let ask = ask.after_rounds(publish.rounds);
     if let Stage::Decided { extra, .. } = &mut publish.stage {
         let after = Some(Draft { extra: extra.take(), ..Draft::default() });
         publish.stage = Stage::Authorize(Box::new(Authorization { ask, after }));
@@ -349,10 +353,11 @@ pub(crate) fn publish_answered(
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
     let Step { identity, message, at, epoch: _, stage, behind } = step;
     let view = message.view();
-    let asked = !matches!(stage, Stage::Chain(_));
+    let mut asked = None;
     let decision = match stage {
         Stage::Authorize(authorization) => {
             let Authorization { mut ask, after } = *authorization;
+            asked = Some(ask.rounds());
             if authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
                 let asked = authorize::outcome(parts, &ask);
                 publish::authorized(parts, &identity, view, at, (asked, after), &behind)

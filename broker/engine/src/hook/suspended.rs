@@ -320,9 +320,9 @@ impl AuthorizationRequest {
         self.rounds
     }
 
-    /// Asks once more what has been answered already, and had begun anew so often until then.
-    pub fn once_more(self, rounds: u8) -> AuthorizationRequest {
-        Suspended { rounds: rounds.saturating_add(1), ..self }
+    /// Asks what has been asked before, and has begun anew so often by now.
+    pub fn after_rounds(self, rounds: u8) -> AuthorizationRequest {
+        Suspended { rounds, ..self }
     }
 
     /// Whether it has begun anew as often as it may: whoever changes the rules all the time keeps nobody waiting for ever.

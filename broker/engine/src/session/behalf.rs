@@ -4,7 +4,7 @@
 use std::rc::Rc;
 use std::sync::Arc;
 
-use super::fetch::{Attempt, Fetch};
+use super::fetch::Fetch;
 use super::identity::Identity;
 use crate::hook::PluginHandle;
 use crate::hook::view::Action;
@@ -24,6 +24,8 @@ pub struct Behalf {
     pub answer: Option<u64>,
     /// Version of the rules under which it was authorized.
     pub epoch: u64,
+    /// How often it has been asked about anew because they had changed.
+    pub rounds: u8,
     /// What was asked, once it was allowed: it is asked again where the rules change before its turn.
     pub question: Option<(Action, Arc<Message>)>,
 }
@@ -36,7 +38,12 @@ pub enum Deed {
     /// Nothing but whether the client may.
     Ask,
     /// Retained messages are read.
-    Fetch(Fetch, Attempt),
+    Fetch {
+        /// Which.
+        fetch: Fetch,
+        /// Whether the plugin has named whoever is there, and not a client that it has kept.
+        by_id: bool,
+    },
     /// The client is subscribed.
     Subscribe {
         /// Topic filter, `$share` prefix included.
@@ -58,7 +65,7 @@ impl Deed {
     pub fn filter(&self) -> &str {
         match self {
             Deed::Subscribe { filter, .. } | Deed::Unsubscribe { filter } => filter,
-            Deed::Fetch(fetch, _) => &fetch.filter,
+            Deed::Fetch { fetch, .. } => &fetch.filter,
             Deed::Publish | Deed::Ask => "",
         }
     }
@@ -68,7 +75,7 @@ impl Deed {
         match self {
             Deed::Publish => "a publish to",
             Deed::Ask => "a question about",
-            Deed::Fetch(..) => "a page of",
+            Deed::Fetch { .. } => "a page of",
             Deed::Subscribe { .. } => "a subscription to",
             Deed::Unsubscribe { .. } => "an unsubscription from",
         }

@@ -97,22 +97,16 @@ impl Fetch {
     }
 }
 
-/// For whom, and which attempt it is.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub struct Attempt {
-    /// Whether the plugin has named whoever is there, and not a client that it has kept.
-    pub by_id: bool,
-    /// How often the rules have changed meanwhile.
-    pub rounds: u8,
-}
-
 /// A page on its way.
 #[derive(Debug)]
 pub(crate) struct PageUnderWay {
     pub(crate) plugin: PluginHandle,
     /// The client, as it was when the page was begun.
     pub(crate) identity: Rc<Identity>,
-    pub(crate) attempt: Attempt,
+    /// Whether the plugin has named whoever is there, and not a client that it has kept.
+    pub(crate) by_id: bool,
+    /// How often the rules have changed meanwhile.
+    pub(crate) rounds: u8,
     /// The number that comes back with the page.
     pub(crate) answer: Option<u64>,
     pub(crate) fetch: Fetch,
@@ -149,10 +143,10 @@ impl PageUnderWay {
     /// A page that nothing has been read for, of what one of `shards` shards has, or `only` this one.
     pub(crate) fn new(
         plugin: PluginHandle,
-        (identity, attempt): (Rc<Identity>, Attempt),
+        (identity, by_id): (Rc<Identity>, bool),
         answer: Option<u64>,
         fetch: Fetch,
-        (epoch, now_ms): (u64, u64),
+        (epoch, rounds, now_ms): (u64, u8, u64),
         (shards, only): (usize, Option<ShardId>),
     ) -> PageUnderWay {
         let shard = only.unwrap_or(ShardId(fetch.place.shard));
@@ -160,7 +154,8 @@ impl PageUnderWay {
         PageUnderWay {
             plugin,
             identity,
-            attempt,
+            by_id,
+            rounds,
             answer,
             fetch,
             epoch,

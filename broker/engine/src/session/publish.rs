@@ -145,6 +145,8 @@ pub struct PublishSlot {
     pub behalf: Option<Box<Behalf>>,
     /// Version of the rules under which client.authorize allowed it.
     pub epoch: u64,
+    /// How often it has been asked about anew because they had changed.
+    pub rounds: u8,
     /// How far it has come.
     pub stage: Stage,
 }

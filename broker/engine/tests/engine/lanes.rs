@@ -9,7 +9,7 @@ use crate::hooks::{Call, Log, link};
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// A client whose home is this shard.
-fn on_shard(world: &mut World, shard: usize, name: &str, ask: &Ask<'_>) -> ClientId {
+pub(crate) fn on_shard(world: &mut World, shard: usize, name: &str, ask: &Ask<'_>) -> ClientId {
     for n in 0..200 {
         let client = world.connect(&format!("{name}{n}"), ask);
         if world.shard_of(client) == shard {

@@ -142,7 +142,7 @@ impl Scene {
     }
 }
 
-fn publish(topic: &str) -> Wish {
+pub(crate) fn publish(topic: &str) -> Wish {
     Wish::Publish(Message {
         id: 0,
         topic: topic.into(),

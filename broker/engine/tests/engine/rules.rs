@@ -5,16 +5,19 @@ use std::rc::Rc;
 
 use bytes::Bytes;
 use grapnel_engine::hook::view::Action;
-use grapnel_engine::hook::{FaultPolicy, HookPoint, Link, PluginHandle};
+use grapnel_engine::hook::{ChainTable, FaultPolicy, HookPoint, Link, PluginHandle};
+use grapnel_engine::id::ShardId;
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{
     Filters, Packet, Properties, QoS, Subscribe, SubscriptionOptions, Version, push_subscription,
 };
-use grapnel_engine::shard::{Command, OnBehalf, OwnedChange, Scope, Whom, Wish};
+use grapnel_engine::shard::{Command, Lane, OnBehalf, OwnedChange, Scope, Whom, Wish};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow};
 use crate::hooks::{Call, Log, complete, link, mount};
+use crate::lanes::on_shard;
+use crate::on_behalf::publish;
 use crate::world::{Ask, ClientId, Got, World, message};
 
 /// A client, a subscriber to everything, and three links of client.authorize. The first has rules, which forbid what begins with `b`
@@ -455,4 +458,64 @@ fn changes_for_many_clients_and_users_ask_about_them_alone() {
     let mut named: Vec<String> = (0..100).flat_map(|n| [format!("c{n}"), format!("u{n}")]).collect();
     named.sort();
     assert_eq!(asked, named);
+}
+
+/// What waits for a lane that is full each time that it has been allowed is not judged anew without end where the rules change all the
+/// time: in the end nobody has answered. The client's own, and what a plugin publishes on its behalf.
+#[test]
+fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
+    for on_behalf in [false, true] {
+        let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
+        let ask = Ask::v(Version::V5);
+        let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
+            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let taken = Taken::default();
+        let noted = taken.clone();
+        let slow = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.topic() != "later" {
+                call.set(Field::VERDICT, 1, "", "");
+                return Flow::STOP;
+            }
+            noted.note(call.topic(), call.defer().expect("a ticket"));
+            Flow::DEFER
+        });
+        world.shards[0].swap_chains(ChainTable::compile(1, vec![(HookPoint::ClientAuthorize, slow)]));
+        world.drive();
+        world.lanes_open = false;
+        // Enough to fill the lane whenever there is room in it.
+        (0..400).for_each(|_| world.publish(filler, "fill", "x", QoS::AtMostOnce, 0));
+        if on_behalf {
+            let mut names = (0..200).map(|n| format!("c{n}"));
+            let name = names.find(|name| world.shards[0].client(name).is_some()).expect("it is there");
+            let (whom, wish) = (Whom::Client(name.into()), publish("later"));
+            let request = OnBehalf { plugin: PluginHandle(9), whom, answer: None, wish };
+            world.shards[0].command(Command::As(Box::new(request)));
+            world.drive();
+        } else {
+            world.publish(client, "later", "x", QoS::AtLeastOnce, 1);
+        }
+        let (mut answered, mut batch) = (0, Vec::new());
+        for _ in 0..80 {
+            if answered < taken.about().len() {
+                complete(&mut world, taken.ticket(answered), Flow::STOP, allow());
+                answered += 1;
+            }
+            world.shards[0].invalidate(Scope::All);
+            world.shards[0].outbox().take_batch(ShardId(1), Lane::Data, 4, &mut batch);
+            world.shards[0].lanes_moved();
+            world.shards[0].advance(world.now);
+        }
+        assert_eq!(answered, 9, "{on_behalf}");
+        if on_behalf {
+            assert_eq!(world.shards[0].counters().behalf_refused, 1);
+        } else {
+            world.drive();
+            assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)]);
+        }
+        batch.drain(..).for_each(|envelope| world.shards[1].envelope(ShardId(0), envelope));
+        world.lanes_open = true;
+        world.drive();
+        assert!(world.take_plain(subscriber).iter().all(|got| *got == message("fill", "x", 0)));
+    }
 }
