@@ -7,9 +7,13 @@ use crate::id::ShardId;
 use crate::parts::Parts;
 use crate::session::readers::PageFor;
 
+/// Goes on with what plugins read: authorizes what was found for it.
+pub(crate) fn judge_pages(parts: &mut Parts) {
+    on_behalf::go_on_with_pages(parts);
+}
+
 /// Looks through one page each for those who asked.
 pub(crate) fn scan_pages(parts: &mut Parts) {
-    on_behalf::go_on_with_pages(parts);
     // Only those that wait now: a small one leads to the next of its own at once.
     for _ in 0..parts.work.scans_len() {
         if parts.work.is_turn_spent() {

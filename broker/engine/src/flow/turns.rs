@@ -27,8 +27,11 @@ pub(crate) fn advance(parts: &mut Parts, now: Now) -> bool {
     settle::settle(parts);
     fan_out(parts);
     filters::go_on_with_filters(parts);
-    // Half of the budget for subscriptions, half for retained messages: neither keeps the other waiting.
-    parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 2);
+    // Half of the budget for subscriptions, half for retained messages, of which a half is for pages that plugins read: none keeps
+    // the others waiting.
+    parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
+    pages::judge_pages(parts);
+    parts.work.add_to_turn(parts.setup.limits.turn_budget_deliveries / 4);
     pages::scan_pages(parts);
     ending::end_sessions(parts);
     subscriptions::go_on_telling(parts);

@@ -22,7 +22,7 @@ use crate::world::{Ask, ClientId, World};
 const PAGES_OF_PLUGIN_MAX: usize = 64;
 const PAGES_OF_CLIENT_MAX: usize = 8;
 /// The plugin that reads.
-const READER: PluginHandle = PluginHandle(9);
+pub(crate) const READER: PluginHandle = PluginHandle(9);
 const AUTHORIZE: HookPoint = HookPoint::ClientAuthorize;
 
 /// Numbers and bytes of the mails that an instance has got.

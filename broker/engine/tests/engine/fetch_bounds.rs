@@ -1,17 +1,20 @@
 //! What pages of retained messages that plugins read on behalf of clients cost: their bytes are charged while they are under way, and
 //! bounded with all else that is asked for the client, and their messages are judged within the budget of a turn.
 
+use grapnel_engine::codec;
 use grapnel_engine::hook::{ChainTable, FaultPolicy, Link};
 use grapnel_engine::id::ShardId;
-use grapnel_engine::packet::{QoS, Version};
+use grapnel_engine::packet::{
+    Filters, Packet, Properties, QoS, Subscribe, SubscriptionOptions, Version, push_subscription,
+};
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{Command, Lane, Scope, Whom};
+use grapnel_engine::shard::{Command, Lane, OnBehalf, Scope, Whom, Wish};
 use grapnel_plugin_abi::raw::{Field, Flow};
 
 use crate::deferral::{Taken, allow, deny};
-use crate::fetch::{Scene, deliveries_later, even_alone, fetch, topics};
+use crate::fetch::{READER, Scene, deliveries_later, even_alone, fetch, topics};
 use crate::hooks::{Call, Log, link};
-use crate::world::Ask;
+use crate::world::{Ask, id};
 
 impl Scene {
     /// Bytes of pages in the ledger of the client's shard, and what the client is charged for.
@@ -83,6 +86,40 @@ fn a_page_that_is_kept_for_its_plugin_is_charged() {
     assert!((10_000..10_500).contains(&kept), "{kept}");
     scene.mount(Vec::new());
     assert_eq!((scene.charged().0, scene.page().messages.len()), (0, 1));
+}
+
+/// However many pages of other shards are to be judged, subscribers get their retained messages meanwhile.
+#[test]
+fn pages_that_are_judged_leave_turns_to_scans() {
+    let log = Log::default();
+    let mut scene = Scene::with(2, vec![even_alone(&log)], |limits| limits.turn_budget_deliveries = 64);
+    let (home, other) = (scene.home, 1 - scene.home);
+    scene.retain("r", 600);
+    scene.retain("s", 60);
+    let subscriber = scene.world.connect_at(other, "subscriber", &Ask::v(Version::V5));
+    let mut filters = Vec::new();
+    push_subscription(&mut filters, "s/#", SubscriptionOptions::of_qos(QoS::AtMostOnce));
+    let (properties, filters) = (Properties::default(), Filters::from_encoded(&filters));
+    let subscribe = Packet::Subscribe(Subscribe { packet_id: id(7), properties, filters });
+    let mut bytes = Vec::new();
+    codec::encode(&subscribe, Version::V5, &mut bytes);
+    let place = FetchPlace::decode(&[1, other as u8]).expect("a place");
+    for number in 0..8 {
+        let wish = Wish::Fetch(Fetch { place: place.clone(), ..fetch("r/#") });
+        let whom = Whom::Client("c".into());
+        let request = OnBehalf { plugin: READER, whom, answer: Some(number), wish };
+        scene.world.shards[home].command(Command::As(Box::new(request)));
+    }
+    scene.world.offer_bytes(subscriber, &bytes);
+    let (mut got, mut turns) = (0, 0);
+    while got < 61 {
+        assert!(scene.world.turn() && turns < 1_000, "{got} after {turns} turns");
+        turns += 1;
+        got += scene.world.take(subscriber).len();
+    }
+    assert_eq!(scene.mails().len(), 0, "the pages go on after {turns} turns");
+    scene.world.drive();
+    assert_eq!(scene.mails().len(), 8);
 }
 
 /// Pages count by what they may come to against the bytes that a client may have waiting; who has nothing gets a page of any size.

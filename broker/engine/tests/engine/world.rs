@@ -461,16 +461,21 @@ impl World {
     pub fn drive(&mut self) {
         for round in 0.. {
             assert!(round < 100_000, "the world does not come to rest");
-            let mut moved = false;
-            for shard in 0..self.shards.len() {
-                moved |= self.shards[shard].advance(self.now);
-                moved |= self.collect(shard);
-            }
-            if !moved {
+            if !self.turn() {
                 self.check_ledgers();
                 return;
             }
         }
+    }
+
+    /// One turn of every shard: whether anything has moved.
+    pub fn turn(&mut self) -> bool {
+        let mut moved = false;
+        for shard in 0..self.shards.len() {
+            moved |= self.shards[shard].advance(self.now);
+            moved |= self.collect(shard);
+        }
+        moved
     }
 
     /// What the ledgers say is what all holders have, counted anew, and nobody has left a timer behind.
