@@ -157,7 +157,7 @@ impl<K, T> Default for Holders<K, T> {
 const LIGHT_BYTES: usize = 1024;
 
 /// Sizes in steps of an eighth; 0 is not listed at all.
-fn class(bytes: usize, first: bool) -> u16 {
+pub(crate) fn class(bytes: usize, first: bool) -> u16 {
     if bytes == 0 || (!first && bytes < LIGHT_BYTES) {
         return 0;
     }

@@ -231,7 +231,7 @@ bounds! {
     behalf_pages_max = 64, 1..=65535, "pages of retained messages that a plugin has read on behalf of clients at a time per shard; beyond it one is refused with 0x97";
     behalf_client_pages_max = 8, 1..=65535, "of them for one client";
     behalf_page_messages_max = 256, 1..=65536, "messages of one such page; a plugin that asks for more gets as many";
-    behalf_page_bytes_max = 1048576, 1024..=268435456, "bytes of the messages of one such page, whose first message may have more; a plugin that asks for more gets as many";
+    behalf_page_bytes_max = 1048576, 1024..=268435456, "bytes of the messages of one such page, and no more than a client may have waiting; its first message may have more where nothing else waits for the client. A plugin that asks for more gets as many";
     behalf_client_bytes_max = 4194304, 1024..=1073741824, "bytes of the requests for one client, with what its pages may come to; one of any size passes where nothing else waits for the client";
     rechecks_max = 64, 1..=65535, "authorization requests about subscriptions in force that wait for plugins at a time per shard; one plugin thread that takes 50 ms for each still answers all within 5 s";
     deliver_requests_max = 1024, 1..=65535, "sessions per shard whose delivery waits for a plugin at a time; those beyond wait in order, within their queue's bounds, instead of being refused";

@@ -31,6 +31,22 @@ pub(crate) struct KeptMail {
     pub(crate) until_ms: u64,
 }
 
+impl KeptMail {
+    /// Whether it is a page of retained messages: any other answer is a code.
+    fn is_page(&self) -> bool {
+        self.from == FROM_THE_BROKER && self.bytes.len() > 1
+    }
+}
+
+/// Where a page of retained messages is that a plugin has asked for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum PagePlace {
+    /// Under way, with this number.
+    UnderWay(u64),
+    /// Kept for its plugin, at this place.
+    Kept(usize),
+}
+
 /// What a shard keeps for plugins beside their links.
 #[derive(Debug, Default)]
 pub(crate) struct PluginDesk {
@@ -152,6 +168,13 @@ impl PluginDesk {
         })
     }
 
+    /// Whether there is room for what a page has found: for its first message, where that has more bytes than the page was to have.
+    pub(crate) fn has_room_for_found(&self, number: u64, limits: &Limits) -> bool {
+        let Some(page) = self.pages.get(number).filter(|page| page.is_beyond()) else { return true };
+        let (plugin, client_id) = (page.plugin.number(), &page.identity.client_id);
+        self.lines.has_room_for_grown_page(plugin, client_id, page.reserved_bytes(), limits)
+    }
+
     /// A page is at its end.
     pub(crate) fn end_page(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.end(number)?;
@@ -173,6 +196,23 @@ impl PluginDesk {
     /// Bytes of pages that are under way for a client.
     pub(crate) fn pages_bytes_of(&self, client_id: &str) -> usize {
         self.pages.held_bytes(Some(client_id))
+    }
+
+    /// The page that holds most, with its bytes. Looks at all of them.
+    pub(crate) fn heaviest_page(&self) -> Option<(usize, PagePlace)> {
+        let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PagePlace::UnderWay(number)));
+        let pages = self.mails.iter().enumerate().filter(|(_, mail)| mail.is_page());
+        let kept = pages.map(|(index, mail)| (mail.bytes.len(), PagePlace::Kept(index)));
+        under_way.into_iter().chain(kept).max_by_key(|(bytes, _)| *bytes)
+    }
+
+    /// A page that is kept for a plugin becomes this answer; for whom it is.
+    pub(crate) fn replace_kept_page(&mut self, index: usize, answer: Bytes) -> Option<PluginHandle> {
+        let mail = self.mails.get_mut(index).filter(|mail| mail.is_page())?;
+        let before = std::mem::replace(&mut mail.bytes, answer).len();
+        self.mails_bytes -= before - mail.bytes.len();
+        self.pages_kept_bytes -= before - mail.bytes.len();
+        Some(mail.plugin)
     }
 
     /// The sessions in whose slots waits what is asked for on behalf of a client.

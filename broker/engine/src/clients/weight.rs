@@ -78,8 +78,8 @@ impl Holder for Session {
         Weight {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
-            // Neither one that ends already, nor one of a plugin's.
-            ends: !self.orphan,
+            // Neither one that ends already, nor one of a plugin's, but for what it asks for on behalf of a client.
+            ends: !self.orphan || self.line.is_some() && self.slots.may_be_refused(),
             ..Weight::default()
         }
     }

@@ -14,6 +14,7 @@ use crate::hook::tickets::{OpenTicket, Waiter};
 use crate::hook::view::{Action, Request};
 use crate::id::ShardId;
 use crate::parts::Parts;
+use crate::reason::ReasonCode;
 use crate::session::fetch::PageUnderWay;
 use crate::session::readers::{PageAsk, PageFor, ReaderAsk, Room};
 use crate::topic;
@@ -54,7 +55,7 @@ pub(crate) fn answered(
     }
     match authorize::outcome(parts, &ask) {
         Asked::Answered(verdict) => decided(parts, number, verdict.is_ok()),
-        Asked::Unanswered(_) | Asked::Waits(_) => unanswered(parts, number),
+        Asked::Unanswered(_) | Asked::Waits(_) => fail(parts, number, ReasonCode::SERVER_UNAVAILABLE),
     }
     go_on(parts, number, None)
 }
@@ -102,6 +103,12 @@ fn take(parts: &mut Parts, number: u64, owner: ShardId, body: PageBody) {
         let goes_on = topic::has_wildcard(&page.fetch.filter) && owner.index() + 1 < shards;
         page.read(found, next, goes_on.then(|| ShardId(owner.0 + 1)));
     });
+    let limits = Arc::clone(&parts.setup.limits);
+    if !parts.hooks.desk().has_room_for_found(number, &limits) {
+        // Like anything else of that size that is asked for the client: who asks again finds room once nothing else waits.
+        parts.counters.behalf_no_room += 1;
+        fail(parts, number, ReasonCode::QUOTA_EXCEEDED);
+    }
 }
 
 /// Authorizes what was found, one after the other; false if it waits for a plugin.
@@ -122,14 +129,14 @@ fn authorize_found(parts: &mut Parts, number: u64, mut ask: Option<Authorization
         let request = Request { action: Action::Deliver, topic: &message.topic, qos, retain: true };
         if ask.is_none() && !identity.superuser && !deliver_rights::may_ask_for_deliveries(parts) {
             // As many deliveries wait for plugins as may; who asks again finds room.
-            unanswered(parts, number);
+            fail(parts, number, ReasonCode::SERVER_UNAVAILABLE);
             continue;
         }
         let begun = ask.take().unwrap_or_else(|| authorize::new_ask(parts, &identity));
         let waiter = Waiter::Fetch(number);
         match authorize::ask_authorize(parts, &identity, request, begun, None, waiter) {
             Asked::Answered(answer) => decided(parts, number, answer.is_ok()),
-            Asked::Unanswered(_) => unanswered(parts, number),
+            Asked::Unanswered(_) => fail(parts, number, ReasonCode::SERVER_UNAVAILABLE),
             Asked::Waits(waiting) => {
                 parts.hooks.desk().change_page(number, |page| page.ask = Some(waiting));
                 return false;
@@ -146,6 +153,6 @@ fn decided(parts: &mut Parts, number: u64, may: bool) {
     });
 }
 
-fn unanswered(parts: &mut Parts, number: u64) {
-    parts.hooks.desk().change_page(number, PageUnderWay::is_not_answered);
+fn fail(parts: &mut Parts, number: u64, reason: ReasonCode) {
+    parts.hooks.desk().change_page(number, |page| page.fail(reason));
 }

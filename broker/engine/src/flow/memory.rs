@@ -7,13 +7,14 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::Ticket;
 
-use super::{ending, reading};
+use super::{ending, on_behalf, reading};
 use crate::clients::connection::Watch;
 use crate::clients::reading::Pause;
 use crate::id::{ConnKey, SessionKey};
-use crate::ledger::{Holder, IN_FLIGHT, Ledger, OUTBOUND, OWN, QUEUE, READ, SLOTS};
+use crate::ledger::{self, Holder, IN_FLIGHT, Ledger, OUTBOUND, OWN, QUEUE, READ, SLOTS};
 use crate::outbox::Outbound;
 use crate::parts::Parts;
+use crate::plugins::PagePlace;
 use crate::reason::ReasonCode;
 use crate::session::{EndCause, Last};
 use crate::timer::Timer;
@@ -25,6 +26,8 @@ const EVICTIONS: usize = 64;
 enum Heaviest {
     Connection(ConnKey),
     Session(SessionKey),
+    /// A page of retained messages that a plugin reads, or that waits for it.
+    Page(PagePlace),
 }
 
 /// What clients make this shard hold, as of the last [`Shard::settle_memory`](crate::shard::Shard::settle_memory) or [`Shard::advance`](crate::shard::Shard::advance).
@@ -123,6 +126,7 @@ pub(crate) fn settle_memory(parts: &mut Parts) {
             None => break,
             Some(Heaviest::Connection(key)) => evict_connection(parts, key),
             Some(Heaviest::Session(key)) => evict_session(parts, key),
+            Some(Heaviest::Page(place)) => on_behalf::let_go_of_page(parts, place),
         }
         weigh(parts);
     }
@@ -151,12 +155,13 @@ fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
     if ledger(parts).total() <= limits.shard_bytes_max {
         return None;
     }
-    match (parts.connections.heaviest(), parts.sessions.heaviest()) {
-        (Some((weight, _)), Some((other, key))) if other > weight => Some(Heaviest::Session(key)),
-        (Some((_, key)), _) => Some(Heaviest::Connection(key)),
-        (None, Some((_, key))) => Some(Heaviest::Session(key)),
-        (None, None) => None,
-    }
+    let page = parts.hooks.kept().heaviest_page();
+    let page = page.map(|(bytes, place)| (ledger::class(bytes, false), Heaviest::Page(place)));
+    let page = page.filter(|(class, _)| *class > 0);
+    let session = parts.sessions.heaviest().map(|(class, key)| (class, Heaviest::Session(key)));
+    let connection = parts.connections.heaviest().map(|(class, key)| (class, Heaviest::Connection(key)));
+    let all = [page, session, connection].into_iter().flatten();
+    all.max_by_key(|(class, _)| *class).map(|(_, heaviest)| heaviest)
 }
 
 fn evict_connection(parts: &mut Parts, key: ConnKey) {
@@ -171,6 +176,10 @@ fn evict_connection(parts: &mut Parts, key: ConnKey) {
 }
 
 fn evict_session(parts: &mut Parts, key: SessionKey) {
+    let Some(session) = parts.sessions.get_mut(key) else { return };
+    if session.line.is_some() {
+        return on_behalf::refuse_line(parts, key);
+    }
     parts.counters.sessions_evicted += 1;
     let Some(session) = parts.sessions.get_mut(key) else { return };
     let lost = session.queue.len() as u64;

@@ -9,7 +9,7 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FetchedWriter;
 
 use super::hooks::Answer;
-use super::{authorize, fetch, filters, mail, new_session, subscriptions, wake};
+use super::{authorize, fetch, filters, hooks, mail, new_session, subscriptions, wake};
 use crate::envelope::PageBody;
 use crate::hook::PluginHandle;
 use crate::hook::tickets::OpenTicket;
@@ -20,7 +20,8 @@ use crate::message::Message;
 use crate::outbox::BehalfRefused;
 use crate::packet::QoS;
 use crate::parts::Parts;
-use crate::plugins::lines::Waiting;
+use crate::plugins::PagePlace;
+use crate::plugins::lines::{self, Waiting};
 use crate::reason::ReasonCode;
 use crate::session::fetch::{PageUnderWay, ROUNDS_MAX};
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
@@ -270,7 +271,8 @@ fn fetch(parts: &mut Parts, behalf: Behalf) {
     let limits = Arc::clone(&parts.setup.limits);
     let owners = (parts.setup.shards, fetch::only_owner(parts, &fetch.filter));
     let now = (epoch, rounds, parts.clock.now().mono_ms);
-    let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch.within(&limits), now, owners);
+    let fetch = fetch.within(limits.behalf_page_messages_max, lines::page_bytes_max(&limits));
+    let page = PageUnderWay::new(plugin, (identity, by_id), answer, fetch, now, owners);
     let lines = parts.hooks.desk().lines();
     if !lines.has_room_for_page(plugin.number(), &client_id, page.reserved_bytes(), &limits) {
         parts.counters.behalf_no_room += 1;
@@ -314,6 +316,8 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     let reason = if !is_there {
         // It has gone, or is another principal's by now.
         ReasonCode::CLIENT_ID_NOT_VALID
+    } else if page.failed == Some(ReasonCode::QUOTA_EXCEEDED) {
+        ReasonCode::QUOTA_EXCEEDED
     } else if is_old && rounds < ROUNDS_MAX {
         // The rules have changed since: whether it may subscribe is asked again, and so is all that was read.
         let identity = known(parts, page.identity);
@@ -326,10 +330,10 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
             Behalf { plugin, identity, deed, answer, epoch: 0, rounds, question },
             Some(asked),
         );
-    } else if is_old || page.unanswered {
+    } else if is_old {
         ReasonCode::SERVER_UNAVAILABLE
     } else {
-        ReasonCode::SUCCESS
+        page.failed.unwrap_or(ReasonCode::SUCCESS)
     };
     if reason.is_error() {
         let deed = Deed::Fetch { fetch: page.fetch, by_id };
@@ -345,6 +349,42 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
         message.view().write_to_page(&mut bytes, message.qos.min(page.fetch.qos), now_ms);
     }
     mail::bring_answer(parts, plugin, number, bytes.finish().into());
+}
+
+/// A shard holds more than it may, and no client holds more than this page: the plugin is told that there is no room for it.
+pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
+    parts.counters.behalf_no_room += 1;
+    match place {
+        PagePlace::UnderWay(number) => {
+            let Some(mut page) = parts.hooks.desk().end_page(number) else { return };
+            page.ticket().map(|ticket| hooks::close_ticket(parts, ticket));
+            page.fail(ReasonCode::QUOTA_EXCEEDED);
+            fetched(parts, Some(page));
+        }
+        PagePlace::Kept(index) => {
+            let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
+            parts.hooks.desk().replace_kept_page(index, answer);
+        }
+    }
+}
+
+/// A shard holds more than it may, and no client holds more than waits in this line: it is refused, apart from what has begun to have
+/// its effect.
+pub(crate) fn refuse_line(parts: &mut Parts, line: SessionKey) {
+    let Some(session) = parts.sessions.get(line) else { return };
+    for number in session.slots.front_number()..session.slots.next_number() {
+        let Some(session) = parts.sessions.get_mut(line) else { return };
+        let publish = session.slots.publish_mut(number).filter(|publish| publish.may_be_refused());
+        let Some(ticket) = publish.map(|publish| publish.stage.ticket()) else { continue };
+        ticket.map(|ticket| hooks::close_ticket(parts, ticket));
+        parts.counters.behalf_no_room += 1;
+        decided(parts, line, number, ReasonCode::QUOTA_EXCEEDED);
+        if let Some(session) = parts.sessions.get_mut(line) {
+            session.slots.refuse(number, Verdict::code(ReasonCode::QUOTA_EXCEEDED));
+        }
+    }
+    count_line(parts, line);
+    wake::wake_slots(parts, line);
 }
 
 /// What was allowed under rules which have changed since is authorized anew, before what is behind it.

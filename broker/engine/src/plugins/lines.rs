@@ -104,6 +104,22 @@ impl Lines {
             && has_room_for_bytes((all, own), bytes, limits)
     }
 
+    /// Whether a page that is under way may hold so many bytes, which it is counted with already, beside all else.
+    pub(crate) fn has_room_for_grown_page(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        bytes: usize,
+        limits: &Limits,
+    ) -> bool {
+        let (mut all, mut own) = self.sums(plugin, client_id);
+        for sums in [&mut all, &mut own] {
+            sums.pages -= 1;
+            sums.pages_bytes -= bytes;
+        }
+        has_room_for_bytes((all, own), bytes, limits)
+    }
+
     /// The requests for a client wait in the slots of this session from now on. Nothing waits there yet.
     pub(crate) fn open(&mut self, plugin: u64, client_id: Arc<str>, session: SessionKey) {
         let lines = &mut self.plugins.entry(plugin).or_default().lines;
@@ -176,6 +192,14 @@ impl Lines {
             known.lines.shrink_to(2 * known.lines.len());
         }
     }
+}
+
+/// Bytes that a page may have at most: what a client may hold where nothing else is held, so that no page takes all that there is.
+pub(crate) fn page_bytes_max(limits: &Limits) -> u64 {
+    limits
+        .behalf_page_bytes_max
+        .min(limits.behalf_client_bytes_max)
+        .min(limits.behalf_bytes_max / SHARE as u64)
 }
 
 fn free(max: u64, taken: usize) -> usize {

@@ -12,9 +12,9 @@ use super::identity::Identity;
 use crate::hook::PluginHandle;
 use crate::hook::suspended::AuthorizationRequest;
 use crate::id::ShardId;
-use crate::limits::Limits;
 use crate::message::Message;
 use crate::packet::QoS;
+use crate::reason::ReasonCode;
 use crate::route::retained::Cursor;
 
 /// Pieces of a store that are looked through for one page: it comes short, or empty, where they have no more for it.
@@ -76,7 +76,8 @@ pub struct Fetch {
     pub place: FetchPlace,
     /// Messages, from 1; a page has no more than `behalf_page_messages_max` whatever is asked for.
     pub messages_max: u32,
-    /// Bytes of them, from 1, and no more than `behalf_page_bytes_max`; the first message may have more.
+    /// Bytes of them, from 1, and no more than `behalf_page_bytes_max` and what a client may have waiting; the first message may have
+    /// more where nothing else waits for the client.
     pub bytes_max: u32,
 }
 
@@ -86,12 +87,12 @@ impl Fetch {
         size_of::<Fetch>() + self.filter.len() + self.place.key.len()
     }
 
-    /// Asks for no more than a page may have.
-    pub(crate) fn within(self, limits: &Limits) -> Fetch {
-        let least = |asked: u32, max: u64| asked.min(u32::try_from(max).unwrap_or(u32::MAX));
+    /// Asks for no more messages and bytes than a page may have.
+    pub(crate) fn within(self, messages_max: u64, bytes_max: u64) -> Fetch {
+        let least = |asked: u32, max: u64| asked.min(u32::try_from(max).unwrap_or(u32::MAX)).max(1);
         Fetch {
-            messages_max: least(self.messages_max, limits.behalf_page_messages_max),
-            bytes_max: least(self.bytes_max, limits.behalf_page_bytes_max),
+            messages_max: least(self.messages_max, messages_max),
+            bytes_max: least(self.bytes_max, bytes_max),
             ..self
         }
     }
@@ -133,8 +134,8 @@ pub(crate) struct PageUnderWay {
     full: bool,
     /// Until when it waits for plugins, monotonic milliseconds.
     until_ms: u64,
-    /// Whether a question about one of its messages has found no answer: then there is no page.
-    pub(crate) unanswered: bool,
+    /// Why there is no page: a question about one of its messages has found no answer, or it has no room.
+    pub(crate) failed: Option<ReasonCode>,
     /// Whether it stands in the row of those that go on in a next turn.
     in_row: bool,
 }
@@ -170,7 +171,7 @@ impl PageUnderWay {
             last_read: shard,
             full: false,
             until_ms: now_ms + AUTHORIZED_FOR_MS,
-            unanswered: false,
+            failed: None,
             in_row: false,
         }
     }
@@ -180,7 +181,7 @@ impl PageUnderWay {
     pub(crate) fn next(&self) -> Option<(ShardId, Cursor, usize, usize)> {
         let messages = (self.fetch.messages_max as usize).saturating_sub(self.seen);
         let bytes = (self.fetch.bytes_max as usize).saturating_sub(self.bytes);
-        let goes_on = !self.full && !self.unanswered && self.pieces < PIECES_MAX;
+        let goes_on = !self.full && self.failed.is_none() && self.pieces < PIECES_MAX;
         let (shard, cursor) = self.at.as_ref().filter(|_| goes_on && messages > 0 && bytes > 0)?;
         Some((*shard, cursor.clone(), messages, bytes))
     }
@@ -225,10 +226,11 @@ impl PageUnderWay {
         }
     }
 
-    /// Nobody has answered about the first that is found: there is no page.
-    pub(crate) fn is_not_answered(&mut self) {
+    /// There is no page, for this reason: it lets go of all that it has.
+    pub(crate) fn fail(&mut self, reason: ReasonCode) {
         self.let_go();
-        self.unanswered = true;
+        self.held -= self.messages.drain(..).map(|message| message.bytes()).sum::<usize>();
+        self.failed = Some(reason);
     }
 
     /// Lets go of what is found and not authorized.
@@ -245,6 +247,11 @@ impl PageUnderWay {
     fn recount(&self) -> usize {
         let messages = self.found.iter().chain(&self.messages);
         self.fixed_bytes() + messages.map(|message| message.bytes()).sum::<usize>()
+    }
+
+    /// Whether its first message has more bytes than the page was to have.
+    pub(crate) fn is_beyond(&self) -> bool {
+        self.held > self.fetch.bytes_max as usize
     }
 
     /// Bytes that it may come to: more only where its first message has more.
@@ -330,6 +337,11 @@ impl PagesUnderWay {
                 own.map(PageUnderWay::held_bytes).sum()
             }
         }
+    }
+
+    /// The page that is charged for most bytes, and its number.
+    pub(crate) fn heaviest(&self) -> Option<(usize, u64)> {
+        self.pages.iter().map(|(number, page)| (page.held_bytes(), *number)).max()
     }
 
     /// Bytes of all, counted anew, message by message.

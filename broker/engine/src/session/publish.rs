@@ -211,6 +211,11 @@ impl Stage {
 }
 
 impl PublishSlot {
+    /// Whether it has not begun to have its effect.
+    pub fn may_be_refused(&self) -> bool {
+        !matches!(self.stage, Stage::Decided { storage: Storage::Asked(_) | Storage::Answered(_), .. })
+    }
+
     /// Whether it waits for a plugin, or behind a publish that does.
     pub(super) fn is_on_its_way(&self) -> bool {
         match &self.stage {

@@ -216,6 +216,11 @@ impl Slots {
         self.bytes = self.bytes - before + after;
     }
 
+    /// Whether some publish waits that has not begun to have its effect.
+    pub fn may_be_refused(&self) -> bool {
+        self.publishes().any(PublishSlot::may_be_refused)
+    }
+
     /// Where the nearest publish in front of `number` waits that is still on its way along the chains.
     pub fn in_front(&self, number: u64) -> Behind {
         let Ok(before) = usize::try_from(number.saturating_sub(self.first)) else { return Behind::default() };

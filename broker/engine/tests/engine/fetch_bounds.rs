@@ -88,6 +88,118 @@ fn a_page_that_is_kept_for_its_plugin_is_charged() {
     assert_eq!((scene.charged().0, scene.page().messages.len()), (0, 1));
 }
 
+/// A page that nobody gets any more leaves no ticket behind.
+#[test]
+fn a_page_that_is_dropped_closes_its_ticket() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |_| {});
+    scene.retain("r", 1);
+    let before = scene.world.shards[0].timers();
+    scene.ask(1, fetch("r/#"));
+    assert_ne!(scene.world.shards[0].timers(), before, "its ticket has a deadline");
+    scene.world.shards[0].swap_chains(ChainTable::compile(2, Vec::new()));
+    scene.world.drive();
+    assert_eq!(scene.world.shards[0].timers(), before);
+    scene.world.pass_ms(60_000);
+    assert_eq!(scene.counter("tickets_expired"), 0);
+}
+
+/// Where pages have a shard hold more than it may, pages are ended, also those that wait for their plugin, and no client that holds less;
+/// the plugin is told of each.
+#[test]
+fn pages_are_ended_where_pages_hold_too_much() {
+    for kept in [false, true] {
+        let taken = Taken::default();
+        let links = || if kept { Vec::new() } else { vec![deliveries_later(&taken)] };
+        let mut scene = Scene::with(1, links(), |limits| limits.shard_bytes_max = 1 << 20);
+        let bystander = scene.world.connect("bystander", &Ask { clean: false, ..Ask::v(Version::V5) });
+        scene.world.subscribe(bystander, "q", QoS::AtLeastOnce);
+        scene.world.lose(bystander);
+        scene.world.publish(scene.client, "q", &"q".repeat(20_000), QoS::AtLeastOnce, 1);
+        for n in 0..6 {
+            let (topic, payload) = (format!("r/{n}"), "x".repeat(300_000));
+            scene.world.publish_with(scene.client, &topic, &payload, QoS::AtMostOnce, 0, true, &[]);
+        }
+        if kept {
+            scene.rest();
+        }
+        for n in 0..6 {
+            scene.ask(n, Fetch { bytes_max: 400_000, ..fetch(&format!("r/{n}")) });
+            scene.world.pass_ms(10);
+        }
+        let (held, _) = scene.charged();
+        assert!((900_000..1 << 20).contains(&held), "{held}");
+        if kept {
+            scene.mount(links());
+        }
+        let refused = scene.mails().into_iter().filter(|(_, bytes)| *bytes == [0x97]).count();
+        assert_eq!((refused, scene.counter("behalf_no_room")), (3, 3), "kept: {kept}");
+        let ended = ["sessions_evicted", "connections_evicted"].map(|name| scene.counter(name));
+        assert_eq!(ended, [0, 0]);
+    }
+}
+
+/// Where a plugin asks for more than it may have, a page is as large as what a client may have waiting, and leaves room for others.
+#[test]
+fn one_page_leaves_room_for_others() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(1, vec![deliveries_later(&taken)], |limits| {
+        limits.behalf_bytes_max = 1 << 20;
+    });
+    let payload = "x".repeat(100_000);
+    for n in 0..4 {
+        scene.world.publish_with(scene.client, &format!("r/{n}"), &payload, QoS::AtMostOnce, 0, true, &[]);
+    }
+    for (number, name) in ["one", "two", "three", "four"].into_iter().enumerate() {
+        scene.world.connect(name, &Ask::v(Version::V5));
+        let whom = Whom::Client(name.into());
+        scene.ask_for(whom, number as u64, Fetch { bytes_max: u32::MAX, ..fetch("r/#") });
+    }
+    assert_eq!((scene.mails(), taken.about().len()), (vec![], 4), "all four are under way");
+    for number in 0..4 {
+        scene.complete(taken.ticket(number), Flow::STOP, allow());
+    }
+    // Two messages are more than an eighth of a MiB.
+    assert!(scene.mails().iter().all(|(_, bytes)| (100_000..110_000).contains(&bytes.len())));
+}
+
+/// A message that is larger than a client may have waiting comes where nothing else waits for the client, and is refused until then,
+/// from whatever shard it is.
+#[test]
+fn a_large_first_message_comes_alone() {
+    for shards in [1, 3] {
+        let taken = Taken::default();
+        let mut scene = Scene::with(shards, vec![deliveries_later(&taken)], |limits| {
+            limits.behalf_client_bytes_max = 100_000;
+        });
+        scene.retain("r", 1);
+        let large: Vec<String> = (0..4).map(|n| format!("large/{n}")).collect();
+        for topic in &large {
+            let payload = "x".repeat(500_000);
+            scene.world.publish_with(scene.client, topic, &payload, QoS::AtMostOnce, 0, true, &[]);
+        }
+        let small = || Fetch { bytes_max: 10_000, ..fetch("r/#") };
+        scene.ask(1, small());
+        for topic in &large {
+            scene.ask(2, Fetch { bytes_max: 10_000, ..fetch(topic) });
+            assert_eq!(scene.mails(), [(2, vec![0x97])], "{topic} of {shards} shards");
+        }
+        assert_eq!((scene.counter("behalf_no_room"), taken.about().len()), (4, 1));
+        let (held, _) = scene.charged();
+        assert!(held < 10_000, "{held}");
+        scene.complete(taken.ticket(0), Flow::STOP, allow());
+        assert_eq!(scene.page().messages.len(), 1);
+        for topic in &large {
+            scene.ask(3, Fetch { bytes_max: 10_000, ..fetch(topic) });
+            // Nothing else has room beside it.
+            scene.ask(4, small());
+            assert_eq!(scene.mails(), [(4, vec![0x97])]);
+            scene.complete(taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
+            assert_eq!(scene.page().topics(), [topic.as_str()]);
+        }
+    }
+}
+
 /// However many pages of other shards are to be judged, subscribers get their retained messages meanwhile.
 #[test]
 fn pages_that_are_judged_leave_turns_to_scans() {

@@ -539,6 +539,36 @@ fn a_large_message_passes_alone() {
     assert_eq!((scene.told(), scene.got()), (vec![(1, 0)], vec!["open/y".to_owned()]));
 }
 
+/// Where what waits on behalf of clients has a shard hold more than it may, that of the client with most is refused, and no client that
+/// holds less is ended.
+#[test]
+fn what_waits_is_refused_where_a_shard_holds_too_much() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 1 << 20);
+    let bystander = scene.world.connect("bystander", &Ask { clean: false, ..Ask::v(Version::V5) });
+    scene.world.subscribe(bystander, "q", QoS::AtLeastOnce);
+    scene.world.lose(bystander);
+    let publisher = scene.client("publisher", &named(None));
+    scene.world.publish(publisher, "q", &"q".repeat(20_000), QoS::AtLeastOnce, 1);
+    for (number, bytes) in [(1, 300_000), (2, 400_000), (3, 200_000), (4, 300_000)] {
+        let name = format!("c{number}");
+        scene.client(&name, &named(None));
+        let Wish::Publish(message) = publish("open/later") else { panic!("a publish") };
+        let whom = scene.whom(&name);
+        scene.wish(whom, number, Wish::Publish(Message { payload: vec![0; bytes].into(), ..message }));
+        scene.world.pass_ms(10);
+    }
+    assert_eq!(scene.told(), [(2, 0x97)]);
+    let counters = scene.world.shards[0].counters();
+    let ended = (counters.sessions_evicted, counters.connections_evicted);
+    assert_eq!((counters.behalf_no_room, counters.behalf_refused, ended), (1, 1, (0, 0)));
+    allow_all(&mut scene.world, &taken);
+    let mut told = scene.told();
+    told.sort_unstable();
+    assert_eq!(told, [(1, 0), (3, 0), (4, 0)]);
+    assert_eq!(scene.got().len(), 3);
+}
+
 /// At most `defer_window` of a client's requests wait for verdicts at a time, and no more than `behalf_client_requests_max` wait at
 /// all.
 #[test]
