@@ -1,14 +1,17 @@
 //! Versions of the rules of client.authorize. Whatever was allowed notes the version it was allowed under, and asks here whether that
-//! still holds for its client. A change for one client or user concerns nobody else: who is changed often keeps nobody else's
-//! questions from their answers.
+//! still holds for its client and its topic. A change for one client, user or topic filter concerns nothing else: who is changed
+//! often keeps nobody else's questions from their answers.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
 use crate::interface::Scope;
+use crate::topic;
 
 /// Clients and users whose last change is remembered. Beyond it the one that was changed longest ago is forgotten, and whatever was
 /// allowed before that change is asked again, whose ever it is.
 const SINGLE_MAX: usize = 16_384;
+/// Topic filters whose last change is remembered likewise: each is compared with what was allowed before.
+const TOPICS_MAX: usize = 32;
 
 /// What has changed, and for whom.
 #[derive(Debug)]
@@ -21,11 +24,14 @@ pub(crate) struct Rules {
     single: HashMap<u64, u64, ahash::RandomState>,
     /// The same by change.
     by_change: BTreeMap<u64, u64>,
+    /// The last changes of topic filters, the oldest first.
+    topics: VecDeque<(u64, Box<str>)>,
 }
 
 impl Rules {
     pub(crate) fn new(hasher: ahash::RandomState) -> Rules {
-        Rules { version: 0, everybody: 0, single: HashMap::with_hasher(hasher), by_change: BTreeMap::new() }
+        let single = HashMap::with_hasher(hasher);
+        Rules { version: 0, everybody: 0, single, by_change: BTreeMap::new(), topics: VecDeque::new() }
     }
 
     /// The version in force.
@@ -40,10 +46,12 @@ impl Rules {
         let whom = match scope {
             Scope::Client(client_id) => self.client(client_id),
             Scope::User(username) => self.user(username),
-            Scope::All | Scope::Topics(_) => {
+            Scope::Topics(topics) => return self.change_topics(topics),
+            Scope::All => {
                 self.everybody = self.version;
                 self.single = HashMap::with_hasher(self.single.hasher().clone());
                 self.by_change = BTreeMap::new();
+                self.topics = VecDeque::new();
                 return;
             }
         };
@@ -55,21 +63,46 @@ impl Rules {
             && let Some((oldest, whom)) = self.by_change.pop_first()
         {
             self.single.remove(&whom);
-            self.everybody = oldest;
+            self.everybody = self.everybody.max(oldest);
         }
     }
 
-    /// Whether what was allowed to this client under a version would be decided by the same rules now.
-    #[inline]
-    pub(crate) fn hold(&self, version: u64, client_id: &str, username: Option<&str>) -> bool {
-        version == self.version || self.are_the_same(version, client_id, username)
+    fn change_topics(&mut self, topics: &str) {
+        self.topics.retain(|(_, known)| **known != *topics);
+        self.topics.push_back((self.version, topics.into()));
+        if self.topics.len() > TOPICS_MAX
+            && let Some((oldest, _)) = self.topics.pop_front()
+        {
+            self.everybody = self.everybody.max(oldest);
+        }
     }
 
-    fn are_the_same(&self, version: u64, client_id: &str, username: Option<&str>) -> bool {
+    /// Whether what was allowed to this client under a version would be decided by the same rules now. `topic` is the topic name or
+    /// filter that it is about; `None` where it may be about any.
+    #[inline]
+    pub(crate) fn hold(
+        &self,
+        version: u64,
+        client_id: &str,
+        username: Option<&str>,
+        topic: Option<&str>,
+    ) -> bool {
+        version == self.version || self.are_the_same(version, client_id, username, topic)
+    }
+
+    fn are_the_same(
+        &self,
+        version: u64,
+        client_id: &str,
+        username: Option<&str>,
+        topic: Option<&str>,
+    ) -> bool {
         let is_changed = |whom: u64| self.single.get(&whom).is_some_and(|change| *change > version);
+        let mut since = self.topics.iter().rev().take_while(|(change, _)| *change > version);
         version >= self.everybody
             && !is_changed(self.client(client_id))
             && !username.is_some_and(|username| is_changed(self.user(username)))
+            && !since.any(|(_, topics)| topic.is_none_or(|topic| topic::overlap(topics, topic)))
     }
 
     fn client(&self, client_id: &str) -> u64 {
@@ -109,24 +142,50 @@ mod tests {
             // A name of the other kind.
             ("ann", Some("c"), true),
         ] {
-            assert_eq!(rules.hold(before, client_id, username), holds, "{client_id} {username:?}");
-            assert!(rules.hold(now, client_id, username));
+            assert_eq!(rules.hold(before, client_id, username, None), holds, "{client_id} {username:?}");
+            assert!(rules.hold(now, client_id, username, None));
         }
         // Between the two.
-        assert!(rules.hold(before + 1, "c", None) && !rules.hold(before + 1, "d", Some("ann")));
+        assert!(rules.hold(before + 1, "c", None, None) && !rules.hold(before + 1, "d", Some("ann"), None));
     }
 
     #[test]
-    fn a_change_for_all_or_for_topics_concerns_everybody() {
-        for scope in [Scope::All, Scope::Topics("a/#".into())] {
-            let mut rules = rules();
-            rules.change(&client("c"));
-            let before = rules.version();
-            rules.change(&scope);
-            assert!(!rules.hold(before, "c", None) && !rules.hold(before, "d", None));
-            assert!(rules.hold(rules.version(), "c", None));
-            assert!(rules.single.is_empty() && rules.by_change.is_empty(), "nothing else is to be known");
+    fn a_change_for_all_concerns_everybody() {
+        let mut rules = rules();
+        rules.change(&client("c"));
+        rules.change(&Scope::Topics("a".into()));
+        let before = rules.version();
+        rules.change(&Scope::All);
+        assert!(!rules.hold(before, "c", None, None) && !rules.hold(before, "d", None, Some("b")));
+        assert!(rules.hold(rules.version(), "c", None, None));
+        let known = (rules.single.len(), rules.by_change.len(), rules.topics.len());
+        assert_eq!(known, (0, 0, 0), "nothing else is to be known");
+    }
+
+    #[test]
+    fn a_change_for_topics_concerns_what_could_be_about_one_of_them() {
+        let mut rules = rules();
+        let before = rules.version();
+        rules.change(&Scope::Topics("a/+".into()));
+        for (topic, holds) in [("a/b", false), ("a/#", false), ("#", false), ("a/b/c", true), ("b", true)] {
+            assert_eq!(rules.hold(before, "c", None, Some(topic)), holds, "{topic}");
+            assert!(rules.hold(rules.version(), "c", None, Some(topic)));
         }
+        assert!(!rules.hold(before, "c", None, None), "what may be about any topic");
+        // The first change of those that are remembered is forgotten, and whatever was allowed before it is asked again.
+        let changes: Vec<u64> = (0..TOPICS_MAX)
+            .map(|number| {
+                rules.change(&Scope::Topics(format!("t/{number}").into()));
+                rules.version()
+            })
+            .collect();
+        assert!(!rules.hold(before, "c", None, Some("b")) && rules.hold(changes[0], "c", None, Some("b")));
+        assert!(
+            !rules.hold(changes[0], "c", None, Some("t/9")) && rules.hold(changes[9], "c", None, Some("t/9"))
+        );
+        // One of those that are known already makes none forgotten.
+        (0..10 * TOPICS_MAX).for_each(|_| rules.change(&Scope::Topics("t/9".into())));
+        assert!(rules.hold(changes[0], "c", None, Some("b")) && rules.topics.len() == TOPICS_MAX);
     }
 
     /// However many are changed, what is kept is bounded, and what is forgotten is asked again rather than taken to hold.
@@ -138,14 +197,17 @@ mod tests {
         for number in 1..SINGLE_MAX {
             rules.change(&client(&number.to_string()));
         }
-        assert!(rules.hold(before, "other", None) && !rules.hold(before, "first", None), "at the bound");
+        assert!(
+            rules.hold(before, "other", None, None) && !rules.hold(before, "first", None, None),
+            "at the bound"
+        );
         // One of those that are known already changes nothing for the others.
         (0..10 * SINGLE_MAX).for_each(|_| rules.change(&client("1")));
-        assert!(rules.hold(before, "other", None));
+        assert!(rules.hold(before, "other", None, None));
         rules.change(&client("one more"));
         assert_eq!((rules.single.len(), rules.by_change.len()), (SINGLE_MAX, SINGLE_MAX));
-        assert!(!rules.hold(before, "other", None) && !rules.hold(before, "first", None));
-        assert!(rules.hold(after_first, "other", None) && rules.hold(after_first, "first", None));
-        assert!(!rules.hold(after_first, "2", None));
+        assert!(!rules.hold(before, "other", None, None) && !rules.hold(before, "first", None, None));
+        assert!(rules.hold(after_first, "other", None, None) && rules.hold(after_first, "first", None, None));
+        assert!(!rules.hold(after_first, "2", None, None));
     }
 }

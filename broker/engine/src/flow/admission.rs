@@ -265,7 +265,8 @@ pub(crate) fn admission_answered(parts: &mut Parts, key: ConnKey, ticket: &OpenT
     let ends = match admission.step {
         Step::Will => {
             let identity = Rc::clone(&admission.identity);
-            authorize::ask_answered(parts, &identity, &mut admission.suspended, ticket, answer)
+            let topic = admission.will.as_ref().map_or("", |will| &will.message.topic);
+            authorize::ask_answered(parts, (&identity, topic), &mut admission.suspended, ticket, answer)
         }
         // What a session holds is asked about anew as a whole where the rules have changed.
         _ => hooks::resume(parts, &mut admission.suspended, ticket, answer, rules) == Some(true),

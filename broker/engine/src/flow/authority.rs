@@ -130,7 +130,8 @@ pub(crate) fn recheck_answered(parts: &mut Parts, number: u64, ticket: &OpenTick
     let Some(session) = parts.sessions.get(recheck.session) else { return };
     let client = Rc::clone(&session.identity);
     mark(parts, recheck.session, &recheck.filter, Recheck::None);
-    let ends = authorize::ask_answered(parts, &client, &mut recheck.ask, ticket, answer);
+    let filter = topic::parse_filter(&recheck.filter).map_or("", |parsed| parsed.filter);
+    let ends = authorize::ask_answered(parts, (&client, filter), &mut recheck.ask, ticket, answer);
     if !Rc::ptr_eq(&client, &recheck.client) {
         // The session has another connection by now: what was said is about the one before.
         recheck.ask = authorize::new_ask(parts, &client);

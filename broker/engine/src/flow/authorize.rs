@@ -52,16 +52,17 @@ pub(crate) fn verdict_of(parts: &Parts, ask: &AuthorizationRequest) -> Result<()
     super::hooks::may(&ask.accumulator, parts.setup.no_match_allow)
 }
 
-/// Whether what was said about a client under this version of the rules would be decided by the same ones now.
-pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity) -> bool {
-    parts.hooks.rules_hold(epoch, &identity.client_id, identity.username.as_deref())
+/// Whether what was said about a client and a topic under this version of the rules would be decided by the same ones now; without a
+/// topic, about any.
+pub(crate) fn is_current(parts: &Parts, epoch: u64, identity: &Identity, topic: Option<&str>) -> bool {
+    parts.hooks.rules_hold(epoch, &identity.client_id, identity.username.as_deref(), topic)
 }
 
-/// An answer to a request: true if it ends the chain. One that was begun before the rules changed for its client
-/// begins anew.
+/// An answer to a request about a topic: true if it ends the chain. One that was begun before the rules changed for its client and
+/// topic begins anew.
 pub(crate) fn ask_answered(
     parts: &mut Parts,
-    identity: &Identity,
+    (identity, topic): (&Identity, &str),
     ask: &mut AuthorizationRequest,
     ticket: &OpenTicket,
     answer: Answer<'_>,
@@ -69,7 +70,7 @@ pub(crate) fn ask_answered(
     let rules = parts.setup.limits.user_properties_max as usize;
     let ends = hooks::resume(parts, ask, ticket, answer, rules);
     if let Some(ends) = ends
-        && is_current(parts, ask.epoch(), identity)
+        && is_current(parts, ask.epoch(), identity, Some(topic))
     {
         return ends;
     }

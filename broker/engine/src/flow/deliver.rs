@@ -419,7 +419,8 @@ pub(crate) fn delivery_answered(parts: &mut Parts, key: SessionKey, ticket: &Ope
     deliveries.bytes -= delivery.message.bytes();
     let same_client = Rc::ptr_eq(&deliveries.client, &client);
     deliveries.belong_to(&client);
-    let mut decided = authorize::ask_answered(parts, &client, &mut ask, ticket, answer);
+    let mut decided =
+        authorize::ask_answered(parts, (&client, &delivery.message.topic), &mut ask, ticket, answer);
     if !same_client {
         // The session has another connection by now: what was said is about the one before.
         ask = authorize::new_ask(parts, &client);

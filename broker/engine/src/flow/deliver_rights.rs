@@ -193,7 +193,8 @@ fn remembered(parts: &mut Parts, key: SessionKey, view: &MessageView<'_>) -> Opt
         session.deliveries.get_or_insert_with(|| Box::new(Deliveries::new(Rc::clone(client), hasher)));
     deliveries.belong_to(client);
     let (may, when) = deliveries.said.get_mut(view.topic)?;
-    let holds = parts.hooks.rules_hold(*when, &client.client_id, client.username.as_deref());
+    let (client_id, username) = (&client.client_id, client.username.as_deref());
+    let holds = parts.hooks.rules_hold(*when, client_id, username, Some(view.topic));
     // The next time it is known at once.
     *when = if holds { parts.hooks.authz_epoch() } else { *when };
     holds.then_some(*may)

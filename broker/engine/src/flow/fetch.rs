@@ -47,10 +47,10 @@ pub(crate) fn answered(
 ) -> Option<PageUnderWay> {
     let asked = |page: &mut PageUnderWay| {
         let ask = page.ask.take_if(|ask| ask.waits_for(ticket.number))?;
-        Some((ask, Rc::clone(&page.identity)))
+        Some((ask, Rc::clone(&page.identity), Arc::clone(page.found.front()?)))
     };
-    let (mut ask, identity) = parts.hooks.desk().change_page(number, asked)??;
-    if !authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
+    let (mut ask, identity, message) = parts.hooks.desk().change_page(number, asked)??;
+    if !authorize::ask_answered(parts, (&identity, &message.topic), &mut ask, ticket, answer) {
         return go_on(parts, number, Some(ask));
     }
     match authorize::outcome(parts, &ask) {

@@ -251,7 +251,8 @@ fn authorize_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket,
         let Permit::Done(Answered { answer: Ok(()), epoch, rounds }) = &mut packet.permits[index] else {
             continue;
         };
-        if authorize::is_current(parts, *epoch, &identity) {
+        let filter = packet.requested[index].topics();
+        if authorize::is_current(parts, *epoch, &identity, Some(filter)) {
             *epoch = parts.hooks.authz_epoch();
             continue;
         }
@@ -291,9 +292,12 @@ fn ask_permit(
     let links = parts.hooks.chain(HookPoint::ClientAuthorize).links.len() as u64;
     wake::spend(parts, links);
     parts.work.spend_turn(if links > 0 { QUESTION } else { 0 });
-    // What is authorised is the filter itself, as EMQX and Mosquitto do for a shared one.
-    let filter = topic::parse_filter(request.filter_text()).map_or("", |parsed| parsed.filter);
-    let asked = Request { action: Action::Subscribe, topic: filter, qos: request.options.qos, retain: false };
+    let asked = Request {
+        action: Action::Subscribe,
+        topic: request.topics(),
+        qos: request.options.qos,
+        retain: false,
+    };
     let waiter = Waiter::Filter(place.session, place.number, index as u32);
     let rounds = ask.rounds();
     match authorize::ask_authorize(parts, identity, asked, ask, None, waiter) {
@@ -322,9 +326,9 @@ fn grant_filters(parts: &mut Parts, place: Place, packet: &mut FilterPacket, ali
         let answer = match &packet.permits[index] {
             // The rules have changed between two turns.
             Permit::Done(Answered { answer: Ok(()), epoch, .. })
-                if identity
-                    .as_deref()
-                    .is_some_and(|client| !authorize::is_current(parts, *epoch, client)) =>
+                if identity.as_deref().is_some_and(|client| {
+                    !authorize::is_current(parts, *epoch, client, Some(request.topics()))
+                }) =>
             {
                 packet.step = FilterStep::Authorize(0);
                 return Step::Goes;
@@ -582,7 +586,8 @@ pub(crate) fn filter_answered(
         return;
     };
     let (mut ask, request) = (AuthorizationRequest::clone(ask), request.clone());
-    let permit = if authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
+    let about = (&*identity, request.topics());
+    let permit = if authorize::ask_answered(parts, about, &mut ask, ticket, answer) {
         done(parts, authorize::verdict_of(parts, &ask), ask.rounds())
     } else {
         let place = Place { session: session_key, number, conn: None };

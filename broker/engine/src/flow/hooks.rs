@@ -45,7 +45,12 @@ pub(crate) fn go_on(
     };
     let point = suspended.point();
     if point == HookPoint::ClientAuthorize
-        && !parts.hooks.rules_hold(suspended.epoch(), client.client_id, client.username)
+        && !parts.hooks.rules_hold(
+            suspended.epoch(),
+            client.client_id,
+            client.username,
+            request.map(|request| request.topic),
+        )
     {
         // The rules have changed while it waited for another one at a link: what links have said so far counts no more.
         suspended.begin_anew(parts.hooks.authz_epoch());

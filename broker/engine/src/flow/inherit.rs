@@ -141,7 +141,7 @@ fn inherit(parts: &mut Parts, key: ConnKey, session_key: SessionKey, admission: 
     let rounds = begun.as_ref().map_or(0, |begun| begun.rounds);
     let same = |begun: &Inheritance| {
         (begun.session, begun.epoch) == (session_key, session.epoch)
-            && authorize::is_current(parts, begun.rules, &admission.identity)
+            && authorize::is_current(parts, begun.rules, &admission.identity, None)
     };
     let mut inheritance = begun.filter(|begun| same(begun)).unwrap_or_else(|| {
         Box::new(Inheritance {

@@ -207,9 +207,9 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
     // Where nothing forbids it, it is asked about beside those in front.
     let rounds = behalf.rounds;
     let ask = authorize::new_ask(parts, &behalf.identity).after_rounds(rounds);
-    let stage = Stage::Authorize(Box::new(Authorization { ask, after: None }));
+    let stage = Stage::Authorize(Box::new(Authorization { ask, after: None, first: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    let publish = PublishSlot { message, head, source, behalf, epoch: 0, rounds, stage };
+    let publish = PublishSlot { message, head, source, behalf, epoch: 0, rounds, as_sent: None, stage };
     Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 
@@ -231,7 +231,8 @@ pub(crate) fn decided(parts: &mut Parts, line: SessionKey, number: u64, code: Re
 
 /// It has its turn, and its end with this code.
 pub(crate) fn ended(parts: &mut Parts, line: SessionKey, behalf: Behalf, said: ReasonCode) {
-    let is_old = !authorize::is_current(parts, behalf.epoch, &behalf.identity);
+    let topic = behalf.question.as_ref().map(|(_, message)| &*message.topic);
+    let is_old = !authorize::is_current(parts, behalf.epoch, &behalf.identity, topic);
     let code = match &behalf.deed {
         _ if said.is_error() => said,
         // The rules have changed since: a recheck has not seen it, since it is not in force yet.
@@ -312,7 +313,7 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     let Some(page) = page else { return };
     let PageUnderWay { plugin, answer, by_id, rounds, .. } = page;
     let is_there = !by_id || session_of(parts, &page.identity).is_some();
-    let is_old = !authorize::is_current(parts, page.epoch, &page.identity);
+    let is_old = !authorize::is_current(parts, page.epoch, &page.identity, Some(&page.fetch.filter));
     let reason = if !is_there {
         // It has gone, or is another principal's by now.
         ReasonCode::CLIENT_ID_NOT_VALID

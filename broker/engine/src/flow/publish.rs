@@ -16,7 +16,7 @@ use crate::delivery::SHARED_PAYLOAD_BYTES;
 use crate::flow::route::Effect;
 use crate::hook::HookPoint;
 use crate::hook::draft::{Disposition, Draft, Extras};
-use crate::hook::suspended::{AuthorizationRequest, Suspended};
+use crate::hook::suspended::Suspended;
 use crate::hook::tickets::Waiter;
 use crate::hook::view::Request;
 use crate::id::{ConnKey, SessionKey};
@@ -24,7 +24,7 @@ use crate::message::{Message, MessageView, Origin, Payload};
 use crate::packet::{Ack, Packet, PacketType, Properties, Property, Publish, QoS, push_property};
 use crate::parts::Parts;
 use crate::reason::ReasonCode;
-use crate::session::publish::{Authorization, Behind, Head, Refused, Verdict};
+use crate::session::publish::{AsSent, Authorization, Behind, Head, Refused, Verdict};
 use crate::session::{EndCause, Identity, PublishSlot, Slot, SlotBody, Source, Stage};
 use crate::{codec, topic};
 
@@ -259,7 +259,7 @@ fn take_publish(
     };
     let at = Place { session: session_key, number, source: Source::Client, head };
     if alone && is_everybody_silent(parts, identity) && !is_reserved(parts, view.topic) {
-        take_effect(parts, key, at, &view, None);
+        take_effect(parts, key, at, (&view, &view), None);
         return;
     }
     match decide(parts, identity, view, at, &behind) {
@@ -267,7 +267,7 @@ fn take_publish(
         Ok(Progress::Pass(mut draft)) if alone => {
             let extra = draft.extra.take();
             let changed = draft.view(view, parts.clock.now().mono_ms);
-            take_effect(parts, key, at, &changed, extra);
+            take_effect(parts, key, at, (&view, &changed), extra);
         }
         decision => {
             let slot = slot_from(parts, decision, &view, head);
@@ -290,8 +290,14 @@ fn is_reserved(parts: &Parts, topic: &str) -> bool {
     topic.as_bytes().first() == Some(&b'$') && !parts.setup.limits.choices.allow_dollar_topics
 }
 
-/// A publish with nothing in front has its effect, or waits for that in a slot.
-fn take_effect(parts: &mut Parts, key: ConnKey, at: Place, view: &MessageView<'_>, extra: Extras) {
+/// A publish with nothing in front has its effect as hooks have made it, or waits for that in a slot.
+fn take_effect(
+    parts: &mut Parts,
+    key: ConnKey,
+    at: Place,
+    (sent, view): (&MessageView<'_>, &MessageView<'_>),
+    extra: Extras,
+) {
     let mut held = None;
     match route::effect(parts, at.session, (at.number, at.source), view, &mut held, None) {
         Effect::Done(code) => {
@@ -299,7 +305,9 @@ fn take_effect(parts: &mut Parts, key: ConnKey, at: Place, view: &MessageView<'_
             conclude(parts, at.session, Some(key), at.head, &Verdict::code(code));
         }
         Effect::Waits(storage) => {
-            let slot = slot_of(parts, view, at.head, Stage::Decided { storage, extra });
+            let (message, as_sent) = (Arc::new(view.to_message()), AsSent::of_moved(sent, view.topic));
+            let stage = Stage::Decided { storage, extra };
+            let slot = clients_publish(parts, (message, as_sent), at.head, stage);
             push_publish(parts, at.session, key, slot);
         }
     }
@@ -326,33 +334,33 @@ pub(crate) fn decide(
         } else {
             Err(ReasonCode::NOT_AUTHORIZED)
         };
-        return authorized(parts, identity, view, at, (Asked::Answered(answer), None), behind);
+        return authorized(parts, identity, view, at, (Asked::Answered(answer), None, None), behind);
     }
     let ask = authorize::new_ask(parts, identity);
-    authorize_on(parts, identity, view, at, (ask, None), behind)
+    let authorization = Authorization { ask, after: None, first: None };
+    authorize_on(parts, identity, view, at, authorization, behind)
 }
 
-/// Goes on with client.authorize; `after` is what message.publish has left where that has changed the topic.
+/// Goes on with client.authorize.
 pub(crate) fn authorize_on(
     parts: &mut Parts,
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    (ask, after): (AuthorizationRequest, Option<Draft>),
+    Authorization { ask, after, first }: Authorization,
     behind: &Behind,
 ) -> Decision {
     let now_ms = parts.clock.now().mono_ms;
     let changed = after.as_ref().map_or(view, |draft| draft.view(view, now_ms));
-    let request = Request {
-        action: at.source.action(),
-        topic: changed.topic,
-        qos: changed.qos,
-        retain: changed.retain,
+    let (topic, qos, retain) = match &first {
+        Some(first) => (&*first.topic, first.qos, first.retain),
+        None => (changed.topic, changed.qos, changed.retain),
     };
+    let request = Request { action: at.source.action(), topic, qos, retain };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
     let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
-    authorized(parts, identity, view, at, (asked, after), behind)
+    authorized(parts, identity, view, at, (asked, after, first), behind)
 }
 
 /// What the answer of client.authorize means for a publish.
@@ -361,7 +369,7 @@ pub(crate) fn authorized(
     identity: &Rc<Identity>,
     view: MessageView<'_>,
     at: Place,
-    (asked, after): (Asked, Option<Draft>),
+    (asked, after, first): (Asked, Option<Draft>, Option<Box<AsSent>>),
     behind: &Behind,
 ) -> Decision {
     let asked = match asked {
@@ -383,9 +391,15 @@ pub(crate) fn authorized(
         (Asked::Answered(Ok(())), _) if matches!(at.source, Source::Ask(_)) => {
             Err(Verdict::code(ReasonCode::SUCCESS))
         }
+        (Asked::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
+            // What it was is allowed: the next question is about what it is by now.
+            let ask = authorize::new_ask(parts, identity);
+            let authorization = Authorization { ask, after, first: None };
+            authorize_on(parts, identity, view, at, authorization, behind)
+        }
         (Asked::Answered(Ok(())), Some(draft)) => Ok(Progress::Pass(draft)),
         (Asked::Answered(Ok(())), None) => begin_walk(parts, identity, view, at, behind),
-        (Asked::Waits(ask), after) => Ok(Progress::Authorize(Box::new(Authorization { ask, after }))),
+        (Asked::Waits(ask), after) => Ok(Progress::Authorize(Box::new(Authorization { ask, after, first }))),
     }
 }
 
@@ -453,7 +467,8 @@ pub(crate) fn judge(
     if moved && is_clients {
         // A new topic is a new question.
         let ask = authorize::new_ask(parts, identity);
-        return authorize_on(parts, identity, view, at, (ask, Some(draft)), &Behind::default());
+        let authorization = Authorization { ask, after: Some(draft), first: None };
+        return authorize_on(parts, identity, view, at, authorization, &Behind::default());
     }
     // Only here: what plugins take for themselves, such as `$delayed/…`, has not come so far.
     if !moved && is_clients && is_reserved(parts, view.topic) {
@@ -545,11 +560,19 @@ pub(crate) enum Progress {
 }
 
 impl Progress {
-    /// The stage at which it waits with its message, which takes its changes once they are all made.
-    pub(crate) fn stage(self, message: &mut Arc<Message>, now_ms: u64) -> Stage {
+    /// The stage at which it waits with its message, which takes its changes once they are all made; what it was is noted where they
+    /// have moved it.
+    pub(crate) fn stage(
+        self,
+        message: &mut Arc<Message>,
+        as_sent: &mut Option<Box<AsSent>>,
+        now_ms: u64,
+    ) -> Stage {
         match self {
             Progress::Pass(mut draft) => {
                 if !draft.leaves_message() {
+                    let moved = draft.topic_text().and_then(|topic| AsSent::of_moved(&message.view(), topic));
+                    *as_sent = as_sent.take().or(moved);
                     draft.apply(Arc::make_mut(message), now_ms);
                 }
                 Stage::decided(draft.extra)
@@ -570,13 +593,19 @@ pub(crate) struct Place {
 }
 
 fn slot_of(parts: &Parts, view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
-    clients_publish(parts, Arc::new(view.to_message()), head, stage)
+    clients_publish(parts, (Arc::new(view.to_message()), None), head, stage)
 }
 
 /// A publish of a client that has come as far by the rules of now.
-fn clients_publish(parts: &Parts, message: Arc<Message>, head: Head, stage: Stage) -> SlotBody {
+fn clients_publish(
+    parts: &Parts,
+    (message, as_sent): (Arc<Message>, Option<Box<AsSent>>),
+    head: Head,
+    stage: Stage,
+) -> SlotBody {
     let (source, epoch) = (Source::Client, parts.hooks.authz_epoch());
-    SlotBody::Publish(Box::new(PublishSlot { message, head, source, behalf: None, epoch, rounds: 0, stage }))
+    let publish = PublishSlot { message, head, source, behalf: None, epoch, rounds: 0, as_sent, stage };
+    SlotBody::Publish(Box::new(publish))
 }
 
 fn refused(head: Head, verdict: Verdict) -> SlotBody {
@@ -586,9 +615,9 @@ fn refused(head: Head, verdict: Verdict) -> SlotBody {
 fn slot_from(parts: &Parts, decision: Decision, view: &MessageView<'_>, head: Head) -> SlotBody {
     match decision {
         Ok(progress) => {
-            let mut message = Arc::new(view.to_message());
-            let stage = progress.stage(&mut message, parts.clock.now().mono_ms);
-            clients_publish(parts, message, head, stage)
+            let (mut message, mut as_sent) = (Arc::new(view.to_message()), None);
+            let stage = progress.stage(&mut message, &mut as_sent, parts.clock.now().mono_ms);
+            clients_publish(parts, (message, as_sent), head, stage)
         }
         Err(verdict) => refused(head, verdict),
     }

@@ -169,6 +169,8 @@ struct Step {
     at: Place,
     /// Version of the rules under which it was allowed.
     epoch: u64,
+    /// Whether hooks have moved it to another topic.
+    is_moved: bool,
     stage: Stage,
     behind: Behind,
 }
@@ -188,7 +190,7 @@ fn begin_step(
         return None;
     }
     let at = Place { session: session_key, number, source: publish.source, head: publish.head };
-    let epoch = publish.epoch;
+    let (epoch, is_moved) = (publish.epoch, publish.as_sent.is_some());
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
     let kept = publish.behalf.as_ref().map(|behalf| Rc::clone(&behalf.identity));
@@ -196,29 +198,27 @@ fn begin_step(
         Some(kept) => on_behalf::known(parts, kept),
         None => Rc::clone(&session.identity),
     };
-    Some(Step { identity, message, at, epoch, stage, behind })
+    Some(Step { identity, message, at, epoch, is_moved, stage, behind })
 }
 
 /// Goes on with a publish that has not been through the chains and waits for no ticket.
 fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     let Some(step) = begin_step(parts, session_key, number, None) else { return };
-    let Step { identity, message, at, epoch, stage, behind } = step;
+    let Step { identity, message, at, epoch, is_moved, stage, behind } = step;
     let view = message.view();
     // A will was authorised at CONNECT, and nobody authorises a plugin.
     let needs_nobody = match at.source {
-        Source::Will => authorize::is_current(parts, epoch, &identity),
+        Source::Will => authorize::is_current(parts, epoch, &identity, Some(view.topic)),
         Source::Plugin | Source::Store => true,
         Source::Client | Source::Behalf | Source::Ask(_) => false,
     };
     let asked = match &stage {
-        Stage::Unstarted => (!needs_nobody).then_some(0),
-        Stage::Authorize(authorization) => Some(authorization.ask.rounds()),
-        Stage::Chain(_) | Stage::Decided { .. } => None,
+        Stage::Unstarted if needs_nobody => None,
+        stage => Question::of(stage, is_moved),
     };
     let decision = match stage {
         Stage::Authorize(authorization) => {
-            let Authorization { ask, after } = *authorization;
-            publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)
+            publish::authorize_on(parts, &identity, view, at, *authorization, &behind)
         }
         Stage::Chain(chain) => publish::walk(parts, &identity, view, at, chain, &behind),
         _ if needs_nobody => publish::begin_walk(parts, &identity, view, at, &behind),
@@ -228,18 +228,43 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
     settle_publish(parts, session_key, number, (decision, asked));
 }
 
-/// `asked` says that client.authorize was, by the rules of now, and how often the question had begun anew.
+/// A question that client.authorize has been asked, by the rules of now.
+struct Question {
+    /// How often it had begun anew.
+    rounds: u8,
+    /// Whether all that was said about the publish is said by the rules of now. Of one that hooks have moved to another topic, what was
+    /// said about the first one may be older.
+    is_whole: bool,
+}
+
+impl Question {
+    /// What is asked at a stage of a publish that hooks have moved already, or not yet.
+    fn of(stage: &Stage, is_moved: bool) -> Option<Question> {
+        match stage {
+            Stage::Unstarted => Some(Question { rounds: 0, is_whole: true }),
+            Stage::Authorize(authorization) => {
+                let Authorization { ask, after, first } = &**authorization;
+                let moved = after.as_ref().filter(|draft| is_moved || draft.topic_text().is_some());
+                Some(Question { rounds: ask.rounds(), is_whole: moved.is_none() || first.is_some() })
+            }
+            Stage::Chain(_) | Stage::Decided { .. } => None,
+        }
+    }
+}
+
+/// `asked` is the question that has led to the decision.
 fn settle_publish(
     parts: &mut Parts,
     session_key: SessionKey,
     number: u64,
-    (decision, asked): (Decision, Option<u8>),
+    (decision, asked): (Decision, Option<Question>),
 ) {
-    let epoch = parts.hooks.authz_epoch();
-    if let Some(rounds) = asked
+    let now = parts.hooks.authz_epoch();
+    if let Some(Question { rounds, is_whole }) = asked
         && let Some(session) = parts.sessions.get_mut(session_key)
         && let Some(publish) = session.slots.publish_mut(number)
     {
+        let epoch = if is_whole { now } else { publish.epoch };
         (publish.epoch, publish.rounds) = (epoch, publish.rounds.max(rounds));
         let rounds = publish.rounds;
         publish.behalf.iter_mut().for_each(|behalf| (behalf.epoch, behalf.rounds) = (epoch, rounds));
@@ -253,15 +278,15 @@ fn settle_publish(
         Err(verdict) => session.slots.refuse(number, verdict),
         Ok(progress) => {
             if let Some(publish) = session.slots.publish_mut(number) {
-                publish.stage = progress.stage(&mut publish.message, now_ms);
+                publish.stage = progress.stage(&mut publish.message, &mut publish.as_sent, now_ms);
                 session.slots.recharge(number);
             }
         }
     }
 }
 
-/// Has the publish in front authorized anew, where it was allowed by rules that have changed for its client since: only that, what
-/// hooks have made of it stays. Whether that is so.
+/// Has the publish in front authorized anew, where it was allowed by rules that have changed since for its client and its topic, or the
+/// one that it had before hooks moved it: only that, what hooks have made of it stays. Whether that is so.
 fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let Some(session) = parts.sessions.get(session_key) else { return false };
     let number = session.slots.front_number();
@@ -269,7 +294,11 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     // What was stored has begun to have its effect.
     let is_decided = matches!(publish.stage, Stage::Decided { storage: Storage::NotAsked, .. });
     let identity = publish.behalf.as_ref().map_or(&session.identity, |behalf| &behalf.identity);
-    if !is_decided || !publish.source.is_clients() || authorize::is_current(parts, publish.epoch, identity) {
+    let is_current = |topic: &str| authorize::is_current(parts, publish.epoch, identity, Some(topic));
+    let first = publish.as_sent.clone();
+    let holds =
+        is_current(&publish.message.topic) && first.as_ref().is_none_or(|sent| is_current(&sent.topic));
+    if !is_decided || !publish.source.is_clients() || holds {
         return false;
     }
     let ask = authorize::new_ask(parts, identity);
@@ -280,7 +309,7 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let ask = ask.after_rounds(publish.rounds);
     if let Stage::Decided { extra, .. } = &mut publish.stage {
         let after = Some(Draft { extra: extra.take(), ..Draft::default() });
-        publish.stage = Stage::Authorize(Box::new(Authorization { ask, after }));
+        publish.stage = Stage::Authorize(Box::new(Authorization { ask, after, first }));
         session.slots.recharge(number);
     }
     true
@@ -351,18 +380,20 @@ pub(crate) fn publish_answered(
     answer: Answer<'_>,
 ) {
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
-    let Step { identity, message, at, epoch: _, stage, behind } = step;
+    let Step { identity, message, at, epoch: _, is_moved, stage, behind } = step;
     let view = message.view();
-    let mut asked = None;
+    let asked = Question::of(&stage, is_moved);
     let decision = match stage {
-        Stage::Authorize(authorization) => {
-            let Authorization { mut ask, after } = *authorization;
-            asked = Some(ask.rounds());
-            if authorize::ask_answered(parts, &identity, &mut ask, ticket, answer) {
-                let asked = authorize::outcome(parts, &ask);
-                publish::authorized(parts, &identity, view, at, (asked, after), &behind)
+        Stage::Authorize(mut authorization) => {
+            let Authorization { ask, after, first } = &mut *authorization;
+            let moved = after.as_ref().and_then(Draft::topic_text);
+            let topic = first.as_ref().map_or(moved.unwrap_or(view.topic), |sent| &*sent.topic);
+            if authorize::ask_answered(parts, (&identity, topic), ask, ticket, answer) {
+                let asked = authorize::outcome(parts, ask);
+                let asked = (asked, after.take(), first.take());
+                publish::authorized(parts, &identity, view, at, asked, &behind)
             } else {
-                publish::authorize_on(parts, &identity, view, at, (ask, after), &behind)
+                publish::authorize_on(parts, &identity, view, at, *authorization, &behind)
             }
         }
         Stage::Chain(mut chain) => {

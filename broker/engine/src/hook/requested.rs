@@ -31,6 +31,11 @@ impl Requested {
     pub fn filter_text(&self) -> &str {
         std::str::from_utf8(&self.filter).unwrap_or("")
     }
+
+    /// What client.authorize is asked about: of a shared subscription the filter itself, as EMQX and Mosquitto do.
+    pub fn topics(&self) -> &str {
+        topic::parse_filter(self.filter_text()).map_or("", |parsed| parsed.filter)
+    }
 }
 
 /// Changes one of the filters; also for changes that come with an answer later. What it has replaced, if that

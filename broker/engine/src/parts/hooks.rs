@@ -131,10 +131,17 @@ impl Hooks {
         self.rules.version()
     }
 
-    /// Whether the rules that a client was judged by under a version are still in force for it: if not, it is asked again.
+    /// Whether the rules that a client was judged by under a version are still in force for it and this topic, any where there is none:
+    /// if not, it is asked again.
     #[inline]
-    pub(crate) fn rules_hold(&self, epoch: u64, client_id: &str, username: Option<&str>) -> bool {
-        self.rules.hold(epoch, client_id, username)
+    pub(crate) fn rules_hold(
+        &self,
+        epoch: u64,
+        client_id: &str,
+        username: Option<&str>,
+        topic: Option<&str>,
+    ) -> bool {
+        self.rules.hold(epoch, client_id, username, topic)
     }
 
     /// The rules have changed for these.

@@ -12,7 +12,7 @@ use crate::hook::LinkIdentity;
 use crate::hook::draft::{self, Draft, Extras};
 use crate::hook::suspended::{AuthorizationRequest, Suspended};
 use crate::hook::view::Action;
-use crate::message::Message;
+use crate::message::{Message, MessageView};
 use crate::packet::QoS;
 use crate::reason::ReasonCode;
 
@@ -75,8 +75,36 @@ pub enum Stage {
 pub struct Authorization {
     /// The question.
     pub ask: AuthorizationRequest,
-    /// What message.publish has left of it, where it has been there first and has another topic since.
+    /// What message.publish has left of it, where it has been there first: it has another topic since, or the rules have changed.
     pub after: Option<Draft>,
+    /// What the question is about where that is not what hooks have made of the publish, about which is asked next.
+    pub first: Option<Box<AsSent>>,
+}
+
+/// A publish as it was before hooks moved it to another topic: it must be allowed both.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AsSent {
+    /// Topic name.
+    pub topic: Box<str>,
+    /// QoS.
+    pub qos: QoS,
+    /// RETAIN.
+    pub retain: bool,
+}
+
+impl AsSent {
+    /// What a message was, if hooks make it one of this topic and that is another one.
+    pub fn of_moved(message: &MessageView<'_>, topic: &str) -> Option<Box<AsSent>> {
+        let moved = topic != message.topic;
+        moved.then(|| {
+            Box::new(AsSent { topic: message.topic.into(), qos: message.qos, retain: message.retain })
+        })
+    }
+
+    /// Bytes that it is charged for.
+    pub fn bytes(&self) -> usize {
+        size_of::<AsSent>() + self.topic.len()
+    }
 }
 
 /// How a publish stands with the owner of its retained topic.
@@ -147,6 +175,8 @@ pub struct PublishSlot {
     pub epoch: u64,
     /// How often it has been asked about anew because they had changed.
     pub rounds: u8,
+    /// What it was before hooks moved it to another topic, if they have.
+    pub as_sent: Option<Box<AsSent>>,
     /// How far it has come.
     pub stage: Stage,
 }
@@ -185,10 +215,12 @@ impl Stage {
             Stage::Unstarted => 0,
             Stage::Authorize(authorization) => {
                 let after = authorization.after.as_ref().map_or(0, Draft::bytes);
+                let first = authorization.first.as_ref().map_or(0, |first| first.bytes());
                 size_of::<Authorization>()
                     + authorization.ask.accumulator.bytes()
                     + authorization.ask.kept_bytes()
                     + after
+                    + first
             }
             Stage::Chain(suspended) => suspended.accumulator.bytes() + suspended.kept_bytes(),
             Stage::Decided { extra, .. } => draft::extra_bytes(extra),

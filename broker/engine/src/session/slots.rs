@@ -57,7 +57,8 @@ impl SlotBody {
     fn bytes(&self) -> usize {
         match self {
             SlotBody::Publish(publish) => {
-                publish.message.bytes() + publish.stage.bytes() + behalf_bytes(&publish.behalf)
+                let as_sent = publish.as_sent.as_ref().map_or(0, |as_sent| as_sent.bytes());
+                publish.message.bytes() + publish.stage.bytes() + behalf_bytes(&publish.behalf) + as_sent
             }
             SlotBody::Refused(refused) => {
                 refused.verdict.text.as_ref().map_or(0, Bytes::len) + behalf_bytes(&refused.behalf)

@@ -130,20 +130,23 @@ fn subscriptions_that_no_longer_pass_are_taken() {
     }
 }
 
-/// A verdict on a delivery that was remembered before an invalidation is asked again.
+/// A verdict on a delivery that was remembered before an invalidation is asked again, if it is about one of its topics.
 #[test]
 fn a_remembered_verdict_ends_with_its_rules() {
-    let (mut world, publisher, [one, _]) = subscribers();
-    let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
-    mount(&mut world, vec![guard(&log, &open)]);
-    world.pass_ms(10);
-    world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
-    log.take();
-    world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
-    world.pass_ms(10);
-    world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
-    assert_eq!(log.take(), ["1 pub t/a", "3 one t/a", "3 two t/a"]);
-    assert_eq!(world.take_plain(one).len(), 2);
+    for (topics, ends) in [("none", false), ("t/+", true), ("t/b", false)] {
+        let (mut world, publisher, [one, _]) = subscribers();
+        let (log, open) = (Log::default(), Rc::new(Cell::new(true)));
+        mount(&mut world, vec![guard(&log, &open)]);
+        world.pass_ms(10);
+        world.publish(publisher, "t/a", "1", QoS::AtMostOnce, 0);
+        world.shards[0].command(Command::Invalidate(Scope::Topics(topics.into())));
+        world.pass_ms(10);
+        log.take();
+        world.publish(publisher, "t/a", "2", QoS::AtMostOnce, 0);
+        let asked: &[&str] = if ends { &["1 pub t/a", "3 one t/a", "3 two t/a"] } else { &["1 pub t/a"] };
+        assert_eq!(log.take(), asked, "{topics}");
+        assert_eq!(world.take_plain(one).len(), 2);
+    }
 }
 
 /// A verdict that was begun under older rules is asked for again, once.
@@ -156,7 +159,7 @@ fn a_verdict_of_older_rules_is_asked_for_again() {
     world.pass_ms(10);
     let asked = taken.about().len();
     world.publish(publisher, "t/a", "1", QoS::AtLeastOnce, 1);
-    world.shards[0].command(Command::Invalidate(Scope::Topics("none".into())));
+    world.shards[0].command(Command::Invalidate(Scope::Client("pub".into())));
     complete(&mut world, taken.ticket(asked), Flow::STOP, allow());
     assert_eq!(world.take(publisher), [], "the links are asked again");
     assert_eq!(taken.about().len(), asked + 2);

@@ -161,6 +161,11 @@ impl Turn {
     }
 
     fn with(change: impl FnOnce(&mut Limits)) -> Turn {
+        Turn::beside(Vec::new(), change)
+    }
+
+    /// With these links beside those.
+    fn beside(links: Vec<(HookPoint, Link)>, change: impl FnOnce(&mut Limits)) -> Turn {
         let mut world = World::with(1, change);
         let subscriber = world.connect("subscriber", &Ask::v(Version::V5));
         world.subscribe(subscriber, "#", QoS::AtMostOnce);
@@ -186,14 +191,13 @@ impl Turn {
                 Flow::DEFER
             })
         };
-        mount(
-            &mut world,
-            vec![
-                (HookPoint::ClientAuthorize, rules),
-                (HookPoint::ClientAuthorize, defers(2, |topic| topic.starts_with('a'))),
-                (HookPoint::MessagePublish, defers(3, |topic| topic.ends_with("later"))),
-            ],
-        );
+        let mut all = vec![
+            (HookPoint::ClientAuthorize, rules),
+            (HookPoint::ClientAuthorize, defers(2, |topic| topic.starts_with('a'))),
+            (HookPoint::MessagePublish, defers(3, |topic| topic.ends_with("later"))),
+        ];
+        all.extend(links);
+        mount(&mut world, all);
         world.pass_ms(10);
         let ask = Ask {
             username: Some("ann"),
@@ -228,15 +232,18 @@ impl Turn {
     }
 }
 
-/// Whom a change of the rules concerns, and whether that is the client.
-fn scopes() -> [(Scope, bool); 6] {
+/// Whether a topic of the client is among what a change of the rules concerns.
+type Concerns = fn(&str) -> bool;
+
+/// Whom a change of the rules concerns, and which of the client's topics.
+fn scopes() -> [(Scope, Concerns); 6] {
     [
-        (Scope::All, true),
-        (Scope::Topics("b/#".into()), true),
-        (Scope::Client("c".into()), true),
-        (Scope::User("ann".into()), true),
-        (Scope::Client("ann".into()), false),
-        (Scope::User("c".into()), false),
+        (Scope::All, |_| true),
+        (Scope::Topics("b/#".into()), |topic| topic.starts_with('b')),
+        (Scope::Client("c".into()), |_| true),
+        (Scope::User("ann".into()), |_| true),
+        (Scope::Client("ann".into()), |_| false),
+        (Scope::User("c".into()), |_| false),
     ]
 }
 
@@ -258,8 +265,9 @@ fn a_publish_that_was_allowed_is_judged_by_the_rules_of_its_turn() {
             turn.change(scope.clone());
             turn.answer(&allow());
             let got = turn.got();
-            let again: &[&str] = if concerns { &["a", "b", "d"] } else { &[] };
+            let again: Vec<&str> = ["a", "b", "d"].into_iter().filter(|topic| concerns(topic)).collect();
             assert_eq!(turn.asked.take(), again, "{scope:?}");
+            let concerns = concerns("b");
             let topics: &[&str] = if concerns { &["a", "d"] } else { &["a", "b", "d"] };
             assert_eq!(
                 got,
@@ -298,10 +306,100 @@ fn a_publish_whose_own_hook_answers_later_is_judged_by_the_rules_of_its_turn() {
     }
 }
 
+/// A hook that moves `b/move` to `moved`, and `b/move/a` to `a/moved`, about which client.authorize answers later.
+fn mover() -> (HookPoint, Link) {
+    let moves = link(4, 5, FaultPolicy::Deny, |call: &mut Call<'_>| {
+        let to = match call.topic() {
+            "b/move" => "moved",
+            "b/move/a" => "a/moved",
+            _ => return Flow::CONTINUE,
+        };
+        call.set(Field::TOPIC, 0, to, "");
+        Flow::CONTINUE
+    });
+    (HookPoint::MessagePublish, moves)
+}
+
+/// What a hook has moved to another topic must be allowed under both in its turn: rules that forbid the first one meanwhile refuse it.
+#[test]
+fn a_publish_that_was_moved_is_judged_by_both_of_its_topics() {
+    let topic =
+        || OwnedChange { field: Field::TOPIC, index: 0, number: 0, bytes: "moved".into(), key: Bytes::new() };
+    for (waits_behind, sent, scope) in [
+        (true, "b/move", Scope::All),
+        (true, "b/move", Scope::Topics("b/#".into())),
+        (true, "d", Scope::All),
+        (false, "b/move/later", Scope::All),
+        (false, "b/move/later", Scope::Topics("b/#".into())),
+        (false, "d/later", Scope::All),
+        (false, "b/move/a", Scope::All),
+        (false, "b/move/a", Scope::Topics("b/#".into())),
+    ] {
+        let forbidden = sent.starts_with('b');
+        let mut turn = Turn::beside(vec![mover()], |_| {});
+        if waits_behind {
+            turn.world.publish(turn.client, "a", "1", QoS::AtLeastOnce, 1);
+        }
+        turn.world.publish(turn.client, sent, "2", QoS::AtLeastOnce, 2);
+        turn.asked.take();
+        turn.change(scope.clone());
+        if sent.ends_with("later") {
+            turn.answer(&[topic()]);
+        } else {
+            turn.answer(&allow());
+        }
+        let code = if forbidden { 0x87 } else { 0 };
+        let acks = [Got::Ack("PUBACK", 1, 0), Got::Ack("PUBACK", 2, code)];
+        let acks = if waits_behind { &acks[..] } else { &acks[1..] };
+        assert_eq!(turn.world.take(turn.client), acks, "{sent} {scope:?}");
+        let mut got = if waits_behind { vec![message("a", "1", 0)] } else { Vec::new() };
+        let came = if sent == "d" { "d" } else { "moved" };
+        got.extend((!forbidden).then(|| message(came, "2", 0)));
+        assert_eq!(turn.got(), got, "{sent} {scope:?}");
+    }
+}
+
+/// The same of one that has passed at once and waits for a lane; where the rules have changed for none of its topics, nobody is asked.
+#[test]
+fn a_publish_that_was_moved_and_waits_for_a_lane_is_judged_by_both_of_its_topics() {
+    for (topics, asked) in [("b/#", &["b/move"][..]), ("moved", &["b/move", "moved"]), ("other", &[])] {
+        let mut world = World::with(2, |limits| limits.lane_envelopes_max = 4);
+        let ask = Ask::v(Version::V5);
+        let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
+            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (log, strict) = (Log::default(), Rc::<Cell<bool>>::default());
+        let (noted, is_strict) = (log.clone(), Rc::clone(&strict));
+        let rules = link(1, 20, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            noted.note(call.topic());
+            let forbidden = is_strict.get() && call.topic() == "b/move";
+            call.set(Field::VERDICT, if forbidden { 2 } else { 1 }, "", "");
+            Flow::STOP
+        });
+        let links = vec![(HookPoint::ClientAuthorize, rules), mover()];
+        world.shards[0].swap_chains(ChainTable::compile(1, links));
+        world.drive();
+        world.lanes_open = false;
+        (0..4).for_each(|_| world.publish(filler, "fill", "x", QoS::AtMostOnce, 0));
+        world.publish(client, "b/move", "x", QoS::AtLeastOnce, 1);
+        log.take();
+        strict.set(topics == "b/#");
+        world.shards[0].invalidate(Scope::Topics(topics.into()));
+        world.lanes_open = true;
+        world.drive();
+        assert_eq!(log.take(), asked, "{topics}");
+        let code = if strict.get() { 0x87 } else { 0 };
+        assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, code)], "{topics}");
+        let came = world.take_plain(subscriber).contains(&message("moved", "x", 0));
+        assert_eq!(came, !strict.get());
+    }
+}
+
 /// A will was allowed at CONNECT: it is asked about in its turn where the rules have changed since, also while a hook thinks about it.
 #[test]
 fn a_will_is_judged_by_the_rules_of_its_turn() {
     for (scope, concerns) in scopes() {
+        let concerns = concerns("b/later");
         for late in [false, true] {
             let mut turn = Turn::new();
             if late {
@@ -324,10 +422,10 @@ fn a_will_is_judged_by_the_rules_of_its_turn() {
     }
 }
 
-/// A plugin that changes the rules of single clients all the time keeps no other client's questions from their answers: they are
+/// A plugin that changes the rules of single clients, users or topics all the time keeps no other questions from their answers: they are
 /// asked once.
 #[test]
-fn changes_for_other_clients_restart_no_question() {
+fn changes_for_other_clients_and_topics_restart_no_question() {
     for what in ["publish", "subscribe", "connect"] {
         let mut turn = Turn::new();
         let mut waiting = turn.client;
@@ -349,6 +447,7 @@ fn changes_for_other_clients_restart_no_question() {
         for number in 0..20 {
             turn.change(Scope::Client(format!("busy{number}").into()));
             turn.change(Scope::User(format!("busy{number}").into()));
+            turn.change(Scope::Topics(format!("busy{number}/#").into()));
         }
         turn.answer(&allow());
         assert_eq!((turn.taken.about().len(), turn.asked.take()), (1, vec!["a".to_owned()]), "{what}");
@@ -387,7 +486,7 @@ fn changes_for_other_clients_forget_no_verdict_about_deliveries() {
         assert_eq!((publish(&mut world), publish(&mut world)), ((got(), 1), (got(), 0)));
         world.shards[0].invalidate(scope.clone());
         world.pass_ms(10);
-        assert_eq!(publish(&mut world), (got(), usize::from(concerns)), "{scope:?}");
+        assert_eq!(publish(&mut world), (got(), usize::from(concerns("t"))), "{scope:?}");
         assert_eq!(publish(&mut world), (got(), 0), "{scope:?}");
     }
 }
