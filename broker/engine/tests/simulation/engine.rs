@@ -5,13 +5,13 @@ use std::collections::VecDeque;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::{ChainTable, HookPoint, Link, PluginHandle};
+use grapnel_engine::hook::{ChainTable, HookPoint, InstanceEntry, Link, PluginHandle};
 use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{
-    ClientDetails, Command, Completion, Counters, Ended, Envelope, Input, Lane, ListenerInfo, Next,
-    OwnedChange, Peer, Scope, Setup, Shard,
+    ClientDetails, Command, Completion, Counters, Ended, Envelope, Input, Lane, ListenerInfo, Next, OnBehalf,
+    OwnedChange, Peer, Scope, Setup, Shard, Whom, Wish,
 };
 use grapnel_engine::time::Now;
 use grapnel_plugin_abi::raw::Flow;
@@ -214,12 +214,31 @@ impl Engine {
         self.held.contains(&true)
     }
 
-    /// Mounts the links on every shard.
-    pub fn mount(&mut self, links: &[(HookPoint, Link)]) {
+    /// Mounts the links on every shard, and the instances of plugins, of which some rest.
+    pub fn mount(
+        &mut self,
+        links: &[(HookPoint, Link)],
+        instances: &[(PluginHandle, InstanceEntry)],
+        resting: &[PluginHandle],
+    ) {
         self.tables += 1;
         for shard in &mut self.shards {
-            shard.swap_chains(ChainTable::compile(self.tables, links.iter().cloned()));
+            let table = ChainTable::compile(self.tables, links.iter().cloned());
+            shard.swap_chains(table.with_instances(instances.to_vec()).with_resting(resting.to_vec()));
         }
+    }
+
+    /// The state of a plugin goes over to another version, on every shard.
+    pub fn hand_over(&mut self, from: PluginHandle, to: PluginHandle) {
+        self.shards.iter_mut().for_each(|shard| shard.hand_answers_over(from, to));
+    }
+
+    /// What a plugin asks for on behalf of a client, on the client's shard, or on the first one where it is on none.
+    pub fn on_behalf(&mut self, client_id: &str, plugin: PluginHandle, answer: u64, wish: Wish) {
+        let home = self.shards.iter().position(|shard| shard.client(client_id).is_some());
+        let whom = Whom::Client(client_id.into());
+        let request = OnBehalf { plugin, whom, answer: Some(answer), wish };
+        self.shards[home.unwrap_or(0)].command(Command::As(Box::new(request)));
     }
 
     pub fn complete(&mut self, ticket: u64, flow: Flow, changes: Vec<OwnedChange>) {

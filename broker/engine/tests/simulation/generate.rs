@@ -2,7 +2,7 @@
 
 use grapnel_engine::packet::Version;
 
-use crate::op::{Act, Answer, Bad, CLIENTS, Connect, FILTERS, Op, Publish, Scope, TOPICS, USERS, Will};
+use crate::op::{Act, Answer, Bad, CLIENTS, Connect, FILTERS, Op, Publish, Scope, TOPICS, USERS, Will, Wish};
 use crate::random::Random;
 use crate::settings::{Weights, settings};
 
@@ -45,6 +45,7 @@ fn one(random: &mut Random, weights: &Weights, ops: &mut Vec<Op>) {
         4 => ops.push(Op::Break { client: client(random), how: bad(random) }),
         5 => ops.push(time(random)),
         6 => ops.push(lanes(random)),
+        7 if random.chance(6) => replaced(random, ops),
         7 => ops.push(plugins(random)),
         _ => ops.push(rules(random)),
     }
@@ -189,9 +190,37 @@ fn lanes(random: &mut Random) -> Op {
     Op::Hold { from: random.below(8) as u8, to: random.below(8) as u8, on: random.chance(50) }
 }
 
+/// A plugin reads on behalf of clients while lanes are held and deliveries wait for verdicts, and is replaced meanwhile, for good or for
+/// a time.
+fn replaced(random: &mut Random, ops: &mut Vec<Op>) {
+    let (plugin, other) = (random.below(3) as u8, random.below(3) as u8);
+    let lanes: Vec<(u8, u8)> = (0..4).map(|_| (random.below(8) as u8, random.below(8) as u8)).collect();
+    let hold = |on: bool| lanes.iter().map(move |(from, to)| Op::Hold { from: *from, to: *to, on });
+    ops.extend(hold(true));
+    ops.push(Op::Arm { plugin: 0, point: 2, act: Act::Defer, calls: 10 });
+    for _ in 0..=random.below(4) {
+        let filter = random.below(FILTERS.len() as u64) as u8;
+        let wish = Wish::Fetch(random.pick(&[0, 0, filter]));
+        ops.push(Op::Behalf { plugin, client: client(random), wish });
+    }
+    for ticket in 0..random.below(4) as u8 {
+        ops.push(Op::Complete { ticket, answer: Answer::Continue, again: false });
+    }
+    ops.push(Op::Reload { plugin, hands_over: random.chance(90) });
+    if random.chance(70) {
+        ops.push(Op::TakeBack { plugin, comes_back: random.chance(80) });
+    }
+    ops.push(match random.below(3) {
+        0 => Op::Unload { plugin: other },
+        1 => Op::Load { plugin: other },
+        _ => Op::Behalf { plugin, client: client(random), wish: Wish::Fetch(0) },
+    });
+    ops.extend(hold(false));
+}
+
 fn plugins(random: &mut Random) -> Op {
     let plugin = random.below(3) as u8;
-    match random.weighted(&[50, 40, 4, 3, 6]) {
+    match random.weighted(&[50, 40, 4, 3, 6, 3, 3, 15]) {
         0 => Op::Arm {
             plugin,
             point: random.below(8) as u8,
@@ -214,7 +243,18 @@ fn plugins(random: &mut Random) -> Op {
         },
         2 => Op::Load { plugin },
         3 => Op::Unload { plugin },
-        _ => Op::Enable { plugin, on: random.chance(70) },
+        4 => Op::Enable { plugin, on: random.chance(70) },
+        5 => Op::Reload { plugin, hands_over: random.chance(80) },
+        6 => Op::TakeBack { plugin, comes_back: random.chance(80) },
+        _ => {
+            let (filter, topic) = (random.below(FILTERS.len() as u64), random.below(TOPICS.len() as u64));
+            let wish = match random.weighted(&[70, 15, 15]) {
+                0 => Wish::Fetch(filter as u8),
+                1 => Wish::Publish(topic as u8),
+                _ => Wish::Subscribe(filter as u8),
+            };
+            Op::Behalf { plugin, client: client(random), wish }
+        }
     }
 }
 

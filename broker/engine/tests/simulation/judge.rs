@@ -78,6 +78,8 @@ rules! {
     GaugeSessions: "When every session has expired, no session is counted.";
     GaugeSubscriptions: "When every session has expired, no subscription is counted.";
     LedgerWrong: "What a shard counts as held is the sum of what each connection and session holds.";
+    BehalfUnanswered: "What a plugin asks for on behalf of a client is answered, as long as its version, or the one that has its state, is there.";
+    BehalfAnswers: "What a plugin asks for on behalf of a client is answered once, and to the version that has its state.";
     Rests: "The shards come to rest when nothing more comes from outside.";
 }
 

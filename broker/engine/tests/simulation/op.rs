@@ -95,6 +95,17 @@ pub enum Act {
     Round,
 }
 
+/// What a plugin asks for on behalf of a client.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Wish {
+    /// A page of the retained messages of a filter.
+    Fetch(u8),
+    /// Whether it may publish to a topic.
+    Publish(u8),
+    /// Whether it may subscribe to a filter.
+    Subscribe(u8),
+}
+
 /// How a ticket is answered.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answer {
@@ -242,6 +253,22 @@ pub enum Op {
     },
     Unload {
         plugin: u8,
+    },
+    /// The next version of a plugin takes over, with the state of the one before or without.
+    Reload {
+        plugin: u8,
+        hands_over: bool,
+    },
+    /// A reload is taken back; the state of the version that had taken over comes back or does not.
+    TakeBack {
+        plugin: u8,
+        comes_back: bool,
+    },
+    /// A plugin asks for something on behalf of a client.
+    Behalf {
+        plugin: u8,
+        client: u8,
+        wish: Wish,
     },
     /// Calls a tripped or disabled plugin again, or disables it.
     Enable {

@@ -8,7 +8,7 @@ use std::ffi::c_void;
 use std::rc::Rc;
 
 use bytes::Bytes;
-use grapnel_engine::hook::{Entry, FaultPolicy, HookPoint, Link, LinkIdentity, PluginHandle};
+use grapnel_engine::hook::{Entry, FaultPolicy, HookPoint, InstanceEntry, Link, LinkIdentity, PluginHandle};
 use grapnel_engine::shard::OwnedChange;
 use grapnel_plugin_abi::host::host_api;
 use grapnel_plugin_abi::raw::{APPEND, Change, Event, Field, Flow, Slice, Status, Ticket};
@@ -88,6 +88,39 @@ pub struct State {
     /// Whether a user may do something with a class.
     pub rules: [[bool; CLASSES]; 3],
     pub with_rules: bool,
+    /// What plugins have asked for on behalf of clients, by number.
+    pub wishes: Vec<Wish>,
+    /// Answers that were not to be, in words.
+    pub strange_answers: Vec<String>,
+}
+
+/// What a plugin has asked for on behalf of a client.
+#[derive(Clone, Debug)]
+pub struct Wish {
+    pub plugin: usize,
+    /// The version that is owed the answer; `None` where nobody may be left who is.
+    pub owed: Option<u32>,
+    pub answered: bool,
+}
+
+/// Where the answers for a version of a plugin come in.
+struct Mailbox {
+    state: Rc<RefCell<State>>,
+    plugin: usize,
+    generation: u32,
+}
+
+unsafe extern "C" fn on_timer(_instance: *mut c_void, _timer: u64, _number: u64) {}
+
+unsafe extern "C" fn on_mail(instance: *mut c_void, _from: u32, number: u64, _bytes: Slice) {
+    // SAFETY: see `Plugins::instance`.
+    let Mailbox { state, plugin, generation } = unsafe { &*instance.cast::<Mailbox>() };
+    let state = &mut *state.borrow_mut();
+    let Some(wish) = state.wishes.get_mut(number as usize) else { return };
+    let answered = std::mem::replace(&mut wish.answered, true);
+    if answered || wish.plugin != *plugin || wish.owed.is_some_and(|owed| owed != *generation) {
+        state.strange_answers.push(format!("{number} to version {generation} of plugin {plugin}: {wish:?}"));
+    }
 }
 
 impl State {
@@ -113,7 +146,13 @@ pub struct Plugins {
     pub loaded: [Option<u32>; PLUGINS],
     pub enabled: [bool; PLUGINS],
     pub tripped: [bool; PLUGINS],
+    /// Where a reload may be taken back: the version before, and whether its state has gone over.
+    before: [Option<(u32, bool)>; PLUGINS],
+    /// At the end of a run no plugin rests.
+    pub all_awake: bool,
     generations: u32,
+    #[expect(clippy::vec_box, reason = "shards keep their addresses")]
+    mailboxes: Vec<Box<Mailbox>>,
 }
 
 impl Plugins {
@@ -129,14 +168,103 @@ impl Plugins {
         let hook = |(plugin, point)| Box::new(Hook { state: Rc::clone(&state), plugin, point });
         let hooks = places.map(hook).collect();
         let loaded = std::array::from_fn(|plugin| (settings.plugins >> plugin & 1 == 1).then_some(1));
-        Plugins { state, hooks, loaded, enabled: [true; PLUGINS], tripped: [false; PLUGINS], generations: 1 }
+        let mut plugins = Plugins {
+            state,
+            hooks,
+            loaded,
+            enabled: [true; PLUGINS],
+            tripped: [false; PLUGINS],
+            before: [None; PLUGINS],
+            all_awake: false,
+            generations: 1,
+            mailboxes: Vec::new(),
+        };
+        (0..PLUGINS).for_each(|plugin| plugins.add_mailbox(plugin, 1));
+        plugins
+    }
+
+    fn add_mailbox(&mut self, plugin: usize, generation: u32) {
+        let mailbox = Mailbox { state: Rc::clone(&self.state), plugin, generation };
+        self.mailboxes.push(Box::new(mailbox));
     }
 
     pub fn load(&mut self, plugin: usize) {
+        self.unload(plugin);
         self.generations += 1;
         self.loaded[plugin] = Some(self.generations);
         self.enabled[plugin] = true;
         self.tripped[plugin] = false;
+        self.add_mailbox(plugin, self.generations);
+    }
+
+    pub fn unload(&mut self, plugin: usize) {
+        self.loaded[plugin] = None;
+        self.before[plugin] = None;
+        self.owe(plugin, |_| None);
+    }
+
+    /// The next version takes over: which from which, where the state goes over.
+    pub fn reload(&mut self, plugin: usize, hands_over: bool) -> Option<(PluginHandle, PluginHandle)> {
+        let (from, old) = (self.handle(plugin)?, self.loaded[plugin]?);
+        self.generations += 1;
+        let new = self.generations;
+        self.loaded[plugin] = Some(new);
+        self.tripped[plugin] = false;
+        self.before[plugin] = Some((old, hands_over));
+        self.add_mailbox(plugin, new);
+        self.owe(plugin, |owed| (hands_over && owed == old).then_some(new));
+        self.handle(plugin).filter(|_| hands_over).map(|to| (from, to))
+    }
+
+    /// A reload is taken back: which from which, where the state comes back.
+    pub fn take_back(&mut self, plugin: usize, comes_back: bool) -> Option<(PluginHandle, PluginHandle)> {
+        let (old, handed) = self.before[plugin].take()?;
+        let (from, new) = (self.handle(plugin)?, self.loaded[plugin]?);
+        self.loaded[plugin] = Some(old);
+        self.tripped[plugin] = false;
+        let comes_back = comes_back && handed;
+        self.owe(plugin, |owed| (comes_back && owed == new).then_some(old));
+        self.handle(plugin).filter(|_| comes_back).map(|to| (from, to))
+    }
+
+    /// Answers that a plugin was owed are owed to another version of it, or to none.
+    fn owe(&mut self, plugin: usize, to: impl Fn(u32) -> Option<u32>) {
+        let mut state = self.state.borrow_mut();
+        let open = state.wishes.iter_mut().filter(|wish| wish.plugin == plugin && !wish.answered);
+        open.for_each(|wish| wish.owed = wish.owed.and_then(&to));
+    }
+
+    /// A plugin asks for something, unless it rests: its handle, and the number of its question. As many answers as may be owed to a
+    /// plugin are kept while it rests, so that one whose threads go on asking may lose some.
+    pub fn wish(&mut self, plugin: usize) -> Option<(PluginHandle, u64)> {
+        let (handle, owed) = (self.handle(plugin)?, self.loaded[plugin]);
+        if self.resting().contains(&handle) {
+            return None;
+        }
+        let mut state = self.state.borrow_mut();
+        state.wishes.push(Wish { plugin, owed, answered: false });
+        Some((handle, state.wishes.len() as u64 - 1))
+    }
+
+    /// Those that are loaded.
+    pub fn instances(&self) -> Vec<(PluginHandle, InstanceEntry)> {
+        let loaded = (0..PLUGINS).filter_map(|plugin| Some((plugin, self.handle(plugin)?)));
+        loaded.filter_map(|(plugin, handle)| Some((handle, self.instance(plugin)?))).collect()
+    }
+
+    fn instance(&self, plugin: usize) -> Option<InstanceEntry> {
+        let is_its =
+            |mailbox: &&Mailbox| mailbox.plugin == plugin && Some(mailbox.generation) == self.loaded[plugin];
+        let mailbox = self.mailboxes.iter().map(AsRef::as_ref).find(is_its)?;
+        let instance = std::ptr::from_ref(mailbox).cast_mut().cast();
+        // SAFETY: the functions take a `Mailbox`. It is boxed and lives as long as the world, whose shards call it on one thread.
+        Some(unsafe { InstanceEntry::new(on_timer, on_mail, instance) })
+    }
+
+    /// Those of them that are disabled or tripped.
+    pub fn resting(&self) -> Vec<PluginHandle> {
+        let rests = |plugin: &usize| !self.all_awake && (!self.enabled[*plugin] || self.tripped[*plugin]);
+        (0..PLUGINS).filter(rests).filter_map(|plugin| self.handle(plugin)).collect()
     }
 
     pub fn arm(&mut self, plugin: usize, point: usize, act: Act, calls: u8) {

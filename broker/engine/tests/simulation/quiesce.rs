@@ -16,6 +16,7 @@ impl World {
     pub fn check_bounds(&mut self) {
         let wrong = self.engine.wrong_ledger();
         self.judge.check(wrong.is_none(), Rule::LedgerWrong, || wrong.unwrap_or_default());
+        self.check_answers();
         for client in 0..self.clients.len() {
             if self.clients[client].current.is_some() {
                 self.check_bounds_of(client);
@@ -48,6 +49,7 @@ impl World {
         self.let_go();
         self.calm();
         self.check_answered();
+        self.check_wishes();
         self.everybody_back();
         self.calm();
         self.check_answered();

@@ -141,6 +141,14 @@ fn small_limits(limits: &mut Limits, random: &mut Random) {
     maybe(&mut limits.connects_pending_max, &[1, 4]);
     maybe(&mut limits.connects_pending_per_address_max, &[1, 2]);
     maybe(&mut limits.connections_max, &[6]);
+    maybe(&mut limits.behalf_requests_max, &[1, 4]);
+    maybe(&mut limits.behalf_client_requests_max, &[1, 3]);
+    maybe(&mut limits.behalf_pages_max, &[1, 3]);
+    maybe(&mut limits.behalf_client_pages_max, &[1, 2]);
+    maybe(&mut limits.behalf_page_messages_max, &[1, 3]);
+    maybe(&mut limits.behalf_page_bytes_max, &[1024]);
+    maybe(&mut limits.behalf_client_bytes_max, &[1024]);
+    maybe(&mut limits.behalf_bytes_max, &[65_536]);
     if random.chance(5) {
         limits.session_expiry_max_s = 0;
     }

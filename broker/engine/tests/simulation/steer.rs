@@ -1,11 +1,15 @@
 //! Operations on plugins at work, and what the model makes of what plugins have done.
 
 use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::hook::view::Action;
+use grapnel_engine::packet::QoS;
 use grapnel_engine::reason::ReasonCode;
-use grapnel_engine::shard::Scope as EngineScope;
+use grapnel_engine::session::fetch::{Fetch, FetchPlace};
+use grapnel_engine::shard::{Scope as EngineScope, Wish as EngineWish};
 
 use crate::client::Sent;
-use crate::op::{Answer, FILTERS, Op, Scope, USERS};
+use crate::judge::Rule;
+use crate::op::{Answer, FILTERS, Op, Scope, TOPICS, USERS, Wish};
 use crate::plugins::{CLASSES, Note, PLUGINS, POINTS, answer};
 use crate::wire;
 use crate::world::World;
@@ -25,8 +29,19 @@ impl World {
                 self.mount();
             }
             Op::Unload { plugin } => {
-                self.plugins.loaded[usize::from(*plugin) % PLUGINS] = None;
+                self.plugins.unload(usize::from(*plugin) % PLUGINS);
                 self.mount();
+            }
+            Op::Reload { plugin, hands_over } => {
+                let handed = self.plugins.reload(usize::from(*plugin) % PLUGINS, *hands_over);
+                self.replace(handed);
+            }
+            Op::TakeBack { plugin, comes_back } => {
+                let handed = self.plugins.take_back(usize::from(*plugin) % PLUGINS, *comes_back);
+                self.replace(handed);
+            }
+            Op::Behalf { plugin, client, wish } => {
+                self.on_behalf(usize::from(*plugin) % PLUGINS, self.client(*client), *wish);
             }
             Op::Enable { plugin, on } => {
                 let plugin = usize::from(*plugin) % PLUGINS;
@@ -91,8 +106,55 @@ impl World {
             self.model.denied = Default::default();
         }
         let links = self.plugins.links();
-        self.engine.mount(&links);
+        self.engine.mount(&links, &self.plugins.instances(), &self.plugins.resting());
         self.take_notes();
+    }
+
+    /// Another version of a plugin is there, with the state of the one before or without.
+    fn replace(&mut self, handed: Option<(PluginHandle, PluginHandle)>) {
+        if let Some((from, to)) = handed {
+            self.engine.hand_over(from, to);
+        }
+        self.mount();
+    }
+
+    fn on_behalf(&mut self, plugin: usize, client: usize, wish: Wish) {
+        let Some((handle, answer)) = self.plugins.wish(plugin) else { return };
+        // A page is of no shared subscription.
+        let plain = |filter: u8| Some(FILTERS[usize::from(filter)]).filter(|text| !text.starts_with('$'));
+        let asks = |action, topic: &str| {
+            let topic = topic.into();
+            EngineWish::Ask { action, topic, qos: QoS::AtMostOnce, retain: false }
+        };
+        let wish = match wish {
+            Wish::Fetch(filter) => EngineWish::Fetch(Fetch {
+                filter: plain(filter).unwrap_or("#").into(),
+                qos: QoS::AtLeastOnce,
+                place: FetchPlace::first(),
+                messages_max: 10,
+                bytes_max: 4_096,
+            }),
+            Wish::Publish(topic) => asks(Action::Publish, TOPICS[usize::from(topic)]),
+            Wish::Subscribe(filter) => asks(Action::Subscribe, plain(filter).unwrap_or("#")),
+        };
+        self.engine.on_behalf(&self.clients[client].id, handle, answer, wish);
+    }
+
+    /// What plugins were told that was not to be.
+    pub fn check_answers(&mut self) {
+        let strange = std::mem::take(&mut self.plugins.state.borrow_mut().strange_answers);
+        for answer in strange {
+            self.judge.broken(Rule::BehalfAnswers, || answer);
+        }
+    }
+
+    /// Everything that is owed to plugins has come.
+    pub fn check_wishes(&mut self) {
+        let state = self.plugins.state.borrow();
+        let left = state.wishes.iter().enumerate();
+        let left = left.filter(|(_, wish)| !wish.answered && wish.owed.is_some());
+        let left: Vec<_> = left.take(4).collect();
+        self.judge.check(left.is_empty(), Rule::BehalfUnanswered, || format!("{left:?}"));
     }
 
     /// A plugin has been tripped on some shard.
@@ -204,6 +266,7 @@ impl World {
 
     pub fn release_plugins(&mut self) {
         self.plugins.disarm();
+        self.plugins.all_awake = true;
         self.plugins.tripped = [false; PLUGINS];
         self.plugins.state.borrow_mut().rules = [[true; CLASSES]; 3];
         self.model.denied = Default::default();
