@@ -365,8 +365,8 @@ typedef uint32_t grapnel_export_step;
 /** Index that appends in a set of an indexed field. */
 #define GRAPNEL_APPEND UINT32_MAX
 
-/** Bit of grapnel_host_api.flags(super::HostApi::flags): the plugin was loaded by the start of the broker, which has
- *  not started yet; broker.started is still to come. */
+/** Bit of grapnel_host_api.flags: the plugin was loaded by the start of the broker, which has not started yet;
+ *  broker.started is still to come. */
 #define GRAPNEL_HOST_STARTING UINT32_C(1)
 
 /** Bit of grapnel_event.flags: the message is retained, or the client asks for retain. */
@@ -511,7 +511,7 @@ struct grapnel_new_message {
     /** Message expiry interval, seconds; 0 for none. */
     uint32_t message_expiry_s;
     /** The flow that the message is counted in, a number of the plugin's choice; 0 for none. See
-     *  grapnel_host_api.in_flight(super::HostApi::in_flight). */
+     *  grapnel_host_api.in_flight. */
     uint32_t flow;
     /** Topic name. */
     grapnel_slice topic;
@@ -709,10 +709,11 @@ struct grapnel_host_api {
      *  authorized too, and left out where the client may not have it. Hooks at client.subscribe and
      *  message.delivered are not called. `place` is empty for the first page, and else what the page before has
      *  said. The page has at most `messages_max` messages and `bytes_max` bytes of them, both from 1 and no more
-     *  than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more. It
-     *  comes as mail from GRAPNEL_FROM_BROKER, whatever the flags say; its bytes are described in ABI.md, and a
-     *  refusal is the one byte of its code. Any thread; GRAPNEL_STATUS_INVALID for a filter that cannot be or is a
-     *  shared subscription's, for numbers out of their range, and for bytes that are no place. */
+     *  than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more
+     *  where nothing else waits for the client. It comes as mail from GRAPNEL_FROM_BROKER, whatever the flags say;
+     *  its bytes are described in ABI.md, and a refusal is the one byte of its code. Any thread;
+     *  GRAPNEL_STATUS_INVALID for a filter that cannot be or is a shared subscription's, for numbers out of their
+     *  range, and for bytes that are no place. */
     grapnel_status (*fetch_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t qos, grapnel_slice place, uint32_t messages_max, uint32_t bytes_max);
 };
 

@@ -53,6 +53,11 @@ pub fn load<P: Exported>(config: &str) -> Result<TestPlugin<P>, String> {
 /// # Errors
 /// The sentence that the operator would read.
 pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
+    load_at(Desk::of(shards), shards, config)
+}
+
+/// The same with a desk of its own, at which it is from its first call.
+fn load_at<P: Exported>(desk: Desk, shards: u32, config: &str) -> Result<TestPlugin<P>, String> {
     let handle = NEXT.fetch_add(1, Ordering::Relaxed);
     let api: &'static HostApi = Box::leak(Box::new(HostApi {
         log: fake_log,
@@ -69,7 +74,7 @@ pub fn load_on<P: Exported>(shards: u32, config: &str) -> Result<TestPlugin<P>, 
         in_flight: desk::in_flight,
         ..host::host_api(handle, shards)
     }));
-    registry().desks.insert(handle, Desk::of(shards));
+    registry().desks.insert(handle, desk);
     let table = module::<P>();
     let mut plugin = TestPlugin {
         table,

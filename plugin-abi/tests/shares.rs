@@ -213,7 +213,7 @@ fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
         for turn in 0..10 {
             gone = 0;
             let taken = shares.insert_over_oldest("a", value(100_000), |_, _| gone += 1).is_ok();
-            assert_eq!((gone, taken), (EVICTED_AT_ONCE, turn == 0));
+            assert_eq!((gone, taken), if turn == 0 { (EVICTED_AT_ONCE, true) } else { (0, false) });
             assert!(shares.bytes() <= most + 110_000);
         }
         assert!(shares.insert_over_oldest("a", value(0), |_, _| gone += 1).is_ok(), "that makes it no more");
@@ -221,6 +221,58 @@ fn a_large_value_passes_a_limit_for_a_moment_and_alone() {
         assert!(shares.bytes() <= most && !shares.is_beyond());
         assert!(shares.oldest() > Some(EntryId(1)) && shares.len() > 100);
     }
+}
+
+/// Limits that are raised before lowered ones have been worked off keep what is within them.
+#[test]
+fn raised_limits_let_go_of_nothing_that_is_within_them() {
+    let mut shares = shares(UNLIMITED);
+    for owner in ["a", "b", "c"] {
+        for _ in 0..20 {
+            shares.restore(owner, value(0));
+        }
+    }
+    shares.set_limits(ShareLimits { owner_entries_max: 10, ..UNLIMITED });
+    // Each is known to hold too much once it has been looked at.
+    assert!(shares.evict_beyond(1, |_, _| panic!("it has only been looked at")));
+    while shares.held_by("b").0 == 20 {
+        assert!(shares.evict_beyond(1, |_, _| ()));
+    }
+    let held = ["a", "b", "c"].map(|owner| shares.held_by(owner).0);
+    assert_eq!(held, [10, 19, 20]);
+    shares.set_limits(ShareLimits { owner_entries_max: 19, ..UNLIMITED });
+    while shares.evict_beyond(7, |_, _| ()) {}
+    assert_eq!(["a", "b", "c"].map(|owner| shares.held_by(owner).0), [10, 19, 19]);
+    assert!(!shares.is_beyond());
+}
+
+/// What goes for a new value is what makes room for it, whosever it is, and no more: counted with the names of owners that go with it.
+#[test]
+fn what_goes_for_a_value_is_settled_before_it_goes() {
+    let mut measured = shares(UNLIMITED);
+    let of_one = {
+        measured.insert("x", value(1_000)).unwrap();
+        measured.bytes()
+    };
+    // Exactly four owners with an entry each, and each that goes makes room for one more.
+    let mut full = shares(ShareLimits { bytes_max: 4 * of_one, ..UNLIMITED });
+    for (owner, goes) in [("a", 0), ("b", 0), ("c", 0), ("d", 0), ("e", 1), ("f", 1)] {
+        let mut gone = 0;
+        full.insert_over_oldest(owner, value(1_000), |_, _| gone += 1).unwrap();
+        assert_eq!(gone, goes, "{owner}");
+    }
+    let owners: Vec<_> = full.iter().map(|(_, owner, _)| owner).collect();
+    assert_eq!((owners, full.bytes()), (vec!["c", "d", "e", "f"], 4 * of_one));
+    // Its own share and the total, one after the other.
+    let limits = ShareLimits { owner_entries_max: 2, bytes_max: 4 * of_one, ..UNLIMITED };
+    let mut both = shares(limits);
+    for owner in ["a", "b", "b", "c"] {
+        both.insert(owner, value(1_000)).unwrap();
+    }
+    let mut gone = Vec::new();
+    both.insert_over_oldest("b", value(3_000), |id, _| gone.push(id.0)).unwrap();
+    assert_eq!(gone, [2, 1, 3]);
+    assert!(both.bytes() <= 4 * of_one);
 }
 
 /// What a plugin holds for an entry at the moment counts as the entry's, and goes with it.

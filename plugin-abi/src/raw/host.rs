@@ -143,7 +143,8 @@ pub struct HostApi {
     /// client.authorize lets it subscribe; where hooks are mounted for deliveries, each message is authorized too, and left out where
     /// the client may not have it. Hooks at client.subscribe and message.delivered are not called. `place` is empty for the first page,
     /// and else what the page before has said. The page has at most `messages_max` messages and `bytes_max` bytes of them, both from 1
-    /// and no more than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more. It comes as
+    /// and no more than the broker's `behalf_page_messages_max` and `behalf_page_bytes_max`; its first message may have more where
+    /// nothing else waits for the client. It comes as
     /// mail from [`FROM_BROKER`], whatever the flags say; its bytes are described in ABI.md, and a refusal is the one byte of its code.
     /// Any thread; [`Status::INVALID`] for a filter that cannot be or is a shared subscription's, for numbers out of their range, and
     /// for bytes that are no place.

@@ -43,7 +43,8 @@ impl<'a> Fetch<'a> {
     }
 
     /// With at most so many bytes of topics, payloads and properties, from 1; a page has no more than the broker's
-    /// `behalf_page_bytes_max`. The first message may have more.
+    /// `behalf_page_bytes_max`, and than one client may have waiting. The first message may have more where nothing else waits for
+    /// the client.
     #[must_use]
     pub fn bytes_max(self, bytes_max: u32) -> Fetch<'a> {
         Fetch { bytes_max, ..self }

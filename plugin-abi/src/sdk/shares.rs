@@ -13,9 +13,11 @@ use super::weigh::{Weigh, allocated, tree_entry_bytes};
 
 mod beyond;
 mod metrics;
+mod over_oldest;
 
 use beyond::Beyond;
 use metrics::Metrics;
+pub use over_oldest::EVICTED_AT_ONCE;
 
 /// How much [`Shares`] may hold. 0 is none at all.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -120,9 +122,6 @@ pub struct Shares<V> {
     metrics: Metrics,
 }
 
-/// Most entries that one [`Shares::insert_over_oldest`] lets go of.
-pub const EVICTED_AT_ONCE: usize = 64;
-
 impl<V: Weigh> Shares<V> {
     /// Bytes of an entry beside its value's heap and what the plugin keeps.
     const ENTRY_BYTES: u64 = allocated(size_of::<Entry<V>>()) + tree_entry_bytes(16);
@@ -201,54 +200,6 @@ impl<V: Weigh> Shares<V> {
             }
             None => Ok(self.put(owner, value, bytes)),
         }
-    }
-
-    /// Holds a value for an owner, and makes room for it where there is none: the owner's oldest entries go where its share is full,
-    /// the oldest of all where the total is. `gone` is called with each. No more than [`EVICTED_AT_ONCE`] go in one call. Where that
-    /// makes no room, a limit is passed by this one value, and [`Shares::evict_beyond`] does the rest.
-    ///
-    /// # Errors
-    /// The value, if it is beyond a limit by itself; nothing has gone then. And where a limit is passed already and it would be
-    /// passed by more with the value than before the call. It is counted.
-    pub fn insert_over_oldest(
-        &mut self,
-        owner: &str,
-        value: V,
-        mut gone: impl FnMut(EntryId, V),
-    ) -> Result<EntryId, Rejected<V>> {
-        let bytes = self.bytes_of(&value);
-        let alone = bytes + self.owner_bytes(owner);
-        if let Some(full) = self.limits.find_full((0, alone), (0, alone)) {
-            self.metrics.refused(full);
-            return Err(Rejected { full, value });
-        }
-        // What may be held after the call.
-        let (entries, held) = self.held_by(owner);
-        let mut most = ShareLimits {
-            entries_max: self.limits.entries_max.max(self.entries.len() as u64),
-            bytes_max: self.limits.bytes_max.max(self.bytes),
-            owner_entries_max: self.limits.owner_entries_max.max(entries),
-            owner_bytes_max: self.limits.owner_bytes_max.max(held),
-        };
-        if most == self.limits {
-            (most.bytes_max, most.owner_bytes_max) = (u64::MAX, u64::MAX);
-        }
-        let mut evicted = 0;
-        while let Some(full) = self.find_full(self.limits, owner, bytes) {
-            if evicted == EVICTED_AT_ONCE {
-                if self.find_full(most, owner, bytes).is_none() {
-                    break;
-                }
-                self.metrics.refused(full);
-                return Err(Rejected { full, value });
-            }
-            let oldest = if full.is_of_owner() { self.oldest_of(owner) } else { self.oldest() };
-            // There is one: an empty container takes whatever its limits take.
-            let Some(id) = oldest else { break };
-            evicted += 1;
-            self.evict(id, &mut gone);
-        }
-        Ok(self.put(owner, value, bytes))
     }
 
     /// Holds a value whatever the limits say: for what was promised before, as in `import_state` under a new configuration.

@@ -120,12 +120,17 @@ impl Desk {
     pub(super) fn of(shards: u32) -> Desk {
         Desk { shards, ..Desk::default() }
     }
-}
 
-/// The clock of one plugin is that of the one that replaces it.
-pub(super) fn pass_time(from: u64, to: u64) {
-    let now_ms = with(from, |desk| desk.now_ms).unwrap_or(0);
-    with(to, |desk| desk.now_ms = now_ms);
+    /// For a plugin that is loaded beside this one, from its first call: the same clock, and timers are refused to both or to none.
+    pub(super) fn beside(plugin: u64) -> Desk {
+        let beside = |desk: &mut Desk| Desk {
+            shards: desk.shards,
+            now_ms: desk.now_ms,
+            refuses_timers: desk.refuses_timers,
+            ..Desk::default()
+        };
+        with(plugin, beside).unwrap_or_default()
+    }
 }
 
 /// What one plugin is owed is answered to the one that has its state.
@@ -378,7 +383,8 @@ impl<P: Exported> TestPlugin<P> {
         unanswered.len()
     }
 
-    /// From now on no timer is armed, or they are again: a broker refuses them where there are too many. Those that are armed go on.
+    /// From now on no timer is armed, or they are again: a broker refuses them where there are too many. Those that are armed go on. A
+    /// version that takes over gets none either.
     pub fn refuse_timers(&mut self, refuse: bool) {
         with(self.handle, |desk| desk.refuses_timers = refuse);
     }

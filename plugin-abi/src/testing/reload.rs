@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::ffi::c_void;
 
-use super::{TestPlugin, desk, load_on, with_error};
+use super::{TestPlugin, desk, load_at, with_error};
 use crate::raw::{ExportStep, Slice, StateSink, Status};
 use crate::sdk::Exported;
 
@@ -75,9 +75,7 @@ impl<P: Exported> TestPlugin<P> {
     }
 
     fn beside(&self, config: &str) -> Result<TestPlugin<P>, String> {
-        let new = load_on::<P>(self.shards.len() as u32, config)?;
-        desk::pass_time(self.handle, new.handle);
-        Ok(new)
+        load_at::<P>(desk::Desk::beside(self.handle), self.shards.len() as u32, config)
     }
 
     /// Whether the state goes over in pieces. The first one has gone over then.

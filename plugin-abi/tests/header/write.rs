@@ -120,6 +120,9 @@ impl Names {
             text.push_str(before);
             text.push_str(c);
             rest = &link[end + 2..];
+            // Where the link leads to is for Rust.
+            rest =
+                rest.strip_prefix('(').and_then(|to| to.split_once(')')).map_or(rest, |(_, behind)| behind);
         }
         text.push_str(rest);
         text.replace("`FLAG_…`", "GRAPNEL_FLAG_…")

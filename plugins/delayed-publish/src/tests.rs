@@ -290,6 +290,22 @@ fn a_timer_that_is_refused_is_tried_again() {
     assert_eq!(topics(&plugin), ["a"]);
 }
 
+/// The same of one that is refused to the version that takes over.
+#[test]
+fn a_timer_that_is_refused_in_a_reload_is_tried_again() {
+    let mut plugin = testing::load::<Delayed>("").unwrap();
+    plugin.run(&mut sent("$delayed/1/a"));
+    plugin.refuse_timers(true);
+    let mut plugin = plugin.reloaded("").unwrap();
+    assert_eq!(plugin.logs().len(), 1, "it says that there is none");
+    plugin.refuse_timers(false);
+    assert_eq!(plugin.deliver_mail(), 1);
+    pass(&mut plugin, 990);
+    assert_eq!(topics(&plugin), Vec::<String>::new());
+    pass(&mut plugin, 20);
+    assert_eq!(topics(&plugin), ["a"]);
+}
+
 /// While there is none, one mail is on its way and no more, however many messages come.
 #[test]
 fn timers_that_are_refused_for_long_cost_one_mail_at_a_time() {

@@ -41,8 +41,15 @@ impl<V> Shares<V> {
     /// all. `gone` is called with each. Whether there is more to do: call it again soon, from a timer. Each is counted as evicted.
     pub fn evict_beyond(&mut self, count: usize, mut gone: impl FnMut(EntryId, V)) -> bool {
         for _ in 0..count {
-            let oldest = match self.beyond.owners.first() {
-                Some(owner) => self.oldest_of(owner),
+            let oldest = match self.beyond.owners.first().map(Arc::clone) {
+                Some(owner) => {
+                    // It may be within other limits that were set since.
+                    self.look_at_owner(&owner);
+                    if !self.beyond.owners.contains(&owner) {
+                        continue;
+                    }
+                    self.oldest_of(&owner)
+                }
                 None if self.beyond.looked_upto.is_some() => {
                     self.look_at_next();
                     continue;

@@ -52,6 +52,22 @@ fn a_timer_that_is_refused_is_made_up_for() {
     assert!((1_000..3_500).contains(&kept), "{kept}");
 }
 
+/// The same where it is refused to the version that takes over with lower limits.
+#[test]
+fn a_timer_that_is_refused_in_a_reload_is_made_up_for() {
+    let mut plugin = load(1, r#", "messages_per_topic_max": 2000"#);
+    for n in 0..2_000 {
+        let message = &mut FakeEvent::publish("x", format!("{n}").as_bytes()).with_client_id("maker");
+        plugin.run(message);
+    }
+    plugin.refuse_timers(true);
+    let mut plugin = plugin.reloaded(r##"{"filters": ["#"], "messages_per_topic_max": 5}"##).unwrap();
+    plugin.refuse_timers(false);
+    assert!(plugin.deliver_mail() > 0);
+    plugin.advance(Duration::from_secs(1));
+    assert_eq!(payloads(&mut plugin), ["1995", "1996", "1997", "1998", "1999"]);
+}
+
 /// What an answer holds is charged to its client, and to nobody else; it goes with the answer.
 #[test]
 fn pages_are_charged_to_who_asks() {

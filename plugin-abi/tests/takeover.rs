@@ -1,0 +1,53 @@
+//! Tests of the test bed: what a version that takes over finds, from its first call.
+#![allow(clippy::unwrap_used)]
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapnel_plugin_abi::testing::{self, TestPlugin};
+use grapnel_plugin_abi::{Error, Host, NoConfig, Plugin, Timer};
+
+/// Arms a timer as soon as it is on a shard, and says what came of it.
+struct Early(Host);
+
+impl Plugin for Early {
+    type Config = NoConfig;
+    type Shard = Arc<Early>;
+
+    fn load(_config: NoConfig, host: &Host) -> Result<Early, Error> {
+        Ok(Early(*host))
+    }
+
+    fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<Arc<Early>, Error> {
+        let armed = self.0.timer(Duration::from_secs(1), 7);
+        self.0.info(if armed.is_ok() { "armed" } else { "refused" });
+        Ok(Arc::clone(self))
+    }
+
+    fn on_timer(shard: &mut Arc<Early>, _timer: Timer, number: u64) {
+        shard.0.info(format_args!("due {number}"));
+    }
+}
+
+grapnel_plugin_abi::plugin!(Early {});
+
+/// A version that takes over has the clock of the one before, and gets no timer where that got none, from its first call.
+#[test]
+fn a_version_that_takes_over_finds_the_broker_as_it_is() {
+    let said = |plugin: &TestPlugin<Early>| -> Vec<String> {
+        plugin.logs().into_iter().map(|(_, line)| line).collect()
+    };
+    let mut plugin = testing::load::<Early>("").unwrap();
+    plugin.advance(Duration::from_secs(100));
+    assert_eq!(said(&plugin), ["armed", "due 7"]);
+    let mut plugin = plugin.reloaded("").unwrap();
+    plugin.advance(Duration::from_millis(900));
+    assert_eq!(said(&plugin), ["armed"], "a second is a second");
+    plugin.advance(Duration::from_millis(200));
+    assert_eq!(said(&plugin), ["armed", "due 7"]);
+    plugin.refuse_timers(true);
+    let mut plugin = plugin.reloaded("").unwrap();
+    assert_eq!(said(&plugin), ["refused"]);
+    plugin.refuse_timers(false);
+    assert_eq!(said(&plugin.reloaded("").unwrap()), ["armed"]);
+}
