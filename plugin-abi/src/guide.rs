@@ -118,3 +118,8 @@ pub mod shipping {}
 ///
 /// In this crate: [`raw`](crate::raw), [`module`](crate::module).
 pub mod c {}
+
+/// The first plugin of README.md, which is built as a documentation test.
+#[cfg(doctest)]
+#[doc = include_str!("../../README.md")]
+pub mod readme {}

@@ -114,6 +114,7 @@ impl Shell {
         command.args(["--norc", "--noprofile"]).current_dir(&repository);
         command.env("PATH", path).env("HOME", home.path()).env("XDG_CONFIG_HOME", settings);
         command.env("GRAPNEL_CONTROL_SOCKET", broker.socket()).env_remove("CARGO_TARGET_DIR");
+        command.env("GRAPNEL_STATE_DIR", home.path().join("state"));
         let process = Process::start_listening("bash", command);
         Shell { process, seen: 0, broker, _home: home }
     }

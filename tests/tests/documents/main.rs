@@ -4,6 +4,7 @@
 
 mod console;
 mod examples;
+mod first;
 mod keys;
 mod links;
 mod names;

@@ -120,7 +120,9 @@ fn every_route_has_its_row_with_its_parameters_and_every_row_its_route() {
     for row in &table.rows {
         let route = names_in(&row[0]).remove(0);
         let (method, path) = route.split_once(' ').expect("a method and a path");
-        let path = path.replace("{name}", "x").replace("{id}", "x");
+        let path: Vec<&str> =
+            path.split('/').map(|part| if part.starts_with('{') { "x" } else { part }).collect();
+        let path = path.join("/");
         let said = |cell: &str| names_in(cell).into_iter().collect::<BTreeSet<String>>();
 
         let (status, answer) = request(broker.socket(), method, &format!("{path}?no_such=1"), "{}");
@@ -348,10 +350,62 @@ fn every_bundled_plugin_has_its_page_and_its_rows() {
     assert_same("bundled plugins", &bundled().into_iter().collect(), &operators);
     for name in bundled() {
         assert!(summary.contains(&format!("[{name}](plugins/{name}.md)")), "SUMMARY.md does not list {name}");
+        let architecture = text("ARCHITECTURE.md");
+        assert!(architecture.contains(&format!("`{name}`")), "ARCHITECTURE.md does not name {name}");
         let page = text(format!("docs/src/plugins/{name}.md"));
         assert!(
             page.contains(&format!("plugins/{name}/README.md")),
             "the page of {name} does not include its README"
         );
     }
+}
+
+fn is_word(each: char) -> bool {
+    each.is_ascii_alphanumeric() || each == '_'
+}
+
+/// Whether a word is an identifier with several parts, and not one in which capitals stand for
+/// something, as in `plugin_NAME_`, or a constant.
+fn is_identifier(word: &str) -> bool {
+    let inner = word.trim_matches('_');
+    let begins = inner.starts_with(|each: char| each.is_ascii_lowercase());
+    begins && inner == word && inner.contains('_') && !inner.contains(|each: char| each.is_ascii_uppercase())
+}
+
+#[test]
+fn every_identifier_named_in_the_documents_is_in_the_source() {
+    let endings = ["rs", "py", "java", "h", "hpp", "c", "cpp", "toml", "json"];
+    let mut sources = files_with(&endings);
+    sources.extend(["justfile", "scripts/test"].map(Into::into));
+    sources.retain(|path| !path.starts_with("tests/tests/documents"));
+    let sources: String = sources.iter().map(text).collect();
+    let known: BTreeSet<&str> = sources.split(|each| !is_word(each)).collect();
+    let mut pages = Page::all_of_book();
+    pages.extend(["ARCHITECTURE.md", "CONTRIBUTING.md"].map(Page::read));
+    // They name what other brokers have, and what was renamed.
+    let others = |page: &Page| {
+        ["from-", "changes.md", "comparison.md", "service.md"]
+            .iter()
+            .any(|name| page.path.to_string_lossy().contains(name))
+    };
+    pages.retain(|page| !others(page));
+    let (mut faults, mut seen) = (Vec::new(), 0);
+    for page in pages {
+        for (line, span) in page.spans() {
+            let words = span.split(|each| !is_word(each)).filter(|word| is_identifier(word));
+            for word in words {
+                seen += 1;
+                // A metric with its prefix; those of plugins have a test of their own.
+                let word = word.strip_prefix("grapnel_").unwrap_or(word);
+                if !known.contains(word)
+                    && !known.contains(&*format!("grapnel_{word}"))
+                    && !word.starts_with("plugin_")
+                {
+                    faults.push(format!("{}: `{word}` in `{span}`", page.at(line)));
+                }
+            }
+        }
+    }
+    assert!(seen > 800, "{seen} are not all of them");
+    assert_none("identifiers that no source has", &faults);
 }
