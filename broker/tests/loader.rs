@@ -88,6 +88,7 @@ fn nothing_is_left_of_private_copies() {
 
 /// Every refusal in one test: nothing of it may show in the chains, in the list or in what is remembered.
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn what_cannot_be_a_plugin_is_refused_with_a_sentence_and_the_broker_goes_on() {
     let broker = Fixture::new(2);
     let dir = broker.dir.path();

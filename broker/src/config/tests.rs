@@ -76,6 +76,7 @@ fn the_printed_configuration_names_every_key_and_its_examples_are_valid() {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn every_key_is_taken_from_the_file() {
     let config = load(
         r#"

@@ -133,6 +133,7 @@ pub(super) struct ConfigArguments {
     set: Vec<String>,
 }
 
+#[allow(clippy::too_many_lines, reason = "one arm for each command")]
 pub(super) async fn run(
     broker: &Broker,
     command: PluginsCommand,

@@ -12,6 +12,7 @@ pub(super) async fn run(broker: &Broker, output: &mut Output) -> Result<(), CtlE
     complete(&status.unanswered)
 }
 
+#[allow(clippy::too_many_lines, reason = "one line for each row of the table")]
 pub(super) fn print(status: &Status, output: &mut Output) -> Result<(), CtlError> {
     if output.json {
         return output.value(status);

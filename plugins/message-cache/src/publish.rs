@@ -142,6 +142,7 @@ impl CacheShard {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "one arm for each state")]
     fn step(&mut self, number: u32, before: Share) -> Option<Step> {
         let (host, config) = (self.shared.host, &self.shared.config);
         let under_way = self.answers.get_mut(&number)?;

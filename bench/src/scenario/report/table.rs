@@ -10,6 +10,7 @@ const BUSY_MAX: f64 = 0.95;
 const WAITED_MAX: f64 = 0.02;
 
 impl fmt::Display for Report {
+    #[allow(clippy::too_many_lines, reason = "one line for each row of the table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<22}{value}");
         row("scenario", &format!("{}: {}", self.scenario.name(), self.load()))?;

@@ -158,6 +158,7 @@ pub(crate) fn will_of(
 }
 
 /// Lets the client in: takeover, resume or a new session, CONNACK, and what waited for it.
+#[allow(clippy::too_many_lines, reason = "the steps of a CONNECT in their order")]
 pub(crate) fn establish(
     parts: &mut Parts,
     key: ConnKey,

@@ -72,6 +72,7 @@ pub fn all() -> Vec<Row> {
     rows
 }
 
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn connection_v3() -> Vec<Row> {
     use Version::{V31, V311};
     let will = Will {

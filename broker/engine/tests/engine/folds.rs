@@ -111,6 +111,7 @@ fn ask_connack(world: &mut World, client_id: &str, ask: &Ask<'_>) -> (usize, u8,
 
 // The accumulator of client.connack is the CONNACK's properties as they will be sent; what a link sets there is sent, and holds.
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scenario")]
 fn connack_is_sent_as_the_links_leave_it_and_what_it_grants_holds() {
     let mut world = World::new(1);
     let log = Log::default();

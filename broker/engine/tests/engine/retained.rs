@@ -604,6 +604,7 @@ impl Seen {
     }
 }
 
+#[allow(clippy::too_many_lines, reason = "one scenario")]
 fn life(seed: u64) {
     let mut random = seed.wrapping_mul(0x9E37_79B9_7F4A_7C15) | 1;
     let mut draw = move |below: u64| {

@@ -1003,6 +1003,7 @@ const fn words(field: Field, first: &'static str, failed: &'static str) -> Field
 }
 
 /// Every accumulator with all its fields.
+#[allow(clippy::too_many_lines, reason = "a table")]
 fn accumulators() -> Vec<(HookPoint, Vec<FieldRow>)> {
     let message = vec![
         words(Field::TOPIC, "t/first", "t/failed"),

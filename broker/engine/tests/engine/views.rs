@@ -12,6 +12,7 @@ fn persistent<'a>() -> Ask<'a> {
 }
 
 #[test]
+#[allow(clippy::too_many_lines, reason = "one scenario")]
 fn a_client_is_shown_as_it_is() {
     let mut world = World::with(1, |limits| limits.inflight_max = 2);
     let (created, came) = (world.now.wall_ms, world.now.wall_ms + 5_000);

@@ -90,6 +90,7 @@ impl World {
         }
     }
 
+    #[allow(clippy::too_many_lines, reason = "one check for each property")]
     fn connack(&mut self, number: usize, connack: &ConnAck<'_>) {
         let client = self.sockets[number].client;
         self.clients[client].connecting.retain(|other| *other != number);

@@ -49,6 +49,7 @@ fn place_keys() -> [Key<Config>; 2] {
 }
 
 /// What whoever uses it may take.
+#[allow(clippy::too_many_lines, reason = "one entry for each key")]
 fn bound_keys() -> Vec<Key<Config>> {
     let defaults = ControlConfig::default();
     vec![

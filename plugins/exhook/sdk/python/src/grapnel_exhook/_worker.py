@@ -30,8 +30,7 @@ PROTOCOL = 1
 
 # Answers are not held back longer than this for calls that came in the same frame.
 _HOLD_S = 0.02
-# How long the broker gives for the whole farewell where it does not say so, and how much of it is kept to say what was cut; of a
-# short one a quarter.
+# Seconds for the shutdown where the broker names none, and how many of them are kept to say what was cut; of few, a quarter.
 _FAREWELL_S = 2.0
 _SPARE_S = 0.5
 # Commands that gather before they are sent without waiting for the end of the frame.

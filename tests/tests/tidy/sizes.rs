@@ -1,0 +1,148 @@
+//! Files of at most 500 lines and functions of at most 70, outside of tests. The exceptions may
+//! only become fewer and shorter.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+use grapnel_tests::repository::{assert_none, files, is_of_tests, text};
+
+const LINES_OF_FILE_MAX: usize = 500;
+const LINES_OF_FUNCTION_MAX: usize = 70;
+
+/// Files that are longer: the lines that they may have, and why. An entry must go when its file is
+/// short enough.
+const LONG_FILES: [(&str, usize, &str); 12] = [
+    ("broker/engine/src/flow/admission.rs", 575, "one flow; login, AUTH rounds and will share its waits"),
+    ("broker/engine/src/flow/filters.rs", 625, "one flow; SUBSCRIBE and UNSUBSCRIBE share its steps"),
+    ("broker/engine/src/flow/publish.rs", 650, "one flow; the fast path and slots share its steps"),
+    ("broker/engine/src/route.rs", 525, "the face of routing; each method calls a part"),
+    ("broker/engine/src/session/readers.rs", 550, "one state machine with the proof that it is right"),
+    ("broker/src/plugin.rs", 550, "the face of the plugin manager"),
+    ("broker/src/plugin/commands.rs", 525, "one function for each command of a plugin"),
+    ("plugin-abi/include/grapnel_plugin.h", 1300, "generated from the ABI's source; one file for authors"),
+    ("plugin-abi/src/testing/event.rs", 525, "one event with all fields of all hook points"),
+    ("plugins/exhook/sdk/python/src/grapnel_exhook/drivers/amqtt/driver.py", 625, "one class, the driver"),
+    ("plugins/exhook/sdk/python/src/grapnel_exhook/events.py", 625, "one small class for each hook point"),
+    ("plugins/message-cache/src/publish.rs", 525, "one state machine of an answer"),
+];
+
+/// Functions that are longer, by file and name, and why. An entry must go when its function is
+/// short enough.
+const LONG_FUNCTIONS: [(&str, &str, &str); 6] = [
+    ("broker/engine/src/flow/connect.rs", "establish", "the steps of a CONNECT in their order"),
+    ("broker/src/ctl/plugins.rs", "run", "one arm for each command"),
+    ("broker/src/ctl/status.rs", "print", "one line for each row of the table"),
+    ("broker/src/config/keys/control.rs", "bound_keys", "one entry for each key"),
+    ("plugins/message-cache/src/publish.rs", "step", "one arm for each state"),
+    ("bench/src/scenario/report/table.rs", "fmt", "one line for each row of the table"),
+];
+
+/// Sources outside of tests.
+fn sources() -> Vec<PathBuf> {
+    let endings = ["rs", "py", "c", "cpp", "h", "hpp", "java", "mjs"];
+    let mut files = files();
+    files.retain(|file| {
+        let ending = file.extension().and_then(|ending| ending.to_str());
+        let is_script = file.starts_with("scripts") || file.starts_with(".ci");
+        (is_script || ending.is_some_and(|ending| endings.contains(&ending))) && !is_of_tests(file)
+    });
+    assert!(files.len() > 300, "{} sources are not all of them", files.len());
+    files
+}
+
+/// The text of a source without its module of tests, which stands at its end.
+fn without_tests(path: &Path) -> String {
+    let text = text(path);
+    let module = text.match_indices("\n#[cfg(test)]\n").find(|(at, attribute)| {
+        let behind = &text[at + attribute.len()..];
+        behind.lines().find(|line| !line.starts_with('#')).is_some_and(|line| line.ends_with('{'))
+    });
+    module.map_or(text.clone(), |(at, _)| text[..=at].to_owned())
+}
+
+#[test]
+fn no_file_is_long() {
+    let mut faults = Vec::new();
+    for path in sources() {
+        let name = path.to_string_lossy();
+        let lines = without_tests(&path).lines().count();
+        let known = LONG_FILES.iter().find(|(file, ..)| *file == name);
+        let max = known.map_or(LINES_OF_FILE_MAX, |(_, max, _)| *max);
+        if lines > max {
+            faults.push(format!("{name} has {lines} lines, more than {max}: split it"));
+        }
+        if known.is_some() && lines <= LINES_OF_FILE_MAX {
+            faults.push(format!("{name} has {lines} lines: take it out of the exceptions"));
+        }
+    }
+    let gone = LONG_FILES.iter().filter(|(file, ..)| !sources().iter().any(|path| path == Path::new(file)));
+    faults.extend(gone.map(|(file, ..)| format!("{file} is gone: take it out of the exceptions")));
+    assert_none("long files", &faults);
+}
+
+/// Functions of a source as rustfmt leaves it, with the lines that clippy counts: those inside,
+/// without empty ones and comments.
+fn functions(text: &str) -> Vec<(String, usize)> {
+    let lines: Vec<&str> = text.lines().collect();
+    let mut functions = Vec::new();
+    for (at, line) in lines.iter().enumerate() {
+        // `$name` is one that a macro makes.
+        let Some(name) = name_of_function(line).filter(|name| !name.starts_with('$')) else { continue };
+        let indent = &line[..line.len() - line.trim_start().len()];
+        let head = lines[at..].iter().take_while(|line| !line.ends_with(['{', ';', '}'])).count();
+        if !lines.get(at + head).is_some_and(|line| line.ends_with('{')) {
+            continue;
+        }
+        let end = format!("{indent}}}");
+        let body = lines[at + head + 1..].iter().take_while(|line| **line != end);
+        let counted = body.filter(|line| !line.trim().is_empty() && !line.trim().starts_with("//")).count();
+        functions.push((name.to_owned(), counted));
+    }
+    functions
+}
+
+fn name_of_function(line: &str) -> Option<&str> {
+    let (before, behind) = line.split_once("fn ")?;
+    let words =
+        ["pub", "pub(super)", "pub(crate)", "const", "async", "unsafe", "extern", "\"C\"", "\"C-unwind\""];
+    let is_head = before.split_whitespace().all(|word| words.contains(&word) || word.starts_with("pub(in"));
+    is_head.then(|| behind.split(['(', '<']).next().unwrap_or(behind))
+}
+
+#[test]
+fn no_function_is_long() {
+    let mut long = BTreeSet::new();
+    let mut seen = 0;
+    for path in sources().iter().filter(|path| path.extension().is_some_and(|ending| ending == "rs")) {
+        for (name, lines) in functions(&without_tests(path)) {
+            seen += 1;
+            if lines > LINES_OF_FUNCTION_MAX {
+                long.insert((path.to_string_lossy().into_owned(), name));
+            }
+        }
+    }
+    assert!(seen > 3000, "{seen} functions are not all of them");
+    let known: BTreeSet<_> =
+        LONG_FUNCTIONS.iter().map(|(file, name, _)| ((*file).to_owned(), (*name).to_owned())).collect();
+    let new: Vec<_> = long.difference(&known).map(|(file, name)| format!("{file}: {name}")).collect();
+    let gone: Vec<_> = known.difference(&long).map(|(file, name)| format!("{file}: {name}")).collect();
+    assert_none(&format!("functions of more than {LINES_OF_FUNCTION_MAX} lines: split them"), &new);
+    assert_none("functions that are short now: take them out of the exceptions", &gone);
+}
+
+#[test]
+fn clippy_and_the_documents_have_the_same_numbers() {
+    let clippy = format!("too-many-lines-threshold = {LINES_OF_FUNCTION_MAX}\n");
+    assert!(text("clippy.toml").contains(&clippy), "clippy.toml does not say {clippy}");
+    let contributing = text("CONTRIBUTING.md").split_whitespace().collect::<Vec<_>>().join(" ");
+    let said =
+        format!("more than {LINES_OF_FILE_MAX} lines or a function of more than {LINES_OF_FUNCTION_MAX}");
+    assert!(contributing.contains(&said), "CONTRIBUTING.md does not say: {said}");
+}
+
+#[test]
+fn lines_are_counted_as_clippy_does() {
+    let text = "impl A {\n    pub(super) async fn one<'a>(\n        b: &'a u8,\n    ) -> u8 {\n        // no line\n\n        \
+                if b {\n            c\n        }\n    }\n    fn two(self);\n    fn three() {}\n}\n";
+    assert_eq!(functions(text), [("one".to_owned(), 3)]);
+}
