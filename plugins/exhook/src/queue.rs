@@ -70,12 +70,14 @@ impl Entries {
     }
 }
 
-/// A connection that wants to come in, or has just done so: its calls that wait in the queue of its address.
+/// A connection that wants to come in, or has just done so: its calls that wait in the queue of its address, and those that were taken
+/// from there and may be put back.
 #[derive(Debug)]
 struct Entering {
     queue: Name,
     waiting: usize,
-    /// Whose queue goes on when they have gone.
+    taken: usize,
+    /// Whose queue goes on when none waits any more.
     next: Option<Name>,
 }
 
@@ -217,7 +219,10 @@ impl Queue {
     pub fn push_forgotten(&mut self, queue: Option<Owner<'_>>, mut call: Call) {
         call.kind = Kind::Forgotten;
         let queue = match self.entering.get(&call.client.number) {
-            Some(entering) => Some(entering.next.as_ref().unwrap_or(&entering.queue).clone()),
+            Some(entering) => {
+                let name = entering.next.as_ref().unwrap_or(&entering.queue).clone();
+                Some(self.name(name.owner(), Kind::Notification))
+            }
             None => {
                 let there = queue.filter(|queue| self.entries.get(*queue).is_some());
                 there.map(|queue| self.name(queue, Kind::Notification))
@@ -253,18 +258,17 @@ impl Queue {
     fn put(&mut self, call: Call, first: bool) {
         self.count_work();
         let (number, queue) = (call.client.number, &call.queue);
+        if queue.is_address && number != 0 {
+            self.is_entering(number, queue, first);
+        }
         let Some(entry) = self.entries.get_mut(queue) else { return };
-        if queue.is_address {
-            if number != 0 {
-                let new = || Entering { queue: queue.clone(), waiting: 0, next: None };
-                self.entering.entry(number).or_insert_with(new).waiting += 1;
-            }
-        } else if !first
+        if !queue.is_address
+            && !first
             && let Some(entering) = self.entering.get_mut(&number).filter(|entering| entering.next.is_none())
         {
             // It has come in.
             entering.next = Some(queue.clone());
-            entry.behind += 1;
+            entry.behind += usize::from(entering.waiting > 0);
         }
         if first {
             self.turns.push_front(queue.clone());
@@ -280,18 +284,42 @@ impl Queue {
         self.waiting += 1;
     }
 
-    /// A call has left the queue of an address: with the last one of its connection, what waits behind that gets its turns.
-    fn has_left(&mut self, number: u64) {
-        let Some(entering) = self.entering.get_mut(&number) else { return };
-        entering.waiting -= 1;
-        if entering.waiting > 0 {
+    /// A call of this connection waits in the queue of its address, once more where it was taken before.
+    fn is_entering(&mut self, number: u64, queue: &Name, again: bool) {
+        let new = || Entering { queue: queue.clone(), waiting: 0, taken: 0, next: None };
+        let entering = self.entering.entry(number).or_insert_with(new);
+        entering.waiting += 1;
+        entering.taken = entering.taken.saturating_sub(usize::from(again));
+        if entering.waiting > 1 {
             return;
         }
-        let next = self.entering.remove(&number).and_then(|entering| entering.next);
+        match entering.next.as_ref().and_then(|next| self.entries.get_mut(next)) {
+            Some(next) => next.behind += 1,
+            None => entering.next = None,
+        }
+    }
+
+    /// A call that was taken from the queue of an address will not be put back.
+    fn has_gone(&mut self, number: u64) {
+        let Some(entering) = self.entering.get_mut(&number) else { return };
+        entering.taken = entering.taken.saturating_sub(1);
+        if entering.waiting + entering.taken > 0 {
+            return;
+        }
+        self.entering.remove(&number);
         if self.entering.capacity() > 64 && self.entering.len() * 8 < self.entering.capacity() {
             self.entering.shrink_to(self.entering.len() * 2);
         }
-        let Some(next) = next else { return };
+    }
+
+    /// A call has left the queue of an address: with the last one of its connection, what waits behind that gets its turns.
+    fn has_left(&mut self, number: u64) {
+        let Some(entering) = self.entering.get_mut(&number) else { return };
+        (entering.waiting, entering.taken) = (entering.waiting - 1, entering.taken + 1);
+        if entering.waiting > 0 {
+            return;
+        }
+        let Some(next) = entering.next.clone() else { return };
         let Some(entry) = self.entries.get_mut(&next) else { return };
         entry.behind = entry.behind.saturating_sub(1);
         while entry.behind == 0 && entry.turns < entry.calls.len().min(IN_ORDER) {
@@ -331,6 +359,9 @@ impl Queue {
     /// A call that was taken is held no longer.
     pub fn release(&mut self, call: Call) {
         self.count_work();
+        if call.queue.is_address {
+            self.has_gone(call.client.number);
+        }
         if call.kind == Kind::Forgotten {
             return self.let_go(&call.queue);
         }

@@ -176,6 +176,34 @@ fn what_is_forgotten_takes_no_room() {
     assert_eq!(again, seen);
 }
 
+/// That somebody is gone is never told before what is told of it, also where that was on its way to a process that has ended: of a
+/// connection that was not let in, and of one that was.
+#[test]
+fn who_is_gone_is_forgotten_after_what_was_put_back() {
+    let (here, c) = (Owner::Address("10.0.0.1"), Owner::Client("c"));
+    let forgotten = || Call::new(&[0; 4], 0, -2, Named { number: 7, about: None }, 1);
+    for (is_let_in, before) in [(false, false), (false, true), (true, false), (true, true)] {
+        let mut queue = Queue::new(ROOMY);
+        push_of(&mut queue, here, 7, 1).unwrap();
+        let mut calls = Vec::new();
+        queue.take(10, usize::MAX, &mut calls);
+        if is_let_in {
+            push_of(&mut queue, c, 7, 2).unwrap();
+        }
+        if before {
+            queue.push_forgotten(None, forgotten());
+        }
+        queue.put_back(calls);
+        if !before {
+            queue.push_forgotten(None, forgotten());
+        }
+        let expected: &[u64] = if is_let_in { &[1, 2, 0] } else { &[1, 0] };
+        assert_eq!(taken(&mut queue, 10), expected, "{is_let_in} {before}");
+        assert_eq!(queue.held(), Held::default());
+        assert!(queue.is_empty() && queue.entering.is_empty() && queue.entries.clients.is_empty());
+    }
+}
+
 /// Who is charged may be somebody else than whose order it is in.
 #[test]
 fn an_event_of_nobody_is_charged_to_who_caused_it() {
@@ -335,10 +363,12 @@ fn who_has_come_in_keeps_its_order() {
     // The process has ended and was given nothing of it: all is where it was.
     queue.put_back(calls);
     push_of(&mut queue, c, 7, 74).unwrap();
-    assert_eq!(order(&mut queue).1, first);
-    let rest = order(&mut queue).1;
+    let (calls, ids) = order(&mut queue);
+    assert_eq!(ids, first);
+    let (more, rest) = order(&mut queue);
     let at = |id| rest.iter().position(|each| *each == id).unwrap();
     assert!(at(73) < at(0) && at(0) < at(74) && at(74) < IN_ORDER + 3, "{rest:?}");
+    calls.into_iter().chain(more).for_each(|call| queue.release(call));
     assert!(queue.is_empty() && queue.entering.is_empty());
 }
 
