@@ -678,9 +678,10 @@ class Login(BaseAuthPlugin):
     async def authenticate(self, *, session):
         known = sum(len(table._now) for table in tables.values())
         print(f"{session.username} is one of {known}", flush=True)
-        if session.username == "login":
+        goes_on = session.username == "resumes" and "role" in session.attributes
+        if session.username == "login" or goes_on:
             await gate()
-        session.attributes["role"] = "admin" if session.username == "login" else "user"
+        session.attributes["role"] = "admin" if session.username == "login" or goes_on else "user"
         return session.username != "refused"
 
 class Events(BasePlugin):
@@ -692,6 +693,12 @@ class Events(BasePlugin):
 class Role(BaseTopicPlugin):
     async def topic_filtering(self, *, session, topic, action):
         return session.attributes.get("role") == "admin"
+
+class Grants(BaseTopicPlugin):
+    async def topic_filtering(self, *, session, topic, action):
+        if topic == "grant":
+            session.attributes["granted"] = True
+        return bool(session.attributes.get("granted"))
 
 class Bans(BaseTopicPlugin):
     async def topic_filtering(self, *, session, topic, action):
@@ -716,28 +723,34 @@ fn may(client: &mut Client, topic: &str) -> bool {
     client.publish(&Publish::new(topic, "x").qos(1)) & 0x80 == 0
 }
 
-/// What the old worker says of clients after a reload has handed all over: of one whose login it answers then, and of one that has
-/// just come in.
+/// What the old worker says of clients after a reload has handed all over: of those whose logins it answers then, one of which goes on
+/// with a session, and of one that has just come in.
 #[test]
 fn what_the_old_worker_says_after_a_reload_is_known_to_the_new_one() {
     let broker = broker().config("[limits]\nplugin_thread_join_ms = 50").start();
     let home = load_late(&broker, &["Login", "Events", "Role"]);
     let login = |name: &str| Connect::new(Version::V5, name).login(name, "p");
     let mut event = Client::connect(&broker, &login("event"));
-    let mut entering = Client::dial(&broker, Version::V5);
-    entering.send(&login("login").encode());
+    Client::connect(&broker, &login("resumes").persistent()).disconnect();
+    let [mut entering, mut resuming] = [login("login"), login("resumes").persistent()].map(|connect| {
+        let mut client = Client::dial(&broker, Version::V5);
+        client.send(&connect.encode());
+        client
+    });
     broker
         .process()
-        .wait_for_lines("both wait", 2, PATIENCE, |line| line.contains("waits for the gate").then_some(()));
+        .wait_for_lines("all wait", 3, PATIENCE, |line| line.contains("waits for the gate").then_some(()));
     broker.ctl_ok(&["plugins", "reload", "exhook"]);
     assert!(!may(&mut event, "t"), "nobody has said yet that it may");
     std::fs::write(home.path().join("gate"), "open").unwrap();
-    let code = entering.receive_where("CONNACK", |packet| match packet {
-        Packet::Connack { code, .. } => Some(*code),
-        _ => None,
-    });
-    assert_eq!(code, 0);
-    assert!(may(&mut entering, "t"), "as the old worker has said with its answer");
+    for client in [&mut entering, &mut resuming] {
+        let code = client.receive_where("CONNACK", |packet| match packet {
+            Packet::Connack { code, .. } => Some(*code),
+            _ => None,
+        });
+        assert_eq!(code, 0);
+        assert!(may(client, "t"), "as the old worker has said with its answer");
+    }
     let began = Instant::now();
     while !may(&mut event, "t") {
         assert!(began.elapsed() < PATIENCE, "what the old worker has said late is lost");
@@ -755,7 +768,7 @@ fn who_is_refused_is_forgotten() {
     }
     let _last = Client::connect(&broker, &Connect::new(Version::V5, "last").login("last", "p"));
     broker.process().wait_for_line("the worker knows nobody else", PATIENCE, |line| {
-        line.contains("last is one of 1").then_some(())
+        line.contains("last is one of 1 ").then_some(())
     });
 }
 
@@ -774,4 +787,25 @@ fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
     client.disconnect();
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("ann", "p"));
     assert!(may(&mut client, "a"), "another one begins");
+}
+
+/// What plugins keep with a session is no other session's, also where it ends while exhook is disabled and another user begins one under
+/// its client identifier. Who has been in all the time has what it had.
+#[test]
+fn sessions_that_end_while_exhook_is_disabled_leave_nothing() {
+    let broker = broker().start();
+    let _home = load_late(&broker, &["Grants"]);
+    let of = |name: &str, user: &str| Connect::new(Version::V5, name).login(user, "p");
+    let mut ann = Client::connect(&broker, &of("c", "ann").persistent());
+    let mut stays = Client::connect(&broker, &of("stays", "ann"));
+    assert!([&mut ann, &mut stays].into_iter().all(|client| may(client, "grant") && may(client, "a")));
+    ann.disconnect();
+    broker.ctl_ok(&["plugins", "disable", "exhook"]);
+    Client::connect(&broker, &of("c", "ann")).disconnect();
+    Client::connect(&broker, &of("c", "eve").persistent()).disconnect();
+    broker.ctl_ok(&["plugins", "enable", "exhook"]);
+    let mut eve = Client::connect(&broker, &of("c", "eve").persistent());
+    assert!(!may(&mut eve, "a"), "the worker takes her session for another one");
+    assert!(may(&mut stays, "a"));
+    assert!(!may(&mut Client::connect(&broker, &of("stays", "ann")), "a"), "another session");
 }

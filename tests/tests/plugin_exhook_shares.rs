@@ -6,9 +6,11 @@
 mod exhook_common;
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::PathBuf;
 
 use exhook_common::{folder, load, load_with, puback, send, until, workers};
 use grapnel_tests::broker::Builder;
+use grapnel_tests::wire::Will;
 use grapnel_tests::{Broker, Client, Connect, PATIENCE, Packet, Publish, Version, paho};
 use rustix::process::Signal;
 
@@ -38,6 +40,43 @@ fn connack(client: &mut Client) -> u8 {
         Packet::Connack { code, .. } => Some(*code),
         _ => None,
     })
+}
+
+/// What runs in the place of Python, and may be away.
+struct Python {
+    dir: tempfile::TempDir,
+}
+
+impl Python {
+    fn new() -> Python {
+        let python = Python { dir: tempfile::tempdir().unwrap() };
+        python.comes_back();
+        python
+    }
+
+    fn path(&self) -> PathBuf {
+        self.dir.path().join("python")
+    }
+
+    fn load(&self, broker: &Broker, settings: &[String]) {
+        let mut arguments = load_with(settings);
+        arguments.extend(["--set".to_owned(), format!("python={:?}", self.path())]);
+        broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+
+    /// The worker ends, and none can be started.
+    fn rests(&self, broker: &Broker) {
+        std::fs::remove_file(self.path()).unwrap();
+        send(workers(broker)[0], Signal::KILL);
+        broker.process().wait_for_lines("it cannot be started", 1, PATIENCE, |line| {
+            line.contains("it is started anew in 800 ms").then_some(())
+        });
+    }
+
+    fn comes_back(&self) {
+        std::fs::write(self.path(), format!("#!/bin/sh\nexec {:?} \"$@\"\n", paho::python())).unwrap();
+        std::fs::set_permissions(self.path(), std::fs::Permissions::from_mode(0o755)).unwrap();
+    }
 }
 
 /// Whoever has not logged in may name any client, and takes nothing of what that one has: neither its share of the queue, which is
@@ -80,30 +119,61 @@ fn who_has_not_logged_in_takes_nothing_of_the_client_it_names() {
     until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
 }
 
+/// A worker that is asked only what clients may: the will of somebody who is not in takes nothing of the client whose identifier it
+/// names.
+#[test]
+fn a_strangers_will_takes_nothing_of_the_client_it_names() {
+    let python = Python::new();
+    let broker = hasty("").start();
+    let mut settings = claims(&["failed_action=deny", "client_queue_max=4", "address_queue_max=4"]);
+    settings[2] = "init_module=rights".to_owned();
+    python.load(&broker, &settings);
+    let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c"));
+    client.publish(&Publish::new("t", "x").qos(1));
+    python.rests(&broker);
+    let stranger = Connect::new(Version::V5, "c").will(Will::new("t", "gone"));
+    let _flood: Vec<Client> = (0..20)
+        .map(|_| {
+            let mut client = Client::dial(&broker, Version::V5);
+            client.send(&stranger.encode());
+            client
+        })
+        .collect();
+    until("the address has no room left", || figure(&broker, "refused") == 16);
+    client.send_publish(&Publish::new("t", "x").qos(1));
+    until("the client has", || figure(&broker, "queue") == 5);
+    assert_eq!(figure(&broker, "refused"), 16);
+    python.comes_back();
+    until("nothing is held any more", || figure(&broker, "queue_bytes") == 0);
+}
+
+/// Nothing is kept of logins for a worker that has not said so: nobody would see the sessions end.
+#[test]
+fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
+    let broker = hasty("").start();
+    let mut settings = claims(&[]);
+    settings[2] = "init_module=rights".to_owned();
+    load(&broker, &settings);
+    let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c"));
+    client.publish(&Publish::new("keep", "x").qos(1));
+    broker.process().wait_for_line("it is not done", PATIENCE, |line| {
+        line.contains("keep: the worker, or its first process, has not said in `ready` that it `keeps`")
+            .then_some(())
+    });
+    assert_eq!(figure(&broker, "commands_failed"), 1);
+}
+
 /// While no process runs, the figures say what waits for the next one.
 #[test]
 fn figures_are_true_while_a_worker_rests() {
-    let dir = tempfile::tempdir().unwrap();
-    let python = dir.path().join("python");
-    let script = || {
-        std::fs::write(&python, format!("#!/bin/sh\nexec {:?} \"$@\"\n", paho::python())).unwrap();
-        std::fs::set_permissions(&python, std::fs::Permissions::from_mode(0o755)).unwrap();
-    };
-    script();
+    let python = Python::new();
     let broker = hasty("").start();
-    let setting = format!("python={python:?}");
-    let mut arguments = load_with(&claims(&[]));
-    arguments.extend(["--set".to_owned(), setting]);
-    broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    python.load(&broker, &claims(&[]));
     let mut client = Client::connect(&broker, &Connect::new(Version::V5, "c").login("u", "right"));
-    std::fs::remove_file(&python).unwrap();
-    send(workers(&broker)[0], Signal::KILL);
-    broker.process().wait_for_lines("it cannot be started", 1, PATIENCE, |line| {
-        line.contains("it is started anew in 800 ms").then_some(())
-    });
+    python.rests(&broker);
     client.send_publish(&Publish::new("t", "x").qos(1));
     until("one call waits", || figure(&broker, "queue") == 1 && figure(&broker, "queue_bytes") > 0);
-    script();
+    python.comes_back();
     assert!(puback(&mut client) < 0x80);
     until("none waits any more", || figure(&broker, "queue") == 0 && figure(&broker, "queue_bytes") == 0);
 }

@@ -3,16 +3,16 @@
 //! any client's identifier.
 
 use std::borrow::Cow;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{Flow, HookPoint, Refused, address_share};
 
-use crate::PoolShard;
 use crate::clients::{Clients, Entering, Moment, Who};
 use crate::line::Writing;
 use crate::queue::{Kind, Named, Owner};
 use crate::verdict::Ticket;
 use crate::wire::Writer;
+use crate::{ExhookShard, LOOK, LOOK_AGAIN, PoolShard};
 
 /// Whose share a client takes that has come in, or has not.
 fn share_of<'a>(who: &Who<'a>, is_in: bool) -> Cow<'a, str> {
@@ -56,9 +56,13 @@ impl PoolShard {
             }
             return writing.done();
         }
+        let mut writing = writing;
+        if moment == Moment::LetIn {
+            // Whether anybody hears of it, or there is room to say so.
+            clients.just_let_in(writing.as_mut(), who);
+        }
         let Some(mut writing) = writing else { return };
         if !is_told {
-            clients.let_in(&mut writing, who);
             return writing.done();
         }
         if writing.has_room(point) {
@@ -79,6 +83,17 @@ impl PoolShard {
             HookPoint::ClientConnack if self.pool.wanted.contains_key(&HookPoint::PacketSent) => false,
             _ => moment == Moment::IsRefused,
         }
+    }
+
+    /// Forgets those who wanted in and of whom nothing has been heard for too long. Whether there are more of them.
+    pub(crate) fn expire(&mut self, now: Instant) -> bool {
+        let mut more = false;
+        for (line, clients) in self.pool.lines.iter().zip(&mut self.clients) {
+            let mut writing = line.write_forgotten(Owner::Address(""));
+            more |= clients.expire(writing.as_mut(), now);
+            writing.into_iter().for_each(Writing::done);
+        }
+        more
     }
 
     /// The table of those whom the worker of a client was told of.
@@ -135,7 +150,7 @@ impl PoolShard {
             return Flow::Unanswered;
         }
         let client = clients.number(&mut writing, who, entering, place);
-        let id = writing.next_id();
+        let (id, number) = (writing.next_id(), client.number);
         writing.call(id, point as i64, client, data);
         if !writing.is_taken(point) {
             clients.not_told(who);
@@ -145,7 +160,7 @@ impl PoolShard {
         // The broker may have no ticket left; what nobody waits for is then not sent.
         let flow = match defer(self.pool.deadline()) {
             Ok(ticket) => {
-                writing.asked(id, ticket);
+                writing.asked(id, number, ticket);
                 Flow::Defer
             }
             Err(_) => {
@@ -157,3 +172,30 @@ impl PoolShard {
         flow
     }
 }
+
+impl ExhookShard {
+    /// Looks for connections that have never come in, and does so again later.
+    pub(crate) fn look(&mut self) {
+        let now = Instant::now();
+        let more = self.pools.iter_mut().flatten().fold(false, |more, pool| pool.expire(now) | more);
+        self.look_later(if more { LOOK_AGAIN } else { LOOK });
+    }
+
+    /// Has that done after so long, in the place of when it was to be done.
+    pub(crate) fn look_later(&mut self, after: Duration) {
+        let Some(host) = self.host else { return };
+        if let Some(timer) = self.timer.take() {
+            // It may be gone.
+            let _ = host.cancel_timer(timer);
+        }
+        match host.timer(after, 0) {
+            Ok(timer) => self.timer = Some(timer),
+            Err(refused) => host.warn(format_args!(
+                "connections that close before they are let in are forgotten only where others need their places: {refused}"
+            )),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

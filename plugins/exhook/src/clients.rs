@@ -4,24 +4,27 @@
 //! has come in, its number is the client's.
 
 mod described;
+mod known;
 mod table;
 mod visitors;
 
 use std::hash::{BuildHasher, RandomState};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{HookPoint, address_share};
 
-use crate::kept::{Connection, Kept, owner_of};
+use crate::kept::{Connection, Kept};
 use crate::line::Writing;
 use crate::queue::{About, Named};
 pub use described::{Entering, Who};
-use described::{Given, More, Written, described_as};
+use described::{Given, More, described_as};
+use known::{Before, Known};
 use table::Table;
 use visitors::{Visitor, Visitors};
 
-/// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
-const KEPT_MAX: usize = 1024;
+/// Most visitors that are forgotten at once because nothing was heard of them.
+const EXPIRE_MAX: usize = 256;
 
 /// Above these bits of a client's number stands its shard.
 const SHARD_BITS: u32 = 40;
@@ -31,34 +34,11 @@ pub fn shard_of(number: u64) -> u32 {
     u32::try_from((number >> SHARD_BITS).saturating_sub(1)).unwrap_or(0)
 }
 
-#[derive(Debug)]
-struct Known {
-    number: u64,
-    /// Of all that was said of it.
-    print: u64,
-    /// Whether it was said with what is only known while it is being let in.
-    entering: bool,
-    /// Of where it comes from: another connection may take the identifier over.
-    origin: u64,
-    /// Of the process that was told.
-    epoch: u64,
-    /// Whether that process was told while it came in.
-    saw: bool,
-    /// Whether what its login gave has come after it was described.
-    late: bool,
-    /// What its CONNECT said, as it is written into a description, but for the password.
-    kept: Option<Written>,
-    /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
-    about: Option<Arc<About>>,
-    /// Since when it is the client, as a number that grows; 0 for one that was not seen to come in.
-    since: u64,
-}
-
 /// What an event says of whether its client has come in.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Moment {
-    /// It wants to; whether another user has the session under its identifier.
-    ComesIn(bool),
+    /// It wants to.
+    ComesIn,
     /// It may not, which is the last that is heard of it.
     IsRefused,
     /// Nothing: a will, which is asked about before its client is in, and when that has gone.
@@ -84,21 +64,6 @@ pub struct Place {
     pub is_in: bool,
 }
 
-/// What a worker knew of a client before a call was put together.
-#[derive(Debug)]
-struct Before {
-    seat: Seat,
-    print: u64,
-    entering: bool,
-    origin: u64,
-    epoch: u64,
-    saw: bool,
-    late: bool,
-    /// Of another connection than the call was about.
-    kept: Option<Option<Written>>,
-    about: Option<Arc<About>>,
-}
-
 /// Where a connection is noted.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 enum Seat {
@@ -106,6 +71,19 @@ enum Seat {
     Client,
     /// As a visitor, by what makes it one.
     Visitor(u64),
+}
+
+/// How many connections a shard keeps described to one worker.
+#[derive(Clone, Copy, Debug)]
+pub struct Places {
+    /// That have come in.
+    pub clients_max: usize,
+    /// That have not.
+    pub visitors_max: usize,
+    /// Bytes of the descriptions of those.
+    pub visitors_bytes_max: usize,
+    /// How long one of those stays of which nothing is heard.
+    pub visit_max: Duration,
 }
 
 /// The clients that a shard has described to one worker.
@@ -125,11 +103,11 @@ pub struct Clients {
 }
 
 impl Clients {
-    /// None yet, and at most so many on this shard, and so many that have not come in.
-    pub fn new(shard: u32, (max, visitors_max): (usize, usize), kept: Arc<Kept>) -> Clients {
+    /// None yet, and no more on this shard than there are places.
+    pub fn new(shard: u32, places: Places, kept: Arc<Kept>) -> Clients {
         Clients {
-            known: Table::new(max),
-            visitors: Visitors::new(visitors_max),
+            known: Table::new(places.clients_max),
+            visitors: Visitors::new(places),
             shard,
             kept,
             next: (u64::from(shard) + 1) << SHARD_BITS,
@@ -141,21 +119,19 @@ impl Clients {
     /// Where the connection is noted that an event is about.
     pub fn place(&mut self, who: &Who<'_>, moment: Moment) -> Place {
         let visit = self.visit(who);
-        let (is_client, visitor) = (self.is_client(who), self.visitors.get_mut(visit));
-        let is_in = match (moment, visitor) {
-            (Moment::ComesIn(inherits), visitor) => {
-                if let Some(visitor) = visitor {
-                    visitor.inherits |= inherits;
-                }
-                false
-            }
+        let (is_client, is_named) = (self.is_client(who), self.known.get(who.client_id).is_some());
+        let is_in = match (moment, self.visitors.hear(visit, Instant::now())) {
+            (Moment::ComesIn, _) => false,
             (Moment::LetIn | Moment::IsIn, _) => true,
-            (Moment::Asked, Some(visitor)) => !visitor.inherits,
             (Moment::Heard, Some(visitor)) => std::mem::replace(&mut visitor.heard, true),
-            (Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
-            // What was let in and is refused all the same is behind what was said of it.
-            (Moment::Heard | Moment::Packet | Moment::IsRefused, None) => is_client,
-            (Moment::Asked | Moment::Unsaid, None) => true,
+            // Where a worker is asked what clients may, it is seen which of them come in (`Pool::own_points`).
+            (Moment::Asked | Moment::Unsaid | Moment::Packet | Moment::IsRefused, Some(_)) => false,
+            // What was let in and is refused all the same is behind what was said of it. A will is that of a client that is known here,
+            // or of somebody who has just come, or has gone.
+            (Moment::Heard | Moment::Packet | Moment::IsRefused | Moment::Unsaid, None) => is_client,
+            // It may have been in before this version; but where another connection is the client here, it goes on with the session of
+            // that one.
+            (Moment::Asked, None) => is_client || !is_named,
         };
         let seat = match (is_in, self.visitors.get(visit)) {
             (true, None) => Seat::Client,
@@ -180,25 +156,22 @@ impl Clients {
         place: Place,
     ) -> Named {
         if place.seat == Seat::Client {
-            self.let_in(line, who);
+            self.let_in(Some(line), who);
         }
         let is_new = self.at(who, place.seat).is_none();
         let named = self.number_at(line, who, entering, place.seat);
         if let Seat::Visitor(visit) = place.seat
             && let Some(visitor) = self.visitors.get_mut(visit)
         {
-            match place.moment {
-                Moment::ComesIn(inherits) => visitor.inherits |= inherits,
-                Moment::Heard => visitor.heard = true,
-                _ => {}
-            }
-            if is_new && !matches!(place.moment, Moment::ComesIn(_)) {
+            visitor.heard |= place.moment == Moment::Heard;
+            if is_new && place.moment != Moment::ComesIn {
                 // It may have been in and have gone since: it takes nobody's place.
                 visitor.came = 0;
             }
             if place.is_in && visitor.client.is_none() {
                 visitor.client = Some(who.client_id.into());
             }
+            self.make_room(line, visit);
         }
         named
     }
@@ -211,6 +184,9 @@ impl Clients {
         seat: Seat,
     ) -> Named {
         self.before = None;
+        if seat == Seat::Client {
+            self.kept.confirm(who.connection(), self.shard, || who.owner());
+        }
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
         let known = self.at(who, seat).filter(|known| known.origin == origin);
         // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
@@ -246,6 +222,7 @@ impl Clients {
         let has_login = (!is_told || is_late) && !is_entering;
         let login = has_login.then(|| self.kept.of(who.connection(), self.shard)).flatten();
         let described = described_as(who, more, &Given { login, stored });
+        let bytes = described.len();
         if self.at(who, seat).is_none() {
             self.add(line, who, seat);
         }
@@ -256,6 +233,9 @@ impl Clients {
         (known.saw, known.late) = (saw || is_entering, false);
         let named = known.describe(line, who, described);
         self.before = Some(before);
+        if let Seat::Visitor(visit) = seat {
+            self.visitors.weigh(visit, bytes);
+        }
         named
     }
 
@@ -293,12 +273,30 @@ impl Clients {
             Seat::Visitor(visit) => {
                 let address = self.hasher.hash_one(address_share(who.peer_host.unwrap_or("")));
                 let came = known.number;
-                let visitor = Visitor { known, address, came, heard: false, inherits: false, client: None };
-                if let Some(Visitor { known: gone, client, .. }) = self.visitors.insert(visit, visitor) {
-                    line.forget(client.as_deref(), gone.number, gone.epoch);
+                if let Some(gone) = self.visitors.insert(visit, Visitor::new(known, address, came)) {
+                    gone.is_forgotten(line);
                 }
             }
         }
+    }
+
+    /// Visitors make room for what one of them takes.
+    fn make_room(&mut self, line: &mut Writing<'_>, visit: u64) {
+        while let Some(gone) = self.visitors.too_many_bytes(visit) {
+            gone.is_forgotten(line);
+        }
+    }
+
+    /// Forgets visitors of which nothing has been heard for too long, some at a time, and tells the process where there is one. Whether
+    /// there are more of them.
+    pub fn expire(&mut self, mut line: Option<&mut Writing<'_>>, now: Instant) -> bool {
+        for _ in 0..EXPIRE_MAX {
+            let Some(gone) = self.visitors.expired(now) else { return false };
+            if let Some(line) = &mut line {
+                gone.is_forgotten(line);
+            }
+        }
+        true
     }
 
     fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: Known) {
@@ -307,14 +305,33 @@ impl Clients {
         }
     }
 
-    /// A visitor that has come in is the client from here on, and not who was that before it.
-    pub fn let_in(&mut self, line: &mut Writing<'_>, who: &Who<'_>) {
-        let Some(Visitor { mut known, .. }) = self.visitors.remove(self.visit(who)) else { return };
-        if let Some(gone) = self.known.remove(who.client_id) {
+    /// A connection has just been let in: who was the client before it is that no longer, also where nobody has heard of this one yet.
+    pub fn just_let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
+        self.let_in(line.as_deref_mut(), who);
+        if !self.is_client(who)
+            && let Some(gone) = self.known.remove(who.client_id)
+            && let Some(line) = line
+        {
             line.forget(Some(who.client_id), gone.number, gone.epoch);
         }
+    }
+
+    /// A visitor that has come in is the client from here on, and not who was that before it. There is no `line` where no process is
+    /// told.
+    pub fn let_in(&mut self, mut line: Option<&mut Writing<'_>>, who: &Who<'_>) {
+        let Some(Visitor { mut known, .. }) = self.visitors.remove(self.visit(who)) else { return };
+        let mut forget = |client_id: &str, gone: Known| {
+            if let Some(line) = &mut line {
+                line.forget(Some(client_id), gone.number, gone.epoch);
+            }
+        };
+        if let Some(gone) = self.known.remove(who.client_id) {
+            forget(who.client_id, gone);
+        }
         (known.since, self.next) = (self.next, self.next + 1);
-        self.insert(line, who, known);
+        if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
+            forget(&client_id, gone);
+        }
     }
 
     fn origin(&self, who: &Who<'_>) -> u64 {
@@ -365,7 +382,9 @@ impl Clients {
         // Nothing of a visitor waits in the queue of the client that it names.
         let queue = place.is_in.then_some(who.client_id);
         line.forget(queue, number, if taken { line.epoch() } else { told });
-        self.let_go(who);
+        for gone in self.let_go(who).into_iter().flatten().filter(|gone| gone.number != number) {
+            line.forget(Some(who.client_id), gone.number, gone.epoch);
+        }
     }
 
     /// Describes somebody who is named once.
@@ -381,16 +400,19 @@ impl Clients {
     /// The end of a connection of which the worker is told nothing: because it has not asked for that, or, without `line`, because the
     /// process that knew the client has gone.
     pub fn is_gone(&mut self, line: Option<(&mut Writing<'_>, Place)>, who: &Who<'_>) {
-        if let (Some(gone), Some((line, place))) = (self.let_go(who), line) {
+        let [visitor, client] = self.let_go(who);
+        let Some((line, place)) = line else { return };
+        if let Some(gone) = visitor {
             line.forget(place.is_in.then_some(who.client_id), gone.number, gone.epoch);
+        }
+        if let Some(gone) = client {
+            line.forget(Some(who.client_id), gone.number, gone.epoch);
         }
     }
 
-    /// A client has come in.
-    pub fn enter(&self, who: &Who<'_>) {
-        let whose = who.connection();
-        let user = who.username.filter(|_| !who.anonymous);
-        self.kept.enter(whose, self.shard, owner_of(user, whose.host));
+    /// A client has come in, with a session that was there before or a new one.
+    pub fn enter(&self, who: &Who<'_>, goes_on: bool) {
+        self.kept.enter(who.connection(), self.shard, who.owner(), goes_on);
     }
 
     /// A client was not let in.
@@ -413,58 +435,23 @@ impl Clients {
         true
     }
 
+    /// How many have come in, and how many have not.
+    #[cfg(test)]
+    pub fn counts(&self) -> (usize, usize) {
+        (self.known.len(), self.visitors.len())
+    }
+
     /// Whether it is the connection that is known under its identifier.
     fn is_client(&self, who: &Who<'_>) -> bool {
         self.known.get(who.client_id).is_some_and(|known| known.origin == self.origin(who))
     }
 
-    /// Forgets a connection, which is given where it was known.
-    fn let_go(&mut self, who: &Who<'_>) -> Option<Known> {
+    /// Forgets a connection: what was known of it as a visitor, and as a client. It was both where it comes from where a client came
+    /// from before, of whose end nobody has heard.
+    fn let_go(&mut self, who: &Who<'_>) -> [Option<Known>; 2] {
         let visitor = self.visitors.remove(self.visit(who)).map(|visitor| visitor.known);
         let client = if self.is_client(who) { self.known.remove(who.client_id) } else { None };
-        visitor.or(client)
-    }
-}
-
-impl Known {
-    /// What is known of it before it is described as a connection from `origin`.
-    fn before(&mut self, seat: Seat, origin: u64) -> Before {
-        Before {
-            seat,
-            print: self.print,
-            entering: self.entering,
-            origin: self.origin,
-            epoch: self.epoch,
-            saw: self.saw,
-            late: self.late,
-            kept: (self.origin != origin).then(|| self.kept.take()),
-            about: self.about.clone(),
-        }
-    }
-
-    /// Keeps what a CONNECT said, if there was one.
-    fn keep(&mut self, written: Option<Written>) {
-        if let Some(written) = written {
-            self.kept = Some(written).filter(|written| written.bytes.len() <= KEPT_MAX);
-        }
-    }
-
-    /// Describes it like this. What calls are given besides is for a process that has not been told: with the password only the call
-    /// that it is there for.
-    fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
-        let number = self.number;
-        if self.entering {
-            line.describe(Named { number, about: None }, &described);
-            self.about = None;
-            return Named { number, about: Some(About::new(described)) };
-        }
-        // What its login gave is added when another process is given a call: it may have changed by then.
-        let earlier =
-            self.kept.as_ref().map(|kept| described_as(who, More::Earlier(kept), &Given::default()));
-        let named = Named { number, about: None };
-        line.describe(named, &described);
-        self.about = Some(About::new(earlier.unwrap_or(described)));
-        Named { number, about: self.about.clone() }
+        [visitor, client]
     }
 }
 

@@ -4,7 +4,6 @@
 use grapnel_plugin_abi::{Host, OnBehalf, Outgoing, Reason, Whose};
 use rmpv::ValueRef;
 
-use crate::clients::shard_of;
 use crate::handover::{Keeping, Said};
 use crate::kept::Connection;
 use crate::wire::{bytes_ref, flag_of, get, number_of, or_nil, pairs_of, text_ref};
@@ -32,13 +31,15 @@ enum Command<'a> {
     Invalidate(Option<&'a str>),
     /// Whose login, of which shard, and what it gave; nothing where its session is over.
     Keep {
+        client: u64,
         client_id: &'a str,
         host: &'a str,
         port: u16,
-        shard: u32,
         bytes: Option<&'a [u8]>,
         /// Whether its client has not come in yet.
         coming: bool,
+        /// The same as the bytes where it begins another session.
+        anew: Option<&'a [u8]>,
     },
 }
 
@@ -56,11 +57,11 @@ const UNREADABLE: &str = "unreadable";
 /// The most that is shown of a name that no command has, characters.
 const NAME_SHOWN_MAX: usize = 64;
 
-/// Does it; what is to be kept goes to `keeping`.
+/// Does it; what is to be kept goes to `keeping`, which only a worker has that has said so.
 ///
 /// # Errors
 /// The broker has refused it, or it is no command.
-pub fn run(host: Host, keeping: Keeping<'_>, command: &ValueRef<'_>) -> Result<(), NotDone> {
+pub fn run(host: Host, keeping: Option<Keeping<'_>>, command: &ValueRef<'_>) -> Result<(), NotDone> {
     let (name, done) = match read(command).map_err(|why| NotDone { kind: UNREADABLE, why })? {
         Command::Publish(message, None) => ("publish", host.publish(&message)),
         Command::Publish(message, Some(client)) => {
@@ -82,9 +83,13 @@ pub fn run(host: Host, keeping: Keeping<'_>, command: &ValueRef<'_>) -> Result<(
         }
         Command::Invalidate(None) => ("invalidate", host.invalidate(Whose::Everybody)),
         Command::Invalidate(Some(client)) => ("invalidate", host.invalidate(Whose::Client(client))),
-        Command::Keep { client_id, host: address, port, shard, bytes, coming } => {
+        Command::Keep { client, client_id, host: address, port, bytes, coming, anew } => {
+            let Some(keeping) = keeping else {
+                let why = "keep: the worker, or its first process, has not said in `ready` that it `keeps`";
+                return Err(NotDone { kind: "keep", why: why.to_owned() });
+            };
             let whose = Connection { client_id, host: address, port };
-            keeping.keep(host, (whose, shard), Said { bytes, is_coming: coming });
+            keeping.keep(host, whose, Said { client, bytes, anew, is_coming: coming });
             return Ok(());
         }
     };
@@ -131,9 +136,8 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
             or_nil(parts.get(1), text_ref)
                 .map_err(|_| format!("{name}: the client identifier must be text"))?,
         ),
-        "keep" => {
-            keep(parts).ok_or("keep: it is not [client, client_id, host, port, bytes or nil, coming]")?
-        }
+        "keep" => keep(parts)
+            .ok_or("keep: it is not [client, client_id, host, port, bytes or nil, coming, anew]")?,
         other => {
             let shown: String = other.chars().take(NAME_SHOWN_MAX).collect();
             return Err(format!("there is no command {shown:?}"));
@@ -141,21 +145,23 @@ fn read<'a>(command: &ValueRef<'a>) -> Result<Command<'a>, String> {
     })
 }
 
-/// `["keep", client, client_id, host, port, bytes or nil, coming]`; the last may be missing.
+/// `["keep", client, client_id, host, port, bytes or nil, coming, anew or nil]`; the last two may be missing.
 fn keep<'a>(parts: &[ValueRef<'a>]) -> Option<Command<'a>> {
     let [_, client, client_id, host, port, bytes, rest @ ..] = parts else { return None };
-    let coming = match rest {
-        [] => false,
-        [coming] => flag_of(coming)?,
+    let (coming, anew) = match rest {
+        [] => (false, None),
+        [coming] => (flag_of(coming)?, None),
+        [coming, anew] => (flag_of(coming)?, or_nil(Some(anew), bytes_ref).ok()?),
         _ => return None,
     };
     Some(Command::Keep {
+        client: client.as_u64()?,
         client_id: text_ref(client_id)?,
         host: text_ref(host)?,
         port: number_of(port)?,
-        shard: shard_of(client.as_u64()?),
         bytes: or_nil(Some(bytes), bytes_ref).ok()?,
         coming,
+        anew,
     })
 }
 

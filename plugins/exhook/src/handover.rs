@@ -7,10 +7,11 @@ use std::time::Instant;
 use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
+use crate::clients::shard_of;
 use crate::kept::{Connection, Gave, HandedOver, Kept, owner_of};
 use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
 use crate::worker::Worker;
-use crate::{ExhookShard, Pool};
+use crate::{ExhookShard, LOOK, Pool, PoolShard};
 
 /// How deep an entry is nested.
 const DEPTH_MAX: usize = 16;
@@ -32,6 +33,11 @@ impl ExhookShard {
         pool.kept.get(pool.worker_of(client_id)).map(|kept| &**kept)
     }
 
+    /// The same, unless the workers of now keep nothing: nobody would see sessions end, and what is kept of them would outlive them.
+    fn kept_on(&self, key: &Key) -> Option<&Kept> {
+        self.kept(key).filter(|_| self.pool(&key.0).is_some_and(|pool| pool.keeps))
+    }
+
     /// Nobody wants to know any more what changes: a reload has come to its end, or was called off.
     pub(crate) fn end_of_handover(&mut self) {
         if self.hands_over && !self.journal.is_under_way() {
@@ -44,7 +50,7 @@ impl ExhookShard {
 impl Entries for ExhookShard {
     type Key = Key;
 
-    const VERSION: u32 = 2;
+    const VERSION: u32 = 3;
 
     fn journal(&mut self) -> &mut Journal<Key> {
         self.hands_over = true;
@@ -100,10 +106,11 @@ impl Entries for ExhookShard {
             read_one(&read, &key.1).map(|one| vec![one])
         };
         let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
-        if let Some(kept) = self.kept(&key) {
+        if let Some(kept) = self.kept_on(&key) {
             kept.forget_client(&key.1, self.shard);
             // What finds no room is counted, and hooks fail where they look for it.
-            all.into_iter().for_each(|over| kept.take_over(self.shard, over));
+            let now = Instant::now();
+            all.into_iter().for_each(|over| kept.take_over(self.shard, over, now));
         }
         Ok(())
     }
@@ -125,21 +132,22 @@ impl Entries for ExhookShard {
     /// The workers of the version before have begun something, and say what comes of it until they end.
     fn completed(&mut self) -> Result<(), Error> {
         let now = Instant::now();
-        for pool in self.all() {
+        for pool in self.all().filter(|pool| pool.keeps) {
             let until = now + Worker::patience(&pool.config);
             pool.kept.iter().for_each(|kept| kept.expect_more(self.shard, until));
         }
+        self.look_later(LOOK);
         Ok(())
     }
 }
 
-/// `[host, port, bytes or nil, owner, is_coming]`.
+/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil]`.
 fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
-    out.list(5).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
-    out.number(over.owner).flag(over.is_coming);
+    out.list(7).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
+    out.number(over.owner).flag(over.is_coming).flag(over.is_doubted).bytes_or_nil(over.anew);
 }
 
-/// The same of a client, or as it was before there were owners.
+/// The same of a client, or as it was before there were owners, or before there was doubt.
 fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
     let ValueRef::Array(parts) = value else { return None };
     let (host, port, bytes) = (parts.first()?, parts.get(1)?, parts.get(2)?);
@@ -149,39 +157,50 @@ fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOve
         bytes => Some(bytes_ref(bytes)?),
     };
     let whose = Connection { client_id, host, port };
+    let anew = parts.get(6).and_then(bytes_ref);
+    let over = |owner, is_coming, is_doubted| HandedOver { whose, bytes, anew, owner, is_coming, is_doubted };
     match parts.get(3..)? {
-        [] if bytes.is_some() => {
-            Some(HandedOver { whose, bytes, owner: owner_of(None, host), is_coming: false })
-        }
-        [owner, is_coming] => {
-            Some(HandedOver { whose, bytes, owner: owner.as_u64()?, is_coming: flag_of(is_coming)? })
+        [] if bytes.is_some() => Some(over(owner_of(None, host), false, false)),
+        [owner, is_coming, rest @ ..] => {
+            let is_doubted = match rest {
+                [] => false,
+                [is_doubted, _anew] => flag_of(is_doubted)?,
+                _ => return None,
+            };
+            Some(over(owner.as_u64()?, flag_of(is_coming)?, is_doubted))
         }
         _ => None,
     }
 }
 
 /// Where what the workers of a driver say of logins is kept.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub(crate) struct Keeping<'a> {
     pub kept: &'a Kept,
     /// The process that says it.
     pub epoch: u64,
     pub driver: &'static str,
+    /// Whether that process is asked about a client, by its number.
+    pub is_asked: &'a dyn Fn(u64) -> bool,
 }
 
 /// What a worker says of a login: what it gave, nothing where that is no longer true; and whether its client is yet to come in.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Said<'a> {
+    /// The number of the client.
+    pub client: u64,
     pub bytes: Option<&'a [u8]>,
+    /// The same where its client begins another session than the one that it wants to go on with.
+    pub anew: Option<&'a [u8]>,
     pub is_coming: bool,
 }
 
 impl Keeping<'_> {
     /// Keeps what a login gave, or forgets it; and while this version is being replaced, and afterwards, the one that replaces it hears of
     /// it, too.
-    pub(crate) fn keep(self, host: Host, (whose, shard): (Connection<'_>, u32), said: Said<'_>) {
-        if let Some(mail) = self.note(host.handle(), (whose, shard), said)
-            && host.mail(Some(shard), 0, &mail).is_err()
+    pub(crate) fn keep(self, host: Host, whose: Connection<'_>, said: Said<'_>) {
+        if let Some(mail) = self.note(host.handle(), whose, said)
+            && host.mail(Some(shard_of(said.client)), 0, &mail).is_err()
         {
             self.kept.lost_on_the_way();
         }
@@ -191,21 +210,26 @@ impl Keeping<'_> {
     fn note(
         self,
         load: u64,
-        (whose, shard): (Connection<'_>, u32),
-        Said { bytes, is_coming }: Said<'_>,
+        whose: Connection<'_>,
+        Said { client, bytes, anew, is_coming }: Said<'_>,
     ) -> Option<Vec<u8>> {
-        let gave = bytes.map(|bytes| Gave { whose, bytes, epoch: self.epoch });
+        if is_coming && !(self.is_asked)(client) {
+            // The answer to its login comes too late: nobody would say what has become of that connection.
+            return None;
+        }
+        let (shard, now) = (shard_of(client), Instant::now());
+        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch });
         let noted = match gave {
-            Some(gave) if is_coming => self.kept.keep_coming(gave, shard),
+            Some(gave) if is_coming => self.kept.keep_coming(gave, shard, now),
             Some(gave) => self.kept.keep(gave, shard),
-            None if is_coming => self.kept.none_coming(whose, shard),
+            None if is_coming => self.kept.none_coming(whose, shard, now),
             None => self.kept.forget(whose, shard),
         };
         let owner = noted?;
         let mut mail = Vec::new();
         let mut out = Writer(&mut mail);
         out.list(4).number(load).text(self.driver).text(whose.client_id);
-        write_one(&mut out, &HandedOver { whose, bytes, owner, is_coming });
+        write_one(&mut out, &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted: false });
         Some(mail)
     }
 }
@@ -227,10 +251,8 @@ impl ExhookShard {
             return;
         }
         let shard = self.shard;
-        let Some(of) = self.pools.iter_mut().flatten().find(|of| of.pool.config.driver.name() == driver)
-        else {
-            return;
-        };
+        let of_driver = |of: &&mut PoolShard| of.pool.config.driver.name() == driver && of.pool.keeps;
+        let Some(of) = self.pools.iter_mut().flatten().find(of_driver) else { return };
         let worker = of.pool.worker_of(client_id);
         let (kept, clients) = (&of.pool.kept[worker], &mut of.clients[worker]);
         if kept.take_late(shard, over, Instant::now())

@@ -119,15 +119,14 @@ impl PoolShard {
             out.list(0);
         };
         let defer = |deadline| event.defer(deadline).map(Ticket::Connect);
-        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn(false)), Some(&entering), defer, data))
+        Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
     }
 
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
         let there = event.has_session();
-        let is_anothers = there && event.session_owner() != event.username();
-        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn(is_anothers) };
+        let moment = if event.is_renewal() { Moment::IsIn } else { Moment::ComesIn };
         let data = |out: &mut Writer<'_>| {
             out.list(4).number(verdict_number(verdict)).text_or_nil(method).bytes_or_nil(data).flag(there);
         };
@@ -206,6 +205,8 @@ impl PoolShard {
         if moment == Moment::IsRefused {
             self.clients_of(who.client_id).refused(&who);
         }
+        // client.connected of the same connection is next.
+        self.goes_on = present;
         self.tell(HookPoint::ClientConnack, (&who, moment), None, |out| {
             out.list(2).number(reason).flag(present);
         });
@@ -215,7 +216,7 @@ impl PoolShard {
         let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
         let who = who!(event);
         if self.pool.keeps {
-            self.clients_of(who.client_id).enter(&who);
+            self.clients_of(who.client_id).enter(&who, self.goes_on);
         }
         self.tell(
             HookPoint::ClientConnected,
@@ -331,7 +332,7 @@ impl PoolShard {
         let who = who!(event);
         // What is sent to a client that has come in, or comes from one that somebody has vouched for.
         let moment = match (point, event.packet_type()) {
-            (_, CONNECT) => Moment::ComesIn(false),
+            (_, CONNECT) => Moment::ComesIn,
             (HookPoint::PacketSent, CONNACK) => match connack_reason(event.bytes()) {
                 Some(0) => Moment::LetIn,
                 Some(_) => Moment::IsRefused,

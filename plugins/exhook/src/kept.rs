@@ -2,12 +2,13 @@
 //! version of the plugin after this one, as long as the session lasts. Shards look here when they describe a client, and say who comes
 //! in and whose session is over; the worker's thread brings what the worker says. Nothing here knows what the bytes mean.
 
+mod coming;
 mod state;
 mod unkept;
 
 use std::collections::BTreeSet;
 use std::ops::Bound;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
@@ -15,16 +16,20 @@ use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
 use crate::wire::{Writer, get, text_ref};
+pub use coming::ON_THE_WAY_MAX;
 pub use state::owner_of;
-use state::{Bounds, Logins, State};
+use state::{Bounds, Live, Logins, State, TakesLate};
 pub use unkept::Unkept;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Kept {
     state: Mutex<State>,
-    /// How many there are, so that who looks for none takes no lock.
+    /// How many there are, so that who looks for none takes no lock; and how many of them are doubted.
     count: AtomicUsize,
+    doubted: AtomicUsize,
+    /// Whether nobody says which sessions end: all is doubted then.
+    away: AtomicBool,
     bounds: Bounds,
     /// Of what found no room.
     counter: Option<Counter>,
@@ -48,6 +53,8 @@ pub struct Gave<'a> {
     pub whose: Connection<'a>,
     /// What it gave.
     pub bytes: &'a [u8],
+    /// The same where its client begins another session, of one that is on its way in and wants to go on with the one that is there.
+    pub anew: Option<&'a [u8]>,
     /// The process that has it itself; 0 for none.
     pub epoch: u64,
 }
@@ -58,10 +65,14 @@ pub struct HandedOver<'a> {
     /// Whose, and what; `None` where it found no room.
     pub whose: Connection<'a>,
     pub bytes: Option<&'a [u8]>,
+    /// As [`Gave::anew`].
+    pub anew: Option<&'a [u8]>,
     /// Who is charged for it.
     pub owner: u64,
     /// Whether its client has not come in yet.
     pub is_coming: bool,
+    /// Whether its session may have ended unseen.
+    pub is_doubted: bool,
 }
 
 impl Kept {
@@ -69,7 +80,8 @@ impl Kept {
     /// what finds no room.
     pub fn new((one_max, all_max): (usize, usize), coming_max: usize, counter: Option<Counter>) -> Kept {
         let bounds = Bounds { one_max, all_max, coming_max };
-        Kept { state: Mutex::default(), count: AtomicUsize::new(0), bounds, counter }
+        let (count, doubted) = (AtomicUsize::new(0), AtomicUsize::new(0));
+        Kept { state: Mutex::default(), count, doubted, away: AtomicBool::new(false), bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -82,6 +94,7 @@ impl Kept {
         let before = state.unkept.count();
         let result = change(&mut state);
         self.count.store(state.count, Ordering::Relaxed);
+        self.doubted.store(state.doubted(), Ordering::Relaxed);
         let lost = state.unkept.count() - before;
         if let Some(counter) = self.counter.filter(|_| lost > 0) {
             counter.add(u32::try_from(lost).unwrap_or(u32::MAX));
@@ -100,40 +113,49 @@ impl Kept {
         })
     }
 
-    /// Keeps what a login gave whose client has not come in yet: until [`Kept::enter`], or [`Kept::refused`]. As [`Kept::keep`].
-    pub fn keep_coming(&self, gave: Gave<'_>, shard: u32) -> Option<u64> {
-        let owner = owner_of(None, gave.whose.host);
-        self.change(|state| {
-            state.put_coming(&self.bounds, gave, shard, owner);
-            state.of(shard).changed.is_some().then_some(owner)
-        })
+    /// Keeps what a login gave whose client has not come in yet: until [`Kept::enter`], [`Kept::refused`], or others of its address
+    /// need the room. Only of a connection about whose login the worker is still asked: of one that has closed nobody would ever say
+    /// what became of it. As [`Kept::keep`].
+    pub fn keep_coming(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
+        self.put_coming((gave.whose, shard), (Some(gave.bytes), gave.anew, gave.epoch), now)
     }
 
     /// The same where what it gave cannot be kept.
-    pub fn none_coming(&self, whose: Connection<'_>, shard: u32) -> Option<u64> {
+    pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<u64> {
+        self.put_coming((whose, shard), (None, None, 0), now)
+    }
+
+    fn put_coming(
+        &self,
+        whose: (Connection<'_>, u32),
+        gave: (Option<&[u8]>, Option<&[u8]>, u64),
+        now: Instant,
+    ) -> Option<u64> {
+        let owner = owner_of(None, whose.0.host);
         self.change(|state| {
-            state.none_coming(&self.bounds, whose, shard);
-            state.of(shard).changed.is_some().then_some(0)
+            state.put_coming(&self.bounds, whose, gave, (owner, now));
+            state.of(whose.1).changed.is_some().then_some(owner)
         })
     }
 
-    /// A client has come in, for whom this owner is charged: what its login gave is its session's from now on.
-    pub fn enter(&self, whose: Connection<'_>, shard: u32, owner: u64) {
-        self.change(|state| state.enter(&self.bounds, whose, shard, owner));
+    /// A client has come in, for whom this owner is charged: what its login gave is its session's from now on, which was there before
+    /// or has just begun.
+    pub fn enter(&self, whose: Connection<'_>, shard: u32, owner: u64, goes_on: bool) {
+        self.change(|state| state.enter(&self.bounds, whose, shard, Live { owner, goes_on }));
     }
 
     /// What the login of a client that has come in already gave has come after that.
     pub fn enter_again(&self, whose: Connection<'_>, shard: u32) {
         self.change(|state| {
-            if let Some(owner) = state.of(shard).owner(whose.client_id) {
-                state.enter(&self.bounds, whose, shard, owner);
+            if let Some(live) = state.of(shard).live(whose.client_id) {
+                state.enter(&self.bounds, whose, shard, live);
             }
         });
     }
 
     /// A client was not let in.
     pub fn refused(&self, whose: Connection<'_>, shard: u32) {
-        if !self.is_empty() {
+        if self.count.load(Ordering::Relaxed) > 0 {
             self.change(|state| drop(state.take_coming(whose, shard)));
         }
     }
@@ -154,9 +176,41 @@ impl Kept {
         });
     }
 
+    /// Lets go of what is on its way in for too long, and of what is no longer asked for. Called now and then.
+    pub fn expire(&self, now: Instant) {
+        self.change(|state| state.expire(now));
+    }
+
+    /// Nobody says any more which sessions end, as while the plugin is disabled: what is kept is shown to nobody. In a reload, what
+    /// the worker of this version says late is for the next version all the same.
+    pub fn is_away(&self) {
+        self.away.store(true, Ordering::Release);
+    }
+
+    /// Somebody says that again. What is kept is shown to nobody until it is known whose it is, and makes room for others.
+    pub fn is_back(&self) {
+        if !self.away.load(Ordering::Acquire) {
+            return;
+        }
+        self.change(State::begin_doubt);
+        let mut after = None;
+        while let Some(last) = self.change(|state| state.doubt_some(after.take())) {
+            after = Some(last);
+        }
+        self.away.store(false, Ordering::Release);
+    }
+
+    /// An event of a connection has come that is in.
+    pub fn confirm(&self, whose: Connection<'_>, shard: u32, owner: impl FnOnce() -> u64) {
+        if self.doubted.load(Ordering::Relaxed) > 0 {
+            let owner = owner();
+            self.change(|state| state.confirm(whose, shard, owner));
+        }
+    }
+
     /// What the login of that connection gave.
     pub fn of(&self, whose: Connection<'_>, shard: u32) -> Option<Box<[u8]>> {
-        if self.is_empty() {
+        if self.shows_nothing() {
             return None;
         }
         let state = self.lock();
@@ -165,7 +219,7 @@ impl Kept {
 
     /// What the login gave that the session of this client is from, unless process `epoch` has that itself.
     pub fn stored(&self, client_id: &str, shard: u32, epoch: u64) -> Option<Box<[u8]>> {
-        if self.is_empty() {
+        if self.shows_nothing() {
             return None;
         }
         let state = self.lock();
@@ -174,7 +228,7 @@ impl Kept {
 
     /// Of a client of a shard that is described so: a description that says what its login gave besides.
     pub fn described(&self, about: &[u8], shard: u32) -> Option<Vec<u8>> {
-        if self.is_empty() {
+        if self.shows_nothing() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
@@ -192,7 +246,7 @@ impl Kept {
     /// Of a client of a shard that is coming in and was described so to another process than `epoch`: the description with what the
     /// login gave that the session is from. `None` where nothing is to be added.
     pub fn entering(&self, about: &[u8], shard: u32, epoch: u64) -> Option<Vec<u8>> {
-        if self.is_empty() {
+        if self.shows_nothing() {
             return None;
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
@@ -209,8 +263,9 @@ impl Kept {
         Some(bytes)
     }
 
-    fn is_empty(&self) -> bool {
-        self.count.load(Ordering::Relaxed) == 0
+    /// Whether there is nothing that may be shown.
+    fn shows_nothing(&self) -> bool {
+        self.count.load(Ordering::Relaxed) == 0 || self.away.load(Ordering::Acquire)
     }
 
     /// What has found no room since this was asked last.
@@ -233,25 +288,32 @@ impl Kept {
     /// Calls with each that is kept of a client of a shard.
     pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
+        let is_away = self.away.load(Ordering::Acquire);
         if let Some(logins) = state.shards.get(&shard) {
-            logins.each_of(client_id, &mut call);
+            logins.each_of(client_id, &mut |over| {
+                let is_doubted = over.is_doubted || is_away && !over.is_coming;
+                call(HandedOver { is_doubted, ..over });
+            });
         }
     }
 
     /// Takes over what the version before has kept, and may do so for as long as it lasts, until [`Kept::over`].
-    pub fn take_over(&self, shard: u32, over: HandedOver<'_>) {
-        self.change(|state| state.take_over(&self.bounds, shard, over));
+    pub fn take_over(&self, shard: u32, over: HandedOver<'_>, now: Instant) {
+        self.change(|state| state.take_over(&self.bounds, shard, over, now));
     }
 
     /// Takes over what the worker of the version before says of a login after all has gone over, unless that session has ended here
-    /// meanwhile; whether it did. Nothing is the word that it is no longer true.
+    /// meanwhile; whether it did. Nothing is the word that it is no longer true. What is refused although its session may go on is
+    /// counted.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
         self.change(|state| {
-            let is_over = state.of(shard).is_over(over.whose.client_id, now);
-            if !over.is_coming && is_over {
+            let takes = state.of(shard).takes_late(over.whose.client_id, now);
+            if !over.is_coming && takes != TakesLate::Yes {
+                let is_lost = takes == TakesLate::NoLonger && over.bytes.is_some();
+                state.unkept.handed_over += u64::from(is_lost);
                 return false;
             }
-            state.take_over(&self.bounds, shard, over);
+            state.take_over(&self.bounds, shard, over, now);
             true
         })
     }

@@ -1,6 +1,7 @@
 //! exhook: hooks that run in processes of their own. Each worker has a thread here; the shards put what happens on its line and go
 //! on. What waits for an answer waits in a ticket (PROTOCOL.md has the frames).
 
+mod asked;
 mod calls;
 mod clients;
 mod command;
@@ -29,12 +30,14 @@ use std::sync::atomic::AtomicBool;
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin};
+use grapnel_plugin_abi::{
+    Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin, Timer,
+};
 
-use clients::Clients;
+use clients::{Clients, Places};
 use config::{Config, PLACES, Written};
 use figures::{Figures, Kinds};
-use kept::Kept;
+use kept::{Kept, ON_THE_WAY_MAX};
 use line::Line;
 use wire::{Ready, Wanted};
 use worker::Worker;
@@ -69,6 +72,9 @@ pub(crate) struct ExhookShard {
     load: u64,
     /// By [`Driver::place`].
     pools: [Option<PoolShard>; PLACES],
+    /// The broker, and the timer that is armed. None in tests without a broker.
+    host: Option<Host>,
+    timer: Option<Timer>,
     /// What has changed while it is handed over to another version, and whether that was asked for.
     journal: Journal<(String, String)>,
     hands_over: bool,
@@ -79,6 +85,8 @@ pub(crate) struct PoolShard {
     pool: Arc<Pool>,
     /// Whom each worker was told of.
     clients: Vec<Clients>,
+    /// Whether the client that was let in last goes on with a session.
+    goes_on: bool,
 }
 
 /// Connections that a shard keeps described to one worker although they have not come in: one in so many of `clients_max`, but as many as
@@ -86,6 +94,10 @@ pub(crate) struct PoolShard {
 const VISITORS_SHARE: usize = 8;
 /// See [`VISITORS_SHARE`].
 const VISITORS_LEAST: usize = 16_384;
+
+/// How often a shard looks for connections of which nothing has been heard for too long, and how soon where it has found many.
+const LOOK: Duration = Duration::from_secs(10);
+const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
 /// The points that can wait for an answer.
 const ANSWERING: [HookPoint; 6] = [
@@ -120,13 +132,43 @@ impl Plugin for Exhook {
     fn init_shard(self: &Arc<Self>, shard: u32) -> Result<ExhookShard, Error> {
         let mut pools = [const { None }; PLACES];
         for pool in &self.pools {
-            let max = pool.config.clients_max as usize;
-            let max = (max, VISITORS_LEAST.max(max / VISITORS_SHARE));
-            let clients = pool.kept.iter().map(|kept| Clients::new(shard, max, Arc::clone(kept))).collect();
-            pools[pool.config.driver.place()] = Some(PoolShard { pool: Arc::clone(pool), clients });
+            let clients_max = pool.config.clients_max as usize;
+            let places = Places {
+                clients_max,
+                visitors_max: VISITORS_LEAST.max(clients_max / VISITORS_SHARE),
+                visitors_bytes_max: usize::try_from(pool.config.queue.bytes_max).unwrap_or(usize::MAX),
+                visit_max: pool.config.call_timeout + ON_THE_WAY_MAX,
+            };
+            let clients =
+                pool.kept.iter().map(|kept| Clients::new(shard, places, Arc::clone(kept))).collect();
+            pools[pool.config.driver.place()] =
+                Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: false });
         }
         let load = self.host.handle();
-        Ok(ExhookShard { shard, load, pools, journal: Journal::default(), hands_over: false })
+        let (host, journal) = (Some(self.host), Journal::default());
+        let mut shard = ExhookShard { shard, load, pools, host, timer: None, journal, hands_over: false };
+        shard.look_later(LOOK);
+        Ok(shard)
+    }
+
+    fn on_timer(shard: &mut ExhookShard, timer: Timer, _number: u64) {
+        if shard.timer == Some(timer) {
+            shard.look();
+        }
+    }
+
+    fn activate(self: &Arc<Self>) -> Result<(), Error> {
+        self.pools.iter().flat_map(|pool| &pool.kept).for_each(|kept| kept.is_back());
+        Ok(())
+    }
+
+    /// From now on nobody says here which sessions end, and workers that know of sessions are not asked about those that there are when
+    /// this is enabled again. In a reload nothing is called here any more.
+    fn deactivate(self: &Arc<Self>) {
+        for pool in self.pools.iter().filter(|pool| pool.keeps) {
+            pool.kept.iter().for_each(|kept| kept.is_away());
+            pool.lines.iter().for_each(|line| line.outdate());
+        }
     }
 
     /// What a worker of the version before says of a login after all has gone over.
@@ -179,6 +221,7 @@ impl Starting {
                 index,
                 first: Some(first),
                 started: Arc::clone(&started),
+                keeps: None,
                 wrong: 0,
                 late: 0,
                 lost: Default::default(),
@@ -281,11 +324,13 @@ impl Pool {
         Ok(())
     }
 
-    /// What no worker has asked for and is seen here all the same: who is refused, is forgotten; and what is kept of a login is known to
-    /// be whose, and leaves with the session.
+    /// What no worker has asked for and is seen here all the same: who is refused, is forgotten, and who is in, is known from who wants
+    /// in, of whom something is asked, too; and what is kept of a login is known to be whose, and leaves with the session.
     fn own_points(&self) -> impl Iterator<Item = HookPoint> {
         let is_wanted = |point| self.wanted.contains_key(&point);
-        let logins = is_wanted(HookPoint::ClientConnect) || is_wanted(HookPoint::ClientAuthenticate);
+        let before_it_is_in =
+            [HookPoint::ClientConnect, HookPoint::ClientAuthenticate, HookPoint::ClientAuthorize];
+        let logins = self.keeps || before_it_is_in.into_iter().any(is_wanted);
         let keeping = [HookPoint::ClientConnected, HookPoint::SessionDiscarded, HookPoint::SessionTerminated];
         let all = logins.then_some(HookPoint::ClientConnack).into_iter();
         let all = all.chain(keeping.into_iter().filter(|_| self.keeps));

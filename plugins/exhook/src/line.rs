@@ -1,15 +1,16 @@
 //! The line between the shards and the thread of one worker: calls wait here, put together already, until the thread has sent them.
 //! The lock is held for the writing of one call, or for as many as a frame has: shards wait for it.
 
-use std::collections::BTreeMap;
 use std::ops::{Deref, DerefMut};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use grapnel_plugin_abi::{Error, HookPoint};
 use rustix::event::EventfdFlags;
 
+pub use crate::asked::{AllAsked, Asked};
 use crate::figures::{Figures, Lost, Waiting};
 use crate::queue::{Call, Kind, Limits, Named, Owner, Queue};
 use crate::verdict::Ticket;
@@ -19,18 +20,6 @@ use crate::wire::Writer;
 pub const DESCRIBED: i64 = -1;
 /// See [`DESCRIBED`].
 pub const FORGOTTEN: i64 = -2;
-
-/// A call that the broker waits for.
-#[derive(Debug)]
-pub struct Asked<T = Ticket> {
-    /// Who waits.
-    pub ticket: T,
-    /// Since when.
-    pub since: Instant,
-}
-
-/// Calls that are waited for, by the number that an answer names: those that have waited longest first.
-pub type AllAsked = BTreeMap<u64, Asked>;
 
 /// Most of them that are looked at under one lock, where more may have waited for too long.
 const OVERDUE_MAX: usize = 512;
@@ -51,6 +40,8 @@ struct State {
     epoch: u64,
     /// Whether somebody takes calls, now or after a pause.
     open: bool,
+    /// Whether the next call is for another process than the one that runs.
+    outdated: bool,
     /// Whether the thread sleeps, or is about to.
     asleep: bool,
     next_id: u64,
@@ -93,6 +84,8 @@ impl Drop for Locked<'_> {
 pub struct Line {
     state: Mutex<State>,
     wake: OwnedFd,
+    /// Whether what waits here is for another process than the one that runs. Changes under the lock.
+    renews: AtomicBool,
     /// What has happened on it.
     pub figures: Figures,
 }
@@ -118,6 +111,7 @@ impl Line {
             asked: AllAsked::new(),
             epoch: 1,
             open: true,
+            outdated: false,
             asleep: false,
             next_id: 1,
             staged: Vec::new(),
@@ -125,7 +119,7 @@ impl Line {
             lost: Lost::default(),
             shown: figures.waiting(),
         };
-        Ok(Line { state: Mutex::new(state), wake, figures })
+        Ok(Line { state: Mutex::new(state), wake, renews: AtomicBool::new(false), figures })
     }
 
     fn lock(&self) -> Locked<'_> {
@@ -144,7 +138,7 @@ impl Line {
         kind: Kind,
         point: HookPoint,
     ) -> Option<Writing<'a>> {
-        let mut state = self.lock();
+        let mut state = self.lock_to_write();
         if !state.open {
             self.figures.lost(&mut state.lost, kind, point, None);
             return None;
@@ -154,7 +148,7 @@ impl Line {
 
     /// Begins to write that a client will not be named again. `None` where nobody takes calls.
     pub fn write_forgotten<'a>(&'a self, owner: Owner<'a>) -> Option<Writing<'a>> {
-        let state = self.lock();
+        let state = self.lock_to_write();
         state.open.then(|| Writing { line: self, state, whose: (owner, owner), kind: Kind::Forgotten })
     }
 
@@ -163,8 +157,11 @@ impl Line {
     /// [`Line::put_back`].
     pub fn take(&self, calls_max: usize, bytes_max: usize, frame: &mut Vec<Call>, asked: &mut AllAsked) {
         let State { queue, asked: waiting, .. } = &mut *self.lock();
+        if self.renews() {
+            return;
+        }
         queue.take(calls_max, bytes_max, frame);
-        let nobody_waits = |call: &mut Call| match waiting.remove(&call.id) {
+        let nobody_waits = |call: &mut Call| match waiting.remove(call.id) {
             Some(waits) => asked.insert(call.id, waits).is_some(),
             None => call.id != 0,
         };
@@ -186,6 +183,30 @@ impl Line {
         state.asleep
     }
 
+    /// The next call, and those behind it, are for another process: the one that runs may know what is no longer true by then.
+    pub fn outdate(&self) {
+        self.lock().outdated = true;
+    }
+
+    fn lock_to_write(&self) -> Locked<'_> {
+        let mut state = self.lock();
+        if std::mem::take(&mut state.outdated) {
+            self.renews.store(true, Ordering::Relaxed);
+        }
+        state
+    }
+
+    /// Whether such a call has come, and that process is yet to be started.
+    pub fn renews(&self) -> bool {
+        self.renews.load(Ordering::Relaxed)
+    }
+
+    /// The process that runs may be given all: it has been given nothing yet.
+    pub fn goes_on(&self) {
+        let _state = self.lock();
+        self.renews.store(false, Ordering::Relaxed);
+    }
+
     /// Somebody takes calls again.
     pub fn open(&self) {
         self.lock().open = true;
@@ -204,6 +225,7 @@ impl Line {
             let mut state = self.lock();
             state.epoch += 1;
             state.open = false;
+            self.renews.store(false, Ordering::Relaxed);
             (state.queue.take_all(), std::mem::take(&mut state.asked))
         };
         queue.put_back(here);
@@ -226,6 +248,7 @@ impl Line {
         let mut state = self.lock();
         state.epoch += 1;
         state.open = true;
+        self.renews.store(false, Ordering::Relaxed);
         state.queue.put_back(calls);
         state.asked.extend(asked);
     }
@@ -260,12 +283,8 @@ impl Line {
 
 /// The first of those who have waited since `before` or longer, [`OVERDUE_MAX`] at most. They are in the order of their numbers, which
 /// is that of time: nobody else is looked at.
-fn take_overdue<T>(asked: &mut BTreeMap<u64, Asked<T>>, before: Instant) -> Vec<Asked<T>> {
-    let overdue = std::iter::from_fn(|| {
-        let first = asked.first_entry().filter(|first| first.get().since <= before)?;
-        Some(first.remove())
-    });
-    overdue.take(OVERDUE_MAX).collect()
+fn take_overdue<T>(asked: &mut AllAsked<T>, before: Instant) -> Vec<Asked<T>> {
+    std::iter::from_fn(|| asked.pop_overdue(before)).take(OVERDUE_MAX).collect()
 }
 
 /// The hook point of a call, if it is about one.
@@ -346,9 +365,9 @@ impl Writing<'_> {
         taken.is_ok()
     }
 
-    /// Who waits for a call that was taken.
-    pub fn asked(&mut self, id: u64, ticket: Ticket) {
-        self.state.asked.insert(id, Asked { ticket, since: Instant::now() });
+    /// Who waits for a call about this client that was taken.
+    pub fn asked(&mut self, id: u64, client: u64, ticket: Ticket) {
+        self.state.asked.insert(id, Asked { ticket, since: Instant::now(), client });
     }
 
     /// The end: the thread hears of it.

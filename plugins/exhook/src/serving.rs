@@ -36,6 +36,8 @@ const PRINT_READS: usize = 16;
 pub enum End {
     /// The plugin is to end.
     Stop,
+    /// Another process is to take its place, which has seen nothing yet.
+    Renewed,
     /// It ended, or had to.
     Lost(String),
 }
@@ -72,6 +74,10 @@ pub struct Serving<'w> {
     /// When the line is looked at next.
     line_look: Instant,
     ready: bool,
+    /// The number of this process. That of the line is the next one's as soon as this one has ended.
+    epoch: u64,
+    /// Whether it may have something kept of logins.
+    keeps: bool,
     printed: [Printed; 2],
     pub(crate) lines: Lines,
     /// What it printed as errors before it was ready, unless it has said itself why it cannot be.
@@ -98,6 +104,8 @@ impl<'w> Serving<'w> {
             is_open: true,
             line_look: Instant::now(),
             ready: false,
+            epoch,
+            keeps: false,
             printed: Default::default(),
             first_words: Some(Vec::new()),
             buffer: vec![0; READ],
@@ -152,6 +160,13 @@ impl<'w> Serving<'w> {
                 return End::Lost("was not ready in time".to_owned());
             }
             self.time_out(now);
+            if self.worker.line.renews() {
+                if !self.ready {
+                    self.worker.line.goes_on();
+                } else if self.has_nothing() {
+                    return End::Renewed;
+                }
+            }
             if self.open > 0 && now - self.heard > self.worker.config.call_timeout {
                 return End::Lost(format!(
                     "has not done anything for {} ms and is killed",
@@ -179,7 +194,12 @@ impl<'w> Serving<'w> {
             return !self.worker.line.is_asked();
         }
         // What waits for something else counts as done before its answer comes.
-        self.out.is_empty() && self.open == 0 && self.asked.is_empty() && self.worker.line.sleeps()
+        self.has_nothing() && self.worker.line.sleeps()
+    }
+
+    /// Whether the worker has done and answered all that it was given.
+    fn has_nothing(&self) -> bool {
+        self.out.is_empty() && self.open == 0 && self.asked.is_empty()
     }
 
     /// Puts the next frame together, once the one before is on its way.
@@ -229,9 +249,10 @@ impl<'w> Serving<'w> {
     /// Sleeps until there is something to do.
     fn wait(&mut self, now: Instant) {
         // From here on a call wakes this thread, unless one has come meanwhile or there is no room for it.
-        let could = self.ready && self.out.is_empty() && self.open < SENT_MAX;
+        let is_given = self.ready && !self.worker.line.renews();
+        let could = is_given && self.out.is_empty() && self.open < SENT_MAX;
         let mut until = now + if could && self.stopping.is_none() { LOOK } else { LINE_LOOK };
-        if let Some((_, first)) = self.asked.first_key_value() {
+        if let Some(first) = self.asked.first() {
             until = until.min(first.since + self.worker.config.call_timeout);
         }
         let more = could && !self.worker.line.sleeps();
@@ -322,6 +343,7 @@ impl<'w> Serving<'w> {
         match said {
             Said::Ready(ready) if !self.ready => {
                 self.ready = true;
+                self.keeps = self.worker.keeps(ready.keeps);
                 self.first_words = None;
                 self.worker.line.open();
                 let (name, hooks) = (self.worker.name(), ready.hooks.len());
@@ -358,9 +380,11 @@ impl<'w> Serving<'w> {
                 self.lines.say(level, &text);
             }
             Said::Commands(commands) if self.ready => {
-                let (epoch, driver) = (self.worker.line.epoch(), self.worker.config.driver.name());
+                let driver = self.worker.config.driver.name();
                 for command in commands {
-                    let keeping = Keeping { kept: &self.worker.kept, epoch, driver };
+                    let Worker { kept, .. } = &*self.worker;
+                    let (epoch, is_asked) = (self.epoch, &|client| self.asked.is_about(client));
+                    let keeping = self.keeps.then_some(Keeping { kept, epoch, driver, is_asked });
                     if let Err(not_done) = command::run(host, keeping, &command) {
                         self.worker.command_failed(not_done);
                     }
@@ -374,7 +398,7 @@ impl<'w> Serving<'w> {
 
     fn answer(&mut self, answer: &Answer<'_>) {
         // It may have timed out.
-        let Some(Asked { ticket, since }) = self.asked.remove(&answer.id) else { return };
+        let Some(Asked { ticket, since, .. }) = self.asked.remove(answer.id) else { return };
         self.worker.line.figures.answered(since.elapsed());
         let wrong = match answer.code {
             0 | 1 => ticket.answer(&answer.value, answer.code == 1),
@@ -395,15 +419,12 @@ impl<'w> Serving<'w> {
     fn time_out(&mut self, now: Instant) {
         if now >= self.line_look {
             self.line_look = now + LINE_LOOK;
-            self.worker.fail_overdue();
-            self.worker.say_lost(false);
-            self.worker.say_not_done(false);
+            self.worker.look(now);
         }
         let Some(before) = now.checked_sub(self.worker.config.call_timeout) else { return };
         // They are in the order of their numbers, which is that of time.
-        while let Some(first) = self.asked.first_entry().filter(|first| first.get().since <= before) {
-            let ticket = first.remove().ticket;
-            self.worker.fail_late(ticket);
+        while let Some(first) = self.asked.pop_overdue(before) {
+            self.worker.fail_late(first.ticket);
         }
     }
 
@@ -435,13 +456,15 @@ impl<'w> Serving<'w> {
     /// Ends the process, and what it was asked by policy. The line is cut before anybody hears of that: what a client does next is
     /// for the next process, where there is one to wait for, and so is what this one was not given.
     pub fn over(&mut self, end: &End) {
-        let stops = matches!(end, End::Stop);
-        let waits = !stops && self.worker.waits_for_the_next();
+        let (stops, is_renewed) = (matches!(end, End::Stop), matches!(end, End::Renewed));
+        let waits = is_renewed || !stops && self.worker.waits_for_the_next();
         if waits && self.ready {
             // A frame that is not whole has told it nothing.
             let rest = std::mem::take(&mut self.frame.calls);
-            let asked =
-                rest.iter().filter_map(|call| Some((call.id, self.asked.remove(&call.id)?))).collect();
+            let mut asked = AllAsked::new();
+            for call in &rest {
+                self.asked.remove(call.id).map(|waits| asked.insert(call.id, waits));
+            }
             self.worker.line.put_back(rest, asked);
         } else if !waits {
             // At a farewell a frame that is on its way goes on; otherwise nobody is told of what is in it.
@@ -453,7 +476,7 @@ impl<'w> Serving<'w> {
             }
         }
         self.worker.fail_all(std::mem::take(&mut self.asked));
-        if stops && self.ready {
+        if (stops || is_renewed) && self.ready {
             self.farewell();
         } else {
             self.process.end(Duration::ZERO);

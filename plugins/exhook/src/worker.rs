@@ -43,6 +43,8 @@ pub struct Worker {
     pub first: Option<SyncSender<Result<Ready, String>>>,
     /// Whether the broker has started.
     pub started: Arc<AtomicBool>,
+    /// Whether its first process has said that it has something kept of logins.
+    pub keeps: Option<bool>,
     /// Answers that were wrong, or said what went wrong.
     pub wrong: u64,
     /// Calls that were not answered in time.
@@ -78,7 +80,18 @@ impl Worker {
         let mut pause = BACKOFF.0;
         loop {
             let began = Instant::now();
-            let End::Lost(lost) = self.serve() else { return };
+            let lost = match self.serve() {
+                End::Stop => return,
+                End::Lost(lost) => lost,
+                End::Renewed => {
+                    let name = self.name();
+                    self.host.info(format_args!(
+                        "{name} is started anew, since sessions may have ended while exhook was disabled"
+                    ));
+                    self.line.figures.restarted();
+                    continue;
+                }
+            };
             let again = self.starts_again();
             if let Some(first) = self.first.take() {
                 // `load` has the text for the operator; nothing is mounted.
@@ -124,9 +137,7 @@ impl Worker {
         loop {
             let left = until.saturating_duration_since(Instant::now());
             let stops = self.host.wait_stop(left.min(LINE_LOOK));
-            self.fail_overdue();
-            self.say_lost(false);
-            self.say_not_done(false);
+            self.look(Instant::now());
             if stops && !self.line.is_asked() {
                 return true;
             }
@@ -138,6 +149,20 @@ impl Worker {
                 std::thread::park_timeout(left.min(LINE_LOOK));
             }
         }
+    }
+
+    /// What is to be done now and then.
+    pub fn look(&mut self, now: Instant) {
+        self.fail_overdue();
+        self.kept.expire(now);
+        self.say_lost(false);
+        self.say_not_done(false);
+    }
+
+    /// Whether a process that says of itself that it `keeps` may do so: only where the first one has, by which it was decided whether
+    /// anybody sees sessions end.
+    pub fn keeps(&mut self, keeps: bool) -> bool {
+        *self.keeps.get_or_insert(keeps) && keeps
     }
 
     /// What has waited on the line for longer than an answer may take ends by policy.

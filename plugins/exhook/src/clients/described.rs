@@ -1,6 +1,6 @@
 //! How a worker is told of a client: what events show of it, and the map that says so.
 
-use crate::kept::Connection;
+use crate::kept::{Connection, owner_of};
 use crate::wire::Writer;
 
 /// A client as an event shows it.
@@ -67,6 +67,11 @@ impl Who<'_> {
             host: self.peer_host.unwrap_or(""),
             port: self.peer_port.unwrap_or(0),
         }
+    }
+
+    /// Who is charged for what is kept of it.
+    pub(super) fn owner(&self) -> u64 {
+        owner_of(self.username.filter(|_| !self.anonymous), self.peer_host.unwrap_or(""))
     }
 }
 

@@ -5,6 +5,7 @@
 mod forgotten;
 mod visitors;
 
+use super::known::KEPT_MAX;
 use super::*;
 use crate::figures::Figures;
 use crate::frame::Frame;
@@ -14,13 +15,18 @@ use crate::queue::{Kind, Limits, Owner};
 
 const MAX: usize = 1000;
 const VISITORS: usize = 100;
+const PLACES: Places = places(MAX, VISITORS);
+
+const fn places(clients_max: usize, visitors_max: usize) -> Places {
+    Places { clients_max, visitors_max, visitors_bytes_max: 1 << 20, visit_max: Duration::from_secs(600) }
+}
 
 fn none() -> Arc<Kept> {
     Arc::new(Kept::new((1024, 1 << 20), MAX, None))
 }
 
 fn clients_of(kept: &Arc<Kept>, shard: u32) -> Clients {
-    Clients::new(shard, (MAX, VISITORS), Arc::clone(kept))
+    Clients::new(shard, PLACES, Arc::clone(kept))
 }
 
 fn line_of(client_bytes_max: u64) -> Line {
@@ -54,7 +60,7 @@ fn place(clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>) 
     let moment = match entering {
         None => Moment::IsIn,
         Some(entering) if entering.late => Moment::LetIn,
-        Some(_) => Moment::ComesIn(false),
+        Some(_) => Moment::ComesIn,
     };
     clients.place(who, moment)
 }
@@ -135,7 +141,7 @@ fn who(peer_port: u16) -> Who<'static> {
 #[test]
 fn a_process_that_is_started_anew_hears_what_logins_gave() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(3, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(3, PLACES, Arc::clone(&kept));
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, &mut clients, who, entering);
         let calls = sent(&line, &kept);
@@ -161,7 +167,7 @@ fn waiting(line: &Line) -> Vec<(i64, u64)> {
 #[test]
 fn a_client_is_described_once_and_again_when_it_has_changed() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let first = number(&line, &mut clients, &who(1), Some(&Entering::default())).number;
     assert_eq!(waiting(&line), [(DESCRIBED, first)]);
     for expected in [&[(DESCRIBED, first)][..], &[]] {
@@ -181,7 +187,7 @@ fn a_client_is_described_once_and_again_when_it_has_changed() {
 #[test]
 fn what_finds_no_room_has_told_nobody_of_its_client() {
     let (line, kept) = (line_of(64 << 10), none());
-    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
     let mut tell = |name: &str, entering: Option<&Entering<'_>>, bytes: usize| {
         let who = Who { client_id: name, ..who(1) };
         let place = place(&mut clients, &who, entering);
@@ -227,8 +233,8 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
 
 /// Somebody has come in, and the worker has had kept what the login gave.
 fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
-    clients.enter(who);
-    kept.keep(Gave { whose: who.connection(), bytes, epoch }, clients.shard);
+    clients.enter(who, false);
+    kept.keep(Gave { whose: who.connection(), bytes, anew: None, epoch }, clients.shard);
     assert!(kept.of(who.connection(), clients.shard).is_some());
 }
 
@@ -236,7 +242,7 @@ fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64
 #[test]
 fn what_was_kept_leaves_with_the_session() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
     keeps(&kept, &clients, &who(1), b"login", 1);
     number(&line, &mut clients, &who(2), None);
     leave(&line, &mut clients, &who(1), 7);
@@ -244,7 +250,7 @@ fn what_was_kept_leaves_with_the_session() {
     clients.session_over("c");
     assert!(kept.of(who(1).connection(), 0).is_none());
     // What the worker says of it after that is of nobody.
-    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", epoch: 1 }, 0);
+    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1 }, 0);
     assert!(kept.of(who(1).connection(), 0).is_none());
     keeps(&kept, &clients, &who(2), b"login", 1);
     clients.is_gone(None, &who(2));
@@ -256,7 +262,7 @@ fn what_was_kept_leaves_with_the_session() {
 #[test]
 fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let mut tell = |line: &Line, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(line, &mut clients, who, entering);
         let calls = sent(line, &none());
@@ -283,7 +289,7 @@ fn a_process_that_is_started_anew_hears_what_connect_said_but_for_the_password()
 #[test]
 fn what_connect_said_comes_late_where_nobody_asked_before() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let mut tell = |who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, &mut clients, who, entering);
         let calls = sent(&line, &none());
@@ -302,7 +308,7 @@ fn what_connect_said_comes_late_where_nobody_asked_before() {
 #[test]
 fn a_login_that_a_process_has_missed_is_said_to_be_earlier() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
     let late = Entering { late: true, is_asked: true, keep_alive_s: 7, ..Entering::default() };
     let tell = |clients: &mut Clients, who: &Who<'_>, entering: Option<&Entering<'_>>| {
         number(&line, clients, who, entering);
@@ -343,7 +349,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
     let entering = Entering { password: Some(b"x"), has_session: true, ..Entering::default() };
     for is_described in [false, true] {
         let (line, kept) = (line(), none());
-        let mut clients = Clients::new(3, (MAX, VISITORS), Arc::clone(&kept));
+        let mut clients = Clients::new(3, PLACES, Arc::clone(&kept));
         keeps(&kept, &clients, &who(1), b"ann", line.epoch());
         let named = number(&line, &mut clients, &who(2), Some(&entering));
         if is_described {
@@ -371,7 +377,7 @@ fn a_login_that_goes_over_shows_whose_session_it_wants() {
 #[test]
 fn what_finds_no_room_leaves_a_connection_as_it_was() {
     let line = line_of(64 << 10);
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let ann = Entering { keep_alive_s: 7, ..Entering::default() };
     number(&line, &mut clients, &who(1), Some(&ann));
     number(&line, &mut clients, &who(1), None);
@@ -398,7 +404,7 @@ fn what_finds_no_room_leaves_a_connection_as_it_was() {
 #[test]
 fn who_has_been_taken_over_goes_without_the_one_who_came() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let first = number(&line, &mut clients, &who(1), None).number;
     assert_eq!(number(&line, &mut clients, &who(2), None).number, first);
     waiting(&line);
@@ -422,7 +428,7 @@ fn carried(line: &Line) -> Vec<(i64, u64, bool, bool)> {
 #[test]
 fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let other = Who { client_id: "d", ..who(2) };
     let entering = Entering { password: Some(b"x"), keep_alive_s: 7, ..Entering::default() };
     let in_already = number(&line, &mut clients, &who(1), Some(&entering)).number;
@@ -478,7 +484,7 @@ fn calls_that_wait_go_over_to_the_next_process_with_their_clients() {
 #[test]
 fn no_more_clients_are_kept_than_there_are_places() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     for n in 0..MAX + 10 {
         let name = format!("c{n}");
         number(&line, &mut clients, &Who { client_id: &name, ..who(1) }, None);

@@ -2,32 +2,47 @@
 
 #![allow(clippy::unwrap_used)]
 use std::collections::BTreeMap;
+use std::time::Duration;
 
 use grapnel_plugin_abi::Pieces;
 use grapnel_plugin_abi::raw::ExportStep;
 use serde_json::json;
 
 use super::*;
-use crate::clients::Clients;
+use crate::clients::{Clients, Places};
 use crate::config::Written;
 use crate::{PLACES, PoolShard};
 
+/// The number of a client of shard 0 that a worker is asked about.
+const CLIENT: u64 = (1 << 40) + 7;
+
 fn pool(driver: &str, workers: usize) -> Arc<Pool> {
+    pool_that(true, driver, workers)
+}
+
+fn pool_that(keeps: bool, driver: &str, workers: usize) -> Arc<Pool> {
     let written: Written = serde_json::from_value(json!({"driver": driver, "path": "/tmp"})).unwrap();
     let config = Arc::new(written.read(None).unwrap().remove(0));
     let kept: Vec<_> = (0..workers).map(|_| Arc::new(Kept::new((1 << 20, 64 << 20), 100, None))).collect();
     let line = || crate::Line::new(config.queue, crate::Figures::none()).unwrap();
     let lines = (0..workers).map(|_| Arc::new(line())).collect();
-    Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted: BTreeMap::new(), keeps: true })
+    Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted: BTreeMap::new(), keeps })
 }
 
 fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
     let mut pools = [const { None }; PLACES];
-    let clients = pool.kept.iter().map(|kept| Clients::new(number, (100, 100), Arc::clone(kept))).collect();
-    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients });
+    let places = Places {
+        clients_max: 100,
+        visitors_max: 100,
+        visitors_bytes_max: 1 << 20,
+        visit_max: Duration::from_secs(600),
+    };
+    let clients = pool.kept.iter().map(|kept| Clients::new(number, places, Arc::clone(kept))).collect();
+    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: false });
     // Each pool is that of another load.
     let load = Arc::as_ptr(pool) as u64;
-    ExhookShard { shard: number, load, pools, journal: Journal::default(), hands_over: false }
+    let journal = Journal::default();
+    ExhookShard { shard: number, load, pools, host: None, timer: None, journal, hands_over: false }
 }
 
 fn whose(client_id: &str) -> Connection<'_> {
@@ -36,8 +51,8 @@ fn whose(client_id: &str) -> Connection<'_> {
 
 fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
     let kept = &pool.kept[pool.worker_of(client_id)];
-    kept.enter(whose(client_id), number, owner_of(Some(client_id), ""));
-    kept.keep(Gave { whose: whose(client_id), bytes, epoch: 5 }, number);
+    kept.enter(whose(client_id), number, owner_of(Some(client_id), ""), false);
+    kept.keep(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5 }, number);
     assert!(kept.of(whose(client_id), number).is_some());
 }
 
@@ -143,16 +158,17 @@ fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
 
 /// What a worker of this version says; what the next one is sent of it.
 fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> Option<Vec<u8>> {
-    let keeping = Keeping { kept: &pool.kept[pool.worker_of(client_id)], epoch: 5, driver: "amqtt" };
+    let kept = &pool.kept[pool.worker_of(client_id)];
+    let keeping = Keeping { kept, epoch: 5, driver: "amqtt", is_asked: &|client| client == CLIENT };
     let load = std::ptr::from_ref(pool) as u64;
-    keeping.note(load, (whose(client_id), 0), Said { bytes, is_coming })
+    keeping.note(load, whose(client_id), Said { client: CLIENT, anew: None, bytes, is_coming })
 }
 
 /// What is kept of clients that have just come in, or are about to, after the last piece has gone over.
 #[test]
 fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
-    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, 1);
+    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, 1, false);
     keep(&old, 0, "gone", b"x");
     keep(&old, 0, "ended", b"x");
     enter(&old, "late");
@@ -191,11 +207,11 @@ fn what_is_kept_with_an_answer_goes_over() {
     keep(&old, 0, "c", b"before");
     assert_eq!(says(&old, "c", Some(b"c"), true), None);
     let other = Connection { port: 8, ..whose("d") };
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt" };
-    keeping.note(1, (other, 0), Said { bytes: Some(b"d"), is_coming: true });
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true };
+    keeping.note(1, other, Said { client: CLIENT, anew: None, bytes: Some(b"d"), is_coming: true });
     hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
-    new.kept[0].enter(other, 0, 1);
+    new.kept[0].enter(other, 0, 1, false);
     assert_eq!(new.kept[0].of(other, 0).as_deref(), Some(&b"d"[..]));
 }
 
@@ -212,4 +228,62 @@ fn logins_without_room_are_counted_when_they_go_over() {
     let unkept = small.take_unkept();
     assert!(unkept.of_all >= 7 && unkept.count() == unkept.of_all, "{unkept:?}");
     assert_eq!(kept(&new, 0, "c9"), None);
+}
+
+/// What is kept goes no further than to workers that keep it: nobody would see there which sessions end.
+#[test]
+fn nothing_goes_over_to_code_that_keeps_nothing() {
+    let (first, second, third) = (pool("amqtt", 1), pool_that(false, "amqtt", 1), pool("amqtt", 1));
+    keep(&first, 0, "c", b"ann");
+    let (_from, mut to) = hand_over(&first, &second);
+    to.late(&says(&first, "c", Some(b"ann, late"), false).unwrap());
+    // Her session ends, which nobody sees.
+    hand_over(&second, &third);
+    assert_eq!(third.kept[0].stored("c", 0, 1), None, "nobody else is shown what she had");
+}
+
+/// What may be of a session that has ended unseen does not become certain by a reload.
+#[test]
+fn what_is_doubted_goes_over_so() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    keep(&old, 0, "c", b"ann");
+    old.kept[0].is_away();
+    hand_over(&old, &new);
+    assert_eq!((kept(&new, 0, "c"), new.kept[0].stored("c", 0, 1)), (None, None));
+    new.kept[0].confirm(whose("c"), 0, || owner_of(Some("c"), ""));
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]));
+}
+
+/// What comes with an answer that nobody waits for any more is of a connection of whose end nobody will hear.
+#[test]
+fn what_comes_with_a_late_answer_is_not_kept() {
+    let old = pool("amqtt", 1);
+    for (is_asked, expected) in [(false, None), (true, Some(b"c".to_vec()))] {
+        let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked };
+        keeping.note(1, whose("c"), Said { client: CLIENT, anew: None, bytes: Some(b"c"), is_coming: true });
+        old.kept[0].enter(whose("c"), 0, 1, false);
+        assert_eq!(kept(&old, 0, "c"), expected);
+    }
+}
+
+/// A login that is under way in a reload and wants to go on with a session: whether it does is known when its client is in, at the
+/// version that lets it in.
+#[test]
+fn what_a_login_gives_for_either_end_goes_over() {
+    for goes_on in [true, false] {
+        let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+        let says = |client_id| {
+            let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true };
+            let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
+            keeping.note(1, whose(client_id), said)
+        };
+        assert_eq!(says("before"), None);
+        let (_from, mut to) = hand_over(&old, &new);
+        to.late(&says("late").unwrap());
+        for name in ["before", "late"] {
+            new.kept[0].enter(whose(name), 0, 1, goes_on);
+            let expected = if goes_on { &b"both"[..] } else { b"own" };
+            assert_eq!(kept(&new, 0, name).as_deref(), Some(expected), "{name}");
+        }
+    }
 }

@@ -1,5 +1,5 @@
 //! The tables behind `Kept`: those of sessions and those of clients on their way in, of each shard, and who is charged for them. Under
-//! its lock; each step is a few look-ups.
+//! its lock; each step is a few look-ups, or [`SLICE`] of them.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::hash::{BuildHasher, BuildHasherDefault, DefaultHasher, RandomState};
@@ -8,10 +8,14 @@ use std::time::Instant;
 
 use grapnel_plugin_abi::address_share;
 
+use super::coming::{Coming, Order};
 use super::{Connection, Gave, HandedOver, Unkept};
 
 /// What an entry costs besides its bytes.
 pub(super) const ENTRY: usize = 128;
+
+/// Most entries that are gone through under one lock.
+pub(super) const SLICE: usize = 512;
 
 /// One owner has at most this part of what the others leave free.
 const SHARE: usize = 8;
@@ -33,26 +37,38 @@ pub(super) struct Login {
     pub bytes: Box<[u8]>,
     /// The process that has it itself.
     pub epoch: u64,
-    owner: u64,
-    cost: usize,
+    /// Whether its session may have ended unseen, while the plugin was disabled. It is shown to nobody then, until it is known that its
+    /// connection is still there.
+    pub doubted: bool,
+    pub owner: u64,
+    pub cost: usize,
 }
 
-/// One on its way in; nothing where there was no room, so that what its session had before is not taken for it.
-#[derive(Debug)]
-struct Coming {
-    login: Option<Login>,
-    number: u64,
+/// A session whose client has come in.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Live {
+    /// Who is charged for what is kept of it.
+    pub owner: u64,
+    /// Whether it was there before its client came in last.
+    pub goes_on: bool,
+}
+
+/// Why a login is not kept.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Full {
+    TooLong,
+    OfUser,
+    OfAll,
 }
 
 /// Those of a shard's clients, one for each session at most.
 #[derive(Debug, Default)]
 pub(super) struct Logins {
     pub by_client: BTreeMap<Box<str>, Login>,
-    /// By client and connection, see [`key_of`]; and the same in the order in which they came.
-    coming: BTreeMap<Box<str>, Coming>,
-    order: BTreeMap<u64, Box<str>>,
+    /// By client and connection, see [`key_of`].
+    pub coming: BTreeMap<Box<str>, Coming>,
     /// The sessions that there are of those that have come in, by their client identifiers, with who is charged.
-    live: HashMap<u64, u64>,
+    live: HashMap<u64, Live>,
     /// Client identifiers whose sessions have ended since this version has taken over, as long as the worker of the one before may say
     /// something of them.
     ended: Option<Ended>,
@@ -76,7 +92,9 @@ pub(super) struct State {
     /// What each owner is charged with.
     owners: HashMap<u64, usize>,
     pub count: usize,
-    next: u64,
+    pub(super) order: Order,
+    /// Those that are doubted, by their owners, shards and client identifiers: they make room for others.
+    doubted: BTreeSet<(u64, u32, Box<str>)>,
     pub unkept: Unkept,
 }
 
@@ -88,13 +106,23 @@ pub fn owner_of(user: Option<&str>, address: &str) -> u64 {
 }
 
 /// A connection in order of client identifiers, which have no U+0000.
-fn key_of(whose: Connection<'_>) -> Box<str> {
+pub(super) fn key_of(whose: Connection<'_>) -> Box<str> {
     format!("{}\0{}\0{}", whose.client_id, whose.host, whose.port).into()
 }
 
 /// The client identifier of a key.
-fn client_of(key: &str) -> &str {
+pub(super) fn client_of(key: &str) -> &str {
     key.split_once('\0').map_or(key, |(client_id, _)| client_id)
+}
+
+/// Whether what comes late from the version before is taken.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub(super) enum TakesLate {
+    Yes,
+    /// Its session has ended.
+    HasEnded,
+    /// Nothing more is expected, or more sessions have ended than are noted: it is lost.
+    NoLonger,
 }
 
 impl Login {
@@ -110,7 +138,17 @@ impl Logins {
 
     /// Who is charged for a client that has a session.
     pub fn owner(&self, client_id: &str) -> Option<u64> {
+        self.live(client_id).map(|live| live.owner)
+    }
+
+    /// The session of a client, if it has come in.
+    pub fn live(&self, client_id: &str) -> Option<Live> {
         self.live.get(&self.hash(client_id)).copied()
+    }
+
+    fn is_live(&mut self, client_id: &str, live: Live) {
+        let hash = self.hash(client_id);
+        self.live.insert(hash, live);
     }
 
     /// A session has ended.
@@ -129,18 +167,35 @@ impl Logins {
         }
     }
 
-    /// Whether what the version before says of a client comes too late.
-    pub fn is_over(&mut self, client_id: &str, now: Instant) -> bool {
-        let hash = self.hash(client_id);
+    /// Which sessions have ended is no longer asked for once the version before says nothing more.
+    pub(super) fn forget_ends(&mut self, now: Instant) {
         self.ended = self.ended.take().filter(|ended| now <= ended.until);
-        self.ended.as_ref().is_none_or(|ended| ended.too_many || ended.clients.contains(&hash))
+    }
+
+    /// Whether what the version before says of a client may be taken: that its session has not ended since.
+    pub fn takes_late(&mut self, client_id: &str, now: Instant) -> TakesLate {
+        self.forget_ends(now);
+        let Some(ended) = &self.ended else { return TakesLate::NoLonger };
+        if ended.clients.contains(&self.hash(client_id)) {
+            TakesLate::HasEnded
+        } else if ended.too_many {
+            TakesLate::NoLonger
+        } else {
+            TakesLate::Yes
+        }
+    }
+
+    /// How many are noted, where they are.
+    #[cfg(test)]
+    pub fn ends_noted(&self) -> Option<usize> {
+        self.ended.as_ref().map(|ended| ended.clients.len())
     }
 
     pub fn expect_more(&mut self, until: Instant) {
         self.ended = Some(Ended { until, clients: HashSet::new(), too_many: false });
     }
 
-    fn note(&mut self, client_id: &str) {
+    pub(super) fn note(&mut self, client_id: &str) {
         if let Some(changed) = &mut self.changed {
             changed.insert(client_id.into());
         }
@@ -165,19 +220,16 @@ impl Logins {
     }
 
     pub fn each_of(&self, client_id: &str, call: &mut dyn FnMut(HandedOver<'_>)) {
-        if let Some(Login { host, port, bytes, owner, .. }) = self.by_client.get(client_id) {
-            let whose = Connection { client_id, host, port: *port };
-            call(HandedOver { whose, bytes: Some(bytes), owner: *owner, is_coming: false });
+        if let Some(Login { host, port, bytes, owner, doubted, .. }) = self.by_client.get(client_id) {
+            let (whose, is_doubted) = (Connection { client_id, host, port: *port }, *doubted);
+            let (bytes, anew, owner) = (Some(&**bytes), None, *owner);
+            call(HandedOver { whose, bytes, anew, owner, is_coming: false, is_doubted });
         }
-        for (key, coming) in self.coming_of(client_id) {
-            let mut parts = key.rsplitn(3, '\0');
-            let (Some(port), Some(host)) = (parts.next().and_then(|port| port.parse().ok()), parts.next())
-            else {
-                continue;
-            };
-            let (bytes, owner) = (coming.login.as_ref().map(|login| &*login.bytes), owner_of(None, host));
-            let whose = Connection { client_id, host, port };
-            call(HandedOver { whose, bytes, owner, is_coming: true });
+        for (_, Coming { login, is_known, anew, .. }) in self.coming_of(client_id) {
+            let whose = Connection { client_id, host: &login.host, port: login.port };
+            let bytes = is_known.then_some(&*login.bytes);
+            let (anew, owner) = (anew.as_deref(), login.owner);
+            call(HandedOver { whose, bytes, anew, owner, is_coming: true, is_doubted: false });
         }
     }
 }
@@ -187,46 +239,76 @@ impl State {
         self.shards.entry(shard).or_default()
     }
 
+    /// What is kept of a client, unless that is doubted.
     pub fn get(&self, shard: u32, client_id: &str) -> Option<&Login> {
+        self.there(shard, client_id).filter(|login| !login.doubted)
+    }
+
+    fn there(&self, shard: u32, client_id: &str) -> Option<&Login> {
         self.shards.get(&shard)?.by_client.get(client_id)
     }
 
-    /// A login for which there is room, which is taken; counted where there is none. What had been `granted` so many bytes before
-    /// needs no share of the owner's for as many.
+    /// A login for which there is room, which is taken. What had been `granted` so many bytes before needs no share of the owner's for
+    /// as many.
     fn room(
         &mut self,
         bounds: &Bounds,
-        Gave { whose, bytes, epoch }: Gave<'_>,
+        Gave { whose, bytes, anew, epoch }: Gave<'_>,
         owner: u64,
         granted: usize,
-    ) -> Option<Login> {
-        let cost = ENTRY + whose.client_id.len() + whose.host.len() + bytes.len();
+    ) -> Result<Login, Full> {
+        let cost =
+            ENTRY + whose.client_id.len() + whose.host.len() + bytes.len() + anew.map_or(0, <[u8]>::len);
         let own = self.owners.get(&owner).copied().unwrap_or(0);
         let free = bounds.all_max.saturating_sub(self.bytes - own);
-        let full = if bytes.len() > bounds.one_max {
-            &mut self.unkept.too_long
+        if bytes.len().max(anew.map_or(0, <[u8]>::len)) > bounds.one_max {
+            return Err(Full::TooLong);
         } else if own + cost > free {
-            &mut self.unkept.of_all
+            return Err(Full::OfAll);
         } else if own > 0 && cost > granted && own + cost > free / SHARE {
-            &mut self.unkept.of_user
-        } else {
-            self.bytes += cost;
-            self.count += 1;
-            *self.owners.entry(owner).or_default() += cost;
-            return Some(Login {
-                host: whose.host.into(),
-                port: whose.port,
-                bytes: bytes.into(),
-                epoch,
-                owner,
-                cost,
-            });
-        };
-        *full += 1;
-        None
+            return Err(Full::OfUser);
+        }
+        self.bytes += cost;
+        self.count += 1;
+        *self.owners.entry(owner).or_default() += cost;
+        let (host, port, bytes) = (whose.host.into(), whose.port, bytes.into());
+        Ok(Login { host, port, bytes, epoch, doubted: false, owner, cost })
     }
 
-    fn release(&mut self, login: &Login) {
+    /// The same, once what is doubted has made room for it; the owner's own where that has its share, else anybody's.
+    pub(super) fn made_room(
+        &mut self,
+        bounds: &Bounds,
+        gave: Gave<'_>,
+        owner: u64,
+        granted: usize,
+    ) -> Result<Login, Full> {
+        loop {
+            let full = match self.room(bounds, gave, owner, granted) {
+                Ok(login) => return Ok(login),
+                Err(full) => full,
+            };
+            let own = || self.doubted.range((owner, 0, "".into())..).next().filter(|first| first.0 == owner);
+            let first = match full {
+                Full::TooLong => None,
+                Full::OfUser => own(),
+                Full::OfAll => own().or_else(|| self.doubted.first()),
+            };
+            let Some((_, shard, client_id)) = first.cloned() else { return Err(full) };
+            self.remove(shard, &client_id);
+        }
+    }
+
+    pub(super) fn count_unkept(&mut self, full: Full) {
+        let count = match full {
+            Full::TooLong => &mut self.unkept.too_long,
+            Full::OfUser => &mut self.unkept.of_user,
+            Full::OfAll => &mut self.unkept.of_all,
+        };
+        *count += 1;
+    }
+
+    pub(super) fn release(&mut self, login: &Login) {
         self.bytes -= login.cost;
         self.count -= 1;
         if let Some(own) = self.owners.get_mut(&login.owner) {
@@ -239,7 +321,7 @@ impl State {
 
     /// In the place of what there was.
     pub fn put(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
-        let before = self.get(shard, gave.whose.client_id).filter(|login| login.owner == owner);
+        let before = self.there(shard, gave.whose.client_id).filter(|login| login.owner == owner);
         let granted = before.map_or(0, |login| login.cost);
         self.put_granted(bounds, gave, shard, (owner, granted));
     }
@@ -247,96 +329,96 @@ impl State {
     fn put_granted(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, (owner, granted): (u64, usize)) {
         let client_id = gave.whose.client_id;
         self.remove(shard, client_id);
-        if let Some(login) = self.room(bounds, gave, owner, granted) {
-            self.of(shard).by_client.insert(client_id.into(), login);
+        match self.made_room(bounds, gave, owner, granted) {
+            Ok(login) => drop(self.of(shard).by_client.insert(client_id.into(), login)),
+            Err(full) => self.count_unkept(full),
         }
         self.of(shard).note(client_id);
     }
 
-    pub fn put_coming(&mut self, bounds: &Bounds, gave: Gave<'_>, shard: u32, owner: u64) {
-        let before = self.take_coming(gave.whose, shard).flatten();
-        let granted = before.filter(|login| login.owner == owner).map_or(0, |login| login.cost);
-        self.put_coming_granted(bounds, gave, shard, (owner, granted));
-    }
-
-    fn put_coming_granted(
-        &mut self,
-        bounds: &Bounds,
-        gave: Gave<'_>,
-        shard: u32,
-        (owner, granted): (u64, usize),
-    ) {
-        drop(self.take_coming(gave.whose, shard));
-        let login = self.room(bounds, gave, owner, granted);
-        self.add_coming(bounds, gave.whose, shard, login);
-    }
-
-    pub fn none_coming(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32) {
-        drop(self.take_coming(whose, shard));
-        self.add_coming(bounds, whose, shard, None);
-    }
-
-    fn add_coming(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, login: Option<Login>) {
-        if self.of(shard).coming.len() >= bounds.coming_max
-            && let Some((_, oldest)) = self.of(shard).order.pop_first()
-        {
-            self.unkept.of_coming += 1;
-            self.drop_coming(shard, &oldest);
-        }
-        self.next += 1;
-        let (key, number) = (key_of(whose), self.next);
-        let logins = self.of(shard);
-        logins.order.insert(number, key.clone());
-        logins.coming.insert(key, Coming { login, number });
-        logins.note(whose.client_id);
-    }
-
-    fn drop_coming(&mut self, shard: u32, key: &str) -> Option<Coming> {
-        let logins = self.of(shard);
-        let coming = logins.coming.remove(key)?;
-        logins.order.remove(&coming.number);
-        logins.note(client_of(key));
-        if let Some(login) = &coming.login {
-            self.release(login);
-        }
-        Some(coming)
-    }
-
-    /// Takes out what there is of a connection on its way in: nothing, or what it gave if there was room.
-    pub fn take_coming(&mut self, whose: Connection<'_>, shard: u32) -> Option<Option<Login>> {
-        self.drop_coming(shard, &key_of(whose)).map(|coming| coming.login)
-    }
-
-    pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, owner: u64) {
+    pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
         let coming = self.take_coming(whose, shard);
-        let logins = self.of(shard);
-        let hash = logins.hash(whose.client_id);
-        logins.live.insert(hash, owner);
+        if self.there(shard, whose.client_id).is_some_and(|login| login.doubted) {
+            // Nobody knows whether it is of the session that this client has.
+            self.remove(shard, whose.client_id);
+        }
+        self.of(shard).is_live(whose.client_id, live);
         match coming {
-            Some(Some(login)) => {
-                let gave = Gave { whose, bytes: &login.bytes, epoch: login.epoch };
-                self.put(bounds, gave, shard, owner);
+            Some(Coming { login, is_known: true, anew, .. }) => {
+                let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
+                let gave = Gave { whose, bytes, anew: None, epoch: login.epoch };
+                self.put(bounds, gave, shard, live.owner);
             }
-            Some(None) => self.remove(shard, whose.client_id),
+            Some(_) => self.remove(shard, whose.client_id),
             None => {}
         }
     }
 
     /// Whoever had room in the version before has it here, whatever their shares are by now.
-    pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>) {
-        let HandedOver { whose, bytes, owner, is_coming } = over;
-        let gave = bytes.map(|bytes| Gave { whose, bytes, epoch: 0 });
-        match (is_coming, gave) {
-            (true, Some(gave)) => self.put_coming_granted(bounds, gave, shard, (owner, usize::MAX)),
-            (true, None) => self.none_coming(bounds, whose, shard),
-            (false, Some(gave)) => {
-                let logins = self.of(shard);
-                let hash = logins.hash(whose.client_id);
-                logins.live.insert(hash, owner);
-                self.put_granted(bounds, gave, shard, (owner, usize::MAX));
-            }
-            (false, None) => self.forget(whose, shard),
+    pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>, now: Instant) {
+        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted } = over;
+        let Some(bytes) = bytes.filter(|_| !is_coming) else {
+            return if is_coming {
+                self.put_coming_granted(bounds, (whose, shard), (bytes, anew, 0), (owner, usize::MAX, now));
+            } else {
+                self.forget(whose, shard);
+            };
+        };
+        self.put_granted(bounds, Gave { whose, bytes, anew: None, epoch: 0 }, shard, (owner, usize::MAX));
+        if is_doubted {
+            self.doubt(shard, whose.client_id);
+        } else {
+            // Whoever came in there has what its login gave.
+            self.of(shard).is_live(whose.client_id, Live { owner, goes_on: true });
         }
+    }
+
+    fn doubt(&mut self, shard: u32, client_id: &str) {
+        let Some(login) = self.shards.get_mut(&shard).and_then(|logins| logins.by_client.get_mut(client_id))
+        else {
+            return;
+        };
+        login.doubted = true;
+        self.doubted.insert((login.owner, shard, client_id.into()));
+    }
+
+    /// Which sessions have ended, nobody has said: who is in is not known.
+    pub fn begin_doubt(&mut self) {
+        for logins in self.shards.values_mut() {
+            (logins.live, logins.ended) = (HashMap::new(), None);
+        }
+    }
+
+    /// Doubts some of what is kept, behind the last that was; the last one now, until there is no more.
+    pub fn doubt_some(&mut self, after: Option<(u32, Box<str>)>) -> Option<(u32, Box<str>)> {
+        let from = after.as_ref().map_or(0, |(shard, _)| *shard);
+        let mut some = Vec::new();
+        for (shard, logins) in self.shards.range(from..) {
+            let start = after.as_ref().filter(|(last, _)| last == shard);
+            let start = start.map_or(Bound::Unbounded, |(_, name)| Bound::Excluded(&**name));
+            let names =
+                logins.by_client.range::<str, _>((start, Bound::Unbounded)).map(|(name, _)| name.clone());
+            some.extend(names.take(SLICE - some.len()).map(|name| (*shard, name)));
+        }
+        some.iter().for_each(|(shard, name)| self.doubt(*shard, name));
+        some.pop()
+    }
+
+    /// How many are doubted.
+    pub fn doubted(&self) -> usize {
+        self.doubted.len()
+    }
+
+    /// This connection of this owner is there: what its login gave is its session's.
+    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64) {
+        let logins = self.of(shard);
+        let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
+        if !login.doubted || login.owner != owner || !login.is_of(whose) {
+            return;
+        }
+        login.doubted = false;
+        logins.is_live(whose.client_id, Live { owner, goes_on: true });
+        self.doubted.remove(&(owner, shard, whose.client_id.into()));
     }
 
     /// What that connection's login gave.
@@ -350,6 +432,9 @@ impl State {
         let logins = self.of(shard);
         if let Some(gone) = logins.by_client.remove(client_id) {
             logins.note(client_id);
+            if gone.doubted {
+                self.doubted.remove(&(gone.owner, shard, client_id.into()));
+            }
             self.release(&gone);
         }
     }

@@ -20,14 +20,26 @@ fn kept_of(one_max: usize, all_max: usize) -> Kept {
 }
 
 fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
-    Gave { whose, bytes, epoch }
+    Gave { whose, bytes, anew: None, epoch }
 }
 
 /// A client is in, and the worker has had this kept. Whether there was room.
 fn keep(kept: &Kept, whose: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
-    kept.enter(whose, 0, owner);
+    kept.enter(whose, 0, owner, false);
     kept.keep(gave(whose, bytes, 1), 0);
     kept.of(whose, 0).is_some()
+}
+
+fn bytes(kept: &Kept) -> usize {
+    kept.lock().bytes()
+}
+
+fn count(kept: &Kept) -> usize {
+    kept.lock().count
+}
+
+fn doubted(kept: &Kept) -> usize {
+    kept.lock().doubted()
 }
 
 fn of(client_id: &str) -> Connection<'_> {
@@ -45,7 +57,7 @@ fn a_login_is_its_connections_and_its_sessions() {
     kept.forget(EVE, 0);
     assert!(kept.of(ANN, 0).is_some());
     kept.forget(ANN, 0);
-    assert!(kept.of(ANN, 0).is_none() && kept.is_empty());
+    assert!(kept.of(ANN, 0).is_none() && kept.shows_nothing());
     assert_eq!(kept.lock().bytes(), 0);
 }
 
@@ -54,11 +66,11 @@ fn a_login_is_its_connections_and_its_sessions() {
 fn nothing_is_kept_where_there_is_no_session() {
     let kept = kept();
     kept.keep(gave(ANN, b"ann", 1), 0);
-    assert!(kept.is_empty());
+    assert!(kept.shows_nothing());
     assert!(keep(&kept, ANN, b"ann", OWNER));
     kept.over("c", 0);
     kept.keep(gave(ANN, b"late", 1), 0);
-    assert!(kept.is_empty());
+    assert!(kept.shows_nothing());
     assert_eq!(kept.lock().bytes(), 0);
     assert_eq!(kept.take_unkept().count(), 0);
 }
@@ -68,32 +80,32 @@ fn nothing_is_kept_where_there_is_no_session() {
 fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     let kept = kept();
     assert!(keep(&kept, ANN, b"ann", OWNER));
-    kept.keep_coming(gave(EVE, b"eve", 1), 0);
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
     assert_eq!((kept.of(EVE, 0), kept.stored("c", 0, 2).as_deref()), (None, Some(&b"ann"[..])));
     kept.refused(EVE, 0);
-    kept.enter(EVE, 0, OWNER);
+    kept.enter(EVE, 0, OWNER, false);
     assert_eq!(kept.of(EVE, 0), None, "another plugin did not let her in");
-    kept.keep_coming(gave(EVE, b"eve", 1), 0);
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
     kept.over("c", 0);
-    kept.enter(EVE, 0, OWNER);
+    kept.enter(EVE, 0, OWNER, false);
     assert_eq!((kept.of(EVE, 0).as_deref(), kept.of(ANN, 0)), (Some(&b"eve"[..]), None));
     // Without room, what the session had before is no longer true either.
-    kept.keep_coming(gave(ANN, &[0; 101], 1), 0);
-    kept.enter(ANN, 0, OWNER);
-    assert!(kept.is_empty());
+    kept.keep_coming(gave(ANN, &[0; 101], 1), 0, Instant::now());
+    kept.enter(ANN, 0, OWNER, false);
+    assert!(kept.shows_nothing());
     assert_eq!(kept.take_unkept(), Unkept { too_long: 1, ..Unkept::default() });
     assert!(keep(&kept, ANN, b"ann", OWNER));
-    kept.none_coming(EVE, 0);
-    kept.enter(EVE, 0, OWNER);
-    assert!(kept.is_empty(), "the worker cannot say what it gave");
+    kept.none_coming(EVE, 0, Instant::now());
+    kept.enter(EVE, 0, OWNER, false);
+    assert!(kept.shows_nothing(), "the worker cannot say what it gave");
     // Those that never come in do not stay for ever.
     for port in 0..9 {
-        kept.keep_coming(gave(Connection { port, ..ANN }, b"x", 1), 0);
+        kept.keep_coming(gave(Connection { port, ..ANN }, b"x", 1), 0, Instant::now());
     }
     assert_eq!(kept.lock().count, 4);
     assert_eq!(kept.take_unkept(), Unkept { of_coming: 5, ..Unkept::default() });
     kept.clear(0);
-    assert_eq!((kept.lock().bytes(), kept.is_empty()), (0, true));
+    assert_eq!((kept.lock().bytes(), kept.shows_nothing()), (0, true));
 }
 
 #[test]
@@ -174,7 +186,7 @@ fn what_was_granted_stays_so() {
     assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[1; 10], 1)));
     let mut after = None;
     while let Some(client_id) = kept.next(0, after.as_deref()) {
-        kept.each_of(0, &client_id, |over| next.take_over(0, over));
+        kept.each_of(0, &client_id, |over| next.take_over(0, over, Instant::now()));
         after = Some(client_id);
     }
     assert!(names.iter().all(|name| next.of(of(name), 0).is_some()));
@@ -210,10 +222,10 @@ fn those_of_a_shard_are_told_apart() {
     let kept = kept_of(10, 10_000);
     assert!(keep(&kept, ANN, b"0", OWNER));
     for client_id in ["e", "d"] {
-        kept.enter(of(client_id), 1, OWNER);
+        kept.enter(of(client_id), 1, OWNER, false);
         kept.keep(gave(of(client_id), b"1", 1), 1);
     }
-    kept.keep_coming(gave(of("c2"), b"1", 1), 1);
+    kept.keep_coming(gave(of("c2"), b"1", 1), 1, Instant::now());
     assert_eq!(
         [None, Some("c2"), Some("d"), Some("e")].map(|after| kept.next(1, after)),
         [Some("c2".to_owned()), Some("d".to_owned()), Some("e".to_owned()), None]
@@ -240,12 +252,12 @@ fn changes_are_noted_while_somebody_wants_to_know() {
     assert!(keep(&kept, of("a"), b"1", OWNER));
     kept.note_changes(0, true);
     assert!(keep(&kept, of("b"), b"1", OWNER));
-    kept.enter(of("c"), 1, OWNER);
+    kept.enter(of("c"), 1, OWNER, false);
     kept.keep(gave(of("c"), b"1", 1), 1);
     kept.note_changes(0, true);
     kept.forget(of("a"), 0);
     assert!(!keep(&kept, of("d"), &[0; 11], OWNER));
-    kept.keep_coming(gave(of("e"), b"1", 1), 0);
+    kept.keep_coming(gave(of("e"), b"1", 1), 0, Instant::now());
     assert_eq!(changes(), ["a", "b", "d", "e"]);
     assert!(changes().is_empty());
     assert_eq!(kept.keep(gave(of("b"), b"2", 1), 0), Some(OWNER), "the next version is to hear of it");
@@ -259,20 +271,151 @@ fn changes_are_noted_while_somebody_wants_to_know() {
 fn what_comes_late_is_taken_unless_its_session_has_ended() {
     let kept = kept();
     let now = Instant::now();
-    let over = |whose, bytes| HandedOver { whose, bytes, owner: OWNER, is_coming: false };
+    let over = |whose, bytes| HandedOver {
+        whose,
+        bytes,
+        anew: None,
+        owner: OWNER,
+        is_coming: false,
+        is_doubted: false,
+    };
     assert!(!kept.take_late(0, over(ANN, Some(b"x")), now), "nobody is expected to say more");
     kept.expect_more(0, now + Duration::from_secs(1));
     assert!(kept.take_late(0, over(ANN, Some(b"x")), now));
     assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"x"[..]));
-    assert!(kept.take_late(0, over(ANN, None), now) && kept.is_empty(), "it is no longer true");
+    assert!(kept.take_late(0, over(ANN, None), now) && kept.shows_nothing(), "it is no longer true");
     kept.over("c", 0);
     assert!(!kept.take_late(0, over(ANN, Some(b"x")), now));
     assert!(kept.take_late(0, over(of("d"), Some(b"x")), now));
-    // Of more than are noted nothing is known.
+    assert_eq!(kept.take_unkept().handed_over, 1, "what came when nobody was expected to say more");
+    // Of more than are noted nothing is known: what comes then is lost, and that is said.
     for name in ["e", "f", "g", "h"] {
         kept.over(name, 0);
     }
     assert!(!kept.take_late(0, over(of("i"), Some(b"x")), now));
+    assert!(!kept.take_late(0, over(of("i"), None), now));
+    assert_eq!(kept.take_unkept(), Unkept { handed_over: 1, ..Unkept::default() });
+    // When the time is over, nothing is noted any more.
+    assert_eq!(kept.lock().of(0).ends_noted(), Some(4));
+    kept.expire(now + Duration::from_secs(2));
+    assert_eq!(kept.lock().of(0).ends_noted(), None);
     kept.expect_more(0, now + Duration::from_secs(1));
     assert!(!kept.take_late(0, over(of("i"), Some(b"x")), now + Duration::from_secs(2)));
+}
+
+/// Whoever connects and closes again takes no share of those who come from the same address: what is on its way in makes room for what
+/// comes after it there, and none stays for ever.
+#[test]
+fn what_is_on_its_way_makes_room_for_others() {
+    let (kept, now) = (Kept::new((100, 100_000), 10_000, None), Instant::now());
+    let from = |port| Connection { port, ..ANN };
+    for port in 0..1000 {
+        kept.keep_coming(gave(from(port), &[0; 100], 1), 0, now);
+    }
+    assert!(kept.lock().bytes() <= 100_000 / 8);
+    let dropped = kept.take_unkept();
+    assert!(dropped.of_coming > 900 && dropped.count() == dropped.of_coming, "{dropped:?}");
+    kept.enter(from(999), 0, OWNER, false);
+    assert!(kept.of(from(999), 0).is_some(), "the last one is there");
+    let other = Connection { client_id: "d", host: "10.0.0.2", port: 1 };
+    kept.keep_coming(gave(other, b"x", 1), 0, now + Duration::from_secs(1));
+    kept.expire(now + coming::ON_THE_WAY_MAX);
+    assert_eq!(kept.lock().count, 2);
+    kept.expire(now + coming::ON_THE_WAY_MAX + Duration::from_secs(1));
+    assert_eq!(kept.lock().count, 1);
+    kept.over("c", 0);
+    assert_eq!(kept.lock().bytes(), 0);
+    // What could not be kept is charged as well, and by its address.
+    for port in 0..1000 {
+        kept.none_coming(from(port), 0, now);
+    }
+    assert!((1..=100_000 / 8).contains(&kept.lock().bytes()));
+}
+
+/// Who was refused leaves nothing, also where nothing could be kept.
+#[test]
+fn who_was_refused_leaves_nothing() {
+    let kept = kept();
+    kept.none_coming(EVE, 0, Instant::now());
+    kept.refused(EVE, 0);
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    kept.enter(EVE, 0, OWNER, false);
+    assert_eq!(kept.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
+}
+
+/// While nobody says which sessions end, what is kept may be another session's: only its own connection brings it back.
+#[test]
+fn what_may_be_another_sessions_is_shown_to_nobody() {
+    let kept = kept();
+    assert!(keep(&kept, ANN, b"ann", OWNER) && keep(&kept, of("d"), b"bob", OWNER));
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
+    kept.is_away();
+    assert_eq!((kept.of(ANN, 0), kept.stored("c", 0, 2)), (None, None));
+    kept.is_back();
+    assert_eq!((kept.of(ANN, 0), kept.stored("c", 0, 2), count(&kept)), (None, None, 3));
+    kept.refused(EVE, 0);
+    kept.keep(gave(ANN, b"late", 1), 0);
+    kept.confirm(EVE, 0, || OWNER);
+    kept.confirm(ANN, 0, || OWNER + 1);
+    assert_eq!(kept.of(ANN, 0), None, "another connection, or another user");
+    kept.confirm(ANN, 0, || OWNER);
+    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"ann"[..]));
+    assert!(kept.keep(gave(ANN, b"more", 1), 0).is_none() && kept.stored("c", 0, 2).is_some());
+    // Somebody comes in under the identifier: whether with that session, nobody knows.
+    kept.enter(Connection { port: 9, ..of("d") }, 0, OWNER, false);
+    kept.confirm(of("d"), 0, || OWNER);
+    assert_eq!((kept.of(of("d"), 0), kept.stored("d", 0, 2)), (None, None));
+    kept.over("c", 0);
+    assert_eq!((bytes(&kept), doubted(&kept)), (0, 0));
+}
+
+/// What is doubted takes nobody's room: an owner's own is given up for its share, anybody's where all is full.
+#[test]
+fn what_is_doubted_makes_room() {
+    let one = ENTRY + 4 + 8 + 10;
+    let kept = kept_of(10, 80 * one);
+    let names: Vec<_> = (1000..1200).map(|n| n.to_string()).collect();
+    assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
+    assert!(names[10..20].iter().zip(2..).all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
+    kept.is_away();
+    kept.is_back();
+    assert!(names[100..108].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
+    assert_eq!((doubted(&kept), kept.take_unkept().count()), (10, 0), "of others' nothing has gone");
+    let others = names[20..92].iter().zip(100..);
+    assert!(others.into_iter().all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
+    assert_eq!((doubted(&kept), kept.take_unkept().count()), (0, 0));
+    assert!(!keep(&kept, of("1199"), &[0; 10], 9999));
+    names.iter().for_each(|name| kept.over(name, 0));
+    assert_eq!((bytes(&kept), count(&kept)), (0, 0));
+}
+
+/// What a login gave that wants to go on with a session is another thing where that begins anew: what another user's plugins have kept
+/// there does not go over.
+#[test]
+fn who_begins_anew_has_nothing_of_the_session_before() {
+    let kept = kept();
+    let both =
+        |whose| Gave { whose, bytes: b"of the session, and her own", anew: Some(b"her own"), epoch: 1 };
+    for (port, goes_on) in [(1, true), (2, false)] {
+        let whose = Connection { port, ..ANN };
+        kept.keep_coming(both(whose), 0, Instant::now());
+        kept.enter(whose, 0, OWNER, goes_on);
+        let expected = if goes_on { &b"of the session, and her own"[..] } else { b"her own" };
+        assert_eq!(kept.of(whose, 0).as_deref(), Some(expected));
+        // Where what the version before has said comes only now.
+        let late = Connection { port: port + 10, ..ANN };
+        kept.enter(late, 0, OWNER, goes_on);
+        kept.keep_coming(both(late), 0, Instant::now());
+        kept.enter_again(late, 0);
+        assert_eq!(kept.of(late, 0).as_deref(), Some(expected));
+    }
+    // Both are charged, and neither may be longer than one may be.
+    let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1 };
+    for (bytes, anew) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
+        kept.keep_coming(long(bytes, anew), 0, Instant::now());
+        kept.enter(EVE, 0, OWNER, true);
+        assert_eq!(kept.of(EVE, 0), None);
+    }
+    assert_eq!(kept.take_unkept(), Unkept { too_long: 2, ..Unkept::default() });
+    assert_eq!(bytes(&kept), 0);
 }

@@ -11,7 +11,7 @@ pub struct Unkept {
     pub of_user: u64,
     /// All together have as much as there is room for.
     pub of_all: u64,
-    /// Of clients that have not come in, for too many that have not.
+    /// Of clients that have not come in, for others that have not: too many, or too much at their address.
     pub of_coming: u64,
     /// What the worker of a version before, or of this one, said in a reload, and the broker did not take.
     pub handed_over: u64,
@@ -39,7 +39,10 @@ impl fmt::Display for Unkept {
             (self.too_long, "longer than login_bytes_max"),
             (self.of_user, "of users who have an eighth of what is free (logins_bytes_max)"),
             (self.of_all, "beyond logins_bytes_max"),
-            (self.of_coming, "of clients on their way in, of which there are too many (clients_max)"),
+            (
+                self.of_coming,
+                "of clients on their way in, of which there are too many (clients_max, logins_bytes_max)",
+            ),
             (self.handed_over, "lost in a reload"),
         ]
         .into_iter()

@@ -67,8 +67,10 @@ fn no_lock_is_held_for_all_that_waits() {
 fn the_overdue_leave_in_slices() {
     let now = Instant::now();
     let at = |n: u64| now + Duration::from_millis(n);
-    let mut asked: BTreeMap<u64, Asked<()>> =
-        (0..MANY).map(|n| (n, Asked { ticket: (), since: at(n) })).collect();
+    let mut asked = AllAsked::new();
+    for n in 0..MANY {
+        asked.insert(n, Asked { ticket: (), since: at(n), client: n % 100 });
+    }
     let (mut count, mut slices) = (0, 0);
     loop {
         let overdue = take_overdue(&mut asked, at(50_000));

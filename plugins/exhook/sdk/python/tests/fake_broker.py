@@ -83,6 +83,8 @@ class FakeBroker:
         # What is to be kept of logins, and whether each came before its client was in.
         self.kept: list[list[Any]] = []
         self.coming: list[bool] = []
+        # What is to be kept instead where another session begins.
+        self.anew: list[bytes | None] = []
         self.answers: dict[int, tuple[int, Any]] = {}
         self.done = 0
         self.asked = 0
@@ -180,9 +182,10 @@ class FakeBroker:
             self.commands += [command for command in frame[1] if command[0] != "keep"]
             for command in frame[1]:
                 if command[0] == "keep":
-                    assert self.ready["keeps"] and command[6:] in ([], [True]), command
+                    assert self.ready["keeps"] and command[6:7] in ([], [True]) and len(command) <= 8, command
                     self.kept.append(command[:6])
                     self.coming.append(bool(command[6:]))
+                    self.anew.append(command[7] if command[7:] else None)
         else:
             raise AssertionError(f"frame {frame!r}")
 

@@ -1187,6 +1187,35 @@ def test_what_a_login_gave_goes_out_with_its_answer(amqtt: Any) -> None:
     assert first.coming == [True, True]
 
 
+def test_the_will_of_a_stranger_is_judged_by_nothing_of_the_client_that_it_names(amqtt: Any) -> None:
+    broker = amqtt(LOGIN, LOGINS)
+    later = comes_in(broker, 7, username="ann", password=b"token")
+    will = [3, "role/user", 0, False, 0]
+    assert broker.ask("client.authorize", 7, will) == (1, {"allow": True})
+    # Of whom this worker has not seen the login, as one that is asked what clients may and not who they are.
+    broker.calls([[0, -1, 8, {**later, "peer_port": 9}]])
+    assert broker.ask("client.authorize", 8, will)[0] == 2
+    assert [asked(broker, 7, topic) for topic in ("token", "role/user")] == [True, True]
+
+
+def test_what_a_login_gave_that_goes_on_with_a_session_goes_out_for_either_end(amqtt: Any) -> None:
+    """In a reload the worker of now hears whether the session went on, and has what was kept for that."""
+    first = amqtt(LOGIN, LOGINS)
+    later = comes_in(first, 7, username="ann", password=b"token")
+    assert asked(first, 7, "count") is True
+    first.tell("client.disconnected", 7, [0, ""])
+    kept = len(first.kept)
+    first.describe(8, username="ann", password=b"token", clean_start=False, peer_port=9)
+    assert first.ask("client.authenticate", 8, [0, None, None, True])[1] == {"allow": True}
+    (command,) = first.kept[kept:]
+    assert first.coming[kept:] == [True]
+    assert pickle.loads(command[5])["attributes"] == {"role": "user", "n": 1}
+    assert pickle.loads(first.anew[-1])["attributes"] == {"role": "user"}
+    second = amqtt(LOGIN, LOGINS)
+    second.calls([[0, -1, 3, {**later, "peer_port": 9, "earlier": True, "clean_start": False, "login": command[5]}]])
+    assert [asked(second, 3, topic) for topic in ("token", "role/user", "count")] == [True] * 3
+
+
 BANNED = """
     from amqtt.plugins.base import BasePlugin, BaseTopicPlugin
     class Shows(BasePlugin):

@@ -6,7 +6,7 @@ use super::*;
 #[test]
 fn who_has_come_back_is_not_the_one_described_first() {
     let line = line();
-    let mut clients = Clients::new(0, (2, 2), none());
+    let mut clients = Clients::new(0, places(2, 2), none());
     let named = |name| Who { client_id: name, ..who(1) };
     let mut tell = |name| number(&line, &mut clients, &named(name), None).number;
     tell("a");
@@ -26,7 +26,7 @@ fn who_has_come_back_is_not_the_one_described_first() {
 fn who_was_told_with_a_call_that_went_over_is_forgotten() {
     for is_last in [false, true] {
         let line = line_of(64 << 10);
-        let mut clients = Clients::new(0, (1, 1), none());
+        let mut clients = Clients::new(0, places(1, 1), none());
         let client = number(&line, &mut clients, &who(1), None);
         sent(&line, &none());
         call(&line, &who(1), client.clone(), 5);
@@ -63,7 +63,7 @@ fn who_was_told_with_a_call_that_went_over_is_forgotten() {
 #[test]
 fn who_was_refused_is_forgotten() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
     let refused = |clients: &mut Clients, who: &Who<'_>| {
         let place = clients.place(who, Moment::IsRefused);
         let mut writing = line.write_forgotten(owner(who, place)).unwrap();
@@ -93,7 +93,7 @@ fn who_was_refused_is_forgotten() {
 #[test]
 fn a_login_that_comes_late_is_told() {
     let (line, kept) = (line(), none());
-    let mut clients = Clients::new(0, (MAX, VISITORS), Arc::clone(&kept));
+    let mut clients = Clients::new(0, PLACES, Arc::clone(&kept));
     let tell = |clients: &mut Clients, who: &Who<'_>| {
         number(&line, clients, who, None);
         sent(&line, &kept).iter().map(|call| has(call, "login")).collect::<Vec<_>>()

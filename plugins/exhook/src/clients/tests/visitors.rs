@@ -7,7 +7,7 @@ use super::*;
 #[test]
 fn who_wants_to_come_in_is_not_the_client_that_it_names() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let (ann, eve) = (who(1), who(2));
     let entering = Entering { password: Some(b"x"), ..Entering::default() };
     let first = number(&line, &mut clients, &ann, None);
@@ -49,7 +49,7 @@ fn who_wants_to_come_in_is_not_the_client_that_it_names() {
 #[test]
 fn visitors_make_room_of_the_fullest_address() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     number(&line, &mut clients, &who(1), None);
     let entering = Entering::default();
     let other = Who { peer_host: Some("10.0.0.1"), ..who(1) };
@@ -77,13 +77,14 @@ fn visitors_make_room_of_the_fullest_address() {
 
 /// The numbers of those who are not named again, among the calls that wait.
 fn gone(line: &Line) -> Vec<u64> {
-    waiting(line).iter().filter(|call| call.0 == FORGOTTEN).map(|call| call.1).collect()
+    let frames = std::iter::repeat_with(|| waiting(line)).take_while(|calls| !calls.is_empty());
+    frames.flatten().filter(|call| call.0 == FORGOTTEN).map(|call| call.1).collect()
 }
 
 fn told(line: &Line, clients: &mut Clients, who: &Who<'static>, moment: Moment) -> (u64, bool) {
     let place = clients.place(who, moment);
     let entering = Entering::default();
-    let entering = matches!(moment, Moment::ComesIn(_)).then_some(&entering);
+    let entering = matches!(moment, Moment::ComesIn).then_some(&entering);
     let mut writing = write_for(line, owner(who, place));
     let number = clients.number(&mut writing, who, entering, place).number;
     assert!(writing.is_taken(POINT));
@@ -94,22 +95,23 @@ fn told(line: &Line, clients: &mut Clients, who: &Who<'static>, moment: Moment) 
 #[test]
 fn who_has_gone_is_not_the_client_again() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     let (old, new) = (who(1), who(2));
-    told(&line, &mut clients, &old, Moment::ComesIn(false));
+    told(&line, &mut clients, &old, Moment::ComesIn);
     told(&line, &mut clients, &old, Moment::LetIn);
-    let (number, _) = told(&line, &mut clients, &new, Moment::ComesIn(false));
+    let (number, _) = told(&line, &mut clients, &new, Moment::ComesIn);
     assert_eq!(told(&line, &mut clients, &new, Moment::LetIn), (number, true));
     gone(&line);
-    for moment in [Moment::Unsaid, Moment::IsIn, Moment::Asked] {
-        assert!(told(&line, &mut clients, &old, moment).1, "a will is its client's");
+    for (moment, is_in) in [(Moment::Unsaid, false), (Moment::IsIn, true), (Moment::Asked, false)] {
+        assert_eq!(told(&line, &mut clients, &old, moment).1, is_in);
         assert_eq!(told(&line, &mut clients, &new, Moment::IsIn), (number, true));
     }
-    assert!(gone(&line).is_empty() && clients.visitors.len() == 0);
+    assert!(gone(&line).is_empty());
+    assert!(!clients.expire(None, later()) && clients.visitors.len() == 0);
     // One that was never heard of while it was in.
     let silent = who(3);
-    let (waits, _) = told(&line, &mut clients, &silent, Moment::ComesIn(false));
-    let (next, _) = told(&line, &mut clients, &who(4), Moment::ComesIn(false));
+    let (waits, _) = told(&line, &mut clients, &silent, Moment::ComesIn);
+    let (next, _) = told(&line, &mut clients, &who(4), Moment::ComesIn);
     told(&line, &mut clients, &who(4), Moment::LetIn);
     gone(&line);
     assert_eq!(told(&line, &mut clients, &silent, Moment::IsIn), (waits, true));
@@ -121,10 +123,10 @@ fn who_has_gone_is_not_the_client_again() {
 fn who_is_let_in_last_is_the_client() {
     for moment in [Moment::LetIn, Moment::IsIn] {
         let line = line();
-        let mut clients = Clients::new(0, (MAX, VISITORS), none());
+        let mut clients = Clients::new(0, PLACES, none());
         let (old, new) = (who(1), who(2));
         told(&line, &mut clients, &old, Moment::IsIn);
-        let (number, _) = told(&line, &mut clients, &new, Moment::ComesIn(false));
+        let (number, _) = told(&line, &mut clients, &new, Moment::ComesIn);
         leave(&line, &mut clients, &old, 7);
         told(&line, &mut clients, &old, Moment::IsIn);
         assert_eq!(told(&line, &mut clients, &new, moment), (number, true));
@@ -133,9 +135,9 @@ fn who_is_let_in_last_is_the_client() {
     }
     // Two logins that succeed the other way round.
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
-    let (first, _) = told(&line, &mut clients, &who(1), Moment::ComesIn(false));
-    let (second, _) = told(&line, &mut clients, &who(2), Moment::ComesIn(false));
+    let mut clients = Clients::new(0, PLACES, none());
+    let (first, _) = told(&line, &mut clients, &who(1), Moment::ComesIn);
+    let (second, _) = told(&line, &mut clients, &who(2), Moment::ComesIn);
     told(&line, &mut clients, &who(2), Moment::LetIn);
     assert_eq!(told(&line, &mut clients, &who(1), Moment::LetIn), (first, true));
     assert_eq!((gone(&line), clients.visitors.len()), (vec![second], 0));
@@ -145,25 +147,27 @@ fn who_is_let_in_last_is_the_client() {
 #[test]
 fn who_would_go_on_with_another_users_session_is_not_in_when_it_is_asked() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     told(&line, &mut clients, &who(1), Moment::IsIn);
-    for (inherits, is_in) in [(true, false), (false, true)] {
-        told(&line, &mut clients, &who(2), Moment::ComesIn(inherits));
-        assert_eq!(told(&line, &mut clients, &who(2), Moment::Asked).1, is_in);
-        assert!(told(&line, &mut clients, &who(2), Moment::LetIn).1);
-        assert!(told(&line, &mut clients, &who(2), Moment::Asked).1);
-        leave(&line, &mut clients, &who(2), 7);
-    }
+    // Whoever it is, and also one without a name that wants the session of another one.
+    told(&line, &mut clients, &who(2), Moment::ComesIn);
+    assert!(!told(&line, &mut clients, &who(2), Moment::Asked).1);
+    assert!(told(&line, &mut clients, &who(2), Moment::LetIn).1);
+    assert!(told(&line, &mut clients, &who(2), Moment::Asked).1);
+    // Nor one that was not seen to come, where somebody else is the client; where nobody is, it may have been in before.
+    assert!(!told(&line, &mut clients, &who(3), Moment::Asked).1);
+    let other = Who { client_id: "d", ..who(3) };
+    assert!(told(&line, &mut clients, &other, Moment::Asked).1);
 }
 
 /// A packet may be what a login is refused for; with a second one its client is in.
 #[test]
 fn whose_second_packet_comes_is_in() {
     let line = line();
-    let mut clients = Clients::new(0, (MAX, VISITORS), none());
+    let mut clients = Clients::new(0, PLACES, none());
     told(&line, &mut clients, &who(1), Moment::IsIn);
     let eve = Who { client_id: "d", ..who(2) };
-    told(&line, &mut clients, &eve, Moment::ComesIn(false));
+    told(&line, &mut clients, &eve, Moment::ComesIn);
     assert!(!told(&line, &mut clients, &eve, Moment::Heard).1);
     assert!(told(&line, &mut clients, &eve, Moment::Heard).1);
     assert!(told(&line, &mut clients, &eve, Moment::Packet).1);
@@ -172,4 +176,116 @@ fn whose_second_packet_comes_is_in() {
     assert!(told(&line, &mut clients, &who(1), Moment::Packet).1, "which takes nobody's place");
     // Refused after all, which is behind what was said of it.
     assert!(clients.place(&eve, Moment::IsRefused).is_in);
+}
+
+/// When nothing has been heard of a visitor for too long.
+fn later() -> Instant {
+    Instant::now() + PLACES.visit_max + Duration::from_secs(1)
+}
+
+/// Who is asked about its will before it is in has neither the queue of the client that it names nor its number, whether it was seen to
+/// come or not; let in, it is the client.
+#[test]
+fn a_strangers_will_is_not_the_clients() {
+    for is_seen in [false, true] {
+        let line = line();
+        let mut clients = Clients::new(0, PLACES, none());
+        let (ann, eve) = (who(1), who(2));
+        let (first, _) = told(&line, &mut clients, &ann, Moment::IsIn);
+        if is_seen {
+            told(&line, &mut clients, &eve, Moment::ComesIn);
+        }
+        let (second, is_in) = told(&line, &mut clients, &eve, Moment::Unsaid);
+        assert!(!is_in && second != first);
+        assert_eq!(told(&line, &mut clients, &eve, Moment::Unsaid), (second, false));
+        assert_eq!(told(&line, &mut clients, &ann, Moment::Unsaid), (first, true));
+        assert!(gone(&line).is_empty());
+        assert_eq!(told(&line, &mut clients, &eve, Moment::LetIn), (second, true));
+        assert_eq!(gone(&line), [first]);
+    }
+}
+
+/// Of a connection that closes before it is in nobody says anything. What it leaves goes after some time, and is bounded until then in
+/// bytes as well, which those pay who have most of them.
+#[test]
+fn who_never_comes_in_leaves_nothing() {
+    let line = line();
+    let mut clients = Clients::new(0, Places { visitors_bytes_max: 100_000, ..PLACES }, none());
+    let come = |clients: &mut Clients, who: &Who<'static>, payload: &[u8]| {
+        let entering = Entering { will: Some(("t", payload, 0, false)), ..Entering::default() };
+        number(&line, clients, who, Some(&entering)).number
+    };
+    let other = Who { peer_host: Some("10.0.0.2"), ..who(1) };
+    let waits = come(&mut clients, &other, &[0; 60_000]);
+    let numbers: Vec<_> = (1..50).map(|port| come(&mut clients, &who(port), &[0; 8_000])).collect();
+    assert!(clients.visitors.bytes() <= 100_000);
+    // The other address has most of them at first.
+    let forgotten = gone(&line);
+    assert_eq!(forgotten[0], waits);
+    assert_eq!(forgotten[1..], numbers[..forgotten.len() - 1], "and those that came first");
+    // A single one may have more.
+    come(&mut clients, &who(50), &[0; 110_000]);
+    assert_eq!((clients.visitors.len(), gone(&line).len()), (1, numbers.len() + 1 - forgotten.len()));
+    let forget = |clients: &mut Clients, now| {
+        let mut writing = line.write_forgotten(Owner::Address("")).unwrap();
+        let more = clients.expire(Some(&mut writing), now);
+        writing.done();
+        (more, gone(&line).len())
+    };
+    for port in 51..400 {
+        come(&mut clients, &who(port), b"");
+    }
+    gone(&line);
+    assert_eq!(forget(&mut clients, Instant::now()), (false, 0));
+    let count = clients.visitors.len();
+    assert!((50..=VISITORS).contains(&count));
+    assert_eq!((forget(&mut clients, later()), clients.visitors.len()), ((false, count), 0));
+}
+
+/// Who is heard of stays.
+#[test]
+fn who_is_heard_of_again_is_not_forgotten() {
+    let mut visitors = Visitors::new(PLACES);
+    let now = Instant::now();
+    let line = line();
+    let mut clients = Clients::new(0, PLACES, none());
+    for port in 1..4 {
+        told(&line, &mut clients, &who(port), Moment::ComesIn);
+    }
+    std::mem::swap(&mut visitors, &mut clients.visitors);
+    let visit = clients.visit(&who(2));
+    let after = |part: u32| now + PLACES.visit_max / 4 * part;
+    assert!(visitors.hear(visit, after(3)).is_some() && visitors.expired(after(3)).is_none());
+    assert!(visitors.expired(after(5)).is_some() && visitors.expired(after(5)).is_some());
+    assert!(visitors.expired(after(5)).is_none() && visitors.get(visit).is_some());
+    assert!(visitors.expired(after(8)).is_some());
+    assert_eq!((visitors.len(), visitors.bytes()), (0, 0));
+}
+
+/// Who comes from where a client came from of whose end nobody has heard is not that client; both are gone with it, and said to be.
+#[test]
+fn a_visitor_in_the_place_of_a_stale_client_is_forgotten_with_it() {
+    for is_told in [false, true] {
+        let line = line();
+        let mut clients = Clients::new(0, PLACES, none());
+        let (stale, _) = told(&line, &mut clients, &who(1), Moment::IsIn);
+        let (new, _) = told(&line, &mut clients, &who(1), Moment::ComesIn);
+        assert_ne!(stale, new);
+        gone(&line);
+        let place = clients.place(&who(1), Moment::IsRefused);
+        if is_told {
+            let mut writing = write_for(&line, Owner::Address("127.0.0.1"));
+            clients.last_call(&mut writing, &who(1), (place, POINT), |line, client| {
+                line.call(0, 6, client, |data| {
+                    data.nil();
+                });
+            });
+        } else {
+            let mut writing = line.write_forgotten(Owner::Address("127.0.0.1")).unwrap();
+            clients.is_gone(Some((&mut writing, place)), &who(1));
+        }
+        let mut gone = gone(&line);
+        gone.sort_unstable();
+        assert_eq!((gone, clients.visitors.len(), clients.known.len()), (vec![stale, new], 0, 0));
+    }
 }

@@ -130,13 +130,14 @@ class AmqttDriver(Driver):
 
     def _keep_coming(self, number: int, session: Any) -> None:
         """What a login gave goes out before the answer: another worker may be told that its client has come in."""
-        if not self.keeps or session.is_shown or not session.knows_login or self._broker.has(session):
-            # What becomes of a session that it wants to go on with is known when it is in.
+        if not self.keeps or not session.knows_login or self._broker.has(session):
             return
         kept = session.keepsake(self._not_kept)
         if kept != session.kept:
             session.kept = kept
-            self._give_login(number, session, kept, True)
+            # What becomes of a session that it wants to go on with is known when it is in.
+            anew = [session.keepsake(self._not_kept, anew=True)] if session.is_shown else []
+            self._give_login(number, session, kept, [True, *anew])
 
     def _not_kept(self, name: str, error: BaseException) -> None:
         """Said once of each name."""
@@ -145,9 +146,10 @@ class AmqttDriver(Driver):
                 self._said.add(name)
             logger.warning("%s is not known to a worker after this one: %s", name, error)
 
-    def _give_login(self, number: int, session: Any, kept: bytes | None, is_coming: bool = False) -> None:
+    def _give_login(self, number: int, session: Any, kept: bytes | None, coming: Sequence[Any] = ()) -> None:
+        """`coming`: that its client is not in yet, and what is to be kept instead where another session begins."""
         whose = ["keep", number, session.client_id, session.remote_address, session.remote_port]
-        more = [True] if is_coming else []
+        more = [*coming]
         try:
             _commands.give([*whose, kept, *more])
         except ValueError as error:
@@ -579,13 +581,16 @@ class AmqttDriver(Driver):
                 )
             return ALLOW if said else None
 
-        return lambda client, data: topic_filtering(self._session(client), data)
+        # The will of somebody who is not in, or has gone, is judged by nothing that the client has which it names.
+        return lambda client, data: topic_filtering(self._session(client, is_in=data[0] != _WILL), data)
 
 
 # How much of the time for the farewell its three steps may take, and the least that is left for a step after one that has taken all.
 _FAREWELL_SHARE = 0.9
 _STAGE_S = 0.05
 _CONNECT = 1
+#: The action of client.authorize that is a will.
+_WILL = 3
 # Names that are said once; a plugin may use any number of them.
 _SAID_MAX = 100
 _PUBLISH = 3

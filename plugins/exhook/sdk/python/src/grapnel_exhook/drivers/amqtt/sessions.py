@@ -238,13 +238,16 @@ class Session(AmqttSession):
         self._is_asking -= 1
         return ", ".join(sorted(self._missed))
 
-    def keepsake(self, complain: Callable[[str, BaseException], None]) -> bytes:
-        """What a login gave, for a worker that comes after this one."""
+    def keepsake(self, complain: Callable[[str, BaseException], None], anew: bool = False) -> bytes:
+        """What a login gave, for a worker that comes after this one; `anew` where its client does not go on with the session that it
+        wants to go on with."""
         plain = dict.copy(self._attributes)
+        if anew and isinstance(self._attributes, (Shown, Unknown)):
+            plain = self._attributes.own()
         more = {name: value for name, value in vars(self).items() if name not in _NAMES and not name.startswith("_")}
         own_name = self.username if self.username != self._told_username else None
         lost: list[str] | None = []
-        if isinstance(self._attributes, Unknown):
+        if isinstance(self._attributes, Unknown) and not anew:
             lost = None if self._attributes.lost is None else sorted(self._attributes.lost)
         if not (plain or more or own_name or self.is_anonymous or self._password or lost != []):
             return b""

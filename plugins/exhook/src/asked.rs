@@ -1,0 +1,106 @@
+//! Calls that are waited for, in the order in which they were asked: on the line, and of those that a process was given.
+
+use std::collections::btree_map::{BTreeMap, IntoValues};
+use std::collections::{HashMap, hash_map};
+use std::time::Instant;
+
+use crate::verdict::Ticket;
+
+/// A call that the broker waits for.
+#[derive(Debug)]
+pub struct Asked<T = Ticket> {
+    /// Who waits.
+    pub ticket: T,
+    /// Since when.
+    pub since: Instant,
+    /// The number of the client that it is about.
+    pub client: u64,
+}
+
+/// Calls that are waited for, by the number that an answer names, which is their order in time.
+#[derive(Debug)]
+pub struct AllAsked<T = Ticket> {
+    all: BTreeMap<u64, Asked<T>>,
+    /// How many there are about each client.
+    of_client: HashMap<u64, usize>,
+}
+
+impl<T> Default for AllAsked<T> {
+    fn default() -> AllAsked<T> {
+        AllAsked { all: BTreeMap::new(), of_client: HashMap::new() }
+    }
+}
+
+impl<T> AllAsked<T> {
+    /// None yet.
+    pub fn new() -> AllAsked<T> {
+        AllAsked::default()
+    }
+
+    /// One more; the one that has had this number.
+    pub fn insert(&mut self, id: u64, asked: Asked<T>) -> Option<Asked<T>> {
+        *self.of_client.entry(asked.client).or_default() += 1;
+        let before = self.all.insert(id, asked);
+        if let Some(before) = &before {
+            self.count_off(before.client);
+        }
+        before
+    }
+
+    /// Nobody waits for this one any more.
+    pub fn remove(&mut self, id: u64) -> Option<Asked<T>> {
+        let asked = self.all.remove(&id)?;
+        self.count_off(asked.client);
+        Some(asked)
+    }
+
+    fn count_off(&mut self, client: u64) {
+        if let hash_map::Entry::Occupied(mut count) = self.of_client.entry(client) {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        if self.of_client.capacity() > 64 && self.of_client.len() * 8 < self.of_client.capacity() {
+            self.of_client.shrink_to(self.of_client.len() * 2);
+        }
+    }
+
+    /// The one that has waited longest.
+    pub fn first(&self) -> Option<&Asked<T>> {
+        self.all.first_key_value().map(|(_, first)| first)
+    }
+
+    /// Takes that out if it has waited since `before` or longer.
+    pub fn pop_overdue(&mut self, before: Instant) -> Option<Asked<T>> {
+        let (id, _) = self.all.first_key_value().filter(|(_, first)| first.since <= before)?;
+        self.remove(*id)
+    }
+
+    /// Takes over others.
+    pub fn extend(&mut self, others: AllAsked<T>) {
+        others.all.into_iter().for_each(|(id, asked)| drop(self.insert(id, asked)));
+    }
+
+    /// Whether somebody waits for an answer about this client.
+    pub fn is_about(&self, client: u64) -> bool {
+        self.of_client.contains_key(&client)
+    }
+
+    /// Whether nobody waits.
+    pub fn is_empty(&self) -> bool {
+        self.all.is_empty()
+    }
+
+    /// How many wait.
+    #[cfg(test)]
+    pub fn len(&self) -> usize {
+        assert_eq!(self.of_client.values().sum::<usize>(), self.all.len());
+        self.all.len()
+    }
+
+    /// All of them.
+    pub fn into_values(self) -> IntoValues<u64, Asked<T>> {
+        self.all.into_values()
+    }
+}

@@ -1,0 +1,125 @@
+//! What a shard notes of connections whatever its worker is told.
+
+#![allow(clippy::unwrap_used)]
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use grapnel_plugin_abi::Journal;
+use serde_json::json;
+
+use super::*;
+use crate::clients::Places;
+use crate::config::Written;
+use crate::figures::Figures;
+use crate::kept::Kept;
+use crate::line::Line;
+use crate::wire::Wanted;
+use crate::{PLACES, Pool};
+
+/// A shard whose worker is told of client.connect and asked what clients may. What has not come in is forgotten at once.
+fn shard() -> ExhookShard {
+    let written = json!({"driver": "python3", "path": "/tmp", "client_queue_max": 2, "address_queue_max": 2});
+    let written: Written = serde_json::from_value(written).unwrap();
+    let config = Arc::new(written.read(None).unwrap().remove(0));
+    let kept = vec![Arc::new(Kept::new((1024, 1 << 20), 100, None))];
+    let places = Places {
+        clients_max: 100,
+        visitors_max: 100,
+        visitors_bytes_max: 1 << 20,
+        visit_max: Duration::ZERO,
+    };
+    let clients = vec![Clients::new(0, places, Arc::clone(&kept[0]))];
+    let lines = vec![Arc::new(Line::new(config.queue, Figures::none()).unwrap())];
+    let points = [HookPoint::ClientConnect, HookPoint::ClientConnected, HookPoint::ClientAuthorize];
+    let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
+    let pool = Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted, keeps: false });
+    let mut pools = [const { None }; PLACES];
+    pools[0] = Some(PoolShard { pool, clients, goes_on: false });
+    let journal = Journal::default();
+    ExhookShard { shard: 0, load: 1, pools, host: None, timer: None, journal, hands_over: false }
+}
+
+fn who(port: u16) -> Who<'static> {
+    Who {
+        client_id: "c",
+        username: None,
+        superuser: false,
+        anonymous: true,
+        version: 5,
+        peer_host: Some("10.0.0.1"),
+        peer_port: Some(port),
+        local_port: None,
+        listener: None,
+    }
+}
+
+fn tell(shard: &mut ExhookShard, point: HookPoint, port: u16, moment: Moment) {
+    shard.pools[0].as_mut().unwrap().tell(point, (&who(port), moment), None, |out| {
+        out.list(0);
+    });
+}
+
+/// How many have come in, and how many have not.
+fn counts(shard: &ExhookShard) -> (usize, usize) {
+    shard.pools[0].as_ref().unwrap().clients[0].counts()
+}
+
+/// Who is let in is the client, whether somebody hears of it and there is room to say so or not.
+#[test]
+fn who_is_let_in_is_the_client_whoever_hears_of_it() {
+    for is_away in [false, true] {
+        let mut shard = shard();
+        tell(&mut shard, HookPoint::ClientConnect, 1, Moment::ComesIn);
+        assert_eq!(counts(&shard), (0, 1));
+        if is_away {
+            shard.pools[0].as_ref().unwrap().pool.lines[0].cut(Vec::new());
+        } else {
+            // Its client has as much waiting as one may have.
+            tell(&mut shard, HookPoint::ClientAuthorize, 9, Moment::IsIn);
+        }
+        tell(&mut shard, HookPoint::ClientConnected, 1, Moment::LetIn);
+        assert_eq!(counts(&shard), (1, 0), "{is_away}");
+    }
+}
+
+/// A client that comes anew and of which nothing is asked before it is in is the client: what it may get is asked in its own share.
+#[test]
+fn who_comes_anew_is_the_client_when_it_is_asked() {
+    let mut shard = shard();
+    tell(&mut shard, HookPoint::ClientAuthorize, 1, Moment::IsIn);
+    let asked = |shard: &mut ExhookShard, port| {
+        shard.pools[0].as_mut().unwrap().clients[0].place(&who(port), Moment::Asked).is_in
+    };
+    assert!(asked(&mut shard, 1) && !asked(&mut shard, 2));
+    tell(&mut shard, HookPoint::ClientConnack, 2, Moment::LetIn);
+    assert!(asked(&mut shard, 2));
+    assert_eq!(counts(&shard), (0, 0));
+}
+
+/// A connection that closes before it is let in is forgotten by the shard itself, now and then.
+#[test]
+fn who_never_comes_in_is_forgotten() {
+    let mut shard = shard();
+    tell(&mut shard, HookPoint::ClientConnect, 1, Moment::ComesIn);
+    let began = Instant::now();
+    while began == Instant::now() {}
+    shard.look();
+    assert_eq!(counts(&shard), (0, 0));
+}
+
+/// Where a worker is asked what clients may, exhook sees who comes in: it may be asked about somebody who has not.
+#[test]
+fn who_comes_in_is_seen_where_rights_are_asked_for() {
+    let shard = shard();
+    let mut pool = Arc::clone(&shard.pools[0].as_ref().unwrap().pool);
+    drop(shard);
+    let pool = Arc::get_mut(&mut pool).unwrap();
+    for (point, expected) in [
+        (HookPoint::ClientAuthorize, &[HookPoint::ClientConnack][..]),
+        (HookPoint::ClientAuthenticate, &[HookPoint::ClientConnack]),
+        (HookPoint::MessagePublish, &[]),
+    ] {
+        pool.wanted = [(point, Wanted::default())].into();
+        assert_eq!(pool.own_points().collect::<Vec<_>>(), expected);
+    }
+}

@@ -1,0 +1,152 @@
+//! What logins gave whose clients have not come in yet: in the order in which they came, charged to their addresses. Most of them stay
+//! for a moment, until their client comes in or is refused. Nobody says that a connection has closed before that, so the oldest of an
+//! address makes room for a new one there, and none stays longer than [`ON_THE_WAY_MAX`].
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::state::{Bounds, Full, Login, SLICE, State, client_of, key_of};
+use super::{Connection, Gave};
+
+/// How long a connection may be on its way in after it was heard of last: as long as the broker may be told to wait for a client's next
+/// AUTH (`limits.connect_timeout_ms`).
+pub const ON_THE_WAY_MAX: Duration = Duration::from_secs(600);
+
+/// One on its way in.
+#[derive(Debug)]
+pub(super) struct Coming {
+    pub login: Login,
+    /// In the place of it where the client begins another session than the one that it wants to go on with.
+    pub anew: Option<Box<[u8]>>,
+    /// False where what it gave could not be kept: what its session had before is not taken for it then.
+    pub is_known: bool,
+    pub number: u64,
+    pub since: Instant,
+}
+
+/// In which order they came, of all shards; each place is a shard and a key of its table.
+#[derive(Debug, Default)]
+pub(super) struct Order {
+    places: BTreeMap<u64, (u32, Box<str>)>,
+    of_owner: BTreeSet<(u64, u64)>,
+    next: u64,
+}
+
+impl Order {
+    /// Puts one at the end; its number.
+    pub fn push(&mut self, owner: u64, place: (u32, Box<str>)) -> u64 {
+        self.next += 1;
+        self.places.insert(self.next, place);
+        self.of_owner.insert((owner, self.next));
+        self.next
+    }
+
+    pub fn remove(&mut self, coming: &Coming) {
+        self.places.remove(&coming.number);
+        self.of_owner.remove(&(coming.login.owner, coming.number));
+    }
+
+    pub fn len(&self) -> usize {
+        self.places.len()
+    }
+
+    /// The one that came first.
+    pub fn first(&self) -> Option<(u32, Box<str>)> {
+        self.places.first_key_value().map(|(_, place)| place.clone())
+    }
+
+    /// The one of this owner that came first.
+    pub fn first_of(&self, owner: u64) -> Option<(u32, Box<str>)> {
+        let (_, number) = self.of_owner.range((owner, 0)..=(owner, u64::MAX)).next()?;
+        self.places.get(number).cloned()
+    }
+}
+
+impl State {
+    /// What a login gave whose client is on its way in; without `bytes` the word that it cannot be kept.
+    pub fn put_coming(
+        &mut self,
+        bounds: &Bounds,
+        (whose, shard): (Connection<'_>, u32),
+        (bytes, anew, epoch): (Option<&[u8]>, Option<&[u8]>, u64),
+        (owner, now): (u64, Instant),
+    ) {
+        let before = self.take_coming(whose, shard).filter(|coming| coming.login.owner == owner);
+        let granted = before.map_or(0, |coming| coming.login.cost);
+        self.put_coming_granted(bounds, (whose, shard), (bytes, anew, epoch), (owner, granted, now));
+    }
+
+    pub(super) fn put_coming_granted(
+        &mut self,
+        bounds: &Bounds,
+        (whose, shard): (Connection<'_>, u32),
+        (bytes, anew, epoch): (Option<&[u8]>, Option<&[u8]>, u64),
+        (owner, granted, now): (u64, usize, Instant),
+    ) {
+        drop(self.take_coming(whose, shard));
+        while self.order.len() >= bounds.coming_max
+            && let Some((shard, oldest)) = self.order.first()
+        {
+            self.unkept.of_coming += 1;
+            self.drop_coming(shard, &oldest);
+        }
+        let (mut bytes, mut anew) = (bytes, anew);
+        let login = loop {
+            let gave = Gave { whose, bytes: bytes.unwrap_or_default(), anew, epoch };
+            let full = match self.made_room(bounds, gave, owner, granted) {
+                Ok(login) => break Some(login),
+                Err(full) => full,
+            };
+            if full != Full::TooLong
+                && let Some((shard, oldest)) = self.order.first_of(owner)
+            {
+                // Of the same address, and most likely closed by now: the answer to its login has gone out.
+                self.unkept.of_coming += 1;
+                self.drop_coming(shard, &oldest);
+                continue;
+            }
+            anew = None;
+            if bytes.take().is_none() {
+                break None;
+            }
+            // That there was something takes less.
+            self.count_unkept(full);
+        };
+        if let Some(login) = login {
+            let key = key_of(whose);
+            let number = self.order.push(owner, (shard, key.clone()));
+            let anew = anew.map(Box::from);
+            let coming = Coming { login, anew, is_known: bytes.is_some(), number, since: now };
+            self.of(shard).coming.insert(key, coming);
+        }
+        self.of(shard).note(whose.client_id);
+    }
+
+    pub(super) fn drop_coming(&mut self, shard: u32, key: &str) -> Option<Coming> {
+        let logins = self.of(shard);
+        let coming = logins.coming.remove(key)?;
+        logins.note(client_of(key));
+        self.order.remove(&coming);
+        self.release(&coming.login);
+        Some(coming)
+    }
+
+    /// Takes out what there is of a connection on its way in.
+    pub fn take_coming(&mut self, whose: Connection<'_>, shard: u32) -> Option<Coming> {
+        self.drop_coming(shard, &key_of(whose))
+    }
+
+    /// Lets go of those on their way in whose time is over, some at a time, and of which sessions have ended where nobody asks for that
+    /// any more.
+    pub fn expire(&mut self, now: Instant) {
+        for _ in 0..SLICE {
+            let Some((shard, key)) = self.order.first() else { break };
+            let since = self.shards.get(&shard).and_then(|logins| logins.coming.get(&key));
+            if since.is_some_and(|coming| now.saturating_duration_since(coming.since) < ON_THE_WAY_MAX) {
+                break;
+            }
+            self.drop_coming(shard, &key);
+        }
+        self.shards.values_mut().for_each(|logins| logins.forget_ends(now));
+    }
+}

@@ -1,0 +1,16 @@
+"""Says what clients may, and leaves what they publish as it is. At the topic `keep` it has something kept of a login, which it has not
+said that it would do."""
+
+from grapnel_exhook import AuthorizeEvent, MessageEvent, Modify, _commands, on
+
+
+@on.client_authorize
+def rights(event: AuthorizeEvent) -> bool:
+    return True
+
+
+@on.message_publish
+def publish(event: MessageEvent) -> Modify:
+    if event.message.topic == "keep":
+        _commands.give(["keep", 1 << 40, "c", "127.0.0.1", 1, b"x"])
+    return Modify(payload=event.message.payload)
