@@ -9,13 +9,13 @@ use std::time::Duration;
 
 use grapnel_engine::limits::Limits;
 
-use crate::plugin::HookOverrides;
 use crate::shard::limits::ShellLimits;
 
 mod draft;
 mod environment;
 mod error;
 mod file;
+pub(crate) mod hooks;
 mod keys;
 mod nearest;
 mod places;
@@ -25,6 +25,7 @@ mod value;
 use draft::{Draft, ListenerDraft};
 pub use error::{ConfigErrors, Origin};
 pub use file::FILE_BYTES_MAX;
+pub use hooks::{HookOverride, HookOverrides, OnFault};
 pub use keys::SOCKET_PATH_BYTES_MAX;
 pub use places::Environment;
 use value::Value;

@@ -98,7 +98,7 @@ impl Draft {
             priority: None,
             required: false,
             config: serde_json::Value::Object(serde_json::Map::new()),
-            hooks: crate::plugin::HookOverrides::new(),
+            hooks: super::HookOverrides::new(),
             origin: origin.clone(),
         });
         Some(self.config.plugins.len() - 1)

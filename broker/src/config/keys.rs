@@ -302,7 +302,7 @@ pub(super) fn plugin_keys() -> Vec<Key<PluginConfig>> {
             "what holds for single hooks instead of what the plugin says; grapnel-ctl hooks list names them",
             Printed::Example("{ \"message.publish/publish\" = { priority = 5, mounted = true } }".to_owned()),
             |plugin: &mut PluginConfig, value| {
-                plugin.hooks = crate::plugin::parse_overrides(&value.object()?)?;
+                plugin.hooks = super::hooks::parse(&value.object()?)?;
                 Ok(())
             },
         ),

@@ -183,7 +183,7 @@ mod tests {
             hook: "a".to_owned(),
             also: Vec::new(),
             clear: false,
-            change: crate::plugin::HookOverride { mounted: Some(false), ..Default::default() },
+            change: crate::config::HookOverride { mounted: Some(false), ..Default::default() },
             force: false,
         };
         let one = Leaving::hook(&change).expect("it takes a hook out");
@@ -200,7 +200,7 @@ mod tests {
                 "message.acked loses acl/acked and has no hook left"
             ]
         );
-        let mounts = HookChange { change: crate::plugin::HookOverride::default(), ..change };
+        let mounts = HookChange { change: crate::config::HookOverride::default(), ..change };
         assert_eq!(Leaving::hook(&mounts), None);
         assert_eq!(sentences(&rows, &Leaving::plugin("nobody"), &[], true), [""; 0]);
     }

@@ -11,9 +11,10 @@ use super::api::Api;
 use super::follows::{self, Leaving};
 use super::revoked::Revocations;
 use super::wire::Changed;
+use crate::config::HookOverride;
 use crate::plugin::{
-    ByHand, Configured, HookChange, HookError, HookOverride, HookReport, HookRow, HookStats, LoadError,
-    LoadRequest, PluginInfo, PluginList, Unloaded,
+    ByHand, Configured, HookChange, HookError, HookReport, HookRow, HookStats, LoadError, LoadRequest,
+    PluginInfo, PluginList, Unloaded,
 };
 
 impl From<LoadError> for ApiError {

@@ -12,8 +12,9 @@ use super::follows;
 use super::output::Output;
 use super::plugins::Force;
 use super::table::{self, Column};
+use crate::config::{HookOverride, OnFault};
 use crate::control::wire::{Changed, Status};
-use crate::plugin::{HookChange, HookOverride, HookReport, HookRow, HookStats, OnFault};
+use crate::plugin::{HookChange, HookReport, HookRow, HookStats};
 
 /// What to do with hooks.
 #[derive(Debug, Subcommand)]

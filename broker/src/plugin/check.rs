@@ -14,13 +14,14 @@ use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, set
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::copies::Copies;
 use super::error::LoadError;
-use super::library::{self, Open};
-use super::manifest::check_config;
-use super::order::{self, Node};
+use super::file::copies::Copies;
+use super::file::library::{self, Open};
+use super::file::lookup;
+use super::file::manifest::check_config;
+use super::manager::order::{self, Node};
+use super::manager::record::Record;
 use super::report::HookInfo;
-use super::{Record, lookup};
 use crate::config::Config;
 
 /// The command of the child, in front of everything else; people need not know it.

@@ -140,7 +140,7 @@ pub enum LoadError {
     #[error(
         "cannot load {name}: {places} other plugins are loaded or have led to messages since the broker started, and each keeps its \
          place in the ancestry of these, so that it does not see them; unload some that never publish, or restart the broker",
-        places = super::ancestry::PLACES
+        places = super::host::ancestry::PLACES
     )]
     Ancestry {
         /// The plugin.

@@ -3,6 +3,8 @@
 
 use std::path::PathBuf;
 
+use grapnel_engine::hook::FaultPolicy;
+
 use serde::{Deserialize, Serialize};
 
 /// Whether a plugin works.
@@ -221,4 +223,12 @@ pub struct HookReport {
     pub generation: u64,
     /// Shards that did not answer: their counts since the last change of the chains are missing.
     pub unanswered: Vec<u8>,
+}
+
+/// A policy in a word.
+pub(in crate::plugin) fn policy_name(policy: FaultPolicy) -> &'static str {
+    match policy {
+        FaultPolicy::Deny => "deny",
+        FaultPolicy::Ignore => "ignore",
+    }
 }

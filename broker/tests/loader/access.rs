@@ -1,7 +1,8 @@
 //! Tests of the last plugin that decides about logins or rights on a broker that other machines
 //! reach: only `--force` removes it.
 
-use grapnel::plugin::{HookChange, HookOverride, LoadRequest, OpenListener};
+use grapnel::config::HookOverride;
+use grapnel::plugin::{HookChange, LoadRequest, OpenListener};
 use grapnel_engine::hook::HookPoint;
 use serde_json::json;
 

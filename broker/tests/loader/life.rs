@@ -43,7 +43,7 @@ fn configured(name: &str, file: &str, required: bool) -> PluginConfig {
         priority: None,
         required,
         config: json!({}),
-        hooks: grapnel::plugin::HookOverrides::default(),
+        hooks: grapnel::config::HookOverrides::default(),
         origin: ConfigOrigin::Default,
     }
 }

@@ -1,7 +1,8 @@
 //! Tests of the operator's settings for single hooks, and of how they are shown.
 
+use grapnel::config::{HookOverride, HookOverrides, OnFault};
 use grapnel::config::{Origin, PluginConfig};
-use grapnel::plugin::{HookChange, HookOverride, HookOverrides, HookRow, LoadRequest, OnFault};
+use grapnel::plugin::{HookChange, HookRow, LoadRequest};
 use grapnel_engine::hook::{FaultPolicy, HookPoint};
 use serde_json::json;
 

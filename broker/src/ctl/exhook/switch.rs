@@ -6,8 +6,9 @@ use super::super::connection::Broker;
 use super::super::output::Output;
 use super::super::plugins::Force;
 use super::{DriverRow, exhooks, is_of, loaded};
+use crate::config::HookOverride;
 use crate::control::wire::Changed;
-use crate::plugin::{HookChange, HookInfo, HookOverride, HookRow, PluginList, PluginState};
+use crate::plugin::{HookChange, HookInfo, HookRow, PluginList, PluginState};
 
 /// The driver that goes by this name, or `PLUGIN/DRIVER`; all of a plugin where it is a plugin's name.
 pub(super) fn chosen<'a>(rows: &'a [DriverRow], name: &str) -> Result<Vec<&'a DriverRow>, CtlError> {

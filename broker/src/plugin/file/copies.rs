@@ -1,0 +1,288 @@
+//! The folder of private copies of plugin files. It belongs to this broker alone whatever the
+//! umask, has an unpredictable name, and is used through its descriptor, so that nobody can replace
+//! it. Folders of brokers that were killed are removed. Used by `library`; made by the manager.
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use rustix::fs::{
+    AtFlags, CWD, FlockOperation, Mode, OFlags, chmod, fchmod, flock, mkdirat, openat, unlinkat,
+};
+use rustix::io::Errno;
+
+/// What the folders' names begin with.
+const PREFIX: &str = "grapnel-plugins-";
+/// Where the process finds its open files.
+const PROC: &str = "/proc/self/fd";
+/// Attempts at a folder that others keep taking away.
+const ATTEMPTS_MAX: usize = 8;
+
+/// A folder for copies, removed with this value.
+#[derive(Debug)]
+pub(in crate::plugin) struct Copies {
+    path: PathBuf,
+    /// The folder itself. It is locked for as long as this process lives, which is how others see that it is in use.
+    folder: OwnedFd,
+}
+
+/// One copy, removed with this value; what is mapped of it stays mapped.
+#[derive(Debug)]
+pub(in crate::plugin) struct Copy<'a> {
+    copies: &'a Copies,
+    name: String,
+}
+
+impl Copies {
+    /// Makes a folder in `dir`, or in `other` where nothing can be written in `dir`, which is said in the log.
+    ///
+    /// # Errors
+    /// Names both folders, and says what to do.
+    pub(in crate::plugin) fn make_in_either(dir: Option<&Path>, other: &Path) -> io::Result<Copies> {
+        let refused = match dir.map(|dir| (dir, Copies::make(dir))) {
+            Some((_, Ok(copies))) => return Ok(copies),
+            Some((dir, Err(error))) => Some(format!("{}: {error}", dir.display())),
+            None => None,
+        };
+        let copies = Copies::make(other).map_err(|error| {
+            let first = refused.as_ref().map_or_else(String::new, |refused| format!("{refused}; "));
+            let text = format!(
+                "{first}{}: {error}; make one of them writable, or choose others with state.dir and TMPDIR",
+                other.display()
+            );
+            io::Error::new(error.kind(), text)
+        })?;
+        if let Some(refused) = refused {
+            tracing::warn!("private copies of plugins are made in {}: {refused}", other.display());
+        }
+        Ok(copies)
+    }
+
+    /// Makes a folder in `parent`, and removes those that dead brokers of this user have left there.
+    pub(in crate::plugin) fn make(parent: &Path) -> io::Result<Copies> {
+        remove_left_over(parent);
+        for _ in 0..ATTEMPTS_MAX {
+            let path = parent.join(format!("{PREFIX}{}", unguessable()?));
+            match mkdirat(CWD, &path, Mode::RWXU) {
+                Ok(()) => {}
+                Err(Errno::EXIST) => continue,
+                Err(errno) => return Err(errno.into()),
+            }
+            let folder = open_new(&path)?;
+            // Between the two steps, a broker that starts may have taken it for left over.
+            if lock(&folder) && is_named(&path, &folder) {
+                return Ok(Copies { path, folder });
+            }
+        }
+        Err(io::Error::other("folders that are made there are removed again and again"))
+    }
+
+    /// Where copies are made.
+    pub(in crate::plugin) fn folder(&self) -> &Path {
+        &self.path
+    }
+
+    /// Writes a copy.
+    pub(in crate::plugin) fn add(&self, bytes: &[u8]) -> io::Result<Copy<'_>> {
+        let name = format!("plugin-{}.so", unguessable()?);
+        let flags = OFlags::CREATE | OFlags::EXCL | OFlags::WRONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        let mode = Mode::RUSR | Mode::WUSR;
+        let file = openat(&self.folder, name.as_str(), flags, mode)?;
+        let copy = Copy { copies: self, name };
+        fchmod(&file, mode)?;
+        File::from(file).write_all(bytes)?;
+        Ok(copy)
+    }
+
+    /// Writes a file that has no name any more, open to be read.
+    pub(in crate::plugin) fn without_name(&self, bytes: &[u8]) -> io::Result<File> {
+        let copy = self.add(bytes)?;
+        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NOFOLLOW;
+        Ok(File::from(openat(&self.folder, copy.name.as_str(), flags, Mode::empty())?))
+    }
+
+    #[cfg(test)]
+    fn names(&self) -> Vec<String> {
+        let entries = std::fs::read_dir(&self.path).expect("it is there");
+        entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+    }
+}
+
+impl Drop for Copies {
+    fn drop(&mut self) {
+        if is_named(&self.path, &self.folder) {
+            // What stays is removed by the next broker.
+            let _ = std::fs::remove_dir_all(&self.path);
+        }
+    }
+}
+
+impl Copy<'_> {
+    /// Leads to the copy through the folder's descriptor. No two copies have the same path: the dynamic linker would take the
+    /// second for the first.
+    pub(in crate::plugin) fn path(&self) -> PathBuf {
+        PathBuf::from(format!("{PROC}/{}/{}", self.copies.folder.as_raw_fd(), self.name))
+    }
+}
+
+impl Drop for Copy<'_> {
+    fn drop(&mut self) {
+        // What stays goes with the folder.
+        let _ = unlinkat(&self.copies.folder, self.name.as_str(), AtFlags::empty());
+    }
+}
+
+/// 32 hexadecimal digits from the system's random numbers.
+fn unguessable() -> io::Result<String> {
+    let half = || getrandom::u64().map_err(io::Error::other);
+    Ok(format!("{:016x}{:016x}", half()?, half()?))
+}
+
+fn open_folder(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    Ok(openat(CWD, path, flags, Mode::empty())?)
+}
+
+/// Opens a folder that was just made, and gives its owner what the umask may have taken away.
+fn open_new(path: &Path) -> io::Result<OwnedFd> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let place = openat(CWD, path, flags, Mode::empty())?;
+    chmod(format!("{PROC}/{}", place.as_raw_fd()), Mode::RWXU).map_err(|errno| {
+        let error = io::Error::from(errno);
+        io::Error::new(error.kind(), format!("{PROC}, where /proc must be mounted: {error}"))
+    })?;
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC;
+    Ok(openat(&place, ".", flags, Mode::empty())?)
+}
+
+fn lock(folder: &impl AsFd) -> bool {
+    flock(folder, FlockOperation::NonBlockingLockExclusive).is_ok()
+}
+
+/// Whether the path leads to this folder.
+fn is_named(path: &Path, folder: &OwnedFd) -> bool {
+    let ours = rustix::fs::fstat(folder).map(|found| (found.st_dev, found.st_ino));
+    let named = std::fs::symlink_metadata(path).map(|found| (found.dev(), found.ino()));
+    matches!((ours, named), (Ok(ours), Ok(named)) if ours == named)
+}
+
+/// Removes folders of this user that no living process has locked. What cannot be removed is left.
+fn remove_left_over(parent: &Path) {
+    let Ok(entries) = std::fs::read_dir(parent) else { return };
+    let user = rustix::process::geteuid().as_raw();
+    for entry in entries.flatten() {
+        if !entry.file_name().to_string_lossy().starts_with(PREFIX) {
+            continue;
+        }
+        let path = entry.path();
+        let Ok(folder) = open_folder(&path) else { continue };
+        let own = rustix::fs::fstat(&folder).is_ok_and(|found| found.st_uid == user);
+        if !own || !lock(&folder) {
+            continue;
+        }
+        match std::fs::remove_dir_all(&path) {
+            Ok(()) => tracing::info!("removed {}, which a broker that was killed had left", path.display()),
+            Err(error) => tracing::warn!(
+                "cannot remove {}, which a broker that was killed has left: {error}",
+                path.display()
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        std::fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    /// Changes the umask of the whole process: for a runner that gives each test its own.
+    #[test]
+    fn folder_and_copies_are_the_owners_alone_whatever_the_umask() {
+        for mask in [0o000, 0o002, 0o022, 0o777] {
+            let parent = tempfile::tempdir().unwrap();
+            let before = rustix::process::umask(Mode::from_raw_mode(mask));
+            let copies = Copies::make(parent.path());
+            let copy = copies.as_ref().map(|copies| copies.add(b"code"));
+            rustix::process::umask(before);
+            let copy = copy.unwrap().unwrap();
+            assert_eq!((mode(&copy.copies.path), mode(&copy.path())), (0o700, 0o600), "umask {mask:03o}");
+            assert_eq!(std::fs::read(copy.path()).unwrap(), b"code");
+            let name = copy.copies.path.file_name().unwrap().to_string_lossy().into_owned();
+            assert_eq!(name.len(), PREFIX.len() + 32, "{name}");
+        }
+    }
+
+    #[test]
+    fn where_one_place_takes_no_folder_another_is_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let (file, other) = (parent.path().join("file"), parent.path().join("other"));
+        std::fs::write(&file, "").unwrap();
+        std::fs::create_dir(&other).unwrap();
+        let copies = Copies::make_in_either(Some(&file), &other).unwrap();
+        assert_eq!(copies.folder().parent(), Some(&*other));
+        let copies = Copies::make_in_either(Some(&other), &file).unwrap();
+        assert_eq!(copies.folder().parent(), Some(&*other));
+        let error = Copies::make_in_either(Some(&file), &file).unwrap_err().to_string();
+        let named = format!("{}: Not a directory", file.display());
+        assert_eq!(error.matches(&named).count(), 2, "{error}");
+        assert!(error.ends_with("choose others with state.dir and TMPDIR"), "{error}");
+    }
+
+    #[test]
+    fn a_copy_has_a_path_of_its_own_and_goes_with_its_value() {
+        let parent = tempfile::tempdir().unwrap();
+        let copies = Copies::make(parent.path()).unwrap();
+        let first = copies.add(b"one").unwrap();
+        let path = first.path();
+        drop(first);
+        let second = copies.add(b"two").unwrap();
+        assert_ne!(second.path(), path);
+        assert_eq!(copies.names(), std::slice::from_ref(&second.name));
+        drop(second);
+        drop(copies);
+        assert_eq!(std::fs::read_dir(parent.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn another_folder_in_its_place_is_not_used() {
+        let parent = tempfile::tempdir().unwrap();
+        let copies = Copies::make(parent.path()).unwrap();
+        let copy = copies.add(b"ours").unwrap();
+        let aside = parent.path().join("aside");
+        std::fs::rename(&copies.path, &aside).unwrap();
+        std::fs::create_dir(&copies.path).unwrap();
+        std::fs::write(copies.path.join(&copy.name), b"planted").unwrap();
+        assert_eq!(std::fs::read(copy.path()).unwrap(), b"ours");
+        drop(copy);
+        assert_eq!(std::fs::read_dir(&aside).unwrap().count(), 0);
+        let planted = copies.path.clone();
+        drop(copies);
+        assert!(planted.exists(), "what is not ours is not removed");
+    }
+
+    #[test]
+    fn what_dead_brokers_left_is_removed_and_what_the_living_have_is_not() {
+        let parent = tempfile::tempdir().unwrap();
+        let living = Copies::make(parent.path()).unwrap();
+        let dead = parent.path().join(format!("{PREFIX}dead"));
+        let link = parent.path().join(format!("{PREFIX}link"));
+        let other = parent.path().join("precious");
+        for folder in [&dead, &other] {
+            std::fs::create_dir(folder).unwrap();
+            std::fs::write(folder.join("plugin-1.so"), b"code").unwrap();
+        }
+        std::os::unix::fs::symlink(&other, &link).unwrap();
+        let next = Copies::make(parent.path()).unwrap();
+        assert!(!dead.exists());
+        assert!(living.path.exists() && next.path.exists() && link.exists());
+        assert!(other.join("plugin-1.so").exists());
+    }
+}

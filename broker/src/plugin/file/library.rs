@@ -1,0 +1,377 @@
+//! From a file to the functions of a plugin: private copy, dynamic linker, and the checks of the
+//! ABI before any function of the plugin's table is called. What has been mapped and checked stays
+//! mapped: abi_stable keeps layouts of it in a process-wide map, and threads or thread-local
+//! destructors of the plugin may still be inside.
+
+use std::ffi::c_void;
+use std::fs::File;
+use std::io::{Read, Seek};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{LazyLock, Mutex, PoisonError};
+
+use abi_stable::library::{AbiHeaderRef, LibHeader, LibraryError, ROOT_MODULE_LOADER_NAME_WITH_NUL};
+use abi_stable::sabi_types::VersionNumber;
+use grapnel_plugin_abi::host::{ForeignTable, Module};
+use grapnel_plugin_abi::layout::{self, Mismatch};
+use grapnel_plugin_abi::module::{C_ENTRY, PluginModule, PluginModuleRef};
+use grapnel_plugin_abi::raw::{ABI_MAJOR, ABI_MINOR};
+use libloading::os::unix::{self, RTLD_LOCAL, RTLD_NOW};
+use object::read::ReadCache;
+
+use super::copies::{Copies, Copy};
+use super::elf;
+use super::layout_cache::{Content, LayoutCache};
+use super::read_only::ReadOnlyPages;
+use crate::plugin::error::LoadError;
+
+/// Of the process, as what abi_stable remembers is.
+static LAYOUTS: LazyLock<Mutex<LayoutCache>> = LazyLock::new(Mutex::default);
+
+/// How many libraries have been mapped.
+static NUMBERS: AtomicU64 = AtomicU64::new(1);
+
+/// Code of a plugin that is mapped and speaks our ABI.
+#[derive(Clone, Copy)]
+pub(in crate::plugin) struct Library {
+    /// Its functions.
+    pub module: Module,
+    /// Memory that its code and data take.
+    pub bytes: u64,
+    /// Which mapping it is: they are counted.
+    number: u64,
+}
+
+impl Library {
+    /// Whether both are of one mapping.
+    pub(in crate::plugin) fn is_same(&self, other: &Library) -> bool {
+        self.number == other.number
+    }
+}
+
+/// What a library was mapped from.
+pub(in crate::plugin) struct Source {
+    pub content: Content,
+    pub read_only: ReadOnlyPages,
+}
+
+/// A plugin's file that has been mapped, now or for an earlier load.
+pub(in crate::plugin) enum Open {
+    /// For this one.
+    Mapped(Library, Source),
+    /// For an earlier one.
+    Again(Library),
+}
+
+/// A library that was not taken, and what of it stays mapped.
+#[derive(Debug)]
+pub(in crate::plugin) struct Refused {
+    /// Why.
+    pub error: LoadError,
+    /// Memory that stays mapped; 0 where nothing does.
+    pub bytes: u64,
+}
+
+impl From<LoadError> for Refused {
+    fn from(error: LoadError) -> Refused {
+        Refused { error, bytes: 0 }
+    }
+}
+
+/// Maps a plugin's file, unless `again` has a library that was mapped from the same bytes and may be used again, or says that
+/// nothing more is to be mapped. `copies` is where the private copy is made, which is gone again when this returns.
+pub(in crate::plugin) fn open(
+    file: &Path,
+    copies: &Copies,
+    again: impl FnOnce(Content) -> Result<Option<Library>, LoadError>,
+) -> Result<Open, Refused> {
+    let (mapped, image) = read(file)?;
+    let content = LAYOUTS.lock().unwrap_or_else(PoisonError::into_inner).content(&mapped);
+    if let Some(library) = again(content)? {
+        return Ok(Open::Again(library));
+    }
+    let copy = private_copy(file, &mapped, copies)?;
+    drop(mapped);
+    // The linker would say that the plugin's file is missing.
+    std::fs::metadata(copy.path())
+        .map_err(failed(file, "cannot reach the private copy of it through /proc"))?;
+    // SAFETY: the file's headers have been checked against its size, and nobody else can change this copy of it. Static
+    // constructors of the library run here, which is what an operator asks for who loads it. It is closed again only where
+    // it exports no plugin, before any other thread could know of it.
+    let library = unsafe { unix::Library::open(Some(copy.path()), RTLD_NOW | RTLD_LOCAL) }
+        .map_err(|error| linker(file, &copy.path(), &error))?;
+    let header = header_of(&library);
+    let c_entry = c_entry_of(&library);
+    let inside = match (header, c_entry) {
+        (Some(header), _) => std::ptr::from_ref(&*header).cast(),
+        (None, Some(entry)) => entry as *const c_void,
+        (None, None) => std::ptr::null(),
+    };
+    let read_only = ReadOnlyPages::of(&copy.path(), inside, &image);
+    drop(copy);
+    if header.is_none() && c_entry.is_none() {
+        return Err(LoadError::NotAPlugin { file: file.to_owned() }.into());
+    }
+    // From here on it stays mapped: functions of it are called, and the header is handed our globals.
+    let kept = std::mem::ManuallyDrop::new(library);
+    let refused = |error| Refused { error, bytes: image.memory_bytes };
+    let module = match (header, c_entry) {
+        (Some(header), _) => checked_module(file, header, content).map_err(refused)?,
+        (None, Some(entry)) => {
+            // SAFETY: the symbol is named after this version of the contract, which says that the function takes nothing
+            // and that the table it returns begins with its own size and stays; the code of both stays mapped.
+            unsafe { Module::from_c(entry()) }.map_err(|table| refused(foreign_table(file, table)))?
+        }
+        (None, None) => return Err(LoadError::NotAPlugin { file: file.to_owned() }.into()),
+    };
+    tracing::debug!(file = %file.display(), library = ?*kept, "mapped a plugin");
+    let number = NUMBERS.fetch_add(1, Ordering::Relaxed);
+    Ok(Open::Mapped(Library { module, bytes: image.memory_bytes, number }, Source { content, read_only }))
+}
+
+fn failed(file: &Path, what: &'static str) -> impl FnOnce(std::io::Error) -> LoadError {
+    let file: PathBuf = file.to_owned();
+    move |source| LoadError::File { file, what, source }
+}
+
+/// The part of the file that will be mapped, and what the linker will do with it. What lies behind, for debuggers, may be many times
+/// as much, and is not read.
+fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
+    let unreadable = || failed(file, "cannot read it");
+    let metadata = std::fs::metadata(file).map_err(unreadable())?;
+    if !metadata.is_file() {
+        let what = if metadata.is_dir() { "it is a folder" } else { "it is not a file" };
+        return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
+    }
+    let mut open = File::open(file).map_err(unreadable())?;
+    let whole = elf::check(file, &ReadCache::new(&open), page_bytes())?;
+    let mut mapped = Vec::with_capacity(whole.loaded_file_bytes);
+    open.rewind().map_err(unreadable())?;
+    open.take(whole.loaded_file_bytes as u64).read_to_end(&mut mapped).map_err(unreadable())?;
+    let image = elf::check_loaded(file, &mapped, page_bytes())?;
+    Ok((mapped, image))
+}
+
+/// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is
+/// mapped already, and overwriting a mapped file ends the process.
+fn private_copy<'a>(file: &Path, mapped: &[u8], copies: &'a Copies) -> Result<Copy<'a>, LoadError> {
+    copies.add(mapped).map_err(|error| {
+        let text = format!("{}: {error}", copies.folder().display());
+        failed(file, "cannot write a private copy of it")(std::io::Error::new(error.kind(), text))
+    })
+}
+
+/// What this machine maps memory by.
+fn page_bytes() -> u64 {
+    // SAFETY: it reads a number that the process was given at its start.
+    let bytes = unsafe { libc::sysconf(libc::_SC_PAGESIZE) };
+    u64::try_from(bytes).ok().filter(|bytes| *bytes > 0).unwrap_or(4096)
+}
+
+/// What the linker said, with the operator's path instead of the private one.
+fn linker(file: &Path, copy: &Path, error: &libloading::Error) -> LoadError {
+    let mut said = error.to_string();
+    if let Some(source) = std::error::Error::source(error) {
+        said = source.to_string();
+    }
+    let said = said.replace(&copy.display().to_string(), &file.display().to_string());
+    LoadError::Linker { file: file.to_owned(), said }
+}
+
+fn header_of(library: &unix::Library) -> Option<AbiHeaderRef> {
+    // SAFETY: the symbol's name is abi_stable's own and mangled for nothing but its header; what it points to is compared
+    // with a magic string of 32 bytes before anything else is read.
+    let symbol = unsafe { library.get::<AbiHeaderRef>(ROOT_MODULE_LOADER_NAME_WITH_NUL.as_bytes()) };
+    symbol.ok().map(|symbol| *symbol).filter(|header| header.magic_string == ours().magic_string)
+}
+
+const fn ours() -> abi_stable::library::AbiHeader {
+    abi_stable::library::AbiHeader::VALUE
+}
+
+/// A plugin of another version, which is known where it could be read.
+fn foreign_abi(file: &Path, version: Option<(u32, u32)>, built: String) -> LoadError {
+    let speaks = if ABI_MINOR == 0 {
+        format!("{ABI_MAJOR}.0")
+    } else {
+        format!("{ABI_MAJOR}.0 to {ABI_MAJOR}.{ABI_MINOR}")
+    };
+    let remedy = match version {
+        // What it was built for may be missing here, and only the plugin knows whether it needs it.
+        Some((major, minor)) if major == u32::from(ABI_MAJOR) && minor > u32::from(ABI_MINOR) => format!(
+            "its minor version is later than the broker's, which is {ABI_MINOR}: rebuild it with grapnel-plugin-abi \
+             ~{ABI_MAJOR}.{ABI_MINOR}, or load it into a broker that speaks {major}.{minor}"
+        ),
+        _ => format!("rebuild it with grapnel-plugin-abi {ABI_MAJOR}"),
+    };
+    LoadError::ForeignAbi { file: file.to_owned(), built, speaks, remedy }
+}
+
+/// A plugin in C's way to its table.
+type CEntry = unsafe extern "C" fn() -> *const PluginModule;
+
+fn c_entry_of(library: &unix::Library) -> Option<CEntry> {
+    // SAFETY: nobody but a plugin of ours exports a symbol of this name, and it is a function of this type by our contract.
+    let symbol = unsafe { library.get::<CEntry>(C_ENTRY.as_bytes()) };
+    symbol.ok().map(|symbol| *symbol)
+}
+
+/// Why a table in C is not taken, as a sentence.
+fn foreign_table(file: &Path, table: ForeignTable) -> LoadError {
+    let built = format!("{ABI_MAJOR}.{ABI_MINOR}");
+    let owned = || file.to_owned();
+    match table {
+        ForeignTable::Version(major, minor) => {
+            foreign_abi(file, Some((major.into(), minor.into())), format!("{major}.{minor}"))
+        }
+        ForeignTable::Missing => {
+            LoadError::BrokenTable { file: owned(), what: format!("{C_ENTRY} returned no table") }
+        }
+        ForeignTable::Function(name) => {
+            LoadError::BrokenTable { file: owned(), what: format!("its table has no function {name}") }
+        }
+        ForeignTable::Short(bytes) => LoadError::ForeignLayout {
+            file: owned(),
+            built,
+            what: format!("its table says it has {bytes} bytes"),
+        },
+        ForeignTable::Hash { theirs, ours } => {
+            LoadError::ForeignLayout { file: owned(), built, what: other_hash(theirs, ours) }
+        }
+    }
+}
+
+fn other_hash(theirs: u64, ours: u64) -> String {
+    format!("hash {theirs:016x} instead of {ours:016x}")
+}
+
+/// Checks version, layout and hash, in this order, because each makes the next one meaningful.
+fn checked_module(file: &Path, header: AbiHeaderRef, content: Content) -> Result<Module, LoadError> {
+    let header: &'static LibHeader = header.upgrade().map_err(|_| {
+        let built = format!("of another abi_stable ({}.{})", header.abi_major, header.abi_minor);
+        foreign_abi(file, None, built)
+    })?;
+    let text = header.version_strings();
+    let built = text.version.as_str().to_owned();
+    let version = VersionNumber::new(text).ok();
+    let taken = version
+        .filter(|version| version.major == u32::from(ABI_MAJOR) && version.minor <= u32::from(ABI_MINOR));
+    let Some(taken) = taken else {
+        let version = version.map(|version| (version.major, version.minor));
+        let built = version.map_or(built, |(major, minor)| format!("{major}.{minor}"));
+        return Err(foreign_abi(file, version, built));
+    };
+    let otherwise =
+        |what: String| LoadError::ForeignLayout { file: file.to_owned(), built: built.clone(), what };
+    let has_passed = LAYOUTS.lock().unwrap_or_else(PoisonError::into_inner).has_passed(content);
+    let module = if taken.minor == u32::from(ABI_MINOR) && !has_passed {
+        header.init_root_module::<PluginModuleRef>()
+    } else {
+        // abi_stable takes a table that is longer than ours, and none that is shorter. The hash below proves as much: it is
+        // over the names, places and types of all that the plugin knows. And it need not check the same file twice, which
+        // would keep another entry in its map.
+        // SAFETY: the head of the table, which has the hash, is the same in every version, and nothing else of it is used
+        // before the hash has been compared.
+        unsafe { header.unchecked_layout::<PluginModuleRef>() }
+            .map_err(abi_stable::library::RootModuleError::into_library_error::<PluginModuleRef>)
+    };
+    let module = module.map_err(|error| {
+        tracing::debug!(file = %file.display(), %error, "the layout check refused a plugin");
+        otherwise(match error {
+            LibraryError::AbiInstability(_) => "abi_stable found the difference".to_owned(),
+            LibraryError::RootModule { .. } => "its root module failed to initialise".to_owned(),
+            _ => "its header cannot be read".to_owned(),
+        })
+    })?;
+    match layout::check(module.abi_major(), module.abi_minor(), module.abi_hash()) {
+        Ok(()) => {}
+        Err(Mismatch::Hash(ours)) => return Err(otherwise(other_hash(module.abi_hash(), ours))),
+        Err(Mismatch::Version) => {
+            return Err(otherwise(format!("its table says {}.{}", module.abi_major(), module.abi_minor())));
+        }
+    }
+    LAYOUTS.lock().unwrap_or_else(PoisonError::into_inner).passed(content);
+    Ok(Module::of(module))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_table_in_c_that_is_not_taken_is_a_sentence_with_a_remedy() {
+        let told = |table| foreign_table(Path::new("x.so"), table).to_string();
+        assert_eq!(
+            told(ForeignTable::Missing),
+            "cannot load x.so: grapnel_plugin_v1 returned no table; this is an error of the plugin"
+        );
+        assert_eq!(
+            told(ForeignTable::Function("drop_shard")),
+            "cannot load x.so: its table has no function drop_shard; this is an error of the plugin"
+        );
+        assert_eq!(
+            told(ForeignTable::Version(2, 1)),
+            "cannot load x.so: built for ABI 2.1, this broker speaks 1.0; rebuild it with grapnel-plugin-abi 1"
+        );
+        assert_eq!(
+            told(ForeignTable::Version(1, 7)),
+            "cannot load x.so: built for ABI 1.7, this broker speaks 1.0; its minor version is later than the broker's, which is \
+             0: rebuild it with grapnel-plugin-abi ~1.0, or load it into a broker that speaks 1.7"
+        );
+        assert!(
+            told(ForeignTable::Short(7)).contains("laid out differently (its table says it has 7 bytes)")
+        );
+        let hash = ForeignTable::Hash { theirs: 7, ours: 8 };
+        assert!(told(hash).contains("laid out differently (hash 0000000000000007 instead"));
+    }
+}
+
+/// A broker whose tables have grown, before plugins that were built without: those of the build directory, which this test is
+/// not to build, since they would then have grown too.
+#[cfg(all(test, feature = "abi-test-grown"))]
+mod grown {
+    use grapnel_engine::hook::Entry;
+    use grapnel_plugin_abi::module::Mount;
+    use grapnel_plugin_abi::raw::Status;
+    use grapnel_plugin_abi::testing::FakeEvent;
+
+    use super::*;
+
+    fn opened(name: &str) -> Library {
+        let test = std::env::current_exe().expect("the kernel knows our path");
+        let built = test.parent().and_then(Path::parent).expect("target/PROFILE/deps");
+        let parent = tempfile::tempdir().expect("a place for temporary files");
+        let copies = Copies::make(parent.path()).expect("a folder for copies");
+        let file = built.join(format!("libgrapnel_{name}.so"));
+        match open(&file, &copies, |_| Ok(None)).map_err(|refused| refused.error.to_string()) {
+            Ok(Open::Mapped(library, _)) => library,
+            Ok(Open::Again(_)) => panic!("it was mapped before"),
+            Err(said) => panic!("{name}: {said}"),
+        }
+    }
+
+    #[test]
+    fn a_broker_that_has_grown_loads_plugins_of_the_version_before() {
+        assert_eq!(ABI_MINOR, 1, "this is the broker that has grown");
+        for name in ["noop", "c_entry"] {
+            let library = opened(name);
+            assert!(library.module.grown.is_none(), "{name} has not grown");
+            let mut mount = Mount::EMPTY;
+            // SAFETY: the table has passed the checks of its layout, and `mount` is ours.
+            assert_eq!(unsafe { (library.module.mount)(0, &raw mut mount) }, Status::OK);
+            let function = mount.hook.expect("the hook");
+            let mut error = grapnel_plugin_abi::module::ErrorText::over(&mut []);
+            let (mut shared, mut instance) = (std::ptr::null_mut(), std::ptr::null_mut());
+            let api = Box::leak(Box::new(grapnel_plugin_abi::host::host_api(1, 1)));
+            let none = grapnel_plugin_abi::raw::Slice::EMPTY;
+            // SAFETY: in the order of the table's contract; what the calls are lent lives through them.
+            let flow = unsafe {
+                assert_eq!((library.module.load)(api, none, &raw mut shared, &raw mut error), Status::OK);
+                let init = library.module.init_shard;
+                assert_eq!(init(shared, 0, &raw mut instance, &raw mut error), Status::OK);
+                FakeEvent::publish("a", b"").call(Entry::new(function, instance).with_args(mount.args), 0)
+            };
+            assert_ne!(flow, grapnel_plugin_abi::raw::Flow::FAULT, "{name}");
+        }
+    }
+}

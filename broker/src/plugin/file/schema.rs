@@ -1,0 +1,110 @@
+//! The JSON Schema of a plugin's configuration. It is parsed when the file is opened, and every
+//! configuration is checked against it before the plugin gets it. Errors name keys and never show
+//! values, which may be secrets.
+
+use jsonschema::{ValidationError, Validator};
+use serde_json::Value;
+
+/// Most complaints of one sentence.
+const COMPLAINTS_MAX: usize = 4;
+
+/// A schema that has been understood.
+pub(in crate::plugin) struct Schema {
+    value: Value,
+    validator: Box<Validator>,
+}
+
+impl std::fmt::Debug for Schema {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Schema").field("value", &self.value).finish_non_exhaustive()
+    }
+}
+
+impl Schema {
+    /// Reads a schema; what is wrong with it is a predicate without a subject.
+    pub(in crate::plugin) fn parse(text: &str) -> Result<Schema, String> {
+        let value: Value = serde_json::from_str(text).map_err(|error| format!("is not JSON: {error}"))?;
+        let validator =
+            jsonschema::validator_for(&value).map_err(|error| format!("is no JSON Schema: {error}"))?;
+        Ok(Schema { value, validator: Box::new(validator) })
+    }
+
+    /// The schema as the plugin wrote it.
+    pub(in crate::plugin) fn value(&self) -> &Value {
+        &self.value
+    }
+
+    /// Says what is wrong with a configuration.
+    pub(in crate::plugin) fn check(&self, config: &Value) -> Result<(), String> {
+        let mut complaints: Vec<String> = Vec::new();
+        let mut more = 0;
+        for error in self.validator.iter_errors(config) {
+            if complaints.len() < COMPLAINTS_MAX {
+                complaints.push(complaint(&error));
+            } else {
+                more += 1;
+            }
+        }
+        match (complaints.is_empty(), more) {
+            (true, _) => Ok(()),
+            (false, 0) => Err(complaints.join("; ")),
+            (false, more) => Err(format!("{}; and {more} more", complaints.join("; "))),
+        }
+    }
+}
+
+fn complaint(error: &ValidationError<'_>) -> String {
+    let path = error.instance_path().as_str().trim_start_matches('/').replace('/', ".");
+    let said = error.masked_with("the value");
+    if path.is_empty() { said.to_string() } else { format!("{path}: {said}") }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn complaints_name_the_key_and_never_show_a_value() {
+        let schema = json!({
+            "type": "object",
+            "required": ["url"],
+            "additionalProperties": false,
+            "properties": {
+                "url": {"type": "string", "pattern": "^https:"},
+                "limits": {"type": "object", "properties": {"rate": {"type": "integer", "minimum": 1}}},
+                "mode": {"enum": ["fast", "safe"]},
+                "list": {"type": "array", "items": {"type": "boolean"}},
+            },
+        });
+        let schema = Schema::parse(&schema.to_string()).unwrap();
+        let told = |config: Value| schema.check(&config).unwrap_err();
+        assert_eq!(schema.check(&json!({"url": "https://x", "mode": "fast"})), Ok(()));
+        assert_eq!(told(json!({})), "\"url\" is a required property");
+        let bad = json!({"url": "s3cret", "limits": {"rate": "s3cret"}, "mode": "s3cret", "list": [true, "s3cret"]});
+        let told_all = told(bad);
+        for part in [
+            "limits.rate: the value is not of type \"integer\"",
+            "list.1: the value is not of type \"boolean\"",
+            "mode: the value is not one of",
+            "url: the value does not match \"^https:\"",
+        ] {
+            assert!(told_all.contains(part), "{told_all}");
+        }
+        assert!(!told_all.contains("s3cret"), "{told_all}");
+        let key = told(json!({"url": "https://x", "ur1": "s3cret"}));
+        assert_eq!(key, "Additional properties are not allowed ('ur1' was unexpected)");
+        let many = told(json!({"url": "https://x", "list": [0, 0, 0, 0, 0, 0]}));
+        assert!(many.ends_with("; and 2 more"), "{many}");
+    }
+
+    #[test]
+    fn what_is_no_schema_is_said_and_nothing_is_fetched() {
+        assert!(Schema::parse("{").unwrap_err().starts_with("is not JSON"));
+        assert!(Schema::parse("{\"type\": 7}").unwrap_err().starts_with("is no JSON Schema"));
+        let fetched = Schema::parse("{\"$ref\": \"http://127.0.0.1:9/x.json\"}").unwrap_err();
+        assert!(fetched.starts_with("is no JSON Schema"), "{fetched}");
+    }
+}

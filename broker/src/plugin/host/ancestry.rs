@@ -1,0 +1,77 @@
+//! Assigns the bits of a message's ancestry to plugins, by name, so that all generations of a
+//! plugin share a bit. A retained message may live as long as the broker, so two names never share
+//! a bit. Called by the services when a generation begins and ends.
+
+use std::sync::Arc;
+
+/// Plugins that an ancestry can name.
+pub(in crate::plugin) const PLACES: usize = 64;
+
+struct Place {
+    name: Arc<str>,
+    /// Generations that may lead to messages.
+    living: u32,
+    /// Whether one may have done so.
+    led: bool,
+}
+
+/// The plugins that have a bit, in the order of the bits.
+#[derive(Default)]
+pub(in crate::plugin) struct Places(Vec<Place>);
+
+impl Places {
+    /// The bit of a name, for one more generation of it. `None` where all are taken: by plugins that are loaded, or that may have
+    /// led to messages.
+    pub(in crate::plugin) fn take(&mut self, name: &Arc<str>) -> Option<u8> {
+        let known = self.0.iter().position(|place| place.name == *name);
+        let place = match known {
+            Some(known) => known,
+            None if self.0.len() < PLACES => {
+                self.0.push(Place { name: Arc::clone(name), living: 0, led: false });
+                self.0.len() - 1
+            }
+            None => {
+                let free = self.0.iter().position(|place| place.living == 0 && !place.led)?;
+                self.0[free].name = Arc::clone(name);
+                free
+            }
+        };
+        self.0[place].living += 1;
+        u8::try_from(place).ok()
+    }
+
+    /// A generation has ended; `led` says whether it may have led to a message.
+    pub(in crate::plugin) fn leave(&mut self, bit: u8, led: bool) {
+        if let Some(place) = self.0.get_mut(usize::from(bit)) {
+            place.living = place.living.saturating_sub(1);
+            place.led |= led;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn named(number: usize) -> Arc<str> {
+        format!("plugin-{number}").into()
+    }
+
+    #[test]
+    fn a_name_keeps_its_bit_and_no_two_share_one() {
+        let mut places = Places::default();
+        let bits: Vec<_> = (0..PLACES).map(|number| places.take(&named(number))).collect();
+        assert_eq!(bits, (0..64).map(Some).collect::<Vec<_>>());
+        assert_eq!(places.take(&named(7)), Some(7), "another generation of it");
+        assert_eq!(places.take(&named(64)), None);
+        places.leave(7, false);
+        assert_eq!(places.take(&named(64)), None, "the other one lives");
+        places.leave(9, true);
+        assert_eq!(places.take(&named(64)), None, "what it led to may be kept");
+        assert_eq!(places.take(&named(9)), Some(9));
+        places.leave(9, false);
+        assert_eq!(places.take(&named(64)), None, "also what an earlier one led to");
+        places.leave(7, false);
+        assert_eq!((places.take(&named(64)), places.take(&named(7))), (Some(7), None));
+    }
+}

@@ -1,0 +1,105 @@
+//! The live generations of plugins, from before `load` until their end. A request of a plugin is
+//! resolved here by its handle; a later one gets STALE. Used by services and transactions, from any
+//! thread.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use grapnel_engine::hook::PluginHandle;
+use grapnel_plugin_abi::raw::Status;
+
+use super::mounts::Mounts;
+use super::threads::Threads;
+use crate::plugin::file::manifest::Hook;
+
+/// What a generation has of the broker.
+pub(in crate::plugin) struct Life {
+    pub handle: PluginHandle,
+    pub name: Arc<str>,
+    pub threads: Threads,
+    pub mounts: Mounts,
+}
+
+/// All that live, and those that have ended but for a thread.
+#[derive(Default)]
+pub(in crate::plugin) struct LiveGenerations {
+    living: RwLock<HashMap<u64, Arc<Life>>>,
+    left: Mutex<Vec<Arc<Life>>>,
+}
+
+impl LiveGenerations {
+    /// A generation comes to life; its `load` is next.
+    pub(in crate::plugin) fn begin(&self, handle: PluginHandle, name: Arc<str>, hooks: &[Hook]) {
+        let life = Life { handle, name, threads: Threads::default(), mounts: Mounts::beside(hooks) };
+        let life = Arc::new(life);
+        self.living.write().unwrap_or_else(PoisonError::into_inner).insert(handle.0, life);
+    }
+
+    /// The generation of a handle.
+    ///
+    /// # Errors
+    /// STALE where it has ended.
+    pub(in crate::plugin) fn of(&self, handle: u64) -> Result<Arc<Life>, Status> {
+        self.living.read().unwrap_or_else(PoisonError::into_inner).get(&handle).cloned().ok_or(Status::STALE)
+    }
+
+    /// The threads of a generation are asked to end, and it goes on living. When they were first asked, and how long they may take
+    /// by what they were started with. `None` where it has ended.
+    pub(in crate::plugin) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
+        self.of(handle.0).ok().map(|life| life.threads.ask_to_end())
+    }
+
+    /// Waits until the threads of a generation have ended, at most until then; whether they have.
+    pub(in crate::plugin) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
+        self.of(handle.0).map_or(true, |life| life.threads.wait_ended(until))
+    }
+
+    /// How long the threads of all that live may take to end.
+    pub(in crate::plugin) fn patience(&self) -> Duration {
+        let living = self.living.read().unwrap_or_else(PoisonError::into_inner);
+        living.values().map(|life| life.threads.patience()).max().unwrap_or_default()
+    }
+
+    /// How much longer the threads of a generation that is to end may take; `None` where it lives on, or has ended.
+    pub(in crate::plugin) fn ends_within(&self, handle: PluginHandle) -> Option<Duration> {
+        let life = self.of(handle.0).ok()?;
+        let until = life.threads.ending_since()? + life.threads.patience();
+        Some(until.saturating_duration_since(Instant::now()))
+    }
+
+    /// The generation is none of them any more, and its threads are asked to end and joined; how many have not ended within the
+    /// time. May be asked again.
+    pub(in crate::plugin) fn end(&self, handle: PluginHandle, join: Duration) -> usize {
+        let life = self.living.write().unwrap_or_else(PoisonError::into_inner).remove(&handle.0);
+        let Some(life) = life else { return self.threads_left(handle) };
+        let left = life.threads.stop(join);
+        if left.is_empty() {
+            return 0;
+        }
+        tracing::error!(
+            plugin = &*life.name,
+            generation = handle.0 >> 32,
+            "the plugin has ended, but {} of its threads have not ended within {} ms: {}; they must return soon after \
+             wait_stop has said so",
+            left.len(),
+            join.as_millis(),
+            left.join(", ")
+        );
+        self.left().push(life);
+        left.len()
+    }
+
+    /// How many threads still run of a generation that has ended or is to end.
+    pub(in crate::plugin) fn threads_left(&self, handle: PluginHandle) -> usize {
+        let mut left = self.left();
+        left.retain(|life| life.threads.running() > 0);
+        let left = left.iter().find(|life| life.handle == handle).map(Arc::clone);
+        let ending = self.of(handle.0).ok().filter(|life| life.threads.ending_since().is_some());
+        left.or(ending).map_or(0, |life| life.threads.running())
+    }
+
+    fn left(&self) -> MutexGuard<'_, Vec<Arc<Life>>> {
+        self.left.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

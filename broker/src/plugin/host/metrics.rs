@@ -1,0 +1,404 @@
+//! Metrics of plugins: numbers that any thread of a plugin changes without a lock, and that
+//! `/metrics` shows under the plugin's name. Called by the services; the control plane reads them.
+//! A metric belongs to the name of the plugin, so that a reloaded plugin continues to count.
+//! Metrics are never removed, because a late thread may still use them.
+
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+
+use grapnel_plugin_abi::host::MetricRequest;
+use grapnel_plugin_abi::raw::{MetricKind, Status};
+
+/// Metrics of one chunk of the table.
+const CHUNK: usize = 64;
+/// Chunks there can be: 65,536 metrics of all plugins together.
+const CHUNKS_MAX: usize = 1024;
+/// Bytes a name may have.
+const NAME_BYTES_MAX: usize = 64;
+/// Bytes a help text may have.
+const HELP_BYTES_MAX: usize = 512;
+
+/// A metric with its value.
+#[derive(Debug)]
+pub(in crate::plugin) struct Metric {
+    /// Whose it is.
+    plugin: Arc<str>,
+    /// As `/metrics` shows it, without the broker's prefix.
+    shown: String,
+    help: String,
+    kind: MetricKind,
+    /// Of a counter or gauge; of a histogram the sum.
+    value: AtomicI64,
+    bounds: Box<[i64]>,
+    /// Values up to each bound, and beyond the last; not cumulated.
+    buckets: Box<[AtomicU64]>,
+}
+
+type Chunk = Box<[OnceLock<Metric>]>;
+
+/// All metrics of all plugins. Their numbers begin with 1.
+pub(in crate::plugin) struct Metrics {
+    chunks: Box<[OnceLock<Chunk>]>,
+    names: Mutex<Names>,
+}
+
+#[derive(Default)]
+struct Names {
+    /// How many places of the table are taken.
+    made: usize,
+    /// How many each plugin has made.
+    by_plugin: HashMap<Arc<str>, usize>,
+    /// What each sample's name belongs to: the number of the metric. A histogram takes four names.
+    samples: HashMap<String, u64>,
+}
+
+impl Default for Metrics {
+    fn default() -> Metrics {
+        Metrics { chunks: (0..CHUNKS_MAX).map(|_| OnceLock::new()).collect(), names: Mutex::default() }
+    }
+}
+
+/// Why there is no metric: the status for the plugin and the sentence for the log.
+type Refusal = (Status, String);
+
+impl Metrics {
+    /// Makes a metric of a plugin, or finds the one that it has under this name; `max` is the number it may make.
+    ///
+    /// # Errors
+    /// INVALID for a name, help, kind or bounds that cannot be, or that are another metric's; FULL beyond `max`.
+    pub(in crate::plugin) fn make(
+        &self,
+        plugin: &str,
+        wanted: &MetricRequest<'_>,
+        max: u64,
+    ) -> Result<u64, Refusal> {
+        let name = wanted.name;
+        check(wanted).map_err(|what| (Status::INVALID, format!("makes no metric {name:?}: {what}")))?;
+        let shown = format!("plugin_{}_{name}", plugin.replace('-', "_"));
+        let bounds = bounds_of(wanted);
+        let mut names = self.names();
+        if let Some(&number) = names.samples.get(&shown) {
+            let known = self.get(number).filter(|known| known.shown == shown && &*known.plugin == plugin);
+            match known {
+                Some(known) if known.kind != wanted.kind => {
+                    let what = format!("asks for the metric {name} as another kind than it had before");
+                    return Err((Status::INVALID, what));
+                }
+                Some(known) if known.bounds == bounds => return Ok(number),
+                // A version with other buckets begins a new histogram in the place of the old one.
+                Some(_) => {}
+                None => return Err((Status::INVALID, self.taken(name, &shown, number))),
+            }
+        } else if let Some((sample, number)) = taken_sample(&names, &shown, wanted.kind) {
+            return Err((Status::INVALID, self.taken(name, &sample, number)));
+        }
+        let made = names.by_plugin.get(plugin).copied().unwrap_or(0);
+        if made as u64 >= max {
+            let what =
+                format!("has made {made} metrics and gets no {name}; limits.plugin_metrics_max is {max}");
+            return Err((Status::FULL, what));
+        }
+        let metric = Metric {
+            plugin: plugin.into(),
+            shown,
+            help: wanted.help.to_owned(),
+            kind: wanted.kind,
+            value: AtomicI64::new(0),
+            buckets: buckets_of(wanted.kind, bounds.len()),
+            bounds,
+        };
+        self.put(&mut names, metric)
+            .ok_or_else(|| (Status::FULL, format!("gets no metric {name}: the broker's table is full")))
+    }
+
+    fn put(&self, names: &mut Names, metric: Metric) -> Option<u64> {
+        let (chunk, place) = (names.made / CHUNK, names.made % CHUNK);
+        let number = names.made as u64 + 1;
+        let plugin = Arc::clone(&metric.plugin);
+        let samples: Vec<String> = sample_names(&metric.shown, metric.kind).collect();
+        let places = self.chunks.get(chunk)?.get_or_init(|| (0..CHUNK).map(|_| OnceLock::new()).collect());
+        places.get(place)?.set(metric).ok()?;
+        names.made += 1;
+        *names.by_plugin.entry(plugin).or_default() += 1;
+        names.samples.extend(samples.into_iter().map(|sample| (sample, number)));
+        Some(number)
+    }
+
+    fn taken(&self, name: &str, sample: &str, number: u64) -> String {
+        let owner = self.get(number).map_or("another plugin", |metric| &metric.plugin);
+        format!("makes no metric {name}: it would show as grapnel_{sample}, which is a metric of {owner}")
+    }
+
+    /// The metric of a number. Takes no lock.
+    fn get(&self, number: u64) -> Option<&Metric> {
+        let index = usize::try_from(number).ok()?.checked_sub(1)?;
+        self.chunks.get(index / CHUNK)?.get()?.get(index % CHUNK)?.get()
+    }
+
+    /// A counter grows, a gauge is set, a histogram counts. Any thread; takes no lock.
+    pub(in crate::plugin) fn measure(&self, number: u64, value: i64) -> Result<(), Status> {
+        let metric = self.get(number).ok_or(Status::INVALID)?;
+        match metric.kind {
+            MetricKind::COUNTER if value < 0 => return Err(Status::INVALID),
+            MetricKind::COUNTER => drop(metric.value.fetch_add(value, Ordering::Relaxed)),
+            MetricKind::GAUGE => metric.value.store(value, Ordering::Relaxed),
+            _ => {
+                let bucket = metric.bounds.partition_point(|bound| *bound < value);
+                if let Some(bucket) = metric.buckets.get(bucket) {
+                    bucket.fetch_add(1, Ordering::Relaxed);
+                }
+                metric.value.fetch_add(value, Ordering::Relaxed);
+            }
+        }
+        Ok(())
+    }
+
+    /// A gauge moves. Any thread; takes no lock.
+    pub(in crate::plugin) fn adjust(&self, number: u64, by: i64) -> Result<(), Status> {
+        let metric = self.get(number).filter(|metric| metric.kind == MetricKind::GAUGE);
+        metric.ok_or(Status::INVALID)?.value.fetch_add(by, Ordering::Relaxed);
+        Ok(())
+    }
+
+    /// What the plugins of these names have measured, in the order of the names that are shown.
+    pub(in crate::plugin) fn read(&self, plugins: &[String]) -> Vec<MetricReading> {
+        let mut numbers: Vec<(String, u64)> = {
+            let names = self.names();
+            names.samples.iter().map(|(name, number)| (name.clone(), *number)).collect()
+        };
+        numbers.sort_unstable();
+        let metrics = numbers.iter().filter_map(|(sample, number)| {
+            let metric = self.get(*number).filter(|metric| metric.shown == *sample)?;
+            plugins.iter().any(|plugin| **plugin == *metric.plugin).then(|| metric.reading())
+        });
+        metrics.collect()
+    }
+
+    fn names(&self) -> MutexGuard<'_, Names> {
+        self.names.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A metric at one moment.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct MetricReading {
+    /// Its name without the broker's prefix, such as `plugin_tap_messages`.
+    pub name: String,
+    /// What it counts, in the plugin's words.
+    pub help: String,
+    /// The value.
+    pub value: MetricValue,
+}
+
+/// The value of a metric.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum MetricValue {
+    /// Only grows.
+    Counter(i64),
+    /// Goes up and down.
+    Gauge(i64),
+    /// Values by size.
+    Histogram {
+        /// Upper bound and the values up to it, those of the buckets before among them.
+        buckets: Vec<(i64, u64)>,
+        /// All values.
+        count: u64,
+        /// Their sum.
+        sum: i64,
+    },
+}
+
+impl Metric {
+    fn reading(&self) -> MetricReading {
+        let value = self.value.load(Ordering::Relaxed);
+        let value = match self.kind {
+            MetricKind::COUNTER => MetricValue::Counter(value),
+            MetricKind::GAUGE => MetricValue::Gauge(value),
+            _ => {
+                let mut count = 0;
+                let mut cumulated = self.buckets.iter().map(|bucket| {
+                    count += bucket.load(Ordering::Relaxed);
+                    count
+                });
+                let buckets = self.bounds.iter().copied().zip(&mut cumulated).collect();
+                cumulated.for_each(drop);
+                MetricValue::Histogram { buckets, count, sum: value }
+            }
+        };
+        MetricReading { name: self.shown.clone(), help: self.help.clone(), value }
+    }
+}
+
+/// What is wrong with a request by itself.
+fn check(wanted: &MetricRequest<'_>) -> Result<(), String> {
+    let name = wanted.name;
+    let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || !name.bytes().all(fits) {
+        return Err(format!("a name is 1 to {NAME_BYTES_MAX} lower case letters, digits and _"));
+    }
+    if wanted.help.len() > HELP_BYTES_MAX {
+        return Err(format!("its help has more than {HELP_BYTES_MAX} bytes"));
+    }
+    match wanted.kind {
+        MetricKind::COUNTER | MetricKind::GAUGE if !wanted.bounds.is_empty() => {
+            Err("only a histogram has bounds".to_owned())
+        }
+        MetricKind::COUNTER | MetricKind::GAUGE => Ok(()),
+        MetricKind::HISTOGRAM if !wanted.bounds.is_sorted_by(|a, b| a < b) => {
+            Err("the bounds of a histogram must grow".to_owned())
+        }
+        MetricKind::HISTOGRAM => Ok(()),
+        other => Err(format!("there is no kind {}", other.0)),
+    }
+}
+
+/// 1, 2, 5, 10 … 1,000,000,000 where a histogram names no bounds.
+fn bounds_of(wanted: &MetricRequest<'_>) -> Box<[i64]> {
+    if wanted.kind != MetricKind::HISTOGRAM || !wanted.bounds.is_empty() {
+        return wanted.bounds.into();
+    }
+    let decades = (0..9).flat_map(|decade| [1, 2, 5].map(|step| step * 10_i64.pow(decade)));
+    decades.chain([1_000_000_000]).collect()
+}
+
+fn buckets_of(kind: MetricKind, bounds: usize) -> Box<[AtomicU64]> {
+    let count = if kind == MetricKind::HISTOGRAM { bounds + 1 } else { 0 };
+    (0..count).map(|_| AtomicU64::new(0)).collect()
+}
+
+/// The names of the samples that a metric is shown as, its own first.
+fn sample_names(shown: &str, kind: MetricKind) -> impl Iterator<Item = String> {
+    let parts: &[&str] = if kind == MetricKind::HISTOGRAM { &["_bucket", "_sum", "_count"] } else { &[] };
+    std::iter::once(shown.to_owned()).chain(parts.iter().map(move |part| format!("{shown}{part}")))
+}
+
+fn taken_sample(names: &Names, shown: &str, kind: MetricKind) -> Option<(String, u64)> {
+    sample_names(shown, kind).find_map(|sample| {
+        let number = *names.samples.get(&sample)?;
+        Some((sample, number))
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn wanted<'a>(kind: MetricKind, name: &'a str, bounds: &'a [i64]) -> MetricRequest<'a> {
+        MetricRequest { kind, name, help: "what it counts", bounds }
+    }
+
+    fn counter(name: &str) -> MetricRequest<'_> {
+        wanted(MetricKind::COUNTER, name, &[])
+    }
+
+    fn value(metrics: &Metrics, plugin: &str) -> Vec<(String, MetricValue)> {
+        let read = metrics.read(&[plugin.to_owned()]);
+        read.into_iter().map(|reading| (reading.name, reading.value)).collect()
+    }
+
+    #[test]
+    fn a_metric_is_found_again_by_the_next_version_and_shown_for_its_plugin_alone() {
+        let metrics = Metrics::default();
+        let first = metrics.make("my-tap", &counter("messages"), 8).unwrap();
+        metrics.measure(first, 3).unwrap();
+        let again = metrics.make("my-tap", &counter("messages"), 8).unwrap();
+        metrics.measure(again, 4).unwrap();
+        assert_eq!(first, again);
+        let other = metrics.make("other", &counter("messages"), 8).unwrap();
+        assert_ne!(other, first);
+        let shown = ("plugin_my_tap_messages".to_owned(), MetricValue::Counter(7));
+        assert_eq!(value(&metrics, "my-tap"), [shown]);
+        assert_eq!(value(&metrics, "gone"), []);
+    }
+
+    #[test]
+    fn a_gauge_is_set_and_moved_and_a_counter_never_falls() {
+        let metrics = Metrics::default();
+        let gauge = metrics.make("p", &wanted(MetricKind::GAUGE, "depth", &[]), 8).unwrap();
+        metrics.measure(gauge, 5).unwrap();
+        metrics.adjust(gauge, -7).unwrap();
+        assert_eq!(value(&metrics, "p"), [("plugin_p_depth".to_owned(), MetricValue::Gauge(-2))]);
+        let counter = metrics.make("q", &counter("x"), 8).unwrap();
+        assert_eq!(metrics.measure(counter, -1), Err(Status::INVALID));
+        assert_eq!(metrics.adjust(counter, 1), Err(Status::INVALID));
+        assert_eq!(metrics.measure(0, 1), Err(Status::INVALID));
+        assert_eq!(metrics.measure(9_999_999, 1), Err(Status::INVALID));
+    }
+
+    #[test]
+    fn a_histogram_counts_each_value_in_its_bucket_and_begins_anew_with_other_bounds() {
+        let metrics = Metrics::default();
+        let histogram = wanted(MetricKind::HISTOGRAM, "size", &[1, 10, 100]);
+        let number = metrics.make("p", &histogram, 8).unwrap();
+        for measured in [1, 2, 10, 100, 101] {
+            metrics.measure(number, measured).unwrap();
+        }
+        let expected =
+            MetricValue::Histogram { buckets: vec![(1, 1), (10, 3), (100, 4)], count: 5, sum: 214 };
+        assert_eq!(value(&metrics, "p"), [("plugin_p_size".to_owned(), expected)]);
+        let other = metrics.make("p", &wanted(MetricKind::HISTOGRAM, "size", &[5]), 8).unwrap();
+        assert_ne!(other, number);
+        // A thread of the version before may still count in its own.
+        metrics.measure(number, 1).unwrap();
+        let expected = MetricValue::Histogram { buckets: vec![(5, 0)], count: 0, sum: 0 };
+        assert_eq!(value(&metrics, "p"), [("plugin_p_size".to_owned(), expected)]);
+        let default = metrics.make("p", &wanted(MetricKind::HISTOGRAM, "time_us", &[]), 8).unwrap();
+        assert_eq!(metrics.get(default).unwrap().bounds[..5], [1, 2, 5, 10, 20]);
+        assert_eq!(metrics.get(default).unwrap().bounds.last(), Some(&1_000_000_000));
+    }
+
+    #[test]
+    fn what_cannot_be_is_refused_with_a_sentence() {
+        let metrics = Metrics::default();
+        let said = |wanted: &MetricRequest<'_>| metrics.make("p", wanted, 8).unwrap_err();
+        for name in ["", "Messages", "a b", "a-b", "é", &"x".repeat(65)] {
+            let (status, what) = said(&counter(name));
+            assert_eq!(status, Status::INVALID);
+            assert!(what.ends_with("a name is 1 to 64 lower case letters, digits and _"), "{what}");
+        }
+        assert!(said(&wanted(MetricKind(9), "x", &[])).1.ends_with("there is no kind 9"));
+        assert!(said(&wanted(MetricKind::HISTOGRAM, "x", &[2, 2])).1.ends_with("must grow"));
+        assert!(said(&wanted(MetricKind::GAUGE, "x", &[2])).1.ends_with("only a histogram has bounds"));
+        metrics.make("p", &counter("x"), 8).unwrap();
+        assert!(said(&wanted(MetricKind::GAUGE, "x", &[])).1.contains("another kind"));
+    }
+
+    #[test]
+    fn no_two_metrics_are_shown_under_one_name() {
+        let metrics = Metrics::default();
+        metrics.make("a", &counter("b_c"), 8).unwrap();
+        let (_, what) = metrics.make("a-b", &counter("c"), 8).unwrap_err();
+        assert_eq!(what, "makes no metric c: it would show as grapnel_plugin_a_b_c, which is a metric of a");
+        metrics.make("h", &wanted(MetricKind::HISTOGRAM, "x", &[]), 8).unwrap();
+        assert!(metrics.make("h", &counter("x_count"), 8).is_err());
+        metrics.make("h", &counter("y_sum"), 8).unwrap();
+        assert!(metrics.make("h", &wanted(MetricKind::HISTOGRAM, "y", &[]), 8).is_err());
+    }
+
+    #[test]
+    fn a_plugin_has_a_share_of_the_table() {
+        let metrics = Metrics::default();
+        for number in 0..100 {
+            metrics.make("p", &counter(&format!("x{number}")), 100).unwrap();
+        }
+        let (status, what) = metrics.make("p", &counter("y"), 100).unwrap_err();
+        assert_eq!(status, Status::FULL);
+        assert!(what.ends_with("gets no y; limits.plugin_metrics_max is 100"), "{what}");
+        metrics.make("p", &counter("x99"), 100).expect("what is there is found beyond the limit");
+        metrics.make("q", &counter("y"), 100).expect("another plugin has its own share");
+    }
+
+    #[test]
+    fn counts_of_many_threads_add_up() {
+        let metrics = Metrics::default();
+        let number = metrics.make("p", &counter("x"), 8).unwrap();
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..10_000).for_each(|_| metrics.measure(number, 1).unwrap()));
+            }
+        });
+        assert_eq!(value(&metrics, "p"), [("plugin_p_x".to_owned(), MetricValue::Counter(40_000))]);
+    }
+}

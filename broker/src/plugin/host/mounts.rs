@@ -1,0 +1,106 @@
+//! Hooks that a plugin mounts and unmounts at run time, from `load`, from a hook or from a thread
+//! of its own. The answer is immediate; the chains change when the recompiler (`recompiler`) has
+//! compiled them. Used by the services and by what compiles chains; nothing here waits for a shard.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use grapnel_plugin_abi::host::MountRequest;
+use grapnel_plugin_abi::raw::Status;
+
+use crate::plugin::file::manifest::Hook;
+
+/// A hook with the number it was given.
+#[derive(Clone)]
+pub(in crate::plugin) struct Mounted {
+    pub number: u64,
+    pub hook: Hook,
+}
+
+/// What one generation has mounted.
+pub(in crate::plugin) struct Mounts(Mutex<State>);
+
+#[derive(Default)]
+struct State {
+    /// Those that the plugin's table lists.
+    listed: Vec<Hook>,
+    /// In order of mounting.
+    mounted: Vec<Mounted>,
+    /// Since the last compilation.
+    changed: bool,
+}
+
+impl Mounts {
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Nothing yet, beside the hooks that the plugin lists itself.
+    pub(in crate::plugin) fn beside(hooks: &[Hook]) -> Mounts {
+        Mounts(Mutex::new(State { listed: hooks.to_vec(), ..State::default() }))
+    }
+
+    /// Mounts one under a number.
+    ///
+    /// # Errors
+    /// INVALID for a mount that cannot be, or a function or name that is mounted there already; FULL beyond `max`.
+    pub(in crate::plugin) fn add(
+        &self,
+        number: u64,
+        request: &MountRequest<'_>,
+        max: u64,
+    ) -> Result<(), (Status, String)> {
+        let point = request.point.name();
+        let hook = Hook::of(request).map_err(|what| (Status::INVALID, what))?;
+        let mut state = self.state();
+        let others = state.listed.iter().chain(state.mounted.iter().map(|mounted| &mounted.hook));
+        for other in others.filter(|other| other.point == hook.point) {
+            if other.same_function(&hook) {
+                let what =
+                    format!("mounts one function twice on {point}: as {} and {}", other.name, hook.name);
+                return Err((Status::INVALID, what));
+            }
+            if other.name == hook.name {
+                return Err((Status::INVALID, format!("mounts two hooks named {} on {point}", hook.name)));
+            }
+        }
+        if state.mounted.len() as u64 >= max {
+            let what = format!(
+                "has mounted {max} hooks at run time and gets no {} on {point}; limits.plugin_hooks_max is {max}",
+                hook.name
+            );
+            return Err((Status::FULL, what));
+        }
+        state.mounted.push(Mounted { number, hook });
+        state.changed = true;
+        Ok(())
+    }
+
+    /// Takes one out again.
+    ///
+    /// # Errors
+    /// STALE where it is not mounted.
+    pub(in crate::plugin) fn remove(&self, number: u64) -> Result<(), Status> {
+        let mut state = self.state();
+        let place = state.mounted.iter().position(|mounted| mounted.number == number).ok_or(Status::STALE)?;
+        state.mounted.remove(place);
+        state.changed = true;
+        Ok(())
+    }
+
+    /// What is mounted.
+    pub(in crate::plugin) fn all(&self) -> Vec<Mounted> {
+        self.state().mounted.clone()
+    }
+
+    /// What is mounted, for who compiles it now.
+    pub(in crate::plugin) fn taken(&self) -> Vec<Mounted> {
+        let mut state = self.state();
+        state.changed = false;
+        state.mounted.clone()
+    }
+
+    /// Whether something has changed since it was last taken.
+    pub(in crate::plugin) fn changed(&self) -> bool {
+        self.state().changed
+    }
+}

@@ -1,0 +1,101 @@
+//! Collects the subscriptions that shards have taken back after a change of the rules, and logs one
+//! line for each change instead of one for each client. Filled by shards, emptied by the recompiler
+//! (`recompiler`).
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+/// Time without another one after which the log is told.
+const QUIET: Duration = Duration::from_millis(300);
+/// Time after which it is told in any case.
+const LONGEST: Duration = Duration::from_secs(5);
+
+/// What the log has not been told yet. One entry for each plugin that refuses.
+#[derive(Debug, Default)]
+pub(in crate::plugin) struct Revocations {
+    by: BTreeMap<Option<Arc<str>>, u64>,
+    /// When the first and the last came.
+    since: Option<(Instant, Instant)>,
+}
+
+impl Revocations {
+    /// More were revoked; whether these are the first that the log is to be told of.
+    pub(in crate::plugin) fn add(
+        &mut self,
+        plugin: Option<Arc<str>>,
+        subscriptions: u64,
+        now: Instant,
+    ) -> bool {
+        *self.by.entry(plugin).or_default() += subscriptions;
+        let is_first = self.since.is_none();
+        self.since = Some((self.since.map_or(now, |(first, _)| first), now));
+        is_first
+    }
+
+    /// When the log is to be told; `None` where there is nothing to tell.
+    pub(in crate::plugin) fn due(&self) -> Option<Instant> {
+        self.since.map(|(first, last)| (last + QUIET).min(first + LONGEST))
+    }
+
+    /// Tells the log, and forgets it.
+    pub(in crate::plugin) fn tell(&mut self) {
+        if let Some(line) = self.take_line() {
+            tracing::warn!("{line}");
+        }
+    }
+
+    fn take_line(&mut self) -> Option<String> {
+        self.since = None;
+        let by = std::mem::take(&mut self.by);
+        let count: u64 = by.values().sum();
+        let who: Vec<String> = by
+            .iter()
+            .map(|(plugin, count)| match plugin {
+                Some(plugin) => format!("{count} refused by {plugin}"),
+                None => format!("{count} allowed by no plugin, and authorization.no_match is \"deny\""),
+            })
+            .collect();
+        let (noun, them) =
+            if count == 1 { ("subscription was", "it") } else { ("subscriptions were", "them") };
+        (count > 0).then(|| {
+            format!(
+                "{count} {noun} taken back, as client.authorize does not allow {them} any more: {}",
+                who.join(", ")
+            )
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    #[test]
+    fn what_comes_together_is_one_line() {
+        let mut all = Revocations::default();
+        assert_eq!((all.due(), all.take_line()), (None, None));
+        let start = Instant::now();
+        let at = |ms| start + Duration::from_millis(ms);
+        assert!(all.add(Some("acl".into()), 2, at(0)), "somebody has to be told to wait for it");
+        assert_eq!(all.due(), Some(at(300)));
+        assert!(!all.add(Some("acl".into()), 3, at(100)));
+        assert!(!all.add(None, 1, at(200)));
+        assert_eq!(all.due(), Some(at(500)));
+        let line = "6 subscriptions were taken back, as client.authorize does not allow them any more: 1 allowed by no plugin, and \
+                    authorization.no_match is \"deny\", 5 refused by acl";
+        assert_eq!(all.take_line().unwrap(), line);
+        assert_eq!((all.due(), all.take_line()), (None, None));
+        // A walk that takes long is told of while it goes on.
+        for n in 0..100 {
+            all.add(Some("acl".into()), 1, at(n * 100));
+        }
+        assert_eq!(all.due(), Some(at(5_000)));
+        all.take_line();
+        all.add(Some("acl".into()), 1, at(0));
+        let one =
+            "1 subscription was taken back, as client.authorize does not allow it any more: 1 refused by acl";
+        assert_eq!(all.take_line().unwrap(), one);
+    }
+}

@@ -1,0 +1,475 @@
+//! The host functions of plugins outside of events: host tables, the log, and the way of a deferred
+//! verdict to its shard. Called from any thread of any plugin. There is one set for the process,
+//! because a late thread of a plugin may outlive a manager.
+
+use std::collections::BTreeMap;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError, RwLock};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use grapnel_engine::hook::{HookPoint, PluginHandle};
+use grapnel_engine::id::ShardId;
+use grapnel_engine::shard::{Completion, OwnedChange, Revoked, ticket_shard};
+use grapnel_plugin_abi::host::{
+    self, FieldChange, HostServices, MetricRequest, MountRequest, PluginMessage, PluginThread,
+};
+use grapnel_plugin_abi::raw::{Flow, HOST_STARTING, HostApi, Scope, Slice, Status, Ticket};
+
+use super::HostSettings;
+use super::ancestry::Places;
+use super::answers::AnswerBounds;
+use super::commands::Desk;
+use super::generations::LiveGenerations;
+use super::jobs::Jobs;
+use super::leaked::{Forever, Paths, Texts};
+use super::metrics::{MetricReading, Metrics};
+use super::mounts::Mounted;
+use crate::fatal;
+use crate::plugin::file::manifest::Hook;
+use crate::shard::handle::ShardHandle;
+use crate::shard::limits::ShellLimits;
+
+/// What plugins may request, and what is known of the generations that may.
+#[derive(Default)]
+pub(in crate::plugin) struct Services {
+    pub(super) shards: RwLock<Vec<ShardHandle>>,
+    pub(super) answer_bounds: RwLock<AnswerBounds>,
+    /// By the low half of a handle.
+    names: RwLock<Texts>,
+    metrics: Metrics,
+    pub(super) desk: Desk,
+    generations: LiveGenerations,
+    ancestry: Mutex<Places>,
+    limits: RwLock<ShellLimits>,
+    jobs: RwLock<Option<Jobs>>,
+    /// Number of the last mount.
+    mounted: AtomicU64,
+    /// How often each plugin was tripped.
+    trips: Mutex<BTreeMap<Arc<str>, u64>>,
+    /// How many brokers of this process load what they start with.
+    starting: AtomicUsize,
+}
+
+/// Host tables of the first generations, in memory of the program's own: they stay for ever, so that the heap has no part in them.
+static HOSTS: [OnceLock<HostApi>; HOSTS_MAX] = [const { OnceLock::new() }; HOSTS_MAX];
+static HOSTS_TAKEN: AtomicUsize = AtomicUsize::new(0);
+/// As many as may be retired by default, and some that are loaded.
+const HOSTS_MAX: usize = 4096 + 64;
+
+/// Those of the generations beyond.
+static MORE_HOSTS: Mutex<Forever<HostApi>> = Mutex::new(Forever::new());
+
+/// The files that plugins were loaded from.
+static FILES: Mutex<Paths> = Mutex::new(Paths::new());
+
+impl Services {
+    /// Those of this process: a late thread of a plugin may outlive a manager, and calls functions that know no manager.
+    pub(in crate::plugin) fn of_process() -> &'static Services {
+        static SERVICES: std::sync::LazyLock<Services> = std::sync::LazyLock::new(Services::default);
+        &SERVICES
+    }
+
+    /// Says who does what plugins ask for, and within which bounds; from here on they are answered.
+    pub(in crate::plugin) fn attach(&'static self, settings: &HostSettings) {
+        *self.shards.write().unwrap_or_else(PoisonError::into_inner) = settings.shards.clone();
+        *self.answer_bounds.write().unwrap_or_else(PoisonError::into_inner) =
+            AnswerBounds::of(&settings.message_limits);
+        self.desk.attach(settings);
+        *self.limits.write().unwrap_or_else(PoisonError::into_inner) = settings.limits.clone();
+        // It has been said before where there was another manager in this process: the services are the same.
+        let _ = host::install_services(self);
+    }
+
+    /// The handle of a generation of a plugin, which knows its name from now on and for ever: a late thread of a retired plugin may
+    /// still log. The name's number is in the low half, the generation in the high one.
+    pub(in crate::plugin) fn handle_of(&self, name: &str, generation: u32) -> PluginHandle {
+        let number = self.names.write().unwrap_or_else(PoisonError::into_inner).number(name);
+        PluginHandle(u64::from(generation) << 32 | u64::from(number))
+    }
+
+    /// The name of a plugin that is or was loaded.
+    pub(in crate::plugin) fn name_of(&self, handle: PluginHandle) -> Option<Arc<str>> {
+        self.names.read().unwrap_or_else(PoisonError::into_inner).text(handle.0 as u32).cloned()
+    }
+
+    /// What the plugins of these names have measured.
+    pub(in crate::plugin) fn metrics(&self, plugins: &[String]) -> Vec<MetricReading> {
+        self.metrics.read(plugins)
+    }
+
+    /// Who does from now on what plugins ask for and no hook may wait for.
+    pub(in crate::plugin) fn attend(&self, jobs: Jobs) {
+        *self.jobs.write().unwrap_or_else(PoisonError::into_inner) = Some(jobs);
+    }
+
+    /// A shard does not call a plugin any more, because it has failed too often there.
+    pub(in crate::plugin) fn tripped(&self, plugin: PluginHandle, shard: ShardId) {
+        if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
+            jobs.tripped(plugin, shard);
+        }
+    }
+
+    /// Subscriptions were taken back because this plugin refuses them, or, where there is none, because no plugin allows them.
+    pub(in crate::plugin) fn revoked(&self, revoked: Revoked) {
+        if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
+            let name = revoked.plugin.map(|plugin| self.name_of(plugin).unwrap_or_else(|| "unknown".into()));
+            jobs.revoked(name, revoked.subscriptions);
+        }
+    }
+
+    /// When a plugin that was tripped is called again by itself.
+    pub(in crate::plugin) fn rearm_after(&self) -> Option<Duration> {
+        let rearm_ms = self.limit(|limits| limits.breaker_rearm_ms);
+        (rearm_ms > 0).then(|| Duration::from_millis(rearm_ms))
+    }
+
+    /// A plugin was tripped.
+    pub(in crate::plugin) fn count_trip(&self, name: &Arc<str>) {
+        *self.trips.lock().unwrap_or_else(PoisonError::into_inner).entry(Arc::clone(name)).or_default() += 1;
+    }
+
+    /// How often each plugin was tripped, by name.
+    pub(in crate::plugin) fn trips(&self) -> Vec<(Arc<str>, u64)> {
+        let trips = self.trips.lock().unwrap_or_else(PoisonError::into_inner);
+        trips.iter().map(|(name, count)| (Arc::clone(name), *count)).collect()
+    }
+
+    /// A number that is larger than all before it, for the order of mounting.
+    pub(in crate::plugin) fn next_mount(&self) -> u64 {
+        self.mounted.fetch_add(1, Ordering::Relaxed) + 1
+    }
+
+    /// From now on a generation of a plugin may ask for things; its `load` is next. `hooks` are those it lists itself. Gives its bit in
+    /// the ancestry of messages, and `None`, after which it may not, where none is left.
+    pub(in crate::plugin) fn admit(
+        &self,
+        handle: PluginHandle,
+        name: &Arc<str>,
+        hooks: &[Hook],
+    ) -> Option<u8> {
+        let bit = self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).take(name)?;
+        self.desk.admit(handle, name, bit, hooks.iter().any(|hook| may_add_messages(hook.point)));
+        self.generations.begin(handle, Arc::clone(name), hooks);
+        Some(bit)
+    }
+
+    /// A generation has ended: whatever it asks for is refused.
+    pub(in crate::plugin) fn dismiss(&self, handle: PluginHandle, bit: u8) {
+        let led = self.desk.dismiss(handle);
+        self.ancestry.lock().unwrap_or_else(PoisonError::into_inner).leave(bit, led);
+        self.end(handle);
+    }
+
+    /// What a generation has mounted at run time, in order.
+    pub(in crate::plugin) fn mounts(&self, handle: PluginHandle) -> Vec<Mounted> {
+        self.generations.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()
+    }
+
+    /// What a generation has mounted at run time, without taking note of it.
+    pub(in crate::plugin) fn mounted_by(&self, handle: PluginHandle) -> Vec<Mounted> {
+        self.generations.of(handle.0).map(|life| life.mounts.all()).unwrap_or_default()
+    }
+
+    /// Whether a generation has mounted or unmounted something since it was last asked for its mounts.
+    pub(in crate::plugin) fn mounts_changed(&self, handle: PluginHandle) -> bool {
+        self.generations.of(handle.0).is_ok_and(|life| life.mounts.changed())
+    }
+
+    /// Time that threads have to end which were started without one of their own.
+    pub(in crate::plugin) fn thread_join(&self) -> Duration {
+        Duration::from_millis(self.limit(|limits| limits.plugin_thread_join_ms))
+    }
+
+    /// The threads of a generation are asked to end, and are answered on. When they were first asked, and how long they may take by what
+    /// they were started with; `None` where it has ended.
+    pub(in crate::plugin) fn begin_end(&self, handle: PluginHandle) -> Option<(Instant, Duration)> {
+        self.generations.begin_end(handle)
+    }
+
+    /// Waits until the threads of a generation have ended, at most until then; whether they have.
+    pub(in crate::plugin) fn wait_ended(&self, handle: PluginHandle, until: Instant) -> bool {
+        self.generations.wait_ended(handle, until)
+    }
+
+    /// How long the threads of all that live may take to end.
+    pub(in crate::plugin) fn patience(&self) -> Duration {
+        self.generations.patience()
+    }
+
+    /// How much longer the threads of a generation that is to end may take, milliseconds.
+    pub(in crate::plugin) fn ends_within_ms(&self, name: &str, generation: u32) -> Option<u64> {
+        let left = self.generations.ends_within(self.handle_of(name, generation))?;
+        Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// Somebody is to end in the background.
+    pub(in crate::plugin) fn retiring(&self) {
+        if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
+            jobs.retiring();
+        }
+    }
+
+    /// A generation's end: it gets STALE from now on, and its threads are joined. How many have not ended; may be asked again.
+    pub(in crate::plugin) fn end(&self, handle: PluginHandle) -> usize {
+        self.end_within(handle, self.thread_join())
+    }
+
+    /// The same with threads that may take so long from when they were asked.
+    pub(in crate::plugin) fn end_within(&self, handle: PluginHandle, join: Duration) -> usize {
+        self.generations.end(handle, join)
+    }
+
+    /// How many threads still run of a generation that has ended or is to end.
+    pub(in crate::plugin) fn threads_left(&self, name: &str, generation: u32) -> usize {
+        self.generations.threads_left(self.handle_of(name, generation))
+    }
+
+    /// Whoever is loaded until this is dropped is loaded by the start of a broker, and broker.started is still to come.
+    pub(in crate::plugin) fn starting(&self) -> impl Drop {
+        struct Starting<'a>(&'a AtomicUsize);
+        impl Drop for Starting<'_> {
+            fn drop(&mut self) {
+                self.0.fetch_sub(1, Ordering::Relaxed);
+            }
+        }
+        self.starting.fetch_add(1, Ordering::Relaxed);
+        Starting(&self.starting)
+    }
+
+    /// The functions that a generation of a plugin may call from now on, at any time and from any thread of its own.
+    pub(in crate::plugin) fn host_table(
+        &self,
+        handle: PluginHandle,
+        shards: u32,
+        file: &Path,
+    ) -> &'static HostApi {
+        let file = FILES.lock().unwrap_or_else(PoisonError::into_inner).keep(file);
+        let flags = if self.starting.load(Ordering::Relaxed) > 0 { HOST_STARTING } else { 0 };
+        let file = Slice::of(file.as_os_str().as_bytes());
+        let table = HostApi { file, flags, ..host::host_api(handle.0, shards) };
+        match HOSTS.get(HOSTS_TAKEN.fetch_add(1, Ordering::Relaxed)) {
+            // Each place is given once, so that it is this table that it gets.
+            Some(place) => place.get_or_init(|| table),
+            None => MORE_HOSTS.lock().unwrap_or_else(PoisonError::into_inner).keep(table),
+        }
+    }
+}
+
+/// Whether a hook at this point may lead to messages without asking the desk.
+fn may_add_messages(point: HookPoint) -> bool {
+    point == HookPoint::MessagePublish
+}
+
+impl Services {
+    fn limit(&self, which: impl FnOnce(&ShellLimits) -> u64) -> u64 {
+        which(&self.limits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// A refusal, with its sentence in the log.
+    fn refused(&self, plugin: u64, (status, what): (Status, String)) -> Status {
+        self.log(plugin, 2, &format!("it {what}"));
+        status
+    }
+
+    fn remount(&self) {
+        if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
+            jobs.remount();
+        }
+    }
+}
+
+impl HostServices for Services {
+    fn log(&self, plugin: u64, level: u32, message: &str) {
+        let name = self.name_of(PluginHandle(plugin)).unwrap_or_else(|| "unknown".into());
+        let name = &*name;
+        match level {
+            1 => tracing::error!(target: "grapnel::plugin", plugin = name, "{message}"),
+            2 => tracing::warn!(target: "grapnel::plugin", plugin = name, "{message}"),
+            3 => tracing::info!(target: "grapnel::plugin", plugin = name, "{message}"),
+            4 => tracing::debug!(target: "grapnel::plugin", plugin = name, "{message}"),
+            _ => tracing::trace!(target: "grapnel::plugin", plugin = name, "{message}"),
+        }
+    }
+
+    fn complete(&self, ticket: Ticket, flow: Flow, changes: &[FieldChange<'_>]) -> Result<(), Status> {
+        if !matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::FAULT | Flow::UNANSWERED) {
+            return Err(Status::INVALID);
+        }
+        let shards = self.shards.read().unwrap_or_else(PoisonError::into_inner);
+        let shard = shards.get(ticket_shard(ticket.0).index()).ok_or(Status::STALE)?;
+        let bounds = *self.answer_bounds.read().unwrap_or_else(PoisonError::into_inner);
+        if let Err(reason) = bounds.check(changes) {
+            shard.refuse_answer(ticket.0, reason);
+            return Err(Status::FULL);
+        }
+        let changes = changes.iter().map(|change| OwnedChange {
+            field: change.field,
+            index: change.index,
+            number: change.number,
+            bytes: Bytes::copy_from_slice(change.bytes),
+            key: Bytes::copy_from_slice(change.key),
+        });
+        shard.complete(Completion { ticket: ticket.0, flow, changes: changes.collect() });
+        Ok(())
+    }
+
+    fn metric(&self, plugin: u64, metric: &MetricRequest<'_>) -> Result<u64, Status> {
+        let life = self.generations.of(plugin)?;
+        let made = self.metrics.make(&life.name, metric, self.limit(|limits| limits.plugin_metrics_max));
+        made.map_err(|refusal| self.refused(plugin, refusal))
+    }
+
+    fn measure(&self, metric: u64, value: i64) -> Result<(), Status> {
+        self.metrics.measure(metric, value)
+    }
+
+    fn adjust(&self, metric: u64, by: i64) -> Result<(), Status> {
+        self.metrics.adjust(metric, by)
+    }
+
+    fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
+        self.desk.publish(plugin, message)
+    }
+
+    fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
+        self.desk.in_flight(plugin, flow)
+    }
+
+    fn kick(&self, plugin: u64, client_id: &str, reason: u8, discard: bool) -> Result<(), Status> {
+        self.desk.kick(plugin, client_id, reason, discard)
+    }
+
+    fn subscribe(
+        &self,
+        plugin: u64,
+        client_id: &str,
+        filter: &str,
+        options: u8,
+        subscription_id: u32,
+    ) -> Result<(), Status> {
+        self.desk.subscribe(plugin, client_id, filter, options, subscription_id)
+    }
+
+    fn unsubscribe(&self, plugin: u64, client_id: &str, filter: &str) -> Result<(), Status> {
+        self.desk.unsubscribe(plugin, client_id, filter)
+    }
+
+    fn invalidate(&self, plugin: u64, scope: Scope, what: &str) -> Result<(), Status> {
+        self.desk.invalidate(plugin, scope, what)
+    }
+
+    fn mail(&self, plugin: u64, to_shard: u32, number: u64, bytes: &[u8]) -> Result<(), Status> {
+        self.desk.mail(plugin, to_shard, number, bytes)
+    }
+
+    fn timer(&self, plugin: u64, after_ms: u64, number: u64) -> Result<u64, Status> {
+        self.desk.timer(plugin, after_ms, number)
+    }
+
+    fn cancel_timer(&self, plugin: u64, timer: u64) -> Result<(), Status> {
+        self.desk.cancel_timer(plugin, timer)
+    }
+
+    fn replay(&self, plugin: u64) -> Result<(), Status> {
+        self.desk.replay(plugin)
+    }
+
+    fn spawn(&self, plugin: u64, name: &str, thread: PluginThread, join_ms: u64) -> Result<(), Status> {
+        let life = self.generations.of(plugin)?;
+        let max = self.limit(|limits| limits.plugin_threads_max);
+        let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
+        let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
+        life.threads.spawn(name, max, patience, thread, enter)
+    }
+
+    fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {
+        let Ok(life) = self.generations.of(plugin) else { return true };
+        // A shard waits for nothing.
+        let timeout_ms = if ShardHandle::here().is_some() { 0 } else { timeout_ms };
+        life.threads.wait_stop(Duration::from_millis(u64::from(timeout_ms)))
+    }
+
+    fn hook(&self, plugin: u64, mount: &MountRequest<'_>) -> Result<u64, Status> {
+        let life = self.generations.of(plugin)?;
+        if life.threads.ending_since().is_some() {
+            return Err(Status::STALE);
+        }
+        if may_add_messages(mount.point) {
+            self.desk.will_lead(plugin)?;
+        }
+        let max = self.limit(|limits| limits.plugin_hooks_max);
+        let number = self.next_mount();
+        life.mounts.add(number, mount, max).map_err(|refusal| self.refused(plugin, refusal))?;
+        self.remount();
+        Ok(number)
+    }
+
+    fn unhook(&self, plugin: u64, hook: u64) -> Result<(), Status> {
+        self.generations.of(plugin)?.mounts.remove(hook)?;
+        self.remount();
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use grapnel_engine::limits::Limits;
+    use grapnel_plugin_abi::raw::Field;
+
+    use super::*;
+
+    #[test]
+    fn every_generation_is_called_by_its_name_and_has_a_table_of_its_own() {
+        let services = Services::of_process();
+        // More than there are places for in the program's own memory.
+        let first: Vec<_> = (1..=5_000).map(|generation| services.handle_of("first", generation)).collect();
+        let second = services.handle_of("second", 1);
+        let named = |handle| services.name_of(handle).unwrap().to_string();
+        assert!(first.iter().all(|handle| named(*handle) == "first"));
+        assert_eq!(named(second), "second");
+        assert_eq!(services.name_of(PluginHandle(1 << 32 | 0xffff_ffff)), None);
+        let mut tables: Vec<_> = first
+            .iter()
+            .map(|handle| services.host_table(*handle, 2, Path::new("/plugins/first.so")))
+            .collect();
+        assert!(
+            tables.iter().zip(&first).all(|(table, handle)| table.plugin == handle.0 && table.shards == 2)
+        );
+        tables.dedup_by_key(|table| std::ptr::from_ref(*table));
+        assert_eq!(tables.len(), 5_000);
+    }
+
+    #[test]
+    fn a_completion_reaches_the_shard_that_gave_the_ticket_out() {
+        let shards = [ShardHandle::new(ShardId(0)), ShardHandle::new(ShardId(1))];
+        let services = Services::default();
+        *services.shards.write().unwrap() = shards.to_vec();
+        let limits = Limits { packet_bytes_max: 3, topic_bytes_max: 2, ..Limits::default() };
+        *services.answer_bounds.write().unwrap() = AnswerBounds::of(&limits);
+        let change = |bytes| FieldChange { field: Field::PAYLOAD, index: 0, number: 0, bytes, key: b"" };
+        let ticket = Ticket(1 << 56 | 7);
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"12345678")]), Ok(()));
+        let completion = shards[1].next_completion().unwrap();
+        assert_eq!((completion.ticket, completion.flow), (ticket.0, Flow::STOP));
+        assert_eq!(&completion.changes[0].bytes[..], b"12345678");
+        assert!(shards[0].next_completion().is_none());
+
+        // One byte and one change too many: refused as a whole, and the shard is told why.
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"123456789")]), Err(Status::FULL));
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1"); 4]), Err(Status::FULL));
+        let mut refused = std::iter::from_fn(|| shards[1].next_refused());
+        assert_eq!(refused.next(), Some((ticket.0, "9 bytes in 1 changes are more than 8".to_owned())));
+        assert_eq!(refused.next(), Some((ticket.0, "4 changes are more than 3".to_owned())));
+        assert_eq!(refused.next(), None);
+        assert_eq!(services.complete(ticket, Flow::STOP, &[change(b"1234"); 3]), Ok(()));
+        assert_eq!(shards[1].next_completion().unwrap().changes.len(), 3);
+        assert_eq!(services.complete(ticket, Flow::DEFER, &[]), Err(Status::INVALID));
+        assert_eq!(services.complete(ticket, Flow(9), &[]), Err(Status::INVALID));
+        assert_eq!(services.complete(Ticket(2 << 56 | 7), Flow::STOP, &[]), Err(Status::STALE));
+        assert!(shards[1].next_completion().is_none());
+    }
+}

@@ -1,0 +1,495 @@
+//! The plugin manager: loads, reloads and unloads plugins, each in a transaction over all shards. Called
+//! at the start and by the control plane, on threads that may block: every method may wait as long as
+//! shards may take to answer.
+
+pub(super) mod access;
+mod active;
+mod broadcast;
+mod change;
+mod handover;
+mod json_merge;
+mod loaded;
+mod loader_state;
+pub(super) mod order;
+pub(super) mod overrides;
+mod recompiler;
+pub(super) mod record;
+mod retired;
+mod retiring;
+pub(super) mod settings;
+mod start;
+mod state_file;
+pub(super) mod stats;
+mod swap;
+mod view;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, RwLock};
+use std::time::Duration;
+
+use grapnel_engine::hook::HookPoint;
+use grapnel_engine::id::ShardId;
+use serde_json::Value;
+
+use active::{Active, Defaults, Wanted, compile, slots};
+use handover::Handover;
+use loader_state::{LoaderState, Totals, absorb, merge};
+use recompiler::Recompiler;
+use record::Record;
+use settings::{LoadRequest, Settings};
+use stats::HookStats;
+use view::View;
+
+use super::error::LoadError;
+use super::file::copies::Copies;
+use super::file::lookup::{self, is_name};
+use super::file::manifest::Opened;
+use super::host::metrics::MetricReading;
+use super::host::services::Services;
+use super::report::{ByHand, HookReport, Origin, PluginInfo, PluginList, Unloaded};
+use crate::config::PluginConfig;
+
+/// All plugins of a broker. One per process.
+pub struct PluginManager {
+    settings: Settings,
+    services: &'static Services,
+    record: Option<Record>,
+    /// Whether the broker stops, for a transaction that is under way.
+    stopping: Arc<AtomicBool>,
+    /// Held for the length of a transaction.
+    loader: Arc<Mutex<LoaderState>>,
+    view: Arc<RwLock<View>>,
+    /// What the configuration has for plugins, since the start.
+    configured: OnceLock<Vec<PluginConfig>>,
+    _recompiler: Recompiler,
+}
+
+impl std::fmt::Debug for PluginManager {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PluginManager").field("settings", &self.settings).finish_non_exhaustive()
+    }
+}
+
+impl PluginManager {
+    /// A manager without a plugin. Plugins' completions go to these shards from now on.
+    ///
+    /// # Errors
+    /// Where the folder for private copies can be made neither in its place nor among temporary files.
+    pub fn new(settings: Settings) -> io::Result<PluginManager> {
+        let copies = Copies::make_in_either(settings.copies_dir.as_deref(), &std::env::temp_dir())?;
+        let services = Services::of_process();
+        services.attach(&settings.host());
+        let defaults = Defaults { deadline_ms: settings.defer_deadline_ms };
+        let loader = LoaderState::new(
+            services,
+            settings.shards.clone(),
+            settings.answer_timeout,
+            defaults,
+            copies,
+            settings.state_bounds(),
+            access::Access::new(settings.listeners.clone(), settings.no_match_allow),
+        );
+        let mut loader = loader;
+        let stopping = Arc::clone(&loader.stopping);
+        if let Some(record) = &settings.record
+            && let Err(error) = loader.overrides.read(&overrides::file_beside(record))
+        {
+            tracing::error!("what was set for hooks through ctl does not come back: {error}");
+        }
+        let (loader, view) = (Arc::new(Mutex::new(loader)), Arc::<RwLock<View>>::default());
+        let recompiler = Recompiler::start(Arc::clone(&loader), Arc::clone(&view))?;
+        services.attend(recompiler.jobs());
+        let record = settings.record.clone().map(Record::at);
+        let configured = OnceLock::new();
+        Ok(PluginManager {
+            settings,
+            services,
+            record,
+            stopping,
+            loader,
+            view,
+            configured,
+            _recompiler: recompiler,
+        })
+    }
+
+    /// Loads a plugin on every shard, or on none.
+    ///
+    /// # Errors
+    /// [`LoadError`]; everything that had been done is undone.
+    pub fn load(&self, request: LoadRequest) -> Result<PluginInfo, LoadError> {
+        self.load_by_hand(request).map(|ByHand { plugin, .. }| plugin)
+    }
+
+    /// The same; says too whether the configuration has had a part in it.
+    ///
+    /// # Errors
+    /// As [`PluginManager::load`].
+    pub fn load_by_hand(&self, request: LoadRequest) -> Result<ByHand, LoadError> {
+        let LoadRequest { source, name, config, merge, priority, once } = request;
+        let by_path = lookup::is_path(&source);
+        let absolute = std::path::absolute(&source).ok().filter(|_| by_path);
+        let source = absolute.map_or(source, |path| path.display().to_string());
+        let name = name.or_else(|| (!by_path).then(|| source.clone()));
+        let origin = if once { Origin::Once } else { Origin::Recorded };
+        let mut wanted = Wanted { name, source, config, priority, origin, disabled: false };
+        let table = |name: &str| self.configured.get()?.iter().find(|table| merge && table.name == name);
+        if let Some(path) = wanted.name.as_deref().and_then(table).and_then(|table| table.path.as_ref())
+            && !by_path
+        {
+            wanted.source = path.display().to_string();
+        }
+        let mut loader = self.begin();
+        let mut configured_at = None;
+        let result = self.open(&mut loader, &wanted).and_then(|opened| {
+            if let Some(table) = table(&opened.name) {
+                wanted = wanted.over(table);
+                configured_at = Some(table.origin.to_string());
+            }
+            self.load_in(&mut loader, &wanted, opened)
+        });
+        self.end(loader);
+        let plugin = result?;
+        let plugin = self.recorded(&plugin.name).unwrap_or(plugin);
+        Ok(ByHand { plugin, configured_at })
+    }
+
+    /// Takes a plugin out of every chain and ends it. Its code stays mapped. One that failed is forgotten. A plugin of the
+    /// configuration comes back with the next start.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`]; [`LoadError::NeededBy`], [`LoadError::LastGuard`] or [`LoadError::Shard`], after which it is still
+    /// loaded.
+    pub fn unload(&self, name: &str) -> Result<Unloaded, LoadError> {
+        self.unload_with(name, false)
+    }
+
+    /// The same; with `force` also where nobody would decide any more who may connect or what clients may do.
+    ///
+    /// # Errors
+    /// As [`PluginManager::unload`].
+    pub fn unload_with(&self, name: &str, force: bool) -> Result<Unloaded, LoadError> {
+        let mut loader = self.begin();
+        let before = self.view().active.clone();
+        let Some(plugin) = before.iter().find(|plugin| &*plugin.name == name) else {
+            let mut view = self.view_mut();
+            let known = view.failed.len();
+            view.failed.retain(|failed| failed.name() != name);
+            if view.failed.len() == known {
+                return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&view.active) });
+            }
+            drop(view);
+            self.write_record();
+            return Ok(Unloaded { unloaded: name.to_owned(), ..Unloaded::default() });
+        };
+        let by: Vec<String> = needed_by(name, &before).map(|other| other.name.to_string()).collect();
+        if !by.is_empty() {
+            return Err(LoadError::NeededBy { doing: "unload", name: name.to_owned(), by });
+        }
+        let after: Vec<_> = before.iter().filter(|other| !Arc::ptr_eq(other, plugin)).cloned().collect();
+        loader.check_access(("unload", name), (&slots(&before), &slots(&after)), force)?;
+        loader.swap(name, &slots(&before), &slots(&after))?;
+        if plugin.is_enabled() {
+            plugin.loaded.deactivate();
+        }
+        self.commit(&mut loader, after, |_| {});
+        loader.discard(plugin);
+        tracing::info!(plugin = name, generation = plugin.generation, "unloaded");
+        let unloaded = Unloaded {
+            unloaded: name.to_owned(),
+            mapped_bytes: plugin.loaded.library.bytes,
+            threads_left: self.services.threads_left(name, plugin.generation),
+            ends_within_ms: self.services.ends_within_ms(name, plugin.generation),
+        };
+        drop(before);
+        self.end(loader);
+        self.write_record();
+        Ok(unloaded)
+    }
+
+    /// All plugins: those that are loaded in order of mounting, those that failed, and what is gone but mapped.
+    pub fn list(&self) -> PluginList {
+        self.view().list(self.services)
+    }
+
+    /// One plugin, loaded or failed.
+    pub fn show(&self, name: &str) -> Option<PluginInfo> {
+        let view = self.view();
+        let mut info = view.show(name)?;
+        info.warnings.extend(self.lost_by_a_restart(&view, name));
+        Some(info)
+    }
+
+    /// What to say of a plugin that runs with another configuration than the broker's own configuration has for it, which is in
+    /// force again after a restart.
+    fn lost_by_a_restart(&self, view: &View, name: &str) -> Option<String> {
+        let table = self.configured.get()?.iter().find(|table| table.name == name)?;
+        let plugin = view.active.iter().find(|plugin| &*plugin.name == name)?;
+        let config_of = |config: &Value| config.as_object().cloned().unwrap_or_default();
+        let differs = config_of(&plugin.wanted().config) != config_of(&table.config);
+        let at = &table.origin;
+        differs.then(|| {
+            format!(
+                "its configuration is not the one of [plugins.{name}] at {at}, which is in force again after a restart of the \
+                 broker: to keep what it has now, write it there"
+            )
+        })
+    }
+
+    /// Lets a plugin that was tripped be called again; nothing where it was not.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`], or [`LoadError::Shard`], after which it is still tripped.
+    pub fn rearm(&self, name: &str) -> Result<PluginInfo, LoadError> {
+        let mut loader = self.begin();
+        let active = self.view().active.clone();
+        let Some(plugin) = active.iter().find(|plugin| &*plugin.name == name) else {
+            return Err(LoadError::NotLoaded { name: name.to_owned(), loaded: names(&active) });
+        };
+        if let Some(shard) = plugin.rearm() {
+            loader.swap(name, &slots(&active), &slots(&active)).inspect_err(|_| {
+                plugin.trip(shard);
+            })?;
+            tracing::info!(plugin = name, "the plugin that was tripped is called again");
+        }
+        self.end(loader);
+        Ok(plugin.info())
+    }
+
+    /// What every link did, by shard and summed.
+    pub fn hook_stats(&self) -> HookStats {
+        let Counted { active, totals, unanswered, .. } = self.counted();
+        stats::of(&active, &totals, unanswered)
+    }
+
+    /// How often each plugin was tripped, by name.
+    pub fn trips(&self) -> Vec<(Arc<str>, u64)> {
+        self.services.trips()
+    }
+
+    /// What the plugins that are loaded have measured with metrics of their own.
+    pub fn metrics(&self) -> Vec<MetricReading> {
+        let names: Vec<String> = names(&self.view().active);
+        self.services.metrics(&names)
+    }
+
+    /// The compiled chains with what each link did, summed over the shards. `all` lists points without a link too.
+    pub fn hooks(&self, all: bool) -> HookReport {
+        let Counted { active, totals, generation, unanswered } = self.counted();
+        // Compiled as for a shard, so that the order is that of the calls.
+        let defaults = Defaults { deadline_ms: self.settings.defer_deadline_ms };
+        let table = compile(generation, &slots(&active), ShardId(0), defaults);
+        let rows = HookPoint::ALL
+            .iter()
+            .flat_map(|point| view::rows(&table, *point, &active, &totals, all))
+            .collect();
+        HookReport { rows, generation, unanswered }
+    }
+
+    /// The plugins with what their links did: in the chains that were, and in those in force.
+    fn counted(&self) -> Counted {
+        loop {
+            let (active, totals, generation) = {
+                let view = self.view();
+                (view.active.clone(), view.totals.clone(), view.table_generation)
+            };
+            let mut counted = Counted { active, totals, generation, unanswered: Vec::new() };
+            let mut newest = 0;
+            for handle in &self.settings.shards {
+                let answer = handle.call(self.settings.answer_timeout, |shard| {
+                    let mut counted = Totals::new();
+                    absorb(&mut counted, shard.id(), shard.chains());
+                    (shard.chains().generation(), counted)
+                });
+                match answer {
+                    Ok((generation, more)) => {
+                        newest = newest.max(generation);
+                        merge(&mut counted.totals, more);
+                    }
+                    Err(_) => counted.unanswered.push(handle.id().0),
+                }
+            }
+            if newest <= generation {
+                return counted;
+            }
+            // A shard has chains that are newer than what was read: those before them have been counted nowhere. The transaction
+            // that is about to note it is waited for.
+            drop(self.begin());
+            if self.view().table_generation <= generation {
+                return counted;
+            }
+        }
+    }
+
+    /// How long [`PluginManager::shutdown`] waits for threads that bring something to its end.
+    pub fn patience(&self) -> Duration {
+        self.services.patience()
+    }
+
+    /// Ends every plugin, the last one first, while the shards still answer, and waits for threads that bring something to its end:
+    /// those of all plugins at a time. The record stays: what was loaded comes back.
+    pub fn shutdown(&self) {
+        self.stopping.store(true, Ordering::Relaxed);
+        let mut loader = self.begin();
+        let mut active = self.view().active.clone();
+        let mut ending = Vec::new();
+        while let Some(plugin) = active.pop() {
+            let before: Vec<_> = active.iter().chain([&plugin]).cloned().collect();
+            if let Err(error) = loader.swap(&plugin.name, &slots(&before), &slots(&active)) {
+                tracing::warn!("{error}; it is not told that the broker ends");
+                continue;
+            }
+            if plugin.is_enabled() {
+                plugin.loaded.deactivate();
+            }
+            self.services.begin_end(plugin.handle());
+            self.commit(&mut loader, active.clone(), |_| {});
+            ending.push(plugin);
+        }
+        for plugin in ending {
+            if let Some((asked, patience)) = self.services.begin_end(plugin.handle()) {
+                self.services.wait_ended(plugin.handle(), asked + patience);
+            }
+            loader.discard(&plugin);
+            self.commit_counts(&mut loader);
+            drop(plugin);
+            loader.reap();
+        }
+        loader.wait_retiring();
+    }
+
+    /// What comes before any code of the plugin's: name, limits, file. Then the file is opened.
+    fn open(&self, loader: &mut LoaderState, wanted: &Wanted) -> Result<Opened, LoadError> {
+        let known = wanted.name.clone().unwrap_or_else(|| wanted.source.clone());
+        if let Some(name) = &wanted.name
+            && !is_name(name)
+        {
+            return Err(LoadError::Name { name: name.clone() });
+        }
+        if !wanted.config.is_object() && !wanted.config.is_null() {
+            return Err(LoadError::ConfigShape { name: known });
+        }
+        let (retired, bytes) = self.view().retired.totals();
+        let full = retired >= self.settings.retired_max;
+        let full = full.then_some(LoadError::RetiredFull { name: known, retired, bytes });
+        let file = lookup::find(&wanted.source, &self.settings.plugins_dir)?;
+        loader.open(wanted, file, full)
+    }
+
+    /// Puts an opened plugin behind those that are there.
+    fn load_in(
+        &self,
+        loader: &mut LoaderState,
+        wanted: &Wanted,
+        opened: Opened,
+    ) -> Result<PluginInfo, LoadError> {
+        let before = self.view().active.clone();
+        let new = loader.stage(&with_object(wanted), opened, &before)?;
+        let after: Vec<_> = before.iter().chain([&new]).cloned().collect();
+        if let Err(error) = loader.swap(&new.name, &slots(&before), &slots(&after)) {
+            loader.discard(&new);
+            return Err(error);
+        }
+        if new.is_enabled()
+            && let Err(said) = new.loaded.activate()
+        {
+            let shards = self.settings.shards.clone();
+            loader.swap_back(&shards, &slots(&before), &Handover::default());
+            loader.discard(&new);
+            return Err(LoadError::Activate { name: new.name.to_string(), said });
+        }
+        self.commit(loader, after, |view| view.failed.retain(|failed| failed.name() != &*new.name));
+        tracing::info!(plugin = &*new.name, version = new.about.version, file = %new.file.display(), "loaded");
+        new.tell_unmounted();
+        Ok(new.info())
+    }
+
+    /// Remembers what was loaded through ctl; the plugin of this name is told of it if that fails.
+    fn recorded(&self, name: &str) -> Option<PluginInfo> {
+        if let Err(error) = self.write_record_to_disk()
+            && let Some(plugin) = self.view().active.iter().find(|plugin| &*plugin.name == name)
+        {
+            plugin.warn(format!("it works, but will not come back as it is after a restart: {error}"));
+        }
+        self.show(name)
+    }
+
+    fn write_record(&self) {
+        if let Err(error) = self.write_record_to_disk() {
+            tracing::error!("a restart will not know what was unloaded: {error}");
+        }
+    }
+
+    fn write_record_to_disk(&self) -> io::Result<()> {
+        let Some(record) = &self.record else { return Ok(()) };
+        let recorded = self.view().recorded();
+        record
+            .write(&recorded)
+            .map_err(|error| io::Error::new(error.kind(), format!("{}: {error}", record.path().display())))
+    }
+
+    fn begin(&self) -> MutexGuard<'_, LoaderState> {
+        let mut loader = self.loader.lock().unwrap_or_else(PoisonError::into_inner);
+        loader.reap();
+        loader
+    }
+
+    /// The end of a transaction, whatever became of it: what was mapped on the way is retired, plugins' own ends run.
+    fn end(&self, mut loader: MutexGuard<'_, LoaderState>) {
+        self.commit_counts(&mut loader);
+        let slots = slots(&self.view().active);
+        loader.tell_access(&slots);
+        loader.reap();
+    }
+
+    fn commit(&self, loader: &mut LoaderState, active: Vec<Arc<Active>>, also: impl FnOnce(&mut View)) {
+        let mut view = self.view_mut();
+        view.active = active;
+        also(&mut view);
+        drop(view);
+        self.commit_counts(loader);
+    }
+
+    fn commit_counts(&self, loader: &mut LoaderState) {
+        let mut view = self.view_mut();
+        loader.retired.drain(..).for_each(|gone| view.retired.add(gone));
+        view.totals.clone_from(&loader.totals);
+        view.table_generation = loader.table_generation;
+    }
+
+    fn view(&self) -> std::sync::RwLockReadGuard<'_, View> {
+        self.view.read().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn view_mut(&self) -> std::sync::RwLockWriteGuard<'_, View> {
+        self.view.write().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+fn names(active: &[Arc<Active>]) -> Vec<String> {
+    active.iter().map(|plugin| plugin.name.to_string()).collect()
+}
+
+/// Plugins that have said that they need this one.
+fn needed_by<'a>(name: &'a str, active: &'a [Arc<Active>]) -> impl Iterator<Item = &'a Arc<Active>> {
+    active.iter().filter(move |plugin| plugin.needs(name))
+}
+
+/// No configuration stands for an empty one.
+fn with_object(wanted: &Wanted) -> Wanted {
+    let config = match &wanted.config {
+        Value::Null => Value::Object(serde_json::Map::new()),
+        config => config.clone(),
+    };
+    Wanted { config, ..wanted.clone() }
+}
+
+/// What was counted up to one moment.
+struct Counted {
+    active: Vec<Arc<Active>>,
+    totals: Totals,
+    generation: u64,
+    /// Shards that did not answer.
+    unanswered: Vec<u8>,
+}

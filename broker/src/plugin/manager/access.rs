@@ -1,0 +1,202 @@
+//! Who decides which clients may log in and what they may do. Logs it when it changes, and refuses
+//! a change that would leave nobody to decide while the broker can be reached from other machines.
+//! Used by every transaction on plugins.
+
+use std::net::SocketAddr;
+
+use grapnel_engine::hook::{Chain, ChainTable, FaultPolicy, HookPoint, Link};
+
+use super::active::PluginSlot;
+use super::overrides::Overrides;
+use crate::plugin::error::LoadError;
+
+/// A listener, as far as it matters for who may connect.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OpenListener {
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// Whether a client comes in that no link of client.authenticate answers for.
+    pub allow_anonymous: bool,
+}
+
+impl OpenListener {
+    /// Whether others than this machine can reach it.
+    fn is_beyond_loopback(&self) -> bool {
+        !self.address.ip().is_loopback()
+    }
+}
+
+/// The points that decide; what they decide about.
+const POINTS: [(HookPoint, &str); 2] =
+    [(HookPoint::ClientAuthenticate, "logins"), (HookPoint::ClientAuthorize, "what clients may do")];
+
+/// What holds where no plugin decides, and what the log was told last.
+pub(in crate::plugin) struct Access {
+    listeners: Vec<OpenListener>,
+    no_match_allow: bool,
+    /// By point.
+    told: [String; POINTS.len()],
+}
+
+impl Access {
+    pub(in crate::plugin) fn new(listeners: Vec<OpenListener>, no_match_allow: bool) -> Access {
+        Access { listeners, no_match_allow, told: Default::default() }
+    }
+
+    /// Says in the log who decides from now on, a line for each point where that is not what was said before.
+    pub(in crate::plugin) fn tell(&mut self, table: &ChainTable) {
+        for (at, (point, what)) in POINTS.into_iter().enumerate() {
+            let chain = table.chain(point);
+            let sentence = self.sentence(point, what, chain);
+            if sentence == self.told[at] {
+                continue;
+            }
+            let exposed = chain.is_empty() && self.listeners.iter().any(OpenListener::is_beyond_loopback);
+            if exposed || chain.links().any(|(link, _)| link.entry.is_tripped()) {
+                tracing::warn!("access: {sentence}");
+            } else {
+                tracing::info!("access: {sentence}");
+            }
+            self.told[at] = sentence;
+        }
+    }
+
+    fn sentence(&self, point: HookPoint, what: &str, chain: &Chain) -> String {
+        if chain.is_empty() {
+            let follows = self.follows(point, |_| true);
+            return format!("no plugin decides {what} ({} has no hook): {follows}", point.name());
+        }
+        let links: Vec<String> = chain.links().map(|(link, _)| shown(link, point)).collect();
+        let mut sentence = format!("{what}: decided by {}", links.join(", then "));
+        let open = addresses(self.listeners.iter().filter(|listener| listener.allow_anonymous));
+        match point {
+            HookPoint::ClientAuthenticate if !open.is_empty() => {
+                sentence += &format!("; who gives no user name may connect to {open}, unless they refuse it");
+            }
+            HookPoint::ClientAuthenticate => {}
+            _ => {
+                let so = if self.no_match_allow { "allowed" } else { "refused" };
+                sentence += &format!("; what none of them answers is {so} (authorization.no_match)");
+            }
+        }
+        sentence
+    }
+
+    /// What it means for these listeners that no plugin decides.
+    fn follows(&self, point: HookPoint, which: impl Fn(&OpenListener) -> bool) -> String {
+        if point == HookPoint::ClientAuthorize {
+            let so = if self.no_match_allow {
+                "every client may publish and subscribe to everything, as authorization.no_match is \"allow\""
+            } else {
+                "no client may publish or subscribe, as authorization.no_match is \"deny\""
+            };
+            return so.to_owned();
+        }
+        let listeners = |open: bool| {
+            addresses(
+                self.listeners.iter().filter(|listener| which(listener) && listener.allow_anonymous == open),
+            )
+        };
+        let (open, closed) = (listeners(true), listeners(false));
+        let mut parts = Vec::new();
+        if !open.is_empty() {
+            parts.push(format!(
+                "anybody may connect to {open}, with any user name, as allow_anonymous is true"
+            ));
+        }
+        if !closed.is_empty() {
+            parts.push(format!("nobody can connect to {closed}, as allow_anonymous is false"));
+        }
+        parts.join("; ")
+    }
+
+    /// Refuses a change that takes the last hook from a point that decides, while others than this machine reach the broker.
+    /// `doing` and `name` say what was asked for.
+    ///
+    /// # Errors
+    /// [`LoadError::LastGuard`].
+    pub(in crate::plugin) fn check(
+        &self,
+        (doing, name): (&'static str, &str),
+        before: (&[PluginSlot], &Overrides),
+        after: (&[PluginSlot], &Overrides),
+    ) -> Result<(), LoadError> {
+        if !self.listeners.iter().any(OpenListener::is_beyond_loopback) {
+            return Ok(());
+        }
+        let goes = |point: HookPoint| is_decided(point, before) && !is_decided(point, after);
+        let follows: Vec<String> = POINTS
+            .into_iter()
+            .filter(|(point, _)| goes(*point))
+            .map(|(point, _)| {
+                let follows = self.follows(point, OpenListener::is_beyond_loopback);
+                format!("{} would have no hook left, and then {follows}", point.name())
+            })
+            .collect();
+        if follows.is_empty() {
+            return Ok(());
+        }
+        Err(LoadError::LastGuard { doing, name: name.to_owned(), follows })
+    }
+}
+
+fn shown(link: &Link, point: HookPoint) -> String {
+    if !link.entry.is_tripped() {
+        return link.name.to_string();
+    }
+    let does = match (link.policy, point) {
+        (FaultPolicy::Ignore, _) => "it is passed over",
+        (FaultPolicy::Deny, HookPoint::ClientAuthenticate) => "it refuses every login with 0x88",
+        (FaultPolicy::Deny, _) => "it refuses everything",
+    };
+    format!("{} (tripped: {does})", link.name)
+}
+
+fn addresses<'a>(listeners: impl Iterator<Item = &'a OpenListener>) -> String {
+    listeners.map(|listener| listener.address.to_string()).collect::<Vec<_>>().join(" and ")
+}
+
+/// Whether a hook of a plugin that is enabled is mounted on a point, with what the operator says of it.
+fn is_decided(point: HookPoint, (slots, overrides): (&[PluginSlot], &Overrides)) -> bool {
+    let mut enabled = slots.iter().filter(|slot| slot.enabled);
+    enabled.any(|slot| slot.plugin.mounts_at(point, &overrides.of(&slot.plugin.name)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn access(listeners: &[(&str, bool)], no_match_allow: bool) -> Access {
+        let listener = |(address, allow_anonymous): &(&str, bool)| OpenListener {
+            address: address.parse().unwrap_or_else(|_| panic!("{address} is no address")),
+            allow_anonymous: *allow_anonymous,
+        };
+        Access::new(listeners.iter().map(listener).collect(), no_match_allow)
+    }
+
+    #[test]
+    fn what_follows_without_a_plugin_is_said_of_each_listener() {
+        let table = ChainTable::empty();
+        let said = |access: &Access, at: usize| {
+            let (point, what) = POINTS[at];
+            access.sentence(point, what, table.chain(point))
+        };
+        let both = access(&[("127.0.0.1:1883", true), ("0.0.0.0:1884", false), ("[::]:1885", false)], true);
+        assert_eq!(
+            said(&both, 0),
+            "no plugin decides logins (client.authenticate has no hook): anybody may connect to 127.0.0.1:1883, with any user \
+             name, as allow_anonymous is true; nobody can connect to 0.0.0.0:1884 and [::]:1885, as allow_anonymous is false"
+        );
+        assert_eq!(
+            said(&both, 1),
+            "no plugin decides what clients may do (client.authorize has no hook): every client may publish and subscribe to \
+             everything, as authorization.no_match is \"allow\""
+        );
+        let denies = access(&[("0.0.0.0:1884", true)], false);
+        assert!(
+            said(&denies, 1)
+                .ends_with("no client may publish or subscribe, as authorization.no_match is \"deny\"")
+        );
+        assert!(said(&denies, 0).contains("anybody may connect to 0.0.0.0:1884"));
+    }
+}

@@ -1,0 +1,479 @@
+//! A loaded plugin as it stands in the chains: its code, its hooks with the operator's settings,
+//! and its instance on each shard. Also compiles the chains of a shard from a list of plugins. Used
+//! by transactions and reports.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use grapnel_engine::hook::{
+    ChainTable, Entry, FaultPolicy, HookPoint, InstanceEntry, Link, LinkIdentity, PluginHandle,
+};
+use grapnel_engine::id::ShardId;
+
+use super::json_merge::merged;
+use super::loaded::{Callee, Instance, Loaded};
+use crate::config::{HookOverride, HookOverrides, PluginConfig, hooks};
+use crate::plugin::error::LoadError;
+use crate::plugin::file::manifest::{About, Hook, Opened};
+use crate::plugin::host::mounts::Mounted;
+use crate::plugin::host::services::Services;
+use crate::plugin::report::{HookInfo, Origin, PluginInfo, PluginState};
+
+/// What the operator wants: enough to load it again.
+#[derive(Clone)]
+pub(in crate::plugin) struct Wanted {
+    /// Name it goes by; unknown until the plugin was opened, where only a path was given.
+    pub name: Option<String>,
+    /// Name or path, as it is looked up.
+    pub source: String,
+    /// An object.
+    pub config: serde_json::Value,
+    pub priority: Option<i32>,
+    pub origin: Origin,
+    /// Loaded, and in no chain.
+    pub disabled: bool,
+}
+
+impl Wanted {
+    /// The same, with what the configuration says where this says nothing.
+    pub(in crate::plugin) fn over(self, table: &PluginConfig) -> Wanted {
+        let config = match self.config {
+            serde_json::Value::Null => table.config.clone(),
+            said => merged(table.config.clone(), said),
+        };
+        Wanted { config, priority: self.priority.or(table.priority), ..self }
+    }
+}
+
+/// A hook with its place among all hooks.
+pub(in crate::plugin) struct ActiveHook {
+    pub hook: Hook,
+    pub identity: LinkIdentity,
+    /// Plugin and hook, for people.
+    pub label: Arc<str>,
+    /// Its number, where it was mounted at run time.
+    pub number: Option<u64>,
+}
+
+/// A plugin with an instance on every shard.
+pub(in crate::plugin) struct Active {
+    pub name: Arc<str>,
+    wanted: Mutex<Wanted>,
+    pub about: About,
+    pub file: PathBuf,
+    pub generation: u32,
+    pub loaded_at_ms: u64,
+    pub hooks: Vec<ActiveHook>,
+    pub loaded: Arc<Loaded>,
+    pub instances: Instances,
+    warnings: Mutex<Vec<String>>,
+    admitted: Admitted,
+    run_time: RunTime,
+}
+
+/// As long as this lives, a generation of a plugin may ask the broker for things; its end is that of its threads, too.
+pub(in crate::plugin) struct Admitted {
+    handle: PluginHandle,
+    /// What stands for it in the ancestry of messages.
+    bit: u8,
+    services: &'static Services,
+}
+
+impl Admitted {
+    /// # Errors
+    /// [`LoadError::Ancestry`].
+    pub(in crate::plugin) fn new(
+        services: &'static Services,
+        handle: PluginHandle,
+        name: &str,
+        hooks: &[Hook],
+    ) -> Result<Admitted, LoadError> {
+        let bit = services.admit(handle, &name.into(), hooks);
+        let bit = bit.ok_or_else(|| LoadError::Ancestry { name: name.to_owned() })?;
+        Ok(Admitted { handle, bit, services })
+    }
+}
+
+impl Drop for Admitted {
+    fn drop(&mut self) {
+        self.services.dismiss(self.handle, self.bit);
+    }
+}
+
+/// What changes about a plugin while it stands in the chains.
+pub(in crate::plugin) struct RunTime {
+    /// Its place in the order of mounting; a reload keeps it.
+    order: AtomicU64,
+    /// Hooks that it has mounted itself, with their place in that order.
+    mounted: Mutex<Vec<(u64, ActiveHook)>>,
+    /// Whether it has been in the chains: what it mounts from then on comes after what was there.
+    compiled: AtomicBool,
+    /// Whether the chains are not as they should be.
+    changed: AtomicBool,
+    /// The shard on which it failed too often, since when its hooks are not called.
+    tripped: Mutex<Option<ShardId>>,
+    /// What the operator says about its hooks.
+    overrides: Mutex<HookOverrides>,
+}
+
+impl RunTime {
+    /// The next one in the order of mounting.
+    pub(in crate::plugin) fn next(services: &Services) -> RunTime {
+        RunTime {
+            order: AtomicU64::new(services.next_mount()),
+            mounted: Mutex::default(),
+            compiled: AtomicBool::new(false),
+            changed: AtomicBool::new(false),
+            tripped: Mutex::default(),
+            overrides: Mutex::default(),
+        }
+    }
+
+    fn mounted(&self) -> MutexGuard<'_, Vec<(u64, ActiveHook)>> {
+        self.mounted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// What a plugin is made of that has been loaded on every shard.
+pub(in crate::plugin) struct Parts {
+    pub wanted: Wanted,
+    pub opened: Opened,
+    pub generation: u32,
+    pub loaded_at_ms: u64,
+    pub hooks: Vec<ActiveHook>,
+    pub loaded: Arc<Loaded>,
+    /// One for each shard.
+    pub instances: Vec<Option<Instance>>,
+    pub admitted: Admitted,
+}
+
+/// One instance per shard, until they are taken out to be destroyed.
+pub(in crate::plugin) struct Instances(Mutex<Vec<Option<Instance>>>);
+
+impl Instances {
+    fn lock(&self) -> MutexGuard<'_, Vec<Option<Instance>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn untimely(&self, shard: ShardId, plugin: PluginHandle) -> Option<(PluginHandle, InstanceEntry)> {
+        let instances = self.lock();
+        instances.get(shard.index())?.as_ref()?.untimely().map(|entry| (plugin, entry))
+    }
+
+    /// Takes the instance of a shard out; no chain may name it any more.
+    pub(in crate::plugin) fn take(&self, shard: ShardId) -> Option<Instance> {
+        self.lock().get_mut(shard.index()).and_then(Option::take)
+    }
+
+    /// The instance of a shard, to be called by a job of that shard which is submitted before the one that destroys it.
+    pub(in crate::plugin) fn callee(&self, shard: ShardId) -> Option<Callee> {
+        self.lock().get(shard.index()).and_then(Option::as_ref).and_then(Instance::callee)
+    }
+}
+
+/// What all plugins of a compilation share.
+#[derive(Clone, Copy)]
+pub(in crate::plugin) struct Defaults {
+    /// Deadline of a deferred verdict where the hook names none.
+    pub deadline_ms: u32,
+}
+
+impl Active {
+    pub(in crate::plugin) fn new(staged: Parts) -> Active {
+        let Parts { wanted, opened, generation, loaded_at_ms, hooks, loaded, instances, admitted } = staged;
+        let Opened { name, about, file, .. } = opened;
+        let wanted = Wanted { name: Some(name.clone()), ..wanted };
+        let run_time = RunTime::next(admitted.services);
+        Active {
+            name: name.as_str().into(),
+            wanted: Mutex::new(wanted),
+            about,
+            file,
+            generation,
+            loaded_at_ms,
+            hooks,
+            loaded,
+            instances: Instances(Mutex::new(instances)),
+            warnings: Mutex::default(),
+            admitted,
+            run_time,
+        }
+    }
+
+    /// What the operator wants of it now.
+    pub(in crate::plugin) fn wanted(&self) -> Wanted {
+        self.wanted_mut().clone()
+    }
+
+    fn wanted_mut(&self) -> MutexGuard<'_, Wanted> {
+        self.wanted.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it is to be in the chains.
+    pub(in crate::plugin) fn is_enabled(&self) -> bool {
+        !self.wanted_mut().disabled
+    }
+
+    pub(in crate::plugin) fn set_enabled(&self, enabled: bool) {
+        self.wanted_mut().disabled = !enabled;
+    }
+
+    pub(in crate::plugin) fn set_config(&self, config: serde_json::Value) {
+        self.wanted_mut().config = config;
+    }
+
+    pub(in crate::plugin) fn needs(&self, name: &str) -> bool {
+        self.about.depends.iter().any(|needed| needed == name)
+    }
+
+    pub(in crate::plugin) fn handle(&self) -> PluginHandle {
+        self.loaded.handle
+    }
+
+    /// Takes the place that the version before had.
+    pub(in crate::plugin) fn take_place_of(&self, other: &Active) {
+        self.run_time.order.store(other.run_time.order.load(Ordering::Relaxed), Ordering::Relaxed);
+    }
+
+    fn tripped(&self) -> MutexGuard<'_, Option<ShardId>> {
+        self.run_time.tripped.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Its hooks are not to be called, because it failed too often on a shard; whether that is news. In force with the next
+    /// compilation.
+    pub(in crate::plugin) fn trip(&self, shard: ShardId) -> bool {
+        let news = self.tripped().replace(shard).is_none();
+        // Also where it is none: a shard that was armed again in between has tripped it once more.
+        self.change();
+        news
+    }
+
+    /// Its hooks are to be called again; the shard that had tripped it, if it was tripped. In force with the next
+    /// compilation.
+    pub(in crate::plugin) fn rearm(&self) -> Option<ShardId> {
+        let was = self.tripped().take();
+        if was.is_some() {
+            self.change();
+        }
+        was
+    }
+
+    /// Its chains are to be compiled again.
+    pub(in crate::plugin) fn change(&self) {
+        self.run_time.changed.store(true, Ordering::Release);
+    }
+
+    /// Whether its chains are to be compiled again.
+    pub(in crate::plugin) fn is_changed(&self) -> bool {
+        self.run_time.changed.load(Ordering::Acquire) || self.admitted.services.mounts_changed(self.handle())
+    }
+
+    /// Before a compilation: what the plugin has mounted by now, and what the operator says about its hooks. `identify` makes a
+    /// hook of the chains of one of the plugin's.
+    pub(in crate::plugin) fn refresh(
+        &self,
+        overrides: HookOverrides,
+        mut identify: impl FnMut(Hook) -> ActiveHook,
+    ) {
+        *self.run_time.overrides.lock().unwrap_or_else(PoisonError::into_inner) = overrides;
+        self.run_time.changed.store(false, Ordering::Release);
+        let early = !self.run_time.compiled.swap(true, Ordering::Relaxed);
+        let order = self.run_time.order.load(Ordering::Relaxed);
+        let mut mounted = self.run_time.mounted();
+        let before = std::mem::take(&mut *mounted);
+        let place = |number: u64, before: &[(u64, ActiveHook)]| {
+            let known = before.iter().find(|(_, active)| active.number == Some(number));
+            known.map_or(if early { order } else { number }, |(place, _)| *place)
+        };
+        *mounted = self
+            .admitted
+            .services
+            .mounts(self.handle())
+            .into_iter()
+            .map(|Mounted { number, hook }| {
+                let active = ActiveHook { number: Some(number), ..identify(hook) };
+                (place(number, &before), active)
+            })
+            .collect();
+    }
+
+    /// What the operator says about a hook.
+    pub(in crate::plugin) fn overridden(&self, hook: &Hook) -> HookOverride {
+        let overrides = self.run_time.overrides.lock().unwrap_or_else(PoisonError::into_inner);
+        overrides.get(&hooks::key(hook.point, &hook.name)).copied().unwrap_or_default()
+    }
+
+    fn priority(&self, hook: &Hook) -> i32 {
+        self.overridden(hook).priority.or(self.wanted_mut().priority).unwrap_or(hook.priority)
+    }
+
+    fn policy(&self, hook: &Hook) -> FaultPolicy {
+        self.overridden(hook).fault_policy.map_or_else(|| hook.policy(), FaultPolicy::from)
+    }
+
+    /// Runs over its hooks: those it lists and those it has mounted at run time.
+    pub(in crate::plugin) fn each_hook(&self, mut look: impl FnMut(&ActiveHook)) {
+        self.hooks.iter().for_each(&mut look);
+        self.run_time.mounted().iter().for_each(|(_, active)| look(active));
+    }
+
+    /// Whether a hook of it is mounted on a point, by its own word at this moment and what the operator says of its hooks.
+    pub(in crate::plugin) fn mounts_at(&self, point: HookPoint, said: &HookOverrides) -> bool {
+        let mounted = self.admitted.services.mounted_by(self.handle());
+        let hooks =
+            self.hooks.iter().map(|active| &active.hook).chain(mounted.iter().map(|mounted| &mounted.hook));
+        hooks.filter(|hook| hook.point == point).any(|hook| {
+            said.get(&hooks::key(point, &hook.name)).is_none_or(|said| said.mounted != Some(false))
+        })
+    }
+
+    /// Point and name of each of its hooks.
+    pub(in crate::plugin) fn hook_keys(&self) -> Vec<String> {
+        let mut keys = Vec::new();
+        self.each_hook(|active| keys.push(hooks::key(active.hook.point, &active.hook.name)));
+        keys
+    }
+
+    fn links(&self, shard: ShardId, defaults: Defaults) -> Vec<(u64, HookPoint, Link)> {
+        let instances = self.instances.lock();
+        let Some(Some(instance)) = instances.get(shard.index()) else { return Vec::new() };
+        let tripped = self.tripped().is_some();
+        let link = |active: &ActiveHook| Link {
+            entry: if tripped { Entry::tripped() } else { instance.entry(&active.hook) },
+            plugin: self.handle(),
+            identity: active.identity,
+            name: Arc::clone(&active.label),
+            priority: self.priority(&active.hook),
+            deadline_ms: match self.overridden(&active.hook).deadline_ms.unwrap_or(active.hook.deadline_ms) {
+                0 => defaults.deadline_ms,
+                own => own,
+            },
+            policy: self.policy(&active.hook),
+            topics: active.hook.topics.clone(),
+            deliver: active.hook.deliver,
+            bit: self.admitted.bit,
+        };
+        let order = self.run_time.order.load(Ordering::Relaxed);
+        let wanted = |active: &ActiveHook| self.overridden(&active.hook).mounted != Some(false);
+        let listed = self
+            .hooks
+            .iter()
+            .filter(|active| wanted(active))
+            .map(|active| (order, active.hook.point, link(active)));
+        let mounted = self.run_time.mounted();
+        let mounted = mounted
+            .iter()
+            .filter(|(_, active)| wanted(active))
+            .map(|(order, active)| (*order, active.hook.point, link(active)));
+        listed.chain(mounted).collect()
+    }
+
+    pub(in crate::plugin) fn info(&self) -> PluginInfo {
+        let mounted = self.run_time.mounted();
+        let all = self.hooks.iter().chain(mounted.iter().map(|(_, active)| active));
+        let hooks = all.map(|active| {
+            let hook = &active.hook;
+            let overridden = self.overridden(hook);
+            let deadline_ms = overridden.deadline_ms.unwrap_or(hook.deadline_ms);
+            let info = hook.info(self.priority(hook), deadline_ms, self.policy(hook));
+            HookInfo { unmounted: overridden.mounted == Some(false), ..info }
+        });
+        let (origin, priority, enabled) = {
+            let wanted = self.wanted_mut();
+            (wanted.origin, wanted.priority, !wanted.disabled)
+        };
+        let tripped = *self.tripped();
+        PluginInfo {
+            name: self.name.to_string(),
+            state: match tripped {
+                _ if !enabled => PluginState::Disabled,
+                None => PluginState::Loaded,
+                Some(shard) => PluginState::Tripped(format!(
+                    "it failed too often on shard {shard} (limits.breaker_faults_max within limits.breaker_window_ms); its hooks \
+                     act by their fault policies until it is armed again"
+                )),
+            },
+            version: self.about.version.clone(),
+            description: self.about.description.clone(),
+            sdk: self.about.sdk.clone(),
+            file: Some(self.file.clone()),
+            origin,
+            generation: self.generation,
+            priority,
+            hooks: hooks.collect(),
+            depends: self.about.depends.clone(),
+            closable: self.about.closable,
+            config_schema: None,
+            mapped_bytes: self.loaded.library.bytes,
+            loaded_at_ms: self.loaded_at_ms,
+            warnings: self.warnings.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+        }
+    }
+
+    /// The same with what only one plugin is asked for.
+    pub(in crate::plugin) fn whole_info(&self) -> PluginInfo {
+        let config_schema = self.about.schema.as_ref().map(|schema| schema.value().clone());
+        PluginInfo { config_schema, ..self.info() }
+    }
+
+    /// Says in the log which of its hooks the operator keeps out of their chains, if there are any: a plugin that is loaded or enabled
+    /// and does not do what it is for is told of at that moment.
+    pub(in crate::plugin) fn tell_unmounted(&self) {
+        let hooks = self.info().hooks;
+        let out: Vec<String> = hooks.iter().filter(|hook| hook.unmounted).map(HookInfo::key).collect();
+        if !out.is_empty() {
+            tracing::warn!(
+                plugin = &*self.name,
+                "not called, because the operator has unmounted it: {}; see `grapnel-ctl hooks list` and `hooks mount`",
+                out.join(", ")
+            );
+        }
+    }
+
+    pub(in crate::plugin) fn warn(&self, warning: String) {
+        tracing::warn!(plugin = &*self.name, "{warning}");
+        self.warnings.lock().unwrap_or_else(PoisonError::into_inner).push(warning);
+    }
+}
+
+/// A plugin at its place in the order of mounting.
+#[derive(Clone)]
+pub(in crate::plugin) struct PluginSlot {
+    pub plugin: Arc<Active>,
+    /// Whether its hooks are in the chains. Its timers and its mail come to it either way.
+    pub enabled: bool,
+}
+
+impl PluginSlot {
+    /// The same place, with the plugin in the chains or not.
+    pub(in crate::plugin) fn switched(self, plugin: &Arc<Active>, enabled: bool) -> PluginSlot {
+        if Arc::ptr_eq(&self.plugin, plugin) { PluginSlot { enabled, ..self } } else { self }
+    }
+}
+
+/// Plugins as they are now, in order of mounting.
+pub(in crate::plugin) fn slots(plugins: &[Arc<Active>]) -> Vec<PluginSlot> {
+    let slot = |plugin: &Arc<Active>| PluginSlot { plugin: Arc::clone(plugin), enabled: plugin.is_enabled() };
+    plugins.iter().map(slot).collect()
+}
+
+/// The chains of one shard; plugins are mounted in the order of the list.
+pub(in crate::plugin) fn compile(
+    generation: u64,
+    slots: &[PluginSlot],
+    shard: ShardId,
+    defaults: Defaults,
+) -> ChainTable {
+    let instances = slots
+        .iter()
+        .filter_map(|PluginSlot { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
+    let resting = slots.iter().filter(|slot| !slot.enabled || slot.plugin.tripped().is_some());
+    let resting = resting.map(|slot| slot.plugin.handle());
+    let enabled = slots.iter().filter(|slot| slot.enabled);
+    let mut links: Vec<_> = enabled.flat_map(|slot| slot.plugin.links(shard, defaults)).collect();
+    links.sort_by_key(|(order, ..)| *order);
+    ChainTable::compile(generation, links.into_iter().map(|(_, point, link)| (point, link)))
+        .with_instances(instances.collect())
+        .with_resting(resting.collect())
+}

@@ -1,0 +1,355 @@
+//! Moves the state of a plugin from the old generation to the new one, shard by shard. In pieces if
+//! both support it: they go over between turns while the old generation serves, the last one in the
+//! same job as the swap. Otherwise as a whole: tried on every shard before the first swap, and
+//! repeated in the job of the swap. So no event falls between. Also moves the state back when the
+//! swap is taken back. Used by reloads.
+
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
+
+use grapnel_engine::hook::PluginHandle;
+use grapnel_engine::id::ShardId;
+use grapnel_engine::shard::Shard;
+use grapnel_plugin_abi::raw::ExportStep;
+
+use super::broadcast;
+use super::loaded::{Callee, More};
+use super::loader_state::{LoaderState, Staged};
+use super::settings::Bounds;
+use crate::plugin::error::LoadError;
+use crate::shard::handle::{ShardHandle, Unanswered};
+
+/// The shards on which a state is handed over, each with both instances.
+#[derive(Clone, Default)]
+pub(in crate::plugin) struct Handover {
+    shards: Vec<(ShardId, Passing)>,
+    deadline: Option<Instant>,
+    pub moved: Moved,
+}
+
+/// Whether there is more behind a piece, and what has gone over with it; or why it did not go over.
+type NextPiece = Result<(More, Moved), String>;
+
+/// What has gone over in pieces.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::plugin) struct Moved {
+    pub pieces: u64,
+    pub bytes: u64,
+    /// The longest that a shard stood still for a piece.
+    pub longest: Duration,
+}
+
+impl Moved {
+    pub(in crate::plugin) fn add(&mut self, piece: &Moved) {
+        self.pieces += piece.pieces;
+        self.bytes += piece.bytes;
+        self.longest = self.longest.max(piece.longest);
+    }
+}
+
+impl Handover {
+    /// What the shard does in the step of its swap; `None` where nothing is handed over.
+    pub(in crate::plugin) fn on(&self, shard: ShardId) -> Option<Passing> {
+        self.shards.iter().find(|(of, _)| *of == shard).map(|(_, passing)| *passing)
+    }
+
+    /// What the shard does in the step in which it swaps back; `None` where nothing comes back.
+    pub(in crate::plugin) fn back_on(&self, shard: ShardId) -> Option<Passing> {
+        self.on(shard).map(|passing| Passing {
+            from: passing.to,
+            to: passing.from,
+            handles: (passing.handles.1, passing.handles.0),
+            ..passing
+        })
+    }
+
+    /// The same without the shards on which nothing was handed over after all: the old instance knows more there.
+    pub(in crate::plugin) fn without(mut self, lost: &[(ShardId, String)]) -> Handover {
+        self.shards.retain(|(shard, _)| !lost.iter().any(|(of, _)| of == shard));
+        self
+    }
+
+    /// Whether the state of some shard goes over in pieces.
+    pub(in crate::plugin) fn has_pieces(&self) -> bool {
+        self.shards.iter().any(|(_, passing)| passing.in_pieces)
+    }
+
+    /// Why no other piece is waited for, if that is so.
+    pub(in crate::plugin) fn is_late(&self, bounds: &Bounds) -> Option<String> {
+        let late = self.deadline.is_some_and(|deadline| Instant::now() >= deadline);
+        late.then(|| {
+            let (Moved { pieces, bytes, .. }, ms) = (self.moved, bounds.timeout.as_millis());
+            format!(
+                "it did not come to an end within {ms} ms, and {pieces} pieces with {bytes} bytes have gone over; raise \
+                 limits.state_handover_timeout_ms, or reload it when less of its state changes"
+            )
+        })
+    }
+}
+
+/// Both instances of a shard.
+#[derive(Clone, Copy)]
+pub(in crate::plugin) struct Passing {
+    from: Callee,
+    to: Callee,
+    in_pieces: bool,
+    bounds: Bounds,
+    /// Which versions they are of.
+    handles: (PluginHandle, PluginHandle),
+}
+
+/// What the beginning came to.
+enum Begun {
+    /// Nothing is handed over.
+    Nothing,
+    Whole,
+    Pieces(More, Moved),
+}
+
+impl Passing {
+    pub(in crate::plugin) fn in_pieces(&self) -> bool {
+        self.in_pieces
+    }
+
+    /// The state has gone over: answers of the broker go to the instance that has it, from the swap on that follows in this step.
+    pub(in crate::plugin) fn hand_answers_over(&self, engine: &mut Shard) {
+        engine.hand_answers_over(self.handles.0, self.handles.1);
+    }
+
+    /// The trial: the whole state, or the first piece of it. On the shard's thread, as all of these.
+    fn begin(&self) -> Result<Begun, String> {
+        let takes = self.to.import_piece(&[], false).map_err(|said| format!("import_piece: {said}"))?;
+        if takes && let Some((more, moved)) = self.piece(ExportStep::BEGIN, false)? {
+            return Ok(Begun::Pieces(more, moved));
+        }
+        self.pass().map(|passed| if passed { Begun::Whole } else { Begun::Nothing })
+    }
+
+    /// Lets one instance write the whole and the other one read it. False where one of them does not do that.
+    pub(in crate::plugin) fn pass(&self) -> Result<bool, String> {
+        let state = self.from.export_state(self.bounds.whole_bytes_max);
+        let Some(state) = state.map_err(|said| format!("export_state: {said}"))? else { return Ok(false) };
+        self.to.import_state(&state).map_err(|said| format!("import_state: {said}"))
+    }
+
+    /// The next piece; it is not taken for the last one, also if it is.
+    fn next(&self) -> Result<(More, Moved), String> {
+        self.piece(ExportStep::NEXT, false)?.ok_or_else(no_pieces)
+    }
+
+    /// The next piece. Where it is the last one, both instances hold the same now, and the one that takes over notes from now on
+    /// what changes.
+    pub(in crate::plugin) fn last(&self) -> Result<(More, Moved), String> {
+        let moved = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
+        if moved.0 == More::No {
+            self.from.end_pieces();
+            let followed = self.to.export_piece(ExportStep::FOLLOW, 0);
+            followed.map_err(|said| format!("export_piece: {said}"))?;
+        }
+        Ok(moved)
+    }
+
+    /// All pieces that are left, in one step: for the way back, which is not put off.
+    fn rest(&self) -> Result<(), String> {
+        let mut bytes = 0;
+        loop {
+            let (more, moved) = self.piece(ExportStep::NEXT, true)?.ok_or_else(no_pieces)?;
+            if more == More::No {
+                return Ok(());
+            }
+            bytes += moved.bytes;
+            if bytes > self.bounds.whole_bytes_max as u64 {
+                return Err(format!(
+                    "more than {} bytes were left (limits.state_bytes_max)",
+                    self.bounds.whole_bytes_max
+                ));
+            }
+        }
+    }
+
+    /// What comes back in the step in which a shard swaps back; why it does not, where that is so.
+    pub(in crate::plugin) fn come_back(&self) -> Option<String> {
+        if self.in_pieces {
+            return self.rest().err();
+        }
+        match self.pass() {
+            Ok(true) => None,
+            Ok(false) => Some("it was not wanted".to_owned()),
+            Err(said) => Some(said),
+        }
+    }
+
+    /// Lets a piece go over; `None` where the one instance writes none.
+    fn piece(&self, step: ExportStep, may_be_last: bool) -> Result<Option<(More, Moved)>, String> {
+        let began = Instant::now();
+        let exported = self.from.export_piece(step, self.bounds.piece_bytes_max);
+        let Some((piece, more)) = exported.map_err(|said| format!("export_piece: {said}"))? else {
+            return Ok(None);
+        };
+        match self.to.import_piece(&piece, may_be_last && more == More::No) {
+            Ok(true) => {}
+            Ok(false) => return Err("import_piece: it takes no more pieces".to_owned()),
+            Err(said) => return Err(format!("import_piece: {said}")),
+        }
+        let moved = Moved { pieces: 1, bytes: piece.len() as u64, longest: began.elapsed() };
+        Ok(Some((more, moved)))
+    }
+}
+
+fn no_pieces() -> String {
+    "export_piece: it writes no more pieces".to_owned()
+}
+
+impl LoaderState {
+    /// Tries on every shard whether the state can be handed over, and lets all but the last piece of it go over where it goes in
+    /// pieces. After this nothing but a shard that does not answer, and the last pieces, keep the new version from taking the old
+    /// one's place. Whoever gives up tells the old version so with [`LoaderState::end_pieces`].
+    pub(in crate::plugin) fn try_handover(&self, old: &Staged, new: &Staged) -> Result<Handover, LoadError> {
+        let bounds = self.state_bounds;
+        let passing = |shard| {
+            let (from, to) = (old.instances.callee(shard)?, new.instances.callee(shard)?);
+            Some(Passing { from, to, in_pieces: false, bounds, handles: (old.handle(), new.handle()) })
+        };
+        let answers = broadcast::ask(
+            &self.shards,
+            self.answer_timeout,
+            |shard| {
+                let passing = passing(shard);
+                Box::new(move |_: &mut Shard| passing.map_or(Ok(Begun::Nothing), |passing| passing.begin()))
+            },
+            // The new instance, which may have taken something over, is destroyed by whoever gave up.
+            |_, _: Result<Begun, String>| {},
+        );
+        let mut handover =
+            Handover { deadline: Instant::now().checked_add(bounds.timeout), ..Handover::default() };
+        let mut pending = Vec::new();
+        for (handle, answer) in self.shards.iter().zip(answers) {
+            let (shard, name) = (handle.id(), new.name.to_string());
+            let in_pieces = match answer {
+                Ok(Ok(Begun::Nothing)) => continue,
+                Ok(Ok(Begun::Whole)) => false,
+                Ok(Ok(Begun::Pieces(more, moved))) => {
+                    handover.moved.add(&moved);
+                    pending.extend((more == More::Yes).then(|| handle.clone()));
+                    true
+                }
+                Ok(Err(said)) => return Err(LoadError::Handover { name, shard, said }),
+                Err(unanswered) => return Err(LoadError::Shard { name, unanswered }),
+            };
+            handover.shards.extend(passing(shard).map(|passing| (shard, Passing { in_pieces, ..passing })));
+        }
+        self.move_pieces(&new.name, &mut handover, pending)?;
+        Ok(handover)
+    }
+
+    /// Lets piece after piece go over, one on each shard at a time, until each has had its last one for now.
+    fn move_pieces(
+        &self,
+        name: &str,
+        handover: &mut Handover,
+        mut pending: Vec<ShardHandle>,
+    ) -> Result<(), LoadError> {
+        while let Some(first) = pending.first() {
+            if let Some(said) = self.must_end(handover) {
+                return Err(LoadError::Handover { name: name.to_owned(), shard: first.id(), said });
+            }
+            let answers = self.ask_for_pieces(&pending, |shard| handover.on(shard));
+            let mut again = Vec::new();
+            for (handle, answer) in pending.into_iter().zip(answers) {
+                let (shard, name) = (handle.id(), name.to_owned());
+                match answer {
+                    Ok(Ok((more, moved))) => {
+                        handover.moved.add(&moved);
+                        again.extend((more == More::Yes).then_some(handle));
+                    }
+                    Ok(Err(said)) => return Err(LoadError::Handover { name, shard, said }),
+                    Err(unanswered) => return Err(LoadError::Shard { name, unanswered }),
+                }
+            }
+            pending = again;
+        }
+        Ok(())
+    }
+
+    fn ask_for_pieces(
+        &self,
+        shards: &[ShardHandle],
+        passing: impl Fn(ShardId) -> Option<Passing>,
+    ) -> Vec<Result<NextPiece, Unanswered>> {
+        broadcast::ask(
+            shards,
+            self.answer_timeout,
+            |shard| {
+                let passing = passing(shard);
+                Box::new(move |_: &mut Shard| {
+                    passing.map_or(Ok((More::No, Moved::default())), |passing| passing.next())
+                })
+            },
+            // What went over too late is thrown away with the instance that took it.
+            |_, _| {},
+        )
+    }
+
+    /// Why no more pieces go over, if that is so.
+    pub(in crate::plugin) fn must_end(&self, handover: &Handover) -> Option<String> {
+        if self.stopping.load(Ordering::Relaxed) {
+            return Some("the broker stops".to_owned());
+        }
+        handover.is_late(&self.state_bounds)
+    }
+
+    /// Lets what the new version has noted since the swap come back in pieces, but for the last ones. Gives the shards on which
+    /// that failed.
+    pub(in crate::plugin) fn pieces_back(
+        &self,
+        shards: &[ShardHandle],
+        handed: &Handover,
+    ) -> Vec<(ShardId, String)> {
+        let deadline = Instant::now().checked_add(self.state_bounds.timeout);
+        let mut lost = Vec::new();
+        let mut pending: Vec<ShardHandle> = shards
+            .iter()
+            .filter(|handle| handed.on(handle.id()).is_some_and(|passing| passing.in_pieces))
+            .cloned()
+            .collect();
+        while !pending.is_empty() && deadline.is_none_or(|deadline| Instant::now() < deadline) {
+            let answers = self.ask_for_pieces(&pending, |shard| handed.back_on(shard));
+            let mut again = Vec::new();
+            for (handle, answer) in pending.into_iter().zip(answers) {
+                match answer {
+                    Ok(Ok((More::Yes, _))) => again.push(handle),
+                    // The rest comes in the step of the swap, whenever the shard comes to it.
+                    Ok(Ok((More::No, _))) | Err(_) => {}
+                    Ok(Err(said)) => lost.push((handle.id(), said)),
+                }
+            }
+            pending = again;
+        }
+        lost
+    }
+
+    /// Tells the instances of a plugin that no piece of their state is asked for any more.
+    pub(in crate::plugin) fn end_pieces(&self, plugin: &Staged) {
+        // A shard that does not answer is told when it does.
+        broadcast::tell(&self.shards, self.answer_timeout, |shard| {
+            let callee = plugin.instances.callee(shard);
+            Box::new(move |_: &mut Shard| {
+                if let Some(callee) = callee {
+                    callee.end_pieces();
+                }
+            })
+        });
+    }
+
+    /// Tells every instance of a plugin that its shared part has a new configuration. False if a shard has yet to come to it.
+    pub(in crate::plugin) fn tell_configured(&self, plugin: &Staged) -> bool {
+        broadcast::tell(&self.shards, self.answer_timeout, |shard| {
+            let callee = plugin.instances.callee(shard);
+            Box::new(move |_: &mut Shard| {
+                if let Some(callee) = callee {
+                    callee.configured();
+                }
+            })
+        })
+    }
+}

@@ -1,0 +1,53 @@
+//! Generations whose threads have work to finish, such as calls of clients that a worker process
+//! has begun. No chain names them any more; their requests to the broker are served until their
+//! threads end or their time is over. Begun by transactions, watched by the recompiler
+//! , and awaited when the broker stops.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::loader_state::{LoaderState, Retiring, Staged};
+
+impl LoaderState {
+    /// Asks the threads of a plugin to end. Where those that take their time have not ended within `plugin_thread_join_ms`, they go on
+    /// in the background.
+    pub(in crate::plugin) fn end_threads(&mut self, plugin: &Staged) {
+        let (handle, join) = (plugin.handle(), self.services.thread_join());
+        let patient = self.services.begin_end(handle).filter(|(_, patience)| *patience > join);
+        let late = patient.filter(|(asked, _)| !self.services.wait_ended(handle, *asked + join));
+        let Some((asked, patience)) = late else {
+            self.services.end(handle);
+            return;
+        };
+        tracing::info!(
+            plugin = &*plugin.name,
+            generation = plugin.generation,
+            "{} of its threads bring to its end what they have begun, for at most {} ms more",
+            self.services.threads_left(&plugin.name, plugin.generation),
+            patience.saturating_sub(asked.elapsed()).as_millis()
+        );
+        self.retiring.push(Retiring { plugin: Arc::clone(plugin), asked, patience });
+        self.services.retiring();
+    }
+
+    /// Ends those whose threads have ended or whose time is over: joins the threads, or names in the log those that have not ended.
+    /// The generation's own end is next, with the last that holds it. Whether there are others.
+    pub(in crate::plugin) fn end_retiring(&mut self) -> bool {
+        let (now, services) = (Instant::now(), self.services);
+        let ends = |retiring: &mut Retiring| {
+            retiring.asked + retiring.patience <= now || services.wait_ended(retiring.plugin.handle(), now)
+        };
+        for retiring in self.retiring.extract_if(.., ends) {
+            services.end_within(retiring.plugin.handle(), retiring.patience);
+        }
+        !self.retiring.is_empty()
+    }
+
+    /// Waits for all of them, each as long as it may take.
+    pub(in crate::plugin) fn wait_retiring(&mut self) {
+        for retiring in std::mem::take(&mut self.retiring) {
+            self.services.wait_ended(retiring.plugin.handle(), retiring.asked + retiring.patience);
+            self.services.end_within(retiring.plugin.handle(), retiring.patience);
+        }
+    }
+}

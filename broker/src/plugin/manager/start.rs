@@ -1,0 +1,142 @@
+//! Loads plugins when the broker starts: those of the configuration, then those of the record,
+//! needed plugins first. Called before the first client can connect.
+
+use super::PluginManager;
+use super::active::Wanted;
+use super::loader_state::LoaderState;
+use super::order::{self, Node};
+use super::record::{Content, Record, Recorded};
+use super::view::Failed;
+use crate::config::PluginConfig;
+use crate::plugin::error::LoadError;
+use crate::plugin::file::manifest::Opened;
+use crate::plugin::report::Origin;
+
+/// A plugin that is to be loaded.
+struct Pending {
+    wanted: Wanted,
+    required: bool,
+    opened: Result<Opened, LoadError>,
+}
+
+impl PluginManager {
+    /// Loads what the configuration wants, then what was loaded through ctl before the last stop, each in its order, except that
+    /// a plugin which others need comes before them. What fails is logged and listed as failed.
+    ///
+    /// # Errors
+    /// The first plugin that is marked `required` and cannot be loaded.
+    pub fn start(&self, configured: &[PluginConfig]) -> Result<(), LoadError> {
+        // For what is loaded by hand later on; there is one start.
+        let _ = self.configured.set(configured.to_vec());
+        let _starting = self.services.starting();
+        let mut loader = self.begin();
+        for plugin in configured {
+            loader.overrides.configure(&plugin.name, &plugin.hooks);
+        }
+        let wanted = self.wanted_at_start(configured);
+        let mut pending: Vec<Option<Pending>> = Vec::with_capacity(wanted.len());
+        for (wanted, required) in wanted {
+            let opened = self.open(&mut loader, &wanted);
+            pending.push(Some(Pending { wanted, required, opened }));
+        }
+        let (indexes, circles) = order_of(&pending);
+        let mut result = Ok(());
+        for index in indexes {
+            let Some(plugin) = pending[index].take() else { continue };
+            let circle = circles.iter().find(|(of, _)| *of == index).map(|(_, circle)| circle.clone());
+            if let Err(error) = self.load_pending(&mut loader, plugin, circle) {
+                result = Err(error);
+                break;
+            }
+        }
+        for plugin in pending.into_iter().flatten() {
+            if let Ok(opened) = &plugin.opened {
+                loader.close(opened);
+            }
+        }
+        self.end(loader);
+        result
+    }
+
+    fn load_pending(
+        &self,
+        loader: &mut LoaderState,
+        plugin: Pending,
+        circle: Option<Vec<String>>,
+    ) -> Result<(), LoadError> {
+        let Pending { wanted, required, opened } = plugin;
+        let loaded = opened.and_then(|opened| match circle {
+            Some(circle) => {
+                loader.close(&opened);
+                Err(LoadError::Circle { name: opened.name, circle })
+            }
+            None => self.load_in(loader, &wanted, opened),
+        });
+        self.commit_counts(loader);
+        loader.reap();
+        let Err(error) = loaded else { return Ok(()) };
+        tracing::error!("{error}");
+        self.view_mut().failed.push(Failed { wanted, reason: error.to_string() }.into());
+        if required { Err(error) } else { Ok(()) }
+    }
+
+    /// Each with whether the broker may not start without it.
+    fn wanted_at_start(&self, configured: &[PluginConfig]) -> Vec<(Wanted, bool)> {
+        let Content { plugins, disabled } = self.remembered();
+        let mut wanted: Vec<(Wanted, bool)> = Vec::new();
+        for plugin in configured {
+            let source = match &plugin.path {
+                Some(path) => path.display().to_string(),
+                None => plugin.name.clone(),
+            };
+            let plugin_wanted = Wanted {
+                name: Some(plugin.name.clone()),
+                source,
+                config: plugin.config.clone(),
+                priority: plugin.priority,
+                origin: Origin::Configured,
+                disabled: disabled.contains(&plugin.name),
+            };
+            wanted.push((plugin_wanted, plugin.required));
+        }
+        for Recorded { name, source, priority, config } in plugins {
+            if configured.iter().any(|plugin| plugin.name == name) {
+                tracing::info!(
+                    plugin = name,
+                    "the configuration names a plugin that ctl had loaded; it has its way"
+                );
+                continue;
+            }
+            let disabled = disabled.contains(&name);
+            let recorded =
+                Wanted { name: Some(name), source, config, priority, origin: Origin::Recorded, disabled };
+            // Where it fails it is logged and listed; the record keeps it.
+            wanted.push((recorded, false));
+        }
+        wanted
+    }
+
+    fn remembered(&self) -> Content {
+        self.record.as_ref().map_or(Ok(Content::default()), Record::read).unwrap_or_else(|error| {
+            tracing::error!("plugins that were loaded through ctl do not come back: {error}");
+            Content::default()
+        })
+    }
+}
+
+/// A circle's member with the way round.
+type Circles = Vec<(usize, Vec<String>)>;
+
+/// The order of loading. What could not be opened needs nothing and fails in its place.
+fn order_of(pending: &[Option<Pending>]) -> (Vec<usize>, Circles) {
+    let nodes: Vec<Node<'_>> = pending
+        .iter()
+        .flatten()
+        .map(|plugin| Node {
+            name: plugin.wanted.name.as_deref().unwrap_or(&plugin.wanted.source),
+            needs: plugin.opened.as_ref().map_or(&[], |opened| &opened.about.depends),
+        })
+        .collect();
+    let order::Order { indexes, circles } = order::sorted(&nodes);
+    (indexes, circles)
+}

@@ -1,0 +1,179 @@
+//! Swaps chain tables on every shard or on none, and in the same job moves the state of a plugin
+//! that replaces another. Used by transactions; never on a shard's thread.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use grapnel_engine::hook::ChainTable;
+use grapnel_engine::id::ShardId;
+use grapnel_engine::shard::Shard;
+
+use super::active::{PluginSlot, compile};
+use super::broadcast;
+use super::handover::{Handover, Moved, Passing};
+use super::loaded::More;
+use super::loader_state::{LoaderState, absorb};
+use crate::plugin::error::LoadError;
+use crate::shard::handle::ShardHandle;
+
+/// What the step of a shard came to.
+enum Swap {
+    /// The chains are in force.
+    Done {
+        old: Box<ChainTable>,
+        /// Why the state is only the one of the trial, where that is so.
+        lost: Option<String>,
+        moved: Moved,
+    },
+    /// A piece went over that was not the last one.
+    NotYet(Moved),
+    /// A piece did not go over, and nothing has changed.
+    Failed(String),
+}
+
+/// On the shard's thread.
+fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>) -> Swap {
+    let (lost, moved) = match passing {
+        None => (None, Moved::default()),
+        Some(passing) if passing.in_pieces() => match passing.last() {
+            Ok((More::No, moved)) => (None, moved),
+            Ok((More::Yes, moved)) => return Swap::NotYet(moved),
+            Err(said) => return Swap::Failed(said),
+        },
+        Some(passing) => match passing.pass() {
+            Ok(true) => (None, Moved::default()),
+            Ok(false) => (Some("it was not wanted any more".to_owned()), Moved::default()),
+            Err(said) => (Some(said), Moved::default()),
+        },
+    };
+    if let (Some(passing), None) = (passing, &lost) {
+        passing.hand_answers_over(engine);
+    }
+    Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved }
+}
+
+impl LoaderState {
+    /// Puts `after` into force on every shard in place of `before`, or on none.
+    pub(in crate::plugin) fn swap(
+        &mut self,
+        name: &str,
+        before: &[PluginSlot],
+        after: &[PluginSlot],
+    ) -> Result<(), LoadError> {
+        self.swap_over(name, before, after, &mut Handover::default()).map(drop)
+    }
+
+    /// The same, and in the step in which a shard swaps a state is handed over there, or the last piece of it: a shard that has
+    /// more pieces swaps later. Gives what was lost of a state that goes over whole: the shards on which it failed, although it had
+    /// gone well when it was tried.
+    pub(in crate::plugin) fn swap_over(
+        &mut self,
+        name: &str,
+        before: &[PluginSlot],
+        after: &[PluginSlot],
+        handover: &mut Handover,
+    ) -> Result<Vec<(ShardId, String)>, LoadError> {
+        for PluginSlot { plugin, .. } in after {
+            let overrides = self.overrides.of(&plugin.name);
+            plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
+        }
+        self.table_generation += 1;
+        let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
+        let mut failure = None;
+        while !pending.is_empty() && failure.is_none() {
+            let mut again = Vec::new();
+            let answers = self.ask_to_swap(&pending, after, handover);
+            for (handle, answer) in pending.into_iter().zip(answers) {
+                let (shard, name) = (handle.id(), name.to_owned());
+                match answer {
+                    Ok(Swap::Done { old, lost: said, moved }) => {
+                        absorb(&mut self.totals, shard, &old);
+                        handover.moved.add(&moved);
+                        lost.extend(said.map(|said| (shard, said)));
+                        swapped.push(handle);
+                    }
+                    Ok(Swap::NotYet(moved)) => {
+                        handover.moved.add(&moved);
+                        again.push(handle);
+                    }
+                    Ok(Swap::Failed(said)) => {
+                        failure.get_or_insert(LoadError::Handover { name, shard, said });
+                    }
+                    Err(unanswered) => {
+                        failure.get_or_insert(LoadError::Shard { name, unanswered });
+                    }
+                }
+            }
+            if let (Some(first), Some(said)) = (again.first(), self.must_end(handover)) {
+                let name = name.to_owned();
+                failure.get_or_insert(LoadError::Handover { name, shard: first.id(), said });
+            }
+            pending = again;
+        }
+        let Some(failure) = failure else { return Ok(lost) };
+        let handed = handover.clone().without(&lost);
+        for (shard, said) in self.swap_back(&swapped, before, &handed) {
+            tracing::warn!(plugin = name, "{}", not_back(shard, &said));
+        }
+        Err(failure)
+    }
+
+    fn ask_to_swap(
+        &self,
+        shards: &[ShardHandle],
+        after: &[PluginSlot],
+        handover: &Handover,
+    ) -> Vec<Result<Swap, crate::shard::handle::Unanswered>> {
+        broadcast::ask(
+            shards,
+            self.answer_timeout,
+            |shard| {
+                let table = compile(self.table_generation, after, shard, self.defaults);
+                let passing = handover.on(shard);
+                Box::new(move |engine: &mut Shard| swap_here(engine, table, passing))
+            },
+            |engine, late| {
+                if let Swap::Done { old, .. } = late {
+                    drop(engine.swap_chains(*old));
+                }
+            },
+        )
+    }
+
+    /// Puts `before` into force again, and in the step in which a shard does so, what was handed over comes back there with what
+    /// was added to it. A shard that does not answer does so later, before anything else it is asked. Gives the shards on which
+    /// the state did not come back.
+    pub(in crate::plugin) fn swap_back(
+        &mut self,
+        shards: &[ShardHandle],
+        before: &[PluginSlot],
+        handed: &Handover,
+    ) -> Vec<(ShardId, String)> {
+        let lost = self.pieces_back(shards, handed);
+        let handed = handed.clone().without(&lost);
+        self.table_generation += 1;
+        let (generation, defaults) = (self.table_generation, self.defaults);
+        let lost = Arc::new(Mutex::new(lost));
+        broadcast::tell(shards, self.answer_timeout, |shard| {
+            let table = compile(generation, before, shard, defaults);
+            let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
+            Box::new(move |engine: &mut Shard| {
+                let said = passing.and_then(|passing| passing.come_back());
+                if let (Some(passing), None) = (passing, &said) {
+                    passing.hand_answers_over(engine);
+                }
+                let mut lost = lost.lock().unwrap_or_else(PoisonError::into_inner);
+                lost.extend(said.map(|said| (shard, said)));
+                drop(engine.swap_chains(table));
+            })
+        });
+        std::mem::take(&mut *lost.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// What a state that did not come back means.
+pub(in crate::plugin) fn not_back(shard: ShardId, said: &str) -> String {
+    format!(
+        "a reload was taken back after shard {shard} had swapped, and the state of the new version did not come back there, so that \
+         what came between is lost: {said}"
+    )
+}
