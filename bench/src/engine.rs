@@ -86,7 +86,6 @@ pub struct Engine<'s> {
     conns: Vec<Conn>,
     alarms: BinaryHeap<Reverse<(u64, Alarm)>>,
     read: Box<[u8]>,
-    out: Vec<u8>,
     /// Connections that have more to do although no event will say so.
     again: Vec<usize>,
     again_spare: Vec<usize>,
@@ -108,6 +107,7 @@ impl<'s> Engine<'s> {
                 books,
                 schedule: None,
                 remaining: remaining.filter(|_| !setup.shape.publishers.is_empty()),
+                out: Vec::with_capacity(READ_BYTES),
                 now_ns: 0,
                 wall_at_zero_ns: clock.wall_ns(0),
             },
@@ -124,7 +124,6 @@ impl<'s> Engine<'s> {
             conns: Vec::with_capacity(clients),
             alarms: BinaryHeap::new(),
             read: vec![0; READ_BYTES].into(),
-            out: Vec::with_capacity(READ_BYTES),
             again: Vec::new(),
             again_spare: Vec::new(),
             next_connect_ns: 0,
@@ -279,11 +278,11 @@ impl<'s> Engine<'s> {
     fn keep_alive(&mut self, index: usize) {
         let Conn { client, link, .. } = &mut self.conns[index];
         let Some(link) = link.as_mut().filter(|_| client.state == State::Ready) else { return };
-        let asked = client.keep_alive(self.shared.now_ns, &mut self.out);
+        let asked = client.keep_alive(&mut self.shared);
         let sent = asked.and_then(|next_ns| {
-            if !self.out.is_empty() {
+            if !self.shared.out.is_empty() {
                 client.last_sent_ns = self.shared.now_ns;
-                link.send(&mut self.out)?;
+                link.send(&mut self.shared.out)?;
             }
             Ok(next_ns)
         });
@@ -346,7 +345,7 @@ impl<'s> Engine<'s> {
             if !(writable || readable) || !link.is_connected()? {
                 return Ok(());
             }
-            client.open(self.shared.setup, &mut self.out)?;
+            client.open(&mut self.shared)?;
         }
         if writable && link.has_unsent() {
             link.flush()?;
@@ -355,7 +354,7 @@ impl<'s> Engine<'s> {
         if readable {
             let filled = link.fill(&mut self.read)?;
             self.shared.now_ns = self.clock.now_ns();
-            let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared, &mut self.out);
+            let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared);
             more_to_read = link.hand_out(filled, &self.read, take)?;
         }
         if was_in_handshake && client.state == State::Ready {
@@ -373,13 +372,13 @@ impl<'s> Engine<'s> {
         let Conn { client, link: Some(link), again, armed } = &mut self.conns[index] else { return Ok(()) };
         // A socket that is full comes back with a writable event, and only then gets more.
         let produced = if self.publishing && !link.has_unsent() {
-            client.produce(&mut self.shared, &mut self.out)
+            client.produce(&mut self.shared)
         } else {
             Produced::Blocked
         };
-        if !self.out.is_empty() {
+        if !self.shared.out.is_empty() {
             client.last_sent_ns = self.shared.now_ns;
-            link.send(&mut self.out)?;
+            link.send(&mut self.shared.out)?;
         }
         let more_to_send = produced == Produced::More && !link.has_unsent();
         if more_to_read || more_to_send {
@@ -418,7 +417,7 @@ impl<'s> Engine<'s> {
         for index in 0..self.conns.len() {
             let Conn { client, link: Some(_), .. } = &mut self.conns[index] else { continue };
             let in_handshake = matches!(client.state, State::Connecting | State::AwaitConnack);
-            client.close(&mut self.out);
+            client.close(&mut self.shared);
             if in_handshake || self.produce_and_send(index, false).is_err() {
                 // Nobody to say goodbye to.
                 self.fail(index, &Failure::Closed);
@@ -428,7 +427,7 @@ impl<'s> Engine<'s> {
 
     /// Ends a connection that ended otherwise than it should, unless it was about to end anyway.
     fn fail(&mut self, index: usize, failure: &Failure) {
-        self.out.clear();
+        self.shared.out.clear();
         let Conn { client, link, .. } = &mut self.conns[index];
         let state = std::mem::replace(&mut client.state, State::Ended);
         if state == State::Ended {

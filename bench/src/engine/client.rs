@@ -1,4 +1,4 @@
-//! The state machine of one connection: frames in, packets out. The engine feeds it and owns socket and buffers; nothing
+//! The state machine of one connection: frames in, packets out into the buffer that all share. The engine feeds it and owns socket and buffers; nothing
 //! here touches a socket or reads a clock.
 
 use super::Shared;
@@ -143,7 +143,8 @@ impl Client {
     }
 
     /// TCP is connected: appends CONNECT.
-    pub fn open(&mut self, setup: &Setup, out: &mut Vec<u8>) -> Result<(), Failure> {
+    pub fn open(&mut self, shared: &mut Shared<'_>) -> Result<(), Failure> {
+        let setup = shared.setup;
         let names = &setup.names;
         let user_name = names.user_name(self.index);
         let with = ConnectWith {
@@ -155,7 +156,7 @@ impl Client {
             clean: setup.clean,
             session_expiry_s: setup.session_expiry_s,
         };
-        frames::connect(&with, out).map_err(unsupported)?;
+        frames::connect(&with, &mut shared.out).map_err(unsupported)?;
         self.state = State::AwaitConnack;
         Ok(())
     }
@@ -167,23 +168,18 @@ impl Client {
 
     /// Takes one frame and appends what it calls for.
     #[inline]
-    pub fn frame(
-        &mut self,
-        frame: &Frame<'_>,
-        shared: &mut Shared<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
+    pub fn frame(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         match (frame.kind(), self.state) {
-            (kind::PUBLISH, State::Ready | State::AwaitSuback) => self.receive(frame, shared, out),
+            (kind::PUBLISH, State::Ready | State::AwaitSuback) => self.receive(frame, shared),
             (kind::PUBLISH, State::Closing) if shared.books.is_ledger() => {
                 // It may be the second copy of the last message. Behind our DISCONNECT nothing may be sent.
-                let before = out.len();
-                let received = self.receive(frame, shared, out);
-                out.truncate(before);
+                let before = shared.out.len();
+                let received = self.receive(frame, shared);
+                shared.out.truncate(before);
                 received
             }
             (_, State::Closing) => Ok(()),
-            (kind::CONNACK, State::AwaitConnack) => self.connack(frame, shared, out),
+            (kind::CONNACK, State::AwaitConnack) => self.connack(frame, shared),
             // Before the CONNACK nothing else may come [MQTT-3.2.0-1].
             (other, State::Connecting | State::AwaitConnack | State::Ended) => {
                 Err(Failure::Unexpected(other))
@@ -192,7 +188,7 @@ impl Client {
                 // An id of an earlier connection is not known here; its PUBCOMP is owed all the same [MQTT-4.3.3-11].
                 let packet_id = frames::ack(frame)?.0;
                 self.unreleased.remove(&packet_id);
-                frames::push_ack(0x70, packet_id, out);
+                frames::push_ack(0x70, packet_id, &mut shared.out);
                 Ok(())
             }
             (kind::SUBACK, State::AwaitSuback) => self.suback(frame, shared),
@@ -202,7 +198,7 @@ impl Client {
             }
             (kind::DISCONNECT, _) => Err(Failure::Disconnected(frames::disconnect_reason(frame))),
             (other, _) => match &mut self.part {
-                Part::Publish(publisher) => publisher.acknowledgement(other, frame, shared, out),
+                Part::Publish(publisher) => publisher.acknowledgement(other, frame, shared),
                 _ => Err(Failure::Unexpected(other)),
             },
         }
@@ -210,15 +206,11 @@ impl Client {
 
     /// A PUBLISH came: counts it and appends PUBACK or PUBREC.
     #[inline]
-    fn receive(
-        &mut self,
-        frame: &Frame<'_>,
-        shared: &mut Shared<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
+    fn receive(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         let publish = frames::publish(shared.setup.version, frame)?;
         if publish.qos > 0 {
-            frames::push_ack(if publish.qos == 1 { 0x40 } else { 0x50 }, publish.packet_id, out);
+            let first = if publish.qos == 1 { 0x40 } else { 0x50 };
+            frames::push_ack(first, publish.packet_id, &mut shared.out);
             // Until PUBREL the same id is the same message [MQTT-4.3.3-10].
             if publish.qos == 2 && !self.unreleased.insert(publish.packet_id) {
                 shared.received_again();
@@ -230,12 +222,7 @@ impl Client {
         Ok(())
     }
 
-    fn connack(
-        &mut self,
-        frame: &Frame<'_>,
-        shared: &mut Shared<'_>,
-        out: &mut Vec<u8>,
-    ) -> Result<(), Failure> {
+    fn connack(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
         let setup = shared.setup;
         let connack = frames::connack(setup.version, frame)?.map_err(Failure::Refused)?;
         shared.counts.connected += 1;
@@ -249,7 +236,8 @@ impl Client {
             Part::Publish(publisher) => publisher.prepare(setup, &connack)?,
             Part::Subscribe(number) => {
                 let filters = &setup.shape.subscribers[*number].filters;
-                frames::subscribe(setup.version, filters, setup.messages.qos, out).map_err(unsupported)?;
+                frames::subscribe(setup.version, filters, setup.messages.qos, &mut shared.out)
+                    .map_err(unsupported)?;
                 self.state = State::AwaitSuback;
                 return Ok(());
             }
@@ -257,7 +245,7 @@ impl Client {
         }
         self.ready(shared);
         if setup.leaves {
-            self.close(out);
+            self.close(shared);
         }
         Ok(())
     }
@@ -293,16 +281,17 @@ impl Client {
 
     /// Appends what a publisher has to send by now.
     #[inline]
-    pub fn produce(&mut self, shared: &mut Shared<'_>, out: &mut Vec<u8>) -> Produced {
+    pub fn produce(&mut self, shared: &mut Shared<'_>) -> Produced {
         match &mut self.part {
-            Part::Publish(publisher) if self.state == State::Ready => publisher.produce(shared, out),
+            Part::Publish(publisher) if self.state == State::Ready => publisher.produce(shared),
             _ => Produced::Blocked,
         }
     }
 
     /// Keep alive: appends PINGREQ if the connection was quiet for long enough. Answers when to call this again, or
     /// `None` if there is no keep alive. Fails if the last PINGREQ was not answered.
-    pub fn keep_alive(&mut self, now_ns: u64, out: &mut Vec<u8>) -> Result<Option<u64>, Failure> {
+    pub fn keep_alive(&mut self, shared: &mut Shared<'_>) -> Result<Option<u64>, Failure> {
+        let now_ns = shared.now_ns;
         if self.keep_alive_ns == 0 {
             return Ok(None);
         }
@@ -314,15 +303,15 @@ impl Client {
         if self.ping_unanswered {
             return Err(Failure::NoPingresp);
         }
-        out.extend_from_slice(&[0xC0, 0]);
+        shared.out.extend_from_slice(&[0xC0, 0]);
         self.ping_unanswered = true;
         Ok(Some(now_ns + quiet_ns))
     }
 
     /// Ends the connection from our side: appends DISCONNECT once the CONNACK has come.
-    pub fn close(&mut self, out: &mut Vec<u8>) {
+    pub fn close(&mut self, shared: &mut Shared<'_>) {
         if matches!(self.state, State::Ready | State::AwaitSuback) {
-            frames::disconnect(out);
+            frames::disconnect(&mut shared.out);
         }
         self.state = State::Closing;
     }

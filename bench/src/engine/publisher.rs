@@ -1,5 +1,5 @@
 //! A publisher: when its next message is due, which packet ids are in flight, what their acknowledgements say. Driven by
-//! `client`; writes packets into the caller's buffer and never waits.
+//! `client`; writes packets into the buffer that all share and never waits.
 
 use super::Shared;
 use super::client::{Failure, unsupported};
@@ -118,9 +118,9 @@ impl Publisher {
 
     /// Appends every message that is due and that window and quota allow.
     #[inline]
-    pub fn produce(&mut self, shared: &mut Shared<'_>, out: &mut Vec<u8>) -> Produced {
+    pub fn produce(&mut self, shared: &mut Shared<'_>) -> Produced {
         let before = shared.counts.sent;
-        let produced = self.fill(shared, out);
+        let produced = self.fill(shared);
         let sent = shared.counts.sent - before;
         if sent > 0 {
             shared.counts.sending.touch(shared.now_ns);
@@ -135,7 +135,7 @@ impl Publisher {
     }
 
     #[inline]
-    fn fill(&mut self, shared: &mut Shared<'_>, out: &mut Vec<u8>) -> Produced {
+    fn fill(&mut self, shared: &mut Shared<'_>) -> Produced {
         let setup = shared.setup;
         loop {
             match &mut self.turn {
@@ -153,7 +153,7 @@ impl Publisher {
                     }
                 }
             }
-            if out.len() >= TURN_BYTES {
+            if shared.out.len() >= TURN_BYTES {
                 return Produced::More;
             }
             let Some(packet_id) = self.window.take(shared.now_ns) else { return Produced::Blocked };
@@ -172,7 +172,7 @@ impl Publisher {
                 }
             };
             let stamp_ns = shared.wall_at_zero_ns + due_ns;
-            self.heads[topic].push(&setup.messages.payload, packet_id, sequence, stamp_ns, out);
+            self.heads[topic].push(&setup.messages.payload, packet_id, sequence, stamp_ns, &mut shared.out);
         }
     }
 
@@ -182,7 +182,6 @@ impl Publisher {
         kind: u8,
         frame: &Frame<'_>,
         shared: &mut Shared<'_>,
-        out: &mut Vec<u8>,
     ) -> Result<(), Failure> {
         let (name, awaited) = match kind {
             kind::PUBACK => ("PUBACK", Phase::Published),
@@ -195,7 +194,7 @@ impl Publisher {
         if kind == kind::PUBREC && code < 0x80 {
             // Also when it comes again [MQTT-4.3.3-4].
             if self.window.release(packet_id) {
-                frames::push_ack(0x62, packet_id, out);
+                frames::push_ack(0x62, packet_id, &mut shared.out);
             } else {
                 counts.error("PUBREC for a packet id that is not in flight");
             }

@@ -21,6 +21,8 @@ pub struct Shared<'s> {
     pub schedule: Option<Schedule>,
     /// Messages still to send until the limit, over all publishers that have not failed; none without a limit.
     pub remaining: Option<u64>,
+    /// What the client whose turn it is has to send.
+    pub out: Vec<u8>,
     /// Nanoseconds since the start.
     pub now_ns: u64,
     /// Wall time of the start, nanoseconds since 1970.

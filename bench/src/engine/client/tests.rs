@@ -10,11 +10,10 @@ use clap::Parser;
 
 const S: u64 = 1_000_000_000;
 
-/// A client, its world, and the bytes it wrote last.
+/// A client and its world, with the bytes it wrote last.
 struct Bed {
     client: Client,
     shared: Shared<'static>,
-    out: Vec<u8>,
 }
 
 impl Bed {
@@ -28,33 +27,40 @@ impl Bed {
         let trackers = vec![Tracker::default()];
         let mut counts = Counts::new();
         counts.measure(true);
-        let shared = Shared {
+        let mut shared = Shared {
             setup,
             counts,
             books: Books::Headers { trackers, tracker_of: vec![0; 200], gaps_max: 8, expected: false },
             schedule: None,
             remaining: load.limit,
+            out: Vec::new(),
             now_ns: 0,
             wall_at_zero_ns: 100 * S,
         };
         let mut client = Client::new(0, setup, 0);
-        let mut out = Vec::new();
-        client.open(setup, &mut out).unwrap();
-        assert_eq!(out[0], 0x10);
-        Self { client, shared, out }
+        client.open(&mut shared).unwrap();
+        assert_eq!(shared.out[0], 0x10);
+        Self { client, shared }
     }
 
     /// The broker sends these bytes; answers what the client writes.
     fn hears(&mut self, bytes: &[u8]) -> Result<&[u8], Failure> {
-        self.out.clear();
+        self.shared.out.clear();
         let Front::Whole(frame) = front(bytes).unwrap() else { panic!("not whole: {bytes:02x?}") };
-        self.client.frame(&frame, &mut self.shared, &mut self.out)?;
-        Ok(&self.out)
+        self.client.frame(&frame, &mut self.shared)?;
+        Ok(&self.shared.out)
+    }
+
+    /// So many seconds after the start.
+    fn keep_alive(&mut self, at_s: u64) -> (Result<Option<u64>, Failure>, &[u8]) {
+        self.shared.out.clear();
+        self.shared.now_ns = at_s * S;
+        (self.client.keep_alive(&mut self.shared), &self.shared.out)
     }
 
     fn publishes(&mut self) -> (Produced, &[u8]) {
-        self.out.clear();
-        (self.client.produce(&mut self.shared, &mut self.out), &self.out)
+        self.shared.out.clear();
+        (self.client.produce(&mut self.shared), &self.shared.out)
     }
 }
 
@@ -171,25 +177,22 @@ fn a_quota_ends_a_publisher() {
 fn a_quiet_connection_pings_and_a_mute_broker_is_noticed() {
     let mut bed = Bed::new("conn -V 4 -k 100");
     bed.hears(&CONNACK).unwrap();
-    let Bed { client, out, .. } = &mut bed;
-    assert_eq!(client.keep_alive(74 * S, out), Ok(Some(75 * S)));
-    assert!(out.is_empty());
-    assert_eq!(client.keep_alive(75 * S, out), Ok(Some(150 * S)));
-    assert_eq!(out[..], [0xC0, 0]);
-    client.last_sent_ns = 75 * S;
-    assert_eq!(client.keep_alive(150 * S, out), Err(Failure::NoPingresp));
+    assert_eq!(bed.keep_alive(74), (Ok(Some(75 * S)), &[][..]));
+    assert_eq!(bed.keep_alive(75), (Ok(Some(150 * S)), &[0xC0, 0][..]));
+    bed.client.last_sent_ns = 75 * S;
+    assert_eq!(bed.keep_alive(150).0, Err(Failure::NoPingresp));
     bed.hears(&[0xD0, 0]).unwrap();
-    assert_eq!(bed.client.keep_alive(150 * S, &mut bed.out), Ok(Some(225 * S)));
+    assert_eq!(bed.keep_alive(150).0, Ok(Some(225 * S)));
 }
 
 #[test]
 fn the_keep_alive_of_the_broker_holds() {
     let mut bed = Bed::new("conn -k 100");
     bed.hears(&[0x20, 6, 0, 0, 3, 0x13, 0, 20]).unwrap();
-    assert_eq!(bed.client.keep_alive(S, &mut bed.out), Ok(Some(15 * S)));
+    assert_eq!(bed.keep_alive(1).0, Ok(Some(15 * S)));
     let mut bed = Bed::new("conn -k 0");
     bed.hears(&[0x20, 3, 0, 0, 0]).unwrap();
-    assert_eq!(bed.client.keep_alive(1000 * S, &mut bed.out), Ok(None));
+    assert_eq!(bed.keep_alive(1000).0, Ok(None));
 }
 
 #[test]
