@@ -118,7 +118,7 @@ impl Process {
     fn start(command: &str, cpus: &[usize]) -> Result<Self> {
         let dir =
             TempDir::with_prefix("grapnel-bench-").context("cannot create a directory for the broker")?;
-        let mut words = split(command)?;
+        let mut words = shlex::split(command).context("a quote in --broker is not closed")?;
         let wants_port = words.iter().any(|word| word.contains("{listen}") || word.contains("{port}"));
         let promised = if wants_port { Some(free_address()?) } else { None };
         for word in &mut words {
@@ -210,27 +210,6 @@ fn listening(log: &str) -> Option<SocketAddr> {
     whole_lines.lines().find_map(|line| line.split_once(LISTENING)?.1.split_whitespace().next()?.parse().ok())
 }
 
-/// Words of a command line: spaces part them, quotes of either kind keep them together.
-fn split(command: &str) -> Result<Vec<String>> {
-    let mut words = Vec::new();
-    let mut word: Option<String> = None;
-    let mut quote = None;
-    for letter in command.chars() {
-        match (quote, letter) {
-            (Some(open), letter) if open == letter => quote = None,
-            (None, '\'' | '"') => {
-                quote = Some(letter);
-                word.get_or_insert_default();
-            }
-            (None, letter) if letter.is_whitespace() => words.extend(word.take()),
-            (_, letter) => word.get_or_insert_default().push(letter),
-        }
-    }
-    ensure!(quote.is_none(), "a quote in --broker is not closed");
-    words.extend(word);
-    Ok(words)
-}
-
 /// Binds the calling thread, and what it starts from now on, to these CPUs; with none it stays as it is.
 pub fn pin(cpus: &[usize]) -> Result<()> {
     pin_thread(None, cpus)
@@ -291,14 +270,6 @@ pub fn parse_cpus(text: &str) -> Result<Vec<usize>> {
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-
-    #[test]
-    fn a_command_is_cut_into_words_as_people_expect() {
-        let words = split("  a -b 'c d'\te\"f g\"h '' ").unwrap();
-        assert_eq!(words, ["a", "-b", "c d", "ef gh", ""]);
-        assert!(split("a 'b").unwrap_err().to_string().contains("not closed"));
-        assert!(split(" ").unwrap().is_empty());
-    }
 
     #[test]
     fn the_address_is_read_from_a_whole_line() {
