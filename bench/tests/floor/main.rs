@@ -137,21 +137,6 @@ fn clients_of_mosquitto_get_along_with_it() {
 }
 
 #[test]
-fn packet_identifiers_are_those_of_the_subscriber() {
-    let floor = Floor::start();
-    let (mut wild, mut exact) = (floor.subscriber("+/x", 1), floor.subscriber("b/x", 2));
-    let mut publisher = floor.client();
-    publisher.send(&[publish(1, 40, "a/x", b"p"), publish(2, 41, "b/x", b"p")].concat());
-    publisher.expect(&[0x40, 2, 0, 40, 0x50, 2, 0, 41]);
-    wild.expect(&[publish(1, 1, "a/x", b"p"), publish(1, 2, "b/x", b"p")].concat());
-    exact.expect(&publish(2, 1, "b/x", b"p"));
-    exact.send(&[0x50, 2, 0, 1]);
-    exact.expect(&[0x62, 2, 0, 1]);
-    exact.send(&[0x70, 2, 0, 1]);
-    exact.expect_nothing();
-}
-
-#[test]
 fn garbage_closes_the_connection_it_came_on_and_no_other() {
     let floor = Floor::start();
     let mut witness = floor.subscriber("t", 0);
