@@ -8,9 +8,11 @@ pub use check::{resolve, seconds};
 use crate::compare::args::CompareArgs;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
+use check::millis;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// Load generator for MQTT brokers.
 #[derive(Debug, Parser)]
@@ -35,6 +37,18 @@ pub enum Command {
     /// Relay messages with the least MQTT possible, as a floor to compare brokers with; stays until SIGINT or SIGTERM
     Floor(FloorArgs),
 }
+
+/// Bad arguments, as opposed to a run that failed.
+#[derive(Debug)]
+pub struct Usage(pub anyhow::Error);
+
+impl std::fmt::Display for Usage {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{:#}", self.0)
+    }
+}
+
+impl std::error::Error for Usage {}
 
 /// Each becomes one `Load`, see `check`.
 #[derive(Debug, Subcommand)]
@@ -67,8 +81,8 @@ pub struct PubArgs {
           default_value_t = false, default_missing_value = "true", action = ArgAction::Set)]
     pub retain: bool,
     /// Milliseconds between messages of one client; 0 for as fast as the window and the socket allow
-    #[arg(short = 'I', long, alias = "interval_of_msg", value_name = "MS", default_value_t = 1000.0)]
-    pub interval_of_msg: f64,
+    #[arg(short = 'I', long, alias = "interval_of_msg", value_name = "MS", default_value = "1000", value_parser = millis)]
+    pub interval_of_msg: Duration,
     /// Messages in flight per client with QoS 1 and 2
     #[arg(short = 'w', long, short_alias = 'F', alias = "inflight", value_name = "MESSAGES", default_value_t = 10,
           value_parser = clap::value_parser!(u16).range(1..))]
@@ -100,8 +114,8 @@ pub struct SubArgs {
     #[arg(short = 'L', long, value_name = "MESSAGES", default_value_t = 0)]
     pub limit: u64,
     /// End the run this long after the last message arrived
-    #[arg(long, value_name = "S")]
-    pub idle: Option<f64>,
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub idle: Option<Duration>,
     /// Count messages without this header as errors; headers that are there are read anyway
     #[arg(long, value_name = "cnt,ts", value_delimiter = ',')]
     pub payload_hdrs: Vec<PayloadHeader>,
@@ -146,8 +160,8 @@ pub struct CommonArgs {
     #[arg(short = 'n', long, default_value_t = 0)]
     pub startnumber: u32,
     /// Milliseconds between connects; 0 for as fast as possible
-    #[arg(short = 'i', long, value_name = "MS", default_value_t = 10.0)]
-    pub interval: f64,
+    #[arg(short = 'i', long, value_name = "MS", default_value = "10", value_parser = millis)]
+    pub interval: Duration,
     /// User name; %i client number, %c client id
     #[arg(short = 'u', long)]
     pub username: Option<Template>,
@@ -171,14 +185,14 @@ pub struct CommonArgs {
     #[arg(long, value_name = "ADDR,...", value_delimiter = ',')]
     pub ifaddr: Vec<IpAddr>,
     /// Length of the run in seconds, from when every client is ready or has failed
-    #[arg(long, value_name = "S")]
-    pub duration: Option<f64>,
+    #[arg(long, value_name = "S", value_parser = seconds)]
+    pub duration: Option<Duration>,
     /// Seconds from connect to the end of the handshake, SUBACK included
-    #[arg(long, value_name = "S", default_value_t = 30.0)]
-    pub connect_timeout: f64,
+    #[arg(long, value_name = "S", default_value = "30", value_parser = seconds)]
+    pub connect_timeout: Duration,
     /// Seconds to wait for outstanding acknowledgements, and then for the connections to end
-    #[arg(long, value_name = "S", default_value_t = 10.0)]
-    pub drain_timeout: f64,
+    #[arg(long, value_name = "S", default_value = "10", value_parser = seconds)]
+    pub drain_timeout: Duration,
     /// Connects under way at once
     #[arg(long, value_name = "CLIENTS", default_value_t = 512)]
     pub connects_pending_max: usize,

@@ -8,7 +8,7 @@ mod figures;
 mod machine;
 mod markdown;
 
-use crate::scenario::args::Usage;
+use crate::cli::Usage;
 use crate::scenario::target::pin;
 use crate::scenario::{self, Report, Target};
 use anyhow::{Context, Result};
@@ -45,12 +45,8 @@ struct Comparison<'a> {
 }
 
 /// Carries `compare` out and prints the table; true if nothing was amiss.
-pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<Result<bool>, Usage> {
-    let settled = args.settle().map_err(Usage)?;
-    Ok(compare(args, &settled, stop))
-}
-
-fn compare(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Result<bool> {
+pub fn command(args: &CompareArgs, stop: &AtomicBool) -> Result<bool> {
+    let settled = &args.settle().map_err(Usage)?;
     // Before the pinning: it tells how many CPUs this process may use.
     let machine = Machine::this();
     pin(&settled.cpus.bench)?;
@@ -65,7 +61,7 @@ fn compare(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Result<b
         let comparison = Comparison {
             machine: &machine,
             rounds: args.rounds,
-            duration_s: args.duration,
+            duration_s: args.duration.as_secs_f64(),
             brokers: &settled.contestants,
             rows: &rows,
             runs: &runs,

@@ -20,6 +20,7 @@ mod topic;
 
 use anyhow::{Context, Result};
 use clap::Parser;
+use cli::Usage;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
 use std::process::ExitCode;
@@ -30,35 +31,30 @@ const EXIT_FAILED: u8 = 1;
 const EXIT_USAGE: u8 = 2;
 
 fn main() -> ExitCode {
-    match cli::Cli::parse().command {
-        cli::Command::Load(load) => drive_load(load),
-        cli::Command::Run(args) => {
-            stop_on_signals().and_then(|stop| finish(scenario::args::command(&args, &stop)))
+    match run(cli::Cli::parse().command) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(EXIT_FAILED),
+        Err(error) => {
+            // Whoever closed stderr still gets the exit code.
+            let _ = writeln!(std::io::stderr(), "grapnel-bench: {error:#}");
+            ExitCode::from(if error.is::<Usage>() { EXIT_USAGE } else { EXIT_FAILED })
         }
-        cli::Command::Compare(args) => {
-            stop_on_signals().and_then(|stop| finish(compare::command(&args, &stop)))
-        }
-        cli::Command::Floor(args) => grapnel_floor::serve(args.listen).map(|()| ExitCode::SUCCESS),
     }
-    .unwrap_or_else(|error| complain(&error, EXIT_FAILED))
 }
 
-fn drive_load(command: Box<cli::LoadCommand>) -> Result<ExitCode> {
-    let load = match command.into_load() {
-        Ok(load) => load,
-        Err(error) => return Ok(complain(&error, EXIT_USAGE)),
-    };
-    let outcome = load::drive(&load, &*stop_on_signals()?)?;
-    let summary = report::Summary::new(&load, &outcome);
-    let text = if load.json { summary.to_json()? } else { summary.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the summary")?;
-    Ok(if summary.is_success() { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) })
-}
-
-fn finish(done: Result<Result<bool>, scenario::args::Usage>) -> Result<ExitCode> {
-    match done {
-        Ok(done) => done.map(|success| if success { ExitCode::SUCCESS } else { ExitCode::from(EXIT_FAILED) }),
-        Err(usage) => Ok(complain(&usage.0, EXIT_USAGE)),
+/// True if every connection held and every message arrived.
+fn run(command: cli::Command) -> Result<bool> {
+    match command {
+        cli::Command::Load(command) => {
+            let load = command.into_load().map_err(Usage)?;
+            let outcome = load::drive(&load, &*stop_on_signals()?)?;
+            let summary = report::Summary::new(&load, &outcome);
+            report::print(&summary, load.json)?;
+            Ok(summary.is_success())
+        }
+        cli::Command::Run(args) => scenario::args::command(&args, &*stop_on_signals()?),
+        cli::Command::Compare(args) => compare::command(&args, &*stop_on_signals()?),
+        cli::Command::Floor(args) => grapnel_floor::serve(args.listen).map(|()| true),
     }
 }
 
@@ -72,10 +68,4 @@ fn stop_on_signals() -> Result<Arc<AtomicBool>> {
             .context("cannot install a signal handler")?;
     }
     Ok(stop)
-}
-
-fn complain(error: &anyhow::Error, code: u8) -> ExitCode {
-    // Whoever closed stderr still gets the exit code.
-    let _ = writeln!(std::io::stderr(), "grapnel-bench: {error:#}");
-    ExitCode::from(code)
 }

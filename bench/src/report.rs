@@ -1,42 +1,34 @@
 //! The end of a run for people and programs: the same summary as a table or as one JSON object.
 //! Built by `main` from the outcome of the poll loop.
 
-use crate::engine::counts::{Meter, Span, as_seconds};
+use crate::engine::counts::{Counts, as_seconds};
 use crate::load::{Load, Outcome, Role};
 use crate::sequence::Tally;
 use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::fmt;
+use std::io::Write;
+
+/// Writes a report to standard output, as one line of JSON or as a table.
+pub fn print(report: &(impl Serialize + fmt::Display), json: bool) -> Result<()> {
+    let json = json.then(|| serde_json::to_string(report)).transpose().context("cannot write JSON")?;
+    let text = json.map_or_else(|| report.to_string(), |line| line + "\n");
+    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
+}
 
 /// Publishers listed by name, the worst first.
 const PUBLISHERS_SHOWN_MAX: usize = 20;
 
-/// What a run came to.
+/// What a run came to. Keys and meaning are in README.md.
 #[derive(Debug, Serialize)]
-pub struct Summary {
+pub struct Summary<'o> {
     command: &'static str,
     clients: usize,
-    /// CONNACKs with success.
-    connected: u32,
-    /// Clients ready: connected, and for `sub` subscribed.
-    ready: u32,
-    /// Clients that did not become ready.
-    failed: u32,
-    /// Unexpected ends of ready connections.
-    disconnects: u32,
-    sent: u64,
-    acked: u64,
-    /// Turned down by the broker with a reason code.
-    refused: u64,
+    #[serde(flatten)]
+    counts: &'o Counts,
     /// Sent with QoS 1 or 2, never acknowledged.
     unacked: u64,
-    /// Acknowledged with "no matching subscribers".
-    unmatched: u64,
-    received: u64,
-    received_bytes: u64,
-    /// QoS 2 messages that came again before their PUBREL.
-    redelivered: u64,
     /// Counts from sequence numbers; null without any.
     #[serde(flatten)]
     sequence: Sequence,
@@ -49,16 +41,6 @@ pub struct Summary {
     sent_per_s: Option<f64>,
     acked_per_s: Option<f64>,
     received_per_s: Option<f64>,
-    /// From due to received, of stamped messages.
-    latency_us: Option<Latency>,
-    /// From sent to acknowledged.
-    ack_latency_us: Option<Latency>,
-    /// From connect to CONNACK.
-    connect_latency_us: Option<Latency>,
-    /// Stamped later than received: clocks disagree.
-    from_the_future: u64,
-    /// What went wrong how often.
-    errors: BTreeMap<String, u64>,
 }
 
 #[derive(Debug, Default, Serialize)]
@@ -79,23 +61,9 @@ struct PublisherTally {
     tally: Tally,
 }
 
-/// A distribution in microseconds.
-#[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
-pub struct Latency {
-    pub count: u64,
-    pub min: f64,
-    pub mean: f64,
-    pub p50: f64,
-    pub p90: f64,
-    pub p99: f64,
-    pub p999: f64,
-    pub max: f64,
-}
-
-impl Summary {
+impl<'o> Summary<'o> {
     /// Sums an outcome up.
-    pub fn new(load: &Load, outcome: &Outcome) -> Self {
+    pub fn new(load: &Load, outcome: &'o Outcome) -> Self {
         let counts = &outcome.counts;
         let reached = if load.role == Role::Pub { counts.sent } else { counts.received };
         let connecting_s =
@@ -103,48 +71,26 @@ impl Summary {
         Self {
             command: load.role.name(),
             clients: load.setup.shape.clients(),
-            connected: counts.connected,
-            ready: counts.ready,
-            failed: counts.failed,
-            disconnects: counts.disconnects,
-            sent: counts.sent,
-            acked: counts.acked,
-            refused: counts.refused,
+            counts,
             unacked: counts.unacked(),
-            unmatched: counts.unmatched,
-            received: counts.received,
-            received_bytes: counts.received_bytes,
-            redelivered: counts.redelivered,
             sequence: Sequence::of(outcome),
             short_of_limit: load.limit.map_or(0, |limit| limit.saturating_sub(reached)),
             interrupted: outcome.interrupted,
             elapsed_s: as_seconds(outcome.elapsed_ns),
             connects_per_s: per_second(u64::from(counts.connected), connecting_s),
-            sent_per_s: rate(counts.sent, counts.sending),
-            acked_per_s: rate(counts.acked, counts.acking),
-            received_per_s: rate(counts.received, counts.receiving),
-            latency_us: Latency::of(&counts.latency),
-            ack_latency_us: Latency::of(&counts.ack_latency),
-            connect_latency_us: Latency::of(&counts.connect_latency),
-            from_the_future: counts.from_the_future,
-            errors: counts.errors.clone(),
+            sent_per_s: per_second(counts.sent, counts.sending.seconds()),
+            acked_per_s: per_second(counts.acked, counts.acking.seconds()),
+            received_per_s: per_second(counts.received, counts.receiving.seconds()),
         }
     }
 
     /// Whether every connection held and every message was taken; losses at QoS 0 are no failure.
     pub fn is_success(&self) -> bool {
-        self.failed == 0
-            && self.disconnects == 0
+        self.counts.failed == 0
+            && self.counts.disconnects == 0
             && self.unacked == 0
-            && self.errors.is_empty()
+            && self.counts.errors.is_empty()
             && (self.short_of_limit == 0 || self.interrupted)
-    }
-
-    /// One line of JSON.
-    pub fn to_json(&self) -> Result<String> {
-        let mut json = serde_json::to_string(self).context("cannot write the summary as JSON")?;
-        json.push('\n');
-        Ok(json)
     }
 }
 
@@ -178,54 +124,31 @@ impl Sequence {
     }
 }
 
-impl Latency {
-    /// Of what was recorded in nanoseconds; `None` if nothing was.
-    pub fn of(meter: &Meter) -> Option<Self> {
-        let histogram = meter.histogram();
-        let us = |ns: u64| ns as f64 / 1000.0;
-        let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
-        (!histogram.is_empty()).then(|| Self {
-            count: histogram.len(),
-            min: us(histogram.min()),
-            mean: histogram.mean() / 1000.0,
-            p50: at(0.5),
-            p90: at(0.9),
-            p99: at(0.99),
-            p999: at(0.999),
-            max: us(histogram.max()),
-        })
-    }
-}
-
-fn rate(messages: u64, span: Span) -> Option<f64> {
-    per_second(messages, span.seconds())
-}
-
 /// Nothing can be said of a single moment.
 fn per_second(count: u64, seconds: f64) -> Option<f64> {
     (count > 1 && seconds > 0.0).then(|| count as f64 / seconds)
 }
 
-impl fmt::Display for Summary {
+impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<24}{value}");
         let rate = |rate: Option<f64>| rate.map(|rate| format!("  ({rate:.0}/s)")).unwrap_or_default();
         row(
             "clients",
-            &format!("{} connected of {}{}", self.connected, self.clients, rate(self.connects_per_s)),
+            &format!("{} connected of {}{}", self.counts.connected, self.clients, rate(self.connects_per_s)),
         )?;
-        row("failed", &self.failed)?;
-        row("disconnects", &format!("{} unexpected", self.disconnects))?;
+        row("failed", &self.counts.failed)?;
+        row("disconnects", &format!("{} unexpected", self.counts.disconnects))?;
         if self.command == "pub" {
-            row("sent", &format!("{}{}", self.sent, rate(self.sent_per_s)))?;
-            row("acked", &format!("{}{}", self.acked, rate(self.acked_per_s)))?;
-            row("refused", &self.refused)?;
+            row("sent", &format!("{}{}", self.counts.sent, rate(self.sent_per_s)))?;
+            row("acked", &format!("{}{}", self.counts.acked, rate(self.acked_per_s)))?;
+            row("refused", &self.counts.refused)?;
             row("unacked", &self.unacked)?;
-            row("no matching subscriber", &self.unmatched)?;
+            row("no matching subscriber", &self.counts.unmatched)?;
         }
-        if self.command == "sub" || self.received > 0 {
-            row("received", &format!("{}{}", self.received, rate(self.received_per_s)))?;
-            row("received bytes", &self.received_bytes)?;
+        if self.command == "sub" || self.counts.received > 0 {
+            row("received", &format!("{}{}", self.counts.received, rate(self.received_per_s)))?;
+            row("received bytes", &self.counts.received_bytes)?;
         }
         let sequence = &self.sequence;
         for (name, count) in [
@@ -248,32 +171,22 @@ impl fmt::Display for Summary {
         if self.short_of_limit > 0 {
             row("short of the limit", &self.short_of_limit)?;
         }
-        if self.from_the_future > 0 {
-            row("stamped in the future", &format!("{}; the clocks disagree", self.from_the_future))?;
+        if self.counts.from_the_future > 0 {
+            row("stamped in the future", &format!("{}; the clocks disagree", self.counts.from_the_future))?;
         }
         row("elapsed", &format!("{:.3} s", self.elapsed_s))?;
         for (name, latency) in [
-            ("latency", &self.latency_us),
-            ("ack latency", &self.ack_latency_us),
-            ("connect latency", &self.connect_latency_us),
+            ("latency", &self.counts.latency),
+            ("ack latency", &self.counts.ack_latency),
+            ("connect latency", &self.counts.connect_latency),
         ] {
-            if let Some(latency) = latency {
-                row(name, latency)?;
+            if let Some(latency) = latency.latency() {
+                row(name, &latency)?;
             }
         }
-        for (error, count) in &self.errors {
+        for (error, count) in &self.counts.errors {
             row("error", &format!("{count} × {error}"))?;
         }
         Ok(())
-    }
-}
-
-impl fmt::Display for Latency {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { min, mean, p50, p90, p99, p999, max, .. } = self;
-        write!(
-            f,
-            "min {min:.0}  mean {mean:.0}  p50 {p50:.0}  p90 {p90:.0}  p99 {p99:.0}  p99.9 {p999:.0}  max {max:.0} µs"
-        )
     }
 }

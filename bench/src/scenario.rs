@@ -19,7 +19,8 @@ pub use target::Target;
 use crate::header::{Fields, random_run};
 use crate::plan::{Messages, Names, Pace, Setup, Sources, Version};
 use anyhow::Result;
-use serde::{Serialize, Serializer};
+use clap::ValueEnum;
+use serde::Serialize;
 use std::net::SocketAddr;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -27,35 +28,36 @@ use std::time::Duration;
 /// Header of every message: publisher, sequence number, and when it was sent or due.
 pub const FIELDS: Fields = Fields { cnt: true, ts: true };
 
-/// Who talks to whom.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// Who talks to whom; the comments are what `run list` prints.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
+#[serde(rename_all = "kebab-case")]
 pub enum Kind {
-    /// One publisher, one subscriber, pipelined.
+    /// 1 publisher to 1 subscriber, pipelined: 512 messages outstanding, 64 at once
     OneToOne,
-    /// As `OneToOne`, one message outstanding.
+    /// 1 publisher to 1 subscriber, one message outstanding
     PingPong,
-    /// Pairs of one publisher and one subscriber, in bursts.
+    /// 50 pairs, 16 messages outstanding in each, 8 at once
     Pairs,
-    /// As `Pairs`, one message outstanding in each.
+    /// 50 pairs, one message outstanding in each
     PairsOne,
-    /// One publisher, many subscribers, one message outstanding.
+    /// 1 publisher to 500 subscribers, one message outstanding
     FanOut,
-    /// As `FanOut`, in bursts.
+    /// 1 publisher to 500 subscribers, 16 messages outstanding, 8 at once
     FanOutBurst,
-    /// Many publishers, one subscriber with a wildcard.
+    /// 200 publishers to 1 subscriber with a + filter, 4 messages outstanding each
     FanIn,
-    /// One publisher, one subscriber, at a fixed rate.
+    /// 1 publisher to 1 subscriber, one by one at 5000 messages a second (open loop)
     Paced,
-    /// Many overlapping wildcard filters over a tree of topics.
+    /// 10 publishers over a topic tree, 1000 filters with + and # on some 50 clients
     Wildcards,
-    /// Connect, CONNACK, DISCONNECT, over and over.
+    /// 20000 connects, CONNACK awaited, disconnected at once; 64 under way
     ConnectStorm,
-    /// Connections that do nothing.
+    /// 10000 connections that do nothing: memory of each, CPU of the broker
     Idle,
 }
 
 /// How the generator waits for the next event.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, ValueEnum)]
 #[serde(rename_all = "kebab-case")]
 pub enum Waiting {
     /// Asks again and again: exact times, and no wake-up that would be on the broker's account
@@ -113,55 +115,9 @@ pub struct Scenario {
 }
 
 impl Kind {
-    /// Every kind, in the order of `run list`.
-    pub const ALL: [Self; 11] = [
-        Self::OneToOne,
-        Self::PingPong,
-        Self::Pairs,
-        Self::PairsOne,
-        Self::FanOut,
-        Self::FanOutBurst,
-        Self::FanIn,
-        Self::Paced,
-        Self::Wildcards,
-        Self::ConnectStorm,
-        Self::Idle,
-    ];
-
     /// As people write it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::OneToOne => "one-to-one",
-            Self::PingPong => "ping-pong",
-            Self::Pairs => "pairs",
-            Self::PairsOne => "pairs-one",
-            Self::FanOut => "fan-out",
-            Self::FanOutBurst => "fan-out-burst",
-            Self::FanIn => "fan-in",
-            Self::Paced => "paced",
-            Self::Wildcards => "wildcards",
-            Self::ConnectStorm => "connect-storm",
-            Self::Idle => "idle",
-        }
-    }
-
-    /// One line for people.
-    pub fn about(self) -> &'static str {
-        match self {
-            Self::OneToOne => "1 publisher to 1 subscriber, pipelined: 512 messages outstanding, 64 at once",
-            Self::PingPong => "1 publisher to 1 subscriber, one message outstanding",
-            Self::Pairs => "50 pairs, 16 messages outstanding in each, 8 at once",
-            Self::PairsOne => "50 pairs, one message outstanding in each",
-            Self::FanOut => "1 publisher to 500 subscribers, one message outstanding",
-            Self::FanOutBurst => "1 publisher to 500 subscribers, 16 messages outstanding, 8 at once",
-            Self::FanIn => "200 publishers to 1 subscriber with a + filter, 4 messages outstanding each",
-            Self::Paced => "1 publisher to 1 subscriber, one by one at 5000 messages a second (open loop)",
-            Self::Wildcards => {
-                "10 publishers over a topic tree, 1000 filters with + and # on some 50 clients"
-            }
-            Self::ConnectStorm => "20000 connects, CONNACK awaited, disconnected at once; 64 under way",
-            Self::Idle => "10000 connections that do nothing: memory of each, CPU of the broker",
-        }
+    pub fn name(self) -> String {
+        self.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
     }
 
     fn is_pairs(self) -> bool {
@@ -171,12 +127,6 @@ impl Kind {
     /// Whether messages are published.
     pub fn has_messages(self) -> bool {
         !matches!(self, Self::ConnectStorm | Self::Idle)
-    }
-}
-
-impl Serialize for Kind {
-    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str(self.name())
     }
 }
 

@@ -39,7 +39,6 @@ fn publish(args: PubArgs) -> Result<Load> {
         fields.len()
     );
     ensure!(args.size <= PAYLOAD_BYTES_MAX, "--size {} is more than an MQTT packet can hold", args.size);
-    let gap = millis("--interval-of-msg", args.interval_of_msg)?;
     let mut load = common(args.common, Role::Pub)?;
     load.limit = Some(args.limit).filter(|limit| *limit > 0);
     load.wait_for_all = args.wait_before_publishing;
@@ -48,7 +47,7 @@ fn publish(args: PubArgs) -> Result<Load> {
     shape.publishers = (0..std::mem::take(&mut shape.idle) as usize)
         .map(|index| PublisherShape { topics: topic(index), receivers: Vec::new() })
         .collect();
-    load.setup.pace = Pace::Interval { gap, limit: load.limit };
+    load.setup.pace = Pace::Interval { gap: args.interval_of_msg, limit: load.limit };
     load.setup.messages = Messages {
         qos: args.qos,
         retain: args.retain,
@@ -71,7 +70,7 @@ fn subscribe(args: SubArgs) -> Result<Load> {
     );
     let mut load = common(args.common, Role::Sub)?;
     load.limit = Some(args.limit).filter(|limit| *limit > 0);
-    load.idle = args.idle.map(|idle| seconds("--idle", idle)).transpose()?;
+    load.idle = args.idle;
     load.gaps_max = args.gaps_max;
     load.header_expected = !args.payload_hdrs.is_empty();
     load.setup.messages.qos = args.qos;
@@ -132,16 +131,16 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
         leaves: false,
         messages: Messages::default(),
         pace: Pace::Interval { gap: Duration::ZERO, limit: None },
-        connect_gap: millis("--interval", args.interval)?,
+        connect_gap: args.interval,
         connects_pending_max: args.connects_pending_max,
-        connect_timeout: seconds("--connect-timeout", args.connect_timeout)?,
+        connect_timeout: args.connect_timeout,
         talks: !args.quiet,
     };
     Ok(Load {
         role,
         setup,
-        drain_timeout: seconds("--drain-timeout", args.drain_timeout)?,
-        duration: args.duration.map(|duration| seconds("--duration", duration)).transpose()?,
+        drain_timeout: args.drain_timeout,
+        duration: args.duration,
         idle: None,
         limit: None,
         wait_for_all: false,
@@ -166,15 +165,17 @@ fn fields(names: &[PayloadHeader]) -> Fields {
     Fields { cnt: names.contains(&PayloadHeader::Cnt), ts: names.contains(&PayloadHeader::Ts) }
 }
 
-fn millis(option: &str, value: f64) -> Result<Duration> {
-    seconds(option, value / 1000.0)
+/// Reads a time in milliseconds, fractions allowed.
+pub fn millis(text: &str) -> Result<Duration> {
+    Ok(seconds(text)? / 1000)
 }
 
-/// A time in seconds, as given with `option`.
-pub fn seconds(option: &str, value: f64) -> Result<Duration> {
+/// Reads a time in seconds, fractions allowed.
+pub fn seconds(text: &str) -> Result<Duration> {
     // Everything internal counts nanoseconds in 64 bits; ten years stay clear of its end.
     const MAX_S: f64 = 315_360_000.0;
-    ensure!((0.0..=MAX_S).contains(&value), "{option} must be a time from 0 to ten years");
+    let value = text.parse().unwrap_or(f64::NAN);
+    ensure!((0.0..=MAX_S).contains(&value), "must be a time from 0 to ten years");
     Ok(Duration::from_secs_f64(value))
 }
 

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args};
 use serde::Serialize;
 use std::path::PathBuf;
+use std::time::Duration;
 
 /// `grapnel-bench compare`
 #[derive(Debug, Args)]
@@ -24,8 +25,8 @@ pub struct CompareArgs {
     #[arg(long, value_name = "N", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub rounds: u32,
     /// Measured seconds of each
-    #[arg(long, value_name = "S", default_value_t = 2.0)]
-    pub duration: f64,
+    #[arg(long, value_name = "S", default_value = "2", value_parser = seconds)]
+    pub duration: Duration,
     /// Count the brokers' system calls too, in a second window (needs perf and root)
     #[arg(long)]
     pub syscalls: bool,
@@ -97,13 +98,12 @@ impl CompareArgs {
             ensure!(!known, "two brokers are named {:?}; give each a name of its own", contestant.name);
             contestants.push(contestant);
         }
-        let duration = seconds("--duration", self.duration)?;
-        ensure!(!duration.is_zero(), "--duration must be more than nothing");
+        ensure!(!self.duration.is_zero(), "--duration must be more than nothing");
         let named: Vec<&str> = self.cases.iter().map(String::as_str).collect();
         let names = if named.is_empty() { USUAL } else { &named };
         let mut cases = names.iter().map(|name| Case::parse(name)).collect::<Result<Vec<_>>>()?;
         for case in &mut cases {
-            case.scenario.duration = duration;
+            case.scenario.duration = self.duration;
             case.scenario.syscalls = self.syscalls && case.scenario.kind.has_messages();
         }
         Ok(Settled { contestants, cases, cpus: self.cpus.settle(true) })

@@ -3,7 +3,7 @@
 use crate::scenario::args::LoadArgs;
 use crate::scenario::{Kind, Scenario};
 use anyhow::{Result, anyhow};
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 
 /// What is compared where nothing else is asked for: every scenario, and where QoS or size change what is done, those too.
 pub const USUAL: &[&str] = &[
@@ -50,7 +50,7 @@ impl Case {
     pub fn parse(text: &str) -> Result<Case> {
         let mut words = text.split(',');
         let name = words.next().unwrap_or_default();
-        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name).ok_or_else(|| {
+        let kind = Kind::from_str(name, false).map_err(|_| {
             anyhow!("there is no scenario {name:?}; grapnel-bench run list says what there is")
         })?;
         let options = words.map(|word| format!("--{word}"));

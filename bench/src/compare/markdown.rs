@@ -37,7 +37,7 @@ fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Sett
         machine.kernel,
         machine.day,
         args.rounds,
-        args.duration,
+        args.duration.as_secs_f64(),
         settled.contestants[0].name,
         machine.command
     );

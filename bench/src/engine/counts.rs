@@ -2,15 +2,19 @@
 //! it, the reports read it. Adding to it allocates nothing, except for an error of a kind not seen before.
 
 use hdrhistogram::Histogram;
+use serde::{Serialize, Serializer};
 use std::collections::BTreeMap;
+use std::fmt;
 
 /// One hour: nothing that takes longer is a latency.
 const LATENCY_NS_MAX: u64 = 3_600_000_000_000;
 
-/// Counts and distributions of one run; times are nanoseconds since its start.
-#[derive(Debug, Default)]
+/// Counts and distributions of one run; times are nanoseconds since its start. What is not skipped is in the summary of
+/// `pub`, `sub` and `conn` as it stands.
+#[derive(Debug, Default, Serialize)]
 pub struct Counts {
     /// Connects begun.
+    #[serde(skip)]
     pub started: u32,
     /// CONNACKs with success.
     pub connected: u32,
@@ -29,8 +33,10 @@ pub struct Counts {
     /// QoS 1 and 2 messages accepted with "no matching subscribers".
     pub unmatched: u64,
     /// QoS 1 and 2 messages not yet acknowledged, over all connections that live.
+    #[serde(skip)]
     pub in_flight: u64,
     /// The same of connections that have ended.
+    #[serde(skip)]
     pub abandoned: u64,
     /// Messages received; a QoS 2 message counts once.
     pub received: u64,
@@ -41,20 +47,28 @@ pub struct Counts {
     /// Messages stamped later than they arrived: the clocks of two machines disagree.
     pub from_the_future: u64,
     /// First connect begun.
+    #[serde(skip)]
     pub first_connect_ns: Option<u64>,
     /// Last CONNACK.
+    #[serde(skip)]
     pub last_connack_ns: u64,
     /// First and last message sent.
+    #[serde(skip)]
     pub sending: Span,
     /// First and last acknowledgement.
+    #[serde(skip)]
     pub acking: Span,
     /// First and last message received.
+    #[serde(skip)]
     pub receiving: Span,
     /// From sent, or due, to received.
+    #[serde(rename = "latency_us")]
     pub latency: Meter,
     /// From sent to PUBACK or PUBCOMP.
+    #[serde(rename = "ack_latency_us")]
     pub ack_latency: Meter,
     /// From connect to CONNACK.
+    #[serde(rename = "connect_latency_us")]
     pub connect_latency: Meter,
     /// What went wrong how often, in words.
     pub errors: BTreeMap<String, u64>,
@@ -162,13 +176,60 @@ impl Meter {
         self.on = on;
     }
 
-    /// Everything recorded while it was on.
+    /// Everything recorded while it was on, or `None` if nothing was.
+    pub fn latency(&self) -> Option<Latency> {
+        let histogram = self.histogram();
+        let us = |ns: u64| ns as f64 / 1000.0;
+        let at = |quantile: f64| us(histogram.value_at_quantile(quantile));
+        (!histogram.is_empty()).then(|| Latency {
+            count: histogram.len(),
+            min: us(histogram.min()),
+            mean: histogram.mean() / 1000.0,
+            p50: at(0.5),
+            p90: at(0.9),
+            p99: at(0.99),
+            p999: at(0.999),
+            max: us(histogram.max()),
+        })
+    }
+
+    /// The same as a histogram in nanoseconds.
     pub fn histogram(&self) -> Histogram<u64> {
         let mut histogram = self.histogram.clone();
         if self.on && self.times > 0 {
             histogram.saturating_record_n(self.value, self.times);
         }
         histogram
+    }
+}
+
+impl Serialize for Meter {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        self.latency().serialize(serializer)
+    }
+}
+
+/// A distribution in microseconds.
+#[derive(Debug, Clone, Serialize)]
+#[allow(missing_docs)]
+pub struct Latency {
+    pub count: u64,
+    pub min: f64,
+    pub mean: f64,
+    pub p50: f64,
+    pub p90: f64,
+    pub p99: f64,
+    pub p999: f64,
+    pub max: f64,
+}
+
+impl fmt::Display for Latency {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { min, mean, p50, p90, p99, p999, max, .. } = self;
+        write!(
+            f,
+            "min {min:.0}  mean {mean:.0}  p50 {p50:.0}  p90 {p90:.0}  p99 {p99:.0}  p99.9 {p999:.0}  max {max:.0} µs"
+        )
     }
 }
 

@@ -2,14 +2,16 @@
 //! arguments, `main` calls [`command`].
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
-use super::{FIELDS, Kind, Report, Scenario, Target, Waiting};
-use crate::cli::{resolve, seconds};
+use super::{FIELDS, Kind, Scenario, Target, Waiting};
+use crate::cli::{Usage, resolve, seconds};
 use crate::plan::{Pace, Version};
+use crate::report::print;
 use anyhow::{Context, Result, bail, ensure};
-use clap::builder::{PossibleValue, RangedI64ValueParser};
+use clap::builder::{PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
 use clap::{ArgAction, Args, ValueEnum};
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
+use std::time::Duration;
 
 /// Largest payload: what an MQTT packet can hold is more, but no broker takes it by default.
 const SIZE_MAX: usize = 16 * 1024 * 1024;
@@ -27,7 +29,7 @@ fn up_to(max: u32) -> RangedI64ValueParser<u32> {
 #[derive(Debug, Args)]
 pub struct RunArgs {
     /// What to run, or list
-    #[arg(value_name = "SCENARIO")]
+    #[arg(value_name = "SCENARIO", value_parser = what())]
     pub what: What,
     #[command(flatten)]
     pub load: LoadArgs,
@@ -57,11 +59,11 @@ pub struct LoadArgs {
     #[arg(short = 'V', long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=5))]
     pub version: u8,
     /// Measured seconds
-    #[arg(long, value_name = "S", default_value_t = 3.0)]
-    pub duration: f64,
+    #[arg(long, value_name = "S", default_value = "3", value_parser = seconds)]
+    pub duration: Duration,
     /// Seconds of load before measuring begins
-    #[arg(long, value_name = "S", default_value_t = 0.5)]
-    pub warm_up: f64,
+    #[arg(long, value_name = "S", default_value = "0.5", value_parser = seconds)]
+    pub warm_up: Duration,
     /// Closed loop: messages of one publisher that not all its subscribers have received yet
     #[arg(short = 'w', long, value_name = "MESSAGES", value_parser = up_to(WINDOW_MAX))]
     pub window: Option<u32>,
@@ -90,8 +92,8 @@ pub struct LoadArgs {
     #[arg(long, value_name = "CLIENTS", default_value_t = 64, value_parser = up_to(COUNT_MAX))]
     pub connects_pending_max: u32,
     /// Seconds without any delivery after which outstanding messages are lost
-    #[arg(long, value_name = "S", default_value_t = 5.0)]
-    pub patience: f64,
+    #[arg(long, value_name = "S", default_value = "5", value_parser = seconds)]
+    pub patience: Duration,
     /// Count the broker's system calls too, in a second window of the same length (needs perf and root)
     #[arg(long)]
     pub syscalls: bool,
@@ -143,58 +145,35 @@ pub enum What {
     Run(Kind),
 }
 
-impl ValueEnum for What {
-    fn value_variants<'a>() -> &'a [Self] {
-        const ALL: [What; Kind::ALL.len() + 1] = {
-            let mut all = [What::List; Kind::ALL.len() + 1];
-            let mut at = 0;
-            while at < Kind::ALL.len() {
-                all[at] = What::Run(Kind::ALL[at]);
-                at += 1;
-            }
-            all
-        };
-        &ALL
-    }
-
-    fn to_possible_value(&self) -> Option<PossibleValue> {
-        Some(match self {
-            Self::List => PossibleValue::new("list").help("Say what there is"),
-            Self::Run(kind) => PossibleValue::new(kind.name()).help(kind.about()),
-        })
-    }
+fn what() -> impl TypedValueParser<Value = What> {
+    let list = PossibleValue::new("list").help("Say what there is");
+    let kinds = Kind::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    PossibleValuesParser::new(std::iter::once(list).chain(kinds))
+        .map(|word| Kind::from_str(&word, false).map_or(What::List, What::Run))
 }
 
-/// Bad arguments, as opposed to a run that failed.
-#[derive(Debug)]
-pub struct Usage(pub anyhow::Error);
-
 /// Carries `run` out and prints what it came to; true if nothing was amiss.
-pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<Result<bool>, Usage> {
-    let What::Run(kind) = args.what else { return Ok(list().map(|()| true)) };
+pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<bool> {
+    let What::Run(kind) = args.what else { return list().map(|()| true) };
     let mut scenario = args.load.scenario(kind).map_err(Usage)?;
     scenario.progress = !args.quiet;
     let cpus = args.target.cpus().map_err(Usage)?;
-    Ok(run(args, &scenario, &cpus, stop))
-}
-
-fn run(args: &RunArgs, scenario: &Scenario, cpus: &Cpus, stop: &AtomicBool) -> Result<bool> {
-    let mut target = args.target.start(cpus, scenario.version)?;
+    let mut target = args.target.start(&cpus, scenario.version)?;
     pin(&cpus.bench)?;
-    let report = super::run(scenario, &mut target, stop)?;
+    let report = super::run(&scenario, &mut target, stop)?;
     print(&report, args.json)?;
     Ok(report.is_success())
 }
 
-fn print(report: &Report, json: bool) -> Result<()> {
-    let text = if json { report.to_json()? } else { report.to_string() };
-    std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
-}
-
 fn list() -> Result<()> {
-    let lines: String =
-        Kind::ALL.iter().map(|kind| format!("{:<15}{}\n", kind.name(), kind.about())).collect();
-    std::io::stdout().write_all(lines.as_bytes()).context("cannot write the list")
+    let kinds = Kind::value_variants().iter().filter_map(ValueEnum::to_possible_value);
+    let line = |kind: PossibleValue| {
+        let about = kind.get_help().map(ToString::to_string).unwrap_or_default();
+        format!("{:<15}{about}\n", kind.get_name())
+    };
+    std::io::stdout()
+        .write_all(kinds.map(line).collect::<String>().as_bytes())
+        .context("cannot write the list")
 }
 
 impl LoadArgs {
@@ -209,10 +188,10 @@ impl LoadArgs {
         scenario.version = Version::of(self.version);
         (scenario.qos, scenario.size) = (self.qos, self.size);
         scenario.waiting = self.waiting.unwrap_or(scenario.waiting);
-        scenario.duration = seconds("--duration", self.duration)?;
+        scenario.duration = self.duration;
         ensure!(!scenario.duration.is_zero(), "--duration must be more than nothing");
-        scenario.warm_up = seconds("--warm-up", self.warm_up)?;
-        scenario.patience = seconds("--patience", self.patience)?;
+        scenario.warm_up = self.warm_up;
+        scenario.patience = self.patience;
         scenario.connects_pending_max = self.connects_pending_max;
         scenario.syscalls = self.syscalls;
         scenario.pace = self.pace(kind, scenario.pace)?;
@@ -337,9 +316,9 @@ mod tests {
         assert_eq!((pairs.version, pairs.waiting), (Version::V311, Waiting::Sleep));
         assert_eq!(pairs.pace, Pace::Credit { window: 5, burst: 5 });
         assert_eq!(pairs.duration.as_millis(), 500);
-        for kind in Kind::ALL {
-            let usual = Scenario::new(kind);
-            let told = scenario(kind.name()).unwrap();
+        for kind in Kind::value_variants() {
+            let usual = Scenario::new(*kind);
+            let told = scenario(&kind.name()).unwrap();
             assert_eq!(
                 (told.pace, told.publishers, told.filters),
                 (usual.pace, usual.publishers, usual.filters)

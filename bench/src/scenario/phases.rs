@@ -385,10 +385,10 @@ impl<'s> Run<'s> {
             Phase::Connecting => (self.engine.shared.counts.ready.into(), "clients ready"),
             _ => (self.ledger().delivered, "delivered"),
         };
-        let (name, phase, now_ns) = (self.scenario.kind.name(), self.phase.name(), self.engine.shared.now_ns);
-        self.engine
-            .progress
-            .show(now_ns, [count, 0], |[per_s, _]| format!("{name}: {phase}  {count} {what} ({per_s:.0}/s)"));
+        let (kind, phase, now_ns) = (self.scenario.kind, self.phase.name(), self.engine.shared.now_ns);
+        self.engine.progress.show(now_ns, [count, 0], |[per_s, _]| {
+            format!("{}: {phase}  {count} {what} ({per_s:.0}/s)", kind.name())
+        });
     }
 
     /// What came of it.

@@ -6,11 +6,9 @@ mod table;
 use super::target::{End, Target};
 use super::usage::{Memory, Times};
 use super::{Kind, Scenario, Waiting};
-use crate::engine::counts::{Counts, as_seconds};
+use crate::engine::counts::{Counts, Latency, as_seconds};
 use crate::engine::{Books, Shared};
 use crate::plan::{Pace, Shape};
-use crate::report::Latency;
-use anyhow::{Context, Result};
 use serde::Serialize;
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -202,7 +200,7 @@ impl Report {
         let (counts, shape) = (&shared.counts, &shared.setup.shape);
         let Books::Ledger(ledger) = &shared.books else { unreachable!("a scenario follows every message") };
         let found = ledger.tally();
-        let latency_us = Latency::of(&counts.latency);
+        let latency_us = counts.latency.latency();
         let latency_from = if matches!(scenario.pace, Pace::Rate(_)) { "schedule" } else { "send" };
         let mut report = Self {
             scenario: scenario.kind,
@@ -225,7 +223,7 @@ impl Report {
             disconnects: counts.disconnects,
             latency_from: latency_us.is_some().then_some(latency_from),
             latency_us,
-            ack_latency_us: Latency::of(&counts.ack_latency),
+            ack_latency_us: counts.ack_latency.latency(),
             cpu: None,
             children: None,
             memory: MemoryUse::of(scenario, measured, counts.connected),
@@ -300,13 +298,6 @@ impl Report {
         let errors = self.errors.iter().map(|(error, count)| format!("{error} ({count}×)"));
         counts.chain(errors).collect::<Vec<_>>().join(", ")
     }
-
-    /// One line of JSON.
-    pub fn to_json(&self) -> Result<String> {
-        let mut json = serde_json::to_string(self).context("cannot write the report as JSON")?;
-        json.push('\n');
-        Ok(json)
-    }
 }
 
 impl Broker {
@@ -351,7 +342,7 @@ impl Connects {
             connected: counts.connected,
             failed: counts.failed,
             per_s: ratio(connected, as_seconds(measured.connect_ns)),
-            latency_us: Latency::of(&counts.connect_latency),
+            latency_us: counts.connect_latency.latency(),
             cpu_us_each: used.and_then(|used| ratio(as_seconds(used.total_ns) * 1e6, connected)),
         }
     }
