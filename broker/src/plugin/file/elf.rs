@@ -123,7 +123,6 @@ impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
         for segment in segments {
             let end = segment.p_offset(endian).checked_add(segment.p_filesz(endian));
             let end = end.ok_or_else(senseless)?;
-            need = need.max(end);
             if segment.p_type(endian) == elf::PT_LOAD {
                 let start = segment.p_vaddr(endian);
                 let end = start.checked_add(segment.p_memsz(endian)).ok_or_else(senseless)?;
@@ -132,6 +131,7 @@ impl<'a, 'data, R: ReadRef<'data>> LibraryFile<'a, 'data, R> {
             }
             if !is_for_debuggers(segment.p_type(endian)) {
                 loaded_file_bytes = loaded_file_bytes.max(end);
+                need = need.max(end);
             }
         }
         self.holds(need)?;
@@ -259,6 +259,22 @@ mod tests {
         {
             assert!(told(&bytes[..end]).contains("truncated"), "cut at {end}: {}", told(&bytes[..end]));
         }
+    }
+
+    /// It may have been written since the look at the whole file.
+    #[test]
+    fn the_part_that_is_mapped_is_checked_by_itself() {
+        let bytes = own();
+        let image = check(Path::new("x.so"), bytes.as_slice(), 4096).unwrap();
+        let mapped = &bytes[..image.loaded_file_bytes];
+        assert_eq!(check_loaded(Path::new("x.so"), mapped, 4096).unwrap(), image);
+        let short = check_loaded(Path::new("x.so"), &mapped[..mapped.len() - 1], 4096).unwrap_err();
+        assert!(short.to_string().contains("truncated"), "{short}");
+        // Its first segment says since then that it has more bytes than were read.
+        let mut grown = mapped.to_vec();
+        let size_at = 64 + 32;
+        grown[size_at..size_at + 8].copy_from_slice(&u64::MAX.wrapping_div(2).to_le_bytes());
+        assert!(check_loaded(Path::new("x.so"), &grown, 4096).is_err());
     }
 
     #[test]

@@ -5,7 +5,8 @@
 
 use std::ffi::c_void;
 use std::fs::File;
-use std::io::{Read, Seek};
+use std::io::{self, Read, Seek};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{LazyLock, Mutex, PoisonError};
@@ -144,12 +145,27 @@ fn read(file: &Path) -> Result<(Vec<u8>, elf::Image), LoadError> {
         return Err(LoadError::NotALibrary { file: file.to_owned(), what: what.to_owned() });
     }
     let mut open = File::open(file).map_err(unreadable())?;
+    let before = as_written(&open).map_err(unreadable())?;
     let whole = elf::check(file, &ReadCache::new(&open), page_bytes())?;
-    let mut mapped = Vec::with_capacity(whole.loaded_file_bytes);
+    let mut mapped = Vec::new();
+    // A sparse file can say that it is larger than all memory.
+    let room = mapped.try_reserve_exact(whole.loaded_file_bytes).map_err(io::Error::other);
+    room.map_err(unreadable())?;
     open.rewind().map_err(unreadable())?;
-    open.take(whole.loaded_file_bytes as u64).read_to_end(&mut mapped).map_err(unreadable())?;
+    let take = (&mut open).take(whole.loaded_file_bytes as u64).read_to_end(&mut mapped);
+    take.map_err(unreadable())?;
+    if as_written(&open).map_err(unreadable())? != before {
+        let error = io::Error::other("it was written while it was read; try again when it is whole");
+        return Err(unreadable()(error));
+    }
     let image = elf::check_loaded(file, &mapped, page_bytes())?;
     Ok((mapped, image))
+}
+
+/// What changes of a file when it is written: its length and the time of that.
+fn as_written(file: &File) -> io::Result<(u64, i64, i64)> {
+    let of = file.metadata()?;
+    Ok((of.len(), of.mtime(), of.mtime_nsec()))
 }
 
 /// Copies the part of the file that will be mapped. The linker knows files by inode: the same path would give the code that is

@@ -84,8 +84,8 @@ fn serve(
         match jobs.recv_timeout(timeout) {
             Ok(Job::Compile) => waiting.store(false, Ordering::Release),
             Ok(Job::Tripped(plugin, shard)) => {
-                trip(loader, view, plugin, shard);
-                rearm.extend(rearm_after(loader).map(|after| (Instant::now() + after, plugin)));
+                let after = trip(loader, view, plugin, shard);
+                rearm.extend(after.map(|after| (Instant::now() + after, plugin)));
             }
             Ok(Job::Revoked | Job::Retiring) | Err(RecvTimeoutError::Timeout) => {}
             Ok(Job::Stop) | Err(RecvTimeoutError::Disconnected) => {
@@ -109,17 +109,18 @@ fn active(view: &RwLock<View>) -> Vec<Arc<Active>> {
     view.read().unwrap_or_else(PoisonError::into_inner).active.clone()
 }
 
-fn rearm_after(loader: &Mutex<LoaderState>) -> Option<Duration> {
-    loader.lock().unwrap_or_else(PoisonError::into_inner).services.rearm_after()
-}
-
-/// Remembers that a plugin is tripped, unless it is already or has ended.
-fn trip(loader: &Mutex<LoaderState>, view: &RwLock<View>, plugin: PluginHandle, shard: ShardId) {
+/// Remembers that a plugin is tripped, unless it is already or has ended. After which time it is called again.
+fn trip(
+    loader: &Mutex<LoaderState>,
+    view: &RwLock<View>,
+    plugin: PluginHandle,
+    shard: ShardId,
+) -> Option<Duration> {
     // Not in the midst of a transaction, which may be about to put it in.
     let turn = loader.lock().unwrap_or_else(PoisonError::into_inner);
     let active = active(view);
-    let Some(active) = active.iter().find(|active| active.handle() == plugin) else { return };
-    if active.trip(shard) {
+    let active = active.iter().find(|active| active.handle() == plugin);
+    if let Some(active) = active.filter(|active| active.trip(shard)) {
         turn.services.count_trip(&active.name);
         tracing::error!(
             plugin = &*active.name,
@@ -128,6 +129,7 @@ fn trip(loader: &Mutex<LoaderState>, view: &RwLock<View>, plugin: PluginHandle, 
             active.name
         );
     }
+    turn.services.rearm_after()
 }
 
 fn arm(view: &RwLock<View>, plugin: PluginHandle) {

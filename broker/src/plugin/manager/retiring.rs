@@ -1,7 +1,7 @@
 //! Generations whose threads have work to finish, such as calls of clients that a worker process
 //! has begun. No chain names them any more; their requests to the broker are served until their
-//! threads end or their time is over. Begun by transactions, watched by the recompiler
-//! , and awaited when the broker stops.
+//! threads end or their time is over. Begun by transactions, watched by the recompiler,
+//! and awaited when the broker stops.
 
 use std::sync::Arc;
 use std::time::Instant;
