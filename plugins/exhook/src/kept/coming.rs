@@ -1,6 +1,7 @@
 //! What logins gave whose clients have not come in yet: in the order in which they came, charged to their addresses. Most of them stay
 //! for a moment, until their client comes in or is refused. Nobody says that a connection has closed before that, so the oldest of an
-//! address makes room for a new one there, and none stays longer than [`ON_THE_WAY_MAX`].
+//! address makes room for a new one there, and none stays longer than [`ON_THE_WAY_MAX`]. Of one that has no room a marker stays, for
+//! which nobody is charged: without it, its client would be taken for the one that its session is from.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -18,7 +19,7 @@ pub(super) struct Coming {
     pub login: Login,
     /// In the place of it where the client begins another session than the one that it wants to go on with.
     pub anew: Option<Box<[u8]>>,
-    /// False where what it gave could not be kept: what its session had before is not taken for it then.
+    /// False for a marker, where what it gave could not be kept: what its session had before is not taken for it then.
     pub is_known: bool,
     pub number: u64,
     pub since: Instant,
@@ -28,22 +29,35 @@ pub(super) struct Coming {
 #[derive(Debug, Default)]
 pub(super) struct Order {
     places: BTreeMap<u64, (u32, Box<str>)>,
+    /// Those that somebody is charged for, and the markers.
     of_owner: BTreeSet<(u64, u64)>,
+    markers: BTreeSet<u64>,
     next: u64,
 }
 
 impl Order {
     /// Puts one at the end; its number.
-    pub fn push(&mut self, owner: u64, place: (u32, Box<str>)) -> u64 {
+    pub fn push(&mut self, owner: u64, place: (u32, Box<str>), is_known: bool) -> u64 {
         self.next += 1;
         self.places.insert(self.next, place);
-        self.of_owner.insert((owner, self.next));
+        if is_known {
+            self.of_owner.insert((owner, self.next));
+        } else {
+            self.markers.insert(self.next);
+        }
         self.next
     }
 
     pub fn remove(&mut self, coming: &Coming) {
         self.places.remove(&coming.number);
         self.of_owner.remove(&(coming.login.owner, coming.number));
+        self.markers.remove(&coming.number);
+    }
+
+    /// One becomes a marker, and keeps its place.
+    fn mark(&mut self, owner: u64, number: u64) {
+        self.of_owner.remove(&(owner, number));
+        self.markers.insert(number);
     }
 
     pub fn len(&self) -> usize {
@@ -55,7 +69,13 @@ impl Order {
         self.places.first_key_value().map(|(_, place)| place.clone())
     }
 
-    /// The one of this owner that came first.
+    /// The one that makes room where there are too many: no marker takes the place of what is known.
+    fn first_to_go(&self) -> Option<(u32, Box<str>)> {
+        let marker = self.markers.first().and_then(|number| self.places.get(number).cloned());
+        marker.or_else(|| self.first())
+    }
+
+    /// The one of this owner that came first, and is no marker.
     pub fn first_of(&self, owner: u64) -> Option<(u32, Box<str>)> {
         let (_, number) = self.of_owner.range((owner, 0)..=(owner, u64::MAX)).next()?;
         self.places.get(number).cloned()
@@ -85,41 +105,58 @@ impl State {
     ) {
         drop(self.take_coming(whose, shard));
         while self.order.len() >= bounds.coming_max
-            && let Some((shard, oldest)) = self.order.first()
+            && let Some((shard, oldest)) = self.order.first_to_go()
         {
-            self.unkept.of_coming += 1;
-            self.drop_coming(shard, &oldest);
+            let gone = self.drop_coming(shard, &oldest);
+            self.unkept.of_coming += u64::from(gone.is_some_and(|gone| gone.is_known));
         }
-        let (mut bytes, mut anew) = (bytes, anew);
-        let login = loop {
-            let gave = Gave { whose, bytes: bytes.unwrap_or_default(), anew, epoch };
+        let login = bytes.and_then(|bytes| {
+            let gave = Gave { whose, bytes, anew, epoch };
+            self.room_on_the_way(bounds, gave, owner, granted)
+        });
+        let is_known = login.is_some();
+        let login = login.unwrap_or_else(|| self.marker(whose, owner));
+        let anew = anew.filter(|_| is_known).map(Box::from);
+        let key = key_of(whose);
+        let number = self.order.push(owner, (shard, key.clone()), is_known);
+        self.of(shard).coming.insert(key, Coming { login, anew, is_known, number, since: now });
+        self.of(shard).note(whose.client_id);
+    }
+
+    /// Room for one, once those of its address have made room that came before it, and most likely are closed by now: the answers to
+    /// their logins have gone out.
+    fn room_on_the_way(
+        &mut self,
+        bounds: &Bounds,
+        gave: Gave<'_>,
+        owner: u64,
+        granted: usize,
+    ) -> Option<Login> {
+        loop {
             let full = match self.made_room(bounds, gave, owner, granted) {
-                Ok(login) => break Some(login),
+                Ok(login) => return Some(login),
                 Err(full) => full,
             };
-            if full != Full::TooLong
-                && let Some((shard, oldest)) = self.order.first_of(owner)
-            {
-                // Of the same address, and most likely closed by now: the answer to its login has gone out.
-                self.unkept.of_coming += 1;
-                self.drop_coming(shard, &oldest);
-                continue;
+            match self.order.first_of(owner).filter(|_| full != Full::TooLong) {
+                Some((shard, oldest)) => self.mark_coming(shard, &oldest),
+                None => {
+                    self.count_unkept(full);
+                    return None;
+                }
             }
-            anew = None;
-            if bytes.take().is_none() {
-                break None;
-            }
-            // That there was something takes less.
-            self.count_unkept(full);
-        };
-        if let Some(login) = login {
-            let key = key_of(whose);
-            let number = self.order.push(owner, (shard, key.clone()));
-            let anew = anew.map(Box::from);
-            let coming = Coming { login, anew, is_known: bytes.is_some(), number, since: now };
-            self.of(shard).coming.insert(key, coming);
         }
-        self.of(shard).note(whose.client_id);
+    }
+
+    /// Leaves a marker of one on its way in.
+    fn mark_coming(&mut self, shard: u32, key: &str) {
+        self.unkept.of_coming += 1;
+        let Some(coming) = self.of(shard).coming.get_mut(key) else { return };
+        let (owner, number, cost) = (coming.login.owner, coming.number, coming.login.cost);
+        (coming.login.bytes, coming.login.cost) = (Box::default(), 0);
+        (coming.anew, coming.is_known) = (None, false);
+        self.order.mark(owner, number);
+        self.give_back(owner, cost);
+        self.of(shard).note(client_of(key));
     }
 
     pub(super) fn drop_coming(&mut self, shard: u32, key: &str) -> Option<Coming> {

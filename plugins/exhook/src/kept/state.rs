@@ -309,14 +309,26 @@ impl State {
     }
 
     pub(super) fn release(&mut self, login: &Login) {
-        self.bytes -= login.cost;
         self.count -= 1;
-        if let Some(own) = self.owners.get_mut(&login.owner) {
-            *own -= login.cost;
+        self.give_back(login.owner, login.cost);
+    }
+
+    /// So much is no longer charged.
+    pub(super) fn give_back(&mut self, owner: u64, cost: usize) {
+        self.bytes -= cost;
+        if let Some(own) = self.owners.get_mut(&owner) {
+            *own -= cost;
             if *own == 0 {
-                self.owners.remove(&login.owner);
+                self.owners.remove(&owner);
             }
         }
+    }
+
+    /// The word that there is a login, for which nobody is charged.
+    pub(super) fn marker(&mut self, whose: Connection<'_>, owner: u64) -> Login {
+        self.count += 1;
+        let (host, port, bytes) = (whose.host.into(), whose.port, Box::default());
+        Login { host, port, bytes, epoch: 0, doubted: false, owner, cost: 0 }
     }
 
     /// In the place of what there was.

@@ -319,17 +319,66 @@ fn what_is_on_its_way_makes_room_for_others() {
     assert!(kept.of(from(999), 0).is_some(), "the last one is there");
     let other = Connection { client_id: "d", host: "10.0.0.2", port: 1 };
     kept.keep_coming(gave(other, b"x", 1), 0, now + Duration::from_secs(1));
-    kept.expire(now + coming::ON_THE_WAY_MAX);
+    // Some at a time.
+    (0..2).for_each(|_| kept.expire(now + coming::ON_THE_WAY_MAX));
     assert_eq!(kept.lock().count, 2);
     kept.expire(now + coming::ON_THE_WAY_MAX + Duration::from_secs(1));
     assert_eq!(kept.lock().count, 1);
     kept.over("c", 0);
     assert_eq!(kept.lock().bytes(), 0);
-    // What could not be kept is charged as well, and by its address.
-    for port in 0..1000 {
-        kept.none_coming(from(port), 0, now);
+}
+
+/// What the session had before is not taken for what a login gave that found no room, or had to make room for others of its address.
+#[test]
+fn a_login_without_room_leaves_nothing_of_the_one_before() {
+    let one = ENTRY + 4 + 8 + 10;
+    let now = Instant::now();
+    let old = |kept: &Kept| {
+        assert!(keep(kept, ANN, b"old", OWNER));
+        kept.take_unkept();
+    };
+    let is_gone = |kept: &Kept| {
+        assert!(kept.stored("c", 0, 2).is_some());
+        kept.enter(EVE, 0, OWNER, true);
+        assert_eq!((kept.of(EVE, 0), kept.stored("c", 0, 2)), (None, None));
+    };
+    // Refused: sessions have the share of her address.
+    let kept = kept_of(10, 80 * one);
+    let names: Vec<_> = (1000..1010).map(|n| n.to_string()).collect();
+    assert!(names.iter().all(|name| keep(&kept, of(name), &[0; 10], owner_of(None, "10.0.0.1"))));
+    old(&kept);
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, now);
+    assert_eq!(kept.take_unkept(), Unkept { of_user: 1, ..Unkept::default() });
+    is_gone(&kept);
+    // Others come from her address before she is in. What is left of them is counted once, and charged to nobody.
+    let kept = Kept::new((10, 80 * one), 50, None);
+    old(&kept);
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, now);
+    let others: Vec<_> = (1000..1040).map(|n| n.to_string()).collect();
+    for name in &others {
+        kept.keep_coming(gave(of(name), &[0; 10], 1), 0, now);
     }
-    assert!((1..=100_000 / 8).contains(&kept.lock().bytes()));
+    let unkept = kept.take_unkept();
+    assert!(unkept.of_coming > 0 && unkept.count() == unkept.of_coming, "{unkept:?}");
+    assert_eq!(count(&kept), 42);
+    is_gone(&kept);
+    others.iter().for_each(|name| kept.refused(of(name), 0));
+    assert_eq!((bytes(&kept), count(&kept)), (0, 0));
+}
+
+/// Markers are charged to nobody, so there are only as many as clients may be on their way in, and they go before what is known.
+#[test]
+fn markers_make_room_first() {
+    let (kept, now) = (kept(), Instant::now());
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, now);
+    for port in 10..1000 {
+        kept.none_coming(Connection { port, ..ANN }, 0, now);
+    }
+    assert_eq!((count(&kept), kept.take_unkept().count()), (4, 0));
+    kept.enter(EVE, 0, OWNER, false);
+    assert!(kept.of(EVE, 0).is_some());
+    kept.clear(0);
+    assert_eq!((count(&kept), bytes(&kept)), (0, 0));
 }
 
 /// Who was refused leaves nothing, also where nothing could be kept.
