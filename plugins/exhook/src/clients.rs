@@ -220,7 +220,7 @@ impl Clients {
         // Who comes in has a login of its own; who was in before there was this process had one.
         let is_late = known.is_some_and(|known| known.late);
         let has_login = (!is_told || is_late) && !is_entering;
-        let login = has_login.then(|| self.kept.of(who.connection(), self.shard)).flatten();
+        let login = has_login.then(|| self.login(who)).flatten();
         let described = described_as(who, more, &Given { login, stored });
         let bytes = described.len();
         if self.at(who, seat).is_none() {
@@ -390,7 +390,7 @@ impl Clients {
     /// Describes somebody who is named once.
     fn stranger(&mut self, line: &mut Writing<'_>, who: &Who<'_>) -> Named {
         self.next += 1;
-        let given = Given { login: self.kept.of(who.connection(), self.shard), stored: None };
+        let given = Given { login: self.login(who), stored: None };
         let about = About::new(described_as(who, More::None, &Given::default()));
         let named = Named { number: self.next - 1, about: Some(about) };
         line.describe(named.clone(), &described_as(who, More::None, &given));
@@ -413,6 +413,11 @@ impl Clients {
     /// A client has come in, with a session that was there before or a new one.
     pub fn enter(&self, who: &Who<'_>, goes_on: bool) {
         self.kept.enter(who.connection(), self.shard, who.owner(), goes_on);
+    }
+
+    /// What the login of a connection gave.
+    fn login(&self, who: &Who<'_>) -> Option<Box<[u8]>> {
+        self.kept.of(who.connection(), self.shard, who.owner())
     }
 
     /// A client was not let in.

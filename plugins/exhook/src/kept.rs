@@ -15,7 +15,7 @@ use std::time::Instant;
 use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
-use crate::wire::{Writer, get, text_ref};
+use crate::wire::{Writer, flag_of, get, text_ref};
 pub use coming::ON_THE_WAY_MAX;
 pub use state::owner_of;
 use state::{Bounds, Live, Logins, State, TakesLate};
@@ -208,13 +208,14 @@ impl Kept {
         }
     }
 
-    /// What the login of that connection gave.
-    pub fn of(&self, whose: Connection<'_>, shard: u32) -> Option<Box<[u8]>> {
+    /// What the login of that connection of this owner gave. Somebody else may come from the same port later, under the same identifier.
+    pub fn of(&self, whose: Connection<'_>, shard: u32, owner: u64) -> Option<Box<[u8]>> {
         if self.shows_nothing() {
             return None;
         }
         let state = self.lock();
-        state.get(shard, whose.client_id).filter(|login| login.is_of(whose)).map(|login| login.bytes.clone())
+        let login = state.get(shard, whose.client_id)?;
+        (login.is_of(whose) && login.owner == owner).then(|| login.bytes.clone())
     }
 
     /// What the login gave that the session of this client is from, unless process `epoch` has that itself.
@@ -235,7 +236,12 @@ impl Kept {
         let (client_id, host) = (get(&value, "client_id")?, get(&value, "peer_host")?);
         let port = get(&value, "peer_port")?.as_u64().and_then(|port| u16::try_from(port).ok())?;
         let of = Connection { client_id: text_ref(client_id)?, host: text_ref(host)?, port };
-        let login = self.of(of, shard)?;
+        if is_entering(&value) {
+            return None;
+        }
+        let user = get(&value, "username").and_then(text_ref);
+        let is_anonymous = get(&value, "anonymous").and_then(flag_of)?;
+        let login = self.of(of, shard, owner_of(user.filter(|_| !is_anonymous), of.host))?;
         let mut bytes = Vec::new();
         let mut out = Writer(&mut bytes);
         out.map(4).text("client_id").text(of.client_id).text("peer_host").text(of.host);
@@ -251,7 +257,7 @@ impl Kept {
         }
         let value = rmpv::decode::read_value_ref(&mut { about }).ok()?;
         // Who is in already is not judged by what others have left.
-        if get(&value, "will").is_none() || get(&value, "earlier").is_some() {
+        if !is_entering(&value) {
             return None;
         }
         let stored = self.stored(text_ref(get(&value, "client_id")?)?, shard, epoch)?;
@@ -357,6 +363,11 @@ impl Kept {
     pub fn take_changes(&self, shard: u32) -> BTreeSet<Box<str>> {
         self.lock().of(shard).changed.as_mut().map(std::mem::take).unwrap_or_default()
     }
+}
+
+/// Whether somebody is described so who wants to come in, and whose login has given nothing yet.
+fn is_entering(described: &ValueRef<'_>) -> bool {
+    get(described, "will").is_some() && get(described, "earlier").is_none()
 }
 
 #[cfg(test)]

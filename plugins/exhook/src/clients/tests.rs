@@ -223,7 +223,7 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
             });
         });
         clients.session_over(name);
-        assert!(kept.of(who.connection(), 0).is_none(), "the session is over");
+        assert!(kept.of(who.connection(), 0, who.owner()).is_none(), "the session is over");
         waiting(&line)
     };
     assert_eq!(last("c", 40_000), [(FORGOTTEN, first)]);
@@ -235,7 +235,7 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
 fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
     kept.keep(Gave { whose: who.connection(), bytes, anew: None, epoch }, clients.shard);
-    assert!(kept.of(who.connection(), clients.shard).is_some());
+    assert!(kept.of(who.connection(), clients.shard, who.owner()).is_some());
 }
 
 /// What was kept of a session leaves with it, whichever of its connections it was of and whatever the worker is told.
@@ -246,17 +246,17 @@ fn what_was_kept_leaves_with_the_session() {
     keeps(&kept, &clients, &who(1), b"login", 1);
     number(&line, &mut clients, &who(2), None);
     leave(&line, &mut clients, &who(1), 7);
-    assert!(kept.of(who(1).connection(), 0).is_some(), "its connection has ended");
+    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_some(), "its connection has ended");
     clients.session_over("c");
-    assert!(kept.of(who(1).connection(), 0).is_none());
+    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
     // What the worker says of it after that is of nobody.
     kept.keep(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1 }, 0);
-    assert!(kept.of(who(1).connection(), 0).is_none());
+    assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
     keeps(&kept, &clients, &who(2), b"login", 1);
     clients.is_gone(None, &who(2));
-    assert!(kept.of(who(2).connection(), 0).is_some());
+    assert!(kept.of(who(2).connection(), 0, who(2).owner()).is_some());
     clients.session_over("c");
-    assert!(kept.of(who(2).connection(), 0).is_none());
+    assert!(kept.of(who(2).connection(), 0, who(2).owner()).is_none());
 }
 
 #[test]

@@ -49,15 +49,19 @@ fn whose(client_id: &str) -> Connection<'_> {
     Connection { client_id, host: "10.0.0.1", port: 7 }
 }
 
+fn owner(client_id: &str) -> u64 {
+    owner_of(Some(client_id), "")
+}
+
 fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
     let kept = &pool.kept[pool.worker_of(client_id)];
-    kept.enter(whose(client_id), number, owner_of(Some(client_id), ""), false);
+    kept.enter(whose(client_id), number, owner(client_id), false);
     kept.keep(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5 }, number);
-    assert!(kept.of(whose(client_id), number).is_some());
+    assert!(kept.of(whose(client_id), number, owner(client_id)).is_some());
 }
 
 fn kept(pool: &Pool, number: u32, client_id: &str) -> Option<Vec<u8>> {
-    pool.kept[pool.worker_of(client_id)].of(whose(client_id), number).map(Into::into)
+    pool.kept[pool.worker_of(client_id)].of(whose(client_id), number, owner(client_id)).map(Into::into)
 }
 
 /// One piece; whether more is to come.
@@ -168,7 +172,7 @@ fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> 
 #[test]
 fn what_a_worker_says_after_the_last_piece_reaches_the_next_version() {
     let (old, new) = (pool("amqtt", 1), pool("amqtt", 3));
-    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, 1, false);
+    let enter = |pool: &Pool, name| pool.kept[pool.worker_of(name)].enter(whose(name), 0, owner(name), false);
     keep(&old, 0, "gone", b"x");
     keep(&old, 0, "ended", b"x");
     enter(&old, "late");
@@ -212,7 +216,7 @@ fn what_is_kept_with_an_answer_goes_over() {
     hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
     new.kept[0].enter(other, 0, 1, false);
-    assert_eq!(new.kept[0].of(other, 0).as_deref(), Some(&b"d"[..]));
+    assert_eq!(new.kept[0].of(other, 0, 1).as_deref(), Some(&b"d"[..]));
 }
 
 /// What finds no room when it goes over is counted, and known to nobody.
@@ -250,7 +254,7 @@ fn what_is_doubted_goes_over_so() {
     old.kept[0].is_away();
     hand_over(&old, &new);
     assert_eq!((kept(&new, 0, "c"), new.kept[0].stored("c", 0, 1)), (None, None));
-    new.kept[0].confirm(whose("c"), 0, || owner_of(Some("c"), ""));
+    new.kept[0].confirm(whose("c"), 0, || owner("c"));
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann"[..]));
 }
 
@@ -261,7 +265,7 @@ fn what_comes_with_a_late_answer_is_not_kept() {
     for (is_asked, expected) in [(false, None), (true, Some(b"c".to_vec()))] {
         let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked };
         keeping.note(1, whose("c"), Said { client: CLIENT, anew: None, bytes: Some(b"c"), is_coming: true });
-        old.kept[0].enter(whose("c"), 0, 1, false);
+        old.kept[0].enter(whose("c"), 0, owner("c"), false);
         assert_eq!(kept(&old, 0, "c"), expected);
     }
 }
@@ -281,7 +285,7 @@ fn what_a_login_gives_for_either_end_goes_over() {
         let (_from, mut to) = hand_over(&old, &new);
         to.late(&says("late").unwrap());
         for name in ["before", "late"] {
-            new.kept[0].enter(whose(name), 0, 1, goes_on);
+            new.kept[0].enter(whose(name), 0, owner(name), goes_on);
             let expected = if goes_on { &b"both"[..] } else { b"own" };
             assert_eq!(kept(&new, 0, name).as_deref(), Some(expected), "{name}");
         }

@@ -27,7 +27,7 @@ fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
 fn keep(kept: &Kept, whose: Connection<'_>, bytes: &[u8], owner: u64) -> bool {
     kept.enter(whose, 0, owner, false);
     kept.keep(gave(whose, bytes, 1), 0);
-    kept.of(whose, 0).is_some()
+    kept.of(whose, 0, owner).is_some()
 }
 
 fn bytes(kept: &Kept) -> usize {
@@ -50,14 +50,14 @@ fn of(client_id: &str) -> Connection<'_> {
 fn a_login_is_its_connections_and_its_sessions() {
     let kept = kept();
     assert!(keep(&kept, ANN, b"ann", OWNER));
-    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"ann"[..]));
-    assert_eq!(kept.of(EVE, 0), None, "another connection under the same identifier");
+    assert_eq!(kept.of(ANN, 0, OWNER).as_deref(), Some(&b"ann"[..]));
+    assert_eq!(kept.of(EVE, 0, OWNER), None, "another connection under the same identifier");
     assert_eq!(kept.stored("c", 0, 1), None, "that process has it itself");
     assert_eq!(kept.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
     kept.forget(EVE, 0);
-    assert!(kept.of(ANN, 0).is_some());
+    assert!(kept.of(ANN, 0, OWNER).is_some());
     kept.forget(ANN, 0);
-    assert!(kept.of(ANN, 0).is_none() && kept.shows_nothing());
+    assert!(kept.of(ANN, 0, OWNER).is_none() && kept.shows_nothing());
     assert_eq!(kept.lock().bytes(), 0);
 }
 
@@ -81,14 +81,14 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
     let kept = kept();
     assert!(keep(&kept, ANN, b"ann", OWNER));
     kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
-    assert_eq!((kept.of(EVE, 0), kept.stored("c", 0, 2).as_deref()), (None, Some(&b"ann"[..])));
+    assert_eq!((kept.of(EVE, 0, OWNER), kept.stored("c", 0, 2).as_deref()), (None, Some(&b"ann"[..])));
     kept.refused(EVE, 0);
     kept.enter(EVE, 0, OWNER, false);
-    assert_eq!(kept.of(EVE, 0), None, "another plugin did not let her in");
+    assert_eq!(kept.of(EVE, 0, OWNER), None, "another plugin did not let her in");
     kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
     kept.over("c", 0);
     kept.enter(EVE, 0, OWNER, false);
-    assert_eq!((kept.of(EVE, 0).as_deref(), kept.of(ANN, 0)), (Some(&b"eve"[..]), None));
+    assert_eq!((kept.of(EVE, 0, OWNER).as_deref(), kept.of(ANN, 0, OWNER)), (Some(&b"eve"[..]), None));
     // Without room, what the session had before is no longer true either.
     kept.keep_coming(gave(ANN, &[0; 101], 1), 0, Instant::now());
     kept.enter(ANN, 0, OWNER, false);
@@ -111,25 +111,30 @@ fn what_is_kept_with_an_answer_is_the_sessions_when_the_client_is_in() {
 #[test]
 fn a_description_is_told_with_its_login() {
     let kept = kept();
-    let described = |port: u16| {
+    let described = |port: u16, (user, anonymous): (&str, bool), is_entering: bool| {
         let mut about = Vec::new();
         let mut out = Writer(&mut about);
-        out.map(3)
-            .text("client_id")
-            .text("c")
-            .text("peer_host")
-            .text("10.0.0.1")
-            .text("peer_port")
-            .number(port);
+        out.map(5 + usize::from(is_entering)).text("client_id").text("c");
+        out.text("peer_host").text("10.0.0.1").text("peer_port").number(port);
+        out.text("username").text(user).text("anonymous").flag(anonymous);
+        if is_entering {
+            out.text("will").nil();
+        }
         kept.described(&about, 0)
     };
-    assert_eq!(described(1), None);
-    assert!(keep(&kept, ANN, b"ann", OWNER));
-    let bytes = described(1).unwrap();
+    let ann = ("ann", false);
+    assert_eq!(described(1, ann, false), None);
+    assert!(keep(&kept, ANN, b"ann", owner_of(Some("ann"), "")));
+    let bytes = described(1, ann, false).unwrap();
     let value = rmpv::decode::read_value_ref(&mut bytes.as_slice()).unwrap();
     assert_eq!(get(&value, "login").and_then(crate::wire::bytes_ref), Some(&b"ann"[..]));
-    assert_eq!(described(2), None);
+    assert_eq!(described(2, ann, false), None);
     assert_eq!(kept.described(b"nonsense", 0), None);
+    // Somebody else at the same host and port under her identifier, or somebody who is not in yet.
+    assert_eq!(described(1, ("eve", false), false), None);
+    assert_eq!(described(1, ("ann", true), false), None);
+    assert_eq!(described(1, ann, true), None);
+    assert_eq!(kept.of(ANN, 0, owner_of(None, "10.0.0.1")), None);
 }
 
 #[test]
@@ -189,7 +194,8 @@ fn what_was_granted_stays_so() {
         kept.each_of(0, &client_id, |over| next.take_over(0, over, Instant::now()));
         after = Some(client_id);
     }
-    assert!(names.iter().all(|name| next.of(of(name), 0).is_some()));
+    assert!(names[..10].iter().all(|name| next.of(of(name), 0, 1).is_some()));
+    assert!(names[10..].iter().zip(2..).all(|(name, owner)| next.of(of(name), 0, owner).is_some()));
     assert_eq!((next.take_unkept().count(), kept.take_unkept().count()), (0, 0));
     assert_eq!(next.lock().bytes(), kept.lock().bytes());
 }
@@ -241,7 +247,7 @@ fn those_of_a_shard_are_told_apart() {
     assert_eq!(each(1, "c2"), [(1, b"1".to_vec(), true)]);
     assert_eq!(each(0, "d"), []);
     kept.clear(1);
-    assert!(kept.of(ANN, 0).is_some());
+    assert!(kept.of(ANN, 0, OWNER).is_some());
     assert_eq!(kept.lock().count, 1);
 }
 
@@ -282,7 +288,7 @@ fn what_comes_late_is_taken_unless_its_session_has_ended() {
     assert!(!kept.take_late(0, over(ANN, Some(b"x")), now), "nobody is expected to say more");
     kept.expect_more(0, now + Duration::from_secs(1));
     assert!(kept.take_late(0, over(ANN, Some(b"x")), now));
-    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"x"[..]));
+    assert_eq!(kept.of(ANN, 0, OWNER).as_deref(), Some(&b"x"[..]));
     assert!(kept.take_late(0, over(ANN, None), now) && kept.shows_nothing(), "it is no longer true");
     kept.over("c", 0);
     assert!(!kept.take_late(0, over(ANN, Some(b"x")), now));
@@ -316,7 +322,7 @@ fn what_is_on_its_way_makes_room_for_others() {
     let dropped = kept.take_unkept();
     assert!(dropped.of_coming > 900 && dropped.count() == dropped.of_coming, "{dropped:?}");
     kept.enter(from(999), 0, OWNER, false);
-    assert!(kept.of(from(999), 0).is_some(), "the last one is there");
+    assert!(kept.of(from(999), 0, OWNER).is_some(), "the last one is there");
     let other = Connection { client_id: "d", host: "10.0.0.2", port: 1 };
     kept.keep_coming(gave(other, b"x", 1), 0, now + Duration::from_secs(1));
     // Some at a time.
@@ -340,7 +346,7 @@ fn a_login_without_room_leaves_nothing_of_the_one_before() {
     let is_gone = |kept: &Kept| {
         assert!(kept.stored("c", 0, 2).is_some());
         kept.enter(EVE, 0, OWNER, true);
-        assert_eq!((kept.of(EVE, 0), kept.stored("c", 0, 2)), (None, None));
+        assert_eq!((kept.of(EVE, 0, OWNER), kept.stored("c", 0, 2)), (None, None));
     };
     // Refused: sessions have the share of her address.
     let kept = kept_of(10, 80 * one);
@@ -376,7 +382,7 @@ fn markers_make_room_first() {
     }
     assert_eq!((count(&kept), kept.take_unkept().count()), (4, 0));
     kept.enter(EVE, 0, OWNER, false);
-    assert!(kept.of(EVE, 0).is_some());
+    assert!(kept.of(EVE, 0, OWNER).is_some());
     kept.clear(0);
     assert_eq!((count(&kept), bytes(&kept)), (0, 0));
 }
@@ -399,21 +405,21 @@ fn what_may_be_another_sessions_is_shown_to_nobody() {
     assert!(keep(&kept, ANN, b"ann", OWNER) && keep(&kept, of("d"), b"bob", OWNER));
     kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
     kept.is_away();
-    assert_eq!((kept.of(ANN, 0), kept.stored("c", 0, 2)), (None, None));
+    assert_eq!((kept.of(ANN, 0, OWNER), kept.stored("c", 0, 2)), (None, None));
     kept.is_back();
-    assert_eq!((kept.of(ANN, 0), kept.stored("c", 0, 2), count(&kept)), (None, None, 3));
+    assert_eq!((kept.of(ANN, 0, OWNER), kept.stored("c", 0, 2), count(&kept)), (None, None, 3));
     kept.refused(EVE, 0);
     kept.keep(gave(ANN, b"late", 1), 0);
     kept.confirm(EVE, 0, || OWNER);
     kept.confirm(ANN, 0, || OWNER + 1);
-    assert_eq!(kept.of(ANN, 0), None, "another connection, or another user");
+    assert_eq!(kept.of(ANN, 0, OWNER), None, "another connection, or another user");
     kept.confirm(ANN, 0, || OWNER);
-    assert_eq!(kept.of(ANN, 0).as_deref(), Some(&b"ann"[..]));
+    assert_eq!(kept.of(ANN, 0, OWNER).as_deref(), Some(&b"ann"[..]));
     assert!(kept.keep(gave(ANN, b"more", 1), 0).is_none() && kept.stored("c", 0, 2).is_some());
     // Somebody comes in under the identifier: whether with that session, nobody knows.
     kept.enter(Connection { port: 9, ..of("d") }, 0, OWNER, false);
     kept.confirm(of("d"), 0, || OWNER);
-    assert_eq!((kept.of(of("d"), 0), kept.stored("d", 0, 2)), (None, None));
+    assert_eq!((kept.of(of("d"), 0, OWNER), kept.stored("d", 0, 2)), (None, None));
     kept.over("c", 0);
     assert_eq!((bytes(&kept), doubted(&kept)), (0, 0));
 }
@@ -450,20 +456,20 @@ fn who_begins_anew_has_nothing_of_the_session_before() {
         kept.keep_coming(both(whose), 0, Instant::now());
         kept.enter(whose, 0, OWNER, goes_on);
         let expected = if goes_on { &b"of the session, and her own"[..] } else { b"her own" };
-        assert_eq!(kept.of(whose, 0).as_deref(), Some(expected));
+        assert_eq!(kept.of(whose, 0, OWNER).as_deref(), Some(expected));
         // Where what the version before has said comes only now.
         let late = Connection { port: port + 10, ..ANN };
         kept.enter(late, 0, OWNER, goes_on);
         kept.keep_coming(both(late), 0, Instant::now());
         kept.enter_again(late, 0);
-        assert_eq!(kept.of(late, 0).as_deref(), Some(expected));
+        assert_eq!(kept.of(late, 0, OWNER).as_deref(), Some(expected));
     }
     // Both are charged, and neither may be longer than one may be.
     let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1 };
     for (bytes, anew) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
         kept.keep_coming(long(bytes, anew), 0, Instant::now());
         kept.enter(EVE, 0, OWNER, true);
-        assert_eq!(kept.of(EVE, 0), None);
+        assert_eq!(kept.of(EVE, 0, OWNER), None);
     }
     assert_eq!(kept.take_unkept(), Unkept { too_long: 2, ..Unkept::default() });
     assert_eq!(bytes(&kept), 0);
