@@ -182,6 +182,8 @@ pub(crate) struct Keeping<'a> {
     pub driver: &'static str,
     /// Whether that process is asked about a client, by its number.
     pub is_asked: &'a dyn Fn(u64) -> bool,
+    /// How many shards the broker has.
+    pub shards: u32,
 }
 
 /// What a worker says of a login: what it gave, nothing where that is no longer true; and whether its client is yet to come in.
@@ -218,6 +220,10 @@ impl Keeping<'_> {
             return None;
         }
         let (shard, now) = (shard_of(client), Instant::now());
+        if shard >= self.shards {
+            // Nobody has such a client; a worker may name any number.
+            return None;
+        }
         let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch });
         let noted = match gave {
             Some(gave) if is_coming => self.kept.keep_coming(gave, shard, now),

@@ -310,7 +310,7 @@ impl Kept {
 
     /// Takes over what the worker of the version before says of a login after all has gone over, unless that session has ended here
     /// meanwhile; whether it did. Nothing is the word that it is no longer true. What is refused although its session may go on is
-    /// counted.
+    /// counted. Of who had been let in before that, what became of its login has gone over, and what was doubted stays so.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
         self.change(|state| {
             let takes = state.of(shard).takes_late(over.whose.client_id, now);
@@ -319,9 +319,21 @@ impl Kept {
                 state.unkept.handed_over += u64::from(is_lost);
                 return false;
             }
+            let there = state.there(shard, over.whose.client_id);
+            if over.is_coming && there.is_some_and(|login| login.is_of(over.whose)) {
+                return false;
+            }
+            let is_doubted = over.is_doubted || there.is_some_and(|login| login.doubted);
+            let over = HandedOver { is_doubted, ..over };
             state.take_over(&self.bounds, shard, over, now);
             true
         })
+    }
+
+    /// Whether there is a table of this shard.
+    #[cfg(test)]
+    pub fn has_shard(&self, shard: u32) -> bool {
+        self.lock().shards.contains_key(&shard)
     }
 
     /// Until then the worker of the version before may say more.

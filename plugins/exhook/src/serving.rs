@@ -384,7 +384,8 @@ impl<'w> Serving<'w> {
                 for command in commands {
                     let Worker { kept, .. } = &*self.worker;
                     let (epoch, is_asked) = (self.epoch, &|client| self.asked.is_about(client));
-                    let keeping = self.keeps.then_some(Keeping { kept, epoch, driver, is_asked });
+                    let shards = host.shards();
+                    let keeping = self.keeps.then_some(Keeping { kept, epoch, driver, is_asked, shards });
                     if let Err(not_done) = command::run(host, keeping, &command) {
                         self.worker.command_failed(not_done);
                     }

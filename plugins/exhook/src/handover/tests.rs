@@ -163,7 +163,8 @@ fn hand_over(old: &Arc<Pool>, new: &Arc<Pool>) -> (ExhookShard, ExhookShard) {
 /// What a worker of this version says; what the next one is sent of it.
 fn says(pool: &Pool, client_id: &str, bytes: Option<&[u8]>, is_coming: bool) -> Option<Vec<u8>> {
     let kept = &pool.kept[pool.worker_of(client_id)];
-    let keeping = Keeping { kept, epoch: 5, driver: "amqtt", is_asked: &|client| client == CLIENT };
+    let keeping =
+        Keeping { kept, epoch: 5, driver: "amqtt", is_asked: &|client| client == CLIENT, shards: 2 };
     let load = std::ptr::from_ref(pool) as u64;
     keeping.note(load, whose(client_id), Said { client: CLIENT, anew: None, bytes, is_coming })
 }
@@ -211,7 +212,7 @@ fn what_is_kept_with_an_answer_goes_over() {
     keep(&old, 0, "c", b"before");
     assert_eq!(says(&old, "c", Some(b"c"), true), None);
     let other = Connection { port: 8, ..whose("d") };
-    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true };
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
     keeping.note(1, other, Said { client: CLIENT, anew: None, bytes: Some(b"d"), is_coming: true });
     hand_over(&old, &new);
     assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"before"[..]));
@@ -263,11 +264,64 @@ fn what_is_doubted_goes_over_so() {
 fn what_comes_with_a_late_answer_is_not_kept() {
     let old = pool("amqtt", 1);
     for (is_asked, expected) in [(false, None), (true, Some(b"c".to_vec()))] {
-        let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked };
+        let keeping =
+            Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| is_asked, shards: 2 };
         keeping.note(1, whose("c"), Said { client: CLIENT, anew: None, bytes: Some(b"c"), is_coming: true });
         old.kept[0].enter(whose("c"), 0, owner("c"), false);
         assert_eq!(kept(&old, 0, "c"), expected);
     }
+}
+
+/// A worker may name any number: no table is made for a shard that the broker does not have.
+#[test]
+fn what_a_worker_says_of_no_shard_is_not_kept() {
+    let old = pool("amqtt", 1);
+    old.kept[0].note_changes(1, true);
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    for (shard, is_kept) in [(0, true), (1, true), (2, false), (1 << 20, false)] {
+        for (bytes, is_coming) in [(Some(&b"x"[..]), false), (Some(b"x"), true), (None, true), (None, false)]
+        {
+            let said = Said { client: (shard + 1) << 40, anew: None, bytes, is_coming };
+            keeping.note(1, whose("c"), said);
+        }
+        assert_eq!(old.kept[0].has_shard(shard as u32), is_kept, "{shard}");
+    }
+}
+
+/// Who had been let in before its shard swapped has had the one that was true of the two: what comes late changes nothing.
+#[test]
+fn what_comes_late_of_who_had_been_let_in_is_not_for_either_end() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    old.kept[0].note_changes(0, true);
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
+    let late = keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
+    old.kept[0].enter(whose("c"), 0, owner("c"), false);
+    let (_from, mut to) = hand_over(&old, &new);
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
+    to.late(&late);
+    new.kept[0].enter_again(whose("c"), 0);
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"own"[..]));
+}
+
+/// Nor by what a worker says of it late.
+#[test]
+fn what_is_doubted_stays_so_whatever_comes_late() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    keep(&old, 0, "c", b"ann");
+    keep(&old, 0, "d", b"bob");
+    old.kept[0].is_away();
+    old.kept[0].is_back();
+    let (_from, mut to) = hand_over(&old, &new);
+    old.kept[0].confirm(whose("c"), 0, || owner("c"));
+    to.late(&says(&old, "c", Some(b"ann, late"), false).unwrap());
+    assert_eq!((kept(&new, 0, "c"), new.kept[0].stored("c", 0, 1)), (None, None));
+    new.kept[0].confirm(whose("c"), 0, || owner("c"));
+    assert_eq!(kept(&new, 0, "c").as_deref(), Some(&b"ann, late"[..]));
+    // What is no longer true is gone, and nothing confirms it.
+    to.late(&says(&old, "d", None, false).unwrap());
+    new.kept[0].confirm(whose("d"), 0, || owner("d"));
+    assert_eq!(kept(&new, 0, "d"), None);
 }
 
 /// A login that is under way in a reload and wants to go on with a session: whether it does is known when its client is in, at the
@@ -277,7 +331,8 @@ fn what_a_login_gives_for_either_end_goes_over() {
     for goes_on in [true, false] {
         let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
         let says = |client_id| {
-            let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true };
+            let keeping =
+                Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
             let said = Said { client: CLIENT, bytes: Some(b"both"), anew: Some(b"own"), is_coming: true };
             keeping.note(1, whose(client_id), said)
         };

@@ -244,7 +244,8 @@ impl State {
         self.there(shard, client_id).filter(|login| !login.doubted)
     }
 
-    fn there(&self, shard: u32, client_id: &str) -> Option<&Login> {
+    /// The same, also where it is doubted.
+    pub fn there(&self, shard: u32, client_id: &str) -> Option<&Login> {
         self.shards.get(&shard)?.by_client.get(client_id)
     }
 
@@ -350,8 +351,8 @@ impl State {
 
     pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
         let coming = self.take_coming(whose, shard);
-        if self.there(shard, whose.client_id).is_some_and(|login| login.doubted) {
-            // Nobody knows whether it is of the session that this client has.
+        if !live.goes_on || self.there(shard, whose.client_id).is_some_and(|login| login.doubted) {
+            // It is of a session before this one, or nobody knows whether it is of this one.
             self.remove(shard, whose.client_id);
         }
         self.of(shard).is_live(whose.client_id, live);
@@ -435,7 +436,7 @@ impl State {
 
     /// What that connection's login gave.
     pub fn forget(&mut self, whose: Connection<'_>, shard: u32) {
-        if self.get(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
+        if self.there(shard, whose.client_id).is_some_and(|login| login.is_of(whose)) {
             self.remove(shard, whose.client_id);
         }
     }

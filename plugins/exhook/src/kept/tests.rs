@@ -188,7 +188,10 @@ fn what_was_granted_stays_so() {
     assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
     assert!(names[10..].iter().zip(2..).all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
     // The first user has more than an eighth of what is left by now.
-    assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[1; 10], 1)));
+    for name in &names[..10] {
+        kept.keep(gave(of(name), &[1; 10], 1), 0);
+        assert_eq!(kept.of(of(name), 0, 1).as_deref(), Some(&[1; 10][..]));
+    }
     let mut after = None;
     while let Some(client_id) = kept.next(0, after.as_deref()) {
         kept.each_of(0, &client_id, |over| next.take_over(0, over, Instant::now()));
@@ -394,8 +397,11 @@ fn who_was_refused_leaves_nothing() {
     kept.none_coming(EVE, 0, Instant::now());
     kept.refused(EVE, 0);
     assert!(keep(&kept, ANN, b"ann", OWNER));
-    kept.enter(EVE, 0, OWNER, false);
+    kept.enter(EVE, 0, OWNER, true);
     assert_eq!(kept.stored("c", 0, 2).as_deref(), Some(&b"ann"[..]));
+    // A session that has just begun is from no login before it, also where nobody has said that the one before has ended.
+    kept.enter(EVE, 0, OWNER, false);
+    assert!(kept.shows_nothing());
 }
 
 /// While nobody says which sessions end, what is kept may be another session's: only its own connection brings it back.
