@@ -1328,6 +1328,55 @@ def test_whoever_resumes_a_session_is_judged_with_what_plugins_have_kept_at_it(a
     ]  # fmt: skip
 
 
+LARGE = """
+    from amqtt.plugins.base import BaseAuthPlugin, BasePlugin
+
+    class Large(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            session.attributes["large"] = "x" * (10000 if session.username == "eve" else 1)
+            return True
+
+    class Shows(BasePlugin):
+        async def on_broker_client_connected(self, *, client_id, client_session):
+            pass
+"""
+
+
+def test_a_login_whose_own_part_is_longer_than_a_frame_is_answered(amqtt: Any) -> None:
+    broker = amqtt(LARGE, {"plugins": {"hooks.Large": {}, "hooks.Shows": {}}}, frame_bytes_max=4096)
+    assert wants_in(broker, 1, False, username="ann", peer_port=1)
+    broker.tell("client.connected", 1, [])
+    assert wants_in(broker, 2, True, username="eve", peer_port=2)
+    # That there was something, and neither what the session has then nor what another one would have.
+    assert broker.kept[-1][1] == 2 and broker.kept[-1][5:] in ([None], [None, True])
+
+
+AGAIN = """
+    from amqtt.plugins.base import BaseAuthPlugin, BasePlugin
+
+    class Again(BaseAuthPlugin):
+        async def authenticate(self, *, session):
+            if session.username == "ann" or getattr(session, "tries", 0):
+                session.attributes["role"] = "user"
+            session.tries = 1
+            return True
+
+    class Shows(BasePlugin):
+        async def on_broker_client_connected(self, *, client_id, client_session):
+            pass
+"""
+
+
+def test_what_a_login_sets_as_it_was_is_kept_for_a_session_that_begins_anew(amqtt: Any) -> None:
+    broker = amqtt(AGAIN, {"plugins": {"hooks.Again": {}, "hooks.Shows": {}}})
+    assert wants_in(broker, 1, False, username="ann", peer_port=1)
+    broker.tell("client.connected", 1, [])
+    assert wants_in(broker, 2, True, username="eve", peer_port=2)
+    assert wants_in(broker, 2, True, username="eve", peer_port=2)
+    own = [pickle.loads(anew)["attributes"] for anew in broker.anew if anew is not None]
+    assert own[-1] == {"role": "user"} and own[0] == {}
+
+
 def test_a_session_that_is_older_than_the_worker_is_shown_as_it_was_kept(amqtt: Any) -> None:
     first = amqtt(OWNER, OWNERS)
     assert wants_in(first, 1, False, username="ann", peer_port=1)

@@ -133,11 +133,11 @@ class AmqttDriver(Driver):
         if not self.keeps or not session.knows_login or self._broker.has(session):
             return
         kept = session.keepsake(self._not_kept)
-        if kept != session.kept:
-            session.kept = kept
-            # What becomes of a session that it wants to go on with is known when it is in.
-            anew = [session.keepsake(self._not_kept, anew=True)] if session.is_shown else []
-            self._give_login(number, session, kept, [True, *anew])
+        # What becomes of a session that it wants to go on with is known when it is in.
+        anew = session.keepsake(self._not_kept, anew=True) if session.is_shown else None
+        if kept != session.kept or anew != session.kept_anew:
+            session.kept, session.kept_anew = kept, anew
+            self._give_login(number, session, kept, [True] if anew is None else [True, anew])
 
     def _not_kept(self, name: str, error: BaseException) -> None:
         """Said once of each name."""
@@ -155,7 +155,8 @@ class AmqttDriver(Driver):
         except ValueError as error:
             # Longer than a frame. What was kept before is no longer true.
             self._not_kept("what a login gave", error)
-            _commands.give([*whose, None, *more])
+            # Without what would be kept instead, which may be what is too long.
+            _commands.give([*whose, None, *more[:1]])
 
     def _touch(self, number: int, session: Any) -> None:
         self._touched[id(session)] = (number, session)

@@ -135,6 +135,8 @@ class Session(AmqttSession):
     knows_login = False
     #: What was kept of it outside of this worker, if anything.
     kept: bytes | None = None
+    #: The same where another session begins than the one that its client wants to go on with.
+    kept_anew: bytes | None = None
     #: The same, as another worker has said it last.
     told: bytes | None = None
     #: Called where plugins look at the attributes, which they may change then.
@@ -396,7 +398,8 @@ class Session(AmqttSession):
 
 # What is no other connection's.
 _OF_ONE = frozenset(("goes_on_unknown", "is_new", "told"))
-_NAMES = frozenset(vars(Session())) | {"kept", "touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
+_KEPT = {"kept", "kept_anew"}
+_NAMES = frozenset(vars(Session())) | _KEPT | {"touched", "calls", "looked_at", "knows_login", "knows_password", "held_bytes"} | _OF_ONE
 
 
 def _what_pickles(values: dict[str, Any], where: str, complain: Callable[[str, BaseException], None]) -> dict[str, Any]:
