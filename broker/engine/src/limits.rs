@@ -1,6 +1,7 @@
-//! Every bound of the engine as a setting: name with its unit, default, allowed range and the reason for the default. The
-//! configuration file's `[limits]` table is this list. Bounds that nobody need set are constants beside what they bound.
-//! [`Choices`] are the settings that are no numbers, the file's `[mqtt]` table.
+//! The bounds of the engine that an operator may set: name with its unit, default, allowed range and
+//! the reason for the default. They are the engine's part of the configuration's `[limits]`. Bounds
+//! that nobody needs to set are constants beside what they bound. [`Choices`] are the settings that
+//! are not numbers, the table `[mqtt]`.
 
 use crate::packet::QoS;
 

@@ -1,6 +1,7 @@
-//! An MQTT session (MQTT 5.0 section 4.1): what outlives the network connection. Subscriptions, the packets in flight both
-//! ways, what waits to be sent, and the slots of what was received and waits for its turn. It decides packet identifiers and
-//! windows; it knows neither hooks nor routes nor sockets.
+//! An MQTT session (MQTT 5.0 section 4.1): what outlives the network connection. It holds
+//! subscriptions, the packets in flight both ways, queued messages, and the slots of received packets
+//! that wait. It decides packet identifiers and windows. It keeps types of hooks and routes for what
+//! waits for them; it calls no hook, looks up no route, and knows no socket.
 
 use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
