@@ -4,6 +4,7 @@ use std::collections::btree_map::{BTreeMap, IntoValues};
 use std::collections::{HashMap, hash_map};
 use std::time::Instant;
 
+use crate::shrink;
 use crate::verdict::Ticket;
 
 /// A call that the broker waits for.
@@ -61,9 +62,7 @@ impl<T> AllAsked<T> {
                 count.remove();
             }
         }
-        if self.of_client.capacity() > 64 && self.of_client.len() * 8 < self.of_client.capacity() {
-            self.of_client.shrink_to(self.of_client.len() * 2);
-        }
+        shrink::table(&mut self.of_client, shrink::TABLE_MIN);
     }
 
     /// The one that has waited longest.

@@ -19,7 +19,7 @@ use crate::line::Writing;
 use crate::queue::{About, Named};
 pub use described::{Entering, Who};
 use described::{Given, More, described_as};
-use known::{Before, Known};
+use known::{Before, Known, Said};
 use table::Table;
 use visitors::{Visitor, Visitors};
 
@@ -188,22 +188,22 @@ impl Clients {
             self.kept.confirm(who.connection(), self.shard, || who.owner());
         }
         let (print, origin, epoch) = (self.hasher.hash_one(who), self.origin(who), line.epoch());
-        let known = self.at(who, seat).filter(|known| known.origin == origin);
+        let known = self.at(who, seat).filter(|known| known.said.origin == origin);
         // What its CONNECT said need not be said a second time, and a process after that one is told of it as of something earlier.
         let before = known.and_then(|known| known.kept.as_ref());
         let entering = entering.filter(|entering| !entering.late || before.is_none());
-        let is_told = known.is_some_and(|known| known.epoch == epoch);
+        let is_told = known.is_some_and(|known| known.said.epoch == epoch);
         // What entered with more is described once more when it is in, then without the password.
         if let Some(known) = known
             && is_told
-            && known.print == print
+            && known.said.print == print
             && entering.is_none()
-            && !known.entering
-            && !known.late
+            && !known.said.entering
+            && !known.said.late
         {
             return Named { number: known.number, about: known.about.clone() };
         }
-        let saw = is_told && known.is_some_and(|known| known.saw);
+        let saw = is_told && known.is_some_and(|known| known.said.saw);
         let written = entering.map(Entering::written);
         let more = match (entering, &written, before) {
             // Its login was answered by another process, or before this version of the plugin: what came of it is not known here.
@@ -218,7 +218,7 @@ impl Clients {
         let stored = entering.filter(|entering| entering.has_session);
         let stored = stored.and_then(|_| self.kept.stored(who.client_id, self.shard, epoch));
         // Who comes in has a login of its own; who was in before there was this process had one.
-        let is_late = known.is_some_and(|known| known.late);
+        let is_late = known.is_some_and(|known| known.said.late);
         let has_login = (!is_told || is_late) && !is_entering;
         let login = has_login.then(|| self.login(who)).flatten();
         let described = described_as(who, more, &Given { login, stored });
@@ -229,8 +229,8 @@ impl Clients {
         let Some(known) = self.at_mut(who, seat) else { return Named::default() };
         let before = known.before(seat, origin);
         known.keep(written);
-        (known.print, known.origin, known.epoch, known.entering) = (print, origin, epoch, is_entering);
-        (known.saw, known.late) = (saw || is_entering, false);
+        let saw = saw || is_entering;
+        known.said = Said { print, origin, epoch, entering: is_entering, saw, late: false };
         let named = known.describe(line, who, described);
         self.before = Some(before);
         if let Seat::Visitor(visit) = seat {
@@ -257,12 +257,7 @@ impl Clients {
     fn add(&mut self, line: &mut Writing<'_>, who: &Who<'_>, seat: Seat) {
         let known = Known {
             number: self.next,
-            print: 0,
-            entering: false,
-            origin: self.origin(who),
-            epoch: 0,
-            saw: false,
-            late: false,
+            said: Said { origin: self.origin(who), ..Said::default() },
             kept: None,
             about: None,
             since: 0,
@@ -301,7 +296,7 @@ impl Clients {
 
     fn insert(&mut self, line: &mut Writing<'_>, who: &Who<'_>, known: Known) {
         if let Some((client_id, gone)) = self.known.insert(who.client_id.into(), known) {
-            line.forget(Some(&client_id), gone.number, gone.epoch);
+            line.forget(Some(&client_id), gone.number, gone.said.epoch);
         }
     }
 
@@ -312,7 +307,7 @@ impl Clients {
             && let Some(gone) = self.known.remove(who.client_id)
             && let Some(line) = line
         {
-            line.forget(Some(who.client_id), gone.number, gone.epoch);
+            line.forget(Some(who.client_id), gone.number, gone.said.epoch);
         }
     }
 
@@ -322,7 +317,7 @@ impl Clients {
         let Some(Visitor { mut known, .. }) = self.visitors.remove(self.visit(who)) else { return };
         let mut forget = |client_id: &str, gone: Known| {
             if let Some(line) = &mut line {
-                line.forget(Some(client_id), gone.number, gone.epoch);
+                line.forget(Some(client_id), gone.number, gone.said.epoch);
             }
         };
         if let Some(gone) = self.known.remove(who.client_id) {
@@ -346,9 +341,7 @@ impl Clients {
     pub fn not_told(&mut self, who: &Who<'_>) {
         let Some(before) = self.before.take() else { return };
         if let Some(known) = self.at_mut(who, before.seat) {
-            (known.print, known.entering) = (before.print, before.entering);
-            (known.origin, known.epoch, known.saw) = (before.origin, before.epoch, before.saw);
-            (known.about, known.late) = (before.about, before.late);
+            (known.said, known.about) = (before.said, before.about);
             if let Some(kept) = before.kept {
                 known.kept = kept;
             }
@@ -371,7 +364,7 @@ impl Clients {
         };
         // Where the call finds no room, whoever was told before forgets all the same: also a process that was told with a call which
         // was put together for one before it.
-        let told = seat.and_then(|seat| self.at(who, seat)).map_or(0, |known| known.epoch);
+        let told = seat.and_then(|seat| self.at(who, seat)).map_or(0, |known| known.said.epoch);
         let named = match seat {
             Some(seat) => self.number_at(line, who, None, seat),
             None => self.stranger(line, who),
@@ -383,7 +376,7 @@ impl Clients {
         let queue = place.is_in.then_some(who.client_id);
         line.forget(queue, number, if taken { line.epoch() } else { told });
         for gone in self.let_go(who).into_iter().flatten().filter(|gone| gone.number != number) {
-            line.forget(Some(who.client_id), gone.number, gone.epoch);
+            line.forget(Some(who.client_id), gone.number, gone.said.epoch);
         }
     }
 
@@ -403,10 +396,10 @@ impl Clients {
         let [visitor, client] = self.let_go(who);
         let Some((line, place)) = line else { return };
         if let Some(gone) = visitor {
-            line.forget(place.is_in.then_some(who.client_id), gone.number, gone.epoch);
+            line.forget(place.is_in.then_some(who.client_id), gone.number, gone.said.epoch);
         }
         if let Some(gone) = client {
-            line.forget(Some(who.client_id), gone.number, gone.epoch);
+            line.forget(Some(who.client_id), gone.number, gone.said.epoch);
         }
     }
 
@@ -434,9 +427,9 @@ impl Clients {
     /// client has come in already.
     pub fn login_came(&mut self, whose: Connection<'_>) -> bool {
         let origin = self.hasher.hash_one((Some(whose.host), Some(whose.port)));
-        let known = self.known.get_mut(whose.client_id).filter(|known| known.origin == origin);
-        let Some(known) = known.filter(|known| !known.entering) else { return false };
-        known.late = true;
+        let known = self.known.get_mut(whose.client_id).filter(|known| known.said.origin == origin);
+        let Some(known) = known.filter(|known| !known.said.entering) else { return false };
+        known.said.late = true;
         true
     }
 
@@ -448,7 +441,7 @@ impl Clients {
 
     /// Whether it is the connection that is known under its identifier.
     fn is_client(&self, who: &Who<'_>) -> bool {
-        self.known.get(who.client_id).is_some_and(|known| known.origin == self.origin(who))
+        self.known.get(who.client_id).is_some_and(|known| known.said.origin == self.origin(who))
     }
 
     /// Forgets a connection: what was known of it as a visitor, and as a client. It was both where it comes from where a client came

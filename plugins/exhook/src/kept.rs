@@ -133,7 +133,7 @@ impl Kept {
     ) -> Option<u64> {
         let owner = owner_of(None, whose.0.host);
         self.change(|state| {
-            state.put_coming(&self.bounds, whose, gave, (owner, now));
+            state.put_coming(&self.bounds, whose, gave, (owner, None, now));
             state.of(whose.1).changed.is_some().then_some(owner)
         })
     }

@@ -18,6 +18,7 @@ mod printed;
 mod process;
 mod queue;
 mod serving;
+mod shrink;
 mod verdict;
 mod wire;
 mod worker;

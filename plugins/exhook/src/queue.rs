@@ -15,6 +15,8 @@ use grapnel_plugin_abi::allocated;
 
 pub use call::{About, Call, Kind, Named, Owner};
 use call::{Charge, Name};
+
+use crate::shrink;
 pub use room::{Full, Held, Limits};
 
 /// How many calls of an owner go in the order in which they came, beside those of others. Those behind them wait until one of these
@@ -307,9 +309,7 @@ impl Queue {
             return;
         }
         self.entering.remove(&number);
-        if self.entering.capacity() > 64 && self.entering.len() * 8 < self.entering.capacity() {
-            self.entering.shrink_to(self.entering.len() * 2);
-        }
+        shrink::table(&mut self.entering, shrink::TABLE_MIN);
     }
 
     /// A call has left the queue of an address: with the last one of its connection, what waits behind that gets its turns.
@@ -388,8 +388,7 @@ impl Queue {
         entries.remove(&name.text);
         self.held.take(kind, 0, bytes);
         // What a storm has taken is given back.
-        if entries.capacity() > 64 && entries.len() * 8 < entries.capacity() {
-            entries.shrink_to(entries.len() * 2);
+        if shrink::table(entries, shrink::TABLE_MIN) {
             self.turns.shrink_to(self.turns.len() * 2);
         }
     }
@@ -400,7 +399,7 @@ impl Queue {
         let forgotten = self.forgotten.len().min(calls_max.div_ceil(2));
         into.extend(self.forgotten.drain(..forgotten));
         self.waiting -= forgotten;
-        give_back(&mut self.forgotten);
+        shrink::list(&mut self.forgotten);
         let mut bytes: usize = into.iter().map(|call| call.bytes.len()).sum();
         while into.len() < calls_max {
             let Some(name) = self.turns.pop_front() else { return };
@@ -414,7 +413,7 @@ impl Queue {
             bytes += len;
             entry.turns -= 1;
             self.waiting -= 1;
-            give_back(&mut entry.calls);
+            shrink::list(&mut entry.calls);
             let len = entry.calls.len();
             if entry.behind == 0 && len > entry.turns && entry.turns < IN_ORDER {
                 entry.turns += 1;
@@ -444,13 +443,6 @@ impl Queue {
             self.take(usize::MAX, usize::MAX, &mut calls);
         }
         calls
-    }
-}
-
-/// Gives back what a list has taken that was longer.
-fn give_back(calls: &mut VecDeque<Call>) {
-    if calls.capacity() > 64 && calls.len() * 4 < calls.capacity() {
-        calls.shrink_to(calls.len() * 2);
     }
 }
 

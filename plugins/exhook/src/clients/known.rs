@@ -10,10 +10,9 @@ use crate::queue::{About, Named};
 /// The most that is kept of what a CONNECT said, bytes; a longer one is told once alone.
 pub(super) const KEPT_MAX: usize = 1024;
 
-/// A connection.
-#[derive(Debug)]
-pub(super) struct Known {
-    pub(super) number: u64,
+/// What was said of a connection, and to which process.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Said {
     /// Of all that was said of it.
     pub(super) print: u64,
     /// Whether it was said with what is only known while it is being let in.
@@ -26,6 +25,13 @@ pub(super) struct Known {
     pub(super) saw: bool,
     /// Whether what its login gave has come after it was described.
     pub(super) late: bool,
+}
+
+/// A connection.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub(super) number: u64,
+    pub(super) said: Said,
     /// What its CONNECT said, as it is written into a description, but for the password.
     pub(super) kept: Option<Written>,
     /// Its description, for calls that another process is given than was told of it; none that has a password is kept.
@@ -38,12 +44,7 @@ pub(super) struct Known {
 #[derive(Debug)]
 pub(super) struct Before {
     pub(super) seat: Seat,
-    pub(super) print: u64,
-    pub(super) entering: bool,
-    pub(super) origin: u64,
-    pub(super) epoch: u64,
-    pub(super) saw: bool,
-    pub(super) late: bool,
+    pub(super) said: Said,
     /// Of another connection than the call was about.
     pub(super) kept: Option<Option<Written>>,
     pub(super) about: Option<Arc<About>>,
@@ -54,13 +55,8 @@ impl Known {
     pub(super) fn before(&mut self, seat: Seat, origin: u64) -> Before {
         Before {
             seat,
-            print: self.print,
-            entering: self.entering,
-            origin: self.origin,
-            epoch: self.epoch,
-            saw: self.saw,
-            late: self.late,
-            kept: (self.origin != origin).then(|| self.kept.take()),
+            said: self.said,
+            kept: (self.said.origin != origin).then(|| self.kept.take()),
             about: self.about.clone(),
         }
     }
@@ -76,7 +72,7 @@ impl Known {
     /// that it is there for.
     pub(super) fn describe(&mut self, line: &mut Writing<'_>, who: &Who<'_>, described: Vec<u8>) -> Named {
         let number = self.number;
-        if self.entering {
+        if self.said.entering {
             line.describe(Named { number, about: None }, &described);
             self.about = None;
             return Named { number, about: Some(About::new(described)) };

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use super::{Known, Places};
 use crate::line::Writing;
+use crate::shrink;
 
 /// What a visitor takes besides its description, bytes.
 const ENTRY: usize = 512;
@@ -38,7 +39,7 @@ impl Visitor {
 
     /// It will not be named again.
     pub(super) fn is_forgotten(&self, line: &mut Writing<'_>) {
-        line.forget(self.client.as_deref(), self.known.number, self.known.epoch);
+        line.forget(self.client.as_deref(), self.known.number, self.known.said.epoch);
     }
 }
 
@@ -119,8 +120,7 @@ impl Visitors {
         self.change(visitor.address, -(visitor.bytes as isize), |numbers| {
             numbers.remove(&visitor.known.number);
         });
-        if self.all.capacity() > 64 && self.all.len() * 8 < self.all.capacity() {
-            self.all.shrink_to(self.all.len() * 2);
+        if shrink::table(&mut self.all, shrink::TABLE_MIN) {
             self.of_address.shrink_to(self.of_address.len() * 2);
         }
         Some(visitor)

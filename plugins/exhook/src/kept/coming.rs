@@ -83,27 +83,17 @@ impl Order {
 }
 
 impl State {
-    /// What a login gave whose client is on its way in; without `bytes` the word that it cannot be kept.
+    /// What a login gave whose client is on its way in; without `bytes` the word that it cannot be kept. What had been `granted` so many
+    /// bytes before needs no share of the owner's for as many; where that is not said, it is what is there.
     pub fn put_coming(
         &mut self,
         bounds: &Bounds,
         (whose, shard): (Connection<'_>, u32),
         (bytes, anew, epoch): (Option<&[u8]>, Option<&[u8]>, u64),
-        (owner, now): (u64, Instant),
+        (owner, granted, now): (u64, Option<usize>, Instant),
     ) {
         let before = self.take_coming(whose, shard).filter(|coming| coming.login.owner == owner);
-        let granted = before.map_or(0, |coming| coming.login.cost);
-        self.put_coming_granted(bounds, (whose, shard), (bytes, anew, epoch), (owner, granted, now));
-    }
-
-    pub(super) fn put_coming_granted(
-        &mut self,
-        bounds: &Bounds,
-        (whose, shard): (Connection<'_>, u32),
-        (bytes, anew, epoch): (Option<&[u8]>, Option<&[u8]>, u64),
-        (owner, granted, now): (u64, usize, Instant),
-    ) {
-        drop(self.take_coming(whose, shard));
+        let granted = granted.unwrap_or_else(|| before.map_or(0, |coming| coming.login.cost));
         while self.order.len() >= bounds.coming_max
             && let Some((shard, oldest)) = self.order.first_to_go()
         {

@@ -10,10 +10,13 @@ use grapnel_plugin_abi::address_share;
 
 use super::coming::{Coming, Order};
 use super::{Connection, Gave, HandedOver, Unkept};
+use crate::shrink;
 
 /// What an entry costs besides its bytes.
 pub(super) const ENTRY: usize = 128;
 
+/// Capacity that the table of sessions whose clients have come in may keep, whatever is in it.
+const LIVE_MIN: usize = 1024;
 /// Most entries that are gone through under one lock.
 pub(super) const SLICE: usize = 512;
 
@@ -155,9 +158,7 @@ impl Logins {
     pub fn over(&mut self, client_id: &str, noted_max: usize) {
         let hash = self.hash(client_id);
         self.live.remove(&hash);
-        if self.live.capacity() > 1024 && self.live.len() * 8 < self.live.capacity() {
-            self.live.shrink_to(self.live.len() * 2);
-        }
+        shrink::table(&mut self.live, LIVE_MIN);
         if let Some(ended) = &mut self.ended {
             if ended.clients.len() < noted_max {
                 ended.clients.insert(hash);
@@ -372,7 +373,7 @@ impl State {
         let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted } = over;
         let Some(bytes) = bytes.filter(|_| !is_coming) else {
             return if is_coming {
-                self.put_coming_granted(bounds, (whose, shard), (bytes, anew, 0), (owner, usize::MAX, now));
+                self.put_coming(bounds, (whose, shard), (bytes, anew, 0), (owner, Some(usize::MAX), now));
             } else {
                 self.forget(whose, shard);
             };
