@@ -322,7 +322,7 @@ pub fn push_publish(v5: bool, parts: &Parts<'_>, out: &mut Vec<u8>) {
 }
 
 /// Appends two bytes of length and what they measure, which must be 65,535 bytes or fewer.
-pub fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
+fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(bytes.len()).expect("the caller has a field that fits");
     out.extend_from_slice(&length.to_be_bytes());
     out.extend_from_slice(bytes);

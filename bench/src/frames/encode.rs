@@ -3,11 +3,10 @@
 
 use crate::header::{Fields, Publisher};
 use crate::plan::Version;
-use anyhow::{Result, ensure};
-use grapnel_floor::wire::{push_prefixed, push_variable};
-
-/// Largest remaining length of a packet, in bytes (MQTT 5.0 section 1.5.5).
-const PACKET_BYTES_MAX: usize = 268_435_455;
+use anyhow::{Context, Result};
+use bytes::BytesMut;
+use grapnel_floor::wire::push_variable;
+use mqttbytes::{QoS, qos, v4, v5};
 
 /// What a CONNECT carries.
 #[derive(Debug, Clone, Copy)]
@@ -30,40 +29,81 @@ pub struct ConnectWith<'a> {
 
 /// Appends a CONNECT.
 pub fn connect(with: &ConnectWith<'_>, out: &mut Vec<u8>) -> Result<()> {
-    let (name, level) = match with.version {
-        Version::V31 => ("MQIsdp", 3),
-        Version::V311 => ("MQTT", 4),
-        Version::V5 => ("MQTT", 5),
+    let mut packet = BytesMut::new();
+    let written = if with.version == Version::V5 {
+        connect_v5(with, &mut packet)
+    } else {
+        connect_v4(with, &mut packet)
     };
-    let mut body = Vec::new();
-    push_text(name, &mut body)?;
-    body.push(level);
-    let login = u8::from(with.user_name.is_some()) << 7 | u8::from(with.password.is_some()) << 6;
-    body.push(login | u8::from(with.clean) << 1);
-    body.extend(with.keep_alive_s.to_be_bytes());
-    if with.version == Version::V5 {
-        match with.session_expiry_s {
-            Some(expiry_s) => body.extend([&[5, 0x11][..], &expiry_s.to_be_bytes()].concat()),
-            None => body.push(0),
-        }
+    written.map_err(anyhow::Error::msg).context("cannot write CONNECT")?;
+    if with.version == Version::V31 {
+        to_v31(&packet, out);
+    } else {
+        out.extend_from_slice(&packet);
     }
-    for text in [Some(with.client_id), with.user_name, with.password].into_iter().flatten() {
-        push_text(text, &mut body)?;
+    Ok(())
+}
+
+fn connect_v4(with: &ConnectWith<'_>, packet: &mut BytesMut) -> Result<usize, mqttbytes::Error> {
+    let mut connect = v4::Connect::new(with.client_id);
+    connect.keep_alive = with.keep_alive_s;
+    connect.clean_session = with.clean;
+    if with.user_name.is_some() || with.password.is_some() {
+        connect.set_login(with.user_name.unwrap_or_default(), with.password.unwrap_or_default());
     }
-    push_packet(0x10, &body, out)
+    connect.write(packet)
+}
+
+fn connect_v5(with: &ConnectWith<'_>, packet: &mut BytesMut) -> Result<usize, mqttbytes::Error> {
+    let mut connect = v5::Connect::new(with.client_id);
+    connect.keep_alive = with.keep_alive_s;
+    connect.clean_session = with.clean;
+    if with.user_name.is_some() || with.password.is_some() {
+        connect.set_login(with.user_name.unwrap_or_default(), with.password.unwrap_or_default());
+    }
+    if let Some(expiry_s) = with.session_expiry_s {
+        connect.properties = Some(v5::ConnectProperties {
+            session_expiry_interval: Some(expiry_s),
+            receive_maximum: None,
+            max_packet_size: None,
+            topic_alias_max: None,
+            request_response_info: None,
+            request_problem_info: None,
+            user_properties: Vec::new(),
+            authentication_method: None,
+            authentication_data: None,
+        });
+    }
+    connect.write(packet)
+}
+
+/// MQTT 3.1 differs from 3.1.1 in the protocol's name and level alone (MQTT 3.1 section 3.1); mqttbytes does
+/// not know it.
+fn to_v31(v311: &[u8], out: &mut Vec<u8>) {
+    const V311_NAME: &[u8] = b"\0\x04MQTT\x04";
+    const V31_NAME: &[u8] = b"\0\x06MQIsdp\x03";
+    let length_bytes = 1 + v311[1..].iter().take_while(|byte| **byte & 0x80 != 0).count();
+    let rest = &v311[1 + length_bytes + V311_NAME.len()..];
+    out.push(v311[0]);
+    push_variable(V31_NAME.len() + rest.len(), out);
+    out.extend_from_slice(V31_NAME);
+    out.extend_from_slice(rest);
 }
 
 /// Appends a SUBSCRIBE with packet id 1 for `filters` at `level` (0 to 2).
 pub fn subscribe(version: Version, filters: &[String], level: u8, out: &mut Vec<u8>) -> Result<()> {
-    let mut body = vec![0, 1];
-    if version == Version::V5 {
-        body.push(0);
-    }
-    for filter in filters {
-        push_text(filter, &mut body)?;
-        body.push(level);
-    }
-    push_packet(0x82, &body, out)
+    let mut packet = BytesMut::new();
+    let level = qos(level).map_err(anyhow::Error::msg)?;
+    let written = if version == Version::V5 {
+        let filters = filters.iter().map(|filter| v5::SubscribeFilter::new(filter.clone(), level)).collect();
+        v5::Subscribe { pkid: 1, filters, properties: None }.write(&mut packet)
+    } else {
+        let filters = filters.iter().map(|filter| v4::SubscribeFilter::new(filter.clone(), level)).collect();
+        v4::Subscribe { pkid: 1, filters }.write(&mut packet)
+    };
+    written.map_err(anyhow::Error::msg).context("cannot write SUBSCRIBE")?;
+    out.extend_from_slice(&packet);
+    Ok(())
 }
 
 /// Appends an acknowledgement without reason code, which means success; `first` says which.
@@ -76,20 +116,6 @@ pub fn push_ack(first: u8, packet_id: u16, out: &mut Vec<u8>) {
 /// Appends a DISCONNECT with reason "normal": two bytes in every version.
 pub fn disconnect(out: &mut Vec<u8>) {
     out.extend_from_slice(&[0xE0, 0]);
-}
-
-fn push_text(text: &str, out: &mut Vec<u8>) -> Result<()> {
-    ensure!(text.len() <= usize::from(u16::MAX), "a text of {} bytes, MQTT allows 65535", text.len());
-    push_prefixed(text.as_bytes(), out);
-    Ok(())
-}
-
-fn push_packet(first: u8, body: &[u8], out: &mut Vec<u8>) -> Result<()> {
-    ensure!(body.len() <= PACKET_BYTES_MAX, "a packet of {} bytes is more than MQTT allows", body.len());
-    out.push(first);
-    push_variable(body.len(), out);
-    out.extend_from_slice(body);
-    Ok(())
 }
 
 /// The part of a publisher's PUBLISH packets that stays the same, up to the payload.
@@ -112,23 +138,25 @@ impl PublishHead {
         payload_bytes: usize,
         stamp: (Fields, Publisher),
     ) -> Result<Self> {
-        let mut variable = Vec::new();
-        push_text(topic, &mut variable)?;
-        let id_at = (level > 0).then_some(variable.len());
-        if level > 0 {
-            variable.extend([0, 0]);
-        }
-        if version == Version::V5 {
-            variable.push(0);
-        }
-        let length = variable.len() + payload_bytes;
-        ensure!(length <= PACKET_BYTES_MAX, "a packet of {length} bytes is more than MQTT allows");
-        let mut bytes = vec![0x30 | level << 1 | u8::from(retain)];
-        push_variable(length, &mut bytes);
-        let id_at = id_at.map(|at| at + bytes.len());
-        bytes.extend(variable);
+        // The whole packet is encoded once; whatever stands before the payload is the head.
+        let mut packet = BytesMut::new();
+        let level = qos(level).map_err(anyhow::Error::msg)?;
+        let payload = vec![0; payload_bytes];
+        let written = if version == Version::V5 {
+            let mut publish = v5::Publish::new(topic, level, payload);
+            (publish.retain, publish.pkid) = (retain, 1);
+            publish.write(&mut packet)
+        } else {
+            let mut publish = v4::Publish::new(topic, level, payload);
+            (publish.retain, publish.pkid) = (retain, 1);
+            publish.write(&mut packet)
+        };
+        written.map_err(anyhow::Error::msg).with_context(|| format!("cannot write PUBLISH on {topic}"))?;
+        let head = packet.len() - payload_bytes;
+        let properties = usize::from(version == Version::V5);
+        let id_at = (level != QoS::AtMostOnce).then_some(head - properties - 2);
         let (fields, publisher) = stamp;
-        Ok(Self { bytes: bytes.into(), id_at, fields, publisher })
+        Ok(Self { bytes: packet[..head].into(), id_at, fields, publisher })
     }
 
     /// Bytes before the payload.
