@@ -134,7 +134,7 @@ pub struct ControlConfig {
     pub http_bind: Option<SocketAddr>,
     /// Connections at a time, per listening socket.
     pub connections_max: usize,
-    /// Those of them that traces and changes of plugins leave to others.
+    /// Those of them that traces, changes and verbs of plugins leave to others.
     pub connections_free_min: usize,
     /// Largest request body, bytes.
     pub request_bytes_max: usize,

@@ -29,6 +29,7 @@ mod server;
 mod socket;
 mod status;
 mod trace;
+mod verbs;
 pub mod wire;
 
 pub use socket::SocketError;

@@ -2,6 +2,7 @@
 //! for programs. Only `passwd` and `plugins check` work without a broker, on a file. Called by the
 //! binary; the broker uses nothing of it.
 
+use std::ffi::OsString;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -22,6 +23,7 @@ mod plugins;
 mod status;
 mod table;
 mod trace;
+mod verbs;
 
 use connection::Broker;
 use output::Output;
@@ -30,7 +32,12 @@ use crate::config::Environment;
 
 /// Looks at a running Grapnel broker and changes it.
 #[derive(Debug, Parser)]
-#[command(name = "grapnel-ctl", version, max_term_width = 100)]
+#[command(
+    name = "grapnel-ctl",
+    version,
+    max_term_width = 100,
+    after_help = "Plugins add commands of their own: `grapnel-ctl plugins verbs` lists them, `grapnel-ctl PLUGIN --help` says more."
+)]
 struct Ctl {
     #[command(flatten)]
     global: Global,
@@ -80,6 +87,9 @@ enum Command {
     Trace(trace::TraceCommand),
     /// Set or delete a password in a file for the plugin auth-file
     Passwd(passwd::PasswdCommand),
+    /// A command that a plugin adds
+    #[command(external_subcommand)]
+    OfPlugin(Vec<OsString>),
 }
 
 /// Why a command did not do what it was asked for; each kind has its exit code.
@@ -94,6 +104,9 @@ enum CtlError {
     /// Nobody there.
     #[error("{0}")]
     Unreachable(String),
+    /// A command of a plugin has said all there is to say, and how the program is to end.
+    #[error("exit code {0}")]
+    Ended(u8),
     /// Standard output cannot be written to.
     #[error("cannot write the answer: {0}")]
     Output(std::io::Error),
@@ -107,6 +120,7 @@ impl CtlError {
             CtlError::Refused(_) | CtlError::Output(_) => 1,
             CtlError::Usage(_) => 2,
             CtlError::Unreachable(_) => 3,
+            CtlError::Ended(code) => *code,
         }
     }
 }
@@ -123,7 +137,7 @@ pub fn main() -> ExitCode {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             let code = error.exit_code();
-            if code != 0 {
+            if code != 0 && !matches!(error, CtlError::Ended(_)) {
                 output.complain(&error.to_string());
             }
             ExitCode::from(code)
@@ -139,12 +153,11 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
     if let Command::Plugins(plugins::PluginsCommand::Check(command)) = command {
         return plugins::check(&command, Duration::from_secs(global.timeout), output);
     }
+    if let Command::OfPlugin(words) = command {
+        return verbs::run(words, global, environment, output);
+    }
     let broker = Broker::new(global.socket, environment, global.timeout);
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .map_err(|error| CtlError::Refused(format!("cannot start: {error}")))?;
-    runtime.block_on(async {
+    runtime()?.block_on(async {
         match command {
             Command::Status => status::run(&broker, output).await,
             Command::Plugins(command) => plugins::run(&broker, command, output).await,
@@ -155,10 +168,15 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Exhook(command) => exhook::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
-            // It has returned above.
-            Command::Passwd(_) => Ok(()),
+            // They have returned above.
+            Command::Passwd(_) | Command::OfPlugin(_) => Ok(()),
         }
     })
+}
+
+fn runtime() -> Result<tokio::runtime::Runtime, CtlError> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    runtime.map_err(|error| CtlError::Refused(format!("cannot start: {error}")))
 }
 
 #[cfg(test)]

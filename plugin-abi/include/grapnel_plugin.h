@@ -40,7 +40,7 @@ extern "C" {
 #endif
 
 /** Hash over every table, field and number; part of grapnel_plugin_module, and compared by the loader. */
-#define GRAPNEL_ABI_HASH UINT64_C(0xab12c72feaf5ea86)
+#define GRAPNEL_ABI_HASH UINT64_C(0x1fb2cdc4e1c2a551)
 
 typedef struct grapnel_slice grapnel_slice;
 typedef struct grapnel_event grapnel_event;
@@ -488,7 +488,7 @@ struct grapnel_change {
 /** Handle of a deferred verdict. Never 0. */
 typedef uint64_t grapnel_ticket;
 
-/** Key and value of a user property. Text. */
+/** Key and value of a user property, or of an argument of a verb. Text. */
 struct grapnel_pair {
     /** The key. */
     grapnel_slice key;
@@ -588,7 +588,7 @@ struct grapnel_new_thread {
     uint64_t join_ms;
 };
 
-/** Where an instance writes its state, lent by the host for the call. */
+/** Where an instance writes its state, or a verb its answer, lent by the host for the call. */
 struct grapnel_state_sink {
     /** The host's own. */
     void *ctx;
@@ -715,6 +715,10 @@ struct grapnel_host_api {
      *  GRAPNEL_STATUS_INVALID for a filter that cannot be or is a shared subscription's, for numbers out of their
      *  range, and for bytes that are no place. */
     grapnel_status (*fetch_as)(uint64_t plugin, const grapnel_on_behalf *behalf, grapnel_slice filter, uint32_t qos, grapnel_slice place, uint32_t messages_max, uint32_t bytes_max);
+    /** What a metric has now: the value of a counter or gauge, with `bucket` 0; of a histogram how many values are
+     *  in the bucket of this number, of which the last one has those above all bounds. GRAPNEL_STATUS_ABSENT beyond
+     *  the last bucket. Any thread. */
+    grapnel_status (*reading)(uint64_t metric, uint32_t bucket, int64_t *out);
 };
 
 /** Number of a hook point. */
@@ -831,6 +835,8 @@ struct grapnel_manifest {
     const grapnel_slice *depends;
     /** How many. */
     size_t depends_len;
+    /** The verbs that the plugin adds to `grapnel-ctl`, a JSON array as ABI.md describes it; empty for none. */
+    grapnel_slice verbs;
 };
 
 /** One function of a plugin and where it wants to be called. */
@@ -863,7 +869,7 @@ struct grapnel_mount {
 
 /** The functions of a plugin. None of them may unwind; `error` is written where the answer is not GRAPNEL_STATUS_OK.
  *  On a shard's thread are called: the hooks and all that take an `instance` or a `shard`. Of the others one at a
- *  time, never on a shard. */
+ *  time, never on a shard; only `verb` is called beside them. */
 struct grapnel_plugin_module {
     /** Bytes of this struct as the plugin was built with it. */
     uint32_t size;
@@ -916,6 +922,16 @@ struct grapnel_plugin_module {
      *  is whole, and the hooks of the instance are called next: timers are armed here, since those that an instance
      *  armed before it was replaced are gone. More pieces may follow a last one, where a reload is taken back. */
     grapnel_status (*import_piece)(void *instance, uint32_t last, grapnel_slice piece, grapnel_error_text *error);
+    /** Answers a verb of the manifest. On a thread of its own, any number of them at a time and beside all other
+     *  functions; the broker waits for the verb's deadline, and the thread must return soon after `wait_stop` has
+     *  answered 1. `arguments` are the declared ones that were given or have a default, checked and in the order of
+     *  their declaration: an integer as digits, a duration as its milliseconds, a flag that was given as `1`, a
+     *  repeated one once for each value. The answer goes to `out`, as ABI.md describes it; a write of no bytes
+     *  answers GRAPNEL_STATUS_STALE once nobody waits for it any more. `plugin` is null for a verb that is declared
+     *  `local`: it runs in a process of `grapnel-ctl`, where `load` has not been called. GRAPNEL_STATUS_INVALID for
+     *  arguments that cannot be, GRAPNEL_STATUS_ABSENT where what they name is not there, GRAPNEL_STATUS_FAILED for
+     *  anything else that keeps it from being done. A null pointer where the plugin has no verbs. */
+    grapnel_status (*verb)(void *plugin, grapnel_slice name, const grapnel_pair *arguments, size_t arguments_len, const grapnel_state_sink *out, grapnel_error_text *error);
 };
 
 /** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each mapping. */
@@ -1012,7 +1028,7 @@ GRAPNEL_STATIC_ASSERT(sizeof(grapnel_state_sink) == 16, "grapnel_state_sink has 
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, ctx, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_state_sink, write, 8, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 272, "grapnel_host_api has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_host_api) == 280, "grapnel_host_api has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_host_api, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, abi_minor, 6, 2);
@@ -1049,13 +1065,14 @@ GRAPNEL_CHECK_FIELD(grapnel_host_api, subscribe_as, 240, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, unsubscribe_as, 248, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, authorize_as, 256, 8);
 GRAPNEL_CHECK_FIELD(grapnel_host_api, fetch_as, 264, 8);
+GRAPNEL_CHECK_FIELD(grapnel_host_api, reading, 272, 8);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_error_text) == 24, "grapnel_error_text has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_error_text, ptr, 0, 8);
 GRAPNEL_CHECK_FIELD(grapnel_error_text, capacity, 8, 8);
 GRAPNEL_CHECK_FIELD(grapnel_error_text, len, 16, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_manifest) == 112, "grapnel_manifest has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_manifest) == 128, "grapnel_manifest has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_manifest, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_manifest, reserved, 4, 4);
 GRAPNEL_CHECK_FIELD(grapnel_manifest, name, 8, 16);
@@ -1067,6 +1084,7 @@ GRAPNEL_CHECK_FIELD(grapnel_manifest, reserved2, 76, 4);
 GRAPNEL_CHECK_FIELD(grapnel_manifest, config_schema, 80, 16);
 GRAPNEL_CHECK_FIELD(grapnel_manifest, depends, 96, 8);
 GRAPNEL_CHECK_FIELD(grapnel_manifest, depends_len, 104, 8);
+GRAPNEL_CHECK_FIELD(grapnel_manifest, verbs, 112, 16);
 
 GRAPNEL_STATIC_ASSERT(sizeof(grapnel_mount) == 72, "grapnel_mount has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_mount, size, 0, 4);
@@ -1082,7 +1100,7 @@ GRAPNEL_CHECK_FIELD(grapnel_mount, topics, 48, 8);
 GRAPNEL_CHECK_FIELD(grapnel_mount, topics_len, 56, 8);
 GRAPNEL_CHECK_FIELD(grapnel_mount, args, 64, 8);
 
-GRAPNEL_STATIC_ASSERT(sizeof(grapnel_plugin_module) == 152, "grapnel_plugin_module has another size than in the broker");
+GRAPNEL_STATIC_ASSERT(sizeof(grapnel_plugin_module) == 160, "grapnel_plugin_module has another size than in the broker");
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, size, 0, 4);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_major, 4, 2);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, abi_minor, 6, 2);
@@ -1104,6 +1122,7 @@ GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configure, 120, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, configured, 128, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, export_piece, 136, 8);
 GRAPNEL_CHECK_FIELD(grapnel_plugin_module, import_piece, 144, 8);
+GRAPNEL_CHECK_FIELD(grapnel_plugin_module, verb, 152, 8);
 
 /* ---- Helpers. All of them are inline: nothing has to be linked. ---- */
 
@@ -1135,6 +1154,20 @@ static inline bool grapnel_equal(grapnel_slice left, grapnel_slice right) {
 /** Whether a view begins with these bytes. */
 static inline bool grapnel_starts_with(grapnel_slice slice, grapnel_slice prefix) {
     return slice.len >= prefix.len && grapnel_equal(grapnel_bytes(slice.ptr, prefix.len), prefix);
+}
+
+/** An argument of a verb: its text, or a null pointer where it was not given. `place` 0 for the first value of a repeated one. */
+static inline grapnel_slice grapnel_argument(const grapnel_pair *arguments, size_t len, const char *name, size_t place) {
+    size_t at;
+    for (at = 0; at < len; at++) {
+        if (grapnel_equal(arguments[at].key, grapnel_text(name)) && place-- == 0) return arguments[at].value;
+    }
+    return grapnel_bytes(NULL, 0);
+}
+
+/** Writes a text to a sink: an answer of a verb, or a part of one. */
+static inline grapnel_status grapnel_write(const grapnel_state_sink *out, const char *text) {
+    return out->write(out->ctx, grapnel_text(text));
 }
 
 /** A field's text or bytes; a null pointer and no bytes where it is absent. In a hook alone. */

@@ -11,10 +11,11 @@
 //! 8. [Timers and mail](timers)
 //! 9. [State over a reload](reload): a new version without losing a client or a count
 //! 10. [Configuration, metrics and the log](operation): what the operator sees
-//! 11. [Bounded shares](shares): memory that clients make a plugin hold, counted in bytes
-//! 12. [Testing a plugin](mod@testing): with and without a broker
-//! 13. [Shipping a plugin](shipping): versions of the ABI, names, files
-//! 14. [First plugin in C](c)
+//! 11. [Verbs for grapnel-ctl](verbs): commands that the plugin adds
+//! 12. [Bounded shares](shares): memory that clients make a plugin hold, counted in bytes
+//! 13. [Testing a plugin](mod@testing): with and without a broker
+//! 14. [Shipping a plugin](shipping): versions of the ABI, names, files
+//! 15. [First plugin in C](c)
 
 // The chapters are plain Markdown that the book includes too. So links to items of this crate, which only rustdoc can follow,
 // stand here, and links between chapters are written as `[text][chapter]`: each place that includes a chapter says where they lead.
@@ -92,6 +93,12 @@ pub mod reload {}
 /// [`Configured`](crate::Configured), [`Counter`](crate::Counter), [`Gauge`](crate::Gauge), [`Histogram`](crate::Histogram),
 /// [`Host::log`](crate::Host::log).
 pub mod operation {}
+
+#[doc = include_str!("guide/verbs.md")]
+///
+/// In this crate: [`Plugin::verbs`](crate::Plugin::verbs), [`Verbs`](crate::Verbs), [`arguments!`](crate::arguments),
+/// [`VerbCall`](crate::VerbCall), [`verb::Answer`](crate::verb::Answer).
+pub mod verbs {}
 
 #[doc = include_str!("guide/shares.md")]
 ///

@@ -19,6 +19,7 @@ pub use fetched::FetchedWriter;
 pub(crate) use fetched::Parts;
 pub use identity::ClientIdentity;
 pub use module::{ForeignTable, Module};
+pub(crate) use requests::list;
 pub use requests::{MetricRequest, MountRequest, PluginMessage};
 pub use services::{COMPLETION_CHANGES_MAX, HostServices, PluginThread, host_api, install_services};
 

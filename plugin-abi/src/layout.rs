@@ -138,11 +138,13 @@ tables! {
         size, abi_major, abi_minor, plugin, shards, flags, log, get, set, defer, complete, add_message, hook, unhook,
         publish, kick, subscribe, unsubscribe, invalidate, mail, timer, cancel_timer, spawn, wait_stop, metric, measure,
         adjust, replay, file, in_flight, identity, publish_as, subscribe_as, unsubscribe_as, authorize_as, fetch_as,
+        reading,
         #[cfg(feature = "abi-test-grown")] grown,
     }
     ErrorText { ptr, capacity, len }
     Manifest {
         size, reserved, name, version, description, sdk, flags, reserved2, config_schema, depends, depends_len,
+        verbs,
     }
     Mount {
         size, point, reserved, priority, deadline_ms, hook, name, flags, policy, topics, topics_len, args,
@@ -150,7 +152,7 @@ tables! {
     PluginModule {
         size, abi_major, abi_minor, abi_hash, manifest, mount, check_config, load, init_shard, drop_shard, activate,
         deactivate, unload, on_timer, on_mail, export_state, import_state, configure, configured,
-        export_piece, import_piece,
+        export_piece, import_piece, verb,
         #[cfg(feature = "abi-test-grown")] grown,
     }
 }

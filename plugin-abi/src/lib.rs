@@ -48,7 +48,7 @@
 //!
 //! [`raw`] and [`module`] are the ABI itself: `repr(C)` tables that only grow; [`layout`] is the same
 //! as data. [`host`] is the broker's side of it. Everything at the top of the crate is the SDK;
-//! [`testing`] runs a plugin without a broker.
+//! [`testing`] runs a plugin without a broker, and [`verb`] is what both know of a plugin's verbs.
 
 pub mod guide;
 pub mod host;
@@ -61,16 +61,18 @@ mod sdk;
 mod lifetimes;
 pub mod testing;
 pub mod topic;
+pub mod verb;
 
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::{
-    Acked, Action, Answer, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket, Broker, Configured,
-    Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Disposition, Dropped,
-    EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter, FiltersTicket, Flow,
-    Full, Gauge, GaugePart, Histogram, HookId, Host, Identity, IntoFlow, Journal, Leftovers, Level, Mail,
-    Mounting, NoConfig, OnBehalf, Outgoing, Packet, Pieces, Plugin, Publish, PublishTicket, Reason, Refused,
-    Rejected, Retained, RetainedChange, Session, ShareLimits, Shares, StateKey, Subscribe, Subscription,
-    Timer, Unsubscribe, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
+    AboutPlugin, Acked, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize,
+    AuthorizeTicket, Broker, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered,
+    Disconnected, Disposition, Dropped, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched,
+    FetchedMessage, Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host,
+    Identity, IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing,
+    Packet, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Retained, RetainedChange,
+    Secret, Session, ShareLimits, Shares, StateKey, Subscribe, Subscription, Timer, Unsubscribe, VerbCall,
+    VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
 };
 
 /// What the macros need; nobody else does.

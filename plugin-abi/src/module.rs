@@ -10,7 +10,7 @@ use abi_stable::library::RootModule;
 use abi_stable::sabi_types::VersionStrings;
 
 use crate::layout::ABI_HASH;
-use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, ExportStep, Flow, HostApi, Slice, StateSink, Status};
+use crate::raw::{ABI_MAJOR, ABI_MINOR, Event, ExportStep, Flow, HostApi, Pair, Slice, StateSink, Status};
 
 /// Room for one sentence that says why a function failed, lent by the host for the call.
 #[repr(C)]
@@ -78,6 +78,8 @@ pub struct Manifest {
     pub depends: *const Slice,
     /// How many.
     pub depends_len: usize,
+    /// The verbs that the plugin adds to `grapnel-ctl`, a JSON array as ABI.md describes it; empty for none.
+    pub verbs: Slice,
 }
 
 impl Manifest {
@@ -94,6 +96,7 @@ impl Manifest {
         config_schema: Slice::EMPTY,
         depends: std::ptr::null(),
         depends_len: 0,
+        verbs: Slice::EMPTY,
     };
 }
 
@@ -150,7 +153,7 @@ impl Mount {
 pub const C_ENTRY: &str = "grapnel_plugin_v1";
 
 /// The functions of a plugin. None of them may unwind; `error` is written where the answer is not [`Status::OK`]. On a shard's
-/// thread are called: the hooks and all that take an `instance` or a `shard`. Of the others one at a time, never on a shard.
+/// thread are called: the hooks and all that take an `instance` or a `shard`. Of the others one at a time, never on a shard; only `verb` is called beside them.
 #[repr(C)]
 #[derive(StableAbi)]
 #[sabi(kind(Prefix(prefix_ref = PluginModuleRef, prefix_fields = PluginModulePrefix)))]
@@ -225,9 +228,27 @@ pub struct PluginModule {
     /// [`Status::UNSUPPORTED`] where they are not, as a null pointer. With `last` 1 the state is whole, and the hooks of the
     /// instance are called next: timers are armed here, since those that an instance armed before it was replaced are gone. More
     /// pieces may follow a last one, where a reload is taken back.
-    #[sabi(last_prefix_field)]
     pub import_piece: Option<
         unsafe extern "C" fn(instance: *mut c_void, last: u32, piece: Slice, error: *mut ErrorText) -> Status,
+    >,
+    /// Answers a verb of the manifest. On a thread of its own, any number of them at a time and beside all other functions; the broker
+    /// waits for the verb's deadline, and the thread must return soon after `wait_stop` has answered 1. `arguments` are the declared
+    /// ones that were given or have a default, checked and in the order of their declaration: an integer as digits, a duration as
+    /// its milliseconds, a flag that was given as `1`, a repeated one once for each value. The answer goes to `out`, as ABI.md describes
+    /// it; a write of no bytes answers [`Status::STALE`] once nobody waits for it any more. `plugin` is null for a verb that is
+    /// declared `local`: it runs in a process of `grapnel-ctl`, where `load` has not been called. [`Status::INVALID`] for arguments
+    /// that cannot be, [`Status::ABSENT`] where what they name is not there, [`Status::FAILED`] for anything else that keeps it
+    /// from being done. A null pointer where the plugin has no verbs.
+    #[sabi(last_prefix_field)]
+    pub verb: Option<
+        unsafe extern "C" fn(
+            plugin: *mut c_void,
+            name: Slice,
+            arguments: *const Pair,
+            arguments_len: usize,
+            out: *const StateSink,
+            error: *mut ErrorText,
+        ) -> Status,
     >,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]

@@ -24,6 +24,7 @@ mod reason;
 mod session;
 mod shares;
 mod ticket;
+mod verb;
 mod watch;
 mod weigh;
 
@@ -55,6 +56,9 @@ pub use reason::Reason;
 pub use session::{Session, Subscription};
 pub use shares::{EVICTED_AT_ONCE, EntryId, Full, Rejected, ShareLimits, Shares};
 pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
+pub use verb::{
+    AboutPlugin, ArgumentType, Arguments, HookAbout, NoArguments, Secret, VerbCall, VerbError, Verbs,
+};
 pub use watch::{Broker, Packet};
 pub use weigh::{Weigh, allocated, tree_entry_bytes};
 
@@ -108,6 +112,11 @@ pub trait Plugin: Sized + Send + Sync + 'static {
     /// JSON Schema of [`Plugin::Config`], for tools and for `plugins check`; what it says is checked before `load`.
     fn config_schema() -> Option<String> {
         None
+    }
+
+    /// The verbs that the plugin adds to `grapnel-ctl`. Called whenever they are listed or one of them is called: no I/O.
+    fn verbs() -> Verbs<Self> {
+        Verbs::new()
     }
 
     /// A timer that the instance armed with [`Host::timer`] is due. One that falls due while the plugin is disabled or tripped comes

@@ -8,6 +8,7 @@ mod desk;
 mod event;
 mod points;
 mod reload;
+mod verb;
 
 use std::collections::{HashMap, VecDeque};
 use std::ffi::c_void;
@@ -26,6 +27,7 @@ use crate::host::{self, Entry};
 use crate::module::{ErrorText, PluginModuleRef};
 use crate::raw::{self, Change, HostApi, Slice, Status, Ticket};
 use crate::sdk::{Exported, Level, MountSpec, module};
+use crate::verb::Answer;
 
 /// How a run of a chain ended.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -157,6 +159,15 @@ impl<P: Exported> TestPlugin<P> {
             alive: Rc::downgrade(&self.alive),
         }
         .run(event)
+    }
+
+    /// Calls a verb of the plugin, as `grapnel-ctl` does: `given` are arguments as they are typed, a flag as `true`, and what the
+    /// broker fills in as well.
+    ///
+    /// # Errors
+    /// The sentence that whoever called it would read.
+    pub fn verb(&self, name: &str, given: &[(&str, &str)]) -> Result<Answer, String> {
+        verb::call(&self.table, self.shared, name, given)
     }
 
     /// What the plugin has logged so far.

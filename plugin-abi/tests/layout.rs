@@ -50,12 +50,12 @@ fn what_a_hook_gets_lies_where_it_always_lay() {
 #[cfg(target_pointer_width = "64")]
 fn what_broker_and_plugin_call_lies_where_it_always_lay() {
     let (_, fields) = table("HostApi");
-    assert_eq!(size_in("HostApi", 0), 272);
+    assert_eq!(size_in("HostApi", 0), 280);
     assert_eq!(fields[6], ("log", 24, 8));
     assert_eq!(fields[10], ("complete", 56, 8));
     let (_, fields) = table("PluginModule");
-    assert_eq!(size_in("PluginModule", 0), 152);
-    let offsets: Vec<_> = fields[..21].iter().map(|field| (field.0, field.1)).collect();
+    assert_eq!(size_in("PluginModule", 0), 160);
+    let offsets: Vec<_> = fields[..22].iter().map(|field| (field.0, field.1)).collect();
     assert_eq!(
         offsets,
         [
@@ -80,9 +80,10 @@ fn what_broker_and_plugin_call_lies_where_it_always_lay() {
             ("configured", 128),
             ("export_piece", 136),
             ("import_piece", 144),
+            ("verb", 152),
         ]
     );
-    assert_eq!(table("Manifest").0, 112);
+    assert_eq!(table("Manifest").0, 128);
     assert_eq!(table("Mount").0, 72);
     assert_eq!(table("ErrorText").0, 24);
 }

@@ -18,11 +18,13 @@ use crate::shard::handle::Unanswered;
 pub(super) struct ApiError {
     pub status: StatusCode,
     pub sentence: String,
+    /// What would have followed, where hooks were to leave the chains.
+    pub follows: Vec<String>,
 }
 
 impl ApiError {
     pub fn new(status: StatusCode, sentence: impl std::fmt::Display) -> ApiError {
-        ApiError { status, sentence: sentence.to_string() }
+        ApiError { status, sentence: sentence.to_string(), follows: Vec::new() }
     }
 
     pub fn bad_request(sentence: impl std::fmt::Display) -> ApiError {
@@ -42,7 +44,7 @@ impl From<Unanswered> for ApiError {
 
 impl IntoResponse for ApiError {
     fn into_response(self) -> Response {
-        (self.status, Json(Refusal { error: self.sentence })).into_response()
+        (self.status, Json(Refusal { error: self.sentence, follows: self.follows })).into_response()
     }
 }
 

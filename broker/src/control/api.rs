@@ -15,7 +15,7 @@ use tokio::sync::{Mutex, OwnedSemaphorePermit, Semaphore, watch};
 use super::answer::ApiError;
 use super::gather::Shards;
 use super::trace::{self, Traces};
-use super::{BrokerInfo, authz, clients, follows, plugins, status};
+use super::{BrokerInfo, authz, clients, follows, plugins, status, verbs};
 use crate::config::{Config, ControlConfig};
 use crate::plugin::PluginManager;
 
@@ -30,7 +30,8 @@ pub(super) struct Api {
     pub info: Arc<BrokerInfo>,
     pub http_address: Option<SocketAddr>,
     pub traces: Traces,
-    /// Places of requests that take as long as they take: traces, and changes of plugins with those that wait for their turn.
+    /// Places of requests that take as long as they take: traces, verbs of plugins, and changes of plugins with those that wait for
+    /// their turn.
     pub long: Arc<Semaphore>,
     /// True once the broker stops.
     pub stopping: watch::Receiver<bool>,
@@ -47,7 +48,7 @@ impl Api {
         Arc::clone(&self.long).try_acquire_owned().map_err(|_| {
             let max = long_requests_max(&self.config.control);
             let sentence = format_args!(
-                "{max} traces and changes of plugins are in hand or wait, as many as there may be: control.connections_max less \
+                "{max} traces, changes and verbs of plugins are in hand or wait, as many as there may be: control.connections_max less \
                  control.connections_free_min; try again when one has ended"
             );
             ApiError::new(StatusCode::SERVICE_UNAVAILABLE, sentence)
@@ -69,6 +70,9 @@ pub(super) fn router(api: Api) -> Router {
         .route("/api/v1/plugins/{name}/configure", post(plugins::configure))
         .route("/api/v1/plugins/{name}/enable", post(plugins::enable))
         .route("/api/v1/plugins/{name}/disable", post(plugins::disable))
+        .route("/api/v1/plugins/{name}/commands", get(verbs::of))
+        .route("/api/v1/plugins/{name}/commands/{*verb}", get(verbs::look).post(verbs::call))
+        .route("/api/v1/commands", get(verbs::all))
         .route("/api/v1/hooks", get(plugins::hooks).post(plugins::override_hook))
         .route("/api/v1/hooks/stats", get(plugins::hook_stats))
         .route("/api/v1/follows", get(follows::follows))

@@ -200,7 +200,7 @@ async fn change<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
 
 /// One after the other: whoever waits for its turn and goes away has asked for nothing. The answer says how many subscriptions
 /// it has cost, and what followed from what is `leaving` the chains.
-async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
+pub(super) async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
     api: &Api,
     leaving: Option<Leaving>,
     work: impl FnOnce(Api) -> Result<R, E> + Send + 'static,
@@ -218,7 +218,10 @@ async fn change_after<R: Send + 'static, E: Into<ApiError> + Send + 'static>(
         drop((turn, long));
         result
     });
-    let now = result.await?.map_err(Into::into)?;
+    let now = match result.await?.map_err(Into::into) {
+        Ok(now) => now,
+        Err(error) => return Err(ApiError { follows, ..error }),
+    };
     let revoked = before.await_end(&api.shards).await;
     Ok(Changed { now, revoked, follows })
 }

@@ -2,13 +2,19 @@
 //! on the field names: fields are added, never changed.
 
 use grapnel_engine::shard;
+use grapnel_plugin_abi::verb::Column;
 use serde::{Deserialize, Serialize};
+
+use crate::plugin::PluginVerbs;
 
 /// Every refusal: one sentence for people.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Refusal {
     /// What happened, to which thing, what to do.
     pub error: String,
+    /// What would have followed, where hooks were to leave the chains: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub follows: Vec<String>,
 }
 
 /// A shard that did not answer in time; what it has is missing from the answer that names it.
@@ -317,6 +323,39 @@ pub struct Changed<T> {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Follows {
     /// A sentence each; none where nothing follows.
+    pub follows: Vec<String>,
+}
+
+/// `GET /api/v1/commands`: the verbs of all plugins that are loaded.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginsVerbs {
+    /// Plugins with verbs, in order of mounting.
+    pub plugins: Vec<PluginVerbs>,
+}
+
+/// What a verb of a plugin has answered.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerbAnswer {
+    /// Lines for people.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub text: String,
+    /// The columns of a table for people; none for no table.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub columns: Vec<Column>,
+    /// Its rows.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rows: Vec<Vec<String>>,
+    /// What programs get.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub value: Option<serde_json::Value>,
+    /// What `grapnel-ctl` ends with.
+    #[serde(default)]
+    pub exit_code: u8,
+    /// Subscriptions that were taken back, where the verb has changed hooks.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub revoked: Option<Revoked>,
+    /// What followed, where hooks have left the chains: a sentence each.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub follows: Vec<String>,
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
-use hyper::{Method, Request, Response, header};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
@@ -54,23 +54,55 @@ impl Broker {
             let response = self.send(method, path, body).await?;
             let status = response.status();
             let bytes = self.collect(response).await?;
-            serde_json::from_slice(&bytes).map_err(|error| {
-                let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
-                CtlError::Refused(format!(
-                    "the broker's answer ({status}) is none that this grapnel-ctl understands ({error}): {text}"
-                ))
-            })
+            read(status, &bytes)
         };
-        tokio::time::timeout(self.timeout, whole).await.unwrap_or_else(|_| Err(self.too_late()))
+        tokio::time::timeout(self.timeout, whole).await.unwrap_or_else(|_| Err(self.too_late(self.timeout)))
+    }
+
+    /// Any request with a JSON answer, that may take so long; a refusal of the broker's comes back with its status.
+    pub async fn call<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+        timeout: Duration,
+    ) -> Result<Result<T, (StatusCode, Refusal)>, CtlError> {
+        let whole = async {
+            let response = self.exchange(method, path, body).await?;
+            let status = response.status();
+            let bytes = self.collect(response).await?;
+            if status.is_success() {
+                read(status, &bytes).map(Ok)
+            } else {
+                Ok(Err((status, refusal(status, &bytes))))
+            }
+        };
+        tokio::time::timeout(timeout, whole).await.unwrap_or_else(|_| Err(self.too_late(timeout)))
     }
 
     /// A request whose answer comes bit by bit; only the beginning of the answer is waited for.
     pub async fn stream(&self, path: &str) -> Result<Incoming, CtlError> {
         let begin = async { Ok(self.send(Method::GET, path, None).await?.into_body()) };
-        tokio::time::timeout(self.timeout, begin).await.unwrap_or_else(|_| Err(self.too_late()))
+        tokio::time::timeout(self.timeout, begin).await.unwrap_or_else(|_| Err(self.too_late(self.timeout)))
     }
 
+    /// A request that is not refused.
     async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&serde_json::Value>,
+    ) -> Result<Response<Incoming>, CtlError> {
+        let response = self.exchange(method, path, body).await?;
+        let status = response.status();
+        if status.is_success() {
+            return Ok(response);
+        }
+        let bytes = self.collect(response).await?;
+        Err(CtlError::Refused(refusal(status, &bytes).error))
+    }
+
+    async fn exchange(
         &self,
         method: Method,
         path: &str,
@@ -90,17 +122,7 @@ impl Broker {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body.map(|body| Bytes::from(body.to_string())).unwrap_or_default()))
             .map_err(|error| CtlError::Usage(format!("this cannot be asked for: {error}")))?;
-        let response = sender.send_request(request).await.map_err(lost)?;
-        if response.status().is_success() {
-            return Ok(response);
-        }
-        let status = response.status();
-        let bytes = self.collect(response).await?;
-        let sentence = match serde_json::from_slice::<Refusal>(&bytes) {
-            Ok(refusal) => refusal.error,
-            Err(_) => format!("the broker answered {status}"),
-        };
-        Err(CtlError::Refused(sentence))
+        sender.send_request(request).await.map_err(lost)
     }
 
     async fn collect(&self, response: Response<Incoming>) -> Result<Bytes, CtlError> {
@@ -131,17 +153,31 @@ impl Broker {
         ))
     }
 
-    fn too_late(&self) -> CtlError {
+    fn too_late(&self, timeout: Duration) -> CtlError {
         CtlError::Unreachable(format!(
             "the broker at {} did not answer within {} s; --timeout waits longer",
             self.path().display(),
-            self.timeout.as_secs()
+            timeout.as_secs()
         ))
     }
 
     fn path(&self) -> &Path {
         &self.socket
     }
+}
+
+fn read<T: DeserializeOwned>(status: StatusCode, bytes: &[u8]) -> Result<T, CtlError> {
+    serde_json::from_slice(bytes).map_err(|error| {
+        let text = String::from_utf8_lossy(&bytes[..bytes.len().min(200)]).into_owned();
+        CtlError::Refused(format!(
+            "the broker's answer ({status}) is none that this grapnel-ctl understands ({error}): {text}"
+        ))
+    })
+}
+
+fn refusal(status: StatusCode, bytes: &[u8]) -> Refusal {
+    serde_json::from_slice(bytes)
+        .unwrap_or_else(|_| Refusal { error: format!("the broker answered {status}"), follows: Vec::new() })
 }
 
 /// A name as one segment of a path, or as a parameter's value.

@@ -25,6 +25,8 @@ use crate::plugin::{
 pub(super) enum PluginsCommand {
     /// All of them: loaded, failed, and retired ones whose code is still mapped
     List,
+    /// The commands that plugins add to grapnel-ctl
+    Verbs,
     /// Everything about one, with its hooks
     Show {
         /// Its name
@@ -141,6 +143,7 @@ pub(super) async fn run(
 ) -> Result<(), CtlError> {
     match command {
         PluginsCommand::List => print_list(&broker.get("/api/v1/plugins").await?, output),
+        PluginsCommand::Verbs => super::verbs::list(broker, output).await,
         PluginsCommand::Show { name } => {
             print_one(&broker.get(&format!("/api/v1/plugins/{}", encoded(&name))).await?, output)
         }

@@ -18,11 +18,24 @@ pub(super) enum Column {
     Right(&'static str),
 }
 
-/// Prints rows under their headers.
+/// Prints rows under headers that are known when this is compiled.
 pub(super) fn print<const N: usize>(
     output: &mut Output,
     columns: [Column; N],
     rows: impl IntoIterator<Item = [String; N]>,
+) -> Result<(), CtlError> {
+    let columns = columns.map(|column| match column {
+        Column::Left(name) => (name.to_owned(), false),
+        Column::Right(name) => (name.to_owned(), true),
+    });
+    print_rows(output, &columns, rows.into_iter().map(Vec::from))
+}
+
+/// Prints rows under their headers; of each whether its column is set to the right.
+pub(super) fn print_rows(
+    output: &mut Output,
+    columns: &[(String, bool)],
+    rows: impl IntoIterator<Item = Vec<String>>,
 ) -> Result<(), CtlError> {
     let mut table = Table::new();
     table.load_style(NOTHING);
@@ -30,15 +43,13 @@ pub(super) fn print<const N: usize>(
         Some(width) => table.set_content_arrangement(ContentArrangement::Dynamic).set_width(width),
         None => table.set_content_arrangement(ContentArrangement::Disabled),
     };
-    table.set_header(columns.map(|column| match column {
-        Column::Left(name) | Column::Right(name) => Cell::new(name),
-    }));
+    table.set_header(columns.iter().map(|(name, _)| Cell::new(name)));
     for row in rows {
-        table.add_row(row.map(|text| Cell::new_owned(printable(&text))));
+        table.add_row(row.iter().map(|text| Cell::new_owned(printable(text))));
     }
-    for (column, set) in table.column_iter_mut().zip(columns) {
+    for (column, (_, right)) in table.column_iter_mut().zip(columns) {
         column.set_padding((0, 2));
-        if matches!(set, Column::Right(_)) {
+        if *right {
             column.set_cell_alignment(CellAlignment::Right);
         }
     }

@@ -245,8 +245,9 @@ pub(super) fn check_against(socket: &std::path::Path) {
         let text = String::from_utf8(shared.0.lock().unwrap().clone()).unwrap();
         result.map(|()| text)
     };
-    let commands: [(&[&str], &str); 9] = [
+    let commands: [(&[&str], &str); 10] = [
         (&["plugins", "list"], ""),
+        (&["plugins", "verbs"], ""),
         (&["hooks", "list"], ""),
         (&["hooks", "list", "--all"], "message.publish"),
         (&["status"], "connections"),

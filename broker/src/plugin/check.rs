@@ -1,14 +1,17 @@
 //! Checks a plugin's file without loading it, in a child process, because code of the plugin runs
 //! when the file is opened and may crash or hang. Used by `grapnel-ctl plugins check` and `grapnel
-//! --check-config`; needs no broker and calls no `load`.
+//! --check-config`, and by `grapnel-ctl` for verbs that are declared local; needs no broker and
+//! calls no `load`.
 
 use std::io::{self, Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitCode, ExitStatus, Stdio};
+use std::sync::atomic::AtomicBool;
 use std::time::Duration;
 
+use grapnel_plugin_abi::verb::{self, Form};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, setrlimit};
 use serde::{Deserialize, Serialize};
@@ -16,16 +19,21 @@ use serde_json::Value;
 
 use super::error::LoadError;
 use super::file::copies::Copies;
-use super::file::library::{self, Open};
+use super::file::library::{self, Library, Open};
 use super::file::lookup;
 use super::file::manifest::check_config;
+use super::manager::loaded::VerbEntry;
 use super::manager::order::{self, Node};
 use super::manager::record::Record;
+use super::manager::verbs::{VerbError, outcome};
 use super::report::HookInfo;
 use crate::config::Config;
 
 /// The command of the child, in front of everything else; people need not know it.
 const CHILD: &str = "check-plugin-in-child";
+
+/// Longest answer of a local verb, bytes.
+const VERB_BYTES_MAX: usize = 1 << 20;
 
 /// What a plugin's file is.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -48,6 +56,9 @@ pub struct Checked {
     pub depends: Vec<String>,
     /// The hooks it would mount.
     pub hooks: Vec<HookInfo>,
+    /// The verbs that it adds to `grapnel-ctl`.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub verbs: Vec<Form>,
     /// JSON Schema of its configuration, if it has one.
     pub config_schema: Option<Value>,
     /// Whether a configuration was given, and is good.
@@ -61,6 +72,20 @@ struct Question {
     /// Name it goes by; its own if there is none.
     name: Option<String>,
     config: Option<Value>,
+    /// The local verb that is to be called, with its arguments, which may be secrets; nothing else is checked then.
+    #[serde(default)]
+    verb: Option<(String, Vec<(String, String)>)>,
+}
+
+/// What a local verb has come to.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LocalOutcome {
+    /// It was done.
+    Done(verb::Answer),
+    /// Its arguments cannot be.
+    Usage(String),
+    /// It was not done.
+    Refused(String),
 }
 
 /// What the child writes down before each step, so that it is known where it ended.
@@ -69,6 +94,8 @@ struct Answer {
     /// What it is about to do, as "opening it"; `None` once it has done everything.
     doing: Option<String>,
     checked: Checked,
+    #[serde(default)]
+    outcome: Option<LocalOutcome>,
 }
 
 /// Checks a file, its manifest, and a configuration if there is one. What is wrong with the plugin is in [`Checked::error`].
@@ -81,6 +108,39 @@ pub fn check(
     config: Option<&Value>,
     timeout: Duration,
 ) -> io::Result<Checked> {
+    let (name, config) = (name.map(str::to_owned), config.cloned());
+    let question = Question { file: file.to_owned(), name, config, verb: None };
+    ask(&question, timeout).map(|answer| answer.checked)
+}
+
+/// The file of a plugin in a folder; `None` where there is none.
+pub fn find(name: &str, folder: &Path) -> Option<PathBuf> {
+    lookup::find(name, folder).ok().filter(|file| file.is_file())
+}
+
+/// Calls a local verb of a plugin's file with checked arguments. Its process is ended after `timeout`.
+///
+/// # Errors
+/// Where the child cannot be had.
+pub fn call_local(
+    file: &Path,
+    verb: &str,
+    arguments: Vec<(String, String)>,
+    timeout: Duration,
+) -> io::Result<LocalOutcome> {
+    let verb = Some((verb.to_owned(), arguments));
+    let question = Question { file: file.to_owned(), name: None, config: None, verb };
+    let Answer { checked, outcome, .. } = ask(&question, timeout)?;
+    Ok(match (checked.error, outcome) {
+        (Some(error), _) => LocalOutcome::Refused(error),
+        (None, Some(outcome)) => outcome,
+        (None, None) => LocalOutcome::Refused(format!("{} gave no answer", file.display())),
+    })
+}
+
+/// Asks a child; what it did not come to is in the error of what was checked.
+fn ask(question: &Question, timeout: Duration) -> io::Result<Answer> {
+    let file = &question.file;
     // Nobody else's, as the copy in it is not.
     let own = std::fs::Permissions::from_mode(0o700);
     let dir = tempfile::Builder::new().prefix("grapnel-check-").permissions(own).tempdir()?;
@@ -94,28 +154,31 @@ pub fn check(
             let text = format!("this program cannot be started again through /proc/self/exe: {error}");
             io::Error::new(error.kind(), text)
         })?;
-    let question = Question { file: file.to_owned(), name: name.map(str::to_owned), config: config.cloned() };
     if let Some(mut stdin) = child.stdin.take() {
         // A child that has ended already says more by how it ended.
-        let _ = stdin.write_all(&serde_json::to_vec(&question)?);
+        let _ = stdin.write_all(&serde_json::to_vec(question)?);
     }
     let ended = wait(&mut child, timeout)?;
     let answer = std::fs::read(answer_in(dir.path())).ok();
     let answer = answer.and_then(|answer| serde_json::from_slice::<Answer>(&answer).ok());
-    let Answer { doing, mut checked } =
-        answer.unwrap_or_else(|| Answer { doing: Some("starting".to_owned()), checked: Checked::default() });
-    checked.file = file.to_owned();
-    if let Some(doing) = doing {
+    let mut answer = answer.unwrap_or_else(|| Answer {
+        doing: Some("starting".to_owned()),
+        checked: Checked::default(),
+        outcome: None,
+    });
+    file.clone_into(&mut answer.checked.file);
+    if let Some(doing) = &answer.doing {
         let ended = match ended {
             Some(status) => ending(status),
             None => format!("hung: it did not come back within {} ms", timeout.as_millis()),
         };
         let file = file.display();
-        checked.error = Some(format!(
-            "cannot load {file}: the process that was {doing} {ended}; this is an error of the plugin"
+        let what = if question.verb.is_some() { "cannot call a verb of" } else { "cannot load" };
+        answer.checked.error = Some(format!(
+            "{what} {file}: the process that was {doing} {ended}; this is an error of the plugin"
         ));
     }
-    Ok(checked)
+    Ok(answer)
 }
 
 /// Waits for a child's end; one that does not come is ended, and has no status.
@@ -174,7 +237,7 @@ fn child(dir: &Path) -> io::Result<()> {
     let mut question = Vec::new();
     io::stdin().read_to_end(&mut question)?;
     let question: Question = serde_json::from_slice(&question)?;
-    let mut examination = Examination { dir, checked: Checked::default() };
+    let mut examination = Examination { dir, checked: Checked::default(), outcome: None };
     if let Err(failure) = examination.run(&question) {
         match failure {
             Failure::Plugin(error) => examination.checked.error = Some(error.to_string()),
@@ -204,6 +267,7 @@ impl From<io::Error> for Failure {
 struct Examination<'a> {
     dir: &'a Path,
     checked: Checked,
+    outcome: Option<LocalOutcome>,
 }
 
 impl Examination<'_> {
@@ -223,7 +287,11 @@ impl Examination<'_> {
         checked.description.clone_from(&about.description);
         checked.sdk.clone_from(&about.sdk);
         checked.depends.clone_from(&about.depends);
+        checked.verbs.clone_from(&about.verbs);
         checked.config_schema = about.schema.as_ref().map(|schema| schema.value().clone());
+        if let Some((verb, arguments)) = &question.verb {
+            return self.call(&library, verb, arguments);
+        }
         self.write(Some("listing its hooks"))?;
         let hooks = library.hooks(&name)?;
         self.checked.hooks =
@@ -236,9 +304,32 @@ impl Examination<'_> {
         Ok(())
     }
 
+    /// Calls a local verb, and no other one: those expect what `load` has made.
+    fn call(&mut self, library: &Library, verb: &str, arguments: &[(String, String)]) -> Result<(), Failure> {
+        let (name, is_it) = (self.checked.name.clone(), |form: &&Form| form.name == verb && form.local);
+        let entry = self.checked.verbs.iter().find(is_it).and_then(|_| VerbEntry::local(library));
+        let Some(entry) = entry else {
+            let said = format!("plugin {name} has no verb {verb:?} that works without a broker");
+            self.outcome = Some(LocalOutcome::Refused(said));
+            return Ok(());
+        };
+        self.write(Some(&format!("answering {verb}")))?;
+        let written = entry.call(verb, arguments, VERB_BYTES_MAX, &AtomicBool::new(false));
+        self.outcome = Some(match outcome(written, (name, verb.to_owned()), VERB_BYTES_MAX) {
+            Ok(answer) => LocalOutcome::Done(answer),
+            Err(VerbError::Arguments(said)) => LocalOutcome::Usage(said),
+            Err(error) => LocalOutcome::Refused(error.to_string()),
+        });
+        Ok(())
+    }
+
     /// Renamed into place, so that whoever reads it finds the last step or the one before.
     fn write(&self, doing: Option<&str>) -> io::Result<()> {
-        let answer = Answer { doing: doing.map(str::to_owned), checked: self.checked.clone() };
+        let answer = Answer {
+            doing: doing.map(str::to_owned),
+            checked: self.checked.clone(),
+            outcome: self.outcome.clone(),
+        };
         let mut file = tempfile::NamedTempFile::new_in(self.dir)?;
         file.write_all(&serde_json::to_vec(&answer)?)?;
         file.persist(answer_in(self.dir)).map(drop).map_err(|error| error.error)

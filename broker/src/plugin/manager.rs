@@ -8,7 +8,7 @@ mod broadcast;
 mod change;
 mod handover;
 mod json_merge;
-mod loaded;
+pub(super) mod loaded;
 mod loader_state;
 pub(super) mod order;
 pub(super) mod overrides;
@@ -21,6 +21,7 @@ mod start;
 mod state_file;
 pub(super) mod stats;
 mod swap;
+pub(super) mod verbs;
 mod view;
 
 use std::io;

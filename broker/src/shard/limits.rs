@@ -37,6 +37,9 @@ grapnel_engine::bounds! {
     plugin_threads_max = 512, 0..=4096, "threads that run at a time for one plugin; a pool of threads that block on a directory or a database wants some hundred";
     plugin_thread_join_ms = 2000, 0..=600000, "time a plugin's threads have to end when it is unloaded; those that do not are named in the log and go on";
     plugin_retire_ms_max = 600000, 0..=7200000, "most time that a plugin's threads may take to end in the background, or at a stop of the broker, where they have said that they need it to bring something to its end";
+    plugin_verb_timeout_ms = 10000, 10..=3600000, "time that a call of a plugin's verb may take where the plugin says nothing; then grapnel-ctl does not wait any longer";
+    plugin_verbs_max = 4, 1..=64, "calls of one plugin's verbs that run at a time, those among them that nobody waits for any more; beyond it none is begun";
+    plugin_verb_bytes_max = 1048576, 256..=33554432, "bytes of one answer of a plugin's verb; a longer one is refused as a whole";
     plugin_hooks_max = 256, 0..=4096, "hooks that one plugin may have mounted at run time";
     breaker_rearm_ms = 0, 0..=86400000, "time after which a plugin that was tripped is called again by itself; 0 waits for grapnel-ctl plugins rearm";
     slow_call_ms = 5, 0..=600000, "time after which a call of a plugin is named in the log when it has ended, at most once a second and shard; 0 names none";

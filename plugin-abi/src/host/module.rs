@@ -5,7 +5,7 @@ use std::ffi::c_void;
 
 use crate::layout::{self, Mismatch};
 use crate::module::{ErrorText, Manifest, Mount, PluginModule, PluginModuleRef};
-use crate::raw::{ExportStep, HostApi, Slice, StateSink, Status};
+use crate::raw::{ExportStep, HostApi, Pair, Slice, StateSink, Status};
 
 /// Why a table in C is not taken.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -165,6 +165,15 @@ module! {
     /// See [`PluginModule::import_piece`].
     import_piece:
         unsafe extern "C" fn(instance: *mut c_void, last: u32, piece: Slice, error: *mut ErrorText) -> Status,
+    /// See [`PluginModule::verb`].
+    verb: unsafe extern "C" fn(
+        plugin: *mut c_void,
+        name: Slice,
+        arguments: *const Pair,
+        arguments_len: usize,
+        out: *const StateSink,
+        error: *mut ErrorText,
+    ) -> Status,
     ; // What a minor version added.
     #[cfg(feature = "abi-test-grown")]
     grown: unsafe extern "C" fn() -> u64,

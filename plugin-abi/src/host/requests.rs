@@ -181,7 +181,7 @@ pub struct MetricRequest<'a> {
 ///
 /// # Safety
 /// `first` must be null or point to `len` items that live and stay unchanged during `'a`.
-pub(super) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
+pub(crate) unsafe fn list<'a, T>(first: *const T, len: usize) -> &'a [T] {
     if first.is_null() || len == 0 {
         return &[];
     }

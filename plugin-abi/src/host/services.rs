@@ -123,6 +123,11 @@ pub trait HostServices: BehalfServices {
         let _ = (metric, by);
         Err(Status::UNSUPPORTED)
     }
+    /// As [`HostApi::reading`]; the value.
+    fn reading(&self, metric: u64, bucket: u32) -> Result<i64, Status> {
+        let _ = (metric, bucket);
+        Err(Status::UNSUPPORTED)
+    }
     /// As [`HostApi::in_flight`]; how many there are.
     fn in_flight(&self, plugin: u64, flow: u32) -> Result<u64, Status> {
         let _ = (plugin, flow);
@@ -181,6 +186,7 @@ pub fn host_api(plugin: u64, shards: u32) -> HostApi {
         unsubscribe_as: host_unsubscribe_as,
         authorize_as: host_authorize_as,
         fetch_as: host_fetch_as,
+        reading: host_reading,
         #[cfg(feature = "abi-test-grown")]
         grown: host_grown,
     }
@@ -204,7 +210,7 @@ pub(super) fn serve(function: impl FnOnce(&'static dyn HostServices) -> Result<(
 ///
 /// # Safety
 /// `out` must be null or writable.
-unsafe fn give(out: *mut u64, number: Result<u64, Status>) -> Result<(), Status> {
+unsafe fn give<N>(out: *mut N, number: Result<N, Status>) -> Result<(), Status> {
     let number = number?;
     // SAFETY: the caller vouches for it.
     if let Some(out) = unsafe { out.as_mut() } {
@@ -360,6 +366,11 @@ unsafe extern "C" fn host_measure(metric: u64, value: i64) -> Status {
 
 unsafe extern "C" fn host_adjust(metric: u64, by: i64) -> Status {
     serve(|services| services.adjust(metric, by))
+}
+
+unsafe extern "C" fn host_reading(metric: u64, bucket: u32, out: *mut i64) -> Status {
+    // SAFETY: `out` is null or writable.
+    serve(|services| unsafe { give(out, services.reading(metric, bucket)) })
 }
 
 unsafe extern "C" fn host_in_flight(plugin: u64, flow: u32, out: *mut u64) -> Status {

@@ -157,6 +157,9 @@ pub struct HostApi {
         messages_max: u32,
         bytes_max: u32,
     ) -> Status,
+    /// What a metric has now: the value of a counter or gauge, with `bucket` 0; of a histogram how many values are in the bucket of
+    /// this number, of which the last one has those above all bounds. [`Status::ABSENT`] beyond the last bucket. Any thread.
+    pub reading: unsafe extern "C" fn(metric: u64, bucket: u32, out: *mut i64) -> Status,
     /// What a later version could add: a function that answers 77.
     #[cfg(feature = "abi-test-grown")]
     pub grown: unsafe extern "C" fn(plugin: u64) -> u64,

@@ -7,7 +7,7 @@ use abi_stable::StableAbi;
 
 use super::{MetricKind, Slice, Status};
 
-/// Key and value of a user property. Text.
+/// Key and value of a user property, or of an argument of a verb. Text.
 #[repr(C)]
 #[derive(Clone, Copy, StableAbi)]
 pub struct Pair {
@@ -115,7 +115,7 @@ pub struct NewThread {
     pub join_ms: u64,
 }
 
-/// Where an instance writes its state, lent by the host for the call.
+/// Where an instance writes its state, or a verb its answer, lent by the host for the call.
 #[repr(C)]
 #[derive(StableAbi)]
 pub struct StateSink {

@@ -3,6 +3,7 @@
 
 mod spec;
 mod state;
+mod verb;
 
 pub use spec::MountSpec;
 
@@ -104,6 +105,7 @@ pub fn module<P: Exported>() -> PluginModuleRef {
         configured: configured::<P>,
         export_piece: Some(state::export_piece::<P>),
         import_piece: Some(state::import_piece::<P>),
+        verb: Some(verb::verb::<P>),
         #[cfg(feature = "abi-test-grown")]
         grown,
     }
@@ -164,9 +166,12 @@ unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
         ..Manifest::EMPTY
     };
     let Ok(schema) = catch_unwind(P::config_schema) else { return Status::FAILED };
+    let Ok(verbs) = catch_unwind(verbs::<P>) else { return Status::FAILED };
     lend(|lent| {
         lent.text = schema.unwrap_or_default();
         out.config_schema = Slice::of(lent.text.as_bytes());
+        lent.verbs = verbs;
+        out.verbs = Slice::of(lent.verbs.as_bytes());
         lent.list = P::DEPENDS.iter().map(|name| LentSlice(Slice::of(name.as_bytes()))).collect();
         out.depends = lent.list.as_ptr().cast();
         out.depends_len = lent.list.len();
@@ -174,10 +179,19 @@ unsafe extern "C" fn manifest<P: Exported>(out: *mut Manifest) -> Status {
     Status::OK
 }
 
+/// The declarations of the verbs; empty for none.
+fn verbs<P: Exported>() -> String {
+    let verbs = P::verbs();
+    let forms = verbs.forms();
+    // A form is plain fields, which are always JSON.
+    if forms.is_empty() { String::new() } else { serde_json::to_string(&forms).unwrap_or_default() }
+}
+
 /// What the last call of `manifest` or `mount` has shown; the contract keeps it alive until the next one.
 #[derive(Default)]
 struct Lent {
     text: String,
+    verbs: String,
     list: Vec<LentSlice>,
 }
 

@@ -45,6 +45,13 @@ impl Handle {
         // SAFETY: `measure` may be called from any thread. It fails only for a metric that is not there.
         let _ = unsafe { (self.host.api().measure)(self.metric, value) };
     }
+
+    fn reading(self, bucket: u32) -> Option<i64> {
+        let mut value = 0;
+        // SAFETY: `reading` may be called from any thread, and `value` is writable.
+        let status = unsafe { (self.host.api().reading)(self.metric, bucket, &raw mut value) };
+        (status == Status::OK).then_some(value)
+    }
 }
 
 impl Counter {
@@ -56,6 +63,11 @@ impl Counter {
     /// Adds.
     pub fn add(self, by: u32) {
         self.0.measure(i64::from(by));
+    }
+
+    /// What it has come to, over all versions of the plugin. Any thread.
+    pub fn value(self) -> i64 {
+        self.0.reading(0).unwrap_or(0)
     }
 }
 
@@ -69,6 +81,11 @@ impl Gauge {
     pub fn adjust(self, by: i64) {
         // SAFETY: `adjust` may be called from any thread. It fails only for a metric that is not there.
         let _ = unsafe { (self.0.host.api().adjust)(self.0.metric, by) };
+    }
+
+    /// What it shows now. Any thread.
+    pub fn value(self) -> i64 {
+        self.0.reading(0).unwrap_or(0)
     }
 }
 
@@ -110,6 +127,12 @@ impl Histogram {
     /// Counts a value.
     pub fn record(self, value: i64) {
         self.0.measure(value);
+    }
+
+    /// How many values it has counted up to each of its bounds, and above the one before; at last those above all bounds. Any
+    /// thread.
+    pub fn buckets(self) -> Vec<i64> {
+        (0..).map_while(|bucket| self.0.reading(bucket)).collect()
     }
 }
 

@@ -30,6 +30,20 @@ static inline bool grapnel_starts_with(grapnel_slice slice, grapnel_slice prefix
     return slice.len >= prefix.len && grapnel_equal(grapnel_bytes(slice.ptr, prefix.len), prefix);
 }
 
+/** An argument of a verb: its text, or a null pointer where it was not given. `place` 0 for the first value of a repeated one. */
+static inline grapnel_slice grapnel_argument(const grapnel_pair *arguments, size_t len, const char *name, size_t place) {
+    size_t at;
+    for (at = 0; at < len; at++) {
+        if (grapnel_equal(arguments[at].key, grapnel_text(name)) && place-- == 0) return arguments[at].value;
+    }
+    return grapnel_bytes(NULL, 0);
+}
+
+/** Writes a text to a sink: an answer of a verb, or a part of one. */
+static inline grapnel_status grapnel_write(const grapnel_state_sink *out, const char *text) {
+    return out->write(out->ctx, grapnel_text(text));
+}
+
 /** A field's text or bytes; a null pointer and no bytes where it is absent. In a hook alone. */
 static inline grapnel_slice grapnel_get_bytes(const grapnel_host_api *host, const grapnel_event *event,
                                               grapnel_field field, uint32_t index) {

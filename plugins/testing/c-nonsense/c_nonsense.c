@@ -2,6 +2,7 @@
  * every ticket twice, and again after the chain has ended; otherwise it asks for what cannot be. */
 
 #include <stdbool.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -19,10 +20,19 @@ typedef struct {
     bool twice;
 } nonsense;
 
+static const char verbs[] =
+    "[{\"name\": \"add\", \"help\": \"Adds two numbers\", \"arguments\": ["
+    "{\"name\": \"one\", \"type\": \"integer\", \"positional\": true, \"required\": true},"
+    "{\"name\": \"two\", \"type\": \"integer\", \"positional\": true, \"required\": true},"
+    "{\"name\": \"loud\", \"type\": \"flag\"}]},"
+    "{\"name\": \"babble\", \"help\": \"Answers nonsense\", \"arguments\": ["
+    "{\"name\": \"what\", \"positional\": true, \"required\": true}]}]";
+
 static grapnel_status manifest(grapnel_manifest *out) {
     out->size = (uint32_t)sizeof(*out);
     out->name = grapnel_text("c-nonsense");
     out->version = grapnel_text("1.0.0");
+    out->verbs = grapnel_text(verbs);
     return GRAPNEL_STATUS_OK;
 }
 
@@ -68,6 +78,38 @@ static grapnel_flow publish(void *instance, const grapnel_event *event) {
     return shard->twice ? twice(shard, event) : absurd(shard, event);
 }
 
+static int number(const grapnel_pair *arguments, size_t len, const char *name) {
+    char text[32] = "";
+    grapnel_slice value = grapnel_argument(arguments, len, name, 0);
+    if (value.len < sizeof(text)) memcpy(text, value.ptr, value.len);
+    return atoi(text);
+}
+
+static grapnel_status babble(grapnel_slice what, const grapnel_state_sink *out) {
+    if (grapnel_equal(what, grapnel_text("silent"))) return GRAPNEL_STATUS_FAILED;
+    if (grapnel_equal(what, grapnel_text("bytes"))) return grapnel_write(out, "\xff\xfe");
+    if (grapnel_equal(what, grapnel_text("json"))) return grapnel_write(out, "{\"tables\": [");
+    /* It goes on although nothing more is taken, and does not say so. */
+    for (int at = 0; grapnel_equal(what, grapnel_text("much")) && at < 10000; at++) grapnel_write(out, "bla ");
+    return GRAPNEL_STATUS_OK;
+}
+
+static grapnel_status verb(void *plugin, grapnel_slice name, const grapnel_pair *arguments, size_t len,
+                           const grapnel_state_sink *out, grapnel_error_text *error) {
+    char text[32];
+    (void)plugin;
+    if (grapnel_equal(name, grapnel_text("babble"))) {
+        return babble(grapnel_argument(arguments, len, "what", 0), out);
+    }
+    int one = number(arguments, len, "one"), two = number(arguments, len, "two");
+    if (one < 0 || two < 0) {
+        grapnel_fail(error, "it adds no negative numbers");
+        return GRAPNEL_STATUS_INVALID;
+    }
+    snprintf(text, sizeof(text), "%d%s", one + two, grapnel_argument(arguments, len, "loud", 0).ptr ? "!" : "");
+    return grapnel_write(out, text);
+}
+
 static grapnel_status mount(uint32_t index, grapnel_mount *out) {
     if (index != 0) return GRAPNEL_STATUS_ABSENT;
     out->size = (uint32_t)sizeof(*out);
@@ -111,5 +153,6 @@ const grapnel_plugin_module *grapnel_plugin_v1(void) {
     module.unload = unload;
     module.init_shard = init_shard;
     module.drop_shard = drop_shard;
+    module.verb = verb;
     return &module;
 }

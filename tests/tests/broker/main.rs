@@ -18,3 +18,4 @@ mod misbehaving;
 mod plugins;
 mod refusals;
 mod resting;
+mod verbs;

@@ -66,7 +66,7 @@ fn bound_keys() -> Vec<Key<Config>> {
         Key::new(
             "control.connections_free_min",
             "0 to 1023",
-            "those of the connections that traces and changes of plugins leave to others, so that whoever asks for the status or ends a client finds a place; one trace or change is always possible",
+            "those of the connections that traces, changes and verbs of plugins leave to others, so that whoever asks for the status or ends a client finds a place; one trace or change is always possible",
             Printed::Default(defaults.connections_free_min.to_string()),
             |config: &mut Config, value| {
                 config.control.connections_free_min = value.number(0, 1023)? as usize;

@@ -12,6 +12,7 @@ use grapnel_plugin_abi::host::MountRequest;
 use grapnel_plugin_abi::module::{Manifest, Mount};
 use grapnel_plugin_abi::point::{FaultPolicy, HookPoint};
 use grapnel_plugin_abi::raw::{HookFn, MANIFEST_CLOSABLE, MANIFEST_IN_PLACE, Slice, Status};
+use grapnel_plugin_abi::verb::Form;
 use serde_json::Value;
 
 use super::library::Library;
@@ -38,6 +39,8 @@ pub(in crate::plugin) struct About {
     pub schema: Option<Schema>,
     /// Names of plugins that must be loaded before it.
     pub depends: Vec<String>,
+    /// The verbs that it adds to `grapnel-ctl`.
+    pub verbs: Vec<Form>,
     /// Whether it says that its library may be unmapped. It is told, and not done (ABI.md, "What closable means").
     pub closable: bool,
     /// Whether it may be loaded again over the code that is mapped.
@@ -151,6 +154,8 @@ impl Library {
         let schema = schema.map_err(|what| wrong(file, format!("the schema of its configuration {what}")))?;
         let (version, description, sdk) =
             (text(manifest.version), text(manifest.description), text(manifest.sdk));
+        let verbs =
+            Form::list(&text(manifest.verbs)).map_err(|what| wrong(file, format!("its verbs {what}")))?;
         let flags = known_flags(manifest.flags).map_err(|what| wrong(file, what))?;
         Ok(About {
             name,
@@ -159,6 +164,7 @@ impl Library {
             sdk,
             schema,
             depends: depends(file, &manifest)?,
+            verbs,
             closable: flags & MANIFEST_CLOSABLE != 0,
             in_place: flags & MANIFEST_IN_PLACE != 0,
         })

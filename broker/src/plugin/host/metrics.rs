@@ -161,6 +161,16 @@ impl Metrics {
         Ok(())
     }
 
+    /// What a counter or gauge has come to, or how many values a bucket has. Any thread; takes no lock.
+    pub(in crate::plugin) fn reading(&self, number: u64, bucket: u32) -> Result<i64, Status> {
+        let metric = self.get(number).ok_or(Status::INVALID)?;
+        match (metric.buckets.is_empty(), metric.buckets.get(bucket as usize)) {
+            (true, _) if bucket == 0 => Ok(metric.value.load(Ordering::Relaxed)),
+            (_, Some(count)) => Ok(i64::try_from(count.load(Ordering::Relaxed)).unwrap_or(i64::MAX)),
+            _ => Err(Status::ABSENT),
+        }
+    }
+
     /// What the plugins of these names have measured, in the order of the names that are shown.
     pub(in crate::plugin) fn read(&self, plugins: &[String]) -> Vec<MetricReading> {
         let mut numbers: Vec<(String, u64)> = {

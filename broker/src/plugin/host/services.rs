@@ -27,6 +27,7 @@ use super::jobs::Jobs;
 use super::leaked::{Forever, Paths, Texts};
 use super::metrics::{MetricReading, Metrics};
 use super::mounts::Mounted;
+use super::threads::For;
 use crate::fatal;
 use crate::plugin::file::manifest::Hook;
 use crate::shard::handle::ShardHandle;
@@ -205,6 +206,20 @@ impl Services {
         Some(u64::try_from(left.as_millis()).unwrap_or(u64::MAX))
     }
 
+    /// Starts a thread for a call of a verb, unless `max` run already. It is one of the plugin's: the plugin's end waits for it as for
+    /// those.
+    pub(in crate::plugin) fn begin_verb(
+        &self,
+        handle: PluginHandle,
+        thread: &str,
+        max: u64,
+        body: impl FnOnce() + Send + 'static,
+    ) -> Result<(), Status> {
+        let life = self.generations.of(handle.0)?;
+        let enter = move || fatal::enter_plugin_thread(handle);
+        life.threads.spawn(thread, (For::Verb, max), Duration::ZERO, body, enter)
+    }
+
     /// Somebody is to end in the background.
     pub(in crate::plugin) fn retiring(&self) {
         if let Some(jobs) = &*self.jobs.read().unwrap_or_else(PoisonError::into_inner) {
@@ -330,6 +345,10 @@ impl HostServices for Services {
         self.metrics.adjust(metric, by)
     }
 
+    fn reading(&self, metric: u64, bucket: u32) -> Result<i64, Status> {
+        self.metrics.reading(metric, bucket)
+    }
+
     fn publish(&self, plugin: u64, message: &PluginMessage<'_>) -> Result<(), Status> {
         self.desk.publish(plugin, message)
     }
@@ -382,7 +401,7 @@ impl HostServices for Services {
         let max = self.limit(|limits| limits.plugin_threads_max);
         let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
         let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
-        life.threads.spawn(name, max, patience, thread, enter)
+        life.threads.spawn(name, (For::Itself, max), patience, move || thread.run(), enter)
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {

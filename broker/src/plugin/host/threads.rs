@@ -8,7 +8,6 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use grapnel_plugin_abi::host::PluginThread;
 use grapnel_plugin_abi::raw::Status;
 
 /// Bytes of a name that are kept.
@@ -35,8 +34,18 @@ struct State {
     running: Vec<Running>,
 }
 
+/// What a thread is for; those of a kind are counted together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::plugin) enum For {
+    /// What the plugin has started it for.
+    Itself,
+    /// A call of a verb.
+    Verb,
+}
+
 struct Running {
     number: u64,
+    of: For,
     name: String,
     /// The body has returned; what is left of the thread is the system's.
     ended: bool,
@@ -76,8 +85,8 @@ impl Drop for Leaving {
 }
 
 impl Threads {
-    /// Starts a thread, unless `max` run already, that may take `patience` to end. What `before` gives on it lives as long as its
-    /// body runs.
+    /// Starts a thread, unless `max` of its kind run already, that may take `patience` to end. What `before` gives on it lives as long
+    /// as its body runs.
     ///
     /// # Errors
     /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
@@ -85,9 +94,9 @@ impl Threads {
     pub(in crate::plugin) fn spawn<G: 'static>(
         &self,
         name: &str,
-        max: u64,
+        (of, max): (For, u64),
         patience: Duration,
-        body: PluginThread,
+        body: impl FnOnce() + Send + 'static,
         before: impl FnOnce() -> G + Send + 'static,
     ) -> Result<(), Status> {
         if name.contains('\0') {
@@ -100,7 +109,7 @@ impl Threads {
             return Err(Status::STALE);
         }
         state.running.retain(|running| !(running.ended && running.handle.is_finished()));
-        if state.running.len() as u64 >= max {
+        if state.running.iter().filter(|running| running.of == of).count() as u64 >= max {
             return Err(Status::FULL);
         }
         state.started += 1;
@@ -109,13 +118,13 @@ impl Threads {
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
             let _leaving = Leaving { number, shared };
             let _guard = before();
-            body.run();
+            body();
         });
         let handle = thread.map_err(|error| {
             tracing::warn!("the system starts no thread {name} for a plugin: {error}");
             Status::FAILED
         })?;
-        state.running.push(Running { number, name, ended: false, patience, handle });
+        state.running.push(Running { number, of, name, ended: false, patience, handle });
         Ok(())
     }
 

@@ -4,10 +4,12 @@
 use std::ffi::c_void;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use grapnel_engine::hook::{Entry, InstanceEntry, PluginHandle};
 use grapnel_engine::id::ShardId;
-use grapnel_plugin_abi::raw::{ExportStep, Slice, StateSink, Status};
+use grapnel_plugin_abi::module::ErrorText;
+use grapnel_plugin_abi::raw::{ExportStep, Pair, Slice, StateSink, Status};
 
 use crate::fatal;
 use crate::plugin::error::LoadError;
@@ -80,6 +82,11 @@ impl Loaded {
         unsafe { (self.library.module.deactivate)(self.shared) };
     }
 
+    /// What calls a verb on a thread that stands in the list of the plugin's threads; `None` where the plugin has no function for it.
+    pub(in crate::plugin) fn verb_entry(&self) -> Option<VerbEntry> {
+        self.library.module.verb.map(|function| VerbEntry { function, shared: self.shared })
+    }
+
     /// Offers a configuration that the plugin has read and found good. False where it wants to be reloaded for it.
     pub(in crate::plugin) fn configure(&self, config: &str) -> Result<bool, String> {
         let config = Slice::of(config.as_bytes());
@@ -101,6 +108,92 @@ impl Drop for Loaded {
         // SAFETY: every instance holds an `Arc` of this, so that the last one is gone; nobody can call it again.
         unsafe { (self.library.module.unload)(self.shared) };
     }
+}
+
+/// The function of a plugin for its verbs, with its shared part: null in a process of `grapnel-ctl`, where it has none.
+pub(in crate::plugin) struct VerbEntry {
+    function: VerbFn,
+    shared: *mut c_void,
+}
+
+/// Why a plugin's function for verbs gave no answer.
+#[derive(Debug, PartialEq, Eq)]
+pub(in crate::plugin) enum VerbFailure {
+    /// It wrote more than is taken.
+    Full,
+    /// It said so.
+    Said(Status, String),
+}
+
+type VerbFn = unsafe extern "C" fn(
+    plugin: *mut c_void,
+    name: Slice,
+    arguments: *const Pair,
+    arguments_len: usize,
+    out: *const StateSink,
+    error: *mut ErrorText,
+) -> Status;
+
+// SAFETY: the function may be called from any thread (its contract), with the shared part, which the plugin gave for all threads.
+unsafe impl Send for VerbEntry {}
+
+impl VerbEntry {
+    /// That of a library of which nothing has been loaded, for local verbs alone.
+    pub(in crate::plugin) fn local(library: &Library) -> Option<VerbEntry> {
+        library.module.verb.map(|function| VerbEntry { function, shared: std::ptr::null_mut() })
+    }
+
+    /// Calls a verb; what it has written. Once `abandoned`, what it writes is not taken. Consumes the entry: whoever made it keeps the
+    /// shared part alive for one call.
+    pub(in crate::plugin) fn call(
+        self,
+        name: &str,
+        arguments: &[(String, String)],
+        bytes_max: usize,
+        abandoned: &AtomicBool,
+    ) -> Result<Vec<u8>, VerbFailure> {
+        let pair = |(key, value): &(String, String)| Pair {
+            key: Slice::of(key.as_bytes()),
+            value: Slice::of(value.as_bytes()),
+        };
+        let pairs: Vec<Pair> = arguments.iter().map(pair).collect();
+        let state = State { bytes: Vec::new(), bytes_max, is_full: false };
+        let mut out = VerbOutput { state, abandoned };
+        let sink = StateSink { ctx: (&raw mut out).cast(), write: write_answer };
+        // SAFETY: the thread of this call is in the list of the plugin's threads, without whose end `unload` is not called, or the
+        // shared part is null for a local verb; everything else is alive during the call.
+        let called = with_error(|error| unsafe {
+            (self.function)(
+                self.shared,
+                Slice::of(name.as_bytes()),
+                pairs.as_ptr(),
+                pairs.len(),
+                &raw const sink,
+                error,
+            )
+        });
+        match called {
+            _ if out.state.is_full => Err(VerbFailure::Full),
+            Ok(()) => Ok(out.state.bytes),
+            Err((status, said)) => Err(VerbFailure::Said(status, said)),
+        }
+    }
+}
+
+/// What a verb has answered so far.
+struct VerbOutput<'a> {
+    state: State,
+    abandoned: &'a AtomicBool,
+}
+
+unsafe extern "C" fn write_answer(ctx: *mut c_void, bytes: Slice) -> Status {
+    // SAFETY: `ctx` is the `VerbOutput` of the call that is running, which nobody else touches meanwhile.
+    let Some(out) = (unsafe { ctx.cast::<VerbOutput<'_>>().as_mut() }) else { return Status::INVALID };
+    if out.abandoned.load(Ordering::Relaxed) {
+        return Status::STALE;
+    }
+    // SAFETY: the plugin lends the bytes for the call.
+    out.state.take(unsafe { bytes.bytes() })
 }
 
 /// The instance of one shard. Made, called and destroyed on that shard's thread; it only travels between.
@@ -245,24 +338,29 @@ pub(in crate::plugin) enum More {
     No,
 }
 
-/// What an instance has written so far.
+/// What an instance or a verb has written so far.
 struct State {
     bytes: Vec<u8>,
     bytes_max: usize,
     is_full: bool,
 }
 
+impl State {
+    fn take(&mut self, bytes: &[u8]) -> Status {
+        if self.is_full || bytes.len() > self.bytes_max - self.bytes.len() {
+            self.is_full = true;
+            return Status::FULL;
+        }
+        self.bytes.extend_from_slice(bytes);
+        Status::OK
+    }
+}
+
 unsafe extern "C" fn write_state(ctx: *mut c_void, bytes: Slice) -> Status {
     // SAFETY: `ctx` is the `State` of the `export_state` that is running, which nobody else touches meanwhile.
     let Some(state) = (unsafe { ctx.cast::<State>().as_mut() }) else { return Status::INVALID };
     // SAFETY: the plugin lends the bytes for the call.
-    let bytes = unsafe { bytes.bytes() };
-    if state.is_full || bytes.len() > state.bytes_max - state.bytes.len() {
-        state.is_full = true;
-        return Status::FULL;
-    }
-    state.bytes.extend_from_slice(bytes);
-    Status::OK
+    state.take(unsafe { bytes.bytes() })
 }
 
 impl Drop for Instance {

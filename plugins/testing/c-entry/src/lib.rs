@@ -114,6 +114,7 @@ static TABLE: LazyLock<PluginModule> = LazyLock::new(|| {
         configured: ours.configured(),
         export_piece: Some(export_piece),
         import_piece: Some(import_piece),
+        verb: ours.verb(),
     }
 });
 

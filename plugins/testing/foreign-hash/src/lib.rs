@@ -58,6 +58,7 @@ pub fn root_module() -> PluginModuleRef {
         configured: ours.configured(),
         export_piece: ours.export_piece(),
         import_piece: ours.import_piece(),
+        verb: ours.verb(),
     }
     .leak_into_prefix()
 }

@@ -1,0 +1,193 @@
+//! The requests about verbs of plugins. A verb runs on a thread of its own; a request waits for it
+//! until its deadline, and then makes the changes of the plugin's hooks that the answer names.
+
+use axum::extract::{Path, Query, State};
+use axum::http::StatusCode;
+use grapnel_plugin_abi::verb::{Answer, Form, Kind, Then};
+use serde_json::{Map, Value};
+use tokio::sync::oneshot;
+
+use super::answer::{ApiError, Json, Name, Payload};
+use super::api::Api;
+use super::follows::Leaving;
+use super::plugins::change_after;
+use super::wire::{Changed, PluginsVerbs, Revoked, VerbAnswer};
+use crate::config::HookOverride;
+use crate::plugin::{HookChange, PluginVerbs, VerbError};
+
+impl From<VerbError> for ApiError {
+    fn from(error: VerbError) -> ApiError {
+        let status = match error {
+            VerbError::Plugin(error) => return error.into(),
+            VerbError::Unknown { .. } | VerbError::Absent(_) => StatusCode::NOT_FOUND,
+            VerbError::Arguments(_) => StatusCode::BAD_REQUEST,
+            VerbError::Local { .. } | VerbError::Failed(_) => StatusCode::UNPROCESSABLE_ENTITY,
+            VerbError::Busy { .. } | VerbError::NotBegun { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            VerbError::Late { .. } => StatusCode::GATEWAY_TIMEOUT,
+            VerbError::Nonsense { .. } | VerbError::TooLarge { .. } => StatusCode::BAD_GATEWAY,
+        };
+        ApiError::new(status, error)
+    }
+}
+
+/// `GET /api/v1/commands`.
+pub(super) async fn all(State(api): State<Api>) -> Json<PluginsVerbs> {
+    Json(PluginsVerbs { plugins: api.plugins.all_verbs() })
+}
+
+/// `GET /api/v1/plugins/NAME/commands`.
+pub(super) async fn of(State(api): State<Api>, Name(name): Name) -> Result<Json<PluginVerbs>, ApiError> {
+    Ok(Json(api.plugins.verbs(&name)?))
+}
+
+/// `GET /api/v1/plugins/NAME/commands/VERB`: for verbs that change nothing.
+pub(super) async fn look(
+    State(api): State<Api>,
+    Path((plugin, verb)): Path<(String, String)>,
+    Query(given): Query<Vec<(String, String)>>,
+) -> Result<Json<VerbAnswer>, ApiError> {
+    let form = declared(&api, &plugin, &verb)?;
+    let is_secret = |(name, _): &(String, String)| {
+        form.argument(name).is_some_and(|argument| argument.kind == Kind::Secret)
+    };
+    if form.changes || given.iter().any(is_secret) {
+        let why = if form.changes { "changes something" } else { "is given a secret" };
+        let sentence = format_args!("{} of plugin {plugin} {why}: use POST", form.name);
+        return Err(ApiError::new(StatusCode::METHOD_NOT_ALLOWED, sentence));
+    }
+    run(&api, &plugin, &form, given).await.map(Json)
+}
+
+/// `POST /api/v1/plugins/NAME/commands/VERB`, with the arguments as a JSON object.
+pub(super) async fn call(
+    State(api): State<Api>,
+    Path((plugin, verb)): Path<(String, String)>,
+    Payload(body): Payload<Map<String, Value>>,
+) -> Result<Json<VerbAnswer>, ApiError> {
+    let form = declared(&api, &plugin, &verb)?;
+    let given = given(&body).map_err(ApiError::bad_request)?;
+    run(&api, &plugin, &form, given).await.map(Json)
+}
+
+/// The words of a verb stand as segments of the path.
+fn declared(api: &Api, plugin: &str, verb: &str) -> Result<Form, ApiError> {
+    Ok(api.plugins.verb(plugin, &verb.replace('/', " "))?)
+}
+
+/// Arguments as texts: numbers and flags as JSON writes them, a list as the values of a repeated one, null as nothing.
+fn given(body: &Map<String, Value>) -> Result<Vec<(String, String)>, String> {
+    let mut given = Vec::new();
+    for (name, value) in body {
+        let values = match value {
+            Value::Null => continue,
+            Value::Array(values) => values.as_slice(),
+            one => std::slice::from_ref(one),
+        };
+        for value in values {
+            let text = match value {
+                Value::String(text) => text.clone(),
+                Value::Bool(_) | Value::Number(_) => value.to_string(),
+                _ => {
+                    return Err(format!(
+                        "the argument {name} must be a text, a number, true or false, or a list of them"
+                    ));
+                }
+            };
+            given.push((name.clone(), text));
+        }
+    }
+    Ok(given)
+}
+
+async fn run(
+    api: &Api,
+    plugin: &str,
+    form: &Form,
+    given: Vec<(String, String)>,
+) -> Result<VerbAnswer, ApiError> {
+    let answer = {
+        let _long = api.begin_long()?;
+        let (done, answered) = oneshot::channel();
+        // Whoever has gone wants no answer.
+        let done = Box::new(move |answer| drop(done.send(answer)));
+        let begun = api.plugins.begin_verb(plugin, &form.name, &given, done)?;
+        match tokio::time::timeout(begun.deadline, answered).await {
+            Ok(Ok(answer)) => answer?,
+            Ok(Err(_)) => return Err(begun.is_lost().into()),
+            Err(_) => return Err(begun.is_late().into()),
+        }
+    };
+    let Answer { text, columns, rows, value, exit_code, then } = answer;
+    if !then.is_empty() && !form.changes {
+        let what = "wants a change, and is declared to change nothing".to_owned();
+        return Err(VerbError::Nonsense { plugin: plugin.to_owned(), verb: form.name.clone(), what }.into());
+    }
+    let (mut revoked, mut follows) = (None, Vec::new());
+    for step in then {
+        let done = change(api, plugin, step).await.map_err(|error| {
+            let all = [std::mem::take(&mut follows), error.follows].concat();
+            ApiError { follows: all, ..error }
+        })?;
+        follows.extend(done.follows);
+        let before = revoked.take().unwrap_or(Revoked { subscriptions: 0, complete: true });
+        revoked = Some(Revoked {
+            subscriptions: before.subscriptions + done.revoked.subscriptions,
+            complete: before.complete && done.revoked.complete,
+        });
+    }
+    Ok(VerbAnswer { text, columns, rows, value, exit_code, revoked, follows })
+}
+
+/// What an answer wants next, as the operator asks for it.
+async fn change(api: &Api, plugin: &str, step: Then) -> Result<Changed<()>, ApiError> {
+    let name = plugin.to_owned();
+    match step {
+        Then::Enable => change_after(api, None, move |api| api.plugins.enable(&name).map(drop)).await,
+        Then::Disable { force } => {
+            let leaving = Some(Leaving::plugin(plugin));
+            change_after(api, leaving, move |api| api.plugins.disable_with(&name, force).map(drop)).await
+        }
+        Then::Unmount { hooks, force } => mount(api, plugin, hooks, (false, force)).await,
+        Then::Mount { hooks } => mount(api, plugin, hooks, (true, false)).await,
+    }
+}
+
+async fn mount(
+    api: &Api,
+    plugin: &str,
+    hooks: Vec<String>,
+    (mounted, force): (bool, bool),
+) -> Result<Changed<()>, ApiError> {
+    let Some((first, also)) = hooks.split_first() else { return Ok(Changed::default()) };
+    let (point, hook) = first.split_once('/').unwrap_or((first, ""));
+    let wanted = HookChange {
+        plugin: plugin.to_owned(),
+        point: point.to_owned(),
+        hook: hook.to_owned(),
+        also: also.to_vec(),
+        clear: false,
+        change: HookOverride { mounted: Some(mounted), ..HookOverride::default() },
+        force,
+    };
+    let leaving = Leaving::hook(&wanted);
+    change_after(api, leaving, move |api| api.plugins.override_hook(&wanted).map(drop)).await
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn a_body_gives_arguments_as_texts_and_a_list_gives_each() {
+        let body = json!({"force": true, "names": ["a", 2], "none": null, "who": "ann"});
+        let texts: Vec<_> = given(body.as_object().unwrap()).unwrap();
+        let texts: Vec<_> = texts.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        assert_eq!(texts, [("force", "true"), ("names", "a"), ("names", "2"), ("who", "ann")]);
+        for wrong in [json!({"a": {}}), json!({"a": [[]]}), json!({"a": [null]})] {
+            assert!(given(wrong.as_object().unwrap()).unwrap_err().starts_with("the argument a must be"));
+        }
+    }
+}

@@ -1,0 +1,275 @@
+//! `grapnel-ctl PLUGIN VERB`: verbs that plugins declare. The command line and its help are made
+//! from the declarations that the broker has, or that a plugin's file has where there is no broker.
+//! Arguments are checked here, before anything is sent, and secrets are asked for.
+
+mod line;
+mod local;
+mod print;
+mod secret;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use grapnel_plugin_abi::verb::{Form, Kind, Wrong};
+use hyper::{Method, StatusCode};
+use serde_json::{Map, Value};
+
+use super::connection::{Broker, encoded};
+use super::output::Output;
+use super::{CtlError, Global};
+use crate::config::Environment;
+use crate::control::wire::{PluginsVerbs, VerbAnswer};
+use crate::plugin::PluginVerbs;
+
+/// Words that stand for a verb of a plugin: what people typed before verbs were the plugins'.
+const ALIASES: [(&str, &str, &str); 0] = [];
+
+/// What a word on the command line names.
+#[derive(Debug)]
+struct Found {
+    /// The plugins that are loaded and go by the word, or give themselves that name.
+    loaded: Vec<PluginVerbs>,
+    /// The file of one, for verbs that work without a broker.
+    file: Option<PathBuf>,
+    /// The verbs.
+    forms: Vec<Form>,
+    /// Why nothing is loaded, where nothing is.
+    why_not: Option<CtlError>,
+}
+
+/// A verb with its arguments as they were typed.
+#[derive(Debug)]
+struct Typed {
+    word: String,
+    form: Form,
+    given: Vec<(String, String)>,
+}
+
+/// Runs what no command of the program's own is: the word, and what stands behind it.
+pub(super) fn run(
+    words: Vec<OsString>,
+    global: Global,
+    environment: &Environment,
+    output: &mut Output,
+) -> Result<(), CtlError> {
+    let words = words.into_iter().map(OsString::into_string).collect::<Result<Vec<String>, _>>();
+    let mut words =
+        words.map_err(|word| CtlError::Usage(format!("{} is not UTF-8", word.to_string_lossy())))?;
+    let first = words.remove(0);
+    let alias = ALIASES.iter().find(|(word, ..)| *word == first);
+    let (word, shown) = match alias {
+        Some((_, plugin, verb)) => {
+            words.splice(0..0, verb.split(' ').map(str::to_owned));
+            ((*plugin).to_owned(), "grapnel-ctl".to_owned())
+        }
+        None => (first.clone(), format!("grapnel-ctl {first}")),
+    };
+    let global = line::global(&words, global)?;
+    output.json |= global.json;
+    let timeout = Duration::from_secs(global.timeout);
+    let broker = Broker::new(global.socket, environment, global.timeout);
+    let runtime = super::runtime()?;
+    // What an alias stands for works without a broker.
+    let found = match alias.and_then(|_| local::find(&word, environment, timeout)) {
+        Some(found) => found,
+        None => match runtime.block_on(loaded(&broker, &word)) {
+            Ok(found) if !found.loaded.is_empty() => found,
+            other => {
+                let why_not = other.err();
+                match local::find(&word, environment, timeout) {
+                    Some(found) => Found { why_not, ..found },
+                    None => return Err(unknown(&first, why_not)),
+                }
+            }
+        },
+    };
+    let Some((form, given)) = line::parse(&word, &shown, &found.forms, &words, output)? else {
+        return Ok(());
+    };
+    let typed = Typed { word, form, given };
+    if typed.form.local {
+        return local::run(&typed, found.file, timeout, output);
+    }
+    if found.loaded.is_empty() {
+        let word = &typed.word;
+        return Err(found.why_not.unwrap_or_else(|| {
+            CtlError::Refused(format!(
+                "plugin {word} is not loaded; load it with grapnel-ctl plugins load {word}"
+            ))
+        }));
+    }
+    let answers = runtime.block_on(ask(&broker, &typed, found.loaded, timeout, output))?;
+    print::answers(answers, output)
+}
+
+/// The verbs of all plugins that are loaded: `grapnel-ctl plugins verbs`.
+pub(super) async fn list(broker: &Broker, output: &mut Output) -> Result<(), CtlError> {
+    let all: PluginsVerbs = broker.get("/api/v1/commands").await?;
+    print::list(&all, output)
+}
+
+/// What the broker has for a word.
+async fn loaded(broker: &Broker, word: &str) -> Result<Found, CtlError> {
+    let PluginsVerbs { plugins } = broker.get("/api/v1/commands").await?;
+    let same = |name: &str| name == word || name.replace('_', "-") == word.replace('_', "-");
+    let (own, kind): (Vec<_>, Vec<_>) = plugins.into_iter().partition(|plugin| plugin.plugin == word);
+    // A plugin under a name of its own is meant alone; its kind's name means all of that kind.
+    let loaded: Vec<PluginVerbs> = match own.first() {
+        Some(plugin) if !same(&plugin.kind) => own,
+        _ => own.into_iter().chain(kind.into_iter().filter(|plugin| same(&plugin.kind))).collect(),
+    };
+    let forms = loaded.first().map(|plugin| plugin.verbs.clone()).unwrap_or_default();
+    let mut file = None;
+    if let Some(plugin) = loaded.first().filter(|_| forms.iter().any(|form| form.local)) {
+        let path = format!("/api/v1/plugins/{}", encoded(&plugin.plugin));
+        let info: crate::plugin::PluginInfo = broker.get(&path).await?;
+        file = info.file;
+    }
+    Ok(Found { loaded, file, forms, why_not: None })
+}
+
+/// Calls the verb of each plugin that is meant.
+async fn ask(
+    broker: &Broker,
+    typed: &Typed,
+    loaded: Vec<PluginVerbs>,
+    timeout: Duration,
+    output: &mut Output,
+) -> Result<Vec<VerbAnswer>, CtlError> {
+    let Typed { form, given, .. } = typed;
+    let given = absolute(form, secret::with_secrets(form, given.clone())?)?;
+    let checked = form.arguments(&given).map_err(|Wrong(said)| CtlError::Usage(said))?;
+    // What the verb itself may take comes on top of what an answer may.
+    let timeout = timeout + Duration::from_millis(form.deadline_ms(&checked, 0));
+    let loaded = having(broker, typed, loaded, timeout).await?;
+    let meant = meant(typed, loaded)?;
+    let mut answers = Vec::new();
+    for plugin in &meant {
+        let (method, path, body) = request(plugin, form, &given);
+        match broker.call::<VerbAnswer>(method, &path, body.as_ref(), timeout).await? {
+            Ok(answer) => {
+                say(&answer.follows, output);
+                answers.push(answer);
+            }
+            Err((status, refusal)) => {
+                say(&refusal.follows, output);
+                let kind =
+                    if status == StatusCode::BAD_REQUEST { CtlError::Usage } else { CtlError::Refused };
+                return Err(kind(refusal.error));
+            }
+        }
+    }
+    Ok(answers)
+}
+
+/// What follows from hooks that leave their chains; programs have it in the answer.
+fn say(follows: &[String], output: &mut Output) {
+    if !output.json {
+        follows.iter().for_each(|sentence| output.complain(sentence));
+    }
+}
+
+/// Of several plugins that a change may be for, those whose list has what an argument names; all of them where none has it.
+async fn having(
+    broker: &Broker,
+    typed: &Typed,
+    loaded: Vec<PluginVerbs>,
+    timeout: Duration,
+) -> Result<Vec<PluginVerbs>, CtlError> {
+    let Typed { form, given, .. } = typed;
+    let named = form.arguments.iter().find_map(|argument| {
+        let (verb, field) = argument.listed_in.as_ref()?.split_once('/')?;
+        let (_, value) = given.iter().find(|(name, _)| *name == argument.name)?;
+        Some((verb, field, value))
+    });
+    let Some((verb, field, value)) = named.filter(|_| form.changes && loaded.len() > 1) else {
+        return Ok(loaded);
+    };
+    let (mut having, mut others) = (Vec::new(), Vec::new());
+    for plugin in loaded {
+        let Some(list) = plugin.verbs.iter().find(|form| form.name == verb && !form.changes) else {
+            continue;
+        };
+        let (method, path, _) = request(&plugin.plugin, list, &[]);
+        let listed = broker.call::<VerbAnswer>(method, &path, None, timeout).await?;
+        let listed = listed.map_err(|(_, refusal)| CtlError::Refused(refusal.error))?;
+        let rows = listed.value.as_ref().and_then(Value::as_array);
+        let has = rows.is_some_and(|rows| rows.iter().any(|row| row[field] == **value));
+        if has { having.push(plugin) } else { others.push(plugin) }
+    }
+    Ok(if having.is_empty() { others } else { having })
+}
+
+/// The plugins that a call is for: all of the kind for one that only looks, and one for one that changes something, which a first
+/// argument NAME or NAME/… may choose.
+fn meant(typed: &Typed, loaded: Vec<PluginVerbs>) -> Result<Vec<String>, CtlError> {
+    let Typed { word, form, given } = typed;
+    let names: Vec<String> = loaded.into_iter().map(|plugin| plugin.plugin).collect();
+    if !form.changes || names.len() == 1 {
+        return Ok(names);
+    }
+    let first = given.first().map(|(_, value)| value.split('/').next().unwrap_or(value));
+    if let Some(name) = first.and_then(|first| names.iter().find(|name| *name == first)) {
+        return Ok(vec![name.clone()]);
+    }
+    Err(CtlError::Usage(format!(
+        "the plugins {} are all meant by {word}; name one of them, as in grapnel-ctl {} {}",
+        names.join(", "),
+        names[0],
+        form.name
+    )))
+}
+
+/// A path means the same to the broker, wherever that runs.
+fn absolute(form: &Form, given: Vec<(String, String)>) -> Result<Vec<(String, String)>, CtlError> {
+    let is_path = |name: &str| form.argument(name).is_some_and(|argument| argument.kind == Kind::Path);
+    let made = given.into_iter().map(|(name, value)| {
+        if !is_path(&name) {
+            return Ok((name, value));
+        }
+        let path = std::path::absolute(&value)
+            .map_err(|error| CtlError::Refused(format!("cannot tell where {value} is: {error}")))?;
+        let path = path.into_os_string().into_string();
+        path.map(|path| (name, path)).map_err(|_| CtlError::Usage(format!("where {value} is, is not UTF-8")))
+    });
+    made.collect()
+}
+
+/// Secrets go in a body alone.
+fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, String, Option<Value>) {
+    let words: Vec<String> = form.name.split(' ').map(encoded).collect();
+    let path = format!("/api/v1/plugins/{}/commands/{}", encoded(plugin), words.join("/"));
+    let has_secret = form.arguments.iter().any(|argument| argument.kind == Kind::Secret);
+    if !form.changes && !has_secret {
+        let query: Vec<String> =
+            given.iter().map(|(name, value)| format!("{}={}", encoded(name), encoded(value))).collect();
+        return (Method::GET, format!("{path}?{}", query.join("&")), None);
+    }
+    let mut body: Map<String, Value> = Map::new();
+    for (name, value) in given {
+        let values = body.entry(name.clone()).or_insert_with(|| Value::Array(Vec::new()));
+        if let Value::Array(values) = values {
+            values.push(Value::String(value.clone()));
+        }
+    }
+    (Method::POST, path, Some(Value::Object(body)))
+}
+
+/// What to say of a word that is neither a command nor a plugin.
+fn unknown(word: &str, why_not: Option<CtlError>) -> CtlError {
+    let nearest = line::nearest_command(word);
+    match (nearest, why_not) {
+        (Some(near), _) => CtlError::Usage(format!(
+            "there is no command {word}, and no plugin of that name with commands; did you mean {near}? see grapnel-ctl --help"
+        )),
+        (None, None) => CtlError::Usage(format!(
+            "there is no command {word}, and no plugin of that name with commands is loaded; see grapnel-ctl --help, and \
+             grapnel-ctl plugins verbs for what plugins add"
+        )),
+        (None, Some(CtlError::Unreachable(why))) => CtlError::Unreachable(format!(
+            "there is no command {word}, and whether a plugin adds it cannot be looked up: {why}"
+        )),
+        (None, Some(other)) => other,
+    }
+}

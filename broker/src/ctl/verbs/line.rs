@@ -1,0 +1,283 @@
+//! From the declarations of verbs to a command line: its help, its checks, and what was typed.
+
+use clap::{Arg, ArgAction, ArgMatches, Args, Command, CommandFactory, FromArgMatches};
+use grapnel_plugin_abi::verb::{Argument, Form, Kind};
+
+use super::super::output::Output;
+use super::super::{Ctl, CtlError, Global};
+
+/// The options of every command, wherever they stand: those behind the word count before those in front of it.
+pub(super) fn global(words: &[String], outer: Global) -> Result<Global, CtlError> {
+    let mut typed = vec!["grapnel-ctl".to_owned()];
+    let mut rest = words.iter().take_while(|word| *word != "--");
+    while let Some(word) = rest.next() {
+        match word.as_str() {
+            "--json" => typed.push(word.clone()),
+            "--socket" | "--timeout" => typed.extend([word.clone()].into_iter().chain(rest.next().cloned())),
+            _ if word.starts_with("--socket=") || word.starts_with("--timeout=") => typed.push(word.clone()),
+            _ => {}
+        }
+    }
+    let matches = Global::augment_args(Command::new("grapnel-ctl")).try_get_matches_from(typed);
+    let matches = matches.map_err(|error| CtlError::Usage(sentence(&error)))?;
+    let inner = Global::from_arg_matches(&matches).map_err(|error| CtlError::Usage(sentence(&error)))?;
+    let is_typed = matches.value_source("timeout") == Some(clap::parser::ValueSource::CommandLine);
+    Ok(Global {
+        socket: inner.socket.or(outer.socket),
+        json: inner.json || outer.json,
+        timeout: if is_typed { inner.timeout } else { outer.timeout },
+    })
+}
+
+fn sentence(error: &clap::Error) -> String {
+    error.to_string().trim_start_matches("error: ").trim_end().to_owned()
+}
+
+/// The verb that was typed with its arguments; `None` where help was asked for, which has been printed.
+pub(super) fn parse(
+    word: &str,
+    shown: &str,
+    forms: &[Form],
+    words: &[String],
+    output: &mut Output,
+) -> Result<Option<(Form, Vec<(String, String)>)>, CtlError> {
+    let command = command(word, shown, forms);
+    let typed = std::iter::once(word.to_owned()).chain(words.iter().cloned());
+    let matches = match command.try_get_matches_from(typed) {
+        Ok(matches) => matches,
+        Err(error) if error.use_stderr() => return Err(CtlError::Usage(sentence(&error))),
+        Err(help) => return output.text(&help.to_string()).map(|()| None),
+    };
+    let (mut names, mut matches) = (Vec::new(), &matches);
+    while let Some((name, below)) = matches.subcommand() {
+        names.push(name);
+        matches = below;
+    }
+    let name = names.join(" ");
+    let form = forms.iter().find(|form| form.name == name);
+    let form = form.ok_or_else(|| CtlError::Usage(format!("plugin {word} has no verb {name:?}")))?;
+    Ok(Some((form.clone(), given(form, matches))))
+}
+
+fn given(form: &Form, matches: &ArgMatches) -> Vec<(String, String)> {
+    let mut given = Vec::new();
+    for argument in &form.arguments {
+        let name = &argument.name;
+        let values: Vec<String> = match argument.kind {
+            Kind::Plugin => Vec::new(),
+            Kind::Flag => Vec::from_iter(matches.get_flag(name).then(|| "true".to_owned())),
+            // How it is to be read; what it is, is read later.
+            Kind::Secret => {
+                let from_stdin = matches.get_flag(&stdin_of(name));
+                let asked = !argument.required && matches.get_flag(name);
+                let how = if from_stdin { Some("stdin") } else { asked.then_some("terminal") };
+                Vec::from_iter(how.map(str::to_owned))
+            }
+            _ => matches.get_many::<String>(name).map(|values| values.cloned().collect()).unwrap_or_default(),
+        };
+        given.extend(values.into_iter().map(|value| (name.clone(), value)));
+    }
+    given
+}
+
+/// The option that reads a secret from standard input.
+fn stdin_of(name: &str) -> String {
+    format!("{name}-stdin")
+}
+
+/// The command of a plugin, with a command below it for each verb.
+pub(super) fn command(word: &str, shown: &str, forms: &[Form]) -> Command {
+    let verbs: Vec<_> = forms.iter().map(|form| (form.name.split(' ').collect(), form)).collect();
+    let about = format!("Commands that the plugin {word} adds");
+    let root = group(Command::new(word.to_owned()).about(about).max_term_width(100), &verbs);
+    let root = Global::augment_args(root);
+    // An alias stands for one verb, and its usage is not that of the plugin.
+    root.bin_name(shown.to_owned())
+}
+
+/// Verbs by what is left of their words.
+type Below<'a> = [(Vec<&'a str>, &'a Form)];
+
+fn group(command: Command, verbs: &Below<'_>) -> Command {
+    let mut command = command.subcommand_required(true).arg_required_else_help(true);
+    let mut done: Vec<&str> = Vec::new();
+    for (words, form) in verbs {
+        let Some(first) = words.first().filter(|first| !done.contains(first)) else { continue };
+        done.push(first);
+        let below = |(words, form): &(Vec<_>, _)| {
+            (words.first() == Some(first)).then(|| (words[1..].to_vec(), *form))
+        };
+        let below: Vec<(Vec<&str>, &Form)> = verbs.iter().filter_map(below).collect();
+        let sub = Command::new((*first).to_owned());
+        command = command.subcommand(if words.len() == 1 {
+            leaf(sub, form)
+        } else {
+            let names: Vec<String> = below.iter().map(|(words, _)| words.join(" ")).collect();
+            group(sub.about(names.join(", ")), &below)
+        });
+    }
+    command
+}
+
+fn leaf(command: Command, form: &Form) -> Command {
+    let command = command.about(form.help.clone());
+    form.arguments.iter().filter(|argument| !argument.is_filled_in()).fold(command, |command, argument| {
+        if argument.kind == Kind::Secret { secret(command, argument) } else { command.arg(plain(argument)) }
+    })
+}
+
+fn plain(argument: &Argument) -> Arg {
+    let name = argument.name.clone();
+    let bounds = argument.bounds_shown();
+    let help =
+        if bounds.is_empty() { argument.help.clone() } else { format!("{} ({bounds})", argument.help) };
+    let mut arg = Arg::new(name.clone()).help(help).value_name(name.to_uppercase().replace('-', "_"));
+    if let Some(flag) = &argument.unless {
+        arg = arg.conflicts_with(flag.clone());
+    }
+    if argument.kind == Kind::Flag {
+        return arg.long(name).action(ArgAction::SetTrue);
+    }
+    let checked = argument.clone();
+    arg = arg
+        .value_parser(move |text: &str| checked.parse(text).map(|_| text.to_owned()))
+        .required(argument.required)
+        .allow_negative_numbers(argument.kind == Kind::Integer);
+    if let Some(default) = &argument.default {
+        arg = arg.default_value(default.clone());
+    }
+    match (argument.positional, argument.repeated) {
+        (true, true) => arg.num_args(1..).action(ArgAction::Append),
+        (true, false) => arg,
+        (false, true) => arg.long(name).action(ArgAction::Append),
+        (false, false) => arg.long(name),
+    }
+}
+
+fn secret(command: Command, argument: &Argument) -> Command {
+    let Argument { name, help, unless, required, .. } = argument;
+    let what = if help.is_empty() { name } else { help };
+    let option = |long: String, help: String| {
+        let arg = Arg::new(long.clone()).long(long).help(help).action(ArgAction::SetTrue);
+        unless.iter().fold(arg, |arg, flag| arg.conflicts_with(flag.clone()))
+    };
+    let from = option(stdin_of(name), format!("Read from standard input instead of asking for it: {what}"));
+    let command = command.arg(from);
+    if *required { command } else { command.arg(option(name.clone(), format!("Ask for it: {what}"))) }
+}
+
+/// The command of the program's own that a word may have been meant for.
+pub(super) fn nearest_command(word: &str) -> Option<String> {
+    let command = Ctl::command();
+    let names =
+        command.get_subcommands().map(|command| (strsim::jaro(command.get_name(), word), command.get_name()));
+    let nearest = names.max_by(|(a, _), (b, _)| a.total_cmp(b));
+    nearest.filter(|(likeness, _)| *likeness > 0.8).map(|(_, name)| name.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use serde_json::json;
+
+    use super::*;
+
+    fn forms() -> Vec<Form> {
+        let list = json!([
+            {"name": "drivers list", "help": "The drivers that are loaded"},
+            {"name": "drivers disable", "help": "Do not call one", "changes": true, "arguments": [
+                {"name": "driver", "positional": true, "required": true, "help": "Its name"},
+                {"name": "force", "type": "flag"},
+                {"name": "self", "type": "plugin"},
+            ]},
+            {"name": "wait", "help": "Waits", "arguments": [
+                {"name": "for", "type": "duration", "default": "1s", "max": 60_000, "help": "How long"},
+                {"name": "level", "type": "integer", "min": -5, "max": 5},
+                {"name": "tag", "repeated": true},
+                {"name": "key", "type": "secret", "required": true},
+            ]},
+        ]);
+        Form::list(&list.to_string()).unwrap()
+    }
+
+    fn typed(words: &[&str]) -> Result<(String, Vec<(String, String)>), String> {
+        let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+        let mut output = Output::to(Vec::new(), false, None);
+        let parsed = parse("exhook", "grapnel-ctl exhook", &forms(), &words, &mut output);
+        let parsed = parsed.map_err(|error| error.to_string())?;
+        parsed.map(|(form, given)| (form.name, given)).ok_or_else(|| "help".to_owned())
+    }
+
+    fn pairs(pairs: &[(&str, &str)]) -> Vec<(String, String)> {
+        pairs.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect()
+    }
+
+    #[test]
+    fn the_command_line_of_a_plugin_is_sound_and_its_help_says_what_is_declared() {
+        command("exhook", "grapnel-ctl exhook", &forms()).debug_assert();
+        let help = |words: &[&str]| {
+            let words = std::iter::once("exhook").chain(words.iter().copied());
+            command("exhook", "grapnel-ctl exhook", &forms())
+                .try_get_matches_from(words)
+                .unwrap_err()
+                .to_string()
+        };
+        let all = help(&["--help"]);
+        assert!(all.contains("drivers") && all.contains("list, disable") && all.contains("Waits"), "{all}");
+        assert!(all.contains("grapnel-ctl exhook"), "{all}");
+        let one = help(&["drivers", "disable", "--help"]);
+        assert!(
+            one.contains("<DRIVER>  Its name") && one.contains("--force") && !one.contains("self"),
+            "{one}"
+        );
+        let wait = help(&["wait", "--help"]);
+        for part in ["How long (1m or less) [default: 1s]", "(-5 to 5)", "--key-stdin"] {
+            assert!(wait.contains(part), "{part}: {wait}");
+        }
+    }
+
+    #[test]
+    fn what_was_typed_is_checked_by_its_type() {
+        let driver = pairs(&[("driver", "java"), ("force", "true")]);
+        assert_eq!(
+            typed(&["drivers", "disable", "java", "--force"]),
+            Ok(("drivers disable".to_owned(), driver))
+        );
+        let all = ["wait", "--tag", "a", "--level", "-2", "--tag", "b", "--key-stdin", "--json"];
+        let given = pairs(&[("for", "1s"), ("level", "-2"), ("tag", "a"), ("tag", "b"), ("key", "stdin")]);
+        assert_eq!(typed(&all), Ok(("wait".to_owned(), given)));
+        for (words, says) in [
+            (&["wait", "--for", "2m"][..], "out of range; it may be 1m or less"),
+            (&["wait", "--level", "6"], "out of range; it may be -5 to 5"),
+            (&["wait", "--key", "secret"], "unexpected argument"),
+            (&["drivers", "disable"], "required arguments were not provided"),
+            (&["drivers", "lst"], "unrecognized subcommand 'lst'"),
+            (&["drivers", "disable", "a", "--self", "x"], "unexpected argument '--self'"),
+            (&[], "Usage: grapnel-ctl exhook"),
+        ] {
+            let said = typed(words).unwrap_err();
+            assert!(said.contains(says), "{words:?}: {said}");
+        }
+        assert_eq!(typed(&["--help"]), Err("help".to_owned()));
+    }
+
+    #[test]
+    fn the_options_of_every_command_may_stand_behind_the_verb() {
+        let outer = || Global { socket: Some("/outer".into()), json: false, timeout: 7 };
+        let global = |words: &[&str]| {
+            let words: Vec<String> = words.iter().map(|word| (*word).to_owned()).collect();
+            global(&words, outer()).map_err(|error| error.to_string())
+        };
+        let found = global(&["drivers", "list", "--json", "--socket", "/inner"]).unwrap();
+        assert_eq!((found.socket, found.json, found.timeout), (Some("/inner".into()), true, 7));
+        let found = global(&["--timeout=9", "drivers", "--", "--json"]).unwrap();
+        assert_eq!((found.socket, found.json, found.timeout), (Some("/outer".into()), false, 9));
+        assert!(global(&["--timeout", "0"]).unwrap_err().contains("invalid value '0'"));
+    }
+
+    #[test]
+    fn a_word_that_is_nearly_a_command_is_said() {
+        assert_eq!(nearest_command("stauts"), Some("status".to_owned()));
+        assert_eq!(nearest_command("reverse-proxy"), None);
+    }
+}

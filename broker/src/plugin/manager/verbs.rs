@@ -1,0 +1,314 @@
+//! Verbs that plugins add to `grapnel-ctl`: their lists, and a call of one on a thread of its own.
+//! Called by the control plane. The thread counts as one of the plugin's, so that the plugin's
+//! shared part stays until the call has returned; nobody waits for it beyond its deadline.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use grapnel_plugin_abi::raw::Status;
+use grapnel_plugin_abi::verb::{Answer, Form, Kind, Wrong};
+use serde::{Deserialize, Serialize};
+
+use super::active::Active;
+use super::loaded::{VerbEntry, VerbFailure};
+use super::view::View;
+use super::{PluginManager, names};
+use crate::plugin::error::LoadError;
+
+/// The verbs of a plugin.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PluginVerbs {
+    /// Name it goes by here.
+    pub plugin: String,
+    /// Name it gives itself.
+    pub kind: String,
+    /// Its verbs.
+    pub verbs: Vec<Form>,
+}
+
+/// Why a verb was not done.
+#[derive(Debug, thiserror::Error)]
+pub enum VerbError {
+    /// There is no such plugin.
+    #[error(transparent)]
+    Plugin(#[from] LoadError),
+    /// It has no such verb.
+    #[error("plugin {plugin} has no verb {verb:?}; {}", verbs_shown(known))]
+    Unknown {
+        /// The plugin.
+        plugin: String,
+        /// What was asked for.
+        verb: String,
+        /// What there is.
+        known: Vec<String>,
+    },
+    /// It works in a process of `grapnel-ctl` alone.
+    #[error(
+        "{verb} of plugin {plugin} runs with the rights of whoever calls it and not in the broker; call it with \
+         grapnel-ctl {plugin} {verb}"
+    )]
+    Local {
+        /// The plugin.
+        plugin: String,
+        /// The verb.
+        verb: String,
+    },
+    /// The arguments are not what is declared, or the plugin does not take them.
+    #[error("{0}")]
+    Arguments(String),
+    /// As many calls run as may.
+    #[error(
+        "{running} calls of verbs of plugin {plugin} have not returned, as many as there may be (limits.plugin_verbs_max); try \
+         again when one has, or reload the plugin"
+    )]
+    Busy {
+        /// The plugin.
+        plugin: String,
+        /// How many.
+        running: u64,
+    },
+    /// The plugin ends, or the system has no thread.
+    #[error("{verb} of plugin {plugin} was not begun: {why}")]
+    NotBegun {
+        /// The plugin.
+        plugin: String,
+        /// The verb.
+        verb: String,
+        /// Why not.
+        why: &'static str,
+    },
+    /// It did not answer in time.
+    #[error(
+        "plugin {plugin} has not answered {verb} within {deadline_ms} ms; what it was to do may still happen (its log says more)"
+    )]
+    Late {
+        /// The plugin.
+        plugin: String,
+        /// The verb.
+        verb: String,
+        /// How long was waited.
+        deadline_ms: u64,
+    },
+    /// It ended without an answer that can be used.
+    #[error("{verb} of plugin {plugin} {what}; this is an error of the plugin")]
+    Nonsense {
+        /// The plugin.
+        plugin: String,
+        /// The verb.
+        verb: String,
+        /// What it did, as a predicate.
+        what: String,
+    },
+    /// It answered with more than is taken.
+    #[error(
+        "{verb} of plugin {plugin} answered with more than {bytes_max} bytes (limits.plugin_verb_bytes_max)"
+    )]
+    TooLarge {
+        /// The plugin.
+        plugin: String,
+        /// The verb.
+        verb: String,
+        /// How many are taken.
+        bytes_max: usize,
+    },
+    /// What was named is not there, in the plugin's words.
+    #[error("{0}")]
+    Absent(String),
+    /// It was not done, in the plugin's words.
+    #[error("{0}")]
+    Failed(String),
+}
+
+fn verbs_shown(known: &[String]) -> String {
+    match known {
+        [] => "it has none".to_owned(),
+        known => format!("it has {}", known.join(", ")),
+    }
+}
+
+/// A call that has begun.
+#[derive(Debug)]
+pub struct Begun {
+    plugin: String,
+    verb: String,
+    /// How long it may take.
+    pub deadline: Duration,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Begun {
+    /// Nobody waits for the answer any more.
+    pub fn is_late(&self) -> VerbError {
+        self.abandoned.store(true, Ordering::Relaxed);
+        let deadline_ms = u64::try_from(self.deadline.as_millis()).unwrap_or(u64::MAX);
+        VerbError::Late { plugin: self.plugin.clone(), verb: self.verb.clone(), deadline_ms }
+    }
+
+    /// The thread of the call has ended and said nothing.
+    pub fn is_lost(&self) -> VerbError {
+        let what = "ended without an answer".to_owned();
+        VerbError::Nonsense { plugin: self.plugin.clone(), verb: self.verb.clone(), what }
+    }
+}
+
+impl Drop for Begun {
+    fn drop(&mut self) {
+        self.abandoned.store(true, Ordering::Relaxed);
+    }
+}
+
+/// Whom the answer of a call goes to.
+pub type Answered = Box<dyn FnOnce(Result<Answer, VerbError>) + Send>;
+
+impl PluginManager {
+    /// The verbs of all plugins that are loaded, those without any left out.
+    pub fn all_verbs(&self) -> Vec<PluginVerbs> {
+        self.view()
+            .active
+            .iter()
+            .filter(|plugin| !plugin.about.verbs.is_empty())
+            .map(|plugin| of(plugin))
+            .collect()
+    }
+
+    /// The verbs of a plugin.
+    ///
+    /// # Errors
+    /// [`LoadError::NotLoaded`].
+    pub fn verbs(&self, name: &str) -> Result<PluginVerbs, LoadError> {
+        find(&self.view(), name).map(of)
+    }
+
+    /// The declaration of a verb.
+    ///
+    /// # Errors
+    /// [`VerbError::Plugin`], [`VerbError::Unknown`].
+    pub fn verb(&self, name: &str, verb: &str) -> Result<Form, VerbError> {
+        form(find(&self.view(), name)?, verb).cloned()
+    }
+
+    /// Calls a verb with arguments as they were given, on a thread of its own, and returns at once; `done` gets the answer there.
+    ///
+    /// # Errors
+    /// [`VerbError`]; the plugin was not called, and `done` gets nothing.
+    pub fn begin_verb(
+        &self,
+        name: &str,
+        verb: &str,
+        given: &[(String, String)],
+        done: Answered,
+    ) -> Result<Begun, VerbError> {
+        // Held until the thread stands in the list of the plugin's threads: its end then waits for it.
+        let view = self.view();
+        let plugin = find(&view, name)?;
+        let form = form(plugin, verb)?;
+        if form.local {
+            return Err(VerbError::Local { plugin: name.to_owned(), verb: verb.to_owned() });
+        }
+        let mut arguments =
+            form.arguments(given).map_err(|Wrong(said)| VerbError::Arguments(format!("{verb}: {said}")))?;
+        let limits = &self.settings.limits;
+        let deadline = Duration::from_millis(form.deadline_ms(&arguments, limits.plugin_verb_timeout_ms));
+        arguments.extend(filled_in(form, plugin));
+        let entry = plugin.loaded.verb_entry().ok_or_else(|| VerbError::Nonsense {
+            plugin: name.to_owned(),
+            verb: verb.to_owned(),
+            what: "is declared, and its table has no function for verbs".to_owned(),
+        })?;
+        let abandoned = Arc::new(AtomicBool::new(false));
+        let call = Call {
+            entry,
+            plugin: name.to_owned(),
+            verb: verb.to_owned(),
+            arguments,
+            bytes_max: usize::try_from(limits.plugin_verb_bytes_max).unwrap_or(usize::MAX),
+            abandoned: Arc::clone(&abandoned),
+        };
+        let (max, thread) = (limits.plugin_verbs_max, format!("verb {verb}"));
+        self.services
+            .begin_verb(plugin.handle(), &thread, max, move || done(call.run()))
+            .map_err(|status| refused(status, name, verb, max))?;
+        Ok(Begun { plugin: name.to_owned(), verb: verb.to_owned(), deadline, abandoned })
+    }
+}
+
+fn of(plugin: &Active) -> PluginVerbs {
+    let about = &plugin.about;
+    PluginVerbs { plugin: plugin.name.to_string(), kind: about.name.clone(), verbs: about.verbs.clone() }
+}
+
+fn find<'a>(view: &'a View, name: &str) -> Result<&'a Active, LoadError> {
+    let found = view.active.iter().find(|plugin| &*plugin.name == name);
+    let not_loaded = || LoadError::NotLoaded { name: name.to_owned(), loaded: names(&view.active) };
+    found.map(AsRef::as_ref).ok_or_else(not_loaded)
+}
+
+fn form<'a>(plugin: &'a Active, verb: &str) -> Result<&'a Form, VerbError> {
+    plugin.about.verbs.iter().find(|form| form.name == verb).ok_or_else(|| VerbError::Unknown {
+        plugin: plugin.name.to_string(),
+        verb: verb.to_owned(),
+        known: plugin.about.verbs.iter().map(|form| form.name.clone()).collect(),
+    })
+}
+
+/// The arguments that nobody gives.
+fn filled_in(form: &Form, plugin: &Active) -> Vec<(String, String)> {
+    let wanted = form.arguments.iter().filter(|argument| argument.kind == Kind::Plugin);
+    // Its fields are plain, which are always JSON.
+    let about = || serde_json::to_string(&plugin.info()).unwrap_or_default();
+    wanted.map(|argument| (argument.name.clone(), about())).collect()
+}
+
+fn refused(status: Status, plugin: &str, verb: &str, max: u64) -> VerbError {
+    let (plugin, verb) = (plugin.to_owned(), verb.to_owned());
+    match status {
+        Status::FULL => VerbError::Busy { plugin, running: max },
+        Status::STALE => VerbError::NotBegun { plugin, verb, why: "the plugin is about to end; try again" },
+        _ => VerbError::NotBegun { plugin, verb, why: "the system has no thread for it" },
+    }
+}
+
+/// A call on its way to its thread.
+struct Call {
+    entry: VerbEntry,
+    plugin: String,
+    verb: String,
+    arguments: Vec<(String, String)>,
+    bytes_max: usize,
+    abandoned: Arc<AtomicBool>,
+}
+
+impl Call {
+    fn run(self) -> Result<Answer, VerbError> {
+        let Call { entry, plugin, verb, arguments, bytes_max, abandoned } = self;
+        let written = entry.call(&verb, &arguments, bytes_max, &abandoned);
+        if abandoned.load(Ordering::Relaxed) {
+            tracing::warn!(
+                plugin,
+                "the verb {verb} has returned when nobody waited for it any more; its answer is lost"
+            );
+        }
+        outcome(written, (plugin, verb), bytes_max)
+    }
+}
+
+/// What became of a call, by what the plugin has returned and written.
+pub(in crate::plugin) fn outcome(
+    written: Result<Vec<u8>, VerbFailure>,
+    (plugin, verb): (String, String),
+    bytes_max: usize,
+) -> Result<Answer, VerbError> {
+    let bytes = match written {
+        Ok(bytes) => bytes,
+        Err(VerbFailure::Full) => return Err(VerbError::TooLarge { plugin, verb, bytes_max }),
+        Err(VerbFailure::Said(Status::INVALID, said)) => return Err(VerbError::Arguments(said)),
+        Err(VerbFailure::Said(Status::ABSENT, said)) => return Err(VerbError::Absent(said)),
+        Err(VerbFailure::Said(_, said)) => return Err(VerbError::Failed(said)),
+    };
+    Answer::read(&bytes).map_err(|what| VerbError::Nonsense {
+        plugin,
+        verb,
+        what: format!("gave an answer that {what}"),
+    })
+}

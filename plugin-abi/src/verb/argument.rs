@@ -1,0 +1,286 @@
+//! One argument of a verb: its type, its bounds, and how a text becomes what the plugin gets.
+
+use serde::{Deserialize, Serialize};
+
+use super::{Form, is_word, span};
+
+/// Longest text where the declaration says nothing, bytes.
+const TEXT_BYTES_MAX: i64 = 65_536;
+
+/// Names that `grapnel-ctl` has for itself.
+const TAKEN: [&str; 5] = ["help", "json", "socket", "timeout", "version"];
+
+/// What an argument is.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// Text; `min` and `max` bound its bytes.
+    #[default]
+    Text,
+    /// A whole number from `min` to `max`.
+    Integer,
+    /// A span of time: `1h30m`, `1.5s`, `250ms`, or a number of seconds. `min` and `max` are milliseconds, as is what the plugin gets.
+    Duration,
+    /// Given or not.
+    Flag,
+    /// One of the texts in `one_of`.
+    OneOf,
+    /// A file or folder; `grapnel-ctl` makes it absolute for a verb that runs in the broker.
+    Path,
+    /// Text that never stands on a command line: `grapnel-ctl` asks for it, or reads it from standard input with `--NAME-stdin`.
+    Secret,
+    /// Nobody gives it: the broker fills in what `plugins show` says of the plugin, as JSON.
+    Plugin,
+}
+
+/// The declaration of an argument.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Argument {
+    /// Lower case letters, digits and `-`.
+    pub name: String,
+    /// One line on what it is.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub help: String,
+    /// What it is.
+    #[serde(rename = "type", default)]
+    pub kind: Kind,
+    /// Whether it stands by its place on the command line; else as `--NAME VALUE`.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub positional: bool,
+    /// Whether it must be given.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub required: bool,
+    /// Whether it may be given more than once.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub repeated: bool,
+    /// What it is where it is not given.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub default: Option<String>,
+    /// The least that it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub min: Option<i64>,
+    /// The most that it may be.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max: Option<i64>,
+    /// What it may be, for [`Kind::OneOf`].
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub one_of: Vec<String>,
+    /// Of a duration: whether the call may take so much longer.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub extends_deadline: bool,
+    /// Of a secret: what `grapnel-ctl` asks, with `{NAME}` for what another argument is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// Of a secret: whether it is asked for twice.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub twice: bool,
+    /// Where what it names is listed: a verb that only looks and needs no argument, and with a `/` behind it a field of the rows that
+    /// are its value. Where several plugins are meant by one name, `grapnel-ctl` calls the one whose list has it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub listed_in: Option<String>,
+    /// The flag beside which it can neither be given nor is asked for.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unless: Option<String>,
+}
+
+impl Argument {
+    /// An argument that is text and need not be given.
+    pub fn named(name: impl Into<String>, help: impl Into<String>) -> Argument {
+        Argument { name: name.into(), help: help.into(), ..Argument::default() }
+    }
+
+    /// Whether the broker fills it in.
+    pub fn is_filled_in(&self) -> bool {
+        self.kind == Kind::Plugin
+    }
+
+    /// What it is where it is not given; it then need not be, and stands as `--NAME VALUE`.
+    #[must_use]
+    pub fn defaults_to(self, value: impl Into<String>) -> Argument {
+        Argument { default: Some(value.into()), required: false, positional: false, ..self }
+    }
+
+    /// Whether it must be given. An `Option` that is required is one that is missing beside the flag in `unless` alone.
+    #[must_use]
+    pub fn required(self, required: bool) -> Argument {
+        Argument { required, ..self }
+    }
+
+    /// The least: a number, or milliseconds, or bytes.
+    #[must_use]
+    pub fn min(self, min: i64) -> Argument {
+        Argument { min: Some(min), ..self }
+    }
+
+    /// The most: a number, or milliseconds, or bytes.
+    #[must_use]
+    pub fn max(self, max: i64) -> Argument {
+        Argument { max: Some(max), ..self }
+    }
+
+    /// It is one of these.
+    #[must_use]
+    pub fn one_of<'a>(self, texts: impl IntoIterator<Item = &'a str>) -> Argument {
+        Argument { kind: Kind::OneOf, one_of: texts.into_iter().map(str::to_owned).collect(), ..self }
+    }
+
+    /// Whether it stands by its place, or as `--NAME VALUE`.
+    #[must_use]
+    pub fn positional(self, positional: bool) -> Argument {
+        Argument { positional, ..self }
+    }
+
+    /// Of a duration: the call may take so much longer.
+    #[must_use]
+    pub fn extends_deadline(self, extends_deadline: bool) -> Argument {
+        Argument { extends_deadline, ..self }
+    }
+
+    /// Of a secret: what `grapnel-ctl` asks, with `{NAME}` for what another argument is.
+    #[must_use]
+    pub fn prompt(self, prompt: impl Into<String>) -> Argument {
+        Argument { prompt: Some(prompt.into()), ..self }
+    }
+
+    /// Of a secret: it is asked for twice.
+    #[must_use]
+    pub fn twice(self, twice: bool) -> Argument {
+        Argument { twice, ..self }
+    }
+
+    /// What it names is in a field of the rows of a verb that only looks: `drivers list/driver`.
+    #[must_use]
+    pub fn listed_in(self, list: impl Into<String>) -> Argument {
+        Argument { listed_in: Some(list.into()), ..self }
+    }
+
+    /// It is neither given nor asked for beside this flag.
+    #[must_use]
+    pub fn unless(self, flag: impl Into<String>) -> Argument {
+        Argument { unless: Some(flag.into()), ..self }
+    }
+
+    /// What is wrong with the declaration, as a predicate.
+    pub(super) fn check(&self, form: &Form) -> Result<(), String> {
+        if !is_word(&self.name) || TAKEN.contains(&self.name.as_str()) || self.name.ends_with("-stdin") {
+            return Err(format!(
+                "is no name of lower case letters, digits and - that grapnel-ctl has left ({}, and what ends with -stdin)",
+                TAKEN.join(", ")
+            ));
+        }
+        let lone = matches!(self.kind, Kind::Flag | Kind::Secret | Kind::Plugin);
+        if lone && (self.positional || self.repeated || self.default.is_some()) {
+            return Err("can be neither positional nor repeated nor have a default".to_owned());
+        }
+        if self.kind == Kind::Flag && (self.required || self.min.is_some() || self.max.is_some()) {
+            return Err("is a flag, which can neither be required nor bounded".to_owned());
+        }
+        if self.required && self.default.is_some() {
+            return Err("is required and has a default".to_owned());
+        }
+        if self.min.zip(self.max).is_some_and(|(min, max)| min > max) {
+            return Err("has a least value above its most".to_owned());
+        }
+        if (self.kind == Kind::OneOf) == self.one_of.is_empty() {
+            return Err("must name what it is one of, or be of another type".to_owned());
+        }
+        if self.extends_deadline && self.kind != Kind::Duration {
+            return Err("is no duration and cannot extend the deadline".to_owned());
+        }
+        if (self.prompt.is_some() || self.twice) && self.kind != Kind::Secret {
+            return Err("is no secret and cannot be asked for".to_owned());
+        }
+        let is_flag = |name: &String| form.argument(name).is_some_and(|other| other.kind == Kind::Flag);
+        if self.unless.as_ref().is_some_and(|name| !is_flag(name)) {
+            return Err("stands unless a flag is given that is not declared".to_owned());
+        }
+        match self.default.as_ref().map(|default| self.parse(default)) {
+            Some(Err(what)) => Err(format!("has a default that cannot be: {what}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// What the plugin gets for a text; `None` for a flag that is not set.
+    ///
+    /// # Errors
+    /// Why it cannot be; of a secret, nothing is shown.
+    pub fn parse(&self, text: &str) -> Result<Option<String>, String> {
+        match self.kind {
+            Kind::Text | Kind::Path | Kind::Secret => self.text(text),
+            Kind::Integer => {
+                let number: i64 = text
+                    .parse()
+                    .map_err(|_| format!("{text:?} is no whole number{}", self.range(&number_shown)))?;
+                self.within(number, text, &number_shown)
+            }
+            Kind::Duration => {
+                let ms = span::milliseconds(text).and_then(|ms| i64::try_from(ms).ok());
+                let ms = ms.ok_or_else(|| {
+                    format!("{text:?} is no span of time, such as 1h30m, 1.5s, 250ms or a number of seconds")
+                })?;
+                self.within(ms, text, &|ms| span::shown(ms.unsigned_abs()))
+            }
+            Kind::Flag => match text {
+                "true" | "1" => Ok(Some("1".to_owned())),
+                "false" | "0" => Ok(None),
+                _ => Err(format!("{text:?} is neither true nor false")),
+            },
+            Kind::OneOf if self.one_of.iter().any(|one| one == text) => Ok(Some(text.to_owned())),
+            Kind::OneOf => Err(format!("{text:?} is none of {}", self.one_of.join(", "))),
+            Kind::Plugin => Err("nobody gives it".to_owned()),
+        }
+    }
+
+    fn text(&self, text: &str) -> Result<Option<String>, String> {
+        let bytes = i64::try_from(text.len()).unwrap_or(i64::MAX);
+        let (min, max) = (self.min.unwrap_or(0), self.max.unwrap_or(TEXT_BYTES_MAX));
+        if bytes < min || bytes > max {
+            return Err(format!("it has {bytes} bytes, and may have {min} to {max}"));
+        }
+        if text.contains('\0') {
+            return Err("it has a zero byte".to_owned());
+        }
+        Ok(Some(text.to_owned()))
+    }
+
+    fn within(
+        &self,
+        number: i64,
+        text: &str,
+        shown: &dyn Fn(i64) -> String,
+    ) -> Result<Option<String>, String> {
+        let (min, max) = (self.min.unwrap_or(i64::MIN), self.max.unwrap_or(i64::MAX));
+        if (min..=max).contains(&number) {
+            return Ok(Some(number.to_string()));
+        }
+        Err(format!("{text} is out of range{}", self.range(shown)))
+    }
+
+    /// What it may be, behind a sentence.
+    fn range(&self, shown: &dyn Fn(i64) -> String) -> String {
+        match (self.min, self.max) {
+            (None, None) => String::new(),
+            (Some(min), None) => format!("; it may be {} or more", shown(min)),
+            (None, Some(max)) => format!("; it may be {} or less", shown(max)),
+            (Some(min), Some(max)) => format!("; it may be {} to {}", shown(min), shown(max)),
+        }
+    }
+
+    /// Its bounds and choices as help shows them behind what it is; empty for none.
+    pub fn bounds_shown(&self) -> String {
+        match self.kind {
+            Kind::OneOf => format!("one of {}", self.one_of.join(", ")),
+            Kind::Integer => self.range(&number_shown).trim_start_matches("; it may be ").to_owned(),
+            Kind::Duration => {
+                let shown = self.range(&|ms| span::shown(ms.unsigned_abs()));
+                shown.trim_start_matches("; it may be ").to_owned()
+            }
+            _ => String::new(),
+        }
+    }
+}
+
+fn number_shown(number: i64) -> String {
+    number.to_string()
+}

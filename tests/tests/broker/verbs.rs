@@ -1,0 +1,409 @@
+//! Verbs that plugins add to `grapnel-ctl`: how they are found, what they answer, and what becomes of a call whose plugin panics,
+//! answers too much, never answers, or goes away meanwhile.
+
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::process::Command;
+
+use grapnel_tests::broker::Builder;
+use grapnel_tests::plugin::{self, Compiled};
+use grapnel_tests::process::{Process, command};
+use grapnel_tests::{Broker, Client, PATIENCE, Publish, Version, scenario};
+use serde_json::{Value, json};
+
+fn builder() -> Builder {
+    let limits = "[limits]\nplugin_verb_timeout_ms = 600000\nplugin_verbs_max = 2\nplugin_verb_bytes_max = 1024\n\
+                  plugin_thread_join_ms = 50\n";
+    Broker::builder().grapnel_only().shards(2).config(limits)
+}
+
+fn load(broker: &Broker) {
+    broker.ctl_ok(&["plugins", "load", plugin::argument(&plugin::library("verbs")), "--once"]);
+}
+
+fn ctl(broker: &Broker, arguments: &[&str]) -> Command {
+    let mut command = command(plugin::built("grapnel-ctl"));
+    command.arg("--socket").arg(broker.socket()).args(arguments);
+    command
+}
+
+/// Exit code, and all that was printed.
+fn ended(name: &str, command: Command, input: Option<&[u8]>) -> (Option<i32>, String) {
+    let mut process = Process::start(name, command, input);
+    let status = process.wait(PATIENCE).unwrap_or_else(|| panic!("{name} does not end"));
+    (status.code(), process.log())
+}
+
+/// The same of `grapnel-ctl` with this broker.
+fn run(broker: &Broker, arguments: &[&str]) -> (Option<i32>, String) {
+    ended(&arguments.join(" "), ctl(broker, arguments), None)
+}
+
+/// A request as any program makes it: its status, and its body.
+fn http(broker: &Broker, method: &str, path: &str, body: &str) -> (u16, Value) {
+    let mut stream = UnixStream::connect(broker.socket()).unwrap();
+    stream.set_read_timeout(Some(PATIENCE)).unwrap();
+    let length = body.len();
+    let head = format!(
+        "{method} {path} HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\nContent-Length: {length}\r\n\r\n"
+    );
+    stream.write_all(format!("{head}{body}").as_bytes()).unwrap();
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).unwrap();
+    let (head, body) = answer.split_once("\r\n\r\n").unwrap();
+    let status = head.split(' ').nth(1).unwrap().parse().unwrap();
+    (status, serde_json::from_str(body).unwrap_or_else(|error| panic!("{error}: {answer}")))
+}
+
+scenario! {
+    /// Arguments of each type reach the plugin as what they are, and those that cannot be are refused before it is called.
+    fn arguments_reach_the_plugin_by_their_types(broker in builder()) {
+        load(broker);
+        assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
+        let all = ["verbs", "greet", "ann", "--times", "2", "--mood", "sad", "--tag", "a b", "--tag=ü", "--within", "1.5s", "--loud"];
+        assert_eq!(broker.ctl_ok(&all), "HELLO ANN\nHELLO ANN\nSome(\"sad\") [\"a b\", \"ü\"] 1500");
+        for (more, says) in [
+            (&["--times", "4"][..], "4 is out of range; it may be 0 to 3"),
+            (&["--times", "-1"], "-1 is out of range"),
+            (&["--times", "x"], "\"x\" is no whole number"),
+            (&["--mood", "angry"], "\"angry\" is none of happy, sad"),
+            (&["--within", "61s"], "61s is out of range; it may be 1m or less"),
+            (&["--within", "soon"], "is no span of time"),
+            (&["--lout"], "unexpected argument '--lout'"),
+            (&["bob"], "unexpected argument 'bob'"),
+        ] {
+            let (code, said) = run(broker, &[&["verbs", "greet", "ann"], more].concat());
+            assert!(code == Some(2) && said.contains(says), "{more:?}: {code:?} {said}");
+        }
+        let (code, said) = run(broker, &["verbs", "greet"]);
+        assert!(code == Some(2) && said.contains("<NAME>"), "{code:?} {said}");
+        // Whoever asks the API itself is checked by the same rules.
+        let path = "/api/v1/plugins/verbs/commands/greet";
+        assert_eq!(http(broker, "GET", &format!("{path}?name=ann&times=2&tag=a&tag=b&loud=true"), "").1["text"], "HELLO ANN\nHELLO ANN\nNone [\"a\", \"b\"] 0");
+        assert_eq!(http(broker, "POST", path, r#"{"name": "ann", "times": 2, "tag": ["a"], "within": 2}"#).1["text"], "hello ann\nhello ann\nNone [\"a\"] 2000");
+        for (query, says) in [
+            ("", "greet: the argument name is missing: Whom"),
+            ("?name=a&times=4", "greet: times: 4 is out of range; it may be 0 to 3"),
+            ("?name=a&tims=1", "greet: greet has no argument tims; did you mean times?"),
+            ("?name=a&name=b", "greet: the argument name is given more than once"),
+        ] {
+            assert_eq!(http(broker, "GET", &format!("{path}{query}"), ""), (400, json!({"error": says})), "{query}");
+        }
+    }
+}
+
+scenario! {
+    /// People get a table, programs what is in it; text, exit codes and refusals come as the plugin means them.
+    fn answers_are_tables_text_or_json_with_an_exit_code(broker in builder()) {
+        load(broker);
+        let table = "NAME  CALLS  MEAN US\none       7        -\ntwo      12        3";
+        assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]), table);
+        let rows = json!([{"name": "one", "calls": 7, "mean_us": null}, {"name": "two", "calls": 12, "mean_us": 3}]);
+        assert_eq!(broker.ctl_json(&["verbs", "table", "rows"]), rows);
+        assert_eq!(broker.ctl_json(&["verbs", "greet", "ann"]), json!({"text": "hello ann\nNone [] 0"}));
+        assert_eq!(run(broker, &["verbs", "exit", "9"]), (Some(9), "ended".to_owned()));
+        assert_eq!(run(broker, &["verbs", "exit", "125"]).0, Some(125));
+        let (code, said) = run(broker, &["verbs", "exit", "126"]);
+        assert!(code == Some(1) && said.contains("has the exit code 126; at most 125 can be; this is an error of the plugin"), "{said}");
+        for (verb, code, says) in [
+            ("fail", 1, "grapnel-ctl: the database is away"),
+            ("miss", 1, "grapnel-ctl: there is no such thing"),
+            ("misuse", 2, "grapnel-ctl: not on a Monday"),
+        ] {
+            assert_eq!(run(broker, &["verbs", verb]), (Some(code), says.to_owned()), "{verb}");
+        }
+    }
+}
+
+scenario! {
+    /// Help is what the plugin declares, and a word that names nothing gets a sentence with the remedy.
+    fn help_comes_from_the_plugin_and_unknown_words_are_said(broker in builder()) {
+        load(broker);
+        let help = broker.ctl_ok(&["verbs", "--help"]);
+        for part in ["Usage: grapnel-ctl verbs", "greet", "Says hello", "count", "--json"] {
+            assert!(help.contains(part), "{part}: {help}");
+        }
+        let help = broker.ctl_ok(&["verbs", "greet", "--help"]);
+        for part in ["<NAME>  Whom", "--times <TIMES>", "How often (0 to 3) [default: 1]", "one of happy, sad", "1m or less"] {
+            assert!(help.contains(part), "{part}: {help}");
+        }
+        let list = broker.ctl_ok(&["plugins", "verbs"]);
+        assert!(list.contains("verbs   mark        yes      Switches the hook or the plugin\n"), "{list}");
+        assert_eq!(broker.ctl_json(&["plugins", "verbs"])["plugins"][0]["kind"], "verbs");
+        for (words, says) in [
+            (&["verbs", "grete", "ann"][..], "unrecognized subcommand 'grete'"),
+            (&["stauts"], "there is no command stauts, and no plugin of that name with commands; did you mean status?"),
+            (&["tap", "list"], "no plugin of that name with commands is loaded; see grapnel-ctl --help, and grapnel-ctl plugins verbs"),
+        ] {
+            let (code, said) = run(broker, words);
+            assert!(code == Some(2) && said.contains(says), "{words:?}: {code:?} {said}");
+        }
+        let (status, body) = http(broker, "GET", "/api/v1/plugins/verbs/commands/grete", "");
+        assert_eq!(status, 404);
+        assert!(body["error"].as_str().unwrap().starts_with("plugin verbs has no verb \"grete\"; it has greet, table rows"), "{body}");
+        assert_eq!(http(broker, "GET", "/api/v1/plugins/nobody/commands/greet", "").0, 404);
+        assert_eq!(http(broker, "GET", "/api/v1/plugins/nobody/commands", "").0, 404);
+        // Under another name it is found by both.
+        broker.ctl_ok(&["plugins", "unload", "verbs"]);
+        let file = plugin::library("verbs");
+        broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "speaker", "--once"]);
+        for word in ["speaker", "verbs"] {
+            assert_eq!(broker.ctl_ok(&[word, "greet", "ann"]), "hello ann\nNone [] 0");
+        }
+    }
+}
+
+scenario! {
+    /// A secret is read from standard input or the terminal, never from the command line, and travels in a body alone.
+    fn secrets_never_stand_on_a_command_line(broker in builder()) {
+        load(broker);
+        let login = |more: &[&str], input: &[u8]| {
+            ended("login", ctl(broker, &[&["verbs", "login", "ann"], more].concat()), Some(input))
+        };
+        assert_eq!(login(&["--password-stdin"], b"s3cret\n"), (Some(0), "ann: Some(6) bytes, false".to_owned()));
+        assert_eq!(login(&["--password-stdin"], b"0123456789abcdef"), (Some(0), "ann: Some(16) bytes, false".to_owned()));
+        assert_eq!(login(&["--forget"], b""), (Some(0), "ann: None bytes, true".to_owned()));
+        for (more, input, code, says) in [
+            (&["--password-stdin"][..], &b"0123456789abcdefg\n"[..], 1, "it has 17 bytes, and may have 0 to 16"),
+            (&["--password-stdin"], b"\n", 1, "the password is empty; nothing was changed"),
+            (&["--password", "s3cret"], b"", 2, "unexpected argument"),
+            (&["--password-stdin", "--forget"], b"s3cret\n", 2, "cannot be used with"),
+        ] {
+            let (ended, said) = login(more, input);
+            assert!(ended == Some(code) && said.contains(says), "{more:?}: {ended:?} {said}");
+        }
+        let path = "/api/v1/plugins/verbs/commands/login";
+        let (status, body) = http(broker, "GET", &format!("{path}?user=ann&password=s3cret"), "");
+        assert_eq!((status, &body["error"]), (405, &"login of plugin verbs is given a secret: use POST".into()));
+        let (status, body) = http(broker, "POST", path, r#"{"user": "ann", "password": "s3cret"}"#);
+        assert_eq!((status, &body["text"]), (200, &"ann: Some(6) bytes, false".into()));
+    }
+}
+
+scenario! {
+    /// What a verb changes of its plugin's hooks is done as the operator does it, is told with what follows, and needs POST.
+    fn a_verb_switches_the_hooks_of_its_plugin(broker in builder()) {
+        load(broker);
+        let mut client = Client::hello(broker, Version::V5, "c");
+        client.subscribe("t", 0);
+        let mut is_marked = || {
+            assert_eq!(client.publish(&Publish::new("t", "x").qos(1)), 0);
+            !client.message().properties.0.is_empty()
+        };
+        assert!(is_marked());
+        let said = broker.ctl_ok(&["verbs", "mark", "off"]);
+        assert!(said.contains("verbs is loaded"), "{said}");
+        assert!(said.contains("grapnel-ctl: message.publish loses verbs/publish and has no hook left"), "{said}");
+        assert!(!is_marked());
+        broker.ctl_ok(&["verbs", "mark", "on"]);
+        assert!(is_marked());
+        let path = "/api/v1/plugins/verbs/commands/mark";
+        let (status, body) = http(broker, "GET", &format!("{path}?what=off"), "");
+        assert_eq!((status, &body["error"]), (405, &"mark of plugin verbs changes something: use POST".into()));
+        assert!(is_marked());
+        let (status, body) = http(broker, "POST", path, r#"{"what": "away"}"#);
+        assert_eq!((status, &body["revoked"]["subscriptions"]), (200, &0.into()), "{body}");
+        assert!(!is_marked());
+        // One that is disabled still answers, and says so itself.
+        assert_eq!(broker.ctl_json(&["verbs", "mark", "back"])["value"], Value::Null);
+        assert!(is_marked());
+        let (code, said) = run(broker, &["verbs", "lie"]);
+        assert!(code == Some(1) && said.contains("wants a change, and is declared to change nothing"), "{said}");
+        assert!(is_marked());
+    }
+}
+
+/// A plugin that panics in a verb, or answers with more than is taken, fails that call and goes on.
+#[test]
+fn a_panic_and_an_answer_that_is_too_long_end_the_call_alone() {
+    let broker = builder().start();
+    broker.may_end_badly();
+    load(&broker);
+    let (code, said) = run(&broker, &["verbs", "panic"]);
+    assert!(code == Some(1) && said.contains("the verb panicked: as it is told"), "{code:?} {said}");
+    // The answer is JSON, whose frame takes some bytes.
+    assert_eq!(run(&broker, &["verbs", "flood", "900"]).0, Some(0));
+    let (code, said) = run(&broker, &["verbs", "flood", "1025"]);
+    let says = "flood of plugin verbs answered with more than 1024 bytes (limits.plugin_verb_bytes_max)";
+    assert!(code == Some(1) && said.contains(says), "{said}");
+    assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/flood?bytes=100000", "").0, 502);
+    assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.ping();
+}
+
+/// A verb that never answers is waited for until its deadline, counts against the calls that may run until it returns, and learns that
+/// nobody waits.
+#[test]
+fn a_verb_that_never_answers_is_left_behind_and_counted() {
+    let broker = builder().start();
+    load(&broker);
+    let file = broker.home().join("there");
+    let hang = ["verbs", "hang", plugin::argument(&file)];
+    for _ in 0..2 {
+        let (code, said) = run(&broker, &hang);
+        let says = "plugin verbs has not answered hang within 200 ms; what it was to do may still happen";
+        assert!(code == Some(1) && said.contains(says), "{said}");
+    }
+    let lines = |part: &'static str| {
+        let is_it = |line: &str| line.contains(part).then_some(());
+        broker.process().wait_for_lines(part, 2, PATIENCE, is_it);
+    };
+    lines("nobody waits for it");
+    // Both places are taken until they return, for verbs of this plugin alone.
+    let (code, said) = run(&broker, &["verbs", "greet", "ann"]);
+    let says = "2 calls of verbs of plugin verbs have not returned, as many as there may be (limits.plugin_verbs_max)";
+    assert!(code == Some(1) && said.contains(says), "{said}");
+    assert_eq!(http(&broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=a", "").0, 503);
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.ping();
+    std::fs::write(&file, "").unwrap();
+    lines("the verb hang has returned when nobody waited for it any more");
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while run(&broker, &["verbs", "greet", "ann"]).0 != Some(0) {
+        assert!(std::time::Instant::now() < deadline, "the places are free again");
+    }
+}
+
+/// A call whose plugin is reloaded or unloaded is told so, and one that does not listen keeps the code and is named.
+#[test]
+fn a_plugin_that_goes_away_during_a_call_is_not_pulled_from_under_it() {
+    let broker = builder().start();
+    broker.may_end_badly();
+    load(&broker);
+    let waits = |number: usize| {
+        let wait = Process::start("wait", ctl(&broker, &["verbs", "wait", "1h"]), None);
+        let is_it = |line: &str| line.contains("it waits").then_some(());
+        broker.process().wait_for_lines("the call", number, PATIENCE, is_it);
+        wait
+    };
+    for (number, change) in [(1, "reload"), (2, "unload")] {
+        let mut wait = waits(number);
+        broker.ctl_ok(&["plugins", change, "verbs"]);
+        let status = wait.wait(PATIENCE).expect("it ends with its plugin");
+        assert_eq!((status.code(), wait.log().as_str()), (Some(0), "the plugin ends"), "{change}");
+    }
+    load(&broker);
+    let file = broker.home().join("there");
+    let mut hang = Process::start("hang", ctl(&broker, &["verbs", "hang", plugin::argument(&file)]), None);
+    broker.process().wait_for_line("the call", PATIENCE, |line| line.contains("it hangs").then_some(()));
+    broker.ctl_ok(&["plugins", "unload", "verbs"]);
+    assert_eq!(hang.wait(PATIENCE).and_then(|status| status.code()), Some(1));
+    let left = || {
+        let list = broker.ctl_json(&["plugins", "list"]);
+        list["retired"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|row| row["threads_left"].as_u64().unwrap())
+            .sum::<u64>()
+    };
+    assert_eq!(left(), 1);
+    assert_eq!(run(&broker, &["verbs", "greet", "ann"]).0, Some(1), "it is loaded no more");
+    std::fs::write(&file, "").unwrap();
+    let deadline = std::time::Instant::now() + PATIENCE;
+    while left() > 0 {
+        assert!(std::time::Instant::now() < deadline, "its thread ends");
+    }
+    let mut client = Client::hello(&broker, Version::V5, "c");
+    client.ping();
+}
+
+/// A broker that stops waits for no verb.
+#[test]
+fn a_broker_stops_during_a_call() {
+    let broker = builder().start();
+    load(&broker);
+    let mut wait = Process::start("wait", ctl(&broker, &["verbs", "wait", "1h"]), None);
+    broker.process().wait_for_line("the call", PATIENCE, |line| line.contains("it waits").then_some(()));
+    broker.stop();
+    assert!(wait.wait(PATIENCE).is_some());
+}
+
+/// Where nobody waits any more because ctl was ended, the call is told.
+#[test]
+fn a_call_whose_caller_goes_away_is_told() {
+    let broker = builder().start();
+    load(&broker);
+    let path = "/api/v1/plugins/verbs/commands/stay";
+    let mut stream = UnixStream::connect(broker.socket()).unwrap();
+    stream.write_all(format!("GET {path} HTTP/1.1\r\nHost: localhost\r\n\r\n").as_bytes()).unwrap();
+    broker.process().wait_for_line("the call", PATIENCE, |line| line.contains("it stays").then_some(()));
+    drop(stream);
+    broker
+        .process()
+        .wait_for_line("the news", PATIENCE, |line| line.contains("nobody waits for it").then_some(()));
+}
+
+/// Local verbs need no broker, run with the rights of whoever calls them, and crash alone.
+#[test]
+fn local_verbs_work_without_a_broker() {
+    let home = tempfile::tempdir().unwrap();
+    let file = home.path().join("five");
+    std::fs::write(&file, "12345").unwrap();
+    let local = |arguments: &[&str]| {
+        let mut command = command(plugin::built("grapnel-ctl"));
+        command
+            .args(arguments)
+            .current_dir(home.path())
+            .env("GRAPNEL_CONTROL_SOCKET", home.path().join("none.sock"));
+        ended(&arguments.join(" "), command, None)
+    };
+    assert_eq!(local(&["verbs", "count", "five"]), (Some(0), "5 bytes".to_owned()));
+    assert_eq!(local(&["verbs", "count", "five", "--json"]), (Some(0), "5".to_owned()));
+    let (code, said) = local(&["verbs", "count", "six"]);
+    assert!(code == Some(1) && said.contains("No such file"), "{said}");
+    let (code, said) = local(&["verbs", "crash"]);
+    assert!(
+        code == Some(1) && said.contains("the process that was answering crash crashed (signal 6, SIGABRT)"),
+        "{said}"
+    );
+    // The others want a broker, and say so.
+    let (code, said) = local(&["verbs", "greet", "ann"]);
+    assert!(code == Some(3) && said.contains("cannot reach the broker at"), "{said}");
+    assert!(local(&["verbs", "greet", "--help"]).1.contains("Says hello"));
+    let (code, said) = local(&["reverse-proxy", "list"]);
+    assert!(
+        code == Some(3)
+            && said.contains(
+                "there is no command reverse-proxy, and whether a plugin adds it cannot be looked up"
+            ),
+        "{said}"
+    );
+}
+
+scenario! {
+    /// A broker runs no verb that is declared local, with its own rights.
+    fn local_verbs_do_not_run_in_the_broker(broker in builder()) {
+        load(broker);
+        let (status, body) = http(broker, "POST", "/api/v1/plugins/verbs/commands/count", r#"{"file": "/etc/passwd"}"#);
+        assert_eq!(status, 422);
+        assert!(body["error"].as_str().unwrap().contains("runs with the rights of whoever calls it"), "{body}");
+        let file = broker.home().join("five");
+        std::fs::write(&file, "12345").unwrap();
+        assert_eq!(broker.ctl_ok(&["verbs", "count", plugin::argument(&file)]), "5 bytes");
+    }
+}
+
+scenario! {
+    /// A plugin in C declares and answers verbs as well; what it answers wrongly is its own error.
+    fn verbs_in_c(broker in builder()) {
+        let nonsense = Compiled::of("testing/c-nonsense");
+        broker.ctl_ok(&["plugins", "load", nonsense.path(), "--set", "how=\"twice\"", "--once"]);
+        assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39"]), "42");
+        assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39", "--loud"]), "42!");
+        let (code, said) = run(broker, &["c-nonsense", "add", "3", "-9"]);
+        assert!(code == Some(2) && said.contains("it adds no negative numbers"), "{code:?} {said}");
+        for (what, says) in [
+            ("bytes", "gave an answer that is not UTF-8; this is an error of the plugin"),
+            ("json", "gave an answer that is not what an answer looks like"),
+            ("much", "answered with more than 1024 bytes"),
+            ("silent", "it failed without saying why"),
+        ] {
+            let (code, said) = run(broker, &["c-nonsense", "babble", what]);
+            assert!(code == Some(1) && said.contains(says), "{what}: {code:?} {said}");
+        }
+        assert_eq!(run(broker, &["c-nonsense", "babble", "nothing"]), (Some(0), String::new()));
+        assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "1", "1"]), "2");
+    }
+}
