@@ -12,7 +12,6 @@ use clap::{Args, Parser, Subcommand};
 mod authz;
 mod clients;
 mod connection;
-mod exhook;
 mod follows;
 mod hooks;
 mod metrics;
@@ -77,9 +76,6 @@ enum Command {
     /// What plugins have allowed and denied
     #[command(subcommand)]
     Authz(authz::AuthzCommand),
-    /// Hooks in other languages, as the plugin exhook runs them
-    #[command(subcommand)]
-    Exhook(exhook::ExhookCommand),
     /// All counters, summed over the shards
     Metrics(metrics::MetricsCommand),
     /// Packets as they come and go
@@ -165,7 +161,6 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Clients(command) => clients::run(&broker, command, output).await,
             Command::Subscriptions(command) => clients::run_subscriptions(&broker, command, output).await,
             Command::Authz(command) => authz::run(&broker, command, output).await,
-            Command::Exhook(command) => exhook::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
             // They have returned above.

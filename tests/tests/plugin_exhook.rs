@@ -413,6 +413,40 @@ scenario! {
     }
 }
 
+scenario! {
+    /// Several plugins that are exhook are listed as one; a driver is switched where its name says which one is meant.
+    fn drivers_of_several_plugins_are_told_apart(broker in broker()) {
+        let named = |name: &'static str| {
+            let set = [
+                "driver=python3".to_owned(),
+                format!("python=\"{}\"", paho::python().display()),
+                format!("path=\"{}\"", folder().display()),
+                "init_module=mirror".to_owned(),
+                ENVIRONMENT.to_owned(),
+            ];
+            let mut arguments = vec!["plugins", "load", "exhook", "--once", "--name", name];
+            set.iter().for_each(|set| arguments.extend(["--set", set]));
+            broker.ctl_ok(&arguments);
+        };
+        ["one", "two"].into_iter().for_each(named);
+        let states = || {
+            let list = broker.ctl_json(&["exhook", "drivers", "list"]);
+            let rows = list.as_array().unwrap().iter();
+            rows.map(|row| (row["plugin"].clone(), row["state"].clone())).collect::<Vec<_>>()
+        };
+        let row = |plugin: &str, state: &str| (Value::from(plugin), Value::from(state));
+        assert_eq!(states(), [row("one", "loaded once"), row("two", "loaded once")]);
+        let refused = broker.ctl_refused(&["exhook", "drivers", "disable", "python3"]);
+        assert!(refused.contains("the plugins one, two are all meant by exhook; name one of them"), "{refused}");
+        broker.ctl_ok(&["exhook", "drivers", "disable", "two/python3"]);
+        assert_eq!(states(), [row("one", "loaded once"), row("two", "disabled")]);
+        broker.ctl_ok(&["exhook", "drivers", "enable", "two"]);
+        broker.ctl_ok(&["one", "drivers", "disable", "python3"]);
+        assert_eq!(states(), [row("one", "disabled"), row("two", "loaded once")]);
+        assert_eq!(broker.ctl_json(&["two", "drivers", "stats"])[0]["plugin"], "two");
+    }
+}
+
 /// How long an answer may take in the tests of faults.
 const CALL_TIMEOUT: Duration = Duration::from_millis(1000);
 

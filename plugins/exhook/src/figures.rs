@@ -87,6 +87,28 @@ impl Figures {
         }
     }
 
+    /// What it has come to, over all versions of the plugin.
+    pub fn totals(&self) -> Totals {
+        let counted = |counter: Option<Counter>| counter.map_or(0, Counter::value);
+        let shown = |gauge: Option<Gauge>| gauge.map_or(0, Gauge::value);
+        let buckets = self.answer_us.map(Histogram::buckets).unwrap_or_default();
+        let bounds = ANSWER_US.iter().copied().chain([i64::MAX]);
+        Totals {
+            calls: counted(self.calls),
+            failed: counted(self.failed),
+            timeouts: counted(self.timeouts),
+            dropped: counted(self.dropped),
+            dropped_client: counted(self.dropped_client),
+            dropped_address: counted(self.dropped_address),
+            refused: counted(self.refused),
+            restarts: counted(self.restarts),
+            commands_failed: counted(self.commands_failed),
+            queue: shown(self.queue),
+            queue_bytes: shown(self.queue_bytes),
+            answers: bounds.zip(buckets).collect(),
+        }
+    }
+
     /// Calls were handed over.
     pub fn called(&self, count: usize) {
         add(self.calls, count);
@@ -151,6 +173,24 @@ impl Figures {
             histogram.record(i64::try_from(after.as_micros()).unwrap_or(i64::MAX));
         }
     }
+}
+
+/// What the metrics of a worker show at one moment; `grapnel-ctl exhook drivers stats` says what each is.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub calls: i64,
+    pub failed: i64,
+    pub timeouts: i64,
+    pub dropped: i64,
+    pub dropped_client: i64,
+    pub dropped_address: i64,
+    pub refused: i64,
+    pub restarts: i64,
+    pub commands_failed: i64,
+    pub queue: i64,
+    pub queue_bytes: i64,
+    /// Answers by how long they took: the upper bound in microseconds, and how many there were up to it, above the one before.
+    pub answers: Vec<(i64, i64)>,
 }
 
 /// Counters of what the workers of a driver have dropped, one for each hook point, made when the first is.

@@ -19,6 +19,7 @@ mod process;
 mod queue;
 mod serving;
 mod shrink;
+mod verbs;
 mod verdict;
 mod wire;
 mod worker;
@@ -32,7 +33,7 @@ use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin, Timer,
+    Error, FaultPolicy, HookPoint, Host, Journal, Mail, Mounting, Pieces, Plugin, Timer, Verbs,
 };
 
 use clients::{Clients, Places};
@@ -170,6 +171,10 @@ impl Plugin for Exhook {
             pool.kept.iter().for_each(|kept| kept.is_away());
             pool.lines.iter().for_each(|line| line.outdate());
         }
+    }
+
+    fn verbs() -> Verbs<Exhook> {
+        verbs::verbs()
     }
 
     /// What a worker of the version before says of a login after all has gone over.

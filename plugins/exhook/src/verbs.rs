@@ -1,0 +1,401 @@
+//! The verbs of exhook for `grapnel-ctl`: which drivers there are, what their workers have done, and which driver's hooks are called.
+//! Called by the broker on threads of the calls.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use grapnel_plugin_abi::verb::{Answer, Then};
+use grapnel_plugin_abi::{AboutPlugin, HookAbout, VerbCall, VerbError, Verbs};
+use serde::Serialize;
+
+use crate::Exhook;
+use crate::figures::Totals;
+
+grapnel_plugin_abi::arguments! {
+    /// What `drivers list` is given.
+    pub(crate) struct List {
+        about: AboutPlugin,
+    }
+}
+
+grapnel_plugin_abi::arguments! {
+    /// What `drivers stats` is given.
+    pub(crate) struct Stats {
+        /// Time over which the rate is measured
+        interval: Duration { defaults_to: "1s", min: 1_000, max: 3_600_000, extends_deadline: true },
+        about: AboutPlugin,
+    }
+}
+
+grapnel_plugin_abi::arguments! {
+    /// What `drivers enable` is given.
+    pub(crate) struct Enable {
+        /// Its name, as `drivers list` shows it, or PLUGIN/DRIVER; all drivers of a plugin where it is a plugin's
+        driver: String { listed_in: "drivers list/driver" },
+        about: AboutPlugin,
+    }
+}
+
+grapnel_plugin_abi::arguments! {
+    /// What `drivers disable` is given.
+    pub(crate) struct Disable {
+        /// Its name, as `drivers list` shows it, or PLUGIN/DRIVER; all drivers of a plugin where it is a plugin's
+        driver: String { listed_in: "drivers list/driver" },
+        /// Also where nobody decides any more who may connect or what clients may do
+        force: bool,
+        about: AboutPlugin,
+    }
+}
+
+/// A driver that is loaded.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct DriverRow {
+    driver: &'static str,
+    plugin: String,
+    state: &'static str,
+    workers: usize,
+    calls: i64,
+}
+
+/// What a worker has done.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct WorkerRow {
+    plugin: String,
+    driver: &'static str,
+    worker: usize,
+    calls: i64,
+    /// Calls a second, over the interval.
+    rate: i64,
+    /// Microseconds that half of the answers took at most; `None` where there were none.
+    p50_us: Option<i64>,
+    /// And 99 of 100.
+    p99_us: Option<i64>,
+    failed: i64,
+    timeouts: i64,
+    /// Notifications that were dropped, those among them whose client had no room left, or whose address, and questions that found
+    /// no room.
+    dropped: i64,
+    dropped_client: i64,
+    dropped_address: i64,
+    refused: i64,
+    restarts: i64,
+    /// Commands that were not done.
+    commands_failed: i64,
+    queue: i64,
+    queue_bytes: i64,
+}
+
+/// What a driver is switched to.
+#[derive(Serialize)]
+struct Switched<'a> {
+    plugin: &'a str,
+    drivers: Vec<&'static str>,
+    state: &'static str,
+}
+
+pub(crate) fn verbs() -> Verbs<Exhook> {
+    Verbs::new()
+        .read("drivers list", "The drivers that are loaded", |plugin, List { about }: List, _| {
+            list(&rows(plugin, &about))
+        })
+        .read("drivers stats", "What each worker has done, and how long its answers took", stats)
+        .change("drivers enable", "Call the hooks of a driver again", |plugin, given: Enable, _| {
+            let Enable { driver, about } = given;
+            enable(&rows(plugin, &about), &about, &driver)
+        })
+        .change(
+            "drivers disable",
+            "Do not call the hooks of a driver until it is enabled",
+            |plugin, given: Disable, _| {
+                let Disable { driver, force, about } = given;
+                disable(&rows(plugin, &about), &about, &driver, force)
+            },
+        )
+}
+
+fn rows(plugin: &Arc<Exhook>, about: &AboutPlugin) -> Vec<DriverRow> {
+    let alone = plugin.pools.len() < 2;
+    let row = |pool: &Arc<crate::Pool>| {
+        let driver = pool.config.driver.name();
+        DriverRow {
+            driver,
+            plugin: about.name.clone(),
+            state: state(about, driver, alone),
+            workers: pool.lines.len(),
+            calls: pool.lines.iter().map(|line| line.figures.totals().calls).sum(),
+        }
+    };
+    let mut rows: Vec<DriverRow> = plugin.pools.iter().map(row).collect();
+    rows.sort_by_key(|row| row.driver);
+    rows
+}
+
+/// In the words of `plugins list`.
+fn state(about: &AboutPlugin, driver: &str, alone: bool) -> &'static str {
+    let mut hooks = of_driver(about, driver, alone).peekable();
+    match (about.state.as_str(), about.origin.as_str()) {
+        _ if hooks.peek().is_some() && hooks.all(|hook| hook.unmounted) => "disabled",
+        ("disabled", _) => "disabled",
+        ("tripped", _) => "tripped",
+        (_, "configured") => "configured",
+        (_, "once") => "loaded once",
+        _ => "loaded",
+    }
+}
+
+/// The hooks of a driver. Where the plugin runs several, their names say whose they are.
+fn of_driver<'a>(about: &'a AboutPlugin, driver: &str, alone: bool) -> impl Iterator<Item = &'a HookAbout> {
+    let is_java = driver == "java";
+    about.hooks.iter().filter(move |hook| alone || hook.name.starts_with("java_") == is_java)
+}
+
+fn list(rows: &[DriverRow]) -> Result<Answer, VerbError> {
+    Ok(Answer::rows(rows)?)
+}
+
+fn stats(plugin: &Arc<Exhook>, given: Stats, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
+    let Stats { interval, about } = given;
+    let totals = || -> Vec<Vec<Totals>> {
+        let of_pool = |pool: &Arc<crate::Pool>| pool.lines.iter().map(|line| line.figures.totals()).collect();
+        plugin.pools.iter().map(of_pool).collect()
+    };
+    let before = totals();
+    if plugin.host.wait_stop(interval) {
+        return Err(VerbError::new("the plugin was unloaded or reloaded meanwhile; ask again"));
+    }
+    let mut workers = Vec::new();
+    for ((pool, before), after) in plugin.pools.iter().zip(before).zip(totals()) {
+        for (worker, (before, after)) in before.into_iter().zip(after).enumerate() {
+            let seconds = i64::try_from(interval.as_secs()).unwrap_or(1).max(1);
+            let rate = (after.calls - before.calls).max(0) / seconds;
+            workers.push(row(&about.name, pool.config.driver.name(), worker, rate, after));
+        }
+    }
+    workers.sort_by_key(|row| (row.driver, row.worker));
+    Ok(table(&workers).value(&workers)?)
+}
+
+fn row(plugin: &str, driver: &'static str, worker: usize, rate: i64, totals: Totals) -> WorkerRow {
+    let Totals {
+        calls,
+        failed,
+        timeouts,
+        dropped,
+        dropped_client,
+        dropped_address,
+        refused,
+        restarts,
+        commands_failed,
+        queue,
+        queue_bytes,
+        ref answers,
+    } = totals;
+    WorkerRow {
+        plugin: plugin.to_owned(),
+        driver,
+        worker,
+        calls,
+        rate,
+        p50_us: quantile(answers, 50),
+        p99_us: quantile(answers, 99),
+        failed,
+        timeouts,
+        dropped,
+        dropped_client,
+        dropped_address,
+        refused,
+        restarts,
+        commands_failed,
+        queue,
+        queue_bytes,
+    }
+}
+
+/// The bound below which so many of a hundred are, of buckets with their upper bounds.
+fn quantile(buckets: &[(i64, i64)], percent: i64) -> Option<i64> {
+    let all: i64 = buckets.iter().map(|(_, count)| *count).sum();
+    let mut below = 0_i64;
+    let mut reached = buckets.iter().filter(|_| all > 0).filter(|(_, count)| {
+        below += count;
+        below * 100 >= all * percent
+    });
+    reached.next().map(|(bound, _)| *bound)
+}
+
+fn table(workers: &[WorkerRow]) -> Answer {
+    if workers.is_empty() {
+        return Answer::text("exhook has no workers");
+    }
+    let columns = [
+        "PLUGIN",
+        "WORKER",
+        ">CALLS",
+        ">PER S",
+        ">P50 µs",
+        ">P99 µs",
+        ">FAILED",
+        ">TIMEOUTS",
+        ">REFUSED",
+        ">DROPPED",
+        ">RESTARTS",
+        ">QUEUE",
+        ">BYTES",
+    ];
+    let time = |us: Option<i64>| match us {
+        None => "-".to_owned(),
+        Some(i64::MAX) => ">5000000".to_owned(),
+        Some(us) => format!("≤{us}"),
+    };
+    let row = |row: &WorkerRow| {
+        [
+            row.plugin.clone(),
+            format!("{}/{}", row.driver, row.worker),
+            row.calls.to_string(),
+            row.rate.to_string(),
+            time(row.p50_us),
+            time(row.p99_us),
+            row.failed.to_string(),
+            row.timeouts.to_string(),
+            row.refused.to_string(),
+            row.dropped.to_string(),
+            row.restarts.to_string(),
+            row.queue.to_string(),
+            row.queue_bytes.to_string(),
+        ]
+    };
+    Answer::default().table(columns, workers.iter().map(row))
+}
+
+/// The driver that goes by this name, or `PLUGIN/DRIVER`; all of them where it is the plugin's name.
+fn chosen<'a>(rows: &'a [DriverRow], name: &str) -> Result<Vec<&'a DriverRow>, VerbError> {
+    let is_it = |row: &&DriverRow| {
+        row.plugin == name || row.driver == name || format!("{}/{}", row.plugin, row.driver) == name
+    };
+    let mine: Vec<_> = rows.iter().filter(is_it).collect();
+    if mine.is_empty() {
+        let said = format!("no driver {name} is loaded; see `grapnel-ctl exhook drivers list`");
+        return Err(VerbError::absent(said));
+    }
+    Ok(mine)
+}
+
+fn disable(rows: &[DriverRow], about: &AboutPlugin, name: &str, force: bool) -> Result<Answer, VerbError> {
+    let mine = chosen(rows, name)?;
+    let answer = switched(about, &mine, rows.len(), "disabled")?;
+    if mine.len() == rows.len() {
+        return Ok(answer.then(Then::Disable { force }));
+    }
+    // The others of the plugin go on.
+    let hooks = |row: &DriverRow| of_driver(about, row.driver, false).map(HookAbout::key).collect();
+    Ok(mine.iter().fold(answer, |answer, row| answer.then(Then::Unmount { hooks: hooks(row), force })))
+}
+
+/// Whatever had disabled it: the plugin as a whole, or its hooks.
+fn enable(rows: &[DriverRow], about: &AboutPlugin, name: &str) -> Result<Answer, VerbError> {
+    let mine = chosen(rows, name)?;
+    let mut answer = switched(about, &mine, rows.len(), "enabled")?;
+    for row in &mine {
+        let out = of_driver(about, row.driver, rows.len() == 1).filter(|hook| hook.unmounted);
+        let hooks: Vec<String> = out.map(HookAbout::key).collect();
+        if !hooks.is_empty() {
+            answer = answer.then(Then::Mount { hooks });
+        }
+    }
+    let whole = about.state == "disabled" || mine.len() == rows.len();
+    Ok(if whole { answer.then(Then::Enable) } else { answer })
+}
+
+fn switched(
+    about: &AboutPlugin,
+    mine: &[&DriverRow],
+    all: usize,
+    state: &'static str,
+) -> Result<Answer, VerbError> {
+    let plugin = &about.name;
+    let line = |row: &&DriverRow| {
+        let points: Vec<&str> =
+            of_driver(about, row.driver, all == 1).map(|hook| hook.point.as_str()).collect();
+        format!("driver {} of plugin {plugin} is {state}: {}\n", row.driver, points.join(", "))
+    };
+    let text: String = mine.iter().map(line).collect();
+    let drivers = mine.iter().map(|row| row.driver).collect();
+    Ok(Answer::text(text).value(&Switched { plugin, drivers, state })?)
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+    use super::*;
+
+    fn about(state: &str, hooks: &[(&str, bool)]) -> AboutPlugin {
+        let hook = |(name, unmounted): &(&str, bool)| HookAbout {
+            point: "message.publish".to_owned(),
+            name: (*name).to_owned(),
+            unmounted: *unmounted,
+        };
+        AboutPlugin {
+            name: "hooks".to_owned(),
+            state: state.to_owned(),
+            origin: "recorded".to_owned(),
+            hooks: hooks.iter().map(hook).collect(),
+        }
+    }
+
+    fn drivers(about: &AboutPlugin, names: &[&'static str]) -> Vec<DriverRow> {
+        let row = |&driver: &&'static str| DriverRow {
+            driver,
+            plugin: about.name.clone(),
+            state: state(about, driver, names.len() < 2),
+            workers: 1,
+            calls: 0,
+        };
+        names.iter().map(row).collect()
+    }
+
+    #[test]
+    fn two_drivers_of_one_plugin_have_states_of_their_own() {
+        let about = about("loaded", &[("publish", false), ("java_publish", true)]);
+        let states: Vec<_> = drivers(&about, &["java", "python3"]).iter().map(|row| row.state).collect();
+        assert_eq!(states, ["disabled", "loaded"]);
+        let tripped = AboutPlugin { state: "tripped".to_owned(), ..about };
+        assert_eq!(drivers(&tripped, &["python3"])[0].state, "tripped");
+    }
+
+    #[test]
+    fn drivers_go_by_their_names_and_by_those_of_their_plugin() {
+        let about = about("loaded", &[]);
+        let rows = drivers(&about, &["java", "python3"]);
+        let found = |name: &str| {
+            chosen(&rows, name)
+                .map(|rows| rows.iter().map(|row| row.driver).collect::<Vec<_>>())
+                .map_err(|error| error.to_string())
+        };
+        assert_eq!(found("java"), Ok(vec!["java"]));
+        assert_eq!(found("hooks"), Ok(vec!["java", "python3"]));
+        assert_eq!(found("hooks/python3"), Ok(vec!["python3"]));
+        assert!(found("ruby").unwrap_err().starts_with("no driver ruby is loaded"));
+    }
+
+    #[test]
+    fn one_driver_of_two_takes_its_own_hooks_and_all_take_the_plugin() {
+        let about = about("loaded", &[("publish", false), ("java_publish", true)]);
+        let rows = drivers(&about, &["java", "python3"]);
+        let unmount = Then::Unmount { hooks: vec!["message.publish/publish".to_owned()], force: true };
+        assert_eq!(disable(&rows, &about, "python3", true).unwrap().then, [unmount]);
+        assert_eq!(disable(&rows, &about, "hooks", false).unwrap().then, [Then::Disable { force: false }]);
+        let mount = Then::Mount { hooks: vec!["message.publish/java_publish".to_owned()] };
+        assert_eq!(enable(&rows, &about, "java").unwrap().then, [mount.clone()]);
+        assert_eq!(enable(&rows, &about, "hooks").unwrap().then, [mount, Then::Enable]);
+        assert!(enable(&rows, &about, "python3").unwrap().then.is_empty());
+    }
+
+    #[test]
+    fn quantiles_are_bounds_of_buckets() {
+        assert_eq!(quantile(&[(100, 0), (300, 0)], 50), None);
+        let buckets = [(100, 50), (300, 48), (i64::MAX, 2)];
+        assert_eq!(
+            (quantile(&buckets, 50), quantile(&buckets, 98), quantile(&buckets, 99)),
+            (Some(100), Some(300), Some(i64::MAX))
+        );
+    }
+}
