@@ -1,6 +1,6 @@
 //! The program `grapnel-ctl`: a thin client of the control API, with tables for people and `--json`
-//! for programs. Only `passwd` and `plugins check` work without a broker, on a file. Called by the
-//! binary; the broker uses nothing of it.
+//! for programs. Only `plugins check` and verbs of plugins that are declared local work without a
+//! broker, on a file. Called by the binary; the broker uses nothing of it.
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -16,7 +16,6 @@ mod follows;
 mod hooks;
 mod metrics;
 mod output;
-mod passwd;
 mod plugin_config;
 mod plugins;
 mod status;
@@ -35,7 +34,7 @@ use crate::config::Environment;
     name = "grapnel-ctl",
     version,
     max_term_width = 100,
-    after_help = "Plugins add commands of their own: `grapnel-ctl plugins verbs` lists them, `grapnel-ctl PLUGIN --help` says more."
+    after_help = "Plugins add commands of their own: `grapnel-ctl plugins verbs` lists them, `grapnel-ctl PLUGIN --help` says more.\n`grapnel-ctl passwd FILE USER` is that of auth-file: it sets or deletes a password, without a broker."
 )]
 struct Ctl {
     #[command(flatten)]
@@ -81,8 +80,6 @@ enum Command {
     /// Packets as they come and go
     #[command(subcommand)]
     Trace(trace::TraceCommand),
-    /// Set or delete a password in a file for the plugin auth-file
-    Passwd(passwd::PasswdCommand),
     /// A command that a plugin adds
     #[command(external_subcommand)]
     OfPlugin(Vec<OsString>),
@@ -143,9 +140,6 @@ pub fn main() -> ExitCode {
 
 fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), CtlError> {
     let Ctl { global, command } = ctl;
-    if let Command::Passwd(command) = command {
-        return passwd::run(&command, output);
-    }
     if let Command::Plugins(plugins::PluginsCommand::Check(command)) = command {
         return plugins::check(&command, Duration::from_secs(global.timeout), output);
     }
@@ -163,8 +157,8 @@ fn run(ctl: Ctl, environment: &Environment, output: &mut Output) -> Result<(), C
             Command::Authz(command) => authz::run(&broker, command, output).await,
             Command::Metrics(command) => metrics::run(&broker, &command, output).await,
             Command::Trace(command) => trace::run(&broker, command, output).await,
-            // They have returned above.
-            Command::Passwd(_) | Command::OfPlugin(_) => Ok(()),
+            // It has returned above.
+            Command::OfPlugin(_) => Ok(()),
         }
     })
 }

@@ -23,7 +23,7 @@ use crate::control::wire::{PluginsVerbs, VerbAnswer};
 use crate::plugin::PluginVerbs;
 
 /// Words that stand for a verb of a plugin: what people typed before verbs were the plugins'.
-const ALIASES: [(&str, &str, &str); 0] = [];
+const ALIASES: [(&str, &str, &str); 1] = [("passwd", "auth-file", "passwd")];
 
 /// What a word on the command line names.
 #[derive(Debug)]

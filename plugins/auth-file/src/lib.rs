@@ -3,6 +3,7 @@
 //! `libgrapnel_auth_file.so`.
 
 pub mod config;
+mod entry;
 pub mod passwd;
 pub mod pool;
 
@@ -13,7 +14,7 @@ use std::time::{Duration, Instant};
 
 use grapnel_plugin_abi::{
     Authenticate, AuthenticateTicket, Error, Flow, Host, Plugin, Reason, Refused, Rejected, ShareLimits,
-    Shares, Verdict as Answered, address_share,
+    Shares, Verbs, Verdict as Answered, address_share,
 };
 use grapnel_watched_file::{Change, View, Watch, WatchedFile};
 
@@ -75,6 +76,10 @@ impl Plugin for AuthFile {
             deadline: Duration::from_millis(config.deadline_ms.into()),
             password_bytes_max: config.password_bytes_max,
         })
+    }
+
+    fn verbs() -> Verbs<AuthFile> {
+        Verbs::new().local("passwd", "Sets or deletes a password in a file of users", entry::passwd)
     }
 
     fn init_shard(self: &Arc<Self>, _shard: u32) -> Result<AuthShard, Error> {

@@ -1,64 +1,62 @@
-//! `grapnel-ctl passwd`: entries for the plugin auth-file, one `user:$argon2id$…` per line. The
-//! file is replaced as a whole, so that a plugin reads the old file or the new one.
+//! The verb `passwd`, which `grapnel-ctl passwd` stands for: sets or deletes a user's entry in a
+//! file, without a broker. The file is replaced as a whole, so that the plugin reads the old file or
+//! the new one.
 
-use std::io::{ErrorKind, Read, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt, fchown};
 use std::path::{Path, PathBuf};
 
 use argon2::{Argon2, PasswordHasher};
-use clap::Args;
-use serde::Serialize;
+use grapnel_plugin_abi::verb::Answer;
+use grapnel_plugin_abi::{Secret, VerbCall, VerbError};
 
-use super::CtlError;
-use super::output::Output;
-
-/// Longest password, bytes: what CONNECT can carry (section 3.1.3.6).
-const PASSWORD_BYTES_MAX: u64 = 65_535;
-
-/// Whose password.
-#[derive(Debug, Args)]
-pub(super) struct PasswdCommand {
-    /// The file; it is made if it is not there, readable by its owner alone
-    file: PathBuf,
-    /// The user name that clients send
-    user: String,
-    /// Delete the user instead
-    #[arg(long, conflicts_with = "password_stdin")]
-    delete: bool,
-    /// Read the password from standard input instead of asking for it
-    #[arg(long)]
-    password_stdin: bool,
+grapnel_plugin_abi::arguments! {
+    /// Whose password.
+    pub(crate) struct Passwd {
+        /// The file; it is made if it is not there, readable by its owner alone
+        file: PathBuf,
+        /// The user name that clients send
+        user: String,
+        /// Delete the user instead
+        delete: bool,
+        /// The password
+        password: Option<Secret> {
+            required: true,
+            prompt: "Password of {user}",
+            twice: true,
+            // What CONNECT can carry (section 3.1.3.6).
+            max: 65_535,
+            unless: "delete",
+        },
+    }
 }
 
-#[derive(Debug, Serialize)]
+pub(crate) fn passwd(given: Passwd, _call: &VerbCall<'_>) -> Result<Answer, VerbError> {
+    let Passwd { file, user, delete: deletes, password } = given;
+    check_user(&user)?;
+    let shown = file.display();
+    let (text, action) = if deletes {
+        delete(&file, &user)?;
+        (format!("user {user} was deleted from {shown}"), "deleted")
+    } else {
+        let Secret(password) = password
+            .filter(|Secret(password)| !password.is_empty())
+            .ok_or_else(|| VerbError::new("the password is empty; nothing was changed"))?;
+        set(&file, &user, &password)?;
+        (format!("the password of {user} was set in {shown}"), "set")
+    };
+    let done = Done { file: &file, user: &user, action };
+    Ok(Answer::text(text).value(&done)?)
+}
+
+#[derive(serde::Serialize)]
 struct Done<'a> {
     file: &'a Path,
     user: &'a str,
     action: &'static str,
 }
 
-pub(super) fn run(command: &PasswdCommand, output: &mut Output) -> Result<(), CtlError> {
-    check_user(&command.user)?;
-    let action = if command.delete {
-        delete(&command.file, &command.user)?;
-        "deleted"
-    } else {
-        let password = if command.password_stdin { from_stdin()? } else { from_terminal(&command.user)? };
-        set(&command.file, &command.user, &password)?;
-        "set"
-    };
-    if output.json {
-        return output.value(&Done { file: &command.file, user: &command.user, action });
-    }
-    match action {
-        "deleted" => {
-            output.line(&format!("user {} was deleted from {}", command.user, command.file.display()))
-        }
-        _ => output.line(&format!("the password of {} was set in {}", command.user, command.file.display())),
-    }
-}
-
-fn check_user(user: &str) -> Result<(), CtlError> {
+fn check_user(user: &str) -> Result<(), VerbError> {
     let wrong = match user {
         "" => "must not be empty",
         _ if user.contains(':') => "must not hold a colon, which ends it in the file",
@@ -67,52 +65,13 @@ fn check_user(user: &str) -> Result<(), CtlError> {
         _ if user.len() > usize::from(u16::MAX) => "must have at most 65535 bytes",
         _ => return Ok(()),
     };
-    Err(CtlError::Usage(format!("a user name {wrong}")))
-}
-
-fn from_stdin() -> Result<String, CtlError> {
-    let mut password = String::new();
-    // Two more for the end of the line.
-    let read = std::io::stdin().take(PASSWORD_BYTES_MAX + 3).read_to_string(&mut password);
-    read.map_err(|error| {
-        CtlError::Refused(format!("cannot read the password from standard input: {error}"))
-    })?;
-    let line = password.strip_suffix('\n').unwrap_or(&password);
-    let line = line.strip_suffix('\r').unwrap_or(line);
-    check_password(line)?;
-    Ok(line.to_owned())
-}
-
-fn from_terminal(user: &str) -> Result<String, CtlError> {
-    let ask = |prompt: &str| {
-        rpassword::prompt_password(prompt).map_err(|error| {
-            CtlError::Refused(format!("cannot ask for the password: {error}; give it with --password-stdin"))
-        })
-    };
-    let password = ask(&format!("Password of {user}: "))?;
-    check_password(&password)?;
-    if ask("Again: ")? != password {
-        return Err(CtlError::Refused("the two passwords differ; nothing was changed".to_owned()));
-    }
-    Ok(password)
-}
-
-fn check_password(password: &str) -> Result<(), CtlError> {
-    if password.is_empty() {
-        return Err(CtlError::Refused("the password is empty; nothing was changed".to_owned()));
-    }
-    if password.len() as u64 > PASSWORD_BYTES_MAX {
-        let sentence =
-            format!("the password is longer than the {PASSWORD_BYTES_MAX} bytes that MQTT can carry");
-        return Err(CtlError::Refused(sentence));
-    }
-    Ok(())
+    Err(VerbError::usage(format!("a user name {wrong}")))
 }
 
 /// Sets a user's entry, in its place if there is one, else at the end.
-fn set(path: &Path, user: &str, password: &str) -> Result<(), CtlError> {
+fn set(path: &Path, user: &str, password: &str) -> Result<(), VerbError> {
     let hash = Argon2::default().hash_password(password.as_bytes());
-    let hash = hash.map_err(|error| CtlError::Refused(format!("cannot hash the password: {error}")))?;
+    let hash = hash.map_err(|error| VerbError::new(format!("cannot hash the password: {error}")))?;
     let entry = format!("{user}:{hash}");
     let text = read(path)?.unwrap_or_default();
     let mut lines: Vec<&str> = text.lines().collect();
@@ -124,8 +83,8 @@ fn set(path: &Path, user: &str, password: &str) -> Result<(), CtlError> {
     replace(path, &lines)
 }
 
-fn delete(path: &Path, user: &str) -> Result<(), CtlError> {
-    let missing = || CtlError::Refused(format!("there is no user {user} in {}", path.display()));
+fn delete(path: &Path, user: &str) -> Result<(), VerbError> {
+    let missing = || VerbError::new(format!("there is no user {user} in {}", path.display()));
     let text = read(path)?.ok_or_else(missing)?;
     let kept: Vec<&str> = text.lines().filter(|line| !is_entry_of(line, user)).collect();
     if kept.len() == text.lines().count() {
@@ -139,22 +98,21 @@ fn is_entry_of(line: &str, user: &str) -> bool {
 }
 
 /// The file's text; `None` where there is no file.
-fn read(path: &Path) -> Result<Option<String>, CtlError> {
+fn read(path: &Path) -> Result<Option<String>, VerbError> {
     match std::fs::read_to_string(path) {
         Ok(text) => Ok(Some(text)),
         Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(CtlError::Refused(format!("cannot read {}: {error}", path.display()))),
+        Err(error) => Err(VerbError::new(format!("cannot read {}: {error}", path.display()))),
     }
 }
 
-fn replace(path: &Path, lines: &[&str]) -> Result<(), CtlError> {
+fn replace(path: &Path, lines: &[&str]) -> Result<(), VerbError> {
     let mut text = lines.join("\n");
     if !text.is_empty() {
         text.push('\n');
     }
-    write_whole(path, &text).map_err(|error| {
-        CtlError::Refused(format!("cannot write {}: {error}; it is as it was", path.display()))
-    })
+    write_whole(path, &text)
+        .map_err(|error| VerbError::new(format!("cannot write {}: {error}; it is as it was", path.display())))
 }
 
 /// Writes beside the file and renames over it. A new file is the owner's alone; an old one keeps its owner and mode, or the
@@ -248,7 +206,10 @@ mod tests {
     #[test]
     fn names_that_the_file_cannot_hold_are_refused() {
         for user in ["", "a:b", "#a", "a\nb"] {
-            assert!(matches!(check_user(user), Err(CtlError::Usage(_))), "{user:?}");
+            assert!(
+                check_user(user).is_err_and(|error| error.to_string().starts_with("a user name must")),
+                "{user:?}"
+            );
         }
         assert!(check_user("jürgen o'neil").is_ok());
     }
