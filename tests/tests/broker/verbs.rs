@@ -407,3 +407,14 @@ scenario! {
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "1", "1"]), "2");
     }
 }
+
+scenario! {
+    /// A call does not count any more once its answer is there: one that follows at once finds its place.
+    fn calls_one_after_the_other_find_their_place(broker in Broker::builder().grapnel_only().shards(1).config("[limits]\nplugin_verbs_max = 1\n")) {
+        load(broker);
+        for call in 0..500 {
+            let (status, body) = http(broker, "GET", "/api/v1/plugins/verbs/commands/greet?name=ann", "");
+            assert_eq!(status, 200, "call {call}: {body}");
+        }
+    }
+}

@@ -207,17 +207,18 @@ impl Services {
     }
 
     /// Starts a thread for a call of a verb, unless `max` run already. It is one of the plugin's: the plugin's end waits for it as for
-    /// those.
-    pub(in crate::plugin) fn begin_verb(
+    /// those. `done` gets what `call` gives, when the call does not count any more.
+    pub(in crate::plugin) fn begin_verb<T: 'static>(
         &self,
         handle: PluginHandle,
         thread: &str,
         max: u64,
-        body: impl FnOnce() + Send + 'static,
+        call: impl FnOnce() -> T + Send + 'static,
+        done: impl FnOnce(T) + Send + 'static,
     ) -> Result<(), Status> {
         let life = self.generations.of(handle.0)?;
         let enter = move || fatal::enter_plugin_thread(handle);
-        life.threads.spawn(thread, (For::Verb, max), Duration::ZERO, body, enter)
+        life.threads.spawn(thread, (For::Verb, max), Duration::ZERO, enter, call, done)
     }
 
     /// Somebody is to end in the background.
@@ -401,7 +402,7 @@ impl HostServices for Services {
         let max = self.limit(|limits| limits.plugin_threads_max);
         let patience = Duration::from_millis(join_ms.min(self.limit(|limits| limits.plugin_retire_ms_max)));
         let enter = move || fatal::enter_plugin_thread(PluginHandle(plugin));
-        life.threads.spawn(name, (For::Itself, max), patience, move || thread.run(), enter)
+        life.threads.spawn(name, (For::Itself, max), patience, enter, move || thread.run(), drop)
     }
 
     fn wait_stop(&self, plugin: u64, timeout_ms: u32) -> bool {

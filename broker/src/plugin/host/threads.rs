@@ -86,18 +86,20 @@ impl Drop for Leaving {
 
 impl Threads {
     /// Starts a thread, unless `max` of its kind run already, that may take `patience` to end. What `before` gives on it lives as long
-    /// as its body runs.
+    /// as its body runs. `after` gets what the body gives once the thread does not count any more: whoever learns of it may start
+    /// the next one. It must use nothing of the plugin.
     ///
     /// # Errors
     /// INVALID for a name with a zero byte, STALE at the plugin's end, FULL beyond `max`, FAILED where the system has none. The
     /// body is not run then.
-    pub(in crate::plugin) fn spawn<G: 'static>(
+    pub(in crate::plugin) fn spawn<G: 'static, T: 'static>(
         &self,
         name: &str,
         (of, max): (For, u64),
         patience: Duration,
-        body: impl FnOnce() + Send + 'static,
         before: impl FnOnce() -> G + Send + 'static,
+        body: impl FnOnce() -> T + Send + 'static,
+        after: impl FnOnce(T) + Send + 'static,
     ) -> Result<(), Status> {
         if name.contains('\0') {
             return Err(Status::INVALID);
@@ -109,16 +111,19 @@ impl Threads {
             return Err(Status::STALE);
         }
         state.running.retain(|running| !(running.ended && running.handle.is_finished()));
-        if state.running.iter().filter(|running| running.of == of).count() as u64 >= max {
+        let counts = |running: &&Running| running.of == of && !running.ended;
+        if state.running.iter().filter(counts).count() as u64 >= max {
             return Err(Status::FULL);
         }
         state.started += 1;
         let number = state.started;
         let shared = Arc::clone(&self.shared);
         let thread = std::thread::Builder::new().name(name.clone()).spawn(move || {
-            let _leaving = Leaving { number, shared };
-            let _guard = before();
-            body();
+            let leaving = Leaving { number, shared };
+            let guard = before();
+            let given = body();
+            drop((guard, leaving));
+            after(given);
         });
         let handle = thread.map_err(|error| {
             tracing::warn!("the system starts no thread {name} for a plugin: {error}");

@@ -227,7 +227,7 @@ impl PluginManager {
         };
         let (max, thread) = (limits.plugin_verbs_max, format!("verb {verb}"));
         self.services
-            .begin_verb(plugin.handle(), &thread, max, move || done(call.run()))
+            .begin_verb(plugin.handle(), &thread, max, move || call.run(), done)
             .map_err(|status| refused(status, name, verb, max))?;
         Ok(Begun { plugin: name.to_owned(), verb: verb.to_owned(), deadline, abandoned })
     }
