@@ -21,7 +21,7 @@ use crate::control::wire::{Refusal, UnansweredShard};
 const ANSWER_BYTES_MAX: usize = 64 << 20;
 
 /// The broker behind a socket.
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 pub(super) struct Broker {
     socket: PathBuf,
     timeout: Duration,

@@ -258,6 +258,7 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
         output.line("")?;
         print_mounts(&checked.hooks, output)?;
     }
+    super::verbs::of_file(&checked.name, &checked.verbs, output)?;
     print_schema(checked.config_schema.as_ref(), output)
 }
 

@@ -7,6 +7,8 @@ mod local;
 mod print;
 mod secret;
 
+pub(super) use print::of_file;
+
 use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -70,19 +72,20 @@ pub(super) fn run(
     let timeout = Duration::from_secs(global.timeout);
     let broker = Broker::new(global.socket, environment, global.timeout);
     let runtime = super::runtime()?;
-    // What an alias stands for works without a broker.
-    let found = match alias.and_then(|_| local::find(&word, environment, timeout)) {
-        Some(found) => found,
-        None => match runtime.block_on(loaded(&broker, &word)) {
+    let found = if alias.is_some() {
+        // What an alias stands for works without a broker.
+        local::find(&word, environment, timeout)?.ok_or_else(|| missing(&first, &word, environment))?
+    } else {
+        match runtime.block_on(loaded(&broker, &word)) {
             Ok(found) if !found.loaded.is_empty() => found,
             other => {
                 let why_not = other.err();
-                match local::find(&word, environment, timeout) {
+                match local::find(&word, environment, timeout)? {
                     Some(found) => Found { why_not, ..found },
                     None => return Err(unknown(&first, why_not)),
                 }
             }
-        },
+        }
     };
     let Some((form, given)) = line::parse(&word, &shown, &found.forms, &words, output)? else {
         return Ok(());
@@ -144,10 +147,16 @@ async fn ask(
     let timeout = timeout + Duration::from_millis(form.deadline_ms(&checked, 0));
     let loaded = having(broker, typed, loaded, timeout).await?;
     let meant = meant(typed, loaded)?;
+    // All at a time: a rate is then measured over the same interval.
+    let begin = |plugin: &String| {
+        let (broker, (method, path, body)) = (broker.clone(), request(plugin, form, &given));
+        tokio::spawn(async move { broker.call::<VerbAnswer>(method, &path, body.as_ref(), timeout).await })
+    };
+    let calls: Vec<_> = meant.iter().map(begin).collect();
     let mut answers = Vec::new();
-    for plugin in &meant {
-        let (method, path, body) = request(plugin, form, &given);
-        match broker.call::<VerbAnswer>(method, &path, body.as_ref(), timeout).await? {
+    for call in calls {
+        let lost = |error| CtlError::Refused(format!("the call was lost: {error}"));
+        match call.await.map_err(lost)?? {
             Ok(answer) => {
                 say(&answer.follows, output);
                 answers.push(answer);
@@ -254,6 +263,15 @@ fn request(plugin: &str, form: &Form, given: &[(String, String)]) -> (Method, St
         }
     }
     (Method::POST, path, Some(Value::Object(body)))
+}
+
+/// What to say of an alias whose plugin is not installed.
+fn missing(word: &str, plugin: &str, environment: &Environment) -> CtlError {
+    CtlError::Refused(format!(
+        "{word} is a command of the plugin {plugin}, whose file is not in {}; name the folder that has it in \
+         GRAPNEL_PLUGINS_DIR",
+        local::folder(environment).display()
+    ))
 }
 
 /// What to say of a word that is neither a command nor a plugin.

@@ -191,9 +191,9 @@ impl Argument {
         if (self.prompt.is_some() || self.twice) && self.kind != Kind::Secret {
             return Err("is no secret and cannot be asked for".to_owned());
         }
-        let is_flag = |name: &String| form.argument(name).is_some_and(|other| other.kind == Kind::Flag);
-        if self.unless.as_ref().is_some_and(|name| !is_flag(name)) {
-            return Err("stands unless a flag is given that is not declared".to_owned());
+        let is_flag = |name: &str| form.argument(name).is_some_and(|other| other.kind == Kind::Flag);
+        if self.unless.as_ref().is_some_and(|name| *name == self.name || !is_flag(name)) {
+            return Err("names in unless what is no other flag of the verb".to_owned());
         }
         match self.default.as_ref().map(|default| self.parse(default)) {
             Some(Err(what)) => Err(format!("has a default that cannot be: {what}")),

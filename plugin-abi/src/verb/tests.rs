@@ -108,7 +108,8 @@ fn a_declaration_that_cannot_be_is_refused_with_its_place() {
         (json!({"name": "a", "one_of": ["x"]}), "must name what it is one of"),
         (json!({"name": "a", "extends_deadline": true}), "is no duration"),
         (json!({"name": "a", "prompt": "?"}), "is no secret"),
-        (json!({"name": "a", "unless": "b"}), "a flag is given that is not declared"),
+        (json!({"name": "a", "unless": "b"}), "names in unless what is no other flag"),
+        (json!({"name": "a", "type": "flag", "unless": "a"}), "names in unless what is no other flag"),
         (json!({"name": "a", "sort": 1}), "unknown field `sort`"),
     ] {
         let said = form(json!([argument.clone()])).unwrap_err();

@@ -20,13 +20,21 @@ typedef struct {
     bool twice;
 } nonsense;
 
-static const char verbs[] =
-    "[{\"name\": \"add\", \"help\": \"Adds two numbers\", \"arguments\": ["
-    "{\"name\": \"one\", \"type\": \"integer\", \"positional\": true, \"required\": true},"
-    "{\"name\": \"two\", \"type\": \"integer\", \"positional\": true, \"required\": true},"
-    "{\"name\": \"loud\", \"type\": \"flag\"}]},"
-    "{\"name\": \"babble\", \"help\": \"Answers nonsense\", \"arguments\": ["
-    "{\"name\": \"what\", \"positional\": true, \"required\": true}]}]";
+/* Tests declare what cannot be, and leave out the function. */
+#ifndef VERBS
+#define VERBS                                                                                       \
+    "[{\"name\": \"add\", \"help\": \"Adds two numbers\", \"arguments\": ["                         \
+    "{\"name\": \"one\", \"type\": \"integer\", \"positional\": true, \"required\": true},"         \
+    "{\"name\": \"two\", \"type\": \"integer\", \"positional\": true, \"required\": true},"         \
+    "{\"name\": \"loud\", \"type\": \"flag\"}]},"                                                   \
+    "{\"name\": \"babble\", \"help\": \"Answers nonsense\", \"arguments\": ["                       \
+    "{\"name\": \"what\", \"positional\": true, \"required\": true}]}]"
+#endif
+#ifndef VERB
+#define VERB verb
+#endif
+
+static const char verbs[] = VERBS;
 
 static grapnel_status manifest(grapnel_manifest *out) {
     out->size = (uint32_t)sizeof(*out);
@@ -153,6 +161,6 @@ const grapnel_plugin_module *grapnel_plugin_v1(void) {
     module.unload = unload;
     module.init_shard = init_shard;
     module.drop_shard = drop_shard;
-    module.verb = verb;
+    module.verb = VERB;
     return &module;
 }

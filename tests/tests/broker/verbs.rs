@@ -150,6 +150,21 @@ scenario! {
         for word in ["speaker", "verbs"] {
             assert_eq!(broker.ctl_ok(&[word, "greet", "ann"]), "hello ann\nNone [] 0");
         }
+        // Two with one verb are told apart by their names, and both are asked by what they are.
+        broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--once"]);
+        assert_eq!(broker.ctl_ok(&["speaker", "table", "rows"]).lines().count(), 3);
+        assert_eq!(broker.ctl_ok(&["verbs", "table", "rows"]).lines().count(), 5);
+        let (code, said) = run(broker, &["verbs", "mark", "off"]);
+        let says = "the plugins speaker, verbs are all meant by verbs; name one of them, as in grapnel-ctl speaker mark";
+        assert!(code == Some(2) && said.contains(says), "{code:?} {said}");
+        // A command of grapnel-ctl goes before a plugin of that name, and the list says what to call then.
+        broker.ctl_ok(&["plugins", "unload", "verbs"]);
+        broker.ctl_ok(&["plugins", "unload", "speaker"]);
+        broker.ctl_ok(&["plugins", "load", plugin::argument(&file), "--name", "status", "--once"]);
+        assert!(broker.ctl_ok(&["status"]).contains("version"));
+        let list = run(broker, &["plugins", "verbs"]).1;
+        assert!(list.contains("status is a command of grapnel-ctl itself") && list.contains("grapnel-ctl verbs VERB"), "{list}");
+        assert_eq!(broker.ctl_ok(&["verbs", "greet", "ann"]), "hello ann\nNone [] 0");
     }
 }
 
@@ -370,6 +385,24 @@ fn local_verbs_work_without_a_broker() {
             ),
         "{said}"
     );
+    // A plugin that is not installed, or whose file is none, is said.
+    let in_folder = |word: &str| {
+        let mut command = command(plugin::built("grapnel-ctl"));
+        command
+            .args([word, "x", "ann"])
+            .env("GRAPNEL_PLUGINS_DIR", home.path())
+            .env("GRAPNEL_CONTROL_SOCKET", home.path().join("none.sock"));
+        ended(word, command, None)
+    };
+    let says = format!(
+        "passwd is a command of the plugin auth-file, whose file is not in {}",
+        home.path().display()
+    );
+    let (code, said) = in_folder("passwd");
+    assert!(code == Some(1) && said.contains(&says), "{code:?} {said}");
+    std::fs::write(home.path().join("libgrapnel_verbs.so"), "nothing").unwrap();
+    let (code, said) = in_folder("verbs");
+    assert!(code == Some(1) && said.contains("libgrapnel_verbs.so"), "{code:?} {said}");
 }
 
 scenario! {
@@ -389,6 +422,8 @@ scenario! {
     /// A plugin in C declares and answers verbs as well; what it answers wrongly is its own error.
     fn verbs_in_c(broker in builder()) {
         let nonsense = Compiled::of("testing/c-nonsense");
+        let check = broker.ctl_ok(&["plugins", "check", nonsense.path()]);
+        assert!(check.contains("babble  no       no     Answers nonsense"), "{check}");
         broker.ctl_ok(&["plugins", "load", nonsense.path(), "--set", "how=\"twice\"", "--once"]);
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39"]), "42");
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "3", "39", "--loud"]), "42!");
@@ -405,6 +440,33 @@ scenario! {
         }
         assert_eq!(run(broker, &["c-nonsense", "babble", "nothing"]), (Some(0), String::new()));
         assert_eq!(broker.ctl_ok(&["c-nonsense", "add", "1", "1"]), "2");
+    }
+}
+
+scenario! {
+    /// A plugin whose declarations cannot be is refused as a whole with what is wrong with them, by the broker and by the check.
+    fn declarations_that_cannot_be_are_refused_with_a_sentence(broker in builder()) {
+        let one = |name: &str| json!([{"name": name, "help": "what"}]).to_string();
+        for (verbs, says) in [
+            ("[{\"name\": ".to_owned(), "its verbs are not declared as they must be: EOF while parsing a value"),
+            ("{}".to_owned(), "its verbs are not declared as they must be: invalid type: map"),
+            (one("a b c d e"), "its verbs have \"a b c d e\", which is not one to 4 words of lower case letters"),
+            (one("Show"), "its verbs have \"Show\", which is not one to 4 words of lower case letters"),
+            (one("help"), "its verbs have \"help\", which is not one to 4 words"),
+            (json!([{"name": "a", "help": ""}, {"name": "a b", "help": ""}]).to_string(), "its verbs have \"a\" and \"a b\", of which one is or begins with the other"),
+            (json!([{"name": "a", "help": "", "sort": 1}]).to_string(), "unknown field `sort`"),
+        ] {
+            let plugin = Compiled::with("testing/c-nonsense", &[&format!("-DVERBS={verbs:?}")]);
+            let refused = broker.ctl_refused(&["plugins", "load", plugin.path(), "--once"]);
+            assert!(refused.contains("cannot load ") && refused.contains(says), "{verbs}: {refused}");
+            let (code, said) = run(broker, &["plugins", "check", plugin.path()]);
+            assert!(code == Some(1) && said.contains(says), "{verbs}: {code:?} {said}");
+        }
+        let forgotten = Compiled::with("testing/c-nonsense", &["-DVERB=NULL", "-Wno-unused-function"]);
+        broker.ctl_ok(&["plugins", "load", forgotten.path(), "--set", "how=\"twice\"", "--once"]);
+        let (code, said) = run(broker, &["c-nonsense", "add", "3", "39"]);
+        let says = "add of plugin c-nonsense is declared, and its table has no function for verbs; this is an error of the plugin";
+        assert!(code == Some(1) && said.contains(says), "{code:?} {said}");
     }
 }
 

@@ -166,6 +166,12 @@ fn secret(command: Command, argument: &Argument) -> Command {
     if *required { command } else { command.arg(option(name.clone(), format!("Ask for it: {what}"))) }
 }
 
+/// Whether a word is a command of the program's own, which goes before a plugin of that name.
+pub(super) fn is_own(word: &str) -> bool {
+    let is_alias = super::ALIASES.iter().any(|(alias, ..)| *alias == word);
+    word == "help" || is_alias || Ctl::command().find_subcommand(word).is_some()
+}
+
 /// The command of the program's own that a word may have been meant for.
 pub(super) fn nearest_command(word: &str) -> Option<String> {
     let command = Ctl::command();
@@ -279,5 +285,6 @@ mod tests {
     fn a_word_that_is_nearly_a_command_is_said() {
         assert_eq!(nearest_command("stauts"), Some("status".to_owned()));
         assert_eq!(nearest_command("reverse-proxy"), None);
+        assert!(["status", "help", "passwd"].into_iter().all(is_own) && !is_own("exhook"));
     }
 }

@@ -12,14 +12,30 @@ use crate::config::Environment;
 use crate::control::wire::VerbAnswer;
 use crate::plugin::check::{self, LocalOutcome};
 
-/// The plugin's file in the folder where the broker looks for plugins, with its verbs; `None` where there is none that has any.
-pub(super) fn find(word: &str, environment: &Environment, timeout: Duration) -> Option<Found> {
-    let folder = environment.var("GRAPNEL_PLUGINS_DIR").map(PathBuf::from);
-    let folder = folder.unwrap_or_else(|| environment.default_plugins_dir());
-    let file = check::find(word, &folder)?;
-    let checked = check::check(&file, None, None, timeout).ok().filter(|checked| checked.error.is_none())?;
+/// The folder where the broker looks for plugins.
+pub(super) fn folder(environment: &Environment) -> PathBuf {
+    let named = environment.var("GRAPNEL_PLUGINS_DIR").map(PathBuf::from);
+    named.unwrap_or_else(|| environment.default_plugins_dir())
+}
+
+/// The plugin's file in that folder, with its verbs; `None` where there is none that has any.
+///
+/// # Errors
+/// A file that the broker would not load.
+pub(super) fn find(
+    word: &str,
+    environment: &Environment,
+    timeout: Duration,
+) -> Result<Option<Found>, CtlError> {
+    let Some(file) = check::find(word, &folder(environment)) else { return Ok(None) };
+    let checked = check::check(&file, None, None, timeout)
+        .map_err(|error| CtlError::Refused(format!("cannot open {}: {error}", file.display())))?;
+    if let Some(error) = checked.error {
+        return Err(CtlError::Refused(error));
+    }
     let forms = checked.verbs;
-    (!forms.is_empty()).then_some(Found { loaded: Vec::new(), file: Some(file), forms, why_not: None })
+    let found = Found { loaded: Vec::new(), file: Some(file), forms, why_not: None };
+    Ok((!found.forms.is_empty()).then_some(found))
 }
 
 /// Calls a local verb.

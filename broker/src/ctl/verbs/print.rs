@@ -1,11 +1,13 @@
 //! Answers of verbs, as a table or text for people and as JSON for programs.
 
+use grapnel_plugin_abi::verb::Form;
 use serde_json::{Map, Value, json};
 
 use super::super::CtlError;
 use super::super::authz::print_revoked;
 use super::super::output::Output;
 use super::super::table::{self, Column, printable, yes};
+use super::line;
 use crate::control::wire::{PluginsVerbs, VerbAnswer};
 
 /// Prints what one plugin has answered, or several of a kind as one: their tables below each other, their lists joined.
@@ -78,7 +80,39 @@ pub(super) fn list(all: &PluginsVerbs, output: &mut Output) -> Result<(), CtlErr
     });
     let columns =
         [Column::Left("PLUGIN"), Column::Left("VERB"), Column::Left("CHANGES"), Column::Left("WHAT IT DOES")];
-    table::print(output, columns, rows)
+    table::print(output, columns, rows)?;
+    let notes = all.plugins.iter().filter_map(|plugin| shadowed(&plugin.plugin, &plugin.kind));
+    notes.for_each(|note| output.complain(&note));
+    Ok(())
+}
+
+/// The verbs that a file declares, for `plugins check`.
+pub(in crate::ctl) fn of_file(plugin: &str, forms: &[Form], output: &mut Output) -> Result<(), CtlError> {
+    if forms.is_empty() {
+        return Ok(());
+    }
+    output.line("")?;
+    let rows =
+        forms.iter().map(|form| [form.name.clone(), yes(form.changes), yes(form.local), form.help.clone()]);
+    let columns =
+        [Column::Left("VERB"), Column::Left("CHANGES"), Column::Left("LOCAL"), Column::Left("WHAT IT DOES")];
+    table::print(output, columns, rows)?;
+    shadowed(plugin, plugin).into_iter().for_each(|note| output.complain(&note));
+    Ok(())
+}
+
+/// What to say of a plugin whose name is that of a command of the program's own.
+fn shadowed(plugin: &str, kind: &str) -> Option<String> {
+    let instead = match (line::is_own(plugin), line::is_own(kind)) {
+        (false, _) => return None,
+        (true, false) => format!("call its verbs as grapnel-ctl {kind} VERB"),
+        (true, true) => {
+            format!(
+                "to call its verbs, load it under another name: grapnel-ctl plugins load {kind} --name NAME"
+            )
+        }
+    };
+    Some(format!("{plugin} is a command of grapnel-ctl itself, and goes before the plugin; {instead}"))
 }
 
 #[cfg(test)]
@@ -105,6 +139,18 @@ mod tests {
         let changed = VerbAnswer { revoked, value: Some(json!({"driver": "java"})), ..VerbAnswer::default() };
         let changed = value(changed);
         assert_eq!((&changed["driver"], &changed["revoked"]["subscriptions"]), (&json!("java"), &json!(2)));
+    }
+
+    #[test]
+    fn a_plugin_named_like_a_command_is_called_otherwise() {
+        assert_eq!(shadowed("exhook", "exhook"), None);
+        let free = shadowed("status", "exhook").unwrap();
+        assert!(
+            free.ends_with("goes before the plugin; call its verbs as grapnel-ctl exhook VERB"),
+            "{free}"
+        );
+        let taken = shadowed("status", "status").unwrap();
+        assert!(taken.ends_with("grapnel-ctl plugins load status --name NAME"), "{taken}");
     }
 
     #[test]
