@@ -18,7 +18,7 @@ const LONG_FILES: [(&str, usize, &str); 11] = [
     ("broker/engine/src/route.rs", 525, "the face of routing; each method calls a part"),
     ("broker/engine/src/session/readers.rs", 550, "one state machine with the proof that it is right"),
     ("broker/src/plugin/host/commands.rs", 550, "one function for each command of a plugin"),
-    ("plugin-abi/include/grapnel_plugin.h", 1300, "generated from the ABI's source; one file for authors"),
+    ("plugin-abi/include/grapnel_plugin.h", 1400, "generated from the ABI's source; one file for authors"),
     ("plugin-abi/src/testing/event.rs", 525, "one event with all fields of all hook points"),
     ("plugins/exhook/sdk/python/src/grapnel_exhook/drivers/amqtt/driver.py", 625, "one class, the driver"),
     ("plugins/exhook/sdk/python/src/grapnel_exhook/events.py", 625, "one small class for each hook point"),
