@@ -3,7 +3,6 @@
 use std::num::NonZeroU16;
 use std::sync::Arc;
 
-use grapnel_engine::codec;
 use grapnel_engine::id::{ConnKey, ShardId};
 use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{
@@ -14,7 +13,7 @@ use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{Input, ListenerInfo, Next, Peer, Setup, Shard};
 use grapnel_engine::time::Now;
 
-use super::codec::PAYLOAD;
+use super::codec::{PAYLOAD, encoded};
 
 /// One shard, and the clock stands still.
 pub struct Bed {
@@ -98,12 +97,6 @@ impl Bed {
         }
         sent
     }
-}
-
-fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
-    let mut bytes = Vec::new();
-    codec::encode(packet, version, &mut bytes);
-    bytes
 }
 
 pub fn connect(client_id: &str, version: Version, clean_start: bool) -> Vec<u8> {

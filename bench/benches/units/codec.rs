@@ -40,7 +40,7 @@ fn publish(properties: &[u8]) -> Publish<'_> {
     }
 }
 
-fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
+pub fn encoded(packet: &Packet<'_>, version: Version) -> Vec<u8> {
     let mut bytes = Vec::new();
     codec::encode(packet, version, &mut bytes);
     bytes

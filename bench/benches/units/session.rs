@@ -70,15 +70,30 @@ impl Answers {
     }
 }
 
+/// A client sends the same bytes again and again, which is over at once.
+fn sending(mut bed: Bed, client: ConnKey, bytes: Vec<u8>) -> impl Unit {
+    move || {
+        bed.send(client, &bytes);
+        bed.collect()
+    }
+}
+
+/// A client does something and takes it back.
+fn changing(mut bed: Bed, client: ConnKey, there: Vec<u8>, back: Vec<u8>) -> impl Unit {
+    move || {
+        bed.send(client, &there);
+        let sent = bed.settle();
+        bed.send(client, &back);
+        sent + bed.settle()
+    }
+}
+
 pub fn publish_v5() -> impl Unit {
     let mut bed = Bed::new();
     let (publisher, _) = pair(&mut bed, 0, Version::V5);
     let properties = section(&[Property::ContentType("application/json"), Property::User("site", "north")]);
     let publish = bed::publish_with(TOPIC, 0, Version::V5, false, &PAYLOAD, &properties);
-    move || {
-        bed.send(publisher, &publish);
-        bed.collect()
-    }
+    sending(bed, publisher, publish)
 }
 
 /// QoS 0 to one subscriber with links at each of the three points that see a message.
@@ -87,21 +102,14 @@ pub fn publish_through(links: u32) -> impl Unit {
     let (publisher, _) = pair(&mut bed, 0, V311);
     let points = [HookPoint::ClientAuthorize, HookPoint::MessagePublish, HookPoint::MessageDelivered];
     bed.shard.swap_chains(chain::links(links, &points));
-    let publish = bed::publish(TOPIC, 0, V311);
-    move || {
-        bed.send(publisher, &publish);
-        bed.collect()
-    }
+    sending(bed, publisher, bed::publish(TOPIC, 0, V311))
 }
 
 pub fn publish_unrouted() -> impl Unit {
     let mut bed = Bed::new();
     let publisher = bed.connect("publisher", V311);
-    let publish = bed::publish(TOPIC, 0, V311);
-    move || {
-        bed.send(publisher, &publish);
-        bed.collect() + 1
-    }
+    let mut unit = sending(bed, publisher, bed::publish(TOPIC, 0, V311));
+    move || unit.step() + 1
 }
 
 pub fn fan_out(subscribers: u16, qos: u8) -> impl Unit {
@@ -186,34 +194,19 @@ pub fn resume(queued: u16) -> impl Unit {
 pub fn subscribe_unsubscribe() -> impl Unit {
     let mut bed = Bed::new();
     let client = bed.connect("client", V311);
-    let subscribe = bed::subscribe("site/+/state/#", 1, V311);
-    let unsubscribe = bed::unsubscribe("site/+/state/#", V311);
-    move || {
-        bed.send(client, &subscribe);
-        let sent = bed.settle();
-        bed.send(client, &unsubscribe);
-        sent + bed.settle()
-    }
+    let filter = "site/+/state/#";
+    changing(bed, client, bed::subscribe(filter, 1, V311), bed::unsubscribe(filter, V311))
 }
 
 pub fn retained_set_clear() -> impl Unit {
     let mut bed = Bed::new();
     let client = bed.connect("client", V311);
-    let set = bed::publish_with(TOPIC, 1, V311, true, &PAYLOAD, &[]);
-    let clear = bed::publish_with(TOPIC, 1, V311, true, &[], &[]);
-    move || {
-        bed.send(client, &set);
-        let sent = bed.settle();
-        bed.send(client, &clear);
-        sent + bed.settle()
-    }
+    let retained = |payload| bed::publish_with(TOPIC, 1, V311, true, payload, &[]);
+    changing(bed, client, retained(&PAYLOAD), retained(&[]))
 }
 
 pub fn ping() -> impl Unit {
     let mut bed = Bed::new();
     let client = bed.connect("client", V311);
-    move || {
-        bed.send(client, &[0xC0, 0]);
-        bed.collect()
-    }
+    sending(bed, client, vec![0xC0, 0])
 }

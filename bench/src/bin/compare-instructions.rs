@@ -1,7 +1,7 @@
 //! Compares instruction counts with the committed baseline. `scripts/bench-instructions` runs it
 //! after gungraun has written its summaries. It prints changes and never fails because of them.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write as _;
 use std::fs;
 use std::io::{self, Write as _};
@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clap::Parser;
+use serde::Serialize;
 use serde_json::Value;
 
 /// A change of more than this many percent is pointed out.
@@ -97,59 +98,49 @@ fn read_summary(text: &str) -> Result<(String, u64)> {
     Ok((name, count))
 }
 
-#[derive(Debug, PartialEq)]
-struct Line {
-    name: String,
-    before: Option<u64>,
+/// A unit, as `--json` has it.
+#[derive(Debug, Serialize)]
+struct Line<'a> {
+    unit: &'a str,
+    baseline: Option<u64>,
     now: Option<u64>,
+    change_percent: Option<f64>,
+    notable: bool,
 }
 
-impl Line {
-    fn percent(&self) -> Option<f64> {
-        let (before, now) = (self.before? as f64, self.now? as f64);
-        Some(100.0 * (now - before) / before.max(1.0))
-    }
-
-    fn is_notable(&self) -> bool {
-        self.percent().is_none_or(|percent| percent.abs() > NOTABLE_PERCENT)
-    }
+fn compare<'a>(baseline: &'a Counts, counted: &'a Counts) -> Vec<Line<'a>> {
+    let units: BTreeSet<&String> = baseline.keys().chain(counted.keys()).collect();
+    let line = |unit: &'a String| {
+        let (baseline, now) = (baseline.get(unit).copied(), counted.get(unit).copied());
+        let both = baseline.zip(now).map(|(before, now)| (before as f64, now as f64));
+        let change_percent = both.map(|(before, now)| 100.0 * (now - before) / before.max(1.0));
+        let notable = change_percent.is_none_or(|percent| percent.abs() > NOTABLE_PERCENT);
+        Line { unit, baseline, now, change_percent, notable }
+    };
+    units.into_iter().map(line).collect()
 }
 
-fn compare(baseline: &Counts, counted: &Counts) -> Vec<Line> {
-    let mut names: Vec<&String> = baseline.keys().chain(counted.keys()).collect();
-    names.sort();
-    names.dedup();
-    names
-        .into_iter()
-        .map(|name| Line {
-            name: name.clone(),
-            before: baseline.get(name).copied(),
-            now: counted.get(name).copied(),
-        })
-        .collect()
-}
-
-fn table(lines: &[Line]) -> String {
+fn table(lines: &[Line<'_>]) -> String {
     let mut text = format!("{:<32}{:>12}{:>12}{:>10}\n", "unit", "baseline", "now", "change");
     let count = |count: Option<u64>| count.map_or("-".to_owned(), |count| count.to_string());
     for line in lines {
-        let change = match line.percent() {
+        let change = match line.change_percent {
             Some(percent) => format!("{percent:+.1} %"),
             None if line.now.is_some() => "new".to_owned(),
             None => "gone".to_owned(),
         };
-        let mark = if line.is_notable() { "  <--" } else { "" };
+        let mark = if line.notable { "  <--" } else { "" };
         // Writing to a String cannot fail.
         let _ = writeln!(
             text,
             "{:<32}{:>12}{:>12}{:>10}{mark}",
-            line.name,
-            count(line.before),
+            line.unit,
+            count(line.baseline),
             count(line.now),
             change
         );
     }
-    let notable = lines.iter().filter(|line| line.is_notable()).count();
+    let notable = lines.iter().filter(|line| line.notable).count();
     let _ = match notable {
         0 => writeln!(text, "instructions: no unit changed by more than {NOTABLE_PERCENT} %"),
         _ => writeln!(
@@ -161,20 +152,8 @@ fn table(lines: &[Line]) -> String {
     text
 }
 
-fn json(lines: &[Line]) -> Result<String> {
-    let units: Vec<Value> = lines
-        .iter()
-        .map(|line| {
-            serde_json::json!({
-                "unit": line.name,
-                "baseline": line.before,
-                "now": line.now,
-                "change_percent": line.percent(),
-                "notable": line.is_notable(),
-            })
-        })
-        .collect();
-    Ok(serde_json::to_string_pretty(&serde_json::json!({ "instructions": units }))? + "\n")
+fn json(lines: &[Line<'_>]) -> Result<String> {
+    Ok(serde_json::to_string_pretty(&serde_json::json!({ "instructions": lines }))? + "\n")
 }
 
 #[cfg(test)]

@@ -5,7 +5,7 @@
 
 mod harness;
 
-use harness::{Floor, packet, publish, text};
+use harness::{Client, Floor, packet, publish, text};
 use rustix::process::Signal;
 use std::io::Read;
 use std::process::{Command, Stdio};
@@ -43,12 +43,8 @@ fn an_address_in_use_is_said_in_a_sentence() {
 /// Runs the load tool; answers its summary.
 fn load(floor: &Floor, arguments: &str) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_grapnel-bench"));
-    command.args(arguments.split_whitespace()).args([
-        "-p",
-        &floor.addr.port().to_string(),
-        "--json",
-        "--quiet",
-    ]);
+    let port = floor.addr.port().to_string();
+    command.args(arguments.split_whitespace()).args(["-p", &port, "--json", "--quiet"]);
     command
 }
 
@@ -94,24 +90,8 @@ fn clients_of_mosquitto_get_along_with_it() {
         for qos in ["0", "1", "2"] {
             // With -d it says when it is subscribed, if its output is not kept back.
             let mut sub = Command::new("stdbuf")
-                .args([
-                    "-oL",
-                    "mosquitto_sub",
-                    "-p",
-                    &port,
-                    "-V",
-                    version,
-                    "-q",
-                    qos,
-                    "-t",
-                    "a/+",
-                    "-C",
-                    "1",
-                    "-W",
-                    "20",
-                    "-d",
-                    "-v",
-                ])
+                .args(["-oL", "mosquitto_sub", "-p", &port, "-V", version, "-q", qos])
+                .args(["-t", "a/+", "-C", "1", "-W", "20", "-d", "-v"])
                 .stdout(Stdio::piped())
                 .spawn()
                 .unwrap();
@@ -219,15 +199,20 @@ fn a_subscriber_that_does_not_read_and_goes_lets_publishers_go_on() {
     other.expect(&publish(0, 0, "other", b"p"));
 }
 
+/// A subscriber to `t` with MQTT 5, QoS 1 and a Receive Maximum of 1.
+fn one_at_a_time(floor: &Floor) -> Client {
+    let mut client = floor.socket();
+    client.send(b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c");
+    client.take(21);
+    client.send(&packet(0x82, &[&[0, 9, 0], &text("t"), &[1]]));
+    client.expect(&[0x90, 4, 0, 9, 0, 1]);
+    client
+}
+
 #[test]
 fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
     let floor = Floor::start();
-    // MQTT 5 with a Receive Maximum of 1.
-    let mut slow = floor.socket();
-    slow.send(b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c");
-    slow.take(21);
-    slow.send(&packet(0x82, &[&[0, 9, 0], &text("t"), &[1]]));
-    slow.expect(&[0x90, 4, 0, 9, 0, 1]);
+    let mut slow = one_at_a_time(&floor);
     let payload = vec![b'x'; MIB];
     let mut publisher = floor.client();
     // Without QoS 1 on the publisher's side there would be no identifier to have; its PUBACKs are few.
@@ -250,11 +235,7 @@ fn a_subscriber_that_does_not_acknowledge_stops_publishers_and_loses_nothing() {
 #[test]
 fn a_client_that_feeds_itself_and_does_not_acknowledge_is_closed() {
     let floor = Floor::start();
-    let mut selfish = floor.socket();
-    selfish.send(b"\x10\x11\0\x04MQTT\x05\x02\0\0\x03\x21\0\x01\0\x01c");
-    selfish.take(21);
-    selfish.send(&packet(0x82, &[&[0, 9, 0], &text("t"), &[1]]));
-    selfish.expect(&[0x90, 4, 0, 9, 0, 1]);
+    let mut selfish = one_at_a_time(&floor);
     // A KiB each, so that the one that is delivered and the PUBACKs find room in the socket; 256 MiB if all went.
     let batch = packet(0x32, &[&text("t"), &[0, 7, 0], &[b'x'; 1015]]).repeat(1024);
     let refused = (0..256).find_map(|_| std::io::Write::write_all(&mut selfish.stream, &batch).err());
@@ -298,7 +279,7 @@ fn without_descriptors_left_it_waits_for_connections_to_close() {
         }
     });
     let mut more: Vec<_> = (0..20).map(|_| floor.client()).collect();
-    more.iter_mut().for_each(harness::Client::expect_nothing);
+    more.iter_mut().for_each(Client::expect_nothing);
     enough.store(true, Ordering::Relaxed);
     busy.join().unwrap();
     assert_eq!(floor.end(Signal::TERM).status.code(), Some(0));

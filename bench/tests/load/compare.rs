@@ -6,30 +6,22 @@ use serde_json::Value;
 /// The tool's own relay as a broker.
 const FLOOR: &str = concat!("again=", env!("CARGO_BIN_EXE_grapnel-bench"), " floor --listen {listen}");
 
-fn compare(arguments: &[&str]) -> Ended {
-    Tool::spawn(["compare"].into_iter().chain(arguments.iter().copied())).end()
+/// With the floor and these brokers, and the words of `options`.
+fn compare(brokers: &[&str], options: &str) -> Ended {
+    let brokers = [FLOOR].into_iter().chain(brokers.iter().copied()).flat_map(|each| ["--broker", each]);
+    Tool::spawn(["compare"].into_iter().chain(brokers).chain(options.split_whitespace())).end()
 }
 
 #[test]
 fn every_round_measures_every_broker_and_each_is_a_multiple_of_the_reference() {
     let dir = tempfile::tempdir().unwrap();
     let (json, markdown) = (dir.path().join("figures.json"), dir.path().join("table.md"));
-    let ended = compare(&[
-        "--broker",
-        FLOOR,
-        "--rounds",
-        "2",
-        "--duration",
-        "0.3",
-        "--case",
-        "ping-pong,qos=1",
-        "--case",
-        "connect-storm,connections=200",
-        "--json",
-        json.to_str().unwrap(),
-        "--markdown",
-        markdown.to_str().unwrap(),
-    ]);
+    let options = format!(
+        "--rounds 2 --duration 0.3 --case ping-pong,qos=1 --case connect-storm,connections=200 --json {} --markdown {}",
+        json.display(),
+        markdown.display()
+    );
+    let ended = compare(&[], &options);
     assert_eq!(ended.code, Some(0), "{} {}", ended.stdout, ended.stderr);
     assert_eq!(ended.stdout, std::fs::read_to_string(markdown).unwrap());
     for part in [
@@ -62,18 +54,8 @@ fn every_round_measures_every_broker_and_each_is_a_multiple_of_the_reference() {
 
 #[test]
 fn a_broker_that_fails_is_named_and_the_others_are_measured() {
-    let ended = compare(&[
-        "--broker",
-        FLOOR,
-        "--broker",
-        "broken=/bin/sh -c 'echo no room >&2; exit 9' {port}",
-        "--rounds",
-        "1",
-        "--duration",
-        "0.2",
-        "--case",
-        "ping-pong",
-    ]);
+    let broken = "broken=/bin/sh -c 'echo no room >&2; exit 9' {port}";
+    let ended = compare(&[broken], "--rounds 1 --duration 0.2 --case ping-pong");
     assert_eq!(ended.code, Some(1), "{} {}", ended.stdout, ended.stderr);
     for part in
         ["1 of 3 runs were not clean", "* round 1, ping-pong, broken: the broker did not start", "no room"]

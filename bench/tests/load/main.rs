@@ -12,7 +12,7 @@ use serde_json::Value;
 use std::io::{BufRead, BufReader, Read};
 use std::net::SocketAddr;
 use std::process::{Child, ChildStderr, Command, Stdio};
-use std::sync::mpsc::{Sender, channel};
+use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
 /// Ends a tool that hangs, so that the test fails instead.
@@ -52,10 +52,7 @@ impl Tool {
         let pid = Pid::from_child(&child);
         let (done, finished) = channel();
         std::thread::spawn(move || {
-            if finished
-                .recv_timeout(PATIENCE)
-                .is_err_and(|error| error == std::sync::mpsc::RecvTimeoutError::Timeout)
-            {
+            if finished.recv_timeout(PATIENCE) == Err(RecvTimeoutError::Timeout) {
                 let _ = kill_process(pid, Signal::KILL);
             }
         });
@@ -272,11 +269,16 @@ fn a_signal_ends_the_run_with_its_summary() {
 
 #[test]
 fn bad_arguments_exit_with_two() {
-    let nowhere = SocketAddr::from(([127, 0, 0, 1], 1));
-    for (arguments, part) in
-        [("pub -t a/#", "cannot hold the wildcards"), ("sub", "--topic"), ("fly", "unrecognized")]
-    {
-        let ended = run(nowhere, arguments);
+    for (arguments, part) in [
+        ("pub -t a/#", "cannot hold the wildcards"),
+        ("sub", "--topic"),
+        ("fly", "unrecognized"),
+        ("run pairs -s 5", "--size must be from 28"),
+        ("run paced -w 5", "open loop"),
+        ("run fly", "invalid value 'fly'"),
+        ("run pairs --broker x --pid 1", "cannot be used with"),
+    ] {
+        let ended = Tool::spawn(arguments.split(' ')).end();
         assert_eq!(ended.code, Some(2), "{arguments}");
         assert!(ended.stderr.contains(part), "{arguments}: {}", ended.stderr);
     }

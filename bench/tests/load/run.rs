@@ -366,31 +366,8 @@ fn the_broker_dies_with_a_tool_that_is_killed() {
 fn the_list_and_the_help_tell_of_every_scenario() {
     let (list, help) = (tool(&["list"]), tool(&["--help"]));
     assert_eq!((list.code, help.code), (Some(0), Some(0)));
-    for name in [
-        "one-to-one",
-        "ping-pong",
-        "pairs-one",
-        "fan-out-burst",
-        "fan-in",
-        "paced",
-        "wildcards",
-        "connect-storm",
-        "idle",
-    ] {
+    let names = "one-to-one ping-pong pairs-one fan-out-burst fan-in paced wildcards connect-storm idle";
+    for name in names.split(' ') {
         assert!(list.stdout.contains(name) && help.stdout.contains(name), "{name}");
-    }
-}
-
-#[test]
-fn bad_arguments_exit_with_two() {
-    for (arguments, part) in [
-        (&["pairs", "-s", "5"][..], "--size must be from 28"),
-        (&["paced", "-w", "5"], "open loop"),
-        (&["fly"], "invalid value 'fly'"),
-        (&["pairs", "--broker", "x", "--pid", "1"], "cannot be used with"),
-    ] {
-        let ended = tool(arguments);
-        assert_eq!(ended.code, Some(2), "{arguments:?}: {}", ended.stderr);
-        assert!(ended.stderr.contains(part), "{arguments:?}: {}", ended.stderr);
     }
 }
