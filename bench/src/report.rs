@@ -17,6 +17,36 @@ pub fn print(report: &(impl Serialize + fmt::Display), json: bool) -> Result<()>
     std::io::stdout().write_all(text.as_bytes()).context("cannot write the report")
 }
 
+/// A table for people: names and values.
+pub struct Rows<'a, 'f> {
+    /// Where it goes.
+    pub f: &'a mut fmt::Formatter<'f>,
+    /// Letters that a name takes.
+    pub width: usize,
+}
+
+impl Rows<'_, '_> {
+    /// One row.
+    pub fn row(&mut self, name: &str, value: impl fmt::Display) -> fmt::Result {
+        writeln!(self.f, "{name:<width$}{value}", width = self.width)
+    }
+
+    /// One row, if there is a value.
+    pub fn some(&mut self, name: &str, value: Option<impl fmt::Display>) -> fmt::Result {
+        value.map_or(Ok(()), |value| self.row(name, value))
+    }
+
+    /// What went wrong how often.
+    pub fn errors(&mut self, errors: &BTreeMap<String, u64>) -> fmt::Result {
+        errors.iter().try_for_each(|(error, count)| self.row("error", format!("{count} × {error}")))
+    }
+}
+
+/// A count that is worth a row only if it is one.
+pub fn above_zero(count: u64) -> Option<u64> {
+    Some(count).filter(|count| *count > 0)
+}
+
 /// Publishers listed by name, the worst first.
 const PUBLISHERS_SHOWN_MAX: usize = 20;
 
@@ -131,62 +161,42 @@ fn per_second(count: u64, seconds: f64) -> Option<f64> {
 
 impl fmt::Display for Summary<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<24}{value}");
+        let (counts, sequence) = (self.counts, &self.sequence);
+        let mut rows = Rows { f, width: 24 };
         let rate = |rate: Option<f64>| rate.map(|rate| format!("  ({rate:.0}/s)")).unwrap_or_default();
-        row(
-            "clients",
-            &format!("{} connected of {}{}", self.counts.connected, self.clients, rate(self.connects_per_s)),
-        )?;
-        row("failed", &self.counts.failed)?;
-        row("disconnects", &format!("{} unexpected", self.counts.disconnects))?;
+        let connects = rate(self.connects_per_s);
+        rows.row("clients", format!("{} connected of {}{connects}", counts.connected, self.clients))?;
+        rows.row("failed", counts.failed)?;
+        rows.row("disconnects", format!("{} unexpected", counts.disconnects))?;
         if self.command == "pub" {
-            row("sent", &format!("{}{}", self.counts.sent, rate(self.sent_per_s)))?;
-            row("acked", &format!("{}{}", self.counts.acked, rate(self.acked_per_s)))?;
-            row("refused", &self.counts.refused)?;
-            row("unacked", &self.unacked)?;
-            row("no matching subscriber", &self.counts.unmatched)?;
+            rows.row("sent", format!("{}{}", counts.sent, rate(self.sent_per_s)))?;
+            rows.row("acked", format!("{}{}", counts.acked, rate(self.acked_per_s)))?;
+            rows.row("refused", counts.refused)?;
+            rows.row("unacked", self.unacked)?;
+            rows.row("no matching subscriber", counts.unmatched)?;
         }
-        if self.command == "sub" || self.counts.received > 0 {
-            row("received", &format!("{}{}", self.counts.received, rate(self.received_per_s)))?;
-            row("received bytes", &self.counts.received_bytes)?;
+        if self.command == "sub" || counts.received > 0 {
+            rows.row("received", format!("{}{}", counts.received, rate(self.received_per_s)))?;
+            rows.row("received bytes", counts.received_bytes)?;
         }
-        let sequence = &self.sequence;
-        for (name, count) in [
-            ("lost", sequence.lost),
-            ("duplicated", sequence.duplicated),
-            ("out of order", sequence.out_of_order),
-            ("before the first", sequence.before_first),
-        ] {
-            if let Some(count) = count {
-                row(name, &count)?;
-            }
-        }
+        rows.some("lost", sequence.lost)?;
+        rows.some("duplicated", sequence.duplicated)?;
+        rows.some("out of order", sequence.out_of_order)?;
+        rows.some("before the first", sequence.before_first)?;
         for PublisherTally { publisher, tally } in &sequence.publishers {
             let Tally { lost, duplicated, out_of_order, before_first } = tally;
             let counts = format!(
                 "lost {lost}, duplicated {duplicated}, out of order {out_of_order}, before the first {before_first}"
             );
-            row(&format!("  publisher {publisher}"), &counts)?;
+            rows.row(&format!("  publisher {publisher}"), counts)?;
         }
-        if self.short_of_limit > 0 {
-            row("short of the limit", &self.short_of_limit)?;
-        }
-        if self.counts.from_the_future > 0 {
-            row("stamped in the future", &format!("{}; the clocks disagree", self.counts.from_the_future))?;
-        }
-        row("elapsed", &format!("{:.3} s", self.elapsed_s))?;
-        for (name, latency) in [
-            ("latency", &self.counts.latency),
-            ("ack latency", &self.counts.ack_latency),
-            ("connect latency", &self.counts.connect_latency),
-        ] {
-            if let Some(latency) = latency.latency() {
-                row(name, &latency)?;
-            }
-        }
-        for (error, count) in &self.counts.errors {
-            row("error", &format!("{count} × {error}"))?;
-        }
-        Ok(())
+        rows.some("short of the limit", above_zero(self.short_of_limit))?;
+        let future = above_zero(counts.from_the_future);
+        rows.some("stamped in the future", future.map(|count| format!("{count}; the clocks disagree")))?;
+        rows.row("elapsed", format!("{:.3} s", self.elapsed_s))?;
+        rows.some("latency", counts.latency.latency())?;
+        rows.some("ack latency", counts.ack_latency.latency())?;
+        rows.some("connect latency", counts.connect_latency.latency())?;
+        rows.errors(&counts.errors)
     }
 }

@@ -18,7 +18,7 @@ pub struct Spread {
 }
 
 /// What one broker made of one case, in the rounds in which nothing was amiss.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Default, Serialize)]
 pub struct Cell {
     /// Whose.
     pub broker: String,
@@ -151,34 +151,42 @@ mod tests {
         assert_eq!(spread(vec![4.0, 1.0, 2.0, 9.0]), Some(Spread { median: 3.0, min: 1.0, max: 9.0 }));
     }
 
-    /// What one made of the rounds, of which it lost messages in the last and was given up in the one before.
-    #[test]
-    fn a_round_that_lost_messages_is_in_no_median() {
+    /// What the floor and ours, which cost and lost so much in these rounds, come to.
+    fn cells(rounds: &[(u32, &str, f64, u64)]) -> [Cell; 2] {
         let case = Case::parse("connect-storm").unwrap();
         let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
-        let run = |round, broker: &str, cost: f64, lost: u64| {
+        let run = |&(round, broker, cost, lost): &(u32, &str, f64, u64)| {
             let mut report = Report::empty_for_tests(&case.scenario);
             (report.connects.cpu_us_each, report.lost) = (Some(cost), lost);
             let fault = (lost > 0).then(|| report.fault());
             Run { round, case: case.name.clone(), broker: broker.into(), report: Some(report), fault }
         };
-        let mut runs = vec![];
-        for (round, floor, ours) in
-            [(1, (10.0, 0), (20.0, 0)), (2, (1.0, 5), (20.0, 0)), (3, (10.0, 0), (0.5, 7))]
-        {
-            runs.extend([run(round, "floor", floor.0, floor.1), run(round, "ours", ours.0, ours.1)]);
-        }
+        let mut runs: Vec<_> = rounds.iter().map(run).collect();
         runs.push(Run {
-            round: 4,
-            case: case.name.clone(),
-            broker: "ours".into(),
+            round: 9,
             report: None,
             fault: Some("did not start".into()),
+            ..run(&(9, "ours", 0.0, 0))
         });
-        let rows = rows(&[case], &contestants, &runs);
-        let [floor, ours] = &rows[0].cells[..] else { panic!("two brokers") };
+        rows(&[case], &contestants, &runs).remove(0).cells.try_into().expect("two brokers")
+    }
+
+    #[test]
+    fn a_round_that_lost_messages_is_in_no_median() {
+        let [floor, ours] = cells(&[
+            (1, "floor", 10.0, 0),
+            (1, "ours", 20.0, 0),
+            (2, "floor", 1.0, 5),
+            (2, "ours", 20.0, 0),
+            (3, "floor", 10.0, 0),
+            (3, "ours", 0.5, 7),
+        ]);
         assert_eq!((floor.cost.unwrap().min, floor.lost, floor.left_out), (10.0, 5, 1));
-        assert_eq!((ours.cost.unwrap().min, ours.lost, ours.left_out), (20.0, 7, 2));
+        assert_eq!(
+            (ours.cost.unwrap().min, ours.lost, ours.left_out),
+            (20.0, 7, 2),
+            "nor one without a report"
+        );
         let twice = Spread { median: 2.0, min: 2.0, max: 2.0 };
         assert_eq!(ours.multiple, Some(twice), "of the first round alone");
     }
@@ -186,18 +194,14 @@ mod tests {
     /// The machine got twice as slow between two rounds: the multiples say the same all the while.
     #[test]
     fn multiples_are_formed_within_a_round() {
-        let case = Case::parse("connect-storm").unwrap();
-        let contestants = ["floor", "ours"].map(|name| Contestant { name: name.into(), command: "x".into() });
-        let run = |round, broker: &str, cost| {
-            let mut report = Report::empty_for_tests(&case.scenario);
-            report.connects.cpu_us_each = Some(cost);
-            Run { round, case: case.name.clone(), broker: broker.into(), report: Some(report), fault: None }
-        };
-        let runs = [run(1, "floor", 10.0), run(1, "ours", 15.0), run(2, "ours", 30.0), run(2, "floor", 20.0)];
-        let rows = rows(&[case], &contestants, &runs);
-        let ours = &rows[0].cells[1];
+        let [floor, ours] = cells(&[
+            (1, "floor", 10.0, 0),
+            (1, "ours", 15.0, 0),
+            (2, "ours", 30.0, 0),
+            (2, "floor", 20.0, 0),
+        ]);
         assert_eq!(ours.cost, Some(Spread { median: 22.5, min: 15.0, max: 30.0 }));
         assert_eq!(ours.multiple, Some(Spread { median: 1.5, min: 1.5, max: 1.5 }));
-        assert_eq!(rows[0].cells[0].multiple, Some(Spread { median: 1.0, min: 1.0, max: 1.0 }));
+        assert_eq!(floor.multiple, Some(Spread { median: 1.0, min: 1.0, max: 1.0 }));
     }
 }

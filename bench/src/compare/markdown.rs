@@ -43,33 +43,27 @@ fn head(text: &mut String, machine: &Machine, args: &CompareArgs, settled: &Sett
     );
 }
 
+/// What stands behind the costs for each contestant, where some cell has it.
+type Column = (&'static str, fn(&Cell) -> Option<String>);
+const COLUMNS: [Column; 4] = [
+    ("in the kernel", |cell| Some(format!("{:.0} %", cell.system?.median * 100.0))),
+    ("children's CPU", |cell| cell.children.map(|used| spread(Some(used)))),
+    ("calls", |cell| Some(number(cell.syscalls?.median))),
+    ("p50 / p99 µs", |cell| {
+        Some(format!("{} / {}", number(cell.p50_us?.median), number(cell.p99_us?.median)))
+    }),
+];
+
 fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
     let reference = &settled.contestants[0].name;
-    let others = &settled.contestants[1..];
-    let with = |pick: fn(&Cell) -> Option<Spread>| {
-        rows.iter().any(|row| row.cells.iter().any(|cell| pick(cell).is_some()))
-    };
-    let (system, syscalls, latency) =
-        (with(|cell| cell.system), with(|cell| cell.syscalls), with(|cell| cell.p50_us));
-    let children = with(|cell| cell.children);
+    let mut columns = COLUMNS.to_vec();
+    columns.retain(|(_, show)| rows.iter().any(|row| row.cells.iter().any(|cell| show(cell).is_some())));
     let mut heads = vec!["case".to_owned(), reference.clone()];
-    for other in others {
+    for other in &settled.contestants[1..] {
         heads.extend([other.name.clone(), format!("{} / {reference}", other.name)]);
     }
     for contestant in &settled.contestants {
-        let name = &contestant.name;
-        if system {
-            heads.push(format!("{name}: in the kernel"));
-        }
-        if children {
-            heads.push(format!("{name}: children's CPU"));
-        }
-        if syscalls {
-            heads.push(format!("{name}: calls"));
-        }
-        if latency {
-            heads.push(format!("{name}: p50 / p99 µs"));
-        }
+        heads.extend(columns.iter().map(|(what, _)| format!("{}: {what}", contestant.name)));
     }
     let _ = writeln!(text, "| {} |\n|{}", heads.join(" | "), "---|".repeat(heads.len()));
     for row in rows {
@@ -78,21 +72,7 @@ fn table(text: &mut String, settled: &Settled, rows: &[&Row]) {
             cells.extend([cost(cell), multiple(cell.multiple)]);
         }
         for cell in &row.cells {
-            if system {
-                cells.push(cell.system.map_or("-".into(), |part| format!("{:.0} %", part.median * 100.0)));
-            }
-            if children {
-                cells.push(spread(cell.children));
-            }
-            if syscalls {
-                cells.push(cell.syscalls.map_or("-".into(), |calls| number(calls.median)));
-            }
-            if latency {
-                cells.push(match (cell.p50_us, cell.p99_us) {
-                    (Some(p50), Some(p99)) => format!("{} / {}", number(p50.median), number(p99.median)),
-                    _ => "-".into(),
-                });
-            }
+            cells.extend(columns.iter().map(|(_, show)| show(cell).unwrap_or_else(|| "-".into())));
         }
         let _ = writeln!(text, "| {} |", cells.join(" | "));
     }
@@ -150,21 +130,7 @@ mod tests {
     #[test]
     fn rounds_that_were_left_out_stand_beside_the_figure() {
         let figure = Some(Spread { median: 2.0, min: 1.0, max: 3.0 });
-        let mut cell = Cell {
-            broker: "x".into(),
-            cost: figure,
-            multiple: None,
-            system: None,
-            syscalls: None,
-            per_s: None,
-            p50_us: None,
-            p99_us: None,
-            share: None,
-            rss_bytes: None,
-            children: None,
-            lost: 0,
-            left_out: 0,
-        };
+        let mut cell = Cell { cost: figure, ..Cell::default() };
         assert_eq!(cost(&cell), "2.00 (1.00–3.00)");
         (cell.left_out, cell.lost) = (2, 9);
         assert_eq!(cost(&cell), "2.00 (1.00–3.00), 2 left out");

@@ -211,7 +211,6 @@ impl Serialize for Meter {
 
 /// A distribution in microseconds.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Latency {
     pub count: u64,
     pub min: f64,

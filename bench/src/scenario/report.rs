@@ -59,7 +59,6 @@ pub struct Measured {
 
 /// What a scenario came to. Keys and meaning are in README.md; a value that could not be measured is null.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Report {
     pub scenario: Kind,
     pub broker: Broker,
@@ -95,7 +94,6 @@ pub struct Report {
 
 /// Who was measured.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Broker {
     pub address: SocketAddr,
     pub pid: Option<u32>,
@@ -105,7 +103,6 @@ pub struct Broker {
 
 /// With what load.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Options {
     pub version: u8,
     pub qos: u8,
@@ -122,7 +119,6 @@ pub struct Options {
 
 /// How the clients connected.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Connects {
     pub started: u32,
     pub connected: u32,
@@ -134,7 +130,6 @@ pub struct Connects {
 
 /// What the broker used in the measured window.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Cpu {
     pub total_s: f64,
     pub user_s: Option<f64>,
@@ -150,7 +145,6 @@ pub struct Cpu {
 
 /// What the processes used that the broker has started, such as workers of its plugins; null where there was nothing.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct ChildrenCpu {
     pub total_s: f64,
     /// Of one CPU: 1 is all of it.
@@ -160,7 +154,6 @@ pub struct ChildrenCpu {
 
 /// How the generator fared in the measured window.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Bench {
     /// Part of the time in which it had something to do.
     pub busy: f64,
@@ -170,7 +163,6 @@ pub struct Bench {
 
 /// Memory of the broker at the end of the measured window.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct MemoryUse {
     pub rss_bytes: u64,
     pub rss_peak_bytes: u64,
@@ -180,7 +172,6 @@ pub struct MemoryUse {
 
 /// System calls of the broker, counted in a window after the measured one.
 #[derive(Debug, Clone, Serialize)]
-#[allow(missing_docs)]
 pub struct Syscalls {
     pub count: u64,
     pub delivered: u64,
@@ -276,25 +267,27 @@ impl Report {
 
     /// Whether every connection held, and every message came to all its subscribers, once.
     pub fn is_success(&self) -> bool {
-        let amiss =
-            self.lost + self.duplicated + self.out_of_order + self.stray + self.refused + self.unacked;
-        amiss == 0 && self.connects.failed == 0 && self.disconnects == 0 && self.errors.is_empty()
+        self.fault().is_empty()
+    }
+
+    /// What went amiss with messages, and how often.
+    fn amiss(&self) -> [(&'static str, u64); 6] {
+        [
+            ("lost", self.lost),
+            ("duplicated", self.duplicated),
+            ("out of order", self.out_of_order),
+            ("stray", self.stray),
+            ("refused", self.refused),
+            ("unacknowledged", self.unacked),
+        ]
     }
 
     /// What was amiss, in a sentence; empty if nothing was.
     pub fn fault(&self) -> String {
-        let counts = [
-            (self.lost, "lost"),
-            (self.duplicated, "duplicated"),
-            (self.out_of_order, "out of order"),
-            (self.stray, "stray"),
-            (self.refused, "refused"),
-            (self.unacked, "unacknowledged"),
-            (u64::from(self.disconnects), "disconnected"),
-            (u64::from(self.connects.failed), "not connected"),
-        ];
-        let counts =
-            counts.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+        let connections =
+            [("disconnected", self.disconnects.into()), ("not connected", self.connects.failed.into())];
+        let counts = self.amiss().into_iter().chain(connections).filter(|(_, count)| *count > 0);
+        let counts = counts.map(|(what, count)| format!("{count} {what}"));
         let errors = self.errors.iter().map(|(error, count)| format!("{error} ({count}×)"));
         counts.chain(errors).collect::<Vec<_>>().join(", ")
     }

@@ -1,6 +1,7 @@
 //! The report as a table for people.
 
-use super::{ChildrenCpu, Cpu, MemoryUse, Report, Syscalls};
+use super::{Bench, ChildrenCpu, Cpu, MemoryUse, Report, Syscalls};
+use crate::report::{Rows, above_zero};
 use std::fmt;
 
 /// A generator that is busy for more than this may be what limits the figures.
@@ -10,86 +11,39 @@ const BUSY_MAX: f64 = 0.95;
 const WAITED_MAX: f64 = 0.02;
 
 impl fmt::Display for Report {
-    #[allow(clippy::too_many_lines, reason = "one line for each row of the table")]
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let mut row = |name: &str, value: &dyn fmt::Display| writeln!(f, "{name:<22}{value}");
-        row("scenario", &format!("{}: {}", self.scenario.name(), self.load()))?;
-        row("broker", &self.who())?;
-        row("connects", &self.connecting())?;
-        if let Some(measured_s) = self.measured_s {
-            row("measured", &format!("{measured_s:.3} s"))?;
-        }
+        let mut rows = Rows { f, width: 22 };
+        rows.row("scenario", format!("{}: {}", self.scenario.name(), self.load()))?;
+        rows.row("broker", self.who())?;
+        rows.row("connects", self.connecting())?;
+        rows.some("measured", self.measured_s.map(|measured_s| format!("{measured_s:.3} s")))?;
         if self.scenario.has_messages() {
-            row("sent", &format!("{}{}", self.sent, per_second(self.sent_per_s)))?;
-            let megabytes =
-                self.delivered_bytes_per_s.map_or(String::new(), |rate| format!(", {:.1} MB/s", rate / 1e6));
-            row("delivered", &format!("{}{}{megabytes}", self.delivered, per_second(self.delivered_per_s)))?;
-            row("lost", &self.lost)?;
+            rows.row("sent", format!("{}{}", self.sent, per_second(self.sent_per_s)))?;
+            let bytes = self.delivered_bytes_per_s.map(|rate| format!(", {:.1} MB/s", rate / 1e6));
+            let (rate, bytes) = (per_second(self.delivered_per_s), bytes.unwrap_or_default());
+            rows.row("delivered", format!("{}{rate}{bytes}", self.delivered))?;
+            rows.row("lost", self.lost)?;
         }
-        for (name, count) in [
-            ("duplicated", self.duplicated),
-            ("out of order", self.out_of_order),
-            ("stray", self.stray),
-            ("refused", self.refused),
-            ("unacknowledged", self.unacked),
-            ("disconnects", self.disconnects.into()),
-        ] {
-            if count > 0 {
-                row(name, &count)?;
-            }
+        let disconnects = ("disconnects", self.disconnects.into());
+        for (name, count) in self.amiss().into_iter().skip(1).chain([disconnects]) {
+            rows.some(name, above_zero(count))?;
         }
-        if let Some(latency) = &self.latency_us {
-            row(&format!("latency from {}", self.latency_from.unwrap_or_default()), latency)?;
-        }
-        for (name, latency) in
-            [("ack latency", &self.ack_latency_us), ("connect latency", &self.connects.latency_us)]
-        {
-            if let Some(latency) = latency {
-                row(name, latency)?;
-            }
-        }
-        if let Some(each) = self.connects.cpu_us_each {
-            row("CPU per connect", &format!("{each:.1} µs"))?;
-        }
-        if let Some(cpu) = &self.cpu {
-            row("broker's CPU", cpu)?;
-        }
-        if let Some(children) = &self.children {
-            row("its children's CPU", children)?;
-        }
-        if let Some(memory) = &self.memory {
-            row("broker's memory", memory)?;
-        }
-        if let Some(calls) = &self.syscalls {
-            row("broker's calls", calls)?;
-        }
-        if let Some(why) = &self.syscalls_why_not {
-            row("broker's calls", &format!("not counted: {why}"))?;
-        }
-        if let Some(bench) = self.bench.as_ref().filter(|_| self.scenario.has_messages()) {
-            let limit = if bench.busy > BUSY_MAX { "; it may be what limits the figures" } else { "" };
-            row("generator", &format!("busy {:.0} % of the time{limit}", bench.busy * 100.0))?;
-        }
-        let waited =
-            [self.cpu.as_ref().map(|cpu| cpu.waited), self.bench.as_ref().and_then(|bench| bench.waited)];
-        if waited.iter().flatten().any(|waited| *waited > WAITED_MAX) {
-            let [broker, bench] = waited
-                .map(|waited| waited.map_or(String::from("?"), |waited| format!("{:.0}", waited * 100.0)));
-            row(
-                "waited for a CPU",
-                &format!("the broker's threads {broker} %, the generator {bench} % of the time"),
-            )?;
-        }
-        if self.interrupted {
-            row("interrupted", &"by a signal")?;
-        }
-        for (error, count) in &self.errors {
-            row("error", &format!("{count} × {error}"))?;
-        }
-        if let Some(log) = &self.broker_log {
-            row("broker's log", log)?;
-        }
-        Ok(())
+        let from = self.latency_from.unwrap_or_default();
+        rows.some(&format!("latency from {from}"), self.latency_us.as_ref())?;
+        rows.some("ack latency", self.ack_latency_us.as_ref())?;
+        rows.some("connect latency", self.connects.latency_us.as_ref())?;
+        rows.some("CPU per connect", self.connects.cpu_us_each.map(|each| format!("{each:.1} µs")))?;
+        rows.some("broker's CPU", self.cpu.as_ref())?;
+        rows.some("its children's CPU", self.children.as_ref())?;
+        rows.some("broker's memory", self.memory.as_ref())?;
+        rows.some("broker's calls", self.syscalls.as_ref())?;
+        let why_not = self.syscalls_why_not.as_ref();
+        rows.some("broker's calls", why_not.map(|why| format!("not counted: {why}")))?;
+        rows.some("generator", self.bench.as_ref().filter(|_| self.scenario.has_messages()))?;
+        rows.some("waited for a CPU", self.waited())?;
+        rows.some("interrupted", self.interrupted.then_some("by a signal"))?;
+        rows.errors(&self.errors)?;
+        rows.some("broker's log", self.broker_log.as_ref())
     }
 }
 
@@ -119,11 +73,28 @@ impl Report {
         format!("{}{pid}{cpus}", self.broker.address)
     }
 
+    /// If somebody was kept from a CPU for long.
+    fn waited(&self) -> Option<String> {
+        let waited =
+            [self.cpu.as_ref().map(|cpu| cpu.waited), self.bench.as_ref().and_then(|bench| bench.waited)];
+        waited.iter().flatten().find(|waited| **waited > WAITED_MAX)?;
+        let [broker, bench] =
+            waited.map(|waited| waited.map_or("?".to_owned(), |waited| format!("{:.0}", waited * 100.0)));
+        Some(format!("the broker's threads {broker} %, the generator {bench} % of the time"))
+    }
+
     fn connecting(&self) -> String {
         let connects = &self.connects;
         let failed =
             if connects.failed > 0 { format!(", {} failed", connects.failed) } else { String::new() };
         format!("{} of {}{failed}{}", connects.connected, connects.started, per_second(connects.per_s))
+    }
+}
+
+impl fmt::Display for Bench {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let limit = if self.busy > BUSY_MAX { "; it may be what limits the figures" } else { "" };
+        write!(f, "busy {:.0} % of the time{limit}", self.busy * 100.0)
     }
 }
 
