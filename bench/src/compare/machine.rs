@@ -49,18 +49,12 @@ fn said(words: &[&str]) -> Option<String> {
     (output.status.success() && !text.trim().is_empty()).then(|| text.trim().to_owned())
 }
 
-/// As it could be typed again: words with spaces quoted, this program by its name.
+/// As it could be typed again, this program by its name.
 fn command_line() -> String {
-    let words = std::env::args().enumerate().map(|(place, word)| {
-        let word = match word.rsplit_once('/') {
-            Some((_, name)) if place == 0 => name.to_owned(),
-            _ => word,
-        };
-        if word.contains(|c: char| c.is_whitespace() || "{}'$&;".contains(c)) {
-            format!("'{word}'")
-        } else {
-            word
-        }
-    });
-    words.collect::<Vec<_>>().join(" ")
+    let mut words: Vec<String> = std::env::args().collect();
+    if let Some(program) = words.first_mut() {
+        *program = program.rsplit('/').next().unwrap_or_default().to_owned();
+    }
+    // Only a NUL could not be quoted, and no argument has one.
+    shlex::try_join(words.iter().map(String::as_str)).unwrap_or_default()
 }
