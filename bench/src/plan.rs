@@ -13,11 +13,11 @@ const CONNECTS_PER_SOURCE: usize = 20_000;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Version {
     /// MQTT 3.1
-    V31,
+    V31 = 3,
     /// MQTT 3.1.1
-    V311,
+    V311 = 4,
     /// MQTT 5.0
-    V5,
+    V5 = 5,
 }
 
 impl Version {
@@ -32,11 +32,7 @@ impl Version {
 
     /// The number that `-V` takes.
     pub fn number(self) -> u8 {
-        match self {
-            Self::V31 => 3,
-            Self::V311 => 4,
-            Self::V5 => 5,
-        }
+        self as u8
     }
 }
 

@@ -1,7 +1,7 @@
 //! Topics, user names and client ids that differ per client: `%i`, `%c`, `%u` as in emqtt-bench.
 //! Parsed once by `cli`, expanded once per client when it starts; never on the data path.
 
-use std::fmt;
+use anyhow::{Result, bail};
 
 /// A text with placeholders, parsed and known to be expandable.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -26,26 +26,13 @@ pub struct Identity<'a> {
     pub user_name: Option<&'a str>,
 }
 
-/// A placeholder that this tool does not know.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct UnknownPlaceholder(Option<char>);
-
-impl fmt::Display for UnknownPlaceholder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self.0 {
-            Some(letter) => write!(f, "unknown placeholder %{letter}")?,
-            None => write!(f, "a lone % at the end")?,
-        }
-        write!(f, "; use %i (client number), %c (client id), %u (user name), or %% for a percent sign")
-    }
-}
-
-impl std::error::Error for UnknownPlaceholder {}
+/// What is said of any other placeholder.
+const KNOWN: &str = "use %i (client number), %c (client id), %u (user name), or %% for a percent sign";
 
 impl std::str::FromStr for Template {
-    type Err = UnknownPlaceholder;
+    type Err = anyhow::Error;
 
-    fn from_str(text: &str) -> Result<Self, UnknownPlaceholder> {
+    fn from_str(text: &str) -> Result<Self> {
         let mut parts = Vec::new();
         let mut literal = String::new();
         let mut letters = text.chars();
@@ -62,7 +49,8 @@ impl std::str::FromStr for Template {
                 Some('i') => Part::Number,
                 Some('c') => Part::ClientId,
                 Some('u') => Part::UserName,
-                other => return Err(UnknownPlaceholder(other)),
+                Some(letter) => bail!("unknown placeholder %{letter}; {KNOWN}"),
+                None => bail!("a lone % at the end; {KNOWN}"),
             };
             if !literal.is_empty() {
                 parts.push(Part::Literal(std::mem::take(&mut literal)));
@@ -139,7 +127,8 @@ mod tests {
     fn unknown_placeholders_are_named() {
         let error = "a/%x".parse::<Template>().unwrap_err();
         assert!(error.to_string().starts_with("unknown placeholder %x"), "{error}");
-        assert_eq!("a/%".parse::<Template>().unwrap_err(), UnknownPlaceholder(None));
+        let error = "a/%".parse::<Template>().unwrap_err();
+        assert!(error.to_string().starts_with("a lone % at the end; use %i"), "{error}");
     }
 
     #[test]
