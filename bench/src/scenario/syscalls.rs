@@ -1,9 +1,9 @@
 //! Counting the system calls of the broker with `perf stat`, in a window of its own: being watched makes each call
 //! dearer, so the CPU time is never measured at the same moment. Used by the loop, which goes on meanwhile.
 
-use super::target::{becomes_readable, ends_within};
+use super::target::{becomes_readable, end};
 use anyhow::{Context, Result, bail};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::Signal;
 use std::io::{Read, Write};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::time::Duration;
@@ -69,15 +69,11 @@ impl Counter {
     }
 
     fn end(&mut self) -> String {
-        let _ = kill_process(Pid::from_child(&self.child), Signal::INT);
-        if !ends_within(&self.child, PATIENCE) {
-            let _ = self.child.kill();
-        }
+        end(&mut self.child, Signal::INT);
         let mut said = String::new();
         if let Some(errors) = &mut self.child.stderr {
             let _ = errors.read_to_string(&mut said);
         }
-        let _ = self.child.wait();
         said
     }
 }

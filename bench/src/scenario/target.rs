@@ -176,17 +176,22 @@ impl Process {
 
 impl Drop for Process {
     fn drop(&mut self) {
-        // Either may find it gone already; then there is only its status to collect.
-        let _ = kill_process(Pid::from_child(&self.child), Signal::TERM);
-        if !ends_within(&self.child, PATIENCE) {
-            let _ = self.child.kill();
-        }
-        let _ = self.child.wait();
+        end(&mut self.child, Signal::TERM);
     }
 }
 
+/// Ends a child: with a signal, and if it takes too long, at once. It may be gone already; then there is only its status to
+/// collect.
+pub fn end(child: &mut Child, signal: Signal) {
+    let _ = kill_process(Pid::from_child(child), signal);
+    if !ends_within(child, PATIENCE) {
+        let _ = child.kill();
+    }
+    let _ = child.wait();
+}
+
 /// Waits until a child ends, at most this long; true if it has.
-pub fn ends_within(child: &Child, patience: Duration) -> bool {
+fn ends_within(child: &Child, patience: Duration) -> bool {
     let Ok(process) = pidfd_open(Pid::from_child(child), PidfdFlags::empty()) else { return true };
     becomes_readable(&process, patience)
 }
