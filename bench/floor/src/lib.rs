@@ -7,6 +7,7 @@
 pub mod descriptors;
 mod flow;
 pub mod frame;
+mod group;
 mod outbox;
 mod peer;
 mod relay;

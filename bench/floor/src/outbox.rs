@@ -1,8 +1,8 @@
 //! What goes out: every connection's bytes, and the list of those that have new ones. Owned by `relay`, which knows
 //! who gets what; `floor` sends. No I/O; allocates only where a buffer grows.
 
+use super::group::Group;
 use super::peer::Peer;
-use super::routes::Group;
 use super::wire;
 
 /// All connections, by their place, as far as sending goes.

@@ -3,9 +3,10 @@
 //! a topic is new.
 
 use super::frame::{Front, front};
+use super::group::Grant;
 use super::outbox::Outbox;
 use super::peer::Peer;
-use super::routes::{Grant, Routes};
+use super::routes::Routes;
 use super::wire::{self, Fields, Head, Malformed};
 
 /// Largest packet that is taken, in bytes. CONNACK says so to MQTT 5.
