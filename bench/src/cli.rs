@@ -3,12 +3,11 @@
 
 mod check;
 
-pub use check::{resolve, seconds};
-
 use crate::compare::args::CompareArgs;
+use crate::options::{Output, millis, seconds, version};
+use crate::plan::Version;
 use crate::scenario::args::RunArgs;
 use crate::topic::Template;
-use check::millis;
 use clap::{ArgAction, Args, Parser, Subcommand};
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
@@ -37,18 +36,6 @@ pub enum Command {
     /// Relay messages with the least MQTT possible, as a floor to compare brokers with; stays until SIGINT or SIGTERM
     Floor(FloorArgs),
 }
-
-/// Bad arguments, as opposed to a run that failed.
-#[derive(Debug)]
-pub struct Usage(pub anyhow::Error);
-
-impl std::fmt::Display for Usage {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "{:#}", self.0)
-    }
-}
-
-impl std::error::Error for Usage {}
 
 /// Each becomes one `Load`, see `check`.
 #[derive(Debug, Subcommand)]
@@ -151,8 +138,8 @@ pub struct CommonArgs {
     #[arg(short = 'p', long, default_value_t = 1883)]
     pub port: u16,
     /// Protocol version: 3 (MQTT 3.1), 4 (3.1.1) or 5 (5.0)
-    #[arg(short = 'V', long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=5))]
-    pub version: u8,
+    #[arg(short = 'V', long, default_value = "5", value_parser = version())]
+    pub version: Version,
     /// Number of clients
     #[arg(short = 'c', long, default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
     pub count: u32,
@@ -199,15 +186,8 @@ pub struct CommonArgs {
     /// Create this file when every client is ready (sub: has its SUBACK)
     #[arg(long, value_name = "PATH")]
     pub ready_file: Option<PathBuf>,
-    /// Print the summary as one JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Print nothing but the summary
-    #[arg(long)]
-    pub quiet: bool,
-    /// Print help
-    #[arg(long, action = ArgAction::Help)]
-    pub help: Option<bool>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// A field of `--payload-hdrs`.
@@ -218,4 +198,14 @@ pub enum PayloadHeader {
     Cnt,
     /// Time at which the message was due
     Ts,
+}
+
+/// The load that a command line asks for.
+#[cfg(test)]
+pub fn load(arguments: &str) -> anyhow::Result<crate::load::Load> {
+    let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
+    match Cli::try_parse_from(words)?.command {
+        Command::Load(load) => load.into_load(),
+        other => anyhow::bail!("{other:?} is no load"),
+    }
 }

@@ -8,7 +8,8 @@ mod figures;
 mod machine;
 mod markdown;
 
-use crate::cli::Usage;
+use crate::engine::Progress;
+use crate::options::Usage;
 use crate::scenario::target::pin;
 use crate::scenario::{self, Report, Target};
 use anyhow::{Context, Result};
@@ -17,7 +18,7 @@ use case::Case;
 use figures::{Row, rows};
 use machine::Machine;
 use serde::Serialize;
-use std::io::{IsTerminal, Write};
+use std::io::Write;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -81,6 +82,7 @@ fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run>
     let Settled { cases, contestants, .. } = settled;
     let total = args.rounds as usize * cases.len() * contestants.len();
     let mut runs = Vec::with_capacity(total);
+    let progress = Progress::new(!args.quiet);
     for round in 1..=args.rounds {
         for case in cases {
             for turn in 0..contestants.len() {
@@ -88,25 +90,18 @@ fn measure(args: &CompareArgs, settled: &Settled, stop: &AtomicBool) -> Vec<Run>
                     return runs;
                 }
                 let contestant = &contestants[(turn + round as usize) % contestants.len()];
-                say(
-                    args,
-                    &format!(
-                        "{}/{total} round {round}: {} of {}",
-                        runs.len() + 1,
-                        case.name,
-                        contestant.name
-                    ),
-                );
+                let at = runs.len() + 1;
+                progress.line(&format!("{at}/{total} round {round}: {} of {}", case.name, contestant.name));
                 runs.push(run(round, case, contestant, settled, stop));
             }
         }
     }
-    say(args, "");
+    progress.clear();
     runs
 }
 
 fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop: &AtomicBool) -> Run {
-    let measured = Target::start(&contestant.command, &settled.cpus.broker, case.scenario.version)
+    let measured = Target::start(&contestant.command, &settled.cpus.broker, case.scenario.options.version)
         .and_then(|mut target| scenario::run(&case.scenario, &mut target, stop));
     let (report, fault) = match measured {
         Ok(report) if report.is_success() => (Some(report), None),
@@ -117,14 +112,4 @@ fn run(round: u32, case: &Case, contestant: &Contestant, settled: &Settled, stop
         Err(error) => (None, Some(format!("{error:#}"))),
     };
     Run { round, case: case.name.clone(), broker: contestant.name.clone(), report, fault }
-}
-
-/// Says on a terminal how far it is; in a pipe nothing.
-fn say(args: &CompareArgs, text: &str) {
-    let mut stderr = std::io::stderr();
-    if !args.quiet && stderr.is_terminal() {
-        // Whoever closed stderr still gets the table.
-        let _ = write!(stderr, "\r\x1b[K{text}");
-        let _ = stderr.flush();
-    }
 }

@@ -2,8 +2,9 @@
 //! and `scenario` (run) call [`Engine::turn`] until they have what they want, and decide between two turns what comes
 //! next. The engine opens connections, moves bytes and hands frames to `client`; it never decides when a run ends.
 
-pub mod client;
+mod client;
 pub mod counts;
+mod failure;
 pub mod ledger;
 mod link;
 mod progress;
@@ -12,6 +13,7 @@ mod schedule;
 mod shared;
 mod timer;
 
+pub use progress::Progress;
 pub use schedule::Schedule;
 pub use shared::{Books, Shared};
 
@@ -20,11 +22,11 @@ use crate::frames::Frame;
 use crate::plan::{Pace, Setup};
 use crate::socket;
 use anyhow::{Context, Result};
-use client::{Client, Failure, State};
+use client::Client;
 use counts::Counts;
+use failure::{Failure, State};
 use link::Link;
 use mio::{Events, Interest, Poll, Token};
-use progress::Progress;
 use publisher::Produced;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -354,8 +356,10 @@ impl<'s> Engine<'s> {
         if readable {
             let filled = link.fill(&mut self.read)?;
             self.shared.now_ns = self.clock.now_ns();
-            let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared);
-            more_to_read = link.hand_out(filled, &self.read, take)?;
+            if let Some(filled) = filled {
+                let take = |frame: &Frame<'_>| client.frame(frame, &mut self.shared);
+                more_to_read = link.hand_out(filled, &self.read, take)?;
+            }
         }
         if was_in_handshake && client.state == State::Ready {
             let now_ns = self.shared.now_ns;

@@ -3,8 +3,9 @@
 
 mod encode;
 
-pub use encode::{ConnectWith, PublishHead, connect, disconnect, push_ack, subscribe};
-pub use grapnel_floor::frame::{Frame, Front, Malformed, front};
+pub use encode::{PublishHead, connect, disconnect, subscribe};
+pub use grapnel_floor::frame::{Frame, Front, Incomplete, Malformed, front};
+pub use grapnel_floor::wire::{publish, push_ack};
 
 use crate::plan::Version;
 use crate::reason::Reason;
@@ -12,7 +13,6 @@ use grapnel_floor::wire::Fields;
 
 /// Packet types a client may receive (MQTT 5.0 section 2.1.2).
 pub mod kind {
-    #![allow(missing_docs)]
     pub const CONNACK: u8 = 2;
     pub const PUBLISH: u8 = 3;
     pub const PUBACK: u8 = 4;
@@ -22,33 +22,6 @@ pub mod kind {
     pub const SUBACK: u8 = 9;
     pub const PINGRESP: u8 = 13;
     pub const DISCONNECT: u8 = 14;
-}
-
-/// A received PUBLISH.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Publish<'a> {
-    /// 0 to 2.
-    pub qos: u8,
-    /// 0 with QoS 0.
-    pub packet_id: u16,
-    /// The application message.
-    pub payload: &'a [u8],
-}
-
-/// Reads a PUBLISH.
-#[inline]
-pub fn publish<'a>(version: Version, frame: &Frame<'a>) -> Result<Publish<'a>, Malformed> {
-    let qos = frame.bytes[0] >> 1 & 3;
-    if qos == 3 {
-        return Err(Malformed("PUBLISH with QoS 3"));
-    }
-    let mut fields = Fields(frame.body);
-    let _topic = fields.prefixed()?;
-    let packet_id = if qos > 0 { fields.packet_id()? } else { 0 };
-    if version == Version::V5 {
-        fields.skip_properties()?;
-    }
-    Ok(Publish { qos, packet_id, payload: fields.0 })
 }
 
 /// Reads the packet id and reason code of PUBACK, PUBREC, PUBREL or PUBCOMP. An absent reason is success
@@ -139,34 +112,6 @@ mod tests {
         match front(bytes).unwrap() {
             Front::Whole(frame) => frame,
             other => panic!("{other:?}"),
-        }
-    }
-
-    #[test]
-    fn a_publish_is_read_in_every_version_and_qos() {
-        let v4 = [0x30, 5, 0, 1, b't', b'h', b'i'];
-        assert_eq!(
-            publish(Version::V311, &whole(&v4)).unwrap(),
-            Publish { qos: 0, packet_id: 0, payload: b"hi" }
-        );
-        let v5 = [0x3B, 12, 0, 1, b't', 0, 7, 5, 0x02, 0, 0, 0, 9, b'p'];
-        assert_eq!(
-            publish(Version::V5, &whole(&v5)).unwrap(),
-            Publish { qos: 1, packet_id: 7, payload: b"p" }
-        );
-    }
-
-    #[test]
-    fn a_publish_that_lies_about_its_lengths_is_malformed() {
-        for (version, bytes) in [
-            (Version::V311, &[0x30, 3, 0, 9, b't'][..]),
-            (Version::V311, &[0x36, 5, 0, 1, b't', 0, 1]),
-            (Version::V311, &[0x32, 4, 0, 1, b't', 0]),
-            (Version::V311, &[0x32, 5, 0, 1, b't', 0, 0]),
-            (Version::V5, &[0x30, 4, 0, 1, b't', 9]),
-            (Version::V5, &[0x30, 3, 0, 1, b't']),
-        ] {
-            assert!(publish(version, &whole(bytes)).is_err(), "{bytes:02x?}");
         }
     }
 

@@ -10,6 +10,7 @@ mod engine;
 mod frames;
 mod header;
 mod load;
+mod options;
 mod plan;
 mod reason;
 mod report;
@@ -20,7 +21,7 @@ mod topic;
 
 use anyhow::{Context, Result};
 use clap::Parser;
-use cli::Usage;
+use options::Usage;
 use signal_hook::consts::{SIGINT, SIGTERM};
 use std::io::Write;
 use std::process::ExitCode;

@@ -17,8 +17,9 @@ pub use shape::shape_of;
 pub use target::Target;
 
 use crate::header::{Fields, random_run};
-use crate::plan::{Messages, Names, Pace, Setup, Sources, Version};
+use crate::plan::{Messages, Names, Pace, Setup, Sources};
 use anyhow::Result;
+use args::LoadArgs;
 use clap::ValueEnum;
 use serde::Serialize;
 use std::net::SocketAddr;
@@ -82,12 +83,8 @@ impl Waiting {
 pub struct Scenario {
     /// Who talks to whom.
     pub kind: Kind,
-    /// Of every client.
-    pub version: Version,
-    /// Of messages and subscriptions, 0 to 2.
-    pub qos: u8,
-    /// Payload bytes, at least those of the header.
-    pub size: usize,
+    /// As they were given; what depends on the kind is settled below.
+    pub options: LoadArgs,
     /// When publishers send.
     pub pace: Pace,
     /// Publishing clients; each pair has one.
@@ -98,16 +95,6 @@ pub struct Scenario {
     pub connections: u32,
     /// Filters of `Wildcards`, over all subscribers.
     pub filters: u32,
-    /// Load before measuring begins.
-    pub warm_up: Duration,
-    /// Measured time.
-    pub duration: Duration,
-    /// Connects under way at once.
-    pub connects_pending_max: u32,
-    /// Without any delivery for this long, what is outstanding counts as lost.
-    pub patience: Duration,
-    /// Count system calls in a second window.
-    pub syscalls: bool,
     /// Between events.
     pub waiting: Waiting,
     /// Show progress on a terminal.
@@ -148,9 +135,7 @@ impl Scenario {
         };
         Self {
             kind,
-            version: Version::V5,
-            qos: 0,
-            size: 64,
+            options: LoadArgs::default(),
             pace,
             publishers,
             subscribers,
@@ -160,11 +145,6 @@ impl Scenario {
                 _ => 0,
             },
             filters: if kind == Kind::Wildcards { 1000 } else { 0 },
-            warm_up: Duration::from_millis(500),
-            duration: Duration::from_secs(3),
-            connects_pending_max: 64,
-            patience: Duration::from_secs(5),
-            syscalls: false,
             waiting: Waiting::usual(),
             progress: false,
         }
@@ -176,7 +156,7 @@ impl Scenario {
         Setup {
             broker,
             sources: Sources::AsNeeded,
-            version: self.version,
+            version: self.options.version,
             // With the number at most 23 characters, which is what MQTT 3.1 allows.
             names: Names { prefix: format!("run_{run:08x}_"), ..Names::default() },
             keep_alive_s: self.keep_alive_s(),
@@ -185,9 +165,9 @@ impl Scenario {
             shape: shape::shape_of(self, run),
             leaves: self.kind == Kind::ConnectStorm,
             messages: Messages {
-                qos: self.qos,
+                qos: self.options.qos,
                 retain: false,
-                payload: vec![b'a'; self.size].into(),
+                payload: vec![b'a'; self.options.size].into(),
                 fields: FIELDS,
                 run,
                 window: match self.pace {
@@ -197,15 +177,16 @@ impl Scenario {
             },
             pace: self.pace,
             connect_gap: Duration::ZERO,
-            connects_pending_max: self.connects_pending_max as usize,
-            connect_timeout: self.patience,
+            connects_pending_max: self.options.connects_pending_max as usize,
+            connect_timeout: self.options.patience,
             talks: self.progress,
         }
     }
 
     /// Twice as long as the run may last, so that no client has to ping.
     fn keep_alive_s(&self) -> u16 {
-        let run_s = (self.warm_up + self.duration * 2 + self.patience * 2).as_secs();
+        let LoadArgs { warm_up, duration, patience, .. } = self.options;
+        let run_s = (warm_up + duration * 2 + patience * 2).as_secs();
         u16::try_from(run_s * 2 + 300).unwrap_or(u16::MAX)
     }
 }
@@ -215,11 +196,8 @@ impl Scenario {
 /// pin it before, see [`target::pin`].
 pub fn run(scenario: &Scenario, target: &mut Target, stop: &AtomicBool) -> Result<Report> {
     let setup = scenario.setup(target.addr);
-    let mut report = if scenario.kind == Kind::ConnectStorm {
-        storm::drive(scenario, &setup, target, stop)?
-    } else {
-        phases::drive(scenario, &setup, target, stop)?
-    };
+    let drive = if scenario.kind == Kind::ConnectStorm { phases::drive_storm } else { phases::drive };
+    let mut report = drive(scenario, &setup, target, stop)?;
     // Its connections end a moment before the process does.
     let is_broken = report.disconnects > 0 || report.connects.failed > 0;
     let within = if is_broken { Duration::from_secs(1) } else { Duration::ZERO };
@@ -237,7 +215,7 @@ mod tests {
     fn nobody_has_to_ping() {
         let mut scenario = Scenario::new(Kind::Idle);
         assert!(scenario.keep_alive_s() > 300);
-        scenario.duration = Duration::from_secs(1_000_000);
+        scenario.options.duration = Duration::from_secs(1_000_000);
         assert_eq!(scenario.keep_alive_s(), u16::MAX);
     }
 }

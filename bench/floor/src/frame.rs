@@ -66,6 +66,47 @@ fn front_of_long(bytes: &[u8]) -> Result<Front<'_>, Malformed> {
     Ok(Front::Unknown)
 }
 
+/// Memory that a connection keeps for incomplete packets, after one that was larger.
+const KEPT_CAPACITY_BYTES: usize = 1024 * 1024;
+
+/// What a connection has read of a packet that is not complete. Reads go through a buffer that connections share.
+#[derive(Debug, Default)]
+pub struct Incomplete(Vec<u8>);
+
+impl Incomplete {
+    /// Puts it in front of a buffer, behind which to read; one that fills more than half of it grows by itself. Answers
+    /// how many bytes it put there.
+    pub fn put_into(&self, buffer: &mut [u8]) -> usize {
+        let in_front = if self.0.len() <= buffer.len() / 2 { self.0.len() } else { 0 };
+        buffer[..in_front].copy_from_slice(&self.0[..in_front]);
+        in_front
+    }
+
+    /// Has `take` take the whole packets of it and of what was read, and keeps the rest. `bytes` are those that
+    /// [`Incomplete::put_into`] put there, `in_front` of them, and those read; `take` answers how many it took.
+    #[inline]
+    pub fn go_on<E>(
+        &mut self,
+        bytes: &[u8],
+        in_front: usize,
+        take: impl FnOnce(&[u8]) -> Result<usize, E>,
+    ) -> Result<(), E> {
+        if in_front == self.0.len() {
+            let taken = take(bytes)?;
+            self.0.clear();
+            self.0.extend_from_slice(&bytes[taken..]);
+        } else {
+            self.0.extend_from_slice(bytes);
+            let taken = take(&self.0)?;
+            self.0.drain(..taken);
+            if taken > 0 && self.0.capacity() > KEPT_CAPACITY_BYTES {
+                self.0 = self.0.as_slice().to_vec();
+            }
+        }
+        Ok(())
+    }
+}
+
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]

@@ -19,6 +19,7 @@ pub mod wire;
 
 use anyhow::{Context, Result};
 use flow::Flow;
+use frame::Incomplete;
 use relay::{Ended, Relay};
 use rustix::event::Timespec;
 use rustix::event::epoll::{self, EventData, EventFlags};
@@ -32,8 +33,6 @@ use std::os::unix::net::UnixStream;
 
 /// All connections read into one buffer of this size.
 const READ_BYTES: usize = 64 * 1024;
-/// Memory that a connection keeps for incomplete packets, after one that was larger.
-const KEPT_CAPACITY_BYTES: usize = 1024 * 1024;
 /// Events of one wait.
 const EVENTS_MAX: usize = 256;
 /// Connections accepted before the others get their turn.
@@ -77,8 +76,7 @@ fn say(text: &str) {
 #[derive(Debug)]
 struct Link {
     socket: OwnedFd,
-    /// What was read of a packet that is not complete.
-    partial: Vec<u8>,
+    incomplete: Incomplete,
     /// What epoll watches for.
     watched: EventFlags,
     /// It is not read, see `flow`.
@@ -192,7 +190,8 @@ impl Floor {
             // The limit of watches (epoll(7)); the client sees its connection close.
             return self.relay.close(index);
         }
-        let link = Link { socket, partial: Vec::new(), watched, held: false, blocked: false, left_over: 0 };
+        let incomplete = Incomplete::default();
+        let link = Link { socket, incomplete, watched, held: false, blocked: false, left_over: 0 };
         let at = index as usize;
         if at == self.links.len() {
             self.links.push(Some(link));
@@ -225,35 +224,15 @@ impl Floor {
     fn read(&mut self, index: u32) {
         let Some(link) = &mut self.links[index as usize] else { return };
         self.counts.reads += 1;
-        let have = link.partial.len();
-        // What is left of an incomplete packet goes in front; one that fills half the buffer grows by itself.
-        let in_front = if have <= READ_BYTES / 2 { have } else { 0 };
-        self.buffer[..in_front].copy_from_slice(&link.partial[..in_front]);
+        let in_front = link.incomplete.put_into(&mut self.buffer);
         let filled = match rustix::net::recv(&link.socket, &mut self.buffer[in_front..], RecvFlags::empty()) {
             Ok((0, _)) => return self.close(index, None),
             Ok((read, _)) => in_front + read,
             Err(Errno::AGAIN | Errno::INTR) => return,
             Err(_) => return self.close(index, None),
         };
-        let taken = if in_front == have {
-            let taken = self.relay.receive(index, &self.buffer[..filled]);
-            if let Ok(taken) = taken {
-                link.partial.clear();
-                link.partial.extend_from_slice(&self.buffer[taken..filled]);
-            }
-            taken
-        } else {
-            link.partial.extend_from_slice(&self.buffer[..filled]);
-            let taken = self.relay.receive(index, &link.partial);
-            if let Ok(taken) = taken {
-                link.partial.drain(..taken);
-                if taken > 0 && link.partial.capacity() > KEPT_CAPACITY_BYTES {
-                    link.partial = link.partial.as_slice().to_vec();
-                }
-            }
-            taken
-        };
-        if let Err(ended) = taken {
+        let take = |bytes: &[u8]| self.relay.receive(index, bytes);
+        if let Err(ended) = link.incomplete.go_on(&self.buffer[..filled], in_front, take) {
             self.close(index, Some(ended));
         }
     }

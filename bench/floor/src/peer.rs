@@ -85,8 +85,7 @@ impl Peer {
     /// Appends an acknowledgement without reason: in MQTT 5 that means success.
     #[inline]
     pub fn push_ack(&mut self, first: u8, packet_id: u16) {
-        let [high, low] = packet_id.to_be_bytes();
-        self.out.extend_from_slice(&[first, 2, high, low]);
+        wire::push_ack(first, packet_id, &mut self.out);
     }
 
     /// Appends a PUBLISH of QoS 1 or 2 with an identifier of this connection's own at `id_at`, or has it wait.

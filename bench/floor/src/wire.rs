@@ -321,6 +321,13 @@ pub fn push_publish(v5: bool, parts: &Parts<'_>, out: &mut Vec<u8>) {
     out.extend_from_slice(parts.payload);
 }
 
+/// Appends an acknowledgement without reason code, which means success; `first` says which.
+#[inline]
+pub fn push_ack(first: u8, packet_id: u16, out: &mut Vec<u8>) {
+    let [high, low] = packet_id.to_be_bytes();
+    out.extend_from_slice(&[first, 2, high, low]);
+}
+
 /// Appends two bytes of length and what they measure, which must be 65,535 bytes or fewer.
 fn push_prefixed(bytes: &[u8], out: &mut Vec<u8>) {
     let length = u16::try_from(bytes.len()).expect("the caller has a field that fits");

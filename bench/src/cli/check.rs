@@ -3,10 +3,10 @@
 use super::{CommonArgs, LoadCommand, PayloadHeader, PubArgs, SubArgs};
 use crate::header::{Fields, random_run};
 use crate::load::{Load, Role};
+use crate::options::resolve;
 use crate::plan::{Messages, Names, Pace, PublisherShape, Setup, Shape, Sources, SubscriberShape, Version};
 use crate::topic::Template;
-use anyhow::{Context, Result, bail, ensure};
-use std::net::{SocketAddr, ToSocketAddrs};
+use anyhow::{Result, bail, ensure};
 use std::time::Duration;
 
 /// MQTT strings and topics end here (MQTT 5.0 section 1.5.4); some room is left for what placeholders expand to.
@@ -84,7 +84,7 @@ fn subscribe(args: SubArgs) -> Result<Load> {
 
 /// Of clients that only connect; `publish` and `subscribe` give them something to do.
 fn common(args: CommonArgs, role: Role) -> Result<Load> {
-    let version = Version::of(args.version);
+    let version = args.version;
     ensure!(
         args.session_expiry.is_none() || version == Version::V5,
         "--session-expiry is a property of MQTT 5: use it with -V 5"
@@ -134,7 +134,7 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
         connect_gap: args.interval,
         connects_pending_max: args.connects_pending_max,
         connect_timeout: args.connect_timeout,
-        talks: !args.quiet,
+        talks: !args.output.quiet,
     };
     Ok(Load {
         role,
@@ -147,7 +147,7 @@ fn common(args: CommonArgs, role: Role) -> Result<Load> {
         gaps_max: 0,
         header_expected: false,
         ready_file: args.ready_file,
-        json: args.json,
+        json: args.output.json,
     })
 }
 
@@ -165,42 +165,11 @@ fn fields(names: &[PayloadHeader]) -> Fields {
     Fields { cnt: names.contains(&PayloadHeader::Cnt), ts: names.contains(&PayloadHeader::Ts) }
 }
 
-/// Reads a time in milliseconds, fractions allowed.
-pub fn millis(text: &str) -> Result<Duration> {
-    Ok(seconds(text)? / 1000)
-}
-
-/// Reads a time in seconds, fractions allowed.
-pub fn seconds(text: &str) -> Result<Duration> {
-    // Everything internal counts nanoseconds in 64 bits; ten years stay clear of its end.
-    const MAX_S: f64 = 315_360_000.0;
-    let value = text.parse().unwrap_or(f64::NAN);
-    ensure!((0.0..=MAX_S).contains(&value), "must be a time from 0 to ten years");
-    Ok(Duration::from_secs_f64(value))
-}
-
-/// The first address of a host.
-pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
-    let mut addresses = (host, port)
-        .to_socket_addrs()
-        .with_context(|| format!("cannot resolve --host {host}; give an address or a name that resolves"))?;
-    addresses.next().with_context(|| format!("--host {host} has no address"))
-}
-
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
-    use crate::cli::{Cli, Command};
-    use clap::Parser;
-
-    fn load(arguments: &str) -> Result<Load> {
-        let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
-        match Cli::try_parse_from(words)?.command {
-            Command::Load(load) => load.into_load(),
-            other => bail!("{other:?} is no load"),
-        }
-    }
+    use crate::cli::{Cli, load};
 
     fn refusal(arguments: &str) -> String {
         format!("{:#}", load(arguments).unwrap_err())

@@ -1,7 +1,7 @@
 //! Options of `grapnel-bench compare`, checked as a whole before anything is started.
 
 use super::case::{Case, USUAL};
-use crate::cli::seconds;
+use crate::options::seconds;
 use crate::scenario::args::{CpuArgs, Cpus};
 use anyhow::{Context, Result, ensure};
 use clap::{ArgAction, Args};
@@ -103,8 +103,8 @@ impl CompareArgs {
         let names = if named.is_empty() { USUAL } else { &named };
         let mut cases = names.iter().map(|name| Case::parse(name)).collect::<Result<Vec<_>>>()?;
         for case in &mut cases {
-            case.scenario.duration = self.duration;
-            case.scenario.syscalls = self.syscalls && case.scenario.kind.has_messages();
+            case.scenario.options.duration = self.duration;
+            case.scenario.options.syscalls = self.syscalls && case.scenario.kind.has_messages();
         }
         Ok(Settled { contestants, cases, cpus: self.cpus.settle(true) })
     }
@@ -138,7 +138,7 @@ mod tests {
         let settled =
             settle(&["--broker", "a=x", "--reference", "b=y", "--case", "pairs", "--duration", "1"]).unwrap();
         assert_eq!(settled.contestants[0].name, "b");
-        assert_eq!(settled.cases[0].scenario.duration.as_secs(), 1);
+        assert_eq!(settled.cases[0].scenario.options.duration.as_secs(), 1);
     }
 
     #[test]

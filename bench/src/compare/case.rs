@@ -3,7 +3,7 @@
 use crate::scenario::args::LoadArgs;
 use crate::scenario::{Kind, Scenario};
 use anyhow::{Result, anyhow};
-use clap::{Parser, ValueEnum};
+use clap::ValueEnum;
 
 /// What is compared where nothing else is asked for: every scenario, and where QoS or size change what is done, those too.
 pub const USUAL: &[&str] = &[
@@ -38,13 +38,6 @@ pub struct Case {
     pub scenario: Scenario,
 }
 
-#[derive(Debug, Parser)]
-#[command(no_binary_name = true, disable_help_flag = true)]
-struct Words {
-    #[command(flatten)]
-    load: LoadArgs,
-}
-
 impl Case {
     /// Reads `SCENARIO[,OPTION=VALUE]…`, with the options of `grapnel-bench run`.
     pub fn parse(text: &str) -> Result<Case> {
@@ -54,10 +47,8 @@ impl Case {
             anyhow!("there is no scenario {name:?}; grapnel-bench run list says what there is")
         })?;
         let options = words.map(|word| format!("--{word}"));
-        let words =
-            Words::try_parse_from(options).map_err(|error| anyhow!("in the case {text:?}: {error}"))?;
-        let scenario =
-            words.load.scenario(kind).map_err(|error| anyhow!("in the case {text:?}: {error:#}"))?;
+        let load = LoadArgs::parse(options).map_err(|error| anyhow!("in the case {text:?}: {error}"))?;
+        let scenario = load.scenario(kind).map_err(|error| anyhow!("in the case {text:?}: {error:#}"))?;
         Ok(Case { name: text.to_owned(), scenario })
     }
 }
@@ -70,7 +61,8 @@ mod tests {
     #[test]
     fn a_case_is_a_scenario_with_the_options_of_run() {
         let case = Case::parse("pairs,qos=1,size=1024,pairs=7").unwrap();
-        assert_eq!((case.scenario.kind, case.scenario.qos, case.scenario.size), (Kind::Pairs, 1, 1024));
+        let Scenario { kind, options, .. } = case.scenario;
+        assert_eq!((kind, options.qos, options.size), (Kind::Pairs, 1, 1024));
         assert_eq!(case.scenario.publishers, 7);
         for usual in USUAL {
             assert_eq!(Case::parse(usual).unwrap().name, *usual);

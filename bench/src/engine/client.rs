@@ -2,31 +2,14 @@
 //! here touches a socket or reads a clock.
 
 use super::Shared;
+use super::failure::{Failure, State};
 use super::publisher::{Produced, Publisher};
-use crate::frames::{self, ConnectWith, Frame, Malformed, kind};
-use crate::plan::Setup;
+use crate::frames::{self, Frame, kind};
+use crate::plan::{Setup, Version};
 use crate::reason::Reason;
 use ahash::AHasher;
 use std::collections::HashSet;
-use std::fmt;
 use std::hash::BuildHasherDefault;
-
-/// Where a connection stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum State {
-    /// TCP is being connected.
-    Connecting,
-    /// CONNECT is sent.
-    AwaitConnack,
-    /// SUBSCRIBE is sent.
-    AwaitSuback,
-    /// The handshake is over.
-    Ready,
-    /// DISCONNECT is sent.
-    Closing,
-    /// No socket any more.
-    Ended,
-}
 
 /// One client.
 #[derive(Debug)]
@@ -55,70 +38,6 @@ enum Part {
     Hold,
 }
 
-/// Why a connection came to its end; as text, the kind it is counted under.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Failure {
-    /// connect() failed.
-    Connect(String),
-    /// The handshake took longer than the connect timeout.
-    Timeout(State),
-    /// CONNACK with a code other than success.
-    Refused(Reason),
-    /// The CONNACK rules out what the load asks for.
-    Unsupported(String),
-    /// SUBACK with a failure code.
-    SubscribeRefused(Reason),
-    /// End of the stream.
-    Closed,
-    /// The broker said why, with DISCONNECT.
-    Disconnected(Reason),
-    /// Reading or writing failed.
-    Io(String),
-    /// PINGREQ was not answered within the keep alive.
-    NoPingresp,
-    /// A packet that cannot be read.
-    Malformed(&'static str),
-    /// A packet that has no place here.
-    Unexpected(u8),
-}
-
-impl fmt::Display for Failure {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Connect(error) => write!(f, "connect: {error}"),
-            Self::Timeout(State::AwaitConnack) => write!(f, "no CONNACK within the connect timeout"),
-            Self::Timeout(State::AwaitSuback) => write!(f, "no SUBACK within the connect timeout"),
-            Self::Timeout(_) => write!(f, "no TCP connection within the connect timeout"),
-            Self::Refused(reason) => write!(f, "CONNACK: {reason}"),
-            Self::Unsupported(why) => write!(f, "CONNACK: {why}"),
-            Self::SubscribeRefused(reason) => write!(f, "SUBACK: {reason}"),
-            Self::Closed => write!(f, "connection closed by the broker"),
-            Self::Disconnected(reason) => write!(f, "DISCONNECT: {reason}"),
-            Self::Io(error) => write!(f, "connection lost: {error}"),
-            Self::NoPingresp => write!(f, "no PINGRESP within the keep alive"),
-            Self::Malformed(what) => write!(f, "broker sent a malformed packet: {what}"),
-            Self::Unexpected(kind) => write!(f, "broker sent a packet of type {kind} that has no place here"),
-        }
-    }
-}
-
-impl From<Malformed> for Failure {
-    fn from(malformed: Malformed) -> Self {
-        Self::Malformed(malformed.0)
-    }
-}
-
-impl From<std::io::Error> for Failure {
-    fn from(error: std::io::Error) -> Self {
-        Self::Io(error.to_string())
-    }
-}
-
-/// What a load asks for and the broker, or MQTT, does not allow.
-pub fn unsupported(why: anyhow::Error) -> Failure {
-    Failure::Unsupported(format!("{why:#}"))
-}
-
 impl Client {
     /// A client whose connect() was just called. Publishers come first, then subscribers, then those that only connect.
     pub fn new(index: usize, setup: &Setup, now_ns: u64) -> Self {
@@ -144,19 +63,7 @@ impl Client {
 
     /// TCP is connected: appends CONNECT.
     pub fn open(&mut self, shared: &mut Shared<'_>) -> Result<(), Failure> {
-        let setup = shared.setup;
-        let names = &setup.names;
-        let user_name = names.user_name(self.index);
-        let with = ConnectWith {
-            version: setup.version,
-            client_id: &names.client_id(self.index),
-            user_name: user_name.as_deref(),
-            password: names.password.as_deref(),
-            keep_alive_s: setup.keep_alive_s,
-            clean: setup.clean,
-            session_expiry_s: setup.session_expiry_s,
-        };
-        frames::connect(&with, &mut shared.out).map_err(unsupported)?;
+        frames::connect(shared.setup, self.index, &mut shared.out)?;
         self.state = State::AwaitConnack;
         Ok(())
     }
@@ -207,7 +114,7 @@ impl Client {
     /// A PUBLISH came: counts it and appends PUBACK or PUBREC.
     #[inline]
     fn receive(&mut self, frame: &Frame<'_>, shared: &mut Shared<'_>) -> Result<(), Failure> {
-        let publish = frames::publish(shared.setup.version, frame)?;
+        let publish = frames::publish(shared.setup.version == Version::V5, frame.bytes[0], frame.body)?;
         if publish.qos > 0 {
             let first = if publish.qos == 1 { 0x40 } else { 0x50 };
             frames::push_ack(first, publish.packet_id, &mut shared.out);
@@ -236,8 +143,7 @@ impl Client {
             Part::Publish(publisher) => publisher.prepare(setup, &connack)?,
             Part::Subscribe(number) => {
                 let filters = &setup.shape.subscribers[*number].filters;
-                frames::subscribe(setup.version, filters, setup.messages.qos, &mut shared.out)
-                    .map_err(unsupported)?;
+                frames::subscribe(setup.version, filters, setup.messages.qos, &mut shared.out)?;
                 self.state = State::AwaitSuback;
                 return Ok(());
             }

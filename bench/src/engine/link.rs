@@ -2,54 +2,36 @@
 //! Owned by the engine. A connection in step owns no memory here: reads and writes go through buffers that
 //! all connections share.
 
-use super::client::Failure;
-use crate::frames::{Frame, Front, front};
+use super::failure::Failure;
+use crate::frames::{Frame, Front, Incomplete, front};
 use crate::socket;
+use bytes::{Buf, BytesMut};
 use mio::net::TcpStream;
 use std::io::{self, Read, Write};
-use std::ops::Range;
-
-/// A frame of more than half the shared buffer is read into memory of its own, this much at a time.
-const LARGE_STEP_BYTES: usize = 1024 * 1024;
 
 /// A connected socket and its leftovers.
 #[derive(Debug)]
 pub struct Link {
     stream: TcpStream,
-    unsent: Vec<u8>,
-    unsent_at: usize,
-    partial: Vec<u8>,
-    /// Bytes of the frame that `partial` begins, 0 if not known yet.
-    partial_frame_bytes: usize,
+    unsent: BytesMut,
+    incomplete: Incomplete,
     /// The peer has sent its end. No further event will say that there is something to read, so reading goes
     /// on until the end shows.
     pub peer_closed: bool,
 }
 
-/// What one read brought.
-#[derive(Debug, PartialEq, Eq)]
-pub enum Filled {
-    /// Nothing; wait for the next event.
-    Nothing,
-    /// The stream has ended.
-    End,
-    /// Bytes in the shared buffer, and whether more may be waiting.
-    Shared(Range<usize>, bool),
-    /// Bytes of a large frame in the link's own memory; more may be waiting.
-    Own,
+/// What one read brought into a buffer: its bytes, and how many of them were left over from before.
+#[derive(Debug, Clone, Copy)]
+pub struct Filled {
+    bytes: usize,
+    in_front: usize,
 }
 
 impl Link {
     /// Takes the socket over.
     pub fn new(stream: TcpStream) -> Self {
-        Self {
-            stream,
-            unsent: Vec::new(),
-            unsent_at: 0,
-            partial: Vec::new(),
-            partial_frame_bytes: 0,
-            peer_closed: false,
-        }
+        let incomplete = Incomplete::default();
+        Self { stream, unsent: BytesMut::new(), incomplete, peer_closed: false }
     }
 
     /// Whether connect() has succeeded; it may not be decided yet.
@@ -72,119 +54,56 @@ impl Link {
 
     /// Whether bytes wait for the socket to take them.
     pub fn has_unsent(&self) -> bool {
-        self.unsent_at < self.unsent.len()
+        !self.unsent.is_empty()
     }
 
     /// Sends `out` behind what is unsent, and leaves it empty. What the socket does not take is kept.
     pub fn send(&mut self, out: &mut Vec<u8>) -> io::Result<()> {
-        if self.has_unsent() {
-            self.unsent.append(out);
-            return self.flush();
-        }
-        let sent = write_some(&mut self.stream, out)?;
+        let behind = self.has_unsent();
+        let sent = if behind { 0 } else { write_some(&mut self.stream, out)? };
         self.unsent.extend_from_slice(&out[sent..]);
         out.clear();
-        Ok(())
+        if behind { self.flush() } else { Ok(()) }
     }
 
     /// Sends what is unsent, as far as the socket takes it.
     pub fn flush(&mut self) -> io::Result<()> {
-        self.unsent_at += write_some(&mut self.stream, &self.unsent[self.unsent_at..])?;
-        if !self.has_unsent() {
-            self.unsent.clear();
-            self.unsent_at = 0;
-        }
+        let sent = write_some(&mut self.stream, &self.unsent)?;
+        self.unsent.advance(sent);
         Ok(())
     }
 
-    /// Reads once, usually into `buffer`, behind a copy of what was left over.
-    pub fn fill(&mut self, buffer: &mut [u8]) -> io::Result<Filled> {
-        if self.partial_frame_bytes > buffer.len() / 2 {
-            return self.fill_own();
+    /// Reads once into `buffer`, behind a copy of what was left over; `None` if there is nothing to read now. The end of the
+    /// stream is [`Failure::Closed`].
+    pub fn fill(&mut self, buffer: &mut [u8]) -> Result<Option<Filled>, Failure> {
+        let in_front = self.incomplete.put_into(buffer);
+        match read_some(&mut self.stream, &mut buffer[in_front..])? {
+            None => Ok(None),
+            Some(0) => Err(Failure::Closed),
+            Some(read) => Ok(Some(Filled { bytes: in_front + read, in_front })),
         }
-        let left_over = self.partial.len();
-        buffer[..left_over].copy_from_slice(&self.partial);
-        Ok(match read_some(&mut self.stream, &mut buffer[left_over..])? {
-            None => Filled::Nothing,
-            Some(0) => Filled::End,
-            Some(read) => {
-                self.partial.clear();
-                let end = left_over + read;
-                // epoll(7): a short read from a stream has drained it, and the next event tells of more.
-                Filled::Shared(0..end, end == buffer.len() || self.peer_closed)
-            }
-        })
     }
 
-    fn fill_own(&mut self) -> io::Result<Filled> {
-        // Grows as bytes arrive, not by the length that the peer announces.
-        let have = self.partial.len();
-        let want = self.partial_frame_bytes.min(have + LARGE_STEP_BYTES);
-        self.partial.resize(want, 0);
-        let read = read_some(&mut self.stream, &mut self.partial[have..]);
-        self.partial.truncate(have + read.as_ref().ok().copied().flatten().unwrap_or(0));
-        Ok(match read? {
-            None => Filled::Nothing,
-            Some(0) => Filled::End,
-            Some(_) => Filled::Own,
-        })
-    }
-
-    /// Hands every whole frame of what [`Link::fill`] brought into `buffer` to `take`. Answers whether more may be waiting in the
-    /// socket; its end is [`Failure::Closed`].
+    /// Hands every whole frame of what [`Link::fill`] brought into `buffer` to `take`, and keeps the rest. Answers whether more
+    /// may be waiting in the socket.
     #[inline]
     pub fn hand_out(
         &mut self,
         filled: Filled,
         buffer: &[u8],
-        take: impl FnMut(&Frame<'_>) -> Result<(), Failure>,
-    ) -> Result<bool, Failure> {
-        match filled {
-            Filled::Nothing => Ok(false),
-            Filled::End => Err(Failure::Closed),
-            Filled::Shared(range, more) => self.cut(buffer, range, more, take),
-            Filled::Own => self.cut_own(take),
-        }
-    }
-
-    /// Hands every whole frame to `take` and keeps the rest. Answers whether more may be waiting in the socket.
-    #[inline]
-    fn cut(
-        &mut self,
-        buffer: &[u8],
-        filled: Range<usize>,
-        more: bool,
         mut take: impl FnMut(&Frame<'_>) -> Result<(), Failure>,
     ) -> Result<bool, Failure> {
-        let mut rest = &buffer[filled];
-        self.partial_frame_bytes = 0;
-        loop {
-            match front(rest)? {
-                Front::Whole(frame) => {
-                    take(&frame)?;
-                    rest = &rest[frame.bytes.len()..];
-                }
-                Front::Partial(bytes) => {
-                    self.partial_frame_bytes = bytes;
-                    break;
-                }
-                Front::Unknown => break,
-            }
-        }
-        self.partial.extend_from_slice(rest);
-        Ok(more)
-    }
-
-    /// As [`Link::cut`], for a large frame in the link's own memory.
-    fn cut_own(&mut self, mut take: impl FnMut(&Frame<'_>) -> Result<(), Failure>) -> Result<bool, Failure> {
-        if self.partial.len() == self.partial_frame_bytes {
-            let whole = std::mem::take(&mut self.partial);
-            self.partial_frame_bytes = 0;
-            if let Front::Whole(frame) = front(&whole)? {
+        let Filled { bytes, in_front } = filled;
+        self.incomplete.go_on(&buffer[..bytes], in_front, |bytes| {
+            let mut rest = bytes;
+            while let Front::Whole(frame) = front(rest)? {
                 take(&frame)?;
+                rest = &rest[frame.bytes.len()..];
             }
-        }
-        Ok(true)
+            Ok::<_, Failure>(bytes.len() - rest.len())
+        })?;
+        // epoll(7): a short read from a stream has drained it, and the next event tells of more.
+        Ok(bytes == buffer.len() || self.peer_closed)
     }
 }
 
@@ -219,6 +138,7 @@ fn read_some(stream: &mut impl Read, buffer: &mut [u8]) -> io::Result<Option<usi
 mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
+    use grapnel_floor::wire::{Parts, push_publish};
     use std::net::{TcpListener, TcpStream as Blocking};
 
     fn pair() -> (Link, Blocking) {
@@ -233,39 +153,27 @@ mod tests {
     fn frames(link: &mut Link, buffer: &mut [u8], count: usize) -> Vec<usize> {
         let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
         let mut lengths = Vec::new();
-        let mut take = |frame: &Frame<'_>| {
-            lengths.push(frame.bytes.len());
-            Ok(())
-        };
-        let mut seen = 0;
-        while seen < count {
+        while lengths.len() < count {
+            let seen = lengths.len();
             assert!(std::time::Instant::now() < deadline, "{seen} of {count} frames after ten seconds");
-            let before = seen;
-            let mut counted = |frame: &Frame<'_>| {
-                seen += 1;
-                take(frame)
+            let Some(filled) = link.fill(buffer).unwrap() else {
+                std::thread::yield_now();
+                continue;
             };
-            match link.fill(buffer).unwrap() {
-                Filled::Nothing => std::thread::yield_now(),
-                Filled::End => panic!("ended after {before} frames"),
-                Filled::Shared(filled, more) => drop(link.cut(buffer, filled, more, &mut counted).unwrap()),
-                Filled::Own => drop(link.cut_own(&mut counted).unwrap()),
-            }
+            let take = |frame: &Frame<'_>| {
+                lengths.push(frame.bytes.len());
+                Ok(())
+            };
+            link.hand_out(filled, buffer, take).unwrap();
         }
         lengths
     }
 
     fn publish(payload_bytes: usize) -> Vec<u8> {
-        let head = crate::frames::PublishHead::new(
-            crate::plan::Version::V311,
-            "t",
-            0,
-            false,
-            payload_bytes,
-            (crate::header::Fields::default(), crate::header::Publisher::new(0, 0)),
-        );
+        let payload = &vec![b'a'; payload_bytes];
+        let parts = Parts { qos: 0, topic: b"t", packet_id: 0, properties: &[], payload };
         let mut packet = Vec::new();
-        head.unwrap().push(&vec![b'a'; payload_bytes], 0, 0, 0, &mut packet);
+        push_publish(false, &parts, &mut packet);
         packet
     }
 
@@ -284,9 +192,8 @@ mod tests {
         let mut buffer = [0; 512];
         assert_eq!(frames(&mut link, &mut buffer, sizes.len()), expected);
         let peer = writer.join().unwrap();
-        assert!(link.partial.is_empty());
         drop(peer);
-        assert_eq!(link.fill(&mut buffer).unwrap(), Filled::End);
+        assert_eq!(link.fill(&mut buffer).unwrap_err(), Failure::Closed);
     }
 
     #[test]

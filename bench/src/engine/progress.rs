@@ -31,16 +31,21 @@ impl Progress {
         }
         let passed_s = as_seconds(now_ns - self.shown_ns);
         let rates = [0, 1].map(|at| counts[at].saturating_sub(self.shown[at]) as f64 / passed_s);
-        write(&format!("\r\x1b[K{:>4.0} s  {}", as_seconds(now_ns), text(rates)));
+        self.line(&format!("{:>4.0} s  {}", as_seconds(now_ns), text(rates)));
         (self.shown_ns, self.shown) = (now_ns, counts);
         self.next_ns = now_ns + SECOND_NS;
     }
 
+    /// Puts another text into the line.
+    pub fn line(&self, text: &str) {
+        if self.line {
+            write(&format!("\r\x1b[K{text}"));
+        }
+    }
+
     /// Removes the line, so that something else can be written.
     pub fn clear(&self) {
-        if self.line {
-            write("\r\x1b[K");
-        }
+        self.line("");
     }
 
     /// Says something that stays.

@@ -2,13 +2,13 @@
 //! `client`; writes packets into the buffer that all share and never waits.
 
 use super::Shared;
-use super::client::{Failure, unsupported};
+use super::failure::Failure;
 use crate::clock::nanos;
 use crate::frames::{self, Connack, Frame, PublishHead, kind};
 use crate::header::Publisher as Stamp;
 use crate::plan::{Pace, Setup};
 use crate::reason::Reason;
-use anyhow::anyhow;
+use anyhow::{Result, ensure};
 
 /// A turn of one publisher ends after this many bytes, so that the others get theirs and one write takes them.
 const TURN_BYTES: usize = 64 * 1024;
@@ -66,25 +66,15 @@ impl Publisher {
     }
 
     /// Encodes what all messages have in common, or says why the broker's CONNACK rules them out.
-    pub fn prepare(&mut self, setup: &Setup, connack: &Connack) -> Result<(), Failure> {
+    pub fn prepare(&mut self, setup: &Setup, connack: &Connack) -> Result<()> {
         let messages = &setup.messages;
-        if messages.qos > connack.maximum_qos {
-            return Err(unsupported(anyhow!("the broker takes QoS {} at most", connack.maximum_qos)));
-        }
-        if messages.retain && !connack.retain_available {
-            return Err(unsupported(anyhow!("the broker takes no retained messages")));
-        }
-        let stamp = (messages.fields, Stamp::new(messages.run, setup.names.number(self.index)));
+        ensure!(messages.qos <= connack.maximum_qos, "the broker takes QoS {} at most", connack.maximum_qos);
+        ensure!(connack.retain_available || !messages.retain, "the broker takes no retained messages");
+        let stamp = Stamp::new(messages.run, setup.names.number(self.index));
         for topic in &setup.shape.publishers[self.index].topics {
-            let (size, max) = (messages.payload.len(), connack.maximum_packet_size);
-            let head = PublishHead::new(setup.version, topic, messages.qos, messages.retain, size, stamp)
-                .map_err(unsupported)?;
-            let bytes = head.len() + size;
-            if bytes > max as usize {
-                return Err(unsupported(anyhow!(
-                    "a packet of {bytes} bytes, the broker takes {max} at most"
-                )));
-            }
+            let head = PublishHead::new(setup.version, topic, messages, stamp)?;
+            let (bytes, max) = (head.len() + messages.payload.len(), connack.maximum_packet_size);
+            ensure!(bytes <= max as usize, "a packet of {bytes} bytes, the broker takes {max} at most");
             self.heads.push(head);
         }
         self.window = Window::new(messages.qos, messages.window.min(connack.receive_maximum));

@@ -3,12 +3,12 @@
 
 use super::target::{parse_cpus, pin, pin_process, usual_cpus};
 use super::{FIELDS, Kind, Scenario, Target, Waiting};
-use crate::cli::{Usage, resolve, seconds};
+use crate::options::{Output, Usage, resolve, seconds, version};
 use crate::plan::{Pace, Version};
 use crate::report::print;
 use anyhow::{Context, Result, bail, ensure};
 use clap::builder::{PossibleValue, PossibleValuesParser, RangedI64ValueParser, TypedValueParser};
-use clap::{ArgAction, Args, ValueEnum};
+use clap::{Args, Parser, ValueEnum};
 use std::io::Write;
 use std::sync::atomic::AtomicBool;
 use std::time::Duration;
@@ -35,15 +35,8 @@ pub struct RunArgs {
     pub load: LoadArgs,
     #[command(flatten)]
     pub target: TargetArgs,
-    /// Print the report as one JSON object
-    #[arg(long)]
-    pub json: bool,
-    /// Print nothing but the report
-    #[arg(long)]
-    pub quiet: bool,
-    /// Print help
-    #[arg(long, action = ArgAction::Help)]
-    pub help: Option<bool>,
+    #[command(flatten)]
+    pub output: Output,
 }
 
 /// The load of a scenario where it is to differ from its defaults.
@@ -56,8 +49,8 @@ pub struct LoadArgs {
     #[arg(short = 's', long, value_name = "BYTES", default_value_t = 64)]
     pub size: usize,
     /// Protocol version: 3 (MQTT 3.1), 4 (3.1.1) or 5 (5.0)
-    #[arg(short = 'V', long, default_value_t = 5, value_parser = clap::value_parser!(u8).range(3..=5))]
-    pub version: u8,
+    #[arg(short = 'V', long, default_value = "5", value_parser = version())]
+    pub version: Version,
     /// Measured seconds
     #[arg(long, value_name = "S", default_value = "3", value_parser = seconds)]
     pub duration: Duration,
@@ -156,12 +149,12 @@ fn what() -> impl TypedValueParser<Value = What> {
 pub fn command(args: &RunArgs, stop: &AtomicBool) -> Result<bool> {
     let What::Run(kind) = args.what else { return list().map(|()| true) };
     let mut scenario = args.load.scenario(kind).map_err(Usage)?;
-    scenario.progress = !args.quiet;
+    scenario.progress = !args.output.quiet;
     let cpus = args.target.cpus().map_err(Usage)?;
-    let mut target = args.target.start(&cpus, scenario.version)?;
+    let mut target = args.target.start(&cpus, scenario.options.version)?;
     pin(&cpus.bench)?;
     let report = super::run(&scenario, &mut target, stop)?;
-    print(&report, args.json)?;
+    print(&report, args.output.json)?;
     Ok(report.is_success())
 }
 
@@ -176,7 +169,26 @@ fn list() -> Result<()> {
         .context("cannot write the list")
 }
 
+/// The options of a load without a command.
+#[derive(Debug, Parser)]
+#[command(no_binary_name = true, disable_help_flag = true)]
+struct Words {
+    #[command(flatten)]
+    load: LoadArgs,
+}
+
+impl Default for LoadArgs {
+    fn default() -> Self {
+        Self::parse(std::iter::empty()).expect("none of them is required")
+    }
+}
+
 impl LoadArgs {
+    /// Reads `--OPTION=VALUE` and so on.
+    pub fn parse(options: impl Iterator<Item = String>) -> Result<Self, clap::Error> {
+        Words::try_parse_from(options).map(|words| words.load)
+    }
+
     /// The scenario of a kind with these options.
     pub fn scenario(&self, kind: Kind) -> Result<Scenario> {
         let mut scenario = Scenario::new(kind);
@@ -185,15 +197,9 @@ impl LoadArgs {
             "--size must be from {} (the header that tells messages apart) to {SIZE_MAX} bytes",
             FIELDS.len()
         );
-        scenario.version = Version::of(self.version);
-        (scenario.qos, scenario.size) = (self.qos, self.size);
+        ensure!(!self.duration.is_zero(), "--duration must be more than nothing");
+        scenario.options = self.clone();
         scenario.waiting = self.waiting.unwrap_or(scenario.waiting);
-        scenario.duration = self.duration;
-        ensure!(!scenario.duration.is_zero(), "--duration must be more than nothing");
-        scenario.warm_up = self.warm_up;
-        scenario.patience = self.patience;
-        scenario.connects_pending_max = self.connects_pending_max;
-        scenario.syscalls = self.syscalls;
         scenario.pace = self.pace(kind, scenario.pace)?;
         self.set_counts(&mut scenario)?;
         if kind == Kind::Idle {
@@ -299,7 +305,6 @@ mod tests {
     #![allow(clippy::unwrap_used)]
     use super::*;
     use crate::cli::{Cli, Command};
-    use clap::Parser;
 
     fn scenario(arguments: &str) -> Result<Scenario> {
         let words = ["grapnel-bench", "run"].into_iter().chain(arguments.split_whitespace());
@@ -312,10 +317,11 @@ mod tests {
     #[test]
     fn options_change_what_they_name_and_nothing_else() {
         let pairs = scenario("pairs --pairs 7 -q 1 -s 100 -V 4 -w 5 --duration 0.5 --waiting sleep").unwrap();
-        assert_eq!((pairs.publishers, pairs.subscribers, pairs.qos, pairs.size), (7, 7, 1, 100));
-        assert_eq!((pairs.version, pairs.waiting), (Version::V311, Waiting::Sleep));
+        assert_eq!((pairs.publishers, pairs.subscribers), (7, 7));
+        assert_eq!((pairs.options.qos, pairs.options.size), (1, 100));
+        assert_eq!((pairs.options.version, pairs.waiting), (Version::V311, Waiting::Sleep));
         assert_eq!(pairs.pace, Pace::Credit { window: 5, burst: 5 });
-        assert_eq!(pairs.duration.as_millis(), 500);
+        assert_eq!(pairs.options.duration.as_millis(), 500);
         for kind in Kind::value_variants() {
             let usual = Scenario::new(*kind);
             let told = scenario(&kind.name()).unwrap();

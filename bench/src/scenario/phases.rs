@@ -3,6 +3,7 @@
 //! [`Run::advance`].
 
 use super::report::{Measured, Reading, Report};
+use super::storm;
 use super::syscalls::{self, Counter};
 use super::target::Target;
 use super::usage::{Sampler, Times, own_times};
@@ -34,6 +35,25 @@ pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicB
     }
     run.engine.progress.clear();
     Ok(run.report())
+}
+
+/// Carries out a connect storm.
+pub fn drive_storm(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicBool) -> Result<Report> {
+    let mut sampler = target.pid.map(Sampler::new).transpose()?;
+    let before = sampler.as_mut().map(Sampler::times).transpose()?;
+    let mut engine = storm::begin(setup)?;
+    let interrupted = !storm::finish(&mut engine, scenario.waiting == Waiting::Spin, stop)?;
+    engine.progress.clear();
+    let measured = Measured {
+        before,
+        connect_ns: engine.clock.now_ns(),
+        // The broker may have died of it, which the errors say.
+        connected: sampler.as_mut().and_then(|sampler| sampler.times().ok()),
+        ..Measured::default()
+    };
+    let why_not = "system calls are counted per message, and there are none".to_owned();
+    let why_not = scenario.options.syscalls.then_some(why_not);
+    Ok(Report::new(scenario, target, &engine.shared, &measured, why_not, interrupted))
 }
 
 /// Where a run stands; times are those at which the phase is over.
@@ -168,7 +188,7 @@ impl<'s> Run<'s> {
         } else if self.phase.is_load() && (self.is_broken() || self.is_stalled()) {
             // Whatever is measured from here on says nothing about the load that was asked for.
             if !self.is_broken() {
-                let patience_s = self.scenario.patience.as_secs_f64();
+                let patience_s = self.scenario.options.patience.as_secs_f64();
                 self.engine.shared.counts.error(&format!(
                     "nothing came for {patience_s} s although messages were outstanding; the run was ended"
                 ));
@@ -207,7 +227,7 @@ impl<'s> Run<'s> {
             return;
         }
         self.progressed = (now_ns, 0);
-        self.phase = Phase::WarmUp(now_ns + nanos(self.scenario.warm_up));
+        self.phase = Phase::WarmUp(now_ns + nanos(self.scenario.options.warm_up));
         self.engine.publishing = true;
         let publishers = self.engine.shared.setup.shape.publishers.len();
         if let Pace::Rate(per_second) = self.scenario.pace {
@@ -222,7 +242,7 @@ impl<'s> Run<'s> {
         self.engine.tell_time();
         self.measured.start = Some(self.reading());
         self.next_sample_ns = self.engine.shared.now_ns + SAMPLE_NS;
-        self.phase = Phase::Measuring(self.engine.shared.now_ns + nanos(self.scenario.duration));
+        self.phase = Phase::Measuring(self.engine.shared.now_ns + nanos(self.scenario.options.duration));
     }
 
     fn end_measuring(&mut self) {
@@ -230,7 +250,7 @@ impl<'s> Run<'s> {
         self.measured.memory = self.sampler.as_ref().and_then(|sampler| sampler.memory().ok());
         self.record_what_waits();
         self.engine.shared.counts.measure(false);
-        if self.scenario.syscalls {
+        if self.scenario.options.syscalls {
             self.attach();
         } else {
             self.drain();
@@ -320,7 +340,7 @@ impl<'s> Run<'s> {
     fn attached(&mut self, give_up_ns: u64) {
         if self.perf_has_answered(give_up_ns) {
             self.calls.delivered_before = self.ledger().delivered;
-            self.phase = Phase::Counting(self.engine.shared.now_ns + nanos(self.scenario.duration));
+            self.phase = Phase::Counting(self.engine.shared.now_ns + nanos(self.scenario.options.duration));
         }
     }
 
@@ -363,7 +383,7 @@ impl<'s> Run<'s> {
     }
 
     fn is_stalled(&self) -> bool {
-        self.engine.shared.now_ns.saturating_sub(self.progressed.0) > nanos(self.scenario.patience)
+        self.engine.shared.now_ns.saturating_sub(self.progressed.0) > nanos(self.scenario.options.patience)
     }
 
     fn is_broken(&self) -> bool {

@@ -311,9 +311,9 @@ impl Options {
         };
         let count = |clients: usize| u32::try_from(clients).unwrap_or(u32::MAX);
         Self {
-            version: scenario.version.number(),
-            qos: scenario.qos,
-            size: scenario.size,
+            version: scenario.options.version.number(),
+            qos: scenario.options.qos,
+            size: scenario.options.size,
             window,
             burst,
             rate,

@@ -1,10 +1,7 @@
 //! Connects as fast as the broker answers: connect, CONNECT, CONNACK, DISCONNECT, and again, a bounded number under way at
-//! once. [`super::run`] calls it for `connect-storm`; `target` connects once to see whether a broker is there.
+//! once. `phases` calls it for `connect-storm`; `target` connects once to see whether a broker is there.
 
-use super::report::{Measured, Report};
-use super::target::Target;
-use super::usage::Sampler;
-use super::{Kind, Scenario, Waiting};
+use super::{Kind, Scenario};
 use crate::engine::ledger::Ledger;
 use crate::engine::{Books, Engine};
 use crate::plan::{Setup, Version};
@@ -13,29 +10,11 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-/// Carries out a connect storm.
-pub fn drive(scenario: &Scenario, setup: &Setup, target: &Target, stop: &AtomicBool) -> Result<Report> {
-    let mut sampler = target.pid.map(Sampler::new).transpose()?;
-    let before = sampler.as_mut().map(Sampler::times).transpose()?;
-    let mut engine = begin(setup)?;
-    let interrupted = !finish(&mut engine, scenario.waiting == Waiting::Spin, stop)?;
-    engine.progress.clear();
-    let measured = Measured {
-        before,
-        connect_ns: engine.clock.now_ns(),
-        // The broker may have died of it, which the errors say.
-        connected: sampler.as_mut().and_then(|sampler| sampler.times().ok()),
-        ..Measured::default()
-    };
-    let why_not = "system calls are counted per message, and there are none".to_owned();
-    let why_not = scenario.syscalls.then_some(why_not);
-    Ok(Report::new(scenario, target, &engine.shared, &measured, why_not, interrupted))
-}
-
 /// Connects once; fails with what came instead of a good CONNACK within a second.
 pub fn connect_once(broker: SocketAddr, version: Version) -> Result<()> {
     let mut scenario = Scenario::new(Kind::ConnectStorm);
-    (scenario.version, scenario.connections, scenario.patience) = (version, 1, Duration::from_secs(1));
+    (scenario.options.version, scenario.options.patience) = (version, Duration::from_secs(1));
+    scenario.connections = 1;
     let setup = scenario.setup(broker);
     let mut engine = begin(&setup)?;
     finish(&mut engine, false, &AtomicBool::new(false))?;
@@ -45,12 +24,13 @@ pub fn connect_once(broker: SocketAddr, version: Version) -> Result<()> {
     }
 }
 
-fn begin(setup: &Setup) -> Result<Engine<'_>> {
+/// A storm before its first connect.
+pub fn begin(setup: &Setup) -> Result<Engine<'_>> {
     Engine::new(setup, Books::Ledger(Ledger::new(&setup.shape, None)))
 }
 
 /// Goes on until every connection has ended, or until `stop`; true if all have.
-fn finish(engine: &mut Engine<'_>, spins: bool, stop: &AtomicBool) -> Result<bool> {
+pub fn finish(engine: &mut Engine<'_>, spins: bool, stop: &AtomicBool) -> Result<bool> {
     let clients = engine.shared.setup.shape.clients();
     while engine.live > 0 || (engine.shared.counts.started as usize) < clients {
         if stop.load(Ordering::Relaxed) {

@@ -6,7 +6,6 @@ use crate::engine::counts::Counts;
 use crate::frames::{Front, front};
 use crate::header::{Fields, Publisher as Stamp};
 use crate::sequence::Tracker;
-use clap::Parser;
 
 const S: u64 = 1_000_000_000;
 
@@ -18,11 +17,7 @@ struct Bed {
 
 impl Bed {
     fn new(arguments: &str) -> Self {
-        let words = std::iter::once("grapnel-bench").chain(arguments.split_whitespace());
-        let load = match crate::cli::Cli::try_parse_from(words).unwrap().command {
-            crate::cli::Command::Load(load) => load.into_load().unwrap(),
-            other => panic!("{other:?} is no load"),
-        };
+        let load = crate::cli::load(arguments).unwrap();
         let setup: &'static Setup = Box::leak(Box::new(load.setup));
         let trackers = vec![Tracker::default()];
         let mut counts = Counts::new();

@@ -1,0 +1,55 @@
+//! What several commands read from the command line: times, addresses, how to report, and the error for what is wrong with it.
+//! Knows none of the commands.
+
+use crate::plan::Version;
+use anyhow::{Context, Result, ensure};
+use clap::builder::TypedValueParser;
+use clap::{ArgAction, Args};
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::time::Duration;
+
+/// Bad arguments, as opposed to a run that failed.
+#[derive(Debug, thiserror::Error)]
+#[error("{0:#}")]
+pub struct Usage(pub anyhow::Error);
+
+/// How a load reports.
+#[derive(Debug, Clone, Args)]
+pub struct Output {
+    /// Print the report as one JSON object
+    #[arg(long)]
+    pub json: bool,
+    /// Print nothing but the report
+    #[arg(long)]
+    pub quiet: bool,
+    /// Print help
+    #[arg(long, action = ArgAction::Help)]
+    pub help: Option<bool>,
+}
+
+/// Reads the number of a protocol version.
+pub fn version() -> impl TypedValueParser<Value = Version> {
+    clap::value_parser!(u8).range(3..=5).map(Version::of)
+}
+
+/// Reads a time in milliseconds, fractions allowed.
+pub fn millis(text: &str) -> Result<Duration> {
+    Ok(seconds(text)? / 1000)
+}
+
+/// Reads a time in seconds, fractions allowed.
+pub fn seconds(text: &str) -> Result<Duration> {
+    // Everything internal counts nanoseconds in 64 bits; ten years stay clear of its end.
+    const MAX_S: f64 = 315_360_000.0;
+    let value = text.parse().unwrap_or(f64::NAN);
+    ensure!((0.0..=MAX_S).contains(&value), "must be a time from 0 to ten years");
+    Ok(Duration::from_secs_f64(value))
+}
+
+/// The first address of a host.
+pub fn resolve(host: &str, port: u16) -> Result<SocketAddr> {
+    let mut addresses = (host, port)
+        .to_socket_addrs()
+        .with_context(|| format!("cannot resolve --host {host}; give an address or a name that resolves"))?;
+    addresses.next().with_context(|| format!("--host {host} has no address"))
+}
