@@ -801,6 +801,36 @@ typedef uint16_t grapnel_point;
  *  been there. */
 #define GRAPNEL_POINT_BROKER_STOPPED 25
 
+/** Calls X(number, name, may_change, may_defer) for each hook point, in the order of the numbers: its
+ *  GRAPNEL_POINT_…, its name as text, whether links may change what it carries, and whether they may answer later. */
+#define GRAPNEL_FOR_EACH_POINT(X) \
+    X(GRAPNEL_POINT_CLIENT_CONNECT, "client.connect", true, true) \
+    X(GRAPNEL_POINT_CLIENT_AUTHENTICATE, "client.authenticate", true, true) \
+    X(GRAPNEL_POINT_CLIENT_AUTHORIZE, "client.authorize", true, true) \
+    X(GRAPNEL_POINT_CLIENT_CONNACK, "client.connack", true, false) \
+    X(GRAPNEL_POINT_CLIENT_CONNECTED, "client.connected", false, false) \
+    X(GRAPNEL_POINT_CLIENT_DISCONNECTED, "client.disconnected", false, false) \
+    X(GRAPNEL_POINT_CLIENT_SUBSCRIBE, "client.subscribe", true, true) \
+    X(GRAPNEL_POINT_CLIENT_UNSUBSCRIBE, "client.unsubscribe", true, true) \
+    X(GRAPNEL_POINT_SESSION_CREATED, "session.created", false, false) \
+    X(GRAPNEL_POINT_SESSION_RESUMED, "session.resumed", false, false) \
+    X(GRAPNEL_POINT_SESSION_DISCARDED, "session.discarded", false, false) \
+    X(GRAPNEL_POINT_SESSION_TAKENOVER, "session.takenover", false, false) \
+    X(GRAPNEL_POINT_SESSION_TERMINATED, "session.terminated", false, false) \
+    X(GRAPNEL_POINT_SESSION_SUBSCRIBED, "session.subscribed", false, false) \
+    X(GRAPNEL_POINT_SESSION_UNSUBSCRIBED, "session.unsubscribed", false, false) \
+    X(GRAPNEL_POINT_MESSAGE_PUBLISH, "message.publish", true, true) \
+    X(GRAPNEL_POINT_MESSAGE_DELIVERED, "message.delivered", true, false) \
+    X(GRAPNEL_POINT_MESSAGE_ACKED, "message.acked", false, false) \
+    X(GRAPNEL_POINT_MESSAGE_DROPPED, "message.dropped", false, false) \
+    X(GRAPNEL_POINT_MESSAGE_RETAINED, "message.retained", false, false) \
+    X(GRAPNEL_POINT_PACKET_RECEIVED, "packet.received", false, false) \
+    X(GRAPNEL_POINT_PACKET_SENT, "packet.sent", false, false) \
+    X(GRAPNEL_POINT_BROKER_STARTING, "broker.starting", false, false) \
+    X(GRAPNEL_POINT_BROKER_STARTED, "broker.started", false, false) \
+    X(GRAPNEL_POINT_BROKER_STOPPING, "broker.stopping", false, false) \
+    X(GRAPNEL_POINT_BROKER_STOPPED, "broker.stopped", false, false)
+
 /** Room for one sentence that says why a function failed, lent by the host for the call. */
 struct grapnel_error_text {
     /** Where the text goes. */

@@ -64,15 +64,9 @@ pub mod topic;
 pub mod verb;
 
 pub use point::{FaultPolicy, HookPoint};
+pub use sdk::notifications::*;
 pub use sdk::{
-    AboutPlugin, Acked, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize,
-    AuthorizeTicket, Broker, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered,
-    Disconnected, Disposition, Dropped, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched,
-    FetchedMessage, Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host,
-    Identity, IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing,
-    Packet, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Retained, RetainedChange,
-    Secret, Session, ShareLimits, Shares, StateKey, Subscribe, Subscription, Timer, Unsubscribe, VerbCall,
-    VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
+    AboutPlugin, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Disposition, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host, Identity, IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares, StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
 };
 
 /// What the macros need; nobody else does.
@@ -175,7 +169,7 @@ macro_rules! __exported {
 }
 
 macro_rules! point_macros {
-    ($d:tt $($group:ident.$event:ident: $point:ident, $type:ident;)*) => {
+    ($d:tt $($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         #[doc(hidden)]
         #[macro_export]
         macro_rules! __point {
@@ -197,31 +191,4 @@ macro_rules! point_macros {
     };
 }
 
-point_macros! { $
-    client.connect: ClientConnect, Connect;
-    client.authenticate: ClientAuthenticate, Authenticate;
-    client.authorize: ClientAuthorize, Authorize;
-    client.connack: ClientConnack, Connack;
-    client.connected: ClientConnected, Connected;
-    client.disconnected: ClientDisconnected, Disconnected;
-    client.subscribe: ClientSubscribe, Subscribe;
-    client.unsubscribe: ClientUnsubscribe, Unsubscribe;
-    session.created: SessionCreated, Session;
-    session.resumed: SessionResumed, Session;
-    session.discarded: SessionDiscarded, Session;
-    session.takenover: SessionTakenover, Session;
-    session.terminated: SessionTerminated, Session;
-    session.subscribed: SessionSubscribed, Subscription;
-    session.unsubscribed: SessionUnsubscribed, Subscription;
-    message.publish: MessagePublish, Publish;
-    message.delivered: MessageDelivered, Delivered;
-    message.acked: MessageAcked, Acked;
-    message.dropped: MessageDropped, Dropped;
-    message.retained: MessageRetained, Retained;
-    packet.received: PacketReceived, Packet;
-    packet.sent: PacketSent, Packet;
-    broker.starting: BrokerStarting, Broker;
-    broker.started: BrokerStarted, Broker;
-    broker.stopping: BrokerStopping, Broker;
-    broker.stopped: BrokerStopped, Broker;
-}
+crate::for_each_point! { point_macros $ }

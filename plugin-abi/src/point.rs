@@ -1,5 +1,8 @@
 //! The hook points: their numbers in the ABI, their names, and what a link may do there. The broker
 //! compiles one chain for each, and the SDK mounts by them. Numbers are never reused.
+//!
+//! `for_each_point!` is the one list of them. Every other list is made from it, by a macro or by the
+//! tests that `just abi` runs: see "a hook point" in CONTRIBUTING.md.
 
 use abi_stable::StableAbi;
 
@@ -21,103 +24,304 @@ pub enum FaultPolicy {
     Ignore,
 }
 
+/// Calls a macro with every hook point, in the order of the numbers; what stands behind the macro's name comes before them:
+///
+/// ```text
+/// GROUP.EVENT: VARIANT of HookPoint, NAME of a function for it, TYPE of its event in the SDK {
+///     /// One sentence.
+///     NUMBER, KIND, whether a link may answer later, FAULT POLICY;
+///     when "it is called"; fields "beside the client's";
+///     may "what a hook may do"; result "what the chain's result means"; changes "fields that can be changed";
+/// }
+/// ```
+///
+/// The last line is missing at points that only notify. The texts are cells of the tables in `guide/points.md`.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! for_each_point {
+    ($callback:ident $($before:tt)*) => { $callback! { $($before)*
+        client.connect: ClientConnect, client_connect, Connect {
+            /// CONNECT was read; nothing is decided yet.
+            0, Fold, true, Ignore;
+            when "a CONNECT was read, before anything is decided";
+            fields "`VERDICT`, `REASON_CODE`, `REASON_STRING`";
+            may "change properties of the CONNECT, refuse it";
+            result "refused: CONNACK with that reason; otherwise `client.authenticate` follows";
+            changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `KEEP_ALIVE_S`, \
+                `SESSION_EXPIRY_S`, `RECEIVE_MAXIMUM`, `MAXIMUM_PACKET_SIZE`, \
+                `TOPIC_ALIAS_MAXIMUM`, `REQUEST_RESPONSE_INFO`, `REQUEST_PROBLEM_INFO`, \
+                `USER_PROPERTY`";
+        }
+        client.authenticate: ClientAuthenticate, client_authenticate, Authenticate {
+            /// Who is it, and may it come in.
+            1, Fold, true, Deny;
+            when "after `client.connect`; for each AUTH packet; when a connected MQTT 5 client \
+                authenticates again";
+            fields "`PASSWORD`, `AUTH_METHOD`, `AUTH_DATA`, `WILL_TOPIC`, `WILL_PAYLOAD`, \
+                `WILL_QOS`, `WILL_RETAIN`, `SESSION_PRESENT`, `SESSION_OWNER`, `VERDICT`, \
+                `REASON_CODE`, `REASON_STRING`";
+            may "allow, deny, request another AUTH packet, send data to the client, make it a \
+                superuser";
+            result "allowed: the client gets in; denied: it is refused with that reason; no \
+                verdict: a client without a user name gets in if its listener has `allow_anonymous \
+                = true`; any other client is refused with 0x86";
+            changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `AUTH_DATA`, `IS_SUPERUSER`";
+        }
+        client.authorize: ClientAuthorize, client_authorize, Authorize {
+            /// May it publish here, may it subscribe to this.
+            2, Fold, true, Deny;
+            when "a client wants to publish, to subscribe, or to leave a will; for hooks mounted \
+                with `deliver = true` also before each delivery; not for superusers";
+            fields "`ACTION`, `TOPIC`, `QOS`, `RETAIN`, `CACHEABLE`, `VERDICT`, `REASON_CODE`, \
+                `REASON_STRING`";
+            may "allow, deny";
+            result "allowed or denied with that reason; no verdict: `authorization.no_match` \
+                decides. A denied will refuses the CONNECT; a denied delivery is dropped with the \
+                cause `not_authorized`";
+            changes "`VERDICT`, `REASON_CODE`, `REASON_STRING`, `CACHEABLE`";
+        }
+        client.connack: ClientConnack, client_connack, Connack {
+            /// Before CONNACK, on refusals too.
+            3, Fold, false, Ignore;
+            when "a CONNACK is about to be sent, also one that refuses";
+            fields "`REASON_CODE`, `REASON_STRING`, `SESSION_PRESENT`, `ASSIGNED_CLIENT_ID`, \
+                `RESPONSE_INFO`, `SERVER_REFERENCE`; the user properties are those of the \
+                CONNACK";
+            may "change properties of the CONNACK";
+            result "the CONNACK is sent with these properties; the decision stays";
+            changes "`REASON_STRING`, `RESPONSE_INFO`, `SERVER_REFERENCE`, `KEEP_ALIVE_S`, \
+                `SESSION_EXPIRY_S`, `RECEIVE_MAXIMUM`, `MAXIMUM_PACKET_SIZE`, \
+                `TOPIC_ALIAS_MAXIMUM`, `USER_PROPERTY`";
+        }
+        client.connected: ClientConnected, client_connected, Connected {
+            /// CONNACK with success has been queued.
+            4, Run, false, Ignore;
+            when "a CONNACK with success is on its way";
+            fields "–";
+        }
+        client.disconnected: ClientDisconnected, client_disconnected, Disconnected {
+            /// The connection is about to close.
+            5, Run, false, Ignore;
+            when "the connection of a client that had got in is about to close";
+            fields "`REASON_CODE`";
+        }
+        client.subscribe: ClientSubscribe, client_subscribe, Subscribe {
+            /// SUBSCRIBE was read; filters may be rewritten or refused.
+            6, Fold, true, Deny;
+            when "a SUBSCRIBE was read";
+            fields "`FILTERS`; for each filter, by index, `FILTER`, `FILTER_OPTIONS`, \
+                `SHARE_GROUP`, `VERDICT`, `REASON_CODE`; `SUBSCRIPTION_ID`; the user properties \
+                are those of the SUBSCRIBE";
+            may "rewrite a filter, change its options, refuse it";
+            result "each filter that is not refused goes to `client.authorize`, as it is now; \
+                SUBACK answers in the order of the packet";
+            changes "by index `FILTER`, `FILTER_OPTIONS`, `VERDICT`, `REASON_CODE`";
+        }
+        client.unsubscribe: ClientUnsubscribe, client_unsubscribe, Unsubscribe {
+            /// UNSUBSCRIBE was read.
+            7, Fold, true, Ignore;
+            when "an UNSUBSCRIBE was read";
+            fields "as `client.subscribe`, without `FILTER_OPTIONS` and `SUBSCRIPTION_ID`";
+            may "rewrite a filter, refuse it";
+            result "the session loses the filters as they are now; a refused filter stays \
+                subscribed";
+            changes "by index `FILTER`, `VERDICT`, `REASON_CODE`";
+        }
+        session.created: SessionCreated, session_created, Session {
+            /// A session came into being.
+            8, Run, false, Ignore;
+            when "a client got a new session; after `client.connected`";
+            fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
+                `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
+                `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
+        }
+        session.resumed: SessionResumed, session_resumed, Session {
+            /// A stored session got a connection again.
+            9, Run, false, Ignore;
+            when "a client came back to its session; after `client.connected`";
+            fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
+                `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
+                `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
+        }
+        session.discarded: SessionDiscarded, session_discarded, Session {
+            /// A clean start threw a session away.
+            10, Run, false, Ignore;
+            when "a CONNECT with clean start, or of another user, ended the session that was there";
+            fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
+                `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
+                `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
+        }
+        session.takenover: SessionTakenover, session_takenover, Session {
+            /// Another connection took a session over.
+            11, Run, false, Ignore;
+            when "a new connection took the session from a connection that was still there";
+            fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
+                `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
+                `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
+        }
+        session.terminated: SessionTerminated, session_terminated, Session {
+            /// A session ended in any other way.
+            12, Run, false, Ignore;
+            when "a session ended in any other way: cause `closed`, `expired`, `kicked` or \
+                `takenover`";
+            fields "`SESSION_CREATED_AT_MS`, `SESSION_PERSISTENT`, `SESSION_EXPIRY_S`, \
+                `SESSION_SUBSCRIPTIONS`, `SESSION_INFLIGHT`, `SESSION_QUEUED`, \
+                `SESSION_AWAITING_REL`; where the session ends `CAUSE`, `REASON_CODE`";
+        }
+        session.subscribed: SessionSubscribed, session_subscribed, Subscription {
+            /// A subscription is in force.
+            13, Run, false, Ignore;
+            when "a subscription is in force";
+            fields "those of the session, and `FILTER`, `FILTER_OPTIONS`, `SHARE_GROUP`, \
+                `SUBSCRIPTION_ID`, `CAUSE`; at `session.subscribed` `IS_NEW`";
+        }
+        session.unsubscribed: SessionUnsubscribed, session_unsubscribed, Subscription {
+            /// A subscription is gone.
+            14, Run, false, Ignore;
+            when "a subscription is gone: cause `unsubscribe`, `plugin`, `revoked` or `barrier`. \
+                Not called for the subscriptions of a session that ends";
+            fields "those of the session, and `FILTER`, `FILTER_OPTIONS`, `SHARE_GROUP`, \
+                `SUBSCRIPTION_ID`, `CAUSE`; at `session.subscribed` `IS_NEW`";
+        }
+        message.publish: MessagePublish, message_publish, Publish {
+            /// A message came in and has not been routed yet.
+            15, Fold, true, Ignore;
+            when "a message came in and `client.authorize` has allowed it; it is not routed yet";
+            fields "those of a message, and `DISPOSITION`, `REASON_CODE`, `REASON_STRING`";
+            may "change it, drop it, reject it, disconnect its publisher, add messages";
+            result "routed as it is now; dropped: acknowledged, and nobody gets it; rejected: \
+                acknowledged with that reason, and nobody gets it; disconnect: rejected, and the \
+                connection is closed";
+            changes "`TOPIC`, `PAYLOAD`, `QOS`, `RETAIN`, `CONTENT_TYPE`, `RESPONSE_TOPIC`, \
+                `CORRELATION_DATA`, `MESSAGE_EXPIRY_S`, `PAYLOAD_FORMAT`, `USER_PROPERTY`, \
+                `DISPOSITION`, `REASON_CODE`, `REASON_STRING`";
+        }
+        message.delivered: MessageDelivered, message_delivered, Delivered {
+            /// A message is about to be encoded for one subscriber.
+            16, Fold, false, Ignore;
+            when "a message is about to be encoded for one subscriber";
+            fields "those of a message, and `DISPOSITION`";
+            may "change it for this subscriber, withhold it";
+            result "delivered as it is now, or dropped with the cause `hook`";
+            changes "as `message.publish`, without `RETAIN`, `REASON_CODE` and `REASON_STRING`";
+        }
+        message.acked: MessageAcked, message_acked, Acked {
+            /// A subscriber acknowledged a message.
+            17, Run, false, Ignore;
+            when "a subscriber acknowledged a message with PUBACK or PUBCOMP";
+            fields "those of a message";
+        }
+        message.dropped: MessageDropped, message_dropped, Dropped {
+            /// A message was dropped, with the reason.
+            18, Run, false, Ignore;
+            when "a message was dropped, for one subscriber or for all; runs where it was dropped";
+            fields "those of a message, and `DROPPED_BY`, `CAUSE`";
+        }
+        message.retained: MessageRetained, message_retained, Retained {
+            /// A retained message was set, cleared or expired.
+            19, Run, false, Ignore;
+            when "a retained message was set, cleared, or has expired; runs on the topic's shard";
+            fields "those of a message, and `RETAINED_CHANGE`; there is no client";
+        }
+        packet.received: PacketReceived, packet_received, Packet {
+            /// A packet was read.
+            20, Run, false, Ignore;
+            when "a packet of a client was read, CONNECT included; costs a call for each packet";
+            fields "`PACKET_TYPE`, `PACKET_BYTES`, `PAYLOAD`: the packet's bytes. A packet that is \
+                sent with a payload shared by many subscribers shows the bytes before the payload \
+                only";
+        }
+        packet.sent: PacketSent, packet_sent, Packet {
+            /// A packet was written.
+            21, Run, false, Ignore;
+            when "a packet was put into a client's send queue; costs a call for each packet";
+            fields "`PACKET_TYPE`, `PACKET_BYTES`, `PAYLOAD`: the packet's bytes. A packet that is \
+                sent with a payload shared by many subscribers shows the bytes before the payload \
+                only";
+        }
+        broker.starting: BrokerStarting, broker_starting, Broker {
+            /// The broker begins to start.
+            22, Run, false, Ignore;
+            when "the plugins of the configuration file are loaded, and no listener is open yet; \
+                on shard 0";
+            fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
+        }
+        broker.started: BrokerStarted, broker_started, Broker {
+            /// The broker accepts connections.
+            23, Run, false, Ignore;
+            when "the listeners accept connections; on shard 0";
+            fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
+        }
+        broker.stopping: BrokerStopping, broker_stopping, Broker {
+            /// The broker begins to stop.
+            24, Run, false, Ignore;
+            when "the broker has begun to stop; on shard 0";
+            fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
+        }
+        broker.stopped: BrokerStopped, broker_stopped, Broker {
+            /// The broker has stopped.
+            25, Run, false, Ignore;
+            when "the connections are closed, and the plugins are not unloaded yet; on shard 0";
+            fields "`BROKER_VERSION`, `BROKER_UPTIME_MS`, `BROKER_LISTENER`; there is no client";
+        }
+    }};
+}
+
 macro_rules! points {
-    ($($(#[$doc:meta])* $variant:ident = $number:literal, $name:literal, $kind:ident, $defer:literal, $policy:ident;)*) => {
+    ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident {
+        $(#[$doc:meta])*
+        $number:literal, $kind:ident, $defer:literal, $policy:ident;
+        $($text:tt)*
+    })*) => {
         /// A place in the data path where links are called.
         #[repr(u16)]
         #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug, StableAbi)]
-        pub enum HookPoint { $($(#[$doc])* $variant = $number,)* }
+        pub enum HookPoint { $($(#[$doc])* $point = $number,)* }
 
         impl HookPoint {
             /// Every point, in the order of its number.
-            pub const ALL: &'static [HookPoint] = &[$(HookPoint::$variant),*];
+            pub const ALL: &'static [HookPoint] = &[$(HookPoint::$point),*];
 
             /// The name users know, such as `message.publish`.
             pub const fn name(self) -> &'static str {
-                match self { $(HookPoint::$variant => $name,)* }
+                match self { $(HookPoint::$point => concat!(stringify!($group), ".", stringify!($event)),)* }
             }
 
             /// Fold or run.
             pub const fn kind(self) -> Kind {
-                match self { $(HookPoint::$variant => Kind::$kind,)* }
+                match self { $(HookPoint::$point => Kind::$kind,)* }
             }
 
             /// Whether a link may answer later through a ticket.
             pub const fn may_defer(self) -> bool {
-                match self { $(HookPoint::$variant => $defer,)* }
+                match self { $(HookPoint::$point => $defer,)* }
             }
 
             /// What a fault means here unless the operator says otherwise.
             pub const fn fault_policy(self) -> FaultPolicy {
-                match self { $(HookPoint::$variant => FaultPolicy::$policy,)* }
+                match self { $(HookPoint::$point => FaultPolicy::$policy,)* }
             }
 
             /// The point of a number on the ABI.
             pub const fn from_number(number: u16) -> Option<HookPoint> {
-                match number { $($number => Some(HookPoint::$variant),)* _ => None }
-            }
-
-            /// The point of a name such as `message.publish`.
-            pub fn from_name(name: &str) -> Option<HookPoint> {
-                match name { $($name => Some(HookPoint::$variant),)* _ => None }
+                match number { $($number => Some(HookPoint::$point),)* _ => None }
             }
         }
     };
 }
 
-points! {
-    /// CONNECT was read; nothing is decided yet.
-    ClientConnect = 0, "client.connect", Fold, true, Ignore;
-    /// Who is it, and may it come in.
-    ClientAuthenticate = 1, "client.authenticate", Fold, true, Deny;
-    /// May it publish here, may it subscribe to this.
-    ClientAuthorize = 2, "client.authorize", Fold, true, Deny;
-    /// Before CONNACK, on refusals too.
-    ClientConnack = 3, "client.connack", Fold, false, Ignore;
-    /// CONNACK with success has been queued.
-    ClientConnected = 4, "client.connected", Run, false, Ignore;
-    /// The connection is about to close.
-    ClientDisconnected = 5, "client.disconnected", Run, false, Ignore;
-    /// SUBSCRIBE was read; filters may be rewritten or refused.
-    ClientSubscribe = 6, "client.subscribe", Fold, true, Deny;
-    /// UNSUBSCRIBE was read.
-    ClientUnsubscribe = 7, "client.unsubscribe", Fold, true, Ignore;
-    /// A session came into being.
-    SessionCreated = 8, "session.created", Run, false, Ignore;
-    /// A stored session got a connection again.
-    SessionResumed = 9, "session.resumed", Run, false, Ignore;
-    /// A clean start threw a session away.
-    SessionDiscarded = 10, "session.discarded", Run, false, Ignore;
-    /// Another connection took a session over.
-    SessionTakenover = 11, "session.takenover", Run, false, Ignore;
-    /// A session ended in any other way.
-    SessionTerminated = 12, "session.terminated", Run, false, Ignore;
-    /// A subscription is in force.
-    SessionSubscribed = 13, "session.subscribed", Run, false, Ignore;
-    /// A subscription is gone.
-    SessionUnsubscribed = 14, "session.unsubscribed", Run, false, Ignore;
-    /// A message came in and has not been routed yet.
-    MessagePublish = 15, "message.publish", Fold, true, Ignore;
-    /// A message is about to be encoded for one subscriber.
-    MessageDelivered = 16, "message.delivered", Fold, false, Ignore;
-    /// A subscriber acknowledged a message.
-    MessageAcked = 17, "message.acked", Run, false, Ignore;
-    /// A message was dropped, with the reason.
-    MessageDropped = 18, "message.dropped", Run, false, Ignore;
-    /// A retained message was set, cleared or expired.
-    MessageRetained = 19, "message.retained", Run, false, Ignore;
-    /// A packet was read.
-    PacketReceived = 20, "packet.received", Run, false, Ignore;
-    /// A packet was written.
-    PacketSent = 21, "packet.sent", Run, false, Ignore;
-    /// The broker begins to start.
-    BrokerStarting = 22, "broker.starting", Run, false, Ignore;
-    /// The broker accepts connections.
-    BrokerStarted = 23, "broker.started", Run, false, Ignore;
-    /// The broker begins to stop.
-    BrokerStopping = 24, "broker.stopping", Run, false, Ignore;
-    /// The broker has stopped.
-    BrokerStopped = 25, "broker.stopped", Run, false, Ignore;
+for_each_point! { points }
+
+impl HookPoint {
+    /// The point of a name such as `message.publish`.
+    pub fn from_name(name: &str) -> Option<HookPoint> {
+        HookPoint::ALL.iter().copied().find(|point| point.name() == name)
+    }
+
+    /// Whether it is about a message, so that a link can choose its topics.
+    pub fn has_topics(self) -> bool {
+        self.name().starts_with("message.")
+    }
 }
 
 /// How many hook points there are.

@@ -34,7 +34,6 @@ use std::sync::Arc;
 use serde::de::DeserializeOwned;
 
 pub use address::address_share;
-pub use aftermath::{Acked, Dropped, Retained, RetainedChange};
 pub use behalf::{Answer, Identity, OnBehalf, Wish};
 pub use client::{Action, Authenticate, Authorize, Connect, Connected, Disconnected, Verdict, Will};
 pub use config::NoConfig;
@@ -49,18 +48,25 @@ pub use leftovers::Leftovers;
 pub use message::{Delivered, Disposition, Publish};
 pub use metric::{Counter, Gauge, GaugePart, Histogram};
 pub use mounting::{HookId, Mounting};
+pub use notifications::*;
 pub use outgoing::Outgoing;
 pub(crate) use pieces::entries_of;
 pub use pieces::{Entries, Journal, Pieces, StateKey};
 pub use reason::Reason;
-pub use session::{Session, Subscription};
 pub use shares::{EVICTED_AT_ONCE, EntryId, Full, Rejected, ShareLimits, Shares};
 pub use ticket::{AuthenticateTicket, AuthorizeTicket, ConnectTicket, FiltersTicket, PublishTicket};
 pub use verb::{
     AboutPlugin, ArgumentType, Arguments, HookAbout, NoArguments, Secret, VerbCall, VerbError, Verbs,
 };
-pub use watch::{Broker, Packet};
 pub use weigh::{Weigh, allocated, tree_entry_bytes};
+
+/// Events of the points that only notify, with what they show: an event that is added to a file of these needs no
+/// other line.
+pub mod notifications {
+    pub use super::aftermath::*;
+    pub use super::session::*;
+    pub use super::watch::*;
+}
 
 /// A plugin's shared part: made once when it is loaded, and used by the instances of all shards.
 ///

@@ -27,7 +27,6 @@ fn the_header_says_what_the_source_says() {
     let header = write::header(
         &RAW.map(|file| text(&format!("src/{file}"))),
         &text("src/module.rs"),
-        &text("src/point.rs"),
         &text("tests/header/helpers.h"),
     );
     let file = inside("include/grapnel_plugin.h");

@@ -279,6 +279,16 @@ macro_rules! wrapper {
                 self.context.event().args as usize
             }
         }
+
+        impl<'a> $name<'a> {
+            /// Client identifier and topic, empty where there is none: what events of every point have, for tests of all points.
+            #[doc(hidden)]
+            pub fn __at_hand(&self) -> (&'a str, &'a str) {
+                let event = self.context.event();
+                // SAFETY: what is at hand lives as long as the event.
+                unsafe { (event.client_id.text(), event.topic.text()) }
+            }
+        }
     };
 }
 

@@ -43,18 +43,6 @@ pub fn entries(source: &str) -> Vec<Entry> {
         .collect()
 }
 
-/// The hook points' names in Rust, with what is written about each.
-pub fn points(source: &str) -> Vec<(String, String)> {
-    let file = syn::parse_file(source).expect("our source is Rust");
-    let points = file.items.into_iter().find_map(|item| match item {
-        Item::Macro(item) if item.mac.path.is_ident("points") => Some(item.mac),
-        _ => None,
-    });
-    let PointList(list) =
-        points.expect("points! is there").parse_body().expect("the form that points! takes");
-    list
-}
-
 fn entry(item: Item) -> Option<Entry> {
     match item {
         Item::Macro(item) if item.mac.path.is_ident("numbers") => {
@@ -220,23 +208,5 @@ impl Parse for NumberList {
         }
         let (name, repr) = (name.to_string(), type_name(&repr));
         Ok(NumberList(Entry::Numbers { name, doc: doc_text, repr, values }))
-    }
-}
-
-/// What stands in `points! { … }`.
-struct PointList(Vec<(String, String)>);
-
-impl Parse for PointList {
-    fn parse(input: ParseStream<'_>) -> syn::Result<PointList> {
-        let mut list = Vec::new();
-        while !input.is_empty() {
-            let doc = doc(&input.call(Attribute::parse_outer)?);
-            let name: Ident = input.parse()?;
-            while input.parse::<Option<Token![;]>>()?.is_none() {
-                input.parse::<proc_macro2::TokenTree>()?;
-            }
-            list.push((name.to_string(), doc));
-        }
-        Ok(PointList(list))
     }
 }

@@ -3,6 +3,7 @@
 
 use std::fmt::Write;
 
+use grapnel_plugin_abi::for_each_point;
 use grapnel_plugin_abi::layout::{ABI_HASH, TABLES};
 use grapnel_plugin_abi::point::{FaultPolicy, HookPoint, Kind};
 
@@ -34,7 +35,7 @@ What everything else follows from:
 Generated from the Rust source by the test `header` of grapnel-plugin-abi; `just abi` writes it anew.";
 
 /// The whole header.
-pub fn header(raw: &[String], module: &str, point: &str, helpers: &str) -> String {
+pub fn header(raw: &[String], module: &str, helpers: &str) -> String {
     let raw: Vec<Entry> = raw.iter().flat_map(|file| source::entries(file)).collect();
     let module = source::entries(module);
     let mut out = Out { text: String::new(), names: Names::of(&raw, &module) };
@@ -62,7 +63,7 @@ pub fn header(raw: &[String], module: &str, point: &str, helpers: &str) -> Strin
     }
     out.line("");
     raw.iter().for_each(|entry| out.entry(entry));
-    out.points(point);
+    out.points();
     module.iter().for_each(|entry| out.entry(entry));
     out.line("/** The plugin's entry: a table that stays, or a null pointer, which is refused. Called once for each mapping. */");
     out.line("GRAPNEL_EXPORT const grapnel_plugin_module *grapnel_plugin_v1(void);\n");
@@ -70,6 +71,22 @@ pub fn header(raw: &[String], module: &str, point: &str, helpers: &str) -> Strin
     out.line(helpers);
     out.line("#ifdef __cplusplus\n}\n#endif\n\n#endif");
     out.text
+}
+
+/// The hook points, with what is written about each.
+macro_rules! points {
+    ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident {
+        #[doc = $doc:literal]
+        $number:literal, $($rest:tt)*
+    })*) => {
+        const POINTS: &[(HookPoint, &str)] = &[$((HookPoint::$point, $doc)),*];
+    };
+}
+
+for_each_point! { points }
+
+fn number_of(point: HookPoint) -> String {
+    format!("GRAPNEL_POINT_{}", point.name().to_uppercase().replace('.', "_"))
 }
 
 /// What the source's names are in C.
@@ -227,14 +244,9 @@ impl Out {
         }
     }
 
-    fn points(&mut self, point: &str) {
+    fn points(&mut self) {
         self.line("/** Number of a hook point. */\ntypedef uint16_t grapnel_point;");
-        let docs = source::points(point);
-        for point in HookPoint::ALL {
-            let (_, doc) = docs
-                .iter()
-                .find(|(name, _)| *name == format!("{point:?}"))
-                .unwrap_or_else(|| panic!("{point:?} is not in the source"));
+        for (point, doc) in POINTS {
             let kind = match point.kind() {
                 Kind::Fold => "Links may change what it carries",
                 Kind::Run => "Links are told, and change nothing",
@@ -243,12 +255,22 @@ impl Out {
                 FaultPolicy::Deny => "a fault denies",
                 FaultPolicy::Ignore => "a fault is as if the link had not been there",
             };
-            let doc = format!("{}: {doc} {kind}; {policy}.", point.name());
+            let doc = format!("{}: {} {kind}; {policy}.", point.name(), doc.trim());
             self.comment("", &doc, true);
-            let name = point.name().to_uppercase().replace('.', "_");
-            self.line(&format!("#define GRAPNEL_POINT_{name} {}", *point as u16));
+            self.line(&format!("#define {} {}", number_of(*point), *point as u16));
         }
         self.line("");
+        let doc = "Calls X(number, name, may_change, may_defer) for each hook point, in the order of the numbers: \
+                   its GRAPNEL_POINT_…, its name as text, whether links may change what it carries, and whether \
+                   they may answer later.";
+        self.comment("", doc, true);
+        self.line("#define GRAPNEL_FOR_EACH_POINT(X) \\");
+        for (at, (point, _)) in POINTS.iter().enumerate() {
+            let (changes, end) =
+                (point.kind() == Kind::Fold, if at + 1 < POINTS.len() { " \\" } else { "\n" });
+            let (name, defers) = (point.name(), point.may_defer());
+            self.line(&format!("    X({}, \"{name}\", {changes}, {defers}){end}", number_of(*point)));
+        }
     }
 
     /// What the compiler of a plugin checks: that its tables lie as the broker's do.

@@ -7,8 +7,8 @@ use std::sync::atomic::Ordering;
 
 use grapnel_plugin_abi::{
     Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
-    Flow, HookPoint, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session, Subscribe,
-    Subscription, Unsubscribe, Verdict,
+    Flow, HookPoint, IntoFlow, Packet, Publish, Reason, Refused, Retained, RetainedChange, Session,
+    Subscribe, Subscription, Unsubscribe, Verdict,
 };
 
 use crate::clients::{Entering, Moment, Who};
@@ -111,7 +111,10 @@ fn pairs(out: &mut Writer<'_>, pairs: &[(&str, &str)]) {
     }
 }
 
+/// A method for each point, which writes what a worker gets there. What stands above it is its row in PROTOCOL.md, and the class
+/// that the event is in Python: `just abi` copies both.
 impl PoolShard {
+    /// `[]`. Python: `ConnectEvent`.
     fn client_connect(&mut self, event: &mut Connect<'_>) -> Result<Flow, Refused> {
         // What is kept of a session is there as long as that is.
         let (who, entering) = (who!(event), entering!(event, None, true));
@@ -122,6 +125,8 @@ impl PoolShard {
         Ok(self.ask(HookPoint::ClientConnect, (&who, Moment::ComesIn), Some(&entering), defer, data))
     }
 
+    /// `[verdict, method, auth_data, session]`: verdict so far 0 none, 1 allow, 2 deny; whether a session
+    /// exists under the client identifier. Python: `AuthenticateEvent`.
     fn client_authenticate(&mut self, event: &mut Authenticate<'_>) -> Result<Flow, Refused> {
         let (who, entering) = (who!(event), entering!(event, event.password(), event.has_session()));
         let (verdict, method, data) = (event.verdict(), event.auth_method(), event.auth_data());
@@ -134,6 +139,8 @@ impl PoolShard {
         Ok(self.ask(HookPoint::ClientAuthenticate, (&who, moment), Some(&entering), defer, data))
     }
 
+    /// `[action, topic, qos, retain, verdict]`: action 1 publish, 2 subscribe, 3 will, 4 deliver. Python:
+    /// `AuthorizeEvent`.
     fn client_authorize(&mut self, event: &mut Authorize<'_>) -> Result<Flow, Refused> {
         use grapnel_plugin_abi::Action;
         let who = who!(event);
@@ -156,6 +163,8 @@ impl PoolShard {
         Ok(self.ask(HookPoint::ClientAuthorize, (&who, moment), None, defer, data))
     }
 
+    /// `[[[filter, options], …], subscription_id, properties]`; nil for no subscription identifier; options
+    /// as in MQTT 5, section 3.8.3.1. Python: `SubscribeEvent`.
     fn client_subscribe(&mut self, event: &mut Subscribe<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         let filters: Vec<_> = event.filters().map(|filter| (filter.filter, filter.options)).collect();
@@ -173,6 +182,7 @@ impl PoolShard {
         Ok(self.ask(HookPoint::ClientSubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
+    /// `[[filter, …], properties]`. Python: `UnsubscribeEvent`.
     fn client_unsubscribe(&mut self, event: &mut Unsubscribe<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         let filters: Vec<_> = event.filters().map(|filter| filter.filter).collect();
@@ -189,6 +199,7 @@ impl PoolShard {
         Ok(self.ask(HookPoint::ClientUnsubscribe, (&who, Moment::IsIn), None, defer, data))
     }
 
+    /// `message`. Python: `MessageEvent`.
     fn message_publish(&mut self, event: &mut Publish<'_>) -> Result<Flow, Refused> {
         let who = who!(event);
         // It is written before the ticket is taken: both look at the event.
@@ -199,6 +210,7 @@ impl PoolShard {
         Ok(self.ask(HookPoint::MessagePublish, (&who, Moment::IsIn), None, defer, data))
     }
 
+    /// `[reason, session_present]`. Python: `ConnackEvent`.
     fn client_connack(&mut self, event: &mut Connack<'_>) {
         let (who, reason, present) = (who!(event), event.reason().0, event.session_present());
         let moment = if reason == Reason::SUCCESS.0 { Moment::LetIn } else { Moment::IsRefused };
@@ -212,6 +224,7 @@ impl PoolShard {
         });
     }
 
+    /// `[]`. Python: `ConnectedEvent`.
     fn client_connected(&mut self, event: &mut Connected<'_>) {
         let is_asked = self.pool.wanted.contains_key(&HookPoint::ClientAuthenticate);
         let who = who!(event);
@@ -228,6 +241,7 @@ impl PoolShard {
         );
     }
 
+    /// `[reason, name]`. Python: `DisconnectedEvent`.
     fn client_disconnected(&mut self, event: &mut Disconnected<'_>) {
         let reason = event.reason();
         self.tell(HookPoint::ClientDisconnected, (&who!(event), Moment::IsIn), None, |out| {
@@ -255,26 +269,34 @@ impl PoolShard {
         }
     }
 
+    /// `[persistent, expiry_s, cause, reason]`: cause text or nil, reason a number or nil. A session that
+    /// ends with its connection has the name of `client.disconnected` as its cause. Python: `SessionEvent`.
     fn session_created(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionCreated, event);
     }
 
+    /// As `session_created`.
     fn session_resumed(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionResumed, event);
     }
 
+    /// As `session_created`.
     fn session_discarded(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionDiscarded, event);
     }
 
+    /// As `session_created`.
     fn session_takenover(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionTakenover, event);
     }
 
+    /// As `session_created`.
     fn session_terminated(&mut self, event: &mut Session<'_>) {
         self.session(HookPoint::SessionTerminated, event);
     }
 
+    /// `[filter, options, is_new, subscription_id, cause]`: cause `plugin` if a plugin made the
+    /// subscription, otherwise nil. Python: `SubscribedEvent`.
     fn session_subscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
         self.tell(HookPoint::SessionSubscribed, (&who!(event), Moment::IsIn), None, |out| {
@@ -283,6 +305,7 @@ impl PoolShard {
         });
     }
 
+    /// `[filter, cause]`. Python: `UnsubscribedEvent`.
     fn session_unsubscribed(&mut self, event: &mut Subscription<'_>) {
         let filter = event.filter();
         self.tell(HookPoint::SessionUnsubscribed, (&who!(event), Moment::IsIn), None, |out| {
@@ -290,16 +313,19 @@ impl PoolShard {
         });
     }
 
+    /// As `message_publish`.
     fn message_delivered(&mut self, event: &mut Delivered<'_>) {
         self.tell(HookPoint::MessageDelivered, (&who!(event), Moment::IsIn), None, |out| {
             message!(event, out)
         });
     }
 
+    /// As `message_publish`.
     fn message_acked(&mut self, event: &mut Acked<'_>) {
         self.tell(HookPoint::MessageAcked, (&who!(event), Moment::IsIn), None, |out| message!(event, out));
     }
 
+    /// `[message, by, cause]`. Python: `DroppedEvent`.
     fn message_dropped(&mut self, event: &mut Dropped<'_>) {
         let data = |out: &mut Writer<'_>| {
             out.list(3);
@@ -314,6 +340,8 @@ impl PoolShard {
         }
     }
 
+    /// `[message, change]`: change 0 stored, in the place of an older one or not; 2 cleared; 3 expired.
+    /// Python: `RetainedEvent`.
     fn message_retained(&mut self, event: &mut Retained<'_>) {
         // All of them in one order: what a topic holds is what came last, whoever it came from.
         let from = event.from().unwrap_or("");
@@ -347,10 +375,12 @@ impl PoolShard {
         });
     }
 
+    /// `[type, bytes]`. Python: `PacketEvent`.
     fn packet_received(&mut self, event: &mut Packet<'_>) {
         self.packet(HookPoint::PacketReceived, event);
     }
 
+    /// As `packet_received`.
     fn packet_sent(&mut self, event: &mut Packet<'_>) {
         self.packet(HookPoint::PacketSent, event);
     }
@@ -361,20 +391,24 @@ impl PoolShard {
         });
     }
 
+    /// `[version, uptime_ms]`. Python: `BrokerEvent`.
     fn broker_starting(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStarting, event);
     }
 
+    /// As `broker_starting`.
     fn broker_started(&mut self, event: &mut Broker<'_>) {
         // A process that is started anew is told so.
         self.pool.started.store(true, Ordering::Relaxed);
         self.broker(HookPoint::BrokerStarted, event);
     }
 
+    /// As `broker_starting`.
     fn broker_stopping(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStopping, event);
     }
 
+    /// As `broker_starting`.
     fn broker_stopped(&mut self, event: &mut Broker<'_>) {
         self.broker(HookPoint::BrokerStopped, event);
     }
@@ -388,74 +422,37 @@ fn verdict_number(verdict: Verdict) -> u64 {
     }
 }
 
-/// Writes the `plugin!` lines, once for each place of a driver, and says which hook belongs to a point. An event is the pool's of that
-/// place; hooks of a place without one are never mounted.
+/// The hooks of the driver at a place. An event is for the pool at that place; hooks at a place without one are never mounted.
+struct At<const PLACE: usize>;
+
+/// Writes the `plugin!` lines, once for each place, and says which hook belongs to a point.
 macro_rules! hooks {
-    ($($group:ident.$event:ident: $point:ident, $type:ident, $hook:ident, $java:ident $(=> $flow:ty)?;)*) => {
-        /// The hook of a point, for the driver of a place.
+    ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
+        /// The hook of a point, for the driver at a place.
         pub(crate) fn name(point: HookPoint, place: usize) -> &'static str {
             match (point, place) {
-                $((HookPoint::$point, 0) => stringify!($hook), (HookPoint::$point, _) => stringify!($java),)*
+                $(
+                    (HookPoint::$point, 0) => stringify!($hook),
+                    (HookPoint::$point, _) => concat!("java_", stringify!($hook)),
+                )*
             }
         }
 
-        impl ExhookShard {
-            $(
-                fn $hook(&mut self, event: &mut $type<'_>) $(-> $flow)? {
-                    hooks!(@call self, 0, $hook, event $(, $flow)?)
+        impl<const PLACE: usize> At<PLACE> {
+            $(fn $hook(shard: &mut ExhookShard, event: &mut $type<'_>) -> Result<Flow, String> {
+                shard.end_of_handover();
+                match &mut shard.pools[PLACE] {
+                    Some(pool) => pool.$hook(event).into_flow(),
+                    None => Ok(Flow::Continue),
                 }
-
-                fn $java(&mut self, event: &mut $type<'_>) $(-> $flow)? {
-                    hooks!(@call self, 1, $hook, event $(, $flow)?)
-                }
-            )*
+            })*
         }
 
         grapnel_plugin_abi::plugin!(Exhook {
-            $($group.$event(manual = true) => ExhookShard::$hook,)*
-            $($group.$event(manual = true) => ExhookShard::$java,)*
+            $($group.$event(manual = true) => At::<0>::$hook,)*
+            $($group.$event(manual = true, name = concat!("java_", stringify!($hook))) => At::<1>::$hook,)*
         });
     };
-    (@call $shard:ident, $place:literal, $hook:ident, $event:ident) => {{
-        $shard.end_of_handover();
-        if let Some(pool) = &mut $shard.pools[$place] {
-            pool.$hook($event);
-        }
-    }};
-    (@call $shard:ident, $place:literal, $hook:ident, $event:ident, $flow:ty) => {{
-        $shard.end_of_handover();
-        match &mut $shard.pools[$place] {
-            Some(pool) => pool.$hook($event),
-            None => Ok(Flow::Continue),
-        }
-    }};
 }
 
-hooks! {
-    client.connect: ClientConnect, Connect, client_connect, java_client_connect => Result<Flow, Refused>;
-    client.authenticate: ClientAuthenticate, Authenticate, client_authenticate, java_client_authenticate => Result<Flow, Refused>;
-    client.authorize: ClientAuthorize, Authorize, client_authorize, java_client_authorize => Result<Flow, Refused>;
-    client.connack: ClientConnack, Connack, client_connack, java_client_connack;
-    client.connected: ClientConnected, Connected, client_connected, java_client_connected;
-    client.disconnected: ClientDisconnected, Disconnected, client_disconnected, java_client_disconnected;
-    client.subscribe: ClientSubscribe, Subscribe, client_subscribe, java_client_subscribe => Result<Flow, Refused>;
-    client.unsubscribe: ClientUnsubscribe, Unsubscribe, client_unsubscribe, java_client_unsubscribe => Result<Flow, Refused>;
-    session.created: SessionCreated, Session, session_created, java_session_created;
-    session.resumed: SessionResumed, Session, session_resumed, java_session_resumed;
-    session.discarded: SessionDiscarded, Session, session_discarded, java_session_discarded;
-    session.takenover: SessionTakenover, Session, session_takenover, java_session_takenover;
-    session.terminated: SessionTerminated, Session, session_terminated, java_session_terminated;
-    session.subscribed: SessionSubscribed, Subscription, session_subscribed, java_session_subscribed;
-    session.unsubscribed: SessionUnsubscribed, Subscription, session_unsubscribed, java_session_unsubscribed;
-    message.publish: MessagePublish, Publish, message_publish, java_message_publish => Result<Flow, Refused>;
-    message.delivered: MessageDelivered, Delivered, message_delivered, java_message_delivered;
-    message.acked: MessageAcked, Acked, message_acked, java_message_acked;
-    message.dropped: MessageDropped, Dropped, message_dropped, java_message_dropped;
-    message.retained: MessageRetained, Retained, message_retained, java_message_retained;
-    packet.received: PacketReceived, Packet, packet_received, java_packet_received;
-    packet.sent: PacketSent, Packet, packet_sent, java_packet_sent;
-    broker.starting: BrokerStarting, Broker, broker_starting, java_broker_starting;
-    broker.started: BrokerStarted, Broker, broker_started, java_broker_started;
-    broker.stopping: BrokerStopping, Broker, broker_stopping, java_broker_stopping;
-    broker.stopped: BrokerStopped, Broker, broker_stopped, java_broker_stopped;
-}
+grapnel_plugin_abi::for_each_point! { hooks }

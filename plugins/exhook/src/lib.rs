@@ -101,21 +101,6 @@ const VISITORS_LEAST: usize = 16_384;
 const LOOK: Duration = Duration::from_secs(10);
 const LOOK_AGAIN: Duration = Duration::from_millis(20);
 
-/// The points that can wait for an answer.
-const ANSWERING: [HookPoint; 6] = [
-    HookPoint::ClientConnect,
-    HookPoint::ClientAuthenticate,
-    HookPoint::ClientAuthorize,
-    HookPoint::ClientSubscribe,
-    HookPoint::ClientUnsubscribe,
-    HookPoint::MessagePublish,
-];
-
-/// Whether topic filters have a meaning there.
-fn has_topics(point: HookPoint) -> bool {
-    point.name().starts_with("message.")
-}
-
 impl Plugin for Exhook {
     type Config = Written;
     type Shard = ExhookShard;
@@ -267,7 +252,7 @@ fn add(wanted: &mut BTreeMap<HookPoint, Wanted>, hook: Wanted) -> Result<(), Err
             hook.point
         )));
     };
-    let answers = hook.answers && ANSWERING.contains(&point);
+    let answers = hook.answers && point.may_defer();
     match wanted.get_mut(&point) {
         None => {
             wanted.insert(point, Wanted { answers, ..hook });
@@ -295,7 +280,7 @@ fn apply_topics(config: &Config, wanted: &mut BTreeMap<HookPoint, Wanted>) -> Re
             .iter()
             .copied()
             .find(|point| point.name().replace('.', "_") == name.replace('.', "_"));
-        let Some(point) = point.filter(|point| has_topics(*point)) else {
+        let Some(point) = point.filter(|point| point.has_topics()) else {
             return Err(Error::new(format!(
                 "topics.{name}: there is no hook point about messages of that name"
             )));
@@ -316,7 +301,7 @@ impl Pool {
                 .deadline(self.deadline())
                 .fault(self.policy(*point))
                 .deliver(wanted.deliver);
-            if !wanted.topics.is_empty() && has_topics(*point) {
+            if !wanted.topics.is_empty() && point.has_topics() {
                 mounting = mounting.topics(wanted.topics.iter().map(String::as_str));
             }
             let mounted = host.mount::<Exhook>(hooks::name(*point, self.config.driver.place()), &mounting);

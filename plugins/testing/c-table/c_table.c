@@ -85,12 +85,8 @@ typedef struct {
 } table;
 
 static const char *const POINTS[] = {
-    "client.connect",     "client.authenticate",  "client.authorize",    "client.connack",       "client.connected",
-    "client.disconnected", "client.subscribe",    "client.unsubscribe",  "session.created",      "session.resumed",
-    "session.discarded",  "session.takenover",    "session.terminated",  "session.subscribed",   "session.unsubscribed",
-    "message.publish",    "message.delivered",    "message.acked",       "message.dropped",      "message.retained",
-    "packet.received",    "packet.sent",          "broker.starting",     "broker.started",       "broker.stopping",
-    "broker.stopped",
+#define NAME(number, name, may_change, may_defer) [number] = name,
+    GRAPNEL_FOR_EACH_POINT(NAME)
 };
 #define POINTS_LEN (sizeof(POINTS) / sizeof(*POINTS))
 
@@ -294,14 +290,19 @@ static void write_record(const table *table, const script *script, const grapnel
 }
 
 static bool may_change(const grapnel_event *event) {
-    return event->point <= GRAPNEL_POINT_CLIENT_CONNACK || event->point == GRAPNEL_POINT_CLIENT_SUBSCRIBE ||
-           event->point == GRAPNEL_POINT_CLIENT_UNSUBSCRIBE || event->point == GRAPNEL_POINT_MESSAGE_PUBLISH ||
-           event->point == GRAPNEL_POINT_MESSAGE_DELIVERED;
+    static const bool MAY_CHANGE[] = {
+#define MAY(number, name, may_change, may_defer) [number] = may_change,
+        GRAPNEL_FOR_EACH_POINT(MAY)
+    };
+    return MAY_CHANGE[event->point];
 }
 
 static bool may_defer(const grapnel_event *event) {
-    return may_change(event) && event->point != GRAPNEL_POINT_CLIENT_CONNACK &&
-           event->point != GRAPNEL_POINT_MESSAGE_DELIVERED;
+    static const bool MAY_DEFER[] = {
+#define DEFERS(number, name, may_change, may_defer) [number] = may_defer,
+        GRAPNEL_FOR_EACH_POINT(DEFERS)
+    };
+    return MAY_DEFER[event->point];
 }
 
 static grapnel_status add_message(const table *table, const grapnel_event *event) {

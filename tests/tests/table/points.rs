@@ -1,17 +1,14 @@
-//! The hook points by the design: what they carry, whether a verdict may come later, and what a
-//! fault means. Written from the design, not from the broker.
+//! The hook points as the table plays them: what they carry, whether a verdict may come later, and
+//! what a fault means. The list is the ABI's. Those of 1.0 are written down once more, from the
+//! design: what they promise must not change.
 
-/// What a fault or a missed deadline means.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
-pub enum Policy {
-    /// Stop with a refusal: nobody after it can allow.
-    Deny,
-    /// As if the link had not been there.
-    Ignore,
-}
+use grapnel_plugin_abi::HookPoint;
+use grapnel_plugin_abi::point::Kind;
+
+pub use grapnel_plugin_abi::FaultPolicy as Policy;
 
 /// A hook point.
-#[derive(Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Point {
     pub name: &'static str,
     /// Whether it carries something that can be changed; otherwise it only tells.
@@ -20,48 +17,55 @@ pub struct Point {
     pub policy: Policy,
 }
 
-enum Kind {
-    Fold,
-    Run,
+/// A point as the ABI has it.
+pub const fn at(point: HookPoint) -> Point {
+    Point {
+        name: point.name(),
+        folds: matches!(point.kind(), Kind::Fold),
+        may_defer: point.may_defer(),
+        policy: point.fault_policy(),
+    }
 }
 
-const fn point(name: &'static str, kind: Kind, may_defer: bool, policy: Policy) -> Point {
-    Point { name, folds: matches!(kind, Kind::Fold), may_defer, policy }
+/// All of them.
+pub fn all() -> impl Iterator<Item = Point> {
+    HookPoint::ALL.iter().copied().map(at)
 }
 
-macro_rules! points {
-    ($($const:ident = $name:literal, $kind:ident, $defers:literal, $policy:ident;)*) => {
-        $(pub const $const: Point = point($name, Kind::$kind, $defers, Policy::$policy);)*
-        /// All of them.
-        pub const ALL: &[Point] = &[$($const),*];
-    };
-}
-
-points! {
-    CLIENT_CONNECT = "client.connect", Fold, true, Ignore;
-    CLIENT_AUTHENTICATE = "client.authenticate", Fold, true, Deny;
-    CLIENT_AUTHORIZE = "client.authorize", Fold, true, Deny;
-    CLIENT_CONNACK = "client.connack", Fold, false, Ignore;
-    CLIENT_CONNECTED = "client.connected", Run, false, Ignore;
-    CLIENT_DISCONNECTED = "client.disconnected", Run, false, Ignore;
-    CLIENT_SUBSCRIBE = "client.subscribe", Fold, true, Deny;
-    CLIENT_UNSUBSCRIBE = "client.unsubscribe", Fold, true, Ignore;
-    SESSION_CREATED = "session.created", Run, false, Ignore;
-    SESSION_RESUMED = "session.resumed", Run, false, Ignore;
-    SESSION_DISCARDED = "session.discarded", Run, false, Ignore;
-    SESSION_TAKENOVER = "session.takenover", Run, false, Ignore;
-    SESSION_TERMINATED = "session.terminated", Run, false, Ignore;
-    SESSION_SUBSCRIBED = "session.subscribed", Run, false, Ignore;
-    SESSION_UNSUBSCRIBED = "session.unsubscribed", Run, false, Ignore;
-    MESSAGE_PUBLISH = "message.publish", Fold, true, Ignore;
-    MESSAGE_DELIVERED = "message.delivered", Fold, false, Ignore;
-    MESSAGE_ACKED = "message.acked", Run, false, Ignore;
-    MESSAGE_DROPPED = "message.dropped", Run, false, Ignore;
-    MESSAGE_RETAINED = "message.retained", Run, false, Ignore;
-    PACKET_RECEIVED = "packet.received", Run, false, Ignore;
-    PACKET_SENT = "packet.sent", Run, false, Ignore;
-    BROKER_STARTING = "broker.starting", Run, false, Ignore;
-    BROKER_STARTED = "broker.started", Run, false, Ignore;
-    BROKER_STOPPING = "broker.stopping", Run, false, Ignore;
-    BROKER_STOPPED = "broker.stopped", Run, false, Ignore;
+#[test]
+fn the_points_of_1_0_promise_what_they_always_did() {
+    let point = |name, folds, may_defer, policy| Point { name, folds, may_defer, policy };
+    let changed = |name, may_defer| point(name, true, may_defer, Policy::Ignore);
+    let guard = |name| point(name, true, true, Policy::Deny);
+    let told = |name| point(name, false, false, Policy::Ignore);
+    let promised = [
+        changed("client.connect", true),
+        guard("client.authenticate"),
+        guard("client.authorize"),
+        changed("client.connack", false),
+        told("client.connected"),
+        told("client.disconnected"),
+        guard("client.subscribe"),
+        changed("client.unsubscribe", true),
+        told("session.created"),
+        told("session.resumed"),
+        told("session.discarded"),
+        told("session.takenover"),
+        told("session.terminated"),
+        told("session.subscribed"),
+        told("session.unsubscribed"),
+        changed("message.publish", true),
+        changed("message.delivered", false),
+        told("message.acked"),
+        told("message.dropped"),
+        told("message.retained"),
+        told("packet.received"),
+        told("packet.sent"),
+        told("broker.starting"),
+        told("broker.started"),
+        told("broker.stopping"),
+        told("broker.stopped"),
+    ];
+    let now: Vec<Point> = all().take(promised.len()).collect();
+    assert_eq!(now, promised);
 }

@@ -1,10 +1,11 @@
 //! The rows of the table: how the event of a point is brought about, what can be changed there, and what a client sees of it.
 
+use grapnel_plugin_abi::HookPoint;
 use grapnel_tests::wire::property;
 use grapnel_tests::{Client, Connect, Packet, Publish, Subscribe, Version, Will};
 
 use crate::act::{Case, Effect};
-use crate::points::{self, Point};
+use crate::points::{Point, at};
 use crate::stage::Stage;
 
 /// What is changed at a point.
@@ -70,7 +71,7 @@ const fn told(point: Point, play: fn(&Stage, &Case, &str) -> String) -> Row {
 }
 
 pub const ROWS: &[Row] = &[
-    row(points::CLIENT_CONNECT, Change::value("keep-alive"), connect, |effect, version| match effect {
+    row(at(HookPoint::ClientConnect), Change::value("keep-alive"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => by(
             version,
@@ -79,84 +80,111 @@ pub const ROWS: &[Row] = &[
         ),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
-    row(points::CLIENT_CONNECT, Change::value("refuse"), connect, |effect, version| match effect {
+    row(at(HookPoint::ClientConnect), Change::value("refuse"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => by(version, "code 0x88 why", "code 0x03"),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
-    row(points::CLIENT_AUTHENTICATE, Change::value("promote"), connect, |effect, version| match effect {
-        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
-        Effect::Changed => "code 0x00, keep alive and superuser 60,1",
-        // A plugin that failed has not said that the password is wrong.
-        Effect::Denied => by(version, "code 0x88", "code 0x03"),
-    }),
-    row(points::CLIENT_AUTHENTICATE, Change::value("vouch"), login, |effect, version| match effect {
+    row(
+        at(HookPoint::ClientAuthenticate),
+        Change::value("promote"),
+        connect,
+        |effect, version| match effect {
+            Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+            Effect::Changed => "code 0x00, keep alive and superuser 60,1",
+            // A plugin that failed has not said that the password is wrong.
+            Effect::Denied => by(version, "code 0x88", "code 0x03"),
+        },
+    ),
+    row(at(HookPoint::ClientAuthenticate), Change::value("vouch"), login, |effect, version| match effect {
         // Nobody answers for a client with a user name, where somebody is mounted who could.
         Effect::AsItWas => by(version, "code 0x86", "code 0x05"),
         Effect::Denied => by(version, "code 0x88", "code 0x03"),
         Effect::Changed => "code 0x00, keep alive and superuser 60,0",
     }),
-    row(points::CLIENT_AUTHENTICATE, Change::value("deny"), connect, |effect, version| match effect {
+    row(at(HookPoint::ClientAuthenticate), Change::value("deny"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed | Effect::Denied => by(version, "code 0x88", "code 0x03"),
     }),
-    row(points::CLIENT_AUTHORIZE, Change::value("publish"), publish, |effect, version| match effect {
+    row(at(HookPoint::ClientAuthorize), Change::value("publish"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         // MQTT 3.1.1 cannot say no [MQTT-3.3.5-2].
         Effect::Changed => by(version, "acknowledged 0x97", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x87", "acknowledged 0x00"),
     }),
-    row(points::CLIENT_AUTHORIZE, Change::value("subscribe"), subscribe, |effect, version| match effect {
-        Effect::AsItWas => "codes [0], delivered own",
-        Effect::Changed => by(version, "codes [151]", "codes [128]"),
-        Effect::Denied => by(version, "codes [135]", "codes [128]"),
-    }),
-    row(points::CLIENT_AUTHORIZE, Change::value("deliver"), publish, |effect, _| match effect {
+    row(
+        at(HookPoint::ClientAuthorize),
+        Change::value("subscribe"),
+        subscribe,
+        |effect, version| match effect {
+            Effect::AsItWas => "codes [0], delivered own",
+            Effect::Changed => by(version, "codes [151]", "codes [128]"),
+            Effect::Denied => by(version, "codes [135]", "codes [128]"),
+        },
+    ),
+    row(at(HookPoint::ClientAuthorize), Change::value("deliver"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    row(points::CLIENT_AUTHORIZE, Change::value("will"), leave_a_will, |effect, version| match effect {
-        Effect::AsItWas => IN,
-        Effect::Changed => by(version, "code 0x97", "code 0x03"),
-        Effect::Denied => by(version, "code 0x87", "code 0x05"),
-    }),
-    row(points::CLIENT_CONNACK, Change::value("property"), connack, |effect, version| match effect {
+    row(
+        at(HookPoint::ClientAuthorize),
+        Change::value("will"),
+        leave_a_will,
+        |effect, version| match effect {
+            Effect::AsItWas => IN,
+            Effect::Changed => by(version, "code 0x97", "code 0x03"),
+            Effect::Denied => by(version, "code 0x87", "code 0x05"),
+        },
+    ),
+    row(at(HookPoint::ClientConnack), Change::value("property"), connack, |effect, version| match effect {
         // A CONNACK of MQTT 3.1.1 has no properties.
         Effect::Changed => by(version, "code 0x00, property [\"new\"]", "code 0x00, property []"),
         _ => "code 0x00, property []",
     }),
-    row(points::CLIENT_SUBSCRIBE, Change::value("rewrite"), subscribe, |effect, version| match effect {
-        Effect::AsItWas => "codes [0], delivered own",
-        Effect::Changed => "codes [0], delivered new",
-        Effect::Denied => by(version, "codes [135]", "codes [128]"),
-    }),
-    row(points::CLIENT_SUBSCRIBE, Change::value("refuse"), subscribe, |effect, version| match effect {
+    row(
+        at(HookPoint::ClientSubscribe),
+        Change::value("rewrite"),
+        subscribe,
+        |effect, version| match effect {
+            Effect::AsItWas => "codes [0], delivered own",
+            Effect::Changed => "codes [0], delivered new",
+            Effect::Denied => by(version, "codes [135]", "codes [128]"),
+        },
+    ),
+    row(at(HookPoint::ClientSubscribe), Change::value("refuse"), subscribe, |effect, version| match effect {
         Effect::AsItWas => "codes [0], delivered own",
         Effect::Changed => by(version, "codes [131]", "codes [128]"),
         Effect::Denied => by(version, "codes [135]", "codes [128]"),
     }),
-    row(points::CLIENT_UNSUBSCRIBE, Change::value("rewrite"), unsubscribe, |effect, version| match effect {
-        Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
-        Effect::Changed => by(version, "codes [0], delivered own", "codes [], delivered own"),
-        Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+    row(at(HookPoint::ClientUnsubscribe), Change::value("rewrite"), unsubscribe, |effect, version| {
+        match effect {
+            Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
+            Effect::Changed => by(version, "codes [0], delivered own", "codes [], delivered own"),
+            Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+        }
     }),
-    row(points::CLIENT_UNSUBSCRIBE, Change::value("refuse"), unsubscribe, |effect, version| match effect {
-        Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
-        Effect::Changed => by(version, "codes [131], delivered own new", "codes [], delivered own new"),
-        Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
-    }),
-    row(points::MESSAGE_PUBLISH, Change::value("payload"), publish, |effect, version| match effect {
+    row(
+        at(HookPoint::ClientUnsubscribe),
+        Change::value("refuse"),
+        unsubscribe,
+        |effect, version| match effect {
+            Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
+            Effect::Changed => by(version, "codes [131], delivered own new", "codes [], delivered own new"),
+            Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+        },
+    ),
+    row(at(HookPoint::MessagePublish), Change::value("payload"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered new at own",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(points::MESSAGE_PUBLISH, Change::value("topic"), publish, |effect, version| match effect {
+    row(at(HookPoint::MessagePublish), Change::value("topic"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered own at new",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
     row(
-        points::MESSAGE_PUBLISH,
+        at(HookPoint::MessagePublish),
         Change::value("extra").unseen().in_the_hook(),
         publish,
         |effect, version| match effect {
@@ -165,49 +193,54 @@ pub const ROWS: &[Row] = &[
             Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
         },
     ),
-    row(points::MESSAGE_PUBLISH, Change::value("drop"), publish, |effect, version| match effect {
+    row(at(HookPoint::MessagePublish), Change::value("drop"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(points::MESSAGE_PUBLISH, Change::value("reject"), publish, |effect, version| match effect {
+    row(at(HookPoint::MessagePublish), Change::value("reject"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => by(version, "acknowledged 0x97 why", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(points::MESSAGE_PUBLISH, Change::value("disconnect"), publish, |effect, version| match effect {
-        Effect::AsItWas => "acknowledged 0x00, delivered own",
-        Effect::Changed => by(version, "closed 0x97", "closed"),
-        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
-    }),
-    row(points::MESSAGE_DELIVERED, Change::value("payload"), publish, |effect, _| match effect {
+    row(
+        at(HookPoint::MessagePublish),
+        Change::value("disconnect"),
+        publish,
+        |effect, version| match effect {
+            Effect::AsItWas => "acknowledged 0x00, delivered own",
+            Effect::Changed => by(version, "closed 0x97", "closed"),
+            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+        },
+    ),
+    row(at(HookPoint::MessageDelivered), Change::value("payload"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered new at own",
         Effect::Denied => "acknowledged 0x00",
     }),
-    row(points::MESSAGE_DELIVERED, Change::value("topic"), publish, |effect, _| match effect {
+    row(at(HookPoint::MessageDelivered), Change::value("topic"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered own at new",
         Effect::Denied => "acknowledged 0x00",
     }),
-    row(points::MESSAGE_DELIVERED, Change::value("veto"), publish, |effect, _| match effect {
+    row(at(HookPoint::MessageDelivered), Change::value("veto"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    told(points::CLIENT_CONNECTED, enter),
-    told(points::SESSION_CREATED, enter),
-    told(points::CLIENT_DISCONNECTED, leave),
-    told(points::SESSION_TERMINATED, leave),
-    told(points::SESSION_RESUMED, resume),
-    told(points::SESSION_DISCARDED, discard),
-    told(points::SESSION_TAKENOVER, take_over),
-    told(points::SESSION_SUBSCRIBED, enter_and_subscribe),
-    told(points::SESSION_UNSUBSCRIBED, enter_and_unsubscribe),
-    told(points::MESSAGE_ACKED, acknowledge),
-    told(points::MESSAGE_DROPPED, publish_to_nobody),
-    told(points::MESSAGE_RETAINED, retain),
-    told(points::PACKET_RECEIVED, enter),
-    told(points::PACKET_SENT, enter),
+    told(at(HookPoint::ClientConnected), enter),
+    told(at(HookPoint::SessionCreated), enter),
+    told(at(HookPoint::ClientDisconnected), leave),
+    told(at(HookPoint::SessionTerminated), leave),
+    told(at(HookPoint::SessionResumed), resume),
+    told(at(HookPoint::SessionDiscarded), discard),
+    told(at(HookPoint::SessionTakenover), take_over),
+    told(at(HookPoint::SessionSubscribed), enter_and_subscribe),
+    told(at(HookPoint::SessionUnsubscribed), enter_and_unsubscribe),
+    told(at(HookPoint::MessageAcked), acknowledge),
+    told(at(HookPoint::MessageDropped), publish_to_nobody),
+    told(at(HookPoint::MessageRetained), retain),
+    told(at(HookPoint::PacketReceived), enter),
+    told(at(HookPoint::PacketSent), enter),
 ];
 
 fn greeting(case: &Case, id: &str) -> Connect {

@@ -12,7 +12,7 @@ use grapnel_tests::{Broker, Client, PATIENCE, Version};
 use tempfile::TempDir;
 
 use crate::act::{Counts, Language};
-use crate::points::{ALL, Policy};
+use crate::points::{Policy, all};
 
 const SHARDS: usize = 2;
 
@@ -191,18 +191,18 @@ fn assert_mounted(broker: &Broker, copies: usize) {
     let text = |row: &serde_json::Value, key: &str| row[key].as_str().expect("a text").to_owned();
     let rows = list["rows"].as_array().expect("a list").iter();
     let mounted: Vec<(String, String)> = rows.map(|row| (text(row, "point"), text(row, "plugin"))).collect();
-    for point in ALL {
+    for point in all() {
         let at_point =
             mounted.iter().filter(|(name, _)| name == point.name).map(|(_, plugin)| plugin.clone());
         let due: Vec<String> = (0..copies).map(|place| format!("table-{place}")).collect();
         assert_eq!(at_point.collect::<Vec<_>>(), due, "{}", point.name);
     }
-    assert_eq!(mounted.len(), ALL.len() * copies);
+    assert_eq!(mounted.len(), all().count() * copies);
 }
 
 /// The overrides of every hook of a copy.
 fn overrides(language: Language, policy: fn(Policy) -> Policy) -> String {
-    let each = ALL.iter().map(|point| {
+    let each = all().map(|point| {
         let (_, event) = point.name.split_once('.').expect("a name has two parts");
         let hook = if language == Language::Rust { event } else { "play" };
         let word = if policy(point.policy) == Policy::Deny { "deny" } else { "ignore" };

@@ -27,7 +27,8 @@ pub(crate) fn is_heard(parts: &Parts, point: HookPoint) -> bool {
     !parts.hooks.chain(point).is_empty()
 }
 
-fn tell(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
+/// Tells of something at a point. A flow whose view of it costs something asks [`is_heard`] first.
+pub(crate) fn tell(parts: &mut Parts, point: HookPoint, client: Option<ClientView<'_>>, about: About<'_>) {
     let AtPoint { chain, calls, .. } = parts.hooks.at(point);
     if chain.is_empty() {
         return;

@@ -98,7 +98,7 @@ impl Hook {
                 point.name()
             ));
         }
-        if !topics.is_empty() && !has_topic(point) {
+        if !topics.is_empty() && !point.has_topics() {
             return Err(format!("mounts {name}, which names topics, but {} has none", point.name()));
         }
         for topic in topics {
@@ -259,18 +259,6 @@ fn hook_of(name: &str, mount: &Mount) -> Result<Hook, LoadError> {
     // SAFETY: the plugin's views stay until the next call of `mount`, and are copied here.
     let request = unsafe { MountRequest::of(mount) }.map_err(|what| wrong(name, format!("it {what}")))?;
     Hook::of(&request).map_err(|what| wrong(name, format!("it {what}")))
-}
-
-/// Whether a point is about a message, so that a link can choose its topics.
-fn has_topic(point: HookPoint) -> bool {
-    matches!(
-        point,
-        HookPoint::MessagePublish
-            | HookPoint::MessageDelivered
-            | HookPoint::MessageAcked
-            | HookPoint::MessageDropped
-            | HookPoint::MessageRetained
-    )
 }
 
 #[cfg(test)]

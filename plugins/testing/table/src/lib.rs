@@ -13,12 +13,9 @@ use std::sync::mpsc::{Sender, channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use grapnel_plugin_abi::{
-    Acked, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected, Dropped,
-    Error, Flow, Host, Packet, Plugin, Publish, Retained, Session, Subscribe, Subscription, Unsubscribe,
-};
+use grapnel_plugin_abi::{Error, Flow, HookPoint, Host, Plugin};
 
-use scene::{Answer, Scene};
+use scene::{Answer, Scene, Told};
 use script::{Act, Ending, Script};
 
 /// How long a verdict may take that never comes.
@@ -144,71 +141,38 @@ impl Table {
     }
 }
 
-/// A method for each point.
+/// What a script can do with an event: much where it can be changed or meant, otherwise only be in it.
+#[rustfmt::skip]
+macro_rules! scene {
+    ($event:ident Connect) => { $event };
+    ($event:ident Authenticate) => { $event };
+    ($event:ident Authorize) => { $event };
+    ($event:ident Connack) => { $event };
+    ($event:ident Connected) => { $event };
+    ($event:ident Subscribe) => { $event };
+    ($event:ident Unsubscribe) => { $event };
+    ($event:ident Publish) => { $event };
+    ($event:ident Delivered) => { $event };
+    ($event:ident Packet) => { $event };
+    ($event:ident $notification:ident) => { &mut Told($event.__at_hand()) };
+}
+
+/// A hook for each point; at client.authorize also for deliveries.
 macro_rules! hooks {
-    ($($method:ident: $type:ident at $point:literal;)*) => {
+    ($($group:ident.$event:ident: $point:ident, $hook:ident, $type:ident $about:tt)*) => {
         impl Instance {
-            $(fn $method(&mut self, event: &mut $type<'_>) -> Result<Flow, Error> {
-                self.table.play($point, event)
+            $(fn $hook(&mut self, event: &mut grapnel_plugin_abi::$type<'_>) -> Result<Flow, Error> {
+                self.table.play(HookPoint::$point.name(), scene!(event $type))
             })*
         }
+
+        grapnel_plugin_abi::plugin!(Table {
+            $($group.$event(
+                name = stringify!($event),
+                deliver = matches!(HookPoint::$point, HookPoint::ClientAuthorize),
+            ) => Instance::$hook,)*
+        });
     };
 }
 
-hooks! {
-    connect: Connect at "client.connect";
-    authenticate: Authenticate at "client.authenticate";
-    authorize: Authorize at "client.authorize";
-    connack: Connack at "client.connack";
-    connected: Connected at "client.connected";
-    disconnected: Disconnected at "client.disconnected";
-    subscribe: Subscribe at "client.subscribe";
-    unsubscribe: Unsubscribe at "client.unsubscribe";
-    created: Session at "session.created";
-    resumed: Session at "session.resumed";
-    discarded: Session at "session.discarded";
-    takenover: Session at "session.takenover";
-    terminated: Session at "session.terminated";
-    subscribed: Subscription at "session.subscribed";
-    unsubscribed: Subscription at "session.unsubscribed";
-    publish: Publish at "message.publish";
-    delivered: Delivered at "message.delivered";
-    acked: Acked at "message.acked";
-    dropped: Dropped at "message.dropped";
-    retained: Retained at "message.retained";
-    received: Packet at "packet.received";
-    sent: Packet at "packet.sent";
-    starting: Broker at "broker.starting";
-    started: Broker at "broker.started";
-    stopping: Broker at "broker.stopping";
-    stopped: Broker at "broker.stopped";
-}
-
-grapnel_plugin_abi::plugin!(Table {
-    client.connect => Instance::connect,
-    client.authenticate => Instance::authenticate,
-    client.authorize(deliver = true) => Instance::authorize,
-    client.connack => Instance::connack,
-    client.connected => Instance::connected,
-    client.disconnected => Instance::disconnected,
-    client.subscribe => Instance::subscribe,
-    client.unsubscribe => Instance::unsubscribe,
-    session.created => Instance::created,
-    session.resumed => Instance::resumed,
-    session.discarded => Instance::discarded,
-    session.takenover => Instance::takenover,
-    session.terminated => Instance::terminated,
-    session.subscribed => Instance::subscribed,
-    session.unsubscribed => Instance::unsubscribed,
-    message.publish => Instance::publish,
-    message.delivered => Instance::delivered,
-    message.acked => Instance::acked,
-    message.dropped => Instance::dropped,
-    message.retained => Instance::retained,
-    packet.received => Instance::received,
-    packet.sent => Instance::sent,
-    broker.starting => Instance::starting,
-    broker.started => Instance::started,
-    broker.stopping => Instance::stopping,
-    broker.stopped => Instance::stopped,
-});
+grapnel_plugin_abi::for_each_point! { hooks }

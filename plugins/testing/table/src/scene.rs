@@ -3,9 +3,8 @@
 use std::time::Duration;
 
 use grapnel_plugin_abi::{
-    Acked, Action, Authenticate, Authorize, Broker, Connack, Connect, Connected, Delivered, Disconnected,
-    Disposition, Dropped, Outgoing, Packet, Publish, Reason, Refused, Retained, Session, Subscribe,
-    Subscription, Unsubscribe, Verdict,
+    Action, Authenticate, Authorize, Connack, Connect, Connected, Delivered, Disposition, Outgoing, Packet,
+    Publish, Reason, Refused, Subscribe, Unsubscribe, Verdict,
 };
 
 use crate::script::Ending;
@@ -329,29 +328,12 @@ impl<'a> Scene<'a> for Packet<'a> {
     }
 }
 
-impl<'a> Scene<'a> for Broker<'a> {
+/// An event of a point that only notifies, by its client and its topic, either of which may be empty.
+pub struct Told<'a>(pub (&'a str, &'a str));
+
+impl<'a> Scene<'a> for Told<'a> {
     fn texts(&self) -> Vec<&'a str> {
-        Vec::new()
+        let (client_id, topic) = self.0;
+        vec![client_id, topic]
     }
-}
-
-/// Points that tell of a client, or of a message that may have none.
-macro_rules! told {
-    ($($type:ident($event:ident) $($text:expr),+;)*) => {
-        $(impl<'a> Scene<'a> for $type<'a> {
-            fn texts(&self) -> Vec<&'a str> {
-                let $event = self;
-                vec![$($text),+]
-            }
-        })*
-    };
-}
-
-told! {
-    Disconnected(event) event.client_id();
-    Session(event) event.client_id();
-    Subscription(event) event.client_id();
-    Acked(event) event.client_id();
-    Dropped(event) event.client_id(), event.topic();
-    Retained(event) event.client_id(), event.topic();
 }
