@@ -62,9 +62,11 @@ bench *args:
 bench-instructions *args:
     scripts/bench-instructions {{args}}
 
-# Write what is generated from the ABI's source: C header, layout list, hash in plugin-abi/ABI.md
+# Write what is generated from the ABI's source: C header, layout list, hash in plugin-abi/ABI.md, and
+# what documents and SDKs have of the list of hook points
 abi:
     GRAPNEL_WRITE_ABI=1 cargo test --profile {{profile}} -p grapnel-plugin-abi --test layout --test header -- the_header_says the_abi_is_the_one the_document_has
+    GRAPNEL_WRITE_ABI=1 cargo test --profile {{profile}} -p grapnel-tests --test documents -- points::the_
 
 # Build the API documentation of all crates; broken links are errors
 doc:

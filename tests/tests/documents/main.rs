@@ -8,5 +8,6 @@ mod first;
 mod keys;
 mod links;
 mod names;
+mod points;
 mod program;
 mod verbs;

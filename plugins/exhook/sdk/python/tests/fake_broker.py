@@ -18,18 +18,73 @@ from typing import IO, Any
 
 import msgpack
 
+# Begin: the hook points, from plugin-abi/src/point.rs; `just abi` writes it anew
 POINTS = {
-    "client.connect": 0, "client.authenticate": 1, "client.authorize": 2, "client.connack": 3, "client.connected": 4,
-    "client.disconnected": 5, "client.subscribe": 6, "client.unsubscribe": 7, "session.created": 8,
-    "session.resumed": 9, "session.discarded": 10, "session.takenover": 11, "session.terminated": 12,
-    "session.subscribed": 13, "session.unsubscribed": 14, "message.publish": 15, "message.delivered": 16,
-    "message.acked": 17, "message.dropped": 18, "message.retained": 19, "packet.received": 20, "packet.sent": 21,
-    "broker.starting": 22, "broker.started": 23, "broker.stopping": 24, "broker.stopped": 25,
-}  # fmt: skip
+    "client.connect": 0,
+    "client.authenticate": 1,
+    "client.authorize": 2,
+    "client.connack": 3,
+    "client.connected": 4,
+    "client.disconnected": 5,
+    "client.subscribe": 6,
+    "client.unsubscribe": 7,
+    "session.created": 8,
+    "session.resumed": 9,
+    "session.discarded": 10,
+    "session.takenover": 11,
+    "session.terminated": 12,
+    "session.subscribed": 13,
+    "session.unsubscribed": 14,
+    "message.publish": 15,
+    "message.delivered": 16,
+    "message.acked": 17,
+    "message.dropped": 18,
+    "message.retained": 19,
+    "packet.received": 20,
+    "packet.sent": 21,
+    "broker.starting": 22,
+    "broker.started": 23,
+    "broker.stopping": 24,
+    "broker.stopped": 25,
+}
 ANSWERING = {
-    "client.connect", "client.authenticate", "client.authorize", "client.subscribe", "client.unsubscribe",
+    "client.connect",
+    "client.authenticate",
+    "client.authorize",
+    "client.subscribe",
+    "client.unsubscribe",
     "message.publish",
-}  # fmt: skip
+}
+# The data of a call, by the names of PROTOCOL.md.
+DATA = {
+    "client.connect": "[]",
+    "client.authenticate": "[verdict, method, auth_data, session]",
+    "client.authorize": "[action, topic, qos, retain, verdict]",
+    "client.connack": "[reason, session_present]",
+    "client.connected": "[]",
+    "client.disconnected": "[reason, name]",
+    "client.subscribe": "[[[filter, options], …], subscription_id, properties]",
+    "client.unsubscribe": "[[filter, …], properties]",
+    "session.created": "[persistent, expiry_s, cause, reason]",
+    "session.resumed": "[persistent, expiry_s, cause, reason]",
+    "session.discarded": "[persistent, expiry_s, cause, reason]",
+    "session.takenover": "[persistent, expiry_s, cause, reason]",
+    "session.terminated": "[persistent, expiry_s, cause, reason]",
+    "session.subscribed": "[filter, options, is_new, subscription_id, cause]",
+    "session.unsubscribed": "[filter, cause]",
+    "message.publish": "message",
+    "message.delivered": "message",
+    "message.acked": "message",
+    "message.dropped": "[message, by, cause]",
+    "message.retained": "[message, change]",
+    "packet.received": "[type, bytes]",
+    "packet.sent": "[type, bytes]",
+    "broker.starting": "[version, uptime_ms]",
+    "broker.started": "[version, uptime_ms]",
+    "broker.stopping": "[version, uptime_ms]",
+    "broker.stopped": "[version, uptime_ms]",
+}
+# End: the hook points
 SOURCES = Path(__file__).resolve().parent.parent / "src"
 WAIT_S = 20.0
 

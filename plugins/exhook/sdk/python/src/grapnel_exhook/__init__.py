@@ -30,39 +30,50 @@ from .answers import (
     Reject,
     Rewrite,
 )
-from .events import (
-    Action,
-    AuthenticateEvent,
-    AuthorizeEvent,
-    BrokerEvent,
-    Change,
-    Client,
-    ConnackEvent,
-    ConnectedEvent,
-    ConnectEvent,
-    DisconnectedEvent,
-    DroppedEvent,
-    Event,
-    Message,
-    MessageEvent,
-    Options,
-    PacketEvent,
-    RetainedEvent,
-    SessionEvent,
-    SubscribedEvent,
-    SubscribeEvent,
-    UnsubscribedEvent,
-    UnsubscribeEvent,
-    Verdict,
-    Will,
-)
+from .events import Action, Change, Client, Event, Message, Options, Verdict, Will
 from .hooks import Config, Hooks, on
 
+# Begin: the classes of events, from plugin-abi/src/point.rs; `just abi` writes it anew
+from .events import AuthenticateEvent as AuthenticateEvent
+from .events import AuthorizeEvent as AuthorizeEvent
+from .events import BrokerEvent as BrokerEvent
+from .events import ConnackEvent as ConnackEvent
+from .events import ConnectEvent as ConnectEvent
+from .events import ConnectedEvent as ConnectedEvent
+from .events import DisconnectedEvent as DisconnectedEvent
+from .events import DroppedEvent as DroppedEvent
+from .events import MessageEvent as MessageEvent
+from .events import PacketEvent as PacketEvent
+from .events import RetainedEvent as RetainedEvent
+from .events import SessionEvent as SessionEvent
+from .events import SubscribeEvent as SubscribeEvent
+from .events import SubscribedEvent as SubscribedEvent
+from .events import UnsubscribeEvent as UnsubscribeEvent
+from .events import UnsubscribedEvent as UnsubscribedEvent
+# End: the classes of events
+
 __all__ = [
-    "Action", "Allow", "AuthenticateAnswer", "AuthenticateEvent", "AuthorizeAnswer", "AuthorizeEvent", "BrokerEvent",
-    "Challenge", "Change", "Client", "Config", "ConnackEvent", "ConnectAnswer", "ConnectEvent", "ConnectedEvent", "Deny",
-    "Disconnect", "DisconnectedEvent", "Drop", "DroppedEvent", "Event", "FilterAnswer", "FiltersAnswer", "Hooks", "Limits",
-    "Message", "MessageEvent", "Modify", "Options", "PacketEvent", "PublishAnswer", "Refuse", "Reject", "RetainedEvent",
-    "Rewrite", "SessionEvent", "SubscribeEvent", "SubscribedEvent", "UnsubscribeEvent", "UnsubscribedEvent", "Verdict",
-    "Will", "broker", "on",
+    "Action", "Allow", "AuthenticateAnswer", "AuthorizeAnswer", "Challenge", "Change", "Client", "Config",
+    "ConnectAnswer", "Deny", "Disconnect", "Drop", "Event", "FilterAnswer", "FiltersAnswer", "Hooks", "Limits",
+    "Message", "Modify", "Options", "PublishAnswer", "Refuse", "Reject", "Rewrite", "Verdict", "Will", "broker", "on",
 ]  # fmt: skip
+# Begin: the names of the classes of events, from plugin-abi/src/point.rs; `just abi` writes it anew
+__all__ += [
+    "AuthenticateEvent",
+    "AuthorizeEvent",
+    "BrokerEvent",
+    "ConnackEvent",
+    "ConnectEvent",
+    "ConnectedEvent",
+    "DisconnectedEvent",
+    "DroppedEvent",
+    "MessageEvent",
+    "PacketEvent",
+    "RetainedEvent",
+    "SessionEvent",
+    "SubscribeEvent",
+    "SubscribedEvent",
+    "UnsubscribeEvent",
+    "UnsubscribedEvent",
+]
+# End: the names of the classes of events

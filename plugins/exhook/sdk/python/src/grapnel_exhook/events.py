@@ -572,13 +572,14 @@ class BrokerEvent(Event):
 
 
 #: The class of events of each hook point.
+# Begin: the class of events of each hook point, from plugin-abi/src/point.rs; `just abi` writes it anew
 OF_POINT: dict[str, type[Event]] = {
     "client.connect": ConnectEvent,
+    "client.authenticate": AuthenticateEvent,
+    "client.authorize": AuthorizeEvent,
     "client.connack": ConnackEvent,
     "client.connected": ConnectedEvent,
     "client.disconnected": DisconnectedEvent,
-    "client.authenticate": AuthenticateEvent,
-    "client.authorize": AuthorizeEvent,
     "client.subscribe": SubscribeEvent,
     "client.unsubscribe": UnsubscribeEvent,
     "session.created": SessionEvent,
@@ -600,3 +601,4 @@ OF_POINT: dict[str, type[Event]] = {
     "broker.stopping": BrokerEvent,
     "broker.stopped": BrokerEvent,
 }
+# End: the class of events of each hook point

@@ -191,6 +191,16 @@ class _FiltersVerdict(Generic[_E]):
         return _decorate(function, Mark(self._point))
 
 
+class _SubscribeVerdict(_FiltersVerdict[events.SubscribeEvent]):
+    def __init__(self) -> None:
+        super().__init__("client.subscribe")
+
+
+class _UnsubscribeVerdict(_FiltersVerdict[events.UnsubscribeEvent]):
+    def __init__(self) -> None:
+        super().__init__("client.unsubscribe")
+
+
 class _PublishVerdict:
     @overload
     def __call__(self, function: Callable[[events.MessageEvent], _Publish], /) -> Callable[[Any], _Publish]: ...
@@ -233,16 +243,17 @@ def _topics(topics: Sequence[str]) -> tuple[str, ...]:
 
 
 class _On:
-    """One decorator for each hook point."""
+    """One decorator for each hook point. A point that waits for an answer has a class of its own, above."""
 
+    # Begin: a decorator for each hook point, from plugin-abi/src/point.rs; `just abi` writes it anew
     client_connect = _ConnectVerdict()
+    client_authenticate = _AuthenticateVerdict()
+    client_authorize = _AuthorizeVerdict()
     client_connack = _Notification[events.ConnackEvent]("client.connack")
     client_connected = _Notification[events.ConnectedEvent]("client.connected")
     client_disconnected = _Notification[events.DisconnectedEvent]("client.disconnected")
-    client_authenticate = _AuthenticateVerdict()
-    client_authorize = _AuthorizeVerdict()
-    client_subscribe = _FiltersVerdict[events.SubscribeEvent]("client.subscribe")
-    client_unsubscribe = _FiltersVerdict[events.UnsubscribeEvent]("client.unsubscribe")
+    client_subscribe = _SubscribeVerdict()
+    client_unsubscribe = _UnsubscribeVerdict()
     session_created = _Notification[events.SessionEvent]("session.created")
     session_resumed = _Notification[events.SessionEvent]("session.resumed")
     session_discarded = _Notification[events.SessionEvent]("session.discarded")
@@ -261,6 +272,7 @@ class _On:
     broker_started = _Notification[events.BrokerEvent]("broker.started")
     broker_stopping = _Notification[events.BrokerEvent]("broker.stopping")
     broker_stopped = _Notification[events.BrokerEvent]("broker.stopped")
+    # End: a decorator for each hook point
 
 
 on = _On()
