@@ -13,6 +13,7 @@ mod identity;
 mod module;
 mod requests;
 mod services;
+mod table;
 
 pub use behalf::{Behalf, BehalfServices, PageWanted, Whom};
 pub use fetched::FetchedWriter;
@@ -360,11 +361,9 @@ unsafe extern "C" fn host_defer(ctx: *mut c_void, deadline_ms: u32, out: *mut Ti
 }
 
 unsafe extern "C" fn host_add_message(ctx: *mut c_void, message: *const NewMessage) -> Status {
-    // SAFETY: the contract of `add_message`: called by the running hook with its own ctx, and `message` is null or readable.
-    let (Some(event), Some(message)) = (unsafe { changing(ctx) }, unsafe { message.as_ref() }) else {
-        return Status::WRONG_MOMENT;
-    };
-    // SAFETY: the plugin lends what the message points to for the call.
+    // SAFETY: the contract of `add_message`: called by the running hook with its own ctx.
+    let Some(event) = (unsafe { changing(ctx) }) else { return Status::WRONG_MOMENT };
+    // SAFETY: null or a message that the plugin lends for the call, as what it points to.
     let message = match unsafe { PluginMessage::of(message) } {
         Ok(message) => message,
         Err(status) => return status,

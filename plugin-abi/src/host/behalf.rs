@@ -3,6 +3,7 @@
 
 use super::requests::text;
 use super::services::serve;
+use super::table::copied;
 use super::{ClientIdentity, PluginMessage};
 use crate::raw::{Action, BEHALF_ANSWER, NewMessage, OnBehalf, Slice, Status};
 
@@ -35,17 +36,39 @@ impl<'a> Whom<'a> {
 }
 
 impl<'a> Behalf<'a> {
-    /// What a table says.
+    /// What a table says, which may be that of an older or newer header.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for a table of another size, bits that nobody knows, bytes that are no identity, or nobody.
+    /// [`Status::INVALID`] for null, a table that ends within a field, bits that nobody knows, bytes that are no identity, or nobody.
     ///
     /// # Safety
-    /// It must be null, or alive with all that it points to and unchanged during `'a`.
+    /// It must be null, or readable for as many bytes as its size says during the call. What it points to must be alive and
+    /// unchanged during `'a`.
     pub unsafe fn of(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
         // SAFETY: the caller vouches for it.
-        let behalf = unsafe { behalf.as_ref() }.ok_or(Status::INVALID)?;
-        if (behalf.size as usize) < size_of::<OnBehalf>() || behalf.flags & !BEHALF_ANSWER != 0 {
+        let behalf = unsafe { copied(behalf) }?;
+        // SAFETY: the caller vouches for what it points to.
+        unsafe { Behalf::read(&behalf) }
+    }
+
+    /// The same for a request whose answer is what it is made for: it comes whatever the table's flags say.
+    ///
+    /// # Errors
+    /// As [`Behalf::of`].
+    ///
+    /// # Safety
+    /// As for [`Behalf::of`].
+    pub unsafe fn of_answered(behalf: *const OnBehalf) -> Result<Behalf<'a>, Status> {
+        // SAFETY: the caller vouches for it.
+        let behalf = unsafe { copied(behalf) }?;
+        // SAFETY: the caller vouches for what it points to.
+        unsafe { Ok(Behalf { answer: Some(behalf.number), ..Behalf::read(&behalf)? }) }
+    }
+
+    /// # Safety
+    /// What the table points to must be alive and unchanged during `'a`.
+    unsafe fn read(behalf: &OnBehalf) -> Result<Behalf<'a>, Status> {
+        if behalf.flags & !BEHALF_ANSWER != 0 {
             return Err(Status::INVALID);
         }
         // SAFETY: the caller vouches for both views.
@@ -121,8 +144,9 @@ pub(super) unsafe extern "C" fn host_publish_as(
     behalf: *const OnBehalf,
     message: *const NewMessage,
 ) -> Status {
-    // SAFETY: null or a message that the plugin lends for the call.
-    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
+    if message.is_null() {
+        return Status::INVALID;
+    }
     // SAFETY: the plugin lends both tables and what they point to for the call.
     serve(|services| unsafe {
         services.publish_as(plugin, &Behalf::of(behalf)?, &PluginMessage::of(message)?)
@@ -163,10 +187,7 @@ pub(super) unsafe extern "C" fn host_authorize_as(
     let Some(qos) = u8::try_from(qos).ok().filter(|qos| *qos <= 2) else { return Status::INVALID };
     // SAFETY: the plugin lends the table, what it points to and the text for the call.
     serve(|services| unsafe {
-        let read = Behalf::of(behalf)?;
-        // Whoever asks a question waits for its answer.
-        let read = Behalf { answer: Some((*behalf).number), ..read };
-        services.authorize_as(plugin, &read, action, text(topic)?, qos, retain != 0)
+        services.authorize_as(plugin, &Behalf::of_answered(behalf)?, action, text(topic)?, qos, retain != 0)
     })
 }
 
@@ -195,11 +216,8 @@ pub(super) unsafe extern "C" fn host_fetch_as(
     let Some(qos) = u8::try_from(qos).ok().filter(|qos| *qos <= 2) else { return Status::INVALID };
     // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
     serve(|services| unsafe {
-        let read = Behalf::of(behalf)?;
-        // Whoever asks for a page waits for it.
-        let read = Behalf { answer: Some((*behalf).number), ..read };
         let page = PageWanted { qos, place: place.bytes(), messages_max, bytes_max };
-        services.fetch_as(plugin, &read, text(filter)?, page)
+        services.fetch_as(plugin, &Behalf::of_answered(behalf)?, text(filter)?, page)
     })
 }
 
@@ -229,6 +247,19 @@ mod tests {
         assert_eq!(read(&named), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
         let answered = OnBehalf { flags: BEHALF_ANSWER, ..table(b"", "c") };
         assert_eq!(read(&answered), Ok(Behalf { whom: Whom::Client("c"), answer: Some(7) }));
+    }
+
+    /// An older header may have ended before the number, and a newer one may have more behind it.
+    #[test]
+    fn a_table_of_another_header_names_a_client_too() {
+        let older = OnBehalf { size: std::mem::offset_of!(OnBehalf, number) as u32, ..table(b"", "c") };
+        assert_eq!(read(&older), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
+        // SAFETY: the table and what it points to are alive during the call and its answer.
+        let answered = unsafe { Behalf::of_answered(&raw const older) };
+        assert_eq!(answered.map(|behalf| behalf.answer), Ok(Some(0)));
+        let newer = OnBehalf { size: size_of::<OnBehalf>() as u32 + 8, ..table(b"", "c") };
+        let memory = [newer, table(b"", "what is behind it")];
+        assert_eq!(read(&memory[0]), Ok(Behalf { whom: Whom::Client("c"), answer: None }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //! message, a mount, a metric), as borrowed Rust. Checked for what can be read at all; the broker
 //! decides whether the content is valid.
 
+use super::table::copied;
 use crate::module::Mount;
 use crate::point::{FaultPolicy, HookPoint};
 use crate::raw::{
@@ -44,16 +45,19 @@ pub struct PluginMessage<'a> {
 const USER_PROPERTIES_MAX: usize = 1024;
 
 impl<'a> PluginMessage<'a> {
-    /// The message of a table.
+    /// The message of a table, which may be that of an older or newer header.
     ///
     /// # Errors
-    /// [`Status::INVALID`] for a table of another size, a QoS above 2, flags that are not known, or an absurd number of properties.
+    /// [`Status::INVALID`] for null, a table that ends within a field, a QoS above 2, flags that are not known, or an absurd number of
+    /// properties.
     ///
     /// # Safety
-    /// What the table points to must be alive and unchanged during `'a`.
-    pub unsafe fn of(message: &NewMessage) -> Result<PluginMessage<'a>, Status> {
-        if (message.size as usize) < size_of::<NewMessage>()
-            || message.qos > 2
+    /// It must be null, or readable for as many bytes as its size says during the call. What it points to must be alive and
+    /// unchanged during `'a`.
+    pub unsafe fn of(message: *const NewMessage) -> Result<PluginMessage<'a>, Status> {
+        // SAFETY: the caller vouches for it.
+        let message = unsafe { copied(message) }?;
+        if message.qos > 2
             || message.flags & !(MESSAGE_HAS_CONTENT_TYPE | MESSAGE_HAS_CORRELATION_DATA) != 0
             || (message.store_only != 0 && message.retain == 0)
             || message.user_properties_len > USER_PROPERTIES_MAX

@@ -8,6 +8,7 @@ use super::behalf::{
     BehalfServices, host_authorize_as, host_fetch_as, host_publish_as, host_subscribe_as, host_unsubscribe_as,
 };
 use super::requests::{MetricRequest, MountRequest, PluginMessage, list, text};
+use super::table::copied;
 use super::{FieldChange, change_of, host_add_message, host_defer, host_get, host_identity, host_set};
 use crate::module::Mount;
 use crate::raw::{
@@ -253,12 +254,9 @@ unsafe extern "C" fn host_complete(
 
 unsafe extern "C" fn host_hook(plugin: u64, mount: *const Mount, out: *mut u64) -> Status {
     // SAFETY: null or a mount that the plugin lends for the call.
-    let Some(mount) = (unsafe { mount.as_ref() }) else { return Status::INVALID };
-    if (mount.size as usize) < size_of::<Mount>() {
-        return Status::INVALID;
-    }
+    let Ok(mount) = (unsafe { copied(mount) }) else { return Status::INVALID };
     // SAFETY: the plugin lends what it points to for the call.
-    let request = match unsafe { MountRequest::of(mount) } {
+    let request = match unsafe { MountRequest::of(&mount) } {
         Ok(request) => request,
         Err(what) => {
             return serve(|services| {
@@ -276,9 +274,7 @@ unsafe extern "C" fn host_unhook(plugin: u64, hook: u64) -> Status {
 }
 
 unsafe extern "C" fn host_publish(plugin: u64, message: *const NewMessage) -> Status {
-    // SAFETY: null or a message that the plugin lends for the call.
-    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
-    // SAFETY: the plugin lends what it points to for the call.
+    // SAFETY: null or a message that the plugin lends for the call, as what it points to.
     serve(|services| services.publish(plugin, &unsafe { PluginMessage::of(message) }?))
 }
 
@@ -329,10 +325,7 @@ unsafe extern "C" fn host_cancel_timer(plugin: u64, timer: u64) -> Status {
 
 unsafe extern "C" fn host_spawn(plugin: u64, thread: *const NewThread) -> Status {
     // SAFETY: null or a table that the plugin lends for the call.
-    let Some(thread) = (unsafe { thread.as_ref() }) else { return Status::INVALID };
-    if (thread.size as usize) < size_of::<NewThread>() {
-        return Status::INVALID;
-    }
+    let Ok(thread) = (unsafe { copied(thread) }) else { return Status::INVALID };
     let body = PluginThread { run: thread.run, arg: thread.arg };
     // SAFETY: the plugin lends the text for the call.
     serve(|services| services.spawn(plugin, unsafe { text(thread.name) }?, body, thread.join_ms))
@@ -344,8 +337,8 @@ unsafe extern "C" fn host_wait_stop(plugin: u64, timeout_ms: u32) -> u32 {
 
 unsafe extern "C" fn host_metric(plugin: u64, metric: *const NewMetric, out: *mut u64) -> Status {
     // SAFETY: null or a table that the plugin lends for the call.
-    let Some(metric) = (unsafe { metric.as_ref() }) else { return Status::INVALID };
-    if (metric.size as usize) < size_of::<NewMetric>() || metric.bounds_len > 64 {
+    let Ok(metric) = (unsafe { copied(metric) }) else { return Status::INVALID };
+    if metric.bounds_len > 64 {
         return Status::INVALID;
     }
     // SAFETY: the plugin lends what it points to for the call, and `out` is null or writable.

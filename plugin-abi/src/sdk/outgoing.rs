@@ -208,7 +208,7 @@ mod tests {
         for (message, expected) in messages().into_iter().zip([None, Some(&b""[..]), Some(b"x")]) {
             message.with_table(|table| {
                 // SAFETY: the table and what it points to live through the call.
-                let said = unsafe { PluginMessage::of(&*table) }.unwrap();
+                let said = unsafe { PluginMessage::of(table) }.unwrap();
                 assert_eq!(said.content_type, expected);
                 assert_eq!(said.correlation_data, message.correlation_data.as_deref());
                 assert_eq!(said.payload_format, message.payload_format);
@@ -238,7 +238,7 @@ mod tests {
                 // SAFETY: the table and what it points to live through the call.
                 let table = unsafe { NewMessage { flags, ..std::ptr::read(table) } };
                 // SAFETY: likewise.
-                let said = unsafe { PluginMessage::of(&table) }?;
+                let said = unsafe { PluginMessage::of(&raw const table) }?;
                 Ok((said.content_type.is_some(), said.correlation_data.is_some()))
             })
         };

@@ -184,8 +184,6 @@ pub(super) unsafe extern "C" fn in_flight(plugin: u64, flow: u32, out: *mut u64)
 
 pub(super) unsafe extern "C" fn publish(plugin: u64, message: *const NewMessage) -> Status {
     // SAFETY: the contract of `publish`: null or a table that lives through the call, as what it points to does.
-    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
-    // SAFETY: likewise.
     match unsafe { PluginMessage::of(message) }.and_then(|message| noted(&message)) {
         Ok(message) => {
             with(plugin, |desk| desk.published.push(message)).map_or(Status::STALE, |()| Status::OK)
@@ -200,8 +198,6 @@ pub(super) unsafe extern "C" fn publish_as(
     message: *const NewMessage,
 ) -> Status {
     // SAFETY: the contract of `publish_as`: null or tables that live through the call, as what they point to does.
-    let Some(message) = (unsafe { message.as_ref() }) else { return Status::INVALID };
-    // SAFETY: likewise.
     let read = unsafe { Behalf::of(behalf).and_then(|behalf| Ok((behalf, PluginMessage::of(message)?))) };
     let noted = read.and_then(|(behalf, message)| Ok((behalf, noted(&message)?)));
     let (behalf, message) = match noted {
@@ -259,7 +255,7 @@ pub(super) unsafe extern "C" fn authorize_as(
     _retain: u32,
 ) -> Status {
     // SAFETY: the plugin lends the table, what it points to and the text for the call.
-    let (behalf, topic) = unsafe { (Behalf::of(behalf), text(topic.bytes())) };
+    let (behalf, topic) = unsafe { (Behalf::of_answered(behalf), text(topic.bytes())) };
     ask(plugin, behalf, topic.map(|topic| AskedFor::Authorize(action, topic)))
 }
 
@@ -273,7 +269,8 @@ pub(super) unsafe extern "C" fn fetch_as(
     _bytes_max: u32,
 ) -> Status {
     // SAFETY: the plugin lends the table, what it points to, the text and the bytes for the call.
-    let (behalf, filter, place) = unsafe { (Behalf::of(behalf), text(filter.bytes()), place.bytes()) };
+    let (behalf, filter, place) =
+        unsafe { (Behalf::of_answered(behalf), text(filter.bytes()), place.bytes()) };
     ask(plugin, behalf, filter.map(|filter| AskedFor::Fetch(filter, place.to_vec())))
 }
 
