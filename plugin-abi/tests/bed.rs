@@ -7,7 +7,8 @@ use std::time::Duration;
 
 use grapnel_plugin_abi::testing::{self, FakeEvent, Outcome};
 use grapnel_plugin_abi::{
-    Action, Authorize, Error, Flow, Host, NoConfig, Plugin, Publish, PublishTicket, Reason, Refused, Verdict,
+    Action, Authorize, Error, Flow, Host, NoConfig, Outgoing, Plugin, Publish, PublishTicket, Reason,
+    Refused, Verdict,
 };
 
 const SOON: Duration = Duration::from_secs(20);
@@ -37,6 +38,28 @@ impl SeenShard {
     fn moves(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
         message.add_user_property("seen", "moves")?;
         if message.topic() == "from" { message.set_topic("a/b") } else { Ok(()) }
+    }
+
+    /// Leaves it at what was refused, or does not, as the payload says.
+    fn ignores(&mut self, message: &mut Publish<'_>) -> Result<Flow, Refused> {
+        message.add_user_property("seen", "ignores")?;
+        let refused = match message.payload() {
+            b"added" => message.add_message(&Outgoing::new("a/+", "")),
+            b"long" => message.set_topic(&"a".repeat(65_536)),
+            b"qos" => message.set_qos(3),
+            _ => message.set_topic("a/+"),
+        };
+        assert!(refused.is_err());
+        match message.payload() {
+            b"mended" => message.set_topic("mended").map(|()| Flow::Continue),
+            b"other" => message.set_payload(b"x").map(|()| Flow::Continue),
+            b"defer" => message.defer(Duration::ZERO).map(|ticket| {
+                self.ticket = Some(ticket);
+                Flow::Defer
+            }),
+            b"stop" => Ok(Flow::Stop),
+            _ => Ok(Flow::Continue),
+        }
     }
 
     fn narrow(&mut self, message: &mut Publish<'_>) -> Result<(), Refused> {
@@ -75,6 +98,7 @@ grapnel_plugin_abi::plugin!(Seen {
     message.publish(priority = 7, topics = &["wait/#"]) => SeenShard::defers,
     message.publish(priority = 6, topics = &["wait/twice"], name = "again") => SeenShard::defers,
     message.publish(priority = 5) => SeenShard::last,
+    message.publish(priority = 4, topics = &["ignored"]) => SeenShard::ignores,
     client.authorize => SeenShard::asked,
     client.authorize(priority = -1, deliver = true) => SeenShard::asked_always,
 });
@@ -114,6 +138,32 @@ fn hooks_behind_a_deferred_one_are_called_after_its_answer() {
         assert_eq!(seen(&event), ["moves"], "no hook is called before the answer");
         assert_eq!(event.wait(SOON), outcome, "{topic} {payload}");
         assert_eq!(seen(&event), expected, "{topic} {payload}");
+    }
+}
+
+/// As the broker has it: what no message may have makes the call a fault, also where the hook ignores what it was answered. Any other
+/// value that is refused leaves the field as it was.
+#[test]
+fn a_setter_that_is_refused_makes_the_call_a_fault() {
+    let mut plugin = testing::load::<Seen>("").unwrap();
+    for (payload, outcome, topic) in [
+        ("", Outcome::Fault, "ignored"),
+        ("long", Outcome::Fault, "ignored"),
+        ("stop", Outcome::Fault, "ignored"),
+        ("defer", Outcome::Fault, "ignored"),
+        ("added", Outcome::Fault, "ignored"),
+        ("other", Outcome::Fault, "ignored"),
+        ("mended", Outcome::Continue, "mended"),
+        ("qos", Outcome::Continue, "ignored"),
+    ] {
+        let mut event = FakeEvent::publish("ignored", payload.as_bytes());
+        assert_eq!(plugin.run(&mut event), outcome, "{payload}");
+        let all = ["moves", "last", "ignores"];
+        let kept = if outcome == Outcome::Fault { &all[..2] } else { &all[..] };
+        assert_eq!(seen(&event), kept, "{payload}");
+        assert_eq!((event.topic(), event.payload()), (topic, payload.as_bytes()));
+        // It is the call's alone.
+        assert_eq!(plugin.run(&mut FakeEvent::publish("b", b"")), Outcome::Continue);
     }
 }
 
