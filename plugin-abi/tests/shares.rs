@@ -344,6 +344,64 @@ fn twice_as_much_costs_twice_the_work() {
     assert!(twice <= 2 * once + 8, "{once} and {twice}");
 }
 
+/// What goes for one value is found in one walk, whosever it is: twice as many are twice the work.
+#[test]
+fn twice_as_many_that_go_for_a_value_are_twice_the_work() {
+    let work = |count: usize| {
+        let mut shares = shares(UNLIMITED);
+        // The oldest are the owner's, so that the walk over all comes by those that have gone already.
+        for n in 0..4 * count {
+            let owner = if n < count { "a".to_owned() } else { format!("b{n}") };
+            shares.insert(&owner, value(1_000)).unwrap();
+        }
+        let of_other = shares.held_by(&format!("b{count}")).1;
+        shares.set_limits(ShareLimits {
+            owner_bytes_max: shares.held_by("a").1,
+            bytes_max: shares.bytes() - count as u64 * of_other,
+            ..UNLIMITED
+        });
+        let (before, mut gone) = (shares.work(), 0);
+        shares.insert_over_oldest("a", value(count * 1_000), |_, _| gone += 1).unwrap();
+        assert!((3 * count / 2..=2 * count).contains(&gone), "{gone} of {count} and {count}");
+        shares.work() - before
+    };
+    for count in [8, 16] {
+        let (once, twice) = (work(count), work(2 * count));
+        assert!(twice <= 2 * once + 8, "{count}: {once} and {twice}");
+    }
+}
+
+/// What is settled at once is what would go one by one, each time the oldest of whoever has too much.
+#[test]
+fn what_goes_at_once_is_what_would_go_one_by_one() {
+    let limits =
+        ShareLimits { owner_entries_max: 9, owner_bytes_max: 9_000, entries_max: 30, bytes_max: 20_000 };
+    let (mut shares, mut slow) = (shares(limits), shares(limits));
+    let mut seed = 11u64;
+    let mut random = move |below: u64| {
+        seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((seed >> 33) % below) as usize
+    };
+    for _ in 0..5_000 {
+        let owner = format!("owner {}", random(7));
+        let most = if random(4) == 0 { 7_000 } else { 200 };
+        let bytes = random(most);
+        let (mut at_once, mut one_by_one) = (Vec::new(), Vec::new());
+        shares.insert_over_oldest(&owner, value(bytes), |id, _| at_once.push(id)).unwrap();
+        while let Err(full) = slow.has_room(&owner, &value(bytes)) {
+            let oldest = if full.is_of_owner() { slow.oldest_of(&owner) } else { slow.oldest() };
+            one_by_one.extend(oldest);
+            slow.remove(oldest.unwrap()).unwrap();
+        }
+        slow.insert(&owner, value(bytes)).unwrap();
+        assert_eq!(at_once, one_by_one);
+        assert_eq!(
+            (shares.len(), shares.bytes(), shares.owners()),
+            (slow.len(), slow.bytes(), slow.owners())
+        );
+    }
+}
+
 /// The allocator's own count is the judge: never more than is counted, and not much less.
 #[test]
 fn what_is_counted_is_what_is_held() {

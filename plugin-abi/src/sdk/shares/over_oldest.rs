@@ -13,12 +13,12 @@ pub const EVICTED_AT_ONCE: usize = 64;
 struct Plan {
     /// Their numbers, in the order in which they go.
     numbers: Vec<u64>,
-    /// Their owners, each with how many of its entries are left.
-    owners: Vec<(Arc<str>, u64)>,
     /// Entries and bytes of the new one's owner, its name counted.
     own: (u64, u64),
     /// The same of all.
     all: (u64, u64),
+    /// Entries that were looked at.
+    looked_at: u64,
 }
 
 impl<V: Weigh> Shares<V> {
@@ -36,9 +36,10 @@ impl<V: Weigh> Shares<V> {
         mut gone: impl FnMut(EntryId, V),
     ) -> Result<EntryId, Rejected<V>> {
         let bytes = self.bytes_of(&value);
-        match self.plan(owner, bytes) {
+        let (planned, looked_at) = self.plan(owner, bytes);
+        self.work += looked_at;
+        match planned {
             Ok(numbers) => {
-                self.work += 2 * numbers.len() as u64;
                 numbers.into_iter().for_each(|number| self.evict(EntryId(number), &mut gone));
                 Ok(self.put(owner, value, bytes))
             }
@@ -49,31 +50,54 @@ impl<V: Weigh> Shares<V> {
         }
     }
 
-    /// What goes for a value of so many bytes.
-    fn plan(&self, owner: &str, bytes: u64) -> Result<Vec<u64>, Full> {
+    /// What goes for a value of so many bytes, and how many entries were looked at for that.
+    fn plan(&self, owner: &str, bytes: u64) -> (Result<Vec<u64>, Full>, u64) {
         let name_bytes = self.owner_bytes(owner);
         let alone = (0, bytes + name_bytes);
         if let Some(full) = self.limits.find_full(alone, alone) {
-            return Err(full);
+            return (Err(full), 0);
         }
         let (entries, held) = self.held_by(owner);
         let new_owner = if entries == 0 { name_bytes } else { 0 };
         let mut plan = Plan {
             numbers: Vec::new(),
-            owners: Vec::new(),
             own: (entries, held + new_owner),
             all: (self.entries.len() as u64, self.bytes + new_owner),
+            looked_at: 0,
         };
-        let most = self.most_after(entries, held);
+        let filled = self.fill(&mut plan, owner, bytes, self.most_after(entries, held));
+        (filled.map(|()| plan.numbers), plan.looked_at)
+    }
+
+    /// Lets go of one entry after the other in the plan, until a value of so many bytes fits. Both the owner's entries and those of
+    /// all are gone through once, from the oldest on.
+    fn fill(&self, plan: &mut Plan, owner: &str, bytes: u64, most: ShareLimits) -> Result<(), Full> {
+        let name = self.owners.get_key_value(owner).map(|(name, _)| name);
+        // The owner's oldest entry that stays so far; 0 for none.
+        let mut next_own = self.oldest_of(owner).map_or(0, |id| id.0);
+        let mut all = self.entries.iter();
         while let Some(full) = plan.find_full(self.limits, bytes) {
             if plan.numbers.len() == EVICTED_AT_ONCE {
-                return if plan.find_full(most, bytes).is_none() { Ok(plan.numbers) } else { Err(full) };
+                return if plan.find_full(most, bytes).is_none() { Ok(()) } else { Err(full) };
             }
+            let oldest = if full.is_of_owner() { self.entries.get_key_value(&next_own) } else { all.next() };
             // There is one: an empty container takes whatever its limits take.
-            let Some(number) = self.next_to_go(&plan, owner, full) else { break };
-            self.let_go_in(&mut plan, number, owner);
+            let Some((number, entry)) = oldest else { break };
+            plan.looked_at += 1;
+            if !name.is_some_and(|name| Arc::ptr_eq(name, &entry.owner)) {
+                plan.let_go(*number, entry.bytes);
+                if entry.newer == 0 {
+                    // The older ones of its owner have gone before it.
+                    plan.all.1 -= self.owner_bytes(&entry.owner);
+                }
+            } else if *number == next_own {
+                // Its owner's name stays: the new entry is the owner's, too.
+                plan.let_go(*number, entry.bytes);
+                plan.own = (plan.own.0 - 1, plan.own.1 - entry.bytes);
+                next_own = entry.newer;
+            }
         }
-        Ok(plan.numbers)
+        Ok(())
     }
 
     /// What may be held after the call, where no more may go: as much as before, or this value beyond a limit that was kept.
@@ -89,39 +113,14 @@ impl<V: Weigh> Shares<V> {
         }
         most
     }
-
-    /// The oldest entry that has not gone in this plan, of the owner or of all.
-    fn next_to_go(&self, plan: &Plan, owner: &str, full: Full) -> Option<u64> {
-        let is_left = |number: &u64| !plan.numbers.contains(number);
-        if !full.is_of_owner() {
-            return self.entries.keys().copied().find(is_left);
-        }
-        let newer = |number: &u64| self.entries.get(number).map(|entry| entry.newer).filter(|next| *next > 0);
-        std::iter::successors(self.oldest_of(owner).map(|id| id.0), newer).find(is_left)
-    }
-
-    fn let_go_in(&self, plan: &mut Plan, number: u64, owner: &str) {
-        let Some(entry) = self.entries.get(&number) else { return };
-        plan.numbers.push(number);
-        plan.all = (plan.all.0 - 1, plan.all.1 - entry.bytes);
-        if *entry.owner == *owner {
-            // Its name stays: the new entry is its, too.
-            plan.own = (plan.own.0 - 1, plan.own.1 - entry.bytes);
-            return;
-        }
-        let known = plan.owners.iter().position(|(name, _)| Arc::ptr_eq(name, &entry.owner));
-        let place = known.unwrap_or_else(|| {
-            plan.owners.push((Arc::clone(&entry.owner), self.held_by(&entry.owner).0));
-            plan.owners.len() - 1
-        });
-        plan.owners[place].1 -= 1;
-        if plan.owners[place].1 == 0 {
-            plan.all.1 -= self.owner_bytes(&entry.owner);
-        }
-    }
 }
 
 impl Plan {
+    fn let_go(&mut self, number: u64, bytes: u64) {
+        self.numbers.push(number);
+        self.all = (self.all.0 - 1, self.all.1 - bytes);
+    }
+
     /// The limit that a value of so many bytes would still pass.
     fn find_full(&self, limits: ShareLimits, bytes: u64) -> Option<Full> {
         let own = (self.own.0, self.own.1.saturating_add(bytes));
