@@ -249,8 +249,9 @@ fn settle<'l, F: Fold<'l>>(
     visit.settled();
     let stats = &mut count.stats;
     let (fold, event) = visit.parts();
-    if fold.is_refused() && matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::DEFER) {
-        // Its fault, though none that trips its plugin: a client may have chosen what it was made of.
+    if fold.is_refused() && matches!(flow, Flow::CONTINUE | Flow::STOP | Flow::DEFER | Flow::FAULT) {
+        // Its fault, though none that trips its plugin, whether it ignores what it was answered or fails with it: a client may have
+        // chosen what it was made of.
         stats.faults += 1;
         fold.note_refused();
         return undo(link, fold);
@@ -273,8 +274,8 @@ fn settle<'l, F: Fold<'l>>(
             fold.park();
             Settled::End(Exit::Deferred(place, ticket))
         }
-        (Flow::DEFER, None) if fold.finds_no_room() => {
-            // Others have all tickets: that is no fault that trips its plugin.
+        (Flow::DEFER | Flow::FAULT, None) if fold.finds_no_room() => {
+            // All tickets are taken: that is no fault that trips its plugin, whether it answers with a Defer or with the error.
             stats.faults += 1;
             undo(link, fold)
         }

@@ -122,8 +122,8 @@ pub struct MessageFold<'a> {
     /// What the links before have left; the chain's answer at the end.
     pub draft: Draft,
     overlay: Option<Draft>,
-    /// What the running link has set that cannot be, and has not set to something else since.
-    refused: Option<(Field, &'static str)>,
+    /// What the running link has set that cannot be, and has not set to something else since; each field once.
+    refused: Vec<(Field, &'static str)>,
     /// What of that has undone a call of a link, for the log.
     pub refusals: Vec<Refusal>,
     /// How many of them are faults that nobody else has counted.
@@ -152,7 +152,7 @@ impl<'a> MessageFold<'a> {
             running: None,
             draft,
             overlay: None,
-            refused: None,
+            refused: Vec::new(),
             refusals: Vec::new(),
             refused_faults: 0,
             replaced: SmallVec::new(),
@@ -193,13 +193,19 @@ impl<'a> MessageFold<'a> {
         let changed = change_over(&mut self.overlay, &self.draft, &mut self.replaced, |next| {
             next.change(self.point, change, rules)
         });
-        if let Err(CannotTake { status, reason }) = changed {
-            self.refused = reason.map(|reason| (change.field, reason)).or(self.refused);
-            return Err(status);
+        match changed {
+            // A hook may set something else instead of what was refused.
+            Ok(()) => self.refused.retain(|(field, _)| *field != change.field),
+            Err(CannotTake { reason, .. }) => {
+                reason.into_iter().for_each(|reason| self.refuse(change.field, reason))
+            }
         }
-        // A hook may set something else instead of what was refused.
-        self.refused = self.refused.filter(|(field, _)| *field != change.field);
-        Ok(())
+        changed.map_err(|CannotTake { status, .. }| status)
+    }
+
+    fn refuse(&mut self, field: Field, reason: &'static str) {
+        self.refused.retain(|(refused, _)| *refused != field);
+        self.refused.push((field, reason));
     }
 
     /// The overlay becomes what the links have left.
@@ -263,8 +269,7 @@ impl EventAccess for MessageFold<'_> {
         // Whose it is, where it does not say, is filled in when it is published.
         let message =
             super::outgoing::message_of(message, "", ancestry, self.rules.limits).inspect_err(|_| {
-                self.refused =
-                    Some((Field::MESSAGE_ID, "a message it adds is none that a client may publish"))
+                self.refuse(Field::MESSAGE_ID, "a message it adds is none that a client may publish");
             })?;
         let extra = Extra { plugin: link.plugin, message };
         if self.overlay.is_none() {
@@ -294,6 +299,9 @@ impl<'a> Fold<'a> for MessageFold<'a> {
 
     #[inline]
     fn commit(&mut self, event: &mut Event) -> bool {
+        if let Some(desk) = &mut self.desk {
+            desk.answered();
+        }
         let Some(overlay) = &self.overlay else { return false };
         let moved = overlay.topic != self.draft.topic;
         self.keep();
@@ -308,7 +316,7 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn is_refused(&self) -> bool {
-        self.refused.is_some()
+        !self.refused.is_empty()
     }
 
     fn note_refused(&mut self) {
@@ -316,7 +324,9 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn rollback(&mut self) {
-        if let (Some((_, reason)), Some(link)) = (self.refused.take(), self.running) {
+        let refused = self.refused.pop();
+        self.refused.clear();
+        if let (Some((_, reason)), Some(link)) = (refused, self.running) {
             let (plugin, name) = (link.plugin, Arc::clone(&link.name));
             self.refusals.push(Refusal { plugin, link: link.identity, name, reason });
         }
@@ -336,6 +346,9 @@ impl<'a> Fold<'a> for MessageFold<'a> {
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
+        if let Some(desk) = &mut self.desk {
+            desk.answered();
+        }
         self.draft.fail(policy);
     }
 }

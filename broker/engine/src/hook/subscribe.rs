@@ -135,6 +135,9 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
     }
 
     fn commit(&mut self, _event: &mut Event) -> bool {
+        if let Some(desk) = &mut self.desk {
+            desk.answered();
+        }
         if let Some(next) = self.overlay.take() {
             let before = std::mem::replace(&mut self.filters, next);
             self.replaced.extend(before.into_iter().map(|requested| requested.filter));
@@ -164,6 +167,9 @@ impl<'a> Fold<'a> for SubscribeFold<'a> {
     }
 
     fn fail(&mut self, policy: FaultPolicy) {
+        if let Some(desk) = &mut self.desk {
+            desk.answered();
+        }
         if policy == FaultPolicy::Deny {
             refuse_all(&mut self.filters);
         }

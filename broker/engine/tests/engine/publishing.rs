@@ -614,6 +614,46 @@ fn refusals_have_their_limits() {
     assert_eq!(world.take(sub).len(), 301);
 }
 
+/// A hook that fails with what it was answered is not tripped for it either, and setting one thing right mends no other.
+#[test]
+fn each_refused_change_stays_refused_until_it_is_set_right() {
+    let (mut world, sub, publisher) = {
+        let mut world = World::with(1, |limits| limits.breaker_faults_max = 2);
+        let (sub, publisher) =
+            (world.connect("sub", &Ask::v(Version::V5)), world.connect("pub", &Ask::v(Version::V5)));
+        world.subscribe(sub, "#", QoS::AtLeastOnce);
+        (world, sub, publisher)
+    };
+    let hook = link(1, 0, FaultPolicy::Ignore, |call: &mut Call<'_>| {
+        let large = "x".repeat((1 << 20) + 1);
+        assert_eq!(call.set(Field::TOPIC, 0, "t/#", ""), Status::INVALID);
+        match call.payload().as_str() {
+            "fails" => return Flow::FAULT,
+            "mends the other" => {
+                assert_eq!(call.set(Field::PAYLOAD, 0, &large, ""), Status::INVALID);
+                assert_eq!(call.set(Field::PAYLOAD, 0, "small", ""), Status::OK);
+            }
+            _ => {
+                assert_eq!(call.set(Field::PAYLOAD, 0, &large, ""), Status::INVALID);
+                assert_eq!(call.set(Field::TOPIC, 0, "t/other", ""), Status::OK);
+                assert_eq!(call.set(Field::PAYLOAD, 0, "small", ""), Status::OK);
+            }
+        }
+        Flow::CONTINUE
+    });
+    mount(&mut world, vec![(HookPoint::MessagePublish, hook)]);
+    for payload in ["fails", "mends the other"] {
+        for _ in 0..4 {
+            world.publish(publisher, "t", payload, QoS::AtMostOnce, 0);
+            assert_eq!(world.take_plain(sub), [message("t", payload, 0)]);
+        }
+    }
+    world.publish(publisher, "t", "mends both", QoS::AtMostOnce, 0);
+    assert_eq!(world.take_plain(sub), [message("t/other", "small", 0)]);
+    assert_eq!((world.shards[0].counters().hook_faults, refusals(&mut world).len()), (8, 1));
+    assert_eq!(world.shards[0].outbox().tripped, []);
+}
+
 /// A message that a hook adds is checked likewise, and one that cannot be takes what else the hook did along.
 #[test]
 fn an_impossible_message_that_a_hook_adds_is_refused_with_everything_it_did() {

@@ -13,7 +13,7 @@ use grapnel_engine::packet::{
 };
 use grapnel_engine::reason::ReasonCode;
 use grapnel_engine::shard::{OwnedChange, Scope};
-use grapnel_plugin_abi::raw::{Field, Flow, Ticket};
+use grapnel_plugin_abi::raw::{Field, Flow, Status, Ticket};
 
 use crate::deferral::{Taken, allow, deny};
 use crate::hooks::{Call, Log, complete, link, mount, number};
@@ -228,6 +228,53 @@ fn who_has_no_answer_is_not_tripped_for_it() {
                 trips += world.shards[0].outbox().tripped.drain(..).count();
             }
             assert_eq!(trips > 0, tripped, "{flow:?}, later: {later}");
+        }
+    }
+}
+
+/// A hook that finds no ticket is not tripped for it, whether it answers with a Defer all the same or with the error. That is its call's
+/// alone: one that fails for another reason is tripped, also behind it in the chain.
+#[test]
+fn who_finds_no_ticket_is_not_tripped_for_it() {
+    for point in [AUTHORIZE, HookPoint::MessagePublish, HookPoint::ClientSubscribe] {
+        for flow in [Flow::DEFER, Flow::FAULT, Flow::CONTINUE] {
+            for behind in [Flow::CONTINUE, Flow::FAULT] {
+                let mut world = World::with(1, |limits| {
+                    limits.tickets_max = 1;
+                    limits.breaker_faults_max = 3;
+                });
+                let (holder, client) =
+                    (world.connect("h", &Ask::v(Version::V5)), world.connect("c", &Ask::v(Version::V5)));
+                let holds = link(1, 9, FaultPolicy::Ignore, |call: &mut Call<'_>| {
+                    if call.topic() != "hold" {
+                        return Flow::CONTINUE;
+                    }
+                    call.defer().map_or(Flow::FAULT, |_| Flow::DEFER)
+                });
+                let seeks = link(2, 1, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                    if call.client_id() == "h" {
+                        return Flow::CONTINUE;
+                    }
+                    assert_eq!(call.defer(), Err(Status::FULL));
+                    flow
+                });
+                let last = link(3, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                    if call.client_id() == "h" { Flow::CONTINUE } else { behind }
+                });
+                mount(&mut world, vec![(HookPoint::MessagePublish, holds), (point, seeks), (point, last)]);
+                world.publish(holder, "hold", "x", QoS::AtMostOnce, 0);
+                let mut tripped = Vec::new();
+                for packet in 1..=5 {
+                    if point == HookPoint::ClientSubscribe {
+                        world.subscribe(client, "t", QoS::AtMostOnce);
+                    } else {
+                        world.publish(client, "t", "x", QoS::AtLeastOnce, packet);
+                    }
+                    tripped.extend(world.shards[0].outbox().tripped.drain(..).map(|plugin| plugin.0));
+                }
+                let expected = if behind == Flow::FAULT { vec![3] } else { vec![] };
+                assert_eq!(tripped, expected, "{point:?}, {flow:?}, then {behind:?}");
+            }
         }
     }
 }
