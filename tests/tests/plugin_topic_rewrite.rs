@@ -70,6 +70,33 @@ scenario! {
     }
 }
 
+/// What a rule makes may be too long for the broker: the message stays where it is, with its stamp, and that is no fault of the plugin,
+/// which goes on with the next one.
+#[test]
+fn a_topic_that_is_too_long_for_the_broker_is_left_as_it_is() {
+    let broker = Broker::builder()
+        .grapnel_only()
+        .config("[limits]\ntopic_bytes_max = 64\nbreaker_faults_max = 2")
+        .start();
+    load(&broker);
+    let mut subscriber = Client::hello(&broker, Version::V5, "subscriber");
+    subscriber.subscribe("#", 1);
+    let mut publisher = Client::hello(&broker, Version::V5, "publisher");
+    let long = format!("x/y/{}/b", "a".repeat(58));
+    for topic in [&long, &long, &long, "moved/1"] {
+        publisher.publish(&Publish::new(topic, "").qos(1));
+    }
+    for topic in [&long, &long, &long, "there/1"] {
+        let message = subscriber.message();
+        assert_eq!((message.topic.as_str(), message.properties.user("by").len()), (topic, 1));
+    }
+    let faults = broker.ctl_ok(&["metrics", "hook_faults"]);
+    assert!(faults.split_whitespace().last() == Some("0"), "{faults}");
+    let warned = |line: &str| line.contains("rule 2 leaves \"x/y/").then_some(());
+    broker.process().wait_for_line("the warning", PATIENCE, warned);
+    assert_eq!(broker.process().lines(warned).len(), 1);
+}
+
 scenario! {
     /// A subscription is rewritten too, and keeps its options and its group.
     fn subscriptions_go_where_the_rules_say(broker in Broker::builder().grapnel_only(), version) {

@@ -93,6 +93,8 @@ impl RewriteShard {
                     // The broker may have narrower limits than the specification.
                     if let Err(why) = message.set_topic(topic) {
                         self.shared.refuse(rule, old, &why);
+                        // Left at what was refused, the call would be a fault, and the stamp would go with it.
+                        message.set_topic(old)?;
                     }
                 }
                 Outcome::Refused { rule, why } => self.shared.refuse(rule, old, &why),
