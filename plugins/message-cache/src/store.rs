@@ -17,6 +17,9 @@ const BESIDE_EACH: u64 = tree_entry_bytes(size_of::<(Arc<str>, VecDeque<EntryId>
 /// Most messages that go for one that comes while more is held than may be, beside those that `Shares` lets go of for it.
 pub const GONE_FOR_ONE: usize = 512;
 
+/// Most messages that go for one large one that comes, in place of its bytes. Of the smallest ones these are more than 1 MiB.
+pub const GONE_FOR_LARGE: usize = 4096;
+
 /// Most messages that are looked at for one page, whether they match or not.
 pub const PAGE_LOOKED_AT: usize = 1024;
 
@@ -116,6 +119,8 @@ pub struct Page {
 pub struct Store {
     per_topic: usize,
     held: Shares<Kept>,
+    /// Bytes that the smallest message takes: each that goes makes room for so many.
+    least_bytes: u64,
     topics: BTreeMap<Arc<str>, VecDeque<EntryId>>,
     last_ms: u64,
     /// After a state was taken over: in front of this one, no topic has more messages than are kept.
@@ -127,8 +132,10 @@ impl Store {
     /// Keeps so many of each topic within these limits.
     pub fn new(per_topic: usize, limits: ShareLimits) -> Store {
         let held = Shares::new(limits).beside_each(BESIDE_EACH);
+        let smallest = Kept { at_ms: 0, topic: "".into(), payload: Box::default(), lost: false };
+        let least_bytes = held.bytes_of(&smallest);
         let (topics, journal) = (BTreeMap::new(), Journal::default());
-        Store { per_topic, held, topics, last_ms: 0, looked_upto: None, journal }
+        Store { per_topic, held, least_bytes, topics, last_ms: 0, looked_upto: None, journal }
     }
 
     /// Shown in `/metrics`.
@@ -137,9 +144,9 @@ impl Store {
         Store { held: self.held.with_metrics(host, "kept_messages"), ..self }
     }
 
-    /// Keeps a message of a client; the oldest go where there is no room, its own where its share is full: so many at a time, and the
-    /// rest in [`Store::come_nearer`]. Of one that is too large for any of it, or for which there is no room while more is
-    /// held than may be, only that it came.
+    /// Keeps a message of a client; the oldest go where there is no room, its own where its share is full: as many as its bytes need,
+    /// at most [`GONE_FOR_LARGE`] and those of [`GONE_FOR_ONE`], and the rest in [`Store::come_nearer`]. Of one that is too large for
+    /// any of it, or for which there is no room while more is held than may be, only that it came.
     pub fn keep(&mut self, at_ms: u64, client: &str, name: &str, payload: &[u8]) {
         if self.is_beyond() {
             // Room for the newest one, as far as it can be made at once.
@@ -150,6 +157,7 @@ impl Store {
             self.topics.get_key_value(name).map_or_else(|| name.into(), |(topic, _)| Arc::clone(topic));
         let kept =
             Kept { at_ms: self.last_ms, topic: Arc::clone(&topic), payload: payload.into(), lost: false };
+        let steps = (self.held.bytes_of(&kept) + allocated(client.len())) / self.least_bytes + 1;
         let (topics, journal) = (&mut self.topics, &mut self.journal);
         let mut gone = |id: EntryId, kept: Kept| {
             journal.note(&id.0);
@@ -165,6 +173,12 @@ impl Store {
         list.push_back(id);
         if let Some(oldest) = self.first_beyond(name) {
             self.remove(oldest.0);
+        }
+        if self.is_beyond() {
+            // At once, so that the next one finds room, however soon it comes.
+            self.come_nearer(
+                usize::try_from(steps).map_or(GONE_FOR_LARGE, |steps| steps.min(GONE_FOR_LARGE)),
+            );
         }
     }
 
