@@ -612,7 +612,8 @@ struct grapnel_host_api {
     uint16_t abi_major;
     /** GRAPNEL_ABI_MINOR of the host. */
     uint16_t abi_minor;
-    /** The plugin's handle: index and generation. The first argument of what is not for the running hook. */
+    /** The plugin's handle. The lower half is the same for all loads under one name, and another one for each name;
+     *  the upper half counts the loads. The first argument of what is not for the running hook. */
     uint64_t plugin;
     /** How many shards there are. */
     uint32_t shards;

@@ -272,7 +272,8 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
     journal->host = host;
     journal->end = &journal->first;
     file_problem why;
-    if (!file_open(&journal->file, journal->settings.file, &why)) {
+    /* The lower half of the handle is the same for all versions of one plugin. */
+    if (!file_open(&journal->file, journal->settings.file, (uint32_t)host->plugin, &why)) {
         char problem[256], sentence[512];
         const int code = errno;
         switch (why) {
@@ -282,6 +283,9 @@ static grapnel_status load(const grapnel_host_api *host, grapnel_slice config, v
             break;
         case FILE_TAKEN:
             snprintf(sentence, sizeof(sentence), "file: another broker writes it; name another file, or stop that broker first");
+            break;
+        case FILE_SHARED:
+            snprintf(sentence, sizeof(sentence), "file: another plugin of this broker writes it; name another file, or unload that plugin first");
             break;
         default:
             snprintf(sentence, sizeof(sentence), "file: it cannot be opened for appending: %s", strerror_r(code, problem, sizeof(problem)));

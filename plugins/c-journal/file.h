@@ -22,7 +22,7 @@
 
 typedef struct {
     int descriptor;
-    /** Shows that this broker writes the file, and no other one does; -1 for none. */
+    /** Shows that this plugin of this broker writes the file, and nobody else does; -1 for none. */
     int owner;
     /** Whether it can be read and cut; a device or a pipe cannot. */
     bool regular;
@@ -170,17 +170,27 @@ static bool sync_folder(const char *path) {
 }
 
 /* The byte that whoever writes the file has locked for as long as it does: far behind all that there can be. Apart from `flock`,
- * which is held for one write. */
+ * which is held for one write. Locks of an open file description, which keep two of one process apart too. */
 #define OWNER_BYTE ((off_t)1 << 62)
+/* The byte that says which plugin of its broker that is: all its versions have the same. */
+#define PLUGIN_BYTE(plugin) (OWNER_BYTE + 1 + (off_t)(plugin))
 
-static bool owner_lock(int descriptor) {
-    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = OWNER_BYTE, .l_len = 1};
+static bool lock_byte(int descriptor, off_t at) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = at, .l_len = 1};
     return fcntl(descriptor, F_OFD_SETLK, &lock) == 0;
 }
 
-/* The lock that the version before has in this process, which is replaced by this one: shared, so that it is held without a gap. It
- * belongs to what was opened, and a copy of that descriptor has it too. */
-static int owner_inherit(const struct stat *status) {
+static bool owner_lock(int descriptor) { return lock_byte(descriptor, OWNER_BYTE); }
+
+/* Whether whoever writes the file is this plugin. The descriptor has no lock itself. */
+static bool owner_is(int descriptor, uint32_t plugin) {
+    struct flock lock = {.l_type = F_WRLCK, .l_whence = SEEK_SET, .l_start = PLUGIN_BYTE(plugin), .l_len = 1};
+    return fcntl(descriptor, F_OFD_GETLK, &lock) == 0 && lock.l_type != F_UNLCK;
+}
+
+/* The lock that somebody has in this process. Where that is the version before, this one shares it, so that it is held without a gap:
+ * it belongs to what was opened, and a copy of that descriptor has it too. */
+static int owner_in_process(const struct stat *status) {
     int owner = -1;
     DIR *const folder = opendir("/proc/self/fd");
     if (!folder) return -1;
@@ -197,16 +207,6 @@ static int owner_inherit(const struct stat *status) {
     return owner;
 }
 
-/* Takes the file for this broker. Two seconds are time enough for one that is about to end. */
-static bool owner_take(journal_file *file, const struct stat *status) {
-    for (int tries = 0; tries <= 400; tries++) {
-        if (tries > 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
-        file->owner = owner_lock(file->descriptor) ? fcntl(file->descriptor, F_DUPFD_CLOEXEC, 0) : owner_inherit(status);
-        if (file->owner >= 0) return true;
-    }
-    return false;
-}
-
 static void file_close(journal_file *file) {
     if (file->owner >= 0) close(file->owner);
     if (file->descriptor >= 0) close(file->descriptor);
@@ -220,11 +220,30 @@ typedef enum {
     FILE_FOREIGN,
     /** Another broker writes it. */
     FILE_TAKEN,
+    /** Another plugin of this broker writes it. */
+    FILE_SHARED,
 } file_problem;
 
-/** Opens or makes the file, cuts off what is not whole, and says on which number each shard goes on. False with `*problem`; then
- * `file_close` is owed all the same. */
-static bool file_open(journal_file *file, const char *path, file_problem *problem) {
+/* Takes the file for this plugin. Two seconds are time enough for one that is about to end. */
+static bool owner_take(journal_file *file, const struct stat *status, uint32_t plugin, file_problem *problem) {
+    for (int tries = 0; tries <= 400; tries++) {
+        if (tries > 0) nanosleep(&(struct timespec){.tv_nsec = 5000000}, NULL);
+        const bool is_free = owner_lock(file->descriptor);
+        const int owner = is_free ? fcntl(file->descriptor, F_DUPFD_CLOEXEC, 0) : owner_in_process(status);
+        *problem = owner >= 0 ? FILE_SHARED : FILE_TAKEN;
+        if (owner < 0) continue;
+        if (is_free ? lock_byte(file->descriptor, PLUGIN_BYTE(plugin)) : owner_is(file->descriptor, plugin)) {
+            file->owner = owner;
+            return true;
+        }
+        close(owner);
+    }
+    return false;
+}
+
+/** Opens or makes the file, cuts off what is not whole, and says on which number each shard goes on. `plugin` is a number that only
+ * the versions of one plugin have. False with `*problem`; then `file_close` is owed all the same. */
+static bool file_open(journal_file *file, const char *path, uint32_t plugin, file_problem *problem) {
     struct stat status;
     *problem = FILE_FAILED;
     *file = (journal_file){.owner = -1, .descriptor = open(path, O_RDWR | O_CREAT | O_APPEND | O_CLOEXEC, 0640)};
@@ -233,10 +252,8 @@ static bool file_open(journal_file *file, const char *path, file_problem *proble
     if (file->descriptor < 0 || fstat(file->descriptor, &status) != 0) return false;
     file->regular = S_ISREG(status.st_mode);
     if (!file->regular) return true;
-    if (!owner_take(file, &status)) {
-        *problem = FILE_TAKEN;
-        return false;
-    }
+    if (!owner_take(file, &status, plugin, problem)) return false;
+    *problem = FILE_FAILED;
     file_window window = {.bytes = malloc(WINDOW_BYTES)};
     if (!window.bytes) return false;
     /* Most of it without the lock, which another version may need to write meanwhile. */

@@ -177,6 +177,38 @@ fn a_file_has_one_broker() {
     assert_eq!(payloads, ["one", "two"]);
 }
 
+/// Two plugins of one broker would give the same numbers twice: one writes a file, whatever the other one is called. A reload of the
+/// one that does takes it over, also with other settings, and who lets go of it leaves it to the other.
+#[test]
+fn a_file_has_one_plugin_of_a_broker() {
+    let plugin = Compiled::of("c-journal");
+    let folder = tempfile::tempdir().expect("a place for temporary files");
+    let file = folder.path().join("orders");
+    let broker = Broker::builder().grapnel_only().start();
+    load(&broker, &plugin, &file);
+    let setting = format!("file={:?}", file.display().to_string());
+    let second = ["plugins", "load", plugin.path(), "--name", "second", "--set", &setting, "--once"];
+    for _ in 0..2 {
+        let refused = broker.ctl_refused(&second);
+        let said =
+            "file: another plugin of this broker writes it; name another file, or unload that plugin first";
+        assert!(refused.contains(said), "{refused}");
+        broker.ctl_ok(&["plugins", "reload", "c-journal", "--set", &setting, "--set", "property=at"]);
+    }
+    let other = format!("file={:?}", folder.path().join("other").display().to_string());
+    broker.ctl_ok(&["plugins", "load", plugin.path(), "--name", "third", "--set", &other, "--once"]);
+    let refused = broker.ctl_refused(&["plugins", "reload", "third", "--set", &setting]);
+    assert!(refused.contains("another plugin of this broker writes it"), "{refused}");
+    broker.ctl_ok(&["plugins", "unload", "third"]);
+    let mut publisher = Client::hello(&broker, Version::V5, "p");
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "one").qos(1)), 0x10, "nobody subscribes");
+    broker.ctl_ok(&["plugins", "unload", "c-journal"]);
+    broker.ctl_ok(&second);
+    assert_eq!(publisher.publish(&Publish::new("orders/a", "two").qos(1)), 0x10);
+    let payloads: Vec<String> = records(&file).into_iter().map(|(_, _, payload)| payload).collect();
+    assert_eq!(payloads, ["one", "two"]);
+}
+
 /// What waits to be written is counted as the memory that it takes, and an empty message takes some too.
 #[test]
 fn what_waits_is_counted_as_it_is_held() {

@@ -32,7 +32,8 @@ pub struct HostApi {
     pub abi_major: u16,
     /// [`ABI_MINOR`] of the host.
     pub abi_minor: u16,
-    /// The plugin's handle: index and generation. The first argument of what is not for the running hook.
+    /// The plugin's handle. The lower half is the same for all loads under one name, and another one for each name; the upper half
+    /// counts the loads. The first argument of what is not for the running hook.
     pub plugin: u64,
     /// How many shards there are.
     pub shards: u32,

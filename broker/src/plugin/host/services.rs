@@ -451,6 +451,9 @@ mod tests {
         let named = |handle| services.name_of(handle).unwrap().to_string();
         assert!(first.iter().all(|handle| named(*handle) == "first"));
         assert_eq!(named(second), "second");
+        let lower = |handle: &PluginHandle| handle.0 as u32;
+        assert!(first.iter().all(|handle| lower(handle) == lower(&first[0])), "the same for all of one name");
+        assert_ne!(lower(&second), lower(&first[0]));
         assert_eq!(services.name_of(PluginHandle(1 << 32 | 0xffff_ffff)), None);
         let mut tables: Vec<_> = first
             .iter()
