@@ -87,6 +87,21 @@ fn of_two_brokers_that_start_at_one_moment_one_has_the_socket() {
     }
 }
 
+/// A port that somebody still has at the first attempt is had once it is free.
+#[test]
+fn a_port_that_becomes_free_while_a_broker_starts_is_had() {
+    let home = tempfile::tempdir().unwrap();
+    let holder = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = holder.local_addr().unwrap().to_string();
+    let (state, socket) = (home.path().join("state"), home.path().join("ctl.sock"));
+    let broker = start_with_patience(&state, &socket, &address, 60_000);
+    let tries = |line: &str| line.contains("tries again for 60000 ms").then_some(());
+    broker.wait_for_line("that it tries again", PATIENCE, tries);
+    drop(holder);
+    wait_until_ready(&broker);
+    broker.signal(Signal::TERM);
+}
+
 /// With clients connected, and their connections in the kernel's hands for a while after the process has gone.
 #[test]
 fn a_broker_starts_right_after_one_was_killed() {
