@@ -243,6 +243,12 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
     if checked.name.is_empty() {
         return Ok(());
     }
+    let config = match &checked.error {
+        _ if checked.config_is_good => "good",
+        // It says what is wrong.
+        Some(_) => "",
+        None => "not checked",
+    };
     let pairs = [
         ("name", checked.name.clone()),
         ("version", checked.version.clone()),
@@ -251,7 +257,7 @@ fn print_checked(checked: &Checked, output: &mut Output) -> Result<(), CtlError>
         ("file", checked.file.display().to_string()),
         ("mapped", format!("{} KiB", checked.mapped_bytes / 1024)),
         ("needs", checked.depends.join(", ")),
-        ("configuration", if checked.config_is_good { "good" } else { "not checked" }.to_owned()),
+        ("configuration", config.to_owned()),
     ];
     table::print_pairs(output, pairs.into_iter().filter(|(_, value)| !value.is_empty()))?;
     if !checked.hooks.is_empty() {

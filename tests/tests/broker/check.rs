@@ -57,8 +57,9 @@ fn what_would_not_be_loaded_is_refused_with_the_sentence_of_the_loader() {
         (file("stateful"), &["--set", "step=s3cret"], "step: the value is not of type \"integer\""),
         (file("stateful"), &["--set", "stepp=1"], "the key stepp is not known; did you mean step?"),
     ] {
-        let (success, _, said) = run(check(&path, more));
+        let (success, shown, said) = run(check(&path, more));
         assert!(!success && said.contains(says) && !said.contains("s3cret"), "{path}: {said}");
+        assert!(!shown.contains("not checked"), "a configuration that is wrong has been checked: {shown}");
         assert_eq!(said.lines().count(), 1, "one sentence, not: {said}");
     }
 }
