@@ -189,7 +189,9 @@ pub trait Plugin: Sized + Send + Sync + 'static {
         Ok(Configured::Reload)
     }
 
-    /// After [`Plugin::configure`], on each shard: the instance looks at the shared part again.
+    /// After [`Plugin::configure`], on each shard: the instance looks at the shared part again. Also where other hooks of the plugin
+    /// are called than before, because the operator has taken some out or put them back, or the plugin was disabled or tripped: it
+    /// misses events, or has missed some. It is called before the hooks are.
     fn configured(self: &Arc<Self>, shard: &mut Self::Shard) {
         let _ = shard;
     }

@@ -1,16 +1,17 @@
 //! Swaps chain tables on every shard or on none, and in the same job moves the state of a plugin
 //! that replaces another. Used by transactions; never on a shard's thread.
 
+use std::collections::HashSet;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use grapnel_engine::hook::ChainTable;
+use grapnel_engine::hook::{ChainTable, HookPoint, LinkIdentity, PluginHandle};
 use grapnel_engine::id::ShardId;
 use grapnel_engine::shard::Shard;
 
 use super::active::{PluginSlot, compile};
 use super::broadcast;
 use super::handover::{Handover, Moved, Passing};
-use super::loaded::More;
+use super::loaded::{Callee, More};
 use super::loader_state::{LoaderState, absorb};
 use crate::plugin::error::LoadError;
 use crate::shard::handle::ShardHandle;
@@ -23,6 +24,8 @@ enum Swap {
         /// Why the state is only the one of the trial, where that is so.
         lost: Option<String>,
         moved: Moved,
+        /// For when the chains before are put back.
+        callees: Callees,
     },
     /// A piece went over that was not the last one.
     NotYet(Moved),
@@ -30,8 +33,40 @@ enum Swap {
     Failed(String),
 }
 
+/// The instances of a shard whose plugins were loaded before a swap.
+struct Callees(Vec<(PluginHandle, Callee)>);
+
+impl Callees {
+    fn of(slots: &[PluginSlot], shard: ShardId) -> Callees {
+        let callee = |slot: &PluginSlot| Some((slot.plugin.handle(), slot.plugin.instances.callee(shard)?));
+        Callees(slots.iter().filter_map(callee).collect())
+    }
+
+    /// Notifies each plugin of which other hooks are called with `table` than now, if any are: the operator has taken some out or put
+    /// them back, or the plugin was disabled or tripped. It misses events, or has missed some. In the step of the swap and before it,
+    /// so that the plugin knows this when it is called next. One of which no hook is called any more is told otherwise, or at its
+    /// return.
+    fn look_again(&self, engine: &Shard, table: &ChainTable) {
+        let (before, after) = (called(engine.chains()), called(table));
+        let changed: HashSet<PluginHandle> =
+            after.symmetric_difference(&before).map(|(plugin, ..)| *plugin).collect();
+        let called: HashSet<PluginHandle> = after.iter().map(|(plugin, ..)| *plugin).collect();
+        let callees = self.0.iter().filter(|(plugin, _)| changed.contains(plugin) && called.contains(plugin));
+        callees.for_each(|(_, callee)| callee.configured());
+    }
+}
+
+/// The hooks that a table calls.
+fn called(table: &ChainTable) -> HashSet<(PluginHandle, HookPoint, LinkIdentity)> {
+    let links = HookPoint::ALL
+        .iter()
+        .flat_map(|point| table.chain(*point).links().map(move |(link, _)| (point, link)));
+    let links = links.filter(|(_, link)| !link.entry.is_tripped());
+    links.map(|(point, link)| (link.plugin, *point, link.identity)).collect()
+}
+
 /// On the shard's thread.
-fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>) -> Swap {
+fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>, callees: Callees) -> Swap {
     let (lost, moved) = match passing {
         None => (None, Moved::default()),
         Some(passing) if passing.in_pieces() => match passing.last() {
@@ -48,7 +83,8 @@ fn swap_here(engine: &mut Shard, table: ChainTable, passing: Option<Passing>) ->
     if let (Some(passing), None) = (passing, &lost) {
         passing.hand_answers_over(engine);
     }
-    Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved }
+    callees.look_again(engine, &table);
+    Swap::Done { old: Box::new(engine.swap_chains(table)), lost, moved, callees }
 }
 
 impl LoaderState {
@@ -81,11 +117,11 @@ impl LoaderState {
         let mut failure = None;
         while !pending.is_empty() && failure.is_none() {
             let mut again = Vec::new();
-            let answers = self.ask_to_swap(&pending, after, handover);
+            let answers = self.ask_to_swap(&pending, (before, after), handover);
             for (handle, answer) in pending.into_iter().zip(answers) {
                 let (shard, name) = (handle.id(), name.to_owned());
                 match answer {
-                    Ok(Swap::Done { old, lost: said, moved }) => {
+                    Ok(Swap::Done { old, lost: said, moved, .. }) => {
                         absorb(&mut self.totals, shard, &old);
                         handover.moved.add(&moved);
                         lost.extend(said.map(|said| (shard, said)));
@@ -120,7 +156,7 @@ impl LoaderState {
     fn ask_to_swap(
         &self,
         shards: &[ShardHandle],
-        after: &[PluginSlot],
+        (before, after): (&[PluginSlot], &[PluginSlot]),
         handover: &Handover,
     ) -> Vec<Result<Swap, crate::shard::handle::Unanswered>> {
         broadcast::ask(
@@ -128,11 +164,12 @@ impl LoaderState {
             self.answer_timeout,
             |shard| {
                 let table = compile(self.table_generation, after, shard, self.defaults);
-                let passing = handover.on(shard);
-                Box::new(move |engine: &mut Shard| swap_here(engine, table, passing))
+                let (passing, callees) = (handover.on(shard), Callees::of(before, shard));
+                Box::new(move |engine: &mut Shard| swap_here(engine, table, passing, callees))
             },
             |engine, late| {
-                if let Swap::Done { old, .. } = late {
+                if let Swap::Done { old, callees, .. } = late {
+                    callees.look_again(engine, &old);
                     drop(engine.swap_chains(*old));
                 }
             },
@@ -156,7 +193,10 @@ impl LoaderState {
         broadcast::tell(shards, self.answer_timeout, |shard| {
             let table = compile(generation, before, shard, defaults);
             let (passing, lost) = (handed.back_on(shard), Arc::clone(&lost));
+            let callees = Callees::of(before, shard);
             Box::new(move |engine: &mut Shard| {
+                // Before a state that goes over whole comes back, which makes up for what was missed.
+                callees.look_again(engine, &table);
                 let said = passing.and_then(|passing| passing.come_back());
                 if let (Some(passing), None) = (passing, &said) {
                     passing.hand_answers_over(engine);
