@@ -696,6 +696,8 @@ class Role(BaseTopicPlugin):
 
 class Grants(BaseTopicPlugin):
     async def topic_filtering(self, *, session, topic, action):
+        if topic == "slow":
+            await asyncio.sleep(1)
         if topic == "grant":
             session.attributes["granted"] = True
         return bool(session.attributes.get("granted"))
@@ -789,23 +791,88 @@ fn a_worker_that_is_asked_about_no_login_knows_whose_session_goes_on() {
     assert!(may(&mut client, "a"), "another one begins");
 }
 
-/// What plugins keep with a session is no other session's, also where it ends while exhook is disabled and another user begins one under
-/// its client identifier. Who has been in all the time has what it had.
-#[test]
-fn sessions_that_end_while_exhook_is_disabled_leave_nothing() {
-    let broker = broker().start();
-    let _home = load_late(&broker, &["Grants"]);
+/// What plugins keep with a session is no other session's, also where it ends while nobody tells exhook and another user begins one
+/// under its client identifier. Who has been in all the time has what it had. `out` has it told no longer, `back` again.
+fn sessions_that_end_unseen_leave_nothing(broker: &Broker, out: impl Fn(&Broker), back: impl Fn(&Broker)) {
+    let _home = load_late(broker, &["Grants"]);
     let of = |name: &str, user: &str| Connect::new(Version::V5, name).login(user, "p");
-    let mut ann = Client::connect(&broker, &of("c", "ann").persistent());
-    let mut stays = Client::connect(&broker, &of("stays", "ann"));
+    let mut ann = Client::connect(broker, &of("c", "ann").persistent());
+    let mut stays = Client::connect(broker, &of("stays", "ann"));
     assert!([&mut ann, &mut stays].into_iter().all(|client| may(client, "grant") && may(client, "a")));
     ann.disconnect();
-    broker.ctl_ok(&["plugins", "disable", "exhook"]);
-    Client::connect(&broker, &of("c", "ann")).disconnect();
-    Client::connect(&broker, &of("c", "eve").persistent()).disconnect();
-    broker.ctl_ok(&["plugins", "enable", "exhook"]);
-    let mut eve = Client::connect(&broker, &of("c", "eve").persistent());
+    out(broker);
+    Client::connect(broker, &of("c", "ann")).disconnect();
+    Client::connect(broker, &of("c", "eve").persistent()).disconnect();
+    back(broker);
+    let mut eve = Client::connect(broker, &of("c", "eve").persistent());
     assert!(!may(&mut eve, "a"), "the worker takes her session for another one");
     assert!(may(&mut stays, "a"));
-    assert!(!may(&mut Client::connect(&broker, &of("stays", "ann")), "a"), "another session");
+    assert!(!may(&mut Client::connect(broker, &of("stays", "ann")), "a"), "another session");
+}
+
+#[test]
+fn sessions_that_end_while_exhook_is_disabled_leave_nothing() {
+    let switch =
+        |what: &'static str| move |broker: &Broker| drop(broker.ctl_ok(&["plugins", what, "exhook"]));
+    sessions_that_end_unseen_leave_nothing(&broker().start(), switch("disable"), switch("enable"));
+}
+
+#[test]
+fn sessions_that_end_while_the_driver_is_disabled_leave_nothing() {
+    let switch = |what: &'static str| {
+        move |broker: &Broker| drop(broker.ctl_ok(&["exhook", "drivers", what, "amqtt"]))
+    };
+    sessions_that_end_unseen_leave_nothing(&broker().start(), switch("disable"), switch("enable"));
+}
+
+/// Takes those of exhook's hooks out that `which` names, or all, or puts them in again.
+fn mount(broker: &Broker, what: &str, which: impl Fn(&str) -> bool) {
+    let hooks = broker.ctl_json(&["plugins", "show", "exhook"])["hooks"].clone();
+    let text = |hook: &Value, key: &str| hook[key].as_str().unwrap().to_owned();
+    let hooks = hooks.as_array().unwrap().iter().map(|hook| (text(hook, "point"), text(hook, "name")));
+    for (point, name) in hooks.filter(|(point, _)| which(point)) {
+        broker.ctl_ok(&["hooks", what, "exhook", &point, &name]);
+    }
+}
+
+#[test]
+fn sessions_that_end_while_the_operator_has_taken_all_hooks_out_leave_nothing() {
+    let all = |what: &'static str| move |broker: &Broker| mount(broker, what, |_| true);
+    sessions_that_end_unseen_leave_nothing(&broker().start(), all("unmount"), all("mount"));
+}
+
+/// The hooks that tell exhook whose sessions begin and end, while it is asked as before what clients may.
+#[test]
+fn sessions_that_end_while_the_operator_has_taken_the_hooks_about_them_out_leave_nothing() {
+    let about = |point: &str| {
+        point.starts_with("session.") || ["client.connack", "client.connected"].contains(&point)
+    };
+    let those = |what: &'static str| move |broker: &Broker| mount(broker, what, about);
+    let back = |broker: &Broker| {
+        let mut eve = Client::connect(broker, &Connect::new(Version::V5, "c").login("eve", "p").persistent());
+        assert!(!may(&mut eve, "a"), "the worker has heard of her no more than before");
+        eve.disconnect();
+        those("mount")(broker);
+    };
+    sessions_that_end_unseen_leave_nothing(&broker().start(), those("unmount"), back);
+}
+
+#[test]
+fn sessions_that_end_while_exhook_is_tripped_leave_nothing() {
+    let broker = broker().config("[limits]\nbreaker_faults_max = 1").start();
+    let set = |broker: &Broker, more: &[&str]| {
+        let hook = ["hooks", "set", "exhook", "client.authorize", "client_authorize"];
+        broker.ctl_ok(&[&hook[..], more].concat());
+    };
+    let trip = |broker: &Broker| {
+        set(broker, &["--deadline-ms", "100", "--fault-policy", "ignore"]);
+        let mut slow = Client::connect(broker, &Connect::new(Version::V5, "slow").login("slow", "p"));
+        may(&mut slow, "slow");
+        broker.process().wait_for_line("exhook is tripped", PATIENCE, |line| {
+            line.contains("the plugin is tripped").then_some(())
+        });
+        set(broker, &["--clear"]);
+    };
+    let rearm = |broker: &Broker| drop(broker.ctl_ok(&["plugins", "rearm", "exhook"]));
+    sessions_that_end_unseen_leave_nothing(&broker, trip, rearm);
 }

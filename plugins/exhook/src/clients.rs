@@ -418,6 +418,11 @@ impl Clients {
         self.kept.refused(who.connection(), self.shard);
     }
 
+    /// A client has begun a session.
+    pub fn begins_anew(&self, client_id: &str) {
+        self.kept.begins_anew(client_id, self.shard);
+    }
+
     /// The session of a client has ended: what was kept of it leaves with it, whether the worker is told or not.
     pub fn session_over(&self, client_id: &str) {
         self.kept.over(client_id, self.shard);

@@ -8,7 +8,7 @@ use grapnel_plugin_abi::{Entries, Error, Host, Journal};
 use rmpv::ValueRef;
 
 use crate::clients::shard_of;
-use crate::kept::{Connection, Gave, HandedOver, Kept, owner_of};
+use crate::kept::{Connection, Gave, HandedOver, Kept, OF_NOBODY, owner_of};
 use crate::wire::{Writer, bytes_ref, flag_of, text_ref};
 use crate::worker::Worker;
 use crate::{ExhookShard, LOOK, Pool, PoolShard};
@@ -28,14 +28,20 @@ impl ExhookShard {
         self.all().find(|pool| pool.config.driver.name() == driver)
     }
 
-    fn kept(&self, (driver, client_id): &Key) -> Option<&Kept> {
-        let pool = self.pool(driver)?;
-        pool.kept.get(pool.worker_of(client_id)).map(|kept| &**kept)
+    /// What has a client's entry: that of its worker, and what is of no client's all of the driver's workers.
+    fn kept(&self, (driver, client_id): &Key) -> impl Iterator<Item = &Kept> {
+        let pool = self.pool(driver).filter(|pool| !pool.kept.is_empty());
+        let which = pool.map_or(0..0, |pool| match (client_id.as_str(), pool.worker_of(client_id)) {
+            (OF_NOBODY, _) => 0..pool.kept.len(),
+            (_, worker) => worker..worker + 1,
+        });
+        pool.into_iter().flat_map(move |pool| pool.kept[which.clone()].iter().map(|kept| &**kept))
     }
 
     /// The same, unless the workers of now keep nothing: nobody would see sessions end, and what is kept of them would outlive them.
-    fn kept_on(&self, key: &Key) -> Option<&Kept> {
-        self.kept(key).filter(|_| self.pool(&key.0).is_some_and(|pool| pool.keeps))
+    fn kept_on(&self, key: &Key) -> impl Iterator<Item = &Kept> {
+        let keeps = self.pool(&key.0).is_some_and(|pool| pool.keeps);
+        self.kept(key).filter(move |_| keeps)
     }
 
     /// Nobody wants to know any more what changes: a reload has come to its end, or was called off.
@@ -50,7 +56,7 @@ impl ExhookShard {
 impl Entries for ExhookShard {
     type Key = Key;
 
-    const VERSION: u32 = 3;
+    const VERSION: u32 = 4;
 
     fn journal(&mut self) -> &mut Journal<Key> {
         self.hands_over = true;
@@ -83,12 +89,13 @@ impl Entries for ExhookShard {
     }
 
     fn write(&self, key: &Key, out: &mut Vec<u8>) -> bool {
-        let Some(kept) = self.kept(key) else { return false };
         let (mut bytes, mut count) = (Vec::new(), 0);
-        kept.each_of(self.shard, &key.1, |over| {
-            count += 1;
-            write_one(&mut Writer(&mut bytes), &over);
-        });
+        for kept in self.kept(key) {
+            kept.each_of(self.shard, &key.1, |over| {
+                count += 1;
+                write_one(&mut Writer(&mut bytes), &over);
+            });
+        }
         Writer(out).list(count);
         out.extend_from_slice(&bytes);
         count > 0
@@ -106,19 +113,17 @@ impl Entries for ExhookShard {
             read_one(&read, &key.1).map(|one| vec![one])
         };
         let all = all.filter(|all| !all.is_empty()).ok_or_else(wrong)?;
-        if let Some(kept) = self.kept_on(&key) {
+        let now = Instant::now();
+        for kept in self.kept_on(&key) {
             kept.forget_client(&key.1, self.shard);
             // What finds no room is counted, and hooks fail where they look for it.
-            let now = Instant::now();
-            all.into_iter().for_each(|over| kept.take_over(self.shard, over, now));
+            all.iter().for_each(|over| kept.take_over(self.shard, *over, now));
         }
         Ok(())
     }
 
     fn remove(&mut self, key: &Key) {
-        if let Some(kept) = self.kept(key) {
-            kept.forget_client(&key.1, self.shard);
-        }
+        self.kept(key).for_each(|kept| kept.forget_client(&key.1, self.shard));
     }
 
     fn clear(&mut self) {
@@ -141,13 +146,14 @@ impl Entries for ExhookShard {
     }
 }
 
-/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil]`.
+/// `[host, port, bytes or nil, owner, is_coming, is_doubted, anew or nil, number]`.
 fn write_one(out: &mut Writer<'_>, over: &HandedOver<'_>) {
-    out.list(7).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
+    out.list(8).text(over.whose.host).number(over.whose.port).bytes_or_nil(over.bytes);
     out.number(over.owner).flag(over.is_coming).flag(over.is_doubted).bytes_or_nil(over.anew);
+    out.number(over.number);
 }
 
-/// The same of a client, or as it was before there were owners, or before there was doubt.
+/// The same of a client, or as it was before there were owners, or before there was doubt, or numbers.
 fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOver<'a>> {
     let ValueRef::Array(parts) = value else { return None };
     let (host, port, bytes) = (parts.first()?, parts.get(1)?, parts.get(2)?);
@@ -158,13 +164,22 @@ fn read_one<'a>(value: &'a ValueRef<'a>, client_id: &'a str) -> Option<HandedOve
     };
     let whose = Connection { client_id, host, port };
     let anew = parts.get(6).and_then(bytes_ref);
-    let over = |owner, is_coming, is_doubted| HandedOver { whose, bytes, anew, owner, is_coming, is_doubted };
+    let number = parts.get(7).and_then(ValueRef::as_u64).unwrap_or(0);
+    let over = |owner, is_coming, is_doubted| HandedOver {
+        whose,
+        bytes,
+        anew,
+        owner,
+        is_coming,
+        is_doubted,
+        number,
+    };
     match parts.get(3..)? {
         [] if bytes.is_some() => Some(over(owner_of(None, host), false, false)),
         [owner, is_coming, rest @ ..] => {
             let is_doubted = match rest {
                 [] => false,
-                [is_doubted, _anew] => flag_of(is_doubted)?,
+                [is_doubted, _anew] | [is_doubted, _anew, _] => flag_of(is_doubted)?,
                 _ => return None,
             };
             Some(over(owner.as_u64()?, flag_of(is_coming)?, is_doubted))
@@ -220,11 +235,11 @@ impl Keeping<'_> {
             return None;
         }
         let (shard, now) = (shard_of(client), Instant::now());
-        if shard >= self.shards {
+        if shard >= self.shards || whose.client_id == OF_NOBODY {
             // Nobody has such a client; a worker may name any number.
             return None;
         }
-        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch });
+        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: self.epoch, number: client });
         let noted = match gave {
             Some(gave) if is_coming => self.kept.keep_coming(gave, shard, now),
             Some(gave) => self.kept.keep(gave, shard),
@@ -235,7 +250,8 @@ impl Keeping<'_> {
         let mut mail = Vec::new();
         let mut out = Writer(&mut mail);
         out.list(4).number(load).text(self.driver).text(whose.client_id);
-        write_one(&mut out, &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted: false });
+        let (is_doubted, number) = (false, client);
+        write_one(&mut out, &HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number });
         Some(mail)
     }
 }
@@ -261,11 +277,10 @@ impl ExhookShard {
         let Some(of) = self.pools.iter_mut().flatten().find(of_driver) else { return };
         let worker = of.pool.worker_of(client_id);
         let (kept, clients) = (&of.pool.kept[worker], &mut of.clients[worker]);
-        if kept.take_late(shard, over, Instant::now())
-            && over.bytes.is_some()
-            && clients.login_came(over.whose)
-            && over.is_coming
-        {
+        if !kept.take_late(shard, over, Instant::now()) || over.bytes.is_none() && !over.is_coming {
+            return;
+        }
+        if clients.login_came(over.whose) && over.is_coming {
             // It was let in before this came.
             kept.enter_again(over.whose, shard);
         }

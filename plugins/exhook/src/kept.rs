@@ -3,6 +3,8 @@
 //! in and whose session is over; the worker's thread brings what the worker says. Nothing here knows what the bytes mean.
 
 mod coming;
+mod doubt;
+mod lost;
 mod state;
 mod unkept;
 
@@ -16,18 +18,18 @@ use grapnel_plugin_abi::Counter;
 use rmpv::ValueRef;
 
 use crate::wire::{Writer, flag_of, get, text_ref};
-pub use coming::ON_THE_WAY_MAX;
+pub use coming::{OF_NOBODY, ON_THE_WAY_MAX};
 pub use state::owner_of;
-use state::{Bounds, Live, Logins, State, TakesLate};
+use state::{Bounds, Live, Login, Logins, State, TakesLate};
 pub use unkept::Unkept;
 
 /// See the module.
 #[derive(Debug)]
 pub struct Kept {
     state: Mutex<State>,
-    /// How many there are, so that who looks for none takes no lock; and how many of them are doubted.
+    /// How many there are, so that who looks for none takes no lock; and whether some of them are doubted.
     count: AtomicUsize,
-    doubted: AtomicUsize,
+    has_doubted: AtomicBool,
     /// Whether nobody says which sessions end: all is doubted then.
     away: AtomicBool,
     bounds: Bounds,
@@ -57,6 +59,8 @@ pub struct Gave<'a> {
     pub anew: Option<&'a [u8]>,
     /// The process that has it itself; 0 for none.
     pub epoch: u64,
+    /// The client's number, as this version knows it.
+    pub number: u64,
 }
 
 /// What goes over to another version of the plugin.
@@ -67,12 +71,23 @@ pub struct HandedOver<'a> {
     pub bytes: Option<&'a [u8]>,
     /// As [`Gave::anew`].
     pub anew: Option<&'a [u8]>,
-    /// Who is charged for it.
+    /// Who is charged for it; without a client identifier the number of one in `lost.rs`.
     pub owner: u64,
     /// Whether its client has not come in yet.
     pub is_coming: bool,
     /// Whether its session may have ended unseen.
     pub is_doubted: bool,
+    /// As [`Gave::number`]; 0 where that is not known.
+    pub number: u64,
+}
+
+impl HandedOver<'_> {
+    /// Of a connection in `lost.rs`.
+    fn lost(owner: u64) -> HandedOver<'static> {
+        let whose = Connection { client_id: OF_NOBODY, host: "", port: 0 };
+        let (bytes, anew, is_coming, is_doubted) = (None, None, true, false);
+        HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number: 0 }
+    }
 }
 
 impl Kept {
@@ -80,8 +95,8 @@ impl Kept {
     /// what finds no room.
     pub fn new((one_max, all_max): (usize, usize), coming_max: usize, counter: Option<Counter>) -> Kept {
         let bounds = Bounds { one_max, all_max, coming_max };
-        let (count, doubted) = (AtomicUsize::new(0), AtomicUsize::new(0));
-        Kept { state: Mutex::default(), count, doubted, away: AtomicBool::new(false), bounds, counter }
+        let [has_doubted, away] = [const { AtomicBool::new(false) }; 2];
+        Kept { state: Mutex::default(), count: AtomicUsize::new(0), has_doubted, away, bounds, counter }
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -93,8 +108,8 @@ impl Kept {
         let mut state = self.lock();
         let before = state.unkept.count();
         let result = change(&mut state);
-        self.count.store(state.count, Ordering::Relaxed);
-        self.doubted.store(state.doubted(), Ordering::Relaxed);
+        self.count.store(state.count + state.lost.len(), Ordering::Relaxed);
+        self.has_doubted.store(state.has_doubted(), Ordering::Relaxed);
         let lost = state.unkept.count() - before;
         if let Some(counter) = self.counter.filter(|_| lost > 0) {
             counter.add(u32::try_from(lost).unwrap_or(u32::MAX));
@@ -117,20 +132,15 @@ impl Kept {
     /// need the room. Only of a connection about whose login the worker is still asked: of one that has closed nobody would ever say
     /// what became of it. As [`Kept::keep`].
     pub fn keep_coming(&self, gave: Gave<'_>, shard: u32, now: Instant) -> Option<u64> {
-        self.put_coming((gave.whose, shard), (Some(gave.bytes), gave.anew, gave.epoch), now)
+        self.put_coming((gave.whose, shard), Some(gave), now)
     }
 
     /// The same where what it gave cannot be kept.
     pub fn none_coming(&self, whose: Connection<'_>, shard: u32, now: Instant) -> Option<u64> {
-        self.put_coming((whose, shard), (None, None, 0), now)
+        self.put_coming((whose, shard), None, now)
     }
 
-    fn put_coming(
-        &self,
-        whose: (Connection<'_>, u32),
-        gave: (Option<&[u8]>, Option<&[u8]>, u64),
-        now: Instant,
-    ) -> Option<u64> {
+    fn put_coming(&self, whose: (Connection<'_>, u32), gave: Option<Gave<'_>>, now: Instant) -> Option<u64> {
         let owner = owner_of(None, whose.0.host);
         self.change(|state| {
             state.put_coming(&self.bounds, whose, gave, (owner, None, now));
@@ -156,7 +166,7 @@ impl Kept {
     /// A client was not let in.
     pub fn refused(&self, whose: Connection<'_>, shard: u32) {
         if self.count.load(Ordering::Relaxed) > 0 {
-            self.change(|state| drop(state.take_coming(whose, shard)));
+            self.change(|state| drop(state.end_coming(whose, shard)));
         }
     }
 
@@ -176,6 +186,13 @@ impl Kept {
         });
     }
 
+    /// A session of this client begins: what is kept is of one before it.
+    pub fn begins_anew(&self, client_id: &str, shard: u32) {
+        if self.count.load(Ordering::Relaxed) > 0 {
+            self.change(|state| state.remove(shard, client_id));
+        }
+    }
+
     /// Lets go of what is on its way in for too long, and of what is no longer asked for. Called now and then.
     pub fn expire(&self, now: Instant) {
         self.change(|state| state.expire(now));
@@ -187,22 +204,27 @@ impl Kept {
         self.away.store(true, Ordering::Release);
     }
 
-    /// Somebody says that again. What is kept is shown to nobody until it is known whose it is, and makes room for others.
+    /// Somebody says that again; of what is kept nobody knows whose it is.
     pub fn is_back(&self) {
         if !self.away.load(Ordering::Acquire) {
             return;
         }
-        self.change(State::begin_doubt);
-        let mut after = None;
-        while let Some(last) = self.change(|state| state.doubt_some(after.take())) {
-            after = Some(last);
-        }
+        self.change(|state| {
+            let shards: Vec<u32> = state.shards.keys().copied().collect();
+            shards.into_iter().for_each(|shard| state.begin_doubt(shard));
+        });
         self.away.store(false, Ordering::Release);
+    }
+
+    /// There was a gap in what was said of a shard's sessions: what is kept of them is shown to nobody until it is known whose it is,
+    /// and makes room for others.
+    pub fn doubt(&self, shard: u32) {
+        self.change(|state| state.begin_doubt(shard));
     }
 
     /// An event of a connection has come that is in.
     pub fn confirm(&self, whose: Connection<'_>, shard: u32, owner: impl FnOnce() -> u64) {
-        if self.doubted.load(Ordering::Relaxed) > 0 {
+        if self.has_doubted.load(Ordering::Relaxed) {
             let owner = owner();
             self.change(|state| state.confirm(whose, shard, owner));
         }
@@ -284,6 +306,9 @@ impl Kept {
     /// The client of a shard behind this one, in order of their names, that something is kept of.
     pub fn next(&self, shard: u32, after: Option<&str>) -> Option<String> {
         let state = self.lock();
+        if after.is_none() && state.lost.of_shard(shard).next().is_some() {
+            return Some(OF_NOBODY.to_owned());
+        }
         let logins = state.shards.get(&shard)?;
         let behind = after.map_or(Bound::Unbounded, Bound::Excluded);
         let first =
@@ -295,7 +320,9 @@ impl Kept {
     pub fn each_of(&self, shard: u32, client_id: &str, mut call: impl FnMut(HandedOver<'_>)) {
         let state = self.lock();
         let is_away = self.away.load(Ordering::Acquire);
-        if let Some(logins) = state.shards.get(&shard) {
+        if client_id == OF_NOBODY {
+            state.lost.of_shard(shard).for_each(|number| call(HandedOver::lost(number)));
+        } else if let Some(logins) = state.shards.get(&shard) {
             logins.each_of(client_id, &mut |over| {
                 let is_doubted = over.is_doubted || is_away && !over.is_coming;
                 call(HandedOver { is_doubted, ..over });
@@ -310,7 +337,8 @@ impl Kept {
 
     /// Takes over what the worker of the version before says of a login after all has gone over, unless that session has ended here
     /// meanwhile; whether it did. Nothing is the word that it is no longer true. What is refused although its session may go on is
-    /// counted. Of who had been let in before that, what became of its login has gone over, and what was doubted stays so.
+    /// counted. Of who had been let in before that, what became of its login has gone over, and what was doubted stays so. Another
+    /// connection may have come from the same port since: the worker before has given it a higher number.
     pub fn take_late(&self, shard: u32, over: HandedOver<'_>, now: Instant) -> bool {
         self.change(|state| {
             let takes = state.of(shard).takes_late(over.whose.client_id, now);
@@ -319,11 +347,11 @@ impl Kept {
                 state.unkept.handed_over += u64::from(is_lost);
                 return false;
             }
-            let there = state.there(shard, over.whose.client_id);
-            if over.is_coming && there.is_some_and(|login| login.is_of(over.whose)) {
+            let is_in = |login: &Login| login.is_of(over.whose) && !login.is_before(over.number);
+            if over.is_coming && state.there(shard, over.whose.client_id).is_some_and(is_in) {
                 return false;
             }
-            let is_doubted = over.is_doubted || there.is_some_and(|login| login.doubted);
+            let is_doubted = over.is_doubted || state.is_doubted(shard, over.whose.client_id);
             let over = HandedOver { is_doubted, ..over };
             state.take_over(&self.bounds, shard, over, now);
             true
@@ -354,6 +382,7 @@ impl Kept {
     /// Forgets those of a shard.
     pub fn clear(&self, shard: u32) {
         self.change(|state| {
+            state.lost.clear(shard);
             while let Some(name) = state.of(shard).first() {
                 state.forget_client(&name, shard);
             }

@@ -87,8 +87,8 @@ pub(crate) struct PoolShard {
     pool: Arc<Pool>,
     /// Whom each worker was told of.
     clients: Vec<Clients>,
-    /// Whether the client that was let in last goes on with a session.
-    goes_on: bool,
+    /// The client that was let in last, and whether it goes on with a session.
+    goes_on: Option<(Box<str>, bool)>,
 }
 
 /// Connections that a shard keeps described to one worker although they have not come in: one in so many of `clients_max`, but as many as
@@ -129,7 +129,7 @@ impl Plugin for Exhook {
             let clients =
                 pool.kept.iter().map(|kept| Clients::new(shard, places, Arc::clone(kept))).collect();
             pools[pool.config.driver.place()] =
-                Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: false });
+                Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
         }
         let load = self.host.handle();
         let (host, journal) = (Some(self.host), Journal::default());
@@ -160,6 +160,15 @@ impl Plugin for Exhook {
 
     fn verbs() -> Verbs<Exhook> {
         verbs::verbs()
+    }
+
+    /// Hooks are no longer called on this shard, or are called again, before the first of them is: the operator has taken them out, or
+    /// this was disabled or tripped. Which sessions have ended meanwhile, or will, nobody says, neither to the workers.
+    fn configured(self: &Arc<Self>, shard: &mut ExhookShard) {
+        for PoolShard { pool, .. } in shard.pools.iter().flatten().filter(|of| of.pool.keeps) {
+            pool.kept.iter().for_each(|kept| kept.doubt(shard.shard));
+            pool.lines.iter().for_each(|line| line.outdate());
+        }
     }
 
     /// What a worker of the version before says of a login after all has gone over.

@@ -34,7 +34,7 @@ fn shard() -> ExhookShard {
     let wanted: BTreeMap<_, _> = points.into_iter().map(|point| (point, Wanted::default())).collect();
     let pool = Arc::new(Pool { config, lines, kept, started: Arc::default(), wanted, keeps: false });
     let mut pools = [const { None }; PLACES];
-    pools[0] = Some(PoolShard { pool, clients, goes_on: false });
+    pools[0] = Some(PoolShard { pool, clients, goes_on: None });
     let journal = Journal::default();
     ExhookShard { shard: 0, load: 1, pools, host: None, timer: None, journal, hands_over: false }
 }

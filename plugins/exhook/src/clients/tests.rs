@@ -234,7 +234,7 @@ fn what_finds_no_room_has_told_nobody_of_its_client() {
 /// Somebody has come in, and the worker has had kept what the login gave.
 fn keeps(kept: &Kept, clients: &Clients, who: &Who<'_>, bytes: &[u8], epoch: u64) {
     clients.enter(who, false);
-    kept.keep(Gave { whose: who.connection(), bytes, anew: None, epoch }, clients.shard);
+    kept.keep(Gave { whose: who.connection(), bytes, anew: None, epoch, number: 0 }, clients.shard);
     assert!(kept.of(who.connection(), clients.shard, who.owner()).is_some());
 }
 
@@ -250,7 +250,7 @@ fn what_was_kept_leaves_with_the_session() {
     clients.session_over("c");
     assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
     // What the worker says of it after that is of nobody.
-    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1 }, 0);
+    kept.keep(Gave { whose: who(1).connection(), bytes: b"late", anew: None, epoch: 1, number: 0 }, 0);
     assert!(kept.of(who(1).connection(), 0, who(1).owner()).is_none());
     keeps(&kept, &clients, &who(2), b"login", 1);
     clients.is_gone(None, &who(2));

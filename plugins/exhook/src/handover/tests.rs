@@ -9,8 +9,9 @@ use grapnel_plugin_abi::raw::ExportStep;
 use serde_json::json;
 
 use super::*;
-use crate::clients::{Clients, Places};
+use crate::clients::{Clients, Moment, Places, Who};
 use crate::config::Written;
+use crate::queue::Owner;
 use crate::{PLACES, PoolShard};
 
 /// The number of a client of shard 0 that a worker is asked about.
@@ -38,7 +39,7 @@ fn shard(number: u32, pool: &Arc<Pool>) -> ExhookShard {
         visit_max: Duration::from_secs(600),
     };
     let clients = pool.kept.iter().map(|kept| Clients::new(number, places, Arc::clone(kept))).collect();
-    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: false });
+    pools[0] = Some(PoolShard { pool: Arc::clone(pool), clients, goes_on: None });
     // Each pool is that of another load.
     let load = Arc::as_ptr(pool) as u64;
     let journal = Journal::default();
@@ -56,7 +57,7 @@ fn owner(client_id: &str) -> u64 {
 fn keep(pool: &Pool, number: u32, client_id: &str, bytes: &[u8]) {
     let kept = &pool.kept[pool.worker_of(client_id)];
     kept.enter(whose(client_id), number, owner(client_id), false);
-    kept.keep(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5 }, number);
+    kept.keep(Gave { whose: whose(client_id), bytes, anew: None, epoch: 5, number: 0 }, number);
     assert!(kept.of(whose(client_id), number, owner(client_id)).is_some());
 }
 
@@ -345,4 +346,79 @@ fn what_a_login_gives_for_either_end_goes_over() {
             assert_eq!(kept(&new, 0, name).as_deref(), Some(expected), "{name}");
         }
     }
+}
+
+/// A login without room is one in the next version, too: what its session had before is not taken for it. Whether that is said before
+/// its client comes in or after that.
+#[test]
+fn a_login_without_room_goes_over() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    let eve = |client_id| Connection { port: 8, ..whose(client_id) };
+    let more = pool("amqtt", 3);
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let none = Said { client: CLIENT, anew: None, bytes: None, is_coming: true };
+    for name in ["before", "late", "later", "other"] {
+        keep(&old, 0, name, b"ann");
+    }
+    keeping.note(1, eve("before"), none);
+    // Whichever worker it is of by then.
+    hand_over(&old, &more);
+    let worker = &more.kept[more.worker_of("before")];
+    worker.enter(eve("before"), 0, owner("before"), true);
+    assert_eq!(worker.stored("before", 0, 1), None);
+    let (_from, mut to) = hand_over(&old, &new);
+    let note = |name| keeping.note(Arc::as_ptr(&old) as u64, eve(name), none).unwrap();
+    to.late(&note("late"));
+    let stored = |name| new.kept[0].stored(name, 0, 1).is_some();
+    for (name, is_there) in [("before", false), ("late", false), ("later", true), ("other", true)] {
+        assert!(stored(name));
+        new.kept[0].enter(eve(name), 0, owner(name), true);
+        assert_eq!(stored(name), is_there, "{name}");
+    }
+    let line = Arc::clone(&new.lines[0]);
+    let who = Who {
+        client_id: "later",
+        username: Some("later"),
+        superuser: false,
+        anonymous: false,
+        version: 5,
+        peer_host: Some("10.0.0.1"),
+        peer_port: Some(8),
+        local_port: None,
+        listener: None,
+    };
+    let clients = &mut to.pools[0].as_mut().unwrap().clients[0];
+    let mut writing = line.write_forgotten(Owner::Client("later")).unwrap();
+    let place = clients.place(&who, Moment::LetIn);
+    clients.number(&mut writing, &who, None, place);
+    writing.done();
+    to.late(&note("later"));
+    assert!(!stored("later") && stored("other"));
+}
+
+/// Another connection from the port of the one that its session was of: what its login gave is taken where that comes late, and what
+/// is of the one before is not.
+#[test]
+fn a_late_login_from_the_same_port_is_taken() {
+    let (old, new) = (pool("amqtt", 1), pool("amqtt", 1));
+    let keeping = Keeping { kept: &old.kept[0], epoch: 5, driver: "amqtt", is_asked: &|_| true, shards: 2 };
+    let said =
+        |client, bytes: &'static [u8]| Said { client, bytes: Some(bytes), anew: None, is_coming: true };
+    old.kept[0].note_changes(0, true);
+    let note = |said| keeping.note(Arc::as_ptr(&old) as u64, whose("c"), said).unwrap();
+    let first = note(said(CLIENT, b"first"));
+    old.kept[0].enter(whose("c"), 0, owner("c"), false);
+    let (_from, mut to) = hand_over(&old, &new);
+    let second = note(said(CLIENT + 1, b"second"));
+    let enter = || {
+        new.kept[0].enter(whose("c"), 0, owner("c"), true);
+        kept(&new, 0, "c")
+    };
+    to.late(&first);
+    assert_eq!(enter().as_deref(), Some(&b"first"[..]));
+    to.late(&second);
+    assert_eq!(enter().as_deref(), Some(&b"second"[..]));
+    to.late(&second);
+    to.late(&first);
+    assert_eq!(enter().as_deref(), Some(&b"second"[..]), "what has been there");
 }

@@ -8,7 +8,8 @@ use std::time::Instant;
 
 use grapnel_plugin_abi::address_share;
 
-use super::coming::{Coming, Order};
+use super::coming::{Coming, OF_NOBODY, Order};
+use super::lost::Lost;
 use super::{Connection, Gave, HandedOver, Unkept};
 use crate::shrink;
 
@@ -40,9 +41,13 @@ pub(super) struct Login {
     pub bytes: Box<[u8]>,
     /// The process that has it itself.
     pub epoch: u64,
-    /// Whether its session may have ended unseen, while the plugin was disabled. It is shown to nobody then, until it is known that its
-    /// connection is still there.
-    pub doubted: bool,
+    /// The client's number, and whether that is one of the version before.
+    pub number: u64,
+    pub is_handed_over: bool,
+    /// The gap after which it was heard of last, see `doubt.rs`.
+    pub gap: u64,
+    /// Whether it is listed among those that are doubted: then nobody is charged for it.
+    pub yields: bool,
     pub owner: u64,
     pub cost: usize,
 }
@@ -71,17 +76,20 @@ pub(super) struct Logins {
     /// By client and connection, see [`key_of`].
     pub coming: BTreeMap<Box<str>, Coming>,
     /// The sessions that there are of those that have come in, by their client identifiers, with who is charged.
-    live: HashMap<u64, Live>,
+    pub(super) live: HashMap<u64, Live>,
     /// Client identifiers whose sessions have ended since this version has taken over, as long as the worker of the one before may say
     /// something of them.
-    ended: Option<Ended>,
+    pub(super) ended: Option<Ended>,
+    /// How many gaps there were in what was said of the sessions, and behind which client those that are doubted are yet to be listed.
+    pub(super) gap: u64,
+    pub(super) unlisted: Option<Box<str>>,
     /// While somebody wants to know: whose have changed.
     pub changed: Option<BTreeSet<Box<str>>>,
     hasher: RandomState,
 }
 
 #[derive(Debug)]
-struct Ended {
+pub(super) struct Ended {
     until: Instant,
     clients: HashSet<u64>,
     /// More than are noted: whatever is said is too late then.
@@ -91,13 +99,17 @@ struct Ended {
 #[derive(Debug, Default)]
 pub(super) struct State {
     pub shards: BTreeMap<u32, Logins>,
+    /// What all takes, what of it somebody is charged for, and what each owner is charged with.
     bytes: usize,
-    /// What each owner is charged with.
+    charged: usize,
     owners: HashMap<u64, usize>,
     pub count: usize,
     pub(super) order: Order,
-    /// Those that are doubted, by their owners, shards and client identifiers: they make room for others.
-    doubted: BTreeSet<(u64, u32, Box<str>)>,
+    pub(super) lost: Lost,
+    /// Those that are doubted, by their owners, shards and client identifiers: they make room for others. And how many shards have
+    /// more than are listed.
+    pub(super) doubted: BTreeSet<(u64, u32, Box<str>)>,
+    pub(super) unlisted: usize,
     pub unkept: Unkept,
 }
 
@@ -132,6 +144,24 @@ impl Login {
     pub fn is_of(&self, whose: Connection<'_>) -> bool {
         (&*self.host, self.port) == (whose.host, whose.port)
     }
+
+    /// Whether what the version before says late of its connection, under this number, may be of another one, which came after it from
+    /// the same port.
+    pub fn is_before(&self, number: u64) -> bool {
+        self.is_handed_over && self.number < number
+    }
+
+    fn handed_over<'a>(
+        &'a self,
+        client_id: &'a str,
+        anew: Option<&'a [u8]>,
+        is_coming: bool,
+    ) -> HandedOver<'a> {
+        let Login { host, port, bytes, owner, number, .. } = self;
+        let whose = Connection { client_id, host, port: *port };
+        let (owner, number) = (*owner, *number);
+        HandedOver { whose, bytes: Some(&**bytes), anew, owner, is_coming, is_doubted: false, number }
+    }
 }
 
 impl Logins {
@@ -149,7 +179,7 @@ impl Logins {
         self.live.get(&self.hash(client_id)).copied()
     }
 
-    fn is_live(&mut self, client_id: &str, live: Live) {
+    pub(super) fn is_live(&mut self, client_id: &str, live: Live) {
         let hash = self.hash(client_id);
         self.live.insert(hash, live);
     }
@@ -221,16 +251,12 @@ impl Logins {
     }
 
     pub fn each_of(&self, client_id: &str, call: &mut dyn FnMut(HandedOver<'_>)) {
-        if let Some(Login { host, port, bytes, owner, doubted, .. }) = self.by_client.get(client_id) {
-            let (whose, is_doubted) = (Connection { client_id, host, port: *port }, *doubted);
-            let (bytes, anew, owner) = (Some(&**bytes), None, *owner);
-            call(HandedOver { whose, bytes, anew, owner, is_coming: false, is_doubted });
+        if let Some(login) = self.by_client.get(client_id) {
+            let is_doubted = self.is_doubted(login);
+            call(HandedOver { is_doubted, ..login.handed_over(client_id, None, false) });
         }
-        for (_, Coming { login, is_known, anew, .. }) in self.coming_of(client_id) {
-            let whose = Connection { client_id, host: &login.host, port: login.port };
-            let bytes = is_known.then_some(&*login.bytes);
-            let (anew, owner) = (anew.as_deref(), login.owner);
-            call(HandedOver { whose, bytes, anew, owner, is_coming: true, is_doubted: false });
+        for (_, Coming { login, anew, .. }) in self.coming_of(client_id) {
+            call(login.handed_over(client_id, anew.as_deref(), true));
         }
     }
 }
@@ -242,7 +268,13 @@ impl State {
 
     /// What is kept of a client, unless that is doubted.
     pub fn get(&self, shard: u32, client_id: &str) -> Option<&Login> {
-        self.there(shard, client_id).filter(|login| !login.doubted)
+        self.there(shard, client_id).filter(|_| !self.is_doubted(shard, client_id))
+    }
+
+    /// Whether there is something that is doubted.
+    pub fn is_doubted(&self, shard: u32, client_id: &str) -> bool {
+        let Some(logins) = self.shards.get(&shard) else { return false };
+        logins.by_client.get(client_id).is_some_and(|login| logins.is_doubted(login))
     }
 
     /// The same, also where it is doubted.
@@ -250,19 +282,19 @@ impl State {
         self.shards.get(&shard)?.by_client.get(client_id)
     }
 
-    /// A login for which there is room, which is taken. What had been `granted` so many bytes before needs no share of the owner's for
-    /// as many.
-    fn room(
+    /// A login for which there is room, which is taken; what is doubted makes room, the owner's own first. What had been `granted` so
+    /// many bytes before needs no share of the owner's for as many.
+    pub(super) fn made_room(
         &mut self,
         bounds: &Bounds,
-        Gave { whose, bytes, anew, epoch }: Gave<'_>,
+        Gave { whose, bytes, anew, epoch, number }: Gave<'_>,
         owner: u64,
         granted: usize,
     ) -> Result<Login, Full> {
         let cost =
             ENTRY + whose.client_id.len() + whose.host.len() + bytes.len() + anew.map_or(0, <[u8]>::len);
         let own = self.owners.get(&owner).copied().unwrap_or(0);
-        let free = bounds.all_max.saturating_sub(self.bytes - own);
+        let free = bounds.all_max.saturating_sub(self.charged - own);
         if bytes.len().max(anew.map_or(0, <[u8]>::len)) > bounds.one_max {
             return Err(Full::TooLong);
         } else if own + cost > free {
@@ -270,35 +302,18 @@ impl State {
         } else if own > 0 && cost > granted && own + cost > free / SHARE {
             return Err(Full::OfUser);
         }
-        self.bytes += cost;
-        self.count += 1;
-        *self.owners.entry(owner).or_default() += cost;
-        let (host, port, bytes) = (whose.host.into(), whose.port, bytes.into());
-        Ok(Login { host, port, bytes, epoch, doubted: false, owner, cost })
-    }
-
-    /// The same, once what is doubted has made room for it; the owner's own where that has its share, else anybody's.
-    pub(super) fn made_room(
-        &mut self,
-        bounds: &Bounds,
-        gave: Gave<'_>,
-        owner: u64,
-        granted: usize,
-    ) -> Result<Login, Full> {
-        loop {
-            let full = match self.room(bounds, gave, owner, granted) {
-                Ok(login) => return Ok(login),
-                Err(full) => full,
-            };
-            let own = || self.doubted.range((owner, 0, "".into())..).next().filter(|first| first.0 == owner);
-            let first = match full {
-                Full::TooLong => None,
-                Full::OfUser => own(),
-                Full::OfAll => own().or_else(|| self.doubted.first()),
-            };
-            let Some((_, shard, client_id)) = first.cloned() else { return Err(full) };
+        while self.bytes + cost > bounds.all_max {
+            let own = self.doubted.range((owner, 0, "".into())..).next().filter(|first| first.0 == owner);
+            let first = own.or_else(|| self.doubted.first()).cloned();
+            let Some((_, shard, client_id)) = first else { return Err(Full::OfAll) };
             self.remove(shard, &client_id);
         }
+        self.bytes += cost;
+        self.count += 1;
+        self.charge(owner, cost);
+        let (host, port, bytes) = (whose.host.into(), whose.port, bytes.into());
+        let (is_handed_over, gap, yields) = (false, 0, false);
+        Ok(Login { host, port, bytes, epoch, number, is_handed_over, gap, yields, owner, cost })
     }
 
     pub(super) fn count_unkept(&mut self, full: Full) {
@@ -312,25 +327,26 @@ impl State {
 
     pub(super) fn release(&mut self, login: &Login) {
         self.count -= 1;
-        self.give_back(login.owner, login.cost);
+        self.bytes -= login.cost;
+        if !login.yields {
+            self.give_back(login.owner, login.cost);
+        }
+    }
+
+    pub(super) fn charge(&mut self, owner: u64, cost: usize) {
+        self.charged += cost;
+        *self.owners.entry(owner).or_default() += cost;
     }
 
     /// So much is no longer charged.
     pub(super) fn give_back(&mut self, owner: u64, cost: usize) {
-        self.bytes -= cost;
+        self.charged -= cost;
         if let Some(own) = self.owners.get_mut(&owner) {
             *own -= cost;
             if *own == 0 {
                 self.owners.remove(&owner);
             }
         }
-    }
-
-    /// The word that there is a login, for which nobody is charged.
-    pub(super) fn marker(&mut self, whose: Connection<'_>, owner: u64) -> Login {
-        self.count += 1;
-        let (host, port, bytes) = (whose.host.into(), whose.port, Box::default());
-        Login { host, port, bytes, epoch: 0, doubted: false, owner, cost: 0 }
     }
 
     /// In the place of what there was.
@@ -344,95 +360,58 @@ impl State {
         let client_id = gave.whose.client_id;
         self.remove(shard, client_id);
         match self.made_room(bounds, gave, owner, granted) {
-            Ok(login) => drop(self.of(shard).by_client.insert(client_id.into(), login)),
+            Ok(login) => {
+                let logins = self.of(shard);
+                let login = Login { gap: logins.gap, ..login };
+                logins.by_client.insert(client_id.into(), login);
+            }
             Err(full) => self.count_unkept(full),
         }
         self.of(shard).note(client_id);
     }
 
     pub fn enter(&mut self, bounds: &Bounds, whose: Connection<'_>, shard: u32, live: Live) {
-        let coming = self.take_coming(whose, shard);
-        if !live.goes_on || self.there(shard, whose.client_id).is_some_and(|login| login.doubted) {
-            // It is of a session before this one, or nobody knows whether it is of this one.
+        let (coming, is_lost) = self.end_coming(whose, shard);
+        let is_lost = is_lost && coming.is_none();
+        if !live.goes_on || is_lost || self.is_doubted(shard, whose.client_id) {
+            // It is of a session before this one, or of a login before the last one, or nobody knows whether it is of this session.
             self.remove(shard, whose.client_id);
         }
         self.of(shard).is_live(whose.client_id, live);
-        match coming {
-            Some(Coming { login, is_known: true, anew, .. }) => {
-                let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
-                let gave = Gave { whose, bytes, anew: None, epoch: login.epoch };
-                self.put(bounds, gave, shard, live.owner);
-            }
-            Some(_) => self.remove(shard, whose.client_id),
-            None => {}
+        if let Some(Coming { login, anew, .. }) = coming {
+            let bytes = anew.as_deref().filter(|_| !live.goes_on).unwrap_or(&login.bytes);
+            let gave = Gave { whose, bytes, anew: None, epoch: login.epoch, number: login.number };
+            self.put(bounds, gave, shard, live.owner);
         }
     }
 
     /// Whoever had room in the version before has it here, whatever their shares are by now.
     pub fn take_over(&mut self, bounds: &Bounds, shard: u32, over: HandedOver<'_>, now: Instant) {
-        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted } = over;
-        let Some(bytes) = bytes.filter(|_| !is_coming) else {
-            return if is_coming {
-                self.put_coming(bounds, (whose, shard), (bytes, anew, 0), (owner, Some(usize::MAX), now));
-            } else {
-                self.forget(whose, shard);
-            };
-        };
-        self.put_granted(bounds, Gave { whose, bytes, anew: None, epoch: 0 }, shard, (owner, usize::MAX));
-        if is_doubted {
-            self.doubt(shard, whose.client_id);
-        } else {
-            // Whoever came in there has what its login gave.
-            self.of(shard).is_live(whose.client_id, Live { owner, goes_on: true });
+        let HandedOver { whose, bytes, anew, owner, is_coming, is_doubted, number } = over;
+        let gave = bytes.map(|bytes| Gave { whose, bytes, anew, epoch: 0, number });
+        match gave {
+            _ if whose.client_id == OF_NOBODY => self.note_lost(shard, owner, now),
+            gave if is_coming => {
+                self.put_coming(bounds, (whose, shard), gave, (owner, Some(usize::MAX), now));
+            }
+            Some(gave) => {
+                self.put_granted(bounds, Gave { anew: None, ..gave }, shard, (owner, usize::MAX));
+                self.is_handed_over(shard, whose.client_id);
+                if is_doubted {
+                    self.doubt(shard, whose.client_id);
+                } else {
+                    // Whoever came in there has what its login gave.
+                    self.of(shard).is_live(whose.client_id, Live { owner, goes_on: true });
+                }
+            }
+            None => self.forget(whose, shard),
         }
     }
 
-    fn doubt(&mut self, shard: u32, client_id: &str) {
-        let Some(login) = self.shards.get_mut(&shard).and_then(|logins| logins.by_client.get_mut(client_id))
-        else {
-            return;
-        };
-        login.doubted = true;
-        self.doubted.insert((login.owner, shard, client_id.into()));
-    }
-
-    /// Which sessions have ended, nobody has said: who is in is not known.
-    pub fn begin_doubt(&mut self) {
-        for logins in self.shards.values_mut() {
-            (logins.live, logins.ended) = (HashMap::new(), None);
+    fn is_handed_over(&mut self, shard: u32, client_id: &str) {
+        if let Some(login) = self.of(shard).by_client.get_mut(client_id) {
+            login.is_handed_over = true;
         }
-    }
-
-    /// Doubts some of what is kept, behind the last that was; the last one now, until there is no more.
-    pub fn doubt_some(&mut self, after: Option<(u32, Box<str>)>) -> Option<(u32, Box<str>)> {
-        let from = after.as_ref().map_or(0, |(shard, _)| *shard);
-        let mut some = Vec::new();
-        for (shard, logins) in self.shards.range(from..) {
-            let start = after.as_ref().filter(|(last, _)| last == shard);
-            let start = start.map_or(Bound::Unbounded, |(_, name)| Bound::Excluded(&**name));
-            let names =
-                logins.by_client.range::<str, _>((start, Bound::Unbounded)).map(|(name, _)| name.clone());
-            some.extend(names.take(SLICE - some.len()).map(|name| (*shard, name)));
-        }
-        some.iter().for_each(|(shard, name)| self.doubt(*shard, name));
-        some.pop()
-    }
-
-    /// How many are doubted.
-    pub fn doubted(&self) -> usize {
-        self.doubted.len()
-    }
-
-    /// This connection of this owner is there: what its login gave is its session's.
-    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64) {
-        let logins = self.of(shard);
-        let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
-        if !login.doubted || login.owner != owner || !login.is_of(whose) {
-            return;
-        }
-        login.doubted = false;
-        logins.is_live(whose.client_id, Live { owner, goes_on: true });
-        self.doubted.remove(&(owner, shard, whose.client_id.into()));
     }
 
     /// What that connection's login gave.
@@ -446,7 +425,7 @@ impl State {
         let logins = self.of(shard);
         if let Some(gone) = logins.by_client.remove(client_id) {
             logins.note(client_id);
-            if gone.doubted {
+            if gone.yields {
                 self.doubted.remove(&(gone.owner, shard, client_id.into()));
             }
             self.release(&gone);
@@ -454,6 +433,9 @@ impl State {
     }
 
     pub fn forget_client(&mut self, client_id: &str, shard: u32) {
+        if client_id == OF_NOBODY {
+            return self.lost.clear(shard);
+        }
         self.remove(shard, client_id);
         let logins = self.of(shard);
         let hash = logins.hash(client_id);

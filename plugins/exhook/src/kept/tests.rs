@@ -20,7 +20,7 @@ fn kept_of(one_max: usize, all_max: usize) -> Kept {
 }
 
 fn gave<'a>(whose: Connection<'a>, bytes: &'a [u8], epoch: u64) -> Gave<'a> {
-    Gave { whose, bytes, anew: None, epoch }
+    Gave { whose, bytes, anew: None, epoch, number: 0 }
 }
 
 /// A client is in, and the worker has had this kept. Whether there was room.
@@ -35,7 +35,8 @@ fn bytes(kept: &Kept) -> usize {
 }
 
 fn count(kept: &Kept) -> usize {
-    kept.lock().count
+    let state = kept.lock();
+    state.count + state.lost.len()
 }
 
 fn doubted(kept: &Kept) -> usize {
@@ -287,6 +288,7 @@ fn what_comes_late_is_taken_unless_its_session_has_ended() {
         owner: OWNER,
         is_coming: false,
         is_doubted: false,
+        number: 0,
     };
     assert!(!kept.take_late(0, over(ANN, Some(b"x")), now), "nobody is expected to say more");
     kept.expect_more(0, now + Duration::from_secs(1));
@@ -375,19 +377,70 @@ fn a_login_without_room_leaves_nothing_of_the_one_before() {
     assert_eq!((bytes(&kept), count(&kept)), (0, 0));
 }
 
-/// Markers are charged to nobody, so there are only as many as clients may be on their way in, and they go before what is known.
+/// What is noted of logins without room takes as little room as that many numbers, whatever their clients are called, and nobody's.
 #[test]
-fn markers_make_room_first() {
-    let (kept, now) = (kept(), Instant::now());
+fn logins_without_room_take_little_of_it() {
+    let (kept, now) = (Kept::new((100, 100_000), 100_000, None), Instant::now());
     kept.keep_coming(gave(EVE, b"eve", 1), 0, now);
-    for port in 10..1000 {
-        kept.none_coming(Connection { port, ..ANN }, 0, now);
+    let name = "n".repeat(10_000);
+    let charged = bytes(&kept);
+    for n in 0..20_000_u32 {
+        let (client_id, host) =
+            (format!("{name}{}", n / 10_000), format!("10.1.{}.{}", (n >> 8) & 255, n & 255));
+        kept.none_coming(
+            Connection { client_id: &client_id, host: &host, port: (n % 10_000) as u16 },
+            0,
+            now,
+        );
     }
-    assert_eq!((count(&kept), kept.take_unkept().count()), (4, 0));
+    assert!(count(&kept) <= 5000, "{}", count(&kept));
+    assert_eq!((bytes(&kept), kept.take_unkept().count()), (charged, 0));
     kept.enter(EVE, 0, OWNER, false);
-    assert!(kept.of(EVE, 0, OWNER).is_some());
+    assert!(kept.of(EVE, 0, OWNER).is_some(), "they take nobody's place");
     kept.clear(0);
+    kept.expire(now + coming::ON_THE_WAY_MAX);
     assert_eq!((count(&kept), bytes(&kept)), (0, 0));
+}
+
+/// Of those without room as many are told apart as there is room for; of more than that, whoever comes in without a login of its own may
+/// be one: its session keeps nothing. Not so of one that has a login, nor when their time is over.
+#[test]
+fn who_may_be_one_without_room_has_nothing_of_the_login_before() {
+    let others = |count: usize| (0..count).map(|n| (n % 65_536, n / 65_536));
+    for (count, is_told_apart) in [(lost::LOST_MAX, true), (lost::LOST_MAX + 1, false)] {
+        let (kept, now) = (kept(), Instant::now());
+        assert!(keep(&kept, ANN, b"old", OWNER) && keep(&kept, of("d"), b"old", OWNER));
+        for (port, n) in others(count) {
+            let client_id = format!("other{n}");
+            kept.none_coming(Connection { port: port as u16, ..of(&client_id) }, 0, now);
+        }
+        kept.enter(EVE, 0, OWNER, true);
+        assert_eq!(kept.stored("c", 0, 2).is_some(), is_told_apart, "{count}");
+        kept.expire(now + coming::ON_THE_WAY_MAX);
+        kept.enter(Connection { port: 9, ..of("d") }, 0, OWNER, true);
+        assert!(kept.stored("d", 0, 2).is_some(), "{count}");
+    }
+}
+
+/// Where more clients are on their way in than may be, a session does not keep what the login before had.
+#[test]
+fn where_too_many_are_on_their_way_a_session_keeps_nothing() {
+    let now = Instant::now();
+    for is_known in [false, true] {
+        let kept = kept();
+        assert!(keep(&kept, ANN, b"old", OWNER));
+        if is_known {
+            kept.keep_coming(gave(EVE, b"eve", 1), 0, now);
+        } else {
+            kept.none_coming(EVE, 0, now);
+        }
+        for port in 100..104 {
+            let host = format!("10.0.1.{port}");
+            kept.keep_coming(gave(Connection { port, host: &host, ..ANN }, b"x", 1), 0, now);
+        }
+        kept.enter(EVE, 0, OWNER, true);
+        assert_eq!((kept.of(EVE, 0, OWNER), kept.stored("c", 0, 2)), (None, None), "{is_known}");
+    }
 }
 
 /// Who was refused leaves nothing, also where nothing could be kept.
@@ -430,24 +483,77 @@ fn what_may_be_another_sessions_is_shown_to_nobody() {
     assert_eq!((bytes(&kept), doubted(&kept)), (0, 0));
 }
 
-/// What is doubted takes nobody's room: an owner's own is given up for its share, anybody's where all is full.
+/// What is doubted takes nobody's room: neither a share of what is free, nor room itself, where the owner's own goes first.
 #[test]
 fn what_is_doubted_makes_room() {
     let one = ENTRY + 4 + 8 + 10;
     let kept = kept_of(10, 80 * one);
     let names: Vec<_> = (1000..1200).map(|n| n.to_string()).collect();
     assert!(names[..10].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
-    assert!(names[10..20].iter().zip(2..).all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
-    kept.is_away();
-    kept.is_back();
-    assert!(names[100..108].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
-    assert_eq!((doubted(&kept), kept.take_unkept().count()), (10, 0), "of others' nothing has gone");
-    let others = names[20..92].iter().zip(100..);
+    assert!(names[10..70].iter().zip(2..).all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
+    kept.doubt(0);
+    kept.expire(Instant::now());
+    assert_eq!(doubted(&kept), 70);
+    // An eighth of all that nobody is known to have, by whom it was before.
+    assert!(names[100..110].iter().all(|name| keep(&kept, of(name), &[0; 10], 1)));
+    assert!(!keep(&kept, of("1110"), &[0; 10], 1));
+    assert_eq!(kept.take_unkept(), Unkept { of_user: 1, ..Unkept::default() });
+    assert_eq!(doubted(&kept), 70, "there was room for these");
+    assert!(names[111..119].iter().all(|name| keep(&kept, of(name), &[0; 10], 62)), "an eighth of 70");
+    assert_eq!(doubted(&kept), 62);
+    // What was granted stays so, beside what has come since.
+    kept.confirm(of("1069"), 0, || 61);
+    assert!(kept.of(of("1069"), 0, 61).is_some());
+    let others = names[120..181].iter().zip(100..);
     assert!(others.into_iter().all(|(name, owner)| keep(&kept, of(name), &[0; 10], owner)));
     assert_eq!((doubted(&kept), kept.take_unkept().count()), (0, 0));
     assert!(!keep(&kept, of("1199"), &[0; 10], 9999));
+    assert!(kept.of(of("1069"), 0, 61).is_some() && kept.of(of("1100"), 0, 1).is_some());
     names.iter().for_each(|name| kept.over(name, 0));
     assert_eq!((bytes(&kept), count(&kept)), (0, 0));
+}
+
+/// From the first moment all that is kept of a shard is doubted, without a look at each; some are listed at a time.
+#[test]
+fn a_gap_doubts_all_of_its_shard_at_once() {
+    let kept = Kept::new((100, 100 << 20), 4, None);
+    let names: Vec<_> = (0..3 * state::SLICE).map(|n| format!("{n:05}")).collect();
+    assert!(names.iter().all(|name| keep(&kept, of(name), b"x", OWNER)));
+    kept.enter(of("elsewhere"), 1, OWNER, false);
+    kept.keep(gave(of("elsewhere"), b"x", 1), 1);
+    kept.doubt(0);
+    assert!(names.iter().all(|name| kept.stored(name, 0, 2).is_none()));
+    assert!(kept.stored("elsewhere", 1, 2).is_some());
+    kept.confirm(of("00007"), 0, || OWNER);
+    for listed in [1, 2, 3, 3] {
+        kept.expire(Instant::now());
+        assert_eq!(doubted(&kept), listed * state::SLICE - 1);
+    }
+    // One that is listed, too; a second gap doubts them again.
+    kept.confirm(of("00008"), 0, || OWNER);
+    let shown = || ["00007", "00008"].map(|name| kept.stored(name, 0, 2).is_some());
+    assert_eq!(shown(), [true; 2]);
+    kept.doubt(0);
+    assert_eq!(shown(), [false; 2]);
+    for _ in 0..4 {
+        kept.expire(Instant::now());
+    }
+    assert_eq!(doubted(&kept), 3 * state::SLICE);
+    names.iter().for_each(|name| kept.over(name, 0));
+    kept.over("elsewhere", 1);
+    assert_eq!((bytes(&kept), count(&kept), doubted(&kept)), (0, 0, 0));
+}
+
+/// A session that begins is from no login before, also where nobody has said that the one before it has ended.
+#[test]
+fn a_session_that_begins_has_nothing_of_the_one_before() {
+    let kept = kept();
+    assert!(keep(&kept, ANN, b"ann", OWNER));
+    kept.keep_coming(gave(EVE, b"eve", 1), 0, Instant::now());
+    kept.begins_anew("c", 0);
+    assert_eq!(kept.stored("c", 0, 2), None);
+    kept.enter(EVE, 0, OWNER, false);
+    assert!(kept.of(EVE, 0, OWNER).is_some());
 }
 
 /// What a login gave that wants to go on with a session is another thing where that begins anew: what another user's plugins have kept
@@ -455,8 +561,13 @@ fn what_is_doubted_makes_room() {
 #[test]
 fn who_begins_anew_has_nothing_of_the_session_before() {
     let kept = kept();
-    let both =
-        |whose| Gave { whose, bytes: b"of the session, and her own", anew: Some(b"her own"), epoch: 1 };
+    let both = |whose| Gave {
+        whose,
+        bytes: b"of the session, and her own",
+        anew: Some(b"her own"),
+        epoch: 1,
+        number: 0,
+    };
     for (port, goes_on) in [(1, true), (2, false)] {
         let whose = Connection { port, ..ANN };
         kept.keep_coming(both(whose), 0, Instant::now());
@@ -471,7 +582,7 @@ fn who_begins_anew_has_nothing_of_the_session_before() {
         assert_eq!(kept.of(late, 0, OWNER).as_deref(), Some(expected));
     }
     // Both are charged, and neither may be longer than one may be.
-    let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1 };
+    let long = |bytes, anew| Gave { whose: EVE, bytes, anew: Some(anew), epoch: 1, number: 0 };
     for (bytes, anew) in [(&[0; 101][..], &b""[..]), (b"", &[0; 101])] {
         kept.keep_coming(long(bytes, anew), 0, Instant::now());
         kept.enter(EVE, 0, OWNER, true);

@@ -1,0 +1,94 @@
+//! What is kept of sessions that may have ended, or changed hands, unseen. While hooks of the plugin are not called – it is disabled
+//! or tripped, or the operator has taken hooks out – nobody says here which sessions end and begin. Whatever was kept before such a
+//! gap is doubted after it: it is shown to nobody until an event of its own connection shows that the session is still there. It takes
+//! nobody's room meanwhile.
+
+use std::collections::HashMap;
+use std::ops::Bound;
+
+use super::Connection;
+use super::state::{Live, Login, Logins, SLICE, State};
+
+/// No gap has this number: what has it is doubted.
+const NEVER: u64 = u64::MAX;
+
+impl Logins {
+    /// Whether the session of a login may have ended unseen.
+    pub(super) fn is_doubted(&self, login: &Login) -> bool {
+        login.gap != self.gap
+    }
+}
+
+impl State {
+    /// There was a gap on this shard: who is in is not known, and all that is kept is doubted, without a look at each.
+    pub fn begin_doubt(&mut self, shard: u32) {
+        let logins = self.of(shard);
+        logins.gap += 1;
+        (logins.live, logins.ended) = (HashMap::new(), None);
+        if logins.unlisted.replace("".into()).is_none() {
+            self.unlisted += 1;
+        }
+    }
+
+    /// Lists some of what is doubted, so that it makes room for others.
+    pub(super) fn list_doubted(&mut self) {
+        if self.unlisted == 0 {
+            return;
+        }
+        let listing = self.shards.iter_mut().find_map(|(shard, logins)| {
+            let after = logins.unlisted.take()?;
+            let behind = (Bound::Excluded(&*after), Bound::Unbounded);
+            let some = logins.by_client.range::<str, _>(behind).take(SLICE);
+            let names: Vec<_> = some.map(|(name, login)| (name.clone(), login.gap != logins.gap)).collect();
+            if names.len() == SLICE {
+                logins.unlisted = names.last().map(|(name, _)| name.clone());
+            }
+            Some((*shard, names, logins.unlisted.is_none()))
+        });
+        let Some((shard, names, is_done)) = listing else { return };
+        self.unlisted -= usize::from(is_done);
+        for (name, _) in names.iter().filter(|(_, is_doubted)| *is_doubted) {
+            self.doubt(shard, name);
+        }
+    }
+
+    /// Doubts one, which makes room for others from now on.
+    pub(super) fn doubt(&mut self, shard: u32, client_id: &str) {
+        let login = self.shards.get_mut(&shard).and_then(|logins| logins.by_client.get_mut(client_id));
+        let Some(login) = login else { return };
+        login.gap = NEVER;
+        if !std::mem::replace(&mut login.yields, true) {
+            let (owner, cost) = (login.owner, login.cost);
+            self.doubted.insert((owner, shard, client_id.into()));
+            self.give_back(owner, cost);
+        }
+    }
+
+    /// Whether anything may be doubted.
+    pub(super) fn has_doubted(&self) -> bool {
+        self.unlisted > 0 || !self.doubted.is_empty()
+    }
+
+    /// This connection of this owner is there: what its login gave is its session's.
+    pub fn confirm(&mut self, whose: Connection<'_>, shard: u32, owner: u64) {
+        let logins = self.of(shard);
+        let Some(login) = logins.by_client.get_mut(whose.client_id) else { return };
+        if login.gap == logins.gap || login.owner != owner || !login.is_of(whose) {
+            return;
+        }
+        login.gap = logins.gap;
+        let (yielded, cost) = (std::mem::take(&mut login.yields), login.cost);
+        logins.is_live(whose.client_id, Live { owner, goes_on: true });
+        if yielded {
+            // It was granted before.
+            self.doubted.remove(&(owner, shard, whose.client_id.into()));
+            self.charge(owner, cost);
+        }
+    }
+
+    /// How many are doubted and listed.
+    #[cfg(test)]
+    pub fn doubted(&self) -> usize {
+        self.doubted.len()
+    }
+}
