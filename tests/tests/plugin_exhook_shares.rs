@@ -6,7 +6,7 @@
 mod exhook_common;
 
 use std::os::unix::fs::PermissionsExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use exhook_common::{folder, load, load_with, puback, send, until, workers};
 use grapnel_tests::broker::Builder;
@@ -42,6 +42,13 @@ fn connack(client: &mut Client) -> u8 {
     })
 }
 
+/// Loads exhook with what runs in the place of Python.
+fn load_program(broker: &Broker, settings: &[String], program: &Path) {
+    let mut arguments = load_with(settings);
+    arguments.extend(["--set".to_owned(), format!("python={program:?}")]);
+    broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+}
+
 /// What runs in the place of Python, and may be away.
 struct Python {
     dir: tempfile::TempDir,
@@ -59,9 +66,7 @@ impl Python {
     }
 
     fn load(&self, broker: &Broker, settings: &[String]) {
-        let mut arguments = load_with(settings);
-        arguments.extend(["--set".to_owned(), format!("python={:?}", self.path())]);
-        broker.ctl_ok(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        load_program(broker, settings, &self.path());
     }
 
     /// The worker ends, and none can be started.
@@ -161,6 +166,34 @@ fn what_a_worker_has_not_said_that_it_keeps_is_not_kept() {
             .then_some(())
     });
     assert_eq!(figure(&broker, "commands_failed"), 1);
+}
+
+/// What a worker says when it is asked to end is its own word, and not that of the process that takes its place: that one is shown it.
+#[test]
+fn what_a_worker_says_at_its_last_moment_is_shown_to_the_next() {
+    let dir = tempfile::tempdir().unwrap();
+    let program = dir.path().join("worker");
+    let script = folder().join("last_moment.py");
+    std::fs::write(&program, format!("#!/bin/sh\nexec {:?} {script:?}\n", paho::python())).unwrap();
+    std::fs::set_permissions(&program, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let broker = hasty("").start();
+    load_program(&broker, &claims(&[]), &program);
+    let connect = Connect::new(Version::V5, "c").login("u", "p").persistent();
+    let mut client = Client::connect(&broker, &connect);
+    client.publish(&Publish::new("t", "x").qos(1));
+    // With the first event after that another process takes its place.
+    broker.ctl_ok(&["plugins", "disable", "exhook"]);
+    broker.ctl_ok(&["plugins", "enable", "exhook"]);
+    client.publish(&Publish::new("t", "x").qos(1));
+    broker.process().wait_for_lines("the next process", 2, PATIENCE, |line| {
+        line.contains("is ready: last moment").then_some(())
+    });
+    client.disconnect();
+    Client::connect(&broker, &connect);
+    let shown = |line: &str| line.split_once("stored: ").map(|(_, shown)| shown.to_owned());
+    let shown = broker.process().wait_for_lines("two logins", 2, PATIENCE, shown);
+    assert_eq!(shown[0], "None");
+    assert!(shown[1].contains("at the last moment"), "{shown:?}");
 }
 
 /// While no process runs, the figures say what waits for the next one.
