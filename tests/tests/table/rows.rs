@@ -57,21 +57,21 @@ fn by(version: Version, v5: &'static str, v311: &'static str) -> &'static str {
 const IN: &str = "code 0x00";
 
 const fn row(
-    point: Point,
+    point: HookPoint,
     change: Change,
     play: fn(&Stage, &Case, &str) -> String,
     expect: fn(Effect, Version) -> &'static str,
 ) -> Row {
-    Row { point, change, play, expect }
+    Row { point: at(point), change, play, expect }
 }
 
 /// A point that only tells.
-const fn told(point: Point, play: fn(&Stage, &Case, &str) -> String) -> Row {
+const fn told(point: HookPoint, play: fn(&Stage, &Case, &str) -> String) -> Row {
     row(point, Change::NONE, play, |_, _| "as ever")
 }
 
 pub const ROWS: &[Row] = &[
-    row(at(HookPoint::ClientConnect), Change::value("keep-alive"), connect, |effect, version| match effect {
+    row(HookPoint::ClientConnect, Change::value("keep-alive"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => by(
             version,
@@ -80,111 +80,89 @@ pub const ROWS: &[Row] = &[
         ),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
-    row(at(HookPoint::ClientConnect), Change::value("refuse"), connect, |effect, version| match effect {
+    row(HookPoint::ClientConnect, Change::value("refuse"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed => by(version, "code 0x88 why", "code 0x03"),
         Effect::Denied => by(version, "code 0x87", "code 0x05"),
     }),
-    row(
-        at(HookPoint::ClientAuthenticate),
-        Change::value("promote"),
-        connect,
-        |effect, version| match effect {
-            Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
-            Effect::Changed => "code 0x00, keep alive and superuser 60,1",
-            // A plugin that failed has not said that the password is wrong.
-            Effect::Denied => by(version, "code 0x88", "code 0x03"),
-        },
-    ),
-    row(at(HookPoint::ClientAuthenticate), Change::value("vouch"), login, |effect, version| match effect {
+    row(HookPoint::ClientAuthenticate, Change::value("promote"), connect, |effect, version| match effect {
+        Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
+        Effect::Changed => "code 0x00, keep alive and superuser 60,1",
+        // A plugin that failed has not said that the password is wrong.
+        Effect::Denied => by(version, "code 0x88", "code 0x03"),
+    }),
+    row(HookPoint::ClientAuthenticate, Change::value("vouch"), login, |effect, version| match effect {
         // Nobody answers for a client with a user name, where somebody is mounted who could.
         Effect::AsItWas => by(version, "code 0x86", "code 0x05"),
         Effect::Denied => by(version, "code 0x88", "code 0x03"),
         Effect::Changed => "code 0x00, keep alive and superuser 60,0",
     }),
-    row(at(HookPoint::ClientAuthenticate), Change::value("deny"), connect, |effect, version| match effect {
+    row(HookPoint::ClientAuthenticate, Change::value("deny"), connect, |effect, version| match effect {
         Effect::AsItWas => "code 0x00, keep alive and superuser 60,0",
         Effect::Changed | Effect::Denied => by(version, "code 0x88", "code 0x03"),
     }),
-    row(at(HookPoint::ClientAuthorize), Change::value("publish"), publish, |effect, version| match effect {
+    row(HookPoint::ClientAuthorize, Change::value("publish"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         // MQTT 3.1.1 cannot say no [MQTT-3.3.5-2].
         Effect::Changed => by(version, "acknowledged 0x97", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x87", "acknowledged 0x00"),
     }),
-    row(
-        at(HookPoint::ClientAuthorize),
-        Change::value("subscribe"),
-        subscribe,
-        |effect, version| match effect {
-            Effect::AsItWas => "codes [0], delivered own",
-            Effect::Changed => by(version, "codes [151]", "codes [128]"),
-            Effect::Denied => by(version, "codes [135]", "codes [128]"),
-        },
-    ),
-    row(at(HookPoint::ClientAuthorize), Change::value("deliver"), publish, |effect, _| match effect {
+    row(HookPoint::ClientAuthorize, Change::value("subscribe"), subscribe, |effect, version| match effect {
+        Effect::AsItWas => "codes [0], delivered own",
+        Effect::Changed => by(version, "codes [151]", "codes [128]"),
+        Effect::Denied => by(version, "codes [135]", "codes [128]"),
+    }),
+    row(HookPoint::ClientAuthorize, Change::value("deliver"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    row(
-        at(HookPoint::ClientAuthorize),
-        Change::value("will"),
-        leave_a_will,
-        |effect, version| match effect {
-            Effect::AsItWas => IN,
-            Effect::Changed => by(version, "code 0x97", "code 0x03"),
-            Effect::Denied => by(version, "code 0x87", "code 0x05"),
-        },
-    ),
-    row(at(HookPoint::ClientConnack), Change::value("property"), connack, |effect, version| match effect {
+    row(HookPoint::ClientAuthorize, Change::value("will"), leave_a_will, |effect, version| match effect {
+        Effect::AsItWas => IN,
+        Effect::Changed => by(version, "code 0x97", "code 0x03"),
+        Effect::Denied => by(version, "code 0x87", "code 0x05"),
+    }),
+    row(HookPoint::ClientConnack, Change::value("property"), connack, |effect, version| match effect {
         // A CONNACK of MQTT 3.1.1 has no properties.
         Effect::Changed => by(version, "code 0x00, property [\"new\"]", "code 0x00, property []"),
         _ => "code 0x00, property []",
     }),
-    row(
-        at(HookPoint::ClientSubscribe),
-        Change::value("rewrite"),
-        subscribe,
-        |effect, version| match effect {
-            Effect::AsItWas => "codes [0], delivered own",
-            Effect::Changed => "codes [0], delivered new",
-            Effect::Denied => by(version, "codes [135]", "codes [128]"),
-        },
-    ),
-    row(at(HookPoint::ClientSubscribe), Change::value("refuse"), subscribe, |effect, version| match effect {
+    row(HookPoint::ClientSubscribe, Change::value("rewrite"), subscribe, |effect, version| match effect {
+        Effect::AsItWas => "codes [0], delivered own",
+        Effect::Changed => "codes [0], delivered new",
+        Effect::Denied => by(version, "codes [135]", "codes [128]"),
+    }),
+    row(HookPoint::ClientSubscribe, Change::value("refuse"), subscribe, |effect, version| match effect {
         Effect::AsItWas => "codes [0], delivered own",
         Effect::Changed => by(version, "codes [131]", "codes [128]"),
         Effect::Denied => by(version, "codes [135]", "codes [128]"),
     }),
-    row(at(HookPoint::ClientUnsubscribe), Change::value("rewrite"), unsubscribe, |effect, version| {
-        match effect {
-            Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
-            Effect::Changed => by(version, "codes [0], delivered own", "codes [], delivered own"),
-            Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
-        }
-    }),
     row(
-        at(HookPoint::ClientUnsubscribe),
-        Change::value("refuse"),
+        HookPoint::ClientUnsubscribe,
+        Change::value("rewrite"),
         unsubscribe,
         |effect, version| match effect {
             Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
-            Effect::Changed => by(version, "codes [131], delivered own new", "codes [], delivered own new"),
+            Effect::Changed => by(version, "codes [0], delivered own", "codes [], delivered own"),
             Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
         },
     ),
-    row(at(HookPoint::MessagePublish), Change::value("payload"), publish, |effect, version| match effect {
+    row(HookPoint::ClientUnsubscribe, Change::value("refuse"), unsubscribe, |effect, version| match effect {
+        Effect::AsItWas => by(version, "codes [0], delivered new", "codes [], delivered new"),
+        Effect::Changed => by(version, "codes [131], delivered own new", "codes [], delivered own new"),
+        Effect::Denied => by(version, "codes [135], delivered own new", "codes [], delivered own new"),
+    }),
+    row(HookPoint::MessagePublish, Change::value("payload"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered new at own",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(at(HookPoint::MessagePublish), Change::value("topic"), publish, |effect, version| match effect {
+    row(HookPoint::MessagePublish, Change::value("topic"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered own at new",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
     row(
-        at(HookPoint::MessagePublish),
+        HookPoint::MessagePublish,
         Change::value("extra").unseen().in_the_hook(),
         publish,
         |effect, version| match effect {
@@ -193,54 +171,49 @@ pub const ROWS: &[Row] = &[
             Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
         },
     ),
-    row(at(HookPoint::MessagePublish), Change::value("drop"), publish, |effect, version| match effect {
+    row(HookPoint::MessagePublish, Change::value("drop"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00",
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(at(HookPoint::MessagePublish), Change::value("reject"), publish, |effect, version| match effect {
+    row(HookPoint::MessagePublish, Change::value("reject"), publish, |effect, version| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => by(version, "acknowledged 0x97 why", "acknowledged 0x00"),
         Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
     }),
-    row(
-        at(HookPoint::MessagePublish),
-        Change::value("disconnect"),
-        publish,
-        |effect, version| match effect {
-            Effect::AsItWas => "acknowledged 0x00, delivered own",
-            Effect::Changed => by(version, "closed 0x97", "closed"),
-            Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
-        },
-    ),
-    row(at(HookPoint::MessageDelivered), Change::value("payload"), publish, |effect, _| match effect {
+    row(HookPoint::MessagePublish, Change::value("disconnect"), publish, |effect, version| match effect {
+        Effect::AsItWas => "acknowledged 0x00, delivered own",
+        Effect::Changed => by(version, "closed 0x97", "closed"),
+        Effect::Denied => by(version, "acknowledged 0x83", "acknowledged 0x00"),
+    }),
+    row(HookPoint::MessageDelivered, Change::value("payload"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered new at own",
         Effect::Denied => "acknowledged 0x00",
     }),
-    row(at(HookPoint::MessageDelivered), Change::value("topic"), publish, |effect, _| match effect {
+    row(HookPoint::MessageDelivered, Change::value("topic"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed => "acknowledged 0x00, delivered own at new",
         Effect::Denied => "acknowledged 0x00",
     }),
-    row(at(HookPoint::MessageDelivered), Change::value("veto"), publish, |effect, _| match effect {
+    row(HookPoint::MessageDelivered, Change::value("veto"), publish, |effect, _| match effect {
         Effect::AsItWas => "acknowledged 0x00, delivered own",
         Effect::Changed | Effect::Denied => "acknowledged 0x00",
     }),
-    told(at(HookPoint::ClientConnected), enter),
-    told(at(HookPoint::SessionCreated), enter),
-    told(at(HookPoint::ClientDisconnected), leave),
-    told(at(HookPoint::SessionTerminated), leave),
-    told(at(HookPoint::SessionResumed), resume),
-    told(at(HookPoint::SessionDiscarded), discard),
-    told(at(HookPoint::SessionTakenover), take_over),
-    told(at(HookPoint::SessionSubscribed), enter_and_subscribe),
-    told(at(HookPoint::SessionUnsubscribed), enter_and_unsubscribe),
-    told(at(HookPoint::MessageAcked), acknowledge),
-    told(at(HookPoint::MessageDropped), publish_to_nobody),
-    told(at(HookPoint::MessageRetained), retain),
-    told(at(HookPoint::PacketReceived), enter),
-    told(at(HookPoint::PacketSent), enter),
+    told(HookPoint::ClientConnected, enter),
+    told(HookPoint::SessionCreated, enter),
+    told(HookPoint::ClientDisconnected, leave),
+    told(HookPoint::SessionTerminated, leave),
+    told(HookPoint::SessionResumed, resume),
+    told(HookPoint::SessionDiscarded, discard),
+    told(HookPoint::SessionTakenover, take_over),
+    told(HookPoint::SessionSubscribed, enter_and_subscribe),
+    told(HookPoint::SessionUnsubscribed, enter_and_unsubscribe),
+    told(HookPoint::MessageAcked, acknowledge),
+    told(HookPoint::MessageDropped, publish_to_nobody),
+    told(HookPoint::MessageRetained, retain),
+    told(HookPoint::PacketReceived, enter),
+    told(HookPoint::PacketSent, enter),
 ];
 
 fn greeting(case: &Case, id: &str) -> Connect {
