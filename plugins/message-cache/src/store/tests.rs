@@ -251,7 +251,7 @@ fn the_newest_wins_where_room_is_short() {
 #[test]
 fn what_goes_for_the_largest_messages_is_bounded() {
     let mut store = Store::new(9, ShareLimits { bytes_max: 48 << 20, ..LIMITS });
-    for n in 0..180_000 {
+    for n in 0..260_000 {
         store.keep(1, "me", &format!("{n}"), b"");
     }
     let large = vec![1; 4 << 20];
@@ -277,5 +277,5 @@ fn what_goes_for_the_largest_messages_is_bounded() {
         "the first, the next, and once there is room"
     );
     let kept = seen.iter().filter(|kept| **kept).count();
-    assert!((12..60).contains(&kept), "{kept}");
+    assert!((8..60).contains(&kept), "{kept}");
 }
