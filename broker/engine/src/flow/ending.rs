@@ -115,17 +115,8 @@ fn publish_will(parts: &mut Parts, session_key: SessionKey, will: Will, before: 
     message.expires_at_ms = will.expiry_s.map(|s| now.mono_ms + u64::from(s) * 1000);
     let head = Head::of_message(&message);
     // What was allowed at CONNECT is asked again in its turn if the rules have changed since.
-    let (source, epoch, stage) = (Source::Will, will.epoch, Stage::Unstarted);
-    let publish = PublishSlot {
-        message: Arc::new(message),
-        head,
-        source,
-        behalf: None,
-        epoch,
-        rounds: 0,
-        as_sent: None,
-        stage,
-    };
+    let publish = PublishSlot::new(Arc::new(message), head, Source::Will, Stage::Unstarted);
+    let publish = PublishSlot { epoch: will.epoch, ..publish };
     let slot = Slot::new(None, SlotBody::Publish(Box::new(publish)));
     if before {
         session.slots.push_front(slot);

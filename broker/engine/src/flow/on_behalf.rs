@@ -209,7 +209,7 @@ fn slot(parts: &mut Parts, behalf: Behalf, asked: Option<Asked>) -> Slot {
     let ask = authorize::new_ask(parts, &behalf.identity).after_rounds(rounds);
     let stage = Stage::Authorize(Box::new(Authorization { ask, after: None, first: None }));
     let (message, behalf) = (Arc::new(message), Some(Box::new(behalf)));
-    let publish = PublishSlot { message, head, source, behalf, epoch: 0, rounds, as_sent: None, stage };
+    let publish = PublishSlot { behalf, rounds, ..PublishSlot::new(message, head, source, stage) };
     Slot::new(None, SlotBody::Publish(Box::new(publish)))
 }
 

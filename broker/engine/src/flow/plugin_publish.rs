@@ -32,10 +32,7 @@ pub(crate) fn publish_for(parts: &mut Parts, plugin: PluginHandle, mut message: 
     }
     parts.counters.messages_plugins += 1;
     let head = Head::of_message(&message);
-    let message = Arc::new(message);
-    let stage = Stage::Unstarted;
-    let publish =
-        PublishSlot { message, head, source, behalf: None, epoch: 0, rounds: 0, as_sent: None, stage };
+    let publish = PublishSlot::new(Arc::new(message), head, source, Stage::Unstarted);
     session.slots.push(Slot::new(None, SlotBody::Publish(Box::new(publish))));
     wake::wake_slots(parts, session_key);
 }

@@ -257,7 +257,7 @@ fn take_publish(
         push_publish(parts, session_key, key, slot);
         return;
     };
-    let at = Place { session: session_key, number, source: Source::Client, head };
+    let at = Place { session: session_key, number, source: Source::Client, head, rounds: 0 };
     if alone && is_everybody_silent(parts, identity) && !is_reserved(parts, view.topic) {
         take_effect(parts, key, at, (&view, &view), None);
         return;
@@ -359,6 +359,7 @@ pub(crate) fn authorize_on(
     let request = Request { action: at.source.action(), topic, qos, retain };
     let limit = behind.authorize.as_deref().filter(|_| after.is_none());
     let waiter = Waiter::Publish(at.session, at.number, HookPoint::ClientAuthorize);
+    let at = Place { rounds: at.rounds.max(ask.rounds()), ..at };
     let asked = authorize::ask_authorize(parts, identity, request, ask, limit, waiter);
     authorized(parts, identity, view, at, (asked, after, first), behind)
 }
@@ -393,7 +394,7 @@ pub(crate) fn authorized(
         }
         (Asked::Answered(Ok(())), after @ Some(_)) if first.is_some() => {
             // What it was is allowed: the next question is about what it is by now.
-            let ask = authorize::new_ask(parts, identity);
+            let ask = authorize::new_ask(parts, identity).after_rounds(at.rounds);
             let authorization = Authorization { ask, after, first: None };
             authorize_on(parts, identity, view, at, authorization, behind)
         }
@@ -466,7 +467,7 @@ pub(crate) fn judge(
     let is_clients = at.source.is_clients();
     if moved && is_clients {
         // A new topic is a new question.
-        let ask = authorize::new_ask(parts, identity);
+        let ask = authorize::new_ask(parts, identity).after_rounds(at.rounds);
         let authorization = Authorization { ask, after: Some(draft), first: None };
         return authorize_on(parts, identity, view, at, authorization, &Behind::default());
     }
@@ -590,6 +591,8 @@ pub(crate) struct Place {
     pub(crate) number: u64,
     pub(crate) source: Source,
     pub(crate) head: Head,
+    /// How often a question about it has begun anew: the next question goes on counting.
+    pub(crate) rounds: u8,
 }
 
 fn slot_of(parts: &Parts, view: &MessageView<'_>, head: Head, stage: Stage) -> SlotBody {
@@ -604,7 +607,7 @@ fn clients_publish(
     stage: Stage,
 ) -> SlotBody {
     let (source, epoch) = (Source::Client, parts.hooks.authz_epoch());
-    let publish = PublishSlot { message, head, source, behalf: None, epoch, rounds: 0, as_sent, stage };
+    let publish = PublishSlot { epoch, as_sent, ..PublishSlot::new(message, head, source, stage) };
     SlotBody::Publish(Box::new(publish))
 }
 

@@ -189,7 +189,8 @@ fn begin_step(
     if matches!(publish.stage, Stage::Decided { .. }) || publish.stage.ticket() != ticket {
         return None;
     }
-    let at = Place { session: session_key, number, source: publish.source, head: publish.head };
+    let (source, head, rounds) = (publish.source, publish.head, publish.rounds);
+    let at = Place { session: session_key, number, source, head, rounds };
     let (epoch, is_moved) = (publish.epoch, publish.as_sent.is_some());
     let stage = std::mem::replace(&mut publish.stage, Stage::Unstarted);
     let message = Arc::clone(&publish.message);
@@ -230,8 +231,10 @@ fn advance_publish(parts: &mut Parts, session_key: SessionKey, number: u64) {
 
 /// A question that client.authorize has been asked, by the rules of now.
 struct Question {
-    /// How often it had begun anew.
+    /// How often it has begun anew.
     rounds: u8,
+    /// Whether it has been open, and is answered later.
+    was_open: bool,
     /// Whether all that was said about the publish is said by the rules of now. Of one that hooks have moved to another topic, what was
     /// said about the first one may be older.
     is_whole: bool,
@@ -241,11 +244,12 @@ impl Question {
     /// What is asked at a stage of a publish that hooks have moved already, or not yet.
     fn of(stage: &Stage, is_moved: bool) -> Option<Question> {
         match stage {
-            Stage::Unstarted => Some(Question { rounds: 0, is_whole: true }),
+            Stage::Unstarted => Some(Question { rounds: 0, was_open: false, is_whole: true }),
             Stage::Authorize(authorization) => {
                 let Authorization { ask, after, first } = &**authorization;
                 let moved = after.as_ref().filter(|draft| is_moved || draft.topic_text().is_some());
-                Some(Question { rounds: ask.rounds(), is_whole: moved.is_none() || first.is_some() })
+                let (rounds, was_open) = (ask.rounds(), ask.ticket().is_some());
+                Some(Question { rounds, was_open, is_whole: moved.is_none() || first.is_some() })
             }
             Stage::Chain(_) | Stage::Decided { .. } => None,
         }
@@ -260,12 +264,13 @@ fn settle_publish(
     (decision, asked): (Decision, Option<Question>),
 ) {
     let now = parts.hooks.authz_epoch();
-    if let Some(Question { rounds, is_whole }) = asked
+    if let Some(Question { rounds, was_open, is_whole }) = asked
         && let Some(session) = parts.sessions.get_mut(session_key)
         && let Some(publish) = session.slots.publish_mut(number)
     {
         let epoch = if is_whole { now } else { publish.epoch };
         (publish.epoch, publish.rounds) = (epoch, publish.rounds.max(rounds));
+        publish.was_open |= was_open;
         let rounds = publish.rounds;
         publish.behalf.iter_mut().for_each(|behalf| (behalf.epoch, behalf.rounds) = (epoch, rounds));
     }
@@ -304,8 +309,8 @@ fn judge_anew(parts: &mut Parts, session_key: SessionKey) -> bool {
     let ask = authorize::new_ask(parts, identity);
     let Some(session) = parts.sessions.get_mut(session_key) else { return false };
     let Some(publish) = session.slots.publish_mut(number) else { return false };
-    // However often its lane is full meanwhile, it is the same question.
-    publish.rounds = publish.rounds.saturating_add(1);
+    // However often its lane is full meanwhile, it is the same question. One that was answered at once has kept nobody waiting.
+    publish.rounds = publish.rounds.saturating_add(std::mem::take(&mut publish.was_open).into());
     let ask = ask.after_rounds(publish.rounds);
     if let Stage::Decided { extra, .. } = &mut publish.stage {
         let after = Some(Draft { extra: extra.take(), ..Draft::default() });
@@ -382,13 +387,16 @@ pub(crate) fn publish_answered(
     let Some(step) = begin_step(parts, session_key, number, Some(ticket.number)) else { return };
     let Step { identity, message, at, epoch: _, is_moved, stage, behind } = step;
     let view = message.view();
-    let asked = Question::of(&stage, is_moved);
+    let mut asked = Question::of(&stage, is_moved);
     let decision = match stage {
         Stage::Authorize(mut authorization) => {
             let Authorization { ask, after, first } = &mut *authorization;
             let moved = after.as_ref().and_then(Draft::topic_text);
             let topic = first.as_ref().map_or(moved.unwrap_or(view.topic), |sent| &*sent.topic);
-            if authorize::ask_answered(parts, (&identity, topic), ask, ticket, answer) {
+            let ends = authorize::ask_answered(parts, (&identity, topic), ask, ticket, answer);
+            asked.iter_mut().for_each(|asked| asked.rounds = ask.rounds());
+            let at = Place { rounds: at.rounds.max(ask.rounds()), ..at };
+            if ends {
                 let asked = authorize::outcome(parts, ask);
                 let asked = (asked, after.take(), first.take());
                 publish::authorized(parts, &identity, view, at, asked, &behind)

@@ -173,8 +173,10 @@ pub struct PublishSlot {
     pub behalf: Option<Box<Behalf>>,
     /// Version of the rules under which client.authorize allowed it.
     pub epoch: u64,
-    /// How often it has been asked about anew because they had changed.
+    /// How often it has been asked about anew because they had changed, after a question that was open.
     pub rounds: u8,
+    /// Whether a question about it has been open, which was answered later, since it was asked about anew last.
+    pub was_open: bool,
     /// What it was before hooks moved it to another topic, if they have.
     pub as_sent: Option<Box<AsSent>>,
     /// How far it has come.
@@ -243,6 +245,12 @@ impl Stage {
 }
 
 impl PublishSlot {
+    /// One about which nothing has been said yet.
+    pub fn new(message: Arc<Message>, head: Head, source: Source, stage: Stage) -> PublishSlot {
+        let (behalf, as_sent) = (None, None);
+        PublishSlot { message, head, source, behalf, epoch: 0, rounds: 0, was_open: false, as_sent, stage }
+    }
+
     /// Whether it has not begun to have its effect.
     pub fn may_be_refused(&self) -> bool {
         !matches!(self.stage, Stage::Decided { storage: Storage::Asked(_) | Storage::Answered(_), .. })

@@ -618,3 +618,117 @@ fn a_publish_behind_a_full_lane_is_judged_anew_so_often_and_no_more() {
         assert!(world.take_plain(subscriber).iter().all(|got| *got == message("fill", "x", 0)));
     }
 }
+
+/// A question that is answered at once keeps nobody waiting: what waits for a lane meanwhile is judged by the rules of each time, and is
+/// not refused for how often they change. The client's own, and what a plugin publishes on its behalf.
+#[test]
+fn a_publish_that_is_allowed_at_once_waits_for_a_lane_through_any_number_of_changes() {
+    for on_behalf in [false, true] {
+        let mut world = World::with(2, |limits| (limits.lane_envelopes_max, limits.slots_max) = (4, 1_000));
+        let ask = Ask::v(Version::V5);
+        let [subscriber, client, filler] = [(1, "subscriber"), (0, "c"), (0, "filler")]
+            .map(|(shard, name)| on_shard(&mut world, shard, name, &ask));
+        world.subscribe(subscriber, "#", QoS::AtMostOnce);
+        let (taken, log) = (Taken::default(), Log::default());
+        let (noted, asked) = (taken.clone(), log.clone());
+        let rules = link(2, 10, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.topic().starts_with("slow") {
+                noted.note(call.topic(), call.defer().expect("a ticket"));
+                return Flow::DEFER;
+            }
+            asked.note(call.topic().to_owned());
+            call.set(Field::VERDICT, 1, "", "");
+            Flow::STOP
+        });
+        world.shards[0].swap_chains(ChainTable::compile(1, vec![(HookPoint::ClientAuthorize, rules)]));
+        world.drive();
+        world.lanes_open = false;
+        // The lane is full. Each answer about what is behind has the publish in front looked at again.
+        (0..8).for_each(|_| world.publish(filler, "fill", "x", QoS::AtMostOnce, 0));
+        let topics: Vec<String> =
+            std::iter::once("later".to_owned()).chain((0..20).map(|n| format!("slow/{n}"))).collect();
+        let mut names = (0..200).map(|n| format!("c{n}"));
+        let name = names.find(|name| world.shards[0].client(name).is_some()).expect("it is there");
+        for (number, topic) in topics.iter().enumerate() {
+            if on_behalf {
+                let (whom, wish) = (Whom::Client(name.as_str().into()), publish(topic));
+                let request = OnBehalf { plugin: PluginHandle(9), whom, answer: None, wish };
+                world.shards[0].command(Command::As(Box::new(request)));
+                world.drive();
+            } else {
+                world.publish(client, topic, "x", QoS::AtLeastOnce, number as u16 + 1);
+            }
+        }
+        for number in 0..20 {
+            world.shards[0].invalidate(Scope::All);
+            complete(&mut world, taken.ticket(number), Flow::STOP, allow());
+        }
+        let times = log.take().iter().filter(|topic| *topic == "later").count();
+        assert!(times > 10, "it was asked about {times} times");
+        world.lanes_open = true;
+        world.drive();
+        assert_eq!(world.shards[0].counters().behalf_refused, 0);
+        if !on_behalf {
+            assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0)]);
+        }
+        let came = world.take_plain(subscriber).into_iter().filter(|got| *got == message("later", "x", 0));
+        assert_eq!(came.count(), 1, "{on_behalf}");
+    }
+}
+
+/// A publish that hooks move is asked about under both topics, and the second question goes on counting how often the first one has
+/// begun anew: at its beginning, and where it has waited behind another and is judged anew.
+#[test]
+fn the_questions_about_a_moved_publish_begin_anew_so_often_together() {
+    for is_judged_anew in [false, true] {
+        let mut world = World::new(1);
+        let client = world.connect("c", &Ask::v(Version::V5));
+        let (taken, held) = (Taken::default(), Taken::default());
+        let noted = taken.clone();
+        let slow = link(1, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.topic() == "front" {
+                call.set(Field::VERDICT, 1, "", "");
+                return Flow::STOP;
+            }
+            noted.note(call.topic(), call.defer().expect("a ticket"));
+            Flow::DEFER
+        });
+        let noted = held.clone();
+        let moves = link(2, 0, FaultPolicy::Deny, move |call: &mut Call<'_>| {
+            if call.topic() == "front" {
+                noted.note("front", call.defer().expect("a ticket"));
+                return Flow::DEFER;
+            }
+            call.set(Field::TOPIC, 0, "moved", "");
+            Flow::CONTINUE
+        });
+        mount(&mut world, vec![(HookPoint::ClientAuthorize, slow), (HookPoint::MessagePublish, moves)]);
+        world.pass_ms(10);
+        let answer = |world: &mut World, changes: usize| {
+            for _ in 0..changes {
+                world.shards[0].invalidate(Scope::All);
+                complete(world, taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
+            }
+        };
+        if is_judged_anew {
+            world.publish(client, "front", "x", QoS::AtMostOnce, 0);
+        }
+        world.publish(client, "later", "x", QoS::AtLeastOnce, 1);
+        if is_judged_anew {
+            for number in 0..2 {
+                complete(&mut world, taken.ticket(number), Flow::STOP, allow());
+            }
+            world.shards[0].invalidate(Scope::All);
+            complete(&mut world, held.ticket(0), Flow::CONTINUE, Vec::new());
+        }
+        // The question about `later` begins anew, so that it has done so five times by now.
+        answer(&mut world, if is_judged_anew { 4 } else { 5 });
+        assert_eq!(taken.about().last().map(String::as_str), Some("later"));
+        complete(&mut world, taken.ticket(taken.about().len() - 1), Flow::STOP, allow());
+        assert_eq!(taken.about().last().map(String::as_str), Some("moved"));
+        answer(&mut world, 3);
+        assert_eq!(world.take(client), [], "{is_judged_anew}: eight times by now");
+        answer(&mut world, 1);
+        assert_eq!(world.take(client), [Got::Ack("PUBACK", 1, 0x87)], "{is_judged_anew}");
+    }
+}
