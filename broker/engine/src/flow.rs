@@ -28,6 +28,7 @@ pub(crate) mod plugin_publish;
 pub(crate) mod publish;
 pub(crate) mod pump;
 pub(crate) mod reading;
+pub(crate) mod refusals;
 pub(crate) mod retain;
 pub(crate) mod retained;
 pub(crate) mod route;

@@ -359,6 +359,14 @@ impl Command {
 }
 
 impl Whom {
+    /// Its client identifier.
+    pub(crate) fn client_id(&self) -> &str {
+        match self {
+            Whom::Identity(identity) => &identity.client_id,
+            Whom::Client(client_id) => client_id,
+        }
+    }
+
     fn bytes(&self) -> usize {
         match self {
             Whom::Identity(identity) => identity.bytes(),

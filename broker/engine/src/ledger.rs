@@ -102,6 +102,8 @@ pub(crate) struct Weight {
     pub(crate) burst: usize,
     /// Whether it is ended before all that are not.
     pub(crate) first: bool,
+    /// Whether it is ended before others of its size: no client loses anything by that.
+    pub(crate) yields: bool,
     /// Whether there is anything to be ended.
     pub(crate) ends: bool,
 }
@@ -156,14 +158,14 @@ impl<K, T> Default for Holders<K, T> {
 /// Bytes below which a holder that has been let in is not among the heavy.
 const LIGHT_BYTES: usize = 1024;
 
-/// Sizes in steps of an eighth; 0 is not listed at all.
-pub(crate) fn class(bytes: usize, first: bool) -> u16 {
+/// Sizes in steps of an eighth, of each first what `yields` to the others; 0 is not listed at all.
+pub(crate) fn class(bytes: usize, first: bool, yields: bool) -> u16 {
     if bytes == 0 || (!first && bytes < LIGHT_BYTES) {
         return 0;
     }
     let bits = usize::BITS - bytes.leading_zeros();
     let steps = (bytes << 3) >> (bits - 1) & 7;
-    (u16::from(first) << 15) | (bits as u16) << 3 | steps as u16
+    (u16::from(first) << 15) | (bits as u16) << 4 | (steps as u16) << 1 | u16::from(yields)
 }
 
 impl<K: Key + Ord, T: Holder> Holders<K, T> {
@@ -244,10 +246,13 @@ impl<K: Key + Ord, T: Holder> Holders<K, T> {
         }
         self.pending = self.pending - before.pending + now.pending;
         self.burst = self.burst - before.burst + now.burst;
-        let by_weight = |weight: Weight| if weight.ends { class(weight.chosen, weight.first) } else { 0 };
+        let by_weight = |weight: Weight| match weight.ends {
+            true => class(weight.chosen, weight.first, weight.yields),
+            false => 0,
+        };
         list_anew(&mut self.by_weight, key, by_weight(before), by_weight(now));
         if T::BY_FIRST_PART {
-            let by_first_part = |weight: Weight| class(weight.parts[0], weight.first);
+            let by_first_part = |weight: Weight| class(weight.parts[0], weight.first, false);
             list_anew(&mut self.by_first_part, key, by_first_part(before), by_first_part(now));
         }
     }

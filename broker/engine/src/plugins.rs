@@ -1,7 +1,8 @@
 //! What a shard keeps for plugins beside their links: sessions for what they publish, lines for what they ask for on behalf of
 //! clients, timers, mail, replays.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, HashMap, VecDeque};
+use std::sync::Arc;
 
 use bytes::Bytes;
 use grapnel_plugin_abi::raw::Ticket;
@@ -27,14 +28,31 @@ pub(crate) struct KeptMail {
     pub(crate) from: u32,
     pub(crate) number: u64,
     pub(crate) bytes: Bytes,
+    /// What is read, where it is a page of retained messages: any other answer is a code.
+    pub(crate) page: Option<Box<PageAbout>>,
     /// Until then one that is in no chain table is waited for.
     pub(crate) until_ms: u64,
 }
 
+/// What a page of retained messages is about, for the log.
+#[derive(Debug)]
+pub(crate) struct PageAbout {
+    /// For whom it is read.
+    pub(crate) client_id: Arc<str>,
+    /// Of which topics.
+    pub(crate) filter: Arc<str>,
+}
+
 impl KeptMail {
-    /// Whether it is a page of retained messages: any other answer is a code.
-    fn is_page(&self) -> bool {
-        self.from == FROM_THE_BROKER && self.bytes.len() > 1
+    /// Bytes that are kept for it.
+    fn charge(&self) -> usize {
+        let about = |page: &PageAbout| size_of::<PageAbout>() + page.client_id.len() + page.filter.len();
+        self.bytes.len() + self.page.as_deref().map_or(0, about)
+    }
+
+    /// Bytes that a page has more than a code.
+    fn page_bytes(&self) -> usize {
+        if self.from == FROM_THE_BROKER { self.charge() - 1 } else { 0 }
     }
 }
 
@@ -67,7 +85,14 @@ pub(crate) struct PluginDesk {
     answers_kept_for: HashMap<u64, usize>,
     /// Bytes of pages among them.
     pages_kept_bytes: usize,
+    /// Bytes of each of these pages, with its place.
+    pages_kept: BTreeSet<(usize, usize)>,
+    /// Versions that have left the chains and whose instances are there still: where a change of the plugins is taken back, they are
+    /// called again.
+    detached: BTreeSet<u64>,
     replays: VecDeque<Replay>,
+    /// Those of versions that have left the chains and may come back.
+    replays_detached: Vec<Replay>,
     /// Pages of retained messages that plugins read on behalf of clients.
     pages: PagesUnderWay,
     /// By the number of a plugin: of the line about what was refused to it on behalf of clients.
@@ -189,8 +214,7 @@ impl PluginDesk {
 
     /// The same counted anew.
     pub(crate) fn recount_pages(&self) -> usize {
-        let kept = self.mails.iter().filter(|mail| mail.from == FROM_THE_BROKER);
-        self.pages.recount() + kept.map(|mail| mail.bytes.len() - 1).sum::<usize>()
+        self.pages.recount() + self.mails.iter().map(KeptMail::page_bytes).sum::<usize>()
     }
 
     /// Bytes of pages that are under way for a client.
@@ -198,21 +222,28 @@ impl PluginDesk {
         self.pages.held_bytes(Some(client_id))
     }
 
-    /// The page that holds most, with its bytes. Looks at all of them.
+    /// The page that holds most, with its bytes.
     pub(crate) fn heaviest_page(&self) -> Option<(usize, PagePlace)> {
         let under_way = self.pages.heaviest().map(|(bytes, number)| (bytes, PagePlace::UnderWay(number)));
-        let pages = self.mails.iter().enumerate().filter(|(_, mail)| mail.is_page());
-        let kept = pages.map(|(index, mail)| (mail.bytes.len(), PagePlace::Kept(index)));
+        let kept = self.pages_kept.last().map(|(bytes, index)| (*bytes, PagePlace::Kept(*index)));
         under_way.into_iter().chain(kept).max_by_key(|(bytes, _)| *bytes)
     }
 
-    /// A page that is kept for a plugin becomes this answer; for whom it is.
-    pub(crate) fn replace_kept_page(&mut self, index: usize, answer: Bytes) -> Option<PluginHandle> {
-        let mail = self.mails.get_mut(index).filter(|mail| mail.is_page())?;
-        let before = std::mem::replace(&mut mail.bytes, answer).len();
-        self.mails_bytes -= before - mail.bytes.len();
-        self.pages_kept_bytes -= before - mail.bytes.len();
-        Some(mail.plugin)
+    /// A page that is kept for a plugin becomes this code; for whom it is, and what it was.
+    pub(crate) fn replace_kept_page(
+        &mut self,
+        index: usize,
+        code: Bytes,
+    ) -> Option<(PluginHandle, Box<PageAbout>)> {
+        let mail = self.mails.get_mut(index)?;
+        let before = mail.charge();
+        let page = mail.page.take()?;
+        mail.bytes = code;
+        let less = before - mail.charge();
+        self.pages_kept.remove(&(before, index));
+        self.mails_bytes -= less;
+        self.pages_kept_bytes -= less;
+        Some((mail.plugin, page))
     }
 
     /// The sessions in whose slots waits what is asked for on behalf of a client.
@@ -283,18 +314,19 @@ impl PluginDesk {
 
     // --- mail
 
-    /// Keeps mail; false, and it is lost, if too much is kept.
-    pub(crate) fn keep_mail(&mut self, mail: KeptMail, limits: &Limits) -> bool {
-        let bytes = self.mails_bytes + mail.bytes.len();
+    /// Keeps mail.
+    ///
+    /// # Errors
+    /// The mail, if too much is kept.
+    pub(crate) fn keep_mail(&mut self, mail: KeptMail, limits: &Limits) -> Result<(), KeptMail> {
+        let bytes = self.mails_bytes + mail.charge();
         let is_answer = mail.from == FROM_THE_BROKER;
         let has_room = if is_answer {
             // A page of retained messages has more than a code.
-            let pages_bytes = self.pages_kept_bytes + mail.bytes.len() - 1;
-            // As many answers as may be owed to a plugin at a time, so that none is lost.
-            let owed_max = limits.behalf_requests_max + limits.behalf_pages_max;
+            let pages_bytes = self.pages_kept_bytes + mail.page_bytes();
             let kept = self.answers_kept_for.entry(mail.plugin.number()).or_default();
-            let fits =
-                (*kept as u64) < owed_max && pages_bytes as u64 <= KEPT_PAGES * limits.behalf_page_bytes_max;
+            let fits = (*kept as u64) < answers_max(limits)
+                && pages_bytes as u64 <= KEPT_PAGES * limits.behalf_page_bytes_max;
             if fits {
                 *kept += 1;
                 self.pages_kept_bytes = pages_bytes;
@@ -304,19 +336,30 @@ impl PluginDesk {
             self.mails.len() - self.answers_kept < KEPT_MAILS_MAX
                 && bytes - self.pages_kept_bytes <= KEPT_MAIL_BYTES_MAX
         };
-        if has_room {
-            self.answers_kept += usize::from(is_answer);
-            self.mails_bytes = bytes;
-            self.mails.push_back(mail);
+        if !has_room {
+            return Err(mail);
         }
-        has_room
+        self.answers_kept += usize::from(is_answer);
+        self.mails_bytes = bytes;
+        if mail.page.is_some() {
+            self.pages_kept.insert((mail.charge(), self.mails.len()));
+        }
+        self.mails.push_back(mail);
+        Ok(())
     }
 
     /// Takes all mail, in order.
     pub(crate) fn take_mails(&mut self) -> VecDeque<KeptMail> {
         (self.mails_bytes, self.answers_kept, self.pages_kept_bytes) = (0, 0, 0);
         self.answers_kept_for = HashMap::new();
+        self.pages_kept = BTreeSet::new();
         std::mem::take(&mut self.mails)
+    }
+
+    /// Whether one more answer may be owed to a plugin. None is refused to one that is called: nothing is kept for it.
+    pub(crate) fn may_owe(&self, plugin: PluginHandle, limits: &Limits) -> bool {
+        let kept = self.answers_kept_for.get(&plugin.number()).copied().unwrap_or(0);
+        kept == 0 || ((kept + self.lines.under_way(plugin.number())) as u64) < answers_max(limits)
     }
 
     // --- replays
@@ -353,33 +396,81 @@ impl PluginDesk {
         self.replays.pop_front();
     }
 
-    /// Forgets the timers, replays and pages of plugins that are gone; `is_there` says of a version whether it is in the chains.
+    // --- versions that have left the chains
+
+    /// These have left the chains: what is kept for them waits until they are in them again, or are forgotten.
+    pub(crate) fn detach(&mut self, gone: &[PluginHandle]) {
+        for plugin in gone {
+            self.answers.gone(*plugin);
+            self.detached.insert(plugin.0);
+        }
+        for replay in std::mem::take(&mut self.replays) {
+            if gone.contains(&replay.plugin) {
+                self.replays_detached.push(replay);
+            } else {
+                self.replays.push_back(replay);
+            }
+        }
+    }
+
+    /// Whether a version has left the chains, and may come back.
+    pub(crate) fn is_detached(&self, plugin: PluginHandle) -> bool {
+        self.detached.contains(&plugin.0)
+    }
+
+    /// Of those the ones that are in the chains again. Where the state of the version in between has come back with one, it arms its
+    /// timers itself, and those of before are handed over for the clock to forget.
+    pub(crate) fn attach_again(&mut self, is_there: impl Fn(PluginHandle) -> bool) -> Vec<Timer> {
+        let back = self.detached.extract_if(.., |plugin| is_there(PluginHandle(*plugin)));
+        let mut back: Vec<PluginHandle> = back.map(PluginHandle).collect();
+        if back.is_empty() {
+            return Vec::new();
+        }
+        let goes_on = |replay: &mut Replay| back.contains(&replay.plugin);
+        self.replays.extend(self.replays_detached.extract_if(.., goes_on));
+        back.retain(|plugin| self.answers.has_state(*plugin));
+        self.take_timers(&back)
+    }
+
+    /// Forgets the timers, replays and pages of a version that is gone for good; `is_there` says of one whether it is in the chains.
     pub(crate) fn forget(
         &mut self,
-        gone: &[PluginHandle],
+        gone: PluginHandle,
         is_there: impl Fn(PluginHandle) -> bool,
     ) -> Forgotten {
-        for plugin in gone {
-            self.refusals.remove(&plugin.number());
-            self.answers.gone(*plugin);
-        }
-        let answers = &self.answers;
+        self.detached.remove(&gone.0);
+        self.refusals.remove(&gone.number());
+        let (answers, detached) = (&self.answers, &self.detached);
         let wanted = |asker| {
             let plugin = answers.of(asker);
-            is_there(plugin) || !answers.was_there(plugin)
+            is_there(plugin) || detached.contains(&plugin.0) || !answers.was_there(plugin)
         };
         let mut tickets = Vec::new();
         for page in self.pages.take_unwanted(wanted) {
             self.lines.end_page(page.plugin.number(), &page.identity.client_id, page.reserved_bytes());
             tickets.extend(page.ticket());
         }
-        self.replays.retain(|replay| !gone.contains(&replay.plugin));
-        let timers = self.timers.extract_if(|_, timer| gone.contains(&timer.plugin));
+        self.replays.retain(|replay| replay.plugin != gone);
+        self.replays_detached.retain(|replay| replay.plugin != gone);
+        Forgotten { timers: self.take_timers(&[gone]), tickets }
+    }
+
+    fn take_timers(&mut self, of: &[PluginHandle]) -> Vec<Timer> {
+        if of.is_empty() {
+            return Vec::new();
+        }
         let held = &mut self.held;
+        let timers = self.timers.extract_if(|_, timer| of.contains(&timer.plugin));
         let timers = timers.map(|(_, timer)| {
             timer.held.map(|place| held.remove(&place));
             timer.armed
         });
-        Forgotten { timers: timers.collect(), tickets }
+        timers.collect()
     }
+}
+
+/// Answers that may be kept for a plugin: as many as may be owed to it when it is disabled or tripped, and as many again that it asks
+/// for until it is called.
+fn answers_max(limits: &Limits) -> u64 {
+    2 * (limits.behalf_requests_max + limits.behalf_pages_max)
 }

@@ -143,6 +143,12 @@ impl Shard {
         commands::swap_chains(&mut self.parts, table)
     }
 
+    /// The instance of a version of a plugin that has left the chains is destroyed: what it had armed and asked for is forgotten. Until
+    /// then it waits, and is there again where the version comes back into the chains, since the change was taken back.
+    pub fn forget_plugin(&mut self, gone: PluginHandle) {
+        commands::forget_plugin(&mut self.parts, gone);
+    }
+
     /// The state of a plugin has gone over to the version that takes its place: what the one before is owed is answered to the other.
     /// Before the swap, in the same step.
     pub fn hand_answers_over(&mut self, from: PluginHandle, to: PluginHandle) {
@@ -195,6 +201,13 @@ impl Shard {
     /// So many commands of plugins have found no room with the shell: they are counted.
     pub fn note_commands_refused(&mut self, refused: u64) {
         self.parts.counters.plugin_commands_refused += refused;
+    }
+
+    /// So many requests on behalf of clients were refused by the shell, since too many answers wait for a plugin that is not called:
+    /// they are counted.
+    pub fn note_questions_refused(&mut self, refused: u64) {
+        self.parts.counters.behalf_no_room += refused;
+        self.parts.counters.behalf_refused += refused;
     }
 
     /// Does what a plugin has asked for. Between two events.

@@ -20,6 +20,7 @@ impl Holder for Connection {
             chosen,
             burst: self.out.len().saturating_sub(limits.outbound_bytes_max as usize),
             first: pending,
+            yields: false,
             ends: true,
         }
     }
@@ -79,6 +80,7 @@ impl Holder for Session {
             parts,
             chosen: parts[SLOTS] + parts[QUEUE] + parts[IN_FLIGHT] + chosen,
             // Neither one that ends already, nor one of a plugin's, but for what it asks for on behalf of a client.
+            yields: self.line.is_some(),
             ends: !self.orphan || self.line.is_some() && self.slots.may_be_refused(),
             ..Weight::default()
         }

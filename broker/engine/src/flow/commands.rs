@@ -113,7 +113,7 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
             parts.hooks.calls().leave();
         }
         // It is brought when its plugin is called again.
-        None if parts.hooks.chains().is_resting(plugin) => parts.hooks.desk().hold_timer(timer, number),
+        None if parts.hooks.is_waited_for(plugin) => parts.hooks.desk().hold_timer(timer, number),
         // Armed while it was loaded: it may still come into the chains.
         None if parts.clock.now().mono_ms < until_ms => {
             let again_ms = parts.clock.now().mono_ms + EARLY_STEP_MS;
@@ -127,22 +127,28 @@ pub(crate) fn plugin_timer_due(parts: &mut Parts, timer: u64, number: u64) {
     parts.hooks.publish_timers();
 }
 
-/// The chains have been swapped: what plugins that are gone had armed is forgotten, and what waited for those that are in the
-/// chains now, or are called again, is handed over.
-pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
-    if !gone.is_empty() {
-        let forgotten = parts.hooks.forget(gone);
-        for timer in forgotten.timers {
-            parts.clock.cancel_deadline(Some(timer));
-        }
-        for ticket in forgotten.tickets {
-            hooks::close_ticket(parts, ticket);
-        }
-        parts.hooks.publish_timers();
+/// A version of a plugin that has left the chains is there no more: what it had armed and asked for is forgotten.
+pub(crate) fn forget_plugin(parts: &mut Parts, gone: PluginHandle) {
+    let Some(forgotten) = parts.hooks.forget(gone) else { return };
+    for timer in forgotten.timers {
+        parts.clock.cancel_deadline(Some(timer));
+    }
+    for ticket in forgotten.tickets {
+        hooks::close_ticket(parts, ticket);
+    }
+    settle_mails(parts);
+    parts.hooks.publish_timers();
+}
+
+/// The chains have been swapped: what waited for plugins that are in the chains now, or are called again, is handed over. What is
+/// kept for those that are gone waits: a change that is taken back has them called again.
+fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
+    for timer in parts.hooks.detach(gone) {
+        parts.clock.cancel_deadline(Some(timer));
     }
     for (timer, number) in parts.hooks.desk().take_held_timers() {
         match parts.hooks.desk().timer(timer) {
-            Some((plugin, _)) if parts.hooks.chains().is_resting(plugin) => {
+            Some((plugin, _)) if parts.hooks.is_waited_for(plugin) => {
                 parts.hooks.desk().hold_timer(timer, number)
             }
             Some(_) => {
@@ -154,18 +160,21 @@ pub(crate) fn settle_plugins(parts: &mut Parts, gone: &[PluginHandle]) {
             None => {}
         }
     }
-    for mut mail in parts.hooks.desk().take_mails() {
-        mail.plugin = parts.hooks.desk().answers().of(mail.plugin);
-        let late =
-            mail.until_ms <= parts.clock.now().mono_ms && !parts.hooks.chains().is_resting(mail.plugin);
-        if gone.contains(&mail.plugin) {
-            parts.counters.plugin_mail_stale += 1;
-        } else if parts.hooks.chains().instance_awake(mail.plugin).is_some() {
-            mail::bring_mail(parts, mail.plugin, mail.from, mail.number, mail.bytes);
-        } else if late {
+    settle_mails(parts);
+    parts.hooks.publish_timers();
+}
+
+/// Hands over mail that was kept for plugins which are called now, and lets go of what nobody waits for any more.
+fn settle_mails(parts: &mut Parts) {
+    for mut kept in parts.hooks.desk().take_mails() {
+        kept.plugin = parts.hooks.desk().answers().of(kept.plugin);
+        let is_late = kept.until_ms <= parts.clock.now().mono_ms && !parts.hooks.is_waited_for(kept.plugin);
+        if parts.hooks.chains().instance_awake(kept.plugin).is_some() {
+            mail::bring(parts, kept);
+        } else if is_late || parts.hooks.is_gone(kept.plugin) {
             parts.counters.plugin_mail_stale += 1;
         } else {
-            mail::keep_mail(parts, mail);
+            mail::keep_mail(parts, kept);
         }
     }
 }

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use grapnel_plugin_abi::raw::Ticket;
 
-use super::{ending, on_behalf, reading};
+use super::{ending, on_behalf, reading, wake};
 use crate::clients::connection::Watch;
 use crate::clients::reading::Pause;
 use crate::id::{ConnKey, SessionKey};
@@ -122,7 +122,9 @@ pub(crate) fn hold_closing(parts: &mut Parts, bytes: usize) {
 pub(crate) fn settle_memory(parts: &mut Parts) {
     weigh(parts);
     for _ in 0..EVICTIONS {
-        match to_be_ended(parts) {
+        let heaviest = to_be_ended(parts);
+        wake::spend(parts, u64::from(heaviest.is_some()));
+        match heaviest {
             None => break,
             Some(Heaviest::Connection(key)) => evict_connection(parts, key),
             Some(Heaviest::Session(key)) => evict_session(parts, key),
@@ -156,7 +158,7 @@ fn to_be_ended(parts: &Parts) -> Option<Heaviest> {
         return None;
     }
     let page = parts.hooks.kept().heaviest_page();
-    let page = page.map(|(bytes, place)| (ledger::class(bytes, false), Heaviest::Page(place)));
+    let page = page.map(|(bytes, place)| (ledger::class(bytes, false, true), Heaviest::Page(place)));
     let page = page.filter(|(class, _)| *class > 0);
     let session = parts.sessions.heaviest().map(|(class, key)| (class, Heaviest::Session(key)));
     let connection = parts.connections.heaviest().map(|(class, key)| (class, Heaviest::Connection(key)));

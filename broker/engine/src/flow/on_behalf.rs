@@ -9,6 +9,7 @@ use bytes::Bytes;
 use grapnel_plugin_abi::host::FetchedWriter;
 
 use super::hooks::Answer;
+use super::refusals::{self, note_refused};
 use super::{authorize, fetch, filters, hooks, mail, new_session, subscriptions, wake};
 use crate::envelope::PageBody;
 use crate::hook::PluginHandle;
@@ -20,8 +21,8 @@ use crate::message::Message;
 use crate::outbox::BehalfRefused;
 use crate::packet::QoS;
 use crate::parts::Parts;
-use crate::plugins::PagePlace;
 use crate::plugins::lines::{self, Waiting};
+use crate::plugins::{PageAbout, PagePlace};
 use crate::reason::ReasonCode;
 use crate::session::fetch::{PageUnderWay, ROUNDS_MAX};
 use crate::session::publish::{Authorization, Head, Refused, Verdict};
@@ -35,6 +36,12 @@ type Asked = (Source, Message);
 pub(crate) fn request(parts: &mut Parts, request: OnBehalf) {
     let OnBehalf { plugin, whom, answer, wish } = request;
     let (deed, mut asked) = asked_for(wish, matches!(whom, Whom::Client(_)));
+    if answer.is_some() && !parts.hooks.kept().may_owe(plugin, &parts.setup.limits) {
+        // The plugin is not called, and goes on asking: nothing is done of which it could not be told.
+        parts.counters.behalf_no_room += 1;
+        let (client_id, about) = (whom.client_id().into(), about(&deed, asked));
+        return refuse(parts, (plugin, None), client_id, about, ReasonCode::QUOTA_EXCEEDED);
+    }
     let identity = match whom {
         Whom::Identity(kept) => known(parts, Rc::new(*kept)),
         Whom::Client(client_id) => match client(parts, &client_id) {
@@ -349,7 +356,8 @@ fn fetched(parts: &mut Parts, page: Option<PageUnderWay>) {
     for message in &page.messages {
         message.view().write_to_page(&mut bytes, message.qos.min(page.fetch.qos), now_ms);
     }
-    mail::bring_answer(parts, plugin, number, bytes.finish().into());
+    let about = PageAbout { client_id: Arc::clone(&page.identity.client_id), filter: page.fetch.filter };
+    mail::bring_answer(parts, (plugin, number), bytes.finish().into(), Some(Box::new(about)));
 }
 
 /// A shard holds more than it may, and no client holds more than this page: the plugin is told that there is no room for it.
@@ -364,7 +372,9 @@ pub(crate) fn let_go_of_page(parts: &mut Parts, place: PagePlace) {
         }
         PagePlace::Kept(index) => {
             let answer = Bytes::from_static(&[ReasonCode::QUOTA_EXCEEDED.0]);
-            parts.hooks.desk().replace_kept_page(index, answer);
+            if let Some((plugin, page)) = parts.hooks.desk().replace_kept_page(index, answer) {
+                refusals::page_refused(parts, plugin, *page);
+            }
         }
     }
 }
@@ -413,18 +423,9 @@ fn refuse(
     tell(parts, plugin, answer, reason);
 }
 
-/// Has the shell log that: once in a while, since who is refused once is refused again.
-#[cold]
-fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
-    let now_ms = parts.clock.now().mono_ms;
-    if let Some(unlogged) = parts.hooks.desk().refused(refused.plugin, now_ms) {
-        parts.out.behalf_refused.push(BehalfRefused { unlogged, ..refused });
-    }
-}
-
 /// Tells the plugin what became of it, if it wants to know.
 fn tell(parts: &mut Parts, plugin: PluginHandle, answer: Option<u64>, code: ReasonCode) {
     if let Some(number) = answer {
-        mail::bring_answer(parts, plugin, number, Bytes::copy_from_slice(&[code.0]));
+        mail::bring_answer(parts, (plugin, number), Bytes::copy_from_slice(&[code.0]), None);
     }
 }

@@ -13,6 +13,7 @@ use crate::log_rate::LogRate;
 use crate::plugins::{Forgotten, PluginDesk};
 use crate::reviews::Reviews;
 use crate::rules::Rules;
+use crate::timer::Timer;
 
 /// What plugins are called with.
 #[derive(Debug)]
@@ -187,15 +188,30 @@ impl Hooks {
         &self.desk
     }
 
-    /// Whether a version of a plugin is neither in the chains nor on its way into them.
+    /// Whether a version of a plugin is neither in the chains nor on its way into them, nor may it come back into them.
     pub(crate) fn is_gone(&mut self, plugin: PluginHandle) -> bool {
-        self.chains.instance(plugin).is_none() && self.desk.answers().was_there(plugin)
+        let is_there = self.chains.instance(plugin).is_some() || self.desk.is_detached(plugin);
+        !is_there && self.desk.answers().was_there(plugin)
     }
 
-    /// Forgets what is kept for plugins that have left the chains.
-    pub(crate) fn forget(&mut self, gone: &[PluginHandle]) -> Forgotten {
+    /// Whether a version is not called for now: it is disabled or tripped, or has left the chains and may come back.
+    pub(crate) fn is_waited_for(&self, plugin: PluginHandle) -> bool {
+        self.chains.is_resting(plugin) || self.desk.is_detached(plugin)
+    }
+
+    /// These have left the chains. Hands over timers for the clock to forget, of those that have come back with another's state.
+    pub(crate) fn detach(&mut self, gone: &[PluginHandle]) -> Vec<Timer> {
         let chains = &self.chains;
-        self.desk.forget(gone, |plugin| chains.instance(plugin).is_some())
+        let timers = self.desk.attach_again(|plugin| chains.instance(plugin).is_some());
+        self.desk.detach(gone);
+        timers
+    }
+
+    /// Forgets what is kept for a version that has left the chains for good; nothing of one that is in them.
+    pub(crate) fn forget(&mut self, gone: PluginHandle) -> Option<Forgotten> {
+        let chains = &self.chains;
+        let is_there = |plugin| chains.instance(plugin).is_some();
+        (!is_there(gone)).then(|| self.desk.forget(gone, is_there))
     }
 
     /// Whether pages of retained messages wait for a turn.

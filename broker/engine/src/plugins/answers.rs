@@ -43,6 +43,11 @@ impl Answers {
         heir.map_or(asker, |heir| heir.now)
     }
 
+    /// Whether the state of another version has gone over to this one since it was in the chains last.
+    pub(crate) fn has_state(&self, plugin: PluginHandle) -> bool {
+        self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin)
+    }
+
     /// A version is in the chains no more.
     pub(crate) fn gone(&mut self, plugin: PluginHandle) {
         if self.plugins.get(&plugin.number()).is_some_and(|heir| heir.now == plugin) {

@@ -80,6 +80,11 @@ impl Lines {
         (known.map(|known| known.sums).unwrap_or_default(), own.unwrap_or_default())
     }
 
+    /// How many requests and pages of a plugin are under way.
+    pub(crate) fn under_way(&self, plugin: u64) -> usize {
+        self.plugins.get(&plugin).map_or(0, |known| known.sums.waiting.requests + known.sums.pages)
+    }
+
     /// Whether a request of so many bytes may wait behind what waits already.
     pub(crate) fn has_room(&self, plugin: u64, client_id: &str, bytes: usize, limits: &Limits) -> bool {
         let (all, own) = self.sums(plugin, client_id);

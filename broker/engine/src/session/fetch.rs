@@ -2,7 +2,7 @@
 //! pages of a shard that are under way. `flow/fetch.rs` does it. Between two pages nothing is kept here: the plugin says where the
 //! next one begins.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::rc::Rc;
 use std::sync::Arc;
 
@@ -296,12 +296,15 @@ pub(crate) struct PagesUnderWay {
     row: VecDeque<u64>,
     /// Bytes that all of them are charged for.
     held: usize,
+    /// Bytes that each is charged for, with its number.
+    by_weight: BTreeSet<(usize, u64)>,
 }
 
 impl PagesUnderWay {
     /// A page is begun.
     pub(crate) fn begin(&mut self, number: u64, page: PageUnderWay) {
         self.held += page.held_bytes();
+        self.by_weight.insert((page.held_bytes(), number));
         self.pages.insert(number, page);
     }
 
@@ -324,7 +327,12 @@ impl PagesUnderWay {
         let page = self.pages.get_mut(&number)?;
         let before = page.held_bytes();
         let done = change(page);
-        self.held = self.held - before + page.held_bytes();
+        let now = page.held_bytes();
+        if before != now {
+            self.held = self.held - before + now;
+            self.by_weight.remove(&(before, number));
+            self.by_weight.insert((now, number));
+        }
         Some(done)
     }
 
@@ -341,7 +349,7 @@ impl PagesUnderWay {
 
     /// The page that is charged for most bytes, and its number.
     pub(crate) fn heaviest(&self) -> Option<(usize, u64)> {
-        self.pages.iter().map(|(number, page)| (page.held_bytes(), *number)).max()
+        self.by_weight.last().copied()
     }
 
     /// Bytes of all, counted anew, message by message.
@@ -375,15 +383,19 @@ impl PagesUnderWay {
     /// Takes those that nobody will get.
     pub(crate) fn take_unwanted(&mut self, wanted: impl Fn(PluginHandle) -> bool) -> Vec<PageUnderWay> {
         let unwanted = self.pages.extract_if(.., |_, page| !wanted(page.plugin));
-        let unwanted: Vec<PageUnderWay> = unwanted.map(|(_, page)| page).collect();
-        self.held -= unwanted.iter().map(PageUnderWay::held_bytes).sum::<usize>();
-        unwanted
+        let let_go = |(number, page): (u64, PageUnderWay)| {
+            self.held -= page.held_bytes();
+            self.by_weight.remove(&(page.held_bytes(), number));
+            page
+        };
+        unwanted.map(let_go).collect()
     }
 
     /// A page is at its end.
     pub(crate) fn end(&mut self, number: u64) -> Option<PageUnderWay> {
         let page = self.pages.remove(&number)?;
         self.held -= page.held_bytes();
+        self.by_weight.remove(&(page.held_bytes(), number));
         Some(page)
     }
 }

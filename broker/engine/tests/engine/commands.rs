@@ -329,6 +329,7 @@ fn timers_and_mail_reach_the_instance() {
 
     world.shards[0].command(timer(5, 50));
     world.shards[0].swap_chains(ChainTable::empty());
+    world.shards[0].forget_plugin(plugin);
     world.shards[0].swap_chains(table(entry));
     world.pass_ms(1000);
     assert_eq!(noted.0.take(), Vec::<String>::new(), "a timer ends with its plugin");
@@ -353,6 +354,66 @@ fn mail_follows_the_state() {
         assert_eq!(old_noted.0.take(), ["mail 1 from 3: late"]);
         let expected = if is_handed_over { vec!["mail 2 from 3: late"] } else { Vec::new() };
         assert_eq!(new_noted.0.take(), expected);
+    }
+}
+
+/// A version that a reload was taken back to has its timers, mail and replay as if nothing had been, also what fell due meanwhile. Where
+/// state has gone over and has come back, it has armed its timers itself by then.
+#[test]
+fn a_reload_that_is_taken_back_leaves_timers_mail_and_replay() {
+    for (goes_over, comes_back) in [(false, false), (true, false), (true, true)] {
+        let mut world = World::new(1);
+        let calls: Arc<CallCell> = Arc::default();
+        world.shards[0].set_call_cell(Arc::clone(&calls));
+        world.connect("c", &Ask::v(Version::V5));
+        let ((noted, old_entry), (new_noted, new_entry)) = (instance(), instance());
+        let (old, new) = (PluginHandle(1 << 32 | 9), PluginHandle(2 << 32 | 9));
+        let log = Log::default();
+        let table = |plugin: PluginHandle, entry| {
+            let log = log.clone();
+            let tells = link(9, 0, FaultPolicy::Ignore, move |call: &mut Call<'_>| {
+                log.note(format!("{} {}", plugin.0 >> 32, call.client_id()));
+                Flow::CONTINUE
+            });
+            let link = (HookPoint::ClientConnected, Link { plugin, ..tells });
+            ChainTable::compile(1, [link]).with_instances(vec![(plugin, entry)])
+        };
+        let timer = |plugin, timer, after_ms| Command::Timer { plugin, timer, after_ms, number: timer };
+        world.shards[0].swap_chains(table(old, old_entry));
+        for (number, after_ms) in [(1, 50), (2, 500), (3, 500)] {
+            world.shards[0].command(timer(old, number, after_ms));
+        }
+        world.shards[0].command(Command::Replay { plugin: old });
+        if goes_over {
+            world.shards[0].hand_answers_over(old, new);
+        }
+        world.shards[0].swap_chains(table(new, new_entry));
+        world.shards[0].command(timer(new, 9, 10));
+        if !goes_over {
+            world.shards[0].command(Command::Mail { plugin: old, from: 3, number: 4, bytes: Bytes::new() });
+        }
+        world.pass_ms(100);
+        assert_eq!((noted.0.take(), new_noted.0.take()), (vec![], vec!["timer 9".to_owned()]));
+        world.shards[0].command(Command::CancelTimer { plugin: old, timer: 3 });
+        assert_eq!(log.take(), [""; 0], "the new one has asked for no replay");
+        world.shards[0].command(timer(new, 8, 10_000));
+        if comes_back {
+            world.shards[0].hand_answers_over(new, old);
+        }
+        world.shards[0].swap_chains(table(old, old_entry));
+        world.shards[0].forget_plugin(new);
+        assert_eq!(calls.timers(), if comes_back { 0 } else { 2 });
+        world.pass_ms(1_000);
+        let expected = match (goes_over, comes_back) {
+            (false, _) => vec!["mail 4 from 3: ", "timer 1", "timer 2"],
+            (true, false) => vec!["timer 1", "timer 2"],
+            (true, true) => vec![],
+        };
+        assert_eq!(noted.0.take(), expected, "{goes_over} {comes_back}");
+        assert_eq!(log.take(), ["1 c"], "{goes_over} {comes_back}");
+        assert_eq!((calls.timers(), world.shards[0].counters().plugin_mail_stale), (0, 0));
+        let (armed, held) = world.shards[0].timers();
+        assert_eq!(armed, held);
     }
 }
 
@@ -408,7 +469,11 @@ fn timers_of_a_plugin_that_is_not_there_are_forgotten() {
     world.shards[0].swap_chains(table(entry));
     world.shards[0].command(timer(3, 5_000));
     assert_eq!(calls.timers(), 1);
+    world.shards[0].forget_plugin(PluginHandle(9));
+    assert_eq!(calls.timers(), 1, "it is there");
     world.shards[0].swap_chains(ChainTable::empty());
+    assert_eq!(calls.timers(), 1, "it may come back");
+    world.shards[0].forget_plugin(PluginHandle(9));
     assert_eq!(calls.timers(), 0, "it has gone");
 }
 
@@ -460,6 +525,7 @@ fn timers_and_mail_wait_for_a_plugin_that_rests() {
         world.pass_ms(100);
         let stale = world.shards[0].counters().plugin_mail_stale;
         world.shards[0].swap_chains(ChainTable::empty());
+        world.shards[0].forget_plugin(plugin);
         world.shards[0].swap_chains(table(entry));
         world.pass_ms(100);
         assert_eq!(noted.0.take(), Vec::<String>::new(), "what was kept goes with its plugin");

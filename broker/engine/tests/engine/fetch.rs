@@ -10,7 +10,7 @@ use grapnel_engine::limits::Limits;
 use grapnel_engine::packet::{Property, QoS, Version};
 use grapnel_engine::session::Identity;
 use grapnel_engine::session::fetch::{Fetch, FetchPlace};
-use grapnel_engine::shard::{Command, Completion, OnBehalf, OwnedChange, Scope, Whom, Wish};
+use grapnel_engine::shard::{BehalfRefused, Command, Completion, OnBehalf, OwnedChange, Scope, Whom, Wish};
 use grapnel_plugin_abi::host::ClientIdentity;
 use grapnel_plugin_abi::raw::{FROM_BROKER, Field, Flow, Slice, Ticket};
 
@@ -201,6 +201,14 @@ impl Scene {
     pub(crate) fn counter(&mut self, name: &str) -> u64 {
         let rows = self.world.shards[self.home].counters().rows();
         rows.iter().find(|(row, ..)| *row == name).expect("a counter").1
+    }
+
+    /// What the log is told of refusals.
+    pub(crate) fn logged(&mut self) -> Vec<(PluginHandle, String)> {
+        let refused = std::mem::take(&mut self.world.shards[self.home].outbox().behalf_refused);
+        let text =
+            |one: &BehalfRefused| format!("{} {} for {}: {}", one.what, one.topic, one.client_id, one.reason);
+        refused.iter().map(|one| (one.plugin, text(one))).collect()
     }
 
     pub(crate) fn complete(&mut self, ticket: Ticket, flow: Flow, changes: Vec<OwnedChange>) {
@@ -455,6 +463,9 @@ fn a_page_that_finds_no_room_is_answered_all_the_same() {
     assert_eq!(mails.iter().map(|(number, _)| *number).collect::<Vec<_>>(), (0..8).collect::<Vec<_>>());
     let refused = mails.iter().filter(|(_, bytes)| *bytes == [0x97]).count();
     assert!((1..8).contains(&refused), "{refused}");
+    let counted = ["behalf_refused", "behalf_no_room"].map(|name| scene.counter(name) as usize);
+    assert_eq!(counted, [refused; 2]);
+    assert_eq!(scene.logged(), [(READER, "a page of r/# for c: 0x97 quota exceeded".to_owned())]);
 }
 
 #[test]
@@ -516,6 +527,7 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
             scene.world.shards[0].hand_answers_over(second, first);
         }
         scene.mount_versions(links(), &[first, other], Vec::new());
+        scene.world.shards[0].forget_plugin(second);
         ask(&mut scene, first, 3);
         scene.mount_versions(links(), &[first], Vec::new());
         let mut number = 0;
@@ -527,6 +539,48 @@ fn pages_come_to_a_version_that_a_reload_was_taken_back_to() {
         came.sort_unstable();
         // What the second one had asked for is owed to nobody where its state did not come back.
         assert_eq!(came, if comes_back { &[1, 2, 3][..] } else { &[1, 3] }, "{comes_back}");
+    }
+}
+
+/// The same where no state goes over, with a page and an answer that come while the other version is called.
+#[test]
+fn pages_and_answers_wait_for_a_version_that_a_reload_may_be_taken_back_to() {
+    for is_taken_back in [true, false] {
+        let taken = Taken::default();
+        let (first, second) = (READER, PluginHandle(1 << 32 | READER.0));
+        let mut scene = Scene::with(1, Vec::new(), |_| {});
+        let links = || vec![deliveries_later(&taken)];
+        for prefix in ["r", "s"] {
+            scene.retain(prefix, 1);
+        }
+        scene.mount_versions(links(), &[first], Vec::new());
+        for (number, filter) in [(0, "r/#"), (1, "s/#")] {
+            scene.ask_by(first, Whom::Client("c".into()), number, fetch(filter));
+        }
+        let allow_all = |scene: &mut Scene, prefix: &str| {
+            let mut number = 0;
+            while number < taken.about().len() {
+                if taken.about()[number].contains(prefix) {
+                    scene.complete(taken.ticket(number), Flow::STOP, allow());
+                }
+                number += 1;
+            }
+        };
+        scene.mount_versions(links(), &[second], Vec::new());
+        allow_all(&mut scene, "r/");
+        assert_eq!(scene.mails(), []);
+        if is_taken_back {
+            scene.mount_versions(links(), &[first], Vec::new());
+            scene.world.shards[0].forget_plugin(second);
+            allow_all(&mut scene, "s/");
+        } else {
+            scene.world.shards[0].forget_plugin(first);
+            assert_eq!(scene.counter("plugin_mail_stale"), 1);
+        }
+        let came: Vec<u64> = scene.mails().into_iter().map(|(number, _)| number).collect();
+        assert_eq!(came, if is_taken_back { &[0, 1][..] } else { &[] });
+        let (armed, held) = scene.world.shards[0].timers();
+        assert_eq!(armed, held);
     }
 }
 

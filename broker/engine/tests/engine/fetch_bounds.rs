@@ -59,6 +59,7 @@ fn a_page_is_charged_while_it_is_under_way() {
             }
             "nobody gets it" => {
                 scene.world.shards[scene.home].swap_chains(ChainTable::compile(2, Vec::new()));
+                scene.world.shards[scene.home].forget_plugin(READER);
                 scene.world.drive();
             }
             _ => {
@@ -98,6 +99,7 @@ fn a_page_that_is_dropped_closes_its_ticket() {
     scene.ask(1, fetch("r/#"));
     assert_ne!(scene.world.shards[0].timers(), before, "its ticket has a deadline");
     scene.world.shards[0].swap_chains(ChainTable::compile(2, Vec::new()));
+    scene.world.shards[0].forget_plugin(READER);
     scene.world.drive();
     assert_eq!(scene.world.shards[0].timers(), before);
     scene.world.pass_ms(60_000);
@@ -133,10 +135,66 @@ fn pages_are_ended_where_pages_hold_too_much() {
             scene.mount(links());
         }
         let refused = scene.mails().into_iter().filter(|(_, bytes)| *bytes == [0x97]).count();
-        assert_eq!((refused, scene.counter("behalf_no_room")), (3, 3), "kept: {kept}");
+        let counted = ["behalf_no_room", "behalf_refused"].map(|name| scene.counter(name));
+        assert_eq!((refused, counted), (3, [3, 3]), "kept: {kept}");
+        let logged = scene.logged();
+        assert!(matches!(&logged[..], [(READER, text)] if text.starts_with("a page of r/")), "{logged:?}");
         let ended = ["sessions_evicted", "connections_evicted"].map(|name| scene.counter(name));
         assert_eq!(ended, [0, 0]);
     }
+}
+
+/// Of nearly the same size, a page is refused before a client is ended.
+#[test]
+fn a_page_is_refused_before_a_client_that_holds_as_much_is_ended() {
+    for kept in [false, true] {
+        let taken = Taken::default();
+        let links = if kept { Vec::new() } else { vec![deliveries_later(&taken)] };
+        let mut scene = Scene::with(1, links, |limits| limits.shard_bytes_max = 500_000);
+        let holder = scene.world.connect("holder", &Ask { clean: false, ..Ask::v(Version::V311) });
+        scene.world.subscribe(holder, "q", QoS::AtLeastOnce);
+        scene.world.lose(holder);
+        scene.world.publish_with(scene.client, "r", &"x".repeat(300_000), QoS::AtMostOnce, 0, true, &[]);
+        if kept {
+            scene.rest();
+        }
+        scene.ask(1, Fetch { bytes_max: 400_000, ..fetch("r") });
+        scene.world.pass_ms(10);
+        let (held, _) = scene.charged();
+        assert!((300_000..301_000).contains(&held), "{held}");
+        scene.world.publish(scene.client, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
+        scene.world.pass_ms(10);
+        assert_eq!(scene.charged().0, 0, "kept: {kept}");
+        let ended = ["sessions_evicted", "connections_evicted"].map(|name| scene.counter(name));
+        assert_eq!((ended, scene.counter("behalf_refused")), ([0, 0], 1), "kept: {kept}");
+    }
+}
+
+/// However much else is kept for plugins, the page that holds most is found at once.
+#[test]
+fn the_heaviest_page_is_found_at_once() {
+    let units = [500, 1_000].map(|kept| {
+        let mut scene = Scene::with(1, Vec::new(), |limits| limits.shard_bytes_max = 1 << 20);
+        for n in 0..6 {
+            let (topic, payload) = (format!("r/{n}"), "x".repeat(300_000));
+            scene.world.publish_with(scene.client, &topic, &payload, QoS::AtMostOnce, 0, true, &[]);
+        }
+        scene.rest();
+        for number in 0..kept {
+            let (whom, wish) = (Whom::Client("c".into()), Wish::Unsubscribe { filter: "r".into() });
+            let request = OnBehalf { plugin: READER, whom, answer: Some(number), wish };
+            scene.world.shards[0].command(Command::As(Box::new(request)));
+        }
+        scene.world.drive();
+        for n in 0..6 {
+            scene.ask(n, Fetch { bytes_max: 400_000, ..fetch(&format!("r/{n}")) });
+        }
+        let before = scene.counter("work_units");
+        scene.world.pass_ms(10);
+        assert_eq!(scene.counter("behalf_no_room"), 3);
+        scene.counter("work_units") - before
+    });
+    assert_eq!(units[0], units[1]);
 }
 
 /// Where a plugin asks for more than it may have, a page is as large as what a client may have waiting, and leaves room for others.

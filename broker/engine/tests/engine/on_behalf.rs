@@ -569,6 +569,27 @@ fn what_waits_is_refused_where_a_shard_holds_too_much() {
     assert_eq!(scene.got().len(), 3);
 }
 
+/// Of nearly the same size, what a plugin asks for is refused before a client is ended.
+#[test]
+fn what_waits_is_refused_before_a_client_that_holds_as_much_is_ended() {
+    let taken = Taken::default();
+    let mut scene = Scene::with(vec![slow(&taken)], |limits| limits.shard_bytes_max = 500_000);
+    let publisher = scene.client("publisher", &named(None));
+    let Wish::Publish(message) = publish("open/later") else { panic!("a publish") };
+    let whom = scene.whom("publisher");
+    scene.wish(whom, 1, Wish::Publish(Message { payload: vec![0; 300_000].into(), ..message }));
+    scene.world.pass_ms(10);
+    assert_eq!(scene.told(), []);
+    let holder = scene.world.connect("holder", &Ask { clean: false, ..Ask::v(Version::V311) });
+    scene.world.subscribe(holder, "q", QoS::AtLeastOnce);
+    scene.world.lose(holder);
+    scene.world.publish(publisher, "q", &"q".repeat(310_000), QoS::AtLeastOnce, 1);
+    scene.world.pass_ms(10);
+    assert_eq!(scene.told(), [(1, 0x97)]);
+    let counters = scene.world.shards[0].counters();
+    assert_eq!((counters.sessions_evicted, counters.connections_evicted), (0, 0));
+}
+
 /// At most `defer_window` of a client's requests wait for verdicts at a time, and no more than `behalf_client_requests_max` wait at
 /// all.
 #[test]
@@ -642,6 +663,7 @@ fn an_answer_that_is_owed_goes_where_the_state_went() {
         scene.publish_as("c", 2, "open/y");
         allow_all(&mut scene.world, &taken);
         assert_eq!(scene.got(), ["open/later", "open/y"]);
+        scene.world.shards[0].forget_plugin(MAKER);
         assert_eq!(
             told.0.take(),
             if handed { vec![(1, 0), (2, 0)] } else { vec![] },
@@ -672,6 +694,31 @@ fn answers_wait_for_a_plugin_that_rests() {
     drop(scene.world.shards[0].swap_chains(table(next, entry)));
     assert_eq!(told.0.take(), (0..2_000).map(|number| (number, 0)).collect::<Vec<_>>());
     assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
+}
+
+/// A plugin that is not called and goes on asking is told of all that was done. Beyond that nothing is done: it is refused, counted and
+/// logged.
+#[test]
+fn a_plugin_that_rests_is_told_of_all_that_was_done() {
+    let mut scene = Scene::with(Vec::new(), |limits| {
+        (limits.behalf_requests_max, limits.behalf_pages_max) = (4, 4);
+    });
+    scene.client("c", &named(None));
+    let table = || ChainTable::compile(1, []).with_instances(vec![(MAKER, scene.maker)]);
+    let (resting, awake) = (table().with_resting(vec![MAKER]), table());
+    drop(scene.world.shards[0].swap_chains(resting));
+    (0..40).for_each(|number| scene.publish_as("c", number, "open/y"));
+    assert_eq!(scene.got().len(), 16);
+    let logged = std::mem::take(&mut scene.world.shards[0].outbox().behalf_refused);
+    let logged: Vec<_> = logged.iter().map(|one| (one.plugin, one.what, &*one.topic, one.reason)).collect();
+    assert_eq!(logged, [(MAKER, "a publish to", "open/y", ReasonCode::QUOTA_EXCEEDED)]);
+    let counters = scene.world.shards[0].counters();
+    assert_eq!((counters.behalf_refused, counters.behalf_no_room), (24, 24));
+    drop(scene.world.shards[0].swap_chains(awake));
+    assert_eq!(scene.told(), (0..16).map(|number| (number, 0)).collect::<Vec<_>>());
+    assert_eq!(scene.world.shards[0].counters().plugin_mail_stale, 0);
+    scene.publish_as("c", 50, "open/y");
+    assert_eq!(scene.told(), [(50, 0)], "there is room again");
 }
 
 /// Where nobody asks to be asked about deliveries, a question about one says what the broker itself does: it delivers.

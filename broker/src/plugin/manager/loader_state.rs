@@ -241,9 +241,9 @@ impl LoaderState {
                 let held = Held { loaded: Some(Arc::clone(loaded)), reclaim: Arc::clone(&self.reclaim) };
                 Box::new(move |_: &mut Shard| held.init_shard(shard))
             },
-            move |_, late: Result<Instance, String>| {
+            move |engine, late: Result<Instance, String>| {
                 if let Ok(instance) = late {
-                    bury(&reclaim, instance);
+                    bury(engine, &reclaim, instance);
                 }
             },
         );
@@ -276,9 +276,9 @@ impl LoaderState {
         let all = broadcast::tell(&self.shards, self.answer_timeout, |shard| {
             let instance = take(shard);
             let reclaim = Arc::clone(&self.reclaim);
-            Box::new(move |_: &mut Shard| {
+            Box::new(move |engine: &mut Shard| {
                 if let Some(instance) = instance {
-                    bury(&reclaim, instance);
+                    bury(engine, &reclaim, instance);
                 }
             })
         });
@@ -392,8 +392,10 @@ impl Drop for Held {
     }
 }
 
-fn bury(reclaim: &ReclaimList, instance: Instance) {
+fn bury(engine: &mut Shard, reclaim: &ReclaimList, instance: Instance) {
     if let Some(loaded) = instance.destroy() {
+        // No change that is taken back has it called again.
+        engine.forget_plugin(loaded.handle);
         reclaim.lock().unwrap_or_else(PoisonError::into_inner).push(loaded);
     }
 }

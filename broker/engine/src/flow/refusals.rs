@@ -1,0 +1,29 @@
+//! What is refused to plugins on behalf of clients, counted and told to the log: once in a while, since who is refused once is
+//! refused again. Called by `on_behalf` and by `mail`.
+
+use crate::hook::PluginHandle;
+use crate::outbox::BehalfRefused;
+use crate::parts::Parts;
+use crate::plugins::PageAbout;
+use crate::reason::ReasonCode;
+
+/// Has the shell log that.
+#[cold]
+pub(crate) fn note_refused(parts: &mut Parts, refused: BehalfRefused) {
+    let now_ms = parts.clock.now().mono_ms;
+    if let Some(unlogged) = parts.hooks.desk().refused(refused.plugin, now_ms) {
+        parts.out.behalf_refused.push(BehalfRefused { unlogged, ..refused });
+    }
+}
+
+/// There is no room for a page that waits for its plugin.
+#[cold]
+pub(crate) fn page_refused(
+    parts: &mut Parts,
+    plugin: PluginHandle,
+    PageAbout { client_id, filter }: PageAbout,
+) {
+    let (topic, reason) = (filter.as_ref().into(), ReasonCode::QUOTA_EXCEEDED);
+    note_refused(parts, BehalfRefused { plugin, client_id, what: "a page of", topic, reason, unlogged: 0 });
+    parts.counters.behalf_refused += 1;
+}
