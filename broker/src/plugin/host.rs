@@ -18,6 +18,7 @@ pub(super) mod jobs;
 pub(super) mod leaked;
 pub(super) mod metrics;
 pub(super) mod mounts;
+mod resting;
 pub(super) mod revocations;
 pub(super) mod services;
 mod threads;

@@ -134,6 +134,7 @@ struct Inner {
     plugin_commands_waiting: AtomicUsize,
     plugin_commands_bytes: AtomicUsize,
     plugin_commands_refused: AtomicU64,
+    questions_refused: AtomicU64,
     invalidations: Mutex<Invalidations>,
     signal: Signal,
     pulse: Pulse,
@@ -270,6 +271,20 @@ impl ShardHandle {
         inner.plugin_commands.push(command);
         inner.signal.raise();
         true
+    }
+
+    /// Counts a question on behalf of a client that was refused, since nobody could be told the answer. Any thread.
+    pub fn refuse_question(&self) {
+        self.inner.questions_refused.fetch_add(1, Ordering::Relaxed);
+        self.inner.signal.raise();
+    }
+
+    /// For the shard's loop: how many were refused since the last time.
+    pub fn take_refused_questions(&self) -> u64 {
+        match self.inner.questions_refused.load(Ordering::Relaxed) {
+            0 => 0,
+            _ => self.inner.questions_refused.swap(0, Ordering::Relaxed),
+        }
     }
 
     /// Has a scope authorized again, which is never refused: those that say the same are one. Any thread.

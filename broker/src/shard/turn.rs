@@ -158,6 +158,8 @@ impl State {
         for scope in self.fittings.handle.take_invalidations() {
             self.engine.invalidate(scope);
         }
+        let refused = self.fittings.handle.take_refused_questions();
+        self.engine.note_questions_refused(refused);
         let refused = self.fittings.handle.take_refused_plugin_commands();
         if refused > 0 {
             self.note_commands_refused(refused);

@@ -25,6 +25,7 @@ use grapnel_plugin_abi::host::{self, Behalf, PageWanted, PluginMessage};
 use grapnel_plugin_abi::raw::{ALL_SHARDS, Action as RawAction, Status};
 
 use super::HostSettings;
+use super::resting::Resting;
 use crate::shard::handle::ShardHandle;
 use crate::shard::limits::ShellLimits;
 
@@ -41,6 +42,7 @@ struct Account {
     flows: Mutex<Flows>,
     /// Commands about clients of which nothing has come.
     missed: AtomicU64,
+    resting: Resting,
 }
 
 /// How many messages of each flow of a generation are still held.
@@ -124,6 +126,7 @@ impl Desk {
             replayed: AtomicBool::new(false),
             flows: Mutex::default(),
             missed: AtomicU64::new(0),
+            resting: Resting::default(),
         };
         write(&self.accounts).insert(plugin.0, Arc::new(account));
     }
@@ -132,6 +135,13 @@ impl Desk {
     pub(in crate::plugin) fn dismiss(&self, plugin: PluginHandle) -> bool {
         let account = write(&self.accounts).remove(&plugin.0);
         account.is_some_and(|account| account.led.load(Ordering::Relaxed))
+    }
+
+    /// It is not called from now on, since it is disabled or tripped, or it is.
+    pub(in crate::plugin) fn set_resting(&self, plugin: PluginHandle, is_resting: bool) {
+        if let Ok(account) = self.account(plugin.0) {
+            account.resting.set(is_resting);
+        }
     }
 
     /// It may make messages elsewhere from now on.
@@ -318,6 +328,12 @@ impl Desk {
         let shards = read(&self.shards);
         let home = home_among(shards.len(), *read(&self.home_keys), behalf.whom.client_id());
         let shard = shards.get(home.index()).ok_or(Status::WRONG_MOMENT)?;
+        let (account, asked_max) = (self.account(plugin)?, self.bounds().limits.behalf_requests_max);
+        if behalf.answer.is_some() && !account.resting.ask(&account.name, behalf.whom.client_id(), asked_max)
+        {
+            shard.refuse_question();
+            return Err(Status::FULL);
+        }
         let (plugin, answer) = (PluginHandle(plugin), behalf.answer);
         self.hand(shard, Command::As(Box::new(OnBehalf { plugin, whom, answer, wish })))
     }
@@ -620,6 +636,30 @@ mod tests {
             }
         }
         assert!(desk.dismiss(PluginHandle(5)), "it has led to messages");
+    }
+
+    #[test]
+    fn a_plugin_that_is_not_called_asks_so_much_and_is_refused_then() {
+        let (desk, shards) = desk();
+        let limits = Arc::new(Limits { behalf_requests_max: 3, ..Limits::default() });
+        *write(&desk.bounds) = Arc::new(Bounds { limits, shell: ShellLimits::default() });
+        let home = &shards[home_among(2, [0; 4], "c").index()];
+        let asks = |answer| {
+            let behalf = Behalf { whom: host::Whom::Client("c"), answer };
+            (0..5).map(|_| desk.unsubscribe_as(5, &behalf, "a").is_ok()).collect::<Vec<_>>()
+        };
+        assert_eq!(asks(Some(1)), [true; 5]);
+        desk.set_resting(PluginHandle(5), true);
+        assert_eq!(asks(None), [true; 5], "it is told nothing");
+        assert_eq!(asks(Some(1)), [true, true, true, false, false]);
+        assert_eq!((home.take_refused_questions(), home.take_refused_questions()), (2, 0));
+        assert_eq!(
+            std::iter::from_fn(|| home.next_plugin_command()).count(),
+            13,
+            "nothing is done of the others"
+        );
+        desk.set_resting(PluginHandle(5), false);
+        assert_eq!(asks(Some(1)), [true; 5]);
     }
 
     #[test]

@@ -164,6 +164,11 @@ impl Services {
         self.end(handle);
     }
 
+    /// A generation is not called from now on, since it is disabled or tripped, or it is.
+    pub(in crate::plugin) fn set_resting(&self, handle: PluginHandle, is_resting: bool) {
+        self.desk.set_resting(handle, is_resting);
+    }
+
     /// What a generation has mounted at run time, in order.
     pub(in crate::plugin) fn mounts(&self, handle: PluginHandle) -> Vec<Mounted> {
         self.generations.of(handle.0).map(|life| life.mounts.taken()).unwrap_or_default()

@@ -446,6 +446,11 @@ pub(in crate::plugin) struct PluginSlot {
 }
 
 impl PluginSlot {
+    /// Whether it is disabled or tripped: its timers, mail and answers wait.
+    pub(in crate::plugin) fn is_resting(&self) -> bool {
+        !self.enabled || self.plugin.tripped().is_some()
+    }
+
     /// The same place, with the plugin in the chains or not.
     pub(in crate::plugin) fn switched(self, plugin: &Arc<Active>, enabled: bool) -> PluginSlot {
         if Arc::ptr_eq(&self.plugin, plugin) { PluginSlot { enabled, ..self } } else { self }
@@ -468,7 +473,7 @@ pub(in crate::plugin) fn compile(
     let instances = slots
         .iter()
         .filter_map(|PluginSlot { plugin, .. }| plugin.instances.untimely(shard, plugin.handle()));
-    let resting = slots.iter().filter(|slot| !slot.enabled || slot.plugin.tripped().is_some());
+    let resting = slots.iter().filter(|slot| slot.is_resting());
     let resting = resting.map(|slot| slot.plugin.handle());
     let enabled = slots.iter().filter(|slot| slot.enabled);
     let mut links: Vec<_> = enabled.flat_map(|slot| slot.plugin.links(shard, defaults)).collect();

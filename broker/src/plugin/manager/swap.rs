@@ -112,6 +112,7 @@ impl LoaderState {
             let overrides = self.overrides.of(&plugin.name);
             plugin.refresh(overrides, |hook| self.identify(&plugin.name, hook));
         }
+        self.note_resting(after);
         self.table_generation += 1;
         let (mut pending, mut swapped, mut lost) = (self.shards.clone(), Vec::new(), Vec::new());
         let mut failure = None;
@@ -153,6 +154,13 @@ impl LoaderState {
         Err(failure)
     }
 
+    /// Has questions of those that are not called be bounded: their answers wait for them.
+    fn note_resting(&self, slots: &[PluginSlot]) {
+        for slot in slots {
+            self.services.set_resting(slot.plugin.handle(), slot.is_resting());
+        }
+    }
+
     fn ask_to_swap(
         &self,
         shards: &[ShardHandle],
@@ -185,6 +193,7 @@ impl LoaderState {
         before: &[PluginSlot],
         handed: &Handover,
     ) -> Vec<(ShardId, String)> {
+        self.note_resting(before);
         let lost = self.pieces_back(shards, handed);
         let handed = handed.clone().without(&lost);
         self.table_generation += 1;

@@ -1,0 +1,58 @@
+//! How many questions on behalf of clients a generation has asked while it is disabled or tripped:
+//! their answers wait for it, and so there is a bound. Held by the accounts of `commands`.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+
+/// While the generation is not called: its questions since then, and 1. Otherwise 0.
+#[derive(Default)]
+pub(super) struct Resting(AtomicU64);
+
+impl Resting {
+    /// It is not called from now on, or it is. What has been asked goes on counting until it is called.
+    pub(super) fn set(&self, is_resting: bool) {
+        if is_resting {
+            self.0.fetch_max(1, Ordering::Relaxed);
+        } else {
+            self.0.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// Whether a plugin may ask something whose answer comes to it: `max` times while it is not called. What is refused the first,
+    /// second, fourth, eighth … time is logged.
+    pub(super) fn ask(&self, plugin: &str, client_id: &str, max: u64) -> bool {
+        let count = |asked: u64| (asked > 0).then(|| asked.saturating_add(1));
+        let Ok(asked) = self.0.fetch_update(Ordering::Relaxed, Ordering::Relaxed, count) else {
+            // It is called, and told at once.
+            return true;
+        };
+        let times = asked.saturating_sub(max);
+        if times.is_power_of_two() {
+            tracing::warn!(
+                plugin,
+                "{plugin}: a request on behalf of client {client_id:?} is refused ({times} so far): the plugin is disabled or \
+                 tripped, and as many answers as may (limits.behalf_requests_max) wait for it"
+            );
+        }
+        times == 0
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn whoever_is_not_called_has_so_many_questions() {
+        let resting = Resting::default();
+        let ask = |times: usize| (0..times).map(|_| resting.ask("p", "c", 2)).collect::<Vec<_>>();
+        assert_eq!(ask(4), [true; 4], "it is called");
+        resting.set(true);
+        assert_eq!(ask(4), [true, true, false, false]);
+        resting.set(true);
+        assert_eq!(ask(1), [false], "it was not called in between");
+        resting.set(false);
+        assert_eq!(ask(4), [true; 4]);
+        resting.set(true);
+        assert_eq!(ask(3), [true, true, false]);
+    }
+}
