@@ -66,7 +66,14 @@ pub mod verb;
 pub use point::{FaultPolicy, HookPoint};
 pub use sdk::notifications::*;
 pub use sdk::{
-    AboutPlugin, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize, AuthorizeTicket, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered, Disconnected, Disposition, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage, Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host, Identity, IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces, Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares, StateKey, Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish, address_share, allocated, tree_entry_bytes,
+    AboutPlugin, Action, Answer, ArgumentType, Arguments, Authenticate, AuthenticateTicket, Authorize,
+    AuthorizeTicket, Configured, Connack, Connect, ConnectTicket, Connected, Counter, Delivered,
+    Disconnected, Disposition, EVICTED_AT_ONCE, Entries, EntryId, Error, Fetch, Fetched, FetchedMessage,
+    Filter, FiltersTicket, Flow, Full, Gauge, GaugePart, Histogram, HookAbout, HookId, Host, Identity,
+    IntoFlow, Journal, Leftovers, Level, Mail, Mounting, NoArguments, NoConfig, OnBehalf, Outgoing, Pieces,
+    Plugin, Publish, PublishTicket, Reason, Refused, Rejected, Secret, ShareLimits, Shares, StateKey,
+    Subscribe, Timer, Unsubscribe, VerbCall, VerbError, Verbs, Verdict, Weigh, Whose, Will, Wish,
+    address_share, allocated, tree_entry_bytes,
 };
 
 /// What the macros need; nobody else does.
